@@ -1,0 +1,512 @@
+"""Runs scheduler scenarios through our engine core and compares step logs with recorded ones.
+
+A scenario is a small workload with an engine configuration; a golden file is what vLLM's own
+scheduler did with it, step by step. Times are integers: nanoseconds, or ticks when the scenario
+has no timing. The driver mirrors vLLM's two engine loops; all decisions are the scheduler's.
+"""
+
+import json
+import sys
+from collections import deque
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from dynosim.engine.plan import StepPlan
+from dynosim.engine.sequence import EMPTY_PATH, PrefixPath, Sequence
+from dynosim.engine.spec import EngineSpec
+from dynosim.engine.vllm import VllmScheduler
+from dynosim.errors import ConfigError, DynosimError
+from dynosim.timing.formulas import LinearStepTime
+
+MODELLED_VLLM = "0.32.0"
+PIPELINE_DEPTH = 2  # batches outstanding with asynchronous scheduling
+IDLE_CALLS_TO_GIVE_UP = 4
+
+Json = dict[str, Any]
+
+
+def spec_of(engine: Json) -> EngineSpec:
+    """The engine section of a scenario as a spec; unknown keys are errors."""
+    known = set(EngineSpec.__dataclass_fields__)
+    unknown = sorted(set(engine) - known)
+    if unknown:
+        raise ConfigError(f"engine: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    return EngineSpec(**engine)
+
+
+def prompt_tokens_of(request: Json) -> list[int]:
+    """Token ids of a request's prompt, from any of the three forms a scenario may use."""
+    if "prompt_tokens" in request:
+        return list(request["prompt_tokens"])
+    if "prompt_ranges" in request:
+        return [t for start, count in request["prompt_ranges"] for t in range(start, start + count)]
+    size, length = request["trace_block_size"], request["input_length"]
+    tokens = [t for h in request["hash_ids"] for t in range(h * size, h * size + size)]
+    if len(tokens) < length:
+        raise ConfigError(f"{request['id']}: hash_ids cover {len(tokens)} < {length} tokens")
+    return tokens[:length]
+
+
+@dataclass(slots=True)
+class RequestNote:
+    """What the log says of one request."""
+
+    request_id: str
+    arrival: int
+    num_prompt: int
+    order: int
+    hit: int | None = None
+    admitted: int | None = None
+    preempted: int = 0
+    reason: str | None = None
+    token_times: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Batch:
+    """A planned step on its way through the (imagined) GPU."""
+
+    plan: StepPlan
+    record: Json
+    scheduled_at: int
+    start: int
+    end: int
+
+    @property
+    def counts(self) -> bool:
+        """Whether the log shows it."""
+        return bool(self.record["sched"] or self.record["pre"])
+
+
+class BlockTree:
+    """Names the full blocks of all requests: equal prefixes get equal content ids."""
+
+    def __init__(self, block_size: int) -> None:
+        self.block_size = block_size
+        self.labels: list[str] = []  # by content id
+        self._children: dict[tuple[int, tuple[int, ...]], int] = {}
+
+    def path_of(self, request_id: str, tokens: list[int]) -> PrefixPath:
+        """The path of a sequence, one block an extent; new blocks are labelled after it."""
+        size = self.block_size
+        path: list[int] = []
+        parent = -1
+        for index in range(len(tokens) // size):
+            key = (parent, tuple(tokens[index * size : (index + 1) * size]))
+            content = self._children.get(key)
+            if content is None:
+                content = self._children[key] = len(self.labels)
+                self.labels.append(f"{request_id}:{index}")
+            path.append(content)
+            parent = content
+        return PrefixPath(path, len(path))
+
+
+class ScenarioRun:
+    """One scenario driven to its end; `result` is the log."""
+
+    def __init__(self, scenario: Json) -> None:
+        self.scenario = scenario
+        self.spec = spec_of(scenario["engine"])
+        timing = scenario.get("timing")
+        self.has_time = timing is not None
+        coefficients = [round(float((timing or {}).get(k, 0)) * 1e6) for k in _COEFFICIENTS]
+        self.timing = LinearStepTime(*coefficients)
+        self.tree = BlockTree(self.spec.block_size)
+        self.arrivals = self._arrivals()
+        self.scheduler = VllmScheduler(
+            self.spec,
+            [1] * len(self.tree.labels),
+            keep_rows=True,
+            publish_events=self.spec.enable_prefix_caching,
+        )
+        self.now = 0
+        self.stuck = False
+        self.has_news = False
+        self.steps: list[Json] = []
+        self.notes: dict[str, RequestNote] = {}
+        self.totals = dict.fromkeys(_TOTALS, 0)
+
+    def _arrivals(self) -> deque[tuple[int, Sequence, RequestNote]]:
+        """Requests with their arrival, in order of hand-over; too long ones already refused."""
+        key, scale = ("arrival_ms", 1e6) if self.has_time else ("arrival_step", 1)
+        entries = []
+        for index, request in enumerate(self.scenario["requests"]):
+            entries.append((round(float(request.get(key, 0)) * scale), index, request))
+        entries.sort(key=lambda entry: entry[:2])
+        return deque(self._arrival(*entry) for entry in entries)
+
+    def _arrival(
+        self, arrival: int, index: int, request: Json
+    ) -> tuple[int, Sequence, RequestNote]:
+        tokens = prompt_tokens_of(request)
+        note = RequestNote(request["id"], arrival, len(tokens), index)
+        path = EMPTY_PATH
+        output = min(request["output_length"], self.spec.max_model_len - len(tokens))
+        if not tokens or len(tokens) >= self.spec.max_model_len:
+            note.reason = "rejected"
+        elif self.spec.enable_prefix_caching:
+            start = request.get("output_start", 1_000_000_000 + 1_000_000 * index)
+            path = self.tree.path_of(note.request_id, tokens + list(range(start, start + output)))
+        arrival_ms = arrival / 1e6 if self.has_time else float(arrival)
+        sequence = Sequence(
+            index, len(tokens), output, path, arrival_ms, request.get("priority", 0), note.request_id
+        )
+        return arrival, sequence, note
+
+    def run(self) -> Json:
+        """Drive the scenario to its end and return the log in the golden files' format."""
+        if self.spec.async_scheduling:
+            self._run_async()
+        else:
+            self._run_sync()
+        self._collect_events({})
+        return self._result()
+
+    # ---- vLLM's loops --------------------------------------------------------------------------
+
+    def _run_sync(self) -> None:
+        while True:
+            self._hand_over()
+            if not self.scheduler.has_work:
+                if not self.arrivals:
+                    return
+                self.now = max(self.now, self.arrivals[0][0])
+                continue
+            batch = self._schedule(self.now)
+            self._deliver(batch)
+            if not batch.counts:
+                if not self.arrivals:
+                    self.stuck = True
+                    return
+                if self.has_time:
+                    self.now = max(self.now, self.arrivals[0][0])
+            self.now = max(self.now, batch.end) if self.has_time else self.now + 1
+            self._check_length()
+
+    def _run_async(self) -> None:
+        """At most two batches outstanding; the next is planned before the last is known."""
+        outstanding: deque[Batch] = deque()
+        device_free_at = 0
+        idle_calls = 0
+        while True:
+            self._hand_over()
+            if not self._wants_call() and not outstanding:
+                if not self.arrivals:
+                    return
+                self.now = max(self.now, self.arrivals[0][0])
+                continue
+            if self._wants_call():
+                batch = self._schedule(max(self.now, device_free_at) if self.has_time else self.now)
+                device_free_at = batch.end
+                outstanding.append(batch)
+                if not self.has_time:
+                    self.now += 1
+                idle_calls = 0 if batch.counts else idle_calls + 1
+                is_executed = bool(batch.record["sched"])
+                if len(outstanding) < PIPELINE_DEPTH and (is_executed or self._wants_call()):
+                    continue
+            if not outstanding:
+                continue
+            batch = outstanding.popleft()
+            if self.has_time:
+                self.now = max(self.now, batch.end)
+            self._deliver(batch)
+            idle_calls = 0 if batch.counts else idle_calls
+            self._check_length()
+            if idle_calls > IDLE_CALLS_TO_GIVE_UP and self.scheduler.has_work:
+                if not self.arrivals:
+                    self.stuck = True
+                    return
+                if self.has_time:
+                    self.now = max(self.now, self.arrivals[0][0])
+                idle_calls = 0
+
+    def _wants_call(self) -> bool:
+        """vLLM also calls its scheduler once after a request ended, to pass the news on."""
+        return self.scheduler.has_work or self.has_news
+
+    def _check_length(self) -> None:
+        max_steps = self.scenario.get("max_steps", 2_000_000)
+        if len(self.steps) > max_steps:
+            raise ConfigError(f"no end after {max_steps} steps: raise max_steps if that is meant")
+
+    def _hand_over(self) -> None:
+        while self.arrivals and self.arrivals[0][0] <= self.now:
+            _, sequence, note = self.arrivals.popleft()
+            if note.request_id in self.notes:
+                raise ConfigError(f"requests: id {note.request_id!r} appears twice")
+            self.notes[note.request_id] = note
+            if note.reason is None:
+                self.scheduler.add(sequence)
+
+    def _schedule(self, start: int) -> Batch:
+        plan = self.scheduler.plan_step()
+        self.has_news = False
+        rows = [
+            [
+                row.sequence.request_id,
+                row.num_tokens,
+                "D" if row.is_decode else "P",
+                row.num_computed_before,
+                row.num_new_blocks,
+                row.hit_tokens,
+            ]
+            for row in plan.rows
+        ]
+        for row in plan.rows:
+            self._note_row(row.sequence.request_id, row.num_tokens, row.is_decode, row.hit_tokens)
+        for sequence in plan.preempted:
+            self.notes[sequence.request_id].preempted += 1
+        self.totals["preemptions"] += len(plan.preempted)
+        duration = 0
+        if self.has_time and rows:
+            duration = int(
+                self.timing.step_ms(
+                    plan.num_prefills,
+                    plan.prefill_tokens,
+                    plan.prefix_tokens,
+                    plan.num_decodes,
+                    plan.decode_context_tokens,
+                )
+            )
+        record = {
+            "sched": rows,
+            "pre": [sequence.request_id for sequence in plan.preempted],
+            "free": self.scheduler.pool.free_blocks,
+            "run": len(self.scheduler.running),
+            "wait": len(self.scheduler.waiting),
+        }
+        return Batch(plan, record, self.now, start, start + duration)
+
+    def _note_row(self, request_id: str, num_tokens: int, is_decode: bool, hit: int) -> None:
+        note = self.notes[request_id]
+        if hit >= 0 and note.hit is None:
+            note.hit = hit
+            note.admitted = self.now
+            self.totals["hit_tokens"] += hit
+        self.totals["decode_tokens" if is_decode else "prefill_tokens"] += num_tokens
+        self.totals["sched_tokens"] += num_tokens
+
+    def _deliver(self, batch: Batch) -> None:
+        emitting = batch.plan.emitting if self.spec.async_scheduling else self._emitting(batch.plan)
+        for sequence in emitting:
+            self.notes[sequence.request_id].token_times.append(batch.end)
+        finished = self.scheduler.finish_step(batch.plan)
+        for sequence in finished:
+            self.notes[sequence.request_id].reason = "length"
+            self.has_news = True
+        batch.record["fin"] = [sequence.request_id for sequence in finished]
+        batch.record["free_end"] = self.scheduler.pool.free_blocks
+        if batch.counts:
+            self._collect_events(batch.record)
+            self._write(batch)
+
+    @staticmethod
+    def _emitting(plan: StepPlan) -> list[Sequence]:
+        """Who yields a token: rows that end at the request's last known token."""
+        prefilled = set(plan.prefilled)
+        decoding = [row.sequence for row in plan.rows if row.is_decode]
+        return [s for s in decoding if s not in prefilled] + plan.prefilled
+
+    def _collect_events(self, record: Json) -> None:
+        stored: list[str] = []
+        removed: list[str] = []
+        events = self.scheduler.pool.events
+        if events is not None:
+            for event in events:
+                labels = stored if event.is_stored else removed
+                labels.extend([self.tree.labels[event.content]] * event.num_blocks)
+            events.clear()
+        self.totals["stored"] += len(stored)
+        self.totals["removed"] += len(removed)
+        record["st"], record["rm"] = len(stored), len(removed)
+        if (self.scenario.get("options") or {}).get("labels", True):
+            record["st_l"], record["rm_l"] = stored, removed
+
+    def _write(self, batch: Batch) -> None:
+        if not self.has_time:
+            head: Json = {"step": batch.scheduled_at}
+        else:
+            head = {"step": len(self.steps)}
+            if batch.scheduled_at != batch.start:
+                head["ts"] = batch.scheduled_at
+            head |= {"t0": batch.start, "t1": batch.end}
+        self.steps.append(head | batch.record)
+
+    # ---- the log -------------------------------------------------------------------------------
+
+    def _result(self) -> Json:
+        result: Json = {
+            "name": self.scenario.get("name"),
+            "vllm": MODELLED_VLLM,
+            "scheduler": "AsyncScheduler" if self.spec.async_scheduling else "Scheduler",
+            "clock": "ns" if self.has_time else "step",
+            "usable_blocks": self.spec.usable_blocks,
+            "stuck": self.stuck,
+            "num_steps": len(self.steps),
+            "end": self.now,
+            "totals": self.totals,
+            "free_at_end": self.scheduler.pool.free_blocks,
+            "steps_sha256": steps_digest(self.steps),
+            "requests": [
+                self._request_row(note)
+                for note in sorted(self.notes.values(), key=lambda note: note.order)
+            ],
+        }
+        step_log = (self.scenario.get("options") or {}).get("step_log", "full")
+        if step_log == "full":
+            result["steps"] = self.steps
+        elif step_log == "compact":
+            result["steps_rle"] = compact_steps(self.steps)
+        return result
+
+    def _request_row(self, note: RequestNote) -> Json:
+        times = note.token_times
+        row: Json = {
+            "id": note.request_id,
+            "arrival": note.arrival,
+            "prompt": note.num_prompt,
+            "out": len(times),
+            "hit": note.hit,
+            "preempted": note.preempted,
+            "status": note.reason or ("stuck" if self.stuck else "?"),
+            "admit": note.admitted,
+            "first": times[0] if times else None,
+            "last": times[-1] if note.reason == "length" or times else None,
+        }
+        if self.has_time and times:
+            row["ttft"] = times[0] - note.arrival
+            row["e2e"] = times[-1] - note.arrival
+            row["max_itl"] = max((b - a for a, b in zip(times, times[1:], strict=False)), default=0)
+        return row
+
+
+_COEFFICIENTS = ("c0", "c1", "c2", "c3")
+_TOTALS = (
+    "stored",
+    "removed",
+    "preemptions",
+    "hit_tokens",
+    "sched_tokens",
+    "prefill_tokens",
+    "decode_tokens",
+)
+
+
+def step_line(step: Json) -> str:
+    """Canonical text of a step, over which `steps_sha256` is taken."""
+    rows = ",".join(":".join(map(str, row)) for row in step["sched"])
+    line = (
+        f"{rows}|pre={','.join(step['pre'])}|fin={','.join(step['fin'])}"
+        f"|free={step['free']}|free_end={step['free_end']}"
+    )
+    return f"{line}|t={step['t0']}-{step['t1']}" if "t0" in step else line
+
+
+def steps_digest(steps: list[Json]) -> str:
+    """SHA-256 over the canonical lines of all steps."""
+    return sha256("".join(step_line(step) + "\n" for step in steps).encode()).hexdigest()
+
+
+def compact_steps(steps: list[Json]) -> list[list[int]]:
+    """Runs of steps with equal totals: count, prefill tokens, decode requests, prefill requests,
+    new blocks, hit tokens, preempted, finished."""
+    runs: list[list[int]] = []
+    for step in steps:
+        prefills = [row for row in step["sched"] if row[2] == "P"]
+        totals = [
+            sum(row[1] for row in prefills),
+            len(step["sched"]) - len(prefills),
+            len(prefills),
+            sum(row[4] for row in step["sched"]),
+            sum(row[5] for row in step["sched"] if row[5] > 0),
+            len(step["pre"]),
+            len(step["fin"]),
+        ]
+        if runs and runs[-1][1:] == totals:
+            runs[-1][0] += 1
+        else:
+            runs.append([1, *totals])
+    return runs
+
+
+def run_scenario(scenario: Json) -> Json:
+    """The log of one scenario, in the golden files' format.
+
+    Raises: ConfigError for a scenario that is not well formed.
+    """
+    try:
+        return ScenarioRun(scenario).run()
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{scenario.get('name', 'scenario')}: not well formed: {error!r}") from error
+
+
+def format_log(log: Json) -> str:
+    """The log as JSON, one step or request a line."""
+    parts = []
+    for key, value in log.items():
+        if key in ("steps", "requests", "steps_rle"):
+            rows = ",\n".join("  " + json.dumps(row, separators=(",", ":")) for row in value)
+            parts.append(f' "{key}": [\n{rows}\n ]')
+        else:
+            parts.append(f' "{key}": {json.dumps(value)}')
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def first_difference(log: Json, golden: Json) -> str | None:
+    """The first place where a log departs from a golden one, or None. Versions are not compared."""
+    for key in ("steps", "steps_rle", "requests"):
+        if key not in golden or key not in log:
+            continue
+        ours, theirs = log[key], golden[key]
+        for index, (a, b) in enumerate(zip(ours, theirs, strict=False)):
+            if a != b:
+                return f"{key}[{index}]:\n  ours   {json.dumps(a)}\n  golden {json.dumps(b)}"
+        if len(ours) != len(theirs):
+            return f"{key}: ours has {len(ours)} entries, golden {len(theirs)}"
+    for key, value in golden.items():
+        if key not in ("vllm", "steps", "steps_rle", "requests") and log.get(key) != value:
+            return f"{key}: ours {log.get(key)!r}, golden {value!r}"
+    return None
+
+
+def main_command(scenarios: list[Path], golden: Path | None, as_json: bool) -> int:
+    """`dynosim conformance`: print logs, or compare them with a folder of golden ones.
+
+    Returns 0, or 1 at the first difference. Raises ConfigError for files that cannot be read.
+    """
+    verdicts = []
+    for path in scenarios:
+        log = run_scenario(_load(path))
+        if golden is None:
+            sys.stdout.write(format_log(log))
+            continue
+        difference = first_difference(log, _load(golden / path.name))
+        verdicts.append({"scenario": path.stem, "equal": difference is None, "at": difference})
+        if not as_json:
+            steps = f"{log['num_steps']} steps"
+            print(f"{path.stem}: {'equal, ' + steps if difference is None else 'DIFFERENT'}")
+        if difference is not None:
+            print(f"{path.stem}: {difference}", file=sys.stderr)
+            break
+    if as_json and golden is not None:
+        sys.stdout.write(json.dumps({"scenarios": verdicts}, indent=2) + "\n")
+    return 0 if all(verdict["equal"] for verdict in verdicts) else 1
+
+
+def _load(path: Path) -> Json:
+    try:
+        loaded = json.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from error
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path}: expected a JSON object")
+    return loaded
+
+
+__all__ = ["DynosimError", "first_difference", "format_log", "main_command", "run_scenario"]

@@ -1,0 +1,164 @@
+"""The paged KV cache of one engine, kept by extents instead of by blocks.
+
+An extent is a run of consecutive full blocks that every request either holds whole or not at all
+(requests share prefixes; extents end where any two requests part). All blocks of an extent are
+referenced, freed and evicted alike, the last one first, so one counter stands for them. vLLM's free
+list is one queue whose front holds blocks without content and whose back holds cached ones in the
+order they were freed; here the former are a number and the latter an ordered dict of extents.
+
+The pool knows nothing of requests, budgets or time. Invariant: blocks without content + idle
+blocks + blocks in use = `num_blocks`. Semantics: vLLM 0.32 `BlockPool`.
+"""
+
+from collections import OrderedDict
+
+from dynosim.records import KvEvent
+
+
+class Extent:
+    """A copy of a run of cached blocks; `num_cached` of them, from the front, hold content."""
+
+    __slots__ = ("content", "num_cached", "refs", "younger")
+
+    def __init__(self, content: int) -> None:
+        self.content = content
+        self.num_cached = 0
+        self.refs = 1
+        self.younger: Extent | None = None  # next copy of the same content, by age
+
+
+class BlockPool:
+    """Block accounting, prefix lookup and eviction of one engine.
+
+    `extent_blocks[content]` is the number of blocks of an extent. Blocks that belong to a single
+    request have the content id `-1 - request index` and no entry there.
+    """
+
+    __slots__ = ("_idle", "_resident", "blank_blocks", "events", "extent_blocks", "idle_blocks")
+
+    def __init__(
+        self, num_blocks: int, extent_blocks: list[int], *, publish_events: bool = False
+    ) -> None:
+        self.extent_blocks = extent_blocks
+        self.blank_blocks = num_blocks  # free blocks without content: used first
+        self.idle_blocks = 0  # free blocks with content: evicted oldest first
+        self._idle: OrderedDict[Extent, None] = OrderedDict()
+        self._resident: dict[int, Extent] = {}  # content -> oldest copy
+        self.events: list[KvEvent] | None = [] if publish_events else None
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks that can be handed out now, cached but unreferenced ones included."""
+        return self.blank_blocks + self.idle_blocks
+
+    @property
+    def resident_blocks(self) -> dict[int, int]:
+        """Cached blocks by content id, oldest copies only."""
+        return {content: extent.num_cached for content, extent in self._resident.items()}
+
+    def lookup(self, contents: list[int], limit_blocks: int) -> tuple[list[Extent], int]:
+        """The longest cached prefix of a path: its extents and its blocks, at most the limit.
+
+        The last extent may be cached in part. Touches nothing.
+        """
+        hits: list[Extent] = []
+        num_blocks = 0
+        for content in contents:
+            extent = self._resident.get(content)
+            if extent is None:
+                break
+            num_cached = extent.num_cached
+            if num_blocks + num_cached > limit_blocks:
+                break
+            hits.append(extent)
+            num_blocks += num_cached
+            if num_cached < self.extent_blocks[content]:
+                break
+        return hits, num_blocks
+
+    def reference(self, extents: list[Extent]) -> None:
+        """Take hit extents into use."""
+        for extent in extents:
+            if extent.refs == 0:
+                del self._idle[extent]
+                self.idle_blocks -= extent.num_cached
+            extent.refs += 1
+
+    def allocate(self, num_blocks: int) -> None:
+        """Hand out blocks, evicting the oldest idle content where blank ones do not suffice."""
+        if num_blocks <= self.blank_blocks:
+            self.blank_blocks -= num_blocks
+            return
+        missing = num_blocks - self.blank_blocks
+        self.blank_blocks = 0
+        self.idle_blocks -= missing
+        while missing > 0:
+            extent = next(iter(self._idle))
+            num_cached = extent.num_cached
+            evicted = num_cached if num_cached < missing else missing
+            missing -= evicted
+            extent.num_cached = num_cached - evicted
+            if self.events is not None:
+                self._publish_removed(extent, evicted)
+            if evicted == num_cached:
+                del self._idle[extent]
+                if extent.content >= 0:
+                    self._forget(extent)
+
+    def open_extent(self, content: int) -> Extent:
+        """A new copy of a shared extent, still without content, in use by its creator."""
+        extent = Extent(content)
+        oldest = self._resident.get(content)
+        if oldest is None:
+            self._resident[content] = extent
+        else:
+            while oldest.younger is not None:
+                oldest = oldest.younger
+            oldest.younger = extent
+        return extent
+
+    def release(self, extents: list[Extent]) -> None:
+        """Give up extents, deepest first: the ones nobody uses become idle in that order."""
+        idle = self._idle
+        for extent in reversed(extents):
+            extent.refs -= 1
+            if extent.refs == 0:
+                idle[extent] = None
+                self.idle_blocks += extent.num_cached
+
+    def release_own(self, extent: Extent) -> None:
+        """Make a request's private cached blocks idle."""
+        extent.refs = 0
+        self._idle[extent] = None
+        self.idle_blocks += extent.num_cached
+
+    def blank(self, num_blocks: int) -> None:
+        """Take back blocks without content."""
+        self.blank_blocks += num_blocks
+
+    def publish_stored(
+        self, content: int, first_block: int, num_blocks: int, parent: int | None
+    ) -> None:
+        """Announce blocks that became hittable, if anyone listens."""
+        if self.events is not None:
+            self.events.append(KvEvent(True, content, first_block, num_blocks, parent))
+
+    def _publish_removed(self, extent: Extent, num_evicted: int) -> None:
+        assert self.events is not None
+        first = extent.num_cached
+        for offset in range(num_evicted - 1, -1, -1):  # vLLM: one event per block, tail first
+            self.events.append(KvEvent(False, extent.content, first + offset, 1, None))
+
+    def _forget(self, extent: Extent) -> None:
+        """Drop an evicted copy from the lookup table; a younger copy takes its place."""
+        oldest = self._resident[extent.content]
+        if oldest is extent:
+            if extent.younger is None:
+                del self._resident[extent.content]
+            else:
+                self._resident[extent.content] = extent.younger
+            return
+        while oldest.younger is not extent:
+            assert oldest.younger is not None
+            oldest = oldest.younger
+        oldest.younger = extent.younger

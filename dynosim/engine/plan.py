@@ -1,0 +1,60 @@
+"""What one scheduling decision produced."""
+
+from dataclasses import dataclass
+
+from dynosim.engine.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledRow:
+    """One request's share of a step, for step logs."""
+
+    sequence: Sequence
+    num_tokens: int
+    is_decode: bool
+    num_computed_before: int
+    num_new_blocks: int
+    hit_tokens: int  # prefix hit if (re)admitted in this step, else -1
+
+
+class StepPlan:
+    """One engine step: its composition (for timing) and who is in it.
+
+    `rows` is filled only for step-by-step runs; bulk runs know decoding sequences by number.
+    """
+
+    __slots__ = (
+        "admitted",
+        "decode_context_tokens",
+        "deferred",
+        "emitting",
+        "num_decodes",
+        "num_prefills",
+        "num_resumed_decodes",
+        "preempted",
+        "prefill_tokens",
+        "prefilled",
+        "prefix_tokens",
+        "rows",
+        "step",
+    )
+
+    def __init__(self, step: int) -> None:
+        self.step = step  # the scheduler's step counter when it was formed
+        self.num_prefills = 0
+        self.prefill_tokens = 0
+        self.prefix_tokens = 0
+        self.num_decodes = 0
+        self.decode_context_tokens = 0
+        self.num_resumed_decodes = 0  # of num_decodes, those coming back from a preemption
+        self.admitted: list[Sequence] = []  # got a seat in this step
+        self.prefilled: list[Sequence] = []  # all known tokens computed: yield one token
+        self.preempted: list[Sequence] = []
+        self.deferred: list[Sequence] = []  # decoding, but left out of this step
+        self.emitting: list[Sequence] = []  # yield a token; asynchronous scheduling only
+        self.rows: list[ScheduledRow] = []
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no token is computed."""
+        return self.num_prefills == 0 and self.num_decodes == 0

@@ -1,0 +1,95 @@
+"""One request inside an engine: its lengths, its place in the prefix tree, its progress."""
+
+from dataclasses import dataclass
+
+from dynosim.engine.block_pool import Extent
+
+WAITING = 0
+PREFILLING = 1  # holds a seat, known tokens left to compute
+DECODING = 2  # holds a seat, one token a step
+DRAINING = 3  # holds a seat, last token scheduled but not yet delivered
+FINISHED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixPath:
+    """Where a request's tokens lie in the tree of shared prefixes.
+
+    `extents` are content ids from the root on; together they hold `num_blocks` full blocks of the
+    request's sequence. Blocks beyond them belong to nobody else.
+    """
+
+    extents: list[int]
+    num_blocks: int
+
+
+EMPTY_PATH = PrefixPath([], 0)
+
+
+class Sequence:
+    """Mutable state of one request in one engine.
+
+    A decoding sequence advances one token in every step, so its progress is not stored but follows
+    from the engine's step counter: `num_computed = anchor + step`. The other states store it.
+    """
+
+    __slots__ = (
+        "anchor",
+        "arrival_ms",
+        "cached_tokens",
+        "covered_blocks",
+        "finish_step",
+        "generated_tokens",
+        "held",
+        "in_flight",
+        "index",
+        "num_computed",
+        "order",
+        "output_tokens",
+        "own",
+        "own_published",
+        "path",
+        "preemptions",
+        "priority",
+        "prompt_tokens",
+        "registration_lag",
+        "request_id",
+        "state",
+    )
+
+    def __init__(
+        self,
+        index: int,
+        prompt_tokens: int,
+        output_tokens: int,
+        path: PrefixPath,
+        arrival_ms: float = 0.0,
+        priority: int = 0,
+        request_id: str = "",
+    ) -> None:
+        self.index = index
+        self.request_id = request_id
+        self.prompt_tokens = prompt_tokens
+        self.output_tokens = output_tokens  # tokens it will produce, model length respected
+        self.path = path
+        self.arrival_ms = arrival_ms
+        self.priority = priority
+        self.state = WAITING
+        self.num_computed = 0  # while prefilling
+        self.generated_tokens = 0  # delivered, up to the last (re)admission or preemption
+        self.anchor = 0  # while decoding
+        self.finish_step = 0  # first step it is not part of any more
+        self.order = -1  # admission number: the running list is sorted by it
+        self.held: list[Extent] = []  # along the path, root first
+        self.covered_blocks = 0  # full blocks of `held` this sequence has computed or hit
+        self.own: Extent | None = None  # blocks beyond the path that were cached at a release
+        self.own_published = 0  # of those, blocks announced as stored
+        self.in_flight = 0  # scheduled tokens not yet delivered (asynchronous scheduling)
+        self.registration_lag = 0  # computed tokens whose ids were unknown when last scheduled
+        self.cached_tokens = -1  # prefix hit of the first admission, -1 before it
+        self.preemptions = 0
+
+    @property
+    def known_tokens(self) -> int:
+        """Prompt and delivered tokens; valid while not decoding."""
+        return self.prompt_tokens + self.generated_tokens

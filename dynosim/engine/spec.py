@@ -1,0 +1,42 @@
+"""What an engine is configured with, in vLLM's words."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSpec:
+    """The knobs of one vLLM engine that its scheduler reads; defaults are vLLM 0.32's.
+
+    `num_gpu_blocks` is the number vLLM prints at start-up; its block 0 is a placeholder that is
+    never handed out, so one block fewer is usable.
+    """
+
+    num_gpu_blocks: int
+    max_model_len: int
+    block_size: int = 16
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 8192
+    enable_prefix_caching: bool = True
+    enable_chunked_prefill: bool = True
+    long_prefill_token_threshold: int = 0  # 0: no cap
+    long_prefill_token_threshold_adaptive: bool = False
+    policy: str = "fcfs"  # or "priority"
+    watermark: float = 0.0  # share of num_gpu_blocks kept free by admissions
+    scheduler_reserve_full_isl: bool = True
+    max_num_active_seqs: int | None = None  # None: max_num_seqs
+    async_scheduling: bool = False
+
+    @property
+    def usable_blocks(self) -> int:
+        """Blocks that can hold KV."""
+        return self.num_gpu_blocks - 1
+
+    @property
+    def watermark_blocks(self) -> int:
+        """Blocks an admission must leave free while something runs."""
+        return int(self.watermark * self.num_gpu_blocks)
+
+    @property
+    def max_active(self) -> int:
+        """Requests that may hold a seat at once."""
+        return self.max_num_seqs if self.max_num_active_seqs is None else self.max_num_active_seqs

@@ -1,0 +1,131 @@
+"""Messages that cross module borders. Plain data: no behaviour beyond trivial derivations.
+
+Requests travel in columns (one numpy array per field), because a replay of a million requests must
+not cost a million Python objects; single-request messages are frozen dataclasses.
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+NO_REQUEST = -1
+"""Index that stands for "none" in integer columns of requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A workload in columns: row i is request i, rows in order of arrival (ties: file order).
+
+    A row whose `previous_turn` is a request index has no arrival of its own: it arrives when that
+    request has finished, plus `delay_ms`. `hash_ids` of row i are
+    `hash_ids[hash_offsets[i]:hash_offsets[i + 1]]`; each stands for `trace_block_size` prompt
+    tokens, the last one possibly for fewer. Equal ids at equal depth after equal ids mean equal
+    tokens. Without prefix information `hash_ids` is empty and no prompt shares anything.
+    """
+
+    arrival_ms: FloatArray  # (n,) first is 0; ignored where previous_turn >= 0
+    input_tokens: IntArray  # (n,) >= 1
+    output_tokens: IntArray  # (n,) >= 1
+    hash_ids: IntArray  # (sum of ids,)
+    hash_offsets: IntArray  # (n + 1,)
+    trace_block_size: int
+    previous_turn: IntArray | None = None  # (n,) or None: no row depends on another
+    delay_ms: FloatArray | None = None  # (n,) or None: all zero
+    priority: IntArray | None = None  # (n,) or None: all zero; lower is served earlier
+    session_ids: tuple[str, ...] | None = None  # (n,) or None
+    request_ids: tuple[str, ...] | None = None  # (n,) or None: "0", "1", ...
+    source: str = ""  # file or generator, for messages and reports
+    skipped_lines: int = 0  # bad lines left out on the user's request
+
+    def __len__(self) -> int:
+        return len(self.input_tokens)
+
+
+class RequestStatus(IntEnum):
+    """How a request ended."""
+
+    COMPLETED = 0
+    REJECTED = 1  # can never be served (prompt longer than the cache or the model's context)
+    FAILED = 2
+    UNFINISHED = 3  # still queued or running when the run was cut off
+
+
+@dataclass(frozen=True, slots=True)
+class KvEvent:
+    """Blocks that became hittable in an engine's prefix cache, or were evicted from it.
+
+    A block is named by its extent's content id and its index inside the extent; content ids below
+    zero (`-1 - request index`) are blocks that only one request can produce. `parent` is the
+    content id of the extent before (None at the root); only stored events carry it.
+    """
+
+    is_stored: bool
+    content: int
+    first_block: int
+    num_blocks: int
+    parent: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLog:
+    """What happened to each request, in columns; NaN where a time does not exist. Times in ms."""
+
+    arrival_ms: FloatArray
+    dispatch_ms: FloatArray  # handed to a worker
+    scheduled_ms: FloatArray  # start of the step that first computed one of its tokens
+    first_token_ms: FloatArray
+    second_token_ms: FloatArray
+    finish_ms: FloatArray  # last token
+    input_tokens: IntArray
+    output_tokens: IntArray  # tokens produced
+    cached_tokens: IntArray  # prompt tokens found in the prefix cache at first admission
+    worker_id: IntArray  # -1: never placed
+    preemptions: IntArray
+    status: IntArray  # RequestStatus
+    errors: dict[int, str] = field(default_factory=dict)  # request index -> reason
+
+
+@dataclass(frozen=True, slots=True)
+class StepLog:
+    """Every engine step of every worker, as runs of steps with an unchanged batch.
+
+    A row stands for `num_steps` consecutive steps of one worker. Rows with prefill work have
+    `num_steps == 1`. In a row without prefill work step j (0-based) decodes `num_decodes` sequences
+    whose contexts sum to `decode_context_tokens + j * num_decodes` tokens, the token being computed
+    included. Rows of one worker are in time order; workers may interleave.
+    """
+
+    worker_id: IntArray
+    start_ms: FloatArray
+    duration_ms: FloatArray  # of the whole row
+    num_steps: IntArray
+    num_prefills: IntArray  # prompts that got a chunk
+    prefill_tokens: IntArray  # new prompt tokens computed
+    prefix_tokens: IntArray  # tokens of those prompts already in the cache before the step
+    num_decodes: IntArray
+    decode_context_tokens: IntArray  # of the row's first step
+    num_running: IntArray  # requests holding a seat during the row
+    num_waiting: IntArray  # requests queued at the worker when the row was formed
+    used_blocks: IntArray  # KV blocks referenced at the end of the row
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """One finished simulation: the input of every report."""
+
+    requests: RequestLog
+    steps: StepLog
+    stalled_gaps_ms: FloatArray  # inter-token gaps that preemption made longer than one step
+    num_workers: int
+    gpus_per_worker: int
+    num_gpu_blocks: int  # usable KV blocks per worker
+    block_size: int
+    end_ms: float  # time of the last event
+    num_preemptions: int
+    num_scheduling_events: int
+    simulate_wall_ms: float  # real time of the simulation proper
