@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dynosim.engine.plan import StepPlan
-from dynosim.engine.sequence import EMPTY_PATH, PrefixPath, Sequence
+from dynosim.engine.sequence import Sequence
 from dynosim.engine.spec import EngineSpec
 from dynosim.engine.vllm import VllmScheduler
 from dynosim.errors import ConfigError, DynosimError
@@ -88,7 +88,7 @@ class BlockTree:
         self.labels: list[str] = []  # by content id
         self._children: dict[tuple[int, tuple[int, ...]], int] = {}
 
-    def path_of(self, request_id: str, tokens: list[int]) -> PrefixPath:
+    def path_of(self, request_id: str, tokens: list[int]) -> list[int]:
         """The path of a sequence, one block an extent; new blocks are labelled after it."""
         size = self.block_size
         path: list[int] = []
@@ -101,7 +101,7 @@ class BlockTree:
                 self.labels.append(f"{request_id}:{index}")
             path.append(content)
             parent = content
-        return PrefixPath(path, len(path))
+        return path
 
 
 class ScenarioRun:
@@ -143,7 +143,7 @@ class ScenarioRun:
     ) -> tuple[int, Sequence, RequestNote]:
         tokens = prompt_tokens_of(request)
         note = RequestNote(request["id"], arrival, len(tokens), index)
-        path = EMPTY_PATH
+        path: list[int] = []
         output = min(request["output_length"], self.spec.max_model_len - len(tokens))
         if not tokens or len(tokens) >= self.spec.max_model_len:
             note.reason = "rejected"
@@ -152,7 +152,14 @@ class ScenarioRun:
             path = self.tree.path_of(note.request_id, tokens + list(range(start, start + output)))
         arrival_ms = arrival / 1e6 if self.has_time else float(arrival)
         sequence = Sequence(
-            index, len(tokens), output, path, arrival_ms, request.get("priority", 0), note.request_id
+            index,
+            len(tokens),
+            output,
+            path,
+            len(path),
+            arrival_ms,
+            request.get("priority", 0),
+            note.request_id,
         )
         return arrival, sequence, note
 
@@ -277,7 +284,7 @@ class ScenarioRun:
             "pre": [sequence.request_id for sequence in plan.preempted],
             "free": self.scheduler.pool.free_blocks,
             "run": len(self.scheduler.running),
-            "wait": len(self.scheduler.waiting),
+            "wait": self.scheduler.num_waiting,
         }
         return Batch(plan, record, self.now, start, start + duration)
 
@@ -291,8 +298,8 @@ class ScenarioRun:
         self.totals["sched_tokens"] += num_tokens
 
     def _deliver(self, batch: Batch) -> None:
-        emitting = batch.plan.emitting if self.spec.async_scheduling else self._emitting(batch.plan)
-        for sequence in emitting:
+        is_async = self.spec.async_scheduling
+        for sequence in batch.plan.emitting if is_async else self._emitting(batch.plan):
             self.notes[sequence.request_id].token_times.append(batch.end)
         finished = self.scheduler.finish_step(batch.plan)
         for sequence in finished:

@@ -6,6 +6,7 @@ not cost a million Python objects; single-request messages are frozen dataclasse
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +54,14 @@ class RequestStatus(IntEnum):
     REJECTED = 1  # can never be served (prompt longer than the cache or the model's context)
     FAILED = 2
     UNFINISHED = 3  # still queued or running when the run was cut off
+
+
+class RequestView(NamedTuple):
+    """What control-plane code may know of a request: not its true output length."""
+
+    index: int
+    input_tokens: int
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,15 +56,18 @@ class BlockPool:
         """Cached blocks by content id, oldest copies only."""
         return {content: extent.num_cached for content, extent in self._resident.items()}
 
-    def lookup(self, contents: list[int], limit_blocks: int) -> tuple[list[Extent], int]:
-        """The longest cached prefix of a path: its extents and its blocks, at most the limit.
+    def lookup(self, contents: list[int], limit_blocks: int) -> tuple[list[Extent], int, int]:
+        """The longest cached prefix of a path, at most `limit_blocks` long. Touches nothing.
 
-        The last extent may be cached in part. Touches nothing.
+        Returns its extents (the last one may be cached in part), its blocks, and how many of them
+        nobody references.
         """
         hits: list[Extent] = []
         num_blocks = 0
+        idle_blocks = 0
+        resident = self._resident
         for content in contents:
-            extent = self._resident.get(content)
+            extent = resident.get(content)
             if extent is None:
                 break
             num_cached = extent.num_cached
@@ -72,9 +75,11 @@ class BlockPool:
                 break
             hits.append(extent)
             num_blocks += num_cached
+            if extent.refs == 0:
+                idle_blocks += num_cached
             if num_cached < self.extent_blocks[content]:
                 break
-        return hits, num_blocks
+        return hits, num_blocks, idle_blocks
 
     def reference(self, extents: list[Extent]) -> None:
         """Take hit extents into use."""
@@ -92,18 +97,20 @@ class BlockPool:
         missing = num_blocks - self.blank_blocks
         self.blank_blocks = 0
         self.idle_blocks -= missing
+        idle = self._idle
         while missing > 0:
-            extent = next(iter(self._idle))
-            num_cached = extent.num_cached
-            evicted = num_cached if num_cached < missing else missing
+            extent = next(iter(idle))
+            evicted = extent.num_cached
+            if evicted > missing:
+                evicted = missing
+            else:
+                del idle[extent]
             missing -= evicted
-            extent.num_cached = num_cached - evicted
+            extent.num_cached -= evicted
             if self.events is not None:
                 self._publish_removed(extent, evicted)
-            if evicted == num_cached:
-                del self._idle[extent]
-                if extent.content >= 0:
-                    self._forget(extent)
+            if extent.num_cached == 0 and extent.content >= 0:
+                self._forget(extent)
 
     def open_extent(self, content: int) -> Extent:
         """A new copy of a shared extent, still without content, in use by its creator."""
@@ -126,15 +133,11 @@ class BlockPool:
                 idle[extent] = None
                 self.idle_blocks += extent.num_cached
 
-    def release_own(self, extent: Extent) -> None:
+    def release_private(self, extent: Extent) -> None:
         """Make a request's private cached blocks idle."""
         extent.refs = 0
         self._idle[extent] = None
         self.idle_blocks += extent.num_cached
-
-    def blank(self, num_blocks: int) -> None:
-        """Take back blocks without content."""
-        self.blank_blocks += num_blocks
 
     def publish_stored(
         self, content: int, first_block: int, num_blocks: int, parent: int | None

@@ -49,8 +49,8 @@ class StepPlan:
         self.num_resumed_decodes = 0  # of num_decodes, those coming back from a preemption
         self.admitted: list[Sequence] = []  # got a seat in this step
         self.prefilled: list[Sequence] = []  # all known tokens computed: yield one token
-        self.preempted: list[Sequence] = []
-        self.deferred: list[Sequence] = []  # decoding, but left out of this step
+        self.preempted: tuple[Sequence, ...] = ()  # rare, hence no list from the start
+        self.deferred: tuple[Sequence, ...] = ()  # decoding, but left out of this step
         self.emitting: list[Sequence] = []  # yield a token; asynchronous scheduling only
         self.rows: list[ScheduledRow] = []
 

@@ -1,7 +1,5 @@
 """One request inside an engine: its lengths, its place in the prefix tree, its progress."""
 
-from dataclasses import dataclass
-
 from dynosim.engine.block_pool import Extent
 
 WAITING = 0
@@ -11,23 +9,11 @@ DRAINING = 3  # holds a seat, last token scheduled but not yet delivered
 FINISHED = 4
 
 
-@dataclass(frozen=True, slots=True)
-class PrefixPath:
-    """Where a request's tokens lie in the tree of shared prefixes.
-
-    `extents` are content ids from the root on; together they hold `num_blocks` full blocks of the
-    request's sequence. Blocks beyond them belong to nobody else.
-    """
-
-    extents: list[int]
-    num_blocks: int
-
-
-EMPTY_PATH = PrefixPath([], 0)
-
-
 class Sequence:
     """Mutable state of one request in one engine.
+
+    `path` names the extents that hold the first `path_blocks` full blocks of the request's tokens
+    in the tree of shared prefixes, root first; blocks beyond them belong to nobody else.
 
     A decoding sequence advances one token in every step, so its progress is not stored but follows
     from the engine's step counter: `num_computed = anchor + step`. The other states store it.
@@ -49,6 +35,7 @@ class Sequence:
         "own",
         "own_published",
         "path",
+        "path_blocks",
         "preemptions",
         "priority",
         "prompt_tokens",
@@ -62,7 +49,8 @@ class Sequence:
         index: int,
         prompt_tokens: int,
         output_tokens: int,
-        path: PrefixPath,
+        path: list[int],
+        path_blocks: int,
         arrival_ms: float = 0.0,
         priority: int = 0,
         request_id: str = "",
@@ -72,6 +60,7 @@ class Sequence:
         self.prompt_tokens = prompt_tokens
         self.output_tokens = output_tokens  # tokens it will produce, model length respected
         self.path = path
+        self.path_blocks = path_blocks
         self.arrival_ms = arrival_ms
         self.priority = priority
         self.state = WAITING

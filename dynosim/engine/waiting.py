@@ -8,7 +8,7 @@ from dynosim.engine.sequence import Sequence
 
 
 class WaitingQueue(Protocol):
-    """What the scheduler needs of a queue."""
+    """What the scheduler, which counts them, needs of a queue; peek and pop need someone in it."""
 
     def push(self, sequence: Sequence) -> None:
         """Add a new request."""
@@ -16,16 +16,16 @@ class WaitingQueue(Protocol):
     def push_preempted(self, sequence: Sequence) -> None:
         """Return a request that lost its seat."""
 
-    def peek(self) -> Sequence | None:
-        """The request to admit next, or None."""
+    def peek(self) -> Sequence:
+        """The request to admit next."""
+        ...
 
     def pop(self) -> Sequence:
         """Take the request that `peek` showed."""
+        ...
 
     def discard(self, sequence: Sequence) -> None:
         """Remove a request that ended while waiting."""
-
-    def __len__(self) -> int: ...
 
 
 class FcfsQueue:
@@ -42,9 +42,9 @@ class FcfsQueue:
         """Return a preempted request to the front."""
         self._queue.appendleft(sequence)
 
-    def peek(self) -> Sequence | None:
-        """The request at the head, or None."""
-        return self._queue[0] if self._queue else None
+    def peek(self) -> Sequence:
+        """The request at the head."""
+        return self._queue[0]
 
     def pop(self) -> Sequence:
         """Remove and return the head."""
@@ -53,9 +53,6 @@ class FcfsQueue:
     def discard(self, sequence: Sequence) -> None:
         """Remove a request that ended while waiting."""
         self._queue.remove(sequence)
-
-    def __len__(self) -> int:
-        return len(self._queue)
 
 
 class PriorityQueue:
@@ -73,9 +70,9 @@ class PriorityQueue:
         """Return a preempted request to its place."""
         self.push(sequence)
 
-    def peek(self) -> Sequence | None:
-        """The most urgent request, or None."""
-        return self._heap[0][4] if self._heap else None
+    def peek(self) -> Sequence:
+        """The most urgent request."""
+        return self._heap[0][4]
 
     def pop(self) -> Sequence:
         """Remove and return the most urgent request."""
@@ -85,9 +82,6 @@ class PriorityQueue:
         """Remove a request that ended while waiting."""
         self._heap = [entry for entry in self._heap if entry[4] is not sequence]
         heapq.heapify(self._heap)
-
-    def __len__(self) -> int:
-        return len(self._heap)
 
 
 def make_queue(policy: str) -> WaitingQueue:

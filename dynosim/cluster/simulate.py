@@ -1,0 +1,117 @@
+"""Runs a trace through a cluster of simulated engines."""
+
+import time
+
+import numpy as np
+
+from dynosim.cluster.fleet import Fleet
+from dynosim.cluster.journal import Journal
+from dynosim.cluster.worker import NEVER, Worker
+from dynosim.engine.spec import EngineSpec
+from dynosim.engine.vllm import VllmScheduler
+from dynosim.errors import ConfigError, InfeasibleError
+from dynosim.records import RunResult, Trace
+from dynosim.router.policies import make_policy
+from dynosim.timing.model import StepTimeModel
+from dynosim.workload.extents import prefix_extents
+from dynosim.workload.load import LoadDriver
+
+
+def simulate(
+    trace: Trace,
+    *,
+    engine: EngineSpec,
+    timing: StepTimeModel,
+    num_workers: int,
+    gpus_per_worker: int = 1,
+    router_mode: str = "round-robin",
+    concurrency: int | None = None,
+    seed: int = 0,
+    exact_stepping: bool = False,
+    max_sim_time_ms: float | None = None,
+) -> RunResult:
+    """Replay `trace` on `num_workers` equal engines in virtual time.
+
+    `exact_stepping` decides every engine step on its own instead of in bulk: the same result,
+    slower. Events after `max_sim_time_ms` do not happen; what is under way then is unfinished.
+
+    Raises: InfeasibleError if the cache is too small for the model length or for a request.
+    """
+    started = time.perf_counter()
+    check_capacity(trace, engine)
+    if num_workers < 1:
+        raise ConfigError(f"cluster.workers: at least 1 is needed, got {num_workers}")
+    extents = prefix_extents(
+        trace, engine.block_size, single_blocks=engine.long_prefill_token_threshold > 0
+    )
+    extent_blocks: list[int] = extents.extent_blocks.tolist()
+    journal = Journal(trace)
+    workers = [
+        Worker(
+            worker_id,
+            VllmScheduler(engine, extent_blocks, keep_rows=exact_stepping),
+            timing,
+            journal,
+            steps_singly=exact_stepping,
+        )
+        for worker_id in range(num_workers)
+    ]
+    fleet = Fleet(
+        trace,
+        extents,
+        engine,
+        workers=workers,
+        policy=make_policy(router_mode, seed),
+        load=LoadDriver(trace, concurrency),
+        journal=journal,
+    )
+    fleet.run_until(NEVER if max_sim_time_ms is None else max_sim_time_ms)
+    return RunResult(
+        requests=journal.request_log(),
+        steps=journal.step_log(),
+        stalled_gaps_ms=np.array(journal.stalled_gaps_ms),
+        num_workers=num_workers,
+        gpus_per_worker=gpus_per_worker,
+        num_gpu_blocks=engine.usable_blocks,
+        block_size=engine.block_size,
+        end_ms=fleet.now_ms,
+        num_preemptions=sum(worker.scheduler.num_preemptions for worker in workers),
+        num_scheduling_events=sum(worker.num_events for worker in workers),
+        simulate_wall_ms=(time.perf_counter() - started) * 1e3,
+    )
+
+
+def check_capacity(trace: Trace, engine: EngineSpec) -> None:
+    """Refuse an engine that vLLM would not start, or that some request would block for ever.
+
+    Raises: InfeasibleError naming the sizes, the first such request and what to change.
+    """
+    capacity = engine.usable_blocks * engine.block_size
+    if capacity < engine.max_model_len:
+        raise InfeasibleError(
+            f"engine.num_gpu_blocks: {engine.usable_blocks} usable blocks of {engine.block_size} "
+            f"hold {capacity} tokens, fewer than engine.max_model_len {engine.max_model_len}: "
+            "more blocks, more GPUs per worker, or a smaller max_model_len is needed"
+        )
+
+
+def check_requests_fit(trace: Trace, engine: EngineSpec) -> None:
+    """Refuse a trace with requests that outgrow the KV cache.
+
+    Meant for runs without a `max_model_len`: with one, longer prompts are rejected one by one, as
+    an engine does.
+
+    Raises: InfeasibleError naming the first such request and what to change.
+    """
+    capacity = engine.usable_blocks * engine.block_size
+    needed = trace.input_tokens + trace.output_tokens - 1
+    too_long = np.flatnonzero(needed > capacity)
+    if len(too_long):
+        row = int(too_long[0])
+        raise InfeasibleError(
+            f"{trace.source or 'trace'}: request {row} ({trace.input_tokens[row]} input + "
+            f"{trace.output_tokens[row]} output tokens) is longer than the KV cache of one worker "
+            f"({capacity} tokens), and so are {len(too_long) - 1} others: give workers more memory "
+            "(engine.tensor_parallel, engine.num_gpu_blocks), or set engine.max_model_len to have "
+            "too long prompts rejected and counted"
+        )

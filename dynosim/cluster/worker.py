@@ -1,0 +1,247 @@
+"""One simulated engine in virtual time: lets the scheduler's plans take their time.
+
+A worker is always in one of three states: idle, in a single planned step, or in a run of uniform
+decode steps that an arrival may cut short at a step's end. The fleet tells it when its step or run
+ends; it never looks at a clock.
+"""
+
+from dynosim.cluster.journal import Journal
+from dynosim.engine.plan import StepPlan
+from dynosim.engine.sequence import DECODING, Sequence
+from dynosim.engine.vllm import VllmScheduler
+from dynosim.records import RequestStatus
+from dynosim.timing.model import StepTimeModel
+
+NEVER = float("inf")
+COMPLETED = int(RequestStatus.COMPLETED)
+
+
+class Worker:
+    """Drives one `VllmScheduler` with synchronous scheduling.
+
+    `end_ms` is the time at which the fleet must call `complete`; infinity while idle.
+    """
+
+    __slots__ = (
+        "_awaiting_second",
+        "_is_cut",
+        "_journal",
+        "_late",
+        "_plan",
+        "_run_context",
+        "_run_steps",
+        "_scheduler",
+        "_start_ms",
+        "_steps_singly",
+        "_timing",
+        "_usable_blocks",
+        "end_ms",
+        "num_events",
+        "worker_id",
+    )
+
+    def __init__(
+        self,
+        worker_id: int,
+        scheduler: VllmScheduler,
+        timing: StepTimeModel,
+        journal: Journal,
+        *,
+        steps_singly: bool,
+    ) -> None:
+        self.worker_id = worker_id
+        self.end_ms = NEVER
+        self.num_events = 0
+        self._scheduler = scheduler
+        self._timing = timing
+        self._journal = journal
+        self._steps_singly = steps_singly
+        self._usable_blocks = scheduler.spec.usable_blocks
+        self._start_ms = 0.0
+        self._plan: StepPlan | None = None
+        self._run_steps = 0
+        self._run_context = 0
+        self._is_cut = False
+        self._awaiting_second: list[Sequence] = []
+        # Sequences that missed a step, with the time of their last token.
+        self._late: dict[Sequence, float] = {}
+
+    @property
+    def scheduler(self) -> VllmScheduler:
+        """The engine core, for checks and reports."""
+        return self._scheduler
+
+    def enqueue(self, sequence: Sequence, now_ms: float) -> bool:
+        """Take a request; returns whether the end of the current run has moved."""
+        matters = self._scheduler.add(sequence)
+        if not matters or self._is_cut or self._run_steps <= 1:
+            return False
+        self._is_cut = True
+        num_decodes = self._scheduler.decodes.count
+        steps = self._timing.decode_steps_until(
+            num_decodes, self._run_context, self._run_steps, now_ms - self._start_ms
+        )
+        if steps == self._run_steps:
+            return False
+        self._run_steps = steps
+        run_ms = self._timing.decode_run_ms(num_decodes, self._run_context, steps)
+        self.end_ms = max(self._start_ms + run_ms, now_ms)
+        return True
+
+    def start(self, now_ms: float) -> None:
+        """Begin the next step or run, if there is work; call only when idle."""
+        scheduler = self._scheduler
+        self._start_ms = now_ms
+        steps = 0 if self._steps_singly or self._late else scheduler.uniform_steps()
+        if steps == 0:
+            self._start_step()
+            return
+        decodes = scheduler.decodes
+        self._run_steps = steps
+        self._run_context = decodes.context_tokens
+        self._is_cut = False
+        self.end_ms = now_ms + self._timing.decode_run_ms(decodes.count, self._run_context, steps)
+
+    def complete(self, now_ms: float) -> list[Sequence]:
+        """End the current step or run; returns the requests that ended with it."""
+        self.num_events += 1
+        self.end_ms = NEVER
+        plan = self._plan
+        if plan is None:
+            return self._complete_run(now_ms)
+        self._plan = None
+        return self._complete_step(plan, now_ms)
+
+    def _start_step(self) -> None:
+        """Plan single steps until one computes something, or nothing more can be done."""
+        scheduler = self._scheduler
+        while scheduler.running or scheduler.num_waiting:
+            plan = scheduler.plan_step()
+            if plan.preempted or plan.deferred:
+                self._note_missed(plan)
+            if plan.num_prefills or plan.num_decodes:
+                self._begin(plan)
+                return
+            if not plan.preempted:
+                return  # the head of the queue waits for something that is not here
+
+    def _begin(self, plan: StepPlan) -> None:
+        self._plan = plan
+        self.end_ms = self._start_ms + self._timing.step_ms(
+            plan.num_prefills,
+            plan.prefill_tokens,
+            plan.prefix_tokens,
+            plan.num_decodes,
+            plan.decode_context_tokens,
+        )
+        journal = self._journal
+        for sequence in plan.admitted:
+            if sequence.preemptions == 0:
+                journal.scheduled_ms[sequence.index] = self._start_ms
+                journal.cached_tokens[sequence.index] = sequence.cached_tokens
+
+    def _complete_run(self, now_ms: float) -> list[Sequence]:
+        scheduler = self._scheduler
+        num_decodes = scheduler.decodes.count
+        if self._awaiting_second:
+            first_step_ms = self._timing.decode_run_ms(num_decodes, self._run_context, 1)
+            for sequence in self._awaiting_second:
+                self._journal.second_token_ms[sequence.index] = self._start_ms + first_step_ms
+            self._awaiting_second = []
+        steps = self._run_steps
+        self._run_steps = 0
+        scheduler.advance(steps)
+        self._log_row(now_ms, steps, 0, 0, 0, num_decodes, self._run_context)
+        finished = scheduler.finish_until(scheduler.decodes.step)
+        return self._end_requests(finished, now_ms) if finished else finished
+
+    def _complete_step(self, plan: StepPlan, now_ms: float) -> list[Sequence]:
+        journal = self._journal
+        num_late = self._settle_late(plan, now_ms) if self._late else 0
+        if self._awaiting_second:
+            for sequence in self._awaiting_second:
+                if sequence not in self._late:
+                    journal.second_token_ms[sequence.index] = now_ms
+            self._awaiting_second = []
+        for sequence in plan.prefilled:
+            if sequence.generated_tokens == 0:
+                journal.first_token_ms[sequence.index] = now_ms
+                if sequence.output_tokens > 1:
+                    self._awaiting_second.append(sequence)
+        # Late sequences decode like the others, but their gaps are not this step's duration.
+        resumed = plan.num_resumed_decodes
+        self._log_row(
+            now_ms,
+            1,
+            plan.num_prefills + resumed,
+            plan.prefill_tokens + resumed,
+            plan.prefix_tokens,
+            plan.num_decodes - resumed - num_late,
+            plan.decode_context_tokens,
+        )
+        finished = self._scheduler.finish_step(plan)
+        return self._end_requests(finished, now_ms) if finished else finished
+
+    def _end_requests(self, finished: list[Sequence], now_ms: float) -> list[Sequence]:
+        journal = self._journal
+        for sequence in finished:
+            index = sequence.index
+            journal.finish_ms[index] = now_ms
+            journal.produced_tokens[index] = sequence.output_tokens
+            journal.status[index] = COMPLETED
+            if sequence.preemptions:
+                journal.preemptions[index] = sequence.preemptions
+        return finished
+
+    def _note_missed(self, plan: StepPlan) -> None:
+        """Remember when sequences left out of a step had their last token: at the step before."""
+        for sequence in plan.preempted:
+            if sequence.generated_tokens > 0:
+                self._late.setdefault(sequence, self._start_ms)
+        for sequence in plan.deferred:
+            self._late.setdefault(sequence, self._start_ms)
+
+    def _settle_late(self, plan: StepPlan, now_ms: float) -> int:
+        """Record the stretched gaps that end with this step; returns how many of them decoded."""
+        left_out = set(plan.deferred)
+        resumed = set(plan.prefilled)
+        num_decoding = 0
+        for sequence in list(self._late):
+            is_resumed = sequence in resumed
+            if not is_resumed and (sequence.state != DECODING or sequence in left_out):
+                continue
+            self._journal.stalled_gaps_ms.append(now_ms - self._late.pop(sequence))
+            num_decoding += not is_resumed
+            if self._journal.second_token_ms[sequence.index] != (
+                self._journal.second_token_ms[sequence.index]
+            ):
+                self._journal.second_token_ms[sequence.index] = now_ms
+        return num_decoding
+
+    def _log_row(
+        self,
+        now_ms: float,
+        num_steps: int,
+        num_prefills: int,
+        prefill_tokens: int,
+        prefix_tokens: int,
+        num_decodes: int,
+        context_tokens: int,
+    ) -> None:
+        scheduler = self._scheduler
+        pool = scheduler.pool
+        row = (
+            self.worker_id,
+            self._start_ms,
+            now_ms - self._start_ms,
+            num_steps,
+            num_prefills,
+            prefill_tokens,
+            prefix_tokens,
+            num_decodes,
+            context_tokens,
+            len(scheduler.running),
+            scheduler.num_waiting,
+            self._usable_blocks - pool.blank_blocks - pool.idle_blocks,
+        )
+        self._journal.step_buffer.extend(row)

@@ -1,0 +1,126 @@
+"""What requests do with the block pool: look up, take, register and free their blocks.
+
+Registering makes full blocks hittable. It happens when a step is scheduled, not when it has run, so
+a request admitted later in the same step can already hit what its neighbour is about to compute.
+"""
+
+from dynosim.engine.block_pool import BlockPool, Extent
+from dynosim.engine.sequence import Sequence
+
+
+class PrefixHit:
+    """What an admission would find in the cache."""
+
+    __slots__ = ("extents", "idle_blocks", "own_blocks", "path_blocks")
+
+    def __init__(
+        self, extents: list[Extent], path_blocks: int, own_blocks: int, idle_blocks: int
+    ) -> None:
+        self.extents = extents  # along the request's path
+        self.path_blocks = path_blocks
+        self.own_blocks = own_blocks  # private blocks behind them, left by a preemption
+        self.idle_blocks = idle_blocks  # of all these, the ones nobody references now
+
+
+class KvCache:
+    """Block bookkeeping of one engine, in terms of sequences."""
+
+    __slots__ = ("block_size", "has_prefix_caching", "pool")
+
+    def __init__(self, pool: BlockPool, block_size: int, *, has_prefix_caching: bool) -> None:
+        self.pool = pool
+        self.block_size = block_size
+        self.has_prefix_caching = has_prefix_caching
+
+    def blocks_between(self, computed: int, end: int) -> int:
+        """Blocks to take when a sequence grows from `computed` to `end` tokens."""
+        block_size = self.block_size
+        return -(-end // block_size) + (-computed // block_size)
+
+    def lookup(self, sequence: Sequence) -> PrefixHit:
+        """The longest cached prefix that leaves at least one token to compute."""
+        if not self.has_prefix_caching:
+            return PrefixHit([], 0, 0, 0)
+        known = sequence.prompt_tokens + sequence.generated_tokens
+        extents, num_blocks, idle = self.pool.lookup(
+            sequence.path, (known - 1) // self.block_size
+        )
+        own = sequence.own
+        if own is None or num_blocks < sequence.path_blocks:
+            return PrefixHit(extents, num_blocks, 0, idle)
+        return PrefixHit(extents, num_blocks, own.num_cached, idle + own.num_cached)
+
+    def take_hit(self, sequence: Sequence, hit: PrefixHit) -> None:
+        """Let an admitted sequence hold what it hit."""
+        if hit.extents:
+            self.pool.reference(hit.extents)
+        if hit.own_blocks > 0:
+            assert sequence.own is not None
+            self.pool.reference([sequence.own])
+        else:
+            sequence.own = None
+        sequence.held = hit.extents
+        sequence.covered_blocks = hit.path_blocks
+        sequence.own_published = hit.own_blocks
+        sequence.registration_lag = 0
+
+    def register(self, sequence: Sequence, computed: int) -> None:
+        """Make the full blocks among the first `computed` tokens hittable."""
+        full = (computed - sequence.registration_lag) // self.block_size
+        path_blocks = sequence.path_blocks
+        if sequence.covered_blocks < path_blocks and sequence.covered_blocks < full:
+            self._cover(sequence, full if full < path_blocks else path_blocks)
+        events = self.pool.events
+        if events is not None and full - path_blocks > sequence.own_published:
+            parent = sequence.path[-1] if sequence.path else None
+            first = sequence.own_published
+            sequence.own_published = full - path_blocks
+            self.pool.publish_stored(
+                -1 - sequence.index, first, full - path_blocks - first, parent
+            )
+
+    def release(self, sequence: Sequence) -> None:
+        """Free all blocks, the last one first; full ones stay cached."""
+        block_size = self.block_size
+        computed = sequence.num_computed
+        pool = self.pool
+        if not self.has_prefix_caching:
+            pool.blank_blocks += -(-computed // block_size)
+            return
+        own_blocks = (computed - sequence.registration_lag) // block_size - sequence.path_blocks
+        private = -(-computed // block_size) - sequence.covered_blocks
+        if own_blocks > 0:
+            own = sequence.own
+            if own is None:
+                own = sequence.own = Extent(-1 - sequence.index)
+            own.num_cached = own_blocks
+            pool.release_private(own)
+            private -= own_blocks
+        pool.blank_blocks += private
+        pool.release(sequence.held)
+        sequence.held = []
+        sequence.covered_blocks = 0
+
+    def _cover(self, sequence: Sequence, target_blocks: int) -> None:
+        """Extend a sequence's hold along its path up to `target_blocks` blocks."""
+        pool = self.pool
+        sizes = pool.extent_blocks
+        contents = sequence.path
+        held = sequence.held
+        missing = target_blocks - sequence.covered_blocks
+        sequence.covered_blocks = target_blocks
+        extent = held[-1] if held else None
+        room = 0 if extent is None else sizes[extent.content] - extent.num_cached
+        while missing > 0:
+            if extent is None or room == 0:
+                content = contents[len(held)]
+                extent = pool.open_extent(content)
+                held.append(extent)
+                room = sizes[content]
+            added = room if room < missing else missing
+            if pool.events is not None:
+                parent = contents[len(held) - 2] if len(held) > 1 else None
+                pool.publish_stored(extent.content, extent.num_cached, added, parent)
+            extent.num_cached += added
+            missing -= added
+            room -= added

@@ -1,0 +1,138 @@
+"""Turns the hash ids of a trace into extents: runs of engine blocks that prompts share whole.
+
+A request of a real trace names dozens of trace blocks, hence hundreds of engine blocks, yet prompts
+part in few places. Cutting the chains only there leaves about three extents a request, and exact
+block accounting (see `dynosim.engine.block_pool`) at a cost that does not depend on prompt length.
+
+A trace block of `trace_block_size` tokens need not be a multiple of the engine's block size: two
+prompts share `common tokens // block_size` engine blocks.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dynosim.records import IntArray, Trace
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixExtents:
+    """All extents of a trace, and the path of each request through them.
+
+    Request i walks `path[path_offsets[i]:path_offsets[i + 1]]` (extent ids, root first); together
+    they hold `path_blocks[i]` blocks, the full blocks of its prompt.
+    """
+
+    extent_blocks: IntArray  # (num_extents,) blocks of each extent, >= 1
+    path: IntArray  # (sum of path lengths,)
+    path_offsets: IntArray  # (n + 1,)
+    path_blocks: IntArray  # (n,)
+
+
+def prefix_extents(trace: Trace, block_size: int, *, single_blocks: bool = False) -> PrefixExtents:
+    """Extents of a trace for engines with blocks of `block_size` tokens.
+
+    A prompt that ends with a block gets a cut before that block, because an engine recomputes it
+    when all of the prompt is cached. `single_blocks` makes every block an extent of its own.
+    """
+    num_requests = len(trace)
+    if len(trace.hash_ids) == 0:
+        nothing = np.zeros(0, np.int64)
+        zeros = np.zeros(num_requests + 1, np.int64)
+        return PrefixExtents(nothing, nothing, zeros, zeros[1:])
+    extents = _compress(trace, block_size)
+    return _split_to_blocks(extents) if single_blocks else extents
+
+
+def _compress(trace: Trace, block_size: int) -> PrefixExtents:
+    tokens_per_id = trace.trace_block_size
+    request, depth, ids = _used_ids(trace)
+    nodes = _nodes(ids, depth)
+    count = np.bincount(nodes)[nodes]
+    is_first = depth == 0
+    is_edge_start = is_first.copy()
+    is_edge_start[1:] |= count[1:] != count[:-1]
+    starts = np.flatnonzero(is_edge_start)  # one entry per visit of a request to an edge
+    lasts = np.append(starts[1:], len(ids)) - 1
+
+    visitor = request[starts]
+    input_tokens = trace.input_tokens[visitor]
+    first_block = depth[starts] * tokens_per_id // block_size
+    end_tokens = np.minimum((depth[lasts] + 1) * tokens_per_id, input_tokens)
+    end_block = end_tokens // block_size
+    edge = nodes[starts]
+
+    stride = int(end_block.max()) + 2
+    is_aligned_end = (end_tokens == input_tokens) & (input_tokens % block_size == 0)
+    ends = edge * stride + end_block
+    recomputed = (edge * stride + end_block - 1)[is_aligned_end & (end_block - 1 > first_block)]
+    cuts = np.unique(np.concatenate([ends[end_block > first_block], recomputed]))
+
+    start_of_edge = np.zeros(int(edge.max()) + 1, np.int64)
+    start_of_edge[edge] = first_block
+    cut_edge, cut_block = cuts // stride, cuts % stride
+    previous = start_of_edge[cut_edge]
+    same = np.flatnonzero(cut_edge[1:] == cut_edge[:-1]) + 1
+    previous[same] = cut_block[same - 1]
+
+    first_extent = np.searchsorted(cuts, edge * stride)
+    num_extents = np.where(
+        end_block > first_block, np.searchsorted(cuts, ends) + 1 - first_extent, 0
+    )
+    per_request = np.bincount(visitor, weights=num_extents, minlength=len(trace)).astype(np.int64)
+    offsets = np.concatenate([[0], np.cumsum(per_request)])
+    path = _ranges(first_extent, num_extents)
+    return PrefixExtents(cut_block - previous, path, offsets, trace.input_tokens // block_size)
+
+
+def _used_ids(trace: Trace) -> tuple[IntArray, IntArray, IntArray]:
+    """Request, depth and hash id of every trace block that holds prompt tokens."""
+    used = -(-trace.input_tokens // trace.trace_block_size)
+    request = np.repeat(np.arange(len(trace)), used)
+    depth = _ranges(np.zeros(len(trace), np.int64), used)
+    return request, depth, trace.hash_ids[trace.hash_offsets[request] + depth]
+
+
+def _nodes(ids: IntArray, depth: IntArray) -> IntArray:
+    """Numbers that are equal exactly where all ids up to and including this one are equal.
+
+    The published traces name each block after its whole prefix already; then the ids will do.
+    """
+    dense = ids if 0 <= int(ids.min()) and int(ids.max()) < 4 * len(ids) + 1024 else _dense(ids)
+    parents = np.empty_like(dense)
+    parents[0] = -1
+    parents[1:] = np.where(depth[1:] == 0, -1, dense[:-1])
+    parent_of = np.full(int(dense.max()) + 1, -2, np.int64)
+    parent_of[dense] = parents
+    if bool((parent_of[dense] == parents).all()):
+        return dense
+    nodes = np.empty_like(dense)
+    num_nodes = 0
+    for level in range(int(depth.max()) + 1):
+        rows = np.flatnonzero(depth == level)
+        above = nodes[rows - 1] if level else np.zeros(len(rows), np.int64)
+        key = above * (int(dense.max()) + 1) + dense[rows]
+        unique, inverse = np.unique(key, return_inverse=True)
+        nodes[rows] = num_nodes + inverse
+        num_nodes += len(unique)
+    return nodes
+
+
+def _dense(ids: IntArray) -> IntArray:
+    return np.unique(ids, return_inverse=True)[1].astype(np.int64)
+
+
+def _ranges(first: IntArray, lengths: IntArray) -> IntArray:
+    """The numbers first[i], first[i] + 1, ... (lengths[i] of them), one row after the other."""
+    total = int(lengths.sum())
+    ends = np.cumsum(lengths)
+    return np.arange(total) + np.repeat(first - ends + lengths, lengths)
+
+
+def _split_to_blocks(extents: PrefixExtents) -> PrefixExtents:
+    """The same paths with every extent split into extents of one block."""
+    sizes = extents.extent_blocks
+    first_block = np.concatenate([[0], np.cumsum(sizes)])
+    path = _ranges(first_block[extents.path], sizes[extents.path])
+    offsets = np.concatenate([[0], np.cumsum(extents.path_blocks)])
+    return PrefixExtents(np.ones(int(sizes.sum()), np.int64), path, offsets, extents.path_blocks)

@@ -1,0 +1,68 @@
+"""When requests arrive: by timestamp, when an earlier turn has finished, or in a closed loop.
+
+`LoadDriver` is told what finished and says what arrives; it holds no clock.
+"""
+
+import heapq
+
+from dynosim.records import NO_REQUEST, Trace
+
+NEVER = float("inf")
+
+
+class LoadDriver:
+    """Arrivals of a trace in time order: `next_ms` is the time of the next known one.
+
+    `reacts` tells whether ends of requests can cause arrivals.
+    With `concurrency`, timestamps are ignored: that many sessions (single requests, where the trace
+    has no turns) are in progress at once, and the next one starts the moment one ends. A turn
+    always waits for the one before it to finish, plus its think time.
+    """
+
+    def __init__(self, trace: Trace, concurrency: int | None = None) -> None:
+        self._caused: list[tuple[float, int]] = []  # heap: arrivals that an end brought about
+        self._next_turn: dict[int, int] = {}
+        self._delay_ms: list[float] = []
+        first_turns = list(range(len(trace)))
+        if trace.previous_turn is not None:
+            previous = trace.previous_turn.tolist()
+            self._next_turn = {p: i for i, p in enumerate(previous) if p != NO_REQUEST}
+            first_turns = [i for i, p in enumerate(previous) if p == NO_REQUEST]
+            zeros = [0.0] * len(trace)
+            self._delay_ms = zeros if trace.delay_ms is None else trace.delay_ms.tolist()
+        times: list[float] = trace.arrival_ms.tolist()
+        # What timestamps alone decide, earliest last.
+        self._timed = [(times[index], index) for index in reversed(first_turns)]
+        self._waiting_sessions: list[int] = []  # closed loop: first turns not started, next last
+        if concurrency is not None:
+            sessions = [index for _, index in self._timed]
+            self._timed = []
+            first = sessions[-concurrency:]
+            self._waiting_sessions = sessions[: len(sessions) - len(first)]
+            self._caused = [(0.0, index) for index in reversed(first)]
+        self.reacts = concurrency is not None or bool(self._next_turn)
+        self.next_ms = NEVER
+        self._look_ahead()
+
+    def pop(self) -> int:
+        """The index of the request that arrives at `next_ms`; at equal times timed ones first."""
+        if self._timed and self._timed[-1][0] == self.next_ms:
+            index = self._timed.pop()[1]
+        else:
+            index = heapq.heappop(self._caused)[1]
+        self._look_ahead()
+        return index
+
+    def on_end(self, index: int, now_ms: float) -> None:
+        """Take note that a request ended (finished or was rejected) at `now_ms`."""
+        follower = self._next_turn.get(index)
+        if follower is not None:
+            heapq.heappush(self._caused, (now_ms + self._delay_ms[follower], follower))
+        elif self._waiting_sessions:
+            heapq.heappush(self._caused, (now_ms, self._waiting_sessions.pop()))
+        self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        timed_ms = self._timed[-1][0] if self._timed else NEVER
+        caused_ms = self._caused[0][0] if self._caused else NEVER
+        self.next_ms = timed_ms if timed_ms < caused_ms else caused_ms
