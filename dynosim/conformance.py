@@ -18,7 +18,7 @@ from dynosim.engine.sequence import Sequence
 from dynosim.engine.spec import EngineSpec
 from dynosim.engine.vllm import VllmScheduler
 from dynosim.errors import ConfigError, DynosimError
-from dynosim.timing.formulas import LinearStepTime
+from dynosim.timing.formulas import LinearModel
 
 MODELLED_VLLM = "0.32.0"
 PIPELINE_DEPTH = 2  # batches outstanding with asynchronous scheduling
@@ -112,8 +112,11 @@ class ScenarioRun:
         self.spec = spec_of(scenario["engine"])
         timing = scenario.get("timing")
         self.has_time = timing is not None
-        coefficients = [round(float((timing or {}).get(k, 0)) * 1e6) for k in _COEFFICIENTS]
-        self.timing = LinearStepTime(*coefficients)
+        # Integer nanoseconds throughout: the model computes exactly with integer coefficients.
+        c0, c1, c2, c3 = (round(float((timing or {}).get(k, 0)) * 1e6) for k in _COEFFICIENTS)
+        self.timing = LinearModel(
+            base_ms=c0, per_prefill_token_ms=c1, per_decode_ms=c2, per_context_token_ms=c3
+        )
         self.tree = BlockTree(self.spec.block_size)
         self.arrivals = self._arrivals()
         self.scheduler = VllmScheduler(

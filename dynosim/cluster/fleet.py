@@ -16,7 +16,7 @@ from dynosim.workload.extents import PrefixExtents
 from dynosim.workload.load import NEVER, LoadDriver
 
 
-FLUSH_LENGTH = 100_000  # buffered fields: a few MB
+FLUSH_LENGTH = 20_000  # buffered step times: a few MB with the counts beside them
 
 
 class Fleet:
@@ -44,7 +44,7 @@ class Fleet:
         self._priorities = None if trace.priority is None else trace.priority.tolist()
         self._request_ids = trace.request_ids
         self._has_paths = spec.enable_prefix_caching and len(extents.path) > 0
-        self._path = extents.path
+        self._path: list[int] = extents.path.tolist()
         self._path_offsets: list[int] = extents.path_offsets.tolist()
         self._path_blocks: list[int] = extents.path_blocks.tolist()
         self._num_requests = [0] * len(workers)
@@ -71,7 +71,7 @@ class Fleet:
             if now_ms > until_ms or now_ms == NEVER:
                 return
             self.now_ms = now_ms
-            if len(journal.step_buffer) > FLUSH_LENGTH:
+            if len(journal.step_times) > FLUSH_LENGTH:
                 journal.flush()
             touched: list[int] = []
             while ends and ends[0][0] == now_ms:
@@ -122,7 +122,7 @@ class Fleet:
         path: list[int] = []
         path_blocks = 0
         if self._has_paths:
-            path = self._path[self._path_offsets[index] : self._path_offsets[index + 1]].tolist()
+            path = self._path[self._path_offsets[index] : self._path_offsets[index + 1]]
             path_blocks = self._path_blocks[index]
         request_id = "" if self._request_ids is None else self._request_ids[index]
         return Sequence(

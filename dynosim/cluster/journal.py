@@ -7,14 +7,15 @@ import numpy as np
 from dynosim.records import RequestLog, RequestStatus, StepLog, Trace
 
 NAN = float("nan")
-STEP_COLUMNS = 12
+STEP_TIMES = 2  # floats in a step row: start, duration
+STEP_COUNTS = 10  # integers in a step row
 
 
 class Journal:
     """Columns that workers write into by request index, and the common step log.
 
-    The step log is one flat array of doubles (all integers in it are far below 2**53), fed through
-    a list that the fleet flushes from time to time: that is the cheapest way to append a row.
+    The step log is two flat arrays, fed through lists that the fleet flushes from time to time:
+    that is the cheapest way to append a row.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -32,13 +33,17 @@ class Journal:
         self.status = [int(RequestStatus.UNFINISHED)] * num_requests
         self.errors: dict[int, str] = {}
         self.stalled_gaps_ms = array("d")
-        self.step_buffer: list[float] = []
-        self._steps = array("d")
+        self.step_times: list[float] = []
+        self.step_counts: list[int] = []
+        self._times = array("d")
+        self._counts = array("q")
 
     def flush(self) -> None:
         """Move buffered step rows to compact storage."""
-        self._steps.extend(array("d", self.step_buffer))
-        self.step_buffer.clear()
+        self._times.extend(array("d", self.step_times))
+        self._counts.extend(array("q", self.step_counts))
+        self.step_times.clear()
+        self.step_counts.clear()
 
     def request_log(self) -> RequestLog:
         """The request columns as arrays."""
@@ -65,19 +70,19 @@ class Journal:
     def step_log(self) -> StepLog:
         """The step rows as arrays."""
         self.flush()
-        rows = np.frombuffer(self._steps).reshape(-1, STEP_COLUMNS)
-        whole = rows.astype(np.int64)
+        times = np.frombuffer(self._times).reshape(-1, STEP_TIMES)
+        counts = np.frombuffer(self._counts, np.int64).reshape(-1, STEP_COUNTS)
         return StepLog(
-            worker_id=whole[:, 0],
-            start_ms=rows[:, 1],
-            duration_ms=rows[:, 2],
-            num_steps=whole[:, 3],
-            num_prefills=whole[:, 4],
-            prefill_tokens=whole[:, 5],
-            prefix_tokens=whole[:, 6],
-            num_decodes=whole[:, 7],
-            decode_context_tokens=whole[:, 8],
-            num_running=whole[:, 9],
-            num_waiting=whole[:, 10],
-            used_blocks=whole[:, 11],
+            worker_id=counts[:, 0],
+            start_ms=times[:, 0],
+            duration_ms=times[:, 1],
+            num_steps=counts[:, 1],
+            num_prefills=counts[:, 2],
+            prefill_tokens=counts[:, 3],
+            prefix_tokens=counts[:, 4],
+            num_decodes=counts[:, 5],
+            decode_context_tokens=counts[:, 6],
+            num_running=counts[:, 7],
+            num_waiting=counts[:, 8],
+            used_blocks=counts[:, 9],
         )

@@ -7,6 +7,7 @@ import numpy as np
 from dynosim.cluster.fleet import Fleet
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.worker import NEVER, Worker
+from dynosim.cluster.worker_async import AsyncWorker
 from dynosim.engine.spec import EngineSpec
 from dynosim.engine.vllm import VllmScheduler
 from dynosim.errors import ConfigError, InfeasibleError
@@ -46,8 +47,9 @@ def simulate(
     )
     extent_blocks: list[int] = extents.extent_blocks.tolist()
     journal = Journal(trace)
+    worker_type = AsyncWorker if engine.async_scheduling else Worker
     workers = [
-        Worker(
+        worker_type(
             worker_id,
             VllmScheduler(engine, extent_blocks, keep_rows=exact_stepping),
             timing,

@@ -5,6 +5,9 @@ decode steps that an arrival may cut short at a step's end. The fleet tells it w
 ends; it never looks at a clock.
 """
 
+from math import isnan
+from typing import NamedTuple
+
 from dynosim.cluster.journal import Journal
 from dynosim.engine.plan import StepPlan
 from dynosim.engine.sequence import DECODING, Sequence
@@ -14,6 +17,14 @@ from dynosim.timing.model import StepTimeModel
 
 NEVER = float("inf")
 COMPLETED = int(RequestStatus.COMPLETED)
+
+
+class Late(NamedTuple):
+    """A sequence that has had tokens and then missed a step."""
+
+    sequence: Sequence
+    last_token_ms: float
+    missed_step: int  # the first one
 
 
 class Worker:
@@ -63,8 +74,7 @@ class Worker:
         self._run_context = 0
         self._is_cut = False
         self._awaiting_second: list[Sequence] = []
-        # Sequences that missed a step, with the time of their last token.
-        self._late: dict[Sequence, float] = {}
+        self._late: list[Late] = []
 
     @property
     def scheduler(self) -> VllmScheduler:
@@ -118,7 +128,7 @@ class Worker:
         while scheduler.running or scheduler.num_waiting:
             plan = scheduler.plan_step()
             if plan.preempted or plan.deferred:
-                self._note_missed(plan)
+                self._note_missed(plan, self._start_ms)
             if plan.num_prefills or plan.num_decodes:
                 self._begin(plan)
                 return
@@ -144,7 +154,7 @@ class Worker:
         scheduler = self._scheduler
         num_decodes = scheduler.decodes.count
         if self._awaiting_second:
-            first_step_ms = self._timing.decode_run_ms(num_decodes, self._run_context, 1)
+            first_step_ms = self._timing.step_ms(0, 0, 0, num_decodes, self._run_context)
             for sequence in self._awaiting_second:
                 self._journal.second_token_ms[sequence.index] = self._start_ms + first_step_ms
             self._awaiting_second = []
@@ -156,11 +166,17 @@ class Worker:
         return self._end_requests(finished, now_ms) if finished else finished
 
     def _complete_step(self, plan: StepPlan, now_ms: float) -> list[Sequence]:
+        self._deliver_tokens(plan, now_ms)
+        finished = self._scheduler.finish_step(plan)
+        return self._end_requests(finished, now_ms) if finished else finished
+
+    def _deliver_tokens(self, plan: StepPlan, now_ms: float) -> None:
+        """Note first, second and late tokens of a step, and the step itself."""
         journal = self._journal
         num_late = self._settle_late(plan, now_ms) if self._late else 0
         if self._awaiting_second:
             for sequence in self._awaiting_second:
-                if sequence not in self._late:
+                if not self._missed(sequence, plan.step):
                     journal.second_token_ms[sequence.index] = now_ms
             self._awaiting_second = []
         for sequence in plan.prefilled:
@@ -179,8 +195,6 @@ class Worker:
             plan.num_decodes - resumed - num_late,
             plan.decode_context_tokens,
         )
-        finished = self._scheduler.finish_step(plan)
-        return self._end_requests(finished, now_ms) if finished else finished
 
     def _end_requests(self, finished: list[Sequence], now_ms: float) -> list[Sequence]:
         journal = self._journal
@@ -191,31 +205,44 @@ class Worker:
             journal.status[index] = COMPLETED
             if sequence.preemptions:
                 journal.preemptions[index] = sequence.preemptions
+                self._late = [late for late in self._late if late.sequence is not sequence]
         return finished
 
-    def _note_missed(self, plan: StepPlan) -> None:
-        """Remember when sequences left out of a step had their last token: at the step before."""
-        for sequence in plan.preempted:
-            if sequence.generated_tokens > 0:
-                self._late.setdefault(sequence, self._start_ms)
-        for sequence in plan.deferred:
-            self._late.setdefault(sequence, self._start_ms)
+    def _decoded(self, sequence: Sequence, plan: StepPlan) -> bool:
+        """Whether the step that ends decoded a sequence."""
+        return sequence.state == DECODING and sequence not in plan.deferred
+
+    def _missed(self, sequence: Sequence, step: int) -> bool:
+        """Whether a sequence had no part in a step."""
+        return any(late.sequence is sequence and late.missed_step <= step for late in self._late)
+
+    def _note_missed(self, plan: StepPlan, last_token_ms: float) -> None:
+        """Remember since when the sequences left out of a step are without a token.
+
+        A gap that is open already stays as it is, unless a token still in flight will close it.
+        """
+        for sequence in (*plan.preempted, *plan.deferred):
+            has_tokens = sequence.state == DECODING or sequence.generated_tokens > 0
+            is_open = self._missed(sequence, plan.step)
+            if sequence.in_flight > 0 or (has_tokens and not is_open):
+                self._late.append(Late(sequence, last_token_ms, plan.step))
 
     def _settle_late(self, plan: StepPlan, now_ms: float) -> int:
         """Record the stretched gaps that end with this step; returns how many of them decoded."""
-        left_out = set(plan.deferred)
         resumed = set(plan.prefilled)
+        second_token_ms = self._journal.second_token_ms
         num_decoding = 0
-        for sequence in list(self._late):
+        for late in list(self._late):
+            sequence = late.sequence
             is_resumed = sequence in resumed
-            if not is_resumed and (sequence.state != DECODING or sequence in left_out):
+            has_token = is_resumed or self._decoded(sequence, plan)
+            if plan.step <= late.missed_step or not has_token:
                 continue
-            self._journal.stalled_gaps_ms.append(now_ms - self._late.pop(sequence))
+            self._late.remove(late)
+            self._journal.stalled_gaps_ms.append(now_ms - late.last_token_ms)
             num_decoding += not is_resumed
-            if self._journal.second_token_ms[sequence.index] != (
-                self._journal.second_token_ms[sequence.index]
-            ):
-                self._journal.second_token_ms[sequence.index] = now_ms
+            if isnan(second_token_ms[sequence.index]):
+                second_token_ms[sequence.index] = now_ms
         return num_decoding
 
     def _log_row(
@@ -230,18 +257,19 @@ class Worker:
     ) -> None:
         scheduler = self._scheduler
         pool = scheduler.pool
-        row = (
-            self.worker_id,
-            self._start_ms,
-            now_ms - self._start_ms,
-            num_steps,
-            num_prefills,
-            prefill_tokens,
-            prefix_tokens,
-            num_decodes,
-            context_tokens,
-            len(scheduler.running),
-            scheduler.num_waiting,
-            self._usable_blocks - pool.blank_blocks - pool.idle_blocks,
+        journal = self._journal
+        journal.step_times.extend((self._start_ms, now_ms - self._start_ms))
+        journal.step_counts.extend(
+            (
+                self.worker_id,
+                num_steps,
+                num_prefills,
+                prefill_tokens,
+                prefix_tokens,
+                num_decodes,
+                context_tokens,
+                len(scheduler.running),
+                scheduler.num_waiting,
+                self._usable_blocks - pool.blank_blocks - pool.idle_blocks,
+            )
         )
-        self._journal.step_buffer.extend(row)

@@ -54,6 +54,8 @@ class VllmScheduler:
         self._head_is_blocked = False
         self._num_admissions = 0
         self._max_active = spec.max_active
+        self._watermark_blocks = spec.watermark_blocks
+        self._reserves_prompt = spec.scheduler_reserve_full_isl
         self._token_budget = spec.max_num_batched_tokens
         self._cap_threshold = spec.long_prefill_token_threshold
         self._is_async = spec.async_scheduling
@@ -306,11 +308,11 @@ class VllmScheduler:
     ) -> bool:
         """Whether the blocks for an admission are free (idle hits are, but must stay)."""
         end = hit_tokens + num_tokens
-        if self.spec.scheduler_reserve_full_isl:
+        if self._reserves_prompt:
             end = sequence.prompt_tokens + sequence.generated_tokens
         need = self._cache.blocks_between(hit_tokens, end) + hit.idle_blocks
         if self.running:
-            need += self.spec.watermark_blocks
+            need += self._watermark_blocks
         return need <= self.pool.blank_blocks + self.pool.idle_blocks
 
     def _seat(
