@@ -1,0 +1,106 @@
+"""The verdict on queues whose waits follow from the load (one server, first come first served)."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from toy_runs import toy_run
+
+from dynosim.metrics.saturation import Saturation, judge_saturation
+from dynosim.records import RequestStatus, RunResult
+
+SERVICE_MS = 100.0
+
+
+def queue(arrival_ms: np.ndarray, seed: int = 0) -> RunResult:
+    """A run whose requests were served one by one, SERVICE_MS each on average."""
+    rng = np.random.default_rng(seed)
+    service = rng.gamma(4.0, SERVICE_MS / 4, len(arrival_ms))
+    start, free = np.empty(len(arrival_ms)), 0.0
+    for index, arrival in enumerate(arrival_ms):
+        start[index] = max(arrival, free)
+        free = start[index] + service[index]
+    base = toy_run(len(arrival_ms), mean_output=0.01, mean_input=1).result
+    finish = start + service
+    log = replace(
+        base.requests,
+        arrival_ms=arrival_ms,
+        dispatch_ms=arrival_ms,
+        scheduled_ms=start,
+        first_token_ms=finish,
+        finish_ms=finish,
+    )
+    return replace(base, requests=log, end_ms=float(finish.max()))
+
+
+def poisson(load: float, count: int = 1000, seed: int = 0) -> np.ndarray:
+    gaps = np.random.default_rng(seed + 100).exponential(SERVICE_MS / load, count)
+    return np.concatenate(([0.0], np.cumsum(gaps)[:-1]))
+
+
+def verdict(arrival_ms: np.ndarray, seed: int = 0) -> Saturation:
+    return judge_saturation(queue(arrival_ms, seed))
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("load", [0.3, 0.8, 0.9])
+def test_a_load_below_the_limit_is_sustained(load: float, seed: int) -> None:
+    assert not verdict(poisson(load, seed=seed), seed).is_saturated
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("load", [1.2, 1.5, 3.0])
+def test_a_load_above_the_limit_is_saturation(load: float, seed: int) -> None:
+    found = verdict(poisson(load, seed=seed), seed)
+    assert found.is_saturated
+    assert found.wait_growth == pytest.approx(load - 1, rel=0.3, abs=0.12)
+
+
+def test_a_burst_at_the_end_of_a_comfortable_run_is_not_saturation() -> None:
+    calm = poisson(0.5)
+    burst = calm[-1] + np.linspace(0, SERVICE_MS, 150)
+    found = verdict(np.concatenate((calm, burst)))
+    assert not found.is_saturated
+    assert found.drain_ms > 100 * SERVICE_MS
+
+
+def test_a_burst_that_is_worked_off_before_the_end_is_not_saturation() -> None:
+    wave = np.concatenate((poisson(1.5, 400), poisson(1.5, 400)[-1] + poisson(0.4, 300)))
+    assert not verdict(wave).is_saturated
+
+
+def test_overload_in_the_second_half_is_saturation() -> None:
+    calm = poisson(0.5, 400)
+    assert verdict(np.concatenate((calm, calm[-1] + poisson(1.8, 1000)))).is_saturated
+
+
+def test_everything_at_once_is_saturation_when_the_queue_makes_the_latency() -> None:
+    assert verdict(np.zeros(500)).is_saturated
+    assert not verdict(np.zeros(1)).is_saturated
+
+
+def test_a_few_bursts_far_apart_are_not_saturation() -> None:
+    assert not verdict(np.repeat([0.0, 60_000.0, 120_000.0], 5)).is_saturated
+
+
+@pytest.mark.parametrize(("load", "expected"), [(0.5, False), (1.5, True), (3.0, True)])
+def test_a_run_cut_off_at_the_last_arrival_is_judged_alike(load: float, expected: bool) -> None:
+    run = queue(poisson(load))
+    log = run.requests
+    cut_ms = float(log.arrival_ms[-1])
+    late = log.finish_ms > cut_ms
+    log = replace(
+        log,
+        scheduled_ms=np.where(late, np.nan, log.scheduled_ms),
+        finish_ms=np.where(late, np.nan, log.finish_ms),
+        status=np.where(late, RequestStatus.UNFINISHED, RequestStatus.COMPLETED),
+    )
+    found = judge_saturation(replace(run, requests=log, end_ms=cut_ms))
+    assert found.is_saturated is expected
+
+
+def test_rejected_requests_are_not_offered_load() -> None:
+    run = queue(poisson(0.5, 20))
+    status = np.full(20, int(RequestStatus.REJECTED))
+    rejected = replace(run, requests=replace(run.requests, status=status))
+    assert judge_saturation(rejected).backlog_share is None
