@@ -4,7 +4,7 @@ Events are run ends and arrivals. Order at equal times: all step ends, then all 
 idle workers with work start, lowest id first; so an arrival at a step's end makes the next step.
 """
 
-import heapq
+from heapq import heappop, heappush
 
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.worker import Worker
@@ -48,13 +48,14 @@ class Fleet:
         self._path_offsets: list[int] = extents.path_offsets.tolist()
         self._path_blocks: list[int] = extents.path_blocks.tolist()
         self._num_requests = [0] * len(workers)
+        self._touched: list[int] = []  # workers with news in the current instant
         self._ends: list[tuple[float, int]] = []  # heap of (time, worker)
 
     def next_ms(self) -> float:
         """Time of the next event; infinity when nothing is left to happen."""
         ends = self._ends
         while ends and ends[0][0] != self._workers[ends[0][1]].end_ms:
-            heapq.heappop(ends)  # the run was cut short since
+            heappop(ends)  # the run was cut short since
         if ends and ends[0][0] < self._load.next_ms:
             return ends[0][0]
         return self._load.next_ms
@@ -65,7 +66,6 @@ class Fleet:
         load = self._load
         workers = self._workers
         journal = self._journal
-        heappush = heapq.heappush
         while True:
             now_ms = self.next_ms()
             if now_ms > until_ms or now_ms == NEVER:
@@ -73,24 +73,26 @@ class Fleet:
             self.now_ms = now_ms
             if len(journal.step_times) > FLUSH_LENGTH:
                 journal.flush()
-            touched: list[int] = []
+            touched = self._touched
             while ends and ends[0][0] == now_ms:
-                worker_id = heapq.heappop(ends)[1]
-                if workers[worker_id].end_ms == now_ms:
-                    finished = workers[worker_id].complete(now_ms)
+                worker_id = heappop(ends)[1]
+                worker = workers[worker_id]
+                if worker.end_ms == now_ms:
+                    finished = worker.complete(now_ms)
                     if finished:
                         self._note_ends(worker_id, finished, now_ms)
                     touched.append(worker_id)
             while load.next_ms == now_ms:
-                self._place(load.pop(), now_ms, touched)
+                self._place(load.pop(), now_ms)
             if len(touched) > 1:
-                touched = sorted(set(touched))
+                touched.sort()
             for worker_id in touched:
                 worker = workers[worker_id]
-                if worker.end_ms == NEVER:
+                if worker.end_ms == NEVER:  # also told twice, a worker starts once
                     worker.start(now_ms)
                     if worker.end_ms != NEVER:
                         heappush(ends, (worker.end_ms, worker_id))
+            touched.clear()
 
     def _note_ends(self, worker_id: int, finished: list[Sequence], now_ms: float) -> None:
         self._num_requests[worker_id] -= len(finished)
@@ -98,8 +100,8 @@ class Fleet:
             for sequence in finished:
                 self._load.on_end(sequence.index, now_ms)
 
-    def _place(self, index: int, now_ms: float, touched: list[int]) -> None:
-        """Route an arriving request and note its worker in `touched`."""
+    def _place(self, index: int, now_ms: float) -> None:
+        """Hand an arriving request to the worker that the policy chooses."""
         journal = self._journal
         journal.arrival_ms[index] = now_ms
         input_tokens = self._input_tokens[index]
@@ -113,8 +115,8 @@ class Fleet:
         journal.worker_id[index] = worker_id
         worker = self._workers[worker_id]
         if worker.enqueue(self._sequence(index, priority, now_ms), now_ms):
-            heapq.heappush(self._ends, (worker.end_ms, worker_id))
-        touched.append(worker_id)
+            heappush(self._ends, (worker.end_ms, worker_id))
+        self._touched.append(worker_id)
 
     def _sequence(self, index: int, priority: int, now_ms: float) -> Sequence:
         input_tokens = self._input_tokens[index]

@@ -116,11 +116,18 @@ class Worker:
         """End the current step or run; returns the requests that ended with it."""
         self.num_events += 1
         self.end_ms = NEVER
+        scheduler = self._scheduler
         plan = self._plan
         if plan is None:
-            return self._complete_run(now_ms)
-        self._plan = None
-        return self._complete_step(plan, now_ms)
+            self._deliver_run(now_ms)
+            finished = scheduler.finish_until(scheduler.decodes.step)
+        else:
+            self._plan = None
+            self._deliver_step(plan, now_ms)
+            finished = scheduler.finish_until(plan.step + 1)
+        if finished:
+            self._note_ends(finished, now_ms)
+        return finished
 
     def _start_step(self) -> None:
         """Plan single steps until one computes something, or nothing more can be done."""
@@ -150,7 +157,8 @@ class Worker:
                 journal.scheduled_ms[sequence.index] = self._start_ms
                 journal.cached_tokens[sequence.index] = sequence.cached_tokens
 
-    def _complete_run(self, now_ms: float) -> list[Sequence]:
+    def _deliver_run(self, now_ms: float) -> None:
+        """Do a run's steps and note them."""
         scheduler = self._scheduler
         num_decodes = scheduler.decodes.count
         if self._awaiting_second:
@@ -162,21 +170,14 @@ class Worker:
         self._run_steps = 0
         scheduler.advance(steps)
         self._log_row(now_ms, steps, 0, 0, 0, num_decodes, self._run_context)
-        finished = scheduler.finish_until(scheduler.decodes.step)
-        return self._end_requests(finished, now_ms) if finished else finished
 
-    def _complete_step(self, plan: StepPlan, now_ms: float) -> list[Sequence]:
-        self._deliver_tokens(plan, now_ms)
-        finished = self._scheduler.finish_step(plan)
-        return self._end_requests(finished, now_ms) if finished else finished
-
-    def _deliver_tokens(self, plan: StepPlan, now_ms: float) -> None:
+    def _deliver_step(self, plan: StepPlan, now_ms: float) -> None:
         """Note first, second and late tokens of a step, and the step itself."""
         journal = self._journal
         num_late = self._settle_late(plan, now_ms) if self._late else 0
         if self._awaiting_second:
             for sequence in self._awaiting_second:
-                if not self._missed(sequence, plan.step):
+                if not (self._late and self._missed(sequence, plan.step)):
                     journal.second_token_ms[sequence.index] = now_ms
             self._awaiting_second = []
         for sequence in plan.prefilled:
@@ -196,7 +197,7 @@ class Worker:
             plan.decode_context_tokens,
         )
 
-    def _end_requests(self, finished: list[Sequence], now_ms: float) -> list[Sequence]:
+    def _note_ends(self, finished: list[Sequence], now_ms: float) -> None:
         journal = self._journal
         for sequence in finished:
             index = sequence.index
@@ -206,7 +207,6 @@ class Worker:
             if sequence.preemptions:
                 journal.preemptions[index] = sequence.preemptions
                 self._late = [late for late in self._late if late.sequence is not sequence]
-        return finished
 
     def _decoded(self, sequence: Sequence, plan: StepPlan) -> bool:
         """Whether the step that ends decoded a sequence."""

@@ -99,8 +99,11 @@ class AsyncWorker(Worker):
         batch = self._outstanding.popleft()
         if self._run_steps == 0:
             self._start_ms = batch.start_ms
-            return self._complete_step(batch.plan, now_ms)
-        self._complete_async_run(batch, now_ms)
+            self._deliver_step(batch.plan, now_ms)
+            finished = self._scheduler.finish_step(batch.plan)
+            self._note_ends(finished, now_ms)
+            return finished
+        self._deliver_async_run(batch, now_ms)
         return []
 
     def _launch(self, plan: StepPlan, now_ms: float) -> None:
@@ -137,14 +140,14 @@ class AsyncWorker(Worker):
         """Whether a step decoded a sequence, whose state is by now that of a later step."""
         return sequence in plan.emitting
 
-    def _complete_async_run(self, first: Batch, now_ms: float) -> None:
+    def _deliver_async_run(self, first: Batch, now_ms: float) -> None:
         scheduler = self._scheduler
         steps = self._run_steps
         num_decodes = scheduler.decodes.count
         context = self._run_context
         self._run_steps = 0
         self._start_ms = first.start_ms
-        self._deliver_tokens(first.plan, first.end_ms)
+        self._deliver_step(first.plan, first.end_ms)
         if steps > 1:
             self._start_ms = first.end_ms
             self._log_row(now_ms, steps - 1, 0, 0, 0, num_decodes, context)
