@@ -102,7 +102,7 @@ class Worker:
         """Begin the next step or run, if there is work; call only when idle."""
         scheduler = self._scheduler
         self._start_ms = now_ms
-        steps = 0 if self._steps_singly or self._late else scheduler.uniform_steps()
+        steps = 0 if self._steps_singly or self._must_settle() else scheduler.uniform_steps()
         if steps == 0:
             self._start_step()
             return
@@ -207,6 +207,10 @@ class Worker:
             if sequence.preemptions:
                 journal.preemptions[index] = sequence.preemptions
                 self._late = [late for late in self._late if late.sequence is not sequence]
+
+    def _must_settle(self) -> bool:
+        """Whether a sequence that missed a step decodes in the next one."""
+        return bool(self._late) and any(late.sequence.state == DECODING for late in self._late)
 
     def _decoded(self, sequence: Sequence, plan: StepPlan) -> bool:
         """Whether the step that ends decoded a sequence."""

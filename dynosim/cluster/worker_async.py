@@ -116,7 +116,7 @@ class AsyncWorker(Worker):
 
     def _is_steady(self) -> bool:
         """Whether the only outstanding batch decodes just what the next ones will."""
-        if self._steps_singly or self._late or len(self._outstanding) != 1:
+        if self._steps_singly or self._must_settle() or len(self._outstanding) != 1:
             return False
         plan = self._outstanding[0].plan
         is_pure = plan.num_prefills == 0 and plan.num_resumed_decodes == 0

@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""Compares every request's times with those of NVIDIA Dynamo's compiled simulator.
+
+    python benchmarks/agreement.py --trace TRACE --peer-python ENV/bin/python --workers 1,4,16
+
+Same trace, configuration and (polynomial) timing on both sides, see `replay.py`. Requests are
+paired by arrival, lengths and, among equals, first token time. Printed per figure: ours, the
+peer's, the difference; then the largest difference of any single request.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from replay import BLOCK_SIZE, NUM_BLOCKS, SHARED, run_file, unpacked
+
+from dynosim.config import load_run
+from dynosim.runner import run
+
+STATISTICS = ("mean", "median", "p90", "p95", "p99")
+
+
+def peer_requests(args: argparse.Namespace, trace: Path, workers: int) -> list[dict[str, Any]]:
+    """The peer's per-request records."""
+    with tempfile.NamedTemporaryFile(suffix=".jsonl") as out:
+        command = [args.peer_python, str(args.peer_script), str(trace)]
+        command += ["--workers", str(workers), "--block-size", str(BLOCK_SIZE)]
+        command += ["--num-gpu-blocks", str(NUM_BLOCKS), "--per-request", out.name]
+        subprocess.run(command, check=True, capture_output=True)
+        with open(out.name) as lines:
+            return [json.loads(line) for line in lines]
+
+
+def columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """The peer's columns in the order in which requests are paired."""
+    names = {
+        "arrival": "arrival_time_ms",
+        "input": "input_length",
+        "output": "output_length",
+        "first": "first_token_ms",
+        "last": "last_token_ms",
+        "cached": "reused_input_tokens",
+    }
+    data = {key: np.array([row[name] for row in rows], float) for key, name in names.items()}
+    return paired(data)
+
+
+def paired(data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Columns sorted by arrival, lengths and first token."""
+    arrival = np.round(data["arrival"], 3)
+    order = np.lexsort((data["first"], data["output"], data["input"], arrival))
+    return {key: values[order] for key, values in data.items()}
+
+
+def our_columns(config: Path, workers: int) -> dict[str, np.ndarray]:
+    """Ours, likewise."""
+    log = run(load_run(config, [f"cluster.workers={workers}"])).result.requests
+    return paired(
+        {
+            "arrival": log.arrival_ms,
+            "input": log.input_tokens.astype(float),
+            "output": log.output_tokens.astype(float),
+            "first": log.first_token_ms,
+            "last": log.finish_ms,
+            "cached": log.cached_tokens.astype(float),
+        }
+    )
+
+
+def statistic(sample: np.ndarray, name: str) -> float:
+    """Mean, median or nearest-rank percentile."""
+    if name == "mean":
+        return float(sample.mean())
+    share = 0.5 if name == "median" else int(name[1:]) / 100
+    return float(np.sort(sample)[int((len(sample) - 1) * share + 0.5)])
+
+
+def report(ours: dict[str, np.ndarray], peer: dict[str, np.ndarray], workers: int) -> None:
+    """Print one comparison."""
+    print(f"\n{workers} workers, {len(ours['first'])} requests")
+    for latency, end in (("ttft_ms", "first"), ("e2e_ms", "last")):
+        a, b = ours[end] - ours["arrival"], peer[end] - peer["arrival"]
+        for name in STATISTICS:
+            x, y = statistic(a, name), statistic(b, name)
+            print(f"  {name + '_' + latency:<16} {x:>16.6f} {y:>16.6f} {100 * (x / y - 1):+.6f} %")
+        gap = np.abs(ours[end] - peer[end])
+        equal = int((gap < 1e-3).sum())
+        print(f"  any request      largest difference {gap.max():.2e} ms; {equal} within 1 us")
+    same = int((ours["cached"] == peer["cached"]).sum())
+    print(f"  reused tokens    equal for {same} of {len(ours['cached'])} requests")
+
+
+def main() -> None:
+    """Run the comparison."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    default = SHARED / "traces" / "mooncake_conversation.jsonl.gz"
+    parser.add_argument("--trace", type=Path, default=default)
+    parser.add_argument("--workers", default="4,16")
+    parser.add_argument("--peer-python", default=os.environ.get("PEER_PYTHON"))
+    parser.add_argument("--peer-script", type=Path, default=SHARED / "tools" / "peer_replay.py")
+    args = parser.parse_args()
+    if not args.peer_python:
+        sys.exit("give the python of an environment with ai-dynamo-runtime 1.6.1: --peer-python")
+    with tempfile.TemporaryDirectory() as folder:
+        trace = unpacked(args.trace, 1, Path(folder))
+        config = run_file(trace, Path(folder))
+        for workers in map(int, args.workers.split(",")):
+            peer = columns(peer_requests(args, trace, workers))
+            report(our_columns(config, workers), peer, workers)
+
+
+if __name__ == "__main__":
+    main()
