@@ -15,7 +15,6 @@ from dynosim.router.policies import RoutingPolicy
 from dynosim.workload.extents import PrefixExtents
 from dynosim.workload.load import NEVER, LoadDriver
 
-
 FLUSH_LENGTH = 20_000  # buffered step times: a few MB with the counts beside them
 
 
@@ -60,8 +59,11 @@ class Fleet:
             return ends[0][0]
         return self._load.next_ms
 
-    def run_until(self, until_ms: float) -> None:
-        """Process every event before or at `until_ms`."""
+    def run_until(self, until_ms: float) -> None:  # noqa: C901
+        """Process every event before or at `until_ms`.
+
+        The one hot loop, hence one function: it runs once per scheduling event.
+        """
         ends = self._ends
         load = self._load
         workers = self._workers

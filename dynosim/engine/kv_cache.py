@@ -42,9 +42,7 @@ class KvCache:
         if not self.has_prefix_caching:
             return PrefixHit([], 0, 0, 0)
         known = sequence.prompt_tokens + sequence.generated_tokens
-        extents, num_blocks, idle = self.pool.lookup(
-            sequence.path, (known - 1) // self.block_size
-        )
+        extents, num_blocks, idle = self.pool.lookup(sequence.path, (known - 1) // self.block_size)
         own = sequence.own
         if own is None or num_blocks < sequence.path_blocks:
             return PrefixHit(extents, num_blocks, 0, idle)
@@ -75,9 +73,7 @@ class KvCache:
             parent = sequence.path[-1] if sequence.path else None
             first = sequence.own_published
             sequence.own_published = full - path_blocks
-            self.pool.publish_stored(
-                -1 - sequence.index, first, full - path_blocks - first, parent
-            )
+            self.pool.publish_stored(-1 - sequence.index, first, full - path_blocks - first, parent)
 
     def release(self, sequence: Sequence) -> None:
         """Free all blocks, the last one first; full ones stay cached."""

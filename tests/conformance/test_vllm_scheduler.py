@@ -1,7 +1,8 @@
 """Our scheduler decides what vLLM 0.32's own scheduler decided, step by step.
 
 `random_scenarios.jsonl.gz` was generated for dynosim and recorded with vLLM's scheduler: small
-engines under pressure, both policies, caps, watermarks, caching and chunking on and off, both loops.
+engines under pressure, both policies, caps, watermarks, caching and chunking on and off, both
+loops.
 """
 
 import gzip

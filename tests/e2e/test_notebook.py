@@ -20,16 +20,14 @@ space:
 
 @pytest.fixture
 def sweep_folder(tmp_path: Path) -> Path:
-    from typer.testing import CliRunner
-
-    from dynosim.cli import app
+    from dynosim.config import load_sweep
+    from dynosim.sweep.run import run_sweep
 
     spec = tmp_path / "small.yaml"
     spec.write_text(SWEEP)
-    out = tmp_path / "out"
-    done = CliRunner().invoke(app, ["sweep", str(spec), "--out", str(out), "--jobs", "1"])
-    assert done.exit_code == 0, done.output
-    return out
+    outcome = run_sweep(load_sweep(spec, []), tmp_path / "out", jobs=1)
+    assert outcome.num_failed == 0, outcome.summary["not_run"]
+    return outcome.folder
 
 
 def load(root: Path):

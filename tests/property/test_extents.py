@@ -25,9 +25,7 @@ def block_names(trace: Trace, request: int, block_size: int) -> list[tuple[int, 
 def blocks_by_extent(extents: PrefixExtents, request: int) -> list[tuple[int, int]]:
     """Each full block of a prompt, named by its extent and its place in it."""
     first, last = extents.path_offsets[request], extents.path_offsets[request + 1]
-    return [
-        (int(e), k) for e in extents.path[first:last] for k in range(extents.extent_blocks[e])
-    ]
+    return [(int(e), k) for e in extents.path[first:last] for k in range(extents.extent_blocks[e])]
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,52 +1,35 @@
-"""Runs scheduler scenarios through our engine core and compares step logs with recorded ones.
+"""Drives our engine core through a scenario the way vLLM's two engine loops drive theirs.
 
-A scenario is a small workload with an engine configuration; a golden file is what vLLM's own
-scheduler did with it, step by step. Times are integers: nanoseconds, or ticks when the scenario
-has no timing. The driver mirrors vLLM's two engine loops; all decisions are the scheduler's.
+Times are integers: nanoseconds, or ticks when the scenario has no timing. All decisions are the
+scheduler's.
 """
 
-import json
-import sys
 from collections import deque
 from dataclasses import dataclass, field
-from hashlib import sha256
-from pathlib import Path
-from typing import Any
+from itertools import pairwise
 
+from dynosim.conformance.log import Json, compact_steps, steps_digest
+from dynosim.conformance.scenario import BlockTree, prompt_tokens_of, spec_of
 from dynosim.engine.plan import StepPlan
 from dynosim.engine.sequence import Sequence
-from dynosim.engine.spec import EngineSpec
 from dynosim.engine.vllm import VllmScheduler
-from dynosim.errors import ConfigError, DynosimError
+from dynosim.errors import ConfigError
 from dynosim.timing.formulas import LinearModel
 
 MODELLED_VLLM = "0.32.0"
 PIPELINE_DEPTH = 2  # batches outstanding with asynchronous scheduling
 IDLE_CALLS_TO_GIVE_UP = 4
 
-Json = dict[str, Any]
-
-
-def spec_of(engine: Json) -> EngineSpec:
-    """The engine section of a scenario as a spec; unknown keys are errors."""
-    known = set(EngineSpec.__dataclass_fields__)
-    unknown = sorted(set(engine) - known)
-    if unknown:
-        raise ConfigError(f"engine: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
-    return EngineSpec(**engine)
-
-
-def prompt_tokens_of(request: Json) -> list[int]:
-    """Token ids of a request's prompt, from any of the three forms a scenario may use."""
-    if "prompt_tokens" in request:
-        return list(request["prompt_tokens"])
-    if "prompt_ranges" in request:
-        return [t for start, count in request["prompt_ranges"] for t in range(start, start + count)]
-    size, length = request["trace_block_size"], request["input_length"]
-    tokens = [t for h in request["hash_ids"] for t in range(h * size, h * size + size)]
-    if len(tokens) < length:
-        raise ConfigError(f"{request['id']}: hash_ids cover {len(tokens)} < {length} tokens")
-    return tokens[:length]
+_COEFFICIENTS = ("c0", "c1", "c2", "c3")
+_TOTALS = (
+    "stored",
+    "removed",
+    "preemptions",
+    "hit_tokens",
+    "sched_tokens",
+    "prefill_tokens",
+    "decode_tokens",
+)
 
 
 @dataclass(slots=True)
@@ -78,30 +61,6 @@ class Batch:
     def counts(self) -> bool:
         """Whether the log shows it."""
         return bool(self.record["sched"] or self.record["pre"])
-
-
-class BlockTree:
-    """Names the full blocks of all requests: equal prefixes get equal content ids."""
-
-    def __init__(self, block_size: int) -> None:
-        self.block_size = block_size
-        self.labels: list[str] = []  # by content id
-        self._children: dict[tuple[int, tuple[int, ...]], int] = {}
-
-    def path_of(self, request_id: str, tokens: list[int]) -> list[int]:
-        """The path of a sequence, one block an extent; new blocks are labelled after it."""
-        size = self.block_size
-        path: list[int] = []
-        parent = -1
-        for index in range(len(tokens) // size):
-            key = (parent, tuple(tokens[index * size : (index + 1) * size]))
-            content = self._children.get(key)
-            if content is None:
-                content = self._children[key] = len(self.labels)
-                self.labels.append(f"{request_id}:{index}")
-            path.append(content)
-            parent = content
-        return path
 
 
 class ScenarioRun:
@@ -206,33 +165,39 @@ class ScenarioRun:
             if not self._wants_call() and not outstanding:
                 if not self.arrivals:
                     return
-                self.now = max(self.now, self.arrivals[0][0])
+                self._skip_to_arrival()
                 continue
             if self._wants_call():
                 batch = self._schedule(max(self.now, device_free_at) if self.has_time else self.now)
                 device_free_at = batch.end
                 outstanding.append(batch)
-                if not self.has_time:
-                    self.now += 1
+                self.now += not self.has_time
                 idle_calls = 0 if batch.counts else idle_calls + 1
                 is_executed = bool(batch.record["sched"])
                 if len(outstanding) < PIPELINE_DEPTH and (is_executed or self._wants_call()):
                     continue
-            if not outstanding:
-                continue
-            batch = outstanding.popleft()
-            if self.has_time:
-                self.now = max(self.now, batch.end)
-            self._deliver(batch)
-            idle_calls = 0 if batch.counts else idle_calls
-            self._check_length()
+            idle_calls = self._deliver_oldest(outstanding, idle_calls)
             if idle_calls > IDLE_CALLS_TO_GIVE_UP and self.scheduler.has_work:
                 if not self.arrivals:
                     self.stuck = True
                     return
                 if self.has_time:
-                    self.now = max(self.now, self.arrivals[0][0])
+                    self._skip_to_arrival()
                 idle_calls = 0
+
+    def _deliver_oldest(self, outstanding: deque[Batch], idle_calls: int) -> int:
+        """Wait for the oldest batch; returns the calls in a row that did nothing."""
+        if not outstanding:
+            return idle_calls
+        batch = outstanding.popleft()
+        if self.has_time:
+            self.now = max(self.now, batch.end)
+        self._deliver(batch)
+        self._check_length()
+        return 0 if batch.counts else idle_calls
+
+    def _skip_to_arrival(self) -> None:
+        self.now = max(self.now, self.arrivals[0][0])
 
     def _wants_call(self) -> bool:
         """vLLM also calls its scheduler once after a request ended, to pass the news on."""
@@ -390,57 +355,8 @@ class ScenarioRun:
         if self.has_time and times:
             row["ttft"] = times[0] - note.arrival
             row["e2e"] = times[-1] - note.arrival
-            row["max_itl"] = max((b - a for a, b in zip(times, times[1:], strict=False)), default=0)
+            row["max_itl"] = max((b - a for a, b in pairwise(times)), default=0)
         return row
-
-
-_COEFFICIENTS = ("c0", "c1", "c2", "c3")
-_TOTALS = (
-    "stored",
-    "removed",
-    "preemptions",
-    "hit_tokens",
-    "sched_tokens",
-    "prefill_tokens",
-    "decode_tokens",
-)
-
-
-def step_line(step: Json) -> str:
-    """Canonical text of a step, over which `steps_sha256` is taken."""
-    rows = ",".join(":".join(map(str, row)) for row in step["sched"])
-    line = (
-        f"{rows}|pre={','.join(step['pre'])}|fin={','.join(step['fin'])}"
-        f"|free={step['free']}|free_end={step['free_end']}"
-    )
-    return f"{line}|t={step['t0']}-{step['t1']}" if "t0" in step else line
-
-
-def steps_digest(steps: list[Json]) -> str:
-    """SHA-256 over the canonical lines of all steps."""
-    return sha256("".join(step_line(step) + "\n" for step in steps).encode()).hexdigest()
-
-
-def compact_steps(steps: list[Json]) -> list[list[int]]:
-    """Runs of steps with equal totals: count, prefill tokens, decode requests, prefill requests,
-    new blocks, hit tokens, preempted, finished."""
-    runs: list[list[int]] = []
-    for step in steps:
-        prefills = [row for row in step["sched"] if row[2] == "P"]
-        totals = [
-            sum(row[1] for row in prefills),
-            len(step["sched"]) - len(prefills),
-            len(prefills),
-            sum(row[4] for row in step["sched"]),
-            sum(row[5] for row in step["sched"] if row[5] > 0),
-            len(step["pre"]),
-            len(step["fin"]),
-        ]
-        if runs and runs[-1][1:] == totals:
-            runs[-1][0] += 1
-        else:
-            runs.append([1, *totals])
-    return runs
 
 
 def run_scenario(scenario: Json) -> Json:
@@ -451,72 +367,6 @@ def run_scenario(scenario: Json) -> Json:
     try:
         return ScenarioRun(scenario).run()
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{scenario.get('name', 'scenario')}: not well formed: {error!r}") from error
-
-
-def format_log(log: Json) -> str:
-    """The log as JSON, one step or request a line."""
-    parts = []
-    for key, value in log.items():
-        if key in ("steps", "requests", "steps_rle"):
-            rows = ",\n".join("  " + json.dumps(row, separators=(",", ":")) for row in value)
-            parts.append(f' "{key}": [\n{rows}\n ]')
-        else:
-            parts.append(f' "{key}": {json.dumps(value)}')
-    return "{\n" + ",\n".join(parts) + "\n}\n"
-
-
-def first_difference(log: Json, golden: Json) -> str | None:
-    """The first place where a log departs from a golden one, or None. Versions are not compared."""
-    for key in ("steps", "steps_rle", "requests"):
-        if key not in golden or key not in log:
-            continue
-        ours, theirs = log[key], golden[key]
-        for index, (a, b) in enumerate(zip(ours, theirs, strict=False)):
-            if a != b:
-                return f"{key}[{index}]:\n  ours   {json.dumps(a)}\n  golden {json.dumps(b)}"
-        if len(ours) != len(theirs):
-            return f"{key}: ours has {len(ours)} entries, golden {len(theirs)}"
-    for key, value in golden.items():
-        if key not in ("vllm", "steps", "steps_rle", "requests") and log.get(key) != value:
-            return f"{key}: ours {log.get(key)!r}, golden {value!r}"
-    return None
-
-
-def main_command(scenarios: list[Path], golden: Path | None, as_json: bool) -> int:
-    """`dynosim conformance`: print logs, or compare them with a folder of golden ones.
-
-    Returns 0, or 1 at the first difference. Raises ConfigError for files that cannot be read.
-    """
-    verdicts = []
-    for path in scenarios:
-        log = run_scenario(_load(path))
-        if golden is None:
-            sys.stdout.write(format_log(log))
-            continue
-        difference = first_difference(log, _load(golden / path.name))
-        verdicts.append({"scenario": path.stem, "equal": difference is None, "at": difference})
-        if not as_json:
-            steps = f"{log['num_steps']} steps"
-            print(f"{path.stem}: {'equal, ' + steps if difference is None else 'DIFFERENT'}")
-        if difference is not None:
-            print(f"{path.stem}: {difference}", file=sys.stderr)
-            break
-    if as_json and golden is not None:
-        sys.stdout.write(json.dumps({"scenarios": verdicts}, indent=2) + "\n")
-    return 0 if all(verdict["equal"] for verdict in verdicts) else 1
-
-
-def _load(path: Path) -> Json:
-    try:
-        loaded = json.loads(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: not JSON: {error}") from error
-    if not isinstance(loaded, dict):
-        raise ConfigError(f"{path}: expected a JSON object")
-    return loaded
-
-
-__all__ = ["DynosimError", "first_difference", "format_log", "main_command", "run_scenario"]
+        raise ConfigError(
+            f"{scenario.get('name', 'scenario')}: not well formed: {error!r}"
+        ) from error

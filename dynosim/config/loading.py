@@ -1,0 +1,66 @@
+"""From a file (and `--set`) to a checked run configuration, and back to a file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from dynosim.config.explain import explain
+from dynosim.config.overrides import apply_overrides
+from dynosim.config.problems import Problem
+from dynosim.config.schema import RunConfig, is_path
+from dynosim.config.yaml_source import Document, read_document
+
+
+def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The run file at `path`, changed by the overrides.
+
+    Raises: ConfigError that tells every problem with its file, line, key and remedy.
+    """
+    document = read_document(Path(path))
+    apply_overrides(document, overrides)
+    return run_config(document)
+
+
+def run_config_from_dict(data: dict[str, Any], source: str = "configuration") -> RunConfig:
+    """A run configuration from plain data; `source` names it in messages. Raises: ConfigError."""
+    return run_config(Document(data, source, Path.cwd()))
+
+
+def run_config(document: Document) -> RunConfig:
+    """The document as a run configuration. Raises: ConfigError."""
+    checked = check_run(document.data, document.folder)
+    if isinstance(checked, RunConfig):
+        return checked
+    raise document.error(checked)
+
+
+def check_run(data: dict[str, Any], folder: Path) -> RunConfig | list[Problem]:
+    """The data as a run configuration, or all that is wrong with it."""
+    try:
+        config = RunConfig.model_validate(data)
+    except ValidationError as error:
+        return explain(error, RunConfig, data)
+    config._base_dir = folder
+    return config
+
+
+def dump_run(config: RunConfig) -> str:
+    """A run file that stands for itself: defaults written out, file names absolute."""
+    import yaml
+
+    return yaml.safe_dump(resolved(config), sort_keys=False, allow_unicode=True)
+
+
+def resolved(config: RunConfig) -> dict[str, Any]:
+    """The configuration as plain data, without keys left at null, file names absolute."""
+    data = config.model_dump(mode="json", exclude_none=True)
+    places = [(data, key) for key in ("model", "hardware") if is_path(data.get(key, ""))]
+    places += [(data["workload"], "trace"), (data["timing"], "file")]
+    synthetic = data["workload"].get("synthetic", {})
+    places += [(section, "trace") for section in synthetic.values() if isinstance(section, dict)]
+    for section, key in places:
+        if key in section:
+            section[key] = str(config.resolve(section[key]).resolve())
+    return data

@@ -1,0 +1,71 @@
+"""`--set a.b=v`: changes to a file's data before it is checked."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from dynosim.config.keys import SWEEP_KEYS, key_problem
+from dynosim.config.problems import Path, Problem
+from dynosim.config.yaml_source import Document, parse_value
+from dynosim.errors import ConfigError
+
+
+def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
+    """Sets each `key=value` in the document; a later one wins.
+
+    Raises: ConfigError naming `--set key` for a malformed one, an unknown key or a bad value.
+    """
+    problems: list[Problem] = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        key = key.strip()
+        if not equals or not key or "" in key.split("."):
+            raise ConfigError(f"--set {override}: expected key=value (like `--set seed=1`)")
+        name = f"--set {key}"
+        path = split_key(key)
+        document.places = _without_below(document.places, path)
+        document.places[path] = name
+        _put(document.data, path, parse_value(text, name=name), problems)
+    for override in overrides:
+        path = split_key(override.partition("=")[0].strip())
+        known_bad = path[0] in SWEEP_KEYS or any(problem.path == path for problem in problems)
+        if not known_bad and (found := key_problem(path, document.data)):
+            problems.append(Problem(path, *found))
+    if problems:
+        raise document.error(problems)
+
+
+def split_key(key: str) -> Path:
+    """`a.b.c` in parts; below `space` the rest is one dotted key."""
+    if key.startswith("space."):
+        return ("space", key.removeprefix("space."))
+    return tuple(key.split("."))
+
+
+def put(data: dict[str, Any], path: Path, value: Any) -> dict[str, Any]:
+    """A copy of `data` with the value at `path`; sections on the way are made."""
+    result = dict(data)
+    head, rest = path[0], path[1:]
+    if rest:
+        below = result.get(str(head))
+        value = put(below if isinstance(below, dict) else {}, rest, value)
+    result[str(head)] = value
+    return result
+
+
+def _put(data: dict[str, Any], path: Path, value: Any, problems: list[Problem]) -> None:
+    for depth, part in enumerate(path[:-1]):
+        below = data.get(str(part))
+        if below is None:
+            below = {}
+        if not isinstance(below, dict):
+            where = path[: depth + 1]
+            problems.append(Problem(path, f"{part} is a value, not a section of keys",
+                                    f"set {'.'.join(map(str, where))} itself"))  # fmt: skip
+            return
+        data[str(part)] = dict(below)
+        data = data[str(part)]
+    data[str(path[-1])] = value
+
+
+def _without_below(places: dict[Path, str], path: Path) -> dict[Path, str]:
+    return {key: place for key, place in places.items() if key[: len(path)] != path}

@@ -1,0 +1,157 @@
+"""The run file. Every field has its unit in its name and its default here, once."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, PlainValidator, PrivateAttr, model_validator
+
+from dynosim.config.base import Amount, Count, PositiveMs, Section, check_rules, refuse
+from dynosim.config.timing import NEEDS_MODEL, TimingConfig
+from dynosim.config.workload import WorkloadConfig
+
+
+def _num_blocks(value: Any) -> int | str:
+    if value == "auto" or (type(value) is int and 2 <= value <= 1 << 40):
+        return value  # type: ignore[no-any-return]
+    raise refuse(f"expected auto or an integer >= 2, got {value!r}", "one block is a placeholder")
+
+
+NumBlocks = Annotated[int | Literal["auto"], PlainValidator(_num_blocks)]
+
+
+class EngineConfig(Section):
+    """One engine, in vLLM's words; defaults are the server's on a large GPU unless noted."""
+
+    kind: Literal["vllm"] = "vllm"
+    tensor_parallel: Annotated[int, Field(ge=1, le=1024)] = 1  # GPUs per worker
+    block_size: Annotated[int, Field(ge=1, le=1 << 20)] = 16  # tokens per KV block
+    num_gpu_blocks: NumBlocks = "auto"  # as vLLM prints it: one is never handed out
+    max_num_seqs: Count = 256
+    max_num_batched_tokens: Count = 8192
+    max_model_len: Count | None = None  # None: the model's context, or what the cache holds
+    enable_prefix_caching: bool = True
+    enable_chunked_prefill: bool = True
+    long_prefill_token_threshold: Amount = 0  # 0: no cap
+    long_prefill_token_threshold_adaptive: bool = False
+    policy: Literal["fcfs", "priority"] = "fcfs"
+    watermark: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of blocks admissions leave free
+    scheduler_reserve_full_isl: bool = True
+    max_num_active_seqs: Count | None = None  # None: max_num_seqs
+    async_scheduling: bool = False
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.92  # vLLM 0.32
+    quantization: str | None = None  # None: the checkpoint's own
+    kv_cache_dtype: Literal["auto", "fp8"] = "auto"
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        """Refuses what vLLM refuses to start with."""
+        tokens, seqs, context = (self.max_num_batched_tokens, self.max_num_seqs, self.max_model_len)
+        threshold, active = self.long_prefill_token_threshold, self.max_num_active_seqs
+        check_rules(
+            [
+                ("max_num_batched_tokens", tokens < seqs,
+                 f"{tokens} is less than max_num_seqs ({seqs}); vLLM refuses that",
+                 "raise it, or lower max_num_seqs"),
+                ("max_num_batched_tokens",
+                 not self.enable_chunked_prefill and context is not None and tokens < context,
+                 f"{tokens} is less than max_model_len ({context}), without chunked prefill",
+                 "vLLM refuses that: raise it, or enable chunked prefill"),
+                ("long_prefill_token_threshold", context is not None and threshold > context,
+                 f"{threshold} is more than max_model_len ({context}); vLLM refuses that",
+                 "lower it"),
+                ("max_num_active_seqs", active is not None and active > seqs,
+                 f"{active} is more than max_num_seqs ({seqs}); vLLM refuses that", "lower it"),
+            ]
+        )  # fmt: skip
+        return self
+
+
+class ClusterConfig(Section):
+    """Equal workers that each serve whole requests (`agg`)."""
+
+    mode: Literal["agg"] = "agg"
+    workers: Annotated[int, Field(ge=1, le=65536)] = 1
+    max_sim_time_ms: PositiveMs | None = None  # cut the run off at this virtual time
+
+
+class RouterConfig(Section):
+    """Which worker gets the next request."""
+
+    mode: Literal["round-robin", "random", "least-loaded"] = "round-robin"
+
+
+class SlaConfig(Section):
+    """Bounds that a request must keep to count as good; a missing one is no bound."""
+
+    ttft_ms: PositiveMs | None = None
+    itl_ms: PositiveMs | None = None
+    e2e_ms: PositiveMs | None = None
+
+
+def is_path(name: str) -> bool:
+    """Whether a model or hardware is given as a file or folder, not by its name."""
+    return name.endswith((".json", ".yaml", ".yml")) or name.startswith((".", "/", "~"))
+
+
+class RunConfig(Section):
+    """One configuration of one simulated cluster under one workload."""
+
+    name: str = ""
+    model: str | None = None
+    hardware: str | None = None
+    workload: WorkloadConfig
+    engine: EngineConfig = EngineConfig()
+    timing: TimingConfig
+    cluster: ClusterConfig = ClusterConfig()
+    router: RouterConfig = RouterConfig()
+    sla: SlaConfig | None = None
+    seed: Annotated[int, Field(ge=0, le=(1 << 63) - 1)] = 0
+    _base_dir: Path = PrivateAttr(default_factory=Path)
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        kind = self.timing.kind
+        why = f"timing kind {kind} needs it" if kind in NEEDS_MODEL else ""
+        if not why and self.engine.num_gpu_blocks == "auto":
+            why = "engine.num_gpu_blocks: auto needs it"
+        remedy = {
+            "model": "add `model: Qwen/Qwen3-32B` or another known name",
+            "hardware": "add `hardware: h200_sxm` or another known name",
+        }
+        check_rules(
+            (key, bool(why) and getattr(self, key) is None, f"missing; {why}", remedy[key])
+            for key in ("model", "hardware")
+        )
+        return self
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of the whole cluster."""
+        return self.cluster.workers * self.engine.tensor_parallel
+
+    @property
+    def base_dir(self) -> Path:
+        """Folder of the file this came from."""
+        return self._base_dir
+
+    @property
+    def model_source(self) -> str | None:
+        """The model's name, or where its config.json is."""
+        return self._located(self.model)
+
+    @property
+    def hardware_source(self) -> str | None:
+        """The hardware's name, or where its data sheet is."""
+        return self._located(self.hardware)
+
+    def _located(self, name: str | None) -> str | None:
+        return str(self.resolve(name)) if name is not None and is_path(name) else name
+
+    def resolve(self, name: str) -> Path:
+        """Where the file `name` is: from the current folder, the file's, or that one's parent.
+
+        The first place that has it wins; if none has, the name as given (its reader will say so).
+        """
+        given = Path(name).expanduser()
+        places = (given, self._base_dir / given, self._base_dir.parent / given)
+        return next((place for place in places if place.exists()), given)

@@ -1,0 +1,54 @@
+"""What a scenario asks for: an engine, prompts as token ids, and which blocks they share."""
+
+from typing import Any
+
+from dynosim.engine.spec import EngineSpec
+from dynosim.errors import ConfigError
+
+Json = dict[str, Any]
+
+
+def spec_of(engine: Json) -> EngineSpec:
+    """The engine section of a scenario as a spec; unknown keys are errors."""
+    known = set(EngineSpec.__dataclass_fields__)
+    unknown = sorted(set(engine) - known)
+    if unknown:
+        raise ConfigError(f"engine: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    return EngineSpec(**engine)
+
+
+def prompt_tokens_of(request: Json) -> list[int]:
+    """Token ids of a request's prompt, from any of the three forms a scenario may use."""
+    if "prompt_tokens" in request:
+        return list(request["prompt_tokens"])
+    if "prompt_ranges" in request:
+        return [t for start, count in request["prompt_ranges"] for t in range(start, start + count)]
+    size, length = request["trace_block_size"], request["input_length"]
+    tokens = [t for h in request["hash_ids"] for t in range(h * size, h * size + size)]
+    if len(tokens) < length:
+        raise ConfigError(f"{request['id']}: hash_ids cover {len(tokens)} < {length} tokens")
+    return tokens[:length]
+
+
+class BlockTree:
+    """Names the full blocks of all requests: equal prefixes get equal content ids."""
+
+    def __init__(self, block_size: int) -> None:
+        self.block_size = block_size
+        self.labels: list[str] = []  # by content id
+        self._children: dict[tuple[int, tuple[int, ...]], int] = {}
+
+    def path_of(self, request_id: str, tokens: list[int]) -> list[int]:
+        """The path of a sequence, one block an extent; new blocks are labelled after it."""
+        size = self.block_size
+        path: list[int] = []
+        parent = -1
+        for index in range(len(tokens) // size):
+            key = (parent, tuple(tokens[index * size : (index + 1) * size]))
+            content = self._children.get(key)
+            if content is None:
+                content = self._children[key] = len(self.labels)
+                self.labels.append(f"{request_id}:{index}")
+            path.append(content)
+            parent = content
+        return path

@@ -1,0 +1,132 @@
+"""Laws that every finished run obeys, whatever its configuration; a breach is our bug."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynosim.errors import InvariantError
+from dynosim.records import FloatArray, RequestLog, RequestStatus, RunResult, StepLog, Trace
+
+TOLERANCE_MS = 1e-6  # rounding of sums of many step times
+
+BoolArray = NDArray[np.bool_]
+
+
+def check_conservation(result: RunResult, trace: Trace) -> None:
+    """Nothing is lost and nothing happens before its cause.
+
+    Raises: InvariantError naming the law and the first request or step row that breaks it.
+    """
+    _check_requests(result, trace)
+    _check_times(result.requests)
+    _check_steps(result)
+    _check_tokens(result)
+    _check_prefill(result)
+
+
+def _fail(law: str, detail: str) -> None:
+    raise InvariantError(f"{law}: {detail}; this is a bug of dynosim, please report it")
+
+
+def _check_all(law: str, holds: BoolArray, what: str) -> None:
+    if not holds.all():
+        index = int(np.argmin(holds))
+        _fail(law, f"{what} {index} breaks it ({int((~holds).sum())} in all)")
+
+
+def _check_requests(result: RunResult, trace: Trace) -> None:
+    log = result.requests
+    if len(log.status) != len(trace):
+        _fail("every request is accounted for", f"{len(trace)} came, {len(log.status)} logged")
+    known = np.isin(log.status, [int(member) for member in RequestStatus])
+    _check_all("a request completes, is rejected, fails or is cut off", known, "request")
+    completed = log.status == RequestStatus.COMPLETED
+    _check_all("prompts keep their length", log.input_tokens == trace.input_tokens, "request")
+    _check_all(
+        "a completed request produced at least one token and no more than asked",
+        ~completed | ((log.output_tokens >= 1) & (log.output_tokens <= trace.output_tokens)),
+        "request",
+    )
+    _check_all(
+        "no more of a prompt is cached than it has",
+        (log.cached_tokens >= 0) & (log.cached_tokens <= log.input_tokens),
+        "request",
+    )
+    if int(log.preemptions.sum()) != result.num_preemptions:
+        _fail(
+            "preemptions of requests add up",
+            f"{int(log.preemptions.sum())} in the requests, {result.num_preemptions} in the run",
+        )
+
+
+def _check_times(log: RequestLog) -> None:
+    completed = log.status == RequestStatus.COMPLETED
+    chain: tuple[tuple[str, FloatArray], ...] = (
+        ("arrival_ms", log.arrival_ms),
+        ("dispatch_ms", log.dispatch_ms),
+        ("scheduled_ms", log.scheduled_ms),
+        ("first_token_ms", log.first_token_ms),
+        ("second_token_ms", log.second_token_ms),
+        ("finish_ms", log.finish_ms),
+    )
+    latest = np.full(len(log.status), -np.inf)
+    for name, times in chain:
+        needed = completed & (log.output_tokens > 1) if name == "second_token_ms" else completed
+        _check_all(f"a completed request has {name}", ~(needed & np.isnan(times)), "request")
+        in_order = np.isnan(times) | (times >= latest - TOLERANCE_MS)
+        _check_all(f"{name} is not before the times it follows from", in_order, "request")
+        latest = np.fmax(latest, times)
+
+
+def _check_steps(result: RunResult) -> None:
+    steps = result.steps
+    _check_all("a step row stands for a step", steps.num_steps >= 1, "step row")
+    _check_all("a step row lasts no negative time", steps.duration_ms >= 0, "step row")
+    mixed = (steps.num_prefills > 0) & (steps.num_steps != 1)
+    _check_all("a row with prefill work is one step", ~mixed, "step row")
+    _check_all(
+        "no more KV blocks are used than there are",
+        (steps.used_blocks >= 0) & (steps.used_blocks <= result.num_gpu_blocks),
+        "step row",
+    )
+    _check_no_overlap(steps)
+
+
+def _check_no_overlap(steps: StepLog) -> None:
+    """Rows of one worker, in the order they are logged, follow one another."""
+    order = np.argsort(steps.worker_id, kind="stable")
+    worker, start = steps.worker_id[order], steps.start_ms[order]
+    end = start + steps.duration_ms[order]
+    same = worker[1:] == worker[:-1]
+    _check_all(
+        "the steps of one worker follow one another",
+        ~same | (start[1:] >= end[:-1] - TOLERANCE_MS),
+        "pair of step rows",
+    )
+
+
+def _check_tokens(result: RunResult) -> None:
+    log = result.requests
+    produced = log.output_tokens[log.output_tokens > 0]
+    gaps = int((produced - 1).sum())
+    logged = int((result.steps.num_decodes * result.steps.num_steps).sum())
+    if logged + len(result.stalled_gaps_ms) != gaps:
+        _fail(
+            "gaps of requests are gaps of steps",
+            f"{gaps} gaps in the requests, {logged} in the steps and "
+            f"{len(result.stalled_gaps_ms)} stretched by preemption",
+        )
+
+
+def _check_prefill(result: RunResult) -> None:
+    """Computed plus cached prompt tokens are the prompts; preemption only adds to the computed."""
+    log = result.requests
+    served = log.status == RequestStatus.COMPLETED
+    computed = int(result.steps.prefill_tokens.sum())
+    needed = int((log.input_tokens - log.cached_tokens)[served].sum())
+    others = ~served & ~np.isnan(log.scheduled_ms)
+    exact = result.num_preemptions == 0 and not others.any()
+    if computed < needed or (exact and computed != needed):
+        _fail(
+            "prompt tokens are computed or cached",
+            f"{needed} tokens were to be computed, {computed} were",
+        )

@@ -1,0 +1,70 @@
+"""Runs of decode steps with an unchanged batch, and the length of each of their steps.
+
+Steps are computed a chunk at a time, so that a run of the twin with millions of steps needs no
+more memory than one with thousands.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynosim.records import FloatArray, IntArray
+
+CHUNK_STEPS = 16_384  # 128 KiB per column: a chunk's columns stay in the second-level cache
+
+
+class DecodeTimes(Protocol):
+    """What the gaps need of a step-time model."""
+
+    def decode_step_ms_array(
+        self, num_decodes: IntArray, decode_context_tokens: IntArray
+    ) -> FloatArray: ...
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeRuns:
+    """Rows of several pure decode steps: (rows,) each."""
+
+    num_decodes: IntArray
+    context_tokens: IntArray  # of the first step
+    num_steps: IntArray
+
+    def take(self, rows: NDArray[np.bool_]) -> "DecodeRuns":
+        return DecodeRuns(self.num_decodes[rows], self.context_tokens[rows], self.num_steps[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The steps of rows `rows` of the runs, one entry per step."""
+
+    rows: slice
+    row_starts: IntArray  # index of each row's first step within the chunk
+    gaps_ms: FloatArray
+    weights: FloatArray  # sequences that decode: gaps of this length
+
+
+def expand(runs: DecodeRuns, timing: DecodeTimes) -> Iterator[Chunk]:
+    """All steps of `runs`, whole rows at a time, about CHUNK_STEPS steps per chunk."""
+    ends = np.cumsum(runs.num_steps)
+    starts = ends - runs.num_steps
+    first = 0
+    counter = np.arange(CHUNK_STEPS, dtype=np.int64)
+    while first < len(ends):
+        base = starts[first]
+        last = max(first + 1, int(np.searchsorted(ends, base + CHUNK_STEPS, side="right")))
+        rows = slice(first, last)
+        size = int(ends[last - 1] - base)
+        if size > len(counter):
+            counter = np.arange(size, dtype=np.int64)
+        row_starts = starts[rows] - base
+        repeats, decodes = runs.num_steps[rows], runs.num_decodes[rows]
+        num_decodes = np.repeat(decodes, repeats)
+        # A row that begins at index p of the chunk: context of step j = (S - p n) + (p + j) n.
+        context = counter[:size] * num_decodes
+        context += np.repeat(runs.context_tokens[rows] - row_starts * decodes, repeats)
+        gaps_ms = timing.decode_step_ms_array(num_decodes, context)
+        yield Chunk(rows, row_starts, gaps_ms, num_decodes.astype(np.float64))
+        first = last

@@ -1,0 +1,254 @@
+"""The report of one run: one flat dictionary that goes into report.json as it is.
+
+Keys shared with Dynamo's replay report have that report's meaning (population: completed requests;
+clock: 0 is the first arrival), so that both can be laid side by side. A number that does not exist
+(no sample, no SLA) is None; NaN never appears. All times are ms of virtual time, except those in
+WALL_CLOCK_KEYS, the only keys that differ between two runs of one configuration and seed.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynosim.metrics.decode_runs import DecodeTimes
+from dynosim.metrics.gaps import summarize_gaps
+from dynosim.metrics.percentiles import summarize_sample
+from dynosim.metrics.saturation import judge_saturation
+from dynosim.metrics.steady import steady_keys
+from dynosim.records import FloatArray, IntArray, RequestLog, RequestStatus, RunResult, StepLog
+
+WALL_CLOCK_KEYS: tuple[str, ...] = ("wall_time_ms", "simulate_wall_ms")
+MS_PER_S = 1000.0
+MS_PER_HOUR = 3_600_000.0
+
+BoolArray = NDArray[np.bool_]
+
+
+class ReportTiming(DecodeTimes, Protocol):
+    """What a report needs of a step-time model."""
+
+    @property
+    def source(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+    def steps_in_range(self, steps: StepLog) -> IntArray: ...
+
+
+class Sla(Protocol):
+    """Limits that a request must meet; None: no limit."""
+
+    @property
+    def ttft_ms(self) -> float | None: ...
+    @property
+    def itl_ms(self) -> float | None: ...
+    @property
+    def e2e_ms(self) -> float | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """Per-request latencies of all requests; NaN where one does not exist. All (n,) in ms."""
+
+    ttft_ms: FloatArray
+    ttst_ms: FloatArray
+    tpot_ms: FloatArray  # also the request's mean inter-token gap
+    e2e_ms: FloatArray
+
+    @classmethod
+    def of(cls, log: RequestLog) -> "Latencies":
+        gaps = np.where(log.output_tokens > 1, log.output_tokens - 1, np.nan)
+        return cls(
+            ttft_ms=log.first_token_ms - log.arrival_ms,
+            ttst_ms=log.second_token_ms - log.first_token_ms,
+            tpot_ms=(log.finish_ms - log.first_token_ms) / gaps,
+            e2e_ms=log.finish_ms - log.arrival_ms,
+        )
+
+
+def summarize(
+    result: RunResult,
+    timing: ReportTiming,
+    *,
+    sla: Sla | None,
+    wall_time_ms: float,
+    num_gpus: int | None = None,
+) -> dict[str, Any]:
+    """The report of a run, ready for JSON.
+
+    `wall_time_ms` is the real time of the whole job. `num_gpus` defaults to workers times GPUs per
+    worker. The ITL pool is described at `dynosim.metrics.gaps.summarize_gaps`.
+    """
+    log = result.requests
+    completed = log.status == RequestStatus.COMPLETED
+    latencies = Latencies.of(log)
+    duration_ms = float(log.finish_ms[completed].max()) if completed.any() else 0.0
+    gpus = result.num_workers * result.gpus_per_worker if num_gpus is None else num_gpus
+    report: dict[str, Any] = {
+        **_counts(log, completed),
+        "duration_ms": duration_ms,
+        "wall_time_ms": wall_time_ms,
+        **_throughput(log, completed, duration_ms, gpus),
+        **_cluster(result, gpus),
+        **_cache(result, completed),
+        **_latency_keys(result, latencies, completed, timing),
+        **steady_keys(result, latencies.ttft_ms, latencies.tpot_ms, latencies.e2e_ms, gpus),
+        **_goodput(log, latencies, completed, sla, duration_ms),
+        **judge_saturation(result).report_keys(),
+        **_timing_keys(result.steps, timing),
+        "num_scheduling_events": result.num_scheduling_events,
+        "simulate_wall_ms": result.simulate_wall_ms,
+    }
+    return {key: _plain(value) for key, value in report.items()}
+
+
+def per_second(amount: float, duration_ms: float) -> float | None:
+    """Amount per second of virtual time; None for a run without duration."""
+    return amount * MS_PER_S / duration_ms if duration_ms > 0 else None
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON knows it: no numpy type, no NaN, no infinity."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def _counts(log: RequestLog, completed: BoolArray) -> dict[str, Any]:
+    statuses = np.bincount(log.status, minlength=len(RequestStatus))
+    return {
+        "num_requests": len(log.status),
+        "completed_requests": statuses[RequestStatus.COMPLETED],
+        "rejected_requests": statuses[RequestStatus.REJECTED],
+        "failed_requests": statuses[RequestStatus.FAILED],
+        "unfinished_requests": statuses[RequestStatus.UNFINISHED],
+        "total_input_tokens": log.input_tokens[completed].sum(),
+        "total_output_tokens": log.output_tokens[completed].sum(),
+    }
+
+
+def _throughput(
+    log: RequestLog, completed: BoolArray, duration_ms: float, gpus: int
+) -> dict[str, Any]:
+    """Rates over the whole run, first arrival to last completion."""
+    inputs, outputs = (
+        int(log.input_tokens[completed].sum()),
+        int(log.output_tokens[completed].sum()),
+    )
+    return {
+        "request_throughput_rps": per_second(int(completed.sum()), duration_ms),
+        "input_throughput_tok_s": per_second(inputs, duration_ms),
+        "output_throughput_tok_s": per_second(outputs, duration_ms),
+        "total_throughput_tok_s": per_second(inputs + outputs, duration_ms),
+        "output_tok_s_per_gpu": per_second(outputs / gpus, duration_ms),
+        "total_tok_s_per_gpu": per_second((inputs + outputs) / gpus, duration_ms),
+    }
+
+
+def _cluster(result: RunResult, gpus: int) -> dict[str, Any]:
+    """Size and use. Workers exist from the first arrival to the last event."""
+    steps = result.steps
+    provisioned_ms = result.end_ms * result.num_workers
+    peak_blocks = int(steps.used_blocks.max()) if len(steps.used_blocks) else 0
+    return {
+        "num_gpus": gpus,
+        "num_workers": result.num_workers,
+        "gpus_per_worker": result.gpus_per_worker,
+        "gpu_hours": result.end_ms * gpus / MS_PER_HOUR,
+        "num_gpu_blocks": result.num_gpu_blocks,
+        "block_size": result.block_size,
+        "peak_kv_usage_share": peak_blocks / result.num_gpu_blocks,
+        "worker_busy_share": steps.duration_ms.sum() / provisioned_ms if provisioned_ms else None,
+        "num_steps": steps.num_steps.sum(),
+        "preemptions": result.num_preemptions,
+    }
+
+
+def _cache(result: RunResult, completed: BoolArray) -> dict[str, Any]:
+    """Reuse at first admission over all prompt tokens; both of completed requests.
+
+    Dynamo's `prefix_cache_reused_ratio` takes the largest reuse over a request's admissions, which
+    differs after a preemption only; its `first_admission_...` is this number.
+    """
+    log = result.requests
+    inputs = int(log.input_tokens[completed].sum())
+    ratio = int(log.cached_tokens[completed].sum()) / inputs if inputs else None
+    return {
+        "prefix_cache_reused_ratio": ratio,
+        "first_admission_prefix_cache_reused_ratio": ratio,
+        "committed_prefill_tokens": result.steps.prefill_tokens.sum(),
+    }
+
+
+def _latency_keys(
+    result: RunResult, latencies: Latencies, completed: BoolArray, timing: ReportTiming
+) -> dict[str, Any]:
+    ttft = summarize_sample(latencies.ttft_ms[completed])
+    tpot = summarize_sample(latencies.tpot_ms[completed])
+    e2e = summarize_sample(latencies.e2e_ms[completed])
+    gaps = summarize_gaps(result.steps, result.stalled_gaps_ms, timing)
+    return {
+        **ttft.keys_for("ttft_ms"),
+        **summarize_sample(latencies.ttst_ms[completed]).keys_for("ttst_ms"),
+        **tpot.keys_for("tpot_ms"),
+        **gaps.gap_ms.keys_for("itl_ms"),
+        **e2e.keys_for("e2e_latency_ms"),
+        **gaps.token_rate.keys_for("output_token_throughput_per_user"),
+        "num_ttft_samples": ttft.count,
+        "num_tpot_samples": tpot.count,
+        "num_itl_samples": gaps.gap_ms.count,
+        "num_e2e_latency_samples": e2e.count,
+    }
+
+
+def meets_sla(latencies: Latencies, completed: BoolArray, sla: Sla) -> BoolArray:
+    """Which requests completed within every limit; one with a single token has no ITL to miss."""
+    good = completed.copy()
+    limits = (
+        (latencies.ttft_ms, sla.ttft_ms),
+        (latencies.tpot_ms, sla.itl_ms),
+        (latencies.e2e_ms, sla.e2e_ms),
+    )
+    for values, limit in limits:
+        if limit is not None:
+            good &= ~(values > limit)
+    return good
+
+
+def _goodput(
+    log: RequestLog,
+    latencies: Latencies,
+    completed: BoolArray,
+    sla: Sla | None,
+    duration_ms: float,
+) -> dict[str, Any]:
+    """Requests within the SLA. Attainment is over all requests: one not served is one missed."""
+    limits = () if sla is None else (sla.ttft_ms, sla.itl_ms, sla.e2e_ms)
+    if sla is None or all(limit is None for limit in limits):
+        keys = ("goodput_completed_requests", "goodput_rps", "goodput_output_throughput_tok_s")
+        return dict.fromkeys((*keys, "sla_attainment"))
+    good = meets_sla(latencies, completed, sla)
+    return {
+        "goodput_completed_requests": good.sum(),
+        "goodput_rps": per_second(int(good.sum()), duration_ms),
+        "goodput_output_throughput_tok_s": per_second(
+            int(log.output_tokens[good].sum()), duration_ms
+        ),
+        "sla_attainment": good.mean() if len(good) else None,
+    }
+
+
+def _timing_keys(steps: StepLog, timing: ReportTiming) -> dict[str, Any]:
+    total = int(steps.num_steps.sum())
+    in_range = int(timing.steps_in_range(steps).sum()) if total else 0
+    return {
+        "timing_source": timing.source,
+        "timing_description": timing.description,
+        "timing_notes": "; ".join(timing.notes) or None,
+        "timing_in_range_share": in_range / total if total else None,
+    }

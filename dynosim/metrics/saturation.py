@@ -1,0 +1,119 @@
+"""Whether a cluster kept up with the load it was offered.
+
+A queue that is served slower than it fills grows: a request that arrives at time t waits about
+t * (offered / sustained - 1). So the growth of the wait over the arrivals, not its size, tells
+overload from a busy but stable run. The rule:
+
+* The time of arrivals is cut into 20 equal slices; the growth is the median of the slopes between
+  the mean waits of every two slices (Theil-Sen). A burst fills a slice or two, and a median does
+  not follow them.
+* The run is saturated when the wait grows by more than 1/0.95 - 1 ms per ms, that is when less than
+  95 % of the offered load was served as it came, and at the last arrival at least 2 % of all
+  requests were still waiting for their first step (a backlog that was worked off during the
+  arrivals was sustained).
+* A request that a cut-off left unscheduled has no known wait: it counts in the backlog, not in the
+  growth.
+* Arrivals that fill fewer than six slices (all at once, a few bursts) have no rate to keep up with.
+  Then the run is saturated when the median request waited longer than the arrivals lasted and
+  longer than it took to serve: the backlog, not the work, makes its latency.
+
+Waiting is from arrival to the start of the first step that computes one of the request's tokens.
+Requests that were rejected are not offered load. In a closed loop arrivals follow completions, so
+the wait cannot grow and the run is not saturated.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dynosim.records import FloatArray, RequestLog, RequestStatus, RunResult
+
+NUM_SLICES = 20
+MIN_SLICES = 6
+SUSTAINED_SHARE = 0.95
+BACKLOG_SHARE = 0.02
+MS_PER_S = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Saturation:
+    """The verdict and what it rests on; None where the run has no such number."""
+
+    is_saturated: bool
+    reason: str
+    wait_growth: float | None  # ms of waiting gained per ms of arrivals
+    backlog_share: float | None  # of offered requests: unscheduled at the last arrival
+    drain_ms: float | None  # last arrival to last completion
+
+    def report_keys(self) -> dict[str, object]:
+        """The verdict under the report's key names."""
+        return {
+            "saturated": self.is_saturated,
+            "saturation_reason": self.reason,
+            "saturation_wait_growth": self.wait_growth,
+            "saturation_backlog_share": self.backlog_share,
+            "saturation_drain_ms": self.drain_ms,
+        }
+
+
+def judge_saturation(result: RunResult) -> Saturation:
+    """The verdict on a run by the rule of this module."""
+    log = result.requests
+    offered = (log.status != RequestStatus.REJECTED) & ~np.isnan(log.arrival_ms)
+    if not offered.any():
+        return Saturation(False, "no load was offered", None, None, None)
+    arrival_ms = log.arrival_ms[offered]
+    scheduled_ms = log.scheduled_ms[offered]
+    known = ~np.isnan(scheduled_ms)
+    last_arrival_ms = float(arrival_ms.max())
+    backlog_share = float((~known | (scheduled_ms > last_arrival_ms)).mean())
+    drain_ms = _drain_ms(log, result.end_ms, last_arrival_ms)
+    growth = _wait_growth(arrival_ms[known], (scheduled_ms - arrival_ms)[known])
+    if growth is None:
+        wait_ms = np.where(known, scheduled_ms, result.end_ms) - arrival_ms
+        is_saturated, reason = _judge_burst(log, arrival_ms, wait_ms)
+    else:
+        is_saturated, reason = _judge_growth(growth, backlog_share)
+    return Saturation(is_saturated, reason, growth, backlog_share, drain_ms)
+
+
+def _drain_ms(log: RequestLog, end_ms: float, last_arrival_ms: float) -> float:
+    if (log.status == RequestStatus.UNFINISHED).any() or np.isnan(log.finish_ms).all():
+        return max(0.0, end_ms - last_arrival_ms)
+    return max(0.0, float(np.nanmax(log.finish_ms)) - last_arrival_ms)
+
+
+def _wait_growth(arrival_ms: FloatArray, wait_ms: FloatArray) -> float | None:
+    """Median slope between the mean waits of equal slices of time; None for too few slices."""
+    if len(arrival_ms) < MIN_SLICES or arrival_ms.min() == arrival_ms.max():
+        return None
+    first_ms, last_ms = float(arrival_ms.min()), float(arrival_ms.max())
+    scaled = (arrival_ms - first_ms) * (NUM_SLICES / (last_ms - first_ms))
+    slices = np.minimum(scaled.astype(np.int64), NUM_SLICES - 1)
+    counts = np.bincount(slices, minlength=NUM_SLICES)
+    filled = counts > 0
+    if int(filled.sum()) < MIN_SLICES:
+        return None
+    times = np.bincount(slices, arrival_ms, NUM_SLICES)[filled] / counts[filled]
+    waits = np.bincount(slices, wait_ms, NUM_SLICES)[filled] / counts[filled]
+    earlier, later = np.triu_indices(len(times), 1)
+    return float(np.median((waits[later] - waits[earlier]) / (times[later] - times[earlier])))
+
+
+def _judge_growth(growth: float, backlog_share: float) -> tuple[bool, str]:
+    served = f"{1 / (1 + max(0.0, growth)):.0%} of the offered load was served as it came"
+    if growth <= 1 / SUSTAINED_SHARE - 1:
+        return False, f"the wait did not grow steadily: {served}"
+    if backlog_share < BACKLOG_SHARE:
+        return False, "a backlog was worked off before the last arrival"
+    return True, f"the queue kept growing: {served}"
+
+
+def _judge_burst(log: RequestLog, arrival_ms: FloatArray, wait_ms: FloatArray) -> tuple[bool, str]:
+    service_ms = log.finish_ms - log.scheduled_ms
+    known = service_ms[~np.isnan(service_ms)]
+    typical_service_ms = float(np.median(known)) if len(known) else 0.0
+    span_ms = float(arrival_ms.max() - arrival_ms.min())
+    if float(np.median(wait_ms)) > max(span_ms, typical_service_ms):
+        return True, "arrivals in a few bursts: most requests waited longer than they were served"
+    return False, "arrivals in a few bursts, served without a long wait"

@@ -1,0 +1,101 @@
+"""The part of a run with warm-up and tail cut off.
+
+The window opens when 10 % of the requests have arrived and closes at the last arrival: caches and
+batches have filled, and the load still comes. Rates count what happened inside the window,
+latencies those of the completed requests that arrived in it. A run whose window is empty (all
+requests at once) has None everywhere.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from dynosim.metrics.percentiles import summarize_sample
+from dynosim.records import FloatArray, RequestLog, RequestStatus, RunResult, StepLog
+
+WARM_UP_SHARE = 0.1
+MS_PER_S = 1000.0
+LATENCY_STATISTICS: tuple[str, ...] = ("mean", "median", "p90", "p99")
+_METRICS = ("ttft_ms", "tpot_ms", "e2e_latency_ms")
+
+
+def steady_window(log: RequestLog) -> tuple[float, float]:
+    """Start and end of the window in ms; (0, 0) when nothing arrived."""
+    arrivals = np.sort(log.arrival_ms[~np.isnan(log.arrival_ms)])
+    if len(arrivals) == 0:
+        return 0.0, 0.0
+    return float(arrivals[int(len(arrivals) * WARM_UP_SHARE)]), float(arrivals[-1])
+
+
+def steady_keys(
+    result: RunResult, ttft_ms: FloatArray, tpot_ms: FloatArray, e2e_ms: FloatArray, gpus: int
+) -> dict[str, Any]:
+    """The `steady_*` keys of the report.
+
+    Output tokens are first tokens and decode steps inside the window, a run of steps that the
+    window cuts counting in proportion; tokens that end a gap stretched by preemption are left out.
+    `steady_mean_itl_ms` is over all gaps of the window's requests.
+    """
+    start_ms, end_ms = steady_window(result.requests)
+    latency = {"ttft_ms": ttft_ms, "tpot_ms": tpot_ms, "e2e_latency_ms": e2e_ms}
+    if end_ms <= start_ms:
+        return _empty_keys()
+    return {
+        "steady_start_ms": start_ms,
+        "steady_end_ms": end_ms,
+        **_rates(result, start_ms, end_ms, gpus),
+        **_latencies(result.requests, latency, start_ms, end_ms),
+    }
+
+
+def _empty_keys() -> dict[str, Any]:
+    rates = ("offered_rps", "request_throughput_rps", "output_throughput_tok_s")
+    names = ("start_ms", "end_ms", *rates, "output_tok_s_per_gpu", "num_requests", "mean_itl_ms")
+    latencies = (f"{statistic}_{m}" for m in _METRICS for statistic in LATENCY_STATISTICS)
+    return dict.fromkeys(f"steady_{name}" for name in (*names, *latencies))
+
+
+def _rates(result: RunResult, start_ms: float, end_ms: float, gpus: int) -> dict[str, Any]:
+    log = result.requests
+    per_second = MS_PER_S / (end_ms - start_ms)
+    tokens = _between(log.first_token_ms, start_ms, end_ms) + _decoded_tokens(
+        result.steps, start_ms, end_ms
+    )
+    completed = log.finish_ms[log.status == RequestStatus.COMPLETED]
+    return {
+        "steady_offered_rps": _between(log.arrival_ms, start_ms, end_ms) * per_second,
+        "steady_request_throughput_rps": _between(completed, start_ms, end_ms) * per_second,
+        "steady_output_throughput_tok_s": tokens * per_second,
+        "steady_output_tok_s_per_gpu": tokens * per_second / gpus,
+    }
+
+
+def _between(times_ms: FloatArray, start_ms: float, end_ms: float) -> int:
+    return int(((times_ms > start_ms) & (times_ms <= end_ms)).sum())
+
+
+def _decoded_tokens(steps: StepLog, start_ms: float, end_ms: float) -> float:
+    """Decode tokens of the steps inside the window."""
+    row_end_ms = steps.start_ms + steps.duration_ms
+    inside_ms = np.minimum(row_end_ms, end_ms) - np.maximum(steps.start_ms, start_ms)
+    inside = inside_ms > 0
+    share = inside_ms[inside] / steps.duration_ms[inside]
+    return float((share * (steps.num_decodes * steps.num_steps)[inside]).sum())
+
+
+def _latencies(
+    log: RequestLog, latency: dict[str, FloatArray], start_ms: float, end_ms: float
+) -> dict[str, Any]:
+    inside = (log.arrival_ms >= start_ms) & (log.arrival_ms <= end_ms)
+    inside &= log.status == RequestStatus.COMPLETED
+    gaps = int((log.output_tokens[inside] - 1).sum())
+    decoding_ms = float((log.finish_ms[inside] - log.first_token_ms[inside]).sum())
+    keys: dict[str, Any] = {
+        "steady_num_requests": int(inside.sum()),
+        "steady_mean_itl_ms": decoding_ms / gaps if gaps else None,
+    }
+    for metric, values in latency.items():
+        statistics = summarize_sample(values[inside]).statistics
+        for statistic in LATENCY_STATISTICS:
+            keys[f"steady_{statistic}_{metric}"] = statistics[statistic]
+    return keys

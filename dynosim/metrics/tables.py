@@ -1,0 +1,94 @@
+"""The request table: one record per request, with the fields that the live layer writes too."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynosim.metrics.report import Latencies
+from dynosim.records import IntArray, RequestStatus, RunResult, Trace
+
+if TYPE_CHECKING:
+    import polars as pl
+
+RECORD_FIELDS: tuple[str, ...] = (
+    "request_id",
+    "session_id",
+    "arrival_ms",
+    "dispatch_ms",
+    "first_token_ms",
+    "finish_ms",
+    "input_tokens",
+    "output_tokens",
+    "cached_tokens",
+    "prefill_worker_id",
+    "decode_worker_id",
+    "prefill_wait_time_ms",
+    "prefill_time_ms",
+    "ttft_ms",
+    "itl_mean_ms",
+    "tpot_ms",
+    "e2e_ms",
+    "preemptions",
+    "migrations",
+    "status",
+    "error",
+)
+
+
+def request_table(result: RunResult, trace: Trace) -> "pl.DataFrame":
+    """One row per request in trace order, columns RECORD_FIELDS; null where a value does not exist.
+
+    `prefill_wait_time_ms` is from arrival to the start of the first step that computed one of the
+    request's tokens, `prefill_time_ms` from there to the first token: they add up to `ttft_ms`.
+    `itl_mean_ms` equals `tpot_ms`: a mean over the gaps of one request. One worker does both phases
+    in an aggregated cluster. `output_tokens` are those produced, not those asked for.
+    """
+    import polars as pl
+
+    log = result.requests
+    latencies = Latencies.of(log)
+    worker_id = pl.Series(log.worker_id, dtype=pl.Int64)
+    worker_id = worker_id.set(worker_id < 0, None)
+    columns: dict[str, pl.Series | NDArray[np.float64] | IntArray | list[str | None]] = {
+        "request_id": _request_ids(trace),
+        "session_id": _session_ids(trace),
+        "arrival_ms": log.arrival_ms,
+        "dispatch_ms": log.dispatch_ms,
+        "first_token_ms": log.first_token_ms,
+        "finish_ms": log.finish_ms,
+        "input_tokens": log.input_tokens,
+        "output_tokens": log.output_tokens,
+        "cached_tokens": log.cached_tokens,
+        "prefill_worker_id": worker_id,
+        "decode_worker_id": worker_id,
+        "prefill_wait_time_ms": log.scheduled_ms - log.arrival_ms,
+        "prefill_time_ms": log.first_token_ms - log.scheduled_ms,
+        "ttft_ms": latencies.ttft_ms,
+        "itl_mean_ms": latencies.tpot_ms,
+        "tpot_ms": latencies.tpot_ms,
+        "e2e_ms": latencies.e2e_ms,
+        "preemptions": log.preemptions,
+        "migrations": np.zeros(len(log.status), dtype=np.int64),
+        "status": _status_names(log.status),
+        "error": [log.errors.get(index) for index in range(len(log.status))],
+    }
+    text = dict.fromkeys(("request_id", "session_id", "status", "error"), pl.String)
+    return pl.DataFrame(
+        {name: columns[name] for name in RECORD_FIELDS}, schema_overrides=text, nan_to_null=True
+    )
+
+
+def _request_ids(trace: Trace) -> list[str | None]:
+    if trace.request_ids is not None:
+        return list(trace.request_ids)
+    return [str(index) for index in range(len(trace))]
+
+
+def _session_ids(trace: Trace) -> list[str | None]:
+    return [None] * len(trace) if trace.session_ids is None else list(trace.session_ids)
+
+
+def _status_names(status: IntArray) -> list[str | None]:
+    names = {int(member): member.name.lower() for member in RequestStatus}
+    return [names[code] for code in status.tolist()]

@@ -1,0 +1,159 @@
+"""The HTML report of one run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dynosim.metrics.percentiles import STATISTICS
+from dynosim.plots import style
+from dynosim.plots.page import Note, Page, Part, folded, number, preformatted, table, write_page
+from dynosim.plots.run_figures import RunFigures
+from dynosim.records import RunResult, Trace
+
+Report = Mapping[str, Any]
+
+_LATENCIES = {
+    "ttft_ms": "Time to first token (ms)",
+    "ttst_ms": "First to second token (ms)",
+    "itl_ms": "Inter-token latency, all gaps (ms)",
+    "tpot_ms": "Time per output token, per request (ms)",
+    "e2e_latency_ms": "End to end (ms)",
+    "output_token_throughput_per_user": "Output tokens/s per user",
+}
+
+
+def write_run_html(
+    path: Path | str,
+    *,
+    title: str,
+    config_yaml: str,
+    report: Report,
+    result: RunResult,
+    trace: Trace,
+) -> None:
+    """Write one self-contained page about a run: numbers, distributions, behaviour over time.
+
+    Raises: ConfigError when plotly is not installed; OSError when the file cannot be written.
+    """
+    write_page(path, run_page(title, config_yaml, report, result, trace))
+
+
+def run_page(title: str, config_yaml: str, report: Report, result: RunResult, trace: Trace) -> Page:
+    """What the report of a run shows."""
+    figures = RunFigures(result, report)
+    latency_table = table(("", *STATISTICS), _latency_rows(report))
+    parts = [
+        Part("Latency", _LATENCY_CAPTION, figures.latencies(), latency_table),
+        Part("Latency over time", _over_time_caption(figures), figures.latency_over_time()),
+        Part("Load and throughput", "Rates per interval.", figures.load()),
+        Part("Workers", _WORKER_CAPTION, figures.workers()),
+        Part("Prefix cache", _CACHE_CAPTION, figures.cache()),
+        Part("Configuration", body=preformatted(config_yaml)),
+        Part("All numbers", body=folded("report.json as a table", _report_table(report))),
+    ]
+    workers = _count(result.num_workers, "worker")
+    lead = f"{workers} of {_count(result.gpus_per_worker, 'GPU')} · workload {trace.source}"
+    return Page(title, lead, run_notes(report, trace), _cards(report), parts)
+
+
+_LATENCY_CAPTION = (
+    "Cumulative distributions over completed requests. Circles and the table are exact "
+    "percentiles; the ITL curve uses the mean step time of each run of decode steps with an "
+    "unchanged batch."
+)
+_WORKER_CAPTION = "Means over each interval; an idle worker counts as zero."
+_CACHE_CAPTION = "Prompt tokens found in the cache at first admission, over all prompt tokens."
+
+
+def _over_time_caption(figures: RunFigures) -> str:
+    every = figures.shown_every
+    shown = "every completed request" if every == 1 else f"one in {every} completed requests"
+    return (
+        f"Lines are per interval of {figures.interval_s:g} s; points are {shown}. "
+        "TTFT on a logarithmic axis."
+    )
+
+
+def run_notes(report: Report, trace: Trace) -> list[Note]:
+    """What the reader must know before believing the numbers."""
+    source = report.get("timing_source")
+    share = report.get("timing_in_range_share")
+    shaky = source != "measured" or (share is not None and share < 1)
+    plain = {k: v for k, v in report.items() if k != "saturated"}
+    notes = [Note(style.timing_note(plain), is_warning=shaky)]
+    if report.get("timing_notes"):
+        notes.append(Note(f"Timing: {report['timing_notes']}", is_warning=True))
+    if report.get("saturated"):
+        notes.append(
+            Note(
+                f"Saturated: {report.get('saturation_reason')}. Latencies depend on how long the "
+                "trace is; throughput is what the cluster sustains.",
+                is_warning=True,
+            )
+        )
+    notes += _loss_notes(report)
+    if trace.skipped_lines:
+        text = f"{trace.skipped_lines} bad lines of the trace were skipped, as asked"
+        notes.append(Note(text, is_warning=True))
+    return notes
+
+
+def _loss_notes(report: Report) -> list[Note]:
+    kinds = ("rejected", "failed", "unfinished")
+    lost = {kind: report.get(f"{kind}_requests") or 0 for kind in kinds}
+    if not any(lost.values()):
+        return []
+    text = ", ".join(f"{count:,} {kind}" for kind, count in lost.items() if count)
+    return [Note(f"Not completed: {text}. Latencies are of completed requests.", is_warning=True)]
+
+
+def _cards(report: Report) -> list[tuple[str, str]]:
+    cards = [
+        ("output tokens/s per GPU", number(report.get("output_tok_s_per_gpu"))),
+        ("output tokens/s per user, mean", _value(report, "mean_output_token_throughput_per_user")),
+        ("TTFT mean / p99 (ms)", _pair(report, "mean_ttft_ms", "p99_ttft_ms")),
+        ("ITL mean / p99 (ms)", _pair(report, "mean_itl_ms", "p99_itl_ms")),
+        _completed_card(report),
+        ("requests/s", _value(report, "request_throughput_rps")),
+        ("prefix cache reuse", _share(report, "prefix_cache_reused_ratio")),
+        ("peak KV use", _share(report, "peak_kv_usage_share")),
+        ("preemptions", _value(report, "preemptions")),
+        ("GPUs / GPU hours", _pair(report, "num_gpus", "gpu_hours")),
+    ]
+    if report.get("sla_attainment") is not None:
+        cards.insert(4, ("requests within the SLA", _share(report, "sla_attainment")))
+    return cards
+
+
+def _completed_card(report: Report) -> tuple[str, str]:
+    name = f"of {_value(report, 'num_requests')} requests completed"
+    return name, _value(report, "completed_requests")
+
+
+def _count(amount: int, noun: str) -> str:
+    return f"{amount:,} {noun}" if amount == 1 else f"{amount:,} {noun}s"
+
+
+def _value(report: Report, key: str) -> str:
+    return number(report.get(key))
+
+
+def _pair(report: Report, first: str, second: str) -> str:
+    return f"{_value(report, first)} / {_value(report, second)}"
+
+
+def _share(report: Report, key: str) -> str:
+    value = report.get(key)
+    return "-" if value is None else style.share_text(value)
+
+
+def _latency_rows(report: Report) -> list[list[str]]:
+    return [
+        [name, *(number(report.get(f"{statistic}_{metric}"), 4) for statistic in STATISTICS)]
+        for metric, name in _LATENCIES.items()
+    ]
+
+
+def _report_table(report: Report) -> str:
+    rows = [[key, "null" if value is None else str(value)] for key, value in report.items()]
+    return table(("key", "value"), rows, text_columns=2)

@@ -1,0 +1,172 @@
+"""What plots of a sweep need to know about its table of trials.
+
+Columns: `trial_id`, `status` (ok, infeasible, failed), `reason`, the space's keys, the report's
+keys, `is_pareto`, and `meets_sla` where the sweep has an SLA.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dynosim.plots.style import share_text
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Trial = Mapping[str, Any]
+
+AXIS_TITLES = {
+    "output_tok_s_per_gpu": "output tokens/s per GPU",
+    "total_tok_s_per_gpu": "total tokens/s per GPU",
+    "steady_output_tok_s_per_gpu": "output tokens/s per GPU, warm-up and tail cut off",
+    "mean_output_token_throughput_per_user": "output tokens/s per user (mean)",
+    "median_output_token_throughput_per_user": "output tokens/s per user (median)",
+    "output_throughput_tok_s": "output tokens/s",
+}
+
+TENSOR_PARALLEL, WORKERS, ROUTER = "engine.tensor_parallel", "cluster.workers", "router.mode"
+BATCHED_TOKENS = "engine.max_num_batched_tokens"
+_SHORT_ROUTERS = {"round-robin": "rr", "random": "rnd", "least-loaded": "ll", "kv": "kv"}
+_WHOLE_RUN_KEYS = ("model", "hardware", "seed")
+
+
+def axis_title(objective: str) -> str:
+    """The objective in words."""
+    return AXIS_TITLES.get(objective, objective.replace("_", " "))
+
+
+def space_keys(trials: "pl.DataFrame") -> list[str]:
+    """The columns that hold what the sweep varied."""
+    return [name for name in trials.columns if "." in name or name in _WHOLE_RUN_KEYS]
+
+
+def varied_keys(trials: "pl.DataFrame") -> list[str]:
+    """The space's keys that take more than one value."""
+    return [key for key in space_keys(trials) if trials[key].n_unique() > 1]
+
+
+def finished(trials: "pl.DataFrame", objectives: tuple[str, str]) -> "pl.DataFrame":
+    """Trials that ran and have both objectives."""
+    import polars as pl
+
+    known = [pl.col(name).cast(pl.Float64).is_finite().fill_null(False) for name in objectives]
+    return trials.filter(pl.col("status") == "ok", *known)
+
+
+def frontier(trials: "pl.DataFrame", objectives: tuple[str, str]) -> "pl.DataFrame":
+    """Finished trials on the Pareto frontier, along the horizontal axis (the second objective)."""
+    import polars as pl
+
+    return finished(trials, objectives).filter(pl.col("is_pareto")).sort(objectives[1])
+
+
+def label(trial: Trial, keys: Sequence[str]) -> str:
+    """A short name of a trial's shape, such as "4xTP2 rr 8192"."""
+    words = []
+    if TENSOR_PARALLEL in trial and WORKERS in trial:
+        words.append(f"{trial[WORKERS]}xTP{trial[TENSOR_PARALLEL]}")
+    elif WORKERS in trial:
+        words.append(f"{trial[WORKERS]}x")
+    elif TENSOR_PARALLEL in trial:
+        words.append(f"TP{trial[TENSOR_PARALLEL]}")
+    if ROUTER in keys:
+        words.append(_SHORT_ROUTERS.get(str(trial[ROUTER]), str(trial[ROUTER])))
+    if BATCHED_TOKENS in keys:
+        words.append(str(trial[BATCHED_TOKENS]))
+    told = {TENSOR_PARALLEL, WORKERS, ROUTER, BATCHED_TOKENS}
+    words += [f"{key.rsplit('.', 1)[-1]}={trial[key]}" for key in keys if key not in told]
+    return " ".join(words) or f"trial {trial['trial_id']}"
+
+
+def sla_frontier(trials: "pl.DataFrame", objectives: tuple[str, str]) -> "pl.DataFrame":
+    """Likewise among the trials that meet the SLA; empty where that is the same frontier."""
+    import polars as pl
+
+    name = "is_sla_pareto" if "is_sla_pareto" in trials.columns else "is_pareto"
+    rows = finished(trials, objectives)
+    if rows[name].equals(rows["is_pareto"]):
+        return rows.clear()
+    return rows.filter(pl.col(name)).sort(objectives[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """Words beside a point: above to the right, or below to the left near the right edge."""
+
+    text: str
+    x: float
+    y: float
+    is_left: bool
+
+
+def frontier_labels(trials: "pl.DataFrame", objectives: tuple[str, str]) -> list[Label]:
+    """Labels of the frontiers' points, without those that would cover another one."""
+    rows = frontier(trials, objectives).to_dicts() + sla_frontier(trials, objectives).to_dicts()
+    keys = varied_keys(trials)
+    shown = finished(trials, objectives)
+    spans = [_span(shown[name].to_list()) for name in objectives]
+    labels: list[Label] = []
+    taken: list[tuple[float, float]] = []
+    for row in rows:
+        y, x = (float(row[name]) for name in objectives)
+        at = ((x - spans[1][0]) / spans[1][1], (y - spans[0][0]) / spans[0][1])
+        is_left = at[0] > 0.85
+        if any(abs(at[0] - u) < 0.13 and abs(at[1] - v) < 0.045 for u, v in taken):
+            continue
+        taken.append(at)
+        labels.append(Label(label(row, keys), x, y, is_left))
+    return labels
+
+
+def _span(values: list[float]) -> tuple[float, float]:
+    """Least value, and distance to the greatest (1 when all are equal)."""
+    return min(values), (max(values) - min(values)) or 1.0
+
+
+def short_names(keys: Sequence[str]) -> dict[str, str]:
+    """Every dotted key by its last word, or in full where that is ambiguous."""
+    last = [key.rsplit(".", 1)[-1] for key in keys]
+    return {
+        key: word if last.count(word) == 1 else key for key, word in zip(keys, last, strict=True)
+    }
+
+
+def violates_sla(trial: Trial) -> bool:
+    """Whether the trial is known to break the sweep's SLA."""
+    return trial.get("meets_sla") is False
+
+
+def timing_sources(trials: "pl.DataFrame") -> list[str]:
+    """The sources of step times among the trials that ran, in alphabetical order."""
+    if "timing_source" not in trials.columns:
+        return []
+    return sorted(trials["timing_source"].drop_nulls().unique().to_list())
+
+
+def common_source(trials: "pl.DataFrame") -> str | None:
+    """The one source of all trials, "mixed" for several, None for none."""
+    sources = timing_sources(trials)
+    return sources[0] if len(sources) == 1 else ("mixed" if sources else None)
+
+
+def timing_note(trials: "pl.DataFrame") -> str:
+    """One line about the step times behind a sweep."""
+    note = f"Step times {' and '.join(timing_sources(trials)) or 'of unknown source'}"
+    if "timing_description" in trials.columns:
+        words = trials["timing_description"].drop_nulls().unique().to_list()
+        note += f": {words[0]}" if len(words) == 1 else ""
+    lowest = lowest_in_range(trials)
+    if common_source(trials) == "estimated":
+        note += " · nothing was measured"
+    elif lowest is not None:
+        least = "" if lowest == 1 else "at least "
+        note += f" · {least}{share_text(lowest)} of steps inside the measured range"
+    return note
+
+
+def lowest_in_range(trials: "pl.DataFrame") -> float | None:
+    """The smallest share of steps inside the measured range among the trials that have one."""
+    if "timing_in_range_share" not in trials.columns:
+        return None
+    lowest = trials["timing_in_range_share"].drop_nulls().min()
+    return lowest if isinstance(lowest, (int, float)) else None

@@ -1,0 +1,84 @@
+"""What can be timed how: for each model, hardware and engine the best step-time model there is.
+
+Read from the support matrix that aiconfigurator-core ships and from the models' configs; nothing
+heavy is imported and nothing is computed.
+"""
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+
+from dynosim.errors import ConfigError
+from dynosim.timing.architecture import model_shape
+from dynosim.timing.catalogue import ModelEntry, core_folder, known_models, model_entry
+from dynosim.timing.hardware import hardware_sheet, known_hardware
+from dynosim.timing.model import DERIVED, ESTIMATED, MEASURED
+
+ENGINES = ("vllm", "sglang", "trtllm")
+NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class SupportRow:
+    """The best way to time one combination."""
+
+    model: str
+    hardware: str
+    engine: str
+    source: str  # measured | derived | estimated | none
+    kind: str | None  # the `timing.kind` to write; None if there is no way
+    engine_version: str  # what the measurements were made with; "" without measurements
+    note: str
+
+
+def support(
+    model: str | None = None, hardware: str | None = None, engine: str | None = None
+) -> list[SupportRow]:
+    """One row per combination, every known one where an argument is None.
+
+    Raises: ConfigError for an unknown model, hardware or engine, with the nearest names.
+    """
+    if engine is not None and engine not in ENGINES:
+        raise ConfigError(f"engine: unknown {engine!r}; known: {', '.join(ENGINES)}")
+    models = [model_entry(name) for name in ([model] if model is not None else known_models())]
+    systems = [hardware_sheet(hardware).name] if hardware is not None else known_hardware()
+    engines = (engine,) if engine is not None else ENGINES
+    return [_row(entry, system, kind) for entry in models for system in systems for kind in engines]
+
+
+def _row(entry: ModelEntry, system: str, engine: str) -> SupportRow:
+    status, version, reason = _matrix(system).get((entry.name, engine), ("", "", ""))
+    if status == "PASS":
+        return SupportRow(
+            entry.name, system, engine, MEASURED, "aiconfigurator", version, "silicon tables"
+        )
+    if status == "HYBRID_PASS":
+        note = "silicon tables, gaps filled from other profiles"
+        return SupportRow(entry.name, system, engine, DERIVED, "aiconfigurator", version, note)
+    if status == "HW_INCOMPATIBLE":
+        return SupportRow(entry.name, system, engine, NONE, None, "", reason)
+    obstacle = model_shape(entry).obstacle
+    if obstacle is not None:
+        note = f"no measurements, and the formulas do not cover it: {obstacle}"
+        return SupportRow(entry.name, system, engine, NONE, None, "", note)
+    note = "no measurements; formulas from the model's shape and a data sheet"
+    return SupportRow(entry.name, system, engine, ESTIMATED, "roofline", "", note)
+
+
+@cache
+def _matrix(system: str) -> dict[tuple[str, str], tuple[str, str, str]]:
+    """(model, engine) -> status, engine version, reason; the oldest version listed is "current"."""
+    folder = core_folder()
+    if folder is None:
+        return {}
+    path = folder / "systems" / "support_matrix" / f"{system}.csv"
+    if not path.is_file():
+        return {}
+    found: dict[tuple[str, str], tuple[str, str, str]] = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            key = (row["HuggingFaceID"], row["Backend"])
+            if row["Mode"] == "agg" and key not in found:
+                reason = (row["ErrMsg"].strip().splitlines() or [""])[-1]
+                found[key] = (row["Status"], row["Version"], reason)
+    return found

@@ -1,0 +1,141 @@
+"""The files of a finished sweep."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynosim.atomic import Writer, text_writer, write_files
+from dynosim.config.loading import dump_run
+from dynosim.config.sweep_loading import SweepConfig
+from dynosim.sweep.results import Row, best_rows, objective_names, trials_table
+from dynosim.sweep.status import OK
+
+if TYPE_CHECKING:
+    import polars as pl
+
+TOP_RULE = (
+    "frontier of the trials that meet the SLA; most output tokens/s per GPU first, then fewer "
+    "GPUs, then the lower trial; of equal trials the first"
+)
+_ALWAYS_SHOWN = (
+    "num_gpus",
+    "output_tok_s_per_gpu",
+    "mean_output_token_throughput_per_user",
+    "mean_ttft_ms",
+    "p99_ttft_ms",
+    "mean_itl_ms",
+    "p99_itl_ms",
+    "prefix_cache_reused_ratio",
+    "saturated",
+    "timing_source",
+    "timing_in_range_share",
+)
+
+
+def write_artifacts(
+    folder: Path, sweep: SweepConfig, rows: Sequence[Row], *, sweep_hash: str, sweep_yaml: str
+) -> dict[str, Any]:
+    """Write every file of the sweep; returns the summary. Old `agg/topN` folders are removed."""
+    best = best_rows(sweep, rows)
+    summary = summarize_sweep(sweep, rows, best, sweep_hash=sweep_hash)
+    table = trials_table(sweep, rows)
+    names = objective_names(sweep)
+    writers: dict[str, Writer] = {
+        "trials.parquet": lambda path: table.write_parquet(path),
+        "pareto.parquet": lambda path: _pareto(table, names).write_parquet(path),
+        "pareto.png": lambda path: _picture(path, sweep.name, table, names),
+        "report.html": lambda path: _page(path, sweep, sweep_yaml, table, names),
+        "summary.json": text_writer(json.dumps(summary, indent=2) + "\n"),
+        "sweep.yaml": text_writer(sweep_yaml),
+    }
+    for place, row in enumerate(best, 1):
+        if row.trial.config is not None:
+            writers[f"agg/top{place}/config.yaml"] = text_writer(dump_run(row.trial.config))
+    _remove_old_tops(folder, keep=len(best))
+    write_files(folder, writers)
+    return summary
+
+
+def summarize_sweep(
+    sweep: SweepConfig, rows: Sequence[Row], best: Sequence[Row], *, sweep_hash: str
+) -> dict[str, Any]:
+    """The sweep in one JSON document, free of real time: the same for any number of jobs."""
+    counts = {status: 0 for status in (OK, "infeasible", "failed")}
+    for row in rows:
+        counts[row.status] += 1
+    constraints = sweep.constraints.model_dump(mode="json", exclude_none=True)
+    return {
+        "name": sweep.name,
+        "sweep_hash": sweep_hash,
+        "num_trials": len(rows),
+        "counts": counts,
+        "num_meeting_sla": sum(row.meets_sla is True for row in rows),
+        "objectives": dict(sweep.objectives),
+        "constraints": constraints,
+        "search": sweep.search.model_dump(mode="json", exclude_none=True),
+        "pareto": [_brief(sweep, row) for row in rows if row.is_pareto],
+        "top_rule": TOP_RULE,
+        "top": [
+            {"config": f"agg/top{place}/config.yaml", **_brief(sweep, row)}
+            for place, row in enumerate(best, 1)
+        ],
+        "not_run": [
+            {"trial_id": row.trial.index, "status": row.status, "values": row.trial.values,
+             "reason": row.reason}
+            for row in rows
+            if row.status != OK
+        ],
+    }  # fmt: skip
+
+
+def _brief(sweep: SweepConfig, row: Row) -> dict[str, Any]:
+    names = dict.fromkeys((*sweep.objectives, *_ALWAYS_SHOWN))
+    return {
+        "trial_id": row.trial.index,
+        "values": row.trial.values,
+        "meets_sla": row.meets_sla,
+        **{name: row.report.get(name) for name in names},
+    }
+
+
+def _pareto(table: "pl.DataFrame", names: tuple[str, str]) -> "pl.DataFrame":
+    front = table.filter(table["is_pareto"])
+    return front.sort(names[0], descending=True) if names[0] in front.columns else front
+
+
+def _picture(path: Path, title: str, table: "pl.DataFrame", names: tuple[str, str]) -> None:
+    from dynosim.plots.pareto import write_pareto_png
+
+    write_pareto_png(path, title=title, trials=_plottable(table, names), objectives=names)
+
+
+def _page(
+    path: Path, sweep: SweepConfig, sweep_yaml: str, table: "pl.DataFrame", names: tuple[str, str]
+) -> None:
+    from dynosim.plots.sweep_html import write_sweep_html
+
+    write_sweep_html(
+        path,
+        title=sweep.name,
+        spec_yaml=sweep_yaml,
+        trials=_plottable(table, names),
+        objectives=names,
+    )
+
+
+def _plottable(table: "pl.DataFrame", names: tuple[str, str]) -> "pl.DataFrame":
+    """The table with both objectives even if no trial ran."""
+    import polars as pl
+
+    missing = [name for name in names if name not in table.columns]
+    return table.with_columns(pl.lit(None, dtype=pl.Float64).alias(name) for name in missing)
+
+
+def _remove_old_tops(folder: Path, *, keep: int) -> None:
+    """An earlier, longer list of bests must not stay beside the new one."""
+    for config in (folder / "agg").glob("top*/config.yaml"):
+        place = config.parent.name.removeprefix("top")
+        if place.isdigit() and int(place) > keep:
+            config.unlink()
+            config.parent.rmdir()

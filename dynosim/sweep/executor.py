@@ -1,0 +1,176 @@
+"""Runs trials in worker processes of this machine.
+
+A worker that dies takes only its own trial with it. What a trial answers depends on its request
+alone, so the number of workers changes nothing but the order in which answers come.
+"""
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Generator, Iterable
+from pathlib import Path
+from typing import IO, Any
+
+from dynosim.sweep.status import FAILED
+
+Request = dict[str, Any]
+Answer = dict[str, Any]
+
+DEFAULT_FUNCTION = "dynosim.sweep.trial:run_trial"
+STDERR_TAIL = 400
+_POLL_S = 0.2  # how soon an interrupt is seen where waiting on a queue cannot be interrupted
+
+
+class _Worker:
+    """One child process, spoken to by one thread."""
+
+    def __init__(self, function: str) -> None:
+        package_root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))
+        threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
+        self._errors: IO[bytes] = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "dynosim.sweep.worker", function],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, **threads, "PYTHONPATH": path},
+            start_new_session=True,  # Ctrl-C is for the sweep, which then ends its workers
+        )
+
+    def ask(self, request: Request) -> Answer:
+        """The answer; if the process dies over it, one that says so."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except OSError:
+            line = b""
+        if line.endswith(b"\n"):
+            answer: Answer = json.loads(line)
+            return answer
+        code = self.process.wait()
+        self._errors.seek(0)
+        tail = self._errors.read()[-STDERR_TAIL:].decode(errors="replace").strip()
+        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        last = f": {tail.splitlines()[-1]}" if tail else ""
+        reason = f"the worker process died ({how}){last}"
+        return {"status": FAILED, "reason": reason, "report": {}, "wall_ms": 0.0}
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    def stop(self) -> None:
+        """End the process at once."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout, self._errors):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except OSError:  # unsent input of a dead process
+                    pass
+
+
+class LocalExecutor:
+    """Answers requests with up to `jobs` processes."""
+
+    def __init__(self, jobs: int, function: str = DEFAULT_FUNCTION) -> None:
+        self._jobs = jobs
+        self._function = function
+
+    def run(self, requests: Iterable[tuple[int, Request]]) -> Generator[tuple[int, Answer], None, None]:
+        """(index, answer) of each (index, request), as they come.
+
+        Requests start in the order given. Closing the iterator ends all workers at once.
+        """
+        todo: queue.SimpleQueue[tuple[int, Request]] = queue.SimpleQueue()
+        total = 0
+        for request in requests:
+            todo.put(request)
+            total += 1
+        done: queue.SimpleQueue[tuple[int, Answer] | BaseException] = queue.SimpleQueue()
+        workers = [_Lane(self._function, todo, done) for _ in range(min(self._jobs, total))]
+        try:
+            for worker in workers:
+                worker.start()
+            for _ in range(total):
+                yield _next(done)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            for worker in workers:
+                worker.join()
+
+
+class _Lane(threading.Thread):
+    """Feeds one worker after another until there is nothing to do."""
+
+    def __init__(
+        self,
+        function: str,
+        todo: "queue.SimpleQueue[tuple[int, Request]]",
+        done: "queue.SimpleQueue[tuple[int, Answer] | BaseException]",
+    ) -> None:
+        super().__init__(daemon=True)
+        self._function = function
+        self._todo = todo
+        self._done = done
+        self._lock = threading.Lock()
+        self._worker: _Worker | None = None
+        self._is_cancelled = False
+
+    def run(self) -> None:
+        try:
+            while True:
+                try:
+                    index, request = self._todo.get_nowait()
+                except queue.Empty:
+                    break
+                worker = self._living_worker()
+                if worker is None:
+                    break
+                answer = worker.ask(request)
+                if self._is_cancelled:
+                    break
+                self._done.put((index, answer))
+        except BaseException as error:
+            self._done.put(error)
+        finally:
+            self.cancel()
+            if self._worker is not None:
+                self._worker.stop()
+
+    def cancel(self) -> None:
+        """End the worker, and start no other."""
+        with self._lock:
+            self._is_cancelled = True
+            if self._worker is not None:
+                self._worker.process.kill()
+
+    def _living_worker(self) -> _Worker | None:
+        with self._lock:
+            if self._is_cancelled:
+                return None
+            if self._worker is None or not self._worker.is_alive:
+                if self._worker is not None:
+                    self._worker.stop()
+                self._worker = _Worker(self._function)
+            return self._worker
+
+
+def _next(done: "queue.SimpleQueue[tuple[int, Answer] | BaseException]") -> tuple[int, Answer]:
+    while True:
+        try:
+            item = done.get(timeout=_POLL_S)
+        except queue.Empty:
+            continue
+        if isinstance(item, BaseException):
+            raise item
+        return item

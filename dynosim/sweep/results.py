@@ -1,0 +1,160 @@
+"""What a finished sweep says: the table of trials, its frontier, and the best of it.
+
+Nothing here depends on real time or on the order in which trials ended.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dynosim.config.sweep_loading import SweepConfig
+from dynosim.config.sweep_schema import SweepSla
+from dynosim.sweep.ledger import Record
+from dynosim.sweep.pareto import pareto_front
+from dynosim.sweep.space import Trial
+from dynosim.sweep.status import INFEASIBLE, OK
+
+if TYPE_CHECKING:
+    import polars as pl
+
+THROUGHPUT_PER_GPU = "output_tok_s_per_gpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One trial and its verdicts. `meets_sla` is None for a trial that did not run."""
+
+    trial: Trial
+    status: str
+    reason: str
+    report: Mapping[str, Any]
+    meets_sla: bool | None
+    is_pareto: bool = False  # no other finished trial beats it
+    is_sla_pareto: bool = False  # no other finished trial that meets the SLA beats it
+
+
+def judge(sweep: SweepConfig, trials: Sequence[Trial], records: Mapping[int, Record]) -> list[Row]:
+    """Every trial that has ended, in order, with its verdicts."""
+    rows = []
+    for trial in trials:
+        record = records.get(trial.index)
+        if trial.config is None:
+            rows.append(Row(trial, INFEASIBLE, trial.reason, {}, None))
+        elif record is not None:
+            report = record["report"]
+            is_ok = record["status"] == OK
+            verdict = meets(sweep.constraints.sla, report) if is_ok else None
+            rows.append(Row(trial, record["status"], record["reason"], report, verdict))
+    front = _front(sweep, rows, [row.status == OK for row in rows])
+    sla_front = _front(sweep, rows, [row.meets_sla is True for row in rows])
+    return [
+        Row(row.trial, row.status, row.reason, row.report, row.meets_sla, on_front, on_sla_front)
+        for row, on_front, on_sla_front in zip(rows, front, sla_front, strict=True)
+    ]
+
+
+def meets(sla: SweepSla | None, report: Mapping[str, Any]) -> bool:
+    """Whether the chosen statistic of each bounded latency is within its bound.
+
+    Without inter-token gaps their bound is kept; a trial that completed nothing keeps none.
+    """
+    if not report.get("completed_requests"):
+        return False
+    if sla is None:
+        return True
+    bounds = (("ttft_ms", sla.ttft_ms), ("itl_ms", sla.itl_ms), ("e2e_latency_ms", sla.e2e_ms))
+    measured = [
+        (report.get(f"{sla.statistic}_{metric}"), bound)
+        for metric, bound in bounds
+        if bound is not None
+    ]
+    return all(value is None or value <= bound for value, bound in measured)
+
+
+def best_rows(sweep: SweepConfig, rows: Sequence[Row]) -> list[Row]:
+    """The `top` trials to recommend.
+
+    Rule: on the frontier of the trials that meet the SLA; most output tokens/s per GPU first, then
+    fewer GPUs, then the lower index. Of trials with equal objectives and GPUs only the first.
+    """
+    front = sorted((row for row in rows if row.is_sla_pareto), key=_rank)
+    chosen: dict[tuple[Any, ...], Row] = {}
+    for row in front:
+        chosen.setdefault((*_objectives(sweep, row), row.report.get("num_gpus")), row)
+    return list(chosen.values())[: sweep.top]
+
+
+def trials_table(sweep: SweepConfig, rows: Sequence[Row]) -> "pl.DataFrame":
+    """One row per trial: verdicts, the space's keys, the report's keys; null where none is."""
+    import polars as pl
+
+    columns: dict[str, list[Any]] = {
+        "trial_id": [row.trial.index for row in rows],
+        "status": [row.status for row in rows],
+        "reason": [row.reason or None for row in rows],
+        "config_hash": [row.trial.config_hash for row in rows],
+        "is_pareto": [row.is_pareto for row in rows],
+        "is_sla_pareto": [row.is_sla_pareto for row in rows],
+        "meets_sla": [row.meets_sla for row in rows],
+    }
+    for dimension in sweep.dimensions:
+        columns[dimension.key] = [row.trial.values[dimension.key] for row in rows]
+    names = dict.fromkeys(key for row in rows for key in row.report)
+    for name in names:
+        columns.setdefault(name, [row.report.get(name) for row in rows])
+    return pl.DataFrame([_series(name, values) for name, values in columns.items()])
+
+
+def objective_names(sweep: SweepConfig) -> tuple[str, str]:
+    """The two objectives that plots show: upwards, and to the right."""
+    names = [*sweep.objectives, "mean_output_token_throughput_per_user", THROUGHPUT_PER_GPU]
+    first, second = list(dict.fromkeys(names))[:2]
+    return first, second
+
+
+def _rank(row: Row) -> tuple[float, float, int]:
+    throughput = row.report.get(THROUGHPUT_PER_GPU)
+    gpus = row.report.get("num_gpus")
+    return (
+        math.inf if throughput is None else -throughput,
+        math.inf if gpus is None else gpus,
+        row.trial.index,
+    )
+
+
+def _objectives(sweep: SweepConfig, row: Row) -> tuple[float, ...]:
+    values = (row.report.get(name) for name in sweep.objectives)
+    return tuple(math.nan if value is None else float(value) for value in values)
+
+
+def _front(sweep: SweepConfig, rows: Sequence[Row], allowed: Sequence[bool]) -> list[bool]:
+    nothing = (math.nan,) * len(sweep.objectives)
+    table = [
+        _objectives(sweep, row) if is_allowed else nothing
+        for row, is_allowed in zip(rows, allowed, strict=True)
+    ]
+    if not table:
+        return []
+    maximize = [goal == "max" for goal in sweep.objectives.values()]
+    front: list[bool] = pareto_front(np.array(table, dtype=np.float64), maximize).tolist()
+    return front
+
+
+def _series(name: str, values: list[Any]) -> "pl.Series":
+    """A column of the narrowest type that holds all values; lists and sections as JSON."""
+    import polars as pl
+
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {bool}:
+        return pl.Series(name, values, dtype=pl.Boolean)
+    if kinds <= {int}:
+        return pl.Series(name, values, dtype=pl.Int64)
+    if kinds <= {int, float}:
+        numbers = [None if value is None else float(value) for value in values]
+        return pl.Series(name, numbers, dtype=pl.Float64)
+    texts = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
+    return pl.Series(name, texts, dtype=pl.String)

@@ -1,0 +1,153 @@
+"""Runs a sweep from its description to its files."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynosim.config.schema import RunConfig
+from dynosim.config.sweep_loading import SweepConfig
+from dynosim.errors import TraceError
+from dynosim.sweep.artifacts import write_artifacts
+from dynosim.sweep.executor import LocalExecutor
+from dynosim.sweep.ledger import Ledger, new_ledger, resumed_ledger
+from dynosim.sweep.progress import Progress
+from dynosim.sweep.results import Row, judge
+from dynosim.sweep.space import Trial, digest, trials_of
+from dynosim.sweep.status import BAD_INPUT, FAILED
+from dynosim.sweep.trial import request_for
+
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SweepOutcome:
+    """A finished sweep."""
+
+    rows: list[Row]
+    summary: dict[str, Any]  # as in summary.json
+    folder: Path
+    num_resumed: int  # trials that an earlier call had finished
+
+    @property
+    def num_failed(self) -> int:
+        """Trials that crashed."""
+        return sum(row.status == FAILED for row in self.rows)
+
+
+class SweepInterruptedError(KeyboardInterrupt):
+    """Ctrl-C during a sweep; the message says what was kept and how to go on."""
+
+
+def run_sweep(
+    sweep: SweepConfig,
+    folder: Path,
+    *,
+    jobs: int,
+    resume: bool = False,
+    overwrite: bool = False,
+    make_executor: Callable[[int], LocalExecutor] = LocalExecutor,
+) -> SweepOutcome:
+    """Run every trial that is not finished yet, then write all files to `folder`.
+
+    Raises: ConfigError, TraceError for input that no trial could use; SweepInterruptedError.
+    """
+    trials = trials_of(sweep)
+    check_inputs(trials)
+    sweep_hash = hash_of(trials)
+    ledger = (
+        resumed_ledger(folder, sweep_hash=sweep_hash)
+        if resume
+        else new_ledger(folder, sweep_hash=sweep_hash, overwrite=overwrite)
+    )
+    finished = {i for i, record in ledger.records.items() if record["status"] != FAILED}
+    runnable = [trial for trial in trials if trial.config is not None]
+    todo = [trial for trial in runnable if trial.index not in finished]
+    num_resumed = len(runnable) - len(todo)
+    try:
+        _run_trials(sweep, todo, ledger, make_executor(jobs), num_done=num_resumed)
+    except KeyboardInterrupt:
+        kept = sum(record["status"] != FAILED for record in ledger.records.values())
+        raise SweepInterruptedError(
+            f"interrupted: {kept} of {len(runnable)} trials are kept in {folder} "
+            "(give the same command with --resume to go on)"
+        ) from None
+    rows = judge(sweep, trials, ledger.records)
+    sweep_yaml = sweep_text(sweep)
+    summary = write_artifacts(folder, sweep, rows, sweep_hash=sweep_hash, sweep_yaml=sweep_yaml)
+    return SweepOutcome(rows, summary, folder, num_resumed)
+
+
+def _run_trials(
+    sweep: SweepConfig,
+    todo: Sequence[Trial],
+    ledger: Ledger,
+    executor: LocalExecutor,
+    *,
+    num_done: int,
+) -> None:
+    by_index = {trial.index: trial for trial in todo}
+    requests = [(t.index, request_for(t.config)) for t in todo if t.config is not None]
+    objective, goal = next(iter(sweep.objectives.items()))
+    total = num_done + len(todo)
+    progress = Progress(total=total, done=num_done, objective=objective, is_max=goal == "max")
+    with progress, closing(executor.run(requests)) as answers:
+        for index, answer in answers:
+            if answer["status"] == BAD_INPUT:
+                raise TraceError(answer["reason"])
+            trial = by_index[index]
+            ledger.append(trial, answer)
+            progress.advance(trial.values, answer["report"])
+
+
+def check_inputs(trials: Sequence[Trial]) -> None:
+    """Refuse unknown models and hardware and missing files before any process starts.
+
+    Raises: ConfigError.
+    """
+    from dynosim.timing.catalogue import model_entry
+    from dynosim.timing.hardware import hardware_sheet
+
+    configs = [trial.config for trial in trials if trial.config is not None]
+    for model in dict.fromkeys(config.model_source for config in configs):
+        if model is not None:
+            model_entry(model)
+    for hardware in dict.fromkeys(config.hardware_source for config in configs):
+        if hardware is not None:
+            hardware_sheet(hardware)
+    for path in _trace_files(configs):
+        if not path.is_file():
+            raise TraceError("no such file (check workload.trace)", path=str(path))
+
+
+def hash_of(trials: Sequence[Trial]) -> str:
+    """Equal for sweeps whose trials would all give the same: configurations and trace contents."""
+    configs = [trial.config for trial in trials if trial.config is not None]
+    files = {str(path.name): _file_digest(path) for path in _trace_files(configs)}
+    return digest([[trial.config_hash for trial in trials], files])
+
+
+def _trace_files(configs: Sequence[RunConfig]) -> list[Path]:
+    places = {
+        (config.workload.trace, config.base_dir): config
+        for config in configs
+        if config.workload.trace is not None
+    }
+    return [config.resolve(name) for (name, _), config in places.items() if name is not None]
+
+
+def _file_digest(path: Path) -> str:
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            sha.update(chunk)
+    return sha.hexdigest()
+
+
+def sweep_text(sweep: SweepConfig) -> str:
+    """The sweep file with its overrides applied, as YAML."""
+    import yaml
+
+    return yaml.safe_dump(sweep.source_data, sort_keys=False, allow_unicode=True)

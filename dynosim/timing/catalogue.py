@@ -1,0 +1,141 @@
+"""Models by name, without network: the Hugging Face configs that aiconfigurator-core ships.
+
+The package is found, never imported (its import takes seconds). A path of a `config.json`, or of
+the folder that holds one, names a model as well.
+"""
+
+import difflib
+import hashlib
+import importlib.util
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dynosim.errors import ConfigError
+
+_SUFFIX = "_config.json"
+_QUANTISATION_SUFFIX = "_hf_quant_config.json"
+
+_SAME_ARCHITECTURE = {
+    "meta-llama/Llama-3.1-8B": "meta-llama/Meta-Llama-3.1-8B",
+    "meta-llama/Llama-3.1-8B-Instruct": "meta-llama/Meta-Llama-3.1-8B",
+    "meta-llama/Meta-Llama-3.1-8B-Instruct": "meta-llama/Meta-Llama-3.1-8B",
+    "meta-llama/Llama-3.1-70B": "meta-llama/Meta-Llama-3.1-70B",
+    "meta-llama/Llama-3.1-70B-Instruct": "meta-llama/Meta-Llama-3.1-70B",
+    "meta-llama/Meta-Llama-3.1-70B-Instruct": "meta-llama/Meta-Llama-3.1-70B",
+    "meta-llama/Llama-3.3-70B-Instruct": "meta-llama/Meta-Llama-3.1-70B",
+    "meta-llama/Llama-3.1-405B": "meta-llama/Meta-Llama-3.1-405B",
+    "meta-llama/Llama-3.1-405B-Instruct": "meta-llama/Meta-Llama-3.1-405B",
+    "mistralai/Mixtral-8x7B-Instruct-v0.1": "mistralai/Mixtral-8x7B-v0.1",
+    "mistralai/Mixtral-8x22B-Instruct-v0.1": "mistralai/Mixtral-8x22B-v0.1",
+}
+"""Names whose published config has the same shapes as the packaged one."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A model's name and what its files say."""
+
+    name: str  # packaged name, or the path as given
+    config: dict[str, Any]  # Hugging Face config.json
+    quantisation: dict[str, Any] | None  # hf_quant_config.json
+    path: Path  # of the config.json
+    is_packaged: bool
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal files: what a cache key needs to know of the model."""
+        if self.is_packaged:
+            return self.name
+        text = json.dumps([self.config, self.quantisation], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def core_folder() -> Path | None:
+    """Where aiconfigurator-core is installed; None if it is not."""
+    spec = importlib.util.find_spec("aiconfigurator_core")
+    return Path(spec.origin).parent if spec is not None and spec.origin else None
+
+
+@cache
+def core_version() -> str:
+    """Version of the installed aiconfigurator-core; "" if it is not installed."""
+    folder = core_folder()
+    if folder is None:
+        return ""
+    for entry in sorted(folder.parent.glob("aiconfigurator_core-*.dist-info")):
+        return entry.name.removeprefix("aiconfigurator_core-").removesuffix(".dist-info")
+    from importlib import metadata
+
+    return metadata.version("aiconfigurator-core")
+
+
+def known_models() -> list[str]:
+    """Names that need no path, sorted."""
+    folder = core_folder()
+    if folder is None:
+        return []
+    files = (folder / "model_configs").glob(f"*{_SUFFIX}")
+    return sorted(
+        file.name.removesuffix(_SUFFIX).replace("--", "/", 1)
+        for file in files
+        if not file.name.endswith(_QUANTISATION_SUFFIX)
+    )
+
+
+def model_entry(model: str) -> ModelEntry:
+    """The model of that name or path.
+
+    Raises: ConfigError with the nearest names, or with what is wrong with the file.
+    """
+    folder = core_folder()
+    name = _SAME_ARCHITECTURE.get(model, model)
+    if folder is not None and name.count("/") == 1:
+        stem = name.replace("/", "--")
+        path = folder / "model_configs" / f"{stem}{_SUFFIX}"
+        if path.is_file():
+            quantisation = path.with_name(f"{stem}{_QUANTISATION_SUFFIX}")
+            return _entry(name, path, quantisation, is_packaged=True)
+    path = Path(model)
+    if path.is_dir():
+        path = path / "config.json"
+    if path.is_file():
+        quantisation = path.with_name("hf_quant_config.json")
+        return _entry(model, path, quantisation, is_packaged=False)
+    raise ConfigError(_unknown(model))
+
+
+def _entry(name: str, path: Path, quantisation: Path, *, is_packaged: bool) -> ModelEntry:
+    quantisation_data = _read_object(quantisation) if quantisation.is_file() else None
+    return ModelEntry(name, _read_object(path), quantisation_data, path, is_packaged)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model: {path}: not readable JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"model: {path}: expected a JSON object, as Hugging Face writes it")
+    return data
+
+
+def _unknown(model: str) -> str:
+    names = known_models()
+    by_lower = {name.lower(): name for name in (*names, *_SAME_ARCHITECTURE)}
+    by_lower |= {name.split("/")[-1].lower(): name for name in names}
+    nearest = difflib.get_close_matches(model.lower(), by_lower, n=4)
+    unique = list(dict.fromkeys(by_lower[match] for match in nearest))[:3]
+    if unique:
+        hint = f"did you mean {' or '.join(unique)}?"
+    elif names:
+        hint = f"`dynosim support` lists the {len(names)} known names"
+    else:
+        hint = "names are known once aiconfigurator-core is installed"
+    return (
+        f"model: unknown {model!r}; {hint} Or give the path of a Hugging Face config.json"
+        " or of its folder."
+    )

@@ -1,0 +1,150 @@
+"""What every step-time model answers: how long an engine step with a given composition takes.
+
+A model knows nothing of requests, schedulers or clocks. All methods are pure. Scalar methods use
+plain Python numbers (they are called tens of thousands of times per run), array methods numpy.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+
+from dynosim.records import FloatArray, IntArray, StepLog
+
+MEASURED = "measured"
+DERIVED = "derived"
+ESTIMATED = "estimated"
+
+
+_NEWTON_EVALUATIONS = 6
+"""After so many looks the step time is taken to jump, and the bracket is halved instead."""
+
+
+class StepTimeModel(ABC):
+    """Milliseconds of engine steps.
+
+    `source` is "measured" (timed on the hardware), "derived" (from measurements, with substitutes)
+    or "estimated" (from formulas). `description` is one line for reports, `notes` are warnings and
+    qualifications that a report must show. `decode_is_monotone` promises that a step never gets
+    faster as contexts grow while the number of decoding sequences stays the same.
+    """
+
+    source: str = ESTIMATED
+    description: str = ""
+    notes: tuple[str, ...] = ()
+    decode_is_monotone: bool = False
+
+    @abstractmethod
+    def step_ms(
+        self,
+        num_prefills: int,
+        prefill_tokens: int,
+        prefix_tokens: int,
+        num_decodes: int,
+        decode_context_tokens: int,
+    ) -> float:
+        """Duration of one step.
+
+        The step computes `prefill_tokens` new prompt tokens over `num_prefills` prompts, of which
+        `prefix_tokens` were in the cache before, and one token for each of `num_decodes` sequences
+        whose contexts (the token being computed included) sum to `decode_context_tokens`.
+        Nothing to compute takes 0 ms.
+        """
+
+    def decode_run_ms(self, num_decodes: int, decode_context_tokens: int, num_steps: int) -> float:
+        """Sum of `num_steps` decode steps of an unchanged batch whose contexts grow by one token.
+
+        Equals adding `step_ms(0, 0, 0, num_decodes, decode_context_tokens + j * num_decodes)` for
+        j in 0..num_steps-1, up to rounding. Models override this loop with closed forms.
+        """
+        total: float = 0
+        context = decode_context_tokens
+        for _ in range(num_steps):
+            total += self.step_ms(0, 0, 0, num_decodes, context)
+            context += num_decodes
+        return total
+
+    def decode_steps_until(
+        self, num_decodes: int, decode_context_tokens: int, max_steps: int, elapsed_ms: float
+    ) -> int:
+        """Smallest j in 1..max_steps whose `decode_run_ms` reaches `elapsed_ms`.
+
+        Returns `max_steps` when none does. Newton's method inside a bracket: one or two runs are
+        typically looked at, and a step time that jumps costs at most a bisection.
+        """
+        low, high = 0, max_steps  # the run of `low` steps falls short, the answer is <= high
+        rounding_ms = 1e-9 * abs(elapsed_ms)
+        evaluations = 0
+        at, surplus_ms = 0, -elapsed_ms  # how far the last run looked at lies above the target
+        step = self.step_ms(0, 0, 0, num_decodes, decode_context_tokens)
+        while high - low > 1:
+            guess = _newton(at, surplus_ms, step, high)
+            if evaluations >= _NEWTON_EVALUATIONS:
+                guess = (low + high) // 2
+            at = min(max(guess, low + 1), high - 1)
+            surplus_ms = self.decode_run_ms(num_decodes, decode_context_tokens, at) - elapsed_ms
+            evaluations += 1
+            # One step to the other side often settles it without looking at another run.
+            if surplus_ms >= 0:
+                high = at
+                context = decode_context_tokens + (at - 1) * num_decodes
+                step = self.step_ms(0, 0, 0, num_decodes, context)
+                if surplus_ms - step < -rounding_ms:
+                    return at
+            else:
+                low = at
+                context = decode_context_tokens + at * num_decodes
+                step = self.step_ms(0, 0, 0, num_decodes, context)
+                if surplus_ms + step > rounding_ms:
+                    return at + 1
+        return high
+
+    def decode_step_ms_array(
+        self, num_decodes: IntArray, decode_context_tokens: IntArray
+    ) -> FloatArray:
+        """`step_ms` of pure decode steps, element by element."""
+        pairs = zip(num_decodes.tolist(), decode_context_tokens.tolist(), strict=True)
+        return np.array([self.step_ms(0, 0, 0, n, s) for n, s in pairs], dtype=np.float64)
+
+    def steps_in_range(self, steps: StepLog) -> IntArray:
+        """Per row: how many of its steps lay inside what the model was measured on.
+
+        All of them for formulas, which have no range.
+        """
+        return steps.num_steps.astype(np.int64)
+
+    def describe(self) -> dict[str, Any]:
+        """What a report says about the model; plain JSON values."""
+        return {
+            "source": self.source,
+            "description": self.description,
+            "notes": list(self.notes),
+        }
+
+
+def _newton(at: int, surplus_ms: float, step_ms: float, high: int) -> int:
+    """Number of steps whose run ends at the target if every step takes `step_ms`.
+
+    `surplus_ms` is how far the run of `at` steps ends behind the target (negative: before it).
+    """
+    if surplus_ms < 0:
+        if step_ms <= 0 or -surplus_ms >= step_ms * (high - at):
+            return high
+        missing = -surplus_ms / step_ms
+        return at + int(missing) + (missing > int(missing))
+    if step_ms <= 0 or surplus_ms >= step_ms * at:
+        return 0
+    return at - int(surplus_ms / step_ms)
+
+
+def contexts_below(steps: StepLog, limit: FloatArray) -> IntArray:
+    """Per row: how many of its decode steps have a mean context of at most `limit` tokens.
+
+    Rows without decodes count as all inside. Step j of a row has the mean context of its first
+    step plus j.
+    """
+    decodes = np.maximum(steps.num_decodes, 1)
+    first_context = steps.decode_context_tokens / decodes
+    fitting = np.floor(limit - first_context + 1e-9).astype(np.int64) + 1
+    inside = np.clip(fitting, 0, steps.num_steps)
+    return np.where(steps.num_decodes > 0, inside, steps.num_steps).astype(np.int64)

@@ -1,0 +1,104 @@
+"""Piecewise linear curves over the mean context, with exact sums over runs of decode steps."""
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+
+import numpy as np
+
+from dynosim.records import FloatArray, IntArray
+
+
+class ContextRow:
+    """Milliseconds of a decode step against mean context, linear between knots and beyond the ends.
+
+    `knots` rise strictly and number at least two; `values` are the milliseconds at the knots.
+    """
+
+    __slots__ = ("knots", "last", "slopes", "values")
+
+    def __init__(self, knots: list[float], values: list[float]) -> None:
+        self.knots = knots
+        self.values = values
+        self.last = len(knots) - 1
+        self.slopes = [
+            (values[i + 1] - values[i]) / (knots[i + 1] - knots[i]) for i in range(self.last)
+        ]
+
+    def at(self, context: float) -> float:
+        """Milliseconds of a step with this mean context."""
+        i = bisect_right(self.knots, context, 1, self.last) - 1
+        return self.values[i] + self.slopes[i] * (context - self.knots[i])
+
+    def run(self, context: float, num_steps: int) -> float:
+        """Sum of `at(context + j)` for j in 0..num_steps-1, one closed sum per segment touched."""
+        knots = self.knots
+        i = bisect_right(knots, context, 1, self.last) - 1
+        total = 0.0
+        while num_steps > 0:
+            count = num_steps
+            if i < self.last - 1:
+                gap = knots[i + 1] - context
+                whole = int(gap)
+                count = min(count, whole + (whole < gap))
+            if count > 0:
+                slope = self.slopes[i]
+                first = self.values[i] + slope * (context - knots[i])
+                total += count * first + slope * (count * (count - 1) // 2)
+                context += count
+                num_steps -= count
+            i += 1
+        return total
+
+
+_FAR_TOKENS = float(2**40)
+"""A context that no sequence reaches: where the last segment of an extended row ends."""
+
+
+def extended_row(knots: list[float], values: list[float], *, monotone: bool) -> ContextRow:
+    """A row whose extrapolation stays sensible: never below 0 ms, never falling beyond the knots.
+
+    With `monotone` also between the knots (what interpolation between monotone rows keeps anyway,
+    but extrapolation over the batch size may lose).
+    """
+    first_slope = (values[1] - values[0]) / (knots[1] - knots[0])
+    last_slope = (values[-1] - values[-2]) / (knots[-1] - knots[-2])
+    all_knots = [*knots, _FAR_TOKENS]
+    all_values = [*values, values[-1] + max(0.0, last_slope) * (_FAR_TOKENS - knots[-1])]
+    if knots[0] > 0:
+        all_knots.insert(0, 0.0)
+        all_values.insert(0, values[0] - first_slope * knots[0])
+    all_values = [max(0.0, value) for value in all_values]
+    if monotone:
+        all_values = list(accumulate(all_values, max))
+    return ContextRow(all_knots, all_values)
+
+
+def interpolate_rows(
+    nodes: Sequence[float], index: int, at: float, low: Sequence[float], high: Sequence[float]
+) -> list[float]:
+    """The row at `at`, on the line through `low` at nodes[index] and `high` at nodes[index + 1]."""
+    weight = (at - nodes[index]) / (nodes[index + 1] - nodes[index])
+    return [a + weight * (b - a) for a, b in zip(low, high, strict=True)]
+
+
+def decode_ms_array(
+    row: Callable[[int], ContextRow], num_decodes: IntArray, decode_context_tokens: IntArray
+) -> FloatArray:
+    """Decode step times of many steps from the rows of their batch sizes; 0 without decodes."""
+    total = np.zeros(len(num_decodes), dtype=np.float64)
+    order = np.argsort(num_decodes, kind="stable")
+    batches, starts = np.unique(num_decodes[order], return_index=True)
+    bounds = [*starts.tolist(), len(order)]
+    for position, batch in enumerate(batches.tolist()):
+        if batch <= 0:
+            continue
+        chosen = order[bounds[position] : bounds[position + 1]]
+        curve = row(batch)
+        knots = np.array(curve.knots)
+        contexts = decode_context_tokens[chosen] / batch
+        segment = np.clip(np.searchsorted(knots, contexts, side="right") - 1, 0, curve.last - 1)
+        total[chosen] = np.array(curve.values)[segment] + np.array(curve.slopes)[segment] * (
+            contexts - knots[segment]
+        )
+    return total

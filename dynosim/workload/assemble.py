@@ -1,0 +1,173 @@
+"""Checked rows of a whole file into one `Trace`: order, shift, dense hash ids, links."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dynosim.records import NO_REQUEST, FloatArray, IntArray, Trace
+from dynosim.workload.columns import Columns
+from dynosim.workload.validate import CheckedRows
+
+_COMPACT_SLACK = 1024
+
+
+def intern_hash_ids(hash_ids: IntArray) -> IntArray:
+    """Ids 0, 1, 2, ... in order of first appearance, or `hash_ids` itself if already compact.
+
+    Compact means that a table indexed by id is small: none negative, the largest below twice the
+    number of ids (plus a little).
+    """
+    size = len(hash_ids)
+    if not size:
+        return hash_ids
+    if int(hash_ids.min()) >= 0 and int(hash_ids.max()) < 2 * size + _COMPACT_SLACK:
+        return hash_ids
+    return first_appearance_ids(hash_ids)
+
+
+def first_appearance_ids(keys: IntArray) -> IntArray:
+    """Each key's rank (n,) among the distinct keys in order of first appearance."""
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse]
+
+
+def gather_runs(values: IntArray, starts: IntArray, counts: IntArray) -> IntArray:
+    """`values[starts[i]:starts[i] + counts[i]]` of each i, end to end."""
+    before = np.cumsum(counts) - counts
+    return values[np.repeat(starts - before, counts) + np.arange(int(counts.sum()))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """All good rows of the file, in file order."""
+
+    columns: Columns
+    previous_turn: IntArray
+    delay_ms: FloatArray
+
+
+def assemble(
+    parts: Sequence[CheckedRows], *, block_tokens: int, sort: bool, source: str, skipped_lines: int
+) -> tuple[Trace, int]:
+    """The trace, and how many rows sorting moved: those that came after a later arrival.
+
+    Rows keep the file's order, or with `sort` get the order of their arrivals (ties: file order). A
+    later turn without an arrival is placed at the latest arrival before it, in the file or, with
+    `sort`, in its session. The first arrival becomes 0.
+    """
+    rows = _concatenate(parts)
+    columns = rows.columns
+    previous, delay_ms = rows.previous_turn, rows.delay_ms
+    arrival_ms = _fill_arrivals(columns.arrival_ms, previous, in_session=sort)
+    moved = 0
+    if sort:
+        moved = int(np.count_nonzero(arrival_ms < np.maximum.accumulate(arrival_ms)))
+        if moved:
+            order = np.argsort(arrival_ms, kind="stable")
+            place = np.empty(len(order) + 1, np.int64)
+            place[order] = np.arange(len(order))
+            place[NO_REQUEST] = NO_REQUEST  # the last place, so that -1 maps to itself
+            columns = _permute(columns, order)
+            arrival_ms, delay_ms = arrival_ms[order], delay_ms[order]
+            previous = place[previous[order]]
+            source = f"{source} (sorted, {moved} rows moved)"
+    has_links = bool((previous != NO_REQUEST).any())
+    priority = columns.priority
+    return Trace(
+        arrival_ms=arrival_ms - arrival_ms[0],
+        input_tokens=columns.input_tokens,
+        output_tokens=columns.output_tokens,
+        hash_ids=intern_hash_ids(columns.hash_ids),
+        hash_offsets=np.concatenate(([0], np.cumsum(np.maximum(columns.hash_counts, 0)))),
+        trace_block_size=block_tokens,
+        previous_turn=previous if has_links else None,
+        delay_ms=delay_ms if has_links else None,
+        priority=priority if priority is not None and priority.any() else None,
+        session_ids=_session_names(columns),
+        request_ids=_request_names(columns),
+        source=source,
+        skipped_lines=skipped_lines,
+    ), moved
+
+
+def _concatenate(parts: Sequence[CheckedRows]) -> _Rows:
+    if len(parts) == 1:
+        return _Rows(parts[0].columns, parts[0].previous_turn, parts[0].delay_ms)
+    chunks = [part.columns for part in parts]
+    has_priority = any(chunk.priority is not None for chunk in chunks)
+    has_sessions = any(chunk.session_ids is not None for chunk in chunks)
+    has_requests = any(chunk.request_ids is not None for chunk in chunks)
+    columns = Columns(
+        line=np.concatenate([chunk.line for chunk in chunks]),
+        arrival_ms=np.concatenate([chunk.arrival_ms for chunk in chunks]),
+        input_tokens=np.concatenate([chunk.input_tokens for chunk in chunks]),
+        output_tokens=np.concatenate([chunk.output_tokens for chunk in chunks]),
+        hash_ids=np.concatenate([chunk.hash_ids for chunk in chunks]),
+        hash_counts=np.concatenate([chunk.hash_counts for chunk in chunks]),
+    )
+    if has_priority:
+        columns.priority = np.concatenate(
+            [np.zeros(len(c), np.int64) if c.priority is None else c.priority for c in chunks]
+        )
+    if has_sessions:
+        columns.session_ids = [name for c in chunks for name in c.session_ids or [None] * len(c)]
+    if has_requests:
+        columns.request_ids = [name for c in chunks for name in c.request_ids or [None] * len(c)]
+    return _Rows(
+        columns,
+        np.concatenate([part.previous_turn for part in parts]),
+        np.concatenate([part.delay_ms for part in parts]),
+    )
+
+
+def _fill_arrivals(arrival_ms: FloatArray, previous: IntArray, *, in_session: bool) -> FloatArray:
+    """Arrivals (n,) without NaN: a later turn that states none gets the latest one before it."""
+    absent = np.isnan(arrival_ms)
+    if not absent.any():
+        return arrival_ms
+    filled = arrival_ms.copy()
+    if in_session:
+        for row in np.flatnonzero(absent & (previous != NO_REQUEST)).tolist():
+            filled[row] = filled[previous[row]]
+    latest_ms = np.fmax.accumulate(filled)
+    return np.nan_to_num(np.where(np.isnan(filled), latest_ms, filled), nan=0.0)
+
+
+def _permute(columns: Columns, order: IntArray) -> Columns:
+    counts = np.maximum(columns.hash_counts, 0)
+    starts = np.cumsum(counts) - counts
+    return Columns(
+        line=columns.line[order],
+        arrival_ms=columns.arrival_ms[order],
+        input_tokens=columns.input_tokens[order],
+        output_tokens=columns.output_tokens[order],
+        hash_ids=gather_runs(columns.hash_ids, starts[order], counts[order]),
+        hash_counts=columns.hash_counts[order],
+        priority=None if columns.priority is None else columns.priority[order],
+        session_ids=_permute_list(columns.session_ids, order),
+        request_ids=_permute_list(columns.request_ids, order),
+    )
+
+
+def _permute_list(values: list[str | None] | None, order: IntArray) -> list[str | None] | None:
+    return None if values is None else [values[index] for index in order.tolist()]
+
+
+def _session_names(columns: Columns) -> tuple[str, ...] | None:
+    """Session of each row, "" where it has none; equal names share one string."""
+    if columns.session_ids is None:
+        return None
+    names: dict[str, str] = {}
+    return tuple(
+        "" if name is None else names.setdefault(name, name) for name in columns.session_ids
+    )
+
+
+def _request_names(columns: Columns) -> tuple[str, ...] | None:
+    if columns.request_ids is None:
+        return None
+    pairs = zip(columns.request_ids, columns.line.tolist(), strict=True)
+    return tuple(f"line-{line}" if name is None else name for name, line in pairs)

@@ -1,0 +1,75 @@
+"""Rows of a trace file in columns, between the decoders and the finished `Trace`."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynosim.records import FloatArray, IntArray
+
+MISSING_TOKENS = -(1 << 62)
+"""Stands for a length that the row does not state; no real length is negative."""
+
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldNames:
+    """What a format calls its fields, for messages."""
+
+    arrival: str
+    input_tokens: str
+    output_tokens: str
+    delay: str = "delay"
+    hash_ids: str = "hash_ids"
+
+
+@dataclass(slots=True)
+class Columns:
+    """A chunk of rows: n of them, in file order. None where no row has the field."""
+
+    line: IntArray  # (n,) 1-based
+    arrival_ms: FloatArray  # (n,) NaN: not stated
+    input_tokens: IntArray  # (n,) MISSING_TOKENS: not stated
+    output_tokens: IntArray  # (n,) MISSING_TOKENS: not stated
+    hash_ids: IntArray  # (sum of hash_counts,)
+    hash_counts: IntArray  # (n,) -1: the row has no such field
+    delay_ms: FloatArray | None = None  # (n,) NaN: not stated
+    priority: IntArray | None = None  # (n,)
+    session_ids: list[str | None] | None = None
+    request_ids: list[str | None] | None = None
+
+    def __len__(self) -> int:
+        return len(self.line)
+
+    def take(self, keep: BoolArray) -> "Columns":
+        """The rows where `keep` is true."""
+        held = np.maximum(self.hash_counts, 0)
+        return Columns(
+            line=self.line[keep],
+            arrival_ms=self.arrival_ms[keep],
+            input_tokens=self.input_tokens[keep],
+            output_tokens=self.output_tokens[keep],
+            hash_ids=self.hash_ids[np.repeat(keep, held)],
+            hash_counts=self.hash_counts[keep],
+            delay_ms=None if self.delay_ms is None else self.delay_ms[keep],
+            priority=None if self.priority is None else self.priority[keep],
+            session_ids=_take_list(self.session_ids, keep),
+            request_ids=_take_list(self.request_ids, keep),
+        )
+
+    def trim_hash_ids(self, block_tokens: int) -> None:
+        """Leave out hash ids behind the end of the prompt: they stand for no token."""
+        needed = np.where(self.hash_counts < 0, -1, -(-self.input_tokens // block_tokens))
+        if np.array_equal(needed, self.hash_counts):
+            return
+        ends = np.cumsum(self.hash_counts)
+        depth = np.arange(len(self.hash_ids)) - np.repeat(ends - self.hash_counts, self.hash_counts)
+        self.hash_ids = self.hash_ids[depth < np.repeat(needed, self.hash_counts)]
+        self.hash_counts = needed
+
+
+def _take_list(values: list[str | None] | None, keep: BoolArray) -> list[str | None] | None:
+    if values is None:
+        return None
+    return [value for value, kept in zip(values, keep.tolist(), strict=True) if kept]

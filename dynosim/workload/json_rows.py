@@ -1,0 +1,202 @@
+"""JSON Lines traces: bytes of whole lines in, `Columns` out. Two dialects, one decoder.
+
+`mooncake` follows the Mooncake release and Dynamo's extensions: unknown fields are ignored, since
+published files carry fields that a replay does not use. `jsonl` is this project's own plain format:
+an unknown field there is a typing error. A field and its alias mean the same; stating both is an
+error, and `null` is the same as leaving a field out.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from dynosim.records import FloatArray, IntArray
+from dynosim.workload.columns import MISSING_TOKENS, Columns
+from dynosim.workload.json_dialects import Dialect, MooncakeRow, PlainRow
+from dynosim.workload.json_messages import syntax_problem, type_problem
+from dynosim.workload.lines import Chunk
+from dynosim.workload.problems import Problem
+
+INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1
+UINT64_MAX = (1 << 64) - 1
+
+_Row = MooncakeRow | PlainRow
+_Numbered = tuple[int, _Row]
+
+
+class JsonDecoder:
+    """Decodes the chunks of one file; remembers whether its hash ids are signed.
+
+    Hash ids are 64-bit numbers, signed or unsigned. Unsigned ones above int64 are kept by their bit
+    pattern; a file with both negative ids and such large ones would be ambiguous and is refused.
+    """
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._decoder: msgspec.json.Decoder[_Row] = msgspec.json.Decoder(dialect.row)
+        self._has_negative_ids = False
+        self._has_large_ids = False
+        self.names = dialect.names
+
+    def decode(self, chunk: Chunk) -> tuple[Columns, list[Problem]]:
+        """The chunk's usable rows, and what is wrong with the others (at most one per line)."""
+        numbered = self._decode_at_once(chunk)
+        if numbered is not None:
+            lines, rows = numbered
+            try:
+                return self._columns(lines, rows), []
+            except (OverflowError, _BothNamesError):
+                pass
+        good, problems = self._decode_by_line(chunk)
+        lines = np.array([line for line, _ in good], dtype=np.int64)
+        return self._columns(lines, [row for _, row in good]), problems
+
+    def _decode_at_once(self, chunk: Chunk) -> tuple[IntArray, Sequence[_Row]] | None:
+        """All rows with their line numbers, or None if any line needs a closer look."""
+        try:
+            rows = self._decoder.decode_lines(chunk.data)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return None
+        if len(rows) == chunk.num_lines:
+            return chunk.first_line + np.arange(len(rows)), rows
+        lines = [number for number, _ in chunk.numbered_lines()]
+        if len(rows) != len(lines):
+            return None
+        return np.array(lines, dtype=np.int64), rows
+
+    def _decode_by_line(self, chunk: Chunk) -> tuple[list[_Numbered], list[Problem]]:
+        good: list[_Numbered] = []
+        problems: list[Problem] = []
+        for number, line in chunk.numbered_lines():
+            try:
+                row = self._decoder.decode(line)
+            except msgspec.ValidationError as error:
+                problems.append(type_problem(number, line, str(error), self._dialect.row))
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                problems.append(syntax_problem(number, line, str(error)))
+            else:
+                problem = self._range_problem(number, row)
+                if problem is None:
+                    good.append((number, row))
+                else:
+                    problems.append(problem)
+        return good, problems
+
+    def _range_problem(self, line: int, row: _Row) -> Problem | None:
+        """What typed decoding cannot see: a field under both names, numbers beyond 64 bits."""
+        dialect = self._dialect
+        for names in (dialect.arrival, dialect.input_tokens, dialect.output_tokens, dialect.delay):
+            if None not in (getattr(row, names[0]), getattr(row, names[1])):
+                return Problem(line, names[0], f"given twice, also as {names[1]}: keep one of them")
+        for name in (*dialect.input_tokens, *dialect.output_tokens, "priority"):
+            value = getattr(row, name)
+            if value is not None and not INT64_MIN <= value <= INT64_MAX:
+                return Problem(line, name, f"expected a number that fits in 64 bits, got {value}")
+        given = [name for name in dialect.hash_ids if getattr(row, name) is not None]
+        if len(given) > 1:
+            return Problem(line, given[0], f"given twice, also as {given[1]}: keep one of them")
+        ids: list[int] = getattr(row, given[0]) if given else []
+        for index, value in enumerate(ids):
+            if not INT64_MIN <= value <= UINT64_MAX:
+                message = f"expected a number that fits in 64 bits, got {value}"
+                return Problem(line, f"{given[0]}[{index}]", message)
+        return self._sign_problem(line, given[0], min(ids), max(ids)) if ids else None
+
+    def _sign_problem(self, line: int, field: str, low: int, high: int) -> Problem | None:
+        has_negative = self._has_negative_ids or low < 0
+        has_large = self._has_large_ids or high > INT64_MAX
+        if has_negative and has_large:
+            remedy = "write all of them as signed or all as unsigned 64-bit numbers"
+            return Problem(line, field, f"negative ids beside ids of 2^63 and more: {remedy}")
+        self._has_negative_ids, self._has_large_ids = has_negative, has_large
+        return None
+
+    def _columns(self, lines: IntArray, rows: Sequence[_Row]) -> Columns:
+        """Raises: OverflowError if a number needs more than 64 bits; _BothNamesError."""
+        dialect = self._dialect
+        hash_lists = _either(rows, dialect.hash_ids)
+        hash_ids, hash_counts = self._hash_columns(hash_lists, len(rows))
+        return Columns(
+            line=lines,
+            arrival_ms=_floats(_either(rows, dialect.arrival), len(rows)),
+            input_tokens=_lengths(_either(rows, dialect.input_tokens), len(rows)),
+            output_tokens=_lengths(_either(rows, dialect.output_tokens), len(rows)),
+            hash_ids=hash_ids,
+            hash_counts=hash_counts,
+            delay_ms=_optional_floats(_either(rows, dialect.delay), len(rows)),
+            priority=_priorities(_either(rows, ("priority",))),
+            session_ids=_texts(_either(rows, ("session_id",))),
+            request_ids=_texts(_either(rows, ("request_id",))),
+        )
+
+    def _hash_columns(self, lists: list[Any] | None, num_rows: int) -> tuple[IntArray, IntArray]:
+        """Ids end to end (sum,), and how many each row has (n,), -1 where it has no such field."""
+        if lists is None:
+            return np.empty(0, np.int64), np.full(num_rows, -1, np.int64)
+        if None in lists:
+            counts = np.array([-1 if ids is None else len(ids) for ids in lists], dtype=np.int64)
+            lists = [ids for ids in lists if ids is not None]
+        else:
+            counts = np.fromiter(map(len, lists), np.int64, num_rows)
+        size = int(counts[counts > 0].sum())
+        return self._hash_array(lists, size), counts
+
+    def _hash_array(self, lists: list[Any], size: int) -> IntArray:
+        try:
+            ids = np.fromiter(chain.from_iterable(lists), np.int64, size)
+        except OverflowError:
+            if self._has_negative_ids:
+                raise
+            # Raises again if some are negative; the lines are then looked at one by one.
+            unsigned = np.fromiter(chain.from_iterable(lists), np.uint64, size)
+            self._has_large_ids = True
+            return unsigned.view(np.int64)
+        if size and int(ids.min()) < 0:
+            if self._has_large_ids:
+                raise OverflowError
+            self._has_negative_ids = True
+        return ids
+
+
+class _BothNamesError(Exception):
+    """Some row states a field under both of its names."""
+
+
+def _either(rows: Sequence[_Row], names: tuple[str, ...]) -> list[Any] | None:
+    """The field of each row under whichever name it has; None if no row has it."""
+    columns = [list(map(attrgetter(name), rows)) for name in names]
+    used = [column for column in columns if column.count(None) < len(column)]
+    if len(used) < 2:
+        return used[0] if used else None
+    first, second = used
+    if any(a is not None and b is not None for a, b in zip(first, second, strict=True)):
+        raise _BothNamesError
+    return [b if a is None else a for a, b in zip(first, second, strict=True)]
+
+
+def _floats(values: list[Any] | None, num_rows: int) -> FloatArray:
+    return np.full(num_rows, np.nan) if values is None else np.array(values, dtype=np.float64)
+
+
+def _optional_floats(values: list[Any] | None, num_rows: int) -> FloatArray | None:
+    return None if values is None else _floats(values, num_rows)
+
+
+def _lengths(values: list[Any] | None, num_rows: int) -> IntArray:
+    if values is None:
+        return np.full(num_rows, MISSING_TOKENS, np.int64)
+    if None in values:
+        values = [MISSING_TOKENS if value is None else value for value in values]
+    return np.array(values, dtype=np.int64)
+
+
+def _priorities(values: list[Any] | None) -> IntArray | None:
+    return None if values is None else np.array([value or 0 for value in values], dtype=np.int64)
+
+
+def _texts(values: list[Any] | None) -> list[str | None] | None:
+    return None if values is None else [None if value is None else str(value) for value in values]

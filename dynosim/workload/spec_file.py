@@ -1,0 +1,92 @@
+"""Synthetic workloads as they are written down: YAML files and command-line flags."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dynosim.errors import ConfigError
+from dynosim.workload.spec import SyntheticSpec, as_spec
+
+_DISTRIBUTIONS = ("isl", "osl", "turn_isl", "turns", "think_time_ms")
+_TEXTS = ("trace", "format", "dist")
+
+
+def read_spec(path: Path) -> tuple[dict[str, Any], int]:
+    """The keys of a synthetic workload in a YAML file, and its `seed` (0 if it has none).
+
+    The keys stand at the top, under `synthetic`, or under `workload.synthetic` as in a run file.
+    Raises: ConfigError if the file cannot be read or holds something else.
+    """
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error.reason})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark is not None else ""
+        raise ConfigError(f"{path}{line}: not YAML ({getattr(error, 'problem', error)})") from None
+    top = _mapping(data, path, "the file")
+    seed = top.pop("seed", 0)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ConfigError(f"{path}: seed: expected an integer, got {seed!r}")
+    if "workload" in top:
+        top = _mapping(top["workload"], path, "workload")
+    if "synthetic" in top:
+        top = _mapping(top["synthetic"], path, "synthetic")
+    return top, seed
+
+
+def spec_from_flags(data: Mapping[str, Any], flags: Mapping[str, Any]) -> SyntheticSpec:
+    """The checked spec of a file's keys, overridden by the flags that are not None.
+
+    Raises: ConfigError.
+    """
+    merged = dict(data)
+    for key, value in flags.items():
+        if value is None:
+            continue
+        merged[key] = parse_distribution(value, key) if key in _DISTRIBUTIONS else value
+        if key in _EXCLUDES:
+            merged.pop(_EXCLUDES[key], None)
+    return as_spec(merged)
+
+
+_EXCLUDES = {"requests": "sessions", "sessions": "requests"}
+"""A flag that takes the place of another key of the file."""
+
+
+def parse_distribution(text: str, key: str) -> float | dict[str, Any]:
+    """A number, or `kind:name=value,...` such as `lognormal:mean=4000,std=3000,max=32000`.
+
+    Raises: ConfigError naming `key`.
+    """
+    kind, colon, rest = text.partition(":")
+    if not colon:
+        return _number(text, key)
+    parsed: dict[str, Any] = {"dist": kind}
+    for pair in filter(None, rest.split(",")):
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"{key}: expected name=value after {kind}:, got {pair!r}")
+        parsed[name] = value if name in _TEXTS else _number(value, f"{key}.{name}")
+    return parsed
+
+
+def _number(text: str, key: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        message = "expected a number, or a distribution such as lognormal:mean=4000,std=3000"
+        raise ConfigError(f"{key}: {message}, got {text!r}") from None
+
+
+def _mapping(data: object, path: Path, what: str) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{path}: {what}: expected keys of a synthetic workload, such as isl: 4000"
+        )
+    return dict(data)

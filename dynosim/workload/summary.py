@@ -1,0 +1,58 @@
+"""The statistics of a trace as lines of text for a terminal."""
+
+from typing import Any
+
+_LENGTH_COLUMNS = ("mean", "std", "min", "p10", "p50", "p90", "p99", "max")
+
+
+def summary_lines(summary: dict[str, Any]) -> list[str]:
+    """Lines that show what `inspect_trace` found."""
+    rate, spread = summary["request_rate_rps"], summary["interarrival_cv"]
+    pace = "all at once" if rate is None else f"{rate:.3f} requests/s, gaps vary by {spread:.2f}"
+    lines = [
+        f"{summary.get('target', summary['source'])}",
+        f"requests        {summary['requests']:,} in {summary['duration_s']:,.1f} s ({pace})",
+        _session_line(summary["sessions"]),
+        "                " + "".join(f"{name:>9}" for name in _LENGTH_COLUMNS),
+        _length_line("input tokens", summary["input_tokens"]),
+        _length_line("output tokens", summary["output_tokens"]),
+        *_reuse_lines(summary["reuse"]),
+    ]
+    if summary["skipped_lines"]:
+        lines.append(f"left out        {summary['skipped_lines']:,} bad lines")
+    if summary.get("moved_rows"):
+        lines.append(f"sorted          {summary['moved_rows']:,} rows came after a later arrival")
+    if summary.get("plot"):
+        lines.append(f"drawn           {summary['plot']}")
+    return lines
+
+
+def _session_line(sessions: dict[str, Any]) -> str:
+    if not sessions["multi_turn"]:
+        return "sessions        none: no request waits for another"
+    think = sessions["delay_ms"]["mean"] / 1000.0
+    return (
+        f"sessions        {sessions['count']:,}, {sessions['multi_turn']:,} of more than one turn; "
+        f"{sessions['turns_mean']:.2f} turns on average, {sessions['turns_max']} at most; "
+        f"{think:.1f} s before a later turn"
+    )
+
+
+def _length_line(title: str, lengths: dict[str, float]) -> str:
+    return f"{title:<16}" + "".join(f"{lengths[name]:>9,.0f}" for name in _LENGTH_COLUMNS)
+
+
+def _reuse_lines(reuse: dict[str, Any]) -> list[str]:
+    if not reuse["known"]:
+        return ["prefix reuse    unknown: the trace has no hash ids"]
+    lines = [
+        f"prefix reuse    {reuse['block_reuse']:.1%} of {reuse['blocks']:,} blocks of "
+        f"{reuse['trace_block_size']} tokens, {reuse['token_reuse']:.1%} of the prompt tokens "
+        "(endless cache)"
+    ]
+    if "engine_reuse" in reuse:
+        lines.append(
+            f"                {reuse['engine_reuse']:.1%} of the prompt tokens for an engine with "
+            f"blocks of {reuse['block_size']} tokens"
+        )
+    return lines

@@ -1,0 +1,256 @@
+"""What every row of a trace must obey, checked column by column as the chunks come in.
+
+Lengths are whole numbers of at least one token; hash ids cover the prompt; arrivals do not go back;
+the first turn of a session has an arrival and no delay. State that spans chunks lives here, so that
+chunk boundaries do not matter.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import isnan
+from typing import NamedTuple
+
+import numpy as np
+
+from dynosim.records import NO_REQUEST, FloatArray, IntArray
+from dynosim.workload.columns import MISSING_TOKENS, BoolArray, Columns, FieldNames
+from dynosim.workload.problems import Problem
+
+TOKENS_MAX = 1 << 31
+"""No prompt or answer is this long; such a number is a damaged field."""
+
+
+class RowChecker:
+    """Sorts the rows of one file into good and bad ones, and links the turns of sessions.
+
+    Indices of requests count good rows in file order. With `sort` arrivals may go back between
+    sessions, never inside one. Without `needs_arrival` (closed loop) rows may lack an arrival.
+    """
+
+    def __init__(
+        self,
+        names: Callable[[], FieldNames],
+        *,
+        block_tokens: int,
+        sort: bool,
+        needs_arrival: bool,
+        needs_hash_ids: bool,
+    ) -> None:
+        self._names = names
+        self._block_tokens = block_tokens
+        self._sort = sort
+        self._needs_arrival = needs_arrival
+        self._needs_hash_ids = needs_hash_ids
+        self._has_hash_ids: bool | None = True if needs_hash_ids else None
+        self._latest_ms = -np.inf
+        self._last_turn: dict[str, _Turn] = {}  # by session
+        self._request_ids: set[str] = set()
+        self._num_good = 0
+
+    def check(self, columns: Columns) -> "CheckedRows":
+        """The good rows with their links, and what is wrong with the others."""
+        problems = self._check_lengths(columns)
+        columns = _without(columns, problems)
+        late = self._check_order(columns)
+        columns = _without(columns, late)
+        checked = self._link(columns)
+        self._num_good += len(checked.columns)
+        checked.columns.trim_hash_ids(self._block_tokens)
+        checked.problems += problems + late
+        return checked
+
+    def _check_lengths(self, columns: Columns) -> list[Problem]:
+        names = self._names()
+        hashed = columns.hash_counts >= 0
+        if self._has_hash_ids is None and len(columns):
+            self._has_hash_ids = bool(hashed[0])
+        covered = columns.hash_counts * self._block_tokens
+        absent = columns.input_tokens == MISSING_TOKENS
+        columns.input_tokens = np.where(absent & (covered > 0), covered, columns.input_tokens)
+        found: dict[int, Problem] = {}
+
+        def note(bad: BoolArray, field: str, message: Callable[[int], str]) -> None:
+            for row in np.flatnonzero(bad).tolist():
+                found.setdefault(row, Problem(int(columns.line[row]), field, message(row)))
+
+        for field, values in (
+            (names.input_tokens, columns.input_tokens),
+            (names.output_tokens, columns.output_tokens),
+        ):
+            note(values == MISSING_TOKENS, field, lambda row: "missing field")
+            note((values < 1) | (values >= TOKENS_MAX), field, _LengthMessage(values))
+        note(hashed != self._has_hash_ids, names.hash_ids, self._mixed_message(hashed))
+        note(
+            hashed & (covered < columns.input_tokens), names.hash_ids, self._cover_message(columns)
+        )
+        delay_ms = columns.delay_ms
+        if delay_ms is not None:
+            note(delay_ms < 0, names.delay, lambda row: f"expected >= 0 ms, got {delay_ms[row]:g}")
+        return [found[row] for row in sorted(found)]
+
+    def _mixed_message(self, hashed: BoolArray) -> Callable[[int], str]:
+        if self._needs_hash_ids:
+            return lambda row: "missing field: a trace without prefix information is format jsonl"
+        return lambda row: (
+            "given here but not in the first row: all rows need it or none"
+            if hashed[row]
+            else "missing field: the first row has it, so all rows need it"
+        )
+
+    def _cover_message(self, columns: Columns) -> Callable[[int], str]:
+        def message(row: int) -> str:
+            tokens, count = (int(columns.input_tokens[row]), int(columns.hash_counts[row]))
+            return (
+                f"{count} ids of {self._block_tokens} tokens cover {count * self._block_tokens} of "
+                f"{tokens} prompt tokens: expected {-(-tokens // self._block_tokens)} ids, or "
+                "another --trace-block-size (trace_block_size)"
+            )
+
+        return message
+
+    def _check_order(self, columns: Columns) -> list[Problem]:
+        """Rows that arrive before an earlier row of the file. A row without arrival never does."""
+        if self._sort or not len(columns):
+            return []
+        stated = np.concatenate(([self._latest_ms], columns.arrival_ms))
+        latest_ms = np.fmax.accumulate(stated)
+        self._latest_ms = float(latest_ms[-1])
+        return [
+            Problem(
+                int(columns.line[row]),
+                self._names().arrival,
+                f"goes back: {columns.arrival_ms[row]:g} ms after {latest_ms[row]:g} ms (--sort, "
+                "sort: true, puts the rows in order)",
+            )
+            for row in np.flatnonzero(columns.arrival_ms < latest_ms[:-1]).tolist()
+        ]
+
+    def _link(self, columns: Columns) -> "CheckedRows":
+        """Join the turns of each session; only traces that have sessions pay per row."""
+        if columns.session_ids is None and columns.delay_ms is None and columns.request_ids is None:
+            absent = np.isnan(columns.arrival_ms) & self._needs_arrival
+            problems = [
+                Problem(line, self._names().arrival, "missing field")
+                for line in columns.line[absent].tolist()
+            ]
+            kept = _without(columns, problems)
+            return CheckedRows(kept, np.full(len(kept), NO_REQUEST), np.zeros(len(kept)), problems)
+        return self._link_rows(columns)
+
+    def _link_rows(self, columns: Columns) -> "CheckedRows":
+        problems: list[Problem] = []
+        previous: list[int] = []
+        delays: list[float] = []
+        for line, session, request, arrival_ms, delay_ms in _link_fields(columns):
+            turn = None if session is None else self._last_turn.get(session)
+            problem = self._turn_problem(line, turn, arrival_ms, delay_ms, request)
+            if problem is not None:
+                problems.append(problem)
+                continue
+            if request is not None:
+                self._request_ids.add(request)
+            if session is not None:
+                index = self._num_good + len(previous)
+                self._last_turn[session] = _Turn(index, arrival_ms, _later(turn, arrival_ms))
+            previous.append(NO_REQUEST if turn is None else turn.request_index)
+            delays.append(0.0 if turn is None else _delay_ms(turn, arrival_ms, delay_ms))
+        kept = _without(columns, problems)
+        return CheckedRows(kept, np.array(previous, np.int64), np.array(delays), problems)
+
+    def _turn_problem(
+        self,
+        line: int,
+        turn: "_Turn | None",
+        arrival_ms: float,
+        delay_ms: float,
+        request: str | None,
+    ) -> Problem | None:
+        names = self._names()
+        if request in self._request_ids:
+            return Problem(line, "request_id", f"{request!r} was given to an earlier row")
+        if turn is None:
+            if isnan(arrival_ms) and self._needs_arrival:
+                return Problem(line, names.arrival, "missing field: no earlier turn to follow")
+            if not isnan(delay_ms) and delay_ms != 0.0:
+                message = f"expected 0 on the first turn of a session, got {delay_ms:g}"
+                return Problem(line, names.delay, f"{message}: a first turn comes at its arrival")
+        elif arrival_ms < turn.latest_ms:
+            message = f"goes back inside its session: {arrival_ms:g} ms after {turn.latest_ms:g} ms"
+            return Problem(line, names.arrival, message)
+        return None
+
+
+@dataclass(slots=True)
+class CheckedRows:
+    """Good rows of one chunk (n of them), each with its previous turn, and the problems found."""
+
+    columns: Columns
+    previous_turn: IntArray  # (n,) index among the good rows of the file, NO_REQUEST: none
+    delay_ms: FloatArray  # (n,) 0 where there is no previous turn
+    problems: list[Problem]
+
+    def cut_after(self, num_rows: int) -> None:
+        """Keep the first `num_rows` good rows and only what was found before the last of them."""
+        if len(self.columns) < num_rows:
+            return
+        last_line = int(self.columns.line[num_rows - 1])
+        self.columns = self.columns.take(self.columns.line <= last_line)
+        self.previous_turn = self.previous_turn[:num_rows]
+        self.delay_ms = self.delay_ms[:num_rows]
+        self.problems = [problem for problem in self.problems if problem.line < last_line]
+
+
+class _Turn(NamedTuple):
+    """The latest turn of a session. Times are NaN while none was stated."""
+
+    request_index: int
+    arrival_ms: float
+    latest_ms: float  # over all its turns so far
+
+
+def _link_fields(columns: Columns) -> Iterator[tuple[int, str | None, str | None, float, float]]:
+    """Line, session, request id, arrival and stated delay of each row."""
+    size = len(columns)
+    delay_ms = np.full(size, np.nan) if columns.delay_ms is None else columns.delay_ms
+    return zip(
+        columns.line.tolist(),
+        columns.session_ids or [None] * size,
+        columns.request_ids or [None] * size,
+        columns.arrival_ms.tolist(),
+        delay_ms.tolist(),
+        strict=True,
+    )
+
+
+def _later(turn: _Turn | None, arrival_ms: float) -> float:
+    return turn.latest_ms if turn is not None and isnan(arrival_ms) else arrival_ms
+
+
+def _delay_ms(turn: _Turn, arrival_ms: float, stated_ms: float) -> float:
+    """The stated delay, else the distance of the two arrivals, else 0."""
+    if not isnan(stated_ms):
+        return stated_ms
+    distance_ms = arrival_ms - turn.arrival_ms
+    return 0.0 if isnan(distance_ms) else distance_ms
+
+
+def _without(columns: Columns, problems: list[Problem]) -> Columns:
+    if not problems:
+        return columns
+    bad = [problem.line for problem in problems]
+    return columns.take(~np.isin(columns.line, bad))
+
+
+class _LengthMessage:
+    """Says what is wrong with a length, in the words that fit the value."""
+
+    def __init__(self, values: IntArray) -> None:
+        self._values = values
+
+    def __call__(self, row: int) -> str:
+        value = int(self._values[row])
+        if value == 0:
+            return "expected an integer >= 1, got 0: an engine refuses an empty prompt or answer"
+        if value >= TOKENS_MAX:
+            return f"expected fewer than {TOKENS_MAX} tokens, got {value}"
+        return f"expected an integer >= 1, got {value}"

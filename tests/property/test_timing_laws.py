@@ -1,0 +1,144 @@
+"""Laws of every step-time model: sums equal loops, arrays scalars, searches brute force."""
+
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from timing_support import silicon_table, step_log
+
+from dynosim.timing.architecture import model_shape
+from dynosim.timing.catalogue import ModelEntry
+from dynosim.timing.formulas import FixedModel, LinearModel, PolynomialModel
+from dynosim.timing.hardware import hardware_sheet
+from dynosim.timing.model import StepTimeModel
+from dynosim.timing.profile import DynamoProfileModel, ProfileModel, _PrefillCurve
+from dynosim.timing.roofline import RooflineModel
+from dynosim.timing.silicon_model import SiliconModel
+
+
+def _roofline() -> RooflineModel:
+    config = {
+        "num_hidden_layers": 4,
+        "hidden_size": 512,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "intermediate_size": 1024,
+        "vocab_size": 1000,
+    }
+    shape = model_shape(ModelEntry("tiny", config, None, Path("tiny/config.json"), False))
+    return RooflineModel(shape, hardware_sheet("l4"), tensor_parallel=2)
+
+
+def _profiles() -> list[StepTimeModel]:
+    curve = _PrefillCurve([16.0, 512.0, 4096.0], [3.0, 10.0, 90.0])
+    batches = np.array([1.0, 4.0, 16.0])
+    contexts = np.array([8.0, 64.0, 600.0])
+    own = np.array([[2.0, 2.5, 6.0], [2.4, 3.5, 4.0], [4.0, 3.0, 9.0]])
+    tokens = np.array([32.0, 300.0, 5000.0])
+    return [
+        ProfileModel(curve, batches, contexts, own, name="own"),
+        DynamoProfileModel(curve, tokens, contexts, own, name="dynamo"),
+    ]
+
+
+MODELS: list[StepTimeModel] = [
+    FixedModel(50.0, 7.0),
+    LinearModel(base_ms=5, per_prefill_token_ms=0.1, per_decode_ms=0.05, per_context_token_ms=1e-4),
+    PolynomialModel(4096),
+    SiliconModel(silicon_table(), step_overhead_ms=0.3),
+    SiliconModel(silicon_table(1)),
+    _roofline(),
+    *_profiles(),
+]
+IDS = [f"{i}-{type(model).__name__}" for i, model in enumerate(MODELS)]
+
+batches = st.tuples(st.integers(1, 80), st.integers(0, 1500), st.integers(0, 79)).map(
+    lambda drawn: (drawn[0], drawn[0] * (1 + drawn[1]) + drawn[2] % drawn[0])
+)
+"""(sequences, sum of their contexts): every sequence has one token at least."""
+
+
+def _steps(model: StepTimeModel, num_decodes: int, context: int, count: int) -> list[float]:
+    return [model.step_ms(0, 0, 0, num_decodes, context + j * num_decodes) for j in range(count)]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=IDS)
+@given(batch=batches, num_steps=st.integers(0, 900))
+@settings(max_examples=60, deadline=None)
+def test_decode_run_equals_the_sum_of_its_steps(
+    model: StepTimeModel, batch: tuple[int, int], num_steps: int
+) -> None:
+    loop = sum(_steps(model, *batch, num_steps))
+    assert model.decode_run_ms(*batch, num_steps) == pytest.approx(loop, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=IDS)
+@given(batch=batches, max_steps=st.integers(1, 300), share=st.floats(-0.1, 1.2))
+@settings(max_examples=60, deadline=None)
+def test_decode_steps_until_finds_the_first_step_that_reaches(
+    model: StepTimeModel, batch: tuple[int, int], max_steps: int, share: float
+) -> None:
+    elapsed = share * model.decode_run_ms(*batch, max_steps)
+    runs = [model.decode_run_ms(*batch, j) for j in range(1, max_steps + 1)]
+    first = next((j for j, run in enumerate(runs, 1) if run >= elapsed), max_steps)
+    assert model.decode_steps_until(*batch, max_steps, elapsed) == first
+
+
+@pytest.mark.parametrize("model", MODELS, ids=IDS)
+@given(batch=batches, max_steps=st.integers(2, 200), at=st.integers(1, 200))
+@settings(max_examples=40, deadline=None)
+def test_decode_steps_until_is_exact_at_step_ends(
+    model: StepTimeModel, batch: tuple[int, int], max_steps: int, at: int
+) -> None:
+    at = min(at, max_steps)
+    end = model.decode_run_ms(*batch, at)
+    assert model.decode_steps_until(*batch, max_steps, end) == at
+    just_after = np.nextafter(end, np.inf)
+    assert model.decode_steps_until(*batch, max_steps, just_after) == min(at + 1, max_steps)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=IDS)
+@given(drawn=st.lists(batches, min_size=1, max_size=20))
+@settings(max_examples=30, deadline=None)
+def test_array_equals_scalar(model: StepTimeModel, drawn: list[tuple[int, int]]) -> None:
+    decodes = np.array([0, *(d for d, _ in drawn)])
+    contexts = np.array([0, *(c for _, c in drawn)])
+    scalar = [
+        model.step_ms(0, 0, 0, int(d), int(c)) for d, c in zip(decodes, contexts, strict=True)
+    ]
+    assert model.decode_step_ms_array(decodes, contexts) == pytest.approx(scalar, rel=1e-9)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=IDS)
+@given(batch=batches)
+@settings(max_examples=40, deadline=None)
+def test_steps_never_take_negative_time_and_grow_where_promised(
+    model: StepTimeModel, batch: tuple[int, int]
+) -> None:
+    steps = _steps(model, *batch, 30)
+    assert min(steps) >= 0
+    if model.decode_is_monotone:
+        assert list(accumulate(steps, max)) == pytest.approx(steps, rel=1e-12)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=IDS)
+def test_nothing_to_compute_takes_no_time(model: StepTimeModel) -> None:
+    assert model.step_ms(0, 0, 0, 0, 0) == 0
+    assert model.decode_run_ms(0, 0, 10) == 0
+
+
+@pytest.mark.parametrize("model", MODELS, ids=IDS)
+@given(batch=batches, num_steps=st.integers(1, 1500))
+@settings(max_examples=40, deadline=None)
+def test_range_of_a_run_is_the_sum_over_its_steps(
+    model: StepTimeModel, batch: tuple[int, int], num_steps: int
+) -> None:
+    num_decodes, context = batch
+    run = model.steps_in_range(step_log((num_steps, 0, 0, 0, num_decodes, context)))
+    single = step_log(
+        *((1, 0, 0, 0, num_decodes, context + j * num_decodes) for j in range(num_steps))
+    )
+    assert run[0] == model.steps_in_range(single).sum()

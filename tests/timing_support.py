@@ -1,0 +1,86 @@
+"""Small stand-ins for the timing tests: engine settings, a silicon table, a step log."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from dynosim.records import StepLog
+from dynosim.timing.silicon_table import SiliconTable
+
+
+def engine(**changes: Any) -> Any:
+    """An engine configuration with vLLM's defaults."""
+    settings = {
+        "tensor_parallel": 1,
+        "block_size": 16,
+        "num_gpu_blocks": "auto",
+        "max_num_seqs": 256,
+        "max_num_batched_tokens": 8192,
+        "max_model_len": None,
+        "gpu_memory_utilization": 0.9,
+        "quantization": None,
+        "kv_cache_dtype": "auto",
+    }
+    return SimpleNamespace(**(settings | changes))
+
+
+def timing(kind: str, **settings: Any) -> Any:
+    """A timing section."""
+    return SimpleNamespace(kind=kind, **settings)
+
+
+def silicon_table(seed: int = 0) -> SiliconTable:
+    """A made-up table with jumps in the linear part and bends in the attention surfaces."""
+    random = np.random.default_rng(seed)
+    counts = np.array([1.0, 2.0, 4.0])
+    new = np.array([1.0, 16.0, 128.0, 512.0])
+    prefix = np.array([0.0, 64.0, 1024.0])
+    batches = np.array([1.0, 2.0, 8.0, 64.0])
+    contexts = np.array([1.0, 16.0, 40.0, 100.0, 1000.0])
+    decode = random.uniform(0.1, 0.5, (4, 5)).cumsum(axis=1) * np.sqrt(batches)[:, None]
+    linear = 5 + random.uniform(0, 0.2, 513) + np.arange(513) * 0.01
+    linear[0] = 0
+    head = random.uniform(0, 0.1, 65)
+    head[0] = 0
+    return SiliconTable(
+        linear_ms=linear,
+        head_ms=head,
+        counts=counts,
+        new_tokens=new,
+        prefix_tokens=prefix,
+        prefill_ms=random.uniform(0.1, 4, (3, 4, 3)).astype(np.float32),
+        batches=batches,
+        contexts=contexts,
+        decode_ms=decode.astype(np.float32),
+        measured_batches=np.array([1.0, 8.0, 64.0]),
+        measured_contexts=np.array([1000.0, 500.0, 50.0]),
+        measured_counts=np.array([1.0, 4.0]),
+        measured_new_tokens=np.array([512.0, 100.0]),
+        meta={
+            "prefill_measured_share": 0.95,
+            "decode_measured_share": 0.95,
+            "decode_error": {"mean": 0.0, "p99": 0.0, "max": 0.0},
+            "prefill_error": {"mean": 0.0, "p99": 0.0, "max": 0.0},
+        },
+    )
+
+
+def step_log(*rows: tuple[int, int, int, int, int, int]) -> StepLog:
+    """Rows of (steps, prefills, prefill tokens, prefix tokens, decodes, context tokens)."""
+    columns = [np.array(column, np.int64) for column in zip(*rows, strict=True)]
+    nothing = np.zeros(len(rows), np.int64)
+    return StepLog(
+        worker_id=nothing,
+        start_ms=nothing.astype(np.float64),
+        duration_ms=nothing.astype(np.float64),
+        num_steps=columns[0],
+        num_prefills=columns[1],
+        prefill_tokens=columns[2],
+        prefix_tokens=columns[3],
+        num_decodes=columns[4],
+        decode_context_tokens=columns[5],
+        num_running=nothing,
+        num_waiting=nothing,
+        used_blocks=nothing,
+    )

@@ -1,0 +1,248 @@
+"""KV blocks that fit, models and hardware by name, and the way from a timing section to a model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from timing_support import engine, timing
+
+from dynosim.errors import ConfigError, InfeasibleError
+from dynosim.support import support
+from dynosim.timing.architecture import model_shape
+from dynosim.timing.build import build_timing
+from dynosim.timing.capacity import resolve_num_gpu_blocks
+from dynosim.timing.catalogue import core_folder, known_models, model_entry
+from dynosim.timing.hardware import hardware_sheet, known_hardware
+from dynosim.timing.roofline import RooflineModel
+
+needs_library = pytest.mark.skipif(
+    core_folder() is None, reason="aiconfigurator-core not installed"
+)
+
+TINY: dict[str, Any] = {
+    "num_hidden_layers": 32,
+    "hidden_size": 4096,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "intermediate_size": 14336,
+    "vocab_size": 128256,
+}
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> str:
+    (tmp_path / "config.json").write_text(json.dumps(TINY))
+    return str(tmp_path)
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("model", "tensor_parallel", "tokens"),
+    [
+        ("Qwen/Qwen3-32B", 1, 249_864),
+        ("Qwen/Qwen3-32B", 2, 751_550),
+        ("Qwen/Qwen3-32B", 8, 3_760_597),
+        ("meta-llama/Llama-3.1-8B", 1, 882_732),
+    ],
+)
+def test_auto_blocks_equal_the_librarys(
+    tmp_path: Path, model: str, tensor_parallel: int, tokens: int
+) -> None:
+    settings = engine(tensor_parallel=tensor_parallel)
+    for _ in range(2):  # asked, then from the cache
+        capacity = resolve_num_gpu_blocks(
+            settings, model=model, hardware="h200_sxm", cache_dir=tmp_path
+        )
+        assert capacity.num_gpu_blocks == tokens // 16
+        assert capacity.source == "derived"
+        assert capacity.usable_blocks == capacity.num_gpu_blocks - 1
+
+
+@needs_library
+def test_model_that_does_not_fit_is_infeasible(tmp_path: Path) -> None:
+    with pytest.raises(InfeasibleError, match=r"61\.0 GiB of weights.*raise engine.tensor_para"):
+        resolve_num_gpu_blocks(
+            engine(), model="Qwen/Qwen3-32B", hardware="l40s", cache_dir=tmp_path
+        )
+    with pytest.raises(InfeasibleError, match=r"fewer than one sequence of max_model_len 40,960"):
+        resolve_num_gpu_blocks(
+            engine(max_model_len=40_960),
+            model="Qwen/Qwen3-32B",
+            hardware="h100_sxm",
+            cache_dir=tmp_path,
+        )
+
+
+def test_own_estimate_for_unknown_hardware(tiny: str, tmp_path: Path) -> None:
+    sheet = tmp_path / "big.yaml"
+    sheet.write_text(
+        "memory_gib: 100\nmemory_gb_per_s: 3000\nbf16_tflops: 500\nfp8_tflops: 1000\n"
+        "link_gb_per_s: 300\n"
+    )
+    one = resolve_num_gpu_blocks(engine(), model=tiny, hardware=str(sheet), cache_dir=tmp_path)
+    two = resolve_num_gpu_blocks(
+        engine(tensor_parallel=2), model=tiny, hardware=str(sheet), cache_dir=tmp_path
+    )
+    assert one.source == "estimated"
+    assert one.breakdown["kv_bytes_per_token"] == 32 * 2 * 8 * 128 * 2
+    assert two.num_gpu_blocks > 2 * one.num_gpu_blocks  # half the weights, half the bytes a token
+
+
+def test_given_blocks_are_taken_and_checked() -> None:
+    capacity = resolve_num_gpu_blocks(engine(num_gpu_blocks=100), model=None, hardware=None)
+    assert (capacity.num_gpu_blocks, capacity.source) == (100, "given")
+    with pytest.raises(InfeasibleError, match="max_model_len"):
+        resolve_num_gpu_blocks(
+            engine(num_gpu_blocks=100, max_model_len=1585), model=None, hardware=None
+        )
+    with pytest.raises(InfeasibleError, match="at least 2"):
+        resolve_num_gpu_blocks(engine(num_gpu_blocks=1), model=None, hardware=None)
+    with pytest.raises(ConfigError, match="auto needs `hardware`"):
+        resolve_num_gpu_blocks(engine(), model="x", hardware=None)
+
+
+@needs_library
+def test_recurrent_models_need_blocks_by_hand(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="recurrent layers"):
+        resolve_num_gpu_blocks(
+            engine(), model="Qwen/Qwen3.5-27B", hardware="h200_sxm", cache_dir=tmp_path
+        )
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("model", "billions"),
+    [
+        ("Qwen/Qwen3-32B", 32.8),
+        ("meta-llama/Llama-3.1-8B-Instruct", 8.0),
+        ("Qwen/Qwen3-30B-A3B", 30.5),
+        ("deepseek-ai/DeepSeek-V3", 671.0),
+        ("openai/gpt-oss-120b", 116.8),
+        ("meta-llama/Llama-4-Maverick-17B-128E-Instruct", 400.7),
+    ],
+)
+def test_parameters_are_the_published_ones(model: str, billions: float) -> None:
+    assert model_shape(model_entry(model)).parameters / 1e9 == pytest.approx(billions, rel=0.005)
+
+
+@needs_library
+def test_every_packaged_config_has_a_shape() -> None:
+    for name in known_models():
+        assert model_shape(model_entry(name)).layers > 0
+
+
+@needs_library
+def test_unknown_names_get_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean Qwen/Qwen3-32B"):
+        model_entry("qwen/qwen3-32")
+
+
+def test_unknown_hardware_gets_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean h200_sxm"):
+        hardware_sheet("H200-SXN")
+    assert {hardware_sheet(name).name for name in known_hardware()} == set(known_hardware())
+
+
+def test_data_sheet_errors_name_file_and_key(tmp_path: Path) -> None:
+    sheet = tmp_path / "gpu.yaml"
+    sheet.write_text("memory_gibi: 3\n")
+    with pytest.raises(ConfigError, match=r"gpu\.yaml: unknown key 'memory_gibi'.*memory_gib\?"):
+        hardware_sheet(str(sheet))
+    sheet.write_text("memory_gib: -1\n")
+    with pytest.raises(ConfigError, match="memory_gib: expected a number above 0"):
+        hardware_sheet(str(sheet))
+    with pytest.raises(ConfigError, match="cannot read"):
+        hardware_sheet(str(tmp_path / "gone.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "expected a JSON object"),
+        ("{", "not readable JSON"),
+        ('{"hidden_size": "x"}', "num_attention_heads: missing"),
+        ('{"num_attention_heads": -4}', "num_attention_heads: expected a whole number"),
+    ],
+)
+def test_bad_model_configs_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        model_shape(model_entry(str(path)))
+
+
+def _build(kind: str, *, model: str | None = None, hardware: str | None = None, **keys: Any) -> Any:
+    return build_timing(
+        timing(kind, **keys), model=model, hardware=hardware, engine=engine(), num_gpu_blocks=100
+    )
+
+
+def test_build_makes_the_formulas() -> None:
+    assert _build("fixed", prefill_ms=5, decode_ms=2).step_ms(1, 1, 0, 1, 2) == 7
+    assert _build("polynomial").capacity_tokens == 1600
+    linear = _build(
+        "linear", base_ms=1, per_prefill_token_ms=2, per_decode_ms=3, per_context_token_ms=4
+    )
+    assert linear.step_ms(1, 1, 0, 1, 1) == 1 + 2 + 3 + 8
+
+
+def test_build_refuses_with_the_missing_key() -> None:
+    with pytest.raises(ConfigError, match="hardware: missing"):
+        _build("roofline", model="m")
+    with pytest.raises(ConfigError, match="did you mean roofline"):
+        _build("rooflin")
+
+
+def test_roofline_scales_as_it_should(tiny: str) -> None:
+    def model(hardware: str, **changes: Any) -> RooflineModel:
+        built = build_timing(
+            timing("roofline", step_overhead_ms=None),
+            model=tiny,
+            hardware=hardware,
+            engine=engine(**changes),
+            num_gpu_blocks=0,
+        )
+        assert isinstance(built, RooflineModel) and built.source == "estimated"
+        return built
+
+    base = model("h100_sxm")
+    decode, prefill = (0, 0, 0, 16, 16 * 2000), (1, 4096, 0, 0, 0)
+    assert model("h200_sxm").step_ms(*decode) < base.step_ms(*decode)
+    assert model("h100_sxm", tensor_parallel=4).step_ms(*prefill) < base.step_ms(*prefill)
+    assert model("h100_sxm", quantization="fp8").step_ms(*decode) < base.step_ms(*decode)
+    assert base.step_ms(1, 4096, 20_000, 0, 0) > base.step_ms(*prefill)
+    pure_bandwidth_ms = 16.06e9 / 3.35e12 * 1e3
+    assert base.step_ms(0, 0, 0, 1, 100) > 1.2 * pure_bandwidth_ms
+
+
+@needs_library
+def test_roofline_stays_near_the_silicon_tables() -> None:
+    # Direct queries of aiconfigurator-core 0.12, vllm 0.24.0, Qwen3-32B on h200_sxm, in ms.
+    measured = {
+        1: (402, 18.3, 36.3),
+        2: (222, 10.7, 19.8),
+        4: (131, 6.97, 12.1),
+        8: (83.5, 5.01, 8.32),
+    }
+    for tensor_parallel, values in measured.items():
+        model = build_timing(
+            timing("roofline"),
+            model="Qwen/Qwen3-32B",
+            hardware="h200_sxm",
+            engine=engine(tensor_parallel=tensor_parallel),
+            num_gpu_blocks=0,
+        )
+        steps = ((1, 4096, 0, 0, 0), (0, 0, 0, 1, 1024), (0, 0, 0, 64, 64 * 4096))
+        for step, value in zip(steps, values, strict=True):
+            assert model.step_ms(*step) == pytest.approx(value, rel=0.2)
+
+
+@needs_library
+def test_support_tells_measured_from_estimated() -> None:
+    (row,) = support("Qwen/Qwen3-32B", "h200_sxm", "vllm")
+    assert (row.source, row.kind) == ("measured", "aiconfigurator")
+    (row,) = support("Qwen/Qwen3-32B", "l4", "vllm")
+    assert (row.source, row.kind) == ("estimated", "roofline")
+    with pytest.raises(ConfigError, match="engine: unknown"):
+        support("Qwen/Qwen3-32B", "l4", "tgi")
