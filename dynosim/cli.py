@@ -4,6 +4,7 @@ Only typer is imported here; every command imports what it needs, so that `--hel
 Exit codes: 0 done, 1 failure, 2 bad input (one message, no traceback), 130 interrupted.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -171,6 +172,8 @@ def _with_skip(overrides: list[str] | None, skip_bad_lines: bool) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. Never raises for what a user can cause."""
+    if arguments is None:
+        gc.disable()  # the process is ours and short: nothing would be collected
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for them takes 10 ms
     return _guarded(lambda: _invoke(arguments))
 
@@ -192,8 +195,8 @@ def _guarded(command: Callable[[], int]) -> int:
         return _exit_code(error)
     except DynosimError as error:
         return _complain(f"error: {error}", error.exit_code)
-    except KeyboardInterrupt as error:
-        return _complain(str(error) or "interrupted", EXIT_INTERRUPTED)
+    except KeyboardInterrupt:
+        return _complain("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE

@@ -1,6 +1,5 @@
 """`dynosim run`: the terminal table, the JSON document and the files of one run."""
 
-import gc
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -30,7 +29,6 @@ def run_command(
     check: bool,
 ) -> None:
     """Run the file and show the result; with `out`, write it too. Raises: DynosimError."""
-    gc.disable()  # the process ends after this run
     config = load_run(path, overrides)
     if out is not None:
         check_folder(out)

@@ -4,7 +4,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,10 @@ def sweep_command(
     check_folder(folder)
     from dynosim.sweep.run import SweepOutcome, run_sweep
 
-    signal.signal(signal.SIGTERM, _interrupt)
-    outcome: SweepOutcome = run_sweep(
-        sweep, folder, jobs=jobs or _cores(), resume=resume, overwrite=overwrite
-    )
+    with _sigterm_interrupts():
+        outcome: SweepOutcome = run_sweep(
+            sweep, folder, jobs=jobs or _cores(), resume=resume, overwrite=overwrite
+        )
     if as_json:
         sys.stdout.write(json.dumps(outcome.summary, indent=2, allow_nan=False) + "\n")
     else:
@@ -64,8 +65,18 @@ def _check_executor(executor: str) -> None:
         raise ConfigError(f"--executor {executor}: unknown (use local)")
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Inside, a polite kill ends the sweep as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _cores() -> int:

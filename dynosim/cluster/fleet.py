@@ -15,9 +15,6 @@ from dynosim.router.policies import RoutingPolicy
 from dynosim.workload.extents import PrefixExtents
 from dynosim.workload.load import NEVER, LoadDriver
 
-FLUSH_LENGTH = 20_000  # buffered step times: a few MB with the counts beside them
-
-
 class Fleet:
     """N aggregated workers, a routing policy and a load."""
 
@@ -67,14 +64,11 @@ class Fleet:
         ends = self._ends
         load = self._load
         workers = self._workers
-        journal = self._journal
         while True:
             now_ms = self.next_ms()
             if now_ms > until_ms or now_ms == NEVER:
                 return
             self.now_ms = now_ms
-            if len(journal.step_times) > FLUSH_LENGTH:
-                journal.flush()
             touched = self._touched
             while ends and ends[0][0] == now_ms:
                 worker_id = heappop(ends)[1]

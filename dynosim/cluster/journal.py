@@ -1,5 +1,6 @@
 """What a run writes down: per-request times and one row per run of engine steps."""
 
+import struct
 from array import array
 
 import numpy as np
@@ -7,15 +8,14 @@ import numpy as np
 from dynosim.records import RequestLog, RequestStatus, StepLog, Trace
 
 NAN = float("nan")
-STEP_TIMES = 2  # floats in a step row: start, duration
-STEP_COUNTS = 10  # integers in a step row
+STEP_ROW = struct.Struct("2d10q")  # start and duration, then the counts in StepLog's order
+STEP_TYPE = np.dtype([("times", "f8", 2), ("counts", "i8", 10)])
 
 
 class Journal:
     """Columns that workers write into by request index, and the common step log.
 
-    The step log is two flat arrays, fed through lists that the fleet flushes from time to time:
-    that is the cheapest way to append a row.
+    The step log is packed rows in one buffer: the cheapest way to append, 96 bytes a row.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -33,17 +33,7 @@ class Journal:
         self.status = [int(RequestStatus.UNFINISHED)] * num_requests
         self.errors: dict[int, str] = {}
         self.stalled_gaps_ms = array("d")
-        self.step_times: list[float] = []
-        self.step_counts: list[int] = []
-        self._times = array("d")
-        self._counts = array("q")
-
-    def flush(self) -> None:
-        """Move buffered step rows to compact storage."""
-        self._times.extend(array("d", self.step_times))
-        self._counts.extend(array("q", self.step_counts))
-        self.step_times.clear()
-        self.step_counts.clear()
+        self.steps = bytearray()
 
     def request_log(self) -> RequestLog:
         """The request columns as arrays."""
@@ -69,9 +59,8 @@ class Journal:
 
     def step_log(self) -> StepLog:
         """The step rows as arrays."""
-        self.flush()
-        times = np.frombuffer(self._times).reshape(-1, STEP_TIMES)
-        counts = np.frombuffer(self._counts, np.int64).reshape(-1, STEP_COUNTS)
+        rows = np.frombuffer(self.steps, STEP_TYPE)
+        times, counts = rows["times"], rows["counts"]
         return StepLog(
             worker_id=counts[:, 0],
             start_ms=times[:, 0],

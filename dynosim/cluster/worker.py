@@ -8,7 +8,7 @@ ends; it never looks at a clock.
 from math import isnan
 from typing import NamedTuple
 
-from dynosim.cluster.journal import Journal
+from dynosim.cluster.journal import STEP_ROW, Journal
 from dynosim.engine.plan import StepPlan
 from dynosim.engine.sequence import DECODING, Sequence
 from dynosim.engine.vllm import VllmScheduler
@@ -16,6 +16,7 @@ from dynosim.records import RequestStatus
 from dynosim.timing.model import StepTimeModel
 
 NEVER = float("inf")
+pack_row = STEP_ROW.pack
 COMPLETED = int(RequestStatus.COMPLETED)
 
 
@@ -261,10 +262,10 @@ class Worker:
     ) -> None:
         scheduler = self._scheduler
         pool = scheduler.pool
-        journal = self._journal
-        journal.step_times.extend((self._start_ms, now_ms - self._start_ms))
-        journal.step_counts.extend(
-            (
+        self._journal.steps.extend(
+            pack_row(
+                self._start_ms,
+                now_ms - self._start_ms,
                 self.worker_id,
                 num_steps,
                 num_prefills,

@@ -1,12 +1,18 @@
 """From a finished run to numbers: the report, the tables, and the laws a run must obey.
 
-Importing this package loads numpy and nothing heavier; the tables import polars when called.
+Importing this package loads numpy and nothing heavier. What a plain run does not need is imported
+when first asked for; the tables import polars when called.
 """
 
-from dynosim.metrics.conservation import check_conservation
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from dynosim.metrics.report import WALL_CLOCK_KEYS, summarize
-from dynosim.metrics.tables import RECORD_FIELDS, request_table
-from dynosim.metrics.timeline import timeline_table
+
+if TYPE_CHECKING:
+    from dynosim.metrics.conservation import check_conservation
+    from dynosim.metrics.tables import RECORD_FIELDS, request_table
+    from dynosim.metrics.timeline import timeline_table
 
 __all__ = [
     "RECORD_FIELDS",
@@ -16,3 +22,16 @@ __all__ = [
     "summarize",
     "timeline_table",
 ]
+
+_LATER = {
+    "check_conservation": "conservation",
+    "RECORD_FIELDS": "tables",
+    "request_table": "tables",
+    "timeline_table": "timeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(importlib.import_module(f"dynosim.metrics.{_LATER[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,8 +5,7 @@ more memory than one with thousands.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +23,7 @@ class DecodeTimes(Protocol):
     ) -> FloatArray: ...
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeRuns:
+class DecodeRuns(NamedTuple):
     """Rows of several pure decode steps: (rows,) each."""
 
     num_decodes: IntArray
@@ -36,8 +34,7 @@ class DecodeRuns:
         return DecodeRuns(self.num_decodes[rows], self.context_tokens[rows], self.num_steps[rows])
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """The steps of rows `rows` of the runs, one entry per step."""
 
     rows: slice

@@ -9,7 +9,7 @@ model, and memory does not grow with the number of steps.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,22 +28,20 @@ NUM_BINS = 4096
 MS_PER_S = 1000.0
 
 
-@dataclass(frozen=True, slots=True)
-class GapSummary:
+class GapSummary(NamedTuple):
     """Statistics over all gaps (ms) and over tokens per second per user, 1000 / gap of gaps > 0."""
 
     gap_ms: Summary
     token_rate: Summary
 
 
-@dataclass(frozen=True, slots=True)
-class _Bins:
+class _Bins(NamedTuple):
     """Equal bins between two gap lengths; the first and the last are open-ended."""
 
     low_ms: float
     per_ms: float
 
-    def index(self, gaps_ms: FloatArray) -> IntArray:
+    def of(self, gaps_ms: FloatArray) -> IntArray:
         scaled = gaps_ms - self.low_ms
         scaled *= self.per_ms
         np.clip(scaled, 0, NUM_BINS - 1, out=scaled)
@@ -141,9 +139,7 @@ class _Pool:
         if len(gaps_ms) == 0:
             return
         self._moments.add(gaps_ms, weights)
-        self._histogram += np.bincount(
-            self._bins.index(gaps_ms), weights=weights, minlength=NUM_BINS
-        )
+        self._histogram += np.bincount(self._bins.of(gaps_ms), weights=weights, minlength=NUM_BINS)
         if gaps_ms.min() <= 0:
             positive = gaps_ms > 0
             self._zeros += int(weights[~positive].sum())
@@ -231,7 +227,7 @@ class _Pool:
         wanted = np.zeros(NUM_BINS, dtype=np.bool_)
         wanted[list(bins.values())] = True
         values, weights = self._collect(wanted)
-        members = self._bins.index(values)
+        members = self._bins.of(values)
         found: dict[int, float] = {}
         for rank, index in bins.items():
             below = int(self._cumulative[index - 1]) if index else 0
@@ -241,18 +237,18 @@ class _Pool:
 
     def _collect(self, wanted: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
         """All gaps, with their weights, that lie in the wanted bins."""
-        inside = wanted[self._bins.index(self._values)]
+        inside = wanted[self._bins.of(self._values)]
         values, weights = [self._values[inside]], [self._weights[inside]]
         runs = self._runs
         flat = self._row_min == self._row_max  # one length for the whole row: no need to expand it
-        flat_inside = flat & wanted[self._bins.index(self._row_min)]
+        flat_inside = flat & wanted[self._bins.of(self._row_min)]
         values.append(self._row_min[flat_inside])
         weights.append((runs.num_decodes * runs.num_steps)[flat_inside].astype(np.float64))
         before = np.concatenate(([0], np.cumsum(wanted)))
-        low, high = self._bins.index(self._row_min), self._bins.index(self._row_max)
+        low, high = self._bins.of(self._row_min), self._bins.of(self._row_max)
         touching = ~flat & (before[high + 1] > before[low])
         for chunk in expand(runs.take(touching), self._timing):
-            inside = wanted[self._bins.index(chunk.gaps_ms)]
+            inside = wanted[self._bins.of(chunk.gaps_ms)]
             values.append(chunk.gaps_ms[inside])
             weights.append(chunk.weights[inside])
         return np.concatenate(values), np.concatenate(weights)

@@ -9,7 +9,7 @@ from typing import Any
 
 from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
-from dynosim.errors import TraceError
+from dynosim.errors import DynosimError, TraceError
 from dynosim.sweep.artifacts import write_artifacts
 from dynosim.sweep.executor import LocalExecutor
 from dynosim.sweep.ledger import Ledger, new_ledger, resumed_ledger
@@ -37,8 +37,10 @@ class SweepOutcome:
         return sum(row.status == FAILED for row in self.rows)
 
 
-class SweepInterruptedError(KeyboardInterrupt):
+class SweepInterruptedError(DynosimError):
     """Ctrl-C during a sweep; the message says what was kept and how to go on."""
+
+    exit_code = 130
 
 
 def run_sweep(

@@ -66,7 +66,7 @@ def _compress(trace: Trace, block_size: int) -> PrefixExtents:
     is_aligned_end = (end_tokens == input_tokens) & (input_tokens % block_size == 0)
     ends = edge * stride + end_block
     recomputed = (edge * stride + end_block - 1)[is_aligned_end & (end_block - 1 > first_block)]
-    cuts = np.unique(np.concatenate([ends[end_block > first_block], recomputed]))
+    cuts = _distinct(np.concatenate([ends[end_block > first_block], recomputed]))
 
     start_of_edge = np.zeros(int(edge.max()) + 1, np.int64)
     start_of_edge[edge] = first_block
@@ -120,6 +120,12 @@ def _nodes(ids: IntArray, depth: IntArray) -> IntArray:
 
 def _dense(ids: IntArray) -> IntArray:
     return np.unique(ids, return_inverse=True)[1].astype(np.int64)
+
+
+def _distinct(values: IntArray) -> IntArray:
+    """Sorted and without repetition; `np.unique` would import all of numpy.ma."""
+    ordered = np.sort(values)
+    return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(ordered) else ordered
 
 
 def _ranges(first: IntArray, lengths: IntArray) -> IntArray:

@@ -31,7 +31,8 @@ def type_problem(line: int, text: bytes, reason: str, row: type[msgspec.Struct])
         return Problem(line, found["field"], "unknown field" + _nearest(found["field"], row))
     found = _EXPECTATION.match(reason)
     if found is None:
-        return Problem(line, "", f"{reason[0].lower()}{reason[1:]}")
+        what, _, place = reason.partition(" - at `$")
+        return Problem(line, place.strip(".`"), f"{what[0].lower()}{what[1:]}")
     field = found["field"] or ""
     wanted = _WORDS.get(found["wanted"].removesuffix(" | null"), found["wanted"])
     return Problem(line, field, f"expected {wanted}, got {_value_at(text, field)}")

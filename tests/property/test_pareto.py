@@ -39,13 +39,13 @@ def test_front_equals_its_definition(table: tuple[list[list[float]], list[bool]]
     assert pareto_front(objectives, maximize).tolist() == brute_force(rows, maximize)
 
 
-@given(tables(), st.randoms(use_true_random=False))
+@given(tables(), st.data())
 def test_order_of_rows_does_not_matter(
-    table: tuple[list[list[float]], list[bool]], random: "st.randoms"  # type: ignore[valid-type]
+    table: tuple[list[list[float]], list[bool]], data: st.DataObject
 ) -> None:
     rows, maximize = table
-    order = list(range(len(rows)))
-    random.shuffle(order)  # type: ignore[attr-defined]
+    order = data.draw(st.permutations(range(len(rows))))
     objectives = np.array(rows, dtype=np.float64).reshape(len(rows), len(maximize))
-    front = pareto_front(objectives, maximize)
-    assert pareto_front(objectives[order], maximize).tolist() == front[order].tolist()
+    front = pareto_front(objectives, maximize).tolist()
+    shuffled = objectives[np.array(order, dtype=np.int64)]
+    assert pareto_front(shuffled, maximize).tolist() == [front[index] for index in order]

@@ -1,0 +1,83 @@
+"""The ledger of finished trials: nothing finished is lost, nothing torn is believed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dynosim.errors import ConfigError
+from dynosim.sweep.ledger import LEDGER, Ledger, new_ledger, resumed_ledger
+from dynosim.sweep.space import Trial
+
+ANSWER = {"status": "ok", "reason": "", "report": {"a": 0.1, "b": None}, "wall_ms": 1.5}
+
+
+def trial(index: int) -> Trial:
+    return Trial(index, {"cluster.workers": index}, None)
+
+
+def filled(folder: Path, count: int = 3) -> Ledger:
+    ledger = new_ledger(folder, sweep_hash="abc", overwrite=False)
+    for index in range(count):
+        ledger.append(trial(index), ANSWER)
+    return ledger
+
+
+def test_resumed_records_equal_those_written(tmp_path: Path) -> None:
+    written = filled(tmp_path).records
+    resumed = resumed_ledger(tmp_path, sweep_hash="abc").records
+    assert json.dumps(resumed) == json.dumps(written)
+
+
+def test_nothing_is_written_before_the_first_trial(tmp_path: Path) -> None:
+    new_ledger(tmp_path / "out", sweep_hash="abc", overwrite=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_torn_line_is_dropped_and_the_next_one_is_whole(tmp_path: Path) -> None:
+    filled(tmp_path)
+    path = tmp_path / LEDGER
+    whole = path.read_bytes()
+    last_line = whole.splitlines(keepends=True)[-1]
+    for cut in (1, 10, len(last_line) - 1):
+        path.write_bytes(whole[:-cut])
+        ledger = resumed_ledger(tmp_path, sweep_hash="abc")
+        assert sorted(ledger.records) == [0, 1]
+        ledger.append(trial(2), ANSWER)
+        assert path.read_bytes() == whole
+
+
+def test_torn_first_line_starts_anew(tmp_path: Path) -> None:
+    (tmp_path / LEDGER).write_bytes(b'{"dynosim_sw')
+    ledger = resumed_ledger(tmp_path, sweep_hash="abc")
+    ledger.append(trial(0), ANSWER)
+    assert sorted(resumed_ledger(tmp_path, sweep_hash="abc").records) == [0]
+
+
+def test_resume_without_a_ledger_starts(tmp_path: Path) -> None:
+    assert resumed_ledger(tmp_path / "new", sweep_hash="abc").records == {}
+
+
+def test_other_sweep_is_refused(tmp_path: Path) -> None:
+    filled(tmp_path)
+    before = (tmp_path / LEDGER).read_bytes()
+    with pytest.raises(ConfigError, match="another sweep"):
+        resumed_ledger(tmp_path, sweep_hash="xyz")
+    with pytest.raises(ConfigError, match="--resume"):
+        new_ledger(tmp_path, sweep_hash="abc", overwrite=False)
+    assert (tmp_path / LEDGER).read_bytes() == before
+
+
+def test_damage_inside_is_told_with_its_line(tmp_path: Path) -> None:
+    filled(tmp_path)
+    path = tmp_path / LEDGER
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], b"???\n", *lines[1:]]))
+    with pytest.raises(ConfigError, match=r"ledger\.jsonl:2"):
+        resumed_ledger(tmp_path, sweep_hash="abc")
+
+
+def test_last_line_of_a_repeated_trial_counts(tmp_path: Path) -> None:
+    ledger = filled(tmp_path)
+    ledger.append(trial(1), {**ANSWER, "status": "failed"})
+    assert resumed_ledger(tmp_path, sweep_hash="abc").records[1]["status"] == "failed"
