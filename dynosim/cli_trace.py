@@ -23,7 +23,29 @@ BlockTokens = Annotated[int, typer.Option(help="Prompt tokens behind one hash id
 Limit = Annotated[int | None, typer.Option(help="Read only the first rows.")]
 SkipBadLines = Annotated[bool, typer.Option("--skip-bad-lines", help="Leave out and count them.")]
 Sort = Annotated[bool, typer.Option("--sort", help="Put rows in order of arrival.")]
+TargetFile = Annotated[Path, typer.Argument(help="File to write, gzipped if it ends in .gz.")]
+To = Annotated[str | None, typer.Option("--to", help=f"Format to write: {_FORMATS}.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+# The description of a synthetic workload; a flag that is not given leaves the file's value.
+SpecFile = Annotated[Path | None, typer.Option(help="YAML with the same keys; flags override it.")]
+Seed = Annotated[int | None, typer.Option(help="Default: the YAML's seed, else 0.")]
+Requests = Annotated[int | None, typer.Option(help="Requests in all.")]
+Sessions = Annotated[int | None, typer.Option(help="Sessions, instead of requests.")]
+Isl = Annotated[str | None, typer.Option(help="First prompt: 4000, or normal:mean=4000,std=900.")]
+Osl = Annotated[str | None, typer.Option(help="Output tokens, written likewise.")]
+TurnIsl = Annotated[str | None, typer.Option(help="New tokens of a later turn; default: as isl.")]
+Turns = Annotated[str | None, typer.Option(help="Turns per session, e.g. geometric:mean=3.")]
+ThinkTimeMs = Annotated[str | None, typer.Option(help="From an answer to the next turn.")]
+Arrival = Annotated[str | None, typer.Option(help="poisson, gamma, constant or closed (all at 0).")]
+RateRps = Annotated[float | None, typer.Option(help="Session starts per second.")]
+Burstiness = Annotated[float | None, typer.Option(help="Shape of gamma: below 1 is bursty.")]
+SharedPrefixRatio = Annotated[float | None, typer.Option(help="Share of prompt common to a group.")]
+SharedPrefixTokens = Annotated[int | None, typer.Option(help="The same in tokens, whole blocks.")]
+PrefixGroups = Annotated[int | None, typer.Option(help="Groups that share a prefix.")]
+PrefixGroupSkew = Annotated[float | None, typer.Option(help="0: equal groups, 1: Zipf.")]
+MaxContextTokens = Annotated[int | None, typer.Option(help="End sessions before they exceed it.")]
+HashBlockTokens = Annotated[int | None, typer.Option(help="Prompt tokens behind one hash id.")]
 
 
 @app.command(epilog="Example: dynosim trace inspect traces/chat_sessions.jsonl.gz --plot chat.png")
@@ -65,9 +87,9 @@ def inspect(
 @app.command(epilog="Example: dynosim trace convert azure.csv.gz azure.jsonl.gz --to jsonl")
 def convert(
     source: TraceFile,
-    target: Annotated[Path, typer.Argument(help="File to write, gzipped if it ends in .gz.")],
+    target: TargetFile,
     format: Annotated[str | None, typer.Option("--from", help=f"Source: {_FORMATS}.")] = None,
-    to: Annotated[str | None, typer.Option("--to", help=f"Target: {_FORMATS}.")] = None,
+    to: To = None,
     trace_block_size: BlockTokens = 512,
     limit: Limit = None,
     skip_bad_lines: SkipBadLines = False,
@@ -106,40 +128,26 @@ def convert(
     "--isl lognormal:mean=4000,std=3000 --osl 500 --shared-prefix-ratio 0.5 --prefix-groups 16"
 )
 def synth(
-    target: Annotated[Path, typer.Argument(help="File to write, gzipped if it ends in .gz.")],
-    config: Annotated[
-        Path | None, typer.Option(help="YAML with the same keys; flags override it.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Default: the YAML's seed, else 0.")] = None,
-    to: Annotated[str | None, typer.Option("--to", help=f"Format: {_FORMATS}.")] = None,
-    requests: Annotated[int | None, typer.Option(help="Requests in all.")] = None,
-    sessions: Annotated[int | None, typer.Option(help="Sessions, instead of requests.")] = None,
-    isl: Annotated[
-        str | None, typer.Option(help="First prompt's tokens: 4000 or normal:mean=4000,std=900.")
-    ] = None,
-    osl: Annotated[str | None, typer.Option(help="Output tokens, written likewise.")] = None,
-    turn_isl: Annotated[str | None, typer.Option(help="New tokens of a later turn.")] = None,
-    turns: Annotated[str | None, typer.Option(help="Turns per session.")] = None,
-    think_time_ms: Annotated[str | None, typer.Option(help="Pause before a later turn.")] = None,
-    arrival: Annotated[
-        str | None, typer.Option(help="poisson, gamma, constant or closed (all at 0).")
-    ] = None,
-    rate_rps: Annotated[float | None, typer.Option(help="Session starts per second.")] = None,
-    burstiness: Annotated[float | None, typer.Option(help="gamma: below 1 is bursty.")] = None,
-    shared_prefix_ratio: Annotated[
-        float | None, typer.Option(help="Share of the first prompt common to a group.")
-    ] = None,
-    shared_prefix_tokens: Annotated[
-        int | None, typer.Option(help="The same in tokens, whole blocks, instead of the ratio.")
-    ] = None,
-    prefix_groups: Annotated[int | None, typer.Option(help="Groups that share a prefix.")] = None,
-    prefix_group_skew: Annotated[
-        float | None, typer.Option(help="0: equal groups, 1: Zipf.")
-    ] = None,
-    max_context_tokens: Annotated[
-        int | None, typer.Option(help="A session ends before prompt and output exceed it.")
-    ] = None,
-    block_size: Annotated[int | None, typer.Option(help="Prompt tokens per hash id.")] = None,
+    target: TargetFile,
+    config: SpecFile = None,
+    seed: Seed = None,
+    to: To = None,
+    requests: Requests = None,
+    sessions: Sessions = None,
+    isl: Isl = None,
+    osl: Osl = None,
+    turn_isl: TurnIsl = None,
+    turns: Turns = None,
+    think_time_ms: ThinkTimeMs = None,
+    arrival: Arrival = None,
+    rate_rps: RateRps = None,
+    burstiness: Burstiness = None,
+    shared_prefix_ratio: SharedPrefixRatio = None,
+    shared_prefix_tokens: SharedPrefixTokens = None,
+    prefix_groups: PrefixGroups = None,
+    prefix_group_skew: PrefixGroupSkew = None,
+    max_context_tokens: MaxContextTokens = None,
+    block_size: HashBlockTokens = None,
     json: AsJson = False,
 ) -> None:
     """Write a synthetic trace: the same description and seed give the same file."""

@@ -97,6 +97,8 @@ class RequestLog:
     preemptions: IntArray
     status: IntArray  # RequestStatus
     errors: dict[int, str] = field(default_factory=dict)  # request index -> reason
+    # Whether the trace's clock brought it, not the end of another request; None: all of them.
+    is_timed: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True)

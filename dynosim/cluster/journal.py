@@ -5,7 +5,7 @@ from array import array
 
 import numpy as np
 
-from dynosim.records import RequestLog, RequestStatus, StepLog, Trace
+from dynosim.records import NO_REQUEST, RequestLog, RequestStatus, StepLog, Trace
 
 NAN = float("nan")
 STEP_ROW = struct.Struct("2d10q")  # start and duration, then the counts in StepLog's order
@@ -35,8 +35,11 @@ class Journal:
         self.stalled_gaps_ms = array("d")
         self.steps = bytearray()
 
-    def request_log(self) -> RequestLog:
-        """The request columns as arrays."""
+    def request_log(self, *, is_closed_loop: bool) -> RequestLog:
+        """The request columns as arrays. In a closed loop no arrival has a time of its own."""
+        is_timed = np.full(len(self.status), not is_closed_loop)
+        if self.trace.previous_turn is not None:
+            is_timed &= self.trace.previous_turn == NO_REQUEST
         arrival = np.array(self.arrival_ms)
         worker = np.array(self.worker_id, np.int64)
         preemptions = np.zeros(len(worker), np.int64)
@@ -55,6 +58,7 @@ class Journal:
             preemptions=preemptions,
             status=np.array(self.status, np.int64),
             errors=self.errors,
+            is_timed=is_timed,
         )
 
     def step_log(self) -> StepLog:

@@ -69,7 +69,7 @@ def simulate(
     )
     fleet.run_until(NEVER if max_sim_time_ms is None else max_sim_time_ms)
     return RunResult(
-        requests=journal.request_log(),
+        requests=journal.request_log(is_closed_loop=concurrency is not None),
         steps=journal.step_log(),
         stalled_gaps_ms=np.array(journal.stalled_gaps_ms),
         num_workers=num_workers,

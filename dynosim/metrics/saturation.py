@@ -18,8 +18,9 @@ overload from a busy but stable run. The rule:
   longer than it took to serve: the backlog, not the work, makes its latency.
 
 Waiting is from arrival to the start of the first step that computes one of the request's tokens.
-Requests that were rejected are not offered load. In a closed loop arrivals follow completions, so
-the wait cannot grow and the run is not saturated.
+Requests that were rejected are not offered load. Requests that arrive because another one ended
+(later turns of a session, a closed loop) slow down with the cluster, so only those that the trace's
+clock brings are judged; a run without any, a closed loop, cannot be saturated.
 """
 
 from dataclasses import dataclass
@@ -62,6 +63,10 @@ def judge_saturation(result: RunResult) -> Saturation:
     offered = (log.status != RequestStatus.REJECTED) & ~np.isnan(log.arrival_ms)
     if not offered.any():
         return Saturation(False, "no load was offered", None, None, None)
+    if log.is_timed is not None:
+        offered &= log.is_timed
+    if not offered.any():
+        return Saturation(False, "closed loop: the load follows the cluster", None, None, None)
     arrival_ms = log.arrival_ms[offered]
     scheduled_ms = log.scheduled_ms[offered]
     known = ~np.isnan(scheduled_ms)

@@ -85,7 +85,9 @@ class LocalExecutor:
         self._jobs = jobs
         self._function = function
 
-    def run(self, requests: Iterable[tuple[int, Request]]) -> Generator[tuple[int, Answer], None, None]:
+    def run(
+        self, requests: Iterable[tuple[int, Request]]
+    ) -> Generator[tuple[int, Answer], None, None]:
         """(index, answer) of each (index, request), as they come.
 
         Requests start in the order given. Closing the iterator ends all workers at once.

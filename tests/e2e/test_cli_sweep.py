@@ -131,11 +131,7 @@ def test_a_changed_trace_is_another_sweep(sweep_file: Path, tmp_path: Path) -> N
     ],
 )
 def test_bad_input_leaves_nothing(
-    sweep_file: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    override: str,
-    words: str,
+    sweep_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, words: str
 ) -> None:
     assert sweep(sweep_file, "--out", tmp_path / "out", "--set", override) == 2
     assert words in capsys.readouterr().err
@@ -175,7 +171,7 @@ def test_interrupt_keeps_what_was_finished(
 ) -> None:
     """Many small trials, stopped in the middle, then resumed."""
     out = tmp_path / "out"
-    space = ["--set", "space.engine.max_num_seqs={min: 1, max: 200, step: 1}"]
+    space = ["--set", "space.engine.max_num_seqs={min: 1, max: 60, step: 1}"]
     command = [sys.executable, "-m", "dynosim", "sweep", str(sweep_file), "--out", str(out)]
     root = str(Path(__file__).parents[2])
     process = subprocess.Popen(
@@ -194,7 +190,7 @@ def test_interrupt_keeps_what_was_finished(
         assert process.returncode == 130
         assert b"--resume" in errors and b"Traceback" not in errors
     finished = ledger.read_bytes().count(b"\n") - 1
-    narrow = ["--set", "space.engine.max_num_seqs={min: 1, max: 200, step: 1}"]
+    narrow = ["--set", "space.engine.max_num_seqs={min: 1, max: 60, step: 1}"]
     assert sweep(sweep_file, "--out", out, "--resume", "--jobs", 2, *narrow) == 0
     ids = [line["trial_id"] for line in ledger_lines(out)[1:]]
     assert finished <= len(ids) == len(set(ids))

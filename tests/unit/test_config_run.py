@@ -38,7 +38,9 @@ def test_defaults_when_little_is_given(run_file: Path) -> None:
 
 
 def test_overrides_change_and_add_keys(run_file: Path) -> None:
-    config = load_run(run_file, ["engine.tensor_parallel=4", "sla.ttft_ms=1e3", "cluster.workers=2"])
+    config = load_run(
+        run_file, ["engine.tensor_parallel=4", "sla.ttft_ms=1e3", "cluster.workers=2"]
+    )
     assert config.num_gpus == 8
     assert config.sla is not None and config.sla.ttft_ms == 1000.0
 

@@ -51,7 +51,7 @@ def test_grid_is_the_product_with_the_last_key_fastest(sweep_file: Path) -> None
 )
 def test_ranges_become_values(sweep_file: Path, space: str, values: list[float]) -> None:
     write(sweep_file, "space:", f"  {space}")
-    assert [list(point.values())[0] for point in points_of(load_sweep(sweep_file))] == values
+    assert [next(iter(point.values())) for point in points_of(load_sweep(sweep_file))] == values
 
 
 def test_whole_sections_can_vary(sweep_file: Path) -> None:

@@ -104,3 +104,15 @@ def test_rejected_requests_are_not_offered_load() -> None:
     status = np.full(20, int(RequestStatus.REJECTED))
     rejected = replace(run, requests=replace(run.requests, status=status))
     assert judge_saturation(rejected).backlog_share is None
+
+
+def test_later_turns_when_they_slow_down_with_the_cluster_hide_no_overload() -> None:
+    arrivals = np.arange(1000) * 10.0
+    run = queue(arrivals, 1)
+    log = run.requests
+    late = np.arange(1000) % 2 == 1
+    wait = np.where(late, 0.0, np.arange(1000) * 5.0)
+    overloaded = replace(log, scheduled_ms=log.arrival_ms + wait, is_timed=~late)
+    assert judge_saturation(replace(run, requests=overloaded)).is_saturated
+    closed = replace(overloaded, is_timed=np.zeros(1000, bool))
+    assert not judge_saturation(replace(run, requests=closed)).is_saturated

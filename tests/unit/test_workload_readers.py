@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import shared_path
 
 from dynosim.errors import ConfigError, TraceError
 from dynosim.workload.readers import format_of, read_trace, read_trace_file
-from tests.conftest import shared_path
 
 ROW = {"timestamp": 0, "input_length": 600, "output_length": 5, "hash_ids": [1, 2]}
 
@@ -27,7 +27,9 @@ def row(**changes: Any) -> dict[str, Any]:
 
 def test_mooncake_fields_and_their_aliases_mean_the_same(tmp_path: Path) -> None:
     alias = {"created_time": 20.5, "input_tokens": 600, "output_tokens": 5, "hash_ids": [1, 2]}
-    trace = read_trace(write_rows(tmp_path / "a.jsonl", row(timestamp=10), alias, {**alias, "x": 1}))
+    trace = read_trace(
+        write_rows(tmp_path / "a.jsonl", row(timestamp=10), alias, {**alias, "x": 1})
+    )
     assert trace.arrival_ms.tolist() == [0.0, 10.5, 10.5]
     assert trace.input_tokens.tolist() == [600] * 3
     assert trace.output_tokens.tolist() == [5] * 3
