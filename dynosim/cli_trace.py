@@ -38,7 +38,7 @@ TurnIsl = Annotated[str | None, typer.Option(help="New tokens of a later turn; d
 Turns = Annotated[str | None, typer.Option(help="Turns per session, e.g. geometric:mean=3.")]
 ThinkTimeMs = Annotated[str | None, typer.Option(help="From an answer to the next turn.")]
 Arrival = Annotated[str | None, typer.Option(help="poisson, gamma, constant or closed (all at 0).")]
-RateRps = Annotated[float | None, typer.Option(help="Session starts per second.")]
+RateRps = Annotated[float | None, typer.Option(help="Requests/s, all turns counted.")]
 Burstiness = Annotated[float | None, typer.Option(help="Shape of gamma: below 1 is bursty.")]
 SharedPrefixRatio = Annotated[float | None, typer.Option(help="Share of prompt common to a group.")]
 SharedPrefixTokens = Annotated[int | None, typer.Option(help="The same in tokens, whole blocks.")]

@@ -36,9 +36,12 @@ class Worker:
 
     __slots__ = (
         "_awaiting_second",
+        "_carry_ms",
         "_is_cut",
         "_journal",
+        "_last_end_ms",
         "_late",
+        "_next_carry_ms",
         "_plan",
         "_run_context",
         "_run_steps",
@@ -70,6 +73,9 @@ class Worker:
         self._steps_singly = steps_singly
         self._usable_blocks = scheduler.spec.usable_blocks
         self._start_ms = 0.0
+        self._carry_ms = 0.0  # to add to the current duration
+        self._last_end_ms = NEVER
+        self._next_carry_ms = 0.0
         self._plan: StepPlan | None = None
         self._run_steps = 0
         self._run_context = 0
@@ -96,13 +102,13 @@ class Worker:
             return False
         self._run_steps = steps
         run_ms = self._timing.decode_run_ms(num_decodes, self._run_context, steps)
-        self.end_ms = max(self._start_ms + run_ms, now_ms)
+        self.end_ms = max(self._end_after(run_ms), now_ms)
         return True
 
     def start(self, now_ms: float) -> None:
         """Begin the next step or run, if there is work; call only when idle."""
         scheduler = self._scheduler
-        self._start_ms = now_ms
+        self._start_at(now_ms)
         steps = 0 if self._steps_singly or self._must_settle() else scheduler.uniform_steps()
         if steps == 0:
             self._start_step()
@@ -111,7 +117,8 @@ class Worker:
         self._run_steps = steps
         self._run_context = decodes.context_tokens
         self._is_cut = False
-        self.end_ms = now_ms + self._timing.decode_run_ms(decodes.count, self._run_context, steps)
+        run_ms = self._timing.decode_run_ms(decodes.count, self._run_context, steps)
+        self.end_ms = self._end_after(run_ms)
 
     def complete(self, now_ms: float) -> list[Sequence]:
         """End the current step or run; returns the requests that ended with it."""
@@ -130,6 +137,23 @@ class Worker:
             self._note_ends(finished, now_ms)
         return finished
 
+    def _start_at(self, start_ms: float) -> None:
+        """Set the start of the next step or run; see `_end_after`."""
+        self._carry_ms = self._next_carry_ms if start_ms == self._last_end_ms else 0.0
+        self._start_ms = start_ms
+
+    def _end_after(self, duration_ms: float) -> float:
+        """When a step or run that starts now ends.
+
+        What rounding takes off one end is carried to the next (Kahan's summation), so that a long
+        busy period ends at the same time in a few runs as in thousands of steps.
+        """
+        exact_ms = duration_ms + self._carry_ms
+        end_ms = self._start_ms + exact_ms
+        self._last_end_ms = end_ms
+        self._next_carry_ms = exact_ms - (end_ms - self._start_ms)
+        return end_ms
+
     def _start_step(self) -> None:
         """Plan single steps until one computes something, or nothing more can be done."""
         scheduler = self._scheduler
@@ -145,13 +169,14 @@ class Worker:
 
     def _begin(self, plan: StepPlan) -> None:
         self._plan = plan
-        self.end_ms = self._start_ms + self._timing.step_ms(
+        step_ms = self._timing.step_ms(
             plan.num_prefills,
             plan.prefill_tokens,
             plan.prefix_tokens,
             plan.num_decodes,
             plan.decode_context_tokens,
         )
+        self.end_ms = self._end_after(step_ms)
         journal = self._journal
         for sequence in plan.admitted:
             if sequence.preemptions == 0:

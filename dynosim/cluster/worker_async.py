@@ -108,7 +108,7 @@ class AsyncWorker(Worker):
 
     def _launch(self, plan: StepPlan, now_ms: float) -> None:
         """Execute a plan when the device is free."""
-        self._start_ms = max(now_ms, self._device_free_ms)
+        self._start_at(max(now_ms, self._device_free_ms))
         self._begin(plan)
         self._plan = None
         self._device_free_ms = self.end_ms
@@ -126,15 +126,15 @@ class AsyncWorker(Worker):
         self._run_steps = steps
         self._run_context = self._scheduler.decodes.context_tokens
         self._run_start_ms = self._outstanding[0].end_ms
+        self._start_at(self._run_start_ms)
         self._is_cut = False
         self.end_ms = self._delivered_ms(steps - 1)
 
     def _delivered_ms(self, steps: int) -> float:
         """When the run's first `steps` steps have executed."""
         num_decodes = self._scheduler.decodes.count
-        return self._run_start_ms + self._timing.decode_run_ms(
-            num_decodes, self._run_context, steps
-        )
+        run_ms = self._timing.decode_run_ms(num_decodes, self._run_context, steps)
+        return self._run_start_ms + (run_ms + self._carry_ms)
 
     def _decoded(self, sequence: Sequence, plan: StepPlan) -> bool:
         """Whether a step decoded a sequence, whose state is by now that of a later step."""
@@ -159,5 +159,8 @@ class AsyncWorker(Worker):
         last.decode_context_tokens = context + (steps - 1) * num_decodes
         last.emitting = first.plan.emitting
         start_ms = self._delivered_ms(steps - 1)
-        self._device_free_ms = self._delivered_ms(steps)
+        self._start_ms = self._run_start_ms
+        self._device_free_ms = self._end_after(
+            self._timing.decode_run_ms(num_decodes, context, steps)
+        )
         self._outstanding.append(Batch(last, start_ms, self._device_free_ms))

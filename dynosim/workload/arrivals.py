@@ -19,7 +19,7 @@ def check_arrivals(process: str, *, rate_rps: float | None, burstiness: float) -
         known = ", ".join(PROCESSES)
         raise ConfigError(f"arrival: unknown process {process!r}: expected one of {known}")
     if process != "closed" and rate_rps is None:
-        raise ConfigError(f"rate_rps: missing: arrival {process} needs a rate per second")
+        raise ConfigError(f"rate_rps: missing: arrival {process} needs a rate in requests/s")
     if rate_rps is not None and not 0.0 < rate_rps < float("inf"):
         raise ConfigError(f"rate_rps: expected a number > 0, got {rate_rps}")
     if not 0.0 < burstiness < float("inf"):
@@ -27,7 +27,7 @@ def check_arrivals(process: str, *, rate_rps: float | None, burstiness: float) -
 
 
 def draw_arrivals(
-    process: str, size: int, rng: "Generator", *, rate_per_s: float | None, burstiness: float = 1.0
+    process: str, size: int, rng: "Generator", *, rate_per_s: float, burstiness: float = 1.0
 ) -> FloatArray:
     """Arrivals (size,) in ms from 0 on, never decreasing, to the microsecond.
 
@@ -37,7 +37,6 @@ def draw_arrivals(
     """
     if process == "closed":
         return np.zeros(size)
-    assert rate_per_s is not None
     gap_ms = 1000.0 / rate_per_s
     if process == "poisson":
         gaps = rng.exponential(gap_ms, size)

@@ -25,9 +25,7 @@ class SyntheticSpec:
     turns: Distribution = _ONE  # per session
     think_time_ms: Distribution = _ZERO  # from an answer's end to the next turn
     arrival: str = "poisson"  # of sessions: poisson, gamma, constant, closed (all at 0)
-    rate_rps: float | None = (
-        None  # session starts per second, hence requests/s of one-turn sessions
-    )
+    rate_rps: float | None = None  # requests/s in the long run, all turns counted
     burstiness: float = 1.0  # gamma's shape: below 1 comes in bursts, 1 is Poisson
     shared_prefix_ratio: float = 0.0  # share of the first prompt that a group has in common
     shared_prefix_tokens: int | None = None  # instead of the ratio: the same for every session

@@ -3,7 +3,8 @@
 A session's first prompt has `isl` tokens. Turn n + 1 asks with the prompt of turn n, its answer and
 a new user part of `turn_isl` tokens, as soon as turn n has finished and `think_time_ms` has passed.
 The leading blocks of the first prompt are shared by all sessions of the same prefix group. A
-session ends early rather than grow beyond `max_context_tokens`.
+session ends early rather than grow beyond `max_context_tokens`. Sessions start at the rate that
+makes `rate_rps` requests per second in the long run, all turns counted.
 
 The same spec and seed give the same trace on every platform. Each quantity has its own random
 stream: another arrival process, say, leaves all lengths as they were.
@@ -38,11 +39,12 @@ def synthesize(spec: object, seed: int, *, resolve: Resolve = Path) -> Trace:
     """
     checked = as_spec(spec)
     turns = _draw_turns(checked, seed, resolve)
+    sessions_per_request = len(turns.first) / len(turns.session)
     starts_ms = draw_arrivals(
         checked.arrival,
         len(turns.first),
         stream(seed, "arrivals"),
-        rate_per_s=checked.rate_rps,
+        rate_per_s=(checked.rate_rps or 1.0) * sessions_per_request,
         burstiness=checked.burstiness,
     )
     delay_ms = draw_ms(
