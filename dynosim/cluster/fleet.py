@@ -15,6 +15,7 @@ from dynosim.router.policies import RoutingPolicy
 from dynosim.workload.extents import PrefixExtents
 from dynosim.workload.load import NEVER, LoadDriver
 
+
 class Fleet:
     """N aggregated workers, a routing policy and a load."""
 
@@ -44,8 +45,19 @@ class Fleet:
         self._path_offsets: list[int] = extents.path_offsets.tolist()
         self._path_blocks: list[int] = extents.path_blocks.tolist()
         self._num_requests = [0] * len(workers)
+        self._num_ended = 0
         self._touched: list[int] = []  # workers with news in the current instant
         self._ends: list[tuple[float, int]] = []  # heap of (time, worker)
+
+    @property
+    def num_requests(self) -> tuple[int, ...]:
+        """Requests placed and not ended, by worker."""
+        return tuple(self._num_requests)
+
+    @property
+    def num_ended(self) -> int:
+        """Requests that finished or were rejected."""
+        return self._num_ended
 
     def next_ms(self) -> float:
         """Time of the next event; infinity when nothing is left to happen."""
@@ -92,6 +104,7 @@ class Fleet:
 
     def _note_ends(self, worker_id: int, finished: list[Sequence], now_ms: float) -> None:
         self._num_requests[worker_id] -= len(finished)
+        self._num_ended += len(finished)
         if self._load.reacts:
             for sequence in finished:
                 self._load.on_end(sequence.index, now_ms)
@@ -130,6 +143,7 @@ class Fleet:
     def _reject(self, index: int, now_ms: float) -> None:
         """What vLLM's front end does with a prompt that fills the context: an error, no tokens."""
         journal = self._journal
+        self._num_ended += 1
         journal.status[index] = int(RequestStatus.REJECTED)
         journal.errors[index] = (
             f"prompt of {self._input_tokens[index]} tokens >= max_model_len {self._max_model_len}"

@@ -1,6 +1,8 @@
 """Runs a trace through a cluster of simulated engines."""
 
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +19,9 @@ from dynosim.timing.model import StepTimeModel
 from dynosim.workload.extents import prefix_extents
 from dynosim.workload.load import LoadDriver
 
+if TYPE_CHECKING:
+    from dynosim.cluster.control import Process
+
 
 def simulate(
     trace: Trace,
@@ -30,11 +35,13 @@ def simulate(
     seed: int = 0,
     exact_stepping: bool = False,
     max_sim_time_ms: float | None = None,
+    processes: "Sequence[Process]" = (),
 ) -> RunResult:
     """Replay `trace` on `num_workers` equal engines in virtual time.
 
     `exact_stepping` decides every engine step on its own instead of in bulk: the same result,
     slower. Events after `max_sim_time_ms` do not happen; what is under way then is unfinished.
+    `processes` are SimPy processes that watch and steer the run, see `dynosim.cluster.control`.
 
     Raises: InfeasibleError if the cache is too small for the model length or for a request.
     """
@@ -67,7 +74,13 @@ def simulate(
         load=LoadDriver(trace, concurrency),
         journal=journal,
     )
-    fleet.run_until(NEVER if max_sim_time_ms is None else max_sim_time_ms)
+    until_ms = NEVER if max_sim_time_ms is None else max_sim_time_ms
+    if processes:
+        from dynosim.cluster.control import ControlPlane
+
+        ControlPlane(fleet, processes).run_until(until_ms)
+    else:
+        fleet.run_until(until_ms)
     return RunResult(
         requests=journal.request_log(is_closed_loop=concurrency is not None),
         steps=journal.step_log(),

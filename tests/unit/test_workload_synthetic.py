@@ -76,7 +76,14 @@ def test_arrival_processes_keep_the_rate_and_the_burstiness() -> None:
         assert gaps_ms.min() >= 0
         assert gaps_ms.mean() == pytest.approx(125, rel=0.02)
         assert gaps_ms.std() / gaps_ms.mean() == pytest.approx(cv, rel=0.03, abs=1e-3)
-    assert not draw_arrivals("closed", 5, stream(0, "arrivals"), rate_per_s=None).any()
+    assert not draw_arrivals("closed", 5, stream(0, "arrivals"), rate_per_s=1.0).any()
+
+
+def test_the_rate_counts_all_turns() -> None:
+    trace = synthesize(spec(requests=30_000, turns=3, isl=10), 0)
+    assert trace.previous_turn is not None
+    starts_ms = trace.arrival_ms[trace.previous_turn < 0]
+    assert len(trace) / starts_ms[-1] * 1000 == pytest.approx(5, rel=0.02)
 
 
 def test_another_arrival_process_leaves_the_lengths_as_they_were() -> None:
