@@ -12,7 +12,7 @@ $(VENV)/.ready: pyproject.toml
 	touch $@
 
 demo: $(VENV)/.ready
-	$(BIN)/dynosim sweep sweeps/qwen.yaml --out out/qwen --fresh
+	$(BIN)/dynosim sweep sweeps/qwen.yaml --out out/qwen --overwrite
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2

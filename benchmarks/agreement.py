@@ -20,8 +20,11 @@ from typing import Any
 import numpy as np
 from replay import BLOCK_SIZE, NUM_BLOCKS, SHARED, run_file, unpacked
 
-from dynosim.config import load_run
-from dynosim.runner import run
+from dynosim.cluster import simulate
+from dynosim.config import RunConfig, load_run
+from dynosim.records import RequestLog
+from dynosim.runner import load_trace, prepare, run
+from dynosim.timing.formulas import PolynomialModel
 
 STATISTICS = ("mean", "median", "p90", "p95", "p99")
 
@@ -58,9 +61,39 @@ def paired(data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {key: values[order] for key, values in data.items()}
 
 
-def our_columns(config: Path, workers: int) -> dict[str, np.ndarray]:
+class RoundedPolynomial(PolynomialModel):
+    """The same formulas, prefill and decode part of every step rounded to 1 ns as the peer does."""
+
+    def step_ms(
+        self,
+        num_prefills: int,
+        prefill_tokens: int,
+        prefix_tokens: int,
+        num_decodes: int,
+        decode_context_tokens: int,
+    ) -> float:
+        prefill_ms = super().step_ms(num_prefills, prefill_tokens, prefix_tokens, 0, 0)
+        decode_ms = super().step_ms(0, 0, 0, num_decodes, decode_context_tokens)
+        return round(prefill_ms, 6) + round(decode_ms, 6)
+
+
+def our_requests(config: RunConfig, *, is_rounded: bool) -> RequestLog:
+    """Replay on our side; rounding needs every step on its own."""
+    if not is_rounded:
+        return run(config).result.requests
+    trace, prepared = load_trace(config), prepare(config)
+    return simulate(
+        trace,
+        engine=prepared.engine,
+        timing=RoundedPolynomial(prepared.engine.usable_blocks * prepared.engine.block_size),
+        num_workers=config.cluster.workers,
+        exact_stepping=True,
+    ).requests
+
+
+def our_columns(config: Path, workers: int, *, is_rounded: bool) -> dict[str, np.ndarray]:
     """Ours, likewise."""
-    log = run(load_run(config, [f"cluster.workers={workers}"])).result.requests
+    log = our_requests(load_run(config, [f"cluster.workers={workers}"]), is_rounded=is_rounded)
     return paired(
         {
             "arrival": log.arrival_ms,
@@ -104,6 +137,7 @@ def main() -> None:
     parser.add_argument("--workers", default="4,16")
     parser.add_argument("--peer-python", default=os.environ.get("PEER_PYTHON"))
     parser.add_argument("--peer-script", type=Path, default=SHARED / "tools" / "peer_replay.py")
+    parser.add_argument("--rounded", action="store_true", help="round steps as the peer does")
     args = parser.parse_args()
     if not args.peer_python:
         sys.exit("give the python of an environment with ai-dynamo-runtime 1.6.1: --peer-python")
@@ -112,7 +146,8 @@ def main() -> None:
         config = run_file(trace, Path(folder))
         for workers in map(int, args.workers.split(",")):
             peer = columns(peer_requests(args, trace, workers))
-            report(our_columns(config, workers), peer, workers)
+            ours = our_columns(config, workers, is_rounded=args.rounded)
+            report(ours, peer, workers)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,34 @@
+"""dynosim: a discrete-event twin of LLM serving clusters.
+
+The public names below load what they need on first use, so that `import dynosim` costs nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "EngineSpec": "dynosim.engine.spec",
+    "RunResult": "dynosim.records",
+    "Trace": "dynosim.records",
+    "check_conservation": "dynosim.metrics",
+    "load_run": "dynosim.config",
+    "load_sweep": "dynosim.config",
+    "pareto_front": "dynosim.sweep.pareto",
+    "read_trace": "dynosim.workload.readers",
+    "request_table": "dynosim.metrics",
+    "run": "dynosim.runner",
+    "run_sweep": "dynosim.sweep.run",
+    "simulate": "dynosim.cluster",
+    "summarize": "dynosim.metrics",
+    "timeline_table": "dynosim.metrics",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'dynosim' has no attribute {name!r}")

@@ -61,7 +61,6 @@ class VllmScheduler:
         self._is_async = spec.async_scheduling
         self._is_fcfs = spec.policy == "fcfs"
         self._keep_rows = keep_rows
-        self._always_in_order = keep_rows or spec.async_scheduling
         # Generated blocks are registered as they fill only if somebody can hit or hear of them.
         self._registers_decodes = publish_events
 
@@ -158,7 +157,7 @@ class VllmScheduler:
 
     def _serve_running(self, plan: StepPlan, cap: int) -> int:
         """Give running requests their tokens; returns what is left of the budget."""
-        if self._always_in_order:
+        if self._keep_rows:
             return self._serve_in_order(plan, cap)
         decodes = self.decodes
         budget = self._token_budget - decodes.count
@@ -179,9 +178,21 @@ class VllmScheduler:
         plan.num_decodes = decodes.count
         plan.decode_context_tokens = decodes.context_tokens
         self.pool.allocate(need)
+        if self._is_async or self._registers_decodes:
+            self._serve_each(plan)
         if num_tokens > 0:
             self._compute_chunk(plan, prefilling[0], num_tokens)
         return budget - num_tokens
+
+    def _serve_each(self, plan: StepPlan) -> None:
+        """Note what a step means to each decoding sequence, where somebody wants to know."""
+        for sequence in self.running:
+            if sequence.state == DECODING:
+                sequence.registration_lag = sequence.in_flight
+                if self._registers_decodes:
+                    self._register(sequence, sequence.anchor + self.decodes.step + 1)
+                if self._is_async:
+                    plan.emitting.append(sequence)
 
     def _serve_in_order(self, plan: StepPlan, cap: int) -> int:
         """Serve the running list one by one, preempting where blocks run out.
@@ -419,9 +430,11 @@ class VllmScheduler:
                     self._finish_waiting(sequence)
                     finished.append(sequence)
                 continue
-            sequence.registration_lag = min(sequence.registration_lag, sequence.in_flight)
+            if sequence.in_flight < sequence.registration_lag:
+                sequence.registration_lag = sequence.in_flight
             if sequence.state == DECODING:
-                self._register(sequence, sequence.anchor + self.decodes.step)
+                if self._registers_decodes:
+                    self._register(sequence, sequence.anchor + self.decodes.step)
                 continue
             self._register(sequence, sequence.num_computed)
             if sequence.finish_step <= done_step:
