@@ -59,7 +59,7 @@ class RequestStatus(IntEnum):
 class RequestView(NamedTuple):
     """What control-plane code may know of a request: not its true output length."""
 
-    index: int
+    request_index: int
     input_tokens: int
     priority: int = 0
 

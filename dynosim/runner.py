@@ -13,7 +13,8 @@ from dynosim.engine.spec import EngineSpec
 from dynosim.errors import InfeasibleError
 from dynosim.metrics import check_conservation, summarize
 from dynosim.records import RunResult, Trace
-from dynosim.timing.capacity import Capacity, resolve_num_gpu_blocks
+from dynosim.silicon import Capacity, build_timing, resolve_num_gpu_blocks
+from dynosim.silicon.catalogue import model_entry
 from dynosim.timing.model import StepTimeModel
 from dynosim.workload.build import build_trace
 
@@ -104,8 +105,6 @@ def prepare(config: RunConfig) -> Prepared:
     Raises: ConfigError for an unknown model, hardware or profile; InfeasibleError for an engine
     that the hardware cannot hold or that vLLM would not start.
     """
-    from dynosim.timing.build import build_timing
-
     engine, model, hardware = config.engine, config.model_source, config.hardware_source
     capacity = resolve_num_gpu_blocks(engine, model=model, hardware=hardware)
     blocks = capacity.num_gpu_blocks
@@ -161,8 +160,6 @@ def _context_length(config: RunConfig, num_gpu_blocks: int) -> int:
     if config.engine.max_model_len is not None:
         return config.engine.max_model_len
     if config.model_source is not None:
-        from dynosim.timing.catalogue import model_entry
-
         data = model_entry(config.model_source).config
         length = data.get("text_config", data).get("max_position_embeddings")
         if isinstance(length, int) and length > 0:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 
 from dynosim.errors import ConfigError
-from dynosim.timing.architecture import model_shape
-from dynosim.timing.catalogue import ModelEntry, core_folder, known_models, model_entry
-from dynosim.timing.hardware import hardware_sheet, known_hardware
+from dynosim.silicon.catalogue import core_folder, known_models, model_entry
+from dynosim.silicon.hardware import hardware_sheet, known_hardware
+from dynosim.timing.architecture import ModelEntry, model_shape
 from dynosim.timing.model import DERIVED, ESTIMATED, MEASURED
 
 ENGINES = ("vllm", "sglang", "trtllm")

@@ -61,12 +61,8 @@ class Fleet:
 
     def next_ms(self) -> float:
         """Time of the next event; infinity when nothing is left to happen."""
-        ends = self._ends
-        while ends and ends[0][0] != self._workers[ends[0][1]].end_ms:
-            heappop(ends)  # the run was cut short since
-        if ends and ends[0][0] < self._load.next_ms:
-            return ends[0][0]
-        return self._load.next_ms
+        ends = (worker.end_ms for worker in self._workers)
+        return min(self._load.next_ms, min(ends, default=NEVER))
 
     def run_until(self, until_ms: float) -> None:  # noqa: C901
         """Process every event before or at `until_ms`.
@@ -77,7 +73,11 @@ class Fleet:
         load = self._load
         workers = self._workers
         while True:
-            now_ms = self.next_ms()
+            while ends and ends[0][0] != workers[ends[0][1]].end_ms:
+                heappop(ends)  # the run was cut short since
+            now_ms = load.next_ms
+            if ends and ends[0][0] < now_ms:
+                now_ms = ends[0][0]
             if now_ms > until_ms or now_ms == NEVER:
                 return
             self.now_ms = now_ms

@@ -34,7 +34,15 @@ class BlockPool:
     request have the content id `-1 - request index` and no entry there.
     """
 
-    __slots__ = ("_idle", "_resident", "blank_blocks", "events", "extent_blocks", "idle_blocks")
+    __slots__ = (
+        "_idle",
+        "_oldest",
+        "_resident",
+        "blank_blocks",
+        "events",
+        "extent_blocks",
+        "idle_blocks",
+    )
 
     def __init__(
         self, num_blocks: int, extent_blocks: list[int], *, publish_events: bool = False
@@ -43,6 +51,7 @@ class BlockPool:
         self.blank_blocks = num_blocks  # free blocks without content: used first
         self.idle_blocks = 0  # free blocks with content: evicted oldest first
         self._idle: OrderedDict[Extent, None] = OrderedDict()
+        self._oldest: Extent | None = None  # the idle extent in eviction, taken off the dict
         self._resident: dict[int, Extent] = {}  # content -> oldest copy
         self.events: list[KvEvent] | None = [] if publish_events else None
 
@@ -85,7 +94,10 @@ class BlockPool:
         """Take hit extents into use."""
         for extent in extents:
             if extent.refs == 0:
-                del self._idle[extent]
+                if extent is self._oldest:
+                    self._oldest = None
+                else:
+                    del self._idle[extent]
                 self.idle_blocks -= extent.num_cached
             extent.refs += 1
 
@@ -97,14 +109,15 @@ class BlockPool:
         missing = num_blocks - self.blank_blocks
         self.blank_blocks = 0
         self.idle_blocks -= missing
-        idle = self._idle
         while missing > 0:
-            extent = next(iter(idle))
+            extent = self._oldest
+            if extent is None:
+                extent = self._oldest = self._idle.popitem(last=False)[0]
             evicted = extent.num_cached
             if evicted > missing:
                 evicted = missing
             else:
-                del idle[extent]
+                self._oldest = None
             missing -= evicted
             extent.num_cached -= evicted
             if self.events is not None:

@@ -19,6 +19,7 @@ from dynosim.metrics.percentiles import (
     PERCENTILES,
     STATISTICS,
     Summary,
+    median,
     nearest_rank,
     weighted_order_statistic,
 )
@@ -165,7 +166,7 @@ class _Pool:
 
     def _typical_ms(self, firsts: FloatArray) -> float:
         sample = firsts if len(firsts) else self._values
-        return float(np.median(sample))
+        return median(sample)
 
     def summary(self) -> GapSummary:
         positive = self.count - self._zeros

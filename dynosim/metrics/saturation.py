@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dynosim.metrics.percentiles import median
 from dynosim.records import FloatArray, RequestLog, RequestStatus, RunResult
 
 NUM_SLICES = 20
@@ -102,7 +103,7 @@ def _wait_growth(arrival_ms: FloatArray, wait_ms: FloatArray) -> float | None:
     times = np.bincount(slices, arrival_ms, NUM_SLICES)[filled] / counts[filled]
     waits = np.bincount(slices, wait_ms, NUM_SLICES)[filled] / counts[filled]
     earlier, later = np.triu_indices(len(times), 1)
-    return float(np.median((waits[later] - waits[earlier]) / (times[later] - times[earlier])))
+    return median((waits[later] - waits[earlier]) / (times[later] - times[earlier]))
 
 
 def _judge_growth(growth: float, backlog_share: float) -> tuple[bool, str]:
@@ -117,8 +118,8 @@ def _judge_growth(growth: float, backlog_share: float) -> tuple[bool, str]:
 def _judge_burst(log: RequestLog, arrival_ms: FloatArray, wait_ms: FloatArray) -> tuple[bool, str]:
     service_ms = log.finish_ms - log.scheduled_ms
     known = service_ms[~np.isnan(service_ms)]
-    typical_service_ms = float(np.median(known)) if len(known) else 0.0
+    typical_service_ms = median(known) if len(known) else 0.0
     span_ms = float(arrival_ms.max() - arrival_ms.min())
-    if float(np.median(wait_ms)) > max(span_ms, typical_service_ms):
+    if median(wait_ms) > max(span_ms, typical_service_ms):
         return True, "arrivals in a few bursts: most requests waited longer than they were served"
     return False, "arrivals in a few bursts, served without a long wait"

@@ -109,8 +109,8 @@ def check_inputs(trials: Sequence[Trial]) -> None:
 
     Raises: ConfigError.
     """
-    from dynosim.timing.catalogue import model_entry
-    from dynosim.timing.hardware import hardware_sheet
+    from dynosim.silicon.catalogue import model_entry
+    from dynosim.silicon.hardware import hardware_sheet
 
     configs = [trial.config for trial in trials if trial.config is not None]
     for model in dict.fromkeys(config.model_source for config in configs):

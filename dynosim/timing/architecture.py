@@ -9,7 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynosim.errors import ConfigError
-from dynosim.timing.catalogue import ModelEntry
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A model's name and what its files say."""
+
+    name: str  # packaged name, or the path as given
+    config: dict[str, Any]  # Hugging Face config.json
+    quantisation: dict[str, Any] | None  # hf_quant_config.json
+    path: str  # of the config.json
+    is_packaged: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +139,7 @@ def model_shape(entry: ModelEntry) -> ModelShape:
     Raises: ConfigError naming the file and the field that is missing or not a number.
     """
     config = entry.config.get("text_config") or entry.config
-    read = _Reader(config, str(entry.path))
+    read = _Reader(config, entry.path)
     heads = read.count("num_attention_heads", "n_head")
     hidden = read.count("hidden_size", "n_embd")
     latent = read.optional("kv_lora_rank")

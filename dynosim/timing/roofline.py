@@ -24,8 +24,8 @@ import numpy as np
 from dynosim.errors import ConfigError
 from dynosim.records import FloatArray, IntArray
 from dynosim.timing.architecture import ModelShape, weight_element_bytes
-from dynosim.timing.hardware import HardwareSheet
 from dynosim.timing.model import ESTIMATED, StepTimeModel
+from dynosim.timing.sheets import HardwareSheet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The compact table of one engine's step times, and its file.
+"""The compact table of one engine's step times.
 
 A step takes `linear_ms`[all new tokens] + prefill attention(prompts, mean new, mean cached)
 + decode attention(sequences, mean context), and `head_ms`[sequences] more when it only decodes.
@@ -6,18 +6,13 @@ A step takes `linear_ms`[all new tokens] + prefill attention(prompts, mean new, 
 sits on a grid.
 """
 
-import json
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dynosim.records import FloatArray
-
-TABLE_FORMAT = 2
-"""Rises when the meaning of the file changes; part of every cache key."""
 
 Float32Array = NDArray[np.float32]
 
@@ -48,43 +43,3 @@ class SiliconTable:
     @property
     def max_batch(self) -> int:
         return len(self.head_ms) - 1
-
-
-_ARRAYS = [field.name for field in fields(SiliconTable) if field.name != "meta"]
-
-
-def save_table(table: SiliconTable, path: Path) -> None:
-    """Writes the table as an uncompressed NPZ."""
-    arrays = {name: getattr(table, name) for name in _ARRAYS}
-    meta = np.frombuffer(json.dumps(table.meta).encode(), dtype=np.uint8)
-    with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, meta=meta, **arrays)
-
-
-def load_table(path: Path) -> SiliconTable:
-    """Reads a table.
-
-    Raises: OSError, EOFError, KeyError or ValueError (also for a damaged archive).
-    """
-    import zipfile
-
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in _ARRAYS}
-            meta = json.loads(archive["meta"].tobytes())
-    except zipfile.BadZipFile as error:
-        raise ValueError(str(error)) from error
-    table = SiliconTable(meta=meta, **arrays)
-    _check(table)
-    return table
-
-
-def _check(table: SiliconTable) -> None:
-    """Raises ValueError if shapes disagree or a number is not finite."""
-    prefill = (len(table.counts), len(table.new_tokens), len(table.prefix_tokens))
-    decode = (len(table.batches), len(table.contexts))
-    if table.prefill_ms.shape != prefill or table.decode_ms.shape != decode:
-        raise ValueError("axes and surfaces disagree")
-    for name in _ARRAYS:
-        if not np.all(np.isfinite(getattr(table, name))):
-            raise ValueError(f"{name} is not finite")

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from dynosim.errors import ConfigError
 from dynosim.records import Trace
+from dynosim.workload.readers import read_trace
 
 
 class WorkloadLike(Protocol):
@@ -42,8 +43,6 @@ def build_trace(workload: WorkloadLike, *, seed: int, resolve: Callable[[str], P
     if (workload.trace is None) == (workload.synthetic is None):
         raise ConfigError("workload: give exactly one of trace and synthetic")
     if workload.trace is not None:
-        from dynosim.workload.readers import read_trace
-
         trace = read_trace(
             resolve(workload.trace),
             workload.format,

@@ -1,7 +1,6 @@
 """Laws of every step-time model: sums equal loops, arrays scalars, searches brute force."""
 
 from itertools import accumulate
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,12 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from timing_support import silicon_table, step_log
 
-from dynosim.timing.architecture import model_shape
-from dynosim.timing.catalogue import ModelEntry
+from dynosim.silicon.hardware import hardware_sheet
+from dynosim.timing.architecture import ModelEntry, model_shape
 from dynosim.timing.formulas import FixedModel, LinearModel, PolynomialModel
-from dynosim.timing.hardware import hardware_sheet
 from dynosim.timing.model import StepTimeModel
-from dynosim.timing.profile import DynamoProfileModel, ProfileModel, _PrefillCurve
+from dynosim.timing.profile import DynamoProfileModel, PrefillCurve, ProfileModel
 from dynosim.timing.roofline import RooflineModel
 from dynosim.timing.silicon_model import SiliconModel
 
@@ -28,12 +26,12 @@ def _roofline() -> RooflineModel:
         "intermediate_size": 1024,
         "vocab_size": 1000,
     }
-    shape = model_shape(ModelEntry("tiny", config, None, Path("tiny/config.json"), False))
+    shape = model_shape(ModelEntry("tiny", config, None, "tiny/config.json", False))
     return RooflineModel(shape, hardware_sheet("l4"), tensor_parallel=2)
 
 
 def _profiles() -> list[StepTimeModel]:
-    curve = _PrefillCurve([16.0, 512.0, 4096.0], [3.0, 10.0, 90.0])
+    curve = PrefillCurve([16.0, 512.0, 4096.0], [3.0, 10.0, 90.0])
     batches = np.array([1.0, 4.0, 16.0])
     contexts = np.array([8.0, 64.0, 600.0])
     own = np.array([[2.0, 2.5, 6.0], [2.4, 3.5, 4.0], [4.0, 3.0, 9.0]])

@@ -8,12 +8,11 @@ import pytest
 from timing_support import engine, timing
 
 from dynosim.errors import ConfigError, InfeasibleError
+from dynosim.silicon import build_timing, resolve_num_gpu_blocks
+from dynosim.silicon.catalogue import core_folder, known_models, model_entry
+from dynosim.silicon.hardware import hardware_sheet, known_hardware
 from dynosim.support import support
 from dynosim.timing.architecture import model_shape
-from dynosim.timing.build import build_timing
-from dynosim.timing.capacity import resolve_num_gpu_blocks
-from dynosim.timing.catalogue import core_folder, known_models, model_entry
-from dynosim.timing.hardware import hardware_sheet, known_hardware
 from dynosim.timing.roofline import RooflineModel
 
 needs_library = pytest.mark.skipif(

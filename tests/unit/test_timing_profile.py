@@ -9,7 +9,7 @@ import pytest
 from timing_support import step_log
 
 from dynosim.errors import TraceError
-from dynosim.timing.profile import load_profile
+from dynosim.silicon.profile_file import load_profile
 
 OWN: dict[str, Any] = {
     "prefill_tokens": [100, 1000],

@@ -10,11 +10,11 @@ import pytest
 from timing_support import engine, silicon_table, step_log, timing
 
 from dynosim.errors import ConfigError
-from dynosim.timing.aiconfigurator import aiconfigurator_model
-from dynosim.timing.cache import load_or_build
-from dynosim.timing.catalogue import core_folder
+from dynosim.silicon.aiconfigurator import aiconfigurator_model
+from dynosim.silicon.cache import load_or_build
+from dynosim.silicon.catalogue import core_folder
+from dynosim.silicon.table_file import load_table, save_table
 from dynosim.timing.silicon_model import SiliconModel
-from dynosim.timing.silicon_table import load_table, save_table
 
 MODEL, HARDWARE = "Qwen/Qwen3-32B", "h200_sxm"
 needs_library = pytest.mark.skipif(
@@ -127,7 +127,7 @@ def test_second_use_does_not_touch_the_library(
     def refuse(*_: Any) -> None:
         raise AssertionError("asked again")
 
-    monkeypatch.setattr("dynosim.timing.silicon_extract.extract_table", refuse)
+    monkeypatch.setattr("dynosim.silicon.extract.extract_table", refuse)
     again = _model(cache)
     assert again.step_ms(1, 700, 30, 9, 9000) == model.step_ms(1, 700, 30, 9, 9000)
 

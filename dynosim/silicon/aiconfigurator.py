@@ -1,7 +1,7 @@
 """Step times from aiconfigurator's silicon tables, through a compact table that is made once.
 
 Source: aiconfigurator-core 0.12 (measured kernels of model, hardware, engine and parallelism),
-asked by `silicon_extract`, kept by `cache`. The package is imported only when the cache has no
+asked by `extract`, kept by `cache`. The package is imported only when the cache has no
 table. Accuracy against direct queries is measured when a table is made and stands in its notes;
 for Qwen3-32B and Llama-3.1-8B on H100 and H200 the mean error is below 0.1 %.
 
@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from dynosim.errors import ConfigError
-from dynosim.timing.architecture import ModelShape, model_shape, require_divisible
-from dynosim.timing.cache import cache_folder, cache_key, load_or_build
-from dynosim.timing.catalogue import ModelEntry, core_folder, core_version, model_entry
-from dynosim.timing.hardware import hardware_sheet
+from dynosim.silicon.cache import cache_folder, cache_key, load_or_build
+from dynosim.silicon.catalogue import core_folder, core_version, model_entry, model_fingerprint
+from dynosim.silicon.hardware import hardware_sheet
+from dynosim.silicon.table_file import TABLE_FORMAT, load_table, save_table
+from dynosim.timing.architecture import ModelEntry, ModelShape, model_shape, require_divisible
 from dynosim.timing.model import DERIVED, MEASURED
 from dynosim.timing.protocols import AiconfiguratorSettings, EngineSettings
 from dynosim.timing.silicon_model import SiliconModel
-from dynosim.timing.silicon_table import TABLE_FORMAT, SiliconTable, load_table, save_table
+from dynosim.timing.silicon_table import SiliconTable
 
 _MEASURED_SHARE = 0.9
 """Least share of a step's time in measured kernels that lets the table call itself measured. The
@@ -146,14 +147,19 @@ def _table(
         "kv_heads_per_rank": max(1, shape.kv_heads // engine.tensor_parallel),
         "is_latent_attention": shape.latent_width > 0,
     }
-    identity = {**parts, "model": entry.fingerprint, "core": core_version(), "format": TABLE_FORMAT}
+    identity = {
+        **parts,
+        "model": model_fingerprint(entry),
+        "core": core_version(),
+        "format": TABLE_FORMAT,
+    }
     path = cache_folder(cache_dir) / f"silicon-{cache_key(identity)}.npz"
     return load_or_build(path, load=load_table, build=_builder(entry, parts), save=save_table)
 
 
 def _builder(entry: ModelEntry, parts: dict[str, Any]) -> Callable[[], SiliconTable]:
     def build() -> SiliconTable:
-        from dynosim.timing.silicon_extract import SiliconQuery, extract_table
+        from dynosim.silicon.extract import SiliconQuery, extract_table
 
         return extract_table(SiliconQuery(model=entry, **parts))
 

@@ -8,12 +8,12 @@ import difflib
 import hashlib
 import importlib.util
 import json
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from dynosim.errors import ConfigError
+from dynosim.timing.architecture import ModelEntry
 
 _SUFFIX = "_config.json"
 _QUANTISATION_SUFFIX = "_hf_quant_config.json"
@@ -32,25 +32,6 @@ _SAME_ARCHITECTURE = {
     "mistralai/Mixtral-8x22B-Instruct-v0.1": "mistralai/Mixtral-8x22B-v0.1",
 }
 """Names whose published config has the same shapes as the packaged one."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelEntry:
-    """A model's name and what its files say."""
-
-    name: str  # packaged name, or the path as given
-    config: dict[str, Any]  # Hugging Face config.json
-    quantisation: dict[str, Any] | None  # hf_quant_config.json
-    path: Path  # of the config.json
-    is_packaged: bool
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal for equal files: what a cache key needs to know of the model."""
-        if self.is_packaged:
-            return self.name
-        text = json.dumps([self.config, self.quantisation], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
 
 
 @cache
@@ -108,9 +89,17 @@ def model_entry(model: str) -> ModelEntry:
     raise ConfigError(_unknown(model))
 
 
+def model_fingerprint(entry: ModelEntry) -> str:
+    """Equal for equal files: what a cache key needs to know of the model."""
+    if entry.is_packaged:
+        return entry.name
+    text = json.dumps([entry.config, entry.quantisation], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _entry(name: str, path: Path, quantisation: Path, *, is_packaged: bool) -> ModelEntry:
     quantisation_data = _read_object(quantisation) if quantisation.is_file() else None
-    return ModelEntry(name, _read_object(path), quantisation_data, path, is_packaged)
+    return ModelEntry(name, _read_object(path), quantisation_data, str(path), is_packaged)
 
 
 def _read_object(path: Path) -> dict[str, Any]:

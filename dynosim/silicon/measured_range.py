@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dynosim.records import FloatArray
-from dynosim.timing.catalogue import core_folder
+from dynosim.silicon.catalogue import core_folder
 
 Extent = tuple[FloatArray, FloatArray]
 """Batch sizes, and the longest length measured at each; empty when nothing is known."""

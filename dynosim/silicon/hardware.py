@@ -6,29 +6,11 @@ and direction: NVLink 3 300, NVLink 4 450, NVLink 5 900 GB/s; PCIe gen 4 x16 32,
 """
 
 import difflib
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 from dynosim.errors import ConfigError
-
-GIB = 1024**3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HardwareSheet:
-    """One accelerator model."""
-
-    name: str
-    memory_gib: float  # as the driver reports it
-    memory_gb_per_s: float
-    bf16_tflops: float  # dense
-    fp8_tflops: float  # dense; equals bf16 where the tensor cores have no fp8
-    link_gb_per_s: float  # to another GPU of the node, one direction
-    gpus_per_node: int = 8
-
-    @property
-    def memory_bytes(self) -> int:
-        return int(self.memory_gib * GIB)
+from dynosim.timing.sheets import HardwareSheet
 
 
 def _sheet(

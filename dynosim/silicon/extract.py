@@ -7,7 +7,7 @@ Works with aiconfigurator-core 0.12. Which operations depend on more than the nu
 import json
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +18,9 @@ import numpy as np
 
 from dynosim.errors import ConfigError
 from dynosim.records import FloatArray
-from dynosim.timing.catalogue import ModelEntry
+from dynosim.silicon.measured_range import Extent, measured_decode_range, measured_prefill_range
+from dynosim.timing.architecture import ModelEntry
 from dynosim.timing.silicon_model import SiliconModel
-from dynosim.timing.silicon_range import measured_decode_range, measured_prefill_range
 from dynosim.timing.silicon_table import SiliconTable
 
 _COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64, 128, 256)
@@ -187,11 +187,7 @@ class _Extraction:
     def table(self) -> SiliconTable:
         self._verify_decomposition()
         query = self.query
-        linear = np.zeros(query.max_tokens + 1)
-        linear[1:] = [self.prefill_linear(n) for n in range(1, query.max_tokens + 1)]
-        head = np.zeros(query.max_batch + 1)
-        head[1:] = [self.decode_linear(b) for b in range(1, query.max_batch + 1)]
-        head -= linear[: query.max_batch + 1]
+        linear, head = self._flat_times()
         new_tokens = grid(1, query.max_tokens)
         prefix = np.r_[0.0, grid(16, query.max_context)]
         batches, contexts = grid(1, query.max_batch), grid(1, query.max_context)
@@ -200,15 +196,8 @@ class _Extraction:
             for k in _COUNTS
         ]
         decode = [[self.decode_attention(int(b), int(c)) for c in contexts] for b in batches]
-        measured, measured_prefill = (
-            extent(
-                query.system,
-                query.backend,
-                kv_heads=query.kv_heads_per_rank,
-                is_latent=query.is_latent_attention,
-            )
-            for extent in (measured_decode_range, measured_prefill_range)
-        )
+        measured_decode = self._extent(measured_decode_range)
+        measured_prefill = self._extent(measured_prefill_range)
         return SiliconTable(
             linear_ms=linear,
             head_ms=head,
@@ -219,11 +208,29 @@ class _Extraction:
             batches=batches,
             contexts=contexts,
             decode_ms=np.array(decode, np.float32),
-            measured_batches=measured[0],
-            measured_contexts=measured[1],
+            measured_batches=measured_decode[0],
+            measured_contexts=measured_decode[1],
             measured_counts=measured_prefill[0],
             measured_new_tokens=measured_prefill[1],
             meta=self._meta(),
+        )
+
+    def _flat_times(self) -> tuple[FloatArray, FloatArray]:
+        """`linear_ms` and `head_ms` of the table."""
+        query = self.query
+        linear = np.zeros(query.max_tokens + 1)
+        linear[1:] = [self.prefill_linear(n) for n in range(1, query.max_tokens + 1)]
+        head = np.zeros(query.max_batch + 1)
+        head[1:] = [self.decode_linear(b) for b in range(1, query.max_batch + 1)]
+        head -= linear[: query.max_batch + 1]
+        return linear, head
+
+    def _extent(self, measured_range: Callable[..., Extent]) -> Extent:
+        return measured_range(
+            self.query.system,
+            self.query.backend,
+            kv_heads=self.query.kv_heads_per_rank,
+            is_latent=self.query.is_latent_attention,
         )
 
     def _verify_decomposition(self) -> None:
