@@ -16,6 +16,7 @@ from dynosim.records import RequestStatus
 from dynosim.timing.model import StepTimeModel
 
 NEVER = float("inf")
+NOBODY: list[Sequence] = []  # never changed
 pack_row = STEP_ROW.pack
 COMPLETED = int(RequestStatus.COMPLETED)
 
@@ -109,7 +110,8 @@ class Worker:
         """Begin the next step or run, if there is work; call only when idle."""
         scheduler = self._scheduler
         self._start_at(now_ms)
-        steps = 0 if self._steps_singly or self._must_settle() else scheduler.uniform_steps()
+        is_single = self._steps_singly or (self._late and self._must_settle())
+        steps = 0 if is_single else scheduler.uniform_steps()
         if steps == 0:
             self._start_step()
             return
@@ -128,13 +130,14 @@ class Worker:
         plan = self._plan
         if plan is None:
             self._deliver_run(now_ms)
-            finished = scheduler.finish_until(scheduler.decodes.step)
         else:
             self._plan = None
             self._deliver_step(plan, now_ms)
-            finished = scheduler.finish_until(plan.step + 1)
-        if finished:
-            self._note_ends(finished, now_ms)
+        decodes = scheduler.decodes
+        if not decodes.finishes or decodes.finishes[0][0] > decodes.step:
+            return NOBODY
+        finished = scheduler.finish_until(decodes.step)
+        self._note_ends(finished, now_ms)
         return finished
 
     def _start_at(self, start_ms: float) -> None:
@@ -236,7 +239,7 @@ class Worker:
 
     def _must_settle(self) -> bool:
         """Whether a sequence that missed a step decodes in the next one."""
-        return bool(self._late) and any(late.sequence.state == DECODING for late in self._late)
+        return any(late.sequence.state == DECODING for late in self._late)
 
     def _decoded(self, sequence: Sequence, plan: StepPlan) -> bool:
         """Whether the step that ends decoded a sequence."""

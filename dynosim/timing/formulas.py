@@ -185,6 +185,12 @@ class PolynomialModel(StepTimeModel):
     def decode_step_ms_array(
         self, num_decodes: IntArray, decode_context_tokens: IntArray
     ) -> FloatArray:
-        use = np.minimum(1.0, decode_context_tokens / self.capacity_tokens)
-        decode = _DECODE_SQUARE * use * use + _DECODE_LINEAR * use + _DECODE_BASE
-        return np.where(num_decodes > 0, np.maximum(decode, _DECODE_FLOOR_MS), 0.0)
+        decode = decode_context_tokens / self.capacity_tokens
+        np.minimum(decode, 1.0, out=decode)
+        # (a u + b) u + c in place; the floor never binds, see above.
+        result = _DECODE_SQUARE * decode
+        result += _DECODE_LINEAR
+        result *= decode
+        result += _DECODE_BASE
+        result[num_decodes <= 0] = 0.0
+        return result

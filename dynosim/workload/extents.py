@@ -89,8 +89,11 @@ def _used_ids(trace: Trace) -> tuple[IntArray, IntArray, IntArray]:
     """Request, depth and hash id of every trace block that holds prompt tokens."""
     used = -(-trace.input_tokens // trace.trace_block_size)
     request = np.repeat(np.arange(len(trace)), used)
+    offsets = trace.hash_offsets
+    if np.array_equal(offsets[1:] - offsets[:-1], used):
+        return request, np.arange(len(request)) - np.repeat(offsets[:-1], used), trace.hash_ids
     depth = _ranges(np.zeros(len(trace), np.int64), used)
-    return request, depth, trace.hash_ids[trace.hash_offsets[request] + depth]
+    return request, depth, trace.hash_ids[offsets[request] + depth]
 
 
 def _nodes(ids: IntArray, depth: IntArray) -> IntArray:

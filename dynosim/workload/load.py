@@ -46,8 +46,12 @@ class LoadDriver:
 
     def pop(self) -> int:
         """The index of the request that arrives at `next_ms`; at equal times timed ones first."""
-        if self._timed and self._timed[-1][0] == self.next_ms:
-            index = self._timed.pop()[1]
+        timed = self._timed
+        if timed and timed[-1][0] == self.next_ms:
+            index = timed.pop()[1]
+            if timed and not self._caused:
+                self.next_ms = timed[-1][0]
+                return index
         else:
             index = heapq.heappop(self._caused)[1]
         self._look_ahead()
