@@ -81,6 +81,8 @@ def unknown_key_remedy(root: type[BaseModel], path: Path, data: Any) -> str:
     prefix = dotted(path[:-1])
     elsewhere = [key for key in dict.fromkeys(all_keys(root)) if key.rpartition(".")[2] == word]
     near = ALIASES[word] if ALIASES.get(word) in siblings else nearest(word, siblings)
+    if near is None and dotted(path) in elsewhere:
+        return f"another kind of {prefix} takes it: remove it, or set {prefix} as a whole"
     if near is None and elsewhere:
         return f"did you mean {elsewhere[0]}?"
     if near is not None:
@@ -96,6 +98,8 @@ def key_problem(path: Path, data: Any) -> tuple[str, str] | None:
         if section is None:
             parent = dotted(head[:-1])
             if _is_undecided(head[:-1], data):
+                if head[-1] == "kind":
+                    return None  # the schema tells which kinds there are
                 return f"{parent} has no kind yet", f"set {parent}.kind first"
             return f"unknown key: {parent} holds no keys", f"set {parent} itself"
         if head[-1] not in section.model_fields:

@@ -115,6 +115,12 @@ def _require_one_sequence(
     if engine.max_model_len is None:
         return
     tokens = capacity.usable_blocks * engine.block_size
+    if tokens < engine.max_model_len and engine.num_gpu_blocks != "auto":
+        raise InfeasibleError(
+            f"engine.num_gpu_blocks: {capacity.usable_blocks:,} usable blocks hold {tokens:,}"
+            f" tokens, fewer than one sequence of max_model_len {engine.max_model_len:,}; raise it,"
+            " or lower engine.max_model_len"
+        )
     if tokens < engine.max_model_len:
         raise InfeasibleError(
             f"{model} on {hardware} with tensor_parallel {engine.tensor_parallel}: the KV cache"

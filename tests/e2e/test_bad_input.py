@@ -1,0 +1,137 @@
+"""Whatever a user gets wrong: one message that says where and what to do, exit 2, no output."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dynosim.cli import main
+
+RUN = """\
+workload: {trace: ok.jsonl}
+engine: {num_gpu_blocks: 2000, block_size: 16}
+timing: {kind: fixed, prefill_ms: 10, decode_ms: 5}
+"""
+
+
+def row(timestamp: float, **changes: Any) -> str:
+    values = {"timestamp": timestamp, "input_length": 100, "output_length": 5, "hash_ids": [1]}
+    return json.dumps({**values, **changes})
+
+
+def without(key: str) -> str:
+    values = json.loads(row(1))
+    del values[key]
+    return json.dumps(values)
+
+
+def exit_code(*arguments: str) -> int:
+    return main(list(arguments))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(RUN)
+    (tmp_path / "ok.jsonl").write_text("\n".join(row(10 * i) for i in range(20)) + "\n")
+    return tmp_path
+
+
+TRACES = [
+    (row(0) + "\n{oops\n", "bad.jsonl:2: not JSON"),
+    (row(0) + "\n" + row(1, input_length=-4), "bad.jsonl:2:input_length: expected an integer >= 1"),
+    (row(0) + "\n" + without("output_length"), "bad.jsonl:2:output_length: missing field"),
+    (row(10) + "\n" + row(5), "bad.jsonl:2:timestamp: goes back"),
+    (row(0).replace("0,", "NaN,", 1), "bad.jsonl:1: not JSON: NaN"),
+    (row(0, input_length=3.5), "bad.jsonl:1:input_length: expected an integer, got 3.5"),
+    (row(0, input_length=10**30), "bad.jsonl:1:input_length"),
+    (row(0, output_length=0), "bad.jsonl:1:output_length: expected an integer >= 1"),
+    (row(0, input_length=2000), "bad.jsonl:1:hash_ids: 1 ids of 512 tokens cover 512"),
+    ("", "bad.jsonl: no requests"),
+    ("\n\n", "bad.jsonl: no requests"),
+    ("\n".join(row(i) for i in range(10_000)) + '\n{"timestamp": 1e5}\n', "bad.jsonl:10001"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), TRACES, ids=[message for _, message in TRACES])
+def test_trace_when_bad_is_refused_before_anything_is_written(
+    folder: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    (folder / "bad.jsonl").write_text(text)
+    arguments = ("run", "run.yaml", "--set", "workload.trace=bad.jsonl", "--out", "out")
+    assert exit_code(*arguments) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err and printed.err.startswith("error: ")
+    assert "Traceback" not in printed.err and printed.out == ""
+    assert not (folder / "out").exists()
+
+
+def test_gzip_when_cut_off_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    packed = gzip.compress("\n".join(row(i) for i in range(1000)).encode())
+    (folder / "cut.jsonl.gz").write_bytes(packed[: len(packed) // 2])
+    assert exit_code("run", "run.yaml", "--set", "workload.trace=cut.jsonl.gz") == 2
+    assert "cut.jsonl.gz: broken gzip file" in capsys.readouterr().err
+
+
+def test_bad_lines_when_skipped_are_counted(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "bad.jsonl").write_text(row(0) + "\n{oops\n" + row(5) + "\n")
+    arguments = ("run", "run.yaml", "--set", "workload.trace=bad.jsonl", "--skip-bad-lines")
+    assert exit_code(*arguments, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["skipped_lines"] == 1 and report["num_requests"] == 2
+
+
+SETTINGS = [
+    ("workload.concurrency=0", "workload.concurrency: must be >= 1"),
+    ("cluster.workers=0", "cluster.workers: must be >= 1"),
+    ("workload.speedup=-1", "workload.speedup: must be > 0"),
+    ("engine.watermark=1.0", "engine.watermark: must be < 1"),
+    ("engine.block_size=0", "engine.block_size: must be >= 1"),
+    ("engine.max_num_batched_tokens=10", "less than max_num_seqs"),
+    ("engine.enable_chunked_prefill=false", "vLLM refuses that"),
+    ("engine.max_model_len=100000", "fewer than one sequence of max_model_len 100,000"),
+    ("engine.num_gpu_blocks=3", "longer than the KV cache of one worker (32 tokens)"),
+    ("engine.num_gpu_block=3", "did you mean engine.num_gpu_blocks"),
+    ("router.mode=kv", "router.mode: kv is not in this version yet"),
+    ("router.mode=rr", "expected round-robin, random or least-loaded"),
+    ("timing.kind=foo", "timing.kind: expected fixed"),
+    ("timing.kind=polynomial", "another kind of timing takes it"),
+    ("timing.prefill_ms=.nan", "must be a finite number"),
+    ("timing={kind: roofline}", "model"),
+    ("timing={kind: profile, file: nofile.json}", "nofile.json: no such profile"),
+    ("workload.trace=nothere.jsonl", "nothere.jsonl: no such file"),
+    ("nonsense", "expected key=value"),
+    ("seed=1.5", "seed: expected an integer"),
+]
+
+
+@pytest.mark.parametrize(("setting", "message"), SETTINGS, ids=[s for s, _ in SETTINGS])
+def test_setting_when_bad_is_refused_with_its_key(
+    folder: Path, capsys: pytest.CaptureFixture[str], setting: str, message: str
+) -> None:
+    assert exit_code("run", "run.yaml", "--set", setting, "--out", "out") == 2
+    printed = capsys.readouterr()
+    assert message in printed.err and printed.err.startswith("error: ")
+    assert "Traceback" not in printed.err and printed.out == ""
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "hardware", "message"),
+    [
+        ("Qwen/Qwen3-33B", "h200_sxm", "did you mean Qwen/Qwen3-32B"),
+        ("Qwen/Qwen3-32B", "h200_sxn", "did you mean h200_sxm"),
+        ("Qwen/Qwen3-32B", "l40s", "does not fit l40s"),
+    ],
+)
+def test_model_and_hardware_when_unknown_or_too_big_are_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], model: str, hardware: str, message: str
+) -> None:
+    text = f"model: {model}\nhardware: {hardware}\nworkload: {{trace: ok.jsonl}}\n"
+    (folder / "model.yaml").write_text(text + "timing: {kind: roofline}\n")
+    assert exit_code("run", "model.yaml") == 2
+    assert message in capsys.readouterr().err
