@@ -136,7 +136,7 @@ class RunResult:
     gpus_per_worker: int
     num_gpu_blocks: int  # usable KV blocks per worker
     block_size: int
-    end_ms: float  # time of the last event
+    end_ms: float  # time of the last event, or of the cut-off
     num_preemptions: int
     num_scheduling_events: int
     simulate_wall_ms: float  # real time of the simulation proper

@@ -26,7 +26,7 @@ class ControlPlane:
     def __init__(self, fleet: Fleet, processes: "Sequence[Process]") -> None:
         self.env = simpy.Environment()
         self._fleet = fleet
-        self._is_stopped = False
+        self.is_stopped = False
         for process in processes:
             self.env.process(process(self))
 
@@ -47,11 +47,11 @@ class ControlPlane:
 
     def stop(self) -> None:
         """End the run now; what is under way stays unfinished."""
-        self._is_stopped = True
+        self.is_stopped = True
 
     def run_until(self, until_ms: float) -> None:
         """Run data plane and processes together up to and including `until_ms`."""
-        while not self._is_stopped:
+        while not self.is_stopped:
             control_ms = self.env.peek()
             self._fleet.run_until(min(control_ms, until_ms))
             if control_ms > until_ms or self._fleet.next_ms() == NEVER:

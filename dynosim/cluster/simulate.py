@@ -78,9 +78,13 @@ def simulate(
     if processes:
         from dynosim.cluster.control import ControlPlane
 
-        ControlPlane(fleet, processes).run_until(until_ms)
+        control = ControlPlane(fleet, processes)
+        control.run_until(until_ms)
+        until_ms = control.now_ms if control.is_stopped else until_ms
     else:
         fleet.run_until(until_ms)
+    for worker in workers:
+        worker.cut_off(until_ms)
     return RunResult(
         requests=journal.request_log(is_closed_loop=concurrency is not None),
         steps=journal.step_log(),
@@ -89,7 +93,7 @@ def simulate(
         gpus_per_worker=gpus_per_worker,
         num_gpu_blocks=engine.usable_blocks,
         block_size=engine.block_size,
-        end_ms=fleet.now_ms,
+        end_ms=until_ms if fleet.next_ms() < NEVER else fleet.now_ms,
         num_preemptions=sum(worker.scheduler.num_preemptions for worker in workers),
         num_scheduling_events=sum(worker.num_events for worker in workers),
         simulate_wall_ms=(time.perf_counter() - started) * 1e3,

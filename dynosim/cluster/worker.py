@@ -140,6 +140,39 @@ class Worker:
         self._note_ends(finished, now_ms)
         return finished
 
+    def cut_off(self, now_ms: float) -> None:
+        """End the simulation at `now_ms`: note what the unfinished requests have got so far."""
+        if self._run_steps > 0:
+            self._deliver_until(now_ms)
+        for sequence, num_scheduled in self._scheduler.unfinished():
+            num_tokens = num_scheduled - self._undelivered(sequence)
+            self._journal.produced_tokens[sequence.index] = num_tokens
+            if sequence.preemptions:
+                self._journal.preemptions[sequence.index] = sequence.preemptions
+
+    def _deliver_until(self, now_ms: float) -> None:
+        """Do the steps of the current run that have ended by `now_ms`."""
+        steps = self._steps_ended(now_ms - self._start_ms, self._run_steps)
+        if steps > 0:
+            self._run_steps = steps
+            num_decodes = self._scheduler.decodes.count
+            run_ms = self._timing.decode_run_ms(num_decodes, self._run_context, steps)
+            self._deliver_run(self._start_ms + run_ms)
+
+    def _steps_ended(self, elapsed_ms: float, max_steps: int) -> int:
+        """Steps of the current run that take no longer than `elapsed_ms`."""
+        num_decodes, context = self._scheduler.decodes.count, self._run_context
+        steps = self._timing.decode_steps_until(num_decodes, context, max_steps, elapsed_ms)
+        if self._timing.decode_run_ms(num_decodes, context, steps) > elapsed_ms:
+            steps -= 1
+        return steps
+
+    def _undelivered(self, sequence: Sequence) -> int:
+        """Tokens scheduled for a request whose step is still under way."""
+        if self._plan is None or sequence.state != DECODING:
+            return 0
+        return int(sequence not in self._plan.deferred)
+
     def _start_at(self, start_ms: float) -> None:
         """Set the start of the next step or run; see `_end_after`."""
         self._carry_ms = self._next_carry_ms if start_ms == self._last_end_ms else 0.0

@@ -106,6 +106,19 @@ class AsyncWorker(Worker):
         self._deliver_async_run(batch, now_ms)
         return []
 
+    def _deliver_until(self, now_ms: float) -> None:
+        """Do the steps of the current run that have ended by `now_ms`; one more is under way."""
+        elapsed_ms = now_ms - self._run_start_ms
+        if elapsed_ms < 0:
+            return
+        ended = self._steps_ended(elapsed_ms, self._run_steps - 1)
+        self._run_steps = ended + 1
+        self._deliver_async_run(self._outstanding.popleft(), self._delivered_ms(ended))
+
+    def _undelivered(self, sequence: Sequence) -> int:
+        """Tokens scheduled for a request whose step is still under way."""
+        return sequence.in_flight
+
     def _launch(self, plan: StepPlan, now_ms: float) -> None:
         """Execute a plan when the device is free."""
         self._start_at(max(now_ms, self._device_free_ms))

@@ -71,6 +71,20 @@ class VllmScheduler:
         """Whether a step is worth planning."""
         return bool(self.running) or self.num_waiting > 0
 
+    def unfinished(self) -> list[tuple[Sequence, int]]:
+        """Every request in hand, with the tokens scheduled for it so far."""
+        step = self.decodes.step
+        found: list[tuple[Sequence, int]] = []
+        for sequence in self.running:
+            computed = sequence.num_computed
+            if sequence.state == DECODING:
+                computed = sequence.anchor + step
+            is_generating = sequence.state == DECODING or sequence.state == DRAINING
+            generated = computed + 1 - sequence.prompt_tokens
+            found.append((sequence, generated if is_generating else sequence.generated_tokens))
+        waiting = self._waiting.sequences()
+        return found + [(s, s.generated_tokens + s.in_flight) for s in waiting]
+
     def add(self, sequence: Sequence) -> bool:
         """Queue a request; returns whether the very next step could admit it.
 

@@ -27,6 +27,10 @@ class WaitingQueue(Protocol):
     def discard(self, sequence: Sequence) -> None:
         """Remove a request that ended while waiting."""
 
+    def sequences(self) -> list[Sequence]:
+        """Everyone in the queue, in no particular order."""
+        ...
+
 
 class FcfsQueue:
     """Order of hand-over; preempted requests go to the front."""
@@ -53,6 +57,10 @@ class FcfsQueue:
     def discard(self, sequence: Sequence) -> None:
         """Remove a request that ended while waiting."""
         self._queue.remove(sequence)
+
+    def sequences(self) -> list[Sequence]:
+        """Everyone in the queue."""
+        return list(self._queue)
 
 
 class PriorityQueue:
@@ -82,6 +90,10 @@ class PriorityQueue:
         """Remove a request that ended while waiting."""
         self._heap = [entry for entry in self._heap if entry[4] is not sequence]
         heapq.heapify(self._heap)
+
+    def sequences(self) -> list[Sequence]:
+        """Everyone in the queue."""
+        return [entry[4] for entry in self._heap]
 
 
 def make_queue(policy: str) -> WaitingQueue:

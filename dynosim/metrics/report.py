@@ -95,7 +95,7 @@ def summarize(
         **_cluster(result, gpus),
         **_cache(result, completed),
         **_latency_keys(result, latencies, completed, timing),
-        **steady_keys(result, latencies.ttft_ms, latencies.tpot_ms, latencies.e2e_ms, gpus),
+        **steady_keys(result, timing, latencies.ttft_ms, latencies.tpot_ms, latencies.e2e_ms, gpus),
         **_goodput(log, latencies, completed, sla, duration_ms),
         **judge_saturation(result).report_keys(),
         **_timing_keys(result.steps, timing),

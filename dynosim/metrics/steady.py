@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dynosim.metrics.decode_runs import DecodeTimes
 from dynosim.metrics.percentiles import summarize_sample
 from dynosim.records import FloatArray, RequestLog, RequestStatus, RunResult, StepLog
 
@@ -28,12 +29,17 @@ def steady_window(log: RequestLog) -> tuple[float, float]:
 
 
 def steady_keys(
-    result: RunResult, ttft_ms: FloatArray, tpot_ms: FloatArray, e2e_ms: FloatArray, gpus: int
+    result: RunResult,
+    timing: DecodeTimes,
+    ttft_ms: FloatArray,
+    tpot_ms: FloatArray,
+    e2e_ms: FloatArray,
+    gpus: int,
 ) -> dict[str, Any]:
     """The `steady_*` keys of the report.
 
-    Output tokens are first tokens and decode steps inside the window, a run of steps that the
-    window cuts counting in proportion; tokens that end a gap stretched by preemption are left out.
+    Output tokens are first tokens and tokens of decode steps that come inside the window; tokens
+    that end a gap stretched by preemption are left out.
     `steady_mean_itl_ms` is over all gaps of the window's requests.
     """
     start_ms, end_ms = steady_window(result.requests)
@@ -43,7 +49,7 @@ def steady_keys(
     return {
         "steady_start_ms": start_ms,
         "steady_end_ms": end_ms,
-        **_rates(result, start_ms, end_ms, gpus),
+        **_rates(result, timing, start_ms, end_ms, gpus),
         **_latencies(result.requests, latency, start_ms, end_ms),
     }
 
@@ -55,11 +61,13 @@ def _empty_keys() -> dict[str, Any]:
     return dict.fromkeys(f"steady_{name}" for name in (*names, *latencies))
 
 
-def _rates(result: RunResult, start_ms: float, end_ms: float, gpus: int) -> dict[str, Any]:
+def _rates(
+    result: RunResult, timing: DecodeTimes, start_ms: float, end_ms: float, gpus: int
+) -> dict[str, Any]:
     log = result.requests
     per_second = MS_PER_S / (end_ms - start_ms)
     tokens = _between(log.first_token_ms, start_ms, end_ms) + _decoded_tokens(
-        result.steps, start_ms, end_ms
+        result.steps, timing, start_ms, end_ms
     )
     completed = log.finish_ms[log.status == RequestStatus.COMPLETED]
     return {
@@ -74,13 +82,23 @@ def _between(times_ms: FloatArray, start_ms: float, end_ms: float) -> int:
     return int(((times_ms > start_ms) & (times_ms <= end_ms)).sum())
 
 
-def _decoded_tokens(steps: StepLog, start_ms: float, end_ms: float) -> float:
-    """Decode tokens of the steps inside the window."""
+def _decoded_tokens(steps: StepLog, timing: DecodeTimes, start_ms: float, end_ms: float) -> int:
+    """Decode tokens of the steps that end inside the window."""
     row_end_ms = steps.start_ms + steps.duration_ms
-    inside_ms = np.minimum(row_end_ms, end_ms) - np.maximum(steps.start_ms, start_ms)
-    inside = inside_ms > 0
-    share = inside_ms[inside] / steps.duration_ms[inside]
-    return float((share * (steps.num_decodes * steps.num_steps)[inside]).sum())
+    inside = (steps.start_ms >= start_ms) & (row_end_ms <= end_ms)
+    tokens = int((steps.num_decodes * steps.num_steps)[inside].sum())
+    is_cut = ~inside & (row_end_ms > start_ms) & (steps.start_ms < end_ms)
+    for row in np.flatnonzero(is_cut & (steps.num_decodes > 0)).tolist():
+        num_decodes, num_steps = int(steps.num_decodes[row]), int(steps.num_steps[row])
+        if num_steps == 1:
+            step_ends_ms = row_end_ms[row : row + 1]
+        else:
+            counts = np.full(num_steps, num_decodes)
+            contexts = steps.decode_context_tokens[row] + np.arange(num_steps) * num_decodes
+            step_ms = timing.decode_step_ms_array(counts, contexts)
+            step_ends_ms = steps.start_ms[row] + np.cumsum(step_ms)
+        tokens += num_decodes * _between(step_ends_ms, start_ms, end_ms)
+    return tokens
 
 
 def _latencies(

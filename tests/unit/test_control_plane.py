@@ -8,6 +8,7 @@ from strategies import random_trace
 from dynosim.cluster import simulate
 from dynosim.cluster.control import ControlPlane, ProcessGenerator
 from dynosim.engine.spec import EngineSpec
+from dynosim.metrics import check_conservation
 from dynosim.records import RequestStatus, RunResult
 from dynosim.timing.formulas import FixedModel
 
@@ -51,6 +52,7 @@ def test_stop_leaves_the_rest_unfinished() -> None:
     result = run(stop)
     unfinished = result.requests.status == RequestStatus.UNFINISHED
     assert unfinished.any()
+    check_conservation(result, TRACE)
     assert np.nanmax(result.requests.finish_ms[~unfinished], initial=0.0) <= 100.0
 
 
