@@ -1,6 +1,7 @@
 """`dynosim run` as its users call it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from dynosim.cli import main
 from dynosim.config.report_keys import known_report_keys
+from dynosim.metrics import WALL_CLOCK_KEYS
 
 RUN_FILE = """\
 name: small
@@ -189,4 +191,15 @@ def test_module_and_hash_seed_give_the_same_report(run_file: Path) -> None:
         report = json.loads(done.stdout)
         reports.append({k: v for k, v in report.items() if not k.endswith("wall_ms")})
         del reports[-1]["wall_time_ms"]
+    assert reports[0] == reports[1]
+
+
+def test_report_is_the_same_in_another_process_with_another_hash_seed(run_file: Path) -> None:
+    reports = []
+    for hash_seed in ("1", "2"):
+        command = [sys.executable, "-m", "dynosim", "run", str(run_file), "--json"]
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        done = subprocess.run(command, env=environment, check=True, capture_output=True)
+        report = json.loads(done.stdout)
+        reports.append({k: v for k, v in report.items() if k not in WALL_CLOCK_KEYS})
     assert reports[0] == reports[1]
