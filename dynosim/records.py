@@ -64,13 +64,13 @@ class RequestView(NamedTuple):
     priority: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class KvEvent:
+class KvEvent(NamedTuple):
     """Blocks that became hittable in an engine's prefix cache, or were evicted from it.
 
     A block is named by its extent's content id and its index inside the extent; content ids below
     zero (`-1 - request index`) are blocks that only one request can produce. `parent` is the
-    content id of the extent before (None at the root); only stored events carry it.
+    content id of the extent before (None at the root); only stored events carry it. Blocks of one
+    removed event were evicted the last one first.
     """
 
     is_stored: bool

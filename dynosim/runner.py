@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynosim.cluster import check_requests_fit, simulate
+from dynosim.cluster.prefill_estimate import StepTimeEstimator
 from dynosim.config.schema import EngineConfig, RunConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import InfeasibleError
 from dynosim.metrics import check_conservation, summarize
 from dynosim.records import RunResult, Trace
+from dynosim.routing_config import routing_spec
 from dynosim.silicon import Capacity, build_timing, resolve_num_gpu_blocks
 from dynosim.silicon.catalogue import model_entry
 from dynosim.timing.model import StepTimeModel
@@ -60,13 +62,21 @@ def run(
         prepared = prepare(config)
         if config.engine.max_model_len is None:
             check_requests_fit(trace, prepared.engine)
+        routing = routing_spec(
+            config.router,
+            block_size=config.engine.block_size,
+            seed=config.seed,
+            estimator=StepTimeEstimator(prepared.timing, config.engine.max_num_batched_tokens),
+            cpu_workers=config.cluster.cpu_workers,
+        )
         result = simulate(
             trace,
             engine=prepared.engine,
             timing=prepared.timing,
             num_workers=config.cluster.workers,
             gpus_per_worker=config.engine.tensor_parallel,
-            router_mode=config.router.mode,
+            routing=routing,
+            cpu_step_time_scale=config.cluster.cpu_step_time_scale,
             concurrency=config.workload.concurrency,
             seed=config.seed,
             exact_stepping=exact_stepping,

@@ -1,23 +1,25 @@
 """The twin's data plane: workers advanced in virtual time, arrivals routed to them.
 
-Events are run ends and arrivals. Order at equal times: all step ends, then all arrivals, then the
-idle workers with work start, lowest id first; so an arrival at a step's end makes the next step.
+Events are run ends, arrivals and news that reach a router late. Order at equal times: all step
+ends, then what waited in the router and can go now, then all arrivals, then the idle workers with
+work start, lowest id first; so an arrival at a step's end makes the next step.
 """
 
 from heapq import heappop, heappush
 
 from dynosim.cluster.journal import Journal
+from dynosim.cluster.placement import QUEUED, Placer
 from dynosim.cluster.worker import Worker
 from dynosim.engine.sequence import Sequence
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import RequestStatus, RequestView, Trace
-from dynosim.router.policies import RoutingPolicy
+from dynosim.router.refusals import RequestRefused
 from dynosim.workload.extents import PrefixExtents
 from dynosim.workload.load import NEVER, LoadDriver
 
 
 class Fleet:
-    """N aggregated workers, a routing policy and a load."""
+    """N aggregated workers, somebody who places requests on them, and a load."""
 
     def __init__(
         self,
@@ -26,13 +28,13 @@ class Fleet:
         spec: EngineSpec,
         *,
         workers: list[Worker],
-        policy: RoutingPolicy,
+        placer: Placer,
         load: LoadDriver,
         journal: Journal,
     ) -> None:
         self.now_ms = 0.0
         self._workers = workers
-        self._policy = policy
+        self._placer = placer
         self._load = load
         self._journal = journal
         self._max_model_len = spec.max_model_len
@@ -44,15 +46,15 @@ class Fleet:
         self._path: list[int] = extents.path.tolist()
         self._path_offsets: list[int] = extents.path_offsets.tolist()
         self._path_blocks: list[int] = extents.path_blocks.tolist()
-        self._num_requests = [0] * len(workers)
         self._num_ended = 0
+        self._num_queued = 0  # in the router
         self._touched: list[int] = []  # workers with news in the current instant
         self._ends: list[tuple[float, int]] = []  # heap of (time, worker)
 
     @property
     def num_requests(self) -> tuple[int, ...]:
         """Requests placed and not ended, by worker."""
-        return tuple(self._num_requests)
+        return tuple(self._placer.num_requests)
 
     @property
     def num_ended(self) -> int:
@@ -62,7 +64,7 @@ class Fleet:
     def next_ms(self) -> float:
         """Time of the next event; infinity when nothing is left to happen."""
         ends = (worker.end_ms for worker in self._workers)
-        return min(self._load.next_ms, min(ends, default=NEVER))
+        return min(self._load.next_ms, self._placer.next_ms, min(ends, default=NEVER))
 
     def run_until(self, until_ms: float) -> None:  # noqa: C901
         """Process every event before or at `until_ms`.
@@ -72,12 +74,15 @@ class Fleet:
         ends = self._ends
         load = self._load
         workers = self._workers
+        placer = self._placer
         while True:
             while ends and ends[0][0] != workers[ends[0][1]].end_ms:
                 heappop(ends)  # the run was cut short since
             now_ms = load.next_ms
             if ends and ends[0][0] < now_ms:
                 now_ms = ends[0][0]
+            if placer.next_ms < now_ms:
+                now_ms = placer.next_ms
             if now_ms > until_ms or now_ms == NEVER:
                 return
             self.now_ms = now_ms
@@ -87,9 +92,12 @@ class Fleet:
                 worker = workers[worker_id]
                 if worker.end_ms == now_ms:
                     finished = worker.complete(now_ms)
+                    placer.hear(worker, finished, now_ms)
                     if finished:
-                        self._note_ends(worker_id, finished, now_ms)
+                        self._note_ends(finished, now_ms)
                     touched.append(worker_id)
+            if self._num_queued or placer.next_ms == now_ms:
+                self._release(now_ms)
             while load.next_ms == now_ms:
                 self._place(load.pop(), now_ms)
             if len(touched) > 1:
@@ -102,26 +110,48 @@ class Fleet:
                         heappush(ends, (worker.end_ms, worker_id))
             touched.clear()
 
-    def _note_ends(self, worker_id: int, finished: list[Sequence], now_ms: float) -> None:
-        self._num_requests[worker_id] -= len(finished)
+    def _note_ends(self, finished: list[Sequence], now_ms: float) -> None:
         self._num_ended += len(finished)
         if self._load.reacts:
             for sequence in finished:
                 self._load.on_end(sequence.index, now_ms)
 
     def _place(self, index: int, now_ms: float) -> None:
-        """Hand an arriving request to the worker that the policy chooses."""
-        journal = self._journal
-        journal.arrival_ms[index] = now_ms
+        """Have an arriving request placed."""
+        self._journal.arrival_ms[index] = now_ms
         input_tokens = self._input_tokens[index]
         if input_tokens >= self._max_model_len:
-            self._reject(index, now_ms)
+            # What vLLM's front end does with a prompt that fills the context: an error, no tokens.
+            limit = self._max_model_len
+            self._reject(index, f"prompt of {input_tokens} tokens >= max_model_len {limit}", now_ms)
             return
         priority = 0 if self._priorities is None else self._priorities[index]
-        view = RequestView(index, input_tokens, priority)
-        worker_id = self._policy.choose(view, self._num_requests, now_ms)
-        self._num_requests[worker_id] += 1
+        try:
+            worker_id = self._placer.place(RequestView(index, input_tokens, priority), now_ms)
+        except RequestRefused as error:
+            self._reject(index, f"HTTP {error.http_status}: {error}", now_ms)
+            return
+        if worker_id == QUEUED:
+            self._num_queued += 1
+        else:
+            self._dispatch(index, worker_id, now_ms)
+
+    def _release(self, now_ms: float) -> None:
+        """Dispatch what has waited in the router long enough."""
+        for index, worker_id, error in self._placer.releases(now_ms):
+            self._num_queued -= 1
+            if error is None:
+                self._dispatch(index, worker_id, now_ms)
+            else:
+                self._reject(index, f"HTTP {error.http_status}: {error}", now_ms)
+
+    def _dispatch(self, index: int, worker_id: int, now_ms: float) -> None:
+        """Hand a request to a worker."""
+        journal = self._journal
         journal.worker_id[index] = worker_id
+        if now_ms != journal.arrival_ms[index]:
+            journal.dispatch_ms[index] = now_ms
+        priority = 0 if self._priorities is None else self._priorities[index]
         worker = self._workers[worker_id]
         if worker.enqueue(self._sequence(index, priority, now_ms), now_ms):
             heappush(self._ends, (worker.end_ms, worker_id))
@@ -140,13 +170,10 @@ class Fleet:
             index, input_tokens, output_tokens, path, path_blocks, now_ms, priority, request_id
         )
 
-    def _reject(self, index: int, now_ms: float) -> None:
-        """What vLLM's front end does with a prompt that fills the context: an error, no tokens."""
-        journal = self._journal
+    def _reject(self, index: int, reason: str, now_ms: float) -> None:
+        """End a request without a token."""
         self._num_ended += 1
-        journal.status[index] = int(RequestStatus.REJECTED)
-        journal.errors[index] = (
-            f"prompt of {self._input_tokens[index]} tokens >= max_model_len {self._max_model_len}"
-        )
+        self._journal.status[index] = int(RequestStatus.REJECTED)
+        self._journal.errors[index] = reason
         if self._load.reacts:
             self._load.on_end(index, now_ms)

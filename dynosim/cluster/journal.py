@@ -29,6 +29,7 @@ class Journal:
         self.produced_tokens = [0] * num_requests
         self.cached_tokens = [0] * num_requests
         self.worker_id = [-1] * num_requests
+        self.dispatch_ms: dict[int, float] = {}  # where later than the arrival
         self.preemptions: dict[int, int] = {}
         self.status = [int(RequestStatus.UNFINISHED)] * num_requests
         self.errors: dict[int, str] = {}
@@ -42,11 +43,13 @@ class Journal:
             is_timed &= self.trace.previous_turn == NO_REQUEST
         arrival = np.array(self.arrival_ms)
         worker = np.array(self.worker_id, np.int64)
+        dispatch = np.where(worker >= 0, arrival, np.nan)
+        dispatch[list(self.dispatch_ms)] = list(self.dispatch_ms.values())
         preemptions = np.zeros(len(worker), np.int64)
         preemptions[list(self.preemptions)] = list(self.preemptions.values())
         return RequestLog(
             arrival_ms=arrival,
-            dispatch_ms=np.where(worker >= 0, arrival, np.nan),
+            dispatch_ms=dispatch,
             scheduled_ms=np.array(self.scheduled_ms),
             first_token_ms=np.array(self.first_token_ms),
             second_token_ms=np.array(self.second_token_ms),

@@ -8,14 +8,16 @@ import numpy as np
 
 from dynosim.cluster.fleet import Fleet
 from dynosim.cluster.journal import Journal
+from dynosim.cluster.routing import RoutingSpec, make_placer
 from dynosim.cluster.worker import NEVER, Worker
 from dynosim.cluster.worker_async import AsyncWorker
 from dynosim.engine.spec import EngineSpec
 from dynosim.engine.vllm import VllmScheduler
 from dynosim.errors import ConfigError, InfeasibleError
 from dynosim.records import RunResult, Trace
-from dynosim.router.policies import make_policy
+from dynosim.router.settings import RouterSettings
 from dynosim.timing.model import StepTimeModel
+from dynosim.timing.scaled import ScaledModel
 from dynosim.workload.extents import prefix_extents
 from dynosim.workload.load import LoadDriver
 
@@ -30,7 +32,8 @@ def simulate(
     timing: StepTimeModel,
     num_workers: int,
     gpus_per_worker: int = 1,
-    router_mode: str = "round-robin",
+    routing: RoutingSpec | None = None,
+    cpu_step_time_scale: float = 8.0,
     concurrency: int | None = None,
     seed: int = 0,
     exact_stepping: bool = False,
@@ -39,7 +42,8 @@ def simulate(
 ) -> RunResult:
     """Replay `trace` on `num_workers` equal engines in virtual time.
 
-    `exact_stepping` decides every engine step on its own instead of in bulk: the same result,
+    `routing` is round-robin if not given, with `seed` for its choices.
+    CPU workers among them take `cpu_step_time_scale` times as long. `exact_stepping` decides every engine step on its own instead of in bulk: the same result,
     slower. Events after `max_sim_time_ms` do not happen; what is under way then is unfinished.
     `processes` are SimPy processes that watch and steer the run, see `dynosim.cluster.control`.
 
@@ -54,23 +58,37 @@ def simulate(
     )
     extent_blocks: list[int] = extents.extent_blocks.tolist()
     journal = Journal(trace)
+    if routing is None:
+        settings = RouterSettings(engine.block_size, mode="round-robin", seed=seed)
+        routing = RoutingSpec(settings)
+    stamps_events = routing.follows_caches and routing.delays_events
     worker_type = AsyncWorker if engine.async_scheduling else Worker
+    first_cpu = num_workers - routing.cpu_workers
     workers = [
         worker_type(
             worker_id,
-            VllmScheduler(engine, extent_blocks, keep_rows=exact_stepping),
-            timing,
+            VllmScheduler(
+                engine,
+                extent_blocks,
+                keep_rows=exact_stepping,
+                publish_events=routing.follows_caches and engine.enable_prefix_caching,
+                publish_private=stamps_events or routing.uses_hashes,
+            ),
+            timing if worker_id < first_cpu else ScaledModel(timing, cpu_step_time_scale),
             journal,
             steps_singly=exact_stepping,
+            reports_first_tokens=routing.needs_router,
+            stamps_events=stamps_events,
         )
         for worker_id in range(num_workers)
     ]
+    placer = make_placer(routing, trace, extents, engine, workers)
     fleet = Fleet(
         trace,
         extents,
         engine,
         workers=workers,
-        policy=make_policy(router_mode, seed),
+        placer=placer,
         load=LoadDriver(trace, concurrency),
         journal=journal,
     )

@@ -5,6 +5,7 @@ decode steps that an arrival may cut short at a step's end. The fleet tells it w
 ends; it never looks at a clock.
 """
 
+from collections.abc import Iterator
 from math import isnan
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from dynosim.cluster.journal import STEP_ROW, Journal
 from dynosim.engine.plan import StepPlan
 from dynosim.engine.sequence import DECODING, Sequence
 from dynosim.engine.vllm import VllmScheduler
-from dynosim.records import RequestStatus
+from dynosim.records import KvEvent, RequestStatus
 from dynosim.timing.model import StepTimeModel
 
 NEVER = float("inf")
@@ -32,7 +33,10 @@ class Late(NamedTuple):
 class Worker:
     """Drives one `VllmScheduler` with synchronous scheduling.
 
-    `end_ms` is the time at which the fleet must call `complete`; infinity while idle.
+    `end_ms` is the time at which the fleet must call `complete`; infinity while idle. If
+    `reports_first_tokens`, `first_tokens` collects the requests whose first token was delivered,
+    for the fleet to take. If `stamps_events`, KV events are to be had with their times from
+    `take_stamped`; otherwise they are in the scheduler's pool, as of the last step's end.
     """
 
     __slots__ = (
@@ -47,11 +51,13 @@ class Worker:
         "_run_context",
         "_run_steps",
         "_scheduler",
+        "_stamped",
         "_start_ms",
         "_steps_singly",
         "_timing",
         "_usable_blocks",
         "end_ms",
+        "first_tokens",
         "num_events",
         "worker_id",
     )
@@ -64,8 +70,12 @@ class Worker:
         journal: Journal,
         *,
         steps_singly: bool,
+        reports_first_tokens: bool = False,
+        stamps_events: bool = False,
     ) -> None:
         self.worker_id = worker_id
+        self._stamped: list[tuple[float, KvEvent]] | None = [] if stamps_events else None
+        self.first_tokens: list[int] | None = [] if reports_first_tokens else None
         self.end_ms = NEVER
         self.num_events = 0
         self._scheduler = scheduler
@@ -133,12 +143,86 @@ class Worker:
         else:
             self._plan = None
             self._deliver_step(plan, now_ms)
+        if self._stamped is not None:
+            self._stamp(now_ms)
         decodes = scheduler.decodes
         if not decodes.finishes or decodes.finishes[0][0] > decodes.step:
             return NOBODY
         finished = scheduler.finish_until(decodes.step)
         self._note_ends(finished, now_ms)
         return finished
+
+    def settle(self, now_ms: float) -> bool:
+        """Do the steps of the current run that have ended by `now_ms`, if they evict anything.
+
+        The run goes on and ends when it would have. Returns whether anything was done.
+        """
+        steps = self._run_steps
+        if steps <= 1:
+            return False
+        if not self._tells_of(steps):
+            return False
+        ended = self._steps_ended(now_ms - self._start_ms, steps - 1)
+        if ended == 0 or not self._tells_of(ended):
+            return False
+        self._split_run(ended)
+        return True
+
+    def take_stamped(self) -> list[tuple[float, KvEvent]]:
+        """The KV events since the last call, with the times at which the engine told of them."""
+        assert self._stamped is not None
+        stamped, self._stamped = self._stamped, []
+        return stamped
+
+    def _tells_of(self, num_steps: int) -> bool:
+        """Whether the next uniform decode steps can cause KV events worth knowing."""
+        pool = self._scheduler.pool
+        decodes = self._scheduler.decodes
+        if pool.publishes_private:  # a block is full one step before the next is opened
+            return decodes.blocks_opened(num_steps + 1) > 0
+        return pool.idle_blocks > 0 and pool.blank_blocks < decodes.blocks_opened(num_steps)
+
+    def _advance(self, num_steps: int) -> None:
+        """Let the scheduler do uniform steps; with stamps, stop wherever there may be events."""
+        scheduler = self._scheduler
+        if self._stamped is None:
+            scheduler.advance(num_steps)
+            return
+        done = 0
+        while done < num_steps:
+            part = max(scheduler.decodes.steps_within(num_steps - done, 0), 1)
+            scheduler.advance(part)
+            done += part
+            self._stamp(self._told_ms(done))
+
+    def _told_ms(self, num_steps: int) -> float:
+        """When the events of the first steps of the current run are told: at their end."""
+        num_decodes = self._scheduler.decodes.count
+        run_ms = self._timing.decode_run_ms(num_decodes, self._run_context, num_steps)
+        return self._start_ms + (run_ms + self._carry_ms)
+
+    def _stamp(self, now_ms: float) -> None:
+        """Note that all new KV events are told at `now_ms`."""
+        events = self._scheduler.pool.events
+        if events and self._stamped is not None:
+            self._stamped += [(now_ms, event) for event in events]
+            events.clear()
+
+    def progress(self, now_ms: float) -> Iterator[tuple[int, int]]:
+        """(request, tokens delivered by `now_ms`) of every request that decodes."""
+        ended = 0
+        if self._run_steps > 0:
+            ended = self._steps_delivered(now_ms)
+        step = self._scheduler.decodes.step
+        for sequence in self._scheduler.running:
+            if sequence.state == DECODING:
+                computed = sequence.anchor + step + ended
+                tokens = computed + 1 - sequence.prompt_tokens - self._undelivered(sequence)
+                yield sequence.index, tokens
+
+    def _steps_delivered(self, now_ms: float) -> int:
+        """Steps of the current run that have delivered by `now_ms`."""
+        return self._steps_ended(now_ms - self._start_ms, self._run_steps)
 
     def cut_off(self, now_ms: float) -> None:
         """End the simulation at `now_ms`: note what the unfinished requests have got so far."""
@@ -149,6 +233,20 @@ class Worker:
             self._journal.produced_tokens[sequence.index] = num_tokens
             if sequence.preemptions:
                 self._journal.preemptions[sequence.index] = sequence.preemptions
+
+    def _split_run(self, num_ended: int) -> None:
+        """Do the first steps of the current run and leave the others as a run of their own."""
+        remaining = self._run_steps - num_ended
+        end_ms, end_carry_ms = self._last_end_ms, self._next_carry_ms
+        decodes = self._scheduler.decodes
+        run_ms = self._timing.decode_run_ms(decodes.count, self._run_context, num_ended)
+        split_ms = self._end_after(run_ms)
+        self._run_steps = num_ended
+        self._deliver_run(split_ms)
+        self._start_at(split_ms)
+        self._run_steps = remaining
+        self._run_context = decodes.context_tokens
+        self._last_end_ms, self._next_carry_ms = end_ms, end_carry_ms
 
     def _deliver_until(self, now_ms: float) -> None:
         """Do the steps of the current run that have ended by `now_ms`."""
@@ -230,7 +328,7 @@ class Worker:
             self._awaiting_second = []
         steps = self._run_steps
         self._run_steps = 0
-        scheduler.advance(steps)
+        self._advance(steps)
         self._log_row(now_ms, steps, 0, 0, 0, num_decodes, self._run_context)
 
     def _deliver_step(self, plan: StepPlan, now_ms: float) -> None:
@@ -245,6 +343,8 @@ class Worker:
         for sequence in plan.prefilled:
             if sequence.generated_tokens == 0:
                 journal.first_token_ms[sequence.index] = now_ms
+                if self.first_tokens is not None:
+                    self.first_tokens.append(sequence.index)
                 if sequence.output_tokens > 1:
                     self._awaiting_second.append(sequence)
         # Late sequences decode like the others, but their gaps are not this step's duration.

@@ -47,8 +47,18 @@ class AsyncWorker(Worker):
         journal: Journal,
         *,
         steps_singly: bool,
+        reports_first_tokens: bool = False,
+        stamps_events: bool = False,
     ) -> None:
-        super().__init__(worker_id, scheduler, timing, journal, steps_singly=steps_singly)
+        super().__init__(
+            worker_id,
+            scheduler,
+            timing,
+            journal,
+            steps_singly=steps_singly,
+            reports_first_tokens=reports_first_tokens,
+            stamps_events=stamps_events,
+        )
         self._outstanding: deque[Batch] = deque()
         self._device_free_ms = 0.0
         self._run_start_ms = 0.0
@@ -102,9 +112,37 @@ class AsyncWorker(Worker):
             self._deliver_step(batch.plan, now_ms)
             finished = self._scheduler.finish_step(batch.plan)
             self._note_ends(finished, now_ms)
+            if self._stamped is not None:
+                self._stamp(now_ms)
             return finished
         self._deliver_async_run(batch, now_ms)
         return []
+
+    def settle(self, now_ms: float) -> bool:
+        """Do what the current run has delivered by `now_ms`, if it evicts anything.
+
+        The engine tells of a step's evictions when it delivers the step before. Returns whether
+        anything was done; the run ends when it would have.
+        """
+        steps = self._run_steps
+        elapsed_ms = now_ms - self._run_start_ms
+        if steps <= 1 or elapsed_ms < 0:
+            return False
+        if not self._tells_of(steps):
+            return False
+        ended = self._steps_ended(elapsed_ms, steps - 1)
+        if ended + 1 == steps or not self._tells_of(ended + 1):
+            return False
+        end_ms, is_cut = self.end_ms, self._is_cut
+        self._run_steps = ended + 1
+        self._deliver_async_run(self._outstanding.popleft(), self._delivered_ms(ended))
+        self._start_run(steps - ended - 1)
+        self.end_ms, self._is_cut = end_ms, is_cut
+        return True
+
+    def _told_ms(self, num_steps: int) -> float:
+        """The events of a step are told when the step before has been delivered."""
+        return self._delivered_ms(num_steps - 1)
 
     def _deliver_until(self, now_ms: float) -> None:
         """Do the steps of the current run that have ended by `now_ms`; one more is under way."""
@@ -166,7 +204,7 @@ class AsyncWorker(Worker):
             self._log_row(now_ms, steps - 1, 0, 0, 0, num_decodes, context)
         for sequence in first.plan.emitting:
             sequence.registration_lag = 1  # the token before is always still in flight
-        scheduler.advance(steps)
+        self._advance(steps)
         last = StepPlan(scheduler.decodes.step - 1)
         last.num_decodes = num_decodes
         last.decode_context_tokens = context + (steps - 1) * num_decodes

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PlainValidator, PrivateAttr, model_validator
 
 from dynosim.config.base import Amount, Count, PositiveMs, Section, check_rules, refuse
+from dynosim.config.router import RouterConfig
 from dynosim.config.timing import NEEDS_MODEL, TimingConfig
 from dynosim.config.workload import WorkloadConfig
 
@@ -71,13 +72,9 @@ class ClusterConfig(Section):
 
     mode: Literal["agg"] = "agg"
     workers: Annotated[int, Field(ge=1, le=65536)] = 1
+    cpu_workers: Annotated[int, Field(ge=0, le=65536)] = 0  # so many of them, the last, are CPUs
+    cpu_step_time_scale: Annotated[float, Field(gt=0)] = 8.0  # their steps take so much longer
     max_sim_time_ms: PositiveMs | None = None  # cut the run off at this virtual time
-
-
-class RouterConfig(Section):
-    """Which worker gets the next request."""
-
-    mode: Literal["round-robin", "random", "least-loaded"] = "round-robin"
 
 
 class SlaConfig(Section):
@@ -110,6 +107,16 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
+        router, cluster = self.router, self.cluster
+        check_rules(
+            [
+                ("cluster.cpu_workers", cluster.cpu_workers > cluster.workers,
+                 f"{cluster.cpu_workers} of {cluster.workers} workers", "at most all can be CPUs"),
+                ("router.mode", router.mode == "direct",
+                 "direct needs requests that name their worker, which traces do not",
+                 "use another mode in simulations"),
+            ]
+        )  # fmt: skip
         kind = self.timing.kind
         why = f"timing kind {kind} needs it" if kind in NEEDS_MODEL else ""
         if not why and self.engine.num_gpu_blocks == "auto":

@@ -31,7 +31,8 @@ class BlockPool:
     """Block accounting, prefix lookup and eviction of one engine.
 
     `extent_blocks[content]` is the number of blocks of an extent. Blocks that belong to a single
-    request have the content id `-1 - request index` and no entry there.
+    request have the content id `-1 - request index` and no entry there. Events about them can be
+    left out: nobody else can ever ask for these blocks.
     """
 
     __slots__ = (
@@ -42,10 +43,16 @@ class BlockPool:
         "events",
         "extent_blocks",
         "idle_blocks",
+        "publishes_private",
     )
 
     def __init__(
-        self, num_blocks: int, extent_blocks: list[int], *, publish_events: bool = False
+        self,
+        num_blocks: int,
+        extent_blocks: list[int],
+        *,
+        publish_events: bool = False,
+        publish_private: bool = True,
     ) -> None:
         self.extent_blocks = extent_blocks
         self.blank_blocks = num_blocks  # free blocks without content: used first
@@ -54,6 +61,7 @@ class BlockPool:
         self._oldest: Extent | None = None  # the idle extent in eviction, taken off the dict
         self._resident: dict[int, Extent] = {}  # content -> oldest copy
         self.events: list[KvEvent] | None = [] if publish_events else None
+        self.publishes_private = publish_events and publish_private
 
     @property
     def free_blocks(self) -> int:
@@ -120,8 +128,9 @@ class BlockPool:
                 self._oldest = None
             missing -= evicted
             extent.num_cached -= evicted
-            if self.events is not None:
-                self._publish_removed(extent, evicted)
+            if self.events is not None and (extent.content >= 0 or self.publishes_private):
+                event = KvEvent(False, extent.content, extent.num_cached, evicted, None)
+                self.events.append(event)
             if extent.num_cached == 0 and extent.content >= 0:
                 self._forget(extent)
 
@@ -158,12 +167,6 @@ class BlockPool:
         """Announce blocks that became hittable, if anyone listens."""
         if self.events is not None:
             self.events.append(KvEvent(True, content, first_block, num_blocks, parent))
-
-    def _publish_removed(self, extent: Extent, num_evicted: int) -> None:
-        assert self.events is not None
-        first = extent.num_cached
-        for offset in range(num_evicted - 1, -1, -1):  # vLLM: one event per block, tail first
-            self.events.append(KvEvent(False, extent.content, first + offset, 1, None))
 
     def _forget(self, extent: Extent) -> None:
         """Drop an evicted copy from the lookup table; a younger copy takes its place."""

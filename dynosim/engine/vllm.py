@@ -28,7 +28,8 @@ class VllmScheduler:
     """Scheduler and block manager of one vLLM engine.
 
     `extent_blocks` are the sizes of the extents that request paths name. `keep_rows` asks for
-    step-by-step plans that list every request; `publish_events` for KV events in `pool.events`.
+    step-by-step plans that list every request; `publish_events` for KV events in `pool.events`,
+    without `publish_private` only those about blocks that several requests can share.
     """
 
     def __init__(
@@ -38,9 +39,15 @@ class VllmScheduler:
         *,
         keep_rows: bool = False,
         publish_events: bool = False,
+        publish_private: bool = True,
     ) -> None:
         self.spec = spec
-        self.pool = BlockPool(spec.usable_blocks, extent_blocks, publish_events=publish_events)
+        self.pool = BlockPool(
+            spec.usable_blocks,
+            extent_blocks,
+            publish_events=publish_events,
+            publish_private=publish_private,
+        )
         self.decodes = DecodeSet(spec.block_size)
         self.running: dict[Sequence, None] = {}  # an ordered set, in admission order
         self.num_waiting = 0
@@ -62,7 +69,7 @@ class VllmScheduler:
         self._is_fcfs = spec.policy == "fcfs"
         self._keep_rows = keep_rows
         # Generated blocks are registered as they fill only if somebody can hit or hear of them.
-        self._registers_decodes = publish_events
+        self._registers_decodes = publish_events and publish_private
 
     # ---- the driver's side ---------------------------------------------------------------------
 

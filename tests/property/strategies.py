@@ -4,8 +4,13 @@ import random
 
 import numpy as np
 
+from dynosim.cluster.event_plane import DelaySettings
+from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import Trace
+from dynosim.router.classes import PolicyClass
+from dynosim.router.modes import LOAD_MODES
+from dynosim.router.settings import CostSettings, LoadSettings, RouterSettings
 from dynosim.timing.formulas import LinearModel, PolynomialModel
 from dynosim.timing.model import StepTimeModel
 
@@ -66,4 +71,32 @@ def random_timing(rng: random.Random, spec: EngineSpec) -> StepTimeModel:
         return PolynomialModel(spec.usable_blocks * spec.block_size)
     return LinearModel(
         base_ms=5.0, per_prefill_token_ms=0.05, per_decode_ms=0.1, per_context_token_ms=0.0005
+    )
+
+
+def random_routing(rng: random.Random, spec: EngineSpec) -> RoutingSpec:
+    """Any mode, half of the time kv, with and without features."""
+    mode = rng.choice(["kv", "kv", "kv", rng.choice(LOAD_MODES)])
+    cost = CostSettings(
+        overlap_score_credit=rng.choice([1.0, 1.0, 0.5, 2.0]),
+        overlap_score_credit_decay=rng.choice([0.0, 0.0, 0.5]),
+        temperature=rng.choice([0.0, 0.0, 0.3]),
+        active_request_weight=rng.choice([0.0, 0.25]),
+    )
+    waits = PolicyClass(queue_policy=rng.choice(["fcfs", "lcfs", "wspt"]), prefill_busy_threshold=8)
+    settings = RouterSettings(
+        spec.block_size,
+        mode=mode,
+        cost=cost,
+        load=LoadSettings(track_output_blocks=rng.random() < 0.2),
+        classes=(waits,) if rng.random() < 0.3 else (),
+        seed=rng.randint(0, 9),
+    )
+    frontends = rng.choice([1, 1, 1, 2])
+    return RoutingSpec(
+        settings,
+        index=rng.choice(["extents", "extents", "compressed", "radix"]),
+        events=DelaySettings(delay_ms=rng.choice([0.0, 0.0, 7.3])),
+        frontends=frontends,
+        sync_delay_ms=rng.choice([None, 3.7]) if frontends > 1 else None,
     )

@@ -5,7 +5,7 @@ import random
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import random_spec, random_timing, random_trace
+from strategies import random_routing, random_spec, random_timing, random_trace
 
 from dynosim.cluster import simulate
 from dynosim.metrics import check_conservation
@@ -25,7 +25,7 @@ def runs(seed: int, *, exact: bool) -> RunResult:
         engine=spec,
         timing=random_timing(rng, spec),
         num_workers=rng.choice([1, 1, 2, 3]),
-        router_mode=rng.choice(["round-robin", "random", "least-loaded"]),
+        routing=random_routing(rng, spec),
         concurrency=rng.choice([None, None, 3]),
         max_sim_time_ms=rng.choice([None, rng.uniform(0, 3000)]),
         exact_stepping=exact,

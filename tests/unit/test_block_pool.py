@@ -1,6 +1,7 @@
 """Rules of the block pool: order of eviction, references, copies."""
 
 from dynosim.engine.block_pool import BlockPool, Extent
+from dynosim.records import KvEvent
 
 
 def fill(pool: BlockPool, content: int) -> Extent:
@@ -72,12 +73,20 @@ def test_a_younger_copy_takes_over_when_the_older_one_is_evicted() -> None:
     assert pool.resident_blocks == {}
 
 
-def test_events_tell_what_was_evicted_block_by_block() -> None:
+def test_events_tell_what_was_evicted() -> None:
     pool = BlockPool(3, [3], publish_events=True)
     pool.release([fill(pool, 0)])
     pool.allocate(2)
     assert pool.events is not None
-    assert [(e.is_stored, e.content, e.first_block) for e in pool.events] == [
-        (False, 0, 2),
-        (False, 0, 1),
-    ]
+    assert pool.events == [KvEvent(False, 0, first_block=1, num_blocks=2, parent=None)]
+
+
+def test_events_about_private_blocks_can_be_left_out() -> None:
+    pool = BlockPool(1, [1], publish_events=True, publish_private=False)
+    pool.allocate(1)
+    private = Extent(-1)
+    private.num_cached = 1
+    pool.release_private(private)
+    pool.allocate(1)
+    assert pool.idle_blocks == 0
+    assert pool.events == []

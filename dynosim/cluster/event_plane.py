@@ -1,0 +1,232 @@
+"""How engines' KV events reach the routers' indexes: at once, or late, or not at all.
+
+Engines tell at the end of each step what became cached and what was evicted in it. On the direct
+plane everybody knows at that moment. On the delayed plane events travel: each frontend gets each
+event after a delay of its own, or never; then the gap in the event ids is noticed and the worker's
+buffer asked for what is missing, as a live router does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from random import Random
+from typing import Any, NamedTuple, Protocol
+
+from dynosim.cluster.block_names import HashNames
+from dynosim.cluster.worker import NEVER, Worker
+from dynosim.indexer.base import BlockEvent, Indexer
+from dynosim.indexer.extents import ExtentIndex
+from dynosim.indexer.stream import EventBuffer, EventStream
+from dynosim.records import KvEvent
+
+BUFFERED_EVENTS = 4096  # per worker, for replay
+
+
+class EventPlane(Protocol):
+    """Carries events from workers to indexes."""
+
+    next_ms: float
+
+    def collect(self, worker: Worker, now_ms: float) -> None:
+        """Take up what a worker tells at the end of a step or run."""
+        ...
+
+    def refresh(self, now_ms: float) -> None:
+        """Let the indexes know all that has arrived by now; called before a placement."""
+        ...
+
+    def confirm(self, slots: Sequence[int], now_ms: float) -> bool:
+        """Bring what the indexes know of some workers up to date; False if that changed anything.
+
+        Slot and worker id are the same number in the twin.
+        """
+        ...
+
+
+class SilentPlane:
+    """No events: indexes that learn from routing decisions, or modes that need none."""
+
+    next_ms = NEVER
+
+    def collect(self, worker: Worker, now_ms: float) -> None:
+        """Nothing to take up."""
+
+    def refresh(self, now_ms: float) -> None:
+        """Nothing to know."""
+
+    def confirm(self, slots: Sequence[int], now_ms: float) -> bool:
+        """Nothing can change."""
+        return True
+
+
+class IndexFeed:
+    """Hands engine events to one index, by extents or block by block."""
+
+    def __init__(self, index: ExtentIndex | Indexer, names: HashNames | None) -> None:
+        self._index = index
+        self._names = names
+
+    def apply_all(self, worker_id: int, events: Sequence[KvEvent]) -> None:
+        """Apply a worker's events in order."""
+        index, names = self._index, self._names
+        if isinstance(index, ExtentIndex):
+            index.apply_all(worker_id, events)
+            return
+        assert names is not None
+        for event in events:
+            index.apply(worker_id, names.event(event))
+
+
+class DirectPlane:
+    """Every index hears at once; evictions in the middle of a run are looked up when they matter."""
+
+    next_ms = NEVER
+
+    def __init__(self, workers: list[Worker], feeds: list[IndexFeed]) -> None:
+        self._workers = workers
+        self._feeds = feeds
+
+    def collect(self, worker: Worker, now_ms: float) -> None:
+        """Tell all indexes."""
+        events = worker.scheduler.pool.events
+        if events:
+            for feed in self._feeds:
+                feed.apply_all(worker.worker_id, events)
+            events.clear()
+
+    def refresh(self, now_ms: float) -> None:
+        """Everything has arrived."""
+
+    def confirm(self, slots: Sequence[int], now_ms: float) -> bool:
+        """Settle the runs of some workers."""
+        is_unchanged = True
+        for slot in slots:
+            worker = self._workers[slot]
+            if worker.settle(now_ms) and worker.scheduler.pool.events:
+                is_unchanged = False
+                self.collect(worker, now_ms)
+        return is_unchanged
+
+
+@dataclass(frozen=True, slots=True)
+class DelaySettings:
+    """Delay, loss and disorder of events on their way to a frontend."""
+
+    delay_ms: float = 0.0
+    jitter_ms: float = 0.0  # further delay of each event, uniform: events overtake each other
+    loss: float = 0.0  # chance that an event is lost
+    recovery_ms: float = 10.0  # from noticing a gap to having what was missing
+
+
+class Message(NamedTuple):
+    """Something that reaches a frontend: an event, or the answer to a question about a gap."""
+
+    due_ms: float
+    number: int  # in order of sending
+    frontend: int
+    worker_id: int
+    event_id: int  # -1: an answer is due
+    payload: Any
+
+
+class DelayedPlane:
+    """Events travel; with loss or jitter they are numbered, and gaps are repaired."""
+
+    def __init__(
+        self,
+        workers: list[Worker],
+        feeds: list[IndexFeed],
+        settings: DelaySettings,
+        *,
+        indexes: list[Indexer] | None,
+        names: HashNames | None,
+        seed: int,
+    ) -> None:
+        self.num_lost = 0
+        self._workers = workers
+        self._feeds = feeds
+        self._settings = settings
+        self._indexes = indexes
+        self._names = names
+        self._generator = Random(f"{seed}/events")
+        self._messages: list[Message] = []
+        self._num_sent = 0
+        is_numbered = settings.loss > 0 or settings.jitter_ms > 0
+        self._buffers = [EventBuffer(BUFFERED_EVENTS) for _ in workers] if is_numbered else None
+        self.streams = [[EventStream() for _ in workers] for _ in feeds] if is_numbered else []
+
+    @property
+    def next_ms(self) -> float:
+        """When the next message is due."""
+        return self._messages[0].due_ms if self._messages else NEVER
+
+    def collect(self, worker: Worker, now_ms: float) -> None:
+        """Send what a worker tells on its way to every frontend."""
+        for time_ms, event in worker.take_stamped():
+            if self._buffers is None:
+                for frontend in range(len(self._feeds)):
+                    self._send(time_ms + self._settings.delay_ms, frontend, worker, 0, event)
+            else:
+                self._send_numbered(time_ms, worker, event)
+
+    def refresh(self, now_ms: float) -> None:
+        """Let every worker tell what it has done by now, and deliver what is due."""
+        for worker in self._workers:
+            if worker.settle(now_ms):
+                self.collect(worker, now_ms)
+        messages = self._messages
+        while messages and messages[0].due_ms <= now_ms:
+            message = heappop(messages)
+            if self._buffers is None:
+                self._feeds[message.frontend].apply_all(message.worker_id, (message.payload,))
+            else:
+                self._receive(message)
+
+    def confirm(self, slots: Sequence[int], now_ms: float) -> bool:
+        """`refresh` has done all there is to do."""
+        return True
+
+    def _send(
+        self, due_ms: float, frontend: int, worker: Worker, event_id: int, payload: Any
+    ) -> None:
+        self._num_sent += 1
+        message = Message(due_ms, self._num_sent, frontend, worker.worker_id, event_id, payload)
+        heappush(self._messages, message)
+
+    def _send_numbered(self, time_ms: float, worker: Worker, event: KvEvent) -> None:
+        assert self._buffers is not None and self._names is not None
+        settings, draw = self._settings, self._generator.random
+        block_event = self._names.event(event)
+        event_id = self._buffers[worker.worker_id].append(block_event)
+        for frontend in range(len(self._feeds)):
+            if settings.loss and draw() < settings.loss:
+                self.num_lost += 1
+                continue
+            due_ms = time_ms + settings.delay_ms
+            if settings.jitter_ms:
+                due_ms += draw() * settings.jitter_ms
+            self._send(due_ms, frontend, worker, event_id, block_event)
+
+    def _receive(self, message: Message) -> None:
+        """Take a message into account; a new gap is asked about."""
+        assert self._buffers is not None
+        worker_id = message.worker_id
+        stream = self.streams[message.frontend][worker_id]
+        had_gap = stream.missing is not None
+        if message.event_id >= 0:
+            events = stream.receive(message.event_id, message.payload)
+        elif stream.missing is None:
+            return  # what was missing has come by itself
+        else:
+            events = stream.resync(self._buffers[worker_id].replay(stream.missing))
+            had_gap = False
+        self._apply(message.frontend, worker_id, events)
+        if stream.missing is not None and not had_gap:
+            due_ms = message.due_ms + self._settings.recovery_ms
+            self._send(due_ms, message.frontend, self._workers[worker_id], -1, None)
+
+    def _apply(self, frontend: int, worker_id: int, events: Sequence[BlockEvent]) -> None:
+        assert self._indexes is not None
+        index = self._indexes[frontend]
+        for event in events:
+            index.apply(worker_id, event)

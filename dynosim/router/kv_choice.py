@@ -1,0 +1,139 @@
+"""The `kv` mode: places a request where cache and load together make it cheapest."""
+
+from collections.abc import Callable
+from random import Random
+from typing import NamedTuple
+
+from dynosim.indexer.base import Overlaps, OverlapSource
+from dynosim.indexer.tiers import TieredIndex, TierOverlaps
+from dynosim.router.cheapest import cheapest, group_by_savings
+from dynosim.router.cost import WorkerOption, draw, pick, worker_options
+from dynosim.router.eligibility import preference_factors
+from dynosim.router.load import ActiveLoad
+from dynosim.router.request import RoutingRequest
+from dynosim.router.settings import CostSettings
+from dynosim.router.slots import SlotLists
+from dynosim.router.workers import WorkerTable
+
+NOTHING = Overlaps([])
+
+
+class Placement(NamedTuple):
+    """A slot chosen for a request, and what is known of it there."""
+
+    slot: int
+    cost: float
+    overlap_blocks: float
+    cached_tokens: int
+
+
+class KvChoice:
+    """Chooses by the cost function of `dynosim.router.cost`.
+
+    `confirm(slots)` is for indexes that may lag: asked about the slots that look cheapest, it
+    brings their part of the index up to date and returns whether that changed nothing. An index
+    that lags must err on the side of too much overlap.
+    """
+
+    def __init__(
+        self,
+        table: WorkerTable,
+        load: ActiveLoad,
+        index: OverlapSource,
+        cost: CostSettings,
+        generator: Random,
+        confirm: Callable[[list[int], float], bool] | None = None,
+    ) -> None:
+        self._table = table
+        self._load = load
+        self._index = index
+        self._cost = cost
+        self._generator = generator
+        self._confirm = confirm
+        self._lists = SlotLists()
+        self._price = cost.overlap_score_credit * cost.prefill_load_scale
+        self._is_plain = _is_plain(cost) and not load.decays and not isinstance(index, TieredIndex)
+
+    def choose(self, request: RoutingRequest, eligible: int, now_ms: float) -> Placement:
+        """The cheapest eligible slot; there must be one."""
+        constraints = request.constraints
+        has_preference = constraints is not None and bool(constraints.preferred_taints)
+        if self._is_plain and request.overrides is None and not has_preference:
+            return self._choose_plain(request, eligible, now_ms)
+        cost = self._cost if request.overrides is None else request.overrides
+        options = self.fresh_options(request, eligible, now_ms)
+        return placement_of(pick(options, cost.temperature, self._generator))
+
+    def fresh_options(
+        self, request: RoutingRequest, eligible: int, now_ms: float
+    ) -> list[WorkerOption]:
+        """`options`, with every candidate's part of the index up to date."""
+        if self._confirm is not None:
+            self._confirm(self._lists.of(eligible), now_ms)
+        return self.options(request, eligible, now_ms)
+
+    def options(self, request: RoutingRequest, eligible: int, now_ms: float) -> list[WorkerOption]:
+        """Every eligible candidate with its cost, in slot order."""
+        constraints = request.constraints
+        preference = {}
+        if constraints is not None and constraints.preferred_taints:
+            preference = preference_factors(self._table, constraints.preferred_taints)
+        return worker_options(
+            request,
+            eligible,
+            now_ms,
+            table=self._table,
+            load=self._load,
+            tiers=self._overlaps(request),
+            cost=self._cost if request.overrides is None else request.overrides,
+            preference=preference,
+        )
+
+    def placement_on(self, slot: int, request: RoutingRequest, now_ms: float) -> Placement:
+        """What a request would find on a slot that was chosen otherwise."""
+        if self._confirm is not None:
+            self._confirm([slot], now_ms)
+        return placement_of(self.options(request, 1 << slot, now_ms)[0])
+
+    def best_cached_tokens(self, request: RoutingRequest, eligible: int) -> int:
+        """The most tokens of the prompt that any eligible candidate holds on its device."""
+        overlaps = self._index.find_matches(request.blocks)
+        depth = max((depth for slots, depth in overlaps.classes if slots & eligible), default=0)
+        return depth * self._table.block_size
+
+    def _choose_plain(self, request: RoutingRequest, eligible: int, now_ms: float) -> Placement:
+        load = self._load
+        active = load.shared_prefix(request.keys)
+        while True:
+            overlaps = self._index.find_matches(request.blocks)
+            groups = group_by_savings(eligible, overlaps.classes, active, self._price)
+            slots, lowest = cheapest(groups, load.own_cost, self._lists)
+            if self._confirm is None or self._confirm(slots, now_ms):
+                break
+        slot = draw(slots, self._generator)
+        depth = overlaps.depth_of(slot)
+        block_size = self._table.block_size
+        prompt_blocks = request.input_tokens / block_size
+        cost = lowest + self._cost.prefill_load_scale * prompt_blocks + request.num_blocks
+        return Placement(slot, cost, depth, depth * block_size)
+
+    def _overlaps(self, request: RoutingRequest) -> TierOverlaps:
+        if isinstance(self._index, TieredIndex):
+            return self._index.find_tier_matches(request.blocks)
+        return TierOverlaps(self._index.find_matches(request.blocks), NOTHING, NOTHING)
+
+
+def placement_of(option: WorkerOption) -> Placement:
+    """The part of an option that a booking needs."""
+    return Placement(option.slot, option.cost, option.overlap_blocks, option.cached_tokens)
+
+
+def _is_plain(cost: CostSettings) -> bool:
+    """Whether costs are own part less savings; a credit above 1 could drive the prefill below 0."""
+    return (
+        cost.temperature == 0
+        and cost.overlap_score_credit_decay == 0
+        and cost.overlap_score_credit <= 1
+        and cost.track_prefill_tokens
+        and cost.assume_kv_reuse
+    )

@@ -1,0 +1,305 @@
+"""The router: who serves a request, and when it may go.
+
+One object for twin and live layer. It takes requests, block events, news of first tokens and of
+ends, all with their time, and answers with decisions; its state is the workers, their active load,
+the block index, session bindings and the pending queue. Ties are drawn from the equal candidates
+in slot order with a generator seeded once, so equal inputs give equal decisions.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from random import Random
+from typing import NamedTuple
+
+from dynosim.indexer.base import OverlapSource, RoutingFollower
+from dynosim.router.affinity import SessionAffinity
+from dynosim.router.busy import busy_mask
+from dynosim.router.classes import PolicyClass, class_for, is_busy, must_wait
+from dynosim.router.eligibility import Constraints, eligible_mask
+from dynosim.router.kv_choice import KvChoice, Placement, placement_of
+from dynosim.router.load import ActiveLoad
+from dynosim.router.modes import make_load_mode
+from dynosim.router.policy import LearningPolicy, PlacementPolicy, check_choice
+from dynosim.router.prefill_load import PrefillEstimator
+from dynosim.router.queue import PendingQueue, QueuedRequest
+from dynosim.router.refusals import InvalidRequest, NoEligibleWorker, RequestRefused, WorkersBusy
+from dynosim.router.request import RoutingRequest
+from dynosim.router.settings import RouterSettings
+from dynosim.router.workers import WorkerCard, WorkerTable
+
+UNCONSTRAINED = Constraints()
+
+
+class Decision(NamedTuple):
+    """Where a request goes, and why: what the chosen candidate would cost and holds already."""
+
+    request_id: Hashable
+    worker_id: int
+    dp_rank: int
+    slot: int
+    cost: float
+    overlap_blocks: float
+    cached_tokens: int
+    queued_ms: float  # time spent waiting in the router
+
+
+class Refusal(NamedTuple):
+    """A request that waited in the queue and can no longer be placed."""
+
+    request_id: Hashable
+    error: RequestRefused
+
+
+class KvRouter:
+    """Places requests on workers; see `RouterSettings` for what it can be told.
+
+    `index` follows the workers' caches; feeding it events is the caller's part, under the slots of
+    `table`. `key_blocks`: see `ActiveLoad`. `estimator` makes prefill load decay. `policy` replaces
+    the choice by cost. `confirm`: see `KvChoice`. `stream` tells apart the random numbers of several
+    routers with one seed.
+    """
+
+    def __init__(
+        self,
+        settings: RouterSettings,
+        index: OverlapSource,
+        *,
+        key_blocks: Sequence[int] | None = None,
+        estimator: PrefillEstimator | None = None,
+        policy: PlacementPolicy | None = None,
+        confirm: Callable[[list[int], float], bool] | None = None,
+        stream: str = "router",
+    ) -> None:
+        self.settings = settings
+        self.index = index
+        self.table = WorkerTable(settings.block_size)
+        self.load = ActiveLoad(
+            settings.block_size,
+            settings.cost,
+            settings.load,
+            key_blocks=key_blocks,
+            estimator=estimator,
+        )
+        generator = Random(f"{settings.seed}/{stream}")
+        self.choice = KvChoice(self.table, self.load, index, settings.cost, generator, confirm)
+        self._policy = policy
+        self._learner = policy if isinstance(policy, LearningPolicy) else None
+        self._mode = None
+        if settings.mode not in ("kv", "direct") and policy is None:
+            ratio = settings.cuda_to_cpu_ratio
+            self._mode = make_load_mode(settings.mode, generator, self.table, ratio)
+        self._is_direct = settings.mode == "direct"
+        self._queue = PendingQueue(settings.classes) if settings.classes else None
+        affinity = settings.affinity
+        self._affinity = None if affinity is None else SessionAffinity(affinity.ttl_ms)
+        self._is_hard = affinity is not None and affinity.mode == "hard"
+        self._leases: dict[Hashable, str] = {}  # requests in hand that belong to a session
+        self._follower = index if isinstance(index, RoutingFollower) else None
+
+    # ---- workers -------------------------------------------------------------------------------
+
+    def add_worker(self, card: WorkerCard) -> list[int]:
+        """Take in a worker; returns the slots of its ranks.
+
+        Raises: ConfigError if its block size differs from the router's.
+        """
+        known = self.table.cards.get(card.worker_id)
+        if known is not None and card.block_size == self.settings.block_size:
+            self.remove_worker(card.worker_id)
+        slots = self.table.add(card)
+        for slot in slots:
+            self.load.add_slot(slot)
+        return slots
+
+    def remove_worker(self, worker_id: int) -> list[Hashable]:
+        """Let a worker go, and all that is known of it; returns its requests in hand."""
+        lost: list[Hashable] = []
+        for slot in self.table.remove(worker_id):
+            lost += self.load.remove_slot(slot)
+            self.index.remove_worker(slot)
+        if self._affinity is not None:
+            self._affinity.remove_worker(worker_id)
+        for request_id in lost:
+            self._leases.pop(request_id, None)
+        return lost
+
+    # ---- requests ------------------------------------------------------------------------------
+
+    @property
+    def num_queued(self) -> int:
+        """Requests waiting in the router."""
+        return 0 if self._queue is None else len(self._queue)
+
+    def submit(self, request: RoutingRequest, now_ms: float) -> Decision | None:
+        """Place a request, or let it wait (None; `release` will place it).
+
+        Raises: RequestRefused with the reason if it can be neither placed nor queued.
+        """
+        if request.input_tokens < 1:
+            raise InvalidRequest("the prompt is empty")
+        eligible = self._eligible(request, now_ms)
+        if self._queue is not None and self._waits(request, eligible, now_ms):
+            return None
+        return self._place(request, eligible, now_ms, 0.0)
+
+    def release(self, now_ms: float) -> list[Decision | Refusal]:
+        """Place the waiting requests that can go now; call after first tokens and ends."""
+        placed: list[Decision | Refusal] = []
+        queue = self._queue
+        while queue is not None and len(queue):
+            entry = queue.pop(lambda rules, entry: self._can_go(rules, entry, now_ms))
+            if entry is None:
+                break
+            request: RoutingRequest = entry.payload
+            try:
+                eligible = self._eligible(request, now_ms)
+                waited_ms = now_ms - entry.enqueue_ms
+                placed.append(self._place(request, eligible, now_ms, waited_ms))
+            except RequestRefused as error:
+                placed.append(Refusal(request.request_id, error))
+        return placed
+
+    def first_token(self, request_id: Hashable, now_ms: float) -> None:
+        """The first token of a request was produced: its prefill is done."""
+        self.load.first_token(request_id, now_ms)
+        if self._learner is not None:
+            self._learner.on_first_token(request_id, now_ms)
+
+    def output_tokens(self, request_id: Hashable, num_tokens: int, now_ms: float) -> None:
+        """A request has produced `num_tokens` tokens in all."""
+        self.load.output_tokens(request_id, num_tokens, now_ms)
+
+    def free(self, request_id: Hashable, now_ms: float) -> None:
+        """A request ended, failed or was cancelled, placed or still waiting."""
+        if not self.load.free(request_id, now_ms):
+            if self._queue is not None:
+                self._queue.discard(request_id)
+            return
+        if self._learner is not None:
+            self._learner.on_end(request_id, now_ms)
+        if self._follower is not None:
+            self._follower.note_end(request_id, now_ms)
+        if self._affinity is not None:
+            session_id = self._leases.pop(request_id, None)
+            if session_id is not None:
+                self._affinity.end(session_id, now_ms)
+
+    def drop_stale(self, now_ms: float) -> list[Hashable]:
+        """Free requests that have not been heard of for `LoadSettings.stale_after_ms`."""
+        stale = self.load.stale(now_ms)
+        for request_id in stale:
+            self.free(request_id, now_ms)
+        return stale
+
+    def unbind_session(self, session_id: str) -> None:
+        """Let a session go anywhere again: its worker failed it."""
+        if self._affinity is not None:
+            self._affinity.unbind(session_id)
+
+    # ---- inside --------------------------------------------------------------------------------
+
+    def _eligible(self, request: RoutingRequest, now_ms: float) -> int:
+        """Slots that may serve a request now. Raises: RequestRefused."""
+        constraints = request.constraints
+        if self._is_direct and (constraints is None or constraints.pinned_worker is None):
+            raise InvalidRequest("router mode direct: the request names no worker")
+        if constraints is None and self.table.all_mask:
+            mask = self.table.all_mask
+        else:
+            mask = eligible_mask(self.table, constraints or UNCONSTRAINED)
+        if self._affinity is not None and request.session_id is not None:
+            mask = self._near_session(request.session_id, mask, now_ms)
+        thresholds = self.settings.busy
+        if thresholds.is_set:
+            prefill_tokens = self.load.active_prefill_tokens(now_ms)
+            mask &= ~busy_mask(thresholds, self.table, self.load.active_blocks(), prefill_tokens)
+            if not mask:
+                raise WorkersBusy("all eligible workers are above a busy threshold")
+        return mask
+
+    def _near_session(self, session_id: str, mask: int, now_ms: float) -> int:
+        """What is left of the eligible slots for a session that has a home."""
+        assert self._affinity is not None
+        home = self._affinity.lookup(session_id, now_ms)
+        if home is None:
+            return mask
+        slot = self.table.slot_of(*home)
+        bit = 0 if slot is None else 1 << slot
+        if mask & bit:
+            return bit
+        if self._is_hard:
+            raise NoEligibleWorker(
+                f"session {session_id!r} lives on worker {home.worker_id}, which this request "
+                "may not use"
+            )
+        return mask
+
+    def _waits(self, request: RoutingRequest, eligible: int, now_ms: float) -> bool:
+        """Queue a request if it has to wait. Raises: QueueFull."""
+        assert self._queue is not None
+        if self._follower is not None:
+            self._follower.expire(now_ms)
+        cached_tokens = self.choice.best_cached_tokens(request, eligible)
+        uncached_tokens = max(request.input_tokens - cached_tokens, 0)
+        classes = self.settings.classes
+        rules = class_for(classes, request.policy_family, uncached_tokens)
+        if not rules.can_wait:
+            return False
+        prefill_tokens = self.load.active_prefill_tokens(now_ms)
+        has_backlog = self._queue.depth(rules.name) > 0
+        if not has_backlog and not must_wait(rules, self.table, eligible, prefill_tokens):
+            return False
+        constraints = request.constraints
+        is_pinned = constraints is not None and constraints.pinned_worker is not None
+        entry = QueuedRequest(
+            request.request_id,
+            request.input_tokens,
+            cached_tokens,
+            now_ms,
+            request.priority_jump,
+            request.strict_priority,
+            eligible.bit_length() - 1 if is_pinned else None,
+            request,
+        )
+        self._queue.push(rules.name, entry, len(self.table.cards))
+        return True
+
+    def _can_go(self, rules: PolicyClass, entry: QueuedRequest, now_ms: float) -> bool:
+        """Whether a waiting request need wait no longer; one that nobody can serve goes to fail."""
+        try:
+            eligible = self._eligible(entry.payload, now_ms)
+        except WorkersBusy:
+            return False
+        except RequestRefused:
+            return True
+        prefill_tokens = self.load.active_prefill_tokens(now_ms)
+        return not must_wait(rules, self.table, eligible, prefill_tokens)
+
+    def _place(
+        self, request: RoutingRequest, eligible: int, now_ms: float, queued_ms: float
+    ) -> Decision:
+        """Choose a slot among the eligible ones, book the request there and tell why."""
+        if self._follower is not None:
+            self._follower.expire(now_ms)
+        placement = self._choose(request, eligible, now_ms)
+        slot, cost, overlap_blocks, cached_tokens = placement
+        self.load.book(request, slot, cached_tokens, now_ms)
+        candidate = self.table.candidate(slot)
+        if self._follower is not None:
+            self._follower.note_routed(slot, request.request_id, request.blocks, now_ms)
+        if self._affinity is not None and request.session_id is not None:
+            self._affinity.begin(request.session_id, candidate, now_ms)
+            self._leases[request.request_id] = request.session_id
+        return Decision(
+            request.request_id, candidate.worker_id, candidate.dp_rank,
+            slot, cost, overlap_blocks, cached_tokens, queued_ms,
+        )  # fmt: skip
+
+    def _choose(self, request: RoutingRequest, eligible: int, now_ms: float) -> Placement:
+        if self._policy is not None:
+            options = self.choice.fresh_options(request, eligible, now_ms)
+            option = self._policy.choose(request, options, now_ms)
+            return placement_of(check_choice(option, options, self._policy))
+        if self._mode is not None:
+            slot = self._mode.choose(eligible, self.load.num_requests)
+            return self.choice.placement_on(slot, request, now_ms)
+        return self.choice.choose(request, eligible, now_ms)

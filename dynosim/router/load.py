@@ -1,0 +1,288 @@
+"""Active load: what each candidate has in hand, from the router's own bookings.
+
+The router books a request when it places it and hears of its first token and of its end; it does
+not wait for workers to report. Prefill work counts until the first token; prompt blocks count as
+long as the request lives, blocks shared by several active requests of a candidate once.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from math import inf
+
+from dynosim.errors import InvariantError
+from dynosim.router.prefill_load import PrefillClock, PrefillEstimator
+from dynosim.router.request import RoutingRequest
+from dynosim.router.settings import CostSettings, LoadSettings
+
+
+@dataclass(slots=True)
+class Booking:
+    """A request that has been placed and has not ended."""
+
+    slot: int
+    keys: Sequence[int]
+    private_blocks: int  # complete prompt blocks that `keys` do not name
+    prefill_tokens: int  # to compute before the first token; 0 afterwards
+    input_tokens: int
+    expected_output_tokens: int | None
+    heard_ms: float  # when the router last heard of it
+    output_blocks: int = 0
+    fraction: float = 1.0  # weight of the blocks that are only its own
+
+
+class ActiveLoad:
+    """Requests, prefill tokens and distinct blocks in hand, by slot.
+
+    `key_blocks[key]` is the number of blocks that a key stands for; without it every key is one
+    block. `own_cost[slot]` is the slot's own part of the cost of any request, infinite for slots
+    not in use. `keys` of one request are distinct and lie on one path of the prefix tree.
+    """
+
+    def __init__(
+        self,
+        block_size: int,
+        cost: CostSettings,
+        settings: LoadSettings,
+        *,
+        key_blocks: Sequence[int] | None = None,
+        estimator: PrefillEstimator | None = None,
+    ) -> None:
+        self.num_requests: list[int] = []
+        self.own_cost: list[float] = []
+        self.bookings: dict[Hashable, Booking] = {}
+        self._prefill_tokens: list[int] = []
+        self._blocks: list[float] = []
+        self._block_size = block_size
+        self._cost = cost
+        self._prefill_load_scale = cost.prefill_load_scale
+        self._request_weight = cost.active_request_weight
+        self._settings = settings
+        self._key_blocks = key_blocks
+        self._estimator = estimator
+        self._clocks: list[PrefillClock] = []
+        self._refs: list[dict[int, int]] = []  # by slot: key -> active requests
+        self._weights: list[dict[int, float]] = []  # by slot: keys that count less than whole
+        self._holders: dict[int, int] = {}  # key -> slots on which it is active
+
+    def add_slot(self, slot: int) -> None:
+        """Start to count for a slot that has come into use."""
+        while len(self.own_cost) <= slot:
+            self.num_requests.append(0)
+            self.own_cost.append(inf)
+            self._prefill_tokens.append(0)
+            self._blocks.append(0)
+            self._refs.append({})
+            self._weights.append({})
+            self._clocks.append(PrefillClock())
+        self._refresh(slot)
+
+    def remove_slot(self, slot: int) -> list[Hashable]:
+        """Drop a slot and what was booked on it; returns the requests concerned."""
+        lost = [name for name, booking in self.bookings.items() if booking.slot == slot]
+        for name in lost:
+            self.free(name, 0.0)
+        self.own_cost[slot] = inf
+        return lost
+
+    # ---- the life of a request -----------------------------------------------------------------
+
+    def book(
+        self, request: RoutingRequest, slot: int, cached_tokens: int, now_ms: float
+    ) -> None:
+        """Count a request as placed on `slot`, which has `cached_tokens` of its prompt."""
+        name = request.request_id
+        if name in self.bookings:
+            raise InvariantError(f"request {name} is placed twice")
+        override = request.overrides
+        cost = self._cost if override is None else override
+        keys = request.keys if cost.assume_kv_reuse else ()
+        private = request.num_blocks - self._num_blocks_of(keys)
+        prefill = 0
+        if cost.track_prefill_tokens and request.input_tokens > cached_tokens:
+            prefill = request.input_tokens - cached_tokens
+        self.bookings[name] = Booking(
+            slot, keys, private, prefill, request.input_tokens,
+            request.expected_output_tokens, now_ms,
+        )  # fmt: skip
+        self.num_requests[slot] += 1
+        if prefill:
+            self._prefill_tokens[slot] += prefill
+            if self._estimator is not None:
+                duration_ms = self._estimator.predict_ms(prefill, cached_tokens)
+                self._clocks[slot].add(name, prefill, duration_ms, now_ms)
+        self._blocks[slot] += private + self._hold(slot, keys)
+        self._refresh(slot)
+
+    def first_token(self, name: Hashable, now_ms: float) -> None:
+        """Count a request's prefill as done. An unknown or repeated name changes nothing."""
+        booking = self.bookings.get(name)
+        if booking is None:
+            return
+        booking.heard_ms = now_ms
+        if booking.prefill_tokens:
+            self._end_prefill(name, booking, now_ms)
+            self._refresh(booking.slot)
+
+    def output_tokens(self, name: Hashable, num_tokens: int, now_ms: float) -> None:
+        """Note that a request has produced `num_tokens` tokens in all."""
+        booking = self.bookings.get(name)
+        if booking is None:
+            return
+        booking.heard_ms = now_ms
+        if not self._settings.track_output_blocks:
+            return
+        total = -(-(booking.input_tokens + num_tokens) // self._block_size)
+        prompt_blocks = booking.private_blocks + self._num_blocks_of(booking.keys)
+        output_blocks = max(total - prompt_blocks, 0)
+        if output_blocks == booking.output_blocks:
+            return
+        self._weigh(booking, output_blocks, num_tokens)
+        self._refresh(booking.slot)
+
+    def free(self, name: Hashable, now_ms: float) -> bool:
+        """Count a request as ended, however it ended; returns whether it was known."""
+        booking = self.bookings.pop(name, None)
+        if booking is None:
+            return False
+        slot = booking.slot
+        self.num_requests[slot] -= 1
+        if booking.prefill_tokens:
+            self._end_prefill(name, booking, now_ms)
+        own = booking.fraction * (booking.private_blocks + booking.output_blocks)
+        self._blocks[slot] -= own + self._let_go(slot, booking.keys)
+        if not self.num_requests[slot]:
+            self._blocks[slot] = 0  # fractions may have left a rounding error
+        self._refresh(slot)
+        return True
+
+    def stale(self, now_ms: float) -> list[Hashable]:
+        """Requests not heard of for too long; their ends must have been lost."""
+        limit_ms = now_ms - self._settings.stale_after_ms
+        return [name for name, booking in self.bookings.items() if booking.heard_ms < limit_ms]
+
+    # ---- what the cost function asks -----------------------------------------------------------
+
+    @property
+    def decays(self) -> bool:
+        """Whether prefill load shrinks while it is worked on."""
+        return self._estimator is not None
+
+    def prefill_tokens(self, slot: int, now_ms: float) -> int:
+        """Prompt tokens that a slot has still to compute, as far as the router knows."""
+        if self._estimator is None:
+            return self._prefill_tokens[slot]
+        return self._clocks[slot].tokens(now_ms)
+
+    def active_prefill_tokens(self, now_ms: float) -> list[int]:
+        """`prefill_tokens` of every slot; not to be changed."""
+        if self._estimator is None:
+            return self._prefill_tokens
+        return [clock.tokens(now_ms) for clock in self._clocks]
+
+    def blocks(self, slot: int) -> int:
+        """Distinct blocks of a slot's active requests, to the nearest integer."""
+        return int(self._blocks[slot] + 0.5)
+
+    def active_blocks(self) -> list[int]:
+        """`blocks` of every slot."""
+        return [int(blocks + 0.5) for blocks in self._blocks]
+
+    def shared_prefix(self, keys: Sequence[int]) -> list[tuple[int, int]]:
+        """Slots where leading blocks of a prompt are active already, as (slots, blocks)."""
+        holders = self._holders
+        sizes = self._key_blocks
+        classes: list[tuple[int, int]] = []
+        alive = -1
+        depth = 0
+        for key in keys:
+            still = alive & holders.get(key, 0)
+            if still != alive:
+                if depth:
+                    classes.append((alive ^ still, depth))
+                alive = still
+                if not still:
+                    return classes
+            depth += 1 if sizes is None else sizes[key]
+        if depth:
+            classes.append((alive, depth))
+        return classes
+
+    # ---- inside --------------------------------------------------------------------------------
+
+    def _refresh(self, slot: int) -> None:
+        """Derive a slot's own cost anew (never added up, so that no rounding accumulates)."""
+        self.own_cost[slot] = (
+            self._prefill_load_scale * (self._prefill_tokens[slot] / self._block_size)
+            + int(self._blocks[slot] + 0.5)
+            + self._request_weight * self.num_requests[slot]
+        )
+
+    def _num_blocks_of(self, keys: Sequence[int]) -> int:
+        sizes = self._key_blocks
+        return len(keys) if sizes is None else sum([sizes[key] for key in keys])
+
+    def _hold(self, slot: int, keys: Sequence[int]) -> float:
+        """Reference keys; returns by how much the slot's blocks grow."""
+        refs = self._refs[slot]
+        weights = self._weights[slot]
+        holders = self._holders
+        sizes = self._key_blocks
+        bit = 1 << slot
+        grown = 0.0
+        for key in keys:
+            if key in refs:
+                refs[key] += 1
+                if weights and key in weights:  # no longer one request's own: counts in full
+                    grown += (1 - weights.pop(key)) * (1 if sizes is None else sizes[key])
+            else:
+                refs[key] = 1
+                holders[key] = holders.get(key, 0) | bit
+                grown += 1 if sizes is None else sizes[key]
+        return grown
+
+    def _let_go(self, slot: int, keys: Sequence[int]) -> float:
+        """Drop references; returns by how much the slot's blocks shrink."""
+        refs = self._refs[slot]
+        weights = self._weights[slot]
+        holders = self._holders
+        sizes = self._key_blocks
+        bit = 1 << slot
+        shrunk = 0.0
+        for key in keys:
+            if refs[key] > 1:
+                refs[key] -= 1
+                continue
+            del refs[key]
+            left = holders[key] ^ bit
+            if left:
+                holders[key] = left
+            else:
+                del holders[key]
+            weight = weights.pop(key, 1.0) if weights else 1.0
+            shrunk += weight * (1 if sizes is None else sizes[key])
+        return shrunk
+
+    def _end_prefill(self, name: Hashable, booking: Booking, now_ms: float) -> None:
+        self._prefill_tokens[booking.slot] -= booking.prefill_tokens
+        booking.prefill_tokens = 0
+        if self._estimator is not None:
+            self._clocks[booking.slot].remove(name, now_ms)
+
+    def _weigh(self, booking: Booking, output_blocks: int, num_tokens: int) -> None:
+        """Count new output blocks, and what is only this request's own by how much is to come."""
+        slot = booking.slot
+        refs, weights = self._refs[slot], self._weights[slot]
+        sizes = self._key_blocks
+        fraction = 1.0
+        if booking.expected_output_tokens is not None:
+            fraction = max(0.0, 1 - num_tokens / max(booking.expected_output_tokens, 1))
+        own_before = booking.fraction * (booking.private_blocks + booking.output_blocks)
+        change = fraction * (booking.private_blocks + output_blocks) - own_before
+        for key in booking.keys:
+            if refs[key] == 1 and fraction != weights.get(key, 1.0):
+                size = 1 if sizes is None else sizes[key]
+                change += (fraction - weights.get(key, 1.0)) * size
+                weights[key] = fraction
+        booking.fraction = fraction
+        booking.output_blocks = output_blocks
+        self._blocks[slot] += change

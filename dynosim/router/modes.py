@@ -1,0 +1,132 @@
+"""Placement modes that look at nothing but the number of requests in hand.
+
+`choose(eligible, num_requests)` returns a slot of the non-empty set `eligible`;
+`num_requests[slot]` counts what was placed there and has not ended.
+"""
+
+from random import Random
+from typing import Protocol
+
+from dynosim.errors import ConfigError
+from dynosim.indexer.base import members
+from dynosim.router.slots import SlotLists
+from dynosim.router.workers import WorkerTable
+
+LOAD_MODES = ("round-robin", "random", "power-of-two", "least-loaded", "device-aware-weighted")
+MODES = (*LOAD_MODES, "kv", "direct")
+
+
+class LoadMode(Protocol):
+    """Chooses by load alone."""
+
+    def choose(self, eligible: int, num_requests: list[int]) -> int:
+        """A slot of `eligible`."""
+        ...
+
+
+class RoundRobin:
+    """Each eligible slot in turn, in slot order."""
+
+    def __init__(self) -> None:
+        self._next = 0
+
+    def choose(self, eligible: int, num_requests: list[int]) -> int:
+        """The first eligible slot behind the one chosen last."""
+        later = eligible >> self._next
+        if not later:
+            self._next, later = 0, eligible
+        slot = self._next + (later & -later).bit_length() - 1
+        self._next = slot + 1
+        return slot
+
+
+class RandomChoice:
+    """Every eligible slot with equal chance."""
+
+    def __init__(self, generator: Random) -> None:
+        self._generator = generator
+        self._lists = SlotLists()
+
+    def choose(self, eligible: int, num_requests: list[int]) -> int:
+        """Any eligible slot."""
+        slots = self._lists.of(eligible)
+        return slots[int(self._generator.random() * len(slots))]
+
+
+class PowerOfTwo:
+    """Of two eligible slots drawn at random the one with fewer requests; ties: the first drawn."""
+
+    def __init__(self, generator: Random) -> None:
+        self._generator = generator
+        self._lists = SlotLists()
+
+    def choose(self, eligible: int, num_requests: list[int]) -> int:
+        """The less loaded of two."""
+        slots = self._lists.of(eligible)
+        count = len(slots)
+        first = int(self._generator.random() * count)
+        if count == 1:
+            return slots[first]
+        second = int(self._generator.random() * (count - 1))
+        second += second >= first  # any but the first
+        one, other = slots[first], slots[second]
+        return other if num_requests[other] < num_requests[one] else one
+
+
+class LeastLoaded:
+    """The eligible slot with the fewest requests; ties go to the lowest slot."""
+
+    def __init__(self) -> None:
+        self._lists = SlotLists()
+
+    def choose(self, eligible: int, num_requests: list[int]) -> int:
+        """The least loaded slot."""
+        if eligible + 1 == 1 << len(num_requests):
+            return num_requests.index(min(num_requests))
+        return min(self._lists.of(eligible), key=num_requests.__getitem__)
+
+
+class DeviceAwareWeighted:
+    """Splits load between GPU and CPU workers by what they can take, then the least loaded.
+
+    A group's load is its requests / (members x weight), weight 1 for CPU and `cuda_to_cpu_ratio`
+    for the others; the lower one gets the request, at a tie the GPUs.
+    """
+
+    def __init__(self, table: WorkerTable, cuda_to_cpu_ratio: float = 8.0) -> None:
+        if not cuda_to_cpu_ratio > 0:
+            raise ConfigError(f"router.cuda_to_cpu_ratio: must be > 0, got {cuda_to_cpu_ratio}")
+        self._table = table
+        self._ratio = cuda_to_cpu_ratio
+        self._least_loaded = LeastLoaded()
+
+    def choose(self, eligible: int, num_requests: list[int]) -> int:
+        """The least loaded slot of the less loaded group."""
+        cpus = eligible & self._table.cpu_mask
+        gpus = eligible ^ cpus
+        if cpus and gpus:
+            cpu_load = _mean_load(cpus, num_requests)
+            gpu_load = _mean_load(gpus, num_requests) / self._ratio
+            eligible = gpus if gpu_load <= cpu_load else cpus
+        return self._least_loaded.choose(eligible, num_requests)
+
+
+def make_load_mode(
+    mode: str, generator: Random, table: WorkerTable, cuda_to_cpu_ratio: float = 8.0
+) -> LoadMode:
+    """The load-only mode of that name. Raises: ConfigError for any other."""
+    if mode == "round-robin":
+        return RoundRobin()
+    if mode == "random":
+        return RandomChoice(generator)
+    if mode == "power-of-two":
+        return PowerOfTwo(generator)
+    if mode == "least-loaded":
+        return LeastLoaded()
+    if mode == "device-aware-weighted":
+        return DeviceAwareWeighted(table, cuda_to_cpu_ratio)
+    raise ConfigError(f"router.mode: unknown mode {mode!r}; known: {', '.join(MODES)}")
+
+
+def _mean_load(slots: int, num_requests: list[int]) -> float:
+    return sum(num_requests[slot] for slot in members(slots)) / slots.bit_count()

@@ -1,0 +1,52 @@
+"""A user's own placement policy: named in the run file, it works alike in twin and live layer.
+
+    class Cheapest:
+        def __init__(self, settings, seed): ...
+        def choose(self, request, options, now_ms): return min(options, key=lambda o: o.cost)
+
+`router.policy: my_package.my_module:Cheapest` puts it in place of the choice by cost. Everything
+else stays: eligibility, queue, load tracking, the index.
+"""
+
+from collections.abc import Hashable, Sequence
+from typing import Protocol, runtime_checkable
+
+from dynosim.errors import ConfigError
+from dynosim.router.cost import WorkerOption
+from dynosim.router.request import RoutingRequest
+
+
+class PlacementPolicy(Protocol):
+    """Chooses among the eligible candidates, each with its cost."""
+
+    def choose(
+        self, request: RoutingRequest, options: Sequence[WorkerOption], now_ms: float
+    ) -> WorkerOption:
+        """One of `options` (never empty, in slot order)."""
+        ...
+
+
+@runtime_checkable
+class LearningPolicy(Protocol):
+    """A policy that wants to know what came of its choices."""
+
+    def on_first_token(self, request_id: Hashable, now_ms: float) -> None:
+        """The first token of a request was produced."""
+        ...
+
+    def on_end(self, request_id: Hashable, now_ms: float) -> None:
+        """A request ended, however it ended."""
+        ...
+
+
+def check_choice(option: object, options: Sequence[WorkerOption], policy: object) -> WorkerOption:
+    """What a policy returned, if it may be returned.
+
+    Raises: ConfigError naming the policy otherwise.
+    """
+    if isinstance(option, WorkerOption) and option in options:
+        return option
+    raise ConfigError(
+        f"router.policy {type(policy).__name__}: choose() must return one of its options, "
+        f"got {option!r}"
+    )

@@ -1,0 +1,29 @@
+"""What the router knows of a request: everything but its true output length."""
+
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
+
+from dynosim.router.eligibility import Constraints
+from dynosim.router.settings import CostSettings
+
+
+class RoutingRequest(NamedTuple):
+    """One request to be placed.
+
+    `blocks` names the prompt's complete blocks as the index does (local hashes; extents in the
+    twin), `keys` as the load tracker does (sequence hashes; extents in the twin). `num_blocks` is
+    the number of complete blocks; those beyond what `keys` stand for are nobody else's.
+    """
+
+    request_id: Hashable
+    input_tokens: int
+    num_blocks: int
+    blocks: Sequence[int] = ()
+    keys: Sequence[int] = ()
+    priority_jump: float = 0.0  # seconds that it counts as having come earlier
+    strict_priority: int = 0
+    expected_output_tokens: int | None = None  # the client's hint
+    session_id: str | None = None
+    constraints: Constraints | None = None
+    policy_family: str | None = None
+    overrides: CostSettings | None = None

@@ -1,0 +1,73 @@
+"""The knobs of the router, in the field's words; defaults are Dynamo 1.6's."""
+
+from dataclasses import dataclass, field, fields
+from math import isfinite
+from typing import Literal
+
+from dynosim.errors import ConfigError
+from dynosim.router.busy import BusyThresholds
+from dynosim.router.classes import PolicyClass
+
+
+@dataclass(frozen=True, slots=True)
+class CostSettings:
+    """Weights of the cost function, see `dynosim.router.cost`.
+
+    A request can bring its own (`RoutingRequest.overrides`).
+    """
+
+    overlap_score_credit: float = 1.0  # blocks of prefill work saved per cached device block
+    overlap_score_credit_decay: float = 0.0  # less credit for workers with more queued prefill
+    prefill_load_scale: float = 1.0
+    host_cache_hit_weight: float = 0.75
+    disk_cache_hit_weight: float = 0.25
+    active_request_weight: float = 0.0  # blocks per request in hand
+    temperature: float = 0.0  # 0: the cheapest worker; more: closer to uniform
+    track_prefill_tokens: bool = True
+    assume_kv_reuse: bool = True  # False: prompt blocks of active requests are never shared
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if not isinstance(value, bool) and not (isfinite(value) and value >= 0):
+                raise ConfigError(
+                    f"router.{entry.name}: expected a finite number >= 0, got {value}"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSettings:
+    """What the router counts as load of a worker."""
+
+    track_output_blocks: bool = False
+    stale_after_ms: float = 300_000.0  # a request not heard of for so long is dropped
+
+    def __post_init__(self) -> None:
+        if not self.stale_after_ms > 0:
+            raise ConfigError(f"router.stale_after_ms: must be above 0, got {self.stale_after_ms}")
+
+
+@dataclass(frozen=True, slots=True)
+class AffinitySettings:
+    """Sessions stay with the worker that served them, for `ttl_ms` after their last request.
+
+    `hard`: a session's requests go there or are refused; `soft`: they go there if it is eligible.
+    """
+
+    ttl_ms: float
+    mode: Literal["hard", "soft"] = "hard"
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSettings:
+    """Everything that determines a router's decisions, next to its inputs."""
+
+    block_size: int
+    mode: str = "kv"
+    cost: CostSettings = field(default_factory=CostSettings)
+    load: LoadSettings = field(default_factory=LoadSettings)
+    classes: tuple[PolicyClass, ...] = ()  # none: nothing ever waits in the router
+    busy: BusyThresholds = field(default_factory=BusyThresholds)
+    affinity: AffinitySettings | None = None
+    cuda_to_cpu_ratio: float = 8.0  # how much more a GPU takes than a CPU, device-aware mode
+    seed: int = 0

@@ -1,0 +1,138 @@
+"""The workers a router may choose from, and the small numbers (slots) that stand for them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from dynosim.errors import ConfigError
+from dynosim.indexer.base import members
+
+TOPOLOGY_TAINT = "dynamo.topology/"
+
+
+class Candidate(NamedTuple):
+    """Where a request can run: a worker, and one of its data-parallel ranks."""
+
+    worker_id: int
+    dp_rank: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerCard:
+    """What a worker says of itself when it joins."""
+
+    worker_id: int
+    block_size: int  # tokens per KV block
+    total_kv_blocks: int | None = None  # per rank
+    max_num_batched_tokens: int | None = None  # per rank
+    dp_size: int = 1
+    dp_start: int = 0  # rank of the first of its `dp_size` ranks
+    device: Literal["gpu", "cpu"] = "gpu"
+    taints: frozenset[str] = frozenset()
+    topology: Mapping[str, str] = field(default_factory=dict)  # domain -> value
+
+    @property
+    def all_taints(self) -> frozenset[str]:
+        """Its own taints, and one for each topology domain it is in."""
+        return self.taints | {topology_taint(d, v) for d, v in self.topology.items()}
+
+
+def topology_taint(domain: str, value: str) -> str:
+    """The taint of all workers whose topology domain `domain` has this value."""
+    return f"{TOPOLOGY_TAINT}{domain}={value}"
+
+
+class WorkerTable:
+    """Slots of all known candidates. A slot that becomes free is given to the next that joins.
+
+    `mask` attributes and results are sets of slots (bit i: slot i).
+    """
+
+    def __init__(self, block_size: int) -> None:
+        self.block_size = block_size
+        self.cards: dict[int, WorkerCard] = {}
+        self.candidates: list[Candidate | None] = []  # by slot
+        self.all_mask = 0
+        self.cpu_mask = 0
+        self._slots: dict[Candidate, int] = {}
+        self._taint_masks: dict[str, int] = {}
+        self._worker_masks: dict[int, int] = {}
+
+    def add(self, card: WorkerCard) -> list[int]:
+        """Take in a worker; returns the slots of its ranks. A known worker id is replaced.
+
+        Raises: ConfigError if its block size is not the router's, so that no block would match.
+        """
+        if card.block_size != self.block_size:
+            raise ConfigError(
+                f"worker {card.worker_id}: KV block size {card.block_size} differs from the "
+                f"router's {self.block_size}; start both with the same block size"
+            )
+        if card.dp_size < 1:
+            raise ConfigError(f"worker {card.worker_id}: dp_size must be at least 1")
+        if card.worker_id in self.cards:
+            self.remove(card.worker_id)
+        self.cards[card.worker_id] = card
+        slots = [
+            self._take_slot(Candidate(card.worker_id, rank))
+            for rank in range(card.dp_start, card.dp_start + card.dp_size)
+        ]
+        mask = sum(1 << slot for slot in slots)
+        self._worker_masks[card.worker_id] = mask
+        self.all_mask |= mask
+        if card.device == "cpu":
+            self.cpu_mask |= mask
+        for taint in card.all_taints:
+            self._taint_masks[taint] = self._taint_masks.get(taint, 0) | mask
+        return slots
+
+    def remove(self, worker_id: int) -> list[int]:
+        """Let a worker go; returns the slots that it had (none if it was unknown)."""
+        card = self.cards.pop(worker_id, None)
+        if card is None:
+            return []
+        mask = self._worker_masks.pop(worker_id)
+        self.all_mask &= ~mask
+        self.cpu_mask &= ~mask
+        for taint in card.all_taints:
+            self._taint_masks[taint] &= ~mask
+        slots = list(members(mask))
+        for slot in slots:
+            candidate = self.candidates[slot]
+            assert candidate is not None
+            del self._slots[candidate]
+            self.candidates[slot] = None
+        return slots
+
+    def slot_of(self, worker_id: int, dp_rank: int = 0) -> int | None:
+        """The slot of a candidate, or None if there is no such worker or rank."""
+        return self._slots.get(Candidate(worker_id, dp_rank))
+
+    def candidate(self, slot: int) -> Candidate:
+        """Who has a slot that is in use."""
+        candidate = self.candidates[slot]
+        assert candidate is not None
+        return candidate
+
+    def card(self, slot: int) -> WorkerCard:
+        """The card of the worker that has a slot."""
+        return self.cards[self.candidate(slot).worker_id]
+
+    def mask_of_worker(self, worker_id: int) -> int:
+        """All ranks of a worker; empty if it is unknown."""
+        return self._worker_masks.get(worker_id, 0)
+
+    def mask_with_taint(self, taint: str) -> int:
+        """Every candidate whose worker has a taint."""
+        return self._taint_masks.get(taint, 0)
+
+    def _take_slot(self, candidate: Candidate) -> int:
+        slots = self.candidates
+        try:
+            slot = slots.index(None)
+            slots[slot] = candidate
+        except ValueError:
+            slot = len(slots)
+            slots.append(candidate)
+        self._slots[candidate] = slot
+        return slot

@@ -1,0 +1,45 @@
+"""A step-time model made slower or faster by a constant factor."""
+
+from dynosim.records import FloatArray, IntArray, StepLog
+from dynosim.timing.model import StepTimeModel
+
+
+class ScaledModel(StepTimeModel):
+    """`scale` times the step times of another model."""
+
+    def __init__(self, model: StepTimeModel, scale: float) -> None:
+        self._model = model
+        self._scale = scale
+        self.source = model.source
+        self.description = f"{scale:g} x ({model.description})"
+        self.notes = model.notes
+        self.decode_is_monotone = model.decode_is_monotone
+
+    def step_ms(
+        self,
+        num_prefills: int,
+        prefill_tokens: int,
+        prefix_tokens: int,
+        num_decodes: int,
+        decode_context_tokens: int,
+    ) -> float:
+        """See `StepTimeModel`."""
+        return self._scale * self._model.step_ms(
+            num_prefills, prefill_tokens, prefix_tokens, num_decodes, decode_context_tokens
+        )
+
+    def decode_run_ms(self, num_decodes: int, decode_context_tokens: int, num_steps: int) -> float:
+        """See `StepTimeModel`."""
+        return self._scale * self._model.decode_run_ms(
+            num_decodes, decode_context_tokens, num_steps
+        )
+
+    def decode_step_ms_array(
+        self, num_decodes: IntArray, decode_context_tokens: IntArray
+    ) -> FloatArray:
+        """See `StepTimeModel`."""
+        return self._scale * self._model.decode_step_ms_array(num_decodes, decode_context_tokens)
+
+    def steps_in_range(self, steps: StepLog) -> IntArray:
+        """See `StepTimeModel`."""
+        return self._model.steps_in_range(steps)
