@@ -29,16 +29,16 @@ class PromptNames(Protocol):
 
 
 class ExtentNames:
-    """Extents as they are."""
+    """Extents as they are, as far as other requests share them."""
 
     def __init__(self, extents: PrefixExtents) -> None:
         self.key_blocks: list[int] | None = extents.extent_blocks.tolist()
         self._path: list[int] = extents.path.tolist()
-        self._offsets: list[int] = extents.path_offsets.tolist()
+        self._first, self._end = extents.shared_path_offsets()
 
     def of(self, request_index: int) -> tuple[Sequence[int], Sequence[int]]:
-        """The path of a prompt, twice."""
-        path = self._path[self._offsets[request_index] : self._offsets[request_index + 1]]
+        """The shared part of a prompt's path, twice."""
+        path = self._path[self._first[request_index] : self._end[request_index]]
         return path, path
 
 

@@ -6,7 +6,7 @@ event after a delay of its own, or never; then the gap in the event ids is notic
 buffer asked for what is missing, as a live router does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from random import Random
@@ -59,22 +59,22 @@ class SilentPlane:
         return True
 
 
-class IndexFeed:
-    """Hands engine events to one index, by extents or block by block."""
+Feed = Callable[[int, Sequence[KvEvent]], None]
+"""Applies a worker's events to one index, in order."""
 
-    def __init__(self, index: ExtentIndex | Indexer, names: HashNames | None) -> None:
-        self._index = index
-        self._names = names
 
-    def apply_all(self, worker_id: int, events: Sequence[KvEvent]) -> None:
-        """Apply a worker's events in order."""
-        index, names = self._index, self._names
-        if isinstance(index, ExtentIndex):
-            index.apply_all(worker_id, events)
-            return
-        assert names is not None
+def feed_of(index: ExtentIndex | Indexer, names: HashNames | None) -> Feed:
+    """What hands engine events to an index, by extents or block by block."""
+    if isinstance(index, ExtentIndex):
+        return index.apply_all
+    assert names is not None
+    to_block_event = names.event
+
+    def apply_all(worker_id: int, events: Sequence[KvEvent]) -> None:
         for event in events:
-            index.apply(worker_id, names.event(event))
+            index.apply(worker_id, to_block_event(event))
+
+    return apply_all
 
 
 class DirectPlane:
@@ -82,7 +82,7 @@ class DirectPlane:
 
     next_ms = NEVER
 
-    def __init__(self, workers: list[Worker], feeds: list[IndexFeed]) -> None:
+    def __init__(self, workers: list[Worker], feeds: list[Feed]) -> None:
         self._workers = workers
         self._feeds = feeds
 
@@ -91,7 +91,7 @@ class DirectPlane:
         events = worker.scheduler.pool.events
         if events:
             for feed in self._feeds:
-                feed.apply_all(worker.worker_id, events)
+                feed(worker.worker_id, events)
             events.clear()
 
     def refresh(self, now_ms: float) -> None:
@@ -135,7 +135,7 @@ class DelayedPlane:
     def __init__(
         self,
         workers: list[Worker],
-        feeds: list[IndexFeed],
+        feeds: list[Feed],
         settings: DelaySettings,
         *,
         indexes: list[Indexer] | None,
@@ -178,7 +178,7 @@ class DelayedPlane:
         while messages and messages[0].due_ms <= now_ms:
             message = heappop(messages)
             if self._buffers is None:
-                self._feeds[message.frontend].apply_all(message.worker_id, (message.payload,))
+                self._feeds[message.frontend](message.worker_id, (message.payload,))
             else:
                 self._receive(message)
 

@@ -51,6 +51,8 @@ class RouterPlacer:
         self._observed = observed
         self.routers = routers
         self.plane = plane
+        self._collect = plane.collect
+        self._refresh = plane.refresh
         self.num_requests = [0] * len(routers[0].table.cards)
         self.log = RoutingLog([0.0] * len(trace), [0.0] * len(trace))
         self._names = names
@@ -64,7 +66,7 @@ class RouterPlacer:
 
     def place(self, view: RequestView, now_ms: float) -> int:
         """The worker that the next frontend's router chooses, or QUEUED. Raises: RequestRefused."""
-        self.plane.refresh(now_ms)
+        self._refresh(now_ms)
         if self._news:
             self._deliver_news(now_ms)
         if self._observed is not None:
@@ -86,9 +88,11 @@ class RouterPlacer:
 
     def hear(self, worker: Worker, finished: list[Sequence], now_ms: float) -> None:
         """Pass on events, first tokens and ends."""
-        self.plane.collect(worker, now_ms)
-        routers, home = self.routers, self._home
+        self._collect(worker, now_ms)
         first_tokens = worker.first_tokens
+        if not (first_tokens or finished):
+            return
+        routers, home = self.routers, self._home
         if first_tokens:
             for index in first_tokens:
                 routers[home[index]].first_token(index, now_ms)

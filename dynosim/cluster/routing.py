@@ -10,8 +10,8 @@ from dynosim.cluster.event_plane import (
     DelaySettings,
     DirectPlane,
     EventPlane,
-    IndexFeed,
     SilentPlane,
+    feed_of,
 )
 from dynosim.cluster.placement import LoadPlacer, Placer
 from dynosim.cluster.router_placer import RouterPlacer
@@ -188,7 +188,7 @@ def _make_plane(
         assert not isinstance(index, ApproximateIndex)
         fed.append(index)  # type: ignore[arg-type]
         by_hash.append(index)  # type: ignore[arg-type]
-    feeds = [IndexFeed(index, hashes) for index in fed]
+    feeds = [feed_of(index, hashes) for index in fed]
     if not routing.delays_events:
         return DirectPlane(workers, feeds)
     return DelayedPlane(

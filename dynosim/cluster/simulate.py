@@ -62,6 +62,8 @@ def simulate(
         settings = RouterSettings(engine.block_size, mode="round-robin", seed=seed)
         routing = RoutingSpec(settings)
     stamps_events = routing.follows_caches and routing.delays_events
+    # Only other requests' blocks matter to a router; a hash index is told of all, as in reality.
+    announced = None if stamps_events or routing.uses_hashes else extents.shared_extents()
     worker_type = AsyncWorker if engine.async_scheduling else Worker
     first_cpu = num_workers - routing.cpu_workers
     workers = [
@@ -72,7 +74,7 @@ def simulate(
                 extent_blocks,
                 keep_rows=exact_stepping,
                 publish_events=routing.follows_caches and engine.enable_prefix_caching,
-                publish_private=stamps_events or routing.uses_hashes,
+                announced=announced,
             ),
             timing if worker_id < first_cpu else ScaledModel(timing, cpu_step_time_scale),
             journal,

@@ -178,7 +178,7 @@ class Worker:
         """Whether the next uniform decode steps can cause KV events worth knowing."""
         pool = self._scheduler.pool
         decodes = self._scheduler.decodes
-        if pool.publishes_private:  # a block is full one step before the next is opened
+        if pool.publishes_all:  # a block is full one step before the next is opened
             return decodes.blocks_opened(num_steps + 1) > 0
         return pool.idle_blocks > 0 and pool.blank_blocks < decodes.blocks_opened(num_steps)
 

@@ -11,6 +11,7 @@ blocks + blocks in use = `num_blocks`. Semantics: vLLM 0.32 `BlockPool`.
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from dynosim.records import KvEvent
 
@@ -31,19 +32,20 @@ class BlockPool:
     """Block accounting, prefix lookup and eviction of one engine.
 
     `extent_blocks[content]` is the number of blocks of an extent. Blocks that belong to a single
-    request have the content id `-1 - request index` and no entry there. Events about them can be
-    left out: nobody else can ever ask for these blocks.
+    request have the content id `-1 - request index` and no entry there. With `announced`, events
+    tell only of the extents flagged in it: nobody need hear of blocks that nobody will ask for.
     """
 
     __slots__ = (
         "_idle",
         "_oldest",
         "_resident",
+        "announced",
         "blank_blocks",
         "events",
         "extent_blocks",
         "idle_blocks",
-        "publishes_private",
+        "publishes_all",
     )
 
     def __init__(
@@ -52,7 +54,7 @@ class BlockPool:
         extent_blocks: list[int],
         *,
         publish_events: bool = False,
-        publish_private: bool = True,
+        announced: Sequence[bool] | None = None,
     ) -> None:
         self.extent_blocks = extent_blocks
         self.blank_blocks = num_blocks  # free blocks without content: used first
@@ -61,7 +63,8 @@ class BlockPool:
         self._oldest: Extent | None = None  # the idle extent in eviction, taken off the dict
         self._resident: dict[int, Extent] = {}  # content -> oldest copy
         self.events: list[KvEvent] | None = [] if publish_events else None
-        self.publishes_private = publish_events and publish_private
+        self.announced = announced
+        self.publishes_all = publish_events and announced is None
 
     @property
     def free_blocks(self) -> int:
@@ -117,6 +120,7 @@ class BlockPool:
         missing = num_blocks - self.blank_blocks
         self.blank_blocks = 0
         self.idle_blocks -= missing
+        events, announced = self.events, self.announced
         while missing > 0:
             extent = self._oldest
             if extent is None:
@@ -128,10 +132,12 @@ class BlockPool:
                 self._oldest = None
             missing -= evicted
             extent.num_cached -= evicted
-            if self.events is not None and (extent.content >= 0 or self.publishes_private):
-                event = KvEvent(False, extent.content, extent.num_cached, evicted, None)
-                self.events.append(event)
-            if extent.num_cached == 0 and extent.content >= 0:
+            content = extent.content
+            if events is not None and (
+                announced is None or (content >= 0 and announced[content])
+            ):
+                events.append(KvEvent(False, content, extent.num_cached, evicted, None))
+            if extent.num_cached == 0 and content >= 0:
                 self._forget(extent)
 
     def open_extent(self, content: int) -> Extent:
@@ -165,7 +171,10 @@ class BlockPool:
         self, content: int, first_block: int, num_blocks: int, parent: int | None
     ) -> None:
         """Announce blocks that became hittable, if anyone listens."""
-        if self.events is not None:
+        if self.events is None:
+            return
+        announced = self.announced
+        if announced is None or (content >= 0 and announced[content]):
             self.events.append(KvEvent(True, content, first_block, num_blocks, parent))
 
     def _forget(self, extent: Extent) -> None:

@@ -68,7 +68,7 @@ class KvCache:
         path_blocks = sequence.path_blocks
         if sequence.covered_blocks < path_blocks and sequence.covered_blocks < full:
             self._cover(sequence, full if full < path_blocks else path_blocks)
-        if self.pool.publishes_private and full - path_blocks > sequence.own_published:
+        if self.pool.publishes_all and full - path_blocks > sequence.own_published:
             parent = sequence.path[-1] if sequence.path else None
             first = sequence.own_published
             sequence.own_published = full - path_blocks

@@ -29,7 +29,7 @@ class VllmScheduler:
 
     `extent_blocks` are the sizes of the extents that request paths name. `keep_rows` asks for
     step-by-step plans that list every request; `publish_events` for KV events in `pool.events`,
-    without `publish_private` only those about blocks that several requests can share.
+    with `announced` only about the extents flagged in it.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class VllmScheduler:
         *,
         keep_rows: bool = False,
         publish_events: bool = False,
-        publish_private: bool = True,
+        announced: list[bool] | None = None,
     ) -> None:
         self.spec = spec
         self.pool = BlockPool(
             spec.usable_blocks,
             extent_blocks,
             publish_events=publish_events,
-            publish_private=publish_private,
+            announced=announced,
         )
         self.decodes = DecodeSet(spec.block_size)
         self.running: dict[Sequence, None] = {}  # an ordered set, in admission order
@@ -69,7 +69,7 @@ class VllmScheduler:
         self._is_fcfs = spec.policy == "fcfs"
         self._keep_rows = keep_rows
         # Generated blocks are registered as they fill only if somebody can hit or hear of them.
-        self._registers_decodes = publish_events and publish_private
+        self._registers_decodes = publish_events and announced is None
 
     # ---- the driver's side ---------------------------------------------------------------------
 

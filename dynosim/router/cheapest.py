@@ -56,16 +56,20 @@ def cheapest(
             break
         if slots & (slots - 1):
             inside = lists.of(slots)
-            least = min([own_cost[slot] for slot in inside])
-            if least - saving > lowest:
+            costs = [own_cost[slot] for slot in inside]
+            least = min(costs)
+            cost = least - saving
+            if cost > lowest:
                 continue
-            found = [slot for slot in inside if own_cost[slot] == least]
+            if costs.count(least) == 1:
+                found = [inside[costs.index(least)]]
+            else:
+                found = [slot for slot in inside if own_cost[slot] == least]
         else:
             found = [slots.bit_length() - 1]
-            least = own_cost[found[0]]
-        if least - saving < lowest:
-            lowest, best = least - saving, found
-        elif least - saving == lowest:
-            best = best + found
-    best.sort()
+            cost = own_cost[found[0]] - saving
+        if cost < lowest:
+            lowest, best = cost, found
+        elif cost == lowest:
+            best = sorted(best + found)
     return best, lowest

@@ -94,6 +94,15 @@ class KvRouter:
         self._is_hard = affinity is not None and affinity.mode == "hard"
         self._leases: dict[Hashable, str] = {}  # requests in hand that belong to a session
         self._follower = index if isinstance(index, RoutingFollower) else None
+        # Nothing but cost decides: most of `submit` can be skipped for requests without wishes.
+        self._is_pure_kv = (
+            settings.mode == "kv"
+            and policy is None
+            and self._queue is None
+            and self._affinity is None
+            and self._follower is None
+            and not settings.busy.is_set
+        )
 
     # ---- workers -------------------------------------------------------------------------------
 
@@ -136,6 +145,15 @@ class KvRouter:
         """
         if request.input_tokens < 1:
             raise InvalidRequest("the prompt is empty")
+        if self._is_pure_kv and request.constraints is None and self.table.all_mask:
+            slot, cost, overlap_blocks, cached_tokens = self.choice.choose(
+                request, self.table.all_mask, now_ms
+            )
+            self.load.book(request, slot, cached_tokens, now_ms)
+            worker_id, dp_rank = self.table.candidate(slot)
+            return Decision(
+                request.request_id, worker_id, dp_rank, slot, cost, overlap_blocks, cached_tokens, 0.0
+            )
         eligible = self._eligible(request, now_ms)
         if self._queue is not None and self._waits(request, eligible, now_ms):
             return None

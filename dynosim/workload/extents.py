@@ -28,6 +28,25 @@ class PrefixExtents:
     path_offsets: IntArray  # (n + 1,)
     path_blocks: IntArray  # (n,)
 
+    def shared_extents(self) -> list[bool]:
+        """Per extent: whether more than one request walks through it."""
+        visits = np.bincount(self.path, minlength=len(self.extent_blocks))
+        shared: list[bool] = (visits > 1).tolist()
+        return shared
+
+    def shared_path_offsets(self) -> tuple[list[int], list[int]]:
+        """Where the part of each path that others share begins and ends.
+
+        It is a leading part: who shares an extent shares all before it.
+        """
+        is_shared = np.bincount(self.path, minlength=len(self.extent_blocks)) > 1
+        counts = np.concatenate([[0], np.cumsum(is_shared[self.path])])
+        begin = self.path_offsets[:-1]
+        end = begin + counts[self.path_offsets[1:]] - counts[begin]
+        first: list[int] = begin.tolist()
+        last: list[int] = end.tolist()
+        return first, last
+
 
 def prefix_extents(trace: Trace, block_size: int, *, single_blocks: bool = False) -> PrefixExtents:
     """Extents of a trace for engines with blocks of `block_size` tokens.

@@ -82,7 +82,7 @@ def test_events_tell_what_was_evicted() -> None:
 
 
 def test_events_about_private_blocks_can_be_left_out() -> None:
-    pool = BlockPool(1, [1], publish_events=True, publish_private=False)
+    pool = BlockPool(1, [1], publish_events=True, announced=[True])
     pool.allocate(1)
     private = Extent(-1)
     private.num_cached = 1
