@@ -93,10 +93,10 @@ class ActiveLoad:
         name = request.request_id
         if name in self.bookings:
             raise InvariantError(f"request {name} is placed twice")
-        override = request.overrides
-        cost = self._cost if override is None else override
+        cost = self._cost if request.overrides is None else request.overrides
         keys = request.keys if cost.assume_kv_reuse else ()
-        private = request.num_blocks - self._num_blocks_of(keys)
+        grown, named = self._hold(slot, keys)
+        private = request.num_blocks - named
         prefill = 0
         if cost.track_prefill_tokens and request.input_tokens > cached_tokens:
             prefill = request.input_tokens - cached_tokens
@@ -110,7 +110,7 @@ class ActiveLoad:
             if self._estimator is not None:
                 duration_ms = self._estimator.predict_ms(prefill, cached_tokens)
                 self._clocks[slot].add(name, prefill, duration_ms, now_ms)
-        self._blocks[slot] += private + self._hold(slot, keys)
+        self._blocks[slot] += private + grown
         self._refresh(slot)
 
     def first_token(self, name: Hashable, now_ms: float) -> None:
@@ -221,24 +221,27 @@ class ActiveLoad:
         sizes = self._key_blocks
         return len(keys) if sizes is None else sum([sizes[key] for key in keys])
 
-    def _hold(self, slot: int, keys: Sequence[int]) -> float:
-        """Reference keys; returns by how much the slot's blocks grow."""
+    def _hold(self, slot: int, keys: Sequence[int]) -> tuple[float, int]:
+        """Reference keys; returns by how much the slot's blocks grow, and the blocks named."""
         refs = self._refs[slot]
         weights = self._weights[slot]
         holders = self._holders
         sizes = self._key_blocks
         bit = 1 << slot
         grown = 0.0
+        named = 0
         for key in keys:
+            size = 1 if sizes is None else sizes[key]
+            named += size
             if key in refs:
                 refs[key] += 1
                 if weights and key in weights:  # no longer one request's own: counts in full
-                    grown += (1 - weights.pop(key)) * (1 if sizes is None else sizes[key])
+                    grown += (1 - weights.pop(key)) * size
             else:
                 refs[key] = 1
                 holders[key] = holders.get(key, 0) | bit
-                grown += 1 if sizes is None else sizes[key]
-        return grown
+                grown += size
+        return grown, named
 
     def _let_go(self, slot: int, keys: Sequence[int]) -> float:
         """Drop references; returns by how much the slot's blocks shrink."""

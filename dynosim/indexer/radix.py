@@ -1,0 +1,137 @@
+"""A radix tree with one node per block: the plain exact index.
+
+A node stands for a block behind a certain prefix; it knows the set of workers that hold it. Per
+worker a table leads from the engine's block hashes to nodes, so that events need no search.
+"""
+
+from collections.abc import Sequence
+
+from dynosim.indexer.base import (
+    BlockEvent,
+    Cleared,
+    IndexCounters,
+    Overlaps,
+    Removed,
+    Stored,
+    Tier,
+)
+
+
+class Node:
+    """One block after one prefix."""
+
+    __slots__ = ("children", "local", "parent", "workers")
+
+    def __init__(self, parent: "Node | None", local: int) -> None:
+        self.parent = parent
+        self.local = local
+        self.workers = 0
+        self.children: dict[int, Node] = {}
+
+
+class RadixIndex:
+    """Exact prefix index, block by block."""
+
+    def __init__(self) -> None:
+        self.counters = IndexCounters()
+        self._root = Node(None, 0)
+        self._nodes: dict[int, dict[int, Node]] = {}  # worker -> block hash -> node
+
+    def apply(self, worker: int, event: BlockEvent) -> None:
+        """Take one event of a worker into account."""
+        if isinstance(event, Stored):
+            self._store(worker, event)
+        elif isinstance(event, Removed):
+            self._remove(worker, event.block_hashes)
+        elif event.tier is None or event.tier is Tier.DEVICE:
+            self.remove_worker(worker)
+
+    def find_matches(self, blocks: Sequence[int]) -> Overlaps:
+        """Who holds how many leading blocks; `blocks` are local hashes."""
+        counters = self.counters
+        counters.queries += 1
+        counters.query_blocks += len(blocks)
+        alive = -1  # everybody
+        classes: list[tuple[int, int]] = []
+        node = self._root
+        depth = 0
+        for local in blocks:
+            child = node.children.get(local)
+            still = 0 if child is None else alive & child.workers
+            if still != alive and depth:
+                classes.append((alive ^ still, depth))
+            alive = still
+            if child is None or not still:
+                break
+            node = child
+            depth += 1
+        counters.lookups += min(depth + 1, len(blocks))
+        if alive and depth:
+            classes.append((alive, depth))
+        return Overlaps(classes)
+
+    def remove_worker(self, worker: int) -> None:
+        """Forget everything about a worker."""
+        for node in self._nodes.pop(worker, {}).values():
+            self._drop(node, worker)
+
+    @property
+    def size(self) -> int:
+        """(worker, block) pairs held."""
+        return sum(len(nodes) for nodes in self._nodes.values())
+
+    def dump(self, worker: int) -> list[Stored]:
+        """Stored events that rebuild what a worker holds, parents first.
+
+        Blocks behind a missing one cannot be told of and are left out.
+        """
+        hashes = {node: block for block, node in self._nodes.get(worker, {}).items()}
+        events: list[Stored] = []
+        pending: list[tuple[int | None, Node]] = [(None, self._root)]
+        while pending:
+            parent, node = pending.pop()
+            for child in node.children.values():
+                if child in hashes:
+                    events.append(Stored(parent, [hashes[child]], [child.local]))
+                    pending.append((hashes[child], child))
+        return events
+
+    def _store(self, worker: int, event: Stored) -> None:
+        nodes = self._nodes.setdefault(worker, {})
+        node = self._root
+        if event.parent is not None:
+            found = nodes.get(event.parent)
+            if found is None:
+                self.counters.unknown_parents += 1
+                return
+            node = found
+        bit = 1 << worker
+        num_known = 0
+        for block_hash, local in zip(event.block_hashes, event.local_hashes, strict=True):
+            child = node.children.get(local)
+            if child is None:
+                child = node.children[local] = Node(node, local)
+            num_known += child.workers >> worker & 1
+            child.workers |= bit
+            nodes[block_hash] = child
+            node = child
+        self.counters.duplicate_blocks += num_known
+        self.counters.stored_blocks += len(event.block_hashes) - num_known
+
+    def _remove(self, worker: int, block_hashes: Sequence[int]) -> None:
+        nodes = self._nodes.get(worker, {})
+        for block_hash in block_hashes:
+            node = nodes.pop(block_hash, None)
+            if node is None:
+                self.counters.unknown_blocks += 1
+                continue
+            self.counters.removed_blocks += 1
+            self._drop(node, worker)
+
+    def _drop(self, node: Node, worker: int) -> None:
+        """Take a worker off a node; empty leaves go, upwards."""
+        node.workers &= ~(1 << worker)
+        while not node.workers and not node.children and node.parent is not None:
+            parent = node.parent
+            del parent.children[node.local]
+            node = parent
