@@ -123,7 +123,9 @@ def trace_sequence_hashes(local: HashArray, offsets: IntArray) -> HashArray:
     num_blocks = offsets[1:] - offsets[:-1]
     longest_first = np.argsort(-num_blocks, kind="stable")
     first = offsets[:-1][longest_first]
-    still = np.searchsorted(-num_blocks[longest_first], -np.arange(1, num_blocks.max() + 1), "right")
+    still = np.searchsorted(
+        -num_blocks[longest_first], -np.arange(1, num_blocks.max() + 1), "right"
+    )
     for depth in range(1, len(still)):
         rows = first[: still[depth]] + depth
         pairs = np.stack([hashes[rows - 1], local[rows]], axis=1).astype("<u8")

@@ -56,7 +56,8 @@ def _secret(offset: int, size: int = 8) -> int:
 def _read(rows: NDArray[np.uint8], offset: int, size: int = 8) -> U64:
     """Little-endian integers at a byte offset of every row."""
     part = np.ascontiguousarray(rows[:, offset : offset + size])
-    return part.view(f"<u{size}")[:, 0].astype(np.uint64)
+    values: U64 = part.view(f"<u{size}")[:, 0].astype(np.uint64)
+    return values
 
 
 def _avalanche64(value: U64) -> U64:
@@ -85,7 +86,8 @@ def _fold(left: U64, right: U64) -> U64:
 
 
 def _rotated(value: U64, bits: int) -> U64:
-    return (value << np.uint64(bits)) | (value >> np.uint64(64 - bits))
+    rotated: U64 = (value << np.uint64(bits)) | (value >> np.uint64(64 - bits))
+    return rotated
 
 
 def _up_to_3(rows: NDArray[np.uint8], length: int, seed: int) -> U64:

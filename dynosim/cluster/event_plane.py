@@ -13,7 +13,7 @@ from random import Random
 from typing import Any, NamedTuple, Protocol
 
 from dynosim.cluster.block_names import HashNames
-from dynosim.cluster.worker import NEVER, Worker
+from dynosim.cluster.worker import Worker
 from dynosim.indexer.base import BlockEvent, Indexer
 from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.stream import EventBuffer, EventStream
@@ -24,8 +24,6 @@ BUFFERED_EVENTS = 4096  # per worker, for replay
 
 class EventPlane(Protocol):
     """Carries events from workers to indexes."""
-
-    next_ms: float
 
     def collect(self, worker: Worker, now_ms: float) -> None:
         """Take up what a worker tells at the end of a step or run."""
@@ -45,8 +43,6 @@ class EventPlane(Protocol):
 
 class SilentPlane:
     """No events: indexes that learn from routing decisions, or modes that need none."""
-
-    next_ms = NEVER
 
     def collect(self, worker: Worker, now_ms: float) -> None:
         """Nothing to take up."""
@@ -79,8 +75,6 @@ def feed_of(index: ExtentIndex | Indexer, names: HashNames | None) -> Feed:
 
 class DirectPlane:
     """Every index hears at once; evictions in the middle of a run are looked up when they matter."""
-
-    next_ms = NEVER
 
     def __init__(self, workers: list[Worker], feeds: list[Feed]) -> None:
         self._workers = workers
@@ -154,11 +148,6 @@ class DelayedPlane:
         is_numbered = settings.loss > 0 or settings.jitter_ms > 0
         self._buffers = [EventBuffer(BUFFERED_EVENTS) for _ in workers] if is_numbered else None
         self.streams = [[EventStream() for _ in workers] for _ in feeds] if is_numbered else []
-
-    @property
-    def next_ms(self) -> float:
-        """When the next message is due."""
-        return self._messages[0].due_ms if self._messages else NEVER
 
     def collect(self, worker: Worker, now_ms: float) -> None:
         """Send what a worker tells on its way to every frontend."""

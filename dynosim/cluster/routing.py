@@ -157,9 +157,7 @@ def worker_cards(routing: RoutingSpec, engine: EngineSpec, num_workers: int) -> 
     ]
 
 
-def _make_index(
-    routing: RoutingSpec, extents: PrefixExtents, engine: EngineSpec
-) -> OverlapSource:
+def _make_index(routing: RoutingSpec, extents: PrefixExtents, engine: EngineSpec) -> OverlapSource:
     if not routing.follows_caches and routing.use_kv_events:
         return ExtentIndex(extents.extent_blocks.tolist())  # stays empty: the mode needs none
     if not routing.use_kv_events:

@@ -133,9 +133,7 @@ class BlockPool:
             missing -= evicted
             extent.num_cached -= evicted
             content = extent.content
-            if events is not None and (
-                announced is None or (content >= 0 and announced[content])
-            ):
+            if events is not None and (announced is None or (content >= 0 and announced[content])):
                 events.append(KvEvent(False, content, extent.num_cached, evicted, None))
             if extent.num_cached == 0 and content >= 0:
                 self._forget(extent)

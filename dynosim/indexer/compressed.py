@@ -139,7 +139,9 @@ class CompressedRadixIndex:
                 continue
             self._hold(run, worker, position, matched)
             stop = position + matched
-            places.update(zip(names[done : done + matched], _places(run, position, stop), strict=True))
+            places.update(
+                zip(names[done : done + matched], _places(run, position, stop), strict=True)
+            )
             done += matched
             position = stop
 

@@ -74,7 +74,9 @@ class PolicyClass:
         if self.policy_family is not None and self.policy_family != family:
             return False
         top = self.max_uncached_tokens
-        return uncached_tokens >= self.min_uncached_tokens and (top is None or uncached_tokens < top)
+        return uncached_tokens >= self.min_uncached_tokens and (
+            top is None or uncached_tokens < top
+        )
 
 
 def class_for(

@@ -6,11 +6,12 @@ the block index, session bindings and the pending queue. Ties are drawn from the
 in slot order with a generator seeded once, so equal inputs give equal decisions.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from dynosim.indexer.base import OverlapSource, RoutingFollower
+from dynosim.indexer.base import BlockEvent, OverlapSource, RoutingFollower
+from dynosim.records import KvEvent
 from dynosim.router.affinity import SessionAffinity
 from dynosim.router.busy import busy_mask
 from dynosim.router.classes import PolicyClass, class_for, is_busy, must_wait
@@ -21,7 +22,13 @@ from dynosim.router.modes import make_load_mode
 from dynosim.router.policy import LearningPolicy, PlacementPolicy, check_choice
 from dynosim.router.prefill_load import PrefillEstimator
 from dynosim.router.queue import PendingQueue, QueuedRequest
-from dynosim.router.refusals import InvalidRequest, NoEligibleWorker, RequestRefused, WorkersBusy
+from dynosim.router.refusals import (
+    InvalidRequest,
+    NoEligibleWorker,
+    RequestRefused,
+    UnknownWorker,
+    WorkersBusy,
+)
 from dynosim.router.request import RoutingRequest
 from dynosim.router.settings import RouterSettings
 from dynosim.router.workers import WorkerCard, WorkerTable
@@ -47,6 +54,10 @@ class Refusal(NamedTuple):
 
     request_id: Hashable
     error: RequestRefused
+
+
+AnyEvent = BlockEvent | KvEvent
+"""What the router's index understands: hash indexes block events, the twin's index extents."""
 
 
 class KvRouter:
@@ -131,6 +142,22 @@ class KvRouter:
             self._leases.pop(request_id, None)
         return lost
 
+    def apply_events(self, worker_id: int, dp_rank: int, events: Iterable[AnyEvent]) -> None:
+        """Take block events of a worker into account, in order.
+
+        Raises: UnknownWorker if no such worker has joined; nothing is changed then.
+        """
+        slot = self.table.slot_of(worker_id, dp_rank)
+        if slot is None:
+            known = ", ".join(map(str, sorted(self.table.cards)[:8])) or "none"
+            raise UnknownWorker(
+                f"KV event from worker {worker_id} rank {dp_rank}, which has not joined; "
+                f"known workers: {known}"
+            )
+        index: Any = self.index
+        for event in events:
+            index.apply(slot, event)
+
     # ---- requests ------------------------------------------------------------------------------
 
     @property
@@ -152,7 +179,14 @@ class KvRouter:
             self.load.book(request, slot, cached_tokens, now_ms)
             worker_id, dp_rank = self.table.candidate(slot)
             return Decision(
-                request.request_id, worker_id, dp_rank, slot, cost, overlap_blocks, cached_tokens, 0.0
+                request.request_id,
+                worker_id,
+                dp_rank,
+                slot,
+                cost,
+                overlap_blocks,
+                cached_tokens,
+                0.0,
             )
         eligible = self._eligible(request, now_ms)
         if self._queue is not None and self._waits(request, eligible, now_ms):

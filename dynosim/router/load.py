@@ -86,9 +86,7 @@ class ActiveLoad:
 
     # ---- the life of a request -----------------------------------------------------------------
 
-    def book(
-        self, request: RoutingRequest, slot: int, cached_tokens: int, now_ms: float
-    ) -> None:
+    def book(self, request: RoutingRequest, slot: int, cached_tokens: int, now_ms: float) -> None:
         """Count a request as placed on `slot`, which has `cached_tokens` of its prompt."""
         name = request.request_id
         if name in self.bookings:

@@ -34,9 +34,7 @@ class PrefillClock:
         self._total_tokens = 0
         self._anchor_ms = 0.0  # when the oldest became the oldest
 
-    def add(
-        self, name: Hashable, tokens: int, duration_ms: float | None, now_ms: float
-    ) -> None:
+    def add(self, name: Hashable, tokens: int, duration_ms: float | None, now_ms: float) -> None:
         """A prompt joins the end of the line."""
         if not self._prefills:
             self._anchor_ms = now_ms

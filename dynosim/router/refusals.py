@@ -1,7 +1,9 @@
 """Why a router may decline a request. The request is lost; the router and all others go on."""
 
+from dynosim.errors import DynosimError
 
-class RequestRefused(Exception):
+
+class RequestRefused(DynosimError):
     """A request that the router will not place; `http_status` is what a client is told."""
 
     http_status = 503
@@ -25,3 +27,7 @@ class InvalidRequest(RequestRefused):
     """The request itself is wrong."""
 
     http_status = 400
+
+
+class UnknownWorker(DynosimError):
+    """News of a worker that has not joined, or has left."""
