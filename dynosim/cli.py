@@ -84,6 +84,12 @@ def run(
         bool, typer.Option("--check", help="Test the laws of conservation at the end.")
     ] = False,
     skip_bad_lines: SkipBadLines = False,
+    router_log: Annotated[
+        Path | None, typer.Option(help="File for the router's inputs and decisions.")
+    ] = None,
+    kv_events: Annotated[
+        bool, typer.Option("--kv-events", help="With --out: write and plot all KV events.")
+    ] = False,
 ) -> None:
     """Simulate one configuration and report on it."""
     from dynosim.cli_run import run_command
@@ -95,6 +101,8 @@ def run(
         as_json=json,
         exact_stepping=exact_stepping,
         check=check,
+        router_log=router_log,
+        kv_events=kv_events,
     )
 
 
@@ -146,6 +154,17 @@ def conformance(
     from dynosim.conformance import main_command
 
     raise typer.Exit(main_command(scenarios, golden, json))
+
+
+@app.command("replay-log", epilog="Example: dynosim replay-log router.jsonl")
+def replay_log(
+    log: Annotated[Path, typer.Argument(help="Log of a router, of the twin or live.")],
+    json: AsJson = False,
+) -> None:
+    """Derive every decision of a router again from its inputs; show the first that differs."""
+    from dynosim.cli_replay import replay_log_command
+
+    raise typer.Exit(replay_log_command(log, as_json=json))
 
 
 @app.command(epilog="Example: dynosim support --model Qwen/Qwen3-32B --hardware h200_sxm")

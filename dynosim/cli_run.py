@@ -8,6 +8,7 @@ from typing import Any
 
 from dynosim.atomic import check_folder, text_writer, write_files
 from dynosim.config import dump_run, load_run
+from dynosim.errors import ConfigError
 from dynosim.runner import RunOutcome, run
 
 _LATENCIES = {
@@ -27,12 +28,22 @@ def run_command(
     as_json: bool,
     exact_stepping: bool,
     check: bool,
+    router_log: Path | None = None,
+    kv_events: bool = False,
 ) -> None:
     """Run the file and show the result; with `out`, write it too. Raises: DynosimError."""
     config = load_run(path, overrides)
     if out is not None:
         check_folder(out)
-    outcome = run(config, exact_stepping=exact_stepping, check=check)
+    elif kv_events:
+        raise ConfigError("--kv-events: needs --out, the folder to write them to")
+    outcome = run(
+        config,
+        exact_stepping=exact_stepping,
+        check=check,
+        router_log=router_log,
+        record_kv_events=kv_events,
+    )
     document = report_document(outcome)
     if out is not None:
         write_run(out, outcome, document)

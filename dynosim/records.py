@@ -126,6 +126,27 @@ class StepLog:
 
 
 @dataclass(frozen=True, slots=True)
+class RoutingStats:
+    """What the routers of a run decided, and what they knew."""
+
+    overlap_blocks: FloatArray  # (n,) leading blocks taken to be cached when placed
+    queued_ms: FloatArray  # (n,) waited in the router before being placed
+    num_queued: int  # requests that had to wait
+    refused: dict[int, int]  # HTTP status -> requests
+    index_blocks: int  # (worker, block) pairs in the index at the end, of the first frontend
+    counters: dict[str, int]  # of its index, and of the event streams
+
+
+@dataclass(frozen=True, slots=True)
+class KvEventLog:
+    """Every KV event of a run: blocks that became cached (positive) or were evicted (negative)."""
+
+    time_ms: FloatArray  # the end of the step in which it happened
+    worker_id: IntArray
+    num_blocks: IntArray
+
+
+@dataclass(frozen=True, slots=True)
 class RunResult:
     """One finished simulation: the input of every report."""
 
@@ -140,3 +161,5 @@ class RunResult:
     num_preemptions: int
     num_scheduling_events: int
     simulate_wall_ms: float  # real time of the simulation proper
+    routing: RoutingStats | None = None  # None: placed by load alone
+    kv_events: KvEventLog | None = None  # None: not asked for

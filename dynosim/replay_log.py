@@ -7,48 +7,18 @@ policy; the others are entries of `dynosim.router.log`.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 import msgspec
 
 from dynosim.errors import ConfigError, DynosimError
-from dynosim.indexer.approximate import ApproximateIndex, PredictedIndex
-from dynosim.indexer.base import OverlapSource
-from dynosim.indexer.extents import ExtentIndex
-from dynosim.indexer.make import make_indexer
+from dynosim.indexer.make import IndexSpec
 from dynosim.router.kv_router import KvRouter
-from dynosim.router.log import Entry, replay_entry
+from dynosim.router.log import Sink, replay_entry
 from dynosim.router.settings import RouterSettings
 from dynosim.routing_config import load_policy
 
 FORMAT = 1
-
-
-@dataclass(frozen=True, slots=True)
-class IndexSpec:
-    """How to make the index that a router had: a kind of `make_indexer`, or one of ours.
-
-    `extents`: `extent_blocks`. `approximate`: `ttl_ms` or `capacity_blocks`. `predicted_ttl_ms`
-    puts a guess beside a hash index.
-    """
-
-    kind: str
-    extent_blocks: list[int] | None = None
-    ttl_ms: float = 120_000.0
-    capacity_blocks: int | None = None
-    predicted_ttl_ms: float | None = None
-
-    def make(self) -> OverlapSource:
-        """An empty index. Raises: ConfigError for an unknown kind."""
-        if self.kind == "extents":
-            return ExtentIndex(self.extent_blocks or [])
-        if self.kind == "approximate":
-            return ApproximateIndex(ttl_ms=self.ttl_ms, capacity_blocks=self.capacity_blocks)
-        index = make_indexer(self.kind)
-        if self.predicted_ttl_ms is None:
-            return index
-        return PredictedIndex(index, ApproximateIndex(ttl_ms=self.predicted_ttl_ms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,29 +40,26 @@ class LogHeader:
 
 
 class LogWriter:
-    """Writes a router log; the sink for a `LoggedRouter`."""
+    """Writes a router log; `open` gives the sink for a `LoggedRouter`.
 
-    def __init__(self, path: Path, header: LogHeader) -> None:
+    Raises: ConfigError if the file cannot be written.
+    """
+
+    def __init__(self, path: Path, policy: str | None = None) -> None:
         self._encoder = msgspec.json.Encoder()
+        self._policy = policy
         try:
             self._file: IO[bytes] = path.open("wb")
         except OSError as error:
             raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
-        self._write(header)
 
-    def __call__(self, entry: Entry) -> None:
-        """Append an entry."""
-        self._write(entry)
+    def open(self, settings: RouterSettings, index: IndexSpec) -> Sink:
+        """Write the header; what is returned appends entries."""
+        self._write(LogHeader(FORMAT, settings, index, self._policy))
+        return self._write
 
-    def __enter__(self) -> "LogWriter":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Finish the file."""
         self._file.close()
 
     def _write(self, document: Any) -> None:

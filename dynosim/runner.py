@@ -4,7 +4,8 @@ import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from dynosim.cluster import check_requests_fit, simulate
@@ -14,6 +15,7 @@ from dynosim.engine.spec import EngineSpec
 from dynosim.errors import InfeasibleError
 from dynosim.metrics import check_conservation, summarize
 from dynosim.records import RunResult, Trace
+from dynosim.replay_log import LogWriter
 from dynosim.routing_config import routing_spec
 from dynosim.silicon import Capacity, build_timing, resolve_num_gpu_blocks
 from dynosim.silicon.catalogue import model_entry
@@ -48,10 +50,13 @@ def run(
     exact_stepping: bool = False,
     check: bool = False,
     trace: Trace | None = None,
+    router_log: Path | None = None,
+    record_kv_events: bool = False,
 ) -> RunOutcome:
     """Simulate `config`. `trace` is the workload if it has been loaded already.
 
-    `wall_time_ms` in the report is real time from before the trace is opened to the end. `check`
+    `router_log` is a file to write the router's inputs and decisions to, for `replay_log`;
+    `record_kv_events` keeps every KV event in the result. `wall_time_ms` in the report is real time from before the trace is opened to the end. `check`
     tests the laws of conservation on the result.
 
     Raises: ConfigError, TraceError, InfeasibleError; InvariantError if a law is broken.
@@ -69,6 +74,11 @@ def run(
             estimator=StepTimeEstimator(prepared.timing, config.engine.max_num_batched_tokens),
             cpu_workers=config.cluster.cpu_workers,
         )
+        routing = replace(routing, records_events=record_kv_events)
+        log = None
+        if router_log is not None:
+            log = LogWriter(router_log, config.router.policy)
+            routing = replace(routing, open_log=log.open)
         result = simulate(
             trace,
             engine=prepared.engine,
@@ -82,6 +92,8 @@ def run(
             exact_stepping=exact_stepping,
             max_sim_time_ms=config.cluster.max_sim_time_ms,
         )
+        if log is not None:
+            log.close()
         if check:
             check_conservation(result, trace)
         report = summarize(result, prepared.timing, sla=config.sla, wall_time_ms=0.0)

@@ -82,7 +82,7 @@ def _fold(left: U64, right: U64) -> U64:
     middle = (low_low >> half) + (high_low & low_mask) + low_high
     high = (high_low >> half) + (middle >> half) + high_high
     low = (middle << half) | (low_low & low_mask)
-    return low ^ high
+    return np.asarray(low ^ high, np.uint64)
 
 
 def _rotated(value: U64, bits: int) -> U64:

@@ -6,18 +6,23 @@ event after a delay of its own, or never; then the gap in the event ids is notic
 buffer asked for what is missing, as a live router does.
 """
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from random import Random
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from dynosim.cluster.block_names import HashNames
 from dynosim.cluster.worker import Worker
-from dynosim.indexer.base import BlockEvent, Indexer
+from dynosim.indexer.base import BlockEvent
 from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.stream import EventBuffer, EventStream
-from dynosim.records import KvEvent
+from dynosim.records import KvEvent, KvEventLog
+from dynosim.router.kv_router import KvRouter
+from dynosim.router.log import LoggedRouter
 
 BUFFERED_EVENTS = 4096  # per worker, for replay
 
@@ -40,12 +45,47 @@ class EventPlane(Protocol):
         """
         ...
 
+    def counters(self) -> dict[str, int]:
+        """What happened to events on their way."""
+        ...
+
+    def recorded(self) -> KvEventLog | None:
+        """All events, if they are recorded."""
+        ...
+
+
+class EventRecorder:
+    """Keeps the size of every event, for density plots and conservation checks."""
+
+    def __init__(self) -> None:
+        self._times_ms = array("d")
+        self._worker_ids = array("q")
+        self._num_blocks = array("q")
+
+    def note(self, time_ms: float, worker_id: int, event: KvEvent) -> None:
+        """Keep an event."""
+        self._times_ms.append(time_ms)
+        self._worker_ids.append(worker_id)
+        self._num_blocks.append(event.num_blocks if event.is_stored else -event.num_blocks)
+
+    def log(self) -> KvEventLog:
+        """All events so far."""
+        return KvEventLog(
+            np.array(self._times_ms), np.array(self._worker_ids), np.array(self._num_blocks)
+        )
+
 
 class SilentPlane:
-    """No events: indexes that learn from routing decisions, or modes that need none."""
+    """No index hears of events: they learn from routing decisions, or the mode needs none."""
+
+    def __init__(self, recorder: EventRecorder | None = None) -> None:
+        self._recorder = recorder
 
     def collect(self, worker: Worker, now_ms: float) -> None:
-        """Nothing to take up."""
+        """Events are kept if that was asked for."""
+        if self._recorder is not None:
+            for time_ms, event in worker.take_stamped():
+                self._recorder.note(time_ms, worker.worker_id, event)
 
     def refresh(self, now_ms: float) -> None:
         """Nothing to know."""
@@ -54,27 +94,35 @@ class SilentPlane:
         """Nothing can change."""
         return True
 
+    def counters(self) -> dict[str, int]:
+        """Nothing travels."""
+        return {}
+
+    def recorded(self) -> KvEventLog | None:
+        """All events, if they are recorded."""
+        return None if self._recorder is None else self._recorder.log()
+
 
 Feed = Callable[[int, Sequence[KvEvent]], None]
 """Applies a worker's events to one index, in order."""
 
 
-def feed_of(index: ExtentIndex | Indexer, names: HashNames | None) -> Feed:
-    """What hands engine events to an index, by extents or block by block."""
-    if isinstance(index, ExtentIndex):
-        return index.apply_all
-    assert names is not None
-    to_block_event = names.event
+def feed_of(router: KvRouter, names: HashNames | None) -> Feed:
+    """What hands engine events to a router's index, by extents or block by block."""
+    if isinstance(router.index, ExtentIndex) and not isinstance(router, LoggedRouter):
+        return router.index.apply_all  # worker ids are slots here
 
     def apply_all(worker_id: int, events: Sequence[KvEvent]) -> None:
-        for event in events:
-            index.apply(worker_id, to_block_event(event))
+        if names is None:
+            router.apply_events(worker_id, 0, events)
+        else:
+            router.apply_events(worker_id, 0, [names.event(event) for event in events])
 
     return apply_all
 
 
 class DirectPlane:
-    """Every index hears at once; evictions in the middle of a run are looked up when they matter."""
+    """Every index hears at once; evictions in the middle of a run are looked up if they matter."""
 
     def __init__(self, workers: list[Worker], feeds: list[Feed]) -> None:
         self._workers = workers
@@ -100,6 +148,13 @@ class DirectPlane:
                 is_unchanged = False
                 self.collect(worker, now_ms)
         return is_unchanged
+
+    def counters(self) -> dict[str, int]:
+        """Nothing travels."""
+        return {}
+
+    def recorded(self) -> None:
+        """Times are not known here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,15 +187,17 @@ class DelayedPlane:
         feeds: list[Feed],
         settings: DelaySettings,
         *,
-        indexes: list[Indexer] | None,
+        routers: list[KvRouter] | None,
         names: HashNames | None,
         seed: int,
+        recorder: EventRecorder | None = None,
     ) -> None:
         self.num_lost = 0
+        self._recorder = recorder
         self._workers = workers
         self._feeds = feeds
         self._settings = settings
-        self._indexes = indexes
+        self._routers = routers
         self._names = names
         self._generator = Random(f"{seed}/events")
         self._messages: list[Message] = []
@@ -152,6 +209,8 @@ class DelayedPlane:
     def collect(self, worker: Worker, now_ms: float) -> None:
         """Send what a worker tells on its way to every frontend."""
         for time_ms, event in worker.take_stamped():
+            if self._recorder is not None:
+                self._recorder.note(time_ms, worker.worker_id, event)
             if self._buffers is None:
                 for frontend in range(len(self._feeds)):
                     self._send(time_ms + self._settings.delay_ms, frontend, worker, 0, event)
@@ -174,6 +233,20 @@ class DelayedPlane:
     def confirm(self, slots: Sequence[int], now_ms: float) -> bool:
         """`refresh` has done all there is to do."""
         return True
+
+    def counters(self) -> dict[str, int]:
+        """Losses and repairs, all frontends together."""
+        streams = [stream for streams in self.streams for stream in streams]
+        return {
+            "events_lost": self.num_lost,
+            "event_gaps": sum(stream.num_gaps for stream in streams),
+            "event_replays": sum(stream.num_replays for stream in streams),
+            "event_dumps": sum(stream.num_dumps for stream in streams),
+        }
+
+    def recorded(self) -> KvEventLog | None:
+        """All events, if they are recorded."""
+        return None if self._recorder is None else self._recorder.log()
 
     def _send(
         self, due_ms: float, frontend: int, worker: Worker, event_id: int, payload: Any
@@ -215,7 +288,5 @@ class DelayedPlane:
             self._send(due_ms, message.frontend, self._workers[worker_id], -1, None)
 
     def _apply(self, frontend: int, worker_id: int, events: Sequence[BlockEvent]) -> None:
-        assert self._indexes is not None
-        index = self._indexes[frontend]
-        for event in events:
-            index.apply(worker_id, event)
+        assert self._routers is not None
+        self._routers[frontend].apply_events(worker_id, 0, events)

@@ -13,7 +13,7 @@ from dynosim.cluster.worker import Worker
 from dynosim.engine.sequence import Sequence
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import RequestStatus, RequestView, Trace
-from dynosim.router.refusals import RequestRefused
+from dynosim.router.refusals import RequestRefusedError
 from dynosim.workload.extents import PrefixExtents
 from dynosim.workload.load import NEVER, LoadDriver
 
@@ -128,7 +128,7 @@ class Fleet:
         priority = 0 if self._priorities is None else self._priorities[index]
         try:
             worker_id = self._placer.place(RequestView(index, input_tokens, priority), now_ms)
-        except RequestRefused as error:
+        except RequestRefusedError as error:
             self._reject(index, f"HTTP {error.http_status}: {error}", now_ms)
             return
         if worker_id == QUEUED:

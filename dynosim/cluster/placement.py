@@ -5,9 +5,9 @@ from typing import NamedTuple, Protocol
 
 from dynosim.cluster.worker import NEVER, Worker
 from dynosim.engine.sequence import Sequence
-from dynosim.records import RequestView
+from dynosim.records import KvEventLog, RequestView, RoutingStats
 from dynosim.router.modes import LoadMode
-from dynosim.router.refusals import RequestRefused
+from dynosim.router.refusals import RequestRefusedError
 
 QUEUED = -1
 
@@ -17,7 +17,7 @@ class Release(NamedTuple):
 
     request_index: int
     worker_id: int
-    error: RequestRefused | None = None
+    error: RequestRefusedError | None = None
 
 
 class Placer(Protocol):
@@ -31,7 +31,7 @@ class Placer(Protocol):
     next_ms: float
 
     def place(self, view: RequestView, now_ms: float) -> int:
-        """The worker to serve a request, or QUEUED. Raises: RequestRefused."""
+        """The worker to serve a request, or QUEUED. Raises: RequestRefusedError."""
         ...
 
     def hear(self, worker: Worker, finished: list[Sequence], now_ms: float) -> None:
@@ -40,6 +40,14 @@ class Placer(Protocol):
 
     def releases(self, now_ms: float) -> Iterator[Release]:
         """What stops waiting in the router now."""
+        ...
+
+    def stats(self) -> RoutingStats | None:
+        """What was decided, for reports; None if load alone decided."""
+        ...
+
+    def kv_events(self) -> KvEventLog | None:
+        """The KV events of the run, if they were recorded."""
         ...
 
 
@@ -65,3 +73,9 @@ class LoadPlacer:
     def releases(self, now_ms: float) -> Iterator[Release]:
         """Nothing ever waits."""
         return iter(())
+
+    def stats(self) -> None:
+        """Nothing but load was looked at."""
+
+    def kv_events(self) -> None:
+        """Engines tell of no events."""

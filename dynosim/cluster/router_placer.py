@@ -8,15 +8,18 @@ frontends synchronise, the others' bookings reach it after a delay.
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from dynosim.cluster.block_names import PromptNames
 from dynosim.cluster.event_plane import EventPlane
 from dynosim.cluster.placement import QUEUED, Release
 from dynosim.cluster.worker import NEVER, Worker
 from dynosim.engine.sequence import Sequence
-from dynosim.records import RequestView, Trace
+from dynosim.records import KvEventLog, RequestView, RoutingStats, Trace
 from dynosim.router.kv_router import Decision, KvRouter
-from dynosim.router.refusals import RequestRefused
+from dynosim.router.refusals import RequestRefusedError
 from dynosim.router.request import RoutingRequest
 
 
@@ -65,7 +68,10 @@ class RouterPlacer:
         self.next_ms = NEVER  # when the next news of other frontends arrives
 
     def place(self, view: RequestView, now_ms: float) -> int:
-        """The worker that the next frontend's router chooses, or QUEUED. Raises: RequestRefused."""
+        """The worker that the next frontend's router chooses, or QUEUED.
+
+        Raises: RequestRefusedError.
+        """
         self._refresh(now_ms)
         if self._news:
             self._deliver_news(now_ms)
@@ -77,7 +83,7 @@ class RouterPlacer:
         request = self._request(view)
         try:
             decision = self.routers[frontend].submit(request, now_ms)
-        except RequestRefused as error:
+        except RequestRefusedError as error:
             self._count_refusal(error)
             raise
         self._home[index] = frontend
@@ -125,6 +131,24 @@ class RouterPlacer:
                     del self._home[index]
                     yield Release(index, QUEUED, outcome.error)
 
+    def stats(self) -> RoutingStats:
+        """What was decided, and what the first frontend's index holds."""
+        log = self.log
+        index: Any = self.routers[0].index
+        counters = {name: getattr(index.counters, name) for name in index.counters.__slots__}
+        return RoutingStats(
+            overlap_blocks=np.array(log.overlap_blocks),
+            queued_ms=np.array(log.queued_ms),
+            num_queued=log.num_queued,
+            refused=log.refused,
+            index_blocks=index.size,
+            counters=counters | self.plane.counters(),
+        )
+
+    def kv_events(self) -> KvEventLog | None:
+        """The KV events of the run, if they were recorded."""
+        return self.plane.recorded()
+
     def _report_tokens(self, now_ms: float) -> None:
         """Tell each router how far its decoding requests are."""
         assert self._observed is not None
@@ -157,7 +181,7 @@ class RouterPlacer:
             self._tell_booking(decision, index, now_ms)
         return worker_id
 
-    def _count_refusal(self, error: RequestRefused) -> None:
+    def _count_refusal(self, error: RequestRefusedError) -> None:
         refused = self.log.refused
         refused[error.http_status] = refused.get(error.http_status, 0) + 1
 

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
-from dynosim.cluster.block_names import ExtentNames, HashNames
+from dynosim.cluster.block_names import ExtentNames, HashNames, PromptNames
 from dynosim.cluster.event_plane import (
     DelayedPlane,
     DelaySettings,
     DirectPlane,
     EventPlane,
+    EventRecorder,
     SilentPlane,
     feed_of,
 )
@@ -18,12 +20,11 @@ from dynosim.cluster.router_placer import RouterPlacer
 from dynosim.cluster.worker import Worker
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
-from dynosim.indexer.approximate import ApproximateIndex, PredictedIndex
-from dynosim.indexer.base import Indexer, OverlapSource
-from dynosim.indexer.extents import ExtentIndex
-from dynosim.indexer.make import make_indexer
+from dynosim.indexer.base import OverlapSource
+from dynosim.indexer.make import IndexSpec
 from dynosim.records import Trace
 from dynosim.router.kv_router import KvRouter
+from dynosim.router.log import LoggedRouter, Sink
 from dynosim.router.modes import LOAD_MODES, make_load_mode
 from dynosim.router.policy import PlacementPolicy
 from dynosim.router.prefill_load import PrefillEstimator
@@ -54,6 +55,8 @@ class RoutingSpec:
     policy: Callable[[RouterSettings, int], PlacementPolicy] | None = None
     estimator: PrefillEstimator | None = None
     cpu_workers: int = 0
+    records_events: bool = False
+    open_log: Callable[[RouterSettings, IndexSpec], Sink] | None = None
 
     @property
     def needs_router(self) -> bool:
@@ -66,17 +69,31 @@ class RoutingSpec:
             or settings.busy.is_set
             or settings.affinity is not None
             or self.frontends > 1
+            or self.open_log is not None
+            or self.records_events
         )
 
     @property
     def follows_caches(self) -> bool:
-        """Whether engines have to publish KV events."""
-        is_kv = self.settings.mode == "kv" or self.policy is not None
-        return self.needs_router and is_kv and self.use_kv_events
+        """Whether indexes hear of KV events."""
+        return self._looks_at_caches and self.use_kv_events
 
     @property
-    def delays_events(self) -> bool:
-        """Whether events take time, or get lost."""
+    def _looks_at_caches(self) -> bool:
+        return self.settings.mode == "kv" or self.policy is not None
+
+    @property
+    def publishes_events(self) -> bool:
+        """Whether engines have to tell of what they cache and evict."""
+        return self.follows_caches or self.records_events
+
+    @property
+    def stamps_events(self) -> bool:
+        """Whether it matters when exactly events are told."""
+        return self.records_events or (self.follows_caches and self._delays_events)
+
+    @property
+    def _delays_events(self) -> bool:
         events = self.events
         return events.delay_ms > 0 or events.jitter_ms > 0 or events.loss > 0
 
@@ -89,7 +106,7 @@ class RoutingSpec:
     def uses_hashes(self) -> bool:
         """Whether blocks go by their hashes, as in a live deployment."""
         learns = not self.use_kv_events or self.predicted_ttl_ms is not None
-        return self.index != "extents" or learns or self.numbers_events
+        return self._looks_at_caches and (self.index != "extents" or learns or self.numbers_events)
 
 
 def make_placer(
@@ -110,23 +127,17 @@ def make_placer(
         return LoadPlacer(mode, len(workers))
     hashes = HashNames(trace, extents, engine.block_size) if routing.uses_hashes else None
     names = ExtentNames(extents) if hashes is None else hashes
-    indexes = [_make_index(routing, extents, engine) for _ in range(routing.frontends)]
-    plane = _make_plane(routing, workers, indexes, hashes)
-    routers = []
-    for frontend, index in enumerate(indexes):
-        seed = routing.settings.seed
-        router = KvRouter(
-            routing.settings,
-            index,
-            key_blocks=names.key_blocks,
-            estimator=routing.estimator,
-            policy=None if routing.policy is None else routing.policy(routing.settings, seed),
-            confirm=plane.confirm if isinstance(plane, DirectPlane) else None,
-            stream=f"router/{frontend}" if frontend else "router",
-        )
+    index = _index_spec(routing, extents, engine)
+    indexes = [index.make() for _ in range(routing.frontends)]
+    routers = [
+        _make_router(routing, index, made, names, frontend) for frontend, made in enumerate(indexes)
+    ]
+    plane = _make_plane(routing, workers, routers, hashes)
+    for router in routers:
+        if isinstance(plane, DirectPlane):
+            router.choice.confirm = plane.confirm
         for card in worker_cards(routing, engine, len(workers)):
             router.add_worker(card)
-        routers.append(router)
     return RouterPlacer(
         trace,
         routers,
@@ -157,43 +168,56 @@ def worker_cards(routing: RoutingSpec, engine: EngineSpec, num_workers: int) -> 
     ]
 
 
-def _make_index(routing: RoutingSpec, extents: PrefixExtents, engine: EngineSpec) -> OverlapSource:
-    if not routing.follows_caches and routing.use_kv_events:
-        return ExtentIndex(extents.extent_blocks.tolist())  # stays empty: the mode needs none
-    if not routing.use_kv_events:
-        if routing.approximate_cache_policy == "lru":
-            return ApproximateIndex(capacity_blocks=engine.usable_blocks)
-        return ApproximateIndex(ttl_ms=routing.ttl_ms)
-    if not routing.uses_hashes:
-        return ExtentIndex(extents.extent_blocks.tolist())
-    index = make_indexer("compressed" if routing.index == "extents" else routing.index)
-    if routing.predicted_ttl_ms is None:
-        return index
-    return PredictedIndex(index, ApproximateIndex(ttl_ms=routing.predicted_ttl_ms))
+def _make_router(
+    routing: RoutingSpec,
+    spec: IndexSpec,
+    index: OverlapSource,
+    names: PromptNames,
+    frontend: int,
+) -> KvRouter:
+    settings = routing.settings
+    options: dict[str, Any] = {
+        "key_blocks": names.key_blocks,
+        "estimator": routing.estimator,
+        "policy": None if routing.policy is None else routing.policy(settings, settings.seed),
+        "stream": f"router/{frontend}" if frontend else "router",
+    }
+    if routing.open_log is None:
+        return KvRouter(settings, index, **options)
+    if routing.frontends > 1 or routing.estimator is not None:
+        raise ConfigError(
+            "a router log can be written of one frontend without prefill_load_model: set "
+            "router.frontends: 1 and router.prefill_load_model: none"
+        )
+    return LoggedRouter(routing.open_log(settings, spec), settings, index, **options)
+
+
+def _index_spec(routing: RoutingSpec, extents: PrefixExtents, engine: EngineSpec) -> IndexSpec:
+    if routing.uses_hashes and not routing.use_kv_events:
+        is_bounded = routing.approximate_cache_policy == "lru"
+        capacity_blocks = engine.usable_blocks if is_bounded else None
+        return IndexSpec("approximate", ttl_ms=routing.ttl_ms, capacity_blocks=capacity_blocks)
+    if not (routing.follows_caches and routing.uses_hashes):
+        return IndexSpec("extents", extent_blocks=extents.extent_blocks.tolist())
+    kind = "compressed" if routing.index == "extents" else routing.index
+    return IndexSpec(kind, predicted_ttl_ms=routing.predicted_ttl_ms)
 
 
 def _make_plane(
-    routing: RoutingSpec,
-    workers: list[Worker],
-    indexes: list[OverlapSource],
-    hashes: HashNames | None,
+    routing: RoutingSpec, workers: list[Worker], routers: list[KvRouter], hashes: HashNames | None
 ) -> EventPlane:
+    recorder = EventRecorder() if routing.records_events else None
     if not routing.follows_caches:
-        return SilentPlane()
-    fed: list[ExtentIndex | Indexer] = []
-    by_hash: list[Indexer] = []
-    for index in indexes:
-        assert not isinstance(index, ApproximateIndex)
-        fed.append(index)  # type: ignore[arg-type]
-        by_hash.append(index)  # type: ignore[arg-type]
-    feeds = [feed_of(index, hashes) for index in fed]
-    if not routing.delays_events:
+        return SilentPlane(recorder)
+    feeds = [feed_of(router, hashes) for router in routers]
+    if not routing.stamps_events:
         return DirectPlane(workers, feeds)
     return DelayedPlane(
         workers,
         feeds,
         routing.events,
-        indexes=by_hash if routing.numbers_events else None,
+        routers=routers if routing.numbers_events else None,
         names=hashes,
         seed=routing.settings.seed,
+        recorder=recorder,
     )

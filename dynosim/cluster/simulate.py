@@ -42,10 +42,11 @@ def simulate(
 ) -> RunResult:
     """Replay `trace` on `num_workers` equal engines in virtual time.
 
-    `routing` is round-robin if not given, with `seed` for its choices.
-    CPU workers among them take `cpu_step_time_scale` times as long. `exact_stepping` decides every engine step on its own instead of in bulk: the same result,
-    slower. Events after `max_sim_time_ms` do not happen; what is under way then is unfinished.
-    `processes` are SimPy processes that watch and steer the run, see `dynosim.cluster.control`.
+    `routing` is round-robin if not given, with `seed` for its choices. CPU workers among them take
+    `cpu_step_time_scale` times as long for a step. `exact_stepping` decides every engine step on
+    its own instead of in bulk: the same result, slower. Events after `max_sim_time_ms` do not
+    happen; what is under way then is unfinished. `processes` are SimPy processes that watch and
+    steer the run, see `dynosim.cluster.control`.
 
     Raises: InfeasibleError if the cache is too small for the model length or for a request.
     """
@@ -61,9 +62,9 @@ def simulate(
     if routing is None:
         settings = RouterSettings(engine.block_size, mode="round-robin", seed=seed)
         routing = RoutingSpec(settings)
-    stamps_events = routing.follows_caches and routing.delays_events
     # Only other requests' blocks matter to a router; a hash index is told of all, as in reality.
-    announced = None if stamps_events or routing.uses_hashes else extents.shared_extents()
+    tells_all = routing.stamps_events or routing.uses_hashes
+    announced = None if tells_all else extents.shared_extents()
     worker_type = AsyncWorker if engine.async_scheduling else Worker
     first_cpu = num_workers - routing.cpu_workers
     workers = [
@@ -73,14 +74,14 @@ def simulate(
                 engine,
                 extent_blocks,
                 keep_rows=exact_stepping,
-                publish_events=routing.follows_caches and engine.enable_prefix_caching,
+                publish_events=routing.publishes_events and engine.enable_prefix_caching,
                 announced=announced,
             ),
             timing if worker_id < first_cpu else ScaledModel(timing, cpu_step_time_scale),
             journal,
             steps_singly=exact_stepping,
             reports_first_tokens=routing.needs_router,
-            stamps_events=stamps_events,
+            stamps_events=routing.stamps_events,
         )
         for worker_id in range(num_workers)
     ]
@@ -116,6 +117,8 @@ def simulate(
         end_ms=until_ms if fleet.next_ms() < NEVER else fleet.now_ms,
         num_preemptions=sum(worker.scheduler.num_preemptions for worker in workers),
         num_scheduling_events=sum(worker.num_events for worker in workers),
+        routing=placer.stats(),
+        kv_events=placer.kv_events(),
         simulate_wall_ms=(time.perf_counter() - started) * 1e3,
     )
 

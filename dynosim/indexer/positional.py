@@ -43,7 +43,7 @@ class Held(NamedTuple):
 class Holdings:
     """What one worker holds, and whether it has holes."""
 
-    __slots__ = ("by_hash", "num_orphans", "num_children", "sequences")
+    __slots__ = ("by_hash", "num_children", "num_orphans", "sequences")
 
     def __init__(self) -> None:
         self.by_hash: dict[int, Held] = {}  # engine's block hash -> block

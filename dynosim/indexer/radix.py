@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from dynosim.indexer.base import (
     BlockEvent,
-    Cleared,
     IndexCounters,
     Overlaps,
     Removed,

@@ -12,7 +12,6 @@ from dynosim.hashing import extend_sequence_hashes, sequence_hashes
 from dynosim.indexer.base import (
     BlockEvent,
     Cleared,
-    IndexCounters,
     Indexer,
     Overlaps,
     Removed,

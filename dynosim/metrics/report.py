@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dynosim.metrics.decode_runs import DecodeTimes
 from dynosim.metrics.gaps import summarize_gaps
 from dynosim.metrics.percentiles import summarize_sample
+from dynosim.metrics.routing import hit_keys, router_keys, share_keys
 from dynosim.metrics.saturation import judge_saturation
 from dynosim.metrics.steady import steady_keys
 from dynosim.records import FloatArray, IntArray, RequestLog, RequestStatus, RunResult, StepLog
@@ -94,6 +95,9 @@ def summarize(
         **_throughput(log, completed, duration_ms, gpus),
         **_cluster(result, gpus),
         **_cache(result, completed),
+        **hit_keys(result, completed),
+        **share_keys(result),
+        **router_keys(result),
         **_latency_keys(result, latencies, completed, timing),
         **steady_keys(result, timing, latencies.ttft_ms, latencies.tpot_ms, latencies.e2e_ms, gpus),
         **_goodput(log, latencies, completed, sla, duration_ms),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from math import exp, tanh
 
 from dynosim.indexer.base import members
-from dynosim.router.refusals import NoEligibleWorker
+from dynosim.router.refusals import NoEligibleWorkerError
 from dynosim.router.workers import TOPOLOGY_TAINT, WorkerTable
 
 
@@ -26,22 +26,22 @@ class Constraints:
 def eligible_mask(table: WorkerTable, constraints: Constraints) -> int:
     """The slots that satisfy all hard rules; at least one.
 
-    Raises: NoEligibleWorker telling which rule nobody satisfies.
+    Raises: NoEligibleWorkerError telling which rule nobody satisfies.
     """
     mask = table.all_mask
     if not mask:
-        raise NoEligibleWorker("no worker has joined yet")
+        raise NoEligibleWorkerError("no worker has joined yet")
     if constraints.pinned_worker is not None:
         mask = _pinned_mask(table, constraints)
     elif constraints.allowed_workers is not None:
         allowed = sorted(constraints.allowed_workers)
         mask = sum(table.mask_of_worker(worker_id) for worker_id in allowed)
         if not mask:
-            raise NoEligibleWorker(f"none of the allowed workers is here: {_listed(allowed)}")
+            raise NoEligibleWorkerError(f"none of the allowed workers is here: {_listed(allowed)}")
     for taint in sorted(constraints.required_taints):
         mask &= table.mask_with_taint(taint)
         if not mask:
-            raise NoEligibleWorker(_missing_taint(table, taint, constraints))
+            raise NoEligibleWorkerError(_missing_taint(table, taint, constraints))
     return mask
 
 
@@ -63,10 +63,10 @@ def _pinned_mask(table: WorkerTable, constraints: Constraints) -> int:
     card = table.cards.get(worker_id)
     if card is None:
         known = _listed(sorted(table.cards))
-        raise NoEligibleWorker(f"worker {worker_id} is not here; known workers: {known}")
+        raise NoEligibleWorkerError(f"worker {worker_id} is not here; known workers: {known}")
     allowed = constraints.allowed_workers
     if allowed is not None and worker_id not in allowed:
-        raise NoEligibleWorker(
+        raise NoEligibleWorkerError(
             f"worker {worker_id} is asked for, but only {_listed(sorted(allowed))} are allowed"
         )
     if rank is None:
@@ -74,7 +74,7 @@ def _pinned_mask(table: WorkerTable, constraints: Constraints) -> int:
     slot = table.slot_of(worker_id, rank)
     if slot is None:
         last = card.dp_start + card.dp_size - 1
-        raise NoEligibleWorker(
+        raise NoEligibleWorkerError(
             f"worker {worker_id} has no data-parallel rank {rank}: its ranks are "
             f"{card.dp_start} to {last}"
         )

@@ -42,14 +42,13 @@ class KvChoice:
         index: OverlapSource,
         cost: CostSettings,
         generator: Random,
-        confirm: Callable[[list[int], float], bool] | None = None,
     ) -> None:
         self._table = table
         self._load = load
         self._index = index
         self._cost = cost
         self._generator = generator
-        self._confirm = confirm
+        self.confirm: Callable[[list[int], float], bool] | None = None
         self._lists = SlotLists()
         self._price = cost.overlap_score_credit * cost.prefill_load_scale
         self._is_plain = _is_plain(cost) and not load.decays and not isinstance(index, TieredIndex)
@@ -68,8 +67,8 @@ class KvChoice:
         self, request: RoutingRequest, eligible: int, now_ms: float
     ) -> list[WorkerOption]:
         """`options`, with every candidate's part of the index up to date."""
-        if self._confirm is not None:
-            self._confirm(self._lists.of(eligible), now_ms)
+        if self.confirm is not None:
+            self.confirm(self._lists.of(eligible), now_ms)
         return self.options(request, eligible, now_ms)
 
     def options(self, request: RoutingRequest, eligible: int, now_ms: float) -> list[WorkerOption]:
@@ -91,8 +90,8 @@ class KvChoice:
 
     def placement_on(self, slot: int, request: RoutingRequest, now_ms: float) -> Placement:
         """What a request would find on a slot that was chosen otherwise."""
-        if self._confirm is not None:
-            self._confirm([slot], now_ms)
+        if self.confirm is not None:
+            self.confirm([slot], now_ms)
         return placement_of(self.options(request, 1 << slot, now_ms)[0])
 
     def best_cached_tokens(self, request: RoutingRequest, eligible: int) -> int:
@@ -108,7 +107,7 @@ class KvChoice:
             overlaps = self._index.find_matches(request.blocks)
             groups = group_by_savings(eligible, overlaps.classes, active, self._price)
             slots, lowest = cheapest(groups, load.own_cost, self._lists)
-            if self._confirm is None or self._confirm(slots, now_ms):
+            if self.confirm is None or self.confirm(slots, now_ms):
                 break
         slot = draw(slots, self._generator)
         depth = overlaps.depth_of(slot)

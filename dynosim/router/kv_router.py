@@ -6,7 +6,7 @@ the block index, session bindings and the pending queue. Ties are drawn from the
 in slot order with a generator seeded once, so equal inputs give equal decisions.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from random import Random
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from dynosim.indexer.base import BlockEvent, OverlapSource, RoutingFollower
 from dynosim.records import KvEvent
 from dynosim.router.affinity import SessionAffinity
 from dynosim.router.busy import busy_mask
-from dynosim.router.classes import PolicyClass, class_for, is_busy, must_wait
+from dynosim.router.classes import PolicyClass, class_for, must_wait
 from dynosim.router.eligibility import Constraints, eligible_mask
 from dynosim.router.kv_choice import KvChoice, Placement, placement_of
 from dynosim.router.load import ActiveLoad
@@ -23,11 +23,11 @@ from dynosim.router.policy import LearningPolicy, PlacementPolicy, check_choice
 from dynosim.router.prefill_load import PrefillEstimator
 from dynosim.router.queue import PendingQueue, QueuedRequest
 from dynosim.router.refusals import (
-    InvalidRequest,
-    NoEligibleWorker,
-    RequestRefused,
-    UnknownWorker,
-    WorkersBusy,
+    InvalidRequestError,
+    NoEligibleWorkerError,
+    RequestRefusedError,
+    UnknownWorkerError,
+    WorkersBusyError,
 )
 from dynosim.router.request import RoutingRequest
 from dynosim.router.settings import RouterSettings
@@ -53,7 +53,7 @@ class Refusal(NamedTuple):
     """A request that waited in the queue and can no longer be placed."""
 
     request_id: Hashable
-    error: RequestRefused
+    error: RequestRefusedError
 
 
 AnyEvent = BlockEvent | KvEvent
@@ -65,7 +65,7 @@ class KvRouter:
 
     `index` follows the workers' caches; feeding it events is the caller's part, under the slots of
     `table`. `key_blocks`: see `ActiveLoad`. `estimator` makes prefill load decay. `policy` replaces
-    the choice by cost. `confirm`: see `KvChoice`. `stream` tells apart the random numbers of several
+    the choice by cost. `stream` tells apart the random numbers of several
     routers with one seed.
     """
 
@@ -77,7 +77,6 @@ class KvRouter:
         key_blocks: Sequence[int] | None = None,
         estimator: PrefillEstimator | None = None,
         policy: PlacementPolicy | None = None,
-        confirm: Callable[[list[int], float], bool] | None = None,
         stream: str = "router",
     ) -> None:
         self.settings = settings
@@ -91,7 +90,7 @@ class KvRouter:
             estimator=estimator,
         )
         generator = Random(f"{settings.seed}/{stream}")
-        self.choice = KvChoice(self.table, self.load, index, settings.cost, generator, confirm)
+        self.choice = KvChoice(self.table, self.load, index, settings.cost, generator)
         self._policy = policy
         self._learner = policy if isinstance(policy, LearningPolicy) else None
         self._mode = None
@@ -145,12 +144,12 @@ class KvRouter:
     def apply_events(self, worker_id: int, dp_rank: int, events: Iterable[AnyEvent]) -> None:
         """Take block events of a worker into account, in order.
 
-        Raises: UnknownWorker if no such worker has joined; nothing is changed then.
+        Raises: UnknownWorkerError if no such worker has joined; nothing is changed then.
         """
         slot = self.table.slot_of(worker_id, dp_rank)
         if slot is None:
             known = ", ".join(map(str, sorted(self.table.cards)[:8])) or "none"
-            raise UnknownWorker(
+            raise UnknownWorkerError(
                 f"KV event from worker {worker_id} rank {dp_rank}, which has not joined; "
                 f"known workers: {known}"
             )
@@ -168,10 +167,10 @@ class KvRouter:
     def submit(self, request: RoutingRequest, now_ms: float) -> Decision | None:
         """Place a request, or let it wait (None; `release` will place it).
 
-        Raises: RequestRefused with the reason if it can be neither placed nor queued.
+        Raises: RequestRefusedError with the reason if it can be neither placed nor queued.
         """
         if request.input_tokens < 1:
-            raise InvalidRequest("the prompt is empty")
+            raise InvalidRequestError("the prompt is empty")
         if self._is_pure_kv and request.constraints is None and self.table.all_mask:
             slot, cost, overlap_blocks, cached_tokens = self.choice.choose(
                 request, self.table.all_mask, now_ms
@@ -206,7 +205,7 @@ class KvRouter:
                 eligible = self._eligible(request, now_ms)
                 waited_ms = now_ms - entry.enqueue_ms
                 placed.append(self._place(request, eligible, now_ms, waited_ms))
-            except RequestRefused as error:
+            except RequestRefusedError as error:
                 placed.append(Refusal(request.request_id, error))
         return placed
 
@@ -250,10 +249,10 @@ class KvRouter:
     # ---- inside --------------------------------------------------------------------------------
 
     def _eligible(self, request: RoutingRequest, now_ms: float) -> int:
-        """Slots that may serve a request now. Raises: RequestRefused."""
+        """Slots that may serve a request now. Raises: RequestRefusedError."""
         constraints = request.constraints
         if self._is_direct and (constraints is None or constraints.pinned_worker is None):
-            raise InvalidRequest("router mode direct: the request names no worker")
+            raise InvalidRequestError("router mode direct: the request names no worker")
         if constraints is None and self.table.all_mask:
             mask = self.table.all_mask
         else:
@@ -265,7 +264,7 @@ class KvRouter:
             prefill_tokens = self.load.active_prefill_tokens(now_ms)
             mask &= ~busy_mask(thresholds, self.table, self.load.active_blocks(), prefill_tokens)
             if not mask:
-                raise WorkersBusy("all eligible workers are above a busy threshold")
+                raise WorkersBusyError("all eligible workers are above a busy threshold")
         return mask
 
     def _near_session(self, session_id: str, mask: int, now_ms: float) -> int:
@@ -279,14 +278,14 @@ class KvRouter:
         if mask & bit:
             return bit
         if self._is_hard:
-            raise NoEligibleWorker(
+            raise NoEligibleWorkerError(
                 f"session {session_id!r} lives on worker {home.worker_id}, which this request "
                 "may not use"
             )
         return mask
 
     def _waits(self, request: RoutingRequest, eligible: int, now_ms: float) -> bool:
-        """Queue a request if it has to wait. Raises: QueueFull."""
+        """Queue a request if it has to wait. Raises: QueueFullError."""
         assert self._queue is not None
         if self._follower is not None:
             self._follower.expire(now_ms)
@@ -319,9 +318,9 @@ class KvRouter:
         """Whether a waiting request need wait no longer; one that nobody can serve goes to fail."""
         try:
             eligible = self._eligible(entry.payload, now_ms)
-        except WorkersBusy:
+        except WorkersBusyError:
             return False
-        except RequestRefused:
+        except RequestRefusedError:
             return True
         prefill_tokens = self.load.active_prefill_tokens(now_ms)
         return not must_wait(rules, self.table, eligible, prefill_tokens)

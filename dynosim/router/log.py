@@ -25,7 +25,7 @@ from dynosim.indexer.base import Cleared, Removed, Stored, Tier
 from dynosim.records import KvEvent
 from dynosim.router.eligibility import Constraints
 from dynosim.router.kv_router import AnyEvent, Decision, KvRouter, Refusal
-from dynosim.router.refusals import RequestRefused
+from dynosim.router.refusals import RequestRefusedError
 from dynosim.router.request import RoutingRequest
 from dynosim.router.settings import CostSettings
 from dynosim.router.workers import WorkerCard
@@ -70,7 +70,7 @@ class LoggedRouter(KvRouter):
         self._now_ms = now_ms
         try:
             decision = super().submit(request, now_ms)
-        except RequestRefused as error:
+        except RequestRefusedError as error:
             refusal = outcome_to_plain(Refusal(request.request_id, error))
             self._sink(["arrive", now_ms, request_to_plain(request), refusal])
             raise
@@ -156,7 +156,7 @@ def _arrive(router: KvRouter, now_ms: float, request: Any, outcome: Any) -> tupl
     rebuilt = request_from_plain(request)
     try:
         decision = router.submit(rebuilt, now_ms)
-    except RequestRefused as error:
+    except RequestRefusedError as error:
         return outcome, outcome_to_plain(Refusal(rebuilt.request_id, error))
     return outcome, None if decision is None else outcome_to_plain(decision)
 

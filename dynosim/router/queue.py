@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from dynosim.errors import ConfigError
 from dynosim.router.classes import PolicyClass
-from dynosim.router.refusals import QueueFull
+from dynosim.router.refusals import QueueFullError
 
 MAIN_LANE = -1
 
@@ -100,7 +100,7 @@ class ClassQueue:
         self.forget(entry)
 
     def check_limits(self, num_workers: int) -> None:
-        """Raises QueueFull if the class is at one of its limits already."""
+        """Raises QueueFullError if the class is at one of its limits already."""
         rules = self.policy_class
         for limit, used, what in (
             (rules.request_queue_limit_per_worker, len(self.waiting), "requests"),
@@ -108,7 +108,7 @@ class ClassQueue:
             (rules.cached_token_queue_limit_per_worker, self.cached_tokens, "cached tokens"),
         ):
             if limit is not None and used >= limit * num_workers:
-                raise QueueFull(
+                raise QueueFullError(
                     f"queue of class {rules.name!r} is full: {used} {what} wait, the limit is "
                     f"{limit * num_workers} ({limit} per worker, {num_workers} workers)"
                 )
@@ -136,7 +136,7 @@ class PendingQueue:
     def push(self, class_name: str, entry: QueuedRequest, num_workers: int) -> None:
         """Let a request wait.
 
-        Raises: QueueFull if the class was at a limit before this request came.
+        Raises: QueueFullError if the class was at a limit before this request came.
         """
         line = self._by_name[class_name]
         line.check_limits(num_workers)

@@ -3,31 +3,31 @@
 from dynosim.errors import DynosimError
 
 
-class RequestRefused(DynosimError):
+class RequestRefusedError(DynosimError):
     """A request that the router will not place; `http_status` is what a client is told."""
 
     http_status = 503
 
 
-class NoEligibleWorker(RequestRefused):
+class NoEligibleWorkerError(RequestRefusedError):
     """No worker satisfies the request's constraints."""
 
 
-class WorkersBusy(RequestRefused):
+class WorkersBusyError(RequestRefusedError):
     """Every worker that could take the request is above a busy threshold."""
 
 
-class QueueFull(RequestRefused):
+class QueueFullError(RequestRefusedError):
     """The request would have to wait, and its class has no room left for waiting requests."""
 
     http_status = 529
 
 
-class InvalidRequest(RequestRefused):
+class InvalidRequestError(RequestRefusedError):
     """The request itself is wrong."""
 
     http_status = 400
 
 
-class UnknownWorker(DynosimError):
+class UnknownWorkerError(DynosimError):
     """News of a worker that has not joined, or has left."""

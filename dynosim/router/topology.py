@@ -10,7 +10,7 @@ from typing import Literal
 
 from dynosim.errors import ConfigError
 from dynosim.router.eligibility import Constraints
-from dynosim.router.refusals import NoEligibleWorker
+from dynosim.router.refusals import NoEligibleWorkerError
 from dynosim.router.workers import WorkerCard, topology_taint
 
 DOMAIN_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
@@ -57,13 +57,13 @@ class KvTransferPolicy:
 def decode_constraints(policy: KvTransferPolicy, prefill: WorkerCard) -> Constraints:
     """The constraints of the decode request once `prefill` has been chosen.
 
-    Raises: NoEligibleWorker if the prefill worker does not say where it is, under `required`.
+    Raises: NoEligibleWorkerError if the prefill worker does not say where it is, under `required`.
     """
     value = prefill.topology.get(policy.domain)
     if value is None:
         if policy.enforcement == "preferred":
             return Constraints()
-        raise NoEligibleWorker(
+        raise NoEligibleWorkerError(
             f"prefill worker {prefill.worker_id} does not say its {policy.domain}, so no decode "
             "worker can be in the same one; give its card a topology value"
         )

@@ -19,7 +19,7 @@ from dynosim.indexer.wire import (
     to_block_event,
 )
 
-# Encoded by vLLM 0.32's own classes: stored (8 tokens in 2 blocks of 4), removed on the CPU, cleared.
+# By vLLM 0.32 itself: stored (8 tokens in 2 blocks of 4), removed on the CPU, cleared.
 VLLM = bytes.fromhex(
     "93cb40290000000000009389a474797065ab426c6f636b53746f726564ac626c6f636b5f686173686573920b0cb1"
     "706172656e745f626c6f636b5f68617368c0a9746f6b656e5f696473980001020304050607aa626c6f636b5f7369"
