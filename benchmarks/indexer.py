@@ -148,13 +148,14 @@ def use(cache: OrderedDict[int, None], names: list[int]) -> tuple[int, list[int]
     num_known = 0
     while num_known < len(names) and names[num_known] in cache:
         num_known += 1
-    for name in reversed(names[:num_known]):
-        cache.move_to_end(name)
+    for name in names[:num_known]:
+        cache.move_to_end(name)  # safe from what follows
     evicted = []
     while len(cache) + len(names) - num_known > CAPACITY_BLOCKS:
         evicted.append(cache.popitem(last=False)[0])
-    for name in reversed(names[num_known:]):
+    for name in reversed(names):  # the deepest block goes first
         cache[name] = None
+        cache.move_to_end(name)
     return num_known, evicted
 
 

@@ -56,8 +56,9 @@ def run(
     """Simulate `config`. `trace` is the workload if it has been loaded already.
 
     `router_log` is a file to write the router's inputs and decisions to, for `replay_log`;
-    `record_kv_events` keeps every KV event in the result. `wall_time_ms` in the report is real time from before the trace is opened to the end. `check`
-    tests the laws of conservation on the result.
+    `record_kv_events` keeps every KV event in the result. `wall_time_ms` in the report is real time
+    from before the trace is opened to the end. `check` tests the laws of conservation on the
+    result.
 
     Raises: ConfigError, TraceError, InfeasibleError; InvariantError if a law is broken.
     """

@@ -164,11 +164,17 @@ class PositionalIndex:
             event.block_hashes, event.local_hashes, sequence, strict=True
         ):
             held = Held(position, local, own, before)
-            if own in holdings.sequences:
-                self.counters.duplicate_blocks += 1
-            else:
+            known = holdings.by_hash.get(block_hash)
+            if known is not None and known.sequence != own:
+                self._remove(worker, block_hash)  # the name now means another block
+            name = holdings.sequences.get(own)
+            if name is None:
                 self.counters.stored_blocks += 1
                 self._enter(worker, holdings, held)
+            else:
+                self.counters.duplicate_blocks += 1
+                if name != block_hash:
+                    del holdings.by_hash[name]  # of two names for one block the newer counts
             holdings.sequences[own] = block_hash
             holdings.by_hash[block_hash] = held
             position, before = position + 1, own
@@ -197,7 +203,7 @@ class PositionalIndex:
     def _remove(self, worker: int, block_hash: int) -> None:
         holdings = self._holdings.get(worker)
         held = None if holdings is None else holdings.by_hash.pop(block_hash, None)
-        if holdings is None or held is None or held.sequence not in holdings.sequences:
+        if holdings is None or held is None:
             self.counters.unknown_blocks += 1
             return
         self.counters.removed_blocks += 1

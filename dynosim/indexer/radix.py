@@ -110,9 +110,16 @@ class RadixIndex:
             child = node.children.get(local)
             if child is None:
                 child = node.children[local] = Node(node, local)
-            num_known += child.workers >> worker & 1
+            is_known = child.workers >> worker & 1
+            num_known += is_known
             child.workers |= bit
-            nodes[block_hash] = child
+            before = nodes.get(block_hash)
+            if before is not child:
+                if is_known:
+                    _forget_name(nodes, child)
+                nodes[block_hash] = child
+                if before is not None:
+                    self._drop(before, worker)
             node = child
         self.counters.duplicate_blocks += num_known
         self.counters.stored_blocks += len(event.block_hashes) - num_known
@@ -134,3 +141,11 @@ class RadixIndex:
             parent = node.parent
             del parent.children[node.local]
             node = parent
+
+
+def _forget_name(nodes: dict[int, Node], node: Node) -> None:
+    """Of two names for one block the newer counts; rare enough for a search."""
+    for block_hash, known in nodes.items():
+        if known is node:
+            del nodes[block_hash]
+            return

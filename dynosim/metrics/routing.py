@@ -1,8 +1,8 @@
 """How well requests met their cached prefixes, how evenly they were spread, and at what effort.
 
 `router_overlap_ratio` is what the routers believed to be cached when they placed the requests, over
-all prompt tokens; compare it with `prefix_cache_reused_ratio`, what the engines found. Index numbers
-are those of the first frontend; an index of extents hears only of blocks that requests share.
+all prompt tokens; compare it with `prefix_cache_reused_ratio`, what the engines found. Numbers of
+the index are those of the first frontend; one of extents hears only of blocks that requests share.
 """
 
 from typing import Any

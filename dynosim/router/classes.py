@@ -20,7 +20,8 @@ class PolicyClass:
     prefill tokens in hand than `prefill_busy_threshold`, or than `prefill_busy_threshold_frac`
     times their `max_num_batched_tokens`; without a threshold they never wait. `queue_policy` is
     the order of the line: `fcfs` (good tail), `wspt` (short uncached prompts first: good mean) or
-    `lcfs` (for comparison). `quantum` is the class's share, in uncached prompt tokens a round.
+    `lcfs` (for comparison). `quantum` is what a class earns in a round, in uncached prompt tokens:
+    where prompts exceed it, classes share by their quanta; where not, they take turns.
 
     A request belongs to the class of its `policy_family` (None: any) whose bucket
     `min_uncached_tokens <= uncached prompt tokens < max_uncached_tokens` it falls into. Limits on

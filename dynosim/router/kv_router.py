@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from random import Random
 from typing import Any, NamedTuple
 
+from dynosim.hashing import local_hashes, sequence_hashes
 from dynosim.indexer.base import BlockEvent, OverlapSource, RoutingFollower
 from dynosim.records import KvEvent
 from dynosim.router.affinity import SessionAffinity
@@ -30,7 +31,7 @@ from dynosim.router.refusals import (
     WorkersBusyError,
 )
 from dynosim.router.request import RoutingRequest
-from dynosim.router.settings import RouterSettings
+from dynosim.router.settings import CostSettings, RouterSettings
 from dynosim.router.workers import WorkerCard, WorkerTable
 
 UNCONSTRAINED = Constraints()
@@ -245,6 +246,64 @@ class KvRouter:
         """Let a session go anywhere again: its worker failed it."""
         if self._affinity is not None:
             self._affinity.unbind(session_id)
+
+    # ---- the field's names for it ----------------------------------------------------------------
+
+    def best_worker(
+        self,
+        token_ids: Sequence[int],
+        request_id: Hashable = None,
+        *,
+        update_states: bool = False,
+        router_config_override: CostSettings | None = None,
+        now_ms: float = 0.0,
+    ) -> tuple[int, int, int]:
+        """(worker, data-parallel rank, overlapping blocks) for a prompt.
+
+        With `update_states` the request counts as placed there until `free(request_id)`.
+        Raises: RequestRefusedError; InvalidRequestError for `update_states` without a request id.
+        """
+        if update_states and request_id is None:
+            raise InvalidRequestError("update_states needs a request_id, to free the request by")
+        request = self._request_of(token_ids, request_id, router_config_override)
+        eligible = self._eligible(request, now_ms)
+        if update_states:
+            placed = self._place(request, eligible, now_ms, 0.0)
+            return placed.worker_id, placed.dp_rank, int(placed.overlap_blocks)
+        found = self._choose(request, eligible, now_ms)
+        candidate = self.table.candidate(found.slot)
+        return candidate.worker_id, candidate.dp_rank, int(found.overlap_blocks)
+
+    def get_potential_loads(
+        self, token_ids: Sequence[int], now_ms: float = 0.0
+    ) -> list[dict[str, int]]:
+        """What each candidate would have in hand with this prompt, in slot order."""
+        request = self._request_of(token_ids, None, None)
+        options = self.choice.fresh_options(request, self._eligible(request, now_ms), now_ms)
+        return [
+            {
+                "worker_id": option.worker_id,
+                "dp_rank": option.dp_rank,
+                "potential_prefill_tokens": option.prefill_tokens,
+                "potential_decode_blocks": option.decode_blocks,
+            }
+            for option in options
+        ]
+
+    def _request_of(
+        self, token_ids: Sequence[int], request_id: Hashable, overrides: CostSettings | None
+    ) -> RoutingRequest:
+        if not len(token_ids):
+            raise InvalidRequestError("the prompt is empty")
+        local = local_hashes(token_ids, self.settings.block_size)
+        return RoutingRequest(
+            request_id,
+            len(token_ids),
+            len(local),
+            local,
+            sequence_hashes(local),
+            overrides=overrides,
+        )
 
     # ---- inside --------------------------------------------------------------------------------
 

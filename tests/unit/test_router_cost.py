@@ -1,0 +1,172 @@
+"""The cost function, term by term, and the choice it leads to."""
+
+from collections import Counter
+from math import exp, tanh
+
+import pytest
+from router_support import BLOCK, card, make_router, request, store
+
+from dynosim.errors import ConfigError
+from dynosim.hashing import sequence_hashes
+from dynosim.indexer.base import Removed, Stored, Tier
+from dynosim.indexer.compressed import CompressedRadixIndex
+from dynosim.indexer.tiers import TieredIndex
+from dynosim.router.cost import WorkerOption
+from dynosim.router.eligibility import Constraints
+from dynosim.router.kv_router import KvRouter
+from dynosim.router.settings import CostSettings
+
+
+def options(router: KvRouter, *args: object, **kwargs: object) -> list[WorkerOption]:
+    made = request("asked", *args, **kwargs)  # type: ignore[arg-type]
+    return router.choice.options(made, router.table.all_mask, 0.0)
+
+
+def test_an_idle_worker_costs_the_prompt_twice_prefill_and_blocks() -> None:
+    assert [o.cost for o in options(make_router(2), range(4))] == [8.0, 8.0]
+
+
+def test_cached_blocks_save_prefill_but_are_held_all_the_same() -> None:
+    router = make_router(2)
+    store(router, 1, [0, 1, 2])
+    assert [(o.cost, o.cached_tokens) for o in options(router, range(4))] == [(8, 0), (5, 48)]
+
+
+def test_a_partial_block_counts_as_prefill_and_not_as_a_block() -> None:
+    (option,) = options(make_router(1), range(4), input_tokens=4 * BLOCK + 8)
+    assert option.cost == 4.5 + 4
+
+
+def test_requests_in_hand_count_their_prefill_until_the_first_token_and_their_blocks() -> None:
+    router = make_router(1)
+    router.submit(request("first", [7, 8]), 0.0)
+    assert options(router, range(4))[0].cost == (2 + 4) + (2 + 4)
+    router.first_token("first", 1.0)
+    assert options(router, range(4))[0].cost == 4 + (2 + 4)
+    router.free("first", 2.0)
+    assert options(router, range(4))[0].cost == 8
+
+
+def test_blocks_that_are_active_already_are_not_counted_again() -> None:
+    router = make_router(1)
+    router.submit(request("first", [0, 1, 9]), 0.0)
+    router.first_token("first", 1.0)
+    assert options(router, range(4))[0].decode_blocks == 3 + 4 - 2
+
+
+def test_credit_weights_and_scale() -> None:
+    router = make_router(1, overlap_score_credit=0.5, prefill_load_scale=3.0)
+    store(router, 0, [0, 1])
+    assert options(router, range(4))[0].cost == 3 * (4 - 0.5 * 2) + 4
+
+
+def test_a_credit_above_one_cannot_make_prefill_negative() -> None:
+    router = make_router(1, overlap_score_credit=2.0)
+    store(router, 0, [0, 1, 2])
+    assert options(router, range(4))[0].cost == 0 + 4
+
+
+def test_credit_decays_on_workers_with_more_prefill_than_the_least_loaded() -> None:
+    router = make_router(2, overlap_score_credit_decay=2.0)
+    store(router, 0, [0, 1])
+    pinned = Constraints(pinned_worker=0)
+    router.submit(request("busy", range(50, 58), constraints=pinned), 0.0)
+    surplus = 8  # blocks of prefill that worker 1 does not have
+    credit = 1 / (1 + 2.0 * surplus / 4)
+    assert options(router, range(4))[0].cost == pytest.approx((8 + 4 - credit * 2) + (8 + 4))
+
+
+def test_requests_in_hand_have_a_weight_of_their_own() -> None:
+    router = make_router(1, active_request_weight=2.5)
+    router.submit(request("first", [7]), 0.0)
+    router.first_token("first", 1.0)
+    assert options(router, range(4))[0].cost == 4 + (1 + 4) + 2.5
+
+
+def test_without_tracking_prefill_neither_load_nor_overlap_counts() -> None:
+    router = make_router(1, track_prefill_tokens=False)
+    store(router, 0, [0, 1])
+    router.submit(request("first", [7]), 0.0)
+    assert options(router, range(4))[0].cost == 1 + 4
+
+
+def test_without_reuse_equal_prompts_count_twice() -> None:
+    router = make_router(1, assume_kv_reuse=False)
+    router.submit(request("first", range(4)), 0.0)
+    router.first_token("first", 0.0)
+    assert options(router, range(4))[0].cost == 4 + (4 + 4)
+
+
+def test_slower_tiers_count_by_their_weights_behind_the_device() -> None:
+    router = make_router(2, index=TieredIndex(CompressedRadixIndex()))
+    chain = sequence_hashes(range(4))
+    router.apply_events(0, 0, [Stored(None, chain[:1], [0])])
+    router.apply_events(0, 0, [Stored(chain[0], chain[1:3], [1, 2], Tier.HOST)])
+    router.apply_events(0, 0, [Stored(chain[2], chain[3:], [3], Tier.DISK)])
+    ours, other = options(router, range(4))
+    assert ours.overlap_blocks == 1 + 0.75 * 2 + 0.25
+    assert ours.cost == (4 - ours.overlap_blocks) + 4
+    assert other.cost == 8
+    router.apply_events(0, 0, [Removed([chain[1]], Tier.HOST)])
+    assert options(router, range(4))[0].overlap_blocks == 1
+
+
+def test_a_preferred_taint_multiplies_the_cost() -> None:
+    router = make_router(1)
+    router.add_worker(card(1, taints=frozenset({"fast"})))
+    wish = Constraints(preferred_taints={"fast": 0.85})
+    plain, fast = options(router, range(4), constraints=wish)
+    assert fast.cost == pytest.approx(plain.cost * exp(-tanh(0.85)))
+    assert router.submit(request("r", constraints=wish), 0.0).worker_id == 1  # type: ignore[union-attr]
+
+
+def test_the_cheapest_worker_is_chosen_and_told_why() -> None:
+    router = make_router(3)
+    store(router, 2, [1, 2])
+    decision = router.submit(request("r", [1, 2, 3]), 5.0)
+    assert decision is not None
+    assert decision[1:3] == (2, 0)
+    assert (decision.cost, decision.overlap_blocks, decision.cached_tokens) == (4, 2, 32)
+
+
+def test_equal_costs_are_drawn_evenly_and_the_same_with_the_same_seed() -> None:
+    def choices(seed: int) -> list[int]:
+        router = make_router(4, seed=seed)
+        chosen = []
+        for number in range(400):
+            decision = router.submit(request(number, [number]), 0.0)
+            assert decision is not None
+            chosen.append(decision.worker_id)
+            router.free(number, 0.0)
+        return chosen
+
+    assert choices(1) == choices(1) != choices(2)
+    assert all(70 <= count <= 130 for count in Counter(choices(3)).values())
+
+
+def test_a_temperature_prefers_cheap_workers_without_excluding_others() -> None:
+    router = make_router(2, temperature=1.0)
+    store(router, 1, [0, 1])
+    chosen = Counter()  # type: Counter[int]
+    for number in range(3000):
+        decision = router.submit(request(number, range(4)), 0.0)
+        assert decision is not None
+        chosen[decision.worker_id] += 1
+        router.free(number, 0.0)
+    assert chosen[1] / 3000 == pytest.approx(1 / (1 + exp(-1)), abs=0.03)
+
+
+def test_a_request_can_bring_its_own_weights() -> None:
+    router = make_router(2, overlap_score_credit=0.0)
+    store(router, 1, [0, 1])
+    own = CostSettings(overlap_score_credit=1.0)
+    for number in range(20):
+        decision = router.submit(request(number, [0, 1, number + 50], overrides=own), 0.0)
+        assert decision is not None and decision.worker_id == 1
+        router.free(number, 0.0)
+
+
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
+def test_a_credit_out_of_range_is_refused(value: float) -> None:
+    with pytest.raises(ConfigError, match=r"router\.overlap_score_credit.*>= 0"):
+        CostSettings(overlap_score_credit=value)
