@@ -45,6 +45,10 @@ class EventPlane(Protocol):
         """
         ...
 
+    def finish(self) -> None:
+        """Deliver whatever is still to be told or on its way, at the end of a run."""
+        ...
+
     def counters(self) -> dict[str, int]:
         """What happened to events on their way."""
         ...
@@ -93,6 +97,9 @@ class SilentPlane:
     def confirm(self, slots: Sequence[int], now_ms: float) -> bool:
         """Nothing can change."""
         return True
+
+    def finish(self) -> None:
+        """Nothing is on its way."""
 
     def counters(self) -> dict[str, int]:
         """Nothing travels."""
@@ -148,6 +155,11 @@ class DirectPlane:
                 is_unchanged = False
                 self.collect(worker, now_ms)
         return is_unchanged
+
+    def finish(self) -> None:
+        """Tell what the last steps did."""
+        for worker in self._workers:
+            self.collect(worker, 0.0)
 
     def counters(self) -> dict[str, int]:
         """Nothing travels."""
@@ -233,6 +245,12 @@ class DelayedPlane:
     def confirm(self, slots: Sequence[int], now_ms: float) -> bool:
         """`refresh` has done all there is to do."""
         return True
+
+    def finish(self) -> None:
+        """Let everything arrive, however long it takes."""
+        for worker in self._workers:
+            self.collect(worker, 0.0)
+        self.refresh(float("inf"))
 
     def counters(self) -> dict[str, int]:
         """Losses and repairs, all frontends together."""

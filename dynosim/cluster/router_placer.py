@@ -133,6 +133,7 @@ class RouterPlacer:
 
     def stats(self) -> RoutingStats:
         """What was decided, and what the first frontend's index holds."""
+        self.plane.finish()
         log = self.log
         index: Any = self.routers[0].index
         counters = {name: getattr(index.counters, name) for name in index.counters.__slots__}

@@ -1,47 +1,38 @@
 """A path-compressed radix tree: one node per run of blocks that nobody has parted yet.
 
 Prompts share long prefixes and part in few places, so a query compares a few lists of hashes
-instead of walking thousands of nodes. A node keeps the set of workers that hold its whole run, and
-for partial holders the blocks they hold as bits of an integer.
+instead of walking thousands of nodes. Events work on whole runs too.
 
-Splitting a node leaves the per-worker tables alone: an entry (node, position) whose position lies
-beyond the node's end means a place in the node that was split off, which `tail` leads to.
+Per worker a table leads from the engine's block hashes to places. A place is a number: the run's
+number and the position in it. Splitting a run leaves these tables alone: a position beyond the
+run's end means a place in the run that was split off, which `tail` leads to.
 """
 
 from collections.abc import Sequence
+from itertools import repeat
 
 from dynosim.indexer.base import BlockEvent, IndexCounters, Overlaps, Removed, Stored, Tier
+from dynosim.indexer.runs import Run, num_equal
 
+POSITION_BITS = 32
+POSITION_MASK = (1 << POSITION_BITS) - 1
 
-class Run:
-    """Consecutive blocks after one prefix."""
-
-    __slots__ = ("blocks", "children", "full", "parent", "part", "tail")
-
-    def __init__(self, parent: "Run | None", blocks: list[int]) -> None:
-        self.parent = parent
-        self.blocks = blocks  # local hashes, never empty but for the root
-        self.full = 0  # workers that hold all of them
-        self.part: dict[int, int] = {}  # worker -> blocks it holds, as bits; neither none nor all
-        self.children: dict[int, Run] = {}  # by their first block
-        self.tail: Run | None = None  # the child that was split off this run last
-
-    @property
-    def is_bare(self) -> bool:
-        """Whether nothing is left that needs this run."""
-        return not (self.full or self.part or self.children or self.parent is None)
-
-
-Place = tuple[Run, int]
+Places = dict[int, int]  # block hash -> place
 
 
 class CompressedRadixIndex:
-    """Exact prefix index over runs of blocks."""
+    """Exact prefix index over runs of blocks.
+
+    A block hash that a worker already uses stays what it was, and so does a block that it already
+    holds under another hash.
+    """
 
     def __init__(self) -> None:
         self.counters = IndexCounters()
-        self._root = Run(None, [])
-        self._places: dict[int, dict[int, Place]] = {}  # worker -> block hash -> place
+        self._root = Run(0, None, [])
+        self._runs = {0: self._root}
+        self._last_number = 0
+        self._places: dict[int, Places] = {}  # by worker
 
     def apply(self, worker: int, event: BlockEvent) -> None:
         """Take one event of a worker into account."""
@@ -56,27 +47,32 @@ class CompressedRadixIndex:
         """Who holds how many leading blocks; `blocks` are local hashes."""
         if not isinstance(blocks, list):
             blocks = list(blocks)
-        counters = self.counters
-        counters.queries += 1
-        counters.query_blocks += len(blocks)
+        num_blocks = len(blocks)
         depths: dict[int, int] = {}  # depth -> workers
         alive = -1  # everybody
-        run = self._root
-        depth = 0
-        while depth < len(blocks):
-            counters.lookups += 1
-            child = run.children.get(blocks[depth])
-            if child is None:
+        run: Run | None = self._root
+        depth = lookups = 0
+        while depth < num_blocks:
+            lookups += 1
+            run = run.children.get(blocks[depth])
+            if run is None:
                 break
-            run = child
-            matched = _num_equal(run.blocks, blocks, depth)
+            known = run.blocks
+            matched = len(known)
+            is_whole = matched == 1 or blocks[depth : depth + matched] == known
+            if not is_whole:
+                matched = num_equal(known, 0, blocks, depth)
             still = alive & run.full
             if still != alive:
-                still = _part_ways(run, alive, still, depth, matched, depths)
+                still = run.part_ways(alive, depth, matched, depths)
             alive = still
             depth += matched
-            if not alive or matched < len(run.blocks):
+            if not alive or not is_whole:
                 break
+        counters = self.counters
+        counters.queries += 1
+        counters.query_blocks += num_blocks
+        counters.lookups += lookups
         if alive and depth:
             depths[depth] = depths.get(depth, 0) | alive
         return Overlaps([(depths[d], d) for d in sorted(depths)])
@@ -84,10 +80,16 @@ class CompressedRadixIndex:
     def remove_worker(self, worker: int) -> None:
         """Forget everything about a worker."""
         places = self._places.pop(worker, {})
-        for run in {_resolve(place)[0] for place in places.values()}:
-            run.full &= ~(1 << worker)
-            run.part.pop(worker, None)
-            _prune(run)
+        runs = []
+        for number in {place >> POSITION_BITS for place in places.values()}:
+            run: Run | None = self._runs[number]
+            while run is not None:
+                run.set_held(worker, 0)
+                runs.append(run)
+                run = run.tail
+        for run in runs:
+            if run.number in self._runs:
+                self._tidy(run)
 
     @property
     def size(self) -> int:
@@ -99,7 +101,8 @@ class CompressedRadixIndex:
 
         Blocks behind a missing one cannot be told of and are left out.
         """
-        hashes = {_resolve(place): block for block, place in self._places.get(worker, {}).items()}
+        places = self._places.get(worker, {})
+        hashes = {self._resolve(place): block for block, place in places.items()}
         events: list[Stored] = []
         pending: list[tuple[int | None, Run]] = [(None, self._root)]
         while pending:
@@ -115,7 +118,7 @@ class CompressedRadixIndex:
                 pending += [(parent, child) for child in run.children.values()]
         return events
 
-    # ---- events --------------------------------------------------------------------------------
+    # ---- stored --------------------------------------------------------------------------------
 
     def _store(self, worker: int, event: Stored) -> None:
         places = self._places.setdefault(worker, {})
@@ -125,170 +128,130 @@ class CompressedRadixIndex:
             if found is None:
                 self.counters.unknown_parents += 1
                 return
-            run, position = _resolve(found)
+            run, position = self._resolve(found)
             position += 1
-        blocks = list(event.local_hashes)
-        names = event.block_hashes
+        names, blocks = event.block_hashes, event.local_hashes
+        if not isinstance(blocks, list):
+            blocks = list(blocks)
+        if places.keys().isdisjoint(names) and len(set(names)) == len(blocks):
+            self._extend(worker, run, position, names, blocks)
+            return
+        for name, block in zip(names, blocks, strict=True):
+            found = places.get(name)
+            if found is None:
+                run, position = self._extend(worker, run, position, [name], [block])
+            else:
+                self.counters.duplicate_blocks += 1
+                run, position = self._resolve(found)
+                position += 1
+
+    def _extend(
+        self, worker: int, run: Run, position: int, names: Sequence[int], blocks: list[int]
+    ) -> tuple[Run, int]:
+        """Let a worker hold blocks after a place; returns the place after the last of them."""
         done = 0
         while done < len(blocks):
             if position == len(run.blocks):
-                run, position = self._enter(run, worker, blocks, done)
-            matched = _num_equal(run.blocks, blocks, done, position)
-            if matched == 0:
-                _split(run, position)
-                continue
-            self._hold(run, worker, position, matched)
-            stop = position + matched
-            places.update(
-                zip(names[done : done + matched], _places(run, position, stop), strict=True)
-            )
-            done += matched
-            position = stop
+                child = run.children.get(blocks[done])
+                if child is None:
+                    return self._append(worker, run, names[done:], blocks[done:])
+                run, position = child, 0
+            matched = num_equal(run.blocks, position, blocks, done)
+            if matched:
+                self._hold(worker, run, position, names[done : done + matched])
+                done += matched
+                position += matched
+            else:
+                tail = run.split(position, self._new_number())
+                self._runs[tail.number] = tail
+        return run, position
 
-    def _enter(self, run: Run, worker: int, blocks: list[int], done: int) -> Place:
-        """Where blocks that follow a whole run begin; makes room for them if they are new."""
-        child = run.children.get(blocks[done])
-        if child is not None:
-            return child, 0
-        if not run.children and not run.part and run.full == 1 << worker:
-            position = len(run.blocks)
-            run.blocks += blocks[done:]
-            run.full = 0
-            run.part[worker] = (1 << position) - 1
-            return run, position
-        child = Run(run, blocks[done:])
-        run.children[blocks[done]] = child
-        return child, 0
-
-    def _hold(self, run: Run, worker: int, position: int, num_blocks: int) -> None:
-        """Note that a worker holds blocks of a run."""
-        if run.full >> worker & 1:
-            self.counters.duplicate_blocks += num_blocks
-            return
-        before = run.part.get(worker, 0)
-        held = before | ((1 << num_blocks) - 1) << position
-        num_new = held.bit_count() - before.bit_count() if before else num_blocks
-        self.counters.stored_blocks += num_new
-        self.counters.duplicate_blocks += num_blocks - num_new
-        if held.bit_count() == len(run.blocks):
-            run.full |= 1 << worker
-            run.part.pop(worker, None)
+    def _append(
+        self, worker: int, run: Run, names: Sequence[int], blocks: list[int]
+    ) -> tuple[Run, int]:
+        """Let blocks that nobody has yet follow the end of a run."""
+        position = len(run.blocks)
+        if run.full == 1 << worker and not run.children and not run.part:
+            run.blocks += blocks  # nobody else would become a partial holder
         else:
-            run.part[worker] = held
+            parent, position = run, 0
+            run = Run(self._new_number(), parent, blocks)
+            run.full = 1 << worker
+            self._runs[run.number] = parent.children[blocks[0]] = run
+        place = (run.number << POSITION_BITS) + position
+        end = place + len(blocks)
+        self._places[worker].update(zip(names, range(place, end), strict=True))
+        self.counters.stored_blocks += len(blocks)
+        return run, position + len(blocks)
+
+    def _hold(self, worker: int, run: Run, position: int, names: Sequence[int]) -> None:
+        """Let a worker hold blocks that others have had already, or still have."""
+        before = run.held_by(worker)
+        place = (run.number << POSITION_BITS) + position
+        num_new = len(names)
+        wanted = ((1 << num_new) - 1) << position
+        if before & wanted:
+            new = [i for i in range(num_new) if not before >> position + i & 1]
+            self._places[worker].update((names[i], place + i) for i in new)
+            num_new = len(new)
+        else:
+            self._places[worker].update(zip(names, range(place, place + num_new), strict=True))
+        self.counters.stored_blocks += num_new
+        self.counters.duplicate_blocks += len(names) - num_new
+        if num_new:
+            run.set_held(worker, before | wanted)
+
+    # ---- removed -------------------------------------------------------------------------------
 
     def _remove(self, worker: int, block_hashes: Sequence[int]) -> None:
-        places = self._places.get(worker, {})
-        run: Run | None = None
-        gone = 0
-        for block_hash in block_hashes:
-            place = places.pop(block_hash, None)
-            if place is None:
-                self.counters.unknown_blocks += 1
-                continue
-            self.counters.removed_blocks += 1
-            here, position = _resolve(place)
-            if here is not run:
-                if run is not None:
-                    _let_go(run, worker, gone)
-                run, gone = here, 0
-            gone |= 1 << position
-        if run is not None:
-            _let_go(run, worker, gone)
+        table = self._places.get(worker, {})
+        found = list(map(table.pop, block_hashes, repeat(None)))
+        places = [place for place in found if place is not None]
+        self.counters.unknown_blocks += len(found) - len(places)
+        self.counters.removed_blocks += len(places)
+        done = 0
+        while done < len(places):
+            run, position = self._resolve(places[done])
+            length = _consecutive(places, done, position, len(run.blocks))
+            lowest = position if length > 0 else position + length + 1
+            gone = ((1 << abs(length)) - 1) << lowest
+            held = run.held_by(worker)
+            run.set_held(worker, held & ~gone)
+            self._tidy(run)
+            done += abs(length)
+
+    def _tidy(self, run: Run) -> None:
+        """Remove runs and ends of runs that nothing needs any more, upwards."""
+        while run.is_bare:
+            del self._runs[run.number]
+            run = run.detach()
+        if run.part and not run.full and not run.children:
+            run.trim()
+
+    # ---- places --------------------------------------------------------------------------------
+
+    def _resolve(self, place: int) -> tuple[Run, int]:
+        """The run and position of a place, after splits."""
+        run = self._runs[place >> POSITION_BITS]
+        position = place & POSITION_MASK
+        while position >= len(run.blocks):
+            position -= len(run.blocks)
+            assert run.tail is not None
+            run = run.tail
+        return run, position
+
+    def _new_number(self) -> int:
+        self._last_number += 1
+        return self._last_number
 
 
-def _resolve(place: Place) -> Place:
-    """Where a place is now, after splits."""
-    run, position = place
-    while position >= len(run.blocks):
-        position -= len(run.blocks)
-        assert run.tail is not None
-        run = run.tail
-    return run, position
-
-
-def _places(run: Run, start: int, stop: int) -> list[Place]:
-    return [(run, position) for position in range(start, stop)]
-
-
-def _num_equal(known: list[int], blocks: list[int], done: int, position: int = 0) -> int:
-    """How many blocks of a run, from `position`, equal those of a prompt, from `done`."""
-    length = min(len(known) - position, len(blocks) - done)
-    ours = known if position == 0 and length == len(known) else known[position : position + length]
-    theirs = blocks[done : done + length]
-    if ours == theirs:
-        return length
-    for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
-        if one != other:
-            return index
-    return length
-
-
-def _part_ways(
-    run: Run, alive: int, still: int, depth: int, matched: int, depths: dict[int, int]
-) -> int:
-    """Note how far the workers come that lack something of a run; returns who goes on."""
-    lost = alive & ~still
-    for worker, held in run.part.items():
-        if lost >> worker & 1:
-            leading = (~held & (held + 1)).bit_length() - 1
-            if leading >= matched:
-                still |= 1 << worker
-            elif leading:
-                depths[depth + leading] = depths.get(depth + leading, 0) | 1 << worker
-            else:
-                continue
-            lost ^= 1 << worker
-    if depth and lost:
-        depths[depth] = depths.get(depth, 0) | lost
-    return still
-
-
-def _split(run: Run, position: int) -> None:
-    """Part a run in two; the second becomes the child of the first."""
-    tail = Run(run, run.blocks[position:])
-    tail.children, run.children = run.children, {tail.blocks[0]: tail}
-    for child in tail.children.values():
-        child.parent = tail
-    tail.tail, run.tail = run.tail, tail
-    tail.full = run.full
-    del run.blocks[position:]
-    head_bits = (1 << position) - 1
-    parts, run.part = run.part, {}
-    for worker, held in parts.items():
-        _set_held(run, worker, held & head_bits)
-        _set_held(tail, worker, held >> position)
-
-
-def _set_held(run: Run, worker: int, held: int) -> None:
-    if held.bit_count() == len(run.blocks):
-        run.full |= 1 << worker
-    elif held:
-        run.part[worker] = held
-
-
-def _let_go(run: Run, worker: int, gone: int) -> None:
-    """Note that a worker no longer holds some blocks of a run."""
-    bit = 1 << worker
-    if run.full & bit:
-        run.full ^= bit
-        held = (1 << len(run.blocks)) - 1
-    else:
-        held = run.part.get(worker, 0)
-    held &= ~gone
-    if held:
-        run.part[worker] = held
-        return
-    run.part.pop(worker, None)
-    _prune(run)
-
-
-def _prune(run: Run) -> None:
-    """Remove a run that nothing needs any more, and those above that only led to it."""
-    while run.is_bare:
-        parent = run.parent
-        assert parent is not None
-        if parent.children.get(run.blocks[0]) is run:
-            del parent.children[run.blocks[0]]
-        if parent.tail is run:
-            parent.tail = None
-        run = parent
+def _consecutive(places: list[int], done: int, position: int, num_blocks: int) -> int:
+    """How many places of one run follow each other: below 0 backwards, as engines evict."""
+    place = places[done]
+    left = len(places) - done
+    down = min(position + 1, left)
+    length = num_equal(list(range(place, place - down, -1)), 0, places, done)
+    if length > 1 or left == 1 or places[done + 1] != place + 1:
+        return -length
+    up = min(num_blocks - position, left)
+    return num_equal(list(range(place, place + up)), 0, places, done)

@@ -9,7 +9,8 @@ holes; workers with holes are known, and checked block by block.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dynosim.hashing import extend_sequence_hashes, sequence_hashes
+from dynosim.errors import ConfigError
+from dynosim.hashing import extend_sequence_hashes
 from dynosim.indexer.base import (
     BlockEvent,
     IndexCounters,
@@ -17,7 +18,6 @@ from dynosim.indexer.base import (
     Removed,
     Stored,
     Tier,
-    members,
 )
 
 
@@ -47,18 +47,75 @@ class Holdings:
 
     def __init__(self) -> None:
         self.by_hash: dict[int, Held] = {}  # engine's block hash -> block
-        self.sequences: dict[int, int] = {}  # our sequence hash -> engine's block hash
+        self.sequences: set[int] = set()  # our sequence hashes of the same blocks
         self.num_children: dict[int, int] = {}  # sequence hash -> blocks held that follow it
         self.num_orphans = 0  # blocks held whose block before is not
+
+
+class _Search:
+    """One query's walk: where it looks, and whom it has lost on the way."""
+
+    __slots__ = ("_blocks", "_positions", "_sequence", "depths", "num_lookups")
+
+    def __init__(self, positions: list[dict[int, Entry]], blocks: Sequence[int]) -> None:
+        self._positions = positions
+        self._blocks = blocks
+        self._sequence: list[int] = []  # hashed as far as needed
+        self.depths: dict[int, int] = {}  # depth -> workers
+        self.num_lookups = 0
+
+    def workers_at(self, position: int) -> int:
+        """Who holds the query's block at a position, behind the same prefix."""
+        self.num_lookups += 1
+        if position >= len(self._positions):
+            return 0
+        entry = self._positions[position].get(self._blocks[position])
+        if entry is None:
+            return 0
+        known = self._sequence
+        if len(known) <= position:
+            new = self._blocks[len(known) : position + 1]
+            known += extend_sequence_hashes(known[-1] if known else None, new)
+        if isinstance(entry, Single):
+            return entry.workers if entry.sequence == known[position] else 0
+        return entry.get(known[position], 0)
+
+    def note(self, workers: int, depth: int) -> None:
+        """Workers hold `depth` blocks and no more."""
+        if workers:
+            self.depths[depth] = self.depths.get(depth, 0) | workers
+
+    def walk(self, first: int, end: int, workers: int) -> None:
+        """Find block by block how far workers come that hold `first`, but not beyond `end`."""
+        position = first + 1
+        while workers and position < end:
+            still = workers & self.workers_at(position)
+            self.note(workers ^ still, position)
+            workers = still
+            position += 1
+        self.note(workers, end)
+
+    def halve(self, first: int, end: int, workers: int) -> None:
+        """The same by halving, for workers without holes."""
+        if not workers or end - first == 1:
+            self.note(workers, end)
+            return
+        middle = (first + end) // 2
+        still = workers & self.workers_at(middle)
+        self.halve(first, middle, workers ^ still)
+        self.halve(middle, end, still)
 
 
 class PositionalIndex:
     """Exact prefix index by position.
 
-    `stride`: blocks to jump. `is_binary`: look for drop-outs by halving instead of one by one.
+    `stride`: blocks to jump, at least 1. `is_binary`: look for drop-outs by halving instead of one
+    by one. Raises: ConfigError for a stride below 1.
     """
 
     def __init__(self, stride: int = 32, *, is_binary: bool = False) -> None:
+        if stride < 1:
+            raise ConfigError(f"stride: {stride} blocks to jump; use 1 or more")
         self.counters = IndexCounters()
         self._stride = stride
         self._is_binary = is_binary
@@ -71,8 +128,7 @@ class PositionalIndex:
         if isinstance(event, Stored):
             self._store(worker, event)
         elif isinstance(event, Removed):
-            for block_hash in event.block_hashes:
-                self._remove(worker, block_hash)
+            self._remove(worker, event.block_hashes)
         elif event.tier is None or event.tier is Tier.DEVICE:
             self.remove_worker(worker)
 
@@ -82,73 +138,32 @@ class PositionalIndex:
         self.counters.query_blocks += len(blocks)
         if not blocks:
             return Overlaps([])
-        sequence = sequence_hashes(blocks)
-        everybody = self._workers_at(0, blocks, sequence)
-        depths: dict[int, int] = {}
-        for worker in members(everybody & self._with_holes):
-            depth = 1
-            while depth < len(blocks) and self._workers_at(depth, blocks, sequence) >> worker & 1:
-                depth += 1
-            depths[depth] = depths.get(depth, 0) | 1 << worker
+        search = _Search(self._positions, blocks)
+        everybody = search.workers_at(0)
+        search.walk(0, len(blocks), everybody & self._with_holes)
+        find_drop_outs = search.halve if self._is_binary else search.walk
         active = everybody & ~self._with_holes
         position, last = 0, len(blocks) - 1
         while active and position < last:
             ahead = min(position + self._stride, last)
-            still = active & self._workers_at(ahead, blocks, sequence)
-            if still != active:
-                self._drop_outs(position, ahead, active ^ still, blocks, sequence, depths)
+            still = active & search.workers_at(ahead)
+            find_drop_outs(position, ahead, active ^ still)
             active, position = still, ahead
-        if active:
-            depths[len(blocks)] = depths.get(len(blocks), 0) | active
-        return Overlaps([(depths[depth], depth) for depth in sorted(depths)])
+        search.note(active, len(blocks))
+        self.counters.lookups += search.num_lookups
+        return Overlaps([(search.depths[depth], depth) for depth in sorted(search.depths)])
 
     def remove_worker(self, worker: int) -> None:
         """Forget everything about a worker."""
-        holdings = self._holdings.get(worker)
-        for block_hash in list(holdings.by_hash) if holdings is not None else ():
-            self._remove(worker, block_hash)
-        self._holdings.pop(worker, None)
+        holdings = self._holdings.pop(worker, None)
+        if holdings is not None:
+            for block_hash in list(holdings.by_hash):
+                self._drop(worker, holdings, block_hash)
 
     @property
     def size(self) -> int:
         """(worker, block) pairs held."""
         return sum(len(holdings.sequences) for holdings in self._holdings.values())
-
-    # ---- queries -------------------------------------------------------------------------------
-
-    def _workers_at(self, position: int, blocks: Sequence[int], sequence: list[int]) -> int:
-        """Who holds the query's block at a position, behind the same prefix."""
-        self.counters.lookups += 1
-        if position >= len(self._positions):
-            return 0
-        entry = self._positions[position].get(blocks[position])
-        if entry is None:
-            return 0
-        if isinstance(entry, Single):
-            return entry.workers if entry.sequence == sequence[position] else 0
-        return entry.get(sequence[position], 0)
-
-    def _drop_outs(
-        self,
-        first: int,
-        last: int,
-        leaving: int,
-        blocks: Sequence[int],
-        sequence: list[int],
-        depths: dict[int, int],
-    ) -> None:
-        """Find how far workers come that hold position `first` but not `last`."""
-        if last - first == 1:
-            depths[last] = depths.get(last, 0) | leaving
-            return
-        middle = (first + last) // 2 if self._is_binary else first + 1
-        still = leaving & self._workers_at(middle, blocks, sequence)
-        if still != leaving:
-            self._drop_outs(first, middle, leaving ^ still, blocks, sequence, depths)
-        if still:
-            self._drop_outs(middle, last, still, blocks, sequence, depths)
-
-    # ---- events --------------------------------------------------------------------------------
 
     def _store(self, worker: int, event: Stored) -> None:
         holdings = self._holdings.setdefault(worker, Holdings())
@@ -159,25 +174,24 @@ class PositionalIndex:
                 self.counters.unknown_parents += 1
                 return
             position, before = parent.position + 1, parent.sequence
-        sequence = extend_sequence_hashes(before, event.local_hashes)
-        for block_hash, local, own in zip(
-            event.block_hashes, event.local_hashes, sequence, strict=True
-        ):
-            held = Held(position, local, own, before)
-            known = holdings.by_hash.get(block_hash)
-            if known is not None and known.sequence != own:
-                self._remove(worker, block_hash)  # the name now means another block
-            name = holdings.sequences.get(own)
-            if name is None:
-                self.counters.stored_blocks += 1
+        names, blocks = event.block_hashes, event.local_hashes
+        sequence = extend_sequence_hashes(before, blocks)
+        num_new = 0
+        for index, (name, local) in enumerate(zip(names, blocks, strict=True)):
+            own = sequence[index]
+            known = holdings.by_hash.get(name)
+            if known is not None:
+                position, before = known.position + 1, known.sequence
+                if before != own:  # the name means another block, and what follows follows that
+                    sequence[index + 1 :] = extend_sequence_hashes(before, blocks[index + 1 :])
+                continue
+            if own not in holdings.sequences:
+                num_new += 1
+                held = holdings.by_hash[name] = Held(position, local, own, before)
                 self._enter(worker, holdings, held)
-            else:
-                self.counters.duplicate_blocks += 1
-                if name != block_hash:
-                    del holdings.by_hash[name]  # of two names for one block the newer counts
-            holdings.sequences[own] = block_hash
-            holdings.by_hash[block_hash] = held
             position, before = position + 1, own
+        self.counters.stored_blocks += num_new
+        self.counters.duplicate_blocks += len(names) - num_new
         self._note_holes(worker, holdings)
 
     def _enter(self, worker: int, holdings: Holdings, held: Held) -> None:
@@ -186,6 +200,7 @@ class PositionalIndex:
             holdings.num_children[parent] = holdings.num_children.get(parent, 0) + 1
             holdings.num_orphans += parent not in holdings.sequences
         holdings.num_orphans -= holdings.num_children.get(own, 0)
+        holdings.sequences.add(own)
         while len(self._positions) <= position:
             self._positions.append({})
         table = self._positions[position]
@@ -200,15 +215,18 @@ class PositionalIndex:
         else:
             table[local] = {entry.sequence: entry.workers, own: bit}
 
-    def _remove(self, worker: int, block_hash: int) -> None:
+    def _remove(self, worker: int, block_hashes: Sequence[int]) -> None:
         holdings = self._holdings.get(worker)
-        held = None if holdings is None else holdings.by_hash.pop(block_hash, None)
-        if holdings is None or held is None:
-            self.counters.unknown_blocks += 1
-            return
-        self.counters.removed_blocks += 1
-        position, local, own, parent = held
-        del holdings.sequences[own]
+        for block_hash in block_hashes:
+            if holdings is None or block_hash not in holdings.by_hash:
+                self.counters.unknown_blocks += 1
+            else:
+                self.counters.removed_blocks += 1
+                self._drop(worker, holdings, block_hash)
+
+    def _drop(self, worker: int, holdings: Holdings, block_hash: int) -> None:
+        position, local, own, parent = holdings.by_hash.pop(block_hash)
+        holdings.sequences.remove(own)
         holdings.num_orphans += holdings.num_children.get(own, 0)
         if parent is not None:
             holdings.num_orphans -= parent not in holdings.sequences

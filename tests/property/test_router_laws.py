@@ -1,0 +1,172 @@
+"""Laws of the router: shortcuts change nothing, loads balance, indexes are interchangeable."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from router_support import make_router, request, store
+from strategies import random_routing, random_spec, random_timing, random_trace
+
+from dynosim.cluster import simulate
+from dynosim.cluster.block_names import HashNames
+from dynosim.cluster.event_plane import DelaySettings
+from dynosim.cluster.routing import RoutingSpec
+from dynosim.engine.sequence import Sequence
+from dynosim.engine.vllm import VllmScheduler
+from dynosim.indexer.extents import ExtentIndex
+from dynosim.indexer.radix import RadixIndex
+from dynosim.records import RunResult
+from dynosim.router.eligibility import Constraints
+from dynosim.router.settings import RouterSettings
+from dynosim.workload.extents import prefix_extents
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+@settings(max_examples=150, deadline=None)
+@given(SEEDS)
+def test_the_shortcut_finds_exactly_the_cheapest_options(seed: int) -> None:
+    """`choose` looks at groups of workers, `options` prices each; powers of two keep it exact."""
+    rng = random.Random(seed)
+    credit, scale = rng.choice([1.0, 0.5, 0.0]), rng.choice([1.0, 0.25, 4.0])
+    router = make_router(
+        rng.randint(1, 20),
+        overlap_score_credit=credit,
+        prefill_load_scale=scale,
+        active_request_weight=rng.choice([0.0, 0.5]),
+    )
+    hand: list[int] = []
+    for number in range(40):
+        blocks = [rng.randint(0, 2) for _ in range(rng.randint(1, 6))]
+        allowed = frozenset(w for w in router.table.cards if rng.random() < 0.7)
+        rules = Constraints(allowed_workers=allowed) if allowed and rng.random() < 0.5 else None
+        made = request(number, blocks, constraints=rules)
+        eligible = router._eligible(made, 0.0)
+        options = router.choice.options(made, eligible, 0.0)
+        lowest = min(option.cost for option in options)
+        decision = router.submit(made, 0.0)
+        assert decision is not None
+        chosen = next(option for option in options if option.slot == decision.slot)
+        assert decision.cost == chosen.cost == lowest
+        assert decision.cached_tokens == chosen.cached_tokens
+        hand.append(number)
+        if rng.random() < 0.7:
+            store(router, decision.worker_id, blocks[: rng.randint(1, len(blocks))])
+        if rng.random() < 0.5:
+            router.first_token(rng.choice(hand), 0.0)
+        if rng.random() < 0.4:
+            router.free(hand.pop(rng.randrange(len(hand))), 0.0)
+    for number in hand:
+        router.free(number, 1.0)
+    assert set(router.load.own_cost) == {0.0}
+    assert set(router.load.num_requests) == {0}
+    assert router.load.shared_prefix([1, 2]) == []
+
+
+@settings(max_examples=150, deadline=None)
+@given(SEEDS)
+def test_extents_and_blocks_tell_the_same(seed: int) -> None:
+    """Engine events fed to an extent index and, block by block, to a radix tree."""
+    rng = random.Random(seed)
+    trace = random_trace(rng)
+    spec = replace(random_spec(rng, trace), enable_prefix_caching=True, async_scheduling=False)
+    is_capped = spec.long_prefill_token_threshold > 0
+    extents = prefix_extents(trace, spec.block_size, single_blocks=is_capped)
+    sizes = extents.extent_blocks.tolist()
+    names = HashNames(trace, extents, spec.block_size)
+    by_extent, by_block = ExtentIndex(sizes), RadixIndex()
+    schedulers = [VllmScheduler(spec, sizes, keep_rows=True, publish_events=True) for _ in range(2)]
+    waiting = list(range(len(trace)))
+    for _ in range(400):
+        worker = rng.randrange(2)
+        scheduler = schedulers[worker]
+        if waiting and rng.random() < 0.3:
+            index = waiting.pop()
+            path = extents.path[extents.path_offsets[index] : extents.path_offsets[index + 1]]
+            tokens = int(trace.input_tokens[index])
+            if tokens < spec.max_model_len:
+                output = min(int(trace.output_tokens[index]), spec.max_model_len - tokens)
+                blocks = int(extents.path_blocks[index]) if len(extents.path) else 0
+                scheduler.add(Sequence(index, tokens, output, path.tolist(), blocks))
+        if scheduler.has_work:
+            scheduler.finish_step(scheduler.plan_step())
+        assert scheduler.pool.events is not None
+        for event in scheduler.pool.events:
+            by_extent.apply(worker, event)
+            by_block.apply(worker, names.event(event))
+        scheduler.pool.events.clear()
+        asked = rng.randrange(len(trace))
+        path = extents.path[extents.path_offsets[asked] : extents.path_offsets[asked + 1]]
+        local, _ = names.of(asked)
+        found = by_extent.find_matches(path.tolist()).by_worker()
+        assert found == by_block.find_matches(local).by_worker()
+    if by_block.counters.unknown_parents == 0:  # else a block index misses private blocks, too
+        assert by_extent.size == by_block.size
+
+
+def run(seed: int, **changes: object) -> RunResult:
+    rng = random.Random(seed)
+    trace = random_trace(rng)
+    spec = random_spec(rng, trace)
+    timing = random_timing(rng, spec)
+    routing = replace(random_routing(rng, spec), events=DelaySettings(), frontends=1)
+    routing = replace(routing, settings=replace(routing.settings, mode="kv"), **changes)  # type: ignore[arg-type]
+    return simulate(trace, engine=spec, timing=timing, num_workers=3, routing=routing)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS)
+def test_every_exact_index_routes_alike(seed: int) -> None:
+    first = run(seed, index="extents")
+    for kind in ("radix", "compressed", "positional", "positional-binary"):
+        other = run(seed, index=kind)
+        np.testing.assert_array_equal(first.requests.worker_id, other.requests.worker_id, kind)
+        times = first.requests.finish_ms, other.requests.finish_ms
+        np.testing.assert_allclose(*times, rtol=0, atol=1e-6, err_msg=kind)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS)
+def test_looking_up_evictions_late_and_hearing_of_them_in_time_route_alike(seed: int) -> None:
+    """The direct plane settles only the cheapest workers; the recording one stamps every event."""
+    lazy, timed = run(seed, index="extents"), run(seed, index="extents", records_events=True)
+    np.testing.assert_array_equal(lazy.requests.worker_id, timed.requests.worker_id)
+    np.testing.assert_allclose(lazy.requests.finish_ms, timed.requests.finish_ms, rtol=0, atol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS)
+def test_frontends_that_lose_events_end_up_with_the_same_index(seed: int) -> None:
+    rng = random.Random(seed)
+    delay_ms, jitter_ms = rng.choice([0.0, 2.0]), rng.choice([0.0, 30.0])
+    lossy = DelaySettings(delay_ms, jitter_ms, loss=0.2, recovery_ms=5.0)
+    result = run(seed, events=lossy, frontends=1)
+    assert result.routing is not None
+    counters = result.routing.counters
+    # Every loss leaves a gap, and every gap that later events reveal is filled.
+    assert (counters["event_gaps"] > 0) >= (counters["events_lost"] > 20)
+    assert counters["event_replays"] + counters["event_dumps"] <= counters["event_gaps"] * 2
+
+
+@pytest.mark.parametrize("mode", ["kv", "round-robin"])
+def test_stores_less_removals_are_what_is_resident(mode: str) -> None:
+    rng = random.Random(5)
+    trace = random_trace(rng)
+    # One request after the other, and no prompt that ends with a block: nothing is held twice.
+    lengths = trace.input_tokens - (trace.input_tokens % 8 == 0)
+    trace = replace(trace, arrival_ms=1e6 * np.arange(len(trace)), input_tokens=lengths)
+    spec = replace(random_spec(rng, trace), block_size=8, enable_prefix_caching=True)
+    routing = RoutingSpec(RouterSettings(spec.block_size, mode=mode), records_events=True)
+    timing = random_timing(rng, spec)
+    result = simulate(trace, engine=spec, timing=timing, num_workers=2, routing=routing)
+    log = result.kv_events
+    assert log is not None and log.num_blocks.min() < 0 < log.num_blocks.max()
+    for worker_id in range(2):
+        assert (np.diff(log.time_ms[log.worker_id == worker_id]) >= 0).all()
+    if mode == "kv":
+        assert result.routing is not None
+        assert result.routing.counters["duplicate_blocks"] == 0
+        assert int(log.num_blocks.sum()) == result.routing.index_blocks > 0
