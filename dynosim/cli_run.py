@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,7 @@ def write_run(out: Path, outcome: RunOutcome, document: Mapping[str, Any]) -> No
     write_files(
         out,
         {
+            **_event_files(outcome),
             "report.json": text_writer(json.dumps(document, indent=2, allow_nan=False) + "\n"),
             "requests.parquet": lambda path: request_table(
                 outcome.result, outcome.trace
@@ -104,6 +105,21 @@ def write_run(out: Path, outcome: RunOutcome, document: Mapping[str, Any]) -> No
             "config.yaml": text_writer(config_yaml),
         },
     )
+
+
+def _event_files(outcome: RunOutcome) -> dict[str, Callable[[Path], None]]:
+    """The KV events as a table and as a picture, if they were recorded."""
+    log = outcome.result.kv_events
+    if log is None:
+        return {}
+    from dynosim.metrics.tables import event_table
+    from dynosim.plots.event_density import write_event_density_png
+
+    num_workers = outcome.result.num_workers
+    return {
+        "kv_events.parquet": lambda path: event_table(log).write_parquet(path),
+        "kv_events.png": lambda path: write_event_density_png(path, log, num_workers),
+    }
 
 
 def print_table(outcome: RunOutcome) -> None:
@@ -136,6 +152,7 @@ def _facts(outcome: RunOutcome) -> list[tuple[str, str]]:
         ("cache reuse", f"{_percent(r['prefix_cache_reused_ratio'])} of prompt tokens"),
         ("KV cache", f"{r['num_gpu_blocks']:,} blocks of {r['block_size']} per worker "
          f"({r['kv_capacity_source']}), peak use {_percent(r['peak_kv_usage_share'])}"),
+        ("routing", _routing_fact(outcome)),
         ("preemptions", f"{r['preemptions']:,}"),
         ("step times", f"{r['timing_source']}{in_range}: {r['timing_description']}"),
     ]  # fmt: skip
@@ -146,10 +163,21 @@ def _facts(outcome: RunOutcome) -> list[tuple[str, str]]:
     return facts
 
 
+def _routing_fact(outcome: RunOutcome) -> str:
+    r, router = outcome.report, outcome.config.router
+    text = router.policy or router.mode
+    text += f", busiest worker {_percent(r['busiest_worker_request_share'])} of requests"
+    if router.mode == "kv":
+        text += f"; {_percent(r['router_overlap_ratio'])} of prompt tokens expected in cache"
+    if r.get("router_queued_requests"):
+        text += f"; {r['router_queued_requests']:,} waited {_number(r['mean_router_queue_ms'])} ms"
+    return text
+
+
 def _warnings(outcome: RunOutcome) -> list[str]:
     r = outcome.report
     counted = (
-        ("rejected_requests", "requests were rejected (longer than the engine's context)"),
+        ("rejected_requests", "requests were rejected (see `error` in requests.parquet)"),
         ("failed_requests", "requests failed"),
         ("unfinished_requests", "requests were unfinished when the run was cut off"),
         ("skipped_lines", "bad trace lines were left out"),

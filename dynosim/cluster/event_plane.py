@@ -234,6 +234,9 @@ class DelayedPlane:
         for worker in self._workers:
             if worker.settle(now_ms):
                 self.collect(worker, now_ms)
+        self._deliver(now_ms)
+
+    def _deliver(self, now_ms: float) -> None:
         messages = self._messages
         while messages and messages[0].due_ms <= now_ms:
             message = heappop(messages)
@@ -250,7 +253,7 @@ class DelayedPlane:
         """Let everything arrive, however long it takes."""
         for worker in self._workers:
             self.collect(worker, 0.0)
-        self.refresh(float("inf"))
+        self._deliver(float("inf"))
 
     def counters(self) -> dict[str, int]:
         """Losses and repairs, all frontends together."""

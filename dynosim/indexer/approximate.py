@@ -5,11 +5,12 @@ Where a prompt was sent, its blocks will be. Forgetting is guesswork too: either
 kept and of the others those released first, deepest first, forgotten.
 """
 
+from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from heapq import heappop, heappush
 
+from dynosim.errors import ConfigError
 from dynosim.hashing import sequence_hashes
-from dynosim.indexer.base import BlockEvent, IndexCounters, Indexer, Overlaps, members
+from dynosim.indexer.base import BlockEvent, IndexCounters, Indexer, Overlaps
 
 DEFAULT_TTL_MS = 120_000.0
 MAX_BLOCKS = 1 << 20  # of all workers together
@@ -20,7 +21,9 @@ class ApproximateIndex:
     """Prefix index fed by placements; implements `RoutingFollower`.
 
     With `capacity_blocks` (per worker) it forgets by capacity, otherwise after `ttl_ms` without a
-    new placement, and then never keeps more than `max_blocks` in all.
+    new placement, and then never keeps more than `max_blocks` in all: beyond that those that expire
+    first go, down to a share. Time must not run backwards. Raises: ConfigError for a limit that is
+    not above 0.
     """
 
     def __init__(
@@ -30,6 +33,13 @@ class ApproximateIndex:
         max_blocks: int = MAX_BLOCKS,
         capacity_blocks: int | None = None,
     ) -> None:
+        for key, limit in (
+            ("ttl_ms", ttl_ms),
+            ("max_blocks", max_blocks),
+            ("capacity_blocks", capacity_blocks),
+        ):
+            if limit is not None and not limit > 0:
+                raise ConfigError(f"{key} of an approximate index: {limit}; use more than 0")
         self.counters = IndexCounters()
         self._memory: _Timed | _Bounded
         self._holders: dict[int, int] = {}  # sequence hash -> workers
@@ -46,7 +56,11 @@ class ApproximateIndex:
     def note_routed(
         self, worker: int, request_id: Hashable, blocks: Sequence[int], now_ms: float
     ) -> None:
-        """A prompt was sent to a worker, which will hold its blocks."""
+        """A prompt was sent to a worker, which will hold its blocks.
+
+        A request in hand that is sent again leaves where it was.
+        """
+        self._memory.release(request_id)
         sequence = sequence_hashes(blocks)
         for block in sequence:
             before = self._holders.get(block, 0)
@@ -66,6 +80,9 @@ class ApproximateIndex:
         """Who should hold how many leading blocks; `blocks` are local hashes."""
         self.counters.queries += 1
         self.counters.query_blocks += len(blocks)
+        if not blocks or blocks[0] not in self._holders:  # a first block's two hashes are equal
+            self.counters.lookups += len(blocks[:1])
+            return Overlaps([])
         classes: list[tuple[int, int]] = []
         alive = -1
         depth = 0
@@ -85,9 +102,6 @@ class ApproximateIndex:
     def remove_worker(self, worker: int) -> None:
         """Forget everything about a worker."""
         self._memory.remove_worker(worker)
-        for block, workers in list(self._holders.items()):
-            if workers >> worker & 1:
-                self.forget(worker, block)
 
     def forget(self, worker: int, block: int) -> None:
         """A worker is no longer taken to hold a block."""
@@ -101,43 +115,52 @@ class ApproximateIndex:
 
 
 class _Timed:
-    """Forgets after a time."""
+    """Forgets after a time: blocks in the order in which they expire, deepest first."""
 
     def __init__(self, index: ApproximateIndex, ttl_ms: float, max_blocks: int) -> None:
         self._index = index
         self._ttl_ms = ttl_ms
         self._max_blocks = max_blocks
-        self._expiry_ms: dict[tuple[int, int], float] = {}  # (worker, block)
-        self._queue: list[tuple[float, int, int, int]] = []  # expiry, -position, worker, block
+        self._expiry_ms: OrderedDict[tuple[int, int], float] = OrderedDict()  # (worker, block)
 
     def keep(self, worker: int, request_id: Hashable, sequence: list[int], now_ms: float) -> None:
+        queue = self._expiry_ms
         expiry_ms = now_ms + self._ttl_ms
-        for position, block in enumerate(sequence):
-            self._expiry_ms[worker, block] = expiry_ms
-            heappush(self._queue, (expiry_ms, -position, worker, block))
-        if len(self._expiry_ms) > self._max_blocks:
-            self._forget_until(int(KEPT_SHARE * self._max_blocks))
+        for block in reversed(sequence):
+            key = (worker, block)
+            queue[key] = expiry_ms
+            queue.move_to_end(key)
+        if len(queue) > self._max_blocks:
+            while len(queue) > KEPT_SHARE * self._max_blocks:
+                self._index.forget(*queue.popitem(last=False)[0])
 
     def release(self, request_id: Hashable) -> None:
         """Time alone counts."""
 
     def expire(self, now_ms: float) -> None:
-        while self._queue and self._queue[0][0] <= now_ms:
-            self._pop()
+        queue = self._expiry_ms
+        while queue:
+            key = next(iter(queue))
+            if queue[key] > now_ms:
+                break
+            del queue[key]
+            self._index.forget(*key)
 
     def remove_worker(self, worker: int) -> None:
         for key in [key for key in self._expiry_ms if key[0] == worker]:
             del self._expiry_ms[key]
+            self._index.forget(*key)
 
-    def _forget_until(self, max_blocks: int) -> None:
-        while self._queue and len(self._expiry_ms) > max_blocks:
-            self._pop()
 
-    def _pop(self) -> None:
-        expiry_ms, _, worker, block = heappop(self._queue)
-        if self._expiry_ms.get((worker, block)) == expiry_ms:  # not refreshed since
-            del self._expiry_ms[worker, block]
-            self._index.forget(worker, block)
+class _Share:
+    """What one worker is taken to hold: blocks of requests in hand, and idle ones."""
+
+    __slots__ = ("idle", "leases", "refs")
+
+    def __init__(self) -> None:
+        self.leases: dict[Hashable, list[int]] = {}  # request -> its blocks
+        self.refs: dict[int, int] = {}  # block -> requests in hand that use it
+        self.idle: OrderedDict[int, None] = OrderedDict()  # the next to be forgotten first
 
 
 class _Bounded:
@@ -146,51 +169,48 @@ class _Bounded:
     def __init__(self, index: ApproximateIndex, capacity_blocks: int) -> None:
         self._index = index
         self._capacity_blocks = capacity_blocks
-        self._leases: dict[Hashable, tuple[int, list[int]]] = {}
-        self._refs: dict[int, dict[int, int]] = {}  # worker -> block -> requests in hand
-        self._released: dict[int, dict[int, int]] = {}  # worker -> block -> when, as a number
-        self._queues: dict[int, list[tuple[int, int, int]]] = {}  # when, -position, block
-        self._epoch = 0
+        self._shares: dict[int, _Share] = {}  # by worker
+        self._worker_of: dict[Hashable, int] = {}  # request -> worker
 
     def keep(self, worker: int, request_id: Hashable, sequence: list[int], now_ms: float) -> None:
-        refs = self._refs.setdefault(worker, {})
-        released = self._released.setdefault(worker, {})
+        share = self._shares.setdefault(worker, _Share())
+        refs, idle = share.refs, share.idle
         for block in sequence:
             refs[block] = refs.get(block, 0) + 1
-            released.pop(block, None)
-        self._leases[request_id] = (worker, sequence)
-        self._trim(worker)
+            idle.pop(block, None)
+        share.leases[request_id] = sequence
+        self._worker_of[request_id] = worker
+        self._trim(worker, share)
 
     def release(self, request_id: Hashable) -> None:
-        worker, sequence = self._leases.pop(request_id, (-1, []))
-        if worker not in self._refs:
+        worker = self._worker_of.pop(request_id, None)
+        if worker is None:
             return
-        refs, released = self._refs[worker], self._released[worker]
-        queue = self._queues.setdefault(worker, [])
-        self._epoch += 1
-        for position, block in enumerate(sequence):
+        share = self._shares[worker]
+        refs = share.refs
+        for block in reversed(share.leases.pop(request_id)):
             refs[block] -= 1
             if not refs[block]:
                 del refs[block]
-                released[block] = self._epoch
-                heappush(queue, (self._epoch, -position, block))
-        self._trim(worker)
+                share.idle[block] = None
+        self._trim(worker, share)
 
     def expire(self, now_ms: float) -> None:
         """Capacity alone counts."""
 
     def remove_worker(self, worker: int) -> None:
-        for table in (self._refs, self._released, self._queues):
-            table.pop(worker, None)
+        share = self._shares.pop(worker, None)
+        if share is None:
+            return
+        for request_id in share.leases:
+            del self._worker_of[request_id]
+        for block in (*share.refs, *share.idle):
+            self._index.forget(worker, block)
 
-    def _trim(self, worker: int) -> None:
-        refs, released = self._refs[worker], self._released[worker]
-        queue = self._queues.setdefault(worker, [])
-        while queue and len(refs) + len(released) > self._capacity_blocks:
-            epoch, _, block = heappop(queue)
-            if released.get(block) == epoch:
-                del released[block]
-                self._index.forget(worker, block)
+    def _trim(self, worker: int, share: _Share) -> None:
+        idle = share.idle
+        while idle and len(share.refs) + len(idle) > self._capacity_blocks:
+            self._index.forget(worker, idle.popitem(last=False)[0])
 
 
 class PredictedIndex:
@@ -231,11 +251,17 @@ def merge_overlaps(one: Overlaps, other: Overlaps) -> Overlaps:
     """Per worker the larger depth."""
     if not one.classes or not other.classes:
         return one if one.classes else other
-    depths = one.by_worker()
-    for mask, depth in other.classes:
-        for worker in members(mask):
-            depths[worker] = max(depth, depths.get(worker, 0))
-    classes: dict[int, int] = {}
-    for worker, depth in depths.items():
-        classes[depth] = classes.get(depth, 0) | 1 << worker
-    return Overlaps([(classes[depth], depth) for depth in sorted(classes)])
+    classes: list[tuple[int, int]] = []
+    taken = 0
+    for mask, depth in sorted(one.classes + other.classes, key=_depth, reverse=True):
+        new = mask & ~taken
+        taken |= mask
+        if new and classes and classes[-1][1] == depth:
+            classes[-1] = (classes[-1][0] | new, depth)
+        elif new:
+            classes.append((new, depth))
+    return Overlaps(classes[::-1])
+
+
+def _depth(entry: tuple[int, int]) -> int:
+    return entry[1]

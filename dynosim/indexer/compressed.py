@@ -16,6 +16,7 @@ from dynosim.indexer.runs import Run, num_equal
 
 POSITION_BITS = 32
 POSITION_MASK = (1 << POSITION_BITS) - 1
+UNKNOWN = -1  # no place
 
 Places = dict[int, int]  # block hash -> place
 
@@ -23,8 +24,7 @@ Places = dict[int, int]  # block hash -> place
 class CompressedRadixIndex:
     """Exact prefix index over runs of blocks.
 
-    A block hash that a worker already uses stays what it was, and so does a block that it already
-    holds under another hash.
+    Of two hashes that a worker uses for one block, or two blocks with one hash, the newer counts.
     """
 
     def __init__(self) -> None:
@@ -50,11 +50,11 @@ class CompressedRadixIndex:
         num_blocks = len(blocks)
         depths: dict[int, int] = {}  # depth -> workers
         alive = -1  # everybody
-        run: Run | None = self._root
+        children = self._root.children
         depth = lookups = 0
         while depth < num_blocks:
             lookups += 1
-            run = run.children.get(blocks[depth])
+            run = children.get(blocks[depth])
             if run is None:
                 break
             known = run.blocks
@@ -69,6 +69,7 @@ class CompressedRadixIndex:
             depth += matched
             if not alive or not is_whole:
                 break
+            children = run.children
         counters = self.counters
         counters.queries += 1
         counters.query_blocks += num_blocks
@@ -130,31 +131,25 @@ class CompressedRadixIndex:
                 return
             run, position = self._resolve(found)
             position += 1
-        names, blocks = event.block_hashes, event.local_hashes
+        blocks = event.local_hashes
         if not isinstance(blocks, list):
             blocks = list(blocks)
-        if places.keys().isdisjoint(names) and len(set(names)) == len(blocks):
-            self._extend(worker, run, position, names, blocks)
-            return
-        for name, block in zip(names, blocks, strict=True):
-            found = places.get(name)
-            if found is None:
-                run, position = self._extend(worker, run, position, [name], [block])
-            else:
-                self.counters.duplicate_blocks += 1
-                run, position = self._resolve(found)
-                position += 1
+        num_places, num_stored = len(places), self.counters.stored_blocks
+        self._extend(worker, run, position, event.block_hashes, blocks)
+        if len(places) - num_places != self.counters.stored_blocks - num_stored:
+            self._mend(worker)
 
     def _extend(
         self, worker: int, run: Run, position: int, names: Sequence[int], blocks: list[int]
-    ) -> tuple[Run, int]:
-        """Let a worker hold blocks after a place; returns the place after the last of them."""
+    ) -> None:
+        """Let a worker hold blocks after a place."""
         done = 0
         while done < len(blocks):
             if position == len(run.blocks):
                 child = run.children.get(blocks[done])
                 if child is None:
-                    return self._append(worker, run, names[done:], blocks[done:])
+                    self._append(worker, run, names[done:], blocks[done:])
+                    return
                 run, position = child, 0
             matched = num_equal(run.blocks, position, blocks, done)
             if matched:
@@ -164,11 +159,8 @@ class CompressedRadixIndex:
             else:
                 tail = run.split(position, self._new_number())
                 self._runs[tail.number] = tail
-        return run, position
 
-    def _append(
-        self, worker: int, run: Run, names: Sequence[int], blocks: list[int]
-    ) -> tuple[Run, int]:
+    def _append(self, worker: int, run: Run, names: Sequence[int], blocks: list[int]) -> None:
         """Let blocks that nobody has yet follow the end of a run."""
         position = len(run.blocks)
         if run.full == 1 << worker and not run.children and not run.part:
@@ -182,43 +174,77 @@ class CompressedRadixIndex:
         end = place + len(blocks)
         self._places[worker].update(zip(names, range(place, end), strict=True))
         self.counters.stored_blocks += len(blocks)
-        return run, position + len(blocks)
 
     def _hold(self, worker: int, run: Run, position: int, names: Sequence[int]) -> None:
         """Let a worker hold blocks that others have had already, or still have."""
         before = run.held_by(worker)
-        place = (run.number << POSITION_BITS) + position
-        num_new = len(names)
-        wanted = ((1 << num_new) - 1) << position
+        wanted = ((1 << len(names)) - 1) << position
+        num_held = 0
         if before & wanted:
-            new = [i for i in range(num_new) if not before >> position + i & 1]
-            self._places[worker].update((names[i], place + i) for i in new)
-            num_new = len(new)
-        else:
-            self._places[worker].update(zip(names, range(place, place + num_new), strict=True))
-        self.counters.stored_blocks += num_new
-        self.counters.duplicate_blocks += len(names) - num_new
-        if num_new:
-            run.set_held(worker, before | wanted)
+            num_held = (before & wanted).bit_count()
+            self._forget_other_names(worker, run, before, position, names)
+        place = (run.number << POSITION_BITS) + position
+        self._places[worker].update(zip(names, range(place, place + len(names)), strict=True))
+        run.set_held(worker, before | wanted)
+        self.counters.stored_blocks += len(names) - num_held
+        self.counters.duplicate_blocks += num_held
+
+    # ---- names that changed their meaning: rare enough for a search ----------------------------
+
+    def _forget_other_names(
+        self, worker: int, run: Run, held: int, position: int, names: Sequence[int]
+    ) -> None:
+        """Of two names for one block the newer counts."""
+        places = self._places[worker]
+        renamed = 0
+        for index, name in enumerate(names, position):
+            if held >> index & 1:
+                known = places.get(name)
+                if known is None or self._resolve(known) != (run, index):
+                    renamed |= 1 << index
+        for name, place in list(places.items()) if renamed else ():
+            here, index = self._resolve(place)
+            if here is run and renamed >> index & 1:
+                del places[name]
+
+    def _mend(self, worker: int) -> None:
+        """Let a worker hold just what its names mean now."""
+        held: dict[Run, int] = {}
+        for place in self._places[worker].values():
+            run, position = self._resolve(place)
+            held[run] = held.get(run, 0) | 1 << position
+        for run in list(self._runs.values()):
+            run.set_held(worker, held.get(run, 0))
+        for run in list(self._runs.values()):
+            if run.number in self._runs:
+                self._tidy(run)
 
     # ---- removed -------------------------------------------------------------------------------
 
     def _remove(self, worker: int, block_hashes: Sequence[int]) -> None:
         table = self._places.get(worker, {})
-        found = list(map(table.pop, block_hashes, repeat(None)))
-        places = [place for place in found if place is not None]
-        self.counters.unknown_blocks += len(found) - len(places)
+        places = list(map(table.pop, block_hashes, repeat(UNKNOWN)))
+        num_unknown = places.count(UNKNOWN)
+        if num_unknown:
+            places = [place for place in places if place != UNKNOWN]
+        self.counters.unknown_blocks += num_unknown
         self.counters.removed_blocks += len(places)
         done = 0
         while done < len(places):
-            run, position = self._resolve(places[done])
-            length = _consecutive(places, done, position, len(run.blocks))
-            lowest = position if length > 0 else position + length + 1
-            gone = ((1 << abs(length)) - 1) << lowest
-            held = run.held_by(worker)
-            run.set_held(worker, held & ~gone)
-            self._tidy(run)
-            done += abs(length)
+            run, first = self._resolve(places[done])
+            length = _num_consecutive(places, done, -1, first + 1)  # as engines evict
+            if length == 1:
+                length = _num_consecutive(places, done, 1, len(run.blocks) - first)
+            else:
+                first -= length - 1
+            self._let_go(worker, run, first, length)
+            done += length
+
+    def _let_go(self, worker: int, run: Run, first: int, num_blocks: int) -> None:
+        """A worker no longer holds some blocks of a run."""
+        gone = ((1 << num_blocks) - 1) << first
+        run.set_held(worker, run.held_by(worker) & ~gone)
+        self._tidy(run)
 
     def _tidy(self, run: Run) -> None:
         """Remove runs and ends of runs that nothing needs any more, upwards."""
@@ -245,13 +271,25 @@ class CompressedRadixIndex:
         return self._last_number
 
 
-def _consecutive(places: list[int], done: int, position: int, num_blocks: int) -> int:
-    """How many places of one run follow each other: below 0 backwards, as engines evict."""
+def _num_consecutive(places: list[int], done: int, step: int, limit: int) -> int:
+    """How many places from `done` on, `limit` at most, are those that follow each other.
+
+    Places are all different, so what lies between two ends and is as many is all between them.
+    """
     place = places[done]
-    left = len(places) - done
-    down = min(position + 1, left)
-    length = num_equal(list(range(place, place - down, -1)), 0, places, done)
-    if length > 1 or left == 1 or places[done + 1] != place + 1:
-        return -length
-    up = min(num_blocks - position, left)
-    return num_equal(list(range(place, place + up)), 0, places, done)
+    length = min(limit, len(places) - done)
+    if places[done + length - 1] != place + step * (length - 1):
+        known = 1
+        while length - known > 1:
+            half = (known + length) // 2
+            if places[done + half - 1] == place + step * (half - 1):
+                known = half
+            else:
+                length = half
+        length = known
+    if length > 2:
+        stretch = places[done : done + length]
+        low, high = sorted((place, place + step * (length - 1)))
+        if min(stretch) < low or max(stretch) > high:
+            return 1
+    return length

@@ -43,11 +43,11 @@ class Held(NamedTuple):
 class Holdings:
     """What one worker holds, and whether it has holes."""
 
-    __slots__ = ("by_hash", "num_children", "num_orphans", "sequences")
+    __slots__ = ("by_hash", "names", "num_children", "num_orphans")
 
     def __init__(self) -> None:
         self.by_hash: dict[int, Held] = {}  # engine's block hash -> block
-        self.sequences: set[int] = set()  # our sequence hashes of the same blocks
+        self.names: dict[int, int] = {}  # our sequence hash -> engine's block hash
         self.num_children: dict[int, int] = {}  # sequence hash -> blocks held that follow it
         self.num_orphans = 0  # blocks held whose block before is not
 
@@ -163,7 +163,7 @@ class PositionalIndex:
     @property
     def size(self) -> int:
         """(worker, block) pairs held."""
-        return sum(len(holdings.sequences) for holdings in self._holdings.values())
+        return sum(len(holdings.names) for holdings in self._holdings.values())
 
     def _store(self, worker: int, event: Stored) -> None:
         holdings = self._holdings.setdefault(worker, Holdings())
@@ -174,33 +174,32 @@ class PositionalIndex:
                 self.counters.unknown_parents += 1
                 return
             position, before = parent.position + 1, parent.sequence
-        names, blocks = event.block_hashes, event.local_hashes
-        sequence = extend_sequence_hashes(before, blocks)
-        num_new = 0
-        for index, (name, local) in enumerate(zip(names, blocks, strict=True)):
-            own = sequence[index]
-            known = holdings.by_hash.get(name)
-            if known is not None:
-                position, before = known.position + 1, known.sequence
-                if before != own:  # the name means another block, and what follows follows that
-                    sequence[index + 1 :] = extend_sequence_hashes(before, blocks[index + 1 :])
-                continue
-            if own not in holdings.sequences:
-                num_new += 1
-                held = holdings.by_hash[name] = Held(position, local, own, before)
+        sequence = extend_sequence_hashes(before, event.local_hashes)
+        num_known = 0
+        for name, local, own in zip(event.block_hashes, event.local_hashes, sequence, strict=True):
+            held = holdings.by_hash.get(name)
+            if held is not None and held.sequence != own:
+                self._drop(worker, holdings, name)  # it now means another block
+            held = Held(position, local, own, before)
+            known_name = holdings.names.get(own)
+            if known_name is None:
                 self._enter(worker, holdings, held)
+            else:
+                num_known += 1
+                del holdings.by_hash[known_name]
+            holdings.names[own] = name
+            holdings.by_hash[name] = held
             position, before = position + 1, own
-        self.counters.stored_blocks += num_new
-        self.counters.duplicate_blocks += len(names) - num_new
+        self.counters.stored_blocks += len(sequence) - num_known
+        self.counters.duplicate_blocks += num_known
         self._note_holes(worker, holdings)
 
     def _enter(self, worker: int, holdings: Holdings, held: Held) -> None:
         position, local, own, parent = held
         if parent is not None:
             holdings.num_children[parent] = holdings.num_children.get(parent, 0) + 1
-            holdings.num_orphans += parent not in holdings.sequences
+            holdings.num_orphans += parent not in holdings.names
         holdings.num_orphans -= holdings.num_children.get(own, 0)
-        holdings.sequences.add(own)
         while len(self._positions) <= position:
             self._positions.append({})
         table = self._positions[position]
@@ -226,10 +225,10 @@ class PositionalIndex:
 
     def _drop(self, worker: int, holdings: Holdings, block_hash: int) -> None:
         position, local, own, parent = holdings.by_hash.pop(block_hash)
-        holdings.sequences.remove(own)
+        del holdings.names[own]
         holdings.num_orphans += holdings.num_children.get(own, 0)
         if parent is not None:
-            holdings.num_orphans -= parent not in holdings.sequences
+            holdings.num_orphans -= parent not in holdings.names
             holdings.num_children[parent] -= 1
             if not holdings.num_children[parent]:
                 del holdings.num_children[parent]

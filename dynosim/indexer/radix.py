@@ -31,8 +31,8 @@ class Node:
 class RadixIndex:
     """Exact prefix index, block by block.
 
-    A block hash that a worker already uses stays what it was, and so does a block that it already
-    holds under another hash.
+    Should a worker use a block hash again for another block, or another hash for the same block,
+    the newest counts.
     """
 
     def __init__(self) -> None:
@@ -109,20 +109,24 @@ class RadixIndex:
                 return
             node = found
         bit = 1 << worker
-        num_new = 0
+        num_known = 0
         for block_hash, local in zip(event.block_hashes, event.local_hashes, strict=True):
-            child = nodes.get(block_hash)
+            child = node.children.get(local)
             if child is None:
-                child = node.children.get(local)
-                if child is None:
-                    child = node.children[local] = Node(node, local)
-                if not child.workers & bit:
-                    child.workers |= bit
-                    nodes[block_hash] = child
-                    num_new += 1
+                child = node.children[local] = Node(node, local)
+            is_known = child.workers >> worker & 1
+            num_known += is_known
+            child.workers |= bit
+            before = nodes.get(block_hash)
+            if before is not child:
+                if is_known:
+                    _forget_name(nodes, child)
+                nodes[block_hash] = child
+                if before is not None:
+                    self._drop(before, worker)
             node = child
-        self.counters.stored_blocks += num_new
-        self.counters.duplicate_blocks += len(event.block_hashes) - num_new
+        self.counters.duplicate_blocks += num_known
+        self.counters.stored_blocks += len(event.block_hashes) - num_known
 
     def _remove(self, worker: int, block_hashes: Sequence[int]) -> None:
         nodes = self._nodes.get(worker, {})
@@ -141,3 +145,11 @@ class RadixIndex:
             parent = node.parent
             del parent.children[node.local]
             node = parent
+
+
+def _forget_name(nodes: dict[int, Node], node: Node) -> None:
+    """Take the name off a block that gets a new one; rare enough for a search."""
+    for block_hash, known in nodes.items():
+        if known is node:
+            del nodes[block_hash]
+            return

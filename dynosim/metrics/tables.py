@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynosim.metrics.report import Latencies
-from dynosim.records import IntArray, RequestStatus, RunResult, Trace
+from dynosim.records import IntArray, KvEventLog, RequestStatus, RunResult, Trace
 
 if TYPE_CHECKING:
     import polars as pl
@@ -76,6 +76,15 @@ def request_table(result: RunResult, trace: Trace) -> "pl.DataFrame":
     text = dict.fromkeys(("request_id", "session_id", "status", "error"), pl.String)
     return pl.DataFrame(
         {name: columns[name] for name in RECORD_FIELDS}, schema_overrides=text, nan_to_null=True
+    )
+
+
+def event_table(log: KvEventLog) -> "pl.DataFrame":
+    """KV events in order of workers' telling: time, worker, blocks stored (+) or evicted (-)."""
+    import polars as pl
+
+    return pl.DataFrame(
+        {"time_ms": log.time_ms, "worker_id": log.worker_id, "num_blocks": log.num_blocks}
     )
 
 

@@ -89,7 +89,7 @@ def test_out_holds_all_files_and_its_config_runs_again(
         ("model=Qwen/Qwen3-32", "model"),
         ("hardware=h200", "h200_sxm"),
         ("engine.num_gpu_blocks=4", "longer"),
-        ("router.mode=kv", "not in this version"),
+        ("cluster.mode=disagg", "not in this version"),
     ],
 )
 def test_bad_input_is_one_message_and_nothing_is_written(

@@ -1,8 +1,7 @@
 """All exact indexes give the answers of a brute-force model, whatever events come."""
 
-from dataclasses import dataclass, field
+import random
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,14 +10,18 @@ from dynosim.indexer.base import BlockEvent, Cleared, Indexer, Removed, Stored
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.make import make_indexer
 from dynosim.indexer.positional import PositionalIndex
+from dynosim.indexer.radix import RadixIndex
 
-EXACT = ("radix", "compressed", "positional", "positional-binary", "positional-short")
 NUM_WORKERS = 3
 Chain = tuple[int, ...]
+Stream = list[tuple[int, BlockEvent | None]]  # (worker, event or None: it left)
+seeds = st.integers(0, 2**32 - 1)
 
 
-def make(kind: str) -> Indexer:
-    return PositionalIndex(stride=2) if kind == "positional-short" else make_indexer(kind)
+def exact_indexes() -> list[Indexer]:
+    kinds = ("radix", "compressed", "positional", "positional-binary")
+    short = [PositionalIndex(stride=2), PositionalIndex(stride=5, is_binary=True)]
+    return [*map(make_indexer, kinds), *short]
 
 
 def name_of(chain: Chain) -> int:
@@ -26,30 +29,38 @@ def name_of(chain: Chain) -> int:
     return sequence_hashes(chain)[-1] ^ 0x5555
 
 
-@dataclass
 class Model:
-    """Per worker the chains (prefixes, the block last) that it holds."""
+    """Per worker the chains (prefixes, the block last) that it holds, by name.
 
-    held: dict[int, set[Chain]] = field(default_factory=dict)
+    Of names that clash the newest counts.
+    """
 
-    def apply(self, worker: int, event: BlockEvent) -> None:
-        held = self.held.setdefault(worker, set())
-        names = {name_of(chain): chain for chain in held}
-        if isinstance(event, Cleared):
+    def __init__(self) -> None:
+        self.held: dict[int, dict[int, Chain]] = {}
+        self.chains: dict[int, set[Chain]] = {}
+
+    def apply(self, worker: int, event: BlockEvent | None) -> None:
+        held = self.held.setdefault(worker, {})
+        if event is None or isinstance(event, Cleared):
             held.clear()
         elif isinstance(event, Removed):
-            held -= {names[block] for block in event.block_hashes if block in names}
-        elif event.parent is None or event.parent in names:
-            prefix: Chain = () if event.parent is None else names[event.parent]
-            for local in event.local_hashes:
+            for name in event.block_hashes:
+                held.pop(name, None)
+        elif event.parent is None or event.parent in held:
+            prefix: Chain = () if event.parent is None else held[event.parent]
+            for name, local in zip(event.block_hashes, event.local_hashes, strict=True):
                 prefix = (*prefix, local)
-                held.add(prefix)
+                for older in [other for other, chain in held.items() if chain == prefix]:
+                    del held[older]
+                held[name] = prefix
+        self.chains[worker] = set(held.values())
 
     def find_matches(self, blocks: list[int]) -> dict[int, int]:
+        chain = tuple(blocks)
         depths = {}
-        for worker, held in self.held.items():
+        for worker, chains in self.chains.items():
             depth = 0
-            while depth < len(blocks) and tuple(blocks[: depth + 1]) in held:
+            while depth < len(chain) and chain[: depth + 1] in chains:
                 depth += 1
             if depth:
                 depths[worker] = depth
@@ -57,95 +68,147 @@ class Model:
 
     @property
     def size(self) -> int:
-        return sum(len(held) for held in self.held.values())
+        return sum(len(chains) for chains in self.chains.values())
 
 
-locals_ = st.integers(1, 3)  # so few that equal chunks stand at many places
-prompts = st.lists(locals_, min_size=1, max_size=9)
+def random_prompt(draw: random.Random) -> Chain:
+    """So few different blocks that equal chunks stand at many places."""
+    return tuple(draw.choices((1, 2, 3), (6, 3, 1), k=draw.randint(1, 9)))
 
 
-@st.composite
-def streams(draw: st.DrawFn) -> list[tuple[int, BlockEvent | None]]:
-    """Events as engines send them, and as they should not: (worker, event or None: it left)."""
+def random_stored(draw: random.Random, known: list[Chain]) -> Stored:
+    prompt = random_prompt(draw)
+    if known and draw.random() < 0.5:
+        prompt = draw.choice(known) + prompt
+    first = draw.randrange(len(prompt)) if draw.random() < 0.5 else 0  # its parent may be unknown
+    chains = [prompt[: end + 1] for end in range(first, len(prompt))]
+    known += chains
+    parent = name_of(prompt[:first]) if first else None
+    return Stored(parent, [name_of(chain) for chain in chains], list(prompt[first:]))
+
+
+def random_removed(draw: random.Random, known: list[Chain]) -> Removed:
+    """Single blocks from anywhere, or a chain from its end as engines evict, or from its front."""
+    chain = draw.choice(known)
+    gone = [chain[: end + 1] for end in range(draw.randrange(len(chain)), len(chain))]
+    kind = draw.randrange(3)
+    if kind == 0:
+        gone = draw.choices(known, k=draw.randint(1, 4))
+    elif kind == 1:
+        gone.reverse()
+    return Removed([name_of(chain) for chain in gone])
+
+
+def random_stream(draw: random.Random) -> Stream:
+    """Events as engines send them, and with unknown parents, repetitions and holes."""
     known: list[Chain] = []
-    events: list[tuple[int, BlockEvent | None]] = []
-    for _ in range(draw(st.integers(1, 25))):
-        worker = draw(st.integers(0, NUM_WORKERS - 1))
-        kind = draw(st.sampled_from(["store", "store", "store", "remove", "remove", "rare"]))
-        if kind == "store":
-            prompt = tuple(draw(prompts))
-            if known and draw(st.booleans()):
-                prompt = (*draw(st.sampled_from(known)), *prompt)
-            first = draw(st.integers(0, len(prompt) - 1))  # its parent may be unknown
-            chains = [prompt[: i + 1] for i in range(first, len(prompt))]
-            known += chains
-            parent = name_of(prompt[:first]) if first else None
-            events.append((worker, Stored(parent, [name_of(c) for c in chains], prompt[first:])))
-        elif kind == "remove" and known:
-            gone = draw(st.lists(st.sampled_from(known), min_size=1, max_size=4))
-            events.append((worker, Removed([name_of(chain) for chain in gone])))
-        elif kind == "rare":
-            events.append((worker, draw(st.sampled_from([Cleared(), None, Cleared()]))))
-    return events
-
-
-@pytest.mark.parametrize("kind", EXACT)
-@settings(max_examples=200, deadline=None)
-@given(streams(), st.lists(prompts, min_size=1, max_size=6))
-def test_an_exact_index_answers_as_brute_force_does(
-    kind: str, events: list[tuple[int, BlockEvent | None]], queries: list[list[int]]
-) -> None:
-    index, model = make(kind), Model()
-    for worker, event in events:
-        if event is None:
-            index.remove_worker(worker)
-            model.held.pop(worker, None)
+    stream: Stream = []
+    for _ in range(draw.randint(1, 25)):
+        kind = draw.random()
+        if kind < 0.6 or not known:
+            event: BlockEvent | None = random_stored(draw, known)
         else:
-            index.apply(worker, event)
-            model.apply(worker, event)
-        for query in queries:
-            assert index.find_matches(query).by_worker() == model.find_matches(query)
-    assert index.size == model.size
-    for held in model.held.values():
-        for chain in held:
-            blocks = list(chain)
-            assert index.find_matches(blocks).by_worker() == model.find_matches(blocks)
+            event = random_removed(draw, known) if kind < 0.95 else draw.choice([Cleared(), None])
+        stream.append((draw.randrange(NUM_WORKERS), event))
+    return stream
 
 
-@settings(max_examples=200, deadline=None)
-@given(streams())
-def test_a_dump_rebuilds_what_can_be_matched(
-    events: list[tuple[int, BlockEvent | None]],
-) -> None:
-    index, copy = CompressedRadixIndex(), CompressedRadixIndex()
-    chains: set[Chain] = set()
-    for worker, event in events:
-        if event is not None:
-            index.apply(worker, event)
-    model = Model()
-    for worker, event in events:
-        if event is not None:
-            model.apply(worker, event)
-    for worker in range(NUM_WORKERS):
-        for event in index.dump(worker):
-            copy.apply(worker, event)
-        chains |= model.held.get(worker, set())
-    assert copy.counters.unknown_parents == 0
-    for chain in chains:
-        blocks = list(chain)
-        assert copy.find_matches(blocks).by_worker() == index.find_matches(blocks).by_worker()
+def confused(draw: random.Random, stream: Stream) -> Stream:
+    """The stream of engines that give several blocks one name, and several names to one block."""
+
+    def other(name: int) -> int:
+        return name if draw.random() < 0.7 else draw.randrange(4)
+
+    confusion: Stream = []
+    for worker, event in stream:
+        if isinstance(event, Stored | Removed):
+            event = event._replace(block_hashes=[other(name) for name in event.block_hashes])
+        confusion.append((worker, event))
+    return confusion
+
+
+def follow(index: Indexer, worker: int, event: BlockEvent | None) -> None:
+    if event is None:
+        index.remove_worker(worker)
+    else:
+        index.apply(worker, event)
+
+
+def check_agreement(stream: Stream, queries: list[list[int]]) -> None:
+    model, indexes = Model(), exact_indexes()
+    for worker, event in stream:
+        model.apply(worker, event)
+        answers = [model.find_matches(query) for query in queries]
+        for index in indexes:
+            follow(index, worker, event)
+            assert [index.find_matches(query).by_worker() for query in queries] == answers
+    everything = {chain for chains in model.chains.values() for chain in chains}
+    for index in indexes:
+        assert index.size == model.size
+        for chain in everything:
+            overlaps = index.find_matches(list(chain))
+            assert overlaps.by_worker() == model.find_matches(list(chain))
+            depths = [depth for _, depth in overlaps.classes]
+            assert depths == sorted(set(depths))
+
+
+@settings(max_examples=150, deadline=None)
+@given(seeds)
+def test_exact_indexes_answer_as_brute_force_does(seed: int) -> None:
+    draw = random.Random(seed)
+    stream = random_stream(draw)
+    check_agreement(stream, [list(random_prompt(draw)) for _ in range(4)])
 
 
 @settings(max_examples=100, deadline=None)
-@given(streams())
-def test_an_emptied_compressed_index_keeps_no_node(
-    events: list[tuple[int, BlockEvent | None]],
-) -> None:
-    index = CompressedRadixIndex()
-    for worker, event in events:
-        if event is not None:
-            index.apply(worker, event)
+@given(seeds)
+def test_they_agree_on_engines_that_confuse_names(seed: int) -> None:
+    draw = random.Random(seed)
+    stream = confused(draw, random_stream(draw))
+    check_agreement(stream, [list(random_prompt(draw)) for _ in range(4)])
+
+
+@settings(max_examples=100, deadline=None)
+@given(seeds)
+def test_a_dump_rebuilds_what_can_be_matched(seed: int) -> None:
+    stream = random_stream(random.Random(seed))
+    model = Model()
+    for worker, event in stream:
+        model.apply(worker, event)
+    everything = {chain for chains in model.chains.values() for chain in chains}
+    for kind in (RadixIndex, CompressedRadixIndex):
+        index, copy = kind(), kind()
+        for worker, event in stream:
+            follow(index, worker, event)
+        for worker in range(NUM_WORKERS):
+            for told in index.dump(worker):
+                copy.apply(worker, told)
+        assert copy.counters.unknown_parents == 0
+        for chain in everything:
+            assert copy.find_matches(chain).by_worker() == index.find_matches(chain).by_worker()
+
+
+@settings(max_examples=100, deadline=None)
+@given(seeds, st.booleans())
+def test_an_emptied_index_keeps_nothing(seed: int, by_removal: bool) -> None:
+    draw = random.Random(seed)
+    stream = random_stream(draw)
+    if draw.random() < 0.3:
+        stream = confused(draw, stream)
+    model, indexes = Model(), exact_indexes()
+    for worker, event in stream:
+        model.apply(worker, event)
+        for index in indexes:
+            follow(index, worker, event)
     for worker in range(NUM_WORKERS):
-        index.remove_worker(worker)
-    assert index.size == 0
-    assert not index._root.children
+        names = list(model.held.get(worker, {}))
+        draw.shuffle(names)
+        for index in indexes:
+            follow(index, worker, Removed(names) if by_removal else None)
+    radix, compressed, *positional = indexes
+    assert [index.size for index in indexes] == [0] * len(indexes)
+    assert isinstance(radix, RadixIndex) and not radix._root.children
+    assert isinstance(compressed, CompressedRadixIndex) and not compressed._root.children
+    for index in positional:
+        assert isinstance(index, PositionalIndex) and not any(index._positions)
+        assert not index._with_holes

@@ -66,7 +66,7 @@ def test_override_replaces_a_whole_section(run_file: Path) -> None:
         ("engine: {num_gpu_blocks: 9, watermark: 1.0}", "engine.watermark", "must be < 1"),
         ("engine: {num_gpu_blocks: 9, kind: sglang}", "engine.kind", "not in this version yet"),
         ("cluster: {mode: disagg}", "cluster.mode", "not in this version yet"),
-        ("router: {mode: kv}", "router.mode", "not in this version yet"),
+        ("cluster: {mode: disagg}", "cluster.mode", "not in this version yet"),
         ("router: {mode: round_robin}", "router.mode", "did you mean round-robin?"),
         ("timing: {kind: polynomal}", "timing.kind", "did you mean polynomial?"),
         ("timing: {}", "timing.kind", "missing"),
