@@ -5,7 +5,9 @@
         --peer-python ENV/bin/python --peer-script peer_replay.py
 
 Both replay the same trace with the same configuration (polynomial timing, 64-token blocks, 16,384
-blocks, 256 sequences, 8,192 batched tokens, round-robin), in turn, each time in a fresh process.
+blocks, 256 sequences, 8,192 batched tokens), in turn, each time in a fresh process. `--router kv`
+compares KV-aware routing with its defaults; there ties are broken by lot (ours by seed) and runs
+differ, so figures of both are means over the rounds.
 Ours: `wall_time_ms` of the report, from opening the trace to the finished report, and the whole
 process from start to exit. The peer: the time of its replay call. Without a peer only we run.
 The peer also synthesises tokens and keeps every token's record, which dynosim's design avoids.
@@ -46,6 +48,7 @@ def parse_args() -> argparse.Namespace:
     default = SHARED / "traces" / "mooncake_conversation.jsonl.gz"
     parser.add_argument("--trace", type=Path, default=default)
     parser.add_argument("--workers", default="1,4,16,64,256", help="comma-separated")
+    parser.add_argument("--router", choices=("round-robin", "kv"), default="round-robin")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--copies", type=int, default=1, help="repeat the trace this many times")
     parser.add_argument("--peer-python", default=os.environ.get("PEER_PYTHON"))
@@ -91,10 +94,11 @@ def run_file(trace: Path, folder: Path) -> Path:
     return path
 
 
-def run_ours(config: Path, workers: int) -> dict[str, Any]:
+def run_ours(config: Path, workers: int, router: str, seed: int) -> dict[str, Any]:
     """One cold process of dynosim."""
     started = time.perf_counter()
     command = [sys.executable, "-c", OURS, str(config), f"cluster.workers={workers}"]
+    command += [f"router.mode={router}", f"seed={seed}"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     report: dict[str, Any] = json.loads(done.stdout)
     return report | {"process_s": time.perf_counter() - started}
@@ -104,6 +108,7 @@ def run_peer(args: argparse.Namespace, trace: Path, workers: int) -> dict[str, A
     """One process of the peer; its replay call's time and its summary."""
     command = [args.peer_python, str(args.peer_script), str(trace), "--workers", str(workers)]
     command += ["--block-size", str(BLOCK_SIZE), "--num-gpu-blocks", str(NUM_BLOCKS)]
+    command += ["--router", "kv_router" if args.router == "kv" else "round_robin"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     result = json.loads(done.stdout)
     summary: dict[str, Any] = result["summary"]
@@ -113,8 +118,8 @@ def run_peer(args: argparse.Namespace, trace: Path, workers: int) -> dict[str, A
 def race(args: argparse.Namespace, trace: Path, config: Path, workers: int) -> dict[str, Any]:
     """Alternating rounds on one number of workers; medians."""
     ours, peers = [], []
-    for _ in range(args.rounds):
-        ours.append(run_ours(config, workers))
+    for seed in range(args.rounds):
+        ours.append(run_ours(config, workers, args.router, seed))
         if args.peer_python:
             peers.append(run_peer(args, trace, workers))
     row: dict[str, Any] = {
@@ -124,12 +129,12 @@ def race(args: argparse.Namespace, trace: Path, config: Path, workers: int) -> d
         "process_s": statistics.median(run["process_s"] for run in ours),
         "peak_mb": max(run["peak_mb"] for run in ours),
         "events": ours[0]["num_scheduling_events"],
-        "ours": {key: ours[0][key] for key in KEYS},
+        "ours": {key: statistics.fmean(run[key] for run in ours) for key in KEYS},
     }
     if peers:
         row["peer_s"] = statistics.median(run["replay_s"] for run in peers)
         row["ratio"] = row["peer_s"] / row["ours_s"]
-        row["peer"] = {key: peers[0][key] for key in KEYS}
+        row["peer"] = {key: statistics.fmean(run[key] for run in peers) for key in KEYS}
     return row
 
 

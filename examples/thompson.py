@@ -1,0 +1,76 @@
+"""A placement policy that learns: Thompson sampling over how fast each worker really is.
+
+The router's cost counts work in KV blocks and takes every worker for equally fast. Here each worker
+has a belief about its milliseconds per block of cost, updated whenever a first token shows how long
+a request really took. Each placement draws one speed per worker from these beliefs and takes the
+worker that would be done first: mostly the best one, now and then one that is not well known yet.
+
+    router: {mode: kv, policy: "examples.thompson:ThompsonSampling"}
+"""
+
+from collections.abc import Hashable, Sequence
+from math import exp, log, sqrt
+from random import Random
+
+from dynosim.router.cost import WorkerOption
+from dynosim.router.request import RoutingRequest
+from dynosim.router.settings import RouterSettings
+
+PRIOR_WEIGHT = 2.0  # observations that the first guess is worth
+MEMORY = 50.0  # observations remembered: workers may become slower or faster
+
+
+class Belief:
+    """Mean and spread of the logarithm of a worker's milliseconds per block of cost."""
+
+    def __init__(self) -> None:
+        self.weight = PRIOR_WEIGHT
+        self.mean = 0.0
+        self.squares = PRIOR_WEIGHT  # sum of squared deviations
+
+    def draw(self, generator: Random) -> float:
+        """A speed that this worker may well have."""
+        deviation = sqrt(self.squares / self.weight / self.weight)
+        return exp(generator.gauss(self.mean, deviation))
+
+    def learn(self, value: float) -> None:
+        """Take an observation into account; the oldest fade."""
+        fade = min(1.0, MEMORY / (self.weight + 1))
+        self.weight = fade * self.weight + 1
+        difference = value - self.mean
+        self.mean += difference / self.weight
+        self.squares = fade * self.squares + difference * (value - self.mean)
+
+
+class ThompsonSampling:
+    """Places where a drawn speed promises the earliest first token."""
+
+    def __init__(self, settings: RouterSettings, seed: int) -> None:
+        self._generator = Random(f"{seed}/thompson")
+        self._beliefs: dict[tuple[int, int], Belief] = {}
+        self._placed: dict[Hashable, tuple[Belief, float, float]] = {}
+
+    def choose(
+        self, request: RoutingRequest, options: Sequence[WorkerOption], now_ms: float
+    ) -> WorkerOption:
+        """The option with the lowest drawn time to its first token."""
+        best, best_ms = options[0], float("inf")
+        for option in options:
+            belief = self._belief(option)
+            expected_ms = belief.draw(self._generator) * max(option.cost, 1.0)
+            if expected_ms < best_ms:
+                best, best_ms = option, expected_ms
+        self._placed[request.request_id] = (self._belief(best), max(best.cost, 1.0), now_ms)
+        return best
+
+    def on_first_token(self, request_id: Hashable, now_ms: float) -> None:
+        """Learn how long it took."""
+        belief, cost, placed_ms = self._placed.pop(request_id)
+        belief.learn(log(max(now_ms - placed_ms, 1e-3) / cost))
+
+    def on_end(self, request_id: Hashable, now_ms: float) -> None:
+        """A request that ended without a token teaches nothing."""
+        self._placed.pop(request_id, None)
+
+    def _belief(self, option: WorkerOption) -> Belief:
+        return self._beliefs.setdefault((option.worker_id, option.dp_rank), Belief())
