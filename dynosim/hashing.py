@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from dynosim.errors import ConfigError
+from dynosim.errors import ConfigError, InvariantError
 from dynosim.records import IntArray, Trace
 from dynosim.xxh3 import xxh3_64_rows
 
@@ -39,15 +39,19 @@ def local_hashes(
 ) -> list[int]:
     """Local hashes of the complete blocks of a prompt; a rest shorter than a block has none.
 
-    Raises: ConfigError for a token id that is not an unsigned 32-bit number.
+    Raises: ConfigError for a token id that is not an unsigned 32-bit number, and for a block size
+    below 1.
     """
+    _check_block_size(block_size)
     num_blocks = len(token_ids) // block_size
-    try:
-        tokens = np.asarray(token_ids[: num_blocks * block_size], np.int64)
-    except (OverflowError, ValueError, TypeError):
-        raise ConfigError("token ids must be whole numbers from 0 to 4294967295") from None
     if num_blocks == 0:
         return []
+    try:
+        tokens = np.asarray(token_ids[: num_blocks * block_size])
+    except (OverflowError, ValueError, TypeError):
+        tokens = np.zeros(0)
+    if tokens.dtype.kind not in "iu" or tokens.ndim != 1:  # numpy would cut 1.5 to 1, read "1"
+        raise ConfigError("token ids must be whole numbers from 0 to 4294967295")
     if int(tokens.min()) < 0 or int(tokens.max()) >= 1 << 32:
         wrong = next(int(token) for token in tokens if not 0 <= token < 1 << 32)
         raise ConfigError(f"token id {wrong} is not a number from 0 to 4294967295")
@@ -80,12 +84,18 @@ def trace_local_hashes(
     Returns the hashes of all requests one after the other, and (n + 1,) offsets into them. Blocks
     are equal where they consist of the same pieces (id, first token in the id's block, tokens);
     in a trace without ids no two blocks are equal.
+    Raises: ConfigError for a block size below 1, InvariantError if a prompt has too few ids.
     """
+    _check_block_size(block_size)
     num_blocks = trace.input_tokens // block_size
     offsets = np.concatenate([[0], np.cumsum(num_blocks)])
     request = np.repeat(np.arange(len(trace)), num_blocks)
     block = np.arange(len(request)) - np.repeat(offsets[:-1], num_blocks)
     has_ids = len(trace.hash_ids) > 0
+    if has_ids:
+        num_ids = trace.hash_offsets[1:] - trace.hash_offsets[:-1]
+        if (num_ids * trace.trace_block_size < num_blocks * block_size).any():
+            raise InvariantError("a prompt of the trace has too few hash ids")
     size = trace.trace_block_size if has_ids else block_size
     first_id = trace.hash_offsets[:-1] if has_ids else offsets[:-1]
     ids = trace.hash_ids if has_ids else -1 - np.arange(len(request))
@@ -106,8 +116,17 @@ def request_local_hashes(
     *,
     salt: str = "",
 ) -> list[int]:
-    """`trace_local_hashes` of a single request."""
+    """`trace_local_hashes` of a single request.
+
+    Raises: ConfigError for a block size below 1 or too few ids.
+    """
+    _check_block_size(block_size)
     block = np.arange(input_tokens // block_size)
+    if len(hash_ids) * trace_block_size < len(block) * block_size:
+        raise ConfigError(
+            f"hash_ids: {len(hash_ids)} for a prompt of {input_tokens} tokens; "
+            f"one for every {trace_block_size} tokens is needed"
+        )
     if len(block) == 0:
         return []
     first_id = np.zeros(len(block), np.int64)
@@ -120,6 +139,8 @@ def request_local_hashes(
 def trace_sequence_hashes(local: HashArray, offsets: IntArray) -> HashArray:
     """Sequence hashes of all requests' blocks, all requests at once, block after block."""
     hashes = local.copy()
+    if len(local) == 0:
+        return hashes
     num_blocks = offsets[1:] - offsets[:-1]
     longest_first = np.argsort(-num_blocks, kind="stable")
     first = offsets[:-1][longest_first]
@@ -131,6 +152,11 @@ def trace_sequence_hashes(local: HashArray, offsets: IntArray) -> HashArray:
         pairs = np.stack([hashes[rows - 1], local[rows]], axis=1).astype("<u8")
         hashes[rows] = _hash_rows(pairs.view(np.uint8), SEED)
     return hashes
+
+
+def _check_block_size(block_size: int) -> None:
+    if block_size < 1:
+        raise ConfigError(f"block_size: {block_size}; use 1 or more tokens")
 
 
 def _hash_rows(rows: NDArray[np.uint8], seed: int) -> HashArray:

@@ -6,13 +6,15 @@ holds instead. Pure: sending, asking and waiting are the drivers' part.
 """
 
 from collections import deque
+from itertools import chain
 from typing import NamedTuple
 
 from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored, Tier
-from dynosim.indexer.compressed import CompressedRadixIndex
 
 MAX_EARLY = 4096
 """Events kept by a stream while it waits for a missing one."""
+MIN_PLACES = 1024  # so many may be kept anyway
+PRUNED_SHARE = 4  # places kept per one needed, before the others are forgotten
 
 
 class Events(NamedTuple):
@@ -23,10 +25,14 @@ class Events(NamedTuple):
 
 
 class Dump(NamedTuple):
-    """Answer of a worker that no longer has the events: all it holds after event `last_id`."""
+    """Answer of a worker that no longer has the events: all it holds after event `last_id`.
+
+    `events` lead from nothing to there: stored ones, parents before children, and the removal of
+    blocks that were told only because others stand behind them.
+    """
 
     last_id: int
-    events: list[Stored]
+    events: list[BlockEvent]
 
 
 class TooNew(NamedTuple):
@@ -44,13 +50,12 @@ class EventBuffer:
     def __init__(self, capacity: int) -> None:
         self.next_id = 0
         self._events: deque[BlockEvent] = deque(maxlen=capacity)
-        self._held = {tier: CompressedRadixIndex() for tier in Tier}
+        self._held = HeldBlocks()
 
     def append(self, event: BlockEvent) -> int:
         """Take an event in; returns its number."""
         self._events.append(event)
-        for tier in Tier if event.tier is None else (event.tier,):
-            self._held[tier].apply(0, _on_device(event))
+        self._held.apply(event)
         self.next_id += 1
         return self.next_id - 1
 
@@ -65,18 +70,103 @@ class EventBuffer:
         return self.dump()
 
     def dump(self) -> Dump:
-        """Everything held now, parents before children, the fastest tier first."""
-        events = [
-            stored._replace(tier=tier) for tier in Tier for stored in self._held[tier].dump(0)
-        ]
-        return Dump(self.next_id - 1, events)
+        """Everything held now, the fastest tier first."""
+        return Dump(self.next_id - 1, self._held.dump())
+
+
+class HeldBlocks:
+    """What one worker holds, by tier, and where each block stands."""
+
+    __slots__ = ("_max_places", "_places", "_tiers")
+
+    def __init__(self) -> None:
+        self._tiers: dict[Tier, set[int]] = {tier: set() for tier in Tier}
+        # Block -> (block before, local hash). A block evicted before those behind it keeps its
+        # place, which a dump must tell; places that nobody needs are forgotten now and then.
+        self._places: dict[int, tuple[int | None, int]] = {}
+        self._max_places = MIN_PLACES
+
+    def apply(self, event: BlockEvent) -> None:
+        """Take an event into account; a stored one whose parent is in no tier changes nothing."""
+        if isinstance(event, Stored):
+            self._store(event)
+        elif isinstance(event, Removed):
+            self._tiers[event.tier].difference_update(event.block_hashes)
+        else:
+            for tier in Tier if event.tier is None else (event.tier,):
+                self._tiers[tier].clear()
+
+    def dump(self) -> list[BlockEvent]:
+        """Events that lead an empty index to the same blocks, the fastest tier first."""
+        events: list[BlockEvent] = []
+        faster: set[int] = set()
+        for tier, held in self._tiers.items():
+            needed = self._with_ancestors(held, faster)
+            events += self._chains(needed, tier)
+            evicted = [block for block in needed if block not in held]
+            if evicted:
+                events.append(Removed(evicted, tier))
+            faster |= held
+        return events
+
+    def _store(self, event: Stored) -> None:
+        parent, names = event.parent, event.block_hashes
+        if parent is not None and not any(parent in held for held in self._tiers.values()):
+            return
+        before = chain((parent,), names)
+        places = zip(before, event.local_hashes, strict=False)  # the last one is before nothing
+        self._places.update(zip(names, places, strict=True))
+        self._tiers[event.tier].update(names)
+        if len(self._places) > self._max_places:
+            self._prune()
+
+    def _prune(self) -> None:
+        """Forget places that no held block stands behind."""
+        needed = self._with_ancestors(set().union(*self._tiers.values()), set())
+        self._places = {block: self._places[block] for block in needed}
+        self._max_places = max(MIN_PLACES, PRUNED_SHARE * len(needed))
+
+    def _with_ancestors(self, held: set[int], known: set[int]) -> set[int]:
+        """Blocks and those before them, as far back as the first that is known."""
+        places = self._places
+        needed = set(held)
+        newest = held
+        while newest:  # twice or so, because blocks before held ones are nearly always held
+            before = {places[block][0] for block in newest} - needed - known
+            newest = {block for block in before if block is not None}
+            needed |= newest
+        return needed
+
+    def _chains(self, blocks: set[int], tier: Tier) -> list[Stored]:
+        """Stored events of blocks, parents before children, as few as forks allow."""
+        places = self._places
+        followers: dict[int | None, list[int]] = {}
+        pending: list[int] = []
+        for block in blocks:
+            parent = places[block][0]
+            if parent in blocks:
+                followers.setdefault(parent, []).append(block)
+            else:
+                pending.append(block)
+        events: list[Stored] = []
+        while pending:
+            names = [pending.pop()]
+            after = followers.get(names[-1], [])
+            while len(after) == 1:
+                names += after
+                after = followers.get(names[-1], [])
+            local = [places[block][1] for block in names]
+            events.append(Stored(places[names[0]][0], names, local, tier))
+            pending += after
+        return events
 
 
 class EventStream:
     """A router's end of one worker's stream: hands events on in order, once, without gaps.
 
     `missing` is the number to ask the worker for, None while all is well. A router that joins late
-    starts with a gap.
+    starts with a gap. A worker that starts anew needs a new stream: its numbers alone cannot tell
+    its events from repeated ones, unless its answer is `TooNew`.
     """
 
     def __init__(self, max_early: int = MAX_EARLY) -> None:
@@ -85,13 +175,15 @@ class EventStream:
         self.num_repeats = 0
         self.num_replays = 0
         self.num_dumps = 0
+        self.num_lost = 0  # events that had not come by themselves when an answer made up for them
+        self._newest_id = -1  # the highest number seen
         self._early: dict[int, BlockEvent] = {}
         self._max_early = max_early
 
     @property
     def missing(self) -> int | None:
         """The first event not there yet, if later ones are."""
-        return self.next_id if self._early else None
+        return self.next_id if self._newest_id >= self.next_id else None
 
     def receive(self, event_id: int, event: BlockEvent) -> list[BlockEvent]:
         """Take a message; returns the events to apply now."""
@@ -99,7 +191,8 @@ class EventStream:
             self.num_repeats += 1
             return []
         if event_id > self.next_id:
-            self.num_gaps += not self._early
+            self.num_gaps += self.missing is None
+            self._newest_id = max(self._newest_id, event_id)
             if len(self._early) < self._max_early:  # the answer will bring the others
                 self._early[event_id] = event
             return []
@@ -107,10 +200,14 @@ class EventStream:
         return [event, *self._take_early()]
 
     def resync(self, answer: Answer) -> list[BlockEvent]:
-        """Take a worker's answer; returns the events to apply now."""
+        """Take a worker's answer; returns the events to apply now.
+
+        An answer to an older question does no harm; `missing` tells whether to ask again.
+        """
         if isinstance(answer, TooNew):  # another life of the worker: what was known is void
             self.num_dumps += 1
             self.next_id = 0
+            self._newest_id = answer.next_id - 1
             self._early.clear()
             return [Cleared()]
         ready: list[BlockEvent] = []
@@ -118,15 +215,22 @@ class EventStream:
             self.num_dumps += 1
             if answer.last_id >= self.next_id:
                 ready = [Cleared(), *answer.events]
-                self.next_id = answer.last_id + 1
+                self._skip_to(answer.last_id + 1)
         else:
             self.num_replays += 1
-            skipped = self.next_id - answer.first_id
-            ready = answer.events[max(skipped, 0) :]
-            self.next_id += len(ready)
-        for event_id in [event_id for event_id in self._early if event_id < self.next_id]:
-            del self._early[event_id]
+            num_known = self.next_id - answer.first_id
+            if 0 <= num_known < len(answer.events):
+                ready = answer.events[num_known:]
+                self._skip_to(self.next_id + len(ready))
         return ready + self._take_early()
+
+    def _skip_to(self, next_id: int) -> None:
+        """An answer stands for all events before `next_id`."""
+        covered = [event_id for event_id in self._early if event_id < next_id]
+        self.num_lost += next_id - self.next_id - len(covered)
+        for event_id in covered:
+            del self._early[event_id]
+        self.next_id = next_id
 
     def _take_early(self) -> list[BlockEvent]:
         ready: list[BlockEvent] = []
@@ -134,12 +238,3 @@ class EventStream:
             ready.append(self._early.pop(self.next_id))
             self.next_id += 1
         return ready
-
-
-def _on_device(event: BlockEvent) -> BlockEvent:
-    """The event as an index of a single tier takes it."""
-    if isinstance(event, Cleared):
-        return Cleared()
-    if isinstance(event, Removed):
-        return Removed(event.block_hashes)
-    return event._replace(tier=Tier.DEVICE)

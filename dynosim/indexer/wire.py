@@ -1,12 +1,15 @@
 """vLLM's KV events on the wire: three ZMQ frames (topic, sequence number, msgpack payload).
 
 Pure functions over bytes. The payload is `[timestamp, [events], data-parallel rank]`; an event is a
-map with its kind under `type` (vLLM 0.10 and later) or an array with the kind first (before). The
+map with its kind under `type` or an array with the kind first, by the engine's version. The
 engine's block hashes are opaque; its token ids become our local hashes. Fields that a newer engine
 may add are passed over.
+
+vLLM's replay endpoint takes a sequence number and answers with all messages from there on that it
+still has, each as it was published, and then an end mark.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -30,7 +33,7 @@ MEDIA = {Tier.DEVICE: "GPU", Tier.HOST: "CPU", Tier.DISK: "DISK"}
 FIELDS = {
     "BlockStored": (
         "block_hashes", "parent_block_hash", "token_ids", "block_size", "lora_id", "medium",
-        "lora_name",
+        "lora_name", "extra_keys",
     ),
     "BlockRemoved": ("block_hashes", "medium"),
     "AllBlocksCleared": (),
@@ -72,7 +75,7 @@ def decode_batch(frames: Sequence[bytes]) -> KvBatch:
         raise EventFormatError(f"the sequence number must have 8 bytes, got {len(number)}")
     try:
         data = msgspec.msgpack.decode(payload)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:  # UTF-8, depth
         raise EventFormatError(
             f"the payload of a KV event message is no msgpack: {error}"
         ) from None
@@ -111,13 +114,8 @@ def to_block_event(event: EngineEvent, block_size: int, salt: str = "") -> Block
             f"the engine's KV blocks hold {fields.get('block_size')} tokens, the router's "
             f"{block_size}; start both with the same block size"
         )
-    tokens = _listed(fields, "token_ids")
-    if len(tokens) != len(hashes) * block_size:
-        raise EventFormatError(
-            f"{len(tokens)} token ids for {len(hashes)} blocks of {block_size} tokens"
-        )
     parent = fields.get("parent_block_hash")
-    local = local_hashes(tokens, block_size, salt=fields.get("lora_name") or salt)
+    local = _local_hashes(fields, len(hashes), block_size, salt)
     return Stored(None if parent is None else _as_int(parent), hashes, local, tier)
 
 
@@ -149,6 +147,29 @@ def replay_request(first_sequence: int) -> tuple[bytes, bytes]:
     return b"", first_sequence.to_bytes(8, "big")
 
 
+def replay_first_sequence(frames: Sequence[bytes]) -> int:
+    """The sequence number asked for, from a request as the endpoint's ROUTER socket gets it.
+
+    Raises: EventFormatError.
+    """
+    if len(frames) != 3 or len(frames[2]) != 8:
+        raise EventFormatError(
+            "a replay request has 3 frames (client, empty, sequence number of 8 bytes)"
+        )
+    return int.from_bytes(frames[2], "big")
+
+
+def decode_replay(frames: Sequence[bytes]) -> KvBatch | None:
+    """A message in an answer of the replay endpoint; None: there are no more.
+
+    Takes the frames with and without the empty one in front (DEALER and REQ sockets).
+    Raises: EventFormatError.
+    """
+    if is_end_of_replay(frames):
+        return None
+    return decode_batch(frames[1:] if len(frames) == 4 else frames)
+
+
 def is_end_of_replay(frames: Sequence[bytes]) -> bool:
     """Whether an answer of the replay endpoint is its last."""
     return len(frames) >= 2 and frames[-2] == END_OF_REPLAY
@@ -163,9 +184,48 @@ def _engine_event(data: Any) -> EngineEvent:
         fields = dict(zip(FIELDS.get(str(kind), ()), data[1:], strict=False))
     else:
         raise EventFormatError(f"a KV event must be a map or an array, got {data!r:.80}")
-    if kind not in FIELDS:
-        raise EventFormatError(f"unknown kind of KV event {kind!r}; known: {', '.join(FIELDS)}")
-    return EngineEvent(str(kind), fields)
+    if not isinstance(kind, str) or kind not in FIELDS:
+        raise EventFormatError(f"unknown kind of KV event {kind!r:.80}; known: {', '.join(FIELDS)}")
+    return EngineEvent(kind, fields)
+
+
+def _local_hashes(fields: dict[str, Any], num_blocks: int, block_size: int, salt: str) -> list[int]:
+    """Local hashes of a stored event's blocks, each with what else its content depends on."""
+    tokens = _listed(fields, "token_ids")
+    if len(tokens) != num_blocks * block_size:
+        raise EventFormatError(
+            f"{len(tokens)} token ids for {num_blocks} blocks of {block_size} tokens"
+        )
+    lora_name = fields.get("lora_name")
+    if not isinstance(lora_name, str | None):
+        raise EventFormatError(f"lora_name must be a string, got {lora_name!r:.80}")
+    salt = lora_name or salt
+    try:
+        local = local_hashes(tokens, block_size, salt=salt)
+        for block, other_keys in _other_keys(fields, num_blocks, lora_name):
+            part = tokens[block * block_size : (block + 1) * block_size]
+            local[block : block + 1] = local_hashes(part, block_size, salt=f"{salt}+{other_keys}")
+    except ConfigError as error:
+        raise EventFormatError(f"a stored KV event: {error}") from None
+    return local
+
+
+def _other_keys(
+    fields: dict[str, Any], num_blocks: int, lora_name: str | None
+) -> Iterator[tuple[int, str]]:
+    """Blocks whose content tokens and LoRA name alone do not tell, with what else it depends on.
+
+    Images and cache salts: such a block must not pass for one of a plain prompt.
+    """
+    extra_keys = fields.get("extra_keys") or [None] * num_blocks
+    if not isinstance(extra_keys, list) or len(extra_keys) != num_blocks:
+        raise EventFormatError("extra_keys must be a list with an entry for each block hash")
+    for block, keys in enumerate(extra_keys):
+        if keys is not None and not isinstance(keys, list):
+            raise EventFormatError(f"extra_keys must hold lists, got {keys!r:.80}")
+        other = [key for key in keys or () if key != lora_name]
+        if other:
+            yield block, msgspec.msgpack.encode(other).hex()
 
 
 def _tier(medium: Any) -> Tier:
@@ -174,7 +234,7 @@ def _tier(medium: Any) -> Tier:
     tier = TIERS.get(str(medium).upper())
     if tier is None:
         raise EventFormatError(
-            f"unknown medium {medium!r} of a KV event; known: {', '.join(TIERS)}"
+            f"unknown medium {medium!r:.80} of a KV event; known: {', '.join(TIERS)}"
         )
     return tier
 
