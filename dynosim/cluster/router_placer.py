@@ -160,15 +160,13 @@ class RouterPlacer:
     def _request(self, view: RequestView) -> RoutingRequest:
         index, input_tokens, priority = view
         blocks, keys = self._names.of(index)
-        session_ids = self._session_ids
+        num_blocks = input_tokens // self._block_size
+        jump = -priority if priority < 0 else 0
+        if self._session_ids is None:
+            return RoutingRequest(index, input_tokens, num_blocks, blocks, keys, jump)
+        session_id = self._session_ids[index]
         return RoutingRequest(
-            index,
-            input_tokens,
-            input_tokens // self._block_size,
-            blocks,
-            keys,
-            -priority if priority < 0 else 0,
-            session_id=None if session_ids is None else session_ids[index],
+            index, input_tokens, num_blocks, blocks, keys, jump, session_id=session_id
         )
 
     def _note(self, decision: Decision, index: int, frontend: int, now_ms: float) -> int:

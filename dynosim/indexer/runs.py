@@ -12,12 +12,15 @@ LINEAR_BLOCKS = 8  # comparing so few one by one is faster than slicing
 class Run:
     """Consecutive blocks after one prefix."""
 
-    __slots__ = ("blocks", "children", "full", "number", "parent", "part", "tail")
+    __slots__ = ("blocks", "children", "full", "number", "parent", "part", "places", "tail")
 
-    def __init__(self, number: int, parent: "Run | None", blocks: list[int]) -> None:
+    def __init__(
+        self, number: int, parent: "Run | None", blocks: list[int], places: list[int]
+    ) -> None:
         self.number = number
         self.parent = parent
         self.blocks = blocks  # local hashes, never empty but for the root
+        self.places = places  # numbers that stand for the blocks in tables, for good
         self.full = 0  # workers that hold all of them
         self.part: dict[int, int] = {}  # worker -> blocks it holds, as bits; neither none nor all
         self.children: dict[int, Run] = {}  # by their first block
@@ -48,13 +51,13 @@ class Run:
 
     def split(self, position: int, number: int) -> "Run":
         """Part the run in two; returns the second, which becomes the only child of the first."""
-        tail = Run(number, self, self.blocks[position:])
+        tail = Run(number, self, self.blocks[position:], self.places[position:])
         tail.children, self.children = self.children, {tail.blocks[0]: tail}
         for child in tail.children.values():
             child.parent = tail
         tail.tail, self.tail = self.tail, tail
         tail.full = self.full
-        del self.blocks[position:]
+        del self.blocks[position:], self.places[position:]
         head_bits = (1 << position) - 1
         parts, self.part = self.part, {}
         for worker, held in parts.items():
@@ -66,7 +69,7 @@ class Run:
         """Forget the last blocks of a run without children, as far as nobody holds them."""
         num_held = max(held.bit_length() for held in self.part.values())
         if num_held < len(self.blocks):
-            del self.blocks[num_held:]
+            del self.blocks[num_held:], self.places[num_held:]
             for worker, held in list(self.part.items()):
                 self.set_held(worker, held)
 

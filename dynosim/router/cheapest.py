@@ -50,26 +50,22 @@ def cheapest(
     """The slots with the lowest own cost less savings, ascending, and that difference."""
     floor = min(own_cost)
     lowest = float("inf")
-    best: list[int] = []
+    best: list[tuple[list[int], float]] = []  # groups that hold the cheapest, with the own cost
     for saving, slots in groups:
         if floor - saving > lowest:
             break
-        if slots & (slots - 1):
-            inside = lists.of(slots)
-            costs = [own_cost[slot] for slot in inside]
-            least = min(costs)
-            cost = least - saving
-            if cost > lowest:
-                continue
-            if costs.count(least) == 1:
-                found = [inside[costs.index(least)]]
-            else:
-                found = [slot for slot in inside if own_cost[slot] == least]
-        else:
-            found = [slots.bit_length() - 1]
-            cost = own_cost[found[0]] - saving
-        if cost < lowest:
-            lowest, best = cost, found
-        elif cost == lowest:
-            best = sorted(best + found)
-    return best, lowest
+        inside = lists.of(slots)
+        least = min([own_cost[slot] for slot in inside])
+        if least - saving < lowest:
+            lowest = least - saving
+            best = [(inside, least)]
+        elif least - saving == lowest:
+            best.append((inside, least))
+    if len(best) == 1:
+        inside, least = best[0]
+        if len(inside) == 1:
+            return inside, lowest
+        return [slot for slot in inside if own_cost[slot] == least], lowest
+    return sorted(
+        slot for inside, least in best for slot in inside if own_cost[slot] == least
+    ), lowest

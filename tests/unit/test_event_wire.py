@@ -1,5 +1,8 @@
 """vLLM's KV events: decoding what real engines send, and refusing what is none."""
 
+import random
+from contextlib import suppress
+
 import msgspec
 import pytest
 
@@ -11,9 +14,11 @@ from dynosim.indexer.wire import (
     EventFormatError,
     KvBatch,
     decode_batch,
+    decode_replay,
     encode_batch,
     is_end_of_replay,
     removed_event,
+    replay_first_sequence,
     replay_request,
     stored_event,
     to_block_event,
@@ -26,6 +31,18 @@ VLLM = bytes.fromhex(
     "7a6504a76c6f72615f6964c0a66d656469756da3475055a96c6f72615f6e616d65c0a967726f75705f6964780083"
     "a474797065ac426c6f636b52656d6f766564ac626c6f636b5f68617368657391c4020102a66d656469756da34350"
     "5581a474797065b0416c6c426c6f636b73436c656172656401"
+)
+
+# By vLLM 0.32 too: digests as hashes, no rank; LoRA "adapter", cache salt "salt" in the first
+# block's extra keys, a session id.
+VLLM_SALTED = bytes.fromhex(
+    "93cb4008000000000000918aa474797065ab426c6f636b53746f726564ac626c6f636b5f68617368657392c42000"
+    "0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1fc4200102030405060708090a0b0c0d"
+    "0e0f101112131415161718191a1b1c1d1e1f20b1706172656e745f626c6f636b5f68617368c42000000000000000"
+    "00000000000000000000000000000000000000000000000000a9746f6b656e5f696473980001020304050607aa62"
+    "6c6f636b5f73697a6504a76c6f72615f696401a66d656469756da3475055a96c6f72615f6e616d65a76164617074"
+    "6572aa65787472615f6b6579739292a761646170746572a473616c7491a761646170746572aa73657373696f6e5f"
+    "6964a173c0"
 )
 
 
@@ -44,6 +61,44 @@ def test_what_vllm_sends_is_understood() -> None:
     assert stored == Stored(None, [11, 12], local_hashes(range(8), 4), Tier.DEVICE)
     assert removed == Removed([0x0102], Tier.HOST)
     assert cleared == Cleared()
+
+
+def test_a_salted_block_of_an_adapter_is_told_from_a_plain_one() -> None:
+    batch = decode_batch(frames(VLLM_SALTED))
+    assert batch.dp_rank == 0
+    event = to_block_event(batch.events[0], 4)
+    assert isinstance(event, Stored)
+    digests = [int.from_bytes(bytes(range(first, first + 32)), "big") for first in (0, 1)]
+    assert (event.parent, list(event.block_hashes)) == (0, digests)
+    plain, adapted = local_hashes(range(8), 4), local_hashes(range(8), 4, salt="adapter")
+    assert event.local_hashes[0] not in (plain[0], adapted[0])  # the cache salt
+    assert event.local_hashes[1] == adapted[1]
+
+
+def test_blocks_with_different_images_differ_and_equal_ones_agree() -> None:
+    def first_hash(*images: object) -> int:
+        fields = {**stored_event(None, [1], range(4), 4).fields, "extra_keys": [list(images)]}
+        event = to_block_event(EngineEvent("BlockStored", fields), 4)
+        assert isinstance(event, Stored)
+        return event.local_hashes[0]
+
+    assert first_hash(["a", 0]) == first_hash(["a", 0])
+    assert len({first_hash(), first_hash(["a", 0]), first_hash(["b", 0])}) == 3
+    assert first_hash() == local_hashes(range(4), 4)[0]
+
+
+@pytest.mark.parametrize(
+    ("medium", "tier"),
+    [
+        (None, Tier.DEVICE),
+        *((name, Tier.DEVICE) for name in ("GPU", "gpu", "DEVICE")),
+        *((name, Tier.HOST) for name in ("CPU", "CPU_PINNED", "CPU_TIER1")),
+        *((name, Tier.DISK) for name in ("CPU_TIER2", "DISK", "NVME", "STORAGE")),
+    ],
+)
+def test_every_medium_has_its_tier(medium: str | None, tier: Tier) -> None:
+    event = EngineEvent("BlockRemoved", {"block_hashes": [1], "medium": medium})
+    assert to_block_event(event, 4) == Removed([1], tier)
 
 
 def test_the_array_form_of_older_engines_is_understood() -> None:
@@ -70,8 +125,22 @@ def test_a_lora_name_separates_equal_tokens() -> None:
 
 def test_replay_frames_are_vllms() -> None:
     assert replay_request(5) == (b"", (5).to_bytes(8, "big"))
+    assert replay_first_sequence((b"client", *replay_request(5))) == 5
     assert is_end_of_replay((b"", b"", END_OF_REPLAY, b""))
     assert not is_end_of_replay((b"", b"", (5).to_bytes(8, "big"), b"x"))
+
+
+@pytest.mark.parametrize("in_front", [(), (b"",)])
+def test_a_replay_is_decoded_up_to_its_end(in_front: tuple[bytes, ...]) -> None:
+    batch = KvBatch(5, 2.25, 1, [removed_event([1])])
+    assert decode_replay((*in_front, *encode_batch(batch, "kv"))) == batch
+    assert decode_replay((*in_front, b"", END_OF_REPLAY, b"")) is None
+
+
+@pytest.mark.parametrize("bad", [(b"", b"12345678"), (b"client", b"", b"5")])
+def test_a_malformed_replay_request_is_refused(bad: tuple[bytes, ...]) -> None:
+    with pytest.raises(EventFormatError, match="8 bytes"):
+        replay_first_sequence(bad)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +154,11 @@ def test_replay_frames_are_vllms() -> None:
         (frames(payload(rank=-2)), "data-parallel rank"),
         (frames(payload(5)), "map or an array"),
         (frames(payload({"type": "BlockMoved"})), "unknown kind of KV event 'BlockMoved'"),
+        (frames(payload({"type": ["BlockStored"]})), "unknown kind"),
+        (frames(payload([{}, 1])), "unknown kind"),
+        (frames(payload({"block_hashes": [1]})), "unknown kind of KV event None"),
+        (frames(b"\xa2\xff\xfe"), "no msgpack"),  # no UTF-8
+        (frames(b"\x91" * 100_000), "no msgpack"),  # too deep
     ],
 )
 def test_malformed_messages_say_what_is_wrong(bad: tuple[bytes, ...], message: str) -> None:
@@ -100,9 +174,28 @@ def test_malformed_messages_say_what_is_wrong(bad: tuple[bytes, ...], message: s
         ({"block_hashes": None}, "lacks its block_hashes"),
         ({"block_hashes": ["x"]}, "number or bytes"),
         ({"token_ids": [1, 2, 3]}, "3 token ids for 1 blocks"),
+        ({"token_ids": [1, 2, 3, 2**32]}, "token id 4294967296"),
+        ({"token_ids": [1, 2, 3, 4.5]}, "whole numbers"),
+        ({"token_ids": ["1", "2", "3", "4"]}, "whole numbers"),
+        ({"token_ids": [[1], [2], [3], [4]]}, "whole numbers"),
+        ({"parent_block_hash": 1.5}, "number or bytes"),
+        ({"lora_name": 5}, "lora_name must be a string"),
+        ({"extra_keys": [["a"], ["b"]]}, "extra_keys must be a list"),
+        ({"extra_keys": ["a"]}, "extra_keys must hold lists"),
     ],
 )
 def test_events_that_do_not_fit_say_why(change: dict[str, object], message: str) -> None:
     event = stored_event(None, [1], range(4), 4)
     with pytest.raises(EventFormatError, match=message):
         to_block_event(EngineEvent(event.kind, {**event.fields, **change}), 4)
+
+
+def test_bytes_gone_bad_on_the_way_never_do_worse_than_be_refused() -> None:
+    draw = random.Random(0)
+    for _ in range(5000):
+        garbled = bytearray(draw.choice((VLLM, VLLM_SALTED)))
+        for _ in range(draw.randint(1, 4)):
+            garbled[draw.randrange(len(garbled))] = draw.randrange(256)
+        with suppress(EventFormatError):
+            for event in decode_batch(frames(bytes(garbled))).events:
+                to_block_event(event, 4)

@@ -2,13 +2,14 @@
 
 import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xxhash
 
-from dynosim.errors import ConfigError
+from dynosim.errors import ConfigError, InvariantError
 from dynosim.hashing import (
     SEED,
     extend_sequence_hashes,
@@ -31,12 +32,16 @@ def sample(length: int) -> bytes:
     return bytes((7 * i + length) % 251 for i in range(length))
 
 
-@pytest.mark.parametrize("length", [*range(0, 260), 511, 512, 513, 1023, 1024, 1025, 1088, 5000])
-def test_rows_hash_as_the_reference_package_does(length: int) -> None:
-    rows = np.random.default_rng(length).integers(0, 256, (3, length), dtype=np.uint8)
-    for seed in SEEDS:
-        expected = [xxhash.xxh3_64_intdigest(row.tobytes(), seed=seed) for row in rows]
-        assert xxh3_64_rows(rows, seed).tolist() == expected
+@pytest.mark.parametrize(
+    "lengths", [*(range(start, start + 100) for start in range(0, 1100, 100)), (1100, 2049, 5000)]
+)
+def test_rows_hash_as_the_reference_package_does(lengths: Sequence[int]) -> None:
+    random = np.random.default_rng(lengths[0])
+    for length in lengths:
+        rows = random.integers(0, 256, (3, length), dtype=np.uint8)
+        for seed in SEEDS:
+            expected = [xxhash.xxh3_64_intdigest(row.tobytes(), seed=seed) for row in rows]
+            assert xxh3_64_rows(rows, seed).tolist() == expected, (length, seed)
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda v: f"{v['length']}-{v['seed']}")
@@ -78,10 +83,16 @@ def test_an_incomplete_block_has_no_hash() -> None:
     assert len(local_hashes([1, 2, 3, 4, 5], 4)) == 1
 
 
-@pytest.mark.parametrize("wrong", [-1, 2**32, 2**70, "a"])
+@pytest.mark.parametrize("wrong", [-1, 2**32, 2**63, 2**70, "a", "2", 1.5, None, [2]])
 def test_a_token_id_that_is_none_is_refused(wrong: object) -> None:
     with pytest.raises(ConfigError, match="4294967295"):
         local_hashes([1, wrong, 3], 3)  # type: ignore[list-item]
+
+
+def test_token_ids_come_as_a_list_a_tuple_a_range_or_an_array() -> None:
+    expected = local_hashes([0, 1, 2, 3], 2)
+    for tokens in ((0, 1, 2, 3), range(4), np.arange(4), np.arange(4, dtype=np.uint32)):
+        assert local_hashes(tokens, 2) == expected  # type: ignore[arg-type]
 
 
 def make_trace(rows: list[tuple[int, list[int]]], block: int) -> Trace:
@@ -120,6 +131,38 @@ def test_prompts_share_hashes_as_far_as_they_share_ids(block_size: int) -> None:
     assert one[:common] == other[:common]
     assert one[common] != other[common]
     assert len(set(one)) == len(one)
+
+
+def test_a_salt_changes_the_hashes_of_a_trace() -> None:
+    trace = make_trace(ROWS, 16)
+    plain, offsets = trace_local_hashes(trace, 8)
+    salted, _ = trace_local_hashes(trace, 8, salt="tenant")
+    assert not set(plain.tolist()) & set(salted.tolist())
+    assert salted[: offsets[1]].tolist() == request_local_hashes(
+        [1, 2, 3, 4], 50, 16, 8, salt="tenant"
+    )
+
+
+def test_a_prompt_with_too_few_ids_is_noticed() -> None:
+    with pytest.raises(InvariantError, match="too few"):
+        trace_local_hashes(make_trace([(64, [1]), (64, [1, 2, 3, 4])], 16), 16)
+    with pytest.raises(ConfigError, match="hash_ids: 1 for a prompt of 40 tokens"):
+        request_local_hashes([1], 40, 16, 16)
+
+
+def test_a_block_size_below_one_is_refused() -> None:
+    for refused in (
+        lambda: local_hashes([1], 0),
+        lambda: request_local_hashes([1], 5, 16, -1),
+        lambda: trace_local_hashes(make_trace(ROWS, 16), 0),
+    ):
+        with pytest.raises(ConfigError, match="block_size"):
+            refused()
+
+
+def test_a_trace_without_complete_blocks_has_no_hashes() -> None:
+    local, offsets = trace_local_hashes(make_trace([(5, [1])], 16), 16)
+    assert (len(trace_sequence_hashes(local, offsets)), offsets.tolist()) == (0, [0, 0])
 
 
 def test_a_trace_without_ids_has_no_equal_blocks() -> None:
