@@ -188,8 +188,13 @@ def test_kv_routing_doubles_the_speed_of_first_tokens_where_prefixes_are_shared(
     """Forty prefixes of 3,600 tokens: more than one worker's cache holds, less than four's do."""
     load = [
         f"workload.synthetic.{key}"
-        for key in ("isl=4000", "requests=600", "rate_rps=26", "prefix_groups=40",
-                    "shared_prefix_ratio=0.9")
+        for key in (
+            "isl=4000",
+            "requests=600",
+            "rate_rps=26",
+            "prefix_groups=40",
+            "shared_prefix_ratio=0.9",
+        )
     ]
     kv = report(run_file, capsys, *load)
     blind = report(run_file, capsys, *load, "router.mode=round-robin")
