@@ -134,10 +134,12 @@ class DirectPlane:
     def __init__(self, workers: list[Worker], feeds: list[Feed]) -> None:
         self._workers = workers
         self._feeds = feeds
+        # The pools' own lists: they are emptied, never replaced. None without prefix caching.
+        self._events = [worker.scheduler.pool.events for worker in workers]
 
     def collect(self, worker: Worker, now_ms: float) -> None:
         """Tell all indexes."""
-        events = worker.scheduler.pool.events
+        events = self._events[worker.worker_id]
         if events:
             for feed in self._feeds:
                 feed(worker.worker_id, events)
@@ -151,7 +153,7 @@ class DirectPlane:
         is_unchanged = True
         for slot in slots:
             worker = self._workers[slot]
-            if worker.settle(now_ms) and worker.scheduler.pool.events:
+            if worker.run_steps > 1 and worker.settle(now_ms) and self._events[slot]:
                 is_unchanged = False
                 self.collect(worker, now_ms)
         return is_unchanged

@@ -33,7 +33,8 @@ class Late(NamedTuple):
 class Worker:
     """Drives one `VllmScheduler` with synchronous scheduling.
 
-    `end_ms` is the time at which the fleet must call `complete`; infinity while idle. If
+    `end_ms` is the time at which the fleet must call `complete`; infinity while idle. `run_steps`
+    is the length of the run under way, 0 outside of runs. If
     `reports_first_tokens`, `first_tokens` collects the requests whose first token was delivered,
     for the fleet to take. If `stamps_events`, KV events are to be had with their times from
     `take_stamped`; otherwise they are in the scheduler's pool, as of the last step's end.
@@ -49,7 +50,6 @@ class Worker:
         "_next_carry_ms",
         "_plan",
         "_run_context",
-        "_run_steps",
         "_scheduler",
         "_stamped",
         "_start_ms",
@@ -59,6 +59,7 @@ class Worker:
         "end_ms",
         "first_tokens",
         "num_events",
+        "run_steps",
         "worker_id",
     )
 
@@ -88,7 +89,7 @@ class Worker:
         self._last_end_ms = NEVER
         self._next_carry_ms = 0.0
         self._plan: StepPlan | None = None
-        self._run_steps = 0
+        self.run_steps = 0
         self._run_context = 0
         self._is_cut = False
         self._awaiting_second: list[Sequence] = []
@@ -102,16 +103,16 @@ class Worker:
     def enqueue(self, sequence: Sequence, now_ms: float) -> bool:
         """Take a request; returns whether the end of the current run has moved."""
         matters = self._scheduler.add(sequence)
-        if not matters or self._is_cut or self._run_steps <= 1:
+        if not matters or self._is_cut or self.run_steps <= 1:
             return False
         self._is_cut = True
         num_decodes = self._scheduler.decodes.count
         steps = self._timing.decode_steps_until(
-            num_decodes, self._run_context, self._run_steps, now_ms - self._start_ms
+            num_decodes, self._run_context, self.run_steps, now_ms - self._start_ms
         )
-        if steps == self._run_steps:
+        if steps == self.run_steps:
             return False
-        self._run_steps = steps
+        self.run_steps = steps
         run_ms = self._timing.decode_run_ms(num_decodes, self._run_context, steps)
         self.end_ms = max(self._end_after(run_ms), now_ms)
         return True
@@ -126,7 +127,7 @@ class Worker:
             self._start_step()
             return
         decodes = scheduler.decodes
-        self._run_steps = steps
+        self.run_steps = steps
         self._run_context = decodes.context_tokens
         self._is_cut = False
         run_ms = self._timing.decode_run_ms(decodes.count, self._run_context, steps)
@@ -157,7 +158,7 @@ class Worker:
 
         The run goes on and ends when it would have. Returns whether anything was done.
         """
-        steps = self._run_steps
+        steps = self.run_steps
         if steps <= 1:
             return False
         if not self._tells_of(steps):
@@ -211,7 +212,7 @@ class Worker:
     def progress(self, now_ms: float) -> Iterator[tuple[int, int]]:
         """(request, tokens delivered by `now_ms`) of every request that decodes."""
         ended = 0
-        if self._run_steps > 0:
+        if self.run_steps > 0:
             ended = self._steps_delivered(now_ms)
         step = self._scheduler.decodes.step
         for sequence in self._scheduler.running:
@@ -222,11 +223,11 @@ class Worker:
 
     def _steps_delivered(self, now_ms: float) -> int:
         """Steps of the current run that have delivered by `now_ms`."""
-        return self._steps_ended(now_ms - self._start_ms, self._run_steps)
+        return self._steps_ended(now_ms - self._start_ms, self.run_steps)
 
     def cut_off(self, now_ms: float) -> None:
         """End the simulation at `now_ms`: note what the unfinished requests have got so far."""
-        if self._run_steps > 0:
+        if self.run_steps > 0:
             self._deliver_until(now_ms)
         for sequence, num_scheduled in self._scheduler.unfinished():
             num_tokens = num_scheduled - self._undelivered(sequence)
@@ -236,23 +237,23 @@ class Worker:
 
     def _split_run(self, num_ended: int) -> None:
         """Do the first steps of the current run and leave the others as a run of their own."""
-        remaining = self._run_steps - num_ended
+        remaining = self.run_steps - num_ended
         end_ms, end_carry_ms = self._last_end_ms, self._next_carry_ms
         decodes = self._scheduler.decodes
         run_ms = self._timing.decode_run_ms(decodes.count, self._run_context, num_ended)
         split_ms = self._end_after(run_ms)
-        self._run_steps = num_ended
+        self.run_steps = num_ended
         self._deliver_run(split_ms)
         self._start_at(split_ms)
-        self._run_steps = remaining
+        self.run_steps = remaining
         self._run_context = decodes.context_tokens
         self._last_end_ms, self._next_carry_ms = end_ms, end_carry_ms
 
     def _deliver_until(self, now_ms: float) -> None:
         """Do the steps of the current run that have ended by `now_ms`."""
-        steps = self._steps_ended(now_ms - self._start_ms, self._run_steps)
+        steps = self._steps_ended(now_ms - self._start_ms, self.run_steps)
         if steps > 0:
-            self._run_steps = steps
+            self.run_steps = steps
             num_decodes = self._scheduler.decodes.count
             run_ms = self._timing.decode_run_ms(num_decodes, self._run_context, steps)
             self._deliver_run(self._start_ms + run_ms)
@@ -326,8 +327,8 @@ class Worker:
             for sequence in self._awaiting_second:
                 self._journal.second_token_ms[sequence.index] = self._start_ms + first_step_ms
             self._awaiting_second = []
-        steps = self._run_steps
-        self._run_steps = 0
+        steps = self.run_steps
+        self.run_steps = 0
         self._advance(steps)
         self._log_row(now_ms, steps, 0, 0, 0, num_decodes, self._run_context)
 

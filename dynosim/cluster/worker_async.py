@@ -66,7 +66,7 @@ class AsyncWorker(Worker):
     def enqueue(self, sequence: Sequence, now_ms: float) -> bool:
         """Take a request; returns whether the end of the current run has moved."""
         matters = self._scheduler.add(sequence)
-        if not matters or self._is_cut or self._run_steps <= 1:
+        if not matters or self._is_cut or self.run_steps <= 1:
             return False
         self._is_cut = True
         num_decodes = self._scheduler.decodes.count
@@ -75,11 +75,11 @@ class AsyncWorker(Worker):
         if elapsed_ms > 0:
             # The step after the j-th is planned when the (j - 1)-th has delivered.
             steps += self._timing.decode_steps_until(
-                num_decodes, self._run_context, self._run_steps - 1, elapsed_ms
+                num_decodes, self._run_context, self.run_steps - 1, elapsed_ms
             )
-        if steps == self._run_steps:
+        if steps == self.run_steps:
             return False
-        self._run_steps = steps
+        self.run_steps = steps
         self.end_ms = max(self._delivered_ms(steps - 1), now_ms)
         return True
 
@@ -107,7 +107,7 @@ class AsyncWorker(Worker):
         self.num_events += 1
         self.end_ms = NEVER
         batch = self._outstanding.popleft()
-        if self._run_steps == 0:
+        if self.run_steps == 0:
             self._start_ms = batch.start_ms
             self._deliver_step(batch.plan, now_ms)
             finished = self._scheduler.finish_step(batch.plan)
@@ -124,7 +124,7 @@ class AsyncWorker(Worker):
         The engine tells of a step's evictions when it delivers the step before. Returns whether
         anything was done; the run ends when it would have.
         """
-        steps = self._run_steps
+        steps = self.run_steps
         elapsed_ms = now_ms - self._run_start_ms
         if steps <= 1 or elapsed_ms < 0:
             return False
@@ -134,7 +134,7 @@ class AsyncWorker(Worker):
         if ended + 1 == steps or not self._tells_of(ended + 1):
             return False
         end_ms, is_cut = self.end_ms, self._is_cut
-        self._run_steps = ended + 1
+        self.run_steps = ended + 1
         self._deliver_async_run(self._outstanding.popleft(), self._delivered_ms(ended))
         self._start_run(steps - ended - 1)
         self.end_ms, self._is_cut = end_ms, is_cut
@@ -149,8 +149,8 @@ class AsyncWorker(Worker):
         elapsed_ms = now_ms - self._run_start_ms
         if elapsed_ms < 0:
             return
-        ended = self._steps_ended(elapsed_ms, self._run_steps - 1)
-        self._run_steps = ended + 1
+        ended = self._steps_ended(elapsed_ms, self.run_steps - 1)
+        self.run_steps = ended + 1
         self._deliver_async_run(self._outstanding.popleft(), self._delivered_ms(ended))
 
     def _undelivered(self, sequence: Sequence) -> int:
@@ -174,7 +174,7 @@ class AsyncWorker(Worker):
         return is_pure and plan.num_decodes == self._scheduler.decodes.count
 
     def _start_run(self, steps: int) -> None:
-        self._run_steps = steps
+        self.run_steps = steps
         self._run_context = self._scheduler.decodes.context_tokens
         self._run_start_ms = self._outstanding[0].end_ms
         self._start_at(self._run_start_ms)
@@ -193,10 +193,10 @@ class AsyncWorker(Worker):
 
     def _deliver_async_run(self, first: Batch, now_ms: float) -> None:
         scheduler = self._scheduler
-        steps = self._run_steps
+        steps = self.run_steps
         num_decodes = scheduler.decodes.count
         context = self._run_context
-        self._run_steps = 0
+        self.run_steps = 0
         self._start_ms = first.start_ms
         self._deliver_step(first.plan, first.end_ms)
         if steps > 1:
