@@ -139,10 +139,11 @@ class DirectPlane:
 
     def collect(self, worker: Worker, now_ms: float) -> None:
         """Tell all indexes."""
-        events = self._events[worker.worker_id]
+        worker_id = worker.worker_id
+        events = self._events[worker_id]
         if events:
             for feed in self._feeds:
-                feed(worker.worker_id, events)
+                feed(worker_id, events)
             events.clear()
 
     def refresh(self, now_ms: float) -> None:

@@ -26,8 +26,11 @@ def group_by_savings(
     for slots, depth in overlaps:
         inside = slots & eligible
         if inside:
-            rest &= ~inside
-            _split(inside, depth * block_price, active, groups)
+            rest ^= inside
+            if active:
+                _split(inside, depth * block_price, active, groups)
+            else:
+                groups.append((depth * block_price, inside))
     if rest:
         _split(rest, 0.0, active, groups)
     groups.sort(reverse=True)

@@ -226,6 +226,8 @@ class KvRouter:
             if self._queue is not None:
                 self._queue.discard(request_id)
             return
+        if self._is_pure_kv:
+            return
         if self._learner is not None:
             self._learner.on_end(request_id, now_ms)
         if self._follower is not None:
