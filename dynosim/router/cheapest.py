@@ -49,11 +49,11 @@ def _split(slots: int, saving: float, active: Groups, groups: list[tuple[float, 
 
 def cheapest(
     groups: list[tuple[float, int]], own_cost: Sequence[float], lists: SlotLists
-) -> tuple[list[int], float]:
+) -> tuple[Sequence[int], float]:
     """The slots with the lowest own cost less savings, ascending, and that difference."""
     floor = min(own_cost)
     lowest = float("inf")
-    best: list[tuple[list[int], float]] = []  # groups that hold the cheapest, with the own cost
+    best: list[tuple[Sequence[int], float]] = []  # groups that hold the cheapest, with the own cost
     for saving, slots in groups:
         if floor - saving > lowest:
             break
@@ -65,10 +65,10 @@ def cheapest(
         elif least - saving == lowest:
             best.append((inside, least))
     if len(best) == 1:
-        inside, least = best[0]
-        if len(inside) == 1:
-            return inside, lowest
-        return [slot for slot in inside if own_cost[slot] == least], lowest
+        members, least = best[0]
+        if len(members) > 1:
+            members = [slot for slot in members if own_cost[slot] == least]
+        return members, lowest
     return sorted(
         slot for inside, least in best for slot in inside if own_cost[slot] == least
     ), lowest

@@ -11,7 +11,7 @@ hand, this one's included. Preferred taints multiply the cost. The lowest cost w
 formula: NVIDIA Dynamo 1.6, KV router.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import exp
 from random import Random
 from typing import NamedTuple, TypeVar
@@ -112,7 +112,7 @@ def pick(options: list[WorkerOption], temperature: float, generator: Random) -> 
     return options[-1]
 
 
-def draw(equals: list[T], generator: Random) -> T:
+def draw(equals: Sequence[T], generator: Random) -> T:
     """One of the list, all with equal chance; a single one costs no random number."""
     if len(equals) == 1:
         return equals[0]

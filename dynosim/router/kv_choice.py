@@ -1,6 +1,6 @@
 """The `kv` mode: places a request where cache and load together make it cheapest."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import NamedTuple
 
@@ -48,7 +48,7 @@ class KvChoice:
         self._index = index
         self._cost = cost
         self._generator = generator
-        self.confirm: Callable[[list[int], float], bool] | None = None
+        self.confirm: Callable[[Sequence[int], float], bool] | None = None
         self._lists = SlotLists()
         self._price = cost.overlap_score_credit * cost.prefill_load_scale
         self._is_plain = _is_plain(cost) and not load.decays and not isinstance(index, TieredIndex)

@@ -1,37 +1,40 @@
-"""Sets of slots (bit i: slot i) as lists."""
+"""Sets of slots (bit i: slot i) as sequences."""
 
 _MAX_REMEMBERED = 4096
 
+Slots = tuple[int, ...]
+
+
+def _members_by_byte(first: int) -> list[Slots]:
+    """For every value of a byte whose lowest bit is slot `first`: the slots in it."""
+    return [tuple(first + i for i in range(8) if byte >> i & 1) for byte in range(256)]
+
 
 class SlotLists:
-    """Turns sets of slots into lists, a byte at a time; remembers sets asked for lately."""
+    """Turns sets of slots into tuples, a byte at a time; remembers large sets asked for lately."""
 
-    __slots__ = ("_by_byte", "_known")
+    __slots__ = ("_by_byte", "_high", "_known", "_low")
 
     def __init__(self) -> None:
-        self._by_byte: list[list[tuple[int, ...]]] = []
-        self._known: dict[int, list[int]] = {}
+        self._low, self._high = _members_by_byte(0), _members_by_byte(8)
+        self._by_byte = [self._low, self._high]
+        self._known: dict[int, Slots] = {}
 
-    def of(self, slots: int) -> list[int]:
-        """The members of a set, ascending; the list is not to be changed."""
+    def of(self, slots: int) -> Slots:
+        """The members of a set, ascending."""
+        if slots < 65536:
+            return self._low[slots & 255] + self._high[slots >> 8]
         known = self._known.get(slots)
         if known is not None:
             return known
         table = self._by_byte
         found: list[int] = []
         for position, byte in enumerate(slots.to_bytes((slots.bit_length() + 7) // 8, "little")):
+            if position >= len(table):
+                table.append(_members_by_byte(8 * position))
             if byte:
-                if position >= len(table):
-                    self._extend(position)
                 found += table[position][byte]
         if len(self._known) >= _MAX_REMEMBERED:
             self._known.clear()
-        self._known[slots] = found
-        return found
-
-    def _extend(self, position: int) -> None:
-        for known in range(len(self._by_byte), position + 1):
-            first = 8 * known
-            self._by_byte.append(
-                [tuple(first + i for i in range(8) if byte >> i & 1) for byte in range(256)]
-            )
+        self._known[slots] = tuple(found)
+        return self._known[slots]
