@@ -185,6 +185,15 @@ def _trace() -> None:
     """Inspect, convert and generate traces."""
 
 
+def _add_live_commands() -> None:
+    from dynosim.cli_live import live_app
+
+    app.add_typer(live_app)
+
+
+_add_live_commands()
+
+
 def _with_skip(overrides: list[str] | None, skip_bad_lines: bool) -> list[str]:
     return [*(overrides or []), *(["workload.skip_bad_lines=true"] if skip_bad_lines else [])]
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PlainValidator, PrivateAttr, model_validator
 
 from dynosim.config.base import Amount, Count, PositiveMs, Section, check_rules, refuse
+from dynosim.config.live import LiveConfig
 from dynosim.config.router import RouterConfig
 from dynosim.config.timing import NEEDS_MODEL, TimingConfig
 from dynosim.config.workload import WorkloadConfig
@@ -102,6 +103,7 @@ class RunConfig(Section):
     cluster: ClusterConfig = ClusterConfig()
     router: RouterConfig = RouterConfig()
     sla: SlaConfig | None = None
+    live: LiveConfig = LiveConfig()
     seed: Annotated[int, Field(ge=0, le=(1 << 63) - 1)] = 0
     _base_dir: Path = PrivateAttr(default_factory=Path)
 
