@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dynosim.config import RunConfig, load_run
+from dynosim.config.schema import is_path
 from dynosim.errors import ConfigError
 
 RUN_FILE = "config.yaml"
@@ -28,3 +29,28 @@ def plan_file(path: Path) -> Path:
             "results/NAME/agg/top1 that a sweep has written)"
         )
     return file
+
+
+def model_folder(plan: RunConfig, model: Path | None) -> Path | None:
+    """The folder with the weights and tokenizer: `model` if given, else the plan's if it is one.
+
+    None: the plan names its model only, or has none. Raises: ConfigError if it is not there.
+    """
+    if model is None:
+        if plan.model is None or not is_path(plan.model):
+            return None
+        model = plan.resolve(plan.model)
+    folder = model.parent if model.suffix == ".json" else model
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"model {folder}: no config.json there (name a model's folder)")
+    return folder.resolve()
+
+
+def served_model_name(plan: RunConfig, model: Path | None) -> str:
+    """The name that clients use: the plan's `live.served_model_name`, or that of its model."""
+    if plan.live.served_model_name is not None:
+        return plan.live.served_model_name
+    if plan.model is not None and not is_path(plan.model):
+        return plan.model
+    folder = model_folder(plan, model)
+    return folder.name if folder is not None else "mock"
