@@ -219,7 +219,9 @@ class DelayedPlane:
         self._num_sent = 0
         is_numbered = settings.loss > 0 or settings.jitter_ms > 0
         self._buffers = [EventBuffer(BUFFERED_EVENTS) for _ in workers] if is_numbered else None
-        self.streams = [[EventStream() for _ in workers] for _ in feeds] if is_numbered else []
+        self.streams: list[list[EventStream[BlockEvent]]] = (
+            [[EventStream() for _ in workers] for _ in feeds] if is_numbered else []
+        )
 
     def collect(self, worker: Worker, now_ms: float) -> None:
         """Send what a worker tells on its way to every frontend."""

@@ -7,7 +7,7 @@ holds instead. Pure: sending, asking and waiting are the drivers' part.
 
 from collections import deque
 from itertools import chain
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored, Tier
 
@@ -17,14 +17,18 @@ MIN_PLACES = 1024  # so many may be kept anyway
 PRUNED_SHARE = 4  # places kept per one needed, before the others are forgotten
 
 
-class Events(NamedTuple):
+Event = TypeVar("Event")
+"""What a stream numbers: block events, or an engine's messages with several of them."""
+
+
+class Events(NamedTuple, Generic[Event]):
     """Answer of a worker: the events from the number asked for up to the newest."""
 
     first_id: int
-    events: list[BlockEvent]
+    events: list[Event]
 
 
-class Dump(NamedTuple):
+class Dump(NamedTuple, Generic[Event]):
     """Answer of a worker that no longer has the events: all it holds after event `last_id`.
 
     `events` lead from nothing to there: stored ones, parents before children, and the removal of
@@ -32,7 +36,7 @@ class Dump(NamedTuple):
     """
 
     last_id: int
-    events: list[BlockEvent]
+    events: list[Event]
 
 
 class TooNew(NamedTuple):
@@ -41,7 +45,7 @@ class TooNew(NamedTuple):
     next_id: int
 
 
-Answer = Events | Dump | TooNew
+Answer = Events[BlockEvent] | Dump[BlockEvent] | TooNew
 
 
 class EventBuffer:
@@ -69,7 +73,7 @@ class EventBuffer:
             return Events(first_id, kept[first_id - first_kept :])
         return self.dump()
 
-    def dump(self) -> Dump:
+    def dump(self) -> Dump[BlockEvent]:
         """Everything held now, the fastest tier first."""
         return Dump(self.next_id - 1, self._held.dump())
 
@@ -161,7 +165,7 @@ class HeldBlocks:
         return events
 
 
-class EventStream:
+class EventStream(Generic[Event]):
     """A router's end of one worker's stream: hands events on in order, once, without gaps.
 
     `missing` is the number to ask the worker for, None while all is well. A router that joins late
@@ -177,7 +181,7 @@ class EventStream:
         self.num_dumps = 0
         self.num_lost = 0  # events that had not come by themselves when an answer made up for them
         self._newest_id = -1  # the highest number seen
-        self._early: dict[int, BlockEvent] = {}
+        self._early: dict[int, Event] = {}
         self._max_early = max_early
 
     @property
@@ -185,7 +189,7 @@ class EventStream:
         """The first event not there yet, if later ones are."""
         return self.next_id if self._newest_id >= self.next_id else None
 
-    def receive(self, event_id: int, event: BlockEvent) -> list[BlockEvent]:
+    def receive(self, event_id: int, event: Event) -> list[Event]:
         """Take a message; returns the events to apply now."""
         if event_id < self.next_id or event_id in self._early:
             self.num_repeats += 1
@@ -199,7 +203,7 @@ class EventStream:
         self.next_id += 1
         return [event, *self._take_early()]
 
-    def resync(self, answer: Answer) -> list[BlockEvent]:
+    def resync(self, answer: Events[Event] | Dump[Event] | TooNew) -> list[Event | Cleared]:
         """Take a worker's answer; returns the events to apply now.
 
         An answer to an older question does no harm; `missing` tells whether to ask again.
@@ -210,7 +214,7 @@ class EventStream:
             self._newest_id = answer.next_id - 1
             self._early.clear()
             return [Cleared()]
-        ready: list[BlockEvent] = []
+        ready: list[Event | Cleared] = []
         if isinstance(answer, Dump):
             self.num_dumps += 1
             if answer.last_id >= self.next_id:
@@ -220,9 +224,9 @@ class EventStream:
             self.num_replays += 1
             num_known = self.next_id - answer.first_id
             if 0 <= num_known < len(answer.events):
-                ready = answer.events[num_known:]
+                ready = [*answer.events[num_known:]]
                 self._skip_to(self.next_id + len(ready))
-        return ready + self._take_early()
+        return [*ready, *self._take_early()]
 
     def _skip_to(self, next_id: int) -> None:
         """An answer stands for all events before `next_id`."""
@@ -232,8 +236,8 @@ class EventStream:
             del self._early[event_id]
         self.next_id = next_id
 
-    def _take_early(self) -> list[BlockEvent]:
-        ready: list[BlockEvent] = []
+    def _take_early(self) -> list[Event]:
+        ready: list[Event] = []
         while self.next_id in self._early:
             ready.append(self._early.pop(self.next_id))
             self.next_id += 1

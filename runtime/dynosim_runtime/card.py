@@ -43,6 +43,7 @@ class WorkerCard(msgspec.Struct, frozen=True, kw_only=True):
     taints: tuple[str, ...] = ()
     topology: Mapping[str, str] = {}
     events: tuple[EventSource, ...] = ()  # by data-parallel rank; empty: none published
+    accepts_priority: bool = False  # the engine schedules by priority; others refuse it
     pid: int | None = None
     is_draining: bool = False  # serves what it has, takes nothing new
 
