@@ -228,6 +228,12 @@ class EventStream(Generic[Event]):
                 self._skip_to(self.next_id + len(ready))
         return [*ready, *self._take_early()]
 
+    def give_up(self) -> list[Event | Cleared]:
+        """What is missing will never come: go on without it, with nothing known of the worker."""
+        first_there = min(self._early, default=self._newest_id + 1)
+        nothing: Dump[Event] = Dump(first_there - 1, [])
+        return self.resync(nothing)
+
     def _skip_to(self, next_id: int) -> None:
         """An answer stands for all events before `next_id`."""
         covered = [event_id for event_id in self._early if event_id < next_id]
