@@ -31,8 +31,11 @@ class Fleet:
         placer: Placer,
         load: LoadDriver,
         journal: Journal,
+        turnaround_ms: float = 0.0,
     ) -> None:
+        """`turnaround_ms` is from a request's end until a request it causes can be placed."""
         self.now_ms = 0.0
+        self._turnaround_ms = turnaround_ms
         self._workers = workers
         self._placer = placer
         self._load = load
@@ -114,7 +117,7 @@ class Fleet:
         self._num_ended += len(finished)
         if self._load.reacts:
             for sequence in finished:
-                self._load.on_end(sequence.index, now_ms)
+                self._load.on_end(sequence.index, now_ms + self._turnaround_ms)
 
     def _place(self, index: int, now_ms: float) -> None:
         """Have an arriving request placed."""
@@ -176,4 +179,4 @@ class Fleet:
         self._journal.status[index] = int(RequestStatus.REJECTED)
         self._journal.errors[index] = reason
         if self._load.reacts:
-            self._load.on_end(index, now_ms)
+            self._load.on_end(index, now_ms + self._turnaround_ms)

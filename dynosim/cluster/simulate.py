@@ -8,6 +8,7 @@ import numpy as np
 
 from dynosim.cluster.fleet import Fleet
 from dynosim.cluster.journal import Journal
+from dynosim.cluster.outside import as_clients_see
 from dynosim.cluster.routing import RoutingSpec, make_placer
 from dynosim.cluster.worker import NEVER, Worker
 from dynosim.cluster.worker_async import AsyncWorker
@@ -85,6 +86,7 @@ def simulate(
         )
         for worker_id in range(num_workers)
     ]
+    outside_ms = timing.ingress_ms + timing.egress_ms
     placer = make_placer(routing, trace, extents, engine, workers)
     fleet = Fleet(
         trace,
@@ -94,8 +96,9 @@ def simulate(
         placer=placer,
         load=LoadDriver(trace, concurrency),
         journal=journal,
+        turnaround_ms=outside_ms,
     )
-    until_ms = NEVER if max_sim_time_ms is None else max_sim_time_ms
+    until_ms = NEVER if max_sim_time_ms is None else max_sim_time_ms - outside_ms
     if processes:
         from dynosim.cluster.control import ControlPlane
 
@@ -106,7 +109,7 @@ def simulate(
         fleet.run_until(until_ms)
     for worker in workers:
         worker.cut_off(until_ms)
-    return RunResult(
+    result = RunResult(
         requests=journal.request_log(is_closed_loop=concurrency is not None),
         steps=journal.step_log(),
         stalled_gaps_ms=np.array(journal.stalled_gaps_ms),
@@ -121,6 +124,9 @@ def simulate(
         kv_events=placer.kv_events(),
         simulate_wall_ms=(time.perf_counter() - started) * 1e3,
     )
+    if outside_ms == 0:
+        return result
+    return as_clients_see(result, ingress_ms=timing.ingress_ms, egress_ms=timing.egress_ms)
 
 
 def check_capacity(trace: Trace, engine: EngineSpec) -> None:

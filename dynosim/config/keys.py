@@ -14,7 +14,6 @@ LATER: dict[str, tuple[str, ...]] = {
     "engine.kind": ("sglang", "trtllm"),
     "cluster.mode": ("disagg",),
     "workload.format": ("mooncake-delta", "agentic-mooncake", "applied-compute"),
-    "timing.kind": ("fitted",),
     "search.method": ("tpe", "nsga2", "halving"),
 }
 """Values that are understood but come in a later version."""

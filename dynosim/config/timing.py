@@ -38,6 +38,13 @@ class ProfileTiming(Section):
     file: str
 
 
+class FittedTiming(Section):
+    """A physical form with constants fitted by `dynosim calibrate`."""
+
+    kind: Literal["fitted"]
+    file: str
+
+
 class AiconfiguratorTiming(Section):
     """Silicon-measured tables of aiconfigurator-core."""
 
@@ -59,6 +66,7 @@ TimingConfig = Annotated[
     | LinearTiming
     | PolynomialTiming
     | ProfileTiming
+    | FittedTiming
     | AiconfiguratorTiming
     | RooflineTiming,
     Field(discriminator="kind"),

@@ -91,6 +91,12 @@ def _profile(timing: ProfileSettings, timed: _TimedEngine) -> StepTimeModel:
     return load_profile(timed.resolve(timing.file))
 
 
+def _fitted(timing: ProfileSettings, timed: _TimedEngine) -> StepTimeModel:
+    from dynosim.silicon.fitted_file import load_fitted
+
+    return load_fitted(timed.resolve(timing.file))
+
+
 def _aiconfigurator(timing: AiconfiguratorSettings, timed: _TimedEngine) -> StepTimeModel:
     from dynosim.silicon.aiconfigurator import aiconfigurator_model
 
@@ -129,6 +135,7 @@ _MAKERS: dict[str, Callable[[Any, _TimedEngine], StepTimeModel]] = {
     "linear": _linear,
     "polynomial": _polynomial,
     "profile": _profile,
+    "fitted": _fitted,
     "aiconfigurator": _aiconfigurator,
     "roofline": _roofline,
 }

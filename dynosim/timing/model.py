@@ -26,13 +26,17 @@ class StepTimeModel(ABC):
     `source` is "measured" (timed on the hardware), "derived" (from measurements, with substitutes)
     or "estimated" (from formulas). `description` is one line for reports, `notes` are warnings and
     qualifications that a report must show. `decode_is_monotone` promises that a step never gets
-    faster as contexts grow while the number of decoding sequences stays the same.
+    faster as contexts grow while the number of decoding sequences stays the same. `ingress_ms` and
+    `egress_ms` are what every request spends outside the steps: from its arrival until a scheduler
+    can see it, and from a token's making until its delivery.
     """
 
     source: str = ESTIMATED
     description: str = ""
     notes: tuple[str, ...] = ()
     decode_is_monotone: bool = False
+    ingress_ms: float = 0.0
+    egress_ms: float = 0.0
 
     @abstractmethod
     def step_ms(

@@ -14,6 +14,8 @@ class ScaledModel(StepTimeModel):
         self.description = f"{scale:g} x ({model.description})"
         self.notes = model.notes
         self.decode_is_monotone = model.decode_is_monotone
+        self.ingress_ms = model.ingress_ms
+        self.egress_ms = model.egress_ms
 
     def step_ms(
         self,

@@ -10,6 +10,7 @@ from timing_support import silicon_table, step_log
 
 from dynosim.silicon.hardware import hardware_sheet
 from dynosim.timing.architecture import ModelEntry, model_shape
+from dynosim.timing.fitted import Fit, FittedModel, FittedParameters, MeasuredRange
 from dynosim.timing.formulas import FixedModel, LinearModel, PolynomialModel
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.profile import DynamoProfileModel, PrefillCurve, ProfileModel
@@ -42,6 +43,19 @@ def _profiles() -> list[StepTimeModel]:
     ]
 
 
+def _fitted() -> FittedModel:
+    parameters = FittedParameters(
+        overhead_ms=1.0,
+        weights_ms=4.0,
+        per_token_ms=0.2,
+        per_decode_ms=0.01,
+        per_context_token_ms=3e-4,
+        per_pair_ms=1e-6,
+    )
+    measured = MeasuredRange(num_decodes=40, mean_context=700.0)
+    return FittedModel(Fit(parameters=parameters, graph_sizes=(1, 8, 64), measured=measured))
+
+
 MODELS: list[StepTimeModel] = [
     FixedModel(50.0, 7.0),
     LinearModel(base_ms=5, per_prefill_token_ms=0.1, per_decode_ms=0.05, per_context_token_ms=1e-4),
@@ -49,6 +63,7 @@ MODELS: list[StepTimeModel] = [
     SiliconModel(silicon_table(), step_overhead_ms=0.3),
     SiliconModel(silicon_table(1)),
     _roofline(),
+    _fitted(),
     *_profiles(),
 ]
 IDS = [f"{i}-{type(model).__name__}" for i, model in enumerate(MODELS)]

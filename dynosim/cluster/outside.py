@@ -1,0 +1,33 @@
+"""What requests spend outside engines: before a scheduler sees them, after a token is made.
+
+Workers run on a clock that is 0 when the first request becomes visible to them. As every request
+is delayed by the same amount, that clock differs from the clients' by a constant, which is added
+once the run is over; only ends that cause arrivals need it earlier.
+"""
+
+from dataclasses import replace
+
+from dynosim.records import RunResult
+
+
+def as_clients_see(result: RunResult, *, ingress_ms: float, egress_ms: float) -> RunResult:
+    """The run on the clients' clock: everything but arrivals is later, tokens by both delays."""
+    log, steps = result.requests, result.steps
+    both_ms = ingress_ms + egress_ms
+    events = result.kv_events
+    if events is not None:
+        events = replace(events, time_ms=events.time_ms + ingress_ms)
+    return replace(
+        result,
+        requests=replace(
+            log,
+            dispatch_ms=log.dispatch_ms + ingress_ms,
+            scheduled_ms=log.scheduled_ms + ingress_ms,
+            first_token_ms=log.first_token_ms + both_ms,
+            second_token_ms=log.second_token_ms + both_ms,
+            finish_ms=log.finish_ms + both_ms,
+        ),
+        steps=replace(steps, start_ms=steps.start_ms + ingress_ms),
+        kv_events=events,
+        end_ms=result.end_ms + both_ms,
+    )

@@ -1,0 +1,181 @@
+"""The file of a fitted step-time model: one JSON object, written by `dynosim calibrate`.
+
+    {"format": "dynosim-fitted-timing", "version": 1,
+     "parameters": {"overhead_ms": 1.2, ...},          every name of `FittedParameters`
+     "intervals": {"overhead_ms": [1.1, 1.3], ...},    95 %, for those that were fitted
+     "unidentified": ["prompt_step_ms"],
+     "measured": {"prefill_tokens": 2048, ...},        largest measured step by axis
+     "knee": 4.0, "graph_sizes": [1, 2, 4, 8],
+     "errors": {"mean_ttft_ms": 0.01, ...}, "source": "...", "method": "..."}
+
+Everything but format, version and parameters may be left out.
+"""
+
+import difflib
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dynosim.errors import TraceError
+from dynosim.timing.fitted import (
+    AXES,
+    DEFAULT_KNEE,
+    PARAMETER_NAMES,
+    Fit,
+    FittedModel,
+    FittedParameters,
+    MeasuredRange,
+)
+
+FORMAT = "dynosim-fitted-timing"
+VERSION = 1
+_KEYS = (
+    "format", "version", "parameters", "intervals", "unidentified", "measured", "knee",
+    "graph_sizes", "errors", "source", "method",
+)  # fmt: skip
+
+
+def load_fitted(path: Path) -> FittedModel:
+    """The model that a file describes. Raises: TraceError naming file and key."""
+    return FittedModel(read_fit(path), name=path.name)
+
+
+def write_fit(fit: Fit, path: Path) -> None:
+    """Write a fit so that `read_fit` gives the same back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = {
+        "format": FORMAT,
+        "version": VERSION,
+        "parameters": asdict(fit.parameters),
+        "intervals": {name: list(bounds) for name, bounds in fit.intervals.items()},
+        "unidentified": list(fit.unidentified),
+        "measured": asdict(fit.measured),
+        "knee": fit.knee,
+        "graph_sizes": list(fit.graph_sizes),
+        "errors": dict(fit.errors),
+        "source": fit.source,
+        "method": fit.method,
+    }
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def read_fit(path: Path) -> Fit:
+    """The fit that a file holds. Raises: TraceError naming file and key."""
+    read = _Reader(path)
+    knee = read.number("knee", read.data.get("knee", DEFAULT_KNEE))
+    if knee < 1:
+        read.fail("knee", f"expected 1 or more, got {knee}")
+    return Fit(
+        parameters=FittedParameters(**read.numbers("parameters", PARAMETER_NAMES)),
+        knee=knee,
+        graph_sizes=read.sizes("graph_sizes"),
+        intervals=read.intervals("intervals"),
+        unidentified=read.names("unidentified"),
+        measured=MeasuredRange(**read.numbers("measured", AXES)),  # type: ignore[arg-type]
+        errors=read.numbers("errors", None, signed=True),
+        source=read.text("source"),
+        method=read.text("method"),
+    )
+
+
+class _Reader:
+    """Reads the keys of one file, each with its check."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.data = self._read()
+        if self.data.get("format") != FORMAT:
+            self.fail("format", f'expected "{FORMAT}"; write one with `dynosim calibrate`')
+        if self.data.get("version") != VERSION:
+            self.fail("version", f"expected {VERSION}; write the file again with this dynosim")
+        for key in self.data:
+            self._known(key, key, _KEYS)
+        if "parameters" not in self.data:
+            self.fail("parameters", "missing")
+
+    def fail(self, key: str, message: str) -> None:
+        """Raises: TraceError, always."""
+        raise TraceError(message, path=str(self._path), field=key)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            data = json.loads(self._path.read_bytes())
+        except FileNotFoundError:
+            raise TraceError(
+                "no such file (key timing.file); write one with `dynosim calibrate`",
+                path=str(self._path),
+            ) from None
+        except (OSError, ValueError) as error:
+            raise TraceError(f"not readable JSON: {error}", path=str(self._path)) from None
+        if not isinstance(data, dict):
+            raise TraceError("expected one JSON object", path=str(self._path))
+        return data
+
+    def _known(self, where: str, name: str, known: tuple[str, ...]) -> None:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            self.fail(where, f"unknown; {f'did you mean {near[0]}?' if near else 'remove it'}")
+
+    def _section(self, key: str, kind: type) -> Any:
+        value = self.data.get(key)
+        if value is None:
+            return kind()
+        if not isinstance(value, kind):
+            self.fail(key, f"expected {'an object' if kind is dict else 'a list'}")
+        return value
+
+    def number(self, where: str, value: Any, *, signed: bool = False) -> float:
+        """A finite number, >= 0 unless signed."""
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or (value < 0 and not signed):
+            self.fail(where, f"expected a number{'' if signed else ' >= 0'}, got {value!r}")
+        return value  # type: ignore[no-any-return]
+
+    def numbers(
+        self, key: str, known: tuple[str, ...] | None, *, signed: bool = False
+    ) -> dict[str, float]:
+        """An object of numbers; null stands for "not known" and is left out."""
+        result = {}
+        for name, value in self._section(key, dict).items():
+            if known is not None:
+                self._known(f"{key}.{name}", name, known)
+            if value is not None:
+                result[name] = self.number(f"{key}.{name}", value, signed=signed)
+        return result
+
+    def intervals(self, key: str) -> dict[str, tuple[float, float]]:
+        """An object of pairs, low and high."""
+        result = {}
+        for name, bounds in self._section(key, dict).items():
+            where = f"{key}.{name}"
+            self._known(where, name, PARAMETER_NAMES)
+            if not isinstance(bounds, list) or len(bounds) != 2:
+                self.fail(where, f"expected [low, high], got {bounds!r}")
+            low, high = (self.number(where, bound) for bound in bounds)
+            if low > high:
+                self.fail(where, f"low {low} is above high {high}")
+            result[name] = (low, high)
+        return result
+
+    def names(self, key: str) -> tuple[str, ...]:
+        """A list of parameter names."""
+        names = self._section(key, list)
+        for name in names:
+            self._known(key, str(name), PARAMETER_NAMES)
+        return tuple(names)
+
+    def sizes(self, key: str) -> tuple[int, ...]:
+        """A list of rising whole numbers."""
+        sizes = self._section(key, list)
+        if not all(type(size) is int and size > 0 for size in sizes) or sizes != sorted(set(sizes)):
+            self.fail(key, "expected rising whole numbers above 0")
+        return tuple(sizes)
+
+    def text(self, key: str) -> str:
+        """A text, empty if missing."""
+        value = self.data.get(key, "")
+        if not isinstance(value, str):
+            self.fail(key, f"expected text, got {value!r}")
+        return value  # type: ignore[no-any-return]

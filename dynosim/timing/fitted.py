@@ -1,0 +1,201 @@
+"""Step times of a physical form whose constants were fitted to measurements of one deployment.
+
+A step takes
+
+    overhead + prompt step + soft maximum(weights, tokens * per token)
+    + decodes * per decode + contexts * per context token + attention pairs * per pair
+
+where tokens counts all that the step computes, padded as the engine pads (CUDA graphs exist for
+some batch sizes only), contexts is the sum over decoding sequences, and a prompt chunk of n tokens
+behind p cached ones makes n * (p + (n + 1) / 2) attention pairs. The soft maximum is the mixed-step
+rule: while reading the weights takes longer than computing, prompt tokens ride along for free;
+beyond, every token costs. Decode steps of one batch are linear in their contexts, so that runs have
+a closed form.
+
+`ingress_ms` and `egress_ms` lie outside the steps, see `StepTimeModel`.
+"""
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from dynosim.records import FloatArray, IntArray, StepLog
+from dynosim.timing.model import DERIVED, StepTimeModel, contexts_below
+
+DEFAULT_KNEE = 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FittedParameters:
+    """The constants of one deployment, in ms; none may be negative."""
+
+    overhead_ms: float = 0.0  # of every step: launches, sampling, the host between two steps
+    weights_ms: float = 0.0  # reading all weights once
+    per_token_ms: float = 0.0  # matrix products of one token where computing is the limit
+    prompt_step_ms: float = 0.0  # once per step that computes any prompt token
+    per_decode_ms: float = 0.0  # one decoding sequence
+    per_context_token_ms: float = 0.0  # reading one token of cache for a decoding sequence
+    per_pair_ms: float = 0.0  # one prompt token attending to one token
+    ingress_ms: float = 0.0  # arrival until the scheduler sees a request
+    egress_ms: float = 0.0  # token made until token delivered
+
+
+PARAMETER_NAMES = tuple(parameter.name for parameter in fields(FittedParameters))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredRange:
+    """The largest step of each kind that the measurements held; None: not known."""
+
+    prefill_tokens: int | None = None  # new prompt tokens in a step
+    prefix_tokens: float | None = None  # cached tokens per prompt, in the mean of a step
+    num_decodes: int | None = None
+    mean_context: float | None = None  # tokens per decoding sequence
+
+
+AXES = tuple(axis.name for axis in fields(MeasuredRange))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """A fitted model as its file tells it: constants, how sure they are, where they come from."""
+
+    parameters: FittedParameters
+    knee: float = DEFAULT_KNEE  # sharpness of the soft maximum; >= 1, larger is sharper
+    graph_sizes: tuple[int, ...] = ()  # token counts the engine pads to, rising; empty: no padding
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # 95 %, by parameter
+    unidentified: tuple[str, ...] = ()  # parameters that the measurements cannot tell
+    measured: MeasuredRange = field(default_factory=MeasuredRange)
+    errors: Mapping[str, float] = field(default_factory=dict)  # metric -> relative error, held out
+    source: str = ""  # of the measurements: file, engine, model, hardware
+    method: str = ""  # how the constants were found
+
+
+class FittedModel(StepTimeModel):
+    """Evaluates a `Fit`; about 1 us a step."""
+
+    source = DERIVED
+    decode_is_monotone = True
+
+    def __init__(self, fit: Fit, *, name: str = "fitted") -> None:
+        self.fit = fit
+        parameters = fit.parameters
+        self.ingress_ms = parameters.ingress_ms
+        self.egress_ms = parameters.egress_ms
+        self._overhead_ms = parameters.overhead_ms
+        self._weights_ms = parameters.weights_ms
+        self._per_token_ms = parameters.per_token_ms
+        self._prompt_step_ms = parameters.prompt_step_ms
+        self._per_decode_ms = parameters.per_decode_ms
+        self._per_context_token_ms = parameters.per_context_token_ms
+        self._per_pair_ms = parameters.per_pair_ms
+        self._token_work: dict[int, float] = {}  # remembered, by token count
+        self.description = f"fitted: {name}" + (f", from {fit.source}" if fit.source else "")
+        self.notes = _notes(fit)
+
+    def step_ms(
+        self,
+        num_prefills: int,
+        prefill_tokens: int,
+        prefix_tokens: int,
+        num_decodes: int,
+        decode_context_tokens: int,
+    ) -> float:
+        tokens = prefill_tokens + num_decodes
+        if tokens <= 0:
+            return 0.0
+        work = self._token_work.get(tokens)
+        total = self._step_base_ms(tokens) if work is None else work
+        if prefill_tokens > 0:
+            reach = (prefix_tokens + (prefill_tokens + num_prefills) / 2) / num_prefills
+            total += self._prompt_step_ms + prefill_tokens * reach * self._per_pair_ms
+        return (
+            total
+            + num_decodes * self._per_decode_ms
+            + decode_context_tokens * self._per_context_token_ms
+        )
+
+    def decode_run_ms(self, num_decodes: int, decode_context_tokens: int, num_steps: int) -> float:
+        if num_decodes <= 0:
+            return 0.0
+        step = self._step_base_ms(num_decodes) + num_decodes * self._per_decode_ms
+        contexts = num_steps * decode_context_tokens + num_decodes * (
+            num_steps * (num_steps - 1) // 2
+        )
+        return num_steps * step + contexts * self._per_context_token_ms
+
+    def decode_step_ms_array(
+        self, num_decodes: IntArray, decode_context_tokens: IntArray
+    ) -> FloatArray:
+        batches, inverse = np.unique(num_decodes, return_inverse=True)
+        bases = np.array([self._step_base_ms(n) if n > 0 else 0.0 for n in batches.tolist()])
+        total = bases[inverse] + num_decodes * self._per_decode_ms
+        total += decode_context_tokens * self._per_context_token_ms
+        return np.where(num_decodes > 0, total, 0.0)
+
+    def _step_base_ms(self, tokens: int) -> float:
+        """Overhead and matrix products of a step of so many tokens; remembered."""
+        work = self._token_work.get(tokens)
+        if work is None:
+            padded = padded_tokens(tokens, self.fit.graph_sizes)
+            products = soft_maximum(self._weights_ms, padded * self._per_token_ms, self.fit.knee)
+            work = self._token_work[tokens] = self._overhead_ms + products
+        return work
+
+    def steps_in_range(self, steps: StepLog) -> IntArray:
+        """See `StepTimeModel`; a step is inside if it is on every axis."""
+        inside = steps.num_steps.astype(np.int64)
+        for axis in AXES:
+            inside = np.minimum(inside, self.steps_in_range_of(axis, steps))
+        return inside
+
+    def steps_in_range_of(self, axis: str, steps: StepLog) -> IntArray:
+        """Per row: how many of its steps are no larger on one of the `AXES` than was measured."""
+        limit = getattr(self.fit.measured, axis)
+        if limit is None:
+            return steps.num_steps.astype(np.int64)
+        if axis == "mean_context":
+            return contexts_below(steps, np.full(len(steps.num_steps), float(limit)))
+        size = getattr(steps, axis)
+        if axis == "prefix_tokens":
+            size = size / np.maximum(steps.num_prefills, 1)
+        return np.where(size <= limit, steps.num_steps, 0).astype(np.int64)
+
+    def describe(self) -> dict[str, Any]:
+        """See `StepTimeModel`; with the errors on data that the fit has not seen."""
+        return {**super().describe(), "held_out_errors": dict(self.fit.errors)}
+
+
+def soft_maximum(a: float, b: float, knee: float) -> float:
+    """A smooth stand-in for max(a, b) of numbers >= 0: (a^knee + b^knee)^(1 / knee)."""
+    high, low = (a, b) if a >= b else (b, a)
+    if high <= 0:
+        return 0.0
+    return float(high * (1.0 + (low / high) ** knee) ** (1.0 / knee))
+
+
+def padded_tokens(tokens: int, graph_sizes: tuple[int, ...]) -> int:
+    """Tokens that the engine computes for a batch: the next graph's size, if there is one."""
+    index = bisect_left(graph_sizes, tokens)
+    return graph_sizes[index] if index < len(graph_sizes) else tokens
+
+
+def vllm_graph_sizes(max_num_seqs: int) -> tuple[int, ...]:
+    """Batch sizes that vLLM captures CUDA graphs for by default.
+
+    Source: vLLM v0.19 `VllmConfig._set_cudagraph_sizes`: 1, 2, 4, multiples of 8 below 256, then
+    of 16, up to the smaller of 512 and twice `max_num_seqs`.
+    """
+    largest = min(512, 2 * max_num_seqs)
+    sizes = [1, 2, 4, *range(8, 256, 8), *range(256, 513, 16)]
+    return tuple(size for size in sizes if size <= largest)
+
+
+def _notes(fit: Fit) -> tuple[str, ...]:
+    notes = ["constants fitted to measurements of one deployment; not of single steps"]
+    if fit.unidentified:
+        notes.append(f"not told apart by the measurements: {', '.join(fit.unidentified)}")
+    return tuple(notes)

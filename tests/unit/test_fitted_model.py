@@ -1,0 +1,185 @@
+"""The fitted model: its physical form, its file, and what lies outside the steps."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from timing_support import step_log
+
+from dynosim.cluster import simulate
+from dynosim.engine.spec import EngineSpec
+from dynosim.errors import TraceError
+from dynosim.metrics import check_conservation
+from dynosim.records import RunResult, Trace
+from dynosim.silicon.fitted_file import load_fitted, read_fit, write_fit
+from dynosim.timing.fitted import (
+    Fit,
+    FittedModel,
+    FittedParameters,
+    MeasuredRange,
+    padded_tokens,
+    vllm_graph_sizes,
+)
+
+PARAMETERS = FittedParameters(
+    overhead_ms=2.0,
+    weights_ms=8.0,
+    per_token_ms=0.05,
+    prompt_step_ms=0.5,
+    per_decode_ms=0.02,
+    per_context_token_ms=1e-4,
+    per_pair_ms=1e-6,
+)
+
+
+def _model(**changes: Any) -> FittedModel:
+    return FittedModel(Fit(parameters=replace(PARAMETERS, **changes), knee=64.0))
+
+
+def test_prompt_tokens_ride_along_while_weights_are_read() -> None:
+    model = _model()
+    alone = model.step_ms(0, 0, 0, 10, 5000)
+    with_chunk = model.step_ms(1, 20, 0, 10, 5000)
+    pairs = 20 * 10.5 * 1e-6
+    assert alone == pytest.approx(2 + 8 + 0.2 + 0.5)
+    assert with_chunk - alone == pytest.approx(0.5 + pairs)
+
+
+def test_prompt_tokens_cost_once_computing_is_the_limit() -> None:
+    model = _model()
+    longer = model.step_ms(1, 2000, 0, 0, 0) - model.step_ms(1, 1000, 0, 0, 0)
+    pairs = 2000 * 1000.5 - 1000 * 500.5
+    assert longer == pytest.approx(1000 * 0.05 + pairs * 1e-6, rel=1e-6)
+
+
+def test_attention_pairs_of_a_chunk_count_what_is_cached_before_it() -> None:
+    model = _model(per_pair_ms=1.0, overhead_ms=0.0, weights_ms=0.0, per_token_ms=0.0)
+    # Tokens 5, 6 and 7 of a prompt attend to 5, 6 and 7 tokens.
+    assert model.step_ms(1, 3, 4, 0, 0) - 0.5 == pytest.approx(5 + 6 + 7)
+    # Two equal prompts make twice the pairs of one.
+    assert model.step_ms(2, 6, 8, 0, 0) - 0.5 == pytest.approx(2 * (5 + 6 + 7))
+
+
+def test_whole_prompt_in_chunks_makes_the_same_pairs() -> None:
+    model = _model(per_pair_ms=1.0, overhead_ms=0.0, weights_ms=0.0, per_token_ms=0.0)
+    chunks = sum(model.step_ms(1, 8, done, 0, 0) - 0.5 for done in range(0, 64, 8))
+    assert chunks == pytest.approx(model.step_ms(1, 64, 0, 0, 0) - 0.5)
+
+
+def test_steps_pad_to_the_sizes_of_graphs() -> None:
+    sizes = vllm_graph_sizes(128)
+    assert sizes[:6] == (1, 2, 4, 8, 16, 24)
+    assert sizes[-1] == 256
+    assert padded_tokens(9, sizes) == 16
+    assert padded_tokens(300, sizes) == 300
+    fit = Fit(parameters=FittedParameters(per_token_ms=1.0), graph_sizes=sizes)
+    assert FittedModel(fit).step_ms(0, 0, 0, 9, 0) == pytest.approx(16)
+
+
+def test_largest_graph_is_bounded_by_vllms_limit() -> None:
+    assert vllm_graph_sizes(1024)[-1] == 512
+    assert vllm_graph_sizes(4) == (1, 2, 4, 8)
+
+
+def test_range_is_told_by_axis() -> None:
+    measured = MeasuredRange(prefill_tokens=100, num_decodes=8, mean_context=50.0)
+    model = FittedModel(Fit(parameters=PARAMETERS, measured=measured))
+    steps = step_log((1, 1, 101, 0, 4, 40), (1, 1, 100, 9, 9, 90), (30, 0, 0, 0, 4, 4 * 41))
+    assert model.steps_in_range_of("prefill_tokens", steps).tolist() == [0, 1, 30]
+    assert model.steps_in_range_of("num_decodes", steps).tolist() == [1, 0, 30]
+    assert model.steps_in_range_of("mean_context", steps).tolist() == [1, 1, 10]
+    assert model.steps_in_range(steps).tolist() == [0, 0, 10]
+
+
+def test_file_gives_back_what_was_written(tmp_path: Path) -> None:
+    fit = Fit(
+        parameters=replace(PARAMETERS, ingress_ms=20.0, egress_ms=1.5),
+        knee=5.0,
+        graph_sizes=(1, 2, 4),
+        intervals={"overhead_ms": (1.5, 2.5)},
+        unidentified=("prompt_step_ms",),
+        measured=MeasuredRange(prefill_tokens=2048, num_decodes=128),
+        errors={"mean_ttft_ms": -0.02},
+        source="a.jsonl: vLLM 0.19",
+        method="simulation in the loop",
+    )
+    write_fit(fit, tmp_path / "new" / "timing.json")
+    assert read_fit(tmp_path / "new" / "timing.json") == fit
+    model = load_fitted(tmp_path / "new" / "timing.json")
+    assert (model.ingress_ms, model.egress_ms) == (20.0, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "x"}, 'format: expected "dynosim-fitted-timing"'),
+        ({"version": 9}, "version: expected 1"),
+        ({"parameters": {"overhead": 1}}, "parameters.overhead: unknown; did you mean overhead_ms"),
+        ({"parameters": {"overhead_ms": -1}}, "parameters.overhead_ms: expected a number >= 0"),
+        ({"parameters": {"overhead_ms": True}}, "parameters.overhead_ms: expected a number >= 0"),
+        ({"parameters": []}, "parameters: expected an object"),
+        ({"knee": 0.5}, "knee: expected 1 or more"),
+        ({"graph_sizes": [4, 2]}, "graph_sizes: expected rising whole numbers"),
+        ({"intervals": {"overhead_ms": [2, 1]}}, "intervals.overhead_ms: low 2 is above high 1"),
+        ({"source": 3}, "source: expected text"),
+        ({"sauce": "x"}, "sauce: unknown; did you mean source"),
+    ],
+)
+def test_bad_file_is_refused_where_it_is_wrong(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    good = {"format": "dynosim-fitted-timing", "version": 1, "parameters": {"overhead_ms": 1}}
+    path = tmp_path / "timing.json"
+    path.write_text(json.dumps(good))
+    assert read_fit(path).parameters.overhead_ms == 1
+    path.write_text(json.dumps(good | changes))
+    with pytest.raises(TraceError, match=r"timing\.json") as caught:
+        read_fit(path)
+    assert message in str(caught.value)
+
+
+def _trace(arrivals: list[float], previous: list[int] | None = None) -> Trace:
+    n = len(arrivals)
+    return Trace(
+        arrival_ms=np.array(arrivals),
+        input_tokens=np.full(n, 64),
+        output_tokens=np.full(n, 5),
+        hash_ids=np.zeros(0, np.int64),
+        hash_offsets=np.zeros(n + 1, np.int64),
+        trace_block_size=16,
+        previous_turn=None if previous is None else np.array(previous),
+    )
+
+
+def _run(trace: Trace, concurrency: int | None = None, **changes: Any) -> RunResult:
+    engine = EngineSpec(num_gpu_blocks=200, max_model_len=1024, block_size=16)
+    model = _model(**changes)
+    result = simulate(trace, engine=engine, timing=model, num_workers=1, concurrency=concurrency)
+    check_conservation(result, trace)
+    return result
+
+
+def test_ingress_and_egress_delay_tokens_but_not_gaps() -> None:
+    trace = _trace([0.0, 3.0, 40.0, 41.0])
+    without = _run(trace).requests
+    delayed = _run(trace, ingress_ms=20.0, egress_ms=2.0).requests
+    np.testing.assert_array_equal(delayed.arrival_ms, without.arrival_ms)
+    np.testing.assert_allclose(delayed.scheduled_ms - without.scheduled_ms, 20.0)
+    np.testing.assert_allclose(delayed.first_token_ms - without.first_token_ms, 22.0)
+    np.testing.assert_allclose(delayed.finish_ms - without.finish_ms, 22.0)
+
+
+def test_closed_loop_waits_for_delivery_and_ingress() -> None:
+    result = _run(_trace([0.0, 0.0]), concurrency=1, ingress_ms=20.0, egress_ms=2.0).requests
+    served = result.finish_ms[0] - 22.0  # alone on the engine
+    assert result.arrival_ms[1] == pytest.approx(22.0 + served)
+    assert result.finish_ms[1] == pytest.approx(2 * (22.0 + served))
+
+
+def test_next_turn_arrives_after_the_delivered_end() -> None:
+    result = _run(_trace([0.0, 0.0], [-1, 0]), ingress_ms=20.0, egress_ms=2.0).requests
+    assert result.arrival_ms[1] == pytest.approx(result.finish_ms[0])
+    assert result.first_token_ms[1] > result.arrival_ms[1] + 22.0
