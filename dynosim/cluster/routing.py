@@ -192,15 +192,27 @@ def _make_router(
     return LoggedRouter(routing.open_log(settings, spec), settings, index, **options)
 
 
-def _index_spec(routing: RoutingSpec, extents: PrefixExtents, engine: EngineSpec) -> IndexSpec:
-    if routing.uses_hashes and not routing.use_kv_events:
+def hash_index_spec(routing: RoutingSpec, capacity_blocks: int | None) -> IndexSpec:
+    """The index of a router that knows blocks by their hashes.
+
+    `capacity_blocks` of each worker bound a guessed index, if `routing` asks for that.
+    """
+    if not routing.use_kv_events:
         is_bounded = routing.approximate_cache_policy == "lru"
-        capacity_blocks = engine.usable_blocks if is_bounded else None
-        return IndexSpec("approximate", ttl_ms=routing.ttl_ms, capacity_blocks=capacity_blocks)
-    if not (routing.follows_caches and routing.uses_hashes):
-        return IndexSpec("extents", extent_blocks=extents.extent_blocks.tolist())
+        return IndexSpec(
+            "approximate",
+            ttl_ms=routing.ttl_ms,
+            capacity_blocks=capacity_blocks if is_bounded else None,
+        )
     kind = "compressed" if routing.index == "extents" else routing.index
     return IndexSpec(kind, predicted_ttl_ms=routing.predicted_ttl_ms)
+
+
+def _index_spec(routing: RoutingSpec, extents: PrefixExtents, engine: EngineSpec) -> IndexSpec:
+    is_guessed = routing.uses_hashes and not routing.use_kv_events
+    if is_guessed or (routing.follows_caches and routing.uses_hashes):
+        return hash_index_spec(routing, engine.usable_blocks)
+    return IndexSpec("extents", extent_blocks=extents.extent_blocks.tolist())
 
 
 def _make_plane(

@@ -1,0 +1,119 @@
+"""The router, driven in real time: one task's worth of asyncio around `KvRouter`.
+
+Every input is handed to the router synchronously, with the time of the frontend's clock; requests
+that the router lets wait are futures here. Nothing in this file decides anything.
+"""
+
+import asyncio
+from collections.abc import Callable, Hashable, Sequence
+
+from dynosim.indexer.base import BlockEvent
+from dynosim.router.kv_router import Decision, KvRouter, Refusal
+from dynosim.router.request import RoutingRequest
+from dynosim.router.workers import WorkerCard
+
+Clock = Callable[[], float]
+"""Milliseconds since the frontend's start; never goes back."""
+
+
+class RouterService:
+    """Places requests, and tells the router what becomes of them.
+
+    `replace` may be given to exchange the router for an equal one between two inputs (see
+    `dynosim.replay_log`): it gets the router and returns the one to go on with.
+    """
+
+    def __init__(
+        self,
+        router: KvRouter,
+        now_ms: Clock,
+        *,
+        replace: Callable[[KvRouter], KvRouter] | None = None,
+    ) -> None:
+        self.router = router
+        self._now_ms = now_ms
+        self._replace = replace
+        self._waiting: dict[Hashable, asyncio.Future[Decision]] = {}
+
+    @property
+    def num_queued(self) -> int:
+        """Requests that wait in the router."""
+        return len(self._waiting)
+
+    # ---- workers -------------------------------------------------------------------------------
+
+    def join(self, card: WorkerCard) -> None:
+        """A worker came. Raises: ConfigError if it does not fit this router."""
+        self.router.add_worker(card)
+        self._release()
+
+    def leave(self, worker_id: int) -> list[Hashable]:
+        """A worker went; returns the requests it had in hand."""
+        lost = self.router.remove_worker(worker_id)
+        self._release()
+        return lost
+
+    def apply_events(self, worker_id: int, dp_rank: int, events: Sequence[BlockEvent]) -> None:
+        """Blocks were stored or evicted; news of workers that have left are dropped."""
+        if self.router.table.slot_of(worker_id, dp_rank) is not None:
+            self.router.apply_events(worker_id, dp_rank, events)
+
+    # ---- requests ------------------------------------------------------------------------------
+
+    async def place(self, request: RoutingRequest) -> Decision:
+        """Where a request goes; waits for its turn if the router says so.
+
+        Raises: RequestRefusedError.
+        """
+        if self._replace is not None:
+            self.router = self._replace(self.router)
+        decision = self.router.submit(request, self._now_ms())
+        if decision is not None:
+            return decision
+        turn: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
+        self._waiting[request.request_id] = turn
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            self.end(request.request_id)
+            raise
+        finally:
+            self._waiting.pop(request.request_id, None)
+
+    def first_token(self, request_id: Hashable) -> None:
+        """A request's prefill is done."""
+        self.router.first_token(request_id, self._now_ms())
+        self._release()
+
+    def output_tokens(self, request_id: Hashable, num_tokens: int) -> None:
+        """A request has so many tokens by now."""
+        self.router.output_tokens(request_id, num_tokens, self._now_ms())
+
+    def end(self, request_id: Hashable) -> None:
+        """A request ended, however it ended."""
+        self.router.free(request_id, self._now_ms())
+        self._release()
+
+    def unbind_session(self, session_id: str) -> None:
+        """A session's worker failed it."""
+        self.router.unbind_session(session_id)
+
+    def tick(self) -> None:
+        """Drop what has been forgotten, let go what can go; call now and then."""
+        now_ms = self._now_ms()
+        if self.router.load.stale(now_ms):
+            self.router.drop_stale(now_ms)
+        self._release()
+
+    def _release(self) -> None:
+        """Wake the waiting requests whose turn has come."""
+        if not self._waiting:
+            return
+        for outcome in self.router.release(self._now_ms()):
+            turn = self._waiting.pop(outcome.request_id, None)
+            if turn is None or turn.done():  # cancelled meanwhile
+                self.router.free(outcome.request_id, self._now_ms())
+            elif isinstance(outcome, Refusal):
+                turn.set_exception(outcome.error)
+            else:
+                turn.set_result(outcome)
