@@ -1,0 +1,71 @@
+"""The models that a frontend serves at this moment, by name."""
+
+import time
+from collections.abc import Iterator
+
+import msgspec
+
+from dynosim_runtime.errors import ApiError
+from dynosim_runtime.tokenizer import Tokenizer
+
+
+class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that at least one worker serves."""
+
+    name: str  # as clients write it; may hold slashes
+    tokenizer: Tokenizer
+    max_model_len: int  # tokens, prompt and answer together
+    created_s: int  # Unix time
+
+
+class ModelRegistry:
+    """Changed at run time, as workers come and go."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, ServedModel] = {}
+
+    def add(
+        self, name: str, tokenizer: Tokenizer, max_model_len: int, *, created_s: int | None = None
+    ) -> None:
+        """Serve a model, or change how it is served; its age stays unless `created_s` is given."""
+        known = self._models.get(name)
+        if created_s is None:
+            created_s = int(time.time()) if known is None else known.created_s
+        self._models[name] = ServedModel(
+            name=name, tokenizer=tokenizer, max_model_len=max_model_len, created_s=created_s
+        )
+
+    def remove(self, name: str) -> None:
+        """Serve a model no longer; nothing happens if it was not served."""
+        self._models.pop(name, None)
+
+    def get(self, name: str) -> ServedModel:
+        """The model of this name. Raises: ApiError 404."""
+        model = self._models.get(name)
+        if model is None:
+            served = ", ".join(self._models) or "none at the moment"
+            raise ApiError(
+                404,
+                f"The model {name!r} does not exist (served: {served})",
+                kind="invalid_request_error",
+                code="model_not_found",
+                param="model",
+            )
+        return model
+
+    def only(self) -> ServedModel:
+        """The model that requests without a name mean. Raises: ApiError unless there is just one."""
+        if len(self._models) != 1:
+            raise ApiError(
+                400,
+                f"model: required, since {len(self._models)} models are served",
+                code="missing_required_parameter",
+                param="model",
+            )
+        return next(iter(self._models.values()))
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self._models.values())
+
+    def __len__(self) -> int:
+        return len(self._models)
