@@ -1,0 +1,184 @@
+"""The workers that a frontend uses: taken in when discovery shows them, fenced when they fail.
+
+A worker is gone when its card is (its lease has run out, or it said goodbye), and at once when its
+server no longer answers a probe, which is made whenever a stream from it breaks. A fenced worker
+comes back when it answers again or shows a new card.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+
+from dynosim.errors import ConfigError
+from dynosim.indexer.base import BlockEvent
+from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.events.subscriber import EventSubscriber, Subscriptions
+from dynosim_runtime.frontend.router_service import RouterService
+
+PROBE_INTERVAL_S = 1.0
+
+log = logging.getLogger(__name__)
+Probe = Callable[[WorkerCard], Awaitable[bool]]
+Incarnation = tuple[int, int | None, str]
+"""One life of a worker: a restarted one has another process or address."""
+
+
+def incarnation(card: WorkerCard) -> Incarnation:
+    """What distinguishes a worker from the one of the same name before it."""
+    return card.worker_id, card.pid, card.url
+
+
+class Fleet:
+    """Cards of the workers in use, kept in step with the router and the event subscriptions.
+
+    `on_lost(worker_id)` is called when a worker's streams cannot go on, `on_change()` after every
+    change. `model` is the name that cards must carry.
+    """
+
+    def __init__(
+        self,
+        router: RouterService,
+        subscriptions: Subscriptions,
+        probe: Probe,
+        *,
+        model: str,
+        block_size: int,
+        follows_events: bool,
+        on_lost: Callable[[int], None],
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.cards: dict[int, WorkerCard] = {}  # in use, and those that drain
+        self._router = router
+        self._subscriptions = subscriptions
+        self._probe = probe
+        self._model = model
+        self._block_size = block_size
+        self._follows_events = follows_events
+        self._on_lost = on_lost
+        self._on_change = on_change
+        self._seen: Mapping[int, WorkerCard] = {}
+        self._fenced: dict[int, asyncio.Task[None]] = {}
+        self._checks: dict[int, asyncio.Task[None]] = {}
+        self._refused: set[Incarnation] = set()
+
+    @property
+    def num_ready(self) -> int:
+        """Workers that take new requests."""
+        return sum(not card.is_draining for card in self.cards.values())
+
+    @property
+    def num_fenced(self) -> int:
+        """Workers that discovery shows but that do not answer."""
+        return len(self._fenced)
+
+    def update(self, cards: Mapping[int, WorkerCard]) -> None:
+        """All live cards, as discovery shows them now."""
+        self._seen = cards
+        for worker_id in [known for known in (*self.cards, *self._fenced) if known not in cards]:
+            self._drop(worker_id, is_lost=not self._is_draining(worker_id))
+        for card in cards.values():
+            self._take(card)
+        self._on_change()
+
+    def suspect(self, worker_id: int) -> None:
+        """A stream from this worker broke: see whether it still lives."""
+        if worker_id in self.cards and worker_id not in self._checks:
+            check = asyncio.create_task(self._check(self.cards[worker_id]))
+            self._checks[worker_id] = check
+            check.add_done_callback(lambda _: self._checks.pop(worker_id, None))
+
+    async def close(self) -> None:
+        """Stop probing and following."""
+        tasks = [*self._fenced.values(), *self._checks.values()]
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await self._subscriptions.close()
+
+    # ---- inside --------------------------------------------------------------------------------
+
+    def _is_draining(self, worker_id: int) -> bool:
+        card = self.cards.get(worker_id)
+        return card is not None and card.is_draining
+
+    def _take(self, card: WorkerCard) -> None:
+        """A card that discovery shows: new, changed, or known already."""
+        known = self.cards.get(card.worker_id)
+        if known == card or incarnation(card) in self._refused:
+            return
+        if known is not None and incarnation(known) != incarnation(card):
+            self._drop(card.worker_id, is_lost=True)
+            known = None
+        fence = self._fenced.get(card.worker_id)
+        if fence is not None and known is None:
+            return  # its probe will take it in again, with the newest card
+        if known is None:
+            self._add(card)
+        elif card.is_draining and not known.is_draining:
+            self.cards[card.worker_id] = card
+            self._router.leave(card.worker_id)  # its streams go on, new ones go elsewhere
+            self._subscriptions.stop(card.worker_id)
+        else:
+            self.cards[card.worker_id] = card
+
+    def _add(self, card: WorkerCard) -> None:
+        if card.is_draining:
+            return
+        try:
+            if card.model != self._model:
+                raise ConfigError(
+                    f"worker {card.name} serves {card.model!r}, this frontend {self._model!r}"
+                )
+            self._router.join(card.routing_card())
+        except ConfigError as error:
+            self._refused.add(incarnation(card))
+            log.error("worker %s is not used: %s", card.name, error)
+            return
+        self.cards[card.worker_id] = card
+        log.info("worker %s joined (%s, %s)", card.name, card.engine, card.url)
+        if self._follows_events:
+            for rank, source in enumerate(card.events):
+                deliver = partial(self._deliver, card.worker_id, rank)
+                subscriber = EventSubscriber(source, self._block_size, deliver)
+                self._subscriptions.start(card.worker_id, rank, subscriber)
+
+    def _deliver(self, worker_id: int, dp_rank: int, events: list[BlockEvent]) -> None:
+        self._router.apply_events(worker_id, dp_rank, events)
+
+    def _drop(self, worker_id: int, *, is_lost: bool) -> None:
+        """A worker is used no longer; `is_lost`: its streams have to move."""
+        fence = self._fenced.pop(worker_id, None)
+        if fence is not None:
+            fence.cancel()
+        card = self.cards.pop(worker_id, None)
+        if card is None:
+            return
+        self._subscriptions.stop(worker_id)
+        self._router.leave(worker_id)
+        log.info("worker %s left%s", card.name, " unexpectedly" if is_lost else "")
+        if is_lost:
+            self._on_lost(worker_id)
+
+    async def _check(self, card: WorkerCard) -> None:
+        """Fence a worker that does not answer."""
+        if await self._probe(card) or self.cards.get(card.worker_id) is not card:
+            return
+        log.warning("worker %s does not answer; its requests move on", card.name)
+        self._drop(card.worker_id, is_lost=True)
+        self._fenced[card.worker_id] = asyncio.create_task(self._await_return(card))
+        self._on_change()
+
+    async def _await_return(self, card: WorkerCard) -> None:
+        """Take a fenced worker in again when it answers."""
+        while True:
+            await asyncio.sleep(PROBE_INTERVAL_S)
+            newest = self._seen.get(card.worker_id)
+            if newest is not None and await self._probe(newest):
+                self._fenced.pop(card.worker_id, None)
+                self._add(newest)
+                self._on_change()
+                return

@@ -1,0 +1,129 @@
+"""The frontend's Prometheus metrics, with Dynamo's names and labels.
+
+Durations are histograms in seconds. What has no counterpart there begins with `dynosim_`.
+"""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from dynosim_runtime.generation import RequestRecord
+
+TTFT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 1, 1.5, 2, 3, 5, 8, 13, 30, 60, 120)
+ITL_BUCKETS = (0.001, 0.002, 0.004, 0.006, 0.01, 0.015, 0.02, 0.03, 0.05, 0.08, 0.13, 0.3, 1, 3)
+DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600)
+TOKEN_BUCKETS = (1, 16, 64, 256, 1024, 4096, 16384, 65536, 262144)
+STAGES = ("preprocess", "route", "dispatch")
+
+
+class FrontendMetrics:
+    """One frontend's metrics in a registry of their own.
+
+    `namespace` is the `dynamo_namespace` label, `model` the served model's name.
+    """
+
+    def __init__(self, *, namespace: str, model: str) -> None:
+        self.registry = CollectorRegistry()
+        labels = {"dynamo_namespace": namespace, "model": model}
+        self._requests = self._counter("dynamo_frontend_requests", "Requests that ended.", "status")
+        self._labels = labels
+        self._active = self._gauge("dynamo_frontend_active_requests", "Requests under way.")
+        self._active_child = self._active.labels(**labels)
+        ttft = self._histogram(
+            "dynamo_frontend_time_to_first_token_seconds", "Arrival to first token.", TTFT_BUCKETS
+        )
+        gap = self._histogram(
+            "dynamo_frontend_inter_token_latency_seconds", "Between two tokens.", ITL_BUCKETS
+        )
+        duration = self._histogram(
+            "dynamo_frontend_request_duration_seconds", "Arrival to end.", DURATION_BUCKETS
+        )
+        isl = self._histogram(
+            "dynamo_frontend_input_sequence_tokens", "Tokens of prompts.", TOKEN_BUCKETS
+        )
+        osl = self._histogram(
+            "dynamo_frontend_output_sequence_tokens", "Tokens of answers.", TOKEN_BUCKETS
+        )
+        wait = self._histogram(
+            "dynosim_router_wait_seconds", "Arrival to dispatch to a worker.", TTFT_BUCKETS
+        )
+        self._ttft, self._gap, self._duration, self._isl, self._osl, self._wait = (
+            histogram.labels(**labels) for histogram in (ttft, gap, duration, isl, osl, wait)
+        )
+        self._cached = self._counter(
+            "dynosim_router_cached_tokens", "Prompt tokens the router took to be cached."
+        ).labels(**labels)
+        self._engine_cached = self._counter(
+            "dynosim_engine_cached_tokens", "Prompt tokens that engines reported as cached."
+        ).labels(**labels)
+        self._prompt_tokens = self._counter(
+            "dynosim_frontend_prompt_tokens", "Prompt tokens of all requests."
+        ).labels(**labels)
+        self.migrations = self._counter(
+            "dynosim_frontend_migrations", "Times a request moved on from a lost worker."
+        ).labels(**labels)
+
+    def observe(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """Add a gauge that is read when asked for."""
+        self._gauge(name, text).labels(**self._labels).set_function(value)
+
+    def observe_stages(self, counts: dict[str, Callable[[], float]]) -> None:
+        """Add `dynamo_frontend_stage_requests`: requests in each stage, read when asked for.
+
+        As in Dynamo it has no model label; the phase of an aggregated cluster is empty.
+        """
+        gauge = Gauge(
+            "dynamo_frontend_stage_requests",
+            "Requests in a stage of the frontend.",
+            ("dynamo_namespace", "stage", "phase"),
+            registry=self.registry,
+        )
+        namespace = self._labels["dynamo_namespace"]
+        for stage in STAGES:
+            child = gauge.labels(dynamo_namespace=namespace, stage=stage, phase="")
+            child.set_function(counts.get(stage, lambda: 0.0))
+
+    def note_arrival(self, input_tokens: int) -> None:
+        """A request came."""
+        self._active_child.inc()
+        self._isl.observe(input_tokens)
+        self._prompt_tokens.inc(input_tokens)
+
+    def note_placed(self, cached_tokens: int, wait_ms: float) -> None:
+        """A request goes to a worker."""
+        self._cached.inc(cached_tokens)
+        self._wait.observe(wait_ms / 1e3)
+
+    def note_first_token(self, ttft_ms: float) -> None:
+        """The first token is there."""
+        self._ttft.observe(ttft_ms / 1e3)
+
+    def note_gap(self, gap_ms: float, num_tokens: int) -> None:
+        """`num_tokens` came together, so long after the last one."""
+        self._gap.observe(gap_ms / 1e3)
+        for _ in range(num_tokens - 1):
+            self._gap.observe(0.0)
+
+    def note_end(self, record: RequestRecord, duration_ms: float) -> None:
+        """A request ended, however it ended."""
+        self._active_child.dec()
+        self._requests.labels(**self._labels, status=record.status).inc()
+        self._duration.observe(duration_ms / 1e3)
+        self._osl.observe(record.output_tokens)
+        if record.cached_tokens:
+            self._engine_cached.inc(record.cached_tokens)
+
+    def exposition(self) -> bytes:
+        """All metrics as Prometheus reads them."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        names = ("dynamo_namespace", "model", *labels)
+        return Counter(name, text, names, registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, ("dynamo_namespace", "model"), registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        names = ("dynamo_namespace", "model")
+        return Histogram(name, text, names, buckets=buckets, registry=self.registry)

@@ -1,0 +1,155 @@
+"""Everything behind the HTTP routes: requests in, generations out, over router, fleet and engines.
+
+See `dynosim_runtime.generation.Generator`.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+from dynosim.config.live import LiveConfig
+from dynosim.hashing import local_hashes, sequence_hashes
+from dynosim.router.eligibility import Constraints
+from dynosim.router.kv_router import Decision
+from dynosim.router.request import RoutingRequest
+from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.engines.base import EngineClient
+from dynosim_runtime.errors import ApiError
+from dynosim_runtime.frontend.fleet import Fleet
+from dynosim_runtime.frontend.generation import LiveGeneration
+from dynosim_runtime.frontend.metrics import FrontendMetrics
+from dynosim_runtime.frontend.router_service import RouterService
+from dynosim_runtime.generation import GenerateRequest, RequestRecord
+
+HEARTBEAT_TOKENS = 512  # a long answer is mentioned to the router so often, lest it look stale
+
+log = logging.getLogger(__name__)
+
+
+def stopwatch() -> Callable[[], float]:
+    """A clock that counts milliseconds from now and never goes back."""
+    started = time.monotonic()
+    return lambda: (time.monotonic() - started) * 1e3
+
+
+class LiveGenerator:
+    """Serves requests with the workers of a fleet; `clients` speak the engines' dialects.
+
+    `fleet` must be set before the first request. `tracks_output` tells the router of every block
+    that an answer fills; `write_record` gets the record of every request that ended.
+    """
+
+    fleet: Fleet
+
+    def __init__(
+        self,
+        router: RouterService,
+        clients: Mapping[str, EngineClient],
+        live: LiveConfig,
+        metrics: FrontendMetrics,
+        now_ms: Callable[[], float],
+        *,
+        block_size: int,
+        tracks_output: bool = False,
+        write_record: Callable[[RequestRecord], None] = lambda record: None,
+    ) -> None:
+        self.router = router
+        self.live = live
+        self.metrics = metrics
+        self.now_ms = now_ms
+        self.block_size = block_size
+        self.is_draining = False
+        self._clients = clients
+        self._report_tokens = block_size if tracks_output else HEARTBEAT_TOKENS
+        self._write_record = write_record
+        self._active: dict[str, LiveGeneration] = {}
+        self._on_worker: dict[int, dict[str, LiveGeneration]] = {}
+
+    @property
+    def num_active(self) -> int:
+        """Requests that have come and have not ended."""
+        return len(self._active)
+
+    async def start(self, request: GenerateRequest) -> LiveGeneration:
+        """See `Generator`."""
+        if self.is_draining:
+            raise ApiError(
+                503, "the frontend is shutting down", kind="server_error", retry_after_s=1
+            )
+        if request.request_id in self._active:
+            raise ApiError(400, f"request id {request.request_id!r} is in use", param="request_id")
+        record = RequestRecord(
+            request_id=request.request_id,
+            session_id=request.session_id,
+            arrival_ms=self.now_ms(),
+            input_tokens=len(request.token_ids),
+        )
+        generation = LiveGeneration(self, request, record)
+        self._active[request.request_id] = generation
+        self.metrics.note_arrival(record.input_tokens)
+        await generation.place()
+        return generation
+
+    def lose_worker(self, worker_id: int) -> None:
+        """A worker is gone: what it served moves on."""
+        for generation in list(self._on_worker.pop(worker_id, {}).values()):
+            generation.worker_lost()
+
+    # ---- for generations -----------------------------------------------------------------------
+
+    async def place(
+        self,
+        request: GenerateRequest,
+        name: str,
+        token_ids: list[int],
+        allowed: frozenset[int] | None,
+    ) -> Decision:
+        """Ask the router for a worker for these tokens. Raises: RequestRefusedError."""
+        local = local_hashes(token_ids, self.block_size, salt=request.cache_salt)
+        constraints = None
+        if request.worker_id is not None or allowed is not None:
+            constraints = Constraints(allowed, request.worker_id, request.dp_rank)
+        return await self.router.place(
+            RoutingRequest(
+                name,
+                len(token_ids),
+                len(local),
+                local,
+                sequence_hashes(local),
+                priority_jump=max(request.priority, 0),
+                expected_output_tokens=request.expected_output_tokens,
+                session_id=request.session_id,
+                constraints=constraints,
+                policy_family=request.policy_family,
+            )
+        )
+
+    def client_for(self, card: WorkerCard) -> EngineClient:
+        """Who speaks a worker's dialect."""
+        return self._clients[card.engine]
+
+    def attach(self, generation: LiveGeneration, worker_id: int) -> None:
+        """A generation is served by this worker now."""
+        self._on_worker.setdefault(worker_id, {})[generation.request.request_id] = generation
+
+    def detach(self, generation: LiveGeneration) -> None:
+        """A generation is served by no worker now."""
+        worker_id = generation.record.decode_worker_id
+        if worker_id is not None:
+            self._on_worker.get(worker_id, {}).pop(generation.request.request_id, None)
+
+    def note_progress(self, generation: LiveGeneration, tokens_before: int) -> None:
+        """Tokens came; the router hears of it now and then."""
+        tokens = generation.record.output_tokens
+        if tokens // self._report_tokens != tokens_before // self._report_tokens:
+            self.router.output_tokens(generation.placed_as, tokens)
+
+    def note_end(self, generation: LiveGeneration) -> None:
+        """A generation ended, however it ended."""
+        self._active.pop(generation.request.request_id, None)
+        record = generation.record
+        self.metrics.note_end(record, self.now_ms() - record.arrival_ms)
+        try:
+            self._write_record(record)
+        except OSError as error:  # a full disk must not end anybody's stream
+            log.error("the record of request %s is lost: %s", record.request_id, error)
