@@ -4,9 +4,10 @@ Workers are small integers, used as bit positions: a set of workers is one Pytho
 intersecting the holders of two blocks is a single operation for a thousand workers.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Container, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import count
 from typing import NamedTuple, Protocol, runtime_checkable
 
 
@@ -74,6 +75,11 @@ class Overlaps:
     def best_depth(self) -> int:
         """The deepest match of any worker."""
         return self.classes[-1][1] if self.classes else 0
+
+
+def spare_names(taken: Container[int]) -> Iterator[int]:
+    """Block hashes that are not in use, for blocks that must be told of but are not held."""
+    return (name for name in count(1) if name not in taken)
 
 
 def members(workers: int) -> Iterator[int]:

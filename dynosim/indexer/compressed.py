@@ -8,11 +8,19 @@ number and the position in it. Splitting a run leaves these tables alone: a posi
 run's end means a place in the run that was split off, which `tail` leads to.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 
 from dynosim.errors import InvariantError
-from dynosim.indexer.base import BlockEvent, IndexCounters, Overlaps, Removed, Stored, Tier
+from dynosim.indexer.base import (
+    BlockEvent,
+    IndexCounters,
+    Overlaps,
+    Removed,
+    Stored,
+    Tier,
+    spare_names,
+)
 from dynosim.indexer.runs import Run, num_equal
 
 POSITION_BITS = 32
@@ -98,27 +106,53 @@ class CompressedRadixIndex:
         """(worker, block) pairs held."""
         return sum(len(places) for places in self._places.values())
 
-    def dump(self, worker: int) -> list[Stored]:
-        """Stored events that rebuild what a worker holds, parents first.
+    def dump(self, worker: int) -> list[BlockEvent]:
+        """Events that lead an empty index to what a worker holds, parents first.
 
-        Blocks behind a missing one cannot be told of and are left out.
+        Blocks that are not held, but stand before held ones, are told of and then removed.
         """
-        places = self._places.get(worker, {})
-        hashes = {self._resolve(place): block for block, place in places.items()}
-        events: list[Stored] = []
-        pending: list[tuple[int | None, Run]] = [(None, self._root)]
-        while pending:
-            parent, run = pending.pop()
-            num_held = 0
-            while (run, num_held) in hashes:
-                num_held += 1
-            if num_held:
-                names = [hashes[run, position] for position in range(num_held)]
-                events.append(Stored(parent, names, run.blocks[:num_held]))
-                parent = names[-1]
-            if num_held == len(run.blocks):
-                pending += [(parent, child) for child in run.children.values()]
-        return events
+        held = self._names_by_run(worker)
+        told: dict[Run, int | None] = {self._root: None}  # name of the last block told
+        inner: set[Run] = set()  # runs that others stand behind
+        runs: list[Run] = []
+        for run in held:
+            path = []
+            while run not in told:
+                told[run] = None
+                path.append(run)
+                assert run.parent is not None
+                run = run.parent
+                inner.add(run)
+            runs += reversed(path)
+        events: list[BlockEvent] = []
+        spare = spare_names(self._places.get(worker, {}))
+        missing: list[int] = []
+        for run in runs:
+            names = held.get(run, [])
+            if run in inner:
+                names += [None] * (len(run.blocks) - len(names))
+            known = _without_holes(names, spare, missing)
+            assert run.parent is not None
+            events.append(Stored(told[run.parent], known, run.blocks[: len(known)]))
+            told[run] = known[-1]
+        return [*events, Removed(missing)] if missing else events
+
+    def _names_by_run(self, worker: int) -> dict[Run, list[int | None]]:
+        """The names of the blocks that a worker holds, by position, up to the last one held."""
+        runs = self._runs
+        found: dict[Run, list[int | None]] = {}
+        for name, place in self._places.get(worker, {}).items():
+            run, position = runs[place >> POSITION_BITS], place & POSITION_MASK
+            if position >= len(run.blocks):
+                run, position = self._resolve(place)
+            names = found.get(run)
+            if names is None:
+                names = found[run] = [None] * len(run.blocks)
+            names[position] = name
+        for names in found.values():
+            while names[-1] is None:
+                names.pop()
+        return found
 
     # ---- stored --------------------------------------------------------------------------------
 
@@ -281,6 +315,17 @@ class CompressedRadixIndex:
     def _new_number(self) -> int:
         self._last_number += 1
         return self._last_number
+
+
+def _without_holes(names: list[int | None], spare: Iterator[int], missing: list[int]) -> list[int]:
+    """The names, with spare ones, which are noted in `missing`, for blocks without."""
+    known: list[int] = []
+    for name in names:
+        if name is None:
+            name = next(spare)
+            missing.append(name)
+        known.append(name)
+    return known
 
 
 def _new_places(number: int, position: int, num_blocks: int) -> list[int]:

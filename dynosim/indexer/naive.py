@@ -48,6 +48,12 @@ class NaiveIndex:
         """(worker, block) pairs held."""
         return sum(len(hashes) for held in self._blocks.values() for hashes in held.values())
 
+    def dump(self, worker: int) -> list[BlockEvent]:
+        """Events that lead an empty index to what a worker holds."""
+        held = self._blocks.get(worker, {})
+        pairs = [(name, local) for local, names in held.items() for name in sorted(names)]
+        return _stored_once(pairs)
+
     def _store(self, worker: int, event: Stored) -> None:
         held = self._blocks.setdefault(worker, {})
         for block_hash, local in zip(event.block_hashes, event.local_hashes, strict=True):
@@ -122,6 +128,10 @@ class InvertedIndex:
         """(worker, block) pairs held."""
         return sum(len(local) for local in self._local.values())
 
+    def dump(self, worker: int) -> list[BlockEvent]:
+        """Events that lead an empty index to what a worker holds."""
+        return _stored_once(list(self._local.get(worker, {}).items()))
+
     def _store(self, worker: int, event: Stored) -> None:
         known = self._local.setdefault(worker, {})
         for block_hash, local in zip(event.block_hashes, event.local_hashes, strict=True):
@@ -143,3 +153,8 @@ class InvertedIndex:
             del holders[block_hash]
             if not holders:
                 del self._holders[local]
+
+
+def _stored_once(pairs: list[tuple[int, int]]) -> list[BlockEvent]:
+    """All (block hash, local hash) pairs in one event: what comes before what does not matter."""
+    return [Stored(None, [pair[0] for pair in pairs], [pair[1] for pair in pairs])] if pairs else []

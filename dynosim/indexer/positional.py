@@ -6,7 +6,7 @@ all before it: a query can jump many blocks at once. Evictions from the front or
 holes; workers with holes are known, and checked block by block.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from dynosim.errors import ConfigError
@@ -164,6 +164,20 @@ class PositionalIndex:
     def size(self) -> int:
         """(worker, block) pairs held."""
         return sum(len(holdings.names) for holdings in self._holdings.values())
+
+    def dump_held(self, worker: int) -> list[tuple[int, Held]]:
+        """What a worker holds, by the engine's block hash."""
+        holdings = self._holdings.get(worker)
+        return [] if holdings is None else list(holdings.by_hash.items())
+
+    def restore_held(self, worker: int, blocks: Iterable[tuple[int, Held]]) -> None:
+        """Let a worker of which nothing is known hold what `dump_held` told."""
+        holdings = self._holdings[worker] = Holdings()
+        for name, held in blocks:
+            self._enter(worker, holdings, held)
+            holdings.names[held.sequence] = name
+            holdings.by_hash[name] = held
+        self._note_holes(worker, holdings)
 
     def _store(self, worker: int, event: Stored) -> None:
         holdings = self._holdings.setdefault(worker, Holdings())

@@ -4,7 +4,7 @@ A node stands for a block behind a certain prefix; it knows the set of workers t
 worker a table leads from the engine's block hashes to nodes, so that events need no search.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from dynosim.indexer.base import (
     BlockEvent,
@@ -13,6 +13,7 @@ from dynosim.indexer.base import (
     Removed,
     Stored,
     Tier,
+    spare_names,
 )
 
 
@@ -83,21 +84,28 @@ class RadixIndex:
         """(worker, block) pairs held."""
         return sum(len(nodes) for nodes in self._nodes.values())
 
-    def dump(self, worker: int) -> list[Stored]:
-        """Stored events that rebuild what a worker holds, parents first.
+    def dump(self, worker: int) -> list[BlockEvent]:
+        """Events that lead an empty index to what a worker holds, parents first.
 
-        Blocks behind a missing one cannot be told of and are left out.
+        Blocks that are not held, but stand before held ones, are told of and then removed.
         """
-        hashes = {node: block for block, node in self._nodes.get(worker, {}).items()}
-        events: list[Stored] = []
-        pending: list[tuple[int | None, Node]] = [(None, self._root)]
-        while pending:
-            parent, node = pending.pop()
-            for child in node.children.values():
-                if child in hashes:
-                    events.append(Stored(parent, [hashes[child]], [child.local]))
-                    pending.append((hashes[child], child))
-        return events
+        held = self._nodes.get(worker, {})
+        names = {node: name for name, node in held.items()}
+        spare = spare_names(held)
+        missing: list[int] = []
+        followers: dict[Node, list[Node]] = {}
+        seen = {self._root}
+        for node in list(names):
+            while node not in seen:
+                seen.add(node)
+                if node not in names:
+                    names[node] = next(spare)
+                    missing.append(names[node])
+                assert node.parent is not None
+                followers.setdefault(node.parent, []).append(node)
+                node = node.parent
+        events: list[BlockEvent] = list(_chains(self._root, followers, names))
+        return [*events, Removed(missing)] if missing else events
 
     def _store(self, worker: int, event: Stored) -> None:
         nodes = self._nodes.setdefault(worker, {})
@@ -153,3 +161,19 @@ def _forget_name(nodes: dict[int, Node], node: Node) -> None:
         if known is node:
             del nodes[block_hash]
             return
+
+
+def _chains(
+    root: Node, followers: dict[Node, list[Node]], names: dict[Node, int]
+) -> Iterator[Stored]:
+    """Stored events of nodes, parents before children, as few as forks allow."""
+    pending: list[tuple[int | None, Node]] = [(None, node) for node in followers.get(root, [])]
+    while pending:
+        parent, node = pending.pop()
+        chain = [node]
+        after = followers.get(node, [])
+        while len(after) == 1:
+            chain += after
+            after = followers.get(chain[-1], [])
+        yield Stored(parent, [names[node] for node in chain], [node.local for node in chain])
+        pending += [(names[chain[-1]], node) for node in after]

@@ -5,7 +5,7 @@ all blocks before it are on the device or on the host. Blocks there are found by
 hashes, since a tier need not hold the beginning of a prompt to be asked about its end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from dynosim.hashing import extend_sequence_hashes, sequence_hashes
@@ -81,6 +81,23 @@ class TieredIndex:
         """(worker, block) pairs held, each tier counted."""
         slower = (mask for holders in self._holders.values() for mask in holders.values())
         return self.device.size + sum(mask.bit_count() for mask in slower)
+
+    def dump_tiers(self, worker: int) -> list[tuple[int, int, int]]:
+        """(engine's block hash, our sequence hash, set of tiers) of all that a worker holds."""
+        return [(name, *place) for name, place in self._known.get(worker, {}).items()]
+
+    def restore_tiers(self, worker: int, blocks: Iterable[tuple[int, int, int]]) -> None:
+        """Let a worker of which nothing is known hold what `dump_tiers` told.
+
+        The device index is restored by its own means.
+        """
+        known = self._known[worker] = {}
+        for name, own, tiers in blocks:
+            known[name] = (own, tiers)
+            for tier in SLOWER:
+                if tiers >> tier & 1:
+                    holders = self._holders[tier]
+                    holders[own] = holders.get(own, 0) | 1 << worker
 
     def _extend(self, tier: Tier, sequence: list[int], reached: dict[int, int]) -> Overlaps:
         """Blocks of a tier that follow what workers have in faster ones; updates `reached`."""
