@@ -9,6 +9,8 @@ import heapq
 
 from dynosim.engine.sequence import DECODING, Sequence
 
+_OUTDATED_ALLOWED = 64  # entries not worth a rebuild
+
 
 class DecodeSet:
     """Sums over the decoding sequences of one engine, and its step counter."""
@@ -51,14 +53,19 @@ class DecodeSet:
         due: list[Sequence] = []
         heap = self.finishes
         while heap and heap[0][0] <= done_step:
-            finish_step, order, sequence = heapq.heappop(heap)
-            # Entries of sequences that were preempted or delayed since are outdated.
-            if sequence.finish_step == finish_step and sequence.order == order:
-                if sequence.state == DECODING:
-                    self.leave(sequence)
-                    sequence.num_computed = sequence.anchor + finish_step
-                    due.append(sequence)
+            entry = heapq.heappop(heap)
+            if _is_current(entry):
+                finish_step, _, sequence = entry
+                self.leave(sequence)
+                sequence.num_computed = sequence.anchor + finish_step
+                due.append(sequence)
         return due
+
+    def drop_outdated(self) -> None:
+        """Rid `finishes` of outdated entries if they are most of it, lest aborts pile them up."""
+        if len(self.finishes) > 2 * self.count + _OUTDATED_ALLOWED:
+            self.finishes = [entry for entry in self.finishes if _is_current(entry)]
+            heapq.heapify(self.finishes)
 
     def blocks_next_step(self) -> int:
         """Blocks that the next step opens."""
@@ -89,3 +96,10 @@ class DecodeSet:
             else:
                 high = middle - 1
         return low
+
+
+def _is_current(entry: tuple[int, int, Sequence]) -> bool:
+    """Whether a heap entry still holds: its sequence was not preempted, delayed or aborted since."""
+    finish_step, order, sequence = entry
+    is_same = sequence.finish_step == finish_step and sequence.order == order
+    return is_same and sequence.state == DECODING

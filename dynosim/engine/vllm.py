@@ -106,6 +106,20 @@ class VllmScheduler:
         self.num_waiting += 1
         return matters and len(self.running) < self._max_active
 
+    def abort(self, sequence: Sequence) -> None:
+        """Drop a request, if it has not ended: its blocks are free, the full ones stay cached."""
+        if sequence.state == FINISHED:
+            return
+        if sequence.state == WAITING:
+            self._waiting.discard(sequence)
+            self.num_waiting -= 1
+        else:
+            self._vacate(sequence)
+            self._cache.release(sequence)
+        sequence.state = FINISHED
+        self._head_is_blocked = False
+        self.decodes.drop_outdated()
+
     def plan_step(self) -> StepPlan:
         """Decide the next step; its tokens count as computed and its blocks as taken at once."""
         decodes = self.decodes
@@ -384,18 +398,11 @@ class VllmScheduler:
 
         As in vLLM, full blocks that the dropped tokens would have filled stay hittable.
         """
-        if victim.state == PREFILLING:
-            self._prefilling.remove(victim)
-        else:
-            if victim.state == DECODING:
-                self.decodes.leave(victim)
-                victim.num_computed = victim.anchor + self.decodes.step
-            else:
-                self._draining.remove(victim)
+        self._vacate(victim)
+        if victim.state != PREFILLING:
             known = victim.num_computed + 1 - victim.in_flight
             victim.generated_tokens = known - victim.prompt_tokens
         victim.num_computed += num_tokens
-        del self.running[victim]
         self._cache.release(victim)
         victim.state = WAITING
         victim.finish_step = -1
@@ -405,6 +412,17 @@ class VllmScheduler:
         self._waiting.push_preempted(victim)
         self.num_waiting += 1
         plan.preempted += (victim,)
+
+    def _vacate(self, sequence: Sequence) -> None:
+        """Take a request's seat; `num_computed` tells its progress from then on."""
+        if sequence.state == PREFILLING:
+            self._prefilling.remove(sequence)
+        elif sequence.state == DECODING:
+            self.decodes.leave(sequence)
+            sequence.num_computed = sequence.anchor + self.decodes.step
+        else:
+            self._draining.remove(sequence)
+        del self.running[sequence]
 
     # ---- from prefill to the end ---------------------------------------------------------------
 
@@ -444,6 +462,8 @@ class VllmScheduler:
         self._retire(done_step)
         finished: list[Sequence] = []
         for sequence in plan.emitting:
+            if sequence.state == FINISHED:
+                continue  # aborted meanwhile
             sequence.in_flight -= 1
             if sequence.state == WAITING:
                 sequence.generated_tokens += 1
