@@ -6,7 +6,8 @@ kept and of the others those released first, deepest first, forgotten.
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
 
 from dynosim.errors import ConfigError
 from dynosim.hashing import sequence_hashes
@@ -103,6 +104,22 @@ class ApproximateIndex:
         """Forget everything about a worker."""
         self._memory.remove_worker(worker)
 
+    def snapshot(self) -> list[Any]:
+        """All there is to know, in the order in which it will be forgotten; see `restore`."""
+        return self._memory.snapshot()
+
+    def restore(self, snapshot: list[Any]) -> None:
+        """Make an empty index with the same limits what another one was."""
+        self._memory.restore(snapshot)
+
+    def enter(self, worker: int, blocks: Iterable[int]) -> None:
+        """A worker is taken to hold blocks that it was not taken to hold before."""
+        holders = self._holders
+        bit = 1 << worker
+        for block in blocks:
+            holders[block] = holders.get(block, 0) | bit
+            self.size += 1
+
     def forget(self, worker: int, block: int) -> None:
         """A worker is no longer taken to hold a block."""
         left = self._holders[block] & ~(1 << worker)
@@ -150,6 +167,23 @@ class _Timed:
         for key in [key for key in self._expiry_ms if key[0] == worker]:
             del self._expiry_ms[key]
             self._index.forget(*key)
+
+    def snapshot(self) -> list[Any]:
+        """(worker, time of expiry, blocks) of what expires together."""
+        groups: list[Any] = []
+        last: tuple[int, float] | None = None
+        for (worker, block), expiry_ms in self._expiry_ms.items():
+            if last != (worker, expiry_ms):
+                last = (worker, expiry_ms)
+                groups.append((worker, expiry_ms, []))
+            groups[-1][2].append(block)
+        return groups
+
+    def restore(self, snapshot: list[Any]) -> None:
+        for worker, expiry_ms, blocks in snapshot:
+            self._index.enter(worker, blocks)
+            for block in blocks:
+                self._expiry_ms[worker, block] = expiry_ms
 
 
 class _Share:
@@ -206,6 +240,24 @@ class _Bounded:
             del self._worker_of[request_id]
         for block in (*share.refs, *share.idle):
             self._index.forget(worker, block)
+
+    def snapshot(self) -> list[Any]:
+        """(worker, requests in hand with their blocks, idle blocks) of every worker."""
+        return [
+            (worker, list(share.leases.items()), list(share.idle))
+            for worker, share in self._shares.items()
+        ]
+
+    def restore(self, snapshot: list[Any]) -> None:
+        for worker, leases, idle in snapshot:
+            share = self._shares[worker] = _Share()
+            for request_id, sequence in leases:
+                share.leases[request_id] = sequence
+                self._worker_of[request_id] = worker
+                for block in sequence:
+                    share.refs[block] = share.refs.get(block, 0) + 1
+            share.idle.update(dict.fromkeys(idle))
+            self._index.enter(worker, (*share.refs, *share.idle))
 
     def _trim(self, worker: int, share: _Share) -> None:
         idle = share.idle

@@ -14,6 +14,13 @@ class Binding(NamedTuple):
     expires_ms: float  # if no request comes before; meaningless while leases are held
 
 
+class AffinitySnapshot(NamedTuple):
+    """What a `SessionAffinity` was."""
+
+    bindings: list[tuple[str, Binding]]
+    idle: list[str]  # in order of expiry
+
+
 class SessionAffinity:
     """Session id -> candidate, forgotten `ttl_ms` after the session's last request ended.
 
@@ -62,6 +69,15 @@ class SessionAffinity:
         gone = [s for s, b in self._bindings.items() if b.candidate.worker_id == worker_id]
         for session_id in gone:
             self.unbind(session_id)
+
+    def snapshot(self) -> AffinitySnapshot:
+        """All that future answers depend on; see `restore`."""
+        return AffinitySnapshot(list(self._bindings.items()), list(self._idle))
+
+    def restore(self, snapshot: AffinitySnapshot) -> None:
+        """Make one without bindings what another one was."""
+        self._bindings.update(snapshot.bindings)
+        self._idle.update(dict.fromkeys(snapshot.idle))
 
     def _expire(self, now_ms: float) -> None:
         while self._idle:

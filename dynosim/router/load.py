@@ -8,9 +8,10 @@ long as the request lives, blocks shared by several active requests of a candida
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import NamedTuple
 
 from dynosim.errors import InvariantError
-from dynosim.router.prefill_load import PrefillClock, PrefillEstimator
+from dynosim.router.prefill_load import ClockSnapshot, PrefillClock, PrefillEstimator
 from dynosim.router.request import RoutingRequest
 from dynosim.router.settings import CostSettings, LoadSettings
 
@@ -28,6 +29,15 @@ class Booking:
     heard_ms: float  # when the router last heard of it
     output_blocks: int = 0
     fraction: float = 1.0  # weight of the blocks that are only its own
+
+
+class LoadSnapshot(NamedTuple):
+    """What an `ActiveLoad` was; lists other than `bookings` go by slot."""
+
+    bookings: list[tuple[Hashable, Booking]]  # in the order in which they were made
+    blocks: list[float]
+    weights: list[list[tuple[int, float]]]
+    clocks: list[ClockSnapshot]
 
 
 class ActiveLoad:
@@ -66,14 +76,7 @@ class ActiveLoad:
 
     def add_slot(self, slot: int) -> None:
         """Start to count for a slot that has come into use."""
-        while len(self.own_cost) <= slot:
-            self.num_requests.append(0)
-            self.own_cost.append(inf)
-            self._prefill_tokens.append(0)
-            self._blocks.append(0)
-            self._refs.append({})
-            self._weights.append({})
-            self._clocks.append(PrefillClock())
+        self._grow(slot + 1)
         self._refresh(slot)
 
     def remove_slot(self, slot: int) -> list[Hashable]:
@@ -158,6 +161,32 @@ class ActiveLoad:
         limit_ms = now_ms - self._settings.stale_after_ms
         return [name for name, booking in self.bookings.items() if booking.heard_ms < limit_ms]
 
+    # ---- checkpoints ---------------------------------------------------------------------------
+
+    def snapshot(self) -> LoadSnapshot:
+        """All that future answers depend on, to be used before anything changes; see `restore`."""
+        return LoadSnapshot(
+            list(self.bookings.items()),
+            list(self._blocks),
+            [list(weights.items()) for weights in self._weights],
+            [clock.snapshot() for clock in self._clocks],
+        )
+
+    def restore(self, snapshot: LoadSnapshot) -> None:
+        """Make a load without bookings, with the same slots in use, what another one was."""
+        self._grow(len(snapshot.blocks))
+        for name, booking in snapshot.bookings:
+            self.bookings[name] = booking
+            self.num_requests[booking.slot] += 1
+            self._prefill_tokens[booking.slot] += booking.prefill_tokens
+            self._hold(booking.slot, booking.keys)
+        for slot, blocks in enumerate(snapshot.blocks):
+            self._blocks[slot] = blocks
+            self._weights[slot] = dict(snapshot.weights[slot])
+            self._clocks[slot].restore(*snapshot.clocks[slot])
+            if self.own_cost[slot] != inf:
+                self._refresh(slot)
+
     # ---- what the cost function asks -----------------------------------------------------------
 
     @property
@@ -206,6 +235,17 @@ class ActiveLoad:
         return classes
 
     # ---- inside --------------------------------------------------------------------------------
+
+    def _grow(self, num_slots: int) -> None:
+        """Make room for so many slots."""
+        while len(self.own_cost) < num_slots:
+            self.num_requests.append(0)
+            self.own_cost.append(inf)
+            self._prefill_tokens.append(0)
+            self._blocks.append(0)
+            self._refs.append({})
+            self._weights.append({})
+            self._clocks.append(PrefillClock())
 
     def _refresh(self, slot: int) -> None:
         """Derive a slot's own cost anew (never added up, so that no rounding accumulates)."""

@@ -28,15 +28,15 @@ class RoundRobin:
     """Each eligible slot in turn, in slot order."""
 
     def __init__(self) -> None:
-        self._next = 0
+        self.next_slot = 0
 
     def choose(self, eligible: int, num_requests: list[int]) -> int:
         """The first eligible slot behind the one chosen last."""
-        later = eligible >> self._next
+        later = eligible >> self.next_slot
         if not later:
-            self._next, later = 0, eligible
-        slot = self._next + (later & -later).bit_length() - 1
-        self._next = slot + 1
+            self.next_slot, later = 0, eligible
+        slot = self.next_slot + (later & -later).bit_length() - 1
+        self.next_slot = slot + 1
         return slot
 
 

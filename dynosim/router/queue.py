@@ -49,6 +49,13 @@ Key = tuple[int, float, int]  # smaller goes first: strict priority, score (both
 Lane = list[tuple[Key, QueuedRequest]]  # heap
 
 
+class LineSnapshot(NamedTuple):
+    """What the line of a class was: who waits, with the number that tells who came first."""
+
+    deficit: int
+    waiting: list[tuple[int, QueuedRequest]]
+
+
 class ClassQueue:
     """The waiting requests of one class."""
 
@@ -99,6 +106,16 @@ class ClassQueue:
         heappop(self._lanes[lane])
         self.forget(entry)
 
+    def snapshot(self) -> LineSnapshot:
+        """All that future answers depend on, first come first."""
+        waiting = [
+            (key[2], entry)
+            for lane in self._lanes.values()
+            for key, entry in lane
+            if self.waiting.get(entry.request_id) is entry
+        ]
+        return LineSnapshot(self.deficit, sorted(waiting, key=_order))
+
     def check_limits(self, num_workers: int) -> None:
         """Raises QueueFullError if the class is at one of its limits already."""
         rules = self.policy_class
@@ -112,6 +129,14 @@ class ClassQueue:
                     f"queue of class {rules.name!r} is full: {used} {what} wait, the limit is "
                     f"{limit * num_workers} ({limit} per worker, {num_workers} workers)"
                 )
+
+
+class QueueSnapshot(NamedTuple):
+    """What a `PendingQueue` was; lines in the order of the classes."""
+
+    cursor: int
+    num_pushed: int
+    lines: list[LineSnapshot]
 
 
 class PendingQueue:
@@ -128,6 +153,23 @@ class PendingQueue:
 
     def __len__(self) -> int:
         return sum(len(line.waiting) for line in self._ring)
+
+    def __contains__(self, request_id: Hashable) -> bool:
+        return any(request_id in line.waiting for line in self._ring)
+
+    def snapshot(self) -> QueueSnapshot:
+        """All that future answers depend on; see `restore`."""
+        return QueueSnapshot(
+            self._cursor, self._num_pushed, [line.snapshot() for line in self._ring]
+        )
+
+    def restore(self, snapshot: QueueSnapshot) -> None:
+        """Make an empty queue of the same classes what another one was."""
+        self._cursor, self._num_pushed = snapshot.cursor, snapshot.num_pushed
+        for line, known in zip(self._ring, snapshot.lines, strict=True):
+            for order, entry in known.waiting:
+                line.push(entry, order)
+            line.deficit = known.deficit
 
     def depth(self, class_name: str) -> int:
         """Requests of a class that wait."""
@@ -195,3 +237,7 @@ class PendingQueue:
         line = self._ring[position]
         missing = heads[position][1].uncached_tokens - line.deficit
         return -(-missing // line.policy_class.quantum)
+
+
+def _order(numbered: tuple[int, QueuedRequest]) -> int:
+    return numbered[0]

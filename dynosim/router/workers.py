@@ -1,6 +1,6 @@
 """The workers a router may choose from, and the small numbers (slots) that stand for them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -72,11 +72,28 @@ class WorkerTable:
             raise ConfigError(f"worker {card.worker_id}: dp_size must be at least 1")
         if card.worker_id in self.cards:
             self.remove(card.worker_id)
-        self.cards[card.worker_id] = card
         slots = [
             self._take_slot(Candidate(card.worker_id, rank))
             for rank in range(card.dp_start, card.dp_start + card.dp_size)
         ]
+        self._enter(card, slots)
+        return slots
+
+    def restore(
+        self, cards: Iterable[WorkerCard], candidates: Iterable[Candidate | None]
+    ) -> list[int]:
+        """Make an empty table what another one was; returns the slots in use."""
+        self.candidates = list(candidates)
+        used = [(slot, who) for slot, who in enumerate(self.candidates) if who is not None]
+        self._slots = {candidate: slot for slot, candidate in used}
+        for card in cards:
+            ranks = range(card.dp_start, card.dp_start + card.dp_size)
+            self._enter(card, [self._slots[Candidate(card.worker_id, rank)] for rank in ranks])
+        return [slot for slot, _ in used]
+
+    def _enter(self, card: WorkerCard, slots: list[int]) -> None:
+        """Note a card, and what the slots of its ranks have in common."""
+        self.cards[card.worker_id] = card
         mask = sum(1 << slot for slot in slots)
         self._worker_masks[card.worker_id] = mask
         self.all_mask |= mask
@@ -84,7 +101,6 @@ class WorkerTable:
             self.cpu_mask |= mask
         for taint in card.all_taints:
             self._taint_masks[taint] = self._taint_masks.get(taint, 0) | mask
-        return slots
 
     def remove(self, worker_id: int) -> list[int]:
         """Let a worker go; returns the slots that it had (none if it was unknown)."""
