@@ -22,7 +22,8 @@ from dynosim_runtime.tiny_tokenizer import (
 
 HEAD_DIM = 32
 MAX_POSITION_EMBEDDINGS = 8192
-EMBEDDING_STD = 0.1  # logits of standard deviation 1.6: some tokens are clearly the likeliest
+EMBEDDING_STD = 0.02  # small beside what the layers add: a tied output would echo its input
+LOGIT_SCALE = 5.0  # makes logits of standard deviation 1.6: some tokens are clearly the likeliest
 QUERY_KEY_SCALE = 2.0  # sharp attention: what comes next depends on the whole text
 MARK = "dynosim_tiny_model"  # key of config.json by which a folder is known as ours
 
@@ -143,8 +144,7 @@ def _as_text(data: dict[str, Any]) -> str:
 def _weights(config: dict[str, Any], seed: int) -> dict[str, Any]:
     """Every tensor of the model by its name, float16, (outputs, inputs).
 
-    Matrices keep the size of what they are given (standard deviation 1/sqrt(inputs)), and the
-    embedding is small beside what the layers add: otherwise the tied output would echo its input.
+    Matrices keep the size of what they are given: their standard deviation is 1/sqrt(inputs).
     """
     import numpy as np
 
@@ -175,5 +175,5 @@ def _weights(config: dict[str, Any], seed: int) -> dict[str, Any]:
             "mlp.down_proj": matrix(hidden, inner),
         }
         weights |= {f"model.layers.{layer}.{name}.weight": t for name, t in tensors.items()}
-    weights["model.norm.weight"] = norm(hidden)
+    weights["model.norm.weight"] = norm(hidden, LOGIT_SCALE)
     return weights
