@@ -19,20 +19,15 @@ Clock = Callable[[], float]
 class RouterService:
     """Places requests, and tells the router what becomes of them.
 
-    `replace` may be given to exchange the router for an equal one between two inputs (see
-    `dynosim.replay_log`): it gets the router and returns the one to go on with.
+    `maintain` is called between two inputs, and at every tick (see `dynosim.rotating_log`).
     """
 
     def __init__(
-        self,
-        router: KvRouter,
-        now_ms: Clock,
-        *,
-        replace: Callable[[KvRouter], KvRouter] | None = None,
+        self, router: KvRouter, now_ms: Clock, *, maintain: Callable[[], None] = lambda: None
     ) -> None:
         self.router = router
         self._now_ms = now_ms
-        self._replace = replace
+        self._maintain = maintain
         self._waiting: dict[Hashable, asyncio.Future[Decision]] = {}
 
     @property
@@ -65,8 +60,7 @@ class RouterService:
 
         Raises: RequestRefusedError.
         """
-        if self._replace is not None:
-            self.router = self._replace(self.router)
+        self._maintain()
         decision = self.router.submit(request, self._now_ms())
         if decision is not None:
             return decision
@@ -104,6 +98,7 @@ class RouterService:
         if self.router.load.stale(now_ms):
             self.router.drop_stale(now_ms)
         self._release()
+        self._maintain()
 
     def _release(self) -> None:
         """Wake the waiting requests whose turn has come."""

@@ -66,6 +66,16 @@ class LiveGenerator:
         self._on_worker: dict[int, dict[str, LiveGeneration]] = {}
 
     @property
+    def num_routing(self) -> int:
+        """Requests that wait to be placed."""
+        return len(self._active) - self.num_dispatched
+
+    @property
+    def num_dispatched(self) -> int:
+        """Requests that a worker has in hand."""
+        return sum(map(len, self._on_worker.values()))
+
+    @property
     def num_active(self) -> int:
         """Requests that have come and have not ended."""
         return len(self._active)
@@ -148,7 +158,7 @@ class LiveGenerator:
         """A generation ended, however it ended."""
         self._active.pop(generation.request.request_id, None)
         record = generation.record
-        self.metrics.note_end(record, self.now_ms() - record.arrival_ms)
+        self.metrics.note_end(record)
         try:
             self._write_record(record)
         except OSError as error:  # a full disk must not end anybody's stream

@@ -1,0 +1,231 @@
+"""`dynosim serve frontend`: HTTP server, router, fleet and event subscriptions in one process."""
+
+import asyncio
+import gc
+import logging
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import uvicorn
+from starlette.applications import Starlette
+
+from dynosim.config.schema import RunConfig
+from dynosim_runtime.discovery.base import Discovery
+from dynosim_runtime.discovery.make import discovery_spec, make_discovery
+from dynosim_runtime.engines.make import engine_clients, health_probe
+from dynosim_runtime.events.subscriber import Subscriptions
+from dynosim_runtime.frontend.app import create_app
+from dynosim_runtime.frontend.fleet import Fleet
+from dynosim_runtime.frontend.limits import HttpLimits
+from dynosim_runtime.frontend.metrics import FrontendMetrics
+from dynosim_runtime.frontend.observe import observe_frontend, status_routes
+from dynosim_runtime.frontend.records import RecordWriter
+from dynosim_runtime.frontend.registry import ModelRegistry
+from dynosim_runtime.frontend.router_service import RouterService
+from dynosim_runtime.frontend.routing import LiveRouting
+from dynosim_runtime.frontend.service import LiveGenerator, stopwatch
+from dynosim_runtime.plan import load_plan, model_folder, served_model_name
+from dynosim_runtime.ports import listening_socket
+from dynosim_runtime.tokenizer import Tokenizer, load_tokenizer
+
+TICK_S = 0.25
+CONNECT_TIMEOUT_S = 2.0
+NAMESPACE = "dynosim"
+
+log = logging.getLogger(__name__)
+
+
+def serve_frontend(
+    plan: Path,
+    overrides: Sequence[str],
+    *,
+    host: str | None,
+    port: int | None,
+    discovery: str | None,
+    model: Path | None,
+    out: Path | None,
+) -> int:
+    """Serve until told to stop; returns the exit code. Raises: ConfigError, LiveError."""
+    import uvloop
+
+    config = load_plan(plan, overrides)
+    given = {"host": host, "port": port}
+    live = config.live.model_copy(update={k: v for k, v in given.items() if v is not None})
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    frontend = Frontend(
+        config.model_copy(update={"live": live}),
+        model=served_model_name(config, model),
+        tokenizer=load_tokenizer(model_folder(config, model)),
+        discovery=make_discovery(discovery or discovery_spec(live), live.lease_s),
+        out=out,
+    )
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(frontend.run())
+    return 0
+
+
+class Frontend:
+    """One frontend process. `run` returns when it has been told to stop and has drained.
+
+    Raises: LiveError if its port or its folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        model: str,
+        tokenizer: Tokenizer,
+        discovery: Discovery,
+        out: Path | None,
+    ) -> None:
+        self._live = config.live
+        self._model = model
+        self._tokenizer = tokenizer
+        self._discovery = discovery
+        self._socket = listening_socket(config.live.host, config.live.port)
+        self._records = None if out is None else RecordWriter(out)
+        self._routing = LiveRouting(config, out)
+        self._metrics = FrontendMetrics(namespace=NAMESPACE, model=model)
+        self._models = ModelRegistry()
+        self._now_ms = stopwatch()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        stopping = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        async with self._wired() as (generator, app), self._served(app):
+            gc.collect()
+            gc.freeze()  # what has been built so far will live as long as the process
+            host, port = self._socket.getsockname()[:2]
+            log.info("frontend for %s on http://%s:%s", self._model, host, port)
+            await stopping.wait()
+            await self._drain(generator)
+
+    async def _drain(self, generator: LiveGenerator) -> None:
+        """Refuse what is new; let what is under way end, for a while."""
+        generator.is_draining = True
+        log.info("stopping; %d requests under way", generator.num_active)
+        limit_ms = self._now_ms() + self._live.drain_timeout_s * 1e3
+        while generator.num_active and self._now_ms() < limit_ms:
+            await asyncio.sleep(0.05)
+        if generator.num_active:
+            log.warning("%d requests are cut off", generator.num_active)
+
+    @asynccontextmanager
+    async def _served(self, app: Starlette) -> AsyncIterator[None]:
+        """The HTTP server around the application."""
+        server = _Server(
+            uvicorn.Config(
+                app, http="httptools", lifespan="off", log_level="warning", access_log=False,
+                timeout_keep_alive=75, timeout_graceful_shutdown=1,
+            )
+        )  # fmt: skip
+        serving = asyncio.create_task(server.serve(sockets=[self._socket]))
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            await serving
+
+    @asynccontextmanager
+    async def _wired(self) -> AsyncIterator[tuple[LiveGenerator, Starlette]]:
+        """Everything behind the routes, and the tasks that keep it going."""
+        async with AsyncExitStack() as stack:
+            session = await stack.enter_async_context(_engine_session())
+            stack.callback(self._close_files)
+            router = RouterService(
+                self._routing.router, self._now_ms, maintain=self._routing.maintain
+            )
+            generator = LiveGenerator(
+                router,
+                engine_clients(session),
+                self._live,
+                self._metrics,
+                self._now_ms,
+                block_size=self._routing.block_size,
+                tracks_output=self._routing.tracks_output,
+                write_record=self._records or (lambda record: None),
+            )
+            subscriptions = Subscriptions()
+            fleet = generator.fleet = Fleet(
+                router,
+                subscriptions,
+                health_probe(session),
+                model=self._model,
+                block_size=self._routing.block_size,
+                follows_events=self._routing.follows_events,
+                on_lost=generator.lose_worker,
+                on_change=lambda: self._show_model(fleet),
+            )
+            stack.push_async_callback(fleet.close)
+            stack.push_async_callback(self._discovery.close)
+            observe_frontend(self._metrics, generator, subscriptions)
+            for work in (self._watch(fleet), _tick(router)):
+                stack.callback(asyncio.create_task(work).cancel)
+            yield generator, self._app(generator)
+
+    def _app(self, generator: LiveGenerator) -> Starlette:
+        live = self._live
+        return create_app(
+            generator,
+            self._models,
+            limits=HttpLimits(
+                max_body_bytes=live.max_body_bytes,
+                max_concurrent_requests=live.max_concurrent_requests,
+            ),
+            metrics=self._metrics,
+            extra_routes=status_routes(self._metrics, generator),
+        )
+
+    def _show_model(self, fleet: Fleet) -> None:
+        """The model is served as long as a worker is there for it."""
+        lengths = [card.max_model_len for card in fleet.cards.values()]
+        if lengths:
+            self._models.add(self._model, self._tokenizer, min(lengths))
+        else:
+            self._models.remove(self._model)
+
+    async def _watch(self, fleet: Fleet) -> None:
+        """Keep the fleet as discovery shows it, whatever happens there."""
+        while True:
+            try:
+                async for cards in self._discovery.watch():
+                    fleet.update(cards)
+            except Exception:
+                log.exception("discovery failed; the workers known go on, a new try follows")
+            await asyncio.sleep(1)
+
+    def _close_files(self) -> None:
+        self._routing.close()
+        if self._records is not None:
+            self._records.close()
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the frontend, which drains first."""
+
+    @contextmanager
+    def capture_signals(self) -> Any:
+        yield
+
+
+def _engine_session() -> aiohttp.ClientSession:
+    """Connections to engines: as many as there are requests; silence is the generations' care."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+        auto_decompress=False,
+        trust_env=False,
+    )
+
+
+async def _tick(router: RouterService) -> None:
+    while True:
+        await asyncio.sleep(TICK_S)
+        router.tick()
