@@ -1,0 +1,237 @@
+"""A deployment on this machine: the processes of a plan, started, kept running, stopped.
+
+async with Deployment(plan, options) as deployment:
+    ...  # requests to deployment.url
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Coroutine
+from dataclasses import asdict
+from types import TracebackType
+from typing import IO, Any, Self
+
+import orjson
+
+from dynosim.atomic import text_writer, write_files
+from dynosim.config import RunConfig, dump_run
+from dynosim_runtime.errors import LiveError
+from dynosim_runtime.launch.gpus import assign_gpus
+from dynosim_runtime.launch.readiness import PROBE_INTERVAL_S, Readiness
+from dynosim_runtime.launch.specs import (
+    DYNOSIM,
+    DeployOptions,
+    ProcessSpec,
+    deployment_discovery,
+    num_gpu_workers,
+    process_specs,
+)
+from dynosim_runtime.launch.supervised import Observer, ProcessStatus, SupervisedProcess
+from dynosim_runtime.ports import listening_socket
+
+STOP_GRACE_S = 5.0  # on top of the drain, before a process is killed
+
+log = logging.getLogger(__name__)
+
+
+def ignore(status: ProcessStatus, text: str) -> None:
+    """An observer that looks away."""
+
+
+class Deployment:
+    """Frontend and workers of a plan. Entering waits until all serve, leaving stops them all.
+
+    `observe` hears of every change of a process; `dynosim` is how the command is called.
+    """
+
+    def __init__(
+        self,
+        plan: RunConfig,
+        options: DeployOptions,
+        *,
+        observe: Observer = ignore,
+        dynosim: tuple[str, ...] = DYNOSIM,
+    ) -> None:
+        self.out = options.out
+        self._plan = plan
+        self._options = options
+        self._observe = observe
+        self._dynosim = dynosim
+        self._mark = uuid.uuid4().hex
+        self._readiness = Readiness(deployment_discovery(plan, self.out), plan.live.lease_s)
+        self._processes: list[SupervisedProcess] = []
+        self._tasks: list[asyncio.Task[None]] = []  # end only by an error
+        self._lock: IO[bytes] | None = None
+        self._log_handler: logging.Handler | None = None
+        self._port = options.port
+
+    @property
+    def url(self) -> str:
+        """Where clients find the frontend, without a slash at the end."""
+        host = self._plan.live.host
+        host = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+        return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
+
+    @property
+    def processes(self) -> list[ProcessStatus]:
+        """Workers, then the frontend."""
+        return [process.status for process in self._processes]
+
+    async def __aenter__(self) -> Self:
+        """Start everything, wait until it serves.
+
+        Raises: LiveError for a port or folder in use, missing GPUs, a process that does not
+        become ready; nothing is left running then.
+        """
+        try:
+            await self._start()
+            await self._until(self._all_ready())
+        except BaseException:
+            await self.stop()
+            raise
+        for process in self._processes:
+            process.may_give_up = False
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    async def wait(self) -> None:
+        """Supervise until cancelled. Raises: LiveError if that has become impossible."""
+        await self._until(asyncio.Event().wait())
+
+    async def stop(self) -> None:
+        """Stop the workers' intake, let them finish what they have, stop them and the frontend."""
+        workers = [process for process in self._processes if process.role == "worker"]
+        others = [process for process in self._processes if process.role != "worker"]
+        drain_s = self._plan.live.drain_timeout_s + STOP_GRACE_S
+        try:
+            for group in (workers, others):
+                await asyncio.gather(*(process.stop(drain_s) for process in group))
+        finally:
+            self.kill()
+            await self._release()
+
+    def kill(self) -> None:
+        """End every process at once; `stop` must follow, or be under way."""
+        for process in self._processes:
+            process.kill()
+
+    async def _release(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._log_handler is not None:
+            log.removeHandler(self._log_handler)
+            self._log_handler.close()
+            self._log_handler = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    async def _start(self) -> None:
+        self._port = free_port(self._plan.live.host, self._options.port)
+        gpus = await asyncio.to_thread(self._assign_gpus)
+        self._prepare_folder()
+        specs = process_specs(
+            self._plan, self._options, port=self._port, gpus=gpus, dynosim=self._dynosim
+        )
+        self._readiness.url = self.url
+        self._processes = [self._supervised(spec) for spec in specs]
+        self._tasks.append(
+            asyncio.create_task(self._readiness.watch_cards(), name="watch discovery")
+        )
+        self._tasks += [process.run() for process in self._processes]
+
+    def _assign_gpus(self) -> list[str]:
+        """CUDA_VISIBLE_DEVICES of the GPU workers."""
+        num_workers = num_gpu_workers(self._plan, self._options.engine)
+        if num_workers == 0:
+            return []
+        engine = self._plan.engine
+        assigned = assign_gpus(
+            num_workers,
+            engine.tensor_parallel,
+            engine.gpu_memory_utilization,
+            cuda_visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        )
+        return [",".join(str(gpu.index) for gpu in gpus) for gpus in assigned]
+
+    def _prepare_folder(self) -> None:
+        """Raises: LiveError if another deployment uses the folder, or it cannot be written."""
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.out / ".lock").open("wb")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(self.out / "logs", ignore_errors=True)
+            (self.out / "logs").mkdir()
+            write_files(
+                self._options.plan_file.parent,
+                {self._options.plan_file.name: text_writer(dump_run(self._plan))},
+            )
+        except BlockingIOError:
+            raise LiveError(
+                f"{self.out}: another deployment runs there (stop it, or name another --out)"
+            ) from None
+        except OSError as error:
+            raise LiveError(f"{self.out}: {error.strerror} (name another --out)") from None
+        self._log_handler = logging.FileHandler(self._options.log_file("deploy"))
+        self._log_handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        log.addHandler(self._log_handler)
+        log.setLevel(logging.INFO)
+
+    def _supervised(self, spec: ProcessSpec) -> SupervisedProcess:
+        return SupervisedProcess(
+            spec,
+            log_file=self._options.log_file(spec.name),
+            mark=f"{self._mark}/{spec.name}",
+            probe=self._readiness.wait_for,
+            ready_timeout_s=self._plan.live.ready_timeout_s,
+            observe=self._changed,
+        )
+
+    def _changed(self, status: ProcessStatus, text: str) -> None:
+        log.info("%s: %s", status.name, text)
+        self._write_status()
+        self._observe(status, text)
+
+    def _write_status(self) -> None:
+        """deployment.json, for whoever wants to know what runs."""
+        scratch = self.out / ".deployment.json"
+        scratch.write_bytes(orjson.dumps(self.summary(), option=orjson.OPT_INDENT_2))
+        scratch.replace(self.out / "deployment.json")
+
+    def summary(self) -> dict[str, object]:
+        """URL, processes and folder as plain data."""
+        processes = [{**asdict(status), "log": str(status.log)} for status in self.processes]
+        return {"url": self.url, "processes": processes, "out": str(self.out)}
+
+    async def _until(self, aim: Coroutine[Any, Any, object]) -> None:
+        """Wait for `aim`, unless supervision fails. Raises: LiveError then."""
+        wanted = asyncio.create_task(aim)
+        try:
+            await asyncio.wait({wanted, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+            for task in self._tasks:
+                if task.done():
+                    task.result()
+        finally:
+            wanted.cancel()
+
+    async def _all_ready(self) -> None:
+        while not all(process.is_ready for process in self._processes):
+            await asyncio.sleep(PROBE_INTERVAL_S)
+
+
+def free_port(host: str, port: int) -> int:
+    """The port itself, or a free one for 0. Raises: LiveError if it cannot be listened on."""
+    with listening_socket(host, port) as probe:
+        return int(probe.getsockname()[1])

@@ -1,0 +1,75 @@
+"""What the operator sees: progress on stderr, the address and the processes on stdout."""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+from rich.text import Text
+
+from dynosim_runtime.launch.lifecycle import State
+from dynosim_runtime.launch.supervised import ProcessStatus
+
+MAX_NAMES = 4  # of the processes still waited for
+
+
+class Progress:
+    """Tells of every change on stderr; on a terminal a live line says what is waited for."""
+
+    def __init__(self, num_processes: int) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._num_processes = num_processes
+        self._states: dict[str, str] = {}
+        self._status: Status | None = None
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._status = self._console.status(self._line())
+            self._status.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.settle()
+
+    def settle(self) -> None:
+        """No more live line: from now on only what happens."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+    def changed(self, status: ProcessStatus, text: str) -> None:
+        """Something has happened to a process."""
+        self._states[status.name] = status.state
+        self.say(f"{status.name}: {text}")
+        if self._status is not None:
+            self._status.update(self._line())
+
+    def say(self, text: str) -> None:
+        """A line on stderr."""
+        self._console.print(Text(text), soft_wrap=True)
+
+    def _line(self) -> str:
+        ready = State.READY.value
+        waited_for = [name for name, state in self._states.items() if state != ready]
+        num_ready = len(self._states) - len(waited_for)
+        names = ", ".join(waited_for[:MAX_NAMES]) + (", ..." if waited_for[MAX_NAMES:] else "")
+        return f"{num_ready} of {self._num_processes} processes ready; waiting for {names}"
+
+
+def show_processes(url: str, processes: list[ProcessStatus]) -> None:
+    """The address and the table of processes on stdout."""
+    console = Console(highlight=False)
+    console.print(Text(url), soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    for title in ("process", "pid", "port", "state", "log"):
+        table.add_column(title, overflow="fold")
+    for status in processes:
+        cells = (status.name, status.pid, status.port, status.state, status.log)
+        table.add_row(*("-" if cell is None else str(cell) for cell in cells))
+    console.print(table)

@@ -1,0 +1,111 @@
+"""What the user asks of a deployment, checked against the plan before anything starts."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from dynosim.atomic import check_folder
+from dynosim.config import RunConfig
+from dynosim.errors import ConfigError
+from dynosim_runtime.launch.specs import DeployOptions, Engine
+from dynosim_runtime.plan import model_folder
+
+REAL_ENGINES: dict[str, str] = {  # and the module that its Python must have
+    "vllm": "vllm",
+    "vllm-cpu": "vllm",
+    "sglang": "sglang",
+    "trtllm": "tensorrt_llm",
+}
+DEPLOYMENTS = Path("deployments")
+IMPORT_CHECK_TIMEOUT_S = 60.0
+
+
+def deploy_options(
+    plan: RunConfig,
+    plan_path: Path,
+    *,
+    mock: bool,
+    real: bool,
+    target: str = "local",
+    out: Path | None = None,
+    model: Path | None = None,
+    engine: Engine | None = None,
+    engine_python: Path | None = None,
+    speedup: float = 1.0,
+    port: int | None = None,
+) -> DeployOptions:
+    """The options of `dynosim deploy`, complete and possible. Raises: ConfigError."""
+    if target != "local":
+        raise ConfigError(f"--target {target}: only local is there; Kubernetes comes later")
+    kind = _engine(plan, mock=mock, real=real, engine=engine)
+    _check_speedup(kind, speedup)
+    folder = model_folder(plan, model)
+    if kind != "mock":
+        _check_model(kind, plan, folder)
+        _check_python(kind, engine_python)
+    place = (out if out is not None else DEPLOYMENTS / _name(plan, plan_path)).absolute()
+    check_folder(place)
+    return DeployOptions(
+        out=place,
+        engine=kind,
+        port=plan.live.port if port is None else port,
+        model=folder,
+        engine_python=None if engine_python is None else engine_python.absolute(),
+        speedup=speedup,
+    )
+
+
+def _engine(plan: RunConfig, *, mock: bool, real: bool, engine: Engine | None) -> Engine:
+    if mock == real:
+        raise ConfigError("deploy: give either --mock (simulated engines) or --real")
+    kind: Engine = engine if engine is not None else ("mock" if mock else plan.engine.kind)
+    if kind != "mock" and kind not in REAL_ENGINES:
+        raise ConfigError(f"--engine {kind}: expected mock, {', '.join(REAL_ENGINES)}")
+    if mock != (kind == "mock"):
+        mode = "--mock" if mock else "--real"
+        raise ConfigError(f"{mode} --engine {kind}: these contradict each other (drop one)")
+    return kind
+
+
+def _check_speedup(kind: Engine, speedup: float) -> None:
+    if not 0 < speedup < float("inf"):
+        raise ConfigError(f"--speedup {speedup:g}: expected a number above 0")
+    if kind != "mock" and speedup != 1:
+        raise ConfigError(f"--speedup {speedup:g}: only simulated engines (--mock) can hurry")
+
+
+def _check_model(kind: Engine, plan: RunConfig, folder: Path | None) -> None:
+    if folder is None:
+        if kind == "vllm-cpu" or plan.model is None:
+            raise ConfigError(
+                f"--engine {kind} needs --model DIR, a folder with the model's weights "
+                "(`dynosim tiny-model DIR` writes a small one)"
+            )
+        return  # a name: the engine fetches it
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise ConfigError(f"model {folder}: no weights there (*.safetensors), only a description")
+
+
+def _check_python(kind: Engine, engine_python: Path | None) -> None:
+    """Raises: ConfigError if the engine is not installed there."""
+    python = str(engine_python) if engine_python is not None else sys.executable
+    module = REAL_ENGINES[kind]
+    code = f"import importlib.util as u, sys; sys.exit(u.find_spec({module!r}) is None)"
+    remedy = "name the Python of the environment that has it: --engine-python PATH"
+    try:
+        done = subprocess.run(
+            [python, "-c", code],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=IMPORT_CHECK_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"--engine-python {python}: {error}") from None
+    if done.returncode != 0:
+        raise ConfigError(f"--engine {kind}: {python} has no {module} ({remedy})")
+
+
+def _name(plan: RunConfig, plan_path: Path) -> str:
+    """The deployment's name: the plan's, or its file's or folder's."""
+    return (plan.name or plan_path.resolve().stem).replace("/", "-")

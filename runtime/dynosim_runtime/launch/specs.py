@@ -1,0 +1,108 @@
+"""From a plan to the processes that make it up. Pure: nothing is started or looked up here."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from dynosim.config import RunConfig
+from dynosim_runtime.discovery.make import discovery_spec
+
+Engine = Literal["mock", "vllm", "vllm-cpu", "sglang", "trtllm"]
+GPU_ENGINES = ("vllm", "sglang", "trtllm")
+FRONTEND = "frontend"
+DYNOSIM = (sys.executable, "-m", "dynosim")  # how the command is called
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeployOptions:
+    """What is not in the plan: where and with which engine it runs. Made by `deploy_options`."""
+
+    out: Path
+    engine: Engine
+    port: int  # of the frontend; 0: any free one
+    model: Path | None = None
+    engine_python: Path | None = None
+    speedup: float = 1.0  # of mock workers
+
+    @property
+    def plan_file(self) -> Path:
+        """The plan as it runs: defaults and overrides written out."""
+        return self.out / "plan" / "config.yaml"
+
+    def log_file(self, name: str) -> Path:
+        """Where a process's output goes."""
+        return self.out / "logs" / f"{name}.log"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessSpec:
+    """One process to be kept running."""
+
+    name: str
+    role: Literal["frontend", "worker"]
+    command: tuple[str, ...]
+    port: int | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)  # on top of ours
+
+
+def process_specs(
+    plan: RunConfig,
+    options: DeployOptions,
+    *,
+    port: int,
+    gpus: Sequence[str] = (),
+    dynosim: Sequence[str] = DYNOSIM,
+) -> list[ProcessSpec]:
+    """The workers and the frontend on `port`.
+
+    `gpus` has the CUDA_VISIBLE_DEVICES of each GPU worker; `dynosim` is how the command is called.
+    """
+    common: tuple[str, ...] = (
+        str(options.plan_file),
+        "--discovery",
+        deployment_discovery(plan, options.out),
+    )
+    if options.model is not None:
+        common += ("--model", str(options.model))
+    workers = [
+        ProcessSpec(
+            name=f"worker-{index}",
+            role="worker",
+            command=(*dynosim, "serve", "worker", *common, *_worker_options(index, plan, options)),
+            environment={"CUDA_VISIBLE_DEVICES": gpus[index]} if index < len(gpus) else {},
+        )
+        for index in range(plan.cluster.workers)
+    ]
+    out = ("--port", str(port), "--out", str(options.out))
+    frontend = (*dynosim, "serve", "frontend", *common, *out)
+    return [*workers, ProcessSpec(name=FRONTEND, role="frontend", command=frontend, port=port)]
+
+
+def num_gpu_workers(plan: RunConfig, engine: Engine) -> int:
+    """Workers that need GPUs of their own."""
+    return plan.cluster.workers - plan.cluster.cpu_workers if engine in GPU_ENGINES else 0
+
+
+def deployment_discovery(plan: RunConfig, out: Path) -> str:
+    """Where the processes meet: a folder of the deployment, unless the plan names a place."""
+    if plan.live.discovery == "file" and plan.live.discovery_endpoint is None:
+        return f"file:{out / 'discovery'}"
+    return discovery_spec(plan.live)
+
+
+def worker_engine(index: int, plan: RunConfig, engine: Engine) -> Engine:
+    """The engine of a worker: the last `cluster.cpu_workers` of a real plan run on CPUs."""
+    is_on_cpu = engine == "vllm" and index >= num_gpu_workers(plan, engine)
+    return "vllm-cpu" if is_on_cpu else engine
+
+
+def _worker_options(index: int, plan: RunConfig, options: DeployOptions) -> tuple[str, ...]:
+    engine = worker_engine(index, plan, options.engine)
+    given: tuple[str, ...] = ("--name", f"worker-{index}", "--engine", engine)
+    if engine == "mock":
+        return (*given, "--speedup", str(options.speedup))
+    if options.engine_python is not None:
+        given += ("--engine-python", str(options.engine_python))
+    return given

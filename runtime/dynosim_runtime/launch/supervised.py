@@ -1,0 +1,219 @@
+"""Keeps one process running: starts it, waits until it serves, starts it again when it ends."""
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from dynosim_runtime.errors import LiveError
+from dynosim_runtime.launch.children import kill_all, signal_child, start_child
+from dynosim_runtime.launch.lifecycle import Backoff, Event, State, next_state
+from dynosim_runtime.launch.specs import ProcessSpec
+
+START_ATTEMPTS = 3  # ends in a row, before the deployment has been ready, that end it
+EXIT_BAD_INPUT = 2  # a process that ends so will do so again
+POLL_INTERVAL_S = 0.05
+KILL_WAIT_S = 10.0  # for the system to clear a killed process away
+LOG_TAIL_LINES = 15
+LOG_TAIL_BYTES = 16384
+
+Probe = Callable[[ProcessSpec], Awaitable[int | None]]
+"""Returns once the process serves; the port it serves on, if known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessStatus:
+    """What is to be told of a process."""
+
+    name: str
+    role: str
+    state: str
+    pid: int | None
+    port: int | None
+    restarts: int
+    log: Path
+
+
+class _Life(NamedTuple):
+    """How a process has lived, from its start to its end."""
+
+    healthy_s: float  # since it was ready
+    reason: str  # of its end
+    is_hopeless: bool  # it would end the same way again
+
+
+Observer = Callable[[ProcessStatus, str], None]
+"""Hears of every change of a process, in words too."""
+
+
+class SupervisedProcess:
+    """A process that is kept running from `run` until `stop`."""
+
+    def __init__(
+        self,
+        spec: ProcessSpec,
+        *,
+        log_file: Path,
+        mark: str,
+        probe: Probe,
+        ready_timeout_s: float,
+        observe: Observer,
+    ) -> None:
+        self.name = spec.name
+        self.role = spec.role
+        self.may_give_up = True  # until the whole deployment is ready
+        self._spec = spec
+        self._log_file = log_file
+        self._mark = mark
+        self._probe = probe
+        self._ready_timeout_s = ready_timeout_s
+        self._observe = observe
+        self._state = State.WAITING
+        self._backoff = Backoff()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._port = spec.port
+        self._starts = 0
+        self._supervision: asyncio.Task[None] | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it serves."""
+        return self._state is State.READY
+
+    @property
+    def status(self) -> ProcessStatus:
+        """What is to be told of it now."""
+        child = self._child
+        return ProcessStatus(
+            name=self.name,
+            role=self.role,
+            state=self._state.value,
+            pid=child.pid if child is not None and child.returncode is None else None,
+            port=self._port,
+            restarts=max(0, self._starts - 1),
+            log=self._log_file,
+        )
+
+    def run(self) -> asyncio.Task[None]:
+        """Keep it running from now on. The task ends only with a LiveError: it was given up."""
+        self._supervision = asyncio.create_task(self._supervise(), name=f"supervise {self.name}")
+        return self._supervision
+
+    async def stop(self, timeout_s: float) -> None:
+        """Ask it to end and wait; kill what is left of it after `timeout_s`."""
+        await self._end_supervision()
+        self._move(Event.TOLD_TO_STOP, f"told to stop (at most {timeout_s:g} s)")
+        child = self._child
+        if child is None:
+            return
+        signal_child(child, signal.SIGTERM)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await _end_of(child)
+            is_late = child.poll() is None
+        finally:
+            self.kill()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(KILL_WAIT_S):
+                await _end_of(child)
+        if self._state is State.STOPPING:
+            self._move(Event.EXITED, "killed, since it did not end" if is_late else "stopped")
+
+    def kill(self) -> None:
+        """End it and everything it has started, at once."""
+        if self._child is not None:
+            kill_all(self._child, self._mark)
+
+    async def _end_supervision(self) -> None:
+        if self._supervision is not None:
+            self._supervision.cancel()
+            await asyncio.gather(self._supervision, return_exceptions=True)
+
+    async def _supervise(self) -> None:
+        while True:
+            life = await self._live(self._start())
+            self.kill()  # what it has left behind
+            self._child = None  # its number may soon be another's
+            delay_s = self._backoff.next_delay_s(life.healthy_s)
+            if self.may_give_up and (life.is_hopeless or self._backoff.failures >= START_ATTEMPTS):
+                self._move(Event.EXITED, life.reason)
+                self._move(Event.GIVEN_UP, "given up")
+                raise LiveError(self._last_words(life.reason))
+            self._move(Event.EXITED, f"{life.reason}; starts again in {delay_s:g} s")
+            await asyncio.sleep(delay_s)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        try:
+            child = start_child(self._spec, self._log_file, self._mark)
+        except LiveError:
+            self._move(Event.GIVEN_UP, "cannot be started")
+            raise
+        self._child = child
+        self._starts += 1
+        self._move(Event.STARTED, f"started, pid {child.pid}")
+        return child
+
+    async def _live(self, child: subprocess.Popen[bytes]) -> _Life:
+        """From its start to its end."""
+        ended = asyncio.ensure_future(_end_of(child))
+        ready = asyncio.ensure_future(self._probe(self._spec))
+        try:
+            await asyncio.wait(
+                {ended, ready}, timeout=self._ready_timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if ended.done():
+                return _Life(0.0, _reason(child), child.returncode == EXIT_BAD_INPUT)
+            if not ready.done():
+                self.kill()
+                await ended
+                return _Life(0.0, f"not ready within {self._ready_timeout_s:g} s", True)
+            self._port = ready.result() or self._port
+            self._move(Event.BECAME_READY, "ready")
+            ready_at_s = time.monotonic()
+            await ended
+            return _Life(time.monotonic() - ready_at_s, _reason(child), False)
+        finally:
+            ended.cancel()
+            ready.cancel()
+
+    def _last_words(self, reason: str) -> str:
+        attempts = f", {self._starts} times" if self._starts > 1 else ""
+        tail = last_lines(self._log_file)
+        said = "\n".join(f"  {line}" for line in tail) if tail else "  (nothing)"
+        return f"{self.name}: {reason}{attempts}. Its log {self._log_file} ends with:\n{said}"
+
+    def _move(self, event: Event, text: str) -> None:
+        before = self._state
+        self._state = next_state(before, event)
+        if self._state is not before:
+            self._observe(self.status, text)
+
+
+async def _end_of(child: subprocess.Popen[bytes]) -> None:
+    """Returns when it has ended. Polled: the same on every platform and in every thread."""
+    while child.poll() is None:
+        await asyncio.sleep(POLL_INTERVAL_S)
+
+
+def _reason(child: subprocess.Popen[bytes]) -> str:
+    code = child.returncode
+    if code is not None and code < 0:
+        return f"ended by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"
+
+
+def last_lines(log_file: Path, num_lines: int = LOG_TAIL_LINES) -> list[str]:
+    """The end of a log, without blank lines; empty if there is none."""
+    try:
+        with log_file.open("rb") as log:
+            log.seek(max(0, log_file.stat().st_size - LOG_TAIL_BYTES))
+            text = log.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    return [line for line in text.splitlines() if line.strip()][-num_lines:]
