@@ -92,8 +92,9 @@ class KvRouter:
         )
         generator = Random(f"{settings.seed}/{stream}")
         self.choice = KvChoice(self.table, self.load, index, settings.cost, generator)
-        self._policy = policy
-        self._learner = policy if isinstance(policy, LearningPolicy) else None
+        self.generator = generator
+        self.estimator = estimator
+        self.use_policy(policy)
         self._mode = None
         if settings.mode not in ("kv", "direct") and policy is None:
             ratio = settings.cuda_to_cpu_ratio
@@ -114,6 +115,11 @@ class KvRouter:
             and self._follower is None
             and not settings.busy.is_set
         )
+
+    def use_policy(self, policy: PlacementPolicy | None) -> None:
+        """Let another policy of the same kind choose from now on."""
+        self.policy = policy
+        self._learner = policy if isinstance(policy, LearningPolicy) else None
 
     # ---- workers -------------------------------------------------------------------------------
 
@@ -172,6 +178,7 @@ class KvRouter:
         """
         if request.input_tokens < 1:
             raise InvalidRequestError("the prompt is empty")
+        self._check_is_new(request.request_id)
         if self._is_pure_kv and request.constraints is None and self.table.all_mask:
             slot, cost, overlap_blocks, cached_tokens = self.choice.choose(
                 request, self.table.all_mask, now_ms
@@ -268,6 +275,8 @@ class KvRouter:
         if update_states and request_id is None:
             raise InvalidRequestError("update_states needs a request_id, to free the request by")
         request = self._request_of(token_ids, request_id, router_config_override)
+        if update_states:
+            self._check_is_new(request_id)
         eligible = self._eligible(request, now_ms)
         if update_states:
             placed = self._place(request, eligible, now_ms, 0.0)
@@ -308,6 +317,12 @@ class KvRouter:
         )
 
     # ---- inside --------------------------------------------------------------------------------
+
+    def _check_is_new(self, request_id: Hashable) -> None:
+        """Raises: InvalidRequestError if a request of that name is in hand."""
+        queue = self._queue
+        if request_id in self.load.bookings or (queue is not None and request_id in queue):
+            raise InvalidRequestError(f"a request {request_id!r} is in hand already")
 
     def _eligible(self, request: RoutingRequest, now_ms: float) -> int:
         """Slots that may serve a request now. Raises: RequestRefusedError."""
@@ -407,10 +422,10 @@ class KvRouter:
         )  # fmt: skip
 
     def _choose(self, request: RoutingRequest, eligible: int, now_ms: float) -> Placement:
-        if self._policy is not None:
+        if self.policy is not None:
             options = self.choice.fresh_options(request, eligible, now_ms)
-            option = self._policy.choose(request, options, now_ms)
-            return placement_of(check_choice(option, options, self._policy))
+            option = self.policy.choose(request, options, now_ms)
+            return placement_of(check_choice(option, options, self.policy))
         if self._mode is not None:
             slot = self._mode.choose(eligible, self.load.num_requests)
             return self.choice.placement_on(slot, request, now_ms)

@@ -12,26 +12,66 @@ An entry is a list that begins with its kind and time, made of plain values only
     unbind t session_id
     release t outcomes                          what stopped waiting: decisions and refusals
     stale  t request_ids
+    best   t arguments outcome                  of `best_worker`; outcome: its answer or refusal
+    broken t reason                             the router failed: what follows cannot be derived
+
+Where prefill load decays, `arrive`, `release` and `best` end with a list of the prefill times that
+were predicted for what was placed. A log may begin with the entries of
+`dynosim.router.checkpoint` instead of an empty router.
 
 A decision is `[request_id, worker_id, dp_rank, slot, cost, overlap_blocks, cached_tokens,
 queued_ms]`, a refusal `{"id": ..., "status": ..., "reason": ...}`.
 """
 
-from collections.abc import Callable, Hashable, Iterable
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from dynosim.errors import ConfigError
-from dynosim.indexer.base import Cleared, Removed, Stored, Tier
-from dynosim.records import KvEvent
-from dynosim.router.eligibility import Constraints
+from dynosim.router.checkpoint import RESTORERS
 from dynosim.router.kv_router import AnyEvent, Decision, KvRouter, Refusal
-from dynosim.router.refusals import RequestRefusedError
+from dynosim.router.plain import (
+    Entry,
+    card_from_plain,
+    card_to_plain,
+    cost_from_plain,
+    cost_to_plain,
+    event_from_plain,
+    event_to_plain,
+    outcome_to_plain,
+    request_from_plain,
+    request_to_plain,
+)
+from dynosim.router.prefill_load import NotedEstimator, PrefillEstimator, RetoldEstimator
+from dynosim.router.refusals import RequestRefusedError, UnknownWorkerError
 from dynosim.router.request import RoutingRequest
 from dynosim.router.settings import CostSettings
 from dynosim.router.workers import WorkerCard
 
-Entry = list[Any]
 Sink = Callable[[Entry], None]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def tells_failure(
+    method: Callable[Concatenate["LoggedRouter", P], T],
+) -> Callable[Concatenate["LoggedRouter", P], T]:
+    """Let the log know if an input ends in an error that may have left half of its traces.
+
+    Refusals and news of unknown workers leave none. Others come from placement policies.
+    """
+
+    @wraps(method)
+    def told(router: "LoggedRouter", /, *args: P.args, **options: P.kwargs) -> T:
+        try:
+            return method(router, *args, **options)
+        except (RequestRefusedError, UnknownWorkerError):
+            raise
+        except Exception as error:
+            router.tell(["broken", router.now_ms, f"{type(error).__name__}: {error}"])
+            raise
+
+    return told
 
 
 class LoggedRouter(KvRouter):
@@ -41,81 +81,128 @@ class LoggedRouter(KvRouter):
     `now_ms` of joins, leaves and events is that of the last timed call unless given.
     """
 
-    def __init__(self, sink: Sink, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._sink = sink
-        self._now_ms = 0.0
+    def __init__(
+        self, sink: Sink, *args: Any, estimator: PrefillEstimator | None = None, **kwargs: Any
+    ) -> None:
+        self._noted = None if estimator is None else NotedEstimator(estimator)
+        super().__init__(*args, estimator=self._noted, **kwargs)
+        self.tell = sink
+        self.now_ms = 0.0
 
     def add_worker(self, card: WorkerCard) -> list[int]:
         """See `KvRouter`."""
         slots = super().add_worker(card)
-        self._sink(["join", self._now_ms, card_to_plain(card)])
+        self.tell(["join", self.now_ms, card_to_plain(card)])
         return slots
 
     def remove_worker(self, worker_id: int) -> list[Hashable]:
         """See `KvRouter`."""
         lost = super().remove_worker(worker_id)
-        self._sink(["leave", self._now_ms, worker_id])
+        self.tell(["leave", self.now_ms, worker_id])
         return lost
 
+    @tells_failure
     def apply_events(self, worker_id: int, dp_rank: int, events: Iterable[AnyEvent]) -> None:
         """See `KvRouter`."""
         events = list(events)
         super().apply_events(worker_id, dp_rank, events)
         for event in events:
-            self._sink(["event", self._now_ms, worker_id, dp_rank, event_to_plain(event)])
+            self.tell(["event", self.now_ms, worker_id, dp_rank, event_to_plain(event)])
 
+    @tells_failure
     def submit(self, request: RoutingRequest, now_ms: float) -> Decision | None:
         """See `KvRouter`."""
-        self._now_ms = now_ms
+        self.now_ms = now_ms
         try:
             decision = super().submit(request, now_ms)
         except RequestRefusedError as error:
             refusal = outcome_to_plain(Refusal(request.request_id, error))
-            self._sink(["arrive", now_ms, request_to_plain(request), refusal])
+            self._tell_placing(["arrive", now_ms, request_to_plain(request), refusal])
             raise
         outcome = None if decision is None else outcome_to_plain(decision)
-        self._sink(["arrive", now_ms, request_to_plain(request), outcome])
+        self._tell_placing(["arrive", now_ms, request_to_plain(request), outcome])
         return decision
 
+    @tells_failure
     def release(self, now_ms: float) -> list[Decision | Refusal]:
         """See `KvRouter`."""
-        self._now_ms = now_ms
+        self.now_ms = now_ms
         outcomes = super().release(now_ms)
-        self._sink(["release", now_ms, [outcome_to_plain(outcome) for outcome in outcomes]])
+        told = [outcome_to_plain(outcome) for outcome in outcomes]
+        self._tell_placing(["release", now_ms, told])
         return outcomes
 
+    @tells_failure
     def first_token(self, request_id: Hashable, now_ms: float) -> None:
         """See `KvRouter`."""
-        self._now_ms = now_ms
+        self.now_ms = now_ms
         super().first_token(request_id, now_ms)
-        self._sink(["first", now_ms, request_id])
+        self.tell(["first", now_ms, request_id])
 
+    @tells_failure
     def output_tokens(self, request_id: Hashable, num_tokens: int, now_ms: float) -> None:
         """See `KvRouter`."""
-        self._now_ms = now_ms
+        self.now_ms = now_ms
         super().output_tokens(request_id, num_tokens, now_ms)
-        self._sink(["tokens", now_ms, request_id, num_tokens])
+        self.tell(["tokens", now_ms, request_id, num_tokens])
 
+    @tells_failure
     def free(self, request_id: Hashable, now_ms: float) -> None:
         """See `KvRouter`."""
-        self._now_ms = now_ms
+        self.now_ms = now_ms
         super().free(request_id, now_ms)
-        self._sink(["end", now_ms, request_id])
+        self.tell(["end", now_ms, request_id])
 
+    @tells_failure
     def drop_stale(self, now_ms: float) -> list[Hashable]:
         """See `KvRouter`."""
-        self._now_ms = now_ms
+        self.now_ms = now_ms
         stale = self.load.stale(now_ms)
         for request_id in stale:
             super().free(request_id, now_ms)
-        self._sink(["stale", now_ms, stale])
+        self.tell(["stale", now_ms, stale])
         return stale
 
     def unbind_session(self, session_id: str) -> None:
         """See `KvRouter`."""
         super().unbind_session(session_id)
-        self._sink(["unbind", self._now_ms, session_id])
+        self.tell(["unbind", self.now_ms, session_id])
+
+    @tells_failure
+    def best_worker(
+        self,
+        token_ids: Sequence[int],
+        request_id: Hashable = None,
+        *,
+        update_states: bool = False,
+        router_config_override: CostSettings | None = None,
+        now_ms: float = 0.0,
+    ) -> tuple[int, int, int]:
+        """See `KvRouter`."""
+        self.now_ms = now_ms
+        overrides = (
+            None if router_config_override is None else cost_to_plain(router_config_override)
+        )
+        asked = [list(token_ids), request_id, update_states, overrides]
+        try:
+            best = super().best_worker(
+                token_ids,
+                request_id,
+                update_states=update_states,
+                router_config_override=router_config_override,
+                now_ms=now_ms,
+            )
+        except RequestRefusedError as error:
+            refusal = outcome_to_plain(Refusal(request_id, error))
+            self._tell_placing(["best", now_ms, asked, refusal])
+            raise
+        self._tell_placing(["best", now_ms, asked, list(best)])
+        return best
+
+    def _tell_placing(self, entry: Entry) -> None:
+        """Tell what was placed, and how long its prefills were taken to last."""
+        durations_ms = None if self._noted is None else self._noted.take()
+        self.tell([*entry, durations_ms] if durations_ms else entry)
 
 
 def replay_entry(router: KvRouter, entry: Entry) -> tuple[Any, Any]:
@@ -152,8 +239,11 @@ def _event(
     return None, None
 
 
-def _arrive(router: KvRouter, now_ms: float, request: Any, outcome: Any) -> tuple[Any, Any]:
+def _arrive(
+    router: KvRouter, now_ms: float, request: Any, outcome: Any, durations_ms: Any = ()
+) -> tuple[Any, Any]:
     rebuilt = request_from_plain(request)
+    _retell(router, durations_ms)
     try:
         decision = router.submit(rebuilt, now_ms)
     except RequestRefusedError as error:
@@ -161,8 +251,35 @@ def _arrive(router: KvRouter, now_ms: float, request: Any, outcome: Any) -> tupl
     return outcome, None if decision is None else outcome_to_plain(decision)
 
 
-def _release(router: KvRouter, now_ms: float, outcomes: Any) -> tuple[Any, Any]:
+def _release(
+    router: KvRouter, now_ms: float, outcomes: Any, durations_ms: Any = ()
+) -> tuple[Any, Any]:
+    _retell(router, durations_ms)
     return outcomes, [outcome_to_plain(outcome) for outcome in router.release(now_ms)]
+
+
+def _best(
+    router: KvRouter, now_ms: float, asked: Any, outcome: Any, durations_ms: Any = ()
+) -> tuple[Any, Any]:
+    token_ids, request_id, update_states, overrides = asked
+    _retell(router, durations_ms)
+    try:
+        best = router.best_worker(
+            token_ids,
+            request_id,
+            update_states=update_states,
+            router_config_override=None if overrides is None else cost_from_plain(overrides),
+            now_ms=now_ms,
+        )
+    except RequestRefusedError as error:
+        return outcome, outcome_to_plain(Refusal(request_id, error))
+    return outcome, list(best)
+
+
+def _retell(router: KvRouter, durations_ms: Any) -> None:
+    """Let the router's estimator predict what was predicted then."""
+    if isinstance(router.estimator, RetoldEstimator):
+        router.estimator.expect(durations_ms)
 
 
 def _first(router: KvRouter, now_ms: float, request_id: Hashable) -> tuple[None, None]:
@@ -191,6 +308,14 @@ def _unbind(router: KvRouter, now_ms: float, session_id: str) -> tuple[None, Non
     return None, None
 
 
+def _restoring(restore: Callable[..., None]) -> Callable[..., tuple[None, None]]:
+    def handler(router: KvRouter, now_ms: float, *rest: Any) -> tuple[None, None]:
+        restore(router, *rest)
+        return None, None
+
+    return handler
+
+
 _HANDLERS: dict[str, Callable[..., tuple[Any, Any]]] = {
     "join": _join,
     "leave": _leave,
@@ -202,84 +327,6 @@ _HANDLERS: dict[str, Callable[..., tuple[Any, Any]]] = {
     "end": _end,
     "stale": _stale,
     "unbind": _unbind,
+    "best": _best,
+    **{kind: _restoring(restore) for kind, restore in RESTORERS.items()},
 }
-
-# ---- plain values ------------------------------------------------------------------------------
-
-
-def outcome_to_plain(outcome: Decision | Refusal) -> Any:
-    """A decision or refusal as plain values."""
-    if isinstance(outcome, Decision):
-        return list(outcome)
-    error = outcome.error
-    return {"id": outcome.request_id, "status": error.http_status, "reason": str(error)}
-
-
-def card_to_plain(card: WorkerCard) -> dict[str, Any]:
-    """A worker card as plain values."""
-    plain = {name: getattr(card, name) for name in card.__slots__}
-    return plain | {"taints": sorted(card.taints), "topology": dict(card.topology)}
-
-
-def card_from_plain(plain: dict[str, Any]) -> WorkerCard:
-    """The worker card again."""
-    return WorkerCard(**{**plain, "taints": frozenset(plain["taints"])})
-
-
-def event_to_plain(event: AnyEvent) -> Any:
-    """A block event as plain values."""
-    if isinstance(event, KvEvent):
-        return list(event)
-    if isinstance(event, Stored):
-        hashes, local = list(event.block_hashes), list(event.local_hashes)
-        return {"stored": hashes, "local": local, "parent": event.parent, "tier": int(event.tier)}
-    if isinstance(event, Removed):
-        return {"removed": list(event.block_hashes), "tier": int(event.tier)}
-    return {"cleared": None if event.tier is None else int(event.tier)}
-
-
-def event_from_plain(plain: Any) -> AnyEvent:
-    """The block event again."""
-    if isinstance(plain, list):
-        return KvEvent(*plain)
-    if "stored" in plain:
-        return Stored(plain["parent"], plain["stored"], plain["local"], Tier(plain["tier"]))
-    if "removed" in plain:
-        return Removed(plain["removed"], Tier(plain["tier"]))
-    tier = plain["cleared"]
-    return Cleared(None if tier is None else Tier(tier))
-
-
-def request_to_plain(request: RoutingRequest) -> dict[str, Any]:
-    """A request as plain values; what has its default is left out."""
-    defaults = RoutingRequest._field_defaults
-    plain: dict[str, Any] = {}
-    for name, value in request._asdict().items():
-        if name in defaults and value == defaults[name]:
-            continue
-        if isinstance(value, CostSettings):
-            value = {field: getattr(value, field) for field in value.__slots__}
-        elif isinstance(value, Constraints):
-            value = {field: getattr(value, field) for field in value.__slots__}
-            value["required_taints"] = sorted(value["required_taints"])
-            if value["allowed_workers"] is not None:
-                value["allowed_workers"] = sorted(value["allowed_workers"])
-            value["preferred_taints"] = dict(value["preferred_taints"])
-        elif name == "blocks" or name == "keys":
-            value = list(value)
-        plain[name] = value
-    return plain
-
-
-def request_from_plain(plain: dict[str, Any]) -> RoutingRequest:
-    """The request again."""
-    values = dict(plain)
-    if "overrides" in values:
-        values["overrides"] = CostSettings(**values["overrides"])
-    if "constraints" in values:
-        rules = dict(values["constraints"])
-        rules["required_taints"] = frozenset(rules["required_taints"])
-        if rules["allowed_workers"] is not None:
-            rules["allowed_workers"] = frozenset(rules["allowed_workers"])
-        values["constraints"] = Constraints(**rules)
-    return RoutingRequest(**values)

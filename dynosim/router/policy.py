@@ -9,7 +9,7 @@ else stays: eligibility, queue, load tracking, the index.
 """
 
 from collections.abc import Hashable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from dynosim.errors import ConfigError
 from dynosim.router.cost import WorkerOption
@@ -36,6 +36,24 @@ class LearningPolicy(Protocol):
 
     def on_end(self, request_id: Hashable, now_ms: float) -> None:
         """A request ended, however it ended."""
+        ...
+
+
+@runtime_checkable
+class StatefulPolicy(Protocol):
+    """A policy that can go on where another one was.
+
+    A live router's log begins a new file now and then, from where the router can be followed on its
+    own. A policy without these methods begins anew then (and must bear to hear of requests that it
+    has not placed).
+    """
+
+    def state(self) -> Any:
+        """All that future choices depend on, as JSON knows it: lists, texts, numbers, text keys."""
+        ...
+
+    def restore(self, state: Any) -> None:
+        """Make a new policy what the one was that told its `state`."""
         ...
 
 

@@ -1,0 +1,257 @@
+"""A router's state as log entries, from which a new router goes on exactly as the old one would.
+
+What the index holds is told worker by worker, since events of one worker do not touch another's
+part: it can be told a bit at a time between inputs (`CheckpointInParts`), if the joins, leaves and
+events that come meanwhile are told as well. All else is told at once, at the end. The index is
+restored block by block and may be laid out otherwise than the old one, but answers alike; all else
+is restored bit by bit, dict orders, sums of floats and the random generator included.
+
+    workers t cards candidates          candidates by slot: [worker_id, dp_rank] or null
+    index   t worker_id dp_rank events  what a rank holds
+    held    t worker_id dp_rank columns the same, of a positional index
+    tiers   t worker_id dp_rank columns what a rank holds in which tiers
+    state   t state                     all else
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+from dynosim.errors import ConfigError
+from dynosim.hashing import extend_sequence_hashes
+from dynosim.indexer.approximate import ApproximateIndex, PredictedIndex
+from dynosim.indexer.base import BlockEvent, Removed, Stored
+from dynosim.indexer.positional import Held, PositionalIndex
+from dynosim.indexer.tiers import TieredIndex
+from dynosim.router.kv_router import KvRouter
+from dynosim.router.plain import (
+    Entry,
+    card_from_plain,
+    card_to_plain,
+    event_from_plain,
+    pack,
+    packed_event,
+    unpack,
+)
+from dynosim.router.state import restore_state, state_of
+from dynosim.router.workers import Candidate
+
+
+@runtime_checkable
+class EventIndex(Protocol):
+    """An index that can tell what a worker holds as events."""
+
+    def apply(self, worker: int, event: BlockEvent) -> None:
+        """Take one event of a worker into account."""
+        ...
+
+    def dump(self, worker: int) -> list[BlockEvent]:
+        """Events that lead an empty index to what a worker holds."""
+        ...
+
+
+class CheckpointInParts:
+    """Tells a router's state a part at a time; between two parts the router may get inputs.
+
+    Entries, in this order: `begin()`, then what `next_part()` returns and what `belongs` of the
+    log's own entries, as they come, then `finish()`.
+    Raises: ConfigError for an index that cannot tell what it holds.
+    """
+
+    def __init__(self, router: KvRouter) -> None:
+        check_can_be_told(router)
+        self._router = router
+        self._pending: dict[Candidate, None] = {
+            who: None for who in router.table.candidates if who is not None
+        }
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether only `finish` is left to be called."""
+        return not self._pending
+
+    def begin(self, now_ms: float) -> Entry:
+        """The workers."""
+        table = self._router.table
+        cards = [card_to_plain(card) for card in table.cards.values()]
+        return ["workers", now_ms, cards, [who and list(who) for who in table.candidates]]
+
+    def next_part(self, now_ms: float) -> list[Entry]:
+        """What the next rank holds."""
+        who = next(iter(self._pending))
+        del self._pending[who]
+        slot = self._router.table.slot_of(*who)
+        assert slot is not None
+        parts = _index_parts(self._router, slot)
+        return [[kind, now_ms, *who, plain] for kind, plain in parts if plain]
+
+    def belongs(self, entry: Entry) -> bool:
+        """Whether an entry logged meanwhile is part of the checkpoint; to be asked of each."""
+        kind = entry[0]
+        if kind == "leave":
+            for who in [who for who in self._pending if who.worker_id == entry[2]]:
+                del self._pending[who]
+        if kind == "event":
+            return Candidate(entry[2], entry[3]) not in self._pending
+        return kind in ("join", "leave")
+
+    def finish(self, now_ms: float) -> list[Entry]:
+        """All parts that are left."""
+        entries: list[Entry] = []
+        while self._pending:
+            entries += self.next_part(now_ms)
+        return [*entries, ["state", now_ms, state_of(self._router)]]
+
+
+def checkpoint(router: KvRouter, now_ms: float) -> list[Entry]:
+    """Entries that make a new router with the same settings and index kind what this one is.
+
+    Raises: ConfigError for an index that cannot tell what it holds.
+    """
+    parts = CheckpointInParts(router)
+    return [parts.begin(now_ms), *parts.finish(now_ms)]
+
+
+def check_can_be_told(router: KvRouter) -> None:
+    """Raises: ConfigError if there is no telling what the router's index holds."""
+    index = _primary(router)
+    if not isinstance(index, EventIndex | PositionalIndex | ApproximateIndex):
+        raise ConfigError(
+            f"a rotating router log cannot follow {type(index).__name__}; use an index of block "
+            "hashes, such as router.index: compressed"
+        )
+
+
+def difference(one: KvRouter, other: KvRouter) -> str | None:
+    """In what two routers with the same settings differ; None if they will decide alike."""
+    ones, others = _parts(one), _parts(other)
+    return next((name for name, part in ones.items() if part != others[name]), None)
+
+
+def _parts(router: KvRouter) -> dict[str, Any]:
+    """The state, by parts, free of the ways in which an index can tell the same."""
+    table = router.table
+    index: dict[Any, Any] = {}
+    for slot, who in enumerate(table.candidates):
+        if who is not None:
+            for kind, plain in _index_parts(router, slot):
+                index[who, kind] = _held_blocks(plain)
+    return {"workers": (table.cards, table.candidates), "index": index, **state_of(router)}
+
+
+def _held_blocks(plain: list[Any]) -> set[Any]:
+    """Every block with its prefix, however it is told."""
+    if plain and isinstance(plain[0], dict):
+        return _blocks_of([event_from_plain(event) for event in plain])
+    return set(_rows(plain))
+
+
+def _blocks_of(events: list[Any]) -> set[tuple[int, int]]:
+    own: dict[int, int] = {}
+    found: set[tuple[int, int]] = set()
+    missing: set[int] = set()
+    for event in events:
+        if isinstance(event, Stored):
+            parent = None if event.parent is None else own[event.parent]
+            sequence = extend_sequence_hashes(parent, event.local_hashes)
+            pairs = list(zip(event.block_hashes, sequence, strict=True))
+            own.update(pairs)
+            found.update(pairs)
+        elif isinstance(event, Removed):
+            missing.update(event.block_hashes)
+    return {pair for pair in found if pair[0] not in missing}
+
+
+# ---- the index -----------------------------------------------------------------------------------
+
+
+def _primary(router: KvRouter) -> Any:
+    """The index that events go to; an approximate one if none do."""
+    index: Any = router.index
+    if isinstance(index, PredictedIndex):
+        index = index.primary
+    return index.device if isinstance(index, TieredIndex) else index
+
+
+def _tiered(router: KvRouter) -> TieredIndex | None:
+    index: Any = router.index
+    if isinstance(index, PredictedIndex):
+        index = index.primary
+    return index if isinstance(index, TieredIndex) else None
+
+
+def _index_parts(router: KvRouter, slot: int) -> list[tuple[str, Any]]:
+    """(kind of entry, plain values) of what a slot holds."""
+    index = _primary(router)
+    parts: list[tuple[str, Any]] = []
+    if isinstance(index, PositionalIndex):
+        parts.append(("held", _held_to_plain(index.dump_held(slot))))
+    elif isinstance(index, EventIndex):
+        parts.append(("index", [packed_event(event) for event in index.dump(slot)]))
+    tiered = _tiered(router)
+    if tiered is not None:
+        parts.append(("tiers", _columns(tiered.dump_tiers(slot))))
+    return parts
+
+
+def _held_to_plain(blocks: list[tuple[int, Held]]) -> list[Any]:
+    rows = [
+        (name, held.position, held.local, held.sequence, held.parent or 0) for name, held in blocks
+    ]
+    return _columns(rows)
+
+
+def _columns(rows: list[Any]) -> list[Any]:
+    return [pack(column) for column in zip(*rows, strict=True)]
+
+
+def _rows(columns: list[Any]) -> Any:
+    return zip(*[unpack(column) for column in columns], strict=True)
+
+
+# ---- restoring -----------------------------------------------------------------------------------
+
+
+def _restore_workers(router: KvRouter, cards: list[Any], candidates: list[Any]) -> None:
+    slots = router.table.restore(
+        [card_from_plain(card) for card in cards], [who and Candidate(*who) for who in candidates]
+    )
+    for slot in slots:
+        router.load.add_slot(slot)
+
+
+def _restore_index(router: KvRouter, worker_id: int, dp_rank: int, events: list[Any]) -> None:
+    index, slot = _primary(router), _slot(router, worker_id, dp_rank)
+    for event in events:
+        index.apply(slot, event_from_plain(event))
+
+
+def _restore_held(router: KvRouter, worker_id: int, dp_rank: int, columns: list[Any]) -> None:
+    blocks = [
+        (name, Held(position, local, sequence, parent if position else None))
+        for name, position, local, sequence, parent in _rows(columns)
+    ]
+    _primary(router).restore_held(_slot(router, worker_id, dp_rank), blocks)
+
+
+def _restore_tiers(router: KvRouter, worker_id: int, dp_rank: int, columns: list[Any]) -> None:
+    tiered = _tiered(router)
+    if tiered is None:
+        raise ValueError("this router's index knows no tiers")
+    tiered.restore_tiers(_slot(router, worker_id, dp_rank), _rows(columns))
+
+
+def _slot(router: KvRouter, worker_id: int, dp_rank: int) -> int:
+    slot = router.table.slot_of(worker_id, dp_rank)
+    if slot is None:
+        raise ValueError(f"worker {worker_id} rank {dp_rank} is not among the workers")
+    return slot
+
+
+RESTORERS: dict[str, Callable[..., None]] = {
+    "workers": _restore_workers,
+    "index": _restore_index,
+    "held": _restore_held,
+    "tiers": _restore_tiers,
+    "state": restore_state,
+}
+"""By kind of entry: what gives it to a router that is still as `begin` found a new one."""
