@@ -1,0 +1,241 @@
+"""Requests over router and engines: streamed once, whatever happens to the workers."""
+
+import asyncio
+
+import pytest
+from live_support import BLOCK, Inside, ScriptedEngine, card, next_token, request
+
+from dynosim.config.live import LiveConfig
+from dynosim.router.classes import PolicyClass
+from dynosim.router.settings import RouterSettings
+from dynosim_runtime.card import worker_id_of
+from dynosim_runtime.engines.base import EngineRefusedError
+from dynosim_runtime.errors import ApiError
+from dynosim_runtime.generation import Generation
+
+EXPECTED = [next_token(10 + i) for i in range(6)]
+
+
+async def tokens_of(generation: Generation) -> list[int]:
+    tokens: list[int] = []
+    async for delta in generation:
+        tokens += delta.token_ids
+    return tokens
+
+
+async def test_tokens_come_once_and_the_books_are_closed() -> None:
+    inside = Inside(ScriptedEngine(), "a", "b")
+    generation = await inside.generator.start(request())
+    assert inside.in_hand == 1
+    assert await tokens_of(generation) == EXPECTED
+    record = generation.record
+    assert record.status == "completed"
+    assert record.output_tokens == 6
+    assert record.ttft_ms == pytest.approx(record.prefill_wait_time_ms + record.prefill_time_ms)
+    assert inside.in_hand == 0
+    assert inside.records == [record]
+    assert inside.generator.num_active == 0
+
+
+@pytest.mark.parametrize("dies_after", [0, 1, 3, 5])
+async def test_a_stream_goes_on_where_its_worker_died(dies_after: int) -> None:
+    engine = ScriptedEngine(dies_after={"a": dies_after, "b": dies_after})
+    inside = Inside(engine, "a", "b", "c")
+    generation = await inside.generator.start(request(worker_id=None))
+    assert await tokens_of(generation) == EXPECTED
+    moved = engine.requests[1:]
+    assert len(moved) == generation.record.migrations
+    for number, (_, engine_request) in enumerate(moved, 1):
+        assert engine_request.request_id == f"r/{number}"
+        done = len(engine_request.token_ids) - 10
+        assert engine_request.token_ids[10:] == EXPECTED[:done]
+        assert engine_request.sampling.max_tokens == 6 - done
+    names = [name for name, _ in engine.requests]
+    assert len(set(names)) == len(names)  # never back to a worker that lost it
+    assert inside.in_hand == 0
+
+
+async def test_a_worker_lost_after_the_last_token_costs_nothing() -> None:
+    engine = ScriptedEngine(dies_after={"a": 6})
+    inside = Inside(engine, "a")
+    assert await tokens_of(await inside.generator.start(request())) == EXPECTED
+
+
+async def test_moving_on_has_a_limit() -> None:
+    engine = ScriptedEngine(dies_after={"a": 1, "b": 1, "c": 1})
+    inside = Inside(engine, "a", "b", "c", live=LiveConfig(migration_limit=1))
+    generation = await inside.generator.start(request())
+    with pytest.raises(ApiError, match="migration_limit is 1") as caught:
+        await tokens_of(generation)
+    assert caught.value.status == 502
+    assert generation.record.status == "failed"
+    assert inside.in_hand == 0
+
+
+async def test_a_pinned_request_fails_with_its_worker() -> None:
+    inside = Inside(ScriptedEngine(dies_after={"a": 2}), "a", "b")
+    generation = await inside.generator.start(request(worker_id=worker_id_of("a")))
+    with pytest.raises(ApiError, match="worker asked for"):
+        await tokens_of(generation)
+
+
+async def test_what_an_engine_refuses_is_the_clients_business() -> None:
+    inside = Inside(ScriptedEngine(error=EngineRefusedError(400, "too long")), "a")
+    with pytest.raises(ApiError, match="too long") as caught:
+        await tokens_of(await inside.generator.start(request()))
+    assert caught.value.status == 400
+
+
+async def test_closing_reaches_the_engine() -> None:
+    engine = ScriptedEngine()
+    inside = Inside(engine, "a")
+    generation = await inside.generator.start(request(max_tokens=100))
+    async for delta in generation:
+        assert delta.token_ids
+        break
+    await generation.aclose()
+    assert engine.closed == ["r"]
+    assert generation.record.status == "cancelled"
+    assert inside.in_hand == 0
+
+
+async def test_closing_a_stream_that_another_task_reads_reaches_the_engine() -> None:
+    engine = ScriptedEngine(hangs={"a"})
+    inside = Inside(engine, "a")
+    generation = await inside.generator.start(request())
+    reader = asyncio.create_task(tokens_of(generation))
+    await asyncio.sleep(0.01)
+    await generation.aclose()
+    with pytest.raises(ApiError, match="cancelled"):
+        await reader
+    assert engine.closed == ["r"]
+    assert inside.in_hand == 0
+
+
+async def test_cancelling_the_reader_closes_the_books() -> None:
+    engine = ScriptedEngine(hangs={"a"})
+    inside = Inside(engine, "a")
+    generation = await inside.generator.start(request())
+    reader = asyncio.create_task(tokens_of(generation))
+    await asyncio.sleep(0.01)
+    reader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    assert engine.closed == ["r"]
+    assert generation.record.status == "cancelled"
+    assert inside.in_hand == 0
+
+
+async def test_streams_leave_a_worker_whose_card_is_gone() -> None:
+    engine = ScriptedEngine(hangs={"a"})
+    inside = Inside(engine, "a")
+    generation = await inside.generator.start(request())
+    reader = asyncio.create_task(tokens_of(generation))
+    await asyncio.sleep(0.01)
+    inside.show(card("b"))
+    assert await reader == EXPECTED
+    assert generation.record.migrations == 1
+    assert generation.record.prefill_worker_id == worker_id_of("a")
+    assert generation.record.decode_worker_id == worker_id_of("b")
+
+
+async def test_streams_stay_on_a_worker_that_drains() -> None:
+    engine = ScriptedEngine()
+    inside = Inside(engine, "a", "b")
+    pinned = await inside.generator.start(request("1", worker_id=worker_id_of("a")))
+    inside.show(card("a", is_draining=True), card("b"))
+    others = [await inside.generator.start(request(str(i))) for i in range(2, 6)]
+    assert await tokens_of(pinned) == EXPECTED
+    for other in others:
+        assert await tokens_of(other) == EXPECTED
+    assert [name for name, _ in engine.requests] == ["a", "b", "b", "b", "b"]
+
+
+async def test_a_worker_that_does_not_answer_is_fenced_until_it_does() -> None:
+    is_well = False
+    engine = ScriptedEngine(dies_after={"a": 1})
+    inside = Inside(engine, "a", "b", is_well=lambda card: is_well)
+    generation = await inside.generator.start(request(worker_id=None))
+    while generation.record.decode_worker_id != worker_id_of("a"):  # ties are drawn
+        await tokens_of(generation)
+        generation = await inside.generator.start(request(f"r{len(engine.requests)}"))
+    await tokens_of(generation)
+    await asyncio.sleep(0)
+    assert list(inside.fleet.cards) == [worker_id_of("b")]
+    assert inside.fleet.num_fenced == 1
+    is_well = True
+    await asyncio.sleep(1.2)
+    assert inside.fleet.num_ready == 2
+    await inside.fleet.close()
+
+
+async def test_a_worker_that_starts_anew_takes_the_place_of_the_old_one() -> None:
+    engine = ScriptedEngine(hangs={"a"})
+    inside = Inside(engine, "a")
+    reader = asyncio.create_task(tokens_of(await inside.generator.start(request())))
+    await asyncio.sleep(0.01)
+    engine.hangs.clear()
+    inside.show(card("a", pid=2))
+    assert await reader == EXPECTED
+    assert [name for name, _ in engine.requests] == ["a", "a"]
+
+
+async def test_a_worker_of_another_model_or_block_size_is_not_used() -> None:
+    inside = Inside(ScriptedEngine())
+    inside.show(card("a", model="other"), card("b", block_size=BLOCK + 1))
+    assert inside.fleet.num_ready == 0
+    with pytest.raises(ApiError, match="no worker has joined") as caught:
+        await inside.generator.start(request())
+    assert caught.value.status == 503
+    assert caught.value.retry_after_s == 1
+    assert inside.records[0].status == "rejected"
+
+
+async def test_silence_ends_a_request() -> None:
+    live = LiveConfig(first_token_timeout_s=0.05)
+    inside = Inside(ScriptedEngine(hangs={"a"}), "a", live=live)
+    with pytest.raises(ApiError, match=r"0\.05 s \(live\.first_token_timeout_s\)") as caught:
+        await tokens_of(await inside.generator.start(request()))
+    assert caught.value.status == 504
+    assert inside.in_hand == 0
+
+
+async def test_requests_wait_their_turn_and_a_full_queue_refuses() -> None:
+    rules = PolicyClass(prefill_busy_threshold=1, request_queue_limit_per_worker=1)
+    settings = RouterSettings(BLOCK, classes=(rules,))
+    engine = ScriptedEngine()
+    inside = Inside(engine, "a", settings=settings)
+    first = await inside.generator.start(request("1"))
+    second = asyncio.create_task(inside.generator.start(request("2")))
+    await asyncio.sleep(0)
+    assert inside.router.num_queued == 1
+    with pytest.raises(ApiError) as caught:
+        await inside.generator.start(request("3"))
+    assert caught.value.status == 529
+    assert await tokens_of(first) == EXPECTED
+    assert await tokens_of(await second) == EXPECTED
+    assert inside.router.num_queued == 0
+
+
+async def test_giving_up_in_the_queue_leaves_nothing_behind() -> None:
+    settings = RouterSettings(BLOCK, classes=(PolicyClass(prefill_busy_threshold=1),))
+    inside = Inside(ScriptedEngine(), "a", settings=settings)
+    first = await inside.generator.start(request("1"))
+    waiting = asyncio.create_task(inside.generator.start(request("2")))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert inside.router.num_queued == 0
+    await tokens_of(first)
+    assert inside.in_hand == 0
+    assert [record.status for record in inside.records] == ["cancelled", "completed"]
+
+
+async def test_a_frontend_that_drains_takes_nothing_new() -> None:
+    inside = Inside(ScriptedEngine(), "a")
+    running = await inside.generator.start(request("1"))
+    inside.generator.is_draining = True
+    with pytest.raises(ApiError, match="shutting down"):
+        await inside.generator.start(request("2"))
+    assert await tokens_of(running) == EXPECTED
