@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test live lint bench clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "dynosim needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -17,6 +17,11 @@ demo: $(VENV)/.ready
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2
 
+# Real vLLM on the CPU, AIPerf, etcd: see tests/live/install.sh for what this downloads.
+live: $(VENV)/.ready
+	tests/live/install.sh $(PYTHON)
+	$(BIN)/python -m pytest -m live -p no:xdist --durations=10
+
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -27,4 +32,4 @@ bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/replay.py
 
 clean:
-	rm -rf $(VENV) out build *.egg-info
+	rm -rf $(VENV) .venv-vllm .venv-aiperf out build *.egg-info
