@@ -1,22 +1,46 @@
-"""The log of a router that runs for ever: the last files only, each of which replays on its own."""
+"""The log of a router that runs for ever: the last files only, each of which replays on its own.
 
+A new file begins with the router's state. What ranks hold of blocks is most of it, and is written
+a part at a time between inputs, into a file that gets its name when it is complete; until then the
+old file goes on. So nobody waits long, and a process that is killed leaves whole files.
+"""
+
+import logging
+from dataclasses import replace
 from pathlib import Path
+from time import monotonic, perf_counter
+from typing import Any
 
+import msgspec
+
+from dynosim.errors import ConfigError
 from dynosim.indexer.make import IndexSpec
+from dynosim.replay_log import FORMAT, PREFIX, SUFFIX, LogHeader, file_name, file_number
+from dynosim.router.checkpoint import CheckpointInParts, check_can_be_told
 from dynosim.router.log import LoggedRouter
+from dynosim.router.plain import Entry
+from dynosim.router.policy import StatefulPolicy
 from dynosim.router.prefill_load import PrefillEstimator
 from dynosim.router.settings import RouterSettings
+
+UNFINISHED = ".part"
+ROTATE_AT = 0.75  # of the size of a file: room for what is logged while the next is prepared
+PART_S = 0.005  # of a rotation, between two inputs; the last rank begun is finished
+BUFFER_BYTES = 1 << 18
+
+logger = logging.getLogger(__name__)
 
 
 class RotatingLog:
     """Keeps a router's last inputs and decisions in `folder`, as `router-000001.jsonl`, ...
 
-    At most `max_files` files of `max_bytes` each are kept. Call `maintain` between the router's
-    inputs, and every second or so when there are none: it writes out what is older than
-    `flush_interval_s` and does a part of what is to be done to begin a new file. Rotation changes
-    nothing in the router, except that a placement policy without `state` and `restore` begins anew.
+    At most `max_files` files of `max_bytes` each are kept, the one being prepared included. Only a
+    router whose state alone takes more than half of `max_bytes` gets larger files, of twice that.
+    Call `maintain` between the router's inputs, and every second or so when there are none.
 
-    Raises: ConfigError if the folder cannot be written or a limit makes no sense.
+    Rotation changes nothing in the router, except that a placement policy without `state` and
+    `restore` begins anew. Should the disk or the policy fail, logging stops, `failure` tells why,
+    and the router goes on. Raises: ConfigError if the folder cannot be written or a limit makes no sense.
     """
 
     def __init__(
@@ -27,7 +51,29 @@ class RotatingLog:
         max_files: int = 4,
         flush_interval_s: float = 1.0,
     ) -> None:
-        raise NotImplementedError
+        if max_bytes < 1 or max_files < 2 or not flush_interval_s >= 0:
+            raise ConfigError(
+                f"{folder}: a rotating router log needs at least 1 byte per file and 2 files, got "
+                f"{max_bytes} and {max_files}, and a flush interval of at least 0 s"
+            )
+        self.failure: str | None = None
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._max_files = max_files
+        self._flush_interval_s = flush_interval_s
+        self._flush_at_s = 0.0
+        self._is_broken = False  # the current file cannot be replayed to its end
+        self._file: _File | None = None
+        self._next: _File | None = None
+        self._parts: CheckpointInParts | None = None
+        self._limit_bytes = max_bytes
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for leftover in folder.glob(f"{PREFIX}*{SUFFIX}{UNFINISHED}"):
+                leftover.unlink()
+            self._kept = sorted(folder.glob(f"{PREFIX}*{SUFFIX}"), key=file_number)
+        except OSError as error:
+            raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from None
 
     def open(
         self,
@@ -37,17 +83,207 @@ class RotatingLog:
         policy: str | None = None,
         estimator: PrefillEstimator | None = None,
     ) -> LoggedRouter:
-        """The router, empty, whose inputs are logged from now on; `policy` is `package.module:Class`."""
-        raise NotImplementedError
+        """A new router, whose inputs are logged from now on, in a file of its own.
+
+        `policy` is `package.module:Class`. Raises: ConfigError if the folder cannot be written, or
+        for an index or policy whose state cannot be told.
+        """
+        number = file_number(self._kept[-1]) + 1 if self._kept else 1
+        self._header = LogHeader(
+            FORMAT, settings, index, policy, estimator is not None, number=number
+        )
+        placement = self._header.make_policy()
+        if isinstance(placement, StatefulPolicy):
+            _through_json(placement.state(), policy)
+        router = LoggedRouter(
+            self._write, settings, index.make(), policy=placement, estimator=estimator
+        )
+        check_can_be_told(router)
+        self._router = router
+        try:
+            self._file = self._begin_file(self._header, is_finished=True)
+            self.flush()
+        except OSError as error:
+            raise ConfigError(f"{self._folder}: cannot be written: {error.strerror}") from None
+        return router
 
     def maintain(self) -> None:
-        """Write out what has waited for long, and go on with a rotation if one is due."""
-        raise NotImplementedError
+        """Write out what has waited for `flush_interval_s`; go on with a rotation if one is due."""
+        if self._file is None:
+            return
+        try:
+            if self._is_broken:
+                self._rotate_at_once()
+            elif self._parts is not None:
+                self._go_on(self._parts)
+            elif self._file.num_bytes >= ROTATE_AT * self._limit_bytes:
+                self._begin_rotation(self._header)
+            if monotonic() >= self._flush_at_s:
+                self.flush()
+        except Exception as error:  # a policy's state() may raise anything; routing must go on
+            self._fail(error)
 
     def flush(self) -> None:
         """Hand everything logged so far to the operating system."""
-        raise NotImplementedError
+        if self._file is not None:
+            self._file.flush()
+            self._flush_at_s = monotonic() + self._flush_interval_s
 
     def close(self) -> None:
         """Finish the log; the router goes on unlogged."""
-        raise NotImplementedError
+        self._drop_next()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    # ---- entries -------------------------------------------------------------------------------
+
+    def _write(self, entry: Entry) -> None:
+        if self._file is None:
+            return
+        try:
+            line = self._file.write(entry)
+            if self._parts is not None and self._next is not None and self._parts.belongs(entry):
+                self._next.write_line(line)
+        except (OSError, TypeError, msgspec.MsgspecError) as error:
+            self._fail(error)
+        if entry[0] == "broken":
+            self._is_broken = True
+
+    def _fail(self, error: Exception) -> None:
+        """The disk is full, or a policy cannot tell its state: go on without a log."""
+        reason = (
+            error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        )
+        self.failure = f"{self._folder}: the router log ends here: {reason}"
+        logger.error("%s", self.failure)
+        for file in (self._next, self._file):
+            if file is not None:
+                file.abandon()
+        self._file = self._next = self._parts = None
+
+    # ---- rotation ------------------------------------------------------------------------------
+
+    def _begin_rotation(self, header: LogHeader) -> None:
+        """Prepare the next file: what it begins with is the state when it is finished."""
+        assert header.number is not None
+        self._header = replace(header, number=header.number + 1, follows=not self._is_broken)
+        self._next = self._begin_file(self._header, is_finished=False)
+        self._parts = CheckpointInParts(self._router)
+        self._next.write(self._parts.begin(self._router.now_ms))
+
+    def _go_on(self, parts: CheckpointInParts) -> None:
+        """Tell what some ranks hold; when all is told, or the old file is full, change files."""
+        assert self._file is not None and self._next is not None
+        if self._file.num_bytes < self._limit_bytes:
+            until_s = perf_counter() + PART_S
+            while not parts.is_complete:
+                for entry in parts.next_part(self._router.now_ms):
+                    self._next.write(entry)
+                if perf_counter() >= until_s:
+                    return
+        self._finish_rotation(parts)
+
+    def _finish_rotation(self, parts: CheckpointInParts) -> None:
+        assert self._file is not None and self._next is not None
+        line = b""
+        for entry in parts.finish(self._router.now_ms):
+            line = self._next.write(entry)
+        self._renew_policy(line)
+        self._next.flush()
+        self._file.close()
+        self._next.give_name()
+        self._file, self._next, self._parts = self._next, None, None
+        self._kept.append(self._file.path)
+        self._is_broken = False
+        self._limit_bytes = max(self._max_bytes, 2 * self._file.num_bytes)
+
+    def _rotate_at_once(self) -> None:
+        """Leave behind a file that cannot be replayed any further."""
+        header = self._header
+        if self._next is not None:
+            assert header.number is not None
+            header = replace(header, number=header.number - 1)
+            self._drop_next()
+        self._begin_rotation(header)
+        assert self._parts is not None
+        self._finish_rotation(self._parts)
+
+    def _renew_policy(self, line: bytes) -> None:
+        """Go on with a policy made as a replay will make it, from the state entry."""
+        policy = self._header.make_policy()
+        if policy is None:
+            return
+        if isinstance(policy, StatefulPolicy):
+            policy.restore(msgspec.json.decode(line)[2]["policy"])
+        self._router.use_policy(policy)
+
+    def _begin_file(self, header: LogHeader, *, is_finished: bool) -> "_File":
+        """A file with its header; makes room for it first."""
+        assert header.number is not None
+        num_left = max(self._max_files - 1, 0 if is_finished else 1)
+        while len(self._kept) > num_left:
+            self._kept.pop(0).unlink(missing_ok=True)
+        file = _File(self._folder / file_name(header.number), is_finished=is_finished)
+        if is_finished:
+            self._kept.append(file.path)
+        file.write(header)
+        return file
+
+    def _drop_next(self) -> None:
+        if self._next is not None:
+            self._next.abandon()
+            self._next = self._parts = None
+
+
+class _File:
+    """One file of a log; it gets its name at once or when it is finished."""
+
+    def __init__(self, path: Path, *, is_finished: bool) -> None:
+        self.path = path
+        self.num_bytes = 0
+        self._now_at = path if is_finished else path.with_name(path.name + UNFINISHED)
+        self._file = self._now_at.open("wb", buffering=BUFFER_BYTES)
+        self._encode = msgspec.json.Encoder().encode
+
+    def write(self, document: Any) -> bytes:
+        """Append a document; returns its line."""
+        line = self._encode(document) + b"\n"
+        self.write_line(line)
+        return line
+
+    def write_line(self, line: bytes) -> None:
+        """Append a line."""
+        self._file.write(line)
+        self.num_bytes += len(line)
+
+    def flush(self) -> None:
+        """Hand everything to the operating system."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._file.close()
+
+    def give_name(self) -> None:
+        """The file is complete."""
+        self._now_at = self._now_at.replace(self.path)
+
+    def abandon(self) -> None:
+        """Close the file as well as may be; one without its name is removed."""
+        try:
+            self._file.close()
+        except OSError:
+            pass  # what could not be written is lost, which is known already
+        if self._now_at != self.path:
+            self._now_at.unlink(missing_ok=True)
+
+
+def _through_json(value: Any, policy: str | None) -> Any:
+    """A policy's state as it will come back. Raises: ConfigError if it is not plain."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(value))
+    except (TypeError, msgspec.MsgspecError) as error:
+        raise ConfigError(
+            f"router.policy {policy}: state() must return what JSON can hold: {error}"
+        ) from None

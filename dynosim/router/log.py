@@ -308,6 +308,10 @@ def _unbind(router: KvRouter, now_ms: float, session_id: str) -> tuple[None, Non
     return None, None
 
 
+def _broken(router: KvRouter, now_ms: float, reason: str) -> tuple[str, str]:
+    return reason, reason
+
+
 def _restoring(restore: Callable[..., None]) -> Callable[..., tuple[None, None]]:
     def handler(router: KvRouter, now_ms: float, *rest: Any) -> tuple[None, None]:
         restore(router, *rest)
@@ -328,5 +332,6 @@ _HANDLERS: dict[str, Callable[..., tuple[Any, Any]]] = {
     "stale": _stale,
     "unbind": _unbind,
     "best": _best,
+    "broken": _broken,
     **{kind: _restoring(restore) for kind, restore in RESTORERS.items()},
 }
