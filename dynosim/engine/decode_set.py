@@ -99,7 +99,7 @@ class DecodeSet:
 
 
 def _is_current(entry: tuple[int, int, Sequence]) -> bool:
-    """Whether a heap entry still holds: its sequence was not preempted, delayed or aborted since."""
+    """Whether an entry still holds: its sequence was not preempted, delayed or aborted since."""
     finish_step, order, sequence = entry
     is_same = sequence.finish_step == finish_step and sequence.order == order
     return is_same and sequence.state == DECODING

@@ -1,9 +1,35 @@
 """The mock worker: our engine core in real time behind a server that speaks vLLM's dialect."""
 
+import asyncio
+import logging
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiohttp import web
 
 from dynosim.config.schema import RunConfig
+from dynosim.engine.spec import EngineSpec
+from dynosim.errors import ConfigError, InfeasibleError
+from dynosim.runner import prepare
+from dynosim_runtime.byte_tokenizer import TOKEN_ID_LIMIT
 from dynosim_runtime.card import EventSource
+from dynosim_runtime.errors import LiveError
+from dynosim_runtime.events.publisher import EventPublisher
+from dynosim_runtime.plan import model_folder, served_model_name
+from dynosim_runtime.ports import BACKLOG, listening_socket
+from dynosim_runtime.workers.mock_calls import CallReader
+from dynosim_runtime.workers.mock_engine import MockEngine
+from dynosim_runtime.workers.mock_loop import EngineLoop, RealClock
+from dynosim_runtime.workers.mock_server import MockServer
+from dynosim_runtime.workers.mock_stats import MockStats
+from dynosim_runtime.workers.mock_tokens import FIRST_ORDINARY_TOKEN, TokenSource
+
+MADE_UP_VOCABULARY = 32_000  # token ids below it are generated where no model says otherwise
+_POLL_S = 0.01  # how often a draining worker looks whether it is done
+_CLOSE_S = 0.5  # for connections to end by themselves
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,12 +44,13 @@ class MockEndpoint:
     max_num_batched_tokens: int
     max_num_seqs: int
     max_model_len: int
+    accepts_priority: bool  # whether a request's priority may be other than 0
 
 
 class MockWorker:
     """One simulated engine with its HTTP server and its KV events, in the running event loop.
 
-        worker = MockWorker(config, name="worker-0", port=0, speedup=10.0)
+        worker = MockWorker(config, name="worker-0", speedup=10.0)
         endpoint = await worker.start()
         ...  # register the card made of `endpoint`; wait for SIGTERM
         await worker.stop(config.live.drain_timeout_s)
@@ -40,26 +67,134 @@ class MockWorker:
         port: int = 0,
         speedup: float = 1.0,
         model: str | None = None,
+        model_path: Path | None = None,
     ) -> None:
         """Prepare the engine that `config` describes.
 
-        `port` 0 is any free one. Steps take `speedup` times less than the step times say. `model`
-        is the name that clients use; None: `live.served_model_name`, the plan's model, or `mock`.
+        `name` is for log messages. `port` 0 is any free one. Steps take `speedup` times less than
+        the step times say. `model` is the name that clients use, `model_path` the folder whose
+        vocabulary the tokens come from; the plan's if not given.
 
-        Raises: ConfigError, InfeasibleError as `dynosim.runner.prepare` does.
+        Raises: ConfigError; InfeasibleError as `dynosim.runner.prepare` does, and for an engine
+        whose cache cannot hold one request of its context length.
         """
-        raise NotImplementedError
+        if not speedup > 0:
+            raise ConfigError(f"--speedup: {speedup}; use a number above 0")
+        prepared = prepare(config)
+        spec = prepared.engine
+        _check_capacity(spec)
+        self._spec = spec
+        self._name = name
+        self._host = host
+        self._port = port
+        self._max_body_bytes = config.live.max_body_bytes
+        self._model = model or served_model_name(config, model_path)
+        folder = model_folder(config, model_path)
+        self._model_root = self._model if folder is None else str(folder)
+        vocabulary = None if folder is None else vocabulary_size(folder)
+        tokens = TokenSource(FIRST_ORDINARY_TOKEN, vocabulary or MADE_UP_VOCABULARY)
+        self._reader = CallReader(spec, self._model, vocabulary or TOKEN_ID_LIMIT)
+        self._engine = MockEngine(spec, prepared.timing, tokens, MockStats(speedup))
+        self._clock = RealClock(speedup)
+        self._publisher = EventPublisher(host=host)
+        self._server: MockServer | None = None
+        self._runner: web.AppRunner | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def engine(self) -> MockEngine:
+        """The engine inside, for tests and reports."""
+        return self._engine
 
     async def start(self) -> MockEndpoint:
-        """Serve; returns once requests are answered.
+        """Serve; returns once requests are answered. Call it once.
 
-        Raises: LiveError if a port is taken or `start` was called before.
+        Raises: LiveError if a port is taken.
         """
-        raise NotImplementedError
+        assert self._runner is None, "start was called before"
+        listener = listening_socket(self._host, self._port)
+        try:
+            sources = (self._publisher.start(),) if self._engine.has_events else ()
+        except LiveError:
+            listener.close()
+            raise
+        loop = EngineLoop(self._engine, self._clock, self._publisher.publish)
+        self._server = MockServer(loop, self._reader, self._model, model_root=self._model_root)
+        self._runner = web.AppRunner(
+            self._server.application(self._max_body_bytes),
+            access_log=None,
+            handler_cancellation=True,
+            shutdown_timeout=_CLOSE_S,
+        )
+        await self._runner.setup()
+        await web.SockSite(self._runner, listener, backlog=BACKLOG).start()
+        self._task = asyncio.create_task(loop.run())
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return self._endpoint(f"http://{host}:{listener.getsockname()[1]}", sources)
+
+    async def wait(self) -> None:
+        """Run until `stop`. Raises: whatever broke the engine loop, which only a defect can."""
+        assert self._task is not None, "start first"
+        await asyncio.wait([self._task])
+        if not self._task.cancelled():
+            self._task.result()
 
     async def stop(self, drain_s: float) -> bool:
         """Refuse new requests (503), finish those under way for up to `drain_s`, and close.
 
         Returns whether all finished; what did not is cut off.
         """
-        raise NotImplementedError
+        if self._runner is None or self._server is None or self._task is None:
+            return True
+        self._server.is_draining = True
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + drain_s
+        while len(self._engine) > 0 and not self._task.done() and loop.time() < deadline:
+            await asyncio.sleep(_POLL_S)
+        num_left = len(self._engine)
+        if num_left > 0:
+            _logger.warning("%s: cut off %d requests after %g s", self._name, num_left, drain_s)
+        await self._runner.cleanup()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self._publisher.close()
+        self._runner = None
+        return num_left == 0
+
+    def _endpoint(self, url: str, events: tuple[EventSource, ...]) -> MockEndpoint:
+        spec = self._spec
+        return MockEndpoint(
+            url=url,
+            model=self._model,
+            events=events,
+            block_size=spec.block_size,
+            total_kv_blocks=spec.usable_blocks,
+            max_num_batched_tokens=spec.max_num_batched_tokens,
+            max_num_seqs=spec.max_num_seqs,
+            max_model_len=spec.max_model_len,
+            accepts_priority=spec.policy == "priority",
+        )
+
+
+def vocabulary_size(folder: Path) -> int:
+    """Token ids of the model in a folder. Raises: ConfigError if its config does not tell."""
+    file = folder / "config.json"
+    try:
+        data: Any = msgspec.json.decode(file.read_bytes())
+        size = data.get("text_config", data)["vocab_size"]
+    except (OSError, msgspec.DecodeError, AttributeError, KeyError, TypeError) as error:
+        raise ConfigError(f"{file}: cannot read vocab_size: {error!r}") from None
+    if type(size) is not int or size <= FIRST_ORDINARY_TOKEN:
+        raise ConfigError(f"{file}: vocab_size: {size!r} is no number of tokens")
+    return size
+
+
+def _check_capacity(spec: EngineSpec) -> None:
+    """vLLM does not start either if a single request may outgrow the cache."""
+    capacity = spec.usable_blocks * spec.block_size
+    if capacity < spec.max_model_len:
+        raise InfeasibleError(
+            f"engine: the KV cache holds {capacity} tokens, less than max_model_len "
+            f"({spec.max_model_len}); vLLM does not start like that (lower engine.max_model_len, "
+            "or raise engine.num_gpu_blocks)"
+        )
