@@ -6,12 +6,12 @@ async with Deployment(plan, options) as deployment:
 
 import asyncio
 import fcntl
-import logging
 import os
 import shutil
 import uuid
 from collections.abc import Coroutine
 from dataclasses import asdict
+from datetime import datetime
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -34,8 +34,6 @@ from dynosim_runtime.launch.supervised import Observer, ProcessStatus, Supervise
 from dynosim_runtime.ports import listening_socket
 
 STOP_GRACE_S = 5.0  # on top of the drain, before a process is killed
-
-log = logging.getLogger(__name__)
 
 
 def ignore(status: ProcessStatus, text: str) -> None:
@@ -66,7 +64,7 @@ class Deployment:
         self._processes: list[SupervisedProcess] = []
         self._tasks: list[asyncio.Task[None]] = []  # end only by an error
         self._lock: IO[bytes] | None = None
-        self._log_handler: logging.Handler | None = None
+        self._log: IO[str] | None = None
         self._port = options.port
 
     @property
@@ -130,13 +128,9 @@ class Deployment:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._log_handler is not None:
-            log.removeHandler(self._log_handler)
-            self._log_handler.close()
-            self._log_handler = None
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        for file in (self._log, self._lock):
+            if file is not None:
+                file.close()
 
     async def _start(self) -> None:
         self._port = free_port(self._plan.live.host, self._options.port)
@@ -174,6 +168,7 @@ class Deployment:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(self.out / "logs", ignore_errors=True)
             (self.out / "logs").mkdir()
+            self._log = self._options.log_file("deploy").open("w", buffering=1, encoding="utf-8")
             write_files(
                 self._options.plan_file.parent,
                 {self._options.plan_file.name: text_writer(dump_run(self._plan))},
@@ -184,10 +179,6 @@ class Deployment:
             ) from None
         except OSError as error:
             raise LiveError(f"{self.out}: {error.strerror} (name another --out)") from None
-        self._log_handler = logging.FileHandler(self._options.log_file("deploy"))
-        self._log_handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        log.addHandler(self._log_handler)
-        log.setLevel(logging.INFO)
 
     def _supervised(self, spec: ProcessSpec) -> SupervisedProcess:
         return SupervisedProcess(
@@ -200,7 +191,9 @@ class Deployment:
         )
 
     def _changed(self, status: ProcessStatus, text: str) -> None:
-        log.info("%s: %s", status.name, text)
+        if self._log is not None:
+            now = datetime.now().astimezone().isoformat(timespec="milliseconds")
+            self._log.write(f"{now} {status.name}: {text}\n")
         self._write_status()
         self._observe(status, text)
 
@@ -223,12 +216,24 @@ class Deployment:
             for task in self._tasks:
                 if task.done():
                     task.result()
+            wanted.result()
         finally:
             wanted.cancel()
 
     async def _all_ready(self) -> None:
+        """Every process serves, and the frontend sends requests to every worker."""
         while not all(process.is_ready for process in self._processes):
             await asyncio.sleep(PROBE_INTERVAL_S)
+        workers = [process.name for process in self._processes if process.role == "worker"]
+        limit_s = self._plan.live.ready_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._readiness.workers_are_served(workers)
+        except TimeoutError:
+            raise LiveError(
+                f"the frontend does not reach all workers within {limit_s:g} s; "
+                f"{self.url}/workers shows those it does, {self._options.log_file('frontend')} why"
+            ) from None
 
 
 def free_port(host: str, port: int) -> int:

@@ -1,9 +1,11 @@
-"""When a process serves: a worker once discovery tells its card, the frontend by its /health."""
+"""When a process serves: a worker once discovery tells its card, the frontend once it answers."""
 
 import asyncio
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
 import aiohttp
+import orjson
 
 from dynosim_runtime.card import WorkerCard
 from dynosim_runtime.discovery.make import make_discovery
@@ -36,7 +38,7 @@ class Readiness:
         """Returns once the process serves: the port it serves on."""
         if spec.role == "worker":
             return await self._worker_is_known(spec.name)
-        await self._frontend_serves()
+        await self._frontend_answers()
         return spec.port
 
     async def _worker_is_known(self, name: str) -> int | None:
@@ -50,14 +52,31 @@ class Readiness:
                 return urlsplit(card.url).port
             await asyncio.sleep(PROBE_INTERVAL_S)
 
-    async def _frontend_serves(self) -> None:
-        timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
+    async def workers_are_served(self, names: Collection[str]) -> None:
+        """Returns once the frontend sends requests to all these workers."""
+        async with _session() as session:
             while True:
-                try:
-                    async with session.get(f"{self.url}/health") as answer:
-                        if answer.status == OK:
-                            return
-                except (aiohttp.ClientError, TimeoutError):
-                    pass  # not yet
+                page = await _page(session, f"{self.url}/workers")
+                rows = [] if page is None else orjson.loads(page)["workers"]
+                healthy = await _page(session, f"{self.url}/health") is not None
+                if healthy and {row["name"] for row in rows} >= set(names):
+                    return
                 await asyncio.sleep(PROBE_INTERVAL_S)
+
+    async def _frontend_answers(self) -> None:
+        async with _session() as session:
+            while await _page(session, f"{self.url}/live") is None:
+                await asyncio.sleep(PROBE_INTERVAL_S)
+
+
+def _session() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S))
+
+
+async def _page(session: aiohttp.ClientSession, url: str) -> bytes | None:
+    """What is there, or None if it is not (yet)."""
+    try:
+        async with session.get(url) as answer:
+            return await answer.read() if answer.status == OK else None
+    except (aiohttp.ClientError, TimeoutError):
+        return None

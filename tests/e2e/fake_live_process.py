@@ -1,0 +1,92 @@
+"""Stands in for `dynosim serve worker|frontend`: registers a card, or answers /live and /workers.
+
+FAKES, JSON in the environment, says who misbehaves: {"worker-1": ["exit-3", ...], ...}, one word
+per start, the last one for all later starts: `exit-N` at once, `hang` (never ready), `stubborn`
+(ignores SIGTERM), `helper` (starts a process that moves to a session of its own).
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from aiohttp import web
+
+from dynosim_runtime.card import WorkerCard, worker_id_of
+from dynosim_runtime.discovery.file import FileDiscovery
+
+
+def option(name: str) -> str:
+    return sys.argv[sys.argv.index(name) + 1]
+
+
+def behaviour(name: str, folder: Path) -> str:
+    """The word for this start."""
+    starts = folder / f"{name}.starts"
+    number = len(starts.read_text()) if starts.exists() else 0
+    starts.write_text("x" * (number + 1))
+    words = json.loads(os.environ.get("FAKES", "{}")).get(name, [""])
+    return str(words[min(number, len(words) - 1)])
+
+
+async def run() -> int:
+    folder = Path(option("--discovery").removeprefix("file:"))
+    folder.mkdir(parents=True, exist_ok=True)
+    role = sys.argv[2]
+    name = option("--name") if role == "worker" else "frontend"
+    word = behaviour(name, folder)
+    told_to_stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, lambda: word != "stubborn" and told_to_stop.set())
+    print(f"{name} {word} cuda={os.environ.get('CUDA_VISIBLE_DEVICES')}", flush=True)
+    if word.startswith("exit-"):
+        print("the reason is here", flush=True)
+        return int(word.removeprefix("exit-"))
+    if word == "helper":
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"],
+                         start_new_session=True)  # fmt: skip
+    if word != "hang":
+        await (worker(name, folder) if role == "worker" else frontend(folder))
+    await told_to_stop.wait()
+    print(f"{name} stops", flush=True)
+    return 0
+
+
+async def worker(name: str, folder: Path) -> None:
+    card = WorkerCard(
+        worker_id=worker_id_of(name), name=name, engine="mock", url="http://127.0.0.1:1",
+        model="m", block_size=16, max_model_len=64, pid=os.getpid(),
+    )  # fmt: skip
+    await FileDiscovery(folder, 5.0).register(card)
+
+
+async def frontend(folder: Path) -> None:
+    discovery = FileDiscovery(folder, 5.0)
+    cards: dict[int, WorkerCard] = {}
+
+    async def watch() -> None:
+        async for cards_now in discovery.watch():
+            cards.clear()
+            cards.update(cards_now)
+
+    async def live(request: web.Request) -> web.Response:
+        return web.json_response({}, status=200 if cards or request.path == "/live" else 503)
+
+    async def workers(request: web.Request) -> web.Response:
+        return web.json_response({"workers": [{"name": card.name} for card in cards.values()]})
+
+    app = web.Application()
+    app["watching"] = asyncio.create_task(watch())
+    app.add_routes([web.get("/live", live), web.get("/health", live), web.get("/workers", workers)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", int(option("--port"))).start()
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(asyncio.run(run()))
