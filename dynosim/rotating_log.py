@@ -40,7 +40,8 @@ class RotatingLog:
 
     Rotation changes nothing in the router, except that a placement policy without `state` and
     `restore` begins anew. Should the disk or the policy fail, logging stops, `failure` tells why,
-    and the router goes on. Raises: ConfigError if the folder cannot be written or a limit makes no sense.
+    and the router goes on.
+    Raises: ConfigError if the folder cannot be written or a limit makes no sense.
     """
 
     def __init__(

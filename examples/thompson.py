@@ -11,6 +11,7 @@ worker that would be done first: mostly the best one, now and then one that is n
 from collections.abc import Hashable, Sequence
 from math import exp, log, sqrt
 from random import Random
+from typing import Any
 
 from dynosim.router.cost import WorkerOption
 from dynosim.router.request import RoutingRequest
@@ -18,6 +19,9 @@ from dynosim.router.settings import RouterSettings
 
 PRIOR_WEIGHT = 2.0  # observations that the first guess is worth
 MEMORY = 50.0  # observations remembered: workers may become slower or faster
+
+
+Worker = tuple[int, int]  # worker id, data-parallel rank
 
 
 class Belief:
@@ -47,8 +51,8 @@ class ThompsonSampling:
 
     def __init__(self, settings: RouterSettings, seed: int) -> None:
         self._generator = Random(f"{seed}/thompson")
-        self._beliefs: dict[tuple[int, int], Belief] = {}
-        self._placed: dict[Hashable, tuple[Belief, float, float]] = {}
+        self._beliefs: dict[Worker, Belief] = {}
+        self._placed: dict[Hashable, tuple[Worker, float, float]] = {}
 
     def choose(
         self, request: RoutingRequest, options: Sequence[WorkerOption], now_ms: float
@@ -56,21 +60,45 @@ class ThompsonSampling:
         """The option with the lowest drawn time to its first token."""
         best, best_ms = options[0], float("inf")
         for option in options:
-            belief = self._belief(option)
+            belief = self._belief(_worker(option))
             expected_ms = belief.draw(self._generator) * max(option.cost, 1.0)
             if expected_ms < best_ms:
                 best, best_ms = option, expected_ms
-        self._placed[request.request_id] = (self._belief(best), max(best.cost, 1.0), now_ms)
+        self._placed[request.request_id] = (_worker(best), max(best.cost, 1.0), now_ms)
         return best
 
     def on_first_token(self, request_id: Hashable, now_ms: float) -> None:
-        """Learn how long it took."""
-        belief, cost, placed_ms = self._placed.pop(request_id)
-        belief.learn(log(max(now_ms - placed_ms, 1e-3) / cost))
+        """Learn how long it took; only the first time, and of requests placed here."""
+        placed = self._placed.pop(request_id, None)
+        if placed is None:
+            return
+        worker, cost, placed_ms = placed
+        self._belief(worker).learn(log(max(now_ms - placed_ms, 1e-3) / cost))
 
     def on_end(self, request_id: Hashable, now_ms: float) -> None:
         """A request that ended without a token teaches nothing."""
         self._placed.pop(request_id, None)
 
-    def _belief(self, option: WorkerOption) -> Belief:
-        return self._beliefs.setdefault((option.worker_id, option.dp_rank), Belief())
+    def state(self) -> dict[str, Any]:
+        """What a new policy needs to go on from here, for a live router's log."""
+        return {
+            "random": self._generator.getstate(),
+            "beliefs": [[worker, vars(belief)] for worker, belief in self._beliefs.items()],
+            "placed": list(self._placed.items()),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where another policy was."""
+        version, numbers, gauss_next = state["random"]
+        self._generator.setstate((version, tuple(numbers), gauss_next))
+        for worker, values in state["beliefs"]:
+            vars(self._belief(tuple(worker))).update(values)
+        for request_id, (worker, cost, placed_ms) in state["placed"]:
+            self._placed[request_id] = (tuple(worker), cost, placed_ms)
+
+    def _belief(self, worker: Worker) -> Belief:
+        return self._beliefs.setdefault(worker, Belief())
+
+
+def _worker(option: WorkerOption) -> Worker:
+    return option.worker_id, option.dp_rank

@@ -147,11 +147,11 @@ class TieredIndex:
             del known[block_hash]
         if tier is not Tier.DEVICE:
             holders = self._holders[tier]
-            mask = holders[own] & ~(1 << worker)
+            mask = holders.get(own, 0) & ~(1 << worker)  # 0: it went by another name already
             if mask:
                 holders[own] = mask
             else:
-                del holders[own]
+                holders.pop(own, None)
 
     def _clear(self, worker: int, event: Cleared) -> None:
         for tier in Tier if event.tier is None else (event.tier,):
