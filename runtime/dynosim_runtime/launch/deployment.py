@@ -21,6 +21,7 @@ from dynosim.atomic import text_writer, write_files
 from dynosim.config import RunConfig, dump_run
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.launch.gpus import assign_gpus
+from dynosim_runtime.launch.options import check_engine_installed
 from dynosim_runtime.launch.readiness import PROBE_INTERVAL_S, Readiness
 from dynosim_runtime.launch.specs import (
     DYNOSIM,
@@ -82,8 +83,8 @@ class Deployment:
     async def __aenter__(self) -> Self:
         """Start everything, wait until it serves.
 
-        Raises: LiveError for a port or folder in use, missing GPUs, a process that does not
-        become ready; nothing is left running then.
+        Raises: ConfigError if the engine is not installed; LiveError for a port or folder in
+        use, missing GPUs, a process that does not become ready. Nothing is left running then.
         """
         try:
             await self._start()
@@ -135,6 +136,7 @@ class Deployment:
     async def _start(self) -> None:
         self._port = free_port(self._plan.live.host, self._options.port)
         gpus = await asyncio.to_thread(self._assign_gpus)
+        await asyncio.to_thread(check_engine_installed, self._options)
         self._prepare_folder()
         specs = process_specs(
             self._plan, self._options, port=self._port, gpus=gpus, dynosim=self._dynosim

@@ -107,15 +107,19 @@ def assign_gpus(
     needed = num_workers * tensor_parallel
     gpus, why = _usable_gpus(memory_share, cuda_visible_devices, run)
     if len(gpus) < needed:
-        workers = f"{num_workers} worker{'s' if num_workers != 1 else ''}"
+        workers, wanted = _counted(num_workers, "worker"), _counted(needed, "GPU")
         raise LiveError(
-            f"plan needs {workers} x TP {tensor_parallel} = {needed} GPUs, this machine has "
+            f"plan needs {workers} x TP {tensor_parallel} = {wanted}, this machine has "
             f"{len(gpus) or 'none'}{why}; use --mock, or --engine vllm-cpu --model DIR for the "
             "real engine on a CPU"
         )
     return [
         tuple(gpus[first : first + tensor_parallel]) for first in range(0, needed, tensor_parallel)
     ]
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _usable_gpus(

@@ -42,7 +42,6 @@ def deploy_options(
     folder = model_folder(plan, model)
     if kind != "mock":
         _check_model(kind, plan, folder)
-        _check_python(kind, engine_python)
     place = (out if out is not None else DEPLOYMENTS / _name(plan, plan_path)).absolute()
     check_folder(place)
     return DeployOptions(
@@ -86,12 +85,13 @@ def _check_model(kind: Engine, plan: RunConfig, folder: Path | None) -> None:
         raise ConfigError(f"model {folder}: no weights there (*.safetensors), only a description")
 
 
-def _check_python(kind: Engine, engine_python: Path | None) -> None:
-    """Raises: ConfigError if the engine is not installed there."""
-    python = str(engine_python) if engine_python is not None else sys.executable
-    module = REAL_ENGINES[kind]
+def check_engine_installed(options: DeployOptions) -> None:
+    """Raises: ConfigError if the Python that is to run a real engine does not have it."""
+    if options.engine == "mock":
+        return
+    python = str(options.engine_python or sys.executable)
+    module = REAL_ENGINES[options.engine]
     code = f"import importlib.util as u, sys; sys.exit(u.find_spec({module!r}) is None)"
-    remedy = "name the Python of the environment that has it: --engine-python PATH"
     try:
         done = subprocess.run(
             [python, "-c", code],
@@ -103,7 +103,10 @@ def _check_python(kind: Engine, engine_python: Path | None) -> None:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ConfigError(f"--engine-python {python}: {error}") from None
     if done.returncode != 0:
-        raise ConfigError(f"--engine {kind}: {python} has no {module} ({remedy})")
+        raise ConfigError(
+            f"--engine {options.engine}: {python} has no {module} (name the Python of the "
+            "environment that has it: --engine-python PATH)"
+        )
 
 
 def _name(plan: RunConfig, plan_path: Path) -> str:
