@@ -4,7 +4,7 @@ Tokens go in and come out as ids (`return_token_ids`), so that no text is tokeni
 request can be continued elsewhere exactly where it stopped.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
@@ -22,6 +22,9 @@ from dynosim_runtime.generation import FinishReason
 
 FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 MAX_ERROR_BYTES = 65536
+
+BodyOf = Callable[[WorkerCard, EngineRequest], dict[str, Any]]
+"""The JSON body of a request in a server's dialect."""
 
 
 class _Choice(msgspec.Struct):
@@ -51,14 +54,15 @@ class _Chunk(msgspec.Struct):
 class OpenAiEngineClient:
     """Streams completions from one kind of server; connections are pooled in `session`."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
+    def __init__(self, session: aiohttp.ClientSession, body: BodyOf | None = None) -> None:
         self._session = session
+        self._body = body or completion_body
         self._encode = msgspec.json.Encoder().encode
         self._decode = msgspec.json.Decoder(_Chunk).decode
 
     async def stream(self, card: WorkerCard, request: EngineRequest) -> AsyncIterator[EngineDelta]:
         """See `EngineClient`."""
-        body = self._encode(completion_body(card, request))
+        body = self._encode(self._body(card, request))
         headers = {"Content-Type": "application/json", "X-Request-Id": request.request_id}
         if card.dp_size > 1:
             headers["X-data-parallel-rank"] = str(request.dp_rank)
