@@ -1,5 +1,7 @@
 """The life of a supervised process as a table, and its delays before restarts."""
 
+from pathlib import Path
+
 import pytest
 
 from dynosim_runtime.launch.lifecycle import TRANSITIONS, Backoff, Event, State, next_state
@@ -54,3 +56,13 @@ def test_a_minute_of_health_and_not_less_forgets_earlier_failures() -> None:
     assert backoff.next_delay_s(59.9) == 1.0
     assert backoff.next_delay_s(60.0) == 0.5
     assert backoff.failures == 1
+
+
+def test_the_documented_table_is_the_one_that_is_used() -> None:
+    rows = [
+        f"| {state.value} | {event.value} | {after.value} |"
+        for state, events in TRANSITIONS.items()
+        for event, after in events.items()
+    ]
+    page = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text()
+    assert "\n".join(rows) in page

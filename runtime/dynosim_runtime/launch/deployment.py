@@ -34,7 +34,7 @@ from dynosim_runtime.launch.specs import (
 from dynosim_runtime.launch.supervised import Observer, ProcessStatus, SupervisedProcess
 from dynosim_runtime.ports import listening_socket
 
-STOP_GRACE_S = 5.0  # on top of the drain, before a process is killed
+STOP_GRACE_S = 20.0  # on top of the drain, for an engine to end, before a process is killed
 
 
 def ignore(status: ProcessStatus, text: str) -> None:
