@@ -10,7 +10,7 @@ from dynosim.errors import ConfigError
 
 
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
-    """What a chat template renders. Messages have the form that templates know: role, content, ..."""
+    """What a chat template renders; messages are as templates know them: role, content, ..."""
 
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None = None

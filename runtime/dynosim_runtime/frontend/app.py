@@ -5,17 +5,32 @@ nothing.
 """
 
 from collections.abc import Sequence
+from http import HTTPStatus
 
+import orjson
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import Lifespan
 
-from dynosim_runtime.frontend.limits import HttpLimits
-from dynosim_runtime.frontend.observer import HttpObserver
+from dynosim_runtime.errors import ApiError
+from dynosim_runtime.frontend.callers import Callers
+from dynosim_runtime.frontend.limits import ConcurrencyLimit, HttpLimits
+from dynosim_runtime.frontend.observer import HttpObserver, NoObserver
 from dynosim_runtime.frontend.registry import ModelRegistry
+from dynosim_runtime.frontend.routes_generate import Service, generate_routes
 from dynosim_runtime.frontend.routes_health import health_routes
 from dynosim_runtime.frontend.routes_models import model_routes
+from dynosim_runtime.frontend.routes_tokenize import tokenize_routes
 from dynosim_runtime.generation import Generator
+from dynosim_runtime.protocol.errors import (
+    anthropic_error,
+    error_headers,
+    internal_error,
+    openai_error,
+)
 
 
 def create_app(
@@ -34,5 +49,60 @@ def create_app(
     that some clients put in front of the system prompt of /v1/messages, which would make every
     session's prefix another one.
     """
-    routes = [*extra_routes, *health_routes(models), *model_routes(models)]
-    return Starlette(routes=routes, lifespan=lifespan)
+    limits = limits or HttpLimits()
+    service = Service(
+        generator=generator,
+        models=models,
+        limits=limits,
+        observer=metrics or NoObserver(),
+        concurrency=ConcurrencyLimit(limits.max_concurrent_requests),
+        callers=Callers(),
+    )
+    routes = [
+        *extra_routes,
+        *generate_routes(service, strip_anthropic_preamble=strip_anthropic_preamble),
+        *tokenize_routes(service, strip_anthropic_preamble=strip_anthropic_preamble),
+        *health_routes(models),
+        *model_routes(models),
+    ]
+    return Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        exception_handlers={
+            ApiError: _answer_api_error,
+            HTTPException: _answer_http_exception,
+            Exception: _answer_exception,
+        },
+    )
+
+
+def _answer_api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError), "registered for it"
+    return _error_response(request, error, error_headers(error))
+
+
+def _answer_http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's own: no such path, or the wrong method for it."""
+    assert isinstance(error, HTTPException), "registered for it"
+    reason = HTTPStatus(error.status_code).phrase
+    told = ApiError(
+        error.status_code,
+        f"{request.method} {request.url.path}: {reason}",
+        code=reason.lower().replace(" ", "_"),
+    )
+    return _error_response(request, told, dict(error.headers or {}))
+
+
+def _answer_exception(request: Request, error: Exception) -> Response:
+    return _error_response(request, internal_error(), {})
+
+
+def _error_response(request: Request, error: ApiError, headers: dict[str, str]) -> Response:
+    is_anthropic = request.url.path.startswith("/v1/messages")
+    content = anthropic_error(error) if is_anthropic else openai_error(error)
+    return Response(
+        orjson.dumps(content),
+        status_code=error.status,
+        headers=headers,
+        media_type="application/json",
+    )

@@ -32,3 +32,26 @@ class HttpObserver(Protocol):
     def stage_left(self, stage: Stage) -> None:
         """It is no longer."""
         ...
+
+
+class NoObserver:
+    """An `HttpObserver` that looks away."""
+
+    def request_started(self, model: str, endpoint: str, request_type: RequestType) -> None:
+        """See `HttpObserver`."""
+
+    def request_ended(
+        self,
+        model: str,
+        endpoint: str,
+        request_type: RequestType,
+        outcome: Outcome,
+        duration_s: float,
+    ) -> None:
+        """See `HttpObserver`."""
+
+    def stage_entered(self, stage: Stage) -> None:
+        """See `HttpObserver`."""
+
+    def stage_left(self, stage: Stage) -> None:
+        """See `HttpObserver`."""

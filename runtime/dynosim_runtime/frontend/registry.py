@@ -54,7 +54,7 @@ class ModelRegistry:
         return model
 
     def only(self) -> ServedModel:
-        """The model that requests without a name mean. Raises: ApiError unless there is just one."""
+        """The only model: what requests without a name mean. Raises: ApiError if there are more."""
         if len(self._models) != 1:
             raise ApiError(
                 400,

@@ -1,0 +1,198 @@
+"""/v1/chat/completions: from a body to a `Call`."""
+
+from typing import Annotated, Any
+
+import msgspec
+import orjson
+
+from dynosim_runtime.errors import ApiError
+from dynosim_runtime.protocol.call import AnswerHead, Call
+from dynosim_runtime.protocol.chat_answer import ChatAnswer
+from dynosim_runtime.protocol.content import joined_text
+from dynosim_runtime.protocol.decoding import decode_body, refuse, refuse_unsupported
+from dynosim_runtime.protocol.errors import openai_error
+from dynosim_runtime.protocol.nvext import NvExt
+from dynosim_runtime.protocol.openai_fields import (
+    OpenAiFields,
+    PositiveCount,
+    check_fields,
+    sampling_of,
+)
+from dynosim_runtime.tokenizer import Conversation
+
+# Templates know no "developer": to them those are the system's words.
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
+TEXT_PARTS = ("text", "refusal")
+TEMPLATE_KEYS = ("name", "tool_call_id", "reasoning_content")
+HARMLESS_VALUES: dict[str, tuple[Any, ...]] = {
+    "audio": (),
+    "chat_template": (),
+    "echo": (False,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "logprobs": (False,),
+    "modalities": (["text"], []),
+    "top_logprobs": (0,),
+    "web_search_options": (),
+}
+
+Messages = Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]
+
+
+class TemplateFields(msgspec.Struct, frozen=True, kw_only=True):
+    """What a chat template is given besides the messages; vLLM's names."""
+
+    tools: list[dict[str, Any]] | None = None
+    documents: list[dict[str, Any]] | None = None
+    reasoning_effort: str | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class ChatRequest(OpenAiFields, frozen=True, kw_only=True):
+    """The body; `TemplateFields` are among its fields."""
+
+    messages: Messages
+    tools: list[dict[str, Any]] | None = None
+    documents: list[dict[str, Any]] | None = None
+    reasoning_effort: str | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    max_completion_tokens: PositiveCount | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    audio: Any = None
+    chat_template: Any = None
+    echo: Any = None
+    function_call: Any = None
+    functions: Any = None
+    logprobs: Any = None
+    modalities: Any = None
+    top_logprobs: Any = None
+    web_search_options: Any = None
+
+
+class ChatDialect:
+    """See `Dialect`."""
+
+    endpoint = "chat_completions"
+
+    def __init__(self) -> None:
+        self._decoder = msgspec.json.Decoder(ChatRequest)
+
+    def parse(self, body: bytes) -> Call:
+        """See `Dialect`."""
+        request = decode_body(self._decoder, body)
+        check_fields(request)
+        refuse_unsupported(request, HARMLESS_VALUES)
+        refuse_forced_tools(request.tool_choice)
+        options = request.stream_options
+
+        def answer(head: AnswerHead) -> ChatAnswer:
+            return ChatAnswer(
+                head,
+                include_usage=options is not None and bool(options.include_usage),
+                return_token_ids=bool(request.return_token_ids),
+            )
+
+        fields = msgspec.convert(request, TemplateFields, from_attributes=True)
+        is_new_name = request.max_completion_tokens is not None
+        return Call(
+            model=request.model,
+            stream=bool(request.stream),
+            prompts=[conversation_of(request.messages, fields, tool_choice=request.tool_choice)],
+            prompt_field="messages",
+            max_tokens=request.max_completion_tokens if is_new_name else request.max_tokens,
+            max_tokens_field="max_completion_tokens" if is_new_name else "max_tokens",
+            sampling=sampling_of(request),
+            num_choices=request.n or 1,
+            nvext=request.nvext or NvExt(),
+            cache_salt=request.cache_salt or "",
+            answer=answer,
+        )
+
+    def error_body(self, error: ApiError) -> bytes:
+        """See `Dialect`."""
+        return orjson.dumps(openai_error(error))
+
+
+def refuse_forced_tools(tool_choice: object) -> None:
+    """Calls cannot be promised: what the model writes is not parsed. Raises: ApiError 400."""
+    kind = tool_choice.get("type") if isinstance(tool_choice, dict) else tool_choice
+    if kind not in (None, "none", "auto"):
+        raise refuse("tool_choice", 'only "auto" and "none" are supported: no tool parser is set')
+
+
+def conversation_of(
+    messages: list[dict[str, Any]], fields: TemplateFields, *, tool_choice: object = None
+) -> Conversation:
+    """What the chat template renders. Raises: ApiError 400."""
+    template_args = dict(fields.chat_template_kwargs or {})
+    if fields.reasoning_effort is not None:
+        template_args.setdefault("reasoning_effort", fields.reasoning_effort)
+    continues = bool(fields.continue_final_message)
+    if continues and fields.add_generation_prompt:
+        raise refuse("continue_final_message", "excludes add_generation_prompt", "invalid_value")
+    return Conversation(
+        messages=[
+            _template_message(message, f"messages[{index}]")
+            for index, message in enumerate(messages)
+        ],
+        tools=None if tool_choice == "none" else fields.tools or None,
+        documents=fields.documents,
+        add_generation_prompt=fields.add_generation_prompt is not False and not continues,
+        continue_final_message=continues,
+        template_args=template_args,
+    )
+
+
+def _template_message(message: dict[str, Any], where: str) -> dict[str, Any]:
+    role = message.get("role")
+    if not isinstance(role, str) or role not in ROLES:
+        raise refuse(f"{where}.role", f"expected one of {', '.join(ROLES)}", "invalid_value")
+    content = message.get("content")
+    calls = message.get("tool_calls")
+    if content is None and role != "assistant":
+        raise refuse(f"{where}.content", "required", "missing_required_parameter")
+    rendered: dict[str, Any] = {
+        "role": ROLES[role],
+        "content": joined_text(content, f"{where}.content", TEXT_PARTS),
+    }
+    rendered.update((key, message[key]) for key in TEMPLATE_KEYS if message.get(key) is not None)
+    if calls:
+        rendered["tool_calls"] = template_tool_calls(calls, f"{where}.tool_calls")
+    return rendered
+
+
+def template_tool_calls(calls: object, where: str) -> list[dict[str, Any]]:
+    """Tool calls with their arguments as objects, which is what templates expect.
+
+    Raises: ApiError 400.
+    """
+    if not isinstance(calls, list):
+        raise refuse(where, "expected a list", "invalid_type")
+    rendered = []
+    for index, call in enumerate(calls):
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise refuse(f"{where}[{index}].function.name", "required", "invalid_type")
+        arguments = _arguments(function.get("arguments"))
+        rendered.append({**call, "function": {**function, "arguments": arguments}})
+    return rendered
+
+
+def _arguments(arguments: object) -> object:
+    """Parsed, unless the model once wrote arguments that are no JSON: those stay text."""
+    if not isinstance(arguments, str):
+        return arguments or {}
+    try:
+        return orjson.loads(arguments or "{}")
+    except orjson.JSONDecodeError:
+        return arguments

@@ -1,0 +1,65 @@
+"""/v1/completions: the answer, whole or as chunks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from dynosim_runtime.protocol.call import AnswerHead
+from dynosim_runtime.protocol.openai_answer import OpenAiAnswer
+from dynosim_runtime.protocol.output import ChoiceOutput
+
+
+class CompletionsAnswer(OpenAiAnswer):
+    """See `Answer`."""
+
+    def __init__(self, head: AnswerHead, *, include_usage: bool, return_token_ids: bool) -> None:
+        super().__init__(
+            head,
+            {"id": f"cmpl-{head.request_id}", "object": "text_completion"},
+            text_key=b'"text":',
+            text_end=b"",
+            include_usage=include_usage,
+            return_token_ids=return_token_ids,
+        )
+
+    def whole(self, outputs: Sequence[ChoiceOutput]) -> bytes:
+        """See `Answer`."""
+        choices = []
+        for index, output in enumerate(outputs):
+            choice = self._choice(index, output.text, output)
+            if self._with_ids:
+                choice["prompt_token_ids"] = output.prompt_ids
+                choice["token_ids"] = output.token_ids
+            choices.append(choice)
+        facts = {"choices": choices, **self._usage(outputs), **self._nvext(outputs[0])}
+        return orjson.dumps({**self._fields, **facts})
+
+    def begin(self, outputs: Sequence[ChoiceOutput]) -> bytes:
+        """See `Answer`: nothing, or the prompts' tokens if they were asked for."""
+        if not self._with_ids:
+            return b""
+        return b"".join(
+            self._chunk(
+                {
+                    **self._choice(index, "", output),
+                    "prompt_token_ids": output.prompt_ids,
+                    "token_ids": [],
+                },
+                {},
+            )
+            for index, output in enumerate(outputs)
+        )
+
+    def choice_end(self, index: int, output: ChoiceOutput) -> bytes:
+        """See `Answer`."""
+        return self._last_chunk(self._choice(index, "", output), output)
+
+    def _choice(self, index: int, text: str, output: ChoiceOutput) -> dict[str, Any]:
+        return {
+            "index": index,
+            "text": text,
+            "logprobs": None,
+            "finish_reason": output.finish_reason,
+            "stop_reason": output.stop_text,
+        }
