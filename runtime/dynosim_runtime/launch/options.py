@@ -39,6 +39,8 @@ def deploy_options(
         raise ConfigError(f"--target {target}: only local is there; Kubernetes comes later")
     kind = _engine(plan, mock=mock, real=real, engine=engine)
     _check_speedup(kind, speedup)
+    if plan.cluster.cpu_workers and kind in ("sglang", "trtllm"):
+        raise ConfigError(f"cluster.cpu_workers: {kind} runs on GPUs only (set it to 0)")
     folder = model_folder(plan, model)
     if kind != "mock":
         _check_model(kind, plan, folder)
