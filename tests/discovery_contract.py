@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 import pytest
+
 from dynosim_runtime.card import WorkerCard, worker_id_of
 from dynosim_runtime.discovery.base import Discovery
 from dynosim_runtime.errors import LiveError

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from discovery_contract import WAIT_S, DiscoveryContract, Place, Watcher, card_of
+
 from dynosim_runtime.card import WorkerCard, worker_id_of
 from dynosim_runtime.discovery.base import Discovery
 from dynosim_runtime.discovery.make import make_discovery

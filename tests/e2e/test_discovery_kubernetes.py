@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from discovery_contract import DiscoveryContract, Place, Watcher, card_of
+
 from dynosim_runtime.card import WorkerCard, worker_id_of
 from dynosim_runtime.discovery import kubernetes
 from dynosim_runtime.discovery.kubernetes import KubernetesDiscovery, ready_pods

@@ -1,0 +1,230 @@
+"""Real engines as processes: started, waited for, asked what they are, and stopped.
+
+What differs between engines (their command line, their words for capacity and load) is in an
+`EngineAdapter`; this module knows none of it.
+"""
+
+import asyncio
+import collections
+import logging
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import aiohttp
+
+from dynosim.config import RunConfig
+from dynosim_runtime.card import EngineKind, EventSource
+from dynosim_runtime.errors import LiveError
+from dynosim_runtime.events.publisher import EventPublisher
+from dynosim_runtime.workers import guard
+from dynosim_runtime.workers.metrics import EngineLoad
+
+POLL_INTERVAL_S = 0.5
+PROGRESS_INTERVAL_S = 15.0
+CALL_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 10.0  # from being asked to end to being killed
+NUM_LOG_LINES = 30  # kept for the message about a crash
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """What an engine is to be."""
+
+    plan: RunConfig
+    model: str  # folder, or name on the Hugging Face hub
+    served_model_name: str
+    host: str
+    port: int
+    python: Path  # of the environment that has the engine
+    event_sources: tuple[EventSource, ...]  # where it is to publish KV events
+    scratch: Path  # folder for files and sockets of the engine, for as long as it runs
+
+
+Relay = Callable[["EngineHttp", EventPublisher, int], Awaitable[None]]
+"""Fetches an engine's events for good, and publishes them; takes its block size, too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineFacts:
+    """What a running engine says of itself."""
+
+    block_size: int  # tokens
+    total_kv_blocks: int | None  # that can hold KV; None: it does not tell
+    max_model_len: int
+
+
+class EngineAdapter(Protocol):
+    """One kind of engine."""
+
+    kind: EngineKind
+    device: Literal["gpu", "cpu"]
+    relay: Relay | None  # fetches the KV events of an engine that does not publish them by itself
+
+    def command(self, settings: EngineSettings) -> list[str]:
+        """The command line. Raises: ConfigError for what this engine cannot do."""
+        ...
+
+    def environment(self, settings: EngineSettings) -> dict[str, str]:
+        """Variables on top of ours."""
+        ...
+
+    async def facts(self, http: "EngineHttp", plan: RunConfig) -> EngineFacts:
+        """What a ready engine says of itself. Raises: EngineCallError."""
+        ...
+
+    async def load(self, http: "EngineHttp") -> EngineLoad:
+        """How busy it is. Raises: EngineCallError."""
+        ...
+
+
+class EngineCallError(Exception):
+    """An engine's server did not answer, or not with what was asked for."""
+
+
+class EngineHttp:
+    """An engine's HTTP server, for what is not a request."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT_S), trust_env=False
+        )
+
+    async def get_text(self, path: str) -> str:
+        """The body of a 200 answer. Raises: EngineCallError."""
+        return await self._text("GET", path)
+
+    async def post_text(self, path: str) -> str:
+        """The body of a 200 answer to an empty POST. Raises: EngineCallError."""
+        return await self._text("POST", path)
+
+    async def _text(self, method: str, path: str) -> str:
+        try:
+            async with self._session.request(method, self.url + path) as response:
+                text = await response.text()
+        except (aiohttp.ClientError, TimeoutError, UnicodeDecodeError) as error:
+            raise EngineCallError(f"{self.url}{path}: {error or type(error).__name__}") from None
+        if response.status != 200:
+            raise EngineCallError(f"{self.url}{path} answers {response.status}")
+        return text
+
+    async def is_healthy(self) -> bool:
+        """Whether its /health says so."""
+        try:
+            await self.get_text("/health")
+        except EngineCallError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Release connections."""
+        await self._session.close()
+
+
+class EngineProcess:
+    """An engine under a guard; its output goes to ours, and its last lines are kept."""
+
+    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._name = name
+        self._command = command
+        self._environment = environment
+        self._process: asyncio.subprocess.Process | None = None
+        self._output: asyncio.Task[None] | None = None
+        self.last_lines: collections.deque[str] = collections.deque(maxlen=NUM_LOG_LINES)
+
+    async def start(self) -> None:
+        """Start it; it is not ready then."""
+        log.info("%s: %s", self._name, " ".join(self._command))
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-I", guard.__file__, *self._command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={**os.environ, **self._environment},
+            start_new_session=True,  # so that Ctrl-C reaches the worker only, which drains
+        )  # fmt: skip
+        self._output = asyncio.create_task(self._pass_on_output())
+
+    async def wait(self) -> int:
+        """Its exit status, once it and all of its output have ended."""
+        assert self._process is not None and self._output is not None
+        await asyncio.shield(self._output)
+        return await self._process.wait()
+
+    async def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
+        """Ask it to end, and kill it if it does not in time; nothing of it is left then."""
+        if self._process is None or self._output is None:
+            return
+        stdin = self._process.stdin
+        assert stdin is not None
+        if self._process.returncode is None:
+            stdin.write(guard.TERM)
+            try:
+                await asyncio.wait_for(self._process.wait(), timeout_s)
+            except TimeoutError:
+                log.warning("%s: the engine did not end within %g s", self._name, timeout_s)
+        stdin.close()
+        await self._process.wait()
+        await self._output
+
+    def died(self, status: int, when: str) -> LiveError:
+        """The error to tell when it has ended by itself."""
+        return LiveError(
+            f"{self._name}: the engine ended {when} with exit status {status}; its last words:\n"
+            + "\n".join(f"  {line}" for line in self.last_lines)
+        )
+
+    async def _pass_on_output(self) -> None:
+        assert self._process is not None and self._process.stdout is not None
+        stdout = self._process.stdout
+        rest = b""
+        while part := await stdout.read(65536):
+            sys.stdout.buffer.write(part)
+            sys.stdout.buffer.flush()
+            *lines, rest = (rest + part).split(b"\n")
+            self.last_lines.extend(line.decode(errors="replace").rstrip() for line in lines)
+            rest = rest[-4096:]  # a line without an end
+        if rest:
+            self.last_lines.append(rest.decode(errors="replace"))
+
+
+async def wait_ready(
+    name: str, http: EngineHttp, process: EngineProcess | None, timeout_s: float
+) -> None:
+    """Wait until the engine's /health says it is ready, telling now and then that we wait.
+
+    Raises: LiveError if it ends before, with its last lines, or is not ready in time.
+    """
+    ended = None if process is None else asyncio.create_task(process.wait())
+    start_s = told_s = time.monotonic()
+    try:
+        while not await http.is_healthy():
+            if ended is not None and ended.done():
+                assert process is not None
+                raise process.died(ended.result(), "before it was ready")
+            now_s = time.monotonic()
+            if now_s - start_s > timeout_s:
+                raise _not_ready(name, http.url, process, timeout_s)
+            if now_s - told_s >= PROGRESS_INTERVAL_S:
+                told_s = now_s
+                log.info("%s: waiting for the engine, %.0f s", name, now_s - start_s)
+            await asyncio.sleep(POLL_INTERVAL_S)
+    finally:
+        if ended is not None:
+            ended.cancel()
+
+
+def _not_ready(name: str, url: str, process: EngineProcess | None, timeout_s: float) -> LiveError:
+    lines = [] if process is None else [f"  {line}" for line in process.last_lines]
+    last = "; its last words:\n" + "\n".join(lines) if lines else ""
+    return LiveError(
+        f"{name}: the engine at {url} is not ready after {timeout_s:g} s "
+        f"(live.ready_timeout_s){last}"
+    )
