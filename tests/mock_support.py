@@ -1,7 +1,6 @@
 """What tests of the mock worker share: requests, a clock, a virtual-time driver."""
 
 import asyncio
-from collections import deque
 from collections.abc import Iterable, Sequence
 
 from dynosim.engine.spec import EngineSpec
@@ -74,29 +73,20 @@ def drive(
     engine: MockEngine, arrivals: Iterable[tuple[float, MockCall]]
 ) -> tuple[list[MockRequest], list[TokenLog], list[StepOutcome]]:
     """Serve calls that arrive at given times to the end, in no real time."""
-    queue = deque(arrivals)
-    requests: list[MockRequest] = []
     logs: list[TokenLog] = []
+    requests: list[MockRequest] = []
+    for at_ms, asked in arrivals:
+        logs.append(TokenLog())
+        requests.append(engine.submit(asked, logs[-1], at_ms))
     outcomes: list[StepOutcome] = []
     now_ms = 0.0
-    while True:
-        while queue and queue[0][0] <= now_ms:
-            at_ms, asked = queue.popleft()
-            logs.append(TokenLog())
-            requests.append(engine.submit(asked, logs[-1], at_ms))
-        end_ms = engine.next_end_ms(now_ms)
-        if end_ms < NEVER:
-            while queue and queue[0][0] <= end_ms:
-                at_ms, asked = queue.popleft()
-                logs.append(TokenLog())
-                requests.append(engine.submit(asked, logs[-1], at_ms))
-            now_ms = end_ms
-            outcome = engine.complete()
-            for request in outcome.emitted:
-                assert isinstance(request.receiver, TokenLog)
-                request.receiver.take(request, end_ms)
-            outcomes.append(outcome)
-        elif queue:
-            now_ms = queue[0][0]
-        else:
-            return requests, logs, outcomes
+    while (end_ms := engine.next_end_ms(now_ms)) < NEVER or engine.next_arrival_ms < NEVER:
+        if end_ms == NEVER:
+            now_ms = engine.next_arrival_ms
+            continue
+        now_ms = end_ms
+        outcomes.append(engine.complete())
+        for request in outcomes[-1].emitted:
+            assert isinstance(request.receiver, TokenLog)
+            request.receiver.take(request, end_ms)
+    return requests, logs, outcomes

@@ -124,7 +124,8 @@ class _Step:
 class MockEngine:
     """Requests in, tokens and KV events out, in the time that the step-time model says.
 
-    Times in ms from any origin; they must not decrease from call to call.
+    Times in ms from any origin; neither arrivals nor planning times may decrease from call to call,
+    but a driver that lags behind may submit calls before it plans steps that are due earlier.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class MockEngine:
         self._under_way: deque[_Step] = deque()
         self._device_free_ms = 0.0
         self._untold: list[EngineEvent] = []
+        self._arriving: deque[MockRequest] = deque()  # not yet with the scheduler
         self._requests: dict[int, MockRequest] = {}  # by the sequence's index
         self._num_submitted = 0
 
@@ -152,8 +154,21 @@ class MockEngine:
         """Everyone in hand."""
         return list(self._requests.values())
 
-    def submit(self, call: MockCall, receiver: Receiver, now_ms: float) -> MockRequest:
-        """Queue a call. Its prompt must be shorter than the model length and not empty."""
+    @property
+    def num_waiting(self) -> int:
+        """Requests without a seat."""
+        return self.scheduler.num_waiting + len(self._arriving)
+
+    @property
+    def next_arrival_ms(self) -> float:
+        """When the first request arrives that no step could be planned with yet; or infinity."""
+        return self._arriving[0].arrival_ms if self._arriving else NEVER
+
+    def submit(self, call: MockCall, receiver: Receiver, arrival_ms: float) -> MockRequest:
+        """Take a call, in order of arrival; steps planned from `arrival_ms` on may serve it.
+
+        Its prompt must be shorter than the model length and not empty.
+        """
         prompt = call.prompt_ids
         output, stop_reason = self._output(call)
         blocks: list[int] = []
@@ -165,7 +180,7 @@ class MockEngine:
             len(output),
             blocks,
             len(blocks),
-            now_ms,
+            arrival_ms,
             call.priority,
             call.request_id,
         )
@@ -174,22 +189,28 @@ class MockEngine:
         )
         self._requests[sequence.index] = request
         self._num_submitted += 1
-        self.scheduler.add(sequence)
+        self._arriving.append(request)
         return request
 
     def abort(self, request: MockRequest) -> None:
         """Drop a request; nothing happens if it is over."""
-        if not request.is_over:
+        if request.is_over:
+            return
+        if request in self._arriving:
+            self._arriving.remove(request)
+        else:
             self.scheduler.abort(request.sequence)
-            self.stats.num_aborted += 1
-            self._end(request)
+        self.stats.num_aborted += 1
+        self._end(request)
 
     def next_end_ms(self, now_ms: float) -> float:
         """Plan all steps that can be planned at `now_ms`; returns when the oldest one ends.
 
-        Infinity if there is nothing to do before the next request.
+        Infinity if there is nothing to do before the next request arrives.
         """
         scheduler, under_way = self.scheduler, self._under_way
+        while self._arriving and self._arriving[0].arrival_ms <= now_ms:
+            scheduler.add(self._arriving.popleft().sequence)
         while len(under_way) < self._max_under_way and scheduler.has_work:
             plan = scheduler.plan_step()
             self._collect_events()

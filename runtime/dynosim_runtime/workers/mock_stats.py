@@ -119,7 +119,7 @@ class EngineCollector(Collector):
         scheduler, spec = self._engine.scheduler, self._engine.spec
         used = 1 - scheduler.pool.free_blocks / spec.usable_blocks
         yield self._gauge("num_requests_running", "Requests in the batch", len(scheduler.running))
-        yield self._gauge("num_requests_waiting", "Requests in the queue", scheduler.num_waiting)
+        yield self._gauge("num_requests_waiting", "Requests in the queue", self._engine.num_waiting)
         yield self._gauge("kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1", used)
         info = {
             "block_size": str(spec.block_size),
