@@ -9,6 +9,8 @@ from typing import Any
 
 import httpx
 import uvicorn
+from starlette.applications import Starlette
+
 from dynosim_runtime.byte_tokenizer import BYTE_OFFSET, ByteTokenizer
 from dynosim_runtime.frontend.app import create_app
 from dynosim_runtime.frontend.limits import HttpLimits
@@ -16,7 +18,6 @@ from dynosim_runtime.frontend.observer import HttpObserver
 from dynosim_runtime.frontend.registry import ModelRegistry
 from dynosim_runtime.generation import GenerateRequest, Generator, TokenDelta
 from dynosim_runtime.testing import Script, ScriptedGenerator, Step
-from starlette.applications import Starlette
 
 MODEL = "org/tiny-model"
 MAX_MODEL_LEN = 4096

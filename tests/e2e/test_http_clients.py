@@ -5,10 +5,11 @@ import asyncio
 import anthropic
 import openai
 import pytest
+from http_support import MODEL, app_of, generator_saying, serving
+
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.generation import TokenDelta
 from dynosim_runtime.testing import Pause, ScriptedGenerator
-from http_support import MODEL, app_of, generator_saying, serving
 
 TEXT = "Grüße, 世界 😀!"
 MESSAGES = [{"role": "user", "content": "Hello"}]
