@@ -152,24 +152,6 @@ def test_nothing_outlives_a_killed_deployment(run_file: Path) -> None:
         until(lambda: not [pid for pid in running.pids.values() if is_running(pid)])
 
 
-def test_the_table_names_every_process(run_file: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dynosim", "deploy", str(run_file), "--mock", "--port", "0"],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=run_file.parent,
-    )
-    assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(5)]
-    process.terminate()
-    process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 0
-    assert lines[0].startswith("http://127.0.0.1:")
-    assert lines[1].split() == ["process", "pid", "port", "state", "log"]
-    assert [line.split()[0] for line in lines[2:]] == ["worker-0", "worker-1", "frontend"]
-    assert (run_file.parent / "deployments" / "small" / "deployment.json").is_file()
-
-
 def test_a_plan_that_needs_gpus_says_what_is_missing(
     run_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

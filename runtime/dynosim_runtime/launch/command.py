@@ -76,7 +76,7 @@ async def _serve(deployment: Deployment, progress: Progress, *, as_json: bool) -
         if as_json:
             sys.stdout.write(orjson.dumps(deployment.summary()).decode() + "\n")
         else:
-            show_processes(deployment.url, deployment.processes)
+            show_processes(deployment.url, deployment.out, deployment.processes)
         sys.stdout.flush()
         await deployment.wait()
 

@@ -1,5 +1,6 @@
 """What the operator sees: progress on stderr, the address and the processes on stdout."""
 
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -64,14 +65,16 @@ class Progress:
         return f"{num_ready} of {self._num_processes} processes ready; waiting for {names}"
 
 
-def show_processes(url: str, processes: list[ProcessStatus]) -> None:
-    """The address and the table of processes on stdout."""
+def show_processes(url: str, out: Path, processes: list[ProcessStatus]) -> None:
+    """The address, the folder and the table of processes on stdout; logs relative to the folder."""
     console = Console(highlight=False)
-    console.print(Text(url), soft_wrap=True)
+    for line in (url, f"logs and records: {out}"):
+        console.print(Text(line), soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     for title in ("process", "pid", "port", "state", "log"):
-        table.add_column(title, overflow="fold")
+        table.add_column(title, no_wrap=True)
     for status in processes:
-        cells = (status.name, status.pid, status.port, status.state, status.log)
+        log = status.log.relative_to(out)
+        cells = (status.name, status.pid, status.port, status.state, log)
         table.add_row(*("-" if cell is None else str(cell) for cell in cells))
     console.print(table)
