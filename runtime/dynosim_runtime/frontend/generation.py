@@ -302,7 +302,8 @@ class LiveGeneration:
         self._deadline.cancel()
         self._first_deadline.cancel()
         self._leave_worker(is_worker_to_blame=False)
-        self.record.status = status
+        if self.record.status != "completed":  # by its consumer, who found a stop string
+            self.record.status = status
         self.record.error = None if error is None else error.message
         self._owner.note_end(self)
 
