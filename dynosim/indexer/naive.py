@@ -135,8 +135,11 @@ class InvertedIndex:
     def _store(self, worker: int, event: Stored) -> None:
         known = self._local.setdefault(worker, {})
         for block_hash, local in zip(event.block_hashes, event.local_hashes, strict=True):
-            self.counters.duplicate_blocks += block_hash in known
-            self.counters.stored_blocks += block_hash not in known
+            before = known.get(block_hash)
+            self.counters.duplicate_blocks += before is not None
+            self.counters.stored_blocks += before is None
+            if before is not None:
+                self._drop(worker, block_hash, before)  # it may now mean another block
             known[block_hash] = local
             holders = self._holders.setdefault(local, {})
             holders[block_hash] = holders.get(block_hash, 0) | 1 << worker
@@ -147,6 +150,9 @@ class InvertedIndex:
             self.counters.unknown_blocks += 1
             return
         self.counters.removed_blocks += 1
+        self._drop(worker, block_hash, local)
+
+    def _drop(self, worker: int, block_hash: int, local: int) -> None:
         holders = self._holders[local]
         holders[block_hash] &= ~(1 << worker)
         if not holders[block_hash]:

@@ -13,6 +13,9 @@ from dynosim.router.request import RoutingRequest
 from dynosim.router.settings import CostSettings
 from dynosim.router.workers import WorkerCard
 
+WISHES = RoutingRequest._fields[5:]  # what most requests leave at its default
+NO_WISHES = [RoutingRequest._field_defaults[name] for name in WISHES]
+
 Entry = list[Any]
 """What one line of a log holds: its kind, its time, and what the kind needs."""
 
@@ -73,23 +76,33 @@ def cost_from_plain(plain: dict[str, Any]) -> CostSettings:
 
 def request_to_plain(request: RoutingRequest) -> dict[str, Any]:
     """A request as plain values; what has its default is left out."""
-    defaults = RoutingRequest._field_defaults
-    plain: dict[str, Any] = {}
-    for name, value in request._asdict().items():
-        if name in defaults and value == defaults[name]:
-            continue
-        if isinstance(value, CostSettings):
-            value = cost_to_plain(value)
-        elif isinstance(value, Constraints):
-            value = {field: getattr(value, field) for field in value.__slots__}
-            value["required_taints"] = sorted(value["required_taints"])
-            if value["allowed_workers"] is not None:
-                value["allowed_workers"] = sorted(value["allowed_workers"])
-            value["preferred_taints"] = dict(value["preferred_taints"])
-        elif name == "blocks" or name == "keys":
-            value = list(value)
-        plain[name] = value
+    request_id, input_tokens, num_blocks, blocks, keys, *wishes = request
+    plain: dict[str, Any] = {
+        "request_id": request_id,
+        "input_tokens": input_tokens,
+        "num_blocks": num_blocks,
+    }
+    if len(blocks):
+        plain["blocks"] = list(blocks)
+    if len(keys):
+        plain["keys"] = list(keys)
+    if wishes != NO_WISHES:
+        for name, value, default in zip(WISHES, wishes, NO_WISHES, strict=True):
+            if value != default:
+                plain[name] = _wish_to_plain(value)
     return plain
+
+
+def _wish_to_plain(value: Any) -> Any:
+    if isinstance(value, CostSettings):
+        return cost_to_plain(value)
+    if not isinstance(value, Constraints):
+        return value
+    plain = {field: getattr(value, field) for field in value.__slots__}
+    plain["required_taints"] = sorted(value.required_taints)
+    if value.allowed_workers is not None:
+        plain["allowed_workers"] = sorted(value.allowed_workers)
+    return plain | {"preferred_taints": dict(value.preferred_taints)}
 
 
 def request_from_plain(plain: dict[str, Any]) -> RoutingRequest:
