@@ -26,7 +26,7 @@ VLLM_VERSION = "0.32.0"  # whose scheduler and dialect this is
 _UNSENT_BYTES_ALLOWED = 16 * 1024
 
 
-class _WholeAnswer:
+class WholeAnswer:
     """Receives the tokens of a request whose client wants them all at once."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class _WholeAnswer:
             self.is_done.set_result(None)
 
 
-class _StreamedAnswer(_WholeAnswer):
+class StreamedAnswer(WholeAnswer):
     """Sends tokens as they come; a client too slow to read gets several in one event.
 
     The last event is left to the handler, which sends it together with the end of the stream.
@@ -113,7 +113,7 @@ class MockServer:
         created_s = int(time.time())
         prompt_ids = call.prompt_ids if body.return_token_ids else None
         if not body.stream:
-            receiver = _WholeAnswer()
+            receiver = WholeAnswer()
             request = self._loop.submit(call, receiver)
             await self._finished(request, receiver)
             answer = whole_answer(request, completion_id, self._model, created_s, prompt_ids)
@@ -123,7 +123,7 @@ class MockServer:
         if http.transport is None:
             raise ConnectionResetError("the client has gone")
         frames = CompletionFrames(completion_id, self._model, created_s, prompt_ids)
-        stream = _StreamedAnswer(response, http.transport, frames)
+        stream = StreamedAnswer(response, http.transport, frames)
         request = self._loop.submit(call, stream)
         await self._finished(request, stream)
         end = frames.tokens(
@@ -134,7 +134,7 @@ class MockServer:
         await response.write_eof(end + DONE)
         return response
 
-    async def _finished(self, request: MockRequest, receiver: _WholeAnswer) -> None:
+    async def _finished(self, request: MockRequest, receiver: WholeAnswer) -> None:
         """Wait for the last token; a client that leaves takes its request along."""
         try:
             await receiver.is_done
