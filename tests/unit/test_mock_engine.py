@@ -178,9 +178,11 @@ def test_a_step_serves_nobody_who_arrives_after_its_start() -> None:
     assert late in engine.complete().emitted
 
 
-async def served(engine: MockEngine, clock: FakeClock, max_tokens: int) -> TokenLog:
+async def served(
+    engine: MockEngine, clock: FakeClock, max_tokens: int, outside_ms: float = 0.0
+) -> TokenLog:
     """One call through the loop, to its end."""
-    loop = EngineLoop(engine, clock, lambda events: None)
+    loop = EngineLoop(engine, clock, lambda events: None, outside_ms=outside_ms)
     task = asyncio.create_task(loop.run())
     log = TokenLog(clock)
     loop.submit(call(range(20), max_tokens), log)
@@ -195,6 +197,12 @@ async def test_late_wake_ups_do_not_add_up() -> None:
     _, exact, _ = drive(mock_engine(SPEC), [(0.0, call(range(20), 100))])
     late = [mine - true for mine, true in zip(log.times_ms, exact[0].times_ms, strict=True)]
     assert max(late) == pytest.approx(4.0) and min(late) >= 0
+
+
+async def test_time_outside_the_engine_delays_every_token_alike() -> None:
+    log = await served(mock_engine(SPEC), FakeClock(), 20, outside_ms=7.5)
+    _, exact, _ = drive(mock_engine(SPEC), [(0.0, call(range(20), 20))])
+    assert log.times_ms == pytest.approx([time_ms + 7.5 for time_ms in exact[0].times_ms])
 
 
 async def test_time_that_cannot_be_caught_up_with_is_written_off_and_told() -> None:

@@ -95,6 +95,7 @@ class MockWorker:
         tokens = TokenSource(FIRST_ORDINARY_TOKEN, vocabulary or MADE_UP_VOCABULARY)
         self._reader = CallReader(spec, self._model, vocabulary or TOKEN_ID_LIMIT)
         self._engine = MockEngine(spec, prepared.timing, tokens, MockStats(speedup))
+        self._outside_ms = prepared.timing.ingress_ms + prepared.timing.egress_ms
         self._clock = RealClock(speedup)
         self._publisher = EventPublisher(host=host)
         self._server: MockServer | None = None
@@ -118,7 +119,9 @@ class MockWorker:
         except LiveError:
             listener.close()
             raise
-        loop = EngineLoop(self._engine, self._clock, self._publisher.publish)
+        loop = EngineLoop(
+            self._engine, self._clock, self._publisher.publish, outside_ms=self._outside_ms
+        )
         self._server = MockServer(loop, self._reader, self._model, model_root=self._model_root)
         self._runner = web.AppRunner(
             self._server.application(self._max_body_bytes),

@@ -56,14 +56,24 @@ class RealClock:
 
 
 class EngineLoop:
-    """Runs an engine: takes calls at any time, hands tokens and events out step by step."""
+    """Runs an engine: takes calls at any time, hands tokens and events out step by step.
+
+    `outside_ms` is what requests spend outside the engine, before it and after it together. As
+    every request does, it is enough to let the engine's time lag by so much behind the clock.
+    """
 
     def __init__(
-        self, engine: MockEngine, clock: Clock, publish: Callable[[Sequence[EngineEvent]], None]
+        self,
+        engine: MockEngine,
+        clock: Clock,
+        publish: Callable[[Sequence[EngineEvent]], None],
+        *,
+        outside_ms: float = 0.0,
     ) -> None:
         self.engine = engine
         self._clock = clock
         self._publish = publish
+        self._outside_ms = outside_ms
         self._has_news = asyncio.Event()
 
     def submit(self, call: MockCall, receiver: Receiver) -> MockRequest:
@@ -89,8 +99,9 @@ class EngineLoop:
                     await self._has_news.wait()
                 now_ms = max(now_ms, min(self.engine.next_arrival_ms, clock.now_ms()))
                 continue
-            await clock.sleep_until(end_ms)
-            now_ms = end_ms + self._slip_ms(clock.now_ms() - end_ms)
+            due_ms = end_ms + self._outside_ms
+            await clock.sleep_until(due_ms)
+            now_ms = end_ms + self._slip_ms(clock.now_ms() - due_ms)
             await self._hand_out(self.engine.complete())
 
     def _slip_ms(self, late_ms: float) -> float:
