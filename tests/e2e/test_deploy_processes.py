@@ -132,7 +132,7 @@ async def test_a_worker_that_crashes_at_the_start_is_given_other_tries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     misbehave(monkeypatch, worker_0=["exit-1", "exit-1", ""])
-    watched = Watched(tmp_path, plan())
+    watched = Watched(tmp_path, plan(workers=1))
     async with watched.deployment as deployment:
         assert deployment.processes[0].restarts == 2
     assert "worker-0: ended with exit code 1; starts again in 1 s" in watched.said
@@ -145,11 +145,11 @@ async def test_a_worker_that_crashes_at_the_start_is_given_other_tries(
 async def test_a_worker_that_never_comes_up_ends_the_deployment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, said: str
 ) -> None:
-    misbehave(monkeypatch, worker_1=[word])
-    watched = Watched(tmp_path, plan())
+    misbehave(monkeypatch, worker_0=[word])
+    watched = Watched(tmp_path, plan(workers=1))
     with pytest.raises(LiveError) as caught:
         await watched.deployment.__aenter__()
-    assert str(caught.value).startswith(f"worker-1: {said}")
+    assert str(caught.value).startswith(f"worker-0: {said}")
     assert "  the reason is here" in str(caught.value)
     watched.assert_nothing_runs()
 
@@ -158,7 +158,7 @@ async def test_a_worker_that_is_not_ready_in_time_ends_the_deployment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     misbehave(monkeypatch, worker_0=["hang"])
-    watched = Watched(tmp_path, plan(ready_timeout_s=3))
+    watched = Watched(tmp_path, plan(workers=1, ready_timeout_s=3))
     with pytest.raises(LiveError, match="worker-0: not ready within 3 s"):
         await watched.deployment.__aenter__()
     watched.assert_nothing_runs()
@@ -169,7 +169,7 @@ async def test_a_process_that_ignores_the_stop_is_killed(
 ) -> None:
     monkeypatch.setattr("dynosim_runtime.launch.deployment.STOP_GRACE_S", 0.1)
     misbehave(monkeypatch, worker_0=["stubborn"])
-    watched = Watched(tmp_path, plan(drain_timeout_s=0.2))
+    watched = Watched(tmp_path, plan(workers=1, drain_timeout_s=0.2))
     async with watched.deployment:
         pass
     assert "worker-0: killed, since it did not end" in watched.said
@@ -179,7 +179,7 @@ async def test_a_process_that_ignores_the_stop_is_killed(
 async def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        watched = Watched(tmp_path / "out", plan(), port=port)
+        watched = Watched(tmp_path / "out", plan(workers=1), port=port)
         with pytest.raises(LiveError, match=f"127.0.0.1:{port}: the port is in use"):
             await watched.deployment.__aenter__()
     assert not watched.said
@@ -199,7 +199,7 @@ async def test_a_cancelled_start_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     misbehave(monkeypatch, worker_0=["hang"])
-    watched = Watched(tmp_path, plan())
+    watched = Watched(tmp_path, plan(workers=1))
     entering = asyncio.create_task(watched.deployment.__aenter__())
     await until(lambda: "frontend: ready" in watched.said)
     entering.cancel()
