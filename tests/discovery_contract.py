@@ -9,7 +9,7 @@ from dynosim_runtime.card import WorkerCard, worker_id_of
 from dynosim_runtime.discovery.base import Discovery
 from dynosim_runtime.errors import LiveError
 
-WAIT_S = 20.0  # a hanging test ends; nothing is timed
+WAIT_S = 60.0  # a hanging test ends; nothing is timed
 
 Cards = Mapping[int, WorkerCard]
 
