@@ -114,6 +114,7 @@ class Inside:
             model=MODEL,
             block_size=BLOCK,
             follows_events=False,
+            num_in_hand=self.generator.num_in_hand,
             on_lost=self.generator.lose_worker,
         )
         self.show(*[card(name) for name in names])

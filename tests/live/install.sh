@@ -37,7 +37,8 @@ fi
 if [ ! -e .venv-aiperf/.ready ]; then
   rm -rf .venv-aiperf
   "$python" -m venv .venv-aiperf
-  .venv-aiperf/bin/python "${pip[@]}" 'aiperf==0.13.*'
+  .venv-aiperf/bin/python "${pip[@]}" uv  # pip takes minutes to find versions that fit together
+  .venv-aiperf/bin/uv pip install --quiet --python .venv-aiperf/bin/python 'aiperf==0.13.*'
   touch .venv-aiperf/.ready
 fi
 

@@ -8,9 +8,10 @@ from live_support import BLOCK, Inside, ScriptedEngine, card, next_token, reques
 from dynosim.config.live import LiveConfig
 from dynosim.router.classes import PolicyClass
 from dynosim.router.settings import RouterSettings
-from dynosim_runtime.card import worker_id_of
+from dynosim_runtime.card import WorkerCard, worker_id_of
 from dynosim_runtime.engines.base import EngineRefusedError
 from dynosim_runtime.errors import ApiError
+from dynosim_runtime.frontend import fleet
 from dynosim_runtime.generation import Generation
 
 EXPECTED = [next_token(10 + i) for i in range(6)]
@@ -126,9 +127,38 @@ async def test_cancelling_the_reader_closes_the_books() -> None:
     assert inside.in_hand == 0
 
 
-async def test_streams_leave_a_worker_whose_card_is_gone() -> None:
+@pytest.fixture
+def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "PROBE_INTERVAL_S", 0.02)
+
+
+@pytest.mark.usefixtures("quick_probes")
+async def test_streams_stay_on_a_worker_whose_card_is_gone_while_it_answers() -> None:
+    probes = 0
+
+    def is_well(card: WorkerCard) -> bool:
+        nonlocal probes
+        probes += 1
+        return True
+
     engine = ScriptedEngine(hangs={"a"})
-    inside = Inside(engine, "a")
+    inside = Inside(engine, "a", is_well=is_well)
+    generation = await inside.generator.start(request())
+    reader = asyncio.create_task(tokens_of(generation))
+    await asyncio.sleep(0.01)
+    inside.show(card("b"))
+    while probes < 5:
+        await asyncio.sleep(0.01)
+    assert not reader.done()
+    assert (await inside.generator.start(request("2"))).record.decode_worker_id == worker_id_of("b")
+    reader.cancel()
+    await inside.fleet.close()
+
+
+@pytest.mark.usefixtures("quick_probes")
+async def test_streams_leave_a_worker_whose_card_is_gone_and_that_is_silent() -> None:
+    engine = ScriptedEngine(hangs={"a"})
+    inside = Inside(engine, "a", is_well=lambda card: card.name != "a")
     generation = await inside.generator.start(request())
     reader = asyncio.create_task(tokens_of(generation))
     await asyncio.sleep(0.01)
@@ -151,6 +181,7 @@ async def test_streams_stay_on_a_worker_that_drains() -> None:
     assert [name for name, _ in engine.requests] == ["a", "b", "b", "b", "b"]
 
 
+@pytest.mark.usefixtures("quick_probes")
 async def test_a_worker_that_does_not_answer_is_fenced_until_it_does() -> None:
     is_well = False
     engine = ScriptedEngine(dies_after={"a": 1})
@@ -164,8 +195,8 @@ async def test_a_worker_that_does_not_answer_is_fenced_until_it_does() -> None:
     assert list(inside.fleet.cards) == [worker_id_of("b")]
     assert inside.fleet.num_fenced == 1
     is_well = True
-    await asyncio.sleep(1.2)
-    assert inside.fleet.num_ready == 2
+    while inside.fleet.num_ready < 2:
+        await asyncio.sleep(0.01)
     await inside.fleet.close()
 
 

@@ -51,7 +51,9 @@ def serve_frontend(
 ) -> int:
     """Serve until told to stop; returns the exit code. Raises: ConfigError, LiveError."""
     import uvloop
+    from prometheus_client import disable_created_metrics
 
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     config = load_plan(plan, overrides)
     given = {"host": host, "port": port}
     live = config.live.model_copy(update={k: v for k, v in given.items() if v is not None})
@@ -100,6 +102,7 @@ class Frontend:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
         async with self._wired() as (generator, app), self._served(app):
+            gc.enable()  # the command line has turned it off, for commands that are short
             gc.collect()
             gc.freeze()  # what has been built so far will live as long as the process
             host, port = self._socket.getsockname()[:2]
@@ -160,6 +163,7 @@ class Frontend:
                 model=self._model,
                 block_size=self._routing.block_size,
                 follows_events=self._routing.follows_events,
+                num_in_hand=generator.num_in_hand,
                 on_lost=generator.lose_worker,
                 on_change=lambda: self._show_model(fleet),
             )

@@ -77,22 +77,22 @@ class Fanout:
         ]
 
     async def close_choice(self, index: int) -> None:
-        """End one generation, whatever it is doing."""
+        """End one generation, whatever it is doing; a failure of that is logged."""
         task = self._tasks[index]
         if not task.done():
             task.cancel()
             await asyncio.wait((task,))
         generation = self.generations[index]
         if generation is not None:
-            await generation.aclose()
+            try:
+                await generation.aclose()
+            except Exception:
+                log.exception("a generation could not be closed")
 
     async def close(self) -> None:
         """End all of them."""
         for index in range(len(self._tasks)):
-            try:
-                await self.close_choice(index)
-            except Exception:
-                log.exception("a generation could not be closed")
+            await self.close_choice(index)
 
     async def _read(self, index: int, request: GenerateRequest) -> None:
         put = self.inbox.put

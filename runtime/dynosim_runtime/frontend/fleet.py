@@ -1,8 +1,9 @@
 """The workers that a frontend uses: taken in when discovery shows them, fenced when they fail.
 
-A worker is gone when its card is (its lease has run out, or it said goodbye), and at once when its
-server no longer answers a probe, which is made whenever a stream from it breaks. A fenced worker
-comes back when it answers again or shows a new card.
+A worker gets nothing new when its card is gone (its lease has run out, or it said goodbye), and at
+once when its server does not answer a probe, which is made whenever a stream from it breaks. What
+it has in hand goes on as long as it answers probes, lest a machine that is merely slow to renew its
+lease lose everything. A fenced worker comes back when it answers again or shows a new card.
 """
 
 import asyncio
@@ -18,14 +19,15 @@ from dynosim_runtime.events.subscriber import EventSubscriber, Subscriptions
 from dynosim_runtime.frontend.router_service import RouterService
 
 PROBE_INTERVAL_S = 1.0
+MAX_UNANSWERED = 2  # probes in a row, until what a departed worker has in hand moves on
 
 log = logging.getLogger(__name__)
 Probe = Callable[[WorkerCard], Awaitable[bool]]
-Incarnation = tuple[int, int | None, str]
-"""One life of a worker: a restarted one has another process or address."""
+Stay = tuple[int, int]
+"""A worker, and how often it has joined: one that comes back is given another try."""
 
 
-def incarnation(card: WorkerCard) -> Incarnation:
+def _life(card: WorkerCard) -> tuple[int, int | None, str]:
     """What distinguishes a worker from the one of the same name before it."""
     return card.worker_id, card.pid, card.url
 
@@ -33,8 +35,9 @@ def incarnation(card: WorkerCard) -> Incarnation:
 class Fleet:
     """Cards of the workers in use, kept in step with the router and the event subscriptions.
 
-    `on_lost(worker_id)` is called when a worker's streams cannot go on, `on_change()` after every
-    change. `model` is the name that cards must carry.
+    `num_in_hand(worker_id)` tells how many streams a worker has; `on_lost(worker_id)` is called
+    when they cannot go on, `on_change()` after every change. `model` is the name that cards must
+    carry.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Fleet:
         model: str,
         block_size: int,
         follows_events: bool,
+        num_in_hand: Callable[[int], int],
         on_lost: Callable[[int], None],
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
@@ -56,12 +60,15 @@ class Fleet:
         self._model = model
         self._block_size = block_size
         self._follows_events = follows_events
+        self._num_in_hand = num_in_hand
         self._on_lost = on_lost
         self._on_change = on_change
         self._seen: Mapping[int, WorkerCard] = {}
         self._fenced: dict[int, asyncio.Task[None]] = {}
         self._checks: dict[int, asyncio.Task[None]] = {}
-        self._refused: set[Incarnation] = set()
+        self._refused: set[tuple[int, int | None, str]] = set()
+        self._num_joins: dict[int, int] = {}
+        self._parting: set[asyncio.Task[None]] = set()
 
     @property
     def num_ready(self) -> int:
@@ -73,11 +80,15 @@ class Fleet:
         """Workers that discovery shows but that do not answer."""
         return len(self._fenced)
 
+    def stay_of(self, worker_id: int) -> Stay:
+        """The present stay of a worker."""
+        return worker_id, self._num_joins.get(worker_id, 0)
+
     def update(self, cards: Mapping[int, WorkerCard]) -> None:
         """All live cards, as discovery shows them now."""
         self._seen = cards
         for worker_id in [known for known in (*self.cards, *self._fenced) if known not in cards]:
-            self._drop(worker_id, is_lost=not self._is_draining(worker_id))
+            self._part(worker_id)
         for card in cards.values():
             self._take(card)
         self._on_change()
@@ -91,7 +102,7 @@ class Fleet:
 
     async def close(self) -> None:
         """Stop probing and following."""
-        tasks = [*self._fenced.values(), *self._checks.values()]
+        tasks = [*self._fenced.values(), *self._checks.values(), *self._parting]
         for task in tasks:
             task.cancel()
         for task in tasks:
@@ -101,17 +112,32 @@ class Fleet:
 
     # ---- inside --------------------------------------------------------------------------------
 
-    def _is_draining(self, worker_id: int) -> bool:
+    def _part(self, worker_id: int) -> None:
+        """A worker's card is gone: nothing new for it, and what it has while it answers."""
         card = self.cards.get(worker_id)
-        return card is not None and card.is_draining
+        self._drop(worker_id)
+        if card is not None and self._num_in_hand(worker_id):
+            watching = asyncio.create_task(self._watch_parting(card))
+            self._parting.add(watching)
+            watching.add_done_callback(self._parting.discard)
+
+    async def _watch_parting(self, card: WorkerCard) -> None:
+        unanswered = 0
+        while self._num_in_hand(card.worker_id) and card.worker_id not in self.cards:
+            unanswered = 0 if await self._probe(card) else unanswered + 1
+            if unanswered == MAX_UNANSWERED:
+                self._on_lost(card.worker_id)
+                return
+            await asyncio.sleep(PROBE_INTERVAL_S)
 
     def _take(self, card: WorkerCard) -> None:
         """A card that discovery shows: new, changed, or known already."""
         known = self.cards.get(card.worker_id)
-        if known == card or incarnation(card) in self._refused:
+        if known == card or _life(card) in self._refused:
             return
-        if known is not None and incarnation(known) != incarnation(card):
-            self._drop(card.worker_id, is_lost=True)
+        if known is not None and _life(known) != _life(card):
+            self._drop(card.worker_id)
+            self._on_lost(card.worker_id)
             known = None
         fence = self._fenced.get(card.worker_id)
         if fence is not None and known is None:
@@ -135,10 +161,11 @@ class Fleet:
                 )
             self._router.join(card.routing_card())
         except ConfigError as error:
-            self._refused.add(incarnation(card))
+            self._refused.add(_life(card))
             log.error("worker %s is not used: %s", card.name, error)
             return
         self.cards[card.worker_id] = card
+        self._num_joins[card.worker_id] = self._num_joins.get(card.worker_id, 0) + 1
         log.info("worker %s joined (%s, %s)", card.name, card.engine, card.url)
         if self._follows_events:
             for rank, source in enumerate(card.events):
@@ -149,8 +176,8 @@ class Fleet:
     def _deliver(self, worker_id: int, dp_rank: int, events: list[BlockEvent]) -> None:
         self._router.apply_events(worker_id, dp_rank, events)
 
-    def _drop(self, worker_id: int, *, is_lost: bool) -> None:
-        """A worker is used no longer; `is_lost`: its streams have to move."""
+    def _drop(self, worker_id: int) -> None:
+        """A worker gets nothing new any more."""
         fence = self._fenced.pop(worker_id, None)
         if fence is not None:
             fence.cancel()
@@ -159,16 +186,15 @@ class Fleet:
             return
         self._subscriptions.stop(worker_id)
         self._router.leave(worker_id)
-        log.info("worker %s left%s", card.name, " unexpectedly" if is_lost else "")
-        if is_lost:
-            self._on_lost(worker_id)
+        log.info("worker %s left", card.name)
 
     async def _check(self, card: WorkerCard) -> None:
         """Fence a worker that does not answer."""
         if await self._probe(card) or self.cards.get(card.worker_id) is not card:
             return
         log.warning("worker %s does not answer; its requests move on", card.name)
-        self._drop(card.worker_id, is_lost=True)
+        self._drop(card.worker_id)
+        self._on_lost(card.worker_id)
         self._fenced[card.worker_id] = asyncio.create_task(self._await_return(card))
         self._on_change()
 

@@ -21,7 +21,7 @@ from dynosim_runtime.engines.base import (
     EngineRequest,
 )
 from dynosim_runtime.errors import ApiError
-from dynosim_runtime.frontend.fleet import Incarnation, incarnation
+from dynosim_runtime.frontend.fleet import Stay
 from dynosim_runtime.generation import FinishReason, GenerateRequest, RequestRecord, TokenDelta
 
 if TYPE_CHECKING:
@@ -45,8 +45,9 @@ class LiveGeneration:
         self.placed_as = request.request_id  # the router's name for it
         self._owner = owner
         self._tokens: list[int] = []  # delivered so far
-        self._failed: set[Incarnation] = set()  # workers that lost it
+        self._failed: set[Stay] = set()  # where it was lost
         self._card: WorkerCard | None = None
+        self._stay: Stay = (0, 0)
         self._dp_rank = 0
         self._is_prefilled = False  # on the worker it is on now
         self._reason: FinishReason | None = None
@@ -111,6 +112,7 @@ class LiveGeneration:
         except RequestRefusedError as error:
             raise _refusal(error) from None
         self._card = owner.fleet.cards.get(decision.worker_id)
+        self._stay = owner.fleet.stay_of(decision.worker_id)
         self._dp_rank = decision.dp_rank
         self._is_prefilled = False
         record.dispatch_ms = owner.now_ms()
@@ -153,8 +155,8 @@ class LiveGeneration:
         raise ApiError(503, f"{error}; no other worker came", kind="server_error", retry_after_s=5)
 
     def _untried_workers(self) -> frozenset[int]:
-        cards = self._owner.fleet.cards.values()
-        return frozenset(c.worker_id for c in cards if incarnation(c) not in self._failed)
+        fleet = self._owner.fleet
+        return frozenset(w for w in fleet.cards if fleet.stay_of(w) not in self._failed)
 
     def _leave_worker(self, *, is_worker_to_blame: bool) -> None:
         """The router's and the fleet's part of a stream that broke."""
@@ -163,7 +165,7 @@ class LiveGeneration:
         owner.router.end(self.placed_as)
         if self._card is None or not is_worker_to_blame:
             return
-        self._failed.add(incarnation(self._card))
+        self._failed.add(self._stay)
         owner.fleet.suspect(self._card.worker_id)
         if self.request.session_id is not None:
             owner.router.unbind_session(self.request.session_id)

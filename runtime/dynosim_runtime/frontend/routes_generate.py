@@ -30,6 +30,7 @@ from dynosim_runtime.protocol.messages import MessagesDialect
 from dynosim_runtime.protocol.output import ChoiceOutput
 from dynosim_runtime.protocol.requests import (
     Caller,
+    check_size,
     encode_prompt,
     generate_requests,
     prompt_size,
@@ -162,6 +163,7 @@ class GenerateRoute:
         model, observer = self._service.models.get(call.model), self._service.observer
         observer.stage_entered("preprocess")
         try:
+            check_size(call, model.tokenizer, model.max_model_len)
             prompts = await encode_prompts(call.prompts, model.tokenizer, call.prompt_field)
             requests = generate_requests(call, prompts, model.max_model_len, caller)
         finally:

@@ -100,6 +100,10 @@ class LiveGenerator:
         await generation.place()
         return generation
 
+    def num_in_hand(self, worker_id: int) -> int:
+        """Requests that a worker has in hand."""
+        return len(self._on_worker.get(worker_id, ()))
+
     def lose_worker(self, worker_id: int) -> None:
         """A worker is gone: what it served moves on."""
         for generation in list(self._on_worker.pop(worker_id, {}).values()):
