@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 from dynosim.hashing import sequence_hashes
 from dynosim.indexer.base import Removed, Stored
@@ -131,8 +132,9 @@ def main() -> None:
         log._limit_bytes = int(before / ROTATE_AT)  # due now
         calls_ms = time_rotation(loads[1], log, folder)
         last = log_files(folder)[-1]
+        index: Any = logged.index
         print(
-            f"rotation of {logged.index.size:,} pairs, {args.workers} workers: {len(calls_ms)} "
+            f"rotation of {index.size:,} pairs, {args.workers} workers: {len(calls_ms)} "
             f"calls, {sum(calls_ms):.0f} ms in all, longest {max(calls_ms):.0f} ms, last "
             f"{calls_ms[-1]:.0f} ms; new file {last.stat().st_size / 1e6:.1f} MB"
         )

@@ -69,9 +69,9 @@ class LogWriter:
         except OSError as error:
             raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
 
-    def open(self, settings: RouterSettings, index: IndexSpec) -> Sink:
+    def open(self, settings: RouterSettings, index: IndexSpec, has_estimator: bool = False) -> Sink:
         """Write the header; what is returned appends entries."""
-        self._write(LogHeader(FORMAT, settings, index, self._policy))
+        self._write(LogHeader(FORMAT, settings, index, self._policy, has_estimator))
         return self._write
 
     def close(self) -> None:

@@ -56,7 +56,7 @@ class RoutingSpec:
     estimator: PrefillEstimator | None = None
     cpu_workers: int = 0
     records_events: bool = False
-    open_log: Callable[[RouterSettings, IndexSpec], Sink] | None = None
+    open_log: Callable[[RouterSettings, IndexSpec, bool], Sink] | None = None
 
     @property
     def needs_router(self) -> bool:
@@ -184,12 +184,12 @@ def _make_router(
     }
     if routing.open_log is None:
         return KvRouter(settings, index, **options)
-    if routing.frontends > 1 or routing.estimator is not None:
+    if routing.frontends > 1:
         raise ConfigError(
-            "a router log can be written of one frontend without prefill_load_model: set "
-            "router.frontends: 1 and router.prefill_load_model: none"
+            "a router log can be written of one frontend only: set router.frontends: 1"
         )
-    return LoggedRouter(routing.open_log(settings, spec), settings, index, **options)
+    sink = routing.open_log(settings, spec, routing.estimator is not None)
+    return LoggedRouter(sink, settings, index, **options)
 
 
 def hash_index_spec(routing: RoutingSpec, capacity_blocks: int | None) -> IndexSpec:

@@ -171,12 +171,14 @@ class _Timed:
     def snapshot(self) -> list[Any]:
         """(worker, time of expiry, blocks) of what expires together."""
         groups: list[Any] = []
-        last: tuple[int, float] | None = None
+        last_worker, last_ms = -1, 0.0
+        blocks: list[int] = []
         for (worker, block), expiry_ms in self._expiry_ms.items():
-            if last != (worker, expiry_ms):
-                last = (worker, expiry_ms)
-                groups.append((worker, expiry_ms, []))
-            groups[-1][2].append(block)
+            if worker != last_worker or expiry_ms != last_ms:
+                last_worker, last_ms = worker, expiry_ms
+                blocks = []
+                groups.append((worker, expiry_ms, blocks))
+            blocks.append(block)
         return groups
 
     def restore(self, snapshot: list[Any]) -> None:

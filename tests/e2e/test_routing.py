@@ -226,6 +226,7 @@ def test_every_mode_runs(mode: str, run_file: Path, capsys: pytest.CaptureFixtur
         "session_affinity_ttl_ms=1000",
         "active_prefill_tokens_threshold=4000",
         "track_output_blocks=true",
+        "prefill_load_model=timing",
     ],
 )
 def test_a_run_can_be_decided_again_from_its_log(
