@@ -22,6 +22,7 @@ class ByteTokenizer:
     """A `Tokenizer` that needs no files. Its chat template is ChatML; tools are not shown."""
 
     token_id_limit = TOKEN_ID_LIMIT
+    max_chars_per_token = 1
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """See `Tokenizer`; no special tokens are ever added."""

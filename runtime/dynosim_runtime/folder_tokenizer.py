@@ -1,5 +1,6 @@
 """The tokenizer of a Hugging Face model folder, and its chat template."""
 
+import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,9 @@ class FolderTokenizer:
         if backend is None:
             raise ConfigError(f"{folder}: only fast tokenizers are supported (tokenizer.json)")
         self._backend: Any = backend
+        self._own_args = inspect.signature(self._tokenizer.apply_chat_template).parameters.keys()
         self.token_id_limit = max(len(self._tokenizer), _config_vocab_size(folder))
+        self.max_chars_per_token = max(map(len, backend.get_vocab(with_added_tokens=True)))
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """See `Tokenizer`."""
@@ -35,6 +38,9 @@ class FolderTokenizer:
 
     def encode_chat(self, conversation: Conversation) -> list[int]:
         """See `Tokenizer`."""
+        taken = self._own_args & conversation.template_args.keys()
+        if taken:  # a template of the client's own among them
+            raise ChatTemplateError(f"not for clients to set: {', '.join(sorted(taken))}")
         try:
             text = self._tokenizer.apply_chat_template(
                 conversation.messages,

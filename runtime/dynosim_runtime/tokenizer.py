@@ -44,6 +44,11 @@ class Tokenizer(Protocol):
         """Token ids in prompts must be below it."""
         ...
 
+    @property
+    def max_chars_per_token(self) -> int:
+        """No token stands for more characters."""
+        ...
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text."""
         ...

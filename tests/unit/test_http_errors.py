@@ -241,3 +241,11 @@ async def test_health_follows_the_models() -> None:
         models.remove("a/b")
         assert (await client.get("/health")).status_code == 503
         assert (await client.get("/v1/models/a/b")).status_code == 404
+
+
+async def test_text_that_cannot_fit_is_not_even_tokenized() -> None:
+    body = {"model": MODEL, "prompt": "x" * (MAX_MODEL_LEN + 1)}
+    async with client_of(app_of(generator_saying("x"))) as client:
+        answer = await client.post(COMPLETIONS, json=body)
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+    assert "characters" in answer.json()["error"]["message"]

@@ -62,6 +62,13 @@ def test_template_gets_tools_and_arguments(tokenizer: Tokenizer) -> None:
     assert text.endswith("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n")
 
 
+@pytest.mark.parametrize("name", ["chat_template", "tokenize", "messages"])
+def test_clients_cannot_bring_their_own_template(tokenizer: Tokenizer, name: str) -> None:
+    conversation = Conversation(messages=HELLO, template_args={name: "{{ 1 }}"})
+    with pytest.raises(ChatTemplateError, match="not for clients"):
+        tokenizer.encode_chat(conversation)
+
+
 def test_special_tokens_of_a_template_are_single_tokens(tokenizer: Tokenizer) -> None:
     token_ids = tokenizer.encode_chat(Conversation(messages=HELLO))
     assert [token_ids.count(1), token_ids.count(2)] == [2, 1]

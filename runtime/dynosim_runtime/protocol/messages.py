@@ -16,7 +16,7 @@ from dynosim_runtime.protocol.errors import anthropic_error
 from dynosim_runtime.protocol.messages_answer import MessagesAnswer
 from dynosim_runtime.protocol.messages_blocks import messages_of_blocks
 from dynosim_runtime.protocol.nvext import NvExt
-from dynosim_runtime.protocol.openai_fields import Count, PositiveCount, StopTexts, given
+from dynosim_runtime.protocol.openai_fields import Count, PositiveCount, Seed, StopTexts, given
 from dynosim_runtime.tokenizer import Conversation
 
 _BILLING_LINE = re.compile(r"^x-anthropic-billing-header:[^\n]*\n?")
@@ -43,7 +43,7 @@ class MessagesRequest(CountTokensRequest, frozen=True, kw_only=True):
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
     top_k: Count | None = None
     stop_sequences: StopTexts | None = None
-    seed: int | None = None
+    seed: Seed | None = None
     min_tokens: Count | None = None
     ignore_eos: bool | None = None
     nvext: NvExt | None = None

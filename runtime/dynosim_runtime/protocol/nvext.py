@@ -9,6 +9,7 @@ from dynosim_runtime.generation import RequestRecord
 from dynosim_runtime.protocol.decoding import refuse
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
+Priority = Annotated[int, msgspec.Meta(ge=-(1 << 31), lt=1 << 31)]
 DEFAULT_TTL_S = 300.0  # Anthropic's
 _TTL = re.compile(r"^(\d+(?:\.\d+)?)([smh]?)$")
 _UNIT_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -17,7 +18,7 @@ _UNIT_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 class AgentHints(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent's harness knows of its request."""
 
-    priority: int | None = None  # higher is more important
+    priority: Priority | None = None  # higher is more important
     osl: Annotated[int, msgspec.Meta(ge=1)] | None = None  # expected output tokens
 
 

@@ -16,6 +16,8 @@ MAX_CHOICES = 8
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 PositiveCount = Annotated[int, msgspec.Meta(ge=1)]
+# One more for each choice must fit what engines take: 64 bits.
+Seed = Annotated[int, msgspec.Meta(ge=-(1 << 63), lt=(1 << 63) - MAX_CHOICES)]
 Temperature = Annotated[float, msgspec.Meta(ge=0, le=2)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
@@ -61,7 +63,7 @@ class OpenAiFields(msgspec.Struct, frozen=True, kw_only=True):
     temperature: Temperature | None = None
     top_p: Share | None = None
     top_k: Annotated[int, msgspec.Meta(ge=-1)] | None = None  # -1 and 0: all tokens
-    seed: int | None = None
+    seed: Seed | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     repetition_penalty: Annotated[float, msgspec.Meta(gt=0)] | None = None

@@ -47,6 +47,22 @@ def prompt_size(prompt: Prompt) -> int:
     )
 
 
+def check_size(call: Call, tokenizer: Tokenizer, max_model_len: int) -> None:
+    """Refuse a text that cannot fit, however it is tokenized: that would take long to find out.
+
+    Raises: ApiError 400.
+    """
+    limit = max_model_len * tokenizer.max_chars_per_token
+    if any(prompt_size(prompt) > limit for prompt in call.prompts):
+        raise ApiError(
+            400,
+            f"This model's maximum context length is {max_model_len} tokens. However, your "
+            f"{call.prompt_field} has more than {limit} characters: that is more tokens.",
+            param=call.prompt_field,
+            code="context_length_exceeded",
+        )
+
+
 def generate_requests(
     call: Call, prompts: Sequence[list[int]], max_model_len: int, caller: Caller
 ) -> list[GenerateRequest]:

@@ -19,6 +19,7 @@ from dynosim_runtime.protocol.nvext import NvExt
 from dynosim_runtime.protocol.openai_fields import (
     Count,
     PositiveCount,
+    Seed,
     Share,
     StopText,
     StopTexts,
@@ -75,7 +76,7 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True):
     prompt: Any = None
     top_logprobs: Any = None
     top_k: Annotated[int, msgspec.Meta(ge=-1)] | None = None
-    seed: int | None = None
+    seed: Seed | None = None
     min_tokens: Count | None = None
     ignore_eos: bool | None = None
     stop: StopText | StopTexts | None = None

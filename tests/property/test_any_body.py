@@ -1,0 +1,90 @@
+"""Whatever a client sends, it is told what is wrong, or served: the dialects never fail."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynosim_runtime.byte_tokenizer import ByteTokenizer
+from dynosim_runtime.errors import ApiError
+from dynosim_runtime.generation import TokenDelta
+from dynosim_runtime.protocol.call import AnswerHead, Dialect
+from dynosim_runtime.protocol.chat import ChatDialect, ChatRequest
+from dynosim_runtime.protocol.completions import CompletionsDialect, CompletionsRequest
+from dynosim_runtime.protocol.messages import MessagesDialect, MessagesRequest
+from dynosim_runtime.protocol.output import ChoiceOutput
+from dynosim_runtime.protocol.requests import Caller, encode_prompt, generate_requests
+from dynosim_runtime.protocol.responses import ResponsesDialect, ResponsesRequest
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text("ab\0\n\xe9", max_size=5)
+)
+KINDS = ("text", "input_text", "thinking", "tool_use", "tool_result", "reasoning", "function_call")
+WORDS = st.sampled_from((*KINDS, "function_call_output", "message", "user", "assistant", "tool"))
+KEYS = st.sampled_from(
+    ("type", "role", "content", "text", "thinking", "name", "input", "tool_calls", "function")
+)
+VALUES = st.recursive(
+    SCALARS | WORDS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=5),
+    max_leaves=12,
+)
+GOOD: dict[str, Any] = {
+    "model": "m",
+    "messages": [{"role": "user", "content": "x"}],
+    "prompt": "x",
+    "input": "x",
+    "max_tokens": 5,
+}
+DIALECTS = [
+    (ChatDialect(), ChatRequest),
+    (CompletionsDialect(), CompletionsRequest),
+    (ResponsesDialect(), ResponsesRequest),
+    (MessagesDialect(strip_preamble=True), MessagesRequest),
+]
+
+
+@pytest.mark.parametrize(("dialect", "form"), DIALECTS, ids=lambda value: type(value).__name__)
+@settings(max_examples=200)
+@given(data=st.data())
+def test_any_body_is_served_or_refused(
+    data: st.DataObject, dialect: Dialect, form: type[msgspec.Struct]
+) -> None:
+    fields = st.sampled_from(form.__struct_fields__)
+    check_body(dialect, data.draw(st.dictionaries(fields, VALUES, max_size=3)))
+
+
+def check_body(dialect: Dialect, fields: dict[str, Any]) -> None:
+    tokenizer = ByteTokenizer()
+    try:
+        call = dialect.parse(msgspec.json.encode({**GOOD, **fields}))
+        prompts = [encode_prompt(prompt, tokenizer, call.prompt_field) for prompt in call.prompts]
+        requests = generate_requests(call, prompts, 1000, Caller(request_id="r"))
+    except ApiError as error:
+        assert error.status == 400
+        dialect.error_body(error)
+        return
+    outputs = [
+        ChoiceOutput(tokenizer.detokenizer(), request.sampling, request.token_ids)
+        for request in requests
+    ]
+    head = AnswerHead(
+        request_id="r",
+        model=call.model,
+        created_s=0,
+        received_ms=0,
+        num_prompt_tokens=1,
+        num_choices=len(outputs),
+    )
+    answer = call.answer(head)
+    for output in outputs:
+        output.feed(TokenDelta([100], "stop"))
+        output.finish()
+    assert msgspec.json.decode(answer.whole(outputs))
+    assert answer.begin(outputs) + answer.end(outputs)
