@@ -151,10 +151,15 @@ async def test_a_second_signal_ends_the_wait(site: Site) -> None:
 
 async def test_a_killed_worker_takes_its_engine_along(site: Site) -> None:
     worker = await site.start("--engine", "vllm")
-    await site.watcher.until(bool)
+    (card,) = (await site.watcher.until(bool)).values()
+    (events,) = card.events
+    assert Path(events.endpoint.removeprefix("ipc://")).parent.is_dir()
     worker.kill()
     await site.watcher.until(lambda cards: cards == {})
     await site.no_engine_is_left()
+    async with asyncio.timeout(WAIT_S):
+        while Path(events.endpoint.removeprefix("ipc://")).parent.exists():
+            await asyncio.sleep(0.02)
 
 
 async def test_a_worker_follows_its_engine(site: Site) -> None:

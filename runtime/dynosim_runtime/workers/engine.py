@@ -131,8 +131,12 @@ class EngineHttp:
 class EngineProcess:
     """An engine under a guard; its output goes to ours, and its last lines are kept."""
 
-    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], scratch: Path
+    ) -> None:
+        """`scratch` is a folder that goes with the engine, however it or we end."""
         self._name = name
+        self._scratch = scratch
         self._command = command
         self._environment = environment
         self._process: asyncio.subprocess.Process | None = None
@@ -143,7 +147,7 @@ class EngineProcess:
         """Start it; it is not ready then."""
         log.info("%s: %s", self._name, " ".join(self._command))
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", guard.__file__, *self._command,
+            sys.executable, "-I", guard.__file__, str(self._scratch), *self._command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

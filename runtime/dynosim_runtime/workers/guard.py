@@ -1,10 +1,11 @@
 """Stands between a worker and its engine, so that no part of an engine outlives its worker.
 
-Run as a script: `guard.py COMMAND...`. Engines start processes of their own, and those do not end
-when the engine is killed. The guard makes itself the parent of all orphans below it (Linux), so
-that it can find them. Its standard input says what to do: `TERM` asks the engine to end; the end
-of the input, which comes when the worker closes it or dies however suddenly, ends the engine at
-once. It ends with the engine's exit status, after everything that the engine has left behind.
+Run as a script: `guard.py SCRATCH COMMAND...`. Engines start processes of their own, and those do
+not end when the engine is killed. The guard makes itself the parent of all orphans below it
+(Linux), so that it can find them. Its standard input says what to do: `TERM` asks the engine to
+end; the end of the input, which comes when the worker closes it or dies however suddenly, ends the
+engine at once. The guard ends with the engine's exit status, after everything that the engine has
+left behind: its processes, and the folder SCRATCH.
 
 Imports nothing but the standard library, so that it starts at once with any Python.
 """
@@ -12,6 +13,7 @@ Imports nothing but the standard library, so that it starts at once with any Pyt
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +24,7 @@ TERM = b"T"
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def main(command: list[str]) -> None:
+def main(scratch: str, command: list[str]) -> None:
     """Run the command until it ends or the input does; never returns."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # only the worker decides
@@ -38,6 +40,7 @@ def main(command: list[str]) -> None:
     threading.Thread(target=_obey, args=(engine,), daemon=True).start()
     status = engine.wait()
     _kill_descendants()
+    shutil.rmtree(scratch, ignore_errors=True)
     os._exit(status if status >= 0 else 128 - status)
 
 
@@ -79,4 +82,4 @@ def _restore_signals() -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1], sys.argv[2:])

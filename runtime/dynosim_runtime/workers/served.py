@@ -118,8 +118,9 @@ class RealServed:
         self._http = EngineHttp(url)
         self._process: EngineProcess | None = None
         if not is_attached:
-            command = adapter.command(settings)
-            self._process = EngineProcess(name, command, adapter.environment(settings))
+            self._process = EngineProcess(
+                name, adapter.command(settings), adapter.environment(settings), settings.scratch
+            )
 
     async def start(self) -> WorkerCard:
         """See `ServedEngine`."""
