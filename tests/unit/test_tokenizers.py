@@ -62,7 +62,7 @@ def test_template_gets_tools_and_arguments(tokenizer: Tokenizer) -> None:
     assert text.endswith("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n")
 
 
-@pytest.mark.parametrize("name", ["chat_template", "tokenize", "messages"])
+@pytest.mark.parametrize("name", ["chat_template", "tokenize"])
 def test_clients_cannot_bring_their_own_template(tokenizer: Tokenizer, name: str) -> None:
     conversation = Conversation(messages=HELLO, template_args={name: "{{ 1 }}"})
     with pytest.raises(ChatTemplateError, match="not for clients"):
