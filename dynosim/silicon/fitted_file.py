@@ -5,6 +5,7 @@
      "intervals": {"overhead_ms": [1.1, 1.3], ...},    95 %, for those that were fitted
      "unidentified": ["prompt_step_ms"],
      "measured": {"prefill_tokens": 2048, ...},        largest measured step by axis
+     "token_curve": {"tokens": [1, 64], "ms": [9.1, 9.4]},
      "knee": 4.0, "graph_sizes": [1, 2, 4, 8],
      "errors": {"mean_ttft_ms": 0.01, ...}, "source": "...", "method": "..."}
 
@@ -15,6 +16,7 @@ import difflib
 import json
 import math
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ from dynosim.timing.fitted import (
 FORMAT = "dynosim-fitted-timing"
 VERSION = 1
 _KEYS = (
-    "format", "version", "parameters", "intervals", "unidentified", "measured", "knee",
+    "format", "version", "parameters", "intervals", "unidentified", "measured",
+    "token_curve", "knee",
     "graph_sizes", "errors", "source", "method",
 )  # fmt: skip
 
@@ -52,6 +55,10 @@ def write_fit(fit: Fit, path: Path) -> None:
         "intervals": {name: list(bounds) for name, bounds in fit.intervals.items()},
         "unidentified": list(fit.unidentified),
         "measured": asdict(fit.measured),
+        "token_curve": {
+            "tokens": [tokens for tokens, _ in fit.token_curve],
+            "ms": [ms for _, ms in fit.token_curve],
+        },
         "knee": fit.knee,
         "graph_sizes": list(fit.graph_sizes),
         "errors": dict(fit.errors),
@@ -69,6 +76,7 @@ def read_fit(path: Path) -> Fit:
         read.fail("knee", f"expected 1 or more, got {knee}")
     return Fit(
         parameters=FittedParameters(**read.numbers("parameters", PARAMETER_NAMES)),
+        token_curve=read.curve("token_curve"),
         knee=knee,
         graph_sizes=read.sizes("graph_sizes"),
         intervals=read.intervals("intervals"),
@@ -172,6 +180,23 @@ class _Reader:
         if not all(type(size) is int and size > 0 for size in sizes) or sizes != sorted(set(sizes)):
             self.fail(key, "expected rising whole numbers above 0")
         return tuple(sizes)
+
+    def curve(self, key: str) -> tuple[tuple[float, float], ...]:
+        """An object of two lists, rising tokens and the ms at each; empty if there is no curve."""
+        section = self._section(key, dict)
+        for name in section:
+            self._known(f"{key}.{name}", name, ("tokens", "ms"))
+        lists = []
+        for name in ("tokens", "ms"):
+            values = section.get(name, [])
+            if not isinstance(values, list):
+                self.fail(f"{key}.{name}", "expected a list of numbers")
+            lists.append([self.number(f"{key}.{name}", value) for value in values])
+        if len(lists[0]) != len(lists[1]) or len(lists[0]) == 1:
+            self.fail(key, "expected tokens and ms, as many of each, two or more")
+        if any(a >= b for a, b in pairwise(lists[0])):
+            self.fail(f"{key}.tokens", "expected rising numbers")
+        return tuple(zip(*lists, strict=True))
 
     def text(self, key: str) -> str:
         """A text, empty if missing."""

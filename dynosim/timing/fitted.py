@@ -9,13 +9,14 @@ where tokens counts all that the step computes, padded as the engine pads (CUDA 
 some batch sizes only), contexts is the sum over decoding sequences, and a prompt chunk of n tokens
 behind p cached ones makes n * (p + (n + 1) / 2) attention pairs. The soft maximum is the mixed-step
 rule: while reading the weights takes longer than computing, prompt tokens ride along for free;
-beyond, every token costs. Decode steps of one batch are linear in their contexts, so that runs have
-a closed form.
+beyond, every token costs. Where a curve of the matrix products over tokens is known (from measured
+tables), `curve_scale` times it stands in for the soft maximum. Decode steps of one batch are linear
+in their contexts, so that runs have a closed form.
 
 `ingress_ms` and `egress_ms` lie outside the steps, see `StepTimeModel`.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -30,11 +31,12 @@ DEFAULT_KNEE = 4.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FittedParameters:
-    """The constants of one deployment, in ms; none may be negative."""
+    """The constants of one deployment, none negative; in ms but for `curve_scale`."""
 
     overhead_ms: float = 0.0  # of every step: launches, sampling, the host between two steps
     weights_ms: float = 0.0  # reading all weights once
     per_token_ms: float = 0.0  # matrix products of one token where computing is the limit
+    curve_scale: float = 1.0  # of the token curve, where there is one
     prompt_step_ms: float = 0.0  # once per step that computes any prompt token
     per_decode_ms: float = 0.0  # one decoding sequence
     per_context_token_ms: float = 0.0  # reading one token of cache for a decoding sequence
@@ -64,6 +66,7 @@ class Fit:
     """A fitted model as its file tells it: constants, how sure they are, where they come from."""
 
     parameters: FittedParameters
+    token_curve: tuple[tuple[float, float], ...] = ()  # (tokens, ms of products), tokens rising
     knee: float = DEFAULT_KNEE  # sharpness of the soft maximum; >= 1, larger is sharper
     graph_sizes: tuple[int, ...] = ()  # token counts the engine pads to, rising; empty: no padding
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # 95 %, by parameter
@@ -90,6 +93,7 @@ class FittedModel(StepTimeModel):
         self._per_token_ms = parameters.per_token_ms
         self._prompt_step_ms = parameters.prompt_step_ms
         self._per_decode_ms = parameters.per_decode_ms
+        self._curve_tokens = [tokens for tokens, _ in fit.token_curve]
         self._per_context_token_ms = parameters.per_context_token_ms
         self._per_pair_ms = parameters.per_pair_ms
         self._token_work: dict[int, float] = {}  # remembered, by token count
@@ -141,9 +145,18 @@ class FittedModel(StepTimeModel):
         work = self._token_work.get(tokens)
         if work is None:
             padded = padded_tokens(tokens, self.fit.graph_sizes)
-            products = soft_maximum(self._weights_ms, padded * self._per_token_ms, self.fit.knee)
-            work = self._token_work[tokens] = self._overhead_ms + products
+            work = self._token_work[tokens] = self._overhead_ms + self._products_ms(padded)
         return work
+
+    def _products_ms(self, tokens: int) -> float:
+        """Matrix products of so many tokens; beyond a curve's end, its last slope goes on."""
+        fit = self.fit
+        if not fit.token_curve:
+            return soft_maximum(self._weights_ms, tokens * self._per_token_ms, fit.knee)
+        nodes = self._curve_tokens
+        i = bisect_right(nodes, tokens, 1, len(nodes) - 1)
+        (x0, y0), (x1, y1) = fit.token_curve[i - 1], fit.token_curve[i]
+        return fit.parameters.curve_scale * (y0 + (y1 - y0) * (tokens - x0) / (x1 - x0))
 
     def steps_in_range(self, steps: StepLog) -> IntArray:
         """See `StepTimeModel`; a step is inside if it is on every axis."""

@@ -1,0 +1,1 @@
+"""Predictions held against measurements: calibration from request logs, scores, cases, ranking."""

@@ -1,0 +1,173 @@
+"""What is believed of a deployment's step times before its log is looked at.
+
+With a model and hardware, the tables (or the roofline) give the matrix products over tokens and the
+slopes of attention; the host's share comes from round numbers. Without, everything starts from the
+log's own extremes and may move far.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import numpy as np
+
+from dynosim.errors import DynosimError
+from dynosim.silicon import build_timing
+from dynosim.timing.fitted import Fit, FittedParameters
+from dynosim.timing.model import StepTimeModel
+from dynosim.validate.deployment import Deployment
+from dynosim.validate.measurements import Measurements
+
+STEP_OVERHEAD_MS = 1.5
+"""Host time that every step of an engine adds to what tables of kernels hold: scheduling, input
+preparation, launches, sampling. A round number for GPU engines of 2025, not a measurement; it was
+chosen when one recording of vLLM 0.19 was known and is not independent of it."""
+
+_CURVE_NODES = np.unique(
+    np.concatenate([[1, 2, 4], np.arange(8, 512, 8), np.arange(512, 16385, 32)])
+)
+_KV_PROBE = (64, 100, 2000)  # sequences, mean contexts between which the slope is taken
+_PROMPT_PROBE = (512, 4096)  # new tokens, cached tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """Where a fit starts, and by how much each free parameter may move (one standard deviation)."""
+
+    fit: Fit
+    spread: Mapping[str, float]
+    source: str
+    notes: tuple[str, ...] = field(default=())
+
+
+def table_timing(deployment: Deployment, *, overhead_ms: float) -> StepTimeModel | None:
+    """Step times from tables, else from the roofline; None without a model and hardware.
+
+    Raises: ConfigError if a name is unknown to both.
+    """
+    if deployment.model is None or deployment.hardware is None:
+        return None
+    problem: DynosimError | None = None
+    for kind in ("aiconfigurator", "roofline"):
+        section = SimpleNamespace(
+            kind=kind, backend="vllm", backend_version=None, step_overhead_ms=overhead_ms
+        )
+        try:
+            return build_timing(
+                section,
+                model=deployment.model,
+                hardware=deployment.hardware,
+                engine=deployment.engine,
+                num_gpu_blocks=deployment.given_blocks or 2,
+            )
+        except DynosimError as error:
+            problem = error
+    assert problem is not None
+    raise problem
+
+
+def prior_of(deployment: Deployment, measured: Measurements) -> Prior:
+    """The prior of a log. Raises: ConfigError if a given model or hardware is not known."""
+    timing = table_timing(deployment, overhead_ms=0.0)
+    if timing is None:
+        return _prior_of_log(deployment, measured)
+    return _prior_of_tables(timing, deployment, measured)
+
+
+def _prior_of_tables(
+    timing: StepTimeModel, deployment: Deployment, measured: Measurements
+) -> Prior:
+    sequences, short, long = _KV_PROBE
+    per_context = (
+        timing.step_ms(0, 0, 0, sequences, sequences * long)
+        - timing.step_ms(0, 0, 0, sequences, sequences * short)
+    ) / (sequences * (long - short))
+    new, cached = _PROMPT_PROBE
+    per_pair = (timing.step_ms(1, new, cached, 0, 0) - timing.step_ms(1, new, 0, 0, 0)) / (
+        new * cached
+    )
+    largest = deployment.engine.max_num_batched_tokens
+    nodes = [int(n) for n in _CURVE_NODES if n < largest] + [largest]
+    curve = tuple(
+        (n, max(timing.step_ms(1, n, 0, 0, 0) - per_pair * n * (n + 1) / 2, 1e-6)) for n in nodes
+    )
+    parameters = FittedParameters(
+        overhead_ms=1.0,
+        prompt_step_ms=1.0,
+        per_decode_ms=0.01,
+        per_context_token_ms=max(per_context, 0.0),
+        per_pair_ms=max(per_pair, 0.0),
+        ingress_ms=_first_ingress_ms(measured),
+    )
+    spread = {
+        "overhead_ms": 1.0,
+        "curve_scale": 0.15,
+        "prompt_step_ms": 1.0,
+        "per_decode_ms": 0.01,
+        "per_context_token_ms": 0.2 * parameters.per_context_token_ms,
+        "per_pair_ms": 0.3 * parameters.per_pair_ms,
+    }
+    return Prior(
+        Fit(parameters=parameters, token_curve=curve, graph_sizes=deployment.graph_sizes),
+        spread | _ingress_spread(measured),
+        source=timing.description,
+        notes=timing.notes,
+    )
+
+
+def _prior_of_log(deployment: Deployment, measured: Measurements) -> Prior:
+    """Magnitudes from the log: the fastest decode step, and first tokens over prompt lengths."""
+    gaps_ms = measured.decode_ms / np.maximum(measured.output_tokens - 1, 1)
+    gaps_ms = gaps_ms[measured.output_tokens > 1]
+    step_ms = float(np.percentile(gaps_ms, 5)) if len(gaps_ms) else float(measured.ttft_ms.min())
+    per_token = max(_prompt_slope(measured), step_ms / 2000)
+    contexts = float((measured.input_tokens + measured.output_tokens / 2).mean())
+    parameters = FittedParameters(
+        overhead_ms=0.2 * step_ms,
+        weights_ms=0.6 * step_ms,
+        per_token_ms=per_token,
+        prompt_step_ms=0.05 * step_ms,
+        per_decode_ms=0.002 * step_ms,
+        per_context_token_ms=0.002 * step_ms / contexts,
+        per_pair_ms=0.1 * per_token / contexts,
+        ingress_ms=_first_ingress_ms(measured),
+    )
+    spread = {
+        name: 2.0 * getattr(parameters, name)
+        for name in (
+            "overhead_ms",
+            "weights_ms",
+            "per_token_ms",
+            "prompt_step_ms",
+            "per_decode_ms",
+            "per_context_token_ms",
+            "per_pair_ms",
+        )
+    }
+    return Prior(
+        Fit(parameters=parameters, graph_sizes=deployment.graph_sizes, knee=2.5),
+        spread | _ingress_spread(measured),
+        source="the log's own extremes",
+    )
+
+
+def _prompt_slope(measured: Measurements) -> float:
+    """ms of first token per prompt token, along the lower edge of the cloud (little queueing)."""
+    order = np.argsort(measured.input_tokens)
+    groups = [group for group in np.array_split(order, 8) if len(group)]
+    tokens = np.array([measured.input_tokens[group].mean() for group in groups])
+    fastest = np.array([np.percentile(measured.ttft_ms[group], 10) for group in groups])
+    if np.ptp(tokens) < 1:
+        return float(fastest.min() / max(tokens.mean(), 1))
+    return float(np.polyfit(tokens, fastest, 1)[0])
+
+
+def _first_ingress_ms(measured: Measurements) -> float:
+    """Clients see the way in and out; on the engine's clock it does not show."""
+    return 0.2 * float(np.percentile(measured.ttft_ms, 5)) if measured.clock == "clients" else 0.0
+
+
+def _ingress_spread(measured: Measurements) -> dict[str, float]:
+    if measured.clock == "engine":
+        return {}
+    return {"ingress_ms": 0.5 * float(np.percentile(measured.ttft_ms, 5)) + 1e-3}

@@ -1,0 +1,77 @@
+"""What the twin says of a recorded workload, on the clock that the log was measured on."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dynosim.cluster import simulate
+from dynosim.engine.spec import EngineSpec
+from dynosim.records import FloatArray, RunResult, StepLog, Trace
+from dynosim.runner import collector_paused
+from dynosim.timing.model import StepTimeModel
+from dynosim.validate.measurements import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """Times of all requests of one replay, as `Measurements` has them."""
+
+    ttft_ms: FloatArray
+    decode_ms: FloatArray
+    result: RunResult
+
+    @property
+    def latency_ms(self) -> FloatArray:
+        """Start of the clock to last token."""
+        return self.ttft_ms + self.decode_ms
+
+
+def replay(
+    trace: Trace,
+    spec: EngineSpec,
+    timing: StepTimeModel,
+    clock: Clock,
+    *,
+    arrival_ms: FloatArray | None = None,
+) -> Predicted:
+    """Serve `trace` with one simulated engine; `arrival_ms` replaces its arrivals."""
+    if arrival_ms is not None:
+        trace = replace(trace, arrival_ms=arrival_ms)
+    with collector_paused():
+        result = simulate(trace, engine=spec, timing=timing, num_workers=1)
+    log = result.requests
+    start_ms = log.arrival_ms
+    if clock == "engine":
+        start_ms = taken_ms(result.steps, timing, log.arrival_ms + timing.ingress_ms)
+    return Predicted(log.first_token_ms - start_ms, log.finish_ms - log.first_token_ms, result)
+
+
+def taken_ms(steps: StepLog, timing: StepTimeModel, visible_ms: FloatArray) -> FloatArray:
+    """When the scheduler takes requests that become visible at `visible_ms`.
+
+    At once while idle, else at the end of the step that runs: an engine looks at its queue between
+    steps.
+    """
+    starts_ms, ends_ms = step_times(steps, timing)
+    if not len(ends_ms):
+        return visible_ms
+    index = np.minimum(np.searchsorted(ends_ms, visible_ms), len(ends_ms) - 1)
+    is_busy = (starts_ms[index] < visible_ms) & (ends_ms[index] >= visible_ms)
+    return np.where(is_busy, ends_ms[index], visible_ms)
+
+
+def step_times(steps: StepLog, timing: StepTimeModel) -> tuple[FloatArray, FloatArray]:
+    """Starts and ends of every single step of one worker, rows of many steps taken apart."""
+    counts = steps.num_steps
+    first = np.cumsum(counts) - counts  # of each row, among single steps
+    row = np.repeat(np.arange(len(counts)), counts)
+    offset = np.arange(len(row)) - first[row]
+    decodes = steps.num_decodes[row]
+    contexts = steps.decode_context_tokens[row] + offset * decodes
+    is_run = counts[row] > 1
+    durations = np.where(is_run, 0.0, steps.duration_ms[row])
+    durations[is_run] = timing.decode_step_ms_array(decodes[is_run], contexts[is_run])
+    passed = np.cumsum(durations)
+    before_row = passed[first] - durations[first]
+    ends_ms = steps.start_ms[row] + passed - before_row[row]
+    return ends_ms - durations, ends_ms
