@@ -37,9 +37,9 @@ class Watcher:
         self._grown = asyncio.Event()
         self._task = asyncio.create_task(self._run(watch))
 
-    async def until(self, is_met: Callable[[Cards], bool]) -> Cards:
+    async def until(self, is_met: Callable[[Cards], bool], wait_s: float = WAIT_S) -> Cards:
         """The next answer that meets the condition; those before it are passed over."""
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(wait_s):
             while True:
                 while self._num_judged < len(self.seen):
                     self._num_judged += 1

@@ -161,7 +161,7 @@ def test_a_setting_of_the_plan_is_a_flag_of_vllm(
 
 
 def test_vllm_on_a_cpu_runs_eagerly_and_needs_no_gpu_flags(tmp_path: Path) -> None:
-    options = options_of(VllmAdapter(on_cpu=True), tmp_path)
+    options = options_of(VllmAdapter(on_cpu=True), tmp_path, block_size=32)
     assert (options["--enforce-eager"], options["--dtype"]) == ("", "bfloat16")
     assert not {"--tensor-parallel-size", "--gpu-memory-utilization"} & set(options)
 

@@ -54,6 +54,7 @@ def options(tmp_path: Path) -> dict[str, Any]:
         ({"engine": "lmdeploy"}, "expected mock, vllm"),
         ({"discovery": "zookeeper:x"}, "expected file:DIR"),
         ({"engine": "vllm-cpu", "overrides": ["engine.tensor_parallel=2"]}, "--set engine.tensor"),
+        ({"engine": "vllm-cpu"}, "--set engine.block_size=32"),
         ({"engine": "sglang", "overrides": ["engine.watermark=0.1"]}, "SGLang has no such"),
         ({"engine": "trtllm", "overrides": ["engine.policy=priority"]}, "TensorRT-LLM's server"),
         ({"overrides": ["engine.blocksize=2"]}, "block_size"),

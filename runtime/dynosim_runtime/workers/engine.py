@@ -8,9 +8,10 @@ import asyncio
 import collections
 import logging
 import os
+import re
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -28,7 +29,10 @@ POLL_INTERVAL_S = 0.5
 PROGRESS_INTERVAL_S = 15.0
 CALL_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 10.0  # from being asked to end to being killed
-NUM_LOG_LINES = 30  # kept for the message about a crash
+NUM_LAST_LINES = 12  # of its output, kept for the message about a crash
+NUM_ERROR_LINES = 4  # and so many that name an error, whose cause engines tell far from the end
+MAX_LINE_BYTES = 4096
+ERROR_LINE = re.compile(r"\b\w*(Error|Exception)\b: \S")
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +145,8 @@ class EngineProcess:
         self._environment = environment
         self._process: asyncio.subprocess.Process | None = None
         self._output: asyncio.Task[None] | None = None
-        self.last_lines: collections.deque[str] = collections.deque(maxlen=NUM_LOG_LINES)
+        self._last_lines: collections.deque[str] = collections.deque(maxlen=NUM_LAST_LINES)
+        self._error_lines: dict[str, None] = {}  # ordered, each once
 
     async def start(self) -> None:
         """Start it; it is not ready then."""
@@ -181,9 +186,13 @@ class EngineProcess:
     def died(self, status: int, when: str) -> LiveError:
         """The error to tell when it has ended by itself."""
         return LiveError(
-            f"{self._name}: the engine ended {when} with exit status {status}; its last words:\n"
-            + "\n".join(f"  {line}" for line in self.last_lines)
+            f"{self._name}: the engine ended {when} with exit status {status}{self.last_words()}"
         )
+
+    def last_words(self) -> str:
+        """What it has told of errors, and its last lines, as the end of a message."""
+        lines = [*self._error_lines, *(x for x in self._last_lines if x not in self._error_lines)]
+        return "; its last words:" + "".join(f"\n  {line}" for line in lines) if lines else ""
 
     async def _pass_on_output(self) -> None:
         assert self._process is not None and self._process.stdout is not None
@@ -193,10 +202,16 @@ class EngineProcess:
             sys.stdout.buffer.write(part)
             sys.stdout.buffer.flush()
             *lines, rest = (rest + part).split(b"\n")
-            self.last_lines.extend(line.decode(errors="replace").rstrip() for line in lines)
-            rest = rest[-4096:]  # a line without an end
-        if rest:
-            self.last_lines.append(rest.decode(errors="replace"))
+            self._remember(lines)
+            rest = rest[-MAX_LINE_BYTES:]  # of a line without an end
+        self._remember([rest] if rest else [])
+
+    def _remember(self, lines: Iterable[bytes]) -> None:
+        for line in lines:
+            text = line[-MAX_LINE_BYTES:].decode(errors="replace").rstrip()
+            self._last_lines.append(text)
+            if ERROR_LINE.search(text) and len(self._error_lines) < NUM_ERROR_LINES:
+                self._error_lines[text] = None
 
 
 async def wait_ready(
@@ -226,8 +241,7 @@ async def wait_ready(
 
 
 def _not_ready(name: str, url: str, process: EngineProcess | None, timeout_s: float) -> LiveError:
-    lines = [] if process is None else [f"  {line}" for line in process.last_lines]
-    last = "; its last words:\n" + "\n".join(lines) if lines else ""
+    last = "" if process is None else process.last_words()
     return LiveError(
         f"{name}: the engine at {url} is not ready after {timeout_s:g} s "
         f"(live.ready_timeout_s){last}"

