@@ -30,7 +30,7 @@ PROGRESS_INTERVAL_S = 15.0
 CALL_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 10.0  # from being asked to end to being killed
 NUM_LAST_LINES = 12  # of its output, kept for the message about a crash
-NUM_ERROR_LINES = 4  # and so many that name an error, whose cause engines tell far from the end
+NUM_ERROR_LINES = 6  # and so many that name an error, whose cause engines tell far from the end
 MAX_LINE_BYTES = 4096
 ERROR_LINE = re.compile(r"\b\w*(Error|Exception)\b: \S")
 
@@ -146,7 +146,7 @@ class EngineProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._output: asyncio.Task[None] | None = None
         self._last_lines: collections.deque[str] = collections.deque(maxlen=NUM_LAST_LINES)
-        self._error_lines: dict[str, None] = {}  # ordered, each once
+        self._error_lines: dict[str, None] = {}  # each once, the latest last
 
     async def start(self) -> None:
         """Start it; it is not ready then."""
@@ -210,8 +210,11 @@ class EngineProcess:
         for line in lines:
             text = line[-MAX_LINE_BYTES:].decode(errors="replace").rstrip()
             self._last_lines.append(text)
-            if ERROR_LINE.search(text) and len(self._error_lines) < NUM_ERROR_LINES:
+            if ERROR_LINE.search(text):
+                self._error_lines.pop(text, None)
                 self._error_lines[text] = None
+                if len(self._error_lines) > NUM_ERROR_LINES:
+                    del self._error_lines[next(iter(self._error_lines))]
 
 
 async def wait_ready(
