@@ -40,9 +40,7 @@ def calibrate_url(url: str, *, out: Path, model: str | None, as_json: bool) -> i
     except KeyboardInterrupt:
         print("interrupted; nothing written", file=sys.stderr)
         return EXIT_INTERRUPTED
-    result = fit_points(
-        measured.points, source=source, method="robust least squares over measured steps"
-    )
+    result = fit_points(measured.points, source=source)
     write_fit(result.fit, out)
     document = calibration_document(result, measured)
     points_file = out.with_suffix(".points.json")
@@ -100,10 +98,13 @@ def calibration_document(result: FitResult, measured: Measurements) -> dict[str,
         "parameters": asdict(result.fit.parameters),
         "intervals": dict(result.fit.intervals),
         "unidentified": list(result.fit.unidentified),
+        "form": result.form,
+        "token_curve": [list(node) for node in result.fit.token_curve],
         "r_squared": result.r_squared,
         "mean_error": result.mean_error,
         "max_error": result.max_error,
         "held_out_error": result.held_out_error,
+        "held_out_errors": result.held_out_errors,
         "notes": measured.notes,
         "engine": measured.engine,
         "points": [
@@ -124,13 +125,17 @@ def print_result(result: FitResult, measured: Measurements) -> None:
         )
     print()
     for name, value in asdict(result.fit.parameters).items():
+        if value == 0 and name not in result.fit.intervals:
+            continue
         bounds = result.fit.intervals.get(name)
         interval = "" if bounds is None else f"  (95 %: {bounds[0]:.4g} to {bounds[1]:.4g})"
         unsure = "  not told apart" if name in result.fit.unidentified else ""
         print(f"{name:<22}{value:>12.5g}{interval}{unsure}")
+    for tokens, products_ms in result.fit.token_curve:
+        print(f"{f'products of {tokens:g} tokens':<22}{products_ms:>12.5g}")
     print(
-        f"\nR2 {result.r_squared:.4f}; error of a step: mean {100 * result.mean_error:.1f} %, "
-        f"max {100 * result.max_error:.1f} %, held out {100 * result.held_out_error:.1f} %"
+        f"\nform: {result.form}; R2 {result.r_squared:.4f}; error of a step: mean "
+        f"{100 * result.mean_error:.1f} %, max {100 * result.max_error:.1f} %, held out {100 * result.held_out_error:.1f} %"
     )
     for note in measured.notes:
         print(f"note: {note}")

@@ -1,40 +1,30 @@
-"""From measured steps to the constants of a fitted step-time model, and how well they fit.
+"""From measured steps to a fitted step-time model, and how well it fits.
 
-Least squares over relative errors with a robust loss: a step that the machine disturbed must not
-bend the rest, and short steps count as much as long ones. No constant may be negative.
+Both forms (see `forms`) are fitted; the one that foretells points better that it has not seen wins.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dynosim.errors import ConfigError
-from dynosim.records import FloatArray
-from dynosim.timing.fitted import (
-    DEFAULT_KNEE,
-    Fit,
-    FittedModel,
-    FittedParameters,
-    MeasuredRange,
+from dynosim.timing.fitted import Fit, FittedModel, MeasuredRange
+from dynosim_runtime.calibration.forms import (
+    LINEAR,
+    PRODUCTS,
+    Solution,
+    Solver,
+    point_ms,
+    relative_errors,
+    solve_curve,
+    solve_limits,
 )
 from dynosim_runtime.calibration.points import Point
 
-FREE: tuple[str, ...] = (
-    "overhead_ms",
-    "weights_ms",
-    "per_token_ms",
-    "prompt_step_ms",
-    "per_decode_ms",
-    "per_context_token_ms",
-    "per_pair_ms",
-    "ingress_ms",
-)
-"""Fitted; the way in and the way out are seen only together, and all of it is called way in."""
-
-ROBUST_SCALE = 0.05  # relative errors beyond it count less and less
+FORMS: dict[str, Solver] = {"limits": solve_limits, "curve": solve_curve}
+MIN_POINTS = 2 * (len(LINEAR) + len(PRODUCTS))
 NUM_FOLDS = 5
-_TINY_MS = 1e-9
 _Z95 = 1.96
 
 
@@ -56,176 +46,84 @@ class FitResult:
     """A fit with its errors, in relative terms."""
 
     fit: Fit
+    form: str  # of FORMS
     residuals: list[Residual]
     r_squared: float
     mean_error: float  # absolute value, over the points
     max_error: float
     held_out_error: float  # mean absolute value, of points that the fit had not seen
+    held_out_errors: dict[str, float]  # the same, by form
 
 
-def fit_points(points: Sequence[Point], *, source: str, method: str) -> FitResult:
-    """The constants that explain the points best. Raises: ConfigError for too few points."""
-    if len(points) < len(FREE):
+def fit_points(points: Sequence[Point], *, source: str) -> FitResult:
+    """The model that explains the points best. Raises: ConfigError for too few points."""
+    if len(points) < MIN_POINTS:
         raise ConfigError(
-            f"{len(points)} measured points are too few for {len(FREE)} constants; measure longer"
+            f"{len(points)} measured points are too few to fit step times ({MIN_POINTS} are "
+            "needed): the engine has too little room (max_model_len) or is too slow"
         )
-    solution, jacobian = _solve(points)
-    intervals, unidentified = _confidence(points, solution, jacobian)
-    held_out = _held_out_error(points)
-    residuals = _residuals(points, solution)
-    errors = np.array([abs(residual.error) for residual in residuals])
-    fit = Fit(
-        parameters=_parameters(solution),
-        knee=DEFAULT_KNEE,
+    held_out = {form: held_out_error(points, solve) for form, solve in FORMS.items()}
+    form = min(held_out, key=lambda name: held_out[name])
+    solution = FORMS[form](points)
+    intervals, unidentified = _confidence(points, solution)
+    fit = replace(
+        solution.fit,
         intervals=intervals,
         unidentified=unidentified,
         measured=_measured_range(points),
-        errors={"step_ms": held_out},
+        errors={"step_ms": held_out[form]},
         source=source,
-        method=method,
+        method=f"robust least squares over measured steps; matrix products: {form}",
     )
+    model = FittedModel(fit)
+    residuals = [Residual(point, point_ms(model, point)) for point in points]
+    errors = np.array([abs(residual.error) for residual in residuals])
     return FitResult(
         fit=fit,
+        form=form,
         residuals=residuals,
         r_squared=_r_squared(residuals),
         mean_error=float(errors.mean()),
         max_error=float(errors.max()),
-        held_out_error=held_out,
+        held_out_error=held_out[form],
+        held_out_errors=held_out,
     )
 
 
-def point_ms(model: FittedModel, point: Point) -> float:
-    """What the model says a point takes."""
-    step_ms = model.step_ms(
-        point.num_prefills,
-        point.prefill_tokens,
-        point.prefix_tokens,
-        point.num_decodes,
-        point.context_tokens,
-    )
-    return step_ms + (model.ingress_ms + model.egress_ms if point.is_outside_included else 0.0)
-
-
-def _parameters(solution: FloatArray) -> FittedParameters:
-    values = dict(zip(FREE, solution.tolist(), strict=True))
-    return FittedParameters(**{name: max(0.0, value) for name, value in values.items()})
-
-
-def _residuals(points: Sequence[Point], solution: FloatArray) -> list[Residual]:
-    model = FittedModel(Fit(parameters=_parameters(solution)))
-    return [Residual(point, point_ms(model, point)) for point in points]
-
-
-def _relative_errors(points: Sequence[Point], scale: FloatArray) -> Callable[..., FloatArray]:
-    def errors(scaled: FloatArray) -> FloatArray:
-        residuals = _residuals(points, scaled * scale)
-        return np.array([residual.error for residual in residuals])
-
-    return errors
-
-
-def _solve(points: Sequence[Point]) -> tuple[FloatArray, FloatArray]:
-    """The constants, and the derivatives of the relative errors by them."""
-    from scipy.optimize import least_squares
-
-    best = None
-    for start in _starts(points):
-        scale = np.maximum(start, _TINY_MS)
-        found = least_squares(
-            _relative_errors(points, scale),
-            np.ones(len(FREE)),
-            bounds=(0.0, np.inf),
-            loss="soft_l1",
-            f_scale=ROBUST_SCALE,
-            max_nfev=400,
-        )
-        if best is None or found.cost < best[0]:
-            best = (found.cost, found.x * scale, found.jac / scale)
-    assert best is not None
-    return best[1], best[2]
-
-
-def _starts(points: Sequence[Point]) -> list[FloatArray]:
-    """Where to begin: the linear part solved outright, with the knee placed high or low."""
-    from scipy.optimize import nnls
-
-    rows, measured = [], []
-    for point in points:
-        reach = point.prefix_tokens + (point.prefill_tokens + 1) / 2
-        rows.append(
-            [
-                1.0,
-                point.prefill_tokens + point.num_decodes,
-                float(point.prefill_tokens > 0),
-                point.num_decodes,
-                point.context_tokens,
-                point.prefill_tokens * reach,
-                float(point.is_outside_included),
-            ]
-        )
-        measured.append(point.measured_ms)
-    weights = 1 / np.array(measured)
-    linear, _ = nnls(np.array(rows) * weights[:, None], np.ones(len(measured)))
-    base, per_token, prompt_step, per_decode, per_context, per_pair, outside = linear.tolist()
-    typical = float(np.median(measured))
-    floor = {
-        "base": max(base, typical / 20),
-        "token": max(per_token, typical / 1e4),
-        "decode": max(per_decode, typical / 1e3),
-        "context": max(per_context, typical / 1e6),
-        "pair": max(per_pair, typical / 1e9),
-        "step": max(prompt_step, typical / 50),
-        "outside": max(outside, typical / 50),
-    }
-    return [
-        np.array(
-            [
-                floor["base"] * (1 - share),
-                floor["base"] * share,
-                floor["token"],
-                floor["step"],
-                floor["decode"],
-                floor["context"],
-                floor["pair"],
-                floor["outside"],
-            ]
-        )
-        for share in (0.1, 0.5, 0.9)
-    ]
-
-
-def _confidence(
-    points: Sequence[Point], solution: FloatArray, jacobian: FloatArray
-) -> tuple[dict[str, tuple[float, float]], tuple[str, ...]]:
-    """95 % intervals, and the constants whose interval is wider than they are large."""
-    errors = np.array([residual.error for residual in _residuals(points, solution)])
-    freedom = max(1, len(points) - len(FREE))
-    # A robust measure of spread: the few points that fit badly widen no interval.
-    variance = min(float((errors**2).sum()) / freedom, 10 * float(np.median(errors**2)) + 1e-12)
-    covariance = np.linalg.pinv(jacobian.T @ jacobian) * variance
-    half = _Z95 * np.sqrt(np.maximum(np.diag(covariance), 0.0))
-    intervals = {
-        name: (max(0.0, float(value - width)), float(value + width))
-        for name, value, width in zip(FREE, solution, half, strict=True)
-    }
-    unsure = tuple(
-        name
-        for name, value, width in zip(FREE, solution, half, strict=True)
-        if width > value and width > _TINY_MS
-    )
-    return intervals, unsure
-
-
-def _held_out_error(points: Sequence[Point]) -> float:
-    """Mean relative error of every point under a fit to the points of other folds."""
+def held_out_error(points: Sequence[Point], solve: Solver) -> float:
+    """Mean relative error of every point under a fit to the points of the other folds."""
     errors: list[float] = []
     for fold in range(NUM_FOLDS):
         seen = [point for index, point in enumerate(points) if index % NUM_FOLDS != fold]
         unseen = [point for index, point in enumerate(points) if index % NUM_FOLDS == fold]
-        if len(seen) >= len(FREE):
-            solution, _ = _solve(seen)
-            errors += [abs(residual.error) for residual in _residuals(unseen, solution)]
-    return float(np.mean(errors)) if errors else float("nan")
+        errors += np.abs(relative_errors(solve(seen).fit, unseen)).tolist()
+    return float(np.mean(errors))
+
+
+def _confidence(
+    points: Sequence[Point], solution: Solution
+) -> tuple[dict[str, tuple[float, float]], tuple[str, ...]]:
+    """95 % intervals of the named constants, and those whose interval is wider than their value.
+
+    The spread of errors is taken from their median, so that a few disturbed points widen nothing.
+    """
+    errors = np.abs(relative_errors(solution.fit, points))
+    deviation = 1.4826 * float(np.median(errors))  # of a normal distribution
+    # A column that is all but zero has no say; without a scale it would spoil the inverse.
+    scale = np.maximum(np.abs(solution.jacobian).max(axis=0), 1e-300)
+    scaled = solution.jacobian / scale
+    covariance = np.linalg.pinv(scaled.T @ scaled, rcond=1e-12) * deviation**2
+    half = _Z95 * np.sqrt(np.maximum(np.diag(covariance), 0.0)) / scale
+    intervals, unidentified = {}, []
+    for name, value, width in zip(
+        solution.names, solution.values.tolist(), half.tolist(), strict=True
+    ):
+        if not name:
+            continue
+        intervals[name] = (max(0.0, value - width), value + width)
+        if width > value:
+            unidentified.append(name)
+    return intervals, tuple(unidentified)
 
 
 def _r_squared(residuals: Sequence[Residual]) -> float:
