@@ -7,13 +7,13 @@ restored block by block and may be laid out otherwise than the old one, but answ
 is restored bit by bit, dict orders, sums of floats and the random generator included.
 
     workers t cards candidates          candidates by slot: [worker_id, dp_rank] or null
-    index   t worker_id dp_rank events  what a rank holds
+    index   t worker_id dp_rank columns what a rank holds
     held    t worker_id dp_rank columns the same, of a positional index
     tiers   t worker_id dp_rank columns what a rank holds in which tiers
     state   t state                     all else
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
 from dynosim.errors import ConfigError
@@ -27,9 +27,7 @@ from dynosim.router.plain import (
     Entry,
     card_from_plain,
     card_to_plain,
-    event_from_plain,
     pack,
-    packed_event,
     unpack,
 )
 from dynosim.router.state import restore_state, state_of
@@ -138,27 +136,22 @@ def _parts(router: KvRouter) -> dict[str, Any]:
     return {"workers": (table.cards, table.candidates), "index": index, **state_of(router)}
 
 
-def _held_blocks(plain: list[Any]) -> set[Any]:
+def _held_blocks(plain: Any) -> set[Any]:
     """Every block with its prefix, however it is told."""
-    if plain and isinstance(plain[0], dict):
-        return _blocks_of([event_from_plain(event) for event in plain])
-    return set(_rows(plain))
-
-
-def _blocks_of(events: list[Any]) -> set[tuple[int, int]]:
+    if not isinstance(plain, dict):
+        return set(_rows(plain))
     own: dict[int, int] = {}
-    found: set[tuple[int, int]] = set()
-    missing: set[int] = set()
-    for event in events:
-        if isinstance(event, Stored):
-            parent = None if event.parent is None else own[event.parent]
-            sequence = extend_sequence_hashes(parent, event.local_hashes)
-            pairs = list(zip(event.block_hashes, sequence, strict=True))
-            own.update(pairs)
-            found.update(pairs)
-        elif isinstance(event, Removed):
-            missing.update(event.block_hashes)
-    return {pair for pair in found if pair[0] not in missing}
+    found: set[Any] = set()
+    for event in _events_from_plain(plain) if plain else ():
+        if isinstance(event, Removed):
+            gone = set(event.block_hashes)
+            return {pair for pair in found if pair[0] not in gone}
+        parent = None if event.parent is None else own[event.parent]
+        sequence = extend_sequence_hashes(parent, event.local_hashes)
+        pairs = list(zip(event.block_hashes, sequence, strict=True))
+        own.update(pairs)
+        found.update(pairs)
+    return found
 
 
 # ---- the index -----------------------------------------------------------------------------------
@@ -186,11 +179,42 @@ def _index_parts(router: KvRouter, slot: int) -> list[tuple[str, Any]]:
     if isinstance(index, PositionalIndex):
         parts.append(("held", _held_to_plain(index.dump_held(slot))))
     elif isinstance(index, EventIndex):
-        parts.append(("index", [packed_event(event) for event in index.dump(slot)]))
+        parts.append(("index", _events_to_plain(index.dump(slot))))
     tiered = _tiered(router)
     if tiered is not None:
         parts.append(("tiers", _columns(tiered.dump_tiers(slot))))
     return parts
+
+
+def _events_to_plain(events: list[BlockEvent]) -> dict[str, Any]:
+    """Events of a dump in columns; empty if there are none."""
+    parents: list[int | None] = []
+    lengths: list[int] = []
+    names: list[int] = []
+    local: list[int] = []
+    missing: list[int] = []
+    for event in events:
+        if isinstance(event, Stored):
+            parents.append(event.parent)
+            lengths.append(len(event.block_hashes))
+            names += event.block_hashes
+            local += event.local_hashes
+        elif isinstance(event, Removed):
+            missing += event.block_hashes
+    if not names:
+        return {}
+    columns = {"names": pack(names), "local": pack(local), "missing": pack(missing)}
+    return {"parents": parents, "lengths": lengths, **columns}
+
+
+def _events_from_plain(plain: dict[str, Any]) -> Iterator[Stored | Removed]:
+    names, local, end = unpack(plain["names"]), unpack(plain["local"]), 0
+    for parent, length in zip(plain["parents"], plain["lengths"], strict=True):
+        begin, end = end, end + length
+        yield Stored(parent, names[begin:end], local[begin:end])
+    missing = unpack(plain["missing"])
+    if missing:
+        yield Removed(missing)
 
 
 def _held_to_plain(blocks: list[tuple[int, Held]]) -> list[Any]:
@@ -219,10 +243,10 @@ def _restore_workers(router: KvRouter, cards: list[Any], candidates: list[Any]) 
         router.load.add_slot(slot)
 
 
-def _restore_index(router: KvRouter, worker_id: int, dp_rank: int, events: list[Any]) -> None:
+def _restore_index(router: KvRouter, worker_id: int, dp_rank: int, plain: dict[str, Any]) -> None:
     index, slot = _primary(router), _slot(router, worker_id, dp_rank)
-    for event in events:
-        index.apply(slot, event_from_plain(event))
+    for event in _events_from_plain(plain):
+        index.apply(slot, event)
 
 
 def _restore_held(router: KvRouter, worker_id: int, dp_rank: int, columns: list[Any]) -> None:

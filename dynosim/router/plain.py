@@ -5,7 +5,7 @@ from binascii import a2b_base64, b2a_base64
 from collections.abc import Sequence
 from typing import Any
 
-from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored, Tier
+from dynosim.indexer.base import Cleared, Removed, Stored, Tier
 from dynosim.records import KvEvent
 from dynosim.router.eligibility import Constraints
 from dynosim.router.kv_router import AnyEvent, Decision, Refusal
@@ -56,10 +56,9 @@ def event_from_plain(plain: Any) -> AnyEvent:
     if isinstance(plain, list):
         return KvEvent(*plain)
     if "stored" in plain:
-        hashes, local = unpack(plain["stored"]), unpack(plain["local"])
-        return Stored(plain["parent"], hashes, local, Tier(plain["tier"]))
+        return Stored(plain["parent"], plain["stored"], plain["local"], Tier(plain["tier"]))
     if "removed" in plain:
-        return Removed(unpack(plain["removed"]), Tier(plain["tier"]))
+        return Removed(plain["removed"], Tier(plain["tier"]))
     tier = plain["cleared"]
     return Cleared(None if tier is None else Tier(tier))
 
@@ -139,13 +138,3 @@ def unpack(packed: str | list[int]) -> list[int]:
     if len(data) % 8:
         raise ValueError(f"{len(data)} bytes are no 64-bit numbers")
     return list(struct.unpack(f"<{len(data) // 8}Q", data))
-
-
-def packed_event(event: BlockEvent) -> Any:
-    """As `event_to_plain`, with packed numbers."""
-    if isinstance(event, Stored):
-        hashes, local = pack(event.block_hashes), pack(event.local_hashes)
-        return {"stored": hashes, "local": local, "parent": event.parent, "tier": int(event.tier)}
-    if isinstance(event, Removed):
-        return {"removed": pack(event.block_hashes), "tier": int(event.tier)}
-    return event_to_plain(event)
