@@ -120,23 +120,25 @@ class BlockPool:
         missing = num_blocks - self.blank_blocks
         self.blank_blocks = 0
         self.idle_blocks -= missing
-        events, announced = self.events, self.announced
+        private_events = self.events if self.publishes_all else None
+        extent = self._oldest
         while missing > 0:
-            extent = self._oldest
             if extent is None:
-                extent = self._oldest = self._idle.popitem(last=False)[0]
-            evicted = extent.num_cached
-            if evicted > missing:
-                evicted = missing
+                extent = self._idle.popitem(last=False)[0]
+            kept = extent.num_cached - missing
+            if kept > 0:
+                evicted, missing = missing, 0
+                extent.num_cached = kept
             else:
-                self._oldest = None
-            missing -= evicted
-            extent.num_cached -= evicted
-            content = extent.content
-            if events is not None and (announced is None or (content >= 0 and announced[content])):
-                events.append(KvEvent(False, content, extent.num_cached, evicted, None))
-            if extent.num_cached == 0 and content >= 0:
-                self._forget(extent)
+                evicted, missing = extent.num_cached, -kept
+                extent.num_cached = kept = 0
+            if extent.content >= 0:
+                self._note_evicted(extent, evicted)
+            elif private_events is not None:
+                private_events.append(KvEvent(False, extent.content, kept, evicted, None))
+            if not kept:
+                extent = None
+        self._oldest = extent
 
     def open_extent(self, content: int) -> Extent:
         """A new copy of a shared extent, still without content, in use by its creator."""
@@ -174,6 +176,15 @@ class BlockPool:
         announced = self.announced
         if announced is None or (content >= 0 and announced[content]):
             self.events.append(KvEvent(True, content, first_block, num_blocks, parent))
+
+    def _note_evicted(self, extent: Extent, num_blocks: int) -> None:
+        """Tell that a shared extent has lost its last blocks; forget it if they were all."""
+        content, num_left = extent.content, extent.num_cached
+        events, announced = self.events, self.announced
+        if events is not None and (announced is None or announced[content]):
+            events.append(KvEvent(False, content, num_left, num_blocks, None))
+        if num_left == 0:
+            self._forget(extent)
 
     def _forget(self, extent: Extent) -> None:
         """Drop an evicted copy from the lookup table; a younger copy takes its place."""

@@ -104,6 +104,7 @@ class KvCache:
         held = sequence.held
         missing = target_blocks - sequence.covered_blocks
         sequence.covered_blocks = target_blocks
+        tells = pool.events is not None
         extent = held[-1] if held else None
         room = 0 if extent is None else sizes[extent.content] - extent.num_cached
         while missing > 0:
@@ -113,9 +114,9 @@ class KvCache:
                 held.append(extent)
                 room = sizes[content]
             added = room if room < missing else missing
-            if pool.events is not None:
+            if tells:
                 parent = contents[len(held) - 2] if len(held) > 1 else None
                 pool.publish_stored(extent.content, extent.num_cached, added, parent)
             extent.num_cached += added
             missing -= added
-            room -= added
+            room = 0  # if any is left, nothing is missing

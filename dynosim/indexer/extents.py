@@ -64,9 +64,9 @@ class ExtentIndex:
         full = self._full
         sizes = self._extent_blocks
         classes: list[tuple[int, int]] = []
-        depth = 0
+        depth = lookups = 0
         for content in blocks:
-            counters.lookups += 1
+            lookups += 1
             still = alive & full[content]
             if still != alive:
                 lost = alive ^ still
@@ -78,6 +78,7 @@ class ExtentIndex:
                 if not alive:
                     break
             depth += sizes[content]
+        counters.lookups += lookups
         if alive and depth:
             classes.append((alive, depth))
         if len(classes) > 1:

@@ -8,6 +8,7 @@ when not even the least loaded candidate of all could be cheap enough.
 """
 
 from collections.abc import Sequence
+from math import inf
 
 from dynosim.router.slots import SlotLists
 
@@ -24,27 +25,24 @@ def group_by_savings(
     groups: list[tuple[float, int]] = []
     rest = eligible
     for slots, depth in overlaps:
-        inside = slots & eligible
+        inside = slots & rest
         if inside:
             rest ^= inside
-            if active:
-                _split(inside, depth * block_price, active, groups)
-            else:
-                groups.append((depth * block_price, inside))
+            groups.append((depth * block_price, inside))
     if rest:
-        _split(rest, 0.0, active, groups)
-    groups.sort(reverse=True)
-    return groups
-
-
-def _split(slots: int, saving: float, active: Groups, groups: list[tuple[float, int]]) -> None:
+        groups.append((0.0, rest))
     for holders, blocks in active:
-        both = slots & holders
-        if both:
-            groups.append((saving + blocks, both))
-            slots ^= both
-    if slots:
-        groups.append((saving, slots))
+        parts: list[tuple[float, int]] = []
+        for saving, slots in groups:
+            both = slots & holders
+            if both:
+                parts.append((saving + blocks, both))
+            if both != slots:
+                parts.append((saving, slots ^ both))
+        groups = parts
+    if len(groups) > 1:
+        groups.sort(reverse=True)
+    return groups
 
 
 def cheapest(
@@ -52,23 +50,22 @@ def cheapest(
 ) -> tuple[Sequence[int], float]:
     """The slots with the lowest own cost less savings, ascending, and that difference."""
     floor = min(own_cost)
-    lowest = float("inf")
+    lowest = inf
     best: list[tuple[Sequence[int], float]] = []  # groups that hold the cheapest, with the own cost
-    for saving, slots in groups:
+    for saving, group in groups:
         if floor - saving > lowest:
             break
-        inside = lists.of(slots)
-        least = min([own_cost[slot] for slot in inside])
-        if least - saving < lowest:
-            lowest = least - saving
+        inside = lists.of(group)
+        least = own_cost[inside[0]] if len(inside) == 1 else min([own_cost[s] for s in inside])
+        price = least - saving
+        if price < lowest:
+            lowest = price
             best = [(inside, least)]
-        elif least - saving == lowest:
+        elif price == lowest:
             best.append((inside, least))
-    if len(best) == 1:
-        members, least = best[0]
-        if len(members) > 1:
-            members = [slot for slot in members if own_cost[slot] == least]
-        return members, lowest
-    return sorted(
-        slot for inside, least in best for slot in inside if own_cost[slot] == least
-    ), lowest
+    if len(best) == 1 and len(best[0][0]) == 1:
+        return best[0][0], lowest
+    members = [slot for slots, least in best for slot in slots if own_cost[slot] == least]
+    if len(best) > 1:
+        members.sort()
+    return members, lowest

@@ -44,6 +44,7 @@ class KvChoice:
         generator: Random,
     ) -> None:
         self._table = table
+        self._block_size = table.block_size
         self._load = load
         self._index = index
         self._cost = cost
@@ -51,14 +52,15 @@ class KvChoice:
         self.confirm: Callable[[Sequence[int], float], bool] | None = None
         self._lists = SlotLists()
         self._price = cost.overlap_score_credit * cost.prefill_load_scale
-        self._is_plain = _is_plain(cost) and not load.decays and not isinstance(index, TieredIndex)
+        self._load_scale = cost.prefill_load_scale
+        self.is_plain = _is_plain(cost) and not load.decays and not isinstance(index, TieredIndex)
 
     def choose(self, request: RoutingRequest, eligible: int, now_ms: float) -> Placement:
         """The cheapest eligible slot; there must be one."""
         constraints = request.constraints
         has_preference = constraints is not None and bool(constraints.preferred_taints)
-        if self._is_plain and request.overrides is None and not has_preference:
-            return self._choose_plain(request, eligible, now_ms)
+        if self.is_plain and request.overrides is None and not has_preference:
+            return self.choose_plain(request, eligible, now_ms)
         cost = self._cost if request.overrides is None else request.overrides
         options = self.fresh_options(request, eligible, now_ms)
         return placement_of(pick(options, cost.temperature, self._generator))
@@ -100,20 +102,21 @@ class KvChoice:
         depth = max((depth for slots, depth in overlaps.classes if slots & eligible), default=0)
         return depth * self._table.block_size
 
-    def _choose_plain(self, request: RoutingRequest, eligible: int, now_ms: float) -> Placement:
-        load = self._load
-        active = load.shared_prefix(request.keys)
+    def choose_plain(self, request: RoutingRequest, eligible: int, now_ms: float) -> Placement:
+        """`choose`, where costs are plain and the request has no wishes."""
+        input_tokens, num_blocks, blocks, keys = request[1:5]
+        load, confirm = self._load, self.confirm
+        active = load.shared_prefix(keys)
         while True:
-            overlaps = self._index.find_matches(request.blocks)
+            overlaps = self._index.find_matches(blocks)
             groups = group_by_savings(eligible, overlaps.classes, active, self._price)
             slots, lowest = cheapest(groups, load.own_cost, self._lists)
-            if self.confirm is None or self.confirm(slots, now_ms):
+            if confirm is None or confirm(slots, now_ms):
                 break
         slot = draw(slots, self._generator)
         depth = overlaps.depth_of(slot)
-        block_size = self._table.block_size
-        prompt_blocks = request.input_tokens / block_size
-        cost = lowest + self._cost.prefill_load_scale * prompt_blocks + request.num_blocks
+        block_size = self._block_size
+        cost = lowest + self._load_scale * (input_tokens / block_size) + num_blocks
         return Placement(slot, cost, depth, depth * block_size)
 
     def _overlaps(self, request: RoutingRequest) -> TierOverlaps:

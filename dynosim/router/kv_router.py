@@ -108,7 +108,8 @@ class KvRouter:
         self._follower = index if isinstance(index, RoutingFollower) else None
         # Nothing but cost decides: most of `submit` can be skipped for requests without wishes.
         self._is_pure_kv = (
-            settings.mode == "kv"
+            self.choice.is_plain
+            and settings.mode == "kv"
             and policy is None
             and self._queue is None
             and self._affinity is None
@@ -179,22 +180,11 @@ class KvRouter:
         if request.input_tokens < 1:
             raise InvalidRequestError("the prompt is empty")
         self._check_is_new(request.request_id)
-        if self._is_pure_kv and request.constraints is None and self.table.all_mask:
-            slot, cost, overlap_blocks, cached_tokens = self.choice.choose(
-                request, self.table.all_mask, now_ms
-            )
-            self.load.book(request, slot, cached_tokens, now_ms)
-            worker_id, dp_rank = self.table.candidate(slot)
-            return Decision(
-                request.request_id,
-                worker_id,
-                dp_rank,
-                slot,
-                cost,
-                overlap_blocks,
-                cached_tokens,
-                0.0,
-            )
+        if self._is_pure_kv and request.constraints is None and request.overrides is None:
+            eligible = self.table.all_mask
+            if eligible:
+                placement = self.choice.choose_plain(request, eligible, now_ms)
+                return self._book(request, placement, now_ms, 0.0)
         eligible = self._eligible(request, now_ms)
         if self._queue is not None and self._waits(request, eligible, now_ms):
             return None
@@ -408,16 +398,23 @@ class KvRouter:
         if self._follower is not None:
             self._follower.expire(now_ms)
         placement = self._choose(request, eligible, now_ms)
+        decision = self._book(request, placement, now_ms, queued_ms)
+        if self._follower is not None:
+            self._follower.note_routed(placement.slot, request.request_id, request.blocks, now_ms)
+        if self._affinity is not None and request.session_id is not None:
+            home = self.table.candidate(placement.slot)
+            self._affinity.begin(request.session_id, home, now_ms)
+            self._leases[request.request_id] = request.session_id
+        return decision
+
+    def _book(
+        self, request: RoutingRequest, placement: Placement, now_ms: float, queued_ms: float
+    ) -> Decision:
         slot, cost, overlap_blocks, cached_tokens = placement
         self.load.book(request, slot, cached_tokens, now_ms)
-        candidate = self.table.candidate(slot)
-        if self._follower is not None:
-            self._follower.note_routed(slot, request.request_id, request.blocks, now_ms)
-        if self._affinity is not None and request.session_id is not None:
-            self._affinity.begin(request.session_id, candidate, now_ms)
-            self._leases[request.request_id] = request.session_id
+        worker_id, dp_rank = self.table.candidate(slot)
         return Decision(
-            request.request_id, candidate.worker_id, candidate.dp_rank,
+            request.request_id, worker_id, dp_rank,
             slot, cost, overlap_blocks, cached_tokens, queued_ms,
         )  # fmt: skip
 

@@ -91,20 +91,20 @@ class ActiveLoad:
 
     def book(self, request: RoutingRequest, slot: int, cached_tokens: int, now_ms: float) -> None:
         """Count a request as placed on `slot`, which has `cached_tokens` of its prompt."""
-        name = request.request_id
+        name, input_tokens, num_blocks, _, keys = request[:5]
         if name in self.bookings:
             raise InvariantError(f"request {name} is placed twice")
-        cost = self._cost if request.overrides is None else request.overrides
-        keys = request.keys if cost.assume_kv_reuse else ()
+        cost = request.overrides or self._cost
+        if not cost.assume_kv_reuse:
+            keys = ()
         grown, named = self._hold(slot, keys)
-        private = request.num_blocks - named
+        private = num_blocks - named
         prefill = 0
-        if cost.track_prefill_tokens and request.input_tokens > cached_tokens:
-            prefill = request.input_tokens - cached_tokens
+        if cost.track_prefill_tokens and input_tokens > cached_tokens:
+            prefill = input_tokens - cached_tokens
         self.bookings[name] = Booking(
-            slot, keys, private, prefill, request.input_tokens,
-            request.expected_output_tokens, now_ms,
-        )  # fmt: skip
+            slot, keys, private, prefill, input_tokens, request.expected_output_tokens, now_ms
+        )
         self.num_requests[slot] += 1
         if prefill:
             self._prefill_tokens[slot] += prefill
@@ -249,11 +249,10 @@ class ActiveLoad:
 
     def _refresh(self, slot: int) -> None:
         """Derive a slot's own cost anew (never added up, so that no rounding accumulates)."""
-        self.own_cost[slot] = (
-            self._prefill_load_scale * (self._prefill_tokens[slot] / self._block_size)
-            + int(self._blocks[slot] + 0.5)
-            + self._request_weight * self.num_requests[slot]
-        )
+        prefill_blocks = self._prefill_tokens[slot] / self._block_size
+        requests = self._request_weight * self.num_requests[slot]
+        blocks = int(self._blocks[slot] + 0.5)
+        self.own_cost[slot] = self._prefill_load_scale * prefill_blocks + blocks + requests
 
     def _num_blocks_of(self, keys: Sequence[int]) -> int:
         sizes = self._key_blocks
