@@ -28,4 +28,4 @@ class LiveConfig(Section):
     ready_timeout_s: Seconds = 600.0  # for a worker to become ready
     router_log: bool = True  # keep the router's inputs and decisions, for replay-log
     router_log_mib: Count = 64  # size of one file of it
-    router_log_files: Count = 4  # so many are kept
+    router_log_files: Annotated[int, Field(ge=2, le=10_000)] = 4  # so many are kept
