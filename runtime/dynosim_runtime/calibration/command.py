@@ -133,9 +133,12 @@ def print_result(result: FitResult, measured: Measurements) -> None:
         print(f"{name:<22}{value:>12.5g}{interval}{unsure}")
     for tokens, products_ms in result.fit.token_curve:
         print(f"{f'products of {tokens:g} tokens':<22}{products_ms:>12.5g}")
-    print(
-        f"\nform: {result.form}; R2 {result.r_squared:.4f}; error of a step: mean "
-        f"{100 * result.mean_error:.1f} %, max {100 * result.max_error:.1f} %, held out {100 * result.held_out_error:.1f} %"
-    )
+    errors = {
+        "mean": result.mean_error,
+        "max": result.max_error,
+        "held out": result.held_out_error,
+    }
+    said = ", ".join(f"{name} {100 * error:.1f} %" for name, error in errors.items())
+    print(f"\nform: {result.form}; R2 {result.r_squared:.4f}; error of a step: {said}")
     for note in measured.notes:
         print(f"note: {note}")

@@ -9,10 +9,11 @@ which holds the way in and out too. The engine must be idle otherwise.
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from dynosim.records import FloatArray
+from dynosim.records import FloatArray, IntArray
 from dynosim_runtime.calibration.points import Kind, Point
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.loadgen.client import Answer, Clock, CompletionsClient
@@ -24,6 +25,8 @@ PREFIX_ALIGNMENT = 1024
 
 IDLE_PATIENCE_S = 5.0
 SETTLE_STEPS = 2  # after the last first token, before gaps count
+MIXED_CONTEXT = 32  # prompts of the sequences that newcomers join
+STEPS_PER_NEWCOMER = 12  # while one is sent, computed and answered, the others decode so many
 MAX_SPREAD = 1.0
 _RETURN = "the engine's answers make no sense as measurements"
 
@@ -93,12 +96,19 @@ class Measurer:
         self._check_spread()
         return self._taken
 
-    def _scratch(self, length: int) -> np.ndarray:
+    def _scratch(self, length: int) -> IntArray:
         self._num_prompts += 1
         return self._prompts.scratch(self._num_prompts, length)
 
-    async def _ask(self, prompt: np.ndarray, output_tokens: int) -> Answer:
-        answer = await self._client.complete(prompt, output_tokens, self._clock)
+    async def _ask(
+        self,
+        prompt: IntArray,
+        output_tokens: int,
+        on_first_token: Callable[[], None] | None = None,
+    ) -> Answer:
+        answer = await self._client.complete(
+            prompt, output_tokens, self._clock, on_first_token=on_first_token
+        )
         if answer.error is not None:
             raise LiveError(
                 f"{self._client.url}: {_RETURN}: a request of {len(prompt)} + {output_tokens} "
@@ -197,25 +207,24 @@ class Measurer:
     async def _measure_mixed(self) -> None:
         for batch in self._plan.mixed_batches:
             for length in self._plan.mixed_prompts:
-                if length >= self._plan.max_context or batch * 64 >= self._plan.max_context * 4:
-                    continue
-                await self._measure_mixed_point(batch, length)
+                if length < self._plan.max_context:
+                    await self._measure_mixed_point(batch, length)
 
     async def _measure_mixed_point(self, batch: int, length: int) -> None:
         """Newcomers, one after the other, to a batch that decodes."""
-        context, newcomers = 32, self._plan.repeats
-        output_tokens = batch + 6 * newcomers + 8
+        context = MIXED_CONTEXT
+        output_tokens = batch + STEPS_PER_NEWCOMER * self._plan.repeats
         if context + output_tokens >= self._plan.max_context:
             return
+        begun = asyncio.Semaphore(0)
         streams = [
-            asyncio.create_task(self._ask(self._scratch(context), output_tokens))
+            asyncio.create_task(
+                self._ask(self._scratch(context), output_tokens, on_first_token=begun.release)
+            )
             for _ in range(batch)
         ]
-        first_ms: list[float] = []
         try:
-            while len(first_ms) < newcomers and not any(stream.done() for stream in streams):
-                answer = await self._ask(self._scratch(length), 1)
-                first_ms.append(answer.token_ms[0])
+            first_ms = await self._newcomers(length, streams, begun)
             answers = await asyncio.gather(*streams)
         finally:
             for stream in streams:
@@ -230,7 +239,21 @@ class Measurer:
         self._add("mixed", samples, num_prefills=1, prefill_tokens=length, num_decodes=batch,
                   context_tokens=round(batch * (context + float(np.mean(positions)))))  # fmt: skip
 
-    async def _ttft_ms(self, prompt: np.ndarray) -> float:
+    async def _newcomers(
+        self, length: int, streams: "list[asyncio.Task[Answer]]", begun: asyncio.Semaphore
+    ) -> list[float]:
+        """When each newcomer's first token came; they come once all streams have begun."""
+        waiting = asyncio.create_task(_acquire(begun, len(streams)))
+        pending: list[asyncio.Task[Any]] = [waiting, *streams]
+        await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        first_ms: list[float] = []
+        while len(first_ms) < self._plan.repeats and not any(s.done() for s in streams):
+            answer = await self._ask(self._scratch(length), 1)
+            first_ms.append(answer.token_ms[0])
+        return first_ms
+
+    async def _ttft_ms(self, prompt: IntArray) -> float:
         answer = await self._ask(prompt, 1)
         return answer.token_ms[0] - answer.sent_ms
 
@@ -297,6 +320,11 @@ class Measurer:
             )
         if noisy:
             self._taken.notes.append(f"vary by more than their median: {'; '.join(noisy)}")
+
+
+async def _acquire(semaphore: asyncio.Semaphore, times: int) -> None:
+    for _ in range(times):
+        await semaphore.acquire()
 
 
 def steady_gaps(answers: Sequence[Answer], settle_steps: int) -> tuple[FloatArray, float]:

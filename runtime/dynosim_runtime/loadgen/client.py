@@ -2,7 +2,7 @@
 
 import time
 from array import array
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -194,6 +194,7 @@ class CompletionsClient:
         *,
         request_id: str | None = None,
         priority: int = 0,
+        on_first_token: Callable[[], None] | None = None,
     ) -> Answer:
         """Send a prompt, wait for `output_tokens` tokens. What goes wrong is told in the answer."""
         body = self._body(prompt, output_tokens, priority)
@@ -207,7 +208,8 @@ class CompletionsClient:
             ) as response:
                 answer.http_status = response.status
                 if response.status == 200:
-                    await _read_answer(response.content.iter_any(), answer, clock)
+                    pieces = response.content.iter_any()
+                    await _read_answer(pieces, answer, clock, on_first_token)
                 else:
                     text = await response.content.read(MAX_ERROR_BYTES)
                     answer.error = f"HTTP {response.status}: {_error_message(text)}"
@@ -246,13 +248,21 @@ def choose_model(names: list[str], wanted: str) -> str:
     raise LiveError(f"the server has no model {wanted!r} (it has: {known}); set the plan's model")
 
 
-async def _read_answer(pieces: AsyncIterator[bytes], answer: Answer, clock: Clock) -> None:
+async def _read_answer(
+    pieces: AsyncIterator[bytes],
+    answer: Answer,
+    clock: Clock,
+    on_first_token: Callable[[], None] | None,
+) -> None:
     parser = SseParser()
     async for piece in pieces:
         now_ms = clock.now_ms()
         for event in parser.feed(piece):
             if event != b"[DONE]":
                 _note(event, answer, now_ms)
+        if on_first_token is not None and answer.token_ms:
+            on_first_token()
+            on_first_token = None
 
 
 def _note(event: bytes, answer: Answer, now_ms: float) -> None:

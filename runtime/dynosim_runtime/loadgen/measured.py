@@ -52,6 +52,7 @@ ENGINE_KEYS: tuple[str, ...] = (
     "num_scheduling_events",
     "simulate_wall_ms",
     "router_overlap_ratio",
+    "kv_read_write_ratio",
     "timing_source",
     "timing_description",
     "timing_notes",

@@ -1,0 +1,172 @@
+from array import array
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dynosim.errors import ConfigError
+from dynosim.silicon.fitted_file import read_fit, write_fit
+from dynosim.timing.fitted import Fit, FittedModel, FittedParameters
+from dynosim_runtime.calibration.fit import fit_points, held_out_error
+from dynosim_runtime.calibration.forms import point_ms, solve_curve, solve_limits
+from dynosim_runtime.calibration.measure import newcomer_gaps, steady_gaps
+from dynosim_runtime.calibration.points import Point
+from dynosim_runtime.loadgen.client import Answer
+
+TRUTH = FittedParameters(
+    overhead_ms=4.0,
+    weights_ms=6.0,
+    per_token_ms=0.2,
+    prompt_step_ms=1.0,
+    per_decode_ms=0.3,
+    per_context_token_ms=0.0008,
+    per_pair_ms=0.00004,
+    ingress_ms=2.5,
+)
+
+
+def points_of(fit: Fit, *, noise: float = 0.0, seed: int = 0) -> list[Point]:
+    """What a perfect engine with these constants would show, each time off by up to `noise`."""
+    shapes: list[dict[str, object]] = []
+    for length in (16, 32, 64, 128, 256, 512, 1024, 2000):
+        shapes.append({"kind": "prefill", "num_prefills": 1, "prefill_tokens": length})
+    for prefix, length in ((1024, 64), (1024, 512), (2048, 64), (2048, 512)):
+        shapes.append(
+            {"kind": "cached prefill", "num_prefills": 1, "prefill_tokens": length,
+             "prefix_tokens": prefix}
+        )  # fmt: skip
+    for batch, context in product((1, 2, 4, 8, 16, 32, 64), (50, 530, 1550)):
+        shapes.append({"kind": "decode", "num_decodes": batch, "context_tokens": batch * context})
+    for batch, length in product((1, 4, 16), (16, 128, 512, 1024)):
+        shapes.append(
+            {"kind": "mixed", "num_prefills": 1, "prefill_tokens": length, "num_decodes": batch,
+             "context_tokens": batch * 40}
+        )  # fmt: skip
+    model = FittedModel(fit)
+    random = np.random.default_rng(seed)
+    points = []
+    for shape in shapes:
+        outside = shape["kind"] in ("prefill", "cached prefill")
+        blank = Point(**shape, is_outside_included=outside, measured_ms=1.0)  # type: ignore[arg-type]
+        measured_ms = point_ms(model, blank) * (1 + noise * random.uniform(-1, 1))
+        points.append(
+            Point(**shape, is_outside_included=outside, measured_ms=measured_ms)  # type: ignore[arg-type]
+        )
+    return points
+
+
+def test_known_constants_are_found_again() -> None:
+    result = fit_points(points_of(Fit(parameters=TRUTH)), source="test")
+    assert result.form == "limits"
+    for name in FittedParameters.__dataclass_fields__:
+        expected = getattr(TRUTH, name)
+        assert getattr(result.fit.parameters, name) == pytest.approx(expected, rel=0.02), name
+    assert result.max_error < 1e-3
+    assert result.r_squared > 0.99999
+
+
+def test_a_bent_curve_is_followed_where_limits_cannot() -> None:
+    curve = ((1.0, 0.0), (8.0, 5.0), (32.0, 6.0), (128.0, 40.0), (2048.0, 200.0))
+    linear = FittedParameters(
+        overhead_ms=4.0, per_decode_ms=0.3, per_context_token_ms=0.0008, ingress_ms=2.5
+    )
+    points = points_of(Fit(parameters=linear, token_curve=curve))
+    result = fit_points(points, source="test")
+    assert result.form == "curve"
+    assert result.held_out_errors["curve"] < result.held_out_errors["limits"]
+    assert result.fit.parameters.ingress_ms == pytest.approx(2.5, rel=0.3)
+    assert result.mean_error < 0.02
+
+
+def test_true_constants_lie_in_the_intervals_of_noisy_ones() -> None:
+    result = fit_points(points_of(Fit(parameters=TRUTH), noise=0.02), source="test")
+    inside = [
+        low <= getattr(TRUTH, name) <= high for name, (low, high) in result.fit.intervals.items()
+    ]
+    assert sum(inside) >= len(inside) - 1
+    assert result.mean_error < 0.02
+
+
+def test_disturbed_points_do_not_bend_the_rest() -> None:
+    points = points_of(Fit(parameters=TRUTH))
+    for index in (3, 15, 30):
+        fields = {name: getattr(points[index], name) for name in Point.__slots__}
+        points[index] = Point(**(fields | {"measured_ms": points[index].measured_ms * 3}))
+    result = fit_points(points, source="test")
+    errors = sorted(abs(residual.error) for residual in result.residuals)
+    assert errors[len(errors) // 2] < 0.01
+    assert result.max_error > 0.5
+    assert result.fit.parameters.per_token_ms == pytest.approx(0.2, rel=0.05)
+
+
+@pytest.mark.parametrize("solve", [solve_limits, solve_curve])
+def test_no_constant_is_negative(solve: object) -> None:
+    falling = [
+        Point(kind="decode", num_decodes=n, context_tokens=100 * n, measured_ms=50.0 - n)
+        for n in range(1, 20)
+    ]
+    parameters = solve(falling).fit.parameters  # type: ignore[operator]
+    assert all(getattr(parameters, name) >= 0 for name in FittedParameters.__dataclass_fields__)
+
+
+def test_what_the_points_cannot_tell_is_named() -> None:
+    decodes = [point for point in points_of(Fit(parameters=TRUTH)) if point.kind == "decode"]
+    result = fit_points(decodes, source="test")
+    assert (
+        "ingress_ms" not in result.fit.intervals
+        or result.fit.parameters.ingress_ms < 1e-6
+        or ("ingress_ms" in result.fit.unidentified)
+    )
+    assert result.fit.measured.prefill_tokens is None
+    assert result.fit.measured.num_decodes == 64
+
+
+def test_held_out_error_is_of_points_not_seen() -> None:
+    points = points_of(Fit(parameters=TRUTH))
+    assert held_out_error(points, solve_limits) < 0.01
+    assert held_out_error(points_of(Fit(parameters=TRUTH), noise=0.3), solve_limits) > 0.05
+
+
+def test_too_few_points_are_refused() -> None:
+    with pytest.raises(ConfigError, match="too few"):
+        fit_points(points_of(Fit(parameters=TRUTH))[:8], source="test")
+
+
+def test_the_written_file_times_steps_as_the_fit_does(tmp_path: Path) -> None:
+    fit = fit_points(points_of(Fit(parameters=TRUTH)), source="test").fit
+    write_fit(fit, tmp_path / "timing.json")
+    again = FittedModel(read_fit(tmp_path / "timing.json"))
+    for step in ((1, 300, 100, 0, 0), (0, 0, 0, 5, 900), (1, 64, 0, 3, 400)):
+        assert again.step_ms(*step) == pytest.approx(FittedModel(fit).step_ms(*step), rel=1e-12)
+
+
+def answer(first_ms: float, *gaps_ms: float) -> Answer:
+    times = np.cumsum([first_ms, *gaps_ms])
+    return Answer(sent_ms=0.0, token_ms=array("d", times.tolist()))
+
+
+def test_steady_gaps_are_those_in_which_all_decode() -> None:
+    early = answer(10, 10, 10, 10, 5, 5, 5, 5)  # tokens at 10, 20, 30, 40, 45, 50, 55, 60
+    late = answer(40, 5, 5, 5, 5, 5, 5)  # 40, 45, ... 70
+    gaps, position = steady_gaps([early, late], settle_steps=1)
+    assert gaps.tolist() == [5.0, 5.0]
+    assert 2 < position < 6
+
+
+def test_streams_that_hardly_overlap_have_no_steady_gaps() -> None:
+    gaps, _ = steady_gaps([answer(0, 1, 1), answer(50, 1, 1)], settle_steps=2)
+    assert len(gaps) == 0
+
+
+def test_newcomers_are_seen_in_the_gaps_they_stretch() -> None:
+    first = answer(0, 10, 10, 40, 10, 40, 10)  # 0, 10, 20, 60, 70, 110, 120
+    second = answer(1, 10, 10, 40, 10, 40, 10)
+    samples, positions = newcomer_gaps([first, second], [60.4, 110.2])
+    assert samples == [40.0, 40.0]
+    assert positions == [3.0, 5.0]
+
+
+def test_newcomers_before_all_decode_do_not_count() -> None:
+    samples, _ = newcomer_gaps([answer(0, 10, 10), answer(15, 5)], [10.0])
+    assert samples == []
