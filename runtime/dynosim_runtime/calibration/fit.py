@@ -109,7 +109,6 @@ def _confidence(
     """
     errors = np.abs(relative_errors(solution.fit, points))
     deviation = 1.4826 * float(np.median(errors))  # of a normal distribution
-    # A column that is all but zero has no say; without a scale it would spoil the inverse.
     scale = np.maximum(np.abs(solution.jacobian).max(axis=0), 1e-300)
     scaled = solution.jacobian / scale
     covariance = np.linalg.pinv(scaled.T @ scaled, rcond=1e-12) * deviation**2
@@ -119,6 +118,9 @@ def _confidence(
         solution.names, solution.values.tolist(), half.tolist(), strict=True
     ):
         if not name:
+            continue
+        if not solution.jacobian[:, solution.names.index(name)].any():
+            unidentified.append(name)  # no point feels it
             continue
         intervals[name] = (max(0.0, value - width), value + width)
         if width > value:

@@ -6,7 +6,8 @@ kernels are all alike efficient. Few constants, good beyond what was measured.
 of CPUs do), and never fall. More constants, but all linear.
 
 Both minimise relative errors under a robust loss: a step that the machine disturbed must not bend
-the rest, and short steps count as much as long ones. No constant may be negative.
+the rest, and short steps count as much as long ones, unsteady ones less. No constant may be
+negative.
 """
 
 from collections.abc import Callable, Sequence
@@ -74,7 +75,8 @@ def solve_curve(points: Sequence[Point]) -> Solution:
     nodes = _nodes(points)
     measured = _measured(points)
     rows = np.hstack((_linear_rows(points), _piece_rows(points, nodes))) / measured[:, None]
-    weights = np.ones(len(points))
+    trusted = _weights(points) ** 2
+    weights = trusted
     values = np.zeros(rows.shape[1])
     # Columns differ by many orders of magnitude; the solver's tolerances do not.
     scale = np.maximum(np.abs(rows).max(axis=0), _TINY_MS)
@@ -83,7 +85,7 @@ def solve_curve(points: Sequence[Point]) -> Solution:
         scaled, _ = nnls(rows / scale * root[:, None], root)
         values = scaled / scale
         errors = rows @ values - 1
-        weights = 1 / np.sqrt(1 + (errors / ROBUST_SCALE) ** 2)
+        weights = trusted / np.sqrt(1 + trusted * (errors / ROBUST_SCALE) ** 2)
     linear = dict(zip(LINEAR, values.tolist(), strict=False))
     heights = np.concatenate(([0.0], np.cumsum(values[len(LINEAR) :])))
     curve = tuple(zip((float(node) for node in nodes), heights.tolist(), strict=True))
@@ -102,7 +104,8 @@ def solve_limits(points: Sequence[Point]) -> Solution:
         scale = np.maximum(start, _TINY_MS)
 
         def errors(scaled: FloatArray, scale: FloatArray = scale) -> FloatArray:
-            return relative_errors(_limits_fit(names, scaled * scale), points)
+            fit = _limits_fit(names, scaled * scale)
+            return relative_errors(fit, points) * _weights(points)
 
         found = least_squares(
             errors,
@@ -202,6 +205,10 @@ def _nodes(points: Sequence[Point]) -> list[int]:
 
 def _tokens(point: Point) -> int:
     return point.prefill_tokens + point.num_decodes
+
+
+def _weights(points: Sequence[Point]) -> FloatArray:
+    return np.array([point.weight for point in points])
 
 
 def _measured(points: Sequence[Point]) -> FloatArray:

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+STEADY_ERROR = 0.02
+"""Relative error of a point that shows no spread: what no repetition averages out."""
+
 Kind = Literal["prefill", "cached prefill", "decode", "mixed"]
 
 
@@ -24,6 +27,16 @@ class Point:
     measured_ms: float  # median
     spread: float = 0.0  # interquartile range over the median
     num_samples: int = 1
+
+    @property
+    def weight(self) -> float:
+        """How much its relative error counts: 1 for a steady point, less for an unsteady one.
+
+        One over the standard error of the median (of a normal distribution with this spread), in
+        units of the error that a steady point is taken to have.
+        """
+        standard_error = 1.25 * self.spread / 1.35 / self.num_samples**0.5
+        return STEADY_ERROR / (STEADY_ERROR**2 + standard_error**2) ** 0.5
 
     def label(self) -> str:
         """The step in a few words."""
