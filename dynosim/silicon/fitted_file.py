@@ -6,6 +6,7 @@
      "unidentified": ["prompt_step_ms"],
      "measured": {"prefill_tokens": 2048, ...},        largest measured step by axis
      "token_curve": {"tokens": [1, 64], "ms": [9.1, 9.4]},
+     "context_curve": {"decodes": [1, 64], "factor": [0.6, 1.1]},
      "knee": 4.0, "graph_sizes": [1, 2, 4, 8],
      "errors": {"mean_ttft_ms": 0.01, ...}, "source": "...", "method": "..."}
 
@@ -25,6 +26,7 @@ from dynosim.timing.fitted import (
     AXES,
     DEFAULT_KNEE,
     PARAMETER_NAMES,
+    Curve,
     Fit,
     FittedModel,
     FittedParameters,
@@ -33,9 +35,11 @@ from dynosim.timing.fitted import (
 
 FORMAT = "dynosim-fitted-timing"
 VERSION = 1
+_TOKEN_CURVE = ("tokens", "ms")
+_CONTEXT_CURVE = ("decodes", "factor")
 _KEYS = (
     "format", "version", "parameters", "intervals", "unidentified", "measured",
-    "token_curve", "knee",
+    "token_curve", "context_curve", "knee",
     "graph_sizes", "errors", "source", "method",
 )  # fmt: skip
 
@@ -55,10 +59,8 @@ def write_fit(fit: Fit, path: Path) -> None:
         "intervals": {name: list(bounds) for name, bounds in fit.intervals.items()},
         "unidentified": list(fit.unidentified),
         "measured": asdict(fit.measured),
-        "token_curve": {
-            "tokens": [tokens for tokens, _ in fit.token_curve],
-            "ms": [ms for _, ms in fit.token_curve],
-        },
+        "token_curve": _lists(fit.token_curve, _TOKEN_CURVE),
+        "context_curve": _lists(fit.context_curve, _CONTEXT_CURVE),
         "knee": fit.knee,
         "graph_sizes": list(fit.graph_sizes),
         "errors": dict(fit.errors),
@@ -76,7 +78,8 @@ def read_fit(path: Path) -> Fit:
         read.fail("knee", f"expected 1 or more, got {knee}")
     return Fit(
         parameters=FittedParameters(**read.numbers("parameters", PARAMETER_NAMES)),
-        token_curve=read.curve("token_curve"),
+        token_curve=read.curve("token_curve", _TOKEN_CURVE),
+        context_curve=read.curve("context_curve", _CONTEXT_CURVE),
         knee=knee,
         graph_sizes=read.sizes("graph_sizes"),
         intervals=read.intervals("intervals"),
@@ -86,6 +89,11 @@ def read_fit(path: Path) -> Fit:
         source=read.text("source"),
         method=read.text("method"),
     )
+
+
+def _lists(curve: Curve, names: tuple[str, str]) -> dict[str, list[float]]:
+    """A curve as two lists; they are empty if there is no curve."""
+    return {name: [point[axis] for point in curve] for axis, name in enumerate(names)}
 
 
 class _Reader:
@@ -181,21 +189,21 @@ class _Reader:
             self.fail(key, "expected rising whole numbers above 0")
         return tuple(sizes)
 
-    def curve(self, key: str) -> tuple[tuple[float, float], ...]:
-        """An object of two lists, rising tokens and the ms at each; empty if there is no curve."""
+    def curve(self, key: str, names: tuple[str, str]) -> Curve:
+        """An object of two lists, rising places and the height at each; empty: no curve."""
         section = self._section(key, dict)
         for name in section:
-            self._known(f"{key}.{name}", name, ("tokens", "ms"))
+            self._known(f"{key}.{name}", name, names)
         lists = []
-        for name in ("tokens", "ms"):
+        for name in names:
             values = section.get(name, [])
             if not isinstance(values, list):
                 self.fail(f"{key}.{name}", "expected a list of numbers")
             lists.append([self.number(f"{key}.{name}", value) for value in values])
         if len(lists[0]) != len(lists[1]) or len(lists[0]) == 1:
-            self.fail(key, "expected tokens and ms, as many of each, two or more")
+            self.fail(key, f"expected as many {names[0]} as {names[1]}, two or more")
         if any(a >= b for a, b in pairwise(lists[0])):
-            self.fail(f"{key}.tokens", "expected rising numbers")
+            self.fail(f"{key}.{names[0]}", "expected rising numbers")
         return tuple(zip(*lists, strict=True))
 
     def text(self, key: str) -> str:

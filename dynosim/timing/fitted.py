@@ -4,14 +4,17 @@ A step takes
 
     overhead + prompt step + soft maximum(weights, tokens * per token)
     + decodes * per decode + contexts * per context token + attention pairs * per pair
+    (+ contexts * mixed context token, in a step that also computes prompt tokens)
 
 where tokens counts all that the step computes, padded as the engine pads (CUDA graphs exist for
 some batch sizes only), contexts is the sum over decoding sequences, and a prompt chunk of n tokens
 behind p cached ones makes n * (p + (n + 1) / 2) attention pairs. The soft maximum is the mixed-step
 rule: while reading the weights takes longer than computing, prompt tokens ride along for free;
 beyond, every token costs. Where a curve of the matrix products over tokens is known (from measured
-tables), `curve_scale` times it stands in for the soft maximum. Decode steps of one batch are linear
-in their contexts, so that runs have a closed form.
+tables), `curve_scale` times it stands in for the soft maximum; a second curve tells by how much
+reading a token of context is faster or slower in batches of some sizes (kernels split small batches
+over the device, middling ones leave a part of it idle). Decode steps of one batch are linear in
+their contexts, so that runs have a closed form.
 
 `ingress_ms` and `egress_ms` lie outside the steps, see `StepTimeModel`.
 """
@@ -29,6 +32,10 @@ from dynosim.timing.model import DERIVED, StepTimeModel, contexts_below
 DEFAULT_KNEE = 4.0
 
 
+Curve = tuple[tuple[float, float], ...]
+"""Points to interpolate between, two at least; empty: no curve."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FittedParameters:
     """The constants of one deployment, none negative; in ms but for `curve_scale`."""
@@ -40,6 +47,7 @@ class FittedParameters:
     prompt_step_ms: float = 0.0  # once per step that computes any prompt token
     per_decode_ms: float = 0.0  # one decoding sequence
     per_context_token_ms: float = 0.0  # reading one token of cache for a decoding sequence
+    mixed_context_token_ms: float = 0.0  # more, if the step also computes prompt tokens
     per_pair_ms: float = 0.0  # one prompt token attending to one token
     ingress_ms: float = 0.0  # arrival until the scheduler sees a request
     egress_ms: float = 0.0  # token made until token delivered
@@ -66,7 +74,8 @@ class Fit:
     """A fitted model as its file tells it: constants, how sure they are, where they come from."""
 
     parameters: FittedParameters
-    token_curve: tuple[tuple[float, float], ...] = ()  # (tokens, ms of products), tokens rising
+    token_curve: Curve = ()  # (tokens, ms of products), tokens rising
+    context_curve: Curve = ()  # (decodes, factor of per_context_token_ms), decodes rising
     knee: float = DEFAULT_KNEE  # sharpness of the soft maximum; >= 1, larger is sharper
     graph_sizes: tuple[int, ...] = ()  # token counts the engine pads to, rising; empty: no padding
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # 95 %, by parameter
@@ -93,10 +102,11 @@ class FittedModel(StepTimeModel):
         self._per_token_ms = parameters.per_token_ms
         self._prompt_step_ms = parameters.prompt_step_ms
         self._per_decode_ms = parameters.per_decode_ms
-        self._curve_tokens = [tokens for tokens, _ in fit.token_curve]
         self._per_context_token_ms = parameters.per_context_token_ms
+        self._mixed_context_token_ms = parameters.mixed_context_token_ms
         self._per_pair_ms = parameters.per_pair_ms
         self._token_work: dict[int, float] = {}  # remembered, by token count
+        self._context_token: dict[int, float] = {}  # remembered, by number of decodes
         self.description = f"fitted: {name}" + (f", from {fit.source}" if fit.source else "")
         self.notes = _notes(fit)
 
@@ -116,11 +126,11 @@ class FittedModel(StepTimeModel):
         if prefill_tokens > 0:
             reach = (prefix_tokens + (prefill_tokens + num_prefills) / 2) / num_prefills
             total += self._prompt_step_ms + prefill_tokens * reach * self._per_pair_ms
-        return (
-            total
-            + num_decodes * self._per_decode_ms
-            + decode_context_tokens * self._per_context_token_ms
-        )
+            total += decode_context_tokens * self._mixed_context_token_ms
+        if num_decodes > 0:
+            total += num_decodes * self._per_decode_ms
+            total += decode_context_tokens * self._context_ms(num_decodes)
+        return total
 
     def decode_run_ms(self, num_decodes: int, decode_context_tokens: int, num_steps: int) -> float:
         if num_decodes <= 0:
@@ -129,16 +139,30 @@ class FittedModel(StepTimeModel):
         contexts = num_steps * decode_context_tokens + num_decodes * (
             num_steps * (num_steps - 1) // 2
         )
-        return num_steps * step + contexts * self._per_context_token_ms
+        return num_steps * step + contexts * self._context_ms(num_decodes)
 
     def decode_step_ms_array(
         self, num_decodes: IntArray, decode_context_tokens: IntArray
     ) -> FloatArray:
         batches, inverse = np.unique(num_decodes, return_inverse=True)
-        bases = np.array([self._step_base_ms(n) if n > 0 else 0.0 for n in batches.tolist()])
-        total = bases[inverse] + num_decodes * self._per_decode_ms
-        total += decode_context_tokens * self._per_context_token_ms
-        return np.where(num_decodes > 0, total, 0.0)
+        parts = [
+            (self._step_base_ms(n) + n * self._per_decode_ms, self._context_ms(n))
+            if n > 0
+            else (0.0, 0.0)
+            for n in batches.tolist()
+        ]
+        fixed, per_context = np.array(parts).reshape(-1, 2).T
+        return np.asarray(fixed[inverse] + decode_context_tokens * per_context[inverse])
+
+    def _context_ms(self, num_decodes: int) -> float:
+        """One token of context in a batch of so many decodes; remembered."""
+        value = self._context_token.get(num_decodes)
+        if value is None:
+            curve = self.fit.context_curve
+            bounded = min(num_decodes, curve[-1][0]) if curve else num_decodes
+            factor = on_curve(curve, bounded) if curve else 1.0
+            value = self._context_token[num_decodes] = self._per_context_token_ms * factor
+        return value
 
     def _step_base_ms(self, tokens: int) -> float:
         """Overhead and matrix products of a step of so many tokens; remembered."""
@@ -153,10 +177,7 @@ class FittedModel(StepTimeModel):
         fit = self.fit
         if not fit.token_curve:
             return soft_maximum(self._weights_ms, tokens * self._per_token_ms, fit.knee)
-        nodes = self._curve_tokens
-        i = bisect_right(nodes, tokens, 1, len(nodes) - 1)
-        (x0, y0), (x1, y1) = fit.token_curve[i - 1], fit.token_curve[i]
-        return fit.parameters.curve_scale * (y0 + (y1 - y0) * (tokens - x0) / (x1 - x0))
+        return fit.parameters.curve_scale * on_curve(fit.token_curve, tokens)
 
     def steps_in_range(self, steps: StepLog) -> IntArray:
         """See `StepTimeModel`; a step is inside if it is on every axis."""
@@ -180,6 +201,17 @@ class FittedModel(StepTimeModel):
     def describe(self) -> dict[str, Any]:
         """See `StepTimeModel`; with the errors on data that the fit has not seen."""
         return {**super().describe(), "held_out_errors": dict(self.fit.errors)}
+
+
+def on_curve(curve: Curve, x: float) -> float:
+    """The curve's height at `x`, beyond its ends in line with the nearest two points."""
+    i = bisect_right(curve, x, 1, len(curve) - 1, key=_first)
+    (x0, y0), (x1, y1) = curve[i - 1], curve[i]
+    return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+
+
+def _first(point: tuple[float, float]) -> float:
+    return point[0]
 
 
 def soft_maximum(a: float, b: float, knee: float) -> float:

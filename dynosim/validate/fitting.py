@@ -3,11 +3,13 @@
 The log's workload is replayed with candidate constants; what is minimised is the robust error of
 first-token times and of the time from first to last token, plus the distance from the prior in its
 standard deviations (a maximum a posteriori estimate). A replay is deterministic but not smooth,
-since a request that misses a step waits for the next one: differences are taken over finite moves,
-and the loss grows in proportion for large errors.
+since a request that misses a step waits for the next one. So derivatives are taken with the
+schedule held: which steps a request waits for and decodes in is known from the replay, and its
+times are sums of their durations. Every move is then judged by a new replay. The loss grows ever
+slower for large errors: one missed step must not outweigh what all other requests say.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,21 +20,20 @@ from dynosim.timing.fitted import Fit, FittedModel, MeasuredRange
 from dynosim.validate.measurements import Measurements
 from dynosim.validate.prior import Prior
 from dynosim.validate.replay import Predicted, replay
+from dynosim.validate.schedule import held_schedule
 
-FIRST_TOKEN_SHARE, FIRST_TOKEN_MS = 0.02, 10.0
-"""Scale of first-token errors: 2 %, and 10 ms for the step that an arrival may just miss."""
-DECODE_SHARE = 0.005
+FIRST_TOKEN_SHARE, FIRST_TOKEN_MS = 0.01, 3.0
+"""Scale of first-token errors of requests that wait for the right steps."""
+DECODE_SHARE, DECODE_MS = 0.005, 2.0
 """Scale of errors from first to last token: hundreds of steps average out to 0.5 %."""
-DECODE_MS = 2.0
 
-_DIFFERENCE = 0.05  # standard deviations of the prior
-_ROUNDS = 10
-_DAMPING = 1e-2
+_DIFFERENCE = 0.01  # standard deviations of the prior
+_ROUNDS = 12
+_CONVERGED = 1e-3  # of the cost
+_STEP_LENGTHS = (1.0, 0.5, 0.2, 0.05)
 _BOOTSTRAPS = 400
 _UNIDENTIFIED = 0.7
 """A parameter whose interval is still so much of its prior's was not told by the log."""
-
-Loss = Callable[[FloatArray], FloatArray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,8 @@ def fit_log(
     ended: they shared the engine. Their times are not looked at.
     """
     problem = _Problem(measured, prior, spec, count)
-    moves, cost = problem.minimize()
-    jacobian, residuals = problem.linearise(moves)
+    best = problem.minimize()
+    moves, jacobian, residuals = best.moves, problem.jacobian(best), best.residuals
     samples = _bootstrap(jacobian, residuals, count, moves, seed)
     low, high = np.percentile(samples, [2.5, 97.5], axis=0)
     names = problem.names
@@ -83,12 +84,22 @@ def fit_log(
     return Fitted(
         fit=replace(fit, measured=_measured_range(predicted, measured, count)),
         names=names,
-        cost=cost,
+        cost=best.cost,
         num_replays=problem.num_replays,
         draws=tuple(problem.fit_at(sample) for sample in samples),
         correlations=_correlations(names, samples),
         predicted=predicted,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """One replay: where, what it gave, and how bad that is."""
+
+    moves: FloatArray
+    predicted: Predicted
+    residuals: FloatArray
+    cost: float
 
 
 class _Problem:
@@ -115,76 +126,74 @@ class _Problem:
         changes = dict(zip(self.names, values, strict=True))
         return replace(self._prior.fit, parameters=replace(self._prior.fit.parameters, **changes))
 
-    def residuals(self, moves: FloatArray) -> FloatArray:
-        """Errors of first tokens, then of decoding, in their scales."""
+    def trial(self, moves: FloatArray) -> _Trial:
+        """Replays with some constants."""
         self.num_replays += 1
         measured = self._measured
         timing = FittedModel(self.fit_at(moves))
         predicted = replay(self._trace, self._spec, timing, measured.clock)
-        first = predicted.ttft_ms[: self._count] - measured.ttft_ms
-        decode = predicted.decode_ms[: self._count] - measured.decode_ms
-        return np.concatenate(
+        first_scale, decode_scale = self._scales()
+        residuals = np.concatenate(
             [
-                first / (FIRST_TOKEN_SHARE * measured.ttft_ms + FIRST_TOKEN_MS),
-                decode / (DECODE_SHARE * measured.decode_ms + DECODE_MS),
+                (predicted.ttft_ms[: self._count] - measured.ttft_ms) / first_scale,
+                (predicted.decode_ms[: self._count] - measured.decode_ms) / decode_scale,
             ]
         )
+        cost = 0.5 * float(np.log1p(residuals**2).sum() + (moves**2).sum())
+        return _Trial(moves, predicted, residuals, cost)
 
-    def cost(self, residuals: FloatArray, moves: FloatArray) -> float:
-        """Robust sum of errors plus the prior's."""
-        return float((np.sqrt(1 + residuals**2) - 1).sum() + 0.5 * (moves**2).sum())
+    def _scales(self) -> tuple[FloatArray, FloatArray]:
+        """What first-token and decode errors are measured in, per request."""
+        measured = self._measured
+        return (
+            FIRST_TOKEN_SHARE * measured.ttft_ms + FIRST_TOKEN_MS,
+            DECODE_SHARE * measured.decode_ms + DECODE_MS,
+        )
 
-    def jacobian(self, moves: FloatArray, difference: float) -> FloatArray:
-        """Central differences of the residuals."""
+    def jacobian(self, trial: _Trial) -> FloatArray:
+        """Derivatives of the residuals by the moves, with the schedule of the trial held."""
+        timing = FittedModel(self.fit_at(trial.moves))
+        held = held_schedule(trial.predicted, timing, self._measured.clock, self._count)
+        first_scale, decode_scale = self._scales()
         columns = []
-        for index in range(len(moves)):
-            offset = np.zeros(len(moves))
-            offset[index] = difference
-            columns.append(
-                (self.residuals(moves + offset) - self.residuals(moves - offset)) / (2 * difference)
-            )
+        for index, name in enumerate(self.names):
+            if name == "ingress_ms":
+                is_seen = float(self._measured.clock == "clients")
+                first, decode = np.full(self._count, is_seen), np.zeros(self._count)
+                factor = self._spread[index]
+            else:
+                ahead = trial.moves.copy()
+                ahead[index] += _DIFFERENCE
+                durations = held.durations(FittedModel(self.fit_at(ahead)))
+                first, decode = held.sums(durations - held.durations(timing))
+                factor = 1 / _DIFFERENCE
+            columns.append(np.concatenate([first / first_scale, decode / decode_scale]) * factor)
         return np.array(columns).T
 
-    def linearise(self, moves: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Jacobian and residuals, for what is estimated around the optimum."""
-        return self.jacobian(moves, _DIFFERENCE), self.residuals(moves)
-
-    def minimize(self) -> tuple[FloatArray, float]:
-        """Levenberg and Marquardt's method, reweighted for the robust loss."""
-        moves = np.zeros(len(self.names))
+    def minimize(self) -> _Trial:
+        """Gauss and Newton's method, reweighted for the robust loss, searching along each step."""
         lowest = -self._center / self._spread
-        residuals = self.residuals(moves)
-        cost = self.cost(residuals, moves)
-        damping, difference = _DAMPING, _DIFFERENCE
+        best = self.trial(np.zeros(len(self.names)))
         for _ in range(_ROUNDS):
-            jacobian = self.jacobian(moves, difference)
-            for _ in range(4):
-                step = _newton_step(jacobian, residuals, moves, damping)
-                trial = np.maximum(moves + np.clip(step, -1.5, 1.5), lowest)
-                trial_residuals = self.residuals(trial)
-                trial_cost = self.cost(trial_residuals, trial)
-                if trial_cost < cost:
+            step = _newton_step(self.jacobian(best), best.residuals, best.moves)
+            step = np.clip(step, -2.0, 2.0)
+            before = best
+            for length in _STEP_LENGTHS:
+                trial = self.trial(np.maximum(before.moves + length * step, lowest))
+                if trial.cost < best.cost:
+                    best = trial
+                elif best is not before:
                     break
-                damping *= 6
-            gained = cost - trial_cost
-            if gained > 0:
-                moves, residuals, cost = trial, trial_residuals, trial_cost
-                damping = max(damping / 6, 1e-4)
-            if gained < 1e-3 * cost:
-                if difference < _DIFFERENCE:
-                    break
-                difference, damping = difference / 2, _DAMPING
-        return moves, cost
+            if before.cost - best.cost < _CONVERGED * before.cost:
+                break
+        return best
 
 
-def _newton_step(
-    jacobian: FloatArray, residuals: FloatArray, moves: FloatArray, damping: float
-) -> FloatArray:
-    weights = 1 / np.sqrt(1 + residuals**2)
+def _newton_step(jacobian: FloatArray, residuals: FloatArray, moves: FloatArray) -> FloatArray:
+    weights = 1 / (1 + residuals**2)
     hessian = (jacobian * weights[:, None]).T @ jacobian + np.eye(len(moves))
     gradient = (jacobian * weights[:, None]).T @ residuals + moves
-    damped = hessian + damping * np.diag(np.diag(hessian))
-    return -np.linalg.solve(damped, gradient)
+    return np.asarray(-np.linalg.solve(hessian, gradient))
 
 
 def _bootstrap(
@@ -203,19 +212,19 @@ def _bootstrap(
         rows = np.concatenate([chosen, chosen + count])
         shift = rng.standard_normal(len(moves)) - moves  # the prior's own sample
         part, errors = jacobian[rows], residuals[rows]
-        weights = 1 / np.sqrt(1 + errors**2)
+        weights = 1 / (1 + errors**2)
         hessian = (part * weights[:, None]).T @ part + np.eye(len(moves))
         gradient = (part * weights[:, None]).T @ errors - shift
         samples.append(moves - np.linalg.solve(hessian, gradient))
     centered = np.array(samples)
-    return centered - np.median(centered, axis=0) + moves
+    return np.asarray(centered - np.median(centered, axis=0) + moves)
 
 
 def _unidentified(
     names: Sequence[str], jacobian: FloatArray, residuals: FloatArray, measured: Measurements
 ) -> tuple[str, ...]:
     """Parameters about which the log says little beyond the prior."""
-    weights = 1 / np.sqrt(1 + residuals**2)
+    weights = 1 / (1 + residuals**2)
     hessian = (jacobian * weights[:, None]).T @ jacobian + np.eye(len(names))
     left = np.sqrt(np.diag(np.linalg.inv(hessian)))  # of the prior's standard deviation
     blurred = [name for name, share in zip(names, left, strict=True) if share > _UNIDENTIFIED]
@@ -224,7 +233,7 @@ def _unidentified(
 
 
 def _correlations(names: Sequence[str], samples: FloatArray) -> dict[str, float]:
-    table = np.corrcoef(samples.T)
+    table = np.atleast_2d(np.corrcoef(samples.T))
     return {
         f"{names[i]}, {names[j]}": float(table[i, j])
         for i in range(len(names))

@@ -67,7 +67,7 @@ def _rows(path: Path) -> tuple[dict[str, Any], list[Row]]:
     if lines and not lines[0][1].lstrip().startswith(b"{"):
         return {}, list(_csv_rows(path, lines))
     setup: dict[str, Any] = {}
-    rows = []
+    rows: list[Row] = []
     for number, text in lines:
         try:
             row = json.loads(text)

@@ -26,7 +26,9 @@ chosen when one recording of vLLM 0.19 was known and is not independent of it.""
 _CURVE_NODES = np.unique(
     np.concatenate([[1, 2, 4], np.arange(8, 512, 8), np.arange(512, 16385, 32)])
 )
-_KV_PROBE = (64, 100, 2000)  # sequences, mean contexts between which the slope is taken
+_BATCH_NODES = (1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 192, 256, 512)
+_REFERENCE_BATCH = 64
+_SHORT, _LONG = 300, 1500  # mean contexts between which a slope is taken
 _PROMPT_PROBE = (512, 4096)  # new tokens, cached tokens
 
 
@@ -77,11 +79,10 @@ def prior_of(deployment: Deployment, measured: Measurements) -> Prior:
 def _prior_of_tables(
     timing: StepTimeModel, deployment: Deployment, measured: Measurements
 ) -> Prior:
-    sequences, short, long = _KV_PROBE
-    per_context = (
-        timing.step_ms(0, 0, 0, sequences, sequences * long)
-        - timing.step_ms(0, 0, 0, sequences, sequences * short)
-    ) / (sequences * (long - short))
+    per_context = max(_context_slope(timing, _REFERENCE_BATCH), 1e-9)
+    batches = [n for n in _BATCH_NODES if n < deployment.engine.max_num_seqs]
+    batches.append(max(deployment.engine.max_num_seqs, 2))
+    by_batch = tuple((n, max(_context_slope(timing, n), 0.0) / per_context) for n in batches)
     new, cached = _PROMPT_PROBE
     per_pair = (timing.step_ms(1, new, cached, 0, 0) - timing.step_ms(1, new, 0, 0, 0)) / (
         new * cached
@@ -95,7 +96,8 @@ def _prior_of_tables(
         overhead_ms=1.0,
         prompt_step_ms=1.0,
         per_decode_ms=0.01,
-        per_context_token_ms=max(per_context, 0.0),
+        per_context_token_ms=per_context,
+        mixed_context_token_ms=0.4 * per_context,
         per_pair_ms=max(per_pair, 0.0),
         ingress_ms=_first_ingress_ms(measured),
     )
@@ -105,14 +107,27 @@ def _prior_of_tables(
         "prompt_step_ms": 1.0,
         "per_decode_ms": 0.01,
         "per_context_token_ms": 0.2 * parameters.per_context_token_ms,
+        "mixed_context_token_ms": 0.4 * parameters.per_context_token_ms,
         "per_pair_ms": 0.3 * parameters.per_pair_ms,
     }
     return Prior(
-        Fit(parameters=parameters, token_curve=curve, graph_sizes=deployment.graph_sizes),
+        Fit(
+            parameters=parameters,
+            token_curve=curve,
+            context_curve=by_batch,
+            graph_sizes=deployment.graph_sizes,
+        ),
         spread | _ingress_spread(measured),
         source=timing.description,
         notes=timing.notes,
     )
+
+
+def _context_slope(timing: StepTimeModel, batch: int) -> float:
+    """ms per token of context in decode steps of so many sequences."""
+    longer = timing.step_ms(0, 0, 0, batch, batch * _LONG)
+    shorter = timing.step_ms(0, 0, 0, batch, batch * _SHORT)
+    return (longer - shorter) / (batch * (_LONG - _SHORT))
 
 
 def _prior_of_log(deployment: Deployment, measured: Measurements) -> Prior:
@@ -129,6 +144,7 @@ def _prior_of_log(deployment: Deployment, measured: Measurements) -> Prior:
         prompt_step_ms=0.05 * step_ms,
         per_decode_ms=0.002 * step_ms,
         per_context_token_ms=0.002 * step_ms / contexts,
+        mixed_context_token_ms=0.001 * step_ms / contexts,
         per_pair_ms=0.1 * per_token / contexts,
         ingress_ms=_first_ingress_ms(measured),
     )
@@ -141,6 +157,7 @@ def _prior_of_log(deployment: Deployment, measured: Measurements) -> Prior:
             "prompt_step_ms",
             "per_decode_ms",
             "per_context_token_ms",
+            "mixed_context_token_ms",
             "per_pair_ms",
         )
     }

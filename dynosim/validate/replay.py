@@ -70,7 +70,9 @@ def step_times(steps: StepLog, timing: StepTimeModel) -> tuple[FloatArray, Float
     contexts = steps.decode_context_tokens[row] + offset * decodes
     is_run = counts[row] > 1
     durations = np.where(is_run, 0.0, steps.duration_ms[row])
-    durations[is_run] = timing.decode_step_ms_array(decodes[is_run], contexts[is_run])
+    durations[is_run] = timing.decode_step_ms_array(
+        decodes[is_run].astype(np.int64), contexts[is_run].astype(np.int64)
+    )
     passed = np.cumsum(durations)
     before_row = passed[first] - durations[first]
     ends_ms = steps.start_ms[row] + passed - before_row[row]

@@ -1,6 +1,5 @@
 """Predicted against measured: statistics side by side, and distances request by request."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,10 +72,15 @@ def scores(measured: Measurements, predicted: Predicted, rows: slice = slice(Non
     outputs = measured.output_tokens.astype(np.float64)
     ours, theirs = columns_of(predicted, outputs), columns_of(measured, outputs)
     table = [
-        Score(metric, name, statistic(theirs[metric][rows], name), statistic(ours[metric][rows], name))
+        Score(
+            metric,
+            name,
+            statistic(theirs[metric][rows], name),
+            statistic(ours[metric][rows], name),
+        )
         for metric in METRICS
         for name in STATISTICS
-    ]  # fmt: skip
+    ]
     ends_ms = measured.arrival_ms + predicted.latency_ms
     tokens = float(outputs.sum()) * MS_PER_S
     table.append(
@@ -117,8 +121,3 @@ def mean_absolute_error(table: list[Score]) -> float:
 def worst(table: list[Score], metric: str) -> float:
     """Largest absolute relative error among a metric's statistics."""
     return max(abs(score.error) for score in table if score.metric == metric)
-
-
-def completed_rows(predicted: Predicted) -> Iterator[int]:
-    """Requests that the replay could not serve to the end."""
-    yield from np.flatnonzero(np.isnan(predicted.decode_ms)).tolist()

@@ -52,8 +52,16 @@ def _fitted() -> FittedModel:
         per_context_token_ms=3e-4,
         per_pair_ms=1e-6,
     )
+    curve = ((1, 0.6), (12, 1.2), (64, 1.0))
     measured = MeasuredRange(num_decodes=40, mean_context=700.0)
-    return FittedModel(Fit(parameters=parameters, graph_sizes=(1, 8, 64), measured=measured))
+    return FittedModel(
+        Fit(
+            parameters=parameters,
+            context_curve=curve,
+            graph_sizes=(1, 8, 64),
+            measured=measured,
+        )
+    )
 
 
 MODELS: list[StepTimeModel] = [

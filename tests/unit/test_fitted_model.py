@@ -84,6 +84,22 @@ def test_largest_graph_is_bounded_by_vllms_limit() -> None:
     assert vllm_graph_sizes(4) == (1, 2, 4, 8)
 
 
+def test_curves_stand_in_for_the_products_and_shape_the_context_term() -> None:
+    fit = Fit(
+        parameters=FittedParameters(
+            curve_scale=2.0, per_context_token_ms=1e-3, mixed_context_token_ms=5e-4
+        ),
+        token_curve=((1, 10.0), (11, 20.0)),
+        context_curve=((1, 0.5), (3, 1.5)),
+    )
+    model = FittedModel(fit)
+    assert model.step_ms(0, 0, 0, 2, 1000) == pytest.approx(2 * 11 + 1.0)
+    assert model.step_ms(0, 0, 0, 3, 1000) == pytest.approx(2 * 12 + 1.5)
+    assert model.step_ms(1, 18, 0, 3, 1000) == pytest.approx(2 * 30 + 1.5 + 0.5)
+    # Past its end the context curve stays, the token curve goes on.
+    assert model.step_ms(0, 0, 0, 31, 1000) == pytest.approx(2 * 40 + 1.5)
+
+
 def test_range_is_told_by_axis() -> None:
     measured = MeasuredRange(prefill_tokens=100, num_decodes=8, mean_context=50.0)
     model = FittedModel(Fit(parameters=PARAMETERS, measured=measured))
@@ -97,6 +113,8 @@ def test_range_is_told_by_axis() -> None:
 def test_file_gives_back_what_was_written(tmp_path: Path) -> None:
     fit = Fit(
         parameters=replace(PARAMETERS, ingress_ms=20.0, egress_ms=1.5),
+        token_curve=((1, 9.0), (64, 9.5)),
+        context_curve=((1, 0.5), (8, 1.0)),
         knee=5.0,
         graph_sizes=(1, 2, 4),
         intervals={"overhead_ms": (1.5, 2.5)},
@@ -124,6 +142,8 @@ def test_file_gives_back_what_was_written(tmp_path: Path) -> None:
         ({"knee": 0.5}, "knee: expected 1 or more"),
         ({"graph_sizes": [4, 2]}, "graph_sizes: expected rising whole numbers"),
         ({"intervals": {"overhead_ms": [2, 1]}}, "intervals.overhead_ms: low 2 is above high 1"),
+        ({"token_curve": {"tokens": [1, 2], "ms": [1]}}, "token_curve: expected as many tokens"),
+        ({"token_curve": {"tokens": [2, 1], "ms": [1, 1]}}, "token_curve.tokens: expected rising"),
         ({"source": 3}, "source: expected text"),
         ({"sauce": "x"}, "sauce: unknown; did you mean source"),
     ],
