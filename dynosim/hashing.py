@@ -46,18 +46,17 @@ def local_hashes(
     num_blocks = len(token_ids) // block_size
     if num_blocks == 0:
         return []
+    tokens = token_ids[: num_blocks * block_size]
+    plain = tokens.tolist() if isinstance(tokens, np.ndarray) else tokens
     try:
-        tokens = np.asarray(token_ids[: num_blocks * block_size])
-    except (OverflowError, ValueError, TypeError):
-        tokens = np.zeros(0)
-    if tokens.dtype.kind not in "iu" or tokens.ndim != 1:  # numpy would cut 1.5 to 1, read "1"
-        raise ConfigError("token ids must be whole numbers from 0 to 4294967295")
-    if int(tokens.min()) < 0 or int(tokens.max()) >= 1 << 32:
-        wrong = next(int(token) for token in tokens if not 0 <= token < 1 << 32)
-        raise ConfigError(f"token id {wrong} is not a number from 0 to 4294967295")
-    rows = tokens.astype("<u4").view(np.uint8).reshape(num_blocks, 4 * block_size)
-    hashes: list[int] = _hash_rows(rows, salted_seed(salt)).tolist()
-    return hashes
+        packed = memoryview(struct.pack(f"<{len(plain)}I", *plain))
+    except struct.error:
+        raise ConfigError(
+            f"token ids must be whole numbers from 0 to 4294967295, got {_first_wrong(plain)!r:.40}"
+        ) from None
+    # For the blocks of one prompt, a call for each is many times faster than numpy for all.
+    digest, seed, size = xxh3_64_intdigest, salted_seed(salt), 4 * block_size
+    return [digest(packed[start : start + size], seed) for start in range(0, len(packed), size)]
 
 
 def sequence_hashes(local: Iterable[int]) -> list[int]:
@@ -152,6 +151,10 @@ def trace_sequence_hashes(local: HashArray, offsets: IntArray) -> HashArray:
         pairs = np.stack([hashes[rows - 1], local[rows]], axis=1).astype("<u8")
         hashes[rows] = _hash_rows(pairs.view(np.uint8), SEED)
     return hashes
+
+
+def _first_wrong(tokens: Sequence[object]) -> object:
+    return next(t for t in tokens if not (isinstance(t, int | np.integer) and 0 <= t < 1 << 32))
 
 
 def _check_block_size(block_size: int) -> None:
