@@ -52,7 +52,8 @@ def local_hashes(
         packed = memoryview(struct.pack(f"<{len(plain)}I", *plain))
     except struct.error:
         raise ConfigError(
-            f"token ids must be whole numbers from 0 to 4294967295, got {_first_wrong(plain)!r:.40}"
+            "token ids must be whole numbers from 0 to 4294967295; "
+            f"token id {_first_wrong(plain)!r:.40} is not"
         ) from None
     # For the blocks of one prompt, a call for each is many times faster than numpy for all.
     digest, seed, size = xxh3_64_intdigest, salted_seed(salt), 4 * block_size
