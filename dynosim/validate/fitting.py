@@ -64,7 +64,7 @@ def fit_log(
     problem = _Problem(measured, prior, spec, count)
     best = problem.minimize()
     moves, jacobian, residuals = best.moves, problem.jacobian(best), best.residuals
-    samples = _bootstrap(jacobian, residuals, count, moves, seed)
+    samples = _bootstrap(jacobian, residuals, moves, problem.lowest, seed)
     low, high = np.percentile(samples, [2.5, 97.5], axis=0)
     names = problem.names
     spread = np.array([prior.spread[name] for name in names])
@@ -118,6 +118,7 @@ class _Problem:
         parameters = prior.fit.parameters
         self._spread = np.array([prior.spread[name] for name in self.names])
         self._center = np.array([getattr(parameters, name) for name in self.names])
+        self.lowest = -self._center / self._spread  # where constants are zero
         self.num_replays = 0
 
     def fit_at(self, moves: FloatArray) -> Fit:
@@ -172,14 +173,13 @@ class _Problem:
 
     def minimize(self) -> _Trial:
         """Gauss and Newton's method, reweighted for the robust loss, searching along each step."""
-        lowest = -self._center / self._spread
         best = self.trial(np.zeros(len(self.names)))
         for _ in range(_ROUNDS):
-            step = _newton_step(self.jacobian(best), best.residuals, best.moves)
+            step = _newton_step(self.jacobian(best), best.residuals, best.moves, self.lowest)
             step = np.clip(step, -2.0, 2.0)
             before = best
             for length in _STEP_LENGTHS:
-                trial = self.trial(np.maximum(before.moves + length * step, lowest))
+                trial = self.trial(np.maximum(before.moves + length * step, self.lowest))
                 if trial.cost < best.cost:
                     best = trial
                 elif best is not before:
@@ -189,35 +189,55 @@ class _Problem:
         return best
 
 
-def _newton_step(jacobian: FloatArray, residuals: FloatArray, moves: FloatArray) -> FloatArray:
+def _newton_step(
+    jacobian: FloatArray,
+    residuals: FloatArray,
+    moves: FloatArray,
+    lowest: FloatArray,
+    prior: FloatArray | float = 0.0,
+) -> FloatArray:
+    """Step to the minimum of the reweighted squares that keeps every move above its lowest.
+
+    What would go below is held there, and the others make up for it. `prior` is the prior's place.
+    """
     weights = 1 / (1 + residuals**2)
     hessian = (jacobian * weights[:, None]).T @ jacobian + np.eye(len(moves))
-    gradient = (jacobian * weights[:, None]).T @ residuals + moves
-    return np.asarray(-np.linalg.solve(hessian, gradient))
+    gradient = (jacobian * weights[:, None]).T @ residuals + moves - prior
+    room = lowest - moves
+    held = np.zeros(len(moves), np.bool_)
+    step = np.zeros(len(moves))
+    for _ in range(len(moves)):
+        free = ~held
+        step[held] = room[held]
+        pull = gradient[free] + hessian[np.ix_(free, held)] @ step[held]
+        step[free] = -np.linalg.solve(hessian[np.ix_(free, free)], pull)
+        below = free & (step < room)
+        if not below.any():
+            break
+        held |= below
+    return np.maximum(step, room)
 
 
 def _bootstrap(
-    jacobian: FloatArray, residuals: FloatArray, count: int, moves: FloatArray, seed: int
+    jacobian: FloatArray, residuals: FloatArray, moves: FloatArray, lowest: FloatArray, seed: int
 ) -> FloatArray:
     """Moves refitted to resampled requests, in the linear approximation around the optimum.
 
-    Requests that share steps err together, so blocks of neighbours are drawn, not single ones.
+    Requests that share steps err together, so blocks of neighbours are drawn, not single ones. The
+    prior is drawn too: what the log does not tell stays as uncertain as it was.
     """
     rng = np.random.default_rng(seed)
+    count = len(residuals) // 2
     block = max(1, round(count ** (1 / 3)))
     samples = []
     for _ in range(_BOOTSTRAPS):
         starts = rng.integers(0, count - block + 1, -(-count // block))
         chosen = (starts[:, None] + np.arange(block)).ravel()[:count]
         rows = np.concatenate([chosen, chosen + count])
-        shift = rng.standard_normal(len(moves)) - moves  # the prior's own sample
-        part, errors = jacobian[rows], residuals[rows]
-        weights = 1 / (1 + errors**2)
-        hessian = (part * weights[:, None]).T @ part + np.eye(len(moves))
-        gradient = (part * weights[:, None]).T @ errors - shift
-        samples.append(moves - np.linalg.solve(hessian, gradient))
-    centered = np.array(samples)
-    return np.asarray(centered - np.median(centered, axis=0) + moves)
+        prior = rng.standard_normal(len(moves))
+        step = _newton_step(jacobian[rows], residuals[rows], moves, lowest, prior)
+        samples.append(moves + step)
+    return np.array(samples)
 
 
 def _unidentified(

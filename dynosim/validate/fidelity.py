@@ -1,0 +1,270 @@
+"""A recorded run of a real engine, held against predictions of three levels.
+
+A priori: tables and the host's round number, nothing fitted. Fitted on the first part of the run.
+Fitted on another workload of the same deployment. Each blind (capacity from model and hardware) and
+with the capacity given, where it is known.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dynosim.engine.spec import EngineSpec
+from dynosim.records import Trace
+from dynosim.timing.fitted import Fit
+from dynosim.timing.model import StepTimeModel
+from dynosim.validate.attribution import attribute, blind_fit
+from dynosim.validate.deployment import Deployment, deployment_of
+from dynosim.validate.fitting import Fitted, fit_log
+from dynosim.validate.log_file import read_measurements
+from dynosim.validate.measurements import Measurements
+from dynosim.validate.prediction import inside_shares, intervals, load_of
+from dynosim.validate.prior import STEP_OVERHEAD_MS, Prior, prior_of, table_timing
+from dynosim.validate.replay import Predicted, replay
+from dynosim.validate.scores import Score, distances, scores
+
+NUM_DRAWS = 24
+BLIND, GIVEN = "blind", "capacity given"
+
+PEERS: tuple[tuple[dict[str, str], dict[str, Any]], ...] = (
+    (
+        {"vllm_version": "0.19.0", "model": "meta-llama/Llama-3.1-8B"},
+        {
+            "peer": "LLMServingSim 2.0, on one RTX PRO 6000, as published with the recording",
+            "errors": {
+                "mean_ttft_ms": -0.040,
+                "median_ttft_ms": -0.086,
+                "p90_ttft_ms": -0.044,
+                "p95_ttft_ms": -0.024,
+                "p99_ttft_ms": -0.020,
+            },
+            "note": "TPOT and latency within 1 to 2 %",
+        },
+    ),
+)
+"""Published errors by the set-up that they belong to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One prediction and its scores."""
+
+    name: str
+    column: str
+    table: list[Score]
+    rest: list[Score]  # over requests whose times no fit has seen; empty if there are none
+    detail: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "level": self.name,
+            "column": self.column,
+            "scores": {score.name: _score(score) for score in self.table},
+            "held_out_scores": {score.name: _score(score) for score in self.rest},
+            **self.detail,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """All levels of one file."""
+
+    measured: Measurements
+    deployment: Deployment
+    fit_count: int
+    levels: list[Level]
+    attribution: dict[str, float]
+    notes: list[str]
+    fit: Fit
+
+    def to_dict(self) -> dict[str, Any]:
+        """One JSON document."""
+        return {
+            "file": self.measured.source,
+            "setup": self.measured.setup,
+            "clock": self.measured.clock,
+            "num_requests": len(self.measured),
+            "fitted_requests": self.fit_count,
+            "hardware": self.deployment.hardware,
+            "model": self.deployment.model,
+            "num_gpu_blocks_given": self.deployment.given_blocks,
+            "levels": [level.to_dict() for level in self.levels],
+            "attribution_mean_abs_error": self.attribution,
+            "peers": peers_of(self.measured.setup),
+            "notes": self.notes,
+            "fitted_parameters": asdict(self.fit.parameters),
+            "fitted_intervals": {key: list(pair) for key, pair in self.fit.intervals.items()},
+            "unidentified": list(self.fit.unidentified),
+        }
+
+
+def _score(score: Score) -> dict[str, float]:
+    return {"measured": score.measured, "predicted": score.predicted, "error": score.error}
+
+
+def peers_of(setup: dict[str, Any]) -> list[dict[str, Any]]:
+    """What others have published of a run with this set-up."""
+    return [
+        published
+        for wanted, published in PEERS
+        if all(str(setup.get(key)) == value for key, value in wanted.items())
+    ]
+
+
+def judge_file(
+    path: Path,
+    *,
+    hardware: str | None,
+    model: str | None = None,
+    fit_fraction: float = 0.3,
+    num_gpu_blocks: int | None = None,
+    other: Path | None = None,
+    seed: int = 0,
+) -> Fidelity:
+    """All levels of the run in `path`; `other` is another run of the same deployment.
+
+    Raises: TraceError for an unusable file, ConfigError for unknown names or too few requests.
+    """
+    measured = read_measurements(path)
+    deployment = deployment_of(
+        measured.setup, model=model, hardware=hardware, num_gpu_blocks=num_gpu_blocks
+    )
+    judge = _Judge(measured, deployment, measured.fit_count(fit_fraction), seed)
+    judge.a_priori()
+    fitted = judge.fitted_on_first_part()
+    if other is not None:
+        judge.fitted_elsewhere(read_measurements(other))
+    return judge.outcome(fitted)
+
+
+class _Judge:
+    """Collects levels."""
+
+    def __init__(
+        self, measured: Measurements, deployment: Deployment, count: int, seed: int
+    ) -> None:
+        self._measured = measured
+        self._deployment = deployment
+        self._count = count
+        self._seed = seed
+        self._trace: Trace = measured.trace()
+        self._prior: Prior = prior_of(deployment, measured)
+        self._levels: list[Level] = []
+        self._notes: list[str] = list(_assumptions(deployment))
+        self._specs = self._capacities()
+
+    def _capacities(self) -> dict[str, EngineSpec]:
+        """Scheduler configurations by column."""
+        deployment, trace = self._deployment, self._trace
+        blocks = {BLIND: deployment.blind_blocks(), GIVEN: deployment.given_blocks}
+        if blocks[BLIND] is None:
+            self._notes.append(
+                "blind: the KV capacity does not follow from the names; taken to be ample"
+            )
+            blocks[BLIND] = deployment.ample_blocks(trace)
+        if blocks[GIVEN] is None:
+            self._notes.append(
+                "capacity given: not known (state --num-gpu-blocks, as the engine prints it)"
+            )
+        return {
+            column: deployment.spec(trace, number)
+            for column, number in blocks.items()
+            if number is not None
+        }
+
+    def a_priori(self) -> None:
+        """Tables and the host's round number."""
+        timing = table_timing(self._deployment, overhead_ms=STEP_OVERHEAD_MS)
+        if timing is None:
+            self._notes.append("a priori: needs a model and hardware that are known")
+            return
+        for column, spec in self._specs.items():
+            predicted = replay(self._trace, spec, timing, self._measured.clock)
+            self._add("a priori", column, predicted, timing, first_unseen=0)
+
+    def fitted_on_first_part(self) -> Fitted:
+        """Constants from the first requests."""
+        last: Fitted | None = None
+        for column, spec in self._specs.items():
+            last = fit_log(self._measured, self._prior, spec, count=self._count, seed=self._seed)
+            name = f"fitted on the first {self._count} requests"
+            self._add_fitted(name, column, spec, last, self._count)
+        assert last is not None
+        return last
+
+    def fitted_elsewhere(self, other: Measurements) -> None:
+        """Constants from another workload of the same deployment."""
+        prior = prior_of(self._deployment, other)
+        for column, spec in self._specs.items():
+            length = max(
+                spec.max_model_len,
+                self._deployment.spec(other.trace(), spec.num_gpu_blocks).max_model_len,
+            )
+            spec = replace(spec, max_model_len=length)
+            fitted = fit_log(other, prior, spec, count=len(other), seed=self._seed)
+            predicted = replay(self._trace, spec, fitted.model(), self._measured.clock)
+            here = replace(fitted, predicted=predicted)
+            self._add_fitted(f"fitted on {Path(other.source).name}", column, spec, here, 0)
+
+    def _add_fitted(
+        self, name: str, column: str, spec: EngineSpec, fitted: Fitted, first_unseen: int
+    ) -> None:
+        ranges = intervals(self._measured, spec, fitted.draws, count=NUM_DRAWS, seed=self._seed)
+        detail = {"intervals": {key: list(pair) for key, pair in ranges.items()}}
+        self._add(name, column, fitted.predicted, fitted.model(), first_unseen, detail)
+
+    def _add(
+        self,
+        name: str,
+        column: str,
+        predicted: Predicted,
+        timing: StepTimeModel,
+        first_unseen: int,
+        detail: dict[str, Any] | None = None,
+    ) -> None:
+        rows = slice(first_unseen, None)
+        has_rest = first_unseen < len(self._measured)
+        result = predicted.result
+        self._levels.append(
+            Level(
+                name,
+                column,
+                scores(self._measured, predicted),
+                scores(self._measured, predicted, rows) if has_rest else [],
+                {
+                    "timing": timing.description,
+                    "num_gpu_blocks": result.num_gpu_blocks + 1,
+                    "preemptions": result.num_preemptions,
+                    "distances": [asdict(one) for one in distances(self._measured, predicted)],
+                    "steps_in_range": inside_shares(timing, result.steps),
+                    "load": load_of(result).to_dict(),
+                    **(detail or {}),
+                },
+            )
+        )
+
+    def outcome(self, fitted: Fitted) -> Fidelity:
+        """With the attribution of the blind prediction's error."""
+        attribution = attribute(
+            self._measured,
+            blind=blind_fit(self._prior.fit),
+            fitted=fitted.fit,
+            blind_spec=self._specs[BLIND],
+            given_spec=self._specs.get(GIVEN),
+        )
+        return Fidelity(
+            self._measured,
+            self._deployment,
+            self._count,
+            self._levels,
+            attribution,
+            self._notes,
+            fitted.fit,
+        )
+
+
+def _assumptions(deployment: Deployment) -> list[str]:
+    return [
+        f"the set-up does not state {name}: vLLM's default is taken" for name in deployment.assumed
+    ]
