@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -166,9 +167,9 @@ def start_etcd(binary: str, folder: Path, ports: list[int]) -> subprocess.Popen[
     end_s = time.monotonic() + WAIT_S
     while time.monotonic() < end_s:
         try:
-            socket.create_connection(("127.0.0.1", ports[0])).close()
+            urllib.request.urlopen(f"{client}/version", timeout=5).close()
             return process
-        except ConnectionRefusedError:
+        except OSError:
             time.sleep(0.05)
     process.kill()
     raise AssertionError("etcd does not start")

@@ -127,17 +127,20 @@ class EtcdDiscovery:
             async with self._client().post(
                 f"{self.url}/v3/watch", json=wish, timeout=timeout
             ) as response:
-                while True:
-                    try:
-                        part = await asyncio.wait_for(response.content.readany(), self.lease_s)
-                    except TimeoutError:
-                        yield
-                        continue
-                    if not part:
-                        raise EtcdUnreachableError(f"etcd at {self.url} has ended the watch")
+                while await self._rings(response.content):
                     yield
+                raise EtcdUnreachableError(f"etcd at {self.url} has ended the watch")
         except aiohttp.ClientError as error:
             raise EtcdUnreachableError(f"etcd at {self.url} is lost: {error}") from None
+
+    async def _rings(self, stream: aiohttp.StreamReader) -> bool:
+        """Wait for anything to be heard, or for long silence; false at the end of the stream."""
+        try:
+            # not `wait_for`, which may lose a cancellation that comes together with data
+            async with asyncio.timeout(self.lease_s):
+                return bool(await stream.readany())
+        except TimeoutError:
+            return True
 
     async def _read(self) -> tuple[dict[int, WorkerCard], int]:
         """All cards, and the revision of the store that has them."""

@@ -176,7 +176,8 @@ class EngineProcess:
         if self._process.returncode is None:
             stdin.write(guard.TERM)
             try:
-                await asyncio.wait_for(self._process.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await self._process.wait()
             except TimeoutError:
                 log.warning("%s: the engine did not end within %g s", self._name, timeout_s)
         stdin.close()
