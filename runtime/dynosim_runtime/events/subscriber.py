@@ -83,7 +83,8 @@ class EventSubscriber:
         if self._needs_replay:
             await self._catch_up()
         try:
-            frames = await asyncio.wait_for(socket.recv_multipart(), wait_s)
+            async with asyncio.timeout(wait_s):
+                frames = await socket.recv_multipart()
         except TimeoutError:
             return
         batch = self._decoded(frames)
@@ -143,7 +144,8 @@ class EventSubscriber:
             await socket.send_multipart(replay_request(first_id))
             batches: list[KvBatch] = []
             while True:
-                frames = await asyncio.wait_for(socket.recv_multipart(), REPLAY_TIMEOUT_S)
+                async with asyncio.timeout(REPLAY_TIMEOUT_S):
+                    frames = await socket.recv_multipart()
                 try:
                     batch = decode_replay(frames)
                 except EventFormatError as error:
