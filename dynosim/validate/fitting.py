@@ -28,7 +28,7 @@ DECODE_SHARE, DECODE_MS = 0.005, 2.0
 """Scale of errors from first to last token: hundreds of steps average out to 0.5 %."""
 
 _DIFFERENCE = 0.01  # standard deviations of the prior
-_ROUNDS = 12
+_ROUNDS = 8
 _CONVERGED = 1e-3  # of the cost
 _STEP_LENGTHS = (1.0, 0.5, 0.2, 0.05)
 _BOOTSTRAPS = 400
@@ -171,19 +171,31 @@ class _Problem:
             columns.append(np.concatenate([first / first_scale, decode / decode_scale]) * factor)
         return np.array(columns).T
 
+    def _along(self, start: _Trial, step: FloatArray) -> _Trial:
+        """The best of some lengths of a step; the start if none is better."""
+        best = start
+        for length in _STEP_LENGTHS:
+            trial = self.trial(np.maximum(start.moves + length * step, self.lowest))
+            if trial.cost < best.cost:
+                best = trial
+            elif best is not start:
+                break
+        return best
+
     def minimize(self) -> _Trial:
-        """Gauss and Newton's method, reweighted for the robust loss, searching along each step."""
+        """Gauss and Newton's method, reweighted for the robust loss, searching along each step.
+
+        Where the whole step does not help, its parts may: constants are moved one by one.
+        """
         best = self.trial(np.zeros(len(self.names)))
         for _ in range(_ROUNDS):
             step = _newton_step(self.jacobian(best), best.residuals, best.moves, self.lowest)
             step = np.clip(step, -2.0, 2.0)
             before = best
-            for length in _STEP_LENGTHS:
-                trial = self.trial(np.maximum(before.moves + length * step, self.lowest))
-                if trial.cost < best.cost:
-                    best = trial
-                elif best is not before:
-                    break
+            best = self._along(best, step)
+            if before.cost - best.cost < _CONVERGED * before.cost:
+                for index in range(len(step)):
+                    best = self._along(best, step * (np.arange(len(step)) == index))
             if before.cost - best.cost < _CONVERGED * before.cost:
                 break
         return best
@@ -253,7 +265,9 @@ def _unidentified(
 
 
 def _correlations(names: Sequence[str], samples: FloatArray) -> dict[str, float]:
-    table = np.atleast_2d(np.corrcoef(samples.T))
+    moving = samples.std(axis=0) > 0
+    names = [name for name, is_moving in zip(names, moving, strict=True) if is_moving]
+    table = np.atleast_2d(np.corrcoef(samples[:, moving].T))
     return {
         f"{names[i]}, {names[j]}": float(table[i, j])
         for i in range(len(names))

@@ -143,13 +143,13 @@ def _prior_of_log(deployment: Deployment, measured: Measurements) -> Prior:
         per_token_ms=per_token,
         prompt_step_ms=0.05 * step_ms,
         per_decode_ms=0.002 * step_ms,
-        per_context_token_ms=0.002 * step_ms / contexts,
-        mixed_context_token_ms=0.001 * step_ms / contexts,
+        per_context_token_ms=0.004 * step_ms / contexts,
+        mixed_context_token_ms=0.002 * step_ms / contexts,
         per_pair_ms=0.1 * per_token / contexts,
         ingress_ms=_first_ingress_ms(measured),
     )
     spread = {
-        name: 2.0 * getattr(parameters, name)
+        name: getattr(parameters, name)
         for name in (
             "overhead_ms",
             "weights_ms",

@@ -104,7 +104,7 @@ def _distance(metric: str, measured: FloatArray, predicted: FloatArray) -> Dista
     if not len(measured):
         return Distance(metric, float("nan"), float("nan"), float("nan"))
     ape = np.abs(predicted / measured - 1)
-    ks = float(ks_2samp(measured, predicted).statistic)
+    ks = float(ks_2samp(measured, predicted, method="asymp").statistic)
     return Distance(metric, float(ape.mean()), float(np.median(ape)), ks)
 
 

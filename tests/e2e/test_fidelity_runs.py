@@ -1,0 +1,131 @@
+"""Calibration and the fidelity harness, on logs with known constants and on a recorded engine."""
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from conftest import shared_path
+from recorded_runs import TRUE, rows, workload, write
+
+from dynosim.cli import main
+from dynosim.silicon.fitted_file import read_fit
+from dynosim.validate.calibration import calibrate_log
+from dynosim.validate.fidelity import judge_file
+from dynosim.validate.scores import worst
+
+RECORDED = "ground_truth/vllm019_rtxpro6000_llama31_8b_tp1.jsonl.gz"
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_known_constants_are_found_from_requests_alone(tmp_path: Path, is_async: bool) -> None:
+    log = write(tmp_path / "log.jsonl.gz", rows(workload(120), is_async=is_async))
+    calibration = calibrate_log(log)
+    found = calibration.fit.parameters
+    assert calibration.is_async is is_async
+    assert found.per_decode_ms == pytest.approx(TRUE.per_decode_ms, rel=0.2)
+    assert found.per_context_token_ms == pytest.approx(TRUE.per_context_token_ms, rel=0.1)
+    # Only their sum shows while decoding.
+    floor_ms = TRUE.overhead_ms + TRUE.weights_ms
+    assert found.overhead_ms + found.weights_ms == pytest.approx(floor_ms, rel=0.03)
+    for metric in ("tpot_ms", "latency_ms"):
+        assert worst(calibration.held_out, metric) < 0.02
+    # One request of 36 that just misses a step moves the upper percentiles of first tokens.
+    first_tokens = {one.metric: one for one in calibration.apart}["ttft_ms"]
+    assert first_tokens.median_ape < 0.02
+    assert set(calibration.fit.unidentified) >= {"ingress_ms", "egress_ms"}
+
+
+def test_clients_see_the_way_in_and_out(tmp_path: Path) -> None:
+    true = replace(TRUE, ingress_ms=12.0, egress_ms=3.0)
+    log = write(tmp_path / "log.jsonl", rows(workload(120), true, clock="clients"))
+    calibration = calibrate_log(log)
+    assert calibration.fit.parameters.ingress_ms == pytest.approx(15.0, abs=1.0)
+
+
+def test_calibrate_writes_a_model_that_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = write(tmp_path / "log.jsonl", rows(workload(60)))
+    out = tmp_path / "out" / "timing.json"
+    assert main(["calibrate", "--measurements", str(log), "--out", str(out), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["fitted_requests"] == 42
+    assert read_fit(out).parameters.weights_ms > 0
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    run = tmp_path / "run.yaml"
+    run.write_text(
+        "workload: {synthetic: {requests: 20, isl: 200, osl: 20, rate_rps: 5}}\n"
+        "engine: {num_gpu_blocks: 2000}\n"
+        f"timing: {{kind: fitted, file: {out}}}\n"
+    )
+    assert main(["run", str(run), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["completed_requests"] == 20
+    assert report["timing_source"] == "derived"
+    assert report["timing_in_range_share"] == 1.0
+
+
+def test_bad_log_is_refused_with_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = rows(workload(40))
+    log[7]["ttft_ms"] = -3.0
+    path = write(tmp_path / "log.jsonl", log)
+    out = str(tmp_path / "timing.json")
+    assert main(["calibrate", "--measurements", str(path), "--out", out]) == 2
+    assert "log.jsonl:9:first token: 3 ms before" in capsys.readouterr().err
+
+
+def _benchmark(root: Path) -> ModuleType:
+    path = root / "benchmarks" / "fidelity.py"
+    spec = importlib.util.spec_from_file_location("fidelity_benchmark", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_harness_compares_levels_and_attributes_the_error(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "log.jsonl.gz", rows(workload(110)))
+    other = write(tmp_path / "other.jsonl", rows(workload(60, seed=5, rate_rps=3.0)))
+    arguments = [str(path), "--num-gpu-blocks", "20000", "--other", str(other), "--json"]
+    assert _benchmark(root).main(arguments) == 0
+    document = json.loads(capsys.readouterr().out)
+    levels: dict[tuple[str, str], Any] = {
+        (level["level"], level["column"]): level for level in document["levels"]
+    }
+    first = levels["fitted on the first 33 requests", "capacity given"]
+    elsewhere = levels["fitted on other.jsonl", "capacity given"]
+    for level in (first, elsewhere):
+        assert abs(level["scores"]["mean_latency_ms"]["error"]) < 0.02
+        low, high = level["intervals"]["mean_tpot_ms"]
+        assert low < level["scores"]["mean_tpot_ms"]["measured"] * 1.02 and low <= high
+    assert set(first["steps_in_range"]) >= {"all", "num_decodes", "prefill_tokens"}
+    assert document["attribution_mean_abs_error"]["step time and host overhead"] < 0.05
+
+
+def test_harness_refuses_unknown_hardware(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "log.jsonl", rows(workload(110)), {"model": "Qwen/Qwen3-32B"})
+    assert _benchmark(root).main([str(path), "--hardware", "h20O"]) == 2
+    assert "h20O" in capsys.readouterr().err
+
+
+def test_recorded_vllm_is_predicted_within_the_bounds_we_state() -> None:
+    fidelity = judge_file(shared_path(RECORDED), hardware="rtx_pro_6000_server")
+    levels = {level.name: level for level in fidelity.levels}
+    fitted = levels["fitted on the first 90 requests"]
+    for table in (fitted.table, fitted.rest):
+        assert worst(table, "tpot_ms") < 0.01
+        assert worst(table, "latency_ms") < 0.01
+        assert worst(table, "ttft_ms") < 0.03
+    a_priori = {score.name: score.error for score in levels["a priori"].table}
+    assert abs(a_priori["mean_tpot_ms"]) < 0.10
+    assert abs(a_priori["throughput_tok_s"]) < 0.10

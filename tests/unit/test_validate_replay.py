@@ -1,0 +1,60 @@
+"""Replays on both clocks, and schedules held for derivatives."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from recorded_runs import TRUE, spec, workload
+
+from dynosim.records import Trace
+from dynosim.timing.fitted import Fit, FittedModel
+from dynosim.validate.replay import replay, step_times
+from dynosim.validate.schedule import held_schedule
+
+MODEL = FittedModel(Fit(parameters=TRUE, knee=2.5))
+
+
+def _two(gap_ms: float) -> Trace:
+    return replace(workload(2), arrival_ms=np.array([0.0, gap_ms]))
+
+
+def test_engine_takes_a_request_at_the_end_of_the_step_that_runs() -> None:
+    trace = _two(5.0)
+    engine = replay(trace, spec(), MODEL, "engine")
+    clients = replay(trace, spec(), MODEL, "clients")
+    first_step_ms = float(engine.result.steps.duration_ms[0])
+    assert first_step_ms > 5.0
+    waited = clients.ttft_ms - engine.ttft_ms
+    assert waited == pytest.approx([0.0, first_step_ms - 5.0])
+    np.testing.assert_allclose(engine.decode_ms, clients.decode_ms)
+
+
+def test_idle_engine_takes_a_request_at_once() -> None:
+    run = replay(_two(60_000.0), spec(), MODEL, "engine")
+    assert run.ttft_ms[1] == pytest.approx(float(run.result.steps.duration_ms[-2:][0]), rel=1.0)
+    assert run.result.requests.scheduled_ms[1] == 60_000.0
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_single_steps_end_where_their_rows_do(is_async: bool) -> None:
+    steps = replay(workload(40), spec(is_async=is_async), MODEL, "engine").result.steps
+    starts_ms, ends_ms = step_times(steps, MODEL)
+    last = np.cumsum(steps.num_steps) - 1
+    np.testing.assert_allclose(ends_ms[last], steps.start_ms + steps.duration_ms, atol=1e-6)
+    assert (np.diff(starts_ms) >= -1e-6).all()
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("clock", ["engine", "clients"])
+def test_sums_over_a_held_schedule_are_the_replayed_times(is_async: bool, clock: str) -> None:
+    kind = "engine" if clock == "engine" else "clients"
+    parameters = replace(TRUE, ingress_ms=4.0) if clock == "clients" else TRUE
+    model = FittedModel(Fit(parameters=parameters, knee=2.5))
+    trace = workload(60)
+    run = replay(trace, spec(is_async=is_async), model, kind)
+    held = held_schedule(run, model, kind, len(trace))
+    first, decode = held.sums(held.durations(model))
+    np.testing.assert_allclose(decode, run.decode_ms, atol=1e-5)
+    # First tokens may also hold a moment of idling between two steps.
+    inside = np.abs(first + parameters.ingress_ms - run.ttft_ms) < 1e-5
+    assert inside.mean() > 0.9
