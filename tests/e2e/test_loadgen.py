@@ -270,7 +270,9 @@ def calibration_plan() -> MeasurementPlan:
         contexts=(32,),
         mixed_prompts=(16, 64),
         mixed_batches=(1, 2),
-        repeats=3,
+        rounds=3,
+        prompts_per_round=1,
+        newcomers_per_round=2,
         steady_steps=8,
         max_context=4096,
     )

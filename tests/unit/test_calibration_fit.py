@@ -10,7 +10,7 @@ from dynosim.silicon.fitted_file import read_fit, write_fit
 from dynosim.timing.fitted import Fit, FittedModel, FittedParameters
 from dynosim_runtime.calibration.fit import fit_points, held_out_error
 from dynosim_runtime.calibration.forms import point_ms, solve_curve, solve_limits
-from dynosim_runtime.calibration.measure import newcomer_gaps, steady_gaps
+from dynosim_runtime.calibration.gaps import newcomer_gaps, steady_gaps
 from dynosim_runtime.calibration.points import Point
 from dynosim_runtime.loadgen.client import Answer
 

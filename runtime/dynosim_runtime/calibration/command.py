@@ -14,7 +14,6 @@ from dynosim.errors import ConfigError
 from dynosim.silicon.fitted_file import write_fit
 from dynosim_runtime.calibration.fit import FitResult, fit_points
 from dynosim_runtime.calibration.measure import MeasurementPlan, Measurements, Measurer
-from dynosim_runtime.calibration.points import Point
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.loadgen.client import CompletionsClient
 from dynosim_runtime.loadgen.prompts import PromptMaker, vocabulary_of
@@ -59,7 +58,7 @@ async def _measure(url: str, model: str | None, *, quiet: bool) -> tuple[Measure
         prompts = PromptMaker(vocabulary_of(model), seed=secrets.randbits(48))
         context = await _context_tokens(client)
         plan = replace(MeasurementPlan(), max_context=context)
-        measurer = Measurer(client, prompts, plan, None if quiet else _show_point)
+        measurer = Measurer(client, prompts, plan, None if quiet else _show)
         measured = await measurer.measure()
         return measured, f"{client.model} at {client.url}{await _version(client)}"
 
@@ -84,11 +83,8 @@ async def _version(client: CompletionsClient) -> str:
     return f", version {version}" if version else ""
 
 
-def _show_point(point: Point) -> None:
-    print(
-        f"{point.measured_ms:10.2f} ms  ±{50 * point.spread:3.0f} %  {point.label()}",
-        file=sys.stderr,
-    )
+def _show(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 def calibration_document(result: FitResult, measured: Measurements) -> dict[str, Any]:
@@ -105,6 +101,7 @@ def calibration_document(result: FitResult, measured: Measurements) -> dict[str,
         "max_error": result.max_error,
         "held_out_error": result.held_out_error,
         "held_out_errors": result.held_out_errors,
+        "num_rounds": measured.num_rounds,
         "notes": measured.notes,
         "engine": measured.engine,
         "points": [

@@ -4,17 +4,23 @@ Prompts take part in no one else's prefix. A step that decodes n sequences shows
 two tokens while all n streams decode; a step that also computes a prompt as the gap of those
 streams in which the newcomer's first token came; a prompt alone as its time to the first token,
 which holds the way in and out too. The engine must be idle otherwise.
+
+All points are measured round after round, not one to the end before the next: what disturbs the
+machine for a while then spoils a few samples of many points, which medians bear, instead of all
+samples of a few.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from dynosim.records import FloatArray, IntArray
-from dynosim_runtime.calibration.points import Kind, Point
+from dynosim.records import IntArray
+from dynosim_runtime.calibration.gaps import newcomer_gaps, steady_gaps
+from dynosim_runtime.calibration.points import Point, Series, Shape
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.loadgen.client import Answer, Clock, CompletionsClient
 from dynosim_runtime.loadgen.counters import EngineCounters, read_counters
@@ -27,8 +33,10 @@ IDLE_PATIENCE_S = 5.0
 SETTLE_STEPS = 2  # after the last first token, before gaps count
 MIXED_CONTEXT = 32  # prompts of the sequences that newcomers join
 STEPS_PER_NEWCOMER = 12  # while one is sent, computed and answered, the others decode so many
+MIN_ROUNDS = 2
+MIN_SAMPLES = 3
 MAX_SPREAD = 1.0
-_RETURN = "the engine's answers make no sense as measurements"
+_NONSENSE = "the engine's answers make no sense as measurements"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +49,13 @@ class MeasurementPlan:
     contexts: Sequence[int] = (32, 512, 1536)
     mixed_prompts: Sequence[int] = (16, 128, 512, 1024)
     mixed_batches: Sequence[int] = (1, 4, 16)
-    repeats: int = 7
-    steady_steps: int = 24
+    rounds: int = 4
+    prompts_per_round: int = 2
+    newcomers_per_round: int = 3
+    steady_steps: int = 16
     max_context: int = 1 << 30  # prompt and answer together
-    max_point_s: float = 20.0  # points whose prompts would take longer are left out
+    max_point_s: float = 10.0  # points whose prompts would take longer are left out
+    budget_s: float = 420.0  # no further round is begun that would end later
 
 
 @dataclass(slots=True)
@@ -54,9 +65,10 @@ class Measurements:
     points: list[Point] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     engine: dict[str, str] = field(default_factory=dict)  # what the engine says of its cache
+    num_rounds: int = 0
 
 
-Progress = Callable[[Point], None]
+Progress = Callable[[str], None]
 
 
 class Measurer:
@@ -77,28 +89,83 @@ class Measurer:
         self._num_prompts = 0
         self._counters: EngineCounters | None = None
         self._prompt_token_ms = 0.0
-        self._taken = Measurements()
+        self._series: dict[Shape, Series] = {}
+        self._left_out: dict[str, None] = {}  # notes, in order, each once
 
     async def measure(self) -> Measurements:
         """All points of the plan that the engine has room and time for.
 
-        Raises: LiveError if it does not serve, is not alone ours, or answers nonsense.
+        Raises: LiveError if it does not serve, serves others too, or answers nonsense.
         """
         await self._client.probe(self._scratch(8))
         self._counters = await read_counters(self._client)
-        if self._counters is not None:
-            self._taken.engine = self._counters.cache_config
         await self._warm_up()
+        prefixes = await self._cache_prefixes()
+        started_s = time.monotonic()
+        num_rounds = 0
+        while num_rounds < self._plan.rounds:
+            await self._measure_round(prefixes)
+            num_rounds += 1
+            taken_s = time.monotonic() - started_s
+            if self._progress is not None:
+                self._progress(f"round {num_rounds} of {self._plan.rounds}, {taken_s:.0f} s")
+            is_late = taken_s * (num_rounds + 1) / num_rounds > self._plan.budget_s
+            if num_rounds >= MIN_ROUNDS and is_late:
+                break
+        return self._result(num_rounds)
+
+    async def _measure_round(self, prefixes: list[IntArray]) -> None:
         await self._measure_prompts()
-        await self._measure_cached_prompts()
+        await self._measure_cached_prompts(prefixes)
+        await self._check_alone()
         await self._measure_decodes()
+        await self._check_alone()
         await self._measure_mixed()
-        self._check_spread()
-        return self._taken
+        await self._check_alone()
+
+    def _result(self, num_rounds: int) -> Measurements:
+        points = []
+        for shape, series in self._series.items():
+            if len(series.samples_ms) < MIN_SAMPLES:
+                self._leave_out(f"{shape.label()}: seen too rarely")
+            else:
+                points.append(series.point(shape))
+        self._check_sense(points)
+        noisy = [point.label() for point in points if point.spread > MAX_SPREAD]
+        if len(noisy) > len(points) / 2:
+            raise LiveError(
+                f"{self._client.url}: {_NONSENSE}: most of them vary by more than their median; "
+                "is the machine busy with something else?"
+            )
+        notes = [f"left out: {note}" for note in self._left_out]
+        if noisy:
+            notes.append(f"vary by more than their median: {'; '.join(noisy)}")
+        engine = {} if self._counters is None else self._counters.cache_config
+        return Measurements(points, notes, engine, num_rounds)
+
+    def _check_sense(self, points: Sequence[Point]) -> None:
+        """Raises: LiveError if tokens come all at once, or long prompts take less than short."""
+        if any(point.measured_ms <= 0 for point in points):
+            raise LiveError(f"{self._client.url}: {_NONSENSE}: tokens come all at once")
+        prompts = [point for point in points if point.kind == "prefill"]
+        first, last = prompts[0], prompts[-1]
+        if last.prefill_tokens > 4 * first.prefill_tokens and last.measured_ms < first.measured_ms:
+            raise LiveError(
+                f"{self._client.url}: {_NONSENSE}: {last.prefill_tokens} prompt tokens take less "
+                f"time than {first.prefill_tokens}; is it a real engine?"
+            )
 
     def _scratch(self, length: int) -> IntArray:
         self._num_prompts += 1
         return self._prompts.scratch(self._num_prompts, length)
+
+    def _leave_out(self, what: str) -> None:
+        self._left_out[what] = None
+
+    def _note(self, shape: Shape, samples_ms: Sequence[float], context_tokens: float = 0) -> None:
+        series = self._series.setdefault(shape, Series())
+        series.samples_ms.extend(samples_ms)
+        series.context_tokens.append(context_tokens)
 
     async def _ask(
         self,
@@ -111,133 +178,122 @@ class Measurer:
         )
         if answer.error is not None:
             raise LiveError(
-                f"{self._client.url}: {_RETURN}: a request of {len(prompt)} + {output_tokens} "
+                f"{self._client.url}: {_NONSENSE}: a request of {len(prompt)} + {output_tokens} "
                 f"tokens: {answer.error}"
             )
         return answer
+
+    async def _ttft_ms(self, prompt: IntArray) -> float:
+        answer = await self._ask(prompt, 1)
+        return answer.token_ms[0] - answer.sent_ms
 
     async def _warm_up(self) -> None:
         """Let the engine allocate, compile and cache what it does on first use."""
         sizes = [size for size in (256, 1024) if size <= self._plan.max_context // 2]
         await asyncio.gather(*(self._ask(self._scratch(size), 16) for size in sizes * 2))
+        # How long prompts take in the rough, to leave out what would take too long.
+        length = max(n for n in self._plan.prompt_lengths if n < self._plan.max_context)
+        self._prompt_token_ms = await self._ttft_ms(self._scratch(length)) / length
 
     async def _measure_prompts(self) -> None:
-        lengths = [n for n in self._plan.prompt_lengths if n < self._plan.max_context]
-        for length in lengths:
-            samples = [await self._ttft_ms(self._scratch(length)) for _ in self._rounds()]
-            await self._check_alone()
-            self._add("prefill", samples, num_prefills=1, prefill_tokens=length, outside=True)
-        first, last = self._taken.points[0], self._taken.points[-1]
-        if last.measured_ms < first.measured_ms and last.prefill_tokens > 4 * first.prefill_tokens:
-            raise LiveError(
-                f"{self._client.url}: {_RETURN}: {last.prefill_tokens} prompt tokens take less "
-                f"time than {first.prefill_tokens}; is it a real engine?"
-            )
-        self._prompt_token_ms = last.measured_ms / last.prefill_tokens
+        for length in self._plan.prompt_lengths:
+            if length < self._plan.max_context:
+                shape = Shape("prefill", prefill_tokens=length)
+                for _ in range(self._plan.prompts_per_round):
+                    self._note(shape, [await self._ttft_ms(self._scratch(length))])
 
-    async def _measure_cached_prompts(self) -> None:
+    async def _cache_prefixes(self) -> list[IntArray]:
+        """The prefixes of the plan that the engine keeps; empty if it does not cache any."""
         counters = self._counters
         if counters is not None and counters.cache_config.get("enable_prefix_caching") == "False":
-            self._taken.notes.append("prefix caching is off: no cached prompts measured")
-            return
+            self._leave_out("prompts with a cached prefix: prefix caching is off")
+            return []
         alignment = self._block_size()
-        for prefix_length, length in self._plan.cached:
-            prefix_length = prefix_length // alignment * alignment
-            if prefix_length + length >= self._plan.max_context or prefix_length == 0:
-                continue
-            prefix = self._scratch(prefix_length)
+        room = self._plan.max_context - max((n for _, n in self._plan.cached), default=0)
+        lengths = sorted({n // alignment * alignment for n, _ in self._plan.cached})
+        prefixes = [self._scratch(n) for n in lengths if 0 < n < room]
+        for prefix in prefixes:
             await self._ask(prefix, 1)
-            before = await read_counters(self._client)
-            samples = []
-            for _ in self._rounds():
-                samples.append(await self._ttft_ms(np.concatenate([prefix, self._scratch(length)])))
-            if not await self._was_cached(before, prefix_length, length, len(samples)):
-                self._taken.notes.append(
-                    f"a prefix of {prefix_length} tokens was not found in the cache: left out"
-                )
-                return
-            self._add("cached prefill", samples, num_prefills=1, prefill_tokens=length,
-                      prefix_tokens=prefix_length, outside=True)  # fmt: skip
+            if not await self._is_cached(prefix):
+                self._leave_out("prompts with a cached prefix: the engine does not find it")
+                return []
+        return prefixes
 
-    async def _was_cached(
-        self, before: EngineCounters | None, prefix: int, length: int, num_samples: int
-    ) -> bool:
-        """Whether the engine found the prefix; without counters its answer's time must do."""
-        if before is None:
-            return True
+    async def _is_cached(self, prefix: IntArray) -> bool:
+        """Whether the engine finds the prefix: by its counters, else by its time."""
+        before = await read_counters(self._client)
+        prompt = np.concatenate([prefix, self._scratch(16)])
+        ttft_ms = await self._ttft_ms(prompt)
         after = await read_counters(self._client)
-        rate = after.hit_rate_since(before) if after is not None else None
-        expected = prefix / (prefix + length)
-        return rate is not None and abs(rate - expected) < 0.02
+        if before is None or after is None:
+            return ttft_ms < len(prompt) * self._prompt_token_ms / 2
+        rate = after.hit_rate_since(before)
+        return rate is not None and abs(rate - len(prefix) / len(prompt)) < 1e-6
+
+    async def _measure_cached_prompts(self, prefixes: list[IntArray]) -> None:
+        alignment = self._block_size()
+        by_length = {len(prefix): prefix for prefix in prefixes}
+        for wanted, length in self._plan.cached:
+            prefix = by_length.get(wanted // alignment * alignment)
+            if prefix is None:
+                continue
+            shape = Shape("cached prefill", prefill_tokens=length, prefix_tokens=len(prefix))
+            for _ in range(self._plan.prompts_per_round):
+                prompt = np.concatenate([prefix, self._scratch(length)])
+                self._note(shape, [await self._ttft_ms(prompt)])
 
     async def _measure_decodes(self) -> None:
         for context in self._plan.contexts:
             for batch in self._plan.batch_sizes:
+                shape = Shape("decode", num_decodes=batch, prompt_tokens=context)
+                output_tokens = self._plan.steady_steps + batch + SETTLE_STEPS + 2
                 prompts_s = batch * context * self._prompt_token_ms / 1e3
-                output_tokens = self._plan.steady_steps + batch + 4
                 if context + output_tokens >= self._plan.max_context:
-                    continue
-                if prompts_s > self._plan.max_point_s:
-                    self._taken.notes.append(
-                        f"{batch} sequences of {context} tokens: left out, their prompts would "
-                        f"take {prompts_s:.0f} s"
-                    )
-                    break
-                await self._measure_decode(batch, context, output_tokens)
+                    self._leave_out(f"{shape.label()}: longer than the server allows")
+                elif prompts_s > self._plan.max_point_s:
+                    self._leave_out(f"{shape.label()}: their prompts would take {prompts_s:.0f} s")
+                else:
+                    await self._measure_decode(shape, output_tokens)
 
-    async def _measure_decode(self, batch: int, context: int, output_tokens: int) -> None:
-        gaps, contexts = [], []
-        rounds = 1 if batch >= 8 else 2
-        for _ in range(rounds):
-            answers = await asyncio.gather(
-                *(self._ask(self._scratch(context), output_tokens) for _ in range(batch))
-            )
-            round_gaps, position = steady_gaps(answers, SETTLE_STEPS)
-            if len(round_gaps) < 4 * batch:
-                self._taken.notes.append(
-                    f"{batch} sequences of {context} tokens: left out, they hardly overlap"
-                )
-                return
-            gaps.append(round_gaps)
-            contexts.append(context + position)
-        await self._check_alone()
-        self._add("decode", np.concatenate(gaps), num_decodes=batch,
-                  context_tokens=round(batch * float(np.mean(contexts))))  # fmt: skip
+    async def _measure_decode(self, shape: Shape, output_tokens: int) -> None:
+        batch, context = shape.num_decodes, shape.prompt_tokens
+        prompts = [self._scratch(context) for _ in range(batch)]
+        answers = await asyncio.gather(*(self._ask(prompt, output_tokens) for prompt in prompts))
+        gaps_ms, position = steady_gaps(answers, SETTLE_STEPS)
+        self._note(shape, gaps_ms.tolist(), batch * (context + position))
 
     async def _measure_mixed(self) -> None:
         for batch in self._plan.mixed_batches:
             for length in self._plan.mixed_prompts:
-                if length < self._plan.max_context:
-                    await self._measure_mixed_point(batch, length)
+                output_tokens = batch + STEPS_PER_NEWCOMER * self._plan.newcomers_per_round
+                if max(length, MIXED_CONTEXT + output_tokens) < self._plan.max_context:
+                    shape = Shape(
+                        "mixed",
+                        prefill_tokens=length,
+                        num_decodes=batch,
+                        prompt_tokens=MIXED_CONTEXT,
+                    )
+                    await self._measure_mixed_step(shape, output_tokens)
 
-    async def _measure_mixed_point(self, batch: int, length: int) -> None:
+    async def _measure_mixed_step(self, shape: Shape, output_tokens: int) -> None:
         """Newcomers, one after the other, to a batch that decodes."""
-        context = MIXED_CONTEXT
-        output_tokens = batch + STEPS_PER_NEWCOMER * self._plan.repeats
-        if context + output_tokens >= self._plan.max_context:
-            return
         begun = asyncio.Semaphore(0)
         streams = [
             asyncio.create_task(
-                self._ask(self._scratch(context), output_tokens, on_first_token=begun.release)
+                self._ask(self._scratch(shape.prompt_tokens), output_tokens, begun.release)
             )
-            for _ in range(batch)
+            for _ in range(shape.num_decodes)
         ]
         try:
-            first_ms = await self._newcomers(length, streams, begun)
+            first_ms = await self._newcomers(shape.prefill_tokens, streams, begun)
             answers = await asyncio.gather(*streams)
         finally:
             for stream in streams:
                 stream.cancel()
-        samples, positions = newcomer_gaps(answers, first_ms)
-        if len(samples) < 3:
-            self._taken.notes.append(
-                f"{length} prompt tokens beside {batch} sequences: left out, seen too rarely"
-            )
-            return
-        await self._check_alone()
-        self._add("mixed", samples, num_prefills=1, prefill_tokens=length, num_decodes=batch,
-                  context_tokens=round(batch * (context + float(np.mean(positions)))))  # fmt: skip
+        samples_ms, positions = newcomer_gaps(answers, first_ms)
+        if samples_ms:
+            context = shape.prompt_tokens + float(np.mean(positions))
+            self._note(shape, samples_ms, shape.num_decodes * context)
 
     async def _newcomers(
         self, length: int, streams: "list[asyncio.Task[Answer]]", begun: asyncio.Semaphore
@@ -248,17 +304,12 @@ class Measurer:
         await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
         first_ms: list[float] = []
-        while len(first_ms) < self._plan.repeats and not any(s.done() for s in streams):
+        while len(first_ms) < self._plan.newcomers_per_round:
+            if any(stream.done() for stream in streams):
+                break
             answer = await self._ask(self._scratch(length), 1)
             first_ms.append(answer.token_ms[0])
         return first_ms
-
-    async def _ttft_ms(self, prompt: IntArray) -> float:
-        answer = await self._ask(prompt, 1)
-        return answer.token_ms[0] - answer.sent_ms
-
-    def _rounds(self) -> range:
-        return range(self._plan.repeats)
 
     def _block_size(self) -> int:
         counters = self._counters
@@ -269,8 +320,8 @@ class Measurer:
         """Raises: LiveError if the engine serves someone else too."""
         if self._counters is None:
             return
-        deadline_ms = self._clock.now_ms() + IDLE_PATIENCE_S * 1e3
-        while self._clock.now_ms() < deadline_ms:
+        deadline_s = time.monotonic() + IDLE_PATIENCE_S
+        while time.monotonic() < deadline_s:
             counters = await read_counters(self._client)
             if counters is None or counters.num_requests == 0:
                 return
@@ -280,93 +331,7 @@ class Measurer:
             "else uses it"
         )
 
-    def _add(
-        self,
-        kind: Kind,
-        samples: Sequence[float] | FloatArray,
-        *,
-        outside: bool = False,
-        num_prefills: int = 0,
-        prefill_tokens: int = 0,
-        prefix_tokens: int = 0,
-        num_decodes: int = 0,
-        context_tokens: int = 0,
-    ) -> None:
-        low, middle, high = np.percentile(np.asarray(samples), [25, 50, 75]).tolist()
-        if middle <= 0:
-            raise LiveError(f"{self._client.url}: {_RETURN}: tokens come all at once")
-        point = Point(
-            kind=kind,
-            num_prefills=num_prefills,
-            prefill_tokens=prefill_tokens,
-            prefix_tokens=prefix_tokens,
-            num_decodes=num_decodes,
-            context_tokens=context_tokens,
-            is_outside_included=outside,
-            measured_ms=middle,
-            spread=(high - low) / middle,
-            num_samples=len(samples),
-        )
-        self._taken.points.append(point)
-        if self._progress is not None:
-            self._progress(point)
-
-    def _check_spread(self) -> None:
-        noisy = [point.label() for point in self._taken.points if point.spread > MAX_SPREAD]
-        if len(noisy) > len(self._taken.points) / 2:
-            raise LiveError(
-                f"{self._client.url}: {_RETURN}: most of them vary by more than their median; is "
-                "the machine busy with something else?"
-            )
-        if noisy:
-            self._taken.notes.append(f"vary by more than their median: {'; '.join(noisy)}")
-
 
 async def _acquire(semaphore: asyncio.Semaphore, times: int) -> None:
     for _ in range(times):
         await semaphore.acquire()
-
-
-def steady_gaps(answers: Sequence[Answer], settle_steps: int) -> tuple[FloatArray, float]:
-    """Gaps between tokens while all streams decode, and the mean token position in them.
-
-    `settle_steps` gaps after the last stream has begun are left out, and the one in which the
-    first ends.
-    """
-    begin_ms = max(answer.token_ms[0] for answer in answers)
-    end_ms = min(answer.token_ms[-1] for answer in answers)
-    gaps, positions = [], []
-    for answer in answers:
-        times = np.frombuffer(answer.token_ms, dtype=np.float64)
-        first = int(np.searchsorted(times, begin_ms, side="right")) + settle_steps
-        last = int(np.searchsorted(times, end_ms, side="left"))
-        if last > first:
-            gaps.append(np.diff(times[first:last]))
-            positions.append((first + last) / 2)
-    if not gaps:
-        return np.zeros(0), 0.0
-    return np.concatenate(gaps), float(np.mean(positions))
-
-
-def newcomer_gaps(
-    answers: Sequence[Answer], first_ms: Sequence[float]
-) -> tuple[list[float], list[float]]:
-    """Per newcomer: the median gap of the streams in which its first token came, and where.
-
-    The first token and those of the streams leave the engine together, in any order: the gap is
-    that which ends closest to it. Newcomers that came before all streams decode are left out.
-    """
-    begin_ms = max(answer.token_ms[0] for answer in answers)
-    samples, positions = [], []
-    for newcomer_ms in first_ms:
-        gaps, places = [], []
-        for answer in answers:
-            times = np.frombuffer(answer.token_ms, dtype=np.float64)
-            nearest = int(np.argmin(np.abs(times - newcomer_ms)))
-            if nearest >= 1 and times[nearest - 1] >= begin_ms:
-                gaps.append(float(times[nearest] - times[nearest - 1]))
-                places.append(nearest)
-        if len(gaps) == len(answers):
-            samples.append(float(np.median(gaps)))
-            positions.append(float(np.mean(places)))
-    return samples, positions

@@ -1,0 +1,53 @@
+"""What the times of tokens that decode side by side tell of single engine steps."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dynosim.records import FloatArray
+from dynosim_runtime.loadgen.client import Answer
+
+
+def steady_gaps(answers: Sequence[Answer], settle_steps: int) -> tuple[FloatArray, float]:
+    """Gaps between tokens while all streams decode, and the mean token position in them.
+
+    `settle_steps` gaps after the last stream has begun are left out, and the one in which the
+    first ends.
+    """
+    begin_ms = max(answer.token_ms[0] for answer in answers)
+    end_ms = min(answer.token_ms[-1] for answer in answers)
+    gaps, positions = [], []
+    for answer in answers:
+        times = np.frombuffer(answer.token_ms, dtype=np.float64)
+        first = int(np.searchsorted(times, begin_ms, side="right")) + settle_steps
+        last = int(np.searchsorted(times, end_ms, side="left"))
+        if last > first:
+            gaps.append(np.diff(times[first:last]))
+            positions.append((first + last) / 2)
+    if not gaps:
+        return np.zeros(0), 0.0
+    return np.concatenate(gaps), float(np.mean(positions))
+
+
+def newcomer_gaps(
+    answers: Sequence[Answer], first_ms: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    """Per newcomer: the median gap of the streams in which its first token came, and where.
+
+    The first token and those of the streams leave the engine together, in any order: the gap is
+    that which ends closest to it. Newcomers that came before all streams decode are left out.
+    """
+    begin_ms = max(answer.token_ms[0] for answer in answers)
+    samples, positions = [], []
+    for newcomer_ms in first_ms:
+        gaps, places = [], []
+        for answer in answers:
+            times = np.frombuffer(answer.token_ms, dtype=np.float64)
+            nearest = int(np.argmin(np.abs(times - newcomer_ms)))
+            if nearest >= 1 and times[nearest - 1] >= begin_ms:
+                gaps.append(float(times[nearest] - times[nearest - 1]))
+                places.append(nearest)
+        if len(gaps) == len(answers):
+            samples.append(float(np.median(gaps)))
+            positions.append(float(np.mean(places)))
+    return samples, positions
