@@ -19,6 +19,9 @@ from dynosim_runtime.errors import LiveError
 
 MAX_ERROR_BYTES = 65536
 MAX_MESSAGE_CHARS = 500
+KEEPALIVE_S = 2.0
+"""Idle connections are closed before servers do so (uvicorn's, after 5 s): a request that is just
+being sent on one would be lost."""
 
 _EXTRAS: dict[str, Any] = {
     "return_token_ids": True,
@@ -122,7 +125,7 @@ class CompletionsClient:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> "CompletionsClient":
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60)
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S)
         self._session = aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=self._timeout_s),
