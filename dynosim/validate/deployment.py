@@ -65,7 +65,10 @@ class Deployment:
         longest = int((trace.input_tokens + trace.output_tokens).max()) + 1
         if self.model is None:
             return longest
-        config = model_entry(self.model).config
+        try:
+            config = model_entry(self.model).config
+        except DynosimError:
+            return longest  # a model of the user's own; nothing else needs to know it
         length = config.get("text_config", config).get("max_position_embeddings")
         return max(length, longest) if isinstance(length, int) else longest
 
@@ -96,6 +99,7 @@ def deployment_of(
     """The engine of a set-up; arguments win over what it says. Raises: ConfigError."""
     kwargs = setup.get("engine_kwargs")
     kwargs = kwargs if isinstance(kwargs, dict) else {}
+    _refuse_many_engines(kwargs)
     values = {key: kwargs[key] for key in _SAME_NAME if kwargs.get(key) is not None}
     values["tensor_parallel"] = kwargs.get("tensor_parallel_size") or 1
     if str(kwargs.get("kv_cache_dtype", "auto")).startswith("fp8"):
@@ -118,6 +122,14 @@ def deployment_of(
         graph_sizes=_graph_sizes(kwargs, hardware, engine.max_num_seqs),
         assumed=tuple(assumed),
     )
+
+
+def _refuse_many_engines(kwargs: dict[str, Any]) -> None:
+    for key in ("data_parallel_size", "pipeline_parallel_size"):
+        if kwargs.get(key) not in (None, 1):
+            raise ConfigError(
+                f"setup.engine_kwargs.{key}: {kwargs[key]}; one engine is replayed: record one"
+            )
 
 
 def _graph_sizes(kwargs: dict[str, Any], hardware: str | None, seqs: int) -> tuple[int, ...]:

@@ -246,13 +246,17 @@ class _Judge:
 
     def outcome(self, fitted: Fitted) -> Fidelity:
         """With the attribution of the blind prediction's error."""
-        attribution = attribute(
-            self._measured,
-            blind=blind_fit(self._prior.fit),
-            fitted=fitted.fit,
-            blind_spec=self._specs[BLIND],
-            given_spec=self._specs.get(GIVEN),
-        )
+        attribution: dict[str, float] = {}
+        if self._prior.fit.token_curve:
+            attribution = attribute(
+                self._measured,
+                blind=blind_fit(self._prior.fit),
+                fitted=fitted.fit,
+                blind_spec=self._specs[BLIND],
+                given_spec=self._specs.get(GIVEN),
+            )
+        else:
+            self._notes.append("no attribution: without tables there is no blind prediction")
         return Fidelity(
             self._measured,
             self._deployment,

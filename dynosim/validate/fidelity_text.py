@@ -13,7 +13,11 @@ def fidelity_text(fidelity: Fidelity) -> str:
     ]
     for level in fidelity.levels:
         lines += _level_lines(level, fidelity)
-    lines += ["Blind prediction's mean |error|, with parts replaced by measured ones:"]
+    if fidelity.attribution:
+        lines += [
+            "Blind prediction's mean |error|, with parts replaced by measured ones (parts can"
+            " make up for each other: replacing one may add error):"
+        ]
     lines += [f"  {part:46} {error:7.2%}" for part, error in fidelity.attribution.items()]
     fit = fidelity.fit
     lines += ["", "Fitted constants (95 % interval):"]

@@ -1,7 +1,7 @@
 """What a prediction says about itself: intervals, measured range, saturation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from dynosim.metrics.saturation import judge_saturation
 from dynosim.records import RunResult, StepLog
 from dynosim.timing.fitted import AXES, Fit, FittedModel
 from dynosim.timing.model import StepTimeModel
+from dynosim.validate.fitting import DECODE_SHARE
 from dynosim.validate.measurements import Measurements
 from dynosim.validate.replay import replay
 from dynosim.validate.scores import scores
@@ -18,6 +19,10 @@ from dynosim.validate.scores import scores
 JITTER_MS = 15.0
 """Spread of the way from a client to the scheduler (tokenisation, two processes), which logs do not
 hold: arrivals of a draw are moved by a uniform amount of so much. vLLM 0.19 took 15 to 30 ms."""
+
+FORM_ERROR = DECODE_SHARE
+"""Standard deviation of what the physical form gets wrong of all step times together: the scale of
+errors that a fit reckons with."""
 
 MS_PER_S = 1000.0
 
@@ -32,7 +37,8 @@ def intervals(
     for index in np.linspace(0, len(draws) - 1, count).astype(int).tolist():
         arrival_ms = measured.arrival_ms + rng.uniform(0, JITTER_MS, len(measured))
         arrival_ms = np.maximum.accumulate(arrival_ms)  # requests keep their order
-        timing = FittedModel(draws[index])
+        factor = 1 + FORM_ERROR * float(rng.standard_normal())
+        timing = FittedModel(scaled(draws[index], factor))
         predicted = replay(trace, spec, timing, measured.clock, arrival_ms=arrival_ms)
         for score in scores(measured, predicted):
             samples.setdefault(score.name, []).append(score.predicted)
@@ -40,6 +46,16 @@ def intervals(
         name: (float(np.percentile(values, 2.5)), float(np.percentile(values, 97.5)))
         for name, values in samples.items()
     }
+
+
+def scaled(fit: Fit, factor: float) -> Fit:
+    """The fit with all step times longer by a factor."""
+    parameters = fit.parameters
+    names = ["overhead_ms", "prompt_step_ms", "per_decode_ms", "per_context_token_ms"]
+    names += ["mixed_context_token_ms", "per_pair_ms"]
+    names += ["curve_scale"] if fit.token_curve else ["weights_ms", "per_token_ms"]
+    changes = {name: factor * getattr(parameters, name) for name in names}
+    return replace(fit, parameters=replace(parameters, **changes))
 
 
 def inside_shares(timing: StepTimeModel, steps: StepLog) -> dict[str, float]:
