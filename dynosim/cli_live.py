@@ -178,6 +178,28 @@ def calibrate(
     )
 
 
+@live_app.command(epilog="Example: dynosim rank out/qwen/trials.parquet measured.jsonl")
+def rank(
+    predicted: Annotated[
+        Path, typer.Argument(help="Predictions by configuration: a sweep's table, JSONL or folder.")
+    ],
+    measured: Annotated[Path, typer.Argument(help="Measured results of the same configurations.")],
+    metric: Annotated[
+        str, typer.Option(help="The key to rank by, in both.")
+    ] = "output_throughput_tok_s",
+    lower_is_better: Annotated[bool, typer.Option("--lower-is-better", help="For times.")] = False,
+    json: AsJson = False,
+) -> None:
+    """Tell whether predictions rank configurations as measurements do (Kendall's tau, regret)."""
+    from dynosim.validate.command import rank as rank_command
+
+    raise typer.Exit(
+        rank_command(
+            predicted, measured, metric=metric, lower_is_better=lower_is_better, as_json=json
+        )
+    )
+
+
 @live_app.command("tiny-model", epilog="Example: dynosim tiny-model models/tiny")
 def tiny_model(
     folder: Annotated[Path, typer.Argument(help="Where to write it.")],
