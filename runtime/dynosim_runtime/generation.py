@@ -44,6 +44,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     policy_family: str | None = None  # header x-dynamo-meta-policy-class
     cache_salt: str = ""
     cache_ttl_s: float | None = None  # nvext.cache_control: keep the prefix for so long
+    received_s: float | None = None  # when it had come in, on `time.monotonic`'s clock
 
 
 class TokenDelta(msgspec.Struct, frozen=True):

@@ -1,6 +1,7 @@
 """Requests over router and engines: streamed once, whatever happens to the workers."""
 
 import asyncio
+import time
 
 import pytest
 from live_support import BLOCK, Inside, ScriptedEngine, card, next_token, request
@@ -270,3 +271,12 @@ async def test_a_frontend_that_drains_takes_nothing_new() -> None:
     with pytest.raises(ApiError, match="shutting down"):
         await inside.generator.start(request("2"))
     assert await tokens_of(running) == EXPECTED
+
+
+async def test_a_request_arrives_when_it_has_come_in_before_it_is_tokenized() -> None:
+    inside = Inside(ScriptedEngine(), "a")
+    received_s = time.monotonic() - 2.0
+    late = await inside.generator.start(request(received_s=received_s))
+    assert late.record.prefill_wait_time_ms == pytest.approx(2000, abs=500)
+    assert await tokens_of(late) == EXPECTED
+    assert late.record.ttft_ms is not None and late.record.ttft_ms > 2000

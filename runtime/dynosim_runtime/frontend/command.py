@@ -29,11 +29,13 @@ from dynosim_runtime.frontend.router_service import RouterService
 from dynosim_runtime.frontend.routing import LiveRouting
 from dynosim_runtime.frontend.service import LiveGenerator, stopwatch
 from dynosim_runtime.plan import load_plan, model_folder, served_model_name
-from dynosim_runtime.ports import listening_socket
+from dynosim_runtime.ports import BACKLOG, listening_socket
 from dynosim_runtime.tokenizer import Tokenizer, load_tokenizer
 
 TICK_S = 0.25
-CONNECT_TIMEOUT_S = 2.0
+LISTENERS = 8  # uvloop takes one connection of each in a turn of its loop, which may be long
+COLLECT_AFTER = 20_000  # objects more than freed; in 1,000 streams all objects are looked at often
+CONNECT_TIMEOUT_S = 10.0
 NAMESPACE = "dynosim"
 
 log = logging.getLogger(__name__)
@@ -104,6 +106,7 @@ class Frontend:
         async with self._wired() as (generator, app), self._served(app):
             gc.enable()  # the command line has turned it off, for commands that are short
             gc.collect()
+            gc.set_threshold(COLLECT_AFTER)
             gc.freeze()  # what has been built so far will live as long as the process
             host, port = self._socket.getsockname()[:2]
             log.info("frontend for %s on http://%s:%s", self._model, host, port)
@@ -125,11 +128,13 @@ class Frontend:
         """The HTTP server around the application."""
         server = _Server(
             uvicorn.Config(
-                app, http="httptools", lifespan="off", log_level="warning", access_log=False,
+                app, http="httptools", ws="none", lifespan="off", proxy_headers=False,
+                log_level="warning", access_log=False, backlog=BACKLOG,
                 timeout_keep_alive=75, timeout_graceful_shutdown=1,
             )
         )  # fmt: skip
-        serving = asyncio.create_task(server.serve(sockets=[self._socket]))
+        listeners = [self._socket, *(self._socket.dup() for _ in range(LISTENERS - 1))]
+        serving = asyncio.create_task(server.serve(sockets=listeners))
         try:
             yield
         finally:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from dynosim_runtime.frontend.histogram import LeanHistogram
 from dynosim_runtime.frontend.observer import Outcome, RequestType, Stage
 from dynosim_runtime.generation import RequestRecord
 
@@ -38,8 +39,12 @@ class FrontendMetrics:
         ttft = self._histogram(
             "dynamo_frontend_time_to_first_token_seconds", "Arrival to first token.", TTFT_BUCKETS
         )
-        gap = self._histogram(
-            "dynamo_frontend_inter_token_latency_seconds", "Between two tokens.", ITL_BUCKETS
+        self._gap = LeanHistogram(
+            "dynamo_frontend_inter_token_latency_seconds",
+            "Between two tokens.",
+            ITL_BUCKETS,
+            labels,
+            self.registry,
         )
         duration = self._histogram(
             "dynamo_frontend_request_duration_seconds", "Arrival to end.", DURATION_BUCKETS
@@ -53,8 +58,8 @@ class FrontendMetrics:
         wait = self._histogram(
             "dynosim_router_wait_seconds", "Arrival to dispatch to a worker.", TTFT_BUCKETS
         )
-        self._ttft, self._gap, self._duration, self._isl, self._osl, self._wait = (
-            histogram.labels(**labels) for histogram in (ttft, gap, duration, isl, osl, wait)
+        self._ttft, self._duration, self._isl, self._osl, self._wait = (
+            histogram.labels(**labels) for histogram in (ttft, duration, isl, osl, wait)
         )
         self._cached = self._counter(
             "dynosim_router_cached_tokens", "Prompt tokens the router took to be cached."
@@ -139,8 +144,8 @@ class FrontendMetrics:
     def note_gap(self, gap_ms: float, num_tokens: int) -> None:
         """`num_tokens` came together, so long after the last one."""
         self._gap.observe(gap_ms / 1e3)
-        for _ in range(num_tokens - 1):
-            self._gap.observe(0.0)
+        if num_tokens > 1:
+            self._gap.observe(0.0, num_tokens - 1)
 
     def note_end(self, record: RequestRecord) -> None:
         """A generation ended, however it ended."""

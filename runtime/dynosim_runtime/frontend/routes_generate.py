@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 from starlette.routing import BaseRoute, Route
@@ -41,6 +42,13 @@ from dynosim_runtime.tokenizer import Tokenizer
 MAX_INLINE_CHARS = 2048  # longer texts are tokenized in a thread; that costs 0.1 ms more
 
 log = logging.getLogger(__name__)
+
+
+class Moment(NamedTuple):
+    """A time by two clocks: one that never goes back, and the one that clients know."""
+
+    monotonic_s: float
+    unix_ms: int
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,8 +117,7 @@ class GenerateRoute:
         await send_json(send, error.status, body, {**headers, **error_headers(error)})
 
     async def _serve(self, body: bytes, caller: Caller, receive: Receive, send: Send) -> None:
-        started_s = time.perf_counter()
-        received_ms = int(time.time() * 1e3)
+        received = Moment(time.monotonic(), int(time.time() * 1e3))
         call = self._dialect.parse(body)
         self._service.models.get(call.model)
         observer = self._service.observer
@@ -118,7 +125,7 @@ class GenerateRoute:
         observer.request_started(call.model, self._dialect.endpoint, request_type)
         outcome: Outcome = "error"
         try:
-            outcome = await self._answer(call, caller, received_ms, receive, send)
+            outcome = await self._answer(call, caller, received, receive, send)
         except (ClientGoneError, asyncio.CancelledError):
             outcome = "cancelled"
             raise
@@ -128,19 +135,19 @@ class GenerateRoute:
                 self._dialect.endpoint,
                 request_type,
                 outcome,
-                time.perf_counter() - started_s,
+                time.monotonic() - received.monotonic_s,
             )
 
     async def _answer(
-        self, call: Call, caller: Caller, received_ms: int, receive: Receive, send: Send
+        self, call: Call, caller: Caller, received: Moment, receive: Receive, send: Send
     ) -> Outcome:
-        requests, outputs = await self._prepare(call, caller)
+        requests, outputs = await self._prepare(call, caller, received.monotonic_s)
         answer = call.answer(
             AnswerHead(
                 request_id=caller.request_id,
                 model=call.model,
-                created_s=received_ms // 1000,
-                received_ms=received_ms,
+                created_s=received.unix_ms // 1000,
+                received_ms=received.unix_ms,
                 num_prompt_tokens=sum(
                     len(request.token_ids) for request in requests[:: call.num_choices]
                 ),
@@ -158,14 +165,16 @@ class GenerateRoute:
         return "success"
 
     async def _prepare(
-        self, call: Call, caller: Caller
+        self, call: Call, caller: Caller, received_s: float
     ) -> tuple[list[GenerateRequest], list[ChoiceOutput]]:
         model, observer = self._service.models.get(call.model), self._service.observer
         observer.stage_entered("preprocess")
         try:
             check_size(call, model.tokenizer, model.max_model_len)
             prompts = await encode_prompts(call.prompts, model.tokenizer, call.prompt_field)
-            requests = generate_requests(call, prompts, model.max_model_len, caller)
+            requests = generate_requests(
+                call, prompts, model.max_model_len, caller, received_s=received_s
+            )
         finally:
             observer.stage_left("preprocess")
         outputs = [

@@ -91,7 +91,7 @@ class LiveGenerator:
         record = RequestRecord(
             request_id=request.request_id,
             session_id=request.session_id,
-            arrival_ms=self.now_ms(),
+            arrival_ms=self._arrival_ms(request),
             input_tokens=len(request.token_ids),
         )
         generation = LiveGeneration(self, request, record)
@@ -99,6 +99,13 @@ class LiveGenerator:
         self.metrics.note_arrival(record.input_tokens)
         await generation.place()
         return generation
+
+    def _arrival_ms(self, request: GenerateRequest) -> float:
+        """When the request had come in, before it was templated and tokenized."""
+        now_ms = self.now_ms()
+        if request.received_s is None:
+            return now_ms
+        return now_ms - (time.monotonic() - request.received_s) * 1e3
 
     def num_in_hand(self, worker_id: int) -> int:
         """Requests that a worker has in hand."""

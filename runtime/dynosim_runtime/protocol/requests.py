@@ -64,14 +64,19 @@ def check_size(call: Call, tokenizer: Tokenizer, max_model_len: int) -> None:
 
 
 def generate_requests(
-    call: Call, prompts: Sequence[list[int]], max_model_len: int, caller: Caller
+    call: Call,
+    prompts: Sequence[list[int]],
+    max_model_len: int,
+    caller: Caller,
+    *,
+    received_s: float | None = None,
 ) -> list[GenerateRequest]:
     """One request per choice: the choices of the first prompt, then those of the next.
 
     Choices of one prompt differ by their seed. Raises: ApiError 400 if a prompt and its answer do
     not fit `max_model_len`.
     """
-    template = _template(call, caller)
+    template = _template(call, caller, received_s)
     seed, base_id = call.sampling.seed, caller.request_id
     is_alone = len(prompts) * call.num_choices == 1
     requests: list[GenerateRequest] = []
@@ -92,7 +97,7 @@ def generate_requests(
     return requests
 
 
-def _template(call: Call, caller: Caller) -> GenerateRequest:
+def _template(call: Call, caller: Caller, received_s: float | None) -> GenerateRequest:
     """What all choices of a call have in common."""
     hints, cache = call.nvext.agent_hints, call.nvext.cache_control
     return GenerateRequest(
@@ -108,6 +113,7 @@ def _template(call: Call, caller: Caller) -> GenerateRequest:
         policy_family=caller.policy_family,
         cache_salt=call.cache_salt,
         cache_ttl_s=None if cache is None else cache.ttl_s(),
+        received_s=received_s,
     )
 
 
