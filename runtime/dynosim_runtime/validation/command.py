@@ -68,7 +68,9 @@ def validate(
     config = load_plan(plan, [*overrides, *_trace_overrides(trace)])
     workload = load_trace(config)
     predicted = simulate(config, trace=workload)
-    options = LoadOptions(model=model, speedup=speedup, warmup=warmup, shows_progress=sys.stderr.isatty())
+    options = LoadOptions(
+        model=model, speedup=speedup, warmup=warmup, shows_progress=sys.stderr.isatty()
+    )
     if aiperf is not None:
         measured = measure_aiperf(config, aiperf)
     elif url is not None:
