@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 import uvicorn
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from dynosim.config.schema import RunConfig
 from dynosim_runtime.discovery.base import Discovery
@@ -124,7 +124,7 @@ class Frontend:
             log.warning("%d requests are cut off", generator.num_active)
 
     @asynccontextmanager
-    async def _served(self, app: Starlette) -> AsyncIterator[None]:
+    async def _served(self, app: ASGIApp) -> AsyncIterator[None]:
         """The HTTP server around the application."""
         server = _Server(
             uvicorn.Config(
@@ -142,7 +142,7 @@ class Frontend:
             await serving
 
     @asynccontextmanager
-    async def _wired(self) -> AsyncIterator[tuple[LiveGenerator, Starlette]]:
+    async def _wired(self) -> AsyncIterator[tuple[LiveGenerator, ASGIApp]]:
         """Everything behind the routes, and the tasks that keep it going."""
         async with AsyncExitStack() as stack:
             session = await stack.enter_async_context(_engine_session())
@@ -179,7 +179,7 @@ class Frontend:
                 stack.callback(asyncio.create_task(work).cancel)
             yield generator, self._app(generator)
 
-    def _app(self, generator: LiveGenerator) -> Starlette:
+    def _app(self, generator: LiveGenerator) -> ASGIApp:
         live = self._live
         return create_app(
             generator,
@@ -227,7 +227,7 @@ class _Server(uvicorn.Server):
 def _engine_session() -> aiohttp.ClientSession:
     """Connections to engines: as many as there are requests; silence is the generations' care."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
         auto_decompress=False,
         trust_env=False,
