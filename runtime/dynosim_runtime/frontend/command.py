@@ -36,6 +36,7 @@ TICK_S = 0.25
 LISTENERS = 8  # uvloop takes one connection of each in a turn of its loop, which may be long
 COLLECT_AFTER = 20_000  # objects more than freed; in 1,000 streams all objects are looked at often
 CONNECT_TIMEOUT_S = 10.0
+KEEPALIVE_S = 2.0  # less than engines keep idle connections (uvicorn: 5 s): none is used too late
 NAMESPACE = "dynosim"
 
 log = logging.getLogger(__name__)
