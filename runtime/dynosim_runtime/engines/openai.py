@@ -85,7 +85,7 @@ class OpenAiEngineClient:
         """What the server streams; pieces that come together are handed on together."""
         parser = SseParser()
         is_finished = False
-        async for data in response.content.iter_any():
+        while data := await response.content.readany():
             token_ids: list[int] = []
             finish_reason: FinishReason | None = None
             cached_tokens: int | None = None

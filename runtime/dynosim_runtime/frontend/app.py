@@ -4,7 +4,7 @@ It knows models (`ModelRegistry`) and a `Generator`; of workers, routing and dis
 nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
 import orjson
@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
-from starlette.types import Lifespan
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.frontend.callers import Callers
@@ -42,7 +42,7 @@ def create_app(
     extra_routes: Sequence[BaseRoute] = (),
     lifespan: Lifespan[Starlette] | None = None,
     strip_anthropic_preamble: bool = False,
-) -> Starlette:
+) -> ASGIApp:
     """The ASGI application over a generator and the models it serves.
 
     `extra_routes` (e.g. /metrics) come first. `strip_anthropic_preamble` removes the billing line
@@ -58,14 +58,15 @@ def create_app(
         concurrency=ConcurrencyLimit(limits.max_concurrent_requests),
         callers=Callers(),
     )
+    generating = generate_routes(service, strip_anthropic_preamble=strip_anthropic_preamble)
     routes = [
         *extra_routes,
-        *generate_routes(service, strip_anthropic_preamble=strip_anthropic_preamble),
+        *generating,
         *tokenize_routes(service, strip_anthropic_preamble=strip_anthropic_preamble),
         *health_routes(models),
         *model_routes(models),
     ]
-    return Starlette(
+    app = Starlette(
         routes=routes,
         lifespan=lifespan,
         exception_handlers={
@@ -74,6 +75,26 @@ def create_app(
             Exception: _answer_exception,
         },
     )
+    return Shortcuts(app, {route.path: route.app for route in generating})
+
+
+class Shortcuts:
+    """Leads straight to the applications that answer POSTs to some paths, and else to `app`.
+
+    What those answer themselves, errors included, needs none of Starlette's layers, each of which
+    would cost something with every token.
+    """
+
+    def __init__(self, app: ASGIApp, targets: Mapping[str, ASGIApp]) -> None:
+        self._app = app
+        self._targets = targets
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification."""
+        app = self._app
+        if scope["type"] == "http" and scope["method"] == "POST":
+            app = self._targets.get(scope["path"], app)
+        await app(scope, receive, send)
 
 
 def _answer_api_error(request: Request, error: Exception) -> Response:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from dynosim_runtime.errors import ApiError
@@ -62,7 +62,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     callers: Callers
 
 
-def generate_routes(service: Service, *, strip_anthropic_preamble: bool) -> list[BaseRoute]:
+def generate_routes(service: Service, *, strip_anthropic_preamble: bool) -> list[Route]:
     """The four APIs."""
     dialects: dict[str, Dialect] = {
         "/v1/chat/completions": ChatDialect(),
