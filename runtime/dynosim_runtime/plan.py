@@ -31,6 +31,15 @@ def plan_file(path: Path) -> Path:
     return file
 
 
+def check_live(plan: RunConfig) -> None:
+    """Raises: ConfigError for what can be simulated but not served."""
+    if plan.router.frontends > 1:
+        raise ConfigError(
+            f"router.frontends: {plan.router.frontends}, but the live layer runs one frontend "
+            "(add --set router.frontends=1)"
+        )
+
+
 def model_folder(plan: RunConfig, model: Path | None) -> Path | None:
     """The folder with the weights and tokenizer: `model` if given, else the plan's if it is one.
 

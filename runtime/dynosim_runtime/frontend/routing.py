@@ -2,38 +2,43 @@
 
 from pathlib import Path
 
-from dynosim.cluster.routing import hash_index_spec
+from dynosim.cluster.prefill_estimate import StepTimeEstimator
+from dynosim.cluster.routing import RoutingSpec, hash_index_spec
+from dynosim.config.router import RouterConfig
 from dynosim.config.schema import RunConfig
-from dynosim.replay_log import FORMAT, LogHeader
+from dynosim.indexer.make import IndexSpec
 from dynosim.rotating_log import RotatingLog
 from dynosim.router.kv_router import KvRouter
 from dynosim.routing_config import routing_spec
+from dynosim.runner import prepare
 
 
 class LiveRouting:
     """The router of a plan, and its log under `out`/router if the plan keeps one.
 
-    Raises: ConfigError if a policy cannot be imported or the log cannot be written.
+    Raises: ConfigError if a policy cannot be imported or the log cannot be written; and, where the
+    router has to know the engine's step times or cache size, as `dynosim.runner.prepare` does.
     """
 
     def __init__(self, config: RunConfig, out: Path | None) -> None:
-        spec = routing_spec(config.router, block_size=config.engine.block_size, seed=config.seed)
-        blocks = config.engine.num_gpu_blocks
-        index = hash_index_spec(spec, blocks if isinstance(blocks, int) else None)
+        spec, index = _spec(config)
         self.block_size = config.engine.block_size
         self.follows_events = spec.follows_caches
         self.tracks_output = config.router.track_output_blocks
         self._log: RotatingLog | None = None
-        policy = config.router.policy
         if out is None or not config.live.router_log:
-            self.router: KvRouter = LogHeader(FORMAT, spec.settings, index, policy).make_router()
+            settings = spec.settings
+            policy = None if spec.policy is None else spec.policy(settings, settings.seed)
+            self.router = KvRouter(settings, index.make(), policy=policy, estimator=spec.estimator)
             return
         self._log = RotatingLog(
             out / "router",
             max_bytes=config.live.router_log_mib << 20,
             max_files=config.live.router_log_files,
         )
-        self.router = self._log.open(spec.settings, index, policy=policy)
+        self.router = self._log.open(
+            spec.settings, index, policy=config.router.policy, estimator=spec.estimator
+        )
 
     def maintain(self) -> None:
         """Keep the log going; call between the router's inputs."""
@@ -44,3 +49,22 @@ class LiveRouting:
         """Finish the log."""
         if self._log is not None:
             self._log.close()
+
+
+def _spec(config: RunConfig) -> tuple[RoutingSpec, IndexSpec]:
+    """How the plan routes, and the index that it needs."""
+    estimator, capacity_blocks = None, None
+    if _depends_on_engine(config.router):
+        prepared = prepare(config)
+        estimator = StepTimeEstimator(prepared.timing, config.engine.max_num_batched_tokens)
+        capacity_blocks = prepared.engine.usable_blocks
+    spec = routing_spec(
+        config.router, block_size=config.engine.block_size, seed=config.seed, estimator=estimator
+    )
+    return spec, hash_index_spec(spec, capacity_blocks)
+
+
+def _depends_on_engine(router: RouterConfig) -> bool:
+    """Whether prefill load decays by step times, or guesses are bounded by the cache's size."""
+    is_bounded = not router.use_kv_events and router.approximate_cache_policy == "lru"
+    return router.prefill_load_model == "timing" or is_bounded

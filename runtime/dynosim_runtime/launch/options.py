@@ -8,7 +8,7 @@ from dynosim.atomic import check_folder
 from dynosim.config import RunConfig
 from dynosim.errors import ConfigError
 from dynosim_runtime.launch.specs import DeployOptions, Engine
-from dynosim_runtime.plan import model_folder
+from dynosim_runtime.plan import check_live, model_folder
 
 REAL_ENGINES: dict[str, str] = {  # and the module that its Python must have
     "vllm": "vllm",
@@ -37,6 +37,7 @@ def deploy_options(
     """The options of `dynosim deploy`, complete and possible. Raises: ConfigError."""
     if target != "local":
         raise ConfigError(f"--target {target}: only local is there; Kubernetes comes later")
+    check_live(plan)
     kind = _engine(plan, mock=mock, real=real, engine=engine)
     _check_speedup(kind, speedup)
     if plan.cluster.cpu_workers and kind in ("sglang", "trtllm"):
