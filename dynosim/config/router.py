@@ -39,6 +39,7 @@ class PolicyClassConfig(Section):
     request_queue_limit_per_worker: Amount | None = None
     raw_isl_token_queue_limit_per_worker: Amount | None = None
     cached_token_queue_limit_per_worker: Amount | None = None
+    policy_family: str | None = None  # takes only requests that name it in their header; None: all
     min_uncached_tokens: Amount = 0
     max_uncached_tokens: Count | None = None
 

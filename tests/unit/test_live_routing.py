@@ -1,0 +1,89 @@
+"""The live router of a plan: settings that need the engine, and what cannot be served."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dynosim.config import RunConfig
+from dynosim.config.loading import run_config_from_dict
+from dynosim.errors import ConfigError
+from dynosim.hashing import local_hashes, sequence_hashes
+from dynosim.replay_log import replay_log
+from dynosim.router.kv_router import Decision
+from dynosim.router.request import RoutingRequest
+from dynosim.router.workers import WorkerCard
+from dynosim_runtime.frontend.routing import LiveRouting
+from dynosim_runtime.plan import check_live
+
+BLOCK = 16
+
+
+def plan(**sections: Any) -> RunConfig:
+    return run_config_from_dict(
+        {
+            "workload": {"synthetic": {"requests": 1, "isl": 1, "osl": 1, "rate_rps": 1}},
+            "timing": {"kind": "linear", "base_ms": 10.0, "per_prefill_token_ms": 1.0},
+            "engine": {
+                "num_gpu_blocks": 10,
+                "block_size": BLOCK,
+                "max_num_batched_tokens": 100,
+                "max_num_seqs": 8,
+                "max_model_len": 100,
+            },
+            **sections,
+        }
+    )
+
+
+def ask(name: str, first_token: int, num_tokens: int, **more: Any) -> RoutingRequest:
+    local = local_hashes(list(range(first_token, first_token + num_tokens)), BLOCK)
+    return RoutingRequest(name, num_tokens, len(local), local, sequence_hashes(local), **more)
+
+
+@pytest.mark.parametrize("is_logged", [True, False])
+def test_prefill_load_decays_by_the_plans_step_times(tmp_path: Path, is_logged: bool) -> None:
+    config = plan(
+        router={"mode": "kv", "prefill_load_model": "timing"}, live={"router_log": is_logged}
+    )
+    routing = LiveRouting(config, tmp_path)
+    routing.router.add_worker(WorkerCard(1, BLOCK))
+    decision = routing.router.submit(ask("a", 0, 90), 0.0)
+    assert isinstance(decision, Decision)
+    assert routing.router.load.active_prefill_tokens(0.0) == [90]
+    assert routing.router.load.active_prefill_tokens(50.0) == [45]  # of 10 + 90 ms
+    routing.router.submit(ask("b", 500, 90), 60.0)
+    routing.close()
+    if is_logged:
+        verdict = replay_log(tmp_path / "router")
+        assert verdict.is_equal and verdict.num_decisions == 2
+
+
+def test_guesses_bounded_by_capacity_know_the_size_of_the_cache() -> None:
+    config = plan(router={"mode": "kv", "use_kv_events": False, "approximate_cache_policy": "lru"})
+    router = LiveRouting(config, None).router
+    router.add_worker(WorkerCard(1, BLOCK))
+    for number in range(10):
+        router.submit(ask(str(number), 1000 * number, 4 * BLOCK), float(number))
+        router.free(str(number), float(number))
+    again = router.submit(ask("again", 0, 4 * BLOCK), 10.0)
+    latest = router.submit(ask("latest", 9000, 4 * BLOCK), 10.0)
+    assert again is not None and again.overlap_blocks == 0
+    assert latest is not None and latest.overlap_blocks > 0
+
+
+def test_a_class_takes_the_requests_that_name_its_family() -> None:
+    classes = [
+        {"name": "batch", "policy_family": "batch", "prefill_busy_threshold": 0},
+        {"name": "rest"},
+    ]
+    router = LiveRouting(plan(router={"mode": "kv", "policy_classes": classes}), None).router
+    router.add_worker(WorkerCard(1, BLOCK))
+    assert router.submit(ask("a", 0, 90), 0.0) is not None
+    assert router.submit(ask("b", 0, 90, policy_family="batch"), 0.0) is None
+    assert router.submit(ask("c", 0, 90, policy_family="other"), 0.0) is not None
+
+
+def test_several_frontends_can_be_simulated_but_not_served() -> None:
+    with pytest.raises(ConfigError, match=r"router.frontends: 2, .* runs one frontend"):
+        check_live(plan(router={"mode": "kv", "frontends": 2}))
