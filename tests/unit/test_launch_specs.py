@@ -69,6 +69,13 @@ def test_gpu_workers_see_their_gpus_and_cpu_workers_none_of_them() -> None:
     assert engines == ["vllm", "vllm", "vllm-cpu"]
 
 
+def test_simulated_cpu_workers_are_cpus_too() -> None:
+    config = plan(cluster={"workers": 3, "cpu_workers": 1}, engine={"num_gpu_blocks": 100})
+    workers = specs(config, engine="mock")[:3]
+    engines = [worker.command[worker.command.index("--engine") + 1] for worker in workers]
+    assert engines == ["mock", "mock", "mock-cpu"]
+
+
 @pytest.mark.parametrize(
     ("engine", "expected"), [("mock", 0), ("vllm-cpu", 0), ("vllm", 3), ("sglang", 3)]
 )

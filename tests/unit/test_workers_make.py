@@ -9,8 +9,10 @@ import pytest
 from dynosim.errors import ConfigError
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.hosts import http_url, is_loopback
+from dynosim_runtime.plan import load_plan
 from dynosim_runtime.workers.attach import parse_attachment
 from dynosim_runtime.workers.command import serve_worker
+from dynosim_runtime.workers.make import make_served
 
 PLAN = """
 workload: {synthetic: {requests: 2, isl: 32, osl: 4, rate_rps: 1}}
@@ -124,3 +126,20 @@ def test_addresses_to_listen_on_and_to_connect_to(monkeypatch: pytest.MonkeyPatc
         is_loopback(host) for host in ("127.0.0.1", "localhost", "::1", "0.0.0.0", "10.0.0.1")
     ]
     assert loopback == [True, True, True, False, False]
+
+
+async def test_a_simulated_cpu_says_so_on_its_card(options: dict[str, Any]) -> None:
+    served = make_served(
+        load_plan(options["plan"], []),
+        name="w",
+        engine="mock-cpu",
+        host="127.0.0.1",
+        port=0,
+        model=None,
+        engine_python=None,
+        attach=None,
+        speedup=1.0,
+    )
+    card = await served.start()
+    await served.stop()
+    assert (card.engine, card.device) == ("mock", "cpu")

@@ -92,16 +92,16 @@ def deployment_discovery(plan: RunConfig, out: Path) -> str:
     return discovery_spec(plan.live)
 
 
-def worker_engine(index: int, plan: RunConfig, engine: Engine) -> Engine:
-    """The engine of a worker: the last `cluster.cpu_workers` of a real plan run on CPUs."""
-    is_on_cpu = engine == "vllm" and index >= num_gpu_workers(plan, engine)
-    return "vllm-cpu" if is_on_cpu else engine
+def worker_engine(index: int, plan: RunConfig, engine: Engine) -> str:
+    """The engine of a worker: the last `cluster.cpu_workers` run on CPUs, simulated or real."""
+    is_on_cpu = index >= plan.cluster.workers - plan.cluster.cpu_workers
+    return f"{engine}-cpu" if is_on_cpu and engine in ("mock", "vllm") else engine
 
 
 def _worker_options(index: int, plan: RunConfig, options: DeployOptions) -> tuple[str, ...]:
     engine = worker_engine(index, plan, options.engine)
     given: tuple[str, ...] = ("--name", f"worker-{index}", "--engine", engine)
-    if engine == "mock":
+    if options.engine == "mock":
         return (*given, "--speedup", str(options.speedup))
     if options.engine_python is not None:
         given += ("--engine-python", str(options.engine_python))

@@ -37,13 +37,20 @@ def make_served(
     speedup: float,
 ) -> ServedEngine:
     """The engine, not started. Raises: ConfigError; LiveError if the port is taken."""
-    if engine == "mock":
+    if engine in ("mock", "mock-cpu"):
+        on_cpu = engine == "mock-cpu"
         if attach is not None:
             raise ConfigError("--attach: a mock engine runs in the worker itself (remove it)")
         worker = MockWorker(
-            plan, name=name, host=host, port=port, speedup=speedup, model_path=model
+            plan,
+            name=name,
+            host=host,
+            port=port,
+            speedup=speedup,
+            model_path=model,
+            on_cpu=on_cpu,
         )
-        return MockServed(worker, name, plan, model)
+        return MockServed(worker, name, plan, model, "cpu" if on_cpu else "gpu")
     if speedup != 1.0:
         raise ConfigError(f"--speedup {speedup:g}: only mock engines can be sped up (remove it)")
     adapter = make_adapter(engine)
@@ -80,7 +87,9 @@ def make_adapter(engine: str) -> EngineAdapter:
         return SglangAdapter()
     if engine == "trtllm":
         return TrtllmAdapter()
-    raise ConfigError(f"--engine {engine}: expected mock, vllm, vllm-cpu, sglang or trtllm")
+    raise ConfigError(
+        f"--engine {engine}: expected mock, vllm, vllm-cpu, sglang, trtllm or mock-cpu"
+    )
 
 
 def _events(

@@ -13,6 +13,7 @@ from dynosim.config.schema import RunConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError, InfeasibleError
 from dynosim.runner import prepare
+from dynosim.timing.scaled import ScaledModel
 from dynosim_runtime.byte_tokenizer import TOKEN_ID_LIMIT
 from dynosim_runtime.card import EventSource
 from dynosim_runtime.errors import LiveError
@@ -68,12 +69,14 @@ class MockWorker:
         speedup: float = 1.0,
         model: str | None = None,
         model_path: Path | None = None,
+        on_cpu: bool = False,
     ) -> None:
         """Prepare the engine that `config` describes.
 
         `name` is for log messages. `port` 0 is any free one. Steps take `speedup` times less than
         the step times say. `model` is the name that clients use, `model_path` the folder whose
-        vocabulary the tokens come from; the plan's if not given.
+        vocabulary the tokens come from; the plan's if not given. With `on_cpu` steps take
+        `cluster.cpu_step_time_scale` times as long.
 
         Raises: ConfigError; InfeasibleError as `dynosim.runner.prepare` does, and for an engine
         whose cache cannot hold one request of its context length.
@@ -81,7 +84,9 @@ class MockWorker:
         if not speedup > 0:
             raise ConfigError(f"--speedup: {speedup}; use a number above 0")
         prepared = prepare(config)
-        spec = prepared.engine
+        spec, timing = prepared.engine, prepared.timing
+        if on_cpu:
+            timing = ScaledModel(timing, config.cluster.cpu_step_time_scale)
         _check_capacity(spec)
         self._spec = spec
         self._name = name
@@ -94,8 +99,8 @@ class MockWorker:
         vocabulary = None if folder is None else vocabulary_size(folder)
         tokens = TokenSource(FIRST_ORDINARY_TOKEN, vocabulary or MADE_UP_VOCABULARY)
         self._reader = CallReader(spec, self._model, vocabulary or TOKEN_ID_LIMIT)
-        self._engine = MockEngine(spec, prepared.timing, tokens, MockStats(speedup))
-        self._outside_ms = prepared.timing.ingress_ms + prepared.timing.egress_ms
+        self._engine = MockEngine(spec, timing, tokens, MockStats(speedup))
+        self._outside_ms = timing.ingress_ms + timing.egress_ms
         self._clock = RealClock(speedup)
         self._publisher = EventPublisher(host=host)
         self._server: MockServer | None = None

@@ -7,7 +7,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from dynosim.config import RunConfig
 from dynosim.errors import ConfigError
@@ -55,11 +55,19 @@ class ServedEngine(Protocol):
 class MockServed:
     """A mock worker in this process."""
 
-    def __init__(self, worker: MockWorker, name: str, plan: RunConfig, model: Path | None) -> None:
+    def __init__(
+        self,
+        worker: MockWorker,
+        name: str,
+        plan: RunConfig,
+        model: Path | None,
+        device: Literal["gpu", "cpu"] = "gpu",
+    ) -> None:
         self._worker = worker
         self._name = name
         self._plan = plan
         self._model = model
+        self._device = device
 
     async def start(self) -> WorkerCard:
         """See `ServedEngine`."""
@@ -77,6 +85,7 @@ class MockServed:
             max_num_batched_tokens=endpoint.max_num_batched_tokens,
             max_num_seqs=endpoint.max_num_seqs,
             max_model_len=endpoint.max_model_len,
+            device=self._device,
             events=endpoint.events,
             accepts_priority=endpoint.accepts_priority,
             pid=os.getpid(),
