@@ -51,6 +51,7 @@ BAD_FIELDS = [
         "nvext.cache_control.ttl",
     ),
     (CHAT, {"nvext": {"worker_id": 1, "backend_instance_id": 2}}, "nvext.worker_id"),
+    (CHAT, {"nvext": {"dp_rank": 1}}, "nvext.dp_rank"),
     (COMPLETIONS, {"prompt": ""}, "prompt"),
     (COMPLETIONS, {"prompt": []}, "prompt"),
     (COMPLETIONS, {"prompt": [1, "two"]}, "prompt"),

@@ -55,12 +55,14 @@ class NvExt(msgspec.Struct, frozen=True, kw_only=True):
     dp_rank: Count | None = None
 
     def pinned_worker_id(self) -> int | None:
-        """The worker that the client asks for. Raises: ApiError 400 if it names two."""
+        """The worker that the client asks for. Raises: ApiError 400 for two, or a rank of none."""
         named = {self.backend_instance_id, self.worker_id} - {None}
         if len(named) > 1:
             raise refuse(
                 "nvext.worker_id", "differs from nvext.backend_instance_id", "invalid_value"
             )
+        if self.dp_rank is not None and not named:
+            raise refuse("nvext.dp_rank", "a rank of which worker? Give worker_id", "invalid_value")
         return named.pop() if named else None
 
 
