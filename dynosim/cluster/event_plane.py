@@ -151,12 +151,12 @@ class DirectPlane:
 
     def confirm(self, slots: Sequence[int], now_ms: float) -> bool:
         """Settle the runs of some workers."""
+        workers = self._workers
         is_unchanged = True
-        for slot in slots:
-            worker = self._workers[slot]
-            if worker.run_steps > 1 and worker.settle(now_ms) and self._events[slot]:
+        for slot in [slot for slot in slots if workers[slot].run_steps > 1]:
+            if workers[slot].settle(now_ms) and self._events[slot]:
                 is_unchanged = False
-                self.collect(worker, now_ms)
+                self.collect(workers[slot], now_ms)
         return is_unchanged
 
     def finish(self) -> None:

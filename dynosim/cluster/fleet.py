@@ -79,11 +79,13 @@ class Fleet:
         workers = self._workers
         placer = self._placer
         while True:
-            while ends and ends[0][0] != workers[ends[0][1]].end_ms:
-                heappop(ends)  # the run was cut short since
             now_ms = load.next_ms
-            if ends and ends[0][0] < now_ms:
-                now_ms = ends[0][0]
+            while ends and ends[0][0] < now_ms:
+                end_ms, worker_id = ends[0]
+                if workers[worker_id].end_ms == end_ms:
+                    now_ms = end_ms
+                else:
+                    heappop(ends)  # the run was cut short since
             if placer.next_ms < now_ms:
                 now_ms = placer.next_ms
             if now_ms > until_ms or now_ms == NEVER:

@@ -96,12 +96,9 @@ class RouterPlacer:
         """Pass on events, first tokens and ends."""
         self._collect(worker, now_ms)
         first_tokens = worker.first_tokens
-        if not (first_tokens or finished):
-            return
-        routers, home = self.routers, self._home
         if first_tokens:
             for index in first_tokens:
-                routers[home[index]].first_token(index, now_ms)
+                self.routers[self._home[index]].first_token(index, now_ms)
                 if self._sync_delay_ms is not None:
                     self._tell_first_token(index, now_ms)
             first_tokens.clear()
@@ -109,10 +106,10 @@ class RouterPlacer:
             self.num_requests[worker.worker_id] -= len(finished)
             for sequence in finished:
                 index = sequence.index
-                routers[home[index]].free(index, now_ms)
+                self.routers[self._home[index]].free(index, now_ms)
                 if self._sync_delay_ms is not None:
                     self._tell_end(index, now_ms)
-                del home[index]
+                del self._home[index]
 
     def releases(self, now_ms: float) -> Iterator[Release]:
         """Waiting requests that can go now."""

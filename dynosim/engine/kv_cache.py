@@ -104,7 +104,7 @@ class KvCache:
         held = sequence.held
         missing = target_blocks - sequence.covered_blocks
         sequence.covered_blocks = target_blocks
-        tells = pool.events is not None
+        tells, announced = pool.events is not None, pool.announced
         extent = held[-1] if held else None
         room = 0 if extent is None else sizes[extent.content] - extent.num_cached
         while missing > 0:
@@ -114,7 +114,7 @@ class KvCache:
                 held.append(extent)
                 room = sizes[content]
             added = room if room < missing else missing
-            if tells:
+            if tells and (announced is None or announced[extent.content]):
                 parent = contents[len(held) - 2] if len(held) > 1 else None
                 pool.publish_stored(extent.content, extent.num_cached, added, parent)
             extent.num_cached += added

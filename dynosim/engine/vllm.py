@@ -212,7 +212,8 @@ class VllmScheduler:
             return self._serve_in_order(plan, cap)
         plan.num_decodes = decodes.count
         plan.decode_context_tokens = decodes.context_tokens
-        self.pool.allocate(need)
+        if need:
+            self.pool.allocate(need)
         if self._is_async or self._registers_decodes:
             self._serve_each(plan)
         if num_tokens > 0:
@@ -309,7 +310,8 @@ class VllmScheduler:
             plan.prefill_tokens += num_tokens
             plan.prefix_tokens += before
         sequence.num_computed = computed
-        self._register(sequence, computed)
+        if self._cache.has_prefix_caching:
+            self._cache.register(sequence, computed)
         if computed == known:
             plan.prefilled.append(sequence)
         return is_decode

@@ -47,25 +47,23 @@ def group_by_savings(
 
 def cheapest(
     groups: list[tuple[float, int]], own_cost: Sequence[float], lists: SlotLists
-) -> tuple[Sequence[int], float]:
+) -> tuple[list[int], float]:
     """The slots with the lowest own cost less savings, ascending, and that difference."""
     floor = min(own_cost)
+    floor_slot = own_cost.index(floor)
     lowest = inf
-    best: list[tuple[Sequence[int], float]] = []  # groups that hold the cheapest, with the own cost
+    best: list[tuple[int, float]] = []  # groups that hold the cheapest, with the own cost
     for saving, group in groups:
         if floor - saving > lowest:
             break
-        inside = lists.of(group)
-        least = own_cost[inside[0]] if len(inside) == 1 else min([own_cost[s] for s in inside])
+        least = floor if group >> floor_slot & 1 else min([own_cost[s] for s in lists.of(group)])
         price = least - saving
         if price < lowest:
             lowest = price
-            best = [(inside, least)]
+            best = [(group, least)]
         elif price == lowest:
-            best.append((inside, least))
-    if len(best) == 1 and len(best[0][0]) == 1:
-        return best[0][0], lowest
-    members = [slot for slots, least in best for slot in slots if own_cost[slot] == least]
+            best.append((group, least))
+    members = [slot for group, least in best for slot in lists.of(group) if own_cost[slot] == least]
     if len(best) > 1:
         members.sort()
     return members, lowest
