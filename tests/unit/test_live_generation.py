@@ -2,12 +2,15 @@
 
 import asyncio
 import time
+from collections.abc import Hashable, Sequence
 
 import pytest
 from live_support import BLOCK, Inside, ScriptedEngine, card, next_token, request
 
 from dynosim.config.live import LiveConfig
 from dynosim.router.classes import PolicyClass
+from dynosim.router.cost import WorkerOption
+from dynosim.router.request import RoutingRequest
 from dynosim.router.settings import RouterSettings
 from dynosim_runtime.card import WorkerCard, worker_id_of
 from dynosim_runtime.engines.base import EngineRefusedError
@@ -280,3 +283,35 @@ async def test_a_request_arrives_when_it_has_come_in_before_it_is_tokenized() ->
     assert late.record.prefill_wait_time_ms == pytest.approx(2000, abs=500)
     assert await tokens_of(late) == EXPECTED
     assert late.record.ttft_ms is not None and late.record.ttft_ms > 2000
+
+
+class Broken:
+    """A placement policy that fails for one request, and when another one ends."""
+
+    def choose(
+        self, request: RoutingRequest, options: Sequence[WorkerOption], now_ms: float
+    ) -> WorkerOption:
+        if request.request_id == "bad":
+            raise ValueError("no idea")
+        return options[0]
+
+    def on_first_token(self, request_id: Hashable, now_ms: float) -> None:
+        pass
+
+    def on_end(self, request_id: Hashable, now_ms: float) -> None:
+        if request_id == "1":
+            raise ValueError("who was that?")
+
+
+async def test_a_policy_that_fails_costs_no_stream_that_has_been_placed() -> None:
+    settings = RouterSettings(BLOCK, classes=(PolicyClass(prefill_busy_threshold=1),))
+    inside = Inside(ScriptedEngine(), "a", settings=settings)
+    inside.router.router.use_policy(Broken())
+    first = await inside.generator.start(request("1"))
+    bad = asyncio.create_task(inside.generator.start(request("bad")))
+    await asyncio.sleep(0)
+    assert await tokens_of(first) == EXPECTED
+    with pytest.raises(ValueError, match="no idea"):
+        await bad
+    assert await tokens_of(await inside.generator.start(request("2"))) == EXPECTED
+    assert inside.in_hand == inside.generator.num_active == inside.router.num_queued == 0

@@ -2,9 +2,13 @@
 
 Every input is handed to the router synchronously, with the time of the frontend's clock; requests
 that the router lets wait are futures here. Nothing in this file decides anything.
+
+A placement policy is somebody's own code and may fail. That fails the requests it was to place;
+those that have been placed go on.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Hashable, Sequence
 
 from dynosim.indexer.base import BlockEvent
@@ -12,6 +16,7 @@ from dynosim.router.kv_router import Decision, KvRouter, Refusal
 from dynosim.router.request import RoutingRequest
 from dynosim.router.workers import WorkerCard
 
+log = logging.getLogger(__name__)
 Clock = Callable[[], float]
 """Milliseconds since the frontend's start; never goes back."""
 
@@ -76,7 +81,10 @@ class RouterService:
 
     def first_token(self, request_id: Hashable) -> None:
         """A request's prefill is done."""
-        self.router.first_token(request_id, self._now_ms())
+        try:
+            self.router.first_token(request_id, self._now_ms())
+        except Exception:
+            log.exception("the router failed at a first token")
         self._release()
 
     def output_tokens(self, request_id: Hashable, num_tokens: int) -> None:
@@ -85,7 +93,7 @@ class RouterService:
 
     def end(self, request_id: Hashable) -> None:
         """A request ended, however it ended."""
-        self.router.free(request_id, self._now_ms())
+        self._free(request_id)
         self._release()
 
     def unbind_session(self, session_id: str) -> None:
@@ -104,11 +112,30 @@ class RouterService:
         """Wake the waiting requests whose turn has come."""
         if not self._waiting:
             return
-        for outcome in self.router.release(self._now_ms()):
+        try:
+            outcomes = self.router.release(self._now_ms())
+        except Exception as error:
+            log.exception("the router failed; %d waiting requests fail", len(self._waiting))
+            self._fail_waiting(error)
+            return
+        for outcome in outcomes:
             turn = self._waiting.pop(outcome.request_id, None)
             if turn is None or turn.done():  # cancelled meanwhile
-                self.router.free(outcome.request_id, self._now_ms())
+                self._free(outcome.request_id)
             elif isinstance(outcome, Refusal):
                 turn.set_exception(outcome.error)
             else:
                 turn.set_result(outcome)
+
+    def _free(self, request_id: Hashable) -> None:
+        try:
+            self.router.free(request_id, self._now_ms())
+        except Exception:
+            log.exception("the router failed at the end of a request")
+
+    def _fail_waiting(self, error: Exception) -> None:
+        """Which of the waiting requests the router had placed before it failed is not known."""
+        for turn in self._waiting.values():
+            if not turn.done():
+                turn.set_exception(error)
+        self._waiting.clear()
