@@ -26,7 +26,7 @@ ModelDir = Annotated[
     Path | None, typer.Option("--model", help="Folder of the model, in place of the plan's.")
 ]
 LiveEngine = Annotated[
-    Literal["mock", "vllm", "vllm-cpu", "sglang", "trtllm"] | None,
+    Literal["mock", "mock-cpu", "vllm", "vllm-cpu", "sglang", "trtllm"] | None,
     typer.Option("--engine", help="What runs the workers; the plan's own kind if not given."),
 ]
 Speedup = Annotated[

@@ -12,7 +12,7 @@ from dynosim.cluster import check_requests_fit, simulate
 from dynosim.cluster.prefill_estimate import StepTimeEstimator
 from dynosim.config.schema import EngineConfig, RunConfig
 from dynosim.engine.spec import EngineSpec
-from dynosim.errors import InfeasibleError
+from dynosim.errors import ConfigError, InfeasibleError
 from dynosim.metrics import check_conservation, summarize
 from dynosim.records import RunResult, Trace
 from dynosim.replay_log import LogWriter
@@ -63,6 +63,11 @@ def run(
     Raises: ConfigError, TraceError, InfeasibleError; InvariantError if a law is broken.
     """
     started = time.perf_counter()
+    if config.router.mode == "direct":
+        raise ConfigError(
+            "router.mode: direct needs requests that name their worker, which traces do not "
+            "(use another mode in simulations)"
+        )
     with collector_paused():
         trace = load_trace(config) if trace is None else trace
         prepared = prepare(config)

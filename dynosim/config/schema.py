@@ -109,14 +109,11 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
-        router, cluster = self.router, self.cluster
+        cluster = self.cluster
         check_rules(
             [
                 ("cluster.cpu_workers", cluster.cpu_workers > cluster.workers,
                  f"{cluster.cpu_workers} of {cluster.workers} workers", "at most all can be CPUs"),
-                ("router.mode", router.mode == "direct",
-                 "direct needs requests that name their worker, which traces do not",
-                 "use another mode in simulations"),
             ]
         )  # fmt: skip
         kind = self.timing.kind
