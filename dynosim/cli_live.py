@@ -94,7 +94,7 @@ def deploy(
     )
 
 
-@live_app.command(epilog="Example: dynosim validate results/qwen/agg/top1 --url http://:8000")
+@live_app.command(epilog="Example: dynosim validate results/qwen/agg/top1 --url http://HOST:PORT")
 def validate(
     plan: PlanFile,
     url: Annotated[

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,7 @@ class StreamDetokenizer:
 
 
 def _load(folder: Path) -> Any:
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # that PyTorch is not there
     from transformers import AutoTokenizer
 
     try:
