@@ -24,10 +24,18 @@ DEFAULT_CONTEXT_TOKENS = 4096
 """Longest request of a server that does not tell what it allows."""
 
 
-def calibrate_url(url: str, *, out: Path, model: str | None, as_json: bool) -> int:
+def calibrate_url(
+    url: str,
+    *,
+    out: Path,
+    model: str | None,
+    as_json: bool,
+    plan: MeasurementPlan | None = None,
+) -> int:
     """Measure the engine at `url`, write the fitted timing file `out` and the points beside it.
 
-    `model` (a name or folder) tells which token ids prompts may hold. Returns the exit code.
+    `model` (a name or folder) tells which token ids prompts may hold; `plan` is what to measure,
+    by default all of it. Returns the exit code.
     Raises: LiveError if the engine cannot be measured; ConfigError for a place that cannot be
     written.
     """
@@ -35,7 +43,9 @@ def calibrate_url(url: str, *, out: Path, model: str | None, as_json: bool) -> i
     if out.is_dir():
         raise ConfigError(f"--out {out}: a folder (name a file, such as {out / 'timing.json'})")
     try:
-        measured, source = asyncio.run(_measure(url, model, quiet=as_json))
+        measured, source = asyncio.run(
+            _measure(url, model, plan or MeasurementPlan(), quiet=as_json)
+        )
     except KeyboardInterrupt:
         print("interrupted; nothing written", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -52,12 +62,14 @@ def calibrate_url(url: str, *, out: Path, model: str | None, as_json: bool) -> i
     return 0
 
 
-async def _measure(url: str, model: str | None, *, quiet: bool) -> tuple[Measurements, str]:
+async def _measure(
+    url: str, model: str | None, plan: MeasurementPlan, *, quiet: bool
+) -> tuple[Measurements, str]:
     async with CompletionsClient(url, timeout_s=REQUEST_TIMEOUT_S) as client:
         # A prompt of an earlier calibration must not be found in the engine's cache.
         prompts = PromptMaker(vocabulary_of(model), seed=secrets.randbits(48))
         context = await _context_tokens(client)
-        plan = replace(MeasurementPlan(), max_context=context)
+        plan = replace(plan, max_context=min(plan.max_context, context))
         measurer = Measurer(client, prompts, plan, None if quiet else _show)
         measured = await measurer.measure()
         return measured, f"{client.model} at {client.url}{await _version(client)}"

@@ -51,3 +51,8 @@ def newcomer_gaps(
             samples.append(float(np.median(gaps)))
             positions.append(float(np.mean(places)))
     return samples, positions
+
+
+def roundest(low: int, high: int) -> int:
+    """The number from low to high that a person would have set: divisible by most twos."""
+    return max(range(low, high + 1), key=lambda number: number & -number)

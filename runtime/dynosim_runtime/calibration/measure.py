@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from dynosim.records import IntArray
-from dynosim_runtime.calibration.gaps import newcomer_gaps, steady_gaps
+from dynosim_runtime.calibration.gaps import newcomer_gaps, roundest, steady_gaps
 from dynosim_runtime.calibration.points import Point, Series, Shape
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.loadgen.client import Answer, Clock, CompletionsClient
@@ -36,6 +36,8 @@ STEPS_PER_NEWCOMER = 12  # while one is sent, computed and answered, the others 
 MIN_ROUNDS = 2
 MIN_SAMPLES = 3
 MAX_SPREAD = 1.0
+ONE_STEP_SHARE = 0.75  # a step that takes less of a prompt's time has not computed all of it
+BUDGET_PRECISION = 16  # 1 / this: how narrowly the token budget is searched for
 _NONSENSE = "the engine's answers make no sense as measurements"
 
 
@@ -90,6 +92,8 @@ class Measurer:
         self._counters: EngineCounters | None = None
         self._prompt_token_ms = 0.0
         self._series: dict[Shape, Series] = {}
+        self._budget_tokens: int | None = None  # of a step; None: no prompt of the plan exceeds it
+        self._largest_batch: int | None = None  # that decodes side by side; None: not met
         self._left_out: dict[str, None] = {}  # notes, in order, each once
 
     async def measure(self) -> Measurements:
@@ -100,6 +104,7 @@ class Measurer:
         await self._client.probe(self._scratch(8))
         self._counters = await read_counters(self._client)
         await self._warm_up()
+        self._budget_tokens = await self._find_budget()
         prefixes = await self._cache_prefixes()
         started_s = time.monotonic()
         num_rounds = 0
@@ -140,7 +145,9 @@ class Measurer:
         notes = [f"left out: {note}" for note in self._left_out]
         if noisy:
             notes.append(f"vary by more than their median: {'; '.join(noisy)}")
-        engine = {} if self._counters is None else self._counters.cache_config
+        engine = {} if self._counters is None else dict(self._counters.cache_config)
+        if self._budget_tokens is not None:
+            engine["max_num_batched_tokens"] = str(self._budget_tokens)
         return Measurements(points, notes, engine, num_rounds)
 
     def _check_sense(self, points: Sequence[Point]) -> None:
@@ -195,8 +202,46 @@ class Measurer:
         length = max(n for n in self._plan.prompt_lengths if n < self._plan.max_context)
         self._prompt_token_ms = await self._ttft_ms(self._scratch(length)) / length
 
+    async def _find_budget(self) -> int | None:
+        """How many tokens the engine computes in a step; None if all of the plan's prompts fit.
+
+        A longer prompt is computed in pieces: next to a sequence that decodes, the step that brings
+        its first token then takes only a part of the time that the prompt takes alone.
+        """
+        fits, too_long = 0, None
+        for length in [*sorted(self._plan.mixed_prompts)[1:], max(self._plan.prompt_lengths)]:
+            if length + MIXED_CONTEXT >= self._plan.max_context:
+                break
+            if not await self._is_one_step(length):
+                too_long = length
+                break
+            fits = length
+        if too_long is None:
+            return None
+        while too_long - fits > max(1, too_long // BUDGET_PRECISION):
+            middle = (fits + too_long) // 2
+            if await self._is_one_step(middle):
+                fits = middle
+            else:
+                too_long = middle
+        return roundest(fits + 1, too_long)
+
+    async def _is_one_step(self, length: int) -> bool:
+        alone_ms = np.median([await self._ttft_ms(self._scratch(length)) for _ in range(3)])
+        shape = Shape("mixed", prefill_tokens=length, num_decodes=1, prompt_tokens=MIXED_CONTEXT)
+        samples_ms, _ = await self._newcomer_steps(shape)
+        return not samples_ms or float(np.median(samples_ms)) > ONE_STEP_SHARE * float(alone_ms)
+
+    def _lengths(self, planned: Sequence[int], num_decodes: int = 0) -> list[int]:
+        """Those prompt lengths that one step computes beside some decodes, and the longest."""
+        budget = self._budget_tokens
+        if budget is None:
+            return list(planned)
+        room = budget - num_decodes
+        return [*(length for length in planned if length < room), room]
+
     async def _measure_prompts(self) -> None:
-        for length in self._plan.prompt_lengths:
+        for length in self._lengths(self._plan.prompt_lengths):
             if length < self._plan.max_context:
                 shape = Shape("prefill", prefill_tokens=length)
                 for _ in range(self._plan.prompts_per_round):
@@ -235,8 +280,9 @@ class Measurer:
         by_length = {len(prefix): prefix for prefix in prefixes}
         for wanted, length in self._plan.cached:
             prefix = by_length.get(wanted // alignment * alignment)
-            if prefix is None:
+            if prefix is None or length > (self._budget_tokens or length):
                 continue
+            await self._ask(prefix, 1)  # other points' prompts may have pushed it out
             shape = Shape("cached prefill", prefill_tokens=length, prefix_tokens=len(prefix))
             for _ in range(self._plan.prompts_per_round):
                 prompt = np.concatenate([prefix, self._scratch(length)])
@@ -245,6 +291,8 @@ class Measurer:
     async def _measure_decodes(self) -> None:
         for context in self._plan.contexts:
             for batch in self._plan.batch_sizes:
+                if batch > (self._largest_batch or batch):
+                    continue
                 shape = Shape("decode", num_decodes=batch, prompt_tokens=context)
                 output_tokens = self._plan.steady_steps + batch + SETTLE_STEPS + 2
                 prompts_s = batch * context * self._prompt_token_ms / 1e3
@@ -260,23 +308,37 @@ class Measurer:
         prompts = [self._scratch(context) for _ in range(batch)]
         answers = await asyncio.gather(*(self._ask(prompt, output_tokens) for prompt in prompts))
         gaps_ms, position = steady_gaps(answers, SETTLE_STEPS)
-        self._note(shape, gaps_ms.tolist(), batch * (context + position))
+        if len(gaps_ms):
+            self._note(shape, gaps_ms.tolist(), batch * (context + position))
+        elif context == min(self._plan.contexts):
+            self._leave_out(f"batches of {batch} and more: the engine does not decode so many")
+            self._largest_batch = max((b for b in self._plan.batch_sizes if b < batch), default=1)
 
     async def _measure_mixed(self) -> None:
         for batch in self._plan.mixed_batches:
-            for length in self._plan.mixed_prompts:
-                output_tokens = batch + STEPS_PER_NEWCOMER * self._plan.newcomers_per_round
-                if max(length, MIXED_CONTEXT + output_tokens) < self._plan.max_context:
+            # In a full batch a newcomer would have to wait.
+            if batch >= (self._largest_batch or batch + 1):
+                continue
+            for length in self._lengths(self._plan.mixed_prompts, batch):
+                if max(length, MIXED_CONTEXT + self._stream_tokens(batch)) < self._plan.max_context:
                     shape = Shape(
                         "mixed",
                         prefill_tokens=length,
                         num_decodes=batch,
                         prompt_tokens=MIXED_CONTEXT,
                     )
-                    await self._measure_mixed_step(shape, output_tokens)
+                    samples_ms, position = await self._newcomer_steps(shape)
+                    if samples_ms:
+                        self._note(shape, samples_ms, batch * (MIXED_CONTEXT + position))
 
-    async def _measure_mixed_step(self, shape: Shape, output_tokens: int) -> None:
-        """Newcomers, one after the other, to a batch that decodes."""
+    def _stream_tokens(self, batch: int) -> int:
+        """Tokens of each sequence that newcomers join: enough to outlast them."""
+        return batch + STEPS_PER_NEWCOMER * self._plan.newcomers_per_round
+
+    async def _newcomer_steps(self, shape: Shape) -> tuple[list[float], float]:
+        """Newcomers, one after the other, to a batch that decodes: times of the steps that bring
+        their first tokens, and how many tokens the others had then, in the mean."""
+        output_tokens = self._stream_tokens(shape.num_decodes)
         begun = asyncio.Semaphore(0)
         streams = [
             asyncio.create_task(
@@ -291,9 +353,7 @@ class Measurer:
             for stream in streams:
                 stream.cancel()
         samples_ms, positions = newcomer_gaps(answers, first_ms)
-        if samples_ms:
-            context = shape.prompt_tokens + float(np.mean(positions))
-            self._note(shape, samples_ms, shape.num_decodes * context)
+        return samples_ms, float(np.mean(positions)) if positions else 0.0
 
     async def _newcomers(
         self, length: int, streams: "list[asyncio.Task[Answer]]", begun: asyncio.Semaphore

@@ -33,6 +33,7 @@ from dynosim_runtime.validation.measure import (
     measure_started,
     measure_url,
 )
+from dynosim_runtime.validation.measurement_log import measurement_log
 from dynosim_runtime.validation.plot import write_comparison_png
 from dynosim_runtime.validation.show import print_comparison
 
@@ -231,6 +232,9 @@ def _write(out: Path, document: dict[str, Any], predicted: RunOutcome, measured:
         table = record_table(measured.run.records)
         log, gaps_ms = request_log(measured.run), measured.run.gaps_ms
         title = f"{document['name'] or 'run'}: predicted and measured"
+        measurements = measurement_log(predicted.config, predicted.trace, measured.run)
+        if measurements is not None:
+            writers["measurements.jsonl"] = lambda path: path.write_bytes(measurements)
         writers |= {
             "requests.parquet": table.write_parquet,
             "requests.jsonl": table.write_ndjson,

@@ -1,0 +1,125 @@
+"""One real vLLM server for measurements, and what of this machine it gets."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+READY_TIMEOUT_S = 300.0
+NICENESS = -10
+BLOCK_SIZE = 32
+MAX_MODEL_LEN = 4096
+CPU_ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """A vLLM server's set-up."""
+
+    python: Path
+    model: Path
+    dtype: str = "float32"  # CPUs without bf16 instructions are ten times slower in bfloat16
+    is_gpu: bool = False
+    num_gpu_blocks: int = 1000
+    max_num_seqs: int = 16
+    max_num_batched_tokens: int = 512
+    is_caching: bool = True
+
+    def section(self) -> dict[str, object]:
+        """The `engine` of a plan."""
+        return {
+            "block_size": BLOCK_SIZE,
+            "num_gpu_blocks": self.num_gpu_blocks,
+            "max_model_len": MAX_MODEL_LEN,
+            "max_num_seqs": self.max_num_seqs,
+            "max_num_batched_tokens": self.max_num_batched_tokens,
+            "enable_prefix_caching": self.is_caching,
+            "async_scheduling": self.is_gpu,
+        }
+
+    def command(self, port: int) -> list[str]:
+        """How it is started."""
+        return [
+            str(self.python), "-m", "vllm.entrypoints.openai.api_server",
+            "--host", "127.0.0.1", "--port", str(port), "--model", str(self.model.resolve()),
+            "--served-model-name", self.model.name, "--dtype", self.dtype,
+            "--generation-config", "vllm", "--enable-prompt-tokens-details",
+            "--disable-uvicorn-access-log", "--block-size", str(BLOCK_SIZE),
+            "--max-model-len", str(MAX_MODEL_LEN), "--max-num-seqs", str(self.max_num_seqs),
+            "--max-num-batched-tokens", str(self.max_num_batched_tokens),
+            "--num-gpu-blocks-override", str(self.num_gpu_blocks),
+            "--enable-prefix-caching" if self.is_caching else "--no-enable-prefix-caching",
+            *([] if self.is_gpu else ["--enforce-eager", "--no-async-scheduling"]),
+        ]  # fmt: skip
+
+
+@contextmanager
+def server(engine: Engine, log: Path) -> Iterator[str]:
+    """The server while it is needed, as its URL; its output goes to `log`."""
+    port = _free_port()
+    environment = os.environ | ({} if engine.is_gpu else CPU_ENVIRONMENT)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            engine.command(port), stdout=output, stderr=output, env=environment
+        )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait_until_ready(url, process, log)
+            yield url
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def take_precedence() -> None:
+    """Run this process and its children before others', where the user may (root).
+
+    Linux shares processors among sessions first and looks at niceness only within one, so that the
+    session gets it too.
+    """
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+        Path("/proc/self/autogroup").write_text(str(NICENESS))
+
+
+def dynosim(*arguments: object) -> int:
+    """Run the command, its output on ours."""
+    command = [sys.executable, "-m", "dynosim", *(str(argument) for argument in arguments)]
+    print("$ dynosim", *arguments, flush=True)
+    return subprocess.run(command, check=False).returncode
+
+
+def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise SystemExit(f"vLLM ended with {process.returncode}; see {log}")
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise SystemExit(f"vLLM was not ready within {READY_TIMEOUT_S:.0f} s; see {log}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

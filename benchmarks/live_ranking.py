@@ -1,0 +1,114 @@
+"""Does the twin order configurations of a real vLLM as measurements do?
+
+    python benchmarks/live_ranking.py --engine-python PYTHON --model DIR --timing FILE [--out DIR]
+
+deploys configurations of vLLM's CPU backend one after the other, each with our frontend and router
+in front, offers the same requests to all of them with a fixed number under way, and compares the
+order of the results with that of predictions which all come from one fitted timing file (as
+`live_accuracy.py` leaves it): Kendall's tau, and what the configuration chosen by the twin costs.
+The model's config.json decides the precision: `"dtype": "float32"` where the CPU lacks bf16.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from live_engine import BLOCK_SIZE, MAX_MODEL_LEN, dynosim, take_precedence
+
+METRICS = {"output_throughput_tok_s": False, "mean_e2e_latency_ms": True}
+"""Judged by, and whether less is better."""
+
+CONCURRENCY = 16
+CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "as is": {},
+    "2 sequences": {"engine": {"max_num_seqs": 2}},
+    "4 sequences": {"engine": {"max_num_seqs": 4}},
+    "128 tokens a step": {"engine": {"max_num_batched_tokens": 128}},
+    "no prefix cache": {"engine": {"enable_prefix_caching": False}},
+    "2 workers, round robin": {"cluster": {"workers": 2}},
+    "2 workers, KV router": {"cluster": {"workers": 2}, "router": {"mode": "kv"}},
+}
+
+
+def main() -> int:
+    """Runs all of it; returns the exit code."""
+    arguments = _arguments()
+    take_precedence()
+    out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    predicted, measured = [], []
+    for name, changes in CONFIGURATIONS.items():
+        folder = out / name.replace(" ", "-").replace(",", "")
+        document = _validate(folder, _plan(arguments, name, changes), arguments)
+        predicted.append({"name": name, "report": document["predicted"]})
+        measured.append({"name": name, "report": document["measured"]})
+        print(f"machine load {os.getloadavg()[0]:.1f}", flush=True)
+    files = out / "predicted.jsonl", out / "measured.jsonl"
+    for file, rows in zip(files, (predicted, measured), strict=True):
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for metric, is_lower_better in METRICS.items():
+        order = ("--lower-is-better",) if is_lower_better else ()
+        dynosim("rank", *files, "--metric", metric, *order)
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", type=Path, required=True, help="folder of the model")
+    parser.add_argument("--engine-python", type=Path, required=True, help="Python that has vLLM")
+    parser.add_argument("--timing", type=Path, required=True, help="fitted timing file")
+    parser.add_argument("--requests", type=int, default=100)
+    parser.add_argument("--out", type=Path, default=Path("results/live_ranking"))
+    return parser.parse_args()
+
+
+def _plan(
+    arguments: argparse.Namespace, name: str, changes: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    sections: dict[str, dict[str, Any]] = {
+        "workload": {
+            "synthetic": {
+                "requests": arguments.requests,
+                "isl": {"dist": "lognormal", "mean": 250, "std": 80, "min": 64, "max": 800},
+                "osl": {"dist": "lognormal", "mean": 24, "std": 8, "min": 4, "max": 80},
+                "arrival": "closed",
+                "shared_prefix_ratio": 0.75,
+                "prefix_groups": 12,
+                "block_size": BLOCK_SIZE,
+            },
+            "concurrency": CONCURRENCY,
+        },
+        "engine": {
+            "block_size": BLOCK_SIZE,
+            "num_gpu_blocks": 400,
+            "max_model_len": MAX_MODEL_LEN,
+            "max_num_seqs": 16,
+            "max_num_batched_tokens": 512,
+            "async_scheduling": False,
+        },
+        "timing": {"kind": "fitted", "file": str(arguments.timing.resolve())},
+        "cluster": {"workers": 1},
+        "router": {"mode": "round-robin"},
+    }
+    for section, values in changes.items():
+        sections[section] |= values
+    return {"name": name, "model": str(arguments.model.resolve()), **sections}
+
+
+def _validate(folder: Path, plan: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    """validation.json of one configuration, deployed, driven and stopped."""
+    folder.mkdir(exist_ok=True)
+    file = folder / "run.yaml"
+    file.write_text(yaml.safe_dump(plan, sort_keys=False))
+    engine = ("--real", "--engine", "vllm-cpu", "--engine-python", arguments.engine_python)
+    if dynosim("validate", file, *engine, "--out", folder) != 0:
+        raise SystemExit(1)
+    document: dict[str, Any] = json.loads((folder / "validation.json").read_text())
+    return document
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
