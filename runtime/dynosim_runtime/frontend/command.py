@@ -19,6 +19,7 @@ from dynosim_runtime.discovery.make import discovery_spec, make_discovery
 from dynosim_runtime.engines.make import engine_clients, health_probe
 from dynosim_runtime.events.subscriber import Subscriptions
 from dynosim_runtime.frontend.app import create_app
+from dynosim_runtime.frontend.connection import BoundedConnection
 from dynosim_runtime.frontend.fleet import Fleet
 from dynosim_runtime.frontend.limits import HttpLimits
 from dynosim_runtime.frontend.metrics import FrontendMetrics
@@ -130,8 +131,9 @@ class Frontend:
         """The HTTP server around the application."""
         server = _Server(
             uvicorn.Config(
-                app, http="httptools", ws="none", lifespan="off", proxy_headers=False,
-                log_level="warning", access_log=False, backlog=BACKLOG,
+                app, http=BoundedConnection, ws="none", lifespan="off", proxy_headers=False,
+                log_level="error",  # warnings are of what clients send: they could fill the disk
+                access_log=False, backlog=BACKLOG,
                 timeout_keep_alive=75, timeout_graceful_shutdown=1,
             )
         )  # fmt: skip
