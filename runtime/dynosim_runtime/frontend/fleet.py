@@ -87,6 +87,7 @@ class Fleet:
     def update(self, cards: Mapping[int, WorkerCard]) -> None:
         """All live cards, as discovery shows them now."""
         self._seen = cards
+        self._refused &= {_life(card) for card in cards.values()}
         for worker_id in [known for known in (*self.cards, *self._fenced) if known not in cards]:
             self._part(worker_id)
         for card in cards.values():

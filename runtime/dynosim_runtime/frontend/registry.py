@@ -8,6 +8,8 @@ import msgspec
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.tokenizer import Tokenizer
 
+MAX_ECHO_CHARS = 200  # of a name that a client made up
+
 
 class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model that at least one worker serves."""
@@ -46,7 +48,7 @@ class ModelRegistry:
             served = ", ".join(self._models) or "none at the moment"
             raise ApiError(
                 404,
-                f"The model {name!r} does not exist (served: {served})",
+                f"The model {name[:MAX_ECHO_CHARS]!r} does not exist (served: {served})",
                 kind="invalid_request_error",
                 code="model_not_found",
                 param="model",
