@@ -13,6 +13,8 @@ the predictions of both. Everything else on the machine should be quiet.
 import argparse
 import json
 import os
+import signal
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,7 @@ def main() -> int:
     """Runs all of it; returns the exit code."""
     arguments = _arguments()
     take_precedence()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the server must end with us
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     engine = Engine(

