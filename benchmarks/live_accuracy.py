@@ -7,12 +7,12 @@ steps (`dynosim calibrate --url`), and from the log of one recorded run (`dynosi
 --measurements`). Then it offers load at several shares of the throughput that the twin says the
 server sustains, and workloads of another kind than the recorded one: longer prompts, shared
 prefixes, and so little KV memory that sequences are preempted. Every measured run is held against
-the predictions of both. Everything else on the machine should be quiet.
+the predictions of both. Everything else on the machine should be quiet. What --out already holds
+is not measured again.
 """
 
 import argparse
 import json
-import os
 import signal
 import sys
 from dataclasses import dataclass, replace
@@ -82,7 +82,7 @@ OTHERS = (
     Workload(name="shared prefixes", share=0.5, isl=240, shared_prefix_ratio=0.8),
 )
 TIGHT = Workload(name="tight memory", share=0.8, isl=100, osl=80)
-TIGHT_BLOCKS = 42
+TIGHT_BLOCKS, TIGHT_LENGTH = 42, 1280  # a request must fit
 
 
 def main() -> int:
@@ -101,7 +101,8 @@ def main() -> int:
     steps, log = out / "timing.steps.json", out / "timing.log.json"
     rows: list[dict[str, Any]] = []
     with server(engine, out / "vllm.log") as url:
-        calibrate_url(url, out=steps, model=str(engine.model), as_json=False, plan=POINTS)
+        if not steps.exists():
+            calibrate_url(url, out=steps, model=str(engine.model), as_json=False, plan=POINTS)
         bench = Bench(engine, out, arguments.requests, {"steps": steps})
         for workload in (*LOADS, RECORDED):
             rows += bench.measure(workload, url)
@@ -112,7 +113,7 @@ def main() -> int:
         bench = replace(bench, timings={"steps": steps, "log": log})
         for workload in OTHERS:
             rows += bench.measure(workload, url)
-    tight = replace(engine, num_gpu_blocks=TIGHT_BLOCKS)
+    tight = replace(engine, num_gpu_blocks=TIGHT_BLOCKS, max_model_len=TIGHT_LENGTH)
     with server(tight, out / "vllm.tight.log") as url:
         rows += replace(bench, engine=tight).measure(TIGHT, url)
     print("\n" + table(rows))
@@ -152,16 +153,15 @@ class Bench:
         self._write_plan(plan, workload, 1.0)
         rate_rps = round(workload.share * self._sustained_rps(plan), 3)
         self._write_plan(plan, workload, rate_rps)
-        before = os.getloadavg()[0]
-        if dynosim("validate", plan, "--url", url, "--out", folder) != 0:
+        results = folder / "validation.json"
+        if not results.exists() and dynosim("validate", plan, "--url", url, "--out", folder) != 0:
             raise SystemExit(1)
-        measured = json.loads((folder / "validation.json").read_text())["measured"]
+        measured = json.loads(results.read_text())["measured"]
         return [
             {
                 "workload": workload.name,
                 "rate_rps": rate_rps,
                 "timing": name,
-                "machine_load": [before, os.getloadavg()[0]],
                 "measured": {key: measured[key] for key in COLUMNS.values()},
                 **self._prediction(plan, path),
             }

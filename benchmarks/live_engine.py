@@ -1,5 +1,6 @@
 """One real vLLM server for measurements, and what of this machine it gets."""
 
+import json
 import os
 import socket
 import subprocess
@@ -34,6 +35,7 @@ class Engine:
     dtype: str = "float32"  # CPUs without bf16 instructions are ten times slower in bfloat16
     is_gpu: bool = False
     num_gpu_blocks: int = 1000
+    max_model_len: int = MAX_MODEL_LEN
     max_num_seqs: int = 16
     max_num_batched_tokens: int = 512
     is_caching: bool = True
@@ -43,7 +45,7 @@ class Engine:
         return {
             "block_size": BLOCK_SIZE,
             "num_gpu_blocks": self.num_gpu_blocks,
-            "max_model_len": MAX_MODEL_LEN,
+            "max_model_len": self.max_model_len,
             "max_num_seqs": self.max_num_seqs,
             "max_num_batched_tokens": self.max_num_batched_tokens,
             "enable_prefix_caching": self.is_caching,
@@ -58,7 +60,7 @@ class Engine:
             "--served-model-name", self.model.name, "--dtype", self.dtype,
             "--generation-config", "vllm", "--enable-prompt-tokens-details",
             "--disable-uvicorn-access-log", "--block-size", str(BLOCK_SIZE),
-            "--max-model-len", str(MAX_MODEL_LEN), "--max-num-seqs", str(self.max_num_seqs),
+            "--max-model-len", str(self.max_model_len), "--max-num-seqs", str(self.max_num_seqs),
             "--max-num-batched-tokens", str(self.max_num_batched_tokens),
             "--num-gpu-blocks-override", str(self.num_gpu_blocks),
             "--enable-prefix-caching" if self.is_caching else "--no-enable-prefix-caching",
@@ -92,38 +94,77 @@ def server(engine: Engine, log: Path) -> Iterator[str]:
                 process.wait()
 
 
-def take_precedence() -> None:
-    """Run this process and its children before others', where the user may (root).
+def take_precedence(pid: int | None = None) -> None:
+    """Run a process (this one) and its children before others', where the user may (root).
 
     Linux shares processors among sessions first and looks at niceness only within one, so that the
     session gets it too.
     """
+    pid = os.getpid() if pid is None else pid
     with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
-        Path("/proc/self/autogroup").write_text(str(NICENESS))
+        os.setpriority(os.PRIO_PROCESS, pid, NICENESS)
+        Path(f"/proc/{pid}/autogroup").write_text(str(NICENESS))
 
 
-def give_model_a_cpu(server_pid: int) -> None:
-    """Keep the process that computes on one CPU and everything else of the server on the others.
+def give_model_a_cpu(pid: int) -> None:
+    """Keep the process that computes on one CPU and everything else of the servers on the others.
 
     vLLM's scheduler spins while the model computes; on few CPUs the system else moves the model
-    aside whenever the HTTP server or the client wakes up, and steps vary by half.
+    aside whenever the HTTP server or the client wakes up, and steps vary by half. With more models
+    than that leaves CPUs for, nothing is pinned. `pid` is the process that started all others;
+    those in sessions of their own take precedence, too.
     """
     cpus = sorted(os.sched_getaffinity(0))
-    if len(cpus) < 2:
-        return
-    for pid in (server_pid, *_descendants(server_pid)):
-        is_model = "Worker" in Path(f"/proc/{pid}/cmdline").read_text()
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            with suppress(OSError):  # it has ended
-                os.sched_setaffinity(int(thread.name), cpus[-1:] if is_model else cpus[:-1])
-    os.sched_setaffinity(0, cpus[:-1])  # load generators that are started from here on
+    names = {one: Path(f"/proc/{one}/cmdline").read_text() for one in (pid, *_descendants(pid))}
+    models = [one for one, name in names.items() if "VLLM::Worker" in name]
+    can_pin = len(models) < len(cpus)
+    for one in names:
+        take_precedence(one)
+        if can_pin:
+            _pin(one, [cpus[-1 - models.index(one)]] if one in models else cpus[: -len(models)])
+    if can_pin:
+        os.sched_setaffinity(0, cpus[: -len(models)])  # load generators started from here on
+
+
+def _pin(pid: int, cpus: list[int]) -> None:
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):  # it has ended
+            os.sched_setaffinity(int(thread.name), cpus)
 
 
 def _descendants(pid: int) -> list[int]:
     tasks = Path(f"/proc/{pid}/task").iterdir()
     children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
     return children + [one for child in children for one in _descendants(child)]
+
+
+@contextmanager
+def deployment(plan: Path, out: Path, python: Path) -> Iterator[str]:
+    """`dynosim deploy` of real CPU engines while it is needed, as the frontend's URL."""
+    cpus = os.sched_getaffinity(0)
+    command = [
+        sys.executable, "-m", "dynosim", "deploy", str(plan), "--real", "--engine", "vllm-cpu",
+        "--engine-python", str(python), "--out", str(out), "--port", "0", "--json",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            url = _started(process)
+            give_model_a_cpu(process.pid)
+            yield url
+        finally:
+            os.sched_setaffinity(0, cpus)
+            process.terminate()
+
+
+def _started(process: "subprocess.Popen[str]") -> str:
+    """The URL in the document that a deployment prints when it is ready."""
+    assert process.stdout is not None
+    text = ""
+    for line in process.stdout:
+        text += line
+        with suppress(json.JSONDecodeError):
+            return str(json.loads(text)["url"])
+    raise SystemExit(f"deploy ended without being ready: {text}")
 
 
 def dynosim(*arguments: object) -> int:

@@ -12,11 +12,13 @@ The model's config.json decides the precision: `"dtype": "float32"` where the CP
 import argparse
 import json
 import os
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
-from live_engine import BLOCK_SIZE, MAX_MODEL_LEN, dynosim, take_precedence
+from live_engine import BLOCK_SIZE, MAX_MODEL_LEN, deployment, dynosim, take_precedence
 
 METRICS = {"output_throughput_tok_s": False, "mean_e2e_latency_ms": True}
 """Judged by, and whether less is better."""
@@ -37,6 +39,7 @@ def main() -> int:
     """Runs all of it; returns the exit code."""
     arguments = _arguments()
     take_precedence()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what runs must end with us
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     predicted, measured = [], []
@@ -103,9 +106,9 @@ def _validate(folder: Path, plan: dict[str, Any], arguments: argparse.Namespace)
     folder.mkdir(exist_ok=True)
     file = folder / "run.yaml"
     file.write_text(yaml.safe_dump(plan, sort_keys=False))
-    engine = ("--real", "--engine", "vllm-cpu", "--engine-python", arguments.engine_python)
-    if dynosim("validate", file, *engine, "--out", folder) != 0:
-        raise SystemExit(1)
+    with deployment(file, folder / "deployment", arguments.engine_python) as url:
+        if dynosim("validate", file, "--url", url, "--out", folder) != 0:
+            raise SystemExit(1)
     document: dict[str, Any] = json.loads((folder / "validation.json").read_text())
     return document
 
