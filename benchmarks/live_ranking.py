@@ -1,12 +1,12 @@
 """Does the twin order configurations of a real vLLM as measurements do?
 
-    python benchmarks/live_ranking.py --engine-python PYTHON --model DIR --timing FILE [--out DIR]
+    python benchmarks/live_ranking.py --engine-python PYTHON --model DIR [--timing FILE] [--out DIR]
 
 deploys configurations of vLLM's CPU backend one after the other, each with our frontend and router
 in front, offers the same requests to all of them with a fixed number under way, and compares the
-order of the results with that of predictions which all come from one fitted timing file (as
-`live_accuracy.py` leaves it): Kendall's tau, and what the configuration chosen by the twin costs.
-The model's config.json decides the precision: `"dtype": "float32"` where the CPU lacks bf16.
+order of the results with that of predictions which all come from one fitted timing file: Kendall's
+tau, and what the configuration chosen by the twin costs. Without --timing, the first deployment is
+calibrated through its frontend.
 """
 
 import argparse
@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from live_accuracy import POINTS
 from live_engine import BLOCK_SIZE, MAX_MODEL_LEN, deployment, dynosim, take_precedence
+
+from dynosim_runtime.calibration.command import calibrate_url
 
 METRICS = {"output_throughput_tok_s": False, "mean_e2e_latency_ms": True}
 """Judged by, and whether less is better."""
@@ -42,6 +45,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what runs must end with us
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
+    if arguments.timing is None:
+        arguments.timing = out / "timing.json"
+        _calibrate(arguments)
     predicted, measured = [], []
     for name, changes in CONFIGURATIONS.items():
         folder = out / name.replace(" ", "-").replace(",", "")
@@ -62,10 +68,19 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", type=Path, required=True, help="folder of the model")
     parser.add_argument("--engine-python", type=Path, required=True, help="Python that has vLLM")
-    parser.add_argument("--timing", type=Path, required=True, help="fitted timing file")
+    parser.add_argument("--timing", type=Path, help="fitted timing file")
     parser.add_argument("--requests", type=int, default=100)
     parser.add_argument("--out", type=Path, default=Path("results/live_ranking"))
     return parser.parse_args()
+
+
+def _calibrate(arguments: argparse.Namespace) -> None:
+    file = arguments.out / "calibrated.yaml"
+    plan = _plan(arguments, "calibrated", {}) | {"timing": {"kind": "linear", "base_ms": 10.0}}
+    file.write_text(yaml.safe_dump(plan, sort_keys=False))
+    with deployment(file, arguments.out / "calibrated", arguments.engine_python) as url:
+        model = str(arguments.model)
+        calibrate_url(url, out=arguments.timing, model=model, as_json=False, plan=POINTS)
 
 
 def _plan(
