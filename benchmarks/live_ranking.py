@@ -29,12 +29,11 @@ METRICS = {"output_throughput_tok_s": False, "mean_e2e_latency_ms": True}
 CONCURRENCY = 16
 CONFIGURATIONS: dict[str, dict[str, dict[str, Any]]] = {
     "as is": {},
-    "2 sequences": {"engine": {"max_num_seqs": 2}},
-    "4 sequences": {"engine": {"max_num_seqs": 4}},
-    "128 tokens a step": {"engine": {"max_num_batched_tokens": 128}},
-    "no prefix cache": {"engine": {"enable_prefix_caching": False}},
-    "2 workers, round robin": {"cluster": {"workers": 2}},
     "2 workers, KV router": {"cluster": {"workers": 2}, "router": {"mode": "kv"}},
+    "2 workers, round robin": {"cluster": {"workers": 2}},
+    "no prefix cache": {"engine": {"enable_prefix_caching": False}},
+    "2 sequences": {"engine": {"max_num_seqs": 2}},
+    "64 tokens a step": {"engine": {"max_num_batched_tokens": 64}},
 }
 
 

@@ -135,6 +135,7 @@ class Measurer:
                 self._leave_out(f"{shape.label()}: seen too rarely")
             else:
                 points.append(series.point(shape))
+        points = self._with_gaps(points)
         self._check_sense(points)
         noisy = [point.label() for point in points if point.spread > MAX_SPREAD]
         if len(noisy) > len(points) / 2:
@@ -150,10 +151,21 @@ class Measurer:
             engine["max_num_batched_tokens"] = str(self._budget_tokens)
         return Measurements(points, notes, engine, num_rounds)
 
-    def _check_sense(self, points: Sequence[Point]) -> None:
-        """Raises: LiveError if tokens come all at once, or long prompts take less than short."""
-        if any(point.measured_ms <= 0 for point in points):
+    def _with_gaps(self, points: Sequence[Point]) -> list[Point]:
+        """Those that took any time. What lies between may deliver a few tokens together.
+
+        Raises: LiveError if tokens come all at once.
+        """
+        gaps = [point for point in points if point.num_decodes]
+        if sum(point.measured_ms > 0 for point in gaps) < len(gaps) / 2:
             raise LiveError(f"{self._client.url}: {_NONSENSE}: tokens come all at once")
+        for point in points:
+            if point.measured_ms <= 0:
+                self._leave_out(f"{point.label()}: its tokens come together with others")
+        return [point for point in points if point.measured_ms > 0]
+
+    def _check_sense(self, points: Sequence[Point]) -> None:
+        """Raises: LiveError if long prompts take less than short ones."""
         prompts = [point for point in points if point.kind == "prefill"]
         first, last = prompts[0], prompts[-1]
         if last.prefill_tokens > 4 * first.prefill_tokens and last.measured_ms < first.measured_ms:
