@@ -236,7 +236,8 @@ class Measurer:
                 fits = middle
             else:
                 too_long = middle
-        return roundest(fits + 1, too_long)
+        # Where no prompt at all holds up the others, they are computed elsewhere: nothing is told.
+        return roundest(fits + 1, too_long) if fits else None
 
     async def _is_one_step(self, length: int) -> bool:
         alone_ms = np.median([await self._ttft_ms(self._scratch(length)) for _ in range(3)])
