@@ -1,20 +1,9 @@
 """Fixtures shared by all tests."""
 
-import os
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = Path(os.environ.get("DYNOSIM_SHARED", ROOT.parent / "shared"))
-
-
-def shared_path(relative: str) -> Path:
-    """A file of the developers' shared data, or a skip that says what is missing."""
-    path = SHARED / relative
-    if not path.exists():
-        pytest.skip(f"developers' data not here: {path} (set DYNOSIM_SHARED)")
-    return path
+from shared_data import ROOT
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import shared_path
+from shared_data import shared_path
 
 from dynosim.conformance import first_difference, run_scenario
 from dynosim.errors import ConfigError

@@ -8,8 +8,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from conftest import shared_path
 from recorded_runs import TRUE, rows, workload, write
+from shared_data import shared_path
 
 from dynosim.cli import main
 from dynosim.silicon.fitted_file import read_fit

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import shared_path
+from shared_data import shared_path
 
 from dynosim.records import Trace
 from dynosim.workload.figure import plot_trace

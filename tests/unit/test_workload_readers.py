@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import shared_path
+from shared_data import shared_path
 
 from dynosim.errors import ConfigError, TraceError
 from dynosim.workload.readers import format_of, read_trace, read_trace_file
