@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -87,11 +88,13 @@ def load_policy(name: str) -> PolicyFactory:
     Raises: ConfigError telling what cannot be imported, or what the class lacks.
     """
     module_name, _, class_name = name.partition(":")
+    if "" not in sys.path:  # a command's path has its own folder in place of the current one
+        sys.path.append("")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ConfigError(
-            f"router.policy: cannot import {module_name!r} ({error}); it must be on PYTHONPATH"
+            f"router.policy: cannot import {module_name!r} ({error}); it must be in the current folder or on PYTHONPATH"
         ) from None
     except Exception as error:
         kind = type(error).__name__
