@@ -94,7 +94,8 @@ def load_policy(name: str) -> PolicyFactory:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ConfigError(
-            f"router.policy: cannot import {module_name!r} ({error}); it must be in the current folder or on PYTHONPATH"
+            f"router.policy: cannot import {module_name!r} ({error}); it must be in the current "
+            "folder or on PYTHONPATH"
         ) from None
     except Exception as error:
         kind = type(error).__name__
