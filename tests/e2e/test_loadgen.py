@@ -279,7 +279,7 @@ def calibration_plan() -> MeasurementPlan:
 
 
 async def test_calibration_measures_every_kind_of_step() -> None:
-    stub = StubServer(step_ms=lambda prompt, batch, context: 1 + prompt / 100 + batch / 2)
+    stub = StubServer(step_ms=lambda prompt, batch, context: 4 + prompt / 100 + batch)
     async with stub.serving() as url, CompletionsClient(url) as client:
         measurer = Measurer(client, PromptMaker(UNKNOWN_VOCABULARY), calibration_plan())
         measured = await measurer.measure()
@@ -300,12 +300,12 @@ async def test_calibrate_writes_a_timing_file(
         lambda: MeasurementPlan(
             **{
                 **{name: getattr(plan, name) for name in MeasurementPlan.__slots__},
-                "prompt_lengths": (16, 32, 64, 128, 256, 512, 1024),
+                "prompt_lengths": (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024),
                 "contexts": (32, 300, 700),
             }
         ),
     )
-    stub = StubServer(step_ms=lambda prompt, batch, context: 1 + prompt / 50 + batch / 2)
+    stub = StubServer(step_ms=lambda prompt, batch, context: 4 + prompt / 50 + batch)
     async with stub.serving() as url:
         code = await asyncio.to_thread(calibrate_url, url, out=out, model=None, as_json=True)
     assert code == 0
