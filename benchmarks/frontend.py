@@ -13,7 +13,8 @@ of prompts of 256 token ids, in rounds that alternate; medians of the rounds are
     full     32 clients that ask again and again for 1 token: requests/s
     streams  1,000 clients at once, 64 tokens each of about 0.1 s: are all tokens delivered?
 
-Processor time is that of the target's process. With --vllm-router the peer of that name serves in
+Processor time is that of the target's process. Times mean little while others use the machine:
+`others_cores` tells how much they did. With --vllm-router the peer of that name serves in
 front of the same workers, by turns and with its index of their KV events. `sglang-router` cannot:
 it refuses prompts of token ids, and mock workers take no others.
 """
@@ -23,10 +24,12 @@ import asyncio
 import contextlib
 import functools
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,6 +70,7 @@ PLAN = {
     "router": {"mode": "kv"},
 }
 PEER_POLICIES = ("round_robin", "kv_aware")
+PROC_STAT = Path("/proc/stat")
 CLOCK_TICKS_PER_S = 100  # of /proc/PID/stat, on Linux
 
 
@@ -84,6 +88,7 @@ class Run(NamedTuple):
     measured: Measured
     cpu_s: float  # of the target's process
     rss_mib: float
+    others_cores: float  # that everything else on the machine kept busy meanwhile
 
 
 def parse_args() -> argparse.Namespace:
@@ -108,18 +113,30 @@ def loads(args: argparse.Namespace) -> dict[str, Load]:
     }
 
 
-async def run(target: Target, load: Load, seed: int) -> Run:
-    """One load in a process of its own. Raises: CalledProcessError."""
+async def run(target: Target, load: Load, seed: int, pids: list[int]) -> Run:
+    """One load in a process of its own; `pids` are all others of this benchmark.
+
+    Raises: CalledProcessError.
+    """
     load = msgspec.structs.replace(load, urls=target.urls, seed=seed)
-    cpu_s = cpu_seconds(target.pid)
+    cpu_s, others_s, start_s = cpu_seconds(target.pid), others_seconds(pids), time.perf_counter()
     client = await asyncio.create_subprocess_exec(
         sys.executable, str(CLIENT), stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     output, _ = await client.communicate(msgspec.json.encode(load))
     if client.returncode:
         raise subprocess.CalledProcessError(client.returncode, str(CLIENT))
+    wall_s, others_s = time.perf_counter() - start_s, others_seconds(pids) - others_s
     measured = msgspec.json.decode(output, type=Measured)
-    return Run(measured, cpu_seconds(target.pid) - cpu_s, rss_mib(target.pid))
+    return Run(measured, cpu_seconds(target.pid) - cpu_s, rss_mib(target.pid), others_s / wall_s)
+
+
+def others_seconds(pids: list[int]) -> float:
+    """Processor time of all processes but this, those given, and children that have ended."""
+    user, nice, system, _, _, *more = map(int, PROC_STAT.read_text().split()[1:9])
+    ended = os.times()
+    own_s = sum(map(cpu_seconds, pids)) + ended.children_user + ended.children_system
+    return (user + nice + system + sum(more)) / CLOCK_TICKS_PER_S - own_s - time.process_time()
 
 
 def cpu_seconds(pid: int | None) -> float:
@@ -210,12 +227,14 @@ async def race(args: argparse.Namespace, folder: Path) -> dict[str, dict[str, li
         for policy in PEER_POLICIES if args.vllm_router else ():
             served = peer(args.vllm_router, policy, cards, folder)
             targets.append(await stack.enter_async_context(served))
+        pids = [status.pid for status in deployment.processes if status.pid is not None]
+        pids += [target.pid for target in targets[2:] if target.pid is not None]
         seed = 0
         for number in range(args.rounds + 1):  # the first one warms up and does not count
             for name, load in loads(args).items():
                 for target in targets[number % len(targets) :] + targets[: number % len(targets)]:
                     seed += 1
-                    done = await run(target, load, seed)
+                    done = await run(target, load, seed, pids)
                     if number > 0:
                         runs.setdefault(name, {}).setdefault(target.name, []).append(done)
             print(f"round {number} of {args.rounds} done", file=sys.stderr)
@@ -235,6 +254,7 @@ def figures(runs: dict[str, dict[str, list[Run]]], target: str) -> dict[str, Any
 
     return {
         "target": target,
+        "others_cores": statistics.median(one.others_cores for one in rate),
         "ttft_ms_p50": statistics.median(percentile(one.measured.ttft_ms, 50) for one in rate),
         "added_ttft_ms_p50": added(lambda one: percentile(one.ttft_ms, 50)),
         "added_ttft_ms_p99": added(lambda one: percentile(one.ttft_ms, 99)),

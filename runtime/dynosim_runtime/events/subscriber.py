@@ -29,6 +29,8 @@ from dynosim_runtime.card import EventSource
 REPLAY_TIMEOUT_S = 2.0
 RETRY_S = 0.5
 MAX_FRUITLESS_ANSWERS = 3
+PAUSE_S = 0.005  # the tokens that came along with an event go out first
+MAX_AT_ONCE = 100  # messages, before others have their turn
 MAX_PENDING = 100_000  # messages that ZMQ keeps for us
 
 log = logging.getLogger(__name__)
@@ -87,6 +89,13 @@ class EventSubscriber:
                 frames = await socket.recv_multipart()
         except TimeoutError:
             return
+        await asyncio.sleep(PAUSE_S)
+        self._take_frames(frames)
+        with contextlib.suppress(zmq.Again):
+            for _ in range(MAX_AT_ONCE):
+                self._take_frames(await socket.recv_multipart(zmq.NOBLOCK))
+
+    def _take_frames(self, frames: list[bytes]) -> None:
         batch = self._decoded(frames)
         if batch is not None:
             self._take(batch)
