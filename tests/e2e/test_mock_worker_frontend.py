@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import aiohttp
 import numpy as np
 import pytest
 
@@ -14,6 +13,7 @@ from dynosim.indexer.base import BlockEvent
 from dynosim.indexer.make import make_indexer
 from dynosim_runtime.card import WorkerCard, worker_id_of
 from dynosim_runtime.engines.base import EngineDelta, EngineRefusedError, EngineRequest
+from dynosim_runtime.engines.connections import Connections
 from dynosim_runtime.engines.openai import OpenAiEngineClient
 from dynosim_runtime.events.subscriber import EventSubscriber
 from dynosim_runtime.generation import Sampling
@@ -67,7 +67,7 @@ async def test_the_engine_client_gets_tokens_reason_and_cache_hits(
     served: tuple[MockWorker, WorkerCard],
 ) -> None:
     _, card = served
-    client = OpenAiEngineClient(aiohttp.ClientSession())
+    client = OpenAiEngineClient(Connections())
     request = asked(list(range(100)), 25)
     answers: list[list[EngineDelta]] = []
     for _ in range(2):
@@ -86,7 +86,7 @@ async def test_a_client_that_stops_iterating_aborts_in_the_engine(
     served: tuple[MockWorker, WorkerCard],
 ) -> None:
     worker, card = served
-    client = OpenAiEngineClient(aiohttp.ClientSession())
+    client = OpenAiEngineClient(Connections())
     stream = client.stream(card, asked([1, 2, 3], 1000))
     await anext(stream)
     await stream.aclose()  # type: ignore[attr-defined]
@@ -102,7 +102,7 @@ async def test_an_index_fed_by_the_events_knows_what_the_worker_holds(
     served: tuple[MockWorker, WorkerCard],
 ) -> None:
     worker, card = served
-    client = OpenAiEngineClient(aiohttp.ClientSession())
+    client = OpenAiEngineClient(Connections())
     index = make_indexer("positional")
 
     def deliver(events: list[BlockEvent]) -> None:

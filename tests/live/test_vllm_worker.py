@@ -6,7 +6,6 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import aiohttp
 import pytest
 import zmq
 import zmq.asyncio
@@ -17,6 +16,7 @@ from dynosim.indexer.wire import KvBatch, decode_batch, decode_replay, replay_re
 from dynosim_runtime.card import WorkerCard
 from dynosim_runtime.discovery.file import FileDiscovery
 from dynosim_runtime.engines.base import EngineRequest
+from dynosim_runtime.engines.connections import Connections
 from dynosim_runtime.engines.openai import OpenAiEngineClient
 from dynosim_runtime.generation import Sampling
 
@@ -80,12 +80,9 @@ async def generated(card: WorkerCard, num_tokens: int) -> tuple[list[int], int |
     request = EngineRequest(request_id="r", token_ids=PROMPT, sampling=sampling)
     token_ids: list[int] = []
     cached_tokens: int | None = None
-    async with aiohttp.ClientSession() as session:
-        async for delta in OpenAiEngineClient(session).stream(card, request):
-            token_ids += delta.token_ids
-            cached_tokens = (
-                delta.cached_tokens if delta.cached_tokens is not None else cached_tokens
-            )
+    async for delta in OpenAiEngineClient(Connections()).stream(card, request):
+        token_ids += delta.token_ids
+        cached_tokens = delta.cached_tokens if delta.cached_tokens is not None else cached_tokens
     return token_ids, cached_tokens
 
 

@@ -20,6 +20,7 @@ from dynosim_runtime.engines.base import (
     EngineRefusedError,
     EngineRequest,
 )
+from dynosim_runtime.engines.connections import Connections
 from dynosim_runtime.engines.sglang import SglangEngineClient, generate_body
 from dynosim_runtime.engines.trtllm import TrtllmEngineClient, trtllm_body
 from dynosim_runtime.generation import Sampling
@@ -73,7 +74,8 @@ async def serving(
     """A client, and the card of the server it is for."""
     async with TestServer(fake.app) as server, aiohttp.ClientSession() as session:
         url = str(server.make_url("")).rstrip("/")
-        yield client_type(session), card_of("w", engine="sglang", url=url)
+        client = client_type(session if client_type is SglangEngineClient else Connections())
+        yield client, card_of("w", engine="sglang", url=url)
 
 
 async def deltas(fake: FakeServer, client_type: Any) -> list[EngineDelta]:
@@ -150,7 +152,7 @@ async def test_a_request_that_has_ended_is_not_aborted() -> None:
 
 async def test_a_server_that_is_not_there_is_lost() -> None:
     async with aiohttp.ClientSession() as session:
-        for client in (SglangEngineClient(session), TrtllmEngineClient(session)):
+        for client in (SglangEngineClient(session), TrtllmEngineClient(Connections())):
             with pytest.raises(EngineLostError):
                 async for _ in client.stream(card_of("w", url="http://127.0.0.1:1"), REQUEST):
                     pass

@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -16,6 +15,7 @@ from dynosim_runtime.engines.base import (
     EngineRefusedError,
     EngineRequest,
 )
+from dynosim_runtime.engines.connections import Connections
 from dynosim_runtime.engines.openai import OpenAiEngineClient, completion_body
 from dynosim_runtime.engines.sse import SseParser
 from dynosim_runtime.generation import Sampling
@@ -62,9 +62,9 @@ def refusing(status: int, text: str) -> Handler:
 async def answer(handler: Handler) -> list[EngineDelta]:
     app = web.Application()
     app.router.add_post("/v1/completions", handler)
-    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+    async with TestServer(app) as server:
         worker = card("w", url=str(server.make_url("/")).rstrip("/"))
-        client = OpenAiEngineClient(session)
+        client = OpenAiEngineClient(Connections())
         return [delta async for delta in client.stream(worker, REQUEST)]
 
 
@@ -93,11 +93,10 @@ async def test_an_engine_that_gives_up_is_lost(handler: Handler) -> None:
 
 
 async def test_nobody_listening_is_lost() -> None:
-    async with aiohttp.ClientSession() as session:
-        client = OpenAiEngineClient(session)
-        with pytest.raises(EngineLostError):
-            async for _ in client.stream(card("w", url="http://127.0.0.1:9"), REQUEST):
-                pass
+    client = OpenAiEngineClient(Connections())
+    with pytest.raises(EngineLostError):
+        async for _ in client.stream(card("w", url="http://127.0.0.1:9"), REQUEST):
+            pass
 
 
 async def test_a_refusal_keeps_its_status_and_reason() -> None:
@@ -125,9 +124,9 @@ async def test_closing_the_iterator_hangs_up() -> None:
 
     app = web.Application()
     app.router.add_post("/v1/completions", handle)
-    async with TestServer(app) as server, aiohttp.ClientSession() as session:
+    async with TestServer(app) as server:
         worker = card("w", url=str(server.make_url("/")).rstrip("/"))
-        stream = OpenAiEngineClient(session).stream(worker, REQUEST)
+        stream = OpenAiEngineClient(Connections()).stream(worker, REQUEST)
         assert isinstance(stream, AsyncIterator)
         await anext(stream)
         await stream.aclose()  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ import aiohttp
 
 from dynosim_runtime.card import WorkerCard
 from dynosim_runtime.engines.base import EngineClient
+from dynosim_runtime.engines.connections import Connections
 from dynosim_runtime.engines.openai import OpenAiEngineClient
 from dynosim_runtime.engines.sglang import SglangEngineClient
 from dynosim_runtime.engines.trtllm import TrtllmEngineClient
@@ -14,13 +15,14 @@ PROBE_TIMEOUT_S = 2.0
 
 
 def engine_clients(session: aiohttp.ClientSession) -> dict[str, EngineClient]:
-    """By engine kind; all share one pool of connections."""
-    openai = OpenAiEngineClient(session)
+    """By engine kind."""
+    connections = Connections()
+    openai = OpenAiEngineClient(connections)
     return {
         "mock": openai,
         "vllm": openai,
         "sglang": SglangEngineClient(session),
-        "trtllm": TrtllmEngineClient(session),
+        "trtllm": TrtllmEngineClient(connections),
     }
 
 

@@ -7,7 +7,6 @@ request can be continued elsewhere exactly where it stopped.
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import aiohttp
 import msgspec
 
 from dynosim_runtime.card import WorkerCard
@@ -17,6 +16,7 @@ from dynosim_runtime.engines.base import (
     EngineRefusedError,
     EngineRequest,
 )
+from dynosim_runtime.engines.connections import Connection, Connections
 from dynosim_runtime.engines.sse import SseParser
 from dynosim_runtime.generation import FinishReason
 
@@ -52,10 +52,10 @@ class _Chunk(msgspec.Struct):
 
 
 class OpenAiEngineClient:
-    """Streams completions from one kind of server; connections are pooled in `session`."""
+    """Streams completions from one kind of server."""
 
-    def __init__(self, session: aiohttp.ClientSession, body: BodyOf | None = None) -> None:
-        self._session = session
+    def __init__(self, connections: Connections, body: BodyOf | None = None) -> None:
+        self._connections = connections
         self._body = body or completion_body
         self._encode = msgspec.json.Encoder().encode
         self._decode = msgspec.json.Decoder(_Chunk).decode
@@ -63,29 +63,29 @@ class OpenAiEngineClient:
     async def stream(self, card: WorkerCard, request: EngineRequest) -> AsyncIterator[EngineDelta]:
         """See `EngineClient`."""
         body = self._encode(self._body(card, request))
-        headers = {"Content-Type": "application/json", "X-Request-Id": request.request_id}
+        headers = {"X-Request-Id": request.request_id}
         if card.dp_size > 1:
             headers["X-data-parallel-rank"] = str(request.dp_rank)
         try:
-            async with self._session.post(
-                f"{card.url}/v1/completions", data=body, headers=headers
-            ) as response:
-                if response.status != 200:
-                    await _raise_refusal(response)
-                async for delta in self._deltas(response):
+            async with self._connections.post(
+                card.url, "/v1/completions", headers, body
+            ) as connection:
+                if connection.status != 200:
+                    await _raise_refusal(connection)
+                async for delta in self._deltas(connection):
                     yield delta
-        except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+        except OSError as error:
             raise EngineLostError(f"{card.name}: {type(error).__name__}: {error}") from None
 
     async def close(self) -> None:
         """See `EngineClient`."""
-        await self._session.close()
+        self._connections.close()
 
-    async def _deltas(self, response: aiohttp.ClientResponse) -> AsyncIterator[EngineDelta]:
+    async def _deltas(self, connection: Connection) -> AsyncIterator[EngineDelta]:
         """What the server streams; pieces that come together are handed on together."""
         parser = SseParser()
         is_finished = False
-        while data := await response.content.readany():
+        while data := await connection.read():
             token_ids: list[int] = []
             finish_reason: FinishReason | None = None
             cached_tokens: int | None = None
@@ -155,18 +155,20 @@ def _finish_reason(reason: str) -> FinishReason:
     return known
 
 
-async def _raise_refusal(response: aiohttp.ClientResponse) -> None:
+async def _raise_refusal(connection: Connection) -> None:
     """An answer that is no stream: the engine's fault (then another may serve), or the request's.
 
     Raises: EngineLostError for 5xx and 429, EngineRefusedError for the others.
     """
-    text = (await response.content.read(MAX_ERROR_BYTES)).decode(errors="replace")
-    message = text
+    body = b""
+    while len(body) < MAX_ERROR_BYTES and (piece := await connection.read()):
+        body += piece
+    text = message = body.decode(errors="replace")
     try:
         error = msgspec.json.decode(text, type=_Chunk).error
         message = text if error is None else error.message
     except msgspec.DecodeError:
         pass
-    if response.status >= 500 or response.status == 429:
-        raise EngineLostError(f"the engine answers {response.status}: {message[:500]}")
-    raise EngineRefusedError(response.status, message[:2000])
+    if connection.status >= 500 or connection.status == 429:
+        raise EngineLostError(f"the engine answers {connection.status}: {message[:500]}")
+    raise EngineRefusedError(connection.status, message[:2000])

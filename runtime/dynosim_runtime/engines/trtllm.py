@@ -7,10 +7,9 @@ its own are sent.
 
 from typing import Any
 
-import aiohttp
-
 from dynosim_runtime.card import WorkerCard
 from dynosim_runtime.engines.base import EngineRequest
+from dynosim_runtime.engines.connections import Connections
 from dynosim_runtime.engines.openai import OpenAiEngineClient, completion_body
 
 UNKNOWN_FIELDS = ("return_token_ids", "priority")
@@ -19,8 +18,8 @@ UNKNOWN_FIELDS = ("return_token_ids", "priority")
 class TrtllmEngineClient(OpenAiEngineClient):
     """The OpenAI client with TensorRT-LLM's fields."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
-        super().__init__(session, body=trtllm_body)
+    def __init__(self, connections: Connections) -> None:
+        super().__init__(connections, body=trtllm_body)
 
 
 def trtllm_body(card: WorkerCard, request: EngineRequest) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from dynosim_runtime.ports import BACKLOG, listening_socket
 from dynosim_runtime.tokenizer import Tokenizer, load_tokenizer
 
 TICK_S = 0.25
-LISTENERS = 8  # uvloop takes one connection of each in a turn of its loop, which may be long
+LISTENERS = 32  # uvloop takes one connection of each in a turn of its loop, which may be long
 COLLECT_AFTER = 20_000  # objects more than freed; in 1,000 streams all objects are looked at often
 CONNECT_TIMEOUT_S = 10.0
 KEEPALIVE_S = 2.0  # less than engines keep idle connections (uvicorn: 5 s): none is used too late
@@ -151,12 +151,15 @@ class Frontend:
         async with AsyncExitStack() as stack:
             session = await stack.enter_async_context(_engine_session())
             stack.callback(self._close_files)
+            clients = engine_clients(session)
+            for client in clients.values():
+                stack.push_async_callback(client.close)
             router = RouterService(
                 self._routing.router, self._now_ms, maintain=self._routing.maintain
             )
             generator = LiveGenerator(
                 router,
-                engine_clients(session),
+                clients,
                 self._live,
                 self._metrics,
                 self._now_ms,
