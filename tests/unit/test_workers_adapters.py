@@ -15,6 +15,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from dynosim.config import RunConfig, run_config_from_dict
+from dynosim.config.live import LiveConfig
 from dynosim.indexer.wire import to_block_event
 from dynosim_runtime.card import EventSource
 from dynosim_runtime.workers.engine import (
@@ -25,10 +26,11 @@ from dynosim_runtime.workers.engine import (
     EngineSettings,
 )
 from dynosim_runtime.workers.metrics import EngineLoad, parse_load
+from dynosim_runtime.workers.served import start_of
 from dynosim_runtime.workers.sglang import SglangAdapter
 from dynosim_runtime.workers.trtllm import TrtllmAdapter
 from dynosim_runtime.workers.trtllm_events import TrtllmEvents
-from dynosim_runtime.workers.vllm import VllmAdapter
+from dynosim_runtime.workers.vllm import VllmAdapter, cpu_dtype
 
 VLLM_PAGE = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -88,11 +90,10 @@ def plan(**engine: Any) -> RunConfig:
     )
 
 
-def options_of(adapter: EngineAdapter, scratch: Path, **engine: Any) -> dict[str, str]:
-    """The command line's options; "" for switches."""
+def settings_of(scratch: Path, run: RunConfig) -> EngineSettings:
     events = EventSource(endpoint="ipc:///s/events", replay_endpoint="ipc:///s/replay")
-    settings = EngineSettings(
-        plan=plan(**engine),
+    return EngineSettings(
+        plan=run,
         model="/models/m",
         served_model_name="org/m",
         host="127.0.0.1",
@@ -101,6 +102,11 @@ def options_of(adapter: EngineAdapter, scratch: Path, **engine: Any) -> dict[str
         event_sources=(events,),
         scratch=scratch,
     )
+
+
+def options_of(adapter: EngineAdapter, scratch: Path, **engine: Any) -> dict[str, str]:
+    """The command line's options; "" for switches."""
+    settings = settings_of(scratch, plan(**engine))
     words = adapter.command(settings)
     assert words[:2] == ["/env/bin/python", "-m"]
     options: dict[str, str] = {}
@@ -162,8 +168,29 @@ def test_a_setting_of_the_plan_is_a_flag_of_vllm(
 
 def test_vllm_on_a_cpu_runs_eagerly_and_needs_no_gpu_flags(tmp_path: Path) -> None:
     options = options_of(VllmAdapter(on_cpu=True), tmp_path, block_size=32)
-    assert (options["--enforce-eager"], options["--dtype"]) == ("", "bfloat16")
+    assert options["--enforce-eager"] == ""
+    assert options["--distributed-executor-backend"] == "uni"
     assert not {"--tensor-parallel-size", "--gpu-memory-utilization"} & set(options)
+
+
+@pytest.mark.parametrize(
+    ("flags", "dtype"), [("fpu avx2", "float32"), ("avx2 avx512_bf16", "bfloat16")]
+)
+def test_a_cpu_computes_in_what_it_has_instructions_for(
+    tmp_path: Path, flags: str, dtype: str
+) -> None:
+    cpu_info = tmp_path / "cpuinfo"
+    cpu_info.write_text(f"processor: 0\nflags : {flags}\n")
+    assert cpu_dtype(cpu_info) == dtype
+    assert cpu_dtype(tmp_path / "nothing") == "bfloat16"
+
+
+def test_words_and_variables_of_the_plan_come_last(tmp_path: Path) -> None:
+    live = LiveConfig(engine_args=("--dtype", "half"), engine_env={"OMP_NUM_THREADS": "7"})
+    run = plan(block_size=32).model_copy(update={"live": live})
+    command, environment = start_of(VllmAdapter(on_cpu=True), settings_of(tmp_path, run))
+    assert command[-2:] == ["--dtype", "half"]
+    assert environment["OMP_NUM_THREADS"] == "7"
 
 
 def test_sglang_gets_the_plan_in_its_words(tmp_path: Path) -> None:

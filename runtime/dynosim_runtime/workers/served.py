@@ -127,9 +127,8 @@ class RealServed:
         self._http = EngineHttp(url)
         self._process: EngineProcess | None = None
         if not is_attached:
-            self._process = EngineProcess(
-                name, adapter.command(settings), adapter.environment(settings), settings.scratch
-            )
+            command, environment = start_of(adapter, settings)
+            self._process = EngineProcess(name, command, environment, settings.scratch)
 
     async def start(self) -> WorkerCard:
         """See `ServedEngine`."""
@@ -221,3 +220,12 @@ def check_facts(name: str, facts: EngineFacts, plan: RunConfig) -> None:
             f"plan says engine.num_gpu_blocks: {engine.num_gpu_blocks} "
             f"(set engine.num_gpu_blocks={facts.total_kv_blocks + 1})"
         )
+
+
+def start_of(adapter: EngineAdapter, settings: EngineSettings) -> tuple[list[str], dict[str, str]]:
+    """An engine's command and environment, with what the plan adds at the end: the last wins."""
+    live = settings.plan.live
+    return (
+        [*adapter.command(settings), *live.engine_args],
+        {**adapter.environment(settings), **live.engine_env},
+    )

@@ -6,6 +6,7 @@ vLLM's default today, so that another version cannot change it in silence.
 
 import json
 import os
+from pathlib import Path
 from typing import Any, Literal
 
 from dynosim.config import RunConfig
@@ -23,6 +24,7 @@ from dynosim_runtime.workers.metrics import EngineLoad, metric_labels, parse_loa
 from dynosim_runtime.workers.openai_models import max_model_len
 
 CPU_BLOCK_SIZE_STEP = 32  # tokens; vLLM 0.32, CPU_ATTN
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86 and Arm
 CPU_KV_CACHE_GIB = "1"  # when the plan does not fix the number of blocks
 
 
@@ -59,6 +61,9 @@ class VllmAdapter:
             variables["HF_HUB_OFFLINE"] = "1"
         if self._on_cpu:
             given = {
+                # With the model in the scheduler's process none of them has to wait for the other;
+                # a scheduler that waits spins, and takes a core from the model.
+                "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
                 # GiB. Where the plan fixes the number of blocks, that counts and this does not,
                 # but that it is set spares the engine a warm-up that only measures memory.
                 "VLLM_CPU_KVCACHE_SPACE": CPU_KV_CACHE_GIB,
@@ -169,8 +174,24 @@ def _gpu_flags(engine: EngineConfig) -> list[str]:
 
 
 def _cpu_flags() -> list[str]:
-    # Compiling takes minutes on a CPU; bfloat16 is what the CPU kernels are made for.
-    return ["--enforce-eager", "--dtype", "bfloat16"]
+    # Compiling takes minutes on a CPU.
+    return [
+        "--enforce-eager",
+        "--dtype", cpu_dtype(Path("/proc/cpuinfo")),
+        "--distributed-executor-backend", "uni",
+    ]  # fmt: skip
+
+
+def cpu_dtype(cpu_info: Path) -> str:
+    """bfloat16 where the CPU has instructions for it; without, it is several times slower.
+
+    `cpu_info` is Linux's description of the CPUs; where there is none, bfloat16.
+    """
+    try:
+        flags = set(cpu_info.read_text(encoding="ascii", errors="replace").split())
+    except OSError:
+        return "bfloat16"
+    return "bfloat16" if flags & BFLOAT16_FLAGS else "float32"
 
 
 def _event_flags(sources: tuple[EventSource, ...]) -> list[str]:
