@@ -3,6 +3,7 @@
     {"format": "dynosim-fitted-timing", "version": 1,
      "parameters": {"overhead_ms": 1.2, ...},          every name of `FittedParameters`
      "intervals": {"overhead_ms": [1.1, 1.3], ...},    95 %, for those that were fitted
+     "draws": [{"overhead_ms": 1.15, ...}, ...],       plausible parameters, of a bootstrap
      "unidentified": ["prompt_step_ms"],
      "measured": {"prefill_tokens": 2048, ...},        largest measured step by axis
      "token_curve": {"tokens": [1, 64], "ms": [9.1, 9.4]},
@@ -38,7 +39,7 @@ VERSION = 1
 _TOKEN_CURVE = ("tokens", "ms")
 _CONTEXT_CURVE = ("decodes", "factor")
 _KEYS = (
-    "format", "version", "parameters", "intervals", "unidentified", "measured",
+    "format", "version", "parameters", "intervals", "draws", "unidentified", "measured",
     "token_curve", "context_curve", "knee",
     "graph_sizes", "errors", "source", "method",
 )  # fmt: skip
@@ -57,6 +58,7 @@ def write_fit(fit: Fit, path: Path) -> None:
         "version": VERSION,
         "parameters": asdict(fit.parameters),
         "intervals": {name: list(bounds) for name, bounds in fit.intervals.items()},
+        "draws": [asdict(draw) for draw in fit.draws],
         "unidentified": list(fit.unidentified),
         "measured": asdict(fit.measured),
         "token_curve": _lists(fit.token_curve, _TOKEN_CURVE),
@@ -83,6 +85,7 @@ def read_fit(path: Path) -> Fit:
         knee=knee,
         graph_sizes=read.sizes("graph_sizes"),
         intervals=read.intervals("intervals"),
+        draws=read.draws("draws"),
         unidentified=read.names("unidentified"),
         measured=MeasuredRange(**read.numbers("measured", AXES)),  # type: ignore[arg-type]
         errors=read.numbers("errors", None, signed=True),
@@ -153,13 +156,30 @@ class _Reader:
         self, key: str, known: tuple[str, ...] | None, *, signed: bool = False
     ) -> dict[str, float]:
         """An object of numbers; null stands for "not known" and is left out."""
+        return self._numbers(key, self._section(key, dict), known, signed=signed)
+
+    def _numbers(
+        self, where: str, section: dict[str, Any], known: tuple[str, ...] | None, *, signed: bool
+    ) -> dict[str, float]:
         result = {}
-        for name, value in self._section(key, dict).items():
+        for name, value in section.items():
             if known is not None:
-                self._known(f"{key}.{name}", name, known)
+                self._known(f"{where}.{name}", name, known)
             if value is not None:
-                result[name] = self.number(f"{key}.{name}", value, signed=signed)
+                result[name] = self.number(f"{where}.{name}", value, signed=signed)
         return result
+
+    def draws(self, key: str) -> tuple[FittedParameters, ...]:
+        """A list of objects like `parameters`."""
+        draws = []
+        for index, section in enumerate(self._section(key, list)):
+            where = f"{key}[{index}]"
+            if not isinstance(section, dict):
+                self.fail(where, f"expected an object of parameters, got {section!r}")
+            draws.append(
+                FittedParameters(**self._numbers(where, section, PARAMETER_NAMES, signed=False))
+            )
+        return tuple(draws)
 
     def intervals(self, key: str) -> dict[str, tuple[float, float]]:
         """An object of pairs, low and high."""

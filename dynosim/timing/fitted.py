@@ -79,6 +79,7 @@ class Fit:
     knee: float = DEFAULT_KNEE  # sharpness of the soft maximum; >= 1, larger is sharper
     graph_sizes: tuple[int, ...] = ()  # token counts the engine pads to, rising; empty: no padding
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # 95 %, by parameter
+    draws: tuple[FittedParameters, ...] = ()  # other constants, as plausible as the spread of these
     unidentified: tuple[str, ...] = ()  # parameters that the measurements cannot tell
     measured: MeasuredRange = field(default_factory=MeasuredRange)
     errors: Mapping[str, float] = field(default_factory=dict)  # metric -> relative error, held out

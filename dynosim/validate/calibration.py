@@ -13,6 +13,9 @@ from dynosim.validate.prediction import inside_shares, load_of
 from dynosim.validate.prior import Prior, prior_of
 from dynosim.validate.scores import Distance, Score, distances, error_values, scores
 
+KEPT_DRAWS = 32
+"""Of the bootstrap's parameters, in the file of a fit: for the intervals of predictions."""
+
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
@@ -111,6 +114,7 @@ def calibrate_log(
     held_out = scores(measured, fitted.predicted, rest) if has_rest else []
     fit = replace(
         fitted.fit,
+        draws=tuple(draw.parameters for draw in fitted.draws[:KEPT_DRAWS]),
         errors=error_values(held_out),
         source=f"{path.name}, {count} of {len(measured)} requests" + _what(deployment),
         method=f"simulation in the loop, {fitted.num_replays} replays; prior: {prior.source}",

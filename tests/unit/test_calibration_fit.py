@@ -1,4 +1,5 @@
 from array import array
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -86,6 +87,32 @@ def test_true_constants_lie_in_the_intervals_of_noisy_ones() -> None:
     ]
     assert sum(inside) >= len(inside) - 1
     assert result.mean_error < 0.02
+
+
+def test_draws_of_noisy_points_spread_around_the_truth() -> None:
+    fit = fit_points(points_of(Fit(parameters=TRUTH), noise=0.05), source="test").fit
+    steps = [(1, 512, 0, 0, 0), (0, 0, 0, 16, 16 * 530), (1, 128, 0, 4, 160)]
+    models = [FittedModel(replace(fit, parameters=draw)) for draw in fit.draws]
+    assert len(models) == 32
+    for step in steps:
+        true_ms = FittedModel(Fit(parameters=TRUTH)).step_ms(*step)
+        drawn = np.array([model.step_ms(*step) for model in models])
+        assert drawn.min() < true_ms < drawn.max()
+        assert 0.0005 < drawn.std() / true_ms < 0.05
+    exact = fit_points(points_of(Fit(parameters=TRUTH)), source="test").fit
+    for draw in exact.draws:
+        step_ms = FittedModel(replace(exact, parameters=draw)).step_ms(1, 512, 0, 4, 160)
+        assert step_ms == pytest.approx(FittedModel(exact).step_ms(1, 512, 0, 4, 160), rel=1e-3)
+
+
+def test_draws_of_a_curve_scale_it() -> None:
+    curve = ((1.0, 0.0), (8.0, 5.0), (32.0, 6.0), (128.0, 40.0), (2048.0, 200.0))
+    linear = FittedParameters(overhead_ms=4.0, per_decode_ms=0.3, ingress_ms=2.5)
+    points = points_of(Fit(parameters=linear, token_curve=curve), noise=0.05)
+    fit = fit_points(points, source="test").fit
+    assert fit.token_curve
+    scales = {draw.curve_scale for draw in fit.draws}
+    assert len(scales) > 1 and 0.8 < min(scales) < 1.2 and 0.8 < max(scales) < 1.2
 
 
 def test_disturbed_points_do_not_bend_the_rest() -> None:

@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dynosim.errors import ConfigError
-from dynosim.timing.fitted import Fit, FittedModel, MeasuredRange
+from dynosim.records import FloatArray
+from dynosim.timing.fitted import Fit, FittedModel, FittedParameters, MeasuredRange
 from dynosim_runtime.calibration.forms import (
     LINEAR,
     PRODUCTS,
+    ROBUST_SCALE,
     Solution,
     Solver,
     point_ms,
@@ -25,6 +27,7 @@ from dynosim_runtime.calibration.points import Point
 FORMS: dict[str, Solver] = {"limits": solve_limits, "curve": solve_curve}
 MIN_POINTS = 2 * (len(LINEAR) + len(PRODUCTS))
 NUM_FOLDS = 5
+NUM_DRAWS = 32
 _Z95 = 1.96
 
 
@@ -69,6 +72,7 @@ def fit_points(points: Sequence[Point], *, source: str) -> FitResult:
     fit = replace(
         solution.fit,
         intervals=intervals,
+        draws=bootstrap_draws(points, solution),
         unidentified=unidentified,
         measured=_measured_range(points),
         errors={"step_ms": held_out[form]},
@@ -126,6 +130,49 @@ def _confidence(
         if width > value:
             unidentified.append(name)
     return intervals, tuple(unidentified)
+
+
+def bootstrap_draws(
+    points: Sequence[Point], solution: Solution, *, seed: int = 0
+) -> tuple[FittedParameters, ...]:
+    """Constants refitted to resampled points, in the linear approximation around the solution.
+
+    A curve over tokens keeps its shape: its pieces grow together, by `curve_scale`.
+    """
+    from scipy.optimize import nnls
+
+    names, values, jacobian = _with_curve_scale(solution)
+    errors = relative_errors(solution.fit, points)
+    trusted = np.array([point.weight for point in points]) ** 2
+    weights = trusted / np.sqrt(1 + trusted * (errors / ROBUST_SCALE) ** 2)
+    rows = jacobian * np.sqrt(weights)[:, None]
+    wanted = (jacobian @ values - errors) * np.sqrt(weights)
+    rng = np.random.default_rng(seed)
+    draws = []
+    for _ in range(NUM_DRAWS):
+        chosen = rng.integers(0, len(points), len(points))
+        scale = np.abs(rows[chosen]).max(axis=0)
+        is_felt = scale > 0  # a constant that no chosen point feels stays as it is
+        kept = rows[np.ix_(chosen, ~is_felt)] @ values[~is_felt]
+        found, _ = nnls(
+            rows[np.ix_(chosen, is_felt)] / scale[is_felt], wanted[chosen] - kept, maxiter=1000
+        )
+        drawn = values.copy()
+        drawn[is_felt] = found / scale[is_felt]
+        changes = dict(zip(names, drawn.tolist(), strict=True))
+        draws.append(replace(solution.fit.parameters, **changes))
+    return tuple(draws)
+
+
+def _with_curve_scale(solution: Solution) -> tuple[tuple[str, ...], FloatArray, FloatArray]:
+    """Names, values and derivatives, those of a curve's pieces drawn together to its scale."""
+    is_piece = np.array([not name for name in solution.names])
+    names = tuple(name for name in solution.names if name)
+    values, jacobian = solution.values[~is_piece], solution.jacobian[:, ~is_piece]
+    if not is_piece.any():
+        return names, values, jacobian
+    curve = solution.jacobian[:, is_piece] @ solution.values[is_piece]
+    return (*names, "curve_scale"), np.append(values, 1.0), np.column_stack((jacobian, curve))
 
 
 def _r_squared(residuals: Sequence[Residual]) -> float:
