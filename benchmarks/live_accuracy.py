@@ -1,28 +1,38 @@
 """How near the twin comes to a real vLLM server on this machine.
 
-    python benchmarks/live_accuracy.py --engine-python PYTHON --model DIR [--out DIR]
+    python benchmarks/live_accuracy.py --engine-python PYTHON --model DIR [--rounds 3] [--out DIR]
 
-starts one vLLM server (CPU backend, or GPU with --gpu) and learns its step times twice: from its
-steps (`dynosim calibrate --url`), and from the log of one recorded run (`dynosim calibrate
---measurements`). Then it offers load at several shares of the throughput that the twin says the
-server sustains, and workloads of another kind than the recorded one: longer prompts, shared
-prefixes, and so little KV memory that sequences are preempted. Every measured run is held against
-the predictions of both. Everything else on the machine should be quiet. What --out already holds
-is not measured again.
+starts one vLLM server (CPU backend, or GPU with --gpu) and another that has so little KV memory
+that sequences are preempted; only one of them works at a time. Step times are learned twice: from
+steps (`dynosim calibrate --url`), and from request logs alone (`dynosim calibrate --measurements`),
+those
+of one workload that is called *recorded*. Then both predict workloads of other kinds: another rate,
+longer prompts, shared prefixes, little memory.
+
+The speed of a machine drifts. So workloads take turns, in several rounds with other requests in
+each, and what is compared are statistics over the requests of all rounds; the range of a single
+round tells how much the machine drifts. Everything else on it should be quiet. What --out already
+holds is not measured again: --rounds 1, then --rounds 2 goes on with the second.
 """
 
 import argparse
 import json
 import signal
 import sys
+import urllib.request
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import yaml
-from live_engine import BLOCK_SIZE, Engine, dynosim, server, take_precedence
+from live_engine import BLOCK_SIZE, Engine, dynosim, no_idle_cpu, server, take_precedence
 
 from dynosim.config import load_run
+from dynosim.metrics.tables import request_table
 from dynosim.runner import run
 from dynosim_runtime.calibration.command import calibrate_url
 from dynosim_runtime.calibration.measure import MeasurementPlan
@@ -40,14 +50,8 @@ POINTS = MeasurementPlan(
 )
 """What the workloads below need of step times, in less time than all of it takes."""
 
-COLUMNS = {
-    "out tok/s": "output_throughput_tok_s",
-    "TTFT": "mean_ttft_ms",
-    "ITL": "mean_itl_ms",
-    "e2e": "mean_e2e_latency_ms",
-    "p99 TTFT": "p99_ttft_ms",
-    "p99 e2e": "p99_e2e_latency_ms",
-}
+GAP_MS = 60_000.0
+"""Between the runs of a log that was put together from several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +63,7 @@ class Workload:
     isl: int = 120
     osl: int = 40
     shared_prefix_ratio: float = 0.3
+    is_tight: bool = False  # on the server with little memory
 
     def section(self, num_requests: int, rate_rps: float) -> dict[str, object]:
         """The `workload` of a plan."""
@@ -75,13 +80,15 @@ class Workload:
         }
 
 
-LOADS = tuple(Workload(name=f"load {round(100 * s)} %", share=s) for s in (0.3, 0.5, 0.7))
-RECORDED = Workload(name="recorded", share=0.6)
-OTHERS = (
+RECORDED = Workload(name="recorded", share=0.5)
+WORKLOADS = (
+    RECORDED,
+    Workload(name="lower rate", share=0.3),
+    Workload(name="higher rate", share=0.7),
     Workload(name="longer prompts", share=0.5, isl=240, osl=25),
     Workload(name="shared prefixes", share=0.5, isl=240, shared_prefix_ratio=0.8),
+    Workload(name="tight memory", share=0.6, isl=100, osl=80, is_tight=True),
 )
-TIGHT = Workload(name="tight memory", share=0.8, isl=100, osl=80)
 TIGHT_BLOCKS, TIGHT_LENGTH = 42, 1280  # a request must fit
 
 
@@ -89,33 +96,38 @@ def main() -> int:
     """Runs all of it; returns the exit code."""
     arguments = _arguments()
     take_precedence()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the server must end with us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers must end with us
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    engine = Engine(
+    ample = Engine(
         python=arguments.engine_python,
         model=arguments.model,
         dtype=arguments.dtype,
         is_gpu=arguments.gpu,
     )
-    steps, log = out / "timing.steps.json", out / "timing.log.json"
-    rows: list[dict[str, Any]] = []
-    with server(engine, out / "vllm.log") as url:
-        if not steps.exists():
-            calibrate_url(url, out=steps, model=str(engine.model), as_json=False, plan=POINTS)
-        bench = Bench(engine, out, arguments.requests, {"steps": steps})
-        for workload in (*LOADS, RECORDED):
-            rows += bench.measure(workload, url)
-        recorded = bench.folder(RECORDED) / "measurements.jsonl"
-        options = ("--fit-fraction", 1.0, "--out", log)
-        if dynosim("calibrate", "--measurements", recorded, *options) != 0:
-            return 1
-        bench = replace(bench, timings={"steps": steps, "log": log})
-        for workload in OTHERS:
-            rows += bench.measure(workload, url)
-    tight = replace(engine, num_gpu_blocks=TIGHT_BLOCKS, max_model_len=TIGHT_LENGTH)
-    with server(tight, out / "vllm.tight.log") as url:
-        rows += replace(bench, engine=tight).measure(TIGHT, url)
+    tight = replace(ample, num_gpu_blocks=TIGHT_BLOCKS, max_model_len=TIGHT_LENGTH)
+    bench = Bench({False: ample, True: tight}, out, arguments.requests, arguments.rounds)
+    with ExitStack() as running:
+        if not ample.is_gpu:
+            running.enter_context(no_idle_cpu())
+        urls = {
+            is_tight: running.enter_context(server(engine, out / f"vllm.{name}.log"))
+            for name, is_tight, engine in (("ample", False, ample), ("tight", True, tight))
+        }
+        if not bench.steps.exists():
+            model = str(ample.model)
+            calibrate_url(urls[False], out=bench.steps, model=model, as_json=False, plan=POINTS)
+        for index in range(arguments.rounds):
+            for workload in WORKLOADS:
+                bench.measure(workload, index, urls[workload.is_tight])
+    log = bench.joined_log()
+    if dynosim("calibrate", "--measurements", log, "--fit-fraction", 1.0, "--out", bench.log) != 0:
+        return 1
+    rows = [
+        bench.judge(workload, name, timing)
+        for workload in WORKLOADS
+        for name, timing in (("steps", bench.steps), ("log", bench.log))
+    ]
     print("\n" + table(rows))
     (out / "summary.json").write_text(json.dumps(rows, indent=2) + "\n")
     return 0
@@ -128,61 +140,58 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--gpu", action="store_true", help="vLLM's own choices of a GPU")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--out", type=Path, default=Path("results/live_accuracy"))
-    parser.add_argument("--requests", type=int, default=100, help="per workload")
+    parser.add_argument("--requests", type=int, default=80, help="per workload and round")
+    parser.add_argument("--rounds", type=int, default=3)
     return parser.parse_args()
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """One engine and the timing files whose predictions are judged."""
+    """Two engines that differ in memory, and the folder of what was measured on them."""
 
-    engine: Engine
+    engines: dict[bool, Engine]  # by: is it the one with little memory
     out: Path
     num_requests: int
-    timings: dict[str, Path]  # by name; the first one tells what the engine sustains
+    num_rounds: int
 
-    def folder(self, workload: Workload) -> Path:
-        """Where a workload's results are."""
-        return self.out / workload.name.replace(" ", "-").replace("%", "percent")
+    @property
+    def steps(self) -> Path:
+        """Step times measured as such."""
+        return self.out / "timing.steps.json"
 
-    def measure(self, workload: Workload, url: str) -> list[dict[str, Any]]:
-        """Offers a workload to the server; one row for each timing file's prediction."""
-        folder = self.folder(workload)
+    @property
+    def log(self) -> Path:
+        """Step times fitted to request logs."""
+        return self.out / "timing.log.json"
+
+    def folder(self, workload: Workload, index: int) -> Path:
+        """Where the results of one round are."""
+        return self.out / f"{workload.name.replace(' ', '-')}.{index}"
+
+    def measure(self, workload: Workload, index: int, url: str) -> None:
+        """Offers a round's requests to the server, unless that has been done."""
+        folder = self.folder(workload, index)
+        if (folder / "validation.json").exists():
+            return
         folder.mkdir(exist_ok=True)
         plan = folder / "run.yaml"
-        self._write_plan(plan, workload, 1.0)
+        self._write_plan(plan, workload, index, 1.0)
         rate_rps = round(workload.share * self._sustained_rps(plan), 3)
-        self._write_plan(plan, workload, rate_rps)
-        results = folder / "validation.json"
-        if not results.exists() and dynosim("validate", plan, "--url", url, "--out", folder) != 0:
+        self._write_plan(plan, workload, index, rate_rps)
+        before = preemptions(url)
+        if dynosim("validate", plan, "--url", url, "--out", folder) != 0:
             raise SystemExit(1)
-        measured = json.loads(results.read_text())["measured"]
-        return [
-            {
-                "workload": workload.name,
-                "rate_rps": rate_rps,
-                "timing": name,
-                "measured": {key: measured[key] for key in COLUMNS.values()},
-                **self._prediction(plan, path),
-            }
-            for name, path in self.timings.items()
-        ]
+        (folder / "preemptions.json").write_text(json.dumps(preemptions(url) - before))
 
-    def _prediction(self, plan: Path, timing: Path) -> dict[str, Any]:
-        report = run(load_run(plan, [f"timing.file={timing.resolve()}"])).report
-        return {
-            "predicted": {key: report[key] for key in COLUMNS.values()},
-            "predicted_preemptions": report["preemptions"],
-        }
-
-    def _write_plan(self, plan: Path, workload: Workload, rate_rps: float) -> None:
-        first = next(iter(self.timings.values()))
+    def _write_plan(self, plan: Path, workload: Workload, index: int, rate_rps: float) -> None:
+        engine = self.engines[workload.is_tight]
         sections = {
             "name": workload.name,
-            "model": str(self.engine.model.resolve()),
+            "seed": index,
+            "model": str(engine.model.resolve()),
             "workload": workload.section(self.num_requests, rate_rps),
-            "engine": self.engine.section(),
-            "timing": {"kind": "fitted", "file": str(first.resolve())},
+            "engine": engine.section(),
+            "timing": {"kind": "fitted", "file": str(self.steps.resolve())},
             "router": {"mode": "round-robin"},
         }
         plan.write_text(yaml.safe_dump(sections, sort_keys=False))
@@ -190,25 +199,104 @@ class Bench:
     def _sustained_rps(self, plan: Path) -> float:
         """Throughput of the twin when requests never lack."""
         crowd = ["workload.synthetic.rate_rps=null", "workload.synthetic.arrival=closed",
-                 f"workload.concurrency={self.engine.max_num_seqs}"]  # fmt: skip
+                 f"workload.concurrency={self.engines[False].max_num_seqs}"]  # fmt: skip
         return float(run(load_run(plan, crowd)).report["request_throughput_rps"])
+
+    def joined_log(self) -> Path:
+        """The logs of all rounds of the recorded workload as one, with pauses between."""
+        joined = self.out / "recorded.jsonl"
+        lines: list[str] = []
+        start_ms, first_free_id = 0.0, 0
+        for index in range(self.num_rounds):
+            source = self.folder(RECORDED, index) / "measurements.jsonl"
+            setup, *rows = map(json.loads, source.read_text().splitlines())
+            lines += [] if lines else [json.dumps(setup)]
+            lines += [json.dumps(_moved(row, start_ms, first_free_id)) for row in rows]
+            start_ms += max(row["last_token_ms"] for row in rows) + GAP_MS
+            first_free_id += 1 + max((i for row in rows for i in _ids(row)), default=0)
+        joined.write_text("\n".join(lines) + "\n")
+        return joined
+
+    def judge(self, workload: Workload, name: str, timing: Path) -> dict[str, Any]:
+        """Statistics of all rounds, measured and predicted."""
+        folders = [self.folder(workload, index) for index in range(self.num_rounds)]
+        measured = [pl.read_parquet(folder / "requests.parquet") for folder in folders]
+        runs = [
+            run(load_run(folder / "run.yaml", [f"timing.file={timing.resolve()}"]))
+            for folder in folders
+        ]
+        predicted = [request_table(one.result, one.trace) for one in runs]
+        single = [statistics([m])["mean e2e"] / statistics([p])["mean e2e"] for m, p in
+                  zip(measured, predicted, strict=True)]  # fmt: skip
+        return {
+            "workload": workload.name,
+            "timing": name,
+            "measured": statistics(measured),
+            "predicted": statistics(predicted),
+            "rounds_mean_e2e_error": [1 / ratio - 1 for ratio in single],
+            "preemptions": sum(
+                json.loads((folder / "preemptions.json").read_text()) for folder in folders
+            ),
+            "predicted_preemptions": sum(one.report["preemptions"] for one in runs),
+        }
+
+
+def _ids(row: dict[str, Any]) -> list[int]:
+    ids: list[int] = row[f"hash_ids_{BLOCK_SIZE}"]
+    return ids
+
+
+def _moved(row: dict[str, Any], by_ms: float, first_id: int) -> dict[str, Any]:
+    """A line of a log, later; its prompt has nothing in common with those of other rounds."""
+    times = ("arrival_ms", "first_token_ms", "last_token_ms")
+    ids = [first_id + one for one in _ids(row)]
+    return row | {name: row[name] + by_ms for name in times} | {f"hash_ids_{BLOCK_SIZE}": ids}
+
+
+def preemptions(url: str) -> int:
+    """How many the server has had."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as page:
+        lines = page.read().decode().splitlines()
+    counts = [line for line in lines if line.startswith("vllm:num_preemptions_total")]
+    return int(sum(float(line.split()[-1]) for line in counts))
+
+
+def statistics(tables: list[pl.DataFrame]) -> dict[str, float]:
+    """Over the requests of all rounds; throughput over their durations."""
+    rows = pl.concat([one.select(*_COLUMNS).cast(pl.Float64) for one in tables])
+    duration_ms = sum(
+        float(one["finish_ms"].max() - one["arrival_ms"].min())  # type: ignore[operator]
+        for one in tables
+    )
+    ttft = (rows["first_token_ms"] - rows["arrival_ms"]).to_numpy()
+    e2e = (rows["finish_ms"] - rows["arrival_ms"]).to_numpy()
+    gaps = np.maximum(rows["output_tokens"].to_numpy() - 1, 1)
+    p99 = partial(np.percentile, q=99)
+    return {
+        "out tok/s": 1000 * float(rows["output_tokens"].sum()) / duration_ms,
+        "mean TTFT": float(ttft.mean()),
+        "mean TPOT": float(((e2e - ttft) / gaps)[gaps > 1].mean()),
+        "mean e2e": float(e2e.mean()),
+        "p99 TTFT": float(p99(ttft)),
+        "p99 e2e": float(p99(e2e)),
+    }
+
+
+_COLUMNS = ("arrival_ms", "first_token_ms", "finish_ms", "output_tokens")
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Errors of all predictions, in Markdown."""
-    lines = [
-        f"| workload | requests/s | timing from | {' | '.join(COLUMNS)} | preemptions |",
-        "|---" * (len(COLUMNS) + 4) + "|",
-    ]
+    names = list(rows[0]["measured"])
+    heads = ["workload", "timing from", *names, "mean e2e of single rounds", "preemptions"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
-        errors = [
-            f"{100 * (row['predicted'][key] / row['measured'][key] - 1):+.1f} %"
-            for key in COLUMNS.values()
-        ]
-        lines.append(
-            f"| {row['workload']} | {row['rate_rps']:.2f} | {row['timing']} | "
-            f"{' | '.join(errors)} | {row['predicted_preemptions']} |"
-        )
+        errors = [f"{100 * (row['predicted'][n] / row['measured'][n] - 1):+.1f} %" for n in names]
+        low, high = min(row["rounds_mean_e2e_error"]), max(row["rounds_mean_e2e_error"])
+        counts = f"{row['preemptions']}, predicted {row['predicted_preemptions']}"
+        cells = [row["workload"], row["timing"], *errors,
+                 f"{100 * low:+.1f} to {100 * high:+.1f} %", counts]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -1,7 +1,9 @@
 """One real vLLM server for measurements, and what of this machine it gets."""
 
 import json
+import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,12 +19,20 @@ READY_TIMEOUT_S = 300.0
 NICENESS = -10
 BLOCK_SIZE = 32
 MAX_MODEL_LEN = 4096
+CPU_FLAGS = (
+    "--enforce-eager",
+    "--no-async-scheduling",
+    "--distributed-executor-backend",
+    "uni",
+)
 CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
+    # With the model in the scheduler's process the scheduler does not spin while it waits for it.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
 
 
@@ -64,7 +74,7 @@ class Engine:
             "--max-num-batched-tokens", str(self.max_num_batched_tokens),
             "--num-gpu-blocks-override", str(self.num_gpu_blocks),
             "--enable-prefix-caching" if self.is_caching else "--no-enable-prefix-caching",
-            *([] if self.is_gpu else ["--enforce-eager", "--no-async-scheduling"]),
+            *([] if self.is_gpu else CPU_FLAGS),
         ]  # fmt: skip
 
 
@@ -107,29 +117,60 @@ def take_precedence(pid: int | None = None) -> None:
 
 
 def give_model_a_cpu(pid: int) -> None:
-    """Keep the process that computes on one CPU and everything else of the servers on the others.
+    """Keep each process that computes on a CPU of its own, and all else on what CPUs are left.
 
-    vLLM's scheduler spins while the model computes; on few CPUs the system else moves the model
-    aside whenever the HTTP server or the client wakes up, and steps vary by half. With more models
-    than that leaves CPUs for, nothing is pinned. `pid` is the process that started all others;
-    those in sessions of their own take precedence, too.
+    The system else moves the model aside whenever the HTTP server or the client wakes up. `pid` is
+    the process that started all others; those in sessions of their own take precedence, too.
     """
     cpus = sorted(os.sched_getaffinity(0))
-    names = {one: Path(f"/proc/{one}/cmdline").read_text() for one in (pid, *_descendants(pid))}
-    models = [one for one, name in names.items() if "VLLM::Worker" in name]
-    can_pin = len(models) < len(cpus)
+    names = {one: Path(f"/proc/{one}/comm").read_text() for one in (pid, *_descendants(pid))}
+    models = [one for one, name in names.items() if name.startswith("VLLM::")]
+    others = cpus[: -len(models)] or cpus
     for one in names:
         take_precedence(one)
-        if can_pin:
-            _pin(one, [cpus[-1 - models.index(one)]] if one in models else cpus[: -len(models)])
-    if can_pin:
-        os.sched_setaffinity(0, cpus[: -len(models)])  # load generators started from here on
+        if len(models) <= len(cpus):
+            _pin(one, [cpus[-1 - models.index(one)]] if one in models else others)
+    if len(models) <= len(cpus):
+        os.sched_setaffinity(0, others)  # load generators started from here on
 
 
 def _pin(pid: int, cpus: list[int]) -> None:
     for thread in Path(f"/proc/{pid}/task").iterdir():
         with suppress(OSError):  # it has ended
             os.sched_setaffinity(int(thread.name), cpus)
+
+
+@contextmanager
+def no_idle_cpu() -> Iterator[None]:
+    """Let no CPU be idle: something that gives way to everything else runs on each.
+
+    Virtual CPUs are often threads of one core, of which each is up to twice as fast while the other
+    sleeps: a model would compute the faster, the less the HTTP server beside it has to do.
+    """
+    processes = [
+        multiprocessing.Process(target=_spin, args=(cpu,), daemon=True)
+        for cpu in os.sched_getaffinity(0)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.terminate()
+
+
+def _spin(cpu: int) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.sched_setaffinity(0, {cpu})
+    os.setsid()  # a session's share of the CPU is its own, and this one's is to be small
+    with suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        Path("/proc/self/autogroup").write_text("19")
+    parent = os.getppid()
+    while os.getppid() == parent:
+        for _ in range(1_000_000):
+            pass
 
 
 def _descendants(pid: int) -> list[int]:
