@@ -50,10 +50,12 @@ def run(
     exact_stepping: bool = False,
     check: bool = False,
     trace: Trace | None = None,
+    prepared: Prepared | None = None,
     router_log: Path | None = None,
     record_kv_events: bool = False,
 ) -> RunOutcome:
-    """Simulate `config`. `trace` is the workload if it has been loaded already.
+    """Simulate `config`. `trace` is the workload if it has been loaded already, `prepared` what
+    `prepare` gives, perhaps with other step times.
 
     `router_log` is a file to write the router's inputs and decisions to, for `replay_log`;
     `record_kv_events` keeps every KV event in the result. `wall_time_ms` in the report is real time
@@ -70,7 +72,7 @@ def run(
         )
     with collector_paused():
         trace = load_trace(config) if trace is None else trace
-        prepared = prepare(config)
+        prepared = prepare(config) if prepared is None else prepared
         if config.engine.max_model_len is None:
             check_requests_fit(trace, prepared.engine)
         routing = routing_spec(

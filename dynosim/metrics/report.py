@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from dynosim.metrics.decode_runs import DecodeTimes
 from dynosim.metrics.gaps import summarize_gaps
+from dynosim.metrics.in_range import in_range_keys
 from dynosim.metrics.percentiles import summarize_sample
 from dynosim.metrics.routing import hit_keys, router_keys, share_keys
-from dynosim.metrics.saturation import judge_saturation
+from dynosim.metrics.saturation import load_of
 from dynosim.metrics.steady import steady_keys
 from dynosim.records import FloatArray, IntArray, RequestLog, RequestStatus, RunResult, StepLog
 
@@ -101,7 +102,7 @@ def summarize(
         **_latency_keys(result, latencies, completed, timing),
         **steady_keys(result, timing, latencies.ttft_ms, latencies.tpot_ms, latencies.e2e_ms, gpus),
         **_goodput(log, latencies, completed, sla, duration_ms),
-        **judge_saturation(result).report_keys(),
+        **load_of(result).report_keys(),
         **_timing_keys(result.steps, timing),
         "num_scheduling_events": result.num_scheduling_events,
         "simulate_wall_ms": result.simulate_wall_ms,
@@ -248,11 +249,9 @@ def _goodput(
 
 
 def _timing_keys(steps: StepLog, timing: ReportTiming) -> dict[str, Any]:
-    total = int(steps.num_steps.sum())
-    in_range = int(timing.steps_in_range(steps).sum()) if total else 0
     return {
         "timing_source": timing.source,
         "timing_description": timing.description,
         "timing_notes": "; ".join(timing.notes) or None,
-        "timing_in_range_share": in_range / total if total else None,
+        **in_range_keys(timing, steps),
     }

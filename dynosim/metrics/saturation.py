@@ -21,11 +21,15 @@ Waiting is from arrival to the start of the first step that computes one of the 
 Requests that were rejected are not offered load. Requests that arrive because another one ended
 (later turns of a session, a closed loop) slow down with the cluster, so only those that the trace's
 clock brings are judged; a run without any, a closed loop, cannot be saturated.
+
+What a cluster sustains is what its workers make while something waits for them (`load_of`).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dynosim.metrics.percentiles import median
 from dynosim.records import FloatArray, RequestLog, RequestStatus, RunResult
@@ -56,6 +60,113 @@ class Saturation:
             "saturation_backlog_share": self.backlog_share,
             "saturation_drain_ms": self.drain_ms,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Whether a run kept up, and what it sustained while requests waited."""
+
+    verdict: Saturation
+    sustained_tok_s: float | None  # output tokens a second; None: nothing ever waited
+    collapse_ms: float | None  # since when a queue did not empty before the last arrival
+
+    @property
+    def is_saturated(self) -> bool:
+        """Whether more load was offered than sustained."""
+        return self.verdict.is_saturated
+
+    @property
+    def reason(self) -> str:
+        """What the verdict rests on, in words."""
+        return self.verdict.reason
+
+    def report_keys(self) -> dict[str, object]:
+        """Verdict and figures under the report's key names."""
+        return {
+            **self.verdict.report_keys(),
+            "saturation_sustained_tok_s": self.sustained_tok_s,
+            "saturation_collapse_ms": self.collapse_ms,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a JSON document about a prediction."""
+        return {
+            "saturated": self.is_saturated,
+            "reason": self.reason,
+            "sustained_output_tok_s": self.sustained_tok_s,
+            "time_to_collapse_ms": self.collapse_ms,
+        }
+
+
+def load_of(result: RunResult) -> Load:
+    """The verdict on a run, with what its workers sustained.
+
+    Each worker counts with its output while requests waited for it, there or in the router; one for
+    which none ever did, with all its output (it could have made more). The cluster collapses when
+    the first of its queues no longer empties.
+    """
+    verdict = judge_saturation(result)
+    steps = result.steps
+    in_router = _waits_in_router(result, steps.start_ms)
+    is_waited_for = (steps.num_waiting > 0) | in_router
+    if not is_waited_for.any():
+        return Load(verdict, None, None)
+    sustained, since_ms = 0.0, []
+    last_ms = float(np.nanmax(result.requests.arrival_ms))
+    for worker in np.unique(steps.worker_id).tolist():
+        rows = steps.worker_id == worker
+        sustained += _sustained_tok_s(result, rows, is_waited_for)
+        start_ms = _full_since_ms(steps.start_ms[rows], is_waited_for[rows], last_ms)
+        since_ms += [] if start_ms is None else [start_ms]
+    collapse_ms = min(since_ms) if verdict.is_saturated and since_ms else None
+    return Load(verdict, sustained, collapse_ms)
+
+
+def _sustained_tok_s(
+    result: RunResult, rows: NDArray[np.bool_], is_waited_for: NDArray[np.bool_]
+) -> float:
+    """Output tokens a second of one worker while something waited; else over all of the run.
+
+    A prompt makes a token in its last chunk only: chunks count as much as they do on average.
+    """
+    steps, log = result.steps, result.requests
+    chosen = rows & is_waited_for
+    if chosen.any():
+        busy_ms = float(steps.duration_ms[chosen].sum())
+    else:
+        chosen = rows
+        busy_ms = float((steps.start_ms + steps.duration_ms).max())
+    worker = int(steps.worker_id[rows][0])
+    num_first = int((~np.isnan(log.first_token_ms) & (log.worker_id == worker)).sum())
+    num_chunks = max(int(steps.num_prefills[rows].sum()), 1)
+    first_tokens = float(steps.num_prefills[chosen].sum()) * min(1.0, num_first / num_chunks)
+    tokens = first_tokens + float((steps.num_decodes * steps.num_steps)[chosen].sum())
+    return tokens * MS_PER_S / busy_ms if busy_ms else 0.0
+
+
+def _full_since_ms(
+    start_ms: FloatArray, is_waited_for: NDArray[np.bool_], last_arrival_ms: float
+) -> float | None:
+    """Start of one worker's first step behind its last one for which nothing waited."""
+    idle = np.flatnonzero((start_ms <= last_arrival_ms) & ~is_waited_for)
+    since = int(idle[-1]) + 1 if len(idle) else 0
+    if since == len(start_ms) or not is_waited_for[since]:
+        return None
+    return float(start_ms[since])
+
+
+def _waits_in_router(result: RunResult, at_ms: FloatArray) -> NDArray[np.bool_]:
+    """Whether a request was queued in the router at each of these times."""
+    routing = result.routing
+    if routing is None:
+        return np.zeros(len(at_ms), np.bool_)
+    log = result.requests
+    queued = (routing.queued_ms > 0) & ~np.isnan(log.dispatch_ms)
+    left_ms = np.sort(log.dispatch_ms[queued])
+    came_ms = np.sort(log.dispatch_ms[queued] - routing.queued_ms[queued])
+    num_queued = np.searchsorted(came_ms, at_ms, side="right")
+    num_queued -= np.searchsorted(left_ms, at_ms, side="right")
+    return np.asarray(num_queued > 0)
 
 
 def judge_saturation(result: RunResult) -> Saturation:

@@ -57,6 +57,12 @@ ENGINE_KEYS: tuple[str, ...] = (
     "timing_description",
     "timing_notes",
     "timing_in_range_share",
+    "timing_in_range_share_prefill_tokens",
+    "timing_in_range_share_prefix_tokens",
+    "timing_in_range_share_num_decodes",
+    "timing_in_range_share_mean_context",
+    "saturation_sustained_tok_s",
+    "saturation_collapse_ms",
     "steady_output_throughput_tok_s",
     "steady_output_tok_s_per_gpu",
 )
