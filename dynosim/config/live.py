@@ -26,8 +26,11 @@ class LiveConfig(Section):
     first_token_timeout_s: Seconds = 300.0
     drain_timeout_s: Seconds = 30.0  # for what is under way when a process is told to stop
     ready_timeout_s: Seconds = 600.0  # for a worker to become ready
-    engine_args: tuple[str, ...] = ()  # more of a real engine's command line; last wins
+    engine_args: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """More of a real engine's command line; what comes last wins. A list, in YAML."""
     engine_env: dict[str, str] = Field(default_factory=dict)  # more variables of a real engine
     router_log: bool = True  # keep the router's inputs and decisions, for replay-log
     router_log_mib: Count = 64  # size of one file of it
     router_log_files: Annotated[int, Field(ge=2, le=10_000)] = 4  # so many are kept
+    process_log_mib: Count = 64  # of a file with the output of a deployment's process
+    process_log_files: Annotated[int, Field(ge=2, le=10_000)] = 4  # so many are kept of each

@@ -2,7 +2,8 @@
 
 FAKES, JSON in the environment, says who misbehaves: {"worker-1": ["exit-3", ...], ...}, one word
 per start, the last one for all later starts: `exit-N` at once, `hang` (never ready), `stubborn`
-(ignores SIGTERM), `helper` (starts a process that moves to a session of its own).
+(ignores SIGTERM), `helper` (starts a process that moves to a session of its own), `talk-N-M` (says
+N lines, then ends with M).
 """
 
 import asyncio
@@ -46,6 +47,11 @@ async def run() -> int:
     if word.startswith("exit-"):
         print("the reason is here", flush=True)
         return int(word.removeprefix("exit-"))
+    if word.startswith("talk-"):
+        _, num_lines, code = word.split("-")
+        print(*(f"line {number} of many, and more words" for number in range(int(num_lines))),
+              sep="\n")  # fmt: skip
+        return int(code)
     if word == "helper":
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"],
                          start_new_session=True)  # fmt: skip

@@ -206,3 +206,19 @@ async def test_a_cancelled_start_leaves_nothing_behind(
     with pytest.raises(asyncio.CancelledError):
         await entering
     watched.assert_nothing_runs()
+
+
+async def test_logs_stay_small_and_the_last_words_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    misbehave(monkeypatch, worker_0=["talk-40000-3"])
+    watched = Watched(tmp_path, plan(workers=1, process_log_mib=1, process_log_files=2))
+    with pytest.raises(LiveError, match="line 39999"):
+        await watched.deployment.__aenter__()
+    logs = tmp_path / "logs"
+    assert sorted(p.name for p in logs.glob("worker-0*")) == ["worker-0.log", "worker-0.log.1"]
+    assert all(path.stat().st_size < (1 << 20) + 1000 for path in logs.glob("worker-0*"))
+    text = (logs / "worker-0.log.1").read_text() + (logs / "worker-0.log").read_text()
+    numbers = [int(line.split()[1]) for line in text.splitlines() if line.startswith("line")]
+    assert numbers[-30_000:] == list(range(10_000, 40_000))
+    watched.assert_nothing_runs()

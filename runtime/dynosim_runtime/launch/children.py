@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.launch.specs import ProcessSpec
@@ -20,28 +21,26 @@ MARK_VARIABLE = "DYNOSIM_PROCESS"
 _PR_SET_PDEATHSIG = 1
 
 
-def start_child(spec: ProcessSpec, log_file: Path, mark: str) -> subprocess.Popen[bytes]:
-    """Start it in a session of its own, its output appended to `log_file`.
+def start_child(spec: ProcessSpec, output: IO[bytes], mark: str) -> subprocess.Popen[bytes]:
+    """Start it in a session of its own; `output` gets what it says.
 
     When we die, however suddenly, it is sent SIGTERM (on Linux). Raises: LiveError if it cannot
     be started.
     """
-    log_file.parent.mkdir(parents=True, exist_ok=True)
     # SPT_NOENV: engines set their title with setproctitle, which would overwrite the mark
     environment = {**os.environ, "SPT_NOENV": "1", **spec.environment, MARK_VARIABLE: mark}
-    with log_file.open("ab") as log:
-        try:
-            return subprocess.Popen(
-                spec.command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-                preexec_fn=_die_with_parent(),
-            )
-        except OSError as error:
-            raise LiveError(f"{spec.name}: cannot start {spec.command[0]}: {error}") from None
+    try:
+        return subprocess.Popen(
+            spec.command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=_die_with_parent(),
+        )
+    except OSError as error:
+        raise LiveError(f"{spec.name}: cannot start {spec.command[0]}: {error}") from None
 
 
 def signal_child(child: subprocess.Popen[bytes], number: signal.Signals) -> None:

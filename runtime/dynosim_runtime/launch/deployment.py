@@ -22,6 +22,7 @@ from dynosim.config import RunConfig, dump_run
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.launch.gpus import assign_gpus
 from dynosim_runtime.launch.options import check_engine_installed
+from dynosim_runtime.launch.process_log import ProcessLog
 from dynosim_runtime.launch.readiness import PROBE_INTERVAL_S, Readiness
 from dynosim_runtime.launch.specs import (
     DYNOSIM,
@@ -183,12 +184,18 @@ class Deployment:
             raise LiveError(f"{self.out}: {error.strerror} (name another --out)") from None
 
     def _supervised(self, spec: ProcessSpec) -> SupervisedProcess:
+        live = self._plan.live
+        log = ProcessLog(
+            self._options.log_file(spec.name),
+            max_bytes=live.process_log_mib << 20,
+            max_files=live.process_log_files,
+        )
         return SupervisedProcess(
             spec,
-            log_file=self._options.log_file(spec.name),
+            log=log,
             mark=f"{self._mark}/{spec.name}",
             probe=self._readiness.wait_for,
-            ready_timeout_s=self._plan.live.ready_timeout_s,
+            ready_timeout_s=live.ready_timeout_s,
             observe=self._changed,
         )
 

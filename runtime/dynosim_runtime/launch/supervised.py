@@ -13,14 +13,13 @@ from typing import NamedTuple
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.launch.children import kill_all, signal_child, start_child
 from dynosim_runtime.launch.lifecycle import Backoff, Event, State, next_state
+from dynosim_runtime.launch.process_log import ProcessLog
 from dynosim_runtime.launch.specs import ProcessSpec
 
 START_ATTEMPTS = 3  # ends in a row, before the deployment has been ready, that end it
 EXIT_BAD_INPUT = 2  # a process that ends so will do so again
 POLL_INTERVAL_S = 0.05
-KILL_WAIT_S = 10.0  # for the system to clear a killed process away
-LOG_TAIL_LINES = 15
-LOG_TAIL_BYTES = 16384
+KILL_WAIT_S = 10.0  # for the system to clear a killed process away, and for its log to be written
 
 Probe = Callable[[ProcessSpec], Awaitable[int | None]]
 """Returns once the process serves; the port it serves on, if known."""
@@ -58,7 +57,7 @@ class SupervisedProcess:
         self,
         spec: ProcessSpec,
         *,
-        log_file: Path,
+        log: ProcessLog,
         mark: str,
         probe: Probe,
         ready_timeout_s: float,
@@ -68,7 +67,7 @@ class SupervisedProcess:
         self.role = spec.role
         self.may_give_up = True  # until the whole deployment is ready
         self._spec = spec
-        self._log_file = log_file
+        self._log = log
         self._mark = mark
         self._probe = probe
         self._ready_timeout_s = ready_timeout_s
@@ -76,6 +75,7 @@ class SupervisedProcess:
         self._state = State.WAITING
         self._backoff = Backoff()
         self._child: subprocess.Popen[bytes] | None = None
+        self._log_writer: subprocess.Popen[bytes] | None = None
         self._port = spec.port
         self._starts = 0
         self._supervision: asyncio.Task[None] | None = None
@@ -96,7 +96,7 @@ class SupervisedProcess:
             pid=child.pid if child is not None and child.returncode is None else None,
             port=self._port,
             restarts=max(0, self._starts - 1),
-            log=self._log_file,
+            log=self._log.path,
         )
 
     def run(self) -> asyncio.Task[None]:
@@ -122,6 +122,7 @@ class SupervisedProcess:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(KILL_WAIT_S):
                 await _end_of(child)
+        await self._end_of_log()
         if self._state is State.STOPPING:
             self._move(Event.EXITED, "killed, since it did not end" if is_late else "stopped")
 
@@ -139,6 +140,7 @@ class SupervisedProcess:
         while True:
             life = await self._live(self._start())
             self.kill()  # what it has left behind
+            await self._end_of_log()
             self._child = None  # its number may soon be another's
             delay_s = self._backoff.next_delay_s(life.healthy_s)
             if self.may_give_up and (life.is_hopeless or self._backoff.failures >= START_ATTEMPTS):
@@ -150,7 +152,10 @@ class SupervisedProcess:
 
     def _start(self) -> subprocess.Popen[bytes]:
         try:
-            child = start_child(self._spec, self._log_file, self._mark)
+            writer = self._log_writer = self._log.start_writer()
+            assert writer.stdin is not None, "it is a pipe"
+            with writer.stdin as output:
+                child = start_child(self._spec, output, self._mark)
         except LiveError:
             self._move(Event.GIVEN_UP, "cannot be started")
             raise
@@ -182,11 +187,23 @@ class SupervisedProcess:
             ended.cancel()
             ready.cancel()
 
+    async def _end_of_log(self) -> None:
+        """Returns when all that it and its children have said is written."""
+        writer = self._log_writer
+        if writer is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(KILL_WAIT_S):
+                await _end_of(writer)
+        if writer.poll() is None:  # somebody unknown to us still holds the other end
+            writer.kill()
+            writer.wait()
+
     def _last_words(self, reason: str) -> str:
         attempts = f", {self._starts} times" if self._starts > 1 else ""
-        tail = last_lines(self._log_file)
+        tail = self._log.last_lines()
         said = "\n".join(f"  {line}" for line in tail) if tail else "  (nothing)"
-        return f"{self.name}: {reason}{attempts}. Its log {self._log_file} ends with:\n{said}"
+        return f"{self.name}: {reason}{attempts}. Its log {self._log.path} ends with:\n{said}"
 
     def _move(self, event: Event, text: str) -> None:
         before = self._state
@@ -206,14 +223,3 @@ def _reason(child: subprocess.Popen[bytes]) -> str:
     if code is not None and code < 0:
         return f"ended by {signal.Signals(-code).name}"
     return f"ended with exit code {code}"
-
-
-def last_lines(log_file: Path, num_lines: int = LOG_TAIL_LINES) -> list[str]:
-    """The end of a log, without blank lines; empty if there is none."""
-    try:
-        with log_file.open("rb") as log:
-            log.seek(max(0, log_file.stat().st_size - LOG_TAIL_BYTES))
-            text = log.read().decode("utf-8", "replace")
-    except OSError:
-        return []
-    return [line for line in text.splitlines() if line.strip()][-num_lines:]
