@@ -15,8 +15,10 @@ from dynosim.validate.prior import STEP_OVERHEAD_MS
 from dynosim.validate.replay import replay
 from dynosim.validate.scores import mean_absolute_error, scores
 
-_HOST = ("overhead_ms", "prompt_step_ms", "per_decode_ms", "ingress_ms", "egress_ms")
-_KERNELS = (
+HOST = ("overhead_ms", "prompt_step_ms", "per_decode_ms", "ingress_ms", "egress_ms")
+"""Constants of what the host adds."""
+
+KERNELS = (
     "curve_scale",
     "weights_ms",
     "per_token_ms",
@@ -24,6 +26,8 @@ _KERNELS = (
     "mixed_context_token_ms",
     "per_pair_ms",
 )
+"""Constants of what the device computes."""
+
 _SEARCH_ROUNDS = 40
 
 
@@ -66,8 +70,8 @@ def attribute(
     other_loop = replace(blind_spec, async_scheduling=not blind_spec.async_scheduling)
     errors = {
         "none": error(blind, blind_spec),
-        "step time": error(_swapped(blind, fitted, _KERNELS), blind_spec),
-        "host overhead": error(_swapped(blind, fitted, _HOST), blind_spec),
+        "step time": error(swapped(blind, fitted, KERNELS), blind_spec),
+        "host overhead": error(swapped(blind, fitted, HOST), blind_spec),
         "scheduling": error(blind, other_loop),
     }
     if given_spec is not None:
@@ -80,7 +84,8 @@ def attribute(
     return errors
 
 
-def _swapped(base: Fit, other: Fit, names: tuple[str, ...]) -> Fit:
+def swapped(base: Fit, other: Fit, names: tuple[str, ...]) -> Fit:
+    """`base` with some constants of another fit of the same form."""
     changes = {name: getattr(other.parameters, name) for name in names}
     return replace(base, parameters=replace(base.parameters, **changes))
 

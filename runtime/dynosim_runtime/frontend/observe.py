@@ -73,6 +73,8 @@ def worker_rows(generator: LiveGenerator) -> dict[str, object]:
                 "url": card.url,
                 "role": card.role,
                 "is_draining": card.is_draining,
+                "block_size": card.block_size,
+                "total_kv_blocks": card.total_kv_blocks,
                 "active_requests": sum(router.load.num_requests[slot] for slot in known),
                 "active_blocks": sum(router.load.blocks(slot) for slot in known),
             }
