@@ -44,6 +44,7 @@ class WorkerCard(msgspec.Struct, frozen=True, kw_only=True):
     topology: Mapping[str, str] = {}
     events: tuple[EventSource, ...] = ()  # by data-parallel rank; empty: none published
     accepts_priority: bool = False  # the engine schedules by priority; others refuse it
+    speedup: float = 1.0  # of a simulated engine: its steps take so many times less
     pid: int | None = None
     is_draining: bool = False  # serves what it has, takes nothing new
 

@@ -59,6 +59,18 @@ def test_prefill_load_decays_by_the_plans_step_times(tmp_path: Path, is_logged: 
         assert verdict.is_equal and verdict.num_decisions == 2
 
 
+def test_prefill_load_decays_as_fast_as_simulated_engines_compute(tmp_path: Path) -> None:
+    routing = LiveRouting(plan(router={"mode": "kv", "prefill_load_model": "timing"}), tmp_path)
+    routing.router.add_worker(WorkerCard(1, BLOCK))
+    routing.follow_speedups([])
+    routing.follow_speedups([4.0, 8.0])
+    routing.router.submit(ask("a", 0, 90), 0.0)
+    assert routing.router.load.active_prefill_tokens(12.5) == [45]  # of (10 + 90) / 4 ms
+    routing.router.submit(ask("b", 500, 90), 15.0)
+    routing.close()
+    assert replay_log(tmp_path / "router").is_equal
+
+
 def test_guesses_bounded_by_capacity_know_the_size_of_the_cache() -> None:
     config = plan(router={"mode": "kv", "use_kv_events": False, "approximate_cache_policy": "lru"})
     router = LiveRouting(config, None).router

@@ -177,7 +177,7 @@ class Frontend:
                 follows_events=self._routing.follows_events,
                 num_in_hand=generator.num_in_hand,
                 on_lost=generator.lose_worker,
-                on_change=lambda: self._show_model(fleet),
+                on_change=lambda: self._follow(fleet),
             )
             stack.push_async_callback(fleet.close)
             stack.push_async_callback(self._discovery.close)
@@ -199,8 +199,9 @@ class Frontend:
             extra_routes=status_routes(self._metrics, generator),
         )
 
-    def _show_model(self, fleet: Fleet) -> None:
+    def _follow(self, fleet: Fleet) -> None:
         """The model is served as long as a worker is there for it."""
+        self._routing.follow_speedups(card.speedup for card in fleet.cards.values())
         lengths = [card.max_model_len for card in fleet.cards.values()]
         if lengths:
             self._models.add(self._model, self._tokenizer, min(lengths))

@@ -24,7 +24,7 @@ MAX_UNANSWERED = 2  # probes in a row, until what a departed worker has in hand 
 log = logging.getLogger(__name__)
 Probe = Callable[[WorkerCard], Awaitable[bool]]
 Stay = tuple[int, int]
-"""A worker, and how often it has joined: one that comes back is given another try."""
+"""A worker and the number of its joining: one that comes back is given another try."""
 
 
 def _life(card: WorkerCard) -> tuple[int, int | None, str]:
@@ -67,7 +67,8 @@ class Fleet:
         self._fenced: dict[int, asyncio.Task[None]] = {}
         self._checks: dict[int, asyncio.Task[None]] = {}
         self._refused: set[tuple[int, int | None, str]] = set()
-        self._num_joins: dict[int, int] = {}
+        self._num_joins = 0  # of all workers
+        self._stays: dict[int, Stay] = {}  # of the workers in use
         self._parting: set[asyncio.Task[None]] = set()
 
     @property
@@ -82,7 +83,7 @@ class Fleet:
 
     def stay_of(self, worker_id: int) -> Stay:
         """The present stay of a worker."""
-        return worker_id, self._num_joins.get(worker_id, 0)
+        return self._stays.get(worker_id, (worker_id, 0))
 
     def update(self, cards: Mapping[int, WorkerCard]) -> None:
         """All live cards, as discovery shows them now."""
@@ -166,7 +167,8 @@ class Fleet:
             log.error("worker %s is not used: %s", card.name, error)
             return
         self.cards[card.worker_id] = card
-        self._num_joins[card.worker_id] = self._num_joins.get(card.worker_id, 0) + 1
+        self._num_joins += 1
+        self._stays[card.worker_id] = (card.worker_id, self._num_joins)
         log.info("worker %s joined (%s, %s)", card.name, card.engine, card.url)
         if self._follows_events:
             for rank, source in enumerate(card.events):
@@ -182,6 +184,7 @@ class Fleet:
         fence = self._fenced.pop(worker_id, None)
         if fence is not None:
             fence.cancel()
+        self._stays.pop(worker_id, None)
         card = self.cards.pop(worker_id, None)
         if card is None:
             return

@@ -1,5 +1,6 @@
 """From a plan to the live router: the twin's settings, with hash indexes and a log on disk."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from dynosim.cluster.prefill_estimate import StepTimeEstimator
@@ -9,6 +10,7 @@ from dynosim.config.schema import RunConfig
 from dynosim.indexer.make import IndexSpec
 from dynosim.rotating_log import RotatingLog
 from dynosim.router.kv_router import KvRouter
+from dynosim.router.prefill_load import PrefillEstimator
 from dynosim.routing_config import routing_spec
 from dynosim.runner import prepare
 
@@ -21,7 +23,7 @@ class LiveRouting:
     """
 
     def __init__(self, config: RunConfig, out: Path | None) -> None:
-        spec, index = _spec(config)
+        spec, index, self._estimator = _spec(config)
         self.block_size = config.engine.block_size
         self.follows_events = spec.follows_caches
         self.tracks_output = config.router.track_output_blocks
@@ -40,6 +42,15 @@ class LiveRouting:
             spec.settings, index, policy=config.router.policy, estimator=spec.estimator
         )
 
+    def follow_speedups(self, speedups: Iterable[float]) -> None:
+        """Simulated workers compute so many times faster than the plan says: so does load decay.
+
+        The slowest counts; none changes nothing. Decisions already made stay.
+        """
+        slowest = min(speedups, default=None)
+        if slowest is not None and self._estimator is not None:
+            self._estimator.speedup = slowest
+
     def maintain(self) -> None:
         """Keep the log going; call between the router's inputs."""
         if self._log is not None:
@@ -51,17 +62,32 @@ class LiveRouting:
             self._log.close()
 
 
-def _spec(config: RunConfig) -> tuple[RoutingSpec, IndexSpec]:
-    """How the plan routes, and the index that it needs."""
+class HurriedEstimator:
+    """Prefill times on the frontend's clock, of engines that simulate faster than real time."""
+
+    def __init__(self, estimator: PrefillEstimator) -> None:
+        self.speedup = 1.0
+        self._estimator = estimator
+
+    def predict_ms(self, new_tokens: int, cached_tokens: int) -> float | None:
+        """See `PrefillEstimator`."""
+        predicted_ms = self._estimator.predict_ms(new_tokens, cached_tokens)
+        return None if predicted_ms is None else predicted_ms / self.speedup
+
+
+def _spec(config: RunConfig) -> tuple[RoutingSpec, IndexSpec, HurriedEstimator | None]:
+    """How the plan routes, the index that it needs, and what predicts prefill times."""
     estimator, capacity_blocks = None, None
     if _depends_on_engine(config.router):
         prepared = prepare(config)
-        estimator = StepTimeEstimator(prepared.timing, config.engine.max_num_batched_tokens)
+        estimator = HurriedEstimator(
+            StepTimeEstimator(prepared.timing, config.engine.max_num_batched_tokens)
+        )
         capacity_blocks = prepared.engine.usable_blocks
     spec = routing_spec(
         config.router, block_size=config.engine.block_size, seed=config.seed, estimator=estimator
     )
-    return spec, hash_index_spec(spec, capacity_blocks)
+    return spec, hash_index_spec(spec, capacity_blocks), estimator
 
 
 def _depends_on_engine(router: RouterConfig) -> bool:

@@ -83,6 +83,7 @@ class MockWorker:
         """
         if not speedup > 0:
             raise ConfigError(f"--speedup: {speedup}; use a number above 0")
+        self.speedup = speedup
         prepared = prepare(config)
         spec, timing = prepared.engine, prepared.timing
         if on_cpu:

@@ -88,6 +88,7 @@ class MockServed:
             device=self._device,
             events=endpoint.events,
             accepts_priority=endpoint.accepts_priority,
+            speedup=self._worker.speedup,
             pid=os.getpid(),
         )
 
