@@ -30,12 +30,13 @@ def next_token(position: int) -> int:
 class ScriptedEngine:
     """Answers every request; `dies_after[name]` tokens break a worker's streams, once each.
 
-    `hangs` names workers that never answer. `requests` and `closed` tell what was asked for and
+    `hangs` names workers that never answer, `hangs_after` those that stop to. `requests` and `closed` tell what was asked for and
     which requests were closed before their end.
     """
 
     dies_after: dict[str, int] = field(default_factory=dict)
     hangs: set[str] = field(default_factory=set)
+    hangs_after: dict[str, int] = field(default_factory=dict)
     error: Exception | None = None
     requests: list[tuple[str, EngineRequest]] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
@@ -52,6 +53,8 @@ class ScriptedEngine:
             for i in range(count):
                 if i == dies_after:
                     raise EngineLostError(f"{card.name} died")
+                if i == self.hangs_after.get(card.name):
+                    await asyncio.Event().wait()
                 await asyncio.sleep(0)
                 yield EngineDelta([next_token(start + i)], "length" if i == count - 1 else None)
             yield EngineDelta([], None, cached_tokens=0)
@@ -96,7 +99,7 @@ class Inside:
         self.router = RouterService(router, now_ms)
         self.generator = LiveGenerator(
             self.router,
-            {"mock": engine},
+            {"mock": engine, "vllm": engine},
             live or LiveConfig(),
             FrontendMetrics(namespace="test", model=MODEL),
             now_ms,

@@ -109,6 +109,13 @@ class Generation(Protocol):
 
     def __aiter__(self) -> AsyncIterator[TokenDelta]: ...
 
+    def let_end(self) -> None:
+        """All that is wanted of it has come: it is completed.
+
+        It ends by itself, soon: at once, or when the engine has told what it knows of the request.
+        """
+        ...
+
     async def aclose(self) -> None:
         """Stop; nothing happens if it has ended."""
         ...

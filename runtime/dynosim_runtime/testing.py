@@ -67,16 +67,22 @@ class ScriptedGenerator:
 
 
 class ScriptedGeneration:
-    """See `ScriptedGenerator`. One ms passes per delta; `aclose` sets `is_closed`."""
+    """See `ScriptedGenerator`. One ms passes per delta; `aclose` sets `is_closed`.
+
+    Told to `let_end`, it delivers no more of its script.
+    """
 
     def __init__(self, steps: Sequence[Step], record: RequestRecord) -> None:
         self.record = record
         self.is_closed = False
+        self._may_end = False
         self._steps = steps
 
     async def __aiter__(self) -> AsyncIterator[TokenDelta]:
         now_ms = 1.0
         for step in self._steps:
+            if self._may_end:
+                return
             if isinstance(step, Exception):
                 self.record.status = "failed"
                 raise step
@@ -91,6 +97,11 @@ class ScriptedGeneration:
             if step.finish_reason is not None:
                 self.record.finish_ms, self.record.status = now_ms, "completed"
             yield step
+
+    def let_end(self) -> None:
+        """See `Generation`."""
+        self._may_end = True
+        self.record.status = "completed"
 
     async def aclose(self) -> None:
         """See `Generation`."""

@@ -1,6 +1,7 @@
 """Requests over router and engines: streamed once, whatever happens to the workers."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Hashable, Sequence
 
@@ -104,6 +105,40 @@ async def test_closing_reaches_the_engine() -> None:
     assert inside.in_hand == 0
 
 
+@pytest.mark.parametrize(("engine_kind", "cached_tokens"), [("vllm", 0), ("mock", None)])
+async def test_an_engine_that_finds_the_stop_itself_may_tell_what_it_knows(
+    engine_kind: str, cached_tokens: int | None
+) -> None:
+    engine = ScriptedEngine()
+    inside = Inside(engine)
+    inside.show(card("a", engine=engine_kind))
+    generation = await inside.generator.start(request(max_tokens=100))
+    with contextlib.suppress(ApiError):
+        async for delta in generation:
+            assert delta.token_ids or engine_kind == "vllm"
+            generation.let_end()
+    assert engine.closed == ([] if engine_kind == "vllm" else ["r"])
+    assert generation.record.cached_tokens == cached_tokens
+    assert (generation.record.status, generation.record.output_tokens) == ("completed", 1)
+    assert generation.record.error is None
+    assert inside.in_hand == 0
+
+
+async def test_an_engine_that_does_not_find_the_stop_is_not_waited_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dynosim_runtime.frontend.generation.LET_END_S", 0.01)
+    engine = ScriptedEngine(hangs_after={"a": 3})
+    inside = Inside(engine)
+    inside.show(card("a", engine="vllm"))
+    generation = await inside.generator.start(request(max_tokens=100))
+    with pytest.raises(ApiError, match="nothing more"):
+        async for _ in generation:
+            generation.let_end()
+    assert engine.closed == ["r"]
+    assert generation.record.status == "completed"
+
+
 async def test_closing_a_stream_that_another_task_reads_reaches_the_engine() -> None:
     engine = ScriptedEngine(hangs={"a"})
     inside = Inside(engine, "a")
@@ -134,6 +169,18 @@ async def test_cancelling_the_reader_closes_the_books() -> None:
 @pytest.fixture
 def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet, "PROBE_INTERVAL_S", 0.02)
+
+
+def test_a_worker_that_comes_back_is_another_try_and_nothing_is_kept_of_those_gone() -> None:
+    inside = Inside(ScriptedEngine())
+    stays = set()
+    for number in range(50):
+        names = ("a", f"b{number}")
+        inside.show(*map(card, names))
+        stays |= {inside.fleet.stay_of(worker_id_of(name)) for name in names}
+        inside.show()
+    assert len(stays) == 100
+    assert not inside.fleet._stays
 
 
 @pytest.mark.usefixtures("quick_probes")

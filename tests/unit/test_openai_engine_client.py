@@ -134,6 +134,14 @@ async def test_closing_the_iterator_hangs_up() -> None:
             await gone.wait()
 
 
+@pytest.mark.parametrize(("engine", "stop"), [("vllm", ["a", "b"]), ("mock", None)])
+def test_stop_strings_go_to_engines_that_find_them(engine: str, stop: list[str] | None) -> None:
+    request = EngineRequest(
+        request_id="r", token_ids=[1], sampling=Sampling(max_tokens=3, stop=("a", "b"))
+    )
+    assert completion_body(card("w", engine=engine), request).get("stop") == stop
+
+
 def test_defaults_are_left_to_the_server() -> None:
     body = completion_body(card("w"), REQUEST)
     assert set(body) == {

@@ -8,6 +8,10 @@ import msgspec
 from dynosim_runtime.card import WorkerCard
 from dynosim_runtime.generation import FinishReason, Sampling
 
+FINDING_STOPS = frozenset({"vllm"})
+"""Engines that are given stop strings, too: they end by themselves where the frontend does, and
+then tell the usage, which they tell at their end only."""
+
 
 class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What one engine is asked to do."""

@@ -11,6 +11,7 @@ import msgspec
 
 from dynosim_runtime.card import WorkerCard
 from dynosim_runtime.engines.base import (
+    FINDING_STOPS,
     EngineDelta,
     EngineLostError,
     EngineRefusedError,
@@ -140,6 +141,7 @@ def completion_body(card: WorkerCard, request: EngineRequest) -> dict[str, Any]:
         "repetition_penalty": (
             None if sampling.repetition_penalty == 1.0 else sampling.repetition_penalty
         ),
+        "stop": (list(sampling.stop) or None) if card.engine in FINDING_STOPS else None,
         "stop_token_ids": list(sampling.stop_token_ids) or None,
         "ignore_eos": sampling.ignore_eos or None,
         "cache_salt": request.cache_salt or None,

@@ -65,6 +65,13 @@ class Exchange:
         """All choices have found a worker."""
         return None not in self._fanout.generations
 
+    async def settle(self) -> None:
+        """Returns, soon, when all choices that were stopped have ended in their engines too.
+
+        Only then do their records tell all.
+        """
+        await self._fanout.ended()
+
     def tick(self) -> None:
         """Wake the one who waits for changes."""
         self._inbox.put(Signal.TICK)
@@ -85,12 +92,12 @@ class Exchange:
                 change = changes.get(news.choice)
                 if change is None:
                     change = changes[news.choice] = Change(news.choice)
-                await self._apply(news.what, change)
+                self._apply(news.what, change)
         if self._failure is not None and not any(map(Change.has_gained, changes.values())):
             raise self._failure
         return list(changes.values())
 
-    async def _apply(self, what: TokenDelta | ApiError | None, change: Change) -> None:
+    def _apply(self, what: TokenDelta | ApiError | None, change: Change) -> None:
         output = self.outputs[change.index]
         if what is None:
             change.text += output.finish()
@@ -102,14 +109,13 @@ class Exchange:
             change.text += output.feed(what)
             change.token_ids += output.token_ids[before:]
             if output.stop_text is not None:
-                await self._stop(change)
+                self._stop(change)
 
-    async def _stop(self, change: Change) -> None:
+    def _stop(self, change: Change) -> None:
         """A stop string was found: for the client the answer is complete, the engine goes on."""
         generation = self._fanout.generations[change.index]
         assert generation is not None, "it has given tokens"
-        generation.record.status = "completed"
-        await self._fanout.close_choice(change.index)
+        generation.let_end()
         self._end(change)
 
     def _end(self, change: Change) -> None:

@@ -76,6 +76,12 @@ class Fanout:
             for index, request in enumerate(requests)
         ]
 
+    async def ended(self) -> None:
+        """Returns when all of them have ended by themselves."""
+        pending = [task for task in self._tasks if not task.done()]
+        if pending:
+            await asyncio.wait(pending)
+
     async def close_choice(self, index: int) -> None:
         """End one generation, whatever it is doing; a failure of that is logged."""
         task = self._tasks[index]

@@ -15,6 +15,7 @@ from dynosim.router.kv_router import Decision
 from dynosim.router.refusals import NoEligibleWorkerError, RequestRefusedError
 from dynosim_runtime.card import WorkerCard
 from dynosim_runtime.engines.base import (
+    FINDING_STOPS,
     EngineDelta,
     EngineLostError,
     EngineRefusedError,
@@ -31,6 +32,7 @@ T = TypeVar("T")
 
 RETRY_PLACEMENT_S = 0.25
 MAX_WAIT_FOR_WORKER_S = 30.0  # a request whose worker was lost waits so long for another one
+LET_END_S = 0.2  # for an engine that has found a stop string to tell what it knows
 PASSED_ON = (400, 404, 413, 422)  # an engine's answers that are the client's business
 
 
@@ -53,6 +55,7 @@ class LiveGeneration:
         self._reason: FinishReason | None = None
         self._reader: asyncio.Task[object] | None = None  # waits inside right now
         self._interruption: Exception | None = None
+        self._may_end = False  # nobody waits for more tokens
         self._is_over = False
         self._iterator: AsyncGenerator[TokenDelta, None] | None = None
         live, loop = owner.live, asyncio.get_running_loop()
@@ -73,6 +76,20 @@ class LiveGeneration:
         if self._iterator is not None:
             await self._iterator.aclose()
         self._finish("cancelled", None)
+
+    def let_end(self) -> None:
+        """See `Generation`."""
+        if self._is_over or self._may_end:
+            return
+        self._may_end = True
+        self.record.status = "completed"
+        tells_more = self._card is not None and self._card.engine in FINDING_STOPS
+        if tells_more and self.record.cached_tokens is None:
+            self._deadline.cancel()
+            loop = asyncio.get_running_loop()
+            self._deadline = loop.call_later(LET_END_S, self.interrupt, _no_more())
+        else:
+            self.interrupt(_no_more())
 
     def interrupt(self, reason: Exception) -> None:
         """Break what it waits for now, or will wait for next; `reason` is raised there."""
@@ -194,7 +211,8 @@ class LiveGeneration:
 
     def _is_complete(self) -> bool:
         """Whether the client has all there is to come, though the stream broke."""
-        return self._reason is not None or len(self._tokens) >= self.request.sampling.max_tokens
+        has_all = len(self._tokens) >= self.request.sampling.max_tokens
+        return self._may_end or self._reason is not None or has_all
 
     async def _attempt(self) -> AsyncGenerator[TokenDelta, None]:
         """Tokens from the worker that the request is on, to the end of the engine's stream."""
@@ -210,7 +228,7 @@ class LiveGeneration:
                     self.record.cached_tokens = delta.cached_tokens
                 if delta.finish_reason is not None:
                     self._reason = delta.finish_reason
-                if delta.token_ids:
+                if delta.token_ids and not self._may_end:
                     self._note_tokens(delta.token_ids)
                     yield TokenDelta(delta.token_ids)
         finally:
@@ -304,10 +322,14 @@ class LiveGeneration:
         self._deadline.cancel()
         self._first_deadline.cancel()
         self._leave_worker(is_worker_to_blame=False)
-        if self.record.status != "completed":  # by its consumer, who found a stop string
+        if not self._may_end:
             self.record.status = status
-        self.record.error = None if error is None else error.message
+        self.record.error = None if error is None or self._may_end else error.message
         self._owner.note_end(self)
+
+
+def _no_more() -> ApiError:
+    return ApiError(499, "nothing more is wanted of it", code="cancelled")
 
 
 def _refusal(error: RequestRefusedError) -> ApiError:

@@ -161,6 +161,7 @@ class GenerateRoute:
                 return await _stream(stream, exchange, answer, self._service.limits)
             while not exchange.is_over:
                 await exchange.changes()
+            await exchange.settle()
         await send_json(send, 200, answer.whole(outputs), headers)
         return "success"
 
@@ -224,6 +225,7 @@ async def _write_events(
                 events = answer.begin(exchange.outputs)
             events += _events(answer, exchange, changes)
             if exchange.is_over:
+                await exchange.settle()
                 events += answer.end(exchange.outputs)
             elif alarm.has_rung:
                 if was_quiet and stream.is_open and not events:
