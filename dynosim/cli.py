@@ -90,11 +90,19 @@ def run(
     kv_events: Annotated[
         bool, typer.Option("--kv-events", help="With --out: write and plot all KV events.")
     ] = False,
+    intervals: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Replays for 95 % intervals; 0: none. 16 if the fitted step times have draws.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Simulate one configuration and report on it."""
     from dynosim.cli_run import run_command
 
-    run_command(
+    code = run_command(
         config,
         _with_skip(set_, skip_bad_lines),
         out=out,
@@ -103,7 +111,9 @@ def run(
         check=check,
         router_log=router_log,
         kv_events=kv_events,
+        intervals=intervals,
     )
+    raise typer.Exit(code)
 
 
 @app.command(epilog="Example: dynosim sweep sweeps/qwen.yaml --jobs 2 --out results/qwen")

@@ -1,23 +1,22 @@
-"""`dynosim run`: the terminal table, the JSON document and the files of one run."""
+"""`dynosim run`: the run, how sure it is, the JSON document and the files."""
 
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynosim.atomic import check_folder, text_writer, write_files
+from dynosim.cli_run_text import print_table
 from dynosim.config import dump_run, load_run
 from dynosim.errors import ConfigError
 from dynosim.runner import RunOutcome, run
 
-_LATENCIES = {
-    "TTFT ms": "ttft_ms",
-    "ITL ms": "itl_ms",
-    "TPOT ms": "tpot_ms",
-    "E2E ms": "e2e_latency_ms",
-}
-_STATISTICS = {"mean": "mean", "p50": "median", "p90": "p90", "p95": "p95", "p99": "p99"}
+if TYPE_CHECKING:
+    from dynosim.intervals import Intervals
+
+
+EXIT_INTERRUPTED = 130
 
 
 def run_command(
@@ -30,8 +29,16 @@ def run_command(
     check: bool,
     router_log: Path | None = None,
     kv_events: bool = False,
-) -> None:
-    """Run the file and show the result; with `out`, write it too. Raises: DynosimError."""
+    intervals: int | None = None,
+) -> int:
+    """Run the file and show the result; with `out`, write it too. Returns the exit code.
+
+    `intervals` is the number of replays that tell how sure the result is; None: as many as the step
+    times deserve. Interrupted among them, the result is kept without intervals.
+    Raises: DynosimError.
+    """
+    if intervals == 1:
+        raise ConfigError("--intervals 1: one replay has no spread (use 16 or more, or 0 for none)")
     config = load_run(path, overrides)
     if out is not None:
         check_folder(out)
@@ -44,22 +51,58 @@ def run_command(
         router_log=router_log,
         record_kv_events=kv_events,
     )
-    document = report_document(outcome)
+    try:
+        found = intervals_of(outcome, intervals)
+        code = 0
+    except KeyboardInterrupt:
+        print("interrupted: no intervals", file=sys.stderr)
+        found, code = None, EXIT_INTERRUPTED
+    document = report_document(outcome, found)
     if out is not None:
         write_run(out, outcome, document)
     if as_json:
         sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
     else:
-        print_table(outcome)
+        print_table(outcome, found)
         if out is not None:
             print(f"report: {out / 'report.html'}", file=sys.stderr)
+    return code
 
 
-def report_document(outcome: RunOutcome) -> dict[str, Any]:
-    """report.json: the report, and what is needed to run it again."""
+def intervals_of(outcome: RunOutcome, num_replays: int | None) -> "Intervals | None":
+    """Intervals of the run's metrics; None for no replays. Progress is shown on a terminal."""
+    if num_replays is None and outcome.config.timing.kind != "fitted":
+        return None
+    from dynosim.intervals import default_replays, prediction_intervals
+
+    count = default_replays(outcome.timing) if num_replays is None else num_replays
+    if count == 0:
+        return None
+    shows = sys.stderr.isatty()
+    try:
+        return prediction_intervals(
+            outcome.config,
+            outcome.trace,
+            outcome.timing,
+            num_replays=count,
+            seed=outcome.config.seed,
+            progress=_show_progress if shows else None,
+        )
+    finally:
+        if shows:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _show_progress(done: int, of: int) -> None:
+    print(f"\rreplay {done} of {of} for the intervals", end="", file=sys.stderr, flush=True)
+
+
+def report_document(outcome: RunOutcome, intervals: "Intervals | None" = None) -> dict[str, Any]:
+    """report.json: the report, how sure it is, and what is needed to run it again."""
     trace = outcome.trace
     return {
         **outcome.report,
+        "intervals": None if intervals is None else intervals.to_dict(),
         "name": outcome.config.name,
         "seed": outcome.config.seed,
         "notes": list(outcome.timing.notes),
@@ -120,79 +163,3 @@ def _event_files(outcome: RunOutcome) -> dict[str, Callable[[Path], None]]:
         "kv_events.parquet": lambda path: event_table(log).write_parquet(path),
         "kv_events.png": lambda path: write_event_density_png(path, log, num_workers),
     }
-
-
-def print_table(outcome: RunOutcome) -> None:
-    """The run at a glance, on stdout. Plain text: loading rich would cost a tenth of the time."""
-    if outcome.config.name:
-        print(outcome.config.name)
-    print(f"{'':<9}" + "".join(f"{name:>12}" for name in _STATISTICS))
-    for title, metric in _LATENCIES.items():
-        values = (outcome.report.get(f"{key}_{metric}") for key in _STATISTICS.values())
-        print(f"{title:<9}" + "".join(f"{_number(value):>12}" for value in values))
-    for name, text in _facts(outcome):
-        print(f"{name:<13}{text}")
-    for warning in _warnings(outcome):
-        print(f"warning: {warning}")
-
-
-def _facts(outcome: RunOutcome) -> list[tuple[str, str]]:
-    r = outcome.report
-    share = _percent(r.get("timing_in_range_share"))
-    has_range = r["timing_source"] != "estimated"  # a formula was measured nowhere
-    in_range = f", {share} of steps inside the measured range" if has_range else ""
-    facts = [
-        ("requests", f"{r['completed_requests']:,} of {r['num_requests']:,} completed in "
-         f"{r['duration_ms'] / 1e3:,.1f} s ({_number(r['request_throughput_rps'])}/s)"),
-        ("throughput", f"{_number(r['output_throughput_tok_s'])} output tok/s, "
-         f"{_number(r['total_throughput_tok_s'])} in all"),
-        ("per GPU", f"{_number(r['output_tok_s_per_gpu'])} output tok/s on each of "
-         f"{r['num_gpus']} GPUs ({r['num_workers']} workers of {r['gpus_per_worker']})"),
-        ("per user", f"{_number(r['mean_output_token_throughput_per_user'])} output tok/s"),
-        ("cache reuse", f"{_percent(r['prefix_cache_reused_ratio'])} of prompt tokens"),
-        ("KV cache", f"{r['num_gpu_blocks']:,} blocks of {r['block_size']} per worker "
-         f"({r['kv_capacity_source']}), peak use {_percent(r['peak_kv_usage_share'])}"),
-        ("routing", _routing_fact(outcome)),
-        ("preemptions", f"{r['preemptions']:,}"),
-        ("step times", f"{r['timing_source']}{in_range}: {r['timing_description']}"),
-    ]  # fmt: skip
-    if r.get("sla_attainment") is not None:
-        goodput = f"{_number(r['goodput_rps'])} good requests/s"
-        facts.append(("SLA", f"{_percent(r['sla_attainment'])} of requests within it, {goodput}"))
-    facts.append(("took", f"{r['wall_time_ms'] / 1e3:,.2f} s"))
-    return facts
-
-
-def _routing_fact(outcome: RunOutcome) -> str:
-    r, router = outcome.report, outcome.config.router
-    text = router.policy or router.mode
-    text += f", busiest worker {_percent(r['busiest_worker_request_share'])} of requests"
-    if router.mode == "kv":
-        text += f"; {_percent(r['router_overlap_ratio'])} of prompt tokens expected in cache"
-    if r.get("router_queued_requests"):
-        text += f"; {r['router_queued_requests']:,} waited {_number(r['mean_router_queue_ms'])} ms"
-    return text
-
-
-def _warnings(outcome: RunOutcome) -> list[str]:
-    r = outcome.report
-    counted = (
-        ("rejected_requests", "requests were rejected (see `error` in requests.parquet)"),
-        ("failed_requests", "requests failed"),
-        ("unfinished_requests", "requests were unfinished when the run was cut off"),
-        ("skipped_lines", "bad trace lines were left out"),
-    )
-    warnings = [f"{r[key]:,} {text}" for key, text in counted if r.get(key)]
-    if r.get("saturated"):
-        warnings.append(f"saturated: {r['saturation_reason']}")
-    return [*warnings, *outcome.timing.notes]
-
-
-def _number(value: float | int | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,.1f}" if abs(value) >= 100 else f"{value:,.2f}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"

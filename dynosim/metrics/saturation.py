@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynosim.metrics.percentiles import median
-from dynosim.records import FloatArray, RequestLog, RequestStatus, RunResult
+from dynosim.records import FloatArray, RequestLog, RequestStatus, RunResult, StepLog
 
 NUM_SLICES = 20
 MIN_SLICES = 6
@@ -107,8 +107,7 @@ def load_of(result: RunResult) -> Load:
     """
     verdict = judge_saturation(result)
     steps = result.steps
-    in_router = _waits_in_router(result, steps.start_ms)
-    is_waited_for = (steps.num_waiting > 0) | in_router
+    is_waited_for = _waits_at_worker(steps) | _waits_in_router(result, steps.start_ms)
     if not is_waited_for.any():
         return Load(verdict, None, None)
     sustained, since_ms = 0.0, []
@@ -153,6 +152,19 @@ def _full_since_ms(
     if since == len(start_ms) or not is_waited_for[since]:
         return None
     return float(start_ms[since])
+
+
+def _waits_at_worker(steps: StepLog) -> NDArray[np.bool_]:
+    """Whether a request was queued at the row's worker all through it.
+
+    Whoever came during a row is in its count: only with a queue in the row before, too, is it full.
+    """
+    waits = np.zeros(len(steps.start_ms), np.bool_)
+    for worker in np.unique(steps.worker_id).tolist():
+        rows = np.flatnonzero(steps.worker_id == worker)
+        has_queue = steps.num_waiting[rows] > 0
+        waits[rows[1:]] = has_queue[1:] & has_queue[:-1]
+    return waits
 
 
 def _waits_in_router(result: RunResult, at_ms: FloatArray) -> NDArray[np.bool_]:

@@ -1,6 +1,6 @@
 """The HTML report of one run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +86,8 @@ def run_notes(report: Report, trace: Trace) -> list[Note]:
     if report.get("saturated"):
         notes.append(
             Note(
-                f"Saturated: {report.get('saturation_reason')}. Latencies depend on how long the "
-                "trace is; throughput is what the cluster sustains.",
+                f"Saturated: {report.get('saturation_reason')}. TTFT and end-to-end times depend "
+                f"on how long the trace is{_sustained(report)}.",
                 is_warning=True,
             )
         )
@@ -96,6 +96,16 @@ def run_notes(report: Report, trace: Trace) -> list[Note]:
         text = f"{trace.skipped_lines} bad lines of the trace were skipped, as asked"
         notes.append(Note(text, is_warning=True))
     return notes
+
+
+def _sustained(report: Report) -> str:
+    """What a saturated cluster makes and since when it is full, as far as the report knows."""
+    text = ""
+    if report.get("saturation_sustained_tok_s") is not None:
+        text += f"; it sustains {_value(report, 'saturation_sustained_tok_s')} output tokens/s"
+    if report.get("saturation_collapse_ms") is not None:
+        text += f"; the queue never emptied after {report['saturation_collapse_ms'] / 1e3:,.1f} s"
+    return text
 
 
 def _loss_notes(report: Report) -> list[Note]:
@@ -120,6 +130,11 @@ def _cards(report: Report) -> list[tuple[str, str]]:
         ("preemptions", _value(report, "preemptions")),
         ("GPUs / GPU hours", _pair(report, "num_gpus", "gpu_hours")),
     ]
+    if report.get("saturated"):
+        cards[2] = (
+            "output tokens/s sustained (saturated: TTFT has no steady value)",
+            _value(report, "saturation_sustained_tok_s"),
+        )
     if report.get("sla_attainment") is not None:
         cards.insert(4, ("requests within the SLA", _share(report, "sla_attainment")))
     return cards
@@ -148,10 +163,19 @@ def _share(report: Report, key: str) -> str:
 
 
 def _latency_rows(report: Report) -> list[list[str]]:
-    return [
-        [name, *(number(report.get(f"{statistic}_{metric}"), 4) for statistic in STATISTICS)]
-        for metric, name in _LATENCIES.items()
-    ]
+    """The statistics of each latency and, where they are known, their intervals."""
+    intervals: Mapping[str, Any] = (report.get("intervals") or {}).get("metrics", {})
+    rows = []
+    for metric, name in _LATENCIES.items():
+        keys = [f"{statistic}_{metric}" for statistic in STATISTICS]
+        rows.append([name, *(number(report.get(key), 4) for key in keys)])
+        if any(key in intervals for key in keys):
+            rows.append(["95 % of replays", *(_span(intervals.get(key)) for key in keys)])
+    return rows
+
+
+def _span(bounds: Sequence[float] | None) -> str:
+    return "-" if bounds is None else " to ".join(number(bound, 4) for bound in bounds)
 
 
 def _report_table(report: Report) -> str:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from toy_runs import toy_run
 
-from dynosim.metrics.saturation import Saturation, judge_saturation
+from dynosim.config import RunConfig
+from dynosim.metrics.saturation import Saturation, judge_saturation, load_of
 from dynosim.records import RequestStatus, RunResult
+from dynosim.runner import run
 
 SERVICE_MS = 100.0
 
@@ -116,3 +118,52 @@ def test_later_turns_when_they_slow_down_with_the_cluster_hide_no_overload() -> 
     assert judge_saturation(replace(run, requests=overloaded)).is_saturated
     closed = replace(overloaded, is_timed=np.zeros(1000, bool))
     assert not judge_saturation(replace(run, requests=closed)).is_saturated
+
+
+def cluster_run(rate_rps: float, *, workers: int = 2, **router: object) -> RunResult:
+    config = RunConfig.model_validate(
+        {
+            "workload": {
+                "synthetic": {"requests": 400, "isl": 64, "osl": 20, "rate_rps": rate_rps}
+            },
+            "engine": {"num_gpu_blocks": 2000, "max_num_seqs": 4},
+            "timing": {"kind": "fixed", "prefill_ms": 10.0, "decode_ms": 10.0},
+            "cluster": {"workers": workers},
+            "router": router or {"mode": "round-robin"},
+        }
+    )
+    return run(config).result
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_sustained_is_what_all_workers_make_while_something_waits(workers: int) -> None:
+    most_tok_s = workers * 4 * 100  # seats times steps a second, less the steps of prompts
+    load = load_of(cluster_run(workers * 40.0, workers=workers))
+    assert load.is_saturated
+    assert load.sustained_tok_s is not None
+    assert 0.75 * most_tok_s < load.sustained_tok_s <= most_tok_s
+    assert load.collapse_ms is not None and 0 < load.collapse_ms < 5000
+
+
+def test_a_load_that_is_kept_up_with_has_no_collapse() -> None:
+    load = load_of(cluster_run(10.0))
+    assert not load.is_saturated
+    assert load.collapse_ms is None
+    assert load_of(cluster_run(0.5)).sustained_tok_s is None  # nothing ever waited
+
+
+def test_requests_that_wait_in_the_router_wait_for_the_workers() -> None:
+    queueing = {"mode": "kv", "queue_threshold": 0.01}
+    run_ = cluster_run(80.0, **queueing)
+    assert run_.routing is not None and run_.routing.num_queued > 0
+    load = load_of(run_)
+    assert load.is_saturated
+    assert load.sustained_tok_s is not None and load.collapse_ms is not None
+
+
+def test_chunks_of_one_prompt_are_not_counted_as_tokens() -> None:
+    base = cluster_run(80.0)
+    steps = base.steps
+    chunked = replace(base, steps=replace(steps, num_prefills=3 * steps.num_prefills))
+    whole, cut = load_of(base).sustained_tok_s, load_of(chunked).sustained_tok_s
+    assert whole is not None and cut == pytest.approx(whole)
