@@ -1,18 +1,17 @@
 """How near the twin comes to a real vLLM server on this machine.
 
-    python benchmarks/live_accuracy.py --engine-python PYTHON --model DIR [--rounds 3] [--out DIR]
+    python benchmarks/live_accuracy.py --engine-python PYTHON --model DIR [--rounds 20] [--out DIR]
 
 starts one vLLM server (CPU backend, or GPU with --gpu) and another that has so little KV memory
 that sequences are preempted; only one of them works at a time. Step times are learned twice: from
 steps (`dynosim calibrate --url`), and from request logs alone (`dynosim calibrate --measurements`),
-those
-of one workload that is called *recorded*. Then both predict workloads of other kinds: another rate,
-longer prompts, shared prefixes, little memory.
+those of one workload that is called *recorded*. Then both predict workloads of other kinds: other
+rates, longer prompts, shared prefixes, little memory.
 
-The speed of a machine drifts. So workloads take turns, in several rounds with other requests in
-each, and what is compared are statistics over the requests of all rounds; the range of a single
-round tells how much the machine drifts. Everything else on it should be quiet. What --out already
-holds is not measured again: --rounds 1, then --rounds 2 goes on with the second.
+The speed of a machine drifts within minutes. So workloads take turns, in many short rounds with
+other requests in each, and what is compared are statistics over the requests of all rounds; the
+spread of single rounds tells how much the machine drifts. Everything else on it should be quiet.
+What --out already holds is not measured again: --rounds 5, then --rounds 10 goes on with the sixth.
 """
 
 import argparse
@@ -20,7 +19,7 @@ import json
 import signal
 import sys
 import urllib.request
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +35,7 @@ from dynosim.metrics.tables import request_table
 from dynosim.runner import run
 from dynosim_runtime.calibration.command import calibrate_url
 from dynosim_runtime.calibration.measure import MeasurementPlan
+from dynosim_runtime.validation.command import validate
 
 POINTS = MeasurementPlan(
     prompt_lengths=(16, 32, 64, 128, 256, 512, 1024),
@@ -50,33 +50,40 @@ POINTS = MeasurementPlan(
 )
 """What the workloads below need of step times, in less time than all of it takes."""
 
+CROWD = 16
+"""Under way when it is asked what a server sustains."""
+
 GAP_MS = 60_000.0
 """Between the runs of a log that was put together from several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """Synthetic requests at a share of what the twin sustains of them."""
+    """Synthetic requests, at a share of what the twin sustains of them or so many at a time."""
 
     name: str
-    share: float
+    share: float = 0.0
     isl: int = 120
     osl: int = 40
     shared_prefix_ratio: float = 0.3
     is_tight: bool = False  # on the server with little memory
+    concurrency: int | None = None  # so many under way, in place of a rate
 
-    def section(self, num_requests: int, rate_rps: float) -> dict[str, object]:
-        """The `workload` of a plan."""
+    def section(self, num_requests: int, rate_rps: float | None) -> dict[str, object]:
+        """The `workload` of a plan; closed without a rate."""
+        synthetic = {
+            "requests": num_requests,
+            "isl": _lengths(self.isl, 16, 1000),
+            "osl": _lengths(self.osl, 4, 160),
+            "shared_prefix_ratio": self.shared_prefix_ratio,
+            "prefix_groups": 6,
+            "block_size": BLOCK_SIZE,
+        }
+        if rate_rps is not None:
+            return {"synthetic": synthetic | {"rate_rps": rate_rps}}
         return {
-            "synthetic": {
-                "requests": num_requests,
-                "isl": _lengths(self.isl, 16, 1000),
-                "osl": _lengths(self.osl, 4, 160),
-                "rate_rps": rate_rps,
-                "shared_prefix_ratio": self.shared_prefix_ratio,
-                "prefix_groups": 6,
-                "block_size": BLOCK_SIZE,
-            }
+            "synthetic": synthetic | {"arrival": "closed"},
+            "concurrency": self.concurrency or CROWD,
         }
 
 
@@ -87,7 +94,7 @@ WORKLOADS = (
     Workload(name="higher rate", share=0.7),
     Workload(name="longer prompts", share=0.5, isl=240, osl=25),
     Workload(name="shared prefixes", share=0.5, isl=240, shared_prefix_ratio=0.8),
-    Workload(name="tight memory", share=0.6, isl=100, osl=80, is_tight=True),
+    Workload(name="tight memory", isl=100, osl=80, is_tight=True, concurrency=10),
 )
 TIGHT_BLOCKS, TIGHT_LENGTH = 42, 1280  # a request must fit
 
@@ -140,8 +147,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--gpu", action="store_true", help="vLLM's own choices of a GPU")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--out", type=Path, default=Path("results/live_accuracy"))
-    parser.add_argument("--requests", type=int, default=80, help="per workload and round")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=16, help="per workload and round")
+    parser.add_argument("--rounds", type=int, default=20)
     return parser.parse_args()
 
 
@@ -175,15 +182,26 @@ class Bench:
             return
         folder.mkdir(exist_ok=True)
         plan = folder / "run.yaml"
-        self._write_plan(plan, workload, index, 1.0)
-        rate_rps = round(workload.share * self._sustained_rps(plan), 3)
+        rate_rps = None
+        if workload.concurrency is None:
+            self._write_plan(plan, workload, index, None)
+            sustained_rps = run(load_run(plan)).report["request_throughput_rps"]
+            rate_rps = round(workload.share * float(sustained_rps), 3)
         self._write_plan(plan, workload, index, rate_rps)
         before = preemptions(url)
-        if dynosim("validate", plan, "--url", url, "--out", folder) != 0:
-            raise SystemExit(1)
+        with (self.out / "validate.log").open("a") as said, redirect_stdout(said):
+            code = validate(
+                plan, [], url=url, trace=None, out=folder, mock=False, real=False, model=None,
+                engine=None, engine_python=None, speedup=1.0, warmup=1, aiperf=None, as_json=False,
+            )  # fmt: skip
+        if code != 0:
+            raise SystemExit(f"{folder}: not all requests were served")
         (folder / "preemptions.json").write_text(json.dumps(preemptions(url) - before))
+        print(f"{workload.name}, round {index + 1}", flush=True)
 
-    def _write_plan(self, plan: Path, workload: Workload, index: int, rate_rps: float) -> None:
+    def _write_plan(
+        self, plan: Path, workload: Workload, index: int, rate_rps: float | None
+    ) -> None:
         engine = self.engines[workload.is_tight]
         sections = {
             "name": workload.name,
@@ -195,12 +213,6 @@ class Bench:
             "router": {"mode": "round-robin"},
         }
         plan.write_text(yaml.safe_dump(sections, sort_keys=False))
-
-    def _sustained_rps(self, plan: Path) -> float:
-        """Throughput of the twin when requests never lack."""
-        crowd = ["workload.synthetic.rate_rps=null", "workload.synthetic.arrival=closed",
-                 f"workload.concurrency={self.engines[False].max_num_seqs}"]  # fmt: skip
-        return float(run(load_run(plan, crowd)).report["request_throughput_rps"])
 
     def joined_log(self) -> Path:
         """The logs of all rounds of the recorded workload as one, with pauses between."""
@@ -226,14 +238,16 @@ class Bench:
             for folder in folders
         ]
         predicted = [request_table(one.result, one.trace) for one in runs]
-        single = [statistics([m])["mean e2e"] / statistics([p])["mean e2e"] for m, p in
-                  zip(measured, predicted, strict=True)]  # fmt: skip
+        single = [
+            statistics([p])["mean e2e"] / statistics([m])["mean e2e"] - 1
+            for m, p in zip(measured, predicted, strict=True)
+        ]
         return {
             "workload": workload.name,
             "timing": name,
             "measured": statistics(measured),
             "predicted": statistics(predicted),
-            "rounds_mean_e2e_error": [1 / ratio - 1 for ratio in single],
+            "rounds_mean_e2e_error": single,
             "preemptions": sum(
                 json.loads((folder / "preemptions.json").read_text()) for folder in folders
             ),
@@ -264,10 +278,8 @@ def preemptions(url: str) -> int:
 def statistics(tables: list[pl.DataFrame]) -> dict[str, float]:
     """Over the requests of all rounds; throughput over their durations."""
     rows = pl.concat([one.select(*_COLUMNS).cast(pl.Float64) for one in tables])
-    duration_ms = sum(
-        float(one["finish_ms"].max() - one["arrival_ms"].min())  # type: ignore[operator]
-        for one in tables
-    )
+    spans = [one.select("arrival_ms", "finish_ms").cast(pl.Float64).to_numpy() for one in tables]
+    duration_ms = sum(float(np.nanmax(span) - np.nanmin(span)) for span in spans)
     ttft = (rows["first_token_ms"] - rows["arrival_ms"]).to_numpy()
     e2e = (rows["finish_ms"] - rows["arrival_ms"]).to_numpy()
     gaps = np.maximum(rows["output_tokens"].to_numpy() - 1, 1)
@@ -288,14 +300,13 @@ _COLUMNS = ("arrival_ms", "first_token_ms", "finish_ms", "output_tokens")
 def table(rows: list[dict[str, Any]]) -> str:
     """Errors of all predictions, in Markdown."""
     names = list(rows[0]["measured"])
-    heads = ["workload", "timing from", *names, "mean e2e of single rounds", "preemptions"]
+    heads = ["workload", "timing from", *names, "spread of rounds", "preemptions"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
         errors = [f"{100 * (row['predicted'][n] / row['measured'][n] - 1):+.1f} %" for n in names]
-        low, high = min(row["rounds_mean_e2e_error"]), max(row["rounds_mean_e2e_error"])
+        spread = np.std(row["rounds_mean_e2e_error"])
         counts = f"{row['preemptions']}, predicted {row['predicted_preemptions']}"
-        cells = [row["workload"], row["timing"], *errors,
-                 f"{100 * low:+.1f} to {100 * high:+.1f} %", counts]  # fmt: skip
+        cells = [row["workload"], row["timing"], *errors, f"{100 * spread:.0f} %", counts]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
