@@ -113,6 +113,9 @@ def validate(
     aiperf: Annotated[
         Path | None, typer.Option(help="Results exported by AIPerf, in place of a load.")
     ] = None,
+    intervals: Annotated[
+        int, typer.Option(min=0, help="Replays for 95 % intervals of predictions; 0: none.")
+    ] = 16,
     json: AsJson = False,
 ) -> None:
     """Load a deployment with the plan's workload; compare measured with predicted."""
@@ -132,6 +135,7 @@ def validate(
             warmup=warmup,
             aiperf=aiperf,
             as_json=json,
+            intervals=intervals,
         )
     )
 

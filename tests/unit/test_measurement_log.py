@@ -9,6 +9,7 @@ import pytest
 
 from dynosim.config import load_run
 from dynosim.runner import load_trace
+from dynosim.validate.deployment import deployment_of
 from dynosim.validate.log_file import read_measurements
 from dynosim_runtime.calibration.gaps import roundest
 from dynosim_runtime.generation import RequestRecord
@@ -18,7 +19,14 @@ from dynosim_runtime.validation.measurement_log import measurement_log
 NUM_REQUESTS = 5
 
 
-def served(tmp_path: Path, *, workers: int = 1, status: str = "completed") -> bytes | None:
+def served(
+    tmp_path: Path,
+    *,
+    workers: int = 1,
+    status: str = "completed",
+    num_gpu_blocks: int | str = 77,
+    told: int | None = None,
+) -> bytes | None:
     plan = tmp_path / "plan.yaml"
     plan.write_text(
         json.dumps(
@@ -29,9 +37,15 @@ def served(tmp_path: Path, *, workers: int = 1, status: str = "completed") -> by
                         "shared_prefix_ratio": 0.7, "prefix_groups": 1, "block_size": 32,
                     }
                 },
-                "engine": {"block_size": 32, "num_gpu_blocks": 77, "async_scheduling": False},
+                "engine": {
+                    "block_size": 32,
+                    "num_gpu_blocks": num_gpu_blocks,
+                    "async_scheduling": False,
+                },
                 "timing": {"kind": "linear", "base_ms": 5.0},
                 "cluster": {"workers": workers},
+                "model": "Qwen/Qwen3-32B",
+                "hardware": "h200_sxm",
             }
         )
     )  # fmt: skip
@@ -50,7 +64,7 @@ def served(tmp_path: Path, *, workers: int = 1, status: str = "completed") -> by
         for index, arrival_ms in enumerate(trace.arrival_ms)
     ]
     run = LoadRun(records, [array("d")] * NUM_REQUESTS, np.zeros(NUM_REQUESTS))
-    return measurement_log(config, trace, run)
+    return measurement_log(config, trace, run, num_gpu_blocks=told)
 
 
 def test_the_log_says_what_was_asked_when_and_of_which_engine(tmp_path: Path) -> None:
@@ -67,6 +81,14 @@ def test_the_log_says_what_was_asked_when_and_of_which_engine(tmp_path: Path) ->
     assert len({row[:2] for row in measured.hashes}) == 1  # the shared prefix
     kwargs = measured.setup["engine_kwargs"]
     assert (kwargs["num_gpu_blocks_override"], kwargs["async_scheduling"]) == (77, False)
+
+
+def test_capacity_that_the_plan_leaves_to_the_engine_is_what_it_tells(tmp_path: Path) -> None:
+    for given, told, expected in (("auto", 901, 901), ("auto", None, None), (77, 901, 77)):
+        text = served(tmp_path, num_gpu_blocks=given, told=told)
+        assert text is not None
+        setup = json.loads(text.splitlines()[0])["setup"]
+        assert deployment_of(setup).given_blocks == expected
 
 
 def test_a_log_that_would_not_be_true_is_not_written(tmp_path: Path) -> None:

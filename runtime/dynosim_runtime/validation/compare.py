@@ -41,6 +41,14 @@ class Comparison:
     unit: str
     predicted: float | None
     measured: float | None
+    interval: tuple[float, float] | None = None  # of the prediction; None: not known
+
+    @property
+    def is_inside_interval(self) -> bool | None:
+        """Whether the measured value lies in the prediction's interval; None if there is none."""
+        if self.interval is None or self.measured is None:
+            return None
+        return self.interval[0] <= self.measured <= self.interval[1]
 
     @property
     def difference(self) -> float | None:
@@ -60,7 +68,12 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "difference": self.difference, "is_within_tolerance": self.is_good}
+        return {
+            **asdict(self),
+            "difference": self.difference,
+            "is_within_tolerance": self.is_good,
+            "is_inside_interval": self.is_inside_interval,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +85,16 @@ class RequestErrors:
     kolmogorov_smirnov: float | None  # largest distance between the two distributions
 
 
-def compare_reports(predicted: Mapping[str, Any], measured: Mapping[str, Any]) -> list[Comparison]:
-    """All metrics, in the order of METRICS."""
+def compare_reports(
+    predicted: Mapping[str, Any],
+    measured: Mapping[str, Any],
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+) -> list[Comparison]:
+    """All metrics, in the order of METRICS; `intervals` are the prediction's, by key."""
     return [
-        Comparison(name, key, unit, predicted.get(key), measured.get(key))
+        Comparison(
+            name, key, unit, predicted.get(key), measured.get(key), (intervals or {}).get(key)
+        )
         for name, key, unit in METRICS
     ]
 

@@ -17,6 +17,7 @@ from dynosim_runtime.loadgen.load import LoadRun, drive, warm_up
 from dynosim_runtime.loadgen.measured import measured_report
 from dynosim_runtime.loadgen.prompts import PromptMaker, vocabulary_of
 from dynosim_runtime.plan import model_folder, served_model_name
+from dynosim_runtime.validation.capacity import ToldCapacity, read_capacity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,7 @@ class Measured:
     source: str
     run: LoadRun | None = None  # None: only summaries are known
     prompt_seed: int | None = None
+    capacity: ToldCapacity | None = None  # None: it does not tell
 
 
 async def measure_started(
@@ -71,12 +73,16 @@ async def measure_url(config: RunConfig, trace: Trace, url: str, options: LoadOp
             speed=options.speedup,
             progress=_show_progress if options.shows_progress else None,
         )
+        capacity = None
+        if not run.was_interrupted:
+            block_size = config.engine.block_size
+            capacity = await read_capacity(client, before, block_size=block_size)
         if before is not None and not run.was_interrupted:
             after = await read_counters(client)
             run.cache_hit_rate = None if after is None else after.hit_rate_since(before)
         if options.shows_progress:
             print(file=sys.stderr)
-        return Measured(_report(config, run), client.url, run, seed)
+        return Measured(_report(config, run), client.url, run, seed, capacity)
 
 
 def measure_aiperf(config: RunConfig, path: Path) -> Measured:

@@ -21,10 +21,13 @@ _ENGINE_KEYS = (
 )
 
 
-def measurement_log(config: RunConfig, trace: Trace, run: LoadRun) -> bytes | None:
+def measurement_log(
+    config: RunConfig, trace: Trace, run: LoadRun, *, num_gpu_blocks: int | None = None
+) -> bytes | None:
     """JSON lines, the engine's set-up first; None where such a log would not be true.
 
     That is: with several workers (one engine is fitted), or if a request failed or was cut off.
+    `num_gpu_blocks` is what the engine tells, for plans that leave it to the engine.
     """
     is_whole = all(record.status == "completed" for record in run.records)
     if config.cluster.workers != 1 or not is_whole or len(run.records) != len(trace):
@@ -42,17 +45,19 @@ def measurement_log(config: RunConfig, trace: Trace, run: LoadRun) -> bytes | No
     ]
     # Turns of a session come when their predecessors have ended, not in the order of the trace.
     rows.sort(key=lambda row: float(row["arrival_ms"]))
-    lines = [orjson.dumps(row) for row in ({"setup": _setup(config)}, *rows)]
+    lines = [orjson.dumps(row) for row in ({"setup": _setup(config, num_gpu_blocks)}, *rows)]
     return b"\n".join(lines) + b"\n"
 
 
-def _setup(config: RunConfig) -> dict[str, Any]:
+def _setup(config: RunConfig, num_gpu_blocks: int | None) -> dict[str, Any]:
     engine = config.engine.model_dump(mode="json", exclude_none=True)
     kwargs = {key: engine[key] for key in _ENGINE_KEYS if key in engine}
+    setup: dict[str, Any] = {"engine_kwargs": kwargs, "name": config.name}
     blocks = config.engine.num_gpu_blocks
     if isinstance(blocks, int):
         kwargs["num_gpu_blocks_override"] = blocks
-    setup: dict[str, Any] = {"engine_kwargs": kwargs, "name": config.name}
+    elif num_gpu_blocks is not None:
+        setup["num_gpu_blocks"] = num_gpu_blocks
     if isinstance(config.hardware, str):
         setup["hardware"] = config.hardware
     return setup

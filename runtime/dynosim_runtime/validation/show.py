@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+_GROWING = ("ttft_ms", "e2e_latency_ms")  # latencies that contain the wait of a saturated run
+
 
 def print_comparison(document: Mapping[str, Any]) -> None:
     """Print validation.json at a glance, on stdout."""
@@ -12,13 +14,22 @@ def print_comparison(document: Mapping[str, Any]) -> None:
 
 def comparison_lines(document: Mapping[str, Any]) -> list[str]:
     """The lines of the table and what must be said beside it."""
-    tolerance = f"within {100 * document['tolerance']:.0f} %"
+    metrics = document["metrics"]
+    has_given = any(metric["capacity_given"] is not None for metric in metrics)
+    is_saturated = bool(document["load"]["saturated"] or document["measured"].get("saturated"))
+    titles = ("blind", "capacity given") if has_given else ("predicted",)
+    columns = "".join(_column_head(title, document["tolerance"]) for title in titles)
     lines = [
         f"{document['name'] or 'run'}: {document['num_requests']:,} requests of "
         f"{document['workload']}, measured at {document['measured_at']}",
-        f"{'metric':<20}{'predicted':>12}{'measured':>12}{'difference':>12}  {tolerance}",
+        f"{'metric':<20}{'measured':>11}{columns}",
     ]
-    lines += [_row(metric) for metric in document["metrics"]]
+    lines += [_row(metric, has_given, is_saturated) for metric in metrics]
+    if is_saturated:
+        lines.append(
+            "~ saturated: this latency grows for as long as requests come, and tells how long that "
+            "was"
+        )
     for name, errors in document["requests"].items():
         lines.append(_request_line(name, errors))
     lateness = document["lateness_ms"]
@@ -27,20 +38,54 @@ def comparison_lines(document: Mapping[str, Any]) -> list[str]:
             f"requests were sent {lateness['mean']:.1f} ms after they were due in the mean, "
             f"{lateness['max']:.1f} ms at most"
         )
+    lines += _attribution_lines(document["attribution"])
     if document["was_interrupted"]:
         lines.append("interrupted: the measured side is incomplete")
     lines += _failure_lines(document)
     return lines + [f"note: {note}" for note in document["notes"]]
 
 
-def _row(metric: Mapping[str, Any]) -> str:
-    difference = metric["difference"]
-    text = "-" if difference is None else f"{100 * difference:+.1f} %"
-    verdict = {True: "yes", False: "no", None: "-"}[metric["is_within_tolerance"]]
+def _column_head(title: str, tolerance: float) -> str:
+    return f"{title:>16}{'error':>10}  {f'<{100 * tolerance:.0f} %':<5}{'95 % of replays':>19} in "
+
+
+def _row(metric: Mapping[str, Any], has_given: bool, is_saturated: bool) -> str:
+    is_marked = is_saturated and metric["key"].endswith(_GROWING)
+    name = f"{'~ ' if is_marked else ''}{metric['metric']}"
+    cells = _cells(metric)
+    if has_given:
+        cells += _cells(metric["capacity_given"])
+    return f"{name:<20}{_number(metric['measured']):>11}{cells} {metric['unit']}"
+
+
+def _cells(prediction: Mapping[str, Any]) -> str:
+    """One prediction of a metric: value, error, verdict, interval, whether it holds."""
+    difference, interval = prediction["difference"], prediction["interval"]
+    error = "-" if difference is None else f"{100 * difference:+.1f} %"
+    span = "-" if interval is None else "..".join(_number(bound) for bound in interval)
     return (
-        f"{metric['metric']:<20}{_number(metric['predicted']):>12}"
-        f"{_number(metric['measured']):>12}{text:>12}  {verdict:<4}{metric['unit']}"
+        f"{_number(prediction['predicted']):>16}{error:>10}  "
+        f"{_verdict(prediction['is_within_tolerance']):<5}{span:>19} "
+        f"{_verdict(prediction['is_inside_interval']):<3}"
     )
+
+
+def _verdict(claim: bool | None) -> str:
+    return {True: "yes", False: "no", None: "-"}[claim]
+
+
+def _attribution_lines(attribution: Mapping[str, Any] | None) -> list[str]:
+    if attribution is None:
+        return []
+    lines = [
+        f"mean |error| over {attribution['num_metrics']} metrics, with parts of the blind "
+        "prediction replaced by measured ones (parts can make up for each other):"
+    ]
+    errors = attribution["mean_abs_error"].items()
+    lines += [f"  {part:<46}{100 * error:>7.1f} %" for part, error in errors]
+    return lines + [
+        f"  {part}: not replaced: {reason}" for part, reason in attribution["not_swapped"].items()
+    ]
 
 
 def _request_line(name: str, errors: Mapping[str, Any]) -> str:

@@ -1,0 +1,191 @@
+"""`dynosim validate` against mock deployments: intervals, two columns, and where errors come from.
+
+The mock engines have constants of their own, which differ from the plan's in one part at a time.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from recorded_runs import TRUE
+from stub_server import StubServer
+
+from dynosim.config import load_run
+from dynosim.silicon.fitted_file import write_fit
+from dynosim.timing.fitted import Fit, FittedParameters
+from dynosim_runtime.validation.command import validate
+from dynosim_runtime.workers.mock import MockWorker
+
+DRAWS = tuple(replace(TRUE, weights_ms=8.0 + 0.1 * number) for number in range(-8, 9))
+PLAN = """
+name: honest
+workload:
+  synthetic: {{requests: {requests}, isl: {{dist: lognormal, mean: 200, std: 100, max: 600}},
+              osl: {{dist: lognormal, mean: 20, std: 10, min: 2, max: 60}}, rate_rps: {rate}}}
+engine: {{num_gpu_blocks: {blocks}, max_num_seqs: 16, max_num_batched_tokens: 1024,
+         max_model_len: 1024}}
+timing: {{kind: fitted, file: {timing}}}
+cluster: {{workers: {workers}}}
+"""
+SPEED = 4.0
+
+
+def plan_file(tmp_path: Path, name: str, parameters: FittedParameters, **values: Any) -> Path:
+    timing = tmp_path / f"{name}.json"
+    write_fit(Fit(parameters=parameters, knee=2.5, draws=DRAWS), timing)
+    given = {"requests": 40, "rate": 8, "blocks": 500, "workers": 1, **values}
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(PLAN.format(timing=timing, **given))
+    return path
+
+
+async def validated(
+    plan: Path, served: Path, capsys: pytest.CaptureFixture[str], **options: Any
+) -> dict[str, Any]:
+    """validation.json of the plan held against a mock worker that runs another plan."""
+    worker = MockWorker(load_run(served), speedup=SPEED)
+    endpoint = await worker.start()
+    try:
+        return await document_of(plan, endpoint.url, capsys, speedup=SPEED, **options)
+    finally:
+        await worker.stop(0.0)
+
+
+async def document_of(
+    plan: Path, url: str, capsys: pytest.CaptureFixture[str], **options: Any
+) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "url": url, "trace": None, "out": None, "mock": False, "real": False, "model": None,
+        "engine": None, "engine_python": None, "speedup": 1.0, "warmup": 2, "aiperf": None,
+        "as_json": True, "intervals": 4, **options,
+    }  # fmt: skip
+    assert await asyncio.to_thread(lambda: validate(plan, [], **given)) == 0
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return document
+
+
+async def test_every_metric_has_an_interval_and_equal_capacities_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = plan_file(tmp_path, "plan", TRUE)
+    document = await validated(plan, plan, capsys)
+    for row in document["metrics"]:
+        low, high = row["interval"]
+        assert low <= high
+        assert row["is_inside_interval"] is (low <= row["measured"] <= high)
+        assert row["capacity_given"] is None
+    assert document["num_gpu_blocks_given"] == 500
+    assert document["predictions"]["blind"]["num_gpu_blocks"] == 500
+    assert document["predictions"]["capacity_given"] is None
+    assert any("both are the same" in note for note in document["notes"])
+    assert document["predictions"]["blind"]["intervals"]["replays"] == 4
+    attribution = document["attribution"]
+    parts = {"none", "arrival jitter", "scheduling", "step time", "host overhead"}
+    assert parts < set(attribution["mean_abs_error"])
+    assert "has the deployment's capacity already" in attribution["not_swapped"]["KV capacity"]
+
+
+async def test_another_capacity_makes_a_second_column(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load = {"requests": 60, "rate": 40}
+    plan = plan_file(tmp_path, "plan", TRUE, blocks=5000, **load)
+    served = plan_file(tmp_path, "served", TRUE, blocks=70, **load)
+    document = await validated(plan, served, capsys)
+    predictions = document["predictions"]
+    assert predictions["blind"]["num_gpu_blocks"] == 5000
+    assert predictions["capacity_given"]["num_gpu_blocks"] == 70
+    assert any("tell 70 KV blocks, blind are 5,000" in note for note in document["notes"])
+    rows = {row["key"]: row for row in document["metrics"]}
+    latency = rows["mean_e2e_latency_ms"]
+    assert latency["predicted"] < latency["capacity_given"]["predicted"]
+    assert abs(latency["capacity_given"]["difference"]) < abs(latency["difference"])
+    assert latency["capacity_given"]["interval"] is not None
+    errors = document["attribution"]["mean_abs_error"]
+    assert errors["KV capacity"] < errors["none"]
+    assert errors["step time and host overhead"] < errors["none"]
+
+
+async def test_the_part_that_is_wrong_is_the_one_whose_measured_value_helps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served = plan_file(tmp_path, "served", TRUE)
+    guess = replace(TRUE, weights_ms=0.5 * TRUE.weights_ms)
+    document = await validated(plan_file(tmp_path, "plan", guess), served, capsys)
+    errors = document["attribution"]["mean_abs_error"]
+    assert errors["none"] > 0.15
+    assert errors["step time"] < 0.7 * errors["none"]
+    assert errors["step time and host overhead"] < 0.5 * errors["none"]
+    assert errors["scheduling"] > 0.1
+    assert not all(row["is_inside_interval"] for row in document["metrics"])
+
+
+async def test_what_cannot_be_swapped_is_said_in_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = plan_file(tmp_path, "plan", TRUE, requests=10, rate=100)
+    stub = StubServer()
+    async with stub.serving() as url:
+        document = await document_of(plan, url, capsys, intervals=0)
+    assert all(row["interval"] is None for row in document["metrics"])
+    assert any("does not tell its KV blocks" in note for note in document["notes"])
+    skipped = document["attribution"]["not_swapped"]
+    assert skipped["KV capacity"] == "the deployment does not tell its KV blocks"
+    assert skipped["step time"] == "10 requests are too few to fit (30 are needed)"
+    several = plan_file(tmp_path, "several", TRUE, requests=10, rate=100, workers=2)
+    async with stub.serving() as url:
+        document = await document_of(several, url, capsys, intervals=0)
+    assert "several were measured" in document["attribution"]["not_swapped"]["host overhead"]
+
+
+async def test_times_without_a_host_part_are_swapped_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served = plan_file(tmp_path, "served", TRUE)
+    linear = tmp_path / "linear.yaml"
+    text = served.read_text().split("timing:")[0]
+    linear.write_text(f"{text}timing: {{kind: linear, base_ms: 6, per_prefill_token_ms: 0.02}}\n")
+    document = await validated(linear, served, capsys)
+    attribution = document["attribution"]
+    assert "do not tell the host's share" in attribution["not_swapped"]["step time"]
+    errors = attribution["mean_abs_error"]
+    assert errors["step time and host overhead"] < 0.5 * errors["none"]
+    assert any("only arrivals and the router's choices" in note for note in document["notes"])
+
+
+async def test_closed_loop_takes_the_measured_times_of_sending(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = plan_file(tmp_path, "plan", TRUE)
+    text = plan.read_text().replace("rate_rps: 8", "arrival: closed")
+    plan.write_text(text.replace("engine:", "  concurrency: 6\nengine:"))
+    document = await validated(plan, plan, capsys, intervals=2)
+    errors = document["attribution"]["mean_abs_error"]
+    assert "arrival jitter" in errors
+    assert errors["step time and host overhead, arrival jitter"] < 0.3
+
+
+async def test_ctrl_c_behind_the_measurement_keeps_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dynosim_runtime.validation.judge.prediction_intervals", interrupt)
+    plan, out = plan_file(tmp_path, "plan", TRUE, requests=10, rate=100), tmp_path / "out"
+    stub = StubServer()
+    async with stub.serving() as url:
+        call: Callable[[], int] = lambda: validate(  # noqa: E731
+            plan, [], url=url, trace=None, out=out, mock=False, real=False, model=None,
+            engine=None, engine_python=None, speedup=1.0, warmup=0, aiperf=None, as_json=True,
+        )  # fmt: skip
+        assert await asyncio.to_thread(call) == 130
+    document = json.loads((out / "validation.json").read_text())
+    assert document["metrics"][0]["measured"] is not None
+    assert any("interrupted after the measurement" in note for note in document["notes"])
+    assert np.isfinite(document["metrics"][0]["predicted"])
