@@ -66,8 +66,12 @@ def fit_log(
     Arrivals and lengths of later requests are used as far as they came before the last of those
     ended: they shared the engine. Their times are not looked at.
     """
-    problem = _Problem(measured, prior, spec, count)
-    best = problem.minimize()
+    problems = [
+        _Problem(measured, with_knee, spec, count) for with_knee in prior.with_all_knees()
+    ]
+    solved = [(problem, problem.minimize()) for problem in problems]
+    problem, best = min(solved, key=lambda pair: pair[0].cost_of(pair[1]))
+    prior = problem.prior
     moves, jacobian, residuals = best.moves, problem.jacobian(best), best.residuals
     samples = _bootstrap(jacobian, residuals, moves, problem.lowest, seed)
     low, high = np.percentile(samples, [2.5, 97.5], axis=0)
@@ -90,7 +94,7 @@ def fit_log(
         fit=replace(fit, measured=_measured_range(predicted, measured, count)),
         names=names,
         cost=problem.cost_of(best),
-        num_replays=problem.num_replays,
+        num_replays=sum(one.num_replays for one in problems),
         draws=tuple(problem.fit_at(sample) for sample in samples),
         correlations=_correlations(names, samples),
         predicted=predicted,
@@ -116,7 +120,7 @@ class _Problem:
         seen = int(np.searchsorted(measured.arrival_ms, until_ms, side="right"))
         self._trace: Trace = measured.first(max(seen, count)).trace()
         self._measured = fitted
-        self._prior = prior
+        self.prior = prior
         self._spec = spec
         self._count = count
         self.names = tuple(name for name, spread in prior.spread.items() if spread > 0)
@@ -131,7 +135,7 @@ class _Problem:
         """The fit so far from the prior; nothing below zero."""
         values = np.maximum(self._center + moves * self._spread, 0.0).tolist()
         changes = dict(zip(self.names, values, strict=True))
-        return replace(self._prior.fit, parameters=replace(self._prior.fit.parameters, **changes))
+        return replace(self.prior.fit, parameters=replace(self.prior.fit.parameters, **changes))
 
     def trial(self, moves: FloatArray) -> _Trial:
         """Replays with some constants."""

@@ -6,7 +6,7 @@ log's own extremes and may move far.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -29,6 +29,8 @@ _CURVE_NODES = np.unique(
 _BATCH_NODES = (1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 192, 256, 512)
 _REFERENCE_BATCH = 64
 _SHORT, _LONG = 300, 1500  # mean contexts between which a slope is taken
+_KNEES = (1.0, 2.5)
+"""Without tables: reading weights and computing follow each other (as on CPUs), or overlap."""
 _PROMPT_PROBE = (512, 4096)  # new tokens, cached tokens
 
 
@@ -40,6 +42,12 @@ class Prior:
     spread: Mapping[str, float]
     source: str
     notes: tuple[str, ...] = field(default=())
+    knees: tuple[float, ...] = ()  # sharpness of the soft maximum to choose from; empty: the fit's
+
+    def with_all_knees(self) -> list["Prior"]:
+        """This prior, once for each knee."""
+        knees = self.knees or (self.fit.knee,)
+        return [replace(self, fit=replace(self.fit, knee=knee)) for knee in knees]
 
 
 def table_timing(deployment: Deployment, *, overhead_ms: float) -> StepTimeModel | None:
@@ -162,9 +170,10 @@ def _prior_of_log(deployment: Deployment, measured: Measurements) -> Prior:
         )
     }
     return Prior(
-        Fit(parameters=parameters, graph_sizes=deployment.graph_sizes, knee=2.5),
+        Fit(parameters=parameters, graph_sizes=deployment.graph_sizes),
         spread | _ingress_spread(measured),
         source="the log's own extremes",
+        knees=_KNEES,
     )
 
 
