@@ -17,6 +17,7 @@ from dynosim_runtime.frontend.limits import HttpLimits
 from dynosim_runtime.frontend.observer import HttpObserver
 from dynosim_runtime.frontend.registry import ModelRegistry
 from dynosim_runtime.generation import GenerateRequest, Generator, TokenDelta
+from dynosim_runtime.protocol.output_parser import Parsing
 from dynosim_runtime.testing import Script, ScriptedGenerator, Step
 
 MODEL = "org/tiny-model"
@@ -47,6 +48,7 @@ def app_of(
     limits: HttpLimits | None = None,
     metrics: HttpObserver | None = None,
     strip_anthropic_preamble: bool = False,
+    parsing: Parsing | None = None,
 ) -> Starlette:
     """The application under test."""
     return create_app(
@@ -55,6 +57,7 @@ def app_of(
         limits=limits,
         metrics=metrics,
         strip_anthropic_preamble=strip_anthropic_preamble,
+        parsing=parsing,
     )
 
 

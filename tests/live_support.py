@@ -30,8 +30,8 @@ def next_token(position: int) -> int:
 class ScriptedEngine:
     """Answers every request; `dies_after[name]` tokens break a worker's streams, once each.
 
-    `hangs` names workers that never answer, `hangs_after` those that stop to. `requests` and `closed` tell what was asked for and
-    which requests were closed before their end.
+    `hangs` names workers that never answer, `hangs_after` those that stop to. `requests`
+    and `closed` tell what was asked for and which requests were closed before their end.
     """
 
     dies_after: dict[str, int] = field(default_factory=dict)

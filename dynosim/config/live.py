@@ -18,6 +18,8 @@ class LiveConfig(Section):
     served_model_name: str | None = None  # the name clients use; None: the plan's model
     discovery: Literal["file", "etcd", "kubernetes"] = "file"
     discovery_endpoint: str | None = None  # folder, etcd address or namespace; None: a default
+    tool_parser: Literal["hermes", "llama3_json", "mistral"] | None = None  # how calls are written
+    reasoning_parser: Literal["deepseek_r1", "qwen3"] | None = None  # how reasoning is
     lease_s: Seconds = 5.0  # a worker not heard of for so long is gone
     migration_limit: Amount = 3  # times a request may move on when its worker is lost
     max_body_bytes: Count = 16 << 20

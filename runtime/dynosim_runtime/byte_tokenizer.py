@@ -55,6 +55,10 @@ class ByteTokenizer:
         data = _bytes_of(token_id)
         return data.decode() if data.isascii() else f"<0x{data[0]:02X}>"
 
+    def special_id(self, text: str) -> int | None:
+        """See `Tokenizer`."""
+        return SPECIAL_TOKENS.index(text) if text in SPECIAL_TOKENS else None
+
     def detokenizer(self, prompt_ids: Sequence[int] = ()) -> "ByteDetokenizer":
         """See `Tokenizer`."""
         return ByteDetokenizer()

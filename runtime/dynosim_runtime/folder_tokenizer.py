@@ -66,6 +66,13 @@ class FolderTokenizer:
         """See `Tokenizer`; empty for an id that no token has."""
         return self._backend.id_to_token(token_id) or ""
 
+    def special_id(self, text: str) -> int | None:
+        """See `Tokenizer`."""
+        token_id: int | None = self._backend.token_to_id(text)
+        if token_id is None or self.decode((token_id,), skip_special_tokens=True):
+            return None
+        return token_id
+
     def detokenizer(self, prompt_ids: Sequence[int] = ()) -> "StreamDetokenizer":
         """See `Tokenizer`."""
         return StreamDetokenizer(self._backend, self._context(prompt_ids))

@@ -5,11 +5,26 @@ deployment serves any client; texts, roles and tools are the dialects' own busin
 """
 
 from collections.abc import AsyncIterator
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 FinishReason = Literal["stop", "length"]
+
+
+class StructuredOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """A form that the answer's text must have."""
+
+    kind: Literal["json_object", "json", "regex", "choice", "grammar"]
+    form: Any = None  # schema, pattern, list of texts, or grammar (EBNF); of a json_object none
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """How probable a token was where it stands, and what else might have stood there."""
+
+    token_id: int
+    logprob: float
+    top: list[tuple[int, float]] = []  # token ids with their logprobs; may hold the token itself
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +42,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     stop: tuple[str, ...] = ()  # texts; found by the frontend, which sees the text
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    logprobs: int | None = None  # tell each token's, and those of so many likely ones
+    structured: StructuredOutput | None = None
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +69,7 @@ class TokenDelta(msgspec.Struct, frozen=True):
 
     token_ids: list[int]
     finish_reason: FinishReason | None = None
+    logprobs: list[TokenLogprob] | None = None  # one per token, if they were asked for
 
 
 class RequestRecord(msgspec.Struct, kw_only=True):

@@ -68,6 +68,10 @@ class Tokenizer(Protocol):
         """A token as the vocabulary spells it."""
         ...
 
+    def special_id(self, text: str) -> int | None:
+        """The special token that is written so, which detokenizers skip; None if there is none."""
+        ...
+
     def detokenizer(self, prompt_ids: Sequence[int] = ()) -> Detokenizer:
         """For an answer to a prompt; special tokens are skipped."""
         ...

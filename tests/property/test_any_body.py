@@ -76,6 +76,7 @@ def check_body(dialect: Dialect, fields: dict[str, Any]) -> None:
         received_ms=0,
         num_prompt_tokens=1,
         num_choices=len(outputs),
+        text_of=tokenizer.decode,
     )
     answer = call.answer(head)
     for output in outputs:

@@ -23,7 +23,7 @@ from dynosim_runtime.engines.base import (
 from dynosim_runtime.engines.connections import Connections
 from dynosim_runtime.engines.sglang import SglangEngineClient, generate_body
 from dynosim_runtime.engines.trtllm import TrtllmEngineClient, trtllm_body
-from dynosim_runtime.generation import Sampling
+from dynosim_runtime.generation import Sampling, StructuredOutput, TokenLogprob
 
 REQUEST = EngineRequest(
     request_id="r1",
@@ -107,6 +107,48 @@ async def test_sglangs_tokens_come_once_each(pieces: list[dict[str, Any]]) -> No
     assert [token for delta in found for token in delta.token_ids] == [1, 2, 3, 4]
     assert [delta.finish_reason for delta in found] == [None, None, "length"]
     assert {delta.cached_tokens for delta in found} == {2}
+
+
+@pytest.mark.parametrize("is_incremental", [False, True])
+async def test_sglangs_logprobs_come_with_their_tokens(is_incremental: bool) -> None:
+    told = [[-0.1, 1, None], [-0.2, 2, "b"], [-0.3, 3, None]]
+    tops = [[[-0.1, 1, None], [-3.0, 8, None]], None, []]
+    pieces = []
+    for begin, end, finish in ((0, 1, None), (1, 3, LENGTH)):
+        begin = begin if is_incremental else 0
+        one = piece([1, 2, 3][begin:end], end, finish)
+        one["meta_info"]["output_token_logprobs"] = told[begin:end]
+        one["meta_info"]["output_top_logprobs"] = tops[begin:end]
+        pieces.append(one)
+    found = await deltas(FakeServer("/generate", [*pieces, "[DONE]"]), SglangEngineClient)
+    assert [token for delta in found for token in delta.logprobs or ()] == [
+        TokenLogprob(1, -0.1, [(1, -0.1), (8, -3.0)]),
+        TokenLogprob(2, -0.2),
+        TokenLogprob(3, -0.3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("structured", "words"),
+    [
+        (StructuredOutput(kind="json_object"), {"json_schema": '{"type":"object"}'}),
+        (
+            StructuredOutput(kind="json", form={"type": "array"}),
+            {"json_schema": '{"type":"array"}'},
+        ),
+        (StructuredOutput(kind="regex", form="a+"), {"regex": "a+"}),
+        (StructuredOutput(kind="choice", form=["a.", "b"]), {"regex": r"(a\.|b)"}),
+        (StructuredOutput(kind="grammar", form="root ::= x"), {"ebnf": "root ::= x"}),
+    ],
+)
+def test_sglang_is_told_the_form_and_asked_for_logprobs(
+    structured: StructuredOutput, words: dict[str, str]
+) -> None:
+    sampling = Sampling(max_tokens=5, logprobs=2, structured=structured)
+    request = EngineRequest(request_id="r", token_ids=[1], sampling=sampling)
+    body = generate_body(card_of("w", engine="sglang"), request)
+    assert words.items() <= body["sampling_params"].items()
+    assert (body["return_logprob"], body["top_logprobs_num"]) == (True, 2)
 
 
 @pytest.mark.parametrize(

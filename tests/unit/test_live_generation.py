@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import pytest
 from live_support import BLOCK, Inside, ScriptedEngine, card, next_token, request
+from msgspec.structs import replace
 
 from dynosim.config.live import LiveConfig
 from dynosim.router.classes import PolicyClass
@@ -17,7 +19,7 @@ from dynosim_runtime.card import WorkerCard, worker_id_of
 from dynosim_runtime.engines.base import EngineRefusedError
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.frontend import fleet
-from dynosim_runtime.generation import Generation
+from dynosim_runtime.generation import Generation, Sampling, StructuredOutput
 
 EXPECTED = [next_token(10 + i) for i in range(6)]
 
@@ -90,6 +92,35 @@ async def test_what_an_engine_refuses_is_the_clients_business() -> None:
     with pytest.raises(ApiError, match="too long") as caught:
         await tokens_of(await inside.generator.start(request()))
     assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("field", "wish"),
+    [
+        ("logprobs", {"logprobs": 0}),
+        ("response_format", {"structured": StructuredOutput(kind="json_object")}),
+    ],
+)
+async def test_what_an_engine_cannot_do_is_refused_before_it_is_placed(
+    field: str, wish: dict[str, Any]
+) -> None:
+    inside = Inside(ScriptedEngine(), "a")
+    asked = replace(request(), sampling=Sampling(max_tokens=3, **wish))
+    with pytest.raises(ApiError, match=f"{field}: .* mock") as caught:
+        await inside.generator.start(asked)
+    assert (caught.value.status, caught.value.param) == (400, field)
+    inside.show(card("b", engine="vllm"))
+    assert await tokens_of(await inside.generator.start(asked)) == EXPECTED[:3]
+
+
+async def test_an_answer_of_a_given_form_does_not_move_on_in_its_middle() -> None:
+    engine = ScriptedEngine(dies_after={"a": 2})
+    inside = Inside(engine)
+    inside.show(card("a", engine="vllm"))
+    form = Sampling(max_tokens=6, structured=StructuredOutput(kind="json_object"))
+    generation = await inside.generator.start(replace(request(), sampling=form))
+    with pytest.raises(ApiError, match="cannot go on elsewhere"):
+        await tokens_of(generation)
 
 
 async def test_closing_reaches_the_engine() -> None:

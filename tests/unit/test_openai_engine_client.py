@@ -18,7 +18,7 @@ from dynosim_runtime.engines.base import (
 from dynosim_runtime.engines.connections import Connections
 from dynosim_runtime.engines.openai import OpenAiEngineClient, completion_body
 from dynosim_runtime.engines.sse import SseParser
-from dynosim_runtime.generation import Sampling
+from dynosim_runtime.generation import Sampling, StructuredOutput, TokenLogprob
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST = EngineRequest(request_id="r", token_ids=[1, 2], sampling=Sampling(max_tokens=3))
@@ -140,6 +140,54 @@ def test_stop_strings_go_to_engines_that_find_them(engine: str, stop: list[str] 
         request_id="r", token_ids=[1], sampling=Sampling(max_tokens=3, stop=("a", "b"))
     )
     assert completion_body(card("w", engine=engine), request).get("stop") == stop
+
+
+def logprobs_chunk(token_ids: list[int], tops: list[dict[str, float]]) -> dict[str, object]:
+    told = {
+        "tokens": [f"token_id:{token_id}" for token_id in token_ids],
+        "token_logprobs": [-0.5] * len(token_ids),
+        "top_logprobs": tops,
+        "text_offset": [0] * len(token_ids),
+    }
+    choice = {"index": 0, "text": "x", "token_ids": token_ids, "logprobs": told}
+    return {"id": "c", "choices": [choice]}
+
+
+async def test_logprobs_come_with_their_tokens() -> None:
+    first = logprobs_chunk([5], [{"token_id:5": -0.5, "token_id:9": -1.0}])
+    second = logprobs_chunk([6, 7], [{}, {"token_id:7": -0.5}])
+    deltas = await answer(streaming(first, second, chunk([], "stop")))
+    told = [token for delta in deltas for token in delta.logprobs or ()]
+    assert told == [
+        TokenLogprob(5, -0.5, [(5, -0.5), (9, -1.0)]),
+        TokenLogprob(6, -0.5),
+        TokenLogprob(7, -0.5, [(7, -0.5)]),
+    ]
+
+
+async def test_logprobs_that_do_not_fit_are_the_engines_fault() -> None:
+    with pytest.raises(EngineLostError, match="logprobs do not fit"):
+        await answer(streaming(logprobs_chunk([5], []) | {"choices": [
+            {"index": 0, "token_ids": [5, 6], "logprobs": {"token_logprobs": [-1.0]}}
+        ]}))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("structured", "words"),
+    [
+        (StructuredOutput(kind="json_object"), {"json_object": True}),
+        (StructuredOutput(kind="json", form={"type": "array"}), {"json": {"type": "array"}}),
+        (StructuredOutput(kind="choice", form=["a"]), {"choice": ["a"]}),
+    ],
+)
+def test_logprobs_and_form_are_asked_for_in_vllms_words(
+    structured: StructuredOutput, words: dict[str, object]
+) -> None:
+    sampling = Sampling(max_tokens=3, logprobs=0, structured=structured)
+    request = EngineRequest(request_id="r", token_ids=[1], sampling=sampling)
+    body = completion_body(card("w", engine="vllm"), request)
+    assert body["structured_outputs"] == words
+    assert (body["logprobs"], body["return_tokens_as_token_ids"]) == (0, True)
 
 
 def test_defaults_are_left_to_the_server() -> None:

@@ -6,11 +6,15 @@ from typing import Protocol
 import msgspec
 
 from dynosim_runtime.card import WorkerCard
-from dynosim_runtime.generation import FinishReason, Sampling
+from dynosim_runtime.generation import FinishReason, Sampling, TokenLogprob
 
 FINDING_STOPS = frozenset({"vllm"})
 """Engines that are given stop strings, too: they end by themselves where the frontend does, and
 then tell the usage, which they tell at their end only."""
+
+TELLING_LOGPROBS = frozenset({"vllm", "sglang"})
+KEEPING_FORM = frozenset({"vllm", "sglang"})
+"""Engines that can hold an answer to a `StructuredOutput`."""
 
 
 class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +34,7 @@ class EngineDelta(msgspec.Struct, frozen=True):
     token_ids: list[int]
     finish_reason: FinishReason | None = None
     cached_tokens: int | None = None
+    logprobs: list[TokenLogprob] | None = None
 
 
 class EngineLostError(Exception):

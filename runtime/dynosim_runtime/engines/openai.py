@@ -19,18 +19,28 @@ from dynosim_runtime.engines.base import (
 )
 from dynosim_runtime.engines.connections import Connection, Connections
 from dynosim_runtime.engines.sse import SseParser
-from dynosim_runtime.generation import FinishReason
+from dynosim_runtime.generation import FinishReason, StructuredOutput, TokenLogprob
 
 FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 MAX_ERROR_BYTES = 65536
+ID_PREFIX = "token_id:"
+LOWEST_LOGPROB = -9999.0  # vLLM's word for minus infinity, which JSON has not
 
 BodyOf = Callable[[WorkerCard, EngineRequest], dict[str, Any]]
 """The JSON body of a request in a server's dialect."""
 
 
+class _Logprobs(msgspec.Struct):
+    """Of the tokens of a chunk; tokens are written `token_id:7`."""
+
+    token_logprobs: list[float | None] = []
+    top_logprobs: list[dict[str, float] | None] = []
+
+
 class _Choice(msgspec.Struct):
     token_ids: list[int] | None = None
     finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
 
 
 class _PromptDetails(msgspec.Struct):
@@ -90,19 +100,22 @@ class OpenAiEngineClient:
             token_ids: list[int] = []
             finish_reason: FinishReason | None = None
             cached_tokens: int | None = None
+            logprobs: list[TokenLogprob] | None = None
             for event in parser.feed(data):
                 if event == b"[DONE]":
                     continue
                 chunk = self._chunk(event)
                 for choice in chunk.choices:
                     token_ids += choice.token_ids or ()
+                    if choice.logprobs is not None:
+                        logprobs = (logprobs or []) + _logprobs(choice)
                     if choice.finish_reason is not None:
                         finish_reason = _finish_reason(choice.finish_reason)
                 if chunk.usage is not None and chunk.usage.prompt_tokens_details is not None:
                     cached_tokens = chunk.usage.prompt_tokens_details.cached_tokens
             if token_ids or finish_reason is not None or cached_tokens is not None:
                 is_finished = is_finished or finish_reason is not None
-                yield EngineDelta(token_ids, finish_reason, cached_tokens)
+                yield EngineDelta(token_ids, finish_reason, cached_tokens, logprobs)
         if not is_finished:
             raise EngineLostError("the engine's answer ended without a finish reason")
 
@@ -144,10 +157,38 @@ def completion_body(card: WorkerCard, request: EngineRequest) -> dict[str, Any]:
         "stop": (list(sampling.stop) or None) if card.engine in FINDING_STOPS else None,
         "stop_token_ids": list(sampling.stop_token_ids) or None,
         "ignore_eos": sampling.ignore_eos or None,
+        "logprobs": sampling.logprobs,
+        "return_tokens_as_token_ids": None if sampling.logprobs is None else True,
+        "structured_outputs": _structured_outputs(sampling.structured),
         "cache_salt": request.cache_salt or None,
         "priority": (request.priority or None) if card.accepts_priority else None,
     }
     return body | {name: value for name, value in optional.items() if value is not None}
+
+
+def _structured_outputs(structured: StructuredOutput | None) -> dict[str, Any] | None:
+    """vLLM's words for the form of an answer."""
+    if structured is None:
+        return None
+    return {structured.kind: True if structured.kind == "json_object" else structured.form}
+
+
+def _logprobs(choice: _Choice) -> list[TokenLogprob]:
+    """Of a chunk's tokens. Raises: EngineLostError if they are not told for each."""
+    told, token_ids = choice.logprobs, choice.token_ids or []
+    assert told is not None, "asked for before"
+    tops = told.top_logprobs or [None] * len(token_ids)
+    try:
+        return [
+            TokenLogprob(
+                token_id,
+                LOWEST_LOGPROB if logprob is None else logprob,
+                [(int(name.removeprefix(ID_PREFIX)), value) for name, value in (top or {}).items()],
+            )
+            for token_id, logprob, top in zip(token_ids, told.token_logprobs, tops, strict=True)
+        ]
+    except ValueError as error:
+        raise EngineLostError(f"the engine's logprobs do not fit its tokens: {error}") from None
 
 
 def _finish_reason(reason: str) -> FinishReason:

@@ -8,6 +8,7 @@ what is new; `completion_tokens` tells both apart, so that either is understood.
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from dynosim_runtime.engines.base import (
     EngineRequest,
 )
 from dynosim_runtime.engines.sse import SseParser
-from dynosim_runtime.generation import FinishReason, Sampling
+from dynosim_runtime.generation import FinishReason, Sampling, StructuredOutput, TokenLogprob
 
 ABORT_TIMEOUT_S = 2.0
 MAX_ERROR_BYTES = 65536
@@ -34,10 +35,15 @@ class _Finish(msgspec.Struct):
     status_code: int | None = None
 
 
+_Logprob = tuple[float, int, str | None]  # logprob, token id, text
+
+
 class _Meta(msgspec.Struct):
     completion_tokens: int = 0
     cached_tokens: int | None = None
     finish_reason: _Finish | None = None
+    output_token_logprobs: list[_Logprob] | None = None  # all so far, or the new ones, as ids are
+    output_top_logprobs: list[list[_Logprob] | None] | None = None
 
 
 class _Error(msgspec.Struct):
@@ -100,7 +106,7 @@ class SglangEngineClient:
                 reason = _finish_reason(meta.finish_reason)
                 is_finished = is_finished or reason is not None
                 if new or reason is not None:
-                    yield EngineDelta(new, reason, meta.cached_tokens)
+                    yield EngineDelta(new, reason, meta.cached_tokens, _logprobs(meta, new))
         if not is_finished:
             raise EngineLostError("the engine's answer ended without a finish reason")
 
@@ -138,6 +144,9 @@ def generate_body(card: WorkerCard, request: EngineRequest) -> dict[str, Any]:
         "sampling_params": sampling_params(request.sampling),
         "stream": True,
     }
+    if request.sampling.logprobs is not None:
+        body["return_logprob"] = True
+        body["top_logprobs_num"] = request.sampling.logprobs
     if request.cache_salt:
         body["extra_key"] = request.cache_salt
     if request.priority and card.accepts_priority:
@@ -157,6 +166,7 @@ def sampling_params(sampling: Sampling) -> dict[str, Any]:
         "frequency_penalty": sampling.frequency_penalty or None,
         "stop_token_ids": list(sampling.stop_token_ids) or None,
         "ignore_eos": sampling.ignore_eos or None,
+        **_form(sampling.structured),
     }
     return {
         "max_new_tokens": sampling.max_tokens,
@@ -164,6 +174,39 @@ def sampling_params(sampling: Sampling) -> dict[str, Any]:
         "top_p": sampling.top_p,
         "repetition_penalty": sampling.repetition_penalty,
     } | {name: value for name, value in optional.items() if value is not None}
+
+
+def _form(structured: StructuredOutput | None) -> dict[str, Any]:
+    """SGLang's words for the form of an answer."""
+    if structured is None:
+        return {}
+    if structured.kind == "grammar":
+        return {"ebnf": structured.form}
+    if structured.kind == "regex":
+        return {"regex": structured.form}
+    if structured.kind == "choice":
+        return {"regex": "(" + "|".join(map(re.escape, structured.form)) + ")"}
+    schema = {"type": "object"} if structured.kind == "json_object" else structured.form
+    return {
+        "json_schema": schema if isinstance(schema, str) else msgspec.json.encode(schema).decode()
+    }
+
+
+def _logprobs(meta: _Meta, token_ids: list[int]) -> list[TokenLogprob] | None:
+    """Of the newest tokens. Raises: EngineLostError if there are less than tokens."""
+    told, count = meta.output_token_logprobs, len(token_ids)
+    if told is None:
+        return None
+    if len(told) < count:
+        raise EngineLostError("the engine's logprobs do not fit its tokens")
+    tops = (meta.output_top_logprobs or [])[-count:] if count else []
+    tops += [None] * (count - len(tops))
+    return [
+        TokenLogprob(token_id, logprob, [(top[1], top[0]) for top in alternatives or ()])
+        for (logprob, token_id, _), alternatives in zip(
+            told[len(told) - count :], tops, strict=True
+        )
+    ]
 
 
 def _finish_reason(finish: _Finish | None) -> FinishReason | None:

@@ -31,6 +31,7 @@ from dynosim_runtime.protocol.errors import (
     internal_error,
     openai_error,
 )
+from dynosim_runtime.protocol.output_parser import Parsing
 
 
 def create_app(
@@ -42,12 +43,13 @@ def create_app(
     extra_routes: Sequence[BaseRoute] = (),
     lifespan: Lifespan[Starlette] | None = None,
     strip_anthropic_preamble: bool = False,
+    parsing: Parsing | None = None,
 ) -> ASGIApp:
     """The ASGI application over a generator and the models it serves.
 
     `extra_routes` (e.g. /metrics) come first. `strip_anthropic_preamble` removes the billing line
     that some clients put in front of the system prompt of /v1/messages, which would make every
-    session's prefix another one.
+    session's prefix another one. `parsing` tells what the model writes in chats besides words.
     """
     limits = limits or HttpLimits()
     service = Service(
@@ -58,7 +60,11 @@ def create_app(
         concurrency=ConcurrencyLimit(limits.max_concurrent_requests),
         callers=Callers(),
     )
-    generating = generate_routes(service, strip_anthropic_preamble=strip_anthropic_preamble)
+    generating = generate_routes(
+        service,
+        strip_anthropic_preamble=strip_anthropic_preamble,
+        parsing=parsing or Parsing(),
+    )
     routes = [
         *extra_routes,
         *generating,

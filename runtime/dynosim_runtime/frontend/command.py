@@ -31,6 +31,7 @@ from dynosim_runtime.frontend.routing import LiveRouting
 from dynosim_runtime.frontend.service import LiveGenerator, stopwatch
 from dynosim_runtime.plan import check_live, load_plan, model_folder, served_model_name
 from dynosim_runtime.ports import BACKLOG, listening_socket
+from dynosim_runtime.protocol.output_parser import Parsing
 from dynosim_runtime.tokenizer import Tokenizer, load_tokenizer
 
 TICK_S = 0.25
@@ -197,6 +198,7 @@ class Frontend:
             ),
             metrics=self._metrics,
             extra_routes=status_routes(self._metrics, generator),
+            parsing=Parsing(live.tool_parser, live.reasoning_parser),
         )
 
     def _follow(self, fleet: Fleet) -> None:

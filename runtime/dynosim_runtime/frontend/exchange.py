@@ -8,19 +8,20 @@ from starlette.types import Receive
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.frontend.fanout import ChoiceNews, Fanout, Signal, watch_client
 from dynosim_runtime.frontend.limits import ClientGoneError
-from dynosim_runtime.generation import GenerateRequest, Generator, TokenDelta
+from dynosim_runtime.generation import GenerateRequest, Generator, TokenDelta, TokenLogprob
 from dynosim_runtime.protocol.output import ChoiceOutput
 
 
 class Change:
     """What a choice has gained since the last look."""
 
-    __slots__ = ("has_ended", "index", "text", "token_ids")
+    __slots__ = ("has_ended", "index", "logprobs", "text", "token_ids")
 
     def __init__(self, index: int) -> None:
         self.index = index
         self.text = ""
         self.token_ids: list[int] = []
+        self.logprobs: list[TokenLogprob] = []
         self.has_ended = False
 
     def has_gained(self) -> bool:
@@ -105,9 +106,11 @@ class Exchange:
         elif isinstance(what, ApiError):
             self._failure = self._failure or what
         else:
-            before = output.num_tokens
+            before, told_before = output.num_tokens, len(output.logprobs)
             change.text += output.feed(what)
             change.token_ids += output.token_ids[before:]
+            if what.logprobs is not None:
+                change.logprobs += output.logprobs[told_before:]
             if output.stop_text is not None:
                 self._stop(change)
 

@@ -154,6 +154,13 @@ class LiveGeneration:
         self._leave_worker(is_worker_to_blame=True)
         if self.request.worker_id is not None:
             raise ApiError(502, f"the worker asked for failed: {error}", kind="server_error")
+        if self.request.sampling.structured is not None and self._tokens:
+            # another engine would begin the form anew
+            raise ApiError(
+                502,
+                f"{error}; an answer of a given form cannot go on elsewhere",
+                kind="server_error",
+            )
         if record.migrations >= owner.live.migration_limit:
             raise ApiError(
                 502,
@@ -230,7 +237,7 @@ class LiveGeneration:
                     self._reason = delta.finish_reason
                 if delta.token_ids and not self._may_end:
                     self._note_tokens(delta.token_ids)
-                    yield TokenDelta(delta.token_ids)
+                    yield TokenDelta(delta.token_ids, None, delta.logprobs)
         finally:
             await stream.aclose()
 

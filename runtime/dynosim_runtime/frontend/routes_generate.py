@@ -29,6 +29,7 @@ from dynosim_runtime.protocol.completions import CompletionsDialect
 from dynosim_runtime.protocol.errors import error_headers, internal_error
 from dynosim_runtime.protocol.messages import MessagesDialect
 from dynosim_runtime.protocol.output import ChoiceOutput
+from dynosim_runtime.protocol.output_parser import Parsing
 from dynosim_runtime.protocol.requests import (
     Caller,
     check_size,
@@ -62,10 +63,12 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     callers: Callers
 
 
-def generate_routes(service: Service, *, strip_anthropic_preamble: bool) -> list[Route]:
+def generate_routes(
+    service: Service, *, strip_anthropic_preamble: bool, parsing: Parsing
+) -> list[Route]:
     """The four APIs."""
     dialects: dict[str, Dialect] = {
-        "/v1/chat/completions": ChatDialect(),
+        "/v1/chat/completions": ChatDialect(parsing),
         "/v1/completions": CompletionsDialect(),
         "/v1/responses": ResponsesDialect(),
         "/v1/messages": MessagesDialect(strip_preamble=strip_anthropic_preamble),
@@ -152,6 +155,7 @@ class GenerateRoute:
                     len(request.token_ids) for request in requests[:: call.num_choices]
                 ),
                 num_choices=len(requests),
+                text_of=self._service.models.get(call.model).tokenizer.decode,
             )
         )
         headers = {"x-request-id": caller.request_id}
@@ -178,9 +182,15 @@ class GenerateRoute:
             )
         finally:
             observer.stage_left("preprocess")
+        tokenizer = model.tokenizer
+        special = {tokenizer.special_id(text): text for text in call.shown_tokens}
+        shown = {token_id: text for token_id, text in special.items() if token_id is not None}
         outputs = [
             ChoiceOutput(
-                model.tokenizer.detokenizer(request.token_ids), request.sampling, request.token_ids
+                tokenizer.detokenizer(request.token_ids),
+                request.sampling,
+                request.token_ids,
+                shown,
             )
             for request in requests
         ]
@@ -243,7 +253,7 @@ def _events(answer: Answer, exchange: Exchange, changes: Sequence[Change]) -> by
     parts = []
     for change in changes:
         if change.text or change.token_ids:
-            parts.append(answer.delta(change.index, change.text, change.token_ids))
+            parts.append(answer.delta(change.index, change.text, change.token_ids, change.logprobs))
         if change.has_ended:
             parts.append(answer.choice_end(change.index, exchange.outputs[change.index]))
     return parts[0] if len(parts) == 1 else b"".join(parts)

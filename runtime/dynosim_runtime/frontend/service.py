@@ -13,7 +13,7 @@ from dynosim.router.eligibility import Constraints
 from dynosim.router.kv_router import Decision
 from dynosim.router.request import RoutingRequest
 from dynosim_runtime.card import WorkerCard
-from dynosim_runtime.engines.base import EngineClient
+from dynosim_runtime.engines.base import KEEPING_FORM, TELLING_LOGPROBS, EngineClient
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.frontend.fleet import Fleet
 from dynosim_runtime.frontend.generation import LiveGeneration
@@ -88,6 +88,7 @@ class LiveGenerator:
             )
         if request.request_id in self._active:
             raise ApiError(400, f"request id {request.request_id!r} is in use", param="request_id")
+        self._check_engines(request)
         record = RequestRecord(
             request_id=request.request_id,
             session_id=request.session_id,
@@ -99,6 +100,24 @@ class LiveGenerator:
         self.metrics.note_arrival(record.input_tokens)
         await generation.place()
         return generation
+
+    def _check_engines(self, request: GenerateRequest) -> None:
+        """Raises: ApiError 400 for what an engine of this fleet cannot do."""
+        kinds = {card.engine for card in self.fleet.cards.values()}
+        sampling = request.sampling
+        for field, is_asked, able in (
+            ("logprobs", sampling.logprobs is not None, TELLING_LOGPROBS),
+            ("response_format", sampling.structured is not None, KEEPING_FORM),
+        ):
+            unable = sorted(kinds - able)
+            if is_asked and unable:
+                raise ApiError(
+                    400,
+                    f"{field}: not supported by this server, whose engine is {unable[0]} "
+                    f"(engines that can: {', '.join(sorted(able))})",
+                    param=field,
+                    code="unsupported_parameter",
+                )
 
     def _arrival_ms(self, request: GenerateRequest) -> float:
         """When the request had come in, before it was templated and tokenized."""

@@ -6,7 +6,8 @@ from typing import Protocol
 import msgspec
 
 from dynosim_runtime.errors import ApiError
-from dynosim_runtime.generation import Sampling
+from dynosim_runtime.generation import Sampling, TokenLogprob
+from dynosim_runtime.protocol.logprobs import TextOf
 from dynosim_runtime.protocol.nvext import NvExt
 from dynosim_runtime.protocol.output import ChoiceOutput
 from dynosim_runtime.tokenizer import Conversation
@@ -37,6 +38,7 @@ class AnswerHead(msgspec.Struct, frozen=True, kw_only=True):
     received_ms: int  # Unix time, ms
     num_prompt_tokens: int  # of all prompts
     num_choices: int
+    text_of: TextOf
 
 
 class Answer(Protocol):
@@ -52,7 +54,13 @@ class Answer(Protocol):
         """The stream's first events."""
         ...
 
-    def delta(self, index: int, text: str, token_ids: Sequence[int]) -> bytes:
+    def delta(
+        self,
+        index: int,
+        text: str,
+        token_ids: Sequence[int],
+        logprobs: Sequence[TokenLogprob] = (),
+    ) -> bytes:
         """Events for new text or tokens of a choice; may be empty."""
         ...
 
@@ -83,6 +91,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     num_choices: int = 1  # of each prompt
     nvext: NvExt = NvExt()
     cache_salt: str = ""
+    shown_tokens: tuple[str, ...] = ()  # in texts, though they may be special
     answer: Callable[[AnswerHead], Answer]
 
 

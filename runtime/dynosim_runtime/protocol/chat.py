@@ -13,11 +13,13 @@ from dynosim_runtime.protocol.decoding import decode_body, refuse, refuse_unsupp
 from dynosim_runtime.protocol.errors import openai_error
 from dynosim_runtime.protocol.nvext import NvExt
 from dynosim_runtime.protocol.openai_fields import (
+    Count,
     OpenAiFields,
     PositiveCount,
     check_fields,
     sampling_of,
 )
+from dynosim_runtime.protocol.output_parser import Parsing
 from dynosim_runtime.tokenizer import Conversation
 
 # Templates know no "developer": to them those are the system's words.
@@ -36,12 +38,11 @@ HARMLESS_VALUES: dict[str, tuple[Any, ...]] = {
     "echo": (False,),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "logprobs": (False,),
     "modalities": (["text"], []),
-    "top_logprobs": (0,),
     "web_search_options": (),
 }
 
+NO_PARSING = Parsing()
 Messages = Annotated[list[dict[str, Any]], msgspec.Meta(min_length=1)]
 
 
@@ -73,18 +74,19 @@ class ChatRequest(OpenAiFields, frozen=True, kw_only=True):
     echo: Any = None
     function_call: Any = None
     functions: Any = None
-    logprobs: Any = None
+    logprobs: bool | None = None
     modalities: Any = None
-    top_logprobs: Any = None
+    top_logprobs: Count | None = None
     web_search_options: Any = None
 
 
 class ChatDialect:
-    """See `Dialect`."""
+    """See `Dialect`. `parsing` tells what the model writes besides words for the user."""
 
     endpoint = "chat_completions"
 
-    def __init__(self) -> None:
+    def __init__(self, parsing: Parsing = NO_PARSING) -> None:
+        self._parsing = parsing
         self._decoder = msgspec.json.Decoder(ChatRequest)
 
     def parse(self, body: bytes) -> Call:
@@ -94,12 +96,17 @@ class ChatDialect:
         refuse_unsupported(request, HARMLESS_VALUES)
         refuse_forced_tools(request.tool_choice)
         options = request.stream_options
+        num_top = _num_top_logprobs(request)
+        has_tools = bool(request.tools) and request.tool_choice != "none"
+        parsing = self._parsing.for_request(has_tools=has_tools)
 
         def answer(head: AnswerHead) -> ChatAnswer:
             return ChatAnswer(
                 head,
                 include_usage=options is not None and bool(options.include_usage),
                 return_token_ids=bool(request.return_token_ids),
+                num_top_logprobs=num_top,
+                parsing=parsing,
             )
 
         fields = msgspec.convert(request, TemplateFields, from_attributes=True)
@@ -111,10 +118,11 @@ class ChatDialect:
             prompt_field="messages",
             max_tokens=request.max_completion_tokens if is_new_name else request.max_tokens,
             max_tokens_field="max_completion_tokens" if is_new_name else "max_tokens",
-            sampling=sampling_of(request),
+            sampling=sampling_of(request, num_top),
             num_choices=request.n or 1,
             nvext=request.nvext or NvExt(),
             cache_salt=request.cache_salt or "",
+            shown_tokens=parsing.markers,
             answer=answer,
         )
 
@@ -123,11 +131,20 @@ class ChatDialect:
         return orjson.dumps(openai_error(error))
 
 
+def _num_top_logprobs(request: ChatRequest) -> int | None:
+    """How many likely tokens to tell beside each token; None: no logprobs. Raises: ApiError 400."""
+    if request.logprobs:
+        return request.top_logprobs or 0
+    if request.top_logprobs:
+        raise refuse("top_logprobs", "only allowed when logprobs is true", "invalid_value")
+    return None
+
+
 def refuse_forced_tools(tool_choice: object) -> None:
-    """Calls cannot be promised: what the model writes is not parsed. Raises: ApiError 400."""
+    """Calls cannot be promised: the model is free to write none. Raises: ApiError 400."""
     kind = tool_choice.get("type") if isinstance(tool_choice, dict) else tool_choice
     if kind not in (None, "none", "auto"):
-        raise refuse("tool_choice", 'only "auto" and "none" are supported: no tool parser is set')
+        raise refuse("tool_choice", 'only "auto" and "none" are supported by this server')
 
 
 def conversation_of(

@@ -11,13 +11,17 @@ from dynosim_runtime.protocol.completions_answer import CompletionsAnswer
 from dynosim_runtime.protocol.decoding import decode_body, refuse, refuse_unsupported
 from dynosim_runtime.protocol.errors import openai_error
 from dynosim_runtime.protocol.nvext import NvExt
-from dynosim_runtime.protocol.openai_fields import OpenAiFields, check_fields, sampling_of
+from dynosim_runtime.protocol.openai_fields import (
+    Count,
+    OpenAiFields,
+    check_fields,
+    sampling_of,
+)
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 MAX_CHOICES_IN_ALL = 128  # of all prompts together
 HARMLESS_VALUES: dict[str, tuple[Any, ...]] = {
     "echo": (False,),
-    "logprobs": (),
     "prompt_embeds": (),
     "suffix": ("",),
 }
@@ -29,7 +33,7 @@ class CompletionsRequest(OpenAiFields, frozen=True, kw_only=True):
     prompt: str | list[Any]
     add_special_tokens: bool | None = None
     echo: Any = None
-    logprobs: Any = None
+    logprobs: Count | None = None
     prompt_embeds: Any = None
     suffix: Any = None
 
@@ -59,6 +63,7 @@ class CompletionsDialect:
                 head,
                 include_usage=options is not None and bool(options.include_usage),
                 return_token_ids=bool(request.return_token_ids),
+                tells_logprobs=request.logprobs is not None,
             )
 
         return Call(
@@ -68,7 +73,7 @@ class CompletionsDialect:
             prompt_field="prompt",
             max_tokens=request.max_tokens,
             default_max_tokens=DEFAULT_MAX_TOKENS,
-            sampling=sampling_of(request),
+            sampling=sampling_of(request, request.logprobs),
             num_choices=request.n or 1,
             nvext=request.nvext or NvExt(),
             cache_salt=request.cache_salt or "",

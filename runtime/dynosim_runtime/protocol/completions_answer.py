@@ -5,7 +5,9 @@ from typing import Any
 
 import orjson
 
+from dynosim_runtime.generation import TokenLogprob
 from dynosim_runtime.protocol.call import AnswerHead
+from dynosim_runtime.protocol.logprobs import completion_logprobs
 from dynosim_runtime.protocol.openai_answer import OpenAiAnswer
 from dynosim_runtime.protocol.output import ChoiceOutput
 
@@ -13,7 +15,14 @@ from dynosim_runtime.protocol.output import ChoiceOutput
 class CompletionsAnswer(OpenAiAnswer):
     """See `Answer`."""
 
-    def __init__(self, head: AnswerHead, *, include_usage: bool, return_token_ids: bool) -> None:
+    def __init__(
+        self,
+        head: AnswerHead,
+        *,
+        include_usage: bool,
+        return_token_ids: bool,
+        tells_logprobs: bool = False,
+    ) -> None:
         super().__init__(
             head,
             {"id": f"cmpl-{head.request_id}", "object": "text_completion"},
@@ -22,12 +31,16 @@ class CompletionsAnswer(OpenAiAnswer):
             include_usage=include_usage,
             return_token_ids=return_token_ids,
         )
+        self._tells_logprobs = tells_logprobs
+        self._offsets = [0] * head.num_choices  # characters told of in logprobs
 
     def whole(self, outputs: Sequence[ChoiceOutput]) -> bytes:
         """See `Answer`."""
         choices = []
         for index, output in enumerate(outputs):
             choice = self._choice(index, output.text, output)
+            if self._tells_logprobs:
+                choice["logprobs"] = self._logprobs(index, output.logprobs)
             if self._with_ids:
                 choice["prompt_token_ids"] = output.prompt_ids
                 choice["token_ids"] = output.token_ids
@@ -51,9 +64,31 @@ class CompletionsAnswer(OpenAiAnswer):
             for index, output in enumerate(outputs)
         )
 
+    def delta(
+        self,
+        index: int,
+        text: str,
+        token_ids: Sequence[int],
+        logprobs: Sequence[TokenLogprob] = (),
+    ) -> bytes:
+        """See `Answer`."""
+        if not self._tells_logprobs:
+            return super().delta(index, text, token_ids)
+        choice: dict[str, Any] = {"index": index, "text": text, "finish_reason": None}
+        choice["logprobs"] = self._logprobs(index, logprobs)
+        if self._with_ids:
+            choice["token_ids"] = token_ids
+        return self._chunk(choice, {})
+
     def choice_end(self, index: int, output: ChoiceOutput) -> bytes:
         """See `Answer`."""
         return self._last_chunk(self._choice(index, "", output), output)
+
+    def _logprobs(self, index: int, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+        told, self._offsets[index] = completion_logprobs(
+            logprobs, self._offsets[index], self._head.text_of
+        )
+        return told
 
     def _choice(self, index: int, text: str, output: ChoiceOutput) -> dict[str, Any]:
         return {

@@ -85,7 +85,7 @@ class MessagesDialect:
     def _conversation(self, request: CountTokensRequest) -> Conversation:
         choice = (request.tool_choice or {}).get("type")
         if choice not in (None, "auto", "none"):
-            raise refuse("tool_choice", "only auto and none are supported: no tool parser is set")
+            raise refuse("tool_choice", "only auto and none are supported by this server")
         messages = messages_of_blocks(request.messages)
         system = joined_text(request.system, "system", ("text",))
         if self._strip_preamble:

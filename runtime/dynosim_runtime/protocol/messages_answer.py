@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from dynosim_runtime.errors import ApiError
+from dynosim_runtime.generation import TokenLogprob
 from dynosim_runtime.protocol.call import AnswerHead
 from dynosim_runtime.protocol.errors import anthropic_error
 from dynosim_runtime.protocol.events import named_event
@@ -56,7 +57,13 @@ class MessagesAnswer:
             )
         )
 
-    def delta(self, index: int, text: str, token_ids: Sequence[int]) -> bytes:
+    def delta(
+        self,
+        index: int,
+        text: str,
+        token_ids: Sequence[int],
+        logprobs: Sequence[TokenLogprob] = (),
+    ) -> bytes:
         """See `Answer`."""
         return b"%b%b}}\n\n" % (_DELTA_PREFIX, orjson.dumps(text)) if text else b""
 

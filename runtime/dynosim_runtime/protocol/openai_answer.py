@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from dynosim_runtime.errors import ApiError
+from dynosim_runtime.generation import TokenLogprob
 from dynosim_runtime.protocol.call import AnswerHead
 from dynosim_runtime.protocol.errors import openai_error
 from dynosim_runtime.protocol.events import DONE, KEEP_ALIVE_COMMENT, data_event, named_event
@@ -43,7 +44,13 @@ class OpenAiAnswer:
         ]
         self._suffix = text_end + b',"logprobs":null,"finish_reason":null'
 
-    def delta(self, index: int, text: str, token_ids: Sequence[int]) -> bytes:
+    def delta(
+        self,
+        index: int,
+        text: str,
+        token_ids: Sequence[int],
+        logprobs: Sequence[TokenLogprob] = (),
+    ) -> bytes:
         """See `Answer`. Once for every token of a stream: most of it is made beforehand."""
         if self._with_ids:
             return b'%b%b%b,"token_ids":%b}]}\n\n' % (

@@ -11,6 +11,7 @@ import msgspec
 from dynosim_runtime.generation import Sampling
 from dynosim_runtime.protocol.decoding import refuse, refuse_unsupported
 from dynosim_runtime.protocol.nvext import NvExt
+from dynosim_runtime.protocol.structured import structured_of
 
 MAX_CHOICES = 8
 
@@ -29,17 +30,11 @@ HARMLESS_VALUES: dict[str, tuple[Any, ...]] = {
     "allowed_token_ids": ([],),
     "bad_words": ([],),
     "best_of": (1,),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
     "include_stop_str_in_output": (False,),
     "logit_bias": ({},),
     "min_p": (0,),
     "prompt_logprobs": (),
-    "response_format": ({"type": "text"},),
     "skip_special_tokens": (True,),
-    "structured_outputs": (),
     "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
 }
@@ -99,8 +94,11 @@ def check_fields(request: OpenAiFields) -> None:
         raise refuse("stream_options", "only allowed when stream is true", "invalid_value")
 
 
-def sampling_of(request: OpenAiFields) -> Sampling:
-    """How the engine is to pick tokens, `max_tokens` aside."""
+def sampling_of(request: OpenAiFields, logprobs: int | None) -> Sampling:
+    """How the engine is to pick tokens, `max_tokens` aside, and what it is to tell of them.
+
+    Raises: ApiError 400.
+    """
     return Sampling(
         max_tokens=0,
         min_tokens=request.min_tokens or 0,
@@ -114,6 +112,8 @@ def sampling_of(request: OpenAiFields) -> Sampling:
         stop=stop_texts(request.stop),
         stop_token_ids=tuple(request.stop_token_ids or ()),
         ignore_eos=bool(request.ignore_eos),
+        logprobs=logprobs,
+        structured=structured_of(request),
     )
 
 

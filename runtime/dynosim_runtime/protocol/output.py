@@ -1,8 +1,14 @@
 """One answer as it grows: tokens become text, and stop strings end it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from dynosim_runtime.generation import FinishReason, RequestRecord, Sampling, TokenDelta
+from dynosim_runtime.generation import (
+    FinishReason,
+    RequestRecord,
+    Sampling,
+    TokenDelta,
+    TokenLogprob,
+)
 from dynosim_runtime.protocol.stop import StopFinder
 from dynosim_runtime.tokenizer import Detokenizer
 
@@ -10,8 +16,9 @@ from dynosim_runtime.tokenizer import Detokenizer
 class ChoiceOutput:
     """Text, tokens and end of one choice.
 
-    `token_ids` reach up to and with the token that completed a stop string. `record` is what the
-    generator tells of the request, None until it is asked.
+    `token_ids` and `logprobs` reach up to and with the token that completed a stop string. `record`
+    is what the generator tells of the request, None until it is asked. `shown` are special tokens
+    whose texts are part of the answer's.
     """
 
     __slots__ = (
@@ -19,8 +26,9 @@ class ChoiceOutput:
         "_min_tokens",
         "_pieces",
         "_stop_finder",
-        "_stop_token_ids",
+        "_texts",
         "finish_reason",
+        "logprobs",
         "prompt_ids",
         "record",
         "stop_text",
@@ -28,15 +36,21 @@ class ChoiceOutput:
     )
 
     def __init__(
-        self, detokenizer: Detokenizer, sampling: Sampling, prompt_ids: Sequence[int]
+        self,
+        detokenizer: Detokenizer,
+        sampling: Sampling,
+        prompt_ids: Sequence[int],
+        shown: Mapping[int, str] | None = None,
     ) -> None:
         self._detokenizer = detokenizer
         self._stop_finder = StopFinder(sampling.stop) if sampling.stop else None
         self._min_tokens = sampling.min_tokens
-        self._stop_token_ids = frozenset(sampling.stop_token_ids)
+        # of tokens that are no ordinary parts of the text
+        self._texts = {**(shown or {}), **dict.fromkeys(sampling.stop_token_ids, "")}
         self._pieces: list[str] = []
         self.prompt_ids = prompt_ids
         self.token_ids: list[int] = []
+        self.logprobs: list[TokenLogprob] = []
         self.finish_reason: FinishReason | None = None
         self.stop_text: str | None = None
         self.record: RequestRecord | None = None
@@ -53,11 +67,14 @@ class ChoiceOutput:
 
     def feed(self, delta: TokenDelta) -> str:
         """The text to show now; `stop_text` is set when a stop string is complete."""
+        num_before = self.num_tokens
         if self._stop_finder is None:
             self.token_ids += delta.token_ids
             shown = "".join(map(self._text_of, delta.token_ids))
         else:
             shown = self._feed_searching(delta.token_ids, self._stop_finder)
+        if delta.logprobs is not None:
+            self.logprobs += delta.logprobs[: self.num_tokens - num_before]
         if self.stop_text is not None:
             self.finish_reason = "stop"
         elif delta.finish_reason is not None:
@@ -80,7 +97,8 @@ class ChoiceOutput:
         return tail
 
     def _text_of(self, token_id: int) -> str:
-        return "" if token_id in self._stop_token_ids else self._detokenizer.step(token_id)
+        text = self._texts.get(token_id)
+        return self._detokenizer.step(token_id) if text is None else text
 
     def _feed_searching(self, token_ids: Sequence[int], finder: StopFinder) -> str:
         shown = []

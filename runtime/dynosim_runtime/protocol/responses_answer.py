@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from dynosim_runtime.errors import ApiError
+from dynosim_runtime.generation import TokenLogprob
 from dynosim_runtime.protocol.call import AnswerHead
 from dynosim_runtime.protocol.events import KEEP_ALIVE_COMMENT, named_event
 from dynosim_runtime.protocol.nvext import answer_nvext
@@ -45,7 +46,13 @@ class ResponsesAnswer:
             )
         )
 
-    def delta(self, index: int, text: str, token_ids: Sequence[int]) -> bytes:
+    def delta(
+        self,
+        index: int,
+        text: str,
+        token_ids: Sequence[int],
+        logprobs: Sequence[TokenLogprob] = (),
+    ) -> bytes:
         """See `Answer`."""
         if not text:
             return b""
