@@ -101,12 +101,13 @@ def prediction_intervals(
     rng = np.random.default_rng(seed)
     prepared = prepare(config)
     is_redrawn = config.workload.synthetic is not None and not is_workload_known
+    drawn = _drawn_timings(timing, num_replays, rng)
     samples: dict[str, list[float]] = {key: [] for key in INTERVAL_KEYS}
-    for index in range(num_replays):
+    for index, drawn_timing in enumerate(drawn):
         varied = config.model_copy(update={"seed": int(rng.integers(1 << 62))})
         replayed = load_trace(varied) if is_redrawn else _jittered(trace, rng)
-        drawn = _drawn_timing(timing, index, rng)
-        report = run(varied, trace=replayed, prepared=replace(prepared, timing=drawn)).report
+        timed = replace(prepared, timing=drawn_timing)
+        report = run(varied, trace=replayed, prepared=timed).report
         for key, values in samples.items():
             if report[key] is not None:
                 values.append(float(report[key]))
@@ -135,15 +136,20 @@ def form_error(fit: Fit) -> float:
     return max(FORM_ERROR, fit.errors.get("step_ms", 0.0))
 
 
-def _drawn_timing(timing: StepTimeModel, index: int, rng: np.random.Generator) -> StepTimeModel:
-    """The step times of one replay. What was not fitted to anything knows no error of its own."""
+def _drawn_timings(
+    timing: StepTimeModel, count: int, rng: np.random.Generator
+) -> list[StepTimeModel]:
+    """Step times of all replays. What was not fitted to anything knows no error of its own."""
     if not isinstance(timing, FittedModel):
-        return timing
+        return [timing] * count
     fit = timing.fit
-    if fit.draws:
-        fit = replace(fit, parameters=fit.draws[index % len(fit.draws)])
-    factor = max(0.0, 1 + form_error(fit) * float(rng.standard_normal()))
-    return FittedModel(scaled(fit, factor))
+    draws = fit.draws or (fit.parameters,)
+    order = rng.permutation(len(draws))  # fewer replays than draws are a sample of all of them
+    factors = np.maximum(1 + form_error(fit) * rng.standard_normal(count), 0.0).tolist()
+    return [
+        FittedModel(scaled(replace(fit, parameters=draws[order[index % len(draws)]]), factor))
+        for index, factor in enumerate(factors)
+    ]
 
 
 def _jittered(trace: Trace, rng: np.random.Generator) -> Trace:

@@ -72,6 +72,15 @@ def test_wider_draws_make_wider_intervals_and_the_prediction_lies_inside(tmp_pat
     assert "arrivals" in loose.varied
 
 
+def test_fewer_replays_than_draws_take_a_sample_of_all(tmp_path: Path) -> None:
+    rising = tuple(replace(TRUE, weights_ms=8 + 0.1 * number) for number in range(-16, 17))
+    fit = Fit(parameters=TRUE, knee=2.5, draws=rising)
+    config = configured(tmp_path, fit)
+    low, high = intervals_of(config, fit, is_workload_known=True).metrics["mean_tpot_ms"]
+    predicted = run(config).report["mean_tpot_ms"]
+    assert low < 0.98 * predicted and high > 1.02 * predicted
+
+
 def test_same_seed_same_intervals_and_progress_is_told(tmp_path: Path) -> None:
     fit = fit_with_draws(0.05)
     config = configured(tmp_path, fit)
