@@ -19,6 +19,9 @@ READY_TIMEOUT_S = 300.0
 NICENESS = -10
 BLOCK_SIZE = 32
 MAX_MODEL_LEN = 4096
+CPUS = os.sched_getaffinity(0)
+"""What we were given; later we keep off those of the models."""
+
 CPU_FLAGS = (
     "--enforce-eager",
     "--no-async-scheduling",
@@ -122,7 +125,7 @@ def give_model_a_cpu(pid: int) -> None:
     The system else moves the model aside whenever the HTTP server or the client wakes up. `pid` is
     the process that started all others; those in sessions of their own take precedence, too.
     """
-    cpus = sorted(os.sched_getaffinity(0))
+    cpus = sorted(CPUS)
     names = {one: Path(f"/proc/{one}/comm").read_text() for one in (pid, *_descendants(pid))}
     models = [one for one, name in names.items() if name.startswith("VLLM::")]
     others = cpus[: -len(models)] or cpus
@@ -147,10 +150,7 @@ def no_idle_cpu() -> Iterator[None]:
     Virtual CPUs are often threads of one core, of which each is up to twice as fast while the other
     sleeps: a model would compute the faster, the less the HTTP server beside it has to do.
     """
-    processes = [
-        multiprocessing.Process(target=_spin, args=(cpu,), daemon=True)
-        for cpu in os.sched_getaffinity(0)
-    ]
+    processes = [multiprocessing.Process(target=_spin, args=(cpu,), daemon=True) for cpu in CPUS]
     for process in processes:
         process.start()
     try:
