@@ -16,7 +16,7 @@ from dynosim.config.report_keys import METRICS, STATISTICS, STEADY_METRICS, STEA
 from dynosim.config.schema import RunConfig
 from dynosim.records import NO_REQUEST, FloatArray, Trace
 from dynosim.runner import load_trace, prepare, run
-from dynosim.timing.fitted import Fit, FittedModel
+from dynosim.timing.fitted import DRIFT, Fit, FittedModel
 from dynosim.timing.model import StepTimeModel
 
 LEVEL = 0.95
@@ -130,10 +130,10 @@ def scaled(fit: Fit, factor: float) -> Fit:
 def form_error(fit: Fit) -> float:
     """Standard deviation of the error that all steps of a run have in common.
 
-    A fit to single steps knows how far it is off steps it has not seen; a fit to requests only
-    knows what it reckoned with.
+    A fit to single steps knows how far it is off steps it has not seen, a fit to requests how much
+    the engine's speed drifted.
     """
-    return max(FORM_ERROR, fit.errors.get("step_ms", 0.0))
+    return max(FORM_ERROR, fit.errors.get("step_ms", 0.0), fit.errors.get(DRIFT, 0.0))
 
 
 def _drawn_timings(

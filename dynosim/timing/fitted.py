@@ -31,6 +31,9 @@ from dynosim.timing.model import DERIVED, StepTimeModel, contexts_below
 
 DEFAULT_KNEE = 4.0
 
+DRIFT = "drift"
+"""Among a fit's errors: standard deviation of the engine's speed over the time of the log."""
+
 
 Curve = tuple[tuple[float, float], ...]
 """Points to interpolate between, two at least; empty: no curve."""
@@ -82,7 +85,7 @@ class Fit:
     draws: tuple[FittedParameters, ...] = ()  # other constants, as plausible as the spread of these
     unidentified: tuple[str, ...] = ()  # parameters that the measurements cannot tell
     measured: MeasuredRange = field(default_factory=MeasuredRange)
-    errors: Mapping[str, float] = field(default_factory=dict)  # metric -> relative error, held out
+    errors: Mapping[str, float] = field(default_factory=dict)  # metric -> held out; and `DRIFT`
     source: str = ""  # of the measurements: file, engine, model, hardware
     method: str = ""  # how the constants were found
 

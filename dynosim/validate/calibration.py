@@ -115,7 +115,7 @@ def calibrate_log(
     fit = replace(
         fitted.fit,
         draws=tuple(draw.parameters for draw in fitted.draws[:KEPT_DRAWS]),
-        errors=error_values(held_out),
+        errors={**fitted.fit.errors, **error_values(held_out)},
         source=f"{path.name}, {count} of {len(measured)} requests" + _what(deployment),
         method=f"simulation in the loop, {fitted.num_replays} replays; prior: {prior.source}",
     )

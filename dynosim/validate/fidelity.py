@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dynosim.engine.spec import EngineSpec
+from dynosim.intervals import form_error
 from dynosim.records import Trace
 from dynosim.timing.fitted import Fit
 from dynosim.timing.model import StepTimeModel
@@ -210,7 +211,14 @@ class _Judge:
     def _add_fitted(
         self, name: str, column: str, spec: EngineSpec, fitted: Fitted, first_unseen: int
     ) -> None:
-        ranges = intervals(self._measured, spec, fitted.draws, count=NUM_DRAWS, seed=self._seed)
+        ranges = intervals(
+            self._measured,
+            spec,
+            fitted.draws,
+            common_error=form_error(fitted.fit),
+            count=NUM_DRAWS,
+            seed=self._seed,
+        )
         detail = {"intervals": {key: list(pair) for key, pair in ranges.items()}}
         self._add(name, column, fitted.predicted, fitted.model(), first_unseen, detail)
 

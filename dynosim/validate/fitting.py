@@ -16,7 +16,7 @@ import numpy as np
 
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import FloatArray, Trace
-from dynosim.timing.fitted import Fit, FittedModel, MeasuredRange
+from dynosim.timing.fitted import DRIFT, Fit, FittedModel, MeasuredRange
 from dynosim.validate.measurements import Measurements
 from dynosim.validate.prior import Prior
 from dynosim.validate.replay import Predicted, replay
@@ -38,6 +38,7 @@ efficiency of least squares (Cauchy's loss: 2.385 standard deviations of 1.4826 
 _NOISE_ROUNDS = 6
 _NOISE_SETTLED = 0.9
 _SCALINGS = 4
+_STRETCH = 20  # requests
 _UNIDENTIFIED = 0.7
 """A parameter whose interval is still so much of its prior's was not told by the log."""
 
@@ -90,7 +91,11 @@ def fit_log(
     )  # fmt: skip
     predicted = replay(measured.trace(), spec, FittedModel(fit), measured.clock)
     return Fitted(
-        fit=replace(fit, measured=_measured_range(predicted, measured, count)),
+        fit=replace(
+            fit,
+            measured=_measured_range(predicted, measured, count),
+            errors={DRIFT: _drift(predicted, measured.first(count))},
+        ),
         names=names,
         cost=problem.cost_of(best),
         num_replays=sum(one.num_replays for one in problems),
@@ -325,6 +330,19 @@ def _unidentified(
     blurred = [name for name, share in zip(names, left, strict=True) if share > _UNIDENTIFIED]
     outside = ["ingress_ms", "egress_ms"] if measured.clock == "engine" else ["egress_ms"]
     return (*blurred, *outside)
+
+
+def _drift(predicted: Predicted, measured: Measurements) -> float:
+    """Standard deviation of the engine's speed between stretches of the log, as a share.
+
+    What a machine's speed differs by from one time to another, so may it differ in another run.
+    """
+    stretches = np.array_split(np.arange(len(measured)), max(len(measured) // _STRETCH, 2))
+    ratios = [
+        float(measured.decode_ms[rows].sum() / max(predicted.decode_ms[rows].sum(), 1e-9))
+        for rows in stretches
+    ]
+    return float(np.std(ratios, ddof=1))
 
 
 def _correlations(names: Sequence[str], samples: FloatArray) -> dict[str, float]:
