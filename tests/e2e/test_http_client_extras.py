@@ -102,7 +102,11 @@ async def test_the_form_of_an_answer_reaches_the_engine() -> None:
         client = openai_client(url)
         asked: dict[str, Any] = {"model": MODEL, "messages": HELLO}
         schema = {"name": "answer", "schema": SCHEMA}
-        for form in ({"type": "json_object"}, {"type": "json_schema", "json_schema": schema}):
+        forms: list[Any] = [
+            {"type": "json_object"},
+            {"type": "json_schema", "json_schema": schema},
+        ]
+        for form in forms:
             await client.chat.completions.create(**asked, response_format=form)
         for more in (
             {"guided_choice": ["yes", "no"]},

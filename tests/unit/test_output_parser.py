@@ -11,6 +11,7 @@ from dynosim_runtime.generation import Sampling, TokenDelta
 from dynosim_runtime.protocol.chat_parts import ChatParts
 from dynosim_runtime.protocol.output import ChoiceOutput
 from dynosim_runtime.protocol.output_parser import OutputParser, Parsing
+from dynosim_runtime.protocol.parts import CallArguments
 from dynosim_runtime.protocol.tool_calls import TOOL_PARSERS
 from dynosim_runtime.tokenizer import load_tokenizer
 
@@ -130,7 +131,7 @@ def test_arguments_come_while_they_are_written(name: str) -> None:
     begin = {"hermes": "<tool_call>", "llama3_json": "", "mistral": "[TOOL_CALLS]["}[name]
     parser = TOOL_PARSERS[name]()
     parser.feed(begin + '{"name": "f", "arguments": {"text": "')
-    assert [part.text for part in parser.feed("so far")] == ["so far"]
+    assert parser.feed("so far") == [CallArguments("so far")]
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
