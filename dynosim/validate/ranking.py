@@ -74,7 +74,7 @@ def rank(
     tau = kendalltau([predicted[name] for name in names], [measured[name] for name in names])
     chosen = min(names, key=lambda name: sign * predicted[name])
     best = ordered[0]
-    lost = sign * (measured[chosen] - measured[best])
+    lost = abs(measured[chosen] - measured[best])
     return Ranking(
         metric,
         tuple((name, measured[name], predicted[name]) for name in ordered),
