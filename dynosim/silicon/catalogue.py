@@ -1,7 +1,7 @@
 """Models by name, without network: the Hugging Face configs that aiconfigurator-core ships.
 
-The package is found, never imported (its import takes seconds). A path of a `config.json`, or of
-the folder that holds one, names a model as well.
+The package is found, never imported (its import takes seconds). Common models that it lacks are in
+`shapes`. A path of a `config.json`, or of the folder that holds one, names a model as well.
 """
 
 import difflib
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dynosim.errors import ConfigError
+from dynosim.silicon.shapes import SAME_SHAPES, common_config, common_models
 from dynosim.timing.architecture import ModelEntry
 
 _SUFFIX = "_config.json"
@@ -73,7 +74,8 @@ def model_entry(model: str) -> ModelEntry:
     Raises: ConfigError with the nearest names, or with what is wrong with the file.
     """
     folder = core_folder()
-    name = _SAME_ARCHITECTURE.get(model, model)
+    name = SAME_SHAPES.get(model, model)
+    name = _SAME_ARCHITECTURE.get(name, name)
     if folder is not None and name.count("/") == 1:
         stem = name.replace("/", "--")
         path = folder / "model_configs" / f"{stem}{_SUFFIX}"
@@ -86,6 +88,9 @@ def model_entry(model: str) -> ModelEntry:
     if path.is_file():
         quantisation = path.with_name("hf_quant_config.json")
         return _entry(model, path, quantisation, is_packaged=False)
+    config = common_config(name)
+    if config is not None:
+        return ModelEntry(name, config, None, name, is_packaged=False)
     raise ConfigError(_unknown(model))
 
 
@@ -114,7 +119,8 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _unknown(model: str) -> str:
     names = known_models()
-    by_lower = {name.lower(): name for name in (*names, *_SAME_ARCHITECTURE)}
+    others = (*_SAME_ARCHITECTURE, *SAME_SHAPES, *common_models())
+    by_lower = {name.lower(): name for name in (*names, *others)}
     by_lower |= {name.split("/")[-1].lower(): name for name in names}
     nearest = difflib.get_close_matches(model.lower(), by_lower, n=4)
     unique = list(dict.fromkeys(by_lower[match] for match in nearest))[:3]

@@ -1,8 +1,13 @@
 """Data sheets of accelerators, by the SKU names that aiconfigurator and Dynamo use.
 
-Sources: NVIDIA's data sheets of each product (dense rates without sparsity, per GPU, boost clock);
-`memory_gib` is what the driver reports (nvidia-smi), not the sales figure. Link rates are per GPU
-and direction: NVLink 3 300, NVLink 4 450, NVLink 5 900 GB/s; PCIe gen 4 x16 32, gen 5 x16 64 GB/s.
+Sources: NVIDIA's data sheets of each product (dense rates without sparsity, per GPU, boost clock),
+and for GeForce cards the tables of the white papers on GA102, Ada and RTX Blackwell: tensor cores
+with 32-bit accumulation, which models are served with, and which GeForce has at half rate. T4 and
+V100 have no bf16, the rate is that of fp16. `memory_gib` is what the driver reports (nvidia-smi,
+with error correction where it is on by default), not the sales figure. Link rates are per GPU and
+direction: NVLink 2 150, NVLink 3 300, NVLink 4 450, NVLink 5 900 GB/s, 200 GB/s for export models;
+PCIe gen 3 x16 16, gen 4 x16 32, gen 5 x16 64 GB/s. NVLink bridges of workstation cards are an
+option and not counted.
 """
 
 import difflib
@@ -29,22 +34,80 @@ def _sheet(
 _SHEETS = {
     sheet.name: sheet
     for sheet in (
+        _sheet("t4", 15.0, 320, 65, 65, 16),
+        _sheet("v100_sxm", 32.0, 900, 125, 125, 150),
+        _sheet("a10", 22.5, 600, 125, 125, 32),
         _sheet("a10g", 22.5, 600, 70, 70, 32),
         _sheet("a30", 24.0, 933, 165, 165, 32),
+        _sheet("a40", 45.0, 696, 150, 150, 32),
         _sheet("a100_pcie", 80.0, 1935, 312, 312, 32),
         _sheet("a100_sxm", 80.0, 2039, 312, 312, 300),
+        _sheet("a800_sxm", 80.0, 2039, 312, 312, 200),
         _sheet("l4", 22.5, 300, 121, 242, 32),
+        _sheet("l20", 45.0, 864, 119.5, 239, 32),
+        _sheet("l40", 45.0, 864, 181, 362, 32),
         _sheet("l40s", 45.0, 864, 362, 733, 32),
+        _sheet("h20", 95.6, 4000, 148, 296, 450),
+        _sheet("h800_sxm", 79.6, 3350, 989, 1979, 200),
         _sheet("h100_pcie", 79.6, 2000, 756, 1513, 64),
+        _sheet("h100_nvl", 93.6, 3938, 835, 1671, 300),
         _sheet("h100_sxm", 79.6, 3350, 989, 1979, 450),
         _sheet("h200_sxm", 140.4, 4800, 989, 1979, 450),
+        _sheet("gh200", 95.6, 4000, 989, 1979, 450),
         _sheet("b200_sxm", 179.0, 8000, 2250, 4500, 900),
         _sheet("b300_sxm", 268.6, 8000, 2250, 4500, 900),
         _sheet("gb200", 185.0, 8000, 2500, 5000, 900),
         _sheet("gb300", 277.5, 8000, 2500, 5000, 900),
+        _sheet("rtx_3090", 24.0, 936, 71, 71, 32),
+        _sheet("rtx_4080", 16.0, 717, 97.5, 195, 32),
+        _sheet("rtx_4090", 24.0, 1008, 165, 330, 32),
+        _sheet("rtx_5080", 15.9, 960, 112.6, 225, 64),
+        _sheet("rtx_5090", 31.8, 1792, 209.5, 419, 64),
+        _sheet("rtx_a5000", 24.0, 768, 111, 111, 32),
+        _sheet("rtx_a6000", 48.0, 768, 155, 155, 32),
+        _sheet("rtx_5000_ada", 32.0, 576, 261, 522, 32),
+        _sheet("rtx_6000_ada", 48.0, 960, 364, 728, 32),
+        _sheet("rtx_pro_6000_workstation", 95.6, 1792, 504, 1007, 64),
         _sheet("rtx_pro_6000_server", 95.6, 1597, 500, 1000, 64),
     )
 }
+
+
+_USUAL_FORM = {
+    "a100": "a100_sxm",
+    "a6000": "rtx_a6000",
+    "a800": "a800_sxm",
+    "b200": "b200_sxm",
+    "b300": "b300_sxm",
+    "h100": "h100_sxm",
+    "h200": "h200_sxm",
+    "h800": "h800_sxm",
+    "rtx_pro_6000": "rtx_pro_6000_server",
+    "v100": "v100_sxm",
+}
+"""What a name without the form stands for."""
+
+_MAKERS = ("nvidia", "geforce", "tesla")
+
+
+def usual_name(hardware: str) -> str:
+    """The built-in name that another spelling means: `RTX 4090` is rtx_4090, H100 h100_sxm.
+
+    Anything else comes back as it is, for `hardware_sheet` to refuse or to open.
+    """
+    if hardware in _SHEETS:
+        return hardware
+    named = {_plain(name): name for name in _SHEETS}
+    named |= {_plain(short): name for short, name in _USUAL_FORM.items()}
+    return named.get(_plain(hardware), hardware)
+
+
+def _plain(name: str) -> str:
+    """Letters and digits alone, without the maker."""
+    text = "".join(one for one in name.lower() if one.isalnum())
+    for maker in _MAKERS:
+        text = text.replace(maker, "")
+    return text
 
 
 def known_hardware() -> list[str]:
