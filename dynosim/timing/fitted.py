@@ -13,8 +13,10 @@ rule: while reading the weights takes longer than computing, prompt tokens ride 
 beyond, every token costs. Where a curve of the matrix products over tokens is known (from measured
 tables), `curve_scale` times it stands in for the soft maximum; a second curve tells by how much
 reading a token of context is faster or slower in batches of some sizes (kernels split small batches
-over the device, middling ones leave a part of it idle). Decode steps of one batch are linear in
-their contexts, so that runs have a closed form.
+over the device, middling ones leave a part of it idle). Either form of the products is bent by
+factors at a few token counts, in between in line over the logarithm: experts fill up, kernels
+change, the device hides behind the host. Decode steps of one batch are linear in their contexts, so
+that runs have a closed form.
 
 `ingress_ms` and `egress_ms` lie outside the steps, see `StepTimeModel`.
 """
@@ -22,6 +24,7 @@ their contexts, so that runs have a closed form.
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from math import log2
 from typing import Any
 
 import numpy as np
@@ -41,12 +44,17 @@ Curve = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FittedParameters:
-    """The constants of one deployment, none negative; in ms but for `curve_scale`."""
+    """The constants of one deployment, none negative; in ms but for `curve_scale` and factors."""
 
     overhead_ms: float = 0.0  # of every step: launches, sampling, the host between two steps
     weights_ms: float = 0.0  # reading all weights once
     per_token_ms: float = 0.0  # matrix products of one token where computing is the limit
     curve_scale: float = 1.0  # of the token curve, where there is one
+    factor_at_8: float = 1.0  # of the products of so many tokens; at one token there is none
+    factor_at_32: float = 1.0
+    factor_at_128: float = 1.0
+    factor_at_512: float = 1.0
+    factor_at_2048: float = 1.0  # and beyond
     prompt_step_ms: float = 0.0  # once per step that computes any prompt token
     per_decode_ms: float = 0.0  # one decoding sequence
     per_context_token_ms: float = 0.0  # reading one token of cache for a decoding sequence
@@ -56,6 +64,8 @@ class FittedParameters:
     egress_ms: float = 0.0  # token made until token delivered
 
 
+BENT_AT = (8, 32, 128, 512, 2048)
+FACTOR_NAMES = tuple(f"factor_at_{tokens}" for tokens in BENT_AT)
 PARAMETER_NAMES = tuple(parameter.name for parameter in fields(FittedParameters))
 
 
@@ -109,6 +119,11 @@ class FittedModel(StepTimeModel):
         self._per_context_token_ms = parameters.per_context_token_ms
         self._mixed_context_token_ms = parameters.mixed_context_token_ms
         self._per_pair_ms = parameters.per_pair_ms
+        bends = zip(BENT_AT, FACTOR_NAMES, strict=True)
+        self._factors: Curve = (
+            (0.0, 1.0),
+            *((log2(tokens), getattr(parameters, name)) for tokens, name in bends),
+        )
         self._token_work: dict[int, float] = {}  # remembered, by token count
         self._context_token: dict[int, float] = {}  # remembered, by number of decodes
         self.description = f"fitted: {name}" + (f", from {fit.source}" if fit.source else "")
@@ -158,6 +173,22 @@ class FittedModel(StepTimeModel):
         fixed, per_context = np.array(parts).reshape(-1, 2).T
         return np.asarray(fixed[inverse] + decode_context_tokens * per_context[inverse])
 
+    def steps_ms(self, steps: IntArray) -> FloatArray:
+        """`step_ms` of many steps at once; a row holds its five arguments."""
+        num_prefills, prompts, prefix, decodes, contexts = steps.reshape(-1, 5).T
+        tokens, row = np.unique(prompts + decodes, return_inverse=True)
+        bases = [self._step_base_ms(count) if count > 0 else 0.0 for count in tokens.tolist()]
+        batches, column = np.unique(decodes, return_inverse=True)
+        slopes = [self._context_ms(count) if count > 0 else 0.0 for count in batches.tolist()]
+        reach = (prefix + (prompts + num_prefills) / 2) / np.maximum(num_prefills, 1)
+        of_prompts = self._prompt_step_ms + prompts * reach * self._per_pair_ms
+        of_prompts = of_prompts + contexts * self._mixed_context_token_ms
+        of_prompts = np.where(prompts > 0, of_prompts, 0.0)
+        of_decodes = decodes * self._per_decode_ms + contexts * np.array(slopes)[column]
+        return np.asarray(
+            np.array(bases)[row] + np.where(prompts > 0, of_prompts, 0.0) + of_decodes
+        )
+
     def _context_ms(self, num_decodes: int) -> float:
         """One token of context in a batch of so many decodes; remembered."""
         value = self._context_token.get(num_decodes)
@@ -179,9 +210,10 @@ class FittedModel(StepTimeModel):
     def _products_ms(self, tokens: int) -> float:
         """Matrix products of so many tokens; beyond a curve's end, its last slope goes on."""
         fit = self.fit
+        bent = on_curve(self._factors, log2(min(tokens, BENT_AT[-1])))
         if not fit.token_curve:
-            return soft_maximum(self._weights_ms, tokens * self._per_token_ms, fit.knee)
-        return fit.parameters.curve_scale * on_curve(fit.token_curve, tokens)
+            return bent * soft_maximum(self._weights_ms, tokens * self._per_token_ms, fit.knee)
+        return bent * fit.parameters.curve_scale * on_curve(fit.token_curve, tokens)
 
     def steps_in_range(self, steps: StepLog) -> IntArray:
         """See `StepTimeModel`; a step is inside if it is on every axis."""

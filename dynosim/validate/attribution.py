@@ -6,7 +6,7 @@ import numpy as np
 
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import FloatArray
-from dynosim.timing.fitted import Fit, FittedModel
+from dynosim.timing.fitted import FACTOR_NAMES, Fit, FittedModel
 from dynosim.timing.model import StepTimeModel
 from dynosim.validate.fitting import FIRST_TOKEN_MS, FIRST_TOKEN_SHARE
 from dynosim.validate.measurements import Measurements
@@ -20,6 +20,7 @@ HOST = ("overhead_ms", "prompt_step_ms", "per_decode_ms", "ingress_ms", "egress_
 
 KERNELS = (
     "curve_scale",
+    *FACTOR_NAMES,
     "weights_ms",
     "per_token_ms",
     "per_context_token_ms",

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from dynosim.timing.fitted import Fit
-from dynosim.validate.deployment import Deployment, deployment_of
-from dynosim.validate.fitting import Fitted, fit_log
+from dynosim.validate.deployment import Deployment, balance_notes, deployment_of
+from dynosim.validate.fitting import Fitted, fit_loops
 from dynosim.validate.log_file import read_measurements
 from dynosim.validate.measurements import Measurements
 from dynosim.validate.prediction import inside_shares, load_of
@@ -92,23 +92,16 @@ def calibrate_log(
     )
     notes = [f"the log does not state {key}: vLLM's default is taken" for key in deployment.assumed]
     prior = prior_of(deployment, measured)
+    notes += prior.notes
+    notes += balance_notes(deployment)
     trace = measured.trace()
     blocks = deployment.given_blocks or deployment.blind_blocks()
     if blocks is None:
         blocks = deployment.ample_blocks(trace)
         notes.append("KV capacity unknown, taken to be ample: state --num-gpu-blocks")
-    fits = {
-        is_async: fit_log(
-            measured,
-            prior,
-            deployment.spec(trace, blocks, is_async=is_async),
-            count=count,
-            seed=seed,
-        )
-        for is_async in _loops(measured, deployment)
-    }
-    is_async = min(fits, key=lambda loop: fits[loop].cost)
-    fitted = fits[is_async]
+    spec = deployment.spec(trace, blocks)
+    fits = fit_loops(measured, prior, spec, deployment.loops, count=count, seed=seed)
+    is_async, fitted = next(iter(fits.items()))
     rest = slice(count, None)
     has_rest = count < len(measured)
     held_out = scores(measured, fitted.predicted, rest) if has_rest else []
@@ -131,14 +124,6 @@ def calibrate_log(
         distances(measured, fitted.predicted, rest) if has_rest else [],
         notes,
     )
-
-
-def _loops(measured: Measurements, deployment: Deployment) -> tuple[bool, ...]:
-    """The set-up's scheduling loop; both where it does not tell."""
-    kwargs = measured.setup.get("engine_kwargs")
-    if isinstance(kwargs, dict) and kwargs.get("async_scheduling") is not None:
-        return (deployment.engine.async_scheduling,)
-    return (True, False)
 
 
 def _loop_name(is_async: bool) -> str:

@@ -15,8 +15,8 @@ from dynosim.records import Trace
 from dynosim.timing.fitted import Fit
 from dynosim.timing.model import StepTimeModel
 from dynosim.validate.attribution import attribute, blind_fit
-from dynosim.validate.deployment import Deployment, deployment_of
-from dynosim.validate.fitting import Fitted, fit_log
+from dynosim.validate.deployment import Deployment, balance_notes, deployment_of
+from dynosim.validate.fitting import Fitted, fit_loops
 from dynosim.validate.log_file import read_measurements
 from dynosim.validate.measurements import Measurements
 from dynosim.validate.prediction import inside_shares, intervals, load_of
@@ -152,7 +152,8 @@ class _Judge:
         self._trace: Trace = measured.trace()
         self._prior: Prior = prior_of(deployment, measured)
         self._levels: list[Level] = []
-        self._notes: list[str] = list(_assumptions(deployment))
+        self._notes: list[str] = [*_assumptions(deployment), *balance_notes(deployment)]
+        self._notes += self._prior.notes if not self._prior.fit.token_curve else ()
         self._specs = self._capacities()
 
     def _capacities(self) -> dict[str, EngineSpec]:
@@ -176,7 +177,9 @@ class _Judge:
 
     def a_priori(self) -> None:
         """Tables and the host's round number."""
-        timing = table_timing(self._deployment, overhead_ms=STEP_OVERHEAD_MS)
+        timing = None
+        if self._prior.fit.token_curve:
+            timing = table_timing(self._deployment, overhead_ms=STEP_OVERHEAD_MS)
         if timing is None:
             self._notes.append("a priori: needs a model and hardware that are known")
             return
@@ -185,25 +188,50 @@ class _Judge:
             self._add("a priori", column, predicted, timing, first_unseen=0)
 
     def fitted_on_first_part(self) -> Fitted:
-        """Constants from the first requests."""
-        last: Fitted | None = None
+        """Constants from the first requests; the scheduling loop, too, if the set-up is silent."""
+        name = f"fitted on the first {self._count} requests"
+        fits = self._fits_of_loops()
         for column, spec in self._specs.items():
-            last = fit_log(self._measured, self._prior, spec, count=self._count, seed=self._seed)
-            name = f"fitted on the first {self._count} requests"
-            self._add_fitted(name, column, spec, last, self._count)
-        assert last is not None
-        return last
+            self._add_fitted(name, column, spec, fits[column], self._count)
+        return list(fits.values())[-1]
+
+    def _fits_of_loops(self) -> dict[str, Fitted]:
+        """By column. The loop is chosen where most is known, and settles it for all columns."""
+        loops = self._deployment.loops
+        fits: dict[str, Fitted] = {}
+        for column, spec in reversed(self._specs.items()):
+            found = fit_loops(
+                self._measured, self._prior, spec, loops, count=self._count, seed=self._seed
+            )
+            is_async, fits[column] = next(iter(found.items()))
+            if is_async != self._deployment.loops[0]:
+                self._notes.append(
+                    f"{column}: {'a' if is_async else ''}synchronous scheduling fits better than"
+                    " the default of the set-up's version"
+                )
+            loops = (is_async,)
+        for column, spec in self._specs.items():
+            self._specs[column] = replace(spec, async_scheduling=loops[0])
+        return {column: fits[column] for column in self._specs}
 
     def fitted_elsewhere(self, other: Measurements) -> None:
-        """Constants from another workload of the same deployment."""
+        """Constants, and the scheduling loop, from another workload of the same deployment.
+
+        Its set-up may differ in what is no matter of step times: limits of a step, KV capacity.
+        """
         prior = prior_of(self._deployment, other)
+        there = deployment_of(
+            other.setup or self._measured.setup,
+            model=self._deployment.model,
+            hardware=self._deployment.hardware,
+        )
         for column, spec in self._specs.items():
-            length = max(
-                spec.max_model_len,
-                self._deployment.spec(other.trace(), spec.num_gpu_blocks).max_model_len,
+            recorded = there.spec(other.trace(), there.given_blocks or spec.num_gpu_blocks)
+            found = fit_loops(
+                other, prior, recorded, there.loops, count=len(other), seed=self._seed
             )
-            spec = replace(spec, max_model_len=length)
-            fitted = fit_log(other, prior, spec, count=len(other), seed=self._seed)
+            is_async, fitted = next(iter(found.items()))
+            spec = replace(spec, async_scheduling=is_async)
             predicted = replay(self._trace, spec, fitted.model(), self._measured.clock)
             here = replace(fitted, predicted=predicted)
             self._add_fitted(f"fitted on {Path(other.source).name}", column, spec, here, 0)

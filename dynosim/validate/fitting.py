@@ -16,7 +16,7 @@ import numpy as np
 
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import FloatArray, Trace
-from dynosim.timing.fitted import DRIFT, Fit, FittedModel, MeasuredRange
+from dynosim.timing.fitted import DRIFT, FACTOR_NAMES, Fit, FittedModel, MeasuredRange
 from dynosim.validate.measurements import Measurements
 from dynosim.validate.prior import Prior
 from dynosim.validate.replay import Predicted, replay
@@ -28,15 +28,13 @@ DECODE_SHARE, DECODE_MS = 0.005, 2.0
 """Scale of errors from first to last token: hundreds of steps average out to 0.5 %."""
 
 _DIFFERENCE = 0.01  # standard deviations of the prior
-_ROUNDS = 8
+_ROUNDS = 20
 _CONVERGED = 1e-3  # of the cost
 _STEP_LENGTHS = (1.0, 0.5, 0.2, 0.05)
 _BOOTSTRAPS = 400
 _NOISE_MEDIANS = 2.385 * 1.4826
 """Scale of the loss in medians of absolute errors: for normal errors this keeps 95 % of the
 efficiency of least squares (Cauchy's loss: 2.385 standard deviations of 1.4826 medians each)."""
-_NOISE_ROUNDS = 6
-_NOISE_SETTLED = 0.9
 _SCALINGS = 4
 _STRETCH = 20  # requests
 _UNIDENTIFIED = 0.7
@@ -70,7 +68,7 @@ def fit_log(
     """
     problems = [_Problem(measured, with_knee, spec, count) for with_knee in prior.with_all_knees()]
     solved = [(problem, problem.minimize()) for problem in problems]
-    problem, best = min(solved, key=lambda pair: pair[0].cost_of(pair[1]))
+    problem, best = min(solved, key=lambda pair: pair[1].cost)
     prior = problem.prior
     moves, jacobian, residuals = best.moves, problem.jacobian(best), best.residuals
     samples = _bootstrap(jacobian, residuals, moves, problem.lowest, seed)
@@ -97,12 +95,31 @@ def fit_log(
             errors={DRIFT: _drift(predicted, measured.first(count))},
         ),
         names=names,
-        cost=problem.cost_of(best),
+        cost=best.cost,
         num_replays=sum(one.num_replays for one in problems),
         draws=tuple(problem.fit_at(sample) for sample in samples),
         correlations=_correlations(names, samples),
         predicted=predicted,
     )
+
+
+def fit_loops(
+    measured: Measurements,
+    prior: Prior,
+    spec: EngineSpec,
+    loops: Sequence[bool],
+    *,
+    count: int,
+    seed: int = 0,
+) -> dict[bool, Fitted]:
+    """`fit_log` with each scheduling loop (asynchronous or not), the best first."""
+    fits = {
+        is_async: fit_log(
+            measured, prior, replace(spec, async_scheduling=is_async), count=count, seed=seed
+        )
+        for is_async in loops
+    }
+    return dict(sorted(fits.items(), key=lambda pair: pair[1].cost))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +128,8 @@ class _Trial:
 
     moves: FloatArray
     predicted: Predicted
-    residuals: FloatArray
+    noise: FloatArray  # (2,) of first tokens and of decode, in their scales; at least 1
+    residuals: FloatArray  # in scales times noise
     cost: float
 
 
@@ -132,7 +150,6 @@ class _Problem:
         self._spread = np.array([prior.spread[name] for name in self.names])
         self._center = np.array([getattr(parameters, name) for name in self.names])
         self.lowest = -self._center / self._spread  # where constants are zero
-        self._noise = np.ones(2)  # of first tokens and of decode, in their scales
         self.num_replays = 0
 
     def fit_at(self, moves: FloatArray) -> Fit:
@@ -148,39 +165,42 @@ class _Problem:
         return self._judged(moves, replay(self._trace, self._spec, timing, self._measured.clock))
 
     def _judged(self, moves: FloatArray, predicted: Predicted) -> _Trial:
-        measured = self._measured
+        """Errors in what they are noisy by themselves: how noisy a log is shows at the optimum.
+
+        Less noise is as good as smaller errors (it enters as in a likelihood). A loss that is
+        robust for errors much smaller than the noise would follow a few requests that happen to fit
+        and be deaf to all others; one that reckoned with too much would be deaf to everything.
+        """
+        measured, count = self._measured, self._count
         first_scale, decode_scale = self._scales()
-        residuals = np.concatenate(
+        errors = np.array(
             [
-                (predicted.ttft_ms[: self._count] - measured.ttft_ms) / first_scale,
-                (predicted.decode_ms[: self._count] - measured.decode_ms) / decode_scale,
+                (predicted.ttft_ms[:count] - measured.ttft_ms) / first_scale,
+                (predicted.decode_ms[:count] - measured.decode_ms) / decode_scale,
             ]
         )
-        return _Trial(moves, predicted, residuals, _cost(residuals, moves))
+        noise = np.maximum(_NOISE_MEDIANS * np.median(np.abs(errors), axis=1), 1.0)
+        residuals = (errors / noise[:, None]).ravel()
+        cost = 0.5 * float(np.log1p(residuals**2).sum() + (moves**2).sum())
+        cost += count * float(np.log(noise).sum())
+        return _Trial(moves, predicted, noise, residuals, cost)
 
     def _scales(self) -> tuple[FloatArray, FloatArray]:
         """What first-token and decode errors are measured in, per request."""
         measured = self._measured
         return (
-            self._noise[0] * (FIRST_TOKEN_SHARE * measured.ttft_ms + FIRST_TOKEN_MS),
-            self._noise[1] * (DECODE_SHARE * measured.decode_ms + DECODE_MS),
+            FIRST_TOKEN_SHARE * measured.ttft_ms + FIRST_TOKEN_MS,
+            DECODE_SHARE * measured.decode_ms + DECODE_MS,
         )
-
-    def _noise_of(self, trial: _Trial) -> FloatArray:
-        """How much larger than the scales errors typically are, of first tokens and of decode."""
-        errors = np.abs(trial.residuals).reshape(2, -1) * self._noise[:, None]
-        return np.maximum(_NOISE_MEDIANS * np.median(errors, axis=1), 1.0)
-
-    def cost_of(self, trial: _Trial) -> float:
-        """Comparable between problems: as if the log had no noise beyond the scales."""
-        errors = trial.residuals.reshape(2, -1) * self._noise[:, None]
-        return _cost(errors.ravel(), trial.moves)
 
     def jacobian(self, trial: _Trial) -> FloatArray:
         """Derivatives of the residuals by the moves, with the schedule of the trial held."""
         timing = FittedModel(self.fit_at(trial.moves))
         held = held_schedule(trial.predicted, timing, self._measured.clock, self._count)
-        first_scale, decode_scale = self._scales()
+        first_scale, decode_scale = (
+            scale * noise for scale, noise in zip(self._scales(), trial.noise, strict=True)
+        )
+        durations = held.durations(timing)
         columns = []
         for index, name in enumerate(self.names):
             if name == "ingress_ms":
@@ -190,8 +210,8 @@ class _Problem:
             else:
                 ahead = trial.moves.copy()
                 ahead[index] += _DIFFERENCE
-                durations = held.durations(FittedModel(self.fit_at(ahead)))
-                first, decode = held.sums(durations - held.durations(timing))
+                changed = held.durations(FittedModel(self.fit_at(ahead)))
+                first, decode = held.sums(changed - durations)
                 factor = 1 / _DIFFERENCE
             columns.append(np.concatenate([first / first_scale, decode / decode_scale]) * factor)
         return np.array(columns).T
@@ -208,20 +228,21 @@ class _Problem:
         return best
 
     def minimize(self) -> _Trial:
-        """The best constants, with errors measured in what the log is noisy by.
+        """Gauss and Newton's method, reweighted for the robust loss, searching along each step.
 
-        How noisy it is shows only near the optimum: the scale begins with the errors of the prior
-        and comes down with them. A loss that is robust for errors much smaller than the noise would
-        follow a few requests that happen to fit and be deaf to all others.
+        Where the whole step does not help, its parts may: constants are moved one by one.
         """
         best = self.trial(np.zeros(len(self.names)))
-        for _ in range(_NOISE_ROUNDS):
-            noise = self._noise_of(best)
-            is_known = bool((noise > _NOISE_SETTLED * self._noise).all()) and self.num_replays > 1
-            if is_known:
+        for _ in range(_ROUNDS):
+            step = _newton_step(self.jacobian(best), best.residuals, best.moves, self.lowest)
+            step = np.clip(step, -2.0, 2.0)
+            before = best
+            best = self._along(best, step)
+            if before.cost - best.cost < _CONVERGED * before.cost:
+                for index in range(len(step)):
+                    best = self._along(best, step * (np.arange(len(step)) == index))
+            if before.cost - best.cost < _CONVERGED * before.cost:
                 break
-            self._noise = noise
-            best = self._descend(self._judged(best.moves, best.predicted))
         return self._unbiased(best)
 
     def _unbiased(self, best: _Trial) -> _Trial:
@@ -229,7 +250,7 @@ class _Problem:
 
         A robust loss looks past the slow spells that a mean consists of too.
         """
-        is_step = np.array([name != "ingress_ms" for name in self.names])
+        is_step = np.array([name not in ("ingress_ms", *FACTOR_NAMES) for name in self.names])
         for _ in range(_SCALINGS):
             excess = self._decode_excess(best)
             values = self._center + best.moves * self._spread
@@ -245,28 +266,6 @@ class _Problem:
         measured_ms = float(self._measured.decode_ms.sum())
         predicted_ms = float(trial.predicted.decode_ms[: self._count].sum())
         return predicted_ms / measured_ms - 1 if measured_ms and predicted_ms else 0.0
-
-    def _descend(self, best: _Trial) -> _Trial:
-        """Gauss and Newton's method, reweighted for the robust loss, searching along each step.
-
-        Where the whole step does not help, its parts may: constants are moved one by one.
-        """
-        for _ in range(_ROUNDS):
-            step = _newton_step(self.jacobian(best), best.residuals, best.moves, self.lowest)
-            step = np.clip(step, -2.0, 2.0)
-            before = best
-            best = self._along(best, step)
-            if before.cost - best.cost < _CONVERGED * before.cost:
-                for index in range(len(step)):
-                    best = self._along(best, step * (np.arange(len(step)) == index))
-            if before.cost - best.cost < _CONVERGED * before.cost:
-                break
-        return best
-
-
-def _cost(residuals: FloatArray, moves: FloatArray) -> float:
-    """The robust loss and the distance from the prior."""
-    return 0.5 * float(np.log1p(residuals**2).sum() + (moves**2).sum())
 
 
 def _newton_step(

@@ -11,9 +11,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from dynosim.errors import DynosimError
+from dynosim.errors import ConfigError, DynosimError
 from dynosim.silicon import build_timing
-from dynosim.timing.fitted import Fit, FittedParameters
+from dynosim.silicon.hardware import hardware_sheet
+from dynosim.timing.fitted import FACTOR_NAMES, Fit, FittedParameters
 from dynosim.timing.model import StepTimeModel
 from dynosim.validate.deployment import Deployment
 from dynosim.validate.measurements import Measurements
@@ -29,6 +30,8 @@ _CURVE_NODES = np.unique(
 _BATCH_NODES = (1, 2, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 128, 192, 256, 512)
 _REFERENCE_BATCH = 64
 _SHORT, _LONG = 300, 1500  # mean contexts between which a slope is taken
+_BENT_WITH_TABLES, _BENT_WITHOUT = 0.05, 0.1
+"""By how much the products of some token count may lie off the curve: one standard deviation."""
 _KNEES = (1.0, 2.5)
 """Without tables: reading weights and computing follow each other (as on CPUs), or overlap."""
 _PROMPT_PROBE = (512, 4096)  # new tokens, cached tokens
@@ -77,11 +80,31 @@ def table_timing(deployment: Deployment, *, overhead_ms: float) -> StepTimeModel
 
 
 def prior_of(deployment: Deployment, measured: Measurements) -> Prior:
-    """The prior of a log. Raises: ConfigError if a given model or hardware is not known."""
-    timing = table_timing(deployment, overhead_ms=0.0)
+    """The prior of a log.
+
+    A model that only the set-up names may be unknown, since an engine has run it: the log has to do
+    then, and a note says so. Raises: ConfigError if a model or hardware that the user has given is
+    not known.
+    """
+    try:
+        timing = table_timing(deployment, overhead_ms=0.0)
+    except DynosimError as error:
+        if deployment.is_model_given or not _is_about_model(deployment):
+            raise
+        prior = _prior_of_log(deployment, measured)
+        return replace(prior, notes=(*prior.notes, f"nothing known but the log: {error}"))
     if timing is None:
         return _prior_of_log(deployment, measured)
     return _prior_of_tables(timing, deployment, measured)
+
+
+def _is_about_model(deployment: Deployment) -> bool:
+    """Whether it is not the hardware that has no step times."""
+    try:
+        hardware_sheet(deployment.hardware or "")
+    except ConfigError:
+        return False
+    return True
 
 
 def _prior_of_tables(
@@ -112,6 +135,7 @@ def _prior_of_tables(
     spread = {
         "overhead_ms": 1.0,
         "curve_scale": 0.15,
+        **dict.fromkeys(FACTOR_NAMES, _BENT_WITH_TABLES),
         "prompt_step_ms": 1.0,
         "per_decode_ms": 0.01,
         "per_context_token_ms": 0.2 * parameters.per_context_token_ms,
@@ -169,6 +193,7 @@ def _prior_of_log(deployment: Deployment, measured: Measurements) -> Prior:
             "per_pair_ms",
         )
     }
+    spread |= dict.fromkeys(FACTOR_NAMES, _BENT_WITHOUT)
     return Prior(
         Fit(parameters=parameters, graph_sizes=deployment.graph_sizes),
         spread | _ingress_spread(measured),

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dynosim.records import FloatArray, IntArray
+from dynosim.records import FloatArray, IntArray, RequestLog, StepLog
+from dynosim.timing.fitted import FittedModel
 from dynosim.timing.model import StepTimeModel
 from dynosim.validate.measurements import Clock
-from dynosim.validate.replay import Predicted, step_times, taken_ms
+from dynosim.validate.replay import Predicted, step_times, steps_of, taken_ms
 
 _ROUNDING_MS = 1e-6
 
@@ -20,15 +21,15 @@ _ROUNDING_MS = 1e-6
 class HeldSchedule:
     """Compositions of single steps, and the ranges of steps of the first requests."""
 
-    compositions: list[tuple[int, int, int, int, int]]  # arguments of `step_ms`
+    compositions: IntArray  # (steps, 5) arguments of `step_ms`
     begin: IntArray  # (n,) first step waited for
     share: FloatArray  # (n,) of that step's duration waited for
     first: IntArray  # (n,) step after the one that made the first token
     last: IntArray  # (n,) step after the one that made the last token
 
-    def durations(self, timing: StepTimeModel) -> FloatArray:
+    def durations(self, timing: FittedModel) -> FloatArray:
         """Of every step, in ms."""
-        return np.array([timing.step_ms(*step) for step in self.compositions])
+        return timing.steps_ms(self.compositions)
 
     def sums(self, values: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Per request: the sum over the steps to its first token, and from there to its last."""
@@ -41,10 +42,30 @@ class HeldSchedule:
 def held_schedule(
     predicted: Predicted, timing: StepTimeModel, clock: Clock, count: int
 ) -> HeldSchedule:
-    """The schedule of a replay's first `count` requests."""
-    steps, log = predicted.result.steps, predicted.result.requests
+    """The schedule of a replay's first `count` requests; the steps of engines one after another."""
+    result = predicted.result
+    engines = result.requests.worker_id[:count]
+    begin, first, last = np.zeros((3, count), np.int64)
+    share = np.zeros(count)
+    compositions = []
+    before = 0
+    for engine in range(result.num_workers):
+        rows = np.flatnonzero(engines == engine)
+        steps = steps_of(result.steps, engine)
+        found = _of_engine(steps, result.requests, rows, timing, clock)
+        share[rows] = found[1]
+        begin[rows], first[rows], last[rows] = (before + found[part] for part in (0, 2, 3))
+        compositions.append(_compositions(steps))
+        before += len(compositions[-1])
+    return HeldSchedule(np.concatenate(compositions), begin, share, first, last)
+
+
+def _of_engine(
+    steps: StepLog, log: RequestLog, rows: IntArray, timing: StepTimeModel, clock: Clock
+) -> tuple[IntArray, FloatArray, IntArray, IntArray]:
+    """Begin, share, first and last (see `HeldSchedule`) of an engine's requests."""
     starts_ms, ends_ms = step_times(steps, timing)
-    visible_ms = log.arrival_ms[:count] + timing.ingress_ms
+    visible_ms = log.arrival_ms[rows] + timing.ingress_ms
     start_ms = taken_ms(steps, timing, visible_ms) if clock == "engine" else visible_ms
     # Requests that are served alone begin with the step itself.
     begin = np.minimum(
@@ -52,21 +73,14 @@ def held_schedule(
     )
     lengths = np.maximum(ends_ms[begin] - starts_ms[begin], _ROUNDING_MS)
     share = np.clip((ends_ms[begin] - start_ms) / lengths, 0.0, 1.0)
-    made_ms = timing.egress_ms + timing.ingress_ms
-    shift_ms = made_ms - timing.ingress_ms
-    ends = ends_ms + shift_ms + _ROUNDING_MS
-    return HeldSchedule(
-        compositions=_compositions(predicted),
-        begin=begin,
-        share=share,
-        first=np.searchsorted(ends, log.first_token_ms[:count]) + 1,
-        last=np.searchsorted(ends, log.finish_ms[:count]) + 1,
-    )
+    ends = ends_ms + timing.egress_ms + _ROUNDING_MS
+    first = np.searchsorted(ends, log.first_token_ms[rows]) + 1
+    last = np.searchsorted(ends, log.finish_ms[rows]) + 1
+    return begin, share, first, last
 
 
-def _compositions(predicted: Predicted) -> list[tuple[int, int, int, int, int]]:
+def _compositions(steps: StepLog) -> IntArray:
     """Rows of many decode steps taken apart."""
-    steps = predicted.result.steps
     counts = steps.num_steps
     row = np.repeat(np.arange(len(counts)), counts)
     offset = np.arange(len(row)) - (np.cumsum(counts) - counts)[row]
@@ -77,4 +91,4 @@ def _compositions(predicted: Predicted) -> list[tuple[int, int, int, int, int]]:
         steps.num_decodes[row],
         steps.decode_context_tokens[row] + offset * steps.num_decodes[row],
     )
-    return list(zip(*(column.tolist() for column in columns), strict=True))
+    return np.stack(columns, axis=1)

@@ -208,3 +208,23 @@ def test_next_turn_arrives_after_the_delivered_end() -> None:
     result = _run(_trace([0.0, 0.0], [-1, 0]), ingress_ms=20.0, egress_ms=2.0).requests
     assert result.arrival_ms[1] == pytest.approx(result.finish_ms[0])
     assert result.first_token_ms[1] > result.arrival_ms[1] + 22.0
+
+
+def test_products_are_bent_at_some_token_counts_and_in_line_between() -> None:
+    flat = {"overhead_ms": 0.0, "per_decode_ms": 0.0, "per_context_token_ms": 0.0}
+    model = _model(**flat, per_token_ms=0.0, factor_at_8=1.5, factor_at_32=1.1)
+    times = [model.step_ms(0, 0, 0, n, n) / 8.0 for n in (1, 8, 16, 32, 128)]
+    assert times == pytest.approx([1.0, 1.5, 1.3, 1.1, 1.0])
+
+
+def test_beyond_the_last_factor_it_stays() -> None:
+    model = _model(factor_at_2048=1.2, per_pair_ms=0.0, prompt_step_ms=0.0, overhead_ms=0.0)
+    products = [model.step_ms(1, tokens, 0, 0, 0) for tokens in (4096, 8192)]
+    assert products == pytest.approx([1.2 * 4096 * 0.05, 1.2 * 8192 * 0.05], rel=1e-6)
+
+
+def test_many_steps_at_once_are_single_steps() -> None:
+    model = _model(mixed_context_token_ms=2e-5, factor_at_32=1.2)
+    steps = [(0, 0, 0, 7, 900), (1, 300, 64, 0, 0), (2, 90, 0, 20, 8000), (0, 0, 0, 0, 0)]
+    together = model.steps_ms(np.array(steps))
+    assert together == pytest.approx([model.step_ms(*step) for step in steps], rel=1e-12)

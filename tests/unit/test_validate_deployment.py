@@ -6,7 +6,7 @@ import pytest
 from recorded_runs import workload
 
 from dynosim.errors import ConfigError
-from dynosim.validate.deployment import deployment_of
+from dynosim.validate.deployment import balance_notes, deployment_of
 
 
 def _setup(version: str = "0.19.0", **kwargs: Any) -> dict[str, Any]:
@@ -44,6 +44,61 @@ def test_model_of_the_users_own_needs_no_catalogue() -> None:
     assert spec.max_model_len == int((trace.input_tokens + trace.output_tokens).max()) + 1
 
 
-def test_several_engines_in_one_log_are_refused() -> None:
-    with pytest.raises(ConfigError, match="data_parallel_size: 2; one engine is replayed"):
-        deployment_of(_setup(data_parallel_size=2))
+def test_data_parallel_engines_are_replayed_and_told() -> None:
+    deployment = deployment_of(_setup(data_parallel_size=2, max_num_seqs=8))
+    assert deployment.spec(workload(5), 10_000).num_engines == 2
+    assert "2 engines" in balance_notes(deployment)[0]
+    assert balance_notes(deployment_of(_setup(data_parallel_size=None))) == []
+
+
+@pytest.mark.parametrize("number", [0, "2", True])
+def test_a_number_of_engines_that_is_none_is_refused(number: Any) -> None:
+    with pytest.raises(ConfigError, match="data_parallel_size: expected a number from 1"):
+        deployment_of(_setup(data_parallel_size=number))
+
+
+def test_pipelines_are_refused() -> None:
+    with pytest.raises(ConfigError, match="pipeline_parallel_size: 2; engines of one stage"):
+        deployment_of(_setup(pipeline_parallel_size=2))
+
+
+def test_null_is_as_good_as_left_out() -> None:
+    names = ("max_num_seqs", "block_size", "max_model_len", "quantization", "kv_cache_dtype")
+    silent = deployment_of(_setup(), hardware="l4")
+    assert deployment_of(_setup(**dict.fromkeys(names)), hardware="l4") == silent
+
+
+def test_limits_of_a_step_default_to_the_gpus() -> None:
+    def limits(hardware: str) -> tuple[int, int]:
+        engine = deployment_of(_setup(), hardware=hardware).engine
+        return engine.max_num_seqs, engine.max_num_batched_tokens
+
+    assert limits("rtx_4090") == limits("a100_sxm") == (256, 2048)
+    assert limits("h100_sxm") == (1024, 8192)
+    assert limits("b200_sxm") == (1024, 16384)
+
+
+def test_captured_graphs_are_the_set_ups_own() -> None:
+    stated = deployment_of(_setup(cudagraph_capture_sizes=[8, 1, 4]), hardware="l4")
+    compiled = deployment_of(
+        _setup(compilation_config={"cudagraph_capture_sizes": [1, 4, 8]}), hardware="l4"
+    )
+    assert stated.graph_sizes == compiled.graph_sizes == (1, 4, 8)
+    none = _setup(compilation_config={"cudagraph_mode": "NONE"})
+    assert deployment_of(none, hardware="l4").graph_sizes == ()
+
+
+def test_number_formats_go_by_our_names() -> None:
+    assert deployment_of(_setup(quantization="awq_marlin")).engine.quantization == "awq"
+    assert deployment_of(_setup(quantization="compressed-tensors")).engine.quantization is None
+    assert deployment_of(_setup(kv_cache_dtype="fp8_e4m3")).engine.kv_cache_dtype == "fp8"
+
+
+def test_both_loops_are_possible_where_the_set_up_is_silent() -> None:
+    assert deployment_of(_setup()).loops == (True, False)
+    assert deployment_of(_setup("0.11.2")).loops == (False, True)
+    assert deployment_of(_setup(async_scheduling=False)).loops == (False,)
+
+
+def test_hardware_goes_by_its_usual_name() -> None:
+    assert deployment_of(_setup(), hardware="RTX 4090").hardware == "rtx_4090"

@@ -1,6 +1,6 @@
 """Replays on both clocks, and schedules held for derivatives."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from recorded_runs import TRUE, spec, workload
 
 from dynosim.records import Trace
 from dynosim.timing.fitted import Fit, FittedModel
-from dynosim.validate.replay import replay, step_times
+from dynosim.validate.replay import Engines, replay, step_times
 from dynosim.validate.schedule import held_schedule
 
 MODEL = FittedModel(Fit(parameters=TRUE, knee=2.5))
@@ -58,3 +58,19 @@ def test_sums_over_a_held_schedule_are_the_replayed_times(is_async: bool, clock:
     # First tokens may also hold a moment of idling between two steps.
     inside = np.abs(first + parameters.ingress_ms - run.ttft_ms) < 1e-5
     assert inside.mean() > 0.9
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_two_engines_share_the_requests_each_with_steps_of_its_own(is_async: bool) -> None:
+    one = spec(is_async=is_async)
+    knobs = {knob.name: getattr(one, knob.name) for knob in fields(one)}
+    trace = workload(60)
+    run = replay(trace, Engines(num_engines=2, **knobs), MODEL, "engine")
+    alone = replay(trace, one, MODEL, "engine")
+    served = np.bincount(run.result.requests.worker_id)
+    assert len(served) == 2 and served.min() > 20
+    assert run.decode_ms.mean() < alone.decode_ms.mean()
+    held = held_schedule(run, MODEL, "engine", len(trace))
+    first, decode = held.sums(held.durations(MODEL))
+    np.testing.assert_allclose(decode, run.decode_ms, atol=1e-5)
+    assert (np.abs(first - run.ttft_ms) < 1e-5).mean() > 0.9
