@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from dynosim.cluster.block_names import HashNames
+from dynosim.cluster.instant import instant_end
 from dynosim.cluster.worker import Worker
 from dynosim.indexer.base import BlockEvent
 from dynosim.indexer.extents import ExtentIndex
@@ -243,7 +244,8 @@ class DelayedPlane:
 
     def _deliver(self, now_ms: float) -> None:
         messages = self._messages
-        while messages and messages[0].due_ms <= now_ms:
+        until_ms = instant_end(now_ms)
+        while messages and messages[0].due_ms <= until_ms:
             message = heappop(messages)
             if self._buffers is None:
                 self._feeds[message.frontend](message.worker_id, (message.payload,))

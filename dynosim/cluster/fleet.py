@@ -1,12 +1,14 @@
 """The twin's data plane: workers advanced in virtual time, arrivals routed to them.
 
-Events are run ends, arrivals and news that reach a router late. Order at equal times: all step
-ends, then what waited in the router and can go now, then all arrivals, then the idle workers with
-work start, lowest id first; so an arrival at a step's end makes the next step.
+Events are run ends, arrivals and news that reach a router late. Order within an instant (see
+`instant.py`): all step ends, lowest worker first, then what waited in the router and can go now,
+then all arrivals, then the idle workers with work start; so an arrival at a step's end makes the
+next step.
 """
 
 from heapq import heappop, heappush
 
+from dynosim.cluster.instant import instant_end
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.placement import QUEUED, Placer
 from dynosim.cluster.worker import Worker
@@ -78,6 +80,7 @@ class Fleet:
         load = self._load
         workers = self._workers
         placer = self._placer
+        until_ms = instant_end(until_ms)
         while True:
             now_ms = load.next_ms
             while ends and ends[0][0] < now_ms:
@@ -90,21 +93,31 @@ class Fleet:
                 now_ms = placer.next_ms
             if now_ms > until_ms or now_ms == NEVER:
                 return
-            self.now_ms = now_ms
+            instant_ms = instant_end(now_ms)
+            if now_ms < self.now_ms:
+                now_ms = self.now_ms  # rounding turns no clock back
             touched = self._touched
-            while ends and ends[0][0] == now_ms:
-                worker_id = heappop(ends)[1]
+            while ends and ends[0][0] <= instant_ms:
+                end_ms, worker_id = heappop(ends)
+                if workers[worker_id].end_ms == end_ms:
+                    touched.append(worker_id)
+                    if end_ms > now_ms:
+                        now_ms = end_ms
+            if len(touched) > 1:
+                touched.sort()
+            for worker_id in touched:
                 worker = workers[worker_id]
-                if worker.end_ms == now_ms:
-                    finished = worker.complete(now_ms)
+                end_ms = worker.end_ms
+                if end_ms != NEVER:  # told twice, it ends once
+                    finished = worker.complete(end_ms)
                     placer.hear(worker, finished, now_ms)
                     if finished:
                         self._note_ends(finished, now_ms)
-                    touched.append(worker_id)
-            if self._num_queued or placer.next_ms == now_ms:
+            if self._num_queued or placer.next_ms <= instant_ms:
                 self._release(now_ms)
-            while load.next_ms == now_ms:
-                self._place(load.pop(), now_ms)
+            while load.next_ms <= instant_ms:
+                now_ms = self._place_all(instant_ms, now_ms)
+            self.now_ms = now_ms
             if len(touched) > 1:
                 touched.sort()
             for worker_id in touched:
@@ -121,9 +134,29 @@ class Fleet:
             for sequence in finished:
                 self._load.on_end(sequence.index, now_ms + self._turnaround_ms)
 
+    def _place_all(self, instant_ms: float, now_ms: float) -> float:
+        """Have what arrives by the end of an instant placed; returns the time by then.
+
+        Arrivals that ends of requests bring about come in the order of the trace: their times
+        differ by rounding only.
+        """
+        load = self._load
+        arrivals: list[int] = []
+        while load.next_ms <= instant_ms:
+            arrival_ms = load.next_ms
+            if arrival_ms > now_ms:
+                now_ms = arrival_ms
+            index = load.pop()
+            self._journal.arrival_ms[index] = arrival_ms
+            arrivals.append(index)
+        if load.reacts and len(arrivals) > 1:
+            arrivals.sort()
+        for index in arrivals:
+            self._place(index, now_ms)
+        return now_ms
+
     def _place(self, index: int, now_ms: float) -> None:
         """Have an arriving request placed."""
-        self._journal.arrival_ms[index] = now_ms
         input_tokens = self._input_tokens[index]
         if input_tokens >= self._max_model_len:
             # What vLLM's front end does with a prompt that fills the context: an error, no tokens.

@@ -14,6 +14,7 @@ import numpy as np
 
 from dynosim.cluster.block_names import PromptNames
 from dynosim.cluster.event_plane import EventPlane
+from dynosim.cluster.instant import instant_end
 from dynosim.cluster.placement import QUEUED, Release
 from dynosim.cluster.worker import NEVER, Worker
 from dynosim.engine.sequence import Sequence
@@ -216,7 +217,8 @@ class RouterPlacer:
             self._deliver_news(due_ms)
 
     def _deliver_news(self, now_ms: float) -> None:
-        while self._news and self._news[0][0] <= now_ms:
+        until_ms = instant_end(now_ms)
+        while self._news and self._news[0][0] <= until_ms:
             _, source, news = self._news.popleft()
             for frontend, router in enumerate(self.routers):
                 if frontend != source:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from math import isnan
 from typing import NamedTuple
 
+from dynosim.cluster.instant import instant_end, instant_start
 from dynosim.cluster.journal import STEP_ROW, Journal
 from dynosim.engine.plan import StepPlan
 from dynosim.engine.sequence import DECODING, Sequence
@@ -51,6 +52,7 @@ class Worker:
         "_plan",
         "_run_context",
         "_scheduler",
+        "_settled_ms",
         "_stamped",
         "_start_ms",
         "_steps_singly",
@@ -86,12 +88,13 @@ class Worker:
         self._usable_blocks = scheduler.spec.usable_blocks
         self._start_ms = 0.0
         self._carry_ms = 0.0  # to add to the current duration
-        self._last_end_ms = NEVER
+        self._last_end_ms = -NEVER  # of the step or run before
         self._next_carry_ms = 0.0
         self._plan: StepPlan | None = None
         self.run_steps = 0
         self._run_context = 0
         self._is_cut = False
+        self._settled_ms = -NEVER  # end of the steps that `settle` did last
         self._awaiting_second: list[Sequence] = []
         self._late: list[Late] = []
 
@@ -102,13 +105,12 @@ class Worker:
 
     def enqueue(self, sequence: Sequence, now_ms: float) -> bool:
         """Take a request; returns whether the end of the current run has moved."""
-        matters = self._scheduler.add(sequence)
-        if not matters or self._is_cut or self.run_steps <= 1:
+        instant_ms = instant_start(now_ms)
+        if not self._cuts_run(sequence, instant_ms):
             return False
-        self._is_cut = True
         num_decodes = self._scheduler.decodes.count
         steps = self._timing.decode_steps_until(
-            num_decodes, self._run_context, self.run_steps, now_ms - self._start_ms
+            num_decodes, self._run_context, self.run_steps, instant_ms - self._start_ms
         )
         if steps == self.run_steps:
             return False
@@ -163,7 +165,7 @@ class Worker:
             return False
         if not self._tells_of(steps):
             return False
-        ended = self._steps_ended(now_ms - self._start_ms, steps - 1)
+        ended = self._steps_ended(instant_end(now_ms) - self._start_ms, steps - 1)
         if ended == 0 or not self._tells_of(ended):
             return False
         self._split_run(ended)
@@ -223,7 +225,7 @@ class Worker:
 
     def _steps_delivered(self, now_ms: float) -> int:
         """Steps of the current run that have delivered by `now_ms`."""
-        return self._steps_ended(now_ms - self._start_ms, self.run_steps)
+        return self._steps_ended(instant_end(now_ms) - self._start_ms, self.run_steps)
 
     def cut_off(self, now_ms: float) -> None:
         """End the simulation at `now_ms`: note what the unfinished requests have got so far."""
@@ -244,14 +246,32 @@ class Worker:
         split_ms = self._end_after(run_ms)
         self.run_steps = num_ended
         self._deliver_run(split_ms)
+        self._settled_ms = split_ms
         self._start_at(split_ms)
         self.run_steps = remaining
         self._run_context = decodes.context_tokens
         self._last_end_ms, self._next_carry_ms = end_ms, end_carry_ms
 
+    def _cuts_run(self, sequence: Sequence, instant_ms: float) -> bool:
+        """Queue a request that comes at an instant; returns whether the run ends earlier for it.
+
+        If what `settle` left of a run would begin at this very instant, the run is given up and the
+        worker idle: what arrives at a step's end has part in the next step.
+        """
+        matters = self._scheduler.add(sequence)
+        if not matters or self._is_cut or self.run_steps == 0:
+            return False
+        if self._settled_ms >= instant_ms:
+            self.run_steps = 0
+            self.end_ms = NEVER
+            self._last_end_ms, self._next_carry_ms = self._start_ms, self._carry_ms
+            return False
+        self._is_cut = self.run_steps > 1
+        return self._is_cut
+
     def _deliver_until(self, now_ms: float) -> None:
         """Do the steps of the current run that have ended by `now_ms`."""
-        steps = self._steps_ended(now_ms - self._start_ms, self.run_steps)
+        steps = self._steps_ended(instant_end(now_ms) - self._start_ms, self.run_steps)
         if steps > 0:
             self.run_steps = steps
             num_decodes = self._scheduler.decodes.count
@@ -273,8 +293,15 @@ class Worker:
         return int(sequence not in self._plan.deferred)
 
     def _start_at(self, start_ms: float) -> None:
-        """Set the start of the next step or run; see `_end_after`."""
-        self._carry_ms = self._next_carry_ms if start_ms == self._last_end_ms else 0.0
+        """Set the start of the next step or run; see `_end_after`.
+
+        An instant's time may be a bit later than this worker's end in it: that is carried too.
+        """
+        late_ms = start_ms - self._last_end_ms
+        if late_ms == 0 or start_ms <= instant_end(self._last_end_ms):
+            self._carry_ms = self._next_carry_ms - late_ms
+        else:
+            self._carry_ms = 0.0  # was idle
         self._start_ms = start_ms
 
     def _end_after(self, duration_ms: float) -> float:

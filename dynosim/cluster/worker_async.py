@@ -8,6 +8,7 @@ synchronous scheduling.
 
 from collections import deque
 
+from dynosim.cluster.instant import instant_end, instant_start
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.worker import NEVER, Worker
 from dynosim.engine.plan import StepPlan
@@ -65,12 +66,11 @@ class AsyncWorker(Worker):
 
     def enqueue(self, sequence: Sequence, now_ms: float) -> bool:
         """Take a request; returns whether the end of the current run has moved."""
-        matters = self._scheduler.add(sequence)
-        if not matters or self._is_cut or self.run_steps <= 1:
+        instant_ms = instant_start(now_ms)
+        if not self._cuts_run(sequence, instant_ms):
             return False
-        self._is_cut = True
         num_decodes = self._scheduler.decodes.count
-        elapsed_ms = now_ms - self._run_start_ms
+        elapsed_ms = instant_ms - self._run_start_ms
         steps = 1
         if elapsed_ms > 0:
             # The step after the j-th is planned when the (j - 1)-th has delivered.
@@ -125,7 +125,7 @@ class AsyncWorker(Worker):
         anything was done; the run ends when it would have.
         """
         steps = self.run_steps
-        elapsed_ms = now_ms - self._run_start_ms
+        elapsed_ms = instant_end(now_ms) - self._run_start_ms
         if steps <= 1 or elapsed_ms < 0:
             return False
         if not self._tells_of(steps):
@@ -135,7 +135,8 @@ class AsyncWorker(Worker):
             return False
         end_ms, is_cut = self.end_ms, self._is_cut
         self.run_steps = ended + 1
-        self._deliver_async_run(self._outstanding.popleft(), self._delivered_ms(ended))
+        self._settled_ms = self._delivered_ms(ended)
+        self._deliver_async_run(self._outstanding.popleft(), self._settled_ms)
         self._start_run(steps - ended - 1)
         self.end_ms, self._is_cut = end_ms, is_cut
         return True
@@ -146,12 +147,20 @@ class AsyncWorker(Worker):
 
     def _deliver_until(self, now_ms: float) -> None:
         """Do the steps of the current run that have ended by `now_ms`; one more is under way."""
-        elapsed_ms = now_ms - self._run_start_ms
+        elapsed_ms = instant_end(now_ms) - self._run_start_ms
         if elapsed_ms < 0:
             return
         ended = self._steps_ended(elapsed_ms, self.run_steps - 1)
         self.run_steps = ended + 1
         self._deliver_async_run(self._outstanding.popleft(), self._delivered_ms(ended))
+
+    def _steps_delivered(self, now_ms: float) -> int:
+        """Batches delivered since the current run was planned: the outstanding one, then its steps.
+
+        The last but one of the run's steps ends it.
+        """
+        elapsed_ms = instant_end(now_ms) - self._run_start_ms
+        return 0 if elapsed_ms < 0 else 1 + self._steps_ended(elapsed_ms, self.run_steps - 1)
 
     def _undelivered(self, sequence: Sequence) -> int:
         """Tokens scheduled for a request whose step is still under way."""

@@ -96,8 +96,10 @@ class KvChoice:
             self.confirm([slot], now_ms)
         return placement_of(self.options(request, 1 << slot, now_ms)[0])
 
-    def best_cached_tokens(self, request: RoutingRequest, eligible: int) -> int:
+    def best_cached_tokens(self, request: RoutingRequest, eligible: int, now_ms: float) -> int:
         """The most tokens of the prompt that any eligible candidate holds on its device."""
+        if self.confirm is not None:
+            self.confirm(self._lists.of(eligible), now_ms)
         overlaps = self._index.find_matches(request.blocks)
         depth = max((depth for slots, depth in overlaps.classes if slots & eligible), default=0)
         return depth * self._table.block_size

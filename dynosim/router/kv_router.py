@@ -355,7 +355,7 @@ class KvRouter:
         assert self._queue is not None
         if self._follower is not None:
             self._follower.expire(now_ms)
-        cached_tokens = self.choice.best_cached_tokens(request, eligible)
+        cached_tokens = self.choice.best_cached_tokens(request, eligible, now_ms)
         uncached_tokens = max(request.input_tokens - cached_tokens, 0)
         classes = self.settings.classes
         rules = class_for(classes, request.policy_family, uncached_tokens)

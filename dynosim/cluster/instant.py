@@ -1,0 +1,20 @@
+"""What counts as one instant of virtual time.
+
+Two times that are equal on paper can be sums of floats in different orders: a run of k decode steps
+takes a closed form, k single steps a sum. They then differ in their last bits. Whoever compares
+such times takes all that lie within a tolerance as equal, far more than rounding ever adds up to
+and far less than any step takes.
+"""
+
+TOLERANCE_MS = 1e-9
+RELATIVE_TOLERANCE = 1e-12  # thousands of times a float's resolution
+
+
+def instant_end(time_ms: float) -> float:
+    """The last time that still counts as the instant `time_ms`."""
+    return time_ms + TOLERANCE_MS + RELATIVE_TOLERANCE * time_ms
+
+
+def instant_start(time_ms: float) -> float:
+    """The first time that counts as the instant `time_ms` already."""
+    return time_ms - TOLERANCE_MS - RELATIVE_TOLERANCE * time_ms
