@@ -135,6 +135,14 @@ def sweep(
     ] = False,
     json: AsJson = False,
     skip_bad_lines: SkipBadLines = False,
+    intervals: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Replays of each trial on the frontier for 95 % intervals; as in `dynosim run`.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Simulate many configurations and find the best trade-offs."""
     from dynosim.cli_sweep import sweep_command
@@ -148,6 +156,7 @@ def sweep(
         resume=resume,
         overwrite=overwrite,
         as_json=json,
+        intervals=intervals,
     )
     raise typer.Exit(code)
 

@@ -36,8 +36,15 @@ def sweep_command(
     resume: bool,
     overwrite: bool,
     as_json: bool,
+    intervals: int | None = None,
 ) -> int:
-    """Run the sweep file; returns the exit code. Raises: DynosimError, SweepInterruptedError."""
+    """Run the sweep file; returns the exit code.
+
+    `intervals` is the number of replays that tell how sure each trial of the frontier is; None: as
+    many as the step times deserve. Raises: DynosimError, SweepInterruptedError.
+    """
+    if intervals == 1:
+        raise ConfigError("--intervals 1: one replay has no spread (use 16 or more, or 0 for none)")
     _check_executor(executor)
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other (give one)")
@@ -48,7 +55,12 @@ def sweep_command(
 
     with _sigterm_interrupts():
         outcome: SweepOutcome = run_sweep(
-            sweep, folder, jobs=jobs or _cores(), resume=resume, overwrite=overwrite
+            sweep,
+            folder,
+            jobs=jobs or _cores(),
+            resume=resume,
+            overwrite=overwrite,
+            intervals=intervals,
         )
     if as_json:
         sys.stdout.write(json.dumps(outcome.summary, indent=2, allow_nan=False) + "\n")
@@ -97,6 +109,12 @@ def _exit_code(summary: dict[str, Any]) -> int:
         reason = summary["not_run"][0]["reason"]
         print(f"error: no point of the space can be run, the first: {reason}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    without = summary.get("intervals_failed")
+    if without:
+        first = without[0]
+        text = f"trial {first['trial_id']}: {first['reason']}"
+        print(f"error: {len(without)} trials got no intervals, the first: {text}", file=sys.stderr)
+        return EXIT_FAILURE
     return 0
 
 
@@ -112,6 +130,7 @@ def print_frontier(summary: dict[str, Any]) -> None:
         sign = -1 if goal == "max" else 1
         print("Pareto frontier:")
         _print_columns([_cells(summary, r) for r in sorted(rows, key=lambda r: sign * r[first])])
+        _print_what_was_varied(rows)
     if summary["top"]:
         best = summary["top"][0]
         shape = ", ".join(f"{key}={value}" for key, value in best["values"].items())
@@ -123,15 +142,46 @@ def print_frontier(summary: dict[str, Any]) -> None:
 def _cells(summary: dict[str, Any], row: dict[str, Any]) -> dict[str, str]:
     """A frontier row by column title."""
     numbers = dict.fromkeys((*summary["objectives"], "num_gpus", "mean_ttft_ms", "mean_itl_ms"))
-    words = ["meets SLA" if row["meets_sla"] else "misses SLA"]
-    words = words if summary["constraints"].get("sla") else []
+    words = _sla_words(row) if summary["constraints"].get("sla") else []
     words += ["saturated"] if row["saturated"] else []
+    words += _frontier_words(row)
     return {
         "trial": str(row["trial_id"]),
         **{key.rpartition(".")[2]: str(value) for key, value in row["values"].items()},
-        **{_TITLES.get(key, key): _number(row[key]) for key in numbers},
+        **{_TITLES.get(key, key): _number(row[key]) + _between(row, key) for key in numbers},
         "": ", ".join(words),
     }
+
+
+def _sla_words(row: dict[str, Any]) -> list[str]:
+    verdict = "meets SLA" if row["meets_sla"] else "misses SLA"
+    share = row.get("meets_sla_share")
+    if share is None or share == float(row["meets_sla"]):
+        return [verdict]
+    return [f"{verdict} (meets it in {100 * share:.0f} % of replays)"]
+
+
+def _frontier_words(row: dict[str, Any]) -> list[str]:
+    """Said of those only that another trial of the frontier beats in some replay."""
+    share = row.get("is_pareto_share")
+    return [] if share in (None, 1) else [f"on the frontier in {100 * share:.0f} %"]
+
+
+def _between(row: dict[str, Any], key: str) -> str:
+    """The interval of a number, if it was made."""
+    bounds = row.get("intervals", {}).get("metrics", {}).get(key)
+    return "" if bounds is None else f" ({_number(bounds[0])}..{_number(bounds[1])})"
+
+
+def _print_what_was_varied(rows: list[dict[str, Any]]) -> None:
+    """What the intervals stand for, once for all trials that have the same kind."""
+    kinds = dict.fromkeys(
+        (row["intervals"]["replays"], tuple(row["intervals"]["varied"]))
+        for row in rows
+        if "intervals" in row
+    )
+    for replays, varied in kinds:
+        print(f"(low..high): 95 % of {replays} replays with other {', '.join(varied)}")
 
 
 def _print_columns(rows: list[dict[str, str]]) -> None:

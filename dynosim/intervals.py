@@ -7,7 +7,7 @@ scheduler.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,7 @@ class Intervals:
     num_replays: int
     varied: tuple[str, ...]  # what differed between them, in words
     metrics: dict[str, tuple[float, float]]  # key of the report -> 2.5 and 97.5 percentile
+    samples: dict[str, tuple[float | None, ...]] = field(default_factory=dict)  # of each replay
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -102,19 +103,20 @@ def prediction_intervals(
     prepared = prepare(config)
     is_redrawn = config.workload.synthetic is not None and not is_workload_known
     drawn = _drawn_timings(timing, num_replays, rng)
-    samples: dict[str, list[float]] = {key: [] for key in INTERVAL_KEYS}
+    samples: dict[str, list[float | None]] = {key: [] for key in INTERVAL_KEYS}
     for index, drawn_timing in enumerate(drawn):
         varied = config.model_copy(update={"seed": int(rng.integers(1 << 62))})
         replayed = load_trace(varied) if is_redrawn else _jittered(trace, rng)
         timed = replace(prepared, timing=drawn_timing)
         report = run(varied, trace=replayed, prepared=timed).report
         for key, values in samples.items():
-            if report[key] is not None:
-                values.append(float(report[key]))
+            values.append(None if report[key] is None else float(report[key]))
         if progress is not None:
             progress(index + 1, num_replays)
-    metrics = {key: _bounds(values) for key, values in samples.items() if values}
-    return Intervals(num_replays, _varied(timing, is_redrawn), metrics)
+    known = {key: [v for v in values if v is not None] for key, values in samples.items()}
+    metrics = {key: _bounds(values) for key, values in known.items() if values}
+    of_replays = {key: tuple(samples[key]) for key in metrics}
+    return Intervals(num_replays, _varied(timing, is_redrawn), metrics, of_replays)
 
 
 def scaled(fit: Fit, factor: float) -> Fit:

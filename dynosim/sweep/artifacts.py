@@ -1,19 +1,20 @@
 """The files of a finished sweep."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynosim.atomic import Writer, text_writer, write_files
 from dynosim.config.loading import dump_run
 from dynosim.config.sweep_loading import SweepConfig
-from dynosim.sweep.results import Row, best_rows, objective_names, trials_table
+from dynosim.sweep.results import Row, best_rows, objective_names, shown_bounds, trials_table
 from dynosim.sweep.status import OK
 
 if TYPE_CHECKING:
     import polars as pl
 
+RUN_FILE, INTERVALS_FILE = "config.yaml", "intervals.json"
 TOP_RULE = (
     "frontier of the trials that meet the SLA; most output tokens/s per GPU first, then fewer "
     "GPUs, then the lower trial; of equal trials the first"
@@ -34,11 +35,24 @@ _ALWAYS_SHOWN = (
 
 
 def write_artifacts(
-    folder: Path, sweep: SweepConfig, rows: Sequence[Row], *, sweep_hash: str, sweep_yaml: str
+    folder: Path,
+    sweep: SweepConfig,
+    rows: Sequence[Row],
+    *,
+    sweep_hash: str,
+    sweep_yaml: str,
+    interval_failures: Mapping[int, str] | None = None,
 ) -> dict[str, Any]:
-    """Write every file of the sweep; returns the summary. Old `agg/topN` folders are removed."""
+    """Write every file of the sweep; returns the summary. Old `agg/topN` folders are removed.
+
+    `interval_failures` says by trial why its intervals could not be made.
+    """
     best = best_rows(sweep, rows)
     summary = summarize_sweep(sweep, rows, best, sweep_hash=sweep_hash)
+    if interval_failures:
+        summary["intervals_failed"] = [
+            {"trial_id": index, "reason": reason} for index, reason in interval_failures.items()
+        ]
     table = trials_table(sweep, rows)
     names = objective_names(sweep)
     writers: dict[str, Writer] = {
@@ -50,11 +64,21 @@ def write_artifacts(
         "sweep.yaml": text_writer(sweep_yaml),
     }
     for place, row in enumerate(best, 1):
-        if row.trial.config is not None:
-            writers[f"agg/top{place}/config.yaml"] = text_writer(dump_run(row.trial.config))
-    _remove_old_tops(folder, keep=len(best))
+        writers |= _winner_files(f"agg/top{place}", row)
+    _remove_old_tops(folder, keep=writers)
     write_files(folder, writers)
     return summary
+
+
+def _winner_files(folder: str, row: Row) -> dict[str, Writer]:
+    """The run file of a recommended trial, and how sure its prediction is if that was found."""
+    files: dict[str, Writer] = {}
+    if row.trial.config is not None:
+        files[f"{folder}/{RUN_FILE}"] = text_writer(dump_run(row.trial.config))
+    if row.intervals is not None:
+        text = json.dumps(row.intervals, indent=2) + "\n"
+        files[f"{folder}/{INTERVALS_FILE}"] = text_writer(text)
+    return files
 
 
 def summarize_sweep(
@@ -77,7 +101,7 @@ def summarize_sweep(
         "pareto": [_brief(sweep, row) for row in rows if row.is_pareto],
         "top_rule": TOP_RULE,
         "top": [
-            {"config": f"agg/top{place}/config.yaml", **_brief(sweep, row)}
+            {"config": f"agg/top{place}/{RUN_FILE}", **_brief(sweep, row)}
             for place, row in enumerate(best, 1)
         ],
         "not_run": [
@@ -91,12 +115,16 @@ def summarize_sweep(
 
 def _brief(sweep: SweepConfig, row: Row) -> dict[str, Any]:
     names = dict.fromkeys((*sweep.objectives, *_ALWAYS_SHOWN))
-    return {
+    brief = {
         "trial_id": row.trial.index,
         "values": row.trial.values,
         "meets_sla": row.meets_sla,
         **{name: row.report.get(name) for name in names},
     }
+    if row.intervals is not None:
+        bounds = {key: list(ends) for key, ends in shown_bounds(sweep, row).items()}
+        brief |= {"intervals": {**row.intervals, "metrics": bounds}, **row.shares}
+    return brief
 
 
 def _pareto(table: "pl.DataFrame", names: tuple[str, str]) -> "pl.DataFrame":
@@ -132,10 +160,13 @@ def _plottable(table: "pl.DataFrame", names: tuple[str, str]) -> "pl.DataFrame":
     return table.with_columns(pl.lit(None, dtype=pl.Float64).alias(name) for name in missing)
 
 
-def _remove_old_tops(folder: Path, *, keep: int) -> None:
-    """An earlier, longer list of bests must not stay beside the new one."""
-    for config in (folder / "agg").glob("top*/config.yaml"):
-        place = config.parent.name.removeprefix("top")
-        if place.isdigit() and int(place) > keep:
-            config.unlink()
-            config.parent.rmdir()
+def _remove_old_tops(folder: Path, *, keep: Container[str]) -> None:
+    """An earlier, longer list of bests must not stay beside the new one, nor its intervals."""
+    for top in (folder / "agg").glob("top*"):
+        if not top.name.removeprefix("top").isdigit():
+            continue
+        old = [name for name in (RUN_FILE, INTERVALS_FILE) if f"agg/{top.name}/{name}" not in keep]
+        for name in old:
+            (top / name).unlink(missing_ok=True)
+        if RUN_FILE in old and not any(top.iterdir()):
+            top.rmdir()

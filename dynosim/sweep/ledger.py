@@ -1,5 +1,7 @@
 """What a sweep has finished: one JSON line per trial, on the disk before the next one is counted.
 
+Intervals of a trial's metrics follow on a line of their own.
+
 A sweep that is killed loses nothing finished; a line torn by the kill is dropped on resuming.
 """
 
@@ -21,7 +23,8 @@ Record = dict[str, Any]
 
 @dataclass(slots=True)
 class Ledger:
-    """The ledger of one sweep. `records` has the last one of each trial, by its index.
+    """The ledger of one sweep. `records` has the last one of each trial, by its index, `intervals`
+    what `Intervals.to_dict` gave for it and its `samples`, if that was asked for.
 
     The file is made when there is something to keep: input that no trial can use leaves nothing.
     """
@@ -30,6 +33,7 @@ class Ledger:
     sweep_hash: str
     records: dict[int, Record] = field(default_factory=dict)
     is_started: bool = False
+    intervals: dict[int, Record] = field(default_factory=dict)
 
     def append(self, trial: Trial, answer: dict[str, Any]) -> Record:
         """Persist what a trial answered; returns once the disk has it."""
@@ -47,6 +51,12 @@ class Ledger:
         _append_line(self.path, record)
         self.records[trial.index] = record
         return record
+
+    def append_intervals(self, trial: Trial, intervals: Record) -> None:
+        """Persist the intervals of a trial that is in the ledger already."""
+        line = {"trial_id": trial.index, "config_hash": trial.config_hash, "intervals": intervals}
+        _append_line(self.path, line)
+        self.intervals[trial.index] = intervals
 
 
 def new_ledger(folder: Path, *, sweep_hash: str, overwrite: bool) -> Ledger:
@@ -80,13 +90,15 @@ def resumed_ledger(folder: Path, *, sweep_hash: str) -> Ledger:
     if found != sweep_hash:
         raise ConfigError(
             f"{path}: belongs to another sweep ({found}, this one is {sweep_hash}): the space, the "
-            "configuration or the trace has changed (undo that, give --overwrite, or another --out)"
+            "configuration, the trace or the step times have changed (undo that, give --overwrite, "
+            "or another --out)"
         )
     if len(whole) != len(content):
         with path.open("r+b") as file:
             file.truncate(len(whole))
-    records = {line["trial_id"]: line for line in lines[1:]}
-    return Ledger(path, sweep_hash, records, is_started=True)
+    records = {line["trial_id"]: line for line in lines[1:] if "status" in line}
+    intervals = {line["trial_id"]: line["intervals"] for line in lines[1:] if "intervals" in line}
+    return Ledger(path, sweep_hash, records, is_started=True, intervals=intervals)
 
 
 def _parsed(path: Path, number: int, line: bytes) -> Record:

@@ -11,9 +11,15 @@ PLAIN_LINES = 10
 
 
 class Progress:
-    """Trials done, the best so far, the time left. Use as a context."""
+    """Trials done, the best so far, the time left. Use as a context.
 
-    def __init__(self, *, total: int, done: int, objective: str, is_max: bool) -> None:
+    `unit` says what else than trials is counted.
+    """
+
+    def __init__(
+        self, *, total: int, done: int, objective: str, is_max: bool, unit: str = "trials"
+    ) -> None:
+        self._unit = unit
         self._total = total
         self._done = done
         self._first = done
@@ -31,7 +37,7 @@ class Progress:
             from rich.console import Console
 
             self._bar = progress.Progress(
-                progress.TextColumn("{task.completed}/{task.total} trials"),
+                progress.TextColumn(f"{{task.completed}}/{{task.total}} {self._unit}"),
                 progress.BarColumn(),
                 progress.TimeElapsedColumn(),
                 progress.TextColumn("left"),
@@ -48,7 +54,7 @@ class Progress:
             self._bar.stop()
 
     def advance(self, values: Mapping[str, Any], report: Mapping[str, Any]) -> None:
-        """One more trial has ended."""
+        """One more has ended."""
         self._done += 1
         self._note_best(values, report)
         if self._bar is not None:
@@ -58,7 +64,9 @@ class Progress:
         if (self._done - self._first) % every == 0 or self._done == self._total:
             elapsed = time.monotonic() - self._started
             left = elapsed / (self._done - self._first) * (self._total - self._done)
-            text = f"{self._done}/{self._total} trials, {elapsed:.0f} s, about {left:.0f} s left"
+            text = (
+                f"{self._done}/{self._total} {self._unit}, {elapsed:.0f} s, about {left:.0f} s left"
+            )
             print(f"{text}  {self._best_text()}".rstrip(), file=sys.stderr, flush=True)
 
     def _note_best(self, values: Mapping[str, Any], report: Mapping[str, Any]) -> None:

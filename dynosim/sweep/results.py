@@ -6,7 +6,7 @@ Nothing here depends on real time or on the order in which trials ended.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,17 @@ if TYPE_CHECKING:
     import polars as pl
 
 THROUGHPUT_PER_GPU = "output_tok_s_per_gpu"
+_SHOWN_WITH_INTERVALS = (
+    THROUGHPUT_PER_GPU,
+    "mean_output_token_throughput_per_user",
+    "mean_ttft_ms",
+    "p99_ttft_ms",
+    "mean_itl_ms",
+    "p99_itl_ms",
+    "prefix_cache_reused_ratio",
+    "sla_attainment",
+    "goodput_rps",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,8 @@ class Row:
     meets_sla: bool | None
     is_pareto: bool = False  # no other finished trial beats it
     is_sla_pareto: bool = False  # no other finished trial that meets the SLA beats it
+    intervals: Mapping[str, Any] | None = None  # `Intervals.to_dict`, where they were made
+    shares: Mapping[str, float | None] = field(default_factory=dict)  # of replays, by verdict
 
 
 def judge(sweep: SweepConfig, trials: Sequence[Trial], records: Mapping[int, Record]) -> list[Row]:
@@ -49,10 +62,11 @@ def judge(sweep: SweepConfig, trials: Sequence[Trial], records: Mapping[int, Rec
             is_ok = record["status"] == OK
             verdict = meets(sweep.constraints.sla, report) if is_ok else None
             rows.append(Row(trial, record["status"], record["reason"], report, verdict))
-    front = _front(sweep, rows, [row.status == OK for row in rows])
-    sla_front = _front(sweep, rows, [row.meets_sla is True for row in rows])
+    reports = [row.report for row in rows]
+    front = front_of(sweep, reports, [row.status == OK for row in rows])
+    sla_front = front_of(sweep, reports, [row.meets_sla is True for row in rows])
     return [
-        Row(row.trial, row.status, row.reason, row.report, row.meets_sla, on_front, on_sla_front)
+        replace(row, is_pareto=on_front, is_sla_pareto=on_sla_front)
         for row, on_front, on_sla_front in zip(rows, front, sla_front, strict=True)
     ]
 
@@ -66,13 +80,25 @@ def meets(sla: SweepSla | None, report: Mapping[str, Any]) -> bool:
         return False
     if sla is None:
         return True
-    bounds = (("ttft_ms", sla.ttft_ms), ("itl_ms", sla.itl_ms), ("e2e_latency_ms", sla.e2e_ms))
-    measured = [
-        (report.get(f"{sla.statistic}_{metric}"), bound)
-        for metric, bound in bounds
-        if bound is not None
-    ]
+    measured = [(report.get(key), bound) for key, bound in _sla_bounds(sla).items()]
     return all(value is None or value <= bound for value, bound in measured)
+
+
+def _sla_bounds(sla: SweepSla) -> dict[str, float]:
+    """Upper bounds by key of the report."""
+    bounds = (("ttft_ms", sla.ttft_ms), ("itl_ms", sla.itl_ms), ("e2e_latency_ms", sla.e2e_ms))
+    return {f"{sla.statistic}_{metric}": bound for metric, bound in bounds if bound is not None}
+
+
+def shown_bounds(sweep: SweepConfig, row: Row) -> dict[str, tuple[float, float]]:
+    """The intervals of objectives, of what the SLA bounds, and of what tables show."""
+    if row.intervals is None:
+        return {}
+    sla = sweep.constraints.sla
+    bounded = () if sla is None else _sla_bounds(sla)
+    keys = dict.fromkeys((*sweep.objectives, *bounded, *_SHOWN_WITH_INTERVALS))
+    metrics = row.intervals["metrics"]
+    return {key: (metrics[key][0], metrics[key][1]) for key in keys if key in metrics}
 
 
 def best_rows(sweep: SweepConfig, rows: Sequence[Row]) -> list[Row]:
@@ -84,12 +110,16 @@ def best_rows(sweep: SweepConfig, rows: Sequence[Row]) -> list[Row]:
     front = sorted((row for row in rows if row.is_sla_pareto), key=_rank)
     chosen: dict[tuple[Any, ...], Row] = {}
     for row in front:
-        chosen.setdefault((*_objectives(sweep, row), row.report.get("num_gpus")), row)
+        chosen.setdefault((*_objectives(sweep, row.report), row.report.get("num_gpus")), row)
     return list(chosen.values())[: sweep.top]
 
 
 def trials_table(sweep: SweepConfig, rows: Sequence[Row]) -> "pl.DataFrame":
-    """One row per trial: verdicts, the space's keys, the report's keys; null where none is."""
+    """One row per trial: verdicts, the space's keys, the report's keys; null where none is.
+
+    Ends of intervals are `{key}_low` and `{key}_high`, shares of replays `{verdict}_share`; the
+    columns are there if any trial has them.
+    """
     import polars as pl
 
     columns: dict[str, list[Any]] = {
@@ -106,6 +136,14 @@ def trials_table(sweep: SweepConfig, rows: Sequence[Row]) -> "pl.DataFrame":
     names = dict.fromkeys(key for row in rows for key in row.report)
     for name in names:
         columns.setdefault(name, [row.report.get(name) for row in rows])
+    for name in dict.fromkeys(key for row in rows for key in row.shares):
+        columns[name] = [row.shares.get(name) for row in rows]
+    bounds = [shown_bounds(sweep, row) for row in rows]
+    for name in dict.fromkeys(key for shown in bounds for key in shown):
+        for end, side in enumerate(("low", "high")):
+            columns[f"{name}_{side}"] = [
+                shown[name][end] if name in shown else None for shown in bounds
+            ]
     return pl.DataFrame([_series(name, values) for name, values in columns.items()])
 
 
@@ -126,16 +164,19 @@ def _rank(row: Row) -> tuple[float, float, int]:
     )
 
 
-def _objectives(sweep: SweepConfig, row: Row) -> tuple[float, ...]:
-    values = (row.report.get(name) for name in sweep.objectives)
+def _objectives(sweep: SweepConfig, report: Mapping[str, Any]) -> tuple[float, ...]:
+    values = (report.get(name) for name in sweep.objectives)
     return tuple(math.nan if value is None else float(value) for value in values)
 
 
-def _front(sweep: SweepConfig, rows: Sequence[Row], allowed: Sequence[bool]) -> list[bool]:
+def front_of(
+    sweep: SweepConfig, reports: Sequence[Mapping[str, Any]], allowed: Sequence[bool]
+) -> list[bool]:
+    """Which of the allowed reports no other allowed one beats in all objectives."""
     nothing = (math.nan,) * len(sweep.objectives)
     table = [
-        _objectives(sweep, row) if is_allowed else nothing
-        for row, is_allowed in zip(rows, allowed, strict=True)
+        _objectives(sweep, report) if is_allowed else nothing
+        for report, is_allowed in zip(reports, allowed, strict=True)
     ]
     if not table:
         return []

@@ -1,7 +1,7 @@
 """Runs a sweep from its description to its files."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +9,17 @@ from typing import Any
 
 from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
+from dynosim.config.timing import FittedTiming, ProfileTiming
 from dynosim.errors import DynosimError, TraceError
 from dynosim.sweep.artifacts import write_artifacts
-from dynosim.sweep.executor import LocalExecutor
+from dynosim.sweep.executor import DEFAULT_FUNCTION, LocalExecutor
+from dynosim.sweep.frontier_intervals import (
+    FUNCTION,
+    known_intervals,
+    make_intervals,
+    wanted_replays,
+    with_intervals,
+)
 from dynosim.sweep.ledger import Ledger, new_ledger, resumed_ledger
 from dynosim.sweep.progress import Progress
 from dynosim.sweep.results import Row, judge
@@ -50,10 +58,13 @@ def run_sweep(
     jobs: int,
     resume: bool = False,
     overwrite: bool = False,
-    make_executor: Callable[[int], LocalExecutor] = LocalExecutor,
+    intervals: int | None = None,
+    make_executor: Callable[[int, str], LocalExecutor] = LocalExecutor,
 ) -> SweepOutcome:
     """Run every trial that is not finished yet, then write all files to `folder`.
 
+    `intervals` is the number of replays that tell how sure each trial of the frontier is; None: as
+    many as its step times deserve.
     Raises: ConfigError, TraceError for input that no trial could use; SweepInterruptedError.
     """
     trials = trials_of(sweep)
@@ -64,22 +75,54 @@ def run_sweep(
         if resume
         else new_ledger(folder, sweep_hash=sweep_hash, overwrite=overwrite)
     )
+    num_resumed = _finish_trials(sweep, trials, ledger, make_executor(jobs, DEFAULT_FUNCTION))
+    rows = judge(sweep, trials, ledger.records)
+    wanted = wanted_replays(rows, intervals)
+    failures = _finish_intervals(rows, wanted, ledger, make_executor(jobs, FUNCTION))
+    rows = with_intervals(sweep, rows, known_intervals(ledger, wanted))
+    summary = write_artifacts(
+        folder,
+        sweep,
+        rows,
+        sweep_hash=sweep_hash,
+        sweep_yaml=sweep_text(sweep),
+        interval_failures=failures,
+    )
+    return SweepOutcome(rows, summary, folder, num_resumed)
+
+
+def _finish_trials(
+    sweep: SweepConfig, trials: Sequence[Trial], ledger: Ledger, executor: LocalExecutor
+) -> int:
+    """Run what the ledger lacks; returns how many trials it had. Raises: SweepInterruptedError."""
     finished = {i for i, record in ledger.records.items() if record["status"] != FAILED}
     runnable = [trial for trial in trials if trial.config is not None]
     todo = [trial for trial in runnable if trial.index not in finished]
     num_resumed = len(runnable) - len(todo)
     try:
-        _run_trials(sweep, todo, ledger, make_executor(jobs), num_done=num_resumed)
+        _run_trials(sweep, todo, ledger, executor, num_done=num_resumed)
     except KeyboardInterrupt:
         kept = sum(record["status"] != FAILED for record in ledger.records.values())
         raise SweepInterruptedError(
-            f"interrupted: {kept} of {len(runnable)} trials are kept in {folder} "
+            f"interrupted: {kept} of {len(runnable)} trials are kept in {ledger.path.parent} "
             "(give the same command with --resume to go on)"
         ) from None
-    rows = judge(sweep, trials, ledger.records)
-    sweep_yaml = sweep_text(sweep)
-    summary = write_artifacts(folder, sweep, rows, sweep_hash=sweep_hash, sweep_yaml=sweep_yaml)
-    return SweepOutcome(rows, summary, folder, num_resumed)
+    return num_resumed
+
+
+def _finish_intervals(
+    rows: Sequence[Row], wanted: Mapping[int, int], ledger: Ledger, executor: LocalExecutor
+) -> dict[int, str]:
+    """Make what the ledger lacks; returns why some failed. Raises: SweepInterruptedError."""
+    try:
+        return make_intervals(rows, wanted, ledger, executor)
+    except KeyboardInterrupt:
+        kept = len(known_intervals(ledger, wanted))
+        raise SweepInterruptedError(
+            f"interrupted: all trials, and the intervals of {kept} of {len(wanted)}, are kept in "
+            f"{ledger.path.parent} (give the same command with --resume to go on; with --intervals "
+            "0 it writes the results without them)"
+        ) from None
 
 
 def _run_trials(
@@ -125,10 +168,12 @@ def check_inputs(trials: Sequence[Trial]) -> None:
 
 
 def hash_of(trials: Sequence[Trial]) -> str:
-    """Equal for sweeps whose trials would all give the same: configurations and trace contents."""
+    """Equal for sweeps whose trials would all give the same: configurations and file contents."""
     configs = [trial.config for trial in trials if trial.config is not None]
-    files = {str(path.name): _file_digest(path) for path in _trace_files(configs)}
-    return digest([[trial.config_hash for trial in trials], files])
+    traces = {str(path.name): _file_digest(path) for path in _trace_files(configs)}
+    timings = {str(path.name): _file_digest(path) for path in _timing_files(configs)}
+    known = [[trial.config_hash for trial in trials], traces]
+    return digest([*known, timings] if timings else known)
 
 
 def _trace_files(configs: Sequence[RunConfig]) -> list[Path]:
@@ -138,6 +183,16 @@ def _trace_files(configs: Sequence[RunConfig]) -> list[Path]:
         if config.workload.trace is not None
     }
     return [config.resolve(name) for (name, _), config in places.items() if name is not None]
+
+
+def _timing_files(configs: Sequence[RunConfig]) -> list[Path]:
+    """Files of fitted or profiled step times; a missing one is left to the trials to report."""
+    timings = (
+        config.resolve(config.timing.file)
+        for config in configs
+        if isinstance(config.timing, FittedTiming | ProfileTiming)
+    )
+    return [path for path in dict.fromkeys(timings) if path.is_file()]
 
 
 def _file_digest(path: Path) -> str:

@@ -30,14 +30,18 @@ def request_for(config: RunConfig) -> dict[str, Any]:
     }
 
 
+def config_of(request: dict[str, Any]) -> RunConfig:
+    """The configuration that `request_for` has put into a request."""
+    return run_config(Document(request["config"], "trial", Path(request["folder"])))
+
+
 def run_trial(request: dict[str, Any]) -> dict[str, Any]:
     """`status`, `reason`, `report` (without wall-clock keys) and `wall_ms` of one trial."""
     started = time.perf_counter()
     status, reason, report = OK, "", {}
     try:
-        document = Document(request["config"], "trial", Path(request["folder"]))
-        config = run_config(document)
-        outcome = run(config, trace=_cached_trace(config))
+        config = config_of(request)
+        outcome = run(config, trace=cached_trace(config))
         report = {k: v for k, v in outcome.report.items() if k not in WALL_CLOCK_KEYS}
     except InfeasibleError as error:
         status, reason = INFEASIBLE, str(error)
@@ -52,7 +56,8 @@ def run_trial(request: dict[str, Any]) -> dict[str, Any]:
     return {"status": status, "reason": reason, "report": report, "wall_ms": wall_ms}
 
 
-def _cached_trace(config: RunConfig) -> Trace:
+def cached_trace(config: RunConfig) -> Trace:
+    """The workload, loaded once for configurations that share it. Raises: TraceError."""
     workload = config.workload.model_dump(mode="json", exclude={"concurrency"})
     needs_arrival = config.workload.concurrency is None
     name = json.dumps([workload, needs_arrival, config.seed, str(config.base_dir)], sort_keys=True)
