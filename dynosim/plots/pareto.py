@@ -40,6 +40,7 @@ def pareto_figure(*, title: str, trials: "pl.DataFrame", objectives: tuple[str, 
     else:
         _draw_trials(axes, shown, objectives)
         _draw_frontier(axes, trials, objectives)
+        _draw_error_bars(axes, trials, objectives)
         axes.legend(frameon=False, fontsize=9, loc="best")
     words = style.watermark(trial_table.common_source(trials)) if not shown.is_empty() else None
     if words:
@@ -98,6 +99,13 @@ def _mark(
         *_points(rows, objectives), linestyle="none", marker=marker, label=name, zorder=4,
         markersize=11 if marker == "o" else 6, markerfacecolor="none", markeredgecolor="#555555",
     )  # fmt: skip
+
+
+def _draw_error_bars(axes: "Axes", trials: "pl.DataFrame", objectives: tuple[str, str]) -> None:
+    bars = trial_table.error_bars(trials, objectives)
+    for index, bar in enumerate(bars):
+        name = trial_table.ERROR_BARS if index == 0 else None
+        axes.plot(bar.x, bar.y, color=style.GREY, linewidth=1.1, label=name, zorder=2.5)
 
 
 def _draw_frontier(axes: "Axes", trials: "pl.DataFrame", objectives: tuple[str, str]) -> None:

@@ -49,7 +49,9 @@ class SweepFigures:
         )
         layout["xaxis"] = style.axis(trial_table.axis_title(self._objectives[1]))
         layout["annotations"] += self._labels()
-        return Figure([*self._frontiers(), *self._groups(), *self._marks()], layout)
+        return Figure(
+            [*self._frontiers(), *self._error_bars(), *self._groups(), *self._marks()], layout
+        )
 
     def _labels(self) -> list[dict[str, Any]]:
         return [
@@ -89,6 +91,20 @@ class SweepFigures:
             for name, rows, dash in fronts
             if not rows.is_empty()
         ]
+
+    def _error_bars(self) -> list[dict[str, Any]]:
+        """One trace of lines with gaps between them; none without intervals."""
+        bars = trial_table.error_bars(self._trials, self._objectives)
+        trace = {
+            "type": "scatter",
+            "x": [value for bar in bars for value in (*bar.x, None)],
+            "y": [value for bar in bars for value in (*bar.y, None)],
+            "mode": "lines",
+            "name": trial_table.ERROR_BARS,
+            "line": {"color": style.GREY, "width": 1.3},
+            "hoverinfo": "skip",
+        }
+        return [trace] if bars else []
 
     def _groups(self) -> list[dict[str, Any]]:
         key = trial_table.TENSOR_PARALLEL
@@ -137,9 +153,12 @@ class SweepFigures:
 
     def _hover(self, row: dict[str, Any]) -> str:
         lines = [f"<b>{_escape(trial_table.label(row, self._keys))}</b> (trial {row['trial_id']})"]
-        lines += [f"{trial_table.axis_title(o)}: {row[o]:,.4g}" for o in self._objectives]
         lines += [
-            f"{name}: {row[key]:,.4g}"
+            f"{trial_table.axis_title(o)}: {row[o]:,.4g}{_between(row, o)}"
+            for o in self._objectives
+        ]
+        lines += [
+            f"{name}: {row[key]:,.4g}{_between(row, key)}"
             for key, name in _HOVER_KEYS.items()
             if row.get(key) is not None
         ]
@@ -212,6 +231,11 @@ class SweepFigures:
             "text": [trial_table.label(row, self._keys) for row in rows],
             "hovertemplate": "%{text}: %{y:,.4g}<extra></extra>",
         }
+
+
+def _between(row: dict[str, Any], key: str) -> str:
+    ends = trial_table.interval(row, key)
+    return "" if ends is None else f" ({ends[0]:,.4g} to {ends[1]:,.4g})"
 
 
 def _sort_key(value: Any) -> tuple[bool, float, str]:

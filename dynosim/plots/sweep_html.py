@@ -128,12 +128,19 @@ def _trial_table(rows: "pl.DataFrame", trials: "pl.DataFrame") -> str:
         [
             str(row["trial_id"]),
             *(str(row[key]) for key in keys),
-            *(number(row[name], 4) for name in columns),
+            *(_number(row, name) for name in columns),
             _remarks(row),
         ]
         for row in rows.head(MAX_ROWS).to_dicts()
     ]
     return table(header, body)
+
+
+def _number(row: dict[str, Any], key: str) -> str:
+    """The number and, where it was found, its interval."""
+    ends = trial_table.interval(row, key)
+    between = "" if ends is None else f" ({number(ends[0], 4)} to {number(ends[1], 4)})"
+    return number(row[key], 4) + between
 
 
 def _remarks(row: dict[str, Any]) -> str:
@@ -142,6 +149,9 @@ def _remarks(row: dict[str, Any]) -> str:
         remarks.append("saturated")
     if trial_table.violates_sla(row):
         remarks.append("misses SLA")
+    share = row.get("is_pareto_share")
+    if share is not None and share < 1:
+        remarks.append(f"on the frontier in {100 * share:.0f} % of replays")
     return ", ".join(remarks)
 
 

@@ -1,7 +1,8 @@
 """What plots of a sweep need to know about its table of trials.
 
 Columns: `trial_id`, `status` (ok, infeasible, failed), `reason`, the space's keys, the report's
-keys, `is_pareto`, and `meets_sla` where the sweep has an SLA.
+keys, `is_pareto`, and `meets_sla` where the sweep has an SLA. Trials whose intervals were made have
+their ends in `{key}_low` and `{key}_high`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ AXIS_TITLES = {
     "median_output_token_throughput_per_user": "output tokens/s per user (median)",
     "output_throughput_tok_s": "output tokens/s",
 }
+
+ERROR_BARS = "95 % of replays"
 
 TENSOR_PARALLEL, WORKERS, ROUTER = "engine.tensor_parallel", "cluster.workers", "router.mode"
 BATCHED_TOKENS = "engine.max_num_batched_tokens"
@@ -129,6 +132,31 @@ def short_names(keys: Sequence[str]) -> dict[str, str]:
     return {
         key: word if last.count(word) == 1 else key for key, word in zip(keys, last, strict=True)
     }
+
+
+def interval(trial: Trial, key: str) -> tuple[float, float] | None:
+    """Where 95 % of the trial's replays lie; None if that was not found out."""
+    low, high = trial.get(f"{key}_low"), trial.get(f"{key}_high")
+    return None if low is None or high is None else (low, high)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorBar:
+    """A line from end to end of an interval. The trial itself need not lie on it."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+
+def error_bars(trials: "pl.DataFrame", objectives: tuple[str, str]) -> list[ErrorBar]:
+    """The intervals of both objectives, each at the other's predicted value."""
+    bars = []
+    for row in finished(trials, objectives).to_dicts():
+        y, x = (float(row[name]) for name in objectives)
+        y_ends, x_ends = (interval(row, name) for name in objectives)
+        bars += [ErrorBar((x, x), y_ends)] if y_ends is not None else []
+        bars += [ErrorBar(x_ends, (y, y))] if x_ends is not None else []
+    return bars
 
 
 def violates_sla(trial: Trial) -> bool:

@@ -140,3 +140,29 @@ def test_labels_that_would_cover_another_are_left_out(trials: pl.DataFrame) -> N
     twins = pl.concat([trials, trials])
     one = trial_table.frontier_labels(trials, OBJECTIVES)
     assert len(trial_table.frontier_labels(twins, OBJECTIVES)) == len(one)
+
+
+def test_intervals_are_drawn_where_they_were_made(trials: pl.DataFrame) -> None:
+    plain = sweep_page("t", "", trials, OBJECTIVES).parts[0].figure
+    assert plain is not None
+    assert trial_table.error_bars(trials, OBJECTIVES) == []
+    ends = {f"{OBJECTIVES[0]}_low": 290.0, f"{OBJECTIVES[0]}_high": 305.0}
+    ends |= {f"{OBJECTIVES[1]}_low": 61.0, f"{OBJECTIVES[1]}_high": 70.0}  # 60 is not inside
+    one = pl.col("trial_id") == 1
+    sure = trials.with_columns(pl.when(one).then(value).alias(key) for key, value in ends.items())
+    bars = trial_table.error_bars(sure, OBJECTIVES)
+    assert [(bar.x, bar.y) for bar in bars] == [
+        ((60.0, 60.0), (290.0, 305.0)),
+        ((61.0, 70.0), (310.0, 310.0)),
+    ]
+    page = sweep_page("t", "", sure, OBJECTIVES)
+    drawn = page.parts[0].figure
+    assert drawn is not None and len(drawn.data) == len(plain.data) + 1
+    line = next(trace for trace in drawn.data if trace["name"] == trial_table.ERROR_BARS)
+    assert line["y"] == [290.0, 305.0, None, 310.0, 310.0, None]
+    hovers = [text for trace in drawn.data for text in trace.get("text", [])]
+    assert sum("(290 to 305)" in text for text in hovers) == 1
+    assert "310 (290 to 305)" in page.parts[1].body
+    figure = pareto_figure(title="t", trials=sure, objectives=OBJECTIVES)
+    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert names.count(trial_table.ERROR_BARS) == 1
