@@ -128,7 +128,8 @@ def main() -> int:
             for workload in WORKLOADS:
                 bench.measure(workload, index, urls[workload.is_tight])
     log = bench.joined_log()
-    if dynosim("calibrate", "--measurements", log, "--fit-fraction", 1.0, "--out", bench.log) != 0:
+    options = ("--fit-fraction", 1.0, *(() if ample.is_gpu else ("--hardware", "cpu")))
+    if dynosim("calibrate", "--measurements", log, "--out", bench.log, *options) != 0:
         return 1
     rows = [
         bench.judge(workload, name, timing)

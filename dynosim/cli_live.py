@@ -150,7 +150,7 @@ def calibrate(
     model: Annotated[
         str | None, typer.Option(help="Model, for a prior and for the live engine's tokenizer.")
     ] = None,
-    hardware: Annotated[str | None, typer.Option(help="Hardware, for a prior.")] = None,
+    hardware: Annotated[str | None, typer.Option(help="For a prior; cpu: any CPU.")] = None,
     fit_fraction: Annotated[
         float, typer.Option(min=0.05, max=1.0, help="Leading part of the log to fit on.")
     ] = 0.7,

@@ -47,6 +47,10 @@ _SAME_NAME = (
 )
 
 
+CPU = "cpu"
+"""As hardware: no tables, no graphs; reading weights and computing do not overlap."""
+
+
 @dataclass(frozen=True, slots=True)
 class Deployment:
     """One engine as far as the twin needs to know it."""
@@ -59,6 +63,11 @@ class Deployment:
     num_engines: int = 1  # data parallelism; capacities and limits are each engine's
     is_loop_told: bool = False  # whether the set-up tells how the scheduler runs
     is_model_given: bool = False  # by the user, not by the set-up
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether it is said to compute on a CPU, whichever."""
+        return self.hardware == CPU
 
     @property
     def loops(self) -> tuple[bool, ...]:
@@ -210,7 +219,7 @@ def _refuse_pipelines(kwargs: dict[str, Any]) -> None:
 
 def _graph_sizes(kwargs: dict[str, Any], hardware: str | None, seqs: int) -> tuple[int, ...]:
     """Batch sizes that the engine captured graphs of: its own list, or vLLM's default."""
-    if kwargs.get("enforce_eager") or (hardware or "cpu").startswith("cpu"):
+    if kwargs.get("enforce_eager") or hardware in (None, CPU):
         return ()
     compilation = kwargs.get("compilation_config")
     own = kwargs.get("cudagraph_capture_sizes") or kwargs.get("cuda_graph_sizes")

@@ -32,8 +32,8 @@ _REFERENCE_BATCH = 64
 _SHORT, _LONG = 300, 1500  # mean contexts between which a slope is taken
 _BENT_WITH_TABLES, _BENT_WITHOUT = 0.05, 0.1
 """By how much the products of some token count may lie off the curve: one standard deviation."""
-_KNEES = (1.0, 2.5)
-"""Without tables: reading weights and computing follow each other (as on CPUs), or overlap."""
+_ADDITIVE, _OVERLAPPING = 1.0, 2.5
+"""Knees without tables: reading weights and computing follow each other (on CPUs), or overlap."""
 _PROMPT_PROBE = (512, 4096)  # new tokens, cached tokens
 
 
@@ -54,11 +54,11 @@ class Prior:
 
 
 def table_timing(deployment: Deployment, *, overhead_ms: float) -> StepTimeModel | None:
-    """Step times from tables, else from the roofline; None without a model and hardware.
+    """Step times from tables, else from the roofline; None without a model and a GPU.
 
     Raises: ConfigError if a name is unknown to both.
     """
-    if deployment.model is None or deployment.hardware is None:
+    if deployment.model is None or deployment.hardware is None or deployment.is_cpu:
         return None
     problem: DynosimError | None = None
     for kind in ("aiconfigurator", "roofline"):
@@ -198,7 +198,7 @@ def _prior_of_log(deployment: Deployment, measured: Measurements) -> Prior:
         Fit(parameters=parameters, graph_sizes=deployment.graph_sizes),
         spread | _ingress_spread(measured),
         source="the log's own extremes",
-        knees=_KNEES,
+        knees=(_ADDITIVE,) if deployment.is_cpu else (_ADDITIVE, _OVERLAPPING),
     )
 
 

@@ -1,12 +1,15 @@
 """From a log's set-up to the engine that is replayed."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from recorded_runs import workload
+from recorded_runs import rows, workload, write
 
 from dynosim.errors import ConfigError
 from dynosim.validate.deployment import balance_notes, deployment_of
+from dynosim.validate.log_file import read_measurements
+from dynosim.validate.prior import prior_of
 
 
 def _setup(version: str = "0.19.0", **kwargs: Any) -> dict[str, Any]:
@@ -102,3 +105,13 @@ def test_both_loops_are_possible_where_the_set_up_is_silent() -> None:
 
 def test_hardware_goes_by_its_usual_name() -> None:
     assert deployment_of(_setup(), hardware="RTX 4090").hardware == "rtx_4090"
+
+
+def test_a_cpu_has_neither_graphs_nor_tables_and_does_not_overlap(tmp_path: Path) -> None:
+    measured = read_measurements(write(tmp_path / "log.jsonl", rows(workload(40))))
+    deployment = deployment_of(_setup(), model="Qwen/Qwen3-32B", hardware="cpu")
+    assert deployment.graph_sizes == () and deployment.blind_blocks() is None
+    prior = prior_of(deployment, measured)
+    assert [one.fit.knee for one in prior.with_all_knees()] == [1.0]
+    unknown = prior_of(deployment_of({}), measured)
+    assert [one.fit.knee for one in unknown.with_all_knees()] == [1.0, 2.5]
