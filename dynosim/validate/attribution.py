@@ -11,7 +11,7 @@ from dynosim.timing.model import StepTimeModel
 from dynosim.validate.fitting import FIRST_TOKEN_MS, FIRST_TOKEN_SHARE
 from dynosim.validate.measurements import Measurements
 from dynosim.validate.prediction import JITTER_MS
-from dynosim.validate.prior import STEP_OVERHEAD_MS
+from dynosim.validate.prior import PROMPT_OVERHEAD_MS, STEP_OVERHEAD_MS
 from dynosim.validate.replay import replay
 from dynosim.validate.scores import mean_absolute_error, scores
 
@@ -39,7 +39,7 @@ def blind_fit(prior: Fit) -> Fit:
         parameters=replace(
             prior.parameters,
             overhead_ms=STEP_OVERHEAD_MS,
-            prompt_step_ms=0.0,
+            prompt_step_ms=max(prior.parameters.prompt_step_ms - PROMPT_OVERHEAD_MS, 0.0),
             per_decode_ms=0.0,
             mixed_context_token_ms=0.0,
             ingress_ms=0.0,

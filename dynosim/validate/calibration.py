@@ -5,8 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from dynosim.timing.fitted import Fit
-from dynosim.validate.deployment import Deployment, balance_notes, deployment_of
-from dynosim.validate.fitting import Fitted, fit_loops
+from dynosim.validate.alternatives import fit_capacity, fit_loops
+from dynosim.validate.deployment import (
+    Deployment,
+    balance_notes,
+    capacity_note,
+    deployment_of,
+)
+from dynosim.validate.fitting import Fitted
 from dynosim.validate.log_file import read_measurements
 from dynosim.validate.measurements import Measurements
 from dynosim.validate.prediction import inside_shares, load_of
@@ -102,6 +108,11 @@ def calibrate_log(
     spec = deployment.spec(trace, blocks)
     fits = fit_loops(measured, prior, spec, deployment.loops, count=count, seed=seed)
     is_async, fitted = next(iter(fits.items()))
+    if deployment.given_blocks is None:
+        guessed = replace(spec, async_scheduling=is_async)
+        found, fitted = fit_capacity(measured, prior, guessed, fitted, count=count, seed=seed)
+        if found.num_gpu_blocks != guessed.num_gpu_blocks:
+            notes.append(capacity_note(guessed, found))
     rest = slice(count, None)
     has_rest = count < len(measured)
     held_out = scores(measured, fitted.predicted, rest) if has_rest else []

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from dynosim.config.schema import EngineConfig
+from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError, DynosimError
 from dynosim.records import Trace
 from dynosim.runner import engine_spec
@@ -62,6 +63,7 @@ class Deployment:
     assumed: tuple[str, ...]  # what the set-up does not tell
     num_engines: int = 1  # data parallelism; capacities and limits are each engine's
     is_loop_told: bool = False  # whether the set-up tells how the scheduler runs
+    is_eager: bool = False  # without CUDA graphs
     is_model_given: bool = False  # by the user, not by the set-up
 
     @property
@@ -155,6 +157,7 @@ def deployment_of(
         assumed=tuple(assumed),
         num_engines=_num_engines(kwargs),
         is_loop_told="async_scheduling" in values,
+        is_eager=bool(kwargs.get("enforce_eager")),
         is_model_given=model is not None,
     )
 
@@ -167,6 +170,15 @@ def balance_notes(deployment: Deployment) -> list[str]:
         f"{deployment.num_engines} engines, each with these limits: requests go to the one with the"
         " fewest in hand, which stands in for vLLM's balancer; no engine waits for another's step"
     ]
+
+
+def capacity_note(guessed: EngineSpec, fitted: EngineSpec) -> str:
+    """What a report must say of a capacity that the log told."""
+    return (
+        f"KV capacity: {fitted.num_gpu_blocks} blocks explain the log clearly better than the"
+        f" {guessed.num_gpu_blocks} that were guessed, and are used in the fit"
+        " (state --num-gpu-blocks, as the engine prints it, if you know better)"
+    )
 
 
 def _engine_values(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -14,9 +14,15 @@ from dynosim.intervals import form_error
 from dynosim.records import Trace
 from dynosim.timing.fitted import Fit
 from dynosim.timing.model import StepTimeModel
+from dynosim.validate.alternatives import fit_capacity, fit_loops
 from dynosim.validate.attribution import attribute, blind_fit
-from dynosim.validate.deployment import Deployment, balance_notes, deployment_of
-from dynosim.validate.fitting import Fitted, fit_loops
+from dynosim.validate.deployment import (
+    Deployment,
+    balance_notes,
+    capacity_note,
+    deployment_of,
+)
+from dynosim.validate.fitting import Fitted
 from dynosim.validate.log_file import read_measurements
 from dynosim.validate.measurements import Measurements
 from dynosim.validate.prediction import inside_shares, intervals, load_of
@@ -204,6 +210,9 @@ class _Judge:
                 self._measured, self._prior, spec, loops, count=self._count, seed=self._seed
             )
             is_async, fits[column] = next(iter(found.items()))
+            if column == BLIND and GIVEN not in self._specs:
+                spec = replace(spec, async_scheduling=is_async)
+                fits[column] = self._with_fitted_capacity(spec, fits[column])
             if is_async != self._deployment.loops[0]:
                 self._notes.append(
                     f"{column}: {'a' if is_async else ''}synchronous scheduling fits better than"
@@ -213,6 +222,16 @@ class _Judge:
         for column, spec in self._specs.items():
             self._specs[column] = replace(spec, async_scheduling=loops[0])
         return {column: fits[column] for column in self._specs}
+
+    def _with_fitted_capacity(self, spec: EngineSpec, fitted: Fitted) -> Fitted:
+        """The blind fit, with the KV capacity that the log tells of if it tells one."""
+        spec, fitted = fit_capacity(
+            self._measured, self._prior, spec, fitted, count=self._count, seed=self._seed
+        )
+        if spec.num_gpu_blocks != self._specs[BLIND].num_gpu_blocks:
+            self._notes.append(capacity_note(self._specs[BLIND], spec))
+            self._specs[BLIND] = spec
+        return fitted
 
     def fitted_elsewhere(self, other: Measurements) -> None:
         """Constants, and the scheduling loop, from another workload of the same deployment.

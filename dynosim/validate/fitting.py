@@ -103,23 +103,10 @@ def fit_log(
     )
 
 
-def fit_loops(
-    measured: Measurements,
-    prior: Prior,
-    spec: EngineSpec,
-    loops: Sequence[bool],
-    *,
-    count: int,
-    seed: int = 0,
-) -> dict[bool, Fitted]:
-    """`fit_log` with each scheduling loop (asynchronous or not), the best first."""
-    fits = {
-        is_async: fit_log(
-            measured, prior, replace(spec, async_scheduling=is_async), count=count, seed=seed
-        )
-        for is_async in loops
-    }
-    return dict(sorted(fits.items(), key=lambda pair: pair[1].cost))
+def cost_with(measured: Measurements, fit: Fit, spec: EngineSpec, count: int) -> float:
+    """How badly a fit explains the first `count` requests, were the engine another one."""
+    held = Prior(fit, {}, fit.source)
+    return _Problem(measured, held, spec, count).trial(np.zeros(0)).cost
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import numpy as np
 from dynosim.errors import ConfigError, DynosimError
 from dynosim.silicon import build_timing
 from dynosim.silicon.hardware import hardware_sheet
-from dynosim.timing.fitted import FACTOR_NAMES, Fit, FittedParameters
+from dynosim.timing.fitted import FACTOR_NAMES, Curve, Fit, FittedParameters
 from dynosim.timing.model import StepTimeModel
 from dynosim.validate.deployment import Deployment
 from dynosim.validate.measurements import Measurements
@@ -23,6 +23,12 @@ STEP_OVERHEAD_MS = 1.5
 """Host time that every step of an engine adds to what tables of kernels hold: scheduling, input
 preparation, launches, sampling. A round number for GPU engines of 2025, not a measurement; it was
 chosen when one recording of vLLM 0.19 was known and is not independent of it."""
+
+EAGER_OVERHEAD_MS = 5.0
+"""The same without CUDA graphs, where every kernel is launched by the host; as rough."""
+
+PROMPT_OVERHEAD_MS = 1.0
+"""Host time that a step with prompts adds, where a fit starts; as rough."""
 
 _CURVE_NODES = np.unique(
     np.concatenate([[1, 2, 4], np.arange(8, 512, 8), np.arange(512, 16385, 32)])
@@ -34,7 +40,7 @@ _BENT_WITH_TABLES, _BENT_WITHOUT = 0.05, 0.1
 """By how much the products of some token count may lie off the curve: one standard deviation."""
 _ADDITIVE, _OVERLAPPING = 1.0, 2.5
 """Knees without tables: reading weights and computing follow each other (on CPUs), or overlap."""
-_PROMPT_PROBE = (512, 4096)  # new tokens, cached tokens
+_PROMPT_PROBE = (2048, 4096)  # new tokens, cached tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,34 +116,31 @@ def _is_about_model(deployment: Deployment) -> bool:
 def _prior_of_tables(
     timing: StepTimeModel, deployment: Deployment, measured: Measurements
 ) -> Prior:
+    engine = deployment.engine
     per_context = max(_context_slope(timing, _REFERENCE_BATCH), 1e-9)
-    batches = [n for n in _BATCH_NODES if n < deployment.engine.max_num_seqs]
-    batches.append(max(deployment.engine.max_num_seqs, 2))
+    batches = [n for n in _BATCH_NODES if n < engine.max_num_seqs]
+    batches.append(max(engine.max_num_seqs, 2))
     by_batch = tuple((n, max(_context_slope(timing, n), 0.0) / per_context) for n in batches)
-    new, cached = _PROMPT_PROBE
-    per_pair = (timing.step_ms(1, new, cached, 0, 0) - timing.step_ms(1, new, 0, 0, 0)) / (
-        new * cached
+    per_pair = _pair_slope(timing, engine.max_num_batched_tokens)
+    curve, prompt_ms = _token_curve(
+        timing, per_pair, engine.max_num_seqs, engine.max_num_batched_tokens
     )
-    largest = deployment.engine.max_num_batched_tokens
-    nodes = [int(n) for n in _CURVE_NODES if n < largest] + [largest]
-    curve = tuple(
-        (n, max(timing.step_ms(1, n, 0, 0, 0) - per_pair * n * (n + 1) / 2, 1e-6)) for n in nodes
-    )
+    host_ms = EAGER_OVERHEAD_MS if deployment.is_eager else 1.0
     parameters = FittedParameters(
-        overhead_ms=1.0,
-        prompt_step_ms=1.0,
+        overhead_ms=host_ms,
+        prompt_step_ms=PROMPT_OVERHEAD_MS + prompt_ms,
         per_decode_ms=0.01,
         per_context_token_ms=per_context,
         mixed_context_token_ms=0.4 * per_context,
-        per_pair_ms=max(per_pair, 0.0),
+        per_pair_ms=per_pair,
         ingress_ms=_first_ingress_ms(measured),
     )
     spread = {
-        "overhead_ms": 1.0,
+        "overhead_ms": 2.0 * host_ms,
         "curve_scale": 0.15,
         **dict.fromkeys(FACTOR_NAMES, _BENT_WITH_TABLES),
-        "prompt_step_ms": 1.0,
-        "per_decode_ms": 0.01,
+        "prompt_step_ms": PROMPT_OVERHEAD_MS + 0.5 * prompt_ms,
+        "per_decode_ms": 0.02,
         "per_context_token_ms": 0.2 * parameters.per_context_token_ms,
         "mixed_context_token_ms": 0.4 * parameters.per_context_token_ms,
         "per_pair_ms": 0.3 * parameters.per_pair_ms,
@@ -153,6 +156,38 @@ def _prior_of_tables(
         source=timing.description,
         notes=timing.notes,
     )
+
+
+def _token_curve(
+    timing: StepTimeModel, per_pair_ms: float, most_decodes: int, most_tokens: int
+) -> tuple[Curve, float]:
+    """What steps of so many tokens take without contexts, and what one with prompts takes on top.
+
+    Kernels of prompts cost something however short they are, so steps that only decode are asked as
+    such; from the largest of these on, prompts tell how a step grows.
+    """
+    nodes = [int(n) for n in _CURVE_NODES if n < most_tokens] + [most_tokens]
+    joint = max(n for n in nodes if n <= most_decodes or n == nodes[0])
+
+    def prompt(tokens: int) -> float:
+        return timing.step_ms(1, tokens, 0, 0, 0) - per_pair_ms * tokens * (tokens + 1) / 2
+
+    def decode(batch: int) -> float:
+        contexts_ms = _context_slope(timing, batch) * batch * _SHORT
+        return max(timing.step_ms(0, 0, 0, batch, batch * _SHORT) - contexts_ms, 1e-6)
+
+    highest = decode(joint)
+    fixed_ms = max(prompt(joint) - highest, 0.0)
+    curve = [(n, decode(n) if n <= joint else max(prompt(n) - fixed_ms, highest)) for n in nodes]
+    return tuple(curve), fixed_ms
+
+
+def _pair_slope(timing: StepTimeModel, most_tokens: int) -> float:
+    """ms of one prompt token attending to one cached token, in a chunk of usual size."""
+    new = min(most_tokens, _PROMPT_PROBE[0])
+    cached = _PROMPT_PROBE[1]
+    longer = timing.step_ms(1, new, cached, 0, 0) - timing.step_ms(1, new, 0, 0, 0)
+    return max(longer / (new * cached), 0.0)
 
 
 def _context_slope(timing: StepTimeModel, batch: int) -> float:

@@ -40,3 +40,13 @@ def test_decode_is_learned_from_the_first_requests(
     if name == "unknown-a6000":
         assert any("acme/Acme-9B" in note for note in document["notes"])
         assert "a priori" not in document
+
+
+def test_a_log_tells_the_kv_capacity_where_it_matters(cases: ModuleType, tmp_path: Path) -> None:
+    case = next(case for case in cases.CASES if case.name == "qwen8b-4090-blind")
+    engine = case.engine | {"async_scheduling": True}
+    load = replace(case.load, requests=120, rate_rps=3.0)
+    document = cases.judge(replace(case, load=load, engine=engine), tmp_path)
+    note = next(note for note in document["notes"] if note.startswith("KV capacity"))
+    assert int(note.split()[2]) == pytest.approx(case.num_gpu_blocks, rel=0.05)
+    assert document["fitted"]["latency_ms"] < 0.02 + 2 * document["floor"]["latency_ms"]
