@@ -15,15 +15,15 @@ from dynosim_runtime.validation.compare import METRICS
 NUM_REQUESTS = 60
 LOAD = 0.4  # of what the twin says that the engine sustains: arrivals decide throughput
 POINTS = MeasurementPlan(
-    prompt_lengths=(16, 64, 128, 256, 512),
-    cached=(),
+    prompt_lengths=(16, 32, 64, 128, 256, 384, 512, 1024),
+    cached=((256, 64), (512, 256)),
     batch_sizes=(1, 2, 4, 8),
     contexts=(32, 256),
-    mixed_prompts=(16, 128, 256),
+    mixed_prompts=(16, 128, 256, 512),
     mixed_batches=(1, 4),
     rounds=3,
     max_point_s=4.0,
-    budget_s=60.0,
+    budget_s=90.0,
 )
 
 
