@@ -125,7 +125,9 @@ def hardware_sheet(hardware: str) -> HardwareSheet:
         return sheet
     if hardware.lower().endswith((".yaml", ".yml")):
         return _read_sheet(Path(hardware))
-    nearest = difflib.get_close_matches(hardware.lower().replace("-", "_"), _SHEETS, n=3)
+    name = hardware.lower().replace("-", "_")
+    variants = [sheet for sheet in _SHEETS if name and sheet.startswith(f"{name}_")]
+    nearest = variants or difflib.get_close_matches(name, _SHEETS, n=3)
     hint = f"did you mean {' or '.join(nearest)}?" if nearest else "known: " + ", ".join(_SHEETS)
     raise ConfigError(
         f"hardware: unknown {hardware!r}; {hint} (or give the path of a YAML data sheet)"
