@@ -56,14 +56,6 @@ class RequestStatus(IntEnum):
     UNFINISHED = 3  # still queued or running when the run was cut off
 
 
-class RequestView(NamedTuple):
-    """What control-plane code may know of a request: not its true output length."""
-
-    request_index: int
-    input_tokens: int
-    priority: int = 0
-
-
 class KvEvent(NamedTuple):
     """Blocks that became hittable in an engine's prefix cache, or were evicted from it.
 
