@@ -18,7 +18,7 @@ import numpy as np
 from dynosim.cluster.block_names import HashNames
 from dynosim.cluster.instant import instant_end
 from dynosim.cluster.worker import Worker
-from dynosim.indexer.base import BlockEvent
+from dynosim.indexer.base import BlockEvent, members
 from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.stream import EventBuffer, EventStream
 from dynosim.records import KvEvent, KvEventLog
@@ -29,7 +29,14 @@ BUFFERED_EVENTS = 4096  # per worker, for replay
 
 
 class EventPlane(Protocol):
-    """Carries events from workers to indexes."""
+    """Carries events from workers to indexes.
+
+    `is_late`: events take time, so that `refresh` has something to do. `busy` is the set of workers
+    with requests in hand, to be kept by whoever places them: others cannot have any news.
+    """
+
+    is_late: bool
+    busy: int
 
     def collect(self, worker: Worker, now_ms: float) -> None:
         """Take up what a worker tells at the end of a step or run."""
@@ -39,10 +46,10 @@ class EventPlane(Protocol):
         """Let the indexes know all that has arrived by now; called before a placement."""
         ...
 
-    def confirm(self, slots: Sequence[int], now_ms: float) -> bool:
+    def confirm(self, slots: int, now_ms: float) -> bool:
         """Bring what the indexes know of some workers up to date; False if that changed anything.
 
-        Slot and worker id are the same number in the twin.
+        `slots` is a set; slot and worker id are the same number in the twin.
         """
         ...
 
@@ -83,7 +90,10 @@ class EventRecorder:
 class SilentPlane:
     """No index hears of events: they learn from routing decisions, or the mode needs none."""
 
+    is_late = False
+
     def __init__(self, recorder: EventRecorder | None = None) -> None:
+        self.busy = 0
         self._recorder = recorder
 
     def collect(self, worker: Worker, now_ms: float) -> None:
@@ -95,7 +105,7 @@ class SilentPlane:
     def refresh(self, now_ms: float) -> None:
         """Nothing to know."""
 
-    def confirm(self, slots: Sequence[int], now_ms: float) -> bool:
+    def confirm(self, slots: int, now_ms: float) -> bool:
         """Nothing can change."""
         return True
 
@@ -132,7 +142,10 @@ def feed_of(router: KvRouter, names: HashNames | None) -> Feed:
 class DirectPlane:
     """Every index hears at once; evictions in the middle of a run are looked up if they matter."""
 
+    is_late = False
+
     def __init__(self, workers: list[Worker], feeds: list[Feed]) -> None:
+        self.busy = 0
         self._workers = workers
         self._feeds = feeds
         # The pools' own lists: they are emptied, never replaced. None without prefix caching.
@@ -150,14 +163,17 @@ class DirectPlane:
     def refresh(self, now_ms: float) -> None:
         """Everything has arrived."""
 
-    def confirm(self, slots: Sequence[int], now_ms: float) -> bool:
+    def confirm(self, slots: int, now_ms: float) -> bool:
         """Settle the runs of some workers."""
-        workers = self._workers
+        slots &= self.busy
+        if not slots:
+            return True
         is_unchanged = True
-        for slot in [slot for slot in slots if workers[slot].run_steps > 1]:
-            if workers[slot].settle(now_ms) and self._events[slot]:
+        for slot in members(slots):
+            worker = self._workers[slot]
+            if worker.run_steps > 1 and worker.settle(now_ms) and worker.untold:
                 is_unchanged = False
-                self.collect(workers[slot], now_ms)
+                self.collect(worker, now_ms)
         return is_unchanged
 
     def finish(self) -> None:
@@ -197,6 +213,8 @@ class Message(NamedTuple):
 class DelayedPlane:
     """Events travel; with loss or jitter they are numbered, and gaps are repaired."""
 
+    is_late = True
+
     def __init__(
         self,
         workers: list[Worker],
@@ -208,6 +226,7 @@ class DelayedPlane:
         seed: int,
         recorder: EventRecorder | None = None,
     ) -> None:
+        self.busy = 0
         self.num_lost = 0
         self._recorder = recorder
         self._workers = workers
@@ -252,7 +271,7 @@ class DelayedPlane:
             else:
                 self._receive(message)
 
-    def confirm(self, slots: Sequence[int], now_ms: float) -> bool:
+    def confirm(self, slots: int, now_ms: float) -> bool:
         """`refresh` has done all there is to do."""
         return True
 

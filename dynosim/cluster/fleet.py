@@ -6,18 +6,21 @@ then all arrivals, then the idle workers with work start; so an arrival at a ste
 next step.
 """
 
+import sys
 from heapq import heappop, heappush
 
-from dynosim.cluster.instant import instant_end
+from dynosim.cluster.instant import RELATIVE_TOLERANCE, TOLERANCE_MS, instant_end
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.placement import QUEUED, Placer
 from dynosim.cluster.worker import Worker
 from dynosim.engine.sequence import Sequence
 from dynosim.engine.spec import EngineSpec
-from dynosim.records import RequestStatus, RequestView, Trace
+from dynosim.records import RequestStatus, Trace
 from dynosim.router.refusals import RequestRefusedError
 from dynosim.workload.extents import PrefixExtents
 from dynosim.workload.load import NEVER, LoadDriver
+
+LAST_MS = sys.float_info.max  # any event comes before
 
 
 class Fleet:
@@ -54,7 +57,9 @@ class Fleet:
         self._num_ended = 0
         self._num_queued = 0  # in the router
         self._touched: list[int] = []  # workers with news in the current instant
-        self._ends: list[tuple[float, int]] = []  # heap of (time, worker)
+        # Heap of (time, worker). Its last entry saves looking whether there is one: once that is
+        # the first, all workers are idle, and worker 0 really ends never.
+        self._ends: list[tuple[float, int]] = [(NEVER, 0)]
 
     @property
     def num_requests(self) -> tuple[int, ...]:
@@ -80,29 +85,30 @@ class Fleet:
         load = self._load
         workers = self._workers
         placer = self._placer
-        until_ms = instant_end(until_ms)
+        touched = self._touched
+        until_ms = min(instant_end(until_ms), LAST_MS)
         while True:
-            now_ms = load.next_ms
-            while ends and ends[0][0] < now_ms:
+            end_ms, worker_id = ends[0]
+            while workers[worker_id].end_ms != end_ms:
+                heappop(ends)  # the run was cut short since
                 end_ms, worker_id = ends[0]
-                if workers[worker_id].end_ms == end_ms:
-                    now_ms = end_ms
-                else:
-                    heappop(ends)  # the run was cut short since
+            now_ms = end_ms
+            if load.next_ms < now_ms:
+                now_ms = load.next_ms
             if placer.next_ms < now_ms:
                 now_ms = placer.next_ms
-            if now_ms > until_ms or now_ms == NEVER:
+            if now_ms > until_ms:
                 return
-            instant_ms = instant_end(now_ms)
+            instant_ms = now_ms + TOLERANCE_MS + RELATIVE_TOLERANCE * now_ms  # instant_end
             if now_ms < self.now_ms:
                 now_ms = self.now_ms  # rounding turns no clock back
-            touched = self._touched
-            while ends and ends[0][0] <= instant_ms:
-                end_ms, worker_id = heappop(ends)
+            while end_ms <= instant_ms:
+                heappop(ends)
                 if workers[worker_id].end_ms == end_ms:
                     touched.append(worker_id)
                     if end_ms > now_ms:
                         now_ms = end_ms
+                end_ms, worker_id = ends[0]
             if len(touched) > 1:
                 touched.sort()
             for worker_id in touched:
@@ -118,14 +124,13 @@ class Fleet:
             while load.next_ms <= instant_ms:
                 now_ms = self._place_all(instant_ms, now_ms)
             self.now_ms = now_ms
-            if len(touched) > 1:
-                touched.sort()
             for worker_id in touched:
                 worker = workers[worker_id]
                 if worker.end_ms == NEVER:  # also told twice, a worker starts once
                     worker.start(now_ms)
-                    if worker.end_ms != NEVER:
-                        heappush(ends, (worker.end_ms, worker_id))
+                    end_ms = worker.end_ms
+                    if end_ms != NEVER:
+                        heappush(ends, (end_ms, worker_id))
             touched.clear()
 
     def _note_ends(self, finished: list[Sequence], now_ms: float) -> None:
@@ -153,6 +158,7 @@ class Fleet:
             arrivals.sort()
         for index in arrivals:
             self._place(index, now_ms)
+        self._touched.sort()
         return now_ms
 
     def _place(self, index: int, now_ms: float) -> None:
@@ -165,7 +171,7 @@ class Fleet:
             return
         priority = 0 if self._priorities is None else self._priorities[index]
         try:
-            worker_id = self._placer.place(RequestView(index, input_tokens, priority), now_ms)
+            worker_id = self._placer.place(index, input_tokens, priority, now_ms)
         except RequestRefusedError as error:
             self._reject(index, f"HTTP {error.http_status}: {error}", now_ms)
             return
@@ -182,6 +188,7 @@ class Fleet:
                 self._dispatch(index, worker_id, now_ms)
             else:
                 self._reject(index, f"HTTP {error.http_status}: {error}", now_ms)
+        self._touched.sort()
 
     def _dispatch(self, index: int, worker_id: int, now_ms: float) -> None:
         """Hand a request to a worker."""
@@ -189,13 +196,12 @@ class Fleet:
         journal.worker_id[index] = worker_id
         if now_ms != journal.arrival_ms[index]:
             journal.dispatch_ms[index] = now_ms
-        priority = 0 if self._priorities is None else self._priorities[index]
         worker = self._workers[worker_id]
-        if worker.enqueue(self._sequence(index, priority, now_ms), now_ms):
+        if worker.enqueue(self._sequence(index, now_ms), now_ms):
             heappush(self._ends, (worker.end_ms, worker_id))
         self._touched.append(worker_id)
 
-    def _sequence(self, index: int, priority: int, now_ms: float) -> Sequence:
+    def _sequence(self, index: int, now_ms: float) -> Sequence:
         input_tokens = self._input_tokens[index]
         output_tokens = min(self._output_tokens[index], self._max_model_len - input_tokens)
         path: list[int] = []
@@ -203,6 +209,7 @@ class Fleet:
         if self._has_paths:
             path = self._path[self._path_offsets[index] : self._path_offsets[index + 1]]
             path_blocks = self._path_blocks[index]
+        priority = 0 if self._priorities is None else self._priorities[index]
         request_id = "" if self._request_ids is None else self._request_ids[index]
         return Sequence(
             index, input_tokens, output_tokens, path, path_blocks, now_ms, priority, request_id

@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 from dynosim.cluster.worker import NEVER, Worker
 from dynosim.engine.sequence import Sequence
-from dynosim.records import KvEventLog, RequestView, RoutingStats
+from dynosim.records import KvEventLog, RoutingStats
 from dynosim.router.modes import LoadMode
 from dynosim.router.refusals import RequestRefusedError
 
@@ -30,8 +30,11 @@ class Placer(Protocol):
     num_requests: list[int]
     next_ms: float
 
-    def place(self, view: RequestView, now_ms: float) -> int:
-        """The worker to serve a request, or QUEUED. Raises: RequestRefusedError."""
+    def place(self, index: int, input_tokens: int, priority: int, now_ms: float) -> int:
+        """The worker to serve a request, or QUEUED. Raises: RequestRefusedError.
+
+        What is passed is all that a control plane may know of it: not its true output length.
+        """
         ...
 
     def hear(self, worker: Worker, finished: list[Sequence], now_ms: float) -> None:
@@ -60,7 +63,7 @@ class LoadPlacer:
         self._all_workers = (1 << num_workers) - 1
         self._choose = mode.choose
 
-    def place(self, view: RequestView, now_ms: float) -> int:
+    def place(self, index: int, input_tokens: int, priority: int, now_ms: float) -> int:
         """The worker that the mode chooses."""
         worker_id = self._choose(self._all_workers, self.num_requests)
         self.num_requests[worker_id] += 1

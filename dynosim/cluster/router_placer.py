@@ -18,10 +18,12 @@ from dynosim.cluster.instant import instant_end
 from dynosim.cluster.placement import QUEUED, Release
 from dynosim.cluster.worker import NEVER, Worker
 from dynosim.engine.sequence import Sequence
-from dynosim.records import KvEventLog, RequestView, RoutingStats, Trace
+from dynosim.records import KvEventLog, RoutingStats, Trace
 from dynosim.router.kv_router import Decision, KvRouter
 from dynosim.router.refusals import RequestRefusedError
 from dynosim.router.request import RoutingRequest
+
+new_tuple = tuple.__new__
 
 
 @dataclass(slots=True)
@@ -56,7 +58,7 @@ class RouterPlacer:
         self.routers = routers
         self.plane = plane
         self._collect = plane.collect
-        self._refresh = plane.refresh
+        self._is_late = plane.is_late
         self.num_requests = [0] * len(routers[0].table.cards)
         self.log = RoutingLog([0.0] * len(trace), [0.0] * len(trace))
         self._names = names
@@ -68,20 +70,20 @@ class RouterPlacer:
         self._turn = 0
         self.next_ms = NEVER  # when the next news of other frontends arrives
 
-    def place(self, view: RequestView, now_ms: float) -> int:
+    def place(self, index: int, input_tokens: int, priority: int, now_ms: float) -> int:
         """The worker that the next frontend's router chooses, or QUEUED.
 
         Raises: RequestRefusedError.
         """
-        self._refresh(now_ms)
+        if self._is_late:
+            self.plane.refresh(now_ms)
         if self._news:
             self._deliver_news(now_ms)
         if self._observed is not None:
             self._report_tokens(now_ms)
         frontend = self._turn
         self._turn = (frontend + 1) % len(self.routers)
-        index = view.request_index
-        request = self._request(view)
+        request = self._request(index, input_tokens, priority)
         try:
             decision = self.routers[frontend].submit(request, now_ms)
         except RequestRefusedError as error:
@@ -95,7 +97,8 @@ class RouterPlacer:
 
     def hear(self, worker: Worker, finished: list[Sequence], now_ms: float) -> None:
         """Pass on events, first tokens and ends."""
-        self._collect(worker, now_ms)
+        if worker.untold:
+            self._collect(worker, now_ms)
         first_tokens = worker.first_tokens
         if first_tokens:
             for index in first_tokens:
@@ -104,7 +107,10 @@ class RouterPlacer:
                     self._tell_first_token(index, now_ms)
             first_tokens.clear()
         if finished:
-            self.num_requests[worker.worker_id] -= len(finished)
+            worker_id = worker.worker_id
+            self.num_requests[worker_id] -= len(finished)
+            if self.num_requests[worker_id] == 0:
+                self.plane.busy ^= 1 << worker_id
             for sequence in finished:
                 index = sequence.index
                 self.routers[self._home[index]].free(index, now_ms)
@@ -155,25 +161,25 @@ class RouterPlacer:
             for index, num_tokens in worker.progress(now_ms):
                 self.routers[self._home[index]].output_tokens(index, num_tokens, now_ms)
 
-    def _request(self, view: RequestView) -> RoutingRequest:
-        index, input_tokens, priority = view
+    def _request(self, index: int, input_tokens: int, priority: int) -> RoutingRequest:
         blocks, keys = self._names.of(index)
         num_blocks = input_tokens // self._block_size
         jump = -priority if priority < 0 else 0
-        if self._session_ids is None:
-            return RoutingRequest(index, input_tokens, num_blocks, blocks, keys, jump)
-        session_id = self._session_ids[index]
-        return RoutingRequest(
-            index, input_tokens, num_blocks, blocks, keys, jump, session_id=session_id
-        )
+        session_id = None if self._session_ids is None else self._session_ids[index]
+        # As `RoutingRequest(...)`, without a call of Python code.
+        return new_tuple(
+            RoutingRequest,
+            (index, input_tokens, num_blocks, blocks, keys, jump, 0, None, session_id, None, None,
+             None),
+        )  # fmt: skip
 
     def _note(self, decision: Decision, index: int, frontend: int, now_ms: float) -> int:
-        log = self.log
-        log.overlap_blocks[index] = decision.overlap_blocks
-        if decision.queued_ms:
-            log.queued_ms[index] = decision.queued_ms
-        worker_id = decision.worker_id
+        _, worker_id, _, _, _, overlap_blocks, _, queued_ms = decision
+        self.log.overlap_blocks[index] = overlap_blocks
+        if queued_ms:
+            self.log.queued_ms[index] = queued_ms
         self.num_requests[worker_id] += 1
+        self.plane.busy |= 1 << worker_id
         if self._sync_delay_ms is not None:
             self._tell_booking(decision, index, now_ms)
         return worker_id

@@ -5,7 +5,7 @@ decode steps that an arrival may cut short at a step's end. The fleet tells it w
 ends; it never looks at a clock.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from math import isnan
 from typing import NamedTuple
 
@@ -37,8 +37,9 @@ class Worker:
     `end_ms` is the time at which the fleet must call `complete`; infinity while idle. `run_steps`
     is the length of the run under way, 0 outside of runs. If
     `reports_first_tokens`, `first_tokens` collects the requests whose first token was delivered,
-    for the fleet to take. If `stamps_events`, KV events are to be had with their times from
-    `take_stamped`; otherwise they are in the scheduler's pool, as of the last step's end.
+    for the fleet to take. `untold` holds the KV events that nobody has taken: with their times if
+    `stamps_events`, otherwise as of the last step's end (the pool's own list). It is emptied, never
+    replaced.
     """
 
     __slots__ = (
@@ -62,6 +63,7 @@ class Worker:
         "first_tokens",
         "num_events",
         "run_steps",
+        "untold",
         "worker_id",
     )
 
@@ -78,6 +80,8 @@ class Worker:
     ) -> None:
         self.worker_id = worker_id
         self._stamped: list[tuple[float, KvEvent]] | None = [] if stamps_events else None
+        events = scheduler.pool.events if self._stamped is None else self._stamped
+        self.untold: Sized = [] if events is None else events
         self.first_tokens: list[int] | None = [] if reports_first_tokens else None
         self.end_ms = NEVER
         self.num_events = 0
@@ -122,12 +126,12 @@ class Worker:
     def start(self, now_ms: float) -> None:
         """Begin the next step or run, if there is work; call only when idle."""
         scheduler = self._scheduler
-        self._start_at(now_ms)
         is_single = self._steps_singly or (self._late and self._must_settle())
         steps = 0 if is_single else scheduler.uniform_steps()
         if steps == 0:
-            self._start_step()
+            self._start_step(now_ms)
             return
+        self._start_at(now_ms)
         decodes = scheduler.decodes
         self.run_steps = steps
         self._run_context = decodes.context_tokens
@@ -174,7 +178,8 @@ class Worker:
     def take_stamped(self) -> list[tuple[float, KvEvent]]:
         """The KV events since the last call, with the times at which the engine told of them."""
         assert self._stamped is not None
-        stamped, self._stamped = self._stamped, []
+        stamped = self._stamped.copy()
+        self._stamped.clear()
         return stamped
 
     def _tells_of(self, num_steps: int) -> bool:
@@ -316,14 +321,15 @@ class Worker:
         self._next_carry_ms = exact_ms - (end_ms - self._start_ms)
         return end_ms
 
-    def _start_step(self) -> None:
+    def _start_step(self, now_ms: float) -> None:
         """Plan single steps until one computes something, or nothing more can be done."""
         scheduler = self._scheduler
         while scheduler.running or scheduler.num_waiting:
             plan = scheduler.plan_step()
             if plan.preempted or plan.deferred:
-                self._note_missed(plan, self._start_ms)
+                self._note_missed(plan, now_ms)
             if plan.num_prefills or plan.num_decodes:
+                self._start_at(now_ms)
                 self._begin(plan)
                 return
             if not plan.preempted:

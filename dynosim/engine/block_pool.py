@@ -15,6 +15,8 @@ from collections.abc import Sequence
 
 from dynosim.records import KvEvent
 
+new_tuple = tuple.__new__  # makes a `KvEvent` without a call of Python code
+
 
 class Extent:
     """A copy of a run of cached blocks; `num_cached` of them, from the front, hold content."""
@@ -135,7 +137,8 @@ class BlockPool:
             if extent.content >= 0:
                 self._note_evicted(extent, evicted)
             elif private_events is not None:
-                private_events.append(KvEvent(False, extent.content, kept, evicted, None))
+                event = new_tuple(KvEvent, (False, extent.content, kept, evicted, None))
+                private_events.append(event)
             if not kept:
                 extent = None
         self._oldest = extent
@@ -175,14 +178,15 @@ class BlockPool:
             return
         announced = self.announced
         if announced is None or (content >= 0 and announced[content]):
-            self.events.append(KvEvent(True, content, first_block, num_blocks, parent))
+            event = new_tuple(KvEvent, (True, content, first_block, num_blocks, parent))
+            self.events.append(event)
 
     def _note_evicted(self, extent: Extent, num_blocks: int) -> None:
         """Tell that a shared extent has lost its last blocks; forget it if they were all."""
         content, num_left = extent.content, extent.num_cached
         events, announced = self.events, self.announced
         if events is not None and (announced is None or announced[content]):
-            events.append(KvEvent(False, content, num_left, num_blocks, None))
+            events.append(new_tuple(KvEvent, (False, content, num_left, num_blocks, None)))
         if num_left == 0:
             self._forget(extent)
 

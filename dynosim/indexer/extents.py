@@ -7,9 +7,12 @@ both an extent index and a radix tree.
 """
 
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 
 from dynosim.indexer.base import IndexCounters, Overlaps
 from dynosim.records import KvEvent
+
+by_depth = itemgetter(1)
 
 
 class ExtentIndex:
@@ -65,8 +68,7 @@ class ExtentIndex:
         sizes = self._extent_blocks
         classes: list[tuple[int, int]] = []
         depth = lookups = 0
-        for content in blocks:
-            lookups += 1
+        for lookups, content in enumerate(blocks, 1):  # noqa: B007 (counts)
             still = alive & full[content]
             if still != alive:
                 lost = alive ^ still
@@ -82,7 +84,7 @@ class ExtentIndex:
         if alive and depth:
             classes.append((alive, depth))
         if len(classes) > 1:
-            classes.sort(key=_depth)
+            classes.sort(key=by_depth)
         return Overlaps(classes)
 
     def remove_worker(self, worker: int) -> None:
@@ -189,7 +191,3 @@ class ExtentIndex:
                     lost ^= 1 << worker
                     classes.append((1 << worker, depth + leading))
         return lost
-
-
-def _depth(entry: tuple[int, int]) -> int:
-    return entry[1]

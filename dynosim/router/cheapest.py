@@ -3,14 +3,12 @@
 With the plain cost function (no temperature, no credit decay, nothing that multiplies) a
 candidate's cost is its own part, which only bookings change, less what it would save on this very
 request. The savings are the same for whole groups of candidates: those that hold the same leading
-blocks and have the same ones active. So it is enough to take groups by falling savings, and stop
-when not even the least loaded candidate of all could be cheap enough.
+blocks and have the same ones active. So it is enough to find the least loaded of each group, unless
+not even the least loaded candidate of all would be cheap enough there.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from math import inf
-
-from dynosim.router.slots import SlotLists
 
 Groups = list[tuple[int, int]]  # (slots, blocks), disjoint
 
@@ -18,7 +16,7 @@ Groups = list[tuple[int, int]]  # (slots, blocks), disjoint
 def group_by_savings(
     eligible: int, overlaps: Groups, active: Groups, block_price: float
 ) -> list[tuple[float, int]]:
-    """Groups of eligible slots with what they save, the largest saving first.
+    """Groups of eligible slots with what they save.
 
     An overlapping block saves `block_price`, an active one 1.
     """
@@ -40,30 +38,28 @@ def group_by_savings(
             if both != slots:
                 parts.append((saving, slots ^ both))
         groups = parts
-    if len(groups) > 1:
-        groups.sort(reverse=True)
     return groups
 
 
-def cheapest(
-    groups: list[tuple[float, int]], own_cost: Sequence[float], lists: SlotLists
-) -> tuple[list[int], float]:
-    """The slots with the lowest own cost less savings, ascending, and that difference."""
-    floor = min(own_cost)
-    floor_slot = own_cost.index(floor)
+def cheapest(groups: list[tuple[float, int]], own_costs: Mapping[float, int]) -> tuple[int, float]:
+    """The slots with the lowest own cost less savings, and that difference.
+
+    `own_costs` tells the slots with a certain own cost.
+    """
+    levels = sorted(own_costs)
+    floor = levels[0]
     lowest = inf
-    best: list[tuple[int, float]] = []  # groups that hold the cheapest, with the own cost
+    best = 0
     for saving, group in groups:
         if floor - saving > lowest:
-            break
-        least = floor if group >> floor_slot & 1 else min([own_cost[s] for s in lists.of(group)])
-        price = least - saving
-        if price < lowest:
-            lowest = price
-            best = [(group, least)]
-        elif price == lowest:
-            best.append((group, least))
-    members = [slot for group, least in best for slot in lists.of(group) if own_cost[slot] == least]
-    if len(best) > 1:
-        members.sort()
-    return members, lowest
+            continue
+        for own_cost in levels:
+            slots = own_costs[own_cost] & group
+            if slots:
+                price = own_cost - saving
+                if price < lowest:
+                    lowest, best = price, slots
+                elif price == lowest:
+                    best |= slots
+                break
+    return best, lowest

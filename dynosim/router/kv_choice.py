@@ -1,6 +1,6 @@
 """The `kv` mode: places a request where cache and load together make it cheapest."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from random import Random
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from dynosim.router.slots import SlotLists
 from dynosim.router.workers import WorkerTable
 
 NOTHING = Overlaps([])
+new_tuple = tuple.__new__
 
 
 class Placement(NamedTuple):
@@ -30,9 +31,9 @@ class Placement(NamedTuple):
 class KvChoice:
     """Chooses by the cost function of `dynosim.router.cost`.
 
-    `confirm(slots)` is for indexes that may lag: asked about the slots that look cheapest, it
-    brings their part of the index up to date and returns whether that changed nothing. An index
-    that lags must err on the side of too much overlap.
+    `confirm(slots, now_ms)` is for indexes that may lag: asked about the set of slots that look
+    cheapest, it brings their part of the index up to date and returns whether that changed nothing.
+    An index that lags must err on the side of too much overlap.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class KvChoice:
         self._index = index
         self._cost = cost
         self._generator = generator
-        self.confirm: Callable[[Sequence[int], float], bool] | None = None
+        self.confirm: Callable[[int, float], bool] | None = None
         self._lists = SlotLists()
         self._price = cost.overlap_score_credit * cost.prefill_load_scale
         self._load_scale = cost.prefill_load_scale
@@ -70,7 +71,7 @@ class KvChoice:
     ) -> list[WorkerOption]:
         """`options`, with every candidate's part of the index up to date."""
         if self.confirm is not None:
-            self.confirm(self._lists.of(eligible), now_ms)
+            self.confirm(eligible, now_ms)
         return self.options(request, eligible, now_ms)
 
     def options(self, request: RoutingRequest, eligible: int, now_ms: float) -> list[WorkerOption]:
@@ -93,33 +94,34 @@ class KvChoice:
     def placement_on(self, slot: int, request: RoutingRequest, now_ms: float) -> Placement:
         """What a request would find on a slot that was chosen otherwise."""
         if self.confirm is not None:
-            self.confirm([slot], now_ms)
+            self.confirm(1 << slot, now_ms)
         return placement_of(self.options(request, 1 << slot, now_ms)[0])
 
     def best_cached_tokens(self, request: RoutingRequest, eligible: int, now_ms: float) -> int:
         """The most tokens of the prompt that any eligible candidate holds on its device."""
         if self.confirm is not None:
-            self.confirm(self._lists.of(eligible), now_ms)
+            self.confirm(eligible, now_ms)
         overlaps = self._index.find_matches(request.blocks)
         depth = max((depth for slots, depth in overlaps.classes if slots & eligible), default=0)
         return depth * self._table.block_size
 
     def choose_plain(self, request: RoutingRequest, eligible: int, now_ms: float) -> Placement:
         """`choose`, where costs are plain and the request has no wishes."""
-        input_tokens, num_blocks, blocks, keys = request[1:5]
+        _, input_tokens, num_blocks, blocks, keys, _, _, _, _, _, _, _ = request
         load, confirm = self._load, self.confirm
-        active = load.shared_prefix(keys)
+        active, own_costs = load.shared_prefix(keys), load.own_costs()
         while True:
             overlaps = self._index.find_matches(blocks)
             groups = group_by_savings(eligible, overlaps.classes, active, self._price)
-            slots, lowest = cheapest(groups, load.own_cost, self._lists)
-            if confirm is None or confirm(slots, now_ms):
+            best, lowest = cheapest(groups, own_costs)
+            if confirm is None or confirm(best, now_ms):
                 break
-        slot = draw(slots, self._generator)
+        slot = draw(self._lists.of(best), self._generator)
         depth = overlaps.depth_of(slot)
         block_size = self._block_size
         cost = lowest + self._load_scale * (input_tokens / block_size) + num_blocks
-        return Placement(slot, cost, depth, depth * block_size)
+        # As `Placement(...)`, without a call of Python code.
+        return new_tuple(Placement, (slot, cost, depth, depth * block_size))
 
     def _overlaps(self, request: RoutingRequest) -> TierOverlaps:
         if isinstance(self._index, TieredIndex):

@@ -35,6 +35,7 @@ from dynosim.router.settings import CostSettings, RouterSettings
 from dynosim.router.workers import WorkerCard, WorkerTable
 
 UNCONSTRAINED = Constraints()
+new_tuple = tuple.__new__
 
 
 class Decision(NamedTuple):
@@ -177,10 +178,11 @@ class KvRouter:
 
         Raises: RequestRefusedError with the reason if it can be neither placed nor queued.
         """
-        if request.input_tokens < 1:
+        request_id, input_tokens, _, _, _, _, _, _, _, constraints, _, overrides = request
+        if input_tokens < 1:
             raise InvalidRequestError("the prompt is empty")
-        self._check_is_new(request.request_id)
-        if self._is_pure_kv and request.constraints is None and request.overrides is None:
+        self._check_is_new(request_id)
+        if self._is_pure_kv and constraints is None and overrides is None:
             eligible = self.table.all_mask
             if eligible:
                 placement = self.choice.choose_plain(request, eligible, now_ms)
@@ -413,9 +415,11 @@ class KvRouter:
         slot, cost, overlap_blocks, cached_tokens = placement
         self.load.book(request, slot, cached_tokens, now_ms)
         worker_id, dp_rank = self.table.candidate(slot)
-        return Decision(
-            request.request_id, worker_id, dp_rank,
-            slot, cost, overlap_blocks, cached_tokens, queued_ms,
+        # As `Decision(...)`, without a call of Python code.
+        return new_tuple(
+            Decision,
+            (request.request_id, worker_id, dp_rank,
+             slot, cost, overlap_blocks, cached_tokens, queued_ms),
         )  # fmt: skip
 
     def _choose(self, request: RoutingRequest, eligible: int, now_ms: float) -> Placement:

@@ -44,8 +44,7 @@ class ActiveLoad:
     """Requests, prefill tokens and distinct blocks in hand, by slot.
 
     `key_blocks[key]` is the number of blocks that a key stands for; without it every key is one
-    block. `own_cost[slot]` is the slot's own part of the cost of any request, infinite for slots
-    not in use. `keys` of one request are distinct and lie on one path of the prefix tree.
+    block. `keys` of one request are distinct and lie on one path of the prefix tree.
     """
 
     def __init__(
@@ -58,7 +57,6 @@ class ActiveLoad:
         estimator: PrefillEstimator | None = None,
     ) -> None:
         self.num_requests: list[int] = []
-        self.own_cost: list[float] = []
         self.bookings: dict[Hashable, Booking] = {}
         self._prefill_tokens: list[int] = []
         self._blocks: list[float] = []
@@ -70,31 +68,37 @@ class ActiveLoad:
         self._key_blocks = key_blocks
         self._estimator = estimator
         self._clocks: list[PrefillClock] = []
-        self._refs: list[dict[int, int]] = []  # by slot: key -> active requests
-        self._weights: list[dict[int, float]] = []  # by slot: keys that count less than whole
         self._holders: dict[int, int] = {}  # key -> slots on which it is active
+        self._further: list[dict[int, int]] = []  # by slot: key -> active requests but the first
+        self._weights: list[dict[int, float]] = []  # by slot: keys that count less than whole
+        self._in_use = 0  # slots
+        self._own_cost: list[float] = []  # by slot, as of the last look; infinite if not in use
+        self._levels: dict[float, int] = {}  # own cost -> slots
+        self._changed: set[int] = set()  # slots whose own cost has to be looked at again
 
     def add_slot(self, slot: int) -> None:
         """Start to count for a slot that has come into use."""
         self._grow(slot + 1)
-        self._refresh(slot)
+        self._in_use |= 1 << slot
+        self._changed.add(slot)
 
     def remove_slot(self, slot: int) -> list[Hashable]:
         """Drop a slot and what was booked on it; returns the requests concerned."""
         lost = [name for name, booking in self.bookings.items() if booking.slot == slot]
         for name in lost:
             self.free(name, 0.0)
-        self.own_cost[slot] = inf
+        self._in_use &= ~(1 << slot)
+        self._changed.add(slot)
         return lost
 
     # ---- the life of a request -----------------------------------------------------------------
 
     def book(self, request: RoutingRequest, slot: int, cached_tokens: int, now_ms: float) -> None:
         """Count a request as placed on `slot`, which has `cached_tokens` of its prompt."""
-        name, input_tokens, num_blocks, _, keys = request[:5]
+        name, input_tokens, num_blocks, _, keys, _, _, expected, _, _, _, overrides = request
         if name in self.bookings:
             raise InvariantError(f"request {name} is placed twice")
-        cost = request.overrides or self._cost
+        cost = overrides or self._cost
         if not cost.assume_kv_reuse:
             keys = ()
         grown, named = self._hold(slot, keys)
@@ -102,9 +106,7 @@ class ActiveLoad:
         prefill = 0
         if cost.track_prefill_tokens and input_tokens > cached_tokens:
             prefill = input_tokens - cached_tokens
-        self.bookings[name] = Booking(
-            slot, keys, private, prefill, input_tokens, request.expected_output_tokens, now_ms
-        )
+        self.bookings[name] = Booking(slot, keys, private, prefill, input_tokens, expected, now_ms)
         self.num_requests[slot] += 1
         if prefill:
             self._prefill_tokens[slot] += prefill
@@ -112,7 +114,7 @@ class ActiveLoad:
                 duration_ms = self._estimator.predict_ms(prefill, cached_tokens)
                 self._clocks[slot].add(name, prefill, duration_ms, now_ms)
         self._blocks[slot] += private + grown
-        self._refresh(slot)
+        self._changed.add(slot)
 
     def first_token(self, name: Hashable, now_ms: float) -> None:
         """Count a request's prefill as done. An unknown or repeated name changes nothing."""
@@ -122,7 +124,7 @@ class ActiveLoad:
         booking.heard_ms = now_ms
         if booking.prefill_tokens:
             self._end_prefill(name, booking, now_ms)
-            self._refresh(booking.slot)
+            self._changed.add(booking.slot)
 
     def output_tokens(self, name: Hashable, num_tokens: int, now_ms: float) -> None:
         """Note that a request has produced `num_tokens` tokens in all."""
@@ -138,7 +140,7 @@ class ActiveLoad:
         if output_blocks == booking.output_blocks:
             return
         self._weigh(booking, output_blocks, num_tokens)
-        self._refresh(booking.slot)
+        self._changed.add(booking.slot)
 
     def free(self, name: Hashable, now_ms: float) -> bool:
         """Count a request as ended, however it ended; returns whether it was known."""
@@ -153,7 +155,7 @@ class ActiveLoad:
         self._blocks[slot] -= own + self._let_go(slot, booking.keys)
         if not self.num_requests[slot]:
             self._blocks[slot] = 0  # fractions may have left a rounding error
-        self._refresh(slot)
+        self._changed.add(slot)
         return True
 
     def stale(self, now_ms: float) -> list[Hashable]:
@@ -184,8 +186,7 @@ class ActiveLoad:
             self._blocks[slot] = blocks
             self._weights[slot] = dict(snapshot.weights[slot])
             self._clocks[slot].restore(*snapshot.clocks[slot])
-            if self.own_cost[slot] != inf:
-                self._refresh(slot)
+            self._changed.add(slot)
 
     # ---- what the cost function asks -----------------------------------------------------------
 
@@ -214,6 +215,32 @@ class ActiveLoad:
         """`blocks` of every slot."""
         return [int(blocks + 0.5) for blocks in self._blocks]
 
+    def own_costs(self) -> dict[float, int]:
+        """A slot's own part of the cost of any request -> all slots with that own cost.
+
+        Not to be changed. Slots not in use have an infinite one.
+        """
+        costs, levels = self._own_cost, self._levels
+        scale, weight = self._prefill_load_scale, self._request_weight
+        for slot in self._changed:  # derived anew, never added up: no rounding accumulates
+            bit = 1 << slot
+            cost = inf
+            if self._in_use & bit:
+                prefill_blocks = self._prefill_tokens[slot] / self._block_size
+                blocks = int(self._blocks[slot] + 0.5)
+                cost = scale * prefill_blocks + blocks + weight * self.num_requests[slot]
+            before = costs[slot]
+            if cost != before:
+                costs[slot] = cost
+                left = levels[before] ^ bit
+                if left:
+                    levels[before] = left
+                else:
+                    del levels[before]
+                levels[cost] = levels.get(cost, 0) | bit
+        self._changed.clear()
+        return levels
+
     def shared_prefix(self, keys: Sequence[int]) -> list[tuple[int, int]]:
         """Slots where leading blocks of a prompt are active already, as (slots, blocks)."""
         holders = self._holders
@@ -238,21 +265,15 @@ class ActiveLoad:
 
     def _grow(self, num_slots: int) -> None:
         """Make room for so many slots."""
-        while len(self.own_cost) < num_slots:
+        while len(self._own_cost) < num_slots:
+            self._levels[inf] = self._levels.get(inf, 0) | 1 << len(self._own_cost)
+            self._own_cost.append(inf)
             self.num_requests.append(0)
-            self.own_cost.append(inf)
             self._prefill_tokens.append(0)
             self._blocks.append(0)
-            self._refs.append({})
+            self._further.append({})
             self._weights.append({})
             self._clocks.append(PrefillClock())
-
-    def _refresh(self, slot: int) -> None:
-        """Derive a slot's own cost anew (never added up, so that no rounding accumulates)."""
-        prefill_blocks = self._prefill_tokens[slot] / self._block_size
-        requests = self._request_weight * self.num_requests[slot]
-        blocks = int(self._blocks[slot] + 0.5)
-        self.own_cost[slot] = self._prefill_load_scale * prefill_blocks + blocks + requests
 
     def _num_blocks_of(self, keys: Sequence[int]) -> int:
         sizes = self._key_blocks
@@ -260,8 +281,7 @@ class ActiveLoad:
 
     def _hold(self, slot: int, keys: Sequence[int]) -> tuple[float, int]:
         """Reference keys; returns by how much the slot's blocks grow, and the blocks named."""
-        refs = self._refs[slot]
-        weights = self._weights[slot]
+        further, weights = self._further[slot], self._weights[slot]
         holders = self._holders
         sizes = self._key_blocks
         bit = 1 << slot
@@ -270,29 +290,29 @@ class ActiveLoad:
         for key in keys:
             size = 1 if sizes is None else sizes[key]
             named += size
-            if key in refs:
-                refs[key] += 1
+            slots = holders.get(key, 0)
+            if slots & bit:
+                further[key] = further.get(key, 0) + 1
                 if weights and key in weights:  # no longer one request's own: counts in full
                     grown += (1 - weights.pop(key)) * size
             else:
-                refs[key] = 1
-                holders[key] = holders.get(key, 0) | bit
+                holders[key] = slots | bit
                 grown += size
         return grown, named
 
     def _let_go(self, slot: int, keys: Sequence[int]) -> float:
         """Drop references; returns by how much the slot's blocks shrink."""
-        refs = self._refs[slot]
-        weights = self._weights[slot]
+        further, weights = self._further[slot], self._weights[slot]
         holders = self._holders
         sizes = self._key_blocks
         bit = 1 << slot
         shrunk = 0.0
         for key in keys:
-            if refs[key] > 1:
-                refs[key] -= 1
+            if key in further:
+                further[key] -= 1
+                if not further[key]:
+                    del further[key]
                 continue
-            del refs[key]
             left = holders[key] ^ bit
             if left:
                 holders[key] = left
@@ -311,7 +331,7 @@ class ActiveLoad:
     def _weigh(self, booking: Booking, output_blocks: int, num_tokens: int) -> None:
         """Count new output blocks, and what is only this request's own by how much is to come."""
         slot = booking.slot
-        refs, weights = self._refs[slot], self._weights[slot]
+        further, weights = self._further[slot], self._weights[slot]
         sizes = self._key_blocks
         fraction = 1.0
         if booking.expected_output_tokens is not None:
@@ -319,7 +339,7 @@ class ActiveLoad:
         own_before = booking.fraction * (booking.private_blocks + booking.output_blocks)
         change = fraction * (booking.private_blocks + output_blocks) - own_before
         for key in booking.keys:
-            if refs[key] == 1 and fraction != weights.get(key, 1.0):
+            if key not in further and fraction != weights.get(key, 1.0):
                 size = 1 if sizes is None else sizes[key]
                 change += (fraction - weights.get(key, 1.0)) * size
                 weights[key] = fraction

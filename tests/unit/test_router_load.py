@@ -23,7 +23,7 @@ def test_shared_prompt_blocks_count_once_until_the_last_owner_leaves() -> None:
     load.free("a", 1.0)
     assert load.blocks(0) == 4
     load.free("b", 1.0)
-    assert (load.blocks(0), load.num_requests[0], load.own_cost[0]) == (0, 0, 0.0)
+    assert (load.blocks(0), load.num_requests[0], load.own_costs()) == (0, 0, {0.0: 1})
 
 
 def test_prefill_counts_without_what_is_cached_and_only_until_the_first_token() -> None:
