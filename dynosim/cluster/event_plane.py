@@ -18,7 +18,7 @@ import numpy as np
 from dynosim.cluster.block_names import HashNames
 from dynosim.cluster.instant import instant_end
 from dynosim.cluster.worker import Worker
-from dynosim.indexer.base import BlockEvent, members
+from dynosim.indexer.base import BlockEvent
 from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.stream import EventBuffer, EventStream
 from dynosim.records import KvEvent, KvEventLog
@@ -165,12 +165,12 @@ class DirectPlane:
 
     def confirm(self, slots: int, now_ms: float) -> bool:
         """Settle the runs of some workers."""
-        slots &= self.busy
-        if not slots:
-            return True
         is_unchanged = True
-        for slot in members(slots):
-            worker = self._workers[slot]
+        slots &= self.busy
+        while slots:
+            lowest = slots & -slots
+            slots ^= lowest
+            worker = self._workers[lowest.bit_length() - 1]
             if worker.run_steps > 1 and worker.settle(now_ms) and worker.untold:
                 is_unchanged = False
                 self.collect(worker, now_ms)

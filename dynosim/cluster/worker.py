@@ -126,18 +126,28 @@ class Worker:
     def start(self, now_ms: float) -> None:
         """Begin the next step or run, if there is work; call only when idle."""
         scheduler = self._scheduler
-        is_single = self._steps_singly or (self._late and self._must_settle())
-        steps = 0 if is_single else scheduler.uniform_steps()
-        if steps == 0:
-            self._start_step(now_ms)
-            return
-        self._start_at(now_ms)
         decodes = scheduler.decodes
-        self.run_steps = steps
-        self._run_context = decodes.context_tokens
-        self._is_cut = False
-        run_ms = self._timing.decode_run_ms(decodes.count, self._run_context, steps)
-        self.end_ms = self._end_after(run_ms)
+        if decodes.count and not self._steps_singly and not (self._late and self._must_settle()):
+            steps = scheduler.uniform_steps()
+            if steps > 0:
+                self._start_at(now_ms)
+                self.run_steps = steps
+                self._run_context = decodes.context_tokens
+                self._is_cut = False
+                run_ms = self._timing.decode_run_ms(decodes.count, self._run_context, steps)
+                self.end_ms = self._end_after(run_ms)
+                return
+        # Plan single steps until one computes something, or nothing more can be done.
+        while scheduler.running or scheduler.num_waiting:
+            plan = scheduler.plan_step()
+            if plan.preempted or plan.deferred:
+                self._note_missed(plan, now_ms)
+            if plan.num_prefills or plan.num_decodes:
+                self._start_at(now_ms)
+                self._begin(plan)
+                return
+            if not plan.preempted:
+                return  # the head of the queue waits for something that is not here
 
     def complete(self, now_ms: float) -> list[Sequence]:
         """End the current step or run; returns the requests that ended with it."""
@@ -190,12 +200,9 @@ class Worker:
             return decodes.blocks_opened(num_steps + 1) > 0
         return pool.idle_blocks > 0 and pool.blank_blocks < decodes.blocks_opened(num_steps)
 
-    def _advance(self, num_steps: int) -> None:
-        """Let the scheduler do uniform steps; with stamps, stop wherever there may be events."""
+    def _advance_stamped(self, num_steps: int) -> None:
+        """Let the scheduler do uniform steps, and stop wherever there may be events to stamp."""
         scheduler = self._scheduler
-        if self._stamped is None:
-            scheduler.advance(num_steps)
-            return
         done = 0
         while done < num_steps:
             part = max(scheduler.decodes.steps_within(num_steps - done, 0), 1)
@@ -321,20 +328,6 @@ class Worker:
         self._next_carry_ms = exact_ms - (end_ms - self._start_ms)
         return end_ms
 
-    def _start_step(self, now_ms: float) -> None:
-        """Plan single steps until one computes something, or nothing more can be done."""
-        scheduler = self._scheduler
-        while scheduler.running or scheduler.num_waiting:
-            plan = scheduler.plan_step()
-            if plan.preempted or plan.deferred:
-                self._note_missed(plan, now_ms)
-            if plan.num_prefills or plan.num_decodes:
-                self._start_at(now_ms)
-                self._begin(plan)
-                return
-            if not plan.preempted:
-                return  # the head of the queue waits for something that is not here
-
     def _begin(self, plan: StepPlan) -> None:
         self._plan = plan
         step_ms = self._timing.step_ms(
@@ -362,7 +355,10 @@ class Worker:
             self._awaiting_second = []
         steps = self.run_steps
         self.run_steps = 0
-        self._advance(steps)
+        if self._stamped is None:
+            scheduler.advance(steps)
+        else:
+            self._advance_stamped(steps)
         self._log_row(now_ms, steps, 0, 0, 0, num_decodes, self._run_context)
 
     def _deliver_step(self, plan: StepPlan, now_ms: float) -> None:

@@ -213,7 +213,10 @@ class AsyncWorker(Worker):
             self._log_row(now_ms, steps - 1, 0, 0, 0, num_decodes, context)
         for sequence in first.plan.emitting:
             sequence.registration_lag = 1  # the token before is always still in flight
-        self._advance(steps)
+        if self._stamped is None:
+            scheduler.advance(steps)
+        else:
+            self._advance_stamped(steps)
         last = StepPlan(scheduler.decodes.step - 1)
         last.num_decodes = num_decodes
         last.decode_context_tokens = context + (steps - 1) * num_decodes

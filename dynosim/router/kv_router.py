@@ -181,7 +181,8 @@ class KvRouter:
         request_id, input_tokens, _, _, _, _, _, _, _, constraints, _, overrides = request
         if input_tokens < 1:
             raise InvalidRequestError("the prompt is empty")
-        self._check_is_new(request_id)
+        if request_id in self.load.bookings or self._queue is not None:
+            self._check_is_new(request_id)
         if self._is_pure_kv and constraints is None and overrides is None:
             eligible = self.table.all_mask
             if eligible:
