@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from dynosim.conformance.log import Json, compact_steps, steps_digest
-from dynosim.conformance.scenario import BlockTree, prompt_tokens_of, spec_of
+from dynosim.conformance.scenario import (
+    COEFFICIENTS,
+    BlockTree,
+    check_request,
+    check_timing,
+    prompt_tokens_of,
+    spec_of,
+)
 from dynosim.engine.plan import StepPlan
 from dynosim.engine.sequence import Sequence
 from dynosim.engine.vllm import VllmScheduler
@@ -20,7 +27,6 @@ MODELLED_VLLM = "0.32.0"
 PIPELINE_DEPTH = 2  # batches outstanding with asynchronous scheduling
 IDLE_CALLS_TO_GIVE_UP = 4
 
-_COEFFICIENTS = ("c0", "c1", "c2", "c3")
 _TOTALS = (
     "stored",
     "removed",
@@ -60,7 +66,7 @@ class Batch:
     @property
     def counts(self) -> bool:
         """Whether the log shows it."""
-        return bool(self.record["sched"] or self.record["pre"])
+        return bool(self.record["sched"] or self.record["pre"] or "abort" in self.record)
 
 
 class ScenarioRun:
@@ -71,13 +77,16 @@ class ScenarioRun:
         self.spec = spec_of(scenario["engine"])
         timing = scenario.get("timing")
         self.has_time = timing is not None
+        check_timing(timing or {})
         # Integer nanoseconds throughout: the model computes exactly with integer coefficients.
-        c0, c1, c2, c3 = (round(float((timing or {}).get(k, 0)) * 1e6) for k in _COEFFICIENTS)
+        c0, c1, c2, c3 = (round(float((timing or {}).get(k, 0)) * 1e6) for k in COEFFICIENTS)
         self.timing = LinearModel(
             base_ms=c0, per_prefill_token_ms=c1, per_decode_ms=c2, per_context_token_ms=c3
         )
         self.tree = BlockTree(self.spec.block_size)
         self.arrivals = self._arrivals()
+        self.aborts = self._aborts()
+        self.aborted: list[str] = []  # since the last step
         self.scheduler = VllmScheduler(
             self.spec,
             [1] * len(self.tree.labels),
@@ -89,6 +98,7 @@ class ScenarioRun:
         self.has_news = False
         self.steps: list[Json] = []
         self.notes: dict[str, RequestNote] = {}
+        self.sequences: dict[str, Sequence] = {}  # those that a scheduler was given
         self.totals = dict.fromkeys(_TOTALS, 0)
 
     def _arrivals(self) -> deque[tuple[int, Sequence, RequestNote]]:
@@ -100,9 +110,20 @@ class ScenarioRun:
         entries.sort(key=lambda entry: entry[:2])
         return deque(self._arrival(*entry) for entry in entries)
 
+    def _aborts(self) -> deque[tuple[int, int, str]]:
+        """When requests are given up, with their place in the scenario and their id; in order."""
+        scale = 1e6 if self.has_time else 1
+        entries = [
+            (round(float(request["abort"]) * scale), index, str(request["id"]))
+            for index, request in enumerate(self.scenario["requests"])
+            if "abort" in request
+        ]
+        return deque(sorted(entries))
+
     def _arrival(
         self, arrival: int, index: int, request: Json
     ) -> tuple[int, Sequence, RequestNote]:
+        check_request(request)
         tokens = prompt_tokens_of(request)
         note = RequestNote(request["id"], arrival, len(tokens), index)
         path: list[int] = []
@@ -142,16 +163,16 @@ class ScenarioRun:
             if not self.scheduler.has_work:
                 if not self.arrivals:
                     return
-                self.now = max(self.now, self.arrivals[0][0])
+                self._skip_to_arrival()
                 continue
             batch = self._schedule(self.now)
             self._deliver(batch)
             if not batch.counts:
-                if not self.arrivals:
+                if not self._has_events:
                     self.stuck = True
                     return
                 if self.has_time:
-                    self.now = max(self.now, self.arrivals[0][0])
+                    self._skip_to_event()
             self.now = max(self.now, batch.end) if self.has_time else self.now + 1
             self._check_length()
 
@@ -178,11 +199,11 @@ class ScenarioRun:
                     continue
             idle_calls = self._deliver_oldest(outstanding, idle_calls)
             if idle_calls > IDLE_CALLS_TO_GIVE_UP and self.scheduler.has_work:
-                if not self.arrivals:
+                if not self._has_events:
                     self.stuck = True
                     return
                 if self.has_time:
-                    self._skip_to_arrival()
+                    self._skip_to_event()
                 idle_calls = 0
 
     def _deliver_oldest(self, outstanding: deque[Batch], idle_calls: int) -> int:
@@ -198,6 +219,15 @@ class ScenarioRun:
 
     def _skip_to_arrival(self) -> None:
         self.now = max(self.now, self.arrivals[0][0])
+
+    @property
+    def _has_events(self) -> bool:
+        """Whether an arrival or an abort is still to come."""
+        return bool(self.arrivals or self.aborts)
+
+    def _skip_to_event(self) -> None:
+        heads_ns = [queue[0][0] for queue in (self.arrivals, self.aborts) if queue]
+        self.now = max(self.now, min(heads_ns))
 
     def _wants_call(self) -> bool:
         """vLLM also calls its scheduler once after a request ended, to pass the news on."""
@@ -215,7 +245,20 @@ class ScenarioRun:
                 raise ConfigError(f"requests: id {note.request_id!r} appears twice")
             self.notes[note.request_id] = note
             if note.reason is None:
+                self.sequences[note.request_id] = sequence
                 self.scheduler.add(sequence)
+        while self.aborts and self.aborts[0][0] <= self.now:
+            self._abort(self.aborts.popleft()[2])
+
+    def _abort(self, request_id: str) -> None:
+        """Give a request up, if it has arrived and not ended."""
+        note = self.notes.get(request_id)
+        if note is None or note.reason is not None:
+            return
+        self.scheduler.abort(self.sequences[request_id])
+        note.reason = "abort"
+        self.aborted.append(request_id)
+        self.has_news = True
 
     def _schedule(self, start: int) -> Batch:
         plan = self.scheduler.plan_step()
@@ -254,6 +297,8 @@ class ScenarioRun:
             "run": len(self.scheduler.running),
             "wait": self.scheduler.num_waiting,
         }
+        if self.aborted:
+            record["abort"], self.aborted = self.aborted, []
         return Batch(plan, record, self.now, start, start + duration)
 
     def _note_row(self, request_id: str, num_tokens: int, is_decode: bool, hit: int) -> None:
@@ -268,7 +313,9 @@ class ScenarioRun:
     def _deliver(self, batch: Batch) -> None:
         is_async = self.spec.async_scheduling
         for sequence in batch.plan.emitting if is_async else self._emitting(batch.plan):
-            self.notes[sequence.request_id].token_times.append(batch.end)
+            note = self.notes[sequence.request_id]
+            if note.reason is None:  # else given up while the step was under way
+                note.token_times.append(batch.end)
         finished = self.scheduler.finish_step(batch.plan)
         for sequence in finished:
             self.notes[sequence.request_id].reason = "length"

@@ -14,7 +14,11 @@ def step_line(step: Json) -> str:
         f"{rows}|pre={','.join(step['pre'])}|fin={','.join(step['fin'])}"
         f"|free={step['free']}|free_end={step['free_end']}"
     )
-    return f"{line}|t={step['t0']}-{step['t1']}" if "t0" in step else line
+    if "t0" in step:
+        line += f"|t={step['t0']}-{step['t1']}"
+    if "abort" in step:
+        line += "|abort=" + json.dumps(step["abort"], separators=(",", ":"))
+    return line
 
 
 def steps_digest(steps: list[Json]) -> str:

@@ -7,14 +7,43 @@ from dynosim.errors import ConfigError
 
 Json = dict[str, Any]
 
+COEFFICIENTS = ("c0", "c1", "c2", "c3")
+_REQUEST_KEYS = (
+    "id",
+    "arrival_step",
+    "arrival_ms",
+    "prompt_tokens",
+    "prompt_ranges",
+    "hash_ids",
+    "trace_block_size",
+    "input_length",
+    "output_length",
+    "output_start",
+    "priority",
+    "abort",
+)
+
 
 def spec_of(engine: Json) -> EngineSpec:
     """The engine section of a scenario as a spec; unknown keys are errors."""
-    known = set(EngineSpec.__dataclass_fields__)
-    unknown = sorted(set(engine) - known)
-    if unknown:
-        raise ConfigError(f"engine: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    _refuse_unknown("engine", engine, tuple(sorted(EngineSpec.__dataclass_fields__)))
     return EngineSpec(**engine)
+
+
+def check_request(request: Json) -> None:
+    """Raises: ConfigError for a key that is not known, since nothing would obey it."""
+    _refuse_unknown(f"request {request['id']}", request, _REQUEST_KEYS)
+
+
+def check_timing(timing: Json) -> None:
+    """Raises: ConfigError for a coefficient that is not known."""
+    _refuse_unknown("timing", timing, COEFFICIENTS)
+
+
+def _refuse_unknown(where: str, section: Json, known: tuple[str, ...]) -> None:
+    unknown = sorted(set(section) - set(known))
+    if unknown:
+        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(known)}")
 
 
 def prompt_tokens_of(request: Json) -> list[int]:
