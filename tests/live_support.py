@@ -1,12 +1,17 @@
 """A frontend's inside with scripted engines: no sockets, no processes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 
 from dynosim.config.live import LiveConfig
+from dynosim.hashing import local_hashes, sequence_hashes
+from dynosim.indexer.base import Stored
 from dynosim.indexer.compressed import CompressedRadixIndex
+from dynosim.router.cost import WorkerOption
 from dynosim.router.kv_router import KvRouter
+from dynosim.router.request import RoutingRequest
 from dynosim.router.settings import RouterSettings
 from dynosim_runtime.card import WorkerCard, worker_id_of
 from dynosim_runtime.engines.base import EngineDelta, EngineLostError, EngineRequest
@@ -15,7 +20,13 @@ from dynosim_runtime.frontend.fleet import Fleet
 from dynosim_runtime.frontend.metrics import FrontendMetrics
 from dynosim_runtime.frontend.router_service import RouterService
 from dynosim_runtime.frontend.service import LiveGenerator, stopwatch
-from dynosim_runtime.generation import GenerateRequest, RequestRecord, Sampling
+from dynosim_runtime.generation import (
+    FinishReason,
+    GenerateRequest,
+    Generation,
+    RequestRecord,
+    Sampling,
+)
 
 BLOCK = 4
 MODEL = "test/model"
@@ -30,14 +41,20 @@ def next_token(position: int) -> int:
 class ScriptedEngine:
     """Answers every request; `dies_after[name]` tokens break a worker's streams, once each.
 
-    `hangs` names workers that never answer, `hangs_after` those that stop to. `requests`
-    and `closed` tell what was asked for and which requests were closed before their end.
+    `deaths` breaks the first streams, whoever serves them, each after so many tokens; both also
+    behind the last token. `hangs` names workers that never answer, `hangs_after` those that stop
+    to. Tokens come in `pieces` of (seconds to wait, tokens), again and again. `requests` and
+    `closed` tell what was asked for and which requests were closed before their end.
     """
 
     dies_after: dict[str, int] = field(default_factory=dict)
+    deaths: list[int] = field(default_factory=list)
     hangs: set[str] = field(default_factory=set)
     hangs_after: dict[str, int] = field(default_factory=dict)
     error: Exception | None = None
+    pieces: Sequence[tuple[float, int]] = ((0.0, 1),)
+    cached_tokens: int | None = 0  # told behind the last token
+    tells_reason: bool = True
     requests: list[tuple[str, EngineRequest]] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
 
@@ -49,15 +66,24 @@ class ScriptedEngine:
             if card.name in self.hangs:
                 await asyncio.Event().wait()
             dies_after = self.dies_after.pop(card.name, None)
-            start, count = len(request.token_ids), request.sampling.max_tokens
-            for i in range(count):
-                if i == dies_after:
+            if self.deaths:
+                dies_after = self.deaths.pop(0)
+            start, count, done = len(request.token_ids), request.sampling.max_tokens, 0
+            stops = [count, dies_after, self.hangs_after.get(card.name)]
+            for pause_s, size in cycle(self.pieces):
+                if done == dies_after:
                     raise EngineLostError(f"{card.name} died")
-                if i == self.hangs_after.get(card.name):
+                if done == self.hangs_after.get(card.name):
                     await asyncio.Event().wait()
-                await asyncio.sleep(0)
-                yield EngineDelta([next_token(start + i)], "length" if i == count - 1 else None)
-            yield EngineDelta([], None, cached_tokens=0)
+                if done == count:
+                    break
+                await asyncio.sleep(pause_s)
+                end = min([done + size, *(stop for stop in stops if stop and stop > done)])
+                tokens = [next_token(start + i) for i in range(done, end)]
+                done = end
+                reason: FinishReason | None = "length" if self.tells_reason else None
+                yield EngineDelta(tokens, reason if done == count else None)
+            yield EngineDelta([], None, cached_tokens=self.cached_tokens)
         except (asyncio.CancelledError, GeneratorExit):
             self.closed.append(request.request_id)
             raise
@@ -82,6 +108,29 @@ def card(name: str, **changes: object) -> WorkerCard:
     return WorkerCard(**{**values, **changes})  # type: ignore[arg-type]
 
 
+class Listening:
+    """A placement policy that takes the first worker and remembers what it was asked and told."""
+
+    def __init__(self) -> None:
+        self.asked: list[RoutingRequest] = []
+        self.options: list[set[int]] = []
+        self.first_tokens: list[Hashable] = []
+        self.ends: list[Hashable] = []
+
+    def choose(
+        self, request: RoutingRequest, options: Sequence[WorkerOption], now_ms: float
+    ) -> WorkerOption:
+        self.asked.append(request)
+        self.options.append({option.worker_id for option in options})
+        return options[0]
+
+    def on_first_token(self, request_id: Hashable, now_ms: float) -> None:
+        self.first_tokens.append(request_id)
+
+    def on_end(self, request_id: Hashable, now_ms: float) -> None:
+        self.ends.append(request_id)
+
+
 class Inside:
     """Generator, fleet and router over a scripted engine."""
 
@@ -92,10 +141,15 @@ class Inside:
         settings: RouterSettings | None = None,
         live: LiveConfig | None = None,
         is_well: Callable[[WorkerCard], bool] = lambda card: True,
+        now_ms: Callable[[], float] | None = None,
+        tracks_output: bool = False,
+        policy: Listening | None = None,
     ) -> None:
         self.records: list[RequestRecord] = []
-        now_ms = stopwatch()
-        router = KvRouter(settings or RouterSettings(BLOCK), CompressedRadixIndex())
+        self.probed: list[str] = []
+        now_ms = now_ms or stopwatch()
+        settings = settings or RouterSettings(BLOCK)
+        router = KvRouter(settings, CompressedRadixIndex(), policy=policy)
         self.router = RouterService(router, now_ms)
         self.generator = LiveGenerator(
             self.router,
@@ -104,10 +158,12 @@ class Inside:
             FrontendMetrics(namespace="test", model=MODEL),
             now_ms,
             block_size=BLOCK,
+            tracks_output=tracks_output,
             write_record=self.records.append,
         )
 
         async def probe(card: WorkerCard) -> bool:
+            self.probed.append(card.name)
             return is_well(card)
 
         self.fleet = self.generator.fleet = Fleet(
@@ -126,6 +182,12 @@ class Inside:
         """What discovery shows from now on."""
         self.fleet.update({card.worker_id: card for card in cards})
 
+    def caches(self, name: str, tokens: Sequence[int], dp_rank: int = 0) -> None:
+        """A worker tells that it has these tokens' full blocks."""
+        local = local_hashes(tokens, BLOCK)
+        stored = Stored(None, sequence_hashes(local), local)
+        self.router.apply_events(worker_id_of(name), dp_rank, [stored])
+
     @property
     def in_hand(self) -> int:
         """Requests that the router counts as placed."""
@@ -140,3 +202,11 @@ def request(name: str = "r", *, num_tokens: int = 10, max_tokens: int = 6, **mor
         sampling=Sampling(max_tokens=max_tokens),
         **more,  # type: ignore[arg-type]
     )
+
+
+async def tokens_of(generation: Generation) -> list[int]:
+    """All that it delivers."""
+    tokens: list[int] = []
+    async for delta in generation:
+        tokens += delta.token_ids
+    return tokens

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import pytest
-from live_support import BLOCK, Inside, ScriptedEngine, card, next_token, request
+from live_support import BLOCK, Inside, ScriptedEngine, card, next_token, request, tokens_of
 from msgspec.structs import replace
 
 from dynosim.config.live import LiveConfig
@@ -19,16 +19,9 @@ from dynosim_runtime.card import WorkerCard, worker_id_of
 from dynosim_runtime.engines.base import EngineRefusedError
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.frontend import fleet
-from dynosim_runtime.generation import Generation, Sampling, StructuredOutput
+from dynosim_runtime.generation import Sampling, StructuredOutput
 
 EXPECTED = [next_token(10 + i) for i in range(6)]
-
-
-async def tokens_of(generation: Generation) -> list[int]:
-    tokens: list[int] = []
-    async for delta in generation:
-        tokens += delta.token_ids
-    return tokens
 
 
 async def test_tokens_come_once_and_the_books_are_closed() -> None:
@@ -43,48 +36,6 @@ async def test_tokens_come_once_and_the_books_are_closed() -> None:
     assert inside.in_hand == 0
     assert inside.records == [record]
     assert inside.generator.num_active == 0
-
-
-@pytest.mark.parametrize("dies_after", [0, 1, 3, 5])
-async def test_a_stream_goes_on_where_its_worker_died(dies_after: int) -> None:
-    engine = ScriptedEngine(dies_after={"a": dies_after, "b": dies_after})
-    inside = Inside(engine, "a", "b", "c")
-    generation = await inside.generator.start(request(worker_id=None))
-    assert await tokens_of(generation) == EXPECTED
-    moved = engine.requests[1:]
-    assert len(moved) == generation.record.migrations
-    for number, (_, engine_request) in enumerate(moved, 1):
-        assert engine_request.request_id == f"r/{number}"
-        done = len(engine_request.token_ids) - 10
-        assert engine_request.token_ids[10:] == EXPECTED[:done]
-        assert engine_request.sampling.max_tokens == 6 - done
-    names = [name for name, _ in engine.requests]
-    assert len(set(names)) == len(names)  # never back to a worker that lost it
-    assert inside.in_hand == 0
-
-
-async def test_a_worker_lost_after_the_last_token_costs_nothing() -> None:
-    engine = ScriptedEngine(dies_after={"a": 6})
-    inside = Inside(engine, "a")
-    assert await tokens_of(await inside.generator.start(request())) == EXPECTED
-
-
-async def test_moving_on_has_a_limit() -> None:
-    engine = ScriptedEngine(dies_after={"a": 1, "b": 1, "c": 1})
-    inside = Inside(engine, "a", "b", "c", live=LiveConfig(migration_limit=1))
-    generation = await inside.generator.start(request())
-    with pytest.raises(ApiError, match="migration_limit is 1") as caught:
-        await tokens_of(generation)
-    assert caught.value.status == 502
-    assert generation.record.status == "failed"
-    assert inside.in_hand == 0
-
-
-async def test_a_pinned_request_fails_with_its_worker() -> None:
-    inside = Inside(ScriptedEngine(dies_after={"a": 2}), "a", "b")
-    generation = await inside.generator.start(request(worker_id=worker_id_of("a")))
-    with pytest.raises(ApiError, match="worker asked for"):
-        await tokens_of(generation)
 
 
 async def test_what_an_engine_refuses_is_the_clients_business() -> None:
@@ -111,16 +62,6 @@ async def test_what_an_engine_cannot_do_is_refused_before_it_is_placed(
     assert (caught.value.status, caught.value.param) == (400, field)
     inside.show(card("b", engine="vllm"))
     assert await tokens_of(await inside.generator.start(asked)) == EXPECTED[:3]
-
-
-async def test_an_answer_of_a_given_form_does_not_move_on_in_its_middle() -> None:
-    engine = ScriptedEngine(dies_after={"a": 2})
-    inside = Inside(engine)
-    inside.show(card("a", engine="vllm"))
-    form = Sampling(max_tokens=6, structured=StructuredOutput(kind="json_object"))
-    generation = await inside.generator.start(replace(request(), sampling=form))
-    with pytest.raises(ApiError, match="cannot go on elsewhere"):
-        await tokens_of(generation)
 
 
 async def test_closing_reaches_the_engine() -> None:

@@ -47,6 +47,7 @@ class LiveGeneration:
         self.placed_as = request.request_id  # the router's name for it
         self._owner = owner
         self._tokens: list[int] = []  # delivered so far
+        self._num_placed_with = 0  # of them, those that were there when it was placed
         self._failed: set[Stay] = set()  # where it was lost
         self._card: WorkerCard | None = None
         self._stay: Stay = (0, 0)
@@ -132,6 +133,7 @@ class LiveGeneration:
         self._stay = owner.fleet.stay_of(decision.worker_id)
         self._dp_rank = decision.dp_rank
         self._is_prefilled = False
+        self._num_placed_with = len(self._tokens)
         record.dispatch_ms = owner.now_ms()
         record.decode_worker_id = decision.worker_id
         record.decode_dp_rank = decision.dp_rank
@@ -269,17 +271,18 @@ class LiveGeneration:
         if record.first_token_ms is None:
             self._first_deadline.cancel()
             record.first_token_ms = now_ms
-            assert record.dispatch_ms is not None
-            record.prefill_time_ms = now_ms - record.dispatch_ms
+            assert record.prefill_wait_time_ms is not None
+            # From the first placement, wherever it went on: with the wait, the time to here.
+            record.prefill_time_ms = now_ms - record.arrival_ms - record.prefill_wait_time_ms
             owner.metrics.note_first_token(now_ms - record.arrival_ms)
         else:
             assert record.finish_ms is not None
             owner.metrics.note_gap(now_ms - record.finish_ms, len(token_ids))
         record.finish_ms = now_ms  # of the last token so far
-        before = record.output_tokens
-        record.output_tokens = before + len(token_ids)
+        before = record.output_tokens - self._num_placed_with
+        record.output_tokens += len(token_ids)
         self._tokens += token_ids
-        owner.note_progress(self, before)
+        owner.note_progress(self.placed_as, before, before + len(token_ids))
 
     async def _next(self, stream: AsyncGenerator[EngineDelta, None]) -> EngineDelta | None:
         """The engine's next piece; None at the end."""

@@ -144,8 +144,14 @@ class LiveGenerator:
         token_ids: list[int],
         allowed: frozenset[int] | None,
     ) -> Decision:
-        """Ask the router for a worker for these tokens. Raises: RequestRefusedError."""
+        """Ask the router for a worker for these tokens: the prompt, and what is there of an answer.
+
+        Raises: RequestRefusedError.
+        """
         local = local_hashes(token_ids, self.block_size, salt=request.cache_salt)
+        expected = request.expected_output_tokens
+        if expected is not None:
+            expected = max(expected - (len(token_ids) - len(request.token_ids)), 1)
         constraints = None
         if request.worker_id is not None or allowed is not None:
             constraints = Constraints(allowed, request.worker_id, request.dp_rank)
@@ -157,7 +163,7 @@ class LiveGenerator:
                 local,
                 sequence_hashes(local),
                 priority_jump=max(request.priority, 0),
-                expected_output_tokens=request.expected_output_tokens,
+                expected_output_tokens=expected,
                 session_id=request.session_id,
                 constraints=constraints,
                 policy_family=request.policy_family,
@@ -178,11 +184,13 @@ class LiveGenerator:
         if worker_id is not None:
             self._on_worker.get(worker_id, {}).pop(generation.request.request_id, None)
 
-    def note_progress(self, generation: LiveGeneration, tokens_before: int) -> None:
-        """Tokens came; the router hears of it now and then."""
-        tokens = generation.record.output_tokens
-        if tokens // self._report_tokens != tokens_before // self._report_tokens:
-            self.router.output_tokens(generation.placed_as, tokens)
+    def note_progress(self, placed_as: str, before: int, num_tokens: int) -> None:
+        """A placed request got tokens behind what it was placed with: `num_tokens`, after `before`.
+
+        The router hears of it now and then.
+        """
+        if num_tokens // self._report_tokens != before // self._report_tokens:
+            self.router.output_tokens(placed_as, num_tokens)
 
     def note_end(self, generation: LiveGeneration) -> None:
         """A generation ended, however it ended."""
