@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test live lint bench clean
+.PHONY: demo test live mutants lint bench clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "dynosim needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -21,6 +21,10 @@ test: $(VENV)/.ready
 live: $(VENV)/.ready
 	tests/live/install.sh $(PYTHON)
 	$(BIN)/python -m pytest -m live -p no:xdist --durations=10
+
+# Whether the tests notice known mistakes; at most 20 minutes. MUTANTS='--only cluster' for some.
+mutants: $(VENV)/.ready
+	$(BIN)/python tests/mutants/run.py $(MUTANTS)
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
