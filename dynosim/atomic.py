@@ -1,14 +1,19 @@
-"""Result folders that are written whole or not at all."""
+"""Result folders: written whole or not at all, and by one process at a time."""
 
+import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from dynosim.errors import ConfigError
 
 Writer = Callable[[Path], None]
+
+LOCK = ".lock"
 
 
 def check_folder(folder: Path, option: str = "--out") -> None:
@@ -40,6 +45,70 @@ def write_files(folder: Path, writers: Mapping[str, Writer]) -> None:
             os.replace(scratch / name, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def locked_folder(folder: Path, *, work: str) -> Iterator[None]:
+    """Inside, no other process that asks for `folder` gets it; it is made if it is not there.
+
+    A folder that was made for the lock and holds nothing at the end is taken away again.
+    Raises: ConfigError naming the process that has it; `work` says what that process does there.
+    """
+    while True:
+        is_new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("a+b")
+        _take(lock, folder, work)
+        if _is_at(lock, folder / LOCK):
+            break
+        lock.close()  # its last owner has just removed it
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            (folder / LOCK).unlink()
+            if is_new and not any(folder.iterdir()):
+                folder.rmdir()
+        lock.close()
+
+
+def _take(lock: BinaryIO, folder: Path, work: str) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        owner = lock.read(20).decode("ascii", "replace").strip() or "?"
+        lock.close()
+        raise ConfigError(
+            f"{folder}: {work} is running there already (process {owner}); wait for its end, stop "
+            "it, or give another --out"
+        ) from None
+    lock.truncate(0)
+    lock.write(b"%d" % os.getpid())
+    lock.flush()
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether the open file is the one that has this name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def parquet_writer(make_table: Callable[[], Any]) -> Writer:
+    """A writer of the polars table that `make_table` returns."""
+
+    def write(path: Path) -> None:
+        from polars.exceptions import PolarsError
+
+        table = make_table()
+        try:
+            table.write_parquet(path)
+        except PolarsError as error:  # so that a full disk is an OSError whoever meets it
+            raise OSError(f"{path.name}: cannot be written: {error}") from error
+
+    return write
 
 
 def text_writer(text: str) -> Writer:

@@ -249,6 +249,9 @@ def _guarded(command: Callable[[], int]) -> int:
         return EXIT_FAILURE
     except OSError as error:
         return _complain(f"error: {error}", EXIT_FAILURE)
+    except MemoryError as error:
+        what = f" ({error})" if str(error) else ""
+        return _complain(f"error: out of memory{what}: try a smaller workload", EXIT_FAILURE)
     except InvariantError as error:
         import traceback
 
@@ -263,7 +266,7 @@ def _exit_code(error: SystemExit) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    print(message, file=sys.stderr)
+    print(message.encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
     return code
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynosim.atomic import check_folder, text_writer, write_files
+from dynosim.atomic import check_folder, parquet_writer, text_writer, write_files
 from dynosim.cli_run_text import print_table
 from dynosim.config import dump_run, load_run
 from dynosim.errors import ConfigError
@@ -133,10 +133,10 @@ def write_run(out: Path, outcome: RunOutcome, document: Mapping[str, Any]) -> No
         {
             **_event_files(outcome),
             "report.json": text_writer(json.dumps(document, indent=2, allow_nan=False) + "\n"),
-            "requests.parquet": lambda path: request_table(
-                outcome.result, outcome.trace
-            ).write_parquet(path),
-            "timeline.parquet": lambda path: timeline_table(outcome.result).write_parquet(path),
+            "requests.parquet": parquet_writer(
+                lambda: request_table(outcome.result, outcome.trace)
+            ),
+            "timeline.parquet": parquet_writer(lambda: timeline_table(outcome.result)),
             "report.html": lambda path: write_run_html(
                 path,
                 title=outcome.config.name or "run",
@@ -160,6 +160,6 @@ def _event_files(outcome: RunOutcome) -> dict[str, Callable[[Path], None]]:
 
     num_workers = outcome.result.num_workers
     return {
-        "kv_events.parquet": lambda path: event_table(log).write_parquet(path),
+        "kv_events.parquet": parquet_writer(lambda: event_table(log)),
         "kv_events.png": lambda path: write_event_density_png(path, log, num_workers),
     }

@@ -220,7 +220,7 @@ class _Replay:
                 for number, line in enumerate(file, 1):
                     try:
                         document = msgspec.json.decode(line)
-                    except msgspec.DecodeError as error:
+                    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                         if number > 1 and not line.endswith(b"\n"):
                             self._note(number, "the last line is cut off; it was passed over")
                             return

@@ -7,6 +7,7 @@ from pathlib import Path
 from dynosim.conformance.drive import run_scenario
 from dynosim.conformance.log import Json, first_difference, format_log
 from dynosim.errors import ConfigError
+from dynosim.user_text import parse_json
 
 
 def main_command(scenarios: list[Path], golden: Path | None, as_json: bool) -> int:
@@ -16,7 +17,7 @@ def main_command(scenarios: list[Path], golden: Path | None, as_json: bool) -> i
     """
     verdicts = []
     for path in scenarios:
-        log = run_scenario(_load(path))
+        log = _run(path)
         if golden is None:
             sys.stdout.write(format_log(log))
             continue
@@ -33,9 +34,17 @@ def main_command(scenarios: list[Path], golden: Path | None, as_json: bool) -> i
     return 0 if all(verdict["equal"] for verdict in verdicts) else 1
 
 
+def _run(path: Path) -> Json:
+    scenario = _load(path)
+    try:
+        return run_scenario(scenario)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
 def _load(path: Path) -> Json:
     try:
-        loaded = json.loads(path.read_text())
+        loaded = parse_json(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -15,6 +15,7 @@ from typing import Any
 from dynosim.errors import ConfigError
 from dynosim.silicon.shapes import SAME_SHAPES, common_config, common_models
 from dynosim.timing.architecture import ModelEntry
+from dynosim.user_text import parse_json
 
 _SUFFIX = "_config.json"
 _QUANTISATION_SUFFIX = "_hf_quant_config.json"
@@ -109,7 +110,7 @@ def _entry(name: str, path: Path, quantisation: Path, *, is_packaged: bool) -> M
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_bytes())
+        data = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ConfigError(f"model: {path}: not readable JSON: {error}") from None
     if not isinstance(data, dict):

@@ -33,6 +33,7 @@ from dynosim.timing.fitted import (
     FittedParameters,
     MeasuredRange,
 )
+from dynosim.user_text import parse_json
 
 FORMAT = "dynosim-fitted-timing"
 VERSION = 1
@@ -120,7 +121,7 @@ class _Reader:
 
     def _read(self) -> dict[str, Any]:
         try:
-            data = json.loads(self._path.read_bytes())
+            data = parse_json(self._path.read_bytes())
         except FileNotFoundError:
             raise TraceError(
                 "no such file (key timing.file); write one with `dynosim calibrate`",

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from dynosim.errors import ConfigError
 from dynosim.timing.sheets import HardwareSheet
+from dynosim.user_text import parse_yaml
 
 
 def _sheet(
@@ -135,11 +136,9 @@ def hardware_sheet(hardware: str) -> HardwareSheet:
 
 
 def _read_sheet(path: Path) -> HardwareSheet:
-    import yaml
-
     try:
-        data = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        data = parse_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"hardware: cannot read the data sheet {path}: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"hardware: {path}: expected keys and values")

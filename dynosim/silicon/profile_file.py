@@ -13,7 +13,6 @@ rise strictly and have two points at least.
 What the points mean between and beyond them is told in `dynosim.timing.profile`.
 """
 
-import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from dynosim.errors import TraceError
 from dynosim.records import FloatArray
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.profile import DynamoProfileModel, PrefillCurve, ProfileModel
+from dynosim.user_text import parse_json
 
 _OWN_KEYS = ("prefill_tokens", "prefill_ms", "decode_batch", "decode_context", "decode_ms")
 _DYNAMO_KEYS = (
@@ -65,7 +65,7 @@ def _read_arrays(path: Path) -> dict[str, Any]:
         if path.suffix.lower() == ".npz":
             with np.load(path, allow_pickle=False) as archive:
                 return {key: archive[key] for key in archive.files}
-        data = json.loads(path.read_bytes())
+        data = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise TraceError("no such profile (key timing.file)", path=str(path)) from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:

@@ -5,7 +5,7 @@ from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynosim.atomic import Writer, text_writer, write_files
+from dynosim.atomic import Writer, parquet_writer, text_writer, write_files
 from dynosim.config.loading import dump_run
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.sweep.results import Row, best_rows, objective_names, shown_bounds, trials_table
@@ -56,8 +56,8 @@ def write_artifacts(
     table = trials_table(sweep, rows)
     names = objective_names(sweep)
     writers: dict[str, Writer] = {
-        "trials.parquet": lambda path: table.write_parquet(path),
-        "pareto.parquet": lambda path: _pareto(table, names).write_parquet(path),
+        "trials.parquet": parquet_writer(lambda: table),
+        "pareto.parquet": parquet_writer(lambda: _pareto(table, names)),
         "pareto.png": lambda path: _picture(path, sweep.name, table, names),
         "report.html": lambda path: _page(path, sweep, sweep_yaml, table, names),
         "summary.json": text_writer(json.dumps(summary, indent=2) + "\n"),
@@ -65,8 +65,8 @@ def write_artifacts(
     }
     for place, row in enumerate(best, 1):
         writers |= _winner_files(f"agg/top{place}", row)
-    _remove_old_tops(folder, keep=writers)
     write_files(folder, writers)
+    _remove_old_tops(folder, keep=writers)
     return summary
 
 

@@ -2,9 +2,12 @@
 
 Intervals of a trial's metrics follow on a line of their own.
 
-A sweep that is killed loses nothing finished; a line torn by the kill is dropped on resuming.
+A sweep that is killed loses nothing finished; a line torn by the kill is dropped on resuming. Every
+line ends with a checksum of itself and of the sweep, so that a changed digit, or a line of another
+sweep, is not believed.
 """
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -13,9 +16,12 @@ from typing import Any
 
 from dynosim.errors import ConfigError
 from dynosim.sweep.space import Trial
+from dynosim.user_text import parse_json
 
 LEDGER = "ledger.jsonl"
-FORMAT = 1
+FORMAT = 2
+_SEAL = b',"sha256":"'
+_CHECKSUM_CHARS = 16
 
 Record = dict[str, Any]
 """`trial_id, config_hash, values, status, reason, report, wall_ms`"""
@@ -46,17 +52,23 @@ class Ledger:
         if not self.is_started:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.write_bytes(b"")
-            _append_line(self.path, {"dynosim_sweep": FORMAT, "sweep_hash": self.sweep_hash})
+            self._write({"dynosim_sweep": FORMAT, "sweep_hash": self.sweep_hash})
             self.is_started = True
-        _append_line(self.path, record)
+        self._write(record)
         self.records[trial.index] = record
         return record
 
     def append_intervals(self, trial: Trial, intervals: Record) -> None:
         """Persist the intervals of a trial that is in the ledger already."""
         line = {"trial_id": trial.index, "config_hash": trial.config_hash, "intervals": intervals}
-        _append_line(self.path, line)
+        self._write(line)
         self.intervals[trial.index] = intervals
+
+    def _write(self, record: Record) -> None:
+        with self.path.open("ab") as file:
+            file.write(_sealed(record, self.sweep_hash) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def new_ledger(folder: Path, *, sweep_hash: str, overwrite: bool) -> Ledger:
@@ -85,8 +97,9 @@ def resumed_ledger(folder: Path, *, sweep_hash: str) -> Ledger:
     whole = content[: content.rfind(b"\n") + 1]
     if not whole:  # killed while the first line was written
         return new_ledger(folder, sweep_hash=sweep_hash, overwrite=True)
-    lines = [_parsed(path, number, line) for number, line in enumerate(whole.splitlines(), 1)]
-    found = lines[0].get("sweep_hash")
+    texts = whole.splitlines()
+    header = _header(path, texts[0])
+    found = header["sweep_hash"]
     if found != sweep_hash:
         raise ConfigError(
             f"{path}: belongs to another sweep ({found}, this one is {sweep_hash}): the space, the "
@@ -96,26 +109,49 @@ def resumed_ledger(folder: Path, *, sweep_hash: str) -> Ledger:
     if len(whole) != len(content):
         with path.open("r+b") as file:
             file.truncate(len(whole))
-    records = {line["trial_id"]: line for line in lines[1:] if "status" in line}
-    intervals = {line["trial_id"]: line["intervals"] for line in lines[1:] if "intervals" in line}
+    lines = [_parsed(path, number, text, sweep_hash) for number, text in enumerate(texts[1:], 2)]
+    records = {line["trial_id"]: line for line in lines if "status" in line}
+    intervals = {line["trial_id"]: line["intervals"] for line in lines if "intervals" in line}
     return Ledger(path, sweep_hash, records, is_started=True, intervals=intervals)
 
 
-def _parsed(path: Path, number: int, line: bytes) -> Record:
+def _header(path: Path, text: bytes) -> Record:
+    """The first line. Raises: ConfigError if it is damaged, or of another version's form."""
+    why = "damaged"
     try:
-        record = json.loads(line)
-        if isinstance(record, dict) and ("trial_id" in record or number == 1):
-            return record
-    except ValueError:
+        header = parse_json(text)
+        if header["dynosim_sweep"] != FORMAT:
+            why = "written by another version of dynosim"
+        elif _unsealed(text, header["sweep_hash"]) is not None:
+            return dict(header)
+    except (ValueError, TypeError, KeyError):
         pass
-    raise ConfigError(
-        f"{path}:{number}: damaged (remove that line: its trial is then run again)"
-    ) from None
+    raise ConfigError(f"{path}:1: {why} (give --overwrite to start anew, or another --out)")
 
 
-def _append_line(path: Path, record: Record) -> None:
-    line = json.dumps(record, separators=(",", ":"))
-    with path.open("ab") as file:
-        file.write(line.encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+def _parsed(path: Path, number: int, text: bytes, sweep_hash: str) -> Record:
+    record = _unsealed(text, sweep_hash)
+    if record is None:
+        raise ConfigError(
+            f"{path}:{number}: damaged (remove that line: its trial is then run again)"
+        )
+    return record
+
+
+def _sealed(record: Record, sweep_hash: str) -> bytes:
+    """The record as a line, a checksum as its last key."""
+    body = json.dumps(record, separators=(",", ":")).encode()[:-1]
+    return body + _SEAL + _checksum(body, sweep_hash) + b'"}'
+
+
+def _unsealed(line: bytes, sweep_hash: str) -> Record | None:
+    """The record of a line, None unless every byte is as it was written for this sweep."""
+    body, _, found = line.rpartition(_SEAL)
+    if found != _checksum(body, sweep_hash) + b'"}':
+        return None
+    record: Record = json.loads(body + b"}")
+    return record
+
+
+def _checksum(body: bytes, sweep_hash: str) -> bytes:
+    return hashlib.sha256(sweep_hash.encode() + body).hexdigest()[:_CHECKSUM_CHARS].encode()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dynosim.atomic import locked_folder
 from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.config.timing import FittedTiming, ProfileTiming
@@ -65,16 +66,31 @@ def run_sweep(
 
     `intervals` is the number of replays that tell how sure each trial of the frontier is; None: as
     many as its step times deserve.
-    Raises: ConfigError, TraceError for input that no trial could use; SweepInterruptedError.
+    Raises: ConfigError, TraceError for input that no trial could use; ConfigError if another sweep
+    is running in `folder`; SweepInterruptedError.
     """
     trials = trials_of(sweep)
     check_inputs(trials)
     sweep_hash = hash_of(trials)
-    ledger = (
-        resumed_ledger(folder, sweep_hash=sweep_hash)
-        if resume
-        else new_ledger(folder, sweep_hash=sweep_hash, overwrite=overwrite)
-    )
+    with locked_folder(folder, work="a sweep"):
+        ledger = (
+            resumed_ledger(folder, sweep_hash=sweep_hash)
+            if resume
+            else new_ledger(folder, sweep_hash=sweep_hash, overwrite=overwrite)
+        )
+        return _finish(sweep, trials, ledger, jobs, intervals, make_executor)
+
+
+def _finish(
+    sweep: SweepConfig,
+    trials: Sequence[Trial],
+    ledger: Ledger,
+    jobs: int,
+    intervals: int | None,
+    make_executor: Callable[[int, str], LocalExecutor],
+) -> SweepOutcome:
+    """Run what the ledger lacks, then write all files beside it."""
+    folder = ledger.path.parent
     num_resumed = _finish_trials(sweep, trials, ledger, make_executor(jobs, DEFAULT_FUNCTION))
     rows = judge(sweep, trials, ledger.records)
     wanted = wanted_replays(rows, intervals)
@@ -84,7 +100,7 @@ def run_sweep(
         folder,
         sweep,
         rows,
-        sweep_hash=sweep_hash,
+        sweep_hash=ledger.sweep_hash,
         sweep_yaml=sweep_text(sweep),
         interval_failures=failures,
     )

@@ -14,7 +14,6 @@ failed requests. Nothing is repaired: what cannot be used is refused with its li
 """
 
 import csv
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from dynosim.errors import TraceError
+from dynosim.user_text import parse_json
 from dynosim.validate.measurements import Measurements
 from dynosim.workload.lines import line_chunks
 
@@ -70,7 +70,7 @@ def _rows(path: Path) -> tuple[dict[str, Any], list[Row]]:
     rows: list[Row] = []
     for number, text in lines:
         try:
-            row = json.loads(text)
+            row = parse_json(text)
         except ValueError as error:
             raise TraceError(f"not JSON: {error}", path=str(path), line=number) from None
         if not isinstance(row, dict):
@@ -90,7 +90,7 @@ def _csv_rows(path: Path, lines: list[tuple[int, bytes]]) -> Iterator[Row]:
 
 def _cell(value: Any) -> Any:
     try:
-        return json.loads(value)
+        return parse_json(value)
     except (ValueError, TypeError):
         return value
 

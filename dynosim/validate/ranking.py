@@ -4,7 +4,7 @@ Kendall's tau-b over all configurations, and the regret: how much worse the conf
 prediction would choose was measured to be than the best one.
 """
 
-import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 from scipy.stats import kendalltau
 
 from dynosim.errors import ConfigError, TraceError
+from dynosim.user_text import parse_json
 
 NEEDED_CONFIGURATIONS = 3
 
@@ -104,6 +105,7 @@ def read_values(path: Path, metric: str) -> dict[str, float]:
 
     Raises: TraceError naming file, line and what is missing.
     """
+    rows: list[tuple[int, str, Any]]
     if path.is_dir():
         found = {file.parent.name: _json(file) for file in sorted(path.glob("*/report.json"))}
         rows = [(0, name, report) for name, report in found.items()]
@@ -115,8 +117,12 @@ def read_values(path: Path, metric: str) -> dict[str, float]:
         raise TraceError("no configurations", path=str(path))
     values = {}
     for line, name, report in rows:
+        if not isinstance(report, dict):
+            raise TraceError(
+                f"{name}: expected an object of metrics", path=str(path), line=line, field="report"
+            )
         value = report.get(metric)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if not _is_number(value):
             raise TraceError(
                 f"{name}: no number under this key", path=str(path), line=line, field=metric
             )
@@ -126,9 +132,14 @@ def read_values(path: Path, metric: str) -> dict[str, float]:
     return values
 
 
+def _is_number(value: object) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) <= sys.float_info.max  # neither NaN nor infinite
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_bytes())
+        data = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise TraceError(f"not readable JSON: {error}", path=str(path)) from None
     if not isinstance(data, dict):
@@ -141,11 +152,13 @@ def _json_rows(path: Path) -> list[tuple[int, str, dict[str, Any]]]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise TraceError(f"cannot be read: {error.strerror}", path=str(path)) from None
+    except UnicodeDecodeError as error:
+        raise TraceError(f"not UTF-8 text at byte {error.start}", path=str(path)) from None
     lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
     rows = []
     for number, line in lines:
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             if number == lines[0][0]:
                 return [(0, name, report) for name, report in _json(path).items()]

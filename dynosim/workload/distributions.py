@@ -72,6 +72,10 @@ class Distribution:
         return low, math.inf if self.max is None else self.max
 
 
+TOKENS_MAX = 1 << 40
+"""Sums of a trace's lengths must stay exact in 64 bits."""
+
+
 def as_distribution(value: object, key: str) -> Distribution:
     """A number (always that), a mapping of the fields, or any object that has them as attributes.
 
@@ -113,7 +117,10 @@ def draw_tokens(
     if distribution.dist == "empirical":
         pool = _pool(distribution, column, resolve, key)
         return pool[rng.integers(0, len(pool), size)]
-    return _draw(distribution, size, rng, key=key, least=1.0, decimals=0).astype(np.int64)
+    values = _draw(distribution, size, rng, key=key, least=1.0, decimals=0)
+    if values.max(initial=0.0) > TOKENS_MAX:
+        raise ConfigError(f"{key}: draws {values.max():.3g}, more than {TOKENS_MAX:.3g} (bound it)")
+    return values.astype(np.int64)
 
 
 def draw_ms(distribution: Distribution, size: int, rng: "Generator", *, key: str) -> FloatArray:

@@ -10,14 +10,19 @@ from dynosim.workload.problems import Problem
 _SHOWN_CHARS = 60
 
 
-def syntax_problem(line: int, text: bytes, reason: str) -> Problem:
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding a line raises if it is no JSON."""
+
+
+def syntax_problem(line: int, text: bytes, error: Exception) -> Problem:
+    """A line that is no JSON, with what stands there."""
     shown = text.decode("utf-8", "replace").strip()
     if len(shown) > _SHOWN_CHARS:
         shown = shown[:_SHOWN_CHARS] + "..."
+    is_deep = isinstance(error, RecursionError)
+    reason = "nested too deeply" if is_deep else str(error).removeprefix("JSON is malformed: ")
     hint = "NaN and Infinity are not numbers in JSON: " if _NOT_NUMBERS.search(text) else ""
-    return Problem(
-        line, "", f"not JSON: {hint}{reason.removeprefix('JSON is malformed: ')}: {shown}"
-    )
+    return Problem(line, "", f"not JSON: {hint}{reason}: {shown}")
 
 
 _NOT_NUMBERS = re.compile(rb":\s*-?(NaN|Infinity|nan|inf)\b")
@@ -29,13 +34,17 @@ def type_problem(line: int, text: bytes, reason: str, row: type[msgspec.Struct])
     """A decoder's complaint, told with the field and the value that stands there."""
     if found := _UNKNOWN.search(reason):
         return Problem(line, found["field"], "unknown field" + _nearest(found["field"], row))
+    try:
+        value = msgspec.json.decode(text)
+    except UNREADABLE as error:  # behind the place where the typed decoder stopped
+        return syntax_problem(line, text, error)
     found = _EXPECTATION.match(reason)
     if found is None:
         what, _, place = reason.partition(" - at `$")
         return Problem(line, place.strip(".`"), f"{what[0].lower()}{what[1:]}")
     field = found["field"] or ""
     wanted = _WORDS.get(found["wanted"].removesuffix(" | null"), found["wanted"])
-    return Problem(line, field, f"expected {wanted}, got {_value_at(text, field)}")
+    return Problem(line, field, f"expected {wanted}, got {_shown_at(value, field)}")
 
 
 _WORDS = {
@@ -47,8 +56,7 @@ _WORDS = {
 }
 
 
-def _value_at(text: bytes, field: str) -> str:
-    value: Any = msgspec.json.decode(text)
+def _shown_at(value: Any, field: str) -> str:
     for part in re.findall(r"\w+", field):
         value = value[int(part)] if isinstance(value, list) else value[part]
     shown = msgspec.json.encode(value).decode()

@@ -17,7 +17,7 @@ import numpy as np
 from dynosim.records import FloatArray, IntArray
 from dynosim.workload.columns import MISSING_TOKENS, Columns
 from dynosim.workload.json_dialects import Dialect, MooncakeRow, PlainRow
-from dynosim.workload.json_messages import syntax_problem, type_problem
+from dynosim.workload.json_messages import UNREADABLE, syntax_problem, type_problem
 from dynosim.workload.lines import Chunk
 from dynosim.workload.problems import Problem
 
@@ -59,7 +59,7 @@ class JsonDecoder:
         """All rows with their line numbers, or None if any line needs a closer look."""
         try:
             rows = self._decoder.decode_lines(chunk.data)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UNREADABLE:
             return None
         if len(rows) == chunk.num_lines:
             return chunk.first_line + np.arange(len(rows)), rows
@@ -76,8 +76,8 @@ class JsonDecoder:
                 row = self._decoder.decode(line)
             except msgspec.ValidationError as error:
                 problems.append(type_problem(number, line, str(error), self._dialect.row))
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                problems.append(syntax_problem(number, line, str(error)))
+            except UNREADABLE as error:
+                problems.append(syntax_problem(number, line, error))
             else:
                 problem = self._range_problem(number, row)
                 if problem is None:

@@ -1,6 +1,6 @@
 """The description of a synthetic workload and what it must obey."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any
@@ -10,6 +10,8 @@ from dynosim.workload.arrivals import check_arrivals
 from dynosim.workload.distributions import Distribution, as_distribution
 
 _DISTRIBUTIONS = ("isl", "osl", "turn_isl", "turns", "think_time_ms")
+REQUESTS_MAX = 50_000_000
+"""More would need over 5 GB for the columns of the trace alone."""
 _ZERO, _ONE = Distribution(mean=0.0), Distribution(mean=1.0)
 
 
@@ -40,6 +42,9 @@ class SyntheticSpec:
             raise ConfigError("requests, sessions: give exactly one of them")
         for key in ("requests", "sessions", "prefix_groups", "block_size", "max_context_tokens"):
             _require_at_least(key, getattr(self, key), 1)
+        for key in ("requests", "sessions"):
+            check_size(key, getattr(self, key) or 0, REQUESTS_MAX, key)
+        check_size("prefix_groups", self.prefix_groups, REQUESTS_MAX, "groups")
         _require_at_least("shared_prefix_tokens", self.shared_prefix_tokens, 0)
         _require_at_least("prefix_group_skew", self.prefix_group_skew, 0)
         if not 0.0 <= self.shared_prefix_ratio <= 1.0:
@@ -67,11 +72,7 @@ def as_spec(value: object) -> SyntheticSpec:
     names = [field.name for field in fields(SyntheticSpec)]
     if isinstance(value, Mapping):
         given: dict[str, Any] = dict(value)
-        for key in given:
-            if key not in names:
-                close = get_close_matches(str(key), names, 1)
-                hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(names)}"
-                raise ConfigError(f"{key}: unknown key of a synthetic workload, {hint}")
+        check_keys(given)
     else:
         given = {name: getattr(value, name) for name in names if hasattr(value, name)}
     given = {key: item for key, item in given.items() if item is not None}
@@ -86,6 +87,24 @@ def as_spec(value: object) -> SyntheticSpec:
     spec = SyntheticSpec(**given)
     spec.check()
     return spec
+
+
+def check_size(key: str, size: float, size_max: int, what: str) -> None:
+    """Refuse a workload before memory for it is asked for. Raises: ConfigError naming `key`."""
+    if size > size_max:
+        raise ConfigError(
+            f"{key}: asks for {size:,.0f} {what}, at most {size_max:,} fit in memory (ask for less)"
+        )
+
+
+def check_keys(keys: Iterable[Any]) -> None:
+    """Raises: ConfigError for a key that a synthetic workload does not have."""
+    names = [field.name for field in fields(SyntheticSpec)]
+    for key in keys:
+        if key not in names:
+            close = get_close_matches(str(key), names, 1)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(names)}"
+            raise ConfigError(f"{key}: unknown key of a synthetic workload, {hint}")
 
 
 def _require_at_least(key: str, value: float | None, least: int) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from dynosim.errors import ConfigError
-from dynosim.workload.spec import SyntheticSpec, as_spec
+from dynosim.user_text import parse_yaml
+from dynosim.workload.spec import SyntheticSpec, as_spec, check_keys
 
 _DISTRIBUTIONS = ("isl", "osl", "turn_isl", "turns", "think_time_ms")
 _TEXTS = ("trace", "format", "dist")
@@ -17,18 +18,14 @@ def read_spec(path: Path) -> tuple[dict[str, Any], int]:
     The keys stand at the top, under `synthetic`, or under `workload.synthetic` as in a run file.
     Raises: ConfigError if the file cannot be read or holds something else.
     """
-    import yaml
-
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text ({error.reason})") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark is not None else ""
-        raise ConfigError(f"{path}{line}: not YAML ({getattr(error, 'problem', error)})") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from None
     top = _mapping(data, path, "the file")
     seed = top.pop("seed", 0)
     if isinstance(seed, bool) or not isinstance(seed, int):
@@ -37,6 +34,10 @@ def read_spec(path: Path) -> tuple[dict[str, Any], int]:
         top = _mapping(top["workload"], path, "workload")
     if "synthetic" in top:
         top = _mapping(top["synthetic"], path, "synthetic")
+    try:
+        check_keys(top)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     return top, seed
 
 

@@ -20,11 +20,14 @@ from dynosim.records import NO_REQUEST, FloatArray, IntArray, Trace
 from dynosim.workload.arrivals import draw_arrivals
 from dynosim.workload.assemble import first_appearance_ids
 from dynosim.workload.distributions import Resolve, draw_ms, draw_tokens
-from dynosim.workload.spec import SyntheticSpec, as_spec
+from dynosim.workload.spec import REQUESTS_MAX, SyntheticSpec, as_spec, check_size
 from dynosim.workload.streams import stream
 
 NOMINAL_TOKEN_MS = 20.0
 """Assumed ms per output token where a later turn's arrival must be guessed for the file's order."""
+
+HASH_IDS_MAX = 500_000_000
+"""More would need over 20 GB while they are made."""
 
 _SPARE_SESSIONS = 1.25
 
@@ -86,6 +89,7 @@ def _draw_turns(spec: SyntheticSpec, seed: int, resolve: Resolve) -> _Turns:
 
 def _draw_sessions(spec: SyntheticSpec, num_sessions: int, seed: int, resolve: Resolve) -> _Turns:
     counts = draw_tokens(spec.turns, num_sessions, stream(seed, "turns"), key="turns")
+    check_size("turns", float(counts.sum(dtype=np.float64)), REQUESTS_MAX, "requests")
     size = int(counts.sum())
     session = np.repeat(np.arange(num_sessions), counts)
     first = np.cumsum(counts) - counts
@@ -185,6 +189,7 @@ def _hash_ids(
     shared = _shared_blocks(spec, turns.input_tokens[turns.first])
     group = _groups(spec, num_sessions, seed)
     blocks = -(-turns.input_tokens // block)
+    check_size("block_size", float(blocks.sum(dtype=np.float64)), HASH_IDS_MAX, "hash ids")
     own_blocks = blocks[turns.first + counts - 1] - shared
     shared_max = int(shared.max(initial=0))
     own_base = spec.prefix_groups * shared_max + np.cumsum(own_blocks) - own_blocks

@@ -77,6 +77,44 @@ def test_damage_inside_is_told_with_its_line(tmp_path: Path) -> None:
         resumed_ledger(tmp_path, sweep_hash="abc")
 
 
+def test_a_changed_byte_anywhere_is_not_believed(tmp_path: Path) -> None:
+    filled(tmp_path)
+    path = tmp_path / LEDGER
+    whole = path.read_bytes()
+    ends = [place for place, byte in enumerate(whole) if byte == ord("\n")]
+    for place in set(range(len(whole))) - set(ends):
+        other = b"7" if whole[place : place + 1] != b"7" else b"8"
+        path.write_bytes(whole[:place] + other + whole[place + 1 :])
+        number = 1 + sum(end < place for end in ends)
+        with pytest.raises(ConfigError, match=rf"ledger\.jsonl:{number}: damaged|other version"):
+            resumed_ledger(tmp_path, sweep_hash="abc")
+
+
+def test_a_line_of_another_sweep_is_not_believed(tmp_path: Path) -> None:
+    filled(tmp_path / "a")
+    other = new_ledger(tmp_path / "b", sweep_hash="xyz", overwrite=False)
+    other.append(trial(3), ANSWER)
+    line = (tmp_path / "b" / LEDGER).read_bytes().splitlines(keepends=True)[1]
+    with (tmp_path / "a" / LEDGER).open("ab") as file:
+        file.write(line)
+    with pytest.raises(ConfigError, match=r"ledger\.jsonl:5: damaged"):
+        resumed_ledger(tmp_path / "a", sweep_hash="abc")
+
+
+def test_a_ledger_of_an_older_version_is_refused_as_such(tmp_path: Path) -> None:
+    (tmp_path / LEDGER).write_text('{"dynosim_sweep":1,"sweep_hash":"abc"}\n')
+    with pytest.raises(ConfigError, match=r"ledger\.jsonl:1: written by another version"):
+        resumed_ledger(tmp_path, sweep_hash="abc")
+
+
+def test_intervals_come_back_beside_their_trial(tmp_path: Path) -> None:
+    ledger = filled(tmp_path)
+    ledger.append_intervals(trial(1), {"ttft_ms": [1.0, 2.0]})
+    resumed = resumed_ledger(tmp_path, sweep_hash="abc")
+    assert resumed.intervals == {1: {"ttft_ms": [1.0, 2.0]}}
+    assert sorted(resumed.records) == [0, 1, 2]
+
+
 def test_last_line_of_a_repeated_trial_counts(tmp_path: Path) -> None:
     ledger = filled(tmp_path)
     ledger.append(trial(1), {**ANSWER, "status": "failed"})

@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from dynosim.atomic import check_folder, write_files
+from dynosim.atomic import check_folder, parquet_writer, write_files
 from dynosim.errors import ConfigError
 from dynosim.intervals import DEFAULT_REPLAYS
 from dynosim.metrics.tables import request_table
@@ -151,9 +151,9 @@ def _write(out: Path, document: dict[str, Any], predicted: RunOutcome, measured:
     text = orjson.dumps(document, option=orjson.OPT_INDENT_2)
     writers = {
         "validation.json": lambda path: path.write_bytes(text),
-        "predicted.parquet": lambda path: request_table(
-            predicted.result, predicted.trace
-        ).write_parquet(path),
+        "predicted.parquet": parquet_writer(
+            lambda: request_table(predicted.result, predicted.trace)
+        ),
     }
     if measured.run is not None:
         table = record_table(measured.run.records)
@@ -169,7 +169,7 @@ def _write(out: Path, document: dict[str, Any], predicted: RunOutcome, measured:
         if measurements is not None:
             writers["measurements.jsonl"] = lambda path: path.write_bytes(measurements)
         writers |= {
-            "requests.parquet": table.write_parquet,
+            "requests.parquet": parquet_writer(lambda: table),
             "requests.jsonl": table.write_ndjson,
             "distributions.png": lambda path: write_comparison_png(
                 path, predicted.result, log, gaps_ms, title=title
