@@ -26,7 +26,8 @@ def parse_yaml(text: str) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(text)
+        # libyaml where it is: the other scanner takes hours for lists in lists
+        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
     except yaml.YAMLError as error:
