@@ -22,8 +22,9 @@ GIVEN = "given"
 
 _RUNTIME_BYTES = int(3.5 * GIB)
 """CUDA context, graphs, workspace and allocator slack: what aiconfigurator reserves too."""
-_COMMUNICATION_BYTES = 392 * 1024**2
-"""NCCL buffers of a rank with peers: 342 MiB for two GPUs, 392 MiB for more."""
+_COMMUNICATION_BYTES = {1: 0, 2: 342 * 1024**2}
+_COMMUNICATION_BYTES_OF_MORE = 392 * 1024**2
+"""NCCL buffers of a rank, by the number of GPUs: what aiconfigurator reserves too."""
 _ACTIVATION_WIDTHS = 18
 """Live activation elements per token, in hidden widths (aiconfigurator: 1.375 GiB for Qwen3-32B at
 8192 tokens and tensor_parallel 1, which is 17.6 hidden widths of bf16)."""
@@ -145,7 +146,9 @@ def _own_estimate(
         "weights_bytes": shape.weight_bytes(engine.quantization) // tensor_parallel,
         "activations_bytes": activations // tensor_parallel,
         "runtime_overhead_bytes": _RUNTIME_BYTES,
-        "comm_overhead_bytes": _COMMUNICATION_BYTES if tensor_parallel > 1 else 0,
+        "comm_overhead_bytes": _COMMUNICATION_BYTES.get(
+            tensor_parallel, _COMMUNICATION_BYTES_OF_MORE
+        ),
     }
     used = memory["weights_bytes"] + overhead_bytes(memory)
     budget = int(sheet.memory_bytes * engine.gpu_memory_utilization)

@@ -9,15 +9,11 @@ from timing_support import engine, timing
 
 from dynosim.errors import ConfigError, InfeasibleError
 from dynosim.silicon import build_timing, resolve_num_gpu_blocks
-from dynosim.silicon.catalogue import core_folder, known_models, model_entry
+from dynosim.silicon.catalogue import known_models, model_entry
 from dynosim.silicon.hardware import hardware_sheet, known_hardware
 from dynosim.support import support
 from dynosim.timing.architecture import model_shape
 from dynosim.timing.roofline import RooflineModel
-
-needs_library = pytest.mark.skipif(
-    core_folder() is None, reason="aiconfigurator-core not installed"
-)
 
 TINY: dict[str, Any] = {
     "num_hidden_layers": 32,
@@ -35,7 +31,6 @@ def tiny(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-@needs_library
 @pytest.mark.parametrize(
     ("model", "tensor_parallel", "tokens"),
     [
@@ -58,7 +53,6 @@ def test_auto_blocks_equal_the_librarys(
         assert capacity.usable_blocks == capacity.num_gpu_blocks - 1
 
 
-@needs_library
 def test_model_that_does_not_fit_is_infeasible(tmp_path: Path) -> None:
     with pytest.raises(InfeasibleError, match=r"61\.0 GiB of weights.*raise engine.tensor_para"):
         resolve_num_gpu_blocks(
@@ -73,35 +67,6 @@ def test_model_that_does_not_fit_is_infeasible(tmp_path: Path) -> None:
         )
 
 
-def test_own_estimate_for_unknown_hardware(tiny: str, tmp_path: Path) -> None:
-    sheet = tmp_path / "big.yaml"
-    sheet.write_text(
-        "memory_gib: 100\nmemory_gb_per_s: 3000\nbf16_tflops: 500\nfp8_tflops: 1000\n"
-        "link_gb_per_s: 300\n"
-    )
-    one = resolve_num_gpu_blocks(engine(), model=tiny, hardware=str(sheet), cache_dir=tmp_path)
-    two = resolve_num_gpu_blocks(
-        engine(tensor_parallel=2), model=tiny, hardware=str(sheet), cache_dir=tmp_path
-    )
-    assert one.source == "estimated"
-    assert one.breakdown["kv_bytes_per_token"] == 32 * 2 * 8 * 128 * 2
-    assert two.num_gpu_blocks > 2 * one.num_gpu_blocks  # half the weights, half the bytes a token
-
-
-def test_given_blocks_are_taken_and_checked() -> None:
-    capacity = resolve_num_gpu_blocks(engine(num_gpu_blocks=100), model=None, hardware=None)
-    assert (capacity.num_gpu_blocks, capacity.source) == (100, "given")
-    with pytest.raises(InfeasibleError, match="max_model_len"):
-        resolve_num_gpu_blocks(
-            engine(num_gpu_blocks=100, max_model_len=1585), model=None, hardware=None
-        )
-    with pytest.raises(InfeasibleError, match="at least 2"):
-        resolve_num_gpu_blocks(engine(num_gpu_blocks=1), model=None, hardware=None)
-    with pytest.raises(ConfigError, match="auto needs `hardware`"):
-        resolve_num_gpu_blocks(engine(), model="x", hardware=None)
-
-
-@needs_library
 def test_recurrent_models_need_blocks_by_hand(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="recurrent layers"):
         resolve_num_gpu_blocks(
@@ -109,29 +74,11 @@ def test_recurrent_models_need_blocks_by_hand(tmp_path: Path) -> None:
         )
 
 
-@needs_library
-@pytest.mark.parametrize(
-    ("model", "billions"),
-    [
-        ("Qwen/Qwen3-32B", 32.8),
-        ("meta-llama/Llama-3.1-8B-Instruct", 8.0),
-        ("Qwen/Qwen3-30B-A3B", 30.5),
-        ("deepseek-ai/DeepSeek-V3", 671.0),
-        ("openai/gpt-oss-120b", 116.8),
-        ("meta-llama/Llama-4-Maverick-17B-128E-Instruct", 400.7),
-    ],
-)
-def test_parameters_are_the_published_ones(model: str, billions: float) -> None:
-    assert model_shape(model_entry(model)).parameters / 1e9 == pytest.approx(billions, rel=0.005)
-
-
-@needs_library
 def test_every_packaged_config_has_a_shape() -> None:
     for name in known_models():
         assert model_shape(model_entry(name)).layers > 0
 
 
-@needs_library
 def test_unknown_names_get_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean Qwen/Qwen3-32B"):
         model_entry("qwen/qwen3-32")
@@ -215,29 +162,32 @@ def test_roofline_scales_as_it_should(tiny: str) -> None:
     assert base.step_ms(0, 0, 0, 1, 100) > 1.2 * pure_bandwidth_ms
 
 
-@needs_library
-def test_roofline_stays_near_the_silicon_tables() -> None:
-    # Direct queries of aiconfigurator-core 0.12, vllm 0.24.0, Qwen3-32B on h200_sxm, in ms.
-    measured = {
-        1: (402, 18.3, 36.3),
-        2: (222, 10.7, 19.8),
-        4: (131, 6.97, 12.1),
-        8: (83.5, 5.01, 8.32),
-    }
-    for tensor_parallel, values in measured.items():
-        model = build_timing(
-            timing("roofline"),
-            model="Qwen/Qwen3-32B",
-            hardware="h200_sxm",
-            engine=engine(tensor_parallel=tensor_parallel),
-            num_gpu_blocks=0,
-        )
-        steps = ((1, 4096, 0, 0, 0), (0, 0, 0, 1, 1024), (0, 0, 0, 64, 64 * 4096))
-        for step, value in zip(steps, values, strict=True):
-            assert model.step_ms(*step) == pytest.approx(value, rel=0.2)
+@pytest.mark.parametrize(
+    ("tensor_parallel", "direct_ms", "errors"),
+    [
+        (1, (402, 18.3, 36.3), (-0.050, 0.028, -0.027)),
+        (2, (222, 10.7, 19.8), (-0.025, 0.034, -0.005)),
+        (4, (131, 6.97, 12.1), (0.021, 0.042, -0.013)),
+        (8, (83.5, 5.01, 8.32), (0.107, 0.082, -0.023)),
+    ],
+)
+def test_roofline_is_as_far_from_the_silicon_tables_as_we_know(
+    tensor_parallel: int, direct_ms: tuple[float, ...], errors: tuple[float, ...]
+) -> None:
+    """Direct queries of aiconfigurator-core 0.12, vllm 0.24.0, Qwen3-32B on h200_sxm."""
+    model = build_timing(
+        timing("roofline"),
+        model="Qwen/Qwen3-32B",
+        hardware="h200_sxm",
+        engine=engine(tensor_parallel=tensor_parallel),
+        num_gpu_blocks=0,
+    )
+    steps = ((1, 4096, 0, 0, 0), (0, 0, 0, 1, 1024), (0, 0, 0, 64, 64 * 4096))
+    found = [model.step_ms(*step) / ms - 1 for step, ms in zip(steps, direct_ms, strict=True)]
+    # The queries' answers were written down in three digits.
+    assert found == pytest.approx(errors, abs=0.002)
 
 
-@needs_library
 def test_support_tells_measured_from_estimated() -> None:
     (row,) = support("Qwen/Qwen3-32B", "h200_sxm", "vllm")
     assert (row.source, row.kind) == ("measured", "aiconfigurator")

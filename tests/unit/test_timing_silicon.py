@@ -12,14 +12,10 @@ from timing_support import engine, silicon_table, step_log, timing
 from dynosim.errors import ConfigError
 from dynosim.silicon.aiconfigurator import aiconfigurator_model
 from dynosim.silicon.cache import load_or_build
-from dynosim.silicon.catalogue import core_folder
 from dynosim.silicon.table_file import load_table, save_table
 from dynosim.timing.silicon_model import SiliconModel
 
 MODEL, HARDWARE = "Qwen/Qwen3-32B", "h200_sxm"
-needs_library = pytest.mark.skipif(
-    core_folder() is None, reason="aiconfigurator-core not installed"
-)
 
 
 def _settings(**changes: Any) -> Any:
@@ -46,10 +42,9 @@ def _model(cache: Path, **changes: Any) -> SiliconModel:
 
 @pytest.fixture(scope="module")
 def handle() -> Any:
-    sdk = pytest.importorskip("aiconfigurator_core.sdk")
-    return sdk.EngineHandle.compile(
-        MODEL, HARDWARE, "vllm", tp_size=4, kvcache_quant_mode="bfloat16"
-    )
+    from aiconfigurator_core.sdk import EngineHandle  # takes seconds
+
+    return EngineHandle.compile(MODEL, HARDWARE, "vllm", tp_size=4, kvcache_quant_mode="bfloat16")
 
 
 def _errors(pairs: list[tuple[float, float]]) -> tuple[float, float, float]:
@@ -57,7 +52,6 @@ def _errors(pairs: list[tuple[float, float]]) -> tuple[float, float, float]:
     return float(np.mean(errors)), float(np.percentile(errors, 99)), max(errors)
 
 
-@needs_library
 def test_decode_agrees_with_direct_queries(model: SiliconModel, handle: Any) -> None:
     random = Random(1)
     pairs = []
@@ -69,7 +63,6 @@ def test_decode_agrees_with_direct_queries(model: SiliconModel, handle: Any) -> 
     assert mean < 0.001 and p99 < 0.01 and largest < 0.04
 
 
-@needs_library
 def test_prefill_agrees_with_direct_queries(model: SiliconModel, handle: Any) -> None:
     random = Random(2)
     pairs = []
@@ -83,7 +76,6 @@ def test_prefill_agrees_with_direct_queries(model: SiliconModel, handle: Any) ->
     assert mean < 0.001 and p99 < 0.006 and largest < 0.02
 
 
-@needs_library
 def test_mixed_step_agrees_with_direct_queries(model: SiliconModel, handle: Any) -> None:
     # One chunk that is the whole prompt next to decodes; the library ties their context to it.
     for new, decodes in ((2048, 64), (512, 16), (4096, 128)):
@@ -92,21 +84,18 @@ def test_mixed_step_agrees_with_direct_queries(model: SiliconModel, handle: Any)
         assert ours == pytest.approx(direct, rel=0.005)
 
 
-@needs_library
 def test_model_says_what_it_is(model: SiliconModel) -> None:
     assert model.source == "measured"
     assert "Qwen/Qwen3-32B on h200_sxm" in model.description
     assert any("direct queries" in note for note in model.notes)
 
 
-@needs_library
 def test_substituted_weights_are_derived_and_noted(cache: Path) -> None:
     model = _model(cache, quantization="fp8")
     assert model.source == "derived"
     assert any("fp8 weights" in note for note in model.notes)
 
 
-@needs_library
 def test_overhead_is_added_to_every_step(cache: Path, model: SiliconModel) -> None:
     slower = aiconfigurator_model(
         _settings(step_overhead_ms=1.5),
@@ -120,7 +109,6 @@ def test_overhead_is_added_to_every_step(cache: Path, model: SiliconModel) -> No
     assert slower.step_ms(0, 0, 0, 0, 0) == 0
 
 
-@needs_library
 def test_second_use_does_not_touch_the_library(
     cache: Path, model: SiliconModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,7 +120,6 @@ def test_second_use_does_not_touch_the_library(
     assert again.step_ms(1, 700, 30, 9, 9000) == model.step_ms(1, 700, 30, 9, 9000)
 
 
-@needs_library
 def test_what_the_tables_lack_points_to_the_roofline(tmp_path: Path) -> None:
     for hardware, message in (("l4", "kind: roofline"), ("h200", "did you mean h200_sxm")):
         with pytest.raises(ConfigError, match=message):
