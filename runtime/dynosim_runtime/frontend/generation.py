@@ -274,7 +274,7 @@ class LiveGeneration:
             assert record.prefill_wait_time_ms is not None
             # From the first placement, wherever it went on: with the wait, the time to here.
             record.prefill_time_ms = now_ms - record.arrival_ms - record.prefill_wait_time_ms
-            owner.metrics.note_first_token(now_ms - record.arrival_ms)
+            owner.metrics.note_first_tokens(now_ms - record.arrival_ms, len(token_ids))
         else:
             assert record.finish_ms is not None
             owner.metrics.note_gap(now_ms - record.finish_ms, len(token_ids))

@@ -137,13 +137,17 @@ class FrontendMetrics:
         self._cached.inc(cached_tokens)
         self._wait.observe(wait_ms / 1e3)
 
-    def note_first_token(self, ttft_ms: float) -> None:
-        """The first token is there."""
+    def note_first_tokens(self, ttft_ms: float, num_tokens: int) -> None:
+        """The first token is there; `num_tokens` came together."""
         self._ttft.observe(ttft_ms / 1e3)
+        self._note_together(num_tokens)
 
     def note_gap(self, gap_ms: float, num_tokens: int) -> None:
         """`num_tokens` came together, so long after the last one."""
         self._gap.observe(gap_ms / 1e3)
+        self._note_together(num_tokens)
+
+    def _note_together(self, num_tokens: int) -> None:
         if num_tokens > 1:
             self._gap.observe(0.0, num_tokens - 1)
 
