@@ -19,18 +19,24 @@ def parse_json(text: bytes | str) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML document, by the safe loader.
-
-    Raises: ValueError, which begins with `line N: ` where the place is known.
-    """
+    """The value of a YAML document, by the safe loader. Raises: UnreadableYamlError."""
     import yaml
 
     try:
         # libyaml where it is: the other scanner takes hours for lists in lists
         return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except RecursionError:
-        raise ValueError(_TOO_DEEP) from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}: " if mark is not None else ""
-        raise ValueError(f"{line}{getattr(error, 'problem', None) or error}") from None
+        raise UnreadableYamlError(_TOO_DEEP) from None
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark is not None else 0
+        raise UnreadableYamlError(error.problem or str(error.context), line) from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UnreadableYamlError(" ".join(str(error).split())) from None
+
+
+class UnreadableYamlError(ValueError):
+    """Text that is no YAML; `line` counts from 1, 0 where the place is not known."""
+
+    def __init__(self, reason: str, line: int = 0) -> None:
+        super().__init__(reason)
+        self.line = line

@@ -121,20 +121,22 @@ def read_values(path: Path, metric: str) -> dict[str, float]:
             raise TraceError(
                 f"{name}: expected an object of metrics", path=str(path), line=line, field="report"
             )
-        value = report.get(metric)
-        if not _is_number(value):
+        value = _number(report.get(metric))
+        if value is None:
             raise TraceError(
                 f"{name}: no number under this key", path=str(path), line=line, field=metric
             )
         if name in values:
             raise TraceError(f"{name} is there twice", path=str(path), line=line)
-        values[name] = float(value)
+        values[name] = value
     return values
 
 
-def _is_number(value: object) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and abs(value) <= sys.float_info.max  # neither NaN nor infinite
+def _number(value: object) -> float | None:
+    """The value, if it is a number and finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) <= sys.float_info.max else None
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dynosim.errors import ConfigError
-from dynosim.user_text import parse_yaml
+from dynosim.user_text import UnreadableYamlError, parse_yaml
 from dynosim.workload.spec import SyntheticSpec, as_spec, check_keys
 
 _DISTRIBUTIONS = ("isl", "osl", "turn_isl", "turns", "think_time_ms")
@@ -24,8 +24,9 @@ def read_spec(path: Path) -> tuple[dict[str, Any], int]:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text ({error.reason})") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from None
+    except UnreadableYamlError as error:
+        line = f":{error.line}" if error.line else ""
+        raise ConfigError(f"{path}{line}: not YAML: {error}") from None
     top = _mapping(data, path, "the file")
     seed = top.pop("seed", 0)
     if isinstance(seed, bool) or not isinstance(seed, int):
