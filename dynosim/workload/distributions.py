@@ -16,6 +16,7 @@ import numpy as np
 
 from dynosim.errors import ConfigError
 from dynosim.records import FloatArray, IntArray
+from dynosim.workload.validate import TOKENS_MAX
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -72,10 +73,6 @@ class Distribution:
         return low, math.inf if self.max is None else self.max
 
 
-TOKENS_MAX = 1 << 40
-"""Sums of a trace's lengths must stay exact in 64 bits."""
-
-
 def as_distribution(value: object, key: str) -> Distribution:
     """A number (always that), a mapping of the fields, or any object that has them as attributes.
 
@@ -118,8 +115,10 @@ def draw_tokens(
         pool = _pool(distribution, column, resolve, key)
         return pool[rng.integers(0, len(pool), size)]
     values = _draw(distribution, size, rng, key=key, least=1.0, decimals=0)
-    if values.max(initial=0.0) > TOKENS_MAX:
-        raise ConfigError(f"{key}: draws {values.max():.3g}, more than {TOKENS_MAX:.3g} (bound it)")
+    if values.max(initial=0.0) >= TOKENS_MAX:
+        raise ConfigError(
+            f"{key}: draws {values.max():.3g}, no length is {TOKENS_MAX:.3g} or more (add a max)"
+        )
     return values.astype(np.int64)
 
 

@@ -103,7 +103,7 @@ HUGE = {
     "requests: 1000000000000, isl: 100": "requests",
     "sessions: 1000000000000, isl: 100": "sessions",
     "sessions: 10, turns: 1.0e+11, isl: 100": "turns",
-    "requests: 10, isl: 1.0e+12": "block_size",
+    "requests: 1000, isl: 1.0e+9": "block_size",
     "requests: 10, isl: 1.0e+300": "isl",
     "requests: 10, isl: 100, prefix_groups: 1000000000000": "prefix_groups",
 }
