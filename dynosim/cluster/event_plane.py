@@ -92,8 +92,9 @@ class SilentPlane:
 
     is_late = False
 
-    def __init__(self, recorder: EventRecorder | None = None) -> None:
+    def __init__(self, workers: list[Worker], recorder: EventRecorder | None = None) -> None:
         self.busy = 0
+        self._workers = workers
         self._recorder = recorder
 
     def collect(self, worker: Worker, now_ms: float) -> None:
@@ -110,7 +111,9 @@ class SilentPlane:
         return True
 
     def finish(self) -> None:
-        """Nothing is on its way."""
+        """Keep what runs that were cut off have done."""
+        for worker in self._workers:
+            self.collect(worker, 0.0)
 
     def counters(self) -> dict[str, int]:
         """Nothing travels."""

@@ -68,6 +68,7 @@ class RouterPlacer:
         self._news: deque[tuple[float, int, Callable[[KvRouter], object]]] = deque()
         self._home: dict[int, int] = {}  # requests in hand -> frontend
         self._turn = 0
+        self._may_release = False  # a first token or an end was heard of since the last look
         self.next_ms = NEVER  # when the next news of other frontends arrives
 
     def place(self, index: int, input_tokens: int, priority: int, now_ms: float) -> int:
@@ -92,6 +93,7 @@ class RouterPlacer:
         self._home[index] = frontend
         if decision is None:
             self.log.num_queued += 1
+            self._may_release = False
             return QUEUED
         return self._note(decision, index, frontend, now_ms)
 
@@ -101,12 +103,14 @@ class RouterPlacer:
             self._collect(worker, now_ms)
         first_tokens = worker.first_tokens
         if first_tokens:
+            self._may_release = True
             for index in first_tokens:
                 self.routers[self._home[index]].first_token(index, now_ms)
                 if self._sync_delay_ms is not None:
                     self._tell_first_token(index, now_ms)
             first_tokens.clear()
         if finished:
+            self._may_release = True
             worker_id = worker.worker_id
             self.num_requests[worker_id] -= len(finished)
             if self.num_requests[worker_id] == 0:
@@ -119,9 +123,16 @@ class RouterPlacer:
                 del self._home[index]
 
     def releases(self, now_ms: float) -> Iterator[Release]:
-        """Waiting requests that can go now."""
+        """Waiting requests that can go now.
+
+        As in a live frontend, only first tokens and ends let them go: not a load that merely
+        decays, or it would matter in how many steps the twin looks.
+        """
         if self._news:
             self._deliver_news(now_ms)
+        if not self._may_release:
+            return
+        self._may_release = False
         for frontend, router in enumerate(self.routers):
             if not router.num_queued:
                 continue
@@ -226,6 +237,7 @@ class RouterPlacer:
         until_ms = instant_end(now_ms)
         while self._news and self._news[0][0] <= until_ms:
             _, source, news = self._news.popleft()
+            self._may_release = True
             for frontend, router in enumerate(self.routers):
                 if frontend != source:
                     news(router)

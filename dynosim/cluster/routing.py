@@ -220,7 +220,7 @@ def _make_plane(
 ) -> EventPlane:
     recorder = EventRecorder() if routing.records_events else None
     if not routing.follows_caches:
-        return SilentPlane(recorder)
+        return SilentPlane(workers, recorder)
     feeds = [feed_of(router, hashes) for router in routers]
     if not routing.stamps_events:
         return DirectPlane(workers, feeds)

@@ -51,6 +51,7 @@ class Worker:
         "_late",
         "_next_carry_ms",
         "_plan",
+        "_queued_ms",
         "_run_context",
         "_scheduler",
         "_settled_ms",
@@ -99,6 +100,7 @@ class Worker:
         self._run_context = 0
         self._is_cut = False
         self._settled_ms = -NEVER  # end of the steps that `settle` did last
+        self._queued_ms: list[float] = []  # when requests came during the current run
         self._awaiting_second: list[Sequence] = []
         self._late: list[Late] = []
 
@@ -109,6 +111,8 @@ class Worker:
 
     def enqueue(self, sequence: Sequence, now_ms: float) -> bool:
         """Take a request; returns whether the end of the current run has moved."""
+        if self.run_steps:
+            self._queued_ms.append(now_ms)
         instant_ms = instant_start(now_ms)
         if not self._cuts_run(sequence, instant_ms):
             return False
@@ -157,6 +161,7 @@ class Worker:
         plan = self._plan
         if plan is None:
             self._deliver_run(now_ms)
+            self._queued_ms.clear()
         else:
             self._plan = None
             self._deliver_step(plan, now_ms)
@@ -200,12 +205,18 @@ class Worker:
             return decodes.blocks_opened(num_steps + 1) > 0
         return pool.idle_blocks > 0 and pool.blank_blocks < decodes.blocks_opened(num_steps)
 
-    def _advance_stamped(self, num_steps: int) -> None:
-        """Let the scheduler do uniform steps, and stop wherever there may be events to stamp."""
+    def _advance(self, num_steps: int, *, done: int = 0) -> None:
+        """Let the scheduler do uniform steps of the current run, `done` of which it has done.
+
+        If events are stamped, it stops wherever there may be some.
+        """
         scheduler = self._scheduler
-        done = 0
-        while done < num_steps:
-            part = max(scheduler.decodes.steps_within(num_steps - done, 0), 1)
+        if self._stamped is None:
+            scheduler.advance(num_steps)
+            return
+        end = done + num_steps
+        while done < end:
+            part = max(scheduler.decodes.steps_within(end - done, 0), 1)
             scheduler.advance(part)
             done += part
             self._stamp(self._told_ms(done))
@@ -243,6 +254,8 @@ class Worker:
         """End the simulation at `now_ms`: note what the unfinished requests have got so far."""
         if self.run_steps > 0:
             self._deliver_until(now_ms)
+        elif events := self._scheduler.pool.events:
+            events.clear()  # of a step that does not end: nobody is told
         for sequence, num_scheduled in self._scheduler.unfinished():
             num_tokens = num_scheduled - self._undelivered(sequence)
             self._journal.produced_tokens[sequence.index] = num_tokens
@@ -355,10 +368,7 @@ class Worker:
             self._awaiting_second = []
         steps = self.run_steps
         self.run_steps = 0
-        if self._stamped is None:
-            scheduler.advance(steps)
-        else:
-            self._advance_stamped(steps)
+        self._advance(steps)
         self._log_row(now_ms, steps, 0, 0, 0, num_decodes, self._run_context)
 
     def _deliver_step(self, plan: StepPlan, now_ms: float) -> None:
@@ -416,8 +426,10 @@ class Worker:
         """Remember since when the sequences left out of a step are without a token.
 
         A gap that is open already stays as it is, unless a token still in flight will close it.
+        A plan that computes nothing is no step: who was left out of it has missed none.
         """
-        for sequence in (*plan.preempted, *plan.deferred):
+        deferred = () if plan.is_empty else plan.deferred
+        for sequence in (*plan.preempted, *deferred):
             has_tokens = sequence.state == DECODING or sequence.generated_tokens > 0
             is_open = self._missed(sequence, plan.step)
             if sequence.in_flight > 0 or (has_tokens and not is_open):
@@ -453,6 +465,10 @@ class Worker:
     ) -> None:
         scheduler = self._scheduler
         pool = scheduler.pool
+        num_waiting = scheduler.num_waiting
+        if self._queued_ms:  # the row may have ended before they came
+            end_ms = instant_start(now_ms)
+            num_waiting -= sum([queued_ms >= end_ms for queued_ms in self._queued_ms])
         self._journal.steps.extend(
             pack_row(
                 self._start_ms,
@@ -465,7 +481,7 @@ class Worker:
                 num_decodes,
                 context_tokens,
                 len(scheduler.running),
-                scheduler.num_waiting,
+                num_waiting,
                 self._usable_blocks - pool.blank_blocks - pool.idle_blocks,
             )
         )

@@ -9,7 +9,7 @@ synchronous scheduling.
 from collections import deque
 
 from dynosim.cluster.instant import instant_end, instant_start
-from dynosim.cluster.journal import Journal
+from dynosim.cluster.journal import NAN, Journal
 from dynosim.cluster.worker import NEVER, Worker
 from dynosim.engine.plan import StepPlan
 from dynosim.engine.sequence import Sequence
@@ -66,6 +66,8 @@ class AsyncWorker(Worker):
 
     def enqueue(self, sequence: Sequence, now_ms: float) -> bool:
         """Take a request; returns whether the end of the current run has moved."""
+        if self.run_steps:
+            self._queued_ms.append(now_ms)
         instant_ms = instant_start(now_ms)
         if not self._cuts_run(sequence, instant_ms):
             return False
@@ -116,6 +118,7 @@ class AsyncWorker(Worker):
                 self._stamp(now_ms)
             return finished
         self._deliver_async_run(batch, now_ms)
+        self._queued_ms.clear()
         return []
 
     def settle(self, now_ms: float) -> bool:
@@ -140,6 +143,16 @@ class AsyncWorker(Worker):
         self._start_run(steps - ended - 1)
         self.end_ms, self._is_cut = end_ms, is_cut
         return True
+
+    def cut_off(self, now_ms: float) -> None:
+        """See `Worker`; what was planned to start later has not been scheduled."""
+        super().cut_off(now_ms)
+        for batch in self._outstanding:
+            if batch.start_ms > instant_end(now_ms):
+                for sequence in batch.plan.admitted:
+                    if sequence.preemptions == 0:
+                        self._journal.scheduled_ms[sequence.index] = NAN
+                        self._journal.cached_tokens[sequence.index] = 0
 
     def _told_ms(self, num_steps: int) -> float:
         """The events of a step are told when the step before has been delivered."""
@@ -206,17 +219,15 @@ class AsyncWorker(Worker):
         num_decodes = scheduler.decodes.count
         context = self._run_context
         self.run_steps = 0
+        for sequence in first.plan.emitting:
+            sequence.registration_lag = 1  # the token before is always still in flight
+        self._advance(1)  # what is delivered has another step planned behind it
         self._start_ms = first.start_ms
         self._deliver_step(first.plan, first.end_ms)
         if steps > 1:
+            self._advance(steps - 1, done=1)
             self._start_ms = first.end_ms
             self._log_row(now_ms, steps - 1, 0, 0, 0, num_decodes, context)
-        for sequence in first.plan.emitting:
-            sequence.registration_lag = 1  # the token before is always still in flight
-        if self._stamped is None:
-            scheduler.advance(steps)
-        else:
-            self._advance_stamped(steps)
         last = StepPlan(scheduler.decodes.step - 1)
         last.num_decodes = num_decodes
         last.decode_context_tokens = context + (steps - 1) * num_decodes

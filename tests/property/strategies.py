@@ -1,16 +1,23 @@
-"""Random small workloads and engines for property tests of the twin."""
+"""Random small workloads and engines for property tests of the twin.
+
+What is drawn in a function of a dataclass's own text leaves the draws of others as they are, so
+that a seed that once found a fault goes on finding it.
+"""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 
 from dynosim.cluster.event_plane import DelaySettings
+from dynosim.cluster.prefill_estimate import StepTimeEstimator
 from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
-from dynosim.records import Trace
+from dynosim.records import NO_REQUEST, Trace
+from dynosim.router.busy import BusyThresholds
 from dynosim.router.classes import PolicyClass
 from dynosim.router.modes import LOAD_MODES
-from dynosim.router.settings import CostSettings, LoadSettings, RouterSettings
+from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 from dynosim.timing.formulas import LinearModel, PolynomialModel
 from dynosim.timing.model import StepTimeModel
 
@@ -51,7 +58,7 @@ def random_spec(rng: random.Random, trace: Trace) -> EngineSpec:
     longest = int((trace.input_tokens + trace.output_tokens).max())
     needed = -(-longest // block_size)
     seats = rng.choice([2, 4, 8, 16])
-    return EngineSpec(
+    spec = EngineSpec(
         num_gpu_blocks=needed + 1 + rng.choice([0, 2, needed, 4 * needed]),
         max_model_len=longest,
         block_size=block_size,
@@ -63,6 +70,52 @@ def random_spec(rng: random.Random, trace: Trace) -> EngineSpec:
         watermark=rng.choice([0.0, 0.0, 0.1]),
         async_scheduling=rng.random() < 0.5,
     )
+    return _with_rarer_options(spec)
+
+
+def _with_rarer_options(spec: EngineSpec) -> EngineSpec:
+    """The options that most engines leave alone; as vLLM accepts them together."""
+    rng = random.Random(repr(spec))
+    if rng.random() < 0.3:  # without chunks a step must have room for the longest prompt
+        budget = max(spec.max_num_batched_tokens, spec.max_model_len)
+        spec = replace(spec, enable_chunked_prefill=False, max_num_batched_tokens=budget)
+    return replace(
+        spec,
+        long_prefill_token_threshold_adaptive=rng.random() < 0.3,
+        scheduler_reserve_full_isl=rng.random() < 0.7,
+        max_num_active_seqs=rng.choice([None, None, max(1, spec.max_num_seqs // 2)]),
+    )
+
+
+def bounded_spec(rng: random.Random, trace: Trace) -> EngineSpec:
+    """`random_spec`, often with a context that is about as long as one of the requests."""
+    spec = random_spec(rng, trace)
+    if rng.random() < 0.5:
+        return spec
+    row = rng.randrange(len(trace))
+    prompt, output = int(trace.input_tokens[row]), int(trace.output_tokens[row])
+    edge = rng.choice([prompt - 1, prompt, prompt + 1, prompt + output - 1, prompt + output])
+    limit = max(2, min(edge, spec.max_model_len))
+    cap = min(spec.long_prefill_token_threshold, limit)
+    return replace(spec, max_model_len=limit, long_prefill_token_threshold=cap)
+
+
+def with_sessions(rng: random.Random, trace: Trace) -> Trace:
+    """The same requests, some of them later turns of others, with think times."""
+    count = len(trace)
+    previous = np.full(count, NO_REQUEST, np.int64)
+    delay_ms = np.zeros(count)
+    names = [""] * count
+    last: dict[str, int] = {}
+    for row in range(count):
+        name = rng.choice(["", "a", "b", "c", f"only-{row}"])
+        if name in last:
+            previous[row] = last[name]
+            delay_ms[row] = rng.choice([0.0, rng.uniform(0.0, 300.0)])
+        if name:
+            last[name] = row
+        names[row] = name
+    return replace(trace, previous_turn=previous, delay_ms=delay_ms, session_ids=tuple(names))
 
 
 def random_timing(rng: random.Random, spec: EngineSpec) -> StepTimeModel:
@@ -100,3 +153,27 @@ def random_routing(rng: random.Random, spec: EngineSpec) -> RoutingSpec:
         frontends=frontends,
         sync_delay_ms=rng.choice([None, 3.7]) if frontends > 1 else None,
     )
+
+
+def with_rarer_routing(
+    routing: RoutingSpec, timing: StepTimeModel, spec: EngineSpec
+) -> RoutingSpec:
+    """The router's rarer options, those that look at clocks among them."""
+    rng = random.Random(repr(routing.settings))
+    settings = routing.settings
+    if rng.random() < 0.2:
+        settings = replace(settings, busy=BusyThresholds(active_prefill_tokens_threshold=300))
+    if rng.random() < 0.3:
+        affinity = AffinitySettings(rng.choice([40.0, 900.0]), rng.choice(["hard", "soft"]))
+        settings = replace(settings, affinity=affinity)
+    routing = replace(routing, settings=settings, records_events=rng.random() < 0.3)
+    if rng.random() < 0.2:
+        budget = spec.max_num_batched_tokens
+        routing = replace(routing, estimator=StepTimeEstimator(timing, budget))
+    kind = rng.randrange(8)
+    if kind == 0:
+        return replace(routing, predicted_ttl_ms=123.4)
+    if kind == 1:
+        policy = rng.choice(["ttl", "lru"])
+        return replace(routing, use_kv_events=False, ttl_ms=234.5, approximate_cache_policy=policy)
+    return routing
