@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test live mutants lint bench clean
+.PHONY: demo test live mutants fuzz lint bench clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "dynosim needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -25,6 +25,10 @@ live: $(VENV)/.ready
 # Whether the tests notice known mistakes; at most 20 minutes. MUTANTS='--only cluster' for some.
 mutants: $(VENV)/.ready
 	$(BIN)/python tests/mutants/run.py $(MUTANTS)
+
+# Property tests with a random seed, printed first, and ten times the examples. FUZZ='--seed 123'
+fuzz: $(VENV)/.ready
+	$(BIN)/python tests/fuzz.py $(FUZZ)
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -37,7 +37,8 @@ class Finding:
 class Copy:
     """A copy of the tree, to be mutated and mended again, with folders of its own to write to.
 
-    A `.pyc` goes by the hash of its source, not by size and time, so none can outlive a mutation.
+    A `.pyc` goes by the hash of its source, not by size and time, so none can outlive a mutation;
+    one that is made anew goes by what the one before went by.
     """
 
     def __init__(self, root: Path, folder: Path, stop: Event, deadline_s: float) -> None:
@@ -103,11 +104,11 @@ class Copy:
         return process.returncode
 
     def _environment(self) -> dict[str, str]:
-        environment = {k: v for k, v in os.environ.items() if k != "PYTEST_ADDOPTS"}
+        unwanted = ("PYTEST_ADDOPTS", "PYTHONDONTWRITEBYTECODE")  # the latter costs seconds a run
+        environment = {k: v for k, v in os.environ.items() if k not in unwanted}
         environment |= {
             "CI": "1",  # property tests draw the same examples in every run
             "DYNOSIM_CACHE": str(self._cache),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": os.pathsep.join([str(self.tree), str(self.tree / "runtime")]),
             "TMPDIR": str(self._scratch),
         }
@@ -161,9 +162,10 @@ def seconds_by_file(output: str) -> dict[str, float]:
     return seconds
 
 
-def end_of_output(output: str) -> str:
-    """As much of it as a message may hold."""
-    return output[-2000:]
+def gist(output: str) -> str:
+    """Of pytest's output, which tests failed and why, or how it ends if it does not tell."""
+    lines = re.findall(r"(?m)^(?:E  |FAILED|ERROR).*", output)
+    return "\n".join(lines[:30]) or output[-2000:]
 
 
 def deal(files: Sequence[str], num_hands: int) -> list[list[str]]:

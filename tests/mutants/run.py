@@ -29,7 +29,7 @@ from pathlib import Path
 
 import mutant_lists
 from mutant_lists import ListError, Mutant
-from mutant_trials import Copy, StoppedError, deal, end_of_output, seconds_by_file
+from mutant_trials import Copy, StoppedError, deal, gist, seconds_by_file
 
 KILLED, TIMEOUT, SURVIVED = "killed", "timeout", "SURVIVED"
 EQUIVALENT, NOT_RUN, BROKEN = "equivalent", "not run", "BROKEN"
@@ -120,7 +120,7 @@ class Session:
         self._seconds |= seconds_by_file(finding.output)
         if finding.code == 0:
             return ""
-        return f"tests fail without a mutant:\n{end_of_output(finding.output)}"
+        return f"tests fail without a mutant:\n{gist(finding.output)}"
 
     def _hints(self, mutant: Mutant) -> list[str]:
         return mutant_lists.existing(self.root, mutant.tests)
@@ -165,7 +165,7 @@ class Session:
                 if finding.code in (TESTS_FAILED, TESTS_BROKEN):
                     return Result(mutant, KILLED, finding.first_failure, seconds)
                 if finding.code != 0:
-                    return Result(mutant, BROKEN, end_of_output(finding.output), seconds)
+                    return Result(mutant, BROKEN, gist(finding.output), seconds)
         return Result(mutant, SURVIVED, seconds=time.monotonic() - start_s)
 
     def _limit_s(self, tests: list[str]) -> float:
