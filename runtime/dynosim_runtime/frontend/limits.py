@@ -60,38 +60,29 @@ async def read_body(scope: Scope, receive: Receive, limits: HttpLimits) -> bytes
     declared = headers.get(b"content-length", b"")
     if declared.isdigit() and int(declared) > limits.max_body_bytes:
         raise _too_large(limits)
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body"):
-        return _checked(message.get("body", b""), limits)
-    if message["type"] == "http.disconnect":
-        raise ClientGoneError
     try:
         async with asyncio.timeout(limits.body_timeout_s):
-            return await _read_rest([message.get("body", b"")], receive, limits)
+            return await _read(receive, limits)
     except TimeoutError:
         raise ApiError(
             408, f"the body was not complete within {limits.body_timeout_s:g} s", code="timeout"
         ) from None
 
 
-async def _read_rest(parts: list[bytes], receive: Receive, limits: HttpLimits) -> bytes:
-    num_bytes = len(parts[0])
+async def _read(receive: Receive, limits: HttpLimits) -> bytes:
+    parts: list[bytes] = []
+    num_bytes = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError
-        parts.append(message.get("body", b""))
-        num_bytes += len(parts[-1])
+        body: bytes = message.get("body", b"")
+        num_bytes += len(body)
         if num_bytes > limits.max_body_bytes:
             raise _too_large(limits)
+        parts.append(body)
         if not message.get("more_body"):
-            return b"".join(parts)
-
-
-def _checked(body: bytes, limits: HttpLimits) -> bytes:
-    if len(body) > limits.max_body_bytes:
-        raise _too_large(limits)
-    return body
+            return body if len(parts) == 1 else b"".join(parts)
 
 
 def _too_large(limits: HttpLimits) -> ApiError:

@@ -17,6 +17,8 @@ ANTHROPIC_TYPES = {
     529: "overloaded_error",
 }
 
+UNREAD = (408, 413)  # the body is not read to its end
+
 
 def openai_error(error: ApiError) -> dict[str, Any]:
     """`{"error": {message, type, param, code}}`."""
@@ -38,8 +40,9 @@ def anthropic_error(error: ApiError) -> dict[str, Any]:
 
 
 def error_headers(error: ApiError) -> dict[str, str]:
-    """Headers that go with an error: when to come back."""
-    return {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    """Headers that go with an error: when to come back; and goodbye to who sends what is no end."""
+    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    return headers | {"Connection": "close"} if error.status in UNREAD else headers
 
 
 def internal_error() -> ApiError:
