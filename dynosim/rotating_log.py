@@ -5,6 +5,7 @@ a part at a time between inputs, into a file that gets its name when it is compl
 old file goes on. So nobody waits long, and a process that is killed leaves whole files.
 """
 
+import contextlib
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +23,13 @@ from dynosim.router.plain import Entry
 from dynosim.router.policy import StatefulPolicy
 from dynosim.router.prefill_load import PrefillEstimator
 from dynosim.router.settings import RouterSettings
+from dynosim.storage import is_fault
 
 UNFINISHED = ".part"
 ROTATE_AT = 0.75  # of the size of a file: room for what is logged while the next is prepared
 PART_S = 0.005  # of a rotation, between two inputs; the last rank begun is finished
 BUFFER_BYTES = 1 << 18
+RETRY_S_MIN, RETRY_S_MAX = 5.0, 60.0  # from a failure to the next try; doubles
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +42,10 @@ class RotatingLog:
     Call `maintain` between the router's inputs, and every second or so when there are none.
 
     Rotation changes nothing in the router, except that a placement policy without `state` and
-    `restore` begins anew. Should the disk or the policy fail, logging stops, `failure` tells why,
-    and the router goes on.
-    Raises: ConfigError if the folder cannot be written or a limit makes no sense.
+    `restore` begins anew. Should the disk or the policy fail, the log ends there, `failure` tells why,
+    and the router goes on; later a file is begun anew, with the state at that time, until that works.
+    Raises: ConfigError if the folder cannot be written or a limit makes no sense; a disk that is
+    full or broken at the start is a failure like any later one.
     """
 
     def __init__(
@@ -64,14 +68,18 @@ class RotatingLog:
         self._flush_interval_s = flush_interval_s
         self._flush_at_s = 0.0
         self._is_broken = False  # the current file cannot be replayed to its end
+        self._is_open = False
+        self._retry_s = RETRY_S_MIN
+        self._retry_at_s = 0.0
         self._file: _File | None = None
         self._next: _File | None = None
         self._parts: CheckpointInParts | None = None
         self._limit_bytes = max_bytes
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            _make_folder(folder)
             for leftover in folder.glob(f"{PREFIX}*{SUFFIX}{UNFINISHED}"):
-                leftover.unlink()
+                with contextlib.suppress(OSError):
+                    leftover.unlink()
             self._kept = sorted(folder.glob(f"{PREFIX}*{SUFFIX}"), key=file_number)
         except OSError as error:
             raise ConfigError(f"{folder}: cannot be written: {error.strerror}") from None
@@ -101,19 +109,31 @@ class RotatingLog:
         )
         check_can_be_told(router)
         self._router = router
+        self._is_open = True
         try:
             self._file = self._begin_file(self._header, is_finished=True)
             self.flush()
         except OSError as error:
-            raise ConfigError(f"{self._folder}: cannot be written: {error.strerror}") from None
+            if not is_fault(error):
+                raise ConfigError(f"{self._folder}: cannot be written: {error.strerror}") from None
+            if self._file is not None:  # its header at least is not there
+                self._kept.remove(self._file.path)
+                self._file.discard()
+                self._file = None
+            self._fail(error)
         return router
 
     def maintain(self) -> None:
-        """Write out what has waited for `flush_interval_s`; go on with a rotation if one is due."""
-        if self._file is None:
+        """Write out what has waited for `flush_interval_s`; go on with a rotation if one is due.
+
+        After a failure: try again now and then.
+        """
+        if not self._is_open or (self._file is None and monotonic() < self._retry_at_s):
             return
         try:
-            if self._is_broken:
+            if self._file is None:
+                self._resume()
+            elif self._is_broken:
                 self._rotate_at_once()
             elif self._parts is not None:
                 self._go_on(self._parts)
@@ -132,9 +152,13 @@ class RotatingLog:
 
     def close(self) -> None:
         """Finish the log; the router goes on unlogged."""
+        self._is_open = False
         self._drop_next()
         if self._file is not None:
-            self._file.close()
+            try:
+                self._file.close()
+            except OSError as error:
+                self._fail(error)
             self._file = None
 
     # ---- entries -------------------------------------------------------------------------------
@@ -146,22 +170,46 @@ class RotatingLog:
             line = self._file.write(entry)
             if self._parts is not None and self._next is not None and self._parts.belongs(entry):
                 self._next.write_line(line)
-        except (OSError, TypeError, msgspec.MsgspecError) as error:
+        except OSError as error:
             self._fail(error)
+        except Exception as error:  # no JSON can hold it; the encoder raises what it likes
+            self._note_untold(entry, error)
         if entry[0] == "broken":
             self._is_broken = True
 
+    def _note_untold(self, entry: Entry, error: Exception) -> None:
+        """An input could not be told: the file ends here, and the next begins at once."""
+        kind, now_ms = entry[:2]
+        reason = ascii(f"an entry {kind} cannot be told: {type(error).__name__}: {error}")
+        logger.error("%s: the router log goes on in another file: %s", self._folder, reason)
+        self._write(["broken", now_ms, reason])
+
     def _fail(self, error: Exception) -> None:
-        """The disk is full, or a policy cannot tell its state: go on without a log."""
+        """The disk is full, or a policy cannot tell its state: go on without a log for a while."""
         reason = (
             error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         )
+        is_news = self.failure is None
         self.failure = f"{self._folder}: the router log ends here: {reason}"
-        logger.error("%s", self.failure)
+        if is_news:
+            logger.error("%s", self.failure)
         for file in (self._next, self._file):
             if file is not None:
                 file.abandon()
         self._file = self._next = self._parts = None
+        self._is_broken = True
+        self._retry_at_s = monotonic() + self._retry_s
+        self._retry_s = min(2 * self._retry_s, RETRY_S_MAX)
+
+    def _resume(self) -> None:
+        """Begin a file anew, with all that the router knows by now."""
+        number = file_number(self._kept[-1]) if self._kept else 0
+        self._begin_rotation(replace(self._header, number=number))
+        assert self._parts is not None
+        self._finish_rotation(self._parts)
+        self._retry_s = RETRY_S_MIN
+        self.failure = None
+        logger.warning("%s: the router log goes on", self._folder)
 
     # ---- rotation ------------------------------------------------------------------------------
 
@@ -186,13 +234,14 @@ class RotatingLog:
         self._finish_rotation(parts)
 
     def _finish_rotation(self, parts: CheckpointInParts) -> None:
-        assert self._file is not None and self._next is not None
+        assert self._next is not None
         line = b""
         for entry in parts.finish(self._router.now_ms):
             line = self._next.write(entry)
         self._renew_policy(line)
         self._next.flush()
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         self._next.give_name()
         self._file, self._next, self._parts = self._next, None, None
         self._kept.append(self._file.path)
@@ -272,12 +321,26 @@ class _File:
 
     def abandon(self) -> None:
         """Close the file as well as may be; one without its name is removed."""
-        try:
+        with contextlib.suppress(OSError):  # what could not be written is lost, as is known
             self._file.close()
-        except OSError:
-            pass  # what could not be written is lost, which is known already
         if self._now_at != self.path:
+            self._remove()
+
+    def discard(self) -> None:
+        """Close and remove the file."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self._remove()
+
+    def _remove(self) -> None:
+        with contextlib.suppress(OSError):  # a disk that has become read-only
             self._now_at.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    """Raises: OSError if it is not there and cannot be made."""
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def _through_json(value: Any, policy: str | None) -> Any:

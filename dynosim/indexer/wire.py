@@ -38,6 +38,7 @@ FIELDS = {
     "BlockRemoved": ("block_hashes", "medium"),
     "AllBlocksCleared": (),
 }  # fmt: skip
+MAX_HASH_BYTES = 64  # vLLM sends 64 bits of a digest as a number, or the digest: 32 bytes
 END_OF_REPLAY = (-1).to_bytes(8, "big", signed=True)
 
 
@@ -82,10 +83,10 @@ def decode_batch(frames: Sequence[bytes]) -> KvBatch:
     if not isinstance(data, list) or len(data) < 2 or not isinstance(data[1], list):
         raise EventFormatError("the payload must be [timestamp, [events], data-parallel rank]")
     if not isinstance(data[0], int | float):
-        raise EventFormatError(f"the timestamp must be a number, got {data[0]!r}")
+        raise EventFormatError(f"the timestamp must be a number, got {data[0]!r:.80}")
     dp_rank = data[2] if len(data) > 2 and data[2] is not None else 0
     if not isinstance(dp_rank, int) or dp_rank < 0:
-        raise EventFormatError(f"the data-parallel rank must be a number >= 0, got {dp_rank!r}")
+        raise EventFormatError(f"the data-parallel rank must be a number >= 0, got {dp_rank!r:.80}")
     events = [_engine_event(event) for event in data[1]]
     return KvBatch(int.from_bytes(number, "big"), float(data[0]), dp_rank, events)
 
@@ -248,8 +249,14 @@ def _listed(fields: dict[str, Any], name: str) -> list[Any]:
 
 def _as_int(value: Any) -> int:
     """A block hash as a number; newer engines send digests."""
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not -(1 << 63) <= value < 1 << 64:
+            raise EventFormatError("a block hash that is a number must have at most 64 bits")
         return value
     if isinstance(value, bytes):
+        if not 0 < len(value) <= MAX_HASH_BYTES:
+            raise EventFormatError(
+                f"a block hash must have 1 to {MAX_HASH_BYTES} bytes, got {len(value)}"
+            )
         return int.from_bytes(value, "big")
     raise EventFormatError(f"a block hash must be a number or bytes, got {value!r:.80}")

@@ -3,13 +3,17 @@
 The engine publishes numbered messages (ZMQ PUB) and keeps the last of them for replay (ROUTER).
 What is missing, at the start or later, is asked for again. Messages that the engine no longer has
 are made up for by forgetting all that is known of it, and going on from the oldest it still has.
+
+Nothing that an engine sends ends a subscription: what makes no sense is counted and passed over;
+where the receiving end fails at it, what is known of the engine is forgotten. A place that cannot
+be connected to is tried again.
 """
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import zmq
 import zmq.asyncio
@@ -26,12 +30,17 @@ from dynosim.indexer.wire import (
 )
 from dynosim_runtime.card import EventSource
 
-REPLAY_TIMEOUT_S = 2.0
+REPLAY_TIMEOUT_S = 2.0  # for the next message of an answer
+REPLAY_LIMIT_S = 60.0  # for a whole answer
+MAX_REPLAYED = 200_000  # messages of one answer; the rest is asked for again
 RETRY_S = 0.5
 MAX_FRUITLESS_ANSWERS = 3
+MAX_UNANSWERED = 5  # replays asked for in a row, while messages wait for what they would bring
+RESUBSCRIBE_S_MIN, RESUBSCRIBE_S_MAX = 1.0, 30.0  # after a failure; doubles
 PAUSE_S = 0.005  # the tokens that came along with an event go out first
 MAX_AT_ONCE = 100  # messages, before others have their turn
 MAX_PENDING = 100_000  # messages that ZMQ keeps for us
+MAX_MESSAGE_BYTES = 64 << 20  # a sender of more is hung up on
 
 log = logging.getLogger(__name__)
 Deliver = Callable[[list[BlockEvent]], None]
@@ -47,6 +56,7 @@ class SubscriberCounters:
     gaps: int = 0
     replays: int = 0
     cleared: int = 0  # times all was forgotten because messages were gone for good
+    failures: int = 0  # of connecting, or of the receiving end at what came
 
 
 class EventSubscriber:
@@ -64,16 +74,35 @@ class EventSubscriber:
         self._has_caught_up = False
         self._last_sequence = -1
         self._fruitless_answers = 0
+        self._num_unanswered = 0
+        self._reported: set[str] = set()  # kinds of trouble
+        self.is_following = False  # connected, as far as ZMQ tells
 
     async def run(self) -> None:
-        """Receive until cancelled."""
-        context = zmq.asyncio.Context.instance()
-        socket = context.socket(zmq.SUB)
+        """Receive until cancelled, whatever comes."""
+        delay_s = RESUBSCRIBE_S_MIN
+        while True:
+            num_before = self.counters.messages
+            try:
+                await self._follow()
+            except Exception as error:
+                self._note_failure("cannot be followed at the moment", error)
+            self.is_following = False
+            if self.counters.messages > num_before:
+                delay_s = RESUBSCRIBE_S_MIN
+                self._forget()
+            await asyncio.sleep(delay_s)
+            delay_s = min(2 * delay_s, RESUBSCRIBE_S_MAX)
+
+    async def _follow(self) -> None:
+        """Receive until something fails."""
+        socket = _socket(zmq.SUB)
         try:
             socket.set_hwm(MAX_PENDING)
             socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
             socket.subscribe(self._source.topic.encode())
             socket.connect(self._source.endpoint)
+            self.is_following = True
             while True:
                 await self._receive(socket)
         finally:
@@ -122,7 +151,9 @@ class EventSubscriber:
         first_id = self._stream.next_id
         batches = await self._replayed(first_id)
         if batches is None:
-            return  # the endpoint does not answer (yet); asked again soon
+            self._note_unanswered()  # (yet); asked again soon
+            return
+        self._num_unanswered = 0
         self._has_caught_up = True
         self.counters.replays += 1
         if batches and batches[0].sequence > first_id:
@@ -137,6 +168,23 @@ class EventSubscriber:
         if self._fruitless_answers >= MAX_FRUITLESS_ANSWERS:
             self._give_up()
 
+    def _note_unanswered(self) -> None:
+        """An endpoint that never answers must not hold up for ever what comes by itself."""
+        self._num_unanswered += 1
+        if self._num_unanswered >= MAX_UNANSWERED and self._stream.missing is not None:
+            self._num_unanswered = 0
+            self._has_caught_up = True
+            self._report(f"replay endpoint {self._source.replay_endpoint} does not answer")
+            self._give_up()
+
+    def _forget(self) -> None:
+        """Nothing is known of the engine any more; it will be asked for all it has."""
+        self._stream = EventStream()
+        self._has_caught_up = False
+        self._last_sequence = -1
+        self._fruitless_answers = 0
+        self._hand_over([Cleared()])
+
     def _give_up(self) -> None:
         """Messages are gone for good: what is known of the worker is void."""
         self._fruitless_answers = 0
@@ -146,32 +194,41 @@ class EventSubscriber:
     async def _replayed(self, first_id: int) -> list[KvBatch] | None:
         """The engine's messages from `first_id` on that it still has; None: no answer."""
         assert self._source.replay_endpoint is not None
-        socket = zmq.asyncio.Context.instance().socket(zmq.DEALER)
+        socket = _socket(zmq.DEALER)
         try:
             socket.set_hwm(0)
             socket.connect(self._source.replay_endpoint)
-            await socket.send_multipart(replay_request(first_id))
-            batches: list[KvBatch] = []
-            while True:
-                async with asyncio.timeout(REPLAY_TIMEOUT_S):
-                    frames = await socket.recv_multipart()
-                try:
-                    batch = decode_replay(frames)
-                except EventFormatError as error:
-                    self._note_malformed(error)
-                    continue
-                if batch is None:
-                    return batches
-                batches.append(batch)
+            async with asyncio.timeout(REPLAY_LIMIT_S):
+                await socket.send_multipart(replay_request(first_id))
+                return await self._answer(socket)
         except TimeoutError:
+            return None
+        except (zmq.ZMQError, OverflowError) as error:  # no such place, no such number
+            self._note_failure("cannot be asked for what is missing", error)
             return None
         finally:
             socket.close(linger=0)
 
+    async def _answer(self, socket: zmq.asyncio.Socket) -> list[KvBatch]:
+        """Messages up to the end of an answer, or as many as are taken at once."""
+        batches: list[KvBatch] = []
+        while len(batches) < MAX_REPLAYED:
+            async with asyncio.timeout(REPLAY_TIMEOUT_S):
+                frames = await socket.recv_multipart()
+            try:
+                batch = decode_replay(frames)
+            except Exception as error:
+                self._note_malformed(error)
+                continue
+            if batch is None:
+                break
+            batches.append(batch)
+        return batches
+
     def _decoded(self, frames: list[bytes]) -> KvBatch | None:
         try:
             return decode_batch(frames)
-        except EventFormatError as error:
+        except Exception as error:
             self._note_malformed(error)
             return None
 
@@ -185,17 +242,45 @@ class EventSubscriber:
             for event in item.events:
                 try:
                     events.append(to_block_event(event, self._block_size))
-                except EventFormatError as error:
+                except Exception as error:
                     self._note_malformed(error)
         self.counters.gaps = self._stream.num_gaps
         self.counters.events += len(events)
         if events:
-            self._deliver(events)
+            self._hand_over(events)
 
-    def _note_malformed(self, error: EventFormatError) -> None:
-        if self.counters.malformed == 0:
-            log.warning("KV events from %s: %s", self._source.endpoint, error)
+    def _hand_over(self, events: list[BlockEvent]) -> None:
+        """If the receiving end fails, which of them it has taken in is unknown: forget them all."""
+        try:
+            self._deliver(events)
+        except Exception as error:
+            self._note_failure("are not understood by the router", error)
+            with contextlib.suppress(Exception):
+                self._deliver([Cleared()])
+
+    def _note_malformed(self, error: Exception) -> None:
+        """Foreseen (`EventFormatError`) or not: it is the message that makes no sense."""
         self.counters.malformed += 1
+        if isinstance(error, EventFormatError):
+            self._report(f"message passed over: {error}", kind="malformed")
+        else:
+            self._report(f"message passed over: {error!r:.200}", kind=type(error).__name__)
+
+    def _note_failure(self, what: str, error: Exception) -> None:
+        self.counters.failures += 1
+        self._report(f"{what}: {error!r:.200}", kind=what)
+
+    def _report(self, text: str, *, kind: str = "") -> None:
+        """Once of each kind."""
+        if (kind or text) not in self._reported:
+            self._reported.add(kind or text)
+            log.warning("KV events from %s: %s", self._source.endpoint, text)
+
+
+def _socket(kind: int) -> zmq.asyncio.Socket:
+    socket = zmq.asyncio.Context.instance().socket(kind)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+    return socket
 
 
 class Subscriptions:
@@ -203,6 +288,12 @@ class Subscriptions:
 
     def __init__(self) -> None:
         self._running: dict[tuple[int, int], tuple[EventSubscriber, asyncio.Task[None]]] = {}
+        self._ended = SubscriberCounters()
+
+    @property
+    def num_failing(self) -> int:
+        """Subscriptions that are not connected at the moment."""
+        return sum(not subscriber.is_following for subscriber, _ in self._running.values())
 
     def start(self, worker_id: int, dp_rank: int, subscriber: EventSubscriber) -> None:
         """Follow a worker's rank."""
@@ -213,11 +304,17 @@ class Subscriptions:
     def stop(self, worker_id: int) -> None:
         """Follow a worker no longer."""
         for key in [key for key in self._running if key[0] == worker_id]:
-            self._running.pop(key)[1].cancel()
+            subscriber, task = self._running.pop(key)
+            task.cancel()
+            self._ended = _sum([self._ended, subscriber.counters])
 
     def counters(self) -> dict[tuple[int, int], SubscriberCounters]:
-        """By worker and rank."""
+        """Of those that run, by worker and rank."""
         return {key: subscriber.counters for key, (subscriber, _) in self._running.items()}
+
+    def total(self) -> SubscriberCounters:
+        """Of all that have ever run."""
+        return _sum([self._ended, *self.counters().values()])
 
     async def close(self) -> None:
         """Stop all."""
@@ -228,6 +325,13 @@ class Subscriptions:
         for task in tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+
+
+def _sum(parts: Sequence[SubscriberCounters]) -> SubscriberCounters:
+    total = SubscriberCounters()
+    for field in fields(SubscriberCounters):
+        setattr(total, field.name, sum(getattr(part, field.name) for part in parts))
+    return total
 
 
 def _report_crash(task: "asyncio.Task[None]") -> None:

@@ -37,14 +37,18 @@ def observe_frontend(
         ("gaps", "Gaps in the numbers of KV event messages."),
         ("replays", "Times messages were asked for again."),
         ("cleared", "Times a worker's blocks were forgotten because messages are gone."),
+        ("failures", "Times a worker's KV events could not be followed or taken in."),
     ):
         metrics.observe(
             f"dynosim_kv_{name}",
             text,
-            lambda name=name: sum(  # type: ignore[misc]
-                getattr(counters, name) for counters in subscriptions.counters().values()
-            ),
+            lambda name=name: getattr(subscriptions.total(), name),  # type: ignore[misc]
         )
+    metrics.observe(
+        "dynosim_kv_streams_failing",
+        "Workers' streams of KV events that cannot be followed at the moment.",
+        lambda: subscriptions.num_failing,
+    )
 
 
 def status_routes(metrics: FrontendMetrics, generator: LiveGenerator) -> list[Route]:
