@@ -6,75 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from timing_support import silicon_table, step_log
+from timing_models import IDS, MODELS
+from timing_support import step_log
 
-from dynosim.silicon.hardware import hardware_sheet
-from dynosim.timing.architecture import ModelEntry, model_shape
-from dynosim.timing.fitted import Fit, FittedModel, FittedParameters, MeasuredRange
-from dynosim.timing.formulas import FixedModel, LinearModel, PolynomialModel
 from dynosim.timing.model import StepTimeModel
-from dynosim.timing.profile import DynamoProfileModel, PrefillCurve, ProfileModel
-from dynosim.timing.roofline import RooflineModel
-from dynosim.timing.silicon_model import SiliconModel
-
-
-def _roofline() -> RooflineModel:
-    config = {
-        "num_hidden_layers": 4,
-        "hidden_size": 512,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 2,
-        "intermediate_size": 1024,
-        "vocab_size": 1000,
-    }
-    shape = model_shape(ModelEntry("tiny", config, None, "tiny/config.json", False))
-    return RooflineModel(shape, hardware_sheet("l4"), tensor_parallel=2)
-
-
-def _profiles() -> list[StepTimeModel]:
-    curve = PrefillCurve([16.0, 512.0, 4096.0], [3.0, 10.0, 90.0])
-    batches = np.array([1.0, 4.0, 16.0])
-    contexts = np.array([8.0, 64.0, 600.0])
-    own = np.array([[2.0, 2.5, 6.0], [2.4, 3.5, 4.0], [4.0, 3.0, 9.0]])
-    tokens = np.array([32.0, 300.0, 5000.0])
-    return [
-        ProfileModel(curve, batches, contexts, own, name="own"),
-        DynamoProfileModel(curve, tokens, contexts, own, name="dynamo"),
-    ]
-
-
-def _fitted() -> FittedModel:
-    parameters = FittedParameters(
-        overhead_ms=1.0,
-        weights_ms=4.0,
-        per_token_ms=0.2,
-        per_decode_ms=0.01,
-        per_context_token_ms=3e-4,
-        per_pair_ms=1e-6,
-    )
-    curve = ((1, 0.6), (12, 1.2), (64, 1.0))
-    measured = MeasuredRange(num_decodes=40, mean_context=700.0)
-    return FittedModel(
-        Fit(
-            parameters=parameters,
-            context_curve=curve,
-            graph_sizes=(1, 8, 64),
-            measured=measured,
-        )
-    )
-
-
-MODELS: list[StepTimeModel] = [
-    FixedModel(50.0, 7.0),
-    LinearModel(base_ms=5, per_prefill_token_ms=0.1, per_decode_ms=0.05, per_context_token_ms=1e-4),
-    PolynomialModel(4096),
-    SiliconModel(silicon_table(), step_overhead_ms=0.3),
-    SiliconModel(silicon_table(1)),
-    _roofline(),
-    _fitted(),
-    *_profiles(),
-]
-IDS = [f"{i}-{type(model).__name__}" for i, model in enumerate(MODELS)]
 
 batches = st.tuples(st.integers(1, 80), st.integers(0, 1500), st.integers(0, 79)).map(
     lambda drawn: (drawn[0], drawn[0] * (1 + drawn[1]) + drawn[2] % drawn[0])
