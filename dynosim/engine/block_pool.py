@@ -4,29 +4,32 @@ An extent is a run of consecutive full blocks that every request either holds wh
 (requests share prefixes; extents end where any two requests part). All blocks of an extent are
 referenced, freed and evicted alike, the last one first, so one counter stands for them. vLLM's free
 list is one queue whose front holds blocks without content and whose back holds cached ones in the
-order they were freed; here the former are a number and the latter an ordered dict of extents.
+order they were freed; here the former are a number and the latter a queue of extents. An extent
+that is used again stays in the queue, and is passed over when its turn comes.
 
 The pool knows nothing of requests, budgets or time. Invariant: blocks without content + idle
 blocks + blocks in use = `num_blocks`. Semantics: vLLM 0.32 `BlockPool`.
 """
 
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Sequence
 
 from dynosim.records import KvEvent
 
+_OUTDATED_ALLOWED = 64  # places not worth a rebuild
 new_tuple = tuple.__new__  # makes a `KvEvent` without a call of Python code
 
 
 class Extent:
     """A copy of a run of cached blocks; `num_cached` of them, from the front, hold content."""
 
-    __slots__ = ("content", "num_cached", "refs", "younger")
+    __slots__ = ("content", "num_cached", "outdated", "refs", "younger")
 
     def __init__(self, content: int) -> None:
         self.content = content
         self.num_cached = 0
         self.refs = 1
+        self.outdated = 0  # places in the queue of idle ones to pass over: it was used since
         self.younger: Extent | None = None  # next copy of the same content, by age
 
 
@@ -40,6 +43,7 @@ class BlockPool:
 
     __slots__ = (
         "_idle",
+        "_num_outdated",
         "_oldest",
         "_resident",
         "announced",
@@ -61,8 +65,9 @@ class BlockPool:
         self.extent_blocks = extent_blocks
         self.blank_blocks = num_blocks  # free blocks without content: used first
         self.idle_blocks = 0  # free blocks with content: evicted oldest first
-        self._idle: OrderedDict[Extent, None] = OrderedDict()
-        self._oldest: Extent | None = None  # the idle extent in eviction, taken off the dict
+        self._idle: deque[Extent] = deque()  # oldest first
+        self._num_outdated = 0  # places in it that do not count
+        self._oldest: Extent | None = None  # the idle extent in eviction, taken off the queue
         self._resident: dict[int, Extent] = {}  # content -> oldest copy
         self.events: list[KvEvent] | None = [] if publish_events else None
         self.announced = announced
@@ -110,9 +115,12 @@ class BlockPool:
                 if extent is self._oldest:
                     self._oldest = None
                 else:
-                    del self._idle[extent]
+                    extent.outdated += 1
+                    self._num_outdated += 1
                 self.idle_blocks -= extent.num_cached
             extent.refs += 1
+        if self._num_outdated > _OUTDATED_ALLOWED + len(self._idle) // 2:
+            self._drop_outdated()
 
     def allocate(self, num_blocks: int) -> None:
         """Hand out blocks, evicting the oldest idle content where blank ones do not suffice."""
@@ -126,7 +134,12 @@ class BlockPool:
         extent = self._oldest
         while missing > 0:
             if extent is None:
-                extent = self._idle.popitem(last=False)[0]
+                extent = self._idle.popleft()
+                if extent.outdated:
+                    extent.outdated -= 1
+                    self._num_outdated -= 1
+                    extent = None
+                    continue
             kept = extent.num_cached - missing
             if kept > 0:
                 evicted, missing = missing, 0
@@ -161,13 +174,13 @@ class BlockPool:
         for extent in reversed(extents):
             extent.refs -= 1
             if extent.refs == 0:
-                idle[extent] = None
+                idle.append(extent)
                 self.idle_blocks += extent.num_cached
 
     def release_private(self, extent: Extent) -> None:
         """Make a request's private cached blocks idle."""
         extent.refs = 0
-        self._idle[extent] = None
+        self._idle.append(extent)
         self.idle_blocks += extent.num_cached
 
     def publish_stored(
@@ -180,6 +193,16 @@ class BlockPool:
         if announced is None or (content >= 0 and announced[content]):
             event = new_tuple(KvEvent, (True, content, first_block, num_blocks, parent))
             self.events.append(event)
+
+    def _drop_outdated(self) -> None:
+        """Rid the queue of places that do not count, lest it grows where nothing is evicted."""
+        queue, self._idle = self._idle, deque()
+        for extent in queue:
+            if extent.outdated:
+                extent.outdated -= 1
+            else:
+                self._idle.append(extent)
+        self._num_outdated = 0
 
     def _note_evicted(self, extent: Extent, num_blocks: int) -> None:
         """Tell that a shared extent has lost its last blocks; forget it if they were all."""

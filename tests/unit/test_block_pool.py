@@ -90,3 +90,17 @@ def test_events_about_private_blocks_can_be_left_out() -> None:
     pool.allocate(1)
     assert pool.idle_blocks == 0
     assert pool.events == []
+
+
+def test_extents_used_again_and_again_do_not_make_the_queue_grow() -> None:
+    pool = BlockPool(10, [2, 2])
+    held = [fill(pool, 0), fill(pool, 1)]
+    pool.release(held)
+    for _ in range(1000):
+        pool.reference([held[0]])
+        pool.release([held[0]])
+    assert len(pool._idle) < 200
+    pool.allocate(8)  # extent 1 has been idle for longer
+    assert pool.resident_blocks == {0: 2}
+    pool.allocate(2)
+    assert (pool.resident_blocks, pool.free_blocks) == ({}, 0)
