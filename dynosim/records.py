@@ -112,8 +112,8 @@ class StepLog:
     prefix_tokens: IntArray  # tokens of those prompts already in the cache before the step
     num_decodes: IntArray
     decode_context_tokens: IntArray  # of the row's first step
-    num_running: IntArray  # requests holding a seat during the row
-    num_waiting: IntArray  # requests queued at the worker when the row was formed
+    num_running: IntArray  # requests holding a seat at the end of the row
+    num_waiting: IntArray  # requests queued at the worker then
     used_blocks: IntArray  # KV blocks referenced at the end of the row
 
 
@@ -155,3 +155,5 @@ class RunResult:
     simulate_wall_ms: float  # real time of the simulation proper
     routing: RoutingStats | None = None  # None: placed by load alone
     kv_events: KvEventLog | None = None  # None: not asked for
+    # (num_workers,) how many times as long as the model's the steps of each take; None: as long
+    step_time_scale: FloatArray | None = None

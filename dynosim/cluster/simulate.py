@@ -15,7 +15,7 @@ from dynosim.cluster.worker_async import AsyncWorker
 from dynosim.engine.spec import EngineSpec
 from dynosim.engine.vllm import VllmScheduler
 from dynosim.errors import ConfigError, InfeasibleError
-from dynosim.records import RunResult, Trace
+from dynosim.records import FloatArray, RunResult, Trace
 from dynosim.router.settings import RouterSettings
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.scaled import ScaledModel
@@ -122,11 +122,18 @@ def simulate(
         num_scheduling_events=sum(worker.num_events for worker in workers),
         routing=placer.stats(),
         kv_events=placer.kv_events(),
+        step_time_scale=_step_time_scale(num_workers, first_cpu, cpu_step_time_scale),
         simulate_wall_ms=(time.perf_counter() - started) * 1e3,
     )
     if outside_ms == 0:
         return result
     return as_clients_see(result, ingress_ms=timing.ingress_ms, egress_ms=timing.egress_ms)
+
+
+def _step_time_scale(num_workers: int, first_cpu: int, cpu_scale: float) -> FloatArray | None:
+    if first_cpu == num_workers:
+        return None
+    return np.where(np.arange(num_workers) < first_cpu, 1.0, cpu_scale)
 
 
 def check_capacity(trace: Trace, engine: EngineSpec) -> None:

@@ -29,9 +29,13 @@ class DecodeRuns(NamedTuple):
     num_decodes: IntArray
     context_tokens: IntArray  # of the first step
     num_steps: IntArray
+    scale: FloatArray | None = None  # how many times as long as the model's; None: as long
 
     def take(self, rows: NDArray[np.bool_]) -> "DecodeRuns":
-        return DecodeRuns(self.num_decodes[rows], self.context_tokens[rows], self.num_steps[rows])
+        scale = None if self.scale is None else self.scale[rows]
+        return DecodeRuns(
+            self.num_decodes[rows], self.context_tokens[rows], self.num_steps[rows], scale
+        )
 
 
 class Chunk(NamedTuple):
@@ -63,5 +67,7 @@ def expand(runs: DecodeRuns, timing: DecodeTimes) -> Iterator[Chunk]:
         context = counter[:size] * num_decodes
         context += np.repeat(runs.context_tokens[rows] - row_starts * decodes, repeats)
         gaps_ms = timing.decode_step_ms_array(num_decodes, context)
+        if runs.scale is not None:
+            gaps_ms = gaps_ms * np.repeat(runs.scale[rows], repeats)
         yield Chunk(rows, row_starts, gaps_ms, num_decodes.astype(np.float64))
         first = last

@@ -49,14 +49,19 @@ class _Bins(NamedTuple):
         return scaled.astype(np.int64)
 
 
-def summarize_gaps(steps: StepLog, stalled_gaps_ms: FloatArray, timing: DecodeTimes) -> GapSummary:
+def summarize_gaps(
+    steps: StepLog,
+    stalled_gaps_ms: FloatArray,
+    timing: DecodeTimes,
+    step_time_scale: FloatArray | None = None,
+) -> GapSummary:
     """Exact statistics of all gaps between consecutive tokens.
 
     The pool holds `num_decodes` gaps per step of `steps` plus `stalled_gaps_ms`. It includes gaps
     of requests that failed or were cut off, because steps do not tell whose tokens they made; a run
-    in which every admitted request completed has no such gaps.
+    in which every admitted request completed has no such gaps. `step_time_scale` is by worker.
     """
-    values, weights, runs = _split(steps, stalled_gaps_ms)
+    values, weights, runs = _split(steps, stalled_gaps_ms, step_time_scale)
     pool = _Pool(values, weights, runs, timing)
     if pool.count == 0:
         return GapSummary(Summary.empty(), Summary.empty())
@@ -64,7 +69,7 @@ def summarize_gaps(steps: StepLog, stalled_gaps_ms: FloatArray, timing: DecodeTi
 
 
 def _split(
-    steps: StepLog, stalled_gaps_ms: FloatArray
+    steps: StepLog, stalled_gaps_ms: FloatArray, step_time_scale: FloatArray | None
 ) -> tuple[FloatArray, FloatArray, DecodeRuns]:
     """Gaps whose length the log states, their weights, and the runs that must be computed."""
     decoding = steps.num_decodes > 0
@@ -75,7 +80,10 @@ def _split(
         (steps.num_decodes[single].astype(np.float64), np.ones(len(stalled_gaps_ms)))
     )
     runs = DecodeRuns(
-        steps.num_decodes[several], steps.decode_context_tokens[several], steps.num_steps[several]
+        steps.num_decodes[several],
+        steps.decode_context_tokens[several],
+        steps.num_steps[several],
+        None if step_time_scale is None else step_time_scale[steps.worker_id[several]],
     )
     return values, weights, runs
 
@@ -151,7 +159,8 @@ class _Pool:
         runs = self._runs
         last_context = runs.context_tokens + (runs.num_steps - 1) * runs.num_decodes
         firsts = self._timing.decode_step_ms_array(runs.num_decodes, runs.context_tokens)
-        return firsts, self._timing.decode_step_ms_array(runs.num_decodes, last_context)
+        lasts = self._timing.decode_step_ms_array(runs.num_decodes, last_context)
+        return (firsts, lasts) if runs.scale is None else (firsts * runs.scale, lasts * runs.scale)
 
     def _choose_bins(self, firsts: FloatArray, lasts: FloatArray) -> _Bins:
         """Bins over the bulk of the runs' gaps; where they lie costs time, never exactness."""

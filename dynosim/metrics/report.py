@@ -196,7 +196,7 @@ def _latency_keys(
     ttft = summarize_sample(latencies.ttft_ms[completed])
     tpot = summarize_sample(latencies.tpot_ms[completed])
     e2e = summarize_sample(latencies.e2e_ms[completed])
-    gaps = summarize_gaps(result.steps, result.stalled_gaps_ms, timing)
+    gaps = summarize_gaps(result.steps, result.stalled_gaps_ms, timing, result.step_time_scale)
     return {
         **ttft.keys_for("ttft_ms"),
         **summarize_sample(latencies.ttst_ms[completed]).keys_for("ttst_ms"),

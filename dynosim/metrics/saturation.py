@@ -175,7 +175,11 @@ def _waits_in_router(result: RunResult, at_ms: FloatArray) -> NDArray[np.bool_]:
     log = result.requests
     queued = (routing.queued_ms > 0) & ~np.isnan(log.dispatch_ms)
     left_ms = np.sort(log.dispatch_ms[queued])
-    came_ms = np.sort(log.dispatch_ms[queued] - routing.queued_ms[queued])
+    came_ms = log.dispatch_ms[queued] - routing.queued_ms[queued]
+    # Whoever was still queued when the run was cut off never left.
+    waits_still = (log.status == RequestStatus.UNFINISHED) & np.isnan(log.dispatch_ms)
+    waits_still &= ~np.isnan(log.arrival_ms)
+    came_ms = np.sort(np.concatenate((came_ms, log.arrival_ms[waits_still])))
     num_queued = np.searchsorted(came_ms, at_ms, side="right")
     num_queued -= np.searchsorted(left_ms, at_ms, side="right")
     return np.asarray(num_queued > 0)

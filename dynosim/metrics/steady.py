@@ -12,7 +12,7 @@ import numpy as np
 
 from dynosim.metrics.decode_runs import DecodeTimes
 from dynosim.metrics.percentiles import summarize_sample
-from dynosim.records import FloatArray, RequestLog, RequestStatus, RunResult, StepLog
+from dynosim.records import FloatArray, RequestLog, RequestStatus, RunResult
 
 WARM_UP_SHARE = 0.1
 MS_PER_S = 1000.0
@@ -66,9 +66,8 @@ def _rates(
 ) -> dict[str, Any]:
     log = result.requests
     per_second = MS_PER_S / (end_ms - start_ms)
-    tokens = _between(log.first_token_ms, start_ms, end_ms) + _decoded_tokens(
-        result.steps, timing, start_ms, end_ms
-    )
+    tokens = _between(log.first_token_ms, start_ms, end_ms)
+    tokens += _decoded_tokens(result, timing, start_ms, end_ms)
     completed = log.finish_ms[log.status == RequestStatus.COMPLETED]
     return {
         "steady_offered_rps": _between(log.arrival_ms, start_ms, end_ms) * per_second,
@@ -82,8 +81,9 @@ def _between(times_ms: FloatArray, start_ms: float, end_ms: float) -> int:
     return int(((times_ms > start_ms) & (times_ms <= end_ms)).sum())
 
 
-def _decoded_tokens(steps: StepLog, timing: DecodeTimes, start_ms: float, end_ms: float) -> int:
+def _decoded_tokens(result: RunResult, timing: DecodeTimes, start_ms: float, end_ms: float) -> int:
     """Decode tokens of the steps that end inside the window."""
+    steps, scale = result.steps, result.step_time_scale
     row_end_ms = steps.start_ms + steps.duration_ms
     inside = (steps.start_ms >= start_ms) & (row_end_ms <= end_ms)
     tokens = int((steps.num_decodes * steps.num_steps)[inside].sum())
@@ -96,6 +96,8 @@ def _decoded_tokens(steps: StepLog, timing: DecodeTimes, start_ms: float, end_ms
             counts = np.full(num_steps, num_decodes)
             contexts = steps.decode_context_tokens[row] + np.arange(num_steps) * num_decodes
             step_ms = timing.decode_step_ms_array(counts, contexts)
+            if scale is not None:
+                step_ms = step_ms * scale[steps.worker_id[row]]
             step_ends_ms = steps.start_ms[row] + np.cumsum(step_ms)
         tokens += num_decodes * _between(step_ends_ms, start_ms, end_ms)
     return tokens
