@@ -64,11 +64,25 @@ class SessionAffinity:
         self._bindings.pop(session_id, None)
         self._idle.pop(session_id, None)
 
-    def remove_worker(self, worker_id: int) -> None:
-        """Forget all sessions that live on a worker."""
+    def lose(self, session_id: str) -> None:
+        """A request of the session was lost with a worker that the session has moved away from.
+
+        Nobody knows when it ended; the idle time begins with the last end that was heard of.
+        """
+        binding = self._bindings.get(session_id)
+        if binding is None:
+            return
+        self._bindings[session_id] = binding._replace(leases=binding.leases - 1)
+        if binding.leases == 1:
+            idle = sorted([*self._idle, session_id], key=self._expiry_ms)
+            self._idle = OrderedDict.fromkeys(idle)
+
+    def remove_worker(self, worker_id: int) -> list[str]:
+        """Forget all sessions that live on a worker; returns them."""
         gone = [s for s, b in self._bindings.items() if b.candidate.worker_id == worker_id]
         for session_id in gone:
             self.unbind(session_id)
+        return gone
 
     def snapshot(self) -> AffinitySnapshot:
         """All that future answers depend on; see `restore`."""
@@ -78,6 +92,9 @@ class SessionAffinity:
         """Make one without bindings what another one was."""
         self._bindings.update(snapshot.bindings)
         self._idle.update(dict.fromkeys(snapshot.idle))
+
+    def _expiry_ms(self, session_id: str) -> float:
+        return self._bindings[session_id].expires_ms
 
     def _expire(self, now_ms: float) -> None:
         while self._idle:

@@ -145,9 +145,11 @@ class KvRouter:
             lost += self.load.remove_slot(slot)
             self.index.remove_worker(slot)
         if self._affinity is not None:
-            self._affinity.remove_worker(worker_id)
-        for request_id in lost:
-            self._leases.pop(request_id, None)
+            self._end_leases(self._affinity.remove_worker(worker_id))
+            for request_id in lost:
+                session_id = self._leases.pop(request_id, None)
+                if session_id is not None:
+                    self._affinity.lose(session_id)
         return lost
 
     def apply_events(self, worker_id: int, dp_rank: int, events: Iterable[AnyEvent]) -> None:
@@ -248,6 +250,7 @@ class KvRouter:
         """Let a session go anywhere again: its worker failed it."""
         if self._affinity is not None:
             self._affinity.unbind(session_id)
+            self._end_leases([session_id])
 
     # ---- the field's names for it ----------------------------------------------------------------
 
@@ -274,6 +277,7 @@ class KvRouter:
         if update_states:
             placed = self._place(request, eligible, now_ms, 0.0)
             return placed.worker_id, placed.dp_rank, int(placed.overlap_blocks)
+        self._forget_old_guesses(now_ms)
         found = self._choose(request, eligible, now_ms)
         candidate = self.table.candidate(found.slot)
         return candidate.worker_id, candidate.dp_rank, int(found.overlap_blocks)
@@ -283,7 +287,9 @@ class KvRouter:
     ) -> list[dict[str, int]]:
         """What each candidate would have in hand with this prompt, in slot order."""
         request = self._request_of(token_ids, None, None)
-        options = self.choice.fresh_options(request, self._eligible(request, now_ms), now_ms)
+        eligible = self._eligible(request, now_ms)
+        self._forget_old_guesses(now_ms)
+        options = self.choice.fresh_options(request, eligible, now_ms)
         return [
             {
                 "worker_id": option.worker_id,
@@ -353,11 +359,15 @@ class KvRouter:
             )
         return mask
 
+    def _end_leases(self, session_ids: Sequence[str]) -> None:
+        """Sessions were forgotten: what they still have in hand must not end a later binding."""
+        for request_id in [r for r, s in self._leases.items() if s in session_ids]:
+            del self._leases[request_id]
+
     def _waits(self, request: RoutingRequest, eligible: int, now_ms: float) -> bool:
         """Queue a request if it has to wait. Raises: QueueFullError."""
         assert self._queue is not None
-        if self._follower is not None:
-            self._follower.expire(now_ms)
+        self._forget_old_guesses(now_ms)
         cached_tokens = self.choice.best_cached_tokens(request, eligible, now_ms)
         uncached_tokens = max(request.input_tokens - cached_tokens, 0)
         classes = self.settings.classes
@@ -398,8 +408,7 @@ class KvRouter:
         self, request: RoutingRequest, eligible: int, now_ms: float, queued_ms: float
     ) -> Decision:
         """Choose a slot among the eligible ones, book the request there and tell why."""
-        if self._follower is not None:
-            self._follower.expire(now_ms)
+        self._forget_old_guesses(now_ms)
         placement = self._choose(request, eligible, now_ms)
         decision = self._book(request, placement, now_ms, queued_ms)
         if self._follower is not None:
@@ -422,6 +431,11 @@ class KvRouter:
             (request.request_id, worker_id, dp_rank,
              slot, cost, overlap_blocks, cached_tokens, queued_ms),
         )  # fmt: skip
+
+    def _forget_old_guesses(self, now_ms: float) -> None:
+        """To be called before the index is asked."""
+        if self._follower is not None:
+            self._follower.expire(now_ms)
 
     def _choose(self, request: RoutingRequest, eligible: int, now_ms: float) -> Placement:
         if self.policy is not None:

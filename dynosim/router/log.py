@@ -13,6 +13,7 @@ An entry is a list that begins with its kind and time, made of plain values only
     release t outcomes                          what stopped waiting: decisions and refusals
     stale  t request_ids
     best   t arguments outcome                  of `best_worker`; outcome: its answer or refusal
+    loads  t token_ids outcome                  of `get_potential_loads`, likewise
     broken t reason                             the router failed: what follows cannot be derived
 
 Where prefill load decays, `arrive`, `release` and `best` end with a list of the prefill times that
@@ -199,6 +200,21 @@ class LoggedRouter(KvRouter):
         self._tell_placing(["best", now_ms, asked, list(best)])
         return best
 
+    @tells_failure
+    def get_potential_loads(
+        self, token_ids: Sequence[int], now_ms: float = 0.0
+    ) -> list[dict[str, int]]:
+        """See `KvRouter`."""
+        self.now_ms = now_ms
+        try:
+            loads = super().get_potential_loads(token_ids, now_ms)
+        except RequestRefusedError as error:
+            refusal = outcome_to_plain(Refusal(None, error))
+            self.tell(["loads", now_ms, list(token_ids), refusal])
+            raise
+        self.tell(["loads", now_ms, list(token_ids), loads])
+        return loads
+
     def _tell_placing(self, entry: Entry) -> None:
         """Tell what was placed, and how long its prefills were taken to last."""
         durations_ms = None if self._noted is None else self._noted.take()
@@ -276,6 +292,13 @@ def _best(
     return outcome, list(best)
 
 
+def _loads(router: KvRouter, now_ms: float, token_ids: Any, outcome: Any) -> tuple[Any, Any]:
+    try:
+        return outcome, router.get_potential_loads(token_ids, now_ms)
+    except RequestRefusedError as error:
+        return outcome, outcome_to_plain(Refusal(None, error))
+
+
 def _retell(router: KvRouter, durations_ms: Any) -> None:
     """Let the router's estimator predict what was predicted then."""
     if isinstance(router.estimator, RetoldEstimator):
@@ -332,6 +355,7 @@ _HANDLERS: dict[str, Callable[..., tuple[Any, Any]]] = {
     "stale": _stale,
     "unbind": _unbind,
     "best": _best,
+    "loads": _loads,
     "broken": _broken,
     **{kind: _restoring(restore) for kind, restore in RESTORERS.items()},
 }

@@ -1,11 +1,11 @@
 """Guesses at caches: when blocks are learnt and forgotten, against plain models."""
 
 import random
-from collections.abc import Hashable
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from naive_caches import BoundedGuesses, TimedGuesses
 
 from dynosim.errors import ConfigError
 from dynosim.hashing import sequence_hashes
@@ -20,65 +20,6 @@ from dynosim.indexer.radix import RadixIndex
 
 PROMPTS = [[1, 2, 3, 4], [1, 2, 7], [5], [5, 1, 2, 3], [1, 2, 3, 4, 8, 9], []]
 seeds = st.integers(0, 2**32 - 1)
-
-
-class TimedModel:
-    """(worker, chain) -> when it expires."""
-
-    def __init__(self, ttl_ms: float) -> None:
-        self.ttl_ms = ttl_ms
-        self.expiry_ms: dict[tuple[int, tuple[int, ...]], float] = {}
-
-    def route(self, worker: int, prompt: list[int], now_ms: float) -> None:
-        for end in range(1, len(prompt) + 1):
-            self.expiry_ms[worker, tuple(prompt[:end])] = now_ms + self.ttl_ms
-
-    def held(self, now_ms: float) -> set[tuple[int, tuple[int, ...]]]:
-        return {key for key, expiry_ms in self.expiry_ms.items() if expiry_ms > now_ms}
-
-
-class BoundedModel:
-    """Requests in hand, and idle blocks by (epoch of release, deepest first)."""
-
-    def __init__(self, capacity_blocks: int) -> None:
-        self.capacity_blocks = capacity_blocks
-        self.in_hand: dict[Hashable, tuple[int, list[int]]] = {}
-        self.idle: dict[int, dict[tuple[int, ...], tuple[int, int]]] = {}
-        self.epoch = 0
-
-    def used(self, worker: int) -> set[tuple[int, ...]]:
-        prompts = [prompt for where, prompt in self.in_hand.values() if where == worker]
-        return {tuple(p[:end]) for p in prompts for end in range(1, len(p) + 1)}
-
-    def route(self, worker: int, request: Hashable, prompt: list[int]) -> None:
-        self.end(request)
-        self.in_hand[request] = (worker, prompt)
-        self.trim(worker)
-
-    def end(self, request: Hashable) -> None:
-        if request not in self.in_hand:
-            return
-        worker, prompt = self.in_hand.pop(request)
-        self.epoch += 1
-        idle = self.idle.setdefault(worker, {})
-        for end in range(1, len(prompt) + 1):
-            idle[tuple(prompt[:end])] = (self.epoch, -end)
-        self.trim(worker)
-
-    def leave(self, worker: int) -> None:
-        self.idle.pop(worker, None)
-        self.in_hand = {key: value for key, value in self.in_hand.items() if value[0] != worker}
-
-    def trim(self, worker: int) -> None:
-        used, idle = self.used(worker), self.idle.setdefault(worker, {})
-        for block in used & idle.keys():
-            del idle[block]
-        while idle and len(used) + len(idle) > self.capacity_blocks:
-            del idle[min(idle, key=idle.__getitem__)]
-
-    def held(self) -> set[tuple[int, tuple[int, ...]]]:
-        workers = {worker for worker, _ in self.in_hand.values()} | self.idle.keys()
-        return {(w, block) for w in workers for block in self.used(w) | self.idle.get(w, {}).keys()}
 
 
 def check_answers(index: ApproximateIndex, held: set[tuple[int, tuple[int, ...]]]) -> None:
@@ -98,17 +39,17 @@ def check_answers(index: ApproximateIndex, held: set[tuple[int, tuple[int, ...]]
 @given(seeds)
 def test_timed_guesses_follow_the_model(seed: int) -> None:
     draw = random.Random(seed)
-    index, model = ApproximateIndex(ttl_ms=100.0), TimedModel(100.0)
+    index, model = ApproximateIndex(ttl_ms=100.0), TimedGuesses(100.0)
     now_ms = 0.0
     for number in range(draw.randint(1, 25)):
         now_ms += draw.choice([0.0, 10.0, 50.0, 100.0])
         worker, prompt = draw.randrange(3), draw.choice(PROMPTS)
         if draw.random() < 0.1:
             index.remove_worker(worker)
-            model.expiry_ms = {key: at for key, at in model.expiry_ms.items() if key[0] != worker}
+            model.leave(worker)
         index.expire(now_ms)
         index.note_routed(worker, number, prompt, now_ms)
-        model.route(worker, prompt, now_ms)
+        model.route(worker, number, tuple(prompt), now_ms)
         index.note_end(number, now_ms)
         check_answers(index, model.held(now_ms))
     index.expire(now_ms + 100.0)
@@ -119,13 +60,14 @@ def test_timed_guesses_follow_the_model(seed: int) -> None:
 @given(seeds, st.integers(1, 9))
 def test_bounded_guesses_follow_the_model(seed: int, capacity_blocks: int) -> None:
     draw = random.Random(seed)
-    index, model = ApproximateIndex(capacity_blocks=capacity_blocks), BoundedModel(capacity_blocks)
+    model = BoundedGuesses(capacity_blocks)
+    index = ApproximateIndex(capacity_blocks=capacity_blocks)
     for _ in range(draw.randint(1, 30)):
         worker, request, kind = draw.randrange(3), draw.randrange(5), draw.random()
         if kind < 0.5:
             prompt = draw.choice(PROMPTS)
             index.note_routed(worker, request, prompt, 0.0)
-            model.route(worker, request, prompt)
+            model.route(worker, request, tuple(prompt), 0.0)
         elif kind < 0.93:
             index.note_end(request, 0.0)
             model.end(request)

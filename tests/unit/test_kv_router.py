@@ -130,6 +130,37 @@ def test_a_session_whose_worker_left_goes_anywhere() -> None:
     assert placed(router, 2, session_id="s") == 1 - home
 
 
+def test_a_request_from_before_a_session_was_unbound_does_not_end_its_new_binding() -> None:
+    router = make_router(2, affinity=AffinitySettings(ttl_ms=10.0))
+    placed(router, "old", [1], session_id="s")
+    router.unbind_session("s")
+    home = placed(router, "new", [2], session_id="s")
+    router.free("old", 1.0)
+    for number in range(6):
+        decision = router.submit(request(number, [50 + number], session_id="s"), 100.0)
+        assert decision is not None and decision.worker_id == home
+        router.free(number, 100.0)
+
+
+@pytest.mark.parametrize("ends_first", [True, False])
+@pytest.mark.parametrize(("at_ms", "worker_id"), [(19.5, 1), (20.0, 2)])
+def test_a_request_lost_where_the_session_has_left_does_not_keep_it_bound(
+    ends_first: bool, at_ms: float, worker_id: int
+) -> None:
+    router = make_router(2, affinity=AffinitySettings(ttl_ms=10.0, mode="soft"))
+    for number in range(2):  # the second moves the session from worker 0 to worker 1
+        rules = Constraints(allowed_workers=frozenset({number}))
+        assert placed(router, number, [number], session_id="s", constraints=rules) == number
+    if ends_first:
+        router.free(1, 10.0)
+    assert router.remove_worker(0) == [0]
+    router.free(1, 10.0)
+    router.add_worker(card(2))
+    placed(router, "other", range(50, 60), constraints=Constraints(pinned_worker=1))
+    decision = router.submit(request("next", [70], session_id="s"), at_ms)
+    assert decision is not None and decision.worker_id == worker_id
+
+
 def test_without_events_the_router_expects_prompts_where_it_sent_them() -> None:
     router = make_router(3, index=ApproximateIndex(ttl_ms=1000.0))
     first = placed(router, 1, range(8))
