@@ -14,14 +14,12 @@ from dynosim.engine.spec import EngineSpec
 from dynosim.errors import TraceError
 from dynosim.metrics import check_conservation
 from dynosim.records import RunResult, Trace
-from dynosim.silicon.fitted_file import load_fitted, read_fit, write_fit
+from dynosim.silicon.fitted_file import read_fit
 from dynosim.timing.fitted import (
     Fit,
     FittedModel,
     FittedParameters,
     MeasuredRange,
-    padded_tokens,
-    vllm_graph_sizes,
 )
 
 PARAMETERS = FittedParameters(
@@ -69,21 +67,6 @@ def test_whole_prompt_in_chunks_makes_the_same_pairs() -> None:
     assert chunks == pytest.approx(model.step_ms(1, 64, 0, 0, 0) - 0.5)
 
 
-def test_steps_pad_to_the_sizes_of_graphs() -> None:
-    sizes = vllm_graph_sizes(128)
-    assert sizes[:6] == (1, 2, 4, 8, 16, 24)
-    assert sizes[-1] == 256
-    assert padded_tokens(9, sizes) == 16
-    assert padded_tokens(300, sizes) == 300
-    fit = Fit(parameters=FittedParameters(per_token_ms=1.0), graph_sizes=sizes)
-    assert FittedModel(fit).step_ms(0, 0, 0, 9, 0) == pytest.approx(16)
-
-
-def test_largest_graph_is_bounded_by_vllms_limit() -> None:
-    assert vllm_graph_sizes(1024)[-1] == 512
-    assert vllm_graph_sizes(4) == (1, 2, 4, 8)
-
-
 def test_curves_stand_in_for_the_products_and_shape_the_context_term() -> None:
     fit = Fit(
         parameters=FittedParameters(
@@ -108,27 +91,6 @@ def test_range_is_told_by_axis() -> None:
     assert model.steps_in_range_of("num_decodes", steps).tolist() == [1, 0, 30]
     assert model.steps_in_range_of("mean_context", steps).tolist() == [1, 1, 10]
     assert model.steps_in_range(steps).tolist() == [0, 0, 10]
-
-
-def test_file_gives_back_what_was_written(tmp_path: Path) -> None:
-    fit = Fit(
-        parameters=replace(PARAMETERS, ingress_ms=20.0, egress_ms=1.5),
-        token_curve=((1, 9.0), (64, 9.5)),
-        context_curve=((1, 0.5), (8, 1.0)),
-        knee=5.0,
-        graph_sizes=(1, 2, 4),
-        intervals={"overhead_ms": (1.5, 2.5)},
-        draws=(replace(PARAMETERS, overhead_ms=1.75), replace(PARAMETERS, weights_ms=8.25)),
-        unidentified=("prompt_step_ms",),
-        measured=MeasuredRange(prefill_tokens=2048, num_decodes=128),
-        errors={"mean_ttft_ms": -0.02},
-        source="a.jsonl: vLLM 0.19",
-        method="simulation in the loop",
-    )
-    write_fit(fit, tmp_path / "new" / "timing.json")
-    assert read_fit(tmp_path / "new" / "timing.json") == fit
-    model = load_fitted(tmp_path / "new" / "timing.json")
-    assert (model.ingress_ms, model.egress_ms) == (20.0, 1.5)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from dynosim.errors import ConfigError, InfeasibleError
 from dynosim.silicon import build_timing, resolve_num_gpu_blocks
 from dynosim.silicon.catalogue import known_models, model_entry
 from dynosim.silicon.hardware import hardware_sheet, known_hardware
-from dynosim.support import support
 from dynosim.timing.architecture import model_shape
 from dynosim.timing.roofline import RooflineModel
 
@@ -186,12 +185,3 @@ def test_roofline_is_as_far_from_the_silicon_tables_as_we_know(
     found = [model.step_ms(*step) / ms - 1 for step, ms in zip(steps, direct_ms, strict=True)]
     # The queries' answers were written down in three digits.
     assert found == pytest.approx(errors, abs=0.002)
-
-
-def test_support_tells_measured_from_estimated() -> None:
-    (row,) = support("Qwen/Qwen3-32B", "h200_sxm", "vllm")
-    assert (row.source, row.kind) == ("measured", "aiconfigurator")
-    (row,) = support("Qwen/Qwen3-32B", "l4", "vllm")
-    assert (row.source, row.kind) == ("estimated", "roofline")
-    with pytest.raises(ConfigError, match="engine: unknown"):
-        support("Qwen/Qwen3-32B", "l4", "tgi")

@@ -133,13 +133,6 @@ def test_what_the_tables_lack_points_to_the_roofline(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_table_survives_its_file(tmp_path: Path) -> None:
-    table, path = silicon_table(), tmp_path / "table.npz"
-    save_table(table, path)
-    again = load_table(path)
-    assert np.array_equal(again.prefill_ms, table.prefill_ms) and again.meta == table.meta
-
-
 @pytest.mark.parametrize("content", [b"", b"not a zip", None])
 def test_damaged_table_is_built_again(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "table.npz"
