@@ -42,8 +42,9 @@ class RotatingLog:
     Call `maintain` between the router's inputs, and every second or so when there are none.
 
     Rotation changes nothing in the router, except that a placement policy without `state` and
-    `restore` begins anew. Should the disk or the policy fail, the log ends there, `failure` tells why,
-    and the router goes on; later a file is begun anew, with the state at that time, until that works.
+    `restore` begins anew. Should the disk or the policy fail, the log ends there, `failure` tells
+    why, and the router goes on; later a file is begun anew, with the state at that time, until that
+    works.
     Raises: ConfigError if the folder cannot be written or a limit makes no sense; a disk that is
     full or broken at the start is a failure like any later one.
     """

@@ -1,7 +1,8 @@
 """What a worker says of itself to the frontends that will use it."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from xxhash import xxh3_64_intdigest
@@ -10,6 +11,12 @@ from dynosim.router.workers import WorkerCard as RoutingCard
 
 EngineKind = Literal["mock", "vllm", "sglang", "trtllm"]
 Role = Literal["agg", "prefill", "decode"]
+MAX_DP_SIZE = 4096  # a router keeps a place for each rank
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Label = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=1024, pattern=r"\A[^\x00-\x1f\x7f]*\Z")
+]
 
 
 class EventSource(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,32 +28,42 @@ class EventSource(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerCard(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker as discovery publishes it. `worker_id` follows from `name` (`worker_id_of`)."""
+    """A worker as discovery publishes it. `worker_id` follows from `name` (`worker_id_of`).
 
-    worker_id: int
-    name: str
-    namespace: str = "dynosim"
-    component: str = "backend"
-    endpoint: str = "generate"
+    Anybody who can write there may publish one: what cannot be a worker is refused when it is read,
+    before it can change anything for others.
+    """
+
+    worker_id: Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
+    name: Label
+    namespace: Label = "dynosim"
+    component: Label = "backend"
+    endpoint: Label = "generate"
     engine: EngineKind
-    url: str  # of the engine's HTTP server, without a slash at the end
-    model: str  # the name that clients use
+    url: Label  # of the engine's HTTP server, without a slash at the end
+    model: Label  # the name that clients use
     model_path: str | None = None  # folder of tokenizer and config; None: byte tokenizer
     role: Role = "agg"
-    block_size: int
-    total_kv_blocks: int | None = None  # per rank
-    max_num_batched_tokens: int | None = None
-    max_num_seqs: int | None = None
-    max_model_len: int
-    dp_size: int = 1
+    block_size: Count
+    total_kv_blocks: Annotated[int, msgspec.Meta(ge=0)] | None = None  # per rank
+    max_num_batched_tokens: Count | None = None
+    max_num_seqs: Count | None = None
+    max_model_len: Count
+    dp_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_DP_SIZE)] = 1
     device: Literal["gpu", "cpu"] = "gpu"
     taints: tuple[str, ...] = ()
     topology: Mapping[str, str] = {}
     events: tuple[EventSource, ...] = ()  # by data-parallel rank; empty: none published
     accepts_priority: bool = False  # the engine schedules by priority; others refuse it
-    speedup: float = 1.0  # of a simulated engine: its steps take so many times less
+    speedup: Annotated[float, msgspec.Meta(gt=0)] = 1.0  # of a simulated engine's steps
     pid: int | None = None
     is_draining: bool = False  # serves what it has, takes nothing new
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError for an address that is none, or events of ranks that are not there."""
+        check_http_address(self.url)
+        if len(self.events) > self.dp_size:
+            raise ValueError(f"{len(self.events)} event sources for {self.dp_size} ranks")
 
     def routing_card(self) -> RoutingCard:
         """The part that the router decides by."""
@@ -60,6 +77,18 @@ class WorkerCard(msgspec.Struct, frozen=True, kw_only=True):
             taints=frozenset(self.taints),
             topology=dict(self.topology),
         )
+
+
+def check_http_address(url: str) -> None:
+    """Raises: ValueError if this is not where an HTTP server could be."""
+    parts = urlsplit(url)
+    try:
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        (parts.hostname or "").encode("idna")
+    except ValueError:  # a port beyond 65535, a name that no resolver takes
+        is_address = False
+    if not is_address or not url.isprintable() or " " in url:
+        raise ValueError("url: expected http://HOST:PORT")
 
 
 def worker_id_of(name: str) -> int:

@@ -25,3 +25,10 @@ def http_url(host: str, port: int) -> str:
     """The base of a server's addresses, without a slash at the end."""
     name = advertised_host(host)
     return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+def without_credentials(url: str) -> str:
+    """An address that can be shown: logs and pages have more readers than a password should."""
+    scheme, separator, rest = url.partition("://")
+    place, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{place.rpartition('@')[2]}{slash}{path}"

@@ -19,6 +19,8 @@ import msgspec
 
 from dynosim_runtime.card import WorkerCard
 from dynosim_runtime.errors import LiveError
+from dynosim_runtime.hosts import without_credentials
+from dynosim_runtime.outage import Outage
 
 PREFIX = "dynosim/workers/"
 LEASE_S_MIN = 2  # etcd grants none that is shorter than its election time-out
@@ -37,6 +39,7 @@ class EtcdDiscovery:
 
     def __init__(self, url: str, lease_s: float) -> None:
         self.url = url
+        self.shown_url = without_credentials(url)
         self.lease_s = max(LEASE_S_MIN, math.ceil(lease_s))  # etcd counts whole seconds
         self._session: aiohttp.ClientSession | None = None
         self._reported: set[str] = set()
@@ -63,7 +66,7 @@ class EtcdDiscovery:
             await asyncio.sleep(0.5)
         raise LiveError(
             f"worker {card.name}: a live worker already has worker id {card.worker_id} in "
-            f"{self.url}; stop that one, or give this one another --name"
+            f"{self.shown_url}; stop that one, or give this one another --name"
         )
 
     async def watch(self) -> AsyncIterator[dict[int, WorkerCard]]:
@@ -102,13 +105,13 @@ class EtcdDiscovery:
             ) as response:
                 answer = await response.json(content_type=None)
                 if response.status != 200:
-                    raise EtcdUnreachableError(f"etcd at {self.url}: {_reason(answer)}")
+                    raise EtcdUnreachableError(f"etcd at {self.shown_url}: {_reason(answer)}")
         except (aiohttp.ClientError, TimeoutError, json.JSONDecodeError) as error:
             raise EtcdUnreachableError(
-                f"etcd at {self.url} cannot be reached: {str(error) or 'no answer'}"
+                f"etcd at {self.shown_url} cannot be reached: {str(error) or 'no answer'}"
             ) from None
         if not isinstance(answer, dict):
-            raise EtcdUnreachableError(f"{self.url} does not answer like etcd's HTTP gateway")
+            raise EtcdUnreachableError(f"{self.shown_url} does not answer like etcd's HTTP gateway")
         return answer
 
     async def _looks(self) -> AsyncIterator[dict[int, WorkerCard]]:
@@ -124,14 +127,17 @@ class EtcdDiscovery:
         wish = {"create_request": {**_prefix_range(), "start_revision": str(revision)}}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.lease_s)
         try:
-            async with self._client().post(
-                f"{self.url}/v3/watch", json=wish, timeout=timeout
-            ) as response:
+            async with asyncio.timeout(max(2.0, self.lease_s)):  # etcd says at once that it watches
+                response = await self._client().post(
+                    f"{self.url}/v3/watch", json=wish, timeout=timeout
+                )
+            async with response:
                 while await self._rings(response.content):
                     yield
-                raise EtcdUnreachableError(f"etcd at {self.url} has ended the watch")
-        except aiohttp.ClientError as error:
-            raise EtcdUnreachableError(f"etcd at {self.url} is lost: {error}") from None
+                raise EtcdUnreachableError(f"etcd at {self.shown_url} has ended the watch")
+        except (aiohttp.ClientError, TimeoutError) as error:
+            reason = str(error) or "no answer"
+            raise EtcdUnreachableError(f"etcd at {self.shown_url} is lost: {reason}") from None
 
     async def _rings(self, stream: aiohttp.StreamReader) -> bool:
         """Wait for anything to be heard, or for long silence; false at the end of the stream."""
@@ -207,7 +213,7 @@ class EtcdRegistration:
         except EtcdUnreachableError as error:
             raise LiveError(f"worker {card.name}: {error}") from None
         if not is_ours:
-            raise LiveError(f"worker {card.name}: its lease in {self._etcd.url} has run out")
+            raise LiveError(f"worker {card.name}: its lease in {self._etcd.shown_url} has run out")
 
     async def close(self) -> None:
         """Take the card away at once."""
@@ -235,18 +241,16 @@ class EtcdRegistration:
         return bool(answer.get("succeeded", False))
 
     async def _keep_alive(self) -> None:
-        is_failing = False
+        renewing = Outage(log, f"worker {self._card.name} cannot renew its lease")
         while True:
             await asyncio.sleep(self._etcd.lease_s / 3)
             try:
                 if not await self._renew():
                     log.error("worker %s: another worker has taken its id", self._card.name)
                     return
-                is_failing = False
-            except EtcdUnreachableError as error:
-                if not is_failing:
-                    log.error("worker %s cannot renew its lease: %s", self._card.name, error)
-                is_failing = True
+                renewing.worked()
+            except Exception as error:  # whatever it is, the next time it may be over
+                renewing.failed(error)
 
     async def _renew(self) -> bool:
         """Renew the lease, or publish under a new one if it has run out."""

@@ -6,7 +6,6 @@ say. There is no lease of our own: the kubelet's readiness probe takes its place
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -18,6 +17,7 @@ import msgspec
 from dynosim_runtime.card import WorkerCard
 from dynosim_runtime.discovery.kubernetes_api import ApiServer, Collection, KubernetesError
 from dynosim_runtime.errors import LiveError
+from dynosim_runtime.outage import Outage
 
 GROUP = "nvidia.com/v1alpha1"
 KIND = "DynamoWorkerMetadata"
@@ -254,13 +254,19 @@ def owner_uid(item: dict[str, Any]) -> str | None:
 
 async def _follow(collection: Collection, changed: asyncio.Event) -> None:
     """Keep a collection up to date for good, whatever the API server does."""
+    loading = Outage(log, f"Kubernetes, {collection.path}")
     while True:
-        with contextlib.suppress(KubernetesError):
+        try:
             async for _ in collection.follow():
                 changed.set()
+        except KubernetesError:
+            pass  # too old a version, or the connection: read anew
+        except Exception as error:  # an answer of a form that nobody has foreseen
+            loading.failed(error)
         await asyncio.sleep(RETRY_S)
         try:
             await collection.load()
             changed.set()
-        except KubernetesError as error:
-            log.warning("%s; trying again", error)
+            loading.worked()
+        except Exception as error:
+            loading.failed(error)

@@ -111,13 +111,13 @@ class Collection:
 
     def __init__(self, api: ApiServer, path: str) -> None:
         self._api = api
-        self._path = path
+        self.path = path
         self._version = ""
         self.objects: dict[str, dict[str, Any]] = {}
 
     async def load(self) -> None:
         """Read them all. Raises: KubernetesError."""
-        answer = await self._api.call("GET", self._path)
+        answer = await self._api.call("GET", self.path)
         self.objects = {item["metadata"]["name"]: item for item in answer.get("items") or ()}
         self._version = answer["metadata"]["resourceVersion"]
 
@@ -126,7 +126,7 @@ class Collection:
 
         Raises: KubernetesError, also when the version is too old, so that one must `load` anew.
         """
-        async for event in self._api.watch(self._path, self._version):
+        async for event in self._api.watch(self.path, self._version):
             item = event["object"]
             if event["type"] == "ERROR":
                 raise KubernetesError(str(item.get("message")), int(item.get("code", 0)))
