@@ -31,8 +31,35 @@ def test_engine_takes_a_request_at_the_end_of_the_step_that_runs() -> None:
 
 def test_idle_engine_takes_a_request_at_once() -> None:
     run = replay(_two(60_000.0), spec(), MODEL, "engine")
-    assert run.ttft_ms[1] == pytest.approx(float(run.result.steps.duration_ms[-2:][0]), rel=1.0)
+    steps = run.result.steps
+    late = steps.start_ms >= 60_000.0
+    with_prompts = late & (steps.num_prefills > 0)
+    assert with_prompts.sum() == 1
+    assert run.ttft_ms[1] == pytest.approx(float(steps.duration_ms[with_prompts].sum()), abs=1e-6)
+    assert run.decode_ms[1] == pytest.approx(
+        float(steps.duration_ms[late & ~with_prompts].sum()), abs=1e-6
+    )
     assert run.result.requests.scheduled_ms[1] == 60_000.0
+
+
+def test_a_replay_tells_times_on_the_clock_that_it_is_asked_for() -> None:
+    late = FittedModel(Fit(parameters=replace(TRUE, ingress_ms=4.0, egress_ms=1.0), knee=2.5))
+    clients = replay(_two(60_000.0), spec(), late, "clients")
+    engine = replay(_two(60_000.0), spec(), late, "engine")
+    plain = replay(_two(60_000.0), spec(), MODEL, "engine")
+    # Alone on the engine, a request takes its steps, the way in and the way out.
+    assert clients.ttft_ms - plain.ttft_ms == pytest.approx([5.0, 5.0])
+    assert engine.ttft_ms - plain.ttft_ms == pytest.approx([1.0, 1.0])
+    assert clients.decode_ms == pytest.approx(plain.decode_ms)
+    assert clients.latency_ms == pytest.approx(clients.ttft_ms + clients.decode_ms)
+
+
+def test_arrivals_may_be_replaced() -> None:
+    trace = _two(60_000.0)
+    moved = replay(trace, spec(), MODEL, "clients", arrival_ms=np.array([0.0, 5.0]))
+    together = replay(_two(5.0), spec(), MODEL, "clients")
+    assert moved.ttft_ms.tolist() == together.ttft_ms.tolist()
+    assert trace.arrival_ms.tolist() == [0.0, 60_000.0]
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -55,9 +82,10 @@ def test_sums_over_a_held_schedule_are_the_replayed_times(is_async: bool, clock:
     held = held_schedule(run, model, kind, len(trace))
     first, decode = held.sums(held.durations(model))
     np.testing.assert_allclose(decode, run.decode_ms, atol=1e-5)
-    # First tokens may also hold a moment of idling between two steps.
-    inside = np.abs(first + parameters.ingress_ms - run.ttft_ms) < 1e-5
-    assert inside.mean() > 0.9
+    # First tokens may also hold a moment of idling between two steps, and nothing else.
+    idle_ms = run.ttft_ms - (first + parameters.ingress_ms)
+    assert (idle_ms > -1e-5).all()
+    assert (idle_ms < 1e-5).mean() > 0.9
 
 
 @pytest.mark.parametrize("is_async", [False, True])
