@@ -38,7 +38,7 @@ class Trace:
     previous_turn: IntArray | None = None  # (n,) or None: no row depends on another
     delay_ms: FloatArray | None = None  # (n,) or None: all zero
     priority: IntArray | None = None  # (n,) or None: all zero; lower is served earlier
-    session_ids: tuple[str, ...] | None = None  # (n,) or None
+    session_ids: tuple[str, ...] | None = None  # (n,) or None; "": of no session
     request_ids: tuple[str, ...] | None = None  # (n,) or None: "0", "1", ...
     source: str = ""  # file or generator, for messages and reports
     skipped_lines: int = 0  # bad lines left out on the user's request

@@ -176,7 +176,7 @@ class RouterPlacer:
         blocks, keys = self._names.of(index)
         num_blocks = input_tokens // self._block_size
         jump = -priority if priority < 0 else 0
-        session_id = None if self._session_ids is None else self._session_ids[index]
+        session_id = None if self._session_ids is None else self._session_ids[index] or None
         # As `RoutingRequest(...)`, without a call of Python code.
         return new_tuple(
             RoutingRequest,

@@ -65,6 +65,9 @@ class VllmScheduler:
         self._reserves_prompt = spec.scheduler_reserve_full_isl
         self._token_budget = spec.max_num_batched_tokens
         self._cap_threshold = spec.long_prefill_token_threshold
+        # The more requests, the smaller the first chunk, and a smaller one may find room.
+        is_adaptive = spec.long_prefill_token_threshold_adaptive and self._cap_threshold > 0
+        self._head_may_shrink = is_adaptive and not self._reserves_prompt
         self._is_async = spec.async_scheduling
         self._is_fcfs = spec.policy == "fcfs"
         self._keep_rows = keep_rows
@@ -99,7 +102,7 @@ class VllmScheduler:
         """
         if sequence.path_blocks * self.spec.block_size > sequence.prompt_tokens:
             self._registers_decodes = True
-        if not self._is_fcfs:
+        if not self._is_fcfs or self._head_may_shrink:
             self._head_is_blocked = False
         matters = self.num_waiting == 0 or not self._head_is_blocked
         self._waiting.push(sequence)

@@ -126,6 +126,7 @@ def tied_runs(seed: int, *, exact: bool) -> RunResult:
 @settings(max_examples=150, deadline=None)
 @given(SEEDS)
 @example(320254)
+@example(11588)
 def test_bulk_when_compared_with_single_steps_gives_the_same_times(seed: int) -> None:
     assert_same(runs(seed), runs(seed, exact=True))
 
