@@ -122,6 +122,50 @@ def test_goodput_counts_requests_within_every_limit() -> None:
     assert report["goodput_rps"] == pytest.approx(good.sum() / report["duration_ms"] * 1000)
 
 
+def latencies_of(run: ToyRun) -> dict[str, np.ndarray]:
+    """Per request, under the names of the bounds that they must keep."""
+    log = run.result.requests
+    gaps = np.where(log.output_tokens > 1, log.output_tokens - 1, np.nan)
+    return {
+        "ttft_ms": log.first_token_ms - log.arrival_ms,
+        "itl_ms": (log.finish_ms - log.first_token_ms) / gaps,
+        "e2e_ms": log.finish_ms - log.arrival_ms,
+    }
+
+
+@pytest.mark.parametrize("bound", ["ttft_ms", "itl_ms", "e2e_ms"])
+def test_a_request_at_the_bound_is_good_and_one_just_above_is_not(bound: str) -> None:
+    run = toy_run(20)
+    values = latencies_of(run)[bound]
+    most = float(np.nanmax(values))
+    below = float(np.nextafter(most, 0))
+    assert report_of(run, Limits(**{bound: most}))["goodput_completed_requests"] == 20
+    assert report_of(run, Limits(**{bound: below}))["goodput_completed_requests"] == 19
+
+
+def test_answers_of_one_token_miss_no_bound_on_gaps() -> None:
+    run = toy_run(8, mean_output=0.01)
+    report = report_of(run, Limits(itl_ms=1e-9))
+    assert report["goodput_completed_requests"] == 8
+    assert report["sla_attainment"] == 1
+    assert report["goodput_output_throughput_tok_s"] == report["output_throughput_tok_s"]
+
+
+@pytest.mark.parametrize(
+    "status", [RequestStatus.REJECTED, RequestStatus.FAILED, RequestStatus.UNFINISHED]
+)
+def test_who_is_not_served_misses_the_sla_and_makes_no_goodput(status: RequestStatus) -> None:
+    run = cut_off(toy_run(10), 4, status)
+    report = report_of(run, Limits(itl_ms=1e9))
+    tokens = run.result.requests.output_tokens
+    assert report["goodput_completed_requests"] == 9
+    assert report["sla_attainment"] == 0.9
+    assert report[f"{status.name.lower()}_requests"] == 1
+    seconds = report["duration_ms"] / 1000
+    assert report["goodput_output_throughput_tok_s"] == pytest.approx(tokens.sum() / seconds)
+    assert report["request_throughput_rps"] == pytest.approx(9 / seconds)
+
+
 def test_no_limit_means_no_goodput() -> None:
     for sla in (None, Limits()):
         report = report_of(toy_run(5), sla)
@@ -142,6 +186,43 @@ def test_steady_window_leaves_warm_up_and_tail_out() -> None:
     finished = ((log.finish_ms > start) & (log.finish_ms <= end)).sum()
     rate = report["steady_request_throughput_rps"]
     assert rate == pytest.approx(finished / (end - start) * 1000)
+
+
+def test_steps_that_end_as_the_window_opens_are_outside_and_as_it_closes_inside() -> None:
+    """Steps of 8 ms, arrivals at multiples of 8 ms: exact floats, and ties at both ends."""
+    timing = ToyTiming(base_ms=8.0, per_prefill_token_ms=0, per_decode_ms=0, per_context_token_ms=0)
+    arrivals = [8.0 * number for number in (0, 3, 5, 7, 9, 12, 12, 20, 31, 40)]
+    run = toy_run(10, timing=timing, arrivals_ms=arrivals, workers=1, max_seqs=4)
+    log, report = run.result.requests, report_of(run)
+    start, end = report["steady_start_ms"], report["steady_end_ms"]
+    assert (start, end) == (24.0, 320.0)
+    times, seconds = token_times(run), 0.296
+    inside = sum(start < time <= end for time in times)
+    assert {start, end} <= set(times)
+    assert report["steady_output_throughput_tok_s"] == pytest.approx(inside / seconds)
+    assert report["steady_output_tok_s_per_gpu"] == pytest.approx(inside / seconds / 2)
+    finished = ((log.finish_ms > start) & (log.finish_ms <= end)).sum()
+    assert report["steady_request_throughput_rps"] == pytest.approx(finished / seconds)
+    assert report["steady_offered_rps"] == pytest.approx(8 / seconds)
+
+
+def token_times(run: ToyRun) -> list[float]:
+    """When tokens came: first ones, and the gaps behind them, request by request."""
+    log, gaps = run.result.requests, run.gaps_ms.tolist()
+    times = []
+    for index, first_ms in enumerate(log.first_token_ms.tolist()):
+        times.append(first_ms)
+        for _ in range(int(log.output_tokens[index]) - 1):
+            times.append(times[-1] + gaps.pop(0))
+    return times
+
+
+@pytest.mark.parametrize(("count", "first"), [(9, 0), (10, 1), (19, 1), (20, 2)])
+def test_the_window_opens_when_a_tenth_has_arrived(count: int, first: int) -> None:
+    arrivals = [3.0 * number for number in range(count)]
+    report = report_of(toy_run(count, arrivals_ms=arrivals))
+    assert report["steady_start_ms"] == arrivals[first]
+    assert report["steady_num_requests"] == count - first
 
 
 def test_steady_keys_are_the_same_with_and_without_a_window() -> None:
