@@ -20,6 +20,12 @@ FORMULAS: tuple[dict[str, Any], ...] = (
     {"kind": "linear", "base_ms": 5.0, "per_prefill_token_ms": 0.05, "per_decode_ms": 0.1,
      "per_context_token_ms": 0.0005},
 )  # fmt: skip
+PRESSURE: dict[str, Any] = {
+    "policy": "priority",
+    "max_num_seqs": 16,
+    "max_num_batched_tokens": 256,
+    "long_prefill_token_threshold": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -57,8 +63,11 @@ def told_run(seed: int, *, is_exact: bool = False) -> Told:
 def _drawn(seed: int) -> tuple[RunConfig, Trace, Prepared]:
     """A configuration, a workload, and an engine with its step times."""
     rng = random.Random(seed)
-    trace = with_sessions(rng, random_trace(rng))
-    config = random_config(rng, trace)
+    if rng.random() < 0.3:
+        trace, pressure = pressing_trace(rng), PRESSURE
+    else:
+        trace, pressure = with_sessions(rng, random_trace(rng)), {}
+    config = random_config(rng, trace, **pressure)
     if trace.delay_ms is not None and may_refuse(config, trace):
         # A turn that a refusal brings about at once comes after all others of that moment.
         trace = replace(trace, delay_ms=trace.delay_ms + 1.0)
@@ -66,6 +75,24 @@ def _drawn(seed: int) -> tuple[RunConfig, Trace, Prepared]:
     if rng.random() < 0.3:
         prepared = replace(prepared, timing=random_fit(rng))
     return config, trace, prepared
+
+
+def pressing_trace(rng: random.Random) -> Trace:
+    """Short prompts with longer answers: where memory is short, many lose it.
+
+    The later, the more urgent: with priorities, those who run first are the first to lose.
+    """
+    count = rng.randint(8, 20)
+    arrival = np.sort([rng.uniform(0, 200) for _ in range(count)])
+    return Trace(
+        arrival_ms=arrival - arrival[0],
+        input_tokens=np.array([rng.randint(2, 24) for _ in range(count)]),
+        output_tokens=np.array([rng.choice([1, 5, rng.randint(8, 60)]) for _ in range(count)]),
+        hash_ids=np.zeros(0, np.int64),
+        hash_offsets=np.zeros(count + 1, np.int64),
+        trace_block_size=16,
+        priority=np.arange(count)[::-1] // 3,
+    )
 
 
 def with_sessions(rng: random.Random, trace: Trace) -> Trace:
@@ -93,9 +120,9 @@ def with_sessions(rng: random.Random, trace: Trace) -> Trace:
     )
 
 
-def random_config(rng: random.Random, trace: Trace) -> RunConfig:
+def random_config(rng: random.Random, trace: Trace, **engine_keys: Any) -> RunConfig:
     """Any engine, cluster, router and SLA; one in four refuses or clips some requests."""
-    block_size = rng.choice([4, 8, 16, 24])
+    block_size = rng.choice([2, 4, 8, 16, 24])
     longest = int((trace.input_tokens + trace.output_tokens).max())
     if rng.random() < 0.25:
         longest = max(2, longest * 2 // 3)
@@ -104,16 +131,19 @@ def random_config(rng: random.Random, trace: Trace) -> RunConfig:
     engine: dict[str, Any] = {
         "block_size": block_size,
         "tensor_parallel": rng.choice([1, 2, 3]),
-        "num_gpu_blocks": needed + 1 + rng.choice([0, 2, needed, 20 * needed]),
+        "num_gpu_blocks": needed + 1 + rng.choice([0, 0, 2, needed, 20 * needed]),
         "max_model_len": longest,
         "max_num_seqs": seats,
-        "max_num_batched_tokens": max(seats, rng.choice([16, 64, 256])),
+        "max_num_batched_tokens": max(seats, rng.choice([0, 16, 64, 256])),
         "enable_prefix_caching": rng.random() < 0.8,
         "long_prefill_token_threshold": rng.choice([0, 0, 0, min(8, longest)]),
-        "policy": rng.choice(["fcfs", "fcfs", "priority"]),
+        "policy": rng.choice(["fcfs", "priority"]),
         "async_scheduling": rng.random() < 0.5,
+        **engine_keys,
     }
     workers = rng.choice([1, 2, 3])
+    if engine_keys:
+        workers, engine["num_gpu_blocks"] = 1, needed + 1
     cluster: dict[str, Any] = {
         "workers": workers,
         "cpu_workers": rng.choice([0, 0, 0, min(1, workers - 1)]),
