@@ -1,8 +1,10 @@
 """SimPy processes see and steer a run without changing what they do not touch."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
+import pytest
 from strategies import random_trace
 
 from dynosim.cluster import simulate
@@ -62,3 +64,75 @@ def test_a_process_that_never_ends_does_not_prolong_the_run() -> None:
             yield control.env.timeout(1.0)
 
     assert run(tick).end_ms == run().end_ms
+
+
+def test_what_happens_at_a_process_own_time_has_happened_when_it_looks() -> None:
+    """The first prefill step ends at 10 ms, when ten milliseconds are over for the process, too."""
+    outputs = np.array([1] * (len(TRACE) - 1) + [3])
+    trace = replace(TRACE, arrival_ms=np.zeros(len(TRACE)), output_tokens=outputs)
+    seen: list[tuple[float, int]] = []
+
+    def look(control: ControlPlane) -> ProcessGenerator:
+        for wait_ms in (0.0, 9.999, 0.001):
+            yield control.env.timeout(wait_ms)
+            seen.append((control.now_ms, control.num_ended))
+
+    simulate(
+        trace,
+        engine=replace(SPEC, num_gpu_blocks=10_000),
+        timing=FixedModel(10.0, 5.0),
+        num_workers=2,
+        processes=(look,),
+    )
+    assert [time_ms for time_ms, _ in seen] == pytest.approx([0.0, 9.999, 10.0])
+    assert [ended for _, ended in seen] == [0, 0, len(TRACE) - 1]
+
+
+def test_loads_are_told_by_worker() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def look(control: ControlPlane) -> ProcessGenerator:
+        yield control.env.timeout(0.0)
+        seen.append(control.num_requests)
+
+    result = run(look)
+    at_once = result.requests.worker_id[result.requests.arrival_ms == 0]
+    assert seen == [tuple(np.bincount(at_once, minlength=2).tolist())]
+    assert sum(seen[0]) > 1
+
+
+def test_processes_run_up_to_the_cut_off_and_no_further() -> None:
+    seen: list[float] = []
+
+    def tick(control: ControlPlane) -> ProcessGenerator:
+        while True:
+            yield control.env.timeout(25.0)
+            seen.append(control.now_ms)
+
+    result = simulate(
+        TRACE,
+        engine=SPEC,
+        timing=FixedModel(10.0, 5.0),
+        num_workers=2,
+        processes=(tick,),
+        max_sim_time_ms=100.0,
+    )
+    assert seen == [25.0, 50.0, 75.0, 100.0]
+    assert result.end_ms == 100.0
+
+
+def test_a_stop_is_the_end_of_the_run_at_its_time() -> None:
+    def stop(control: ControlPlane) -> ProcessGenerator:
+        yield control.env.timeout(30.0)
+        control.stop()
+
+    cut = simulate(
+        TRACE,
+        engine=SPEC,
+        timing=FixedModel(10.0, 5.0),
+        num_workers=2,
+        max_sim_time_ms=30.0,
+    )
+    stopped = run(stop)
+    assert stopped.end_ms == cut.end_ms == 30.0
+    np.testing.assert_array_equal(stopped.requests.output_tokens, cut.requests.output_tokens)
