@@ -7,15 +7,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from recorded_runs import TRUE, rows, workload, write
 from shared_data import shared_path
 
 from dynosim.cli import main
 from dynosim.silicon.fitted_file import read_fit
-from dynosim.validate.calibration import calibrate_log
+from dynosim.validate.calibration import Calibration, calibrate_log
 from dynosim.validate.fidelity import judge_file
-from dynosim.validate.scores import worst
+from dynosim.validate.log_file import read_measurements
+from dynosim.validate.scores import METRICS, worst
 
 RECORDED = "ground_truth/vllm019_rtxpro6000_llama31_8b_tp1.jsonl.gz"
 
@@ -37,6 +39,34 @@ def test_known_constants_are_found_from_requests_alone(tmp_path: Path, is_async:
     first_tokens = {one.metric: one for one in calibration.apart}["ttft_ms"]
     assert first_tokens.median_ape < 0.02
     assert set(calibration.fit.unidentified) >= {"ingress_ms", "egress_ms"}
+    check_held_out(calibration)
+
+
+def check_held_out(calibration: Calibration) -> None:
+    """The last 36 of 120 requests are judged, and the file tells how well they were predicted."""
+    measured, predicted = calibration.measured, calibration.fitted.predicted
+    assert (calibration.count, len(measured)) == (84, 120)
+    errors = {score.name: score.error for score in calibration.held_out}
+    means = {
+        "mean_ttft_ms": predicted.ttft_ms[84:].mean() / measured.ttft_ms[84:].mean() - 1,
+        "mean_latency_ms": predicted.latency_ms[84:].mean() / measured.latency_ms[84:].mean() - 1,
+    }
+    assert {name: errors[name] for name in means} == pytest.approx(means)
+    assert calibration.fit.errors == {**errors, "drift": calibration.fit.errors["drift"]}
+    apart = {one.metric: one for one in calibration.apart}
+    off = np.abs(predicted.ttft_ms[84:] / measured.ttft_ms[84:] - 1)
+    assert apart["ttft_ms"].mean_ape == pytest.approx(off.mean())
+    costs = calibration.loop_costs
+    assert min(costs, key=costs.__getitem__) == ("async" if calibration.is_async else "sync")
+    assert calibration.fitted.cost == min(costs.values()) and len(costs) == 2
+    kept = tuple(draw.parameters for draw in calibration.fitted.draws[:32])
+    assert calibration.fit.draws == kept and len(kept) == 32
+    assert calibration.fit.source == "log.jsonl.gz, 84 of 120 requests"
+    replays = calibration.fitted.num_replays
+    assert calibration.fit.method == (
+        f"simulation in the loop, {replays} replays; prior: the log's own extremes"
+    )
+    assert "KV capacity unknown, taken to be ample: state --num-gpu-blocks" in calibration.notes
 
 
 def test_clients_see_the_way_in_and_out(tmp_path: Path) -> None:
@@ -102,6 +132,19 @@ def test_harness_compares_levels_with_intervals_and_ranges(
     }
     first = levels["fitted on the first 33 requests", "capacity given"]
     elsewhere = levels["fitted on other.jsonl", "capacity given"]
+    assert [key for key in levels if key[1] == "capacity given"] == [
+        ("fitted on the first 33 requests", "capacity given"),
+        ("fitted on other.jsonl", "capacity given"),
+    ]
+    log = read_measurements(path)
+    for level, seen in ((first, 33), (elsewhere, 0)):
+        assert len(level["scores"]) == len(level["held_out_scores"]) == 16
+        for scored, begin in (("scores", 0), ("held_out_scores", seen)):
+            told = {name: level[scored][f"mean_{name}"]["measured"] for name in METRICS[::2]}
+            assert told == pytest.approx(
+                {"ttft_ms": log.ttft_ms[begin:].mean(), "latency_ms": log.latency_ms[begin:].mean()}
+            )
+        assert level["num_gpu_blocks"] == 20_000
     for level in (first, elsewhere):
         assert abs(level["scores"]["mean_latency_ms"]["error"]) < 0.02
         low, high = level["intervals"]["mean_tpot_ms"]
@@ -123,6 +166,7 @@ def test_recorded_vllm_is_predicted_within_the_bounds_we_state() -> None:
     fidelity = judge_file(shared_path(RECORDED), hardware="rtx_pro_6000_server")
     levels = {level.name: level for level in fidelity.levels}
     fitted = levels["fitted on the first 90 requests"]
+    assert (len(fitted.table), len(fitted.rest)) == (16, 16)
     for table in (fitted.table, fitted.rest):
         assert worst(table, "tpot_ms") < 0.01
         assert worst(table, "latency_ms") < 0.01

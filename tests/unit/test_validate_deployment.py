@@ -41,9 +41,9 @@ def test_capacity_is_given_by_argument_or_set_up() -> None:
     assert deployment_of(_setup()).blind_blocks() is None
 
 
-def test_model_of_the_users_own_needs_no_catalogue() -> None:
+def test_model_of_the_users_own_needs_no_catalogue(tmp_path: Path) -> None:
     trace = workload(5)
-    spec = deployment_of(_setup(model="models/tiny")).spec(trace, 10_000)
+    spec = deployment_of(_setup(model=str(tmp_path / "nowhere"))).spec(trace, 10_000)
     assert spec.max_model_len == int((trace.input_tokens + trace.output_tokens).max()) + 1
 
 
