@@ -1,0 +1,241 @@
+"""What the page and the picture of a sweep draw is what its table of trials says."""
+
+import re
+from typing import Any
+
+import polars as pl
+import pytest
+
+from dynosim.plots import trials as trial_table
+from dynosim.plots.page import Figure
+from dynosim.plots.pareto import pareto_figure
+from dynosim.plots.sweep_figures import SweepFigures
+from dynosim.plots.sweep_html import sweep_page
+
+UP, RIGHT = "output_tok_s_per_gpu", "mean_output_token_throughput_per_user"
+OBJECTIVES = (UP, RIGHT)
+
+
+def trial(index: int, tp: int, up: float, right: float, **more: Any) -> dict[str, Any]:
+    return {
+        "trial_id": index,
+        "status": "ok",
+        "reason": None,
+        "is_pareto": True,
+        "is_sla_pareto": True,
+        "meets_sla": True,
+        "engine.tensor_parallel": tp,
+        "engine.block_size": 16,
+        "router.mode": "kv",
+        "num_gpus": 8 * tp,
+        "mean_ttft_ms": 100.0 + index,
+        "p99_ttft_ms": 200.0 + index,
+        "mean_itl_ms": 10.0 + index,
+        "p99_itl_ms": 20.0 + index,
+        "prefix_cache_reused_ratio": 0.25 + index / 100,
+        "sla_attainment": 0.75 + index / 100,
+        "goodput_rps": 3.5 + index,
+        "saturated": False,
+        "timing_source": "measured",
+        "timing_description": "tables",
+        "timing_in_range_share": 1.0,
+        UP: up,
+        RIGHT: right,
+        **more,
+    }
+
+
+@pytest.fixture
+def trials() -> pl.DataFrame:
+    """Four that ran, two of them on the frontier; one has no number, one did not run."""
+    no = {"is_pareto": False, "is_sla_pareto": False}
+    rows = [
+        trial(0, 2, 50.0, 80.0),
+        trial(1, 1, 90.0, 20.0, is_sla_pareto=False, meets_sla=False, saturated=True),
+        trial(2, 1, 40.0, 30.0, **no, **{"router.mode": "random"}),
+        trial(3, 2, 45.0, 60.0, is_pareto=False, timing_in_range_share=0.9),
+        trial(4, 2, 45.0, float("nan"), **no),
+        trial(5, 4, 99.0, 99.0, status="failed", reason="it broke", **no),
+    ]
+    return pl.DataFrame(rows)
+
+
+def named(figure: Figure, name: str) -> dict[str, Any]:
+    (found,) = [trace for trace in figure.data if trace.get("name") == name]
+    return found
+
+
+def points(trace: dict[str, Any]) -> list[tuple[float, float]]:
+    return list(zip(trace["x"], trace["y"], strict=True))
+
+
+def test_trials_are_drawn_at_their_objectives_by_tensor_parallelism(trials: pl.DataFrame) -> None:
+    figure = SweepFigures(trials, OBJECTIVES).frontier()
+    assert points(named(figure, "TP1")) == [(20.0, 90.0), (30.0, 40.0)]
+    assert points(named(figure, "TP2")) == [(80.0, 50.0), (60.0, 45.0)]
+    assert named(figure, "TP1")["marker"]["size"] == [12, 8]
+    assert named(figure, "TP2")["marker"]["size"] == [12, 8]
+    assert not [trace for trace in figure.data if trace["name"] == "TP4"]
+    assert figure.layout["yaxis"]["title"]["text"] == "output tokens/s per GPU"
+    assert figure.layout["xaxis"]["title"]["text"] == "output tokens/s per user (mean)"
+
+
+def test_frontiers_run_along_the_horizontal_axis(trials: pl.DataFrame) -> None:
+    figure = SweepFigures(trials, OBJECTIVES).frontier()
+    assert points(named(figure, "Pareto frontier")) == [(20.0, 90.0), (80.0, 50.0)]
+    assert points(named(figure, "within the SLA")) == [(60.0, 45.0), (80.0, 50.0)]
+    same = trials.with_columns(is_sla_pareto="is_pareto")
+    names = [trace["name"] for trace in SweepFigures(same, OBJECTIVES).frontier().data]
+    assert "within the SLA" not in names
+
+
+def test_doubts_are_marked_on_their_trials(trials: pl.DataFrame) -> None:
+    figure = SweepFigures(trials, OBJECTIVES).frontier()
+    assert points(named(figure, "saturated")) == [(20.0, 90.0)]
+    assert points(named(figure, "misses SLA")) == [(20.0, 90.0)]
+    unknown = trials.with_columns(meets_sla=pl.lit(None, pl.Boolean), saturated=pl.lit(False))
+    names = [trace["name"] for trace in SweepFigures(unknown, OBJECTIVES).frontier().data]
+    assert names == ["Pareto frontier", "within the SLA", "TP1", "TP2"]
+
+
+def test_hovering_tells_the_trials_own_numbers(trials: pl.DataFrame) -> None:
+    known = trials.with_columns(p99_itl_ms_low=pl.lit(19.5), p99_itl_ms_high=pl.lit(23.25))
+    figure = SweepFigures(known, OBJECTIVES).frontier()
+    assert named(figure, "TP1")["text"][0].split("<br>") == [
+        "<b>TP1 kv</b> (trial 1)",
+        "output tokens/s per GPU: 90",
+        "output tokens/s per user (mean): 20",
+        "GPUs: 8",
+        "TTFT mean (ms): 101",
+        "TTFT p99 (ms): 201",
+        "ITL mean (ms): 11",
+        "ITL p99 (ms): 21 (19.5 to 23.25)",
+        "cache reuse: 0.26",
+        "within SLA: 0.76",
+        "engine.tensor_parallel: 1",
+        "router.mode: kv",
+        "<b>saturated</b>",
+        "<b>misses the SLA</b>",
+    ]
+
+
+def test_parallel_coordinates_hold_every_finished_trial(trials: pl.DataFrame) -> None:
+    (trace,) = SweepFigures(trials, OBJECTIVES).parallel_coordinates().data
+    tp, mode, up, right = trace["dimensions"]
+    assert (tp["label"], tp["ticktext"]) == ("tensor_parallel", ["1", "2"])
+    assert (tp["values"], tp["tickvals"]) == ([1, 0, 0, 1], [0, 1])
+    assert (mode["label"], mode["values"]) == ("mode", [0, 0, 1, 0])
+    assert (up["label"], up["values"]) == ("output tokens/s per GPU", [50.0, 90.0, 40.0, 45.0])
+    assert right["values"] == [80.0, 20.0, 30.0, 60.0]
+    assert trace["line"]["color"] == up["values"]
+
+
+def test_boxes_hold_the_first_objective_by_value_of_each_setting(trials: pl.DataFrame) -> None:
+    tp, mode = SweepFigures(trials, OBJECTIVES).effects().data
+    assert (tp["x"], tp["y"]) == (["1", "1", "2", "2"], [90.0, 40.0, 50.0, 45.0])
+    assert (mode["x"], mode["y"]) == (["kv", "kv", "kv", "random"], [50.0, 90.0, 45.0, 40.0])
+    assert (tp["xaxis"], mode["xaxis"]) == ("x", "x2")
+    assert tp["text"][:2] == ["TP1 kv", "TP1 rnd"]
+
+
+def test_values_of_a_setting_are_in_order_of_size() -> None:
+    sizes = [1024, 64, 512]
+    rows = [
+        trial(index, 1, 10.0 + index, 1.0, **{"engine.block_size": size})
+        for index, size in enumerate(sizes)
+    ]
+    (box,) = SweepFigures(pl.DataFrame(rows), OBJECTIVES).effects().data
+    assert box["x"] == ["64", "512", "1024"]
+
+
+def cells(body: str) -> list[list[str]]:
+    rows = re.findall(r"<tr>(.*?)</tr>", body)
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
+
+
+def test_tables_list_trials_with_their_numbers_best_first(trials: pl.DataFrame) -> None:
+    sure = trials.with_columns(
+        is_pareto_share=pl.when(pl.col("trial_id") == 0).then(0.625).otherwise(1.0),
+        goodput_rps_low=pl.lit(3.0),
+        goodput_rps_high=pl.lit(6.125),
+    )
+    page = sweep_page("t", "", sure, OBJECTIVES)
+    parts = {part.title: part for part in page.parts}
+    header, first, second = cells(parts["On the frontier"].body)
+    assert header == [
+        "trial", "tensor_parallel", "mode", "GPUs", "out tok/s/GPU", "out tok/s/user", "TTFT mean",
+        "TTFT p99", "ITL mean", "ITL p99", "reuse", "in SLA", "goodput/s", "remarks",
+    ]  # fmt: skip
+    assert first == [
+        "1", "1", "kv", "8", "90", "20", "101", "201", "11", "21", "0.26", "0.76",
+        "4.5 (3 to 6.125)", "saturated, misses SLA",
+    ]  # fmt: skip
+    assert second[:7] == ["0", "2", "kv", "16", "50", "80", "100"]
+    assert second[-1] == "on the frontier in 62 % of replays"
+    assert [row[0] for row in cells(parts["All trials"].body)[1:]] == ["1", "0", "3", "2"]
+    assert cells(parts["Failed: 1"].body)[1] == ["5", "4", "kv", "it broke"]
+
+
+def test_cards_and_notes_count_and_name_the_best(trials: pl.DataFrame) -> None:
+    page = sweep_page("t", "", trials, OBJECTIVES)
+    assert page.cards == [
+        ("trials", "6"),
+        ("on the frontier", "2"),
+        ("largest output tokens/s per GPU: TP1 kv", "90"),
+        ("largest output tokens/s per user (mean): TP2 kv", "80"),
+    ]
+    assert page.lead == "6 trials: 5 finished, 1 failed"
+    assert [note.text for note in page.notes] == [
+        "Step times measured: tables · at least 90.0 % of steps inside the measured range",
+        "1 of 4 trials are saturated (ringed): their latencies depend on the length of the trace, "
+        "so compare their throughput only.",
+        "1 of 4 trials miss the SLA (crossed).",
+    ]
+    assert [note.is_warning for note in page.notes] == [True, True, False]
+
+
+def test_measured_steps_inside_their_range_are_no_warning(trials: pl.DataFrame) -> None:
+    sure = trials.with_columns(timing_in_range_share=pl.lit(1.0))
+    note = sweep_page("t", "", sure, OBJECTIVES).notes[0]
+    assert (note.text, note.is_warning) == (
+        "Step times measured: tables · 100 % of steps inside the measured range",
+        False,
+    )
+
+
+def test_the_picture_draws_the_same_points(trials: pl.DataFrame) -> None:
+    axes = pareto_figure(title="t", trials=trials, objectives=OBJECTIVES).axes[0]
+    drawn = {group.get_label(): group.get_offsets().tolist() for group in axes.collections}
+    assert drawn == {"TP1": [[20.0, 90.0], [30.0, 40.0]], "TP2": [[80.0, 50.0], [60.0, 45.0]]}
+    sizes = {group.get_label(): group.get_sizes().tolist() for group in axes.collections}
+    assert sizes == {"TP1": [44, 26], "TP2": [44, 26]}
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert lines == {
+        "saturated": [[20.0, 90.0]],
+        "misses SLA": [[20.0, 90.0]],
+        "Pareto frontier": [[20.0, 90.0], [80.0, 50.0]],
+        "within the SLA": [[60.0, 45.0], [80.0, 50.0]],
+    }
+    assert axes.get_ylabel() == "output tokens/s per GPU"
+
+
+def test_labels_stand_at_their_points_and_turn_left_near_the_edge(trials: pl.DataFrame) -> None:
+    labels = trial_table.frontier_labels(trials, OBJECTIVES)
+    assert [(label.text, label.x, label.y, label.is_left) for label in labels] == [
+        ("TP1 kv", 20.0, 90.0, False),
+        ("TP2 kv", 80.0, 50.0, True),
+        ("TP2 kv", 60.0, 45.0, False),
+    ]
+    notes = SweepFigures(trials, OBJECTIVES).frontier().layout["annotations"]
+    drawn = [(note["text"], note["x"], note["y"], note["xanchor"]) for note in notes if "TP" in
+             note["text"]]  # fmt: skip
+    assert drawn == [
+        ("TP1 kv", 20.0, 90.0, "left"),
+        ("TP2 kv", 80.0, 50.0, "right"),
+        ("TP2 kv", 60.0, 45.0, "left"),
+    ]
+
+
+def test_unfinished_numbers_are_not_drawn(trials: pl.DataFrame) -> None:
+    assert trial_table.finished(trials, OBJECTIVES)["trial_id"].to_list() == [0, 1, 2, 3]
+    assert trial_table.finished(trials, (UP, UP))["trial_id"].to_list() == [0, 1, 2, 3, 4]
