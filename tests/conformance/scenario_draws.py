@@ -1,0 +1,109 @@
+"""Random scenarios for schedulers: small engines under pressure, requests that share prefixes."""
+
+import random
+from typing import Any
+
+Json = dict[str, Any]
+OUTPUTS_FROM = 1_000_000_000  # generated token ids: a range of a million for each request
+TIMINGS = (
+    None,
+    {"c0": 1.0},
+    {"c0": 5.0, "c1": 0.05, "c2": 0.1, "c3": 0.0005},
+    {"c0": 0.3, "c1": 0.01, "c2": 0.02},
+)
+
+
+def draw_scenario(seed: int, number: int) -> Json:
+    """The scenario of this number; each depends on the seed and its own number only."""
+    rng = random.Random(f"{seed}/{number}")
+    engine = _draw_engine(rng)
+    timing = rng.choice(TIMINGS)
+    scenario: Json = {"name": f"seed-{seed}-{number}", "engine": engine}
+    scenario["requests"] = _draw_requests(rng, engine, has_time=timing is not None)
+    scenario["max_steps"] = 3000
+    if timing is not None:
+        scenario["timing"] = timing
+    return scenario | {"options": {"step_log": "none"}}
+
+
+def _draw_engine(rng: random.Random) -> Json:
+    """An engine whose blocks hold from less than one to a few of its longest sequences."""
+    block_size = rng.choice((1, 2, 4, 8, 16, 16, 16, 32))
+    max_model_len = rng.choice((64, 128, 128, 256, 512))
+    blocks = max(2, round(max_model_len / block_size * rng.uniform(0.6, 4)))
+    engine: Json = {
+        "num_gpu_blocks": blocks + 1,
+        "block_size": block_size,
+        "max_num_seqs": rng.choice((1, 2, 3, 4, 4, 6, 8, 16, 32)),
+        "max_num_batched_tokens": rng.choice((8, 16, 32, 48, 64, 128, 200, 512)),
+        "max_model_len": max_model_len,
+    }
+    # vLLM wants a token for each seat, and without chunks a budget of a whole sequence.
+    engine["max_num_seqs"] = min(engine["max_num_seqs"], engine["max_num_batched_tokens"])
+    if rng.random() < 0.1:
+        engine["enable_chunked_prefill"] = False
+        engine["max_num_batched_tokens"] = max(max_model_len, engine["max_num_batched_tokens"])
+    elif rng.random() < 0.35:
+        largest = engine["max_num_batched_tokens"]
+        engine["long_prefill_token_threshold"] = min(rng.choice((1, 4, 8, 16, 33, 64)), largest)
+        if rng.random() < 0.45:
+            engine["long_prefill_token_threshold_adaptive"] = True
+    options = (
+        (0.4, "policy", "priority"),
+        (0.3, "watermark", rng.choice((0.01, 0.05, 0.1, 0.3))),
+        (0.2, "scheduler_reserve_full_isl", False),
+        (0.15, "enable_prefix_caching", False),
+        (0.15, "max_num_active_seqs", rng.randint(1, engine["max_num_seqs"])),
+        (0.5, "async_scheduling", True),
+    )
+    for chance, name, value in options:
+        if rng.random() < chance:
+            engine[name] = value
+    return engine
+
+
+def _draw_requests(rng: random.Random, engine: Json, *, has_time: bool) -> list[Json]:
+    """Requests in bursts; ids out of alphabetical order, since equal priorities go by them."""
+    requests: list[Json] = []
+    arrival = 0.0
+    for index in range(rng.randint(2, 30)):
+        if rng.random() < 0.5:
+            arrival += rng.choice((0.5, 1, 2, 5, 20, 50.7)) if has_time else rng.randint(1, 20)
+        request: Json = {
+            "id": f"{rng.choice('aqz')}{index}",
+            "output_length": _draw_length(rng, engine["max_model_len"] // 2),
+            "arrival_ms" if has_time else "arrival_step": arrival if has_time else int(arrival),
+        }
+        if rng.random() < 0.6:
+            request["priority"] = rng.randint(-1, 2)
+        request["prompt_ranges"] = _draw_prompt(rng, index, requests, engine)
+        requests.append(request)
+    return requests
+
+
+def _draw_prompt(
+    rng: random.Random, index: int, earlier: list[Json], engine: Json
+) -> list[list[int]]:
+    """A new prompt, or one that begins like an earlier request, or as its answer went on."""
+    longest = engine["max_model_len"]
+    own = [10_000 * (index + 1), _draw_length(rng, longest * 3 // 4)]
+    if not earlier or rng.random() < 0.4:
+        return [own]
+    number = rng.randrange(len(earlier))
+    other = earlier[number]
+    ranges = [list(part) for part in other["prompt_ranges"]]
+    if rng.random() < 0.4:  # the next turn of a conversation
+        ranges.append([OUTPUTS_FROM + 1_000_000 * number, rng.randint(1, other["output_length"])])
+    else:
+        ranges[-1][1] = rng.randint(1, ranges[-1][1])
+    if rng.random() < 0.6:
+        ranges.append(own)
+    return ranges
+
+
+def _draw_length(rng: random.Random, longest: int) -> int:
+    """Mostly short, at times long, often on or beside a whole number of blocks."""
+    kind = rng.random()
+    if kind < 0.3:
+        return rng.choice((1, 2, 3, 5, 16, 17, 33, 48))
+    return rng.randint(1, longest if kind < 0.6 else max(1, longest // 4))
