@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
+from naive_report import statistics
 
 from dynosim.metrics.percentiles import (
+    STATISTICS,
+    median,
     nearest_rank,
     percentile,
     summarize_sample,
@@ -47,3 +50,24 @@ def test_weighted_order_statistic_counts_repeats() -> None:
     assert [weighted_order_statistic(values, weights, i) for i in range(6)] == expanded
     with pytest.raises(IndexError):
         weighted_order_statistic(values, weights, 6)
+
+
+@pytest.mark.parametrize("count", [*range(1, 12), 50, 51, 99, 100, 101, 200, 201, 1000])
+def test_every_statistic_is_what_sorting_gives(count: int) -> None:
+    sample = np.random.default_rng(count).lognormal(3.0, 2.0, count)
+    found = summarize_sample(sample)
+    expected = statistics(sample.tolist())
+    assert found.count == count
+    assert list(found.statistics) == list(STATISTICS) == list(expected)
+    for name, value in expected.items():
+        assert found.statistics[name] == pytest.approx(value, rel=1e-12)  # order of a sum
+
+
+@pytest.mark.parametrize(
+    ("sample", "middle"),
+    [([4.0], 4.0), ([4.0, 1.0], 2.5), ([9.0, 1.0, 2.0], 2.0), ([9.0, 1.0, 2.0, 4.0], 3.0)],
+)
+def test_median_is_the_middle_or_between_the_two_in_the_middle(
+    sample: list[float], middle: float
+) -> None:
+    assert median(np.array(sample)) == middle

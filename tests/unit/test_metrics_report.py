@@ -273,3 +273,26 @@ def test_equal_runs_give_equal_reports_but_for_the_real_clock() -> None:
     assert set(WALL_CLOCK_KEYS) <= set(first)
     assert json.dumps(first) == json.dumps(second)
     assert report_of(toy_run(seed=4)) != first
+
+
+def test_a_share_that_does_not_exist_is_null_and_no_nan() -> None:
+    """Clients may measure requests whose prompts nobody counted."""
+    run = toy_run(3)
+    log = replace(run.result.requests, input_tokens=np.zeros(3, np.int64),
+                  cached_tokens=np.zeros(3, np.int64))  # fmt: skip
+    with np.errstate(invalid="ignore"):
+        report = report_of(replace(run, result=replace(run.result, requests=log)))
+    assert report["mean_request_hit_rate"] is None
+    assert report["prefix_cache_reused_ratio"] is None
+    json.dumps(report, allow_nan=False)
+
+
+def test_gpus_may_be_other_than_the_workers() -> None:
+    run = toy_run(10)
+    report = summarize(run.result, run.timing, sla=None, wall_time_ms=12.5, num_gpus=10)
+    usual = report_of(run)
+    assert (usual["num_gpus"], report["num_gpus"]) == (4, 10)
+    for key in ("output_tok_s_per_gpu", "total_tok_s_per_gpu", "steady_output_tok_s_per_gpu"):
+        assert report[key] * 10 == pytest.approx(usual[key] * 4)
+    assert report["gpu_hours"] * 4 == pytest.approx(usual["gpu_hours"] * 10)
+    assert (report["wall_time_ms"], report["simulate_wall_ms"]) == (12.5, 1.5)

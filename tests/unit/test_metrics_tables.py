@@ -6,8 +6,9 @@ import pytest
 from toy_runs import toy_run
 
 from dynosim.metrics import RECORD_FIELDS, request_table, timeline_table
-from dynosim.metrics.timeline import NUM_INTERVALS, default_interval_ms
-from dynosim.records import RequestStatus
+from dynosim.metrics.tables import event_table
+from dynosim.metrics.timeline import NUM_INTERVALS, cut_at_borders, default_interval_ms
+from dynosim.records import KvEventLog, RequestStatus
 
 
 def test_records_have_the_documented_fields_in_order() -> None:
@@ -103,3 +104,41 @@ def test_an_empty_run_has_an_empty_timeline() -> None:
     run = toy_run(0)
     assert timeline_table(run.result)["steps"].sum() == 0
     assert request_table(run.result, run.trace).is_empty()
+
+
+def test_events_are_listed_as_they_were_told() -> None:
+    log = KvEventLog(np.array([5.0, 6.5]), np.array([1, 0]), np.array([3, -2]))
+    assert event_table(log).to_dicts() == [
+        {"time_ms": 5.0, "worker_id": 1, "num_blocks": 3},
+        {"time_ms": 6.5, "worker_id": 0, "num_blocks": -2},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("end_ms", "interval_ms"),
+    [(300.0, 1.0), (300.5, 2.0), (600.0, 2.0), (601.0, 5.0), (1500.0, 5.0), (1501.0, 10.0),
+     (3000.0, 10.0), (3001.0, 20.0), (0.0, 1.0)],
+)  # fmt: skip
+def test_intervals_are_the_smallest_round_ones(end_ms: float, interval_ms: float) -> None:
+    assert default_interval_ms(end_ms) == interval_ms
+
+
+def test_rows_are_cut_at_borders_and_lose_nothing() -> None:
+    """One inside, one over two borders, one that ends at a border, one that takes no time."""
+    steps = toy_run(5, workers=1).result.steps
+    four = {name: getattr(steps, name)[:4] for name in steps.__slots__}
+    start, length = np.array([1.0, 5.0, 26.0, 30.0]), np.array([2.0, 21.0, 4.0, 0.0])
+    pieces = cut_at_borders(
+        replace(steps, **four | {"start_ms": start, "duration_ms": length}), 10.0, 4
+    )
+    parts = zip(pieces.row.tolist(), pieces.interval.tolist(), pieces.overlap_ms.tolist(),
+                pieces.share.tolist(), strict=True)  # fmt: skip
+    spent = [(row, interval, ms, share) for row, interval, ms, share in parts if ms or share]
+    assert spent == [
+        (0, 0, 2.0, 1.0),
+        (1, 0, 5.0, pytest.approx(5 / 21)),
+        (1, 1, 10.0, pytest.approx(10 / 21)),
+        (1, 2, 6.0, pytest.approx(6 / 21)),
+        (2, 2, 4.0, 1.0),
+        (3, 3, 0.0, 1.0),
+    ]
