@@ -28,7 +28,7 @@ TOKENS = [[kind] * BLOCK for kind in range(3)]
 LOCAL = [local_hashes(tokens, BLOCK)[0] for tokens in TOKENS]
 EXACT_INDEXES = ("radix", "compressed", "positional", "positional-binary")
 TTL_MS = 8.0
-Call = Callable[[Any], Any]
+Call = Callable[..., Any]
 
 
 class Keeps:
@@ -121,19 +121,27 @@ def random_classes(rng: random.Random) -> tuple[PolicyClass, ...]:
     return tuple(rng.sample(classes, rng.randint(1, 3)))
 
 
-def random_caches(rng: random.Random, *, is_plain: bool) -> tuple[Any, NaiveCaches]:
-    """An index and what it must answer alike."""
+def random_caches(rng: random.Random, *, is_plain: bool) -> tuple[Call, NaiveCaches]:
+    """What makes an empty index, and what that index must answer alike."""
     kind = 0.0 if is_plain else rng.random()
-    exact = make_indexer(rng.choice(EXACT_INDEXES))
+    name = rng.choice(EXACT_INDEXES)
     if kind < 0.4:
-        return exact, NaiveCaches()
+        return lambda: make_indexer(name), NaiveCaches()
     if kind < 0.6:
-        return TieredIndex(exact), NaiveCaches()
+        return lambda: TieredIndex(make_indexer(name)), NaiveCaches()
     if kind < 0.75:
-        return ApproximateIndex(ttl_ms=TTL_MS), NaiveCaches(TimedGuesses(TTL_MS))
+        return lambda: ApproximateIndex(ttl_ms=TTL_MS), NaiveCaches(TimedGuesses(TTL_MS))
     if kind < 0.85:
-        return ApproximateIndex(capacity_blocks=4), NaiveCaches(BoundedGuesses(4))
-    return PredictedIndex(exact, ApproximateIndex(ttl_ms=TTL_MS)), NaiveCaches(TimedGuesses(TTL_MS))
+        return lambda: ApproximateIndex(capacity_blocks=4), NaiveCaches(BoundedGuesses(4))
+    guesses = NaiveCaches(TimedGuesses(TTL_MS))
+    return lambda: PredictedIndex(make_indexer(name), ApproximateIndex(ttl_ms=TTL_MS)), guesses
+
+
+def tiers_of(index: Any) -> list[Tier] | None:
+    """The tiers that events to an index may be about; None: it takes no events."""
+    if isinstance(index, ApproximateIndex):
+        return None
+    return list(Tier) if isinstance(index, TieredIndex) else [Tier.DEVICE]
 
 
 class Inputs:

@@ -1,6 +1,7 @@
 """Small routers for tests."""
 
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 from dynosim.hashing import sequence_hashes
@@ -43,3 +44,14 @@ def request(name: Any, blocks: Sequence[int] = (1, 2, 3, 4), **fields: Any) -> R
 def store(router: KvRouter, worker_id: int, blocks: Sequence[int]) -> None:
     """Let a worker tell that it holds these leading blocks."""
     router.apply_events(worker_id, 0, [Stored(None, sequence_hashes(blocks), list(blocks))])
+
+
+class Points(Random):
+    """Gives the numbers that it is told to."""
+
+    def __init__(self, *points: float) -> None:
+        super().__init__()
+        self.points = list(points)
+
+    def random(self) -> float:
+        return self.points.pop(0)

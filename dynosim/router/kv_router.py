@@ -128,10 +128,11 @@ class KvRouter:
     def add_worker(self, card: WorkerCard) -> list[int]:
         """Take in a worker; returns the slots of its ranks.
 
-        Raises: ConfigError if its block size differs from the router's.
+        Raises: ConfigError if its block size differs from the router's, or it has no rank; nothing
+        is changed then.
         """
-        known = self.table.cards.get(card.worker_id)
-        if known is not None and card.block_size == self.settings.block_size:
+        self.table.check(card)
+        if card.worker_id in self.table.cards:
             self.remove_worker(card.worker_id)
         slots = self.table.add(card)
         for slot in slots:

@@ -61,15 +61,9 @@ class WorkerTable:
     def add(self, card: WorkerCard) -> list[int]:
         """Take in a worker; returns the slots of its ranks. A known worker id is replaced.
 
-        Raises: ConfigError if its block size is not the router's, so that no block would match.
+        Raises: ConfigError, see `check`.
         """
-        if card.block_size != self.block_size:
-            raise ConfigError(
-                f"worker {card.worker_id}: KV block size {card.block_size} differs from the "
-                f"router's {self.block_size}; start both with the same block size"
-            )
-        if card.dp_size < 1:
-            raise ConfigError(f"worker {card.worker_id}: dp_size must be at least 1")
+        self.check(card)
         if card.worker_id in self.cards:
             self.remove(card.worker_id)
         slots = [
@@ -78,6 +72,19 @@ class WorkerTable:
         ]
         self._enter(card, slots)
         return slots
+
+    def check(self, card: WorkerCard) -> None:
+        """Refuse a card whose blocks would match no others, or that has no rank.
+
+        Raises: ConfigError.
+        """
+        if card.block_size != self.block_size:
+            raise ConfigError(
+                f"worker {card.worker_id}: KV block size {card.block_size} differs from the "
+                f"router's {self.block_size}; start both with the same block size"
+            )
+        if card.dp_size < 1:
+            raise ConfigError(f"worker {card.worker_id}: dp_size must be at least 1")
 
     def restore(
         self, cards: Iterable[WorkerCard], candidates: Iterable[Candidate | None]

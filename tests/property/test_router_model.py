@@ -1,19 +1,29 @@
 """The router against its definitions: every answer, and all that it has in hand, step by step."""
 
+import json
 import random
+from collections.abc import Sequence
 from math import isclose
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_router import NEAR, NaiveRouter
-from router_inputs import Call, Inputs, Keeps, PowersOfTwo, random_caches, random_settings
+from router_inputs import (
+    Call,
+    Inputs,
+    Keeps,
+    PowersOfTwo,
+    random_caches,
+    random_settings,
+    tiers_of,
+)
 
 from dynosim.errors import DynosimError
-from dynosim.indexer.approximate import ApproximateIndex
 from dynosim.indexer.base import Tier
-from dynosim.indexer.tiers import TieredIndex
+from dynosim.router.checkpoint import checkpoint, difference
 from dynosim.router.kv_router import Decision, KvRouter, Refusal
+from dynosim.router.log import replay_entry
 from dynosim.router.refusals import RequestRefusedError
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -27,7 +37,7 @@ def answer(router: Any, call: Call) -> Any:
 
 
 def plain(found: Any) -> Any:
-    """An answer with its errors by kind, its costs left out (see `costs`)."""
+    """An answer with its errors by kind, its costs left out (see `costs_near`)."""
     if isinstance(found, list):
         return [plain(part) for part in found]
     if isinstance(found, Decision):
@@ -39,17 +49,21 @@ def plain(found: Any) -> Any:
     return type(found) if isinstance(found, DynosimError) else found
 
 
-def costs(found: Any) -> list[float]:
+def priced(found: Any) -> list[Decision]:
     parts = found if isinstance(found, list) else [found]
-    return [part.cost for part in parts if isinstance(part, Decision)]
+    return [part for part in parts if isinstance(part, Decision)]
+
+
+def costs_near(ones: Sequence[Any], others: Sequence[Any]) -> bool:
+    pairs = zip(ones, others, strict=True)
+    return all(isclose(one.cost, other.cost, rel_tol=0, abs_tol=NEAR) for one, other in pairs)
 
 
 def places(found: Any, naive: NaiveRouter) -> list[int]:
     """The slots of an answer."""
     if type(found) is tuple:  # of `best_worker`
         return [naive.slots.index(found[:2])]  # type: ignore[arg-type]
-    parts = found if isinstance(found, list) else [found]
-    return [part.slot for part in parts if isinstance(part, Decision)]
+    return [part.slot for part in priced(found)]
 
 
 def check_in_hand(router: KvRouter, naive: NaiveRouter, now_ms: float) -> None:
@@ -62,58 +76,66 @@ def check_in_hand(router: KvRouter, naive: NaiveRouter, now_ms: float) -> None:
         assert counted == wanted, slot
 
 
-def follow(router: KvRouter, naive: NaiveRouter, inputs: Inputs, num_steps: int) -> None:
-    for _ in range(num_steps):
+def reborn(router: KvRouter, make_index: Call, now_ms: float) -> KvRouter:
+    """A new router that goes on from what the old one's checkpoint tells."""
+    born = KvRouter(router.settings, make_index(), estimator=router.estimator, policy=router.policy)
+    for entry in checkpoint(router, now_ms):
+        replay_entry(born, json.loads(json.dumps(entry)))
+    assert difference(router, born) is None
+    return born
+
+
+def follow(router: KvRouter, naive: NaiveRouter, inputs: Inputs, make_index: Call) -> None:
+    for _ in range(60):
         call = inputs.next()
         found = answer(router, call)
         naive.taken = places(found, naive)
         wanted = answer(naive, call)
         assert plain(found) == plain(wanted)
-        pairs = zip(costs(found), costs(wanted), strict=True)
-        assert all(isclose(one, other, rel_tol=0, abs_tol=NEAR) for one, other in pairs)
+        assert costs_near(priced(found), priced(wanted))
         assert naive.taken == [] or naive.picks is not None
         check_in_hand(router, naive, inputs.now_ms)
-
-
-@settings(max_examples=200, deadline=None)
-@given(SEEDS)
-def test_plain_routing_is_what_the_cost_formula_says(seed: int) -> None:
-    rng = random.Random(seed)
-    made = random_settings(rng, is_plain=True)
-    index, caches = random_caches(rng, is_plain=True)
-    router, naive = KvRouter(made, index), NaiveRouter(made, caches)
-    assert router.choice.is_plain
-    follow(router, naive, Inputs(rng, made, [Tier.DEVICE]), 60)
-
-
-@settings(max_examples=300, deadline=None)
-@given(SEEDS)
-def test_every_answer_is_what_the_definitions_say(seed: int) -> None:
-    rng = random.Random(seed)
-    made = random_settings(rng, is_plain=False)
-    index, caches = random_caches(rng, is_plain=False)
-    estimator = PowersOfTwo() if rng.random() < 0.3 else None
-    router = KvRouter(made, index, estimator=estimator)
-    naive = NaiveRouter(made, caches, estimator=estimator)
-    tiers = list(Tier) if isinstance(index, TieredIndex) else [Tier.DEVICE]
-    guesses = isinstance(index, ApproximateIndex)
-    follow(router, naive, Inputs(rng, made, None if guesses else tiers), 60)
+        if inputs.rng.random() < 0.01:
+            router = reborn(router, make_index, inputs.now_ms)
 
 
 @settings(max_examples=60, deadline=None)
 @given(SEEDS)
+def test_plain_routing_is_what_the_cost_formula_says(seed: int) -> None:
+    rng = random.Random(seed)
+    made = random_settings(rng, is_plain=True)
+    make_index, caches = random_caches(rng, is_plain=True)
+    router, naive = KvRouter(made, make_index()), NaiveRouter(made, caches)
+    assert router.choice.is_plain
+    follow(router, naive, Inputs(rng, made, [Tier.DEVICE]), make_index)
+
+
+@settings(max_examples=140, deadline=None)
+@given(SEEDS)
+def test_every_answer_is_what_the_definitions_say(seed: int) -> None:
+    rng = random.Random(seed)
+    made = random_settings(rng, is_plain=False)
+    make_index, caches = random_caches(rng, is_plain=False)
+    estimator = PowersOfTwo() if rng.random() < 0.3 else None
+    router = KvRouter(made, make_index(), estimator=estimator)
+    naive = NaiveRouter(made, caches, estimator=estimator)
+    follow(router, naive, Inputs(rng, made, tiers_of(router.index)), make_index)
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS)
 def test_a_policy_sees_every_candidate_as_it_is(seed: int) -> None:
     rng = random.Random(seed)
     made = random_settings(rng, is_plain=False)
-    index, caches = random_caches(rng, is_plain=False)
-    router, naive = KvRouter(made, index, policy=Keeps()), NaiveRouter(made, caches, picks=Keeps())
-    tiers = list(Tier) if isinstance(index, TieredIndex) else [Tier.DEVICE]
-    guesses = isinstance(index, ApproximateIndex)
-    follow(router, naive, Inputs(rng, made, None if guesses else tiers), 60)
-    assert isinstance(router.policy, Keeps)
-    for seen, known in zip(router.policy.seen, naive.picks.seen, strict=True):
-        assert [option._replace(cost=0.0) for option in seen] == [
-            option._replace(cost=0.0) for option in known
+    make_index, caches = random_caches(rng, is_plain=False)
+    seen, known = Keeps(), Keeps()
+    router, naive = (
+        KvRouter(made, make_index(), policy=seen),
+        NaiveRouter(made, caches, picks=known),
+    )
+    follow(router, naive, Inputs(rng, made, tiers_of(router.index)), make_index)
+    for options, wanted in zip(seen.seen, known.seen, strict=True):
+        assert [option._replace(cost=0.0) for option in options] == [
+            option._replace(cost=0.0) for option in wanted
         ]
-        pairs = zip(seen, known, strict=True)
-        assert all(isclose(one.cost, other.cost, rel_tol=0, abs_tol=NEAR) for one, other in pairs)
+        assert costs_near(options, wanted)

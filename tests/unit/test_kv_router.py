@@ -20,6 +20,7 @@ from dynosim.router.refusals import (
     UnknownWorkerError,
 )
 from dynosim.router.settings import AffinitySettings, RouterSettings
+from dynosim.router.workers import WorkerCard
 
 
 def placed(router: KvRouter, name: Any, blocks: Any = (1, 2), **fields: Any) -> int:
@@ -91,6 +92,17 @@ def test_a_worker_that_joins_again_starts_empty() -> None:
     router.add_worker(card(0))
     assert router.load.num_requests == [0]
     assert router.index.find_matches([1, 2]).classes == []
+
+
+@pytest.mark.parametrize("bad", [card(0, dp_size=0), WorkerCard(0, 2 * BLOCK)])
+def test_a_card_that_does_not_fit_changes_nothing(bad: WorkerCard) -> None:
+    router = make_router(1)
+    store(router, 0, [1, 2])
+    placed(router, "a")
+    with pytest.raises(ConfigError, match="worker 0"):
+        router.add_worker(bad)
+    assert router.load.num_requests == [1] and router.table.cards == {0: card(0)}
+    assert router.index.find_matches([1, 2]).by_worker() == {0: 2}
 
 
 def test_a_session_stays_until_it_was_idle_for_long() -> None:

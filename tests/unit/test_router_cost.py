@@ -1,17 +1,18 @@
 """The cost function, term by term, and the choice it leads to."""
 
 from collections import Counter
+from dataclasses import asdict
 from math import exp, tanh
 
 import pytest
-from router_support import BLOCK, card, make_router, request, store
+from router_support import BLOCK, Points, card, make_router, request, store
 
 from dynosim.errors import ConfigError
 from dynosim.hashing import sequence_hashes
 from dynosim.indexer.base import Removed, Stored, Tier
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.tiers import TieredIndex
-from dynosim.router.cost import WorkerOption
+from dynosim.router.cost import WorkerOption, draw, pick
 from dynosim.router.eligibility import Constraints
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.settings import CostSettings
@@ -76,6 +77,42 @@ def test_credit_decays_on_workers_with_more_prefill_than_the_least_loaded() -> N
     assert options(router, range(4))[0].cost == pytest.approx((8 + 4 - credit * 2) + (8 + 4))
 
 
+def test_credit_decays_by_the_surplus_and_not_by_all_prefill_in_hand() -> None:
+    """With every worker loaded: 8 and 3 blocks of prefill, so 5 too many for the first."""
+    router = make_router(2, overlap_score_credit_decay=2.0)
+    for worker_id, count in ((0, 8), (1, 3)):
+        store(router, worker_id, [0, 1])
+        pinned = Constraints(pinned_worker=worker_id)
+        blocks = range(50 + 10 * worker_id, 50 + 10 * worker_id + count)
+        router.submit(request(worker_id, blocks, constraints=pinned), 0.0)
+    most, least = options(router, range(4))
+    assert most.cost == pytest.approx((8 + 4 - 2 / (1 + 2.0 * 5 / 4)) + (8 + 4))
+    assert least.cost == (3 + 4 - 2) + (3 + 4)
+
+
+def test_credit_decays_by_the_least_loaded_of_those_that_may_serve() -> None:
+    router = make_router(3, overlap_score_credit_decay=1.0)
+    store(router, 0, [0])
+    for worker_id, count in ((0, 4), (1, 2)):
+        pinned = Constraints(pinned_worker=worker_id)
+        blocks = range(50 + 10 * worker_id, 50 + 10 * worker_id + count)
+        router.submit(request(worker_id, blocks, constraints=pinned), 0.0)
+    made = request("asked", range(4))
+    costs = [router.choice.options(made, mask, 0.0)[0].cost for mask in (0b001, 0b011, 0b111)]
+    prefill, blocks = 4 + 4, 4 + 4
+    assert costs == [
+        pytest.approx(prefill - 1 / (1 + surplus / 4) + blocks) for surplus in (0, 2, 4)
+    ]
+
+
+def test_decay_counts_the_prompt_in_blocks_rounded_up() -> None:
+    router = make_router(2, overlap_score_credit_decay=1.0)
+    store(router, 0, [0])
+    router.submit(request("busy", range(50, 53), constraints=Constraints(pinned_worker=0)), 0.0)
+    first, _ = options(router, range(2), input_tokens=2 * BLOCK + 1)
+    assert first.cost == pytest.approx((3 + 2 + 1 / BLOCK) - 1 / (1 + 3 / 3) + (3 + 2))
+
+
 def test_requests_in_hand_have_a_weight_of_their_own() -> None:
     router = make_router(1, active_request_weight=2.5)
     router.submit(request("first", [7]), 0.0)
@@ -129,6 +166,15 @@ def test_the_cheapest_worker_is_chosen_and_told_why() -> None:
     assert (decision.cost, decision.overlap_blocks, decision.cached_tokens) == (4, 2, 32)
 
 
+@pytest.mark.parametrize("credit", [1.0, 1.5])  # found by the shortcut, and by pricing each option
+def test_the_cost_that_is_told_counts_a_rest_of_the_prompt_by_its_tokens(credit: float) -> None:
+    router = make_router(2, overlap_score_credit=credit, prefill_load_scale=2.0)
+    store(router, 1, [1, 2])
+    decision = router.submit(request("r", [1, 2, 3, 4], input_tokens=4 * BLOCK + 4), 0.0)
+    assert decision is not None
+    assert (decision.worker_id, decision.cost) == (1, 2 * (4.25 - 2 * credit) + 4)
+
+
 def test_equal_costs_are_drawn_evenly_and_the_same_with_the_same_seed() -> None:
     def choices(seed: int) -> list[int]:
         router = make_router(4, seed=seed)
@@ -156,6 +202,42 @@ def test_a_temperature_prefers_cheap_workers_without_excluding_others() -> None:
     assert chosen[1] / 3000 == pytest.approx(1 / (1 + exp(-1)), abs=0.03)
 
 
+def priced(*costs: float) -> list[WorkerOption]:
+    return [WorkerOption(slot, 0, slot, cost, 0.0, 0, 0, 0, 0) for slot, cost in enumerate(costs)]
+
+
+@pytest.mark.parametrize(("point", "slot"), [(0.0, 1), (0.33, 1), (0.34, 2), (0.67, 4), (0.999, 4)])
+def test_the_lot_falls_on_equal_ones_by_equal_shares(point: float, slot: int) -> None:
+    options = priced(5.0, 2.0, 2.0, 9.0, 2.0)
+    assert pick(options, 0.0, Points(point)).slot == slot
+
+
+def test_a_single_cheapest_one_costs_no_random_number() -> None:
+    assert pick(priced(5.0, 2.0, 3.0), 0.0, Points()).slot == 1
+    assert draw(["only"], Points()) == "only"
+
+
+@pytest.mark.parametrize("temperature", [0.25, 1.0, 4.0])
+def test_a_temperature_gives_shares_of_a_softmax_over_scaled_costs(temperature: float) -> None:
+    """Costs 30, 10 and 20 are 1, 0 and 1/2 of the way from the cheapest to the dearest."""
+    options = priced(30.0, 10.0, 20.0)
+    weights = [exp(-scaled / temperature) for scaled in (1.0, 0.0, 0.5)]
+    ends = [sum(weights[: i + 1]) / sum(weights) for i in range(3)]
+    for slot, end in enumerate(ends):
+        assert pick(options, temperature, Points(end - 1e-9)).slot == slot
+    for slot, end in enumerate(ends[:-1]):
+        assert pick(options, temperature, Points(end + 1e-9)).slot == slot + 1
+
+
+def test_with_a_temperature_equal_costs_are_drawn_evenly() -> None:
+    options = priced(3.0, 3.0)
+    assert [pick(options, 0.5, Points(point)).slot for point in (0.0, 0.499, 0.5)] == [0, 0, 1]
+
+
+def test_a_number_at_the_very_end_takes_the_last_option() -> None:
+    assert pick(priced(1.0, 2.0), 1.0, Points(1.0)).slot == 1  # of rounding
+
+
 def test_a_request_can_bring_its_own_weights() -> None:
     router = make_router(2, overlap_score_credit=0.0)
     store(router, 1, [0, 1])
@@ -166,7 +248,26 @@ def test_a_request_can_bring_its_own_weights() -> None:
         router.free(number, 0.0)
 
 
-@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
-def test_a_credit_out_of_range_is_refused(value: float) -> None:
-    with pytest.raises(ConfigError, match=r"router\.overlap_score_credit.*>= 0"):
-        CostSettings(overlap_score_credit=value)
+NUMBERS = [name for name, value in asdict(CostSettings()).items() if not isinstance(value, bool)]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_weight_is_a_finite_number_from_zero_on(name: str) -> None:
+    for value in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match=rf"router\.{name}.*>= 0, got {value}"):
+            CostSettings(**{name: value})
+    assert getattr(CostSettings(**{name: 0.0}), name) == 0.0
+
+
+def test_defaults_are_those_of_the_field() -> None:
+    assert asdict(CostSettings()) == {
+        "overlap_score_credit": 1.0,
+        "overlap_score_credit_decay": 0.0,
+        "prefill_load_scale": 1.0,
+        "host_cache_hit_weight": 0.75,
+        "disk_cache_hit_weight": 0.25,
+        "active_request_weight": 0.0,
+        "temperature": 0.0,
+        "track_prefill_tokens": True,
+        "assume_kv_reuse": True,
+    }

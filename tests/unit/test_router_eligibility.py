@@ -1,17 +1,18 @@
 """Hard rules, wishes, busy thresholds and topology domains."""
 
 from collections import Counter
+from math import exp, tanh
 
 import pytest
 from router_support import BLOCK, card, make_router, request
 
 from dynosim.errors import ConfigError
 from dynosim.router.busy import BusyThresholds
-from dynosim.router.eligibility import Constraints, eligible_mask
+from dynosim.router.eligibility import Constraints, eligible_mask, preference_factors
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.refusals import NoEligibleWorkerError, WorkersBusyError
 from dynosim.router.topology import KvTransferPolicy, decode_constraints
-from dynosim.router.workers import WorkerCard
+from dynosim.router.workers import WorkerCard, topology_taint
 
 
 def test_rules_leave_the_workers_that_keep_them_all() -> None:
@@ -26,18 +27,59 @@ def test_rules_leave_the_workers_that_keep_them_all() -> None:
     assert eligible_mask(table, Constraints(pinned_worker=3, pinned_dp_rank=1)) == 0b10000
 
 
+def test_rules_apply_together() -> None:
+    router = make_router(1)
+    router.add_worker(card(1, dp_size=2, dp_start=2, taints=frozenset({"a"})))
+    router.add_worker(card(2, taints=frozenset({"a"}), topology={"zone": "z"}))
+    table, both = router.table, frozenset({"a", topology_taint("zone", "z")})
+    assert eligible_mask(table, Constraints()) == 0b1111
+    assert eligible_mask(table, Constraints(frozenset({0, 1}))) == 0b0111
+    assert eligible_mask(table, Constraints(required_taints=both)) == 0b1000
+    assert eligible_mask(table, Constraints(frozenset({0, 2}), required_taints=both)) == 0b1000
+    assert eligible_mask(table, Constraints(frozenset({1, 2}), 1)) == 0b0110
+    assert eligible_mask(table, Constraints(None, 1, 3)) == 0b0100
+    assert eligible_mask(table, Constraints(None, 1, 2, frozenset({"a"}))) == 0b0010
+
+
+def test_taints_weigh_together_and_more_weight_is_cheaper() -> None:
+    router = make_router(1)
+    router.add_worker(card(1, taints=frozenset({"a"})))
+    router.add_worker(card(2, taints=frozenset({"a", "b"}), dp_size=2))
+    wishes = {"a": 0.5, "b": -0.75, "nobody's": 9.0}
+    factors = preference_factors(router.table, wishes)
+    assert factors == {1: exp(-tanh(0.5)), 2: exp(-tanh(-0.25)), 3: exp(-tanh(-0.25))}
+    assert factors[1] < 1 < factors[2]
+    assert preference_factors(router.table, {}) == {}
+
+
+MANY = frozenset(range(90, 100))
+
+
 @pytest.mark.parametrize(
     ("rules", "reason"),
     [
         (Constraints(pinned_worker=9), "worker 9 is not here; known workers: 0, 1"),
         (Constraints(pinned_worker=0, allowed_workers=frozenset({1})), "only 1 are allowed"),
         (Constraints(pinned_worker=0, pinned_dp_rank=2), "no data-parallel rank 2.*0 to 0"),
-        (Constraints(allowed_workers=frozenset({7, 8})), "none of the allowed.*7, 8"),
-        (Constraints(required_taints=frozenset({"gold"})), "required taint 'gold'"),
+        (Constraints(pinned_worker=0, pinned_dp_rank=-1), "no data-parallel rank -1.*0 to 0"),
+        (Constraints(allowed_workers=frozenset({7, 8})), "none of the allowed.*7, 8$"),
+        (Constraints(allowed_workers=frozenset()), "none of the allowed.*: none$"),
+        (Constraints(allowed_workers=MANY - {99}), "90, 91, .* 96, 97 and 1 more$"),
+        (Constraints(allowed_workers=MANY - {98, 99}), "90, 91, .* 96, 97$"),
+        (Constraints(required_taints=frozenset({"gold"})), "required taint 'gold'$"),
+        (
+            Constraints(required_taints=frozenset({topology_taint("zone", "x")})),
+            "no worker is in zone 'x', which this request must not leave$",
+        ),
+        (
+            Constraints(pinned_worker=0, required_taints=frozenset({"one"})),
+            r"required taint 'one' \(of those that the request's other rules leave\)$",
+        ),
     ],
 )
 def test_a_request_that_nobody_may_serve_is_told_why(rules: Constraints, reason: str) -> None:
-    router = make_router(2)
+    router = make_router(1)
+    router.add_worker(card(1, taints=frozenset({"one"})))
     with pytest.raises(NoEligibleWorkerError, match=reason):
         router.submit(request("r", constraints=rules), 0.0)
     assert router.submit(request("next"), 0.0) is not None
@@ -148,6 +190,8 @@ def test_preferred_biases_and_does_not_bind() -> None:
         ({"domain": "zone", "preferred_weight": 0.5}, "only valid with enforcement: preferred"),
         ({"domain": "zone", "enforcement": "preferred"}, "0 to 1 is needed"),
         ({"domain": "zone", "enforcement": "preferred", "preferred_weight": 1.5}, "got 1.5"),
+        ({"domain": "zone", "enforcement": "preferred", "preferred_weight": -0.1}, "got -0.1"),
+        ({"domain": "zone-"}, "not a domain name"),
         ({"domain": "zone", "enforcement": "maybe"}, "known: required, preferred"),
     ],
 )
@@ -156,6 +200,19 @@ def test_a_transfer_policy_that_makes_no_sense_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         KvTransferPolicy(**fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+def test_a_wish_carries_its_weight_and_a_rule_none(weight: float) -> None:
+    where = card(4, topology={"zone": "a", "rack": "r"})
+    wish = decode_constraints(KvTransferPolicy("zone", "preferred", weight), where)
+    assert wish == Constraints(preferred_taints={topology_taint("zone", "a"): weight})
+    rule = decode_constraints(KvTransferPolicy("rack"), where)
+    assert rule == Constraints(required_taints=frozenset({topology_taint("rack", "r")}))
+
+
+def test_a_prefill_worker_that_does_not_say_where_it_is_wishes_for_nothing() -> None:
+    assert decode_constraints(KvTransferPolicy("zone", "preferred", 1.0), card(4)) == Constraints()
 
 
 def test_a_prefill_worker_that_does_not_say_where_it_is_fails_its_request() -> None:
