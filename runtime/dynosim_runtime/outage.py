@@ -5,6 +5,8 @@ A full disk fails at every write; a log of all of them would help nobody, least 
 
 import logging
 
+from dynosim.errors import DynosimError
+
 
 class Outage:
     """One kind of thing that may fail for a while; `what` names it, as in "the records"."""
@@ -16,11 +18,13 @@ class Outage:
         self._what = what
 
     def failed(self, error: Exception) -> None:
-        """It failed once more."""
+        """It failed once more. What is not the world's fault is told with its trace."""
         self.num_failures += 1
         self.num_total += 1
         if self.num_failures == 1:
-            self._log.error("%s: %s; tried again later", self._what, error)
+            trace = None if isinstance(error, OSError | DynosimError) else error
+            text = str(error) or type(error).__name__
+            self._log.error("%s: %s; tried again later", self._what, text, exc_info=trace)
 
     def worked(self) -> None:
         """It worked."""

@@ -29,6 +29,7 @@ from dynosim_runtime.frontend.registry import ModelRegistry
 from dynosim_runtime.frontend.router_service import RouterService
 from dynosim_runtime.frontend.routing import LiveRouting
 from dynosim_runtime.frontend.service import LiveGenerator, stopwatch
+from dynosim_runtime.outage import Outage
 from dynosim_runtime.plan import check_live, load_plan, model_folder, served_model_name
 from dynosim_runtime.ports import BACKLOG, listening_socket
 from dynosim_runtime.protocol.output_parser import Parsing
@@ -183,6 +184,7 @@ class Frontend:
             stack.push_async_callback(fleet.close)
             stack.push_async_callback(self._discovery.close)
             observe_frontend(self._metrics, generator, subscriptions)
+            self._observe_files()
             for work in (self._watch(fleet), _tick(router)):
                 stack.callback(asyncio.create_task(work).cancel)
             yield generator, self._app(generator)
@@ -212,13 +214,28 @@ class Frontend:
 
     async def _watch(self, fleet: Fleet) -> None:
         """Keep the fleet as discovery shows it, whatever happens there."""
+        watching = Outage(log, "discovery failed; the workers known go on")
         while True:
             try:
                 async for cards in self._discovery.watch():
                     fleet.update(cards)
-            except Exception:
-                log.exception("discovery failed; the workers known go on, a new try follows")
+                    watching.worked()
+            except Exception as error:
+                watching.failed(error)
             await asyncio.sleep(1)
+
+    def _observe_files(self) -> None:
+        records, routing = self._records, self._routing
+        self._metrics.observe(
+            "dynosim_records_lost",
+            "Records of requests that could not be written.",
+            lambda: 0 if records is None else records.num_lost,
+        )
+        self._metrics.observe(
+            "dynosim_router_log_failing",
+            "1 while the router's log cannot be written.",
+            lambda: routing.is_log_failing,
+        )
 
     def _close_files(self) -> None:
         self._routing.close()
@@ -245,6 +262,11 @@ def _engine_session() -> aiohttp.ClientSession:
 
 
 async def _tick(router: RouterService) -> None:
+    ticking = Outage(log, "the router failed at a tick")
     while True:
         await asyncio.sleep(TICK_S)
-        router.tick()
+        try:
+            router.tick()
+            ticking.worked()
+        except Exception as error:  # a placement policy's; the next may do better
+            ticking.failed(error)

@@ -51,6 +51,11 @@ class LiveRouting:
         if slowest is not None and self._estimator is not None:
             self._estimator.speedup = slowest
 
+    @property
+    def is_log_failing(self) -> bool:
+        """Whether there is to be a log that cannot be written at the moment."""
+        return self._log is not None and self._log.failure is not None
+
     def maintain(self) -> None:
         """Keep the log going; call between the router's inputs."""
         if self._log is not None:

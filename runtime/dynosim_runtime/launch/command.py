@@ -73,11 +73,14 @@ async def _run(config: RunConfig, options: DeployOptions, *, as_json: bool) -> i
 async def _serve(deployment: Deployment, progress: Progress, *, as_json: bool) -> None:
     async with deployment:
         progress.settle()
-        if as_json:
-            sys.stdout.write(orjson.dumps(deployment.summary()).decode() + "\n")
-        else:
-            show_processes(deployment.url, deployment.out, deployment.processes)
-        sys.stdout.flush()
+        try:
+            if as_json:
+                sys.stdout.write(orjson.dumps(deployment.summary()).decode() + "\n")
+            else:
+                show_processes(deployment.url, deployment.out, deployment.processes)
+            sys.stdout.flush()
+        except OSError as error:  # it serves, whoever is told of it
+            progress.say(f"standard output: {error}")
         await deployment.wait()
 
 

@@ -13,14 +13,13 @@ from collections.abc import Coroutine
 from dataclasses import asdict
 from datetime import datetime
 from types import TracebackType
-from typing import IO, Any, Self
-
-import orjson
+from typing import Any, Self
 
 from dynosim.atomic import text_writer, write_files
 from dynosim.config import RunConfig, dump_run
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.launch.gpus import assign_gpus
+from dynosim_runtime.launch.log_writer import RotatedFile
 from dynosim_runtime.launch.options import check_engine_installed
 from dynosim_runtime.launch.process_log import ProcessLog
 from dynosim_runtime.launch.readiness import PROBE_INTERVAL_S, Readiness
@@ -32,9 +31,12 @@ from dynosim_runtime.launch.specs import (
     num_gpu_workers,
     process_specs,
 )
+from dynosim_runtime.launch.status_file import StatusFile
 from dynosim_runtime.launch.supervised import Observer, ProcessStatus, SupervisedProcess
 from dynosim_runtime.ports import listening_socket
 
+LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe is not waited for
+STATUS_RETRY_S = 1.0
 STOP_GRACE_S = 20.0  # on top of the drain, for an engine to end, before a process is killed
 
 
@@ -65,8 +67,9 @@ class Deployment:
         self._readiness = Readiness(deployment_discovery(plan, self.out), plan.live.lease_s)
         self._processes: list[SupervisedProcess] = []
         self._tasks: list[asyncio.Task[None]] = []  # end only by an error
-        self._lock: IO[bytes] | None = None
-        self._log: IO[str] | None = None
+        self._lock: int | None = None
+        self._log: RotatedFile | None = None
+        self._status_file = StatusFile(self.out / "deployment.json")
         self._port = options.port
 
     @property
@@ -130,9 +133,13 @@ class Deployment:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for file in (self._log, self._lock):
-            if file is not None:
-                file.close()
+        await self._readiness.close()
+        if self._log is not None:
+            self._log.close()
+        if self._lock is not None:
+            self._status_file.close()
+            os.close(self._lock)
+            self._lock = None
 
     async def _start(self) -> None:
         self._port = free_port(self._plan.live.host, self._options.port)
@@ -147,6 +154,7 @@ class Deployment:
         self._tasks.append(
             asyncio.create_task(self._readiness.watch_cards(), name="watch discovery")
         )
+        self._tasks.append(asyncio.create_task(self._keep_status(), name="deployment.json"))
         self._tasks += [process.run() for process in self._processes]
 
     def _assign_gpus(self) -> list[str]:
@@ -167,11 +175,19 @@ class Deployment:
         """Raises: LiveError if another deployment uses the folder, or it cannot be written."""
         try:
             self.out.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.out / ".lock").open("wb")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = os.open(self.out / ".lock", LOCK_FLAGS, 0o644)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(lock)
+                raise
+            self._lock = lock
             shutil.rmtree(self.out / "logs", ignore_errors=True)
             (self.out / "logs").mkdir()
-            self._log = self._options.log_file("deploy").open("w", buffering=1, encoding="utf-8")
+            live = self._plan.live
+            self._log = RotatedFile(
+                self._options.log_file("deploy"), live.process_log_mib << 20, live.process_log_files
+            )
             write_files(
                 self._options.plan_file.parent,
                 {self._options.plan_file.name: text_writer(dump_run(self._plan))},
@@ -195,6 +211,7 @@ class Deployment:
             log=log,
             mark=f"{self._mark}/{spec.name}",
             probe=self._readiness.wait_for,
+            liveness=self._readiness.is_answering,
             ready_timeout_s=live.ready_timeout_s,
             observe=self._changed,
         )
@@ -202,17 +219,17 @@ class Deployment:
     def _changed(self, status: ProcessStatus, text: str) -> None:
         if self._log is not None:
             now = datetime.now().astimezone().isoformat(timespec="milliseconds")
-            self._log.write(f"{now} {status.name}: {text}\n")
-        self._write_status()
+            self._log.write(f"{now} {status.name}: {text}\n".encode(errors="replace"))
+        self._status_file.write(self.summary())
         self._observe(status, text)
 
-    def _write_status(self) -> None:
-        """deployment.json, for whoever wants to know what runs."""
-        scratch = self.out / ".deployment.json"
-        scratch.write_bytes(orjson.dumps(self.summary(), option=orjson.OPT_INDENT_2))
-        scratch.replace(self.out / "deployment.json")
+    async def _keep_status(self) -> None:
+        """Write deployment.json later where it could not be written at once."""
+        while True:
+            await asyncio.sleep(STATUS_RETRY_S)
+            self._status_file.retry()
 
-    def summary(self) -> dict[str, object]:
+    def summary(self) -> dict[str, Any]:
         """URL, processes and folder as plain data."""
         processes = [{**asdict(status), "log": str(status.log)} for status in self.processes]
         return {"url": self.url, "processes": processes, "out": str(self.out)}

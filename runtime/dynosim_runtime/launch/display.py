@@ -1,8 +1,10 @@
 """What the operator sees: progress on stderr, the address and the processes on stdout."""
 
+import contextlib
+import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.status import Status
@@ -15,11 +17,24 @@ from dynosim_runtime.launch.supervised import ProcessStatus
 MAX_NAMES = 4  # of the processes still waited for
 
 
+class _LastingConsole(Console):
+    """Whoever reads it may go away, or its disk may fill: that is no reason to stop serving."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """See `Console`; what cannot be written is lost."""
+        with contextlib.suppress(OSError, ValueError):
+            super().print(*objects, **options)
+
+    def on_broken_pipe(self) -> None:
+        """See `Console`, which would end the program."""
+        self.quiet = True
+
+
 class Progress:
     """Tells of every change on stderr; on a terminal a live line says what is waited for."""
 
     def __init__(self, num_processes: int) -> None:
-        self._console = Console(stderr=True, highlight=False)
+        self._console = _LastingConsole(stderr=True, highlight=False)
         self._num_processes = num_processes
         self._states: dict[str, str] = {}
         self._status: Status | None = None
@@ -52,8 +67,13 @@ class Progress:
             self._status.update(self._line())
 
     def say(self, text: str) -> None:
-        """A line on stderr."""
-        self._console.print(Text(text), soft_wrap=True)
+        """A line on stderr, if it can be written."""
+        if self._console.is_terminal:
+            self._console.print(Text(text), soft_wrap=True)
+            return
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
 
     def _line(self) -> str:
         if not self._states:
@@ -67,7 +87,7 @@ class Progress:
 
 def show_processes(url: str, out: Path, processes: list[ProcessStatus]) -> None:
     """The address, the folder and the table of processes on stdout; logs relative to the folder."""
-    console = Console(highlight=False)
+    console = _LastingConsole(highlight=False)
     for line in (url, f"logs and records: {out}"):
         console.print(Text(line), soft_wrap=True)
     table = Table(box=None, pad_edge=False)

@@ -16,6 +16,7 @@ class State(Enum):
     WAITING = "waiting"  # not started yet
     STARTING = "starting"  # runs, does not serve yet
     READY = "ready"
+    SILENT = "not answering"  # runs, but does not answer at the moment
     BACKING_OFF = "backing off"  # has ended by itself, will be started again
     STOPPING = "stopping"  # was told to stop, still runs
     STOPPED = "stopped"
@@ -27,6 +28,8 @@ class Event(Enum):
 
     STARTED = "started"
     BECAME_READY = "became ready"
+    STOPPED_ANSWERING = "stopped answering"
+    ANSWERED = "answered again"
     EXITED = "exited"
     GIVEN_UP = "given up"
     TOLD_TO_STOP = "told to stop"
@@ -44,6 +47,12 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
         Event.TOLD_TO_STOP: State.STOPPING,
     },
     State.READY: {
+        Event.STOPPED_ANSWERING: State.SILENT,
+        Event.EXITED: State.BACKING_OFF,
+        Event.TOLD_TO_STOP: State.STOPPING,
+    },
+    State.SILENT: {
+        Event.ANSWERED: State.READY,
         Event.EXITED: State.BACKING_OFF,
         Event.TOLD_TO_STOP: State.STOPPING,
     },

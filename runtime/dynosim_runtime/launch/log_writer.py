@@ -49,8 +49,9 @@ class RotatedFile:
     def close(self) -> None:
         """Finish the file."""
         if self._file is not None:
-            os.close(self._file)
-            self._file = None
+            file, self._file = self._file, None
+            with contextlib.suppress(OSError):  # what a disk tells so late is lost anyway
+                os.close(file)
 
     def _end_of_part(self, data: bytes) -> int:
         """Where the line ends that fills the file; the end of the data if none does."""
@@ -70,7 +71,9 @@ class RotatedFile:
 
     def _write(self, data: bytes) -> None:
         if self._file is None:
-            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            # a pipe of that name is an error, not something to wait for
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK
+            self._file = os.open(self._path, flags, 0o644)
             self._num_bytes = os.fstat(self._file).st_size
         while data:
             num_written = os.write(self._file, data)

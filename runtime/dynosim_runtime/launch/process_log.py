@@ -1,5 +1,6 @@
 """The log of a process: its output, in files that are kept small, and how they end."""
 
+import contextlib
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ class ProcessLog:
         """
         limits = (str(self.max_bytes), str(self.max_files))
         command = (sys.executable, "-I", log_writer.__file__, str(self.path), *limits)
-        try:
+        with contextlib.suppress(OSError):  # the writer does what it can, and the process must run
             self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
             return subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,

@@ -1,4 +1,7 @@
-"""Keeps one process running: starts it, waits until it serves, starts it again when it ends."""
+"""Keeps one process running: starts it, waits until it serves, starts it again when it ends.
+
+One that runs but answers no more has ended for those it served: it is killed.
+"""
 
 import asyncio
 import contextlib
@@ -21,8 +24,16 @@ EXIT_BAD_INPUT = 2  # a process that ends so will do so again
 POLL_INTERVAL_S = 0.05
 KILL_WAIT_S = 10.0  # for the system to clear a killed process away, and for its log to be written
 
+SILENT_STOP_S = 5.0  # for one that does not answer to end when it is told to
+LIVENESS_INTERVAL_S = 2.0
+MAX_SILENT_PROBES = 3  # in a row, at least, and for so long, before it is killed:
+PATIENCE_S = {"frontend": 15.0, "worker": 30.0}
+
 Probe = Callable[[ProcessSpec], Awaitable[int | None]]
 """Returns once the process serves; the port it serves on, if known."""
+
+Liveness = Callable[[ProcessSpec], Awaitable[bool]]
+"""Whether a process that has served answers now; takes a bounded time, raises nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +71,7 @@ class SupervisedProcess:
         log: ProcessLog,
         mark: str,
         probe: Probe,
+        liveness: Liveness,
         ready_timeout_s: float,
         observe: Observer,
     ) -> None:
@@ -70,6 +82,7 @@ class SupervisedProcess:
         self._log = log
         self._mark = mark
         self._probe = probe
+        self._liveness = liveness
         self._ready_timeout_s = ready_timeout_s
         self._observe = observe
         self._state = State.WAITING
@@ -105,8 +118,10 @@ class SupervisedProcess:
         return self._supervision
 
     async def stop(self, timeout_s: float) -> None:
-        """Ask it to end and wait; kill what is left of it after `timeout_s`."""
+        """Ask it to end and wait; kill what is left after `timeout_s`, or soon if it hangs."""
         await self._end_supervision()
+        if self._state is State.SILENT:
+            timeout_s = min(timeout_s, SILENT_STOP_S)
         self._move(Event.TOLD_TO_STOP, f"told to stop (at most {timeout_s:g} s)")
         child = self._child
         if child is None:
@@ -138,7 +153,8 @@ class SupervisedProcess:
 
     async def _supervise(self) -> None:
         while True:
-            life = await self._live(self._start())
+            child = await self._started()
+            life = await self._live(child)
             self.kill()  # what it has left behind
             await self._end_of_log()
             self._child = None  # its number may soon be another's
@@ -150,15 +166,28 @@ class SupervisedProcess:
             self._move(Event.EXITED, f"{life.reason}; starts again in {delay_s:g} s")
             await asyncio.sleep(delay_s)
 
+    async def _started(self) -> subprocess.Popen[bytes]:
+        """Start it; what the machine lacks at the moment, it may have later.
+
+        Raises: LiveError if it is given up instead.
+        """
+        while True:
+            try:
+                return self._start()
+            except LiveError as error:
+                if self.may_give_up:
+                    self._move(Event.GIVEN_UP, "cannot be started")
+                    raise
+                delay_s = self._backoff.next_delay_s(0.0)
+                self._observe(self.status, f"{error}; another try in {delay_s:g} s")
+                await asyncio.sleep(delay_s)
+
     def _start(self) -> subprocess.Popen[bytes]:
-        try:
-            writer = self._log_writer = self._log.start_writer()
-            assert writer.stdin is not None, "it is a pipe"
-            with writer.stdin as output:
-                child = start_child(self._spec, output, self._mark)
-        except LiveError:
-            self._move(Event.GIVEN_UP, "cannot be started")
-            raise
+        """Raises: LiveError if it cannot be started now."""
+        writer = self._log_writer = self._log.start_writer()
+        assert writer.stdin is not None, "it is a pipe"
+        with writer.stdin as output:
+            child = start_child(self._spec, output, self._mark)
         self._child = child
         self._starts += 1
         self._move(Event.STARTED, f"started, pid {child.pid}")
@@ -175,17 +204,43 @@ class SupervisedProcess:
             if ended.done():
                 return _Life(0.0, _reason(child), child.returncode == EXIT_BAD_INPUT)
             if not ready.done():
-                self.kill()
-                await ended
+                await self._killed(ended)
                 return _Life(0.0, f"not ready within {self._ready_timeout_s:g} s", True)
             self._port = ready.result() or self._port
             self._move(Event.BECAME_READY, "ready")
             ready_at_s = time.monotonic()
-            await ended
-            return _Life(time.monotonic() - ready_at_s, _reason(child), False)
+            why_killed = await self._until_end(ended)
+            healthy_s = time.monotonic() - ready_at_s
+            return _Life(healthy_s, why_killed or _reason(child), False)
         finally:
             ended.cancel()
             ready.cancel()
+
+    async def _until_end(self, ended: "asyncio.Future[None]") -> str | None:
+        """Returns when it has ended by itself (None), or was killed for its silence (why)."""
+        answered_s = time.monotonic()
+        num_silent = 0
+        while True:
+            await asyncio.wait({ended}, timeout=LIVENESS_INTERVAL_S)
+            if ended.done():
+                return None
+            if await self._liveness(self._spec):
+                answered_s, num_silent = time.monotonic(), 0
+                if self._state is State.SILENT:
+                    self._move(Event.ANSWERED, "answers again")
+                continue
+            num_silent += 1
+            if self._state is State.READY:
+                self._move(Event.STOPPED_ANSWERING, "does not answer")
+            silent_s = time.monotonic() - answered_s
+            if num_silent >= MAX_SILENT_PROBES and silent_s >= PATIENCE_S[self.role]:
+                await self._killed(ended)
+                return f"killed, since it has not answered for {silent_s:.0f} s"
+
+    async def _killed(self, ended: "asyncio.Future[None]") -> None:
+        """Kill it; returns when it has ended, or soon."""
+        self.kill()
+        await asyncio.wait({ended}, timeout=KILL_WAIT_S)
 
     async def _end_of_log(self) -> None:
         """Returns when all that it and its children have said is written."""
@@ -197,7 +252,9 @@ class SupervisedProcess:
                 await _end_of(writer)
         if writer.poll() is None:  # somebody unknown to us still holds the other end
             writer.kill()
-            writer.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(KILL_WAIT_S):
+                    await _end_of(writer)
 
     def _last_words(self, reason: str) -> str:
         attempts = f", {self._starts} times" if self._starts > 1 else ""

@@ -13,6 +13,7 @@ from dynosim_runtime.card import WorkerCard
 from dynosim_runtime.discovery.base import Discovery, Registration
 from dynosim_runtime.discovery.make import discovery_spec, make_discovery
 from dynosim_runtime.errors import LiveError
+from dynosim_runtime.hosts import without_credentials
 from dynosim_runtime.plan import load_plan
 from dynosim_runtime.workers.make import make_served
 from dynosim_runtime.workers.served import ServedEngine
@@ -90,10 +91,46 @@ class Worker:
             await self._discovery.close()
 
     async def _serve(self, card: WorkerCard, drain_timeout_s: float) -> None:
-        registration = await self._discovery.register(card)
+        died = asyncio.ensure_future(self._served.died())
+        try:
+            registration = await self._registered(card, died)
+            if registration is not None:
+                await self._serve_registered(card, registration, died, drain_timeout_s)
+        finally:
+            died.cancel()
+            await asyncio.gather(died, return_exceptions=True)
+
+    async def _registered(
+        self, card: WorkerCard, died: "asyncio.Future[LiveError]"
+    ) -> Registration | None:
+        """The card published, which a full disk may hold up; None: told to stop before.
+
+        Raises: LiveError, also if the engine has died meanwhile.
+        """
+        registering = asyncio.ensure_future(self._discovery.register(card))
+        told = asyncio.ensure_future(self._is_told_to_stop.wait())
+        try:
+            await asyncio.wait((registering, told, died), return_when=asyncio.FIRST_COMPLETED)
+            if registering.done():
+                return registering.result()
+            if died.done():
+                raise died.result()
+            return None
+        finally:
+            for each in (registering, told):
+                each.cancel()
+            await asyncio.gather(registering, told, return_exceptions=True)
+
+    async def _serve_registered(
+        self,
+        card: WorkerCard,
+        registration: Registration,
+        died: "asyncio.Future[LiveError]",
+        drain_timeout_s: float,
+    ) -> None:
         try:
             log.info("%s: %s", card.name, describe(card))
-            error = await _unless(self._is_told_to_stop, self._served.died())
+            error = await _unless(self._is_told_to_stop, asyncio.shield(died))
             if error is not None:
                 raise error
             await _unless(self._is_told_to_hurry, self._drain(card, registration, drain_timeout_s))
@@ -122,8 +159,9 @@ def describe(card: WorkerCard) -> str:
     """One line for the log."""
     blocks = "" if card.total_kv_blocks is None else f"{card.total_kv_blocks} "
     return (
-        f"{card.engine} serves {card.model} at {card.url}, {blocks}KV blocks of {card.block_size} "
-        f"tokens, {'with' if card.events else 'without'} KV events"
+        f"{card.engine} serves {card.model} at {without_credentials(card.url)}, "
+        f"{blocks}KV blocks of {card.block_size} tokens, "
+        f"{'with' if card.events else 'without'} KV events"
     )
 
 

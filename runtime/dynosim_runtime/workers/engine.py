@@ -6,6 +6,7 @@ What differs between engines (their command line, their words for capacity and l
 
 import asyncio
 import collections
+import contextlib
 import logging
 import os
 import re
@@ -22,13 +23,17 @@ from dynosim.config import RunConfig
 from dynosim_runtime.card import EngineKind, EventSource
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.events.publisher import EventPublisher
+from dynosim_runtime.hosts import without_credentials
 from dynosim_runtime.workers import guard
 from dynosim_runtime.workers.metrics import EngineLoad
+from dynosim_runtime.workers.orphans import adopt_orphans, end_children
 
 POLL_INTERVAL_S = 0.5
+EXIT_POLL_S = 0.1
 PROGRESS_INTERVAL_S = 15.0
 CALL_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 10.0  # from being asked to end to being killed
+KILL_TIMEOUT_S = 5.0  # for what was killed to be gone
 NUM_LAST_LINES = 12  # of its output, kept for the message about a crash
 NUM_ERROR_LINES = 6  # and so many that name an error, whose cause engines tell far from the end
 MAX_LINE_BYTES = 4096
@@ -97,6 +102,7 @@ class EngineHttp:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.shown_url = without_credentials(url)
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT_S), trust_env=False
         )
@@ -114,9 +120,11 @@ class EngineHttp:
             async with self._session.request(method, self.url + path) as response:
                 text = await response.text()
         except (aiohttp.ClientError, TimeoutError, UnicodeDecodeError) as error:
-            raise EngineCallError(f"{self.url}{path}: {error or type(error).__name__}") from None
+            raise EngineCallError(
+                f"{self.shown_url}{path}: {error or type(error).__name__}"
+            ) from None
         if response.status != 200:
-            raise EngineCallError(f"{self.url}{path} answers {response.status}")
+            raise EngineCallError(f"{self.shown_url}{path} answers {response.status}")
         return text
 
     async def is_healthy(self) -> bool:
@@ -145,12 +153,15 @@ class EngineProcess:
         self._environment = environment
         self._process: asyncio.subprocess.Process | None = None
         self._output: asyncio.Task[None] | None = None
+        self._other_children: set[int] = set()  # of this process, which are none of the engine's
         self._last_lines: collections.deque[str] = collections.deque(maxlen=NUM_LAST_LINES)
         self._error_lines: dict[str, None] = {}  # each once, the latest last
 
     async def start(self) -> None:
         """Start it; it is not ready then."""
         log.info("%s: %s", self._name, " ".join(self._command))
+        adopt_orphans()
+        self._other_children = set(guard.children(os.getpid()))
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-I", guard.__file__, str(self._scratch), *self._command,
             stdin=asyncio.subprocess.PIPE,
@@ -162,30 +173,64 @@ class EngineProcess:
         self._output = asyncio.create_task(self._pass_on_output())
 
     async def wait(self) -> int:
-        """Its exit status, once it and all of its output have ended."""
-        assert self._process is not None and self._output is not None
-        await asyncio.shield(self._output)
-        return await self._process.wait()
+        """Its exit status, once nothing of it is left; negative if its guard was killed."""
+        status = await self._exit_status()
+        await self._clear_away()
+        return status
+
+    async def _exit_status(self) -> int:
+        """The guard's. Polled, since asyncio waits for the end of its output, too.
+
+        What a killed guard has left behind holds the other end of that.
+        """
+        assert self._process is not None
+        while self._process.returncode is None:
+            await asyncio.sleep(EXIT_POLL_S)
+        return self._process.returncode
 
     async def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """Ask it to end, and kill it if it does not in time; nothing of it is left then."""
-        if self._process is None or self._output is None:
+        process = self._process
+        if process is None:
             return
-        stdin = self._process.stdin
-        assert stdin is not None
-        if self._process.returncode is None:
-            stdin.write(guard.TERM)
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await self._process.wait()
-            except TimeoutError:
+        assert process.stdin is not None
+        if process.returncode is None:
+            process.stdin.write(guard.TERM)
+            if not await self._ends_within(timeout_s):
                 log.warning("%s: the engine did not end within %g s", self._name, timeout_s)
-        stdin.close()
-        await self._process.wait()
-        await self._output
+        process.stdin.close()
+        if not await self._ends_within(KILL_TIMEOUT_S):
+            log.warning("%s: the engine's guard does not end; it is killed", self._name)
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await self._ends_within(KILL_TIMEOUT_S)
+        await self._clear_away()
+
+    async def _ends_within(self, timeout_s: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._exit_status()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _clear_away(self) -> None:
+        """The guard has ended: so does what it has left, which is nothing unless it was killed."""
+        assert self._process is not None and self._output is not None
+        but = {self._process.pid, *self._other_children}
+        if not await end_children(but, KILL_TIMEOUT_S):
+            log.error("%s: some of the engine's processes cannot be killed", self._name)
+        await asyncio.wait((self._output,), timeout=KILL_TIMEOUT_S)
+        if not self._output.done():  # a process that is not ours any more holds the other end
+            self._output.cancel()
 
     def died(self, status: int, when: str) -> LiveError:
         """The error to tell when it has ended by itself."""
+        if status < 0:
+            return LiveError(
+                f"{self._name}: the engine's guard was ended by signal {-status} {when}, and the "
+                f"engine was killed{self.last_words()}"
+            )
         return LiveError(
             f"{self._name}: the engine ended {when} with exit status {status}{self.last_words()}"
         )
@@ -200,8 +245,9 @@ class EngineProcess:
         stdout = self._process.stdout
         rest = b""
         while part := await stdout.read(65536):
-            sys.stdout.buffer.write(part)
-            sys.stdout.buffer.flush()
+            with contextlib.suppress(OSError):  # a full disk behind our output costs words only
+                sys.stdout.buffer.write(part)
+                sys.stdout.buffer.flush()
             *lines, rest = (rest + part).split(b"\n")
             self._remember(lines)
             rest = rest[-MAX_LINE_BYTES:]  # of a line without an end
@@ -234,7 +280,7 @@ async def wait_ready(
                 raise process.died(ended.result(), "before it was ready")
             now_s = time.monotonic()
             if now_s - start_s > timeout_s:
-                raise _not_ready(name, http.url, process, timeout_s)
+                raise _not_ready(name, http.shown_url, process, timeout_s)
             if now_s - told_s >= PROGRESS_INTERVAL_S:
                 told_s = now_s
                 log.info("%s: waiting for the engine, %.0f s", name, now_s - start_s)

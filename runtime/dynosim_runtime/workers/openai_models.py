@@ -18,7 +18,7 @@ async def max_model_len(http: EngineHttp) -> int:
     """Tokens of a request's prompt and answer together. Raises: EngineCallError."""
     length = (await _first_model(http)).max_model_len
     if length is None:
-        raise EngineCallError(f"{http.url}/v1/models tells no max_model_len")
+        raise EngineCallError(f"{http.shown_url}/v1/models tells no max_model_len")
     return length
 
 
@@ -32,7 +32,7 @@ async def _first_model(http: EngineHttp) -> _Model:
     try:
         models = msgspec.json.decode(text, type=_Models).data
     except msgspec.MsgspecError as error:
-        raise EngineCallError(f"{http.url}/v1/models: {error}") from None
+        raise EngineCallError(f"{http.shown_url}/v1/models: {error}") from None
     if not models:
-        raise EngineCallError(f"{http.url}/v1/models lists no model")
+        raise EngineCallError(f"{http.shown_url}/v1/models lists no model")
     return models[0]

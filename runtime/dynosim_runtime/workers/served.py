@@ -5,6 +5,7 @@ Each gives a card when it is ready, tells when it dies, and ends what is under w
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Protocol
@@ -28,7 +29,8 @@ from dynosim_runtime.workers.mock import MockWorker
 from dynosim_runtime.workers.openai_models import model_name
 
 DRAIN_POLL_S = 0.1
-HEALTH_INTERVAL_S = 1.0
+HEALTH_INTERVAL_S = 1.0  # of an attached engine
+OWN_HEALTH_INTERVAL_S = 10.0
 MAX_FAILED_PROBES = 3  # in a row, before an attached engine counts as gone
 
 
@@ -93,9 +95,12 @@ class MockServed:
         )
 
     async def died(self) -> LiveError:
-        """See `ServedEngine`. It lives as long as this process."""
-        await asyncio.Event().wait()
-        raise AssertionError
+        """See `ServedEngine`. It lives as long as this process, unless it has a defect."""
+        try:
+            await self._worker.wait()
+        except Exception as error:
+            return LiveError(f"{self._name}: the simulated engine failed: {error!r}")
+        return LiveError(f"{self._name}: the simulated engine has stopped")
 
     async def drain(self, timeout_s: float) -> bool:
         """See `ServedEngine`."""
@@ -147,14 +152,34 @@ class RealServed:
         return self._card(facts, model)
 
     async def died(self) -> LiveError:
-        """See `ServedEngine`."""
+        """See `ServedEngine`. An engine of ours is also dead when it is silent for very long."""
         if self._process is not None:
-            return self._process.died(await self._process.wait(), "while it was serving")
+            return await self._process_died(self._process)
         failed_probes = 0
         while failed_probes < MAX_FAILED_PROBES:
             await asyncio.sleep(HEALTH_INTERVAL_S)
             failed_probes = 0 if await self._http.is_healthy() else failed_probes + 1
-        return LiveError(f"{self._name}: the engine at {self._http.url} answers no more")
+        return LiveError(f"{self._name}: the engine at {self._http.shown_url} answers no more")
+
+    async def _process_died(self, process: EngineProcess) -> LiveError:
+        """It may be silent for as long as a first token may take: a long prompt on a CPU."""
+        limit_s = self._settings.plan.live.first_token_timeout_s
+        ended = asyncio.ensure_future(process.wait())
+        answered_s = time.monotonic()
+        try:
+            while not ended.done():
+                await asyncio.wait((ended,), timeout=OWN_HEALTH_INTERVAL_S)
+                if await self._http.is_healthy():
+                    answered_s = time.monotonic()
+                elif time.monotonic() - answered_s > limit_s and not ended.done():
+                    return LiveError(
+                        f"{self._name}: the engine has not answered /health for {limit_s:g} s "
+                        "(live.first_token_timeout_s)"
+                    )
+            return process.died(ended.result(), "while it was serving")
+        finally:
+            ended.cancel()
+            await asyncio.gather(ended, return_exceptions=True)
 
     async def drain(self, timeout_s: float) -> bool:
         """See `ServedEngine`. An attached engine may have other clients: it is not waited for."""

@@ -82,7 +82,7 @@ async def _server_info(http: EngineHttp) -> _ServerInfo:
             return msgspec.json.decode(await http.get_text(path), type=_ServerInfo)
         except (EngineCallError, msgspec.MsgspecError) as failure:
             error = failure
-    raise EngineCallError(f"{http.url} does not tell SGLang's server information: {error}")
+    raise EngineCallError(f"{http.shown_url} does not tell SGLang's server information: {error}")
 
 
 def _refuse_unsupported(engine: EngineConfig) -> None:
