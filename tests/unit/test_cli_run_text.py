@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from dynosim.cli_run import report_document
 from dynosim.cli_run_text import print_table
 from dynosim.config import RunConfig
 from dynosim.intervals import Intervals
@@ -193,3 +194,23 @@ def test_intervals_are_told_as_distances_from_their_value(
     assert "4,321.1 (4,300.0 to 4,400.0) output tok/s, 8,765.0 (8,000.0 to 9,000.1) in all" in text
     assert "intervals    95 % of 12 replays with other arrivals, seed of the router" in text
     assert [line[:9].strip() for line in lines].count("95 %") == 1
+
+
+def test_the_document_is_the_report_and_what_made_it(outcome: RunOutcome) -> None:
+    config = outcome.config.model_copy(update={"name": "my run", "seed": 7})
+    found = Intervals(12, ("arrivals",), {"mean_ttft_ms": (1.0, 2.0)})
+    named = replace(outcome, config=config)
+    document = report_document(named, found)
+    more = {
+        "intervals": found.to_dict(),
+        "name": "my run",
+        "seed": 7,
+        "notes": list(outcome.timing.notes),
+        "trace_source": outcome.trace.source,
+        "kv_cache_breakdown": outcome.capacity.breakdown,
+        "config": config.model_dump(mode="json", exclude_none=True),
+    }
+    assert document.pop("dynosim_version") != ""
+    assert document == {**outcome.report, **more}
+    assert report_document(named)["intervals"] is None
+    assert RunConfig.model_validate(document["config"]) == config
