@@ -1,0 +1,29 @@
+"""Scenarios for the recorder: the same for a seed, well formed, and of every kind."""
+
+from scenario_draws import draw_scenario
+
+from dynosim.conformance.scenario import check_request, check_timing, prompt_tokens_of, spec_of
+
+
+def test_a_scenario_depends_on_its_seed_and_number_only() -> None:
+    several = [draw_scenario(3, number) for number in range(5)]
+    assert draw_scenario(3, 4) == several[4]
+    assert several[3] != several[4] != draw_scenario(4, 4)
+
+
+def test_scenarios_are_well_formed_and_of_every_kind() -> None:
+    scenarios = [draw_scenario(1, number) for number in range(200)]
+    specs = [spec_of(scenario["engine"]) for scenario in scenarios]
+    assert {len(scenario["requests"]) for scenario in scenarios} == set(range(2, 31))
+    for scenario, spec in zip(scenarios, specs, strict=True):
+        check_timing(scenario.get("timing") or {})
+        for request in scenario["requests"]:
+            check_request(request)
+            assert prompt_tokens_of(request) and request["output_length"] > 0
+        assert spec.max_num_seqs <= spec.max_num_batched_tokens
+    kinds = {(s.async_scheduling, s.policy, s.enable_prefix_caching) for s in specs}
+    assert len(kinds) == 8
+    assert {s.enable_chunked_prefill for s in specs} == {True, False}
+    assert {s.scheduler_reserve_full_isl for s in specs} == {True, False}
+    assert {bool(s.long_prefill_token_threshold) for s in specs} == {True, False}
+    assert {bool(s.watermark) for s in specs} == {True, False}
