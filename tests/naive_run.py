@@ -1,6 +1,6 @@
 """A finished run in plain Python: requests with every token's time, steps, and the step log.
 
-Times of single tokens come from `naive_worker`, which served the requests again step by step. The
+Times of single tokens come from `naive_serving`, which served the requests again step by step. The
 times that the run wrote down itself take the place of equal ones, so that comparisons at a border
 (an SLA bound, a window's end) are made with the same floats on both sides.
 """
@@ -8,7 +8,7 @@ times that the run wrote down itself take the place of equal ones, so that compa
 import math
 from dataclasses import dataclass
 
-from naive_worker import Served, Step
+from naive_serving import Served, Step
 
 from dynosim.records import RequestStatus, RoutingStats, RunResult, Trace
 

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from naive_report import e2e_ms, tpot_ms, ttft_ms
+from naive_latencies import e2e_ms, tpot_ms, ttft_ms
 from naive_run import Request, Row, Run
 
 Record = dict[str, Any]

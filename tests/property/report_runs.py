@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from naive_run import Run, plain_run
-from naive_worker import Served, serve_again
+from naive_serving import Served, serve_again
 from strategies import random_trace
 
 from dynosim.config import RunConfig

@@ -1,7 +1,7 @@
 """Every figure that users read equals a plain second computation of it, on runs of all kinds.
 
 The runs are made in bulk; the second computation serves the same requests step by step
-(`naive_worker`) and follows each definition token by token (`naive_report`, `naive_tables`). A key
+(`naive_serving`) and follows each definition token by token (`naive_report`, `naive_tables`). A key
 or a column without a definition there fails.
 """
 
@@ -11,9 +11,10 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from naive_report import Between, naive_report, ordinary_decodes
+from naive_latencies import Between, ordinary_decodes
+from naive_report import naive_report
+from naive_serving import SAME_MS, Step
 from naive_tables import request_rows, timeline_rows
-from naive_worker import SAME_MS, Step
 from report_runs import Told, outcome_of, told_run
 
 from dynosim.metrics import WALL_CLOCK_KEYS, request_table, timeline_table

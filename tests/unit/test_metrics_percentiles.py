@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from naive_report import statistics
+from naive_latencies import statistics
 
 from dynosim.metrics.percentiles import (
     STATISTICS,
