@@ -159,9 +159,16 @@ def _router(run: Run) -> Report:
         report["router_overlap_ratio"] = sum(believed) / sum(r.input_tokens for r in met)
         report["mean_overlap_error_tokens"] = mean(errors)
     waits_ms = [request.queued_ms for request in run.requests if request.queued_ms > 0]
+    waiting_still = [
+        request
+        for request in run.requests
+        if request.worker is None
+        and request.status == "unfinished"
+        and request.arrival_ms is not None
+    ]
     refusals = [request.error or "" for request in run.requests if request.status == "rejected"]
     report |= {
-        "router_queued_requests": stats.num_queued,
+        "router_queued_requests": len(waits_ms) + len(waiting_still),
         "mean_router_queue_ms": mean(waits_ms) or 0.0,
         "p99_router_queue_ms": interpolated(waits_ms, 99) if waits_ms else 0.0,
         "refused_busy_requests": sum(error.startswith("HTTP 503: ") for error in refusals),
