@@ -157,8 +157,11 @@ def _permute_list(values: list[str | None] | None, order: IntArray) -> list[str 
 
 
 def _session_names(columns: Columns) -> tuple[str, ...] | None:
-    """Session of each row, "" where it has none; equal names share one string."""
-    if columns.session_ids is None:
+    """Session of each row, "" where it has none; equal names share one string. None: no sessions.
+
+    The column may be there for rows that were left out.
+    """
+    if columns.session_ids is None or _is_empty(columns.session_ids):
         return None
     names: dict[str, str] = {}
     return tuple(
@@ -167,7 +170,11 @@ def _session_names(columns: Columns) -> tuple[str, ...] | None:
 
 
 def _request_names(columns: Columns) -> tuple[str, ...] | None:
-    if columns.request_ids is None:
+    if columns.request_ids is None or _is_empty(columns.request_ids):
         return None
     pairs = zip(columns.request_ids, columns.line.tolist(), strict=True)
     return tuple(f"line-{line}" if name is None else name for name, line in pairs)
+
+
+def _is_empty(values: list[str | None]) -> bool:
+    return all(value is None for value in values)

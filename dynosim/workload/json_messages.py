@@ -34,14 +34,14 @@ def type_problem(line: int, text: bytes, reason: str, row: type[msgspec.Struct])
     """A decoder's complaint, told with the field and the value that stands there."""
     if found := _UNKNOWN.search(reason):
         return Problem(line, found["field"], "unknown field" + _nearest(found["field"], row))
-    try:
-        value = msgspec.json.decode(text)
-    except UNREADABLE as error:  # behind the place where the typed decoder stopped
-        return syntax_problem(line, text, error)
     found = _EXPECTATION.match(reason)
     if found is None:
         what, _, place = reason.partition(" - at `$")
         return Problem(line, place.strip(".`"), f"{what[0].lower()}{what[1:]}")
+    try:
+        value = msgspec.json.decode(text)
+    except UNREADABLE as error:  # behind the place where the typed decoder stopped
+        return syntax_problem(line, text, error)
     field = found["field"] or ""
     wanted = _WORDS.get(found["wanted"].removesuffix(" | null"), found["wanted"])
     return Problem(line, field, f"expected {wanted}, got {_shown_at(value, field)}")
