@@ -76,6 +76,7 @@ def test_levels_are_means_over_time() -> None:
     times = np.linspace(start, end, 20_001)
     row = np.searchsorted(steps.start_ms, times, side="right") - 1
     busy = times < (steps.start_ms + steps.duration_ms)[row]
+    # A mean over samples 2.5 us apart; exactly: tests/property/test_report_definitions.py.
     assert cell["running"] == pytest.approx(
         np.where(busy, steps.num_running[row], 0).mean(), rel=0.01
     )
