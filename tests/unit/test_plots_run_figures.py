@@ -94,6 +94,16 @@ def test_times_to_first_token_are_drawn_at_their_arrivals(run: ToyRun, figures: 
     assert figures.shown_every == 1
 
 
+def test_percentiles_of_a_crowded_interval_are_neither_its_mean_nor_its_largest() -> None:
+    """All of 200 requests arrive in the first interval: each percentile is another one's."""
+    run = toy_run(200, arrivals_ms=[number / 1000 for number in range(200)])
+    log = run.result.requests
+    ttft = sorted((log.first_token_ms - log.arrival_ms).tolist())
+    figure = RunFigures(run.result, {}).latency_over_time()
+    found = [trace_of(figure, name)["y"][0] for name in ("TTFT median", "TTFT p99")]
+    assert found == short([ttft[99], ttft[197]])
+
+
 def test_gaps_are_drawn_when_they_were(run: ToyRun, figures: RunFigures) -> None:
     """A row of steps has one mean gap; an interval counts the part of its gaps that it holds."""
     width_ms, count, seconds = intervals_of(run)
