@@ -115,7 +115,10 @@ def with_sessions(rng: random.Random, trace: Trace) -> Trace:
         if name:
             last[name] = row
         names[row] = name
-    return replace(trace, previous_turn=previous, delay_ms=delay_ms, session_ids=tuple(names))
+    trace = replace(trace, session_ids=tuple(names))
+    if (previous == NO_REQUEST).all():
+        return trace
+    return replace(trace, previous_turn=previous, delay_ms=delay_ms)
 
 
 def random_timing(rng: random.Random, spec: EngineSpec) -> StepTimeModel:
