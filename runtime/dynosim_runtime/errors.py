@@ -33,3 +33,8 @@ class ApiError(Exception):
         self.code = code
         self.param = param
         self.retry_after_s = retry_after_s
+
+
+def unavailable(why: str) -> ApiError:
+    """Nobody can serve the request at the moment."""
+    return ApiError(503, why, kind="server_error", code="refused", retry_after_s=1)

@@ -69,6 +69,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"dynosim_runtime.frontend.{module}.time", loop_clock)
 
 
+KV_GAUGES = ("events", "malformed", "gaps", "replays", "cleared", "failures", "streams_failing")
+
+
 def idle_gauges(num_workers: int, index_blocks: int) -> dict[str, float]:
     stages = ("preprocess", "route", "dispatch")
     return {
@@ -78,10 +81,7 @@ def idle_gauges(num_workers: int, index_blocks: int) -> dict[str, float]:
         "dynosim_workers_fenced": 0,
         "dynosim_router_queued_requests": 0,
         "dynosim_router_index_blocks": index_blocks,
-        **{
-            f"dynosim_kv_{name}": 0
-            for name in ("events", "malformed", "gaps", "replays", "cleared")
-        },
+        **{f"dynosim_kv_{name}": 0 for name in KV_GAUGES},
     }
 
 
@@ -170,7 +170,7 @@ async def test_what_is_under_way_shows_where_it_is() -> None:
         "workers_fenced": 0,
         "router_queued_requests": 2,
         "router_index_blocks": 0,
-        **{f"kv_{name}": 0 for name in ("events", "malformed", "gaps", "replays", "cleared")},
+        **{f"kv_{name}": 0 for name in KV_GAUGES},
     }
     for task in asking:
         task.cancel()
@@ -192,7 +192,13 @@ async def test_workers_are_listed_with_what_they_have_in_hand() -> None:
     ]
     served = Served(inside)
     page = await served.workers()
-    idle = {"active_requests": 0, "active_blocks": 0, "is_draining": False, "block_size": BLOCK}
+    idle = {
+        "active_requests": 0,
+        "active_blocks": 0,
+        "is_draining": False,
+        "block_size": BLOCK,
+        "speedup": 1.0,
+    }
     assert page == {
         "num_fenced": 0,
         "workers": [

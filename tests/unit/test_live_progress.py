@@ -247,8 +247,8 @@ async def test_what_the_router_refuses_is_told_in_its_words() -> None:
     assert (caught.value.kind, caught.value.retry_after_s) == ("invalid_request_error", None)
     with pytest.raises(ApiError) as caught:
         await inside.generator.start(request("2", worker_id=7))
-    assert (caught.value.status, caught.value.code) == (503, "refused")
-    assert (caught.value.kind, caught.value.retry_after_s) == ("server_error", 1)
+    assert (caught.value.status, caught.value.code) == (400, "refused")
+    assert (caught.value.kind, caught.value.retry_after_s) == ("invalid_request_error", None)
     assert [record.status for record in inside.records] == ["rejected", "rejected"]
     assert inside.records[1].error == caught.value.message
     assert inside.generator.num_active == 0

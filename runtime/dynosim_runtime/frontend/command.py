@@ -210,7 +210,7 @@ class Frontend:
         if lengths:
             self._models.add(self._model, self._tokenizer, min(lengths))
         else:
-            self._models.remove(self._model)
+            self._models.remove(self._model, fleet.absence)
 
     async def _watch(self, fleet: Fleet) -> None:
         """Keep the fleet as discovery shows it, whatever happens there."""

@@ -17,8 +17,10 @@ from dynosim.indexer.base import BlockEvent
 from dynosim_runtime.card import WorkerCard
 from dynosim_runtime.events.subscriber import EventSubscriber, Subscriptions
 from dynosim_runtime.frontend.router_service import RouterService
+from dynosim_runtime.hosts import without_credentials
 
 PROBE_INTERVAL_S = 1.0
+DRAINING = "the server is draining: its workers finish what they have and take nothing new"
 MAX_UNANSWERED = 2  # probes in a row, until what a departed worker has in hand moves on
 
 log = logging.getLogger(__name__)
@@ -68,6 +70,7 @@ class Fleet:
         self._checks: dict[int, asyncio.Task[None]] = {}
         self._refused: set[tuple[int, int | None, str]] = set()
         self._num_joins = 0  # of all workers
+        self._has_drained = False  # the last worker that left had said so
         self._stays: dict[int, Stay] = {}  # of the workers in use
         self._parting: set[asyncio.Task[None]] = set()
 
@@ -80,6 +83,21 @@ class Fleet:
     def num_fenced(self) -> int:
         """Workers that discovery shows but that do not answer."""
         return len(self._fenced)
+
+    @property
+    def absence(self) -> str | None:
+        """Why no worker takes new requests; None if one does."""
+        if self.num_ready:
+            return None
+        if self.cards or self._has_drained:
+            return DRAINING
+        if self._fenced:
+            return "no worker answers at the moment"
+        return "all workers have left" if self._num_joins else "no worker has joined yet"
+
+    def knows(self, worker_id: int) -> bool:
+        """Whether it is here, or may be back at once."""
+        return worker_id in self.cards or worker_id in self._fenced or worker_id in self._seen
 
     def stay_of(self, worker_id: int) -> Stay:
         """The present stay of a worker."""
@@ -167,9 +185,11 @@ class Fleet:
             log.error("worker %s is not used: %s", card.name, error)
             return
         self.cards[card.worker_id] = card
+        self._has_drained = False
         self._num_joins += 1
         self._stays[card.worker_id] = (card.worker_id, self._num_joins)
-        log.info("worker %s joined (%s, %s)", card.name, card.engine, card.url)
+        url = without_credentials(card.url)
+        log.info("worker %s joined (%s, %s)", card.name, card.engine, url)
         if self._follows_events:
             for rank, source in enumerate(card.events):
                 deliver = partial(self._deliver, card.worker_id, rank)
@@ -188,6 +208,7 @@ class Fleet:
         card = self.cards.pop(worker_id, None)
         if card is None:
             return
+        self._has_drained = card.is_draining
         self._subscriptions.stop(worker_id)
         self._router.leave(worker_id)
         log.info("worker %s left", card.name)

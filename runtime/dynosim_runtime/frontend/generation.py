@@ -126,7 +126,7 @@ class LiveGeneration:
         except NoEligibleWorkerError as error:
             if allowed is not None:
                 raise
-            raise _refusal(error) from None
+            raise owner.no_worker(self.request) or _refusal(error) from None
         except RequestRefusedError as error:
             raise _refusal(error) from None
         self._card = owner.fleet.cards.get(decision.worker_id)

@@ -7,6 +7,7 @@ from starlette.routing import Route
 from dynosim_runtime.events.subscriber import Subscriptions
 from dynosim_runtime.frontend.metrics import FrontendMetrics
 from dynosim_runtime.frontend.service import LiveGenerator
+from dynosim_runtime.hosts import without_credentials
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -74,7 +75,8 @@ def worker_rows(generator: LiveGenerator) -> dict[str, object]:
                 "worker_id": card.worker_id,
                 "name": card.name,
                 "engine": card.engine,
-                "url": card.url,
+                "url": without_credentials(card.url),
+                "speedup": card.speedup,
                 "role": card.role,
                 "is_draining": card.is_draining,
                 "block_size": card.block_size,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from dynosim_runtime.errors import ApiError
+from dynosim_runtime.errors import ApiError, unavailable
 from dynosim_runtime.tokenizer import Tokenizer
 
 MAX_ECHO_CHARS = 200  # of a name that a client made up
@@ -25,6 +25,7 @@ class ModelRegistry:
 
     def __init__(self) -> None:
         self._models: dict[str, ServedModel] = {}
+        self._absent: dict[str, str] = {}  # models that will be back, and why they are not there
 
     def add(
         self, name: str, tokenizer: Tokenizer, max_model_len: int, *, created_s: int | None = None
@@ -33,17 +34,30 @@ class ModelRegistry:
         known = self._models.get(name)
         if created_s is None:
             created_s = int(time.time()) if known is None else known.created_s
+        self._absent.pop(name, None)
         self._models[name] = ServedModel(
             name=name, tokenizer=tokenizer, max_model_len=max_model_len, created_s=created_s
         )
 
-    def remove(self, name: str) -> None:
-        """Serve a model no longer; nothing happens if it was not served."""
+    def remove(self, name: str, absence: str | None = None) -> None:
+        """Serve a model no longer; nothing happens if it was not served.
+
+        `absence` tells why, of a model that may be back: clients should try again.
+        """
         self._models.pop(name, None)
+        if absence is not None:
+            self._absent[name] = absence
+
+    @property
+    def absence(self) -> str | None:
+        """Why no model is served; None if that is not known."""
+        return next(iter(self._absent.values()), None)
 
     def get(self, name: str) -> ServedModel:
-        """The model of this name. Raises: ApiError 404."""
+        """The model of this name. Raises: ApiError 404; 503 if it may be back."""
         model = self._models.get(name)
+        if model is None and name in self._absent:
+            raise unavailable(self._absent[name])
         if model is None:
             served = ", ".join(self._models) or "none at the moment"
             raise ApiError(
@@ -57,6 +71,8 @@ class ModelRegistry:
 
     def only(self) -> ServedModel:
         """The only model: what requests without a name mean. Raises: ApiError if there are more."""
+        if not self._models and self.absence is not None:
+            raise unavailable(self.absence)
         if len(self._models) != 1:
             raise ApiError(
                 400,

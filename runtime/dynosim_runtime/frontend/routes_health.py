@@ -16,7 +16,8 @@ def health_routes(models: ModelRegistry) -> list[BaseRoute]:
 
     async def health(request: Request) -> Response:
         if not len(models):
-            return _json(503, {"status": "unhealthy", "message": "no worker is known yet"})
+            why = models.absence or "no worker is known yet"
+            return _json(503, {"status": "unhealthy", "message": why})
         return _json(200, {"status": "healthy", "models": [model.name for model in models]})
 
     return [Route("/live", live), Route("/health", health)]

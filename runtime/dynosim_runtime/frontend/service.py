@@ -14,12 +14,13 @@ from dynosim.router.kv_router import Decision
 from dynosim.router.request import RoutingRequest
 from dynosim_runtime.card import WorkerCard
 from dynosim_runtime.engines.base import KEEPING_FORM, TELLING_LOGPROBS, EngineClient
-from dynosim_runtime.errors import ApiError
+from dynosim_runtime.errors import ApiError, unavailable
 from dynosim_runtime.frontend.fleet import Fleet
 from dynosim_runtime.frontend.generation import LiveGeneration
 from dynosim_runtime.frontend.metrics import FrontendMetrics
 from dynosim_runtime.frontend.router_service import RouterService
 from dynosim_runtime.generation import GenerateRequest, RequestRecord
+from dynosim_runtime.protocol.decoding import refuse
 
 HEARTBEAT_TOKENS = 512  # a long answer is mentioned to the router so often, lest it look stale
 
@@ -83,9 +84,7 @@ class LiveGenerator:
     async def start(self, request: GenerateRequest) -> LiveGeneration:
         """See `Generator`."""
         if self.is_draining:
-            raise ApiError(
-                503, "the frontend is shutting down", kind="server_error", retry_after_s=1
-            )
+            raise unavailable("the frontend is draining: it is shutting down")
         if request.request_id in self._active:
             raise ApiError(400, f"request id {request.request_id!r} is in use", param="request_id")
         self._check_engines(request)
@@ -170,6 +169,25 @@ class LiveGenerator:
             )
         )
 
+    def no_worker(self, request: GenerateRequest) -> ApiError | None:
+        """What a client is told where no worker may take its request; None: in the router's words.
+
+        A worker or rank that there is not is the client's mistake; one that may be back is not.
+        """
+        absence, worker_id, rank = self.fleet.absence, request.worker_id, request.dp_rank
+        if absence is not None:
+            return unavailable(absence)
+        if worker_id is None:
+            return None
+        if not self.fleet.knows(worker_id):
+            return _refused_pin("worker_id", f"there is no worker {worker_id}")
+        card = self.fleet.cards.get(worker_id)
+        if card is None or card.is_draining:
+            return unavailable(f"worker {worker_id} takes nothing new at the moment")
+        if rank is not None and rank >= card.dp_size:
+            return _refused_pin("dp_rank", f"the worker's ranks are 0 to {card.dp_size - 1}")
+        return None
+
     def client_for(self, card: WorkerCard) -> EngineClient:
         """Who speaks a worker's dialect."""
         return self._clients[card.engine]
@@ -201,3 +219,7 @@ class LiveGenerator:
             self._write_record(record)
         except OSError as error:  # a full disk must not end anybody's stream
             log.error("the record of request %s is lost: %s", record.request_id, error)
+
+
+def _refused_pin(field: str, what: str) -> ApiError:
+    return refuse(f"nvext.{field}", what, "refused")

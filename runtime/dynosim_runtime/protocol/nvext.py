@@ -10,6 +10,7 @@ from dynosim_runtime.protocol.decoding import refuse
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Priority = Annotated[int, msgspec.Meta(ge=-(1 << 31), lt=1 << 31)]
+PINS = ("worker_id", "backend_instance_id", "prefill_worker_id", "decode_worker_id")
 DEFAULT_TTL_S = 300.0  # Anthropic's
 _TTL = re.compile(r"^(\d+(?:\.\d+)?)([smh]?)$")
 _UNIT_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -52,18 +53,21 @@ class NvExt(msgspec.Struct, frozen=True, kw_only=True):
     cache_control: CacheControl | None = None
     backend_instance_id: Count | None = None  # the worker to use
     worker_id: Count | None = None  # the same
+    prefill_worker_id: Count | None = None  # as in answers; here one worker does both,
+    decode_worker_id: Count | None = None  # so that these are the same, too
     dp_rank: Count | None = None
 
     def pinned_worker_id(self) -> int | None:
         """The worker that the client asks for. Raises: ApiError 400 for two, or a rank of none."""
-        named = {self.backend_instance_id, self.worker_id} - {None}
-        if len(named) > 1:
-            raise refuse(
-                "nvext.worker_id", "differs from nvext.backend_instance_id", "invalid_value"
-            )
-        if self.dp_rank is not None and not named:
+        named = {name: value for name in PINS if (value := getattr(self, name)) is not None}
+        ids = set(named.values())
+        if len(ids) > 1:
+            first, *others = named
+            other = next(name for name in others if named[name] != named[first])
+            raise refuse(f"nvext.{first}", f"differs from nvext.{other}", "invalid_value")
+        if self.dp_rank is not None and not ids:
             raise refuse("nvext.dp_rank", "a rank of which worker? Give worker_id", "invalid_value")
-        return named.pop() if named else None
+        return ids.pop() if ids else None
 
 
 def answer_nvext(record: RequestRecord, received_ms: int) -> dict[str, Any]:
