@@ -66,21 +66,23 @@ def test_idle_sessions_are_forgotten_in_the_order_in_which_they_became_idle() ->
 
 def test_a_request_lost_with_a_worker_counts_from_the_last_end_that_was_heard_of() -> None:
     affinity = SessionAffinity(10.0)
-    affinity.begin("moved", HERE, 0.0)
-    affinity.begin("moved", THERE, 0.0)
-    affinity.begin("other", HERE, 0.0)
-    affinity.end("moved", 3.0)
-    affinity.end("other", 5.0)
-    affinity.lose("moved")
-    assert [affinity.lookup("moved", at_ms) for at_ms in (12.9, 13.0)] == [THERE, None]
-    assert [affinity.lookup("other", at_ms) for at_ms in (14.9, 15.0)] == [HERE, None]
+    affinity.begin("z moved", HERE, 0.0)
+    affinity.begin("z moved", THERE, 0.0)
+    affinity.begin("a other", HERE, 0.0)
+    affinity.end("z moved", 3.0)
+    affinity.end("a other", 5.0)
+    affinity.lose("z moved")
+    assert [affinity.lookup("z moved", at_ms) for at_ms in (12.9, 13.0)] == [THERE, None]
+    assert [affinity.lookup("a other", at_ms) for at_ms in (14.9, 15.0)] == [HERE, None]
 
 
 def test_a_session_in_use_survives_the_loss_of_one_request() -> None:
     affinity = SessionAffinity(10.0)
     affinity.begin("s", HERE, 0.0)
-    affinity.begin("s", THERE, 0.0)
+    for _ in range(2):
+        affinity.begin("s", THERE, 0.0)
     affinity.lose("s")
+    affinity.end("s", 1.0)
     assert affinity.lookup("s", 100.0) == THERE
     affinity.end("s", 100.0)
     assert affinity.lookup("s", 110.0) is None
@@ -94,6 +96,16 @@ def test_a_worker_takes_its_own_sessions_along_and_no_others() -> None:
     affinity.end("c", 0.0)
     assert affinity.remove_worker(HERE.worker_id) == ["a", "c"]
     assert [affinity.lookup(name, 1.0) for name in "abc"] == [None, THERE, None]
+
+
+def test_an_end_too_many_begins_the_idle_time_anew() -> None:
+    affinity = SessionAffinity(10.0)
+    for session_id in ("s", "t"):
+        affinity.begin(session_id, HERE, 0.0)
+        affinity.end(session_id, 0.0)
+    affinity.end("s", 5.0)
+    assert affinity.lookup("t", 10.0) is None
+    assert [affinity.lookup("s", at_ms) for at_ms in (14.9, 15.0)] == [HERE, None]
 
 
 def test_what_nobody_knows_changes_nothing() -> None:

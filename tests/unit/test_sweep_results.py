@@ -1,14 +1,15 @@
 """Verdicts over finished trials: SLA, frontier, and what is recommended."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from dynosim.config import load_sweep
 from dynosim.config.sweep_loading import SweepConfig
-from dynosim.config.sweep_schema import SweepSla
-from dynosim.sweep.results import best_rows, judge, meets, trials_table
+from dynosim.config.sweep_schema import Statistic, SweepSla
+from dynosim.sweep.results import best_rows, judge, meets, objective_names, trials_table
 from dynosim.sweep.space import trials_of
 
 FILE = """\
@@ -39,25 +40,6 @@ def record(per_gpu: float | None, per_user: float, ttft_ms: float, **more: Any) 
     return {"status": "ok", "reason": "", "report": report, **more}
 
 
-def test_over_budget_is_infeasible_with_its_reason(sweep: SweepConfig) -> None:
-    trials = trials_of(sweep)
-    assert [trial.config is None for trial in trials] == [False] * 4 + [True]
-    assert trials[4].reason == "needs 5 GPUs, constraints.gpu_budget is 4"
-
-
-def test_a_combination_that_vllm_refuses_is_infeasible(sweep: SweepConfig, tmp_path: Path) -> None:
-    path = tmp_path / "sweep.yaml"
-    loaded = load_sweep(path, ["space.engine.max_num_seqs=[128, 16384]"])
-    reasons = {trial.values["engine.max_num_seqs"]: trial.reason for trial in trials_of(loaded)}
-    assert "less than max_num_seqs (16384)" in reasons[16384]
-    assert trials_of(loaded)[0].config is not None
-
-
-def test_trials_carry_the_sla_of_the_constraints(sweep: SweepConfig) -> None:
-    config = trials_of(sweep)[0].config
-    assert config is not None and config.sla is not None and config.sla.ttft_ms == 100
-
-
 def test_frontiers_with_and_without_the_sla(sweep: SweepConfig) -> None:
     records = {
         0: record(10.0, 1.0, 500.0),  # best per GPU, misses the SLA
@@ -84,12 +66,93 @@ def test_a_trial_without_an_objective_is_never_on_the_frontier(sweep: SweepConfi
     assert [row.is_pareto for row in rows] == [False, True, False]
 
 
-def test_sla_statistic() -> None:
-    report = {"completed_requests": 1, "mean_ttft_ms": 50.0, "p90_ttft_ms": 150.0}
-    assert meets(SweepSla(ttft_ms=100), report)
-    assert not meets(SweepSla(ttft_ms=100, statistic="p90"), report)
-    assert meets(SweepSla(itl_ms=1), {**report, "mean_itl_ms": None})
-    assert not meets(None, {"completed_requests": 0})
+def test_of_equal_throughput_fewer_gpus_come_first_and_then_the_lower_trial(
+    sweep: SweepConfig,
+) -> None:
+    """Objectives that tell them apart, so that all four stay."""
+    records = {index: record(8.0, 1.0 + index, 50.0) for index in range(3)}
+    records[3] = record(9.0, 0.5, 50.0)
+    for index, gpus in ((0, 4), (1, 2), (2, 2), (3, 8)):
+        records[index]["report"]["num_gpus"] = gpus
+    sought = replace(sweep, objectives={"mean_output_token_throughput_per_user": "max",
+                                        "num_gpus": "max"})  # fmt: skip
+    rows = [
+        replace(row, is_sla_pareto=True) for row in judge(sought, trials_of(sweep), records)[:4]
+    ]
+    assert [row.trial.index for row in best_rows(sought, rows)] == [3, 1, 2, 0]
+    assert [row.trial.index for row in best_rows(sought, rows[::-1])] == [3, 1, 2, 0]
+    assert [row.trial.index for row in best_rows(replace(sought, top=2), rows)] == [3, 1]
+
+
+def test_equal_objectives_on_other_numbers_of_gpus_are_both_recommended(sweep: SweepConfig) -> None:
+    records = {index: record(8.0, 1.0, 50.0) for index in range(4)}
+    for index, gpus in ((0, 4), (1, 2), (2, 4), (3, 2)):
+        records[index]["report"]["num_gpus"] = gpus
+    rows = judge(sweep, trials_of(sweep), records)
+    assert [row.trial.index for row in best_rows(sweep, rows)] == [1, 0]
+
+
+@pytest.mark.parametrize("statistic", get_args(Statistic))
+@pytest.mark.parametrize(
+    ("bound", "key"), [("ttft_ms", "ttft_ms"), ("itl_ms", "itl_ms"), ("e2e_ms", "e2e_latency_ms")]
+)
+def test_a_bound_is_kept_at_it_and_missed_above_it_by_the_statistic_that_is_named(
+    statistic: str, bound: str, key: str
+) -> None:
+    sla = SweepSla(**{bound: 100.0}, statistic=statistic)  # type: ignore[arg-type]
+    others = {f"{name}_{key}": 1e9 for name in get_args(Statistic)}
+    for value, is_met in ((99.0, True), (100.0, True), (100.1, False), (None, True)):
+        report = {**others, "completed_requests": 1, f"{statistic}_{key}": value}
+        assert meets(sla, report) == is_met
+    assert meets(sla, {"completed_requests": 1})
+
+
+def test_every_bound_has_to_be_kept() -> None:
+    sla = SweepSla(ttft_ms=1, itl_ms=2, e2e_ms=3)
+    fine = {"completed_requests": 1, "mean_ttft_ms": 1, "mean_itl_ms": 2, "mean_e2e_latency_ms": 3}
+    assert meets(sla, fine)
+    for name in ("mean_ttft_ms", "mean_itl_ms", "mean_e2e_latency_ms"):
+        assert not meets(sla, {**fine, name: 3.5})
+
+
+@pytest.mark.parametrize("sla", [None, SweepSla(ttft_ms=100)])
+def test_a_trial_that_completed_nothing_keeps_no_bound(sla: SweepSla | None) -> None:
+    for report in ({"completed_requests": 0}, {"completed_requests": None}, {}):
+        assert not meets(sla, {**report, "mean_ttft_ms": 1.0})
+    assert meets(sla, {"completed_requests": 1, "mean_ttft_ms": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("objectives", "names"),
+    [
+        ({}, ("mean_output_token_throughput_per_user", "output_tok_s_per_gpu")),
+        ({"mean_ttft_ms": "min"}, ("mean_ttft_ms", "mean_output_token_throughput_per_user")),
+        ({"output_tok_s_per_gpu": "max"},
+         ("output_tok_s_per_gpu", "mean_output_token_throughput_per_user")),
+        ({"a": "min", "b": "max", "c": "max"}, ("a", "b")),
+    ],
+)  # fmt: skip
+def test_plots_show_the_first_two_objectives_or_what_stands_in_for_them(
+    sweep: SweepConfig, objectives: dict[str, Any], names: tuple[str, str]
+) -> None:
+    assert objective_names(replace(sweep, objectives=objectives)) == names
+
+
+def test_columns_have_the_narrowest_type_that_holds_them(sweep: SweepConfig) -> None:
+    reports = [
+        {"flag": True, "count": 1, "mixed": 1, "text": "a", "section": {"x": 1}, "both": 1},
+        {"flag": None, "count": None, "mixed": 0.5, "text": None, "section": [1], "both": "b"},
+    ]
+    records = {index: {"status": "ok", "reason": "", "report": report}
+               for index, report in enumerate(reports)}  # fmt: skip
+    table = trials_table(sweep, judge(sweep, trials_of(sweep)[:2], records))
+    kinds = [
+        str(table[name].dtype) for name in ("flag", "count", "mixed", "text", "section", "both")
+    ]
+    assert kinds == ["Boolean", "Int64", "Float64", "String", "String", "String"]
+    assert table["mixed"].to_list() == [1.0, 0.5] and table["both"].to_list() == ["1", "b"]
+    assert table["section"].to_list() == ['{"x": 1}', "[1]"]
+    assert table["text"].to_list() == ["a", None]
 
 
 def test_table_has_the_columns_that_plots_need(sweep: SweepConfig) -> None:
