@@ -259,22 +259,22 @@ def test_many_requests_are_thinned_out_evenly(monkeypatch: pytest.MonkeyPatch) -
     assert drawn["x"] == short((run.result.requests.arrival_ms[::3] / 1000).tolist())
 
 
-@pytest.mark.parametrize(("widest", "kind"), [(30.0, "linear"), (30.1, "log")])
+@pytest.mark.parametrize(("widest", "kind"), [(300.0, "linear"), (301.0, "log")])
 def test_axes_of_wide_distributions_are_logarithmic(widest: float, kind: str) -> None:
     toy = toy_run(3, workers=1)
     log = toy.result.requests
-    first = log.arrival_ms + np.array([1.0, 2.0, widest])
-    run = replace(toy.result, requests=replace(log, first_token_ms=first))
-    report = {"median_ttft_ms": 2.0, "p90_ttft_ms": 20.0, "p99_ttft_ms": widest}
+    log = replace(log, arrival_ms=np.zeros(3), first_token_ms=np.array([10.0, 20.0, widest]))
+    run = replace(toy.result, requests=log)
+    report = {"median_ttft_ms": 20.0, "p90_ttft_ms": 100.0, "p99_ttft_ms": widest}
     figure = RunFigures(run, report).latencies()
     assert figure.layout["xaxis"]["type"] == kind
     marks = figure.data[1]
-    middle = 15.5 if kind == "linear" else math.sqrt(30.1)
-    assert marks["x"] == [2.0, 20.0, widest]
+    assert marks["x"] == [20.0, 100.0, widest]
     assert marks["y"] == [0.5, 0.9, 0.99]
-    assert marks["text"] == ["median 2", "p90 20", f"p99 {widest:.4g}"]
-    sides = ["bottom right" if value < middle else "top left" for value in marks["x"]]
-    assert marks["textposition"] == sides
+    assert marks["text"] == ["median 20", "p90 100", f"p99 {widest:.4g}"]
+    # Words go where the curve does not: half way is 155, or 55 on a logarithmic axis.
+    middle = "bottom right" if kind == "linear" else "top left"
+    assert marks["textposition"] == ["bottom right", middle, "top left"]
 
 
 def test_a_run_of_no_steps_draws_nothing() -> None:
@@ -302,3 +302,11 @@ def test_percentiles_of_an_interval_are_reached_not_passed() -> None:
     )
     assert np.isnan(half[0])
     assert (half[1], quarter[1], most[1]) == (2.0, 1.0, 4.0)
+
+
+def test_rounding_of_weights_passes_no_percentile_on() -> None:
+    """Three of six weights of 0.3 add up to less than half of all six, in floats only."""
+    (half,) = series.interval_percentiles(
+        np.zeros(6, np.int64), np.arange(6.0), np.full(6, 0.3), num_intervals=1, percents=(50,)
+    )
+    assert half[0] == 2.0

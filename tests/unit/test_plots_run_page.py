@@ -39,7 +39,7 @@ def told(run: ToyRun, **figures: Any) -> dict[str, Any]:
     """A report with a number of its own for everything that a page shows."""
     report = summarize(run.result, run.timing, sla=None, wall_time_ms=0.0)
     latencies = {
-        f"{statistic}_{metric}": 1000.0 * place + 10 * column
+        f"{statistic}_{metric}": 10.0 * place + column + 0.25
         for place, metric in enumerate(METRICS, start=1)
         for column, statistic in enumerate(STATISTICS, start=1)
     }
@@ -61,9 +61,9 @@ def rows_of(body: str) -> list[list[str]]:
 def test_cards_show_the_reports_figures() -> None:
     assert cards_of() == {
         "output tokens/s per GPU": "111",
-        "output tokens/s per user, mean": "6,010",
-        "TTFT mean / p99 (ms)": "1,010 / 1,080",
-        "ITL mean / p99 (ms)": "3,010 / 3,080",
+        "output tokens/s per user, mean": "61.2",
+        "TTFT mean / p99 (ms)": "11.2 / 18.2",
+        "ITL mean / p99 (ms)": "31.2 / 38.2",
         "requests within the SLA": "42.0 %",
         "of 4,567 requests completed": "3,210",
         "requests/s": "2.35",
@@ -90,7 +90,7 @@ def test_the_table_holds_every_statistic_and_its_interval() -> None:
     assert table[0] == ["", *STATISTICS]
     expected = []
     for metric, name in METRICS.items():
-        expected.append([name, *(f"{report[f'{s}_{metric}']:,.0f}" for s in STATISTICS)])
+        expected.append([name, *(f"{report[f'{s}_{metric}']:.2f}" for s in STATISTICS)])
         if metric == "ttft_ms":
             expected.append(["95 % of replays", "1.5 to 22.25", *["-"] * 8])
         if metric == "itl_ms":
@@ -145,6 +145,7 @@ def test_notes_tell_saturation_and_losses() -> None:
     rates = {"saturation_sustained_tok_s": 4321.0, "saturation_collapse_ms": 65_432.0}
     words = "Saturated: it grew. TTFT and end-to-end times depend on how long the trace is"
     assert notes_of(**full, **dict.fromkeys(rates))[1] == (f"{words}.", True)
+    assert "SATURATED" not in notes_of(**full)[0][0]  # the second note says it at length
     assert notes_of(**full, **rates)[1] == (
         f"{words}; it sustains 4,321 output tokens/s; the queue never emptied after 65.4 s.",
         True,
