@@ -206,6 +206,33 @@ def test_steps_that_end_as_the_window_opens_are_outside_and_as_it_closes_inside(
     assert report["steady_offered_rps"] == pytest.approx(8 / seconds)
 
 
+@pytest.mark.parametrize("scale", [None, 2.0])
+def test_tokens_of_a_row_are_counted_step_by_step_as_contexts_grow(scale: float | None) -> None:
+    """Steps of 4 sequences take 8, 12, ... 44 ms: their contexts grow by four tokens a step.
+
+    The window cuts the row at both ends, once just so that a step's end is at each border.
+    """
+    timing = ToyTiming(base_ms=0.0, per_decode_ms=0.0, per_context_token_ms=1.0)
+    factor = 1.0 if scale is None else scale
+    ends = [factor * sum(8 + 4 * step for step in range(count + 1)) for count in range(10)]
+    base = toy_run(10, arrivals_ms=[0.0] * 10, workers=1).result
+    whole = {name: np.zeros(1, np.int64) for name in base.steps.__slots__}
+    row = {"start_ms": 0.0, "duration_ms": ends[-1], "num_steps": 10, "num_decodes": 4,
+           "decode_context_tokens": 8}  # fmt: skip
+    steps = replace(base.steps, **whole | {name: np.array([row[name]]) for name in row})
+    for start, end in ((ends[2], ends[7]), (ends[2] + 0.5, ends[7] - 0.5), (ends[0], ends[1] + 1)):
+        arrivals = np.array([0.0, start, *[end] * 8])
+        log = replace(base.requests, arrival_ms=arrivals, first_token_ms=np.full(10, np.nan))
+        result = replace(base, requests=log, steps=steps)
+        if scale is not None:
+            result = replace(result, step_time_scale=np.array([scale]))
+        report = summarize(result, timing, sla=None, wall_time_ms=0.0)
+        tokens = 4 * sum(start < time <= end for time in ends)
+        assert tokens > 0
+        rate = report["steady_output_throughput_tok_s"]
+        assert rate == pytest.approx(tokens / (end - start) * 1000)
+
+
 def token_times(run: ToyRun) -> list[float]:
     """When tokens came: first ones, and the gaps behind them, request by request."""
     log, gaps = run.result.requests, run.gaps_ms.tolist()

@@ -198,6 +198,16 @@ def test_collapse_is_when_the_first_queue_no_longer_empties_before_the_last_arri
     assert collapse(600.0) == 700.0
 
 
+def test_a_queue_that_comes_after_the_last_arrival_only_is_no_collapse() -> None:
+    steps = rows_of(
+        (0, 0.0, 10.0, 1, 1, 1), (0, 10.0, 10.0, 1, 1, 1), (0, 900.0, 10.0, 1, 1, 0),
+        (0, 1100.0, 10.0, 1, 1, 1), (0, 1200.0, 10.0, 1, 1, 1),
+    )  # fmt: skip
+    load = load_of(full_run(steps))
+    assert load.is_saturated and load.sustained_tok_s is not None
+    assert load.collapse_ms is None
+
+
 def test_a_run_that_kept_up_has_no_collapse_but_what_it_sustained() -> None:
     steps = rows_of((0, 0.0, 100.0, 10, 1, 1), (0, 100.0, 100.0, 10, 2, 1))
     run = run_of(POWERS, growing(0.0), steps=steps)
