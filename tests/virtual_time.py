@@ -9,6 +9,7 @@ import asyncio
 import selectors
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import wraps
+from math import inf, nextafter
 from types import SimpleNamespace
 from typing import Any, ParamSpec
 
@@ -39,6 +40,14 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._jumping.now_s
+
+    def call_later(self, delay: float, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+        """A wait below the clock's resolution passes at once: who rounds may ask for it again."""
+        now_s = self.time()
+        at_s = now_s + delay
+        if delay > 0 and at_s <= now_s + self._clock_resolution:  # type: ignore[attr-defined]
+            at_s = self._jumping.now_s = max(at_s, nextafter(now_s, inf))
+        return self.call_at(at_s, *args, **kwargs)
 
 
 def in_virtual_time(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
