@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 
 from dynosim_runtime.byte_tokenizer import BYTE_OFFSET, ByteTokenizer
 from dynosim_runtime.frontend.app import create_app
+from dynosim_runtime.frontend.connection import BoundedConnection
 from dynosim_runtime.frontend.limits import HttpLimits
 from dynosim_runtime.frontend.observer import HttpObserver
 from dynosim_runtime.frontend.registry import ModelRegistry
@@ -70,7 +71,9 @@ def client_of(app: Starlette) -> httpx.AsyncClient:
 @asynccontextmanager
 async def serving(app: Starlette) -> AsyncIterator[str]:
     """The application behind a real server on a free port of this machine; gives its URL."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning")
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, log_level="warning", http=BoundedConnection, ws="none"
+    )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     while not server.started:

@@ -55,6 +55,10 @@ class ByteTokenizer:
         data = _bytes_of(token_id)
         return data.decode() if data.isascii() else f"<0x{data[0]:02X}>"
 
+    def token_string(self, token_id: int) -> str:
+        """See `Tokenizer`."""
+        return self.decode((token_id,))
+
     def special_id(self, text: str) -> int | None:
         """See `Tokenizer`."""
         return SPECIAL_TOKENS.index(text) if text in SPECIAL_TOKENS else None
@@ -75,10 +79,6 @@ class ByteDetokenizer:
     def step(self, token_id: int) -> str:
         """See `Detokenizer`."""
         return "" if token_id < BYTE_OFFSET else self._decoder.decode(_bytes_of(token_id))
-
-    def flush(self) -> str:
-        """See `Detokenizer`."""
-        return self._decoder.decode(b"", final=True)
 
 
 def _bytes_of(token_id: int) -> bytes:

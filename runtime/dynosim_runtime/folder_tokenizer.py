@@ -28,6 +28,7 @@ class FolderTokenizer:
         self._backend: Any = backend
         self._own_args = inspect.signature(self._tokenizer.apply_chat_template).parameters.keys()
         self.token_id_limit = max(len(self._tokenizer), _config_vocab_size(folder))
+        self._blank = _blank_of(backend)
         self.max_chars_per_token = max(map(len, backend.get_vocab(with_added_tokens=True)))
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -66,6 +67,15 @@ class FolderTokenizer:
         """See `Tokenizer`; empty for an id that no token has."""
         return self._backend.id_to_token(token_id) or ""
 
+    def token_string(self, token_id: int) -> str:
+        """See `Tokenizer`; with the blanks in front that decoding a text's first word loses."""
+        text = self.decode((token_id,))
+        if self._blank is None:
+            return text
+        word = self.token_text(token_id)
+        num_blanks = len(word) - len(word.lstrip(self._blank))
+        return " " * (num_blanks - (len(text) - len(text.lstrip(" ")))) + text
+
     def special_id(self, text: str) -> int | None:
         """See `Tokenizer`."""
         token_id: int | None = self._backend.token_to_id(text)
@@ -93,37 +103,20 @@ class FolderTokenizer:
 class StreamDetokenizer:
     """A `Detokenizer` over the tokenizer's own decoder."""
 
-    __slots__ = ("_backend", "_pending", "_shown", "_stream")
+    __slots__ = ("_backend", "_stream")
 
     def __init__(self, backend: Any, context: list[int]) -> None:
         self._backend = backend
         self._stream = DecodeStream(ids=context, skip_special_tokens=True)
-        self._shown = context  # tokens of the text last shown
-        self._pending: list[int] = []  # tokens since
 
     def step(self, token_id: int) -> str:
         """See `Detokenizer`."""
-        pending = self._pending
-        pending.append(token_id)
         try:
             text: str | None = self._stream.step(self._backend, token_id)
         except Exception:  # the text so far reads differently now; the library gives no finer type
             self._stream = DecodeStream(skip_special_tokens=True)
             text = self._stream.step(self._backend, token_id)
-        if text is None:
-            return ""
-        self._shown = pending
-        self._pending = []
-        return text
-
-    def flush(self) -> str:
-        """See `Detokenizer`."""
-        if not self._pending:
-            return ""
-        before = self._backend.decode(self._shown, skip_special_tokens=True)
-        whole: str = self._backend.decode([*self._shown, *self._pending], skip_special_tokens=True)
-        self._pending = []
-        return whole[len(before) :]
+        return text or ""
 
 
 def _load(folder: Path) -> Any:
@@ -137,6 +130,17 @@ def _load(folder: Path) -> Any:
             f"{folder}: no usable tokenizer: {str(error).splitlines()[0]} "
             "(the folder must hold tokenizer.json and tokenizer_config.json)"
         ) from error
+
+
+def _blank_of(backend: Any) -> str | None:
+    """How words are marked that have a blank in front, where decoding loses the first of them."""
+    if backend.pre_tokenizer is None:
+        return None
+    config = json.loads(backend.pre_tokenizer.__getstate__())
+    for part in (config, *config.get("pretokenizers", ())):
+        if part.get("type") == "Metaspace":
+            return str(part.get("replacement", "\u2581"))
+    return None
 
 
 def _config_vocab_size(folder: Path) -> int:

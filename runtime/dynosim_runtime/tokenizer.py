@@ -28,11 +28,10 @@ class Detokenizer(Protocol):
     """Turns the tokens of one answer into text as they come."""
 
     def step(self, token_id: int) -> str:
-        """The text that is certain now; empty inside a character of several tokens."""
-        ...
+        """The text that is certain now; empty inside a character of several tokens.
 
-    def flush(self) -> str:
-        """What is left at the end: an unfinished character, as replacement characters."""
+        A character that is unfinished when the answer ends is no part of its text, as in vLLM.
+        """
         ...
 
 
@@ -66,6 +65,10 @@ class Tokenizer(Protocol):
 
     def token_text(self, token_id: int) -> str:
         """A token as the vocabulary spells it."""
+        ...
+
+    def token_string(self, token_id: int) -> str:
+        """The text of a token by itself; ends with U+FFFD if it leaves a character unfinished."""
         ...
 
     def special_id(self, text: str) -> int | None:

@@ -145,6 +145,7 @@ class GenerateRoute:
         self, call: Call, caller: Caller, received: Moment, receive: Receive, send: Send
     ) -> Outcome:
         requests, outputs = await self._prepare(call, caller, received.monotonic_s)
+        tokenizer = self._service.models.get(call.model).tokenizer
         answer = call.answer(
             AnswerHead(
                 request_id=caller.request_id,
@@ -155,7 +156,8 @@ class GenerateRoute:
                     len(request.token_ids) for request in requests[:: call.num_choices]
                 ),
                 num_choices=len(requests),
-                text_of=self._service.models.get(call.model).tokenizer.decode,
+                text_of=tokenizer.decode,
+                token_string=tokenizer.token_string,
             )
         )
         headers = {"x-request-id": caller.request_id}

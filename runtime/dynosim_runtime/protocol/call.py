@@ -7,7 +7,7 @@ import msgspec
 
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.generation import Sampling, TokenLogprob
-from dynosim_runtime.protocol.logprobs import TextOf
+from dynosim_runtime.protocol.logprobs import TextOf, TokenTexts
 from dynosim_runtime.protocol.nvext import NvExt
 from dynosim_runtime.protocol.output import ChoiceOutput
 from dynosim_runtime.tokenizer import Conversation
@@ -30,7 +30,7 @@ Prompt = Conversation | TextPrompt | TokenPrompt
 
 
 class AnswerHead(msgspec.Struct, frozen=True, kw_only=True):
-    """What an answer says of its request."""
+    """What an answer says of its request, and what it takes to say it."""
 
     request_id: str
     model: str
@@ -39,6 +39,11 @@ class AnswerHead(msgspec.Struct, frozen=True, kw_only=True):
     num_prompt_tokens: int  # of all prompts
     num_choices: int
     text_of: TextOf
+    token_string: Callable[[int], str] | None = None  # of a single token, if not `text_of`'s
+
+    def token_texts(self) -> TokenTexts:
+        """For the tokens of one choice."""
+        return TokenTexts(self.text_of, self.token_string)
 
 
 class Answer(Protocol):

@@ -40,6 +40,7 @@ class ChatAnswer(OpenAiAnswer):
         self._num_top_logprobs = num_top_logprobs
         self._parsing = parsing if parsing is not None and parsing.is_needed else None
         self._parts: list[ChatParts] = []  # of a stream's choices
+        self._texts = [head.token_texts() for _ in range(head.num_choices)]
         self._is_plain = self._parsing is None and num_top_logprobs is None
 
     def whole(self, outputs: Sequence[ChoiceOutput]) -> bytes:
@@ -86,7 +87,7 @@ class ChatAnswer(OpenAiAnswer):
                 {
                     "index": index,
                     "delta": delta,
-                    "logprobs": self._logprobs(logprobs if number == 0 else ()),
+                    "logprobs": self._logprobs(index, logprobs if number == 0 else ()),
                     "finish_reason": None,
                     **({"token_ids": token_ids if number == 0 else []} if self._with_ids else {}),
                 },
@@ -119,17 +120,17 @@ class ChatAnswer(OpenAiAnswer):
         choice = {
             "index": index,
             "message": message,
-            "logprobs": self._logprobs(output.logprobs),
+            "logprobs": self._logprobs(index, output.logprobs),
             **ending,
         }
         if self._with_ids:
             choice["token_ids"] = output.token_ids
         return choice
 
-    def _logprobs(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    def _logprobs(self, index: int, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         if self._num_top_logprobs is None or not logprobs:
             return None
-        return chat_logprobs(logprobs, self._num_top_logprobs, self._head.text_of)
+        return chat_logprobs(logprobs, self._num_top_logprobs, self._texts[index])
 
     def _new_parts(self, parsing: Parsing, output: ChoiceOutput) -> ChatParts:
         prompt_end = self._head.text_of(output.prompt_ids[-PROMPT_END_TOKENS:])

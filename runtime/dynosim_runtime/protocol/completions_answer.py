@@ -33,6 +33,7 @@ class CompletionsAnswer(OpenAiAnswer):
         )
         self._tells_logprobs = tells_logprobs
         self._offsets = [0] * head.num_choices  # characters told of in logprobs
+        self._texts = [head.token_texts() for _ in range(head.num_choices)]
 
     def whole(self, outputs: Sequence[ChoiceOutput]) -> bytes:
         """See `Answer`."""
@@ -86,7 +87,7 @@ class CompletionsAnswer(OpenAiAnswer):
 
     def _logprobs(self, index: int, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
         told, self._offsets[index] = completion_logprobs(
-            logprobs, self._offsets[index], self._head.text_of
+            logprobs, self._offsets[index], self._texts[index]
         )
         return told
 

@@ -85,16 +85,10 @@ class ChoiceOutput:
 
     def finish(self) -> str:
         """The text that was held back, now that the engine has ended the answer."""
-        tail = self._detokenizer.flush()
-        if self._stop_finder is not None:
-            tail, self.stop_text = self._stop_finder.feed(tail)
-            if self.stop_text is None:
-                tail += self._stop_finder.flush()
-            else:
-                self.finish_reason = "stop"
-        if tail:
-            self._pieces.append(tail)
-        return tail
+        held = "" if self._stop_finder is None else self._stop_finder.flush()
+        if held:
+            self._pieces.append(held)
+        return held
 
     def _text_of(self, token_id: int) -> str:
         text = self._texts.get(token_id)
