@@ -87,6 +87,10 @@ def test_every_field_of_a_latent_model_with_experts_is_read() -> None:
         (EXPERTS | {"interleave_moe_layer_step": 2}, {"dense_layers": 2}),  # of 3, one has experts
         (EXPERTS | {"shared_expert_intermediate_size": 72}, {"shared_intermediate": 72}),
         (EXPERTS | {"n_shared_experts": 2}, {"shared_intermediate": 48}),
+        (
+            EXPERTS | {"n_shared_experts": 2, "shared_expert_intermediate_size": 72},
+            {"shared_intermediate": 72},  # all of them together
+        ),
         (EXPERTS | {"model_type": "llama4_text"}, {"shared_intermediate": 24}),
         (EXPERTS | {"num_experts": None, "n_routed_experts": 6}, {"experts": 6}),
         (EXPERTS | {"num_experts": None, "num_local_experts": 7}, {"experts": 7}),

@@ -150,6 +150,23 @@ def test_dynamo_decode_is_never_faster_than_nothing(tmp_path: Path) -> None:
     steep = DYNAMO | {"decode_itl": [[1, 2], [900, 901]]}
     model = load_profile(_write(tmp_path, steep))
     assert model.step_ms(0, 0, 0, 2, 200) == 0.0
+    # Nor is a run, part of whose steps would take less than nothing.
+    for batch, tokens, steps in ((2, 200, 900), (20, 900, 30), (1, 1, 1200)):
+        run = [model.step_ms(0, 0, 0, batch, tokens + j * batch) for j in range(steps)]
+        assert min(run) == 0.0 < max(run)
+        assert model.decode_run_ms(batch, tokens, steps) == pytest.approx(sum(run), rel=1e-9)
+
+
+def test_dynamo_runs_that_dip_below_nothing_in_their_middle_are_summed_step_by_step(
+    tmp_path: Path,
+) -> None:
+    # Beyond the points the time of a run is a parabola that is open to the top.
+    bent = DYNAMO | {"decode_itl": [[90, 90], [20, 40]]}
+    model = load_profile(_write(tmp_path, bent))
+    run = [model.step_ms(0, 0, 0, 40, 40 * (54 + j)) for j in range(1200)]
+    assert run[0] > 0.0 < run[-1]
+    assert run.count(0.0) > 10
+    assert model.decode_run_ms(40, 40 * 54, 1200) == pytest.approx(sum(run), rel=1e-9)
 
 
 @pytest.mark.parametrize(

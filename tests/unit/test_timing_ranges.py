@@ -243,7 +243,8 @@ def test_a_scaled_model_has_the_range_of_its_own() -> None:
         ((4, 0, 0, 0, 2, 2 * 10), 9.9, 0),
         ((4, 0, 0, 0, 2, 2 * 10), 99.0, 4),
         ((4, 0, 0, 0, 0, 0), 0.0, 4),
-        ((4, 0, 0, 0, 3, 31), 31 / 3, 1),  # a limit that is met but for rounding
+        ((4, 0, 0, 0, 3, 31), 31 / 3, 1),
+        ((4, 0, 0, 0, 3, 5), 8 / 3, 2),  # a limit that is met but for rounding
     ],
 )
 def test_steps_with_contexts_up_to_a_limit(

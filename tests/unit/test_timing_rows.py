@@ -68,6 +68,7 @@ def test_extrapolation_stops_at_no_time() -> None:
     assert row.at(0) == 0.0  # and not 3 - 30
     assert row.at(5) == pytest.approx(1.5)  # on the line from there to the first knot
     assert row.at(10) == 3.0
+    assert extended_row([1.0, 2.0], [1.0, 4.0], monotone=False).at(0.5) == pytest.approx(0.5)
 
 
 def test_a_row_that_falls_at_its_end_stays_there() -> None:
