@@ -5,6 +5,7 @@ import pytest
 from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored, Tier
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.stream import (
+    MAX_EARLY,
     MIN_PLACES,
     PRUNED_SHARE,
     Dump,
@@ -124,6 +125,81 @@ def test_a_worker_that_started_anew_is_asked_for_its_new_events() -> None:
     assert stream.resync(answer) == [Cleared()]
     assert stream.missing == 0
     assert stream.resync(buffer.replay(0)) == [stored(7)]
+
+
+def test_what_was_made_up_for_is_counted() -> None:
+    """Of events 1 to 4 only 3 had come by itself; 6 waits on."""
+    stream: EventStream[BlockEvent] = EventStream()
+    for number in (0, 3, 6):
+        stream.receive(number, stored(number))
+    assert stream.num_gaps == 1
+    assert stream.resync(Events(1, [stored(n) for n in range(1, 5)])) == [
+        stored(n) for n in range(1, 5)
+    ]
+    assert (stream.next_id, stream.missing, stream.num_lost) == (5, 5, 3)
+    assert (stream.num_replays, stream.num_dumps, stream.num_repeats) == (1, 0, 0)
+    assert stream.receive(5, stored(5)) == [stored(5), stored(6)]
+    assert (stream.num_lost, stream.missing, stream.num_gaps) == (3, None, 1)
+    stream.receive(9, stored(9))
+    assert stream.resync(Dump(8, [stored(1)])) == [Cleared(), stored(1), stored(9)]
+    assert (stream.next_id, stream.num_lost, stream.num_dumps, stream.num_gaps) == (10, 5, 1, 2)
+    stream.resync(TooNew(3))
+    assert (stream.num_dumps, stream.num_lost, stream.missing) == (2, 5, 0)
+
+
+def test_an_answer_up_to_what_is_known_already_changes_nothing() -> None:
+    stream: EventStream[BlockEvent] = EventStream()
+    for number in range(3):
+        stream.receive(number, stored(number))
+    for answer in (Events(0, [stored(0)]), Events(3, []), Dump(1, [stored(9)])):
+        assert stream.resync(answer) == []
+        assert (stream.next_id, stream.num_lost) == (3, 0)
+    assert stream.resync(Dump(2, [stored(9)])) == []
+    assert stream.resync(Dump(3, [stored(9)])) == [Cleared(), stored(9)]
+    assert stream.next_id == 4
+
+
+def test_giving_up_voids_what_was_known_and_goes_on_behind_the_gap() -> None:
+    stream: EventStream[BlockEvent] = EventStream()
+    stream.receive(0, stored(0))
+    for number in (4, 3, 6):
+        stream.receive(number, stored(number))
+    assert stream.give_up() == [Cleared(), stored(3), stored(4)]
+    assert (stream.next_id, stream.missing, stream.num_lost) == (5, 5, 2)
+    assert stream.give_up() == [Cleared(), stored(6)]
+    assert (stream.next_id, stream.missing) == (7, None)
+
+
+def test_giving_up_where_nothing_had_room_goes_on_with_the_next_event() -> None:
+    stream: EventStream[BlockEvent] = EventStream(max_early=0)
+    assert stream.receive(4, stored(4)) == []
+    assert stream.missing == 0
+    assert stream.give_up() == [Cleared()]
+    assert (stream.next_id, stream.missing) == (5, None)
+    assert stream.receive(5, stored(5)) == [stored(5)]
+
+
+def test_so_many_events_wait_and_no_more() -> None:
+    stream: EventStream[BlockEvent] = EventStream(max_early=2)
+    for number in (3, 1, 2):
+        stream.receive(number, stored(number))
+    assert stream.receive(0, stored(0)) == [stored(0), stored(1)]  # 2 found no room
+    assert stream.missing == 2
+    assert stream.receive(2, stored(2)) == [stored(2), stored(3)]
+    assert MAX_EARLY == 4096
+
+
+def test_a_worker_numbers_its_events_and_answers_from_any_that_it_keeps() -> None:
+    buffer = EventBuffer(3)
+    assert [buffer.append(stored(n)) for n in range(5)] == [0, 1, 2, 3, 4]
+    assert buffer.next_id == 5
+    assert buffer.replay(2) == Events(2, [stored(2), stored(3), stored(4)])
+    assert buffer.replay(4) == Events(4, [stored(4)])
+    assert buffer.replay(5) == Events(5, [])
+    assert buffer.replay(6) == TooNew(5)
+    answer = buffer.replay(1)
+    assert isinstance(answer, Dump) and answer.last_id == 4
+    assert sorted(answer.events, key=repr) == [stored(n) for n in range(5)]
 
 
 def test_nothing_new_is_an_empty_answer() -> None:
