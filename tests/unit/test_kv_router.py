@@ -11,6 +11,7 @@ from dynosim.hashing import local_hashes
 from dynosim.indexer.approximate import ApproximateIndex
 from dynosim.indexer.base import Removed
 from dynosim.indexer.compressed import CompressedRadixIndex
+from dynosim.router.classes import PolicyClass
 from dynosim.router.eligibility import Constraints
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.log import LoggedRouter, replay_entry
@@ -63,6 +64,31 @@ def test_every_data_parallel_rank_is_a_candidate() -> None:
         assert decision is not None
         seen.add((decision.worker_id, decision.dp_rank))
     assert seen == {(7, 2), (7, 3), (7, 4)}
+
+
+def test_a_name_that_is_in_hand_or_waits_is_refused() -> None:
+    router = make_router(1, classes=(PolicyClass(prefill_busy_threshold=0),))
+    placed(router, "a")
+    assert router.submit(request("b"), 0.0) is None
+    for name in ("a", "b"):
+        with pytest.raises(InvalidRequestError, match=f"a request '{name}' is in hand already"):
+            router.submit(request(name), 1.0)
+        with pytest.raises(InvalidRequestError, match="in hand already"):
+            router.best_worker([1, 2], name, update_states=True)
+    assert InvalidRequestError.http_status == 400
+    assert router.best_worker([1, 2], "a") == (0, 0, 0)  # only asks
+    router.free("a", 2.0)
+    router.release(2.0)
+    assert router.num_queued == 0 and set(router.load.bookings) == {"b"}
+
+
+def test_a_question_that_makes_no_sense_is_refused() -> None:
+    router = make_router(1)
+    with pytest.raises(InvalidRequestError, match="update_states needs a request_id"):
+        router.best_worker([1], update_states=True)
+    for ask in (router.best_worker, router.get_potential_loads):
+        with pytest.raises(InvalidRequestError, match="the prompt is empty"):
+            ask([])
 
 
 def test_an_event_of_an_unknown_worker_is_an_error_and_changes_nothing() -> None:
@@ -186,38 +212,15 @@ def test_without_events_the_router_expects_prompts_where_it_sent_them() -> None:
     assert late is not None and late.overlap_blocks == 0
 
 
-class Stubborn:
-    """Always the last option; remembers what it hears."""
+def test_routers_with_one_seed_and_other_streams_draw_apart() -> None:
+    def drawn(stream: str, seed: int = 1) -> list[int]:
+        router = KvRouter(RouterSettings(BLOCK, seed=seed), CompressedRadixIndex(), stream=stream)
+        for worker_id in range(4):
+            router.add_worker(card(worker_id))
+        return [placed(router, number, [number]) for number in range(12)]
 
-    def __init__(self) -> None:
-        self.heard: list[tuple[str, object]] = []
-
-    def choose(self, made: Any, options: Any, now_ms: float) -> Any:
-        return options[-1]
-
-    def on_first_token(self, request_id: Any, now_ms: float) -> None:
-        self.heard.append(("first", request_id))
-
-    def on_end(self, request_id: Any, now_ms: float) -> None:
-        self.heard.append(("end", request_id))
-
-
-def test_a_policy_of_ones_own_chooses_and_learns() -> None:
-    policy = Stubborn()
-    router = make_router(3, policy=policy)
-    assert {placed(router, n, [n]) for n in range(5)} == {2}
-    router.first_token(3, 1.0)
-    router.free(3, 2.0)
-    assert policy.heard == [("first", 3), ("end", 3)]
-
-
-def test_a_policy_that_returns_nonsense_is_named() -> None:
-    class Broken:
-        def choose(self, made: Any, options: Any, now_ms: float) -> Any:
-            return 0
-
-    with pytest.raises(ConfigError, match=r"router\.policy Broken"):
-        make_router(2, policy=Broken()).submit(request("r"), 0.0)
+    assert drawn("router") == drawn("router")
+    assert drawn("router") not in (drawn("router-1"), drawn("router", seed=2))
 
 
 def test_best_worker_and_potential_loads_speak_of_tokens() -> None:
