@@ -152,6 +152,32 @@ def test_an_answer_altered_in_any_field_is_found_with_its_line_and_time(
     }  # fmt: skip
 
 
+def test_every_input_is_logged_once_in_order_with_its_time(tmp_path: Path) -> None:
+    """What has no time of its own has that of the call before."""
+    documents = logged(tmp_path / "log.jsonl", every_kind, estimator=Slow())
+    assert [(entry[0], entry[1]) for entry in documents[1:]] == [
+        ("join", 0.0), ("event", 0.0), ("join", 0.0), ("event", 0.0),
+        *(("arrive", float(at_ms)) for at_ms in range(7)),
+        ("best", 7.0), ("first", 8.0), ("tokens", 9.0), ("first", 10.0), ("first", 10.0),
+        ("release", 11.0), ("best", 12.0), ("best", 13.0), ("loads", 14.0), ("unbind", 14.0),
+        ("stale", 71.0), ("leave", 71.0), ("end", 72.0), ("arrive", 73.0),
+    ]  # fmt: skip
+    by_kind = {entry[0]: entry[2:] for entry in documents[1:]}
+    assert by_kind["tokens"] == ["a", 17] and by_kind["unbind"] == ["s"]
+    assert (by_kind["leave"], by_kind["end"]) == ([0], ["best"])
+    placed = [e for e in documents[1:] if e[0] == "arrive" and isinstance(e[3], list)]
+    for entry in placed:  # each tells how long its prefill was taken to last
+        assert entry[4:] == [[float(entry[2]["input_tokens"] - entry[3][6])]]
+    assert len(placed) == 4
+    asked = [entry for entry in documents[1:] if entry[0] == "best"]
+    assert [entry[2] for entry in asked] == [
+        [[], None, False, None],
+        [list(range(40)), None, False, None],
+        [list(range(40)), "best", True, None],
+    ]
+    assert [len(entry) for entry in asked] == [4, 4, 5]  # only the last one placed anything
+
+
 def test_decisions_are_counted_one_for_each_request(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     documents = logged(path, every_kind)
