@@ -122,6 +122,7 @@ async def test_a_turn_waits_for_the_one_before_and_its_delay() -> None:
     run = await load(
         StubServer(), trace_of(3, previous_turn=[-1, 0, 1], delay_ms=20.0), concurrency=1
     )
+    assert [record.status for record in run.records] == ["completed"] * 3
     for earlier, later in zip(run.records[:-1], run.records[1:], strict=True):
         assert earlier.finish_ms is not None
         assert later.arrival_ms >= earlier.finish_ms + 20.0
@@ -278,39 +279,36 @@ def calibration_plan() -> MeasurementPlan:
     )
 
 
-async def test_calibration_measures_every_kind_of_step() -> None:
-    stub = StubServer(step_ms=lambda prompt, batch, context: 4 + prompt / 100 + batch)
-    async with stub.serving() as url, CompletionsClient(url) as client:
-        measurer = Measurer(client, PromptMaker(UNKNOWN_VOCABULARY), calibration_plan())
-        measured = await measurer.measure()
-    kinds = [point.kind for point in measured.points]
-    assert kinds.count("prefill") == 3
-    assert kinds.count("decode") == 3
-    assert set(kinds) == {"prefill", "decode", "mixed"}, measured.notes
-    assert all(point.measured_ms > 0 for point in measured.points)
-
-
 async def test_calibrate_writes_a_timing_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Whatever else the machine does: long prompts take 20 times what short ones do.
+
+    What is measured, and how well, is told in virtual time by unit tests.
+    """
     out = tmp_path / "timing.json"
-    plan = calibration_plan()
-    monkeypatch.setattr(
-        "dynosim_runtime.calibration.command.MeasurementPlan",
-        lambda: MeasurementPlan(
-            **{
-                **{name: getattr(plan, name) for name in MeasurementPlan.__slots__},
-                "prompt_lengths": (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024),
-                "contexts": (32, 300, 700),
-            }
-        ),
+    plan = MeasurementPlan(
+        prompt_lengths=(16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024),
+        cached=(),
+        batch_sizes=(1, 2),
+        contexts=(32, 300),
+        mixed_prompts=(),  # of which some would be left out, as a machine out of breath shows them
+        mixed_batches=(),
+        rounds=2,
+        prompts_per_round=2,
+        steady_steps=8,
+        max_context=1040,  # and no budget is looked for
     )
-    stub = StubServer(step_ms=lambda prompt, batch, context: 4 + prompt / 50 + batch)
+    stub = StubServer(step_ms=lambda prompt, batch, context: 5 + prompt / 10 + batch)
     async with stub.serving() as url:
-        code = await asyncio.to_thread(calibrate_url, url, out=out, model=None, as_json=True)
+        code = await asyncio.to_thread(
+            lambda: calibrate_url(url, out=out, model=None, as_json=True, plan=plan)
+        )
     assert code == 0
     document = json.loads(capsys.readouterr().out)
     assert document == json.loads(out.with_suffix(".points.json").read_text())
+    kinds = [point["kind"] for point in document["points"]]
+    assert (kinds.count("prefill"), kinds.count("decode"), len(kinds)) == (12, 4, 16)
     assert read_fit(out).source.startswith("stub at http://127.0.0.1")
     assert read_fit(out).errors["step_ms"] == document["held_out_error"]
 
@@ -321,7 +319,6 @@ async def test_calibrate_writes_a_timing_file(
         (StubServer(short_by=1), "tokens instead of"),
         (StubServer(fails=lambda body: "break"), "engine dead"),
         (StubServer(metrics=METRICS.format(running=3, caching="True")), "nobody else uses it"),
-        (StubServer(step_ms=lambda prompt, *_: max(1.0, 30 - prompt / 10)), "is it a real engine"),
     ],
 )
 async def test_calibration_refuses_what_makes_no_sense(

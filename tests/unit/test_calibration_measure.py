@@ -217,6 +217,21 @@ async def test_tokens_that_come_all_at_once_make_no_sense() -> None:
 
 
 @in_virtual_time
+async def test_long_prompts_that_take_less_than_short_ones_make_no_sense() -> None:
+    class Falling:
+        ingress_ms = egress_ms = 0.0
+
+        def step_ms(self, prefills: int, prefill_tokens: int, *rest: int) -> float:
+            return max(1.0, 30 - prefill_tokens / 10)
+
+    with pytest.raises(LiveError, match="256 prompt tokens take less time than 16; is it a real"):
+        await measured(
+            VirtualEngine(SPEC, Falling()),  # type: ignore[arg-type]
+            replace(PLAN, cached=(), mixed_batches=()),
+        )
+
+
+@in_virtual_time
 async def test_an_answer_that_fails_ends_the_measurement_with_its_reason() -> None:
     spec = replace(SPEC, max_model_len=300)  # shorter than the plan takes it to be
     with pytest.raises(LiveError, match=r"a request of 1024 \+ 16 tokens: HTTP 400"):
