@@ -3,9 +3,17 @@
 import errno
 import socket
 
+from dynosim.errors import ConfigError
 from dynosim_runtime.errors import LiveError
 
 BACKLOG = 4096
+MAX_PORT = 65535
+
+
+def check_port(port: int | None) -> None:
+    """Raises: ConfigError for one that no machine has; None and 0 (any free one) are fine."""
+    if port is not None and not 0 <= port <= MAX_PORT:
+        raise ConfigError(f"--port {port}: expected 0 to {MAX_PORT}")
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

@@ -211,6 +211,7 @@ class KubernetesRegistration:
         self._discovery = discovery
         self._name = name
         self._worker_id: int | None = None
+        self._is_closed = False
 
     async def write(self, card: WorkerCard) -> None:
         """Publish the card. Raises: KubernetesError."""
@@ -228,6 +229,9 @@ class KubernetesRegistration:
 
     async def close(self) -> None:
         """Take the card away at once; if that fails, Kubernetes does so with the pod."""
+        if self._is_closed:  # the pod's card may be another registration's by now
+            return
+        self._is_closed = True
         try:
             await self._discovery.remove(self._name)
         except KubernetesError as error:

@@ -34,7 +34,7 @@ def health_probe(session: aiohttp.ClientSession) -> Callable[[WorkerCard], Await
         try:
             async with session.get(f"{card.url}/health", timeout=timeout) as response:
                 return response.status == 200
-        except (aiohttp.ClientError, ConnectionError, TimeoutError):
+        except (aiohttp.ClientError, OSError, ValueError):  # also a name that cannot be one
             return False
 
     return probe

@@ -31,7 +31,7 @@ from dynosim_runtime.frontend.routing import LiveRouting
 from dynosim_runtime.frontend.service import LiveGenerator, stopwatch
 from dynosim_runtime.outage import Outage
 from dynosim_runtime.plan import check_live, load_plan, model_folder, served_model_name
-from dynosim_runtime.ports import BACKLOG, listening_socket
+from dynosim_runtime.ports import BACKLOG, check_port, listening_socket
 from dynosim_runtime.protocol.output_parser import Parsing
 from dynosim_runtime.tokenizer import Tokenizer, load_tokenizer
 
@@ -62,6 +62,7 @@ def serve_frontend(
     disable_created_metrics()  # type: ignore[no-untyped-call]
     config = load_plan(plan, overrides)
     check_live(config)
+    check_port(port)
     given = {"host": host, "port": port}
     live = config.live.model_copy(update={k: v for k, v in given.items() if v is not None})
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

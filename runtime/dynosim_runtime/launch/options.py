@@ -9,6 +9,7 @@ from dynosim.config import RunConfig
 from dynosim.errors import ConfigError
 from dynosim_runtime.launch.specs import DeployOptions, Engine
 from dynosim_runtime.plan import check_live, model_folder
+from dynosim_runtime.ports import check_port
 
 REAL_ENGINES: dict[str, str] = {  # and the module that its Python must have
     "vllm": "vllm",
@@ -38,6 +39,7 @@ def deploy_options(
     if target != "local":
         raise ConfigError(f"--target {target}: only local is there; Kubernetes comes later")
     check_live(plan)
+    check_port(port)
     kind = _engine(plan, mock=mock, real=real, engine=engine)
     _check_speedup(kind, speedup)
     if plan.cluster.cpu_workers and kind in ("sglang", "trtllm"):

@@ -1,5 +1,6 @@
 """/v1/chat/completions: from a body to a `Call`."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -152,6 +153,7 @@ def conversation_of(
 ) -> Conversation:
     """What the chat template renders. Raises: ApiError 400."""
     template_args = dict(fields.chat_template_kwargs or {})
+    _check_tools(fields.tools or ())
     if fields.reasoning_effort is not None:
         template_args.setdefault("reasoning_effort", fields.reasoning_effort)
     continues = bool(fields.continue_final_message)
@@ -168,6 +170,21 @@ def conversation_of(
         continue_final_message=continues,
         template_args=template_args,
     )
+
+
+def _check_tools(tools: Sequence[dict[str, Any]]) -> None:
+    """Raises: ApiError 400 for what no template could show as a function."""
+    for index, tool in enumerate(tools):
+        if tool.get("type", "function") != "function":
+            raise refuse(f"tools[{index}].type", 'only "function" is supported by this server')
+        function = tool.get("function")
+        function = function if isinstance(function, dict) else {}
+        if not isinstance(function.get("name"), str) or not function["name"]:
+            where = f"tools[{index}].function.name"
+            raise refuse(where, "required", "missing_required_parameter")
+        if not isinstance(function.get("parameters"), dict | None):
+            where = f"tools[{index}].function.parameters"
+            raise refuse(where, "expected a JSON schema", "invalid_type")
 
 
 def _template_message(message: dict[str, Any], where: str) -> dict[str, Any]:

@@ -179,6 +179,8 @@ def _function_tools(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] 
     for index, tool in enumerate(tools or ()):
         if tool.get("type") != "function":
             raise refuse(f"tools[{index}].type", 'only "function" is supported by this server')
+        if not isinstance(tool.get("name"), str):
+            raise refuse(f"tools[{index}].name", "required", "missing_required_parameter")
         function = {key: value for key, value in tool.items() if key not in ("type", "strict")}
         rendered.append({"type": "function", "function": function})
     return rendered or None

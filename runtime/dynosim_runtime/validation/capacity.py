@@ -30,12 +30,24 @@ async def read_capacity(
     """
     if counters is not None:
         return engine_capacity(counters.cache_config, block_size=block_size)
+    rows = await read_workers(client)
+    return fleet_capacity(rows, block_size=block_size) if rows else None
+
+
+async def read_workers(client: CompletionsClient) -> list[Any]:
+    """The workers that a frontend lists; none if what serves there is no frontend of ours."""
     try:
         page = await client.get_json("/workers")
     except LiveError:
-        return None
+        return []
     rows = page.get("workers") if isinstance(page, dict) else None
-    return fleet_capacity(rows, block_size=block_size) if isinstance(rows, list) else None
+    return rows if isinstance(rows, list) else []
+
+
+def told_speedups(rows: Sequence[Any]) -> tuple[float, ...]:
+    """How many times faster than their step times workers say that they compute, each once."""
+    told = {row.get("speedup") for row in rows if isinstance(row, dict)}
+    return tuple(sorted(value for value in told if isinstance(value, int | float) and value > 0))
 
 
 def engine_capacity(config: Mapping[str, str], *, block_size: int) -> ToldCapacity | None:

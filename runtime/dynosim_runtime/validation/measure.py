@@ -17,7 +17,12 @@ from dynosim_runtime.loadgen.load import LoadRun, drive, warm_up
 from dynosim_runtime.loadgen.measured import measured_report
 from dynosim_runtime.loadgen.prompts import PromptMaker, vocabulary_of
 from dynosim_runtime.plan import model_folder, served_model_name
-from dynosim_runtime.validation.capacity import ToldCapacity, read_capacity
+from dynosim_runtime.validation.capacity import (
+    ToldCapacity,
+    read_capacity,
+    read_workers,
+    told_speedups,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +44,7 @@ class Measured:
     run: LoadRun | None = None  # None: only summaries are known
     prompt_seed: int | None = None
     capacity: ToldCapacity | None = None  # None: it does not tell
+    speedups: tuple[float, ...] = ()  # of the workers, as far as they tell
 
 
 async def measure_started(
@@ -82,7 +88,8 @@ async def measure_url(config: RunConfig, trace: Trace, url: str, options: LoadOp
             run.cache_hit_rate = None if after is None else after.hit_rate_since(before)
         if options.shows_progress:
             print(file=sys.stderr)
-        return Measured(_report(config, run), client.url, run, seed, capacity)
+        speedups = () if run.was_interrupted else told_speedups(await read_workers(client))
+        return Measured(_report(config, run), client.url, run, seed, capacity, speedups)
 
 
 def measure_aiperf(config: RunConfig, path: Path) -> Measured:

@@ -15,6 +15,7 @@ from dynosim_runtime.discovery.make import discovery_spec, make_discovery
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.hosts import without_credentials
 from dynosim_runtime.plan import load_plan
+from dynosim_runtime.ports import check_port
 from dynosim_runtime.workers.make import make_served
 from dynosim_runtime.workers.served import ServedEngine
 
@@ -47,6 +48,7 @@ def serve_worker(
     does not become ready or dies, or discovery refuses the worker.
     """
     config = load_plan(plan, overrides)
+    check_port(port)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     spec = discovery or discovery_spec(config.live)
 
