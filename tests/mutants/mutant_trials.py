@@ -57,8 +57,8 @@ class Copy:
         subprocess.run([sys.executable, *compiler], cwd=self.tree, check=False)
 
     def pytest(self, tests: Iterable[str], limit_s: float, *options: str) -> Finding:
-        """Run tests up to the first failure. Raises: StoppedError."""
-        arguments = ["-x", "-q", "-rfE", "-p", "no:xdist", "-p", "no:cacheprovider"]
+        """Run tests in the order given. Raises: StoppedError."""
+        arguments = ["-q", "-rfE", "-p", "no:xdist", "-p", "no:cacheprovider"]
         log = self._scratch / "pytest.log"
         with log.open("wb") as stdout:
             process = subprocess.Popen(
@@ -164,8 +164,9 @@ def seconds_by_file(output: str) -> dict[str, float]:
 
 def gist(output: str) -> str:
     """Of pytest's output, which tests failed and why, or how it ends if it does not tell."""
-    lines = re.findall(r"(?m)^(?:E  |FAILED|ERROR).*", output)
-    return "\n".join(lines[:30]) or output[-2000:]
+    failed = re.findall(r"(?m)^(?:FAILED|ERROR) .*", output)
+    reasons = re.findall(r"(?m)^E  .*", output)
+    return "\n".join([*failed, *reasons[:15]]) if failed else output[-2000:]
 
 
 def deal(files: Sequence[str], num_hands: int) -> list[list[str]]:

@@ -157,7 +157,7 @@ class Session:
             for tests in (hints, others):
                 if not tests:
                     continue
-                finding = copy.pytest(tests, self._limit_s(tests))
+                finding = copy.pytest(tests, self._limit_s(tests), "-x")
                 seconds = time.monotonic() - start_s
                 if finding.code is None:
                     detail = f"not done after {seconds:.0f} s: {', '.join(tests[:2])} ..."
