@@ -170,9 +170,17 @@ class DiscoveryContract:
         await worker.close()
         await frontend.close()
 
-    async def test_closing_twice_is_harmless(self, place: Place) -> None:
-        worker = place.discovery("a")
+    async def test_closing_takes_the_card_away_and_twice_is_harmless(self, place: Place) -> None:
+        worker, frontend = place.discovery("a"), place.discovery("frontend")
         registration = await worker.register(card_of("a"))
         await registration.close()
-        await registration.close()
-        await worker.close()
+        watcher = Watcher(frontend.watch())
+        assert await watcher.until(lambda cards: True) == {}
+        again = card_of("a", total_kv_blocks=7)
+        successor = await worker.register(again)
+        await watcher.until(lambda cards: cards == {again.worker_id: again})
+        await registration.close()  # the card is another's by now
+        later = Watcher(frontend.watch())
+        assert await later.until(lambda cards: True) == {again.worker_id: again}
+        for each in (watcher, later, successor, worker, frontend):
+            await each.close()
