@@ -23,14 +23,16 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import mutant_lists
 from mutant_lists import ListError, Mutant
 from mutant_trials import Copy, StoppedError, deal, gist, seconds_by_file
 
+T = TypeVar("T")
 KILLED, TIMEOUT, SURVIVED = "killed", "timeout", "SURVIVED"
 EQUIVALENT, NOT_RUN, BROKEN = "equivalent", "not run", "BROKEN"
 SLOWER = 5.0  # than without a mutant: then it will not end
@@ -79,7 +81,7 @@ class Session:
                 self._note(Result(mutant, EQUIVALENT, mutant.equivalent))
         with ThreadPoolExecutor(self._jobs) as pool:
             try:
-                copies = list(pool.map(self._copy, range(self._jobs)))
+                copies = results_of([pool.submit(self._copy, n) for n in range(self._jobs)])
                 self._run_unmutated(pool, copies)
                 self._run_mutants(pool, copies)
             except StoppedError:
@@ -110,17 +112,15 @@ class Session:
         files.update(file for mutant in wanted for file in self._default_tests(mutant))
         hands = deal(sorted(files), len(copies))
         print(f"{len(files)} test files without a mutant ...", flush=True)
-        for file in pool.map(self._run_hand, copies, hands):
-            if file:
-                raise ListError(file)
+        pairs = zip(copies, hands, strict=False)
+        results_of([pool.submit(self._run_hand, copy, hand) for copy, hand in pairs])
 
-    def _run_hand(self, copy: Copy, files: list[str]) -> str:
-        """Returns what failed, "" if nothing."""
+    def _run_hand(self, copy: Copy, files: list[str]) -> None:
+        """Raises: ListError if anything fails."""
         finding = copy.pytest(files, float("inf"), "--durations=0", "-vv")
         self._seconds |= seconds_by_file(finding.output)
-        if finding.code == 0:
-            return ""
-        return f"tests fail without a mutant:\n{gist(finding.output)}"
+        if finding.code != 0:
+            raise ListError(f"tests fail without a mutant:\n{gist(finding.output)}")
 
     def _hints(self, mutant: Mutant) -> list[str]:
         return mutant_lists.existing(self.root, mutant.tests)
@@ -133,9 +133,7 @@ class Session:
         clean_cache = self._scratch / "cache"
         for copy in copies:
             copy.add_cache_to(clean_cache)
-        finished = [pool.submit(self._work, copy, pending, clean_cache) for copy in copies]
-        for future in finished:
-            future.result()
+        results_of([pool.submit(self._work, copy, pending, clean_cache) for copy in copies])
 
     def _work(self, copy: Copy, pending: "queue.SimpleQueue[Mutant]", clean_cache: Path) -> None:
         """Run mutants until none is left or the time is up."""
@@ -171,6 +169,19 @@ class Session:
     def _limit_s(self, tests: list[str]) -> float:
         files = {test.partition("::")[0] for test in tests}
         return self._cap_s + SLOWER * sum(self._seconds.get(file, 0.0) for file in files)
+
+
+def results_of(futures: "list[Future[T]]") -> list[T]:
+    """Wait for all, or for the first that fails.
+
+    In slices: an interrupt that comes just before a wait is noticed at the wait's end.
+    """
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
+        for future in done:
+            future.result()
+    return [future.result() for future in futures]
 
 
 def score_table(results: Sequence[Result]) -> list[str]:
