@@ -100,6 +100,42 @@ def bounded_spec(rng: random.Random, trace: Trace) -> EngineSpec:
     return replace(spec, max_model_len=limit, long_prefill_token_threshold=cap)
 
 
+def pressing_trace(rng: random.Random) -> Trace:
+    """Short prompts with longer answers: where memory is short, many lose it.
+
+    The later, the more urgent: with priorities, those who run first are the first to lose.
+    """
+    count = rng.randint(8, 20)
+    arrival = np.sort([rng.choice([0.0, rng.uniform(0, 200)]) for _ in range(count)])
+    return Trace(
+        arrival_ms=arrival - arrival[0],
+        input_tokens=np.array([rng.randint(2, 24) for _ in range(count)]),
+        output_tokens=np.array([rng.choice([1, 5, rng.randint(8, 60)]) for _ in range(count)]),
+        hash_ids=np.array([value for row in range(count) for value in (row % 3, 10 + row)]),
+        hash_offsets=2 * np.arange(count + 1),
+        trace_block_size=16,
+        priority=np.arange(count)[::-1] // 3,
+    )
+
+
+def pressed_spec(rng: random.Random, trace: Trace) -> EngineSpec:
+    """An engine with room for its longest request and little more."""
+    longest = int((trace.input_tokens + trace.output_tokens).max())
+    block_size = rng.choice([2, 4, 8, 16])
+    return EngineSpec(
+        num_gpu_blocks=-(-longest // block_size) + 1 + rng.choice([0, 0, 0, 2]),
+        max_model_len=longest,
+        block_size=block_size,
+        max_num_seqs=16,
+        max_num_batched_tokens=rng.choice([16, 256, 256]),
+        enable_prefix_caching=rng.random() < 0.7,
+        scheduler_reserve_full_isl=rng.random() < 0.5,
+        policy=rng.choice(["priority", "priority", "priority", "fcfs"]),
+        watermark=rng.choice([0.0, 0.0, 0.2]),
+        async_scheduling=rng.random() < 0.5,
+    )
+
+
 def with_sessions(rng: random.Random, trace: Trace) -> Trace:
     """The same requests, some of them later turns of others, with think times."""
     count = len(trace)

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from same_runs import assert_close, assert_same
 from strategies import (
     bounded_spec,
+    pressed_spec,
+    pressing_trace,
     random_routing,
     random_timing,
     random_trace,
@@ -54,6 +56,12 @@ def some_run(seed: int) -> tuple[Trace, dict[str, Any]]:
     concurrency = rng.choice([None, None, 3])
     max_sim_time_ms = rng.choice([None, rng.uniform(0, 3000)])
     own = random.Random(f"{seed}/more")  # leaves the draws above to old seeds
+    if own.random() < 0.3:
+        trace = pressing_trace(own)
+        spec = pressed_spec(own, trace)
+        timing = random_timing(own, spec)
+        routing = random_routing(own, spec)
+        num_workers = 1
     if own.random() < 0.3:
         trace = with_sessions(own, trace)
     timing = some_timing(own, timing)
