@@ -7,12 +7,14 @@ from dynosim.hashing import sequence_hashes
 from dynosim.indexer.approximate import ApproximateIndex, PredictedIndex, merge_overlaps
 from dynosim.indexer.base import Overlaps, Removed, Stored, Tier
 from dynosim.indexer.compressed import CompressedRadixIndex
-from dynosim.indexer.make import INDEXES, make_indexer
-from dynosim.indexer.naive import NaiveIndex
+from dynosim.indexer.extents import ExtentIndex
+from dynosim.indexer.make import INDEXES, IndexSpec, make_indexer
+from dynosim.indexer.naive import InvertedIndex, NaiveIndex
 from dynosim.indexer.positional import PositionalIndex
 from dynosim.indexer.radix import RadixIndex
 from dynosim.indexer.stream import Dump, EventBuffer, Events, EventStream, TooNew
 from dynosim.indexer.tiers import TieredIndex
+from dynosim.records import KvEvent
 
 CONFLATING = ("naive", "inverted")
 
@@ -53,8 +55,55 @@ def test_what_is_counted(kind: str) -> None:
 
 
 def test_an_unknown_kind_names_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="compressed"):
-        make_indexer("btree")
+    for make in (make_indexer, lambda kind: IndexSpec(kind).make()):
+        with pytest.raises(ConfigError, match=r"router\.index: unknown kind 'btree'.*compressed"):
+            make("btree")
+
+
+@pytest.mark.parametrize(
+    ("kind", "made"),
+    [
+        ("naive", NaiveIndex),
+        ("inverted", InvertedIndex),
+        ("radix", RadixIndex),
+        ("compressed", CompressedRadixIndex),
+        ("positional", PositionalIndex),
+        ("positional-binary", PositionalIndex),
+    ],
+)
+def test_every_kind_has_its_name(kind: str, made: type) -> None:
+    assert type(make_indexer(kind)) is type(IndexSpec(kind).make()) is made
+    if made is PositionalIndex:
+        assert make_indexer(kind)._is_binary == (kind == "positional-binary")  # type: ignore[attr-defined]
+    assert kind in INDEXES and len(INDEXES) == 6
+
+
+def test_a_specification_makes_what_it_says() -> None:
+    extents = IndexSpec("extents", [2, 3]).make()
+    assert isinstance(extents, ExtentIndex)
+    extents.apply(0, KvEvent(True, 0, 0, 2, None))
+    extents.apply(0, KvEvent(True, 1, 0, 1, 0))
+    assert extents.find_matches([0, 1]).by_worker() == {0: 3}
+    timed = IndexSpec("approximate", ttl_ms=5.0).make()
+    bounded = IndexSpec("approximate", ttl_ms=5.0, capacity_blocks=2).make()
+    beside = IndexSpec("radix", ttl_ms=9.0, predicted_ttl_ms=5.0).make()
+    assert isinstance(beside, PredictedIndex) and isinstance(beside.primary, RadixIndex)
+    for index, early, late in ((timed, 3, 0), (bounded, 2, 2), (beside, 3, 0)):
+        assert isinstance(index, ApproximateIndex | PredictedIndex)
+        index.note_routed(0, "a", [1, 2, 3], 0.0)
+        index.note_end("a", 1.0)
+        found = []
+        for at_ms in (4.9, 5.0):
+            index.expire(at_ms)
+            found.append(index.find_matches([1, 2, 3]).depth_of(0))
+        assert found == [early, late]
+    assert IndexSpec("approximate").ttl_ms == 120_000.0
+
+
+def test_a_stride_must_be_a_step() -> None:
+    with pytest.raises(ConfigError, match="stride: 0 blocks to jump"):
+        PositionalIndex(stride=0)
+    assert PositionalIndex(stride=1).find_matches([1]).classes == []
 
 
 def test_a_long_stream_leaves_nothing_behind() -> None:

@@ -65,6 +65,24 @@ def test_a_credit_above_one_cannot_make_prefill_negative() -> None:
     router = make_router(1, overlap_score_credit=2.0)
     store(router, 0, [0, 1, 2])
     assert options(router, range(4))[0].cost == 0 + 4
+    decision = router.submit(request("r", range(4)), 0.0)
+    assert decision is not None and decision.cost == 0 + 4
+
+
+@pytest.mark.parametrize(("credit", "worker_id"), [(1.0, 1), (2.0, 1), (3.0, 0), (4.0, 0)])
+def test_a_credit_above_one_draws_requests_to_caches_past_load(
+    credit: float, worker_id: int
+) -> None:
+    """Worker 0 holds 4 of 8 blocks and has 6 of prefill; the other has none of either."""
+    router = make_router(2, overlap_score_credit=credit)
+    store(router, 0, range(4))
+    busy = request("busy", range(50, 53), input_tokens=6 * BLOCK)
+    router.submit(busy._replace(constraints=Constraints(pinned_worker=0)), 0.0)
+    costs = [6 + 8 - min(4 * credit, 14) + 3 + 8, 8 + 8]
+    assert [option.cost for option in options(router, range(8))] == costs
+    decision = router.submit(request("r", range(8)), 0.0)
+    assert decision is not None and decision.worker_id == worker_id
+    assert decision.cost == costs[worker_id]
 
 
 def test_credit_decays_on_workers_with_more_prefill_than_the_least_loaded() -> None:

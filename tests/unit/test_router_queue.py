@@ -296,3 +296,12 @@ def test_nor_does_it_choose_a_requests_class() -> None:
     assert router.submit(request("cached elsewhere", [1, 2, 3], constraints=ONLY_0), 1.0) is None
     store(router, 0, [1, 2])
     assert router.submit(request("cached here", [1, 2, 3], constraints=ONLY_0), 1.0) is not None
+
+
+@pytest.mark.parametrize(("tokens", "waits"), [(2 * BLOCK, False), (2 * BLOCK + 1, True)])
+def test_a_prompt_that_is_all_cached_has_no_uncached_tokens(tokens: int, waits: bool) -> None:
+    free = PolicyClass("free", max_uncached_tokens=1)  # never waits
+    router = waiting_router(classes=(free, PolicyClass("rest", prefill_busy_threshold=64)))
+    store(router, 0, [1, 2])
+    made = request("r", [1, 2], input_tokens=tokens, constraints=ONLY_0)
+    assert (router.submit(made, 1.0) is None) == waits
