@@ -119,9 +119,8 @@ class InvertedIndex:
 
     def remove_worker(self, worker: int) -> None:
         """Forget everything about a worker."""
-        for block_hash in list(self._local.get(worker, {})):
-            self._remove(worker, block_hash)
-        self._local.pop(worker, None)
+        for block_hash, local in self._local.pop(worker, {}).items():
+            self._drop(worker, block_hash, local)
 
     @property
     def size(self) -> int:

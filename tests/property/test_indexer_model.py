@@ -1,4 +1,4 @@
-"""Tiers, extents, runs and counters of the indexes, each against sets of blocks."""
+"""Tiers, extents, baselines and counters of the indexes, each against sets of blocks."""
 
 import random
 from typing import Any
@@ -13,7 +13,6 @@ from dynosim.hashing import sequence_hashes
 from dynosim.indexer.base import BlockEvent, Cleared, Overlaps, Removed, Stored, Tier, members
 from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.make import make_indexer
-from dynosim.indexer.runs import Run, num_equal
 from dynosim.indexer.tiers import TieredIndex
 from dynosim.records import KvEvent
 
@@ -86,6 +85,52 @@ def test_every_block_that_comes_and_goes_is_counted(seed: int) -> None:
             )  # fmt: skip
             assert (found.queries, found.query_blocks) == (number + 1, num_asked)
             assert index.size == len(counted.held)
+
+
+@settings(max_examples=50, deadline=None)
+@given(SEEDS, st.sampled_from(["naive", "inverted"]))
+def test_the_baselines_look_at_content_alone(seed: int, kind: str) -> None:
+    """Whatever comes before a block: a chunk held anywhere counts."""
+    draw = random.Random(seed)
+    index, copy = make_indexer(kind), make_indexer(kind)
+    content: dict[tuple[int, int], int] = {}  # (worker, name) -> content
+    counts = [0, 0, 0, 0]  # stored, told again, removed, unknown
+    for worker, event in device_stream(draw):
+        follow(index, worker, event)
+        if isinstance(event, Stored):
+            for name, local in zip(event.block_hashes, event.local_hashes, strict=True):
+                counts[(worker, name) in content] += 1
+                content[worker, name] = local
+        elif isinstance(event, Removed):
+            names = set(event.block_hashes) if kind == "naive" else event.block_hashes
+            for name in names:
+                counts[2 if content.pop((worker, name), None) is not None else 3] += 1
+        else:
+            content = {key: local for key, local in content.items() if key[0] != worker}
+        prompt = random_prompt(draw)
+        check_content(index, content, prompt)
+    found = index.counters
+    assert counts == [
+        found.stored_blocks, found.duplicate_blocks, found.removed_blocks, found.unknown_blocks,
+    ]  # fmt: skip
+    assert index.size == len(content)
+    for worker in range(NUM_WORKERS):
+        for event in index.dump(worker):  # type: ignore[attr-defined]
+            copy.apply(worker, event)
+    check_content(copy, content, random_prompt(draw))
+    copy.remove_worker(0)
+    rest = {key: local for key, local in content.items() if key[0]}
+    assert copy.size == len(rest)
+    check_content(copy, rest, random_prompt(draw))
+
+
+def check_content(index: Any, content: dict[tuple[int, int], int], prompt: Chain) -> None:
+    overlaps = index.find_matches(list(prompt))
+    check_shape(overlaps)
+    for worker in range(NUM_WORKERS):
+        own = {local for (who, _), local in content.items() if who == worker}
+        missing = [place for place, local in enumerate(prompt) if local not in own]
+        assert overlaps.depth_of(worker) == (missing[0] if missing else len(prompt))
 
 
 # ---- tiers ---------------------------------------------------------------------------------------
@@ -239,80 +284,3 @@ def check_extents(
         counters.stored_blocks, counters.duplicate_blocks, counters.removed_blocks,
         counters.unknown_blocks, counters.unknown_parents,
     ] == list(naive.counts.values())  # fmt: skip
-
-
-# ---- runs ----------------------------------------------------------------------------------------
-
-
-def held_of(run: Run) -> dict[int, set[int]]:
-    """worker -> positions that it holds."""
-    return {
-        worker: {i for i in range(len(run.blocks)) if run.held_by(worker) >> i & 1}
-        for worker in range(4)
-    }
-
-
-@settings(max_examples=80, deadline=None)
-@given(SEEDS)
-def test_a_run_knows_who_holds_which_of_its_blocks(seed: int) -> None:
-    draw = random.Random(seed)
-    root = Run(0, None, [], [])
-    blocks = [draw.randrange(9) for _ in range(draw.randint(2, 9))]
-    run = Run(1, root, list(blocks), list(range(100, 100 + len(blocks))))
-    root.children[blocks[0]] = run
-    wanted: dict[int, set[int]] = {}
-    for worker in range(4):
-        for _ in range(2):  # what was noted before is forgotten
-            held = draw.choice([0, (1 << len(blocks)) - 1, draw.randrange(1 << len(blocks))])
-            run.set_held(worker, held)
-        wanted[worker] = {i for i in range(len(blocks)) if held >> i & 1}
-    assert held_of(run) == wanted
-    assert run.is_bare == (not any(wanted.values())) and not root.is_bare
-    matched, depth = draw.randint(1, len(blocks)), draw.choice([0, 5])
-    check_part_ways(run, wanted, matched, depth)
-    at = draw.randint(1, len(blocks) - 1)
-    grandchild = Run(7, run, [3], [300])
-    run.children[3] = grandchild
-    tail = run.split(at, 2)
-    assert (run.blocks, tail.blocks) == (blocks[:at], blocks[at:])
-    assert (run.places[0], tail.places[0], tail.number) == (100, 100 + at, 2)
-    assert held_of(run) == {w: {i for i in held if i < at} for w, held in wanted.items()}
-    assert held_of(tail) == {w: {i - at for i in held if i >= at} for w, held in wanted.items()}
-    assert run.children == {blocks[at]: tail} and tail.children == {3: grandchild}
-    assert (run.tail, tail.parent, grandchild.parent, run.parent) == (tail, run, tail, root)
-    assert grandchild.detach() is tail and tail.children == {}
-    if tail.part and not tail.full:
-        last = max(max(held, default=0) for held in held_of(tail).values())
-        before = held_of(tail)
-        tail.trim()
-        assert len(tail.blocks) == len(tail.places) == last + 1
-        assert held_of(tail) == before
-    assert tail.detach() is run
-    assert run.children == {} and run.tail is None
-
-
-def check_part_ways(run: Run, held: dict[int, set[int]], matched: int, depth: int) -> None:
-    alive, depths = 0b1110, {}  # worker 0 has dropped out before
-    still = run.part_ways(alive, depth, matched, depths)
-    for worker in range(4):
-        leading = next((i for i in range(99) if i not in held[worker]), 99)
-        assert bool(still >> worker & 1) == (worker > 0 and leading >= matched)
-        ends_at = [end for end, mask in depths.items() if mask >> worker & 1]
-        dropped = worker > 0 and leading < matched and depth + leading > 0
-        assert ends_at == ([depth + leading] if dropped else [])
-
-
-@settings(max_examples=120, deadline=None)
-@given(SEEDS)
-def test_equal_items_are_counted_from_any_place(seed: int) -> None:
-    draw = random.Random(seed)
-    known = [draw.choice([1, 1, 1, 1, 1, 1, 1, 2]) for _ in range(draw.randint(0, 60))]
-    blocks: list[Any] = [draw.choice([1, 1, 1, 1, 1, 1, 1, 2]) for _ in range(draw.randint(0, 60))]
-    if draw.random() < 0.5:
-        blocks = known[:]
-        if blocks:
-            blocks[draw.randrange(len(blocks))] = draw.choice([1, 9])
-    position, done = draw.randint(0, len(known)), draw.randint(0, len(blocks))
-    pairs = list(zip(known[position:], blocks[done:], strict=False))
-    wanted = next((i for i, (one, other) in enumerate(pairs) if one != other), len(pairs))
-    assert num_equal(known, position, blocks, done) == wanted
