@@ -5,7 +5,7 @@ clock and one file system. A worker of this host whose process is gone is gone a
 when its lease has run out. A lock makes registering, updating and clearing away exclusive, so
 that a card is never lost between two of them; reading takes no lock, since files appear whole.
 
-A disk that is full costs no worker: a spare file keeps room for a card, and what still cannot be
+A disk that is full costs no worker: spare files keep room for cards, and what still cannot be
 written is tried again. Where the folder has become read-only, nobody can renew a lease, and a
 worker of this host is there as long as its process is.
 """
@@ -33,7 +33,7 @@ from dynosim_runtime.small_files import read_file, replace_file
 
 POLL_INTERVAL_S = 0.25
 LOCK_FILE = ".lock"
-SPARE_FILE = ".spare"
+SPARE_FILES = tuple(f".spare-{number}" for number in range(8))  # one is kept at least
 LOCK_TIMEOUT_S = 5.0  # for another process, which needs it for less than a millisecond
 LOCK_POLL_S = 0.01
 RETRY_S = 0.5  # to publish a card, on a full disk
@@ -134,7 +134,7 @@ class FileDiscovery:
                 path,
                 msgspec.json.format(msgspec.json.encode(lease)),
                 scratch=path.with_suffix(".tmp"),
-                spare=self._folder / SPARE_FILE,
+                spare=self._spare(),
             )
         return None
 
@@ -253,12 +253,17 @@ class FileDiscovery:
                 self._remove(path)
 
     def _remove(self, path: Path) -> None:
-        """Take a file away; its blocks become the spare ones if there are none. Raises: OSError."""
-        spare = self._folder / SPARE_FILE
-        if spare.exists():
-            path.unlink(missing_ok=True)
-        else:
-            path.replace(spare)
+        """Take a file away; on a full disk others would take its blocks. Raises: OSError."""
+        for name in SPARE_FILES:
+            if not (self._folder / name).exists():
+                path.replace(self._folder / name)
+                return
+        path.unlink(missing_ok=True)
+
+    def _spare(self) -> Path:
+        """A spare file; if there is none, where one is to be."""
+        spares = [self._folder / name for name in SPARE_FILES]
+        return next((spare for spare in spares if spare.exists()), spares[0])
 
     def _is_read_only(self) -> bool:
         try:

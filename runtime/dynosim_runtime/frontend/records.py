@@ -63,9 +63,11 @@ class RecordWriter:
         """Write one record, or lose it."""
         line = self._encode(record_row(record)) + b"\n"
         try:
+            file = self._open()
             if self._num_bytes and self._num_bytes + len(line) > MAX_BYTES:
                 self._rotate()
-            self._append(self._open(), line)
+                file = self._open()
+            self._append(file, line)
         except OSError as error:
             self._outage.failed(error)
         else:
