@@ -76,10 +76,11 @@ def fleet_capacity(rows: Sequence[Any], *, block_size: int) -> ToldCapacity | No
 def _told(engines: Sequence[tuple[int, int]], told_by: str, block_size: int) -> ToldCapacity | None:
     """The smallest of (usable blocks, tokens in each), in blocks of the plan's size."""
     notes = []
-    if any(size != block_size for _, size in engines):
+    other = next((size for _, size in engines if size != block_size), None)
+    if other is not None:
         notes.append(
-            f"the engine's KV blocks hold {engines[0][1]} tokens, the plan's {block_size}: the "
-            f"capacity is converted (set engine.block_size={engines[0][1]})"
+            f"the engine's KV blocks hold {other} tokens, the plan's {block_size}: the capacity is "
+            f"converted (set engine.block_size={other})"
         )
     counts = sorted(blocks * size // block_size for blocks, size in engines)
     if counts[0] != counts[-1]:
