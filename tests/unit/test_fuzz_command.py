@@ -46,5 +46,5 @@ def test_a_seed_draws_ten_times_the_examples_and_the_same_again(
 def test_all_files_with_laws_are_fuzzed() -> None:
     files = property_files(ROOT)
     assert {f"tests/property/test_{name}.py" for name in ("twin", "router_laws")} <= set(files)
-    assert "tests/unit/test_router_queue.py" in files
+    assert "tests/unit/test_indexer_approximate.py" in files
     assert "tests/unit/test_hashing.py" not in files
