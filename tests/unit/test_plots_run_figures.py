@@ -293,6 +293,18 @@ def test_row_gaps_are_means_of_rows_that_decode() -> None:
     assert weights.sum() == len(run.gaps_ms)
 
 
+def test_distributions_are_dense_at_their_upper_end() -> None:
+    x, y = series.distribution(np.arange(1e5), np.ones(100_000))
+    assert x[0] == 0.0 and (x[-1], y[-1]) == (99_999.0, 1.0)
+    assert np.diff(y[y > 0.999]).max() < 1e-4
+    assert np.diff(y).max() < 0.006
+
+
+def test_what_has_no_weight_is_no_part_of_a_distribution() -> None:
+    x, y = series.distribution(np.array([1.0, 2.0, 3.0, np.nan]), np.array([0.0, 4.0, 0.0, 1.0]))
+    assert (x.tolist(), y.tolist()) == ([2.0], [1.0])
+
+
 def test_percentiles_of_an_interval_are_reached_not_passed() -> None:
     """At exactly half of the weight the lower value is the median."""
     interval = np.array([1, 1, 1, 1])

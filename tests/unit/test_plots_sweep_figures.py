@@ -146,6 +146,9 @@ def test_values_of_a_setting_are_in_order_of_size() -> None:
     ]
     (box,) = SweepFigures(pl.DataFrame(rows), OBJECTIVES).effects().data
     assert box["x"] == ["64", "512", "1024"]
+    rows[0]["engine.block_size"] = None
+    (box,) = SweepFigures(pl.DataFrame(rows), OBJECTIVES).effects().data
+    assert box["x"] == ["64", "512", "None"]  # words come last
 
 
 def cells(body: str) -> list[list[str]]:
@@ -227,13 +230,27 @@ def test_labels_stand_at_their_points_and_turn_left_near_the_edge(trials: pl.Dat
         ("TP2 kv", 60.0, 45.0, False),
     ]
     notes = SweepFigures(trials, OBJECTIVES).frontier().layout["annotations"]
-    drawn = [(note["text"], note["x"], note["y"], note["xanchor"]) for note in notes if "TP" in
-             note["text"]]  # fmt: skip
+    names = ("text", "x", "y", "xanchor", "xshift")
+    drawn = [tuple(note[name] for name in names) for note in notes if "TP" in note["text"]]
     assert drawn == [
-        ("TP1 kv", 20.0, 90.0, "left"),
-        ("TP2 kv", 80.0, 50.0, "right"),
-        ("TP2 kv", 60.0, 45.0, "left"),
+        ("TP1 kv", 20.0, 90.0, "left", 8),
+        ("TP2 kv", 80.0, 50.0, "right", -8),
+        ("TP2 kv", 60.0, 45.0, "left", 8),
     ]
+
+
+@pytest.mark.parametrize(
+    ("right", "up", "is_shown"),
+    [(12.9, 4.4, False), (13.1, 4.4, True), (12.9, 4.6, True), (13.1, 4.6, True)],
+)
+def test_a_label_is_left_out_where_it_would_cover_another(
+    right: float, up: float, is_shown: bool
+) -> None:
+    """Within 13 % of the width and 4.5 % of the height of another label."""
+    no = {"is_pareto": False, "is_sla_pareto": False}
+    rows = [trial(0, 1, 0.0, 0.0), trial(1, 2, up, right), trial(2, 4, 100.0, 100.0, **no)]
+    labels = trial_table.frontier_labels(pl.DataFrame(rows), OBJECTIVES)
+    assert len(labels) == 1 + is_shown
 
 
 def test_unfinished_numbers_are_not_drawn(trials: pl.DataFrame) -> None:

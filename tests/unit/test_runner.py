@@ -155,6 +155,32 @@ def test_a_broken_law_stops_a_run_that_is_checked_and_no_other() -> None:
         run(config, prepared=prepared, check=True)
 
 
+@pytest.mark.parametrize(("arrival_ms", "dispatch_ms"), [(45.0, 100.0), (55.0, 55.0)])
+def test_routers_expect_prompts_to_take_the_engines_own_steps(
+    arrival_ms: float, dispatch_ms: float
+) -> None:
+    """Ten steps of 16 tokens and 10 ms each: half of 160 tokens are done after 50 ms.
+
+    Whoever comes while more than half is left waits in the router until all of it is done.
+    """
+    config = configured(
+        engine={"num_gpu_blocks": 400, "max_num_seqs": 2, "max_num_batched_tokens": 16},
+        router={
+            "mode": "kv",
+            "prefill_load_model": "timing",
+            "policy_classes": [{"name": "all", "prefill_busy_threshold": 80}],
+        },
+    )
+    trace = replace(
+        trace_of(160, 5),
+        arrival_ms=np.array([0.0, arrival_ms]),
+        input_tokens=np.array([160, 16]),
+        output_tokens=np.array([5, 5]),
+        hash_offsets=np.zeros(3, np.int64),
+    )
+    assert run(config, trace=trace).result.requests.dispatch_ms.tolist() == [0.0, dispatch_ms]
+
+
 def test_events_are_kept_when_asked_for() -> None:
     assert run(configured()).result.kv_events is None
     events = run(configured(), record_kv_events=True).result.kv_events
