@@ -9,8 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 COMMON = ("dynamo_namespace", "model")
 
 
-def samples(page: bytes | CollectorRegistry) -> dict[str, float]:
-    """Value by `name` or `name{label=value,...}`, without the labels that all samples share."""
+def samples(page: bytes | CollectorRegistry, without: Sequence[str] = COMMON) -> dict[str, float]:
+    """Value by `name` or `name{label=value,...}`, `without` the labels that all samples share."""
     is_text = isinstance(page, bytes)
     families = text_string_to_metric_families(page.decode()) if is_text else page.collect()
     found = {}
