@@ -17,7 +17,7 @@ def samples(page: bytes | CollectorRegistry, without: Sequence[str] = COMMON) ->
     for family in families:
         for sample in family.samples:
             labels = ",".join(
-                f"{k}={v}" for k, v in sorted(sample.labels.items()) if k not in COMMON
+                f"{k}={v}" for k, v in sorted(sample.labels.items()) if k not in without
             )
             name = f"{sample.name}{{{labels}}}" if labels else sample.name
             if sample.name.endswith("_created"):
