@@ -108,7 +108,8 @@ def test_what_cannot_be_is_refused_and_named(fields: dict[str, Any], param: str)
 @pytest.mark.parametrize(
     "fields",
     [{"prompt": [1] * 19}, {"prompt": [999]}, {"max_tokens": 20},
-     {"max_tokens": 4, "min_tokens": 4}, {"n": None}, {"best_of": 1}, {"stop": []}, {"suffix": ""}, {"echo": None}],
+     {"max_tokens": 4, "min_tokens": 4}, {"n": None}, {"best_of": 1}, {"stop": []},
+     {"suffix": ""}, {"echo": None}],
 )  # fmt: skip
 def test_what_just_fits_is_taken(fields: dict[str, Any]) -> None:
     assert read(**fields).request_id == "id"
