@@ -128,15 +128,16 @@ def test_a_model_with_experts(ranks: int, quantisation: str | None) -> None:
 
 
 def test_one_token_reads_its_own_experts_and_many_read_all() -> None:
-    model = RooflineModel(shape(EXPERTS), hardware_sheet("h100_sxm"))  # 4 of 16 experts
-    no_experts = RooflineModel(
-        shape(EXPERTS | {"num_experts_per_tok": 0}), hardware_sheet("h100_sxm")
+    config = EXPERTS | {"mlp_only_layers": [1]}  # 4 of 16 experts in two layers of three
+    model, no_experts = (
+        RooflineModel(shape(config | {"num_experts_per_tok": drawn}), hardware_sheet("h100_sxm"))
+        for drawn in (4, 0)
     )
     expert_ms = 3 * 64 * 24 * 2 / H100_WEIGHTS_B_PER_MS
     for tokens, distinct in ((1, 4), (2, 4 + 4 * 12 / 16), (10_000, 16)):
         step, plain = (one.step_ms(0, 0, 0, tokens, 0) for one in (model, no_experts))
-        reading_ms = 3 * distinct * expert_ms
-        computing_ms = 3 * 2 * tokens * 4 * (3 * 64 * 24) / H100_BF16_PER_MS
+        reading_ms = 2 * distinct * expert_ms
+        computing_ms = 2 * 2 * tokens * 4 * (3 * 64 * 24) / H100_BF16_PER_MS
         assert step - plain == pytest.approx(max(reading_ms, computing_ms), rel=1e-9)
 
 
