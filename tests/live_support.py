@@ -144,9 +144,11 @@ class Inside:
         now_ms: Callable[[], float] | None = None,
         tracks_output: bool = False,
         policy: Listening | None = None,
+        follows_events: bool = False,
     ) -> None:
         self.records: list[RequestRecord] = []
         self.probed: list[str] = []
+        self.num_changes = 0
         now_ms = now_ms or stopwatch()
         settings = settings or RouterSettings(BLOCK)
         router = KvRouter(settings, CompressedRadixIndex(), policy=policy)
@@ -172,11 +174,15 @@ class Inside:
             probe,
             model=MODEL,
             block_size=BLOCK,
-            follows_events=False,
+            follows_events=follows_events,
             num_in_hand=self.generator.num_in_hand,
             on_lost=self.generator.lose_worker,
+            on_change=self._note_change,
         )
         self.show(*[card(name) for name in names])
+
+    def _note_change(self) -> None:
+        self.num_changes += 1
 
     def show(self, *cards: WorkerCard) -> None:
         """What discovery shows from now on."""
