@@ -138,15 +138,17 @@ def existing(root: Path, tests: Iterable[str]) -> list[str]:
     return kept
 
 
-def note_killers(folder: Path, killers: Mapping[str, str]) -> None:
-    """Rewrite the `tests` lines of mutants, leaving all else as it is."""
+def note_killers(folder: Path, failed: Mapping[str, str]) -> None:
+    """Rewrite the `tests` lines of mutants, leaving all else as it is; `failed`: id -> node id."""
+    killers = {name: test.partition("[")[0] for name, test in failed.items()}  # of any parameters
     for path in sorted(folder.glob("*.yaml")):
         blocks = re.split(r"(?m)^(?=- id: )", path.read_text(encoding="utf-8"))
         for number, block in enumerate(blocks):
             head = re.match(r"- id: (\S+)", block)
             if head and head[1] in killers:
                 kept = re.sub(r"(?m)^  tests: .*\n", "", block).rstrip("\n")
-                blocks[number] = f"{kept}\n  tests: [{killers[head[1]]}]\n"
+                gap = block[len(block.rstrip("\n")) + 1 :]  # the empty line before the next one
+                blocks[number] = f"{kept}\n  tests: [{killers[head[1]]}]\n{gap}"
         text = "".join(blocks)
         if text != path.read_text(encoding="utf-8"):
             path.write_text(text, encoding="utf-8")

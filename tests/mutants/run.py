@@ -215,8 +215,8 @@ def report(session: Session, options: argparse.Namespace) -> int:
         ]  # fmt: skip
         options.json.write_text(json.dumps({"mutants": found}, indent=1) + "\n")
     if options.learn:
-        killers = {r.mutant.id: r.detail for r in results if r.status == KILLED and r.detail}
-        mutant_lists.note_killers(session.lists, killers)
+        failed = {r.mutant.id: r.detail for r in results if r.status == KILLED and r.detail}
+        mutant_lists.note_killers(session.lists, failed)
     return int(any(r.status in (SURVIVED, NOT_RUN, BROKEN) for r in results))
 
 

@@ -200,11 +200,12 @@ def test_mutants_are_chosen_by_id_list_or_package() -> None:
 def test_noted_killers_replace_the_tests_of_their_mutants_only(tree: Path) -> None:
     path = tree / "tests/mutants/shop.yaml"
     path.write_text(LIST + ENDLESS)
-    note_killers(path.parent, {"P4": "tests/a.py::b", "P1": "tests/c.py"})
+    note_killers(path.parent, {"P4": "tests/a.py::b[1-[x], y]", "P1": "tests/c.py"})
     known = {mutant.id: mutant for mutant in load_lists(path.parent)}
     assert [m.tests for m in known.values()] == [("tests/c.py",), (), (), ("tests/a.py::b",)]
     assert all(mutant.applied_to(CODE) for mutant in known.values())
     text = path.read_text()
+    assert "  tests: [tests/c.py]\n\n- id: P2" in text
     note_killers(path.parent, {"P4": "tests/a.py::b"})
     assert path.read_text() == text
 
