@@ -1,5 +1,7 @@
 """More work never takes less time, and the parts of a step add up as each model says."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -104,6 +106,19 @@ def test_many_fitted_steps_at_once_are_single_steps(
     rows = [cut(step) for step in drawn]
     together = model.steps_ms(np.array(rows))
     assert together == pytest.approx([model.step_ms(*row) for row in rows], rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@given(drawn=st.lists(steps, min_size=2, max_size=8), prompts=st.integers(1, 4))
+@settings(max_examples=15, deadline=None)
+def test_an_answer_does_not_depend_on_what_was_asked_before(
+    kind: str, drawn: list[tuple[int, int, int, int, int]], prompts: int
+) -> None:
+    asked = [(prompts, prompts * step[1], *step[2:]) for step in drawn] + drawn
+    used = deepcopy(KINDS[kind])
+    answers = [used.step_ms(*step) for step in asked]
+    assert answers == [deepcopy(KINDS[kind]).step_ms(*step) for step in asked]
+    assert answers == [used.step_ms(*step) for step in asked]
 
 
 SOURCES = {

@@ -221,6 +221,23 @@ def test_the_cache_lies_where_the_environment_says(
     assert cache_folder("/given") == Path("/given")
 
 
+@pytest.mark.parametrize("error", [OSError, ValueError, KeyError, EOFError])
+def test_what_cannot_be_read_is_made_again_and_kept(tmp_path: Path, error: type[Exception]) -> None:
+    path = tmp_path / "kept.txt"
+    path.write_text("of another format")
+
+    def load(_: Path) -> str:
+        raise error("x")
+
+    def save(value: str, path: Path) -> None:
+        path.write_text(value)
+
+    assert load_or_build(path, load=load, build=lambda: "new", save=save) == "new"
+    assert path.read_text() == "new"
+    kept = load_or_build(path, load=Path.read_text, build=lambda: "never", save=save)
+    assert kept == "new"
+
+
 def test_what_cannot_be_saved_whole_leaves_nothing_behind(tmp_path: Path) -> None:
     def save(value: str, path: Path) -> None:
         path.write_text(value[:3])

@@ -171,6 +171,30 @@ def test_errors_are_those_of_the_table_against_direct_queries(compiled: dict[str
         assert list(off[kind].values()) == pytest.approx([0.2, 0.2, 0.2], rel=1e-5)
 
 
+def test_errors_are_told_by_mean_percentile_and_largest(compiled: dict[str, Any]) -> None:
+    class Uneven(Library):
+        """Every tenth answer is a quarter too long, and one of them more."""
+
+        asked = 0
+
+        def predict_decode_latency(self, batch: int, context: int, steps: int) -> float:
+            total = super().predict_decode_latency(batch, context, steps)
+            if (batch, context) == (64, 2048):
+                return total
+            self.asked += 1
+            if self.asked % 10:
+                return total
+            return total * (1.6 if self.asked == 100 else 1.25)
+
+    compiled["library"] = Uneven()
+    sizes = {"max_tokens": 1024, "max_context": 512, "max_batch": 512}
+    found = extract_table(query(**sizes)).meta["decode_error"]
+    # Of 200 answers 19 are off by a fifth, and one by three eighths.
+    assert found["mean"] == pytest.approx((19 * 0.2 + 0.375) / 200, rel=1e-4)
+    assert found["p99"] == pytest.approx(0.2, rel=1e-4)
+    assert found["max"] == pytest.approx(0.375, rel=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["predict_prefill_latency", "predict_decode_latency"])
 def test_a_library_whose_parts_do_not_make_its_totals_is_refused(
     compiled: dict[str, Any], kind: str

@@ -178,6 +178,11 @@ def test_a_knee_of_one_or_more_is_taken(tmp_path: Path, knee: float) -> None:
     assert read_fit(written(tmp_path, knee=knee)).knee == knee
 
 
+def test_an_interval_may_be_a_point(tmp_path: Path) -> None:
+    found = read_fit(written(tmp_path, intervals={"weights_ms": [2, 2], "per_pair_ms": [0, 0]}))
+    assert found.intervals == {"weights_ms": (2, 2), "per_pair_ms": (0, 0)}
+
+
 @pytest.mark.parametrize("key", ["format", "version", "parameters"])
 def test_what_a_fit_cannot_do_without_is_asked_for(tmp_path: Path, key: str) -> None:
     path = tmp_path / "timing.json"

@@ -33,8 +33,9 @@ def inside(model: StepTimeModel, *row: int) -> int:
     [(0, True), (1, False), (99, False), (100, True), (1000, True), (1001, False)],
 )
 def test_new_prompt_tokens_of_a_profile(model: StepTimeModel, tokens: int, is_inside: bool) -> None:
-    # Behind a decode batch that is inside on all axes.
+    # Beside a decode batch that is inside on all axes, and alone.
     assert inside(model, 1, min(tokens, 1), tokens, 0, 5, 5 * 300) == is_inside
+    assert inside(model, 1, min(tokens, 1), tokens, 0, 0, 0) == is_inside
 
 
 @pytest.mark.parametrize(("batch", "is_inside"), [(1, False), (2, True), (8, True), (9, False)])

@@ -176,6 +176,14 @@ def test_an_fp8_model(
     assert timed.step_ms(*MIXED) == pytest.approx(mixed_ms, rel=EXACT)
 
 
+@pytest.mark.parametrize(("ranks", "heads"), [(1, 2), (2, 1), (4, 1), (8, 1)])
+def test_a_rank_reads_whole_heads_of_the_cache(ranks: int, heads: int) -> None:
+    model = RooflineModel(shape(DENSE), hardware_sheet("h100_sxm"), tensor_parallel=ranks)
+    longer, shorter = (model.step_ms(0, 0, 0, 1, context) for context in (20_000, 10_000))
+    token_b = 3 * 2 * heads * 8 * 2  # layers, keys and values, KV heads of a rank, width, bytes
+    assert longer - shorter == pytest.approx(10_000 * token_b / H100_CACHE_B_PER_MS, rel=1e-6)
+
+
 def sheet(**changes: float) -> HardwareSheet:
     figures = {
         "memory_gib": 80.0,

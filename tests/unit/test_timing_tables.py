@@ -114,6 +114,12 @@ def test_a_mixed_step_has_products_of_all_tokens_and_both_attentions() -> None:
     assert model.step_ms(1, 2, 4, 2, 2 * 3) == pytest.approx(expected_ms, rel=1e-6)
 
 
+def test_one_decode_beside_a_prompt_has_its_attention() -> None:
+    model = SiliconModel(table())
+    expected_ms = (10 + 2 + 1) + (100 + 20 + 4) + 3 + 2 * 5
+    assert model.step_ms(1, 2, 4, 1, 5) == pytest.approx(expected_ms, rel=1e-6)
+
+
 def test_products_keep_their_jumps() -> None:
     linear = np.array([0.0, 1.0, 1.0, 9.0, 9.0, 9.0, 9.0, 9.0, 20.0])
     model = SiliconModel(table(linear_ms=linear))
