@@ -42,6 +42,7 @@ KINDS = (
 def test_figures_of_a_run_in_bulk_are_those_of_its_single_tokens(seed: int) -> None:
     told = told_run(seed)
     check_records(told)
+    check_end(told)
     check_step_log(told)
     check_report(told)
     check_tables(told)
@@ -117,6 +118,18 @@ def check_records(told: Told) -> None:
         assert (log.status[index] == RequestStatus.COMPLETED) == (index in served.finished)
         assert (log.status[index] == RequestStatus.REJECTED) == (index in log.errors)
         check_hand_over(told, index)
+
+
+def check_end(told: Told) -> None:
+    """A run ends with its last event as clients see it, or where it was cut off."""
+    end_ms, timing = told.outcome.result.end_ms, told.outcome.timing
+    if any(request.status == "unfinished" for request in told.run.requests):
+        assert is_time(end_ms, told.outcome.config.cluster.max_sim_time_ms or math.nan)
+        return
+    outside_ms = timing.ingress_ms + timing.egress_ms
+    events = [step.end_ms + timing.egress_ms for step in told.served.steps]
+    events += [r.arrival_ms + outside_ms for r in told.run.requests if r.arrival_ms is not None]
+    assert is_time(end_ms, max(events))
 
 
 def is_time(found: float, expected: float) -> bool:
