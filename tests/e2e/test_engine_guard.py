@@ -5,6 +5,7 @@ import ctypes
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -14,7 +15,7 @@ import fake_engine
 import pytest
 
 from dynosim.config.loading import run_config_from_dict
-from dynosim_runtime.workers import engine, served
+from dynosim_runtime.workers import engine, guard, served
 from dynosim_runtime.workers.engine import EngineProcess
 from dynosim_runtime.workers.guard import PR_SET_CHILD_SUBREAPER
 from dynosim_runtime.workers.make import make_served
@@ -95,6 +96,20 @@ async def test_an_engine_without_its_guard_is_stopped_at_once(started: Started) 
     os.kill(started.guard, signal.SIGKILL)
     await started.process.stop()
     assert started.left() == []
+
+
+async def test_a_guard_takes_its_engine_along_even_without_a_worker(tmp_path: Path) -> None:
+    command = [sys.executable, "-I", guard.__file__, str(tmp_path / "scratch"), "sleep", "600"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE)
+    async with asyncio.timeout(WAIT_S):
+        while not (engines := guard.children(process.pid)):
+            await asyncio.sleep(0.01)
+        while b"sleep" not in Path(f"/proc/{engines[0]}/cmdline").read_bytes():
+            await asyncio.sleep(0.01)  # until it runs its program
+        process.kill()
+        process.wait()
+        while runs(engines[0]):
+            await asyncio.sleep(0.01)
 
 
 async def test_a_guard_that_hangs_is_killed(

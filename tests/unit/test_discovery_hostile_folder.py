@@ -140,7 +140,7 @@ async def test_cards_at_the_edge_of_what_can_be_are_seen(tmp_path: Path) -> None
 async def test_a_lock_that_is_not_given_back_holds_up_no_reader_and_no_start(
     tmp_path: Path, honest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_discovery, "LOCK_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(file_discovery, "LOCK_TIMEOUT_S", 10 * WAIT_S)
     monkeypatch.setattr(file_discovery, "RETRY_S", 0.01)
     gone = card_of("gone")
     stale = tmp_path / f"{gone.worker_id}.json"
@@ -149,6 +149,7 @@ async def test_a_lock_that_is_not_given_back_holds_up_no_reader_and_no_start(
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert await seen(tmp_path) == {honest}
         assert stale.exists()
+        monkeypatch.setattr(file_discovery, "LOCK_TIMEOUT_S", 0.02)
         registering = asyncio.create_task(
             FileDiscovery(tmp_path, LEASE_S).register(card_of("waits"))
         )

@@ -104,7 +104,9 @@ def test_the_status_is_written_later_and_told_once(
     assert len(reports(caplog, "deployment.json")) == 1
     status.retry()
     assert json.loads(path.read_bytes()) == {"number": 2}
-    status.retry()
+    path.write_bytes(b"somebody else's")
+    status.retry()  # there is nothing to be written
+    assert path.read_bytes() == b"somebody else's"
     status.close()
     assert [file.name for file in tmp_path.iterdir()] == ["deployment.json"]
     assert len(reports(caplog, "works again, after 4 failures")) == 1

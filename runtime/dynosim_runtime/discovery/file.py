@@ -275,8 +275,9 @@ class FileDiscovery:
         return self._folder / f"{lease.card.worker_id}.json"
 
     @contextlib.contextmanager
-    def _locked(self, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
+    def _locked(self, timeout_s: float | None = None) -> Iterator[None]:
         """Raises: OSError, TimeoutError if another process keeps the lock to itself."""
+        timeout_s = LOCK_TIMEOUT_S if timeout_s is None else timeout_s
         self._folder.mkdir(parents=True, exist_ok=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
         lock = os.open(self._folder / LOCK_FILE, flags, 0o644)
