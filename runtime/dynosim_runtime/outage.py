@@ -9,20 +9,26 @@ from dynosim.errors import DynosimError
 
 
 class Outage:
-    """One kind of thing that may fail for a while; `what` names it, as in "the records"."""
+    """One kind of thing that may fail for a while; `what` names it, as in "the records".
 
-    def __init__(self, log: logging.Logger, what: str) -> None:
+    Errors of the system, of ours for users, and `foreseen` ones are the world's fault.
+    """
+
+    def __init__(
+        self, log: logging.Logger, what: str, foreseen: tuple[type[Exception], ...] = ()
+    ) -> None:
         self.num_failures = 0  # of the present outage
         self.num_total = 0
         self._log = log
         self._what = what
+        self._foreseen = (OSError, DynosimError, *foreseen)
 
     def failed(self, error: Exception) -> None:
-        """It failed once more. What is not the world's fault is told with its trace."""
+        """It failed once more. What nobody has foreseen is told with its trace."""
         self.num_failures += 1
         self.num_total += 1
         if self.num_failures == 1:
-            trace = None if isinstance(error, OSError | DynosimError) else error
+            trace = None if isinstance(error, self._foreseen) else error
             text = str(error) or type(error).__name__
             self._log.error("%s: %s; tried again later", self._what, text, exc_info=trace)
 

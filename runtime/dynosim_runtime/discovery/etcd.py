@@ -241,7 +241,8 @@ class EtcdRegistration:
         return bool(answer.get("succeeded", False))
 
     async def _keep_alive(self) -> None:
-        renewing = Outage(log, f"worker {self._card.name} cannot renew its lease")
+        what = f"worker {self._card.name} cannot renew its lease"
+        renewing = Outage(log, what, (EtcdUnreachableError,))
         while True:
             await asyncio.sleep(self._etcd.lease_s / 3)
             try:

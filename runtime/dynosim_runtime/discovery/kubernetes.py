@@ -258,7 +258,7 @@ def owner_uid(item: dict[str, Any]) -> str | None:
 
 async def _follow(collection: Collection, changed: asyncio.Event) -> None:
     """Keep a collection up to date for good, whatever the API server does."""
-    loading = Outage(log, f"Kubernetes, {collection.path}")
+    loading = Outage(log, f"Kubernetes, {collection.path}", (KubernetesError,))
     while True:
         try:
             async for _ in collection.follow():

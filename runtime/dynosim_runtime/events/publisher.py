@@ -24,6 +24,7 @@ from dynosim.indexer.wire import (
 )
 from dynosim_runtime.card import EventSource
 from dynosim_runtime.errors import LiveError
+from dynosim_runtime.outage import Outage
 
 _SUBSCRIBER_QUEUE = 100_000  # messages kept for a slow subscriber, then it misses some; vLLM's
 _logger = logging.getLogger(__name__)
@@ -122,18 +123,25 @@ class EventPublisher:
             self._context = None
 
     async def _answer_replays(self) -> None:
+        answering = Outage(_logger, "KV events: a replay could not be sent")
         while True:
             frames = await self._replay.recv_multipart()
             try:
-                first_sequence = replay_first_sequence(frames)
+                await self._answer_replay(frames)
+                answering.worked()
             except EventFormatError as error:
                 _logger.warning("KV events: ignored a replay request: %s", error)
-                continue
-            client, topic = frames[0], self._topic.encode()
-            for sequence, payload in self._buffer.since(first_sequence):
-                number = sequence.to_bytes(8, "big")
-                await self._replay.send_multipart([client, b"", topic, number, payload])
-            await self._replay.send_multipart([client, b"", b"", END_OF_REPLAY, b""])
+            except Exception as error:  # the next one is another's
+                answering.failed(error)
+
+    async def _answer_replay(self, frames: list[bytes]) -> None:
+        """Raises: EventFormatError for what is no request."""
+        first_sequence = replay_first_sequence(frames)
+        client, topic = frames[0], self._topic.encode()
+        for sequence, payload in self._buffer.since(first_sequence):
+            number = sequence.to_bytes(8, "big")
+            await self._replay.send_multipart([client, b"", topic, number, payload])
+        await self._replay.send_multipart([client, b"", b"", END_OF_REPLAY, b""])
 
 
 def _bind(socket: "zmq.Socket[Any]", address: str) -> str:

@@ -180,9 +180,10 @@ class Fleet:
                     f"worker {card.name} serves {card.model!r}, this frontend {self._model!r}"
                 )
             self._router.join(card.routing_card())
-        except ConfigError as error:
+        except Exception as error:  # one card must not keep those behind it away
             self._refused.add(_life(card))
-            log.error("worker %s is not used: %s", card.name, error)
+            trace = None if isinstance(error, ConfigError) else error
+            log.error("worker %s is not used: %s", card.name, error, exc_info=trace)
             return
         self.cards[card.worker_id] = card
         self._has_drained = False

@@ -14,6 +14,7 @@ import msgspec
 
 from dynosim.indexer.wire import EngineEvent, removed_event, stored_event
 from dynosim_runtime.events.publisher import EventPublisher
+from dynosim_runtime.outage import Outage
 from dynosim_runtime.workers.engine import EngineCallError, EngineHttp
 
 IDLE_S = 0.05  # between two fetches; the engine itself waits for events before it answers
@@ -112,15 +113,14 @@ class TrtllmEvents:
 async def relay_events(http: EngineHttp, publisher: EventPublisher, block_size: int) -> None:
     """Fetch and publish for good, whatever the engine answers."""
     events = TrtllmEvents()
-    is_failing = False
+    foreseen = (EngineCallError, msgspec.MsgspecError)
+    fetching = Outage(log, "KV events of TensorRT-LLM cannot be fetched", foreseen)
     while True:
         try:
             answer = await http.post_text("/kv_cache_events")
             publisher.publish(events.convert(answer, block_size))
-            is_failing = False
+            fetching.worked()
             await asyncio.sleep(IDLE_S)
-        except (EngineCallError, msgspec.MsgspecError) as error:
-            if not is_failing:
-                log.warning("KV events of TensorRT-LLM cannot be fetched: %s", error)
-            is_failing = True
+        except Exception as error:  # numbers that no message can carry, too
+            fetching.failed(error)
             await asyncio.sleep(RETRY_S)
