@@ -21,7 +21,7 @@ class Outage:
         self.num_total = 0
         self._log = log
         self._what = what
-        self._foreseen = (OSError, DynosimError, *foreseen)
+        self._foreseen: tuple[type[Exception], ...] = (OSError, DynosimError, *foreseen)
 
     def failed(self, error: Exception) -> None:
         """It failed once more. What nobody has foreseen is told with its trace."""
