@@ -110,7 +110,7 @@ def pressing_trace(rng: random.Random) -> Trace:
     return Trace(
         arrival_ms=arrival - arrival[0],
         input_tokens=np.array([rng.randint(2, 24) for _ in range(count)]),
-        output_tokens=np.array([rng.choice([1, 5, rng.randint(8, 60)]) for _ in range(count)]),
+        output_tokens=np.array([rng.choice([1, 2, 5, rng.randint(8, 60)]) for _ in range(count)]),
         hash_ids=np.array([value for row in range(count) for value in (row % 3, 10 + row)]),
         hash_offsets=2 * np.arange(count + 1),
         trace_block_size=16,

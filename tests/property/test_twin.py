@@ -62,6 +62,7 @@ def some_run(seed: int) -> tuple[Trace, dict[str, Any]]:
         timing = random_timing(own, spec)
         routing = random_routing(own, spec)
         num_workers = 1
+        max_sim_time_ms = own.choice([None, own.uniform(0, 800)])
     if own.random() < 0.3:
         trace = with_sessions(own, trace)
     timing = some_timing(own, timing)
@@ -178,6 +179,9 @@ def test_a_run_that_is_not_cut_off_gives_everybody_all_in_time_that_adds_up(
     assert set(log.errors) == set(np.flatnonzero(~fits).tolist())
     room = np.minimum(trace.output_tokens, limit - trace.input_tokens)
     np.testing.assert_array_equal(log.output_tokens, np.where(fits, room, 0))
+    # The second of two tokens is the last, whatever came in between.
+    pairs = fits & (log.output_tokens == 2)
+    assert_close(log.second_token_ms[pairs], log.finish_ms[pairs], "second_token_ms")
     # A gap between two tokens is one step's length, or told in full if its request missed a step.
     decoding_ms = (steps.num_decodes * steps.duration_ms).sum() + result.stalled_gaps_ms.sum()
     assert_close(decoding_ms, (log.finish_ms - log.first_token_ms)[fits].sum(), "gaps")
@@ -191,6 +195,25 @@ def last_event_ms(result: RunResult, options: dict[str, Any]) -> float:
     refused_ms = log.arrival_ms[log.status == RequestStatus.REJECTED] + outside_ms
     told_ms = log.finish_ms + (options["routing"].sync_delay_ms or 0.0)
     return float(np.nanmax([*told_ms, *refused_ms]))
+
+
+@settings(max_examples=25, deadline=None)
+@given(SEEDS)
+def test_a_run_may_be_cut_off_in_the_middle_of_a_step_that_leaves_somebody_out(seed: int) -> None:
+    rng = random.Random(seed)
+    trace = pressing_trace(rng)
+    spec = replace(pressed_spec(rng, trace), policy="priority")
+    options: dict[str, Any] = {
+        "engine": spec,
+        "timing": random_timing(rng, spec),
+        "num_workers": 1,
+        "exact_stepping": rng.random() < 0.5,
+    }
+    steps = simulate(trace, **(options | {"exact_stepping": True})).steps
+    fewer = 1 + np.flatnonzero(steps.num_decodes[1:] < steps.num_decodes[:-1])
+    middles_ms = (steps.start_ms + steps.duration_ms / 2)[fewer].tolist()
+    for until_ms in rng.sample(middles_ms, min(6, len(middles_ms))):
+        check_conservation(simulate(trace, **options, max_sim_time_ms=until_ms), trace)
 
 
 @settings(max_examples=15, deadline=None)
