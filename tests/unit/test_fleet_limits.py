@@ -208,6 +208,17 @@ def test_the_cut_off_is_on_the_clients_clock(is_async: bool, exact: bool) -> Non
         assert result.requests.first_token_ms.tolist() == [16.0]
 
 
+@KINDS
+def test_what_is_planned_at_the_cut_off_but_would_start_later_was_not_scheduled(
+    is_async: bool, exact: bool
+) -> None:
+    """B's prompt is planned at 20 ms; with a pipeline its step starts at 25."""
+    trace = trace_of((4, 12), (4, 2), arrivals_ms=[0.0, 17.0])
+    for until_ms, is_scheduled in ((22.0, not is_async), (25.0, True)):
+        result = run(trace, is_async=is_async, exact=exact, until_ms=until_ms)
+        assert np.isnan(result.requests.scheduled_ms[1]) == (not is_scheduled)
+
+
 # ---- the order of things at one moment ---------------------------------------------------------
 
 
