@@ -78,14 +78,15 @@ async def started(tmp_path: Path) -> AsyncIterator[Started]:
     started = Started(tmp_path)
     async with asyncio.timeout(WAIT_S):
         await started.start()
-        yield started
-        await started.process.stop()
-        assert started.left() == []
+    yield started
+    for pid in started.left():
+        os.kill(pid, signal.SIGKILL)
 
 
 async def test_a_killed_guard_ends_its_engine_and_is_noticed(started: Started) -> None:
     os.kill(started.guard, signal.SIGKILL)
-    status = await started.process.wait()
+    async with asyncio.timeout(WAIT_S):
+        status = await started.process.wait()
     assert status == -signal.SIGKILL
     assert started.left() == []
     said = str(started.process.died(status, "while it was serving"))
@@ -94,7 +95,8 @@ async def test_a_killed_guard_ends_its_engine_and_is_noticed(started: Started) -
 
 async def test_an_engine_without_its_guard_is_stopped_at_once(started: Started) -> None:
     os.kill(started.guard, signal.SIGKILL)
-    await started.process.stop()
+    async with asyncio.timeout(WAIT_S):
+        await started.process.stop()
     assert started.left() == []
 
 
@@ -117,7 +119,8 @@ async def test_a_guard_that_hangs_is_killed(
 ) -> None:
     monkeypatch.setattr(engine, "KILL_TIMEOUT_S", 0.3)
     os.kill(started.guard, signal.SIGSTOP)
-    await started.process.stop(timeout_s=0.1)
+    async with asyncio.timeout(WAIT_S):
+        await started.process.stop(timeout_s=0.1)
     assert started.left() == []
 
 

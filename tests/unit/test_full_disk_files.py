@@ -3,6 +3,9 @@
 import json
 import os
 import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,22 @@ def empty_files(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob("*") if path.is_file() and not path.stat().st_size]
 
 
+@contextmanager
+def at_once() -> Iterator[None]:
+    """Fails if what is inside waits for something."""
+
+    def fail(*args: object) -> None:
+        raise AssertionError("it waits")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(10)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 # ---- small files ---------------------------------------------------------------------------------
 
 
@@ -54,7 +73,8 @@ def test_a_file_that_cannot_be_replaced_stays_and_leaves_nothing_beside_it(tmp_p
 def test_what_stands_in_the_way_of_the_scratch_file_is_removed(tmp_path: Path) -> None:
     path, scratch = tmp_path / "file", tmp_path / "scratch"
     os.mkfifo(scratch)
-    replace_file(path, b"new", scratch=scratch)
+    with at_once():
+        replace_file(path, b"new", scratch=scratch)
     assert path.read_bytes() == b"new" and not scratch.exists()
 
 
@@ -84,7 +104,7 @@ def test_only_small_regular_files_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")  # opening one waits for a writer
     (tmp_path / "link").symlink_to(path)
     for name in ("pipe", "link", "."):
-        with pytest.raises(OSError):
+        with at_once(), pytest.raises(OSError):
             read_file(tmp_path / name, 100)
 
 
@@ -124,9 +144,10 @@ def test_a_log_says_how_much_of_it_is_lost(tmp_path: Path) -> None:
 
 def test_a_log_whose_place_is_a_pipe_waits_for_nobody(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "log")
-    file = RotatedFile(tmp_path / "log", 1000, 2)
-    file.write(b"lost\n")
-    file.close()
+    with at_once():
+        file = RotatedFile(tmp_path / "log", 1000, 2)
+        file.write(b"lost\n")
+        file.close()
 
 
 # ---- records of requests -------------------------------------------------------------------------
