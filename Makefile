@@ -15,7 +15,7 @@ demo: $(VENV)/.ready
 	$(BIN)/dynosim sweep sweeps/qwen.yaml --out out/qwen --overwrite
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Real vLLM on the CPU, AIPerf, etcd: see tests/live/install.sh for what this downloads.
 live: $(VENV)/.ready
