@@ -48,7 +48,8 @@ def test_logprobs_are_those_of_the_tokens(client: openai.OpenAI) -> None:
     told = done.choices[0].logprobs
     assert told is not None and told.tokens and told.top_logprobs and told.token_logprobs
     assert len(told.tokens) == 12
-    assert "".join(told.tokens) == done.choices[0].text
+    # vLLM names a token that ends within a character by nothing, and shows it in the text
+    assert "".join(told.tokens) == done.choices[0].text.replace("\ufffd", "")
     for token, logprob, top in zip(
         told.tokens, told.token_logprobs, told.top_logprobs, strict=True
     ):
