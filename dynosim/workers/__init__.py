@@ -1,0 +1,1 @@
+"""What twin and live layer both know of a worker: the phases of its life."""
