@@ -16,6 +16,7 @@ from dynosim.engine.sequence import DECODING, Sequence
 from dynosim.engine.vllm import VllmScheduler
 from dynosim.records import KvEvent, RequestStatus
 from dynosim.timing.model import StepTimeModel
+from dynosim.timing.step import BatchShape
 
 NEVER = float("inf")
 NOBODY: list[Sequence] = []  # never changed
@@ -343,13 +344,7 @@ class Worker:
 
     def _begin(self, plan: StepPlan) -> None:
         self._plan = plan
-        step_ms = self._timing.step_ms(
-            plan.num_prefills,
-            plan.prefill_tokens,
-            plan.prefix_tokens,
-            plan.num_decodes,
-            plan.decode_context_tokens,
-        )
+        step_ms = self._timing.step_ms(plan)
         self.end_ms = self._end_after(step_ms)
         journal = self._journal
         for sequence in plan.admitted:
@@ -362,7 +357,8 @@ class Worker:
         scheduler = self._scheduler
         num_decodes = scheduler.decodes.count
         if self._awaiting_second:
-            first_step_ms = self._timing.step_ms(0, 0, 0, num_decodes, self._run_context)
+            first = BatchShape.of_decodes(num_decodes, self._run_context)
+            first_step_ms = self._timing.step_ms(first)
             for sequence in self._awaiting_second:
                 self._journal.second_token_ms[sequence.index] = self._start_ms + first_step_ms
             self._awaiting_second = []
