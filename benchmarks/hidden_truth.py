@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from dynosim.engine.spec import EngineSpec
+from dynosim.fit.replay import replay
 from dynosim.records import FloatArray, Trace
 from dynosim.timing.fitted import padded_tokens
 from dynosim.timing.model import StepTimeModel
-from dynosim.validate.replay import replay
 
 _MIX = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1)
 _NUM_DRAWS = 1 << 16
