@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 
+from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.config.live import LiveConfig
-from dynosim.hashing import local_hashes, sequence_hashes
 from dynosim.indexer.base import Stored
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.router.cost import WorkerOption

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from dynosim.engine.spec import EngineSpec
+from dynosim.fit.replay import replay
 from dynosim.records import Trace
 from dynosim.timing.fitted import Fit, FittedModel, FittedParameters
-from dynosim.validate.replay import replay
 
 TRUE = FittedParameters(
     overhead_ms=2.0,

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dynosim.blocks.hashing import local_hashes
 from dynosim.config import load_run
-from dynosim.hashing import local_hashes
 from dynosim.indexer.base import BlockEvent
 from dynosim.indexer.make import make_indexer
 from dynosim_runtime.card import WorkerCard, worker_id_of

@@ -7,7 +7,7 @@ from typing import Any
 from cluster import VLLM_PYTHON, Cluster, dynosim, write_plan
 
 from dynosim.config import load_run
-from dynosim.runner import run
+from dynosim.experiment.run import run
 from dynosim_runtime.calibration.command import calibrate_url
 from dynosim_runtime.calibration.measure import MeasurementPlan
 from dynosim_runtime.validation.compare import METRICS

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from event_support import BLOCK, CLEARED, PATIENCE_S, EventEngine, following, message, stored
 
-from dynosim.hashing import local_hashes
+from dynosim.blocks.hashing import local_hashes
 from dynosim.indexer.base import Cleared, Removed, Stored, Tier
 from dynosim.indexer.wire import EngineEvent, encode_batch, removed_event, stored_event
 from dynosim_runtime.events import subscriber

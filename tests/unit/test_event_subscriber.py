@@ -7,7 +7,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from dynosim.hashing import local_hashes
+from dynosim.blocks.hashing import local_hashes
 from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored
 from dynosim.indexer.wire import (
     END_OF_REPLAY,

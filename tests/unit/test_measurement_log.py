@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from dynosim.config import load_run
-from dynosim.runner import load_trace
-from dynosim.validate.deployment import deployment_of
-from dynosim.validate.log_file import read_measurements
+from dynosim.experiment.run import load_trace
+from dynosim.fit.deployment import deployment_of
+from dynosim.fit.log_file import read_measurements
 from dynosim_runtime.calibration.gaps import roundest
 from dynosim_runtime.generation import RequestRecord
 from dynosim_runtime.loadgen.load import LoadRun

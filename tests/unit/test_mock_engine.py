@@ -7,9 +7,9 @@ from itertools import pairwise
 import pytest
 from mock_support import TIMING, FakeClock, TokenLog, call, drive, mock_engine
 
+from dynosim.blocks.hashing import local_hashes
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
-from dynosim.hashing import local_hashes
 from dynosim.indexer.base import Stored
 from dynosim.indexer.wire import EngineEvent, to_block_event
 from dynosim.timing.step import BatchShape

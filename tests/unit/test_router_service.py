@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from live_support import BLOCK
 
+from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.errors import ConfigError
-from dynosim.hashing import local_hashes, sequence_hashes
 from dynosim.indexer.base import Stored
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.router.classes import PolicyClass

@@ -10,9 +10,9 @@ from recorded_runs import workload
 from dynosim.config.schema import EngineConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
+from dynosim.fit.deployment import Deployment, balance_notes, capacity_note, deployment_of
+from dynosim.fit.replay import Engines
 from dynosim.silicon import resolve_num_gpu_blocks
-from dynosim.validate.deployment import Deployment, balance_notes, capacity_note, deployment_of
-from dynosim.validate.replay import Engines
 
 MODEL = "Qwen/Qwen3-8B"
 

@@ -19,9 +19,9 @@ from virtual_time import VirtualTimeLoop
 
 from dynosim.config import RunConfig
 from dynosim.config.loading import run_config_from_dict
+from dynosim.experiment.run import RunOutcome, load_trace, prepare
+from dynosim.experiment.run import run as simulate
 from dynosim.records import Trace
-from dynosim.runner import RunOutcome, load_trace, prepare
-from dynosim.runner import run as simulate
 from dynosim.silicon.fitted_file import write_fit
 from dynosim.timing.fitted import Fit, FittedParameters
 from dynosim_runtime.generation import RequestRecord

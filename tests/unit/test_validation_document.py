@@ -10,9 +10,9 @@ import pytest
 
 from dynosim.config import RunConfig
 from dynosim.config.loading import run_config_from_dict
-from dynosim.intervals import Intervals
-from dynosim.runner import RunOutcome
-from dynosim.runner import run as simulate
+from dynosim.experiment.intervals import Intervals
+from dynosim.experiment.run import RunOutcome
+from dynosim.experiment.run import run as simulate
 from dynosim_runtime.generation import RequestRecord
 from dynosim_runtime.loadgen.load import LoadRun
 from dynosim_runtime.loadgen.measured import measured_report

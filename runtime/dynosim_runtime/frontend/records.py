@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
+from dynosim.files.storage import is_fault
 from dynosim.metrics.tables import RECORD_FIELDS
-from dynosim.storage import is_fault
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.generation import RequestRecord
 from dynosim_runtime.outage import Outage

@@ -24,7 +24,7 @@ Clock = Callable[[], float]
 class RouterService:
     """Places requests, and tells the router what becomes of them.
 
-    `maintain` is called between two inputs, and at every tick (see `dynosim.rotating_log`).
+    `maintain` is called between two inputs, and at every tick (see `dynosim.routerlog.rotating`).
     """
 
     def __init__(

@@ -7,8 +7,8 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 
+from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.config.live import LiveConfig
-from dynosim.hashing import local_hashes, sequence_hashes
 from dynosim.router.eligibility import Constraints
 from dynosim.router.kv_router import Decision
 from dynosim.router.request import RoutingRequest

@@ -7,21 +7,21 @@ from typing import Any
 
 import numpy as np
 
+from dynosim.compare.attribution import HOST, KERNELS, blind_fit, swapped
 from dynosim.config import RunConfig
 from dynosim.config.timing import NEEDS_MODEL
 from dynosim.errors import DynosimError
+from dynosim.experiment.run import RunOutcome, prepare
+from dynosim.experiment.run import run as simulate
+from dynosim.fit.deployment import Deployment
+from dynosim.fit.fitting import fit_log
+from dynosim.fit.log_file import read_measurements
+from dynosim.fit.measurements import NEEDED_REQUESTS, Measurements
+from dynosim.fit.prior import Prior, prior_of
 from dynosim.metrics import summarize
 from dynosim.records import FloatArray, IntArray, Trace
-from dynosim.runner import RunOutcome, prepare
-from dynosim.runner import run as simulate
 from dynosim.timing.fitted import PARAMETER_NAMES, Fit, FittedModel, vllm_graph_sizes
 from dynosim.timing.model import StepTimeModel
-from dynosim.validate.attribution import HOST, KERNELS, blind_fit, swapped
-from dynosim.validate.deployment import Deployment
-from dynosim.validate.fitting import fit_log
-from dynosim.validate.log_file import read_measurements
-from dynosim.validate.measurements import NEEDED_REQUESTS, Measurements
-from dynosim.validate.prior import Prior, prior_of
 from dynosim_runtime.loadgen.load import LoadRun
 from dynosim_runtime.validation.compare import compare_reports
 from dynosim_runtime.validation.measure import Measured

@@ -14,10 +14,10 @@ import orjson
 
 from dynosim.atomic import check_folder, parquet_writer, write_files
 from dynosim.errors import ConfigError
-from dynosim.intervals import DEFAULT_REPLAYS
+from dynosim.experiment.intervals import DEFAULT_REPLAYS
+from dynosim.experiment.run import RunOutcome, load_trace
+from dynosim.experiment.run import run as simulate
 from dynosim.metrics.tables import request_table
-from dynosim.runner import RunOutcome, load_trace
-from dynosim.runner import run as simulate
 from dynosim_runtime.launch.options import deploy_options
 from dynosim_runtime.launch.specs import Engine
 from dynosim_runtime.loadgen.measured import record_table, request_log

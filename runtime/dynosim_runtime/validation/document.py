@@ -3,10 +3,10 @@
 from dataclasses import asdict
 from typing import Any
 
+from dynosim.compare.prediction import inside_shares
+from dynosim.experiment.run import RunOutcome
 from dynosim.metrics.saturation import load_of
 from dynosim.records import RequestStatus
-from dynosim.runner import RunOutcome
-from dynosim.validate.prediction import inside_shares
 from dynosim_runtime.loadgen.load import LoadRun
 from dynosim_runtime.loadgen.measured import request_log
 from dynosim_runtime.validation.compare import (

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from dynosim.compare.prediction import inside_shares
 from dynosim.config import RunConfig
 from dynosim.errors import DynosimError
-from dynosim.intervals import Intervals, default_replays, prediction_intervals
+from dynosim.experiment.intervals import Intervals, default_replays, prediction_intervals
+from dynosim.experiment.run import RunOutcome
+from dynosim.experiment.run import run as simulate
 from dynosim.metrics.saturation import load_of
-from dynosim.runner import RunOutcome
-from dynosim.runner import run as simulate
-from dynosim.validate.prediction import inside_shares
 from dynosim_runtime.validation.attribution import Attribution, attribute
 from dynosim_runtime.validation.measure import Measured
 

@@ -7,7 +7,7 @@ kept here as long as a request that has them is in hand.
 
 from collections.abc import Iterable
 
-from dynosim.hashing import local_hashes, sequence_hashes
+from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.indexer.wire import EngineEvent, removed_event, stored_event
 from dynosim.records import IntArray, KvEvent
 
