@@ -10,8 +10,9 @@ from dynosim.cluster.fleet import Fleet
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.outside import as_clients_see
 from dynosim.cluster.routing import RoutingSpec, make_placer
-from dynosim.cluster.worker import NEVER, Worker
-from dynosim.cluster.worker_async import AsyncWorker
+from dynosim.cluster.token_log import TokenLog
+from dynosim.cluster.worker import Worker
+from dynosim.engine.engine import Engine
 from dynosim.engine.spec import EngineSpec
 from dynosim.engine.vllm import VllmScheduler
 from dynosim.errors import ConfigError, InfeasibleError
@@ -20,7 +21,7 @@ from dynosim.router.settings import RouterSettings
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.scaled import ScaledModel
 from dynosim.workload.extents import prefix_extents
-from dynosim.workload.load import LoadDriver
+from dynosim.workload.load import NEVER, LoadDriver
 
 if TYPE_CHECKING:
     from dynosim.cluster.control import Process
@@ -66,26 +67,39 @@ def simulate(
     # Only other requests' blocks matter to a router; a hash index is told of all, as in reality.
     tells_all = routing.stamps_events or routing.uses_hashes
     announced = None if tells_all else extents.shared_extents()
-    worker_type = AsyncWorker if engine.async_scheduling else Worker
     first_cpu = num_workers - routing.cpu_workers
-    workers = [
-        worker_type(
-            worker_id,
-            VllmScheduler(
-                engine,
-                extent_blocks,
-                keep_rows=exact_stepping,
-                publish_events=routing.publishes_events and engine.enable_prefix_caching,
-                announced=announced,
-            ),
-            timing if worker_id < first_cpu else ScaledModel(timing, cpu_step_time_scale),
-            journal,
-            steps_singly=exact_stepping,
-            reports_first_tokens=routing.needs_router,
-            stamps_events=routing.stamps_events,
+
+    def make_worker(worker_id: int) -> Worker:
+        times = timing if worker_id < first_cpu else ScaledModel(timing, cpu_step_time_scale)
+        core = VllmScheduler(
+            engine,
+            extent_blocks,
+            keep_rows=exact_stepping,
+            publish_events=routing.publishes_events and engine.enable_prefix_caching,
+            announced=announced,
         )
-        for worker_id in range(num_workers)
-    ]
+        token_log = TokenLog(
+            journal,
+            worker_id,
+            core,
+            times,
+            is_pipelined=engine.async_scheduling,
+            reports_first_tokens=routing.needs_router,
+        )
+        return Worker(
+            worker_id,
+            Engine(
+                core,
+                times,
+                token_log,
+                depth=engine.pipeline_depth,
+                steps_singly=exact_stepping,
+                stamps_events=routing.stamps_events,
+            ),
+            token_log,
+        )
+
+    workers = [make_worker(worker_id) for worker_id in range(num_workers)]
     outside_ms = timing.ingress_ms + timing.egress_ms
     placer = make_placer(routing, trace, extents, engine, workers)
     fleet = Fleet(
@@ -108,7 +122,7 @@ def simulate(
     else:
         fleet.run_until(until_ms)
     for worker in workers:
-        worker.cut_off(until_ms)
+        worker.engine.cut_off(until_ms)
     result = RunResult(
         requests=journal.request_log(is_closed_loop=concurrency is not None),
         steps=journal.step_log(),
@@ -118,8 +132,8 @@ def simulate(
         num_gpu_blocks=engine.usable_blocks,
         block_size=engine.block_size,
         end_ms=until_ms if fleet.next_ms() < NEVER else fleet.now_ms,
-        num_preemptions=sum(worker.scheduler.num_preemptions for worker in workers),
-        num_scheduling_events=sum(worker.num_events for worker in workers),
+        num_preemptions=sum(worker.engine.core.num_preemptions for worker in workers),
+        num_scheduling_events=sum(worker.engine.num_events for worker in workers),
         routing=placer.stats(),
         kv_events=placer.kv_events(),
         step_time_scale=_step_time_scale(num_workers, first_cpu, cpu_step_time_scale),
