@@ -6,6 +6,8 @@ from math import inf
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from dynosim.errors import ConfigError
 from dynosim.records import Trace
 from dynosim.workload.readers import read_trace
@@ -70,19 +72,7 @@ def first_requests(trace: Trace, limit: int | None) -> Trace:
         return trace
     if limit < 1:
         raise ConfigError(f"limit: expected an integer >= 1, got {limit}")
-    return replace(
-        trace,
-        arrival_ms=trace.arrival_ms[:limit],
-        input_tokens=trace.input_tokens[:limit],
-        output_tokens=trace.output_tokens[:limit],
-        hash_ids=trace.hash_ids[: trace.hash_offsets[limit]],
-        hash_offsets=trace.hash_offsets[: limit + 1],
-        previous_turn=None if trace.previous_turn is None else trace.previous_turn[:limit],
-        delay_ms=None if trace.delay_ms is None else trace.delay_ms[:limit],
-        priority=None if trace.priority is None else trace.priority[:limit],
-        session_ids=None if trace.session_ids is None else trace.session_ids[:limit],
-        request_ids=None if trace.request_ids is None else trace.request_ids[:limit],
-    )
+    return trace.take(np.arange(limit))
 
 
 def _speed_up(trace: Trace, speedup: float) -> Trace:

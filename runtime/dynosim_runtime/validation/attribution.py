@@ -172,24 +172,8 @@ def report_as_sent(outcome: RunOutcome, run: LoadRun) -> dict[str, Any]:
 
 def as_sent(trace: Trace, sent_ms: FloatArray, order: IntArray) -> Trace:
     """The trace in another order, each request with an arrival of its own."""
-    rows: list[int] = order.tolist()
-    offsets = trace.hash_offsets
-    ids = [trace.hash_ids[offsets[row] : offsets[row + 1]] for row in rows]
-    lengths = np.array([len(one) for one in ids], dtype=np.int64)
-    sessions, names = trace.session_ids, trace.request_ids
-    return replace(
-        trace,
-        arrival_ms=sent_ms[order],
-        input_tokens=trace.input_tokens[order],
-        output_tokens=trace.output_tokens[order],
-        hash_ids=np.concatenate(ids) if ids else trace.hash_ids,
-        hash_offsets=np.concatenate(([0], np.cumsum(lengths))),
-        previous_turn=None,
-        delay_ms=None,
-        priority=None if trace.priority is None else trace.priority[order],
-        session_ids=None if sessions is None else tuple(sessions[row] for row in rows),
-        request_ids=None if names is None else tuple(names[row] for row in rows),
-    )
+    sent = trace.take(order)
+    return replace(sent, arrival_ms=sent_ms[order], previous_turn=None, delay_ms=None)
 
 
 def _timed(outcome: RunOutcome, timing: StepTimeModel) -> RunOutcome:
