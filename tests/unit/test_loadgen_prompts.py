@@ -7,7 +7,7 @@ import pytest
 from dynosim.errors import ConfigError
 from dynosim.hashing import local_hashes, sequence_hashes, trace_local_hashes
 from dynosim.records import Trace
-from dynosim_runtime.loadgen.prompts import (
+from dynosim_runtime.measure.prompts import (
     UNKNOWN_VOCABULARY,
     PromptMaker,
     Vocabulary,
