@@ -10,7 +10,7 @@ from strategies import random_spec, random_timing, random_trace
 
 from dynosim.cluster import simulate
 from dynosim.records import Trace
-from dynosim_runtime.workers.mock_tokens import TokenSource
+from dynosim_runtime.mock.tokens import TokenSource
 
 
 class UnrepeatedTokens(TokenSource):
