@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dynosim.cluster import check_requests_fit, simulate
+from dynosim.cluster import ClusterSpec, PoolSpec, RunOptions, check_requests_fit, simulate
 from dynosim.cluster.prefill_estimate import StepTimeEstimator
 from dynosim.config.schema import EngineConfig, RunConfig
 from dynosim.engine.spec import EngineSpec
@@ -20,6 +20,7 @@ from dynosim.routing_config import routing_spec
 from dynosim.silicon import Capacity, build_timing, resolve_num_gpu_blocks
 from dynosim.silicon.catalogue import model_entry
 from dynosim.timing.model import StepTimeModel
+from dynosim.timing.scaled import ScaledModel
 from dynosim.workload.build import build_trace
 
 
@@ -80,7 +81,6 @@ def run(
             block_size=config.engine.block_size,
             seed=config.seed,
             estimator=StepTimeEstimator(prepared.timing, config.engine.max_num_batched_tokens),
-            cpu_workers=config.cluster.cpu_workers,
         )
         routing = replace(routing, records_events=record_kv_events)
         log = None
@@ -89,16 +89,13 @@ def run(
             routing = replace(routing, open_log=log.open)
         result = simulate(
             trace,
-            engine=prepared.engine,
-            timing=prepared.timing,
-            num_workers=config.cluster.workers,
-            gpus_per_worker=config.engine.tensor_parallel,
-            routing=routing,
-            cpu_step_time_scale=config.cluster.cpu_step_time_scale,
-            concurrency=config.workload.concurrency,
-            seed=config.seed,
-            exact_stepping=exact_stepping,
-            max_sim_time_ms=config.cluster.max_sim_time_ms,
+            ClusterSpec(pools=pools_of(config, prepared), routing=routing),
+            RunOptions(
+                concurrency=config.workload.concurrency,
+                seed=config.seed,
+                until_ms=config.cluster.max_sim_time_ms,
+                exact_stepping=exact_stepping,
+            ),
         )
         if log is not None:
             log.close()
@@ -148,6 +145,29 @@ def prepare(config: RunConfig) -> Prepared:
         resolve=config.resolve,
     )
     return Prepared(spec, timing, capacity)
+
+
+def pools_of(config: RunConfig, prepared: Prepared) -> tuple[PoolSpec, ...]:
+    """The configured workers; CPUs among them come last and take longer for a step."""
+    cluster, times = config.cluster, prepared.timing
+    scale = cluster.cpu_step_time_scale
+    gpus = PoolSpec(
+        engine=prepared.engine,
+        times=times,
+        workers=cluster.workers - cluster.cpu_workers,
+        gpus_per_worker=config.engine.tensor_parallel,
+    )
+    if not cluster.cpu_workers:
+        return (gpus,)
+    cpus = replace(
+        gpus,
+        name="cpu_workers",
+        times=ScaledModel(times, scale),
+        workers=cluster.cpu_workers,
+        device="cpu",
+        step_time_scale=scale,
+    )
+    return gpus, cpus
 
 
 def engine_spec(engine: EngineConfig, *, num_gpu_blocks: int, max_model_len: int) -> EngineSpec:

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dynosim.engine.spec import EngineSpec
 from dynosim.intervals import JITTER_MS, scaled
 from dynosim.metrics.in_range import inside_shares
 from dynosim.metrics.saturation import Load, load_of
 from dynosim.timing.fitted import Fit, FittedModel
 from dynosim.validate.measurements import Measurements
-from dynosim.validate.replay import replay
+from dynosim.validate.replay import Engines, replay
 from dynosim.validate.scores import scores
 
 __all__ = [
@@ -25,7 +24,7 @@ __all__ = [
 
 def intervals(
     measured: Measurements,
-    spec: EngineSpec,
+    engines: Engines,
     draws: Sequence[Fit],
     *,
     common_error: float,
@@ -44,7 +43,7 @@ def intervals(
         arrival_ms = np.maximum.accumulate(arrival_ms)  # requests keep their order
         factor = 1 + common_error * float(rng.standard_normal())
         timing = FittedModel(scaled(draws[index], factor))
-        predicted = replay(trace, spec, timing, measured.clock, arrival_ms=arrival_ms)
+        predicted = replay(trace, engines, timing, measured.clock, arrival_ms=arrival_ms)
         for score in scores(measured, predicted):
             samples.setdefault(score.name, []).append(score.predicted)
     return {

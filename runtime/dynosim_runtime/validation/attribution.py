@@ -22,6 +22,7 @@ from dynosim.validate.fitting import fit_log
 from dynosim.validate.log_file import read_measurements
 from dynosim.validate.measurements import NEEDED_REQUESTS, Measurements
 from dynosim.validate.prior import Prior, prior_of
+from dynosim.validate.replay import Engines
 from dynosim_runtime.loadgen.load import LoadRun
 from dynosim_runtime.validation.compare import compare_reports
 from dynosim_runtime.validation.measure import Measured
@@ -214,8 +215,8 @@ def _learn(blind: RunOutcome, best: RunOutcome, measured: Measured) -> tuple[Fit
     try:
         log = _read_log(text)
         base, prior = _prior(config, blind.timing, log)
-        spec = prepare(best.config).engine
-        fitted = fit_log(log, prior, spec, count=min(len(log), MOST_FITTED), seed=config.seed)
+        engines = Engines(prepare(best.config).engine)
+        fitted = fit_log(log, prior, engines, count=min(len(log), MOST_FITTED), seed=config.seed)
     except DynosimError as error:
         return f"the run's own log cannot be fitted: {error}"
     return base, fitted.fit
