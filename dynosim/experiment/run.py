@@ -11,7 +11,7 @@ from typing import Any
 from dynosim.build.routing import routing_spec
 from dynosim.build.timing import build_timing
 from dynosim.build.workload import build_trace
-from dynosim.cluster import check_requests_fit, simulate
+from dynosim.cluster import ClusterSpec, PoolSpec, RunOptions, check_requests_fit, simulate
 from dynosim.config.schema import EngineConfig, RunConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError, InfeasibleError
@@ -22,6 +22,7 @@ from dynosim.silicon import Capacity, resolve_num_gpu_blocks
 from dynosim.silicon.catalogue import model_entry
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.prefill_estimate import StepTimeEstimator
+from dynosim.timing.scaled import ScaledModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,6 @@ def run(
             block_size=config.engine.block_size,
             seed=config.seed,
             estimator=StepTimeEstimator(prepared.timing, config.engine.max_num_batched_tokens),
-            cpu_workers=config.cluster.cpu_workers,
         )
         routing = replace(routing, records_events=record_kv_events)
         log = None
@@ -90,16 +90,13 @@ def run(
             routing = replace(routing, open_log=log.open)
         result = simulate(
             trace,
-            engine=prepared.engine,
-            timing=prepared.timing,
-            num_workers=config.cluster.workers,
-            gpus_per_worker=config.engine.tensor_parallel,
-            routing=routing,
-            cpu_step_time_scale=config.cluster.cpu_step_time_scale,
-            concurrency=config.workload.concurrency,
-            seed=config.seed,
-            exact_stepping=exact_stepping,
-            max_sim_time_ms=config.cluster.max_sim_time_ms,
+            ClusterSpec(pools=pools_of(config, prepared), routing=routing),
+            RunOptions(
+                concurrency=config.workload.concurrency,
+                seed=config.seed,
+                until_ms=config.cluster.max_sim_time_ms,
+                exact_stepping=exact_stepping,
+            ),
         )
         if log is not None:
             log.close()
@@ -149,6 +146,29 @@ def prepare(config: RunConfig) -> Prepared:
         resolve=config.resolve,
     )
     return Prepared(spec, timing, capacity)
+
+
+def pools_of(config: RunConfig, prepared: Prepared) -> tuple[PoolSpec, ...]:
+    """The configured workers; CPUs among them come last and take longer for a step."""
+    cluster, times = config.cluster, prepared.timing
+    scale = cluster.cpu_step_time_scale
+    gpus = PoolSpec(
+        engine=prepared.engine,
+        times=times,
+        workers=cluster.workers - cluster.cpu_workers,
+        gpus_per_worker=config.engine.tensor_parallel,
+    )
+    if not cluster.cpu_workers:
+        return (gpus,)
+    cpus = replace(
+        gpus,
+        name="cpu_workers",
+        times=ScaledModel(times, scale),
+        workers=cluster.cpu_workers,
+        device="cpu",
+        step_time_scale=scale,
+    )
+    return gpus, cpus
 
 
 def engine_spec(engine: EngineConfig, *, num_gpu_blocks: int, max_model_len: int) -> EngineSpec:

@@ -18,6 +18,7 @@ from dynosim.fit.fitting import fit_log
 from dynosim.fit.log_file import read_measurements
 from dynosim.fit.measurements import NEEDED_REQUESTS, Measurements
 from dynosim.fit.prior import Prior, prior_of
+from dynosim.fit.replay import Engines
 from dynosim.metrics import summarize
 from dynosim.records import FloatArray, IntArray, Trace
 from dynosim.timing.fitted import PARAMETER_NAMES, Fit, FittedModel, vllm_graph_sizes
@@ -198,8 +199,8 @@ def _learn(blind: RunOutcome, best: RunOutcome, measured: Measured) -> tuple[Fit
     try:
         log = _read_log(text)
         base, prior = _prior(config, blind.timing, log)
-        spec = prepare(best.config).engine
-        fitted = fit_log(log, prior, spec, count=min(len(log), MOST_FITTED), seed=config.seed)
+        engines = Engines(prepare(best.config).engine)
+        fitted = fit_log(log, prior, engines, count=min(len(log), MOST_FITTED), seed=config.seed)
     except DynosimError as error:
         return f"the run's own log cannot be fitted: {error}"
     return base, fitted.fit
