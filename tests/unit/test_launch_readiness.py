@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from discovery_contract import card_of
+from waiting import PATIENCE_S
 
 from dynosim_runtime.discovery.file import FileDiscovery
 from dynosim_runtime.launch import readiness
@@ -12,7 +13,6 @@ from dynosim_runtime.launch.readiness import Readiness
 from dynosim_runtime.launch.specs import ProcessSpec
 
 WORKER = ProcessSpec(name="a", role="worker", command=())
-PATIENCE_S = 30.0
 
 
 @pytest.fixture(autouse=True)
