@@ -73,7 +73,7 @@ class ProcessPlace(Place):
 class TestFileDiscovery(DiscoveryContract):
     @pytest.fixture
     def place(self, tmp_path: Path) -> ProcessPlace:
-        return ProcessPlace(f"file:{tmp_path / 'workers'}", lease_s=1.0)
+        return ProcessPlace(f"file:{tmp_path / 'workers'}", lease_s=2.0)
 
     async def test_a_frozen_workers_lease_runs_out_and_it_returns_when_it_thaws(
         self, place: ProcessPlace

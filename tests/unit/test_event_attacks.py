@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import zmq
 import zmq.asyncio
-from waiting import PATIENCE_S
+from waiting import PATIENCE_S, until
 
 from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored
 from dynosim.indexer.wire import (
@@ -92,7 +92,7 @@ class Publisher:
 
     def __init__(self) -> None:
         context = zmq.asyncio.Context.instance()
-        self.pub, self.router = context.socket(zmq.PUB), context.socket(zmq.ROUTER)
+        self.pub, self.router = context.socket(zmq.XPUB), context.socket(zmq.ROUTER)
         self.endpoint, self.replay_endpoint = (
             f"tcp://127.0.0.1:{socket.bind_to_random_port('tcp://127.0.0.1')}"
             for socket in (self.pub, self.router)
@@ -145,19 +145,15 @@ class Follower:
         return [h for event in self.seen if isinstance(event, Stored) for h in event.block_hashes]
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while not condition():
-                assert not self.task.done()
-                await asyncio.sleep(0.01)
+        await until(lambda: condition() or self.task.done())
+        assert not self.task.done()
 
     async def subscribed(self, publisher: Publisher) -> None:
-        """Publish until the subscription is there; a fresh one misses what comes before."""
+        """Returns when the subscription is there and has delivered a first message."""
         async with asyncio.timeout(PATIENCE_S):
-            while not self.blocks:
-                await publisher.publish(stored(0))
-                await asyncio.sleep(0.02)
-        await asyncio.sleep(0.1)
-        del self.seen[:-1]
+            await publisher.pub.recv()  # a fresh one misses what comes before
+        await publisher.publish(stored(0))
+        await self.until(lambda: self.blocks == [0])
 
 
 async def test_a_message_that_is_none_costs_only_itself(publisher: Publisher) -> None:
