@@ -5,9 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
 from recorded_runs import TRUE
-from virtual_engine import VirtualEngine, use_virtual_clock
+from virtual_engine import VirtualEngine, own_page, use_virtual_clock
 from virtual_time import in_virtual_time, now_s
 
 from dynosim.engine.spec import EngineSpec
@@ -19,7 +18,6 @@ from dynosim_runtime.errors import LiveError
 from dynosim_runtime.measure.client import Answer
 from dynosim_runtime.measure.prompts import UNKNOWN_VOCABULARY, PromptMaker
 from dynosim_runtime.measure.steps import MIN_ROUNDS, MeasurementPlan, Measurements, Measurer
-from dynosim_runtime.mock.stats import EngineCollector
 
 MODEL = FittedModel(Fit(parameters=replace(TRUE, ingress_ms=1.5, egress_ms=0.5), knee=2.5))
 SPEC = EngineSpec(
@@ -49,17 +47,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     use_virtual_clock(monkeypatch)
 
 
-def own_page(client: VirtualEngine) -> str:
-    """/metrics as a mock worker has it."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(EngineCollector(client.engine, "m"))
-    return generate_latest(registry).decode()
-
-
 async def measured(
     client: VirtualEngine, plan: MeasurementPlan, said: list[str] | None = None
 ) -> Measurements:
-    async with client.running():
+    async with client:
         progress = None if said is None else said.append
         measurer = Measurer(client, PromptMaker(UNKNOWN_VOCABULARY), plan, progress)  # type: ignore[arg-type]
         return await measurer.measure()
