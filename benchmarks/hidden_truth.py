@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from dynosim.engine.spec import EngineSpec
+from dynosim.fit.replay import replay
 from dynosim.records import FloatArray, Trace
 from dynosim.timing.fitted import padded_tokens
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.step import BatchShape, StepShape
-from dynosim.validate.replay import replay
 
 _MIX = {
     "num_prefills": 0x9E3779B1,

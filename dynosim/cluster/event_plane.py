@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from dynosim.cluster.block_names import HashNames
-from dynosim.engine.instant import instant_end
 from dynosim.cluster.worker import Worker
+from dynosim.engine.instant import instant_end
 from dynosim.indexer.base import BlockEvent
 from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.stream import EventBuffer, EventStream

@@ -9,10 +9,10 @@ next step.
 import sys
 from heapq import heappop, heappush
 
-from dynosim.engine.instant import RELATIVE_TOLERANCE, TOLERANCE_MS, instant_end
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.placement import QUEUED, Placer
 from dynosim.cluster.worker import Worker
+from dynosim.engine.instant import RELATIVE_TOLERANCE, TOLERANCE_MS, instant_end
 from dynosim.engine.sequence import Sequence
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import RequestStatus, Trace

@@ -14,9 +14,9 @@ import numpy as np
 
 from dynosim.cluster.block_names import PromptNames
 from dynosim.cluster.event_plane import EventPlane
-from dynosim.engine.instant import instant_end
 from dynosim.cluster.placement import QUEUED, Release
 from dynosim.cluster.worker import Worker
+from dynosim.engine.instant import instant_end
 from dynosim.engine.pace import NEVER
 from dynosim.engine.sequence import Sequence
 from dynosim.records import KvEventLog, RoutingStats, Trace
