@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 import uvicorn
 import uvloop
-from http_support import MODEL, app_of, generator_saying
+from http_support import MODEL, app_of, dispatcher_saying
 from starlette.types import Receive, Scope, Send
 
 from dynosim_runtime.http import connection
@@ -86,7 +86,7 @@ class Client:
 @asynccontextmanager
 async def served() -> AsyncIterator[int]:
     app = app_of(
-        generator_saying("hello"), limits=HttpLimits(max_body_bytes=MAX_BODY, body_timeout_s=0.3)
+        dispatcher_saying("hello"), limits=HttpLimits(max_body_bytes=MAX_BODY, body_timeout_s=0.3)
     )
 
     async def watched(scope: Scope, receive: Receive, send: Send) -> None:

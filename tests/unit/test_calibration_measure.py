@@ -19,7 +19,7 @@ from dynosim_runtime.errors import LiveError
 from dynosim_runtime.measure.client import Answer
 from dynosim_runtime.measure.prompts import UNKNOWN_VOCABULARY, PromptMaker
 from dynosim_runtime.measure.steps import MIN_ROUNDS, MeasurementPlan, Measurements, Measurer
-from dynosim_runtime.mock.stats import EngineCollector
+from dynosim_runtime.mock.collector import EngineCollector
 
 MODEL = FittedModel(Fit(parameters=replace(TRUE, ingress_ms=1.5, egress_ms=0.5), knee=2.5))
 SPEC = EngineSpec(
