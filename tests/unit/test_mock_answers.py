@@ -12,6 +12,7 @@ from dynosim.engine.spec import EngineSpec
 from dynosim.timing.formulas import FixedModel
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.mock.calls import CallReader
+from dynosim_runtime.mock.collector import EngineCollector
 from dynosim_runtime.mock.engine import MockEngine
 from dynosim_runtime.mock.frames import (
     DONE,
@@ -24,7 +25,6 @@ from dynosim_runtime.mock.stats import (
     _E2E_BOUNDS_S,
     _ITL_BOUNDS_S,
     _TTFT_BOUNDS_S,
-    EngineCollector,
     MockStats,
 )
 from dynosim_runtime.mock.tokens import TokenSource, tokens_until_stop
