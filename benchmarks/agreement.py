@@ -25,6 +25,7 @@ from dynosim.config import RunConfig, load_run
 from dynosim.records import RequestLog
 from dynosim.runner import load_trace, prepare, run
 from dynosim.timing.formulas import PolynomialModel
+from dynosim.timing.step import BatchShape, StepShape
 
 STATISTICS = ("mean", "median", "p90", "p95", "p99")
 
@@ -64,16 +65,10 @@ def paired(data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 class RoundedPolynomial(PolynomialModel):
     """The same formulas, prefill and decode part of every step rounded to 1 ns as the peer does."""
 
-    def step_ms(
-        self,
-        num_prefills: int,
-        prefill_tokens: int,
-        prefix_tokens: int,
-        num_decodes: int,
-        decode_context_tokens: int,
-    ) -> float:
-        prefill_ms = super().step_ms(num_prefills, prefill_tokens, prefix_tokens, 0, 0)
-        decode_ms = super().step_ms(0, 0, 0, num_decodes, decode_context_tokens)
+    def step_ms(self, step: StepShape) -> float:
+        prompts = BatchShape.of_prompts(step.num_prefills, step.prefill_tokens, step.prefix_tokens)
+        decodes = BatchShape.of_decodes(step.num_decodes, step.decode_context_tokens)
+        prefill_ms, decode_ms = super().step_ms(prompts), super().step_ms(decodes)
         return round(prefill_ms, 6) + round(decode_ms, 6)
 
 

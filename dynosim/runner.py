@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from dynosim.cluster import ClusterSpec, PoolSpec, RunOptions, check_requests_fit, simulate
-from dynosim.cluster.prefill_estimate import StepTimeEstimator
 from dynosim.config.schema import EngineConfig, RunConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError, InfeasibleError
@@ -20,6 +19,7 @@ from dynosim.routing_config import routing_spec
 from dynosim.silicon import Capacity, build_timing, resolve_num_gpu_blocks
 from dynosim.silicon.catalogue import model_entry
 from dynosim.timing.model import StepTimeModel
+from dynosim.timing.prefill_estimate import StepTimeEstimator
 from dynosim.timing.scaled import ScaledModel
 from dynosim.workload.build import build_trace
 

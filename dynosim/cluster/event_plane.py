@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from dynosim.cluster.block_names import HashNames
-from dynosim.cluster.instant import instant_end
 from dynosim.cluster.worker import Worker
+from dynosim.engine.instant import instant_end
 from dynosim.indexer.base import BlockEvent
 from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.stream import EventBuffer, EventStream
@@ -100,7 +100,7 @@ class SilentPlane:
     def collect(self, worker: Worker, now_ms: float) -> None:
         """Events are kept if that was asked for."""
         if self._recorder is not None:
-            for time_ms, event in worker.take_stamped():
+            for time_ms, event in worker.engine.take_stamped():
                 self._recorder.note(time_ms, worker.worker_id, event)
 
     def refresh(self, now_ms: float) -> None:
@@ -151,17 +151,18 @@ class DirectPlane:
         self.busy = 0
         self._workers = workers
         self._feeds = feeds
-        # The pools' own lists: they are emptied, never replaced. None without prefix caching.
-        self._events = [worker.scheduler.pool.events for worker in workers]
 
     def collect(self, worker: Worker, now_ms: float) -> None:
         """Tell all indexes."""
-        worker_id = worker.worker_id
-        events = self._events[worker_id]
+        self._publish(worker)
+
+    def _publish(self, worker: Worker) -> bool:
+        """Tell all indexes what a worker has to tell; returns whether that was anything."""
+        events = worker.engine.core.take_events()
         if events:
             for feed in self._feeds:
-                feed(worker_id, events)
-            events.clear()
+                feed(worker.worker_id, events)
+        return bool(events)
 
     def refresh(self, now_ms: float) -> None:
         """Everything has arrived."""
@@ -174,9 +175,9 @@ class DirectPlane:
             lowest = slots & -slots
             slots ^= lowest
             worker = self._workers[lowest.bit_length() - 1]
-            if worker.run_steps > 1 and worker.settle(now_ms) and worker.untold:
-                is_unchanged = False
-                self.collect(worker, now_ms)
+            engine = worker.engine
+            if engine.run_steps > 1 and engine.settle(now_ms):
+                is_unchanged &= not self._publish(worker)
         return is_unchanged
 
     def finish(self) -> None:
@@ -248,7 +249,7 @@ class DelayedPlane:
 
     def collect(self, worker: Worker, now_ms: float) -> None:
         """Send what a worker tells on its way to every frontend."""
-        for time_ms, event in worker.take_stamped():
+        for time_ms, event in worker.engine.take_stamped():
             if self._recorder is not None:
                 self._recorder.note(time_ms, worker.worker_id, event)
             if self._buffers is None:
@@ -260,7 +261,7 @@ class DelayedPlane:
     def refresh(self, now_ms: float) -> None:
         """Let every worker tell what it has done by now, and deliver what is due."""
         for worker in self._workers:
-            if worker.settle(now_ms):
+            if worker.engine.settle(now_ms):
                 self.collect(worker, now_ms)
         self._deliver(now_ms)
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from dynosim.cluster.worker import NEVER, Worker
+from dynosim.cluster.worker import Worker
+from dynosim.engine.pace import NEVER
 from dynosim.engine.sequence import Sequence
 from dynosim.records import KvEventLog, RoutingStats
 from dynosim.router.modes import LoadMode

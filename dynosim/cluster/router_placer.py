@@ -14,9 +14,10 @@ import numpy as np
 
 from dynosim.cluster.block_names import PromptNames
 from dynosim.cluster.event_plane import EventPlane
-from dynosim.cluster.instant import instant_end
 from dynosim.cluster.placement import QUEUED, Release
-from dynosim.cluster.worker import NEVER, Worker
+from dynosim.cluster.worker import Worker
+from dynosim.engine.instant import instant_end
+from dynosim.engine.pace import NEVER
 from dynosim.engine.sequence import Sequence
 from dynosim.records import KvEventLog, RoutingStats, Trace
 from dynosim.router.kv_router import Decision, KvRouter
@@ -99,9 +100,8 @@ class RouterPlacer:
 
     def hear(self, worker: Worker, finished: list[Sequence], now_ms: float) -> None:
         """Pass on events, first tokens and ends."""
-        if worker.untold:
-            self._collect(worker, now_ms)
-        first_tokens = worker.first_tokens
+        self._collect(worker, now_ms)
+        first_tokens = worker.token_log.first_tokens
         if first_tokens:
             self._may_release = True
             for index in first_tokens:
@@ -169,7 +169,7 @@ class RouterPlacer:
         """Tell each router how far its decoding requests are."""
         assert self._observed is not None
         for worker in self._observed:
-            for index, num_tokens in worker.progress(now_ms):
+            for index, num_tokens in worker.engine.progress(now_ms):
                 self.routers[self._home[index]].output_tokens(index, num_tokens, now_ms)
 
     def _request(self, index: int, input_tokens: int, priority: int) -> RoutingRequest:

@@ -10,16 +10,17 @@ from dynosim.cluster.fleet import Fleet
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.outside import as_clients_see
 from dynosim.cluster.routing import RoutingSpec, make_placer
-from dynosim.cluster.spec import ClusterSpec, RunOptions
-from dynosim.cluster.worker import NEVER, Worker
-from dynosim.cluster.worker_async import AsyncWorker
+from dynosim.cluster.spec import ClusterSpec, PoolSpec, RunOptions
+from dynosim.cluster.token_log import TokenLog
+from dynosim.cluster.worker import Worker
+from dynosim.engine.engine import Engine
 from dynosim.engine.spec import EngineSpec
 from dynosim.engine.vllm import VllmScheduler
 from dynosim.errors import InfeasibleError
 from dynosim.records import RunResult, Trace
 from dynosim.router.settings import RouterSettings
 from dynosim.workload.extents import PrefixExtents, prefix_extents
-from dynosim.workload.load import LoadDriver
+from dynosim.workload.load import NEVER, LoadDriver
 
 if TYPE_CHECKING:
     from dynosim.cluster.control import Process
@@ -68,7 +69,7 @@ def simulate(
     until_ms = NEVER if options.until_ms is None else options.until_ms - outside_ms
     until_ms = _run(fleet, until_ms, processes)
     for worker in workers:
-        worker.cut_off(until_ms)
+        worker.engine.cut_off(until_ms)
     pools = [pool for _, pool in cluster.workers()]
     scales = np.array([pool.step_time_scale for pool in pools])
     result = RunResult(
@@ -80,8 +81,8 @@ def simulate(
         num_gpu_blocks=pools[0].engine.usable_blocks,
         block_size=cluster.block_size,
         end_ms=until_ms if fleet.next_ms() < NEVER else fleet.now_ms,
-        num_preemptions=sum(worker.scheduler.num_preemptions for worker in workers),
-        num_scheduling_events=sum(worker.num_events for worker in workers),
+        num_preemptions=sum(worker.engine.core.num_preemptions for worker in workers),
+        num_scheduling_events=sum(worker.engine.num_events for worker in workers),
         routing=placer.stats(),
         kv_events=placer.kv_events(),
         step_time_scale=None if (scales == 1.0).all() else scales,
@@ -115,27 +116,38 @@ def _make_workers(
     # Only other requests' blocks matter to a router; a hash index is told of all, as in reality.
     tells_all = routing.stamps_events or routing.uses_hashes
     announced = None if tells_all else extents.shared_extents()
-    workers = []
-    for worker_id, pool in cluster.workers():
-        scheduler = VllmScheduler(
-            pool.engine,
+
+    def make_worker(worker_id: int, pool: PoolSpec) -> Worker:
+        engine = pool.engine
+        core = VllmScheduler(
+            engine,
             extent_blocks,
             keep_rows=options.exact_stepping,
-            publish_events=routing.publishes_events and pool.engine.enable_prefix_caching,
+            publish_events=routing.publishes_events and engine.enable_prefix_caching,
             announced=announced,
         )
-        worker_type = AsyncWorker if pool.engine.async_scheduling else Worker
-        worker = worker_type(
-            worker_id,
-            scheduler,
-            pool.times,
+        token_log = TokenLog(
             journal,
-            steps_singly=options.exact_stepping,
+            worker_id,
+            core,
+            pool.times,
+            is_pipelined=engine.async_scheduling,
             reports_first_tokens=routing.needs_router,
-            stamps_events=routing.stamps_events,
         )
-        workers.append(worker)
-    return workers
+        return Worker(
+            worker_id,
+            Engine(
+                core,
+                pool.times,
+                token_log,
+                depth=engine.pipeline_depth,
+                steps_singly=options.exact_stepping,
+                stamps_events=routing.stamps_events,
+            ),
+            token_log,
+        )
+
+    return [make_worker(worker_id, pool) for worker_id, pool in cluster.workers()]
 
 
 def check_capacity(engine: EngineSpec) -> None:

@@ -16,6 +16,7 @@ from dynosim.silicon import build_timing
 from dynosim.silicon.hardware import hardware_sheet
 from dynosim.timing.fitted import FACTOR_NAMES, Curve, Fit, FittedParameters
 from dynosim.timing.model import StepTimeModel
+from dynosim.timing.step import BatchShape
 from dynosim.validate.deployment import Deployment
 from dynosim.validate.measurements import Measurements
 
@@ -170,11 +171,12 @@ def _token_curve(
     joint = max(n for n in nodes if n <= most_decodes or n == nodes[0])
 
     def prompt(tokens: int) -> float:
-        return timing.step_ms(1, tokens, 0, 0, 0) - per_pair_ms * tokens * (tokens + 1) / 2
+        pairs_ms = per_pair_ms * tokens * (tokens + 1) / 2
+        return timing.step_ms(BatchShape.of_prompts(1, tokens)) - pairs_ms
 
     def decode(batch: int) -> float:
         contexts_ms = _context_slope(timing, batch) * batch * _SHORT
-        return max(timing.step_ms(0, 0, 0, batch, batch * _SHORT) - contexts_ms, 1e-6)
+        return max(timing.step_ms(BatchShape.of_decodes(batch, batch * _SHORT)) - contexts_ms, 1e-6)
 
     highest = decode(joint)
     fixed_ms = max(prompt(joint) - highest, 0.0)
@@ -186,14 +188,15 @@ def _pair_slope(timing: StepTimeModel, most_tokens: int) -> float:
     """ms of one prompt token attending to one cached token, in a chunk of usual size."""
     new = min(most_tokens, _PROMPT_PROBE[0])
     cached = _PROMPT_PROBE[1]
-    longer = timing.step_ms(1, new, cached, 0, 0) - timing.step_ms(1, new, 0, 0, 0)
-    return max(longer / (new * cached), 0.0)
+    behind_ms = timing.step_ms(BatchShape.of_prompts(1, new, cached))
+    longer_ms = behind_ms - timing.step_ms(BatchShape.of_prompts(1, new))
+    return max(longer_ms / (new * cached), 0.0)
 
 
 def _context_slope(timing: StepTimeModel, batch: int) -> float:
     """ms per token of context in decode steps of so many sequences."""
-    longer = timing.step_ms(0, 0, 0, batch, batch * _LONG)
-    shorter = timing.step_ms(0, 0, 0, batch, batch * _SHORT)
+    longer = timing.step_ms(BatchShape.of_decodes(batch, batch * _LONG))
+    shorter = timing.step_ms(BatchShape.of_decodes(batch, batch * _SHORT))
     return (longer - shorter) / (batch * (_LONG - _SHORT))
 
 

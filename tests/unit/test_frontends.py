@@ -11,13 +11,13 @@ import pytest
 from clusters import run_twin
 from probing import PROBE, Ask, Watched, trace_of, watched_run
 
-from dynosim.cluster.prefill_estimate import StepTimeEstimator
 from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
 from dynosim.router.classes import PolicyClass
 from dynosim.router.settings import AffinitySettings, LoadSettings, RouterSettings
 from dynosim.timing.formulas import FixedModel
+from dynosim.timing.prefill_estimate import StepTimeEstimator
 
 SPEC = EngineSpec(num_gpu_blocks=101, max_model_len=80, block_size=4)
 TIMING = FixedModel(prefill_ms=10.0, decode_ms=5.0)

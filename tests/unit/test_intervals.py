@@ -22,6 +22,7 @@ from dynosim.runner import load_trace, run
 from dynosim.silicon.fitted_file import write_fit
 from dynosim.timing.fitted import Fit, FittedModel
 from dynosim.timing.formulas import FixedModel
+from dynosim.timing.step import BatchShape
 from dynosim.validate.fitting import DECODE_SHARE
 
 PLAN = """
@@ -140,7 +141,9 @@ def test_all_step_times_grow_by_the_factor() -> None:
     ):
         base, longer = FittedModel(fit), FittedModel(scaled(fit, 1.1))
         for step in ((0, 0, 0, 8, 4000), (1, 512, 64, 3, 900)):
-            assert longer.step_ms(*step) == pytest.approx(1.1 * base.step_ms(*step))
+            assert longer.step_ms(BatchShape(*step)) == pytest.approx(
+                1.1 * base.step_ms(BatchShape(*step))
+            )
 
 
 def test_form_error_is_what_fits_reckon_with_or_have_found() -> None:

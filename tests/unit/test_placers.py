@@ -10,13 +10,13 @@ import pytest
 from clusters import run_twin
 from probing import Ask, trace_of
 
-from dynosim.cluster.prefill_estimate import StepTimeEstimator
 from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import RequestLog, Trace
 from dynosim.router.modes import LOAD_MODES
 from dynosim.router.settings import RouterSettings
 from dynosim.timing.formulas import FixedModel, LinearModel
+from dynosim.timing.prefill_estimate import StepTimeEstimator
 
 SPEC = EngineSpec(num_gpu_blocks=101, max_model_len=80, block_size=4)
 TIMING = FixedModel(prefill_ms=10.0, decode_ms=5.0)

@@ -10,6 +10,7 @@ from timing_support import step_log
 from dynosim.records import RequestLog, RunResult, StepLog
 from dynosim.timing.fitted import Fit, FittedModel, FittedParameters
 from dynosim.timing.formulas import LinearModel
+from dynosim.timing.step import BatchShape
 from dynosim.validate.replay import (
     Predicted,
     step_times,
@@ -205,5 +206,5 @@ def test_times_outside_the_steps_are_taken_off() -> None:
 
 def test_durations_are_those_of_a_models_steps() -> None:
     held = held_schedule(predicted(two_engines()), TEN, "clients", 4)
-    expected = [GROWING.step_ms(*row) for row in held.compositions.tolist()]
+    expected = [GROWING.step_ms(BatchShape(*row)) for row in held.compositions.tolist()]
     assert held.durations(GROWING).tolist() == pytest.approx(expected)

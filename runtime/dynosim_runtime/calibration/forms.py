@@ -52,14 +52,8 @@ Solver = Callable[[Sequence[Point]], Solution]
 
 def point_ms(model: FittedModel, point: Point) -> float:
     """What a model says a point takes."""
-    step_ms = model.step_ms(
-        point.num_prefills,
-        point.prefill_tokens,
-        point.prefix_tokens,
-        point.num_decodes,
-        point.context_tokens,
-    )
-    return step_ms + (model.ingress_ms + model.egress_ms if point.is_outside_included else 0.0)
+    outside_ms = model.ingress_ms + model.egress_ms if point.is_outside_included else 0.0
+    return model.step_ms(point) + outside_ms
 
 
 def relative_errors(fit: Fit, points: Sequence[Point]) -> FloatArray:

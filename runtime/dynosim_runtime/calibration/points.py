@@ -14,7 +14,7 @@ Kind = Literal["prefill", "cached prefill", "decode", "mixed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A step as `StepTimeModel.step_ms` describes it, and what it took.
+    """A step (a `StepShape`), and what it took.
 
     A prompt's time to its first token also holds what lies outside of the step: HTTP, tokens'
     way to the scheduler and back (`is_outside_included`). Gaps between tokens do not.
@@ -30,6 +30,11 @@ class Point:
     measured_ms: float  # median
     spread: float = 0.0  # interquartile range over the median
     num_samples: int = 1
+
+    @property
+    def decode_context_tokens(self) -> int:
+        """`context_tokens`, by the name that step times know."""
+        return self.context_tokens
 
     @property
     def weight(self) -> float:

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from dynosim.cluster.prefill_estimate import StepTimeEstimator
 from dynosim.cluster.routing import RoutingSpec, hash_index_spec
 from dynosim.config.router import RouterConfig
 from dynosim.config.schema import RunConfig
@@ -13,6 +12,7 @@ from dynosim.router.kv_router import KvRouter
 from dynosim.router.prefill_load import PrefillEstimator
 from dynosim.routing_config import routing_spec
 from dynosim.runner import prepare
+from dynosim.timing.prefill_estimate import StepTimeEstimator
 
 
 class LiveRouting:

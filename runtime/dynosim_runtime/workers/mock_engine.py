@@ -255,13 +255,7 @@ class MockEngine:
     def _launch(self, plan: StepPlan, now_ms: float) -> None:
         """Let a plan take its time, from when the device is free."""
         start_ms = max(now_ms, self._device_free_ms)
-        step_ms = self._timing.step_ms(
-            plan.num_prefills,
-            plan.prefill_tokens,
-            plan.prefix_tokens,
-            plan.num_decodes,
-            plan.decode_context_tokens,
-        )
+        step_ms = self._timing.step_ms(plan)
         end_ms = self._device_free_ms = start_ms + step_ms
         self.stats.note_admitted(plan.admitted)
         self._under_way.append(_Step(plan, end_ms, self._emitting(plan)))
