@@ -22,8 +22,8 @@ from replay import BLOCK_SIZE, NUM_BLOCKS, SHARED, run_file, unpacked
 
 from dynosim.cluster import ClusterSpec, PoolSpec, RunOptions, simulate
 from dynosim.config import RunConfig, load_run
+from dynosim.experiment.run import load_trace, prepare, run
 from dynosim.records import RequestLog
-from dynosim.runner import load_trace, prepare, run
 from dynosim.timing.formulas import PolynomialModel
 from dynosim.timing.step import BatchShape, StepShape
 

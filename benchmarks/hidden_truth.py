@@ -9,18 +9,18 @@ of the step's composition.
 
 import gzip
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dynosim.engine.spec import EngineSpec
+from dynosim.fit.replay import replay
 from dynosim.records import FloatArray, Trace
 from dynosim.timing.fitted import padded_tokens
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.step import BatchShape, StepShape
-from dynosim.validate.replay import replay
 
 _MIX = {
     "num_prefills": 0x9E3779B1,
@@ -165,16 +165,8 @@ def log_rows(
 
 def _in_order(trace: Trace, seen_ms: FloatArray, order: Any) -> Trace:
     """The trace as the scheduler sees it: later arrivals may overtake."""
-    offsets = trace.hash_offsets
-    pieces = [trace.hash_ids[offsets[row] : offsets[row + 1]] for row in order.tolist()]
-    return Trace(
-        arrival_ms=seen_ms[order],
-        input_tokens=trace.input_tokens[order],
-        output_tokens=trace.output_tokens[order],
-        hash_ids=np.concatenate(pieces) if pieces else trace.hash_ids,
-        hash_offsets=np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]),
-        trace_block_size=trace.trace_block_size,
-    )
+    moved = trace.take(order)
+    return replace(moved, arrival_ms=seen_ms[order], previous_turn=None, delay_ms=None)
 
 
 def write_log(path: Path, setup: dict[str, Any], rows: list[dict[str, Any]]) -> Path:

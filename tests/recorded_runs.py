@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from dynosim.engine.spec import EngineSpec
+from dynosim.fit.replay import Engines, replay
 from dynosim.records import Trace
 from dynosim.timing.fitted import Fit, FittedModel, FittedParameters
-from dynosim.validate.replay import Engines, replay
 
 TRUE = FittedParameters(
     overhead_ms=2.0,

@@ -10,7 +10,7 @@ from dynosim.cluster.fleet import Fleet
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.outside import as_clients_see
 from dynosim.cluster.routing import RoutingSpec, make_placer
-from dynosim.cluster.spec import ClusterSpec, PoolSpec, RunOptions
+from dynosim.cluster.spec import ClusterSpec, RunOptions
 from dynosim.cluster.token_log import TokenLog
 from dynosim.cluster.worker import Worker
 from dynosim.engine.engine import Engine
@@ -116,14 +116,13 @@ def _make_workers(
     # Only other requests' blocks matter to a router; a hash index is told of all, as in reality.
     tells_all = routing.stamps_events or routing.uses_hashes
     announced = None if tells_all else extents.shared_extents()
-
-    def make_worker(worker_id: int, pool: PoolSpec) -> Worker:
-        engine = pool.engine
+    workers = []
+    for worker_id, pool in cluster.workers():
         core = VllmScheduler(
-            engine,
+            pool.engine,
             extent_blocks,
             keep_rows=options.exact_stepping,
-            publish_events=routing.publishes_events and engine.enable_prefix_caching,
+            publish_events=routing.publishes_events and pool.engine.enable_prefix_caching,
             announced=announced,
         )
         token_log = TokenLog(
@@ -131,23 +130,19 @@ def _make_workers(
             worker_id,
             core,
             pool.times,
-            is_pipelined=engine.async_scheduling,
+            is_pipelined=pool.engine.async_scheduling,
             reports_first_tokens=routing.needs_router,
         )
-        return Worker(
-            worker_id,
-            Engine(
-                core,
-                pool.times,
-                token_log,
-                depth=engine.pipeline_depth,
-                steps_singly=options.exact_stepping,
-                stamps_events=routing.stamps_events,
-            ),
+        engine = Engine(
+            core,
+            pool.times,
             token_log,
+            depth=pool.engine.pipeline_depth,
+            steps_singly=options.exact_stepping,
+            stamps_events=routing.stamps_events,
         )
-
-    return [make_worker(worker_id, pool) for worker_id, pool in cluster.workers()]
+        workers.append(Worker(worker_id, engine, token_log))
+    return workers
 
 
 def check_capacity(engine: EngineSpec) -> None:

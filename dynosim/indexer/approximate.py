@@ -9,8 +9,8 @@ from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
+from dynosim.blocks.hashing import sequence_hashes
 from dynosim.errors import ConfigError
-from dynosim.hashing import sequence_hashes
 from dynosim.indexer.base import BlockEvent, IndexCounters, Indexer, Overlaps
 
 DEFAULT_TTL_MS = 120_000.0

@@ -16,8 +16,8 @@ is restored bit by bit, dict orders, sums of floats and the random generator inc
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
+from dynosim.blocks.hashing import extend_sequence_hashes
 from dynosim.errors import ConfigError
-from dynosim.hashing import extend_sequence_hashes
 from dynosim.indexer.approximate import ApproximateIndex, PredictedIndex
 from dynosim.indexer.base import BlockEvent, Removed, Stored
 from dynosim.indexer.positional import Held, PositionalIndex

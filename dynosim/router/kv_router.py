@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from random import Random
 from typing import Any, NamedTuple
 
-from dynosim.hashing import local_hashes, sequence_hashes
+from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.indexer.base import BlockEvent, OverlapSource, RoutingFollower
 from dynosim.records import KvEvent
 from dynosim.router.affinity import SessionAffinity

@@ -10,7 +10,7 @@ from mock_support import call, drive, mock_engine
 from strategies import random_spec, random_timing, random_trace
 
 from dynosim.records import Trace
-from dynosim_runtime.workers.mock_tokens import TokenSource
+from dynosim_runtime.mock.tokens import TokenSource
 
 
 class UnrepeatedTokens(TokenSource):

@@ -9,7 +9,7 @@ import pytest
 from recorded_runs import TRUE
 
 from dynosim.config import RunConfig, load_run
-from dynosim.intervals import (
+from dynosim.experiment.intervals import (
     FORM_ERROR,
     INTERVAL_KEYS,
     Intervals,
@@ -18,12 +18,12 @@ from dynosim.intervals import (
     prediction_intervals,
     scaled,
 )
-from dynosim.runner import load_trace, run
+from dynosim.experiment.run import load_trace, run
+from dynosim.fit.fitting import DECODE_SHARE
 from dynosim.silicon.fitted_file import write_fit
 from dynosim.timing.fitted import Fit, FittedModel
 from dynosim.timing.formulas import FixedModel
 from dynosim.timing.step import BatchShape
-from dynosim.validate.fitting import DECODE_SHARE
 
 PLAN = """
 workload:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from router_support import BLOCK, card, make_router, request, store
 
+from dynosim.blocks.hashing import local_hashes
 from dynosim.errors import ConfigError
-from dynosim.hashing import local_hashes
 from dynosim.indexer.approximate import ApproximateIndex
 from dynosim.indexer.base import Removed
 from dynosim.indexer.compressed import CompressedRadixIndex

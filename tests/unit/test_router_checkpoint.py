@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from router_support import BLOCK, card, request
 
+from dynosim.blocks.hashing import sequence_hashes
 from dynosim.errors import ConfigError
-from dynosim.hashing import sequence_hashes
 from dynosim.indexer.approximate import ApproximateIndex, PredictedIndex
 from dynosim.indexer.base import Removed, Stored, Tier
 from dynosim.indexer.compressed import CompressedRadixIndex

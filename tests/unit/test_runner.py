@@ -12,8 +12,8 @@ import pytest
 from dynosim.config import RunConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError, InfeasibleError, InvariantError
+from dynosim.experiment.run import collector_paused, engine_spec, load_trace, prepare, run
 from dynosim.records import Trace
-from dynosim.runner import collector_paused, engine_spec, load_trace, prepare, run
 from dynosim.timing.formulas import FixedModel, LinearModel
 from dynosim.timing.prefill_estimate import StepTimeEstimator
 from dynosim.timing.step import BatchShape

@@ -10,8 +10,9 @@ import pytest
 from model_configs import DENSE, EXPERTS
 from timing_support import engine, silicon_table, timing
 
+from dynosim.build.timing import build_timing
 from dynosim.errors import ConfigError
-from dynosim.silicon import build_timing, catalogue
+from dynosim.silicon import catalogue
 from dynosim.silicon.aiconfigurator import aiconfigurator_model, expert_sharding
 from dynosim.silicon.catalogue import (
     core_folder,

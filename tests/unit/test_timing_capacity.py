@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from timing_support import engine, timing
 
+from dynosim.build.timing import build_timing
 from dynosim.errors import ConfigError, InfeasibleError
-from dynosim.silicon import build_timing, resolve_num_gpu_blocks
+from dynosim.silicon import resolve_num_gpu_blocks
 from dynosim.silicon.catalogue import known_models, model_entry
 from dynosim.silicon.hardware import hardware_sheet, known_hardware
 from dynosim.timing.architecture import model_shape

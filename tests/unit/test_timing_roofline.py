@@ -14,8 +14,8 @@ import pytest
 from model_configs import DENSE, EXPERTS, LATENT, shape
 from timing_support import engine, timing
 
+from dynosim.build.timing import build_timing
 from dynosim.errors import ConfigError
-from dynosim.silicon import build_timing
 from dynosim.silicon.hardware import hardware_sheet
 from dynosim.timing.roofline import RooflineFactors, RooflineModel
 from dynosim.timing.sheets import HardwareSheet

@@ -6,7 +6,23 @@ import numpy as np
 import pytest
 from recorded_runs import TRUE, engines, workload
 
+from dynosim.compare.attribution import (
+    HOST,
+    KERNELS,
+    attribute,
+    blind_fit,
+    implied_arrivals,
+    swapped,
+)
+from dynosim.compare.prediction import intervals
 from dynosim.engine.spec import EngineSpec
+from dynosim.fit import alternatives
+from dynosim.fit.alternatives import fit_capacity, fit_loops
+from dynosim.fit.fitting import cost_with, fit_log
+from dynosim.fit.measurements import Measurements
+from dynosim.fit.prior import Prior
+from dynosim.fit.replay import Engines, replay
+from dynosim.fit.scores import mean_absolute_error, scores
 from dynosim.records import Trace
 from dynosim.timing.fitted import (
     FACTOR_NAMES,
@@ -16,22 +32,6 @@ from dynosim.timing.fitted import (
     FittedParameters,
 )
 from dynosim.timing.scaled import ScaledModel
-from dynosim.validate import alternatives
-from dynosim.validate.alternatives import fit_capacity, fit_loops
-from dynosim.validate.attribution import (
-    HOST,
-    KERNELS,
-    attribute,
-    blind_fit,
-    implied_arrivals,
-    swapped,
-)
-from dynosim.validate.fitting import cost_with, fit_log
-from dynosim.validate.measurements import Measurements
-from dynosim.validate.prediction import intervals
-from dynosim.validate.prior import Prior
-from dynosim.validate.replay import Engines, replay
-from dynosim.validate.scores import mean_absolute_error, scores
 
 KNEE = 2.5
 TRUTH = Fit(parameters=TRUE, knee=KNEE)

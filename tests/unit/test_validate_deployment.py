@@ -7,9 +7,9 @@ import pytest
 from recorded_runs import rows, workload, write
 
 from dynosim.errors import ConfigError
-from dynosim.validate.deployment import balance_notes, deployment_of
-from dynosim.validate.log_file import read_measurements
-from dynosim.validate.prior import prior_of
+from dynosim.fit.deployment import balance_notes, deployment_of
+from dynosim.fit.log_file import read_measurements
+from dynosim.fit.prior import prior_of
 
 
 def _setup(version: str = "0.19.0", **kwargs: Any) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from recorded_runs import workload
 from dynosim.config.schema import EngineConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
+from dynosim.fit.deployment import Deployment, balance_notes, capacity_note, deployment_of
 from dynosim.silicon import resolve_num_gpu_blocks
-from dynosim.validate.deployment import Deployment, balance_notes, capacity_note, deployment_of
 
 MODEL = "Qwen/Qwen3-8B"
 

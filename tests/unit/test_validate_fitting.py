@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from recorded_runs import TRUE, engines, workload
 from timing_support import step_log
 
-from dynosim.timing.fitted import Fit, FittedModel, FittedParameters, MeasuredRange
-from dynosim.validate.fitting import (
+from dynosim.fit.fitting import (
     _bootstrap,
     _correlations,
     _drift,
@@ -22,10 +21,11 @@ from dynosim.validate.fitting import (
     _unidentified,
     fit_log,
 )
-from dynosim.validate.measurements import Measurements
-from dynosim.validate.prior import Prior
-from dynosim.validate.replay import Predicted, replay
-from dynosim.validate.schedule import held_schedule
+from dynosim.fit.measurements import Measurements
+from dynosim.fit.prior import Prior
+from dynosim.fit.replay import Predicted, replay
+from dynosim.fit.schedule import held_schedule
+from dynosim.timing.fitted import Fit, FittedModel, FittedParameters, MeasuredRange
 
 KNEE = 2.5
 TRUTH = Fit(parameters=TRUE, knee=KNEE)

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from dynosim.errors import ConfigError
+from dynosim.fit import prior as prior_module
+from dynosim.fit.deployment import deployment_of
+from dynosim.fit.measurements import Measurements
+from dynosim.fit.prior import PROMPT_OVERHEAD_MS, prior_of
 from dynosim.timing.fitted import FittedModel
 from dynosim.timing.formulas import LinearModel
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.step import BatchShape, StepShape
-from dynosim.validate import prior as prior_module
-from dynosim.validate.deployment import deployment_of
-from dynosim.validate.measurements import Measurements
-from dynosim.validate.prior import PROMPT_OVERHEAD_MS, prior_of
 
 
 class _PromptsCostMore(LinearModel):

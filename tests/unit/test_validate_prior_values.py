@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from dynosim.errors import ConfigError
+from dynosim.fit import prior as prior_module
+from dynosim.fit.deployment import Deployment, deployment_of
+from dynosim.fit.measurements import Measurements
+from dynosim.fit.prior import Prior, prior_of, table_timing
 from dynosim.timing.fitted import FACTOR_NAMES, FittedParameters
 from dynosim.timing.formulas import LinearModel
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.step import BatchShape, StepShape
-from dynosim.validate import prior as prior_module
-from dynosim.validate.deployment import Deployment, deployment_of
-from dynosim.validate.measurements import Measurements
-from dynosim.validate.prior import Prior, prior_of, table_timing
 
 
 def log(count: int = 40, *, clock: str = "engine", **columns: Any) -> Measurements:

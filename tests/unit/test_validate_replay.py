@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from recorded_runs import TRUE, engines, workload
 
+from dynosim.fit.replay import Engines, replay, step_times
+from dynosim.fit.schedule import held_schedule
 from dynosim.records import Trace
 from dynosim.timing.fitted import Fit, FittedModel
-from dynosim.validate.replay import Engines, replay, step_times
-from dynosim.validate.schedule import held_schedule
 
 MODEL = FittedModel(Fit(parameters=TRUE, knee=2.5))
 

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 from timing_support import step_log
 
-from dynosim.records import RequestLog, RunResult, StepLog
-from dynosim.timing.fitted import Fit, FittedModel, FittedParameters
-from dynosim.timing.formulas import LinearModel
-from dynosim.timing.step import BatchShape
-from dynosim.validate.replay import (
+from dynosim.fit.replay import (
     Predicted,
     step_times,
     steps_of,
     taken_by_engines_ms,
     taken_ms,
 )
-from dynosim.validate.schedule import held_schedule
+from dynosim.fit.schedule import held_schedule
+from dynosim.records import RequestLog, RunResult, StepLog
+from dynosim.timing.fitted import Fit, FittedModel, FittedParameters
+from dynosim.timing.formulas import LinearModel
+from dynosim.timing.step import BatchShape
 
 TEN = LinearModel(base_ms=10, per_prefill_token_ms=0, per_decode_ms=0, per_context_token_ms=0)
 GROWING = FittedModel(
