@@ -13,9 +13,10 @@ from typing import Any
 import orjson
 
 from dynosim.atomic import check_folder, parquet_writer, write_files
+from dynosim.build.workload import load_trace
 from dynosim.errors import ConfigError
 from dynosim.experiment.intervals import DEFAULT_REPLAYS
-from dynosim.experiment.run import RunOutcome, load_trace
+from dynosim.experiment.run import RunOutcome
 from dynosim.experiment.run import run as simulate
 from dynosim.metrics.tables import request_table
 from dynosim_runtime.launch.options import deploy_options
