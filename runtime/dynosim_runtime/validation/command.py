@@ -14,7 +14,7 @@ import orjson
 
 from dynosim.atomic import check_folder, parquet_writer, write_files
 from dynosim.build.workload import load_trace
-from dynosim.errors import ConfigError
+from dynosim.errors import EXIT_FAILURE, EXIT_INTERRUPTED, ConfigError
 from dynosim.experiment.intervals import DEFAULT_REPLAYS
 from dynosim.experiment.run import RunOutcome
 from dynosim.experiment.run import run as simulate
@@ -35,9 +35,6 @@ from dynosim_runtime.validation.measure import (
 from dynosim_runtime.validation.measurement_log import measurement_log
 from dynosim_runtime.validation.plot import write_comparison_png
 from dynosim_runtime.validation.show import print_comparison
-
-EXIT_FAILURE = 1
-EXIT_INTERRUPTED = 130
 
 
 def validate(
