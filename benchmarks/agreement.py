@@ -22,7 +22,7 @@ from replay import BLOCK_SIZE, NUM_BLOCKS, SHARED, run_file, unpacked
 
 from dynosim.build.engine import prepare
 from dynosim.build.workload import load_trace
-from dynosim.cluster import simulate
+from dynosim.cluster import ClusterSpec, PoolSpec, RunOptions, simulate
 from dynosim.config import RunConfig, load_run
 from dynosim.experiment.run import run
 from dynosim.records import RequestLog
@@ -79,13 +79,13 @@ def our_requests(config: RunConfig, *, is_rounded: bool) -> RequestLog:
     if not is_rounded:
         return run(config).result.requests
     trace, prepared = load_trace(config), prepare(config)
-    return simulate(
-        trace,
-        engine=prepared.engine,
-        timing=RoundedPolynomial(prepared.engine.usable_blocks * prepared.engine.block_size),
-        num_workers=config.cluster.workers,
-        exact_stepping=True,
-    ).requests
+    engine = prepared.engine
+    pool = PoolSpec(
+        engine=engine,
+        times=RoundedPolynomial(engine.usable_blocks * engine.block_size),
+        workers=config.cluster.workers,
+    )
+    return simulate(trace, ClusterSpec(pools=(pool,)), RunOptions(exact_stepping=True)).requests
 
 
 def our_columns(config: Path, workers: int, *, is_rounded: bool) -> dict[str, np.ndarray]:

@@ -25,7 +25,6 @@ def routing_spec(
     block_size: int,
     seed: int,
     estimator: PrefillEstimator | None = None,
-    cpu_workers: int = 0,
 ) -> RoutingSpec:
     """How a simulated cluster routes under this section.
 
@@ -44,7 +43,6 @@ def routing_spec(
         sync_delay_ms=router.replica_sync_delay_ms,
         policy=None if router.policy is None else load_policy(router.policy),
         estimator=estimator if router.prefill_load_model == "timing" else None,
-        cpu_workers=cpu_workers,
     )
 
 

@@ -18,7 +18,6 @@ from dynosim.cluster.event_plane import (
 from dynosim.cluster.placement import LoadPlacer, Placer
 from dynosim.cluster.router_placer import RouterPlacer
 from dynosim.cluster.worker import Worker
-from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
 from dynosim.indexer.base import OverlapSource
 from dynosim.indexer.make import IndexSpec
@@ -32,6 +31,9 @@ from dynosim.router.settings import RouterSettings
 from dynosim.router.workers import WorkerCard, WorkerTable
 from dynosim.workload.extents import PrefixExtents
 
+OpenLog = Callable[[RouterSettings, IndexSpec, bool], Sink]
+"""Opens the log of a router of these settings and index; last, whether it estimates prefills."""
+
 
 @dataclass(frozen=True, slots=True)
 class RoutingSpec:
@@ -40,7 +42,7 @@ class RoutingSpec:
     `index` is `extents` (fast; the same answers as the exact hash indexes) or a kind known to
     `dynosim.indexer.make`. Without `use_kv_events` the index is fed by the router's own decisions
     and forgets after `ttl_ms`, or by capacity. `predicted_ttl_ms` adds such an index beside the
-    events. The last `cpu_workers` workers are CPU workers.
+    events.
     """
 
     settings: RouterSettings
@@ -54,9 +56,8 @@ class RoutingSpec:
     sync_delay_ms: float | None = None
     policy: Callable[[RouterSettings, int], PlacementPolicy] | None = None
     estimator: PrefillEstimator | None = None
-    cpu_workers: int = 0
     records_events: bool = False
-    open_log: Callable[[RouterSettings, IndexSpec, bool], Sink] | None = None
+    open_log: OpenLog | None = None
 
     @property
     def needs_router(self) -> bool:
@@ -113,21 +114,22 @@ def make_placer(
     routing: RoutingSpec,
     trace: Trace,
     extents: PrefixExtents,
-    engine: EngineSpec,
+    cards: list[WorkerCard],
     workers: list[Worker],
 ) -> Placer:
-    """Whoever places the requests of a run."""
+    """Whoever places the requests of a run on `workers`, whose `cards` are in the same order."""
+    block_size = cards[0].block_size
     if not routing.needs_router:
-        table = WorkerTable(engine.block_size)
-        for card in worker_cards(routing, engine, len(workers)):
+        table = WorkerTable(block_size)
+        for card in cards:
             table.add(card)
         settings = routing.settings
         generator = Random(f"{settings.seed}/router")
         mode = make_load_mode(settings.mode, generator, table, settings.cuda_to_cpu_ratio)
         return LoadPlacer(mode, len(workers))
-    hashes = HashNames(trace, extents, engine.block_size) if routing.uses_hashes else None
+    hashes = HashNames(trace, extents, block_size) if routing.uses_hashes else None
     names = ExtentNames(extents) if hashes is None else hashes
-    index = _index_spec(routing, extents, engine)
+    index = _index_spec(routing, extents, cards)
     indexes = [index.make() for _ in range(routing.frontends)]
     routers = [
         _make_router(routing, index, made, names, frontend) for frontend, made in enumerate(indexes)
@@ -136,36 +138,17 @@ def make_placer(
     for router in routers:
         if isinstance(plane, DirectPlane):
             router.choice.confirm = plane.confirm
-        for card in worker_cards(routing, engine, len(workers)):
+        for card in cards:
             router.add_worker(card)
     return RouterPlacer(
         trace,
         routers,
         names,
         plane,
-        block_size=engine.block_size,
+        block_size=block_size,
         sync_delay_ms=routing.sync_delay_ms,
         observed=workers if routing.settings.load.track_output_blocks else None,
     )
-
-
-def worker_cards(routing: RoutingSpec, engine: EngineSpec, num_workers: int) -> list[WorkerCard]:
-    """The cards of a cluster of equal engines."""
-    if routing.cpu_workers > num_workers:
-        raise ConfigError(
-            f"cluster.cpu_workers: {routing.cpu_workers} of {num_workers} workers cannot be CPUs"
-        )
-    first_cpu = num_workers - routing.cpu_workers
-    return [
-        WorkerCard(
-            worker_id,
-            engine.block_size,
-            total_kv_blocks=engine.usable_blocks,
-            max_num_batched_tokens=engine.max_num_batched_tokens,
-            device="gpu" if worker_id < first_cpu else "cpu",
-        )
-        for worker_id in range(num_workers)
-    ]
 
 
 def _make_router(
@@ -208,11 +191,24 @@ def hash_index_spec(routing: RoutingSpec, capacity_blocks: int | None) -> IndexS
     return IndexSpec(kind, predicted_ttl_ms=routing.predicted_ttl_ms)
 
 
-def _index_spec(routing: RoutingSpec, extents: PrefixExtents, engine: EngineSpec) -> IndexSpec:
+def _index_spec(routing: RoutingSpec, extents: PrefixExtents, cards: list[WorkerCard]) -> IndexSpec:
     is_guessed = routing.uses_hashes and not routing.use_kv_events
     if is_guessed or (routing.follows_caches and routing.uses_hashes):
-        return hash_index_spec(routing, engine.usable_blocks)
+        return hash_index_spec(routing, _capacity_blocks(routing, cards))
     return IndexSpec("extents", extent_blocks=extents.extent_blocks.tolist())
+
+
+def _capacity_blocks(routing: RoutingSpec, cards: list[WorkerCard]) -> int | None:
+    """KV blocks of each worker, if they bound a guessed index."""
+    if routing.use_kv_events or routing.approximate_cache_policy != "lru":
+        return None
+    capacities = {card.total_kv_blocks for card in cards}
+    if len(capacities) > 1:
+        raise ConfigError(
+            "router.approximate_cache_policy: lru goes by one cache size for all workers, and "
+            f"theirs are {sorted(map(str, capacities))} blocks (use ttl)"
+        )
+    return capacities.pop()
 
 
 def _make_plane(

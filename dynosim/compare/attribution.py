@@ -5,11 +5,10 @@ from dataclasses import replace
 import numpy as np
 
 from dynosim.compare.prediction import JITTER_MS
-from dynosim.engine.spec import EngineSpec
 from dynosim.fit.fitting import FIRST_TOKEN_MS, FIRST_TOKEN_SHARE
 from dynosim.fit.measurements import Measurements
 from dynosim.fit.prior import PROMPT_OVERHEAD_MS, STEP_OVERHEAD_MS
-from dynosim.fit.replay import replay
+from dynosim.fit.replay import Engines, replay
 from dynosim.fit.scores import mean_absolute_error, scores
 from dynosim.records import FloatArray
 from dynosim.timing.fitted import FACTOR_NAMES, Fit, FittedModel
@@ -52,8 +51,8 @@ def attribute(
     *,
     blind: Fit,
     fitted: Fit,
-    blind_spec: EngineSpec,
-    given_spec: EngineSpec | None,
+    blind_engines: Engines,
+    given_engines: Engines | None,
 ) -> dict[str, float]:
     """Mean absolute relative error of all statistics, by the part that was replaced.
 
@@ -62,25 +61,25 @@ def attribute(
     first tokens say that the scheduler took the requests.
     """
 
-    def error(fit: Fit, spec: EngineSpec, arrival_ms: FloatArray | None = None) -> float:
+    def error(fit: Fit, engines: Engines, arrival_ms: FloatArray | None = None) -> float:
         predicted = replay(
-            measured.trace(), spec, FittedModel(fit), measured.clock, arrival_ms=arrival_ms
+            measured.trace(), engines, FittedModel(fit), measured.clock, arrival_ms=arrival_ms
         )
         return mean_absolute_error(scores(measured, predicted))
 
-    other_loop = replace(blind_spec, async_scheduling=not blind_spec.async_scheduling)
+    other_loop = blind_engines.scheduling(is_async=not blind_engines.engine.async_scheduling)
     errors = {
-        "none": error(blind, blind_spec),
-        "step time": error(swapped(blind, fitted, KERNELS), blind_spec),
-        "host overhead": error(swapped(blind, fitted, HOST), blind_spec),
+        "none": error(blind, blind_engines),
+        "step time": error(swapped(blind, fitted, KERNELS), blind_engines),
+        "host overhead": error(swapped(blind, fitted, HOST), blind_engines),
         "scheduling": error(blind, other_loop),
     }
-    if given_spec is not None:
-        errors["KV capacity"] = error(blind, given_spec)
-    errors["step time and host overhead"] = error(fitted, given_spec or blind_spec)
-    arrival_ms = implied_arrivals(measured, given_spec or blind_spec, FittedModel(fitted))
+    if given_engines is not None:
+        errors["KV capacity"] = error(blind, given_engines)
+    errors["step time and host overhead"] = error(fitted, given_engines or blind_engines)
+    arrival_ms = implied_arrivals(measured, given_engines or blind_engines, FittedModel(fitted))
     errors["step time, host overhead and arrival jitter"] = error(
-        fitted, given_spec or blind_spec, arrival_ms
+        fitted, given_engines or blind_engines, arrival_ms
     )
     return errors
 
@@ -92,7 +91,7 @@ def swapped(base: Fit, other: Fit, names: tuple[str, ...]) -> Fit:
 
 
 def implied_arrivals(
-    measured: Measurements, spec: EngineSpec, timing: StepTimeModel, *, seed: int = 0
+    measured: Measurements, engines: Engines, timing: StepTimeModel, *, seed: int = 0
 ) -> FloatArray:
     """Arrivals moved, each by less than the jitter, so that first tokens fit best.
 
@@ -104,7 +103,7 @@ def implied_arrivals(
     scale = FIRST_TOKEN_SHARE * measured.ttft_ms + FIRST_TOKEN_MS
 
     def misfit(arrival_ms: FloatArray) -> FloatArray:
-        predicted = replay(trace, spec, timing, measured.clock, arrival_ms=arrival_ms)
+        predicted = replay(trace, engines, timing, measured.clock, arrival_ms=arrival_ms)
         return np.log1p(((predicted.ttft_ms - measured.ttft_ms) / scale) ** 2)
 
     best_ms = measured.arrival_ms.copy()

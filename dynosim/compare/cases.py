@@ -6,13 +6,14 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest
 
-from dynosim.cluster import simulate
+from dynosim.cluster import ClusterSpec, PoolSpec, RunOptions, simulate
 from dynosim.cluster.routing import RoutingSpec
 from dynosim.compare.case_kit import (
     Case,
@@ -24,6 +25,7 @@ from dynosim.compare.case_kit import (
     prompts,
     two_turns,
 )
+from dynosim.engine.spec import EngineSpec
 from dynosim.metrics import summarize
 from dynosim.metrics.tables import request_table
 from dynosim.records import RunResult, Trace
@@ -31,8 +33,14 @@ from dynosim.router.settings import RouterSettings
 from dynosim.silicon.catalogue import model_entry
 from dynosim.timing.architecture import model_shape
 from dynosim.timing.formulas import FixedModel, LinearModel
+from dynosim.timing.model import StepTimeModel
 
 _BLOCK = 16
+
+
+def _workers(number: int, times: StepTimeModel, engine: EngineSpec | None = None) -> ClusterSpec:
+    pool = PoolSpec(engine=engine or large_engine(), times=times, workers=number)
+    return ClusterSpec(pools=(pool,))
 
 
 def prompt_stability() -> list[Outcome]:
@@ -47,14 +55,15 @@ def prompt_stability() -> list[Outcome]:
     ]
     result = simulate(
         prompts(chains, block_tokens=_BLOCK, outputs=1, gap_ms=5_000),
-        engine=large_engine(),
-        timing=LinearModel(
-            base_ms=base_ms,
-            per_prefill_token_ms=per_token_ms,
-            per_decode_ms=0.0,
-            per_context_token_ms=0.0,
+        _workers(
+            1,
+            LinearModel(
+                base_ms=base_ms,
+                per_prefill_token_ms=per_token_ms,
+                per_decode_ms=0.0,
+                per_context_token_ms=0.0,
+            ),
         ),
-        num_workers=1,
     )
     log = result.requests
     ttft_ms = log.first_token_ms - log.arrival_ms
@@ -92,10 +101,8 @@ def _closed_loop(count: int) -> dict[str, Any]:
     timing = FixedModel(prefill_ms=209.0, decode_ms=15.06)
     result = simulate(
         alike(count, inputs=4000, outputs=500),
-        engine=large_engine(max_num_seqs=14),
-        timing=timing,
-        num_workers=4,
-        concurrency=56,
+        _workers(4, timing, large_engine(max_num_seqs=14)),
+        RunOptions(concurrency=56),
     )
     return summarize(result, timing, sla=None, wall_time_ms=0.0)
 
@@ -128,17 +135,17 @@ def _met_again(mode: str, seed: int, sessions: int, workers: int) -> int:
 def _routed(
     trace: Trace, mode: str, workers: int, *, seed: int = 0, cpu_workers: int = 0
 ) -> RunResult:
-    settings = RouterSettings(_BLOCK, mode=mode, seed=seed)
-    return simulate(
-        trace,
-        engine=large_engine(max_num_batched_tokens=8192),
-        timing=LinearModel(
-            base_ms=5.0, per_prefill_token_ms=0.1, per_decode_ms=0.05, per_context_token_ms=0.0
-        ),
-        num_workers=workers,
-        routing=RoutingSpec(settings, cpu_workers=cpu_workers),
-        cpu_step_time_scale=1.0,
+    times = LinearModel(
+        base_ms=5.0, per_prefill_token_ms=0.1, per_decode_ms=0.05, per_context_token_ms=0.0
     )
+    gpus = PoolSpec(
+        engine=large_engine(max_num_batched_tokens=8192),
+        times=times,
+        workers=workers - cpu_workers,
+    )
+    cpus = replace(gpus, name="cpu_workers", workers=cpu_workers, device="cpu")
+    routing = RoutingSpec(RouterSettings(_BLOCK, mode=mode, seed=seed))
+    return simulate(trace, ClusterSpec(pools=(gpus, cpus), routing=routing))
 
 
 def device_aware_weights() -> list[Outcome]:
@@ -164,9 +171,7 @@ def request_record() -> list[Outcome]:
     )
     result = simulate(
         trace,
-        engine=large_engine(),
-        timing=FixedModel(prefill_ms=12.9, decode_ms=3.35),
-        num_workers=1,
+        _workers(1, FixedModel(prefill_ms=12.9, decode_ms=3.35)),
     )
     table = request_table(result, trace)
     gap = table["ttft_ms"] - table["prefill_wait_time_ms"] - table["prefill_time_ms"]

@@ -11,7 +11,6 @@ from typing import Any
 
 from dynosim.compare.attribution import attribute, blind_fit
 from dynosim.compare.prediction import inside_shares, intervals, load_of
-from dynosim.engine.spec import EngineSpec
 from dynosim.experiment.intervals import form_error
 from dynosim.fit.alternatives import fit_capacity, fit_loops
 from dynosim.fit.deployment import (
@@ -24,7 +23,7 @@ from dynosim.fit.fitting import Fitted
 from dynosim.fit.log_file import read_measurements
 from dynosim.fit.measurements import Measurements
 from dynosim.fit.prior import STEP_OVERHEAD_MS, Prior, prior_of, table_timing
-from dynosim.fit.replay import Predicted, replay
+from dynosim.fit.replay import Engines, Predicted, replay
 from dynosim.fit.scores import Score, distances, scores
 from dynosim.records import Trace
 from dynosim.timing.fitted import Fit
@@ -160,9 +159,9 @@ class _Judge:
         self._levels: list[Level] = []
         self._notes: list[str] = [*_assumptions(deployment), *balance_notes(deployment)]
         self._notes += self._prior.notes if not self._prior.fit.token_curve else ()
-        self._specs = self._capacities()
+        self._engines = self._capacities()
 
-    def _capacities(self) -> dict[str, EngineSpec]:
+    def _capacities(self) -> dict[str, Engines]:
         """Scheduler configurations by column."""
         deployment, trace = self._deployment, self._trace
         blocks = {BLIND: deployment.blind_blocks(), GIVEN: deployment.given_blocks}
@@ -176,7 +175,7 @@ class _Judge:
                 "capacity given: not known (state --num-gpu-blocks, as the engine prints it)"
             )
         return {
-            column: deployment.spec(trace, number)
+            column: deployment.engines(trace, number)
             for column, number in blocks.items()
             if number is not None
         }
@@ -189,48 +188,49 @@ class _Judge:
         if timing is None:
             self._notes.append("a priori: needs a model and hardware that are known")
             return
-        for column, spec in self._specs.items():
-            predicted = replay(self._trace, spec, timing, self._measured.clock)
+        for column, engines in self._engines.items():
+            predicted = replay(self._trace, engines, timing, self._measured.clock)
             self._add("a priori", column, predicted, timing, first_unseen=0)
 
     def fitted_on_first_part(self) -> Fitted:
         """Constants from the first requests; the scheduling loop, too, if the set-up is silent."""
         name = f"fitted on the first {self._count} requests"
         fits = self._fits_of_loops()
-        for column, spec in self._specs.items():
-            self._add_fitted(name, column, spec, fits[column], self._count)
+        for column, engines in self._engines.items():
+            self._add_fitted(name, column, engines, fits[column], self._count)
         return list(fits.values())[-1]
 
     def _fits_of_loops(self) -> dict[str, Fitted]:
         """By column. The loop is chosen where most is known, and settles it for all columns."""
         loops = self._deployment.loops
         fits: dict[str, Fitted] = {}
-        for column, spec in reversed(self._specs.items()):
+        for column, engines in reversed(self._engines.items()):
             found = fit_loops(
-                self._measured, self._prior, spec, loops, count=self._count, seed=self._seed
+                self._measured, self._prior, engines, loops, count=self._count, seed=self._seed
             )
             is_async, fits[column] = next(iter(found.items()))
-            if column == BLIND and GIVEN not in self._specs:
-                spec = replace(spec, async_scheduling=is_async)
-                fits[column] = self._with_fitted_capacity(spec, fits[column])
+            if column == BLIND and GIVEN not in self._engines:
+                engines = engines.scheduling(is_async=is_async)
+                fits[column] = self._with_fitted_capacity(engines, fits[column])
             if is_async != self._deployment.loops[0]:
                 self._notes.append(
                     f"{column}: {'a' if is_async else ''}synchronous scheduling fits better than"
                     " the default of the set-up's version"
                 )
             loops = (is_async,)
-        for column, spec in self._specs.items():
-            self._specs[column] = replace(spec, async_scheduling=loops[0])
-        return {column: fits[column] for column in self._specs}
+        for column, engines in self._engines.items():
+            self._engines[column] = engines.scheduling(is_async=loops[0])
+        return {column: fits[column] for column in self._engines}
 
-    def _with_fitted_capacity(self, spec: EngineSpec, fitted: Fitted) -> Fitted:
+    def _with_fitted_capacity(self, engines: Engines, fitted: Fitted) -> Fitted:
         """The blind fit, with the KV capacity that the log tells of if it tells one."""
-        spec, fitted = fit_capacity(
-            self._measured, self._prior, spec, fitted, count=self._count, seed=self._seed
+        engines, fitted = fit_capacity(
+            self._measured, self._prior, engines, fitted, count=self._count, seed=self._seed
         )
-        if spec.num_gpu_blocks != self._specs[BLIND].num_gpu_blocks:
-            self._notes.append(capacity_note(self._specs[BLIND], spec))
-            self._specs[BLIND] = spec
+        guessed, found = self._engines[BLIND].engine, engines.engine
+        if found.num_gpu_blocks != guessed.num_gpu_blocks:
+            self._notes.append(capacity_note(guessed, found))
+            self._engines[BLIND] = engines
         return fitted
 
     def fitted_elsewhere(self, other: Measurements) -> None:
@@ -244,23 +244,24 @@ class _Judge:
             model=self._deployment.model,
             hardware=self._deployment.hardware,
         )
-        for column, spec in self._specs.items():
-            recorded = there.spec(other.trace(), there.given_blocks or spec.num_gpu_blocks)
+        for column, engines in self._engines.items():
+            blocks = there.given_blocks or engines.engine.num_gpu_blocks
+            recorded = there.engines(other.trace(), blocks)
             found = fit_loops(
                 other, prior, recorded, there.loops, count=len(other), seed=self._seed
             )
             is_async, fitted = next(iter(found.items()))
-            spec = replace(spec, async_scheduling=is_async)
-            predicted = replay(self._trace, spec, fitted.model(), self._measured.clock)
+            engines = engines.scheduling(is_async=is_async)
+            predicted = replay(self._trace, engines, fitted.model(), self._measured.clock)
             here = replace(fitted, predicted=predicted)
-            self._add_fitted(f"fitted on {Path(other.source).name}", column, spec, here, 0)
+            self._add_fitted(f"fitted on {Path(other.source).name}", column, engines, here, 0)
 
     def _add_fitted(
-        self, name: str, column: str, spec: EngineSpec, fitted: Fitted, first_unseen: int
+        self, name: str, column: str, engines: Engines, fitted: Fitted, first_unseen: int
     ) -> None:
         ranges = intervals(
             self._measured,
-            spec,
+            engines,
             fitted.draws,
             common_error=form_error(fitted.fit),
             count=NUM_DRAWS,
@@ -307,8 +308,8 @@ class _Judge:
                 self._measured,
                 blind=blind_fit(self._prior.fit),
                 fitted=fitted.fit,
-                blind_spec=self._specs[BLIND],
-                given_spec=self._specs.get(GIVEN),
+                blind_engines=self._engines[BLIND],
+                given_engines=self._engines.get(GIVEN),
             )
         else:
             self._notes.append("no attribution: without tables there is no blind prediction")

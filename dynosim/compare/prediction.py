@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dynosim.engine.spec import EngineSpec
 from dynosim.experiment.intervals import JITTER_MS, scaled
 from dynosim.fit.measurements import Measurements
-from dynosim.fit.replay import replay
+from dynosim.fit.replay import Engines, replay
 from dynosim.fit.scores import scores
 from dynosim.metrics.in_range import inside_shares
 from dynosim.metrics.saturation import Load, load_of
@@ -25,7 +24,7 @@ __all__ = [
 
 def intervals(
     measured: Measurements,
-    spec: EngineSpec,
+    engines: Engines,
     draws: Sequence[Fit],
     *,
     common_error: float,
@@ -44,7 +43,7 @@ def intervals(
         arrival_ms = np.maximum.accumulate(arrival_ms)  # requests keep their order
         factor = 1 + common_error * float(rng.standard_normal())
         timing = FittedModel(scaled(draws[index], factor))
-        predicted = replay(trace, spec, timing, measured.clock, arrival_ms=arrival_ms)
+        predicted = replay(trace, engines, timing, measured.clock, arrival_ms=arrival_ms)
         for score in scores(measured, predicted):
             samples.setdefault(score.name, []).append(score.predicted)
     return {

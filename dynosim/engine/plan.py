@@ -53,9 +53,7 @@ class StepPlan:
         self.prefilled: list[Sequence] = []  # all known tokens computed: yield one token
         self.preempted: tuple[Sequence, ...] = ()  # rare, hence no list from the start
         self.deferred: tuple[Sequence, ...] = ()  # decoding, but left out of this step
-        self.emitting: list[
-            Sequence
-        ] = []  # yield a token; in a pipeline, or if asked for
+        self.emitting: list[Sequence] = []  # yield a token; in a pipeline, or if asked for
         self.rows: list[ScheduledRow] = []
         self.start_ms = 0.0  # when it executes: the engine's business, not the scheduler's
         self.end_ms = 0.0

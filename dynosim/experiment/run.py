@@ -4,12 +4,12 @@ import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dynosim.build.cluster import cluster_spec, run_options
 from dynosim.build.engine import Prepared, prepare
-from dynosim.build.routing import routing_spec
 from dynosim.build.workload import load_trace
 from dynosim.cluster import check_requests_fit, simulate
 from dynosim.config.schema import RunConfig
@@ -19,7 +19,6 @@ from dynosim.records import RunResult, Trace
 from dynosim.routerlog.replay import LogWriter
 from dynosim.silicon import Capacity
 from dynosim.timing.model import StepTimeModel
-from dynosim.timing.prefill_estimate import StepTimeEstimator
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,31 +64,14 @@ def run(
         prepared = prepare(config) if prepared is None else prepared
         if config.engine.max_model_len is None:
             check_requests_fit(trace, prepared.engine)
-        routing = routing_spec(
-            config.router,
-            block_size=config.engine.block_size,
-            seed=config.seed,
-            estimator=StepTimeEstimator(prepared.timing, config.engine.max_num_batched_tokens),
-            cpu_workers=config.cluster.cpu_workers,
+        log = None if router_log is None else LogWriter(router_log, config.router.policy)
+        cluster = cluster_spec(
+            config,
+            prepared,
+            open_log=None if log is None else log.open,
+            records_events=record_kv_events,
         )
-        routing = replace(routing, records_events=record_kv_events)
-        log = None
-        if router_log is not None:
-            log = LogWriter(router_log, config.router.policy)
-            routing = replace(routing, open_log=log.open)
-        result = simulate(
-            trace,
-            engine=prepared.engine,
-            timing=prepared.timing,
-            num_workers=config.cluster.workers,
-            gpus_per_worker=config.engine.tensor_parallel,
-            routing=routing,
-            cpu_step_time_scale=config.cluster.cpu_step_time_scale,
-            concurrency=config.workload.concurrency,
-            seed=config.seed,
-            exact_stepping=exact_stepping,
-            max_sim_time_ms=config.cluster.max_sim_time_ms,
-        )
+        result = simulate(trace, cluster, run_options(config, exact_stepping=exact_stepping))
         if log is not None:
             log.close()
         if check:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 
-from dynosim.engine.spec import EngineSpec
 from dynosim.fit.fitting import Fitted, cost_with, fit_log
 from dynosim.fit.measurements import Measurements
 from dynosim.fit.prior import Prior
+from dynosim.fit.replay import Engines
 
 _CAPACITY_FACTORS = (
     (0.25, 0.35, 0.5, 0.7, 0.85, 1.2, 1.4, 2.0, 2.8, 4.0),
@@ -21,7 +21,7 @@ _CAPACITY_GAIN = 5.0
 def fit_loops(
     measured: Measurements,
     prior: Prior,
-    spec: EngineSpec,
+    engines: Engines,
     loops: Sequence[bool],
     *,
     count: int,
@@ -30,7 +30,7 @@ def fit_loops(
     """`fit_log` with each scheduling loop (asynchronous or not), the best first."""
     fits = {
         is_async: fit_log(
-            measured, prior, replace(spec, async_scheduling=is_async), count=count, seed=seed
+            measured, prior, engines.scheduling(is_async=is_async), count=count, seed=seed
         )
         for is_async in loops
     }
@@ -40,25 +40,25 @@ def fit_loops(
 def fit_capacity(
     measured: Measurements,
     prior: Prior,
-    spec: EngineSpec,
+    engines: Engines,
     fitted: Fitted,
     *,
     count: int,
     seed: int = 0,
-) -> tuple[EngineSpec, Fitted]:
+) -> tuple[Engines, Fitted]:
     """The KV capacity that a log tells of, and the fit with it; what was given if it tells none.
 
     A guessed capacity is held against others with the fitted constants; one that explains the times
     clearly better is fitted anew, and looked for once more around it.
     """
     first = measured.first(count)
-    longest = int((first.input_tokens + first.output_tokens).max()) + spec.block_size
+    longest = int((first.input_tokens + first.output_tokens).max()) + engines.engine.block_size
     for factors in _CAPACITY_FACTORS:
-        specs = {factor: _with_blocks(spec, factor) for factor in (1.0, *factors)}
+        specs = {factor: _with_blocks(engines, factor) for factor in (1.0, *factors)}
         costs = {
             factor: cost_with(measured, fitted.fit, other, count)
             for factor, other in specs.items()
-            if other.usable_blocks * other.block_size >= longest
+            if other.engine.usable_blocks * other.engine.block_size >= longest
         }
         best = min(costs, key=costs.__getitem__, default=1.0)
         if costs.get(1.0, inf) - costs.get(best, inf) < _CAPACITY_GAIN:
@@ -66,11 +66,12 @@ def fit_capacity(
         again = fit_log(measured, prior, specs[best], count=count, seed=seed)
         if fitted.cost - again.cost < _CAPACITY_GAIN:
             break
-        spec, fitted = specs[best], again
-    return spec, fitted
+        engines, fitted = specs[best], again
+    return engines, fitted
 
 
-def _with_blocks(spec: EngineSpec, factor: float) -> EngineSpec:
+def _with_blocks(engines: Engines, factor: float) -> Engines:
+    spec = engines.engine
     blocks = max(round(spec.num_gpu_blocks * factor), 2)
     length = min(spec.max_model_len, (blocks - 1) * spec.block_size)
-    return replace(spec, num_gpu_blocks=blocks, max_model_len=length)
+    return replace(engines, engine=replace(spec, num_gpu_blocks=blocks, max_model_len=length))

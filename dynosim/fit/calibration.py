@@ -106,14 +106,14 @@ def calibrate_log(
     if blocks is None:
         blocks = deployment.ample_blocks(trace)
         notes.append("KV capacity unknown, taken to be ample: state --num-gpu-blocks")
-    spec = deployment.spec(trace, blocks)
-    fits = fit_loops(measured, prior, spec, deployment.loops, count=count, seed=seed)
+    engines = deployment.engines(trace, blocks)
+    fits = fit_loops(measured, prior, engines, deployment.loops, count=count, seed=seed)
     is_async, fitted = next(iter(fits.items()))
     if deployment.given_blocks is None:
-        guessed = replace(spec, async_scheduling=is_async)
+        guessed = engines.scheduling(is_async=is_async)
         found, fitted = fit_capacity(measured, prior, guessed, fitted, count=count, seed=seed)
-        if found.num_gpu_blocks != guessed.num_gpu_blocks:
-            notes.append(capacity_note(guessed, found))
+        if found.engine.num_gpu_blocks != guessed.engine.num_gpu_blocks:
+            notes.append(capacity_note(guessed.engine, found.engine))
     rest = slice(count, None)
     has_rest = count < len(measured)
     held_out = scores(measured, fitted.predicted, rest) if has_rest else []

@@ -4,7 +4,7 @@ Set-ups are read as vLLM's arguments are named; null is as good as left out. Wha
 out is vLLM's default, and said so.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from dynosim.build.engine import engine_spec
@@ -84,8 +84,10 @@ class Deployment:
         blocks = self.engine.num_gpu_blocks
         return blocks if isinstance(blocks, int) else None
 
-    def spec(self, trace: Trace, num_gpu_blocks: int, *, is_async: bool | None = None) -> Engines:
-        """The scheduler's configuration with so many blocks."""
+    def engines(
+        self, trace: Trace, num_gpu_blocks: int, *, is_async: bool | None = None
+    ) -> Engines:
+        """What replays it, with so many blocks."""
         engine = self.engine
         if is_async is not None:
             engine = engine.model_copy(update={"async_scheduling": is_async})
@@ -94,8 +96,7 @@ class Deployment:
         spec = engine_spec(
             engine, num_gpu_blocks=num_gpu_blocks, max_model_len=min(length, capacity)
         )
-        knobs = {knob.name: getattr(spec, knob.name) for knob in fields(spec)}
-        return Engines(num_engines=self.num_engines, **knobs)
+        return Engines(spec, self.num_engines)
 
     def _context_length(self, trace: Trace) -> int:
         longest = int((trace.input_tokens + trace.output_tokens).max()) + 1

@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dynosim.engine.spec import EngineSpec
 from dynosim.fit.measurements import Measurements
 from dynosim.fit.prior import Prior
-from dynosim.fit.replay import Predicted, replay
+from dynosim.fit.replay import Engines, Predicted, replay
 from dynosim.fit.schedule import held_schedule
 from dynosim.records import FloatArray, Trace
 from dynosim.timing.fitted import DRIFT, FACTOR_NAMES, Fit, FittedModel, MeasuredRange
@@ -59,14 +58,16 @@ class Fitted:
 
 
 def fit_log(
-    measured: Measurements, prior: Prior, spec: EngineSpec, *, count: int, seed: int = 0
+    measured: Measurements, prior: Prior, engines: Engines, *, count: int, seed: int = 0
 ) -> Fitted:
     """Fits the times of the first `count` requests.
 
     Arrivals and lengths of later requests are used as far as they came before the last of those
     ended: they shared the engine. Their times are not looked at.
     """
-    problems = [_Problem(measured, with_knee, spec, count) for with_knee in prior.with_all_knees()]
+    problems = [
+        _Problem(measured, with_knee, engines, count) for with_knee in prior.with_all_knees()
+    ]
     solved = [(problem, problem.minimize()) for problem in problems]
     problem, best = min(solved, key=lambda pair: pair[1].cost)
     prior = problem.prior
@@ -87,7 +88,7 @@ def fit_log(
         },
         unidentified=_unidentified(names, jacobian, residuals, measured),
     )  # fmt: skip
-    predicted = replay(measured.trace(), spec, FittedModel(fit), measured.clock)
+    predicted = replay(measured.trace(), engines, FittedModel(fit), measured.clock)
     return Fitted(
         fit=replace(
             fit,
@@ -103,10 +104,10 @@ def fit_log(
     )
 
 
-def cost_with(measured: Measurements, fit: Fit, spec: EngineSpec, count: int) -> float:
+def cost_with(measured: Measurements, fit: Fit, engines: Engines, count: int) -> float:
     """How badly a fit explains the first `count` requests, were the engine another one."""
     held = Prior(fit, {}, fit.source)
-    return _Problem(measured, held, spec, count).trial(np.zeros(0)).cost
+    return _Problem(measured, held, engines, count).trial(np.zeros(0)).cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +124,14 @@ class _Trial:
 class _Problem:
     """Residuals as a function of moves: parameters' distances from the prior, in its spreads."""
 
-    def __init__(self, measured: Measurements, prior: Prior, spec: EngineSpec, count: int) -> None:
+    def __init__(self, measured: Measurements, prior: Prior, engines: Engines, count: int) -> None:
         fitted = measured.first(count)
         until_ms = float(fitted.end_ms.max())
         seen = int(np.searchsorted(measured.arrival_ms, until_ms, side="right"))
         self._trace: Trace = measured.first(max(seen, count)).trace()
         self._measured = fitted
         self.prior = prior
-        self._spec = spec
+        self._engines = engines
         self._count = count
         self.names = tuple(name for name, spread in prior.spread.items() if spread > 0)
         parameters = prior.fit.parameters
@@ -149,7 +150,7 @@ class _Problem:
         """Replays with some constants."""
         self.num_replays += 1
         timing = FittedModel(self.fit_at(moves))
-        return self._judged(moves, replay(self._trace, self._spec, timing, self._measured.clock))
+        return self._judged(moves, replay(self._trace, self._engines, timing, self._measured.clock))
 
     def _judged(self, moves: FloatArray, predicted: Predicted) -> _Trial:
         """Errors in what they are noisy by themselves: how noisy a log is shows at the optimum.

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from dynosim.cluster import simulate
+from dynosim.cluster import ClusterSpec, PoolSpec, simulate
 from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.experiment.run import collector_paused
@@ -14,16 +14,27 @@ from dynosim.router.settings import RouterSettings
 from dynosim.timing.model import StepTimeModel
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Engines(EngineSpec):
-    """Equal engines behind one balancer, as data parallelism makes them; each with these knobs.
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """Equal engines behind one balancer, as data parallelism makes them.
 
-    The balancer gives a request to the engine with the fewest in hand. vLLM's counts a waiting one
-    four times, on numbers up to 100 ms old. Engines step each for itself; those of a model with
+    The balancer gives a request to the engine with the fewest in flight. vLLM's counts a waiting
+    one four times, on numbers up to 100 ms old. Engines step each for itself; those of a model with
     experts wait for each other in reality, and all take the longest one's step.
     """
 
-    num_engines: int = 1
+    engine: EngineSpec
+    number: int = 1
+
+    def scheduling(self, *, is_async: bool) -> "Engines":
+        """The same with the one scheduling loop or the other."""
+        return replace(self, engine=replace(self.engine, async_scheduling=is_async))
+
+    def cluster(self, times: StepTimeModel) -> ClusterSpec:
+        """Workers of the twin that stand for them."""
+        pool = PoolSpec(engine=self.engine, times=times, workers=self.number)
+        settings = RouterSettings(self.engine.block_size, mode="least-loaded")
+        return ClusterSpec(pools=(pool,), routing=RoutingSpec(settings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +53,17 @@ class Predicted:
 
 def replay(
     trace: Trace,
-    spec: EngineSpec,
+    engines: Engines,
     timing: StepTimeModel,
     clock: Clock,
     *,
     arrival_ms: FloatArray | None = None,
 ) -> Predicted:
-    """Serve `trace` with one simulated engine, or several; `arrival_ms` replaces its arrivals."""
+    """Serve `trace` with simulated engines; `arrival_ms` replaces its arrivals."""
     if arrival_ms is not None:
         trace = replace(trace, arrival_ms=arrival_ms)
-    num_engines = spec.num_engines if isinstance(spec, Engines) else 1
-    routing = RoutingSpec(RouterSettings(spec.block_size, mode="least-loaded"))
     with collector_paused():
-        result = simulate(
-            trace, engine=spec, timing=timing, num_workers=num_engines, routing=routing
-        )
+        result = simulate(trace, engines.cluster(timing))
     log = result.requests
     start_ms = log.arrival_ms
     if clock == "engine":

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clusters import run_twin
 from timing_support import step_log
 
-from dynosim.cluster import simulate
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import TraceError
 from dynosim.metrics import check_conservation
@@ -147,7 +147,7 @@ def _trace(arrivals: list[float], previous: list[int] | None = None) -> Trace:
 def _run(trace: Trace, concurrency: int | None = None, **changes: Any) -> RunResult:
     engine = EngineSpec(num_gpu_blocks=200, max_model_len=1024, block_size=16)
     model = _model(**changes)
-    result = simulate(trace, engine=engine, timing=model, num_workers=1, concurrency=concurrency)
+    result = run_twin(trace, engine=engine, timing=model, num_workers=1, concurrency=concurrency)
     check_conservation(result, trace)
     return result
 

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 from http_support import MAX_MODEL_LEN, MODEL, app_of, client_of, generator_saying
+from waiting import PATIENCE_S
 
-from dynosim_runtime.byte_tokenizer import ByteTokenizer
 from dynosim_runtime.errors import ApiError
-from dynosim_runtime.frontend.limits import HttpLimits
-from dynosim_runtime.frontend.registry import ModelRegistry
-from dynosim_runtime.generation import GenerateRequest
+from dynosim_runtime.http.limits import HttpLimits
+from dynosim_runtime.http.registry import ModelRegistry
+from dynosim_runtime.requests import GenerateRequest
 from dynosim_runtime.testing import Pause, ScriptedGenerator
+from dynosim_runtime.tokenize.byte_tokenizer import ByteTokenizer
 
 HELLO = [{"role": "user", "content": "Hello"}]
 PICTURE = [{"type": "image_url", "image_url": {"url": "data:,"}}]
@@ -199,7 +200,7 @@ async def test_requests_beyond_the_limit_are_shed() -> None:
         tasks = [asyncio.create_task(client.post(CHAT, json=GOOD[CHAT])) for _ in range(2)]
         while len(waiting.generations) < 2:
             await asyncio.sleep(0)
-        async with asyncio.timeout(30):  # one that is let in waits for an hour
+        async with asyncio.timeout(PATIENCE_S):  # one that is let in waits for an hour
             shed = await client.post(MESSAGES, json=GOOD[MESSAGES])
         for task in tasks:
             task.cancel()

@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 from http_support import MODEL, app_of, client_of, events_of, generator_saying, says
+from waiting import PATIENCE_S
 
-from dynosim_runtime.byte_tokenizer import BYTE_OFFSET
 from dynosim_runtime.errors import ApiError
-from dynosim_runtime.frontend.limits import HttpLimits
-from dynosim_runtime.frontend.observer import NoObserver
-from dynosim_runtime.generation import GenerateRequest, TokenDelta
+from dynosim_runtime.http.limits import HttpLimits
+from dynosim_runtime.http.observer import NoObserver
+from dynosim_runtime.requests import GenerateRequest, TokenDelta
 from dynosim_runtime.testing import Pause, ScriptedGenerator
+from dynosim_runtime.tokenize.byte_tokenizer import BYTE_OFFSET
 
 HELLO = [{"role": "user", "content": "Hello"}]
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -252,7 +253,7 @@ async def test_client_that_leaves_the_queue_is_forgotten() -> None:
         "query_string": b"",
         "root_path": "",
     }
-    await asyncio.wait_for(app(scope, receive, send), 5)
+    await asyncio.wait_for(app(scope, receive, send), PATIENCE_S)
     assert not sent
     assert metrics.outcomes == [("completions", "unary", "cancelled")]
 

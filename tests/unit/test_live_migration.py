@@ -24,9 +24,9 @@ from dynosim.config.live import LiveConfig
 from dynosim.router.load import Booking
 from dynosim.router.settings import AffinitySettings, LoadSettings, RouterSettings
 from dynosim_runtime.card import worker_id_of
-from dynosim_runtime.engines.base import EngineRequest
+from dynosim_runtime.clients.base import EngineRequest
 from dynosim_runtime.errors import ApiError
-from dynosim_runtime.generation import GenerateRequest, RequestRecord, Sampling, StructuredOutput
+from dynosim_runtime.requests import GenerateRequest, RequestRecord, Sampling, StructuredOutput
 
 PROMPT = list(range(10))
 ANSWER = [next_token(10 + i) for i in range(20)]

@@ -13,8 +13,8 @@ from dynosim.router.kv_router import Decision
 from dynosim.router.request import RoutingRequest
 from dynosim.router.workers import WorkerCard
 from dynosim.routerlog.replay import replay_log
-from dynosim_runtime.frontend.routing import LiveRouting
-from dynosim_runtime.plan import check_live
+from dynosim_runtime.config import check_live
+from dynosim_runtime.serving.make_router import LiveRouting
 
 BLOCK = 16
 

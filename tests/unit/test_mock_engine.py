@@ -13,9 +13,9 @@ from dynosim.errors import ConfigError
 from dynosim.indexer.base import Stored
 from dynosim.indexer.wire import EngineEvent, to_block_event
 from dynosim.timing.step import BatchShape
-from dynosim_runtime.workers.mock_engine import NEVER, MockEngine
-from dynosim_runtime.workers.mock_loop import EngineLoop
-from dynosim_runtime.workers.mock_tokens import TokenSource
+from dynosim_runtime.mock.engine import NEVER, MockEngine
+from dynosim_runtime.mock.loop import EngineLoop
+from dynosim_runtime.mock.tokens import TokenSource
 
 SPEC = EngineSpec(
     num_gpu_blocks=41, max_model_len=128, block_size=4, max_num_seqs=8, max_num_batched_tokens=64

@@ -15,7 +15,7 @@ from dynosim.router.refusals import NoEligibleWorkerError, QueueFullError
 from dynosim.router.request import RoutingRequest
 from dynosim.router.settings import LoadSettings, RouterSettings
 from dynosim.router.workers import WorkerCard
-from dynosim_runtime.frontend.router_service import RouterService
+from dynosim_runtime.serving.router import RouterService
 
 
 class Clock:

@@ -28,7 +28,7 @@ READY = Ready()
 
 
 def spec_of(**keys: Any) -> RoutingSpec:
-    return routing_spec(RouterConfig(**keys), block_size=8, seed=3, estimator=READY, cpu_workers=2)
+    return routing_spec(RouterConfig(**keys), block_size=8, seed=3, estimator=READY)
 
 
 def flat(spec: RoutingSpec) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def flat(spec: RoutingSpec) -> dict[str, Any]:
 def test_defaults_are_those_of_the_parts() -> None:
     spec = spec_of()
     assert spec.settings == RouterSettings(8, mode="round-robin", seed=3)
-    assert spec == RoutingSpec(spec.settings, cpu_workers=2)
+    assert spec == RoutingSpec(spec.settings)
     assert spec.settings.cost == CostSettings() and spec.settings.load == LoadSettings()
     assert spec.settings.busy == BusyThresholds() and spec.events == DelaySettings()
     assert spec.settings == router_settings(RouterConfig(), block_size=8, seed=3)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from recorded_runs import TRUE, spec, workload
+from recorded_runs import TRUE, engines, workload
 
 from dynosim.cli import fit as command
 from dynosim.cli.fit import calibration_text, plain
@@ -36,7 +36,7 @@ def calibration() -> Calibration:
         unidentified=("per_decode_ms", "egress_ms"),
         measured=MeasuredRange(prefill_tokens=100_000),
     )
-    run = replay(trace, spec(), FittedModel(fit), "engine")
+    run = replay(trace, engines(), FittedModel(fit), "engine")
     measured = Measurements(
         source="dir/log.jsonl",
         setup=PEER_SETUP,
