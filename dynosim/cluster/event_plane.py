@@ -23,7 +23,7 @@ from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.stream import EventBuffer, EventStream
 from dynosim.records import KvEvent, KvEventLog
 from dynosim.router.kv_router import KvRouter
-from dynosim.router.log import LoggedRouter
+from dynosim.router.log.entries import LoggedRouter
 
 BUFFERED_EVENTS = 4096  # per worker, for replay
 

@@ -24,7 +24,7 @@ from dynosim.indexer.base import OverlapSource
 from dynosim.indexer.make import IndexSpec
 from dynosim.records import Trace
 from dynosim.router.kv_router import KvRouter
-from dynosim.router.log import LoggedRouter, Sink
+from dynosim.router.log.entries import LoggedRouter, Sink
 from dynosim.router.modes import LOAD_MODES, make_load_mode
 from dynosim.router.policy import PlacementPolicy
 from dynosim.router.prefill_load import PrefillEstimator

@@ -17,9 +17,9 @@ from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.tiers import TieredIndex
 from dynosim.replay_log import log_files, replay_log
 from dynosim.rotating_log import RotatingLog
-from dynosim.router.checkpoint import checkpoint, difference
+from dynosim.router.log.checkpoint import checkpoint, difference
 from dynosim.router.kv_router import KvRouter
-from dynosim.router.log import replay_entry
+from dynosim.router.log.entries import replay_entry
 from dynosim.router.settings import RouterSettings
 
 SEEDS = st.integers(0, 2**32 - 1)

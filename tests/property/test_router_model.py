@@ -21,9 +21,9 @@ from router_inputs import (
 
 from dynosim.errors import DynosimError
 from dynosim.indexer.base import Tier
-from dynosim.router.checkpoint import checkpoint, difference
+from dynosim.router.log.checkpoint import checkpoint, difference
 from dynosim.router.kv_router import Decision, KvRouter, Refusal
-from dynosim.router.log import replay_entry
+from dynosim.router.log.entries import replay_entry
 from dynosim.router.refusals import RequestRefusedError
 
 SEEDS = st.integers(0, 2**32 - 1)

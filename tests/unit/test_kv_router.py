@@ -14,7 +14,7 @@ from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.router.classes import PolicyClass
 from dynosim.router.eligibility import Constraints
 from dynosim.router.kv_router import KvRouter
-from dynosim.router.log import LoggedRouter, replay_entry
+from dynosim.router.log.entries import LoggedRouter, replay_entry
 from dynosim.router.refusals import (
     InvalidRequestError,
     NoEligibleWorkerError,

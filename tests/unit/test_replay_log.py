@@ -23,7 +23,7 @@ from dynosim.replay_log import (
 from dynosim.router.busy import BusyThresholds
 from dynosim.router.classes import PolicyClass
 from dynosim.router.eligibility import Constraints
-from dynosim.router.log import LoggedRouter
+from dynosim.router.log.entries import LoggedRouter
 from dynosim.router.prefill_load import PrefillEstimator
 from dynosim.router.refusals import RequestRefusedError
 from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings

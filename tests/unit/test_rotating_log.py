@@ -15,7 +15,7 @@ from dynosim.indexer.make import IndexSpec
 from dynosim.replay_log import file_name, log_files, replay_log
 from dynosim.rotating_log import RotatingLog
 from dynosim.router.cost import WorkerOption
-from dynosim.router.log import LoggedRouter
+from dynosim.router.log.entries import LoggedRouter
 from dynosim.router.refusals import InvalidRequestError
 from dynosim.router.settings import RouterSettings
 

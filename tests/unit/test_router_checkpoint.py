@@ -17,11 +17,11 @@ from dynosim.indexer.naive import InvertedIndex, NaiveIndex
 from dynosim.indexer.positional import PositionalIndex
 from dynosim.indexer.radix import RadixIndex
 from dynosim.indexer.tiers import TieredIndex
-from dynosim.router.checkpoint import CheckpointInParts, checkpoint, difference
+from dynosim.router.log.checkpoint import CheckpointInParts, checkpoint, difference
 from dynosim.router.classes import PolicyClass
 from dynosim.router.kv_router import KvRouter
-from dynosim.router.log import replay_entry
-from dynosim.router.plain import pack, unpack
+from dynosim.router.log.entries import replay_entry
+from dynosim.router.log.plain import pack, unpack
 from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 
 SETTINGS = RouterSettings(

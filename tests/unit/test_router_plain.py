@@ -11,7 +11,7 @@ from dynosim.indexer.base import Cleared, Removed, Stored, Tier
 from dynosim.records import KvEvent
 from dynosim.router.eligibility import Constraints
 from dynosim.router.kv_router import Decision, Refusal
-from dynosim.router.plain import (
+from dynosim.router.log.plain import (
     card_from_plain,
     card_to_plain,
     cost_from_plain,
