@@ -4,9 +4,8 @@ Requests travel in columns (one numpy array per field), because a replay of a mi
 not cost a million Python objects; single-request messages are frozen dataclasses.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +44,44 @@ class Trace:
 
     def __len__(self) -> int:
         return len(self.input_tokens)
+
+    def take(self, rows: IntArray) -> "Trace":
+        """The trace of some rows, each at most once, in the order given; all columns follow.
+
+        Arrivals are not moved, so the first may lie after 0. A row whose previous turn is left out
+        has an arrival of its own from then on: the `arrival_ms` that it was ignored for.
+        """
+        starts = self.hash_offsets[rows]
+        counts = self.hash_offsets[rows + 1] - starts
+        chosen: list[int] = rows.tolist()
+        sessions, names = self.session_ids, self.request_ids
+        return replace(
+            self,
+            arrival_ms=self.arrival_ms[rows],
+            input_tokens=self.input_tokens[rows],
+            output_tokens=self.output_tokens[rows],
+            hash_ids=gather_runs(self.hash_ids, starts, counts),
+            hash_offsets=np.concatenate(([0], np.cumsum(counts))),
+            previous_turn=self._previous_among(rows),
+            delay_ms=None if self.delay_ms is None else self.delay_ms[rows],
+            priority=None if self.priority is None else self.priority[rows],
+            session_ids=None if sessions is None else tuple(sessions[row] for row in chosen),
+            request_ids=None if names is None else tuple(names[row] for row in chosen),
+        )
+
+    def _previous_among(self, rows: IntArray) -> IntArray | None:
+        """`previous_turn` of some rows, counted among them."""
+        if self.previous_turn is None:
+            return None
+        place = np.full(len(self) + 1, NO_REQUEST, np.int64)  # the last place: -1 maps to itself
+        place[rows] = np.arange(len(rows))
+        return place[self.previous_turn[rows]]
+
+
+def gather_runs(values: IntArray, starts: IntArray, counts: IntArray) -> IntArray:
+    """`values[starts[i]:starts[i] + counts[i]]` of each i, end to end."""
+    before = np.cumsum(counts) - counts
+    return values[np.repeat(starts - before, counts) + np.arange(int(counts.sum()))]
 
 
 class RequestStatus(IntEnum):

@@ -18,7 +18,7 @@ from dynosim.indexer.wire import (
     stored_event,
 )
 from dynosim_runtime.card import EventSource
-from dynosim_runtime.events.subscriber import EventSubscriber
+from dynosim_runtime.kv_events.subscriber import EventSubscriber
 
 BLOCK = 4
 PATIENCE_S = 20.0  # a hanging test ends; nothing is timed

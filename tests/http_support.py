@@ -11,15 +11,15 @@ import httpx
 import uvicorn
 from starlette.applications import Starlette
 
-from dynosim_runtime.byte_tokenizer import BYTE_OFFSET, ByteTokenizer
-from dynosim_runtime.frontend.app import create_app
-from dynosim_runtime.frontend.connection import BoundedConnection
-from dynosim_runtime.frontend.limits import HttpLimits
-from dynosim_runtime.frontend.observer import HttpObserver
-from dynosim_runtime.frontend.registry import ModelRegistry
-from dynosim_runtime.generation import GenerateRequest, Generator, TokenDelta
-from dynosim_runtime.protocol.output_parser import Parsing
+from dynosim_runtime.dialects.parsing.output_parser import Parsing
+from dynosim_runtime.http.app import create_app
+from dynosim_runtime.http.connection import BoundedConnection
+from dynosim_runtime.http.limits import HttpLimits
+from dynosim_runtime.http.observer import HttpObserver
+from dynosim_runtime.http.registry import ModelRegistry
+from dynosim_runtime.requests import GenerateRequest, Generator, TokenDelta
 from dynosim_runtime.testing import Script, ScriptedGenerator, Step
+from dynosim_runtime.tokenize.byte_tokenizer import BYTE_OFFSET, ByteTokenizer
 
 MODEL = "org/tiny-model"
 MAX_MODEL_LEN = 4096

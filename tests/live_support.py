@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 
+from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.config.live import LiveConfig
-from dynosim.hashing import local_hashes, sequence_hashes
 from dynosim.indexer.base import Stored
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.router.cost import WorkerOption
@@ -14,19 +14,19 @@ from dynosim.router.kv_router import KvRouter
 from dynosim.router.request import RoutingRequest
 from dynosim.router.settings import RouterSettings
 from dynosim_runtime.card import WorkerCard, worker_id_of
-from dynosim_runtime.engines.base import EngineDelta, EngineLostError, EngineRequest
-from dynosim_runtime.events.subscriber import Subscriptions
-from dynosim_runtime.frontend.fleet import Fleet
-from dynosim_runtime.frontend.metrics import FrontendMetrics
-from dynosim_runtime.frontend.router_service import RouterService
-from dynosim_runtime.frontend.service import LiveGenerator, stopwatch
-from dynosim_runtime.generation import (
+from dynosim_runtime.clients.base import EngineDelta, EngineLostError, EngineRequest
+from dynosim_runtime.kv_events.subscriber import Subscriptions
+from dynosim_runtime.requests import (
     FinishReason,
     GenerateRequest,
     Generation,
     RequestRecord,
     Sampling,
 )
+from dynosim_runtime.serving.dispatcher import LiveGenerator, stopwatch
+from dynosim_runtime.serving.membership import Fleet
+from dynosim_runtime.serving.metrics import FrontendMetrics
+from dynosim_runtime.serving.router import RouterService
 
 BLOCK = 4
 MODEL = "test/model"

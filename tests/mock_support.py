@@ -6,15 +6,15 @@ from collections.abc import Iterable, Sequence
 from dynosim.engine.spec import EngineSpec
 from dynosim.timing.formulas import LinearModel
 from dynosim.timing.model import StepTimeModel
-from dynosim_runtime.workers.mock_engine import (
+from dynosim_runtime.mock.engine import (
     NEVER,
     MockCall,
     MockEngine,
     MockRequest,
     StepOutcome,
 )
-from dynosim_runtime.workers.mock_stats import MockStats
-from dynosim_runtime.workers.mock_tokens import TokenSource
+from dynosim_runtime.mock.stats import MockStats
+from dynosim_runtime.mock.tokens import TokenSource
 
 VOCABULARY = 1000
 TIMING = LinearModel(

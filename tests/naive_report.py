@@ -20,7 +20,7 @@ from naive_latencies import (
 from naive_run import Row, Run
 from naive_saturation import saturation_keys
 
-from dynosim.runner import RunOutcome
+from dynosim.experiment.run import RunOutcome
 from dynosim.timing.fitted import FittedModel
 
 

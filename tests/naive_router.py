@@ -12,7 +12,7 @@ from typing import Any
 from naive_caches import NaiveCaches
 from naive_workers import Home, NaiveWorkers
 
-from dynosim.hashing import local_hashes, sequence_hashes
+from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.router.classes import UNKNOWN_TOKEN_BUDGET, PolicyClass
 from dynosim.router.cost import WorkerOption
 from dynosim.router.kv_router import Decision, Refusal

@@ -170,13 +170,7 @@ class _Worker:
                     continue
                 return
             start_ms = max(now_ms, under_way[-1][0].end_ms if under_way else device_free_ms)
-            end_ms = start_ms + self.timing.step_ms(
-                plan.num_prefills,
-                plan.prefill_tokens,
-                plan.prefix_tokens,
-                plan.num_decodes,
-                plan.decode_context_tokens,
-            )
+            end_ms = start_ms + self.timing.step_ms(plan)
             done = set(plan.prefilled)
             step = Step(
                 self.worker,

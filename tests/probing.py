@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from clusters import run_twin
 
-from dynosim.cluster import simulate
 from dynosim.cluster.event_plane import DelaySettings
 from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
@@ -151,7 +151,7 @@ def watched_run(
         policy=watch.policy,
         **routing,
     )
-    result = simulate(
+    result = run_twin(
         trace,
         engine=engine,
         timing=timing,

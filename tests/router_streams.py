@@ -6,7 +6,7 @@ from typing import Any
 
 from router_support import BLOCK, card, request
 
-from dynosim.hashing import sequence_hashes
+from dynosim.blocks.hashing import sequence_hashes
 from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored, Tier
 from dynosim.indexer.make import IndexSpec
 from dynosim.router.busy import BusyThresholds

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from dynosim.hashing import sequence_hashes
+from dynosim.blocks.hashing import sequence_hashes
 from dynosim.indexer.base import Stored
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.router.kv_router import KvRouter

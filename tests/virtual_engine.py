@@ -13,15 +13,15 @@ from dynosim.engine.spec import EngineSpec
 from dynosim.records import IntArray
 from dynosim.timing.model import StepTimeModel
 from dynosim_runtime.errors import LiveError
-from dynosim_runtime.loadgen.client import Answer, Clock
-from dynosim_runtime.workers.mock_engine import MockRequest
-from dynosim_runtime.workers.mock_loop import EngineLoop
-from dynosim_runtime.workers.mock_tokens import TokenSource
+from dynosim_runtime.measure.client import Answer, Clock
+from dynosim_runtime.mock.engine import MockRequest
+from dynosim_runtime.mock.loop import EngineLoop
+from dynosim_runtime.mock.tokens import TokenSource
 
 
 def use_virtual_clock(patch: pytest.MonkeyPatch) -> None:
     """Let measuring code read the clock of a `VirtualTimeLoop`."""
-    for module in ("loadgen.client", "calibration.measure"):
+    for module in ("measure.client", "measure.steps"):
         patch.setattr(f"dynosim_runtime.{module}.time", loop_clock)
 
 

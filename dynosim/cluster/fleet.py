@@ -9,10 +9,10 @@ next step.
 import sys
 from heapq import heappop, heappush
 
-from dynosim.cluster.instant import RELATIVE_TOLERANCE, TOLERANCE_MS, instant_end
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.placement import QUEUED, Placer
 from dynosim.cluster.worker import Worker
+from dynosim.engine.instant import RELATIVE_TOLERANCE, TOLERANCE_MS, instant_end
 from dynosim.engine.sequence import Sequence
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import RequestStatus, Trace
@@ -42,6 +42,7 @@ class Fleet:
         self.now_ms = 0.0
         self._turnaround_ms = turnaround_ms
         self._workers = workers
+        self._engines = [worker.engine for worker in workers]
         self._placer = placer
         self._load = load
         self._journal = journal
@@ -73,7 +74,7 @@ class Fleet:
 
     def next_ms(self) -> float:
         """Time of the next event; infinity when nothing is left to happen."""
-        ends = (worker.end_ms for worker in self._workers)
+        ends = (engine.next_ms for engine in self._engines)
         return min(self._load.next_ms, self._placer.next_ms, min(ends, default=NEVER))
 
     def run_until(self, until_ms: float) -> None:  # noqa: C901
@@ -83,13 +84,13 @@ class Fleet:
         """
         ends = self._ends
         load = self._load
-        workers = self._workers
+        workers, engines = self._workers, self._engines
         placer = self._placer
         touched = self._touched
         until_ms = min(instant_end(until_ms), LAST_MS)
         while True:
             end_ms, worker_id = ends[0]
-            while workers[worker_id].end_ms != end_ms:
+            while engines[worker_id].next_ms != end_ms:
                 heappop(ends)  # the run was cut short since
                 end_ms, worker_id = ends[0]
             now_ms = end_ms
@@ -104,7 +105,7 @@ class Fleet:
                 now_ms = self.now_ms  # rounding turns no clock back
             while end_ms <= instant_ms:
                 heappop(ends)
-                if workers[worker_id].end_ms == end_ms:
+                if engines[worker_id].next_ms == end_ms:
                     touched.append(worker_id)
                     if end_ms > now_ms:
                         now_ms = end_ms
@@ -112,11 +113,11 @@ class Fleet:
             if len(touched) > 1:
                 touched.sort()
             for worker_id in touched:
-                worker = workers[worker_id]
-                end_ms = worker.end_ms
+                engine = engines[worker_id]
+                end_ms = engine.next_ms
                 if end_ms != NEVER:  # told twice, it ends once
-                    finished = worker.complete(end_ms)
-                    placer.hear(worker, finished, now_ms)
+                    finished = engine.complete(end_ms)
+                    placer.hear(workers[worker_id], finished, now_ms)
                     if finished:
                         self._note_ends(finished, now_ms)
             if self._num_queued or placer.next_ms <= instant_ms:
@@ -125,10 +126,10 @@ class Fleet:
                 now_ms = self._place_all(instant_ms, now_ms)
             self.now_ms = now_ms
             for worker_id in touched:
-                worker = workers[worker_id]
-                if worker.end_ms == NEVER:  # also told twice, a worker starts once
-                    worker.start(now_ms)
-                    end_ms = worker.end_ms
+                engine = engines[worker_id]
+                if engine.next_ms == NEVER:  # also told twice, it starts once
+                    engine.start(now_ms)
+                    end_ms = engine.next_ms
                     if end_ms != NEVER:
                         heappush(ends, (end_ms, worker_id))
             touched.clear()
@@ -196,9 +197,9 @@ class Fleet:
         journal.worker_id[index] = worker_id
         if now_ms != journal.arrival_ms[index]:
             journal.dispatch_ms[index] = now_ms
-        worker = self._workers[worker_id]
-        if worker.enqueue(self._sequence(index, now_ms), now_ms):
-            heappush(self._ends, (worker.end_ms, worker_id))
+        engine = self._engines[worker_id]
+        if engine.add(self._sequence(index, now_ms), now_ms):
+            heappush(self._ends, (engine.next_ms, worker_id))
         self._touched.append(worker_id)
 
     def _sequence(self, index: int, now_ms: float) -> Sequence:

@@ -9,6 +9,7 @@ from dynosim.records import NO_REQUEST, RequestLog, RequestStatus, StepLog, Trac
 
 NAN = float("nan")
 STEP_ROW = struct.Struct("2d10q")  # start and duration, then the counts in StepLog's order
+pack_row = STEP_ROW.pack
 STEP_TYPE = np.dtype([("times", "f8", 2), ("counts", "i8", 10)])
 
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from dynosim.cluster.worker import NEVER, Worker
+from dynosim.cluster.worker import Worker
+from dynosim.engine.pace import NEVER
 from dynosim.engine.sequence import Sequence
 from dynosim.records import KvEventLog, RoutingStats
 from dynosim.router.modes import LoadMode
@@ -12,7 +13,7 @@ from dynosim.router.refusals import RequestRefusedError
 QUEUED = -1
 
 
-class Release(NamedTuple):
+class Released(NamedTuple):
     """A request that waited in the router and now goes to a worker, or is refused after all."""
 
     request_index: int
@@ -41,7 +42,7 @@ class Placer(Protocol):
         """Take note of a step or run that has just ended on a worker."""
         ...
 
-    def releases(self, now_ms: float) -> Iterator[Release]:
+    def releases(self, now_ms: float) -> Iterator[Released]:
         """What stops waiting in the router now."""
         ...
 
@@ -73,7 +74,7 @@ class LoadPlacer:
         """Count ends."""
         self.num_requests[worker.worker_id] -= len(finished)
 
-    def releases(self, now_ms: float) -> Iterator[Release]:
+    def releases(self, now_ms: float) -> Iterator[Released]:
         """Nothing ever waits."""
         return iter(())
 

@@ -281,15 +281,7 @@ class ScenarioRun:
         self.totals["preemptions"] += len(plan.preempted)
         duration = 0
         if self.has_time and rows:
-            duration = int(
-                self.timing.step_ms(
-                    plan.num_prefills,
-                    plan.prefill_tokens,
-                    plan.prefix_tokens,
-                    plan.num_decodes,
-                    plan.decode_context_tokens,
-                )
-            )
+            duration = int(self.timing.step_ms(plan))
         record = {
             "sched": rows,
             "pre": [sequence.request_id for sequence in plan.preempted],

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from dynosim.records import KvEvent
 
+NO_EVENTS: list[KvEvent] = []  # never changed
 _OUTDATED_ALLOWED = 64  # places not worth a rebuild
 
 
@@ -81,6 +82,14 @@ class BlockPool:
     def resident_blocks(self) -> dict[int, int]:
         """Cached blocks by content id, oldest copies only."""
         return {content: extent.num_cached for content, extent in self._resident.items()}
+
+    def take_events(self) -> list[KvEvent]:
+        """The events since the last call; they belong to the caller."""
+        events = self.events
+        if not events:
+            return NO_EVENTS
+        self.events = []
+        return events
 
     def lookup(self, contents: list[int], limit_blocks: int) -> tuple[list[Extent], int, int]:
         """The longest cached prefix of a path, at most `limit_blocks` long. Touches nothing.

@@ -40,3 +40,8 @@ class EngineSpec:
     def max_active(self) -> int:
         """Requests that may hold a seat at once."""
         return self.max_num_seqs if self.max_num_active_seqs is None else self.max_num_active_seqs
+
+    @property
+    def pipeline_depth(self) -> int:
+        """Steps that may be in flight at once."""
+        return 2 if self.async_scheduling else 1

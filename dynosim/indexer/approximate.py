@@ -8,8 +8,8 @@ kept and of the others those released first, deepest first, forgotten.
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
 
+from dynosim.blocks.hashing import sequence_hashes
 from dynosim.errors import ConfigError, InvariantError
-from dynosim.hashing import sequence_hashes
 from dynosim.indexer.base import BlockEvent, Guess, Index, IndexCounters, Overlaps
 from dynosim.workers.ids import Slot
 

@@ -10,7 +10,7 @@ from enum import IntEnum
 from itertools import count
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from dynosim.hashing import extend_sequence_hashes
+from dynosim.blocks.hashing import extend_sequence_hashes
 from dynosim.workers.ids import Slot
 
 

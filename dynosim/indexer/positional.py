@@ -9,8 +9,8 @@ holes; workers with holes are known, and checked block by block.
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from dynosim.blocks.hashing import extend_sequence_hashes
 from dynosim.errors import ConfigError
-from dynosim.hashing import extend_sequence_hashes
 from dynosim.indexer.base import (
     BlockEvent,
     IndexCounters,

@@ -8,7 +8,7 @@ hashes, since a tier need not hold the beginning of a prompt to be asked about i
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from dynosim.hashing import extend_sequence_hashes, sequence_hashes
+from dynosim.blocks.hashing import extend_sequence_hashes, sequence_hashes
 from dynosim.indexer.base import (
     BlockEvent,
     Cleared,

@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 
-from dynosim.hashing import local_hashes, sequence_hashes
+from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.router.cost import WorkerOption
 from dynosim.router.inputs import Arrive, AskBest, E, Input
 from dynosim.router.refusals import InvalidRequestError

@@ -60,7 +60,7 @@ class WorkerTable:
         self.candidates: list[Candidate | None] = []  # by slot
         self.all_mask = 0
         self.cpu_mask = 0
-        self._slots: dict[Candidate, Slot] = {}
+        self._slots: dict[tuple[WorkerId, DpRank], Slot] = {}  # by `Candidate`
         self._taint_masks: dict[str, int] = {}
         self._worker_masks: dict[WorkerId, int] = {}
 
@@ -132,7 +132,7 @@ class WorkerTable:
 
     def slot_of(self, worker_id: WorkerId, dp_rank: DpRank = FIRST_RANK) -> Slot | None:
         """The slot of a candidate, or None if there is no such worker or rank."""
-        return self._slots.get(Candidate(worker_id, dp_rank))
+        return self._slots.get((worker_id, dp_rank))
 
     def candidate(self, slot: Slot) -> Candidate:
         """Who has a slot that is in use."""

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 
-from dynosim_runtime.generation import GenerateRequest, RequestRecord, TokenDelta
+from dynosim_runtime.requests import GenerateRequest, RequestRecord, TokenDelta
 
 
 class Pause(msgspec.Struct, frozen=True):

@@ -10,9 +10,9 @@ import uvloop
 from http_support import MODEL, app_of, generator_saying
 from starlette.types import Receive, Scope, Send
 
-from dynosim_runtime.frontend import connection
-from dynosim_runtime.frontend.connection import BoundedConnection
-from dynosim_runtime.frontend.limits import HttpLimits
+from dynosim_runtime.http import connection
+from dynosim_runtime.http.connection import BoundedConnection
+from dynosim_runtime.http.limits import HttpLimits
 from dynosim_runtime.ports import listening_socket
 
 MAX_HEAD = 2000

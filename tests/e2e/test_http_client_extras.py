@@ -8,10 +8,10 @@ import openai
 import pytest
 from http_support import MODEL, app_of, generator_saying, serving
 
-from dynosim_runtime.byte_tokenizer import BYTE_OFFSET
-from dynosim_runtime.generation import GenerateRequest, StructuredOutput, TokenDelta, TokenLogprob
-from dynosim_runtime.protocol.output_parser import Parsing
+from dynosim_runtime.dialects.parsing.output_parser import Parsing
+from dynosim_runtime.requests import GenerateRequest, StructuredOutput, TokenDelta, TokenLogprob
 from dynosim_runtime.testing import ScriptedGenerator, Step
+from dynosim_runtime.tokenize.byte_tokenizer import BYTE_OFFSET
 
 HELLO: list[Any] = [{"role": "user", "content": "hi"}]
 TOOLS: list[Any] = [

@@ -8,7 +8,7 @@ import pytest
 from http_support import MODEL, app_of, generator_saying, serving
 
 from dynosim_runtime.errors import ApiError
-from dynosim_runtime.generation import TokenDelta
+from dynosim_runtime.requests import TokenDelta
 from dynosim_runtime.testing import Pause, ScriptedGenerator
 
 TEXT = "Grüße, 世界 😀!"

@@ -10,8 +10,8 @@ from naive_serving import Served, serve_again
 from strategies import random_trace
 
 from dynosim.config import RunConfig
+from dynosim.experiment.run import Prepared, RunOutcome, prepare, run
 from dynosim.records import NO_REQUEST, Trace
-from dynosim.runner import Prepared, RunOutcome, prepare, run
 from dynosim.timing.fitted import Fit, FittedModel, FittedParameters, MeasuredRange
 
 FORMULAS: tuple[dict[str, Any], ...] = (

@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 
 from dynosim.cluster.event_plane import DelaySettings
-from dynosim.cluster.prefill_estimate import StepTimeEstimator
 from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import NO_REQUEST, Trace
@@ -20,6 +19,7 @@ from dynosim.router.modes import LOAD_MODES
 from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 from dynosim.timing.formulas import LinearModel, PolynomialModel
 from dynosim.timing.model import StepTimeModel
+from dynosim.timing.prefill_estimate import StepTimeEstimator
 
 
 def random_trace(rng: random.Random) -> Trace:

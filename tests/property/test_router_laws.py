@@ -4,12 +4,12 @@ import random
 from dataclasses import replace
 
 import numpy as np
+from clusters import run_twin
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from router_support import make_router, request, store
 from strategies import random_routing, random_spec, random_timing, random_trace
 
-from dynosim.cluster import simulate
 from dynosim.cluster.block_names import HashNames
 from dynosim.cluster.event_plane import DelaySettings
 from dynosim.cluster.routing import RoutingSpec
@@ -115,7 +115,7 @@ def run(seed: int, **changes: object) -> RunResult:
     timing = random_timing(rng, spec)
     routing = replace(random_routing(rng, spec), events=DelaySettings(), frontends=1)
     routing = replace(routing, settings=replace(routing.settings, mode="kv"), **changes)  # type: ignore[arg-type]
-    return simulate(trace, engine=spec, timing=timing, num_workers=3, routing=routing)
+    return run_twin(trace, engine=spec, timing=timing, num_workers=3, routing=routing)
 
 
 @settings(max_examples=40, deadline=None)
@@ -208,7 +208,7 @@ def test_looking_up_evictions_late_and_hearing_of_them_in_time_route_alike(seed:
 
     def routed(*, records_events: bool) -> RunResult:
         settings = RouterSettings(spec.block_size, mode="kv", seed=seed % 7)
-        return simulate(
+        return run_twin(
             trace,
             engine=spec,
             timing=CROWDED_TIMING,
@@ -239,7 +239,7 @@ def test_stores_less_removals_are_what_is_resident(seed: int, mode: str) -> None
     spec = replace(spec, num_gpu_blocks=-(-spec.max_model_len // 8) + rng.choice([1, 20]))
     routing = RoutingSpec(RouterSettings(spec.block_size, mode=mode), records_events=True)
     timing = random_timing(rng, spec)
-    result = simulate(trace, engine=spec, timing=timing, num_workers=2, routing=routing)
+    result = run_twin(trace, engine=spec, timing=timing, num_workers=2, routing=routing)
     log = result.kv_events
     assert log is not None and len(log.num_blocks) > 0
     for worker_id in range(2):

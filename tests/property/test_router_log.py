@@ -5,15 +5,15 @@ import random
 from collections import Counter
 from typing import Any
 
+from dynosim.router.log.checkpoint import difference
+from dynosim.router.log.entries import LoggedRouter, replay_entry
+from dynosim.router.log.plain import outcome_to_plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from router_inputs import Inputs, PowersOfTwo, random_caches, random_settings, tiers_of
 
 from dynosim.errors import DynosimError
-from dynosim.router.log.checkpoint import difference
 from dynosim.router.kv_router import Decision, KvRouter
-from dynosim.router.log.entries import LoggedRouter, replay_entry
-from dynosim.router.log.plain import outcome_to_plain
 from dynosim.router.prefill_load import RetoldEstimator
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -6,21 +6,21 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
+from dynosim.router.log.checkpoint import checkpoint, difference
+from dynosim.router.log.entries import replay_entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from router_streams import Pace, Stream, random_event, random_index, random_settings
 from router_support import BLOCK, card, request
 
-from dynosim import rotating_log
 from dynosim.indexer.base import Tier
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.tiers import TieredIndex
-from dynosim.replay_log import log_files, replay_log
-from dynosim.rotating_log import RotatingLog
-from dynosim.router.log.checkpoint import checkpoint, difference
 from dynosim.router.kv_router import KvRouter
-from dynosim.router.log.entries import replay_entry
 from dynosim.router.settings import RouterSettings
+from dynosim.routerlog import rotating as rotating_log
+from dynosim.routerlog.replay import log_files, replay_log
+from dynosim.routerlog.rotating import RotatingLog
 
 SEEDS = st.integers(0, 2**32 - 1)
 

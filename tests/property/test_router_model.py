@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from math import isclose
 from typing import Any
 
+from dynosim.router.log.checkpoint import checkpoint, difference
+from dynosim.router.log.entries import replay_entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_router import NEAR, NaiveRouter
@@ -21,9 +23,7 @@ from router_inputs import (
 
 from dynosim.errors import DynosimError
 from dynosim.indexer.base import Tier
-from dynosim.router.log.checkpoint import checkpoint, difference
 from dynosim.router.kv_router import Decision, KvRouter, Refusal
-from dynosim.router.log.entries import replay_entry
 from dynosim.router.refusals import RequestRefusedError
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -11,15 +11,15 @@ from virtual_engine import VirtualEngine, use_virtual_clock
 from virtual_time import in_virtual_time, now_s
 
 from dynosim.engine.spec import EngineSpec
+from dynosim.fit.forms import point_ms
 from dynosim.timing.fitted import Fit, FittedModel
 from dynosim.timing.formulas import LinearModel
 from dynosim.timing.model import StepTimeModel
-from dynosim_runtime.calibration.forms import point_ms
-from dynosim_runtime.calibration.measure import MIN_ROUNDS, MeasurementPlan, Measurements, Measurer
 from dynosim_runtime.errors import LiveError
-from dynosim_runtime.loadgen.client import Answer
-from dynosim_runtime.loadgen.prompts import UNKNOWN_VOCABULARY, PromptMaker
-from dynosim_runtime.workers.mock_stats import EngineCollector
+from dynosim_runtime.measure.client import Answer
+from dynosim_runtime.measure.prompts import UNKNOWN_VOCABULARY, PromptMaker
+from dynosim_runtime.measure.steps import MIN_ROUNDS, MeasurementPlan, Measurements, Measurer
+from dynosim_runtime.mock.stats import EngineCollector
 
 MODEL = FittedModel(Fit(parameters=replace(TRUE, ingress_ms=1.5, egress_ms=0.5), knee=2.5))
 SPEC = EngineSpec(

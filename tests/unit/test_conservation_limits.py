@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clusters import run_twin
 
-from dynosim.cluster import simulate
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import InvariantError
 from dynosim.metrics import check_conservation
@@ -34,7 +34,7 @@ TRACE = trace_of(6)
 
 
 def run(trace: Trace = TRACE, spec: EngineSpec = SPEC, **options: Any) -> RunResult:
-    return simulate(trace, engine=spec, timing=FixedModel(10.0, 5.0), num_workers=2, **options)
+    return run_twin(trace, engine=spec, timing=FixedModel(10.0, 5.0), num_workers=2, **options)
 
 
 def tight_run() -> RunResult:
@@ -188,7 +188,7 @@ def test_where_prompts_are_computed_again_more_may_be_computed_but_not_less() ->
 
 
 def test_a_cut_off_run_may_have_computed_for_requests_that_did_not_end() -> None:
-    result = run(max_sim_time_ms=60.0)
+    result = run(until_ms=60.0)
     unfinished = result.requests.status == RequestStatus.UNFINISHED
     assert unfinished.any() and not unfinished.all()
     check_conservation(result, TRACE)

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 from event_support import BLOCK, CLEARED, PATIENCE_S, EventEngine, following, message, stored
 
-from dynosim.hashing import local_hashes
+from dynosim.blocks.hashing import local_hashes
 from dynosim.indexer.base import Cleared, Removed, Stored, Tier
 from dynosim.indexer.wire import EngineEvent, encode_batch, removed_event, stored_event
-from dynosim_runtime.events import subscriber
-from dynosim_runtime.events.subscriber import EventSubscriber, SubscriberCounters, Subscriptions
+from dynosim_runtime.kv_events import subscriber
+from dynosim_runtime.kv_events.subscriber import EventSubscriber, SubscriberCounters, Subscriptions
 
 
 @pytest.fixture(autouse=True)

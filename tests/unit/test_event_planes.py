@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from clusters import run_twin
 from probing import PROBE, Ask, Watched, trace_of, watched_run
 
-from dynosim.cluster import simulate
 from dynosim.cluster.event_plane import DelaySettings
 from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
@@ -101,7 +101,7 @@ def next_request(at_ms: float, plane: str, *, is_async: bool, exact: bool) -> tu
     """
     trace = trace_of([*EVICTING, Ask(at_ms, (1, 2, 8), 0, last_tokens=1)], 4)
     for seed in range(20):  # equal costs are drawn: until A and B meet
-        result = simulate(
+        result = run_twin(
             trace,
             engine=replace(SMALL, async_scheduling=is_async),
             timing=TIMING,

@@ -11,18 +11,18 @@ from virtual_time import in_virtual_time, let_others_run, loop_clock, now_ms, no
 
 from dynosim.router.classes import PolicyClass
 from dynosim.router.settings import RouterSettings
-from dynosim_runtime.byte_tokenizer import ByteTokenizer
 from dynosim_runtime.card import worker_id_of
-from dynosim_runtime.events.subscriber import Subscriptions
-from dynosim_runtime.frontend.app import create_app
-from dynosim_runtime.frontend.metrics import (
+from dynosim_runtime.http.app import create_app
+from dynosim_runtime.http.registry import ModelRegistry
+from dynosim_runtime.kv_events.subscriber import Subscriptions
+from dynosim_runtime.serving.gauges import observe_frontend, status_routes
+from dynosim_runtime.serving.metrics import (
     DURATION_BUCKETS,
     ITL_BUCKETS,
     TOKEN_BUCKETS,
     TTFT_BUCKETS,
 )
-from dynosim_runtime.frontend.observe import observe_frontend, status_routes
-from dynosim_runtime.frontend.registry import ModelRegistry
+from dynosim_runtime.tokenize.byte_tokenizer import ByteTokenizer
 
 PROMPT = list(range(10, 20))
 CHAT_TOKENS = (1 + 7 + 1 + 1) + (1 + 10)  # start, "user\nhi", end, "\n"; start, "assistant\n"
@@ -65,8 +65,8 @@ class Served:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("routes_generate", "service"):
-        monkeypatch.setattr(f"dynosim_runtime.frontend.{module}.time", loop_clock)
+    for module in ("http.routes_generate", "serving.dispatcher"):
+        monkeypatch.setattr(f"dynosim_runtime.{module}.time", loop_clock)
 
 
 KV_GAUGES = ("events", "malformed", "gaps", "replays", "cleared", "failures", "streams_failing")

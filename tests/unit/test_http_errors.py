@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from http_support import MAX_MODEL_LEN, MODEL, app_of, client_of, generator_saying
 
-from dynosim_runtime.byte_tokenizer import ByteTokenizer
 from dynosim_runtime.errors import ApiError
-from dynosim_runtime.frontend.limits import HttpLimits
-from dynosim_runtime.frontend.registry import ModelRegistry
-from dynosim_runtime.generation import GenerateRequest
+from dynosim_runtime.http.limits import HttpLimits
+from dynosim_runtime.http.registry import ModelRegistry
+from dynosim_runtime.requests import GenerateRequest
 from dynosim_runtime.testing import Pause, ScriptedGenerator
+from dynosim_runtime.tokenize.byte_tokenizer import ByteTokenizer
 
 HELLO = [{"role": "user", "content": "Hello"}]
 PICTURE = [{"type": "image_url", "image_url": {"url": "data:,"}}]

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from http_support import MODEL, app_of, client_of, events_of, generator_saying, says
 
-from dynosim_runtime.byte_tokenizer import BYTE_OFFSET
 from dynosim_runtime.errors import ApiError
-from dynosim_runtime.frontend.limits import HttpLimits
-from dynosim_runtime.frontend.observer import NoObserver
-from dynosim_runtime.generation import GenerateRequest, TokenDelta
+from dynosim_runtime.http.limits import HttpLimits
+from dynosim_runtime.http.observer import NoObserver
+from dynosim_runtime.requests import GenerateRequest, TokenDelta
 from dynosim_runtime.testing import Pause, ScriptedGenerator
+from dynosim_runtime.tokenize.byte_tokenizer import BYTE_OFFSET
 
 HELLO = [{"role": "user", "content": "Hello"}]
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"

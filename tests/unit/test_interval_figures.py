@@ -8,7 +8,7 @@ import pytest
 from recorded_runs import TRUE
 
 from dynosim.config import RunConfig
-from dynosim.intervals import (
+from dynosim.experiment.intervals import (
     DEFAULT_REPLAYS,
     FORM_ERROR,
     INTERVAL_KEYS,
@@ -20,8 +20,8 @@ from dynosim.intervals import (
     prediction_intervals,
     scaled,
 )
+from dynosim.experiment.run import prepare, run
 from dynosim.records import NO_REQUEST, Trace
-from dynosim.runner import prepare, run
 from dynosim.timing.fitted import DRIFT, Fit, FittedModel, FittedParameters
 from dynosim.timing.formulas import FixedModel
 from dynosim.timing.model import StepTimeModel

@@ -4,17 +4,17 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from dynosim.router.log.entries import LoggedRouter, replay_entry
 from router_support import BLOCK, card, make_router, request, store
 
+from dynosim.blocks.hashing import local_hashes
 from dynosim.errors import ConfigError
-from dynosim.hashing import local_hashes
 from dynosim.indexer.approximate import ApproximateIndex
 from dynosim.indexer.base import Removed
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.router.classes import PolicyClass
 from dynosim.router.eligibility import Constraints
 from dynosim.router.kv_router import KvRouter
-from dynosim.router.log.entries import LoggedRouter, replay_entry
 from dynosim.router.refusals import (
     InvalidRequestError,
     NoEligibleWorkerError,

@@ -16,10 +16,10 @@ from dynosim.router.cost import WorkerOption
 from dynosim.router.request import RoutingRequest
 from dynosim.router.settings import RouterSettings
 from dynosim_runtime.card import WorkerCard, worker_id_of
-from dynosim_runtime.engines.base import EngineRefusedError
+from dynosim_runtime.clients.base import EngineRefusedError
 from dynosim_runtime.errors import ApiError
-from dynosim_runtime.frontend import fleet
-from dynosim_runtime.generation import Sampling, StructuredOutput
+from dynosim_runtime.requests import Sampling, StructuredOutput
+from dynosim_runtime.serving import membership as fleet
 
 EXPECTED = [next_token(10 + i) for i in range(6)]
 
@@ -99,7 +99,7 @@ async def test_an_engine_that_finds_the_stop_itself_may_tell_what_it_knows(
 async def test_an_engine_that_does_not_find_the_stop_is_not_waited_for_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("dynosim_runtime.frontend.generation.LET_END_S", 0.01)
+    monkeypatch.setattr("dynosim_runtime.serving.stream.LET_END_S", 0.01)
     engine = ScriptedEngine(hangs_after={"a": 3})
     inside = Inside(engine)
     inside.show(card("a", engine="vllm"))

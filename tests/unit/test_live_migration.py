@@ -19,14 +19,14 @@ from live_support import (
 from msgspec.structs import replace
 from virtual_time import in_virtual_time, let_others_run, now_ms, now_s
 
+from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.config.live import LiveConfig
-from dynosim.hashing import local_hashes, sequence_hashes
 from dynosim.router.load import Booking
 from dynosim.router.settings import AffinitySettings, LoadSettings, RouterSettings
 from dynosim_runtime.card import worker_id_of
-from dynosim_runtime.engines.base import EngineRequest
+from dynosim_runtime.clients.base import EngineRequest
 from dynosim_runtime.errors import ApiError
-from dynosim_runtime.generation import GenerateRequest, RequestRecord, Sampling, StructuredOutput
+from dynosim_runtime.requests import GenerateRequest, RequestRecord, Sampling, StructuredOutput
 
 PROMPT = list(range(10))
 ANSWER = [next_token(10 + i) for i in range(20)]

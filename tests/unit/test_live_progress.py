@@ -24,11 +24,11 @@ from dynosim.config.live import LiveConfig
 from dynosim.router.classes import PolicyClass
 from dynosim.router.settings import LoadSettings, RouterSettings
 from dynosim_runtime.card import worker_id_of
-from dynosim_runtime.engines.base import EngineRefusedError
+from dynosim_runtime.clients.base import EngineRefusedError
 from dynosim_runtime.errors import ApiError
-from dynosim_runtime.frontend.metrics import ITL_BUCKETS, TOKEN_BUCKETS, TTFT_BUCKETS
-from dynosim_runtime.frontend.service import HEARTBEAT_TOKENS
-from dynosim_runtime.generation import RequestRecord
+from dynosim_runtime.requests import RequestRecord
+from dynosim_runtime.serving.dispatcher import HEARTBEAT_TOKENS
+from dynosim_runtime.serving.metrics import ITL_BUCKETS, TOKEN_BUCKETS, TTFT_BUCKETS
 
 # Multiples of 1/4 s, so that sums of them are exact; 1 and 3 are bounds of buckets themselves.
 PAUSES_S = st.sampled_from([0.0, 0.25, 1.0, 3.0, 5.0])
@@ -200,7 +200,7 @@ async def test_an_engine_that_finds_stops_has_a_moment_to_tell_what_it_knows() -
 
 @in_virtual_time
 async def test_a_request_arrived_when_it_had_come_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dynosim_runtime.frontend.service.time", loop_clock)
+    monkeypatch.setattr("dynosim_runtime.serving.dispatcher.time", loop_clock)
     await asyncio.sleep(10.0)
     engine = ScriptedEngine(pieces=[(2.0, 1)])
     inside = Inside(engine, "a", now_ms=now_ms)

@@ -11,18 +11,18 @@ from live_support import Inside, ScriptedEngine, card, request
 
 from dynosim.config.loading import run_config_from_dict
 from dynosim.errors import ConfigError
-from dynosim_runtime.byte_tokenizer import ByteTokenizer
 from dynosim_runtime.card import WorkerCard, worker_id_of
+from dynosim_runtime.dialects.nvext import NvExt
 from dynosim_runtime.errors import ApiError
-from dynosim_runtime.frontend.fleet import DRAINING
-from dynosim_runtime.frontend.observe import worker_rows
-from dynosim_runtime.frontend.registry import ModelRegistry
 from dynosim_runtime.hosts import without_credentials
+from dynosim_runtime.http.registry import ModelRegistry
 from dynosim_runtime.launch.options import deploy_options
+from dynosim_runtime.measure.capacity import told_speedups
 from dynosim_runtime.ports import check_port
-from dynosim_runtime.protocol.nvext import NvExt
-from dynosim_runtime.validation.capacity import told_speedups
-from dynosim_runtime.workers.command import describe
+from dynosim_runtime.serving.gauges import worker_rows
+from dynosim_runtime.serving.membership import DRAINING
+from dynosim_runtime.tokenize.byte_tokenizer import ByteTokenizer
+from dynosim_runtime.worker.command import describe
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 

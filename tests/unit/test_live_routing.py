@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
+from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.config import RunConfig
 from dynosim.config.loading import run_config_from_dict
 from dynosim.errors import ConfigError
-from dynosim.hashing import local_hashes, sequence_hashes
-from dynosim.replay_log import replay_log
 from dynosim.router.kv_router import Decision
 from dynosim.router.request import RoutingRequest
 from dynosim.router.workers import WorkerCard
-from dynosim_runtime.frontend.routing import LiveRouting
-from dynosim_runtime.plan import check_live
+from dynosim.routerlog.replay import replay_log
+from dynosim_runtime.config import check_live
+from dynosim_runtime.serving.make_router import LiveRouting
 
 BLOCK = 16
 

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 
 from dynosim.metrics.tables import RECORD_FIELDS
 from dynosim.records import RequestLog, RequestStatus
-from dynosim_runtime.frontend.records import record_row
-from dynosim_runtime.generation import RequestRecord
-from dynosim_runtime.loadgen.client import Answer
-from dynosim_runtime.loadgen.load import LoadRun, fill_record
-from dynosim_runtime.loadgen.measured import (
+from dynosim_runtime.measure.client import Answer
+from dynosim_runtime.measure.load import LoadRun, fill_record
+from dynosim_runtime.measure.measured import (
     cache_hit_rate,
     measured_report,
     record_table,
     request_log,
 )
+from dynosim_runtime.requests import RequestRecord
+from dynosim_runtime.serving.request_log import record_row
 
 STATUSES = {
     "completed": RequestStatus.COMPLETED,

@@ -11,23 +11,23 @@ from prometheus_client import CollectorRegistry
 from dynosim.engine.spec import EngineSpec
 from dynosim.timing.formulas import FixedModel
 from dynosim_runtime.errors import ApiError
-from dynosim_runtime.workers.mock_calls import CallReader
-from dynosim_runtime.workers.mock_engine import MockEngine
-from dynosim_runtime.workers.mock_frames import (
+from dynosim_runtime.mock.calls import CallReader
+from dynosim_runtime.mock.engine import MockEngine
+from dynosim_runtime.mock.frames import (
     DONE,
     FINGERPRINT,
     CompletionFrames,
     usage_of,
     whole_answer,
 )
-from dynosim_runtime.workers.mock_stats import (
+from dynosim_runtime.mock.stats import (
     _E2E_BOUNDS_S,
     _ITL_BOUNDS_S,
     _TTFT_BOUNDS_S,
     EngineCollector,
     MockStats,
 )
-from dynosim_runtime.workers.mock_tokens import TokenSource, tokens_until_stop
+from dynosim_runtime.mock.tokens import TokenSource, tokens_until_stop
 
 SPEC = EngineSpec(
     num_gpu_blocks=41, max_model_len=20, block_size=4, max_num_seqs=2, max_num_batched_tokens=64

@@ -6,11 +6,11 @@ import msgspec
 import pytest
 from http_support import MAX_MODEL_LEN, MODEL, app_of, client_of, generator_saying
 
-from dynosim_runtime.byte_tokenizer import ByteTokenizer
-from dynosim_runtime.generation import GenerateRequest, Sampling
-from dynosim_runtime.protocol.messages import MessagesDialect
-from dynosim_runtime.protocol.responses import ResponsesDialect
-from dynosim_runtime.tokenizer import Conversation
+from dynosim_runtime.dialects.messages.request import MessagesDialect
+from dynosim_runtime.dialects.responses.request import ResponsesDialect
+from dynosim_runtime.requests import GenerateRequest, Sampling
+from dynosim_runtime.tokenize.byte_tokenizer import ByteTokenizer
+from dynosim_runtime.tokenize.tokenizer import Conversation
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -110,7 +110,7 @@ async def test_choices_differ_by_seed() -> None:
 
 
 async def test_text_parts_and_tool_calls_become_what_templates_know() -> None:
-    from dynosim_runtime.protocol.chat import ChatDialect
+    from dynosim_runtime.dialects.chat.request import ChatDialect
 
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
     conversation = conversation_of(

@@ -7,11 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dynosim.router.log.entries import LoggedRouter
 from router_support import BLOCK, card, request, store
 
 from dynosim.errors import ConfigError
 from dynosim.indexer.make import IndexSpec
-from dynosim.replay_log import (
+from dynosim.router.busy import BusyThresholds
+from dynosim.router.classes import PolicyClass
+from dynosim.router.eligibility import Constraints
+from dynosim.router.log.entries import LoggedRouter
+from dynosim.router.prefill_load import PrefillEstimator
+from dynosim.router.refusals import RequestRefusedError
+from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
+from dynosim.routerlog.replay import (
     FORMAT,
     LogHeader,
     LogWriter,
@@ -20,13 +28,6 @@ from dynosim.replay_log import (
     log_files,
     replay_log,
 )
-from dynosim.router.busy import BusyThresholds
-from dynosim.router.classes import PolicyClass
-from dynosim.router.eligibility import Constraints
-from dynosim.router.log.entries import LoggedRouter
-from dynosim.router.prefill_load import PrefillEstimator
-from dynosim.router.refusals import RequestRefusedError
-from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 
 SETTINGS = RouterSettings(
     BLOCK,

@@ -5,19 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dynosim.router.log.entries import LoggedRouter
 from router_support import BLOCK, card, request, store
 
-from dynosim import rotating_log
 from dynosim.errors import ConfigError
 from dynosim.indexer.base import Removed, Stored
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.make import IndexSpec
-from dynosim.replay_log import file_name, log_files, replay_log
-from dynosim.rotating_log import RotatingLog
 from dynosim.router.cost import WorkerOption
-from dynosim.router.log.entries import LoggedRouter
 from dynosim.router.refusals import InvalidRequestError
 from dynosim.router.settings import RouterSettings
+from dynosim.routerlog import rotating as rotating_log
+from dynosim.routerlog.replay import file_name, log_files, replay_log
+from dynosim.routerlog.rotating import RotatingLog
 
 SETTINGS = RouterSettings(BLOCK)
 SPEC = IndexSpec("compressed")

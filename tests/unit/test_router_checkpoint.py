@@ -5,10 +5,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from dynosim.router.log.checkpoint import CheckpointInParts, checkpoint, difference
+from dynosim.router.log.entries import replay_entry
+from dynosim.router.log.plain import pack, unpack
 from router_support import BLOCK, card, request
 
+from dynosim.blocks.hashing import sequence_hashes
 from dynosim.errors import ConfigError
-from dynosim.hashing import sequence_hashes
 from dynosim.indexer.approximate import ApproximateIndex, PredictedIndex
 from dynosim.indexer.base import Removed, Stored, Tier
 from dynosim.indexer.compressed import CompressedRadixIndex
@@ -17,11 +20,8 @@ from dynosim.indexer.naive import InvertedIndex, NaiveIndex
 from dynosim.indexer.positional import PositionalIndex
 from dynosim.indexer.radix import RadixIndex
 from dynosim.indexer.tiers import TieredIndex
-from dynosim.router.log.checkpoint import CheckpointInParts, checkpoint, difference
 from dynosim.router.classes import PolicyClass
 from dynosim.router.kv_router import KvRouter
-from dynosim.router.log.entries import replay_entry
-from dynosim.router.log.plain import pack, unpack
 from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 
 SETTINGS = RouterSettings(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from router_support import BLOCK, make_router, request, store
 
-from dynosim.hashing import local_hashes, sequence_hashes
+from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.indexer.base import Removed, members
 from dynosim.router.classes import PolicyClass
 from dynosim.router.eligibility import Constraints

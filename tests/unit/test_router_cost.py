@@ -7,8 +7,8 @@ from math import exp, tanh
 import pytest
 from router_support import BLOCK, Points, card, make_router, request, store
 
+from dynosim.blocks.hashing import sequence_hashes
 from dynosim.errors import ConfigError
-from dynosim.hashing import sequence_hashes
 from dynosim.indexer.base import Removed, Stored, Tier
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.tiers import TieredIndex

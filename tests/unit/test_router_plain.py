@@ -5,12 +5,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
-from router_support import BLOCK, card, request
-
-from dynosim.indexer.base import Cleared, Removed, Stored, Tier
-from dynosim.records import KvEvent
-from dynosim.router.eligibility import Constraints
-from dynosim.router.kv_router import Decision, Refusal
 from dynosim.router.log.plain import (
     card_from_plain,
     card_to_plain,
@@ -24,6 +18,12 @@ from dynosim.router.log.plain import (
     request_to_plain,
     unpack,
 )
+from router_support import BLOCK, card, request
+
+from dynosim.indexer.base import Cleared, Removed, Stored, Tier
+from dynosim.records import KvEvent
+from dynosim.router.eligibility import Constraints
+from dynosim.router.kv_router import Decision, Refusal
 from dynosim.router.refusals import NoEligibleWorkerError, QueueFullError
 from dynosim.router.request import RoutingRequest
 from dynosim.router.settings import CostSettings

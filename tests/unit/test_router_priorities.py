@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from clusters import run_twin
 
-from dynosim.cluster import simulate
 from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import Trace
@@ -28,7 +28,7 @@ def order_of(priorities: list[int]) -> list[int]:
     )
     waits = PolicyClass(prefill_busy_threshold=0)
     routing = RoutingSpec(RouterSettings(16, mode="kv", classes=(waits,)))
-    result = simulate(
+    result = run_twin(
         trace, engine=ENGINE, timing=FixedModel(50.0, 1.0), num_workers=1, routing=routing
     )
     first_ms = result.requests.first_token_ms

@@ -7,9 +7,9 @@ import pytest
 from http_support import MODEL, app_of, client_of, generator_saying, tokenizer_folder
 
 from dynosim.errors import ConfigError
-from dynosim_runtime.byte_tokenizer import TURN_END_ID, TURN_START_ID, ByteTokenizer
-from dynosim_runtime.frontend.registry import ModelRegistry
-from dynosim_runtime.tokenizer import (
+from dynosim_runtime.http.registry import ModelRegistry
+from dynosim_runtime.tokenize.byte_tokenizer import TURN_END_ID, TURN_START_ID, ByteTokenizer
+from dynosim_runtime.tokenize.tokenizer import (
     ChatTemplateError,
     Conversation,
     Tokenizer,

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from http_support import MODEL, app_of, client_of, events_of
 
-from dynosim_runtime.byte_tokenizer import BYTE_OFFSET
-from dynosim_runtime.generation import GenerateRequest, TokenDelta
+from dynosim_runtime.requests import GenerateRequest, TokenDelta
 from dynosim_runtime.testing import ScriptedGeneration, ScriptedGenerator, Step
+from dynosim_runtime.tokenize.byte_tokenizer import BYTE_OFFSET
 
 HELLO = [{"role": "user", "content": "Hello"}]
 # Byte tokens: <|im_start|>, "user\nHello", <|im_end|>, "\n", then <|im_start|>, "assistant\n".

@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 from timing_support import step_log
 
-from dynosim.records import RequestLog, RunResult, StepLog
-from dynosim.timing.fitted import Fit, FittedModel, FittedParameters
-from dynosim.timing.formulas import LinearModel
-from dynosim.validate.replay import (
+from dynosim.fit.replay import (
     Predicted,
     step_times,
     steps_of,
     taken_by_engines_ms,
     taken_ms,
 )
-from dynosim.validate.schedule import held_schedule
+from dynosim.fit.schedule import held_schedule
+from dynosim.records import RequestLog, RunResult, StepLog
+from dynosim.timing.fitted import Fit, FittedModel, FittedParameters
+from dynosim.timing.formulas import LinearModel
+from dynosim.timing.step import BatchShape
 
 TEN = LinearModel(base_ms=10, per_prefill_token_ms=0, per_decode_ms=0, per_context_token_ms=0)
 GROWING = FittedModel(
@@ -205,5 +206,5 @@ def test_times_outside_the_steps_are_taken_off() -> None:
 
 def test_durations_are_those_of_a_models_steps() -> None:
     held = held_schedule(predicted(two_engines()), TEN, "clients", 4)
-    expected = [GROWING.step_ms(*row) for row in held.compositions.tolist()]
+    expected = [GROWING.step_ms(BatchShape(*row)) for row in held.compositions.tolist()]
     assert held.durations(GROWING).tolist() == pytest.approx(expected)

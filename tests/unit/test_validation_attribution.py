@@ -19,20 +19,20 @@ from virtual_time import VirtualTimeLoop
 
 from dynosim.config import RunConfig
 from dynosim.config.loading import run_config_from_dict
+from dynosim.experiment.run import RunOutcome, load_trace, prepare
+from dynosim.experiment.run import run as simulate
 from dynosim.records import Trace
-from dynosim.runner import RunOutcome, load_trace, prepare
-from dynosim.runner import run as simulate
 from dynosim.silicon.fitted_file import write_fit
 from dynosim.timing.fitted import Fit, FittedParameters
-from dynosim_runtime.generation import RequestRecord
-from dynosim_runtime.loadgen.load import LoadRun, drive
-from dynosim_runtime.loadgen.measured import measured_report
-from dynosim_runtime.loadgen.prompts import UNKNOWN_VOCABULARY, PromptMaker
-from dynosim_runtime.validation.attribution import as_sent, attribute, report_as_sent
-from dynosim_runtime.validation.capacity import ToldCapacity
-from dynosim_runtime.validation.compare import METRICS, compare_reports
-from dynosim_runtime.validation.judge import Judgement, judge
-from dynosim_runtime.validation.measure import Measured
+from dynosim_runtime.measure.capacity import ToldCapacity
+from dynosim_runtime.measure.deployment import Measured
+from dynosim_runtime.measure.load import LoadRun, drive
+from dynosim_runtime.measure.measured import measured_report
+from dynosim_runtime.measure.prompts import UNKNOWN_VOCABULARY, PromptMaker
+from dynosim_runtime.requests import RequestRecord
+from dynosim_runtime.validate.attribution import as_sent, attribute, report_as_sent
+from dynosim_runtime.validate.compare import METRICS, compare_reports
+from dynosim_runtime.validate.judge import Judgement, judge
 
 CONSTANTS = replace(TRUE, ingress_ms=1.5, egress_ms=0.5)
 SYNTHETIC = {

@@ -17,20 +17,20 @@ from aiohttp.test_utils import TestServer
 from dynosim.config import RunConfig, run_config_from_dict
 from dynosim.config.live import LiveConfig
 from dynosim.indexer.wire import to_block_event
+from dynosim_runtime.adapters.metrics import EngineLoad, parse_load
+from dynosim_runtime.adapters.sglang import SglangAdapter
+from dynosim_runtime.adapters.trtllm import TrtllmAdapter
+from dynosim_runtime.adapters.trtllm_events import TrtllmEvents
+from dynosim_runtime.adapters.vllm import VllmAdapter, cpu_dtype
 from dynosim_runtime.card import EventSource
-from dynosim_runtime.workers.engine import (
+from dynosim_runtime.worker.engine import (
     EngineAdapter,
     EngineCallError,
     EngineFacts,
     EngineHttp,
     EngineSettings,
 )
-from dynosim_runtime.workers.metrics import EngineLoad, parse_load
-from dynosim_runtime.workers.served import start_of
-from dynosim_runtime.workers.sglang import SglangAdapter
-from dynosim_runtime.workers.trtllm import TrtllmAdapter
-from dynosim_runtime.workers.trtllm_events import TrtllmEvents
-from dynosim_runtime.workers.vllm import VllmAdapter, cpu_dtype
+from dynosim_runtime.worker.served import start_of
 
 VLLM_PAGE = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.

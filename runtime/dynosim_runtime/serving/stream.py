@@ -1,0 +1,351 @@
+"""One request on its way through the cluster: placed, streamed, moved on when its worker is lost.
+
+Tokens that have been delivered are part of the prompt wherever the request goes on, so that the
+client's stream continues without a lost or repeated token.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine
+from contextlib import aclosing
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import msgspec
+
+from dynosim.router.kv_router import Decision
+from dynosim.router.refusals import NoEligibleWorkerError, RequestRefusedError
+from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.clients.base import (
+    FINDING_STOPS,
+    EngineDelta,
+    EngineLostError,
+    EngineRefusedError,
+    EngineRequest,
+)
+from dynosim_runtime.errors import ApiError
+from dynosim_runtime.requests import FinishReason, GenerateRequest, RequestRecord, TokenDelta
+from dynosim_runtime.serving.membership import Stay
+
+if TYPE_CHECKING:
+    from dynosim_runtime.serving.dispatcher import LiveGenerator
+
+T = TypeVar("T")
+
+RETRY_PLACEMENT_S = 0.25
+MAX_WAIT_FOR_WORKER_S = 30.0  # a request whose worker was lost waits so long for another one
+LET_END_S = 0.2  # for an engine that has found a stop string to tell what it knows
+PASSED_ON = (400, 404, 413, 422)  # an engine's answers that are the client's business
+
+
+class LiveGeneration:
+    """See `dynosim_runtime.requests.Generation`; made by `LiveGenerator.start`."""
+
+    def __init__(
+        self, owner: "LiveGenerator", request: GenerateRequest, record: RequestRecord
+    ) -> None:
+        self.request = request
+        self.record = record
+        self.placed_as = request.request_id  # the router's name for it
+        self._owner = owner
+        self._tokens: list[int] = []  # delivered so far
+        self._num_placed_with = 0  # of them, those that were there when it was placed
+        self._failed: set[Stay] = set()  # where it was lost
+        self._card: WorkerCard | None = None
+        self._stay: Stay = (0, 0)
+        self._dp_rank = 0
+        self._is_prefilled = False  # on the worker it is on now
+        self._reason: FinishReason | None = None
+        self._reader: asyncio.Task[object] | None = None  # waits inside right now
+        self._interruption: Exception | None = None
+        self._may_end = False  # nobody waits for more tokens
+        self._is_over = False
+        self._iterator: AsyncGenerator[TokenDelta, None] | None = None
+        live, loop = owner.live, asyncio.get_running_loop()
+        self._deadline = loop.call_later(live.request_timeout_s, self._expire)
+        self._first_deadline = loop.call_later(live.first_token_timeout_s, self._expire)
+
+    # ---- the consumer's side -------------------------------------------------------------------
+
+    def __aiter__(self) -> AsyncIterator[TokenDelta]:
+        self._iterator = self._deltas()
+        return self._iterator
+
+    async def aclose(self) -> None:
+        """See `Generation`."""
+        if self._reader is not None:
+            self.interrupt(ApiError(499, "cancelled by the client", code="cancelled"))
+            return  # the reader cleans up
+        if self._iterator is not None:
+            await self._iterator.aclose()
+        self._finish("cancelled", None)
+
+    def let_end(self) -> None:
+        """See `Generation`."""
+        if self._is_over or self._may_end:
+            return
+        self._may_end = True
+        self.record.status = "completed"
+        tells_more = self._card is not None and self._card.engine in FINDING_STOPS
+        if tells_more and self.record.cached_tokens is None:
+            self._deadline.cancel()
+            loop = asyncio.get_running_loop()
+            self._deadline = loop.call_later(LET_END_S, self.interrupt, _no_more())
+        else:
+            self.interrupt(_no_more())
+
+    def interrupt(self, reason: Exception) -> None:
+        """Break what it waits for now, or will wait for next; `reason` is raised there."""
+        if self._is_over or self._interruption is not None:
+            return
+        self._interruption = reason
+        if self._reader is not None:
+            self._reader.cancel()
+
+    def worker_lost(self) -> None:
+        """The worker that serves it is gone."""
+        self.interrupt(EngineLostError("the worker is gone"))
+
+    # ---- placement -----------------------------------------------------------------------------
+
+    async def place(self) -> None:
+        """Find a worker, waiting in the router's queue if need be. Raises: ApiError."""
+        try:
+            await self._place(None)
+        except ApiError as error:
+            self._finish("rejected" if error.code == "refused" else "failed", error)
+            raise
+        except BaseException:
+            self._finish("cancelled", None)
+            raise
+
+    async def _place(self, allowed: frozenset[int] | None) -> None:
+        """Raises: ApiError; NoEligibleWorkerError only where `allowed` is given."""
+        owner, record = self._owner, self.record
+        tokens = [*self.request.token_ids, *self._tokens]
+        try:
+            decision = await self._wait(owner.place(self.request, self.placed_as, tokens, allowed))
+        except NoEligibleWorkerError as error:
+            if allowed is not None:
+                raise
+            raise owner.no_worker(self.request) or _refusal(error) from None
+        except RequestRefusedError as error:
+            raise _refusal(error) from None
+        self._card = owner.fleet.cards.get(decision.worker_id)
+        self._stay = owner.fleet.stay_of(decision.worker_id)
+        self._dp_rank = decision.dp_rank
+        self._is_prefilled = False
+        self._num_placed_with = len(self._tokens)
+        record.dispatch_ms = owner.now_ms()
+        record.decode_worker_id = decision.worker_id
+        record.decode_dp_rank = decision.dp_rank
+        if record.migrations == 0:
+            self._note_first_placement(decision)
+        owner.attach(self, decision.worker_id)
+
+    def _note_first_placement(self, decision: Decision) -> None:
+        record = self.record
+        record.prefill_worker_id = decision.worker_id
+        record.prefill_dp_rank = decision.dp_rank
+        assert record.dispatch_ms is not None
+        record.prefill_wait_time_ms = record.dispatch_ms - record.arrival_ms
+        record.kv_hit_rate = decision.cached_tokens / record.input_tokens
+        self._owner.metrics.note_placed(decision.cached_tokens, record.prefill_wait_time_ms)
+
+    async def _move_on(self, error: EngineLostError) -> None:
+        """Go on at another worker. Raises: ApiError if that cannot be."""
+        owner, record = self._owner, self.record
+        self._leave_worker(is_worker_to_blame=True)
+        if self.request.worker_id is not None:
+            raise ApiError(502, f"the worker asked for failed: {error}", kind="server_error")
+        if self.request.sampling.structured is not None and self._tokens:
+            # another engine would begin the form anew
+            raise ApiError(
+                502,
+                f"{error}; an answer of a given form cannot go on elsewhere",
+                kind="server_error",
+            )
+        if record.migrations >= owner.live.migration_limit:
+            raise ApiError(
+                502,
+                f"{error} (moved {record.migrations} times, live.migration_limit is "
+                f"{owner.live.migration_limit})",
+                kind="server_error",
+            )
+        record.migrations += 1
+        owner.metrics.migrations.inc()
+        self.placed_as = f"{self.request.request_id}/{record.migrations}"
+        for _ in range(int(MAX_WAIT_FOR_WORKER_S / RETRY_PLACEMENT_S)):
+            try:
+                return await self._place(self._untried_workers())
+            except NoEligibleWorkerError:
+                await self._wait(asyncio.sleep(RETRY_PLACEMENT_S))
+        raise ApiError(503, f"{error}; no other worker came", kind="server_error", retry_after_s=5)
+
+    def _untried_workers(self) -> frozenset[int]:
+        fleet = self._owner.fleet
+        return frozenset(w for w in fleet.cards if fleet.stay_of(w) not in self._failed)
+
+    def _leave_worker(self, *, is_worker_to_blame: bool) -> None:
+        """The router's and the fleet's part of a stream that broke."""
+        owner = self._owner
+        owner.detach(self)
+        owner.router.end(self.placed_as)
+        if self._card is None or not is_worker_to_blame:
+            return
+        self._failed.add(self._stay)
+        owner.fleet.suspect(self._card.worker_id)
+        if self.request.session_id is not None:
+            owner.router.unbind_session(self.request.session_id)
+
+    # ---- streaming -----------------------------------------------------------------------------
+
+    async def _deltas(self) -> AsyncGenerator[TokenDelta, None]:
+        try:
+            while True:
+                try:
+                    async with aclosing(self._attempt()) as deltas:
+                        async for delta in deltas:
+                            yield delta
+                except EngineLostError as error:
+                    if not self._is_complete():
+                        await self._move_on(error)
+                        continue
+                self._finish("completed", None)
+                yield TokenDelta([], self._reason or "length")
+                return
+        except ApiError as error:
+            self._finish("cancelled" if error.code == "cancelled" else "failed", error)
+            raise
+        finally:
+            self._finish("cancelled", None)
+
+    def _is_complete(self) -> bool:
+        """Whether the client has all there is to come, though the stream broke."""
+        has_all = len(self._tokens) >= self.request.sampling.max_tokens
+        return self._may_end or self._reason is not None or has_all
+
+    async def _attempt(self) -> AsyncGenerator[TokenDelta, None]:
+        """Tokens from the worker that the request is on, to the end of the engine's stream."""
+        if self._card is None:
+            raise EngineLostError("the worker left before the request was sent")
+        client = self._owner.client_for(self._card)
+        stream = cast(
+            AsyncGenerator[EngineDelta, None], client.stream(self._card, self._engine_request())
+        )
+        try:
+            while (delta := await self._next(stream)) is not None:
+                if delta.cached_tokens is not None and self.record.cached_tokens is None:
+                    self.record.cached_tokens = delta.cached_tokens
+                if delta.finish_reason is not None:
+                    self._reason = delta.finish_reason
+                if delta.token_ids and not self._may_end:
+                    self._note_tokens(delta.token_ids)
+                    yield TokenDelta(delta.token_ids, None, delta.logprobs)
+        finally:
+            await stream.aclose()
+
+    def _engine_request(self) -> EngineRequest:
+        """What the worker is asked for: the rest, where some tokens are there already."""
+        request, done = self.request, len(self._tokens)
+        sampling = request.sampling
+        if done:
+            sampling = msgspec.structs.replace(
+                sampling,
+                max_tokens=sampling.max_tokens - done,
+                min_tokens=max(sampling.min_tokens - done, 0),
+            )
+        return EngineRequest(
+            request_id=self.placed_as,
+            token_ids=[*request.token_ids, *self._tokens],
+            sampling=sampling,
+            dp_rank=self._dp_rank,
+            priority=-request.priority,
+            cache_salt=request.cache_salt,
+        )
+
+    def _note_tokens(self, token_ids: list[int]) -> None:
+        owner, record = self._owner, self.record
+        if not self._is_prefilled:
+            self._is_prefilled = True
+            owner.router.first_token(self.placed_as)
+        now_ms = owner.now_ms()
+        if record.first_token_ms is None:
+            self._first_deadline.cancel()
+            record.first_token_ms = now_ms
+            assert record.prefill_wait_time_ms is not None
+            # From the first placement, wherever it went on: with the wait, the time to here.
+            record.prefill_time_ms = now_ms - record.arrival_ms - record.prefill_wait_time_ms
+            owner.metrics.note_first_tokens(now_ms - record.arrival_ms, len(token_ids))
+        else:
+            assert record.finish_ms is not None
+            owner.metrics.note_gap(now_ms - record.finish_ms, len(token_ids))
+        record.finish_ms = now_ms  # of the last token so far
+        before = record.output_tokens - self._num_placed_with
+        record.output_tokens += len(token_ids)
+        self._tokens += token_ids
+        owner.note_progress(self.placed_as, before, before + len(token_ids))
+
+    async def _next(self, stream: AsyncGenerator[EngineDelta, None]) -> EngineDelta | None:
+        """The engine's next piece; None at the end."""
+        try:
+            return await self._wait(anext(stream))
+        except StopAsyncIteration:
+            return None
+        except EngineRefusedError as error:
+            status = error.status if error.status in PASSED_ON else 502
+            raise ApiError(status, f"the engine refuses the request: {error}") from None
+
+    # ---- waiting, and its interruption -----------------------------------------------------------
+
+    async def _wait(self, awaitable: Awaitable[T]) -> T:
+        """Wait for something outside; raises what `interrupt` was given, if it was."""
+        if self._interruption is not None:
+            if isinstance(awaitable, Coroutine):
+                awaitable.close()
+            reason, self._interruption = self._interruption, None
+            raise reason
+        task = asyncio.current_task()
+        assert task is not None
+        self._reader = task
+        try:
+            return await awaitable
+        except asyncio.CancelledError:
+            interruption, self._interruption = self._interruption, None
+            if interruption is None or task.uncancel() > 0:  # cancelled from outside (as well)
+                raise
+            raise interruption from None
+        finally:
+            self._reader = None
+
+    def _expire(self) -> None:
+        record, live = self.record, self._owner.live
+        what, limit_s = "request_timeout_s", live.request_timeout_s
+        if record.first_token_ms is None and live.first_token_timeout_s < limit_s:
+            what, limit_s = "first_token_timeout_s", live.first_token_timeout_s
+        message = f"not done within {limit_s:g} s (live.{what})"
+        self.interrupt(ApiError(504, message, kind="server_error", code="timeout"))
+
+    def _finish(self, status: str, error: ApiError | None) -> None:
+        """Close the books, once."""
+        if self._is_over:
+            return
+        self._is_over = True
+        self._deadline.cancel()
+        self._first_deadline.cancel()
+        self._leave_worker(is_worker_to_blame=False)
+        if not self._may_end:
+            self.record.status = status
+        self.record.error = None if error is None or self._may_end else error.message
+        self._owner.note_end(self)
+
+
+def _no_more() -> ApiError:
+    return ApiError(499, "nothing more is wanted of it", code="cancelled")
+
+
+def _refusal(error: RequestRefusedError) -> ApiError:
+    """The router's refusal as the client is told."""
+    if error.http_status == 400:
+        return ApiError(400, str(error), code="refused")
+    return ApiError(
+        error.http_status, str(error), kind="server_error", code="refused", retry_after_s=1
+    )
