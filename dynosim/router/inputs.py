@@ -19,6 +19,7 @@ from dynosim.workers.ids import DpRank, Slot, WorkerId
 AnyEvent = BlockEvent | KvEvent
 """What some router's index takes: hash indexes block events, the twin's index extents."""
 E = TypeVar("E", bound=AnyEvent)
+E_contra = TypeVar("E_contra", bound=AnyEvent, contravariant=True)
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ in slot order with a generator seeded once, so equal inputs give equal decisions
 
 from collections.abc import Hashable, Iterable, Sequence
 from random import Random
-from typing import Generic, Never, TypeVar, overload
+from typing import Generic, Never, overload
 
 from dynosim.indexer.base import Index, LaggingIndex, RoutingFollower
 from dynosim.router.admission import Admission
@@ -16,12 +16,12 @@ from dynosim.router.asking import asked_by, potential_load, request_of
 from dynosim.router.backlog import Backlog
 from dynosim.router.decision import Decision, Placement, Refusal
 from dynosim.router.inputs import (
-    AnyEvent,
     Arrive,
     AskBest,
     AskLoads,
     Best,
     DropStale,
+    E_contra,
     End,
     FirstToken,
     Input,
@@ -51,8 +51,6 @@ from dynosim.router.settings import CostSettings, RouterSettings
 from dynosim.router.snapshot import RouterSnapshot
 from dynosim.router.workers import Candidate, WorkerCard, WorkerTable
 from dynosim.workers.ids import DpRank, Slot, WorkerId
-
-E_contra = TypeVar("E_contra", bound=AnyEvent, contravariant=True)
 
 
 class KvRouter(Generic[E_contra]):

@@ -19,7 +19,7 @@ from dynosim.router.request import RoutingRequest
 MAIN_LANE = -1
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True)
 class QueuedRequest:
     """A waiting request; `cached_tokens` are those of the best worker when it came."""
 

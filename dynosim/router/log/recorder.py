@@ -9,6 +9,7 @@ from dynosim.router.inputs import (
     Arrive,
     DropStale,
     E,
+    E_contra,
     Input,
     Join,
     Leave,
@@ -28,14 +29,14 @@ from dynosim.router.settings import RouterSettings
 Sink = Callable[[Entry], None]
 
 
-class RouterLog(Generic[E]):
+class RouterLog(Generic[E_contra]):
     """Whoever drives `router` gives it all inputs through `take` here.
 
     Entries are told after the fact, so that events which a decision brought in come before it.
     `now_ms` is that of the last input.
     """
 
-    def __init__(self, router: KvRouter[E], sink: Sink) -> None:
+    def __init__(self, router: KvRouter[E_contra], sink: Sink) -> None:
         self.router = router
         self.now_ms = 0.0
         self._sink = sink
@@ -51,8 +52,8 @@ class RouterLog(Generic[E]):
     @overload
     def take(self, given: Leave | DropStale) -> list[Hashable]: ...
     @overload
-    def take(self, given: Input[E]) -> Outcome: ...
-    def take(self, given: Input[E]) -> Outcome:
+    def take(self, given: Input[E_contra]) -> Outcome: ...
+    def take(self, given: Input[E_contra]) -> Outcome:
         """See `KvRouter.take`.
 
         Should it raise after the input may have left half of its traces, the log says so: a

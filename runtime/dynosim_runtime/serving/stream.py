@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import msgspec
 
-from dynosim.router.kv_router import Decision
+from dynosim.router.decision import Decision
 from dynosim.router.refusals import NoEligibleWorkerError, RequestRefusedError
 from dynosim_runtime.card import WorkerCard
 from dynosim_runtime.clients.base import (
