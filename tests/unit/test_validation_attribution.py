@@ -17,9 +17,11 @@ from recorded_runs import TRUE
 from virtual_engine import VirtualEngine, use_virtual_clock
 from virtual_time import VirtualTimeLoop
 
+from dynosim.build.engine import prepare
+from dynosim.build.workload import load_trace
 from dynosim.config import RunConfig
 from dynosim.config.loading import run_config_from_dict
-from dynosim.experiment.run import RunOutcome, load_trace, prepare
+from dynosim.experiment.run import RunOutcome
 from dynosim.experiment.run import run as simulate
 from dynosim.records import Trace
 from dynosim.silicon.fitted_file import write_fit
