@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from dynosim.build.engine import prepare
 from dynosim.build.routing import routing_spec
 from dynosim.cluster.routing import RoutingSpec, hash_index_spec
 from dynosim.config.router import RouterConfig
 from dynosim.config.schema import RunConfig
-from dynosim.experiment.run import prepare
 from dynosim.indexer.base import BlockEvent
 from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.make import IndexSpec
@@ -24,7 +24,7 @@ class LiveRouting:
     `inputs` is the router, or the log through which it gets all inputs.
 
     Raises: ConfigError if a policy cannot be imported or the log cannot be written; and, where the
-    router has to know the engine's step times or cache size, as `experiment.run.prepare` does.
+    router has to know the engine's step times or cache size, as `build.engine.prepare` does.
     """
 
     def __init__(self, config: RunConfig, out: Path | None) -> None:
