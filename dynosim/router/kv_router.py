@@ -14,7 +14,7 @@ from dynosim.indexer.base import Index, LaggingIndex, RoutingFollower
 from dynosim.router.admission import Admission
 from dynosim.router.asking import asked_by, potential_load, request_of
 from dynosim.router.backlog import Backlog
-from dynosim.router.decision import Decision, ChosenSlot, Refusal
+from dynosim.router.decision import ChosenSlot, Decision, Refusal
 from dynosim.router.inputs import (
     Arrive,
     AskBest,
