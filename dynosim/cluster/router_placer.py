@@ -21,8 +21,8 @@ from dynosim.engine.pace import NEVER
 from dynosim.engine.sequence import Sequence as EngineSequence
 from dynosim.errors import InvariantError
 from dynosim.records import KvEventLog, RoutingStats, Trace
-from dynosim.router.decision import Decision, Refusal
-from dynosim.router.inputs import Arrive, End, FirstToken, Join, Release, Tokens
+from dynosim.router.decision import Decision
+from dynosim.router.inputs import End, FirstToken, Join, Release, Tokens
 from dynosim.router.load import ActiveLoad
 from dynosim.router.refusals import RequestRefusedError
 from dynosim.router.request import RoutingRequest
@@ -78,7 +78,6 @@ class RouterPlacer:
     ) -> None:
         self._observed: list[Worker] | None = [] if reports_tokens else None
         self._frontends = frontends
-        self._inputs = [frontend.inputs for frontend in frontends]
         self.plane = plane
         plane.serve(frontends)
         self._collect = plane.collect
@@ -98,8 +97,8 @@ class RouterPlacer:
 
     def join(self, worker: Worker, card: WorkerCard, now_ms: float) -> None:
         """A worker came; ids grow by one from 0."""
-        for inputs in self._inputs:
-            inputs.take(Join(now_ms, card))
+        for frontend in self._frontends:
+            frontend.inputs.take(Join(now_ms, card))
         slot = self._slot_of(card.worker_id)
         if slot is None or card.worker_id != len(self.num_requests):
             raise InvariantError(f"worker {card.worker_id} of one rank is to be the next one")
@@ -120,18 +119,19 @@ class RouterPlacer:
         if self._observed is not None:
             self._report_tokens(now_ms)
         frontend = self._turn
-        self._turn = (frontend + 1) % len(self._inputs)
+        self._turn = (frontend + 1) % len(self._frontends)
         request = self._request(index, input_tokens, priority)
-        outcome = self._inputs[frontend].take(Arrive(now_ms, request))
-        if isinstance(outcome, Refusal):
-            self._count_refusal(outcome.error)
-            raise outcome.error
+        try:
+            decision = self._frontends[frontend].submit(request, now_ms)
+        except RequestRefusedError as error:
+            self._count_refusal(error)
+            raise
         self._home[index] = frontend
-        if outcome is None:
+        if decision is None:
             self.log.num_queued += 1
             self._may_release = False
             return QUEUED
-        return self._note(outcome, index, now_ms)
+        return self._note(decision, index, now_ms)
 
     def hear(self, worker: Worker, finished: list[EngineSequence], now_ms: float) -> None:
         """Pass on events, first tokens and ends."""
@@ -140,7 +140,7 @@ class RouterPlacer:
         if first_tokens:
             self._may_release = True
             for index in first_tokens:
-                self._inputs[self._home[index]].take(FirstToken(now_ms, index))
+                self._frontends[self._home[index]].first_token(index, now_ms)
                 if self._sync_delay_ms is not None:
                     due_ms = now_ms + self._sync_delay_ms
                     self._publish(index, due_ms, FirstToken(due_ms, index))
@@ -153,7 +153,7 @@ class RouterPlacer:
                 self._note_idle(worker_id)
             for sequence in finished:
                 index = sequence.index
-                self._inputs[self._home[index]].take(End(now_ms, index))
+                self._frontends[self._home[index]].free(index, now_ms)
                 if self._sync_delay_ms is not None:
                     due_ms = now_ms + self._sync_delay_ms
                     self._publish(index, due_ms, End(due_ms, index))
@@ -207,7 +207,8 @@ class RouterPlacer:
         assert self._observed is not None
         for worker in self._observed:
             for index, num_tokens in worker.engine.progress(now_ms):
-                self._inputs[self._home[index]].take(Tokens(now_ms, index, num_tokens))
+                inputs = self._frontends[self._home[index]].inputs
+                inputs.take(Tokens(now_ms, index, num_tokens))
 
     def _request(self, index: int, input_tokens: int, priority: int) -> RoutingRequest:
         blocks, keys = self._names.of(index)
