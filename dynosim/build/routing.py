@@ -6,8 +6,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from dynosim.cluster.event_plane import DelaySettings
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.config.router import RouterConfig
 from dynosim.errors import ConfigError
 from dynosim.router.busy import BusyThresholds
@@ -15,6 +13,7 @@ from dynosim.router.classes import PolicyClass
 from dynosim.router.policy import PlacementPolicy
 from dynosim.router.prefill_load import PrefillEstimator
 from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
+from dynosim.router.spec import DelaySpec, RoutingSpec
 
 PolicyFactory = Callable[[RouterSettings, int], PlacementPolicy]
 
@@ -38,7 +37,7 @@ def routing_spec(
         ttl_ms=router.ttl_ms,
         approximate_cache_policy=router.approximate_cache_policy,
         predicted_ttl_ms=router.predicted_ttl_ms,
-        events=DelaySettings(events.delay_ms, events.jitter_ms, events.loss, events.recovery_ms),
+        events=DelaySpec(events.delay_ms, events.jitter_ms, events.loss, events.recovery_ms),
         frontends=router.frontends,
         sync_delay_ms=router.replica_sync_delay_ms,
         policy=None if router.policy is None else load_policy(router.policy),
