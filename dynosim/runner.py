@@ -106,6 +106,7 @@ def run(
             check_conservation(result, trace)
         report = summarize(result, prepared.timing, sla=config.sla, wall_time_ms=0.0)
     report["skipped_lines"] = trace.skipped_lines
+    report["assumed_lengths"] = trace.assumed_lengths
     report["max_model_len"] = prepared.engine.max_model_len
     report["kv_capacity_source"] = prepared.capacity.source
     report["wall_time_ms"] = (time.perf_counter() - started) * 1e3

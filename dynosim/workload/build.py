@@ -31,6 +31,8 @@ class WorkloadLike(Protocol):
     @property
     def skip_bad_lines(self) -> bool: ...
     @property
+    def lengths_from_hash_ids(self) -> bool: ...
+    @property
     def sort(self) -> bool: ...
 
 
@@ -51,6 +53,7 @@ def build_trace(workload: WorkloadLike, *, seed: int, resolve: Callable[[str], P
             workload.skip_bad_lines,
             workload.sort,
             needs_arrival=workload.concurrency is None,
+            lengths_from_hash_ids=workload.lengths_from_hash_ids,
         )
     else:
         from dynosim.workload.synthetic import synthesize
