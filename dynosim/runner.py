@@ -16,7 +16,7 @@ from dynosim.errors import ConfigError, InfeasibleError
 from dynosim.metrics import check_conservation, summarize
 from dynosim.records import RunResult, Trace
 from dynosim.replay_log import LogWriter
-from dynosim.routing_config import routing_spec
+from dynosim.routing_config import check_tiers, routing_spec
 from dynosim.silicon import Capacity, build_timing, resolve_num_gpu_blocks
 from dynosim.silicon.catalogue import model_entry
 from dynosim.timing.model import StepTimeModel
@@ -70,6 +70,7 @@ def run(
             "router.mode: direct needs requests that name their worker, which traces do not "
             "(use another mode in simulations)"
         )
+    check_tiers(config.router)
     with collector_paused():
         trace = load_trace(config) if trace is None else trace
         prepared = prepare(config) if prepared is None else prepared

@@ -30,7 +30,7 @@ def test_decode_is_learned_from_the_first_requests(
     """Kernels by the roofline on a card without tables, so that nothing slow is asked."""
     case = next(case for case in cases.CASES if case.name == name)
     card = "rtx_4090" if name.startswith("qwen8b") else "rtx_6000_ada"
-    load = replace(case.load, requests=100, rate_rps=min(case.load.rate_rps, 4.0), outputs=60)
+    load = replace(case.load, requests=100, rate_rps=min(case.load.rate_rps, 4.0), outputs=120)
     engine = case.engine | {"async_scheduling": True}
     case = replace(case, hardware=card, kernels="roofline", load=load, engine=engine)
     document = cases.judge(case, tmp_path)
