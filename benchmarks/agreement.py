@@ -20,11 +20,14 @@ from typing import Any
 import numpy as np
 from replay import BLOCK_SIZE, NUM_BLOCKS, SHARED, run_file, unpacked
 
-from dynosim.cluster import simulate
+from dynosim.build.engine import prepare
+from dynosim.build.workload import load_trace
+from dynosim.cluster import ClusterSpec, PoolSpec, RunOptions, simulate
 from dynosim.config import RunConfig, load_run
+from dynosim.experiment.run import run
 from dynosim.records import RequestLog
-from dynosim.runner import load_trace, prepare, run
 from dynosim.timing.formulas import PolynomialModel
+from dynosim.timing.step import BatchShape, StepShape
 
 STATISTICS = ("mean", "median", "p90", "p95", "p99")
 
@@ -64,16 +67,10 @@ def paired(data: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 class RoundedPolynomial(PolynomialModel):
     """The same formulas, prefill and decode part of every step rounded to 1 ns as the peer does."""
 
-    def step_ms(
-        self,
-        num_prefills: int,
-        prefill_tokens: int,
-        prefix_tokens: int,
-        num_decodes: int,
-        decode_context_tokens: int,
-    ) -> float:
-        prefill_ms = super().step_ms(num_prefills, prefill_tokens, prefix_tokens, 0, 0)
-        decode_ms = super().step_ms(0, 0, 0, num_decodes, decode_context_tokens)
+    def step_ms(self, step: StepShape) -> float:
+        prompts = BatchShape.of_prompts(step.num_prefills, step.prefill_tokens, step.prefix_tokens)
+        decodes = BatchShape.of_decodes(step.num_decodes, step.decode_context_tokens)
+        prefill_ms, decode_ms = super().step_ms(prompts), super().step_ms(decodes)
         return round(prefill_ms, 6) + round(decode_ms, 6)
 
 
@@ -82,13 +79,13 @@ def our_requests(config: RunConfig, *, is_rounded: bool) -> RequestLog:
     if not is_rounded:
         return run(config).result.requests
     trace, prepared = load_trace(config), prepare(config)
-    return simulate(
-        trace,
-        engine=prepared.engine,
-        timing=RoundedPolynomial(prepared.engine.usable_blocks * prepared.engine.block_size),
-        num_workers=config.cluster.workers,
-        exact_stepping=True,
-    ).requests
+    engine = prepared.engine
+    pool = PoolSpec(
+        engine=engine,
+        times=RoundedPolynomial(engine.usable_blocks * engine.block_size),
+        workers=config.cluster.workers,
+    )
+    return simulate(trace, ClusterSpec(pools=(pool,)), RunOptions(exact_stepping=True)).requests
 
 
 def our_columns(config: Path, workers: int, *, is_rounded: bool) -> dict[str, np.ndarray]:

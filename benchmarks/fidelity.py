@@ -4,7 +4,7 @@
     python benchmarks/fidelity.py RUN.jsonl.gz --hardware h200_sxm [--model NAME]
         [--fit-fraction 0.3] [--num-gpu-blocks N] [--other RUN2.jsonl.gz] [--json]
 
-RUN: one JSON line `{"setup": {...}}`, then one request a line (see `dynosim.validate.log_file`).
+RUN: one JSON line `{"setup": {...}}`, then one request a line (see `dynosim.fit.log_file`).
 Printed: measured, predicted and error of every statistic, for predictions from tables alone, fitted
 on the first part of the run, and fitted on another run if one is given; blind and with the KV
 capacity given. `unseen` is the error over requests whose times the fit has not seen.
@@ -15,9 +15,9 @@ import json
 import sys
 from pathlib import Path
 
+from dynosim.compare.fidelity import judge_file
+from dynosim.compare.fidelity_text import fidelity_text
 from dynosim.errors import DynosimError
-from dynosim.validate.fidelity import judge_file
-from dynosim.validate.fidelity_text import fidelity_text
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:

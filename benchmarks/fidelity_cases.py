@@ -24,16 +24,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from hidden_truth import Habits, HiddenTruth, log_rows, write_log
 
+from dynosim.build.timing import build_timing
+from dynosim.compare.fidelity import judge_file
+from dynosim.fit.deployment import Deployment, deployment_of
+from dynosim.fit.log_file import read_measurements
+from dynosim.fit.replay import replay
+from dynosim.fit.scores import METRICS, THROUGHPUT, scores, worst
 from dynosim.records import Trace
-from dynosim.silicon import build_timing
 from dynosim.timing.fitted import vllm_graph_sizes
 from dynosim.timing.formulas import LinearModel
 from dynosim.timing.model import StepTimeModel
-from dynosim.validate.deployment import Deployment, deployment_of
-from dynosim.validate.fidelity import judge_file
-from dynosim.validate.log_file import read_measurements
-from dynosim.validate.replay import replay
-from dynosim.validate.scores import METRICS, THROUGHPUT, scores, worst
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

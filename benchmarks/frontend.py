@@ -40,12 +40,12 @@ import numpy as np
 from lean_client import Load, Measured
 
 from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.config import load_plan
 from dynosim_runtime.discovery.make import make_discovery
 from dynosim_runtime.launch.deployment import Deployment, free_port
 from dynosim_runtime.launch.options import deploy_options
 from dynosim_runtime.launch.specs import deployment_discovery
-from dynosim_runtime.plan import load_plan
-from dynosim_runtime.tiny_model import write_tiny_model
+from dynosim_runtime.tiny.model import write_tiny_model
 
 CLIENT = Path(__file__).with_name("lean_client.py")
 HOST = "127.0.0.1"

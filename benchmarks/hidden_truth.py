@@ -9,19 +9,27 @@ of the step's composition.
 
 import gzip
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dynosim.engine.spec import EngineSpec
+from dynosim.fit.replay import replay
 from dynosim.records import FloatArray, Trace
 from dynosim.timing.fitted import padded_tokens
 from dynosim.timing.model import StepTimeModel
-from dynosim.validate.replay import replay
+from dynosim.timing.step import BatchShape, StepShape
 
-_MIX = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1)
+_MIX = {
+    "num_prefills": 0x9E3779B1,
+    "prefill_tokens": 0x85EBCA77,
+    "prefix_tokens": 0xC2B2AE3D,
+    "num_decodes": 0x27D4EB2F,
+    "decode_context_tokens": 0x165667B1,
+}
+"""What each number of a step is multiplied by to find its draw."""
 _NUM_DRAWS = 1 << 16
 
 
@@ -60,53 +68,44 @@ class HiddenTruth(StepTimeModel):
         self._pauses_ms: list[float] = pauses.tolist()
         self.description = f"hidden: {kernels.description}"
 
-    def step_ms(
-        self,
-        num_prefills: int,
-        prefill_tokens: int,
-        prefix_tokens: int,
-        num_decodes: int,
-        decode_context_tokens: int,
-    ) -> float:
-        step = (num_prefills, prefill_tokens, prefix_tokens, num_decodes, decode_context_tokens)
-        if prefill_tokens + num_decodes <= 0:
+    def step_ms(self, step: StepShape) -> float:
+        if step.prefill_tokens + step.num_decodes <= 0:
             return 0.0
         habits = self._habits
-        device_ms = self._device_ms(*step)
+        device_ms = self._device_ms(step)
         host_ms = (
             habits.host_ms
-            + habits.host_per_decode_ms * num_decodes
-            + habits.host_per_prompt_ms * num_prefills
+            + habits.host_per_decode_ms * step.num_decodes
+            + habits.host_per_prompt_ms * step.num_prefills
         )
         total = max(host_ms, device_ms + 0.5) if habits.hides_host else host_ms + device_ms
-        draw = sum(a * b for a, b in zip(step, _MIX, strict=True)) * 0x9E3779B1 >> 12
+        draw = sum(getattr(step, name) * by for name, by in _MIX.items()) * 0x9E3779B1 >> 12
         index = draw % _NUM_DRAWS
         return total * self._factors[index] + self._pauses_ms[(index * 7919 + 13) % _NUM_DRAWS]
 
-    def _device_ms(
-        self, num_prefills: int, prompts: int, prefix: int, decodes: int, contexts: int
-    ) -> float:
+    def _device_ms(self, step: StepShape) -> float:
         habits, kernels = self._habits, self._kernels
-        tokens = prompts + decodes
-        whole_ms = kernels.step_ms(num_prefills, prompts, prefix, decodes, contexts)
+        decodes = step.num_decodes
+        tokens = step.prefill_tokens + decodes
+        whole_ms = kernels.step_ms(step)
         decode_ms = 0.0
         if decodes:
-            decode_ms = kernels.step_ms(0, 0, 0, decodes, contexts) - kernels.step_ms(
-                0, 0, 0, decodes, decodes
-            )
+            long = BatchShape.of_decodes(decodes, step.decode_context_tokens)
+            short = BatchShape.of_decodes(decodes, decodes)
+            decode_ms = kernels.step_ms(long) - kernels.step_ms(short)
         rest_ms = whole_ms - decode_ms + self._padding_ms(tokens)
         bend = 1 + habits.bend * 4 * tokens * habits.bend_at / (tokens + habits.bend_at) ** 2
         rest_ms *= habits.products * bend
         decode_ms *= habits.attention * _wave_factor(decodes, habits.wave)
-        hidden_ms = habits.overlap * min(rest_ms, decode_ms) if prompts else 0.0
+        hidden_ms = habits.overlap * min(rest_ms, decode_ms) if step.prefill_tokens else 0.0
         return rest_ms + decode_ms - hidden_ms
 
     def _padding_ms(self, tokens: int) -> float:
         padded = padded_tokens(tokens, self._habits.graph_sizes)
         if padded == tokens:
             return 0.0
-        step_ms = self._kernels.step_ms
-        return step_ms(0, 0, 0, padded, padded) - step_ms(0, 0, 0, tokens, tokens)
+        long, short = BatchShape.of_decodes(padded, padded), BatchShape.of_decodes(tokens, tokens)
+        return self._kernels.step_ms(long) - self._kernels.step_ms(short)
 
 
 def _wave_factor(decodes: int, wave: int) -> float:
@@ -166,16 +165,8 @@ def log_rows(
 
 def _in_order(trace: Trace, seen_ms: FloatArray, order: Any) -> Trace:
     """The trace as the scheduler sees it: later arrivals may overtake."""
-    offsets = trace.hash_offsets
-    pieces = [trace.hash_ids[offsets[row] : offsets[row + 1]] for row in order.tolist()]
-    return Trace(
-        arrival_ms=seen_ms[order],
-        input_tokens=trace.input_tokens[order],
-        output_tokens=trace.output_tokens[order],
-        hash_ids=np.concatenate(pieces) if pieces else trace.hash_ids,
-        hash_offsets=np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]),
-        trace_block_size=trace.trace_block_size,
-    )
+    moved = trace.take(order)
+    return replace(moved, arrival_ms=seen_ms[order], previous_turn=None, delay_ms=None)
 
 
 def write_log(path: Path, setup: dict[str, Any], rows: list[dict[str, Any]]) -> Path:

@@ -37,7 +37,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dynosim.hashing import trace_local_hashes, trace_sequence_hashes
+from dynosim.blocks.hashing import trace_local_hashes, trace_sequence_hashes
 from dynosim.indexer.base import Removed, Stored
 from dynosim.indexer.make import INDEXES, make_indexer
 from dynosim.workload.readers import read_trace

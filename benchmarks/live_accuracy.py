@@ -31,11 +31,11 @@ import yaml
 from live_engine import BLOCK_SIZE, Engine, dynosim, no_idle_cpu, server, take_precedence
 
 from dynosim.config import load_run
+from dynosim.experiment.run import run
 from dynosim.metrics.tables import request_table
-from dynosim.runner import run
-from dynosim_runtime.calibration.command import calibrate_url
-from dynosim_runtime.calibration.measure import MeasurementPlan
-from dynosim_runtime.validation.command import validate
+from dynosim_runtime.measure.calibrate import calibrate_url
+from dynosim_runtime.measure.steps import MeasurementPlan
+from dynosim_runtime.validate.command import validate
 
 POINTS = MeasurementPlan(
     prompt_lengths=(16, 32, 64, 128, 256, 512, 1024),

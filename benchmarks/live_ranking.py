@@ -30,7 +30,7 @@ from live_engine import (
     take_precedence,
 )
 
-from dynosim_runtime.calibration.command import calibrate_url
+from dynosim_runtime.measure.calibrate import calibrate_url
 
 METRICS = {"output_throughput_tok_s": False, "mean_e2e_latency_ms": True}
 """Judged by, and whether less is better."""

@@ -35,7 +35,7 @@ KEYS = (*MEANS, "p99_ttft_ms", "p99_e2e_latency_ms", "prefix_cache_reused_ratio"
 OURS = """
 import json, resource, sys
 from dynosim.config import load_run
-from dynosim.runner import run
+from dynosim.experiment.run import run
 report = run(load_run(sys.argv[1], sys.argv[2:])).report
 report["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps(report))

@@ -18,7 +18,7 @@ _HOMES = {
     "pareto_front": "dynosim.sweep.pareto",
     "read_trace": "dynosim.workload.readers",
     "request_table": "dynosim.metrics",
-    "run": "dynosim.runner",
+    "run": "dynosim.experiment.run",
     "run_sweep": "dynosim.sweep.run",
     "simulate": "dynosim.cluster",
     "summarize": "dynosim.metrics",

@@ -4,9 +4,8 @@ Requests travel in columns (one numpy array per field), because a replay of a mi
 not cost a million Python objects; single-request messages are frozen dataclasses.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +46,44 @@ class Trace:
     def __len__(self) -> int:
         return len(self.input_tokens)
 
+    def take(self, rows: IntArray) -> "Trace":
+        """The trace of some rows, each at most once, in the order given; all columns follow.
+
+        Arrivals are not moved, so the first may lie after 0. A row whose previous turn is left out
+        has an arrival of its own from then on: the `arrival_ms` that it was ignored for.
+        """
+        starts = self.hash_offsets[rows]
+        counts = self.hash_offsets[rows + 1] - starts
+        chosen: list[int] = rows.tolist()
+        sessions, names = self.session_ids, self.request_ids
+        return replace(
+            self,
+            arrival_ms=self.arrival_ms[rows],
+            input_tokens=self.input_tokens[rows],
+            output_tokens=self.output_tokens[rows],
+            hash_ids=gather_runs(self.hash_ids, starts, counts),
+            hash_offsets=np.concatenate(([0], np.cumsum(counts))),
+            previous_turn=self._previous_among(rows),
+            delay_ms=None if self.delay_ms is None else self.delay_ms[rows],
+            priority=None if self.priority is None else self.priority[rows],
+            session_ids=None if sessions is None else tuple(sessions[row] for row in chosen),
+            request_ids=None if names is None else tuple(names[row] for row in chosen),
+        )
+
+    def _previous_among(self, rows: IntArray) -> IntArray | None:
+        """`previous_turn` of some rows, counted among them."""
+        if self.previous_turn is None:
+            return None
+        place = np.full(len(self) + 1, NO_REQUEST, np.int64)  # the last place: -1 maps to itself
+        place[rows] = np.arange(len(rows))
+        return place[self.previous_turn[rows]]
+
+
+def gather_runs(values: IntArray, starts: IntArray, counts: IntArray) -> IntArray:
+    """`values[starts[i]:starts[i] + counts[i]]` of each i, end to end."""
+    before = np.cumsum(counts) - counts
+    return values[np.repeat(starts - before, counts) + np.arange(int(counts.sum()))]
+
 
 class RequestStatus(IntEnum):
     """How a request ended."""
@@ -57,7 +94,8 @@ class RequestStatus(IntEnum):
     UNFINISHED = 3  # still queued or running when the run was cut off
 
 
-class KvEvent(NamedTuple):
+@dataclass(slots=True)
+class KvEvent:
     """Blocks that became hittable in an engine's prefix cache, or were evicted from it.
 
     A block is named by its extent's content id and its index inside the extent; content ids below
@@ -78,7 +116,7 @@ class RequestLog:
     """What happened to each request, in columns; NaN where a time does not exist. Times in ms."""
 
     arrival_ms: FloatArray
-    dispatch_ms: FloatArray  # handed to a worker
+    dispatch_ms: FloatArray  # first handed to a worker
     scheduled_ms: FloatArray  # start of the step that first computed one of its tokens
     first_token_ms: FloatArray
     second_token_ms: FloatArray
@@ -86,8 +124,9 @@ class RequestLog:
     input_tokens: IntArray
     output_tokens: IntArray  # tokens produced
     cached_tokens: IntArray  # prompt tokens found in the prefix cache at first admission
-    worker_id: IntArray  # -1: never placed
+    worker_id: IntArray  # the last that had it; -1: never placed
     preemptions: IntArray
+    migrations: IntArray  # times placed anew because its worker failed
     status: IntArray  # RequestStatus
     errors: dict[int, str] = field(default_factory=dict)  # request index -> reason
     # Whether the trace's clock brought it, not the end of another request; None: all of them.
@@ -119,6 +158,42 @@ class StepLog:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerLog:
+    """The workers of a run in columns: row i is worker i. Times in ms.
+
+    A worker holds its GPUs from its launch to its end, and serves from when it is ready. Those of
+    the run's start are launched and ready at 0.
+    """
+
+    pool: tuple[str, ...]  # name
+    role: tuple[str, ...]
+    gpus: IntArray
+    usable_blocks: IntArray  # KV blocks that can hold tokens
+    step_time_scale: FloatArray  # how many times as long as the model's its steps take
+    launched_ms: FloatArray
+    ready_ms: FloatArray  # NaN: not by the end of the run
+    ended_ms: FloatArray  # NaN: lives at the end of the run
+
+    def __len__(self) -> int:
+        return len(self.gpus)
+
+    @classmethod
+    def equal(cls, num_workers: int, *, gpus: int = 1, usable_blocks: int = 1) -> "WorkerLog":
+        """Equal workers, there all along."""
+        start_ms = np.zeros(num_workers)
+        return cls(
+            pool=("workers",) * num_workers,
+            role=("agg",) * num_workers,
+            gpus=np.full(num_workers, gpus, np.int64),
+            usable_blocks=np.full(num_workers, usable_blocks, np.int64),
+            step_time_scale=np.ones(num_workers),
+            launched_ms=start_ms,
+            ready_ms=start_ms,
+            ended_ms=np.full(num_workers, np.nan),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class RoutingStats:
     """What the routers of a run decided, and what they knew."""
 
@@ -146,9 +221,7 @@ class RunResult:
     requests: RequestLog
     steps: StepLog
     stalled_gaps_ms: FloatArray  # inter-token gaps that preemption made longer than one step
-    num_workers: int
-    gpus_per_worker: int
-    num_gpu_blocks: int  # usable KV blocks per worker
+    workers: WorkerLog
     block_size: int
     end_ms: float  # time of the last event, or of the cut-off
     num_preemptions: int
@@ -156,5 +229,3 @@ class RunResult:
     simulate_wall_ms: float  # real time of the simulation proper
     routing: RoutingStats | None = None  # None: placed by load alone
     kv_events: KvEventLog | None = None  # None: not asked for
-    # (num_workers,) how many times as long as the model's the steps of each take; None: as long
-    step_time_scale: FloatArray | None = None

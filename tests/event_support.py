@@ -19,7 +19,7 @@ from dynosim.indexer.wire import (
     stored_event,
 )
 from dynosim_runtime.card import EventSource
-from dynosim_runtime.events.subscriber import EventSubscriber
+from dynosim_runtime.kv_events.subscriber import EventSubscriber
 
 BLOCK = 4
 CLEARED = "cleared"

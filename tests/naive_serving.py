@@ -65,8 +65,8 @@ def serve_again(
     """All workers of a run, on the clients' clock. Tokens are told when they reach the client."""
     until_ms = NEVER if max_sim_time_ms is None else max_sim_time_ms - timing.egress_ms
     together = Served()
-    for worker in range(result.num_workers):
-        is_cpu = worker >= result.num_workers - cpu_workers
+    for worker in range(len(result.workers)):
+        is_cpu = worker >= len(result.workers) - cpu_workers
         model = ScaledModel(timing, cpu_step_time_scale) if is_cpu else timing
         one = _Worker(worker, engine, trace, model, until_ms)
         one.serve(_sent_to(worker, result))
@@ -170,13 +170,7 @@ class _Worker:
                     continue
                 return
             start_ms = max(now_ms, under_way[-1][0].end_ms if under_way else device_free_ms)
-            end_ms = start_ms + self.timing.step_ms(
-                plan.num_prefills,
-                plan.prefill_tokens,
-                plan.prefix_tokens,
-                plan.num_decodes,
-                plan.decode_context_tokens,
-            )
+            end_ms = start_ms + self.timing.step_ms(plan)
             done = set(plan.prefilled)
             step = Step(
                 self.worker,

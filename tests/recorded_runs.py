@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from dynosim.engine.spec import EngineSpec
+from dynosim.fit.replay import Engines, replay
 from dynosim.records import Trace
 from dynosim.timing.fitted import Fit, FittedModel, FittedParameters
-from dynosim.validate.replay import replay
 
 TRUE = FittedParameters(
     overhead_ms=2.0,
@@ -51,15 +51,16 @@ def workload(count: int, *, seed: int = 0, rate_rps: float = 6.0) -> Trace:
     )
 
 
-def spec(*, is_async: bool = False) -> EngineSpec:
+def engines(*, is_async: bool = False, num_gpu_blocks: int = 20_000) -> Engines:
     """The engine of `SETUP` with ample memory."""
-    return EngineSpec(
-        num_gpu_blocks=20000,
+    engine = EngineSpec(
+        num_gpu_blocks=num_gpu_blocks,
         max_model_len=2048,
         max_num_seqs=32,
         max_num_batched_tokens=1024,
         async_scheduling=is_async,
     )
+    return Engines(engine)
 
 
 def rows(
@@ -79,7 +80,7 @@ def rows(
     model = FittedModel(Fit(parameters=parameters, knee=2.5))
     run = replay(
         trace,
-        spec(is_async=is_async),
+        engines(is_async=is_async),
         model,
         "engine" if clock == "engine" else "clients",
         arrival_ms=moved,

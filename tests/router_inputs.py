@@ -11,7 +11,7 @@ from typing import Any
 from naive_caches import BoundedGuesses, NaiveCaches, TimedGuesses
 from router_support import BLOCK, card
 
-from dynosim.hashing import local_hashes, sequence_hashes
+from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.indexer.approximate import ApproximateIndex, PredictedIndex
 from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored, Tier
 from dynosim.indexer.make import make_indexer

@@ -12,6 +12,7 @@ from dynosim.timing.profile import DynamoProfileModel, PrefillCurve, ProfileMode
 from dynosim.timing.roofline import RooflineModel
 from dynosim.timing.scaled import ScaledModel
 from dynosim.timing.silicon_model import SiliconModel
+from dynosim.timing.step import StepShape
 
 
 def _roofline() -> RooflineModel:
@@ -69,15 +70,9 @@ class SquareRootModel(StepTimeModel):
 
     decode_is_monotone = True
 
-    def step_ms(
-        self,
-        num_prefills: int,
-        prefill_tokens: int,
-        prefix_tokens: int,
-        num_decodes: int,
-        decode_context_tokens: int,
-    ) -> float:
-        work = 3 * prefill_tokens + num_decodes + 0.1 * (prefix_tokens + decode_context_tokens)
+    def step_ms(self, step: StepShape) -> float:
+        contexts = step.prefix_tokens + step.decode_context_tokens
+        work = 3 * step.prefill_tokens + step.num_decodes + 0.1 * contexts
         return float(work**0.5)
 
 

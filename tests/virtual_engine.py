@@ -15,27 +15,27 @@ from dynosim.engine.spec import EngineSpec
 from dynosim.records import IntArray
 from dynosim.timing.model import StepTimeModel
 from dynosim_runtime.errors import LiveError
-from dynosim_runtime.loadgen.client import Answer, Clock
-from dynosim_runtime.workers.mock_engine import MockRequest
-from dynosim_runtime.workers.mock_loop import EngineLoop
-from dynosim_runtime.workers.mock_stats import EngineCollector
-from dynosim_runtime.workers.mock_tokens import TokenSource
+from dynosim_runtime.measure.client import Answer, Clock
+from dynosim_runtime.mock.engine import MockRequest
+from dynosim_runtime.mock.loop import EngineLoop
+from dynosim_runtime.mock.stats import EngineCollector
+from dynosim_runtime.mock.tokens import TokenSource
 
 
 def use_virtual_clock(patch: pytest.MonkeyPatch) -> None:
     """Let measuring code read the clock of a `VirtualTimeLoop`."""
-    patch.setattr("dynosim_runtime.loadgen.client.time", loop_clock)
-    patch.setattr("dynosim_runtime.calibration.measure.time", loop_clock)
+    patch.setattr("dynosim_runtime.measure.client.time", loop_clock)
+    patch.setattr("dynosim_runtime.measure.steps.time", loop_clock)
 
 
 def serve_commands(patch: pytest.MonkeyPatch, engine: "VirtualEngine") -> None:
     """`validate` and `calibrate` find this engine behind every URL, and measure in virtual time."""
     use_virtual_clock(patch)
     virtual = SimpleNamespace(run=run_virtually)
-    patch.setattr("dynosim_runtime.validation.command.asyncio", virtual)
-    patch.setattr("dynosim_runtime.calibration.command.asyncio", virtual)
-    patch.setattr("dynosim_runtime.validation.measure.CompletionsClient", lambda *_, **__: engine)
-    patch.setattr("dynosim_runtime.calibration.command.CompletionsClient", lambda *_, **__: engine)
+    patch.setattr("dynosim_runtime.validate.command.asyncio", virtual)
+    patch.setattr("dynosim_runtime.measure.calibrate.asyncio", virtual)
+    patch.setattr("dynosim_runtime.measure.deployment.CompletionsClient", lambda *_, **__: engine)
+    patch.setattr("dynosim_runtime.measure.calibrate.CompletionsClient", lambda *_, **__: engine)
 
 
 def own_page(client: "VirtualEngine") -> str:

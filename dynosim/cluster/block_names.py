@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from dynosim.hashing import trace_local_hashes, trace_sequence_hashes
+from dynosim.blocks.hashing import trace_local_hashes, trace_sequence_hashes
 from dynosim.indexer.base import BlockEvent, Removed, Stored
 from dynosim.records import KvEvent, Trace
 from dynosim.workload.extents import PrefixExtents

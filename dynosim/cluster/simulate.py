@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dynosim.cluster.fleet import Fleet
+from dynosim.cluster.cluster import Cluster
 from dynosim.cluster.journal import Journal
+from dynosim.cluster.launcher import Launcher
 from dynosim.cluster.outside import as_clients_see
-from dynosim.cluster.routing import RoutingSpec, make_placer
-from dynosim.cluster.worker import NEVER, Worker
-from dynosim.cluster.worker_async import AsyncWorker
+from dynosim.cluster.pool import worker_log
+from dynosim.cluster.requests import Requests
+from dynosim.cluster.routing import make_placer
+from dynosim.cluster.spec import ClusterSpec, RunOptions
 from dynosim.engine.spec import EngineSpec
-from dynosim.engine.vllm import VllmScheduler
-from dynosim.errors import ConfigError, InfeasibleError
-from dynosim.records import FloatArray, RunResult, Trace
+from dynosim.errors import InfeasibleError
+from dynosim.records import RunResult, Trace
 from dynosim.router.settings import RouterSettings
-from dynosim.timing.model import StepTimeModel
-from dynosim.timing.scaled import ScaledModel
+from dynosim.router.spec import RoutingSpec
 from dynosim.workload.extents import prefix_extents
-from dynosim.workload.load import LoadDriver
+from dynosim.workload.load import NEVER, LoadDriver
 
 if TYPE_CHECKING:
     from dynosim.cluster.control import Process
@@ -28,118 +28,84 @@ if TYPE_CHECKING:
 
 def simulate(
     trace: Trace,
+    cluster: ClusterSpec,
+    options: RunOptions = RunOptions(),  # noqa: B008 (a value that never changes)
     *,
-    engine: EngineSpec,
-    timing: StepTimeModel,
-    num_workers: int,
-    gpus_per_worker: int = 1,
-    routing: RoutingSpec | None = None,
-    cpu_step_time_scale: float = 8.0,
-    concurrency: int | None = None,
-    seed: int = 0,
-    exact_stepping: bool = False,
-    max_sim_time_ms: float | None = None,
     processes: "Sequence[Process]" = (),
 ) -> RunResult:
-    """Replay `trace` on `num_workers` equal engines in virtual time.
+    """Replay `trace` on `cluster` in virtual time.
 
-    `routing` is round-robin if not given, with `seed` for its choices. CPU workers among them take
-    `cpu_step_time_scale` times as long for a step. `exact_stepping` decides every engine step on
-    its own instead of in bulk: the same result, slower. Events after `max_sim_time_ms` do not
-    happen; what is under way then is unfinished. `processes` are SimPy processes that watch and
-    steer the run, see `dynosim.cluster.control`.
+    `processes` are SimPy processes that watch and steer the run, see `dynosim.cluster.control`.
 
-    Raises: InfeasibleError if the cache is too small for the model length or for a request.
+    Raises: InfeasibleError if a cache is too small for the model length.
     """
     started = time.perf_counter()
-    check_capacity(trace, engine)
-    if num_workers < 1:
-        raise ConfigError(f"cluster.workers: at least 1 is needed, got {num_workers}")
+    for pool in cluster.pools:
+        check_capacity(pool.engine)
     extents = prefix_extents(
-        trace, engine.block_size, single_blocks=engine.long_prefill_token_threshold > 0
-    )
-    extent_blocks: list[int] = extents.extent_blocks.tolist()
-    journal = Journal(trace)
-    if routing is None:
-        settings = RouterSettings(engine.block_size, mode="round-robin", seed=seed)
-        routing = RoutingSpec(settings)
-    # Only other requests' blocks matter to a router; a hash index is told of all, as in reality.
-    tells_all = routing.stamps_events or routing.uses_hashes
-    announced = None if tells_all else extents.shared_extents()
-    worker_type = AsyncWorker if engine.async_scheduling else Worker
-    first_cpu = num_workers - routing.cpu_workers
-    workers = [
-        worker_type(
-            worker_id,
-            VllmScheduler(
-                engine,
-                extent_blocks,
-                keep_rows=exact_stepping,
-                publish_events=routing.publishes_events and engine.enable_prefix_caching,
-                announced=announced,
-            ),
-            timing if worker_id < first_cpu else ScaledModel(timing, cpu_step_time_scale),
-            journal,
-            steps_singly=exact_stepping,
-            reports_first_tokens=routing.needs_router,
-            stamps_events=routing.stamps_events,
-        )
-        for worker_id in range(num_workers)
-    ]
-    outside_ms = timing.ingress_ms + timing.egress_ms
-    placer = make_placer(routing, trace, extents, engine, workers)
-    fleet = Fleet(
         trace,
-        extents,
-        engine,
-        workers=workers,
+        cluster.block_size,
+        single_blocks=any(pool.engine.long_prefill_token_threshold > 0 for pool in cluster.pools),
+    )
+    routing = cluster.routing
+    if routing is None:
+        settings = RouterSettings(cluster.block_size, mode="round-robin", seed=options.seed)
+        routing = RoutingSpec(settings)
+    journal = Journal(trace)
+    times = cluster.pools[0].times
+    outside_ms = times.ingress_ms + times.egress_ms
+    placer = make_placer(routing, trace, extents, cluster.cards())
+    running = Cluster(
+        Requests(trace, extents, cluster),
+        launcher=Launcher(extents, journal, routing, steps_singly=options.exact_stepping),
         placer=placer,
-        load=LoadDriver(trace, concurrency),
+        load=LoadDriver(trace, options.concurrency),
         journal=journal,
         turnaround_ms=outside_ms,
     )
-    until_ms = NEVER if max_sim_time_ms is None else max_sim_time_ms - outside_ms
-    if processes:
-        from dynosim.cluster.control import ControlPlane
-
-        control = ControlPlane(fleet, processes)
-        control.run_until(until_ms)
-        until_ms = control.now_ms if control.is_stopped else until_ms
-    else:
-        fleet.run_until(until_ms)
-    for worker in workers:
-        worker.cut_off(until_ms)
+    for pool in cluster.pools:
+        for _ in range(pool.workers):
+            running.make_ready(running.launch(pool, 0.0), 0.0)
+    until_ms = NEVER if options.until_ms is None else options.until_ms - outside_ms
+    until_ms = _run(running, cluster, until_ms, processes)
+    running.cut_off(until_ms)
+    workers = running.workers
     result = RunResult(
-        requests=journal.request_log(is_closed_loop=concurrency is not None),
+        requests=journal.request_log(is_closed_loop=options.concurrency is not None),
         steps=journal.step_log(),
         stalled_gaps_ms=np.array(journal.stalled_gaps_ms),
-        num_workers=num_workers,
-        gpus_per_worker=gpus_per_worker,
-        num_gpu_blocks=engine.usable_blocks,
-        block_size=engine.block_size,
-        end_ms=until_ms if fleet.next_ms() < NEVER else fleet.now_ms,
-        num_preemptions=sum(worker.scheduler.num_preemptions for worker in workers),
-        num_scheduling_events=sum(worker.num_events for worker in workers),
+        workers=worker_log(workers),
+        block_size=cluster.block_size,
+        end_ms=until_ms if running.next_ms() < NEVER else running.now_ms,
+        num_preemptions=sum(worker.engine.core.num_preemptions for worker in workers),
+        num_scheduling_events=sum(worker.engine.num_events for worker in workers),
         routing=placer.stats(),
         kv_events=placer.kv_events(),
-        step_time_scale=_step_time_scale(num_workers, first_cpu, cpu_step_time_scale),
         simulate_wall_ms=(time.perf_counter() - started) * 1e3,
     )
     if outside_ms == 0:
         return result
-    return as_clients_see(result, ingress_ms=timing.ingress_ms, egress_ms=timing.egress_ms)
+    return as_clients_see(result, ingress_ms=times.ingress_ms, egress_ms=times.egress_ms)
 
 
-def _step_time_scale(num_workers: int, first_cpu: int, cpu_scale: float) -> FloatArray | None:
-    if first_cpu == num_workers:
-        return None
-    return np.where(np.arange(num_workers) < first_cpu, 1.0, cpu_scale)
+def _run(
+    running: Cluster, spec: ClusterSpec, until_ms: float, processes: "Sequence[Process]"
+) -> float:
+    """Run to the end or to `until_ms`; returns that, or when a process stopped the run."""
+    if not processes:
+        running.run_until(until_ms)
+        return until_ms
+    from dynosim.cluster.control import ControlPlane
+
+    control = ControlPlane(running, spec.pools, processes)
+    control.run_until(until_ms)
+    return control.now_ms if control.is_stopped else until_ms
 
 
-def check_capacity(trace: Trace, engine: EngineSpec) -> None:
-    """Refuse an engine that vLLM would not start, or that some request would block for ever.
+def check_capacity(engine: EngineSpec) -> None:
+    """Refuse an engine that vLLM would not start, as its cache holds less than `max_model_len`.
 
-    Raises: InfeasibleError naming the sizes, the first such request and what to change.
+    Raises: InfeasibleError naming the sizes and what to change.
     """
     capacity = engine.usable_blocks * engine.block_size
     if capacity < engine.max_model_len:

@@ -4,8 +4,7 @@ A scenario is a small workload with an engine configuration; a golden file is wh
 scheduler did with it, step by step.
 """
 
-from dynosim.conformance.command import main_command
 from dynosim.conformance.drive import run_scenario
 from dynosim.conformance.log import first_difference, format_log
 
-__all__ = ["first_difference", "format_log", "main_command", "run_scenario"]
+__all__ = ["first_difference", "format_log", "run_scenario"]

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 
 from dynosim.records import KvEvent
 
+NO_EVENTS: list[KvEvent] = []  # never changed
 _OUTDATED_ALLOWED = 64  # places not worth a rebuild
-new_tuple = tuple.__new__  # makes a `KvEvent` without a call of Python code
 
 
 class Extent:
@@ -36,7 +36,8 @@ class Extent:
 class BlockPool:
     """Block accounting, prefix lookup and eviction of one engine.
 
-    `extent_blocks[content]` is the number of blocks of an extent. Blocks that belong to a single
+    `extent_blocks[content]` is the number of blocks of an extent; without it every extent is one
+    block, whatever its content id. Blocks that belong to a single
     request have the content id `-1 - request index` and no entry there. With `announced`, events
     tell only of the extents flagged in it: nobody need hear of blocks that nobody will ask for.
     """
@@ -57,7 +58,7 @@ class BlockPool:
     def __init__(
         self,
         num_blocks: int,
-        extent_blocks: list[int],
+        extent_blocks: list[int] | None = None,
         *,
         publish_events: bool = False,
         announced: Sequence[bool] | None = None,
@@ -83,6 +84,14 @@ class BlockPool:
         """Cached blocks by content id, oldest copies only."""
         return {content: extent.num_cached for content, extent in self._resident.items()}
 
+    def take_events(self) -> list[KvEvent]:
+        """The events since the last call; they belong to the caller."""
+        events = self.events
+        if not events:
+            return NO_EVENTS
+        self.events = []
+        return events
+
     def lookup(self, contents: list[int], limit_blocks: int) -> tuple[list[Extent], int, int]:
         """The longest cached prefix of a path, at most `limit_blocks` long. Touches nothing.
 
@@ -93,6 +102,7 @@ class BlockPool:
         num_blocks = 0
         idle_blocks = 0
         resident = self._resident
+        sizes = self.extent_blocks
         for content in contents:
             extent = resident.get(content)
             if extent is None:
@@ -104,7 +114,7 @@ class BlockPool:
             num_blocks += num_cached
             if extent.refs == 0:
                 idle_blocks += num_cached
-            if num_cached < self.extent_blocks[content]:
+            if sizes is not None and num_cached < sizes[content]:
                 break
         return hits, num_blocks, idle_blocks
 
@@ -150,8 +160,7 @@ class BlockPool:
             if extent.content >= 0:
                 self._note_evicted(extent, evicted)
             elif private_events is not None:
-                event = new_tuple(KvEvent, (False, extent.content, kept, evicted, None))
-                private_events.append(event)
+                private_events.append(KvEvent(False, extent.content, kept, evicted, None))
             if not kept:
                 extent = None
         self._oldest = extent
@@ -191,8 +200,7 @@ class BlockPool:
             return
         announced = self.announced
         if announced is None or (content >= 0 and announced[content]):
-            event = new_tuple(KvEvent, (True, content, first_block, num_blocks, parent))
-            self.events.append(event)
+            self.events.append(KvEvent(True, content, first_block, num_blocks, parent))
 
     def _drop_outdated(self) -> None:
         """Rid the queue of places that do not count, lest it grows where nothing is evicted."""
@@ -209,7 +217,7 @@ class BlockPool:
         content, num_left = extent.content, extent.num_cached
         events, announced = self.events, self.announced
         if events is not None and (announced is None or announced[content]):
-            events.append(new_tuple(KvEvent, (False, content, num_left, num_blocks, None)))
+            events.append(KvEvent(False, content, num_left, num_blocks, None))
         if num_left == 0:
             self._forget(extent)
 

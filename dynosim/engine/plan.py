@@ -28,6 +28,7 @@ class StepPlan:
         "decode_context_tokens",
         "deferred",
         "emitting",
+        "end_ms",
         "num_decodes",
         "num_prefills",
         "num_resumed_decodes",
@@ -36,6 +37,7 @@ class StepPlan:
         "prefilled",
         "prefix_tokens",
         "rows",
+        "start_ms",
         "step",
     )
 
@@ -51,10 +53,17 @@ class StepPlan:
         self.prefilled: list[Sequence] = []  # all known tokens computed: yield one token
         self.preempted: tuple[Sequence, ...] = ()  # rare, hence no list from the start
         self.deferred: tuple[Sequence, ...] = ()  # decoding, but left out of this step
-        self.emitting: list[Sequence] = []  # yield a token; asynchronous scheduling only
+        self.emitting: list[Sequence] = []  # yield a token; in a pipeline, or if asked for
         self.rows: list[ScheduledRow] = []
+        self.start_ms = 0.0  # when it executes: the engine's business, not the scheduler's
+        self.end_ms = 0.0
 
     @property
     def is_empty(self) -> bool:
         """Whether no token is computed."""
         return self.num_prefills == 0 and self.num_decodes == 0
+
+    def decodes_all(self, num_decoding: int) -> bool:
+        """Whether it computes one token for each of so many decoding sequences and no other."""
+        is_pure = self.num_prefills == 0 and self.num_resumed_decodes == 0
+        return is_pure and self.num_decodes == num_decoding

@@ -1,6 +1,9 @@
 """What an engine is configured with, in vLLM's words."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+Policy = Literal["fcfs", "priority"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +23,7 @@ class EngineSpec:
     enable_chunked_prefill: bool = True
     long_prefill_token_threshold: int = 0  # 0: no cap
     long_prefill_token_threshold_adaptive: bool = False
-    policy: str = "fcfs"  # or "priority"
+    policy: Policy = "fcfs"
     watermark: float = 0.0  # share of num_gpu_blocks kept free by admissions
     scheduler_reserve_full_isl: bool = True
     max_num_active_seqs: int | None = None  # None: max_num_seqs
@@ -40,3 +43,8 @@ class EngineSpec:
     def max_active(self) -> int:
         """Requests that may hold a seat at once."""
         return self.max_num_seqs if self.max_num_active_seqs is None else self.max_num_active_seqs
+
+    @property
+    def pipeline_depth(self) -> int:
+        """Steps that may be in flight at once."""
+        return 2 if self.async_scheduling else 1

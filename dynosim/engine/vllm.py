@@ -15,6 +15,8 @@ Invariants: `running` is in admission order; without a long-prefill cap at most 
 is partly prefilled, and it is the last one.
 """
 
+from collections.abc import Iterator
+
 from dynosim.engine.block_pool import BlockPool
 from dynosim.engine.decode_set import DecodeSet
 from dynosim.engine.kv_cache import KvCache, PrefixHit
@@ -22,22 +24,27 @@ from dynosim.engine.plan import ScheduledRow, StepPlan
 from dynosim.engine.sequence import DECODING, DRAINING, FINISHED, PREFILLING, WAITING, Sequence
 from dynosim.engine.spec import EngineSpec
 from dynosim.engine.waiting import make_queue
+from dynosim.records import KvEvent
+
+NOBODY: list[Sequence] = []  # never changed
 
 
 class VllmScheduler:
     """Scheduler and block manager of one vLLM engine.
 
-    `extent_blocks` are the sizes of the extents that request paths name. `keep_rows` asks for
-    step-by-step plans that list every request; `publish_events` for KV events in `pool.events`,
-    with `announced` only about the extents flagged in it.
+    `extent_blocks` are the sizes of the extents that request paths name (None: they are single
+    blocks). `keep_rows` asks for
+    step-by-step plans that list every request; `names_emitting` for plans that name who yields a
+    token; `publish_events` for KV events, with `announced` only about the extents flagged in it.
     """
 
     def __init__(
         self,
         spec: EngineSpec,
-        extent_blocks: list[int],
+        extent_blocks: list[int] | None = None,
         *,
         keep_rows: bool = False,
+        names_emitting: bool = False,
         publish_events: bool = False,
         announced: list[bool] | None = None,
     ) -> None:
@@ -58,6 +65,7 @@ class VllmScheduler:
         self._waiting = make_queue(spec.policy)
         self._prefilling: list[Sequence] = []
         self._draining: list[Sequence] = []  # asynchronous scheduling only
+        self._usable_blocks = spec.usable_blocks
         self._head_is_blocked = False
         self._num_admissions = 0
         self._max_active = spec.max_active
@@ -71,6 +79,7 @@ class VllmScheduler:
         self._is_async = spec.async_scheduling
         self._is_fcfs = spec.policy == "fcfs"
         self._keep_rows = keep_rows
+        self._names_emitting = names_emitting or spec.async_scheduling
         # Generated blocks are registered as they fill only if somebody can hit or hear of them.
         self._registers_decodes = publish_events and announced is None
 
@@ -81,8 +90,29 @@ class VllmScheduler:
         """Whether a step is worth planning."""
         return bool(self.running) or self.num_waiting > 0
 
+    @property
+    def num_running(self) -> int:
+        """Requests with a seat."""
+        return len(self.running)
+
+    @property
+    def used_blocks(self) -> int:
+        """KV blocks that requests refer to."""
+        return self._usable_blocks - self.pool.blank_blocks - self.pool.idle_blocks
+
+    def take_events(self) -> list[KvEvent]:
+        """The KV events since the last call; they belong to the caller."""
+        return self.pool.take_events()
+
+    def decoding(self) -> Iterator[tuple[Sequence, int]]:
+        """Every decoding request, with the tokens scheduled for it so far."""
+        step = self.decodes.step
+        for sequence in self.running:
+            if sequence.state == DECODING:
+                yield sequence, sequence.anchor + step + 1 - sequence.prompt_tokens
+
     def unfinished(self) -> list[tuple[Sequence, int]]:
-        """Every request in hand, with the tokens scheduled for it so far."""
+        """Every request that has not ended, with the tokens scheduled for it so far."""
         step = self.decodes.step
         found: list[tuple[Sequence, int]] = []
         for sequence in self.running:
@@ -138,15 +168,19 @@ class VllmScheduler:
         decodes.step += 1
         if plan.prefilled:
             self._start_decoding(plan)
-        if self._is_async:
-            self._note_in_flight(plan)
+        if self._names_emitting:
+            self._note_emitting(plan)
         return plan
 
     def finish_step(self, plan: StepPlan) -> list[Sequence]:
         """Deliver the step's tokens; returns the requests that ended, in order, blocks freed."""
         if self._is_async:
             return self._finish_async(plan)
-        return self.finish_until(plan.step + 1)
+        return self._finish_until(plan.step + 1)
+
+    def finish_due(self) -> list[Sequence]:
+        """The requests whose last token the steps done in bulk have made, in order."""
+        return self._finish_until(self.decodes.step)
 
     def uniform_steps(self) -> int:
         """Steps from here in which the same sequences decode and nothing else can happen."""
@@ -172,11 +206,36 @@ class VllmScheduler:
                 if sequence.state == DECODING:
                     self._register(sequence, sequence.anchor + decodes.step)
 
-    def finish_until(self, done_step: int) -> list[Sequence]:
+    def overlap(self, plan: StepPlan) -> None:
+        """The steps of a run begin to be planned: the token before is always still in flight."""
+        for sequence in plan.emitting:
+            sequence.registration_lag = 1
+
+    def last_of_run(self, plan: StepPlan) -> StepPlan:
+        """The last step that `advance` did; the same sequences are in it as in `plan`."""
+        decodes = self.decodes
+        last = StepPlan(decodes.step - 1)
+        last.num_decodes = decodes.count
+        last.decode_context_tokens = decodes.context_tokens - decodes.count
+        last.emitting = plan.emitting
+        return last
+
+    def may_publish(self, num_steps: int) -> bool:
+        """Whether uniform steps could cause KV events that somebody wants."""
+        pool = self.pool
+        if pool.publishes_all:  # a block is full one step before the next is opened
+            return self.decodes.blocks_opened(num_steps + 1) > 0
+        return pool.idle_blocks > 0 and pool.blank_blocks < self.decodes.blocks_opened(num_steps)
+
+    def quiet_steps(self, max_steps: int) -> int:
+        """Uniform steps, at least 1, of which only the last may open blocks."""
+        return max(self.decodes.steps_within(max_steps, 0), 1)
+
+    def _finish_until(self, done_step: int) -> list[Sequence]:
         """Free the requests whose last token came from a step before `done_step`, in order."""
         finishes = self.decodes.finishes
         if not finishes or finishes[0][0] > done_step:
-            return []
+            return NOBODY
         finished = self.decodes.pop_due(done_step)
         for sequence in finished:
             self._finish(sequence)
@@ -217,7 +276,7 @@ class VllmScheduler:
         plan.decode_context_tokens = decodes.context_tokens
         if need:
             self.pool.allocate(need)
-        if self._is_async or self._registers_decodes:
+        if self._names_emitting or self._registers_decodes:
             self._serve_each(plan)
         if num_tokens > 0:
             self._compute_chunk(plan, prefilling[0], num_tokens)
@@ -230,7 +289,7 @@ class VllmScheduler:
                 sequence.registration_lag = sequence.in_flight
                 if self._registers_decodes:
                     self._register(sequence, sequence.anchor + self.decodes.step + 1)
-                if self._is_async:
+                if self._names_emitting:
                     plan.emitting.append(sequence)
 
     def _serve_in_order(self, plan: StepPlan, cap: int) -> int:
@@ -285,7 +344,7 @@ class VllmScheduler:
             is_decode = True
             plan.num_decodes += 1
             plan.decode_context_tokens += computed + 1
-            if self._is_async:
+            if self._names_emitting:
                 plan.emitting.append(sequence)
         else:
             computed = sequence.num_computed
@@ -455,11 +514,13 @@ class VllmScheduler:
             sequence.state = DRAINING
             self._draining.append(sequence)
 
-    def _note_in_flight(self, plan: StepPlan) -> None:
+    def _note_emitting(self, plan: StepPlan) -> None:
+        """Complete the list of those who will yield a token."""
         plan.emitting += plan.prefilled
         plan.emitting.sort(key=_by_order)
-        for sequence in plan.emitting:
-            sequence.in_flight += 1
+        if self._is_async:
+            for sequence in plan.emitting:
+                sequence.in_flight += 1
 
     def _finish_async(self, plan: StepPlan) -> list[Sequence]:
         """Deliver one token to everyone in the plan, also to those preempted meanwhile."""

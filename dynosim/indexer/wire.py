@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from dynosim.blocks.hashing import local_hashes
 from dynosim.errors import ConfigError
-from dynosim.hashing import local_hashes
 from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored, Tier
 
 TIERS = {

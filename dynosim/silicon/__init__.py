@@ -4,7 +4,6 @@ Reads files (and keeps what is slow to make in a cache folder), so that `dynosim
 what is read here becomes that package's tables, shapes and models.
 """
 
-from dynosim.silicon.build import build_timing
 from dynosim.silicon.capacity import Capacity, resolve_num_gpu_blocks
 
-__all__ = ["Capacity", "build_timing", "resolve_num_gpu_blocks"]
+__all__ = ["Capacity", "resolve_num_gpu_blocks"]

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from dynosim.errors import ConfigError
+from dynosim.files.user_text import parse_json
 from dynosim.silicon.shapes import SAME_SHAPES, common_config, common_models
 from dynosim.timing.architecture import ModelEntry
-from dynosim.user_text import parse_json
 
 _SUFFIX = "_config.json"
 _QUANTISATION_SUFFIX = "_hf_quant_config.json"

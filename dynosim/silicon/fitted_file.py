@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from dynosim.errors import TraceError
+from dynosim.files.user_text import parse_json
 from dynosim.timing.fitted import (
     AXES,
     DEFAULT_KNEE,
@@ -33,7 +34,6 @@ from dynosim.timing.fitted import (
     FittedParameters,
     MeasuredRange,
 )
-from dynosim.user_text import parse_json
 
 FORMAT = "dynosim-fitted-timing"
 VERSION = 1

@@ -15,8 +15,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from dynosim.errors import ConfigError
+from dynosim.files.user_text import parse_yaml
 from dynosim.timing.sheets import HardwareSheet
-from dynosim.user_text import parse_yaml
 
 
 def _sheet(

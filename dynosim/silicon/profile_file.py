@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from dynosim.errors import TraceError
+from dynosim.files.user_text import parse_json
 from dynosim.records import FloatArray
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.profile import DynamoProfileModel, PrefillCurve, ProfileModel
-from dynosim.user_text import parse_json
 
 _OWN_KEYS = ("prefill_tokens", "prefill_ms", "decode_batch", "decode_context", "decode_ms")
 _DYNAMO_KEYS = (

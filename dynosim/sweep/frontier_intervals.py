@@ -41,7 +41,7 @@ def wanted_replays(rows: Sequence[Row], num_replays: int | None) -> dict[int, in
 def _default_replays(config: RunConfig) -> int:
     if not isinstance(config.timing, FittedTiming):
         return 0
-    from dynosim.intervals import default_replays
+    from dynosim.experiment.intervals import default_replays
     from dynosim.silicon.fitted_file import load_fitted
 
     return default_replays(load_fitted(config.resolve(config.timing.file)))
@@ -90,8 +90,8 @@ def make_intervals(
 
 def run_intervals(request: dict[str, Any]) -> dict[str, Any]:
     """`status`, `reason` and `intervals` of one trial, in whatever process it is called."""
-    from dynosim.intervals import prediction_intervals
-    from dynosim.runner import prepare
+    from dynosim.build.engine import prepare
+    from dynosim.experiment.intervals import prediction_intervals
 
     try:
         config = config_of(request)

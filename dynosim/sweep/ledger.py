@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from dynosim.errors import ConfigError
+from dynosim.files.user_text import parse_json
 from dynosim.sweep.space import Trial
-from dynosim.user_text import parse_json
 
 LEDGER = "ledger.jsonl"
 FORMAT = 2

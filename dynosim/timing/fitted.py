@@ -31,6 +31,7 @@ import numpy as np
 
 from dynosim.records import FloatArray, IntArray, StepLog
 from dynosim.timing.model import DERIVED, StepTimeModel, contexts_below
+from dynosim.timing.step import StepShape
 
 DEFAULT_KNEE = 4.0
 
@@ -129,26 +130,21 @@ class FittedModel(StepTimeModel):
         self.description = f"fitted: {name}" + (f", from {fit.source}" if fit.source else "")
         self.notes = _notes(fit)
 
-    def step_ms(
-        self,
-        num_prefills: int,
-        prefill_tokens: int,
-        prefix_tokens: int,
-        num_decodes: int,
-        decode_context_tokens: int,
-    ) -> float:
+    def step_ms(self, step: StepShape) -> float:
+        prefill_tokens, num_decodes = step.prefill_tokens, step.num_decodes
         tokens = prefill_tokens + num_decodes
         if tokens <= 0:
             return 0.0
         work = self._token_work.get(tokens)
         total = self._step_base_ms(tokens) if work is None else work
         if prefill_tokens > 0:
-            reach = (prefix_tokens + (prefill_tokens + num_prefills) / 2) / num_prefills
+            num_prefills = step.num_prefills
+            reach = (step.prefix_tokens + (prefill_tokens + num_prefills) / 2) / num_prefills
             total += self._prompt_step_ms + prefill_tokens * reach * self._per_pair_ms
-            total += decode_context_tokens * self._mixed_context_token_ms
+            total += step.decode_context_tokens * self._mixed_context_token_ms
         if num_decodes > 0:
             total += num_decodes * self._per_decode_ms
-            total += decode_context_tokens * self._context_ms(num_decodes)
+            total += step.decode_context_tokens * self._context_ms(num_decodes)
         return total
 
     def decode_run_ms(self, num_decodes: int, decode_context_tokens: int, num_steps: int) -> float:
@@ -174,7 +170,7 @@ class FittedModel(StepTimeModel):
         return np.asarray(fixed[inverse] + decode_context_tokens * per_context[inverse])
 
     def steps_ms(self, steps: IntArray) -> FloatArray:
-        """`step_ms` of many steps at once; a row holds its five arguments."""
+        """`step_ms` of many steps at once; a row holds the five numbers of a `BatchShape`."""
         num_prefills, prompts, prefix, decodes, contexts = steps.reshape(-1, 5).T
         tokens, row = np.unique(prompts + decodes, return_inverse=True)
         bases = [self._step_base_ms(count) if count > 0 else 0.0 for count in tokens.tolist()]

@@ -8,6 +8,7 @@ import numpy as np
 
 from dynosim.records import FloatArray, IntArray
 from dynosim.timing.model import ESTIMATED, StepTimeModel
+from dynosim.timing.step import StepShape
 
 
 class FixedModel(StepTimeModel):
@@ -21,18 +22,11 @@ class FixedModel(StepTimeModel):
         self.decode_ms = decode_ms
         self.description = f"fixed: {prefill_ms} ms per prefill step, {decode_ms} ms per decode"
 
-    def step_ms(
-        self,
-        num_prefills: int,
-        prefill_tokens: int,
-        prefix_tokens: int,
-        num_decodes: int,
-        decode_context_tokens: int,
-    ) -> float:
+    def step_ms(self, step: StepShape) -> float:
         total: float = 0
-        if prefill_tokens > 0:
+        if step.prefill_tokens > 0:
             total += self.prefill_ms
-        if num_decodes > 0:
+        if step.num_decodes > 0:
             total += self.decode_ms
         return total
 
@@ -72,21 +66,16 @@ class LinearModel(StepTimeModel):
             f" + {per_context_token_ms}/context token (ms)"
         )
 
-    def step_ms(
-        self,
-        num_prefills: int,
-        prefill_tokens: int,
-        prefix_tokens: int,
-        num_decodes: int,
-        decode_context_tokens: int,
-    ) -> float:
+    def step_ms(self, step: StepShape) -> float:
+        prefill_tokens, num_decodes = step.prefill_tokens, step.num_decodes
         if prefill_tokens <= 0 and num_decodes <= 0:
             return 0
+        context_tokens = step.prefix_tokens + prefill_tokens + step.decode_context_tokens
         return (
             self.base_ms
             + self.per_prefill_token_ms * prefill_tokens
             + self.per_decode_ms * num_decodes
-            + self.per_context_token_ms * (prefix_tokens + prefill_tokens + decode_context_tokens)
+            + self.per_context_token_ms * context_tokens
         )
 
     def decode_run_ms(self, num_decodes: int, decode_context_tokens: int, num_steps: int) -> float:
@@ -139,26 +128,22 @@ class PolynomialModel(StepTimeModel):
         self.capacity_tokens = capacity_tokens
         self.description = f"polynomial: mocker formulas over {capacity_tokens} tokens of KV cache"
 
-    def step_ms(
-        self,
-        num_prefills: int,
-        prefill_tokens: int,
-        prefix_tokens: int,
-        num_decodes: int,
-        decode_context_tokens: int,
-    ) -> float:
+    def step_ms(self, step: StepShape) -> float:
         total = 0.0
+        num_prefills = step.num_prefills
         if num_prefills > 0:
-            mean_new = (prefix_tokens + prefill_tokens) // num_prefills - (
+            prefix_tokens = step.prefix_tokens
+            mean_new = (prefix_tokens + step.prefill_tokens) // num_prefills - (
                 prefix_tokens // num_prefills
             )
             tokens = num_prefills * mean_new
             if tokens > 0:
                 total = _PREFILL_SQUARE * tokens * tokens + _PREFILL_LINEAR * tokens + _PREFILL_BASE
-        if num_decodes > 0:
-            if decode_context_tokens >= self.capacity_tokens:
+        if step.num_decodes > 0:
+            context_tokens = step.decode_context_tokens
+            if context_tokens >= self.capacity_tokens:
                 return total + _DECODE_FULL_MS
-            use = decode_context_tokens / self.capacity_tokens
+            use = context_tokens / self.capacity_tokens
             decode = _DECODE_SQUARE * use * use + _DECODE_LINEAR * use + _DECODE_BASE
             total += decode if decode > _DECODE_FLOOR_MS else _DECODE_FLOOR_MS
         return total

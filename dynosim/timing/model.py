@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dynosim.records import FloatArray, IntArray, StepLog
+from dynosim.timing.step import BatchShape, StepShape
 
 MEASURED = "measured"
 DERIVED = "derived"
@@ -39,33 +40,21 @@ class StepTimeModel(ABC):
     egress_ms: float = 0.0
 
     @abstractmethod
-    def step_ms(
-        self,
-        num_prefills: int,
-        prefill_tokens: int,
-        prefix_tokens: int,
-        num_decodes: int,
-        decode_context_tokens: int,
-    ) -> float:
-        """Duration of one step.
-
-        The step computes `prefill_tokens` new prompt tokens over `num_prefills` prompts, of which
-        `prefix_tokens` were in the cache before, and one token for each of `num_decodes` sequences
-        whose contexts (the token being computed included) sum to `decode_context_tokens`.
-        Nothing to compute takes 0 ms.
-        """
+    def step_ms(self, step: StepShape) -> float:
+        """Duration of one step; nothing to compute takes 0 ms."""
 
     def decode_run_ms(self, num_decodes: int, decode_context_tokens: int, num_steps: int) -> float:
         """Sum of `num_steps` decode steps of an unchanged batch whose contexts grow by one token.
 
-        Equals adding `step_ms(0, 0, 0, num_decodes, decode_context_tokens + j * num_decodes)` for
-        j in 0..num_steps-1, up to rounding. Models override this loop with closed forms.
+        Equals adding the `step_ms` of `num_decodes` sequences whose contexts sum to
+        `decode_context_tokens + j * num_decodes` for j in 0..num_steps-1, up to rounding. Models
+        override this loop with closed forms.
         """
         total: float = 0
-        context = decode_context_tokens
+        step = BatchShape.of_decodes(num_decodes, decode_context_tokens)
         for _ in range(num_steps):
-            total += self.step_ms(0, 0, 0, num_decodes, context)
-            context += num_decodes
+            total += self.step_ms(step)
+            step.decode_context_tokens += num_decodes
         return total
 
     def decode_steps_until(
@@ -80,7 +69,8 @@ class StepTimeModel(ABC):
         rounding_ms = 1e-9 * abs(elapsed_ms)
         evaluations = 0
         at, surplus_ms = 0, -elapsed_ms  # how far the last run looked at lies above the target
-        step = self.step_ms(0, 0, 0, num_decodes, decode_context_tokens)
+        shape = BatchShape(0, 0, 0, num_decodes, decode_context_tokens)
+        step = self.step_ms(shape)
         while high - low > 1:
             guess = _newton(at, surplus_ms, step, high)
             if evaluations >= _NEWTON_EVALUATIONS:
@@ -91,14 +81,14 @@ class StepTimeModel(ABC):
             # One step to the other side often settles it without looking at another run.
             if surplus_ms >= 0:
                 high = at
-                context = decode_context_tokens + (at - 1) * num_decodes
-                step = self.step_ms(0, 0, 0, num_decodes, context)
+                shape.decode_context_tokens = decode_context_tokens + (at - 1) * num_decodes
+                step = self.step_ms(shape)
                 if surplus_ms - step < -rounding_ms:
                     return at
             else:
                 low = at
-                context = decode_context_tokens + at * num_decodes
-                step = self.step_ms(0, 0, 0, num_decodes, context)
+                shape.decode_context_tokens = decode_context_tokens + at * num_decodes
+                step = self.step_ms(shape)
                 if surplus_ms + step > rounding_ms:
                     return at + 1
         return high
@@ -108,7 +98,9 @@ class StepTimeModel(ABC):
     ) -> FloatArray:
         """`step_ms` of pure decode steps, element by element."""
         pairs = zip(num_decodes.tolist(), decode_context_tokens.tolist(), strict=True)
-        return np.array([self.step_ms(0, 0, 0, n, s) for n, s in pairs], dtype=np.float64)
+        return np.array(
+            [self.step_ms(BatchShape.of_decodes(n, s)) for n, s in pairs], dtype=np.float64
+        )
 
     def steps_in_range(self, steps: StepLog) -> IntArray:
         """Per row: how many of its steps lay inside what the model was measured on.

@@ -12,6 +12,7 @@ import numpy as np
 from dynosim.records import FloatArray, IntArray, StepLog
 from dynosim.timing.model import MEASURED, StepTimeModel, contexts_below
 from dynosim.timing.rows import ContextRow, decode_ms_array, extended_row, interpolate_rows
+from dynosim.timing.step import StepShape
 
 
 class PrefillCurve:
@@ -67,17 +68,11 @@ class ProfileModel(StepTimeModel):
             self._rows[num_decodes] = row
         return row
 
-    def step_ms(
-        self,
-        num_prefills: int,
-        prefill_tokens: int,
-        prefix_tokens: int,
-        num_decodes: int,
-        decode_context_tokens: int,
-    ) -> float:
-        total = self._prefill.ms(prefill_tokens)
+    def step_ms(self, step: StepShape) -> float:
+        total = self._prefill.ms(step.prefill_tokens)
+        num_decodes = step.num_decodes
         if num_decodes > 0:
-            total += self._row(num_decodes).at(decode_context_tokens / num_decodes)
+            total += self._row(num_decodes).at(step.decode_context_tokens / num_decodes)
         return total
 
     def decode_run_ms(self, num_decodes: int, decode_context_tokens: int, num_steps: int) -> float:
@@ -127,22 +122,18 @@ class DynamoProfileModel(StepTimeModel):
         self._z: list[list[float]] = decode_ms.tolist()
         self.description = f"profile {name}: {decode_ms.size} decode points, interpolated"
 
-    def step_ms(
-        self,
-        num_prefills: int,
-        prefill_tokens: int,
-        prefix_tokens: int,
-        num_decodes: int,
-        decode_context_tokens: int,
-    ) -> float:
+    def step_ms(self, step: StepShape) -> float:
         total = 0.0
+        num_prefills, num_decodes = step.num_prefills, step.num_decodes
         if num_prefills > 0:
-            new = (prefix_tokens + prefill_tokens) // num_prefills - prefix_tokens // num_prefills
+            cached = step.prefix_tokens
+            new = (cached + step.prefill_tokens) // num_prefills - cached // num_prefills
             total = self._prefill.ms(num_prefills * new)
         if num_decodes > 0:
-            mean = decode_context_tokens // num_decodes
-            i, j = self._cell(decode_context_tokens, mean)
-            base, _, _ = self._quadratic(i, j, decode_context_tokens, mean, 0)
+            context_tokens = step.decode_context_tokens
+            mean = context_tokens // num_decodes
+            i, j = self._cell(context_tokens, mean)
+            base, _, _ = self._quadratic(i, j, context_tokens, mean, 0)
             total += max(0.0, base)
         return total
 

@@ -26,6 +26,7 @@ from dynosim.records import FloatArray, IntArray
 from dynosim.timing.architecture import ModelShape, weight_element_bytes
 from dynosim.timing.model import ESTIMATED, StepTimeModel
 from dynosim.timing.sheets import HardwareSheet
+from dynosim.timing.step import StepShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,24 +116,18 @@ class RooflineModel(StepTimeModel):
         flops = 2 * shape.layers * shape.heads * width / self._ranks
         return max(reading, flops / (sheet.bf16_tflops * 1e9 * self._factors.prefill_attention))
 
-    def step_ms(
-        self,
-        num_prefills: int,
-        prefill_tokens: int,
-        prefix_tokens: int,
-        num_decodes: int,
-        decode_context_tokens: int,
-    ) -> float:
+    def step_ms(self, step: StepShape) -> float:
+        prefill_tokens, num_decodes = step.prefill_tokens, step.num_decodes
         tokens = prefill_tokens + num_decodes
         if tokens <= 0:
             return 0.0
         total = self._linear.get(tokens) or self._linear_ms(tokens)
         if prefill_tokens > 0:
-            mean_new = prefill_tokens / num_prefills
-            mean_cached = prefix_tokens / num_prefills
+            mean_new = prefill_tokens / step.num_prefills
+            mean_cached = step.prefix_tokens / step.num_prefills
             total += prefill_tokens * (mean_cached + (mean_new + 1) / 2) * self._pair_ms
         if num_decodes > 0:
-            total += decode_context_tokens * self._context_token_ms
+            total += step.decode_context_tokens * self._context_token_ms
         return total
 
     def decode_run_ms(self, num_decodes: int, decode_context_tokens: int, num_steps: int) -> float:

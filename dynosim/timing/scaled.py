@@ -2,6 +2,7 @@
 
 from dynosim.records import FloatArray, IntArray, StepLog
 from dynosim.timing.model import StepTimeModel
+from dynosim.timing.step import StepShape
 
 
 class ScaledModel(StepTimeModel):
@@ -17,18 +18,9 @@ class ScaledModel(StepTimeModel):
         self.ingress_ms = model.ingress_ms
         self.egress_ms = model.egress_ms
 
-    def step_ms(
-        self,
-        num_prefills: int,
-        prefill_tokens: int,
-        prefix_tokens: int,
-        num_decodes: int,
-        decode_context_tokens: int,
-    ) -> float:
+    def step_ms(self, step: StepShape) -> float:
         """See `StepTimeModel`."""
-        return self._scale * self._model.step_ms(
-            num_prefills, prefill_tokens, prefix_tokens, num_decodes, decode_context_tokens
-        )
+        return self._scale * self._model.step_ms(step)
 
     def decode_run_ms(self, num_decodes: int, decode_context_tokens: int, num_steps: int) -> float:
         """See `StepTimeModel`."""

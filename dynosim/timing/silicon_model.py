@@ -13,6 +13,7 @@ from dynosim.records import FloatArray, IntArray, StepLog
 from dynosim.timing.model import MEASURED, StepTimeModel, contexts_below
 from dynosim.timing.rows import ContextRow, decode_ms_array, extended_row, interpolate_rows
 from dynosim.timing.silicon_table import SiliconTable
+from dynosim.timing.step import StepShape
 
 
 class SiliconModel(StepTimeModel):
@@ -46,27 +47,21 @@ class SiliconModel(StepTimeModel):
         self._decode_rows: dict[int, ContextRow] = {}
         self._prefill_rows: dict[tuple[int, int], list[float]] = {}
 
-    def step_ms(
-        self,
-        num_prefills: int,
-        prefill_tokens: int,
-        prefix_tokens: int,
-        num_decodes: int,
-        decode_context_tokens: int,
-    ) -> float:
+    def step_ms(self, step: StepShape) -> float:
+        prefill_tokens, num_decodes = step.prefill_tokens, step.num_decodes
         if prefill_tokens <= 0:
             if num_decodes <= 0:
                 return 0.0
             row = self._decode_rows.get(num_decodes) or self._decode_row(num_decodes)
-            return row.at(decode_context_tokens / num_decodes)
+            return row.at(step.decode_context_tokens / num_decodes)
         total = (
             self._overhead_ms
             + self._linear_ms(prefill_tokens + num_decodes)
-            + self._prefill_attention_ms(num_prefills, prefill_tokens, prefix_tokens)
+            + self._prefill_attention_ms(step)
         )
         if num_decodes > 0:
             row = self._attention_rows.get(num_decodes) or self._attention_row(num_decodes)
-            total += row.at(decode_context_tokens / num_decodes)
+            total += row.at(step.decode_context_tokens / num_decodes)
         return total
 
     def decode_run_ms(self, num_decodes: int, decode_context_tokens: int, num_steps: int) -> float:
@@ -85,11 +80,10 @@ class SiliconModel(StepTimeModel):
             return self._linear[tokens]
         return self._linear[-1] + self._linear_slope * (tokens - self._max_tokens)
 
-    def _prefill_attention_ms(
-        self, num_prefills: int, prefill_tokens: int, prefix_tokens: int
-    ) -> float:
-        new_tokens = prefill_tokens / num_prefills
-        cached_tokens = prefix_tokens / num_prefills
+    def _prefill_attention_ms(self, step: StepShape) -> float:
+        num_prefills = step.num_prefills
+        new_tokens = step.prefill_tokens / num_prefills
+        cached_tokens = step.prefix_tokens / num_prefills
         new, prefix = self._new, self._prefix
         i = bisect_right(new, new_tokens, 1, len(new) - 1) - 1
         j = bisect_right(prefix, cached_tokens, 1, len(prefix) - 1) - 1

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dynosim.records import NO_REQUEST, FloatArray, IntArray, Trace
+from dynosim.records import NO_REQUEST, FloatArray, IntArray, Trace, gather_runs
 from dynosim.workload.columns import Columns
 from dynosim.workload.validate import CheckedRows
 
@@ -32,12 +32,6 @@ def first_appearance_ids(keys: IntArray) -> IntArray:
     rank = np.empty(len(first), np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
     return rank[inverse]
-
-
-def gather_runs(values: IntArray, starts: IntArray, counts: IntArray) -> IntArray:
-    """`values[starts[i]:starts[i] + counts[i]]` of each i, end to end."""
-    before = np.cumsum(counts) - counts
-    return values[np.repeat(starts - before, counts) + np.arange(int(counts.sum()))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dynosim.errors import ConfigError
-from dynosim.user_text import UnreadableYamlError, parse_yaml
+from dynosim.files.user_text import UnreadableYamlError, parse_yaml
 from dynosim.workload.spec import SyntheticSpec, as_spec, check_keys
 
 _DISTRIBUTIONS = ("isl", "osl", "turn_isl", "turns", "think_time_ms")

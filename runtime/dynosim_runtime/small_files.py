@@ -8,7 +8,7 @@ import os
 import stat
 from pathlib import Path
 
-from dynosim.storage import is_fault
+from dynosim.files.storage import is_fault
 
 SPARE_BYTES_MIN = 4096  # a block of most file systems
 

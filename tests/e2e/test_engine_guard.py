@@ -16,10 +16,10 @@ import pytest
 from waiting import PATIENCE_S, is_running
 
 from dynosim.config.loading import run_config_from_dict
-from dynosim_runtime.workers import engine, guard, served
-from dynosim_runtime.workers.engine import EngineProcess
-from dynosim_runtime.workers.guard import PR_SET_CHILD_SUBREAPER
-from dynosim_runtime.workers.make import make_served
+from dynosim_runtime.worker import engine, guard, served
+from dynosim_runtime.worker.engine import EngineProcess
+from dynosim_runtime.worker.guard import PR_SET_CHILD_SUBREAPER
+from dynosim_runtime.worker.make import make_served
 
 ENGINE = """
 import os, subprocess, sys, time

@@ -13,11 +13,11 @@ from recorded_runs import TRUE, rows, workload, write
 from shared_data import shared_path
 
 from dynosim.cli import main
+from dynosim.compare.fidelity import judge_file
+from dynosim.fit.calibration import Calibration, calibrate_log
+from dynosim.fit.log_file import read_measurements
+from dynosim.fit.scores import METRICS, worst
 from dynosim.silicon.fitted_file import read_fit
-from dynosim.validate.calibration import Calibration, calibrate_log
-from dynosim.validate.fidelity import judge_file
-from dynosim.validate.log_file import read_measurements
-from dynosim.validate.scores import METRICS, worst
 
 RECORDED = "ground_truth/vllm019_rtxpro6000_llama31_8b_tp1.jsonl.gz"
 

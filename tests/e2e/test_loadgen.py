@@ -21,14 +21,14 @@ from dynosim.engine.spec import EngineSpec
 from dynosim.records import Trace
 from dynosim.silicon.fitted_file import read_fit
 from dynosim.timing.formulas import LinearModel
-from dynosim_runtime.calibration.command import calibrate_url
-from dynosim_runtime.calibration.measure import MeasurementPlan, Measurer
 from dynosim_runtime.errors import LiveError
-from dynosim_runtime.loadgen.client import Clock, CompletionsClient
-from dynosim_runtime.loadgen.counters import parse_counters
-from dynosim_runtime.loadgen.load import LoadRun, drive, warm_up
-from dynosim_runtime.loadgen.prompts import UNKNOWN_VOCABULARY, PromptMaker
-from dynosim_runtime.validation.command import validate
+from dynosim_runtime.measure.calibrate import calibrate_url
+from dynosim_runtime.measure.client import Clock, CompletionsClient
+from dynosim_runtime.measure.counters import parse_counters
+from dynosim_runtime.measure.load import LoadRun, drive, warm_up
+from dynosim_runtime.measure.prompts import UNKNOWN_VOCABULARY, PromptMaker
+from dynosim_runtime.measure.steps import MeasurementPlan, Measurer
+from dynosim_runtime.validate.command import validate
 
 PLAN = """
 name: stub
@@ -325,7 +325,7 @@ def test_calibrate_writes_a_timing_file(
 async def test_calibration_refuses_what_makes_no_sense(
     stub: StubServer, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dynosim_runtime.calibration.measure.IDLE_PATIENCE_S", 0.2)
+    monkeypatch.setattr("dynosim_runtime.measure.steps.IDLE_PATIENCE_S", 0.2)
     async with stub.serving() as url, CompletionsClient(url) as client:
         measurer = Measurer(client, PromptMaker(UNKNOWN_VOCABULARY), calibration_plan())
         with pytest.raises(LiveError, match=message):

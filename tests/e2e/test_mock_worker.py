@@ -18,7 +18,7 @@ from dynosim.config import RunConfig, load_run
 from dynosim.errors import ConfigError, InfeasibleError
 from dynosim.indexer.wire import decode_replay, replay_request
 from dynosim_runtime.errors import LiveError
-from dynosim_runtime.workers.mock import MockEndpoint, MockWorker
+from dynosim_runtime.mock.worker import MockEndpoint, MockWorker
 
 SLOW = 0.02  # times real time: what is under way stays so
 PLAN = """

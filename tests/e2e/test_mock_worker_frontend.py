@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from waiting import until
 
+from dynosim.blocks.hashing import local_hashes
 from dynosim.config import load_run
-from dynosim.hashing import local_hashes
 from dynosim.indexer.base import BlockEvent
 from dynosim.indexer.make import make_indexer
 from dynosim_runtime.card import WorkerCard, worker_id_of
-from dynosim_runtime.engines.base import EngineDelta, EngineRefusedError, EngineRequest
-from dynosim_runtime.engines.connections import Connections
-from dynosim_runtime.engines.openai import OpenAiEngineClient
-from dynosim_runtime.events.subscriber import EventSubscriber
-from dynosim_runtime.generation import Sampling
-from dynosim_runtime.workers.mock import MockEndpoint, MockWorker
+from dynosim_runtime.clients.base import EngineDelta, EngineRefusedError, EngineRequest
+from dynosim_runtime.clients.connections import Connections
+from dynosim_runtime.clients.openai import OpenAiEngineClient
+from dynosim_runtime.kv_events.subscriber import EventSubscriber
+from dynosim_runtime.mock.worker import MockEndpoint, MockWorker
+from dynosim_runtime.requests import Sampling
 
 BLOCK = 16
 PLAN = f"""

@@ -8,9 +8,9 @@ from router_support import BLOCK, card, request
 
 from dynosim.cli import main
 from dynosim.indexer.make import IndexSpec
-from dynosim.replay_log import log_files
-from dynosim.rotating_log import RotatingLog
 from dynosim.router.settings import RouterSettings
+from dynosim.routerlog.replay import log_files
+from dynosim.routerlog.rotating import RotatingLog
 
 
 @pytest.fixture

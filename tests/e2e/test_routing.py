@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clusters import run_twin
 
 from dynosim.cli import main
-from dynosim.cluster import simulate
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import NO_REQUEST, RunResult, Trace
 from dynosim.router.classes import PolicyClass
 from dynosim.router.modes import MODES
 from dynosim.router.settings import RouterSettings
+from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import LinearModel
 
 NO_IDS = np.zeros(0, np.int64)
@@ -68,7 +68,7 @@ def share_on_first_worker(trace: Trace, result: RunResult) -> float:
 def test_random_placement_meets_the_first_turns_worker_with_chance_one_in_n() -> None:
     trace = sessions(600, gap_ms=40.0)
     for num_workers in (2, 5):
-        result = simulate(
+        result = run_twin(
             trace, engine=SPEC, timing=TIMING, num_workers=num_workers, routing=routing("random")
         )
         hits = round(600 * share_on_first_worker(trace, result))
@@ -83,7 +83,7 @@ def test_random_placement_meets_the_first_turns_worker_with_chance_one_in_n() ->
 
 def test_kv_routing_at_low_load_always_meets_it() -> None:
     trace = sessions(200, gap_ms=400.0)
-    result = simulate(trace, engine=SPEC, timing=TIMING, num_workers=5, routing=routing("kv"))
+    result = run_twin(trace, engine=SPEC, timing=TIMING, num_workers=5, routing=routing("kv"))
     assert share_on_first_worker(trace, result) > 0.99
 
 
@@ -119,7 +119,7 @@ def test_a_stable_prompt_is_found_in_the_cache_whole_and_an_unstable_one_not_at_
     timing = LinearModel(
         base_ms=168.0, per_prefill_token_ms=0.0143, per_decode_ms=0.0, per_context_token_ms=0.0
     )
-    result = simulate(trace, engine=spec, timing=timing, num_workers=2, routing=routing("kv"))
+    result = run_twin(trace, engine=spec, timing=timing, num_workers=2, routing=routing("kv"))
     log = result.requests
     assert int(log.cached_tokens[1]) == cached_tokens
     assert log.first_token_ms[1] - log.arrival_ms[1] == pytest.approx(ttft_ms, rel=0.02)
@@ -142,7 +142,7 @@ def test_queue_policies_trade_the_mean_for_the_tail() -> None:
     mean, p99 = {}, {}
     for policy in ("fcfs", "wspt", "lcfs"):
         waits = PolicyClass(queue_policy=policy, prefill_busy_threshold_frac=1.0)  # type: ignore[arg-type]
-        result = simulate(
+        result = run_twin(
             trace,
             engine=SPEC,
             timing=TIMING,

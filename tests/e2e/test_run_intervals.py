@@ -97,7 +97,7 @@ def test_ctrl_c_among_the_replays_keeps_the_run(tmp_path: Path) -> None:
     path, out = run_file(tmp_path), tmp_path / "out"
     code = (
         "import os, signal\n"
-        "import dynosim.intervals as intervals\n"
+        "import dynosim.experiment.intervals as intervals\n"
         "plain = intervals.prediction_intervals\n"
         "def interrupted(*a, **k):\n"
         "    k['progress'] = lambda done, of: os.kill(os.getpid(), signal.SIGINT)\n"

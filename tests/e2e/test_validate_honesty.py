@@ -17,10 +17,10 @@ from stub_server import StubServer
 from virtual_engine import VirtualEngine, own_page, serve_commands
 
 from dynosim.config import load_run
-from dynosim.runner import prepare
+from dynosim.experiment.run import prepare
 from dynosim.silicon.fitted_file import write_fit
 from dynosim.timing.fitted import Fit, FittedParameters
-from dynosim_runtime.validation.command import validate
+from dynosim_runtime.validate.command import validate
 
 DRAWS = tuple(replace(TRUE, weights_ms=8.0 + 0.1 * number) for number in range(-8, 9))
 PLAN = """
@@ -134,7 +134,7 @@ async def test_ctrl_c_behind_the_measurement_keeps_it(
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dynosim_runtime.validation.judge.prediction_intervals", interrupt)
+    monkeypatch.setattr("dynosim_runtime.validate.judge.prediction_intervals", interrupt)
     plan, out = plan_file(tmp_path, "plan", TRUE, requests=10, rate=100), tmp_path / "out"
     stub = StubServer()
     async with stub.serving() as url:

@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from dynosim_runtime.engines.sse import SseParser
+from dynosim_runtime.clients.sse_read import SseParser
 
 
 @dataclass

@@ -7,10 +7,10 @@ from typing import Any
 from cluster import VLLM_PYTHON, Cluster, dynosim, write_plan
 
 from dynosim.config import load_run
-from dynosim.runner import run
-from dynosim_runtime.calibration.command import calibrate_url
-from dynosim_runtime.calibration.measure import MeasurementPlan
-from dynosim_runtime.validation.compare import METRICS
+from dynosim.experiment.run import run
+from dynosim_runtime.measure.calibrate import calibrate_url
+from dynosim_runtime.measure.steps import MeasurementPlan
+from dynosim_runtime.validate.compare import METRICS
 
 NUM_REQUESTS = 60
 LOAD = 0.15  # of what the twin says that the engine sustains: arrivals decide throughput, even

@@ -14,11 +14,11 @@ from discovery_contract import Watcher
 
 from dynosim.indexer.wire import KvBatch, decode_batch, decode_replay, replay_request
 from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.clients.base import EngineRequest
+from dynosim_runtime.clients.connections import Connections
+from dynosim_runtime.clients.openai import OpenAiEngineClient
 from dynosim_runtime.discovery.file import FileDiscovery
-from dynosim_runtime.engines.base import EngineRequest
-from dynosim_runtime.engines.connections import Connections
-from dynosim_runtime.engines.openai import OpenAiEngineClient
-from dynosim_runtime.generation import Sampling
+from dynosim_runtime.requests import Sampling
 
 BLOCK_SIZES = {"small-blocks": 32, "large-blocks": 64}
 NUM_BLOCKS = 130

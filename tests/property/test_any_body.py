@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynosim_runtime.byte_tokenizer import ByteTokenizer
+from dynosim_runtime.dialects.call import AnswerHead, Dialect
+from dynosim_runtime.dialects.chat.request import ChatDialect, ChatRequest
+from dynosim_runtime.dialects.completions.request import CompletionsDialect, CompletionsRequest
+from dynosim_runtime.dialects.generate_requests import Caller, encode_prompt, generate_requests
+from dynosim_runtime.dialects.messages.request import MessagesDialect, MessagesRequest
+from dynosim_runtime.dialects.output import ChoiceOutput
+from dynosim_runtime.dialects.responses.request import ResponsesDialect, ResponsesRequest
 from dynosim_runtime.errors import ApiError
-from dynosim_runtime.generation import TokenDelta
-from dynosim_runtime.protocol.call import AnswerHead, Dialect
-from dynosim_runtime.protocol.chat import ChatDialect, ChatRequest
-from dynosim_runtime.protocol.completions import CompletionsDialect, CompletionsRequest
-from dynosim_runtime.protocol.messages import MessagesDialect, MessagesRequest
-from dynosim_runtime.protocol.output import ChoiceOutput
-from dynosim_runtime.protocol.requests import Caller, encode_prompt, generate_requests
-from dynosim_runtime.protocol.responses import ResponsesDialect, ResponsesRequest
+from dynosim_runtime.requests import TokenDelta
+from dynosim_runtime.tokenize.byte_tokenizer import ByteTokenizer
 
 NUMBERS = st.integers() | st.floats(allow_nan=False)
 SCALARS = st.none() | st.booleans() | NUMBERS | st.text("ab\0\n\xe9", max_size=5)

@@ -9,7 +9,7 @@ from naive_caches import Chain, ToldCaches
 from test_indexers_agree import NUM_WORKERS, Stream, exact_indexes, follow, random_prompt
 from test_indexers_agree import random_stream as device_stream
 
-from dynosim.hashing import sequence_hashes
+from dynosim.blocks.hashing import sequence_hashes
 from dynosim.indexer.base import BlockEvent, Cleared, Overlaps, Removed, Stored, Tier, members
 from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.make import make_indexer

@@ -5,7 +5,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynosim.hashing import sequence_hashes
+from dynosim.blocks.hashing import sequence_hashes
 from dynosim.indexer.base import BlockEvent, Cleared, Indexer, Removed, Stored
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.make import make_indexer

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import random_trace, with_sessions
 
+from dynosim.blocks.hashing import sequence_hashes
 from dynosim.cluster.block_names import ExtentNames, HashNames
-from dynosim.hashing import sequence_hashes
 from dynosim.records import Trace
 from dynosim.workload.extents import prefix_extents
 from dynosim.workload.inspect import describe, inspect_trace

@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clusters import run_twin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import bounded_spec, random_trace, with_sessions
 
-from dynosim.cluster import simulate
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import NO_REQUEST, FloatArray, RequestStatus, RunResult, Trace
 from dynosim.router.busy import BusyThresholds
 from dynosim.router.settings import RouterSettings
+from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import FixedModel, LinearModel
 from dynosim.timing.model import StepTimeModel
 
@@ -49,7 +49,7 @@ def some_run(seed: int, concurrency: int | None) -> tuple[Trace, StepTimeModel, 
     timing = some_timing(rng)
     busy = BusyThresholds(active_prefill_tokens_threshold=rng.choice([None, None, 100]))
     routing = RoutingSpec(RouterSettings(spec.block_size, mode="least-loaded", busy=busy))
-    result = simulate(
+    result = run_twin(
         trace,
         engine=spec,
         timing=timing,
@@ -150,7 +150,7 @@ def test_a_turn_is_paid_for_with_its_way_its_prefill_its_steps_and_its_thought(
 ) -> None:
     """10 ms of prefill and two steps of 5 ms: 20 ms in the engine, 4.75 ms outside."""
     trace = one_by_one([NO_REQUEST, 0, 1], [0.0, 30.0, 0.5], [8, 8, 8])
-    log = simulate(
+    log = run_twin(
         trace,
         engine=replace(SPEC, async_scheduling=is_async),
         timing=FixedOutside(10.0, 5.0),
@@ -172,7 +172,7 @@ def test_a_turn_that_is_turned_away_lets_its_session_and_the_loop_go_on(
     """The prompt of the second turn fills the context: an error at once, then the third turn."""
     previous = [NO_REQUEST, 0, 1, NO_REQUEST]
     trace = one_by_one(previous, [0.0, 30.0, 7.0, 0.0], [8, 100, 8, 8])
-    result = simulate(
+    result = run_twin(
         trace, engine=SPEC, timing=FixedOutside(10.0, 5.0), num_workers=1, concurrency=concurrency
     )
     log = result.requests
@@ -187,7 +187,7 @@ def test_a_turn_that_is_turned_away_lets_its_session_and_the_loop_go_on(
 
 def test_clients_that_are_all_turned_away_come_one_after_the_other() -> None:
     trace = one_by_one([NO_REQUEST] * 5, [0.0] * 5, [100] * 5)
-    log = simulate(
+    log = run_twin(
         trace, engine=SPEC, timing=FixedOutside(10.0, 5.0), num_workers=2, concurrency=2
     ).requests
     assert (log.status == RequestStatus.REJECTED).all()
@@ -201,7 +201,7 @@ def test_refusals_of_requests_that_waited_in_the_router_let_the_loop_go_on() -> 
     waits = PolicyClass(prefill_busy_threshold=0, request_queue_limit_per_worker=1)
     routing = RoutingSpec(RouterSettings(SPEC.block_size, mode="kv", classes=(waits,)))
     trace = one_by_one([NO_REQUEST] * 9, [0.0] * 9, [8] * 9)
-    log = simulate(
+    log = run_twin(
         trace,
         engine=SPEC,
         timing=FixedOutside(10.0, 5.0),

@@ -3,14 +3,14 @@
 import random
 
 import numpy as np
+from clusters import run_twin
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mock_support import call, drive, mock_engine
 from strategies import random_spec, random_timing, random_trace
 
-from dynosim.cluster import simulate
 from dynosim.records import Trace
-from dynosim_runtime.workers.mock_tokens import TokenSource
+from dynosim_runtime.mock.tokens import TokenSource
 
 
 class UnrepeatedTokens(TokenSource):
@@ -40,7 +40,7 @@ def test_times_hits_and_preemptions_when_served_step_by_step_equal_the_twins(see
     trace = random_trace(rng)
     spec = random_spec(rng, trace)
     timing = random_timing(rng, spec)
-    twin = simulate(trace, engine=spec, timing=timing, num_workers=1).requests
+    twin = run_twin(trace, engine=spec, timing=timing, num_workers=1).requests
 
     engine = mock_engine(spec, timing, UnrepeatedTokens())
     asked = [
@@ -61,5 +61,5 @@ def test_times_hits_and_preemptions_when_served_step_by_step_equal_the_twins(see
     assert [r.cached_tokens for r in requests] == twin.cached_tokens.tolist()
     assert [r.sequence.preemptions for r in requests] == twin.preemptions.tolist()
     assert len(engine) == len(engine.ledger) == 0
-    assert engine.scheduler.pool.free_blocks == spec.usable_blocks
+    assert engine.core.pool.free_blocks == spec.usable_blocks
     assert sum(len(outcome.finished) for outcome in outcomes) == len(trace)

@@ -4,15 +4,13 @@ import random
 from dataclasses import replace
 
 import numpy as np
+from clusters import run_twin
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from router_support import make_router, request, store
 from strategies import random_routing, random_spec, random_timing, random_trace
 
-from dynosim.cluster import simulate
 from dynosim.cluster.block_names import HashNames
-from dynosim.cluster.event_plane import DelaySettings
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.sequence import Sequence
 from dynosim.engine.spec import EngineSpec
 from dynosim.engine.vllm import VllmScheduler
@@ -21,6 +19,7 @@ from dynosim.indexer.radix import RadixIndex
 from dynosim.records import RunResult, Trace
 from dynosim.router.eligibility import Constraints
 from dynosim.router.settings import RouterSettings
+from dynosim.router.spec import DelaySpec, RoutingSpec
 from dynosim.timing.formulas import LinearModel
 from dynosim.workload.extents import prefix_extents
 
@@ -64,7 +63,7 @@ def test_the_shortcut_finds_exactly_the_cheapest_options(seed: int) -> None:
         router.free(number, 1.0)
     assert set(router.load.own_costs()) == {0.0}
     assert set(router.load.num_requests) == {0}
-    assert router.load.shared_prefix([1, 2]) == []
+    assert router.load.active.shared_prefix([1, 2]) == []
 
 
 @settings(max_examples=90, deadline=None)
@@ -113,9 +112,9 @@ def run(seed: int, **changes: object) -> RunResult:
     trace = random_trace(rng)
     spec = random_spec(rng, trace)
     timing = random_timing(rng, spec)
-    routing = replace(random_routing(rng, spec), events=DelaySettings(), frontends=1)
+    routing = replace(random_routing(rng, spec), events=DelaySpec(), frontends=1)
     routing = replace(routing, settings=replace(routing.settings, mode="kv"), **changes)  # type: ignore[arg-type]
-    return simulate(trace, engine=spec, timing=timing, num_workers=3, routing=routing)
+    return run_twin(trace, engine=spec, timing=timing, num_workers=3, routing=routing)
 
 
 @settings(max_examples=25, deadline=None)
@@ -177,7 +176,7 @@ def has_evictions_under_way(timed: RunResult) -> bool:
     """
     log, steps, events = timed.requests, timed.steps, timed.kv_events
     assert events is not None
-    for worker_id in range(timed.num_workers):
+    for worker_id in range(len(timed.workers)):
         mine, placed = steps.worker_id == worker_id, log.worker_id == worker_id
         prefills = mine & (steps.num_prefills > 0)
         told_ms = np.concatenate(
@@ -208,7 +207,7 @@ def test_looking_up_evictions_late_and_hearing_of_them_in_time_route_alike(seed:
 
     def routed(*, records_events: bool) -> RunResult:
         settings = RouterSettings(spec.block_size, mode="kv", seed=seed % 7)
-        return simulate(
+        return run_twin(
             trace,
             engine=spec,
             timing=CROWDED_TIMING,
@@ -239,7 +238,7 @@ def test_stores_less_removals_are_what_is_resident(seed: int, mode: str) -> None
     spec = replace(spec, num_gpu_blocks=-(-spec.max_model_len // 8) + rng.choice([1, 20]))
     routing = RoutingSpec(RouterSettings(spec.block_size, mode=mode), records_events=True)
     timing = random_timing(rng, spec)
-    result = simulate(trace, engine=spec, timing=timing, num_workers=2, routing=routing)
+    result = run_twin(trace, engine=spec, timing=timing, num_workers=2, routing=routing)
     log = result.kv_events
     assert log is not None and len(log.num_blocks) > 0
     for worker_id in range(2):

@@ -10,6 +10,7 @@ from timing_models import MODELS
 
 from dynosim.timing.fitted import FittedModel
 from dynosim.timing.model import StepTimeModel
+from dynosim.timing.step import BatchShape
 
 KINDS = {type(model).__name__: model for model in MODELS}
 
@@ -53,8 +54,16 @@ def test_more_never_takes_less(
     kind: str, quantity: str, step: tuple[int, int, int, int, int], by: int
 ) -> None:
     model = KINDS[kind]
-    more_ms, step_ms = model.step_ms(*MORE[quantity](step, by)), model.step_ms(*step)
+    more_ms, step_ms = (
+        model.step_ms(BatchShape(*MORE[quantity](step, by))),
+        model.step_ms(BatchShape(*step)),
+    )
     assert more_ms >= step_ms * (1 - 1e-12)
+
+
+def parts(step: tuple[int, int, int, int, int]) -> tuple[BatchShape, BatchShape]:
+    """A step's prompts and its decodes."""
+    return BatchShape(*step[:3]), BatchShape.of_decodes(*step[3:])
 
 
 ADDS = ["FixedModel", "PolynomialModel", "ProfileModel", "DynamoProfileModel"]
@@ -67,8 +76,8 @@ def test_a_mixed_step_is_the_sum_of_its_parts(
     kind: str, step: tuple[int, int, int, int, int]
 ) -> None:
     model = KINDS[kind]
-    parts_ms = model.step_ms(*step[:3], 0, 0) + model.step_ms(0, 0, 0, *step[3:])
-    assert model.step_ms(*step) == pytest.approx(parts_ms, rel=1e-12)
+    parts_ms = sum(model.step_ms(part) for part in parts(step))
+    assert model.step_ms(BatchShape(*step)) == pytest.approx(parts_ms, rel=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["LinearModel", "RooflineModel", "FittedModel", "SquareRootModel"])
@@ -78,8 +87,8 @@ def test_a_mixed_step_shares_what_every_step_costs(
     kind: str, step: tuple[int, int, int, int, int]
 ) -> None:
     model = KINDS[kind]
-    prompt_ms, decode_ms = model.step_ms(*step[:3], 0, 0), model.step_ms(0, 0, 0, *step[3:])
-    assert max(prompt_ms, decode_ms) < model.step_ms(*step) < prompt_ms + decode_ms
+    prompt_ms, decode_ms = (model.step_ms(part) for part in parts(step))
+    assert max(prompt_ms, decode_ms) < model.step_ms(BatchShape(*step)) < prompt_ms + decode_ms
 
 
 @pytest.mark.parametrize("kind", ["LinearModel", "RooflineModel", "FittedModel"])
@@ -90,8 +99,8 @@ def test_contexts_and_prefixes_cost_in_proportion(
 ) -> None:
     model = KINDS[kind]
     for quantity in ("contexts", "prefix"):
-        once, twice = (model.step_ms(*MORE[quantity](step, n * by)) for n in (1, 2))
-        first = model.step_ms(*step)
+        once, twice = (model.step_ms(BatchShape(*MORE[quantity](step, n * by))) for n in (1, 2))
+        first = model.step_ms(BatchShape(*step))
         assert twice - once == pytest.approx(once - first, rel=1e-6, abs=1e-9)
 
 
@@ -105,7 +114,7 @@ def test_many_fitted_steps_at_once_are_single_steps(
     cut = {0: lambda s: s, 1: lambda s: (*s[:3], 0, 0), 2: lambda s: (0, 0, 0, *s[3:])}[alone]
     rows = [cut(step) for step in drawn]
     together = model.steps_ms(np.array(rows))
-    assert together == pytest.approx([model.step_ms(*row) for row in rows], rel=1e-12)
+    assert together == pytest.approx([model.step_ms(BatchShape(*row)) for row in rows], rel=1e-12)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
@@ -116,9 +125,9 @@ def test_an_answer_does_not_depend_on_what_was_asked_before(
 ) -> None:
     asked = [(prompts, prompts * step[1], *step[2:]) for step in drawn] + drawn
     used = deepcopy(KINDS[kind])
-    answers = [used.step_ms(*step) for step in asked]
-    assert answers == [deepcopy(KINDS[kind]).step_ms(*step) for step in asked]
-    assert answers == [used.step_ms(*step) for step in asked]
+    answers = [used.step_ms(BatchShape(*step)) for step in asked]
+    assert answers == [deepcopy(KINDS[kind]).step_ms(BatchShape(*step)) for step in asked]
+    assert answers == [used.step_ms(BatchShape(*step)) for step in asked]
 
 
 SOURCES = {

@@ -10,6 +10,7 @@ from timing_models import IDS, MODELS
 from timing_support import step_log
 
 from dynosim.timing.model import StepTimeModel
+from dynosim.timing.step import BatchShape
 
 batches = st.tuples(st.integers(1, 80), st.integers(0, 1500), st.integers(0, 79)).map(
     lambda drawn: (drawn[0], drawn[0] * (1 + drawn[1]) + drawn[2] % drawn[0])
@@ -18,7 +19,10 @@ batches = st.tuples(st.integers(1, 80), st.integers(0, 1500), st.integers(0, 79)
 
 
 def _steps(model: StepTimeModel, num_decodes: int, context: int, count: int) -> list[float]:
-    return [model.step_ms(0, 0, 0, num_decodes, context + j * num_decodes) for j in range(count)]
+    return [
+        model.step_ms(BatchShape.of_decodes(num_decodes, context + j * num_decodes))
+        for j in range(count)
+    ]
 
 
 @pytest.mark.parametrize("model", MODELS, ids=IDS)
@@ -63,7 +67,8 @@ def test_array_equals_scalar(model: StepTimeModel, drawn: list[tuple[int, int]])
     decodes = np.array([0, *(d for d, _ in drawn)])
     contexts = np.array([0, *(c for _, c in drawn)])
     scalar = [
-        model.step_ms(0, 0, 0, int(d), int(c)) for d, c in zip(decodes, contexts, strict=True)
+        model.step_ms(BatchShape.of_decodes(int(d), int(c)))
+        for d, c in zip(decodes, contexts, strict=True)
     ]
     assert model.decode_step_ms_array(decodes, contexts) == pytest.approx(scalar, rel=1e-9)
 
@@ -82,7 +87,7 @@ def test_steps_never_take_negative_time_and_grow_where_promised(
 
 @pytest.mark.parametrize("model", MODELS, ids=IDS)
 def test_nothing_to_compute_takes_no_time(model: StepTimeModel) -> None:
-    assert model.step_ms(0, 0, 0, 0, 0) == 0
+    assert model.step_ms(BatchShape()) == 0
     assert model.decode_run_ms(0, 0, 10) == 0
 
 

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
+from clusters import run_twin
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from same_runs import assert_close, assert_same
@@ -19,7 +20,6 @@ from strategies import (
     with_sessions,
 )
 
-from dynosim.cluster import simulate
 from dynosim.metrics import check_conservation
 from dynosim.records import NO_REQUEST, RequestStatus, RunResult, Trace
 from dynosim.router.busy import BusyThresholds
@@ -46,7 +46,7 @@ def some_timing(rng: random.Random, usual: StepTimeModel) -> StepTimeModel:
 
 
 def some_run(seed: int) -> tuple[Trace, dict[str, Any]]:
-    """A trace, and all that `simulate` asks for besides it."""
+    """A trace, and all that `run_twin` asks for besides it."""
     rng = random.Random(seed)
     trace = random_trace(rng)
     spec = bounded_spec(rng, trace)
@@ -54,7 +54,7 @@ def some_run(seed: int) -> tuple[Trace, dict[str, Any]]:
     num_workers = rng.choice([1, 1, 2, 3])
     routing = random_routing(rng, spec)
     concurrency = rng.choice([None, None, 3])
-    max_sim_time_ms = rng.choice([None, rng.uniform(0, 3000)])
+    until_ms = rng.choice([None, rng.uniform(0, 3000)])
     own = random.Random(f"{seed}/more")  # leaves the draws above to old seeds
     if own.random() < 0.3:
         trace = pressing_trace(own)
@@ -62,28 +62,30 @@ def some_run(seed: int) -> tuple[Trace, dict[str, Any]]:
         timing = random_timing(own, spec)
         routing = random_routing(own, spec)
         num_workers = 1
-        max_sim_time_ms = own.choice([None, own.uniform(0, 800)])
+        until_ms = own.choice([None, own.uniform(0, 800)])
     if own.random() < 0.3:
         trace = with_sessions(own, trace)
     timing = some_timing(own, timing)
     if own.random() < 0.5:
         routing = with_rarer_routing(routing, timing, spec)
+    cpu_workers = 0
     if num_workers > 1 and own.random() < 0.2:
-        routing = replace(routing, cpu_workers=1)
+        cpu_workers = 1
     return trace, {
         "engine": spec,
         "timing": timing,
         "num_workers": num_workers,
         "routing": routing,
+        "cpu_workers": cpu_workers,
         "cpu_step_time_scale": 3.0,
         "concurrency": concurrency,
-        "max_sim_time_ms": max_sim_time_ms,
+        "until_ms": until_ms,
     }
 
 
 def runs(seed: int, *, exact: bool = False) -> RunResult:
     trace, options = some_run(seed)
-    return simulate(trace, **options, exact_stepping=exact)
+    return run_twin(trace, **options, exact_stepping=exact)
 
 
 def tied_trace(rng: random.Random, step_ms: float) -> Trace:
@@ -115,7 +117,7 @@ def tied_runs(seed: int, *, exact: bool) -> RunResult:
     step_ms = rng.choice([0.1, 1 / 3, 0.7, 5.0, 6.6])
     trace = tied_trace(rng, step_ms)
     spec = bounded_spec(rng, trace)
-    return simulate(
+    return run_twin(
         trace,
         engine=replace(spec, num_gpu_blocks=spec.num_gpu_blocks * rng.choice([1, 8])),
         timing=LinearModel(
@@ -127,7 +129,7 @@ def tied_runs(seed: int, *, exact: bool) -> RunResult:
         num_workers=rng.choice([1, 2, 3, 4, 6]),
         routing=random_routing(rng, spec),
         concurrency=rng.choice([None, 2, 3, 5, 8, 12]),
-        max_sim_time_ms=rng.choice([None, None, step_ms * rng.randint(1, 200)]),
+        until_ms=rng.choice([None, None, step_ms * rng.randint(1, 200)]),
         exact_stepping=exact,
     )
 
@@ -168,8 +170,8 @@ def test_a_run_that_is_not_cut_off_gives_everybody_all_in_time_that_adds_up(
 ) -> None:
     trace, options = some_run(seed)
     routing = replace(options["routing"], settings=replace(options["routing"].settings, busy=NONE))
-    options |= {"max_sim_time_ms": None, "routing": routing}
-    result = simulate(trace, **options, exact_stepping=exact)
+    options |= {"until_ms": None, "routing": routing}
+    result = run_twin(trace, **options, exact_stepping=exact)
     log, steps = result.requests, result.steps
     # Answers end where the model's context does; prompts that fill it get none.
     limit = options["engine"].max_model_len
@@ -209,11 +211,11 @@ def test_a_run_may_be_cut_off_in_the_middle_of_a_step_that_leaves_somebody_out(s
         "num_workers": 1,
         "exact_stepping": rng.random() < 0.5,
     }
-    steps = simulate(trace, **(options | {"exact_stepping": True})).steps
+    steps = run_twin(trace, **(options | {"exact_stepping": True})).steps
     fewer = 1 + np.flatnonzero(steps.num_decodes[1:] < steps.num_decodes[:-1])
     middles_ms = (steps.start_ms + steps.duration_ms / 2)[fewer].tolist()
     for until_ms in rng.sample(middles_ms, min(6, len(middles_ms))):
-        check_conservation(simulate(trace, **options, max_sim_time_ms=until_ms), trace)
+        check_conservation(run_twin(trace, **options, until_ms=until_ms), trace)
 
 
 @settings(max_examples=10, deadline=None)

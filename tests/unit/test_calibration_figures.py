@@ -1,7 +1,6 @@
 """Figures of a calibration worked out a second time: samples of a shape, gaps, errors of a fit."""
 
 import itertools
-from array import array
 from dataclasses import asdict, replace
 from math import hypot, sqrt
 from statistics import fmean
@@ -12,19 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynosim.errors import ConfigError
-from dynosim.timing.fitted import Fit, FittedModel, FittedParameters
-from dynosim_runtime.calibration.command import calibration_document, print_result
-from dynosim_runtime.calibration.fit import (
+from dynosim.fit.fit_points import (
     MIN_POINTS,
     FitResult,
     fit_points,
     held_out_error,
 )
-from dynosim_runtime.calibration.forms import point_ms, relative_errors, solve_curve
-from dynosim_runtime.calibration.gaps import newcomer_gaps, roundest, steady_gaps
-from dynosim_runtime.calibration.measure import Measurements
-from dynosim_runtime.calibration.points import Point, Series, Shape
-from dynosim_runtime.loadgen.client import Answer
+from dynosim.fit.forms import point_ms, relative_errors, solve_curve
+from dynosim.fit.point_gaps import newcomer_gaps, roundest, steady_gaps
+from dynosim.fit.points import Point, Series, Shape
+from dynosim.timing.fitted import Fit, FittedModel, FittedParameters
+from dynosim_runtime.measure.calibrate import calibration_document, print_result
+from dynosim_runtime.measure.steps import Measurements
 
 TRUTH = FittedParameters(
     overhead_ms=4.0, weights_ms=6.0, per_token_ms=0.2, per_decode_ms=0.3,
@@ -111,9 +109,8 @@ def test_samples_become_their_median_at_the_mean_of_contexts() -> None:
 TIMES = st.lists(st.integers(1, 9), min_size=3, max_size=12)
 
 
-def answer(start: int, gaps: list[int]) -> Answer:
-    times = list(itertools.accumulate(gaps, initial=start))
-    return Answer(sent_ms=0.0, token_ms=array("d", map(float, times)))
+def token_times(start: int, gaps: list[int]) -> list[float]:
+    return [float(at) for at in itertools.accumulate(gaps, initial=start)]
 
 
 @settings(max_examples=40, deadline=None)
@@ -121,24 +118,24 @@ def answer(start: int, gaps: list[int]) -> Answer:
 def test_steady_gaps_are_those_between_the_last_begin_and_the_first_end(
     streams: list[tuple[int, list[int]]], settle: int
 ) -> None:
-    answers = [answer(start, gaps) for start, gaps in streams]
-    begin_ms = max(one.token_ms[0] for one in answers)
-    end_ms = min(one.token_ms[-1] for one in answers)
+    times_ms = [token_times(start, gaps) for start, gaps in streams]
+    begin_ms = max(one[0] for one in times_ms)
+    end_ms = min(one[-1] for one in times_ms)
     gaps: list[float] = []
     positions: list[float] = []
-    for one in answers:
-        inside = [n for n, at in enumerate(one.token_ms) if begin_ms < at < end_ms][settle:]
+    for one in times_ms:
+        inside = [n for n, at in enumerate(one) if begin_ms < at < end_ms][settle:]
         if inside:
-            gaps += [one.token_ms[n] - one.token_ms[n - 1] for n in inside[1:]]
+            gaps += [one[n] - one[n - 1] for n in inside[1:]]
             positions.append((inside[0] + inside[-1] + 1) / 2)
-    found, position = steady_gaps(answers, settle)
+    found, position = steady_gaps(times_ms, settle)
     assert found.tolist() == gaps
     assert position == pytest.approx(fmean(positions) if positions else 0.0)
 
 
 def test_a_newcomers_step_is_the_gap_that_ends_nearest_to_its_token() -> None:
     # Tokens at 0, 10, 20, 50, 60 and at 5, 15, 25, 65, 75.
-    streams = [answer(0, [10, 10, 30, 10]), answer(5, [10, 10, 40, 10])]
+    streams = [token_times(0, [10, 10, 30, 10]), token_times(5, [10, 10, 40, 10])]
     samples, positions = newcomer_gaps(streams, [51.0, 61.0, 200.0])
     # Nearest are 50 and 65, after 30 and 40; 60 and 65, after 10 and 40; 60 and 75, after 10.
     assert samples == [35.0, 25.0, 10.0]
@@ -146,7 +143,7 @@ def test_a_newcomers_step_is_the_gap_that_ends_nearest_to_its_token() -> None:
 
 
 def test_newcomers_count_only_where_all_streams_had_begun() -> None:
-    streams = [answer(0, [10, 10, 10]), answer(12, [8, 10])]  # 0 10 20 30; 12 20 30
+    streams = [token_times(0, [10, 10, 10]), token_times(12, [8, 10])]  # 0 10 20 30; 12 20 30
     samples, positions = newcomer_gaps(streams, [10.0, 20.0, 30.0])
     # At 10 the second had not begun; at 20 the first's gap began before it did.
     assert (samples, positions) == ([10.0], [2.5])

@@ -1,4 +1,3 @@
-from array import array
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -7,13 +6,13 @@ import numpy as np
 import pytest
 
 from dynosim.errors import ConfigError
+from dynosim.fit.fit_points import fit_points, held_out_error
+from dynosim.fit.forms import point_ms, solve_curve, solve_limits
+from dynosim.fit.point_gaps import newcomer_gaps, steady_gaps
+from dynosim.fit.points import Point
 from dynosim.silicon.fitted_file import read_fit, write_fit
 from dynosim.timing.fitted import Fit, FittedModel, FittedParameters
-from dynosim_runtime.calibration.fit import fit_points, held_out_error
-from dynosim_runtime.calibration.forms import point_ms, solve_curve, solve_limits
-from dynosim_runtime.calibration.gaps import newcomer_gaps, steady_gaps
-from dynosim_runtime.calibration.points import Point
-from dynosim_runtime.loadgen.client import Answer
+from dynosim.timing.step import BatchShape
 
 TRUTH = FittedParameters(
     overhead_ms=4.0,
@@ -99,14 +98,18 @@ def test_draws_of_noisy_points_spread_around_the_truth() -> None:
     models = [FittedModel(replace(fit, parameters=draw)) for draw in fit.draws]
     assert len(models) == 32
     for step in steps:
-        true_ms = FittedModel(Fit(parameters=TRUTH)).step_ms(*step)
-        drawn = np.array([model.step_ms(*step) for model in models])
+        true_ms = FittedModel(Fit(parameters=TRUTH)).step_ms(BatchShape(*step))
+        drawn = np.array([model.step_ms(BatchShape(*step)) for model in models])
         assert drawn.min() < true_ms < drawn.max()
         assert 0.0005 < drawn.std() / true_ms < 0.05
     exact = fit_points(points_of(Fit(parameters=TRUTH)), source="test").fit
     for draw in exact.draws:
-        step_ms = FittedModel(replace(exact, parameters=draw)).step_ms(1, 512, 0, 4, 160)
-        assert step_ms == pytest.approx(FittedModel(exact).step_ms(1, 512, 0, 4, 160), rel=1e-3)
+        step_ms = FittedModel(replace(exact, parameters=draw)).step_ms(
+            BatchShape(1, 512, 0, 4, 160)
+        )
+        assert step_ms == pytest.approx(
+            FittedModel(exact).step_ms(BatchShape(1, 512, 0, 4, 160)), rel=1e-3
+        )
 
 
 def test_draws_of_a_curve_scale_it() -> None:
@@ -166,35 +169,37 @@ def test_the_written_file_times_steps_as_the_fit_does(tmp_path: Path) -> None:
     write_fit(fit, tmp_path / "timing.json")
     again = FittedModel(read_fit(tmp_path / "timing.json"))
     for step in ((1, 300, 100, 0, 0), (0, 0, 0, 5, 900), (1, 64, 0, 3, 400)):
-        assert again.step_ms(*step) == pytest.approx(FittedModel(fit).step_ms(*step), rel=1e-12)
+        assert again.step_ms(BatchShape(*step)) == pytest.approx(
+            FittedModel(fit).step_ms(BatchShape(*step)), rel=1e-12
+        )
 
 
-def answer(first_ms: float, *gaps_ms: float) -> Answer:
-    times = np.cumsum([first_ms, *gaps_ms])
-    return Answer(sent_ms=0.0, token_ms=array("d", times.tolist()))
+def token_times(first_ms: float, *gaps_ms: float) -> list[float]:
+    times: list[float] = np.cumsum([first_ms, *gaps_ms]).tolist()
+    return times
 
 
 def test_steady_gaps_are_those_in_which_all_decode() -> None:
-    early = answer(10, 10, 10, 10, 5, 5, 5, 5)  # tokens at 10, 20, 30, 40, 45, 50, 55, 60
-    late = answer(40, 5, 5, 5, 5, 5, 5)  # 40, 45, ... 70
+    early = token_times(10, 10, 10, 10, 5, 5, 5, 5)  # tokens at 10, 20, 30, 40, 45, 50, 55, 60
+    late = token_times(40, 5, 5, 5, 5, 5, 5)  # 40, 45, ... 70
     gaps, position = steady_gaps([early, late], settle_steps=1)
     assert gaps.tolist() == [5.0, 5.0]
     assert 2 < position < 6
 
 
 def test_streams_that_hardly_overlap_have_no_steady_gaps() -> None:
-    gaps, _ = steady_gaps([answer(0, 1, 1), answer(50, 1, 1)], settle_steps=2)
+    gaps, _ = steady_gaps([token_times(0, 1, 1), token_times(50, 1, 1)], settle_steps=2)
     assert len(gaps) == 0
 
 
 def test_newcomers_are_seen_in_the_gaps_they_stretch() -> None:
-    first = answer(0, 10, 10, 40, 10, 40, 10)  # 0, 10, 20, 60, 70, 110, 120
-    second = answer(1, 10, 10, 40, 10, 40, 10)
+    first = token_times(0, 10, 10, 40, 10, 40, 10)  # 0, 10, 20, 60, 70, 110, 120
+    second = token_times(1, 10, 10, 40, 10, 40, 10)
     samples, positions = newcomer_gaps([first, second], [60.4, 110.2])
     assert samples == [40.0, 40.0]
     assert positions == [3.0, 5.0]
 
 
 def test_newcomers_before_all_decode_do_not_count() -> None:
-    samples, _ = newcomer_gaps([answer(0, 10, 10), answer(15, 5)], [10.0])
+    samples, _ = newcomer_gaps([token_times(0, 10, 10), token_times(15, 5)], [10.0])
     assert samples == []

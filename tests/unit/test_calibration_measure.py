@@ -10,14 +10,15 @@ from virtual_engine import VirtualEngine, own_page, use_virtual_clock
 from virtual_time import in_virtual_time, now_s
 
 from dynosim.engine.spec import EngineSpec
+from dynosim.fit.forms import point_ms
 from dynosim.timing.fitted import Fit, FittedModel
 from dynosim.timing.formulas import LinearModel
 from dynosim.timing.model import StepTimeModel
-from dynosim_runtime.calibration.forms import point_ms
-from dynosim_runtime.calibration.measure import MIN_ROUNDS, MeasurementPlan, Measurements, Measurer
+from dynosim.timing.step import StepShape
 from dynosim_runtime.errors import LiveError
-from dynosim_runtime.loadgen.client import Answer
-from dynosim_runtime.loadgen.prompts import UNKNOWN_VOCABULARY, PromptMaker
+from dynosim_runtime.measure.client import Answer
+from dynosim_runtime.measure.prompts import UNKNOWN_VOCABULARY, PromptMaker
+from dynosim_runtime.measure.steps import MIN_ROUNDS, MeasurementPlan, Measurements, Measurer
 
 MODEL = FittedModel(Fit(parameters=replace(TRUE, ingress_ms=1.5, egress_ms=0.5), knee=2.5))
 SPEC = EngineSpec(
@@ -212,8 +213,8 @@ async def test_long_prompts_that_take_less_than_short_ones_make_no_sense() -> No
     class Falling:
         ingress_ms = egress_ms = 0.0
 
-        def step_ms(self, prefills: int, prefill_tokens: int, *rest: int) -> float:
-            return max(1.0, 30 - prefill_tokens / 10)
+        def step_ms(self, step: StepShape) -> float:
+            return max(1.0, 30 - step.prefill_tokens / 10)
 
     with pytest.raises(LiveError, match="256 prompt tokens take less time than 16; is it a real"):
         await measured(

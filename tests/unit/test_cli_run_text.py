@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from dynosim.cli_run import report_document
-from dynosim.cli_run_text import print_table
+from dynosim.cli.run import report_document
+from dynosim.cli.run_text import print_table
 from dynosim.config import RunConfig
-from dynosim.intervals import Intervals
-from dynosim.runner import RunOutcome, run
+from dynosim.experiment.intervals import Intervals
+from dynosim.experiment.run import RunOutcome, run
 
 FIGURES = {
     "completed_requests": 1234,

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from clusters import run_twin
 from strategies import random_trace
 
-from dynosim.cluster import simulate
 from dynosim.cluster.control import ControlPlane, ProcessGenerator
 from dynosim.engine.spec import EngineSpec
 from dynosim.metrics import check_conservation
@@ -19,7 +19,7 @@ SPEC = EngineSpec(num_gpu_blocks=400, max_model_len=1000, block_size=4)
 
 
 def run(*processes: object, concurrency: int | None = None) -> RunResult:
-    return simulate(
+    return run_twin(
         TRACE,
         engine=SPEC,
         timing=FixedModel(10.0, 5.0),
@@ -77,7 +77,7 @@ def test_what_happens_at_a_process_own_time_has_happened_when_it_looks() -> None
             yield control.env.timeout(wait_ms)
             seen.append((control.now_ms, control.num_ended))
 
-    simulate(
+    run_twin(
         trace,
         engine=replace(SPEC, num_gpu_blocks=10_000),
         timing=FixedModel(10.0, 5.0),
@@ -109,13 +109,13 @@ def test_processes_run_up_to_the_cut_off_and_no_further() -> None:
             yield control.env.timeout(25.0)
             seen.append(control.now_ms)
 
-    result = simulate(
+    result = run_twin(
         TRACE,
         engine=SPEC,
         timing=FixedModel(10.0, 5.0),
         num_workers=2,
         processes=(tick,),
-        max_sim_time_ms=100.0,
+        until_ms=100.0,
     )
     assert seen == [25.0, 50.0, 75.0, 100.0]
     assert result.end_ms == 100.0
@@ -126,12 +126,12 @@ def test_a_stop_is_the_end_of_the_run_at_its_time() -> None:
         yield control.env.timeout(30.0)
         control.stop()
 
-    cut = simulate(
+    cut = run_twin(
         TRACE,
         engine=SPEC,
         timing=FixedModel(10.0, 5.0),
         num_workers=2,
-        max_sim_time_ms=30.0,
+        until_ms=30.0,
     )
     stopped = run(stop)
     assert stopped.end_ms == cut.end_ms == 30.0

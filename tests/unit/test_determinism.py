@@ -7,12 +7,12 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from dynosim.cluster import simulate
-from dynosim.cluster.event_plane import DelaySettings
-from dynosim.cluster.routing import RoutingSpec
+from clusters import run_twin
+
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import RequestLog, StepLog
 from dynosim.router.settings import AffinitySettings, CostSettings, RouterSettings
+from dynosim.router.spec import DelaySpec, RoutingSpec
 from dynosim.timing.formulas import PolynomialModel
 from dynosim.workload.synthetic import synthesize
 
@@ -42,12 +42,12 @@ def digest(seed: int) -> str:
     )
     routing = RoutingSpec(
         settings,
-        events=DelaySettings(delay_ms=2.0, jitter_ms=20.0, loss=0.1),
+        events=DelaySpec(delay_ms=2.0, jitter_ms=20.0, loss=0.1),
         frontends=2,
         sync_delay_ms=4.0,
         records_events=True,
     )
-    result = simulate(
+    result = run_twin(
         trace, engine=engine, timing=PolynomialModel(4144), num_workers=3, routing=routing
     )
     hasher = hashlib.sha256(repr(result.routing).encode() + repr(result.end_ms).encode())
@@ -61,7 +61,7 @@ def digest(seed: int) -> str:
 
 
 def test_a_run_gives_the_same_bytes_in_another_process_with_another_hash_seed(root: Path) -> None:
-    paths = os.pathsep.join(str(path) for path in (root, root / "tests" / "unit"))
+    paths = os.pathsep.join(str(path) for path in (root, root / "tests", root / "tests" / "unit"))
     environment = os.environ | {"PYTHONPATH": paths}
     environment["PYTHONHASHSEED"] = "4321"
     told = subprocess.run(

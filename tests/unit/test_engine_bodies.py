@@ -6,11 +6,11 @@ import pytest
 from discovery_contract import card_of
 
 from dynosim_runtime.card import WorkerCard
-from dynosim_runtime.engines.base import EngineRequest
-from dynosim_runtime.engines.openai import completion_body
-from dynosim_runtime.engines.sglang import generate_body
-from dynosim_runtime.engines.trtllm import trtllm_body
-from dynosim_runtime.generation import Sampling
+from dynosim_runtime.clients.base import EngineRequest
+from dynosim_runtime.clients.openai import completion_body
+from dynosim_runtime.clients.sglang import generate_body
+from dynosim_runtime.clients.trtllm import trtllm_body
+from dynosim_runtime.requests import Sampling
 
 BARE = {
     "model": "tiny",

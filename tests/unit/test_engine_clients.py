@@ -13,17 +13,17 @@ from aiohttp.test_utils import TestServer
 from discovery_contract import card_of
 
 from dynosim_runtime.card import WorkerCard
-from dynosim_runtime.engines.base import (
+from dynosim_runtime.clients.base import (
     EngineClient,
     EngineDelta,
     EngineLostError,
     EngineRefusedError,
     EngineRequest,
 )
-from dynosim_runtime.engines.connections import Connections
-from dynosim_runtime.engines.sglang import SglangEngineClient, generate_body
-from dynosim_runtime.engines.trtllm import TrtllmEngineClient, trtllm_body
-from dynosim_runtime.generation import Sampling, StructuredOutput, TokenLogprob
+from dynosim_runtime.clients.connections import Connections
+from dynosim_runtime.clients.sglang import SglangEngineClient, generate_body
+from dynosim_runtime.clients.trtllm import TrtllmEngineClient, trtllm_body
+from dynosim_runtime.requests import Sampling, StructuredOutput, TokenLogprob
 
 REQUEST = EngineRequest(
     request_id="r1",

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import pytest
 from waiting import until
 
-from dynosim_runtime.engines import connections
-from dynosim_runtime.engines.connections import Connections
+from dynosim_runtime.clients import connections
+from dynosim_runtime.clients.connections import Connections
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 

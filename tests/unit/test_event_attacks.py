@@ -22,8 +22,8 @@ from dynosim.indexer.wire import (
     to_block_event,
 )
 from dynosim_runtime.card import EventSource
-from dynosim_runtime.events import subscriber
-from dynosim_runtime.events.subscriber import EventSubscriber, Subscriptions
+from dynosim_runtime.kv_events import subscriber
+from dynosim_runtime.kv_events.subscriber import EventSubscriber, Subscriptions
 
 BLOCK = 4
 

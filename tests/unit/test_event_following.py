@@ -6,11 +6,11 @@ import pytest
 from event_support import BLOCK, CLEARED, EventEngine, following, message, stored
 from waiting import PATIENCE_S, until
 
-from dynosim.hashing import local_hashes
+from dynosim.blocks.hashing import local_hashes
 from dynosim.indexer.base import Cleared, Removed, Stored, Tier
 from dynosim.indexer.wire import EngineEvent, encode_batch, removed_event, stored_event
-from dynosim_runtime.events import subscriber
-from dynosim_runtime.events.subscriber import EventSubscriber, SubscriberCounters, Subscriptions
+from dynosim_runtime.kv_events import subscriber
+from dynosim_runtime.kv_events.subscriber import EventSubscriber, SubscriberCounters, Subscriptions
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from dynosim.indexer.wire import (
 )
 from dynosim_runtime.card import EventSource
 from dynosim_runtime.errors import LiveError
-from dynosim_runtime.events.publisher import EventPublisher, ReplayBuffer
+from dynosim_runtime.kv_events.publisher import EventPublisher, ReplayBuffer
 
 
 @pytest.fixture

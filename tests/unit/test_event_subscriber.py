@@ -8,7 +8,7 @@ import zmq
 import zmq.asyncio
 from waiting import PATIENCE_S, until
 
-from dynosim.hashing import local_hashes
+from dynosim.blocks.hashing import local_hashes
 from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored
 from dynosim.indexer.wire import (
     END_OF_REPLAY,
@@ -19,7 +19,7 @@ from dynosim.indexer.wire import (
     stored_event,
 )
 from dynosim_runtime.card import EventSource
-from dynosim_runtime.events.subscriber import EventSubscriber
+from dynosim_runtime.kv_events.subscriber import EventSubscriber
 
 BLOCK = 4
 

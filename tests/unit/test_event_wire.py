@@ -6,7 +6,7 @@ from collections import Counter
 import msgspec
 import pytest
 
-from dynosim.hashing import local_hashes
+from dynosim.blocks.hashing import local_hashes
 from dynosim.indexer.base import Cleared, Removed, Stored, Tier
 from dynosim.indexer.wire import (
     END_OF_REPLAY,

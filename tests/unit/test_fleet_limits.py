@@ -4,14 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from clusters import run_twin
 
-from dynosim.cluster import check_capacity, check_requests_fit, simulate
-from dynosim.cluster.routing import RoutingSpec
+from dynosim.cluster import check_capacity, check_requests_fit
 from dynosim.engine.spec import EngineSpec
-from dynosim.errors import ConfigError, InfeasibleError
+from dynosim.errors import InfeasibleError
 from dynosim.metrics import check_conservation
 from dynosim.records import RequestStatus, RunResult, Trace
-from dynosim.router.settings import RouterSettings
 from dynosim.timing.formulas import FixedModel
 from dynosim.timing.model import StepTimeModel
 
@@ -56,13 +55,13 @@ def run(
     until_ms: float | None = None,
     timing: StepTimeModel = TIMING,
 ) -> RunResult:
-    result = simulate(
+    result = run_twin(
         trace,
         engine=replace(spec, async_scheduling=is_async),
         timing=timing,
         num_workers=1,
         exact_stepping=exact,
-        max_sim_time_ms=until_ms,
+        until_ms=until_ms,
     )
     check_conservation(result, trace)
     return result
@@ -123,9 +122,9 @@ def test_one_token_has_no_second() -> None:
 
 def test_an_engine_must_hold_one_request_of_the_models_length() -> None:
     spec = replace(SPEC, num_gpu_blocks=6, max_model_len=20)  # five blocks of four tokens
-    check_capacity(trace_of((4, 1)), spec)
+    check_capacity(spec)
     with pytest.raises(InfeasibleError, match="5 usable blocks of 4 hold 20 tokens, fewer than"):
-        check_capacity(trace_of((4, 1)), replace(spec, max_model_len=21))
+        check_capacity(replace(spec, max_model_len=21))
     with pytest.raises(InfeasibleError, match="max_model_len 21"):
         run(trace_of((4, 1)), replace(spec, max_model_len=21))
 
@@ -140,12 +139,6 @@ def test_a_request_may_fill_the_cache_but_for_its_last_token() -> None:
     told = str(caught.value)
     assert told.startswith("some.jsonl: request 1 (15 input + 7 output tokens) is longer")
     assert "(20 tokens), and so are 1 others" in told
-
-
-@pytest.mark.parametrize("num_workers", [0, -1])
-def test_somebody_must_work(num_workers: int) -> None:
-    with pytest.raises(ConfigError, match=f"at least 1 is needed, got {num_workers}"):
-        simulate(trace_of((4, 1)), engine=SPEC, timing=TIMING, num_workers=num_workers)
 
 
 # ---- the cut-off -------------------------------------------------------------------------------
@@ -275,13 +268,12 @@ def test_a_head_that_found_no_room_finds_it_once_an_arrival_makes_its_first_chun
 
 @pytest.mark.parametrize("exact", [False, True])
 def test_cpu_workers_are_the_last_ones_and_take_their_time(exact: bool) -> None:
-    routing = RoutingSpec(RouterSettings(4, mode="round-robin"), cpu_workers=2)
-    result = simulate(
+    result = run_twin(
         trace_of((4, 3), (4, 3), (4, 3)),
         engine=SPEC,
         timing=TIMING,
         num_workers=3,
-        routing=routing,
+        cpu_workers=2,
         cpu_step_time_scale=2.5,
         exact_stepping=exact,
     )

@@ -11,18 +11,18 @@ from virtual_time import in_virtual_time, let_others_run, loop_clock, now_ms, no
 
 from dynosim.router.classes import PolicyClass
 from dynosim.router.settings import RouterSettings
-from dynosim_runtime.byte_tokenizer import ByteTokenizer
 from dynosim_runtime.card import worker_id_of
-from dynosim_runtime.events.subscriber import Subscriptions
-from dynosim_runtime.frontend.app import create_app
-from dynosim_runtime.frontend.metrics import (
+from dynosim_runtime.http.app import create_app
+from dynosim_runtime.http.registry import ModelRegistry
+from dynosim_runtime.kv_events.subscriber import Subscriptions
+from dynosim_runtime.serving.gauges import observe_frontend, status_routes
+from dynosim_runtime.serving.metrics import (
     DURATION_BUCKETS,
     ITL_BUCKETS,
     TOKEN_BUCKETS,
     TTFT_BUCKETS,
 )
-from dynosim_runtime.frontend.observe import observe_frontend, status_routes
-from dynosim_runtime.frontend.registry import ModelRegistry
+from dynosim_runtime.tokenize.byte_tokenizer import ByteTokenizer
 
 PROMPT = list(range(10, 20))
 CHAT_TOKENS = (1 + 7 + 1 + 1) + (1 + 10)  # start, "user\nhi", end, "\n"; start, "assistant\n"
@@ -34,15 +34,15 @@ class Served:
 
     def __init__(self, inside: Inside) -> None:
         self.inside = inside
-        generator = inside.generator
+        dispatcher = inside.dispatcher
         models = ModelRegistry()
         models.add(MODEL, ByteTokenizer(), 4096)
-        observe_frontend(generator.metrics, generator, Subscriptions())
+        observe_frontend(inside.metrics, dispatcher, inside.placement, Subscriptions())
         app = create_app(
-            generator,
+            dispatcher,
             models,
-            metrics=generator.metrics,
-            extra_routes=status_routes(generator.metrics, generator),
+            metrics=inside.metrics,
+            extra_routes=status_routes(inside.metrics, inside.placement),
         )
         transport = httpx.ASGITransport(app)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://x", timeout=None)
@@ -65,8 +65,8 @@ class Served:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("routes_generate", "service"):
-        monkeypatch.setattr(f"dynosim_runtime.frontend.{module}.time", loop_clock)
+    for module in ("http.routes_generate", "serving.dispatcher"):
+        monkeypatch.setattr(f"dynosim_runtime.{module}.time", loop_clock)
 
 
 KV_GAUGES = ("events", "malformed", "gaps", "replays", "cleared", "failures", "streams_failing")
@@ -187,7 +187,7 @@ async def test_workers_are_listed_with_what_they_have_in_hand() -> None:
         card("b", engine="vllm", role="decode", total_kv_blocks=None, url="http://h:1"),
     )
     started = [
-        await inside.generator.start(request(name, worker_id=worker_id_of("a"), dp_rank=rank))
+        await inside.dispatcher.start(request(name, worker_id=worker_id_of("a"), dp_rank=rank))
         for name, rank in (("1", 0), ("2", 1), ("3", 1))
     ]
     served = Served(inside)
@@ -227,5 +227,5 @@ async def test_workers_are_listed_with_what_they_have_in_hand() -> None:
     inside.show(card("a", dp_size=2, total_kv_blocks=700, is_draining=True))
     [row] = (await served.workers())["workers"]
     assert (row["name"], row["is_draining"], row["active_requests"]) == ("a", True, 0)
-    for generation in started:
-        await generation.aclose()
+    for stream in started:
+        await stream.aclose()

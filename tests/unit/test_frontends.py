@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clusters import run_twin
 from probing import PROBE, Ask, Watched, trace_of, watched_run
 
-from dynosim.cluster import simulate
-from dynosim.cluster.prefill_estimate import StepTimeEstimator
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
 from dynosim.router.classes import PolicyClass
 from dynosim.router.settings import AffinitySettings, LoadSettings, RouterSettings
+from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import FixedModel
+from dynosim.timing.prefill_estimate import StepTimeEstimator
 
 SPEC = EngineSpec(num_gpu_blocks=101, max_model_len=80, block_size=4)
 TIMING = FixedModel(prefill_ms=10.0, decode_ms=5.0)
@@ -249,4 +249,4 @@ def test_a_log_is_of_one_frontend() -> None:
 
     routing = RoutingSpec(RouterSettings(4), frontends=2, open_log=open_log)
     with pytest.raises(ConfigError, match=r"set router\.frontends: 1"):
-        simulate(trace_of([LONG], 4), engine=SPEC, timing=TIMING, num_workers=2, routing=routing)
+        run_twin(trace_of([LONG], 4), engine=SPEC, timing=TIMING, num_workers=2, routing=routing)

@@ -13,18 +13,18 @@ import pytest
 from disk_support import needs_mount, no_room, small_disk
 from router_support import BLOCK, card, request
 
-from dynosim import rotating_log
 from dynosim.indexer.base import Removed, Stored
 from dynosim.indexer.make import IndexSpec
-from dynosim.replay_log import log_files, replay_log
-from dynosim.rotating_log import RotatingLog
 from dynosim.router.settings import RouterSettings
+from dynosim.routerlog import rotating as rotating_log
+from dynosim.routerlog.replay import log_files, replay_log
+from dynosim.routerlog.rotating import RotatingLog
 from dynosim_runtime.errors import LiveError
-from dynosim_runtime.frontend import records
-from dynosim_runtime.frontend.records import RecordWriter
-from dynosim_runtime.generation import RequestRecord
 from dynosim_runtime.launch.log_writer import RotatedFile
 from dynosim_runtime.launch.status_file import StatusFile
+from dynosim_runtime.requests import RequestRecord
+from dynosim_runtime.serving import request_log as records
+from dynosim_runtime.serving.request_log import RecordWriter
 from dynosim_runtime.small_files import read_file, replace_file
 
 BEYOND_JSON = 10**5000  # Python writes no whole number of so many digits

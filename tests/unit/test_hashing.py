@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from dynosim.errors import ConfigError, InvariantError
-from dynosim.hashing import (
+from dynosim.blocks.hashing import (
     SEED,
     extend_sequence_hashes,
     local_hashes,
@@ -20,8 +19,9 @@ from dynosim.hashing import (
     trace_local_hashes,
     trace_sequence_hashes,
 )
+from dynosim.blocks.xxh3 import xxh3_64_rows
+from dynosim.errors import ConfigError, InvariantError
 from dynosim.records import Trace
-from dynosim.xxh3 import xxh3_64_rows
 
 VECTORS = json.loads((Path(__file__).parent / "xxh3_vectors.json").read_text())
 SEEDS = (0, SEED, 2**63 + 5, 2**64 - 1)

@@ -7,9 +7,9 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from dynosim_runtime.frontend import connection
-from dynosim_runtime.frontend.connection import BoundedConnection
-from dynosim_runtime.frontend.sse import send_json
+from dynosim_runtime.http import connection
+from dynosim_runtime.http.connection import BoundedConnection
+from dynosim_runtime.http.sse_write import send_json
 from dynosim_runtime.ports import listening_socket
 
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_caches import BoundedGuesses, TimedGuesses
 
+from dynosim.blocks.hashing import sequence_hashes
 from dynosim.errors import ConfigError
-from dynosim.hashing import sequence_hashes
 from dynosim.indexer.approximate import (
     DEFAULT_TTL_MS,
     ApproximateIndex,

@@ -2,8 +2,8 @@
 
 import pytest
 
+from dynosim.blocks.hashing import sequence_hashes
 from dynosim.errors import ConfigError
-from dynosim.hashing import sequence_hashes
 from dynosim.indexer.approximate import ApproximateIndex, PredictedIndex, merge_overlaps
 from dynosim.indexer.base import Overlaps, Removed, Stored, Tier
 from dynosim.indexer.compressed import CompressedRadixIndex

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from recorded_runs import TRUE
 
+from dynosim.build.engine import prepare
 from dynosim.config import RunConfig
-from dynosim.intervals import (
+from dynosim.experiment.intervals import (
     DEFAULT_REPLAYS,
     FORM_ERROR,
     INTERVAL_KEYS,
@@ -20,8 +21,8 @@ from dynosim.intervals import (
     prediction_intervals,
     scaled,
 )
+from dynosim.experiment.run import run
 from dynosim.records import NO_REQUEST, Trace
-from dynosim.runner import prepare, run
 from dynosim.timing.fitted import DRIFT, Fit, FittedModel, FittedParameters
 from dynosim.timing.formulas import FixedModel
 from dynosim.timing.model import StepTimeModel

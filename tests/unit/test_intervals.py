@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from recorded_runs import TRUE
 
+from dynosim.build.workload import load_trace
 from dynosim.config import RunConfig, load_run
-from dynosim.intervals import (
+from dynosim.experiment.intervals import (
     FORM_ERROR,
     INTERVAL_KEYS,
     Intervals,
@@ -18,11 +19,12 @@ from dynosim.intervals import (
     prediction_intervals,
     scaled,
 )
-from dynosim.runner import load_trace, run
+from dynosim.experiment.run import run
+from dynosim.fit.fitting import DECODE_SHARE
 from dynosim.silicon.fitted_file import write_fit
 from dynosim.timing.fitted import Fit, FittedModel
 from dynosim.timing.formulas import FixedModel
-from dynosim.validate.fitting import DECODE_SHARE
+from dynosim.timing.step import BatchShape
 
 PLAN = """
 workload:
@@ -140,7 +142,9 @@ def test_all_step_times_grow_by_the_factor() -> None:
     ):
         base, longer = FittedModel(fit), FittedModel(scaled(fit, 1.1))
         for step in ((0, 0, 0, 8, 4000), (1, 512, 64, 3, 900)):
-            assert longer.step_ms(*step) == pytest.approx(1.1 * base.step_ms(*step))
+            assert longer.step_ms(BatchShape(*step)) == pytest.approx(
+                1.1 * base.step_ms(BatchShape(*step))
+            )
 
 
 def test_form_error_is_what_fits_reckon_with_or_have_found() -> None:

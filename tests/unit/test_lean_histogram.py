@@ -2,7 +2,7 @@
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from dynosim_runtime.frontend.histogram import LeanHistogram
+from dynosim_runtime.serving.histogram import LeanHistogram
 
 BUCKETS = (0.001, 0.002, 0.5, 1)
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from dynosim_runtime.byte_tokenizer import ByteTokenizer
+from dynosim_runtime.dialects.nvext import answer_nvext
 from dynosim_runtime.errors import ApiError
-from dynosim_runtime.frontend.registry import ModelRegistry
-from dynosim_runtime.generation import RequestRecord
-from dynosim_runtime.loadgen.aiperf import read_aiperf
-from dynosim_runtime.protocol.nvext import answer_nvext
+from dynosim_runtime.http.registry import ModelRegistry
+from dynosim_runtime.measure.aiperf import read_aiperf
+from dynosim_runtime.requests import RequestRecord
+from dynosim_runtime.tokenize.byte_tokenizer import ByteTokenizer
 
 
 def test_an_answer_tells_workers_and_times_of_its_record() -> None:

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from dynosim.errors import TraceError
-from dynosim_runtime.loadgen.aiperf import read_aiperf
-from dynosim_runtime.loadgen.measured import measured_report
+from dynosim_runtime.measure.aiperf import read_aiperf
+from dynosim_runtime.measure.measured import measured_report
 
 START_NS = 1_795_630_667_000_000_000
 

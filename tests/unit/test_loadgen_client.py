@@ -12,14 +12,14 @@ from aiohttp.test_utils import TestServer
 
 from dynosim.errors import ConfigError
 from dynosim_runtime.errors import LiveError
-from dynosim_runtime.loadgen.client import (
+from dynosim_runtime.measure.client import (
     Answer,
     Clock,
     CompletionsClient,
     base_url,
     choose_model,
 )
-from dynosim_runtime.loadgen.counters import EngineCounters, parse_counters
+from dynosim_runtime.measure.counters import EngineCounters, parse_counters
 
 PROMPT = np.array([5, 6, 7])
 

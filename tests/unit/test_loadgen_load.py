@@ -12,22 +12,22 @@ from hypothesis import strategies as st
 from virtual_time import in_virtual_time, loop_clock, now_s
 
 from dynosim.records import IntArray, Trace
-from dynosim_runtime.loadgen.client import Answer, Clock
-from dynosim_runtime.loadgen.load import (
+from dynosim_runtime.measure.client import Answer, Clock
+from dynosim_runtime.measure.load import (
     NEVER_SENT,
     WARM_UP_OUTPUT_TOKENS,
     LoadRun,
     drive,
     warm_up,
 )
-from dynosim_runtime.loadgen.prompts import UNKNOWN_VOCABULARY, PromptMaker
+from dynosim_runtime.measure.prompts import UNKNOWN_VOCABULARY, PromptMaker
 
 PROMPTS = PromptMaker(UNKNOWN_VOCABULARY)
 
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dynosim_runtime.loadgen.client.time", loop_clock)
+    monkeypatch.setattr("dynosim_runtime.measure.client.time", loop_clock)
 
 
 class Server:
@@ -220,7 +220,7 @@ def test_a_closed_loop_keeps_so_many_sessions_in_progress(
         assert server.most_running <= width
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dynosim_runtime.loadgen.client.time", loop_clock)
+        patch.setattr("dynosim_runtime.measure.client.time", loop_clock)
         check()
 
 

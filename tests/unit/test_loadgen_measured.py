@@ -7,16 +7,16 @@ import pytest
 from toy_runs import ToyRun, toy_run
 
 from dynosim.metrics import RECORD_FIELDS, request_table, summarize
-from dynosim_runtime.generation import RequestRecord
-from dynosim_runtime.loadgen.client import Answer
-from dynosim_runtime.loadgen.load import LoadRun, fill_record
-from dynosim_runtime.loadgen.measured import (
+from dynosim_runtime.measure.client import Answer
+from dynosim_runtime.measure.load import LoadRun, fill_record
+from dynosim_runtime.measure.measured import (
     ENGINE_KEYS,
     cache_hit_rate,
     measured_report,
     record_table,
     write_records,
 )
+from dynosim_runtime.requests import RequestRecord
 
 
 def record(index: int, times: list[float], *, due_ms: float = 0.0) -> RequestRecord:

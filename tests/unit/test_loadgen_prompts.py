@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dynosim.blocks.hashing import local_hashes, sequence_hashes, trace_local_hashes
 from dynosim.errors import ConfigError
-from dynosim.hashing import local_hashes, sequence_hashes, trace_local_hashes
 from dynosim.records import Trace
-from dynosim_runtime.loadgen.prompts import (
+from dynosim_runtime.measure.prompts import (
     UNKNOWN_VOCABULARY,
     PromptMaker,
     Vocabulary,

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dynosim.build.workload import load_trace
 from dynosim.config import load_run
-from dynosim.runner import load_trace
-from dynosim.validate.deployment import deployment_of
-from dynosim.validate.log_file import read_measurements
-from dynosim_runtime.calibration.gaps import roundest
-from dynosim_runtime.generation import RequestRecord
-from dynosim_runtime.loadgen.load import LoadRun
-from dynosim_runtime.validation.measurement_log import measurement_log
+from dynosim.fit.deployment import deployment_of
+from dynosim.fit.log_file import read_measurements
+from dynosim.fit.point_gaps import roundest
+from dynosim_runtime.measure.load import LoadRun
+from dynosim_runtime.measure.measurement_log import measurement_log
+from dynosim_runtime.requests import RequestRecord
 
 NUM_REQUESTS = 5
 

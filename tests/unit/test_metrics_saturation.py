@@ -7,9 +7,9 @@ import pytest
 from toy_runs import toy_run
 
 from dynosim.config import RunConfig
+from dynosim.experiment.run import run
 from dynosim.metrics.saturation import Saturation, judge_saturation, load_of
 from dynosim.records import RequestStatus, RunResult
-from dynosim.runner import run
 
 SERVICE_MS = 100.0
 

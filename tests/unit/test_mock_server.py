@@ -6,9 +6,9 @@ from typing import Any
 from mock_support import TokenLog, call, mock_engine
 
 from dynosim.engine.spec import EngineSpec
-from dynosim_runtime.workers.mock_engine import MockRequest
-from dynosim_runtime.workers.mock_frames import CompletionFrames
-from dynosim_runtime.workers.mock_server import StreamedAnswer
+from dynosim_runtime.mock.engine import MockRequest
+from dynosim_runtime.mock.frames import CompletionFrames
+from dynosim_runtime.mock.server import StreamedAnswer
 
 SPEC = EngineSpec(num_gpu_blocks=41, max_model_len=128, block_size=4, max_num_batched_tokens=64)
 

@@ -10,16 +10,16 @@ from aiohttp.test_utils import TestServer
 from live_support import card
 from waiting import PATIENCE_S
 
-from dynosim_runtime.engines.base import (
+from dynosim_runtime.clients.base import (
     EngineDelta,
     EngineLostError,
     EngineRefusedError,
     EngineRequest,
 )
-from dynosim_runtime.engines.connections import Connections
-from dynosim_runtime.engines.openai import OpenAiEngineClient, completion_body
-from dynosim_runtime.engines.sse import SseParser
-from dynosim_runtime.generation import Sampling, StructuredOutput, TokenLogprob
+from dynosim_runtime.clients.connections import Connections
+from dynosim_runtime.clients.openai import OpenAiEngineClient, completion_body
+from dynosim_runtime.clients.sse_read import SseParser
+from dynosim_runtime.requests import Sampling, StructuredOutput, TokenLogprob
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 REQUEST = EngineRequest(request_id="r", token_ids=[1, 2], sampling=Sampling(max_tokens=3))

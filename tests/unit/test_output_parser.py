@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from http_support import tokenizer_folder
 
-from dynosim_runtime.generation import Sampling, TokenDelta
-from dynosim_runtime.protocol.chat_parts import ChatParts
-from dynosim_runtime.protocol.output import ChoiceOutput
-from dynosim_runtime.protocol.output_parser import OutputParser, Parsing
-from dynosim_runtime.protocol.parts import CallArguments
-from dynosim_runtime.protocol.tool_calls import TOOL_PARSERS
-from dynosim_runtime.tokenizer import load_tokenizer
+from dynosim_runtime.dialects.chat.parts import ChatParts
+from dynosim_runtime.dialects.output import ChoiceOutput
+from dynosim_runtime.dialects.parsing.output_parser import OutputParser, Parsing
+from dynosim_runtime.dialects.parsing.parts import CallArguments
+from dynosim_runtime.dialects.parsing.tool_calls import TOOL_PARSERS
+from dynosim_runtime.requests import Sampling, TokenDelta
+from dynosim_runtime.tokenize.load import load_tokenizer
 
 
 def parsed(text: str, parsing: Parsing, size: int, prompt_end: str = "") -> dict[str, Any]:

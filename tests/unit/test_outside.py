@@ -5,13 +5,13 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from clusters import run_twin
 from strategies import random_spec, random_trace
 
-from dynosim.cluster import simulate
 from dynosim.cluster.outside import as_clients_see
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.records import RequestLog, RunResult, StepLog
 from dynosim.router.settings import RouterSettings
+from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import LinearModel
 
 INGRESS_MS, EGRESS_MS = 3.25, 1.5
@@ -37,7 +37,7 @@ def run(seed: int, ingress_ms: float, egress_ms: float) -> RunResult:
     )
     timing.ingress_ms, timing.egress_ms = ingress_ms, egress_ms
     routing = RoutingSpec(RouterSettings(spec.block_size, mode="kv"), records_events=True)
-    return simulate(trace, engine=spec, timing=timing, num_workers=2, routing=routing)
+    return run_twin(trace, engine=spec, timing=timing, num_workers=2, routing=routing)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -67,7 +67,7 @@ def test_a_load_by_the_clock_is_served_alike_and_seen_later(seed: int) -> None:
 def test_a_run_without_events_has_none_for_clients_either() -> None:
     rng = random.Random(0)
     trace = random_trace(rng)
-    result = simulate(
+    result = run_twin(
         trace,
         engine=random_spec(rng, trace),
         timing=LinearModel(

@@ -7,17 +7,16 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
+from clusters import run_twin
 from probing import Ask, trace_of
 
-from dynosim.cluster import simulate
-from dynosim.cluster.prefill_estimate import StepTimeEstimator
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
-from dynosim.errors import ConfigError
 from dynosim.records import RequestLog, Trace
 from dynosim.router.modes import LOAD_MODES
 from dynosim.router.settings import RouterSettings
+from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import FixedModel, LinearModel
+from dynosim.timing.prefill_estimate import StepTimeEstimator
 
 SPEC = EngineSpec(num_gpu_blocks=101, max_model_len=80, block_size=4)
 TIMING = FixedModel(prefill_ms=10.0, decode_ms=5.0)
@@ -80,15 +79,14 @@ def in_hand(log: RequestLog, index: int, num_workers: int) -> list[int]:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_mode_chooses_as_a_naive_one_would(seed: int, records_events: bool, mode: str) -> None:
     num_workers = 4
-    routing = RoutingSpec(
-        RouterSettings(4, mode=mode, seed=seed), cpu_workers=1, records_events=records_events
-    )
-    log = simulate(
+    routing = RoutingSpec(RouterSettings(4, mode=mode, seed=seed), records_events=records_events)
+    log = run_twin(
         busy_trace(seed),
         engine=SPEC,
         timing=TIMING,
         num_workers=num_workers,
         routing=routing,
+        cpu_workers=1,
         cpu_step_time_scale=3.0,
     ).requests
     choose = naive_choice(mode, seed, num_workers, num_workers - 1)
@@ -98,21 +96,8 @@ def test_a_mode_chooses_as_a_naive_one_would(seed: int, records_events: bool, mo
 
 
 def test_without_a_routing_requests_go_round() -> None:
-    log = simulate(busy_trace(3), engine=SPEC, timing=TIMING, num_workers=3).requests
+    log = run_twin(busy_trace(3), engine=SPEC, timing=TIMING, num_workers=3).requests
     assert log.worker_id.tolist() == [index % 3 for index in range(60)]
-
-
-@pytest.mark.parametrize("mode", ["round-robin", "kv"])
-def test_there_are_no_more_cpu_workers_than_workers(mode: str) -> None:
-    for cpu_workers, is_right in ((2, True), (3, False)):
-        routing = RoutingSpec(RouterSettings(4, mode=mode), cpu_workers=cpu_workers)
-        try:
-            simulate(busy_trace(0), engine=SPEC, timing=TIMING, num_workers=2, routing=routing)
-        except ConfigError as error:
-            assert not is_right
-            assert "cluster.cpu_workers: 3 of 2 workers" in str(error)
-        else:
-            assert is_right
 
 
 def test_a_prefill_takes_steps_of_its_own_full_ones_and_a_rest() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from dynosim_runtime.errors import LiveError
-from dynosim_runtime.frontend import records
-from dynosim_runtime.frontend.records import RecordWriter
-from dynosim_runtime.generation import RequestRecord
+from dynosim_runtime.requests import RequestRecord
+from dynosim_runtime.serving import request_log as records
+from dynosim_runtime.serving.request_log import RecordWriter
 
 
 def record(number: int) -> RequestRecord:

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from clusters import run_twin
 
-from dynosim.cluster import simulate
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import Trace
 from dynosim.router.classes import PolicyClass
 from dynosim.router.settings import RouterSettings
+from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import FixedModel
 
 ENGINE = EngineSpec(num_gpu_blocks=1001, max_model_len=4096, block_size=16)
@@ -28,7 +28,7 @@ def order_of(priorities: list[int]) -> list[int]:
     )
     waits = PolicyClass(prefill_busy_threshold=0)
     routing = RoutingSpec(RouterSettings(16, mode="kv", classes=(waits,)))
-    result = simulate(
+    result = run_twin(
         trace, engine=ENGINE, timing=FixedModel(50.0, 1.0), num_workers=1, routing=routing
     )
     first_ms = result.requests.first_token_ms

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from live_support import BLOCK
 
+from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.errors import ConfigError
-from dynosim.hashing import local_hashes, sequence_hashes
 from dynosim.indexer.base import Stored
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.router.classes import PolicyClass
@@ -15,7 +15,7 @@ from dynosim.router.refusals import NoEligibleWorkerError, QueueFullError
 from dynosim.router.request import RoutingRequest
 from dynosim.router.settings import LoadSettings, RouterSettings
 from dynosim.router.workers import WorkerCard
-from dynosim_runtime.frontend.router_service import RouterService
+from dynosim_runtime.serving.router import RouterService
 
 
 class Clock:

@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 
-from dynosim.cluster.event_plane import DelaySettings
-from dynosim.cluster.routing import RoutingSpec
+from dynosim.build.routing import load_policy, router_settings, routing_spec
 from dynosim.config.router import RouterConfig
 from dynosim.errors import ConfigError
 from dynosim.router.busy import BusyThresholds
 from dynosim.router.classes import PolicyClass
 from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
-from dynosim.routing_config import load_policy, router_settings, routing_spec
+from dynosim.router.spec import DelaySpec, RoutingSpec
 
 
 class Ready:
@@ -28,7 +27,7 @@ READY = Ready()
 
 
 def spec_of(**keys: Any) -> RoutingSpec:
-    return routing_spec(RouterConfig(**keys), block_size=8, seed=3, estimator=READY, cpu_workers=2)
+    return routing_spec(RouterConfig(**keys), block_size=8, seed=3, estimator=READY)
 
 
 def flat(spec: RoutingSpec) -> dict[str, Any]:
@@ -54,9 +53,9 @@ def flat(spec: RoutingSpec) -> dict[str, Any]:
 def test_defaults_are_those_of_the_parts() -> None:
     spec = spec_of()
     assert spec.settings == RouterSettings(8, mode="round-robin", seed=3)
-    assert spec == RoutingSpec(spec.settings, cpu_workers=2)
+    assert spec == RoutingSpec(spec.settings)
     assert spec.settings.cost == CostSettings() and spec.settings.load == LoadSettings()
-    assert spec.settings.busy == BusyThresholds() and spec.events == DelaySettings()
+    assert spec.settings.busy == BusyThresholds() and spec.events == DelaySpec()
     assert spec.settings == router_settings(RouterConfig(), block_size=8, seed=3)
 
 

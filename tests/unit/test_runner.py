@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dynosim.cluster.prefill_estimate import StepTimeEstimator
+from dynosim.build.engine import engine_spec, prepare
+from dynosim.build.workload import load_trace
 from dynosim.config import RunConfig
 from dynosim.config.router import RouterConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError, InfeasibleError, InvariantError
+from dynosim.experiment.run import collector_paused, run
 from dynosim.records import Trace
-from dynosim.runner import collector_paused, engine_spec, load_trace, prepare, run
 from dynosim.timing.formulas import FixedModel, LinearModel
+from dynosim.timing.prefill_estimate import StepTimeEstimator
+from dynosim.timing.step import BatchShape
 
 OTHER_THAN_DEFAULT: dict[str, Any] = {
     "block_size": 8,
@@ -219,8 +222,11 @@ def test_a_prompts_time_is_that_of_its_steps_one_behind_the_other() -> None:
         base_ms=1.0, per_prefill_token_ms=0.1, per_decode_ms=5.0, per_context_token_ms=0.01
     )
     estimator = StepTimeEstimator(timing, 40)
-    steps = [timing.step_ms(1, 40, 20, 0, 0), timing.step_ms(1, 40, 60, 0, 0)]
-    rest = timing.step_ms(1, 15, 100, 0, 0)
+    steps = [
+        timing.step_ms(BatchShape.of_prompts(1, 40, 20)),
+        timing.step_ms(BatchShape.of_prompts(1, 40, 60)),
+    ]
+    rest = timing.step_ms(BatchShape.of_prompts(1, 15, 100))
     assert estimator.predict_ms(80, 20) == pytest.approx(sum(steps))
     assert estimator.predict_ms(95, 20) == pytest.approx(sum(steps) + rest)
     assert estimator.predict_ms(0, 20) == 0.0

@@ -10,8 +10,9 @@ import pytest
 from model_configs import DENSE, EXPERTS
 from timing_support import engine, silicon_table, timing
 
+from dynosim.build.timing import build_timing
 from dynosim.errors import ConfigError
-from dynosim.silicon import build_timing, catalogue
+from dynosim.silicon import catalogue
 from dynosim.silicon.aiconfigurator import aiconfigurator_model, expert_sharding
 from dynosim.silicon.catalogue import (
     core_folder,
@@ -23,6 +24,7 @@ from dynosim.silicon.catalogue import (
 from dynosim.silicon.fitted_file import write_fit
 from dynosim.timing.architecture import ModelEntry, model_shape
 from dynosim.timing.fitted import Fit, FittedParameters
+from dynosim.timing.step import BatchShape
 
 
 def config_in(folder: Path, config: dict[str, Any], **files: dict[str, Any]) -> Path:
@@ -138,8 +140,8 @@ def test_fixed_and_linear_sections_name_their_constants() -> None:
     linear = build(
         "linear", base_ms=1, per_prefill_token_ms=20, per_decode_ms=300, per_context_token_ms=4000
     )
-    assert linear.step_ms(1, 1, 0, 0, 0) == 1 + 20 + 4000
-    assert linear.step_ms(0, 0, 0, 1, 1) == 1 + 300 + 4000
+    assert linear.step_ms(BatchShape.of_prompts(1, 1)) == 1 + 20 + 4000
+    assert linear.step_ms(BatchShape.of_decodes(1, 1)) == 1 + 300 + 4000
 
 
 @pytest.mark.parametrize(("blocks", "block_size"), [(100, 16), (7, 32)])
@@ -157,7 +159,7 @@ def test_files_are_opened_where_the_configuration_says(tmp_path: Path, kind: str
     (tmp_path / "profile.json").write_text(json.dumps(profile))
     write_fit(Fit(parameters=FittedParameters(overhead_ms=3)), tmp_path / "fitted.json")
     model = build(kind, file=f"{kind}.json", resolve=lambda name: tmp_path / name)
-    assert model.step_ms(1, 1, 0, 0, 0) == 3
+    assert model.step_ms(BatchShape.of_prompts(1, 1)) == 3
     assert build(kind, file=str(tmp_path / f"{kind}.json")).source == model.source
 
 
@@ -285,7 +287,9 @@ def test_tables_say_of_what_they_are(tabled: Any) -> None:
     assert plain.description.endswith("tensor_parallel 1")
     slower = tabled("Qwen/Qwen3-32B", step_overhead_ms=2.0)
     for step in ((1, 100, 0, 0, 0), (0, 0, 0, 5, 1000), (2, 300, 64, 5, 1000)):
-        assert slower.step_ms(*step) - plain.step_ms(*step) == pytest.approx(2.0)
+        assert slower.step_ms(BatchShape(*step)) - plain.step_ms(
+            BatchShape(*step)
+        ) == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize(

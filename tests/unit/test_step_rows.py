@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clusters import run_twin
 from probing import Ask, trace_of
 
-from dynosim.cluster import simulate
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import StepLog
 from dynosim.timing.formulas import FixedModel
@@ -36,7 +36,7 @@ DECODE_B = (210.0, 5.0, 1, 0, 0, 0, 1, 11, 1, 0, 3)
 
 def rows_of(asks: list[Ask], spec: EngineSpec = SPEC, **options: Any) -> list[tuple[float, ...]]:
     """The step log without its worker."""
-    steps = simulate(
+    steps = run_twin(
         trace_of(asks, 4), engine=spec, timing=FixedModel(10.0, 5.0), num_workers=1, **options
     ).steps
     assert (steps.worker_id == 0).all()

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from dynosim import support as support_module
 from dynosim.errors import ConfigError
+from dynosim.silicon import support as support_module
 from dynosim.silicon.catalogue import known_models
 from dynosim.silicon.hardware import known_hardware
-from dynosim.support import ENGINES, SupportRow, support
+from dynosim.silicon.support import ENGINES, SupportRow, support
 
 HEADER = "HuggingFaceID,Architecture,System,Backend,Version,Mode,Status,ErrMsg,Command,Source\n"
 QWEN, SPARSE, RECURRENT = "Qwen/Qwen3-32B", "zai-org/GLM-5", "Qwen/Qwen3.5-27B"

@@ -11,7 +11,7 @@ from recorded_runs import TRUE
 
 from dynosim.config import load_sweep
 from dynosim.config.sweep_loading import SweepConfig
-from dynosim.intervals import DEFAULT_REPLAYS
+from dynosim.experiment.intervals import DEFAULT_REPLAYS
 from dynosim.silicon.fitted_file import write_fit
 from dynosim.sweep.artifacts import write_artifacts
 from dynosim.sweep.executor import Answer, LocalExecutor, Request

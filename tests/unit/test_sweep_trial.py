@@ -7,8 +7,8 @@ import pytest
 
 from dynosim.config.loading import run_config_from_dict
 from dynosim.config.schema import RunConfig
+from dynosim.experiment.run import run
 from dynosim.metrics import WALL_CLOCK_KEYS
-from dynosim.runner import run
 from dynosim.sweep import trial as module
 from dynosim.sweep.trial import MAX_TRACES, cached_trace, config_of, request_for, run_trial
 

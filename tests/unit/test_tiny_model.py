@@ -10,8 +10,8 @@ from safetensors.numpy import load_file
 from transformers import AutoConfig, AutoTokenizer
 
 from dynosim.errors import ConfigError
-from dynosim_runtime.tiny_model import tiny_model_command, write_tiny_model
-from dynosim_runtime.tiny_tokenizer import EOS_TOKEN_ID, VOCAB_SIZE
+from dynosim_runtime.tiny.model import tiny_model_command, write_tiny_model
+from dynosim_runtime.tiny.tokenizer import EOS_TOKEN_ID, VOCAB_SIZE
 
 FILES = {
     "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from dynosim_runtime.byte_tokenizer import ByteTokenizer
-from dynosim_runtime.folder_tokenizer import FolderTokenizer
-from dynosim_runtime.generation import TokenLogprob
-from dynosim_runtime.protocol.logprobs import TokenTexts, chat_logprobs, completion_logprobs
+from dynosim_runtime.dialects.logprobs import TokenTexts, chat_logprobs, completion_logprobs
+from dynosim_runtime.requests import TokenLogprob
+from dynosim_runtime.tokenize.byte_tokenizer import ByteTokenizer
+from dynosim_runtime.tokenize.folder_tokenizer import FolderTokenizer
 
 RECORDED = json.loads(Path(__file__).with_name("vllm_token_texts.json").read_text("utf-8"))
 # Halves and thirds of characters with what stands beside them, in the letters of byte-level BPE.

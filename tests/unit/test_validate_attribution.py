@@ -4,9 +4,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from recorded_runs import TRUE, spec, workload
+from recorded_runs import TRUE, engines, workload
 
+from dynosim.compare.attribution import (
+    HOST,
+    KERNELS,
+    attribute,
+    blind_fit,
+    implied_arrivals,
+    swapped,
+)
+from dynosim.compare.prediction import intervals
 from dynosim.engine.spec import EngineSpec
+from dynosim.fit import alternatives
+from dynosim.fit.alternatives import fit_capacity, fit_loops
+from dynosim.fit.fitting import cost_with, fit_log
+from dynosim.fit.measurements import Measurements
+from dynosim.fit.prior import Prior
+from dynosim.fit.replay import Engines, replay
+from dynosim.fit.scores import mean_absolute_error, scores
 from dynosim.records import Trace
 from dynosim.timing.fitted import (
     FACTOR_NAMES,
@@ -16,32 +32,16 @@ from dynosim.timing.fitted import (
     FittedParameters,
 )
 from dynosim.timing.scaled import ScaledModel
-from dynosim.validate import alternatives
-from dynosim.validate.alternatives import fit_capacity, fit_loops
-from dynosim.validate.attribution import (
-    HOST,
-    KERNELS,
-    attribute,
-    blind_fit,
-    implied_arrivals,
-    swapped,
-)
-from dynosim.validate.fitting import cost_with, fit_log
-from dynosim.validate.measurements import Measurements
-from dynosim.validate.prediction import intervals
-from dynosim.validate.prior import Prior
-from dynosim.validate.replay import replay
-from dynosim.validate.scores import mean_absolute_error, scores
 
 KNEE = 2.5
 TRUTH = Fit(parameters=TRUE, knee=KNEE)
 
 
 def measured_of(
-    trace: Trace, engine: EngineSpec, fit: Fit = TRUTH, arrival_ms: np.ndarray | None = None
+    trace: Trace, served_by: Engines, fit: Fit = TRUTH, arrival_ms: np.ndarray | None = None
 ) -> Measurements:
     """What an engine with these constants would leave behind."""
-    run = replay(trace, engine, FittedModel(fit), "engine", arrival_ms=arrival_ms)
+    run = replay(trace, served_by, FittedModel(fit), "engine", arrival_ms=arrival_ms)
     return Measurements(
         source="log",
         setup={},
@@ -65,8 +65,8 @@ TRACE = without_hashes(workload(24))
 COUNT = len(TRACE)
 
 
-def error_of(measured: Measurements, fit: Fit, engine: EngineSpec) -> float:
-    predicted = replay(measured.trace(), engine, FittedModel(fit), "engine")
+def error_of(measured: Measurements, fit: Fit, served_by: Engines) -> float:
+    predicted = replay(measured.trace(), served_by, FittedModel(fit), "engine")
     return mean_absolute_error(scores(measured, predicted))
 
 
@@ -109,7 +109,7 @@ def test_a_blind_fit_has_the_hosts_round_number_and_nothing_a_log_could_tell() -
 
 @pytest.mark.parametrize("has_given", [True, False])
 def test_each_part_of_an_attribution_is_one_replay_with_that_part_swapped(has_given: bool) -> None:
-    small, ample = replace(spec(), num_gpu_blocks=200), spec()
+    small, ample = engines(num_gpu_blocks=200), engines()
     measured = measured_of(TRACE, ample)
     slower = replace(TRUE, weights_ms=12.0, overhead_ms=3.0, per_decode_ms=0.0)
     blind = Fit(parameters=slower, knee=KNEE)
@@ -117,13 +117,13 @@ def test_each_part_of_an_attribution_is_one_replay_with_that_part_swapped(has_gi
         measured,
         blind=blind,
         fitted=TRUTH,
-        blind_spec=small,
-        given_spec=ample if has_given else None,
+        blind_engines=small,
+        given_engines=ample if has_given else None,
     )
     known = ample if has_given else small
     kernels = replace(slower, weights_ms=TRUE.weights_ms)
     host = replace(slower, overhead_ms=TRUE.overhead_ms, per_decode_ms=TRUE.per_decode_ms)
-    other_loop = replace(small, async_scheduling=not small.async_scheduling)
+    other_loop = small.scheduling(is_async=True)
     expected = {
         "none": error_of(measured, blind, small),
         "step time": error_of(measured, replace(blind, parameters=kernels), small),
@@ -146,32 +146,32 @@ def test_each_part_of_an_attribution_is_one_replay_with_that_part_swapped(has_gi
 def test_implied_arrivals_explain_first_tokens_better_and_keep_their_order() -> None:
     rng = np.random.default_rng(5)
     moved_ms = np.maximum.accumulate(TRACE.arrival_ms + rng.uniform(0, 7.0, len(TRACE)))
-    measured = measured_of(TRACE, spec(), arrival_ms=moved_ms)
-    found_ms = implied_arrivals(measured, spec(), FittedModel(TRUTH))
+    measured = measured_of(TRACE, engines(), arrival_ms=moved_ms)
+    found_ms = implied_arrivals(measured, engines(), FittedModel(TRUTH))
     assert (np.diff(found_ms) >= 0).all() and found_ms.min() >= 0
     assert np.abs(found_ms - measured.arrival_ms).max() <= 7.5  # half of the jitter to each side
 
     def misfit(arrival_ms: np.ndarray) -> float:
-        run = replay(TRACE, spec(), FittedModel(TRUTH), "engine", arrival_ms=arrival_ms)
+        run = replay(TRACE, engines(), FittedModel(TRUTH), "engine", arrival_ms=arrival_ms)
         scale = 0.01 * measured.ttft_ms + 3.0
         return float(np.log1p(((run.ttft_ms - measured.ttft_ms) / scale) ** 2).sum())
 
     assert misfit(found_ms) < 0.6 * misfit(measured.arrival_ms)
-    again_ms = implied_arrivals(measured, spec(), FittedModel(TRUTH))
+    again_ms = implied_arrivals(measured, engines(), FittedModel(TRUTH))
     assert found_ms.tolist() == again_ms.tolist()
 
 
 def test_arrivals_that_fit_already_are_left() -> None:
-    measured = measured_of(TRACE, spec())
-    found_ms = implied_arrivals(measured, spec(), FittedModel(TRUTH))
+    measured = measured_of(TRACE, engines())
+    found_ms = implied_arrivals(measured, engines(), FittedModel(TRUTH))
     assert found_ms.tolist() == measured.arrival_ms.tolist()
 
 
 @pytest.mark.parametrize("common_error", [0.0, 0.05])
 def test_intervals_are_percentiles_of_replays_with_drawn_constants(common_error: float) -> None:
-    measured = measured_of(TRACE, spec())
+    measured = measured_of(TRACE, engines())
     draws = [Fit(parameters=replace(TRUE, weights_ms=6.0 + n), knee=KNEE) for n in range(5)]
-    found = intervals(measured, spec(), draws, common_error=common_error, count=3, seed=4)
+    found = intervals(measured, engines(), draws, common_error=common_error, count=3, seed=4)
     rng = np.random.default_rng(4)
     tables = []
     for index in (0, 2, 4):  # spread over the draws
@@ -180,7 +180,7 @@ def test_intervals_are_percentiles_of_replays_with_drawn_constants(common_error:
         arrival_ms = np.maximum.accumulate(arrival_ms)
         # What all steps are off by together: no term of theirs is left out.
         timing = ScaledModel(FittedModel(draws[index]), factor)
-        run = replay(TRACE, spec(), timing, "engine", arrival_ms=arrival_ms)
+        run = replay(TRACE, engines(), timing, "engine", arrival_ms=arrival_ms)
         tables.append({score.name: score.predicted for score in scores(measured, run)})
     for name in tables[0]:
         low, middle, high = sorted(table[name] for table in tables)
@@ -193,53 +193,50 @@ HELD = Prior(TRUTH, {"overhead_ms": 0.5}, "test")
 
 
 def test_loops_are_fitted_each_and_the_better_one_comes_first() -> None:
-    measured = measured_of(TRACE, spec(is_async=True))
-    fits = fit_loops(measured, HELD, spec(), (False, True), count=COUNT)
+    measured = measured_of(TRACE, engines(is_async=True))
+    fits = fit_loops(measured, HELD, engines(), (False, True), count=COUNT)
     assert list(fits) == [True, False]
     assert fits[True].cost < fits[False].cost
-    (alone,) = fit_loops(measured, HELD, spec(), (False,), count=COUNT).items()
+    (alone,) = fit_loops(measured, HELD, engines(), (False,), count=COUNT).items()
     assert alone[0] is False
     assert alone[1].cost == fits[False].cost
 
 
-def tight(blocks: int) -> EngineSpec:
-    return replace(spec(), num_gpu_blocks=blocks)
-
-
 def test_a_capacity_that_explains_the_log_clearly_better_is_taken() -> None:
     trace = without_hashes(workload(24, rate_rps=60.0))
-    measured = measured_of(trace, tight(400))
-    guessed = tight(800)
+    measured = measured_of(trace, engines(num_gpu_blocks=400))
+    guessed = engines(num_gpu_blocks=800)
     fitted = fit_log(measured, HELD, guessed, count=COUNT)
     found, again = fit_capacity(measured, HELD, guessed, fitted, count=COUNT)
-    assert found.num_gpu_blocks == pytest.approx(400, rel=0.04)
+    assert found.engine.num_gpu_blocks == pytest.approx(400, rel=0.04)
     assert fitted.cost - again.cost > 5.0
-    assert again.predicted.result.num_gpu_blocks == found.usable_blocks
-    assert replace(found, num_gpu_blocks=800, max_model_len=2048) == guessed
+    assert again.predicted.result.workers.usable_blocks.tolist() == [found.engine.usable_blocks]
+    wider = replace(found.engine, num_gpu_blocks=800, max_model_len=2048)
+    assert replace(found, engine=wider) == guessed
 
 
 def test_a_capacity_that_never_binds_is_left_as_guessed() -> None:
-    measured = measured_of(TRACE, spec())
-    fitted = fit_log(measured, HELD, tight(5000), count=COUNT)
-    found = fit_capacity(measured, HELD, tight(5000), fitted, count=COUNT)
-    assert found == (tight(5000), fitted)
+    measured = measured_of(TRACE, engines())
+    fitted = fit_log(measured, HELD, engines(num_gpu_blocks=5000), count=COUNT)
+    found = fit_capacity(measured, HELD, engines(num_gpu_blocks=5000), fitted, count=COUNT)
+    assert found == (engines(num_gpu_blocks=5000), fitted)
 
 
 def test_capacities_too_small_for_a_request_are_not_tried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    measured = measured_of(TRACE, spec())
+    measured = measured_of(TRACE, engines())
     longest = int((TRACE.input_tokens + TRACE.output_tokens).max()) + 16
     tried: list[EngineSpec] = []
 
     def cost(*given: object) -> float:
-        assert isinstance(given[2], EngineSpec)
-        tried.append(given[2])
+        assert isinstance(given[2], Engines)
+        tried.append(given[2].engine)
         return cost_with(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(alternatives, "cost_with", cost)
-    fitted = fit_log(measured, HELD, tight(300), count=COUNT)
-    fit_capacity(measured, HELD, tight(300), fitted, count=COUNT)
+    fitted = fit_log(measured, HELD, engines(num_gpu_blocks=300), count=COUNT)
+    fit_capacity(measured, HELD, engines(num_gpu_blocks=300), fitted, count=COUNT)
     blocks = [one.num_gpu_blocks for one in tried]
     factors = (1.0, 0.25, 0.35, 0.5, 0.7, 0.85, 1.2, 1.4, 2.0, 2.8, 4.0)
     able = [round(300 * f) for f in factors if (round(300 * f) - 1) * 16 >= longest]
@@ -250,10 +247,10 @@ def test_capacities_too_small_for_a_request_are_not_tried(
 
 
 def test_a_cost_is_that_of_the_fit_as_it_is() -> None:
-    measured = measured_of(TRACE, spec())
-    assert cost_with(measured, TRUTH, spec(), COUNT) == 0.0
+    measured = measured_of(TRACE, engines())
+    assert cost_with(measured, TRUTH, engines(), COUNT) == 0.0
     slower = Fit(parameters=replace(TRUE, weights_ms=9.0), knee=KNEE)
-    assert cost_with(measured, slower, spec(), COUNT) > 10.0
+    assert cost_with(measured, slower, engines(), COUNT) > 10.0
 
 
 def test_factors_are_kernels() -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dynosim.validate import cases
-from dynosim.validate.case_kit import (
+from dynosim.compare import cases
+from dynosim.compare.case_kit import (
     Case,
     Outcome,
     alike,
@@ -16,7 +16,7 @@ from dynosim.validate.case_kit import (
     prompts,
     two_turns,
 )
-from dynosim.validate.cases import CASES, main, report_text
+from dynosim.compare.cases import CASES, main, report_text
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])

@@ -7,9 +7,9 @@ import pytest
 from recorded_runs import rows, workload, write
 
 from dynosim.errors import ConfigError
-from dynosim.validate.deployment import balance_notes, deployment_of
-from dynosim.validate.log_file import read_measurements
-from dynosim.validate.prior import prior_of
+from dynosim.fit.deployment import balance_notes, deployment_of
+from dynosim.fit.log_file import read_measurements
+from dynosim.fit.prior import prior_of
 
 
 def _setup(version: str = "0.19.0", **kwargs: Any) -> dict[str, Any]:
@@ -43,13 +43,13 @@ def test_capacity_is_given_by_argument_or_set_up() -> None:
 
 def test_model_of_the_users_own_needs_no_catalogue(tmp_path: Path) -> None:
     trace = workload(5)
-    spec = deployment_of(_setup(model=str(tmp_path / "nowhere"))).spec(trace, 10_000)
-    assert spec.max_model_len == int((trace.input_tokens + trace.output_tokens).max()) + 1
+    found = deployment_of(_setup(model=str(tmp_path / "nowhere"))).engines(trace, 10_000)
+    assert found.engine.max_model_len == int((trace.input_tokens + trace.output_tokens).max()) + 1
 
 
 def test_data_parallel_engines_are_replayed_and_told() -> None:
     deployment = deployment_of(_setup(data_parallel_size=2, max_num_seqs=8))
-    assert deployment.spec(workload(5), 10_000).num_engines == 2
+    assert deployment.engines(workload(5), 10_000).number == 2
     assert "2 engines" in balance_notes(deployment)[0]
     assert balance_notes(deployment_of(_setup(data_parallel_size=None))) == []
 

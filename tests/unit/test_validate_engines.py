@@ -10,9 +10,8 @@ from recorded_runs import workload
 from dynosim.config.schema import EngineConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
+from dynosim.fit.deployment import Deployment, balance_notes, capacity_note, deployment_of
 from dynosim.silicon import resolve_num_gpu_blocks
-from dynosim.validate.deployment import Deployment, balance_notes, capacity_note, deployment_of
-from dynosim.validate.replay import Engines
 
 MODEL = "Qwen/Qwen3-8B"
 
@@ -155,15 +154,14 @@ def test_graphs_of_a_set_up(kwargs: dict[str, Any], sizes: tuple[int, ...]) -> N
 
 def test_the_engine_that_is_replayed_has_the_knobs_that_were_told() -> None:
     found = deployed(**ARGUMENTS, scheduling_policy="priority", data_parallel_size=2)
-    spec = found.spec(workload(5), 1000)
-    assert isinstance(spec, Engines)
+    engines = found.engines(workload(5), 1000)
     plain = EngineSpec(num_gpu_blocks=1000, max_model_len=4321)
-    told = {knob.name: getattr(spec, knob.name) for knob in fields(EngineSpec)}
+    told = {knob.name: getattr(engines.engine, knob.name) for knob in fields(EngineSpec)}
     expected = {knob.name: getattr(plain, knob.name) for knob in fields(EngineSpec)}
     shared = {name: value for name, value in ARGUMENTS.items() if name in expected}
     assert told == expected | shared | {"policy": "priority"}
-    assert spec.num_engines == 2
-    assert found.spec(workload(5), 1000, is_async=True).async_scheduling is True
+    assert engines.number == 2
+    assert found.engines(workload(5), 1000, is_async=True).engine.async_scheduling is True
 
 
 @pytest.mark.parametrize(
@@ -181,7 +179,7 @@ def test_the_longest_sequence(kwargs: dict[str, Any], blocks: int, length: int |
     trace = workload(5)
     longest = int((trace.input_tokens + trace.output_tokens).max()) + 1
     setup = {"model": kwargs.pop("model")} if "model" in kwargs else {}
-    spec = deployed(setup=setup, **kwargs).spec(trace, blocks)
+    spec = deployed(setup=setup, **kwargs).engines(trace, blocks).engine
     assert spec.max_model_len == (length or longest)
     assert spec.num_gpu_blocks == blocks
 
@@ -194,7 +192,7 @@ def test_a_log_may_hold_more_than_the_models_context() -> None:
         **{**{f.name: getattr(trace, f.name) for f in fields(trace)}, "input_tokens": long_inputs}
     )
     longest = 50_000 + int(trace.output_tokens[0]) + 1
-    assert found.spec(longer, 10_000).max_model_len == longest
+    assert found.engines(longer, 10_000).engine.max_model_len == longest
 
 
 def test_capacities_that_follow_from_names_or_stand_in() -> None:

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recorded_runs import TRUE, spec, workload
+from recorded_runs import TRUE, engines, workload
 from timing_support import step_log
 
-from dynosim.timing.fitted import Fit, FittedModel, FittedParameters, MeasuredRange
-from dynosim.validate.fitting import (
+from dynosim.fit.fitting import (
     _bootstrap,
     _correlations,
     _drift,
@@ -22,10 +21,11 @@ from dynosim.validate.fitting import (
     _unidentified,
     fit_log,
 )
-from dynosim.validate.measurements import Measurements
-from dynosim.validate.prior import Prior
-from dynosim.validate.replay import Predicted, replay
-from dynosim.validate.schedule import held_schedule
+from dynosim.fit.measurements import Measurements
+from dynosim.fit.prior import Prior
+from dynosim.fit.replay import Predicted, replay
+from dynosim.fit.schedule import held_schedule
+from dynosim.timing.fitted import Fit, FittedModel, FittedParameters, MeasuredRange
 
 KNEE = 2.5
 TRUTH = Fit(parameters=TRUE, knee=KNEE)
@@ -34,7 +34,7 @@ TRACE = replace(workload(16), hash_ids=np.zeros(0, np.int64), hash_offsets=np.ze
 
 def measured_of(clock: str = "engine", parameters: FittedParameters = TRUE) -> Measurements:
     timing = FittedModel(Fit(parameters=parameters, knee=KNEE))
-    run = replay(TRACE, spec(), timing, clock)  # type: ignore[arg-type]
+    run = replay(TRACE, engines(), timing, clock)  # type: ignore[arg-type]
     return made(TRACE.arrival_ms, run.ttft_ms, run.decode_ms, clock)
 
 
@@ -55,7 +55,7 @@ def made(arrival_ms: Any, ttft_ms: Any, decode_ms: Any, clock: str = "engine") -
 
 
 def problem(measured: Measurements, count: int, **spread: float) -> _Problem:
-    return _Problem(measured, Prior(TRUTH, spread, "test"), spec(), count)
+    return _Problem(measured, Prior(TRUTH, spread, "test"), engines(), count)
 
 
 def test_free_constants_are_those_with_a_spread_and_never_fall_below_nothing() -> None:
@@ -115,7 +115,7 @@ def test_derivatives_are_differences_of_sums_over_the_held_schedule(clock: str) 
     measured = measured_of(clock, true)
     fit = Fit(parameters=true, knee=KNEE)
     spread = {"weights_ms": 0.5, "per_context_token_ms": 1e-5, "ingress_ms": 2.0, "egress_ms": 0.0}
-    found = _Problem(measured, Prior(fit, spread, "test"), spec(), 16)
+    found = _Problem(measured, Prior(fit, spread, "test"), engines(), 16)
     trial = found.trial(np.zeros(3))
     jacobian = found.jacobian(trial)
     held = held_schedule(trial.predicted, FittedModel(fit), clock, 16)  # type: ignore[arg-type]
@@ -278,7 +278,7 @@ def test_a_measured_range_is_of_the_steps_of_the_fitted_requests() -> None:
 def test_a_fit_finds_the_constants_and_says_how_sure_it_is() -> None:
     off = Fit(parameters=replace(TRUE, weights_ms=9.0, per_decode_ms=0.03), knee=KNEE)
     spread = {"weights_ms": 1.0, "per_decode_ms": 0.02, "per_pair_ms": 1e-12}
-    found = fit_log(measured_of(), Prior(off, spread, "test"), spec(), count=16)
+    found = fit_log(measured_of(), Prior(off, spread, "test"), engines(), count=16)
     constants = found.fit.parameters
     assert found.names == ("weights_ms", "per_decode_ms", "per_pair_ms")
     assert constants.weights_ms == pytest.approx(TRUE.weights_ms, rel=2e-3)
@@ -296,7 +296,7 @@ def test_a_fit_finds_the_constants_and_says_how_sure_it_is() -> None:
     assert np.percentile(weights, [2.5, 97.5]) == pytest.approx(found.fit.intervals["weights_ms"])
     assert found.fit.errors["drift"] < 1e-3
     assert found.fit.measured.num_decodes == int(found.predicted.result.steps.num_decodes.max())
-    again = replay(TRACE_OF_LOG, spec(), FittedModel(found.fit), "engine")
+    again = replay(TRACE_OF_LOG, engines(), FittedModel(found.fit), "engine")
     assert found.predicted.ttft_ms.tolist() == again.ttft_ms.tolist()
 
 
@@ -305,8 +305,8 @@ TRACE_OF_LOG = measured_of().trace()
 
 def test_of_several_knees_the_one_that_explains_the_log_is_taken() -> None:
     prior = Prior(TRUTH, {"weights_ms": 0.5}, "test", knees=(1.0, KNEE))
-    found = fit_log(measured_of(), prior, spec(), count=16)
+    found = fit_log(measured_of(), prior, engines(), count=16)
     assert found.fit.knee == KNEE
-    other = fit_log(measured_of(), replace(prior, knees=(1.0,)), spec(), count=16)
+    other = fit_log(measured_of(), replace(prior, knees=(1.0,)), engines(), count=16)
     assert other.fit.knee == 1.0
     assert other.cost > found.cost

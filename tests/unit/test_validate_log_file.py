@@ -9,7 +9,7 @@ import pytest
 from recorded_runs import rows, workload, write
 
 from dynosim.errors import ConfigError, TraceError
-from dynosim.validate.log_file import read_measurements
+from dynosim.fit.log_file import read_measurements
 
 ROW: dict[str, Any] = {
     "arrival_ms": 0.0,

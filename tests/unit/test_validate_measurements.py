@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dynosim.errors import ConfigError, TraceError
-from dynosim.validate.log_file import read_measurements
-from dynosim.validate.measurements import Measurements
+from dynosim.fit.log_file import read_measurements
+from dynosim.fit.measurements import Measurements
 
 SETUP = {"vllm_version": "0.19.0", "engine_kwargs": {"max_num_seqs": 8}}
 ENGINE = [

@@ -7,20 +7,21 @@ import numpy as np
 import pytest
 
 from dynosim.errors import ConfigError
+from dynosim.fit import prior as prior_module
+from dynosim.fit.deployment import deployment_of
+from dynosim.fit.measurements import Measurements
+from dynosim.fit.prior import PROMPT_OVERHEAD_MS, prior_of
 from dynosim.timing.fitted import FittedModel
 from dynosim.timing.formulas import LinearModel
 from dynosim.timing.model import StepTimeModel
-from dynosim.validate import prior as prior_module
-from dynosim.validate.deployment import deployment_of
-from dynosim.validate.measurements import Measurements
-from dynosim.validate.prior import PROMPT_OVERHEAD_MS, prior_of
+from dynosim.timing.step import BatchShape, StepShape
 
 
 class _PromptsCostMore(LinearModel):
     """A step with any prompt takes 5 ms more, as launching its kernels may."""
 
-    def step_ms(self, num_prefills: int, prefill_tokens: int, *rest: int) -> float:
-        return super().step_ms(num_prefills, prefill_tokens, *rest) + 5.0 * (prefill_tokens > 0)
+    def step_ms(self, step: StepShape) -> float:
+        return super().step_ms(step) + 5.0 * (step.prefill_tokens > 0)
 
 
 def _log(**kwargs: Any) -> Measurements:
@@ -57,11 +58,11 @@ def test_decode_steps_do_not_pay_for_prompts(tables: Callable[[StepTimeModel], N
     parameters = prior.fit.parameters
     assert parameters.prompt_step_ms == pytest.approx(5.0 + PROMPT_OVERHEAD_MS, abs=0.1)
     host_ms = parameters.overhead_ms + 16 * parameters.per_decode_ms
-    step_ms = FittedModel(prior.fit).step_ms(0, 0, 0, 16, 16 * 500) - host_ms
-    assert step_ms == pytest.approx(truth.step_ms(0, 0, 0, 16, 16 * 500), rel=0.01)
+    step_ms = FittedModel(prior.fit).step_ms(BatchShape.of_decodes(16, 16 * 500)) - host_ms
+    assert step_ms == pytest.approx(truth.step_ms(BatchShape.of_decodes(16, 16 * 500)), rel=0.01)
     host_ms = parameters.overhead_ms + PROMPT_OVERHEAD_MS
-    prompt_ms = FittedModel(prior.fit).step_ms(1, 700, 0, 0, 0) - host_ms
-    assert prompt_ms == pytest.approx(truth.step_ms(1, 700, 0, 0, 0), rel=0.01)
+    prompt_ms = FittedModel(prior.fit).step_ms(BatchShape.of_prompts(1, 700)) - host_ms
+    assert prompt_ms == pytest.approx(truth.step_ms(BatchShape.of_prompts(1, 700)), rel=0.01)
 
 
 def test_a_model_that_only_the_set_up_names_may_be_unknown() -> None:

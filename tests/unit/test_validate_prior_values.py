@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from dynosim.errors import ConfigError
+from dynosim.fit import prior as prior_module
+from dynosim.fit.deployment import Deployment, deployment_of
+from dynosim.fit.measurements import Measurements
+from dynosim.fit.prior import Prior, prior_of, table_timing
 from dynosim.timing.fitted import FACTOR_NAMES, FittedParameters
 from dynosim.timing.formulas import LinearModel
 from dynosim.timing.model import StepTimeModel
-from dynosim.validate import prior as prior_module
-from dynosim.validate.deployment import Deployment, deployment_of
-from dynosim.validate.measurements import Measurements
-from dynosim.validate.prior import Prior, prior_of, table_timing
+from dynosim.timing.step import BatchShape, StepShape
 
 
 def log(count: int = 40, *, clock: str = "engine", **columns: Any) -> Measurements:
@@ -106,8 +107,8 @@ def test_spreads_of_a_prior_of_tables(tables: Any) -> None:
 
 def test_what_prompts_cost_on_top_is_no_part_of_the_curve(tables: Any) -> None:
     class Slow(LinearModel):
-        def step_ms(self, num_prefills: int, prefill_tokens: int, *rest: int) -> float:
-            return super().step_ms(num_prefills, prefill_tokens, *rest) + 5 * (prefill_tokens > 0)
+        def step_ms(self, step: StepShape) -> float:
+            return super().step_ms(step) + 5 * (step.prefill_tokens > 0)
 
     tables(
         Slow(base_ms=8.0, per_prefill_token_ms=0.05, per_decode_ms=0.06, per_context_token_ms=1e-4)
@@ -121,9 +122,9 @@ def test_what_prompts_cost_on_top_is_no_part_of_the_curve(tables: Any) -> None:
 
 def test_kernels_that_are_slower_in_some_batches_bend_the_context_curve(tables: Any) -> None:
     class Bent(LinearModel):
-        def step_ms(self, *step: int) -> float:
-            extra = 1e-4 * step[4] if step[3] == 8 else 0.0
-            return super().step_ms(*step) + extra
+        def step_ms(self, step: StepShape) -> float:
+            extra = 1e-4 * step.decode_context_tokens if step.num_decodes == 8 else 0.0
+            return super().step_ms(step) + extra
 
     tables(
         Bent(base_ms=8.0, per_prefill_token_ms=0.05, per_decode_ms=0.06, per_context_token_ms=1e-4)
@@ -251,7 +252,9 @@ def test_the_roofline_stands_in_for_tables_that_are_not_there() -> None:
     assert plain is not None and slower is not None
     assert plain.source == "estimated"
     step = (0, 0, 0, 4, 400)
-    assert slower.step_ms(*step) - plain.step_ms(*step) == pytest.approx(1.5)
+    assert slower.step_ms(BatchShape(*step)) - plain.step_ms(BatchShape(*step)) == pytest.approx(
+        1.5
+    )
     with pytest.raises(ConfigError, match="does not cover"):
         sparse = deployment_of({}, model="zai-org/GLM-5", hardware="rtx_4090")
         table_timing(sparse, overhead_ms=0.0)

@@ -6,8 +6,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from dynosim.compare.ranking import rank, rank_files, read_values
 from dynosim.errors import ConfigError, TraceError
-from dynosim.validate.ranking import rank, rank_files, read_values
 
 MEASURED = {"a": 10.0, "b": 20.0, "c": 30.0, "d": 40.0}
 

@@ -1,15 +1,15 @@
 """Replays on both clocks, and schedules held for derivatives."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from recorded_runs import TRUE, spec, workload
+from recorded_runs import TRUE, engines, workload
 
+from dynosim.fit.replay import Engines, replay, step_times
+from dynosim.fit.schedule import held_schedule
 from dynosim.records import Trace
 from dynosim.timing.fitted import Fit, FittedModel
-from dynosim.validate.replay import Engines, replay, step_times
-from dynosim.validate.schedule import held_schedule
 
 MODEL = FittedModel(Fit(parameters=TRUE, knee=2.5))
 
@@ -20,8 +20,8 @@ def _two(gap_ms: float) -> Trace:
 
 def test_engine_takes_a_request_at_the_end_of_the_step_that_runs() -> None:
     trace = _two(5.0)
-    engine = replay(trace, spec(), MODEL, "engine")
-    clients = replay(trace, spec(), MODEL, "clients")
+    engine = replay(trace, engines(), MODEL, "engine")
+    clients = replay(trace, engines(), MODEL, "clients")
     first_step_ms = float(engine.result.steps.duration_ms[0])
     assert first_step_ms > 5.0
     waited = clients.ttft_ms - engine.ttft_ms
@@ -30,7 +30,7 @@ def test_engine_takes_a_request_at_the_end_of_the_step_that_runs() -> None:
 
 
 def test_idle_engine_takes_a_request_at_once() -> None:
-    run = replay(_two(60_000.0), spec(), MODEL, "engine")
+    run = replay(_two(60_000.0), engines(), MODEL, "engine")
     steps = run.result.steps
     late = steps.start_ms >= 60_000.0
     with_prompts = late & (steps.num_prefills > 0)
@@ -44,9 +44,9 @@ def test_idle_engine_takes_a_request_at_once() -> None:
 
 def test_a_replay_tells_times_on_the_clock_that_it_is_asked_for() -> None:
     late = FittedModel(Fit(parameters=replace(TRUE, ingress_ms=4.0, egress_ms=1.0), knee=2.5))
-    clients = replay(_two(60_000.0), spec(), late, "clients")
-    engine = replay(_two(60_000.0), spec(), late, "engine")
-    plain = replay(_two(60_000.0), spec(), MODEL, "engine")
+    clients = replay(_two(60_000.0), engines(), late, "clients")
+    engine = replay(_two(60_000.0), engines(), late, "engine")
+    plain = replay(_two(60_000.0), engines(), MODEL, "engine")
     # Alone on the engine, a request takes its steps, the way in and the way out.
     assert clients.ttft_ms - plain.ttft_ms == pytest.approx([5.0, 5.0])
     assert engine.ttft_ms - plain.ttft_ms == pytest.approx([1.0, 1.0])
@@ -56,15 +56,15 @@ def test_a_replay_tells_times_on_the_clock_that_it_is_asked_for() -> None:
 
 def test_arrivals_may_be_replaced() -> None:
     trace = _two(60_000.0)
-    moved = replay(trace, spec(), MODEL, "clients", arrival_ms=np.array([0.0, 5.0]))
-    together = replay(_two(5.0), spec(), MODEL, "clients")
+    moved = replay(trace, engines(), MODEL, "clients", arrival_ms=np.array([0.0, 5.0]))
+    together = replay(_two(5.0), engines(), MODEL, "clients")
     assert moved.ttft_ms.tolist() == together.ttft_ms.tolist()
     assert trace.arrival_ms.tolist() == [0.0, 60_000.0]
 
 
 @pytest.mark.parametrize("is_async", [False, True])
 def test_single_steps_end_where_their_rows_do(is_async: bool) -> None:
-    steps = replay(workload(40), spec(is_async=is_async), MODEL, "engine").result.steps
+    steps = replay(workload(40), engines(is_async=is_async), MODEL, "engine").result.steps
     starts_ms, ends_ms = step_times(steps, MODEL)
     last = np.cumsum(steps.num_steps) - 1
     np.testing.assert_allclose(ends_ms[last], steps.start_ms + steps.duration_ms, atol=1e-6)
@@ -78,7 +78,7 @@ def test_sums_over_a_held_schedule_are_the_replayed_times(is_async: bool, clock:
     parameters = replace(TRUE, ingress_ms=4.0) if clock == "clients" else TRUE
     model = FittedModel(Fit(parameters=parameters, knee=2.5))
     trace = workload(60)
-    run = replay(trace, spec(is_async=is_async), model, kind)
+    run = replay(trace, engines(is_async=is_async), model, kind)
     held = held_schedule(run, model, kind, len(trace))
     first, decode = held.sums(held.durations(model))
     np.testing.assert_allclose(decode, run.decode_ms, atol=1e-5)
@@ -90,10 +90,9 @@ def test_sums_over_a_held_schedule_are_the_replayed_times(is_async: bool, clock:
 
 @pytest.mark.parametrize("is_async", [False, True])
 def test_two_engines_share_the_requests_each_with_steps_of_its_own(is_async: bool) -> None:
-    one = spec(is_async=is_async)
-    knobs = {knob.name: getattr(one, knob.name) for knob in fields(one)}
+    one = engines(is_async=is_async)
     trace = workload(60)
-    run = replay(trace, Engines(num_engines=2, **knobs), MODEL, "engine")
+    run = replay(trace, Engines(one.engine, 2), MODEL, "engine")
     alone = replay(trace, one, MODEL, "engine")
     served = np.bincount(run.result.requests.worker_id)
     assert len(served) == 2 and served.min() > 20

@@ -7,20 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from recorded_runs import TRUE, spec, workload
+from recorded_runs import TRUE, engines, workload
 
+from dynosim.cli import fit as command
+from dynosim.cli.fit import calibration_text, plain
+from dynosim.compare.fidelity import Fidelity, Level, peers_of
+from dynosim.compare.fidelity_text import fidelity_text
+from dynosim.fit.calibration import Calibration
+from dynosim.fit.deployment import deployment_of
+from dynosim.fit.fitting import Fitted
+from dynosim.fit.measurements import Measurements
+from dynosim.fit.prior import Prior
+from dynosim.fit.replay import replay
+from dynosim.fit.scores import Distance, Score
 from dynosim.timing.fitted import Fit, FittedModel, FittedParameters, MeasuredRange
-from dynosim.validate import command
-from dynosim.validate.calibration import Calibration
-from dynosim.validate.command import calibration_text, plain
-from dynosim.validate.deployment import deployment_of
-from dynosim.validate.fidelity import Fidelity, Level, peers_of
-from dynosim.validate.fidelity_text import fidelity_text
-from dynosim.validate.fitting import Fitted
-from dynosim.validate.measurements import Measurements
-from dynosim.validate.prior import Prior
-from dynosim.validate.replay import replay
-from dynosim.validate.scores import Distance, Score
 
 PEER_SETUP = {"vllm_version": "0.19.0", "model": "meta-llama/Llama-3.1-8B"}
 
@@ -36,7 +36,7 @@ def calibration() -> Calibration:
         unidentified=("per_decode_ms", "egress_ms"),
         measured=MeasuredRange(prefill_tokens=100_000),
     )
-    run = replay(trace, spec(), FittedModel(fit), "engine")
+    run = replay(trace, engines(), FittedModel(fit), "engine")
     measured = Measurements(
         source="dir/log.jsonl",
         setup=PEER_SETUP,

@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 from timing_support import step_log
 
-from dynosim.records import RequestLog, RunResult, StepLog
-from dynosim.timing.fitted import Fit, FittedModel, FittedParameters
-from dynosim.timing.formulas import LinearModel
-from dynosim.validate.replay import (
+from dynosim.fit.replay import (
     Predicted,
     step_times,
     steps_of,
     taken_by_engines_ms,
     taken_ms,
 )
-from dynosim.validate.schedule import held_schedule
+from dynosim.fit.schedule import held_schedule
+from dynosim.records import RequestLog, RunResult, StepLog, WorkerLog
+from dynosim.timing.fitted import Fit, FittedModel, FittedParameters
+from dynosim.timing.formulas import LinearModel
+from dynosim.timing.step import BatchShape
 
 TEN = LinearModel(base_ms=10, per_prefill_token_ms=0, per_decode_ms=0, per_context_token_ms=0)
 GROWING = FittedModel(
@@ -105,11 +106,12 @@ def result(
         cached_tokens=nothing,
         worker_id=np.array(engines),
         preemptions=nothing,
+        migrations=nothing,
         status=nothing,
     )
     return RunResult(
         requests=requests, steps=log, stalled_gaps_ms=np.zeros(0),
-        num_workers=max(engines) + 1, gpus_per_worker=1, num_gpu_blocks=10, block_size=16,
+        workers=WorkerLog.equal(max(engines) + 1, usable_blocks=10), block_size=16,
         end_ms=0.0, num_preemptions=0, num_scheduling_events=0, simulate_wall_ms=0.0,
     )  # fmt: skip
 
@@ -205,5 +207,5 @@ def test_times_outside_the_steps_are_taken_off() -> None:
 
 def test_durations_are_those_of_a_models_steps() -> None:
     held = held_schedule(predicted(two_engines()), TEN, "clients", 4)
-    expected = [GROWING.step_ms(*row) for row in held.compositions.tolist()]
+    expected = [GROWING.step_ms(BatchShape(*row)) for row in held.compositions.tolist()]
     assert held.durations(GROWING).tolist() == pytest.approx(expected)

@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dynosim.records import FloatArray
-from dynosim.validate.measurements import Measurements
-from dynosim.validate.replay import Predicted
-from dynosim.validate.scores import (
+from dynosim.fit.measurements import Measurements
+from dynosim.fit.replay import Predicted
+from dynosim.fit.scores import (
     Score,
     columns_of,
     distances,
@@ -18,6 +17,7 @@ from dynosim.validate.scores import (
     statistic,
     worst,
 )
+from dynosim.records import FloatArray
 
 MEASURED = Measurements(
     source="log",

@@ -17,22 +17,24 @@ from recorded_runs import TRUE
 from virtual_engine import VirtualEngine, use_virtual_clock
 from virtual_time import VirtualTimeLoop
 
+from dynosim.build.engine import prepare
+from dynosim.build.workload import load_trace
 from dynosim.config import RunConfig
 from dynosim.config.loading import run_config_from_dict
+from dynosim.experiment.run import RunOutcome
+from dynosim.experiment.run import run as simulate
 from dynosim.records import Trace
-from dynosim.runner import RunOutcome, load_trace, prepare
-from dynosim.runner import run as simulate
 from dynosim.silicon.fitted_file import write_fit
 from dynosim.timing.fitted import Fit, FittedParameters
-from dynosim_runtime.generation import RequestRecord
-from dynosim_runtime.loadgen.load import LoadRun, drive
-from dynosim_runtime.loadgen.measured import measured_report
-from dynosim_runtime.loadgen.prompts import UNKNOWN_VOCABULARY, PromptMaker
-from dynosim_runtime.validation.attribution import as_sent, attribute, report_as_sent
-from dynosim_runtime.validation.capacity import ToldCapacity
-from dynosim_runtime.validation.compare import METRICS, compare_reports
-from dynosim_runtime.validation.judge import Judgement, judge
-from dynosim_runtime.validation.measure import Measured
+from dynosim_runtime.measure.capacity import ToldCapacity
+from dynosim_runtime.measure.deployment import Measured
+from dynosim_runtime.measure.load import LoadRun, drive
+from dynosim_runtime.measure.measured import measured_report
+from dynosim_runtime.measure.prompts import UNKNOWN_VOCABULARY, PromptMaker
+from dynosim_runtime.requests import RequestRecord
+from dynosim_runtime.validate.attribution import as_sent, attribute, report_as_sent
+from dynosim_runtime.validate.compare import METRICS, compare_reports
+from dynosim_runtime.validate.judge import Judgement, judge
 
 CONSTANTS = replace(TRUE, ingress_ms=1.5, egress_ms=0.5)
 SYNTHETIC = {
@@ -140,7 +142,9 @@ def test_another_capacity_is_all_that_is_wrong(tmp_path: Path) -> None:
     run = measured(plan(tmp_path, CONSTANTS, **small(engine={"num_gpu_blocks": 66})))
     judgement = judged(config, run)
     assert judgement.given is not None
-    assert judgement.given.outcome.result.num_gpu_blocks == 65  # without the placeholder
+    assert judgement.given.outcome.result.workers.usable_blocks.tolist() == [
+        65
+    ]  # without the placeholder
     assert judgement.blind.to_dict()["num_gpu_blocks"] == 5000
     assert judgement.given.to_dict()["num_gpu_blocks"] == 66
     errors = errors_of(judgement)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dynosim_runtime.validation.capacity import engine_capacity, fleet_capacity
+from dynosim_runtime.measure.capacity import engine_capacity, fleet_capacity
 
 
 def test_an_engine_tells_its_blocks() -> None:

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from toy_runs import toy_run
 
-from dynosim_runtime.validation.compare import (
+from dynosim_runtime.validate.compare import (
     METRICS,
     Comparison,
     compare_reports,
     compare_requests,
     kolmogorov_smirnov,
 )
-from dynosim_runtime.validation.show import comparison_lines
+from dynosim_runtime.validate.show import comparison_lines
 
 
 @pytest.mark.parametrize(

@@ -10,18 +10,18 @@ import pytest
 
 from dynosim.config import RunConfig
 from dynosim.config.loading import run_config_from_dict
-from dynosim.intervals import Intervals
-from dynosim.runner import RunOutcome
-from dynosim.runner import run as simulate
-from dynosim_runtime.generation import RequestRecord
-from dynosim_runtime.loadgen.load import LoadRun
-from dynosim_runtime.loadgen.measured import measured_report
-from dynosim_runtime.validation.attribution import Attribution
-from dynosim_runtime.validation.capacity import ToldCapacity
-from dynosim_runtime.validation.compare import METRICS
-from dynosim_runtime.validation.document import MAX_FAILURES_LISTED, validation_document
-from dynosim_runtime.validation.judge import Column, Judgement
-from dynosim_runtime.validation.measure import Measured
+from dynosim.experiment.intervals import Intervals
+from dynosim.experiment.run import RunOutcome
+from dynosim.experiment.run import run as simulate
+from dynosim_runtime.measure.capacity import ToldCapacity
+from dynosim_runtime.measure.deployment import Measured
+from dynosim_runtime.measure.load import LoadRun
+from dynosim_runtime.measure.measured import measured_report
+from dynosim_runtime.requests import RequestRecord
+from dynosim_runtime.validate.attribution import Attribution
+from dynosim_runtime.validate.compare import METRICS
+from dynosim_runtime.validate.document import MAX_FAILURES_LISTED, validation_document
+from dynosim_runtime.validate.judge import Column, Judgement
 
 NUM_REQUESTS = 30
 

@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynosim.records import RequestLog, RequestStatus
-from dynosim_runtime.validation import compare
-from dynosim_runtime.validation.capacity import engine_capacity, fleet_capacity
-from dynosim_runtime.validation.compare import (
+from dynosim_runtime.measure.capacity import engine_capacity, fleet_capacity
+from dynosim_runtime.validate import compare
+from dynosim_runtime.validate.compare import (
     METRICS,
     Comparison,
     compare_reports,
     compare_requests,
     kolmogorov_smirnov,
 )
-from dynosim_runtime.validation.show import comparison_lines
+from dynosim_runtime.validate.show import comparison_lines
 
 DONE, FAILED = int(RequestStatus.COMPLETED), int(RequestStatus.FAILED)
 
@@ -110,6 +110,7 @@ def log_of(*requests: tuple[float, float, float, int, int]) -> RequestLog:
         cached_tokens=zeros,
         worker_id=zeros,
         preemptions=zeros,
+        migrations=zeros,
         status=status,
     )
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from dynosim.errors import ConfigError
+from dynosim_runtime.config import load_plan
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.hosts import http_url, is_loopback
-from dynosim_runtime.plan import load_plan
-from dynosim_runtime.workers.attach import parse_attachment
-from dynosim_runtime.workers.command import serve_worker
-from dynosim_runtime.workers.make import make_served
+from dynosim_runtime.worker.attach import parse_attachment
+from dynosim_runtime.worker.command import serve_worker
+from dynosim_runtime.worker.make import make_served
 
 PLAN = """
 workload: {synthetic: {requests: 2, isl: 32, osl: 4, rate_rps: 1}}

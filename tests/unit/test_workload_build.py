@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from dynosim.build.workload import build_trace
 from dynosim.errors import ConfigError
-from dynosim.workload.build import build_trace
 from dynosim.workload.synthetic import synthesize
 from dynosim.workload.writers import write_trace
 

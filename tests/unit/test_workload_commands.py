@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from dynosim.cli_trace import app
+from dynosim.cli.trace import app
 from dynosim.errors import ConfigError, TraceError
 
 SYNTH = ["--requests", "20", "--isl", "lognormal:mean=900,std=300,max=4000", "--osl", "9"]

@@ -25,7 +25,7 @@ from typing import Annotated, NamedTuple
 
 import msgspec
 
-from dynosim.storage import is_fault
+from dynosim.files.storage import is_fault
 from dynosim_runtime.card import WorkerCard
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.outage import Outage

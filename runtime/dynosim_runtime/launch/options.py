@@ -7,8 +7,8 @@ from pathlib import Path
 from dynosim.atomic import check_folder
 from dynosim.config import RunConfig
 from dynosim.errors import ConfigError
+from dynosim_runtime.config import check_live, model_folder
 from dynosim_runtime.launch.specs import DeployOptions, Engine
-from dynosim_runtime.plan import check_live, model_folder
 from dynosim_runtime.ports import check_port
 
 REAL_ENGINES: dict[str, str] = {  # and the module that its Python must have

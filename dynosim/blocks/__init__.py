@@ -1,0 +1,1 @@
+"""What identifies a block of tokens: local and sequence hashes."""

@@ -1,0 +1,158 @@
+"""From a timing section to the model it describes."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynosim.config.timing import (
+    AiconfiguratorTiming,
+    FittedTiming,
+    FixedTiming,
+    LinearTiming,
+    PolynomialTiming,
+    ProfileTiming,
+    RooflineTiming,
+    TimingConfig,
+)
+from dynosim.errors import ConfigError
+from dynosim.timing.formulas import FixedModel, LinearModel, PolynomialModel
+from dynosim.timing.model import StepTimeModel
+from dynosim.timing.protocols import TimedEngine
+
+
+def build_timing(
+    timing: TimingConfig,
+    *,
+    model: str | None,
+    hardware: str | None,
+    engine: TimedEngine,
+    num_gpu_blocks: int,
+    cache_dir: Path | str | None = None,
+    resolve: Callable[[str], Path] = Path,
+) -> StepTimeModel:
+    """The step-time model of one engine.
+
+    `num_gpu_blocks` is what the polynomials normalise by, `resolve` turns a path of the
+    configuration into one that opens, `cache_dir` overrides the cache folder.
+
+    Raises: ConfigError if a needed model or hardware is missing, unknown or not covered;
+    TraceError if a profile cannot be used.
+    """
+    make = _MAKERS.get(timing.kind)
+    if make is None:
+        raise ConfigError(_unknown_kind(timing.kind))
+    timed = _Timed(timing.kind, model, hardware, engine, num_gpu_blocks, cache_dir, resolve)
+    return make(timing, timed)
+
+
+def sections_by_trust(step_overhead_ms: float) -> tuple[TimingConfig, ...]:
+    """Step times of a known model on known hardware: from tables, else from the roofline."""
+    return (
+        AiconfiguratorTiming(kind="aiconfigurator", step_overhead_ms=step_overhead_ms),
+        RooflineTiming(kind="roofline", step_overhead_ms=step_overhead_ms),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """What is to be timed, and where things lie; some kinds need no model or hardware."""
+
+    kind: str
+    model: str | None
+    hardware: str | None
+    engine: TimedEngine
+    num_gpu_blocks: int
+    cache_dir: Path | str | None
+    resolve: Callable[[str], Path]
+
+    def needed_model(self) -> str:
+        return self._needed("model", self.model)
+
+    def needed_hardware(self) -> str:
+        return self._needed("hardware", self.hardware)
+
+    def _needed(self, key: str, value: str | None) -> str:
+        if value is None:
+            raise ConfigError(f"{key}: missing; `timing: {{kind: {self.kind}}}` needs it")
+        return value
+
+
+def _fixed(timing: FixedTiming, _: _Timed) -> StepTimeModel:
+    return FixedModel(timing.prefill_ms, timing.decode_ms)
+
+
+def _linear(timing: LinearTiming, _: _Timed) -> StepTimeModel:
+    return LinearModel(
+        base_ms=timing.base_ms,
+        per_prefill_token_ms=timing.per_prefill_token_ms,
+        per_decode_ms=timing.per_decode_ms,
+        per_context_token_ms=timing.per_context_token_ms,
+    )
+
+
+def _polynomial(_: PolynomialTiming, timed: _Timed) -> StepTimeModel:
+    return PolynomialModel(timed.num_gpu_blocks * timed.engine.block_size)
+
+
+def _profile(timing: ProfileTiming, timed: _Timed) -> StepTimeModel:
+    from dynosim.silicon.profile_file import load_profile
+
+    return load_profile(timed.resolve(timing.file))
+
+
+def _fitted(timing: FittedTiming, timed: _Timed) -> StepTimeModel:
+    from dynosim.silicon.fitted_file import load_fitted
+
+    return load_fitted(timed.resolve(timing.file))
+
+
+def _aiconfigurator(timing: AiconfiguratorTiming, timed: _Timed) -> StepTimeModel:
+    from dynosim.silicon.aiconfigurator import aiconfigurator_model
+
+    return aiconfigurator_model(
+        timing,
+        model=timed.needed_model(),
+        hardware=timed.needed_hardware(),
+        engine=timed.engine,
+        cache_dir=timed.cache_dir,
+    )
+
+
+def _roofline(timing: RooflineTiming, timed: _Timed) -> StepTimeModel:
+    from dynosim.silicon.catalogue import model_entry
+    from dynosim.silicon.hardware import hardware_sheet
+    from dynosim.timing.architecture import model_shape, require_divisible
+    from dynosim.timing.roofline import RooflineModel
+
+    model, hardware, engine = timed.needed_model(), timed.needed_hardware(), timed.engine
+    entry = model_entry(model)
+    shape = model_shape(entry)
+    require_divisible(shape, engine.tensor_parallel)
+    return RooflineModel(
+        shape,
+        hardware_sheet(hardware),
+        tensor_parallel=engine.tensor_parallel,
+        quantisation=engine.quantization,
+        kv_element_bytes=1.0 if (engine.kv_cache_dtype or "auto").startswith("fp8") else 2.0,
+        step_overhead_ms=timing.step_overhead_ms,
+        name=entry.name,
+    )
+
+
+_MAKERS: dict[str, Callable[[Any, _Timed], StepTimeModel]] = {
+    "fixed": _fixed,
+    "linear": _linear,
+    "polynomial": _polynomial,
+    "profile": _profile,
+    "fitted": _fitted,
+    "aiconfigurator": _aiconfigurator,
+    "roofline": _roofline,
+}
+
+
+def _unknown_kind(kind: str) -> str:
+    nearest = difflib.get_close_matches(str(kind), _MAKERS, n=1)
+    hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(_MAKERS)}"
+    return f"timing.kind: unknown {kind!r}; {hint}"

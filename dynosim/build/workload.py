@@ -1,0 +1,68 @@
+"""From the workload section of a run to its trace."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+
+import numpy as np
+
+from dynosim.config.schema import RunConfig
+from dynosim.config.workload import WorkloadConfig
+from dynosim.errors import ConfigError
+from dynosim.records import Trace
+from dynosim.workload.readers import read_trace
+
+
+def load_trace(config: RunConfig) -> Trace:
+    """The requests of the configured workload. Raises: TraceError, ConfigError."""
+    return build_trace(config.workload, seed=config.seed, resolve=config.resolve)
+
+
+def build_trace(workload: WorkloadConfig, *, seed: int, resolve: Callable[[str], Path]) -> Trace:
+    """The requests of `workload`, read from its trace file or drawn from its description.
+
+    `speedup` divides arrivals and delays. `concurrency` does not shape the trace, but a closed loop
+    may do without arrivals. Raises: TraceError, ConfigError.
+    """
+    if (workload.trace is None) == (workload.synthetic is None):
+        raise ConfigError("workload: give exactly one of trace and synthetic")
+    if workload.trace is not None:
+        trace = read_trace(
+            resolve(workload.trace),
+            workload.format,
+            workload.trace_block_size,
+            workload.limit,
+            workload.skip_bad_lines,
+            workload.sort,
+            needs_arrival=workload.concurrency is None,
+            lengths_from_hash_ids=workload.lengths_from_hash_ids,
+        )
+    else:
+        from dynosim.workload.synthetic import synthesize
+
+        trace = first_requests(
+            synthesize(workload.synthetic, seed, resolve=resolve), workload.limit
+        )
+    return _speed_up(trace, workload.speedup)
+
+
+def first_requests(trace: Trace, limit: int | None) -> Trace:
+    """The first `limit` requests of `trace`; all of them if None or more than there are.
+
+    Raises: ConfigError if `limit` is below 1.
+    """
+    if limit is None or limit >= len(trace):
+        return trace
+    if limit < 1:
+        raise ConfigError(f"limit: expected an integer >= 1, got {limit}")
+    return trace.take(np.arange(limit))
+
+
+def _speed_up(trace: Trace, speedup: float) -> Trace:
+    if not 0.0 < speedup < inf:
+        raise ConfigError(f"workload.speedup: expected a number > 0, got {speedup}")
+    if speedup == 1.0:
+        return trace
+    delay_ms = None if trace.delay_ms is None else trace.delay_ms / speedup
+    return replace(trace, arrival_ms=trace.arrival_ms / speedup, delay_ms=delay_ms)

@@ -1,0 +1,200 @@
+"""`dynosim run`: the run, how sure it is, the JSON document and the files."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynosim.atomic import check_folder, parquet_writer, text_writer, write_files
+from dynosim.cli.options import check_replays
+from dynosim.cli.run_text import print_table
+from dynosim.config import dump_run, load_run
+from dynosim.errors import EXIT_INTERRUPTED, ConfigError
+from dynosim.experiment.run import RunOutcome, run
+
+if TYPE_CHECKING:
+    from dynosim.experiment.intervals import Intervals
+
+
+EVENT_FILES = ("kv_events.parquet", "kv_events.png")
+RUN_FILES = (
+    "report.json",
+    "report.html",
+    "config.yaml",
+    "requests.parquet",
+    "timeline.parquet",
+    *EVENT_FILES,
+)
+"""All that a run may write to its folder."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunArguments:
+    """What `dynosim run` was asked for.
+
+    `intervals` is the number of replays that tell how sure the result is; None: as many as the step
+    times deserve.
+    """
+
+    file: Path
+    overrides: Sequence[str]
+    out: Path | None
+    overwrite: bool
+    as_json: bool
+    exact_stepping: bool
+    check: bool
+    router_log: Path | None
+    kv_events: bool
+    intervals: int | None
+
+
+def run_command(asked: RunArguments) -> int:
+    """Run the file and show the result; with `out`, write it too. Returns the exit code.
+
+    Interrupted among the replays for intervals, the result is kept without them.
+    Raises: DynosimError.
+    """
+    check_replays(asked.intervals)
+    config = load_run(asked.file, asked.overrides)
+    _check_out(asked)
+    outcome = run(
+        config,
+        exact_stepping=asked.exact_stepping,
+        check=asked.check,
+        router_log=asked.router_log,
+        record_kv_events=asked.kv_events,
+    )
+    try:
+        found = intervals_of(outcome, asked.intervals)
+        code = 0
+    except KeyboardInterrupt:
+        print("interrupted: no intervals", file=sys.stderr)
+        found, code = None, EXIT_INTERRUPTED
+    document = report_document(outcome, found)
+    if asked.out is not None:
+        write_run(asked.out, outcome, document)
+    if asked.as_json:
+        sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    else:
+        print_table(outcome, found)
+        if asked.out is not None:
+            print(f"report: {asked.out / 'report.html'}", file=sys.stderr)
+    return code
+
+
+def _check_out(asked: RunArguments) -> None:
+    """Refuse a folder that cannot be written, or holds what would be overwritten."""
+    out = asked.out
+    if out is None:
+        if asked.kv_events:
+            raise ConfigError("--kv-events: needs --out, the folder to write them to")
+        return
+    check_folder(out)
+    held = [name for name in RUN_FILES if (out / name).exists()]
+    if held and not asked.overwrite:
+        raise ConfigError(
+            f"--out {out}: holds {held[0]} already (give --overwrite to replace it, or another "
+            "--out)"
+        )
+
+
+def intervals_of(outcome: RunOutcome, num_replays: int | None) -> "Intervals | None":
+    """Intervals of the run's metrics; None for no replays. Progress is shown on a terminal."""
+    if num_replays is None and outcome.config.timing.kind != "fitted":
+        return None
+    from dynosim.experiment.intervals import default_replays, prediction_intervals
+
+    count = default_replays(outcome.timing) if num_replays is None else num_replays
+    if count == 0:
+        return None
+    shows = sys.stderr.isatty()
+    try:
+        return prediction_intervals(
+            outcome.config,
+            outcome.trace,
+            outcome.timing,
+            num_replays=count,
+            seed=outcome.config.seed,
+            progress=_show_progress if shows else None,
+        )
+    finally:
+        if shows:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _show_progress(done: int, of: int) -> None:
+    print(f"\rreplay {done} of {of} for the intervals", end="", file=sys.stderr, flush=True)
+
+
+def report_document(outcome: RunOutcome, intervals: "Intervals | None" = None) -> dict[str, Any]:
+    """report.json: the report, how sure it is, and what is needed to run it again."""
+    trace = outcome.trace
+    return {
+        **outcome.report,
+        "intervals": None if intervals is None else intervals.to_dict(),
+        "name": outcome.config.name,
+        "seed": outcome.config.seed,
+        "notes": list(outcome.timing.notes),
+        "trace_source": trace.source,
+        "kv_cache_breakdown": outcome.capacity.breakdown,
+        "dynosim_version": _installed_version(),
+        "config": outcome.config.model_dump(mode="json", exclude_none=True),
+    }
+
+
+def _installed_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("dynosim")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def write_run(out: Path, outcome: RunOutcome, document: Mapping[str, Any]) -> None:
+    """Write all files of a run to the folder `out`, or none; an earlier run's are gone then."""
+    from dynosim.metrics import request_table, timeline_table
+    from dynosim.plots.run_html import write_run_html
+
+    config_yaml = dump_run(outcome.config)
+    events = _event_files(outcome)
+    write_files(
+        out,
+        {
+            **events,
+            "report.json": text_writer(json.dumps(document, indent=2, allow_nan=False) + "\n"),
+            "requests.parquet": parquet_writer(
+                lambda: request_table(outcome.result, outcome.trace)
+            ),
+            "timeline.parquet": parquet_writer(lambda: timeline_table(outcome.result)),
+            "report.html": lambda path: write_run_html(
+                path,
+                title=outcome.config.name or "run",
+                config_yaml=config_yaml,
+                report=document,
+                result=outcome.result,
+                trace=outcome.trace,
+            ),
+            "config.yaml": text_writer(config_yaml),
+        },
+    )
+    for name in EVENT_FILES:
+        if name not in events:
+            (out / name).unlink(missing_ok=True)
+
+
+def _event_files(outcome: RunOutcome) -> dict[str, Callable[[Path], None]]:
+    """The KV events as a table and as a picture, if they were recorded."""
+    log = outcome.result.kv_events
+    if log is None:
+        return {}
+    from dynosim.metrics.tables import event_table
+    from dynosim.plots.event_density import write_event_density_png
+
+    num_workers = len(outcome.result.workers)
+    return {
+        "kv_events.parquet": parquet_writer(lambda: event_table(log)),
+        "kv_events.png": lambda path: write_event_density_png(path, log, num_workers),
+    }

@@ -1,0 +1,203 @@
+"""`dynosim sweep`: checks its arguments, runs the sweep, shows the frontier."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynosim.atomic import check_folder
+from dynosim.cli.options import check_replays
+from dynosim.config import load_sweep
+from dynosim.errors import EXIT_BAD_INPUT, EXIT_FAILURE, ConfigError
+
+RESULTS = Path("results")
+_TITLES = {
+    "output_tok_s_per_gpu": "tok/s/GPU",
+    "mean_output_token_throughput_per_user": "tok/s/user",
+    "num_gpus": "GPUs",
+    "mean_ttft_ms": "TTFT ms",
+    "mean_itl_ms": "ITL ms",
+}
+_LATER_EXECUTORS = ("ray",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepArguments:
+    """What `dynosim sweep` was asked for.
+
+    `intervals` is the number of replays that tell how sure each trial of the frontier is; None: as
+    many as the step times deserve.
+    """
+
+    file: Path
+    overrides: Sequence[str]
+    out: Path | None
+    jobs: int | None
+    executor: str
+    resume: bool
+    overwrite: bool
+    as_json: bool
+    intervals: int | None
+
+
+def sweep_command(asked: SweepArguments) -> int:
+    """Run the sweep file; returns the exit code. Raises: DynosimError, SweepInterruptedError."""
+    check_replays(asked.intervals)
+    _check_executor(asked.executor)
+    if asked.resume and asked.overwrite:
+        raise ConfigError("--resume and --overwrite exclude each other (give one)")
+    sweep = load_sweep(asked.file, asked.overrides)
+    folder = asked.out if asked.out is not None else RESULTS / sweep.name
+    check_folder(folder)
+    from dynosim.sweep.run import SweepOutcome, run_sweep
+
+    with _sigterm_interrupts():
+        outcome: SweepOutcome = run_sweep(
+            sweep,
+            folder,
+            jobs=asked.jobs or _cores(),
+            resume=asked.resume,
+            overwrite=asked.overwrite,
+            intervals=asked.intervals,
+        )
+    if asked.as_json:
+        sys.stdout.write(json.dumps(outcome.summary, indent=2, allow_nan=False) + "\n")
+    else:
+        print_frontier(outcome.summary)
+    print(f"report: {folder / 'report.html'}", file=sys.stderr)
+    return _exit_code(outcome.summary)
+
+
+def _check_executor(executor: str) -> None:
+    if executor in _LATER_EXECUTORS:
+        raise ConfigError(f"--executor {executor}: is not in this version yet (use local)")
+    if executor != "local":
+        raise ConfigError(f"--executor {executor}: unknown (use local)")
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Inside, a polite kill ends the sweep as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _exit_code(summary: dict[str, Any]) -> int:
+    counts = summary["counts"]
+    failed = [trial for trial in summary["not_run"] if trial["status"] == "failed"]
+    if failed:
+        first = failed[0]
+        text = f"trial {first['trial_id']}: {first['reason']}"
+        print(f"error: {len(failed)} trials failed, the first: {text}", file=sys.stderr)
+        return EXIT_FAILURE
+    if not counts["ok"]:
+        reason = summary["not_run"][0]["reason"]
+        print(f"error: no point of the space can be run, the first: {reason}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    without = summary.get("intervals_failed")
+    if without:
+        first = without[0]
+        text = f"trial {first['trial_id']}: {first['reason']}"
+        print(f"error: {len(without)} trials got no intervals, the first: {text}", file=sys.stderr)
+        return EXIT_FAILURE
+    return 0
+
+
+def print_frontier(summary: dict[str, Any]) -> None:
+    """The counts, the frontier and the best, on stdout."""
+    counts = summary["counts"]
+    parts = [f"{counts['ok']} finished"]
+    parts += [f"{counts[key]} {key}" for key in ("infeasible", "failed") if counts[key]]
+    print(f"{summary['name']}: {summary['num_trials']} trials, {', '.join(parts)}")
+    rows = summary["pareto"]
+    if rows:
+        first, goal = next(iter(summary["objectives"].items()))
+        sign = -1 if goal == "max" else 1
+        print("Pareto frontier:")
+        _print_columns([_cells(summary, r) for r in sorted(rows, key=lambda r: sign * r[first])])
+        _print_what_was_varied(rows)
+    if summary["top"]:
+        best = summary["top"][0]
+        shape = ", ".join(f"{key}={value}" for key, value in best["values"].items())
+        print(f"best within the constraints: {best['config']} ({shape})")
+    elif counts["ok"]:
+        print("no trial meets the SLA: nothing is recommended")
+
+
+def _cells(summary: dict[str, Any], row: dict[str, Any]) -> dict[str, str]:
+    """A frontier row by column title."""
+    numbers = dict.fromkeys((*summary["objectives"], "num_gpus", "mean_ttft_ms", "mean_itl_ms"))
+    words = _sla_words(row) if summary["constraints"].get("sla") else []
+    words += ["saturated"] if row["saturated"] else []
+    words += _frontier_words(row)
+    return {
+        "trial": str(row["trial_id"]),
+        **{key.rpartition(".")[2]: str(value) for key, value in row["values"].items()},
+        **{_TITLES.get(key, key): _number(row[key]) + _between(row, key) for key in numbers},
+        "": ", ".join(words),
+    }
+
+
+def _sla_words(row: dict[str, Any]) -> list[str]:
+    verdict = "meets SLA" if row["meets_sla"] else "misses SLA"
+    share = row.get("meets_sla_share")
+    if share is None or share == float(row["meets_sla"]):
+        return [verdict]
+    return [f"{verdict} (meets it in {100 * share:.0f} % of replays)"]
+
+
+def _frontier_words(row: dict[str, Any]) -> list[str]:
+    """Said of those only that another trial of the frontier beats in some replay."""
+    share = row.get("is_pareto_share")
+    return [] if share in (None, 1) else [f"on the frontier in {100 * share:.0f} %"]
+
+
+def _between(row: dict[str, Any], key: str) -> str:
+    """The interval of a number, if it was made."""
+    bounds = row.get("intervals", {}).get("metrics", {}).get(key)
+    return "" if bounds is None else f" ({_number(bounds[0])}..{_number(bounds[1])})"
+
+
+def _print_what_was_varied(rows: list[dict[str, Any]]) -> None:
+    """What the intervals stand for, once for all trials that have the same kind."""
+    kinds = dict.fromkeys(
+        (row["intervals"]["replays"], tuple(row["intervals"]["varied"]))
+        for row in rows
+        if "intervals" in row
+    )
+    for replays, varied in kinds:
+        print(f"(low..high): 95 % of {replays} replays with other {', '.join(varied)}")
+
+
+def _print_columns(rows: list[dict[str, str]]) -> None:
+    titles = list(rows[0])
+    widths = [max(len(title), *(len(row[title]) for row in rows)) for title in titles]
+    for cells in (titles, *(list(row.values()) for row in rows)):
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+        print("  ".join([*padded[:-1], cells[-1]]).rstrip())
+
+
+def _number(value: float | int | None) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.3g}"

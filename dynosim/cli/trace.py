@@ -1,0 +1,193 @@
+"""`dynosim trace`: inspect, convert and write traces. Arguments in, library calls, text out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dynosim.cli.options import AsJson, SkipBadLines
+
+if TYPE_CHECKING:
+    from dynosim.workload.readers import ReadTrace
+
+app = typer.Typer(
+    help="Inspect, convert and generate traces.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+_FORMATS = "mooncake, azure or jsonl; by the file's name if not given"
+
+TraceFile = Annotated[Path, typer.Argument(help="Trace file, plain or gzipped.")]
+Format = Annotated[str | None, typer.Option(help=f"Format: {_FORMATS}.")]
+BlockTokens = Annotated[int, typer.Option(help="Prompt tokens behind one hash id.")]
+Limit = Annotated[int | None, typer.Option(help="Read only the first rows.")]
+LengthsFromHashIds = Annotated[
+    bool,
+    typer.Option(
+        "--lengths-from-hash-ids", help="Prompts without a length fill their blocks; count them."
+    ),
+]
+Sort = Annotated[bool, typer.Option("--sort", help="Put rows in order of arrival.")]
+TargetFile = Annotated[Path, typer.Argument(help="File to write, gzipped if it ends in .gz.")]
+To = Annotated[str | None, typer.Option("--to", help=f"Format to write: {_FORMATS}.")]
+
+# The description of a synthetic workload; a flag that is not given leaves the file's value.
+SpecFile = Annotated[Path | None, typer.Option(help="YAML with the same keys; flags override it.")]
+Seed = Annotated[int | None, typer.Option(help="Default: the YAML's seed, else 0.")]
+Requests = Annotated[int | None, typer.Option(help="Requests in all.")]
+Sessions = Annotated[int | None, typer.Option(help="Sessions, instead of requests.")]
+Isl = Annotated[str | None, typer.Option(help="First prompt: 4000, or normal:mean=4000,std=900.")]
+Osl = Annotated[str | None, typer.Option(help="Output tokens, written likewise.")]
+TurnIsl = Annotated[str | None, typer.Option(help="New tokens of a later turn; default: as isl.")]
+Turns = Annotated[str | None, typer.Option(help="Turns per session, e.g. geometric:mean=3.")]
+ThinkTimeMs = Annotated[str | None, typer.Option(help="From an answer to the next turn.")]
+Arrival = Annotated[str | None, typer.Option(help="poisson, gamma, constant or closed (all at 0).")]
+RateRps = Annotated[float | None, typer.Option(help="Requests/s, all turns counted.")]
+Burstiness = Annotated[float | None, typer.Option(help="Shape of gamma: below 1 is bursty.")]
+SharedPrefixRatio = Annotated[float | None, typer.Option(help="Share of prompt common to a group.")]
+SharedPrefixTokens = Annotated[int | None, typer.Option(help="The same in tokens, whole blocks.")]
+PrefixGroups = Annotated[int | None, typer.Option(help="Groups that share a prefix.")]
+PrefixGroupSkew = Annotated[float | None, typer.Option(help="0: equal groups, 1: Zipf.")]
+MaxContextTokens = Annotated[int | None, typer.Option(help="End sessions before they exceed it.")]
+HashBlockTokens = Annotated[int | None, typer.Option(help="Prompt tokens behind one hash id.")]
+
+
+@app.command(epilog="Example: dynosim trace inspect traces/chat_sessions.jsonl.gz --plot chat.png")
+def inspect(
+    trace: TraceFile,
+    format: Format = None,
+    trace_block_size: BlockTokens = 512,
+    block_size: Annotated[
+        int | None, typer.Option(help="Engine block size in tokens: adds the reuse at that size.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the statistics into this PNG.")] = None,
+    limit: Limit = None,
+    skip_bad_lines: SkipBadLines = False,
+    lengths_from_hash_ids: LengthsFromHashIds = False,
+    sort: Sort = False,
+    json: AsJson = False,
+) -> None:
+    """Print counts, rates, lengths, sessions and the prefix reuse an endless cache would see."""
+    from dynosim.workload.inspect import inspect_trace
+    from dynosim.workload.summary import summary_lines
+
+    read = _read(
+        trace,
+        format=format,
+        trace_block_size=trace_block_size,
+        limit=limit,
+        skip_bad_lines=skip_bad_lines,
+        lengths_from_hash_ids=lengths_from_hash_ids,
+        sort=sort,
+    )
+    summary = inspect_trace(read.trace, block_size)
+    summary |= {"format": read.format, "moved_rows": read.moved_rows}
+    if plot is not None:
+        from dynosim.workload.figure import plot_trace
+
+        plot_trace(read.trace, plot)
+        summary["plot"] = str(plot)
+    _print(summary, summary_lines(summary), as_json=json)
+
+
+@app.command(epilog="Example: dynosim trace convert azure.csv.gz azure.jsonl.gz --to jsonl")
+def convert(
+    source: TraceFile,
+    target: TargetFile,
+    format: Annotated[str | None, typer.Option("--from", help=f"Source: {_FORMATS}.")] = None,
+    to: To = None,
+    trace_block_size: BlockTokens = 512,
+    limit: Limit = None,
+    skip_bad_lines: SkipBadLines = False,
+    lengths_from_hash_ids: LengthsFromHashIds = False,
+    sort: Sort = False,
+    json: AsJson = False,
+) -> None:
+    """Write a trace in another format; what that format cannot hold is named."""
+    from dynosim.workload.writers import write_trace
+
+    read = _read(
+        source,
+        format=format,
+        trace_block_size=trace_block_size,
+        limit=limit,
+        skip_bad_lines=skip_bad_lines,
+        lengths_from_hash_ids=lengths_from_hash_ids,
+        sort=sort,
+    )
+    lost = write_trace(read.trace, target, to)
+    summary = {
+        "source": str(source),
+        "target": str(target),
+        "requests": len(read.trace),
+        "skipped_lines": read.trace.skipped_lines,
+        "assumed_lengths": read.trace.assumed_lengths,
+        "moved_rows": read.moved_rows,
+        "lost": lost,
+    }
+    lines = [f"{target}: {len(read.trace)} requests"]
+    lines += [f"not in this format, left out: {', '.join(lost)}"] if lost else []
+    lines += [f"{read.trace.skipped_lines} bad lines left out"] if read.trace.skipped_lines else []
+    if read.trace.assumed_lengths:
+        lines += [f"{read.trace.assumed_lengths} prompts taken to be as long as their hash ids"]
+    lines += [f"{read.moved_rows} rows moved by sorting"] if read.moved_rows else []
+    _print(summary, lines, as_json=json)
+
+
+@app.command(
+    epilog="Example: dynosim trace synth load.jsonl.gz --requests 2000 --rate-rps 8 "
+    "--isl lognormal:mean=4000,std=3000 --osl 500 --shared-prefix-ratio 0.5 --prefix-groups 16"
+)
+def synth(
+    target: TargetFile,
+    config: SpecFile = None,
+    seed: Seed = None,
+    to: To = None,
+    requests: Requests = None,
+    sessions: Sessions = None,
+    isl: Isl = None,
+    osl: Osl = None,
+    turn_isl: TurnIsl = None,
+    turns: Turns = None,
+    think_time_ms: ThinkTimeMs = None,
+    arrival: Arrival = None,
+    rate_rps: RateRps = None,
+    burstiness: Burstiness = None,
+    shared_prefix_ratio: SharedPrefixRatio = None,
+    shared_prefix_tokens: SharedPrefixTokens = None,
+    prefix_groups: PrefixGroups = None,
+    prefix_group_skew: PrefixGroupSkew = None,
+    max_context_tokens: MaxContextTokens = None,
+    block_size: HashBlockTokens = None,
+    json: AsJson = False,
+) -> None:
+    """Write a synthetic trace: the same description and seed give the same file."""
+    flags = dict(locals())
+    from dynosim.workload.inspect import inspect_trace
+    from dynosim.workload.spec_file import read_spec, spec_from_flags
+    from dynosim.workload.summary import summary_lines
+    from dynosim.workload.synthetic import synthesize
+    from dynosim.workload.writers import write_trace
+
+    data, file_seed = ({}, 0) if config is None else read_spec(config)
+    for name in ("target", "config", "seed", "to", "json"):
+        del flags[name]
+    spec = spec_from_flags(data, flags)
+    trace = synthesize(spec, file_seed if seed is None else seed)
+    write_trace(trace, target, to)
+    summary = inspect_trace(trace) | {"target": str(target)}
+    _print(summary, summary_lines(summary), as_json=json)
+
+
+def _read(path: Path, **options: Any) -> "ReadTrace":
+    from dynosim.workload.readers import read_trace_file
+
+    return read_trace_file(path, **options)
+
+
+def _print(document: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
+    import json
+
+    typer.echo(json.dumps(document, indent=2, sort_keys=True) if as_json else "\n".join(lines))

@@ -1,0 +1,140 @@
+"""What a simulated cluster is built from, and how far a run of it goes.
+
+Workers are numbered through the pools in their order: those of the first come first.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from dynosim.engine.spec import EngineSpec
+from dynosim.errors import ConfigError
+from dynosim.router.spec import RoutingSpec
+from dynosim.router.workers import WorkerCard
+from dynosim.timing.model import StepTimeModel
+from dynosim.workers.ids import WorkerId
+
+Role = Literal["agg"]
+"""What the workers of a pool do for a request: `agg`, all of it."""
+
+_SHARED = {
+    "engine": ("block_size", "max_model_len", "enable_prefix_caching"),
+    "times": ("ingress_ms", "egress_ms"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSpec:
+    """Workers that are alike.
+
+    `startup_ms` is from the launch of a worker during the run until it takes requests; those of the
+    run's start are ready. `step_time_scale` tells reports how many times as long as the run's model
+    has it `times` are, where that is known to be one factor.
+    """
+
+    name: str = "workers"
+    role: Role = "agg"
+    engine: EngineSpec
+    times: StepTimeModel
+    workers: int
+    gpus_per_worker: int = 1
+    device: Literal["gpu", "cpu"] = "gpu"
+    startup_ms: float = 0.0
+    step_time_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        for key in ("workers", "gpus_per_worker", "startup_ms"):
+            value = getattr(self, key)
+            if not value >= 0:
+                raise ConfigError(f"pool {self.name}: {key}: expected at least 0, got {value}")
+        scale = self.step_time_scale
+        if not scale > 0:
+            raise ConfigError(
+                f"pool {self.name}: step_time_scale: expected more than 0, got {scale}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSpec:
+    """Pools behind one front end, which may place any request on any worker.
+
+    So pools agree in what a request is before it is placed: the size of blocks, the context length,
+    whether prefixes are cached, and the time spent outside engines. Without a `routing` requests go
+    round.
+
+    Raises: ConfigError naming the key in which pools differ, or if there is no worker.
+    """
+
+    pools: tuple[PoolSpec, ...]
+    routing: RoutingSpec | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 1:
+            raise ConfigError(f"cluster.workers: at least 1 is needed, got {self.num_workers}")
+        first = self.pools[0]
+        for pool in self.pools[1:]:
+            for part, keys in _SHARED.items():
+                for key in keys:
+                    values = [getattr(getattr(one, part), key) for one in (first, pool)]
+                    if values[0] != values[1]:
+                        raise ConfigError(
+                            f"{part}.{key}: {values[0]} in pool {first.name}, {values[1]} in pool "
+                            f"{pool.name} (all workers of a cluster need the same)"
+                        )
+
+    @property
+    def num_workers(self) -> int:
+        """Workers of all pools at the start."""
+        return sum(pool.workers for pool in self.pools)
+
+    @property
+    def block_size(self) -> int:
+        """Tokens per KV block, of all."""
+        return self.pools[0].engine.block_size
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens of a request at most, of all."""
+        return self.pools[0].engine.max_model_len
+
+    @property
+    def enable_prefix_caching(self) -> bool:
+        """Whether prefixes are cached, by all."""
+        return self.pools[0].engine.enable_prefix_caching
+
+    def workers(self) -> Iterator[tuple[WorkerId, PoolSpec]]:
+        """Worker ids, each with its pool."""
+        pools = (pool for pool in self.pools for _ in range(pool.workers))
+        return ((WorkerId(number), pool) for number, pool in enumerate(pools))
+
+    def cards(self) -> list[WorkerCard]:
+        """What the workers say of themselves when they join."""
+        return [worker_card(worker_id, pool) for worker_id, pool in self.workers()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a cluster is run.
+
+    `concurrency` requests are in flight at most, each arriving as one ends; None: they come by the
+    trace's clock. `seed` is that of the default routing. Events after `until_ms` do not happen;
+    what is under way then is unfinished. `exact_stepping` decides every engine step on its own
+    instead of in bulk: the same result, slower.
+    """
+
+    concurrency: int | None = None
+    seed: int = 0
+    until_ms: float | None = None
+    exact_stepping: bool = False
+
+
+def worker_card(worker_id: WorkerId, pool: PoolSpec) -> WorkerCard:
+    """What a worker of `pool` says of itself."""
+    engine = pool.engine
+    return WorkerCard(
+        worker_id,
+        engine.block_size,
+        total_kv_blocks=engine.usable_blocks,
+        max_num_batched_tokens=engine.max_num_batched_tokens,
+        device=pool.device,
+    )

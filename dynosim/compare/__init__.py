@@ -1,0 +1,1 @@
+"""Predicted against measured: intervals, attribution of errors, rankings, published cases."""

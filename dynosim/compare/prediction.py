@@ -1,0 +1,52 @@
+"""What a prediction says about itself: intervals, measured range, saturation."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dynosim.experiment.intervals import JITTER_MS, scaled
+from dynosim.fit.measurements import Measurements
+from dynosim.fit.replay import Engines, replay
+from dynosim.fit.scores import scores
+from dynosim.metrics.in_range import inside_shares
+from dynosim.metrics.saturation import Load, load_of
+from dynosim.timing.fitted import Fit, FittedModel
+
+__all__ = [
+    "JITTER_MS",
+    "Load",
+    "inside_shares",
+    "intervals",
+    "load_of",
+    "scaled",
+]
+
+
+def intervals(
+    measured: Measurements,
+    engines: Engines,
+    draws: Sequence[Fit],
+    *,
+    common_error: float,
+    count: int,
+    seed: int,
+) -> dict[str, tuple[float, float]]:
+    """Per statistic the range of 95 % of replays with other plausible constants and arrivals.
+
+    `common_error` is the standard deviation of what all step times may be off by together.
+    """
+    rng = np.random.default_rng(seed)
+    trace = measured.trace()
+    samples: dict[str, list[float]] = {}
+    for index in np.linspace(0, len(draws) - 1, count).astype(int).tolist():
+        arrival_ms = measured.arrival_ms + rng.uniform(0, JITTER_MS, len(measured))
+        arrival_ms = np.maximum.accumulate(arrival_ms)  # requests keep their order
+        factor = 1 + common_error * float(rng.standard_normal())
+        timing = FittedModel(scaled(draws[index], factor))
+        predicted = replay(trace, engines, timing, measured.clock, arrival_ms=arrival_ms)
+        for score in scores(measured, predicted):
+            samples.setdefault(score.name, []).append(score.predicted)
+    return {
+        name: (float(np.percentile(values, 2.5)), float(np.percentile(values, 97.5)))
+        for name, values in samples.items()
+    }

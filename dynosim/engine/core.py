@@ -1,0 +1,113 @@
+"""What every engine core is: a scheduler with its KV cache that decides and knows no time.
+
+The life of a request in a core: `add` queues it; some `plan_step` admits it and gives it tokens,
+step by step; `finish_step` of its last step returns it. `abort` ends it at any moment before.
+
+A driver (`dynosim.engine.engine`) asks for plans and hands each of them back, in order, once its
+time is over; with a pipeline of depth two it may ask for a plan before the one before is back.
+While nothing but decoding can happen, `uniform_steps` tells for how many steps; the driver may then
+`advance` by so many at once instead, to the same effect, and ask `finish_due` who has ended.
+"""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from dynosim.engine.plan import StepPlan
+from dynosim.engine.sequence import Sequence
+from dynosim.records import KvEvent
+
+
+class DecodeCount(Protocol):
+    """The sequences that decode, as sums."""
+
+    count: int
+    context_tokens: int  # of all of them in the next step, the tokens it computes included
+
+
+class EngineCore(Protocol):
+    """Decisions of one engine. No method looks at a clock; all take effect at once."""
+
+    num_waiting: int  # requests without a seat
+    num_preemptions: int  # so far
+
+    @property
+    def decodes(self) -> DecodeCount:
+        """Who decodes in the next step."""
+        ...
+
+    @property
+    def num_running(self) -> int:
+        """Requests with a seat."""
+        ...
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step is worth planning."""
+        ...
+
+    @property
+    def used_blocks(self) -> int:
+        """KV blocks that requests refer to."""
+        ...
+
+    def add(self, sequence: Sequence) -> bool:
+        """Queue a request; returns whether the very next step could admit it."""
+        ...
+
+    def abort(self, sequence: Sequence) -> None:
+        """Drop a request, if it has not ended; its blocks are free."""
+        ...
+
+    def plan_step(self) -> StepPlan:
+        """Decide the next step; its tokens count as computed and its blocks as taken at once."""
+        ...
+
+    def finish_step(self, plan: StepPlan) -> list[Sequence]:
+        """Deliver a step's tokens; returns the requests that ended, in order, blocks freed."""
+        ...
+
+    def uniform_steps(self) -> int:
+        """Steps from here in which the same sequences decode and nothing else can happen.
+
+        0 or 1 where a core cannot go in bulk.
+        """
+        ...
+
+    def advance(self, num_steps: int) -> None:
+        """Do uniform steps, at most as many as `uniform_steps` allows."""
+        ...
+
+    def finish_due(self) -> list[Sequence]:
+        """The requests whose last token the steps done in bulk have made, in order."""
+        ...
+
+    def overlap(self, plan: StepPlan) -> None:
+        """The steps of a run begin to be planned, each while the one before is under way.
+
+        `plan` is the step under way when the first of them is planned.
+        """
+        ...
+
+    def last_of_run(self, plan: StepPlan) -> StepPlan:
+        """The last step that `advance` did, as a plan yet to finish; `plan` as in `overlap`."""
+        ...
+
+    def may_publish(self, num_steps: int) -> bool:
+        """Whether uniform steps could cause KV events that somebody wants."""
+        ...
+
+    def quiet_steps(self, max_steps: int) -> int:
+        """Uniform steps, at least 1, of which only the last may cause KV events."""
+        ...
+
+    def take_events(self) -> list[KvEvent]:
+        """The KV events since the last call; they belong to the caller."""
+        ...
+
+    def decoding(self) -> Iterable[tuple[Sequence, int]]:
+        """Every decoding request, with its tokens scheduled so far."""
+        ...
+
+    def unfinished(self) -> list[tuple[Sequence, int]]:
+        """Every request that has not ended, with its tokens scheduled so far."""
+        ...

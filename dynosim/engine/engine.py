@@ -1,0 +1,372 @@
+"""An engine: a core that takes time.
+
+The one place that plans a step, lets it take its time and delivers it. It serves the twin, where
+whole runs of uniform decode steps are one event; the mock worker, in real time; and conformance.
+
+`depth` is how many steps may be in flight: one with synchronous scheduling; two with asynchronous
+scheduling, vLLM's default on GPUs, where a step is planned while the one before runs. An arrival in
+the course of step k then enters step k + 2 at the earliest, and a finished request's seat is
+refilled one step later.
+
+A *run* is a number of uniform steps under way at once. At depth one it ends with its last step. At
+depth two the step in flight when it begins decodes just the same sequences, and the run ends as
+soon as its last step has been planned, when its last but one has been delivered: the pipeline is
+then in the same state as before. That offset of one step is `_lag` everywhere below.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+
+from dynosim.engine.core import EngineCore
+from dynosim.engine.instant import instant_end, instant_start
+from dynosim.engine.pace import NEVER, Pace
+from dynosim.engine.plan import StepPlan
+from dynosim.engine.recorder import Recorder
+from dynosim.engine.sequence import DECODING, Sequence
+from dynosim.records import KvEvent
+from dynosim.timing.model import StepTimeModel
+
+NOBODY: list[Sequence] = []  # never changed
+StampedEvent = tuple[float, KvEvent]
+
+
+class Engine:
+    """Drives one core. It never looks at a clock: whoever owns it calls `complete` at `next_ms`.
+
+    `next_ms` is when the step or run under way ends; infinity while idle. `run_steps` is the length
+    of the run under way, 0 outside of runs. `last_delivery_ms` is when tokens were delivered last.
+    `steps_singly`: there are no runs. `stamps_events`: KV events are kept with the times at which
+    the engine publishes them.
+    """
+
+    __slots__ = (
+        "_depth",
+        "_in_flight",
+        "_is_cut",
+        "_lag",
+        "_pace",
+        "_queued_ms",
+        "_recorder",
+        "_run_context",
+        "_run_start_ms",
+        "_settled_ms",
+        "_stamped",
+        "_steps_singly",
+        "_times",
+        "core",
+        "last_delivery_ms",
+        "next_ms",
+        "num_events",
+        "run_steps",
+    )
+
+    def __init__(
+        self,
+        core: EngineCore,
+        times: StepTimeModel,
+        recorder: Recorder,
+        *,
+        depth: int = 1,
+        steps_singly: bool = False,
+        stamps_events: bool = False,
+    ) -> None:
+        self.core = core
+        self.next_ms = NEVER
+        self.num_events = 0
+        self.last_delivery_ms = -NEVER
+        self.run_steps = 0
+        self._times = times
+        self._recorder = recorder
+        self._depth = depth
+        self._lag = depth - 1
+        self._steps_singly = steps_singly
+        self._stamped: list[StampedEvent] | None = [] if stamps_events else None
+        self._pace = Pace()
+        self._in_flight: deque[StepPlan] = deque()
+        self._run_start_ms = 0.0
+        self._run_context = 0
+        self._is_cut = False  # the run ends earlier than it would have, for an arrival
+        self._settled_ms = -NEVER  # end of the steps that `settle` did last
+        self._queued_ms: list[float] = []  # when requests came during the current run
+
+    # ---- requests ------------------------------------------------------------------------------
+
+    def add(self, sequence: Sequence, now_ms: float) -> bool:
+        """Take a request; returns whether `next_ms` has moved.
+
+        What arrives at a step's end has part in the next step. So if what `settle` left of a run
+        would begin at this very instant, the run is given up and the engine is idle.
+        """
+        matters = self.core.add(sequence)
+        if self.run_steps == 0:
+            return False
+        self._queued_ms.append(now_ms)
+        if not matters or self._is_cut:
+            return False
+        instant_ms = instant_start(now_ms)
+        if self._settled_ms >= instant_ms:
+            self.run_steps = 0
+            self.next_ms = NEVER
+            self._pace.undo_start()
+            return False
+        if self.run_steps == 1:
+            return False
+        self._is_cut = True
+        steps = self._steps_until(instant_ms)
+        if steps == self.run_steps:
+            return False
+        self.run_steps = steps
+        self.next_ms = max(self._set_run_end(), now_ms)
+        return True
+
+    def abort(self, sequence: Sequence) -> None:
+        """Drop a request, outside of runs; a step that it is part of goes on without it."""
+        self.core.abort(sequence)
+
+    def die(self, now_ms: float) -> list[tuple[Sequence, int]]:
+        """Stop for good; returns the requests it had, each with the tokens delivered by then."""
+        self.cut_off(now_ms)
+        lost = [(one, got - self._undelivered(one)) for one, got in self.core.unfinished()]
+        self.run_steps = 0
+        self.next_ms = NEVER
+        self._in_flight.clear()
+        return lost
+
+    # ---- steps ---------------------------------------------------------------------------------
+
+    def start(self, now_ms: float) -> None:
+        """Plan as many steps as may be in flight, or a run at once, if there is work.
+
+        Call it outside of runs only.
+        """
+        core, in_flight = self.core, self._in_flight
+        while len(in_flight) < self._depth and core.has_work:
+            if self._is_steady():
+                steps = core.uniform_steps()
+                if steps > self._lag:
+                    self._start_run(steps, now_ms)
+                    return
+            plan = self.plan_step(now_ms)
+            if plan.is_empty and (in_flight or not plan.preempted):
+                break  # the head of the queue waits for something that is not here
+        self.next_ms = in_flight[0].end_ms if in_flight else NEVER
+
+    def plan_step(self, now_ms: float) -> StepPlan:
+        """Have the next step planned, and put it in flight unless it computes nothing."""
+        in_flight, pace = self._in_flight, self._pace
+        plan = self.core.plan_step()
+        if plan.preempted or plan.deferred:
+            self._recorder.missed(plan, in_flight[-1].end_ms if in_flight else now_ms)
+        if plan.num_prefills or plan.num_decodes:
+            pace.start_at(max(now_ms, pace.end_ms) if in_flight else now_ms)
+            plan.start_ms = pace.start_ms
+            plan.end_ms = pace.end_after(self._times.step_ms(plan))
+            if plan.admitted:
+                self._recorder.admitted(plan.admitted, plan.start_ms)
+            in_flight.append(plan)
+        return plan
+
+    def complete(self, now_ms: float) -> list[Sequence]:
+        """End the oldest step or the run; returns the requests that ended with it."""
+        self.num_events += 1
+        self.next_ms = NEVER
+        self.last_delivery_ms = now_ms
+        if self.run_steps:
+            self._deliver_run(now_ms)
+            self._queued_ms.clear()
+            finished = NOBODY if self._lag else self.core.finish_due()
+        else:
+            plan = self._in_flight.popleft()
+            self._recorder.delivered(plan, self._num_waiting(now_ms))
+            finished = self.core.finish_step(plan)
+        if self._stamped is not None:
+            self._stamp(now_ms)
+        if finished:
+            self._recorder.ended(finished, now_ms)
+        return finished
+
+    # ---- runs ----------------------------------------------------------------------------------
+
+    def settle(self, now_ms: float) -> bool:
+        """Do the steps of the current run that have ended by `now_ms`, if they evict anything.
+
+        The run goes on and ends when it would have. Returns whether anything was done. At depth two
+        the events of a step are published when the step before has been delivered.
+        """
+        steps = self.run_steps
+        if steps <= 1:
+            return False
+        elapsed_ms = instant_end(now_ms) - self._run_start_ms
+        if (self._lag and elapsed_ms < 0) or not self.core.may_publish(steps):
+            return False
+        num_done = self._lag + self._steps_ended(elapsed_ms, steps - 1)
+        if num_done in (0, steps) or not self.core.may_publish(num_done):
+            return False
+        next_ms, planned_end = self.next_ms, self._pace.planned_end()
+        self.run_steps = num_done
+        self._settled_ms = self.last_delivery_ms = split_ms = self._set_run_end()
+        self._deliver_run(split_ms)
+        self._begin_run(steps - num_done, split_ms)
+        if not self._lag:
+            self._pace.restore_end(planned_end)
+        self.next_ms = next_ms
+        return True
+
+    def _is_steady(self) -> bool:
+        """Whether the pipeline is in the state in which runs begin and end."""
+        core, in_flight = self.core, self._in_flight
+        if core.decodes.count == 0 or self._steps_singly or len(in_flight) != self._lag:
+            return False
+        if self._recorder.wants_single_steps():
+            return False
+        return not in_flight or in_flight[0].decodes_all(core.decodes.count)
+
+    def _start_run(self, steps: int, now_ms: float) -> None:
+        self._begin_run(steps, now_ms)
+        self._is_cut = False
+        self.next_ms = self._set_run_end()
+
+    def _begin_run(self, steps: int, now_ms: float) -> None:
+        self.run_steps = steps
+        self._run_context = self.core.decodes.context_tokens
+        self._run_start_ms = self._in_flight[0].end_ms if self._lag else now_ms
+        self._pace.start_at(self._run_start_ms)
+
+    def _set_run_end(self) -> float:
+        """When the run ends. At depth one its last step does, and the pace is set to that."""
+        if self._lag:
+            return self._delivered_ms(self.run_steps - 1)
+        return self._pace.end_after(self._run_ms(self.run_steps))
+
+    def _deliver_run(self, now_ms: float) -> None:
+        """Do a run's steps and note them."""
+        core = self.core
+        steps, self.run_steps = self.run_steps, 0
+        if not self._lag:
+            self._advance(steps)
+            self._note_run(self._run_start_ms, now_ms, steps)
+            return
+        first = self._in_flight.popleft()
+        core.overlap(first)
+        self._advance(1)  # what is delivered has another step planned behind it
+        self._recorder.delivered(first, self._num_waiting(first.end_ms))
+        if steps > 1:
+            self._advance(steps - 1, done=1)
+            self._note_run(first.end_ms, now_ms, steps - 1)
+        last = core.last_of_run(first)
+        last.start_ms = self._delivered_ms(steps - 1)
+        last.end_ms = self._pace.end_after(self._run_ms(steps))
+        self._in_flight.append(last)
+
+    def _note_run(self, start_ms: float, end_ms: float, steps: int) -> None:
+        waiting = self._num_waiting(end_ms)
+        self._recorder.delivered_run(start_ms, end_ms, steps, self._run_context, waiting)
+
+    def _advance(self, num_steps: int, *, done: int = 0) -> None:
+        """Let the core do uniform steps of the current run, `done` of which it has done.
+
+        If events are stamped, it stops wherever there may be some.
+        """
+        core = self.core
+        if self._stamped is None:
+            core.advance(num_steps)
+            return
+        end = done + num_steps
+        while done < end:
+            part = core.quiet_steps(end - done)
+            core.advance(part)
+            done += part
+            self._stamp(self._delivered_ms(done - self._lag))
+
+    # ---- times within a run --------------------------------------------------------------------
+
+    def _run_ms(self, num_steps: int) -> float:
+        """How long the run's first steps take."""
+        return self._times.decode_run_ms(self.core.decodes.count, self._run_context, num_steps)
+
+    def _delivered_ms(self, num_steps: int) -> float:
+        """When the run's first steps have been executed."""
+        return self._run_start_ms + (self._run_ms(num_steps) + self._pace.carry_ms)
+
+    def _steps_until(self, instant_ms: float) -> int:
+        """How many of the run's steps must be planned before an arrival can have part in one."""
+        elapsed_ms = instant_ms - self._run_start_ms
+        lag = self._lag
+        if lag and elapsed_ms <= 0:
+            return lag
+        count, context = self.core.decodes.count, self._run_context
+        max_steps = self.run_steps - lag
+        return lag + self._times.decode_steps_until(count, context, max_steps, elapsed_ms)
+
+    def _steps_ended(self, elapsed_ms: float, max_steps: int) -> int:
+        """Steps of the run, up to `max_steps`, that take no longer than `elapsed_ms`."""
+        count, context = self.core.decodes.count, self._run_context
+        steps = self._times.decode_steps_until(count, context, max_steps, elapsed_ms)
+        if self._run_ms(steps) > elapsed_ms:
+            steps -= 1
+        return steps
+
+    def _steps_delivered(self, now_ms: float) -> int:
+        """Steps delivered by `now_ms` since the run began, the one in flight then included."""
+        elapsed_ms = instant_end(now_ms) - self._run_start_ms
+        if self._lag and elapsed_ms < 0:
+            return 0
+        return self._lag + self._steps_ended(elapsed_ms, self.run_steps - self._lag)
+
+    # ---- looking in ----------------------------------------------------------------------------
+
+    def progress(self, now_ms: float) -> Iterator[tuple[int, int]]:
+        """(request, tokens delivered by `now_ms`) of every request that decodes."""
+        delivered = self._steps_delivered(now_ms) if self.run_steps else 0
+        for sequence, num_scheduled in self.core.decoding():
+            yield sequence.index, num_scheduled + delivered - self._undelivered(sequence)
+
+    def take_stamped(self) -> list[StampedEvent]:
+        """The KV events since the last call, with the times at which they were published."""
+        stamped = self._stamped
+        assert stamped is not None
+        if stamped:
+            self._stamped = []
+        return stamped
+
+    def cut_off(self, now_ms: float) -> None:
+        """Stop at `now_ms`: note what the unfinished requests have got so far.
+
+        What was planned to start later has not been scheduled; of a step that does not end, no
+        event is published.
+        """
+        if self.run_steps > 0:
+            steps = self._steps_delivered(now_ms)
+            if steps > 0:
+                self.run_steps = steps
+                self.last_delivery_ms = self._delivered_ms(steps - self._lag)
+                self._deliver_run(self.last_delivery_ms)
+        else:
+            self.core.take_events()
+        for sequence, num_scheduled in self.core.unfinished():
+            self._recorder.unfinished(sequence, num_scheduled - self._undelivered(sequence))
+        for plan in self._in_flight:
+            if plan.start_ms > instant_end(now_ms):
+                for sequence in plan.admitted:
+                    self._recorder.unscheduled(sequence)
+
+    def _undelivered(self, sequence: Sequence) -> int:
+        """Tokens scheduled for a request whose step is still under way."""
+        if self._lag:
+            return sequence.in_flight
+        if not self._in_flight or sequence.state != DECODING:
+            return 0
+        return int(sequence not in self._in_flight[0].deferred)
+
+    def _num_waiting(self, end_ms: float) -> int:
+        """Requests queued at the end of a step or run; some may have come since."""
+        num_waiting = self.core.num_waiting
+        if self._queued_ms:
+            instant_ms = instant_start(end_ms)
+            num_waiting -= sum([queued_ms >= instant_ms for queued_ms in self._queued_ms])
+        return num_waiting
+
+    def _stamp(self, now_ms: float) -> None:
+        """Note that all new KV events are published at `now_ms`."""
+        assert self._stamped is not None
+        self._stamped += [(now_ms, event) for event in self.core.take_events()]

@@ -1,0 +1,55 @@
+"""Who writes down what an engine does: the twin's journal, live streams, a step log."""
+
+from collections.abc import Sequence as List
+from typing import Protocol
+
+from dynosim.engine.plan import StepPlan
+from dynosim.engine.sequence import Sequence
+
+
+class Recorder(Protocol):
+    """Hears of everything an engine does, in the order in which it becomes known.
+
+    A step is planned before it is delivered; a pipeline of depth two plans the next one meanwhile.
+    Plans and sequences belong to the engine: read them at once, change nothing.
+    """
+
+    def admitted(self, sequences: List[Sequence], start_ms: float) -> None:
+        """Requests got a seat, for the first time or again, in a step that starts then."""
+        ...
+
+    def missed(self, plan: StepPlan, last_token_ms: float) -> None:
+        """A step was planned that somebody lost the seat in, or has to sit out.
+
+        What those have got, they had by `last_token_ms`.
+        """
+        ...
+
+    def delivered(self, plan: StepPlan, num_waiting: int) -> None:
+        """A step has ended; `num_waiting` requests were queued then."""
+        ...
+
+    def delivered_run(
+        self, start_ms: float, end_ms: float, num_steps: int, first_context: int, num_waiting: int
+    ) -> None:
+        """A run of uniform steps has ended: the sequences that decode all got `num_steps` tokens.
+
+        `first_context` is their context, summed, in the first of them.
+        """
+        ...
+
+    def ended(self, sequences: List[Sequence], end_ms: float) -> None:
+        """Requests got their last token."""
+        ...
+
+    def unfinished(self, sequence: Sequence, num_tokens: int) -> None:
+        """The engine stops here; a request had got so many tokens."""
+        ...
+
+    def unscheduled(self, sequence: Sequence) -> None:
+        """The engine stops before the step in which a request would have got its first seat."""
+        ...
+
+    def wants_single_steps(self) -> bool:
+        """Whether the next step must be delivered on its own."""
+        ...

@@ -1,0 +1,1 @@
+"""One configuration to one report, and the intervals around it."""

@@ -1,0 +1,99 @@
+"""One configuration to one report: reads the workload, times the engine, simulates, summarizes."""
+
+import gc
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynosim.build.cluster import cluster_spec, run_options
+from dynosim.build.engine import Prepared, prepare
+from dynosim.build.routing import check_tiers
+from dynosim.build.workload import load_trace
+from dynosim.cluster import check_requests_fit, simulate
+from dynosim.config.schema import RunConfig
+from dynosim.errors import ConfigError
+from dynosim.metrics import check_conservation, summarize
+from dynosim.records import RunResult, Trace
+from dynosim.routerlog.replay import LogWriter
+from dynosim.silicon import Capacity
+from dynosim.timing.model import StepTimeModel
+
+
+@dataclass(frozen=True, slots=True)
+class RunOutcome:
+    """A finished run, with all that reports and plots need."""
+
+    config: RunConfig
+    trace: Trace
+    timing: StepTimeModel
+    result: RunResult
+    capacity: Capacity
+    report: dict[str, Any]  # what `summarize` returns, and what this module knows
+
+
+def run(
+    config: RunConfig,
+    *,
+    exact_stepping: bool = False,
+    check: bool = False,
+    trace: Trace | None = None,
+    prepared: Prepared | None = None,
+    router_log: Path | None = None,
+    record_kv_events: bool = False,
+) -> RunOutcome:
+    """Simulate `config`. `trace` is the workload if it has been loaded already, `prepared` what
+    `prepare` gives, perhaps with other step times.
+
+    `router_log` is a file to write the router's inputs and decisions to, for `replay_log`;
+    `record_kv_events` keeps every KV event in the result. `wall_time_ms` in the report is real time
+    from before the trace is opened to the end. `check` tests the laws of conservation on the
+    result.
+
+    Raises: ConfigError, TraceError, InfeasibleError; InvariantError if a law is broken.
+    """
+    started = time.perf_counter()
+    if config.router.mode == "direct":
+        raise ConfigError(
+            "router.mode: direct needs requests that name their worker, which traces do not "
+            "(use another mode in simulations)"
+        )
+    check_tiers(config.router)
+    with collector_paused():
+        trace = load_trace(config) if trace is None else trace
+        prepared = prepare(config) if prepared is None else prepared
+        if config.engine.max_model_len is None:
+            check_requests_fit(trace, prepared.engine)
+        log = None if router_log is None else LogWriter(router_log, config.router.policy)
+        cluster = cluster_spec(
+            config,
+            prepared,
+            open_log=None if log is None else log.open,
+            records_events=record_kv_events,
+        )
+        result = simulate(trace, cluster, run_options(config, exact_stepping=exact_stepping))
+        if log is not None:
+            log.close()
+        if check:
+            check_conservation(result, trace)
+        report = summarize(result, prepared.timing, sla=config.sla, wall_time_ms=0.0)
+    report["skipped_lines"] = trace.skipped_lines
+    report["assumed_lengths"] = trace.assumed_lengths
+    report["max_model_len"] = prepared.engine.max_model_len
+    report["kv_capacity_source"] = prepared.capacity.source
+    report["wall_time_ms"] = (time.perf_counter() - started) * 1e3
+    return RunOutcome(config, trace, prepared.timing, result, prepared.capacity, report)
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """No garbage collection inside: a run makes many objects and no cycles."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

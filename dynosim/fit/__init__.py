@@ -1,0 +1,1 @@
+"""Constants from data: request logs, a prior, a fit by simulation, scores."""

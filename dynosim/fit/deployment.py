@@ -1,0 +1,253 @@
+"""The engine that a log was recorded on, from its set-up: scheduler, graphs, memory.
+
+Set-ups are read as vLLM's arguments are named; null is as good as left out. What a set-up leaves
+out is vLLM's default, and said so.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from dynosim.build.engine import engine_spec
+from dynosim.config.schema import EngineConfig
+from dynosim.engine.spec import EngineSpec
+from dynosim.errors import ConfigError, DynosimError
+from dynosim.fit.replay import Engines
+from dynosim.records import Trace
+from dynosim.silicon import resolve_num_gpu_blocks
+from dynosim.silicon.catalogue import model_entry
+from dynosim.silicon.hardware import hardware_sheet, usual_name
+from dynosim.timing.architecture import context_length
+from dynosim.timing.fitted import vllm_graph_sizes
+
+_ASYNC_SINCE = (0, 14)
+"""The first vLLM that schedules asynchronously unless told not to."""
+
+_LARGE_GPU_GIB, _HUGE_GPU_GIB = 70, 160
+"""From so much memory on (A100s do not count) vLLM's server puts more into a step by default."""
+
+_OWN_FORMAT = ("compressed-tensors", "modelopt", "fbgemm_fp8")
+"""vLLM's names for quantised checkpoints: their own config tells the number format."""
+
+_NUMBER_FORMATS = {
+    "awq_marlin": "awq",
+    "gptq_marlin": "gptq",
+    "modelopt_fp4": "nvfp4",
+    "bitsandbytes": "int4",
+}
+"""vLLM's names for number formats by ours, where they differ."""
+
+_SAME_NAME = (
+    "block_size",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "max_model_len",
+    "enable_prefix_caching",
+    "enable_chunked_prefill",
+    "long_prefill_token_threshold",
+    "gpu_memory_utilization",
+    "async_scheduling",
+)
+
+
+CPU = "cpu"
+"""As hardware: no tables, no graphs; reading weights and computing do not overlap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One engine as far as the twin needs to know it."""
+
+    model: str | None
+    hardware: str | None
+    engine: EngineConfig  # `num_gpu_blocks` is `auto` where the set-up does not tell
+    graph_sizes: tuple[int, ...]
+    assumed: tuple[str, ...]  # what the set-up does not tell
+    num_engines: int = 1  # data parallelism; capacities and limits are each engine's
+    is_loop_told: bool = False  # whether the set-up tells how the scheduler runs
+    is_eager: bool = False  # without CUDA graphs
+    is_model_given: bool = False  # by the user, not by the set-up
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether it is said to compute on a CPU, whichever."""
+        return self.hardware == CPU
+
+    @property
+    def loops(self) -> tuple[bool, ...]:
+        """Scheduling loops that may have run: asynchronous or not, the likely one first."""
+        is_async = self.engine.async_scheduling
+        return (is_async,) if self.is_loop_told else (is_async, not is_async)
+
+    @property
+    def given_blocks(self) -> int | None:
+        """KV blocks that the recorded engine had, if known."""
+        blocks = self.engine.num_gpu_blocks
+        return blocks if isinstance(blocks, int) else None
+
+    def engines(
+        self, trace: Trace, num_gpu_blocks: int, *, is_async: bool | None = None
+    ) -> Engines:
+        """What replays it, with so many blocks."""
+        engine = self.engine
+        if is_async is not None:
+            engine = engine.model_copy(update={"async_scheduling": is_async})
+        length = engine.max_model_len or self._context_length(trace)
+        capacity = (num_gpu_blocks - 1) * engine.block_size
+        spec = engine_spec(
+            engine, num_gpu_blocks=num_gpu_blocks, max_model_len=min(length, capacity)
+        )
+        return Engines(spec, self.num_engines)
+
+    def _context_length(self, trace: Trace) -> int:
+        longest = int((trace.input_tokens + trace.output_tokens).max()) + 1
+        if self.model is None:
+            return longest
+        try:
+            length = context_length(model_entry(self.model).config)
+        except DynosimError:
+            return longest  # a model of the user's own; nothing else needs to know it
+        return longest if length is None else max(length, longest)
+
+    def blind_blocks(self) -> int | None:
+        """KV blocks predicted from model and hardware; None if either is not known."""
+        if self.model is None or self.hardware is None:
+            return None
+        engine = self.engine.model_copy(update={"num_gpu_blocks": "auto"})
+        try:
+            capacity = resolve_num_gpu_blocks(engine, model=self.model, hardware=self.hardware)
+        except DynosimError:
+            return None
+        return capacity.num_gpu_blocks
+
+    def ample_blocks(self, trace: Trace) -> int:
+        """Blocks for all requests at once: stands in where the capacity is not known."""
+        block = self.engine.block_size
+        return int((-(-(trace.input_tokens + trace.output_tokens) // block)).sum()) + 2
+
+
+def deployment_of(
+    setup: dict[str, Any],
+    *,
+    model: str | None = None,
+    hardware: str | None = None,
+    num_gpu_blocks: int | None = None,
+) -> Deployment:
+    """The engine of a set-up; arguments win over what it says. Raises: ConfigError."""
+    stated = setup.get("engine_kwargs")
+    stated = stated if isinstance(stated, dict) else {}
+    kwargs = {key: value for key, value in stated.items() if value is not None}
+    _refuse_pipelines(kwargs)
+    hardware = hardware or setup.get("hardware")
+    hardware = usual_name(hardware) if hardware else None
+    values = _engine_values(kwargs)
+    blocks = num_gpu_blocks or kwargs.get("num_gpu_blocks_override")
+    blocks = blocks or kwargs.get("num_gpu_blocks") or setup.get("num_gpu_blocks")
+    if blocks is not None:
+        values["num_gpu_blocks"] = blocks
+    defaults = {"async_scheduling": _is_async_by_default(setup), **_batch_defaults(hardware)}
+    assumed = [key for key in ("max_num_seqs", "max_num_batched_tokens") if key not in values]
+    try:
+        engine = EngineConfig.model_validate(defaults | values)
+    except ValueError as error:
+        raise ConfigError(f"setup.engine_kwargs: {error}") from None
+    return Deployment(
+        model=model or kwargs.get("model") or setup.get("model"),
+        hardware=hardware,
+        engine=engine,
+        graph_sizes=_graph_sizes(kwargs, hardware, engine.max_num_seqs),
+        assumed=tuple(assumed),
+        num_engines=_num_engines(kwargs),
+        is_loop_told="async_scheduling" in values,
+        is_eager=bool(kwargs.get("enforce_eager")),
+        is_model_given=model is not None,
+    )
+
+
+def balance_notes(deployment: Deployment) -> list[str]:
+    """What a report must say of data parallelism."""
+    if deployment.num_engines == 1:
+        return []
+    return [
+        f"{deployment.num_engines} engines, each with these limits: requests go to the one with the"
+        " fewest in hand, which stands in for vLLM's balancer; no engine waits for another's step"
+    ]
+
+
+def capacity_note(guessed: EngineSpec, fitted: EngineSpec) -> str:
+    """What a report must say of a capacity that the log told."""
+    return (
+        f"KV capacity: {fitted.num_gpu_blocks} blocks explain the log clearly better than the"
+        f" {guessed.num_gpu_blocks} that were guessed, and are used in the fit"
+        " (state --num-gpu-blocks, as the engine prints it, if you know better)"
+    )
+
+
+def _engine_values(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What vLLM's arguments say of our engine's."""
+    values = {key: kwargs[key] for key in _SAME_NAME if key in kwargs}
+    if values.get("max_model_len") in ("auto", -1):
+        del values["max_model_len"]
+    if "scheduling_policy" in kwargs:
+        values["policy"] = kwargs["scheduling_policy"]
+    values["tensor_parallel"] = kwargs.get("tensor_parallel_size", 1)
+    if str(kwargs.get("kv_cache_dtype", "auto")).startswith("fp8"):
+        values["kv_cache_dtype"] = "fp8"
+    quantisation = kwargs.get("quantization")
+    if quantisation is not None and quantisation not in _OWN_FORMAT:
+        values["quantization"] = _NUMBER_FORMATS.get(quantisation, quantisation)
+    return values
+
+
+def _batch_defaults(hardware: str | None) -> dict[str, int]:
+    """vLLM's server's limits of a step where the set-up has none."""
+    try:
+        sheet = hardware_sheet(hardware) if hardware else None
+    except ConfigError:
+        return {}  # refused where step times are looked for
+    if sheet is None:
+        return {}
+    if sheet.memory_gib < _LARGE_GPU_GIB or sheet.name.startswith("a100"):
+        return {"max_num_seqs": 256, "max_num_batched_tokens": 2048}
+    tokens = 16384 if sheet.memory_gib >= _HUGE_GPU_GIB else 8192
+    return {"max_num_seqs": 1024, "max_num_batched_tokens": tokens}
+
+
+def _num_engines(kwargs: dict[str, Any]) -> int:
+    number = kwargs.get("data_parallel_size", 1)
+    if type(number) is not int or number < 1:
+        raise ConfigError(
+            f"setup.engine_kwargs.data_parallel_size: expected a number from 1, got {number!r}"
+        )
+    return number
+
+
+def _refuse_pipelines(kwargs: dict[str, Any]) -> None:
+    number = kwargs.get("pipeline_parallel_size", 1)
+    if number != 1:
+        raise ConfigError(
+            f"setup.engine_kwargs.pipeline_parallel_size: {number}; engines of one stage are"
+            " replayed: record one"
+        )
+
+
+def _graph_sizes(kwargs: dict[str, Any], hardware: str | None, seqs: int) -> tuple[int, ...]:
+    """Batch sizes that the engine captured graphs of: its own list, or vLLM's default."""
+    if kwargs.get("enforce_eager") or hardware in (None, CPU):
+        return ()
+    compilation = kwargs.get("compilation_config")
+    own = kwargs.get("cudagraph_capture_sizes") or kwargs.get("cuda_graph_sizes")
+    if isinstance(compilation, dict):
+        own = own or compilation.get("cudagraph_capture_sizes")
+        if str(compilation.get("cudagraph_mode", "")).upper() == "NONE":
+            return ()
+    if isinstance(own, list) and own and all(type(size) is int and size > 0 for size in own):
+        return tuple(sorted(set(own)))
+    return vllm_graph_sizes(seqs)
+
+
+def _is_async_by_default(setup: dict[str, Any]) -> bool:
+    parts = str(setup.get("vllm_version", "")).split(".")
+    try:
+        return tuple(int(part) for part in parts[:2]) >= _ASYNC_SINCE
+    except ValueError:
+        return False

@@ -1,0 +1,1 @@
+"""Router logs on disk: written, rotated, and every decision derived again."""

@@ -1,1 +1,0 @@
-"""Predictions held against measurements: calibration from request logs, scores, cases, ranking."""

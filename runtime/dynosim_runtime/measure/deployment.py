@@ -1,0 +1,113 @@
+"""The measured side: drives a deployment, running or started for it, or reads AIPerf's results."""
+
+import secrets
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynosim.config import RunConfig
+from dynosim.records import Trace
+from dynosim_runtime.config import model_folder, served_model_name
+from dynosim_runtime.launch.deployment import Deployment
+from dynosim_runtime.launch.specs import DeployOptions
+from dynosim_runtime.measure.aiperf import read_aiperf
+from dynosim_runtime.measure.capacity import (
+    ToldCapacity,
+    read_capacity,
+    read_workers,
+    told_speedups,
+)
+from dynosim_runtime.measure.client import CompletionsClient
+from dynosim_runtime.measure.counters import read_counters
+from dynosim_runtime.measure.load import LoadRun, drive, warm_up
+from dynosim_runtime.measure.measured import measured_report
+from dynosim_runtime.measure.prompts import PromptMaker, vocabulary_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """How a deployment is driven."""
+
+    model: Path | None  # in place of the plan's
+    speedup: float
+    warmup: int
+    shows_progress: bool
+
+
+@dataclass(slots=True)
+class Measured:
+    """The measured side of a comparison."""
+
+    report: dict[str, Any]
+    source: str
+    run: LoadRun | None = None  # None: only summaries are known
+    prompt_seed: int | None = None
+    capacity: ToldCapacity | None = None  # None: it does not tell
+    speedups: tuple[float, ...] = ()  # of the workers, as far as they tell
+
+
+async def measure_started(
+    config: RunConfig, trace: Trace, deploy: DeployOptions, options: LoadOptions
+) -> Measured:
+    """Start the plan's deployment, drive it, stop it. Raises: LiveError, ConfigError."""
+    if options.shows_progress:
+        print(f"starting {config.cluster.workers} workers and a frontend", file=sys.stderr)
+    async with Deployment(config, deploy) as deployment:
+        return await measure_url(config, trace, deployment.url, options)
+
+
+async def measure_url(config: RunConfig, trace: Trace, url: str, options: LoadOptions) -> Measured:
+    """Drive what runs at `url` with the trace. Raises: LiveError if it does not serve.
+
+    Prompts differ from one call to the next: what an earlier run left in the caches must not be
+    found by this one.
+    """
+    seed = secrets.randbits(48)
+    folder = model_folder(config, options.model)
+    vocabulary = vocabulary_of(str(folder) if folder is not None else config.model)
+    prompts = PromptMaker(vocabulary, seed=seed)
+    name = served_model_name(config, options.model)
+    async with CompletionsClient(url, name, timeout_s=config.live.request_timeout_s) as client:
+        await warm_up(client, prompts, trace, options.warmup)
+        before = await read_counters(client)
+        run = await drive(
+            trace,
+            client,
+            prompts,
+            concurrency=config.workload.concurrency,
+            speed=options.speedup,
+            progress=_show_progress if options.shows_progress else None,
+        )
+        capacity = None
+        if not run.was_interrupted:
+            block_size = config.engine.block_size
+            capacity = await read_capacity(client, before, block_size=block_size)
+        if before is not None and not run.was_interrupted:
+            after = await read_counters(client)
+            run.cache_hit_rate = None if after is None else after.hit_rate_since(before)
+        if options.shows_progress:
+            print(file=sys.stderr)
+        speedups = () if run.was_interrupted else told_speedups(await read_workers(client))
+        return Measured(_report(config, run), client.url, run, seed, capacity, speedups)
+
+
+def measure_aiperf(config: RunConfig, path: Path) -> Measured:
+    """What AIPerf measured. Raises: TraceError if the files cannot be used."""
+    results = read_aiperf(path)
+    if results.run is None:
+        return Measured(results.report, results.source)
+    return Measured(_report(config, results.run), results.source, results.run)
+
+
+def _report(config: RunConfig, run: LoadRun) -> dict[str, Any]:
+    return measured_report(
+        run,
+        num_workers=config.cluster.workers,
+        gpus_per_worker=config.engine.tensor_parallel,
+        sla=config.sla,
+    )
+
+
+def _show_progress(num_ended: int, num_requests: int) -> None:
+    print(f"\r{num_ended:,} of {num_requests:,} requests", end="", file=sys.stderr, flush=True)

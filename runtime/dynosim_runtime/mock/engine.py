@@ -1,0 +1,287 @@
+"""The twin's engine with requests that have tokens, step by step, in its own time.
+
+It knows no real clock: its driver asks when the oldest step in flight ends, waits for that time,
+real or simulated, and collects what the step produced. The engine being the twin's, its token times
+are the twin's for the same arrivals.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import msgspec
+import numpy as np
+
+from dynosim.engine.engine import Engine
+from dynosim.engine.pace import NEVER
+from dynosim.engine.plan import StepPlan
+from dynosim.engine.sequence import Sequence as EngineSequence
+from dynosim.engine.spec import EngineSpec
+from dynosim.engine.vllm import VllmScheduler
+from dynosim.indexer.wire import EngineEvent
+from dynosim.timing.model import StepTimeModel
+from dynosim_runtime.mock.blocks import BlockLedger
+from dynosim_runtime.mock.stats import MockStats
+from dynosim_runtime.mock.tokens import TokenSource, tokens_until_stop
+
+
+class MockCall(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client asks for."""
+
+    request_id: str
+    prompt_ids: list[int]
+    max_tokens: int
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    priority: int = 0  # lower is served earlier
+    cache_salt: str = ""
+
+
+class Receiver(Protocol):
+    """Who gets the tokens of a request."""
+
+    async def push(self, request: "MockRequest") -> None:
+        """There is a new token, `request.output[request.num_delivered - 1]`. Must not wait."""
+        ...
+
+    def end(self) -> None:
+        """The last token has been pushed."""
+        ...
+
+
+class MockRequest:
+    """A call under way. All its output is known from the start; `num_delivered` of it is out."""
+
+    __slots__ = (
+        "arrival_ms",
+        "blocks",
+        "finish_reason",
+        "is_over",
+        "last_token_ms",
+        "num_delivered",
+        "num_prompt",
+        "output",
+        "receiver",
+        "sequence",
+        "stop_reason",
+    )
+
+    def __init__(
+        self,
+        sequence: EngineSequence,
+        output: list[int],
+        *,
+        blocks: list[int],
+        stop_reason: int | None,
+        receiver: Receiver,
+    ) -> None:
+        self.sequence = sequence
+        self.num_prompt = sequence.prompt_tokens
+        self.output = output
+        self.blocks = blocks  # names of all full blocks, of prompt and output
+        self.stop_reason = stop_reason  # the token id that stops it
+        self.finish_reason: Literal["stop", "length"] = "length" if stop_reason is None else "stop"
+        self.receiver = receiver  # the driver's business
+        self.arrival_ms = sequence.arrival_ms
+        self.last_token_ms = NEVER
+        self.num_delivered = 0
+        self.is_over = False  # finished or aborted
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens found in the cache when it was admitted first."""
+        return max(self.sequence.cached_tokens, 0)
+
+
+class StepOutcome:
+    """What a step has produced: one token for each of `emitted`, the last one for `finished`."""
+
+    __slots__ = ("emitted", "end_ms", "events", "finished")
+
+    def __init__(
+        self, end_ms: float, emitted: list[MockRequest], events: list[EngineEvent]
+    ) -> None:
+        self.end_ms = end_ms
+        self.emitted = emitted
+        self.finished: list[MockRequest] = []
+        self.events = events
+
+
+class _LastStep:
+    """The `Recorder` of a mock engine: keeps who got a token in the step that was delivered last.
+
+    Every token is handed out as its step ends, so the engine makes no runs.
+    """
+
+    def __init__(self, stats: MockStats) -> None:
+        self.emitting: list[EngineSequence] = []
+        self._stats = stats
+
+    def admitted(self, sequences: Sequence[EngineSequence], start_ms: float) -> None:
+        """Count what was found in the cache."""
+        self._stats.note_admitted(sequences)
+
+    def missed(self, plan: StepPlan, last_token_ms: float) -> None:
+        """Gaps are measured where tokens are counted."""
+
+    def delivered(self, plan: StepPlan, num_waiting: int) -> None:
+        """Keep who got a token."""
+        self.emitting = plan.emitting
+
+    def delivered_run(
+        self, start_ms: float, end_ms: float, num_steps: int, first_context: int, num_waiting: int
+    ) -> None:
+        """Not possible with single steps."""
+        raise AssertionError("a run of steps in real time")
+
+    def ended(self, sequences: Sequence[EngineSequence], end_ms: float) -> None:
+        """Whoever completes a step is told."""
+
+    def unfinished(self, sequence: EngineSequence, num_tokens: int) -> None:
+        """A mock engine is never cut off."""
+
+    def unscheduled(self, sequence: EngineSequence) -> None:
+        """A mock engine is never cut off."""
+
+    def wants_single_steps(self) -> bool:
+        """Always."""
+        return True
+
+
+class MockEngine:
+    """Requests in, tokens and KV events out, in the time that the step-time model says.
+
+    Times in ms from any origin; neither arrivals nor planning times may decrease from call to call,
+    but a driver that lags behind may submit calls before it plans steps that are due earlier.
+    """
+
+    def __init__(
+        self, spec: EngineSpec, timing: StepTimeModel, tokens: TokenSource, stats: MockStats
+    ) -> None:
+        self.spec = spec
+        self.stats = stats
+        self.has_events = spec.enable_prefix_caching
+        self.core = VllmScheduler(spec, names_emitting=True, publish_events=self.has_events)
+        self.ledger = BlockLedger(spec.block_size)
+        self._last_step = _LastStep(stats)
+        self._engine = Engine(
+            self.core, timing, self._last_step, depth=spec.pipeline_depth, steps_singly=True
+        )
+        self._tokens = tokens
+        self._unpublished: list[EngineEvent] = []
+        self._arriving: deque[MockRequest] = deque()  # not yet with the scheduler
+        self._requests: dict[int, MockRequest] = {}  # by the sequence's index
+        self._num_submitted = 0
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    @property
+    def requests(self) -> list[MockRequest]:
+        """Everyone in hand."""
+        return list(self._requests.values())
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests without a seat."""
+        return self.core.num_waiting + len(self._arriving)
+
+    @property
+    def next_arrival_ms(self) -> float:
+        """When the first request arrives that no step could be planned with yet; or infinity."""
+        return self._arriving[0].arrival_ms if self._arriving else NEVER
+
+    def submit(self, call: MockCall, receiver: Receiver, arrival_ms: float) -> MockRequest:
+        """Take a call, in order of arrival; steps planned from `arrival_ms` on may serve it.
+
+        Its prompt must be shorter than the model length and not empty.
+        """
+        prompt = call.prompt_ids
+        output, stop_reason = self._output(call)
+        blocks: list[int] = []
+        if self.spec.enable_prefix_caching:
+            blocks = self.ledger.open(np.array(prompt + output, np.int64), call.cache_salt)
+        sequence = EngineSequence(
+            self._num_submitted,
+            len(prompt),
+            len(output),
+            blocks,
+            len(blocks),
+            arrival_ms,
+            call.priority,
+            call.request_id,
+        )
+        request = MockRequest(
+            sequence, output, blocks=blocks, stop_reason=stop_reason, receiver=receiver
+        )
+        self._requests[sequence.index] = request
+        self._num_submitted += 1
+        self._arriving.append(request)
+        return request
+
+    def abort(self, request: MockRequest) -> None:
+        """Drop a request; nothing happens if it is over."""
+        if request.is_over:
+            return
+        if request in self._arriving:
+            self._arriving.remove(request)
+        else:
+            self._engine.abort(request.sequence)
+        self.stats.num_aborted += 1
+        self._end(request)
+
+    def next_end_ms(self, now_ms: float) -> float:
+        """Plan all steps that can be planned at `now_ms`; returns when the oldest one ends.
+
+        Infinity if there is nothing to do before the next request arrives.
+        """
+        while self._arriving and self._arriving[0].arrival_ms <= now_ms:
+            self._engine.add(self._arriving.popleft().sequence, now_ms)
+        self._engine.start(now_ms)
+        self._collect_events()
+        return self._engine.next_ms
+
+    def complete(self) -> StepOutcome:
+        """End the oldest step in flight."""
+        end_ms = self._engine.next_ms
+        finished = self._engine.complete(end_ms)
+        self._collect_events()
+        requests = self._requests
+        emitted = [
+            requests[sequence.index]
+            for sequence in self._last_step.emitting
+            if sequence.index in requests
+        ]
+        outcome = StepOutcome(end_ms, emitted, self._unpublished)
+        self._unpublished = []
+        for request in emitted:
+            request.num_delivered += 1
+        self.stats.note_tokens(emitted, end_ms)
+        for sequence in finished:
+            request = requests[sequence.index]
+            outcome.finished.append(request)
+            self.stats.note_finished(request, end_ms)
+            self._end(request)
+        return outcome
+
+    def _output(self, call: MockCall) -> tuple[list[int], int | None]:
+        """All tokens that the call will get, and the one that stops it."""
+        prompt = call.prompt_ids
+        num_tokens = min(call.max_tokens, self.spec.max_model_len - len(prompt))
+        output = self._tokens.continuation(prompt[-1], len(prompt), num_tokens)
+        if call.stop_token_ids:
+            count = tokens_until_stop(output, set(call.stop_token_ids), call.min_tokens)
+            if count is not None:
+                return output[:count], output[count - 1]
+        return output, None
+
+    def _collect_events(self) -> None:
+        """Put the core's new events into words, while the tokens of their blocks are in hand."""
+        events = self.core.take_events()
+        if events:
+            self._unpublished += self.ledger.engine_events(events)
+
+    def _end(self, request: MockRequest) -> None:
+        request.is_over = True
+        del self._requests[request.sequence.index]
+        self.ledger.close(request.blocks)

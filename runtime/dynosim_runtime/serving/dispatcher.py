@@ -1,0 +1,102 @@
+"""Everything behind the HTTP routes: requests in, streams of tokens out.
+
+See `dynosim_runtime.requests.Dispatcher`.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+from dynosim.config.live import LiveConfig
+from dynosim_runtime.errors import ApiError, unavailable
+from dynosim_runtime.requests import GenerateRequest, RequestRecord
+from dynosim_runtime.serving.metrics import FrontendMetrics
+from dynosim_runtime.serving.placement import Placement
+from dynosim_runtime.serving.stream import LiveStream
+
+log = logging.getLogger(__name__)
+
+
+def stopwatch() -> Callable[[], float]:
+    """A clock that counts milliseconds from now and never goes back."""
+    started = time.monotonic()
+    return lambda: (time.monotonic() - started) * 1e3
+
+
+class LiveDispatcher:
+    """Serves requests where `placement` says; `write_record` gets the record of each that ended."""
+
+    def __init__(
+        self,
+        placement: Placement,
+        live: LiveConfig,
+        metrics: FrontendMetrics,
+        now_ms: Callable[[], float],
+        *,
+        write_record: Callable[[RequestRecord], None] = lambda record: None,
+    ) -> None:
+        self.is_draining = False
+        self._placement = placement
+        self._live = live
+        self._metrics = metrics
+        self._now_ms = now_ms
+        self._write_record = write_record
+        self._active: dict[str, LiveStream] = {}
+
+    @property
+    def num_routing(self) -> int:
+        """Requests that wait to be placed."""
+        return len(self._active) - self.num_dispatched
+
+    @property
+    def num_dispatched(self) -> int:
+        """Requests in flight on a worker."""
+        return len(self._placement.in_flight)
+
+    @property
+    def num_active(self) -> int:
+        """Requests that have come and have not ended."""
+        return len(self._active)
+
+    async def start(self, request: GenerateRequest) -> LiveStream:
+        """See `Dispatcher`."""
+        if self.is_draining:
+            raise unavailable("the frontend is draining: it is shutting down")
+        if request.request_id in self._active:
+            raise ApiError(400, f"request id {request.request_id!r} is in use", param="request_id")
+        self._placement.check_engines(request)
+        record = RequestRecord(
+            request_id=request.request_id,
+            session_id=request.session_id,
+            arrival_ms=self._arrival_ms(request),
+            input_tokens=len(request.token_ids),
+        )
+        stream = LiveStream(
+            request,
+            record,
+            self._placement,
+            self._live,
+            self._metrics,
+            self._now_ms,
+            on_end=self._note_end,
+        )
+        self._active[request.request_id] = stream
+        self._metrics.note_arrival(record.input_tokens)
+        await stream.place()
+        return stream
+
+    def _arrival_ms(self, request: GenerateRequest) -> float:
+        """When the request had come in, before it was templated and tokenized."""
+        now_ms = self._now_ms()
+        if request.received_s is None:
+            return now_ms
+        return now_ms - (time.monotonic() - request.received_s) * 1e3
+
+    def _note_end(self, record: RequestRecord) -> None:
+        """A stream ended, however it ended."""
+        self._active.pop(record.request_id, None)
+        self._metrics.note_end(record)
+        try:
+            self._write_record(record)
+        except OSError as error:  # a full disk must not end anybody's stream
+            log.error("the record of request %s is lost: %s", record.request_id, error)

@@ -1,0 +1,174 @@
+"""The frontend's Prometheus metrics, with Dynamo's names and labels.
+
+Durations are histograms in seconds. What has no counterpart there begins with `dynosim_`. The HTTP
+layer tells of requests as clients see them (`HttpObserver`), streams tell of tokens.
+"""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from dynosim_runtime.http.observer import Outcome, RequestType, Stage
+from dynosim_runtime.requests import RequestRecord
+from dynosim_runtime.serving.histogram import LeanHistogram
+
+TTFT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 1, 1.5, 2, 3, 5, 8, 13, 30, 60, 120)
+ITL_BUCKETS = (0.001, 0.002, 0.004, 0.006, 0.01, 0.015, 0.02, 0.03, 0.05, 0.08, 0.13, 0.3, 1, 3)
+DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600)
+TOKEN_BUCKETS = (1, 16, 64, 256, 1024, 4096, 16384, 65536, 262144)
+
+
+class FrontendMetrics:
+    """One frontend's metrics in a registry of their own.
+
+    `namespace` is the `dynamo_namespace` label, `model` the served model's name.
+    """
+
+    def __init__(self, *, namespace: str, model: str) -> None:
+        self.registry = CollectorRegistry()
+        labels = {"dynamo_namespace": namespace, "model": model}
+        self._labels = labels
+        self._requests = self._counter(
+            "dynamo_frontend_requests",
+            "HTTP requests that ended.",
+            "endpoint", "request_type", "status",
+        )  # fmt: skip
+        active = self._gauge("dynamo_frontend_active_requests", "HTTP requests under way.")
+        self._active = active.labels(**labels)
+        self._preprocessing = 0
+        ttft = self._histogram(
+            "dynamo_frontend_time_to_first_token_seconds", "Arrival to first token.", TTFT_BUCKETS
+        )
+        self._gap = LeanHistogram(
+            "dynamo_frontend_inter_token_latency_seconds",
+            "Between two tokens.",
+            ITL_BUCKETS,
+            labels,
+            self.registry,
+        )
+        duration = self._histogram(
+            "dynamo_frontend_request_duration_seconds", "Arrival to end.", DURATION_BUCKETS
+        )
+        isl = self._histogram(
+            "dynamo_frontend_input_sequence_tokens", "Tokens of prompts.", TOKEN_BUCKETS
+        )
+        osl = self._histogram(
+            "dynamo_frontend_output_sequence_tokens", "Tokens of answers.", TOKEN_BUCKETS
+        )
+        wait = self._histogram(
+            "dynosim_router_wait_seconds", "Arrival to dispatch to a worker.", TTFT_BUCKETS
+        )
+        self._ttft, self._duration, self._isl, self._osl, self._wait = (
+            histogram.labels(**labels) for histogram in (ttft, duration, isl, osl, wait)
+        )
+        self._cached = self._counter(
+            "dynosim_router_cached_tokens", "Prompt tokens the router took to be cached."
+        ).labels(**labels)
+        self._engine_cached = self._counter(
+            "dynosim_engine_cached_tokens", "Prompt tokens that engines reported as cached."
+        ).labels(**labels)
+        self._prompt_tokens = self._counter(
+            "dynosim_frontend_prompt_tokens", "Prompt tokens of all requests."
+        ).labels(**labels)
+        self.migrations = self._counter(
+            "dynosim_frontend_migrations", "Times a request moved on from a lost worker."
+        ).labels(**labels)
+        self._ended = self._counter(
+            "dynosim_frontend_generations", "Generations by how they ended.", "outcome"
+        )
+
+    def observe(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """Add a gauge that is read when asked for."""
+        self._gauge(name, text).labels(**self._labels).set_function(value)
+
+    def observe_stages(self, route: Callable[[], float], dispatch: Callable[[], float]) -> None:
+        """Add `dynamo_frontend_stage_requests`: requests in each stage, read when asked for.
+
+        As in Dynamo it has no model label; the phase of an aggregated cluster is empty.
+        """
+        counts = {"preprocess": lambda: self._preprocessing, "route": route, "dispatch": dispatch}
+        gauge = Gauge(
+            "dynamo_frontend_stage_requests",
+            "Requests in a stage of the frontend.",
+            ("dynamo_namespace", "stage", "phase"),
+            registry=self.registry,
+        )
+        namespace = self._labels["dynamo_namespace"]
+        for stage, count in counts.items():
+            gauge.labels(dynamo_namespace=namespace, stage=stage, phase="").set_function(count)
+
+    # ---- what the HTTP layer tells, see HttpObserver ---------------------------------------------
+
+    def request_started(self, model: str, endpoint: str, request_type: RequestType) -> None:
+        """See `HttpObserver`."""
+        self._active.inc()
+
+    def request_ended(
+        self,
+        model: str,
+        endpoint: str,
+        request_type: RequestType,
+        outcome: Outcome,
+        duration_s: float,
+    ) -> None:
+        """See `HttpObserver`."""
+        self._active.dec()
+        self._duration.observe(duration_s)
+        labels = {"endpoint": endpoint, "request_type": request_type, "status": outcome}
+        self._requests.labels(**self._labels, **labels).inc()
+
+    def stage_entered(self, stage: Stage) -> None:
+        """See `HttpObserver`."""
+        self._preprocessing += 1
+
+    def stage_left(self, stage: Stage) -> None:
+        """See `HttpObserver`."""
+        self._preprocessing -= 1
+
+    # ---- what streams tell -------------------------------------------------------------------
+
+    def note_arrival(self, input_tokens: int) -> None:
+        """A stream was asked for."""
+        self._isl.observe(input_tokens)
+        self._prompt_tokens.inc(input_tokens)
+
+    def note_placed(self, cached_tokens: int, wait_ms: float) -> None:
+        """A request goes to a worker."""
+        self._cached.inc(cached_tokens)
+        self._wait.observe(wait_ms / 1e3)
+
+    def note_first_tokens(self, ttft_ms: float, num_tokens: int) -> None:
+        """The first token is there; `num_tokens` came together."""
+        self._ttft.observe(ttft_ms / 1e3)
+        self._note_together(num_tokens)
+
+    def note_gap(self, gap_ms: float, num_tokens: int) -> None:
+        """`num_tokens` came together, so long after the last one."""
+        self._gap.observe(gap_ms / 1e3)
+        self._note_together(num_tokens)
+
+    def _note_together(self, num_tokens: int) -> None:
+        if num_tokens > 1:
+            self._gap.observe(0.0, num_tokens - 1)
+
+    def note_end(self, record: RequestRecord) -> None:
+        """A stream ended, however it ended."""
+        self._ended.labels(**self._labels, outcome=record.status).inc()
+        self._osl.observe(record.output_tokens)
+        if record.cached_tokens:
+            self._engine_cached.inc(record.cached_tokens)
+
+    def exposition(self) -> bytes:
+        """All metrics as Prometheus reads them."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        names = ("dynamo_namespace", "model", *labels)
+        return Counter(name, text, names, registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(name, text, ("dynamo_namespace", "model"), registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        names = ("dynamo_namespace", "model")
+        return Histogram(name, text, names, buckets=buckets, registry=self.registry)

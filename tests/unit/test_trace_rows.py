@@ -1,0 +1,72 @@
+"""The trace of some rows of a trace."""
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dynosim.records import Trace
+
+FULL = Trace(
+    arrival_ms=np.array([0.0, 5.0, 9.0, 12.0]),
+    input_tokens=np.array([20, 33, 7, 40]),
+    output_tokens=np.array([1, 2, 3, 4]),
+    hash_ids=np.array([1, 2, 1, 3, 4, 1, 2, 6]),
+    hash_offsets=np.array([0, 2, 5, 5, 8]),
+    trace_block_size=16,
+    previous_turn=np.array([-1, -1, 0, 1]),
+    delay_ms=np.array([0.0, 0.0, 4.0, 8.0]),
+    priority=np.array([7, 8, 9, 6]),
+    session_ids=("a", "b", "a", "b"),
+    request_ids=("w", "x", "y", "z"),
+    source="some file",
+    skipped_lines=3,
+)
+
+
+def plain(trace: Trace) -> dict[str, Any]:
+    """Every field of a trace by its name, arrays as lists."""
+    values = {field.name: getattr(trace, field.name) for field in fields(trace)}
+    return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in values.items()}
+
+
+def test_every_column_follows_the_rows() -> None:
+    """All fields of a trace are told here: a new column has to be taken as well."""
+    assert plain(FULL.take(np.array([1, 2, 3]))) == {
+        "arrival_ms": [5.0, 9.0, 12.0],
+        "input_tokens": [33, 7, 40],
+        "output_tokens": [2, 3, 4],
+        "hash_ids": [1, 3, 4, 1, 2, 6],
+        "hash_offsets": [0, 3, 3, 6],
+        "trace_block_size": 16,
+        "previous_turn": [-1, -1, 0],
+        "delay_ms": [0.0, 4.0, 8.0],
+        "priority": [8, 9, 6],
+        "session_ids": ("b", "a", "b"),
+        "request_ids": ("x", "y", "z"),
+        "source": "some file",
+        "skipped_lines": 3,
+    }
+
+
+@pytest.mark.parametrize("optional", ["priority", "delay_ms", "session_ids", "request_ids"])
+def test_what_a_trace_does_not_have_no_part_of_it_has(optional: str) -> None:
+    bare = Trace(**{field.name: getattr(FULL, field.name) for field in fields(FULL)[:6]})
+    assert getattr(bare.take(np.array([0, 3])), optional) is None
+    assert bare.take(np.array([0, 3])).previous_turn is None
+
+
+def test_rows_may_change_places() -> None:
+    found = FULL.take(np.array([3, 0, 1, 2]))
+    assert found.previous_turn is not None
+    assert found.previous_turn.tolist() == [2, -1, -1, 1]
+    assert found.hash_ids.tolist() == [1, 2, 6, 1, 2, 1, 3, 4]
+    back = found.take(np.array([1, 2, 3, 0]))
+    assert plain(back) == plain(FULL)
+
+
+def test_all_rows_are_the_trace_and_no_rows_are_none() -> None:
+    assert plain(FULL.take(np.arange(4))) == plain(FULL)
+    nothing = FULL.take(np.array([], dtype=np.int64))
+    assert (len(nothing), nothing.hash_offsets.tolist(), len(nothing.hash_ids)) == (0, [0], 0)
