@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 
+from dynosim.router.knobs import RouterSettings
+
 from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.config.live import LiveConfig
 from dynosim.indexer.base import Stored
@@ -12,7 +14,6 @@ from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.router.cost import WorkerOption
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.request import RoutingRequest
-from dynosim.router.settings import RouterSettings
 from dynosim_runtime.card import WorkerCard, worker_id_of
 from dynosim_runtime.clients.base import EngineDelta, EngineLostError, EngineRequest
 from dynosim_runtime.kv_events.subscriber import Subscriptions

@@ -4,6 +4,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from dynosim.router.knobs import RouterSettings
 from naive_caches import NaiveCaches
 from naive_load import NaiveLoad
 from naive_queue import NaiveQueue
@@ -16,7 +17,6 @@ from dynosim.router.refusals import (
     WorkersBusyError,
 )
 from dynosim.router.request import RoutingRequest
-from dynosim.router.settings import RouterSettings
 from dynosim.router.workers import Candidate, WorkerCard
 
 

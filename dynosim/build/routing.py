@@ -10,9 +10,9 @@ from dynosim.config.router import RouterConfig
 from dynosim.errors import ConfigError
 from dynosim.router.busy import BusyThresholds
 from dynosim.router.classes import PolicyClass
+from dynosim.router.knobs import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 from dynosim.router.policy import PlacementPolicy
 from dynosim.router.prefill_load import PrefillEstimator
-from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 from dynosim.router.spec import DelaySpec, RoutingSpec
 
 PolicyFactory = Callable[[RouterSettings, int], PlacementPolicy]

@@ -17,7 +17,7 @@ from dynosim.cluster.spec import ClusterSpec, RunOptions
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import InfeasibleError
 from dynosim.records import RunResult, Trace
-from dynosim.router.settings import RouterSettings
+from dynosim.router.knobs import RouterSettings
 from dynosim.router.spec import RoutingSpec
 from dynosim.workload.extents import prefix_extents
 from dynosim.workload.load import NEVER, LoadDriver

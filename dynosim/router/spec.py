@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dynosim.indexer.make import IndexSpec
+from dynosim.router.knobs import RouterSettings
 from dynosim.router.log.recorder import Sink
 from dynosim.router.modes import LOAD_MODES
 from dynosim.router.policy import PlacementPolicy
 from dynosim.router.prefill_load import PrefillEstimator
-from dynosim.router.settings import RouterSettings
 
 
 @dataclass(frozen=True, slots=True)
