@@ -17,6 +17,7 @@ from recorded_runs import TRUE
 from stub_server import StubServer
 
 from dynosim.config import load_run
+from dynosim.errors import ConfigError
 from dynosim.silicon.fitted_file import write_fit
 from dynosim.timing.fitted import Fit, FittedParameters
 from dynosim_runtime.mock.worker import MockWorker
@@ -60,14 +61,18 @@ async def validated(
 async def document_of(
     plan: Path, url: str, capsys: pytest.CaptureFixture[str], **options: Any
 ) -> dict[str, Any]:
-    given: dict[str, Any] = {
+    given = asked(url, **options)
+    assert await asyncio.to_thread(lambda: validate(plan, [], **given)) == 0
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return document
+
+
+def asked(url: str, **options: Any) -> dict[str, Any]:
+    return {
         "url": url, "trace": None, "out": None, "mock": False, "real": False, "model": None,
         "engine": None, "engine_python": None, "speedup": 1.0, "warmup": 2, "aiperf": None,
         "as_json": True, "intervals": 4, **options,
     }  # fmt: skip
-    assert await asyncio.to_thread(lambda: validate(plan, [], **given)) == 0
-    document: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return document
 
 
 async def test_every_metric_has_an_interval_and_equal_capacities_are_said(
@@ -107,6 +112,17 @@ async def test_another_capacity_makes_a_second_column(
     assert latency["predicted"] < latency["capacity_given"]["predicted"]
     assert latency["capacity_given"]["interval"] is not None
     assert "KV capacity" in document["attribution"]["mean_abs_error"]
+
+
+async def test_another_clock_is_not_compared(tmp_path: Path) -> None:
+    plan = plan_file(tmp_path, "plan", TRUE)
+    worker = MockWorker(load_run(plan), speedup=SPEED)
+    endpoint = await worker.start()
+    try:
+        with pytest.raises(ConfigError, match=f"use --speedup {SPEED:g}"):
+            await asyncio.to_thread(lambda: validate(plan, [], **asked(endpoint.url)))
+    finally:
+        await worker.stop(0.0)
 
 
 async def test_what_cannot_be_swapped_is_said_in_words(

@@ -44,12 +44,6 @@ async def read_workers(client: CompletionsClient) -> list[Any]:
     return rows if isinstance(rows, list) else []
 
 
-def told_speedups(rows: Sequence[Any]) -> tuple[float, ...]:
-    """How many times faster than their step times workers say that they compute, each once."""
-    told = {row.get("speedup") for row in rows if isinstance(row, dict)}
-    return tuple(sorted(value for value in told if isinstance(value, int | float) and value > 0))
-
-
 def engine_capacity(config: Mapping[str, str], *, block_size: int) -> ToldCapacity | None:
     """From the labels of vLLM's `cache_config_info`."""
     blocks = config.get("num_gpu_blocks", "")

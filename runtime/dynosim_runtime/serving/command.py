@@ -208,6 +208,7 @@ class Frontend:
             ),
             metrics=self._metrics,
             extra_routes=status_routes(self._metrics, placement),
+            strip_anthropic_preamble=live.strip_anthropic_preamble,
             parsing=Parsing(live.tool_parser, live.reasoning_parser),
         )
 

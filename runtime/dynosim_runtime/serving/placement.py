@@ -89,9 +89,6 @@ class Placement:
         expected = request.expected_output_tokens
         if expected is not None:
             expected = max(expected - (len(token_ids) - len(request.token_ids)), 1)
-        constraints = None
-        if request.worker_id is not None or allowed is not None:
-            constraints = Constraints(allowed, request.worker_id, request.dp_rank)
         decision = await self.router.place(
             RoutingRequest(
                 name,
@@ -102,7 +99,7 @@ class Placement:
                 priority_jump=max(request.priority, 0),
                 expected_output_tokens=expected,
                 session_id=request.session_id,
-                constraints=constraints,
+                constraints=_constraints(request, allowed),
                 policy_family=request.policy_family,
             )
         )
@@ -161,6 +158,20 @@ class Placement:
         """
         if num_tokens // self._report_tokens != before // self._report_tokens:
             self.router.output_tokens(placed_as, num_tokens)
+
+
+def _constraints(request: GenerateRequest, allowed: frozenset[int] | None) -> Constraints | None:
+    """Where it may go, and where it would rather go; None: anywhere."""
+    required, preferred = request.required_taints, request.preferred_taints
+    if request.worker_id is None and allowed is None and not required and not preferred:
+        return None
+    return Constraints(
+        allowed,
+        request.worker_id,
+        request.dp_rank,
+        required_taints=frozenset(required),
+        preferred_taints=preferred,
+    )
 
 
 def _refused_pin(field: str, what: str) -> ApiError:

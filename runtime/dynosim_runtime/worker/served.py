@@ -82,6 +82,8 @@ class MockServed:
             max_num_seqs=endpoint.max_num_seqs,
             max_model_len=endpoint.max_model_len,
             device=self._device,
+            taints=self._plan.live.taints,
+            topology=self._plan.live.topology,
             events=endpoint.events,
             accepts_priority=endpoint.accepts_priority,
             speedup=self._worker.speedup,
@@ -203,7 +205,7 @@ class RealServed:
         return await model_name(self._http) if is_attached else self._spec.served_model_name
 
     def _card(self, facts: EngineFacts, model: str) -> WorkerCard:
-        engine = self._spec.plan.engine
+        engine, live = self._spec.plan.engine, self._spec.plan.live
         folder = self._spec.model if os.path.isdir(self._spec.model) else None
         return WorkerCard(
             worker_id=worker_id_of(self._name),
@@ -218,6 +220,8 @@ class RealServed:
             max_num_seqs=engine.max_num_seqs,
             max_model_len=facts.max_model_len,
             device=self._adapter.device,
+            taints=live.taints,
+            topology=live.topology,
             events=self._events.sources,
             accepts_priority=engine.policy == "priority",
             pid=os.getpid(),
