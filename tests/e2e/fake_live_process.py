@@ -17,7 +17,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from dynosim_runtime.card import WorkerCard, worker_id_of
+from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.discovery.file import FileDiscovery
 
 
@@ -63,7 +63,7 @@ async def run() -> int:
 
 
 async def worker(name: str, folder: Path) -> None:
-    card = WorkerCard(
+    card = LiveCard(
         worker_id=worker_id_of(name), name=name, engine="mock", url="http://127.0.0.1:1",
         model="m", block_size=16, max_model_len=64, pid=os.getpid(),
     )  # fmt: skip
@@ -72,7 +72,7 @@ async def worker(name: str, folder: Path) -> None:
 
 async def frontend(folder: Path) -> None:
     discovery = FileDiscovery(folder, 5.0)
-    cards: dict[int, WorkerCard] = {}
+    cards: dict[int, LiveCard] = {}
 
     async def watch() -> None:
         async for cards_now in discovery.watch():

@@ -7,7 +7,7 @@ import pytest
 
 from dynosim.errors import ConfigError
 from dynosim_runtime.errors import LiveError
-from dynosim_runtime.measure.clocks import check_clocks, told_speedups
+from dynosim_runtime.measure.clocks import check_clocks, reported_speedups
 
 ENGINE = """# TYPE vllm:prefix_cache_queries counter
 vllm:prefix_cache_queries_total 0
@@ -74,5 +74,5 @@ async def test_who_tells_no_speed_is_taken_by_the_users_word(server: Serves) -> 
 
 def test_what_workers_tell_of_their_speed_is_read_once_each() -> None:
     rows = [{"speedup": 4.0}, {"speedup": 4.0}, {"speedup": 1}, {}, {"speedup": "x"}, None]
-    assert told_speedups(rows) == (1, 4.0)
-    assert told_speedups([]) == ()
+    assert reported_speedups(rows) == (1, 4.0)
+    assert reported_speedups([]) == ()

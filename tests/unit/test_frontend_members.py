@@ -11,7 +11,7 @@ from dynosim.indexer.base import Stored
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.router.workers import WorkerCard as RoutingCard
 from dynosim.workers.lifecycle import Phase, WorkerEvent
-from dynosim_runtime.card import WorkerCard, worker_id_of
+from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.serving.member import Member
 from dynosim_runtime.serving.membership import DRAINING
 
@@ -207,7 +207,7 @@ async def test_a_worker_that_has_left_is_asked_only_while_it_has_something_in_ha
     assert inside.probed == ["a"] * 3  # at 0, 1 and 2 s
 
 
-def with_events(name: str, *engines: EventEngine) -> WorkerCard:
+def with_events(name: str, *engines: EventEngine) -> LiveCard:
     return card(name, dp_size=len(engines), events=tuple(one.source() for one in engines))
 
 

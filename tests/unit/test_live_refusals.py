@@ -11,7 +11,7 @@ from live_support import Inside, ScriptedEngine, card, request
 
 from dynosim.config.loading import run_config_from_dict
 from dynosim.errors import ConfigError
-from dynosim_runtime.card import WorkerCard, worker_id_of
+from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.dialects.nvext import NvExt
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.hosts import without_credentials
@@ -237,7 +237,7 @@ async def test_a_workers_password_is_in_no_log_and_on_no_page(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    secretive: WorkerCard = card("a", url="http://user:secret@127.0.0.1:1/base", speedup=4.0)
+    secretive: LiveCard = card("a", url="http://user:secret@127.0.0.1:1/base", speedup=4.0)
     inside = Inside(ScriptedEngine(), is_well=lambda card: False)
     inside.show(secretive)
     rows = worker_rows(inside.placement)["workers"]

@@ -15,7 +15,7 @@ from dynosim_runtime.measure.counters import read_counters
 
 async def check_clocks(client: CompletionsClient, speedup: float) -> None:
     """Raises: ConfigError if what serves at the client's address tells another speed-up."""
-    told = told_speedups(await read_workers(client))
+    told = reported_speedups(await read_workers(client))
     if not told:
         counters = await read_counters(client)
         told = () if counters is None or counters.speedup is None else (counters.speedup,)
@@ -34,7 +34,7 @@ async def check_clocks(client: CompletionsClient, speedup: float) -> None:
     )
 
 
-def told_speedups(rows: Sequence[Any]) -> tuple[float, ...]:
+def reported_speedups(rows: Sequence[Any]) -> tuple[float, ...]:
     """How many times faster than their step times workers say that they compute, each once."""
     told = {row.get("speedup") for row in rows if isinstance(row, dict)}
     return tuple(sorted(value for value in told if isinstance(value, int | float) and value > 0))

@@ -9,10 +9,10 @@ from typing import Any
 from dynosim.config import RunConfig
 from dynosim.records import Trace
 from dynosim_runtime.config import model_folder, served_model_name
-from dynosim_runtime.launch.deployment import Deployment
+from dynosim_runtime.launch.deployment import LocalDeployment
 from dynosim_runtime.launch.specs import DeployOptions
 from dynosim_runtime.measure.aiperf import read_aiperf
-from dynosim_runtime.measure.capacity import ToldCapacity, read_capacity
+from dynosim_runtime.measure.capacity import ReportedCapacity, read_capacity
 from dynosim_runtime.measure.client import CompletionsClient
 from dynosim_runtime.measure.clocks import check_clocks
 from dynosim_runtime.measure.counters import read_counters
@@ -39,7 +39,7 @@ class Measured:
     source: str
     run: LoadRun | None = None  # None: only summaries are known
     prompt_seed: int | None = None
-    capacity: ToldCapacity | None = None  # None: it does not tell
+    capacity: ReportedCapacity | None = None  # None: it does not tell
 
 
 async def measure_started(
@@ -48,7 +48,7 @@ async def measure_started(
     """Start the plan's deployment, drive it, stop it. Raises: LiveError, ConfigError."""
     if options.shows_progress:
         print(f"starting {config.cluster.workers} workers and a frontend", file=sys.stderr)
-    async with Deployment(config, deploy) as deployment:
+    async with LocalDeployment(config, deploy) as deployment:
         return await measure_url(config, trace, deployment.url, options)
 
 

@@ -1,4 +1,4 @@
-"""Where a request goes, and what the router hears of it from there on.
+"""Where a request goes, and what is reported of it to the router from there on.
 
 The router decides by its own records; which card is behind a decision, who may be asked a second
 time and what a client is told when nobody may take its request is known here.
@@ -11,7 +11,7 @@ from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.router.eligibility import Constraints
 from dynosim.router.kv_router import Decision
 from dynosim.router.request import RoutingRequest
-from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.card import LiveCard
 from dynosim_runtime.clients.base import KEEPING_FORM, TELLING_LOGPROBS, EngineClient
 from dynosim_runtime.dialects.decoding import refuse
 from dynosim_runtime.errors import ApiError, unavailable
@@ -29,7 +29,7 @@ class Place:
     """What a request was given."""
 
     decision: Decision
-    card: WorkerCard | None  # None: the worker has left since
+    card: LiveCard | None  # None: the worker has left since
     stay: Stay
 
 
@@ -131,7 +131,7 @@ class Placement:
         members = self.members
         return frozenset(w for w in members.cards if members.stay_of(w) not in failed)
 
-    def client_for(self, card: WorkerCard) -> EngineClient:
+    def client_for(self, card: LiveCard) -> EngineClient:
         """Who speaks a worker's dialect."""
         return self._clients[card.engine]
 
