@@ -27,7 +27,7 @@ from dynosim_runtime.serving.dispatcher import LiveDispatcher, stopwatch
 from dynosim_runtime.serving.in_flight import InFlight
 from dynosim_runtime.serving.membership import Membership
 from dynosim_runtime.serving.metrics import FrontendMetrics
-from dynosim_runtime.serving.placement import Placement
+from dynosim_runtime.serving.placement import LivePlacement
 from dynosim_runtime.serving.router import RouterService
 
 BLOCK = 4
@@ -172,7 +172,7 @@ class Inside:
             follows_events=follows_events,
             on_change=self._note_change,
         )
-        self.placement = Placement(
+        self.placement = LivePlacement(
             self.router,
             self.members,
             self.in_flight,

@@ -13,7 +13,7 @@ from dynosim.engine.spec import EngineSpec
 from dynosim.records import IntArray
 from dynosim.timing.model import StepTimeModel
 from dynosim_runtime.errors import LiveError
-from dynosim_runtime.measure.client import LoadClock, StreamedAnswer
+from dynosim_runtime.measure.client import LoadClock, TimedAnswer
 from dynosim_runtime.mock.engine import MockRequest
 from dynosim_runtime.mock.loop import EngineLoop
 from dynosim_runtime.mock.tokens import TokenSource
@@ -41,7 +41,7 @@ class _Taker:
     """Notes when tokens come."""
 
     def __init__(
-        self, answer: StreamedAnswer, clock: LoadClock, on_first_token: Callable[[], None] | None
+        self, answer: TimedAnswer, clock: LoadClock, on_first_token: Callable[[], None] | None
     ) -> None:
         self.has_ended = asyncio.Event()
         self._answer = answer
@@ -105,8 +105,8 @@ class VirtualEngine:
         request_id: str | None = None,
         priority: int = 0,
         on_first_token: Callable[[], None] | None = None,
-    ) -> StreamedAnswer:
-        answer = StreamedAnswer(sent_ms=clock.now_ms(), token_ms=array("d"), http_status=200)
+    ) -> TimedAnswer:
+        answer = TimedAnswer(sent_ms=clock.now_ms(), token_ms=array("d"), http_status=200)
         if len(prompt) + output_tokens > self.engine.spec.max_model_len:
             answer.http_status, answer.error = 400, "HTTP 400: too long"
             return answer

@@ -16,7 +16,7 @@ from dynosim.timing.fitted import Fit, FittedModel
 from dynosim.timing.formulas import LinearModel
 from dynosim.timing.model import StepTimeModel
 from dynosim_runtime.errors import LiveError
-from dynosim_runtime.measure.client import StreamedAnswer
+from dynosim_runtime.measure.client import TimedAnswer
 from dynosim_runtime.measure.prompts import UNKNOWN_VOCABULARY, PromptMaker
 from dynosim_runtime.measure.steps import MIN_ROUNDS, MeasurementPlan, Measurer, StepMeasurements
 from dynosim_runtime.mock.collector import EngineCollector
@@ -204,7 +204,7 @@ async def test_tokens_that_come_all_at_once_make_no_sense() -> None:
     """Something between holds all back that come between the first and the last."""
 
     class Buffered(VirtualEngine):
-        async def complete(self, *args: Any, **kwargs: Any) -> StreamedAnswer:
+        async def complete(self, *args: Any, **kwargs: Any) -> TimedAnswer:
             answer = await super().complete(*args, **kwargs)
             times = answer.token_ms
             if len(times) > 2:

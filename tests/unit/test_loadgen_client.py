@@ -15,7 +15,7 @@ from dynosim_runtime.errors import LiveError
 from dynosim_runtime.measure.client import (
     CompletionsClient,
     LoadClock,
-    StreamedAnswer,
+    TimedAnswer,
     base_url,
     choose_model,
 )
@@ -69,7 +69,7 @@ class Server:
         return response
 
 
-async def answered(server: Server, output_tokens: int = 3, **options: Any) -> StreamedAnswer:
+async def answered(server: Server, output_tokens: int = 3, **options: Any) -> TimedAnswer:
     async with server.client() as client:
         return await client.complete(PROMPT, output_tokens, LoadClock(), **options)
 

@@ -52,7 +52,7 @@ def engine_capacity(config: Mapping[str, str], *, block_size: int) -> ReportedCa
     size = config.get("block_size", "")
     told_size = int(size) if size.isdigit() and int(size) > 0 else block_size
     usable = int(blocks) - PLACEHOLDERS
-    return _told([(usable, told_size)], "the engine's /metrics", block_size)
+    return _smallest([(usable, told_size)], "the engine's /metrics", block_size)
 
 
 def workers_capacity(rows: Sequence[Any], *, block_size: int) -> ReportedCapacity | None:
@@ -64,10 +64,10 @@ def workers_capacity(rows: Sequence[Any], *, block_size: int) -> ReportedCapacit
             return None
         size = row.get("block_size")
         told.append((blocks, size if type(size) is int and size > 0 else block_size))
-    return _told(told, "the workers' cards", block_size) if told else None
+    return _smallest(told, "the workers' cards", block_size) if told else None
 
 
-def _told(
+def _smallest(
     engines: Sequence[tuple[int, int]], reported_by: str, block_size: int
 ) -> ReportedCapacity | None:
     """The smallest of (usable blocks, tokens in each), in blocks of the plan's size."""

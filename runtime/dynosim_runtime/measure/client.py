@@ -52,7 +52,7 @@ class LoadClock:
 
 
 @dataclass(slots=True)
-class StreamedAnswer:
+class TimedAnswer:
     """One request and its streamed answer. Times on the clock of the measurement."""
 
     sent_ms: float
@@ -198,13 +198,13 @@ class CompletionsClient:
         request_id: str | None = None,
         priority: int = 0,
         on_first_token: Callable[[], None] | None = None,
-    ) -> StreamedAnswer:
+    ) -> TimedAnswer:
         """Send a prompt, wait for `output_tokens` tokens. What goes wrong is told in the answer."""
         body = self._body(prompt, output_tokens, priority)
         headers = {"Content-Type": "application/json"}
         if request_id is not None:
             headers["X-Request-Id"] = request_id
-        answer = StreamedAnswer(sent_ms=clock.now_ms())
+        answer = TimedAnswer(sent_ms=clock.now_ms())
         try:
             async with self.session.post(
                 f"{self.url}/v1/completions", data=body, headers=headers
@@ -253,7 +253,7 @@ def choose_model(names: list[str], wanted: str) -> str:
 
 async def _read_answer(
     pieces: AsyncIterator[bytes],
-    answer: StreamedAnswer,
+    answer: TimedAnswer,
     clock: LoadClock,
     on_first_token: Callable[[], None] | None,
 ) -> None:
@@ -268,7 +268,7 @@ async def _read_answer(
             on_first_token = None
 
 
-def _note(event: bytes, answer: StreamedAnswer, now_ms: float) -> None:
+def _note(event: bytes, answer: TimedAnswer, now_ms: float) -> None:
     """Add what one event tells. A chunk that does not list its tokens counts as one."""
     try:
         chunk = _decode_chunk(event)
@@ -292,7 +292,7 @@ def _note(event: bytes, answer: StreamedAnswer, now_ms: float) -> None:
         answer.extension.update(chunk.nvext)
 
 
-def _shortfall(answer: StreamedAnswer, wanted: int) -> str | None:
+def _shortfall(answer: TimedAnswer, wanted: int) -> str | None:
     """What is wrong with the number of tokens of an answer that ended without an error."""
     got = len(answer.token_ms) if answer.output_tokens is None else answer.output_tokens
     if got != wanted:

@@ -16,7 +16,7 @@ import numpy as np
 from dynosim.metrics.percentiles import Summary, summarize_sample
 from dynosim.records import FloatArray, Trace
 from dynosim.workload.load import NEVER, LoadDriver
-from dynosim_runtime.measure.client import CompletionsClient, LoadClock, StreamedAnswer
+from dynosim_runtime.measure.client import CompletionsClient, LoadClock, TimedAnswer
 from dynosim_runtime.measure.prompts import PromptMaker
 from dynosim_runtime.requests import RequestRecord
 
@@ -188,7 +188,7 @@ def _blank_record(trace: Trace, index: int) -> RequestRecord:
     )
 
 
-def fill_record(record: RequestRecord, answer: StreamedAnswer, *, speed: float = 1.0) -> None:
+def fill_record(record: RequestRecord, answer: TimedAnswer, *, speed: float = 1.0) -> None:
     """Write what the answer tells into its request's record.
 
     The frontend's times are real ones, multiplied by `speed`. Its prefill time is kept; the wait is
@@ -216,12 +216,12 @@ def fill_record(record: RequestRecord, answer: StreamedAnswer, *, speed: float =
         record.prefill_wait_time_ms = record.ttft_ms - record.prefill_time_ms
 
 
-def _section(answer: StreamedAnswer, name: str) -> dict[str, Any]:
+def _section(answer: TimedAnswer, name: str) -> dict[str, Any]:
     value = answer.extension.get(name)
     return value if isinstance(value, dict) else {}
 
 
-def _status(answer: StreamedAnswer) -> str:
+def _status(answer: TimedAnswer) -> str:
     if answer.error is None:
         return "completed"
     refused = answer.http_status in (400, 413, 422) and not answer.token_ms

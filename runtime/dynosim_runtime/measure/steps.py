@@ -22,7 +22,7 @@ from dynosim.fit.point_gaps import newcomer_gaps, roundest, steady_gaps
 from dynosim.fit.points import Point, Series, Shape
 from dynosim.records import IntArray
 from dynosim_runtime.errors import LiveError
-from dynosim_runtime.measure.client import CompletionsClient, LoadClock, StreamedAnswer
+from dynosim_runtime.measure.client import CompletionsClient, LoadClock, TimedAnswer
 from dynosim_runtime.measure.counters import EngineCounters, read_counters
 from dynosim_runtime.measure.prompts import PromptMaker
 
@@ -191,7 +191,7 @@ class Measurer:
         prompt: IntArray,
         output_tokens: int,
         on_first_token: Callable[[], None] | None = None,
-    ) -> StreamedAnswer:
+    ) -> TimedAnswer:
         answer = await self._client.complete(
             prompt, output_tokens, self._clock, on_first_token=on_first_token
         )
@@ -369,7 +369,7 @@ class Measurer:
         return samples_ms, float(np.mean(positions)) if positions else 0.0
 
     async def _newcomers(
-        self, length: int, streams: "list[asyncio.Task[StreamedAnswer]]", begun: asyncio.Semaphore
+        self, length: int, streams: "list[asyncio.Task[TimedAnswer]]", begun: asyncio.Semaphore
     ) -> list[float]:
         """When each newcomer's first token came; they come once all streams have begun."""
         waiting = asyncio.create_task(_acquire(begun, len(streams)))

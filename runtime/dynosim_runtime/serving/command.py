@@ -32,7 +32,7 @@ from dynosim_runtime.serving.in_flight import InFlight
 from dynosim_runtime.serving.make_router import LiveRouting
 from dynosim_runtime.serving.membership import Membership
 from dynosim_runtime.serving.metrics import FrontendMetrics
-from dynosim_runtime.serving.placement import Placement
+from dynosim_runtime.serving.placement import LivePlacement
 from dynosim_runtime.serving.request_log import RecordWriter
 from dynosim_runtime.serving.router import RouterService
 from dynosim_runtime.tokenize.load import load_tokenizer
@@ -174,7 +174,7 @@ class Frontend:
                 follows_events=self._routing.follows_events,
                 on_change=self._follow,
             )
-            placement = Placement(
+            placement = LivePlacement(
                 router,
                 members,
                 in_flight,
@@ -197,7 +197,7 @@ class Frontend:
                 stack.callback(asyncio.create_task(work).cancel)
             yield dispatcher, self._app(dispatcher, placement)
 
-    def _app(self, dispatcher: LiveDispatcher, placement: Placement) -> ASGIApp:
+    def _app(self, dispatcher: LiveDispatcher, placement: LivePlacement) -> ASGIApp:
         live = self._live
         return create_app(
             dispatcher,

@@ -25,7 +25,7 @@ HEARTBEAT_TOKENS = 512  # a long answer is mentioned to the router so often, les
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PlacedAt:
     """What a request was given."""
 
     decision: Decision
@@ -33,7 +33,7 @@ class Place:
     stay: Stay
 
 
-class Placement:
+class LivePlacement:
     """Places requests on the members; `clients` speak the engines' dialects.
 
     `tracks_output` tells the router of every block that an answer fills.
@@ -80,7 +80,7 @@ class Placement:
         name: str,
         token_ids: list[int],
         allowed: frozenset[int] | None,
-    ) -> Place:
+    ) -> PlacedAt:
         """Ask the router for a worker for these tokens: the prompt, and what is there of an answer.
 
         Raises: RequestRefusedError.
@@ -104,7 +104,7 @@ class Placement:
             )
         )
         worker_id = decision.worker_id
-        return Place(decision, self.members.card_of(worker_id), self.members.stay_of(worker_id))
+        return PlacedAt(decision, self.members.card_of(worker_id), self.members.stay_of(worker_id))
 
     def no_worker(self, request: GenerateRequest) -> ApiError | None:
         """What a client is told where no worker may take its request; None: in the router's words.
@@ -135,11 +135,11 @@ class Placement:
         """Who speaks a worker's dialect."""
         return self._clients[card.engine]
 
-    def attach(self, place: Place, request_id: str, stream: MovableStream) -> None:
+    def attach(self, place: PlacedAt, request_id: str, stream: MovableStream) -> None:
         """A request's stream is on the worker it was placed on."""
         self.in_flight.attach(place.decision.worker_id, request_id, stream)
 
-    def detach(self, place: Place | None, request_id: str, placed_as: str) -> None:
+    def detach(self, place: PlacedAt | None, request_id: str, placed_as: str) -> None:
         """A request's stream is over, or is to be placed anew; None: it had no place yet."""
         if place is not None:
             self.in_flight.detach(place.decision.worker_id, request_id)

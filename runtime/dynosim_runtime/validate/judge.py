@@ -83,8 +83,8 @@ def _predict_given(judgement: Judgement, measured: Measured) -> None:
     blocks = blind.result.num_gpu_blocks + 1
     if told.num_gpu_blocks == blocks:
         judgement.notes.append(
-            f"capacity given: {told.reported_by} tell {blocks:,} KV blocks, as the blind prediction "
-            "takes it: both are the same"
+            f"capacity given: {told.reported_by} tell {blocks:,} KV blocks, as the blind "
+            "prediction takes it: both are the same"
         )
         return
     try:
