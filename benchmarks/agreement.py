@@ -20,9 +20,11 @@ from typing import Any
 import numpy as np
 from replay import BLOCK_SIZE, NUM_BLOCKS, SHARED, run_file, unpacked
 
+from dynosim.build.engine import prepare
+from dynosim.build.workload import load_trace
 from dynosim.cluster import ClusterSpec, PoolSpec, RunOptions, simulate
 from dynosim.config import RunConfig, load_run
-from dynosim.experiment.run import load_trace, prepare, run
+from dynosim.experiment.run import run
 from dynosim.records import RequestLog
 from dynosim.timing.formulas import PolynomialModel
 from dynosim.timing.step import BatchShape, StepShape

@@ -1,10 +1,15 @@
-"""Exceptions: theirs (bad input, a message and exit code 2) and ours (a broken invariant)."""
+"""Exceptions: theirs (bad input: a message and an exit code) and ours (a broken invariant)."""
+
+EXIT_FAILURE = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+"""Exit codes of commands, next to 0: done."""
 
 
 class DynosimError(Exception):
     """Something the user can mend; the message names the file, line or key and the remedy."""
 
-    exit_code = 2
+    exit_code = EXIT_BAD_INPUT
 
 
 class ConfigError(DynosimError):

@@ -4,7 +4,20 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from shared_data import ROOT
+
+# A verdict is the tree's: the same examples in every run, and none is too slow for a busy machine.
+# `make fuzz` draws others.
+settings.register_profile(
+    "suite",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("suite")
 
 # Programs that a script starts in the background ignore Ctrl-C, and so would those that tests start
 # and interrupt: a handler of our own is not passed on, they begin with the system's.

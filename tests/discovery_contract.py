@@ -4,12 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 import pytest
+from waiting import PATIENCE_S
 
 from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.discovery.base import Discovery
 from dynosim_runtime.errors import LiveError
-
-WAIT_S = 60.0  # a hanging test ends; nothing is timed
 
 Cards = Mapping[int, LiveCard]
 
@@ -37,7 +36,7 @@ class Watcher:
         self._grown = asyncio.Event()
         self._task = asyncio.create_task(self._run(watch))
 
-    async def until(self, is_met: Callable[[Cards], bool], wait_s: float = WAIT_S) -> Cards:
+    async def until(self, is_met: Callable[[Cards], bool], wait_s: float = PATIENCE_S) -> Cards:
         """The next answer that meets the condition; those before it are passed over."""
         async with asyncio.timeout(wait_s):
             while True:

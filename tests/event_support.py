@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import zmq
 import zmq.asyncio
+from waiting import PATIENCE_S
 
 from dynosim.indexer.base import BlockEvent, Cleared, Stored
 from dynosim.indexer.wire import (
@@ -21,7 +22,6 @@ from dynosim_runtime.card import EventSource
 from dynosim_runtime.kv_events.subscriber import EventSubscriber
 
 BLOCK = 4
-PATIENCE_S = 20.0  # a hanging test ends; nothing is timed
 CLEARED = "cleared"
 _numbers = itertools.count()
 

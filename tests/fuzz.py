@@ -1,7 +1,7 @@
 """The property tests with random seeds and ten times the examples: `make fuzz`.
 
-CI draws the same examples in every run, so that a verdict is the tree's and not luck's; what those
-examples miss, this finds. The seed is printed first, and again with a failure:
+The suite draws the same examples in every run, so that a verdict is the tree's and not luck's; what
+those examples miss, this finds. The seed is printed first, and again with a failure:
 
     make fuzz FUZZ='--seed 123 tests/property/test_twin.py'
 

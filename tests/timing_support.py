@@ -27,7 +27,7 @@ def engine(**changes: Any) -> Any:
 
 def timing(kind: str, **settings: Any) -> Any:
     """A timing section."""
-    return SimpleNamespace(kind=kind, **settings)
+    return SimpleNamespace(**{"kind": kind, "step_overhead_ms": 0.0, **settings})
 
 
 def silicon_table(seed: int = 0) -> SiliconTable:

@@ -2,18 +2,21 @@
 
 import asyncio
 from array import array
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from types import SimpleNamespace, TracebackType
+from typing import Any
 
 import pytest
 from mock_support import call, mock_engine
-from virtual_time import loop_clock, now_ms
+from prometheus_client import CollectorRegistry, generate_latest
+from virtual_time import loop_clock, now_ms, run_virtually
 
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import IntArray
 from dynosim.timing.model import StepTimeModel
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.measure.client import LoadClock, TimedAnswer
+from dynosim_runtime.mock.collector import EngineCollector
 from dynosim_runtime.mock.engine import MockRequest
 from dynosim_runtime.mock.loop import EngineLoop
 from dynosim_runtime.mock.tokens import TokenSource
@@ -21,8 +24,25 @@ from dynosim_runtime.mock.tokens import TokenSource
 
 def use_virtual_clock(patch: pytest.MonkeyPatch) -> None:
     """Let measuring code read the clock of a `VirtualTimeLoop`."""
-    for module in ("measure.client", "measure.steps"):
-        patch.setattr(f"dynosim_runtime.{module}.time", loop_clock)
+    patch.setattr("dynosim_runtime.measure.client.time", loop_clock)
+    patch.setattr("dynosim_runtime.measure.steps.time", loop_clock)
+
+
+def serve_commands(patch: pytest.MonkeyPatch, engine: "VirtualEngine") -> None:
+    """`validate` and `calibrate` find this engine behind every URL, and measure in virtual time."""
+    use_virtual_clock(patch)
+    virtual = SimpleNamespace(run=run_virtually)
+    patch.setattr("dynosim_runtime.validate.command.asyncio", virtual)
+    patch.setattr("dynosim_runtime.measure.calibrate.asyncio", virtual)
+    patch.setattr("dynosim_runtime.measure.deployment.CompletionsClient", lambda *_, **__: engine)
+    patch.setattr("dynosim_runtime.measure.calibrate.CompletionsClient", lambda *_, **__: engine)
+
+
+def own_page(client: "VirtualEngine") -> str:
+    """/metrics as a mock worker has it."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(EngineCollector(client.engine, "m"))
+    return generate_latest(registry).decode()
 
 
 class _LoopClock:
@@ -79,14 +99,15 @@ class VirtualEngine:
             outside_ms=timing.ingress_ms + timing.egress_ms,
         )
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator["VirtualEngine"]:
-        task = asyncio.create_task(self._loop.run())
-        try:
-            yield self
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+    async def __aenter__(self) -> "VirtualEngine":
+        self._task = asyncio.create_task(self._loop.run())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None
+    ) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
 
     async def probe(self, prompt: IntArray) -> None:
         await self.complete(prompt, 1, LoadClock())
@@ -95,6 +116,11 @@ class VirtualEngine:
         if self.page is None:
             raise LiveError(f"{path}: no such page")
         return self.page(self)
+
+    async def get_json(self, path: str) -> Any:
+        if path != "/v1/models":
+            raise LiveError(f"{path}: no such page")
+        return {"data": [{"id": self.model, "max_model_len": self.engine.spec.max_model_len}]}
 
     async def complete(
         self,

@@ -6,25 +6,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dynosim.config.timing import (
+    AiconfiguratorTiming,
+    FittedTiming,
+    FixedTiming,
+    LinearTiming,
+    PolynomialTiming,
+    ProfileTiming,
+    RooflineTiming,
+    TimingConfig,
+)
 from dynosim.errors import ConfigError
 from dynosim.timing.formulas import FixedModel, LinearModel, PolynomialModel
 from dynosim.timing.model import StepTimeModel
-from dynosim.timing.protocols import (
-    AiconfiguratorSettings,
-    EngineSettings,
-    FixedSettings,
-    LinearSettings,
-    ProfileSettings,
-    TimingSettings,
-)
+from dynosim.timing.protocols import TimedEngine
 
 
 def build_timing(
-    timing: TimingSettings,
+    timing: TimingConfig,
     *,
     model: str | None,
     hardware: str | None,
-    engine: EngineSettings,
+    engine: TimedEngine,
     num_gpu_blocks: int,
     cache_dir: Path | str | None = None,
     resolve: Callable[[str], Path] = Path,
@@ -40,18 +43,26 @@ def build_timing(
     make = _MAKERS.get(timing.kind)
     if make is None:
         raise ConfigError(_unknown_kind(timing.kind))
-    timed = _TimedEngine(timing.kind, model, hardware, engine, num_gpu_blocks, cache_dir, resolve)
+    timed = _Timed(timing.kind, model, hardware, engine, num_gpu_blocks, cache_dir, resolve)
     return make(timing, timed)
 
 
+def sections_by_trust(step_overhead_ms: float) -> tuple[TimingConfig, ...]:
+    """Step times of a known model on known hardware: from tables, else from the roofline."""
+    return (
+        AiconfiguratorTiming(kind="aiconfigurator", step_overhead_ms=step_overhead_ms),
+        RooflineTiming(kind="roofline", step_overhead_ms=step_overhead_ms),
+    )
+
+
 @dataclass(frozen=True, slots=True)
-class _TimedEngine:
+class _Timed:
     """What is to be timed, and where things lie; some kinds need no model or hardware."""
 
     kind: str
     model: str | None
     hardware: str | None
-    engine: EngineSettings
+    engine: TimedEngine
     num_gpu_blocks: int
     cache_dir: Path | str | None
     resolve: Callable[[str], Path]
@@ -68,11 +79,11 @@ class _TimedEngine:
         return value
 
 
-def _fixed(timing: FixedSettings, _: _TimedEngine) -> StepTimeModel:
+def _fixed(timing: FixedTiming, _: _Timed) -> StepTimeModel:
     return FixedModel(timing.prefill_ms, timing.decode_ms)
 
 
-def _linear(timing: LinearSettings, _: _TimedEngine) -> StepTimeModel:
+def _linear(timing: LinearTiming, _: _Timed) -> StepTimeModel:
     return LinearModel(
         base_ms=timing.base_ms,
         per_prefill_token_ms=timing.per_prefill_token_ms,
@@ -81,23 +92,23 @@ def _linear(timing: LinearSettings, _: _TimedEngine) -> StepTimeModel:
     )
 
 
-def _polynomial(_: TimingSettings, timed: _TimedEngine) -> StepTimeModel:
+def _polynomial(_: PolynomialTiming, timed: _Timed) -> StepTimeModel:
     return PolynomialModel(timed.num_gpu_blocks * timed.engine.block_size)
 
 
-def _profile(timing: ProfileSettings, timed: _TimedEngine) -> StepTimeModel:
+def _profile(timing: ProfileTiming, timed: _Timed) -> StepTimeModel:
     from dynosim.silicon.profile_file import load_profile
 
     return load_profile(timed.resolve(timing.file))
 
 
-def _fitted(timing: ProfileSettings, timed: _TimedEngine) -> StepTimeModel:
+def _fitted(timing: FittedTiming, timed: _Timed) -> StepTimeModel:
     from dynosim.silicon.fitted_file import load_fitted
 
     return load_fitted(timed.resolve(timing.file))
 
 
-def _aiconfigurator(timing: AiconfiguratorSettings, timed: _TimedEngine) -> StepTimeModel:
+def _aiconfigurator(timing: AiconfiguratorTiming, timed: _Timed) -> StepTimeModel:
     from dynosim.silicon.aiconfigurator import aiconfigurator_model
 
     return aiconfigurator_model(
@@ -109,7 +120,7 @@ def _aiconfigurator(timing: AiconfiguratorSettings, timed: _TimedEngine) -> Step
     )
 
 
-def _roofline(timing: TimingSettings, timed: _TimedEngine) -> StepTimeModel:
+def _roofline(timing: RooflineTiming, timed: _Timed) -> StepTimeModel:
     from dynosim.silicon.catalogue import model_entry
     from dynosim.silicon.hardware import hardware_sheet
     from dynosim.timing.architecture import model_shape, require_divisible
@@ -125,12 +136,12 @@ def _roofline(timing: TimingSettings, timed: _TimedEngine) -> StepTimeModel:
         tensor_parallel=engine.tensor_parallel,
         quantisation=engine.quantization,
         kv_element_bytes=1.0 if (engine.kv_cache_dtype or "auto").startswith("fp8") else 2.0,
-        step_overhead_ms=getattr(timing, "step_overhead_ms", None) or 0.0,
+        step_overhead_ms=timing.step_overhead_ms,
         name=entry.name,
     )
 
 
-_MAKERS: dict[str, Callable[[Any, _TimedEngine], StepTimeModel]] = {
+_MAKERS: dict[str, Callable[[Any, _Timed], StepTimeModel]] = {
     "fixed": _fixed,
     "linear": _linear,
     "polynomial": _polynomial,

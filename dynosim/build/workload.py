@@ -4,39 +4,22 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
+from dynosim.config.schema import RunConfig
+from dynosim.config.workload import WorkloadConfig
 from dynosim.errors import ConfigError
 from dynosim.records import Trace
 from dynosim.workload.readers import read_trace
 
 
-class WorkloadLike(Protocol):
-    """What the workload section of a run states; exactly one of `trace` and `synthetic` is set."""
-
-    @property
-    def trace(self) -> str | None: ...
-    @property
-    def synthetic(self) -> object | None: ...
-    @property
-    def format(self) -> str | None: ...
-    @property
-    def trace_block_size(self) -> int: ...
-    @property
-    def speedup(self) -> float: ...
-    @property
-    def limit(self) -> int | None: ...
-    @property
-    def concurrency(self) -> int | None: ...
-    @property
-    def skip_bad_lines(self) -> bool: ...
-    @property
-    def sort(self) -> bool: ...
+def load_trace(config: RunConfig) -> Trace:
+    """The requests of the configured workload. Raises: TraceError, ConfigError."""
+    return build_trace(config.workload, seed=config.seed, resolve=config.resolve)
 
 
-def build_trace(workload: WorkloadLike, *, seed: int, resolve: Callable[[str], Path]) -> Trace:
+def build_trace(workload: WorkloadConfig, *, seed: int, resolve: Callable[[str], Path]) -> Trace:
     """The requests of `workload`, read from its trace file or drawn from its description.
 
     `speedup` divides arrivals and delays. `concurrency` does not shape the trace, but a closed loop

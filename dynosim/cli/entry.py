@@ -1,6 +1,6 @@
 """The command line: arguments in, one library call, text out.
 
-Only typer is imported here; every command imports what it needs, so that `--help` is quick.
+Only typer is imported at once; every command imports what it needs, so that `--help` is quick.
 Exit codes: 0 done, 1 failure, 2 bad input (one message, no traceback), 130 interrupted.
 """
 
@@ -14,9 +14,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-EXIT_FAILURE = 1
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
+from dynosim.cli.options import AsJson, Overrides, Overwrite, SkipBadLines, with_skip
+from dynosim.errors import EXIT_FAILURE, EXIT_INTERRUPTED, DynosimError, InvariantError
 
 
 class _LazyGroup(TyperGroup):
@@ -38,15 +37,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the file, as in a.b=v."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-SkipBadLines = Annotated[
-    bool, typer.Option("--skip-bad-lines", help="Leave bad trace lines out and count them.")
-]
 
 
 def _version(value: bool) -> None:
@@ -76,6 +66,7 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="Folder for report.json, report.html and the tables.")
     ] = None,
+    overwrite: Overwrite = False,
     json: AsJson = False,
     exact_stepping: Annotated[
         bool, typer.Option("--exact-stepping", help="Decide every engine step singly (slow).")
@@ -100,12 +91,13 @@ def run(
     ] = None,
 ) -> None:
     """Simulate one configuration and report on it."""
-    from dynosim.cli.run import run_command
+    from dynosim.cli.run import RunArguments, run_command
 
-    code = run_command(
-        config,
-        _with_skip(set_, skip_bad_lines),
+    arguments = RunArguments(
+        file=config,
+        overrides=with_skip(set_, skip_bad_lines),
         out=out,
+        overwrite=overwrite,
         as_json=json,
         exact_stepping=exact_stepping,
         check=check,
@@ -113,7 +105,7 @@ def run(
         kv_events=kv_events,
         intervals=intervals,
     )
-    raise typer.Exit(code)
+    raise typer.Exit(run_command(arguments))
 
 
 @app.command(epilog="Example: dynosim sweep sweeps/qwen.yaml --jobs 2 --out results/qwen")
@@ -130,9 +122,7 @@ def sweep(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what the folder holds.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Start anew in a folder that holds a sweep.")
-    ] = False,
+    overwrite: Overwrite = False,
     json: AsJson = False,
     skip_bad_lines: SkipBadLines = False,
     intervals: Annotated[
@@ -145,11 +135,11 @@ def sweep(
     ] = None,
 ) -> None:
     """Simulate many configurations and find the best trade-offs."""
-    from dynosim.cli.sweep import sweep_command
+    from dynosim.cli.sweep import SweepArguments, sweep_command
 
-    code = sweep_command(
-        spec,
-        _with_skip(set_, skip_bad_lines),
+    arguments = SweepArguments(
+        file=spec,
+        overrides=with_skip(set_, skip_bad_lines),
         out=out,
         jobs=jobs,
         executor=executor,
@@ -158,7 +148,7 @@ def sweep(
         as_json=json,
         intervals=intervals,
     )
-    raise typer.Exit(code)
+    raise typer.Exit(sweep_command(arguments))
 
 
 @app.command(epilog="Example: dynosim conformance scenarios/*.json --golden golden")
@@ -213,10 +203,6 @@ def _add_live_commands() -> None:
 _add_live_commands()
 
 
-def _with_skip(overrides: list[str] | None, skip_bad_lines: bool) -> list[str]:
-    return [*(overrides or []), *(["workload.skip_bad_lines=true"] if skip_bad_lines else [])]
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. Never raises for what a user can cause."""
     if arguments is None:
@@ -232,8 +218,6 @@ def _invoke(arguments: list[str] | None) -> int:
 
 
 def _guarded(command: Callable[[], int]) -> int:
-    from dynosim.errors import DynosimError, InvariantError
-
     try:
         code = command()
         sys.stdout.flush()

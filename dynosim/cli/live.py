@@ -10,18 +10,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from dynosim.cli.options import AsJson, Overrides, PlanFile
+from dynosim.errors import ConfigError
+
 live_app = typer.Typer(no_args_is_help=True)
 serve_app = typer.Typer(no_args_is_help=True, help="Run a single live process in the foreground.")
 live_app.add_typer(serve_app, name="serve")
 
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the file, as in a.b=v."),
-]
-PlanFile = Annotated[
-    Path, typer.Argument(help="Run file, or a sweep's topN folder.", show_default=False)
-]
 ModelDir = Annotated[
     Path | None, typer.Option("--model", help="Folder of the model, in place of the plan's.")
 ]
@@ -44,8 +39,6 @@ EnginePython = Annotated[
 def _live(name: str) -> Callable[..., Any]:
     """A function of the live layer. Raises: ConfigError if the layer is not installed."""
     from importlib.metadata import entry_points
-
-    from dynosim.errors import ConfigError
 
     for entry_point in entry_points(group="dynosim.live", name=name):
         try:
@@ -160,8 +153,6 @@ def calibrate(
     json: AsJson = False,
 ) -> None:
     """Fit step times to a live engine, or to the log of its requests; tell how well they fit."""
-    from dynosim.errors import ConfigError
-
     if (url is None) == (measurements is None):
         raise ConfigError("calibrate: give either --url or --measurements")
     if url is not None:

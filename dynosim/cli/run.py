@@ -3,70 +3,101 @@
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynosim.atomic import check_folder, parquet_writer, text_writer, write_files
+from dynosim.cli.options import check_replays
 from dynosim.cli.run_text import print_table
 from dynosim.config import dump_run, load_run
-from dynosim.errors import ConfigError
+from dynosim.errors import EXIT_INTERRUPTED, ConfigError
 from dynosim.experiment.run import RunOutcome, run
 
 if TYPE_CHECKING:
     from dynosim.experiment.intervals import Intervals
 
 
-EXIT_INTERRUPTED = 130
+EVENT_FILES = ("kv_events.parquet", "kv_events.png")
+RUN_FILES = (
+    "report.json",
+    "report.html",
+    "config.yaml",
+    "requests.parquet",
+    "timeline.parquet",
+    *EVENT_FILES,
+)
+"""All that a run may write to its folder."""
 
 
-def run_command(
-    path: Path,
-    overrides: Sequence[str],
-    *,
-    out: Path | None,
-    as_json: bool,
-    exact_stepping: bool,
-    check: bool,
-    router_log: Path | None = None,
-    kv_events: bool = False,
-    intervals: int | None = None,
-) -> int:
-    """Run the file and show the result; with `out`, write it too. Returns the exit code.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunArguments:
+    """What `dynosim run` was asked for.
 
     `intervals` is the number of replays that tell how sure the result is; None: as many as the step
-    times deserve. Interrupted among them, the result is kept without intervals.
+    times deserve.
+    """
+
+    file: Path
+    overrides: Sequence[str]
+    out: Path | None
+    overwrite: bool
+    as_json: bool
+    exact_stepping: bool
+    check: bool
+    router_log: Path | None
+    kv_events: bool
+    intervals: int | None
+
+
+def run_command(asked: RunArguments) -> int:
+    """Run the file and show the result; with `out`, write it too. Returns the exit code.
+
+    Interrupted among the replays for intervals, the result is kept without them.
     Raises: DynosimError.
     """
-    if intervals == 1:
-        raise ConfigError("--intervals 1: one replay has no spread (use 16 or more, or 0 for none)")
-    config = load_run(path, overrides)
-    if out is not None:
-        check_folder(out)
-    elif kv_events:
-        raise ConfigError("--kv-events: needs --out, the folder to write them to")
+    check_replays(asked.intervals)
+    config = load_run(asked.file, asked.overrides)
+    _check_out(asked)
     outcome = run(
         config,
-        exact_stepping=exact_stepping,
-        check=check,
-        router_log=router_log,
-        record_kv_events=kv_events,
+        exact_stepping=asked.exact_stepping,
+        check=asked.check,
+        router_log=asked.router_log,
+        record_kv_events=asked.kv_events,
     )
     try:
-        found = intervals_of(outcome, intervals)
+        found = intervals_of(outcome, asked.intervals)
         code = 0
     except KeyboardInterrupt:
         print("interrupted: no intervals", file=sys.stderr)
         found, code = None, EXIT_INTERRUPTED
     document = report_document(outcome, found)
-    if out is not None:
-        write_run(out, outcome, document)
-    if as_json:
+    if asked.out is not None:
+        write_run(asked.out, outcome, document)
+    if asked.as_json:
         sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
     else:
         print_table(outcome, found)
-        if out is not None:
-            print(f"report: {out / 'report.html'}", file=sys.stderr)
+        if asked.out is not None:
+            print(f"report: {asked.out / 'report.html'}", file=sys.stderr)
     return code
+
+
+def _check_out(asked: RunArguments) -> None:
+    """Refuse a folder that cannot be written, or holds what would be overwritten."""
+    out = asked.out
+    if out is None:
+        if asked.kv_events:
+            raise ConfigError("--kv-events: needs --out, the folder to write them to")
+        return
+    check_folder(out)
+    held = [name for name in RUN_FILES if (out / name).exists()]
+    if held and not asked.overwrite:
+        raise ConfigError(
+            f"--out {out}: holds {held[0]} already (give --overwrite to replace it, or another "
+            "--out)"
+        )
 
 
 def intervals_of(outcome: RunOutcome, num_replays: int | None) -> "Intervals | None":
@@ -123,15 +154,16 @@ def _installed_version() -> str:
 
 
 def write_run(out: Path, outcome: RunOutcome, document: Mapping[str, Any]) -> None:
-    """Write all files of a run to the folder `out`, or none."""
+    """Write all files of a run to the folder `out`, or none; an earlier run's are gone then."""
     from dynosim.metrics import request_table, timeline_table
     from dynosim.plots.run_html import write_run_html
 
     config_yaml = dump_run(outcome.config)
+    events = _event_files(outcome)
     write_files(
         out,
         {
-            **_event_files(outcome),
+            **events,
             "report.json": text_writer(json.dumps(document, indent=2, allow_nan=False) + "\n"),
             "requests.parquet": parquet_writer(
                 lambda: request_table(outcome.result, outcome.trace)
@@ -148,6 +180,9 @@ def write_run(out: Path, outcome: RunOutcome, document: Mapping[str, Any]) -> No
             "config.yaml": text_writer(config_yaml),
         },
     )
+    for name in EVENT_FILES:
+        if name not in events:
+            (out / name).unlink(missing_ok=True)
 
 
 def _event_files(outcome: RunOutcome) -> dict[str, Callable[[Path], None]]:
@@ -158,7 +193,7 @@ def _event_files(outcome: RunOutcome) -> dict[str, Callable[[Path], None]]:
     from dynosim.metrics.tables import event_table
     from dynosim.plots.event_density import write_event_density_png
 
-    num_workers = outcome.result.num_workers
+    num_workers = len(outcome.result.workers)
     return {
         "kv_events.parquet": parquet_writer(lambda: event_table(log)),
         "kv_events.png": lambda path: write_event_density_png(path, log, num_workers),

@@ -6,15 +6,15 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dynosim.atomic import check_folder
+from dynosim.cli.options import check_replays
 from dynosim.config import load_sweep
-from dynosim.errors import ConfigError
+from dynosim.errors import EXIT_BAD_INPUT, EXIT_FAILURE, ConfigError
 
-EXIT_FAILURE = 1
-EXIT_BAD_INPUT = 2
 RESULTS = Path("results")
 _TITLES = {
     "output_tok_s_per_gpu": "tok/s/GPU",
@@ -26,30 +26,33 @@ _TITLES = {
 _LATER_EXECUTORS = ("ray",)
 
 
-def sweep_command(
-    path: Path,
-    overrides: Sequence[str],
-    *,
-    out: Path | None,
-    jobs: int | None,
-    executor: str,
-    resume: bool,
-    overwrite: bool,
-    as_json: bool,
-    intervals: int | None = None,
-) -> int:
-    """Run the sweep file; returns the exit code.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepArguments:
+    """What `dynosim sweep` was asked for.
 
     `intervals` is the number of replays that tell how sure each trial of the frontier is; None: as
-    many as the step times deserve. Raises: DynosimError, SweepInterruptedError.
+    many as the step times deserve.
     """
-    if intervals == 1:
-        raise ConfigError("--intervals 1: one replay has no spread (use 16 or more, or 0 for none)")
-    _check_executor(executor)
-    if resume and overwrite:
+
+    file: Path
+    overrides: Sequence[str]
+    out: Path | None
+    jobs: int | None
+    executor: str
+    resume: bool
+    overwrite: bool
+    as_json: bool
+    intervals: int | None
+
+
+def sweep_command(asked: SweepArguments) -> int:
+    """Run the sweep file; returns the exit code. Raises: DynosimError, SweepInterruptedError."""
+    check_replays(asked.intervals)
+    _check_executor(asked.executor)
+    if asked.resume and asked.overwrite:
         raise ConfigError("--resume and --overwrite exclude each other (give one)")
-    sweep = load_sweep(path, overrides)
-    folder = out if out is not None else RESULTS / sweep.name
+    sweep = load_sweep(asked.file, asked.overrides)
+    folder = asked.out if asked.out is not None else RESULTS / sweep.name
     check_folder(folder)
     from dynosim.sweep.run import SweepOutcome, run_sweep
 
@@ -57,12 +60,12 @@ def sweep_command(
         outcome: SweepOutcome = run_sweep(
             sweep,
             folder,
-            jobs=jobs or _cores(),
-            resume=resume,
-            overwrite=overwrite,
-            intervals=intervals,
+            jobs=asked.jobs or _cores(),
+            resume=asked.resume,
+            overwrite=asked.overwrite,
+            intervals=asked.intervals,
         )
-    if as_json:
+    if asked.as_json:
         sys.stdout.write(json.dumps(outcome.summary, indent=2, allow_nan=False) + "\n")
     else:
         print_frontier(outcome.summary)

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dynosim.cli.options import AsJson, SkipBadLines
+
 if TYPE_CHECKING:
     from dynosim.workload.readers import ReadTrace
 
@@ -21,11 +23,9 @@ TraceFile = Annotated[Path, typer.Argument(help="Trace file, plain or gzipped.")
 Format = Annotated[str | None, typer.Option(help=f"Format: {_FORMATS}.")]
 BlockTokens = Annotated[int, typer.Option(help="Prompt tokens behind one hash id.")]
 Limit = Annotated[int | None, typer.Option(help="Read only the first rows.")]
-SkipBadLines = Annotated[bool, typer.Option("--skip-bad-lines", help="Leave out and count them.")]
 Sort = Annotated[bool, typer.Option("--sort", help="Put rows in order of arrival.")]
 TargetFile = Annotated[Path, typer.Argument(help="File to write, gzipped if it ends in .gz.")]
 To = Annotated[str | None, typer.Option("--to", help=f"Format to write: {_FORMATS}.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 # The description of a synthetic workload; a flag that is not given leaves the file's value.
 SpecFile = Annotated[Path | None, typer.Option(help="YAML with the same keys; flags override it.")]

@@ -31,6 +31,9 @@ from dynosim.router.settings import RouterSettings
 from dynosim.router.workers import WorkerCard, WorkerTable
 from dynosim.workload.extents import PrefixExtents
 
+OpenLog = Callable[[RouterSettings, IndexSpec, bool], Sink]
+"""Opens the log of a router of these settings and index; last, whether it estimates prefills."""
+
 
 @dataclass(frozen=True, slots=True)
 class RoutingSpec:
@@ -54,7 +57,7 @@ class RoutingSpec:
     policy: Callable[[RouterSettings, int], PlacementPolicy] | None = None
     estimator: PrefillEstimator | None = None
     records_events: bool = False
-    open_log: Callable[[RouterSettings, IndexSpec, bool], Sink] | None = None
+    open_log: OpenLog | None = None
 
     @property
     def needs_router(self) -> bool:

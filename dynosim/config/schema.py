@@ -1,4 +1,7 @@
-"""The run file. Every field has its unit in its name and its default here, once."""
+"""The run file. Every field has its unit in its name.
+
+A default stands once: here, or in the spec that is built from the section, from which it is taken.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -10,6 +13,9 @@ from dynosim.config.live import LiveConfig
 from dynosim.config.router import RouterConfig
 from dynosim.config.timing import NEEDS_MODEL, TimingConfig
 from dynosim.config.workload import WorkloadConfig
+from dynosim.engine.spec import EngineSpec, Policy
+
+_SPEC = EngineSpec(num_gpu_blocks=2, max_model_len=1)
 
 
 def _num_blocks(value: Any) -> int | str:
@@ -22,24 +28,24 @@ NumBlocks = Annotated[int | Literal["auto"], PlainValidator(_num_blocks)]
 
 
 class EngineConfig(Section):
-    """One engine, in vLLM's words; defaults are the server's on a large GPU unless noted."""
+    """One engine, in vLLM's words; what the scheduler reads is explained in `EngineSpec`."""
 
     kind: Literal["vllm"] = "vllm"
     tensor_parallel: Annotated[int, Field(ge=1, le=1024)] = 1  # GPUs per worker
-    block_size: Annotated[int, Field(ge=1, le=1 << 20)] = 16  # tokens per KV block
+    block_size: Annotated[int, Field(ge=1, le=1 << 20)] = _SPEC.block_size  # tokens per KV block
     num_gpu_blocks: NumBlocks = "auto"  # as vLLM prints it: one is never handed out
-    max_num_seqs: Count = 256
-    max_num_batched_tokens: Count = 8192
+    max_num_seqs: Count = _SPEC.max_num_seqs
+    max_num_batched_tokens: Count = _SPEC.max_num_batched_tokens
     max_model_len: Count | None = None  # None: the model's context, or what the cache holds
-    enable_prefix_caching: bool = True
-    enable_chunked_prefill: bool = True
-    long_prefill_token_threshold: Amount = 0  # 0: no cap
-    long_prefill_token_threshold_adaptive: bool = False
-    policy: Literal["fcfs", "priority"] = "fcfs"
-    watermark: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of blocks admissions leave free
-    scheduler_reserve_full_isl: bool = True
-    max_num_active_seqs: Count | None = None  # None: max_num_seqs
-    async_scheduling: bool = False
+    enable_prefix_caching: bool = _SPEC.enable_prefix_caching
+    enable_chunked_prefill: bool = _SPEC.enable_chunked_prefill
+    long_prefill_token_threshold: Amount = _SPEC.long_prefill_token_threshold
+    long_prefill_token_threshold_adaptive: bool = _SPEC.long_prefill_token_threshold_adaptive
+    policy: Policy = _SPEC.policy
+    watermark: Annotated[float, Field(ge=0, lt=1)] = _SPEC.watermark
+    scheduler_reserve_full_isl: bool = _SPEC.scheduler_reserve_full_isl
+    max_num_active_seqs: Count | None = _SPEC.max_num_active_seqs
+    async_scheduling: bool = _SPEC.async_scheduling
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.92  # vLLM 0.32
     quantization: str | None = None  # None: the checkpoint's own
     kv_cache_dtype: Literal["auto", "fp8"] = "auto"

@@ -1,14 +1,13 @@
-"""Drives our engine core through a scenario the way vLLM's two engine loops drive theirs.
+"""Drives an engine through a scenario the way vLLM's two engine loops drive theirs.
 
-Times are integers: nanoseconds, or ticks when the scenario has no timing. All decisions are the
-scheduler's.
+The engine is the twin's: it plans, times and delivers each step. What is done here is to call it
+when vLLM would, also where a call does nothing. Times are integers: nanoseconds, or ticks when the
+scenario has no timing.
 """
 
 from collections import deque
-from dataclasses import dataclass, field
-from itertools import pairwise
 
-from dynosim.conformance.log import Json, compact_steps, steps_digest
+from dynosim.conformance.log import Json
 from dynosim.conformance.scenario import (
     COEFFICIENTS,
     BlockTree,
@@ -17,89 +16,53 @@ from dynosim.conformance.scenario import (
     prompt_tokens_of,
     spec_of,
 )
-from dynosim.engine.plan import StepPlan
+from dynosim.conformance.step_log import RequestNote, ScenarioLog, StepEntry
+from dynosim.engine.engine import Engine
 from dynosim.engine.sequence import Sequence
 from dynosim.engine.vllm import VllmScheduler
 from dynosim.errors import ConfigError
 from dynosim.timing.formulas import LinearModel
 
-MODELLED_VLLM = "0.32.0"
-PIPELINE_DEPTH = 2  # batches outstanding with asynchronous scheduling
 IDLE_CALLS_TO_GIVE_UP = 4
-
-_TOTALS = (
-    "stored",
-    "removed",
-    "preemptions",
-    "hit_tokens",
-    "sched_tokens",
-    "prefill_tokens",
-    "decode_tokens",
-)
-
-
-@dataclass(slots=True)
-class RequestNote:
-    """What the log says of one request."""
-
-    request_id: str
-    arrival: int
-    num_prompt: int
-    order: int
-    hit: int | None = None
-    admitted: int | None = None
-    preempted: int = 0
-    reason: str | None = None
-    token_times: list[int] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Batch:
-    """A planned step on its way through the (imagined) GPU."""
-
-    plan: StepPlan
-    record: Json
-    scheduled_at: int
-    start: int
-    end: int
-
-    @property
-    def counts(self) -> bool:
-        """Whether the log shows it."""
-        return bool(self.record["sched"] or self.record["pre"] or "abort" in self.record)
 
 
 class ScenarioRun:
-    """One scenario driven to its end; `result` is the log."""
+    """One scenario driven to its end."""
 
     def __init__(self, scenario: Json) -> None:
         self.scenario = scenario
         self.spec = spec_of(scenario["engine"])
-        timing = scenario.get("timing")
-        self.has_time = timing is not None
-        check_timing(timing or {})
-        # Integer nanoseconds throughout: the model computes exactly with integer coefficients.
-        c0, c1, c2, c3 = (round(float((timing or {}).get(k, 0)) * 1e6) for k in COEFFICIENTS)
-        self.timing = LinearModel(
-            base_ms=c0, per_prefill_token_ms=c1, per_decode_ms=c2, per_context_token_ms=c3
-        )
+        self.has_time = scenario.get("timing") is not None
         self.tree = BlockTree(self.spec.block_size)
         self.arrivals = self._arrivals()
         self.aborts = self._aborts()
         self.aborted: list[str] = []  # since the last step
-        self.scheduler = VllmScheduler(
+        self.log = ScenarioLog(scenario, self.spec, self.tree, has_time=self.has_time)
+        self.core = VllmScheduler(
             self.spec,
-            [1] * len(self.tree.labels),
             keep_rows=True,
+            names_emitting=True,
             publish_events=self.spec.enable_prefix_caching,
         )
+        self.depth = self.spec.pipeline_depth
+        self.engine = Engine(
+            self.core, self._times(), self.log, depth=self.depth, steps_singly=True
+        )
+        self.in_flight: deque[StepEntry] = deque()
         self.now = 0
-        self.stuck = False
+        self.device_free_at = 0
+        self.is_stuck = False
         self.has_news = False
-        self.steps: list[Json] = []
-        self.notes: dict[str, RequestNote] = {}
-        self.sequences: dict[str, Sequence] = {}  # those that a scheduler was given
-        self.totals = dict.fromkeys(_TOTALS, 0)
+        self.sequences: dict[str, Sequence] = {}  # those that the engine was given
+
+    def _times(self) -> LinearModel:
+        """Integer nanoseconds throughout: the model computes exactly with integer coefficients."""
+        timing = self.scenario.get("timing") or {}
+        check_timing(timing)
+        c0, c1, c2, c3 = (round(float(timing.get(key, 0)) * 1e6) for key in COEFFICIENTS)
+        return LinearModel(
+            base_ms=c0, per_prefill_token_ms=c1, per_decode_ms=c2, per_context_token_ms=c3
+        )
 
     def _arrivals(self) -> deque[tuple[int, Sequence, RequestNote]]:
         """Requests with their arrival, in order of hand-over; too long ones already refused."""
@@ -148,74 +111,85 @@ class ScenarioRun:
 
     def run(self) -> Json:
         """Drive the scenario to its end and return the log in the golden files' format."""
-        if self.spec.async_scheduling:
-            self._run_async()
-        else:
+        if self.depth == 1:
             self._run_sync()
-        self._collect_events({})
-        return self._result()
+        else:
+            self._run_async()
+        self.log.collect_events(self.core, {})
+        return self.log.result(self.core, end=self.now, is_stuck=self.is_stuck)
 
     # ---- vLLM's loops --------------------------------------------------------------------------
 
     def _run_sync(self) -> None:
         while True:
             self._hand_over()
-            if not self.scheduler.has_work:
+            if not self.core.has_work:
                 if not self.arrivals:
                     return
                 self._skip_to_arrival()
                 continue
-            batch = self._schedule(self.now)
-            self._deliver(batch)
-            if not batch.counts:
+            step = self._schedule()
+            self._deliver_oldest()
+            if not step.counts:
                 if not self._has_events:
-                    self.stuck = True
+                    self.is_stuck = True
                     return
                 if self.has_time:
                     self._skip_to_event()
-            self.now = max(self.now, batch.end) if self.has_time else self.now + 1
-            self._check_length()
+            if not self.has_time:
+                self.now += 1
 
     def _run_async(self) -> None:
-        """At most two batches outstanding; the next is planned before the last is known."""
-        outstanding: deque[Batch] = deque()
-        device_free_at = 0
+        """At most two steps in flight; the next is planned before the last is known."""
         idle_calls = 0
         while True:
             self._hand_over()
-            if not self._wants_call() and not outstanding:
+            if not self._wants_call() and not self.in_flight:
                 if not self.arrivals:
                     return
                 self._skip_to_arrival()
                 continue
             if self._wants_call():
-                batch = self._schedule(max(self.now, device_free_at) if self.has_time else self.now)
-                device_free_at = batch.end
-                outstanding.append(batch)
+                step = self._schedule()
                 self.now += not self.has_time
-                idle_calls = 0 if batch.counts else idle_calls + 1
-                is_executed = bool(batch.record["sched"])
-                if len(outstanding) < PIPELINE_DEPTH and (is_executed or self._wants_call()):
+                idle_calls = 0 if step.counts else idle_calls + 1
+                is_executed = not step.plan.is_empty
+                if len(self.in_flight) < self.depth and (is_executed or self._wants_call()):
                     continue
-            idle_calls = self._deliver_oldest(outstanding, idle_calls)
-            if idle_calls > IDLE_CALLS_TO_GIVE_UP and self.scheduler.has_work:
+            if self.in_flight and self._deliver_oldest().counts:
+                idle_calls = 0
+            if idle_calls > IDLE_CALLS_TO_GIVE_UP and self.core.has_work:
                 if not self._has_events:
-                    self.stuck = True
+                    self.is_stuck = True
                     return
                 if self.has_time:
                     self._skip_to_event()
                 idle_calls = 0
 
-    def _deliver_oldest(self, outstanding: deque[Batch], idle_calls: int) -> int:
-        """Wait for the oldest batch; returns the calls in a row that did nothing."""
-        if not outstanding:
-            return idle_calls
-        batch = outstanding.popleft()
+    def _schedule(self) -> StepEntry:
+        """Have the next step planned; one that computes nothing takes its turn as well."""
+        start = max(self.now, self.device_free_at) if self.has_time else self.now
+        plan = self.engine.plan_step(self.now)
+        self.has_news = False
+        step = self.log.planned(plan, self.core, self.now, start)
+        self.device_free_at = step.end
+        if self.aborted:
+            step.record["abort"], self.aborted = self.aborted, []
+        self.in_flight.append(step)
+        return step
+
+    def _deliver_oldest(self) -> StepEntry:
+        """Wait for the oldest step in flight."""
+        step = self.in_flight.popleft()
         if self.has_time:
-            self.now = max(self.now, batch.end)
-        self._deliver(batch)
-        self._check_length()
-        return 0 if batch.counts else idle_calls
+            self.now = max(self.now, step.end)
+        finished = [] if step.plan.is_empty else self.engine.complete(step.end)
+        self.has_news |= bool(finished)
+        self.log.finished(step, finished, self.core)
+        max_steps = self.scenario.get("max_steps", 2_000_000)
+        if len(self.log.steps) > max_steps:
+            raise ConfigError(f"no end after {max_steps} steps: raise max_steps if that is meant")
+        return step
 
     def _skip_to_arrival(self) -> None:
         self.now = max(self.now, self.arrivals[0][0])
@@ -231,171 +205,29 @@ class ScenarioRun:
 
     def _wants_call(self) -> bool:
         """vLLM also calls its scheduler once after a request ended, to pass the news on."""
-        return self.scheduler.has_work or self.has_news
-
-    def _check_length(self) -> None:
-        max_steps = self.scenario.get("max_steps", 2_000_000)
-        if len(self.steps) > max_steps:
-            raise ConfigError(f"no end after {max_steps} steps: raise max_steps if that is meant")
+        return self.core.has_work or self.has_news
 
     def _hand_over(self) -> None:
         while self.arrivals and self.arrivals[0][0] <= self.now:
             _, sequence, note = self.arrivals.popleft()
-            if note.request_id in self.notes:
+            if note.request_id in self.log.notes:
                 raise ConfigError(f"requests: id {note.request_id!r} appears twice")
-            self.notes[note.request_id] = note
+            self.log.notes[note.request_id] = note
             if note.reason is None:
                 self.sequences[note.request_id] = sequence
-                self.scheduler.add(sequence)
+                self.engine.add(sequence, self.now)
         while self.aborts and self.aborts[0][0] <= self.now:
             self._abort(self.aborts.popleft()[2])
 
     def _abort(self, request_id: str) -> None:
         """Give a request up, if it has arrived and not ended."""
-        note = self.notes.get(request_id)
+        note = self.log.notes.get(request_id)
         if note is None or note.reason is not None:
             return
-        self.scheduler.abort(self.sequences[request_id])
+        self.engine.abort(self.sequences[request_id])
         note.reason = "abort"
         self.aborted.append(request_id)
         self.has_news = True
-
-    def _schedule(self, start: int) -> Batch:
-        plan = self.scheduler.plan_step()
-        self.has_news = False
-        rows = [
-            [
-                row.sequence.request_id,
-                row.num_tokens,
-                "D" if row.is_decode else "P",
-                row.num_computed_before,
-                row.num_new_blocks,
-                row.hit_tokens,
-            ]
-            for row in plan.rows
-        ]
-        for row in plan.rows:
-            self._note_row(row.sequence.request_id, row.num_tokens, row.is_decode, row.hit_tokens)
-        for sequence in plan.preempted:
-            self.notes[sequence.request_id].preempted += 1
-        self.totals["preemptions"] += len(plan.preempted)
-        duration = 0
-        if self.has_time and rows:
-            duration = int(self.timing.step_ms(plan))
-        record = {
-            "sched": rows,
-            "pre": [sequence.request_id for sequence in plan.preempted],
-            "free": self.scheduler.pool.free_blocks,
-            "run": len(self.scheduler.running),
-            "wait": self.scheduler.num_waiting,
-        }
-        if self.aborted:
-            record["abort"], self.aborted = self.aborted, []
-        return Batch(plan, record, self.now, start, start + duration)
-
-    def _note_row(self, request_id: str, num_tokens: int, is_decode: bool, hit: int) -> None:
-        note = self.notes[request_id]
-        if hit >= 0 and note.hit is None:
-            note.hit = hit
-            note.admitted = self.now
-            self.totals["hit_tokens"] += hit
-        self.totals["decode_tokens" if is_decode else "prefill_tokens"] += num_tokens
-        self.totals["sched_tokens"] += num_tokens
-
-    def _deliver(self, batch: Batch) -> None:
-        is_async = self.spec.async_scheduling
-        for sequence in batch.plan.emitting if is_async else self._emitting(batch.plan):
-            note = self.notes[sequence.request_id]
-            if note.reason is None:  # else given up while the step was under way
-                note.token_times.append(batch.end)
-        finished = self.scheduler.finish_step(batch.plan)
-        for sequence in finished:
-            self.notes[sequence.request_id].reason = "length"
-            self.has_news = True
-        batch.record["fin"] = [sequence.request_id for sequence in finished]
-        batch.record["free_end"] = self.scheduler.pool.free_blocks
-        if batch.counts:
-            self._collect_events(batch.record)
-            self._write(batch)
-
-    @staticmethod
-    def _emitting(plan: StepPlan) -> list[Sequence]:
-        """Who yields a token: rows that end at the request's last known token."""
-        prefilled = set(plan.prefilled)
-        decoding = [row.sequence for row in plan.rows if row.is_decode]
-        return [s for s in decoding if s not in prefilled] + plan.prefilled
-
-    def _collect_events(self, record: Json) -> None:
-        stored: list[str] = []
-        removed: list[str] = []
-        events = self.scheduler.pool.events
-        if events is not None:
-            for event in events:
-                labels = stored if event.is_stored else removed
-                labels.extend([self.tree.labels[event.content]] * event.num_blocks)
-            events.clear()
-        self.totals["stored"] += len(stored)
-        self.totals["removed"] += len(removed)
-        record["st"], record["rm"] = len(stored), len(removed)
-        if (self.scenario.get("options") or {}).get("labels", True):
-            record["st_l"], record["rm_l"] = stored, removed
-
-    def _write(self, batch: Batch) -> None:
-        if not self.has_time:
-            head: Json = {"step": batch.scheduled_at}
-        else:
-            head = {"step": len(self.steps)}
-            if batch.scheduled_at != batch.start:
-                head["ts"] = batch.scheduled_at
-            head |= {"t0": batch.start, "t1": batch.end}
-        self.steps.append(head | batch.record)
-
-    # ---- the log -------------------------------------------------------------------------------
-
-    def _result(self) -> Json:
-        result: Json = {
-            "name": self.scenario.get("name"),
-            "vllm": MODELLED_VLLM,
-            "scheduler": "AsyncScheduler" if self.spec.async_scheduling else "Scheduler",
-            "clock": "ns" if self.has_time else "step",
-            "usable_blocks": self.spec.usable_blocks,
-            "stuck": self.stuck,
-            "num_steps": len(self.steps),
-            "end": self.now,
-            "totals": self.totals,
-            "free_at_end": self.scheduler.pool.free_blocks,
-            "steps_sha256": steps_digest(self.steps),
-            "requests": [
-                self._request_row(note)
-                for note in sorted(self.notes.values(), key=lambda note: note.order)
-            ],
-        }
-        step_log = (self.scenario.get("options") or {}).get("step_log", "full")
-        if step_log == "full":
-            result["steps"] = self.steps
-        elif step_log == "compact":
-            result["steps_rle"] = compact_steps(self.steps)
-        return result
-
-    def _request_row(self, note: RequestNote) -> Json:
-        times = note.token_times
-        row: Json = {
-            "id": note.request_id,
-            "arrival": note.arrival,
-            "prompt": note.num_prompt,
-            "out": len(times),
-            "hit": note.hit,
-            "preempted": note.preempted,
-            "status": note.reason or ("stuck" if self.stuck else "?"),
-            "admit": note.admitted,
-            "first": times[0] if times else None,
-            "last": times[-1] if note.reason == "length" or times else None,
-        }
-        if self.has_time and times:
-            row["ttft"] = times[0] - note.arrival
-            row["e2e"] = times[-1] - note.arrival
-            row["max_itl"] = max((b - a for a, b in pairwise(times)), default=0)
-        return row
 
 
 def run_scenario(scenario: Json) -> Json:

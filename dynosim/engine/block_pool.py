@@ -37,7 +37,8 @@ class Extent:
 class BlockPool:
     """Block accounting, prefix lookup and eviction of one engine.
 
-    `extent_blocks[content]` is the number of blocks of an extent. Blocks that belong to a single
+    `extent_blocks[content]` is the number of blocks of an extent; without it every extent is one
+    block, whatever its content id. Blocks that belong to a single
     request have the content id `-1 - request index` and no entry there. With `announced`, events
     tell only of the extents flagged in it: nobody need hear of blocks that nobody will ask for.
     """
@@ -58,7 +59,7 @@ class BlockPool:
     def __init__(
         self,
         num_blocks: int,
-        extent_blocks: list[int],
+        extent_blocks: list[int] | None = None,
         *,
         publish_events: bool = False,
         announced: Sequence[bool] | None = None,
@@ -102,6 +103,7 @@ class BlockPool:
         num_blocks = 0
         idle_blocks = 0
         resident = self._resident
+        sizes = self.extent_blocks
         for content in contents:
             extent = resident.get(content)
             if extent is None:
@@ -113,7 +115,7 @@ class BlockPool:
             num_blocks += num_cached
             if extent.refs == 0:
                 idle_blocks += num_cached
-            if num_cached < self.extent_blocks[content]:
+            if sizes is not None and num_cached < sizes[content]:
                 break
         return hits, num_blocks, idle_blocks
 

@@ -106,13 +106,15 @@ class KvCache:
         sequence.covered_blocks = target_blocks
         tells, announced = pool.events is not None, pool.announced
         extent = held[-1] if held else None
-        room = 0 if extent is None else sizes[extent.content] - extent.num_cached
+        room = 0
+        if extent is not None:
+            room = (1 if sizes is None else sizes[extent.content]) - extent.num_cached
         while missing > 0:
             if extent is None or room == 0:
                 content = contents[len(held)]
                 extent = pool.open_extent(content)
                 held.append(extent)
-                room = sizes[content]
+                room = 1 if sizes is None else sizes[content]
             added = room if room < missing else missing
             if tells and (announced is None or announced[extent.content]):
                 parent = contents[len(held) - 2] if len(held) > 1 else None

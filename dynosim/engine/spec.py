@@ -1,6 +1,9 @@
 """What an engine is configured with, in vLLM's words."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+Policy = Literal["fcfs", "priority"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +23,7 @@ class EngineSpec:
     enable_chunked_prefill: bool = True
     long_prefill_token_threshold: int = 0  # 0: no cap
     long_prefill_token_threshold_adaptive: bool = False
-    policy: str = "fcfs"  # or "priority"
+    policy: Policy = "fcfs"
     watermark: float = 0.0  # share of num_gpu_blocks kept free by admissions
     scheduler_reserve_full_isl: bool = True
     max_num_active_seqs: int | None = None  # None: max_num_seqs

@@ -32,7 +32,8 @@ NOBODY: list[Sequence] = []  # never changed
 class VllmScheduler:
     """Scheduler and block manager of one vLLM engine.
 
-    `extent_blocks` are the sizes of the extents that request paths name. `keep_rows` asks for
+    `extent_blocks` are the sizes of the extents that request paths name (None: they are single
+    blocks). `keep_rows` asks for
     step-by-step plans that list every request; `names_emitting` for plans that name who yields a
     token; `publish_events` for KV events, with `announced` only about the extents flagged in it.
     """
@@ -40,7 +41,7 @@ class VllmScheduler:
     def __init__(
         self,
         spec: EngineSpec,
-        extent_blocks: list[int],
+        extent_blocks: list[int] | None = None,
         *,
         keep_rows: bool = False,
         names_emitting: bool = False,

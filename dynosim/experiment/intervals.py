@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from dynosim.build.engine import prepare
+from dynosim.build.workload import load_trace
 from dynosim.config.report_keys import METRICS, STATISTICS, STEADY_METRICS, STEADY_STATISTICS
 from dynosim.config.schema import RunConfig
-from dynosim.experiment.run import load_trace, prepare, run
+from dynosim.experiment.run import run
 from dynosim.records import NO_REQUEST, FloatArray, Trace
 from dynosim.timing.fitted import DRIFT, Fit, FittedModel
 from dynosim.timing.model import StepTimeModel

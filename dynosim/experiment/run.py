@@ -4,25 +4,21 @@ import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynosim.build.routing import routing_spec
-from dynosim.build.timing import build_timing
-from dynosim.build.workload import build_trace
-from dynosim.cluster import ClusterSpec, PoolSpec, RunOptions, check_requests_fit, simulate
-from dynosim.config.schema import EngineConfig, RunConfig
-from dynosim.engine.spec import EngineSpec
-from dynosim.errors import ConfigError, InfeasibleError
+from dynosim.build.cluster import cluster_spec, run_options
+from dynosim.build.engine import Prepared, prepare
+from dynosim.build.workload import load_trace
+from dynosim.cluster import check_requests_fit, simulate
+from dynosim.config.schema import RunConfig
+from dynosim.errors import ConfigError
 from dynosim.metrics import check_conservation, summarize
 from dynosim.records import RunResult, Trace
 from dynosim.routerlog.replay import LogWriter
-from dynosim.silicon import Capacity, resolve_num_gpu_blocks
-from dynosim.silicon.catalogue import model_entry
+from dynosim.silicon import Capacity
 from dynosim.timing.model import StepTimeModel
-from dynosim.timing.prefill_estimate import StepTimeEstimator
-from dynosim.timing.scaled import ScaledModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +31,6 @@ class RunOutcome:
     result: RunResult
     capacity: Capacity
     report: dict[str, Any]  # what `summarize` returns, and what this module knows
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What a configuration means, before any request is served."""
-
-    engine: EngineSpec
-    timing: StepTimeModel
-    capacity: Capacity
 
 
 def run(
@@ -77,27 +64,14 @@ def run(
         prepared = prepare(config) if prepared is None else prepared
         if config.engine.max_model_len is None:
             check_requests_fit(trace, prepared.engine)
-        routing = routing_spec(
-            config.router,
-            block_size=config.engine.block_size,
-            seed=config.seed,
-            estimator=StepTimeEstimator(prepared.timing, config.engine.max_num_batched_tokens),
+        log = None if router_log is None else LogWriter(router_log, config.router.policy)
+        cluster = cluster_spec(
+            config,
+            prepared,
+            open_log=None if log is None else log.open,
+            records_events=record_kv_events,
         )
-        routing = replace(routing, records_events=record_kv_events)
-        log = None
-        if router_log is not None:
-            log = LogWriter(router_log, config.router.policy)
-            routing = replace(routing, open_log=log.open)
-        result = simulate(
-            trace,
-            ClusterSpec(pools=pools_of(config, prepared), routing=routing),
-            RunOptions(
-                concurrency=config.workload.concurrency,
-                seed=config.seed,
-                until_ms=config.cluster.max_sim_time_ms,
-                exact_stepping=exact_stepping,
-            ),
-        )
+        result = simulate(trace, cluster, run_options(config, exact_stepping=exact_stepping))
         if log is not None:
             log.close()
         if check:
@@ -120,99 +94,3 @@ def collector_paused() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def load_trace(config: RunConfig) -> Trace:
-    """The requests of the configured workload. Raises: TraceError, ConfigError."""
-    return build_trace(config.workload, seed=config.seed, resolve=config.resolve)
-
-
-def prepare(config: RunConfig) -> Prepared:
-    """The engine and the step times that the configuration means.
-
-    Raises: ConfigError for an unknown model, hardware or profile; InfeasibleError for an engine
-    that the hardware cannot hold or that vLLM would not start.
-    """
-    engine, model, hardware = config.engine, config.model_source, config.hardware_source
-    capacity = resolve_num_gpu_blocks(engine, model=model, hardware=hardware)
-    blocks = capacity.num_gpu_blocks
-    spec = engine_spec(engine, num_gpu_blocks=blocks, max_model_len=_context_length(config, blocks))
-    timing = build_timing(
-        config.timing,
-        model=model,
-        hardware=hardware,
-        engine=engine,
-        num_gpu_blocks=spec.usable_blocks,
-        resolve=config.resolve,
-    )
-    return Prepared(spec, timing, capacity)
-
-
-def pools_of(config: RunConfig, prepared: Prepared) -> tuple[PoolSpec, ...]:
-    """The configured workers; CPUs among them come last and take longer for a step."""
-    cluster, times = config.cluster, prepared.timing
-    scale = cluster.cpu_step_time_scale
-    gpus = PoolSpec(
-        engine=prepared.engine,
-        times=times,
-        workers=cluster.workers - cluster.cpu_workers,
-        gpus_per_worker=config.engine.tensor_parallel,
-    )
-    if not cluster.cpu_workers:
-        return (gpus,)
-    cpus = replace(
-        gpus,
-        name="cpu_workers",
-        times=ScaledModel(times, scale),
-        workers=cluster.cpu_workers,
-        device="cpu",
-        step_time_scale=scale,
-    )
-    return gpus, cpus
-
-
-def engine_spec(engine: EngineConfig, *, num_gpu_blocks: int, max_model_len: int) -> EngineSpec:
-    """The scheduler's configuration.
-
-    Raises: InfeasibleError if vLLM refuses it now that `max_model_len` is known.
-    """
-    tokens, threshold = engine.max_num_batched_tokens, engine.long_prefill_token_threshold
-    if not engine.enable_chunked_prefill and tokens < max_model_len:
-        raise InfeasibleError(
-            f"engine.max_num_batched_tokens: {tokens} is less than max_model_len ({max_model_len}) "
-            "without chunked prefill; vLLM refuses that (raise it, lower engine.max_model_len, or "
-            "enable chunked prefill)"
-        )
-    if threshold > max_model_len:
-        raise InfeasibleError(
-            f"engine.long_prefill_token_threshold: {threshold} is more than max_model_len "
-            f"({max_model_len}); vLLM refuses that (lower it)"
-        )
-    return EngineSpec(
-        num_gpu_blocks=num_gpu_blocks,
-        max_model_len=max_model_len,
-        block_size=engine.block_size,
-        max_num_seqs=engine.max_num_seqs,
-        max_num_batched_tokens=tokens,
-        enable_prefix_caching=engine.enable_prefix_caching,
-        enable_chunked_prefill=engine.enable_chunked_prefill,
-        long_prefill_token_threshold=threshold,
-        long_prefill_token_threshold_adaptive=engine.long_prefill_token_threshold_adaptive,
-        policy=engine.policy,
-        watermark=engine.watermark,
-        scheduler_reserve_full_isl=engine.scheduler_reserve_full_isl,
-        max_num_active_seqs=engine.max_num_active_seqs,
-        async_scheduling=engine.async_scheduling,
-    )
-
-
-def _context_length(config: RunConfig, num_gpu_blocks: int) -> int:
-    """As configured; else the model's own; without a model, all that the cache holds."""
-    if config.engine.max_model_len is not None:
-        return config.engine.max_model_len
-    if config.model_source is not None:
-        data = model_entry(config.model_source).config
-        length = data.get("text_config", data).get("max_position_embeddings")
-        if isinstance(length, int) and length > 0:
-            return length
-    return (num_gpu_blocks - 1) * config.engine.block_size

@@ -7,15 +7,16 @@ out is vLLM's default, and said so.
 from dataclasses import dataclass
 from typing import Any
 
+from dynosim.build.engine import engine_spec
 from dynosim.config.schema import EngineConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError, DynosimError
-from dynosim.experiment.run import engine_spec
 from dynosim.fit.replay import Engines
 from dynosim.records import Trace
 from dynosim.silicon import resolve_num_gpu_blocks
 from dynosim.silicon.catalogue import model_entry
 from dynosim.silicon.hardware import hardware_sheet, usual_name
+from dynosim.timing.architecture import context_length
 from dynosim.timing.fitted import vllm_graph_sizes
 
 _ASYNC_SINCE = (0, 14)
@@ -102,11 +103,10 @@ class Deployment:
         if self.model is None:
             return longest
         try:
-            config = model_entry(self.model).config
+            length = context_length(model_entry(self.model).config)
         except DynosimError:
             return longest  # a model of the user's own; nothing else needs to know it
-        length = config.get("text_config", config).get("max_position_embeddings")
-        return max(length, longest) if isinstance(length, int) else longest
+        return longest if length is None else max(length, longest)
 
     def blind_blocks(self) -> int | None:
         """KV blocks predicted from model and hardware; None if either is not known."""

@@ -7,11 +7,10 @@ log's own extremes and may move far.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
 
 import numpy as np
 
-from dynosim.build.timing import build_timing
+from dynosim.build.timing import build_timing, sections_by_trust
 from dynosim.errors import ConfigError, DynosimError
 from dynosim.fit.deployment import Deployment
 from dynosim.fit.measurements import Measurements
@@ -68,10 +67,7 @@ def table_timing(deployment: Deployment, *, overhead_ms: float) -> StepTimeModel
     if deployment.model is None or deployment.hardware is None or deployment.is_cpu:
         return None
     problem: DynosimError | None = None
-    for kind in ("aiconfigurator", "roofline"):
-        section = SimpleNamespace(
-            kind=kind, backend="vllm", backend_version=None, step_overhead_ms=overhead_ms
-        )
+    for section in sections_by_trust(overhead_ms):
         try:
             return build_timing(
                 section,

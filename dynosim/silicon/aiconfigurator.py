@@ -23,7 +23,7 @@ from dynosim.silicon.hardware import hardware_sheet
 from dynosim.silicon.table_file import TABLE_FORMAT, load_table, save_table
 from dynosim.timing.architecture import ModelEntry, ModelShape, model_shape, require_divisible
 from dynosim.timing.model import DERIVED, MEASURED
-from dynosim.timing.protocols import AiconfiguratorSettings, EngineSettings
+from dynosim.timing.protocols import SiliconSpec, TimedEngine
 from dynosim.timing.silicon_model import SiliconModel
 from dynosim.timing.silicon_table import SiliconTable
 
@@ -35,11 +35,11 @@ _MAX_TABLE_TOKENS = 65_536
 
 
 def aiconfigurator_model(
-    settings: AiconfiguratorSettings,
+    spec: SiliconSpec,
     *,
     model: str,
     hardware: str,
-    engine: EngineSettings,
+    engine: TimedEngine,
     cache_dir: Path | str | None = None,
 ) -> SiliconModel:
     """The silicon tables' model of one engine, from the cache or made now (1 to 2.5 s).
@@ -51,10 +51,10 @@ def aiconfigurator_model(
     _require_measurements(hardware)
     require_divisible(shape, engine.tensor_parallel)
     attempts = expert_sharding(shape, engine.tensor_parallel)
-    overhead_ms = settings.step_overhead_ms or 0.0
+    overhead_ms = spec.step_overhead_ms or 0.0
     for position, sharding in enumerate(attempts):
         try:
-            table = _table(settings, entry, shape, hardware, engine, sharding, cache_dir)
+            table = _table(spec, entry, shape, hardware, engine, sharding, cache_dir)
         except ConfigError:
             if position == len(attempts) - 1:
                 raise
@@ -66,7 +66,7 @@ def aiconfigurator_model(
             source=_source(table, engine, position),
             description=(
                 f"aiconfigurator-core {core_version()}: {entry.name} on {hardware},"
-                f" {settings.backend or 'vllm'} {settings.backend_version or 'current'},"
+                f" {spec.backend or 'vllm'} {spec.backend_version or 'current'},"
                 f" tensor_parallel {engine.tensor_parallel}"
                 + (f", plus {overhead_ms} ms per step" if overhead_ms else "")
             ),
@@ -102,7 +102,7 @@ def expert_sharding(shape: ModelShape, tensor_parallel: int) -> list[dict[str, i
     return [sharded, {"moe_tp_size": 1, "moe_ep_size": tensor_parallel}]
 
 
-def quantisation_options(shape: ModelShape, engine: EngineSettings) -> dict[str, str]:
+def quantisation_options(shape: ModelShape, engine: TimedEngine) -> dict[str, str]:
     """Keyword arguments that state weights' and cache's number formats.
 
     The cache is bf16 unless fp8 is asked for: the library would give FP8 checkpoints an fp8 cache,
@@ -125,18 +125,18 @@ def _power_of_two_from(at_least: int, smallest: int) -> int:
 
 
 def _table(
-    settings: AiconfiguratorSettings,
+    spec: SiliconSpec,
     entry: ModelEntry,
     shape: ModelShape,
     hardware: str,
-    engine: EngineSettings,
+    engine: TimedEngine,
     sharding: dict[str, int],
     cache_dir: Path | str | None,
 ) -> SiliconTable:
     parts: dict[str, Any] = {
         "system": hardware,
-        "backend": settings.backend or "vllm",
-        "backend_version": settings.backend_version or "current",
+        "backend": spec.backend or "vllm",
+        "backend_version": spec.backend_version or "current",
         "tensor_parallel": engine.tensor_parallel,
         "options": quantisation_options(shape, engine) | sharding,
         "max_tokens": min(
@@ -166,7 +166,7 @@ def _builder(entry: ModelEntry, parts: dict[str, Any]) -> Callable[[], SiliconTa
     return build
 
 
-def _source(table: SiliconTable, engine: EngineSettings, position: int) -> str:
+def _source(table: SiliconTable, engine: TimedEngine, position: int) -> str:
     shares = (table.meta["prefill_measured_share"], table.meta["decode_measured_share"])
     is_substituted = bool(engine.quantization) or position > 0
     return DERIVED if is_substituted or min(shares) < _MEASURED_SHARE else MEASURED
@@ -176,7 +176,7 @@ def _notes(
     table: SiliconTable,
     entry: ModelEntry,
     shape: ModelShape,
-    engine: EngineSettings,
+    engine: TimedEngine,
     position: int,
 ) -> tuple[str, ...]:
     meta = table.meta

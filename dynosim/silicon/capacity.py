@@ -15,7 +15,7 @@ from dynosim.silicon.hardware import hardware_sheet
 from dynosim.silicon.library_memory import library_memory, overhead_bytes
 from dynosim.timing.architecture import ModelEntry, ModelShape, model_shape, require_divisible
 from dynosim.timing.model import DERIVED, ESTIMATED
-from dynosim.timing.protocols import EngineSettings
+from dynosim.timing.protocols import TimedEngine
 from dynosim.timing.sheets import GIB
 
 GIVEN = "given"
@@ -44,7 +44,7 @@ class Capacity:
 
 
 def resolve_num_gpu_blocks(
-    engine: EngineSettings,
+    engine: TimedEngine,
     *,
     model: str | None,
     hardware: str | None,
@@ -89,7 +89,7 @@ def _uncountable(entry: ModelEntry, shape: ModelShape) -> str:
     )
 
 
-def _too_big(engine: EngineSettings, memory: dict[str, int], model: str, hardware: str) -> str:
+def _too_big(engine: TimedEngine, memory: dict[str, int], model: str, hardware: str) -> str:
     budget = memory["gpu_bytes"] * engine.gpu_memory_utilization
     return (
         f"{model} does not fit {hardware}: each of {engine.tensor_parallel} GPU(s) would hold"
@@ -106,7 +106,7 @@ def _gib(size: float) -> str:
 
 
 def _require_one_sequence(
-    engine: EngineSettings, capacity: Capacity, model: str, hardware: str
+    engine: TimedEngine, capacity: Capacity, model: str, hardware: str
 ) -> None:
     if capacity.num_gpu_blocks < 2:
         raise InfeasibleError(
@@ -132,7 +132,7 @@ def _require_one_sequence(
 
 
 def _own_estimate(
-    engine: EngineSettings, entry: ModelEntry, shape: ModelShape, hardware: str
+    engine: TimedEngine, entry: ModelEntry, shape: ModelShape, hardware: str
 ) -> dict[str, int]:
     if shape.obstacle is not None:
         raise ConfigError(_uncountable(entry, shape))

@@ -13,7 +13,7 @@ from dynosim.silicon.aiconfigurator import expert_sharding, quantisation_options
 from dynosim.silicon.cache import cache_folder, cache_key, load_or_build
 from dynosim.silicon.catalogue import core_folder, core_version, model_fingerprint
 from dynosim.timing.architecture import ModelEntry, ModelShape
-from dynosim.timing.protocols import EngineSettings
+from dynosim.timing.protocols import TimedEngine
 
 _ESTIMATE_FORMAT = 1
 """Rises when the meaning of a kept answer changes; part of its cache key."""
@@ -29,7 +29,7 @@ _ESTIMATE_KEYS = (
 
 
 def library_memory(
-    engine: EngineSettings,
+    engine: TimedEngine,
     entry: ModelEntry,
     shape: ModelShape,
     hardware: str,
@@ -56,7 +56,7 @@ def overhead_bytes(memory: dict[str, int]) -> int:
     return sum(memory[name] for name in names)
 
 
-def _question(engine: EngineSettings, shape: ModelShape, hardware: str) -> dict[str, Any]:
+def _question(engine: TimedEngine, shape: ModelShape, hardware: str) -> dict[str, Any]:
     """Keyword arguments of the library's estimate, all but the model."""
     return {
         "system": hardware,

@@ -90,8 +90,8 @@ def make_intervals(
 
 def run_intervals(request: dict[str, Any]) -> dict[str, Any]:
     """`status`, `reason` and `intervals` of one trial, in whatever process it is called."""
+    from dynosim.build.engine import prepare
     from dynosim.experiment.intervals import prediction_intervals
-    from dynosim.experiment.run import prepare
 
     try:
         config = config_of(request)

@@ -9,11 +9,12 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from dynosim.build.workload import load_trace
 from dynosim.config.loading import run_config
 from dynosim.config.schema import RunConfig
 from dynosim.config.yaml_source import Document
 from dynosim.errors import DynosimError, InfeasibleError, TraceError
-from dynosim.experiment.run import load_trace, run
+from dynosim.experiment.run import run
 from dynosim.metrics import WALL_CLOCK_KEYS
 from dynosim.records import Trace
 from dynosim.sweep.status import BAD_INPUT, FAILED, INFEASIBLE, OK

@@ -168,11 +168,17 @@ def model_shape(entry: ModelEntry) -> ModelShape:
         experts_per_token=read.optional("num_experts_per_tok", "moe_topk", "top_k_experts"),
         expert_intermediate=expert_intermediate if experts else 0,
         shared_intermediate=_shared_intermediate(read, expert_intermediate) if experts else 0,
-        max_context=read.optional("max_position_embeddings") or None,
+        max_context=context_length(config),
         quantisation=_quantisation(entry),
         obstacle=_obstacle(config),
         has_windows=_has_windows(config),
     )
+
+
+def context_length(config: dict[str, Any]) -> int | None:
+    """Tokens of a request at most, as a model's config.json states it; None where it does not."""
+    length = (config.get("text_config") or config).get("max_position_embeddings")
+    return length if isinstance(length, int) and length > 0 else None
 
 
 def require_divisible(shape: ModelShape, tensor_parallel: int) -> None:

@@ -69,7 +69,7 @@ class StepTimeModel(ABC):
         rounding_ms = 1e-9 * abs(elapsed_ms)
         evaluations = 0
         at, surplus_ms = 0, -elapsed_ms  # how far the last run looked at lies above the target
-        shape = BatchShape.of_decodes(num_decodes, decode_context_tokens)
+        shape = BatchShape(0, 0, 0, num_decodes, decode_context_tokens)
         step = self.step_ms(shape)
         while high - low > 1:
             guess = _newton(at, surplus_ms, step, high)

@@ -3,8 +3,8 @@
 from typing import Protocol
 
 
-class EngineSettings(Protocol):
-    """The part of an engine's configuration that step times and memory depend on."""
+class TimedEngine(Protocol):
+    """An engine as far as its step times and its memory depend on it."""
 
     @property
     def tensor_parallel(self) -> int: ...
@@ -26,37 +26,9 @@ class EngineSettings(Protocol):
     def kv_cache_dtype(self) -> str | None: ...
 
 
-class TimingSettings(Protocol):
-    """Any timing section: `kind` tells which further attributes it has."""
+class SiliconSpec(Protocol):
+    """Which measured tables to take, and what the host adds to a step of them."""
 
-    @property
-    def kind(self) -> str: ...
-
-
-class FixedSettings(TimingSettings, Protocol):
-    @property
-    def prefill_ms(self) -> float: ...
-    @property
-    def decode_ms(self) -> float: ...
-
-
-class LinearSettings(TimingSettings, Protocol):
-    @property
-    def base_ms(self) -> float: ...
-    @property
-    def per_prefill_token_ms(self) -> float: ...
-    @property
-    def per_decode_ms(self) -> float: ...
-    @property
-    def per_context_token_ms(self) -> float: ...
-
-
-class ProfileSettings(TimingSettings, Protocol):
-    @property
-    def file(self) -> str: ...
-
-
-class AiconfiguratorSettings(TimingSettings, Protocol):
     @property
     def backend(self) -> str | None: ...
     @property

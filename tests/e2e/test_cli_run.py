@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dynosim.cli import main
+from dynosim.cli.run import EVENT_FILES, RUN_FILES
 from dynosim.config.report_keys import known_report_keys
 from dynosim.metrics import WALL_CLOCK_KEYS
 
@@ -147,6 +148,26 @@ def test_out_that_cannot_be_a_folder_is_refused_first(
 ) -> None:
     assert main(["run", str(run_file), "--out", str(run_file)]) == 2
     assert "is a file" in capsys.readouterr().err
+
+
+def test_a_run_overwrites_another_only_if_told_to(
+    run_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["run", str(run_file), "--kv-events", "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == set(RUN_FILES)
+    (out / "notes.txt").write_text("mine")
+    report = (out / "report.json").read_bytes()
+    capsys.readouterr()
+    again = ["run", str(run_file), "--set", "seed=5", "--out", str(out)]
+    assert main(again) == 2
+    message = capsys.readouterr().err
+    assert f"--out {out}: holds report.json already" in message and "--overwrite" in message
+    assert (out / "report.json").read_bytes() == report
+    assert main([*again, "--overwrite"]) == 0
+    assert json.loads((out / "report.json").read_text())["seed"] == 5
+    # nothing of the first run is left beside the second
+    assert {path.name for path in out.iterdir()} == {*RUN_FILES, "notes.txt"} - set(EVENT_FILES)
 
 
 def test_usage_errors_and_help(capsys: pytest.CaptureFixture[str]) -> None:

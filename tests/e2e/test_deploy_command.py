@@ -5,14 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from waiting import PATIENCE_S, is_running, wait_until
 
 RUN = """\
 name: small
@@ -21,9 +21,8 @@ timing: {kind: fixed, prefill_ms: 10, decode_ms: 5}
 engine: {num_gpu_blocks: 2000, max_model_len: 4096}
 cluster: {workers: 2}
 router: {mode: kv}
-live: {ready_timeout_s: 60, drain_timeout_s: 10}
+live: {ready_timeout_s: 120, drain_timeout_s: 120}
 """
-LIMIT_S = 60.0
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ class Deployed:
     def complete(self, prompt: str = "Once upon a time", **fields: Any) -> httpx.Response:
         model = httpx.get(f"{self.url}/v1/models").json()["data"][0]["id"]
         body = {"model": model, "prompt": prompt, "max_tokens": 8, "ignore_eos": True, **fields}
-        return httpx.post(f"{self.url}/v1/completions", json=body, timeout=LIMIT_S)
+        return httpx.post(f"{self.url}/v1/completions", json=body, timeout=PATIENCE_S)
 
     def workers(self) -> dict[str, str]:
         """Names and addresses of those the frontend sends requests to."""
@@ -58,7 +57,7 @@ class Deployed:
     def end(self, number: signal.Signals) -> tuple[int, str]:
         """Exit code and stderr after this signal."""
         self.process.send_signal(number)
-        stderr = self.process.communicate(timeout=LIMIT_S)[1]
+        stderr = self.process.communicate(timeout=PATIENCE_S)[1]
         return self.process.returncode, stderr
 
 
@@ -75,21 +74,7 @@ def deployed(run_file: Path, *options: str) -> Iterator[Deployed]:
         yield Deployed(process)
     finally:
         process.terminate()  # a second signal kills what still runs
-        process.communicate(timeout=LIMIT_S)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def until(claim: Callable[[], bool]) -> None:
-    give_up_s = time.monotonic() + LIMIT_S
-    while not claim():
-        assert time.monotonic() < give_up_s, "never came true"
-        time.sleep(0.1)
+        process.communicate(timeout=PATIENCE_S)
 
 
 def test_it_serves_until_ctrl_c_and_leaves_nothing_running(run_file: Path) -> None:
@@ -113,13 +98,13 @@ def test_a_terminated_deployment_finishes_what_it_has(run_file: Path) -> None:
         body = {"max_tokens": 300, "stream": True, "prompt": "x", "ignore_eos": True}
         body["model"] = httpx.get(f"{running.url}/v1/models").json()["data"][0]["id"]
         url = f"{running.url}/v1/completions"
-        with httpx.stream("POST", url, json=body, timeout=LIMIT_S) as answer:
+        with httpx.stream("POST", url, json=body, timeout=PATIENCE_S) as answer:
             lines = answer.iter_lines()
             assert next(lines).startswith("data: ")
             running.process.send_signal(signal.SIGTERM)
             rest = [line for line in lines if line]
         assert rest[-1] == "data: [DONE]"
-        assert running.process.wait(LIMIT_S) == 0
+        assert running.process.wait(PATIENCE_S) == 0
         assert not [pid for pid in running.pids.values() if is_running(pid)]
 
 
@@ -127,7 +112,7 @@ def test_killed_workers_are_replaced_and_serve_again(run_file: Path) -> None:
     with deployed(run_file) as running:
         before = running.workers()
         os.kill(running.pids["worker-0"], signal.SIGKILL)
-        until(lambda: "worker-0" in running.workers() and running.workers() != before)
+        wait_until(lambda: "worker-0" in running.workers() and running.workers() != before)
         assert running.complete().status_code == 200
         code, stderr = running.end(signal.SIGINT)
         assert "worker-0: ended by SIGKILL; starts again in 0.5 s" in stderr
@@ -149,7 +134,7 @@ def test_a_second_ctrl_c_kills(run_file: Path) -> None:
 def test_nothing_outlives_a_killed_deployment(run_file: Path) -> None:
     with deployed(run_file) as running:
         running.process.kill()
-        until(lambda: not [pid for pid in running.pids.values() if is_running(pid)])
+        wait_until(lambda: not [pid for pid in running.pids.values() if is_running(pid)])
 
 
 def test_a_plan_that_needs_gpus_says_what_is_missing(

@@ -12,13 +12,12 @@ from pathlib import Path
 import httpx
 import pytest
 from disk_support import SmallDisk, needs_mount, small_disk
-from test_deploy_command import RUN, Deployed, is_running
-from test_deploy_command import until as wait_until
-from test_deploy_processes import Watched, plan, until
+from test_deploy_command import RUN, Deployed
+from test_deploy_processes import Watched, plan
+from waiting import PATIENCE_S, is_running, until, wait_until
 
 from dynosim_runtime.launch.display import StartProgress
 
-WAIT_S = 120.0  # a hanging test ends; nothing is timed
 LEFT_EMPTY = {".lock", "requests.jsonl"}  # files that may hold nothing
 
 
@@ -32,7 +31,7 @@ async def test_crashes_on_a_full_disk_are_survived(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 200) as disk:
         out = disk.folder / "out"
         watched = Watched(out, plan())
-        async with asyncio.timeout(WAIT_S), watched.deployment as deployment:
+        async with asyncio.timeout(PATIENCE_S), watched.deployment as deployment:
             disk.fill()
             for status in deployment.processes[1:]:  # a worker and the frontend
                 assert status.pid is not None
@@ -121,7 +120,7 @@ def test_a_real_deployment_serves_on_with_a_full_disk(tmp_path: Path) -> None:
             wait_until(lambda: _goes_on(running, before))
             time.sleep(1.5)  # for the router's log to be handed to the system
             running.process.send_signal(signal.SIGTERM)
-            assert running.process.wait(WAIT_S) == 0
+            assert running.process.wait(PATIENCE_S) == 0
             assert not [pid for pid in running.pids.values() if is_running(pid)]
             router = running.out / "router"
             replay = subprocess.run(

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from discovery_contract import WAIT_S, DiscoveryContract, Place, Watcher, card_of
+from discovery_contract import DiscoveryContract, Place, Watcher, card_of
+from waiting import PATIENCE_S
 
 from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.discovery.base import Discovery
@@ -65,14 +66,14 @@ class ProcessPlace(Place):
             stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )  # fmt: skip
         assert process.stdout is not None
-        assert await asyncio.wait_for(process.stdout.readline(), WAIT_S) == b"registered\n"
+        assert await asyncio.wait_for(process.stdout.readline(), PATIENCE_S) == b"registered\n"
         return process
 
 
 class TestFileDiscovery(DiscoveryContract):
     @pytest.fixture
     def place(self, tmp_path: Path) -> ProcessPlace:
-        return ProcessPlace(f"file:{tmp_path / 'workers'}", lease_s=1.0)
+        return ProcessPlace(f"file:{tmp_path / 'workers'}", lease_s=2.0)
 
     async def test_a_frozen_workers_lease_runs_out_and_it_returns_when_it_thaws(
         self, place: ProcessPlace
@@ -164,7 +165,7 @@ def start_etcd(binary: str, folder: Path, ports: list[int]) -> subprocess.Popen[
          "--log-level", "error"],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    end_s = time.monotonic() + WAIT_S
+    end_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < end_s:
         try:
             urllib.request.urlopen(f"{client}/version", timeout=5).close()

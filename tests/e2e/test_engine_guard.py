@@ -13,14 +13,13 @@ from pathlib import Path
 
 import fake_engine
 import pytest
+from waiting import PATIENCE_S, is_running
 
 from dynosim.config.loading import run_config_from_dict
 from dynosim_runtime.worker import engine, guard, served
 from dynosim_runtime.worker.engine import EngineProcess
 from dynosim_runtime.worker.guard import PR_SET_CHILD_SUBREAPER
 from dynosim_runtime.worker.make import make_served
-
-WAIT_S = 60.0  # a hanging test ends; nothing is timed
 
 ENGINE = """
 import os, subprocess, sys, time
@@ -63,20 +62,13 @@ class Started:
 
     def left(self) -> list[int]:
         """Its processes that still run."""
-        return [pid for pid in (self.guard, *self.pids) if runs(pid)]
-
-
-def runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+        return [pid for pid in (self.guard, *self.pids) if is_running(pid)]
 
 
 @pytest.fixture
 async def started(tmp_path: Path) -> AsyncIterator[Started]:
     started = Started(tmp_path)
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         await started.start()
     yield started
     for pid in started.left():
@@ -85,7 +77,7 @@ async def started(tmp_path: Path) -> AsyncIterator[Started]:
 
 async def test_a_killed_guard_ends_its_engine_and_is_noticed(started: Started) -> None:
     os.kill(started.guard, signal.SIGKILL)
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         status = await started.process.wait()
     assert status == -signal.SIGKILL
     assert started.left() == []
@@ -95,7 +87,7 @@ async def test_a_killed_guard_ends_its_engine_and_is_noticed(started: Started) -
 
 async def test_an_engine_without_its_guard_is_stopped_at_once(started: Started) -> None:
     os.kill(started.guard, signal.SIGKILL)
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         await started.process.stop()
     assert started.left() == []
 
@@ -103,14 +95,14 @@ async def test_an_engine_without_its_guard_is_stopped_at_once(started: Started) 
 async def test_a_guard_takes_its_engine_along_even_without_a_worker(tmp_path: Path) -> None:
     command = [sys.executable, "-I", guard.__file__, str(tmp_path / "scratch"), "sleep", "600"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE)
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         while not (engines := guard.children(process.pid)):
             await asyncio.sleep(0.01)
         while b"sleep" not in Path(f"/proc/{engines[0]}/cmdline").read_bytes():
             await asyncio.sleep(0.01)  # until it runs its program
         process.kill()
         process.wait()
-        while runs(engines[0]):
+        while is_running(engines[0]):
             await asyncio.sleep(0.01)
 
 
@@ -119,7 +111,7 @@ async def test_a_guard_that_hangs_is_killed(
 ) -> None:
     monkeypatch.setattr(engine, "KILL_TIMEOUT_S", 0.3)
     os.kill(started.guard, signal.SIGSTOP)
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         await started.process.stop(timeout_s=0.1)
     assert started.left() == []
 
@@ -130,7 +122,7 @@ async def test_words_that_cannot_be_written_end_nothing(
     full = Path("/dev/full").open("w")
     monkeypatch.setattr(sys, "stdout", full)
     started = Started(tmp_path)
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         await started.start()
         assert len(started.left()) == 3
         await started.process.stop()
@@ -144,6 +136,7 @@ async def test_an_engine_that_answers_no_more_is_dead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(served, "OWN_HEALTH_INTERVAL_S", 0.05)
+    monkeypatch.setattr(engine, "CALL_TIMEOUT_S", PATIENCE_S)  # a slow answer is one
     for name, value in fake_engine.install(tmp_path).items():
         monkeypatch.setenv(name, value)
     model = tmp_path / "model"
@@ -161,7 +154,7 @@ async def test_an_engine_that_answers_no_more_is_dead(
         plan, name="w", engine="vllm", host="127.0.0.1", port=0, model=model,
         engine_python=None, attach=None, speedup=1.0,
     )  # fmt: skip
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         await worker.start()
         died = asyncio.ensure_future(worker.died())
         await asyncio.sleep(0.5)  # longer than the limit: it answers
@@ -169,4 +162,4 @@ async def test_an_engine_that_answers_no_more_is_dead(
         (tmp_path / "hang").touch()
         assert "has not answered /health for 0.3 s" in str(await died)
         await worker.stop()
-    assert not [pid for pid in map(int, (tmp_path / "pids").read_text().split()) if runs(pid)]
+    assert not [pid for pid in map(int, (tmp_path / "pids").read_text().split()) if is_running(pid)]

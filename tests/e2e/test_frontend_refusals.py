@@ -9,6 +9,7 @@ import uvicorn
 import uvloop
 from http_support import MODEL, app_of, dispatcher_saying
 from starlette.types import Receive, Scope, Send
+from waiting import PATIENCE_S
 
 from dynosim_runtime.http import connection
 from dynosim_runtime.http.connection import BoundedConnection
@@ -19,13 +20,15 @@ MAX_HEAD = 2000
 MAX_BODY = 50_000
 LINGER_BYTES = 4 << 20
 KERNEL_BYTES = 16 << 20  # what sockets may hold on the way; far less than a flood
-WAIT_S = 30.0  # a hanging test ends; nothing is timed
 POST = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 BODY = b'{"model": "%s", "prompt": "x", "max_tokens": 5}' % MODEL.encode()
 WHOLE = POST + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
 
+NEVER_S = 10 * PATIENCE_S
+
 Test = Callable[["Client"], Awaitable[None]]
+Run = Callable[..., None]
 seen_headers: list[list[tuple[bytes, bytes]]] = []
 
 
@@ -83,11 +86,18 @@ class Client:
                 await self.send(b"y")
 
 
+async def is_cut_off(client: Client, *pieces: bytes) -> None:
+    """Who sends this once more, where nobody is listened to for long, is gone for good."""
+    connection.LINGER_S = 0.05  # after the answers were seen: it may cost those that are not read
+    again = await client.another()
+    await again.send(*pieces)
+    await again.is_cut_off()
+
+
 @asynccontextmanager
-async def served() -> AsyncIterator[int]:
-    app = app_of(
-        dispatcher_saying("hello"), limits=HttpLimits(max_body_bytes=MAX_BODY, body_timeout_s=0.3)
-    )
+async def served(body_timeout_s: float) -> AsyncIterator[int]:
+    limits = HttpLimits(max_body_bytes=MAX_BODY, body_timeout_s=body_timeout_s)
+    app = app_of(dispatcher_saying("hello"), limits=limits)
 
     async def watched(scope: Scope, receive: Receive, send: Send) -> None:
         seen_headers.append(scope["headers"])
@@ -107,27 +117,28 @@ async def served() -> AsyncIterator[int]:
 
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
-def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[Test], None]:
+def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs a test's client against a frontend on the loop of this kind: transports differ."""
     monkeypatch.setattr(connection, "MAX_HEAD_BYTES", MAX_HEAD)
     monkeypatch.setattr(connection, "LINGER_BYTES", LINGER_BYTES)
-    monkeypatch.setattr(connection, "LINGER_S", 0.3)
 
-    async def with_client(test: Test) -> None:
-        async with asyncio.timeout(WAIT_S), served() as port:
+    async def with_client(test: Test, body_timeout_s: float) -> None:
+        async with asyncio.timeout(PATIENCE_S), served(body_timeout_s) as port:
             client = Client(*await asyncio.open_connection("127.0.0.1", port))
             await test(client)
             client.writer.close()
 
-    def run_it(test: Test) -> None:
+    def run_it(test: Test, *, linger_s: float = NEVER_S, body_timeout_s: float = NEVER_S) -> None:
+        """Nobody is cut off for his time, which may be the machine's, unless a test says so."""
+        monkeypatch.setattr(connection, "LINGER_S", linger_s)
         seen_headers.clear()
         with asyncio.Runner(loop_factory=request.param) as runner:
-            runner.run(with_client(test))
+            runner.run(with_client(test, body_timeout_s))
 
     return run_it
 
 
-def test_an_endless_body_is_refused_and_cut_off(run: Callable[[Test], None]) -> None:
+def test_an_endless_body_is_refused_and_cut_off(run: Run) -> None:
     async def test(client: Client) -> None:
         await client.send(CHUNKED)
         reading = asyncio.create_task(client.answer())
@@ -139,17 +150,18 @@ def test_an_endless_body_is_refused_and_cut_off(run: Callable[[Test], None]) -> 
     run(test)
 
 
-def test_a_body_announced_as_too_large_is_not_waited_for(run: Callable[[Test], None]) -> None:
+def test_a_body_announced_as_too_large_is_not_waited_for(run: Run) -> None:
     async def test(client: Client) -> None:
-        await client.send(POST + b"Content-Length: 99999999999\r\n\r\nabc")
+        announced = POST + b"Content-Length: 99999999999\r\n\r\nabc"
+        await client.send(announced)
         assert (await client.answer())[0] == 413
-        await client.is_cut_off()
+        await is_cut_off(client, announced)
 
     run(test)
 
 
 def test_who_reads_only_after_all_is_sent_still_gets_the_answer(
-    run: Callable[[Test], None],
+    run: Run,
 ) -> None:
     async def test(client: Client) -> None:
         size = 40 * MAX_BODY
@@ -161,19 +173,18 @@ def test_who_reads_only_after_all_is_sent_still_gets_the_answer(
 
 
 @pytest.mark.parametrize("first", [b"", b'{"model"'])
-def test_a_slow_body_is_refused_and_its_trickle_cut_off(
-    run: Callable[[Test], None], first: bytes
-) -> None:
+def test_a_slow_body_is_refused_and_its_trickle_cut_off(run: Run, first: bytes) -> None:
     async def test(client: Client) -> None:
-        await client.send(POST + b"Content-Length: 1000\r\n\r\n" + first)
+        begun = POST + b"Content-Length: 1000\r\n\r\n" + first
+        await client.send(begun)
         assert (await client.answer())[0] == 408
-        await client.is_cut_off()
+        await is_cut_off(client, begun)
 
-    run(test)
+    run(test, body_timeout_s=0.1)
 
 
 @pytest.mark.parametrize("path", [b"/live", b"/nowhere"])
-def test_a_body_that_nobody_reads_is_bounded_too(run: Callable[[Test], None], path: bytes) -> None:
+def test_a_body_that_nobody_reads_is_bounded_too(run: Run, path: bytes) -> None:
     async def test(client: Client) -> None:
         await client.send(CHUNKED.replace(b"/v1/completions", path))
         assert (await client.answer())[0] in (404, 405)
@@ -185,7 +196,7 @@ def test_a_body_that_nobody_reads_is_bounded_too(run: Callable[[Test], None], pa
 
 
 def test_a_body_that_comes_after_its_answer_costs_no_connection(
-    run: Callable[[Test], None],
+    run: Run,
 ) -> None:
     async def test(client: Client) -> None:
         nowhere = WHOLE.replace(b"/v1/completions", b"/nowhere")
@@ -196,17 +207,15 @@ def test_a_body_that_comes_after_its_answer_costs_no_connection(
             await client.send(body[:10], body[10:])
         await client.send(WHOLE)
         assert (await client.answer())[0] == 200
-        await asyncio.sleep(2 * connection.LINGER_S)  # what is over is over
+        await asyncio.sleep(1.2 * connection.LINGER_S)  # what is over is over
         await client.send(WHOLE)
         assert (await client.answer())[0] == 200
 
-    run(test)
+    run(test, linger_s=2.0)
 
 
 @pytest.mark.parametrize("before", [b"", head_of(100), WHOLE], ids=["first", "after", "pipelined"])
-def test_heads_have_their_limit_however_they_arrive(
-    run: Callable[[Test], None], before: bytes
-) -> None:
+def test_heads_have_their_limit_however_they_arrive(run: Run, before: bytes) -> None:
     async def sends(client: Client, head: bytes, cuts: tuple[int, ...]) -> int:
         ends = [*cuts, len(head)]
         pieces = [head[a:b] for a, b in zip([0, *ends], ends, strict=False)]
@@ -222,12 +231,12 @@ def test_heads_have_their_limit_however_they_arrive(
                 for more, status in ((-1, 200), (0, 200), (1, 431)):
                     assert await sends(client, head_of(MAX_HEAD + more, filler), cuts) == status
                 await client.is_ended()
-        await client.is_cut_off()
+        await is_cut_off(first, head_of(MAX_HEAD + 1))
 
     run(test)
 
 
-def test_a_large_head_behind_a_body_in_chunks_is_refused(run: Callable[[Test], None]) -> None:
+def test_a_large_head_behind_a_body_in_chunks_is_refused(run: Run) -> None:
     async def test(client: Client) -> None:
         chunks = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
         await client.send(CHUNKED + chunks + head_of(MAX_HEAD))
@@ -241,18 +250,16 @@ def test_a_large_head_behind_a_body_in_chunks_is_refused(run: Callable[[Test], N
 @pytest.mark.parametrize(
     ("bad", "status"), [(head_of(MAX_HEAD + 1), 431), (b"no http\r\n\r\n", 400)]
 )
-def test_a_refusal_waits_for_the_answers_before_it(
-    run: Callable[[Test], None], bad: bytes, status: int
-) -> None:
+def test_a_refusal_waits_for_the_answers_before_it(run: Run, bad: bytes, status: int) -> None:
     async def test(client: Client) -> None:
         await client.send(WHOLE + WHOLE + bad)
         assert [(await client.answer())[0] for _ in range(3)] == [200, 200, status]
-        await client.is_cut_off()
+        await is_cut_off(client, bad)
 
     run(test)
 
 
-def test_trailers_are_not_kept(run: Callable[[Test], None]) -> None:
+def test_trailers_are_not_kept(run: Run) -> None:
     async def test(client: Client) -> None:
         trailers = b"".join(b"X-Trailer: %d\r\n" % i for i in range(1000))
         await client.send(CHUNKED + b"%x\r\n%b\r\n0\r\n" % (len(BODY), BODY), trailers + b"\r\n")

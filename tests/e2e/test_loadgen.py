@@ -14,12 +14,16 @@ import numpy as np
 import polars as pl
 import pytest
 from stub_server import StubServer
+from virtual_engine import VirtualEngine, own_page, serve_commands
+from waiting import PATIENCE_S, until
 
+from dynosim.engine.spec import EngineSpec
 from dynosim.records import Trace
 from dynosim.silicon.fitted_file import read_fit
+from dynosim.timing.formulas import LinearModel
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.measure.calibrate import calibrate_url
-from dynosim_runtime.measure.client import CompletionsClient
+from dynosim_runtime.measure.client import Clock, CompletionsClient
 from dynosim_runtime.measure.counters import parse_counters
 from dynosim_runtime.measure.load import LoadRun, drive, warm_up
 from dynosim_runtime.measure.prompts import UNKNOWN_VOCABULARY, PromptMaker
@@ -69,9 +73,9 @@ def trace_of(
     )
 
 
-async def load(stub: StubServer, trace: Trace, *, timeout_s: float = 30.0, **how: Any) -> LoadRun:
+async def load(stub: StubServer, trace: Trace, **how: Any) -> LoadRun:
     prompts = PromptMaker(UNKNOWN_VOCABULARY)
-    async with stub.serving() as url, CompletionsClient(url, timeout_s=timeout_s) as client:
+    async with stub.serving() as url, CompletionsClient(url, timeout_s=PATIENCE_S) as client:
         await warm_up(client, prompts, trace, 2)
         stub.bodies.clear()
         return await drive(trace, client, prompts, **how)
@@ -110,7 +114,7 @@ async def test_closed_loop_keeps_the_concurrency() -> None:
     def step_ms(*_: int) -> float:
         nonlocal most
         most = max(most, stub.num_running)
-        return 2.0
+        return 10.0  # long enough for three to come
 
     stub.step_ms = step_ms
     run = await load(stub, trace_of(20, gap_ms=1e6), concurrency=3)
@@ -148,14 +152,16 @@ async def test_what_fails_becomes_a_record_with_its_reason() -> None:
         assert reason in (run.records[3].error or "")
 
 
-async def test_a_hanging_answer_times_out_and_the_others_complete() -> None:
-    stub = StubServer(fails=fail_request(1, "hang"))
-    run = await load(stub, trace_of(4), timeout_s=1.0)
-    assert [record.status for record in run.records] == [
-        "completed", "failed", "completed", "completed",
-    ]  # fmt: skip
-    assert "timeout" in (run.records[1].error or "")
-    assert run.records[1].finish_ms is None
+async def test_a_hanging_answer_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def names(client: CompletionsClient) -> list[str]:
+        return ["stub"]
+
+    monkeypatch.setattr(CompletionsClient, "model_names", names)  # not to be timed out itself
+    prompt = PromptMaker(UNKNOWN_VOCABULARY).prompt(trace_of(1), 0)
+    stub = StubServer(fails=lambda body: "hang")
+    async with stub.serving() as url, CompletionsClient(url, timeout_s=0.3) as client:
+        answer = await client.complete(prompt, 4, Clock())
+    assert answer.error == "timeout: no complete answer within 0.3 s"
 
 
 async def test_fewer_tokens_than_asked_for_are_an_error() -> None:
@@ -198,14 +204,13 @@ async def test_cancelled_it_keeps_what_was_finished_and_cancels_the_rest() -> No
     trace.arrival_ms[3] = 1e9
     prompts = PromptMaker(UNKNOWN_VOCABULARY)
     async with stub.serving() as url, CompletionsClient(url) as client:
-        task = asyncio.create_task(drive(trace, client, prompts))
-        while len(stub.bodies) < 3 or stub.num_running > 1:
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.05)
+        ended: list[int] = []
+        progress = lambda num_ended, _: ended.append(num_ended)  # noqa: E731
+        task = asyncio.create_task(drive(trace, client, prompts, progress=progress))
+        await until(lambda: len(ended) == 2 and len(stub.bodies) == 3)
         task.cancel()
         run = await task
-        while stub.num_running:
-            await asyncio.sleep(0.01)
+        await until(lambda: not stub.num_running)
     assert run.was_interrupted
     assert [record.status for record in run.records] == [
         "completed", "completed", "cancelled", "unfinished",
@@ -279,38 +284,34 @@ def calibration_plan() -> MeasurementPlan:
     )
 
 
-async def test_calibrate_writes_a_timing_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_calibrate_writes_a_timing_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever else the machine does: long prompts take 20 times what short ones do.
-
-    What is measured, and how well, is told in virtual time by unit tests.
-    """
     out = tmp_path / "timing.json"
     plan = MeasurementPlan(
         prompt_lengths=(16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024),
         cached=(),
         batch_sizes=(1, 2),
         contexts=(32, 300),
-        mixed_prompts=(),  # of which some would be left out, as a machine out of breath shows them
-        mixed_batches=(),
+        mixed_prompts=(16, 64),
+        mixed_batches=(1,),
         rounds=2,
         prompts_per_round=2,
         steady_steps=8,
-        max_context=1040,  # and no budget is looked for
+        max_context=2048,
     )
-    stub = StubServer(step_ms=lambda prompt, batch, context: 5 + prompt / 10 + batch)
-    async with stub.serving() as url:
-        code = await asyncio.to_thread(
-            lambda: calibrate_url(url, out=out, model=None, as_json=True, plan=plan)
-        )
-    assert code == 0
+    timing = LinearModel(
+        base_ms=5.0, per_prefill_token_ms=0.1, per_decode_ms=1.0, per_context_token_ms=0.001
+    )
+    spec = EngineSpec(num_gpu_blocks=1000, max_model_len=2048)
+    serve_commands(monkeypatch, VirtualEngine(spec, timing, page=own_page))
+    assert calibrate_url("http://any", out=out, model=None, as_json=True, plan=plan) == 0
     document = json.loads(capsys.readouterr().out)
     assert document == json.loads(out.with_suffix(".points.json").read_text())
     kinds = [point["kind"] for point in document["points"]]
-    assert (kinds.count("prefill"), kinds.count("decode"), len(kinds)) == (12, 4, 16)
-    assert read_fit(out).source.startswith("stub at http://127.0.0.1")
-    assert read_fit(out).errors["step_ms"] == document["held_out_error"]
+    assert [kinds.count(kind) for kind in ("prefill", "decode", "mixed")] == [12, 4, 2]
+    assert read_fit(out).source == "virtual at http://virtual"
+    assert read_fit(out).errors["step_ms"] == document["held_out_error"] < 0.01
 
 
 @pytest.mark.parametrize(
@@ -350,11 +351,13 @@ async def test_ctrl_c_keeps_what_was_finished(tmp_path: Path) -> None:
             "--out", str(tmp_path / "out"), "--warmup", "0",
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ),
         )  # fmt: skip
-        while len(stub.bodies) < 13 or stub.num_running > sum(
-            len(body["prompt"]) == 41 for body in stub.bodies
-        ):
-            await asyncio.sleep(0.05)
-        await asyncio.sleep(0.3)
+
+        def is_stuck() -> bool:
+            hanging = sum(len(body["prompt"]) == 41 for body in stub.bodies)
+            return len(stub.bodies) == 13 and stub.num_running == hanging
+
+        await until(is_stuck)
+        await asyncio.sleep(0.3)  # for the last of them to be read; those before it suffice
         process.send_signal(signal.SIGINT)
         output, errors = await process.communicate()
     assert process.returncode == 130, errors.decode()

@@ -12,6 +12,7 @@ import pytest
 import zmq
 import zmq.asyncio
 from openai import AsyncOpenAI
+from waiting import PATIENCE_S
 
 from dynosim.config import RunConfig, load_run
 from dynosim.errors import ConfigError, InfeasibleError
@@ -19,7 +20,7 @@ from dynosim.indexer.wire import decode_replay, replay_request
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.mock.worker import MockEndpoint, MockWorker
 
-PATIENCE_S = 60.0
+SLOW = 0.02  # times real time: what is under way stays so
 PLAN = """
 workload: {{synthetic: {{requests: 1, isl: 10, osl: 10, rate_rps: 1}}}}
 engine:
@@ -137,7 +138,9 @@ async def test_the_official_client_understands_it(client: Client) -> None:
     assert len(texts) == 4 and all(texts)
 
 
-async def test_a_client_that_leaves_frees_blocks_and_seat(client: Client) -> None:
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+async def test_a_client_that_leaves_frees_blocks_and_seat(tmp_path: Path, is_async: bool) -> None:
+    client = await started(plan(tmp_path, is_async=is_async), speedup=SLOW)
     async with client.post(list(range(200)), 1800, stream=True) as response:
         await response.content.readline()
         assert await client.metric("vllm:kv_cache_usage_perc") > 0
@@ -150,6 +153,8 @@ async def test_a_client_that_leaves_frees_blocks_and_seat(client: Client) -> Non
     assert await client.metric("vllm:num_requests_waiting") == 0
     await client.until("vllm:request_success_total", 2)
     assert client.worker.engine.stats.num_aborted == 2
+    await client.session.close()
+    await client.worker.stop(0.0)
 
 
 async def test_300_streams_at_once_all_get_all_tokens(client: Client) -> None:
@@ -242,7 +247,7 @@ async def test_replayed_events_tell_the_resident_blocks(tmp_path: Path) -> None:
 async def test_a_draining_worker_finishes_what_it_has_and_takes_nothing_new(
     tmp_path: Path,
 ) -> None:
-    client = await started(plan(tmp_path), speedup=20.0)
+    client = await started(plan(tmp_path), speedup=SLOW)
     under_way = asyncio.create_task(client.stream([1, 2, 3], 400))
     await client.until("vllm:num_requests_running", 1)
     stopping = asyncio.create_task(client.worker.stop(PATIENCE_S))
@@ -252,6 +257,8 @@ async def test_a_draining_worker_finishes_what_it_has_and_takes_nothing_new(
         assert (await response.json())["error"]["type"] == "ServiceUnavailableError"
     async with client.session.get("/health") as response:
         assert response.status == 503
+    assert not under_way.done()
+    client.worker._clock.speedup = 1e4  # from here on at once
     assert len(tokens_in(await under_way)) == 400
     assert await stopping
     with pytest.raises(aiohttp.ClientConnectorError):
@@ -260,7 +267,7 @@ async def test_a_draining_worker_finishes_what_it_has_and_takes_nothing_new(
 
 
 async def test_what_outlasts_the_drain_is_cut_off(tmp_path: Path) -> None:
-    client = await started(plan(tmp_path), speedup=0.1)
+    client = await started(plan(tmp_path), speedup=SLOW)
     under_way = asyncio.create_task(client.stream([1, 2, 3], 2000))
     await client.until("vllm:num_requests_running", 1)
     assert not await client.worker.stop(0.0)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import until
 
 from dynosim.blocks.hashing import local_hashes
 from dynosim.config import load_run
@@ -19,7 +20,6 @@ from dynosim_runtime.kv_events.subscriber import EventSubscriber
 from dynosim_runtime.mock.worker import MockEndpoint, MockWorker
 from dynosim_runtime.requests import Sampling
 
-PATIENCE_S = 60.0
 BLOCK = 16
 PLAN = f"""
 workload: {{synthetic: {{requests: 1, isl: 10, osl: 10, rate_rps: 1}}}}
@@ -34,10 +34,12 @@ timing: {{kind: polynomial}}
 
 
 @pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[tuple[MockWorker, LiveCard]]:
+async def served(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[tuple[MockWorker, LiveCard]]:
     file = tmp_path / "run.yaml"
     file.write_text(PLAN)
-    worker = MockWorker(load_run(file, []), speedup=50.0)
+    worker = MockWorker(load_run(file, []), speedup=getattr(request, "param", 50.0))
     yield worker, card_of(await worker.start())
     await worker.stop(0.0)
 
@@ -82,6 +84,7 @@ async def test_the_engine_client_gets_tokens_reason_and_cache_hits(
     await client.close()
 
 
+@pytest.mark.parametrize("served", [0.02], indirect=True)  # so slow that it is under way
 async def test_a_client_that_stops_iterating_aborts_in_the_engine(
     served: tuple[MockWorker, LiveCard],
 ) -> None:
@@ -90,9 +93,7 @@ async def test_a_client_that_stops_iterating_aborts_in_the_engine(
     stream = client.stream(card, asked([1, 2, 3], 1000))
     await anext(stream)
     await stream.aclose()  # type: ignore[attr-defined]
-    async with asyncio.timeout(PATIENCE_S):
-        while len(worker.engine) > 0:
-            await asyncio.sleep(0.01)
+    await until(lambda: len(worker.engine) == 0)
     assert worker.engine.stats.num_aborted == 1
     assert worker.engine.scheduler.pool.free_blocks == card.total_kv_blocks
     await client.close()
@@ -120,9 +121,7 @@ async def test_an_index_fed_by_the_events_knows_what_the_worker_holds(
     task = asyncio.create_task(subscriber.run())
     await asyncio.gather(*map(serve, rest))
     pool = worker.engine.scheduler.pool
-    async with asyncio.timeout(PATIENCE_S):
-        while index.size != len(pool.resident_blocks):
-            await asyncio.sleep(0.01)
+    await until(lambda: index.size == len(pool.resident_blocks))
     assert index.counters.unknown_parents == subscriber.counters.malformed == 0
     for prompt in prompts:
         hashes = local_hashes(prompt, BLOCK)

@@ -51,7 +51,7 @@ def test_notebook_runs_on_a_finished_sweep(
     monkeypatch.setenv("PYTHONPATH", str(root))
     notebook = load(root)
     nbclient.NotebookClient(
-        notebook, timeout=60, resources={"metadata": {"path": str(sweep_folder)}}
+        notebook, timeout=600, resources={"metadata": {"path": str(sweep_folder)}}
     ).execute()
     pictures = [
         output

@@ -14,10 +14,9 @@ import aiohttp
 import fake_engine
 import pytest
 from discovery_contract import Watcher
+from waiting import PATIENCE_S, is_running, until
 
 from dynosim_runtime.discovery.file import FileDiscovery
-
-WAIT_S = 120.0  # a hanging test ends; nothing is timed
 
 PLAN = """
 name: worker-test
@@ -25,7 +24,7 @@ model: {model}
 workload: {{synthetic: {{requests: 2, isl: 32, osl: 4, rate_rps: 1}}}}
 engine: {{block_size: 16, num_gpu_blocks: 101, max_model_len: 1600, max_num_seqs: 8}}
 timing: {{kind: polynomial}}
-live: {{lease_s: 1.0, drain_timeout_s: 20, ready_timeout_s: 20, served_model_name: tiny}}
+live: {{lease_s: 30.0, drain_timeout_s: 120, ready_timeout_s: 120, served_model_name: tiny}}
 """
 
 
@@ -75,7 +74,7 @@ class Site:
 
     async def ended(self, process: asyncio.subprocess.Process) -> tuple[int | None, str]:
         """Exit code and output of a worker that ends."""
-        output, _ = await asyncio.wait_for(process.communicate(), WAIT_S)
+        output, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
         return process.returncode, output.decode()
 
     def engine_pids(self) -> list[int]:
@@ -83,16 +82,7 @@ class Site:
         return [int(pid) for pid in (self.engine / "pids").read_text().split()]
 
     async def no_engine_is_left(self) -> None:
-        async with asyncio.timeout(WAIT_S):
-            while any(_runs(pid) for pid in self.engine_pids()):
-                await asyncio.sleep(0.02)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+        await until(lambda: not any(map(is_running, self.engine_pids())))
 
 
 @pytest.fixture
@@ -157,9 +147,7 @@ async def test_a_killed_worker_takes_its_engine_along(site: Site) -> None:
     worker.kill()
     await site.watcher.until(lambda cards: cards == {})
     await site.no_engine_is_left()
-    async with asyncio.timeout(WAIT_S):
-        while Path(events.endpoint.removeprefix("ipc://")).parent.exists():
-            await asyncio.sleep(0.02)
+    await until(lambda: not Path(events.endpoint.removeprefix("ipc://")).parent.exists())
 
 
 async def test_a_worker_follows_its_engine(site: Site) -> None:
@@ -195,9 +183,7 @@ async def test_an_engine_that_is_never_ready_is_given_up(site: Site) -> None:
 async def test_a_worker_told_to_stop_while_its_engine_starts_stops_it(site: Site) -> None:
     (site.engine / "hang").touch()
     worker = await site.start("--engine", "vllm")
-    async with asyncio.timeout(WAIT_S):
-        while not (site.engine / "pids").exists():
-            await asyncio.sleep(0.02)
+    await until(lambda: (site.engine / "pids").exists())
     worker.send_signal(signal.SIGTERM)
     assert (await site.ended(worker))[0] == 0
     await site.no_engine_is_left()
@@ -232,7 +218,7 @@ async def test_an_attached_engine_is_published_watched_and_not_stopped(site: Sit
     ]
     second.send_signal(signal.SIGTERM)
     assert (await site.ended(second))[0] == 0
-    assert _runs(site.engine_pids()[0])
+    assert is_running(site.engine_pids()[0])
     third = await site.start("--engine", "vllm", "--name", "third", "--attach", card.url)
     await site.watcher.until(lambda cards: "third" in {card.name for card in cards.values()})
     first.kill()

@@ -1,7 +1,6 @@
-"""`dynosim validate` against mock deployments: intervals, two columns, and what is said of errors.
+"""`dynosim validate`: intervals, two columns, and what is said of errors.
 
-By how much real time is off depends on what else the machine does; how far errors come down is told
-by unit tests of the attribution, in virtual time.
+Engines serve in virtual time; a real one's figures would depend on what else the machine does.
 """
 
 import asyncio
@@ -15,12 +14,13 @@ import numpy as np
 import pytest
 from recorded_runs import TRUE
 from stub_server import StubServer
+from virtual_engine import VirtualEngine, own_page, serve_commands
 
 from dynosim.config import load_run
 from dynosim.errors import ConfigError
+from dynosim.experiment.run import prepare
 from dynosim.silicon.fitted_file import write_fit
 from dynosim.timing.fitted import Fit, FittedParameters
-from dynosim_runtime.mock.worker import MockWorker
 from dynosim_runtime.validate.command import validate
 
 DRAWS = tuple(replace(TRUE, weights_ms=8.0 + 0.1 * number) for number in range(-8, 9))
@@ -34,7 +34,6 @@ engine: {{num_gpu_blocks: {blocks}, max_num_seqs: 16, max_num_batched_tokens: 10
 timing: {{kind: fitted, file: {timing}}}
 cluster: {{workers: {workers}}}
 """
-SPEED = 4.0
 
 
 def plan_file(tmp_path: Path, name: str, parameters: FittedParameters, **values: Any) -> Path:
@@ -46,45 +45,42 @@ def plan_file(tmp_path: Path, name: str, parameters: FittedParameters, **values:
     return path
 
 
-async def validated(
-    plan: Path, served: Path, capsys: pytest.CaptureFixture[str], **options: Any
-) -> dict[str, Any]:
-    """validation.json of the plan held against a mock worker that runs another plan."""
-    worker = MockWorker(load_run(served), speedup=SPEED)
-    endpoint = await worker.start()
-    try:
-        return await document_of(plan, endpoint.url, capsys, speedup=SPEED, **options)
-    finally:
-        await worker.stop(0.0)
+@pytest.fixture
+def virtual(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Serve a plan at every URL, in virtual time."""
+
+    def serve(plan: Path) -> None:
+        prepared = prepare(load_run(plan))
+        serve_commands(monkeypatch, VirtualEngine(prepared.engine, prepared.timing, page=own_page))
+
+    return serve
 
 
-async def document_of(
+def document_of(
     plan: Path, url: str, capsys: pytest.CaptureFixture[str], **options: Any
 ) -> dict[str, Any]:
-    given = asked(url, **options)
-    assert await asyncio.to_thread(lambda: validate(plan, [], **given)) == 0
-    document: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return document
-
-
-def asked(url: str, **options: Any) -> dict[str, Any]:
-    return {
+    given: dict[str, Any] = {
         "url": url, "trace": None, "out": None, "mock": False, "real": False, "model": None,
         "engine": None, "engine_python": None, "speedup": 1.0, "warmup": 2, "aiperf": None,
         "as_json": True, "intervals": 4, **options,
     }  # fmt: skip
+    assert validate(plan, [], **given) == 0
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return document
 
 
-async def test_every_metric_has_an_interval_and_equal_capacities_are_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_every_metric_has_an_interval_and_equal_capacities_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], virtual: Callable[[Path], None]
 ) -> None:
     plan = plan_file(tmp_path, "plan", TRUE)
-    document = await validated(plan, plan, capsys)
+    virtual(plan)
+    document = document_of(plan, "http://virtual", capsys)
     for row in document["metrics"]:
         low, high = row["interval"]
         assert low <= high
         assert row["is_inside_interval"] is (low <= row["measured"] <= high)
         assert row["capacity_given"] is None
+        assert row["measured"] == pytest.approx(row["predicted"], rel=1e-6), row["key"]
     assert document["num_gpu_blocks_given"] == 500
     assert document["predictions"]["blind"]["num_gpu_blocks"] == 500
     assert document["predictions"]["capacity_given"] is None
@@ -96,13 +92,23 @@ async def test_every_metric_has_an_interval_and_equal_capacities_are_said(
     assert "has the deployment's capacity already" in attribution["not_swapped"]["KV capacity"]
 
 
-async def test_another_capacity_makes_a_second_column(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_another_clock_is_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], virtual: Callable[[Path], None]
+) -> None:
+    plan = plan_file(tmp_path, "plan", TRUE)
+    virtual(plan)
+    with pytest.raises(ConfigError, match=r"--speedup 4: .*use --speedup 1"):
+        document_of(plan, "http://virtual", capsys, speedup=4.0)
+
+
+def test_another_capacity_makes_a_second_column(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], virtual: Callable[[Path], None]
 ) -> None:
     load = {"requests": 60, "rate": 40}
     plan = plan_file(tmp_path, "plan", TRUE, blocks=5000, **load)
     served = plan_file(tmp_path, "served", TRUE, blocks=70, **load)
-    document = await validated(plan, served, capsys)
+    virtual(served)
+    document = document_of(plan, "http://virtual", capsys)
     predictions = document["predictions"]
     assert predictions["blind"]["num_gpu_blocks"] == 5000
     assert predictions["capacity_given"]["num_gpu_blocks"] == 70
@@ -114,24 +120,13 @@ async def test_another_capacity_makes_a_second_column(
     assert "KV capacity" in document["attribution"]["mean_abs_error"]
 
 
-async def test_another_clock_is_not_compared(tmp_path: Path) -> None:
-    plan = plan_file(tmp_path, "plan", TRUE)
-    worker = MockWorker(load_run(plan), speedup=SPEED)
-    endpoint = await worker.start()
-    try:
-        with pytest.raises(ConfigError, match=f"use --speedup {SPEED:g}"):
-            await asyncio.to_thread(lambda: validate(plan, [], **asked(endpoint.url)))
-    finally:
-        await worker.stop(0.0)
-
-
 async def test_what_cannot_be_swapped_is_said_in_words(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = plan_file(tmp_path, "plan", TRUE, requests=10, rate=100)
     stub = StubServer()
     async with stub.serving() as url:
-        document = await document_of(plan, url, capsys, intervals=0)
+        document = await asyncio.to_thread(document_of, plan, url, capsys, intervals=0)
     assert all(row["interval"] is None for row in document["metrics"])
     assert any("does not tell its KV blocks" in note for note in document["notes"])
     skipped = document["attribution"]["not_swapped"]
@@ -139,7 +134,7 @@ async def test_what_cannot_be_swapped_is_said_in_words(
     assert skipped["step time"] == "10 requests are too few to fit (30 are needed)"
     several = plan_file(tmp_path, "several", TRUE, requests=10, rate=100, workers=2)
     async with stub.serving() as url:
-        document = await document_of(several, url, capsys, intervals=0)
+        document = await asyncio.to_thread(document_of, several, url, capsys, intervals=0)
     assert "several were measured" in document["attribution"]["not_swapped"]["host overhead"]
 
 

@@ -66,7 +66,7 @@ class Cluster:
     ) -> None:
         self._process.send_signal(signal.SIGINT)
         try:
-            _, self.errors = self._process.communicate(timeout=60)
+            _, self.errors = self._process.communicate(timeout=300)
         except subprocess.TimeoutExpired:
             self._process.kill()
             raise
@@ -120,7 +120,7 @@ def resident_mib(pid: int) -> float:
     raise AssertionError(f"process {pid} has no memory")
 
 
-def wait_until(condition: Any, *, timeout_s: float = 60.0) -> None:
+def wait_until(condition: Any, *, timeout_s: float = 300.0) -> None:
     """Look every 50 ms until `condition()` holds."""
     deadline = time.monotonic() + timeout_s
     while not condition():

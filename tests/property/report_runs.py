@@ -9,8 +9,9 @@ from naive_run import Run, plain_run
 from naive_serving import Served, serve_again
 from strategies import random_trace
 
+from dynosim.build.engine import Prepared, prepare
 from dynosim.config import RunConfig
-from dynosim.experiment.run import Prepared, RunOutcome, prepare, run
+from dynosim.experiment.run import RunOutcome, run
 from dynosim.records import NO_REQUEST, Trace
 from dynosim.timing.fitted import Fit, FittedModel, FittedParameters, MeasuredRange
 

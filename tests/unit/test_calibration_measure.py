@@ -5,9 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
 from recorded_runs import TRUE
-from virtual_engine import VirtualEngine, use_virtual_clock
+from virtual_engine import VirtualEngine, own_page, use_virtual_clock
 from virtual_time import in_virtual_time, now_s
 
 from dynosim.engine.spec import EngineSpec
@@ -15,11 +14,11 @@ from dynosim.fit.forms import point_ms
 from dynosim.timing.fitted import Fit, FittedModel
 from dynosim.timing.formulas import LinearModel
 from dynosim.timing.model import StepTimeModel
+from dynosim.timing.step import StepShape
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.measure.client import TimedAnswer
 from dynosim_runtime.measure.prompts import UNKNOWN_VOCABULARY, PromptMaker
 from dynosim_runtime.measure.steps import MIN_ROUNDS, MeasurementPlan, Measurer, StepMeasurements
-from dynosim_runtime.mock.collector import EngineCollector
 
 MODEL = FittedModel(Fit(parameters=replace(TRUE, ingress_ms=1.5, egress_ms=0.5), knee=2.5))
 SPEC = EngineSpec(
@@ -49,17 +48,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     use_virtual_clock(monkeypatch)
 
 
-def own_page(client: VirtualEngine) -> str:
-    """/metrics as a mock worker has it."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(EngineCollector(client.engine, "m"))
-    return generate_latest(registry).decode()
-
-
 async def measured(
     client: VirtualEngine, plan: MeasurementPlan, said: list[str] | None = None
 ) -> StepMeasurements:
-    async with client.running():
+    async with client:
         progress = None if said is None else said.append
         measurer = Measurer(client, PromptMaker(UNKNOWN_VOCABULARY), plan, progress)  # type: ignore[arg-type]
         return await measurer.measure()
@@ -221,8 +213,8 @@ async def test_long_prompts_that_take_less_than_short_ones_make_no_sense() -> No
     class Falling:
         ingress_ms = egress_ms = 0.0
 
-        def step_ms(self, prefills: int, prefill_tokens: int, *rest: int) -> float:
-            return max(1.0, 30 - prefill_tokens / 10)
+        def step_ms(self, step: StepShape) -> float:
+            return max(1.0, 30 - step.prefill_tokens / 10)
 
     with pytest.raises(LiveError, match="256 prompt tokens take less time than 16; is it a real"):
         await measured(

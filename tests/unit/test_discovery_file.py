@@ -107,7 +107,7 @@ async def test_files_that_are_no_cards_are_passed_over_and_reported_once(
 
 async def test_a_removed_folder_is_an_empty_one_until_a_worker_renews(tmp_path: Path) -> None:
     folder = tmp_path / "workers"
-    discovery = FileDiscovery(folder, 0.3, poll_interval_s=0.01)
+    discovery = FileDiscovery(folder, 3.0, poll_interval_s=0.01)
     registration = await discovery.register(card_of("a"))
     watcher = Watcher(discovery.watch())
     await watcher.until(bool)

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from discovery_contract import Watcher, card_of
 from disk_support import needs_mount, no_room, small_disk
+from waiting import PATIENCE_S
 
 from dynosim_runtime.card import EventSource, LiveCard, worker_id_of
 from dynosim_runtime.discovery import file as file_discovery
@@ -22,7 +23,6 @@ from dynosim_runtime.discovery.file import MAX_CARD_BYTES, FileDiscovery, Lease
 from dynosim_runtime.errors import LiveError
 
 LEASE_S = 30.0
-WAIT_S = 30.0  # a hanging test ends; nothing is timed
 NO_PROCESS = (1 << 22) + 1  # beyond the greatest process id of Linux
 
 
@@ -41,7 +41,7 @@ def forge(folder: Path, fields: dict[str, Any]) -> Path:
 
 async def seen(folder: Path) -> set[str]:
     """Names of the workers that a new reader finds."""
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         cards = await anext(aiter(FileDiscovery(folder, LEASE_S).watch()))
     return {card.name for card in cards.values()}
 
@@ -140,7 +140,7 @@ async def test_cards_at_the_edge_of_what_can_be_are_seen(tmp_path: Path) -> None
 async def test_a_lock_that_is_not_given_back_holds_up_no_reader_and_no_start(
     tmp_path: Path, honest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(file_discovery, "LOCK_TIMEOUT_S", 10 * WAIT_S)
+    monkeypatch.setattr(file_discovery, "LOCK_TIMEOUT_S", 10 * PATIENCE_S)
     monkeypatch.setattr(file_discovery, "RETRY_S", 0.01)
     gone = card_of("gone")
     stale = tmp_path / f"{gone.worker_id}.json"
@@ -155,7 +155,7 @@ async def test_a_lock_that_is_not_given_back_holds_up_no_reader_and_no_start(
         )
         await asyncio.sleep(0.1)
         assert not registering.done()
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         registration = await registering
     assert await seen(tmp_path) == {honest, "waits"}
     assert not stale.exists()
@@ -164,7 +164,7 @@ async def test_a_lock_that_is_not_given_back_holds_up_no_reader_and_no_start(
 
 async def test_a_pipe_in_place_of_the_lock_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / ".lock")
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         registration = await FileDiscovery(tmp_path, LEASE_S).register(card_of("a"))
     assert await seen(tmp_path) == {"a"}
     await registration.close()
@@ -183,7 +183,7 @@ async def test_a_card_is_published_when_there_is_room(
         await asyncio.sleep(0.2)
         assert not registering.done()
         assert not [path for path in tmp_path.iterdir() if path.name != ".lock"]
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         registration = await registering
     assert await seen(tmp_path) == {"a"}
     told = [r.getMessage() for r in caplog.records if "cannot publish" in r.getMessage()]
@@ -194,7 +194,7 @@ async def test_a_card_is_published_when_there_is_room(
 async def test_a_change_that_had_to_wait_is_published_with_the_next_renewal(
     tmp_path: Path,
 ) -> None:
-    discovery = FileDiscovery(tmp_path, 0.3, poll_interval_s=0.01)
+    discovery = FileDiscovery(tmp_path, 3.0, poll_interval_s=0.01)
     registration = await discovery.register(card_of("a"))
     watcher = Watcher(discovery.watch())
     await watcher.until(bool)
@@ -261,7 +261,7 @@ async def test_a_folder_that_cannot_be_read_keeps_the_workers_known(
     assert not following.done()
     monkeypatch.undo()
     await registration.update(card_of("a", is_draining=True))
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         (card,) = (await following).values()
     assert card.is_draining
     told = [r.getMessage() for r in caplog.records if "Input/output" in r.getMessage()]

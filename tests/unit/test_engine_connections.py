@@ -1,10 +1,11 @@
 """Connections to engines, against servers that say exactly what a test wants."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from waiting import until
 
 from dynosim_runtime.clients import connections
 from dynosim_runtime.clients.connections import Connections
@@ -53,12 +54,6 @@ async def asked(pool: Connections, url: str) -> tuple[int, bytes]:
         return connection.status, body
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
 async def test_a_connection_serves_one_request_after_the_other() -> None:
     chunked = (
         b"HTTP/1.1 201 Fine\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n"
@@ -105,7 +100,8 @@ async def test_a_server_that_hung_up_is_connected_to_again() -> None:
     async with listening(server) as url:
         pool = Connections()
         await asked(pool, url)
-        await asyncio.sleep(0.05)
+        (kept,) = pool._idle[url]
+        await until(lambda: not kept.is_reusable)
         assert await asked(pool, url) == (200, b"ok")
         assert server.num_connections == 2
 

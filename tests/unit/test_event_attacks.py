@@ -8,6 +8,7 @@ import msgspec
 import pytest
 import zmq
 import zmq.asyncio
+from waiting import PATIENCE_S, until
 
 from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored
 from dynosim.indexer.wire import (
@@ -25,7 +26,6 @@ from dynosim_runtime.kv_events import subscriber
 from dynosim_runtime.kv_events.subscriber import EventSubscriber, Subscriptions
 
 BLOCK = 4
-WAIT_S = 30.0  # a hanging test ends; nothing is timed
 
 
 # ---- what a block hash may be --------------------------------------------------------------------
@@ -92,7 +92,7 @@ class Publisher:
 
     def __init__(self) -> None:
         context = zmq.asyncio.Context.instance()
-        self.pub, self.router = context.socket(zmq.PUB), context.socket(zmq.ROUTER)
+        self.pub, self.router = context.socket(zmq.XPUB), context.socket(zmq.ROUTER)
         self.endpoint, self.replay_endpoint = (
             f"tcp://127.0.0.1:{socket.bind_to_random_port('tcp://127.0.0.1')}"
             for socket in (self.pub, self.router)
@@ -145,19 +145,15 @@ class Follower:
         return [h for event in self.seen if isinstance(event, Stored) for h in event.block_hashes]
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(WAIT_S):
-            while not condition():
-                assert not self.task.done()
-                await asyncio.sleep(0.01)
+        await until(lambda: condition() or self.task.done())
+        assert not self.task.done()
 
     async def subscribed(self, publisher: Publisher) -> None:
-        """Publish until the subscription is there; a fresh one misses what comes before."""
-        async with asyncio.timeout(WAIT_S):
-            while not self.blocks:
-                await publisher.publish(stored(0))
-                await asyncio.sleep(0.02)
-        await asyncio.sleep(0.1)
-        del self.seen[:-1]
+        """Returns when the subscription is there and has delivered a first message."""
+        async with asyncio.timeout(PATIENCE_S):
+            await publisher.pub.recv()  # a fresh one misses what comes before
+        await publisher.publish(stored(0))
+        await self.until(lambda: self.blocks == [0])
 
 
 async def test_a_message_that_is_none_costs_only_itself(publisher: Publisher) -> None:
@@ -210,7 +206,7 @@ async def test_a_place_that_cannot_be_followed_is_told_and_tried_again(
     for worker_id, endpoint in ((1, "x"), (2, "http://127.0.0.1:1"), (3, publisher.endpoint)):
         followed = EventSubscriber(EventSource(endpoint=endpoint), BLOCK, seen.extend)
         subscriptions.start(worker_id, 0, followed)
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         while subscriptions.total().failures < 6 or not seen:
             await publisher.publish(stored(0))
             await asyncio.sleep(0.01)
@@ -259,7 +255,7 @@ async def test_a_replay_endpoint_that_never_answers_does_not_hold_up_what_comes(
         replay_endpoint=replay_endpoint or publisher.replay_endpoint,
     )
     follower = Follower(source)
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         number = 5  # what came before is missing, and nobody has it
         while len(follower.blocks) < 2:
             await publisher.publish(stored(number))

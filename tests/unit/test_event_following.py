@@ -3,7 +3,8 @@
 import asyncio
 
 import pytest
-from event_support import BLOCK, CLEARED, PATIENCE_S, EventEngine, following, message, stored
+from event_support import BLOCK, CLEARED, EventEngine, following, message, stored
+from waiting import PATIENCE_S, until
 
 from dynosim.blocks.hashing import local_hashes
 from dynosim.indexer.base import Cleared, Removed, Stored, Tier
@@ -239,9 +240,7 @@ async def test_subscriptions_are_kept_by_worker_and_rank_and_end_by_worker() -> 
         await engine.subscribed()
     for number, engine in enumerate(engines):
         await engine.publish(*map(stored, range(number + 1)))
-    async with asyncio.timeout(PATIENCE_S):
-        while [len(events) for events in seen.values()] != [1, 2, 3]:
-            await asyncio.sleep(0.01)
+    await until(lambda: [len(events) for events in seen.values()] == [1, 2, 3])
     counters = subscriptions.counters()
     assert {key: one.messages for key, one in counters.items()} == {(1, 0): 1, (1, 1): 2, (2, 0): 3}
     subscriptions.stop(1)
@@ -250,9 +249,7 @@ async def test_subscriptions_are_kept_by_worker_and_rank_and_end_by_worker() -> 
     for engine in engines[:2]:
         await engine.left()
     await engines[2].publish(stored(3))
-    async with asyncio.timeout(PATIENCE_S):
-        while len(seen[2, 0]) != 4:
-            await asyncio.sleep(0.01)
+    await until(lambda: len(seen[2, 0]) == 4)
     await subscriptions.close()
     assert subscriptions.counters() == {}
     await engines[2].left()

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 import zmq
 import zmq.asyncio
+from waiting import PATIENCE_S
 
 from dynosim.indexer.wire import (
     EngineEvent,
@@ -18,8 +19,6 @@ from dynosim.indexer.wire import (
 from dynosim_runtime.card import EventSource
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.kv_events.publisher import EventPublisher, ReplayBuffer
-
-PATIENCE_S = 20.0
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import zmq
 import zmq.asyncio
+from waiting import PATIENCE_S, until
 
 from dynosim.blocks.hashing import local_hashes
 from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored
@@ -81,9 +82,7 @@ class Follower:
         self.task = asyncio.create_task(self.subscriber.run())
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
-            while not condition():
-                await asyncio.sleep(0.01)
+        await until(condition)
 
     @property
     def blocks(self) -> list[int]:
@@ -93,7 +92,7 @@ class Follower:
 async def subscribed(engine: Engine, follower: Follower) -> None:
     """Publish until the subscription is there; a fresh one misses what comes before."""
     probe = KvBatch(0, 0.0, 0, [])
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while follower.subscriber._last_sequence < 0:
             await engine.pub.send_multipart(encode_batch(probe))
             await asyncio.sleep(0.02)
@@ -131,7 +130,7 @@ async def test_messages_gone_for_good_void_what_is_known(engine: Engine) -> None
     await engine.publish(stored(3), is_lost=True)
     engine.kept.clear()
     removal = KvBatch(4, 0.0, 0, [removed_event([1])])
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while Removed([1]) not in follower.seen:
             await engine.publish(removal)
             removal = removal._replace(sequence=removal.sequence + 1)
@@ -155,7 +154,7 @@ async def test_lower_numbers_are_a_new_life_of_the_engine(engine: Engine) -> Non
         await engine.publish(stored(number))
     follower = Follower(engine)
     await follower.until(lambda: len(follower.blocks) == 3)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while follower.subscriber._last_sequence < 3:
             await engine.publish(stored(3))
             await asyncio.sleep(0.02)

@@ -3,9 +3,10 @@
 import asyncio
 
 import pytest
-from event_support import PATIENCE_S, EventEngine, stored
+from event_support import EventEngine, stored
 from live_support import BLOCK, MODEL, Inside, ScriptedEngine, card, request, tokens_of
 from virtual_time import in_virtual_time, let_others_run, now_ms, now_s
+from waiting import until
 
 from dynosim.indexer.base import Stored
 from dynosim.indexer.compressed import CompressedRadixIndex
@@ -220,9 +221,7 @@ async def test_events_reach_the_index_under_their_workers_rank_and_end_with_it()
     for number, engine in enumerate(engines):  # as many blocks as its number, and one
         await engine.subscribed()
         await engine.publish(*map(stored, range(number + 1)))
-    async with asyncio.timeout(PATIENCE_S):
-        while index.size < 1 + 2 + 3:
-            await asyncio.sleep(0.01)
+    await until(lambda: index.size >= 1 + 2 + 3)
     for number, (worker_id, rank) in enumerate(((A, 0), (A, 1), (B, 0))):
         slot = table.slot_of(worker_id, rank)
         assert slot is not None

@@ -4,7 +4,14 @@ import asyncio
 from typing import Any
 
 import pytest
-from http_support import MAX_MODEL_LEN, MODEL, app_of, client_of, dispatcher_saying
+from http_support import (
+    MAX_MODEL_LEN,
+    MODEL,
+    app_of,
+    client_of,
+    dispatcher_saying,
+)
+from waiting import PATIENCE_S
 
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.http.limits import HttpLimits
@@ -195,7 +202,7 @@ async def test_requests_beyond_the_limit_are_shed() -> None:
         tasks = [asyncio.create_task(client.post(CHAT, json=GOOD[CHAT])) for _ in range(2)]
         while len(waiting.streams) < 2:
             await asyncio.sleep(0)
-        async with asyncio.timeout(30):  # one that is let in waits for an hour
+        async with asyncio.timeout(PATIENCE_S):  # one that is let in waits for an hour
             shed = await client.post(MESSAGES, json=GOOD[MESSAGES])
         for task in tasks:
             task.cancel()

@@ -4,7 +4,15 @@ import asyncio
 from typing import Any
 
 import pytest
-from http_support import MODEL, app_of, client_of, dispatcher_saying, events_of, says
+from http_support import (
+    MODEL,
+    app_of,
+    client_of,
+    dispatcher_saying,
+    events_of,
+    says,
+)
+from waiting import PATIENCE_S
 
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.http.limits import HttpLimits
@@ -252,7 +260,7 @@ async def test_client_that_leaves_the_queue_is_forgotten() -> None:
         "query_string": b"",
         "root_path": "",
     }
-    await asyncio.wait_for(app(scope, receive, send), 5)
+    await asyncio.wait_for(app(scope, receive, send), PATIENCE_S)
     assert not sent
     assert metrics.outcomes == [("completions", "unary", "cancelled")]
 

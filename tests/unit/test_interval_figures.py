@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from recorded_runs import TRUE
 
+from dynosim.build.engine import prepare
 from dynosim.config import RunConfig
 from dynosim.experiment.intervals import (
     DEFAULT_REPLAYS,
@@ -20,7 +21,7 @@ from dynosim.experiment.intervals import (
     prediction_intervals,
     scaled,
 )
-from dynosim.experiment.run import prepare, run
+from dynosim.experiment.run import run
 from dynosim.records import NO_REQUEST, Trace
 from dynosim.timing.fitted import DRIFT, Fit, FittedModel, FittedParameters
 from dynosim.timing.formulas import FixedModel

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from recorded_runs import TRUE
 
+from dynosim.build.workload import load_trace
 from dynosim.config import RunConfig, load_run
 from dynosim.experiment.intervals import (
     FORM_ERROR,
@@ -18,7 +19,7 @@ from dynosim.experiment.intervals import (
     prediction_intervals,
     scaled,
 )
-from dynosim.experiment.run import load_trace, run
+from dynosim.experiment.run import run
 from dynosim.fit.fitting import DECODE_SHARE
 from dynosim.silicon.fitted_file import write_fit
 from dynosim.timing.fitted import Fit, FittedModel

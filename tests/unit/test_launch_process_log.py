@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE_S
 
 from dynosim_runtime.launch.log_writer import MAX_OVERRUN_BYTES, RotatedFile, older_path
 from dynosim_runtime.launch.process_log import ProcessLog
@@ -86,7 +87,7 @@ def test_a_writer_takes_all_that_a_process_and_its_children_say(tmp_path: Path) 
         subprocess.run(
             [sys.executable, "-c", talker], stdout=output, stderr=subprocess.STDOUT, check=True
         )
-    assert writer.wait(20) == 0
+    assert writer.wait(PATIENCE_S) == 0
     assert all_of(log.path).split() == [b"first", b"error", *(b"%d" % n for n in range(4000))]
     assert log.last_lines(3) == ["3997", "3998", "3999"]
 

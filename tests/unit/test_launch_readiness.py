@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from discovery_contract import card_of
+from waiting import PATIENCE_S
 
 from dynosim_runtime.discovery.file import FileDiscovery
 from dynosim_runtime.launch import readiness
@@ -12,7 +13,6 @@ from dynosim_runtime.launch.readiness import Readiness
 from dynosim_runtime.launch.specs import ProcessSpec
 
 WORKER = ProcessSpec(name="a", role="worker", command=())
-PATIENCE_S = 30.0
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +48,7 @@ async def test_a_worker_serves_once_its_own_card_is_there(tmp_path: Path) -> Non
     await asyncio.sleep(0.01)
     await registration.close()
     await until_known(False)
+    await asyncio.sleep(0.01)  # longer than a probe's pause: it has seen that, too
     registration = await place.register(card_of("a", url="http://h:83", pid=2))
     assert await asyncio.wait_for(waiting, PATIENCE_S) == 83
     await registration.close()

@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Hashable, Sequence
 from typing import Any
 
 import pytest
 from live_support import BLOCK, Inside, ScriptedEngine, card, next_token, request, tokens_of
 from msgspec.structs import replace
+from virtual_time import in_virtual_time, loop_clock, now_ms, now_s
 
 from dynosim.config.live import LiveConfig
 from dynosim.router.classes import PolicyClass
@@ -19,11 +19,12 @@ from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.clients.base import EngineRefusedError
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.requests import Sampling, StructuredOutput
-from dynosim_runtime.serving import membership as fleet
+from dynosim_runtime.serving.stream import LET_END_S
 
 EXPECTED = [next_token(10 + i) for i in range(6)]
 
 
+@in_virtual_time
 async def test_tokens_come_once_and_the_books_are_closed() -> None:
     inside = Inside(ScriptedEngine(), "a", "b")
     stream = await inside.dispatcher.start(request())
@@ -38,6 +39,7 @@ async def test_tokens_come_once_and_the_books_are_closed() -> None:
     assert inside.dispatcher.num_active == 0
 
 
+@in_virtual_time
 async def test_what_an_engine_refuses_is_the_clients_business() -> None:
     inside = Inside(ScriptedEngine(error=EngineRefusedError(400, "too long")), "a")
     with pytest.raises(ApiError, match="too long") as caught:
@@ -52,6 +54,7 @@ async def test_what_an_engine_refuses_is_the_clients_business() -> None:
         ("response_format", {"structured": StructuredOutput(kind="json_object")}),
     ],
 )
+@in_virtual_time
 async def test_what_an_engine_cannot_do_is_refused_before_it_is_placed(
     field: str, wish: dict[str, Any]
 ) -> None:
@@ -64,6 +67,7 @@ async def test_what_an_engine_cannot_do_is_refused_before_it_is_placed(
     assert await tokens_of(await inside.dispatcher.start(asked)) == EXPECTED[:3]
 
 
+@in_virtual_time
 async def test_closing_reaches_the_engine() -> None:
     engine = ScriptedEngine()
     inside = Inside(engine, "a")
@@ -78,6 +82,7 @@ async def test_closing_reaches_the_engine() -> None:
 
 
 @pytest.mark.parametrize(("engine_kind", "cached_tokens"), [("vllm", 0), ("mock", None)])
+@in_virtual_time
 async def test_an_engine_that_finds_the_stop_itself_may_tell_what_it_knows(
     engine_kind: str, cached_tokens: int | None
 ) -> None:
@@ -96,10 +101,8 @@ async def test_an_engine_that_finds_the_stop_itself_may_tell_what_it_knows(
     assert inside.num_booked == 0
 
 
-async def test_an_engine_that_does_not_find_the_stop_is_not_waited_for_long(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("dynosim_runtime.serving.stream.LET_END_S", 0.01)
+@in_virtual_time
+async def test_an_engine_that_does_not_find_the_stop_is_not_waited_for_long() -> None:
     engine = ScriptedEngine(hangs_after={"a": 3})
     inside = Inside(engine)
     inside.show(card("a", engine="vllm"))
@@ -107,10 +110,12 @@ async def test_an_engine_that_does_not_find_the_stop_is_not_waited_for_long(
     with pytest.raises(ApiError, match="nothing more"):
         async for _ in stream:
             stream.let_end()
+    assert now_s() == LET_END_S
     assert engine.closed == ["r"]
     assert stream.record.status == "completed"
 
 
+@in_virtual_time
 async def test_closing_a_stream_that_another_task_reads_reaches_the_engine() -> None:
     engine = ScriptedEngine(hangs={"a"})
     inside = Inside(engine, "a")
@@ -124,6 +129,7 @@ async def test_closing_a_stream_that_another_task_reads_reaches_the_engine() -> 
     assert inside.num_booked == 0
 
 
+@in_virtual_time
 async def test_cancelling_the_reader_closes_the_books() -> None:
     engine = ScriptedEngine(hangs={"a"})
     inside = Inside(engine, "a")
@@ -138,11 +144,6 @@ async def test_cancelling_the_reader_closes_the_books() -> None:
     assert inside.num_booked == 0
 
 
-@pytest.fixture
-def quick_probes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleet, "PROBE_INTERVAL_S", 0.02)
-
-
 def test_a_worker_that_comes_back_is_another_try_and_nothing_is_kept_of_those_gone() -> None:
     inside = Inside(ScriptedEngine())
     stays = set()
@@ -155,7 +156,7 @@ def test_a_worker_that_comes_back_is_another_try_and_nothing_is_kept_of_those_go
     assert not inside.members._members
 
 
-@pytest.mark.usefixtures("quick_probes")
+@in_virtual_time
 async def test_streams_stay_on_a_worker_whose_card_is_gone_while_it_answers() -> None:
     probes = 0
 
@@ -180,7 +181,7 @@ async def test_streams_stay_on_a_worker_whose_card_is_gone_while_it_answers() ->
     await inside.members.close()
 
 
-@pytest.mark.usefixtures("quick_probes")
+@in_virtual_time
 async def test_streams_leave_a_worker_whose_card_is_gone_and_that_is_silent() -> None:
     engine = ScriptedEngine(hangs={"a"})
     inside = Inside(engine, "a", is_well=lambda card: card.name != "a")
@@ -194,6 +195,7 @@ async def test_streams_leave_a_worker_whose_card_is_gone_and_that_is_silent() ->
     assert stream.record.decode_worker_id == worker_id_of("b")
 
 
+@in_virtual_time
 async def test_streams_stay_on_a_worker_that_drains() -> None:
     engine = ScriptedEngine()
     inside = Inside(engine, "a", "b")
@@ -206,7 +208,7 @@ async def test_streams_stay_on_a_worker_that_drains() -> None:
     assert [name for name, _ in engine.requests] == ["a", "b", "b", "b", "b"]
 
 
-@pytest.mark.usefixtures("quick_probes")
+@in_virtual_time
 async def test_a_worker_that_does_not_answer_is_fenced_until_it_does() -> None:
     is_well = False
     engine = ScriptedEngine(dies_after={"a": 1})
@@ -225,6 +227,7 @@ async def test_a_worker_that_does_not_answer_is_fenced_until_it_does() -> None:
     await inside.members.close()
 
 
+@in_virtual_time
 async def test_a_worker_that_starts_anew_takes_the_place_of_the_old_one() -> None:
     engine = ScriptedEngine(hangs={"a"})
     inside = Inside(engine, "a")
@@ -236,6 +239,7 @@ async def test_a_worker_that_starts_anew_takes_the_place_of_the_old_one() -> Non
     assert [name for name, _ in engine.requests] == ["a", "a"]
 
 
+@in_virtual_time
 async def test_a_worker_of_another_model_or_block_size_is_not_used() -> None:
     inside = Inside(ScriptedEngine())
     inside.show(card("a", model="other"), card("b", block_size=BLOCK + 1))
@@ -247,15 +251,18 @@ async def test_a_worker_of_another_model_or_block_size_is_not_used() -> None:
     assert inside.records[0].status == "rejected"
 
 
+@in_virtual_time
 async def test_silence_ends_a_request() -> None:
-    live = LiveConfig(first_token_timeout_s=0.05)
+    live = LiveConfig(first_token_timeout_s=50)
     inside = Inside(ScriptedEngine(hangs={"a"}), "a", live=live)
-    with pytest.raises(ApiError, match=r"0\.05 s \(live\.first_token_timeout_s\)") as caught:
+    with pytest.raises(ApiError, match=r"50 s \(live\.first_token_timeout_s\)") as caught:
         await tokens_of(await inside.dispatcher.start(request()))
+    assert now_s() == 50
     assert caught.value.status == 504
     assert inside.num_booked == 0
 
 
+@in_virtual_time
 async def test_requests_wait_their_turn_and_a_full_queue_refuses() -> None:
     rules = PolicyClass(prefill_busy_threshold=1, request_queue_limit_per_worker=1)
     settings = RouterSettings(BLOCK, classes=(rules,))
@@ -273,6 +280,7 @@ async def test_requests_wait_their_turn_and_a_full_queue_refuses() -> None:
     assert inside.router.num_queued == 0
 
 
+@in_virtual_time
 async def test_giving_up_in_the_queue_leaves_nothing_behind() -> None:
     settings = RouterSettings(BLOCK, classes=(PolicyClass(prefill_busy_threshold=1),))
     inside = Inside(ScriptedEngine(), "a", settings=settings)
@@ -288,6 +296,7 @@ async def test_giving_up_in_the_queue_leaves_nothing_behind() -> None:
     assert [record.status for record in inside.records] == ["cancelled", "completed"]
 
 
+@in_virtual_time
 async def test_a_frontend_that_drains_takes_nothing_new() -> None:
     inside = Inside(ScriptedEngine(), "a")
     running = await inside.dispatcher.start(request("1"))
@@ -297,13 +306,17 @@ async def test_a_frontend_that_drains_takes_nothing_new() -> None:
     assert await tokens_of(running) == EXPECTED
 
 
-async def test_a_request_arrives_when_it_has_come_in_before_it_is_tokenized() -> None:
-    inside = Inside(ScriptedEngine(), "a")
-    received_s = time.monotonic() - 2.0
-    late = await inside.dispatcher.start(request(received_s=received_s))
-    assert late.record.prefill_wait_time_ms == pytest.approx(2000, abs=500)
+@in_virtual_time
+async def test_a_request_arrives_when_it_has_come_in_before_it_is_tokenized(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dynosim_runtime.serving.dispatcher.time", loop_clock)
+    inside = Inside(ScriptedEngine(pieces=[(0.25, 1)]), "a", now_ms=now_ms)
+    await asyncio.sleep(5.0)
+    late = await inside.dispatcher.start(request(received_s=now_s() - 2.0))
+    assert late.record.prefill_wait_time_ms == 2000
     assert await tokens_of(late) == EXPECTED
-    assert late.record.ttft_ms is not None and late.record.ttft_ms > 2000
+    assert late.record.ttft_ms == 2250
 
 
 class Broken:
@@ -324,6 +337,7 @@ class Broken:
             raise ValueError("who was that?")
 
 
+@in_virtual_time
 async def test_a_policy_that_fails_costs_no_stream_that_has_been_placed() -> None:
     settings = RouterSettings(BLOCK, classes=(PolicyClass(prefill_busy_threshold=1),))
     inside = Inside(ScriptedEngine(), "a", settings=settings)

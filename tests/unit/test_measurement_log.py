@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dynosim.build.workload import load_trace
 from dynosim.config import load_run
-from dynosim.experiment.run import load_trace
 from dynosim.fit.deployment import deployment_of
 from dynosim.fit.log_file import read_measurements
 from dynosim.fit.point_gaps import roundest

@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from live_support import card
+from waiting import PATIENCE_S
 
 from dynosim_runtime.clients.base import (
     EngineDelta,
@@ -130,7 +131,7 @@ async def test_closing_the_iterator_hangs_up() -> None:
         assert isinstance(stream, AsyncIterator)
         await anext(stream)
         await stream.aclose()  # type: ignore[attr-defined]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             await gone.wait()
 
 

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dynosim.build.engine import engine_spec, prepare
+from dynosim.build.workload import load_trace
 from dynosim.config import RunConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError, InfeasibleError, InvariantError
-from dynosim.experiment.run import collector_paused, engine_spec, load_trace, prepare, run
+from dynosim.experiment.run import collector_paused, run
 from dynosim.records import Trace
 from dynosim.timing.formulas import FixedModel, LinearModel
 from dynosim.timing.prefill_estimate import StepTimeEstimator

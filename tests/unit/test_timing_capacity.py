@@ -144,7 +144,7 @@ def test_build_refuses_with_the_missing_key() -> None:
 def test_roofline_scales_as_it_should(tiny: str) -> None:
     def model(hardware: str, **changes: Any) -> RooflineModel:
         built = build_timing(
-            timing("roofline", step_overhead_ms=None),
+            timing("roofline", step_overhead_ms=0.0),
             model=tiny,
             hardware=hardware,
             engine=engine(**changes),

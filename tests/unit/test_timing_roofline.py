@@ -39,7 +39,7 @@ PREFILL_PAIRS = 3000 * (250 + 1501 / 2)
 MIXED_PAIRS = 512 * (1024 + 513 / 2)
 
 
-def built(model: str, hardware: str, *, step_overhead_ms: float | None = None, **keys: Any) -> Any:
+def built(model: str, hardware: str, *, step_overhead_ms: float = 0.0, **keys: Any) -> Any:
     return build_timing(
         timing("roofline", step_overhead_ms=step_overhead_ms),
         model=model,

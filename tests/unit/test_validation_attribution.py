@@ -17,9 +17,11 @@ from recorded_runs import TRUE
 from virtual_engine import VirtualEngine, use_virtual_clock
 from virtual_time import VirtualTimeLoop
 
+from dynosim.build.engine import prepare
+from dynosim.build.workload import load_trace
 from dynosim.config import RunConfig
 from dynosim.config.loading import run_config_from_dict
-from dynosim.experiment.run import RunOutcome, load_trace, prepare
+from dynosim.experiment.run import RunOutcome
 from dynosim.experiment.run import run as simulate
 from dynosim.records import Trace
 from dynosim.silicon.fitted_file import write_fit
@@ -140,7 +142,9 @@ def test_another_capacity_is_all_that_is_wrong(tmp_path: Path) -> None:
     run = measured(plan(tmp_path, CONSTANTS, **small(engine={"num_gpu_blocks": 66})))
     judgement = judged(config, run)
     assert judgement.given is not None
-    assert judgement.given.outcome.result.num_gpu_blocks == 65  # without the placeholder
+    assert judgement.given.outcome.result.workers.usable_blocks.tolist() == [
+        65
+    ]  # without the placeholder
     assert judgement.blind.to_dict()["num_gpu_blocks"] == 5000
     assert judgement.given.to_dict()["num_gpu_blocks"] == 66
     errors = errors_of(judgement)

@@ -14,6 +14,7 @@ import yaml
 from dynosim.config import RunConfig
 from dynosim.config.schema import EngineConfig
 from dynosim.errors import ConfigError
+from dynosim.timing.architecture import context_length
 from dynosim_runtime.adapters.base import EngineFacts, LaunchSpec, Relay
 from dynosim_runtime.adapters.engine_http import EngineCallError, EngineHttp
 from dynosim_runtime.adapters.metrics import EngineLoad, parse_load
@@ -143,8 +144,8 @@ def _context_length(plan: RunConfig) -> int:
     if source is not None and source != plan.model:
         path = Path(source)
         path = path / "config.json" if path.is_dir() else path
-        length = json.loads(path.read_text(encoding="utf-8")).get("max_position_embeddings")
-        if isinstance(length, int):
+        length = context_length(json.loads(path.read_text(encoding="utf-8")))
+        if length is not None:
             return length
     raise EngineCallError(
         "TensorRT-LLM does not tell its context length (set engine.max_model_len)"

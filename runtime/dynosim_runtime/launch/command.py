@@ -10,13 +10,12 @@ from pathlib import Path
 import orjson
 
 from dynosim.config import RunConfig
+from dynosim.errors import EXIT_INTERRUPTED
 from dynosim_runtime.config import load_plan
 from dynosim_runtime.launch.deployment import LocalDeployment
 from dynosim_runtime.launch.display import StartProgress, show_processes
 from dynosim_runtime.launch.options import deploy_options
 from dynosim_runtime.launch.specs import DeployOptions, Engine
-
-EXIT_INTERRUPTED = 130
 
 
 def deploy(

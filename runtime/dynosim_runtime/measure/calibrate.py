@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from dynosim.atomic import check_folder
-from dynosim.errors import ConfigError
+from dynosim.errors import EXIT_INTERRUPTED, ConfigError
 from dynosim.fit.fit_points import FitResult, fit_points
 from dynosim.silicon.fitted_file import write_fit
 from dynosim_runtime.errors import LiveError
@@ -18,7 +18,6 @@ from dynosim_runtime.measure.client import CompletionsClient
 from dynosim_runtime.measure.prompts import PromptMaker, vocabulary_of
 from dynosim_runtime.measure.steps import MeasurementPlan, Measurer, StepMeasurements
 
-EXIT_INTERRUPTED = 130
 REQUEST_TIMEOUT_S = 300.0
 DEFAULT_CONTEXT_TOKENS = 4096
 """Longest request of a server that does not tell what it allows."""

@@ -27,9 +27,9 @@ class EngineCollector(Collector):
         yield from self._histograms()
 
     def _gauges(self) -> Iterator[Metric]:
-        scheduler, spec = self._engine.scheduler, self._engine.spec
-        used = 1 - scheduler.pool.free_blocks / spec.usable_blocks
-        yield self._gauge("num_requests_running", "Requests in the batch", len(scheduler.running))
+        core, spec = self._engine.core, self._engine.spec
+        used = core.used_blocks / spec.usable_blocks
+        yield self._gauge("num_requests_running", "Requests in the batch", core.num_running)
         yield self._gauge("num_requests_waiting", "Requests in the queue", self._engine.num_waiting)
         yield self._gauge("kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1", used)
         info = {
@@ -49,7 +49,7 @@ class EngineCollector(Collector):
 
     def _counters(self) -> Iterator[Metric]:
         stats = self._engine.stats
-        preemptions = self._engine.scheduler.num_preemptions
+        preemptions = self._engine.core.num_preemptions
         for name, text, value in (
             ("vllm:num_preemptions", "Preemptions", preemptions),
             ("vllm:prefix_cache_queries", "Tokens looked up in the cache", stats.prefix_queries),

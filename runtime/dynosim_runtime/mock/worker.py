@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from dynosim.build.engine import prepare
 from dynosim.config.schema import RunConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError, InfeasibleError
-from dynosim.experiment.run import prepare
 from dynosim.timing.scaled import ScaledModel
 from dynosim_runtime.card import EventSource
 from dynosim_runtime.config import model_folder, served_model_name
@@ -78,7 +78,7 @@ class MockWorker:
         vocabulary the tokens come from; the plan's if not given. With `on_cpu` steps take
         `cluster.cpu_step_time_scale` times as long.
 
-        Raises: ConfigError; InfeasibleError as `experiment.run.prepare` does, and for an engine
+        Raises: ConfigError; InfeasibleError as `build.engine.prepare` does, and for an engine
         whose cache cannot hold one request of its context length.
         """
         if not speedup > 0:

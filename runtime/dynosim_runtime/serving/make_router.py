@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from dynosim.build.engine import prepare
 from dynosim.build.routing import routing_spec
 from dynosim.cluster.routing import RoutingSpec, hash_index_spec
 from dynosim.config.router import RouterConfig
 from dynosim.config.schema import RunConfig
-from dynosim.experiment.run import prepare
 from dynosim.indexer.make import IndexSpec
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.prefill_load import PrefillEstimator
@@ -19,7 +19,7 @@ class LiveRouting:
     """The router of a plan, and its log under `out`/router if the plan keeps one.
 
     Raises: ConfigError if a policy cannot be imported or the log cannot be written; and, where the
-    router has to know the engine's step times or cache size, as `experiment.run.prepare` does.
+    router has to know the engine's step times or cache size, as `build.engine.prepare` does.
     """
 
     def __init__(self, config: RunConfig, out: Path | None) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from dynosim.build.engine import prepare
 from dynosim.compare.attribution import HOST, KERNELS, blind_fit, swapped
 from dynosim.config import RunConfig
 from dynosim.config.timing import NEEDS_MODEL
 from dynosim.errors import DynosimError
-from dynosim.experiment.run import RunOutcome, prepare
+from dynosim.experiment.run import RunOutcome
 from dynosim.experiment.run import run as simulate
 from dynosim.fit.deployment import Deployment
 from dynosim.fit.fitting import fit_log

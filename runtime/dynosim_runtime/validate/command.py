@@ -13,9 +13,10 @@ from typing import Any
 import orjson
 
 from dynosim.atomic import check_folder, parquet_writer, write_files
-from dynosim.errors import ConfigError
+from dynosim.build.workload import load_trace
+from dynosim.errors import EXIT_FAILURE, EXIT_INTERRUPTED, ConfigError
 from dynosim.experiment.intervals import DEFAULT_REPLAYS
-from dynosim.experiment.run import RunOutcome, load_trace
+from dynosim.experiment.run import RunOutcome
 from dynosim.experiment.run import run as simulate
 from dynosim.metrics.tables import request_table
 from dynosim_runtime.config import load_plan
@@ -34,9 +35,6 @@ from dynosim_runtime.validate.document import validation_document
 from dynosim_runtime.validate.judge import judge
 from dynosim_runtime.validate.plot import write_comparison_png
 from dynosim_runtime.validate.show import print_comparison
-
-EXIT_FAILURE = 1
-EXIT_INTERRUPTED = 130
 
 
 def validate(

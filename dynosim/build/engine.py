@@ -1,0 +1,77 @@
+"""From a configuration to its engine: how it schedules, how long its steps take, what it caches."""
+
+from dataclasses import MISSING, dataclass, fields
+
+from dynosim.build.timing import build_timing
+from dynosim.config.schema import EngineConfig, RunConfig
+from dynosim.engine.spec import EngineSpec
+from dynosim.errors import InfeasibleError
+from dynosim.silicon import Capacity, resolve_num_gpu_blocks
+from dynosim.silicon.catalogue import model_entry
+from dynosim.timing.architecture import context_length
+from dynosim.timing.model import StepTimeModel
+
+KNOBS = tuple(knob.name for knob in fields(EngineSpec) if knob.default is not MISSING)
+"""What a scheduler is configured with, under the same name in both; the rest is worked out here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a configuration means, before any request is served."""
+
+    engine: EngineSpec
+    timing: StepTimeModel
+    capacity: Capacity
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """The engine and the step times that the configuration means.
+
+    Raises: ConfigError for an unknown model, hardware or profile; InfeasibleError for an engine
+    that the hardware cannot hold or that vLLM would not start.
+    """
+    engine, model, hardware = config.engine, config.model_source, config.hardware_source
+    capacity = resolve_num_gpu_blocks(engine, model=model, hardware=hardware)
+    blocks = capacity.num_gpu_blocks
+    spec = engine_spec(engine, num_gpu_blocks=blocks, max_model_len=_max_model_len(config, blocks))
+    timing = build_timing(
+        config.timing,
+        model=model,
+        hardware=hardware,
+        engine=engine,
+        num_gpu_blocks=spec.usable_blocks,
+        resolve=config.resolve,
+    )
+    return Prepared(spec, timing, capacity)
+
+
+def engine_spec(engine: EngineConfig, *, num_gpu_blocks: int, max_model_len: int) -> EngineSpec:
+    """The scheduler's configuration.
+
+    Raises: InfeasibleError if vLLM refuses it now that `max_model_len` is known.
+    """
+    tokens, threshold = engine.max_num_batched_tokens, engine.long_prefill_token_threshold
+    if not engine.enable_chunked_prefill and tokens < max_model_len:
+        raise InfeasibleError(
+            f"engine.max_num_batched_tokens: {tokens} is less than max_model_len ({max_model_len}) "
+            "without chunked prefill; vLLM refuses that (raise it, lower engine.max_model_len, or "
+            "enable chunked prefill)"
+        )
+    if threshold > max_model_len:
+        raise InfeasibleError(
+            f"engine.long_prefill_token_threshold: {threshold} is more than max_model_len "
+            f"({max_model_len}); vLLM refuses that (lower it)"
+        )
+    knobs = {name: getattr(engine, name) for name in KNOBS}
+    return EngineSpec(num_gpu_blocks=num_gpu_blocks, max_model_len=max_model_len, **knobs)
+
+
+def _max_model_len(config: RunConfig, num_gpu_blocks: int) -> int:
+    """As configured; else the model's own; without a model, all that the cache holds."""
+    if config.engine.max_model_len is not None:
+        return config.engine.max_model_len
+    if config.model_source is not None:
+        length = context_length(model_entry(config.model_source).config)
+        if length is not None:
+            return length
+    return (num_gpu_blocks - 1) * config.engine.block_size

@@ -1,0 +1,221 @@
+"""The log of a scenario: what each step served, what became of each request."""
+
+from collections.abc import Sequence as List
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from dynosim.conformance.log import Json, compact_steps, steps_digest
+from dynosim.conformance.scenario import BlockTree
+from dynosim.engine.core import EngineCore
+from dynosim.engine.plan import ScheduledRow, StepPlan
+from dynosim.engine.sequence import Sequence
+from dynosim.engine.spec import EngineSpec
+
+MODELLED_VLLM = "0.32.0"
+
+_TOTALS = (
+    "stored",
+    "removed",
+    "preemptions",
+    "hit_tokens",
+    "sched_tokens",
+    "prefill_tokens",
+    "decode_tokens",
+)
+
+
+@dataclass(slots=True)
+class RequestNote:
+    """What the log says of one request."""
+
+    request_id: str
+    arrival: int
+    num_prompt: int
+    order: int
+    hit: int | None = None
+    admitted: int | None = None
+    preempted: int = 0
+    reason: str | None = None
+    token_times: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class StepEntry:
+    """A planned step on its way through the (imagined) GPU, and what the log will say of it."""
+
+    plan: StepPlan
+    record: Json
+    scheduled_at: int
+    start: int
+    end: int
+
+    @property
+    def counts(self) -> bool:
+        """Whether the log shows it."""
+        return bool(self.record["sched"] or self.record["pre"] or "abort" in self.record)
+
+
+class ScenarioLog:
+    """The `Recorder` of a scenario's engine. Times are integers, as in the golden files."""
+
+    def __init__(self, scenario: Json, spec: EngineSpec, tree: BlockTree, *, has_time: bool):
+        self.notes: dict[str, RequestNote] = {}
+        self.steps: list[Json] = []
+        self._scenario = scenario
+        self._spec = spec
+        self._tree = tree
+        self._has_time = has_time
+        self._shows_labels = (scenario.get("options") or {}).get("labels", True)
+        self._totals = dict.fromkeys(_TOTALS, 0)
+
+    # ---- what the engine tells -----------------------------------------------------------------
+
+    def admitted(self, sequences: List[Sequence], start_ms: float) -> None:
+        """The rows of the plan tell."""
+
+    def missed(self, plan: StepPlan, last_token_ms: float) -> None:
+        """The rows of the plan tell."""
+
+    def delivered(self, plan: StepPlan, num_waiting: int) -> None:
+        """A step has yielded a token for everyone in it but those given up meanwhile."""
+        for sequence in plan.emitting:
+            note = self.notes[sequence.request_id]
+            if note.reason is None:
+                note.token_times.append(int(plan.end_ms))
+
+    def delivered_run(
+        self, start_ms: float, end_ms: float, num_steps: int, first_context: int, num_waiting: int
+    ) -> None:
+        """Steps are logged one by one, so the engine makes no runs."""
+        raise AssertionError("a run of steps in a scenario")
+
+    def ended(self, sequences: List[Sequence], end_ms: float) -> None:
+        """Requests are complete."""
+        for sequence in sequences:
+            self.notes[sequence.request_id].reason = "length"
+
+    def unfinished(self, sequence: Sequence, num_tokens: int) -> None:
+        """Scenarios end by themselves."""
+
+    def unscheduled(self, sequence: Sequence) -> None:
+        """Scenarios end by themselves."""
+
+    def wants_single_steps(self) -> bool:
+        """There are no others."""
+        return True
+
+    # ---- what the driver tells -----------------------------------------------------------------
+
+    def planned(self, plan: StepPlan, core: EngineCore, now: int, start: int) -> StepEntry:
+        """A scheduling decision, perhaps one that computes nothing."""
+        for row in plan.rows:
+            self._note_row(row, now)
+        for sequence in plan.preempted:
+            self.notes[sequence.request_id].preempted += 1
+        self._totals["preemptions"] += len(plan.preempted)
+        record: Json = {
+            "sched": [
+                [
+                    row.sequence.request_id,
+                    row.num_tokens,
+                    "D" if row.is_decode else "P",
+                    row.num_computed_before,
+                    row.num_new_blocks,
+                    row.hit_tokens,
+                ]
+                for row in plan.rows
+            ],
+            "pre": [sequence.request_id for sequence in plan.preempted],
+            "free": self._free_blocks(core),
+            "run": core.num_running,
+            "wait": core.num_waiting,
+        }
+        end = start if plan.is_empty else int(plan.end_ms)
+        return StepEntry(plan, record, now, start, end)
+
+    def finished(self, entry: StepEntry, sequences: List[Sequence], core: EngineCore) -> None:
+        """A step is over, with it these requests."""
+        entry.record["fin"] = [sequence.request_id for sequence in sequences]
+        entry.record["free_end"] = self._free_blocks(core)
+        if not entry.counts:
+            return
+        self.collect_events(core, entry.record)
+        if not self._has_time:
+            head: Json = {"step": entry.scheduled_at}
+        else:
+            head = {"step": len(self.steps)}
+            if entry.scheduled_at != entry.start:
+                head["ts"] = entry.scheduled_at
+            head |= {"t0": entry.start, "t1": entry.end}
+        self.steps.append(head | entry.record)
+
+    def collect_events(self, core: EngineCore, record: Json) -> None:
+        """Enter the KV events since the last step."""
+        stored: list[str] = []
+        removed: list[str] = []
+        for event in core.take_events():
+            labels = stored if event.is_stored else removed
+            labels.extend([self._tree.labels[event.content]] * event.num_blocks)
+        self._totals["stored"] += len(stored)
+        self._totals["removed"] += len(removed)
+        record["st"], record["rm"] = len(stored), len(removed)
+        if self._shows_labels:
+            record["st_l"], record["rm_l"] = stored, removed
+
+    def result(self, core: EngineCore, *, end: int, is_stuck: bool) -> Json:
+        """The whole log, in the golden files' format."""
+        result: Json = {
+            "name": self._scenario.get("name"),
+            "vllm": MODELLED_VLLM,
+            "scheduler": "AsyncScheduler" if self._spec.async_scheduling else "Scheduler",
+            "clock": "ns" if self._has_time else "step",
+            "usable_blocks": self._spec.usable_blocks,
+            "stuck": is_stuck,
+            "num_steps": len(self.steps),
+            "end": end,
+            "totals": self._totals,
+            "free_at_end": self._free_blocks(core),
+            "steps_sha256": steps_digest(self.steps),
+            "requests": [
+                self._request_row(note, is_stuck)
+                for note in sorted(self.notes.values(), key=lambda note: note.order)
+            ],
+        }
+        step_log = (self._scenario.get("options") or {}).get("step_log", "full")
+        if step_log == "full":
+            result["steps"] = self.steps
+        elif step_log == "compact":
+            result["steps_rle"] = compact_steps(self.steps)
+        return result
+
+    def _note_row(self, row: ScheduledRow, now: int) -> None:
+        note = self.notes[row.sequence.request_id]
+        if row.hit_tokens >= 0 and note.hit is None:
+            note.hit = row.hit_tokens
+            note.admitted = now
+            self._totals["hit_tokens"] += row.hit_tokens
+        self._totals["decode_tokens" if row.is_decode else "prefill_tokens"] += row.num_tokens
+        self._totals["sched_tokens"] += row.num_tokens
+
+    def _free_blocks(self, core: EngineCore) -> int:
+        return self._spec.usable_blocks - core.used_blocks
+
+    def _request_row(self, note: RequestNote, is_stuck: bool) -> Json:
+        times = note.token_times
+        row: Json = {
+            "id": note.request_id,
+            "arrival": note.arrival,
+            "prompt": note.num_prompt,
+            "out": len(times),
+            "hit": note.hit,
+            "preempted": note.preempted,
+            "status": note.reason or ("stuck" if is_stuck else "?"),
+            "admit": note.admitted,
+            "first": times[0] if times else None,
+            "last": times[-1] if note.reason == "length" or times else None,
+        }
+        if self._has_time and times:
+            row["ttft"] = times[0] - note.arrival
+            row["e2e"] = times[-1] - note.arrival
+            row["max_itl"] = max((b - a for a, b in pairwise(times)), default=0)
+        return row
