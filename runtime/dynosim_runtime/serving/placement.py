@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dynosim.blocks.hashing import local_hashes, sequence_hashes
+from dynosim.router.decision import Decision
 from dynosim.router.eligibility import Constraints
-from dynosim.router.kv_router import Decision
 from dynosim.router.request import RoutingRequest
+from dynosim.workers.ids import DpRank, WorkerId
 from dynosim_runtime.card import LiveCard
 from dynosim_runtime.clients.base import KEEPING_FORM, TELLING_LOGPROBS, EngineClient
 from dynosim_runtime.dialects.decoding import refuse
@@ -166,9 +167,9 @@ def _constraints(request: GenerateRequest, allowed: frozenset[int] | None) -> Co
     if request.worker_id is None and allowed is None and not required and not preferred:
         return None
     return Constraints(
-        allowed,
-        request.worker_id,
-        request.dp_rank,
+        None if allowed is None else frozenset(map(WorkerId, allowed)),
+        None if request.worker_id is None else WorkerId(request.worker_id),
+        None if request.dp_rank is None else DpRank(request.dp_rank),
         required_taints=frozenset(required),
         preferred_taints=preferred,
     )
