@@ -8,7 +8,6 @@ buffer asked for what is missing, as a live router does.
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from random import Random
 from typing import NamedTuple, Protocol
@@ -23,6 +22,7 @@ from dynosim.errors import InvariantError
 from dynosim.indexer.base import BlockEvent
 from dynosim.indexer.stream import EventBuffer, EventStream
 from dynosim.records import KvEvent, KvEventLog
+from dynosim.router.spec import DelaySettings
 from dynosim.workers.ids import Slot, WorkerId
 
 BUFFERED_EVENTS = 4096  # per worker, for replay
@@ -188,16 +188,6 @@ class DirectPlane:
 
     def recorded(self) -> None:
         """Times are not known here."""
-
-
-@dataclass(frozen=True, slots=True)
-class DelaySettings:
-    """Delay, loss and disorder of events on their way to a frontend."""
-
-    delay_ms: float = 0.0
-    jitter_ms: float = 0.0  # further delay of each event, uniform: events overtake each other
-    loss: float = 0.0  # chance that an event is lost
-    recovery_ms: float = 10.0  # from noticing a gap to having what was missing
 
 
 class Message(NamedTuple):

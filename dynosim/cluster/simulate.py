@@ -10,7 +10,7 @@ from dynosim.cluster.fleet import Fleet
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.lives import Life, worker_log
 from dynosim.cluster.outside import as_clients_see
-from dynosim.cluster.routing import RoutingSpec, make_placer
+from dynosim.cluster.routing import make_placer
 from dynosim.cluster.spec import ClusterSpec, RunOptions
 from dynosim.cluster.token_log import TokenLog
 from dynosim.cluster.worker import Worker
@@ -20,6 +20,7 @@ from dynosim.engine.vllm import VllmScheduler
 from dynosim.errors import InfeasibleError
 from dynosim.records import RunResult, Trace
 from dynosim.router.settings import RouterSettings
+from dynosim.router.spec import RoutingSpec
 from dynosim.workload.extents import PrefixExtents, prefix_extents
 from dynosim.workload.load import NEVER, LoadDriver
 

@@ -11,8 +11,8 @@ from naive_engine import DECODE_MS, PREFILL_MS, Chain, NaiveEngine
 from probing import PROBE, Ask, Watched, watched_run
 
 from dynosim.cluster import event_plane
-from dynosim.cluster.event_plane import DelaySettings
 from dynosim.engine.spec import EngineSpec
+from dynosim.router.spec import DelaySettings
 from dynosim.timing.formulas import FixedModel
 
 SEEDS = st.integers(0, 2**32 - 1)

@@ -11,8 +11,6 @@ from router_support import make_router, request, store
 from strategies import random_routing, random_spec, random_timing, random_trace
 
 from dynosim.cluster.block_names import HashNames
-from dynosim.cluster.event_plane import DelaySettings
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.sequence import Sequence
 from dynosim.engine.spec import EngineSpec
 from dynosim.engine.vllm import VllmScheduler
@@ -21,6 +19,7 @@ from dynosim.indexer.radix import RadixIndex
 from dynosim.records import RunResult, Trace
 from dynosim.router.eligibility import Constraints
 from dynosim.router.settings import RouterSettings
+from dynosim.router.spec import DelaySettings, RoutingSpec
 from dynosim.timing.formulas import LinearModel
 from dynosim.workload.extents import prefix_extents
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from clusters import run_twin
 
-from dynosim.cluster.event_plane import DelaySettings
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import RequestLog, StepLog
 from dynosim.router.settings import AffinitySettings, CostSettings, RouterSettings
+from dynosim.router.spec import DelaySettings, RoutingSpec
 from dynosim.timing.formulas import PolynomialModel
 from dynosim.workload.synthetic import synthesize
 

@@ -11,10 +11,9 @@ import pytest
 from clusters import run_twin
 from probing import PROBE, Ask, Watched, trace_of, watched_run
 
-from dynosim.cluster.event_plane import DelaySettings
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.router.settings import RouterSettings
+from dynosim.router.spec import DelaySettings, RoutingSpec
 from dynosim.timing.formulas import FixedModel
 
 SPEC = EngineSpec(num_gpu_blocks=101, max_model_len=80, block_size=4)

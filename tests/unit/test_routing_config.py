@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 
 from dynosim.build.routing import load_policy, router_settings, routing_spec
-from dynosim.cluster.event_plane import DelaySettings
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.config.router import RouterConfig
 from dynosim.errors import ConfigError
 from dynosim.router.busy import BusyThresholds
 from dynosim.router.classes import PolicyClass
 from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
+from dynosim.router.spec import DelaySettings, RoutingSpec
 
 
 class Ready:
