@@ -7,7 +7,7 @@ from http_support import MODEL, client_of
 
 from dynosim.config.loading import run_config_from_dict
 from dynosim_runtime.discovery.make import make_discovery
-from dynosim_runtime.serving.command import Frontend
+from dynosim_runtime.serving.command import FrontendProcess
 from dynosim_runtime.tokenize.byte_tokenizer import ByteTokenizer
 
 BILLING = "x-anthropic-billing-header: cc_version=1; cch=abc==;"
@@ -25,7 +25,7 @@ async def test_a_billing_line_is_no_part_of_the_prompt_if_so_configured(
             "live": {"port": 0, "strip_anthropic_preamble": is_stripped},
         }
     )
-    frontend = Frontend(
+    frontend = FrontendProcess(
         config,
         model=MODEL,
         tokenizer=ByteTokenizer(),

@@ -69,7 +69,7 @@ def serve_frontend(
     given = {"host": host, "port": port}
     live = config.live.model_copy(update={k: v for k, v in given.items() if v is not None})
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    frontend = Frontend(
+    frontend = FrontendProcess(
         config.model_copy(update={"live": live}),
         model=served_model_name(config, model),
         tokenizer=load_tokenizer(model_folder(config, model)),
@@ -81,7 +81,7 @@ def serve_frontend(
     return 0
 
 
-class Frontend:
+class FrontendProcess:
     """One frontend process. `run` returns when it has been told to stop and has drained.
 
     Raises: LiveError if its port or its folder cannot be used.
