@@ -18,7 +18,7 @@ from dynosim.router.cost import WorkerOption
 from dynosim.router.refusals import RequestRefusedError
 from dynosim.router.request import RoutingRequest
 from dynosim.router.settings import RouterSettings
-from dynosim.router.spec import DelaySettings, RoutingSpec
+from dynosim.router.spec import DelaySpec, RoutingSpec
 from dynosim.timing.model import StepTimeModel
 
 PROBE = None
@@ -129,7 +129,7 @@ def watched_run(
     timing: StepTimeModel,
     num_workers: int = 1,
     frontends: int = 1,
-    events: DelaySettings | None = None,
+    events: DelaySpec | None = None,
     seed: int = 0,
     exact: bool = False,
     settings: dict[str, Any] | None = None,
@@ -145,7 +145,7 @@ def watched_run(
     watch = Watch([ask.worker for ask in asks])
     spec = RoutingSpec(
         RouterSettings(engine.block_size, seed=seed, **(settings or {})),
-        events=DelaySettings() if events is None else events,
+        events=DelaySpec() if events is None else events,
         frontends=frontends,
         policy=watch.policy,
         **routing,

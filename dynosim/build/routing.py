@@ -13,7 +13,7 @@ from dynosim.router.classes import PolicyClass
 from dynosim.router.policy import PlacementPolicy
 from dynosim.router.prefill_load import PrefillEstimator
 from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
-from dynosim.router.spec import DelaySettings, RoutingSpec
+from dynosim.router.spec import DelaySpec, RoutingSpec
 
 PolicyFactory = Callable[[RouterSettings, int], PlacementPolicy]
 
@@ -37,7 +37,7 @@ def routing_spec(
         ttl_ms=router.ttl_ms,
         approximate_cache_policy=router.approximate_cache_policy,
         predicted_ttl_ms=router.predicted_ttl_ms,
-        events=DelaySettings(events.delay_ms, events.jitter_ms, events.loss, events.recovery_ms),
+        events=DelaySpec(events.delay_ms, events.jitter_ms, events.loss, events.recovery_ms),
         frontends=router.frontends,
         sync_delay_ms=router.replica_sync_delay_ms,
         policy=None if router.policy is None else load_policy(router.policy),

@@ -16,13 +16,13 @@ import numpy as np
 
 from dynosim.cluster.block_names import HashNames
 from dynosim.cluster.frontends import Frontend
-from dynosim.cluster.worker import Worker
+from dynosim.cluster.pool import Worker
 from dynosim.engine.instant import instant_end
 from dynosim.errors import InvariantError
 from dynosim.indexer.base import BlockEvent
 from dynosim.indexer.stream import EventBuffer, EventStream
 from dynosim.records import KvEvent, KvEventLog
-from dynosim.router.spec import DelaySettings
+from dynosim.router.spec import DelaySpec
 from dynosim.workers.ids import Slot, WorkerId
 
 BUFFERED_EVENTS = 4096  # per worker, for replay
@@ -45,6 +45,10 @@ class EventPlane(Protocol):
 
     def join(self, worker: Worker, slot: Slot) -> None:
         """Carry a worker's events; it has this slot in all routers."""
+        ...
+
+    def leave(self, slot: Slot) -> None:
+        """The worker with this slot has left all routers; its events are recorded at most."""
         ...
 
     def collect(self, worker: Worker, now_ms: float) -> None:
@@ -106,6 +110,9 @@ class SilentPlane:
         """Events of a worker may have to be kept."""
         self._workers.append(worker)
 
+    def leave(self, slot: Slot) -> None:
+        """Its events are kept all the same."""
+
     def collect(self, worker: Worker, now_ms: float) -> None:
         """Events are kept if that was asked for."""
         if self._recorder is not None:
@@ -147,6 +154,10 @@ class DirectPlane:
     def join(self, worker: Worker, slot: Slot) -> None:
         """Tell of a worker's events."""
         self._workers[slot] = worker
+
+    def leave(self, slot: Slot) -> None:
+        """Nobody asks what its runs have done."""
+        del self._workers[slot]
 
     def collect(self, worker: Worker, now_ms: float) -> None:
         """Tell all routers."""
@@ -208,7 +219,7 @@ class DelayedPlane:
 
     def __init__(
         self,
-        settings: DelaySettings,
+        settings: DelaySpec,
         *,
         names: HashNames | None,
         seed: int,
@@ -240,6 +251,9 @@ class DelayedPlane:
             self._buffers[worker.worker_id] = EventBuffer(BUFFERED_EVENTS)
             for streams in self._streams:
                 streams[worker.worker_id] = EventStream()
+
+    def leave(self, slot: Slot) -> None:
+        """What is on its way from its worker reaches no router that knows it."""
 
     def collect(self, worker: Worker, now_ms: float) -> None:
         """Send what a worker tells on its way to every frontend."""

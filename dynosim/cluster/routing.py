@@ -14,7 +14,6 @@ from dynosim.cluster.frontends import Frontend, extent_frontend, hash_frontend
 from dynosim.cluster.placement import LoadPlacer, Placer
 from dynosim.cluster.router_placer import RouterPlacer
 from dynosim.cluster.settling_index import SettlingIndex
-from dynosim.cluster.worker import Worker
 from dynosim.errors import ConfigError, InvariantError
 from dynosim.indexer.base import Index, LaggingIndex
 from dynosim.indexer.extents import ExtentIndex
@@ -34,18 +33,15 @@ def make_placer(
     trace: Trace,
     extents: PrefixExtents,
     cards: list[WorkerCard],
-    workers: list[Worker],
 ) -> Placer:
-    """Whoever places the requests of a run on `workers`, whose `cards` are in the same order."""
+    """Whoever places the requests of a run; `cards` are those of the workers to come."""
     block_size = cards[0].block_size
     if not routing.needs_router:
         table = WorkerTable(block_size)
-        for card in cards:
-            table.add(card)
         settings = routing.settings
         generator = Random(f"{settings.seed}/router")
         mode = make_load_mode(settings.mode, generator, table, settings.cuda_to_cpu_ratio)
-        return LoadPlacer(mode, len(workers))
+        return LoadPlacer(mode, table)
     hashes = HashNames(trace, extents, block_size) if routing.uses_hashes else None
     names = ExtentNames(extents) if hashes is None else hashes
     plane = _make_plane(routing, hashes)
@@ -53,7 +49,7 @@ def make_placer(
     frontends = [
         _make_frontend(routing, spec, plane, names, number) for number in range(routing.frontends)
     ]
-    placer = RouterPlacer(
+    return RouterPlacer(
         trace,
         frontends,
         names,
@@ -62,9 +58,6 @@ def make_placer(
         sync_delay_ms=routing.sync_delay_ms,
         reports_tokens=routing.settings.load.track_output_blocks,
     )
-    for worker, card in zip(workers, cards, strict=True):
-        placer.join(worker, card, 0.0)
-    return placer
 
 
 def _make_frontend(

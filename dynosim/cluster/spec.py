@@ -97,6 +97,11 @@ class ClusterSpec:
         """Tokens of a request at most, of all."""
         return self.pools[0].engine.max_model_len
 
+    @property
+    def enable_prefix_caching(self) -> bool:
+        """Whether prefixes are cached, by all."""
+        return self.pools[0].engine.enable_prefix_caching
+
     def workers(self) -> Iterator[tuple[WorkerId, PoolSpec]]:
         """Worker ids, each with its pool."""
         pools = (pool for pool in self.pools for _ in range(pool.workers))

@@ -1,4 +1,4 @@
-"""What routers are built from, in the twin and in the live layer."""
+"""What the routing of a deployment is built from, in the twin and live."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,18 +10,19 @@ from dynosim.router.policy import PlacementPolicy
 from dynosim.router.prefill_load import PrefillEstimator
 from dynosim.router.settings import RouterSettings
 
-OpenLog = Callable[[RouterSettings, IndexSpec, bool], Sink]
-"""Opens the log of a router of these settings and index; last, whether it estimates prefills."""
-
 
 @dataclass(frozen=True, slots=True)
-class DelaySettings:
+class DelaySpec:
     """Delay, loss and disorder of events on their way to a frontend."""
 
     delay_ms: float = 0.0
     jitter_ms: float = 0.0  # further delay of each event, uniform: events overtake each other
     loss: float = 0.0  # chance that an event is lost
     recovery_ms: float = 10.0  # from noticing a gap to having what was missing
+
+
+OpenLog = Callable[[RouterSettings, IndexSpec, bool], Sink]
+"""Opens the log of a router of these settings and index; last, whether it estimates prefills."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class RoutingSpec:
     ttl_ms: float = 120_000.0
     approximate_cache_policy: str = "ttl"
     predicted_ttl_ms: float | None = None
-    events: DelaySettings = field(default_factory=DelaySettings)
+    events: DelaySpec = field(default_factory=DelaySpec)
     frontends: int = 1
     sync_delay_ms: float | None = None
     policy: Callable[[RouterSettings, int], PlacementPolicy] | None = None
@@ -50,7 +51,7 @@ class RoutingSpec:
 
     @property
     def needs_router(self) -> bool:
-        """Whether anything but the number of requests in flight matters."""
+        """Whether anything but the number of requests in hand matters."""
         settings = self.settings
         return (
             settings.mode not in LOAD_MODES
@@ -65,7 +66,7 @@ class RoutingSpec:
 
     @property
     def follows_caches(self) -> bool:
-        """Whether indexes follow KV events."""
+        """Whether indexes hear of KV events."""
         return self._looks_at_caches and self.use_kv_events
 
     @property
@@ -74,12 +75,12 @@ class RoutingSpec:
 
     @property
     def publishes_events(self) -> bool:
-        """Whether engines have to publish what they cache and evict."""
+        """Whether engines have to tell of what they cache and evict."""
         return self.follows_caches or self.records_events
 
     @property
     def stamps_events(self) -> bool:
-        """Whether it matters when exactly events are published."""
+        """Whether it matters when exactly events are told."""
         return self.records_events or (self.follows_caches and self._delays_events)
 
     @property

@@ -13,7 +13,7 @@ from dynosim.errors import ConfigError
 from dynosim.router.busy import BusyThresholds
 from dynosim.router.classes import PolicyClass
 from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
-from dynosim.router.spec import DelaySettings, RoutingSpec
+from dynosim.router.spec import DelaySpec, RoutingSpec
 
 
 class Ready:
@@ -55,7 +55,7 @@ def test_defaults_are_those_of_the_parts() -> None:
     assert spec.settings == RouterSettings(8, mode="round-robin", seed=3)
     assert spec == RoutingSpec(spec.settings)
     assert spec.settings.cost == CostSettings() and spec.settings.load == LoadSettings()
-    assert spec.settings.busy == BusyThresholds() and spec.events == DelaySettings()
+    assert spec.settings.busy == BusyThresholds() and spec.events == DelaySpec()
     assert spec.settings == router_settings(RouterConfig(), block_size=8, seed=3)
 
 
