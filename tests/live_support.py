@@ -7,8 +7,8 @@ from itertools import cycle
 
 from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.config.live import LiveConfig
-from dynosim.indexer.base import Stored
-from dynosim.indexer.compressed import CompressedRadixIndex
+from dynosim.indexer.base import Stored, Tier
+from dynosim.indexer.make import make_indexer
 from dynosim.router.cost import WorkerOption
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.request import RoutingRequest
@@ -153,7 +153,7 @@ class Inside:
         self.num_changes = 0
         now_ms = now_ms or stopwatch()
         settings = settings or RouterSettings(BLOCK)
-        router = KvRouter(settings, CompressedRadixIndex(), policy=policy)
+        router = KvRouter(settings, make_indexer("compressed"), policy=policy)
         self.router = RouterService(router, now_ms)
         self.metrics = FrontendMetrics(namespace="test", model=MODEL)
         self.in_flight = InFlight()
@@ -196,10 +196,12 @@ class Inside:
         """What discovery shows from now on."""
         self.members.update({card.worker_id: card for card in cards})
 
-    def caches(self, name: str, tokens: Sequence[int], dp_rank: int = 0) -> None:
-        """A worker tells that it has these tokens' full blocks."""
+    def caches(
+        self, name: str, tokens: Sequence[int], dp_rank: int = 0, tier: Tier = Tier.DEVICE
+    ) -> None:
+        """A worker publishes that it has these tokens' full blocks."""
         local = local_hashes(tokens, BLOCK)
-        stored = Stored(None, sequence_hashes(local), local)
+        stored = Stored(None, sequence_hashes(local), local, tier)
         self.router.apply_events(worker_id_of(name), dp_rank, [stored])
 
     @property

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from http_support import MODEL, app_of, client_of, dispatcher_saying
-from live_support import Inside, ScriptedEngine, card, request
+from live_support import BLOCK, Inside, ScriptedEngine, card, request
 
 from dynosim.config.loading import run_config_from_dict
 from dynosim.errors import ConfigError
+from dynosim.indexer.base import Tier
+from dynosim.router.settings import CostSettings, RouterSettings
 from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.dialects.nvext import NvExt
 from dynosim_runtime.errors import ApiError
@@ -131,6 +133,18 @@ async def test_taints_of_a_request_choose_among_those_of_cards() -> None:
         assert stream.record.decode_worker_id == worker_id_of(name)
     error = await refused(inside, required_taints=("slow",))
     assert "no worker has the required taint 'slow'" in error.message
+
+
+@pytest.mark.parametrize(("host", "disk", "name"), [(0.75, 0.25, "a"), (0.25, 0.75, "b")])
+async def test_blocks_in_slower_tiers_count_by_their_weights(
+    host: float, disk: float, name: str
+) -> None:
+    cost = CostSettings(host_cache_hit_weight=host, disk_cache_hit_weight=disk)
+    inside = Inside(ScriptedEngine(), "a", "b", settings=RouterSettings(BLOCK, cost=cost))
+    inside.caches("a", range(40), tier=Tier.HOST)
+    inside.caches("b", range(40), tier=Tier.DISK)
+    stream = await inside.dispatcher.start(request(num_tokens=40))
+    assert stream.record.decode_worker_id == worker_id_of(name)
 
 
 async def test_a_worker_that_is_only_not_there_now_may_be_asked_for_again() -> None:
