@@ -115,7 +115,7 @@ class RequestLog:
     """What happened to each request, in columns; NaN where a time does not exist. Times in ms."""
 
     arrival_ms: FloatArray
-    dispatch_ms: FloatArray  # handed to a worker
+    dispatch_ms: FloatArray  # first handed to a worker
     scheduled_ms: FloatArray  # start of the step that first computed one of its tokens
     first_token_ms: FloatArray
     second_token_ms: FloatArray
@@ -123,8 +123,9 @@ class RequestLog:
     input_tokens: IntArray
     output_tokens: IntArray  # tokens produced
     cached_tokens: IntArray  # prompt tokens found in the prefix cache at first admission
-    worker_id: IntArray  # -1: never placed
+    worker_id: IntArray  # the last that had it; -1: never placed
     preemptions: IntArray
+    migrations: IntArray  # times placed anew because its worker failed
     status: IntArray  # RequestStatus
     errors: dict[int, str] = field(default_factory=dict)  # request index -> reason
     # Whether the trace's clock brought it, not the end of another request; None: all of them.
@@ -156,6 +157,42 @@ class StepLog:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerLog:
+    """The workers of a run in columns: row i is worker i. Times in ms.
+
+    A worker holds its GPUs from its launch to its end, and serves from when it is ready. Those of
+    the run's start are launched and ready at 0.
+    """
+
+    pool: tuple[str, ...]  # name
+    role: tuple[str, ...]
+    gpus: IntArray
+    usable_blocks: IntArray  # KV blocks that can hold tokens
+    step_time_scale: FloatArray  # how many times as long as the model's its steps take
+    launched_ms: FloatArray
+    ready_ms: FloatArray  # NaN: not by the end of the run
+    ended_ms: FloatArray  # NaN: lives at the end of the run
+
+    def __len__(self) -> int:
+        return len(self.gpus)
+
+    @classmethod
+    def equal(cls, num_workers: int, *, gpus: int = 1, usable_blocks: int = 1) -> "WorkerLog":
+        """Equal workers, there all along."""
+        start_ms = np.zeros(num_workers)
+        return cls(
+            pool=("workers",) * num_workers,
+            role=("agg",) * num_workers,
+            gpus=np.full(num_workers, gpus, np.int64),
+            usable_blocks=np.full(num_workers, usable_blocks, np.int64),
+            step_time_scale=np.ones(num_workers),
+            launched_ms=start_ms,
+            ready_ms=start_ms,
+            ended_ms=np.full(num_workers, np.nan),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class RoutingStats:
     """What the routers of a run decided, and what they knew."""
 
@@ -183,9 +220,7 @@ class RunResult:
     requests: RequestLog
     steps: StepLog
     stalled_gaps_ms: FloatArray  # inter-token gaps that preemption made longer than one step
-    num_workers: int
-    gpus_per_worker: int
-    num_gpu_blocks: int  # usable KV blocks per worker
+    workers: WorkerLog
     block_size: int
     end_ms: float  # time of the last event, or of the cut-off
     num_preemptions: int
@@ -193,5 +228,3 @@ class RunResult:
     simulate_wall_ms: float  # real time of the simulation proper
     routing: RoutingStats | None = None  # None: placed by load alone
     kv_events: KvEventLog | None = None  # None: not asked for
-    # (num_workers,) how many times as long as the model's the steps of each take; None: as long
-    step_time_scale: FloatArray | None = None

@@ -1,4 +1,4 @@
-"""A frontend over scripted generations, for tests of its HTTP layer."""
+"""A frontend over scripted streams, for tests of its HTTP layer."""
 
 import asyncio
 import json
@@ -17,8 +17,8 @@ from dynosim_runtime.http.connection import BoundedConnection
 from dynosim_runtime.http.limits import HttpLimits
 from dynosim_runtime.http.observer import HttpObserver
 from dynosim_runtime.http.registry import ModelRegistry
-from dynosim_runtime.requests import GenerateRequest, Generator, TokenDelta
-from dynosim_runtime.testing import Script, ScriptedGenerator, Step
+from dynosim_runtime.requests import Dispatcher, GenerateRequest, TokenDelta
+from dynosim_runtime.testing import Script, ScriptedDispatcher, Step
 from dynosim_runtime.tokenize.byte_tokenizer import BYTE_OFFSET, ByteTokenizer
 
 MODEL = "org/tiny-model"
@@ -43,7 +43,7 @@ def served_models() -> ModelRegistry:
 
 
 def app_of(
-    generator: Generator,
+    dispatcher: Dispatcher,
     *,
     models: ModelRegistry | None = None,
     limits: HttpLimits | None = None,
@@ -53,7 +53,7 @@ def app_of(
 ) -> Starlette:
     """The application under test."""
     return create_app(
-        generator,
+        dispatcher,
         served_models() if models is None else models,
         limits=limits,
         metrics=metrics,
@@ -102,9 +102,9 @@ def events_of(stream: str) -> list[tuple[str | None, Any]]:
     return events
 
 
-def generator_saying(text: str, finish_reason: str = "stop", **options: Any) -> ScriptedGenerator:
-    """A generator that answers everything with one text."""
-    return ScriptedGenerator(says(text, finish_reason), **options)
+def dispatcher_saying(text: str, finish_reason: str = "stop", **options: Any) -> ScriptedDispatcher:
+    """A dispatcher that answers everything with one text."""
+    return ScriptedDispatcher(says(text, finish_reason), **options)
 
 
 def tokenizer_folder(path: Path) -> Path:

@@ -19,13 +19,15 @@ from dynosim_runtime.kv_events.subscriber import Subscriptions
 from dynosim_runtime.requests import (
     FinishReason,
     GenerateRequest,
-    Generation,
     RequestRecord,
     Sampling,
+    TokenStream,
 )
-from dynosim_runtime.serving.dispatcher import LiveGenerator, stopwatch
-from dynosim_runtime.serving.membership import Fleet
+from dynosim_runtime.serving.dispatcher import LiveDispatcher, stopwatch
+from dynosim_runtime.serving.in_flight import InFlight
+from dynosim_runtime.serving.membership import Membership
 from dynosim_runtime.serving.metrics import FrontendMetrics
+from dynosim_runtime.serving.placement import Placement
 from dynosim_runtime.serving.router import RouterService
 
 BLOCK = 4
@@ -132,7 +134,7 @@ class Listening:
 
 
 class Inside:
-    """Generator, fleet and router over a scripted engine."""
+    """Dispatcher, members and router over a scripted engine."""
 
     def __init__(
         self,
@@ -153,40 +155,46 @@ class Inside:
         settings = settings or RouterSettings(BLOCK)
         router = KvRouter(settings, CompressedRadixIndex(), policy=policy)
         self.router = RouterService(router, now_ms)
-        self.generator = LiveGenerator(
-            self.router,
-            {"mock": engine, "vllm": engine},
-            live or LiveConfig(),
-            FrontendMetrics(namespace="test", model=MODEL),
-            now_ms,
-            block_size=BLOCK,
-            tracks_output=tracks_output,
-            write_record=self.records.append,
-        )
+        self.metrics = FrontendMetrics(namespace="test", model=MODEL)
+        self.in_flight = InFlight()
 
         async def probe(card: WorkerCard) -> bool:
             self.probed.append(card.name)
             return is_well(card)
 
-        self.fleet = self.generator.fleet = Fleet(
+        self.members = Membership(
             self.router,
             Subscriptions(),
             probe,
+            self.in_flight,
             model=MODEL,
             block_size=BLOCK,
             follows_events=follows_events,
-            num_in_hand=self.generator.num_in_hand,
-            on_lost=self.generator.lose_worker,
             on_change=self._note_change,
+        )
+        self.placement = Placement(
+            self.router,
+            self.members,
+            self.in_flight,
+            {"mock": engine, "vllm": engine},
+            block_size=BLOCK,
+            tracks_output=tracks_output,
+        )
+        self.dispatcher = LiveDispatcher(
+            self.placement,
+            live or LiveConfig(),
+            self.metrics,
+            now_ms,
+            write_record=self.records.append,
         )
         self.show(*[card(name) for name in names])
 
-    def _note_change(self) -> None:
+    def _note_change(self, members: Membership) -> None:
         self.num_changes += 1
 
     def show(self, *cards: WorkerCard) -> None:
         """What discovery shows from now on."""
-        self.fleet.update({card.worker_id: card for card in cards})
+        self.members.update({card.worker_id: card for card in cards})
 
     def caches(self, name: str, tokens: Sequence[int], dp_rank: int = 0) -> None:
         """A worker tells that it has these tokens' full blocks."""
@@ -195,7 +203,7 @@ class Inside:
         self.router.apply_events(worker_id_of(name), dp_rank, [stored])
 
     @property
-    def in_hand(self) -> int:
+    def num_booked(self) -> int:
         """Requests that the router counts as placed."""
         return len(self.router.router.load.bookings)
 
@@ -210,9 +218,9 @@ def request(name: str = "r", *, num_tokens: int = 10, max_tokens: int = 6, **mor
     )
 
 
-async def tokens_of(generation: Generation) -> list[int]:
+async def tokens_of(stream: TokenStream) -> list[int]:
     """All that it delivers."""
     tokens: list[int] = []
-    async for delta in generation:
+    async for delta in stream:
         tokens += delta.token_ids
     return tokens

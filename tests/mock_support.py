@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Iterable, Sequence
 
+from dynosim.engine.pace import NEVER
 from dynosim.engine.spec import EngineSpec
 from dynosim.timing.formulas import LinearModel
 from dynosim.timing.model import StepTimeModel
 from dynosim_runtime.mock.engine import (
-    NEVER,
     MockCall,
     MockEngine,
     MockRequest,
@@ -59,9 +59,13 @@ class FakeClock:
 
 
 def mock_engine(
-    spec: EngineSpec, timing: StepTimeModel = TIMING, tokens: TokenSource | None = None
+    spec: EngineSpec,
+    timing: StepTimeModel = TIMING,
+    tokens: TokenSource | None = None,
+    *,
+    stats: MockStats | None = None,
 ) -> MockEngine:
-    return MockEngine(spec, timing, tokens or TokenSource(3, VOCABULARY), MockStats())
+    return MockEngine(spec, timing, tokens or TokenSource(3, VOCABULARY), stats or MockStats())
 
 
 def call(prompt_ids: Sequence[int], max_tokens: int, **options: object) -> MockCall:

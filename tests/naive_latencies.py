@@ -35,6 +35,14 @@ def mean(values: list[float]) -> float | None:
     return math.fsum(values) / len(values) if values else None
 
 
+def mean_gpus(run: Run, start_ms: float, end_ms: float) -> float:
+    """GPU time held between two times over that time; at an instant, the GPUs held then."""
+    if end_ms <= start_ms:
+        return sum(worker.gpus for worker in run.workers if worker.launched_ms <= start_ms)
+    held_ms = [worker.gpus * worker.lived_ms(start_ms, end_ms) for worker in run.workers]
+    return math.fsum(held_ms) / (end_ms - start_ms)
+
+
 def ratio(part: float, whole: float) -> float | None:
     return part / whole if whole else None
 
@@ -136,7 +144,7 @@ def goodput_keys(run: Run, sla: Any, duration_ms: float) -> Report:
 # ---- the steady part -------------------------------------------------------------------------
 
 
-def steady_keys(run: Run, gpus: int) -> Report:
+def steady_keys(run: Run) -> Report:
     """From when a tenth of the requests has come to the last arrival."""
     arrivals = sorted(r.arrival_ms for r in run.requests if r.arrival_ms is not None)
     start_ms, end_ms = (arrivals[len(arrivals) // 10], arrivals[-1]) if arrivals else (0.0, 0.0)
@@ -151,7 +159,7 @@ def steady_keys(run: Run, gpus: int) -> Report:
         "steady_end_ms": end_ms if has_window else None,
         "steady_num_requests": len(inside) if has_window else None,
         "steady_mean_itl_ms": _mean_gap_ms(inside),
-        **_steady_rates(run, start_ms, end_ms, gpus),
+        **_steady_rates(run, start_ms, end_ms),
     }
     samples = {"ttft_ms": ttft_ms, "tpot_ms": tpot_ms, "e2e_latency_ms": e2e_ms}
     for metric, latency in samples.items():
@@ -169,7 +177,7 @@ def _mean_gap_ms(requests: list[Request]) -> float | None:
     return mean(gaps)
 
 
-def _steady_rates(run: Run, start_ms: float, end_ms: float, gpus: int) -> Report:
+def _steady_rates(run: Run, start_ms: float, end_ms: float) -> Report:
     names = ("offered_rps", "request_throughput_rps", "output_throughput_tok_s",
              "output_tok_s_per_gpu")  # fmt: skip
     if end_ms <= start_ms:
@@ -179,6 +187,7 @@ def _steady_rates(run: Run, start_ms: float, end_ms: float, gpus: int) -> Report
     def number_inside(times: list[float | None]) -> int:
         return sum(time is not None and start_ms < time <= end_ms for time in times)
 
+    gpus = mean_gpus(run, start_ms, end_ms)
     first = number_inside([request.first_ms for request in run.requests])
     ends_ms = _ends_of_ordinary_gaps(run)
     surely = sum(start_ms + SAME_MS < end <= end_ms - SAME_MS for end in ends_ms)
@@ -189,7 +198,7 @@ def _steady_rates(run: Run, start_ms: float, end_ms: float, gpus: int) -> Report
         "steady_request_throughput_rps": number_inside([r.finish_ms for r in run.completed])
         / seconds,
         "steady_output_throughput_tok_s": Between(low, high),
-        "steady_output_tok_s_per_gpu": Between(low / gpus, high / gpus),
+        "steady_output_tok_s_per_gpu": Between(low / gpus, high / gpus) if gpus else None,
     }
 
 

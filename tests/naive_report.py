@@ -13,6 +13,7 @@ from naive_latencies import (
     goodput_keys,
     latency_keys,
     mean,
+    mean_gpus,
     per_second,
     ratio,
     steady_keys,
@@ -26,18 +27,17 @@ from dynosim.timing.fitted import FittedModel
 
 def naive_report(outcome: RunOutcome, run: Run) -> Report:
     """The report of `run`, which is `outcome` in plain Python; all keys but the real clock's."""
-    gpus = run.num_workers * run.gpus_per_worker
     duration_ms = max([r.finish_ms for r in run.completed if r.finish_ms is not None], default=0.0)
     return {
         **_counts(run),
         "duration_ms": duration_ms,
-        **_rates(run, duration_ms, gpus),
-        **_sizes_and_use(run, gpus),
+        **_rates(run, duration_ms, mean_gpus(run, 0.0, duration_ms)),
+        **_sizes_and_use(run),
         **_reuse(run),
         **_spread(run),
         **_router(run),
         **latency_keys(run),
-        **steady_keys(run, gpus),
+        **steady_keys(run),
         **goodput_keys(run, outcome.config.sla, duration_ms),
         **saturation_keys(run),
         **_step_times(outcome, run),
@@ -63,7 +63,7 @@ def _counts(run: Run) -> Report:
     }
 
 
-def _rates(run: Run, duration_ms: float, gpus: int) -> Report:
+def _rates(run: Run, duration_ms: float, gpus: float) -> Report:
     inputs = sum(request.input_tokens for request in run.completed)
     outputs = sum(len(request.token_ms) for request in run.completed)
     return {
@@ -71,28 +71,49 @@ def _rates(run: Run, duration_ms: float, gpus: int) -> Report:
         "input_throughput_tok_s": per_second(inputs, duration_ms),
         "output_throughput_tok_s": per_second(outputs, duration_ms),
         "total_throughput_tok_s": per_second(inputs + outputs, duration_ms),
-        "output_tok_s_per_gpu": per_second(outputs / gpus, duration_ms),
-        "total_tok_s_per_gpu": per_second((inputs + outputs) / gpus, duration_ms),
+        "output_tok_s_per_gpu": per_second(outputs / gpus, duration_ms) if gpus else None,
+        "total_tok_s_per_gpu": per_second((inputs + outputs) / gpus, duration_ms) if gpus else None,
     }
 
 
-def _sizes_and_use(run: Run, gpus: int) -> Report:
+def _sizes_and_use(run: Run) -> Report:
     """Size of the cluster and how much of it was used, by single steps."""
     busy_ms = math.fsum(step.end_ms - step.start_ms for step in run.steps)
-    most_blocks = max([step.used_blocks for step in run.steps], default=0)
+    used = [step.used_blocks / run.workers[step.worker].usable_blocks for step in run.steps]
+    held_ms = [(worker.gpus, worker.lived_ms(0.0, run.end_ms)) for worker in run.workers]
     return {
-        "num_gpus": gpus,
-        "num_workers": run.num_workers,
-        "gpus_per_worker": run.gpus_per_worker,
-        "gpu_hours": gpus * run.end_ms / 1000 / 3600,
-        "num_gpu_blocks": run.num_gpu_blocks,
+        "num_gpus": most_at_once(run, [worker.gpus for worker in run.workers]),
+        "num_workers": most_at_once(run, [1 for _ in run.workers]),
+        "gpus_per_worker": the_same([worker.gpus for worker in run.workers]),
+        "gpu_hours": math.fsum(gpus * ms for gpus, ms in held_ms) / 1000 / 3600,
+        "num_gpu_blocks": the_same([worker.usable_blocks for worker in run.workers]),
         "block_size": run.block_size,
-        "peak_kv_usage_share": most_blocks / run.num_gpu_blocks,
-        "worker_busy_share": ratio(busy_ms, run.num_workers * run.end_ms),
+        "peak_kv_usage_share": max(used, default=0.0),
+        "worker_busy_share": ratio(busy_ms, math.fsum(ms for _, ms in held_ms)),
         "num_steps": len(run.steps),
         "preemptions": sum(request.preemptions for request in run.requests),
         "committed_prefill_tokens": _computed_prompt_tokens(run),
     }
+
+
+def most_at_once(run: Run, amounts: list[int]) -> int:
+    """The largest sum over the workers there at one instant: as one comes, the sum is looked at."""
+    instants_ms = [worker.launched_ms for worker in run.workers if worker.launched_ms <= run.end_ms]
+    sums = [
+        sum(
+            amount
+            for amount, worker in zip(amounts, run.workers, strict=True)
+            if worker.launched_ms <= now_ms
+            and (worker.ended_ms is None or now_ms < worker.ended_ms)
+        )
+        for now_ms in instants_ms
+    ]
+    return max(sums, default=0)
+
+
+def the_same(values: list[int]) -> int | None:
+    """The only value there is, if there is only one."""
+    return values[0] if len(set(values)) == 1 else None
 
 
 def _computed_prompt_tokens(run: Run) -> int:
@@ -120,15 +141,20 @@ def _reuse(run: Run) -> Report:
 
 def _spread(run: Run) -> Report:
     """How requests were spread over workers, whatever became of them."""
-    counts = [0] * run.num_workers
+    counts = [0] * len(run.workers)
     for request in run.requests:
         if request.worker is not None:
             counts[request.worker] += 1
     placed = sum(counts)
     if placed == 0:
         return {"busiest_worker_request_share": None, "worker_request_cv": None}
-    each = placed / run.num_workers
-    variance = sum((count - each) ** 2 for count in counts) / run.num_workers
+    served = [
+        count
+        for count, worker in zip(counts, run.workers, strict=True)
+        if worker.ready_ms is not None
+    ]
+    each = placed / len(served)
+    variance = sum((count - each) ** 2 for count in served) / len(served)
     return {
         "busiest_worker_request_share": max(counts) / placed,
         "worker_request_cv": math.sqrt(variance) / each,
@@ -238,4 +264,4 @@ def _longest_request(outcome: RunOutcome) -> int:
     engine = outcome.config.engine
     if engine.max_model_len is not None:
         return engine.max_model_len
-    return outcome.result.num_gpu_blocks * engine.block_size
+    return (outcome.capacity.num_gpu_blocks - 1) * engine.block_size

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from naive_serving import Served, Step
 
-from dynosim.records import RequestStatus, RoutingStats, RunResult, Trace
+from dynosim.records import RequestStatus, RoutingStats, RunResult, Trace, WorkerLog
 
 
 @dataclass
@@ -29,6 +29,7 @@ class Request:
     cached_tokens: int
     worker: int | None
     preemptions: int
+    migrations: int
     status: str
     error: str | None
     is_timed: bool  # brought by the trace's clock
@@ -42,6 +43,22 @@ class Request:
     @property
     def first_ms(self) -> float | None:
         return self.token_ms[0] if self.token_ms else None
+
+
+@dataclass
+class Worker:
+    """A worker and when it was there; one without an end is there at the end of the run."""
+
+    gpus: int
+    usable_blocks: int
+    launched_ms: float
+    ready_ms: float | None
+    ended_ms: float | None
+
+    def lived_ms(self, start_ms: float, end_ms: float) -> float:
+        """How long it was there between two times."""
+        until_ms = end_ms if self.ended_ms is None else min(self.ended_ms, end_ms)
+        return max(0.0, until_ms - max(self.launched_ms, start_ms))
 
 
 @dataclass
@@ -73,9 +90,7 @@ class Run:
     requests: list[Request]
     steps: list[Step]
     rows: list[Row]
-    num_workers: int
-    gpus_per_worker: int
-    num_gpu_blocks: int
+    workers: list[Worker]
     block_size: int
     end_ms: float
     routing: RoutingStats | None
@@ -93,12 +108,20 @@ def plain_run(result: RunResult, trace: Trace, served: Served) -> Run:
         requests=[_request(index, result, trace, served) for index in range(len(trace))],
         steps=served.steps,
         rows=[Row(*values) for values in zip(*columns, strict=True)],
-        num_workers=result.num_workers,
-        gpus_per_worker=result.gpus_per_worker,
-        num_gpu_blocks=result.num_gpu_blocks,
+        workers=[_worker(result.workers, index) for index in range(len(result.workers))],
         block_size=result.block_size,
         end_ms=result.end_ms,
         routing=result.routing,
+    )
+
+
+def _worker(log: WorkerLog, index: int) -> Worker:
+    return Worker(
+        gpus=int(log.gpus[index]),
+        usable_blocks=int(log.usable_blocks[index]),
+        launched_ms=float(log.launched_ms[index]),
+        ready_ms=known(log.ready_ms[index]),
+        ended_ms=known(log.ended_ms[index]),
     )
 
 
@@ -118,6 +141,7 @@ def _request(index: int, result: RunResult, trace: Trace, served: Served) -> Req
         cached_tokens=int(log.cached_tokens[index]),
         worker=None if worker < 0 else worker,
         preemptions=int(log.preemptions[index]),
+        migrations=int(log.migrations[index]),
         status=RequestStatus(int(log.status[index])).name.lower(),
         error=log.errors.get(index),
         is_timed=log.is_timed is None or bool(log.is_timed[index]),

@@ -131,7 +131,13 @@ def _sustained(run: Run, *, is_saturated: bool) -> tuple[float | None, float | N
     arrivals = [request.arrival_ms for request in run.requests if request.arrival_ms is not None]
     rate, since = 0.0, []
     for worker, of_worker in rows.items():
-        rate += _rate_of_worker(run, worker, of_worker, waited[worker])
+        stepping_ms = max(row.end_ms for row in run.rows)
+        lived_ms = run.workers[worker].lived_ms(0.0, stepping_ms)
+        of_its_life = _rate_of_worker(run, worker, of_worker, waited[worker], lived_ms)
+        rate += of_its_life * lived_ms / stepping_ms if stepping_ms > 0 else 0.0
+        ended_ms = run.workers[worker].ended_ms
+        if ended_ms is not None and ended_ms <= max(arrivals):
+            continue  # nothing is in its queue any more
         full_ms = _full_since_ms(of_worker, waited[worker], max(arrivals))
         since += [] if full_ms is None else [full_ms]
     return rate, min(since) if since and is_saturated else None
@@ -167,8 +173,10 @@ def _waits_in_router(run: Run, at_ms: float) -> bool:
     return False
 
 
-def _rate_of_worker(run: Run, worker: int, rows: list[Row], flags: list[bool]) -> float:
-    """Output tokens a second in the rows that something waited for; else over the whole run.
+def _rate_of_worker(
+    run: Run, worker: int, rows: list[Row], flags: list[bool], lived_ms: float
+) -> float:
+    """Output tokens a second in the rows that something waited for; else over all of its life.
 
     A chunk of a prompt counts as the share of a token that chunks of this worker make on average.
     """
@@ -176,7 +184,7 @@ def _rate_of_worker(run: Run, worker: int, rows: list[Row], flags: list[bool]) -
     if chosen:
         busy_ms = sum(row.duration_ms for row in chosen)
     else:
-        chosen, busy_ms = rows, max(row.end_ms for row in run.rows)
+        chosen, busy_ms = rows, lived_ms
     answered = [r for r in run.requests if r.worker == worker and r.token_ms]
     chunks = sum(row.num_prefills for row in rows)
     per_chunk = min(1.0, len(answered) / chunks) if chunks else 1.0

@@ -65,8 +65,8 @@ def serve_again(
     """All workers of a run, on the clients' clock. Tokens are told when they reach the client."""
     until_ms = NEVER if max_sim_time_ms is None else max_sim_time_ms - timing.egress_ms
     together = Served()
-    for worker in range(result.num_workers):
-        is_cpu = worker >= result.num_workers - cpu_workers
+    for worker in range(len(result.workers)):
+        is_cpu = worker >= len(result.workers) - cpu_workers
         model = ScaledModel(timing, cpu_step_time_scale) if is_cpu else timing
         one = _Worker(worker, engine, trace, model, until_ms)
         one.serve(_sent_to(worker, result))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from naive_latencies import e2e_ms, tpot_ms, ttft_ms
-from naive_run import Request, Row, Run
+from naive_run import Request, Row, Run, Worker
 
 Record = dict[str, Any]
 
@@ -40,7 +40,7 @@ def _record(request: Request) -> Record:
         "tpot_ms": tpot_ms(request),
         "e2e_ms": e2e_ms(request),
         "preemptions": request.preemptions,
-        "migrations": 0,
+        "migrations": request.migrations,
         "status": request.status,
         "error": request.error,
     }
@@ -86,7 +86,7 @@ def timeline_rows(run: Run) -> list[Record]:
     lengths_ms = [interval_ms] * (count - 1) + [last_ms if last_ms > 0 else interval_ms]
     cells = [
         [Cell(number * interval_ms, lengths_ms[number]) for number in range(count)]
-        for _ in range(run.num_workers)
+        for _ in run.workers
     ]
     for row in run.rows:
         _spread(row, cells[row.worker], interval_ms)
@@ -94,7 +94,7 @@ def timeline_rows(run: Run) -> list[Record]:
         if request.worker is not None:
             _count(request, cells[request.worker], interval_ms)
     return [
-        _told(worker, cell, run.num_gpu_blocks)
+        _told(worker, cell, run.workers[worker])
         for worker, of_worker in enumerate(cells)
         for cell in of_worker
     ]
@@ -131,19 +131,23 @@ def _count(request: Request, cells: list[Cell], interval_ms: float) -> None:
         cells[_number(request.first_ms, cells, interval_ms)].output_tokens += 1
 
 
-def _told(worker: int, cell: Cell, num_gpu_blocks: int) -> Record:
-    """Levels are means over the interval, in which an idle worker counts zero."""
+def _told(number: int, cell: Cell, worker: Worker) -> Record:
+    """Levels are means over the time that the worker was there, in which it may have been idle."""
+    lived_ms = worker.lived_ms(cell.start_ms, cell.start_ms + cell.length_ms)
+    levels = {
+        "busy_share": cell.busy_ms,
+        "running": cell.running,
+        "waiting": cell.waiting,
+        "kv_blocks_used": cell.blocks,
+        "kv_used_share": cell.blocks / worker.usable_blocks,
+    }
     return {
-        "worker_id": worker,
+        **{name: level / lived_ms if lived_ms > 0 else None for name, level in levels.items()},
+        "worker_id": number,
         "start_ms": cell.start_ms,
         "interval_ms": cell.length_ms,
-        "busy_share": cell.busy_ms / cell.length_ms,
         "steps": cell.steps,
         "mean_batch": cell.batch / cell.busy_ms if cell.busy_ms > 0 else None,
-        "running": cell.running / cell.length_ms,
-        "waiting": cell.waiting / cell.length_ms,
-        "kv_blocks_used": cell.blocks / cell.length_ms,
-        "kv_used_share": cell.blocks / cell.length_ms / num_gpu_blocks,
         "prefill_tokens": cell.prompt_tokens,
         "output_tokens": cell.output_tokens,
         "admitted": len(cell.admitted),

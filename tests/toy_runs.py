@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dynosim.records import FloatArray, IntArray, RequestLog, RunResult, StepLog, Trace
+from dynosim.records import FloatArray, IntArray, RequestLog, RunResult, StepLog, Trace, WorkerLog
 
 BLOCK = 16
 STEP_COLUMNS = tuple(StepLog.__slots__)
@@ -200,9 +200,11 @@ def _collect(requests: list[ToyRequest], servers: list[ToyWorker], timing: ToyTi
         requests=log,
         steps=StepLog(**columns),
         stalled_gaps_ms=np.array([g for s in servers for g in s.stalled_gaps]),
-        num_workers=len(servers),
-        gpus_per_worker=2,
-        num_gpu_blocks=max(1, int(columns["used_blocks"].max(initial=0)) * 5 // 4 + 1),
+        workers=WorkerLog.equal(
+            len(servers),
+            gpus=2,
+            usable_blocks=max(1, int(columns["used_blocks"].max(initial=0)) * 5 // 4 + 1),
+        ),
         block_size=BLOCK,
         end_ms=max((s.now_ms for s in servers), default=0.0),
         num_preemptions=int(log.preemptions.sum()),
@@ -233,5 +235,6 @@ def _request_log(requests: list[ToyRequest]) -> RequestLog:
         cached_tokens=whole([r.cached_tokens for r in requests]),
         worker_id=whole([r.worker for r in requests]),
         preemptions=whole([r.preemptions for r in requests]),
+        migrations=whole([0 for _ in requests]),
         status=whole([0] * len(requests)),
     )

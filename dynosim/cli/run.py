@@ -193,7 +193,7 @@ def _event_files(outcome: RunOutcome) -> dict[str, Callable[[Path], None]]:
     from dynosim.metrics.tables import event_table
     from dynosim.plots.event_density import write_event_density_png
 
-    num_workers = outcome.result.num_workers
+    num_workers = len(outcome.result.workers)
     return {
         "kv_events.parquet": parquet_writer(lambda: event_table(log)),
         "kv_events.png": lambda path: write_event_density_png(path, log, num_workers),

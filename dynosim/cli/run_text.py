@@ -80,10 +80,10 @@ def _facts(outcome: RunOutcome, intervals: "Intervals | None") -> list[tuple[str
          f"{r['duration_ms'] / 1e3:,.1f} s ({_number(r['request_throughput_rps'])}/s)"),
         ("throughput", f"{made} output tok/s, {total} in all"),
         ("per GPU", f"{_number(r['output_tok_s_per_gpu'])} output tok/s on each of "
-         f"{r['num_gpus']} GPUs ({r['num_workers']} workers of {r['gpus_per_worker']})"),
+         f"{_size(r)}"),
         ("per user", f"{_number(r['mean_output_token_throughput_per_user'])} output tok/s"),
         ("cache reuse", f"{_percent(r['prefix_cache_reused_ratio'])} of prompt tokens"),
-        ("KV cache", f"{r['num_gpu_blocks']:,} blocks of {r['block_size']} per worker "
+        ("KV cache", f"{_blocks(r)} of {r['block_size']} per worker "
          f"({r['kv_capacity_source']}), peak use {_percent(r['peak_kv_usage_share'])}"),
         ("routing", _routing_fact(outcome)),
         ("preemptions", f"{r['preemptions']:,}"),
@@ -164,3 +164,15 @@ def _number(value: float | int | None) -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _size(report: Mapping[str, Any]) -> str:
+    """GPUs and workers, at most at once."""
+    each = report["gpus_per_worker"]
+    workers = f"{report['num_workers']} workers" + ("" if each is None else f" of {each}")
+    return f"{report['num_gpus']} GPUs ({workers})"
+
+
+def _blocks(report: Mapping[str, Any]) -> str:
+    number = report["num_gpu_blocks"]
+    return "different numbers of blocks" if number is None else f"{number:,} blocks"

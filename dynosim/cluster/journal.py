@@ -5,7 +5,7 @@ from array import array
 
 import numpy as np
 
-from dynosim.records import NO_REQUEST, RequestLog, RequestStatus, StepLog, Trace
+from dynosim.records import NO_REQUEST, IntArray, RequestLog, RequestStatus, StepLog, Trace
 
 NAN = float("nan")
 STEP_ROW = struct.Struct("2d10q")  # start and duration, then the counts in StepLog's order
@@ -32,6 +32,7 @@ class Journal:
         self.worker_id = [-1] * num_requests
         self.dispatch_ms: dict[int, float] = {}  # where later than the arrival
         self.preemptions: dict[int, int] = {}
+        self.migrations: dict[int, int] = {}
         self.status = [int(RequestStatus.UNFINISHED)] * num_requests
         self.errors: dict[int, str] = {}
         self.stalled_gaps_ms = array("d")
@@ -46,8 +47,6 @@ class Journal:
         worker = np.array(self.worker_id, np.int64)
         dispatch = np.where(worker >= 0, arrival, np.nan)
         dispatch[list(self.dispatch_ms)] = list(self.dispatch_ms.values())
-        preemptions = np.zeros(len(worker), np.int64)
-        preemptions[list(self.preemptions)] = list(self.preemptions.values())
         return RequestLog(
             arrival_ms=arrival,
             dispatch_ms=dispatch,
@@ -59,7 +58,8 @@ class Journal:
             output_tokens=np.array(self.produced_tokens, np.int64),
             cached_tokens=np.array(self.cached_tokens, np.int64),
             worker_id=worker,
-            preemptions=preemptions,
+            preemptions=_counted(self.preemptions, len(worker)),
+            migrations=_counted(self.migrations, len(worker)),
             status=np.array(self.status, np.int64),
             errors=self.errors,
             is_timed=is_timed,
@@ -83,3 +83,10 @@ class Journal:
             num_waiting=counts[:, 8],
             used_blocks=counts[:, 9],
         )
+
+
+def _counted(counts: dict[int, int], length: int) -> IntArray:
+    """Rare counts as a column."""
+    column = np.zeros(length, np.int64)
+    column[list(counts)] = list(counts.values())
+    return column

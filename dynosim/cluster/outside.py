@@ -7,7 +7,9 @@ once the run is over; only ends that cause arrivals need it earlier.
 
 from dataclasses import replace
 
-from dynosim.records import RunResult
+import numpy as np
+
+from dynosim.records import FloatArray, RunResult, WorkerLog
 
 
 def as_clients_see(result: RunResult, *, ingress_ms: float, egress_ms: float) -> RunResult:
@@ -19,6 +21,7 @@ def as_clients_see(result: RunResult, *, ingress_ms: float, egress_ms: float) ->
         events = replace(events, time_ms=events.time_ms + ingress_ms)
     return replace(
         result,
+        workers=_later(result.workers, ingress_ms),
         requests=replace(
             log,
             dispatch_ms=log.dispatch_ms + ingress_ms,
@@ -30,4 +33,18 @@ def as_clients_see(result: RunResult, *, ingress_ms: float, egress_ms: float) ->
         steps=replace(steps, start_ms=steps.start_ms + ingress_ms),
         kv_events=events,
         end_ms=result.end_ms + both_ms,
+    )
+
+
+def _later(workers: WorkerLog, delay_ms: float) -> WorkerLog:
+    """Their lives; those of the run's start are there when the first client comes."""
+
+    def later(times_ms: FloatArray) -> FloatArray:
+        return np.where(times_ms > 0, times_ms + delay_ms, times_ms)
+
+    return replace(
+        workers,
+        launched_ms=later(workers.launched_ms),
+        ready_ms=later(workers.ready_ms),
+        ended_ms=workers.ended_ms + delay_ms,
     )

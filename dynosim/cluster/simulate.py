@@ -8,6 +8,7 @@ import numpy as np
 
 from dynosim.cluster.fleet import Fleet
 from dynosim.cluster.journal import Journal
+from dynosim.cluster.lives import Life, worker_log
 from dynosim.cluster.outside import as_clients_see
 from dynosim.cluster.routing import RoutingSpec, make_placer
 from dynosim.cluster.spec import ClusterSpec, RunOptions
@@ -70,22 +71,17 @@ def simulate(
     until_ms = _run(fleet, until_ms, processes)
     for worker in workers:
         worker.engine.cut_off(until_ms)
-    pools = [pool for _, pool in cluster.workers()]
-    scales = np.array([pool.step_time_scale for pool in pools])
     result = RunResult(
         requests=journal.request_log(is_closed_loop=options.concurrency is not None),
         steps=journal.step_log(),
         stalled_gaps_ms=np.array(journal.stalled_gaps_ms),
-        num_workers=len(pools),
-        gpus_per_worker=pools[0].gpus_per_worker,
-        num_gpu_blocks=pools[0].engine.usable_blocks,
+        workers=worker_log([Life(pool) for _, pool in cluster.workers()]),
         block_size=cluster.block_size,
         end_ms=until_ms if fleet.next_ms() < NEVER else fleet.now_ms,
         num_preemptions=sum(worker.engine.core.num_preemptions for worker in workers),
         num_scheduling_events=sum(worker.engine.num_events for worker in workers),
         routing=placer.stats(),
         kv_events=placer.kv_events(),
-        step_time_scale=None if (scales == 1.0).all() else scales,
         simulate_wall_ms=(time.perf_counter() - started) * 1e3,
     )
     if outside_ms == 0:

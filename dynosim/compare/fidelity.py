@@ -290,7 +290,7 @@ class _Judge:
                 scores(self._measured, predicted, rows) if has_rest else [],
                 {
                     "timing": timing.description,
-                    "num_gpu_blocks": result.num_gpu_blocks + 1,
+                    "num_gpu_blocks": int(result.workers.usable_blocks[0]) + 1,
                     "preemptions": result.num_preemptions,
                     "distances": [asdict(one) for one in distances(self._measured, predicted)],
                     "steps_in_range": inside_shares(timing, result.steps),

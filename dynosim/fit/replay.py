@@ -87,7 +87,7 @@ def taken_by_engines_ms(
     """`taken_ms` of requests that became visible to the engine that served them."""
     taken = visible_ms.copy()
     engines = result.requests.worker_id
-    for engine in range(result.num_workers):
+    for engine in range(len(result.workers)):
         here = engines == engine
         taken[here] = taken_ms(steps_of(result.steps, engine), timing, visible_ms[here])
     return taken

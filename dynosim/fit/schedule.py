@@ -49,7 +49,7 @@ def held_schedule(
     share = np.zeros(count)
     compositions = []
     before = 0
-    for engine in range(result.num_workers):
+    for engine in range(len(result.workers)):
         rows = np.flatnonzero(engines == engine)
         steps = steps_of(result.steps, engine)
         found = _of_engine(steps, result.requests, rows, timing, clock)

@@ -19,6 +19,7 @@ def check_conservation(result: RunResult, trace: Trace) -> None:
     _check_requests(result, trace)
     _check_times(result.requests)
     _check_steps(result)
+    _check_lives(result)
     _check_tokens(result)
     _check_prefill(result)
 
@@ -85,10 +86,36 @@ def _check_steps(result: RunResult) -> None:
     _check_all("a row with prefill work is one step", ~mixed, "step row")
     _check_all(
         "no more KV blocks are used than there are",
-        (steps.used_blocks >= 0) & (steps.used_blocks <= result.num_gpu_blocks),
+        (steps.used_blocks >= 0)
+        & (steps.used_blocks <= result.workers.usable_blocks[steps.worker_id]),
         "step row",
     )
     _check_no_overlap(steps)
+
+
+def _check_lives(result: RunResult) -> None:
+    """Nothing is asked of a worker that is not there, and it does nothing."""
+    workers, steps, log = result.workers, result.steps, result.requests
+    _check_all(
+        "a worker is launched, gets ready and ends, in this order",
+        ~(workers.ready_ms < workers.launched_ms)
+        & ~(workers.ended_ms < workers.launched_ms)
+        & ~(workers.ended_ms < workers.ready_ms),
+        "worker",
+    )
+    from_ms = np.where(np.isnan(workers.ready_ms), np.inf, workers.ready_ms) - TOLERANCE_MS
+    until_ms = np.where(np.isnan(workers.ended_ms), np.inf, workers.ended_ms) + TOLERANCE_MS
+    _check_all(
+        "a worker steps while it lives",
+        (steps.start_ms >= from_ms[steps.worker_id])
+        & (steps.start_ms + steps.duration_ms <= until_ms[steps.worker_id]),
+        "step row",
+    )
+    placed = np.flatnonzero((log.worker_id >= 0) & (log.migrations == 0))
+    worker, at_ms = log.worker_id[placed], log.dispatch_ms[placed]
+    is_there = np.ones(len(log.worker_id), np.bool_)
+    is_there[placed] = (at_ms >= from_ms[worker]) & (at_ms <= until_ms[worker])
+    _check_all("requests go to workers that are ready", is_there, "request")
 
 
 def _check_no_overlap(steps: StepLog) -> None:
@@ -118,13 +145,13 @@ def _check_tokens(result: RunResult) -> None:
 
 
 def _check_prefill(result: RunResult) -> None:
-    """Computed plus cached prompt tokens are the prompts; preemption only adds to the computed."""
+    """Computed plus cached prompt tokens are the prompts; preemption and failures only add."""
     log = result.requests
     served = log.status == RequestStatus.COMPLETED
     computed = int(result.steps.prefill_tokens.sum())
     needed = int((log.input_tokens - log.cached_tokens)[served].sum())
     others = ~served & ~np.isnan(log.scheduled_ms)
-    exact = result.num_preemptions == 0 and not others.any()
+    exact = result.num_preemptions == 0 and not (others.any() or log.migrations.any())
     if computed < needed or (exact and computed != needed):
         _fail(
             "prompt tokens are computed or cached",

@@ -15,6 +15,13 @@ from numpy.typing import NDArray
 from dynosim.metrics.decode_runs import DecodeTimes
 from dynosim.metrics.gaps import summarize_gaps
 from dynosim.metrics.in_range import in_range_keys
+from dynosim.metrics.lives import (
+    common,
+    lived_shares,
+    mean_gpus,
+    most_at_once,
+    step_time_scales,
+)
 from dynosim.metrics.percentiles import summarize_sample
 from dynosim.metrics.routing import hit_keys, router_keys, share_keys
 from dynosim.metrics.saturation import load_of
@@ -77,30 +84,28 @@ def summarize(
     *,
     sla: Sla | None,
     wall_time_ms: float,
-    num_gpus: int | None = None,
 ) -> dict[str, Any]:
     """The report of a run, ready for JSON.
 
-    `wall_time_ms` is the real time of the whole job. `num_gpus` defaults to workers times GPUs per
-    worker. The ITL pool is described at `dynosim.metrics.gaps.summarize_gaps`.
+    `wall_time_ms` is the real time of the whole job. Rates per GPU are per GPU held on average
+    while the rate is counted. The ITL pool is described at `dynosim.metrics.gaps.summarize_gaps`.
     """
     log = result.requests
     completed = log.status == RequestStatus.COMPLETED
     latencies = Latencies.of(log)
     duration_ms = float(log.finish_ms[completed].max()) if completed.any() else 0.0
-    gpus = result.num_workers * result.gpus_per_worker if num_gpus is None else num_gpus
     report: dict[str, Any] = {
         **_counts(log, completed),
         "duration_ms": duration_ms,
         "wall_time_ms": wall_time_ms,
-        **_throughput(log, completed, duration_ms, gpus),
-        **_cluster(result, gpus),
+        **_throughput(log, completed, duration_ms, mean_gpus(result.workers, 0.0, duration_ms)),
+        **_cluster(result),
         **_cache(result, completed),
         **hit_keys(result, completed),
         **share_keys(result),
         **router_keys(result),
         **_latency_keys(result, latencies, completed, timing),
-        **steady_keys(result, timing, latencies.ttft_ms, latencies.tpot_ms, latencies.e2e_ms, gpus),
+        **steady_keys(result, timing, latencies.ttft_ms, latencies.tpot_ms, latencies.e2e_ms),
         **_goodput(log, latencies, completed, sla, duration_ms),
         **load_of(result).report_keys(),
         **_timing_keys(result.steps, timing),
@@ -138,9 +143,9 @@ def _counts(log: RequestLog, completed: BoolArray) -> dict[str, Any]:
 
 
 def _throughput(
-    log: RequestLog, completed: BoolArray, duration_ms: float, gpus: int
+    log: RequestLog, completed: BoolArray, duration_ms: float, gpus: float
 ) -> dict[str, Any]:
-    """Rates over the whole run, first arrival to last completion."""
+    """Rates over the whole run, first arrival to last completion; `gpus` are held on average."""
     inputs, outputs = (
         int(log.input_tokens[completed].sum()),
         int(log.output_tokens[completed].sum()),
@@ -150,24 +155,27 @@ def _throughput(
         "input_throughput_tok_s": per_second(inputs, duration_ms),
         "output_throughput_tok_s": per_second(outputs, duration_ms),
         "total_throughput_tok_s": per_second(inputs + outputs, duration_ms),
-        "output_tok_s_per_gpu": per_second(outputs / gpus, duration_ms),
-        "total_tok_s_per_gpu": per_second((inputs + outputs) / gpus, duration_ms),
+        "output_tok_s_per_gpu": per_second(outputs / gpus, duration_ms) if gpus else None,
+        "total_tok_s_per_gpu": per_second((inputs + outputs) / gpus, duration_ms) if gpus else None,
     }
 
 
-def _cluster(result: RunResult, gpus: int) -> dict[str, Any]:
-    """Size and use. Workers exist from the first arrival to the last event."""
-    steps = result.steps
-    provisioned_ms = result.end_ms * result.num_workers
-    peak_blocks = int(steps.used_blocks.max()) if len(steps.used_blocks) else 0
+def _cluster(result: RunResult) -> dict[str, Any]:
+    """Size and use: the most workers and GPUs at once; None for sizes in which workers differ.
+
+    Workers of the run's start exist from the first arrival on, those of its end to the last event.
+    """
+    steps, workers, end_ms = result.steps, result.workers, result.end_ms
+    provisioned_ms = end_ms * float(lived_shares(workers, 0.0, end_ms).sum())
+    kv_shares = steps.used_blocks / workers.usable_blocks[steps.worker_id]
     return {
-        "num_gpus": gpus,
-        "num_workers": result.num_workers,
-        "gpus_per_worker": result.gpus_per_worker,
-        "gpu_hours": result.end_ms * gpus / MS_PER_HOUR,
-        "num_gpu_blocks": result.num_gpu_blocks,
+        "num_gpus": most_at_once(workers, workers.gpus, end_ms),
+        "num_workers": most_at_once(workers, np.ones_like(workers.gpus), end_ms),
+        "gpus_per_worker": common(workers.gpus),
+        "gpu_hours": end_ms * mean_gpus(workers, 0.0, end_ms) / MS_PER_HOUR,
+        "num_gpu_blocks": common(workers.usable_blocks),
         "block_size": result.block_size,
-        "peak_kv_usage_share": peak_blocks / result.num_gpu_blocks,
+        "peak_kv_usage_share": kv_shares.max(initial=0.0),
         "worker_busy_share": steps.duration_ms.sum() / provisioned_ms if provisioned_ms else None,
         "num_steps": steps.num_steps.sum(),
         "preemptions": result.num_preemptions,
@@ -196,7 +204,8 @@ def _latency_keys(
     ttft = summarize_sample(latencies.ttft_ms[completed])
     tpot = summarize_sample(latencies.tpot_ms[completed])
     e2e = summarize_sample(latencies.e2e_ms[completed])
-    gaps = summarize_gaps(result.steps, result.stalled_gaps_ms, timing, result.step_time_scale)
+    scales = step_time_scales(result.workers)
+    gaps = summarize_gaps(result.steps, result.stalled_gaps_ms, timing, scales)
     return {
         **ttft.keys_for("ttft_ms"),
         **summarize_sample(latencies.ttst_ms[completed]).keys_for("ttst_ms"),

@@ -50,9 +50,12 @@ def hit_keys(result: RunResult, completed: NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def share_keys(result: RunResult) -> dict[str, Any]:
-    """How requests were spread over workers."""
+    """How requests were spread over the workers that were ever ready to have some."""
     placed = result.requests.worker_id[result.requests.worker_id >= 0]
-    counts = np.bincount(placed, minlength=result.num_workers)
+    counts = np.bincount(placed, minlength=len(result.workers))
+    was_ready = np.zeros(len(counts), np.bool_)
+    was_ready[: len(result.workers)] = ~np.isnan(result.workers.ready_ms)
+    counts = counts[was_ready | (counts > 0)]
     if not len(placed):
         return {"busiest_worker_request_share": None, "worker_request_cv": None}
     return {

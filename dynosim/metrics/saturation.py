@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dynosim.metrics.lives import lived_shares
 from dynosim.metrics.percentiles import median
 from dynosim.records import FloatArray, RequestLog, RequestStatus, RunResult, StepLog
 
@@ -102,8 +103,8 @@ def load_of(result: RunResult) -> Load:
     """The verdict on a run, with what its workers sustained.
 
     Each worker counts with its output while requests waited for it, there or in the router; one for
-    which none ever did, with all its output (it could have made more). The cluster collapses when
-    the first of its queues no longer empties.
+    which none ever did, with all its output (it could have made more); each for the share of the
+    run that it lived. The cluster collapses when the first of its queues no longer empties.
     """
     verdict = judge_saturation(result)
     steps = result.steps
@@ -112,9 +113,14 @@ def load_of(result: RunResult) -> Load:
         return Load(verdict, None, None)
     sustained, since_ms = 0.0, []
     last_ms = float(np.nanmax(result.requests.arrival_ms))
+    stepping_ms = float((steps.start_ms + steps.duration_ms).max())
+    shares = lived_shares(result.workers, 0.0, stepping_ms)
     for worker in np.unique(steps.worker_id).tolist():
         rows = steps.worker_id == worker
-        sustained += _sustained_tok_s(result, rows, is_waited_for)
+        rate = _sustained_tok_s(result, rows, is_waited_for, stepping_ms * float(shares[worker]))
+        sustained += rate * float(shares[worker])
+        if result.workers.ended_ms[worker] <= last_ms:
+            continue  # its queue ended with it
         start_ms = _full_since_ms(steps.start_ms[rows], is_waited_for[rows], last_ms)
         since_ms += [] if start_ms is None else [start_ms]
     collapse_ms = min(since_ms) if verdict.is_saturated and since_ms else None
@@ -122,9 +128,9 @@ def load_of(result: RunResult) -> Load:
 
 
 def _sustained_tok_s(
-    result: RunResult, rows: NDArray[np.bool_], is_waited_for: NDArray[np.bool_]
+    result: RunResult, rows: NDArray[np.bool_], is_waited_for: NDArray[np.bool_], lived_ms: float
 ) -> float:
-    """Output tokens a second of one worker while something waited; else over all of the run.
+    """Output tokens a second of one worker while something waited; else over all of its life.
 
     A prompt makes a token in its last chunk only: chunks count as much as they do on average.
     """
@@ -134,7 +140,7 @@ def _sustained_tok_s(
         busy_ms = float(steps.duration_ms[chosen].sum())
     else:
         chosen = rows
-        busy_ms = float((steps.start_ms + steps.duration_ms).max())
+        busy_ms = lived_ms
     worker = int(steps.worker_id[rows][0])
     num_first = int((~np.isnan(log.first_token_ms) & (log.worker_id == worker)).sum())
     num_chunks = max(int(steps.num_prefills[rows].sum()), 1)

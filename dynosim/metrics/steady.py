@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dynosim.metrics.decode_runs import DecodeTimes
+from dynosim.metrics.lives import mean_gpus, step_time_scales
 from dynosim.metrics.percentiles import summarize_sample
 from dynosim.records import FloatArray, RequestLog, RequestStatus, RunResult
 
@@ -34,7 +35,6 @@ def steady_keys(
     ttft_ms: FloatArray,
     tpot_ms: FloatArray,
     e2e_ms: FloatArray,
-    gpus: int,
 ) -> dict[str, Any]:
     """The `steady_*` keys of the report.
 
@@ -49,7 +49,7 @@ def steady_keys(
     return {
         "steady_start_ms": start_ms,
         "steady_end_ms": end_ms,
-        **_rates(result, timing, start_ms, end_ms, gpus),
+        **_rates(result, timing, start_ms, end_ms),
         **_latencies(result.requests, latency, start_ms, end_ms),
     }
 
@@ -62,9 +62,10 @@ def _empty_keys() -> dict[str, Any]:
 
 
 def _rates(
-    result: RunResult, timing: DecodeTimes, start_ms: float, end_ms: float, gpus: int
+    result: RunResult, timing: DecodeTimes, start_ms: float, end_ms: float
 ) -> dict[str, Any]:
     log = result.requests
+    gpus = mean_gpus(result.workers, start_ms, end_ms)
     per_second = MS_PER_S / (end_ms - start_ms)
     tokens = _between(log.first_token_ms, start_ms, end_ms)
     tokens += _decoded_tokens(result, timing, start_ms, end_ms)
@@ -73,7 +74,7 @@ def _rates(
         "steady_offered_rps": _between(log.arrival_ms, start_ms, end_ms) * per_second,
         "steady_request_throughput_rps": _between(completed, start_ms, end_ms) * per_second,
         "steady_output_throughput_tok_s": tokens * per_second,
-        "steady_output_tok_s_per_gpu": tokens * per_second / gpus,
+        "steady_output_tok_s_per_gpu": tokens * per_second / gpus if gpus else None,
     }
 
 
@@ -83,7 +84,7 @@ def _between(times_ms: FloatArray, start_ms: float, end_ms: float) -> int:
 
 def _decoded_tokens(result: RunResult, timing: DecodeTimes, start_ms: float, end_ms: float) -> int:
     """Decode tokens of the steps that end inside the window."""
-    steps, scale = result.steps, result.step_time_scale
+    steps, scale = result.steps, step_time_scales(result.workers)
     row_end_ms = steps.start_ms + steps.duration_ms
     inside = (steps.start_ms >= start_ms) & (row_end_ms <= end_ms)
     tokens = int((steps.num_decodes * steps.num_steps)[inside].sum())

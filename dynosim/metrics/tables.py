@@ -42,7 +42,8 @@ def request_table(result: RunResult, trace: Trace) -> "pl.DataFrame":
     `prefill_wait_time_ms` is from arrival to the start of the first step that computed one of the
     request's tokens, `prefill_time_ms` from there to the first token: they add up to `ttft_ms`.
     `itl_mean_ms` equals `tpot_ms`: a mean over the gaps of one request. One worker does both phases
-    in an aggregated cluster. `output_tokens` are those produced, not those asked for.
+    in an aggregated cluster: the last that had the request. `output_tokens` are those produced, not
+    those asked for.
     """
     import polars as pl
 
@@ -69,7 +70,7 @@ def request_table(result: RunResult, trace: Trace) -> "pl.DataFrame":
         "tpot_ms": latencies.tpot_ms,
         "e2e_ms": latencies.e2e_ms,
         "preemptions": log.preemptions,
-        "migrations": np.zeros(len(log.status), dtype=np.int64),
+        "migrations": log.migrations,
         "status": _status_names(log.status),
         "error": [log.errors.get(index) for index in range(len(log.status))],
     }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dynosim.metrics.lives import lived_ms
 from dynosim.records import FloatArray, IntArray, RunResult, StepLog
 
 if TYPE_CHECKING:
@@ -67,7 +68,10 @@ def timeline_table(result: RunResult, interval_ms: float | None = None) -> "pl.D
     `kv_used_share`; `prefill_tokens` computed, `output_tokens` produced (first tokens included,
     those that end a gap stretched by preemption left out); `admitted_input_tokens` and
     `admitted_cached_tokens` of the requests first scheduled in the interval, and `admitted`, their
-    number.
+    number. What a request did counts at the worker that had it last.
+
+    Shares and means are over the time that the worker lived in the interval, from its launch to its
+    end; null if it did not.
     """
     import polars as pl
 
@@ -75,21 +79,20 @@ def timeline_table(result: RunResult, interval_ms: float | None = None) -> "pl.D
     if not interval > 0:
         raise ValueError(f"interval_ms must be positive, got {interval_ms}")
     num_intervals = max(1, math.ceil(result.end_ms / interval))
-    cells = _Cells(result, interval, num_intervals)
-    columns = {**cells.step_columns(), **cells.request_columns()}
+    num_workers = len(result.workers)
+    starts: FloatArray = np.arange(num_intervals, dtype=np.float64) * interval
     lengths = np.full(num_intervals, interval)
     lengths[-1] = max(result.end_ms - (num_intervals - 1) * interval, 0.0) or interval
+    cells = _Cells(result, interval, lived_ms(result.workers, starts, lengths))
     return pl.DataFrame(
         {
-            "worker_id": np.repeat(np.arange(result.num_workers), num_intervals),
-            "start_ms": np.tile(np.arange(num_intervals) * interval, result.num_workers),
-            "interval_ms": np.tile(lengths, result.num_workers),
-            **columns,
+            "worker_id": np.repeat(np.arange(num_workers), num_intervals),
+            "start_ms": np.tile(starts, num_workers),
+            "interval_ms": np.tile(lengths, num_workers),
+            **cells.step_columns(),
+            **cells.request_columns(),
         },
         nan_to_null=True,
-    ).with_columns(
-        pl.col("busy_share", "running", "waiting", "kv_blocks_used", "kv_used_share")
-        / pl.col("interval_ms")
     )
 
 
@@ -102,11 +105,13 @@ def _ratio(amounts: FloatArray, bases: FloatArray) -> FloatArray:
 class _Cells:
     """Sums per (worker, interval), flattened worker by worker."""
 
-    def __init__(self, result: RunResult, interval_ms: float, num_intervals: int) -> None:
+    def __init__(self, result: RunResult, interval_ms: float, lived_ms: FloatArray) -> None:
+        num_intervals = lived_ms.shape[1]
         self._result = result
         self._interval_ms = interval_ms
         self._num_intervals = num_intervals
-        self._size = result.num_workers * num_intervals
+        self._size = lived_ms.size
+        self._lived_ms = lived_ms.ravel()
         self._pieces = cut_at_borders(result.steps, interval_ms, num_intervals)
         workers = result.steps.worker_id[self._pieces.row]
         self._cell = workers * num_intervals + self._pieces.interval
@@ -117,24 +122,28 @@ class _Cells:
     def _level(self, values: IntArray) -> FloatArray:
         return self._sum(values[self._pieces.row] * self._pieces.overlap_ms)
 
+    def _mean(self, level_ms: FloatArray) -> FloatArray:
+        """A level summed over ms as its mean over the life of a worker."""
+        return _ratio(level_ms, self._lived_ms)
+
     def _amount(self, values: IntArray) -> FloatArray:
         return self._sum(values[self._pieces.row] * self._pieces.share)
 
     def step_columns(self) -> dict[str, FloatArray]:
-        """Levels are left as ms times level: the caller divides by the interval's length."""
         steps = self._result.steps
         busy_ms = self._sum(self._pieces.overlap_ms)
         batch = self._level(steps.num_decodes + steps.num_prefills)
         blocks = self._level(steps.used_blocks)
         decoded = self._amount(steps.num_decodes * steps.num_steps)
+        usable_blocks = np.repeat(self._result.workers.usable_blocks, self._num_intervals)
         return {
-            "busy_share": busy_ms,
+            "busy_share": self._mean(busy_ms),
             "steps": self._amount(steps.num_steps),
             "mean_batch": _ratio(batch, busy_ms),
-            "running": self._level(steps.num_running),
-            "waiting": self._level(steps.num_waiting),
-            "kv_blocks_used": blocks,
-            "kv_used_share": blocks / self._result.num_gpu_blocks,
+            "running": self._mean(self._level(steps.num_running)),
+            "waiting": self._mean(self._level(steps.num_waiting)),
+            "kv_blocks_used": self._mean(blocks),
+            "kv_used_share": self._mean(blocks / usable_blocks),
             "prefill_tokens": self._amount(steps.prefill_tokens),
             "output_tokens": decoded + self._at(self._result.requests.first_token_ms),
         }

@@ -51,7 +51,8 @@ def timeline_figure(timeline: "pl.DataFrame", *, report: Report) -> "Figure":
     num_workers = int(timeline["worker_id"].n_unique())
     seconds = timeline["start_ms"].to_numpy().reshape(num_workers, -1)[0] / 1000
     for axes, (name, title) in zip(panels, _LEVELS.items(), strict=True):
-        values = timeline[name].to_numpy().reshape(num_workers, -1)
+        levels = timeline[name].to_numpy().reshape(num_workers, -1)
+        values = np.ma.masked_invalid(levels)  # a worker that is not there
         if num_workers <= MAX_LINES:
             for worker, row in enumerate(values):
                 color = style.PALETTE[worker]

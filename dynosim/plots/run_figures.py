@@ -241,12 +241,12 @@ class RunFigures:
     def _per_worker(self, column: str) -> FloatArray:
         """(workers, intervals)"""
         values = self._timeline[column].fill_null(float("nan")).to_numpy()
-        return values.astype(np.float64).reshape(self._result.num_workers, self._num_intervals)
+        return values.astype(np.float64).reshape(len(self._result.workers), self._num_intervals)
 
     def workers(self) -> Figure:
         """Queue, batch, KV use and busy share of every worker over time."""
         layout = self._layout(900)
-        is_lines = self._result.num_workers <= MAX_LINES
+        is_lines = len(self._result.workers) <= MAX_LINES
         panels: list[tuple[str, dict[str, Any]]] = []
         data: list[dict[str, Any]] = []
         for index, (title, column, tickformat) in enumerate(_WORKER_PANELS):

@@ -8,7 +8,7 @@ from dynosim.metrics.percentiles import STATISTICS
 from dynosim.plots import style
 from dynosim.plots.page import Note, Page, Part, folded, number, preformatted, table, write_page
 from dynosim.plots.run_figures import RunFigures
-from dynosim.records import RunResult, Trace
+from dynosim.records import RunResult, Trace, WorkerLog
 
 Report = Mapping[str, Any]
 
@@ -51,8 +51,7 @@ def run_page(title: str, config_yaml: str, report: Report, result: RunResult, tr
         Part("Configuration", body=preformatted(config_yaml)),
         Part("All numbers", body=folded("report.json as a table", _report_table(report))),
     ]
-    workers = _count(result.num_workers, "worker")
-    lead = f"{workers} of {_count(result.gpus_per_worker, 'GPU')} · workload {trace.source}"
+    lead = f"{_workers_text(result.workers)} · workload {trace.source}"
     return Page(title, lead, run_notes(report, trace), _cards(report), parts)
 
 
@@ -61,7 +60,9 @@ _LATENCY_CAPTION = (
     "percentiles; the ITL curve uses the mean step time of each run of decode steps with an "
     "unchanged batch."
 )
-_WORKER_CAPTION = "Means over each interval; an idle worker counts as zero."
+_WORKER_CAPTION = (
+    "Means over each interval; an idle worker counts as zero, one that is not there not at all."
+)
 _CACHE_CAPTION = "Prompt tokens found in the cache at first admission, over all prompt tokens."
 
 
@@ -143,6 +144,13 @@ def _cards(report: Report) -> list[tuple[str, str]]:
 def _completed_card(report: Report) -> tuple[str, str]:
     name = f"of {_value(report, 'num_requests')} requests completed"
     return name, _value(report, "completed_requests")
+
+
+def _workers_text(workers: WorkerLog) -> str:
+    """How many there ever were, and of how many GPUs each."""
+    least, most = int(workers.gpus.min()), int(workers.gpus.max())
+    each = _count(most, "GPU") if least == most else f"{least:,} to {_count(most, 'GPU')}"
+    return f"{_count(len(workers), 'worker')} of {each}"
 
 
 def _count(amount: int, noun: str) -> str:

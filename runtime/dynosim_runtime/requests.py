@@ -117,7 +117,7 @@ class RequestRecord(msgspec.Struct, kw_only=True):
         return (self.finish_ms - self.first_token_ms) / (self.output_tokens - 1)
 
 
-class Generation(Protocol):
+class TokenStream(Protocol):
     """A request under way. Iterate for its tokens; `aclose` cancels it in the engine too."""
 
     @property
@@ -139,10 +139,10 @@ class Generation(Protocol):
         ...
 
 
-class Generator(Protocol):
+class Dispatcher(Protocol):
     """Serves requests. The frontend's routes know of the cluster behind them only this."""
 
-    async def start(self, request: GenerateRequest) -> Generation:
+    async def start(self, request: GenerateRequest) -> TokenStream:
         """Place a request, waiting in the router's queue if need be.
 
         Raises: ApiError (no worker, all busy, queue full, prompt too long, ...). Once tokens have

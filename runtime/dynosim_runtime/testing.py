@@ -18,10 +18,10 @@ Step = TokenDelta | Pause | Exception
 Script = Callable[[GenerateRequest], Sequence[Step]]
 
 
-class ScriptedGenerator:
-    """A `Generator` that plays scripts: deltas are delivered, pauses waited, exceptions raised.
+class ScriptedDispatcher:
+    """A `Dispatcher` that plays scripts: deltas are delivered, pauses waited, exceptions raised.
 
-    An exception as the first step is raised by `start`. `generations` are all that were started.
+    An exception as the first step is raised by `start`. `streams` are all that were started.
     """
 
     def __init__(
@@ -33,14 +33,14 @@ class ScriptedGenerator:
         start_pause_s: float = 0.0,
     ) -> None:
         self.requests: list[GenerateRequest] = []
-        self.generations: list[ScriptedGeneration] = []
+        self.streams: list[ScriptedStream] = []
         self._script = script
         self._cached_tokens = cached_tokens
         self._worker_id = worker_id
         self._start_pause_s = start_pause_s
 
-    async def start(self, request: GenerateRequest) -> "ScriptedGeneration":
-        """See `Generator`."""
+    async def start(self, request: GenerateRequest) -> "ScriptedStream":
+        """See `Dispatcher`."""
         self.requests.append(request)
         if self._start_pause_s:
             await asyncio.sleep(self._start_pause_s)
@@ -61,13 +61,13 @@ class ScriptedGenerator:
             prefill_wait_time_ms=1.0,
             kv_hit_rate=0.5,
         )
-        generation = ScriptedGeneration(steps, record)
-        self.generations.append(generation)
-        return generation
+        stream = ScriptedStream(steps, record)
+        self.streams.append(stream)
+        return stream
 
 
-class ScriptedGeneration:
-    """See `ScriptedGenerator`. One ms passes per delta; `aclose` sets `is_closed`.
+class ScriptedStream:
+    """See `ScriptedDispatcher`. One ms passes per delta; `aclose` sets `is_closed`.
 
     Told to `let_end`, it delivers no more of its script.
     """
@@ -99,12 +99,12 @@ class ScriptedGeneration:
             yield step
 
     def let_end(self) -> None:
-        """See `Generation`."""
+        """See `TokenStream`."""
         self._may_end = True
         self.record.status = "completed"
 
     async def aclose(self) -> None:
-        """See `Generation`."""
+        """See `TokenStream`."""
         self.is_closed = True
         if self.record.finish_ms is None:
             self.record.finish_ms = 1.0 + self.record.output_tokens

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 import uvicorn
 import uvloop
-from http_support import MODEL, app_of, generator_saying
+from http_support import MODEL, app_of, dispatcher_saying
 from starlette.types import Receive, Scope, Send
 from waiting import PATIENCE_S
 
@@ -97,7 +97,7 @@ async def is_cut_off(client: Client, *pieces: bytes) -> None:
 @asynccontextmanager
 async def served(body_timeout_s: float) -> AsyncIterator[int]:
     limits = HttpLimits(max_body_bytes=MAX_BODY, body_timeout_s=body_timeout_s)
-    app = app_of(generator_saying("hello"), limits=limits)
+    app = app_of(dispatcher_saying("hello"), limits=limits)
 
     async def watched(scope: Scope, receive: Receive, send: Send) -> None:
         seen_headers.append(scope["headers"])

@@ -6,11 +6,11 @@ from typing import Any
 
 import openai
 import pytest
-from http_support import MODEL, app_of, generator_saying, serving
+from http_support import MODEL, app_of, dispatcher_saying, serving
 
 from dynosim_runtime.dialects.parsing.output_parser import Parsing
 from dynosim_runtime.requests import GenerateRequest, StructuredOutput, TokenDelta, TokenLogprob
-from dynosim_runtime.testing import ScriptedGenerator, Step
+from dynosim_runtime.testing import ScriptedDispatcher, Step
 from dynosim_runtime.tokenize.byte_tokenizer import BYTE_OFFSET
 
 HELLO: list[Any] = [{"role": "user", "content": "hi"}]
@@ -36,7 +36,7 @@ def likely(text: str, num_top: int) -> list[TokenLogprob]:
     ]
 
 
-def telling(text: str) -> ScriptedGenerator:
+def telling(text: str) -> ScriptedDispatcher:
     """Says a text, two tokens a time, with logprobs if they are asked for."""
 
     def script(request: GenerateRequest) -> Sequence[Step]:
@@ -48,7 +48,7 @@ def telling(text: str) -> ScriptedGenerator:
             steps.append(TokenDelta([byte + BYTE_OFFSET for byte in piece.encode()], None, told))
         return [*steps, TokenDelta([], "stop")]
 
-    return ScriptedGenerator(script)
+    return ScriptedDispatcher(script)
 
 
 async def test_chat_logprobs_whole_and_streamed() -> None:
@@ -97,8 +97,8 @@ async def test_completions_logprobs_end_with_the_stop_string() -> None:
 
 
 async def test_the_form_of_an_answer_reaches_the_engine() -> None:
-    generator = telling("{}")
-    async with serving(app_of(generator)) as url:
+    dispatcher = telling("{}")
+    async with serving(app_of(dispatcher)) as url:
         client = openai_client(url)
         asked: dict[str, Any] = {"model": MODEL, "messages": HELLO}
         schema = {"name": "answer", "schema": SCHEMA}
@@ -122,7 +122,7 @@ async def test_the_form_of_an_answer_reaches_the_engine() -> None:
                 response_format={"type": "json_object"},
                 extra_body={"guided_regex": "a"},
             )
-    assert [request.sampling.structured for request in generator.requests] == [
+    assert [request.sampling.structured for request in dispatcher.requests] == [
         StructuredOutput(kind="json_object"),
         StructuredOutput(kind="json", form=SCHEMA),
         StructuredOutput(kind="choice", form=["yes", "no"]),
@@ -139,7 +139,7 @@ ARGUMENTS = '{"city": "Oslo", "days": 3}'
 
 
 async def test_tool_calls_and_reasoning_whole() -> None:
-    app = app_of(generator_saying(SAID % ARGUMENTS), parsing=Parsing("hermes", "qwen3"))
+    app = app_of(dispatcher_saying(SAID % ARGUMENTS), parsing=Parsing("hermes", "qwen3"))
     async with serving(app) as url:
         answer = await openai_client(url).chat.completions.create(
             model=MODEL, messages=HELLO, tools=TOOLS
@@ -155,7 +155,7 @@ async def test_tool_calls_and_reasoning_whole() -> None:
 
 
 async def test_tool_calls_streamed_and_understood_by_the_clients_own_helper() -> None:
-    app = app_of(generator_saying(SAID % ARGUMENTS), parsing=Parsing("hermes", "qwen3"))
+    app = app_of(dispatcher_saying(SAID % ARGUMENTS), parsing=Parsing("hermes", "qwen3"))
     async with (
         serving(app) as url,
         openai_client(url).chat.completions.stream(
@@ -182,7 +182,7 @@ async def test_tool_calls_streamed_and_understood_by_the_clients_own_helper() ->
 async def test_without_tools_or_parser_text_stays_text(
     parsing: Parsing, more: dict[str, Any]
 ) -> None:
-    app = app_of(generator_saying(SAID % ARGUMENTS), parsing=parsing)
+    app = app_of(dispatcher_saying(SAID % ARGUMENTS), parsing=parsing)
     async with serving(app) as url:
         answer = await openai_client(url).chat.completions.create(
             model=MODEL, messages=HELLO, **more

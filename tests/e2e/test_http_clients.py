@@ -5,12 +5,12 @@ import asyncio
 import anthropic
 import openai
 import pytest
-from http_support import MODEL, app_of, generator_saying, serving
+from http_support import MODEL, app_of, dispatcher_saying, serving
 from waiting import until
 
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.requests import TokenDelta
-from dynosim_runtime.testing import Pause, ScriptedGenerator
+from dynosim_runtime.testing import Pause, ScriptedDispatcher
 
 TEXT = "Grüße, 世界 😀!"
 MESSAGES = [{"role": "user", "content": "Hello"}]
@@ -25,15 +25,15 @@ def anthropic_client(url: str) -> anthropic.AsyncAnthropic:
 
 
 async def test_openai_chat_gets_text_usage_and_nvext() -> None:
-    generator = generator_saying(TEXT, cached_tokens=16, worker_id=7)
-    async with serving(app_of(generator)) as url, openai_client(url) as client:
+    dispatcher = dispatcher_saying(TEXT, cached_tokens=16, worker_id=7)
+    async with serving(app_of(dispatcher)) as url, openai_client(url) as client:
         answer = await client.chat.completions.create(
             model=MODEL, messages=MESSAGES, max_tokens=100
         )
     assert answer.choices[0].message.content == TEXT
     assert answer.choices[0].finish_reason == "stop"
     assert answer.usage.completion_tokens == len(TEXT.encode())
-    assert answer.usage.prompt_tokens == len(generator.requests[0].token_ids)
+    assert answer.usage.prompt_tokens == len(dispatcher.requests[0].token_ids)
     assert answer.usage.prompt_tokens_details.cached_tokens == 16
     assert answer.nvext["worker_id"] == {
         "prefill_worker_id": 7,
@@ -46,7 +46,7 @@ async def test_openai_chat_gets_text_usage_and_nvext() -> None:
 
 
 async def test_openai_chat_streams_with_usage_last() -> None:
-    async with serving(app_of(generator_saying(TEXT))) as url, openai_client(url) as client:
+    async with serving(app_of(dispatcher_saying(TEXT))) as url, openai_client(url) as client:
         stream = await client.chat.completions.create(
             model=MODEL, messages=MESSAGES, stream=True, stream_options={"include_usage": True}
         )
@@ -62,8 +62,8 @@ async def test_openai_chat_streams_with_usage_last() -> None:
     "prompt", ["abc", ["abc", "de"], [100, 101, 102], [[100, 101], [102]]], ids=str
 )
 async def test_openai_completions_take_texts_and_tokens(prompt: object) -> None:
-    generator = generator_saying("xyz", "length")
-    async with serving(app_of(generator)) as url, openai_client(url) as client:
+    dispatcher = dispatcher_saying("xyz", "length")
+    async with serving(app_of(dispatcher)) as url, openai_client(url) as client:
         answer = await client.completions.create(model=MODEL, prompt=prompt, n=2)
         stream = await client.completions.create(model=MODEL, prompt=prompt, n=2, stream=True)
         texts: dict[int, str] = {}
@@ -77,12 +77,12 @@ async def test_openai_completions_take_texts_and_tokens(prompt: object) -> None:
     assert answer.choices[0].finish_reason == "length"
     assert answer.usage.prompt_tokens == (5 if prompt == ["abc", "de"] else 3)
     assert texts == dict.fromkeys(range(num_choices), "xyz")
-    assert len({request.request_id for request in generator.requests}) == 2 * num_choices
+    assert len({request.request_id for request in dispatcher.requests}) == 2 * num_choices
 
 
 async def test_openai_responses_whole_and_streamed() -> None:
-    generator = generator_saying(TEXT, cached_tokens=4)
-    async with serving(app_of(generator)) as url, openai_client(url) as client:
+    dispatcher = dispatcher_saying(TEXT, cached_tokens=4)
+    async with serving(app_of(dispatcher)) as url, openai_client(url) as client:
         answer = await client.responses.create(
             model=MODEL, input="Hello", instructions="Be brief.", metadata={"a": "b"}
         )
@@ -102,8 +102,8 @@ async def test_openai_responses_whole_and_streamed() -> None:
 
 
 async def test_anthropic_messages_whole_and_streamed() -> None:
-    generator = generator_saying(TEXT, "length", cached_tokens=4)
-    async with serving(app_of(generator)) as url, anthropic_client(url) as client:
+    dispatcher = dispatcher_saying(TEXT, "length", cached_tokens=4)
+    async with serving(app_of(dispatcher)) as url, anthropic_client(url) as client:
         answer = await client.messages.create(model=MODEL, messages=MESSAGES, max_tokens=50)
         async with client.messages.stream(
             model=MODEL, messages=MESSAGES, max_tokens=50, system="Be brief."
@@ -117,11 +117,11 @@ async def test_anthropic_messages_whole_and_streamed() -> None:
     assert answer.stop_reason == final.stop_reason == "max_tokens"
     assert final.usage.input_tokens + final.usage.cache_read_input_tokens == counted.input_tokens
     assert final.usage.output_tokens == len(TEXT.encode())
-    assert counted.input_tokens == len(generator.requests[1].token_ids)
+    assert counted.input_tokens == len(dispatcher.requests[1].token_ids)
 
 
 async def test_models_are_found_by_ids_with_slashes() -> None:
-    app = app_of(generator_saying(""))
+    app = app_of(dispatcher_saying(""))
     async with serving(app) as url, openai_client(url) as client, anthropic_client(url) as other:
         assert (await client.models.retrieve(MODEL)).id == MODEL
         assert [model.id async for model in client.models.list()] == [MODEL]
@@ -131,7 +131,7 @@ async def test_models_are_found_by_ids_with_slashes() -> None:
 
 
 async def test_errors_become_the_clients_own_exceptions() -> None:
-    busy = ScriptedGenerator(lambda request: [ApiError(529, "queue full", retry_after_s=3)])
+    busy = ScriptedDispatcher(lambda request: [ApiError(529, "queue full", retry_after_s=3)])
     async with serving(app_of(busy)) as url, openai_client(url) as client:
         with pytest.raises(openai.InternalServerError) as raised:
             await client.chat.completions.create(model=MODEL, messages=MESSAGES)
@@ -146,7 +146,7 @@ async def test_errors_become_the_clients_own_exceptions() -> None:
 
 
 async def test_failure_within_a_stream_reaches_the_client() -> None:
-    broken = ScriptedGenerator(lambda request: [TokenDelta([100]), ApiError(502, "worker lost")])
+    broken = ScriptedDispatcher(lambda request: [TokenDelta([100]), ApiError(502, "worker lost")])
     async with serving(app_of(broken)) as url:
         async with openai_client(url) as client:
             stream = await client.chat.completions.create(
@@ -164,12 +164,12 @@ async def test_failure_within_a_stream_reaches_the_client() -> None:
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
 async def test_generation_is_closed_when_the_client_hangs_up(stream: bool) -> None:
-    endless = ScriptedGenerator(lambda request: [TokenDelta([100]), Pause(3600)])
+    endless = ScriptedDispatcher(lambda request: [TokenDelta([100]), Pause(3600)])
     async with serving(app_of(endless)) as url, openai_client(url) as client:
         call = asyncio.create_task(
             client.chat.completions.create(model=MODEL, messages=MESSAGES, stream=stream)
         )
-        await until(lambda: bool(endless.generations))
+        await until(lambda: bool(endless.streams))
         if stream:
             answer = await call
             await anext(aiter(answer))
@@ -178,12 +178,12 @@ async def test_generation_is_closed_when_the_client_hangs_up(stream: bool) -> No
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call
-        await until(lambda: endless.generations[0].is_closed)
-    assert endless.generations[0].record.status == "cancelled"
+        await until(lambda: endless.streams[0].is_closed)
+    assert endless.streams[0].record.status == "cancelled"
 
 
 async def test_oversized_body_is_refused_by_a_real_server() -> None:
-    async with serving(app_of(generator_saying(""))) as url, openai_client(url) as client:
+    async with serving(app_of(dispatcher_saying(""))) as url, openai_client(url) as client:
         with pytest.raises(openai.APIStatusError) as refused:
             await client.completions.create(model=MODEL, prompt="x" * (17 << 20))
     assert refused.value.status_code == 413

@@ -56,7 +56,7 @@ AT_END = ("num_running", "num_waiting", "used_blocks")
 
 def assert_same_steps(bulk: RunResult, single: RunResult) -> None:
     """Each row of several steps begins as its first step does and ends as its last one does."""
-    for worker_id in range(bulk.num_workers):
+    for worker_id in range(len(bulk.workers)):
         ours, theirs = rows_of(bulk.steps, worker_id), rows_of(single.steps, worker_id)
         assert (theirs["num_steps"] == 1).all()
         last = np.cumsum(ours["num_steps"]) - 1

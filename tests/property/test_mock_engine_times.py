@@ -61,5 +61,5 @@ def test_times_hits_and_preemptions_when_served_step_by_step_equal_the_twins(see
     assert [r.cached_tokens for r in requests] == twin.cached_tokens.tolist()
     assert [r.sequence.preemptions for r in requests] == twin.preemptions.tolist()
     assert len(engine) == len(engine.ledger) == 0
-    assert engine.scheduler.pool.free_blocks == spec.usable_blocks
+    assert engine.core.pool.free_blocks == spec.usable_blocks
     assert sum(len(outcome.finished) for outcome in outcomes) == len(trace)

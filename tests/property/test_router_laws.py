@@ -177,7 +177,7 @@ def has_evictions_under_way(timed: RunResult) -> bool:
     """
     log, steps, events = timed.requests, timed.steps, timed.kv_events
     assert events is not None
-    for worker_id in range(timed.num_workers):
+    for worker_id in range(len(timed.workers)):
         mine, placed = steps.worker_id == worker_id, log.worker_id == worker_id
         prefills = mine & (steps.num_prefills > 0)
         told_ms = np.concatenate(

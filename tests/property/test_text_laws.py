@@ -14,7 +14,8 @@ from dynosim_runtime.dialects.output import ChoiceOutput
 from dynosim_runtime.dialects.stop import StopFinder
 from dynosim_runtime.requests import Sampling, TokenDelta
 from dynosim_runtime.tokenize.byte_tokenizer import ByteTokenizer
-from dynosim_runtime.tokenize.tokenizer import Tokenizer, load_tokenizer
+from dynosim_runtime.tokenize.load import load_tokenizer
+from dynosim_runtime.tokenize.tokenizer import Tokenizer
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 FEW_LETTERS = st.text("abc\N{GRINNING FACE}", max_size=30)

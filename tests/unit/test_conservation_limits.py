@@ -12,7 +12,7 @@ from dynosim.engine.spec import EngineSpec
 from dynosim.errors import InvariantError
 from dynosim.metrics import check_conservation
 from dynosim.metrics.conservation import TOLERANCE_MS
-from dynosim.records import RequestStatus, RunResult, Trace
+from dynosim.records import RequestStatus, RunResult, Trace, WorkerLog
 from dynosim.timing.formulas import FixedModel
 
 Break = Callable[[RunResult], RunResult]
@@ -41,6 +41,11 @@ def tight_run() -> RunResult:
     """Four requests of 30 tokens on engines of ten blocks: somebody is preempted."""
     spec = replace(SPEC, num_gpu_blocks=11)
     return run(trace_of(4, prompt=16, output=15), spec)
+
+
+def of_blocks(result: RunResult, blocks: int) -> RunResult:
+    """As if every worker had so many."""
+    return replace(result, workers=WorkerLog.equal(2, usable_blocks=blocks))
 
 
 def changed(part: str, column: str, index: int, by: float) -> Break:
@@ -130,7 +135,7 @@ def test_a_run_that_is_wrong_by_a_little_is_found(change: Break, law: str) -> No
     [
         *[before_its_cause(name, TOLERANCE_MS / 2) for name in TIMES[1:]],
         request("finish_ms", 2, 1e6),
-        lambda result: replace(result, num_gpu_blocks=int(result.steps.used_blocks.max())),
+        lambda result: of_blocks(result, int(result.steps.used_blocks.max())),
     ],
 )
 def test_what_is_just_right_passes(change: Break) -> None:
@@ -141,7 +146,7 @@ def test_one_block_fewer_than_were_used_is_found() -> None:
     result = run()
     with pytest.raises(InvariantError, match="no more KV blocks are used"):
         blocks = int(result.steps.used_blocks.max()) - 1
-        check_conservation(replace(result, num_gpu_blocks=blocks), TRACE)
+        check_conservation(of_blocks(result, blocks), TRACE)
 
 
 @pytest.mark.parametrize("num_asked", [5, 7])

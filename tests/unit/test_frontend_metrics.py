@@ -34,15 +34,15 @@ class Served:
 
     def __init__(self, inside: Inside) -> None:
         self.inside = inside
-        generator = inside.generator
+        dispatcher = inside.dispatcher
         models = ModelRegistry()
         models.add(MODEL, ByteTokenizer(), 4096)
-        observe_frontend(generator.metrics, generator, Subscriptions())
+        observe_frontend(inside.metrics, dispatcher, inside.placement, Subscriptions())
         app = create_app(
-            generator,
+            dispatcher,
             models,
-            metrics=generator.metrics,
-            extra_routes=status_routes(generator.metrics, generator),
+            metrics=inside.metrics,
+            extra_routes=status_routes(inside.metrics, inside.placement),
         )
         transport = httpx.ASGITransport(app)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://x", timeout=None)
@@ -187,7 +187,7 @@ async def test_workers_are_listed_with_what_they_have_in_hand() -> None:
         card("b", engine="vllm", role="decode", total_kv_blocks=None, url="http://h:1"),
     )
     started = [
-        await inside.generator.start(request(name, worker_id=worker_id_of("a"), dp_rank=rank))
+        await inside.dispatcher.start(request(name, worker_id=worker_id_of("a"), dp_rank=rank))
         for name, rank in (("1", 0), ("2", 1), ("3", 1))
     ]
     served = Served(inside)
@@ -227,5 +227,5 @@ async def test_workers_are_listed_with_what_they_have_in_hand() -> None:
     inside.show(card("a", dp_size=2, total_kv_blocks=700, is_draining=True))
     [row] = (await served.workers())["workers"]
     assert (row["name"], row["is_draining"], row["active_requests"]) == ("a", True, 0)
-    for generation in started:
-        await generation.aclose()
+    for stream in started:
+        await stream.aclose()

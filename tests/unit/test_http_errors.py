@@ -4,14 +4,20 @@ import asyncio
 from typing import Any
 
 import pytest
-from http_support import MAX_MODEL_LEN, MODEL, app_of, client_of, generator_saying
+from http_support import (
+    MAX_MODEL_LEN,
+    MODEL,
+    app_of,
+    client_of,
+    dispatcher_saying,
+)
 from waiting import PATIENCE_S
 
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.http.limits import HttpLimits
 from dynosim_runtime.http.registry import ModelRegistry
 from dynosim_runtime.requests import GenerateRequest
-from dynosim_runtime.testing import Pause, ScriptedGenerator
+from dynosim_runtime.testing import Pause, ScriptedDispatcher
 from dynosim_runtime.tokenize.byte_tokenizer import ByteTokenizer
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -79,22 +85,22 @@ BAD_FIELDS = [
 
 @pytest.mark.parametrize(("path", "fields", "param"), BAD_FIELDS, ids=lambda value: str(value)[:60])
 async def test_bad_field_is_refused_by_name(path: str, fields: dict[str, Any], param: str) -> None:
-    generator = generator_saying("x")
-    async with client_of(app_of(generator)) as client:
+    dispatcher = dispatcher_saying("x")
+    async with client_of(app_of(dispatcher)) as client:
         answer = await client.post(path, json={**GOOD[path], **fields})
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
     assert error["param"] == param
     assert error["type"] == "invalid_request_error"
     assert error["message"]
-    assert not generator.requests
+    assert not dispatcher.requests
 
 
 @pytest.mark.parametrize("path", GOOD)
 async def test_missing_field_is_named(path: str) -> None:
     for field in GOOD[path]:
         body = {key: value for key, value in GOOD[path].items() if key != field}
-        async with client_of(app_of(generator_saying("x"))) as client:
+        async with client_of(app_of(dispatcher_saying("x"))) as client:
             answer = await client.post(path, json=body)
         assert answer.status_code == 400
         assert field in answer.json()["error"]["message"]
@@ -102,14 +108,14 @@ async def test_missing_field_is_named(path: str) -> None:
 
 @pytest.mark.parametrize("path", GOOD)
 async def test_unknown_fields_are_ignored(path: str) -> None:
-    async with client_of(app_of(generator_saying("x"))) as client:
+    async with client_of(app_of(dispatcher_saying("x"))) as client:
         answer = await client.post(path, json={**GOOD[path], "shoe_size": 42, "nvext": {"hat": 1}})
     assert answer.status_code == 200, answer.text
 
 
 @pytest.mark.parametrize("path", GOOD)
 async def test_every_dialect_has_its_own_error_shape(path: str) -> None:
-    async with client_of(app_of(generator_saying("x"))) as client:
+    async with client_of(app_of(dispatcher_saying("x"))) as client:
         unknown = await client.post(path, json={**GOOD[path], "model": "other"})
         broken = await client.post(path, content=b'{"model": ', headers=JSON)
         deep = await client.post(path, content=b"[" * 100_000, headers=JSON)
@@ -128,7 +134,7 @@ JSON = {"content-type": "application/json"}
 
 
 async def test_paths_and_encodings_that_do_not_exist() -> None:
-    async with client_of(app_of(generator_saying("x"))) as client:
+    async with client_of(app_of(dispatcher_saying("x"))) as client:
         assert (await client.get("/v1/nothing")).json()["error"]["code"] == "not_found"
         form = await client.post(CHAT, data={"model": MODEL})
         packed = await client.post(
@@ -149,7 +155,7 @@ async def test_paths_and_encodings_that_do_not_exist() -> None:
     ],
 )
 async def test_prompt_and_answer_must_fit_the_context(path: str, fields: dict[str, Any]) -> None:
-    async with client_of(app_of(generator_saying("x"))) as client:
+    async with client_of(app_of(dispatcher_saying("x"))) as client:
         answer = await client.post(path, json={**GOOD[path], **fields})
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "context_length_exceeded"
@@ -163,7 +169,7 @@ async def test_body_is_bounded_whatever_its_declared_length() -> None:
         for _ in range(100):
             yield b"x" * 100
 
-    async with client_of(app_of(generator_saying("x"), limits=limits)) as client:
+    async with client_of(app_of(dispatcher_saying("x"), limits=limits)) as client:
         declared = await client.post(CHAT, content=b"x" * 2000, headers=JSON)
         chunked = await client.post(CHAT, content=chunks(), headers=JSON)
         just = await client.post(CHAT, json=GOOD[CHAT])
@@ -180,7 +186,7 @@ async def test_slow_body_is_given_up() -> None:
         sent.append(message)
 
     parts, sent = [b"{"], []
-    app = app_of(generator_saying("x"), limits=HttpLimits(body_timeout_s=0.05))
+    app = app_of(dispatcher_saying("x"), limits=HttpLimits(body_timeout_s=0.05))
     scope = {
         "type": "http",
         "method": "POST",
@@ -194,18 +200,18 @@ async def test_slow_body_is_given_up() -> None:
 
 
 async def test_requests_beyond_the_limit_are_shed() -> None:
-    waiting = ScriptedGenerator(lambda request: [Pause(3600)])
+    waiting = ScriptedDispatcher(lambda request: [Pause(3600)])
     app = app_of(waiting, limits=HttpLimits(max_concurrent_requests=2))
     async with client_of(app) as client:
         tasks = [asyncio.create_task(client.post(CHAT, json=GOOD[CHAT])) for _ in range(2)]
-        while len(waiting.generations) < 2:
+        while len(waiting.streams) < 2:
             await asyncio.sleep(0)
         async with asyncio.timeout(PATIENCE_S):  # one that is let in waits for an hour
             shed = await client.post(MESSAGES, json=GOOD[MESSAGES])
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        assert all(generation.is_closed for generation in waiting.generations)
+        assert all(stream.is_closed for stream in waiting.streams)
         assert shed.status_code == 503
         assert shed.headers["retry-after"] == "1"
         assert shed.json()["error"]["type"] == "overloaded_error"
@@ -213,7 +219,7 @@ async def test_requests_beyond_the_limit_are_shed() -> None:
 
 async def test_refusals_of_the_cluster_keep_their_status() -> None:
     refusal = ApiError(429, "slow down", kind="rate_limit_error", code="busy", retry_after_s=7)
-    async with client_of(app_of(ScriptedGenerator(lambda request: [refusal]))) as client:
+    async with client_of(app_of(ScriptedDispatcher(lambda request: [refusal]))) as client:
         for stream in (False, True):
             answer = await client.post(CHAT, json={**GOOD[CHAT], "stream": stream})
             assert (answer.status_code, answer.headers["retry-after"]) == (429, "7")
@@ -228,7 +234,7 @@ async def test_faults_of_ours_become_500_and_the_next_request_is_served(
             raise RuntimeError("a bug")
         return []
 
-    async with client_of(app_of(ScriptedGenerator(script))) as client:
+    async with client_of(app_of(ScriptedDispatcher(script))) as client:
         headers = {"x-dynamo-session-id": "broken"}
         answer = await client.post(CHAT, json=GOOD[CHAT], headers=headers)
         broken_off = await client.post(CHAT, json=GOOD[CHAT])
@@ -240,7 +246,7 @@ async def test_faults_of_ours_become_500_and_the_next_request_is_served(
 
 async def test_health_follows_the_models() -> None:
     models = ModelRegistry()
-    async with client_of(app_of(generator_saying("x"), models=models)) as client:
+    async with client_of(app_of(dispatcher_saying("x"), models=models)) as client:
         assert (await client.get("/live")).status_code == 200
         assert (await client.get("/health")).status_code == 503
         models.add("a/b", ByteTokenizer(), 100)
@@ -253,7 +259,7 @@ async def test_health_follows_the_models() -> None:
 
 async def test_text_that_cannot_fit_is_not_even_tokenized() -> None:
     body = {"model": MODEL, "prompt": "x" * (MAX_MODEL_LEN + 1)}
-    async with client_of(app_of(generator_saying("x"))) as client:
+    async with client_of(app_of(dispatcher_saying("x"))) as client:
         answer = await client.post(COMPLETIONS, json=body)
     assert answer.json()["error"]["code"] == "context_length_exceeded"
     assert "characters" in answer.json()["error"]["message"]

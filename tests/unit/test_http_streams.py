@@ -4,14 +4,21 @@ import asyncio
 from typing import Any
 
 import pytest
-from http_support import MODEL, app_of, client_of, events_of, generator_saying, says
+from http_support import (
+    MODEL,
+    app_of,
+    client_of,
+    dispatcher_saying,
+    events_of,
+    says,
+)
 from waiting import PATIENCE_S
 
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.http.limits import HttpLimits
 from dynosim_runtime.http.observer import NoObserver
 from dynosim_runtime.requests import GenerateRequest, TokenDelta
-from dynosim_runtime.testing import Pause, ScriptedGenerator
+from dynosim_runtime.testing import Pause, ScriptedDispatcher
 from dynosim_runtime.tokenize.byte_tokenizer import BYTE_OFFSET
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -20,9 +27,9 @@ RESPONSES, MESSAGES = "/v1/responses", "/v1/messages"
 ID = {"x-request-id": "r1"}
 
 
-async def stream(generator: ScriptedGenerator, path: str, **fields: Any) -> list[Any]:
+async def stream(dispatcher: ScriptedDispatcher, path: str, **fields: Any) -> list[Any]:
     body = {"model": MODEL, "stream": True, **fields}
-    async with client_of(app_of(generator)) as client:
+    async with client_of(app_of(dispatcher)) as client:
         answer = await client.post(path, json=body, headers=ID)
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -30,7 +37,7 @@ async def stream(generator: ScriptedGenerator, path: str, **fields: Any) -> list
     return events_of(answer.text)
 
 
-def slowly(text: str) -> ScriptedGenerator:
+def slowly(text: str) -> ScriptedDispatcher:
     """One token at a time, so that none are merged."""
 
     def script(request: GenerateRequest) -> list[Any]:
@@ -39,7 +46,7 @@ def slowly(text: str) -> ScriptedGenerator:
             steps += [delta, Pause(0)]
         return steps
 
-    return ScriptedGenerator(script, cached_tokens=3, worker_id=5)
+    return ScriptedDispatcher(script, cached_tokens=3, worker_id=5)
 
 
 async def test_chat_stream() -> None:
@@ -68,7 +75,7 @@ async def test_chat_stream() -> None:
 
 
 async def test_tokens_that_are_ready_are_merged() -> None:
-    events = await stream(generator_saying("hello"), COMPLETIONS, prompt="x")
+    events = await stream(dispatcher_saying("hello"), COMPLETIONS, prompt="x")
     texts = [content["choices"][0]["text"] for _, content in events[:-1]]
     assert texts == ["hello", ""]
 
@@ -128,7 +135,7 @@ async def test_responses_stream() -> None:
 
 
 async def test_responses_stream_that_ran_out_of_tokens() -> None:
-    events = await stream(generator_saying("ab", "length"), RESPONSES, input="x")
+    events = await stream(dispatcher_saying("ab", "length"), RESPONSES, input="x")
     name, content = events[-1]
     assert name == "response.incomplete"
     assert content["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
@@ -157,16 +164,16 @@ async def test_messages_stream() -> None:
 
 @pytest.mark.parametrize("text", ["one STOP two", "one STOP", "one S", "STOP"])
 async def test_stop_strings_end_the_generation(text: str) -> None:
-    generator = slowly(text)
-    events = await stream(generator, CHAT, messages=HELLO, stop=["STOP", "never"])
+    dispatcher = slowly(text)
+    events = await stream(dispatcher, CHAT, messages=HELLO, stop=["STOP", "never"])
     choices = [content["choices"][0] for _, content in events[:-1]]
     shown = "".join(choice["delta"].get("content", "") for choice in choices)
     has_stop = "STOP" in text
     assert shown == text.split("STOP")[0]
     assert choices[-1]["finish_reason"] == "stop"
     assert choices[-1]["stop_reason"] == ("STOP" if has_stop else None)
-    assert generator.generations[0].is_closed
-    assert generator.generations[0].record.status == "completed"
+    assert dispatcher.streams[0].is_closed
+    assert dispatcher.streams[0].record.status == "completed"
 
 
 async def test_stop_sequence_of_messages() -> None:
@@ -178,7 +185,7 @@ async def test_stop_sequence_of_messages() -> None:
 
 async def test_text_before_min_tokens_is_not_searched() -> None:
     body = {"model": MODEL, "prompt": "x", "stop": "ab", "min_tokens": 2, "max_tokens": 10}
-    async with client_of(app_of(generator_saying("ababc"))) as client:
+    async with client_of(app_of(dispatcher_saying("ababc"))) as client:
         answer = await client.post(COMPLETIONS, json=body)
     assert answer.json()["choices"][0]["text"] == "ab"
     assert answer.json()["usage"]["completion_tokens"] == 4
@@ -186,18 +193,18 @@ async def test_text_before_min_tokens_is_not_searched() -> None:
 
 @pytest.mark.parametrize("path", [CHAT, RESPONSES, MESSAGES])
 async def test_failure_within_a_stream_is_its_last_event(path: str) -> None:
-    broken = ScriptedGenerator(lambda request: [TokenDelta([100]), ApiError(502, "worker lost")])
+    broken = ScriptedDispatcher(lambda request: [TokenDelta([100]), ApiError(502, "worker lost")])
     fields: dict[str, Any] = {"input": "x"} if path == RESPONSES else {"messages": HELLO}
     events = await stream(broken, path, max_tokens=9, **fields)
     names = [name for name, _ in events]
     assert "error" in names[-2:]
     assert "[DONE]" not in [content for _, content in events]
     assert any("worker lost" in str(content) for _, content in events[-2:])
-    assert broken.generations[0].is_closed
+    assert broken.streams[0].is_closed
 
 
 async def test_early_failure_has_its_own_status() -> None:
-    broken = ScriptedGenerator(lambda request: [Pause(0.01), ApiError(502, "worker lost")])
+    broken = ScriptedDispatcher(lambda request: [Pause(0.01), ApiError(502, "worker lost")])
     async with client_of(app_of(broken)) as client:
         answer = await client.post(CHAT, json={"model": MODEL, "messages": HELLO, "stream": True})
     assert answer.status_code == 502
@@ -208,7 +215,7 @@ async def test_early_failure_has_its_own_status() -> None:
 )
 async def test_silent_stream_begins_and_shows_signs_of_life(path: str, sign: str) -> None:
     limits = HttpLimits(head_hold_s=0.01, keep_alive_s=0.01)
-    silent = ScriptedGenerator(lambda request: [Pause(0.2), TokenDelta([100], "stop")])
+    silent = ScriptedDispatcher(lambda request: [Pause(0.2), TokenDelta([100], "stop")])
     body = {"model": MODEL, "messages": HELLO, "stream": True, "max_tokens": 9}
     async with client_of(app_of(silent, limits=limits)) as client:
         answer = await client.post(path, json=body)
@@ -222,17 +229,17 @@ async def test_one_failing_choice_ends_all() -> None:
             return [ApiError(503, "no worker")]
         return [Pause(3600)]
 
-    generator = ScriptedGenerator(script)
-    async with client_of(app_of(generator)) as client:
+    dispatcher = ScriptedDispatcher(script)
+    async with client_of(app_of(dispatcher)) as client:
         answer = await client.post(COMPLETIONS, json={"model": MODEL, "prompt": "x", "n": 3})
     assert answer.status_code == 503
-    assert all(generation.is_closed for generation in generator.generations)
+    assert all(stream.is_closed for stream in dispatcher.streams)
 
 
 async def test_client_that_leaves_the_queue_is_forgotten() -> None:
     """It hangs up while the router has not placed its request yet."""
-    generator = ScriptedGenerator(says("x"), start_pause_s=3600)
-    app = app_of(generator, metrics=(metrics := Outcomes()))
+    dispatcher = ScriptedDispatcher(says("x"), start_pause_s=3600)
+    app = app_of(dispatcher, metrics=(metrics := Outcomes()))
     body = [
         {"type": "http.request", "body": b'{"model": "%b", "prompt": "x"}' % MODEL.encode()},
         {"type": "http.disconnect"},

@@ -83,7 +83,9 @@ def test_an_answer_is_the_same_wherever_it_breaks(
     assert (record.prefill_worker_id, record.decode_worker_id) == (served_by[0], served_by[-1])
     assert (record.migrations, record.output_tokens) == (len(before) - 1, max_tokens)
     assert (record.status, record.error, record.input_tokens) == ("completed", None, 10)
-    assert inside.in_hand == inside.generator.num_active == inside.generator.num_dispatched == 0
+    assert (
+        inside.num_booked == inside.dispatcher.num_active == inside.dispatcher.num_dispatched == 0
+    )
 
 
 def answered(
@@ -93,10 +95,10 @@ def answered(
 
     async def serve() -> tuple[Inside, RequestRecord]:
         inside = Inside(engine, "a", "b", "c", "d")
-        generation = await inside.generator.start(asked)
-        assert await tokens_of(generation) == expected
-        assert inside.records == [generation.record]
-        return inside, generation.record
+        stream = await inside.dispatcher.start(asked)
+        assert await tokens_of(stream) == expected
+        assert inside.records == [stream.record]
+        return inside, stream.record
 
     return asyncio.run(serve())
 
@@ -113,7 +115,7 @@ async def test_a_move_is_a_new_request_of_prompt_and_answer_to_the_router() -> N
         policy_family="batch",
         cache_salt="tenant",
     )
-    await tokens_of(await inside.generator.start(asked))
+    await tokens_of(await inside.dispatcher.start(asked))
     assert [one.request_id for one in listening.asked] == ["r", "r/1", "r/2"]
     assert len(listening.asked) == len(listening.options) == 3
     tried: set[int] = set()
@@ -126,7 +128,7 @@ async def test_a_move_is_a_new_request_of_prompt_and_answer_to_the_router() -> N
         assert (list(one.blocks), list(one.keys)) == (local, sequence_hashes(local))
         assert (one.priority_jump, one.expected_output_tokens) == (3, expected)
         assert (one.session_id, one.policy_family) == ("s", "batch")
-        assert options == set(inside.fleet.cards) - tried
+        assert options == set(inside.members.cards) - tried
         tried.add(worker_id_of(engine.requests[len(tried)][0]))
     assert len(tried) == 3
     assert listening.first_tokens == ["r", "r/1", "r/2"]
@@ -138,35 +140,35 @@ async def test_it_moves_to_whoever_holds_prompt_and_answer(holder: str) -> None:
     engine = ScriptedEngine(dies_after={"a": 6})
     inside = Inside(engine, "a")
     inside.caches("a", PROMPT)
-    generation = await inside.generator.start(request(max_tokens=12))
+    stream = await inside.dispatcher.start(request(max_tokens=12))
     inside.show(*map(card, ("a", "b", "c", "d")))
     for name in ("b", "c", "d"):
         inside.caches(name, PROMPT + ANSWER[:6] if name == holder else PROMPT)
-    assert await tokens_of(generation) == ANSWER[:12]
+    assert await tokens_of(stream) == ANSWER[:12]
     assert [name for name, _ in engine.requests] == ["a", holder]
-    assert generation.record.kv_hit_rate == 8 / 10  # as it was placed at first
+    assert stream.record.kv_hit_rate == 8 / 10  # as it was placed at first
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2])
 async def test_it_moves_as_often_as_the_plan_allows_and_not_oftener(limit: int) -> None:
     live = LiveConfig(migration_limit=limit)
     enough = Inside(ScriptedEngine(deaths=[1] * limit), "a", "b", "c", "d", live=live)
-    generation = await enough.generator.start(request())
-    assert await tokens_of(generation) == ANSWER[:6]
-    assert generation.record.migrations == limit
+    stream = await enough.dispatcher.start(request())
+    assert await tokens_of(stream) == ANSWER[:6]
+    assert stream.record.migrations == limit
 
     engine = ScriptedEngine(deaths=[1] * (limit + 1))
     inside = Inside(engine, "a", "b", "c", "d", live=live)
-    generation = await inside.generator.start(request())
+    stream = await inside.dispatcher.start(request())
     words = rf"died \(moved {limit} times, live.migration_limit is {limit}\)"
     with pytest.raises(ApiError, match=words) as caught:
-        await tokens_of(generation)
+        await tokens_of(stream)
     assert (caught.value.status, caught.value.kind) == (502, "server_error")
-    record = generation.record
+    record = stream.record
     assert (record.status, record.migrations, record.output_tokens) == ("failed", limit, limit + 1)
     assert record.error == caught.value.message
     assert len(engine.requests) == limit + 1
-    assert inside.in_hand == inside.generator.num_active == 0
+    assert inside.num_booked == inside.dispatcher.num_active == 0
 
 
 @pytest.mark.parametrize(
@@ -186,14 +188,14 @@ async def test_what_cannot_move_fails_with_its_worker(asked: GenerateRequest, wo
     engine = ScriptedEngine(dies_after={"a": 2})
     inside = Inside(engine)
     inside.show(card("a", engine="vllm"))
-    generation = await inside.generator.start(asked)
+    stream = await inside.dispatcher.start(asked)
     inside.show(card("a", engine="vllm"), card("b", engine="vllm"))
     with pytest.raises(ApiError) as caught:
-        await tokens_of(generation)
+        await tokens_of(stream)
     assert (caught.value.status, caught.value.message) == (502, words)
-    assert (generation.record.migrations, generation.record.output_tokens) == (0, 2)
+    assert (stream.record.migrations, stream.record.output_tokens) == (0, 2)
     assert len(engine.requests) == 1
-    assert inside.in_hand == 0
+    assert inside.num_booked == 0
 
 
 async def test_an_answer_of_a_given_form_may_begin_elsewhere() -> None:
@@ -201,9 +203,9 @@ async def test_an_answer_of_a_given_form_may_begin_elsewhere() -> None:
     inside = Inside(engine)
     inside.show(card("a", engine="vllm"))
     form = Sampling(max_tokens=6, structured=StructuredOutput(kind="json_object"))
-    generation = await inside.generator.start(replace(request(), sampling=form))
+    stream = await inside.dispatcher.start(replace(request(), sampling=form))
     inside.show(card("a", engine="vllm"), card("b", engine="vllm"))
-    assert await tokens_of(generation) == ANSWER[:6]
+    assert await tokens_of(stream) == ANSWER[:6]
     assert [name for name, _ in engine.requests] == ["a", "b"]
 
 
@@ -211,11 +213,11 @@ async def test_an_answer_of_a_given_form_may_begin_elsewhere() -> None:
 async def test_a_worker_lost_after_the_last_token_costs_nothing(tells_reason: bool) -> None:
     engine = ScriptedEngine(dies_after={"a": 6}, tells_reason=tells_reason)
     inside = Inside(engine, "a")
-    generation = await inside.generator.start(request())
-    deltas = [delta async for delta in generation]
+    stream = await inside.dispatcher.start(request())
+    deltas = [delta async for delta in stream]
     assert [token for delta in deltas for token in delta.token_ids] == ANSWER[:6]
     assert (deltas[-1].token_ids, deltas[-1].finish_reason) == ([], "length")
-    assert (generation.record.status, generation.record.migrations) == ("completed", 0)
+    assert (stream.record.status, stream.record.migrations) == ("completed", 0)
     assert len(engine.requests) == 1
 
 
@@ -229,10 +231,10 @@ async def test_its_record_tells_where_it_began_and_when_it_was_sent_last() -> No
     engine = ScriptedEngine(dies_after={"a": 2}, pieces=[(2.0, 1)], cached_tokens=4)
     inside = placed_at_a(engine)
     inside.caches("a", PROMPT[:BLOCK])
-    generation = await inside.generator.start(request())
+    stream = await inside.dispatcher.start(request())
     inside.show(card("a"), card("b"))
-    assert await tokens_of(generation) == ANSWER[:6]
-    record = generation.record
+    assert await tokens_of(stream) == ANSWER[:6]
+    record = stream.record
     assert (record.arrival_ms, record.dispatch_ms) == (0.0, 4000.0)
     assert (record.first_token_ms, record.finish_ms) == (2000.0, 12_000.0)
     assert (record.prefill_wait_time_ms, record.prefill_time_ms) == (0.0, 2000.0)
@@ -248,13 +250,13 @@ async def test_its_record_tells_where_it_began_and_when_it_was_sent_last() -> No
 @in_virtual_time
 async def test_wait_and_prefill_add_up_to_the_first_token_wherever_it_came() -> None:
     inside = placed_at_a(ScriptedEngine(dies_after={"a": 0}, pieces=[(2.0, 1)]))
-    generation = await inside.generator.start(request())
+    stream = await inside.dispatcher.start(request())
     await asyncio.sleep(1.0)
-    reader = asyncio.create_task(tokens_of(generation))
+    reader = asyncio.create_task(tokens_of(stream))
     await asyncio.sleep(5.0)
     inside.show(card("a"), card("b"))
     await reader
-    record = generation.record
+    record = stream.record
     assert record.dispatch_ms == pytest.approx(6000, abs=250)  # the retries' interval
     assert record.first_token_ms == record.dispatch_ms + 2000
     assert (record.prefill_wait_time_ms, record.prefill_time_ms) == (0.0, record.first_token_ms)
@@ -267,7 +269,7 @@ async def test_to_the_router_a_move_loads_a_worker_as_a_new_request_would() -> N
 
     async def booked(engine: ScriptedEngine, asked: GenerateRequest, name: str) -> Booking:
         inside = placed_at_a(engine, settings=settings, tracks_output=True)
-        reader = asyncio.create_task(tokens_of(await inside.generator.start(asked)))
+        reader = asyncio.create_task(tokens_of(await inside.dispatcher.start(asked)))
         inside.show(card("a"), card("b"))
         await let_others_run(50)
         reader.cancel()
@@ -295,19 +297,19 @@ async def test_ranks_are_those_that_the_router_chose() -> None:
     a, b = card("a", dp_size=3), card("b", dp_size=3)
     inside.show(a)
     inside.caches("a", PROMPT, dp_rank=2)
-    generation = await inside.generator.start(request())
+    stream = await inside.dispatcher.start(request())
     inside.show(a, b)
     inside.caches("b", PROMPT, dp_rank=1)
-    assert await tokens_of(generation) == ANSWER[:6]
+    assert await tokens_of(stream) == ANSWER[:6]
     assert [(name, sent.dp_rank) for name, sent in engine.requests] == [("a", 2), ("b", 1)]
-    assert (generation.record.prefill_dp_rank, generation.record.decode_dp_rank) == (2, 1)
+    assert (stream.record.prefill_dp_rank, stream.record.decode_dp_rank) == (2, 1)
 
 
 @in_virtual_time
 async def test_it_waits_for_another_worker_and_takes_the_first_that_comes() -> None:
     engine = ScriptedEngine(dies_after={"a": 2})
     inside = placed_at_a(engine)
-    reader = asyncio.create_task(tokens_of(await inside.generator.start(request())))
+    reader = asyncio.create_task(tokens_of(await inside.dispatcher.start(request())))
     await asyncio.sleep(29.0)
     inside.show(card("a"), card("b"))
     assert await reader == ANSWER[:6]
@@ -318,34 +320,34 @@ async def test_it_waits_for_another_worker_and_takes_the_first_that_comes() -> N
 @in_virtual_time
 async def test_it_waits_half_a_minute_for_another_worker_and_no_longer() -> None:
     inside = placed_at_a(ScriptedEngine(dies_after={"a": 2}))
-    generation = await inside.generator.start(request())
+    stream = await inside.dispatcher.start(request())
     with pytest.raises(ApiError, match="a died; no other worker came") as caught:
-        await tokens_of(generation)
+        await tokens_of(stream)
     assert now_s() == pytest.approx(30.0)
     assert (caught.value.status, caught.value.retry_after_s) == (503, 5)
-    assert (generation.record.status, generation.record.output_tokens) == ("failed", 2)
-    assert inside.in_hand == inside.generator.num_active == 0
+    assert (stream.record.status, stream.record.output_tokens) == ("failed", 2)
+    assert inside.num_booked == inside.dispatcher.num_active == 0
 
 
 @in_virtual_time
 async def test_a_client_may_leave_while_another_worker_is_waited_for() -> None:
     inside = placed_at_a(ScriptedEngine(dies_after={"a": 2}))
-    generation = await inside.generator.start(request())
-    reader = asyncio.create_task(tokens_of(generation))
+    stream = await inside.dispatcher.start(request())
+    reader = asyncio.create_task(tokens_of(stream))
     await asyncio.sleep(3.0)
-    await generation.aclose()
+    await stream.aclose()
     with pytest.raises(ApiError, match="cancelled"):
         await reader
     assert now_s() == 3.0
-    assert generation.record.status == "cancelled"
-    assert inside.in_hand == inside.generator.num_active == 0
+    assert stream.record.status == "cancelled"
+    assert inside.num_booked == inside.dispatcher.num_active == 0
 
 
 @in_virtual_time
 async def test_the_worker_that_lost_it_may_go_on_when_it_has_started_anew() -> None:
     engine = ScriptedEngine(dies_after={"a": 2})
     inside = placed_at_a(engine)
-    reader = asyncio.create_task(tokens_of(await inside.generator.start(request())))
+    reader = asyncio.create_task(tokens_of(await inside.dispatcher.start(request())))
     await asyncio.sleep(1.0)
     inside.show(card("a", pid=2))
     assert await reader == ANSWER[:6]
@@ -355,11 +357,11 @@ async def test_the_worker_that_lost_it_may_go_on_when_it_has_started_anew() -> N
 async def test_a_loss_between_two_reads_is_noticed_at_the_next() -> None:
     engine = ScriptedEngine()
     inside = Inside(engine, "a")
-    generation = await inside.generator.start(request())
-    deltas = aiter(generation)
+    stream = await inside.dispatcher.start(request())
+    deltas = aiter(stream)
     assert (await anext(deltas)).token_ids == ANSWER[:1]
     inside.show(card("b"))
-    inside.generator.lose_worker(worker_id_of("a"))
+    inside.in_flight.lose_worker(worker_id_of("a"))
     rest = [token async for delta in deltas for token in delta.token_ids]
     assert rest == ANSWER[1:6]
     assert [name for name, _ in engine.requests] == ["a", "b"]
@@ -368,9 +370,9 @@ async def test_a_loss_between_two_reads_is_noticed_at_the_next() -> None:
 
 async def test_the_worker_that_broke_a_stream_is_looked_after_and_no_other() -> None:
     inside = Inside(ScriptedEngine(dies_after={"a": 1}), "a")
-    generation = await inside.generator.start(request())
+    stream = await inside.dispatcher.start(request())
     inside.show(card("a"), card("b"))
-    await tokens_of(generation)
+    await tokens_of(stream)
     await let_others_run()
     assert inside.probed == ["a"]
 
@@ -380,10 +382,10 @@ async def test_a_session_goes_on_where_its_stream_went(mode: str) -> None:
     affinity = AffinitySettings(1e9, mode)  # type: ignore[arg-type]
     engine = ScriptedEngine(dies_after={"a": 1})
     inside = Inside(engine, "a", settings=RouterSettings(BLOCK, affinity=affinity))
-    generation = await inside.generator.start(request(session_id="s"))
+    stream = await inside.dispatcher.start(request(session_id="s"))
     inside.show(card("a"), card("b"))
-    assert await tokens_of(generation) == ANSWER[:6]
+    assert await tokens_of(stream) == ANSWER[:6]
     for number in range(4):
         turn = request(f"turn-{number}", session_id="s")
-        assert await tokens_of(await inside.generator.start(turn)) == ANSWER[:6]
+        assert await tokens_of(await inside.dispatcher.start(turn)) == ANSWER[:6]
     assert [name for name, _ in engine.requests] == ["a", *["b"] * 5]

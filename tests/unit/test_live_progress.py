@@ -27,8 +27,8 @@ from dynosim_runtime.card import worker_id_of
 from dynosim_runtime.clients.base import EngineRefusedError
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.requests import RequestRecord
-from dynosim_runtime.serving.dispatcher import HEARTBEAT_TOKENS
 from dynosim_runtime.serving.metrics import ITL_BUCKETS, TOKEN_BUCKETS, TTFT_BUCKETS
+from dynosim_runtime.serving.placement import HEARTBEAT_TOKENS
 
 # Multiples of 1/4 s, so that sums of them are exact; 1 and 3 are bounds of buckets themselves.
 PAUSES_S = st.sampled_from([0.0, 0.25, 1.0, 3.0, 5.0])
@@ -53,11 +53,11 @@ def test_tokens_count_one_by_one_however_they_come(
     @in_virtual_time
     async def serve() -> None:
         inside = Inside(ScriptedEngine(pieces=pieces, cached_tokens=3), "a", now_ms=now_ms)
-        generation = await inside.generator.start(request(max_tokens=num_tokens))
-        sizes = [len(delta.token_ids) async for delta in generation]
+        stream = await inside.dispatcher.start(request(max_tokens=num_tokens))
+        sizes = [len(delta.token_ids) async for delta in stream]
         assert sum(sizes) == num_tokens
-        check_record(generation.record, times_s := arrivals_s(pieces, num_tokens))
-        said = samples(inside.generator.metrics.registry)
+        check_record(stream.record, times_s := arrivals_s(pieces, num_tokens))
+        said = samples(inside.metrics.registry)
         gaps_s = [later - earlier for earlier, later in pairwise(times_s)]
         expected = {
             **histogram("dynamo_frontend_inter_token_latency_seconds", ITL_BUCKETS, gaps_s),
@@ -88,9 +88,9 @@ async def test_the_router_hears_of_a_long_answer_now_and_then() -> None:
     """Lest the request look stale; the first token is news of its own."""
     engine = ScriptedEngine(pieces=[(1.0, 100)])
     inside = Inside(engine, "a", now_ms=now_ms)
-    generation = await inside.generator.start(request(max_tokens=1200))
+    stream = await inside.dispatcher.start(request(max_tokens=1200))
     heard_s = []
-    async for _ in generation:
+    async for _ in stream:
         booking = inside.router.router.load.bookings.get("r")
         heard_s.append(None if booking is None else booking.heard_ms / 1e3)
     # 512 tokens are passed with the 6th piece, 1024 with the 11th.
@@ -103,9 +103,9 @@ async def test_the_router_hears_of_every_block_where_it_counts_them() -> None:
     settings = RouterSettings(BLOCK, load=LoadSettings(track_output_blocks=True))
     engine = ScriptedEngine(pieces=[(1.0, 1)])
     inside = Inside(engine, "a", now_ms=now_ms, settings=settings, tracks_output=True)
-    generation = await inside.generator.start(request(max_tokens=9))
+    stream = await inside.dispatcher.start(request(max_tokens=9))
     blocks = []
-    async for _ in generation:
+    async for _ in stream:
         booking = inside.router.router.load.bookings.get("r")
         blocks.append(None if booking is None else booking.output_blocks)
     # The prompt fills 2 blocks and half of the third. Told after 4 tokens (14 in 4 blocks) and 8.
@@ -128,17 +128,17 @@ async def test_a_request_has_so_long_for_its_first_token_and_so_long_in_all(
     live = LiveConfig(first_token_timeout_s=first_s, request_timeout_s=all_s)
     engine = ScriptedEngine(hangs_after={"a": hangs_after}, pieces=[(2.0, 1)])
     inside = Inside(engine, "a", live=live, now_ms=now_ms)
-    generation = await inside.generator.start(request())
+    stream = await inside.dispatcher.start(request())
     with pytest.raises(ApiError) as caught:
-        await tokens_of(generation)
+        await tokens_of(stream)
     assert now_s() == ends_s
     assert (caught.value.status, caught.value.code) == (504, "timeout")
     assert caught.value.message == f"not done within {words}"
-    record = generation.record
+    record = stream.record
     assert (record.status, record.error) == ("failed", caught.value.message)
     assert record.output_tokens == hangs_after
     assert engine.closed == ["r"]
-    assert inside.in_hand == inside.generator.num_active == 0
+    assert inside.num_booked == inside.dispatcher.num_active == 0
 
 
 @in_virtual_time
@@ -152,18 +152,18 @@ async def test_the_time_in_the_queue_counts() -> None:
         live=live,
         now_ms=now_ms,
     )
-    first = await inside.generator.start(request("1"))
-    waiting = asyncio.create_task(inside.generator.start(request("2")))
+    first = await inside.dispatcher.start(request("1"))
+    waiting = asyncio.create_task(inside.dispatcher.start(request("2")))
     await let_others_run()
-    assert (inside.generator.num_routing, inside.generator.num_dispatched) == (1, 1)
-    assert (inside.generator.num_active, inside.router.num_queued) == (2, 1)
+    assert (inside.dispatcher.num_routing, inside.dispatcher.num_dispatched) == (1, 1)
+    assert (inside.dispatcher.num_active, inside.router.num_queued) == (2, 1)
     with pytest.raises(ApiError, match="not done within 10 s"):
         await waiting
     assert (now_s(), inside.router.num_queued) == (10, 0)
     assert inside.records[0].dispatch_ms is None
     with pytest.raises(ApiError):
         await tokens_of(first)
-    assert inside.generator.num_active == inside.in_hand == 0
+    assert inside.dispatcher.num_active == inside.num_booked == 0
 
 
 @in_virtual_time
@@ -171,15 +171,15 @@ async def test_what_waited_in_the_queue_is_dispatched_when_its_turn_comes() -> N
     classes = (PolicyClass(prefill_busy_threshold=1),)
     engine = ScriptedEngine(pieces=[(2.0, 1)])
     inside = Inside(engine, "a", settings=RouterSettings(BLOCK, classes=classes), now_ms=now_ms)
-    first = await inside.generator.start(request("1"))
+    first = await inside.dispatcher.start(request("1"))
     reader = asyncio.create_task(tokens_of(first))
-    second = await inside.generator.start(request("2"))
+    second = await inside.dispatcher.start(request("2"))
     await tokens_of(second)
     await reader
     record = second.record
     assert (record.arrival_ms, record.dispatch_ms, record.first_token_ms) == (0, 2000, 4000)
     assert (record.prefill_wait_time_ms, record.prefill_time_ms) == (2000, 2000)
-    said = samples(inside.generator.metrics.registry)
+    said = samples(inside.metrics.registry)
     waits = histogram("dynosim_router_wait_seconds", TTFT_BUCKETS, [0.0, 2.0])
     assert {name: said[name] for name in waits} == waits
 
@@ -189,13 +189,13 @@ async def test_an_engine_that_finds_stops_has_a_moment_to_tell_what_it_knows() -
     engine = ScriptedEngine(hangs_after={"a": 1})
     inside = Inside(engine, now_ms=now_ms)
     inside.show(card("a", engine="vllm"))
-    generation = await inside.generator.start(request())
+    stream = await inside.dispatcher.start(request())
     with pytest.raises(ApiError, match="nothing more"):
-        async for _ in generation:
-            generation.let_end()
-            generation.let_end()  # once is enough
+        async for _ in stream:
+            stream.let_end()
+            stream.let_end()  # once is enough
     assert now_s() == pytest.approx(0.2)
-    assert (generation.record.status, generation.record.error) == ("completed", None)
+    assert (stream.record.status, stream.record.error) == ("completed", None)
 
 
 @in_virtual_time
@@ -204,9 +204,9 @@ async def test_a_request_arrived_when_it_had_come_in(monkeypatch: pytest.MonkeyP
     await asyncio.sleep(10.0)
     engine = ScriptedEngine(pieces=[(2.0, 1)])
     inside = Inside(engine, "a", now_ms=now_ms)
-    generation = await inside.generator.start(request(received_s=7.5))
-    await tokens_of(generation)
-    record = generation.record
+    stream = await inside.dispatcher.start(request(received_s=7.5))
+    await tokens_of(stream)
+    record = stream.record
     assert (record.arrival_ms, record.dispatch_ms) == (7500, 10_000)
     assert (record.prefill_wait_time_ms, record.ttft_ms) == (2500, 4500)
 
@@ -218,40 +218,40 @@ async def test_an_engines_refusal_is_the_clients_business_or_a_fault(
     status: int, told: int
 ) -> None:
     inside = Inside(ScriptedEngine(error=EngineRefusedError(status, "no")), "a", "b")
-    generation = await inside.generator.start(request())
+    stream = await inside.dispatcher.start(request())
     with pytest.raises(ApiError) as caught:
-        await tokens_of(generation)
+        await tokens_of(stream)
     assert (caught.value.status, caught.value.message) == (
         told,
         "the engine refuses the request: no",
     )
-    assert (generation.record.status, generation.record.migrations) == ("failed", 0)
-    assert inside.in_hand == 0
+    assert (stream.record.status, stream.record.migrations) == ("failed", 0)
+    assert inside.num_booked == 0
 
 
 async def test_a_name_in_use_is_refused_and_its_owner_goes_on() -> None:
     inside = Inside(ScriptedEngine(), "a")
-    first = await inside.generator.start(request("same"))
+    first = await inside.dispatcher.start(request("same"))
     with pytest.raises(ApiError, match="'same' is in use") as caught:
-        await inside.generator.start(request("same"))
+        await inside.dispatcher.start(request("same"))
     assert (caught.value.status, caught.value.param) == (400, "request_id")
     assert len(await tokens_of(first)) == 6
-    assert len(await tokens_of(await inside.generator.start(request("same")))) == 6
+    assert len(await tokens_of(await inside.dispatcher.start(request("same")))) == 6
 
 
 async def test_what_the_router_refuses_is_told_in_its_words() -> None:
     inside = Inside(ScriptedEngine(), "a", settings=RouterSettings(BLOCK, mode="direct"))
     with pytest.raises(ApiError, match="the request names no worker") as caught:
-        await inside.generator.start(request("1"))
+        await inside.dispatcher.start(request("1"))
     assert (caught.value.status, caught.value.code) == (400, "refused")
     assert (caught.value.kind, caught.value.retry_after_s) == ("invalid_request_error", None)
     with pytest.raises(ApiError) as caught:
-        await inside.generator.start(request("2", worker_id=7))
+        await inside.dispatcher.start(request("2", worker_id=7))
     assert (caught.value.status, caught.value.code) == (400, "refused")
     assert (caught.value.kind, caught.value.retry_after_s) == ("invalid_request_error", None)
     assert [record.status for record in inside.records] == ["rejected", "rejected"]
     assert inside.records[1].error == caught.value.message
-    assert inside.generator.num_active == 0
+    assert inside.dispatcher.num_active == 0
 
 
 @pytest.mark.parametrize(("priority", "jump"), [(4, 4), (0, 0), (-4, 0)])
@@ -260,7 +260,7 @@ async def test_priorities_turn_round_for_the_engine_and_only_jump_ahead(
 ) -> None:
     engine, policy = ScriptedEngine(), Listening()
     inside = Inside(engine, "a", policy=policy)
-    await tokens_of(await inside.generator.start(request(priority=priority)))
+    await tokens_of(await inside.dispatcher.start(request(priority=priority)))
     assert policy.asked[0].priority_jump == jump
     assert engine.requests[0][1].priority == -priority
 
@@ -271,8 +271,8 @@ async def test_a_pinned_request_goes_to_its_worker_and_rank() -> None:
     inside.show(card("a", dp_size=3), card("b", dp_size=3))
     for name, rank in (("a", 2), ("b", 1), ("b", 0)):
         asked = request(f"{name}{rank}", worker_id=worker_id_of(name), dp_rank=rank)
-        record = (generation := await inside.generator.start(asked)).record
-        await tokens_of(generation)
+        record = (stream := await inside.dispatcher.start(asked)).record
+        await tokens_of(stream)
         assert (record.decode_worker_id, record.decode_dp_rank) == (worker_id_of(name), rank)
     assert [(name, sent.dp_rank) for name, sent in engine.requests] == [
         ("a", 2), ("b", 1), ("b", 0),
@@ -286,21 +286,21 @@ async def test_a_disk_that_is_full_costs_the_record_and_not_the_stream(
         raise OSError(28, "No space left on device")
 
     inside = Inside(ScriptedEngine(), "a")
-    inside.generator._write_record = full
-    assert await tokens_of(await inside.generator.start(request())) == [
+    inside.dispatcher._write_record = full
+    assert await tokens_of(await inside.dispatcher.start(request())) == [
         next_token(10 + i) for i in range(6)
     ]
     assert "the record of request r is lost" in caplog.text
-    assert inside.generator.num_active == inside.in_hand == 0
+    assert inside.dispatcher.num_active == inside.num_booked == 0
 
 
 async def test_a_request_closed_before_it_is_read_is_cancelled() -> None:
     inside = Inside(engine := ScriptedEngine(), "a")
-    generation = await inside.generator.start(request())
-    await generation.aclose()
-    await generation.aclose()
-    assert (generation.record.status, generation.record.finish_ms) == ("cancelled", None)
-    assert inside.in_hand == inside.generator.num_active == len(engine.requests) == 0
+    stream = await inside.dispatcher.start(request())
+    await stream.aclose()
+    await stream.aclose()
+    assert (stream.record.status, stream.record.finish_ms) == ("cancelled", None)
+    assert inside.num_booked == inside.dispatcher.num_active == len(engine.requests) == 0
     assert len(inside.records) == 1
-    again = await inside.generator.start(replace(request(), request_id="r"))
+    again = await inside.dispatcher.start(replace(request(), request_id="r"))
     assert len(await tokens_of(again)) == 6

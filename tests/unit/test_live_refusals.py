@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from http_support import MODEL, app_of, client_of, generator_saying
+from http_support import MODEL, app_of, client_of, dispatcher_saying
 from live_support import Inside, ScriptedEngine, card, request
 
 from dynosim.config.loading import run_config_from_dict
@@ -29,7 +29,7 @@ CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 
 async def refused(inside: Inside, **asked: Any) -> ApiError:
     with pytest.raises(ApiError) as caught:
-        await inside.generator.start(request(**asked))
+        await inside.dispatcher.start(request(**asked))
     assert inside.records[-1].status == "rejected"
     return caught.value
 
@@ -49,39 +49,39 @@ async def test_who_comes_when_no_worker_takes_requests_is_told_why() -> None:
         ((card("a", is_draining=True),), "all workers have left"),  # never taken in
     ):
         inside.show(*cards)
-        assert inside.fleet.absence == why
+        assert inside.members.absence == why
         if why is not None:
             error = await refused(inside)
             assert (error.status, error.message, error.retry_after_s) == (503, why, 1)
     inside.show(card("c"))
-    inside.fleet.suspect(worker_id_of("c"))
-    while not inside.fleet.num_fenced:
+    inside.members.suspect(worker_id_of("c"))
+    while not inside.members.num_fenced:
         await asyncio.sleep(0)
     assert (await refused(inside)).message == "no worker answers at the moment"
-    await inside.fleet.close()
+    await inside.members.close()
 
 
 async def test_one_worker_that_stays_is_enough() -> None:
     inside = Inside(ScriptedEngine(), "a", "b")
     inside.show(card("a", is_draining=True), card("b"))
-    assert inside.fleet.absence is None
-    generation = await inside.generator.start(request())
-    assert generation.record.decode_worker_id == worker_id_of("b")
-    await generation.aclose()
+    assert inside.members.absence is None
+    stream = await inside.dispatcher.start(request())
+    assert stream.record.decode_worker_id == worker_id_of("b")
+    await stream.aclose()
 
 
 async def test_a_draining_frontend_says_so() -> None:
     inside = Inside(ScriptedEngine(), "a")
-    inside.generator.is_draining = True
+    inside.dispatcher.is_draining = True
     with pytest.raises(ApiError, match="draining") as caught:
-        await inside.generator.start(request())
+        await inside.dispatcher.start(request())
     assert (caught.value.status, caught.value.retry_after_s) == (503, 1)
 
 
 async def test_a_model_that_may_be_back_is_not_unknown() -> None:
     models = ModelRegistry()
     body = {"model": "a/b", "prompt": "x", "max_tokens": 1}
-    async with client_of(app_of(generator_saying("x"), models=models)) as client:
+    async with client_of(app_of(dispatcher_saying("x"), models=models)) as client:
         assert (await client.post(COMPLETIONS, json=body)).status_code == 404
         models.add("a/b", ByteTokenizer(), 100)
         models.remove("a/b", "this is why")
@@ -114,18 +114,18 @@ async def test_a_worker_or_rank_that_there_is_not_is_the_clients_mistake() -> No
     error = await refused(inside, worker_id=a, dp_rank=2)
     assert (error.status, error.param) == (400, "nvext.dp_rank")
     assert error.message == "nvext.dp_rank: the worker's ranks are 0 to 1"
-    generation = await inside.generator.start(request(worker_id=a, dp_rank=1))
-    await generation.aclose()
+    stream = await inside.dispatcher.start(request(worker_id=a, dp_rank=1))
+    await stream.aclose()
 
 
 async def test_a_worker_that_is_only_not_there_now_may_be_asked_for_again() -> None:
     inside = Inside(ScriptedEngine(), "a", "b", is_well=lambda card: card.name != "a")
-    inside.fleet.suspect(worker_id_of("a"))
-    while not inside.fleet.num_fenced:
+    inside.members.suspect(worker_id_of("a"))
+    while not inside.members.num_fenced:
         await asyncio.sleep(0)
     error = await refused(inside, worker_id=worker_id_of("a"))
     assert (error.status, error.retry_after_s) == (503, 1)
-    await inside.fleet.close()
+    await inside.members.close()
     inside = Inside(ScriptedEngine(), "a", "b")
     inside.show(card("a", is_draining=True), card("b"))
     assert (await refused(inside, worker_id=worker_id_of("a"))).status == 503
@@ -148,7 +148,7 @@ def test_every_word_for_a_worker_pins_it(field: str) -> None:
 @pytest.mark.parametrize("value", ["z", 1.5, -1, [1]])
 async def test_a_worker_that_is_no_number_is_refused(field: str, value: Any) -> None:
     body = {"model": MODEL, "prompt": "x", "nvext": {field: value}}
-    async with client_of(app_of(generator_saying("x"))) as client:
+    async with client_of(app_of(dispatcher_saying("x"))) as client:
         answer = await client.post(COMPLETIONS, json=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == f"nvext.{field}"
@@ -172,7 +172,7 @@ async def test_a_worker_that_is_no_number_is_refused(field: str, value: Any) -> 
 async def test_a_tool_that_is_none_is_refused(tool: dict[str, Any], param: str) -> None:
     good = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
     body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}]}
-    async with client_of(app_of(generator_saying("x"))) as client:
+    async with client_of(app_of(dispatcher_saying("x"))) as client:
         for choice in ("auto", "none"):
             asked = {**body, "tools": [good, tool], "tool_choice": choice}
             answer = await client.post(CHAT, json=asked)
@@ -225,13 +225,13 @@ async def test_a_workers_password_is_in_no_log_and_on_no_page(
     secretive: WorkerCard = card("a", url="http://user:secret@127.0.0.1:1/base", speedup=4.0)
     inside = Inside(ScriptedEngine(), is_well=lambda card: False)
     inside.show(secretive)
-    rows = worker_rows(inside.generator)["workers"]
+    rows = worker_rows(inside.placement)["workers"]
     assert isinstance(rows, list)
     assert (rows[0]["url"], rows[0]["speedup"]) == ("http://127.0.0.1:1/base", 4.0)
-    inside.fleet.suspect(secretive.worker_id)
-    while not inside.fleet.num_fenced:
+    inside.members.suspect(secretive.worker_id)
+    while not inside.members.num_fenced:
         await asyncio.sleep(0)
-    await inside.fleet.close()
+    await inside.members.close()
     assert "127.0.0.1:1/base" in caplog.text and "127.0.0.1:1/base" in describe(secretive)
     assert "secret" not in caplog.text + describe(secretive) + str(rows)
 

@@ -55,7 +55,7 @@ def run_of(*requests: tuple[list[float], dict[str, Any]]) -> LoadRun:
 
 
 VARIED = run_of(
-    ([130.0, 140.0, 165.0], {"prefill_wait_time_ms": 7.0, "decode_worker_id": 9}),
+    ([130.0, 140.0, 165.0], {"prefill_wait_time_ms": 7.0, "decode_worker_id": 9, "migrations": 1}),
     ([140.0, 150.0], {"prefill_wait_time_ms": 12.0, "decode_worker_id": 4, "cached_tokens": 8}),
     ([290.0, 300.0], {"decode_worker_id": 9, "preemptions": 2, "session_id": "s"}),
     ([390.0], {"status": "failed", "error": "HTTP 500", "finish_ms": None}),
@@ -80,6 +80,7 @@ def test_every_column_of_the_log_is_that_of_the_records() -> None:
         "cached_tokens": [0, 8, 0, 0, 0, 0, 0],
         "worker_id": [1, 0, 1, 0, 0, 0, 0],  # 4 and 9 in the order of their ids
         "preemptions": [0, 0, 2, 0, 0, 0, 0],
+        "migrations": [1, 0, 0, 0, 0, 0, 0],
         "status": [0, 0, 0, 2, 1, 3, 3],
     }
     assert {field.name for field in fields(RequestLog)} == {*expected, "errors", "is_timed"}

@@ -154,7 +154,7 @@ def test_all_of_a_prompt_may_be_cached_but_not_more(run: ToyRun, more: int, law:
 
 
 def test_all_blocks_may_be_in_use_and_no_more(run: ToyRun) -> None:
-    blocks = run.result.num_gpu_blocks
+    blocks = int(run.result.workers.usable_blocks[0])
     assert allows(steps_changed("used_blocks", 3, blocks)(run.result), run)
     assert allows(steps_changed("used_blocks", 3, 0)(run.result), run)
     assert not allows(steps_changed("used_blocks", 3, blocks + 1)(run.result), run)

@@ -9,7 +9,7 @@ import pytest
 from toy_runs import STEP_COLUMNS, toy_run
 
 from dynosim.metrics.saturation import Load, Saturation, judge_saturation, load_of
-from dynosim.records import RequestStatus, RoutingStats, RunResult, StepLog
+from dynosim.records import RequestStatus, RoutingStats, RunResult, StepLog, WorkerLog
 
 GROWTH_LIMIT = 1 / 0.95 - 1  # ms of wait gained per ms of arrivals
 POWERS = [0.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0]  # six of 20 slices, and exact products
@@ -151,7 +151,7 @@ def full_run(steps: StepLog, **more: Any) -> RunResult:
     """An overloaded run of a second of arrivals with these rows."""
     arrivals = [1000.0 * index / 19 for index in range(20)]
     waits = [2.0 * arrival for arrival in arrivals]
-    run = run_of(arrivals, waits, num_workers=2, steps=steps, **more)
+    run = run_of(arrivals, waits, workers=WorkerLog.equal(2), steps=steps, **more)
     nothing = np.full(20, np.nan)
     return replace(run, requests=replace(run.requests, first_token_ms=nothing))
 

@@ -12,6 +12,7 @@ from dynosim.engine.spec import EngineSpec
 from dynosim.timing.formulas import FixedModel
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.mock.calls import CallReader
+from dynosim_runtime.mock.collector import EngineCollector
 from dynosim_runtime.mock.engine import MockEngine
 from dynosim_runtime.mock.frames import (
     DONE,
@@ -24,7 +25,6 @@ from dynosim_runtime.mock.stats import (
     _E2E_BOUNDS_S,
     _ITL_BOUNDS_S,
     _TTFT_BOUNDS_S,
-    EngineCollector,
     MockStats,
 )
 from dynosim_runtime.mock.tokens import TokenSource, tokens_until_stop
@@ -162,8 +162,7 @@ STEP_MS = 10.0
 
 def served(spec: EngineSpec = SPEC, speedup: float = 1.0) -> MockEngine:
     """Two requests at 0 ms, one at 35 ms with the prompt of the first; every step takes 10 ms."""
-    engine = mock_engine(spec, FixedModel(STEP_MS, STEP_MS))
-    engine.stats = MockStats(speedup)
+    engine = mock_engine(spec, FixedModel(STEP_MS, STEP_MS), stats=MockStats(speedup))
     prompt = list(range(10, 18))
     drive(engine, [(0.0, call(prompt, 3)), (0.0, call([1], 1)), (35.0, call(prompt, 2))])
     return engine
@@ -222,7 +221,7 @@ def test_preemptions_and_aborts_are_counted_and_queries_are_not_counted_again() 
     requests, _, _ = drive(engine, [(0.0, call([1] * 8, 12)), (0.0, call([2] * 8, 12))])
     assert sum(request.sequence.preemptions for request in requests) > 0
     page = shown(engine)
-    assert page["vllm:num_preemptions_total"] == engine.scheduler.num_preemptions > 0
+    assert page["vllm:num_preemptions_total"] == engine.core.num_preemptions > 0
     assert page["vllm:prefix_cache_queries_total"] == 16
     engine.abort(engine.submit(call([1], 1), TokenLog(), 1000.0))
     assert shown(engine)["vllm:request_success_total{finished_reason=abort}"] == 1

@@ -8,12 +8,13 @@ import pytest
 from mock_support import TIMING, FakeClock, TokenLog, call, drive, mock_engine
 
 from dynosim.blocks.hashing import local_hashes
+from dynosim.engine.pace import NEVER
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
 from dynosim.indexer.base import Stored
 from dynosim.indexer.wire import EngineEvent, to_block_event
 from dynosim.timing.step import BatchShape
-from dynosim_runtime.mock.engine import NEVER, MockEngine
+from dynosim_runtime.mock.engine import MockEngine
 from dynosim_runtime.mock.loop import EngineLoop
 from dynosim_runtime.mock.tokens import TokenSource
 
@@ -94,7 +95,7 @@ def test_aborts_take_effect_at_once_and_reach_nobody_else() -> None:
     assert emitted == [stays] * 3
     assert engine.stats.num_aborted == 2
     assert (len(engine), len(engine.ledger)) == (0, 0)
-    assert engine.scheduler.pool.free_blocks == SPEC.usable_blocks
+    assert engine.core.pool.free_blocks == SPEC.usable_blocks
 
 
 def named_blocks(events: list[EngineEvent]) -> Counter[int]:
@@ -124,7 +125,7 @@ def test_events_tell_the_resident_blocks_and_their_tokens(is_async: bool) -> Non
     requests, _, outcomes = drive(engine, arrivals)
     events = [event for outcome in outcomes for event in outcome.events]
     assert any(event.kind == "BlockRemoved" for event in events)  # they fight for blocks
-    assert set(named_blocks(events)) == set(engine.scheduler.pool.resident_blocks)
+    assert set(named_blocks(events)) == set(engine.core.pool.resident_blocks)
 
     local_of = {
         name: local

@@ -13,7 +13,7 @@ from dynosim_runtime.dialects.parsing.output_parser import OutputParser, Parsing
 from dynosim_runtime.dialects.parsing.parts import CallArguments
 from dynosim_runtime.dialects.parsing.tool_calls import TOOL_PARSERS
 from dynosim_runtime.requests import Sampling, TokenDelta
-from dynosim_runtime.tokenize.tokenizer import load_tokenizer
+from dynosim_runtime.tokenize.load import load_tokenizer
 
 
 def parsed(text: str, parsing: Parsing, size: int, prompt_end: str = "") -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dynosim.metrics import summarize
 from dynosim.metrics.percentiles import STATISTICS
 from dynosim.plots.page import number
 from dynosim.plots.run_html import run_notes, run_page
+from dynosim.records import WorkerLog
 
 METRICS = {
     "ttft_ms": "Time to first token (ms)",
@@ -109,7 +110,7 @@ def test_all_numbers_of_the_report_are_on_the_page() -> None:
 
 def test_the_lead_counts_workers_and_their_gpus() -> None:
     one = toy_run(5, workers=1)
-    page = run_page("t", "", told(one), replace(one.result, gpus_per_worker=1), one.trace)
+    page = run_page("t", "", told(one), replace(one.result, workers=WorkerLog.equal(1)), one.trace)
     assert page.lead == "1 worker of 1 GPU · workload toy"
     many = toy_run(5, workers=3)
     page = run_page("t", "", told(many), many.result, many.trace)

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from http_support import MAX_MODEL_LEN, MODEL, app_of, client_of, generator_saying
+from http_support import MAX_MODEL_LEN, MODEL, app_of, client_of, dispatcher_saying
 
 from dynosim_runtime.dialects.messages.request import MessagesDialect
 from dynosim_runtime.dialects.responses.request import ResponsesDialect
@@ -16,12 +16,12 @@ HELLO = [{"role": "user", "content": "Hello"}]
 
 
 async def request_of(path: str, body: dict[str, Any], **headers: str) -> GenerateRequest:
-    generator = generator_saying("x")
-    async with client_of(app_of(generator)) as client:
+    dispatcher = dispatcher_saying("x")
+    async with client_of(app_of(dispatcher)) as client:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
         answer = await client.post(path, json={"model": MODEL, **body}, headers=names)
     assert answer.status_code == 200, answer.text
-    return generator.requests[0]
+    return dispatcher.requests[0]
 
 
 def conversation_of(dialect: Any, body: dict[str, Any]) -> Conversation:
@@ -101,12 +101,12 @@ async def test_missing_max_tokens_is_filled() -> None:
 
 
 async def test_choices_differ_by_seed() -> None:
-    generator = generator_saying("x")
-    async with client_of(app_of(generator)) as client:
+    dispatcher = dispatcher_saying("x")
+    async with client_of(app_of(dispatcher)) as client:
         await client.post(
             "/v1/completions", json={"model": MODEL, "prompt": "x", "n": 3, "seed": 5}
         )
-    assert sorted(request.sampling.seed or 0 for request in generator.requests) == [5, 6, 7]
+    assert sorted(request.sampling.seed or 0 for request in dispatcher.requests) == [5, 6, 7]
 
 
 async def test_text_parts_and_tool_calls_become_what_templates_know() -> None:
@@ -264,14 +264,14 @@ async def test_responses_repeat_the_fields_of_their_request() -> None:
         "user": "u2",
     }
     body = {"model": MODEL, "input": "x", **fields}
-    async with client_of(app_of(generator_saying("x"))) as client:
+    async with client_of(app_of(dispatcher_saying("x"))) as client:
         answer = (await client.post("/v1/responses", json=body)).json()
     assert {key: answer[key] for key in fields} == fields
 
 
 @pytest.mark.parametrize("prefix", ["", "/v1"])
 async def test_tokenize_and_back(prefix: str) -> None:
-    async with client_of(app_of(generator_saying("x"))) as client:
+    async with client_of(app_of(dispatcher_saying("x"))) as client:
         told = await client.post(f"{prefix}/tokenize", json={"prompt": "Grüße"})
         tokens = told.json()["tokens"]
         back = await client.post(f"{prefix}/detokenize", json={"model": MODEL, "tokens": tokens})
@@ -296,9 +296,9 @@ async def test_tokenize_and_back(prefix: str) -> None:
 async def test_request_ids_under_way_are_unique() -> None:
     import asyncio
 
-    from dynosim_runtime.testing import Pause, ScriptedGenerator
+    from dynosim_runtime.testing import Pause, ScriptedDispatcher
 
-    waiting = ScriptedGenerator(lambda request: [Pause(3600)])
+    waiting = ScriptedDispatcher(lambda request: [Pause(3600)])
     async with client_of(app_of(waiting)) as client:
         body = {"model": MODEL, "prompt": "x"}
         post = client.post

@@ -4,16 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
-from http_support import MODEL, app_of, client_of, generator_saying, tokenizer_folder
+from http_support import MODEL, app_of, client_of, dispatcher_saying, tokenizer_folder
 
 from dynosim.errors import ConfigError
 from dynosim_runtime.http.registry import ModelRegistry
 from dynosim_runtime.tokenize.byte_tokenizer import TURN_END_ID, TURN_START_ID, ByteTokenizer
+from dynosim_runtime.tokenize.load import load_tokenizer
 from dynosim_runtime.tokenize.tokenizer import (
     ChatTemplateError,
     Conversation,
     Tokenizer,
-    load_tokenizer,
 )
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -89,7 +89,7 @@ async def test_refusal_of_a_template_is_the_clients_error(tokenizer: Tokenizer) 
         tokenizer.encode_chat(Conversation(messages=messages))
     models = ModelRegistry()
     models.add(MODEL, tokenizer, 100)
-    async with client_of(app_of(generator_saying("x"), models=models)) as client:
+    async with client_of(app_of(dispatcher_saying("x"), models=models)) as client:
         answer = await client.post(
             "/v1/chat/completions", json={"model": MODEL, "messages": messages}
         )
@@ -127,6 +127,6 @@ async def test_long_texts_are_tokenized_like_short_ones(tokenizer: Tokenizer) ->
     models = ModelRegistry()
     models.add(MODEL, tokenizer, 100_000)
     long = "the quick brown fox " * 1000
-    async with client_of(app_of(generator_saying("x"), models=models)) as client:
+    async with client_of(app_of(dispatcher_saying("x"), models=models)) as client:
         answer = await client.post("/tokenize", json={"prompt": long})
     assert answer.json()["tokens"] == tokenizer.encode(long)

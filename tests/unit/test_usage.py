@@ -7,7 +7,7 @@ import pytest
 from http_support import MODEL, app_of, client_of, events_of
 
 from dynosim_runtime.requests import GenerateRequest, TokenDelta
-from dynosim_runtime.testing import ScriptedGeneration, ScriptedGenerator, Step
+from dynosim_runtime.testing import ScriptedDispatcher, ScriptedStream, Step
 from dynosim_runtime.tokenize.byte_tokenizer import BYTE_OFFSET
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -17,7 +17,7 @@ CHAT, COMPLETIONS = "chat/completions", "completions"
 RESPONSES, MESSAGES = "responses", "messages"
 
 
-class Answering(ScriptedGenerator):
+class Answering(ScriptedDispatcher):
     """Answers the n-th choice (of a request with several) with its own text and cached tokens."""
 
     def __init__(self, *choices: tuple[str, int | None], finish_reason: str = "stop") -> None:
@@ -31,26 +31,26 @@ class Answering(ScriptedGenerator):
         reason: Any = self._finish_reason
         return [TokenDelta(ids[:2]), TokenDelta(ids[2:]), TokenDelta([], reason)]
 
-    async def start(self, request: GenerateRequest) -> ScriptedGeneration:
-        generation = await super().start(request)
-        generation.record.cached_tokens = self._choices[self._number(request)][1]
-        return generation
+    async def start(self, request: GenerateRequest) -> ScriptedStream:
+        stream = await super().start(request)
+        stream.record.cached_tokens = self._choices[self._number(request)][1]
+        return stream
 
     def _number(self, request: GenerateRequest) -> int:
         return 0 if len(self._choices) == 1 else int(request.request_id.rsplit("-", 1)[1])
 
 
-async def whole(generator: ScriptedGenerator, path: str, **fields: Any) -> Any:
+async def whole(dispatcher: ScriptedDispatcher, path: str, **fields: Any) -> Any:
     body = {"model": MODEL, **fields}
-    async with client_of(app_of(generator)) as client:
+    async with client_of(app_of(dispatcher)) as client:
         answer = await client.post(f"/v1/{path}", json=body)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
-async def streamed(generator: ScriptedGenerator, path: str, **fields: Any) -> list[Any]:
+async def streamed(dispatcher: ScriptedDispatcher, path: str, **fields: Any) -> list[Any]:
     body = {"model": MODEL, "stream": True, **fields}
-    async with client_of(app_of(generator)) as client:
+    async with client_of(app_of(dispatcher)) as client:
         answer = await client.post(f"/v1/{path}", json=body)
     assert answer.status_code == 200, answer.text
     return [content for _, content in events_of(answer.text)]

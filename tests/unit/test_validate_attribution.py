@@ -210,7 +210,7 @@ def test_a_capacity_that_explains_the_log_clearly_better_is_taken() -> None:
     found, again = fit_capacity(measured, HELD, guessed, fitted, count=COUNT)
     assert found.engine.num_gpu_blocks == pytest.approx(400, rel=0.04)
     assert fitted.cost - again.cost > 5.0
-    assert again.predicted.result.num_gpu_blocks == found.engine.usable_blocks
+    assert again.predicted.result.workers.usable_blocks.tolist() == [found.engine.usable_blocks]
     wider = replace(found.engine, num_gpu_blocks=800, max_model_len=2048)
     assert replace(found, engine=wider) == guessed
 

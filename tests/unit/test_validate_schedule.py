@@ -15,7 +15,7 @@ from dynosim.fit.replay import (
     taken_ms,
 )
 from dynosim.fit.schedule import held_schedule
-from dynosim.records import RequestLog, RunResult, StepLog
+from dynosim.records import RequestLog, RunResult, StepLog, WorkerLog
 from dynosim.timing.fitted import Fit, FittedModel, FittedParameters
 from dynosim.timing.formulas import LinearModel
 from dynosim.timing.step import BatchShape
@@ -106,11 +106,12 @@ def result(
         cached_tokens=nothing,
         worker_id=np.array(engines),
         preemptions=nothing,
+        migrations=nothing,
         status=nothing,
     )
     return RunResult(
         requests=requests, steps=log, stalled_gaps_ms=np.zeros(0),
-        num_workers=max(engines) + 1, gpus_per_worker=1, num_gpu_blocks=10, block_size=16,
+        workers=WorkerLog.equal(max(engines) + 1, usable_blocks=10), block_size=16,
         end_ms=0.0, num_preemptions=0, num_scheduling_events=0, simulate_wall_ms=0.0,
     )  # fmt: skip
 

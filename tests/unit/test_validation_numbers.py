@@ -110,6 +110,7 @@ def log_of(*requests: tuple[float, float, float, int, int]) -> RequestLog:
         cached_tokens=zeros,
         worker_id=zeros,
         preemptions=zeros,
+        migrations=zeros,
         status=status,
     )
 

@@ -17,19 +17,14 @@ from aiohttp.test_utils import TestServer
 from dynosim.config import RunConfig, run_config_from_dict
 from dynosim.config.live import LiveConfig
 from dynosim.indexer.wire import to_block_event
+from dynosim_runtime.adapters.base import EngineAdapter, EngineFacts, LaunchSpec
+from dynosim_runtime.adapters.engine_http import EngineCallError, EngineHttp
 from dynosim_runtime.adapters.metrics import EngineLoad, parse_load
 from dynosim_runtime.adapters.sglang import SglangAdapter
 from dynosim_runtime.adapters.trtllm import TrtllmAdapter
 from dynosim_runtime.adapters.trtllm_events import TrtllmEvents
 from dynosim_runtime.adapters.vllm import VllmAdapter, cpu_dtype
 from dynosim_runtime.card import EventSource
-from dynosim_runtime.worker.engine import (
-    EngineAdapter,
-    EngineCallError,
-    EngineFacts,
-    EngineHttp,
-    EngineSettings,
-)
 from dynosim_runtime.worker.served import start_of
 
 VLLM_PAGE = """\
@@ -90,9 +85,9 @@ def plan(**engine: Any) -> RunConfig:
     )
 
 
-def settings_of(scratch: Path, run: RunConfig) -> EngineSettings:
+def settings_of(scratch: Path, run: RunConfig) -> LaunchSpec:
     events = EventSource(endpoint="ipc:///s/events", replay_endpoint="ipc:///s/replay")
-    return EngineSettings(
+    return LaunchSpec(
         plan=run,
         model="/models/m",
         served_model_name="org/m",

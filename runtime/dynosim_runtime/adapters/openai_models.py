@@ -2,7 +2,7 @@
 
 import msgspec
 
-from dynosim_runtime.worker.engine import EngineCallError, EngineHttp
+from dynosim_runtime.adapters.engine_http import EngineCallError, EngineHttp
 
 
 class _Model(msgspec.Struct):

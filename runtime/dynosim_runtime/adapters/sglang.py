@@ -12,17 +12,12 @@ import msgspec
 from dynosim.config import RunConfig
 from dynosim.config.schema import EngineConfig
 from dynosim.errors import ConfigError
+from dynosim_runtime.adapters.base import EngineFacts, LaunchSpec, Relay
+from dynosim_runtime.adapters.engine_http import EngineCallError, EngineHttp
 from dynosim_runtime.adapters.metrics import EngineLoad, parse_load
 from dynosim_runtime.adapters.openai_models import max_model_len
 from dynosim_runtime.adapters.vllm import kv_events_config
 from dynosim_runtime.card import EngineKind
-from dynosim_runtime.worker.engine import (
-    EngineCallError,
-    EngineFacts,
-    EngineHttp,
-    EngineSettings,
-    Relay,
-)
 
 SERVER_INFO_PATHS = ("/server_info", "/get_server_info")  # the newer name, and the older
 
@@ -39,25 +34,25 @@ class SglangAdapter:
     device: Literal["gpu", "cpu"] = "gpu"
     relay: Relay | None = None
 
-    def command(self, settings: EngineSettings) -> list[str]:
+    def command(self, spec: LaunchSpec) -> list[str]:
         """See `EngineAdapter`."""
-        engine = settings.plan.engine
+        engine = spec.plan.engine
         _refuse_unsupported(engine)
         return [
-            str(settings.python), "-m", "sglang.launch_server",
-            "--model-path", settings.model,
-            "--served-model-name", settings.served_model_name,
-            "--host", settings.host,
-            "--port", str(settings.port),
+            str(spec.python), "-m", "sglang.launch_server",
+            "--model-path", spec.model,
+            "--served-model-name", spec.served_model_name,
+            "--host", spec.host,
+            "--port", str(spec.port),
             "--tp-size", str(engine.tensor_parallel),
             "--sampling-defaults", "openai",
             "--enable-metrics",
             *_scheduler_flags(engine),
             *_cache_flags(engine),
-            *_event_flags(settings),
+            *_event_flags(spec),
         ]  # fmt: skip
 
-    def environment(self, settings: EngineSettings) -> dict[str, str]:
+    def environment(self, spec: LaunchSpec) -> dict[str, str]:
         """See `EngineAdapter`."""
         return {}
 
@@ -86,7 +81,7 @@ async def _server_info(http: EngineHttp) -> _ServerInfo:
 
 
 def _refuse_unsupported(engine: EngineConfig) -> None:
-    """Raises: ConfigError for settings of the twin's vLLM scheduler that SGLang has not."""
+    """Raises: ConfigError for spec of the twin's vLLM scheduler that SGLang has not."""
     set_keys = [
         key
         for key, is_set in (
@@ -135,9 +130,9 @@ def _cache_flags(engine: EngineConfig) -> list[str]:
     return flags
 
 
-def _event_flags(settings: EngineSettings) -> list[str]:
-    if not settings.event_sources:
+def _event_flags(spec: LaunchSpec) -> list[str]:
+    if not spec.event_sources:
         return []
-    config = kv_events_config(settings.event_sources[0])
+    config = kv_events_config(spec.event_sources[0])
     del config["enable_kv_cache_events"]  # to SGLang, having a publisher says that
     return ["--kv-events-config", json.dumps(config)]

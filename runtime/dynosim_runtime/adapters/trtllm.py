@@ -15,16 +15,11 @@ from dynosim.config import RunConfig
 from dynosim.config.schema import EngineConfig
 from dynosim.errors import ConfigError
 from dynosim.timing.architecture import context_length
+from dynosim_runtime.adapters.base import EngineFacts, LaunchSpec, Relay
+from dynosim_runtime.adapters.engine_http import EngineCallError, EngineHttp
 from dynosim_runtime.adapters.metrics import EngineLoad, parse_load
 from dynosim_runtime.adapters.trtllm_events import relay_events
 from dynosim_runtime.card import EngineKind
-from dynosim_runtime.worker.engine import (
-    EngineCallError,
-    EngineFacts,
-    EngineHttp,
-    EngineSettings,
-    Relay,
-)
 
 EVENT_BUFFER = 65_536  # events it keeps between two fetches
 
@@ -45,17 +40,17 @@ class TrtllmAdapter:
     device: Literal["gpu", "cpu"] = "gpu"
     relay: Relay | None = staticmethod(relay_events)
 
-    def command(self, settings: EngineSettings) -> list[str]:
-        """See `EngineAdapter`. Most settings go through a file in the scratch folder."""
-        engine = settings.plan.engine
+    def command(self, spec: LaunchSpec) -> list[str]:
+        """See `EngineAdapter`. Most spec go through a file in the scratch folder."""
+        engine = spec.plan.engine
         _refuse_unsupported(engine)
-        options = settings.scratch / "trtllm.yaml"
+        options = spec.scratch / "trtllm.yaml"
         options.write_text(yaml.safe_dump(llm_options(engine), sort_keys=False), encoding="utf-8")
         context = engine.max_model_len
         return [
-            str(settings.python), "-m", "tensorrt_llm.commands.serve", settings.model,
-            "--host", settings.host,
-            "--port", str(settings.port),
+            str(spec.python), "-m", "tensorrt_llm.commands.serve", spec.model,
+            "--host", spec.host,
+            "--port", str(spec.port),
             "--backend", "pytorch",
             "--tp_size", str(engine.tensor_parallel),
             "--max_batch_size", str(engine.max_num_seqs),
@@ -64,7 +59,7 @@ class TrtllmAdapter:
             "--extra_llm_api_options", str(options),
         ]  # fmt: skip
 
-    def environment(self, settings: EngineSettings) -> dict[str, str]:
+    def environment(self, spec: LaunchSpec) -> dict[str, str]:
         """See `EngineAdapter`."""
         return {}
 
@@ -110,7 +105,7 @@ def llm_options(engine: EngineConfig) -> dict[str, Any]:
 
 
 def _refuse_unsupported(engine: EngineConfig) -> None:
-    """Raises: ConfigError for settings of the twin's vLLM scheduler that TensorRT-LLM has not."""
+    """Raises: ConfigError for spec of the twin's vLLM scheduler that TensorRT-LLM has not."""
     set_keys = [
         key
         for key, is_set in (

@@ -13,9 +13,9 @@ import logging
 import msgspec
 
 from dynosim.indexer.wire import EngineEvent, removed_event, stored_event
+from dynosim_runtime.adapters.engine_http import EngineCallError, EngineHttp
 from dynosim_runtime.kv_events.publisher import EventPublisher
 from dynosim_runtime.outage import Outage
-from dynosim_runtime.worker.engine import EngineCallError, EngineHttp
 
 IDLE_S = 0.05  # between two fetches; the engine itself waits for events before it answers
 RETRY_S = 1.0

@@ -12,16 +12,11 @@ from typing import Any, Literal
 from dynosim.config import RunConfig
 from dynosim.config.schema import EngineConfig
 from dynosim.errors import ConfigError
+from dynosim_runtime.adapters.base import EngineFacts, LaunchSpec, Relay
+from dynosim_runtime.adapters.engine_http import EngineCallError, EngineHttp
 from dynosim_runtime.adapters.metrics import EngineLoad, metric_labels, parse_load
 from dynosim_runtime.adapters.openai_models import max_model_len
 from dynosim_runtime.card import EngineKind, EventSource
-from dynosim_runtime.worker.engine import (
-    EngineCallError,
-    EngineFacts,
-    EngineHttp,
-    EngineSettings,
-    Relay,
-)
 
 CPU_BLOCK_SIZE_STEP = 32  # tokens; vLLM 0.32, CPU_ATTN
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86 and Arm
@@ -38,26 +33,26 @@ class VllmAdapter:
         self._on_cpu = on_cpu
         self.device: Literal["gpu", "cpu"] = "cpu" if on_cpu else "gpu"
 
-    def command(self, settings: EngineSettings) -> list[str]:
+    def command(self, spec: LaunchSpec) -> list[str]:
         """See `EngineAdapter`."""
-        engine = settings.plan.engine
+        engine = spec.plan.engine
         if self._on_cpu:
             _check_cpu_engine(engine)
         return [
-            str(settings.python), "-m", "vllm.entrypoints.openai.api_server",
-            "--host", settings.host,
-            "--port", str(settings.port),
-            *_model_flags(settings),
+            str(spec.python), "-m", "vllm.entrypoints.openai.api_server",
+            "--host", spec.host,
+            "--port", str(spec.port),
+            *_model_flags(spec),
             *_scheduler_flags(engine),
             *_cache_flags(engine),
             *(_cpu_flags() if self._on_cpu else _gpu_flags(engine)),
-            *_event_flags(settings.event_sources),
+            *_event_flags(spec.event_sources),
         ]  # fmt: skip
 
-    def environment(self, settings: EngineSettings) -> dict[str, str]:
+    def environment(self, spec: LaunchSpec) -> dict[str, str]:
         """See `EngineAdapter`. What the user has set for the CPU backend stays."""
         variables = {"VLLM_NO_USAGE_STATS": "1"}
-        if os.path.isdir(settings.model):
+        if os.path.isdir(spec.model):
             variables["HF_HUB_OFFLINE"] = "1"
         if self._on_cpu:
             given = {
@@ -68,7 +63,7 @@ class VllmAdapter:
                 # but that it is set spares the engine a warm-up that only measures memory.
                 "VLLM_CPU_KVCACHE_SPACE": CPU_KV_CACHE_GIB,
                 "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-                "OMP_NUM_THREADS": str(_num_threads(settings.plan)),
+                "OMP_NUM_THREADS": str(_num_threads(spec.plan)),
             }
             variables |= {name: os.environ.get(name, value) for name, value in given.items()}
         return variables
@@ -114,13 +109,13 @@ def _check_cpu_engine(engine: EngineConfig) -> None:
         )
 
 
-def _model_flags(settings: EngineSettings) -> list[str]:
-    engine = settings.plan.engine
+def _model_flags(spec: LaunchSpec) -> list[str]:
+    engine = spec.plan.engine
     # -1: as much of the model's context as the cache holds, which is what the twin assumes
     context = -1 if engine.max_model_len is None else engine.max_model_len
     flags = [
-        "--model", settings.model,
-        "--served-model-name", settings.served_model_name,
+        "--model", spec.model,
+        "--served-model-name", spec.served_model_name,
         "--max-model-len", str(context),
         # sampling defaults are the client's business, not the model folder's
         "--generation-config", "vllm",

@@ -1,6 +1,6 @@
 """The frontend's HTTP application: which path is answered by what.
 
-It knows models (`ModelRegistry`) and a `Generator`; of workers, routing and discovery it knows
+It knows models (`ModelRegistry`) and a `Dispatcher`; of workers, routing and discovery it knows
 nothing.
 """
 
@@ -31,11 +31,11 @@ from dynosim_runtime.http.routes_generate import Service, generate_routes
 from dynosim_runtime.http.routes_health import health_routes
 from dynosim_runtime.http.routes_models import model_routes
 from dynosim_runtime.http.routes_tokenize import tokenize_routes
-from dynosim_runtime.requests import Generator
+from dynosim_runtime.requests import Dispatcher
 
 
 def create_app(
-    generator: Generator,
+    dispatcher: Dispatcher,
     models: ModelRegistry,
     *,
     limits: HttpLimits | None = None,
@@ -45,7 +45,7 @@ def create_app(
     strip_anthropic_preamble: bool = False,
     parsing: Parsing | None = None,
 ) -> ASGIApp:
-    """The ASGI application over a generator and the models it serves.
+    """The ASGI application over a dispatcher and the models it serves.
 
     `extra_routes` (e.g. /metrics) come first. `strip_anthropic_preamble` removes the billing line
     that some clients put in front of the system prompt of /v1/messages, which would make every
@@ -53,7 +53,7 @@ def create_app(
     """
     limits = limits or HttpLimits()
     service = Service(
-        generator=generator,
+        dispatcher=dispatcher,
         models=models,
         limits=limits,
         observer=metrics or NoObserver(),

@@ -1,4 +1,4 @@
-"""One request's generations, followed to their end: tokens in, texts of its choices out."""
+"""One request's streams, followed to their end: tokens in, texts of its choices out."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from dynosim_runtime.dialects.output import ChoiceOutput
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.http.fanout import ChoiceNews, Fanout, Signal, watch_client
 from dynosim_runtime.http.limits import ClientGoneError
-from dynosim_runtime.requests import GenerateRequest, Generator, TokenDelta, TokenLogprob
+from dynosim_runtime.requests import Dispatcher, GenerateRequest, TokenDelta, TokenLogprob
 
 
 class Change:
@@ -37,13 +37,13 @@ class Exchange:
 
     def __init__(
         self,
-        generator: Generator,
+        dispatcher: Dispatcher,
         requests: Sequence[GenerateRequest],
         outputs: Sequence[ChoiceOutput],
         receive: Receive,
     ) -> None:
         self.outputs = outputs
-        self._fanout = Fanout(generator, requests)
+        self._fanout = Fanout(dispatcher, requests)
         self._inbox = self._fanout.inbox
         self._open = set(range(len(outputs)))
         self._failure: ApiError | None = None  # raised when what came before has been given
@@ -64,7 +64,7 @@ class Exchange:
     @property
     def is_placed(self) -> bool:
         """All choices have found a worker."""
-        return None not in self._fanout.generations
+        return None not in self._fanout.streams
 
     async def settle(self) -> None:
         """Returns, soon, when all choices that were stopped have ended in their engines too.
@@ -80,7 +80,7 @@ class Exchange:
     async def changes(self) -> list[Change]:
         """What has come since the last time, by choice; waits for something to happen.
 
-        Empty after a `tick` with nothing new. Raises: ApiError (a generation failed; what came
+        Empty after a `tick` with nothing new. Raises: ApiError (a stream failed; what came
         before has been given), ClientGoneError.
         """
         if self._failure is not None:
@@ -116,19 +116,19 @@ class Exchange:
 
     def _stop(self, change: Change) -> None:
         """A stop string was found: for the client the answer is complete, the engine goes on."""
-        generation = self._fanout.generations[change.index]
-        assert generation is not None, "it has given tokens"
-        generation.let_end()
+        stream = self._fanout.streams[change.index]
+        assert stream is not None, "it has given tokens"
+        stream.let_end()
         self._end(change)
 
     def _end(self, change: Change) -> None:
-        generation, output = self._fanout.generations[change.index], self.outputs[change.index]
-        assert generation is not None, "it has given tokens"
+        stream, output = self._fanout.streams[change.index], self.outputs[change.index]
+        assert stream is not None, "it has given tokens"
         if output.finish_reason is None:
             self._failure = ApiError(
                 502, "the engine broke off its answer", kind="server_error", code="engine_failed"
             )
             return
-        output.record = generation.record
+        output.record = stream.record
         change.has_ended = True
         self._open.discard(change.index)

@@ -1,4 +1,4 @@
-"""The generations of one HTTP request, read side by side into one inbox.
+"""The streams of one HTTP request, read side by side into one inbox.
 
 Whatever wakes a request's handler goes through that inbox: tokens, ends, failures, the client's
 hanging up, the clock. So a handler waits in one place only, and tokens that came while it was busy
@@ -15,7 +15,7 @@ from starlette.types import Receive
 
 from dynosim_runtime.dialects.errors import internal_error
 from dynosim_runtime.errors import ApiError
-from dynosim_runtime.requests import GenerateRequest, Generation, Generator, TokenDelta
+from dynosim_runtime.requests import Dispatcher, GenerateRequest, TokenDelta, TokenStream
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +65,12 @@ class Inbox:
 
 
 class Fanout:
-    """Starts one generation per request; `close` ends all that are under way."""
+    """Starts one stream per request; `close` ends all that are under way."""
 
-    def __init__(self, generator: Generator, requests: Sequence[GenerateRequest]) -> None:
+    def __init__(self, dispatcher: Dispatcher, requests: Sequence[GenerateRequest]) -> None:
         self.inbox = Inbox()
-        self.generations: list[Generation | None] = [None] * len(requests)
-        self._generator = generator
+        self.streams: list[TokenStream | None] = [None] * len(requests)
+        self._dispatcher = dispatcher
         self._tasks = [
             asyncio.create_task(self._read(index, request))
             for index, request in enumerate(requests)
@@ -83,17 +83,17 @@ class Fanout:
             await asyncio.wait(pending)
 
     async def close_choice(self, index: int) -> None:
-        """End one generation, whatever it is doing; a failure of that is logged."""
+        """End one stream, whatever it is doing; a failure of that is logged."""
         task = self._tasks[index]
         if not task.done():
             task.cancel()
             await asyncio.wait((task,))
-        generation = self.generations[index]
-        if generation is not None:
+        stream = self.streams[index]
+        if stream is not None:
             try:
-                await generation.aclose()
+                await stream.aclose()
             except Exception:
-                log.exception("a generation could not be closed")
+                log.exception("a stream could not be closed")
 
     async def close(self) -> None:
         """End all of them."""
@@ -103,9 +103,9 @@ class Fanout:
     async def _read(self, index: int, request: GenerateRequest) -> None:
         put = self.inbox.put
         try:
-            generation = await self._generator.start(request)
-            self.generations[index] = generation
-            async for delta in generation:
+            stream = await self._dispatcher.start(request)
+            self.streams[index] = stream
+            async for delta in stream:
                 put(ChoiceNews(index, delta))
             put(ChoiceNews(index, None))
         except ApiError as error:

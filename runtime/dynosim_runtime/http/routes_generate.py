@@ -1,4 +1,4 @@
-"""The generating routes: any dialect in front, one generator behind."""
+"""The generating routes: any dialect in front, one dispatcher behind."""
 
 import asyncio
 import logging
@@ -37,7 +37,7 @@ from dynosim_runtime.http.limits import (
 from dynosim_runtime.http.observer import HttpObserver, Outcome, RequestType
 from dynosim_runtime.http.registry import ModelRegistry
 from dynosim_runtime.http.sse_write import Alarm, EventStream, send_json
-from dynosim_runtime.requests import GenerateRequest, Generator
+from dynosim_runtime.requests import Dispatcher, GenerateRequest
 from dynosim_runtime.tokenize.tokenizer import Tokenizer
 
 MAX_INLINE_CHARS = 2048  # longer texts are tokenized in a thread; that costs 0.1 ms more
@@ -55,7 +55,7 @@ class Moment(NamedTuple):
 class Service(msgspec.Struct, frozen=True, kw_only=True):
     """What all routes share."""
 
-    generator: Generator
+    dispatcher: Dispatcher
     models: ModelRegistry
     limits: HttpLimits
     observer: HttpObserver
@@ -161,7 +161,7 @@ class GenerateRoute:
             )
         )
         headers = {"x-request-id": caller.request_id}
-        async with Exchange(self._service.generator, requests, outputs, receive) as exchange:
+        async with Exchange(self._service.dispatcher, requests, outputs, receive) as exchange:
             if call.stream:
                 stream = EventStream(send, headers)
                 return await _stream(stream, exchange, answer, self._service.limits)

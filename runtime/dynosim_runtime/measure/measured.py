@@ -14,6 +14,7 @@ from dynosim.records import (
     RequestStatus,
     RunResult,
     StepLog,
+    WorkerLog,
 )
 from dynosim.timing.formulas import FixedModel
 from dynosim_runtime.measure.load import LoadRun
@@ -111,6 +112,7 @@ def request_log(run: LoadRun) -> RequestLog:
         cached_tokens=_counts(records, "cached_tokens"),
         worker_id=_worker_numbers(records),
         preemptions=_counts(records, "preemptions"),
+        migrations=_counts(records, "migrations"),
         status=np.array([int(STATUSES[record.status]) for record in records], dtype=np.int64),
         errors={i: record.error for i, record in enumerate(records) if record.error is not None},
     )
@@ -129,9 +131,7 @@ def measured_report(
         requests=log,
         steps=_no_steps(),
         stalled_gaps_ms=run.gaps_ms,
-        num_workers=num_workers,
-        gpus_per_worker=gpus_per_worker,
-        num_gpu_blocks=1,
+        workers=WorkerLog.equal(num_workers, gpus=gpus_per_worker),
         block_size=1,
         end_ms=_last_ms(log),
         num_preemptions=0,

@@ -12,13 +12,6 @@ from dynosim.indexer.wire import EngineEvent, removed_event, stored_event
 from dynosim.records import IntArray, KvEvent
 
 
-class OneBlockExtents(list[int]):
-    """The sizes of extents, all of a single block: a table of any name, without entries."""
-
-    def __getitem__(self, content: object) -> int:  # type: ignore[override]
-        return 1
-
-
 class _Place:
     """Where the tokens of a block are, and how many requests in hand have the block."""
 

@@ -1,9 +1,8 @@
-"""The engine core with requests that have tokens, step by step, in its own time.
+"""The twin's engine with requests that have tokens, step by step, in its own time.
 
-The clockwork knows no real clock: its driver asks when the oldest step under way ends, waits for
-that time, real or simulated, and collects what the step produced. Step times and decisions are
-those of the twin, so its token times are the twin's for the same arrivals. With asynchronous
-scheduling two steps may be under way, as in vLLM.
+It knows no real clock: its driver asks when the oldest step in flight ends, waits for that time,
+real or simulated, and collects what the step produced. The engine being the twin's, its token times
+are the twin's for the same arrivals.
 """
 
 from collections import deque
@@ -13,19 +12,17 @@ from typing import Literal, Protocol
 import msgspec
 import numpy as np
 
+from dynosim.engine.engine import Engine
+from dynosim.engine.pace import NEVER
 from dynosim.engine.plan import StepPlan
-from dynosim.engine.sequence import DECODING
 from dynosim.engine.sequence import Sequence as EngineSequence
 from dynosim.engine.spec import EngineSpec
 from dynosim.engine.vllm import VllmScheduler
 from dynosim.indexer.wire import EngineEvent
 from dynosim.timing.model import StepTimeModel
-from dynosim_runtime.mock.blocks import BlockLedger, OneBlockExtents
+from dynosim_runtime.mock.blocks import BlockLedger
 from dynosim_runtime.mock.stats import MockStats
 from dynosim_runtime.mock.tokens import TokenSource, tokens_until_stop
-
-NEVER = float("inf")
-_MAX_UNDER_WAY = 2  # steps, with asynchronous scheduling
 
 
 class MockCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,15 +107,45 @@ class StepOutcome:
         self.events = events
 
 
-class _Step:
-    """A planned step under way."""
+class _LastStep:
+    """The `Recorder` of a mock engine: keeps who got a token in the step that was delivered last.
 
-    __slots__ = ("emitting", "end_ms", "plan")
+    Every token is handed out as its step ends, so the engine makes no runs.
+    """
 
-    def __init__(self, plan: StepPlan, end_ms: float, emitting: list[EngineSequence]) -> None:
-        self.plan = plan
-        self.end_ms = end_ms
-        self.emitting = emitting
+    def __init__(self, stats: MockStats) -> None:
+        self.emitting: list[EngineSequence] = []
+        self._stats = stats
+
+    def admitted(self, sequences: Sequence[EngineSequence], start_ms: float) -> None:
+        """Count what was found in the cache."""
+        self._stats.note_admitted(sequences)
+
+    def missed(self, plan: StepPlan, last_token_ms: float) -> None:
+        """Gaps are measured where tokens are counted."""
+
+    def delivered(self, plan: StepPlan, num_waiting: int) -> None:
+        """Keep who got a token."""
+        self.emitting = plan.emitting
+
+    def delivered_run(
+        self, start_ms: float, end_ms: float, num_steps: int, first_context: int, num_waiting: int
+    ) -> None:
+        """Not possible with single steps."""
+        raise AssertionError("a run of steps in real time")
+
+    def ended(self, sequences: Sequence[EngineSequence], end_ms: float) -> None:
+        """Whoever completes a step is told."""
+
+    def unfinished(self, sequence: EngineSequence, num_tokens: int) -> None:
+        """A mock engine is never cut off."""
+
+    def unscheduled(self, sequence: EngineSequence) -> None:
+        """A mock engine is never cut off."""
+
+    def wants_single_steps(self) -> bool:
+        """Always."""
+        return True
 
 
 class MockEngine:
@@ -134,14 +161,14 @@ class MockEngine:
         self.spec = spec
         self.stats = stats
         self.has_events = spec.enable_prefix_caching
-        self.scheduler = VllmScheduler(spec, OneBlockExtents(), publish_events=self.has_events)
+        self.core = VllmScheduler(spec, names_emitting=True, publish_events=self.has_events)
         self.ledger = BlockLedger(spec.block_size)
-        self._timing = timing
+        self._last_step = _LastStep(stats)
+        self._engine = Engine(
+            self.core, timing, self._last_step, depth=spec.pipeline_depth, steps_singly=True
+        )
         self._tokens = tokens
-        self._max_under_way = _MAX_UNDER_WAY if spec.async_scheduling else 1
-        self._under_way: deque[_Step] = deque()
-        self._device_free_ms = 0.0
-        self._untold: list[EngineEvent] = []
+        self._unpublished: list[EngineEvent] = []
         self._arriving: deque[MockRequest] = deque()  # not yet with the scheduler
         self._requests: dict[int, MockRequest] = {}  # by the sequence's index
         self._num_submitted = 0
@@ -157,7 +184,7 @@ class MockEngine:
     @property
     def num_waiting(self) -> int:
         """Requests without a seat."""
-        return self.scheduler.num_waiting + len(self._arriving)
+        return self.core.num_waiting + len(self._arriving)
 
     @property
     def next_arrival_ms(self) -> float:
@@ -199,7 +226,7 @@ class MockEngine:
         if request in self._arriving:
             self._arriving.remove(request)
         else:
-            self.scheduler.abort(request.sequence)
+            self._engine.abort(request.sequence)
         self.stats.num_aborted += 1
         self._end(request)
 
@@ -208,36 +235,32 @@ class MockEngine:
 
         Infinity if there is nothing to do before the next request arrives.
         """
-        scheduler, under_way = self.scheduler, self._under_way
         while self._arriving and self._arriving[0].arrival_ms <= now_ms:
-            scheduler.add(self._arriving.popleft().sequence)
-        while len(under_way) < self._max_under_way and scheduler.has_work:
-            plan = scheduler.plan_step()
-            self._collect_events()
-            if not plan.is_empty:
-                self._launch(plan, now_ms)
-            elif under_way or not plan.preempted:
-                break  # the head of the queue waits for what a step under way will free
-        return under_way[0].end_ms if under_way else NEVER
+            self._engine.add(self._arriving.popleft().sequence, now_ms)
+        self._engine.start(now_ms)
+        self._collect_events()
+        return self._engine.next_ms
 
     def complete(self) -> StepOutcome:
-        """End the oldest step under way."""
-        step = self._under_way.popleft()
+        """End the oldest step in flight."""
+        end_ms = self._engine.next_ms
+        finished = self._engine.complete(end_ms)
+        self._collect_events()
         requests = self._requests
         emitted = [
-            requests[sequence.index] for sequence in step.emitting if sequence.index in requests
+            requests[sequence.index]
+            for sequence in self._last_step.emitting
+            if sequence.index in requests
         ]
-        finished = self.scheduler.finish_step(step.plan)
-        self._collect_events()
-        outcome = StepOutcome(step.end_ms, emitted, self._untold)
-        self._untold = []
+        outcome = StepOutcome(end_ms, emitted, self._unpublished)
+        self._unpublished = []
         for request in emitted:
             request.num_delivered += 1
-        self.stats.note_tokens(emitted, step.end_ms)
+        self.stats.note_tokens(emitted, end_ms)
         for sequence in finished:
             request = requests[sequence.index]
             outcome.finished.append(request)
-            self.stats.note_finished(request, step.end_ms)
+            self.stats.note_finished(request, end_ms)
             self._end(request)
         return outcome
 
@@ -252,27 +275,11 @@ class MockEngine:
                 return output[:count], output[count - 1]
         return output, None
 
-    def _launch(self, plan: StepPlan, now_ms: float) -> None:
-        """Let a plan take its time, from when the device is free."""
-        start_ms = max(now_ms, self._device_free_ms)
-        step_ms = self._timing.step_ms(plan)
-        end_ms = self._device_free_ms = start_ms + step_ms
-        self.stats.note_admitted(plan.admitted)
-        self._under_way.append(_Step(plan, end_ms, self._emitting(plan)))
-
-    def _emitting(self, plan: StepPlan) -> list[EngineSequence]:
-        """Who gets a token from a step that has just been planned."""
-        if self.spec.async_scheduling:
-            return plan.emitting
-        running: Sequence[EngineSequence] = list(self.scheduler.running)
-        return [s for s in running if s.state == DECODING and s not in plan.deferred]
-
     def _collect_events(self) -> None:
         """Put the core's new events into words, while the tokens of their blocks are in hand."""
-        events = self.scheduler.pool.events
+        events = self.core.take_events()
         if events:
-            self._untold += self.ledger.engine_events(events)
-            events.clear()
+            self._unpublished += self.ledger.engine_events(events)
 
     def _end(self, request: MockRequest) -> None:
         request.is_over = True

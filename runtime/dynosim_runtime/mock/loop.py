@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from dynosim.engine.pace import NEVER
 from dynosim.indexer.wire import EngineEvent
 from dynosim_runtime.mock.engine import (
-    NEVER,
     MockCall,
     MockEngine,
     MockRequest,

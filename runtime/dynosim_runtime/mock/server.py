@@ -16,10 +16,10 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.mock.calls import CallReader, error_body
+from dynosim_runtime.mock.collector import EngineCollector
 from dynosim_runtime.mock.engine import MockRequest
 from dynosim_runtime.mock.frames import DONE, CompletionFrames, whole_answer
 from dynosim_runtime.mock.loop import EngineLoop
-from dynosim_runtime.mock.stats import EngineCollector
 
 VLLM_VERSION = "0.32.0"  # whose scheduler and dialect this is
 # Below this many unsent bytes asyncio never makes a writer wait (its low-water mark).

@@ -1,22 +1,11 @@
-"""What a mock engine counts, shown under the names of vLLM's metrics."""
+"""What a mock engine counts."""
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import TYPE_CHECKING
-
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.registry import Collector
+from typing import Literal, Protocol
 
 from dynosim.engine.sequence import Sequence as EngineSequence
-
-if TYPE_CHECKING:
-    from dynosim_runtime.mock.engine import MockEngine, MockRequest
 
 _TTFT_BOUNDS_S = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
@@ -51,6 +40,21 @@ class Histogram:
         return list(zip(names, accumulate(self._counts), strict=True)), self._sum_s
 
 
+class CountedRequest(Protocol):
+    """What is read of a request."""
+
+    num_prompt: int
+    arrival_ms: float
+    last_token_ms: float  # written here
+    num_delivered: int
+    finish_reason: Literal["stop", "length"]
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens found in the cache."""
+        ...
+
+
 class MockStats:
     """Counters of one engine. Durations are in real seconds: virtual ms over the speed-up."""
 
@@ -77,7 +81,7 @@ class MockStats:
                 self.prefix_queries += sequence.prompt_tokens
                 self.prefix_hits += sequence.cached_tokens
 
-    def note_tokens(self, emitted: Sequence["MockRequest"], end_ms: float) -> None:
+    def note_tokens(self, emitted: Sequence[CountedRequest], end_ms: float) -> None:
         """Each of `emitted` got a token at `end_ms`. Most got the last one a step before."""
         self.num_steps += 1
         self.generation_tokens += len(emitted)
@@ -96,76 +100,7 @@ class MockStats:
             self.itl.observe((end_ms - previous_ms) * self._seconds_per_ms, num_regular)
         self._last_end_ms = end_ms
 
-    def note_finished(self, request: "MockRequest", end_ms: float) -> None:
+    def note_finished(self, request: CountedRequest, end_ms: float) -> None:
         """A request got its last token."""
         self.num_finished[request.finish_reason] += 1
         self.e2e.observe((end_ms - request.arrival_ms) * self._seconds_per_ms)
-
-
-class EngineCollector(Collector):
-    """Shows an engine's state and counters to Prometheus."""
-
-    def __init__(self, engine: "MockEngine", model: str) -> None:
-        self._engine = engine
-        self._labels = {"model_name": model, "engine": "0"}
-
-    def collect(self) -> Iterator[Metric]:
-        """All metrics, now."""
-        yield from self._gauges()
-        yield from self._counters()
-        yield from self._histograms()
-
-    def _gauges(self) -> Iterator[Metric]:
-        scheduler, spec = self._engine.scheduler, self._engine.spec
-        used = 1 - scheduler.pool.free_blocks / spec.usable_blocks
-        yield self._gauge("num_requests_running", "Requests in the batch", len(scheduler.running))
-        yield self._gauge("num_requests_waiting", "Requests in the queue", self._engine.num_waiting)
-        yield self._gauge("kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1", used)
-        info = {
-            "block_size": str(spec.block_size),
-            "num_gpu_blocks": str(spec.num_gpu_blocks),
-            "enable_prefix_caching": str(spec.enable_prefix_caching),
-            "engine": "0",
-        }
-        family = GaugeMetricFamily("vllm:cache_config_info", "KV cache", labels=list(info))
-        family.add_metric(list(info.values()), 1)
-        yield family
-
-    def _counters(self) -> Iterator[Metric]:
-        stats = self._engine.stats
-        preemptions = self._engine.scheduler.num_preemptions
-        for name, text, value in (
-            ("vllm:num_preemptions", "Preemptions", preemptions),
-            ("vllm:prefix_cache_queries", "Tokens looked up in the cache", stats.prefix_queries),
-            ("vllm:prefix_cache_hits", "Tokens found in the cache", stats.prefix_hits),
-            ("vllm:prompt_tokens", "Prompt tokens processed", stats.prompt_tokens),
-            ("vllm:prompt_tokens_cached", "Prompt tokens from the cache", stats.cached_tokens),
-            ("vllm:generation_tokens", "Tokens generated", stats.generation_tokens),
-            ("dynosim:mock_steps", "Engine steps completed", stats.num_steps),
-            ("dynosim:mock_slipped_seconds", "Time lost to a slow machine", stats.slipped_s),
-        ):
-            family = CounterMetricFamily(name, text, labels=list(self._labels))
-            family.add_metric(list(self._labels.values()), value)
-            yield family
-        family = CounterMetricFamily(
-            "vllm:request_success", "Requests ended", labels=[*self._labels, "finished_reason"]
-        )
-        for reason, count in (stats.num_finished | {"abort": stats.num_aborted}).items():
-            family.add_metric([*self._labels.values(), reason], count)
-        yield family
-
-    def _histograms(self) -> Iterator[Metric]:
-        stats = self._engine.stats
-        for name, text, histogram in (
-            ("vllm:time_to_first_token_seconds", "Arrival to first token", stats.ttft),
-            ("vllm:inter_token_latency_seconds", "Token to token", stats.itl),
-            ("vllm:e2e_request_latency_seconds", "Arrival to last token", stats.e2e),
-        ):
-            family = HistogramMetricFamily(name, text, labels=list(self._labels))
-            family.add_metric(list(self._labels.values()), *histogram.buckets())
-            yield family
-
-    def _gauge(self, name: str, text: str, value: float) -> Metric:
-        family = GaugeMetricFamily(f"vllm:{name}", text, labels=list(self._labels))
-        family.add_metric(list(self._labels.values()), value)
-        return family

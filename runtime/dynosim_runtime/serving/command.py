@@ -1,4 +1,4 @@
-"""`dynosim serve frontend`: HTTP server, router, fleet and event subscriptions in one process."""
+"""`dynosim serve frontend`: HTTP server, router, members and event subscriptions in one process."""
 
 import asyncio
 import gc
@@ -26,14 +26,17 @@ from dynosim_runtime.http.registry import ModelRegistry
 from dynosim_runtime.kv_events.subscriber import Subscriptions
 from dynosim_runtime.outage import Outage
 from dynosim_runtime.ports import BACKLOG, check_port, listening_socket
-from dynosim_runtime.serving.dispatcher import LiveGenerator, stopwatch
+from dynosim_runtime.serving.dispatcher import LiveDispatcher, stopwatch
 from dynosim_runtime.serving.gauges import observe_frontend, status_routes
+from dynosim_runtime.serving.in_flight import InFlight
 from dynosim_runtime.serving.make_router import LiveRouting
-from dynosim_runtime.serving.membership import Fleet
+from dynosim_runtime.serving.membership import Membership
 from dynosim_runtime.serving.metrics import FrontendMetrics
+from dynosim_runtime.serving.placement import Placement
 from dynosim_runtime.serving.request_log import RecordWriter
 from dynosim_runtime.serving.router import RouterService
-from dynosim_runtime.tokenize.tokenizer import Tokenizer, load_tokenizer
+from dynosim_runtime.tokenize.load import load_tokenizer
+from dynosim_runtime.tokenize.tokenizer import Tokenizer
 
 TICK_S = 0.25
 LISTENERS = 32  # uvloop takes one connection of each in a turn of its loop, which may be long
@@ -109,7 +112,7 @@ class Frontend:
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-        async with self._wired() as (generator, app), self._served(app):
+        async with self._wired() as (dispatcher, app), self._served(app):
             gc.enable()  # the command line has turned it off, for commands that are short
             gc.collect()
             gc.set_threshold(COLLECT_AFTER)
@@ -117,17 +120,17 @@ class Frontend:
             host, port = self._socket.getsockname()[:2]
             log.info("frontend for %s on http://%s:%s", self._model, host, port)
             await stopping.wait()
-            await self._drain(generator)
+            await self._drain(dispatcher)
 
-    async def _drain(self, generator: LiveGenerator) -> None:
+    async def _drain(self, dispatcher: LiveDispatcher) -> None:
         """Refuse what is new; let what is under way end, for a while."""
-        generator.is_draining = True
-        log.info("stopping; %d requests under way", generator.num_active)
+        dispatcher.is_draining = True
+        log.info("stopping; %d requests under way", dispatcher.num_active)
         limit_ms = self._now_ms() + self._live.drain_timeout_s * 1e3
-        while generator.num_active and self._now_ms() < limit_ms:
+        while dispatcher.num_active and self._now_ms() < limit_ms:
             await asyncio.sleep(0.05)
-        if generator.num_active:
-            log.warning("%d requests are cut off", generator.num_active)
+        if dispatcher.num_active:
+            log.warning("%d requests are cut off", dispatcher.num_active)
 
     @asynccontextmanager
     async def _served(self, app: ASGIApp) -> AsyncIterator[None]:
@@ -149,7 +152,7 @@ class Frontend:
             await serving
 
     @asynccontextmanager
-    async def _wired(self) -> AsyncIterator[tuple[LiveGenerator, ASGIApp]]:
+    async def _wired(self) -> AsyncIterator[tuple[LiveDispatcher, ASGIApp]]:
         """Everything behind the routes, and the tasks that keep it going."""
         async with AsyncExitStack() as stack:
             session = await stack.enter_async_context(_engine_session())
@@ -160,66 +163,70 @@ class Frontend:
             router = RouterService(
                 self._routing.router, self._now_ms, maintain=self._routing.maintain
             )
-            generator = LiveGenerator(
-                router,
-                clients,
-                self._live,
-                self._metrics,
-                self._now_ms,
-                block_size=self._routing.block_size,
-                tracks_output=self._routing.tracks_output,
-                write_record=self._records or (lambda record: None),
-            )
-            subscriptions = Subscriptions()
-            fleet = generator.fleet = Fleet(
+            in_flight, subscriptions = InFlight(), Subscriptions()
+            members = Membership(
                 router,
                 subscriptions,
                 health_probe(session),
+                in_flight,
                 model=self._model,
                 block_size=self._routing.block_size,
                 follows_events=self._routing.follows_events,
-                num_in_hand=generator.num_in_hand,
-                on_lost=generator.lose_worker,
-                on_change=lambda: self._follow(fleet),
+                on_change=self._follow,
             )
-            stack.push_async_callback(fleet.close)
+            placement = Placement(
+                router,
+                members,
+                in_flight,
+                clients,
+                block_size=self._routing.block_size,
+                tracks_output=self._routing.tracks_output,
+            )
+            dispatcher = LiveDispatcher(
+                placement,
+                self._live,
+                self._metrics,
+                self._now_ms,
+                write_record=self._records or (lambda record: None),
+            )
+            stack.push_async_callback(members.close)
             stack.push_async_callback(self._discovery.close)
-            observe_frontend(self._metrics, generator, subscriptions)
+            observe_frontend(self._metrics, dispatcher, placement, subscriptions)
             self._observe_files()
-            for work in (self._watch(fleet), _tick(router)):
+            for work in (self._watch(members), _tick(router)):
                 stack.callback(asyncio.create_task(work).cancel)
-            yield generator, self._app(generator)
+            yield dispatcher, self._app(dispatcher, placement)
 
-    def _app(self, generator: LiveGenerator) -> ASGIApp:
+    def _app(self, dispatcher: LiveDispatcher, placement: Placement) -> ASGIApp:
         live = self._live
         return create_app(
-            generator,
+            dispatcher,
             self._models,
             limits=HttpLimits(
                 max_body_bytes=live.max_body_bytes,
                 max_concurrent_requests=live.max_concurrent_requests,
             ),
             metrics=self._metrics,
-            extra_routes=status_routes(self._metrics, generator),
+            extra_routes=status_routes(self._metrics, placement),
             parsing=Parsing(live.tool_parser, live.reasoning_parser),
         )
 
-    def _follow(self, fleet: Fleet) -> None:
+    def _follow(self, members: Membership) -> None:
         """The model is served as long as a worker is there for it."""
-        self._routing.follow_speedups(card.speedup for card in fleet.cards.values())
-        lengths = [card.max_model_len for card in fleet.cards.values()]
+        self._routing.follow_speedups(card.speedup for card in members.cards.values())
+        lengths = [card.max_model_len for card in members.cards.values()]
         if lengths:
             self._models.add(self._model, self._tokenizer, min(lengths))
         else:
-            self._models.remove(self._model, fleet.absence)
+            self._models.remove(self._model, members.absence)
 
-    async def _watch(self, fleet: Fleet) -> None:
-        """Keep the fleet as discovery shows it, whatever happens there."""
+    async def _watch(self, members: Membership) -> None:
+        """Keep the members as discovery shows them, whatever happens there."""
         watching = Outage(log, "discovery failed; the workers known go on")
         while True:
             try:
                 async for cards in self._discovery.watch():
-                    fleet.update(cards)
+                    members.update(cards)
                     watching.worked()
             except Exception as error:
                 watching.failed(error)
@@ -253,7 +260,7 @@ class _Server(uvicorn.Server):
 
 
 def _engine_session() -> aiohttp.ClientSession:
-    """Connections to engines: as many as there are requests; silence is the generations' care."""
+    """Connections to engines: as many as there are requests; each stream has its own deadlines."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),

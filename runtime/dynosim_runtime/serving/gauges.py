@@ -6,23 +6,27 @@ from starlette.routing import Route
 
 from dynosim_runtime.hosts import without_credentials
 from dynosim_runtime.kv_events.subscriber import Subscriptions
-from dynosim_runtime.serving.dispatcher import LiveGenerator
+from dynosim_runtime.serving.dispatcher import LiveDispatcher
 from dynosim_runtime.serving.metrics import FrontendMetrics
+from dynosim_runtime.serving.placement import Placement
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def observe_frontend(
-    metrics: FrontendMetrics, generator: LiveGenerator, subscriptions: Subscriptions
+    metrics: FrontendMetrics,
+    dispatcher: LiveDispatcher,
+    placement: Placement,
+    subscriptions: Subscriptions,
 ) -> None:
     """Add the gauges that are read when somebody asks."""
-    router, fleet = generator.router, generator.fleet
+    router, members = placement.router, placement.members
     metrics.observe_stages(
-        route=lambda: generator.num_routing, dispatch=lambda: generator.num_dispatched
+        route=lambda: dispatcher.num_routing, dispatch=lambda: dispatcher.num_dispatched
     )
-    metrics.observe("dynosim_workers", "Workers that take requests.", lambda: fleet.num_ready)
+    metrics.observe("dynosim_workers", "Workers that take requests.", lambda: members.num_ready)
     metrics.observe(
-        "dynosim_workers_fenced", "Workers that do not answer.", lambda: fleet.num_fenced
+        "dynosim_workers_fenced", "Workers that do not answer.", lambda: members.num_fenced
     )
     metrics.observe(
         "dynosim_router_queued_requests", "Waiting in the router.", lambda: router.num_queued
@@ -52,22 +56,22 @@ def observe_frontend(
     )
 
 
-def status_routes(metrics: FrontendMetrics, generator: LiveGenerator) -> list[Route]:
+def status_routes(metrics: FrontendMetrics, placement: Placement) -> list[Route]:
     """`/metrics` for Prometheus, `/workers` for people and tests."""
 
     async def metrics_page(request: Request) -> Response:
         return Response(metrics.exposition(), headers={"content-type": METRICS_TYPE})
 
     async def workers_page(request: Request) -> Response:
-        return JSONResponse(worker_rows(generator))
+        return JSONResponse(worker_rows(placement))
 
     return [Route("/metrics", metrics_page), Route("/workers", workers_page)]
 
 
-def worker_rows(generator: LiveGenerator) -> dict[str, object]:
+def worker_rows(placement: Placement) -> dict[str, object]:
     """Every worker in use with its load, as the router counts it."""
-    router, rows = generator.router.router, []
-    for card in generator.fleet.cards.values():
+    router, rows = placement.router.router, []
+    for card in placement.members.cards.values():
         slots = [router.table.slot_of(card.worker_id, rank) for rank in range(card.dp_size)]
         known = [slot for slot in slots if slot is not None]
         rows.append(
@@ -85,4 +89,4 @@ def worker_rows(generator: LiveGenerator) -> dict[str, object]:
                 "active_blocks": sum(router.load.blocks(slot) for slot in known),
             }
         )
-    return {"workers": rows, "num_fenced": generator.fleet.num_fenced}
+    return {"workers": rows, "num_fenced": placement.members.num_fenced}

@@ -1,9 +1,9 @@
 """The workers that a frontend uses: taken in when discovery shows them, fenced when they fail.
 
 A worker gets nothing new when its card is gone (its lease has run out, or it said goodbye), and at
-once when its server does not answer a probe, which is made whenever a stream from it breaks. What
-it has in hand goes on as long as it answers probes, lest a machine that is merely slow to renew its
-lease lose everything. A fenced worker comes back when it answers again or shows a new card.
+once when its server does not answer a probe, which is made whenever a stream from it breaks. Its
+streams in flight go on as long as it answers probes, so that a machine that is merely slow to renew
+its lease loses none. A fenced worker comes back when it answers again or shows a new card.
 """
 
 import asyncio
@@ -14,32 +14,27 @@ from functools import partial
 
 from dynosim.errors import ConfigError
 from dynosim.indexer.base import BlockEvent
+from dynosim.workers.lifecycle import Phase, WorkerEvent
 from dynosim_runtime.card import WorkerCard
 from dynosim_runtime.hosts import without_credentials
 from dynosim_runtime.kv_events.subscriber import EventSubscriber, Subscriptions
+from dynosim_runtime.serving.in_flight import InFlight
+from dynosim_runtime.serving.member import Member, Stay, life_of, shown_event
 from dynosim_runtime.serving.router import RouterService
 
 PROBE_INTERVAL_S = 1.0
 DRAINING = "the server is draining: its workers finish what they have and take nothing new"
-MAX_UNANSWERED = 2  # probes in a row, until what a departed worker has in hand moves on
+MAX_UNANSWERED = 2  # probes in a row, until a departed worker's streams move on
 
 log = logging.getLogger(__name__)
 Probe = Callable[[WorkerCard], Awaitable[bool]]
-Stay = tuple[int, int]
-"""A worker and the number of its joining: one that comes back is given another try."""
 
 
-def _life(card: WorkerCard) -> tuple[int, int | None, str]:
-    """What distinguishes a worker from the one of the same name before it."""
-    return card.worker_id, card.pid, card.url
+class Membership:
+    """The workers in use, kept in step with the router and the event subscriptions.
 
-
-class Fleet:
-    """Cards of the workers in use, kept in step with the router and the event subscriptions.
-
-    `num_in_hand(worker_id)` tells how many streams a worker has; `on_lost(worker_id)` is called
-    when they cannot go on, `on_change()` after every change. `model` is the name that cards must
-    carry.
+    `in_flight` tells how many streams a worker has, and moves them on when they cannot go on there.
+    `on_change(self)` is called after every change. `model` is the name that cards must carry.
     """
 
     def __init__(
@@ -47,37 +42,39 @@ class Fleet:
         router: RouterService,
         subscriptions: Subscriptions,
         probe: Probe,
+        in_flight: InFlight,
         *,
         model: str,
         block_size: int,
         follows_events: bool,
-        num_in_hand: Callable[[int], int],
-        on_lost: Callable[[int], None],
-        on_change: Callable[[], None] = lambda: None,
+        on_change: Callable[["Membership"], None] = lambda members: None,
     ) -> None:
-        self.cards: dict[int, WorkerCard] = {}  # in use, and those that drain
         self._router = router
         self._subscriptions = subscriptions
         self._probe = probe
+        self._in_flight = in_flight
         self._model = model
         self._block_size = block_size
         self._follows_events = follows_events
-        self._num_in_hand = num_in_hand
-        self._on_lost = on_lost
         self._on_change = on_change
+        self._members: dict[int, Member] = {}  # shown and not failed: ready, or draining
         self._seen: Mapping[int, WorkerCard] = {}
         self._fenced: dict[int, asyncio.Task[None]] = {}
         self._checks: dict[int, asyncio.Task[None]] = {}
         self._refused: set[tuple[int, int | None, str]] = set()
         self._num_joins = 0  # of all workers
         self._has_drained = False  # the last worker that left had said so
-        self._stays: dict[int, Stay] = {}  # of the workers in use
         self._parting: set[asyncio.Task[None]] = set()
+
+    @property
+    def cards(self) -> dict[int, WorkerCard]:
+        """Of the workers in use, and those that drain."""
+        return {worker_id: member.card for worker_id, member in self._members.items()}
 
     @property
     def num_ready(self) -> int:
         """Workers that take new requests."""
-        return sum(not card.is_draining for card in self.cards.values())
+        return sum(member.phase is Phase.READY for member in self._members.values())
 
     @property
     def num_fenced(self) -> int:
@@ -89,34 +86,46 @@ class Fleet:
         """Why no worker takes new requests; None if one does."""
         if self.num_ready:
             return None
-        if self.cards or self._has_drained:
+        if self._members or self._has_drained:
             return DRAINING
         if self._fenced:
             return "no worker answers at the moment"
         return "all workers have left" if self._num_joins else "no worker has joined yet"
 
-    def knows(self, worker_id: int) -> bool:
-        """Whether it is here, or may be back at once."""
-        return worker_id in self.cards or worker_id in self._fenced or worker_id in self._seen
+    def card_of(self, worker_id: int) -> WorkerCard | None:
+        """The card of a worker in use."""
+        member = self._members.get(worker_id)
+        return None if member is None else member.card
 
     def stay_of(self, worker_id: int) -> Stay:
         """The present stay of a worker."""
-        return self._stays.get(worker_id, (worker_id, 0))
+        member = self._members.get(worker_id)
+        return (worker_id, 0) if member is None else member.stay
+
+    def is_ready(self, worker_id: int) -> bool:
+        """Whether it takes new requests."""
+        member = self._members.get(worker_id)
+        return member is not None and member.phase is Phase.READY
+
+    def knows(self, worker_id: int) -> bool:
+        """Whether it is here, or may be back at once."""
+        return worker_id in self._members or worker_id in self._fenced or worker_id in self._seen
 
     def update(self, cards: Mapping[int, WorkerCard]) -> None:
         """All live cards, as discovery shows them now."""
         self._seen = cards
-        self._refused &= {_life(card) for card in cards.values()}
-        for worker_id in [known for known in (*self.cards, *self._fenced) if known not in cards]:
+        self._refused &= {life_of(card) for card in cards.values()}
+        for worker_id in [known for known in (*self._members, *self._fenced) if known not in cards]:
             self._part(worker_id)
         for card in cards.values():
             self._take(card)
-        self._on_change()
+        self._on_change(self)
 
     def suspect(self, worker_id: int) -> None:
         """A stream from this worker broke: see whether it still lives."""
-        if worker_id in self.cards and worker_id not in self._checks:
-            check = asyncio.create_task(self._check(self.cards[worker_id]))
+        member = self._members.get(worker_id)
+        if member is not None and worker_id not in self._checks:
+            check = asyncio.create_task(self._check(member))
             self._checks[worker_id] = check
             check.add_done_callback(lambda _: self._checks.pop(worker_id, None))
 
@@ -130,50 +139,30 @@ class Fleet:
                 await task
         await self._subscriptions.close()
 
-    # ---- inside --------------------------------------------------------------------------------
-
-    def _part(self, worker_id: int) -> None:
-        """A worker's card is gone: nothing new for it, and what it has while it answers."""
-        card = self.cards.get(worker_id)
-        self._drop(worker_id)
-        if card is not None and self._num_in_hand(worker_id):
-            watching = asyncio.create_task(self._watch_parting(card))
-            self._parting.add(watching)
-            watching.add_done_callback(self._parting.discard)
-
-    async def _watch_parting(self, card: WorkerCard) -> None:
-        unanswered = 0
-        while self._num_in_hand(card.worker_id) and card.worker_id not in self.cards:
-            unanswered = 0 if await self._probe(card) else unanswered + 1
-            if unanswered == MAX_UNANSWERED:
-                self._on_lost(card.worker_id)
-                return
-            await asyncio.sleep(PROBE_INTERVAL_S)
+    # ---- what cards say ------------------------------------------------------------------------
 
     def _take(self, card: WorkerCard) -> None:
         """A card that discovery shows: new, changed, or known already."""
-        known = self.cards.get(card.worker_id)
-        if known == card or _life(card) in self._refused:
+        member = self._members.get(card.worker_id)
+        if life_of(card) in self._refused or (member is not None and member.card == card):
             return
-        if known is not None and _life(known) != _life(card):
-            self._drop(card.worker_id)
-            self._on_lost(card.worker_id)
-            known = None
-        fence = self._fenced.get(card.worker_id)
-        if fence is not None and known is None:
-            return  # its probe will take it in again, with the newest card
-        if known is None:
+        if member is not None and life_of(member.card) != life_of(card):
+            self._fail(member)
+            member = None
+        if member is not None:
+            event = shown_event(card)
+            if event is WorkerEvent.BECAME_READY and member.phase is not Phase.READY:
+                return  # what drains does not come back in this life
+            member.card = card
+            if event is WorkerEvent.TOLD_TO_DRAIN:
+                self._happens(member, event)
+        elif card.worker_id not in self._fenced:  # else its probe takes it in, with the newest card
             self._add(card)
-        elif card.is_draining and not known.is_draining:
-            self.cards[card.worker_id] = card
-            self._router.leave(card.worker_id)  # its streams go on, new ones go elsewhere
-            self._subscriptions.stop(card.worker_id)
-        else:
-            self.cards[card.worker_id] = card
 
     def _add(self, card: WorkerCard) -> None:
-        if card.is_draining:
-            return
+        member = Member(card, self._num_joins + 1)
+        if not (member.happens(shown_event(card)) and member.phase is Phase.READY):
+            return  # came when it was leaving already
         try:
             if card.model != self._model:
                 raise ConfigError(
@@ -181,48 +170,88 @@ class Fleet:
                 )
             self._router.join(card.routing_card())
         except Exception as error:  # one card must not keep those behind it away
-            self._refused.add(_life(card))
+            self._refused.add(life_of(card))
             trace = None if isinstance(error, ConfigError) else error
             log.error("worker %s is not used: %s", card.name, error, exc_info=trace)
             return
-        self.cards[card.worker_id] = card
+        self._members[card.worker_id] = member
         self._has_drained = False
         self._num_joins += 1
-        self._stays[card.worker_id] = (card.worker_id, self._num_joins)
         url = without_credentials(card.url)
         log.info("worker %s joined (%s, %s)", card.name, card.engine, url)
         if self._follows_events:
-            for rank, source in enumerate(card.events):
-                deliver = partial(self._deliver, card.worker_id, rank)
-                subscriber = EventSubscriber(source, self._block_size, deliver)
-                self._subscriptions.start(card.worker_id, rank, subscriber)
+            self._follow_events(card)
+
+    def _follow_events(self, card: WorkerCard) -> None:
+        for rank, source in enumerate(card.events):
+            deliver = partial(self._deliver, card.worker_id, rank)
+            subscriber = EventSubscriber(source, self._block_size, deliver)
+            self._subscriptions.start(card.worker_id, rank, subscriber)
 
     def _deliver(self, worker_id: int, dp_rank: int, events: list[BlockEvent]) -> None:
         self._router.apply_events(worker_id, dp_rank, events)
 
-    def _drop(self, worker_id: int) -> None:
-        """A worker gets nothing new any more."""
+    # ---- how workers go ------------------------------------------------------------------------
+
+    def _happens(self, member: Member, event: WorkerEvent) -> None:
+        """What happens to a worker in use, and what follows for the router and its streams."""
+        was_ready, worker_id = member.phase is Phase.READY, member.card.worker_id
+        if not member.happens(event):
+            return
+        if was_ready:
+            self._subscriptions.stop(worker_id)
+            self._router.leave(worker_id)  # its streams go on, new ones go elsewhere
+        if member.phase is Phase.FAILED:
+            self._in_flight.lose_worker(worker_id)
+
+    def _leave(self, member: Member) -> None:
+        """It is in use no more."""
+        del self._members[member.card.worker_id]
+        self._has_drained = member.card.is_draining
+        log.info("worker %s left", member.card.name)
+
+    def _fail(self, member: Member) -> None:
+        """It is gone at once: its streams move on."""
+        self._leave(member)
+        self._happens(member, WorkerEvent.DIED)
+
+    def _part(self, worker_id: int) -> None:
+        """A worker's card is gone: nothing new for it, and what it has while it answers."""
         fence = self._fenced.pop(worker_id, None)
         if fence is not None:
             fence.cancel()
-        self._stays.pop(worker_id, None)
-        card = self.cards.pop(worker_id, None)
-        if card is None:
+        member = self._members.get(worker_id)
+        if member is None:
             return
-        self._has_drained = card.is_draining
-        self._subscriptions.stop(worker_id)
-        self._router.leave(worker_id)
-        log.info("worker %s left", card.name)
+        self._leave(member)
+        self._happens(member, WorkerEvent.TOLD_TO_DRAIN)
+        if not self._in_flight.num_on(worker_id):
+            self._happens(member, WorkerEvent.DRAINED)
+            return
+        watching = asyncio.create_task(self._watch_parting(member))
+        self._parting.add(watching)
+        watching.add_done_callback(self._parting.discard)
 
-    async def _check(self, card: WorkerCard) -> None:
+    async def _watch_parting(self, member: Member) -> None:
+        """See its streams to their end, unless it comes back."""
+        unanswered, worker_id = 0, member.card.worker_id
+        while self._in_flight.num_on(worker_id) and worker_id not in self._members:
+            unanswered = 0 if await self._probe(member.card) else unanswered + 1
+            if unanswered == MAX_UNANSWERED:
+                self._happens(member, WorkerEvent.DIED)
+                return
+            await asyncio.sleep(PROBE_INTERVAL_S)
+        self._happens(member, WorkerEvent.DRAINED)
+
+    async def _check(self, member: Member) -> None:
         """Fence a worker that does not answer."""
-        if await self._probe(card) or self.cards.get(card.worker_id) is not card:
+        card = member.card
+        if await self._probe(card) or self.card_of(card.worker_id) is not card:
             return
         log.warning("worker %s does not answer; its requests move on", card.name)
-        self._drop(card.worker_id)
-        self._on_lost(card.worker_id)
+        self._fail(member)
         self._fenced[card.worker_id] = asyncio.create_task(self._await_return(card))
-        self._on_change()
+        self._on_change(self)
 
     async def _await_return(self, card: WorkerCard) -> None:
         """Take a fenced worker in again when it answers."""
@@ -232,5 +261,5 @@ class Fleet:
             if newest is not None and await self._probe(newest):
                 self._fenced.pop(card.worker_id, None)
                 self._add(newest)
-                self._on_change()
+                self._on_change(self)
                 return

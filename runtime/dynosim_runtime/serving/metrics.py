@@ -1,7 +1,7 @@
 """The frontend's Prometheus metrics, with Dynamo's names and labels.
 
 Durations are histograms in seconds. What has no counterpart there begins with `dynosim_`. The HTTP
-layer tells of requests as clients see them (`HttpObserver`), generations tell of tokens.
+layer tells of requests as clients see them (`HttpObserver`), streams tell of tokens.
 """
 
 from collections.abc import Callable
@@ -125,10 +125,10 @@ class FrontendMetrics:
         """See `HttpObserver`."""
         self._preprocessing -= 1
 
-    # ---- what generations tell -------------------------------------------------------------------
+    # ---- what streams tell -------------------------------------------------------------------
 
     def note_arrival(self, input_tokens: int) -> None:
-        """A generation was asked for."""
+        """A stream was asked for."""
         self._isl.observe(input_tokens)
         self._prompt_tokens.inc(input_tokens)
 
@@ -152,7 +152,7 @@ class FrontendMetrics:
             self._gap.observe(0.0, num_tokens - 1)
 
     def note_end(self, record: RequestRecord) -> None:
-        """A generation ended, however it ended."""
+        """A stream ended, however it ended."""
         self._ended.labels(**self._labels, outcome=record.status).inc()
         self._osl.observe(record.output_tokens)
         if record.cached_tokens:

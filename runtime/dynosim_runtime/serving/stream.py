@@ -5,15 +5,15 @@ client's stream continues without a lost or repeated token.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TypeVar, cast
 
 import msgspec
 
+from dynosim.config.live import LiveConfig
 from dynosim.router.kv_router import Decision
 from dynosim.router.refusals import NoEligibleWorkerError, RequestRefusedError
-from dynosim_runtime.card import WorkerCard
 from dynosim_runtime.clients.base import (
     FINDING_STOPS,
     EngineDelta,
@@ -23,10 +23,9 @@ from dynosim_runtime.clients.base import (
 )
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.requests import FinishReason, GenerateRequest, RequestRecord, TokenDelta
-from dynosim_runtime.serving.membership import Stay
-
-if TYPE_CHECKING:
-    from dynosim_runtime.serving.dispatcher import LiveGenerator
+from dynosim_runtime.serving.member import Stay
+from dynosim_runtime.serving.metrics import FrontendMetrics
+from dynosim_runtime.serving.placement import Place, Placement
 
 T = TypeVar("T")
 
@@ -36,22 +35,32 @@ LET_END_S = 0.2  # for an engine that has found a stop string to tell what it kn
 PASSED_ON = (400, 404, 413, 422)  # an engine's answers that are the client's business
 
 
-class LiveGeneration:
-    """See `dynosim_runtime.requests.Generation`; made by `LiveGenerator.start`."""
+class LiveStream:
+    """See `dynosim_runtime.requests.TokenStream`; `on_end` gets its record, once."""
 
     def __init__(
-        self, owner: "LiveGenerator", request: GenerateRequest, record: RequestRecord
+        self,
+        request: GenerateRequest,
+        record: RequestRecord,
+        placement: Placement,
+        live: LiveConfig,
+        metrics: FrontendMetrics,
+        now_ms: Callable[[], float],
+        *,
+        on_end: Callable[[RequestRecord], None],
     ) -> None:
         self.request = request
         self.record = record
         self.placed_as = request.request_id  # the router's name for it
-        self._owner = owner
+        self._placement = placement
+        self._live = live
+        self._metrics = metrics
+        self._now_ms = now_ms
+        self._on_end = on_end
         self._tokens: list[int] = []  # delivered so far
         self._num_placed_with = 0  # of them, those that were there when it was placed
         self._failed: set[Stay] = set()  # where it was lost
-        self._card: WorkerCard | None = None
-        self._stay: Stay = (0, 0)
-        self._dp_rank = 0
+        self._at: Place | None = None
         self._is_prefilled = False  # on the worker it is on now
         self._reason: FinishReason | None = None
         self._reader: asyncio.Task[object] | None = None  # waits inside right now
@@ -59,7 +68,7 @@ class LiveGeneration:
         self._may_end = False  # nobody waits for more tokens
         self._is_over = False
         self._iterator: AsyncGenerator[TokenDelta, None] | None = None
-        live, loop = owner.live, asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         self._deadline = loop.call_later(live.request_timeout_s, self._expire)
         self._first_deadline = loop.call_later(live.first_token_timeout_s, self._expire)
 
@@ -70,7 +79,7 @@ class LiveGeneration:
         return self._iterator
 
     async def aclose(self) -> None:
-        """See `Generation`."""
+        """See `TokenStream`."""
         if self._reader is not None:
             self.interrupt(ApiError(499, "cancelled by the client", code="cancelled"))
             return  # the reader cleans up
@@ -79,13 +88,13 @@ class LiveGeneration:
         self._finish("cancelled", None)
 
     def let_end(self) -> None:
-        """See `Generation`."""
+        """See `TokenStream`."""
         if self._is_over or self._may_end:
             return
         self._may_end = True
         self.record.status = "completed"
-        tells_more = self._card is not None and self._card.engine in FINDING_STOPS
-        if tells_more and self.record.cached_tokens is None:
+        card = None if self._at is None else self._at.card
+        if card is not None and card.engine in FINDING_STOPS and self.record.cached_tokens is None:
             self._deadline.cancel()
             loop = asyncio.get_running_loop()
             self._deadline = loop.call_later(LET_END_S, self.interrupt, _no_more())
@@ -119,27 +128,26 @@ class LiveGeneration:
 
     async def _place(self, allowed: frozenset[int] | None) -> None:
         """Raises: ApiError; NoEligibleWorkerError only where `allowed` is given."""
-        owner, record = self._owner, self.record
+        placement, record = self._placement, self.record
         tokens = [*self.request.token_ids, *self._tokens]
         try:
-            decision = await self._wait(owner.place(self.request, self.placed_as, tokens, allowed))
+            self._at = at = await self._wait(
+                placement.place(self.request, self.placed_as, tokens, allowed)
+            )
         except NoEligibleWorkerError as error:
             if allowed is not None:
                 raise
-            raise owner.no_worker(self.request) or _refusal(error) from None
+            raise placement.no_worker(self.request) or _refusal(error) from None
         except RequestRefusedError as error:
             raise _refusal(error) from None
-        self._card = owner.fleet.cards.get(decision.worker_id)
-        self._stay = owner.fleet.stay_of(decision.worker_id)
-        self._dp_rank = decision.dp_rank
         self._is_prefilled = False
         self._num_placed_with = len(self._tokens)
-        record.dispatch_ms = owner.now_ms()
-        record.decode_worker_id = decision.worker_id
-        record.decode_dp_rank = decision.dp_rank
+        record.dispatch_ms = self._now_ms()
+        record.decode_worker_id = at.decision.worker_id
+        record.decode_dp_rank = at.decision.dp_rank
         if record.migrations == 0:
-            self._note_first_placement(decision)
-        owner.attach(self, decision.worker_id)
+            self._note_first_placement(at.decision)
+        placement.attach(at, self.request.request_id, self)
 
     def _note_first_placement(self, decision: Decision) -> None:
         record = self.record
@@ -148,11 +156,11 @@ class LiveGeneration:
         assert record.dispatch_ms is not None
         record.prefill_wait_time_ms = record.dispatch_ms - record.arrival_ms
         record.kv_hit_rate = decision.cached_tokens / record.input_tokens
-        self._owner.metrics.note_placed(decision.cached_tokens, record.prefill_wait_time_ms)
+        self._metrics.note_placed(decision.cached_tokens, record.prefill_wait_time_ms)
 
     async def _move_on(self, error: EngineLostError) -> None:
         """Go on at another worker. Raises: ApiError if that cannot be."""
-        owner, record = self._owner, self.record
+        record, limit = self.record, self._live.migration_limit
         self._leave_worker(is_worker_to_blame=True)
         if self.request.worker_id is not None:
             raise ApiError(502, f"the worker asked for failed: {error}", kind="server_error")
@@ -163,38 +171,29 @@ class LiveGeneration:
                 f"{error}; an answer of a given form cannot go on elsewhere",
                 kind="server_error",
             )
-        if record.migrations >= owner.live.migration_limit:
+        if record.migrations >= limit:
             raise ApiError(
                 502,
-                f"{error} (moved {record.migrations} times, live.migration_limit is "
-                f"{owner.live.migration_limit})",
+                f"{error} (moved {record.migrations} times, live.migration_limit is {limit})",
                 kind="server_error",
             )
         record.migrations += 1
-        owner.metrics.migrations.inc()
+        self._metrics.migrations.inc()
         self.placed_as = f"{self.request.request_id}/{record.migrations}"
         for _ in range(int(MAX_WAIT_FOR_WORKER_S / RETRY_PLACEMENT_S)):
             try:
-                return await self._place(self._untried_workers())
+                return await self._place(self._placement.untried(self._failed))
             except NoEligibleWorkerError:
                 await self._wait(asyncio.sleep(RETRY_PLACEMENT_S))
         raise ApiError(503, f"{error}; no other worker came", kind="server_error", retry_after_s=5)
 
-    def _untried_workers(self) -> frozenset[int]:
-        fleet = self._owner.fleet
-        return frozenset(w for w in fleet.cards if fleet.stay_of(w) not in self._failed)
-
     def _leave_worker(self, *, is_worker_to_blame: bool) -> None:
-        """The router's and the fleet's part of a stream that broke."""
-        owner = self._owner
-        owner.detach(self)
-        owner.router.end(self.placed_as)
-        if self._card is None or not is_worker_to_blame:
-            return
-        self._failed.add(self._stay)
-        owner.fleet.suspect(self._card.worker_id)
-        if self.request.session_id is not None:
-            owner.router.unbind_session(self.request.session_id)
+        """The router's and the worker's part of a stream that broke or is over."""
+        at, request = self._at, self.request
+        self._placement.detach(at, request.request_id, self.placed_as)
+        if is_worker_to_blame and at is not None and at.card is not None:
+            self._failed.add(at.stay)
+            self._placement.blame(at.card.worker_id, request.session_id)
 
     # ---- streaming -----------------------------------------------------------------------------
 
@@ -225,14 +224,15 @@ class LiveGeneration:
 
     async def _attempt(self) -> AsyncGenerator[TokenDelta, None]:
         """Tokens from the worker that the request is on, to the end of the engine's stream."""
-        if self._card is None:
+        assert self._at is not None
+        card = self._at.card
+        if card is None:
             raise EngineLostError("the worker left before the request was sent")
-        client = self._owner.client_for(self._card)
-        stream = cast(
-            AsyncGenerator[EngineDelta, None], client.stream(self._card, self._engine_request())
-        )
+        client = self._placement.client_for(card)
+        asked = self._engine_request(self._at.decision.dp_rank)
+        pieces = cast(AsyncGenerator[EngineDelta, None], client.stream(card, asked))
         try:
-            while (delta := await self._next(stream)) is not None:
+            while (delta := await self._next(pieces)) is not None:
                 if delta.cached_tokens is not None and self.record.cached_tokens is None:
                     self.record.cached_tokens = delta.cached_tokens
                 if delta.finish_reason is not None:
@@ -241,9 +241,9 @@ class LiveGeneration:
                     self._note_tokens(delta.token_ids)
                     yield TokenDelta(delta.token_ids, None, delta.logprobs)
         finally:
-            await stream.aclose()
+            await pieces.aclose()
 
-    def _engine_request(self) -> EngineRequest:
+    def _engine_request(self, dp_rank: int) -> EngineRequest:
         """What the worker is asked for: the rest, where some tokens are there already."""
         request, done = self.request, len(self._tokens)
         sampling = request.sampling
@@ -257,37 +257,37 @@ class LiveGeneration:
             request_id=self.placed_as,
             token_ids=[*request.token_ids, *self._tokens],
             sampling=sampling,
-            dp_rank=self._dp_rank,
+            dp_rank=dp_rank,
             priority=-request.priority,
             cache_salt=request.cache_salt,
         )
 
     def _note_tokens(self, token_ids: list[int]) -> None:
-        owner, record = self._owner, self.record
+        record, metrics = self.record, self._metrics
         if not self._is_prefilled:
             self._is_prefilled = True
-            owner.router.first_token(self.placed_as)
-        now_ms = owner.now_ms()
+            self._placement.router.first_token(self.placed_as)
+        now_ms = self._now_ms()
         if record.first_token_ms is None:
             self._first_deadline.cancel()
             record.first_token_ms = now_ms
             assert record.prefill_wait_time_ms is not None
             # From the first placement, wherever it went on: with the wait, the time to here.
             record.prefill_time_ms = now_ms - record.arrival_ms - record.prefill_wait_time_ms
-            owner.metrics.note_first_tokens(now_ms - record.arrival_ms, len(token_ids))
+            metrics.note_first_tokens(now_ms - record.arrival_ms, len(token_ids))
         else:
             assert record.finish_ms is not None
-            owner.metrics.note_gap(now_ms - record.finish_ms, len(token_ids))
+            metrics.note_gap(now_ms - record.finish_ms, len(token_ids))
         record.finish_ms = now_ms  # of the last token so far
         before = record.output_tokens - self._num_placed_with
         record.output_tokens += len(token_ids)
         self._tokens += token_ids
-        owner.note_progress(self.placed_as, before, before + len(token_ids))
+        self._placement.note_progress(self.placed_as, before, before + len(token_ids))
 
-    async def _next(self, stream: AsyncGenerator[EngineDelta, None]) -> EngineDelta | None:
+    async def _next(self, pieces: AsyncGenerator[EngineDelta, None]) -> EngineDelta | None:
         """The engine's next piece; None at the end."""
         try:
-            return await self._wait(anext(stream))
+            return await self._wait(anext(pieces))
         except StopAsyncIteration:
             return None
         except EngineRefusedError as error:
@@ -317,7 +317,7 @@ class LiveGeneration:
             self._reader = None
 
     def _expire(self) -> None:
-        record, live = self.record, self._owner.live
+        record, live = self.record, self._live
         what, limit_s = "request_timeout_s", live.request_timeout_s
         if record.first_token_ms is None and live.first_token_timeout_s < limit_s:
             what, limit_s = "first_token_timeout_s", live.first_token_timeout_s
@@ -335,7 +335,7 @@ class LiveGeneration:
         if not self._may_end:
             self.record.status = status
         self.record.error = None if error is None or self._may_end else error.message
-        self._owner.note_end(self)
+        self._on_end(self.record)
 
 
 def _no_more() -> ApiError:

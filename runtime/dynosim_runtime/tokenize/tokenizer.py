@@ -1,12 +1,9 @@
-"""Text to tokens and back: what the HTTP dialects ask of a tokenizer, and how one is loaded."""
+"""Text to tokens and back: what the HTTP dialects ask of a tokenizer."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
-
-from dynosim.errors import ConfigError
 
 
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,22 +75,3 @@ class Tokenizer(Protocol):
     def detokenizer(self, prompt_ids: Sequence[int] = ()) -> Detokenizer:
         """For an answer to a prompt; special tokens are skipped."""
         ...
-
-
-def load_tokenizer(path: str | Path | None) -> Tokenizer:
-    """The tokenizer in a Hugging Face model folder; None: the byte tokenizer.
-
-    Nothing is downloaded. Raises: ConfigError if the folder or its tokenizer cannot be used.
-    """
-    from dynosim_runtime.tokenize.byte_tokenizer import ByteTokenizer
-    from dynosim_runtime.tokenize.folder_tokenizer import FolderTokenizer
-
-    if path is None:
-        return ByteTokenizer()
-    folder = Path(path)
-    if not folder.is_dir():
-        raise ConfigError(
-            f"{folder}: no such model folder (it must hold tokenizer.json; "
-            "`dynosim tiny-model DIR` makes a small one)"
-        )
-    return FolderTokenizer(folder)

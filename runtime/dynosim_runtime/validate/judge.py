@@ -28,7 +28,7 @@ class Column:
         """For JSON."""
         outcome = self.outcome
         return {
-            "num_gpu_blocks": outcome.result.num_gpu_blocks + 1,
+            "num_gpu_blocks": outcome.capacity.num_gpu_blocks,
             "kv_capacity_source": outcome.capacity.source,
             "report": outcome.report,
             "intervals": None if self.intervals is None else self.intervals.to_dict(),
@@ -80,7 +80,7 @@ def _predict_given(judgement: Judgement, measured: Measured) -> None:
         )
         return
     judgement.notes += told.notes
-    blocks = blind.result.num_gpu_blocks + 1
+    blocks = blind.capacity.num_gpu_blocks
     if told.num_gpu_blocks == blocks:
         judgement.notes.append(
             f"capacity given: {told.told_by} tell {blocks:,} KV blocks, as the blind prediction "

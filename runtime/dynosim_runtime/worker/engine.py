@@ -1,8 +1,4 @@
-"""Real engines as processes: started, waited for, asked what they are, and stopped.
-
-What differs between engines (their command line, their words for capacity and load) is in an
-`EngineAdapter`; this module knows none of it.
-"""
+"""Real engines as processes: started, waited for, and stopped; `adapters` know how they differ."""
 
 import asyncio
 import collections
@@ -12,26 +8,17 @@ import os
 import re
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
 
-import aiohttp
-
-from dynosim.config import RunConfig
-from dynosim_runtime.adapters.metrics import EngineLoad
-from dynosim_runtime.card import EngineKind, EventSource
+from dynosim_runtime.adapters.engine_http import EngineHttp
 from dynosim_runtime.errors import LiveError
-from dynosim_runtime.hosts import without_credentials
-from dynosim_runtime.kv_events.publisher import EventPublisher
 from dynosim_runtime.worker import guard
 from dynosim_runtime.worker.orphans import adopt_orphans, end_children
 
 POLL_INTERVAL_S = 0.5
 EXIT_POLL_S = 0.1
 PROGRESS_INTERVAL_S = 15.0
-CALL_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 10.0  # from being asked to end to being killed
 KILL_TIMEOUT_S = 5.0  # for what was killed to be gone
 NUM_LAST_LINES = 12  # of its output, kept for the message about a crash
@@ -40,104 +27,6 @@ MAX_LINE_BYTES = 4096
 ERROR_LINE = re.compile(r"\b\w*(Error|Exception)\b: \S")
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineSettings:
-    """What an engine is to be."""
-
-    plan: RunConfig
-    model: str  # folder, or name on the Hugging Face hub
-    served_model_name: str
-    host: str
-    port: int
-    python: Path  # of the environment that has the engine
-    event_sources: tuple[EventSource, ...]  # where it is to publish KV events
-    scratch: Path  # folder for files and sockets of the engine, for as long as it runs
-
-
-Relay = Callable[["EngineHttp", EventPublisher, int], Awaitable[None]]
-"""Fetches an engine's events for good, and publishes them; takes its block size, too."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineFacts:
-    """What a running engine says of itself."""
-
-    block_size: int  # tokens
-    total_kv_blocks: int | None  # that can hold KV; None: it does not tell
-    max_model_len: int
-
-
-class EngineAdapter(Protocol):
-    """One kind of engine."""
-
-    kind: EngineKind
-    device: Literal["gpu", "cpu"]
-    relay: Relay | None  # fetches the KV events of an engine that does not publish them by itself
-
-    def command(self, settings: EngineSettings) -> list[str]:
-        """The command line. Raises: ConfigError for what this engine cannot do."""
-        ...
-
-    def environment(self, settings: EngineSettings) -> dict[str, str]:
-        """Variables on top of ours."""
-        ...
-
-    async def facts(self, http: "EngineHttp", plan: RunConfig) -> EngineFacts:
-        """What a ready engine says of itself. Raises: EngineCallError."""
-        ...
-
-    async def load(self, http: "EngineHttp") -> EngineLoad:
-        """How busy it is. Raises: EngineCallError."""
-        ...
-
-
-class EngineCallError(Exception):
-    """An engine's server did not answer, or not with what was asked for."""
-
-
-class EngineHttp:
-    """An engine's HTTP server, for what is not a request."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.shown_url = without_credentials(url)
-        self._session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=CALL_TIMEOUT_S), trust_env=False
-        )
-
-    async def get_text(self, path: str) -> str:
-        """The body of a 200 answer. Raises: EngineCallError."""
-        return await self._text("GET", path)
-
-    async def post_text(self, path: str) -> str:
-        """The body of a 200 answer to an empty POST. Raises: EngineCallError."""
-        return await self._text("POST", path)
-
-    async def _text(self, method: str, path: str) -> str:
-        try:
-            async with self._session.request(method, self.url + path) as response:
-                text = await response.text()
-        except (aiohttp.ClientError, TimeoutError, UnicodeDecodeError) as error:
-            raise EngineCallError(
-                f"{self.shown_url}{path}: {error or type(error).__name__}"
-            ) from None
-        if response.status != 200:
-            raise EngineCallError(f"{self.shown_url}{path} answers {response.status}")
-        return text
-
-    async def is_healthy(self) -> bool:
-        """Whether its /health says so."""
-        try:
-            await self.get_text("/health")
-        except EngineCallError:
-            return False
-        return True
-
-    async def close(self) -> None:
-        """Release connections."""
-        await self._session.close()
 
 
 class EngineProcess:

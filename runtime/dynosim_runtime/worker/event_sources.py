@@ -4,11 +4,12 @@ import asyncio
 from pathlib import Path
 from typing import Protocol
 
+from dynosim_runtime.adapters.base import Relay
+from dynosim_runtime.adapters.engine_http import EngineHttp
 from dynosim_runtime.card import EventSource
 from dynosim_runtime.hosts import advertised_host, is_loopback
 from dynosim_runtime.kv_events.publisher import EventPublisher
 from dynosim_runtime.ports import listening_socket
-from dynosim_runtime.worker.engine import EngineHttp, Relay
 
 
 class EventEndpoints(Protocol):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dynosim.config import RunConfig
 from dynosim.errors import ConfigError
+from dynosim_runtime.adapters.base import EngineAdapter, LaunchSpec
 from dynosim_runtime.adapters.sglang import SglangAdapter
 from dynosim_runtime.adapters.trtllm import TrtllmAdapter
 from dynosim_runtime.adapters.vllm import VllmAdapter
@@ -14,7 +15,6 @@ from dynosim_runtime.hosts import http_url
 from dynosim_runtime.mock.worker import MockWorker
 from dynosim_runtime.ports import listening_socket
 from dynosim_runtime.worker.attach import Attachment, parse_attachment
-from dynosim_runtime.worker.engine import EngineAdapter, EngineSettings
 from dynosim_runtime.worker.event_sources import (
     EngineSockets,
     EventEndpoints,
@@ -57,7 +57,7 @@ def make_served(
     attachment = None if attach is None else parse_attachment(attach)
     scratch = tempfile.TemporaryDirectory(prefix="dynosim-", ignore_cleanup_errors=True)
     events = _events(plan, adapter, host, attachment, Path(scratch.name))
-    settings = EngineSettings(
+    spec = LaunchSpec(
         plan=plan,
         model=_model(plan, model, is_attached=attachment is not None),
         served_model_name=served_model_name(plan, model),
@@ -67,10 +67,10 @@ def make_served(
         event_sources=(events.told,) if isinstance(events, EngineSockets) else (),
         scratch=Path(scratch.name),
     )
-    url = http_url(host, settings.port) if attachment is None else attachment.url
+    url = http_url(host, spec.port) if attachment is None else attachment.url
     return RealServed(
         adapter,
-        settings,
+        spec,
         events,
         name=name,
         url=url,

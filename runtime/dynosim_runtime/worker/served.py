@@ -12,20 +12,14 @@ from typing import Literal, Protocol
 
 from dynosim.config import RunConfig
 from dynosim.errors import ConfigError
+from dynosim_runtime.adapters.base import EngineAdapter, EngineFacts, LaunchSpec
+from dynosim_runtime.adapters.engine_http import EngineCallError, EngineHttp
 from dynosim_runtime.adapters.openai_models import model_name
 from dynosim_runtime.card import WorkerCard, worker_id_of
 from dynosim_runtime.config import model_folder
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.mock.worker import MockWorker
-from dynosim_runtime.worker.engine import (
-    EngineAdapter,
-    EngineCallError,
-    EngineFacts,
-    EngineHttp,
-    EngineProcess,
-    EngineSettings,
-    wait_ready,
-)
+from dynosim_runtime.worker.engine import EngineProcess, wait_ready
 from dynosim_runtime.worker.event_sources import EventEndpoints
 
 DRAIN_POLL_S = 0.1
@@ -117,7 +111,7 @@ class RealServed:
     def __init__(
         self,
         adapter: EngineAdapter,
-        settings: EngineSettings,
+        spec: LaunchSpec,
         events: EventEndpoints,
         *,
         name: str,
@@ -126,19 +120,19 @@ class RealServed:
         on_stop: Callable[[], None],
     ) -> None:
         self._adapter = adapter
-        self._settings = settings
+        self._spec = spec
         self._events = events
         self._name = name
         self._on_stop = on_stop
         self._http = EngineHttp(url)
         self._process: EngineProcess | None = None
         if not is_attached:
-            command, environment = start_of(adapter, settings)
-            self._process = EngineProcess(name, command, environment, settings.scratch)
+            command, environment = start_of(adapter, spec)
+            self._process = EngineProcess(name, command, environment, spec.scratch)
 
     async def start(self) -> WorkerCard:
         """See `ServedEngine`."""
-        plan = self._settings.plan
+        plan = self._spec.plan
         if self._process is not None:
             await self._process.start()
         await wait_ready(self._name, self._http, self._process, plan.live.ready_timeout_s)
@@ -163,7 +157,7 @@ class RealServed:
 
     async def _process_died(self, process: EngineProcess) -> LiveError:
         """It may be silent for as long as a first token may take: a long prompt on a CPU."""
-        limit_s = self._settings.plan.live.first_token_timeout_s
+        limit_s = self._spec.plan.live.first_token_timeout_s
         ended = asyncio.ensure_future(process.wait())
         answered_s = time.monotonic()
         try:
@@ -206,11 +200,11 @@ class RealServed:
     async def _model_name(self) -> str:
         """The name that requests to the engine must give."""
         is_attached = self._process is None
-        return await model_name(self._http) if is_attached else self._settings.served_model_name
+        return await model_name(self._http) if is_attached else self._spec.served_model_name
 
     def _card(self, facts: EngineFacts, model: str) -> WorkerCard:
-        engine = self._settings.plan.engine
-        folder = self._settings.model if os.path.isdir(self._settings.model) else None
+        engine = self._spec.plan.engine
+        folder = self._spec.model if os.path.isdir(self._spec.model) else None
         return WorkerCard(
             worker_id=worker_id_of(self._name),
             name=self._name,
@@ -248,10 +242,10 @@ def check_facts(name: str, facts: EngineFacts, plan: RunConfig) -> None:
         )
 
 
-def start_of(adapter: EngineAdapter, settings: EngineSettings) -> tuple[list[str], dict[str, str]]:
+def start_of(adapter: EngineAdapter, spec: LaunchSpec) -> tuple[list[str], dict[str, str]]:
     """An engine's command and environment, with what the plan adds at the end: the last wins."""
-    live = settings.plan.live
+    live = spec.plan.live
     return (
-        [*adapter.command(settings), *live.engine_args],
-        {**adapter.environment(settings), **live.engine_env},
+        [*adapter.command(spec), *live.engine_args],
+        {**adapter.environment(spec), **live.engine_env},
     )
