@@ -15,6 +15,7 @@ from dynosim.cluster.spec import ClusterSpec, RunOptions
 from dynosim.cluster.token_log import TokenLog
 from dynosim.cluster.worker import Worker
 from dynosim.engine.engine import Engine
+from dynosim.engine.room import require_room
 from dynosim.engine.spec import EngineSpec
 from dynosim.engine.vllm import VllmScheduler
 from dynosim.errors import InfeasibleError
@@ -42,7 +43,7 @@ def simulate(
     """
     started = time.perf_counter()
     for pool in cluster.pools:
-        check_capacity(pool.engine)
+        require_room(pool.engine)
     extents = prefix_extents(
         trace,
         cluster.block_size,
@@ -141,20 +142,6 @@ def _make_workers(
     return workers
 
 
-def check_capacity(engine: EngineSpec) -> None:
-    """Refuse an engine that vLLM would not start, as its cache holds less than `max_model_len`.
-
-    Raises: InfeasibleError naming the sizes and what to change.
-    """
-    capacity = engine.usable_blocks * engine.block_size
-    if capacity < engine.max_model_len:
-        raise InfeasibleError(
-            f"engine.num_gpu_blocks: {engine.usable_blocks} usable blocks of {engine.block_size} "
-            f"hold {capacity} tokens, fewer than engine.max_model_len {engine.max_model_len}: "
-            "more blocks, more GPUs per worker, or a smaller max_model_len is needed"
-        )
-
-
 def check_requests_fit(trace: Trace, engine: EngineSpec) -> None:
     """Refuse a trace with requests that outgrow the KV cache.
 
@@ -163,7 +150,7 @@ def check_requests_fit(trace: Trace, engine: EngineSpec) -> None:
 
     Raises: InfeasibleError naming the first such request and what to change.
     """
-    capacity = engine.usable_blocks * engine.block_size
+    capacity = engine.capacity_tokens
     needed = trace.input_tokens + trace.output_tokens - 1
     too_long = np.flatnonzero(needed > capacity)
     if len(too_long):
