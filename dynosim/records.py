@@ -6,7 +6,6 @@ not cost a million Python objects; single-request messages are frozen dataclasse
 
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +93,8 @@ class RequestStatus(IntEnum):
     UNFINISHED = 3  # still queued or running when the run was cut off
 
 
-class KvEvent(NamedTuple):
+@dataclass(slots=True)
+class KvEvent:
     """Blocks that became hittable in an engine's prefix cache, or were evicted from it.
 
     A block is named by its extent's content id and its index inside the extent; content ids below

@@ -22,10 +22,10 @@ class Line:
 
 def urgency(policy: str, entry: QueuedRequest) -> tuple[int, float]:
     """What goes first within a line: more; equal ones in the order in which they came."""
-    jump_s, came_s = max(entry.priority_jump, 0.0), entry.enqueue_ms / 1e3
-    uncached = max(1, entry.input_tokens - entry.cached_tokens)
+    jump_s, came_s = max(entry.request.priority_jump, 0.0), entry.enqueue_ms / 1e3
+    uncached = max(1, entry.request.input_tokens - entry.cached_tokens)
     score = {"fcfs": jump_s - came_s, "lcfs": jump_s + came_s, "wspt": (1 + jump_s) / uncached}
-    return entry.strict_priority, score[policy]
+    return entry.request.strict_priority, score[policy]
 
 
 class NaiveQueue:
@@ -39,7 +39,9 @@ class NaiveQueue:
         return sum(len(line.waiting) for line in self.lines)
 
     def __contains__(self, name: Hashable) -> bool:
-        return any(entry.request_id == name for line in self.lines for entry in line.waiting)
+        return any(
+            entry.request.request_id == name for line in self.lines for entry in line.waiting
+        )
 
     def depth(self, class_name: str) -> int:
         return len(self._line(class_name).waiting)
@@ -47,9 +49,10 @@ class NaiveQueue:
     def push(self, class_name: str, entry: QueuedRequest, num_workers: int) -> None:
         line = self._line(class_name)
         rules, waiting = line.rules, line.waiting
+        input_tokens = sum(entry.request.input_tokens for entry in waiting)
         used = (
             (rules.request_queue_limit_per_worker, len(waiting)),
-            (rules.raw_isl_token_queue_limit_per_worker, sum(e.input_tokens for e in waiting)),
+            (rules.raw_isl_token_queue_limit_per_worker, input_tokens),
             (rules.cached_token_queue_limit_per_worker, sum(e.cached_tokens for e in waiting)),
         )
         if any(limit is not None and amount >= limit * num_workers for limit, amount in used):
@@ -59,7 +62,7 @@ class NaiveQueue:
     def discard(self, name: Hashable) -> bool:
         for line in self.lines:
             for entry in line.waiting:
-                if entry.request_id == name:
+                if entry.request.request_id == name:
                     self._remove(line, entry)
                     return True
         return False
@@ -116,4 +119,4 @@ class NaiveQueue:
 
 def cost_of(entry: QueuedRequest) -> int:
     """Uncached prompt tokens, at least one."""
-    return max(1, entry.input_tokens - entry.cached_tokens)
+    return max(1, entry.request.input_tokens - entry.cached_tokens)

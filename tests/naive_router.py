@@ -15,7 +15,7 @@ from naive_workers import Home, NaiveWorkers
 from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.router.classes import UNKNOWN_TOKEN_BUDGET, PolicyClass
 from dynosim.router.cost import WorkerOption
-from dynosim.router.kv_router import Decision, Refusal
+from dynosim.router.decision import Decision, Refusal
 from dynosim.router.queue import QueuedRequest
 from dynosim.router.refusals import (
     InvalidRequestError,
@@ -62,7 +62,7 @@ class NaiveRouter(NaiveWorkers):
     def release(self, now_ms: float) -> list[Decision | Refusal]:
         placed: list[Decision | Refusal] = []
         while (entry := self.queue.pop(lambda r, e: self._can_go(r, e, now_ms))) is not None:
-            request: RoutingRequest = entry.payload
+            request: RoutingRequest = entry.request
             try:
                 eligible = self.eligible(request, now_ms)
             except RequestRefusedError as error:
@@ -151,10 +151,8 @@ class NaiveRouter(NaiveWorkers):
         is_pinned = (
             request.constraints is not None and request.constraints.pinned_worker is not None
         )
-        entry = QueuedRequest(
-            request.request_id, request.input_tokens, cached_tokens, now_ms, request.priority_jump,
-            request.strict_priority, max(eligible) if is_pinned else None, request,
-        )  # fmt: skip
+        pinned_slot = max(eligible) if is_pinned else None
+        entry = QueuedRequest(request, cached_tokens, now_ms, pinned_slot)
         self.queue.push(rules.name, entry, len(self.cards))
         return True
 
@@ -171,7 +169,7 @@ class NaiveRouter(NaiveWorkers):
 
     def _can_go(self, rules: PolicyClass, entry: QueuedRequest, now_ms: float) -> bool:
         try:
-            eligible = self.eligible(entry.payload, now_ms)
+            eligible = self.eligible(entry.request, now_ms)
         except WorkersBusyError:
             return False
         except RequestRefusedError:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from router_support import BLOCK, card, request
@@ -12,8 +13,9 @@ from dynosim.indexer.make import IndexSpec
 from dynosim.router.busy import BusyThresholds
 from dynosim.router.classes import PolicyClass
 from dynosim.router.cost import WorkerOption
+from dynosim.router.decision import Decision
 from dynosim.router.eligibility import Constraints
-from dynosim.router.kv_router import Decision, KvRouter
+from dynosim.router.kv_router import KvRouter
 from dynosim.router.modes import MODES
 from dynosim.router.refusals import RequestRefusedError, UnknownWorkerError
 from dynosim.router.request import RoutingRequest
@@ -139,7 +141,7 @@ class Stream:
             policy_family=rng.choice([None, "batch"]),
             overrides=CostSettings(temperature=0.2) if rng.random() < 0.1 else None,
         )
-        made = made._replace(input_tokens=made.input_tokens + rng.randint(0, BLOCK - 1))
+        made = replace(made, input_tokens=made.input_tokens + rng.randint(0, BLOCK - 1))
         return lambda router: router.submit(made, self.now_ms)
 
     def _first(self) -> Any:

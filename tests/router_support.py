@@ -7,7 +7,23 @@ from typing import Any
 from dynosim.blocks.hashing import sequence_hashes
 from dynosim.indexer.base import Stored
 from dynosim.indexer.compressed import CompressedRadixIndex
+from dynosim.router.decision import Refusal
+from dynosim.router.inputs import (
+    Arrive,
+    AskBest,
+    AskLoads,
+    DropStale,
+    End,
+    FirstToken,
+    Join,
+    Leave,
+    Release,
+    Tokens,
+    Unbind,
+    WorkerEvents,
+)
 from dynosim.router.kv_router import KvRouter
+from dynosim.router.log.recorder import RouterLog
 from dynosim.router.request import RoutingRequest
 from dynosim.router.settings import CostSettings, RouterSettings
 from dynosim.router.workers import WorkerCard
@@ -44,6 +60,73 @@ def request(name: Any, blocks: Sequence[int] = (1, 2, 3, 4), **fields: Any) -> R
 def store(router: KvRouter, worker_id: int, blocks: Sequence[int]) -> None:
     """Let a worker tell that it holds these leading blocks."""
     router.apply_events(worker_id, 0, [Stored(None, sequence_hashes(blocks), list(blocks))])
+
+
+class Doors:
+    """The doors of a router that gets its inputs as values, through `take`.
+
+    What a door gives no time for happens at that of the call before.
+    """
+
+    def __init__(self, inputs: Any) -> None:
+        self.inputs = inputs
+        self.router: KvRouter[Any] = inputs.router if isinstance(inputs, RouterLog) else inputs
+        self.now_ms = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.router, name)
+
+    def _give(self, given: Any) -> Any:
+        self.now_ms = given.now_ms
+        outcome = self.inputs.take(given)
+        if isinstance(outcome, Refusal):
+            raise outcome.error
+        return outcome
+
+    def add_worker(self, card: WorkerCard) -> Any:
+        return self._give(Join(self.now_ms, card))
+
+    def remove_worker(self, worker_id: Any) -> Any:
+        return self._give(Leave(self.now_ms, worker_id))
+
+    def apply_events(self, worker_id: Any, dp_rank: Any, events: Sequence[Any]) -> Any:
+        return self._give(WorkerEvents(self.now_ms, worker_id, dp_rank, events))
+
+    def submit(self, request: RoutingRequest, now_ms: float) -> Any:
+        return self._give(Arrive(now_ms, request))
+
+    def first_token(self, request_id: Any, now_ms: float) -> Any:
+        return self._give(FirstToken(now_ms, request_id))
+
+    def output_tokens(self, request_id: Any, num_tokens: int, now_ms: float) -> Any:
+        return self._give(Tokens(now_ms, request_id, num_tokens))
+
+    def free(self, request_id: Any, now_ms: float) -> Any:
+        return self._give(End(now_ms, request_id))
+
+    def release(self, now_ms: float) -> Any:
+        return self._give(Release(now_ms))
+
+    def drop_stale(self, now_ms: float) -> Any:
+        return self._give(DropStale(now_ms))
+
+    def unbind_session(self, session_id: str) -> Any:
+        return self._give(Unbind(self.now_ms, session_id))
+
+    def best_worker(
+        self,
+        token_ids: Sequence[int],
+        request_id: Any = None,
+        *,
+        update_states: bool = False,
+        router_config_override: CostSettings | None = None,
+        now_ms: float = 0.0,
+    ) -> Any:
+        overrides = router_config_override
+        return self._give(AskBest(now_ms, token_ids, request_id, update_states, overrides))
+
+    def get_potential_loads(self, token_ids: Sequence[int], now_ms: float = 0.0) -> Any:
+        return self._give(AskLoads(now_ms, token_ids))
 
 
 class Points(Random):

@@ -7,36 +7,45 @@ buffer asked for what is missing, as a live router does.
 """
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from random import Random
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from dynosim.cluster.block_names import HashNames
+from dynosim.cluster.frontends import Frontend
 from dynosim.cluster.worker import Worker
 from dynosim.engine.instant import instant_end
+from dynosim.errors import InvariantError
 from dynosim.indexer.base import BlockEvent
-from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.stream import EventBuffer, EventStream
 from dynosim.records import KvEvent, KvEventLog
-from dynosim.router.kv_router import KvRouter
-from dynosim.router.log import LoggedRouter
+from dynosim.workers.ids import Slot, WorkerId
 
 BUFFERED_EVENTS = 4096  # per worker, for replay
 
 
 class EventPlane(Protocol):
-    """Carries events from workers to indexes.
+    """Carries events from workers to the routers of frontends.
 
-    `is_late`: events take time, so that `refresh` has something to do. `busy` is the set of workers
-    with requests in hand, to be kept by whoever places them: others cannot have any news.
+    `is_late`: events take time, so that `refresh` has something to do. `busy` is the set of slots
+    of workers with requests in flight, to be kept by whoever places them: others cannot have any
+    news. Routers that hear of the same workers in the same order give them the same slots.
     """
 
     is_late: bool
     busy: int
+
+    def serve(self, frontends: Sequence[Frontend]) -> None:
+        """Carry events to these frontends from now on."""
+        ...
+
+    def join(self, worker: Worker, slot: Slot) -> None:
+        """Carry a worker's events; it has this slot in all routers."""
+        ...
 
     def collect(self, worker: Worker, now_ms: float) -> None:
         """Take up what a worker tells at the end of a step or run."""
@@ -44,13 +53,6 @@ class EventPlane(Protocol):
 
     def refresh(self, now_ms: float) -> None:
         """Let the indexes know all that has arrived by now; called before a placement."""
-        ...
-
-    def confirm(self, slots: int, now_ms: float) -> bool:
-        """Bring what the indexes know of some workers up to date; False if that changed anything.
-
-        `slots` is a set; slot and worker id are the same number in the twin.
-        """
         ...
 
     def finish(self) -> None:
@@ -92,10 +94,17 @@ class SilentPlane:
 
     is_late = False
 
-    def __init__(self, workers: list[Worker], recorder: EventRecorder | None = None) -> None:
+    def __init__(self, recorder: EventRecorder | None = None) -> None:
         self.busy = 0
-        self._workers = workers
+        self._workers: list[Worker] = []
         self._recorder = recorder
+
+    def serve(self, frontends: Sequence[Frontend]) -> None:
+        """Nobody is told."""
+
+    def join(self, worker: Worker, slot: Slot) -> None:
+        """Events of a worker may have to be kept."""
+        self._workers.append(worker)
 
     def collect(self, worker: Worker, now_ms: float) -> None:
         """Events are kept if that was asked for."""
@@ -105,10 +114,6 @@ class SilentPlane:
 
     def refresh(self, now_ms: float) -> None:
         """Nothing to know."""
-
-    def confirm(self, slots: int, now_ms: float) -> bool:
-        """Nothing can change."""
-        return True
 
     def finish(self) -> None:
         """Keep what runs that were cut off have done."""
@@ -124,66 +129,58 @@ class SilentPlane:
         return None if self._recorder is None else self._recorder.log()
 
 
-Feed = Callable[[int, Sequence[KvEvent]], None]
-"""Applies a worker's events to one index, in order."""
-
-
-def feed_of(router: KvRouter, names: HashNames | None) -> Feed:
-    """What hands engine events to a router's index, by extents or block by block."""
-    if isinstance(router.index, ExtentIndex) and not isinstance(router, LoggedRouter):
-        return router.index.apply_all  # worker ids are slots here
-
-    def apply_all(worker_id: int, events: Sequence[KvEvent]) -> None:
-        if names is None:
-            router.apply_events(worker_id, 0, events)
-        else:
-            router.apply_events(worker_id, 0, [names.event(event) for event in events])
-
-    return apply_all
-
-
 class DirectPlane:
     """Every index hears at once; evictions in the middle of a run are looked up if they matter."""
 
     is_late = False
 
-    def __init__(self, workers: list[Worker], feeds: list[Feed]) -> None:
+    def __init__(self) -> None:
         self.busy = 0
-        self._workers = workers
-        self._feeds = feeds
+        self._now_ms = 0.0
+        self._frontends: Sequence[Frontend] = ()
+        self._workers: dict[Slot, Worker] = {}
+
+    def serve(self, frontends: Sequence[Frontend]) -> None:
+        """Tell these frontends from now on."""
+        self._frontends = frontends
+
+    def join(self, worker: Worker, slot: Slot) -> None:
+        """Tell of a worker's events."""
+        self._workers[slot] = worker
 
     def collect(self, worker: Worker, now_ms: float) -> None:
-        """Tell all indexes."""
-        self._publish(worker)
+        """Tell all routers."""
+        self._publish(worker, now_ms)
 
-    def _publish(self, worker: Worker) -> bool:
-        """Tell all indexes what a worker has to tell; returns whether that was anything."""
+    def _publish(self, worker: Worker, now_ms: float) -> bool:
+        """Tell all routers what a worker has to tell; returns whether that was anything."""
         events = worker.engine.core.take_events()
         if events:
-            for feed in self._feeds:
-                feed(worker.worker_id, events)
+            self._now_ms = now_ms
+            for frontend in self._frontends:
+                frontend.feed(worker.worker_id, events, now_ms)
         return bool(events)
 
     def refresh(self, now_ms: float) -> None:
         """Everything has arrived."""
 
-    def confirm(self, slots: int, now_ms: float) -> bool:
-        """Settle the runs of some workers."""
+    def settle(self, slots: int, now_ms: float) -> bool:
+        """Let runs of the workers with these slots publish what they have done; False: any did."""
         is_unchanged = True
         slots &= self.busy
         while slots:
             lowest = slots & -slots
             slots ^= lowest
-            worker = self._workers[lowest.bit_length() - 1]
+            worker = self._workers[Slot(lowest.bit_length() - 1)]
             engine = worker.engine
             if engine.run_steps > 1 and engine.settle(now_ms):
-                is_unchanged &= not self._publish(worker)
+                is_unchanged &= not self._publish(worker, now_ms)
         return is_unchanged
 
     def finish(self) -> None:
         """Tell what the last steps did."""
-        for worker in self._workers:
-            self.collect(worker, 0.0)
+        for worker in self._workers.values():
+            self.collect(worker, self._now_ms)
 
     def counters(self) -> dict[str, int]:
         """Nothing travels."""
@@ -209,9 +206,9 @@ class Message(NamedTuple):
     due_ms: float
     number: int  # in order of sending
     frontend: int
-    worker_id: int
+    worker_id: WorkerId
     event_id: int  # -1: an answer is due
-    payload: Any
+    event: KvEvent | BlockEvent | None  # block by block, if events are numbered
 
 
 class DelayedPlane:
@@ -221,11 +218,8 @@ class DelayedPlane:
 
     def __init__(
         self,
-        workers: list[Worker],
-        feeds: list[Feed],
         settings: DelaySettings,
         *,
-        routers: list[KvRouter] | None,
         names: HashNames | None,
         seed: int,
         recorder: EventRecorder | None = None,
@@ -233,28 +227,40 @@ class DelayedPlane:
         self.busy = 0
         self.num_lost = 0
         self._recorder = recorder
-        self._workers = workers
-        self._feeds = feeds
+        self._workers: list[Worker] = []
+        self._frontends: Sequence[Frontend] = ()
         self._settings = settings
-        self._routers = routers
         self._names = names
         self._generator = Random(f"{seed}/events")
         self._messages: list[Message] = []
         self._num_sent = 0
-        is_numbered = settings.loss > 0 or settings.jitter_ms > 0
-        self._buffers = [EventBuffer(BUFFERED_EVENTS) for _ in workers] if is_numbered else None
-        self.streams: list[list[EventStream[BlockEvent]]] = (
-            [[EventStream() for _ in workers] for _ in feeds] if is_numbered else []
-        )
+        self._is_numbered = settings.loss > 0 or settings.jitter_ms > 0
+        self._buffers: dict[WorkerId, EventBuffer] = {}
+        self._streams: list[dict[WorkerId, EventStream[BlockEvent]]] = []  # by frontend
+
+    def serve(self, frontends: Sequence[Frontend]) -> None:
+        """Carry events to these frontends from now on."""
+        self._frontends = frontends
+        self._streams = [{} for _ in frontends]
+
+    def join(self, worker: Worker, slot: Slot) -> None:
+        """Carry a worker's events; with loss or jitter it numbers them."""
+        self._workers.append(worker)
+        if self._is_numbered:
+            self._buffers[worker.worker_id] = EventBuffer(BUFFERED_EVENTS)
+            for streams in self._streams:
+                streams[worker.worker_id] = EventStream()
 
     def collect(self, worker: Worker, now_ms: float) -> None:
         """Send what a worker tells on its way to every frontend."""
         for time_ms, event in worker.engine.take_stamped():
             if self._recorder is not None:
                 self._recorder.note(time_ms, worker.worker_id, event)
-            if self._buffers is None:
-                for frontend in range(len(self._feeds)):
-                    self._send(time_ms + self._settings.delay_ms, frontend, worker, 0, event)
+            if not self._is_numbered:
+                for frontend in range(len(self._frontends)):
+                    self._send(
+                        time_ms + self._settings.delay_ms, frontend, worker.worker_id, 0, event
+                    )
             else:
                 self._send_numbered(time_ms, worker, event)
 
@@ -270,14 +276,11 @@ class DelayedPlane:
         until_ms = instant_end(now_ms)
         while messages and messages[0].due_ms <= until_ms:
             message = heappop(messages)
-            if self._buffers is None:
-                self._feeds[message.frontend](message.worker_id, (message.payload,))
+            if isinstance(message.event, KvEvent):
+                feed = self._frontends[message.frontend].feed
+                feed(message.worker_id, (message.event,), message.due_ms)
             else:
-                self._receive(message)
-
-    def confirm(self, slots: int, now_ms: float) -> bool:
-        """`refresh` has done all there is to do."""
-        return True
+                self._receive(message, message.event)
 
     def finish(self) -> None:
         """Let everything arrive, however long it takes."""
@@ -287,7 +290,7 @@ class DelayedPlane:
 
     def counters(self) -> dict[str, int]:
         """Losses and repairs, all frontends together."""
-        streams = [stream for streams in self.streams for stream in streams]
+        streams = [stream for streams in self._streams for stream in streams.values()]
         return {
             "events_lost": self.num_lost,
             "event_gaps": sum(stream.num_gaps for stream in streams),
@@ -300,44 +303,47 @@ class DelayedPlane:
         return None if self._recorder is None else self._recorder.log()
 
     def _send(
-        self, due_ms: float, frontend: int, worker: Worker, event_id: int, payload: Any
+        self,
+        due_ms: float,
+        frontend: int,
+        worker_id: WorkerId,
+        event_id: int,
+        event: KvEvent | BlockEvent | None,
     ) -> None:
         self._num_sent += 1
-        message = Message(due_ms, self._num_sent, frontend, worker.worker_id, event_id, payload)
+        message = Message(due_ms, self._num_sent, frontend, worker_id, event_id, event)
         heappush(self._messages, message)
 
     def _send_numbered(self, time_ms: float, worker: Worker, event: KvEvent) -> None:
-        assert self._buffers is not None and self._names is not None
+        if self._names is None:
+            raise InvariantError("events that may be lost are told block by block, by hashes")
         settings, draw = self._settings, self._generator.random
         block_event = self._names.event(event)
         event_id = self._buffers[worker.worker_id].append(block_event)
-        for frontend in range(len(self._feeds)):
+        for frontend in range(len(self._frontends)):
             if settings.loss and draw() < settings.loss:
                 self.num_lost += 1
                 continue
             due_ms = time_ms + settings.delay_ms
             if settings.jitter_ms:
                 due_ms += draw() * settings.jitter_ms
-            self._send(due_ms, frontend, worker, event_id, block_event)
+            self._send(due_ms, frontend, worker.worker_id, event_id, block_event)
 
-    def _receive(self, message: Message) -> None:
+    def _receive(self, message: Message, event: BlockEvent | None) -> None:
         """Take a message into account; a new gap is asked about."""
-        assert self._buffers is not None
         worker_id = message.worker_id
-        stream = self.streams[message.frontend][worker_id]
+        stream = self._streams[message.frontend][worker_id]
         had_gap = stream.missing is not None
-        if message.event_id >= 0:
-            events = stream.receive(message.event_id, message.payload)
+        if event is not None:
+            events = stream.receive(message.event_id, event)
         elif stream.missing is None:
             return  # what was missing has come by itself
         else:
             events = stream.resync(self._buffers[worker_id].replay(stream.missing))
             had_gap = False
-        self._apply(message.frontend, worker_id, events)
+        feed_blocks = self._frontends[message.frontend].feed_blocks
+        if feed_blocks is not None and events:
+            feed_blocks(worker_id, events, message.due_ms)
         if stream.missing is not None and not had_gap:
             due_ms = message.due_ms + self._settings.recovery_ms
-            self._send(due_ms, message.frontend, self._workers[worker_id], -1, None)
-
-    def _apply(self, frontend: int, worker_id: int, events: Sequence[BlockEvent]) -> None:
-        assert self._routers is not None
-        self._routers[frontend].apply_events(worker_id, 0, events)
+            self._send(due_ms, message.frontend, worker_id, -1, None)

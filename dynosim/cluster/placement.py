@@ -13,7 +13,7 @@ from dynosim.router.refusals import RequestRefusedError
 QUEUED = -1
 
 
-class Release(NamedTuple):
+class Released(NamedTuple):
     """A request that waited in the router and now goes to a worker, or is refused after all."""
 
     request_index: int
@@ -42,7 +42,7 @@ class Placer(Protocol):
         """Take note of a step or run that has just ended on a worker."""
         ...
 
-    def releases(self, now_ms: float) -> Iterator[Release]:
+    def releases(self, now_ms: float) -> Iterator[Released]:
         """What stops waiting in the router now."""
         ...
 
@@ -74,7 +74,7 @@ class LoadPlacer:
         """Count ends."""
         self.num_requests[worker.worker_id] -= len(finished)
 
-    def releases(self, now_ms: float) -> Iterator[Release]:
+    def releases(self, now_ms: float) -> Iterator[Released]:
         """Nothing ever waits."""
         return iter(())
 

@@ -6,25 +6,28 @@ frontends synchronise, the others' bookings reach it after a delay.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from dynosim.cluster.block_names import PromptNames
 from dynosim.cluster.event_plane import EventPlane
-from dynosim.cluster.placement import QUEUED, Release
+from dynosim.cluster.frontends import Frontend
+from dynosim.cluster.placement import QUEUED, Released
 from dynosim.cluster.worker import Worker
 from dynosim.engine.instant import instant_end
 from dynosim.engine.pace import NEVER
-from dynosim.engine.sequence import Sequence
+from dynosim.engine.sequence import Sequence as EngineSequence
+from dynosim.errors import InvariantError
 from dynosim.records import KvEventLog, RoutingStats, Trace
-from dynosim.router.kv_router import Decision, KvRouter
+from dynosim.router.decision import Decision, Refusal
+from dynosim.router.inputs import Arrive, End, FirstToken, Join, Release, Tokens
+from dynosim.router.load import ActiveLoad
 from dynosim.router.refusals import RequestRefusedError
 from dynosim.router.request import RoutingRequest
-
-new_tuple = tuple.__new__
+from dynosim.router.workers import WorkerCard
+from dynosim.workers.ids import Slot, WorkerId
 
 
 @dataclass(slots=True)
@@ -37,40 +40,73 @@ class RoutingLog:
     refused: dict[int, int] = field(default_factory=dict)  # HTTP status -> requests
 
 
+@dataclass(frozen=True, slots=True)
+class Booked:
+    """Another frontend placed a request."""
+
+    request: RoutingRequest
+    slot: Slot
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Something that a frontend did, on its way to the others."""
+
+    due_ms: float
+    frontend: int
+    what: Booked | FirstToken | End
+
+
 class RouterPlacer:
     """Places requests through one or several routers.
 
-    `sync_delay_ms`: how late frontends learn of each other's bookings; None: never. `observed`:
-    workers whose requests' tokens are reported to the routers as they come.
+    `sync_delay_ms`: how late frontends learn of each other's bookings; None: never.
+    `reports_tokens`: requests' tokens are reported to the routers as they come.
     """
 
     def __init__(
         self,
         trace: Trace,
-        routers: list[KvRouter],
+        frontends: Sequence[Frontend],
         names: PromptNames,
         plane: EventPlane,
         *,
         block_size: int,
         sync_delay_ms: float | None = None,
-        observed: list[Worker] | None = None,
+        reports_tokens: bool = False,
     ) -> None:
-        self._observed = observed
-        self.routers = routers
+        self._observed: list[Worker] | None = [] if reports_tokens else None
+        self._frontends = frontends
+        self._inputs = [frontend.inputs for frontend in frontends]
         self.plane = plane
+        plane.serve(frontends)
         self._collect = plane.collect
         self._is_late = plane.is_late
-        self.num_requests = [0] * len(routers[0].table.cards)
+        self.num_requests: list[int] = []
+        self._slot_of = frontends[0].router.table.slot_of  # the same in all
         self.log = RoutingLog([0.0] * len(trace), [0.0] * len(trace))
         self._names = names
         self._block_size = block_size
         self._session_ids = trace.session_ids
-        self._sync_delay_ms = sync_delay_ms if len(routers) > 1 else None
-        self._news: deque[tuple[float, int, Callable[[KvRouter], object]]] = deque()
-        self._home: dict[int, int] = {}  # requests in hand -> frontend
+        self._sync_delay_ms = sync_delay_ms if len(frontends) > 1 else None
+        self._news: deque[News] = deque()
+        self._home: dict[int, int] = {}  # requests in flight -> frontend
         self._turn = 0
         self._may_release = False  # a first token or an end was heard of since the last look
         self.next_ms = NEVER  # when the next news of other frontends arrives
+
+    def join(self, worker: Worker, card: WorkerCard, now_ms: float) -> None:
+        """A worker came; ids grow by one from 0."""
+        for inputs in self._inputs:
+            inputs.take(Join(now_ms, card))
+        slot = self._slot_of(card.worker_id)
+        if slot is None or card.worker_id != len(self.num_requests):
+            raise InvariantError(f"worker {card.worker_id} of one rank is to be the next one")
+        self.num_requests.append(0)
+        self.plane.join(worker, slot)
+        if self._observed is not None:
+            self._observed.append(worker)
 
     def place(self, index: int, input_tokens: int, priority: int, now_ms: float) -> int:
         """The worker that the next frontend's router chooses, or QUEUED.
@@ -84,45 +120,46 @@ class RouterPlacer:
         if self._observed is not None:
             self._report_tokens(now_ms)
         frontend = self._turn
-        self._turn = (frontend + 1) % len(self.routers)
+        self._turn = (frontend + 1) % len(self._inputs)
         request = self._request(index, input_tokens, priority)
-        try:
-            decision = self.routers[frontend].submit(request, now_ms)
-        except RequestRefusedError as error:
-            self._count_refusal(error)
-            raise
+        outcome = self._inputs[frontend].take(Arrive(now_ms, request))
+        if isinstance(outcome, Refusal):
+            self._count_refusal(outcome.error)
+            raise outcome.error
         self._home[index] = frontend
-        if decision is None:
+        if outcome is None:
             self.log.num_queued += 1
             self._may_release = False
             return QUEUED
-        return self._note(decision, index, frontend, now_ms)
+        return self._note(outcome, index, now_ms)
 
-    def hear(self, worker: Worker, finished: list[Sequence], now_ms: float) -> None:
+    def hear(self, worker: Worker, finished: list[EngineSequence], now_ms: float) -> None:
         """Pass on events, first tokens and ends."""
         self._collect(worker, now_ms)
         first_tokens = worker.token_log.first_tokens
         if first_tokens:
             self._may_release = True
             for index in first_tokens:
-                self.routers[self._home[index]].first_token(index, now_ms)
+                self._inputs[self._home[index]].take(FirstToken(now_ms, index))
                 if self._sync_delay_ms is not None:
-                    self._tell_first_token(index, now_ms)
+                    due_ms = now_ms + self._sync_delay_ms
+                    self._publish(index, due_ms, FirstToken(due_ms, index))
             first_tokens.clear()
         if finished:
             self._may_release = True
             worker_id = worker.worker_id
             self.num_requests[worker_id] -= len(finished)
             if self.num_requests[worker_id] == 0:
-                self.plane.busy ^= 1 << worker_id
+                self._note_idle(worker_id)
             for sequence in finished:
                 index = sequence.index
-                self.routers[self._home[index]].free(index, now_ms)
+                self._inputs[self._home[index]].take(End(now_ms, index))
                 if self._sync_delay_ms is not None:
-                    self._tell_end(index, now_ms)
+                    due_ms = now_ms + self._sync_delay_ms
+                    self._publish(index, due_ms, End(due_ms, index))
                 del self._home[index]
 
-    def releases(self, now_ms: float) -> Iterator[Release]:
+    def releases(self, now_ms: float) -> Iterator[Released]:
         """Waiting requests that can go now.
 
         As in a live frontend, only first tokens and ends let them go: not a load that merely
@@ -133,32 +170,32 @@ class RouterPlacer:
         if not self._may_release:
             return
         self._may_release = False
-        for frontend, router in enumerate(self.routers):
-            if not router.num_queued:
+        for frontend in self._frontends:
+            if not frontend.router.num_queued:
                 continue
             self.plane.refresh(now_ms)
-            for outcome in router.release(now_ms):
-                index = int(outcome.request_id)  # type: ignore[call-overload]
+            for outcome in frontend.inputs.take(Release(now_ms)):
+                index = outcome.request_id
+                assert isinstance(index, int)  # as `_request` named it
                 if isinstance(outcome, Decision):
-                    yield Release(index, self._note(outcome, index, frontend, now_ms))
+                    yield Released(index, self._note(outcome, index, now_ms))
                 else:
                     self._count_refusal(outcome.error)
                     del self._home[index]
-                    yield Release(index, QUEUED, outcome.error)
+                    yield Released(index, QUEUED, outcome.error)
 
     def stats(self) -> RoutingStats:
         """What was decided, and what the first frontend's index holds."""
         self.plane.finish()
         log = self.log
-        index: Any = self.routers[0].index
-        counters = {name: getattr(index.counters, name) for name in index.counters.__slots__}
+        index = self._frontends[0].router.index
         return RoutingStats(
             overlap_blocks=np.array(log.overlap_blocks),
             queued_ms=np.array(log.queued_ms),
             num_queued=log.num_queued,
             refused=log.refused,
             index_blocks=index.size,
-            counters=counters | self.plane.counters(),
+            counters=index.counters.by_name() | self.plane.counters(),
         )
 
     def kv_events(self) -> KvEventLog | None:
@@ -170,30 +207,31 @@ class RouterPlacer:
         assert self._observed is not None
         for worker in self._observed:
             for index, num_tokens in worker.engine.progress(now_ms):
-                self.routers[self._home[index]].output_tokens(index, num_tokens, now_ms)
+                self._inputs[self._home[index]].take(Tokens(now_ms, index, num_tokens))
 
     def _request(self, index: int, input_tokens: int, priority: int) -> RoutingRequest:
         blocks, keys = self._names.of(index)
         num_blocks = input_tokens // self._block_size
         jump = -priority if priority < 0 else 0
         session_id = None if self._session_ids is None else self._session_ids[index] or None
-        # As `RoutingRequest(...)`, without a call of Python code.
-        return new_tuple(
-            RoutingRequest,
-            (index, input_tokens, num_blocks, blocks, keys, jump, 0, None, session_id, None, None,
-             None),
-        )  # fmt: skip
+        return RoutingRequest(
+            index, input_tokens, num_blocks, blocks, keys, jump, session_id=session_id
+        )
 
-    def _note(self, decision: Decision, index: int, frontend: int, now_ms: float) -> int:
-        _, worker_id, _, _, _, overlap_blocks, _, queued_ms = decision
-        self.log.overlap_blocks[index] = overlap_blocks
-        if queued_ms:
-            self.log.queued_ms[index] = queued_ms
-        self.num_requests[worker_id] += 1
-        self.plane.busy |= 1 << worker_id
+    def _note(self, decision: Decision, index: int, now_ms: float) -> int:
+        self.log.overlap_blocks[index] = decision.overlap_blocks
+        if decision.queued_ms:
+            self.log.queued_ms[index] = decision.queued_ms
+        self.num_requests[decision.worker_id] += 1
+        self.plane.busy |= 1 << decision.slot
         if self._sync_delay_ms is not None:
-            self._tell_booking(decision, index, now_ms)
-        return worker_id
+            self._publish_booking(decision, index, now_ms + self._sync_delay_ms)
+        return decision.worker_id
+
+    def _note_idle(self, worker_id: WorkerId) -> None:
+        slot = self._slot_of(worker_id)
+        if slot is not None:
+            self.plane.busy &= ~(1 << slot)
 
     def _count_refusal(self, error: RequestRefusedError) -> None:
         refused = self.log.refused
@@ -201,44 +239,39 @@ class RouterPlacer:
 
     # ---- several frontends ---------------------------------------------------------------------
 
-    def _tell_booking(self, decision: Decision, index: int, now_ms: float) -> None:
-        booking = self.routers[self._home[index]].load.bookings[index]
+    def _publish_booking(self, decision: Decision, index: int, due_ms: float) -> None:
+        router = self._frontends[self._home[index]].router
+        input_tokens = router.load.bookings[index].input_tokens
         blocks, keys = self._names.of(index)
-        request = RoutingRequest(
-            index, booking.input_tokens, booking.input_tokens // self._block_size, blocks, keys
-        )
-        slot, cached_tokens, delay_ms = decision.slot, decision.cached_tokens, self._sync_delay_ms
-        assert delay_ms is not None
-        due_ms = now_ms + delay_ms
+        num_blocks = input_tokens // self._block_size
+        request = RoutingRequest(index, input_tokens, num_blocks, blocks, keys)
+        booked = Booked(request, decision.slot, decision.cached_tokens)
+        self._publish(index, due_ms, booked)
 
-        def book(router: KvRouter) -> None:
-            router.load.book(request, slot, cached_tokens, due_ms)
-
-        self._tell(index, due_ms, book)
-
-    def _tell_first_token(self, index: int, now_ms: float) -> None:
-        assert self._sync_delay_ms is not None
-        due_ms = now_ms + self._sync_delay_ms
-        self._tell(index, due_ms, lambda router: router.load.first_token(index, due_ms))
-
-    def _tell_end(self, index: int, now_ms: float) -> None:
-        assert self._sync_delay_ms is not None
-        due_ms = now_ms + self._sync_delay_ms
-        self._tell(index, due_ms, lambda router: router.load.free(index, due_ms))
-
-    def _tell(self, index: int, due_ms: float, news: Callable[[KvRouter], object]) -> None:
+    def _publish(self, index: int, due_ms: float, what: Booked | FirstToken | End) -> None:
         """Send news of a request to the frontends that did not place it."""
-        self._news.append((due_ms, self._home[index], news))
-        self.next_ms = self._news[0][0]
+        self._news.append(News(due_ms, self._home[index], what))
+        self.next_ms = self._news[0].due_ms
         if self._sync_delay_ms == 0:
             self._deliver_news(due_ms)
 
     def _deliver_news(self, now_ms: float) -> None:
         until_ms = instant_end(now_ms)
-        while self._news and self._news[0][0] <= until_ms:
-            _, source, news = self._news.popleft()
+        while self._news and self._news[0].due_ms <= until_ms:
+            news = self._news.popleft()
             self._may_release = True
-            for frontend, router in enumerate(self.routers):
-                if frontend != source:
-                    news(router)
-        self.next_ms = self._news[0][0] if self._news else NEVER
+            for number, frontend in enumerate(self._frontends):
+                if number != news.frontend:
+                    _take_news(frontend.router.load, news)
+        self.next_ms = self._news[0].due_ms if self._news else NEVER
+
+
+def _take_news(load: ActiveLoad, news: News) -> None:
+    """Count what another frontend did."""
+    match news.what:
+        case Booked(request, slot, cached_tokens):
+            load.book(request, slot, cached_tokens, news.due_ms)
+        case FirstToken(due_ms, request_id):
+            load.first_token(request_id, due_ms)
+        case End(due_ms, request_id):
+            load.free(request_id, due_ms)

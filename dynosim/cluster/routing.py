@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
 
 from dynosim.cluster.block_names import ExtentNames, HashNames, PromptNames
 from dynosim.cluster.event_plane import (
@@ -13,17 +12,20 @@ from dynosim.cluster.event_plane import (
     EventPlane,
     EventRecorder,
     SilentPlane,
-    feed_of,
 )
+from dynosim.cluster.frontends import Frontend, extent_frontend, hash_frontend
 from dynosim.cluster.placement import LoadPlacer, Placer
 from dynosim.cluster.router_placer import RouterPlacer
+from dynosim.cluster.settling_index import SettlingIndex
 from dynosim.cluster.worker import Worker
-from dynosim.errors import ConfigError
-from dynosim.indexer.base import OverlapSource
+from dynosim.errors import ConfigError, InvariantError
+from dynosim.indexer.base import Index, LaggingIndex
+from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.make import IndexSpec
 from dynosim.records import Trace
+from dynosim.router.inputs import E
 from dynosim.router.kv_router import KvRouter
-from dynosim.router.log import LoggedRouter, Sink
+from dynosim.router.log.recorder import RouterLog, Sink, logged_router
 from dynosim.router.modes import LOAD_MODES, make_load_mode
 from dynosim.router.policy import PlacementPolicy
 from dynosim.router.prefill_load import PrefillEstimator
@@ -129,50 +131,69 @@ def make_placer(
         return LoadPlacer(mode, len(workers))
     hashes = HashNames(trace, extents, block_size) if routing.uses_hashes else None
     names = ExtentNames(extents) if hashes is None else hashes
-    index = _index_spec(routing, extents, cards)
-    indexes = [index.make() for _ in range(routing.frontends)]
-    routers = [
-        _make_router(routing, index, made, names, frontend) for frontend, made in enumerate(indexes)
+    plane = _make_plane(routing, hashes)
+    spec = _index_spec(routing, extents, cards)
+    frontends = [
+        _make_frontend(routing, spec, plane, names, number) for number in range(routing.frontends)
     ]
-    plane = _make_plane(routing, workers, routers, hashes)
-    for router in routers:
-        if isinstance(plane, DirectPlane):
-            router.choice.confirm = plane.confirm
-        for card in cards:
-            router.add_worker(card)
-    return RouterPlacer(
+    placer = RouterPlacer(
         trace,
-        routers,
+        frontends,
         names,
         plane,
         block_size=block_size,
         sync_delay_ms=routing.sync_delay_ms,
-        observed=workers if routing.settings.load.track_output_blocks else None,
+        reports_tokens=routing.settings.load.track_output_blocks,
     )
+    for worker, card in zip(workers, cards, strict=True):
+        placer.join(worker, card, 0.0)
+    return placer
 
 
-def _make_router(
+def _make_frontend(
+    routing: RoutingSpec, spec: IndexSpec, plane: EventPlane, names: PromptNames, number: int
+) -> Frontend:
+    made = spec.make()
+    if isinstance(made, ExtentIndex):
+        return extent_frontend(_make_inputs(routing, spec, _settled(made, plane), names, number))
+    if not isinstance(names, HashNames):
+        raise InvariantError(f"a {type(made).__name__} needs blocks by their hashes")
+    inputs = _make_inputs(routing, spec, _settled(made, plane), names, number)
+    return hash_frontend(inputs, names)
+
+
+def _settled(index: Index[E], plane: EventPlane) -> Index[E] | LaggingIndex[E]:
+    """The index, which lags where engines publish only at the end of a run of steps."""
+    return SettlingIndex(index, plane) if isinstance(plane, DirectPlane) else index
+
+
+def _make_inputs(
     routing: RoutingSpec,
     spec: IndexSpec,
-    index: OverlapSource,
+    index: Index[E] | LaggingIndex[E],
     names: PromptNames,
-    frontend: int,
-) -> KvRouter:
-    settings = routing.settings
-    options: dict[str, Any] = {
-        "key_blocks": names.key_blocks,
-        "estimator": routing.estimator,
-        "policy": None if routing.policy is None else routing.policy(settings, settings.seed),
-        "stream": f"router/{frontend}" if frontend else "router",
-    }
+    number: int,
+) -> KvRouter[E] | RouterLog[E]:
+    """A frontend's router, behind its log if it has one."""
+    settings, estimator = routing.settings, routing.estimator
+    policy = None if routing.policy is None else routing.policy(settings, settings.seed)
     if routing.open_log is None:
-        return KvRouter(settings, index, **options)
+        return KvRouter(
+            settings,
+            index,
+            key_blocks=names.key_blocks,
+            estimator=estimator,
+            policy=policy,
+            stream=f"router/{number}" if number else "router",
+        )
     if routing.frontends > 1:
         raise ConfigError(
             "a router log can be written of one frontend only: set router.frontends: 1"
         )
-    sink = routing.open_log(settings, spec, routing.estimator is not None)
-    return LoggedRouter(sink, settings, index, **options)
+    sink = routing.open_log(settings, spec, estimator is not None)
+    return logged_router(
+        sink, settings, index, key_blocks=names.key_blocks, estimator=estimator, policy=policy
+    )
 
 
 def hash_index_spec(routing: RoutingSpec, capacity_blocks: int | None) -> IndexSpec:
@@ -211,21 +232,11 @@ def _capacity_blocks(routing: RoutingSpec, cards: list[WorkerCard]) -> int | Non
     return capacities.pop()
 
 
-def _make_plane(
-    routing: RoutingSpec, workers: list[Worker], routers: list[KvRouter], hashes: HashNames | None
-) -> EventPlane:
+def _make_plane(routing: RoutingSpec, hashes: HashNames | None) -> EventPlane:
     recorder = EventRecorder() if routing.records_events else None
     if not routing.follows_caches:
-        return SilentPlane(workers, recorder)
-    feeds = [feed_of(router, hashes) for router in routers]
+        return SilentPlane(recorder)
     if not routing.stamps_events:
-        return DirectPlane(workers, feeds)
-    return DelayedPlane(
-        workers,
-        feeds,
-        routing.events,
-        routers=routers if routing.numbers_events else None,
-        names=hashes,
-        seed=routing.settings.seed,
-        recorder=recorder,
-    )
+        return DirectPlane()
+    seed = routing.settings.seed
+    return DelayedPlane(routing.events, names=hashes, seed=seed, recorder=recorder)

@@ -12,6 +12,7 @@ from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
 from dynosim.router.workers import WorkerCard
 from dynosim.timing.model import StepTimeModel
+from dynosim.workers.ids import WorkerId
 
 Role = Literal["agg"]
 """What the workers of a pool do for a request: `agg`, all of it."""
@@ -96,10 +97,10 @@ class ClusterSpec:
         """Tokens of a request at most, of all."""
         return self.pools[0].engine.max_model_len
 
-    def workers(self) -> Iterator[tuple[int, PoolSpec]]:
+    def workers(self) -> Iterator[tuple[WorkerId, PoolSpec]]:
         """Worker ids, each with its pool."""
         pools = (pool for pool in self.pools for _ in range(pool.workers))
-        return enumerate(pools)
+        return ((WorkerId(number), pool) for number, pool in enumerate(pools))
 
     def cards(self) -> list[WorkerCard]:
         """What the workers say of themselves when they join."""
@@ -122,7 +123,7 @@ class RunOptions:
     exact_stepping: bool = False
 
 
-def worker_card(worker_id: int, pool: PoolSpec) -> WorkerCard:
+def worker_card(worker_id: WorkerId, pool: PoolSpec) -> WorkerCard:
     """What a worker of `pool` says of itself."""
     engine = pool.engine
     return WorkerCard(

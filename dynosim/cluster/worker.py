@@ -3,6 +3,7 @@
 from dynosim.cluster.token_log import TokenLog
 from dynosim.engine.engine import Engine
 from dynosim.records import KvEvent
+from dynosim.workers.ids import WorkerId
 
 
 class Worker:
@@ -10,7 +11,7 @@ class Worker:
 
     __slots__ = ("engine", "token_log", "worker_id")
 
-    def __init__(self, worker_id: int, engine: Engine, token_log: TokenLog) -> None:
+    def __init__(self, worker_id: WorkerId, engine: Engine, token_log: TokenLog) -> None:
         self.worker_id = worker_id
         self.engine = engine
         self.token_log = token_log

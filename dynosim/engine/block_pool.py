@@ -18,7 +18,6 @@ from dynosim.records import KvEvent
 
 NO_EVENTS: list[KvEvent] = []  # never changed
 _OUTDATED_ALLOWED = 64  # places not worth a rebuild
-new_tuple = tuple.__new__  # makes a `KvEvent` without a call of Python code
 
 
 class Extent:
@@ -161,8 +160,7 @@ class BlockPool:
             if extent.content >= 0:
                 self._note_evicted(extent, evicted)
             elif private_events is not None:
-                event = new_tuple(KvEvent, (False, extent.content, kept, evicted, None))
-                private_events.append(event)
+                private_events.append(KvEvent(False, extent.content, kept, evicted, None))
             if not kept:
                 extent = None
         self._oldest = extent
@@ -202,8 +200,7 @@ class BlockPool:
             return
         announced = self.announced
         if announced is None or (content >= 0 and announced[content]):
-            event = new_tuple(KvEvent, (True, content, first_block, num_blocks, parent))
-            self.events.append(event)
+            self.events.append(KvEvent(True, content, first_block, num_blocks, parent))
 
     def _drop_outdated(self) -> None:
         """Rid the queue of places that do not count, lest it grows where nothing is evicted."""
@@ -220,7 +217,7 @@ class BlockPool:
         content, num_left = extent.content, extent.num_cached
         events, announced = self.events, self.announced
         if events is not None and (announced is None or announced[content]):
-            events.append(new_tuple(KvEvent, (False, content, num_left, num_blocks, None)))
+            events.append(KvEvent(False, content, num_left, num_blocks, None))
         if num_left == 0:
             self._forget(extent)
 

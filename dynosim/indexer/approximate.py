@@ -7,11 +7,11 @@ kept and of the others those released first, deepest first, forgotten.
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any
 
 from dynosim.blocks.hashing import sequence_hashes
-from dynosim.errors import ConfigError
-from dynosim.indexer.base import BlockEvent, IndexCounters, Indexer, Overlaps
+from dynosim.errors import ConfigError, InvariantError
+from dynosim.indexer.base import BlockEvent, Guess, Index, IndexCounters, Overlaps
+from dynosim.workers.ids import Slot
 
 DEFAULT_TTL_MS = 120_000.0
 MAX_BLOCKS = 1 << 20  # of all workers together
@@ -50,12 +50,16 @@ class ApproximateIndex:
             self._memory = _Bounded(self, capacity_blocks)
         self.size = 0
 
+    def apply(self, worker: Slot, event: BlockEvent) -> None:
+        """Nobody may tell it of events. Raises: InvariantError."""
+        raise InvariantError("an approximate index learns from placements, not from events")
+
     def expire(self, now_ms: float) -> None:
         """Forget what is too old."""
         self._memory.expire(now_ms)
 
     def note_routed(
-        self, worker: int, request_id: Hashable, blocks: Sequence[int], now_ms: float
+        self, worker: Slot, request_id: Hashable, blocks: Sequence[int], now_ms: float
     ) -> None:
         """A prompt was sent to a worker, which will hold its blocks.
 
@@ -100,19 +104,19 @@ class ApproximateIndex:
             classes.append((alive, depth))
         return Overlaps(classes)
 
-    def remove_worker(self, worker: int) -> None:
+    def remove_worker(self, worker: Slot) -> None:
         """Forget everything about a worker."""
         self._memory.remove_worker(worker)
 
-    def snapshot(self) -> list[Any]:
+    def snapshot(self) -> list[Guess]:
         """All there is to know, in the order in which it will be forgotten; see `restore`."""
         return self._memory.snapshot()
 
-    def restore(self, snapshot: list[Any]) -> None:
+    def restore(self, snapshot: list[Guess]) -> None:
         """Make an empty index with the same limits what another one was."""
         self._memory.restore(snapshot)
 
-    def enter(self, worker: int, blocks: Iterable[int]) -> None:
+    def enter(self, worker: Slot, blocks: Iterable[int]) -> None:
         """A worker is taken to hold blocks that it was not taken to hold before."""
         holders = self._holders
         bit = 1 << worker
@@ -120,7 +124,7 @@ class ApproximateIndex:
             holders[block] = holders.get(block, 0) | bit
             self.size += 1
 
-    def forget(self, worker: int, block: int) -> None:
+    def forget(self, worker: Slot, block: int) -> None:
         """A worker is no longer taken to hold a block."""
         left = self._holders[block] & ~(1 << worker)
         if left:
@@ -138,9 +142,9 @@ class _Timed:
         self._index = index
         self._ttl_ms = ttl_ms
         self._max_blocks = max_blocks
-        self._expiry_ms: OrderedDict[tuple[int, int], float] = OrderedDict()  # (worker, block)
+        self._expiry_ms: OrderedDict[tuple[Slot, int], float] = OrderedDict()  # (worker, block)
 
-    def keep(self, worker: int, request_id: Hashable, sequence: list[int], now_ms: float) -> None:
+    def keep(self, worker: Slot, request_id: Hashable, sequence: list[int], now_ms: float) -> None:
         queue = self._expiry_ms
         expiry_ms = now_ms + self._ttl_ms
         for block in reversed(sequence):
@@ -163,29 +167,30 @@ class _Timed:
             del queue[key]
             self._index.forget(*key)
 
-    def remove_worker(self, worker: int) -> None:
+    def remove_worker(self, worker: Slot) -> None:
         for key in [key for key in self._expiry_ms if key[0] == worker]:
             del self._expiry_ms[key]
             self._index.forget(*key)
 
-    def snapshot(self) -> list[Any]:
-        """(worker, time of expiry, blocks) of what expires together."""
-        groups: list[Any] = []
-        last_worker, last_ms = -1, 0.0
+    def snapshot(self) -> list[Guess]:
+        """What expires together."""
+        groups: list[Guess] = []
+        last_worker, last_ms = Slot(-1), 0.0
         blocks: list[int] = []
         for (worker, block), expiry_ms in self._expiry_ms.items():
             if worker != last_worker or expiry_ms != last_ms:
                 last_worker, last_ms = worker, expiry_ms
                 blocks = []
-                groups.append((worker, expiry_ms, blocks))
+                groups.append(Guess(worker, expiry_ms, [], blocks))
             blocks.append(block)
         return groups
 
-    def restore(self, snapshot: list[Any]) -> None:
-        for worker, expiry_ms, blocks in snapshot:
-            self._index.enter(worker, blocks)
-            for block in blocks:
-                self._expiry_ms[worker, block] = expiry_ms
+    def restore(self, snapshot: list[Guess]) -> None:
+        for guess in snapshot:
+            self._index.enter(guess.worker, guess.blocks)
+            assert guess.expiry_ms is not None
+            for block in guess.blocks:
+                self._expiry_ms[guess.worker, block] = guess.expiry_ms
 
 
 class _Share:
@@ -205,10 +210,10 @@ class _Bounded:
     def __init__(self, index: ApproximateIndex, capacity_blocks: int) -> None:
         self._index = index
         self._capacity_blocks = capacity_blocks
-        self._shares: dict[int, _Share] = {}  # by worker
-        self._worker_of: dict[Hashable, int] = {}  # request -> worker
+        self._shares: dict[Slot, _Share] = {}  # by worker
+        self._worker_of: dict[Hashable, Slot] = {}  # request -> worker
 
-    def keep(self, worker: int, request_id: Hashable, sequence: list[int], now_ms: float) -> None:
+    def keep(self, worker: Slot, request_id: Hashable, sequence: list[int], now_ms: float) -> None:
         share = self._shares.setdefault(worker, _Share())
         refs, idle = share.refs, share.idle
         for block in sequence:
@@ -234,7 +239,7 @@ class _Bounded:
     def expire(self, now_ms: float) -> None:
         """Capacity alone counts."""
 
-    def remove_worker(self, worker: int) -> None:
+    def remove_worker(self, worker: Slot) -> None:
         share = self._shares.pop(worker, None)
         if share is None:
             return
@@ -243,25 +248,26 @@ class _Bounded:
         for block in (*share.refs, *share.idle):
             self._index.forget(worker, block)
 
-    def snapshot(self) -> list[Any]:
-        """(worker, requests in hand with their blocks, idle blocks) of every worker."""
+    def snapshot(self) -> list[Guess]:
+        """What each worker is taken to hold."""
         return [
-            (worker, list(share.leases.items()), list(share.idle))
+            Guess(worker, None, list(share.leases.items()), list(share.idle))
             for worker, share in self._shares.items()
         ]
 
-    def restore(self, snapshot: list[Any]) -> None:
-        for worker, leases, idle in snapshot:
+    def restore(self, snapshot: list[Guess]) -> None:
+        for guess in snapshot:
+            worker = guess.worker
             share = self._shares[worker] = _Share()
-            for request_id, sequence in leases:
+            for request_id, sequence in guess.leases:
                 share.leases[request_id] = sequence
                 self._worker_of[request_id] = worker
                 for block in sequence:
                     share.refs[block] = share.refs.get(block, 0) + 1
-            share.idle.update(dict.fromkeys(idle))
+            share.idle.update(dict.fromkeys(guess.blocks))
             self._index.enter(worker, (*share.refs, *share.idle))
 
-    def _trim(self, worker: int, share: _Share) -> None:
+    def _trim(self, worker: Slot, share: _Share) -> None:
         idle = share.idle
         while idle and len(share.refs) + len(idle) > self._capacity_blocks:
             self._index.forget(worker, idle.popitem(last=False)[0])
@@ -271,18 +277,37 @@ class PredictedIndex:
     """Events, and beside them a guess for the moments until they come; the larger match counts.
 
     It keeps the siblings of a burst together, which otherwise spread before the first of them has
-    been computed.
+    been computed. What workers hold in slower tiers does not count beside a guess.
     """
 
-    def __init__(self, primary: Indexer, side: ApproximateIndex) -> None:
+    def __init__(self, primary: Index[BlockEvent], side: ApproximateIndex) -> None:
         self.primary = primary
         self.side = side
         self.counters = primary.counters
-        self.expire = side.expire
-        self.note_routed = side.note_routed
-        self.note_end = side.note_end
 
-    def apply(self, worker: int, event: BlockEvent) -> None:
+    def expire(self, now_ms: float) -> None:
+        """Forget guesses that are too old."""
+        self.side.expire(now_ms)
+
+    def note_routed(
+        self, worker: Slot, request_id: Hashable, blocks: Sequence[int], now_ms: float
+    ) -> None:
+        """A prompt was sent to a worker, which will hold its blocks."""
+        self.side.note_routed(worker, request_id, blocks, now_ms)
+
+    def note_end(self, request_id: Hashable, now_ms: float) -> None:
+        """A request ended: its blocks are in use no longer."""
+        self.side.note_end(request_id, now_ms)
+
+    def snapshot(self) -> list[Guess]:
+        """The guesses, in the order in which they will be forgotten; see `restore`."""
+        return self.side.snapshot()
+
+    def restore(self, snapshot: list[Guess]) -> None:
+        """Let an index without guesses have those of another one."""
+        self.side.restore(snapshot)
+
+    def apply(self, worker: Slot, event: BlockEvent) -> None:
         """Take one event of a worker into account."""
         self.primary.apply(worker, event)
 
@@ -290,7 +315,7 @@ class PredictedIndex:
         """Who holds, or soon will hold, how many leading blocks."""
         return merge_overlaps(self.primary.find_matches(blocks), self.side.find_matches(blocks))
 
-    def remove_worker(self, worker: int) -> None:
+    def remove_worker(self, worker: Slot) -> None:
         """Forget everything about a worker."""
         self.primary.remove_worker(worker)
         self.side.remove_worker(worker)

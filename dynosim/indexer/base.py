@@ -4,11 +4,14 @@ Workers are small integers, used as bit positions: a set of workers is one Pytho
 intersecting the holders of two blocks is a single operation for a thousand workers.
 """
 
-from collections.abc import Container, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from enum import IntEnum
 from itertools import count
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+
+from dynosim.blocks.hashing import extend_sequence_hashes
+from dynosim.workers.ids import Slot
 
 
 class Tier(IntEnum):
@@ -67,7 +70,7 @@ class Overlaps:
                 return depth
         return 0
 
-    def by_worker(self) -> dict[int, int]:
+    def by_worker(self) -> dict[Slot, int]:
         """Depth of every worker that holds something."""
         return {worker: depth for mask, depth in self.classes for worker in members(mask)}
 
@@ -77,16 +80,35 @@ class Overlaps:
         return self.classes[-1][1] if self.classes else 0
 
 
+def is_elsewhere(event: BlockEvent) -> bool:
+    """Whether an event is about a slower tier alone: nothing to an index of devices."""
+    return event.tier is not None and event.tier is not Tier.DEVICE
+
+
+def sequence_names(events: Iterable[BlockEvent]) -> dict[int, int]:
+    """Engine's block hash -> our sequence hash, of what events leave of nothing."""
+    own: dict[int, int] = {}
+    for event in events:
+        if isinstance(event, Stored):
+            before = None if event.parent is None else own[event.parent]
+            hashes = extend_sequence_hashes(before, event.local_hashes)
+            own.update(zip(event.block_hashes, hashes, strict=True))
+        elif isinstance(event, Removed):
+            for name in event.block_hashes:
+                del own[name]
+    return own
+
+
 def spare_names(taken: Container[int]) -> Iterator[int]:
     """Block hashes that are not in use, for blocks that must be told of but are not held."""
     return (name for name in count(1) if name not in taken)
 
 
-def members(workers: int) -> Iterator[int]:
+def members(workers: int) -> Iterator[Slot]:
     """The workers in a set, ascending."""
     while workers:
         lowest = workers & -workers
-        yield lowest.bit_length() - 1
+        yield Slot(lowest.bit_length() - 1)
         workers ^= lowest
 
 
@@ -103,17 +125,70 @@ class IndexCounters:
     query_blocks: int = 0
     lookups: int = 0  # table look-ups made by queries
 
+    def by_name(self) -> dict[str, int]:
+        """All of them, as reports tell them."""
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
 
-class OverlapSource(Protocol):
-    """Anything that tells who holds how much of a prompt."""
+
+E_contra = TypeVar("E_contra", contravariant=True)
+
+
+class Index(Protocol[E_contra]):
+    """Follows the events of all workers and answers who holds how much of a prompt.
+
+    Workers are slots of a router. Events of one worker must come in order; those of different
+    workers are independent. A stored event whose parent is unknown is counted and dropped; so is
+    the removal of an unknown block. Storing a block again changes nothing.
+    """
+
+    counters: IndexCounters
+
+    def apply(self, worker: Slot, event: E_contra) -> None:
+        """Take one event of a worker into account."""
+        ...
 
     def find_matches(self, blocks: Sequence[int]) -> Overlaps:
         """Who holds how many leading blocks; `blocks` name them from position 0 on."""
         ...
 
-    def remove_worker(self, worker: int) -> None:
+    def remove_worker(self, worker: Slot) -> None:
         """Forget everything about a worker."""
         ...
+
+    @property
+    def size(self) -> int:
+        """(worker, block) pairs held."""
+        ...
+
+
+@runtime_checkable
+class LaggingIndex(Protocol[E_contra]):
+    """An index that may lag behind what workers hold, and what brings it up to date.
+
+    It must err on the side of too much overlap.
+    """
+
+    @property
+    def index(self) -> Index[E_contra]:
+        """What is known so far."""
+        ...
+
+    def confirm(self, slots: int, now_ms: float) -> bool:
+        """Bring the part of a set of slots up to date; returns whether that changed nothing."""
+        ...
+
+
+class Guess(NamedTuple):
+    """What a worker is taken to hold since requests were sent there.
+
+    Forgotten by time: blocks that all expire at `expiry_ms`. By capacity (None): blocks of
+    requests in flight, `leases`, and idle `blocks`.
+    """
+
+    worker: Slot
+    expiry_ms: float | None
+    leases: list[tuple[Hashable, list[int]]]
+    blocks: list[int]
 
 
 @runtime_checkable
@@ -134,22 +209,18 @@ class RoutingFollower(Protocol):
         """A request ended: its blocks are in use no longer."""
         ...
 
-
-class Indexer(OverlapSource, Protocol):
-    """Follows the block events of all workers and answers who holds how much of a prompt.
-
-    Events of one worker must come in order; those of different workers are independent. A stored
-    event whose parent is unknown is counted and dropped; so is the removal of an unknown block.
-    Storing a block again changes nothing.
-    """
-
-    counters: IndexCounters
-
-    def apply(self, worker: int, event: BlockEvent) -> None:
-        """Take one event of a worker into account."""
+    def snapshot(self) -> list[Guess]:
+        """What was learnt, in the order in which it will be forgotten; see `restore`."""
         ...
 
-    @property
-    def size(self) -> int:
-        """(worker, block) pairs held."""
+    def restore(self, snapshot: list[Guess]) -> None:
+        """Let an index that has learnt nothing know what another one did."""
+        ...
+
+
+class DeviceIndex(Index[BlockEvent], Protocol):
+    """An exact index of what is on devices, which can tell what it holds."""
+
+    def names(self, worker: Slot) -> dict[int, int]:
+        """Engine's block hash -> our sequence hash, of all that a worker holds."""
         ...

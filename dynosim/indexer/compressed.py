@@ -18,7 +18,8 @@ from dynosim.indexer.base import (
     Overlaps,
     Removed,
     Stored,
-    Tier,
+    is_elsewhere,
+    sequence_names,
     spare_names,
 )
 from dynosim.indexer.runs import Run, num_equal
@@ -44,12 +45,14 @@ class CompressedRadixIndex:
         self._places: dict[int, Places] = {}  # by worker
 
     def apply(self, worker: int, event: BlockEvent) -> None:
-        """Take one event of a worker into account."""
+        """Take one event of a worker into account; slower tiers are nothing to it."""
+        if is_elsewhere(event):
+            return
         if isinstance(event, Stored):
             self._store(worker, event)
         elif isinstance(event, Removed):
             self._remove(worker, event.block_hashes)
-        elif event.tier is None or event.tier is Tier.DEVICE:
+        else:
             self.remove_worker(worker)
 
     def find_matches(self, blocks: Sequence[int]) -> Overlaps:
@@ -105,6 +108,10 @@ class CompressedRadixIndex:
     def size(self) -> int:
         """(worker, block) pairs held."""
         return sum(len(places) for places in self._places.values())
+
+    def names(self, worker: int) -> dict[int, int]:
+        """Engine's block hash -> our sequence hash, of all that a worker holds."""
+        return sequence_names(self.dump(worker))
 
     def dump(self, worker: int) -> list[BlockEvent]:
         """Events that lead an empty index to what a worker holds, parents first.

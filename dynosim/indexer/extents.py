@@ -43,14 +43,14 @@ class ExtentIndex:
         self._workers |= bit
         full, partly, sizes = self._full, self._partly, self._extent_blocks
         for event in events:
-            is_stored, content, first, num_blocks, parent = event
+            content, num_blocks = event.content, event.num_blocks
             if content < 0:
                 self._count_private(worker, event)
-            elif not is_stored:
-                self._remove(worker, content, first, num_blocks)
+            elif not event.is_stored:
+                self._remove(worker, content, event.first_block, num_blocks)
             elif (
                 num_blocks == sizes[content]
-                and (parent is None or full[parent] & bit)
+                and (event.parent is None or full[event.parent] & bit)
                 and content not in partly
                 and not full[content] & bit
             ):
@@ -108,7 +108,7 @@ class ExtentIndex:
         if not self._knows_block_before(worker, event):
             self.counters.unknown_parents += 1
             return
-        _, content, first, num_blocks, _ = event
+        content, first, num_blocks = event.content, event.first_block, event.num_blocks
         before = self._held(worker, content)
         held = before | ((1 << num_blocks) - 1) << first
         num_new = held.bit_count() - before.bit_count()

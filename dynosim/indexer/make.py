@@ -5,24 +5,26 @@ from dataclasses import dataclass
 
 from dynosim.errors import ConfigError
 from dynosim.indexer.approximate import DEFAULT_TTL_MS, ApproximateIndex, PredictedIndex
-from dynosim.indexer.base import Indexer, OverlapSource
+from dynosim.indexer.base import BlockEvent, Index
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.naive import InvertedIndex, NaiveIndex
 from dynosim.indexer.positional import PositionalIndex
 from dynosim.indexer.radix import RadixIndex
+from dynosim.indexer.tiers import TieredIndex
 
-INDEXES: dict[str, Callable[[], Indexer]] = {
+INDEXES: dict[str, Callable[[], Index[BlockEvent]]] = {
     "naive": NaiveIndex,
     "inverted": InvertedIndex,
-    "radix": RadixIndex,
-    "compressed": CompressedRadixIndex,
-    "positional": PositionalIndex,
-    "positional-binary": lambda: PositionalIndex(is_binary=True),
+    "radix": lambda: TieredIndex(RadixIndex()),
+    "compressed": lambda: TieredIndex(CompressedRadixIndex()),
+    "positional": lambda: TieredIndex(PositionalIndex()),
+    "positional-binary": lambda: TieredIndex(PositionalIndex(is_binary=True)),
 }
+"""The exact ones know tiers, as soon as events tell of any; the baselines know devices only."""
 
 
-def make_indexer(kind: str) -> Indexer:
+def make_indexer(kind: str) -> Index[BlockEvent]:
     """An empty index of a kind. Raises: ConfigError for an unknown kind."""
     if kind not in INDEXES:
         raise ConfigError(f"router.index: unknown kind {kind!r}; known: {', '.join(INDEXES)}")
@@ -43,7 +45,7 @@ class IndexSpec:
     capacity_blocks: int | None = None
     predicted_ttl_ms: float | None = None
 
-    def make(self) -> OverlapSource:
+    def make(self) -> ExtentIndex | Index[BlockEvent]:
         """An empty index. Raises: ConfigError for an unknown kind."""
         if self.kind == "extents":
             return ExtentIndex(self.extent_blocks or [])

@@ -6,7 +6,7 @@ same chunk at this position: prompts that repeat or reorder text match too much.
 
 from collections.abc import Sequence
 
-from dynosim.indexer.base import BlockEvent, IndexCounters, Overlaps, Removed, Stored, Tier
+from dynosim.indexer.base import BlockEvent, IndexCounters, Overlaps, Removed, Stored, is_elsewhere
 
 
 class NaiveIndex:
@@ -17,12 +17,14 @@ class NaiveIndex:
         self._blocks: dict[int, dict[int, set[int]]] = {}
 
     def apply(self, worker: int, event: BlockEvent) -> None:
-        """Take one event of a worker into account."""
+        """Take one event of a worker into account; slower tiers are nothing to it."""
+        if is_elsewhere(event):
+            return
         if isinstance(event, Stored):
             self._store(worker, event)
         elif isinstance(event, Removed):
             self._remove(worker, set(event.block_hashes))
-        elif event.tier is None or event.tier is Tier.DEVICE:
+        else:
             self.remove_worker(worker)
 
     def find_matches(self, blocks: Sequence[int]) -> Overlaps:
@@ -86,13 +88,15 @@ class InvertedIndex:
         self._local: dict[int, dict[int, int]] = {}  # worker -> block hash -> local hash
 
     def apply(self, worker: int, event: BlockEvent) -> None:
-        """Take one event of a worker into account."""
+        """Take one event of a worker into account; slower tiers are nothing to it."""
+        if is_elsewhere(event):
+            return
         if isinstance(event, Stored):
             self._store(worker, event)
         elif isinstance(event, Removed):
             for block_hash in event.block_hashes:
                 self._remove(worker, block_hash)
-        elif event.tier is None or event.tier is Tier.DEVICE:
+        else:
             self.remove_worker(worker)
 
     def find_matches(self, blocks: Sequence[int]) -> Overlaps:

@@ -17,7 +17,7 @@ from dynosim.indexer.base import (
     Overlaps,
     Removed,
     Stored,
-    Tier,
+    is_elsewhere,
 )
 
 
@@ -124,12 +124,14 @@ class PositionalIndex:
         self._with_holes = 0  # workers
 
     def apply(self, worker: int, event: BlockEvent) -> None:
-        """Take one event of a worker into account."""
+        """Take one event of a worker into account; slower tiers are nothing to it."""
+        if is_elsewhere(event):
+            return
         if isinstance(event, Stored):
             self._store(worker, event)
         elif isinstance(event, Removed):
             self._remove(worker, event.block_hashes)
-        elif event.tier is None or event.tier is Tier.DEVICE:
+        else:
             self.remove_worker(worker)
 
     def find_matches(self, blocks: Sequence[int]) -> Overlaps:
@@ -164,6 +166,10 @@ class PositionalIndex:
     def size(self) -> int:
         """(worker, block) pairs held."""
         return sum(len(holdings.names) for holdings in self._holdings.values())
+
+    def names(self, worker: int) -> dict[int, int]:
+        """Engine's block hash -> our sequence hash, of all that a worker holds."""
+        return {name: held.sequence for name, held in self.dump_held(worker)}
 
     def dump_held(self, worker: int) -> list[tuple[int, Held]]:
         """What a worker holds, by the engine's block hash."""

@@ -12,7 +12,8 @@ from dynosim.indexer.base import (
     Overlaps,
     Removed,
     Stored,
-    Tier,
+    is_elsewhere,
+    sequence_names,
     spare_names,
 )
 
@@ -42,12 +43,14 @@ class RadixIndex:
         self._nodes: dict[int, dict[int, Node]] = {}  # worker -> block hash -> node
 
     def apply(self, worker: int, event: BlockEvent) -> None:
-        """Take one event of a worker into account."""
+        """Take one event of a worker into account; slower tiers are nothing to it."""
+        if is_elsewhere(event):
+            return
         if isinstance(event, Stored):
             self._store(worker, event)
         elif isinstance(event, Removed):
             self._remove(worker, event.block_hashes)
-        elif event.tier is None or event.tier is Tier.DEVICE:
+        else:
             self.remove_worker(worker)
 
     def find_matches(self, blocks: Sequence[int]) -> Overlaps:
@@ -83,6 +86,10 @@ class RadixIndex:
     def size(self) -> int:
         """(worker, block) pairs held."""
         return sum(len(nodes) for nodes in self._nodes.values())
+
+    def names(self, worker: int) -> dict[int, int]:
+        """Engine's block hash -> our sequence hash, of all that a worker holds."""
+        return sequence_names(self.dump(worker))
 
     def dump(self, worker: int) -> list[BlockEvent]:
         """Events that lead an empty index to what a worker holds, parents first.

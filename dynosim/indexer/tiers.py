@@ -12,13 +12,15 @@ from dynosim.blocks.hashing import extend_sequence_hashes, sequence_hashes
 from dynosim.indexer.base import (
     BlockEvent,
     Cleared,
-    Indexer,
+    DeviceIndex,
     Overlaps,
     Removed,
     Stored,
     Tier,
+    is_elsewhere,
     members,
 )
+from dynosim.workers.ids import Slot
 
 SLOWER = (Tier.HOST, Tier.DISK)
 
@@ -35,19 +37,38 @@ NOTHING = Overlaps([])
 
 
 class TieredIndex:
-    """A device index, and who holds which blocks in slower tiers."""
+    """A device index, and who holds which blocks in slower tiers.
 
-    def __init__(self, device: Indexer) -> None:
+    It costs next to nothing as long as no event is about a slower tier: names of a worker's blocks
+    are kept from the first such event on.
+    """
+
+    def __init__(self, device: DeviceIndex) -> None:
         self.device = device
         self.counters = device.counters
         self._holders: dict[Tier, dict[int, int]] = {tier: {} for tier in SLOWER}
         # By worker: engine's block hash -> (our sequence hash, set of tiers that hold the block)
-        self._known: dict[int, dict[int, tuple[int, int]]] = {}
+        self._known: dict[Slot, dict[int, tuple[int, int]]] = {}
 
-    def apply(self, worker: int, event: BlockEvent) -> None:
+    @property
+    def has_slower(self) -> bool:
+        """Whether anybody holds anything but on its device."""
+        return any(self._holders.values())
+
+    def apply(self, worker: Slot, event: BlockEvent) -> None:
         """Take one event of a worker into account, whatever its tier."""
-        if event.tier is None or event.tier is Tier.DEVICE:
+        is_slower = is_elsewhere(event)
+        if worker not in self._known and is_slower and isinstance(event, Stored):
+            names = self.device.names(worker).items()
+            self._known[worker] = {name: (own, 1 << Tier.DEVICE) for name, own in names}
+        if not is_slower:
             self.device.apply(worker, event)
+        if worker in self._known:
+            self._apply_known(worker, event)
+        elif is_slower and isinstance(event, Removed):
+            self.counters.unknown_blocks += len(event.block_hashes)
+
+    def _apply_known(self, worker: Slot, event: BlockEvent) -> None:
         if isinstance(event, Stored):
             self._store(worker, event)
         elif isinstance(event, Removed):
@@ -63,7 +84,7 @@ class TieredIndex:
     def find_tier_matches(self, blocks: Sequence[int]) -> TierOverlaps:
         """Who holds how many leading blocks, and in which tiers."""
         device = self.device.find_matches(blocks)
-        if not any(self._holders.values()):
+        if not self.has_slower:
             return TierOverlaps(device, NOTHING, NOTHING)
         sequence = sequence_hashes(blocks)
         reached = device.by_worker()
@@ -71,10 +92,12 @@ class TieredIndex:
         disk = self._extend(Tier.DISK, sequence, reached)
         return TierOverlaps(device, host, disk)
 
-    def remove_worker(self, worker: int) -> None:
+    def remove_worker(self, worker: Slot) -> None:
         """Forget everything about a worker."""
         self.device.remove_worker(worker)
-        self._clear(worker, Cleared())
+        if worker in self._known:
+            self._clear(worker, Cleared())
+            del self._known[worker]
 
     @property
     def size(self) -> int:
@@ -82,11 +105,11 @@ class TieredIndex:
         slower = (mask for holders in self._holders.values() for mask in holders.values())
         return self.device.size + sum(mask.bit_count() for mask in slower)
 
-    def dump_tiers(self, worker: int) -> list[tuple[int, int, int]]:
+    def dump_tiers(self, worker: Slot) -> list[tuple[int, int, int]]:
         """(engine's block hash, our sequence hash, set of tiers) of all that a worker holds."""
         return [(name, *place) for name, place in self._known.get(worker, {}).items()]
 
-    def restore_tiers(self, worker: int, blocks: Iterable[tuple[int, int, int]]) -> None:
+    def restore_tiers(self, worker: Slot, blocks: Iterable[tuple[int, int, int]]) -> None:
         """Let a worker of which nothing is known hold what `dump_tiers` told.
 
         The device index is restored by its own means.
@@ -99,7 +122,7 @@ class TieredIndex:
                     holders = self._holders[tier]
                     holders[own] = holders.get(own, 0) | 1 << worker
 
-    def _extend(self, tier: Tier, sequence: list[int], reached: dict[int, int]) -> Overlaps:
+    def _extend(self, tier: Tier, sequence: list[int], reached: dict[Slot, int]) -> Overlaps:
         """Blocks of a tier that follow what workers have in faster ones; updates `reached`."""
         holders = self._holders[tier]
         beyond: dict[int, int] = {}
@@ -115,8 +138,8 @@ class TieredIndex:
                 reached[worker] = depth
         return Overlaps([(mask, depth) for depth, mask in sorted(beyond.items())])
 
-    def _store(self, worker: int, event: Stored) -> None:
-        known = self._known.setdefault(worker, {})
+    def _store(self, worker: Slot, event: Stored) -> None:
+        known = self._known[worker]
         parent = None
         if event.parent is not None:
             if event.parent not in known:
@@ -133,8 +156,8 @@ class TieredIndex:
                 holders = self._holders[event.tier]
                 holders[own] = holders.get(own, 0) | 1 << worker
 
-    def _drop(self, worker: int, block_hash: int, tier: Tier) -> None:
-        known = self._known.get(worker, {})
+    def _drop(self, worker: Slot, block_hash: int, tier: Tier) -> None:
+        known = self._known[worker]
         own, tiers = known.get(block_hash, (0, 0))
         if not tiers >> tier & 1:
             if tier is not Tier.DEVICE:
@@ -153,8 +176,8 @@ class TieredIndex:
             else:
                 holders.pop(own, None)
 
-    def _clear(self, worker: int, event: Cleared) -> None:
+    def _clear(self, worker: Slot, event: Cleared) -> None:
         for tier in Tier if event.tier is None else (event.tier,):
-            for block_hash in list(self._known.get(worker, {})):
+            for block_hash in list(self._known[worker]):
                 if self._known[worker][block_hash][1] >> tier & 1:
                     self._drop(worker, block_hash, tier)

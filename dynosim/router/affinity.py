@@ -4,6 +4,7 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from dynosim.router.workers import Candidate
+from dynosim.workers.ids import WorkerId
 
 
 class Binding(NamedTuple):
@@ -77,7 +78,7 @@ class SessionAffinity:
             idle = sorted([*self._idle, session_id], key=self._expiry_ms)
             self._idle = OrderedDict.fromkeys(idle)
 
-    def remove_worker(self, worker_id: int) -> list[str]:
+    def remove_worker(self, worker_id: WorkerId) -> list[str]:
         """Forget all sessions that live on a worker; returns them."""
         gone = [s for s, b in self._bindings.items() if b.candidate.worker_id == worker_id]
         for session_id in gone:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from dynosim.errors import ConfigError
 from dynosim.indexer.base import members
 from dynosim.router.workers import WorkerTable
+from dynosim.workers.ids import Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def busy_mask(
 
 
 def _is_above(
-    thresholds: BusyThresholds, table: WorkerTable, slot: int, blocks: int, prefill_tokens: int
+    thresholds: BusyThresholds, table: WorkerTable, slot: Slot, blocks: int, prefill_tokens: int
 ) -> bool:
     card = table.card(slot)
     share = thresholds.active_decode_blocks_threshold

@@ -7,6 +7,7 @@ from typing import Literal
 from dynosim.errors import ConfigError
 from dynosim.indexer.base import members
 from dynosim.router.workers import WorkerTable
+from dynosim.workers.ids import Slot
 
 UNKNOWN_TOKEN_BUDGET = 10_000_000
 """Token budget of a worker that does not tell its own: never busy in practice (Dynamo's value)."""
@@ -91,7 +92,7 @@ def class_for(
 
 
 def is_busy(
-    policy_class: PolicyClass, table: WorkerTable, slot: int, prefill_tokens: Sequence[int]
+    policy_class: PolicyClass, table: WorkerTable, slot: Slot, prefill_tokens: Sequence[int]
 ) -> bool:
     """Whether a slot has more prefill work in hand than requests of this class put up with."""
     tokens = prefill_tokens[slot]

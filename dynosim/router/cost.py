@@ -22,6 +22,7 @@ from dynosim.router.load import ActiveLoad
 from dynosim.router.request import RoutingRequest
 from dynosim.router.settings import CostSettings
 from dynosim.router.workers import WorkerTable
+from dynosim.workers.ids import DpRank, Slot, WorkerId
 
 T = TypeVar("T")
 
@@ -29,9 +30,9 @@ T = TypeVar("T")
 class WorkerOption(NamedTuple):
     """A candidate as a placement policy sees it."""
 
-    worker_id: int
-    dp_rank: int
-    slot: int
+    worker_id: WorkerId
+    dp_rank: DpRank
+    slot: Slot
     cost: float
     overlap_blocks: float  # cached leading blocks, slower tiers by their weights
     cached_tokens: int
@@ -49,13 +50,13 @@ def worker_options(
     load: ActiveLoad,
     tiers: TierOverlaps,
     cost: CostSettings,
-    preference: Mapping[int, float],
+    preference: Mapping[Slot, float],
 ) -> list[WorkerOption]:
     """Every eligible candidate with its cost, in slot order."""
     block_size = table.block_size
     device = tiers.device.by_worker()
     host, disk = tiers.host.by_worker(), tiers.disk.by_worker()
-    shared = Overlaps(load.shared_prefix(request.keys if cost.assume_kv_reuse else ()))
+    shared = Overlaps(load.active.shared_prefix(request.keys if cost.assume_kv_reuse else ()))
     active = shared.by_worker()
     slots = list(members(eligible))
     queued = {slot: load.prefill_tokens(slot, now_ms) for slot in slots}
@@ -82,9 +83,10 @@ def worker_options(
         price += cost.active_request_weight * num_requests
         price *= preference.get(slot, 1.0)
         left_tokens = prefill_tokens - cached_tokens if cost.track_prefill_tokens else 0
+        who = table.candidate(slot)
         options.append(
             WorkerOption(
-                *table.candidate(slot), slot, price, overlap_blocks, cached_tokens,
+                who.worker_id, who.dp_rank, slot, price, overlap_blocks, cached_tokens,
                 max(left_tokens, 0), decode_blocks, num_requests,
             )
         )  # fmt: skip

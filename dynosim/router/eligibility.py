@@ -7,6 +7,7 @@ from math import exp, tanh
 from dynosim.indexer.base import members
 from dynosim.router.refusals import NoEligibleWorkerError
 from dynosim.router.workers import TOPOLOGY_TAINT, WorkerTable
+from dynosim.workers.ids import DpRank, Slot, WorkerId
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +17,9 @@ class Constraints:
     `preferred_taints` maps a taint to a weight: positive attracts, negative repels.
     """
 
-    allowed_workers: frozenset[int] | None = None  # None: all
-    pinned_worker: int | None = None
-    pinned_dp_rank: int | None = None
+    allowed_workers: frozenset[WorkerId] | None = None  # None: all
+    pinned_worker: WorkerId | None = None
+    pinned_dp_rank: DpRank | None = None
     required_taints: frozenset[str] = frozenset()
     preferred_taints: Mapping[str, float] = field(default_factory=dict)
 
@@ -45,12 +46,12 @@ def eligible_mask(table: WorkerTable, constraints: Constraints) -> int:
     return mask
 
 
-def preference_factors(table: WorkerTable, preferred: Mapping[str, float]) -> dict[int, float]:
+def preference_factors(table: WorkerTable, preferred: Mapping[str, float]) -> dict[Slot, float]:
     """By slot: what to multiply the cost with; slots without a preferred taint are left out.
 
     exp(-tanh(sum of the weights of matching taints)), so between 0.37 and 2.72.
     """
-    weights: dict[int, float] = {}
+    weights: dict[Slot, float] = {}
     for taint, weight in preferred.items():
         for slot in members(table.mask_with_taint(taint)):
             weights[slot] = weights.get(slot, 0.0) + weight
@@ -92,7 +93,7 @@ def _missing_taint(table: WorkerTable, taint: str, constraints: Constraints) -> 
     return what
 
 
-def _listed(worker_ids: list[int]) -> str:
+def _listed(worker_ids: list[WorkerId]) -> str:
     shown = ", ".join(str(worker_id) for worker_id in worker_ids[:8])
     more = len(worker_ids) - 8
     return f"{shown} and {more} more" if more > 0 else shown or "none"

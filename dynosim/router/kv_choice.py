@@ -2,59 +2,61 @@
 
 from collections.abc import Callable
 from random import Random
-from typing import NamedTuple
+from typing import Generic, TypeVar
 
-from dynosim.indexer.base import Overlaps, OverlapSource
+from dynosim.indexer.base import Index, Overlaps
 from dynosim.indexer.tiers import TieredIndex, TierOverlaps
 from dynosim.router.cheapest import cheapest, group_by_savings
 from dynosim.router.cost import WorkerOption, draw, pick, worker_options
+from dynosim.router.decision import Placement
 from dynosim.router.eligibility import preference_factors
 from dynosim.router.load import ActiveLoad
 from dynosim.router.request import RoutingRequest
 from dynosim.router.settings import CostSettings
 from dynosim.router.slots import SlotLists
 from dynosim.router.workers import WorkerTable
+from dynosim.workers.ids import Slot
 
 NOTHING = Overlaps([])
-new_tuple = tuple.__new__
+E_contra = TypeVar("E_contra", contravariant=True)
+
+Confirm = Callable[[int, float], bool]
+"""Brings what an index knows of some slots up to date; see `LaggingIndex.confirm`."""
 
 
-class Placement(NamedTuple):
-    """A slot chosen for a request, and what is known of it there."""
-
-    slot: int
-    cost: float
-    overlap_blocks: float
-    cached_tokens: int
-
-
-class KvChoice:
+class KvChoice(Generic[E_contra]):
     """Chooses by the cost function of `dynosim.router.cost`.
 
-    `confirm(slots, now_ms)` is for indexes that may lag: asked about the set of slots that look
-    cheapest, it brings their part of the index up to date and returns whether that changed nothing.
-    An index that lags must err on the side of too much overlap.
+    `confirm` is that of an index that may lag: it is asked about the slots that look cheapest, or
+    about all that are looked at, before anything is decided by what the index says of them.
     """
 
     def __init__(
         self,
         table: WorkerTable,
         load: ActiveLoad,
-        index: OverlapSource,
+        index: Index[E_contra],
         cost: CostSettings,
         generator: Random,
+        confirm: Confirm | None = None,
     ) -> None:
         self._table = table
         self._block_size = table.block_size
         self._load = load
         self._index = index
+        self._tiers = index if isinstance(index, TieredIndex) else None
         self._cost = cost
         self._generator = generator
-        self.confirm: Callable[[int, float], bool] | None = None
+        self._confirm = confirm
         self._lists = SlotLists()
         self._price = cost.overlap_score_credit * cost.prefill_load_scale
         self._load_scale = cost.prefill_load_scale
-        self.is_plain = _is_plain(cost) and not load.decays and not isinstance(index, TieredIndex)
+        self._has_plain_costs = _is_plain(cost) and not load.decays
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether `choose_plain` will do for requests without wishes, as things are."""
+        return self._has_plain_costs and (self._tiers is None or not self._tiers.has_slower)
 
     def choose(self, request: RoutingRequest, eligible: int, now_ms: float) -> Placement:
         """The cheapest eligible slot; there must be one."""
@@ -70,8 +72,8 @@ class KvChoice:
         self, request: RoutingRequest, eligible: int, now_ms: float
     ) -> list[WorkerOption]:
         """`options`, with every candidate's part of the index up to date."""
-        if self.confirm is not None:
-            self.confirm(eligible, now_ms)
+        if self._confirm is not None:
+            self._confirm(eligible, now_ms)
         return self.options(request, eligible, now_ms)
 
     def options(self, request: RoutingRequest, eligible: int, now_ms: float) -> list[WorkerOption]:
@@ -91,27 +93,26 @@ class KvChoice:
             preference=preference,
         )
 
-    def placement_on(self, slot: int, request: RoutingRequest, now_ms: float) -> Placement:
+    def placement_on(self, slot: Slot, request: RoutingRequest, now_ms: float) -> Placement:
         """What a request would find on a slot that was chosen otherwise."""
-        if self.confirm is not None:
-            self.confirm(1 << slot, now_ms)
+        if self._confirm is not None:
+            self._confirm(1 << slot, now_ms)
         return placement_of(self.options(request, 1 << slot, now_ms)[0])
 
     def best_cached_tokens(self, request: RoutingRequest, eligible: int, now_ms: float) -> int:
         """The most tokens of the prompt that any eligible candidate holds on its device."""
-        if self.confirm is not None:
-            self.confirm(eligible, now_ms)
+        if self._confirm is not None:
+            self._confirm(eligible, now_ms)
         overlaps = self._index.find_matches(request.blocks)
         depth = max((depth for slots, depth in overlaps.classes if slots & eligible), default=0)
         return depth * self._table.block_size
 
     def choose_plain(self, request: RoutingRequest, eligible: int, now_ms: float) -> Placement:
         """`choose`, where costs are plain and the request has no wishes."""
-        _, input_tokens, num_blocks, blocks, keys, _, _, _, _, _, _, _ = request
-        load, confirm = self._load, self.confirm
-        active, own_costs = load.shared_prefix(keys), load.own_costs()
+        load, confirm = self._load, self._confirm
+        active, own_costs = load.active.shared_prefix(request.keys), load.own_costs()
         while True:
-            overlaps = self._index.find_matches(blocks)
+            overlaps = self._index.find_matches(request.blocks)
             groups = group_by_savings(eligible, overlaps.classes, active, self._price)
             best, lowest = cheapest(groups, own_costs)
             if confirm is None or confirm(best, now_ms):
@@ -119,13 +120,13 @@ class KvChoice:
         slot = draw(self._lists.of(best), self._generator)
         depth = overlaps.depth_of(slot)
         block_size = self._block_size
-        cost = lowest + self._load_scale * (input_tokens / block_size) + num_blocks
-        # As `Placement(...)`, without a call of Python code.
-        return new_tuple(Placement, (slot, cost, depth, depth * block_size))
+        prompt_cost = self._load_scale * (request.input_tokens / block_size)
+        cost = lowest + prompt_cost + request.num_blocks
+        return Placement(slot, cost, depth, depth * block_size)
 
     def _overlaps(self, request: RoutingRequest) -> TierOverlaps:
-        if isinstance(self._index, TieredIndex):
-            return self._index.find_tier_matches(request.blocks)
+        if self._tiers is not None:
+            return self._tiers.find_tier_matches(request.blocks)
         return TierOverlaps(self._index.find_matches(request.blocks), NOTHING, NOTHING)
 
 

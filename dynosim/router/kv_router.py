@@ -8,81 +8,77 @@ in slot order with a generator seeded once, so equal inputs give equal decisions
 
 from collections.abc import Hashable, Iterable, Sequence
 from random import Random
-from typing import Any, NamedTuple
+from typing import Generic, Never, overload
 
-from dynosim.blocks.hashing import local_hashes, sequence_hashes
-from dynosim.indexer.base import BlockEvent, OverlapSource, RoutingFollower
-from dynosim.records import KvEvent
-from dynosim.router.affinity import SessionAffinity
-from dynosim.router.busy import busy_mask
-from dynosim.router.classes import PolicyClass, class_for, must_wait
-from dynosim.router.eligibility import Constraints, eligible_mask
-from dynosim.router.kv_choice import KvChoice, Placement, placement_of
+from dynosim.indexer.base import Index, LaggingIndex, RoutingFollower
+from dynosim.router.admission import Admission
+from dynosim.router.asking import asked_by, potential_load, request_of
+from dynosim.router.backlog import Backlog
+from dynosim.router.decision import Decision, Placement, Refusal
+from dynosim.router.inputs import (
+    Arrive,
+    AskBest,
+    AskLoads,
+    Best,
+    DropStale,
+    E_contra,
+    End,
+    FirstToken,
+    Input,
+    Join,
+    Leave,
+    Loads,
+    Outcome,
+    Placed,
+    Release,
+    Tokens,
+    Unbind,
+    WorkerEvents,
+)
+from dynosim.router.kv_choice import Confirm, KvChoice, placement_of
 from dynosim.router.load import ActiveLoad
-from dynosim.router.modes import make_load_mode
-from dynosim.router.policy import LearningPolicy, PlacementPolicy, check_choice
+from dynosim.router.modes import RoundRobin, make_load_mode
+from dynosim.router.policy import LearningPolicy, PlacementPolicy, StatefulPolicy, check_choice
 from dynosim.router.prefill_load import PrefillEstimator
-from dynosim.router.queue import PendingQueue, QueuedRequest
 from dynosim.router.refusals import (
     InvalidRequestError,
-    NoEligibleWorkerError,
     RequestRefusedError,
     UnknownWorkerError,
-    WorkersBusyError,
 )
 from dynosim.router.request import RoutingRequest
+from dynosim.router.sessions import Sessions
 from dynosim.router.settings import CostSettings, RouterSettings
-from dynosim.router.workers import WorkerCard, WorkerTable
-
-UNCONSTRAINED = Constraints()
-new_tuple = tuple.__new__
-
-
-class Decision(NamedTuple):
-    """Where a request goes, and why: what the chosen candidate would cost and holds already."""
-
-    request_id: Hashable
-    worker_id: int
-    dp_rank: int
-    slot: int
-    cost: float
-    overlap_blocks: float
-    cached_tokens: int
-    queued_ms: float  # time spent waiting in the router
+from dynosim.router.snapshot import RouterSnapshot
+from dynosim.router.workers import Candidate, WorkerCard, WorkerTable
+from dynosim.workers.ids import DpRank, Slot, WorkerId
 
 
-class Refusal(NamedTuple):
-    """A request that waited in the queue and can no longer be placed."""
-
-    request_id: Hashable
-    error: RequestRefusedError
-
-
-AnyEvent = BlockEvent | KvEvent
-"""What the router's index understands: hash indexes block events, the twin's index extents."""
-
-
-class KvRouter:
+class KvRouter(Generic[E_contra]):
     """Places requests on workers; see `RouterSettings` for what it can be told.
 
-    `index` follows the workers' caches; feeding it events is the caller's part, under the slots of
-    `table`. `key_blocks`: see `ActiveLoad`. `estimator` makes prefill load decay. `policy` replaces
-    the choice by cost. `stream` tells apart the random numbers of several
-    routers with one seed.
+    Everything goes in through `take`, or through the doors below, which are what `take` opens: the
+    same inputs in the same order lead to the same answers. `index` follows the workers' caches; one
+    that may lag (`LaggingIndex`) is asked to confirm what a decision rests on. `key_blocks`: see
+    `ActiveBlocks`. `estimator` makes prefill load decay. `policy` replaces the choice by cost.
+    `stream` tells apart the random numbers of several routers with one seed.
     """
 
     def __init__(
         self,
         settings: RouterSettings,
-        index: OverlapSource,
+        index: Index[E_contra] | LaggingIndex[E_contra],
         *,
         key_blocks: Sequence[int] | None = None,
         estimator: PrefillEstimator | None = None,
         policy: PlacementPolicy | None = None,
         stream: str = "router",
     ) -> None:
+        confirm: Confirm | None = None
+        if isinstance(index, LaggingIndex):
+            confirm = index.confirm
+            index = index.index
         self.settings = settings
-        self.index = index
+        self.index: Index[E_contra] = index
         self.table = WorkerTable(settings.block_size)
         self.load = ActiveLoad(
             settings.block_size,
@@ -92,7 +88,7 @@ class KvRouter:
             estimator=estimator,
         )
         generator = Random(f"{settings.seed}/{stream}")
-        self.choice = KvChoice(self.table, self.load, index, settings.cost, generator)
+        self.choice = KvChoice(self.table, self.load, index, settings.cost, generator, confirm)
         self.generator = generator
         self.estimator = estimator
         self.use_policy(policy)
@@ -100,20 +96,21 @@ class KvRouter:
         if settings.mode not in ("kv", "direct") and policy is None:
             ratio = settings.cuda_to_cpu_ratio
             self._mode = make_load_mode(settings.mode, generator, self.table, ratio)
-        self._is_direct = settings.mode == "direct"
-        self._queue = PendingQueue(settings.classes) if settings.classes else None
+        self._backlog: Backlog | None = None
+        if settings.classes:
+            self._backlog = Backlog(settings.classes, self.table, self.load)
         affinity = settings.affinity
-        self._affinity = None if affinity is None else SessionAffinity(affinity.ttl_ms)
-        self._is_hard = affinity is not None and affinity.mode == "hard"
-        self._leases: dict[Hashable, str] = {}  # requests in hand that belong to a session
+        self._sessions = None if affinity is None else Sessions(affinity, self.table)
+        admission = Admission(settings, self.table, self.load, self._sessions)
+        self._eligible = admission.eligible
         self._follower = index if isinstance(index, RoutingFollower) else None
         # Nothing but cost decides: most of `submit` can be skipped for requests without wishes.
         self._is_pure_kv = (
             self.choice.is_plain
             and settings.mode == "kv"
             and policy is None
-            and self._queue is None
-            and self._affinity is None
+            and self._backlog is None
+            and self._sessions is None
             and self._follower is None
             and not settings.busy.is_set
         )
@@ -123,9 +120,92 @@ class KvRouter:
         self.policy = policy
         self._learner = policy if isinstance(policy, LearningPolicy) else None
 
+    # ---- inputs as values ----------------------------------------------------------------------
+
+    @overload
+    def take(self, given: Arrive) -> Placed | None: ...
+    @overload
+    def take(self, given: Release) -> list[Placed]: ...
+    @overload
+    def take(self, given: Leave | DropStale) -> list[Hashable]: ...
+    @overload
+    def take(self, given: Input[E_contra]) -> Outcome: ...
+    def take(self, given: Input[E_contra]) -> Outcome:  # noqa: C901 (one row per input)
+        """Whatever the router can be given; a request that is refused is a `Refusal`.
+
+        Raises: ConfigError, UnknownWorkerError, with nothing changed then, and whatever a placement
+        policy raises.
+        """
+        try:
+            match given:
+                case WorkerEvents():
+                    self.apply_events(given.worker_id, given.dp_rank, given.events)
+                case Arrive():
+                    return self.submit(given.request, given.now_ms)
+                case FirstToken():
+                    self.first_token(given.request_id, given.now_ms)
+                case End():
+                    self.free(given.request_id, given.now_ms)
+                case Tokens():
+                    self.output_tokens(given.request_id, given.num_tokens, given.now_ms)
+                case Release():
+                    return self.release(given.now_ms)
+                case Join():
+                    return self.add_worker(given.card)
+                case Leave():
+                    return self.remove_worker(given.worker_id)
+                case DropStale():
+                    return self.drop_stale(given.now_ms)
+                case Unbind():
+                    self.unbind_session(given.session_id)
+                case AskBest():
+                    return self._best_worker(given)
+                case AskLoads():
+                    return self.get_potential_loads(given.token_ids, given.now_ms)
+        except RequestRefusedError as error:
+            return Refusal(asked_by(given), error)
+        return None
+
+    # ---- the whole state -----------------------------------------------------------------------
+
+    def snapshot(self) -> RouterSnapshot:
+        """All but the workers and the blocks that they hold; see `restore`."""
+        policy, mode = self.policy, self._mode
+        return RouterSnapshot(
+            load=self.load.snapshot(),
+            queue=None if self._backlog is None else self._backlog.snapshot(),
+            sessions=None if self._sessions is None else self._sessions.snapshot(),
+            next_slot=mode.next_slot if isinstance(mode, RoundRobin) else None,
+            random=self.generator.getstate(),
+            policy=policy.state() if isinstance(policy, StatefulPolicy) else None,
+            guesses=None if self._follower is None else self._follower.snapshot(),
+        )
+
+    def restore(self, snapshot: RouterSnapshot) -> None:
+        """Make a router with the same settings and workers, and no requests yet, what one was."""
+        self.load.restore(snapshot.load)
+        if self._backlog is not None and snapshot.queue is not None:
+            self._backlog.restore(snapshot.queue)
+        if self._sessions is not None and snapshot.sessions is not None:
+            self._sessions.restore(snapshot.sessions)
+        if isinstance(self._mode, RoundRobin) and snapshot.next_slot is not None:
+            self._mode.next_slot = snapshot.next_slot
+        self.generator.setstate(snapshot.random)
+        if isinstance(self.policy, StatefulPolicy):
+            self.policy.restore(snapshot.policy)
+        if self._follower is not None and snapshot.guesses is not None:
+            self._follower.restore(snapshot.guesses)
+
+    def restore_workers(
+        self, cards: Iterable[WorkerCard], candidates: Iterable[Candidate | None]
+    ) -> None:
+        """Give a router without workers those of another one, in the same slots."""
+        for slot in self.table.restore(cards, candidates):
+            self.load.add_slot(slot)
+
     # ---- workers -------------------------------------------------------------------------------
 
-    def add_worker(self, card: WorkerCard) -> list[int]:
+    def add_worker(self, card: WorkerCard) -> list[Slot]:
         """Take in a worker; returns the slots of its ranks.
 
         Raises: ConfigError if its block size differs from the router's, or it has no rank; nothing
@@ -139,21 +219,19 @@ class KvRouter:
             self.load.add_slot(slot)
         return slots
 
-    def remove_worker(self, worker_id: int) -> list[Hashable]:
-        """Let a worker go, and all that is known of it; returns its requests in hand."""
+    def remove_worker(self, worker_id: WorkerId) -> list[Hashable]:
+        """Let a worker go, and all that is known of it; returns its requests in flight."""
         lost: list[Hashable] = []
         for slot in self.table.remove(worker_id):
             lost += self.load.remove_slot(slot)
             self.index.remove_worker(slot)
-        if self._affinity is not None:
-            self._end_leases(self._affinity.remove_worker(worker_id))
-            for request_id in lost:
-                session_id = self._leases.pop(request_id, None)
-                if session_id is not None:
-                    self._affinity.lose(session_id)
+        if self._sessions is not None:
+            self._sessions.remove_worker(worker_id, lost)
         return lost
 
-    def apply_events(self, worker_id: int, dp_rank: int, events: Iterable[AnyEvent]) -> None:
+    def apply_events(
+        self, worker_id: WorkerId, dp_rank: DpRank, events: Iterable[E_contra]
+    ) -> None:
         """Take block events of a worker into account, in order.
 
         Raises: UnknownWorkerError if no such worker has joined; nothing is changed then.
@@ -165,50 +243,45 @@ class KvRouter:
                 f"KV event from worker {worker_id} rank {dp_rank}, which has not joined; "
                 f"known workers: {known}"
             )
-        index: Any = self.index
         for event in events:
-            index.apply(slot, event)
+            self.index.apply(slot, event)
 
     # ---- requests ------------------------------------------------------------------------------
 
     @property
     def num_queued(self) -> int:
         """Requests waiting in the router."""
-        return 0 if self._queue is None else len(self._queue)
+        return 0 if self._backlog is None else len(self._backlog)
 
     def submit(self, request: RoutingRequest, now_ms: float) -> Decision | None:
         """Place a request, or let it wait (None; `release` will place it).
 
         Raises: RequestRefusedError with the reason if it can be neither placed nor queued.
         """
-        request_id, input_tokens, _, _, _, _, _, _, _, constraints, _, overrides = request
-        if input_tokens < 1:
+        if request.input_tokens < 1:
             raise InvalidRequestError("the prompt is empty")
-        if request_id in self.load.bookings or self._queue is not None:
-            self._check_is_new(request_id)
-        if self._is_pure_kv and constraints is None and overrides is None:
+        if request.request_id in self.load.bookings or self._backlog is not None:
+            self._check_is_new(request.request_id)
+        if self._is_pure_kv and request.constraints is None and request.overrides is None:
             eligible = self.table.all_mask
-            if eligible:
+            if eligible and self.choice.is_plain:
                 placement = self.choice.choose_plain(request, eligible, now_ms)
                 return self._book(request, placement, now_ms, 0.0)
         eligible = self._eligible(request, now_ms)
-        if self._queue is not None and self._waits(request, eligible, now_ms):
+        if self._backlog is not None and self._waits(request, eligible, now_ms):
             return None
         return self._place(request, eligible, now_ms, 0.0)
 
-    def release(self, now_ms: float) -> list[Decision | Refusal]:
+    def release(self, now_ms: float) -> list[Placed]:
         """Place the waiting requests that can go now; call after first tokens and ends."""
-        placed: list[Decision | Refusal] = []
-        queue = self._queue
-        while queue is not None and len(queue):
-            entry = queue.pop(lambda rules, entry: self._can_go(rules, entry, now_ms))
-            if entry is None:
-                break
-            request: RoutingRequest = entry.payload
+        placed: list[Placed] = []
+        if self._backlog is None:
+            return placed
+        while (going := self._backlog.next(self._eligible, now_ms)) is not None:
+            request, since_ms = going
             try:
                 eligible = self._eligible(request, now_ms)
-                waited_ms = now_ms - entry.enqueue_ms
-                placed.append(self._place(request, eligible, now_ms, waited_ms))
+                placed.append(self._place(request, eligible, now_ms, now_ms - since_ms))
             except RequestRefusedError as error:
                 placed.append(Refusal(request.request_id, error))
         return placed
@@ -226,8 +299,8 @@ class KvRouter:
     def free(self, request_id: Hashable, now_ms: float) -> None:
         """A request ended, failed or was cancelled, placed or still waiting."""
         if not self.load.free(request_id, now_ms):
-            if self._queue is not None:
-                self._queue.discard(request_id)
+            if self._backlog is not None:
+                self._backlog.discard(request_id)
             return
         if self._is_pure_kv:
             return
@@ -235,10 +308,8 @@ class KvRouter:
             self._learner.on_end(request_id, now_ms)
         if self._follower is not None:
             self._follower.note_end(request_id, now_ms)
-        if self._affinity is not None:
-            session_id = self._leases.pop(request_id, None)
-            if session_id is not None:
-                self._affinity.end(session_id, now_ms)
+        if self._sessions is not None:
+            self._sessions.end(request_id, now_ms)
 
     def drop_stale(self, now_ms: float) -> list[Hashable]:
         """Free requests that have not been heard of for `LoadSettings.stale_after_ms`."""
@@ -249,9 +320,8 @@ class KvRouter:
 
     def unbind_session(self, session_id: str) -> None:
         """Let a session go anywhere again: its worker failed it."""
-        if self._affinity is not None:
-            self._affinity.unbind(session_id)
-            self._end_leases([session_id])
+        if self._sessions is not None:
+            self._sessions.unbind(session_id)
 
     # ---- the field's names for it ----------------------------------------------------------------
 
@@ -263,147 +333,54 @@ class KvRouter:
         update_states: bool = False,
         router_config_override: CostSettings | None = None,
         now_ms: float = 0.0,
-    ) -> tuple[int, int, int]:
+    ) -> Best:
         """(worker, data-parallel rank, overlapping blocks) for a prompt.
 
         With `update_states` the request counts as placed there until `free(request_id)`.
         Raises: RequestRefusedError; InvalidRequestError for `update_states` without a request id.
         """
-        if update_states and request_id is None:
-            raise InvalidRequestError("update_states needs a request_id, to free the request by")
-        request = self._request_of(token_ids, request_id, router_config_override)
-        if update_states:
-            self._check_is_new(request_id)
-        eligible = self._eligible(request, now_ms)
-        if update_states:
-            placed = self._place(request, eligible, now_ms, 0.0)
-            return placed.worker_id, placed.dp_rank, int(placed.overlap_blocks)
-        self._forget_old_guesses(now_ms)
-        found = self._choose(request, eligible, now_ms)
-        candidate = self.table.candidate(found.slot)
-        return candidate.worker_id, candidate.dp_rank, int(found.overlap_blocks)
+        asked = AskBest(now_ms, token_ids, request_id, update_states, router_config_override)
+        return self._best_worker(asked)
 
-    def get_potential_loads(
-        self, token_ids: Sequence[int], now_ms: float = 0.0
-    ) -> list[dict[str, int]]:
-        """What each candidate would have in hand with this prompt, in slot order."""
-        request = self._request_of(token_ids, None, None)
+    def get_potential_loads(self, token_ids: Sequence[int], now_ms: float = 0.0) -> Loads:
+        """What each candidate would have in flight with this prompt, in slot order."""
+        request = request_of(token_ids, self.settings.block_size)
         eligible = self._eligible(request, now_ms)
         self._forget_old_guesses(now_ms)
         options = self.choice.fresh_options(request, eligible, now_ms)
-        return [
-            {
-                "worker_id": option.worker_id,
-                "dp_rank": option.dp_rank,
-                "potential_prefill_tokens": option.prefill_tokens,
-                "potential_decode_blocks": option.decode_blocks,
-            }
-            for option in options
-        ]
-
-    def _request_of(
-        self, token_ids: Sequence[int], request_id: Hashable, overrides: CostSettings | None
-    ) -> RoutingRequest:
-        if not len(token_ids):
-            raise InvalidRequestError("the prompt is empty")
-        local = local_hashes(token_ids, self.settings.block_size)
-        return RoutingRequest(
-            request_id,
-            len(token_ids),
-            len(local),
-            local,
-            sequence_hashes(local),
-            overrides=overrides,
-        )
+        return [potential_load(option) for option in options]
 
     # ---- inside --------------------------------------------------------------------------------
 
+    def _best_worker(self, asked: AskBest) -> Best:
+        if asked.update_states and asked.request_id is None:
+            raise InvalidRequestError("update_states needs a request_id, to free the request by")
+        request = request_of(
+            asked.token_ids, self.settings.block_size, asked.request_id, asked.overrides
+        )
+        if asked.update_states:
+            self._check_is_new(asked.request_id)
+        eligible = self._eligible(request, asked.now_ms)
+        if asked.update_states:
+            placed = self._place(request, eligible, asked.now_ms, 0.0)
+            return placed.worker_id, placed.dp_rank, int(placed.overlap_blocks)
+        self._forget_old_guesses(asked.now_ms)
+        found = self._choose(request, eligible, asked.now_ms)
+        home = self.table.candidate(found.slot)
+        return home.worker_id, home.dp_rank, int(found.overlap_blocks)
+
     def _check_is_new(self, request_id: Hashable) -> None:
         """Raises: InvalidRequestError if a request of that name is in hand."""
-        queue = self._queue
-        if request_id in self.load.bookings or (queue is not None and request_id in queue):
+        backlog = self._backlog
+        if request_id in self.load.bookings or (backlog is not None and request_id in backlog):
             raise InvalidRequestError(f"a request {request_id!r} is in hand already")
-
-    def _eligible(self, request: RoutingRequest, now_ms: float) -> int:
-        """Slots that may serve a request now. Raises: RequestRefusedError."""
-        constraints = request.constraints
-        if self._is_direct and (constraints is None or constraints.pinned_worker is None):
-            raise InvalidRequestError("router mode direct: the request names no worker")
-        if constraints is None and self.table.all_mask:
-            mask = self.table.all_mask
-        else:
-            mask = eligible_mask(self.table, constraints or UNCONSTRAINED)
-        if self._affinity is not None and request.session_id is not None:
-            mask = self._near_session(request.session_id, mask, now_ms)
-        thresholds = self.settings.busy
-        if thresholds.is_set:
-            prefill_tokens = self.load.active_prefill_tokens(now_ms)
-            mask &= ~busy_mask(thresholds, self.table, self.load.active_blocks(), prefill_tokens)
-            if not mask:
-                raise WorkersBusyError("all eligible workers are above a busy threshold")
-        return mask
-
-    def _near_session(self, session_id: str, mask: int, now_ms: float) -> int:
-        """What is left of the eligible slots for a session that has a home."""
-        assert self._affinity is not None
-        home = self._affinity.lookup(session_id, now_ms)
-        if home is None:
-            return mask
-        slot = self.table.slot_of(*home)
-        bit = 0 if slot is None else 1 << slot
-        if mask & bit:
-            return bit
-        if self._is_hard:
-            raise NoEligibleWorkerError(
-                f"session {session_id!r} lives on worker {home.worker_id}, which this request "
-                "may not use"
-            )
-        return mask
-
-    def _end_leases(self, session_ids: Sequence[str]) -> None:
-        """Sessions were forgotten: what they still have in hand must not end a later binding."""
-        for request_id in [r for r, s in self._leases.items() if s in session_ids]:
-            del self._leases[request_id]
 
     def _waits(self, request: RoutingRequest, eligible: int, now_ms: float) -> bool:
         """Queue a request if it has to wait. Raises: QueueFullError."""
-        assert self._queue is not None
+        assert self._backlog is not None
         self._forget_old_guesses(now_ms)
         cached_tokens = self.choice.best_cached_tokens(request, eligible, now_ms)
-        uncached_tokens = max(request.input_tokens - cached_tokens, 0)
-        classes = self.settings.classes
-        rules = class_for(classes, request.policy_family, uncached_tokens)
-        if not rules.can_wait:
-            return False
-        prefill_tokens = self.load.active_prefill_tokens(now_ms)
-        has_backlog = self._queue.depth(rules.name) > 0
-        if not has_backlog and not must_wait(rules, self.table, eligible, prefill_tokens):
-            return False
-        constraints = request.constraints
-        is_pinned = constraints is not None and constraints.pinned_worker is not None
-        entry = QueuedRequest(
-            request.request_id,
-            request.input_tokens,
-            cached_tokens,
-            now_ms,
-            request.priority_jump,
-            request.strict_priority,
-            eligible.bit_length() - 1 if is_pinned else None,
-            request,
-        )
-        self._queue.push(rules.name, entry, len(self.table.cards))
-        return True
-
-    def _can_go(self, rules: PolicyClass, entry: QueuedRequest, now_ms: float) -> bool:
-        """Whether a waiting request need wait no longer; one that nobody can serve goes to fail."""
-        try:
-            eligible = self._eligible(entry.payload, now_ms)
-        except WorkersBusyError:
-            return False
-        except RequestRefusedError:
-            return True
-        prefill_tokens = self.load.active_prefill_tokens(now_ms)
-        return not must_wait(rules, self.table, eligible, prefill_tokens)
+        return self._backlog.takes(request, eligible, cached_tokens, now_ms)
 
     def _place(
         self, request: RoutingRequest, eligible: int, now_ms: float, queued_ms: float
@@ -414,24 +391,27 @@ class KvRouter:
         decision = self._book(request, placement, now_ms, queued_ms)
         if self._follower is not None:
             self._follower.note_routed(placement.slot, request.request_id, request.blocks, now_ms)
-        if self._affinity is not None and request.session_id is not None:
+        if self._sessions is not None and request.session_id is not None:
             home = self.table.candidate(placement.slot)
-            self._affinity.begin(request.session_id, home, now_ms)
-            self._leases[request.request_id] = request.session_id
+            self._sessions.begin(request.session_id, request.request_id, home, now_ms)
         return decision
 
     def _book(
         self, request: RoutingRequest, placement: Placement, now_ms: float, queued_ms: float
     ) -> Decision:
-        slot, cost, overlap_blocks, cached_tokens = placement
+        slot, cached_tokens = placement.slot, placement.cached_tokens
         self.load.book(request, slot, cached_tokens, now_ms)
-        worker_id, dp_rank = self.table.candidate(slot)
-        # As `Decision(...)`, without a call of Python code.
-        return new_tuple(
-            Decision,
-            (request.request_id, worker_id, dp_rank,
-             slot, cost, overlap_blocks, cached_tokens, queued_ms),
-        )  # fmt: skip
+        home = self.table.candidate(slot)
+        return Decision(
+            request.request_id,
+            home.worker_id,
+            home.dp_rank,
+            slot,
+            placement.cost,
+            placement.overlap_blocks,
+            cached_tokens,
+            queued_ms,
+        )
 
     def _forget_old_guesses(self, now_ms: float) -> None:
         """To be called before the index is asked."""
@@ -447,3 +427,7 @@ class KvRouter:
             slot = self._mode.choose(eligible, self.load.num_requests)
             return self.choice.placement_on(slot, request, now_ms)
         return self.choice.choose(request, eligible, now_ms)
+
+
+AnyRouter = KvRouter[Never]
+"""A router of whatever index: it can be given everything but events."""

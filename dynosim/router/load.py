@@ -6,21 +6,23 @@ long as the request lives, blocks shared by several active requests of a candida
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import NamedTuple
 
 from dynosim.errors import InvariantError
+from dynosim.router.active_blocks import ActiveBlocks
 from dynosim.router.prefill_load import ClockSnapshot, PrefillClock, PrefillEstimator
 from dynosim.router.request import RoutingRequest
 from dynosim.router.settings import CostSettings, LoadSettings
+from dynosim.workers.ids import Slot
 
 
 @dataclass(slots=True)
 class Booking:
     """A request that has been placed and has not ended."""
 
-    slot: int
+    slot: Slot
     keys: Sequence[int]
     private_blocks: int  # complete prompt blocks that `keys` do not name
     prefill_tokens: int  # to compute before the first token; 0 afterwards
@@ -43,8 +45,7 @@ class LoadSnapshot(NamedTuple):
 class ActiveLoad:
     """Requests, prefill tokens and distinct blocks in hand, by slot.
 
-    `key_blocks[key]` is the number of blocks that a key stands for; without it every key is one
-    block. `keys` of one request are distinct and lie on one path of the prefix tree.
+    `key_blocks`: see `ActiveBlocks`. `estimator` makes prefill load decay.
     """
 
     def __init__(
@@ -65,24 +66,21 @@ class ActiveLoad:
         self._prefill_load_scale = cost.prefill_load_scale
         self._request_weight = cost.active_request_weight
         self._settings = settings
-        self._key_blocks = key_blocks
+        self.active = ActiveBlocks(key_blocks)
         self._estimator = estimator
         self._clocks: list[PrefillClock] = []
-        self._holders: dict[int, int] = {}  # key -> slots on which it is active
-        self._further: list[dict[int, int]] = []  # by slot: key -> active requests but the first
-        self._weights: list[dict[int, float]] = []  # by slot: keys that count less than whole
         self._in_use = 0  # slots
         self._own_cost: list[float] = []  # by slot, as of the last look; infinite if not in use
         self._levels: dict[float, int] = {}  # own cost -> slots
-        self._changed: set[int] = set()  # slots whose own cost has to be looked at again
+        self._changed: set[Slot] = set()  # slots whose own cost has to be looked at again
 
-    def add_slot(self, slot: int) -> None:
+    def add_slot(self, slot: Slot) -> None:
         """Start to count for a slot that has come into use."""
         self._grow(slot + 1)
         self._in_use |= 1 << slot
         self._changed.add(slot)
 
-    def remove_slot(self, slot: int) -> list[Hashable]:
+    def remove_slot(self, slot: Slot) -> list[Hashable]:
         """Drop a slot and what was booked on it; returns the requests concerned."""
         lost = [name for name, booking in self.bookings.items() if booking.slot == slot]
         for name in lost:
@@ -93,19 +91,19 @@ class ActiveLoad:
 
     # ---- the life of a request -----------------------------------------------------------------
 
-    def book(self, request: RoutingRequest, slot: int, cached_tokens: int, now_ms: float) -> None:
+    def book(self, request: RoutingRequest, slot: Slot, cached_tokens: int, now_ms: float) -> None:
         """Count a request as placed on `slot`, which has `cached_tokens` of its prompt."""
-        name, input_tokens, num_blocks, _, keys, _, _, expected, _, _, _, overrides = request
+        name, input_tokens = request.request_id, request.input_tokens
         if name in self.bookings:
             raise InvariantError(f"request {name} is placed twice")
-        cost = overrides or self._cost
-        if not cost.assume_kv_reuse:
-            keys = ()
-        grown, named = self._hold(slot, keys)
-        private = num_blocks - named
+        cost = request.overrides or self._cost
+        keys = request.keys if cost.assume_kv_reuse else ()
+        grown, named = self.active.hold(slot, keys)
+        private = request.num_blocks - named
         prefill = 0
         if cost.track_prefill_tokens and input_tokens > cached_tokens:
             prefill = input_tokens - cached_tokens
+        expected = request.expected_output_tokens
         self.bookings[name] = Booking(slot, keys, private, prefill, input_tokens, expected, now_ms)
         self.num_requests[slot] += 1
         if prefill:
@@ -135,7 +133,7 @@ class ActiveLoad:
         if not self._settings.track_output_blocks:
             return
         total = -(-(booking.input_tokens + num_tokens) // self._block_size)
-        prompt_blocks = booking.private_blocks + self._num_blocks_of(booking.keys)
+        prompt_blocks = booking.private_blocks + self.active.num_blocks(booking.keys)
         output_blocks = max(total - prompt_blocks, 0)
         if output_blocks == booking.output_blocks:
             return
@@ -152,7 +150,7 @@ class ActiveLoad:
         if booking.prefill_tokens:
             self._end_prefill(name, booking, now_ms)
         own = booking.fraction * (booking.private_blocks + booking.output_blocks)
-        self._blocks[slot] -= own + self._let_go(slot, booking.keys)
+        self._blocks[slot] -= own + self.active.let_go(slot, booking.keys)
         if not self.num_requests[slot]:
             self._blocks[slot] = 0  # fractions may have left a rounding error
         self._changed.add(slot)
@@ -166,11 +164,11 @@ class ActiveLoad:
     # ---- checkpoints ---------------------------------------------------------------------------
 
     def snapshot(self) -> LoadSnapshot:
-        """All that future answers depend on, to be used before anything changes; see `restore`."""
+        """All that future answers depend on; see `restore`."""
         return LoadSnapshot(
-            list(self.bookings.items()),
+            [(name, replace(booking)) for name, booking in self.bookings.items()],
             list(self._blocks),
-            [list(weights.items()) for weights in self._weights],
+            [list(weights.items()) for weights in self.active.weights],
             [clock.snapshot() for clock in self._clocks],
         )
 
@@ -178,14 +176,15 @@ class ActiveLoad:
         """Make a load without bookings, with the same slots in use, what another one was."""
         self._grow(len(snapshot.blocks))
         for name, booking in snapshot.bookings:
-            self.bookings[name] = booking
+            self.bookings[name] = replace(booking)
             self.num_requests[booking.slot] += 1
             self._prefill_tokens[booking.slot] += booking.prefill_tokens
-            self._hold(booking.slot, booking.keys)
-        for slot, blocks in enumerate(snapshot.blocks):
+            self.active.hold(booking.slot, booking.keys)
+        for number, blocks in enumerate(snapshot.blocks):
+            slot = Slot(number)
             self._blocks[slot] = blocks
-            self._weights[slot] = dict(snapshot.weights[slot])
-            self._clocks[slot].restore(*snapshot.clocks[slot])
+            self.active.weights[slot] = dict(snapshot.weights[slot])
+            self._clocks[slot].restore(snapshot.clocks[slot])
             self._changed.add(slot)
 
     # ---- what the cost function asks -----------------------------------------------------------
@@ -195,7 +194,7 @@ class ActiveLoad:
         """Whether prefill load shrinks while it is worked on."""
         return self._estimator is not None
 
-    def prefill_tokens(self, slot: int, now_ms: float) -> int:
+    def prefill_tokens(self, slot: Slot, now_ms: float) -> int:
         """Prompt tokens that a slot has still to compute, as far as the router knows."""
         if self._estimator is None:
             return self._prefill_tokens[slot]
@@ -207,7 +206,7 @@ class ActiveLoad:
             return self._prefill_tokens
         return [clock.tokens(now_ms) for clock in self._clocks]
 
-    def blocks(self, slot: int) -> int:
+    def blocks(self, slot: Slot) -> int:
         """Distinct blocks of a slot's active requests, to the nearest integer."""
         return int(self._blocks[slot] + 0.5)
 
@@ -241,26 +240,6 @@ class ActiveLoad:
         self._changed.clear()
         return levels
 
-    def shared_prefix(self, keys: Sequence[int]) -> list[tuple[int, int]]:
-        """Slots where leading blocks of a prompt are active already, as (slots, blocks)."""
-        holders = self._holders
-        sizes = self._key_blocks
-        classes: list[tuple[int, int]] = []
-        alive = -1
-        depth = 0
-        for key in keys:
-            still = alive & holders.get(key, 0)
-            if still != alive:
-                if depth:
-                    classes.append((alive ^ still, depth))
-                alive = still
-                if not still:
-                    return classes
-            depth += 1 if sizes is None else sizes[key]
-        if depth:
-            classes.append((alive, depth))
-        return classes
-
     # ---- inside --------------------------------------------------------------------------------
 
     def _grow(self, num_slots: int) -> None:
@@ -271,56 +250,8 @@ class ActiveLoad:
             self.num_requests.append(0)
             self._prefill_tokens.append(0)
             self._blocks.append(0)
-            self._further.append({})
-            self._weights.append({})
+            self.active.grow()
             self._clocks.append(PrefillClock())
-
-    def _num_blocks_of(self, keys: Sequence[int]) -> int:
-        sizes = self._key_blocks
-        return len(keys) if sizes is None else sum([sizes[key] for key in keys])
-
-    def _hold(self, slot: int, keys: Sequence[int]) -> tuple[float, int]:
-        """Reference keys; returns by how much the slot's blocks grow, and the blocks named."""
-        further, weights = self._further[slot], self._weights[slot]
-        holders = self._holders
-        sizes = self._key_blocks
-        bit = 1 << slot
-        grown = 0.0
-        named = 0
-        for key in keys:
-            size = 1 if sizes is None else sizes[key]
-            named += size
-            slots = holders.get(key, 0)
-            if slots & bit:
-                further[key] = further.get(key, 0) + 1
-                if weights and key in weights:  # no longer one request's own: counts in full
-                    grown += (1 - weights.pop(key)) * size
-            else:
-                holders[key] = slots | bit
-                grown += size
-        return grown, named
-
-    def _let_go(self, slot: int, keys: Sequence[int]) -> float:
-        """Drop references; returns by how much the slot's blocks shrink."""
-        further, weights = self._further[slot], self._weights[slot]
-        holders = self._holders
-        sizes = self._key_blocks
-        bit = 1 << slot
-        shrunk = 0.0
-        for key in keys:
-            if key in further:
-                further[key] -= 1
-                if not further[key]:
-                    del further[key]
-                continue
-            left = holders[key] ^ bit
-            if left:
-                holders[key] = left
-            else:
-                del holders[key]
-            weight = weights.pop(key, 1.0) if weights else 1.0
-            shrunk += weight * (1 if sizes is None else sizes[key])
-        return shrunk
 
     def _end_prefill(self, name: Hashable, booking: Booking, now_ms: float) -> None:
         self._prefill_tokens[booking.slot] -= booking.prefill_tokens
@@ -331,18 +262,12 @@ class ActiveLoad:
     def _weigh(self, booking: Booking, output_blocks: int, num_tokens: int) -> None:
         """Count new output blocks, and what is only this request's own by how much is to come."""
         slot = booking.slot
-        further, weights = self._further[slot], self._weights[slot]
-        sizes = self._key_blocks
         fraction = 1.0
         if booking.expected_output_tokens is not None:
             fraction = max(0.0, 1 - num_tokens / max(booking.expected_output_tokens, 1))
         own_before = booking.fraction * (booking.private_blocks + booking.output_blocks)
         change = fraction * (booking.private_blocks + output_blocks) - own_before
-        for key in booking.keys:
-            if key not in further and fraction != weights.get(key, 1.0):
-                size = 1 if sizes is None else sizes[key]
-                change += (fraction - weights.get(key, 1.0)) * size
-                weights[key] = fraction
+        change = self.active.weigh(slot, booking.keys, fraction, change)
         booking.fraction = fraction
         booking.output_blocks = output_blocks
         self._blocks[slot] += change

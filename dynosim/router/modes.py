@@ -11,6 +11,7 @@ from dynosim.errors import ConfigError
 from dynosim.indexer.base import members
 from dynosim.router.slots import SlotLists
 from dynosim.router.workers import WorkerTable
+from dynosim.workers.ids import Slot
 
 LOAD_MODES = ("round-robin", "random", "power-of-two", "least-loaded", "device-aware-weighted")
 MODES = (*LOAD_MODES, "kv", "direct")
@@ -19,7 +20,7 @@ MODES = (*LOAD_MODES, "kv", "direct")
 class LoadMode(Protocol):
     """Chooses by load alone."""
 
-    def choose(self, eligible: int, num_requests: list[int]) -> int:
+    def choose(self, eligible: int, num_requests: list[int]) -> Slot:
         """A slot of `eligible`."""
         ...
 
@@ -30,12 +31,12 @@ class RoundRobin:
     def __init__(self) -> None:
         self.next_slot = 0
 
-    def choose(self, eligible: int, num_requests: list[int]) -> int:
+    def choose(self, eligible: int, num_requests: list[int]) -> Slot:
         """The first eligible slot behind the one chosen last."""
         later = eligible >> self.next_slot
         if not later:
             self.next_slot, later = 0, eligible
-        slot = self.next_slot + (later & -later).bit_length() - 1
+        slot = Slot(self.next_slot + (later & -later).bit_length() - 1)
         self.next_slot = slot + 1
         return slot
 
@@ -47,7 +48,7 @@ class RandomChoice:
         self._generator = generator
         self._lists = SlotLists()
 
-    def choose(self, eligible: int, num_requests: list[int]) -> int:
+    def choose(self, eligible: int, num_requests: list[int]) -> Slot:
         """Any eligible slot."""
         slots = self._lists.of(eligible)
         return slots[int(self._generator.random() * len(slots))]
@@ -60,7 +61,7 @@ class PowerOfTwo:
         self._generator = generator
         self._lists = SlotLists()
 
-    def choose(self, eligible: int, num_requests: list[int]) -> int:
+    def choose(self, eligible: int, num_requests: list[int]) -> Slot:
         """The less loaded of two."""
         slots = self._lists.of(eligible)
         count = len(slots)
@@ -79,10 +80,10 @@ class LeastLoaded:
     def __init__(self) -> None:
         self._lists = SlotLists()
 
-    def choose(self, eligible: int, num_requests: list[int]) -> int:
+    def choose(self, eligible: int, num_requests: list[int]) -> Slot:
         """The least loaded slot."""
         if eligible + 1 == 1 << len(num_requests):
-            return num_requests.index(min(num_requests))
+            return Slot(num_requests.index(min(num_requests)))
         return min(self._lists.of(eligible), key=num_requests.__getitem__)
 
 
@@ -100,7 +101,7 @@ class DeviceAwareWeighted:
         self._ratio = cuda_to_cpu_ratio
         self._least_loaded = LeastLoaded()
 
-    def choose(self, eligible: int, num_requests: list[int]) -> int:
+    def choose(self, eligible: int, num_requests: list[int]) -> Slot:
         """The least loaded slot of the less loaded group."""
         cpus = eligible & self._table.cpu_mask
         gpus = eligible ^ cpus

@@ -4,8 +4,7 @@ Without a model a prompt counts in full until its first token. With one, the old
 worker (the anchor) is taken to progress evenly over its predicted duration.
 """
 
-from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from math import ceil
 from typing import NamedTuple, Protocol
 
@@ -75,48 +74,14 @@ class PrefillClock:
 
     def snapshot(self) -> ClockSnapshot:
         """All that future answers depend on; see `restore`."""
-        prefills = [(name, *prefill) for name, prefill in self._prefills.items()]
+        prefills = [
+            (name, prefill.tokens, prefill.duration_ms) for name, prefill in self._prefills.items()
+        ]
         return ClockSnapshot(self._anchor_ms, prefills)
 
-    def restore(
-        self, anchor_ms: float, prefills: Iterable[tuple[Hashable, int, float | None]]
-    ) -> None:
+    def restore(self, snapshot: ClockSnapshot) -> None:
         """Make a clock without prefills what another one was."""
-        for name, tokens, duration_ms in prefills:
+        for name, tokens, duration_ms in snapshot.prefills:
             self._prefills[name] = Prefill(tokens, duration_ms)
             self._total_tokens += tokens
-        self._anchor_ms = anchor_ms
-
-
-class NotedEstimator:
-    """Notes what another estimator says, so that a log can tell it."""
-
-    def __init__(self, estimator: PrefillEstimator) -> None:
-        self._estimator = estimator
-        self._noted: list[float | None] = []
-
-    def predict_ms(self, new_tokens: int, cached_tokens: int) -> float | None:
-        """What the other one says."""
-        duration_ms = self._estimator.predict_ms(new_tokens, cached_tokens)
-        self._noted.append(duration_ms)
-        return duration_ms
-
-    def take(self) -> list[float | None]:
-        """The answers since this was called last."""
-        noted, self._noted = self._noted, []
-        return noted
-
-
-class RetoldEstimator:
-    """Says what was noted, in the same order; what was not noted cannot be told."""
-
-    def __init__(self) -> None:
-        self._noted: deque[float | None] = deque()
-
-    def expect(self, noted: Iterable[float | None]) -> None:
-        """The answers to the next questions, in place of any left over."""
-        self._noted = deque(noted)
-
-    def predict_ms(self, new_tokens: int, cached_tokens: int) -> float | None:
-        """The next answer."""
-        return self._noted.popleft() if self._noted else None
+        self._anchor_ms = snapshot.anchor_ms

@@ -6,38 +6,37 @@ round: deficit round robin, by uncached prompt tokens.
 """
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from heapq import heappop, heappush
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dynosim.errors import ConfigError
 from dynosim.router.classes import PolicyClass
 from dynosim.router.refusals import QueueFullError
+from dynosim.router.request import RoutingRequest
 
 MAIN_LANE = -1
 
 
-class QueuedRequest(NamedTuple):
+@dataclass(slots=True)
+class QueuedRequest:
     """A waiting request; `cached_tokens` are those of the best worker when it came."""
 
-    request_id: Hashable
-    input_tokens: int
+    request: RoutingRequest
     cached_tokens: int
     enqueue_ms: float
-    priority_jump: float = 0.0  # seconds
-    strict_priority: int = 0
     pinned_slot: int | None = None
-    payload: Any = None
 
     @property
     def uncached_tokens(self) -> int:
         """What it will cost to compute, at least one token."""
-        return max(1, self.input_tokens - self.cached_tokens)
+        return max(1, self.request.input_tokens - self.cached_tokens)
 
 
 def policy_score(policy: str, entry: QueuedRequest) -> float:
     """Urgency of a request under a queue policy; fixed when it starts to wait."""
-    jump = max(entry.priority_jump, 0.0)
+    jump = max(entry.request.priority_jump, 0.0)
     if policy == "fcfs":
         return jump - entry.enqueue_ms / 1e3
     if policy == "lcfs":
@@ -70,17 +69,17 @@ class ClassQueue:
     def push(self, entry: QueuedRequest, order: int) -> None:
         """Let a request wait; `order` tells who came first."""
         score = policy_score(self.policy_class.queue_policy, entry)
-        key = (-entry.strict_priority, -score, order)
+        key = (-entry.request.strict_priority, -score, order)
         lane = MAIN_LANE if entry.pinned_slot is None else entry.pinned_slot
         heappush(self._lanes.setdefault(lane, []), (key, entry))
-        self.waiting[entry.request_id] = entry
-        self.input_tokens += entry.input_tokens
+        self.waiting[entry.request.request_id] = entry
+        self.input_tokens += entry.request.input_tokens
         self.cached_tokens += entry.cached_tokens
 
     def forget(self, entry: QueuedRequest) -> None:
         """A request waits no longer; its place in a lane is cleaned up when it comes up."""
-        del self.waiting[entry.request_id]
-        self.input_tokens -= entry.input_tokens
+        del self.waiting[entry.request.request_id]
+        self.input_tokens -= entry.request.input_tokens
         self.cached_tokens -= entry.cached_tokens
         if not self.waiting:
             self._lanes.clear()
@@ -91,7 +90,7 @@ class ClassQueue:
         best: tuple[Key, int, QueuedRequest] | None = None
         for number in list(self._lanes):
             lane = self._lanes[number]
-            while lane and self.waiting.get(lane[0][1].request_id) is not lane[0][1]:
+            while lane and self.waiting.get(lane[0][1].request.request_id) is not lane[0][1]:
                 heappop(lane)
             if not lane:
                 del self._lanes[number]
@@ -112,7 +111,7 @@ class ClassQueue:
             (key[2], entry)
             for lane in self._lanes.values()
             for key, entry in lane
-            if self.waiting.get(entry.request_id) is entry
+            if self.waiting.get(entry.request.request_id) is entry
         ]
         return LineSnapshot(self.deficit, sorted(waiting, key=_order))
 

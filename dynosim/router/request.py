@@ -1,14 +1,15 @@
 """What the router knows of a request: everything but its true output length."""
 
 from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from dynosim.router.eligibility import Constraints
 from dynosim.router.settings import CostSettings
 
 
-class RoutingRequest(NamedTuple):
-    """One request to be placed.
+@dataclass(slots=True)
+class RoutingRequest:
+    """One request to be placed. Not to be changed once a router has it.
 
     `blocks` names the prompt's complete blocks as the index does (local hashes; extents in the
     twin), `keys` as the load tracker does (sequence hashes; extents in the twin). `num_blocks` is

@@ -1,13 +1,15 @@
 """Sets of slots (bit i: slot i) as sequences."""
 
+from dynosim.workers.ids import Slot
+
 _MAX_REMEMBERED = 4096
 
-Slots = tuple[int, ...]
+Slots = tuple[Slot, ...]
 
 
 def _members_by_byte(first: int) -> list[Slots]:
     """For every value of a byte whose lowest bit is slot `first`: the slots in it."""
-    return [tuple(first + i for i in range(8) if byte >> i & 1) for byte in range(256)]
+    return [tuple(Slot(first + i) for i in range(8) if byte >> i & 1) for byte in range(256)]
 
 
 class SlotLists:
@@ -28,7 +30,7 @@ class SlotLists:
         if known is not None:
             return known
         table = self._by_byte
-        found: list[int] = []
+        found: list[Slot] = []
         for position, byte in enumerate(slots.to_bytes((slots.bit_length() + 7) // 8, "little")):
             if position >= len(table):
                 table.append(_members_by_byte(8 * position))

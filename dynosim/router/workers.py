@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 from dynosim.errors import ConfigError
 from dynosim.indexer.base import members
+from dynosim.workers.ids import FIRST_RANK, DpRank, Slot, WorkerId
 
 TOPOLOGY_TAINT = "dynamo.topology/"
 
@@ -13,15 +14,15 @@ TOPOLOGY_TAINT = "dynamo.topology/"
 class Candidate(NamedTuple):
     """Where a request can run: a worker, and one of its data-parallel ranks."""
 
-    worker_id: int
-    dp_rank: int = 0
+    worker_id: WorkerId
+    dp_rank: DpRank = FIRST_RANK
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerCard:
     """What a worker says of itself when it joins."""
 
-    worker_id: int
+    worker_id: WorkerId
     block_size: int  # tokens per KV block
     total_kv_blocks: int | None = None  # per rank
     max_num_batched_tokens: int | None = None  # per rank
@@ -30,6 +31,11 @@ class WorkerCard:
     device: Literal["gpu", "cpu"] = "gpu"
     taints: frozenset[str] = frozenset()
     topology: Mapping[str, str] = field(default_factory=dict)  # domain -> value
+
+    @property
+    def ranks(self) -> list[DpRank]:
+        """The data-parallel ranks that it hosts."""
+        return [DpRank(rank) for rank in range(self.dp_start, self.dp_start + self.dp_size)]
 
     @property
     def all_taints(self) -> frozenset[str]:
@@ -50,15 +56,15 @@ class WorkerTable:
 
     def __init__(self, block_size: int) -> None:
         self.block_size = block_size
-        self.cards: dict[int, WorkerCard] = {}
+        self.cards: dict[WorkerId, WorkerCard] = {}
         self.candidates: list[Candidate | None] = []  # by slot
         self.all_mask = 0
         self.cpu_mask = 0
-        self._slots: dict[Candidate, int] = {}
+        self._slots: dict[tuple[WorkerId, DpRank], Slot] = {}  # by `Candidate`
         self._taint_masks: dict[str, int] = {}
-        self._worker_masks: dict[int, int] = {}
+        self._worker_masks: dict[WorkerId, int] = {}
 
-    def add(self, card: WorkerCard) -> list[int]:
+    def add(self, card: WorkerCard) -> list[Slot]:
         """Take in a worker; returns the slots of its ranks. A known worker id is replaced.
 
         Raises: ConfigError, see `check`.
@@ -66,10 +72,7 @@ class WorkerTable:
         self.check(card)
         if card.worker_id in self.cards:
             self.remove(card.worker_id)
-        slots = [
-            self._take_slot(Candidate(card.worker_id, rank))
-            for rank in range(card.dp_start, card.dp_start + card.dp_size)
-        ]
+        slots = [self._take_slot(Candidate(card.worker_id, rank)) for rank in card.ranks]
         self._enter(card, slots)
         return slots
 
@@ -88,17 +91,17 @@ class WorkerTable:
 
     def restore(
         self, cards: Iterable[WorkerCard], candidates: Iterable[Candidate | None]
-    ) -> list[int]:
+    ) -> list[Slot]:
         """Make an empty table what another one was; returns the slots in use."""
         self.candidates = list(candidates)
-        used = [(slot, who) for slot, who in enumerate(self.candidates) if who is not None]
+        used = [(Slot(i), who) for i, who in enumerate(self.candidates) if who is not None]
         self._slots = {candidate: slot for slot, candidate in used}
         for card in cards:
-            ranks = range(card.dp_start, card.dp_start + card.dp_size)
-            self._enter(card, [self._slots[Candidate(card.worker_id, rank)] for rank in ranks])
+            slots = [self._slots[Candidate(card.worker_id, rank)] for rank in card.ranks]
+            self._enter(card, slots)
         return [slot for slot, _ in used]
 
-    def _enter(self, card: WorkerCard, slots: list[int]) -> None:
+    def _enter(self, card: WorkerCard, slots: list[Slot]) -> None:
         """Note a card, and what the slots of its ranks have in common."""
         self.cards[card.worker_id] = card
         mask = sum(1 << slot for slot in slots)
@@ -109,7 +112,7 @@ class WorkerTable:
         for taint in card.all_taints:
             self._taint_masks[taint] = self._taint_masks.get(taint, 0) | mask
 
-    def remove(self, worker_id: int) -> list[int]:
+    def remove(self, worker_id: WorkerId) -> list[Slot]:
         """Let a worker go; returns the slots that it had (none if it was unknown)."""
         card = self.cards.pop(worker_id, None)
         if card is None:
@@ -127,21 +130,21 @@ class WorkerTable:
             self.candidates[slot] = None
         return slots
 
-    def slot_of(self, worker_id: int, dp_rank: int = 0) -> int | None:
+    def slot_of(self, worker_id: WorkerId, dp_rank: DpRank = FIRST_RANK) -> Slot | None:
         """The slot of a candidate, or None if there is no such worker or rank."""
-        return self._slots.get(Candidate(worker_id, dp_rank))
+        return self._slots.get((worker_id, dp_rank))
 
-    def candidate(self, slot: int) -> Candidate:
+    def candidate(self, slot: Slot) -> Candidate:
         """Who has a slot that is in use."""
         candidate = self.candidates[slot]
         assert candidate is not None
         return candidate
 
-    def card(self, slot: int) -> WorkerCard:
+    def card(self, slot: Slot) -> WorkerCard:
         """The card of the worker that has a slot."""
         return self.cards[self.candidate(slot).worker_id]
 
-    def mask_of_worker(self, worker_id: int) -> int:
+    def mask_of_worker(self, worker_id: WorkerId) -> int:
         """All ranks of a worker; empty if it is unknown."""
         return self._worker_masks.get(worker_id, 0)
 
@@ -149,13 +152,13 @@ class WorkerTable:
         """Every candidate whose worker has a taint."""
         return self._taint_masks.get(taint, 0)
 
-    def _take_slot(self, candidate: Candidate) -> int:
+    def _take_slot(self, candidate: Candidate) -> Slot:
         slots = self.candidates
         try:
-            slot = slots.index(None)
+            slot = Slot(slots.index(None))
             slots[slot] = candidate
         except ValueError:
-            slot = len(slots)
+            slot = Slot(len(slots))
             slots.append(candidate)
         self._slots[candidate] = slot
         return slot

@@ -1,7 +1,7 @@
 """Router logs on disk: writing them, and deriving every decision again.
 
 One JSON document per line. The first tells what the router was: its settings, its index, its
-policy; the others are entries of `dynosim.router.log`. A log in several files (see
+policy; the others are entries of `dynosim.router.log.entries`. A log in several files (see
 `dynosim.routerlog.rotating`) is a folder; each of its files is a log of its own.
 """
 
@@ -14,12 +14,15 @@ import msgspec
 
 from dynosim.build.routing import load_policy
 from dynosim.errors import ConfigError, DynosimError
+from dynosim.indexer.base import Tier
 from dynosim.indexer.make import IndexSpec
-from dynosim.router.checkpoint import difference
-from dynosim.router.kv_router import KvRouter
-from dynosim.router.log import Sink, replay_entry
+from dynosim.router.kv_router import AnyRouter, KvRouter
+from dynosim.router.log.checkpoint import difference
+from dynosim.router.log.estimates import ReplayEstimator
+from dynosim.router.log.plain import Entry
+from dynosim.router.log.recorder import Sink
+from dynosim.router.log.replay import replay_entry
 from dynosim.router.policy import PlacementPolicy
-from dynosim.router.prefill_load import RetoldEstimator
 from dynosim.router.settings import RouterSettings
 
 FORMAT = 1
@@ -37,14 +40,15 @@ class LogHeader:
     has_estimator: bool = False  # prefill load decays; entries tell the predicted times
     number: int | None = None  # of the file, in a log of several
     follows: bool = False  # it goes on where the file before it ends
+    knows_tiers: bool = False  # False: every event was taken for one of the device
 
-    def make_router(self) -> KvRouter:
+    def make_router(self) -> AnyRouter:
         """A router as the logged one was at its start."""
         return KvRouter(
             self.settings,
             self.index.make(),
             key_blocks=self.index.extent_blocks if self.index.kind == "extents" else None,
-            estimator=RetoldEstimator() if self.has_estimator else None,
+            estimator=ReplayEstimator() if self.has_estimator else None,
             policy=self.make_policy(),
         )
 
@@ -56,7 +60,7 @@ class LogHeader:
 
 
 class LogWriter:
-    """Writes a router log; `open` gives the sink for a `LoggedRouter`.
+    """Writes a router log; `open` gives the sink for a `RouterLog`.
 
     Raises: ConfigError if the file cannot be written.
     """
@@ -71,7 +75,8 @@ class LogWriter:
 
     def open(self, settings: RouterSettings, index: IndexSpec, has_estimator: bool = False) -> Sink:
         """Write the header; what is returned appends entries."""
-        self._write(LogHeader(FORMAT, settings, index, self._policy, has_estimator))
+        header = LogHeader(FORMAT, settings, index, self._policy, has_estimator, knows_tiers=True)
+        self._write(header)
         return self._write
 
     def close(self) -> None:
@@ -171,6 +176,8 @@ class _Replay:
         """The verdict on the file, which may follow another one."""
         num_entries = num_decisions = 0
         for line, entry in self._lines:
+            if not self.header.knows_tiers:
+                _forget_tier(entry)
             try:
                 logged, derived = replay_entry(self.router, entry)
             except DynosimError as error:
@@ -233,3 +240,10 @@ class _Replay:
 def _plain(value: Any) -> Any:
     """As it would come back from the file."""
     return msgspec.json.decode(msgspec.json.encode(value))
+
+
+def _forget_tier(entry: Entry) -> None:
+    """Let an event be one of the device, as it was taken in logs of before."""
+    match entry:
+        case ["event", _, _, _, {"tier": _} as event]:
+            event["tier"] = int(Tier.DEVICE)

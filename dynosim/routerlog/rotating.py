@@ -16,10 +16,12 @@ import msgspec
 
 from dynosim.errors import ConfigError
 from dynosim.files.storage import is_fault
+from dynosim.indexer.base import BlockEvent
+from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.make import IndexSpec
-from dynosim.router.checkpoint import CheckpointInParts, check_can_be_told
-from dynosim.router.log import LoggedRouter
-from dynosim.router.plain import Entry
+from dynosim.router.log.checkpoint import CheckpointInParts, check_can_be_told
+from dynosim.router.log.plain import Entry
+from dynosim.router.log.recorder import RouterLog, logged_router
 from dynosim.router.policy import StatefulPolicy
 from dynosim.router.prefill_load import PrefillEstimator
 from dynosim.router.settings import RouterSettings
@@ -92,7 +94,7 @@ class RotatingLog:
         *,
         policy: str | None = None,
         estimator: PrefillEstimator | None = None,
-    ) -> LoggedRouter:
+    ) -> RouterLog[BlockEvent]:
         """A new router, whose inputs are logged from now on, in a file of its own.
 
         `policy` is `package.module:Class`. Raises: ConfigError if the folder cannot be written, or
@@ -100,16 +102,16 @@ class RotatingLog:
         """
         number = file_number(self._kept[-1]) + 1 if self._kept else 1
         self._header = LogHeader(
-            FORMAT, settings, index, policy, estimator is not None, number=number
+            FORMAT, settings, index, policy, estimator is not None, number=number, knows_tiers=True
         )
         placement = self._header.make_policy()
         if isinstance(placement, StatefulPolicy):
             _through_json(placement.state(), policy)
-        router = LoggedRouter(
-            self._write, settings, index.make(), policy=placement, estimator=estimator
-        )
-        check_can_be_told(router)
-        self._router = router
+        made = index.make()
+        check_can_be_told(made)
+        assert not isinstance(made, ExtentIndex)
+        inputs = logged_router(self._write, settings, made, policy=placement, estimator=estimator)
+        self._inputs = inputs
         self._is_open = True
         try:
             self._file = self._begin_file(self._header, is_finished=True)
@@ -122,7 +124,7 @@ class RotatingLog:
                 self._file.discard()
                 self._file = None
             self._fail(error)
-        return router
+        return inputs
 
     def maintain(self) -> None:
         """Write out what has waited for `flush_interval_s`; go on with a rotation if one is due.
@@ -219,8 +221,8 @@ class RotatingLog:
         assert header.number is not None
         self._header = replace(header, number=header.number + 1, follows=not self._is_broken)
         self._next = self._begin_file(self._header, is_finished=False)
-        self._parts = CheckpointInParts(self._router)
-        self._next.write(self._parts.begin(self._router.now_ms))
+        self._parts = CheckpointInParts(self._inputs.router)
+        self._next.write(self._parts.begin(self._inputs.now_ms))
 
     def _go_on(self, parts: CheckpointInParts) -> None:
         """Tell what some ranks hold; when all is told, or the old file is full, change files."""
@@ -228,7 +230,7 @@ class RotatingLog:
         if self._file.num_bytes < self._limit_bytes:
             until_s = perf_counter() + PART_S
             while not parts.is_complete:
-                for entry in parts.next_part(self._router.now_ms):
+                for entry in parts.next_part(self._inputs.now_ms):
                     self._next.write(entry)
                 if perf_counter() >= until_s:
                     return
@@ -237,7 +239,7 @@ class RotatingLog:
     def _finish_rotation(self, parts: CheckpointInParts) -> None:
         assert self._next is not None
         line = b""
-        for entry in parts.finish(self._router.now_ms):
+        for entry in parts.finish(self._inputs.now_ms):
             line = self._next.write(entry)
         self._renew_policy(line)
         self._next.flush()
@@ -267,7 +269,7 @@ class RotatingLog:
             return
         if isinstance(policy, StatefulPolicy):
             policy.restore(msgspec.json.decode(line)[2]["policy"])
-        self._router.use_policy(policy)
+        self._inputs.router.use_policy(policy)
 
     def _begin_file(self, header: LogHeader, *, is_finished: bool) -> "_File":
         """A file with its header; makes room for it first."""

@@ -8,6 +8,7 @@ import msgspec
 from xxhash import xxh3_64_intdigest
 
 from dynosim.router.workers import WorkerCard as RoutingCard
+from dynosim.workers.ids import WorkerId
 
 EngineKind = Literal["mock", "vllm", "sglang", "trtllm"]
 Role = Literal["agg", "prefill", "decode"]
@@ -68,7 +69,7 @@ class WorkerCard(msgspec.Struct, frozen=True, kw_only=True):
     def routing_card(self) -> RoutingCard:
         """The part that the router decides by."""
         return RoutingCard(
-            self.worker_id,
+            WorkerId(self.worker_id),
             self.block_size,
             total_kv_blocks=self.total_kv_blocks,
             max_num_batched_tokens=self.max_num_batched_tokens,

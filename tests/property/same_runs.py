@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dynosim.records import KvEventLog, RequestLog, RoutingStats, RunResult, StepLog
+from dynosim.records import KvEventLog, RequestLog, RoutingStats, RunResult, StepLog, WorkerLog
 
 # Sums of a run's step times in two orders: far above rounding, far below any step.
 TOLERANCE_MS = 1e-6
@@ -21,8 +21,14 @@ def assert_same(bulk: RunResult, single: RunResult) -> None:
     assert_same_steps(bulk, single)
     assert_close(np.sort(bulk.stalled_gaps_ms), np.sort(single.stalled_gaps_ms), "stalled gaps")
     assert_close(bulk.end_ms, single.end_ms, "end_ms")
-    for name in ("num_preemptions", "num_workers", "num_gpu_blocks", "block_size"):
+    for name in ("num_preemptions", "block_size"):
         assert getattr(bulk, name) == getattr(single, name), name
+    for column in fields(WorkerLog):
+        ours, theirs = getattr(bulk.workers, column.name), getattr(single.workers, column.name)
+        if column.name.endswith("_ms"):
+            assert_close(ours, theirs, column.name)
+        else:
+            np.testing.assert_array_equal(ours, theirs, err_msg=column.name)
     assert bulk.num_scheduling_events <= single.num_scheduling_events
     assert (bulk.routing is None) == (single.routing is None)
     if bulk.routing is not None and single.routing is not None:

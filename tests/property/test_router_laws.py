@@ -64,7 +64,7 @@ def test_the_shortcut_finds_exactly_the_cheapest_options(seed: int) -> None:
         router.free(number, 1.0)
     assert set(router.load.own_costs()) == {0.0}
     assert set(router.load.num_requests) == {0}
-    assert router.load.shared_prefix([1, 2]) == []
+    assert router.load.active.shared_prefix([1, 2]) == []
 
 
 @settings(max_examples=150, deadline=None)

@@ -8,13 +8,16 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from router_inputs import Inputs, PowersOfTwo, random_caches, random_settings, tiers_of
+from router_support import Doors
 
 from dynosim.errors import DynosimError
-from dynosim.router.checkpoint import difference
-from dynosim.router.kv_router import Decision, KvRouter
-from dynosim.router.log import LoggedRouter, replay_entry
-from dynosim.router.plain import outcome_to_plain
-from dynosim.router.prefill_load import RetoldEstimator
+from dynosim.router.decision import Decision
+from dynosim.router.kv_router import KvRouter
+from dynosim.router.log.checkpoint import difference
+from dynosim.router.log.estimates import ReplayEstimator
+from dynosim.router.log.plain import outcome_to_plain
+from dynosim.router.log.recorder import logged_router
+from dynosim.router.log.replay import replay_entry
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -36,8 +39,8 @@ def test_a_log_leads_another_router_to_the_same_answers_and_the_same_state(seed:
     make_index, _ = random_caches(rng, is_plain=False)
     estimator = PowersOfTwo() if rng.random() < 0.3 else None
     entries: list[Any] = []
-    router = LoggedRouter(entries.append, made, make_index(), estimator=estimator)
-    retold = None if estimator is None else RetoldEstimator()
+    router = Doors(logged_router(entries.append, made, make_index(), estimator=estimator))
+    retold = None if estimator is None else ReplayEstimator()
     other = KvRouter(made, make_index(), estimator=retold)
     inputs = Inputs(rng, made, tiers_of(router.index))
     kinds: Counter[str] = Counter()
@@ -57,5 +60,5 @@ def test_a_log_leads_another_router_to_the_same_answers_and_the_same_state(seed:
                     assert json.loads(json.dumps(told(found))) == logged
         if isinstance(found, Decision):
             assert entries[-1][0] == "arrive" and entries[-1][3] == list(found)
-    assert difference(router, other) is None
+    assert difference(router.router, other) is None
     assert kinds["arrive"] and kinds["join"]

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from router_streams import Pace, Stream, random_event, random_index, random_settings
-from router_support import BLOCK, card, request
+from router_support import BLOCK, Doors, card, request
 
 from dynosim.indexer.base import Tier
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.tiers import TieredIndex
-from dynosim.router.checkpoint import checkpoint, difference
 from dynosim.router.kv_router import KvRouter
-from dynosim.router.log import replay_entry
+from dynosim.router.log.checkpoint import checkpoint, difference
+from dynosim.router.log.replay import replay_entry
 from dynosim.router.settings import RouterSettings
 from dynosim.routerlog import rotating as rotating_log
 from dynosim.routerlog.replay import log_files, replay_log
@@ -38,7 +38,7 @@ def test_every_file_replays_and_rotation_changes_no_decision(seed: int) -> None:
     estimator = Pace() if rng.random() < 0.3 else None
     with TemporaryDirectory() as folder:
         log = RotatingLog(Path(folder), max_bytes=rng.choice([2_000, 20_000]), max_files=1000)
-        router = log.open(made, index, estimator=estimator)
+        router = Doors(log.open(made, index, estimator=estimator))
         unlogged = KvRouter(made, index.make(), estimator=estimator)
         stream = Stream(rng, takes_events=index.kind != "approximate")
         for _ in range(rng.randint(50, 400)):
@@ -46,7 +46,7 @@ def test_every_file_replays_and_rotation_changes_no_decision(seed: int) -> None:
             assert answers[0] == answers[1]
             if rng.random() < 0.5:
                 log.maintain()
-        assert difference(router, unlogged) is None
+        assert difference(router.router, unlogged) is None
         log.close()
         assert log.failure is None
         verdict = replay_log(Path(folder))
@@ -65,7 +65,7 @@ def test_policies_with_and_without_state_replay(seed: int) -> None:
                          "examples.thompson:ThompsonSampling"])  # fmt: skip
     with TemporaryDirectory() as folder:
         log = RotatingLog(Path(folder), max_bytes=10_000, max_files=1000)
-        router = log.open(made, index, policy=policy)
+        router = Doors(log.open(made, index, policy=policy))
         stream = Stream(rng, takes_events=index.kind != "approximate")
         for _ in range(200):
             stream.step([router])

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from math import isclose
 from typing import Any
 
@@ -21,9 +22,10 @@ from router_inputs import (
 
 from dynosim.errors import DynosimError
 from dynosim.indexer.base import Tier
-from dynosim.router.checkpoint import checkpoint, difference
-from dynosim.router.kv_router import Decision, KvRouter, Refusal
-from dynosim.router.log import replay_entry
+from dynosim.router.decision import Decision, Refusal
+from dynosim.router.kv_router import KvRouter
+from dynosim.router.log.checkpoint import checkpoint, difference
+from dynosim.router.log.replay import replay_entry
 from dynosim.router.refusals import RequestRefusedError
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -41,7 +43,7 @@ def plain(found: Any) -> Any:
     if isinstance(found, list):
         return [plain(part) for part in found]
     if isinstance(found, Decision):
-        return found._replace(cost=0.0)
+        return replace(found, cost=0.0)
     if isinstance(found, Refusal):
         return found.request_id, plain(found.error)
     if isinstance(found, RequestRefusedError):

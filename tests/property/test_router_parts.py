@@ -136,7 +136,9 @@ def check_account(load: ActiveLoad, naive: NaiveLoad, num_slots: int, now_ms: fl
     assert load.stale(now_ms) == naive.stale(now_ms)
     assert load.decays == (naive.estimator is not None)
     for path in PATHS:
-        found = {slot: size for mask, size in load.shared_prefix(path) for slot in members(mask)}
+        found = {
+            slot: size for mask, size in load.active.shared_prefix(path) for slot in members(mask)
+        }
         depths = {slot: naive.active_prefix(slot, path) for slot in slots}
         assert found == {slot: depth for slot, depth in depths.items() if depth}
     if not load.decays:
@@ -158,15 +160,15 @@ def check_own_costs(load: ActiveLoad, naive: NaiveLoad, num_slots: int) -> None:
 
 def random_entry(rng: random.Random, name: int, now_ms: float) -> QueuedRequest:
     tokens = rng.choice([1, 8, 16, 40, 64, 100])
-    return QueuedRequest(
+    cached_tokens = rng.choice([0, 0, 8, 16, tokens])
+    made = RoutingRequest(
         name,
         tokens,
-        rng.choice([0, 0, 8, 16, tokens]),
-        now_ms,
+        0,
         priority_jump=rng.choice([0.0, 0.0, 0.0005, 0.002, -5.0]),
         strict_priority=rng.choice([0, 0, 0, 1, 2]),
-        pinned_slot=rng.choice([None, None, 0, 1]),
     )
+    return QueuedRequest(made, cached_tokens, now_ms, rng.choice([None, None, 0, 1]))
 
 
 def pushed(queue: PendingQueue | NaiveQueue, name: str, entry: QueuedRequest, workers: int) -> bool:

@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from router_support import BLOCK, card, make_router, request, store
+from router_support import BLOCK, Doors, card, make_router, request, store
 
 from dynosim.blocks.hashing import local_hashes
 from dynosim.errors import ConfigError
@@ -14,7 +14,8 @@ from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.router.classes import PolicyClass
 from dynosim.router.eligibility import Constraints
 from dynosim.router.kv_router import KvRouter
-from dynosim.router.log import LoggedRouter, replay_entry
+from dynosim.router.log.recorder import logged_router
+from dynosim.router.log.replay import replay_entry
 from dynosim.router.refusals import (
     InvalidRequestError,
     NoEligibleWorkerError,
@@ -240,7 +241,7 @@ def test_best_worker_and_potential_loads_speak_of_tokens() -> None:
 def test_what_a_router_logs_decides_alike_again() -> None:
     entries: list[list[Any]] = []
     settings = RouterSettings(BLOCK, affinity=AffinitySettings(50.0), seed=4)
-    router = LoggedRouter(entries.append, settings, CompressedRadixIndex())
+    router = Doors(logged_router(entries.append, settings, CompressedRadixIndex()))
     for worker_id in range(3):
         router.add_worker(card(worker_id, taints=frozenset({f"t{worker_id}"})))
     for number in range(30):

@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from router_support import Doors
 
 from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.config import RunConfig
 from dynosim.config.loading import run_config_from_dict
 from dynosim.errors import ConfigError
-from dynosim.router.kv_router import Decision
+from dynosim.router.decision import Decision
 from dynosim.router.request import RoutingRequest
 from dynosim.router.workers import WorkerCard
 from dynosim.routerlog.replay import replay_log
@@ -47,12 +48,13 @@ def test_prefill_load_decays_by_the_plans_step_times(tmp_path: Path, is_logged: 
         router={"mode": "kv", "prefill_load_model": "timing"}, live={"router_log": is_logged}
     )
     routing = LiveRouting(config, tmp_path)
-    routing.router.add_worker(WorkerCard(1, BLOCK))
-    decision = routing.router.submit(ask("a", 0, 90), 0.0)
+    router = Doors(routing.inputs)
+    router.add_worker(WorkerCard(1, BLOCK))
+    decision = router.submit(ask("a", 0, 90), 0.0)
     assert isinstance(decision, Decision)
-    assert routing.router.load.active_prefill_tokens(0.0) == [90]
-    assert routing.router.load.active_prefill_tokens(50.0) == [45]  # of 10 + 90 ms
-    routing.router.submit(ask("b", 500, 90), 60.0)
+    assert router.load.active_prefill_tokens(0.0) == [90]
+    assert router.load.active_prefill_tokens(50.0) == [45]  # of 10 + 90 ms
+    router.submit(ask("b", 500, 90), 60.0)
     routing.close()
     if is_logged:
         verdict = replay_log(tmp_path / "router")
@@ -61,19 +63,20 @@ def test_prefill_load_decays_by_the_plans_step_times(tmp_path: Path, is_logged: 
 
 def test_prefill_load_decays_as_fast_as_simulated_engines_compute(tmp_path: Path) -> None:
     routing = LiveRouting(plan(router={"mode": "kv", "prefill_load_model": "timing"}), tmp_path)
-    routing.router.add_worker(WorkerCard(1, BLOCK))
+    router = Doors(routing.inputs)
+    router.add_worker(WorkerCard(1, BLOCK))
     routing.follow_speedups([])
     routing.follow_speedups([4.0, 8.0])
-    routing.router.submit(ask("a", 0, 90), 0.0)
-    assert routing.router.load.active_prefill_tokens(12.5) == [45]  # of (10 + 90) / 4 ms
-    routing.router.submit(ask("b", 500, 90), 15.0)
+    router.submit(ask("a", 0, 90), 0.0)
+    assert router.load.active_prefill_tokens(12.5) == [45]  # of (10 + 90) / 4 ms
+    router.submit(ask("b", 500, 90), 15.0)
     routing.close()
     assert replay_log(tmp_path / "router").is_equal
 
 
 def test_guesses_bounded_by_capacity_know_the_size_of_the_cache() -> None:
     config = plan(router={"mode": "kv", "use_kv_events": False, "approximate_cache_policy": "lru"})
-    router = LiveRouting(config, None).router
+    router = Doors(LiveRouting(config, None).inputs)
     router.add_worker(WorkerCard(1, BLOCK))
     for number in range(10):
         router.submit(ask(str(number), 1000 * number, 4 * BLOCK), float(number))
@@ -89,7 +92,7 @@ def test_a_class_takes_the_requests_that_name_its_family() -> None:
         {"name": "batch", "policy_family": "batch", "prefill_busy_threshold": 0},
         {"name": "rest"},
     ]
-    router = LiveRouting(plan(router={"mode": "kv", "policy_classes": classes}), None).router
+    router = Doors(LiveRouting(plan(router={"mode": "kv", "policy_classes": classes}), None).inputs)
     router.add_worker(WorkerCard(1, BLOCK))
     assert router.submit(ask("a", 0, 90), 0.0) is not None
     assert router.submit(ask("b", 0, 90, policy_family="batch"), 0.0) is None

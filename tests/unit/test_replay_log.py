@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from router_support import BLOCK, card, request, store
+from router_support import BLOCK, Doors, card, request, store
 
 from dynosim.errors import ConfigError
 from dynosim.indexer.make import IndexSpec
 from dynosim.router.busy import BusyThresholds
 from dynosim.router.classes import PolicyClass
 from dynosim.router.eligibility import Constraints
-from dynosim.router.log import LoggedRouter
+from dynosim.router.log.recorder import logged_router
 from dynosim.router.prefill_load import PrefillEstimator
 from dynosim.router.refusals import RequestRefusedError
 from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
@@ -48,19 +48,19 @@ class Slow:
         return float(new_tokens)
 
 
-def logged(path: Path, inputs: Callable[[LoggedRouter], None], **options: Any) -> list[Any]:
+def logged(path: Path, inputs: Callable[[Doors], None], **options: Any) -> list[Any]:
     """Give a router its inputs and write its log; returns the log's documents."""
     estimator: PrefillEstimator | None = options.pop("estimator", None)
     settings = options.pop("settings", SETTINGS)
     writer = LogWriter(path, options.pop("policy", None))
     sink = writer.open(settings, SPEC, estimator is not None)
-    router = LoggedRouter(sink, settings, SPEC.make(), estimator=estimator)
+    router = Doors(logged_router(sink, settings, SPEC.make(), estimator=estimator))
     inputs(router)
     writer.close()
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def every_kind(router: LoggedRouter) -> None:
+def every_kind(router: Doors) -> None:
     """Placements, a wait, refusals of all sorts, releases, stale requests, and questions."""
     for worker_id in range(2):
         router.add_worker(card(worker_id))
@@ -235,7 +235,7 @@ def test_every_field_of_a_header_comes_back(tmp_path: Path) -> None:
         router = LogHeader(FORMAT, settings, spec).make_router()
         assert router.settings == settings and type(router.index) is type(spec.make())
         assert router.estimator is None and router.policy is None
-        assert router.load._key_blocks == spec.extent_blocks
+        assert router.load.active._key_blocks == spec.extent_blocks
     router = LogHeader(FORMAT, SETTINGS, SPEC, "router_streams:Evenly", True).make_router()
     assert router.load.decays
     assert type(router.policy).__name__ == "Evenly" and router.policy.count == 3  # type: ignore[union-attr]

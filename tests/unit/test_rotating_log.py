@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from router_support import BLOCK, card, request, store
+from router_support import BLOCK, Doors, card, request, store
 
 from dynosim.errors import ConfigError
 from dynosim.indexer.base import Removed, Stored
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.make import IndexSpec
 from dynosim.router.cost import WorkerOption
-from dynosim.router.log import LoggedRouter
 from dynosim.router.refusals import InvalidRequestError
 from dynosim.router.settings import RouterSettings
 from dynosim.routerlog import rotating as rotating_log
@@ -54,15 +53,15 @@ class SecretiveFromTheStart(Touchy):
         return object()
 
 
-def opened(folder: Path, **options: Any) -> tuple[RotatingLog, LoggedRouter]:
+def opened(folder: Path, **options: Any) -> tuple[RotatingLog, Doors]:
     log = RotatingLog(folder, **{"max_bytes": 4000, **options})
-    router = log.open(SETTINGS, SPEC)
+    router = Doors(log.open(SETTINGS, SPEC))
     for worker_id in range(3):
         router.add_worker(card(worker_id))
     return log, router
 
 
-def place(log: RotatingLog, router: LoggedRouter, names: range | list[Hashable]) -> list[int]:
+def place(log: RotatingLog, router: Doors, names: range | list[Hashable]) -> list[int]:
     """Place requests that end at once, with events and room for rotations between them."""
     chosen = []
     for number, name in enumerate(names):
@@ -162,7 +161,7 @@ def test_a_file_that_does_not_begin_as_the_last_one_ended_is_found(tmp_path: Pat
 
 def test_after_a_failure_a_new_file_begins_at_once(tmp_path: Path) -> None:
     log = RotatingLog(tmp_path, max_bytes=1 << 20)
-    router = log.open(SETTINGS, SPEC, policy="test_rotating_log:Touchy")
+    router = Doors(log.open(SETTINGS, SPEC, policy="test_rotating_log:Touchy"))
     for worker_id in range(3):
         router.add_worker(card(worker_id))
     place(log, router, range(5))
@@ -180,7 +179,7 @@ def test_a_policy_that_cannot_be_told_is_refused_or_ends_the_log(tmp_path: Path)
     with pytest.raises(ConfigError, match="state\\(\\) must return what JSON can hold"):
         RotatingLog(tmp_path).open(SETTINGS, SPEC, policy="test_rotating_log:SecretiveFromTheStart")
     log = RotatingLog(tmp_path, max_bytes=1000)
-    router = log.open(SETTINGS, SPEC, policy="test_rotating_log:Secretive")
+    router = Doors(log.open(SETTINGS, SPEC, policy="test_rotating_log:Secretive"))
     router.add_worker(card(0))
     place(log, router, range(40))
     assert log.failure is not None and "TypeError" in log.failure

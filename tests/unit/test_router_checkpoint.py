@@ -17,11 +17,11 @@ from dynosim.indexer.naive import InvertedIndex, NaiveIndex
 from dynosim.indexer.positional import PositionalIndex
 from dynosim.indexer.radix import RadixIndex
 from dynosim.indexer.tiers import TieredIndex
-from dynosim.router.checkpoint import CheckpointInParts, checkpoint, difference
 from dynosim.router.classes import PolicyClass
 from dynosim.router.kv_router import KvRouter
-from dynosim.router.log import replay_entry
-from dynosim.router.plain import pack, unpack
+from dynosim.router.log.checkpoint import CheckpointInParts, checkpoint, difference
+from dynosim.router.log.plain import pack, unpack
+from dynosim.router.log.replay import replay_entry
 from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 
 SETTINGS = RouterSettings(
@@ -85,9 +85,10 @@ def busy_router(kind: str, mode: str = "kv") -> KvRouter:
         assert router.submit(request(name, [1, 2, 3], **wishes), 7.0) is None
     for session_id in "uv":
         entry = request(session_id, [1], session_id=session_id, policy_family="b")
-        router._affinity.begin(session_id, router.table.candidate(1), 8.0)  # type: ignore[union-attr]
-        router._leases[entry.request_id] = session_id
-        router._affinity.end(session_id, 8.0 + len(session_id))  # type: ignore[union-attr]
+        sessions = router._sessions
+        assert sessions is not None
+        sessions.begin(session_id, entry.request_id, router.table.candidate(1), 8.0)  # type: ignore[arg-type]
+        sessions._affinity.end(session_id, 8.0 + len(session_id))
     return router
 
 

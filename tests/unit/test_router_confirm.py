@@ -7,7 +7,8 @@ import pytest
 from router_support import BLOCK, make_router, request, store
 
 from dynosim.blocks.hashing import local_hashes, sequence_hashes
-from dynosim.indexer.base import Removed, members
+from dynosim.indexer.base import BlockEvent, Removed, members
+from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.router.classes import PolicyClass
 from dynosim.router.eligibility import Constraints
 from dynosim.router.kv_router import KvRouter
@@ -16,13 +17,13 @@ PROMPT = [1, 2, 3, 4]
 
 
 class Late:
-    """Evictions that the index hears of only when it is asked about their worker."""
+    """An index that hears of evictions only when it is asked about their worker."""
 
-    def __init__(self, router: KvRouter, evicted: dict[int, int]) -> None:
-        self.router = router
+    def __init__(self, evicted: dict[int, int]) -> None:
+        self.index = CompressedRadixIndex()
         self.evicted = evicted  # worker -> how many of the prompt's last blocks are gone
         self.asked: list[tuple[int, float]] = []
-        router.choice.confirm = self.confirm
+        self.router: KvRouter[BlockEvent]
 
     def confirm(self, slots: int, now_ms: float) -> bool:
         self.asked.append((slots, now_ms))
@@ -35,10 +36,11 @@ class Late:
 
 def late_router(evicted: dict[int, int], **settings: Any) -> Late:
     """Three workers that hold four, three and no blocks of the prompt, as far as is known."""
-    router = make_router(3, **settings)
-    store(router, 0, PROMPT)
-    store(router, 1, PROMPT[:3])
-    return Late(router, evicted)
+    late = Late(evicted)
+    late.router = make_router(3, index=late, **settings)
+    store(late.router, 0, PROMPT)
+    store(late.router, 1, PROMPT[:3])
+    return late
 
 
 def test_the_favourite_is_asked_until_it_stays_the_favourite() -> None:
@@ -107,14 +109,16 @@ def test_a_class_is_chosen_by_the_blocks_that_are_left() -> None:
 
 
 def test_loads_count_the_blocks_that_are_left() -> None:
-    router = make_router(1)
     local = local_hashes(TOKENS, BLOCK)
+
+    class Evicts:
+        index = CompressedRadixIndex()
+
+        def confirm(self, slots: int, now_ms: float) -> bool:
+            self.index.apply(0, Removed(sequence_hashes(local)[2:]))
+            return False
+
+    router = make_router(1, index=Evicts())
     store(router, 0, local)
-
-    def evict(slots: int, now_ms: float) -> bool:
-        router.apply_events(0, 0, [Removed(sequence_hashes(local)[2:])])
-        return False
-
-    router.choice.confirm = evict
     (load,) = router.get_potential_loads(TOKENS, 1.0)
     assert load["potential_prefill_tokens"] == 2 * BLOCK

@@ -1,7 +1,7 @@
 """The cost function, term by term, and the choice it leads to."""
 
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import exp, tanh
 
 import pytest
@@ -77,7 +77,7 @@ def test_a_credit_above_one_draws_requests_to_caches_past_load(
     router = make_router(2, overlap_score_credit=credit)
     store(router, 0, range(4))
     busy = request("busy", range(50, 53), input_tokens=6 * BLOCK)
-    router.submit(busy._replace(constraints=Constraints(pinned_worker=0)), 0.0)
+    router.submit(replace(busy, constraints=Constraints(pinned_worker=0)), 0.0)
     costs = [6 + 8 - min(4 * credit, 14) + 3 + 8, 8 + 8]
     assert [option.cost for option in options(router, range(8))] == costs
     decision = router.submit(request("r", range(8)), 0.0)
@@ -180,7 +180,7 @@ def test_the_cheapest_worker_is_chosen_and_told_why() -> None:
     store(router, 2, [1, 2])
     decision = router.submit(request("r", [1, 2, 3]), 5.0)
     assert decision is not None
-    assert decision[1:3] == (2, 0)
+    assert (decision.worker_id, decision.dp_rank) == (2, 0)
     assert (decision.cost, decision.overlap_blocks, decision.cached_tokens) == (4, 2, 32)
 
 

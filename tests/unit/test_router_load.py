@@ -1,5 +1,6 @@
 """What the router counts as in hand."""
 
+from dataclasses import replace
 from math import inf
 
 import pytest
@@ -7,7 +8,8 @@ from router_support import BLOCK, request
 
 from dynosim.errors import ConfigError, InvariantError
 from dynosim.router.load import ActiveLoad
-from dynosim.router.prefill_load import NotedEstimator, PrefillClock, RetoldEstimator
+from dynosim.router.log.estimates import RecordingEstimator, ReplayEstimator
+from dynosim.router.prefill_load import PrefillClock
 from dynosim.router.settings import CostSettings, LoadSettings
 
 
@@ -121,7 +123,7 @@ def test_untracked_output_counts_for_nothing_but_being_heard_of() -> None:
 def test_blocks_that_no_key_names_are_nobody_elses() -> None:
     load = make()
     for name in "ab":
-        load.book(request(name, [1, 2])._replace(num_blocks=5), 0, 0, 0.0)
+        load.book(replace(request(name, [1, 2]), num_blocks=5), 0, 0, 0.0)
     assert load.blocks(0) == 2 + 2 * 3
     load.free("a", 1.0)
     assert load.blocks(0) == 5
@@ -233,7 +235,7 @@ def test_a_restored_clock_goes_on_as_the_old_one() -> None:
     clock.add("a", 100, 10.0, 0.0)
     clock.add("b", 50, None, 3.0)
     clock.remove("gone", 2.0)
-    restored.restore(*clock.snapshot())
+    restored.restore(clock.snapshot())
     assert restored.snapshot() == clock.snapshot() == (2.0, [("a", 100, 10.0), ("b", 50, None)])
     for one in (clock, restored):
         assert [one.tokens(t) for t in (2.0, 7.0)] == [150, 100]
@@ -249,7 +251,7 @@ class Doubling:
 
 
 def test_predictions_are_noted_once_in_order_and_told_again_likewise() -> None:
-    noted, told = NotedEstimator(Doubling()), RetoldEstimator()
+    noted, told = RecordingEstimator(Doubling()), ReplayEstimator()
     asked = [(10, 4), (100, 0), (1, 2)]
     answers = [noted.predict_ms(*prompt) for prompt in asked]
     assert answers == [22.0, None, 3.0]

@@ -1,7 +1,7 @@
 """What a router takes in and tells, as plain values and back: no field is lost or mixed up."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import pytest
@@ -9,9 +9,9 @@ from router_support import BLOCK, card, request
 
 from dynosim.indexer.base import Cleared, Removed, Stored, Tier
 from dynosim.records import KvEvent
+from dynosim.router.decision import Decision, Refusal
 from dynosim.router.eligibility import Constraints
-from dynosim.router.kv_router import Decision, Refusal
-from dynosim.router.plain import (
+from dynosim.router.log.plain import (
     card_from_plain,
     card_to_plain,
     cost_from_plain,
@@ -38,6 +38,8 @@ CARD = WorkerCard(
     5, BLOCK, 100, 1024, 2, 3, "cpu", frozenset({"x", "y"}), {"zone": "a", "rack": "b"}
 )  # fmt: skip
 
+FIELDS = tuple(field.name for field in fields(RoutingRequest))
+
 
 def through_json(plain: Any) -> Any:
     return json.loads(json.dumps(plain))
@@ -49,10 +51,10 @@ def test_every_weight_of_the_cost_comes_back() -> None:
     assert cost_from_plain(through_json(plain)) == COST
 
 
-@pytest.mark.parametrize("name", RoutingRequest._fields)
+@pytest.mark.parametrize("name", FIELDS)
 def test_every_field_of_a_request_comes_back_alone_and_with_all_others(name: str) -> None:
     plain = RoutingRequest("r", 16, 1)
-    alone = plain._replace(**{name: getattr(REQUEST, name)})
+    alone = replace(plain, **{name: getattr(REQUEST, name)})
     assert alone != plain
     for made in (alone, REQUEST):
         told = through_json(request_to_plain(made))
@@ -64,7 +66,7 @@ def test_what_a_request_leaves_at_its_default_is_not_told() -> None:
     plain = RoutingRequest("r", 16, 1)
     assert request_to_plain(plain) == {"request_id": "r", "input_tokens": 16, "num_blocks": 1}
     full = request_to_plain(REQUEST)
-    assert set(full) == set(RoutingRequest._fields)
+    assert set(full) == set(FIELDS)
     assert full["constraints"] == {
         "allowed_workers": [1, 3],
         "pinned_worker": 7,
@@ -120,7 +122,7 @@ def test_every_event_comes_back(event: Any) -> None:
 def test_a_decision_is_told_field_by_field() -> None:
     decision = Decision("r", 5, 2, 7, 1.25, 3.5, 56, 4.5)
     assert outcome_to_plain(decision) == ["r", 5, 2, 7, 1.25, 3.5, 56, 4.5]
-    assert Decision._fields == (
+    assert tuple(field.name for field in fields(Decision)) == (
         "request_id", "worker_id", "dp_rank", "slot", "cost", "overlap_blocks", "cached_tokens",
         "queued_ms",
     )  # fmt: skip

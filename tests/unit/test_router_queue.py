@@ -1,6 +1,8 @@
 """Waiting in the router: who waits, in which order they go, whose turn it is, when it is full."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from naive_queue import NaiveQueue
@@ -8,18 +10,34 @@ from router_support import BLOCK, card, make_router, request, store
 
 from dynosim.errors import ConfigError
 from dynosim.router.classes import PolicyClass, must_wait
+from dynosim.router.decision import Decision, Refusal
 from dynosim.router.eligibility import Constraints
-from dynosim.router.kv_router import Decision, KvRouter, Refusal
+from dynosim.router.kv_router import KvRouter
 from dynosim.router.queue import PendingQueue, QueuedRequest
 from dynosim.router.refusals import QueueFullError
+from dynosim.router.request import RoutingRequest
 
 
 def anyone(rules: PolicyClass, entry: QueuedRequest) -> bool:
     return True
 
 
-def entry(name: object, tokens: int = 10, at_ms: float = 0.0, **fields: object) -> QueuedRequest:
-    return QueuedRequest(name, tokens, 0, at_ms, **fields)  # type: ignore[arg-type]
+def entry(
+    name: Any,
+    tokens: int = 10,
+    at_ms: float = 0.0,
+    *,
+    cached_tokens: int = 0,
+    pinned_slot: int | None = None,
+    **wishes: Any,
+) -> QueuedRequest:
+    made = RoutingRequest(name, tokens, 0, **wishes)
+    return QueuedRequest(made, cached_tokens, at_ms, pinned_slot)
+
+
+def earlier(waiting: QueuedRequest, jump_s: float) -> QueuedRequest:
+    """The same, counted as having come so much earlier."""
+    return replace(waiting, request=replace(waiting.request, priority_jump=jump_s))
 
 
 def drained(
@@ -27,7 +45,7 @@ def drained(
 ) -> list[object]:
     names = []
     while (popped := queue.pop(can_go)) is not None:
-        names.append(popped.request_id)
+        names.append(popped.request.request_id)
     return names
 
 
@@ -44,8 +62,8 @@ def test_the_order_of_a_line(policy: str, order: list[str]) -> None:
 
 def test_cached_tokens_shorten_a_prompt_for_wspt() -> None:
     queue = PendingQueue([PolicyClass(queue_policy="wspt")])
-    queue.push("default", QueuedRequest("long", 1000, 990, 0.0), 1)
-    queue.push("default", QueuedRequest("short", 100, 0, 0.0), 1)
+    queue.push("default", entry("long", 1000, cached_tokens=990), 1)
+    queue.push("default", entry("short", 100), 1)
     assert drained(queue) == ["long", "short"]
 
 
@@ -70,16 +88,16 @@ def test_a_jump_counts_in_every_order_and_a_negative_one_in_none() -> None:
         for jump_s, turned in ((-9.0, False), (0.9, False), (1.0, True), (1.1, True)):
             late = 1 if policy == "fcfs" else 0
             pair = [first, last]
-            pair[late] = pair[late]._replace(priority_jump=jump_s)
+            pair[late] = earlier(pair[late], jump_s)
             wanted = names[::-1] if turned else names
             # At exactly one second both count alike: then the first to come goes.
             assert order(policy, *pair) == (["first", "last"] if jump_s == 1.0 else wanted)
     short, long = entry("short", 10), entry("long", 30)
     assert order("wspt", long, short) == ["short", "long"]
-    assert order("wspt", long._replace(priority_jump=2.1), short) == ["long", "short"]
-    assert order("wspt", long._replace(priority_jump=1.9), short) == ["short", "long"]
-    assert order("wspt", long._replace(priority_jump=2.0), short) == ["long", "short"]
-    assert order("wspt", long._replace(priority_jump=-9.0), short) == ["short", "long"]
+    assert order("wspt", earlier(long, 2.1), short) == ["long", "short"]
+    assert order("wspt", earlier(long, 1.9), short) == ["short", "long"]
+    assert order("wspt", earlier(long, 2.0), short) == ["long", "short"]
+    assert order("wspt", earlier(long, -9.0), short) == ["short", "long"]
 
 
 def test_of_equally_urgent_ones_the_first_to_come_goes() -> None:
@@ -92,7 +110,7 @@ def test_of_equally_urgent_ones_the_first_to_come_goes() -> None:
 
 def test_nothing_cached_costs_the_whole_prompt_and_everything_cached_one_token() -> None:
     assert [
-        QueuedRequest("r", 10, cached, 0.0).uncached_tokens for cached in (0, 3, 9, 10, 11)
+        entry("r", 10, cached_tokens=cached).uncached_tokens for cached in (0, 3, 9, 10, 11)
     ] == [10, 7, 1, 1, 1]
 
 
@@ -111,7 +129,7 @@ def test_a_head_that_cannot_go_blocks_its_line_but_not_pinned_lanes() -> None:
     queue.push("default", entry("pinned", at_ms=2.0, pinned_slot=4), 1)
 
     def not_stuck(rules: PolicyClass, waiting: QueuedRequest) -> bool:
-        return waiting.request_id != "stuck"
+        return waiting.request.request_id != "stuck"
 
     assert drained(queue, not_stuck) == ["pinned"]
     assert len(queue) == 2
@@ -170,7 +188,7 @@ def test_classes_share_by_their_quanta_where_prompts_exceed_them() -> None:
     for _ in range(300):
         popped = queue.pop(anyone)
         assert popped is not None and popped == naive.pop(anyone)
-        tokens[popped.request_id[0]] += popped.input_tokens  # type: ignore[index]
+        tokens[popped.request.request_id[0]] += popped.request.input_tokens  # type: ignore[index]
     assert tokens["big"] / 20_000 == pytest.approx(10, abs=0.1)  # one prompt is 0.05 and 0.1
     assert tokens["small"] / 7_000 == pytest.approx(10, abs=0.1)
 
@@ -198,7 +216,7 @@ def test_a_line_is_full_from_its_limit_on_and_what_crosses_it_is_let_in(
 ) -> None:
     queue = PendingQueue([PolicyClass("rest"), PolicyClass("full", **{limit: 2})])  # type: ignore[arg-type]
     for number, (tokens, cached) in enumerate(lengths):
-        queue.push("full", QueuedRequest(number, tokens, cached, 0.0), 2)
+        queue.push("full", entry(number, tokens, cached_tokens=cached), 2)
     with pytest.raises(QueueFullError) as refused:
         queue.push("full", entry("more", 1), 2)
     assert message in str(refused.value) and "class 'full'" in str(refused.value)

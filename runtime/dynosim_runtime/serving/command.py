@@ -161,7 +161,7 @@ class Frontend:
             for client in clients.values():
                 stack.push_async_callback(client.close)
             router = RouterService(
-                self._routing.router, self._now_ms, maintain=self._routing.maintain
+                self._routing.inputs, self._now_ms, maintain=self._routing.maintain
             )
             in_flight, subscriptions = InFlight(), Subscriptions()
             members = Membership(

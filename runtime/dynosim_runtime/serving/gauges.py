@@ -4,6 +4,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from dynosim.workers.ids import WorkerId
 from dynosim_runtime.hosts import without_credentials
 from dynosim_runtime.kv_events.subscriber import Subscriptions
 from dynosim_runtime.serving.dispatcher import LiveDispatcher
@@ -72,7 +73,8 @@ def worker_rows(placement: Placement) -> dict[str, object]:
     """Every worker in use with its load, as the router counts it."""
     router, rows = placement.router.router, []
     for card in placement.members.cards.values():
-        slots = [router.table.slot_of(card.worker_id, rank) for rank in range(card.dp_size)]
+        ranks = card.routing_card().ranks
+        slots = [router.table.slot_of(WorkerId(card.worker_id), rank) for rank in ranks]
         known = [slot for slot in slots if slot is not None]
         rows.append(
             {

@@ -8,8 +8,11 @@ from dynosim.build.routing import routing_spec
 from dynosim.cluster.routing import RoutingSpec, hash_index_spec
 from dynosim.config.router import RouterConfig
 from dynosim.config.schema import RunConfig
+from dynosim.indexer.base import BlockEvent
+from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.make import IndexSpec
 from dynosim.router.kv_router import KvRouter
+from dynosim.router.log.recorder import RouterLog
 from dynosim.router.prefill_load import PrefillEstimator
 from dynosim.routerlog.rotating import RotatingLog
 from dynosim.timing.prefill_estimate import StepTimeEstimator
@@ -17,6 +20,8 @@ from dynosim.timing.prefill_estimate import StepTimeEstimator
 
 class LiveRouting:
     """The router of a plan, and its log under `out`/router if the plan keeps one.
+
+    `inputs` is the router, or the log through which it gets all inputs.
 
     Raises: ConfigError if a policy cannot be imported or the log cannot be written; and, where the
     router has to know the engine's step times or cache size, as `build.engine.prepare` does.
@@ -28,17 +33,20 @@ class LiveRouting:
         self.follows_events = spec.follows_caches
         self.tracks_output = config.router.track_output_blocks
         self._log: RotatingLog | None = None
+        self.inputs: KvRouter[BlockEvent] | RouterLog[BlockEvent]
         if out is None or not config.live.router_log:
             settings = spec.settings
             policy = None if spec.policy is None else spec.policy(settings, settings.seed)
-            self.router = KvRouter(settings, index.make(), policy=policy, estimator=spec.estimator)
+            made = index.make()
+            assert not isinstance(made, ExtentIndex)  # `hash_index_spec` asks for none
+            self.inputs = KvRouter(settings, made, policy=policy, estimator=spec.estimator)
             return
         self._log = RotatingLog(
             out / "router",
             max_bytes=config.live.router_log_mib << 20,
             max_files=config.live.router_log_files,
         )
-        self.router = self._log.open(
+        self.inputs = self._log.open(
             spec.settings, index, policy=config.router.policy, estimator=spec.estimator
         )
 

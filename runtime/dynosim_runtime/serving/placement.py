@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dynosim.blocks.hashing import local_hashes, sequence_hashes
+from dynosim.router.decision import Decision
 from dynosim.router.eligibility import Constraints
-from dynosim.router.kv_router import Decision
 from dynosim.router.request import RoutingRequest
+from dynosim.workers.ids import DpRank, WorkerId
 from dynosim_runtime.card import WorkerCard
 from dynosim_runtime.clients.base import KEEPING_FORM, TELLING_LOGPROBS, EngineClient
 from dynosim_runtime.dialects.decoding import refuse
@@ -91,7 +92,11 @@ class Placement:
             expected = max(expected - (len(token_ids) - len(request.token_ids)), 1)
         constraints = None
         if request.worker_id is not None or allowed is not None:
-            constraints = Constraints(allowed, request.worker_id, request.dp_rank)
+            constraints = Constraints(
+                None if allowed is None else frozenset(map(WorkerId, allowed)),
+                None if request.worker_id is None else WorkerId(request.worker_id),
+                None if request.dp_rank is None else DpRank(request.dp_rank),
+            )
         decision = await self.router.place(
             RoutingRequest(
                 name,

@@ -12,9 +12,24 @@ import logging
 from collections.abc import Callable, Hashable, Sequence
 
 from dynosim.indexer.base import BlockEvent
-from dynosim.router.kv_router import Decision, KvRouter, Refusal
+from dynosim.router.decision import Decision, Refusal
+from dynosim.router.inputs import (
+    Arrive,
+    DropStale,
+    End,
+    FirstToken,
+    Join,
+    Leave,
+    Release,
+    Tokens,
+    Unbind,
+    WorkerEvents,
+)
+from dynosim.router.kv_router import KvRouter
+from dynosim.router.log.recorder import RouterLog
 from dynosim.router.request import RoutingRequest
 from dynosim.router.workers import WorkerCard
+from dynosim.workers.ids import DpRank, WorkerId
 
 log = logging.getLogger(__name__)
 Clock = Callable[[], float]
@@ -22,15 +37,20 @@ Clock = Callable[[], float]
 
 
 class RouterService:
-    """Places requests, and tells the router what becomes of them.
+    """Places requests, and tells the router what becomes of them: itself, or through its log.
 
     `maintain` is called between two inputs, and at every tick (see `dynosim.routerlog.rotating`).
     """
 
     def __init__(
-        self, router: KvRouter, now_ms: Clock, *, maintain: Callable[[], None] = lambda: None
+        self,
+        inputs: KvRouter[BlockEvent] | RouterLog[BlockEvent],
+        now_ms: Clock,
+        *,
+        maintain: Callable[[], None] = lambda: None,
     ) -> None:
-        self.router = router
+        self.router = inputs.router if isinstance(inputs, RouterLog) else inputs
+        self._inputs = inputs
         self._now_ms = now_ms
         self._maintain = maintain
         self._waiting: dict[Hashable, asyncio.Future[Decision]] = {}
@@ -44,19 +64,20 @@ class RouterService:
 
     def join(self, card: WorkerCard) -> None:
         """A worker came. Raises: ConfigError if it does not fit this router."""
-        self.router.add_worker(card)
+        self._inputs.take(Join(self._now_ms(), card))
         self._release()
 
     def leave(self, worker_id: int) -> list[Hashable]:
         """A worker went; returns the requests it had in hand."""
-        lost = self.router.remove_worker(worker_id)
+        lost = self._inputs.take(Leave(self._now_ms(), WorkerId(worker_id)))
         self._release()
         return lost
 
     def apply_events(self, worker_id: int, dp_rank: int, events: Sequence[BlockEvent]) -> None:
         """Blocks were stored or evicted; news of workers that have left are dropped."""
-        if self.router.table.slot_of(worker_id, dp_rank) is not None:
-            self.router.apply_events(worker_id, dp_rank, events)
+        who = WorkerId(worker_id), DpRank(dp_rank)
+        if self.router.table.slot_of(*who) is not None:
+            self._inputs.take(WorkerEvents(self._now_ms(), *who, events))
 
     # ---- requests ------------------------------------------------------------------------------
 
@@ -66,9 +87,11 @@ class RouterService:
         Raises: RequestRefusedError.
         """
         self._maintain()
-        decision = self.router.submit(request, self._now_ms())
-        if decision is not None:
-            return decision
+        outcome = self._inputs.take(Arrive(self._now_ms(), request))
+        if isinstance(outcome, Refusal):
+            raise outcome.error
+        if outcome is not None:
+            return outcome
         turn: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
         self._waiting[request.request_id] = turn
         try:
@@ -82,14 +105,14 @@ class RouterService:
     def first_token(self, request_id: Hashable) -> None:
         """A request's prefill is done."""
         try:
-            self.router.first_token(request_id, self._now_ms())
+            self._inputs.take(FirstToken(self._now_ms(), request_id))
         except Exception:
             log.exception("the router failed at a first token")
         self._release()
 
     def output_tokens(self, request_id: Hashable, num_tokens: int) -> None:
         """A request has so many tokens by now."""
-        self.router.output_tokens(request_id, num_tokens, self._now_ms())
+        self._inputs.take(Tokens(self._now_ms(), request_id, num_tokens))
 
     def end(self, request_id: Hashable) -> None:
         """A request ended, however it ended."""
@@ -98,13 +121,13 @@ class RouterService:
 
     def unbind_session(self, session_id: str) -> None:
         """A session's worker failed it."""
-        self.router.unbind_session(session_id)
+        self._inputs.take(Unbind(self._now_ms(), session_id))
 
     def tick(self) -> None:
         """Drop what has been forgotten, let go what can go; call now and then."""
         now_ms = self._now_ms()
         if self.router.load.stale(now_ms):
-            self.router.drop_stale(now_ms)
+            self._inputs.take(DropStale(now_ms))
         self._release()
         self._maintain()
 
@@ -113,7 +136,7 @@ class RouterService:
         if not self._waiting:
             return
         try:
-            outcomes = self.router.release(self._now_ms())
+            outcomes = self._inputs.take(Release(self._now_ms()))
         except Exception as error:
             log.exception("the router failed; %d waiting requests fail", len(self._waiting))
             self._fail_waiting(error)
@@ -129,7 +152,7 @@ class RouterService:
 
     def _free(self, request_id: Hashable) -> None:
         try:
-            self.router.free(request_id, self._now_ms())
+            self._inputs.take(End(self._now_ms(), request_id))
         except Exception:
             log.exception("the router failed at the end of a request")
 

@@ -12,7 +12,7 @@ from typing import TypeVar, cast
 import msgspec
 
 from dynosim.config.live import LiveConfig
-from dynosim.router.kv_router import Decision
+from dynosim.router.decision import Decision
 from dynosim.router.refusals import NoEligibleWorkerError, RequestRefusedError
 from dynosim_runtime.clients.base import (
     FINDING_STOPS,

@@ -16,33 +16,29 @@ is restored bit by bit, dict orders, sums of floats and the random generator inc
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
-from dynosim.blocks.hashing import extend_sequence_hashes
 from dynosim.errors import ConfigError
 from dynosim.indexer.approximate import ApproximateIndex, PredictedIndex
-from dynosim.indexer.base import BlockEvent, Removed, Stored
+from dynosim.indexer.base import BlockEvent, Removed, Stored, sequence_names
 from dynosim.indexer.positional import Held, PositionalIndex
 from dynosim.indexer.tiers import TieredIndex
-from dynosim.router.kv_router import KvRouter
-from dynosim.router.plain import (
+from dynosim.router.kv_router import AnyRouter, KvRouter
+from dynosim.router.log.plain import (
     Entry,
     card_from_plain,
     card_to_plain,
     pack,
     unpack,
 )
-from dynosim.router.state import restore_state, state_of
+from dynosim.router.log.state import snapshot_from_plain, snapshot_to_plain
 from dynosim.router.workers import Candidate
+from dynosim.workers.ids import DpRank, Slot, WorkerId
 
 
 @runtime_checkable
-class EventIndex(Protocol):
+class DumpedIndex(Protocol):
     """An index that can tell what a worker holds as events."""
 
-    def apply(self, worker: int, event: BlockEvent) -> None:
-        """Take one event of a worker into account."""
-        ...
-
-    def dump(self, worker: int) -> list[BlockEvent]:
+    def dump(self, worker: Slot) -> list[BlockEvent]:
         """Events that lead an empty index to what a worker holds."""
         ...
 
@@ -55,8 +51,8 @@ class CheckpointInParts:
     Raises: ConfigError for an index that cannot tell what it holds.
     """
 
-    def __init__(self, router: KvRouter) -> None:
-        check_can_be_told(router)
+    def __init__(self, router: AnyRouter) -> None:
+        check_can_be_told(router.index)
         self._router = router
         self._pending: dict[Candidate, None] = {
             who: None for who in router.table.candidates if who is not None
@@ -77,7 +73,7 @@ class CheckpointInParts:
         """What the next rank holds."""
         who = next(iter(self._pending))
         del self._pending[who]
-        slot = self._router.table.slot_of(*who)
+        slot = self._router.table.slot_of(who.worker_id, who.dp_rank)
         assert slot is not None
         parts = _index_parts(self._router, slot)
         return [[kind, now_ms, *who, plain] for kind, plain in parts if plain]
@@ -97,10 +93,10 @@ class CheckpointInParts:
         entries: list[Entry] = []
         while self._pending:
             entries += self.next_part(now_ms)
-        return [*entries, ["state", now_ms, state_of(self._router)]]
+        return [*entries, ["state", now_ms, snapshot_to_plain(self._router.snapshot())]]
 
 
-def checkpoint(router: KvRouter, now_ms: float) -> list[Entry]:
+def checkpoint(router: AnyRouter, now_ms: float) -> list[Entry]:
     """Entries that make a new router with the same settings and index kind what this one is.
 
     Raises: ConfigError for an index that cannot tell what it holds.
@@ -109,78 +105,66 @@ def checkpoint(router: KvRouter, now_ms: float) -> list[Entry]:
     return [parts.begin(now_ms), *parts.finish(now_ms)]
 
 
-def check_can_be_told(router: KvRouter) -> None:
-    """Raises: ConfigError if there is no telling what the router's index holds."""
-    index = _primary(router)
-    if not isinstance(index, EventIndex | PositionalIndex | ApproximateIndex):
+def check_can_be_told(index: object) -> None:
+    """Raises: ConfigError if there is no telling what a router's index holds."""
+    index = _primary(index)
+    if not isinstance(index, DumpedIndex | PositionalIndex | ApproximateIndex):
         raise ConfigError(
             f"a rotating router log cannot follow {type(index).__name__}; use an index of block "
             "hashes, such as router.index: compressed"
         )
 
 
-def difference(one: KvRouter, other: KvRouter) -> str | None:
+def difference(one: AnyRouter, other: AnyRouter) -> str | None:
     """In what two routers with the same settings differ; None if they will decide alike."""
     ones, others = _parts(one), _parts(other)
     return next((name for name, part in ones.items() if part != others[name]), None)
 
 
-def _parts(router: KvRouter) -> dict[str, Any]:
+def _parts(router: AnyRouter) -> dict[str, Any]:
     """The state, by parts, free of the ways in which an index can tell the same."""
     table = router.table
     index: dict[Any, Any] = {}
     for slot, who in enumerate(table.candidates):
         if who is not None:
-            for kind, plain in _index_parts(router, slot):
+            for kind, plain in _index_parts(router, Slot(slot)):
                 index[who, kind] = _held_blocks(plain)
-    return {"workers": (table.cards, table.candidates), "index": index, **state_of(router)}
+    state = snapshot_to_plain(router.snapshot())
+    return {"workers": (table.cards, table.candidates), "index": index, **state}
 
 
 def _held_blocks(plain: Any) -> set[Any]:
     """Every block with its prefix, however it is told."""
     if not isinstance(plain, dict):
         return set(_rows(plain))
-    own: dict[int, int] = {}
-    found: set[Any] = set()
-    for event in _events_from_plain(plain) if plain else ():
-        if isinstance(event, Removed):
-            gone = set(event.block_hashes)
-            return {pair for pair in found if pair[0] not in gone}
-        parent = None if event.parent is None else own[event.parent]
-        sequence = extend_sequence_hashes(parent, event.local_hashes)
-        pairs = list(zip(event.block_hashes, sequence, strict=True))
-        own.update(pairs)
-        found.update(pairs)
-    return found
+    return set(sequence_names(_events_from_plain(plain)).items()) if plain else set()
 
 
 # ---- the index -----------------------------------------------------------------------------------
 
 
-def _primary(router: KvRouter) -> Any:
-    """The index that events go to; an approximate one if none do."""
-    index: Any = router.index
-    if isinstance(index, PredictedIndex):
-        index = index.primary
-    return index.device if isinstance(index, TieredIndex) else index
+def _primary(index: object) -> object:
+    """The index that events of devices go to; an approximate one if none do."""
+    known = _tiered(index)
+    if known is not None:
+        return known.device
+    return index.primary if isinstance(index, PredictedIndex) else index
 
 
-def _tiered(router: KvRouter) -> TieredIndex | None:
-    index: Any = router.index
-    if isinstance(index, PredictedIndex):
-        index = index.primary
-    return index if isinstance(index, TieredIndex) else None
+def _tiered(index: object) -> TieredIndex | None:
+    known = index.primary if isinstance(index, PredictedIndex) else index
+    return known if isinstance(known, TieredIndex) else None
 
 
-def _index_parts(router: KvRouter, slot: int) -> list[tuple[str, Any]]:
+def _index_parts(router: AnyRouter, slot: Slot) -> list[tuple[str, Any]]:
     """(kind of entry, plain values) of what a slot holds."""
-    index = _primary(router)
+    index = _primary(router.index)
     parts: list[tuple[str, Any]] = []
     if isinstance(index, PositionalIndex):
         parts.append(("held", _held_to_plain(index.dump_held(slot))))
-    elif isinstance(index, EventIndex):
+    elif isinstance(index, DumpedIndex):
         parts.append(("index", _events_to_plain(index.dump(slot))))
-    tiered = _tiered(router)
+    tiered = _tiered(router.index)
     if tiered is not None:
         parts.append(("tiers", _columns(tiered.dump_tiers(slot))))
     return parts
@@ -235,40 +219,51 @@ def _rows(columns: list[Any]) -> Any:
 # ---- restoring -----------------------------------------------------------------------------------
 
 
-def _restore_workers(router: KvRouter, cards: list[Any], candidates: list[Any]) -> None:
-    slots = router.table.restore(
+def _restore_workers(router: AnyRouter, cards: list[Any], candidates: list[Any]) -> None:
+    router.restore_workers(
         [card_from_plain(card) for card in cards], [who and Candidate(*who) for who in candidates]
     )
-    for slot in slots:
-        router.load.add_slot(slot)
 
 
-def _restore_index(router: KvRouter, worker_id: int, dp_rank: int, plain: dict[str, Any]) -> None:
-    index, slot = _primary(router), _slot(router, worker_id, dp_rank)
+def _restore_index(
+    router: KvRouter[BlockEvent], worker_id: WorkerId, dp_rank: DpRank, plain: dict[str, Any]
+) -> None:
+    slot = _slot(router, worker_id, dp_rank)
     for event in _events_from_plain(plain):
-        index.apply(slot, event)
+        router.index.apply(slot, event)
 
 
-def _restore_held(router: KvRouter, worker_id: int, dp_rank: int, columns: list[Any]) -> None:
+def _restore_held(
+    router: AnyRouter, worker_id: WorkerId, dp_rank: DpRank, columns: list[Any]
+) -> None:
     blocks = [
         (name, Held(position, local, sequence, parent if position else None))
         for name, position, local, sequence, parent in _rows(columns)
     ]
-    _primary(router).restore_held(_slot(router, worker_id, dp_rank), blocks)
+    index = _primary(router.index)
+    if not isinstance(index, PositionalIndex):
+        raise ValueError("this router's index is not positional")
+    index.restore_held(_slot(router, worker_id, dp_rank), blocks)
 
 
-def _restore_tiers(router: KvRouter, worker_id: int, dp_rank: int, columns: list[Any]) -> None:
-    tiered = _tiered(router)
+def _restore_tiers(
+    router: AnyRouter, worker_id: WorkerId, dp_rank: DpRank, columns: list[Any]
+) -> None:
+    tiered = _tiered(router.index)
     if tiered is None:
         raise ValueError("this router's index knows no tiers")
     tiered.restore_tiers(_slot(router, worker_id, dp_rank), _rows(columns))
 
 
-def _slot(router: KvRouter, worker_id: int, dp_rank: int) -> int:
+def _slot(router: AnyRouter, worker_id: WorkerId, dp_rank: DpRank) -> Slot:
     slot = router.table.slot_of(worker_id, dp_rank)
     if slot is None:
         raise ValueError(f"worker {worker_id} rank {dp_rank} is not among the workers")
     return slot
+
+
+def _restore_state(router: AnyRouter, plain: dict[str, Any]) -> None:
+    router.restore(snapshot_from_plain(plain))
 
 
 RESTORERS: dict[str, Callable[..., None]] = {
@@ -276,6 +271,6 @@ RESTORERS: dict[str, Callable[..., None]] = {
     "index": _restore_index,
     "held": _restore_held,
     "tiers": _restore_tiers,
-    "state": restore_state,
+    "state": _restore_state,
 }
 """By kind of entry: what gives it to a router that is still as `begin` found a new one."""

@@ -3,18 +3,18 @@
 import struct
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
-from dynosim.indexer.base import Cleared, Removed, Stored, Tier
+from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored, Tier
 from dynosim.records import KvEvent
+from dynosim.router.decision import Decision, Refusal
 from dynosim.router.eligibility import Constraints
-from dynosim.router.kv_router import AnyEvent, Decision, Refusal
 from dynosim.router.request import RoutingRequest
 from dynosim.router.settings import CostSettings
 from dynosim.router.workers import WorkerCard
 
-WISHES = RoutingRequest._fields[5:]  # what most requests leave at its default
-NO_WISHES = [RoutingRequest._field_defaults[name] for name in WISHES]
+WISHES = fields(RoutingRequest)[5:]  # what most requests leave at its default
 
 Entry = list[Any]
 """What one line of a log holds: its kind, its time, and what the kind needs."""
@@ -23,7 +23,7 @@ Entry = list[Any]
 def outcome_to_plain(outcome: Decision | Refusal) -> Any:
     """A decision or refusal as plain values."""
     if isinstance(outcome, Decision):
-        return list(outcome)
+        return [getattr(outcome, field.name) for field in fields(outcome)]
     error = outcome.error
     return {"id": outcome.request_id, "status": error.http_status, "reason": str(error)}
 
@@ -39,10 +39,10 @@ def card_from_plain(plain: dict[str, Any]) -> WorkerCard:
     return WorkerCard(**{**plain, "taints": frozenset(plain["taints"])})
 
 
-def event_to_plain(event: AnyEvent) -> Any:
+def event_to_plain(event: BlockEvent | KvEvent) -> Any:
     """A block event as plain values."""
     if isinstance(event, KvEvent):
-        return list(event)
+        return [getattr(event, field.name) for field in fields(event)]
     if isinstance(event, Stored):
         hashes, local = list(event.block_hashes), list(event.local_hashes)
         return {"stored": hashes, "local": local, "parent": event.parent, "tier": int(event.tier)}
@@ -51,7 +51,7 @@ def event_to_plain(event: AnyEvent) -> Any:
     return {"cleared": None if event.tier is None else int(event.tier)}
 
 
-def event_from_plain(plain: Any) -> AnyEvent:
+def event_from_plain(plain: Any) -> BlockEvent | KvEvent:
     """The block event again."""
     if isinstance(plain, list):
         return KvEvent(*plain)
@@ -75,20 +75,19 @@ def cost_from_plain(plain: dict[str, Any]) -> CostSettings:
 
 def request_to_plain(request: RoutingRequest) -> dict[str, Any]:
     """A request as plain values; what has its default is left out."""
-    request_id, input_tokens, num_blocks, blocks, keys, *wishes = request
     plain: dict[str, Any] = {
-        "request_id": request_id,
-        "input_tokens": input_tokens,
-        "num_blocks": num_blocks,
+        "request_id": request.request_id,
+        "input_tokens": request.input_tokens,
+        "num_blocks": request.num_blocks,
     }
-    if len(blocks):
-        plain["blocks"] = list(blocks)
-    if len(keys):
-        plain["keys"] = list(keys)
-    if wishes != NO_WISHES:
-        for name, value, default in zip(WISHES, wishes, NO_WISHES, strict=True):
-            if value != default:
-                plain[name] = _wish_to_plain(value)
+    if len(request.blocks):
+        plain["blocks"] = list(request.blocks)
+    if len(request.keys):
+        plain["keys"] = list(request.keys)
+    for wish in WISHES:
+        value = getattr(request, wish.name)
+        if value != wish.default:
+            plain[wish.name] = _wish_to_plain(value)
     return plain
 
 

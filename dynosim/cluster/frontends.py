@@ -1,0 +1,67 @@
+"""A frontend of the twin: its router, who takes the inputs, and what hands it engines' events."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Never
+
+from dynosim.cluster.block_names import HashNames
+from dynosim.indexer.base import BlockEvent
+from dynosim.indexer.extents import ExtentIndex
+from dynosim.records import KvEvent
+from dynosim.router.inputs import E, WorkerEvents
+from dynosim.router.kv_router import AnyRouter, KvRouter
+from dynosim.router.log.recorder import RouterLog
+from dynosim.workers.ids import FIRST_RANK, WorkerId
+
+Feed = Callable[[WorkerId, Sequence[E], float], None]
+"""Gives a worker's events to one router, in order, at a time. What has left is not heard."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frontend:
+    """`inputs` is the router itself, or its log; `feed_blocks` is there with an index of hashes."""
+
+    router: AnyRouter
+    inputs: AnyRouter | RouterLog[Never]
+    feed: Feed[KvEvent]
+    feed_blocks: Feed[BlockEvent] | None = None
+
+
+def extent_frontend(inputs: KvRouter[KvEvent] | RouterLog[KvEvent]) -> Frontend:
+    """A frontend whose index takes engines' events as they are."""
+    if isinstance(inputs, RouterLog):
+        return Frontend(inputs.router, inputs, feed_of(inputs))
+    table, index = inputs.table, inputs.index
+    if not isinstance(index, ExtentIndex):
+        return Frontend(inputs, inputs, feed_of(inputs))
+
+    def apply_all(worker_id: WorkerId, events: Sequence[KvEvent], now_ms: float) -> None:
+        slot = table.slot_of(worker_id)
+        if slot is not None:
+            index.apply_all(slot, events)  # as `take` of `WorkerEvents`, without a detour
+
+    return Frontend(inputs, inputs, apply_all)
+
+
+def hash_frontend(
+    inputs: KvRouter[BlockEvent] | RouterLog[BlockEvent], names: HashNames
+) -> Frontend:
+    """A frontend whose index hears of every block by its hash."""
+    router = inputs.router if isinstance(inputs, RouterLog) else inputs
+    feed_blocks = feed_of(inputs)
+
+    def feed(worker_id: WorkerId, events: Sequence[KvEvent], now_ms: float) -> None:
+        feed_blocks(worker_id, [names.event(event) for event in events], now_ms)
+
+    return Frontend(router, inputs, feed, feed_blocks)
+
+
+def feed_of(inputs: KvRouter[E] | RouterLog[E]) -> Feed[E]:
+    """What hands events to a router as inputs."""
+    table = inputs.router.table if isinstance(inputs, RouterLog) else inputs.table
+
+    def feed(worker_id: WorkerId, events: Sequence[E], now_ms: float) -> None:
+        if table.slot_of(worker_id) is not None:
+            inputs.take(WorkerEvents(now_ms, worker_id, FIRST_RANK, events))
+
+    return feed
