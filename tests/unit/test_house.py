@@ -24,6 +24,7 @@ TWICE = {
     "Clock",
     "Deployment",
     "EventStream",
+    "Frontend",
     "Measurements",
     "Place",
     "Placement",
