@@ -18,7 +18,7 @@ Feed = Callable[[WorkerId, Sequence[E], float], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Frontend:
+class FrontendRouter:
     """`inputs` is the router itself, or its log; `feed_blocks` is there with an index of hashes."""
 
     router: AnyRouter
@@ -27,25 +27,25 @@ class Frontend:
     feed_blocks: Feed[BlockEvent] | None = None
 
 
-def extent_frontend(inputs: KvRouter[KvEvent] | RouterLog[KvEvent]) -> Frontend:
+def extent_frontend(inputs: KvRouter[KvEvent] | RouterLog[KvEvent]) -> FrontendRouter:
     """A frontend whose index takes engines' events as they are."""
     if isinstance(inputs, RouterLog):
-        return Frontend(inputs.router, inputs, feed_of(inputs))
+        return FrontendRouter(inputs.router, inputs, feed_of(inputs))
     table, index = inputs.table, inputs.index
     if not isinstance(index, ExtentIndex):
-        return Frontend(inputs, inputs, feed_of(inputs))
+        return FrontendRouter(inputs, inputs, feed_of(inputs))
 
     def apply_all(worker_id: WorkerId, events: Sequence[KvEvent], now_ms: float) -> None:
         slot = table.slot_of(worker_id)
         if slot is not None:
             index.apply_all(slot, events)  # as `take` of `WorkerEvents`, without a detour
 
-    return Frontend(inputs, inputs, apply_all)
+    return FrontendRouter(inputs, inputs, apply_all)
 
 
 def hash_frontend(
     inputs: KvRouter[BlockEvent] | RouterLog[BlockEvent], names: HashNames
-) -> Frontend:
+) -> FrontendRouter:
     """A frontend whose index hears of every block by its hash."""
     router = inputs.router if isinstance(inputs, RouterLog) else inputs
     feed_blocks = feed_of(inputs)
@@ -53,7 +53,7 @@ def hash_frontend(
     def feed(worker_id: WorkerId, events: Sequence[KvEvent], now_ms: float) -> None:
         feed_blocks(worker_id, [names.event(event) for event in events], now_ms)
 
-    return Frontend(router, inputs, feed, feed_blocks)
+    return FrontendRouter(router, inputs, feed, feed_blocks)
 
 
 def feed_of(inputs: KvRouter[E] | RouterLog[E]) -> Feed[E]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from dynosim.cluster.block_names import PromptNames
 from dynosim.cluster.event_plane import EventPlane
-from dynosim.cluster.frontends import Frontend
+from dynosim.cluster.frontends import FrontendRouter
 from dynosim.cluster.placement import QUEUED, Released
 from dynosim.cluster.worker import Worker
 from dynosim.engine.instant import instant_end
@@ -68,7 +68,7 @@ class RouterPlacer:
     def __init__(
         self,
         trace: Trace,
-        frontends: Sequence[Frontend],
+        frontends: Sequence[FrontendRouter],
         names: PromptNames,
         plane: EventPlane,
         *,
