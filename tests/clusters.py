@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from dynosim.cluster import ClusterSpec, PoolSpec, RunOptions, simulate
 from dynosim.cluster.control import Process
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import RunResult, Trace
+from dynosim.router.spec import RoutingSpec
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.scaled import ScaledModel
 

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 from clusters import run_twin
 
-from dynosim.cluster.event_plane import DelaySettings
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import RunResult, Trace
 from dynosim.router.cost import WorkerOption
 from dynosim.router.refusals import RequestRefusedError
 from dynosim.router.request import RoutingRequest
 from dynosim.router.settings import RouterSettings
+from dynosim.router.spec import DelaySpec, RoutingSpec
 from dynosim.timing.model import StepTimeModel
 
 PROBE = None
@@ -130,7 +129,7 @@ def watched_run(
     timing: StepTimeModel,
     num_workers: int = 1,
     frontends: int = 1,
-    events: DelaySettings | None = None,
+    events: DelaySpec | None = None,
     seed: int = 0,
     exact: bool = False,
     settings: dict[str, Any] | None = None,
@@ -146,7 +145,7 @@ def watched_run(
     watch = Watch([ask.worker for ask in asks])
     spec = RoutingSpec(
         RouterSettings(engine.block_size, seed=seed, **(settings or {})),
-        events=DelaySettings() if events is None else events,
+        events=DelaySpec() if events is None else events,
         frontends=frontends,
         policy=watch.policy,
         **routing,

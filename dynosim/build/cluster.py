@@ -5,8 +5,8 @@ from dataclasses import replace
 from dynosim.build.engine import Prepared
 from dynosim.build.routing import routing_spec
 from dynosim.cluster import ClusterSpec, PoolSpec, RunOptions
-from dynosim.cluster.routing import OpenLog
 from dynosim.config.schema import RunConfig
+from dynosim.router.spec import OpenLog
 from dynosim.timing.prefill_estimate import StepTimeEstimator
 from dynosim.timing.scaled import ScaledModel
 

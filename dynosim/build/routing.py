@@ -7,8 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from dynosim.build.knobs import from_section
-from dynosim.cluster.event_plane import DelaySettings
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.config.router import RouterConfig
 from dynosim.errors import ConfigError
 from dynosim.router.busy import BusyThresholds
@@ -16,6 +14,7 @@ from dynosim.router.classes import PolicyClass
 from dynosim.router.policy import PlacementPolicy
 from dynosim.router.prefill_load import PrefillEstimator
 from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
+from dynosim.router.spec import DelaySpec, RoutingSpec
 
 _BLIND = {"overlap_score_credit": 0.0, "assume_kv_reuse": False}
 """How `load_aware` weighs caches: not at all."""
@@ -39,7 +38,7 @@ def routing_spec(
         router,
         settings=router_settings(router, block_size=block_size, seed=seed),
         use_kv_events=router.use_kv_events and not router.load_aware,
-        events=from_section(DelaySettings, router.events),
+        events=from_section(DelaySpec, router.events),
         sync_delay_ms=router.replica_sync_delay_ms,
         policy=None if router.policy is None else load_policy(router.policy),
         estimator=estimator if router.prefill_load_model == "timing" else None,

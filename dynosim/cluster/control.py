@@ -1,34 +1,55 @@
 """The twin's control plane: SimPy processes around a data plane that advances in bulk.
 
-A process is a SimPy generator that looks at the fleet now and then and acts on it: a reporter, a
-scenario, later planners, faults and updates. Between two process events the fleet runs to the
-earlier of the next event and the end; at equal times the data plane goes first.
+A process is a SimPy generator that looks at the cluster now and then and acts on it: a reporter, a
+scenario, later planners and updates. Between two process events the cluster runs to the earlier of
+the next event and the end; at equal times the data plane goes first.
 """
 
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import simpy
 
-from dynosim.cluster.fleet import Fleet
+from dynosim.cluster.cluster import Cluster
+from dynosim.cluster.pool import Worker
+from dynosim.cluster.spec import PoolSpec
+from dynosim.workers.lifecycle import Phase
 from dynosim.workload.load import NEVER
 
 ProcessGenerator = Generator[simpy.Event, Any, None]
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """What a process can see of a worker."""
+
+    worker_id: int
+    pool: str
+    phase: Phase
+    num_requests: int  # placed on it and not ended
+
+
 class ControlPlane:
-    """What a process sees: the clock (`env`, in ms), the fleet's load, and a way to stop the run.
+    """What a process sees and does: the clock (`env`, in ms), workers, the load.
 
     The run ends with the last data-plane event: a process that wakes up for ever does not prolong
-    it.
+    it, unless requests wait for what only the control plane can bring, a worker that is starting or
+    the release of the load.
     """
 
-    def __init__(self, fleet: Fleet, processes: "Sequence[Process]") -> None:
+    def __init__(
+        self, cluster: Cluster, pools: Sequence[PoolSpec], processes: "Sequence[Process]"
+    ) -> None:
         self.env = simpy.Environment()
-        self._fleet = fleet
         self.is_stopped = False
+        self._cluster = cluster
+        self._pools = {pool.name: pool for pool in pools}
+        self._is_held = False
         for process in processes:
             self.env.process(process(self))
+
+    # ---- looking -------------------------------------------------------------------------------
 
     @property
     def now_ms(self) -> float:
@@ -36,27 +57,96 @@ class ControlPlane:
         return float(self.env.now)
 
     @property
+    def workers(self) -> tuple[WorkerView, ...]:
+        """All workers there have been, by id."""
+        return tuple(
+            WorkerView(worker.worker_id, worker.pool.name, worker.phase, worker.num_requests)
+            for worker in self._cluster.workers
+        )
+
+    @property
     def num_requests(self) -> tuple[int, ...]:
-        """Requests in hand, by worker."""
-        return self._fleet.num_requests
+        """Requests placed and not ended, by worker."""
+        return tuple(worker.num_requests for worker in self._cluster.workers)
 
     @property
     def num_ended(self) -> int:
-        """Requests that have finished or were rejected so far."""
-        return self._fleet.num_ended
+        """Requests that have finished, failed or were rejected so far."""
+        return self._cluster.num_ended
+
+    # ---- acting --------------------------------------------------------------------------------
+
+    def launch(self, pool: str = "workers") -> int:
+        """Start a worker; it is ready after the pool's `startup_ms`. Returns its id.
+
+        Raises: ValueError if there is no such pool.
+        """
+        spec = self._pools.get(pool)
+        if spec is None:
+            raise ValueError(f"no pool {pool!r}; there are {', '.join(map(repr, self._pools))}")
+        worker = self._cluster.launch(spec, self.now_ms)
+        self.env.process(self._start_up(worker))
+        return worker.worker_id
+
+    def drain(self, worker_id: int) -> None:
+        """Place nothing more on a worker; it is gone once what it has is done.
+
+        Raises: ValueError if there is no such worker, or it has gone or failed.
+        """
+        self._cluster.drain(self._worker(worker_id), self.now_ms)
+
+    def fail(self, worker_id: int) -> None:
+        """Kill a worker; its requests are placed anew, with the tokens they have got.
+
+        Raises: ValueError if there is no such worker, or it has gone or failed.
+        """
+        self._cluster.fail(self._worker(worker_id), self.now_ms)
+
+    def hold_load(self) -> None:
+        """Let no request arrive until `release_load`; what is due meanwhile waits outside."""
+        self._is_held = True
+        self._cluster.hold_load()
+
+    def release_load(self) -> None:
+        """Let arrive what was held. A request has arrived when it was due, so its wait counts."""
+        self._is_held = False
+        self._cluster.release_load(self.now_ms)
 
     def stop(self) -> None:
         """End the run now; what is under way stays unfinished."""
         self.is_stopped = True
 
+    # ---- the driver's side ---------------------------------------------------------------------
+
     def run_until(self, until_ms: float) -> None:
         """Run data plane and processes together up to and including `until_ms`."""
         while not self.is_stopped:
             control_ms = self.env.peek()
-            self._fleet.run_until(min(control_ms, until_ms))
-            if control_ms > until_ms or self._fleet.next_ms() == NEVER:
+            self._cluster.run_until(min(control_ms, until_ms))
+            if control_ms > until_ms or control_ms == NEVER:
+                return
+            if self._cluster.next_ms() == NEVER and not self._is_awaited:
                 return
             self.env.step()
+
+    @property
+    def _is_awaited(self) -> bool:
+        """Whether requests wait for something that a process may bring."""
+        if not self._cluster.has_unended:
+            return False
+        is_starting = any(worker.phase is Phase.STARTING for worker in self._cluster.workers)
+        return self._is_held or is_starting
+
+    def _start_up(self, worker: Worker) -> ProcessGenerator:
+        yield self.env.timeout(worker.pool.startup_ms)
+        if worker.phase is Phase.STARTING:  # else it was stopped or has died meanwhile
+            self._cluster.make_ready(worker, self.now_ms)
+
+    def _worker(self, worker_id: int) -> Worker:
+        workers = self._cluster.workers
+        if not 0 <= worker_id < len(workers):
+            raise ValueError(f"no worker {worker_id}; there are {len(workers)}")
+        return workers[worker_id]
 
 
 Process = Callable[[ControlPlane], ProcessGenerator]

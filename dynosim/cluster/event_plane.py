@@ -8,7 +8,6 @@ buffer asked for what is missing, as a live router does.
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from random import Random
 from typing import NamedTuple, Protocol
@@ -17,12 +16,13 @@ import numpy as np
 
 from dynosim.cluster.block_names import HashNames
 from dynosim.cluster.frontends import FrontendRouter
-from dynosim.cluster.worker import Worker
+from dynosim.cluster.pool import Worker
 from dynosim.engine.instant import instant_end
 from dynosim.errors import InvariantError
 from dynosim.indexer.base import BlockEvent
 from dynosim.indexer.stream import EventBuffer, EventStream
 from dynosim.records import KvEvent, KvEventLog
+from dynosim.router.spec import DelaySpec
 from dynosim.workers.ids import Slot, WorkerId
 
 BUFFERED_EVENTS = 4096  # per worker, for replay
@@ -45,6 +45,10 @@ class EventPlane(Protocol):
 
     def join(self, worker: Worker, slot: Slot) -> None:
         """Carry a worker's events; it has this slot in all routers."""
+        ...
+
+    def leave(self, slot: Slot) -> None:
+        """The worker with this slot has left all routers; its events are recorded at most."""
         ...
 
     def collect(self, worker: Worker, now_ms: float) -> None:
@@ -106,6 +110,9 @@ class SilentPlane:
         """Events of a worker may have to be kept."""
         self._workers.append(worker)
 
+    def leave(self, slot: Slot) -> None:
+        """Its events are kept all the same."""
+
     def collect(self, worker: Worker, now_ms: float) -> None:
         """Events are kept if that was asked for."""
         if self._recorder is not None:
@@ -147,6 +154,10 @@ class DirectPlane:
     def join(self, worker: Worker, slot: Slot) -> None:
         """Tell of a worker's events."""
         self._workers[slot] = worker
+
+    def leave(self, slot: Slot) -> None:
+        """Nobody asks what its runs have done."""
+        del self._workers[slot]
 
     def collect(self, worker: Worker, now_ms: float) -> None:
         """Tell all routers."""
@@ -190,16 +201,6 @@ class DirectPlane:
         """Times are not known here."""
 
 
-@dataclass(frozen=True, slots=True)
-class DelaySettings:
-    """Delay, loss and disorder of events on their way to a frontend."""
-
-    delay_ms: float = 0.0
-    jitter_ms: float = 0.0  # further delay of each event, uniform: events overtake each other
-    loss: float = 0.0  # chance that an event is lost
-    recovery_ms: float = 10.0  # from noticing a gap to having what was missing
-
-
 class Message(NamedTuple):
     """Something that reaches a frontend: an event, or the answer to a question about a gap."""
 
@@ -218,7 +219,7 @@ class DelayedPlane:
 
     def __init__(
         self,
-        settings: DelaySettings,
+        settings: DelaySpec,
         *,
         names: HashNames | None,
         seed: int,
@@ -250,6 +251,9 @@ class DelayedPlane:
             self._buffers[worker.worker_id] = EventBuffer(BUFFERED_EVENTS)
             for streams in self._streams:
                 streams[worker.worker_id] = EventStream()
+
+    def leave(self, slot: Slot) -> None:
+        """What is on its way from its worker reaches no router that knows it."""
 
     def collect(self, worker: Worker, now_ms: float) -> None:
         """Send what a worker tells on its way to every frontend."""

@@ -1,14 +1,15 @@
 """How the fleet gets its requests placed: by load alone, or by a router that follows the caches."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple, Protocol
 
-from dynosim.cluster.worker import Worker
+from dynosim.cluster.pool import Worker
 from dynosim.engine.pace import NEVER
 from dynosim.engine.sequence import Sequence
 from dynosim.records import KvEventLog, RoutingStats
 from dynosim.router.modes import LoadMode
-from dynosim.router.refusals import RequestRefusedError
+from dynosim.router.refusals import NoEligibleWorkerError, RequestRefusedError
+from dynosim.router.workers import WorkerTable
 
 QUEUED = -1
 
@@ -22,14 +23,24 @@ class Released(NamedTuple):
 
 
 class Placer(Protocol):
-    """Places requests and hears what becomes of them.
+    """Places requests on the workers that have joined, and hears what becomes of them.
 
-    `num_requests[worker]` counts what was placed there and has not ended. At `next_ms` (infinity:
-    never) news arrives that only `releases` takes up.
+    At `next_ms` (infinity: never) news arrives that only `releases` takes up.
     """
 
-    num_requests: list[int]
     next_ms: float
+
+    def join(self, worker: Worker, now_ms: float) -> None:
+        """A worker may get requests from now on."""
+        ...
+
+    def leave(self, worker: Worker, now_ms: float) -> None:
+        """A worker that has joined gets no more; it may still have some in flight."""
+        ...
+
+    def forget(self, indexes: Collection[int]) -> None:
+        """Requests are on no worker any more, and may be placed anew."""
+        ...
 
     def place(self, index: int, input_tokens: int, priority: int, now_ms: float) -> int:
         """The worker to serve a request, or QUEUED. Raises: RequestRefusedError.
@@ -58,21 +69,46 @@ class Placer(Protocol):
 class LoadPlacer:
     """Places with a load-only mode; needs to hear of ends only."""
 
-    def __init__(self, mode: LoadMode, num_workers: int) -> None:
-        self.num_requests = [0] * num_workers
+    def __init__(self, mode: LoadMode, table: WorkerTable) -> None:
         self.next_ms = NEVER
-        self._all_workers = (1 << num_workers) - 1
+        self._table = table
         self._choose = mode.choose
+        self._all_slots = 0
+        self._num_requests: list[int] = []  # by slot
+        self._worker_at: list[int] = []  # by slot
+
+    def join(self, worker: Worker, now_ms: float) -> None:
+        """Give a worker a slot, perhaps one that another had."""
+        (slot,) = self._table.add(worker.card)
+        if slot == len(self._worker_at):
+            self._worker_at.append(worker.worker_id)
+            self._num_requests.append(0)
+        self._worker_at[slot] = worker.worker_id
+        self._num_requests[slot] = 0
+        self._all_slots |= 1 << slot
+
+    def leave(self, worker: Worker, now_ms: float) -> None:
+        """Free a worker's slot; what it has in flight counts no more."""
+        for slot in self._table.remove(worker.worker_id):
+            self._all_slots &= ~(1 << slot)
+
+    def forget(self, indexes: Collection[int]) -> None:
+        """Requests are known by their number only."""
 
     def place(self, index: int, input_tokens: int, priority: int, now_ms: float) -> int:
         """The worker that the mode chooses."""
-        worker_id = self._choose(self._all_workers, self.num_requests)
-        self.num_requests[worker_id] += 1
-        return worker_id
+        if not self._all_slots:
+            raise NoEligibleWorkerError("no worker is there")
+        slot = self._choose(self._all_slots, self._num_requests)
+        self._num_requests[slot] += 1
+        return self._worker_at[slot]
 
     def hear(self, worker: Worker, finished: list[Sequence], now_ms: float) -> None:
         """Count ends."""
-        self.num_requests[worker.worker_id] -= len(finished)
+        if finished:
+            slot = self._table.slot_of(worker.worker_id)
+            if slot is not None:
+                self._num_requests[slot] -= len(finished)
 
     def releases(self, now_ms: float) -> Iterator[Released]:
         """Nothing ever waits."""

@@ -6,7 +6,7 @@ frontends synchronise, the others' bookings reach it after a delay.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,19 +15,18 @@ from dynosim.cluster.block_names import PromptNames
 from dynosim.cluster.event_plane import EventPlane
 from dynosim.cluster.frontends import FrontendRouter
 from dynosim.cluster.placement import QUEUED, Released
-from dynosim.cluster.worker import Worker
+from dynosim.cluster.pool import Worker
 from dynosim.engine.instant import instant_end
 from dynosim.engine.pace import NEVER
 from dynosim.engine.sequence import Sequence as EngineSequence
 from dynosim.errors import InvariantError
 from dynosim.records import KvEventLog, RoutingStats, Trace
 from dynosim.router.decision import Decision, Refusal
-from dynosim.router.inputs import Arrive, End, FirstToken, Join, Release, Tokens
-from dynosim.router.load import ActiveLoad
+from dynosim.router.inputs import Arrive, End, FirstToken, Join, Leave, Release, Tokens
+from dynosim.router.kv_router import AnyRouter
 from dynosim.router.refusals import RequestRefusedError
 from dynosim.router.request import RoutingRequest
-from dynosim.router.workers import WorkerCard
-from dynosim.workers.ids import Slot, WorkerId
+from dynosim.workers.ids import WorkerId
 
 
 @dataclass(slots=True)
@@ -45,7 +44,7 @@ class Booked:
     """Another frontend placed a request."""
 
     request: RoutingRequest
-    slot: Slot
+    worker_id: WorkerId
     cached_tokens: int
 
 
@@ -83,7 +82,7 @@ class RouterPlacer:
         plane.serve(frontends)
         self._collect = plane.collect
         self._is_late = plane.is_late
-        self.num_requests: list[int] = []
+        self._num_requests: dict[WorkerId, int] = {}
         self._slot_of = frontends[0].router.table.slot_of  # the same in all
         self.log = RoutingLog([0.0] * len(trace), [0.0] * len(trace))
         self._names = names
@@ -96,17 +95,39 @@ class RouterPlacer:
         self._may_release = False  # a first token or an end was heard of since the last look
         self.next_ms = NEVER  # when the next news of other frontends arrives
 
-    def join(self, worker: Worker, card: WorkerCard, now_ms: float) -> None:
-        """A worker came; ids grow by one from 0."""
+    def join(self, worker: Worker, now_ms: float) -> None:
+        """Tell all routers of a worker; the lowest free slot becomes its own in each of them."""
         for inputs in self._inputs:
-            inputs.take(Join(now_ms, card))
-        slot = self._slot_of(card.worker_id)
-        if slot is None or card.worker_id != len(self.num_requests):
-            raise InvariantError(f"worker {card.worker_id} of one rank is to be the next one")
-        self.num_requests.append(0)
+            inputs.take(Join(now_ms, worker.card))
+        worker_id = worker.worker_id
+        slot = self._slot_of(worker_id)
+        if slot is None:
+            raise InvariantError(f"worker {worker_id} has joined and has no slot")
+        self._num_requests[worker_id] = 0
         self.plane.join(worker, slot)
         if self._observed is not None:
             self._observed.append(worker)
+        self._may_release = True
+
+    def leave(self, worker: Worker, now_ms: float) -> None:
+        """Tell all routers that a worker takes no more, as a live one that drains is no member."""
+        self._collect(worker, now_ms)
+        worker_id = worker.worker_id
+        slot = self._slot_of(worker_id)
+        if slot is None:
+            raise InvariantError(f"worker {worker_id} leaves and has no slot")
+        for inputs in self._inputs:
+            inputs.take(Leave(now_ms, worker_id))
+        self.plane.leave(slot)
+        self.plane.busy &= ~(1 << slot)
+        if self._observed is not None:
+            self._observed.remove(worker)
+        self._may_release = True
+
+    def forget(self, indexes: Collection[int]) -> None:
+        """No frontend has these requests any more: their worker left all routers."""
+        for index in indexes:
+            del self._home[index]
 
     def place(self, index: int, input_tokens: int, priority: int, now_ms: float) -> int:
         """The worker that the next frontend's router chooses, or QUEUED.
@@ -148,8 +169,8 @@ class RouterPlacer:
         if finished:
             self._may_release = True
             worker_id = worker.worker_id
-            self.num_requests[worker_id] -= len(finished)
-            if self.num_requests[worker_id] == 0:
+            self._num_requests[worker_id] -= len(finished)
+            if self._num_requests[worker_id] == 0:
                 self._note_idle(worker_id)
             for sequence in finished:
                 index = sequence.index
@@ -222,7 +243,7 @@ class RouterPlacer:
         self.log.overlap_blocks[index] = decision.overlap_blocks
         if decision.queued_ms:
             self.log.queued_ms[index] = decision.queued_ms
-        self.num_requests[decision.worker_id] += 1
+        self._num_requests[decision.worker_id] += 1
         self.plane.busy |= 1 << decision.slot
         if self._sync_delay_ms is not None:
             self._publish_booking(decision, index, now_ms + self._sync_delay_ms)
@@ -245,7 +266,7 @@ class RouterPlacer:
         blocks, keys = self._names.of(index)
         num_blocks = input_tokens // self._block_size
         request = RoutingRequest(index, input_tokens, num_blocks, blocks, keys)
-        booked = Booked(request, decision.slot, decision.cached_tokens)
+        booked = Booked(request, decision.worker_id, decision.cached_tokens)
         self._publish(index, due_ms, booked)
 
     def _publish(self, index: int, due_ms: float, what: Booked | FirstToken | End) -> None:
@@ -262,15 +283,18 @@ class RouterPlacer:
             self._may_release = True
             for number, frontend in enumerate(self._frontends):
                 if number != news.frontend:
-                    _take_news(frontend.router.load, news)
+                    _take_news(frontend.router, news)
         self.next_ms = self._news[0].due_ms if self._news else NEVER
 
 
-def _take_news(load: ActiveLoad, news: News) -> None:
-    """Count what another frontend did."""
+def _take_news(router: AnyRouter, news: News) -> None:
+    """Count what another frontend did; what it placed on a worker that has left is lost."""
+    load = router.load
     match news.what:
-        case Booked(request, slot, cached_tokens):
-            load.book(request, slot, cached_tokens, news.due_ms)
+        case Booked(request, worker_id, cached_tokens):
+            slot = router.table.slot_of(worker_id)
+            if slot is not None:
+                load.book(request, slot, cached_tokens, news.due_ms)
         case FirstToken(due_ms, request_id):
             load.first_token(request_id, due_ms)
         case End(due_ms, request_id):

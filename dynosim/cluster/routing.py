@@ -1,13 +1,10 @@
 """Builds what places the requests of a run: a load-only mode, or routers with all they need."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from random import Random
 
 from dynosim.cluster.block_names import ExtentNames, HashNames, PromptNames
 from dynosim.cluster.event_plane import (
     DelayedPlane,
-    DelaySettings,
     DirectPlane,
     EventPlane,
     EventRecorder,
@@ -17,7 +14,6 @@ from dynosim.cluster.frontends import FrontendRouter, extent_frontend, hash_fron
 from dynosim.cluster.placement import LoadPlacer, Placer
 from dynosim.cluster.router_placer import RouterPlacer
 from dynosim.cluster.settling_index import SettlingIndex
-from dynosim.cluster.worker import Worker
 from dynosim.errors import ConfigError, InvariantError
 from dynosim.indexer.base import Index, LaggingIndex
 from dynosim.indexer.extents import ExtentIndex
@@ -25,91 +21,11 @@ from dynosim.indexer.make import IndexSpec
 from dynosim.records import Trace
 from dynosim.router.inputs import E
 from dynosim.router.kv_router import KvRouter
-from dynosim.router.log.recorder import RouterLog, Sink, logged_router
-from dynosim.router.modes import LOAD_MODES, make_load_mode
-from dynosim.router.policy import PlacementPolicy
-from dynosim.router.prefill_load import PrefillEstimator
-from dynosim.router.settings import RouterSettings
+from dynosim.router.log.recorder import RouterLog, logged_router
+from dynosim.router.modes import make_load_mode
+from dynosim.router.spec import RoutingSpec, hash_index_spec
 from dynosim.router.workers import WorkerCard, WorkerTable
 from dynosim.workload.extents import PrefixExtents
-
-OpenLog = Callable[[RouterSettings, IndexSpec, bool], Sink]
-"""Opens the log of a router of these settings and index; last, whether it estimates prefills."""
-
-
-@dataclass(frozen=True, slots=True)
-class RoutingSpec:
-    """How a simulated cluster routes.
-
-    `index` is `extents` (fast; the same answers as the exact hash indexes) or a kind known to
-    `dynosim.indexer.make`. Without `use_kv_events` the index is fed by the router's own decisions
-    and forgets after `ttl_ms`, or by capacity. `predicted_ttl_ms` adds such an index beside the
-    events.
-    """
-
-    settings: RouterSettings
-    index: str = "extents"
-    use_kv_events: bool = True
-    ttl_ms: float = 120_000.0
-    approximate_cache_policy: str = "ttl"
-    predicted_ttl_ms: float | None = None
-    events: DelaySettings = field(default_factory=DelaySettings)
-    frontends: int = 1
-    sync_delay_ms: float | None = None
-    policy: Callable[[RouterSettings, int], PlacementPolicy] | None = None
-    estimator: PrefillEstimator | None = None
-    records_events: bool = False
-    open_log: OpenLog | None = None
-
-    @property
-    def needs_router(self) -> bool:
-        """Whether anything but the number of requests in hand matters."""
-        settings = self.settings
-        return (
-            settings.mode not in LOAD_MODES
-            or self.policy is not None
-            or bool(settings.classes)
-            or settings.busy.is_set
-            or settings.affinity is not None
-            or self.frontends > 1
-            or self.open_log is not None
-            or self.records_events
-        )
-
-    @property
-    def follows_caches(self) -> bool:
-        """Whether indexes hear of KV events."""
-        return self._looks_at_caches and self.use_kv_events
-
-    @property
-    def _looks_at_caches(self) -> bool:
-        return self.settings.mode == "kv" or self.policy is not None
-
-    @property
-    def publishes_events(self) -> bool:
-        """Whether engines have to tell of what they cache and evict."""
-        return self.follows_caches or self.records_events
-
-    @property
-    def stamps_events(self) -> bool:
-        """Whether it matters when exactly events are told."""
-        return self.records_events or (self.follows_caches and self._delays_events)
-
-    @property
-    def _delays_events(self) -> bool:
-        events = self.events
-        return events.delay_ms > 0 or events.jitter_ms > 0 or events.loss > 0
-
-    @property
-    def numbers_events(self) -> bool:
-        """Whether events can go missing or overtake each other."""
-        return self.events.jitter_ms > 0 or self.events.loss > 0
-
-    @property
-    def uses_hashes(self) -> bool:
-        """Whether blocks go by their hashes, as in a live deployment."""
-        learns = not self.use_kv_events or self.predicted_ttl_ms is not None
-        return self._looks_at_caches and (self.index != "extents" or learns or self.numbers_events)
 
 
 def make_placer(
@@ -117,18 +33,15 @@ def make_placer(
     trace: Trace,
     extents: PrefixExtents,
     cards: list[WorkerCard],
-    workers: list[Worker],
 ) -> Placer:
-    """Whoever places the requests of a run on `workers`, whose `cards` are in the same order."""
+    """Whoever places the requests of a run; `cards` are those of the workers to come."""
     block_size = cards[0].block_size
     if not routing.needs_router:
         table = WorkerTable(block_size)
-        for card in cards:
-            table.add(card)
         settings = routing.settings
         generator = Random(f"{settings.seed}/router")
         mode = make_load_mode(settings.mode, generator, table, settings.cuda_to_cpu_ratio)
-        return LoadPlacer(mode, len(workers))
+        return LoadPlacer(mode, table)
     hashes = HashNames(trace, extents, block_size) if routing.uses_hashes else None
     names = ExtentNames(extents) if hashes is None else hashes
     plane = _make_plane(routing, hashes)
@@ -136,7 +49,7 @@ def make_placer(
     frontends = [
         _make_frontend(routing, spec, plane, names, number) for number in range(routing.frontends)
     ]
-    placer = RouterPlacer(
+    return RouterPlacer(
         trace,
         frontends,
         names,
@@ -145,9 +58,6 @@ def make_placer(
         sync_delay_ms=routing.sync_delay_ms,
         reports_tokens=routing.settings.load.track_output_blocks,
     )
-    for worker, card in zip(workers, cards, strict=True):
-        placer.join(worker, card, 0.0)
-    return placer
 
 
 def _make_frontend(
@@ -194,22 +104,6 @@ def _make_inputs(
     return logged_router(
         sink, settings, index, key_blocks=names.key_blocks, estimator=estimator, policy=policy
     )
-
-
-def hash_index_spec(routing: RoutingSpec, capacity_blocks: int | None) -> IndexSpec:
-    """The index of a router that knows blocks by their hashes.
-
-    `capacity_blocks` of each worker bound a guessed index, if `routing` asks for that.
-    """
-    if not routing.use_kv_events:
-        is_bounded = routing.approximate_cache_policy == "lru"
-        return IndexSpec(
-            "approximate",
-            ttl_ms=routing.ttl_ms,
-            capacity_blocks=capacity_blocks if is_bounded else None,
-        )
-    kind = "compressed" if routing.index == "extents" else routing.index
-    return IndexSpec(kind, predicted_ttl_ms=routing.predicted_ttl_ms)
 
 
 def _index_spec(routing: RoutingSpec, extents: PrefixExtents, cards: list[WorkerCard]) -> IndexSpec:

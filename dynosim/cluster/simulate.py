@@ -6,22 +6,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dynosim.cluster.fleet import Fleet
+from dynosim.cluster.cluster import Cluster
 from dynosim.cluster.journal import Journal
-from dynosim.cluster.lives import Life, worker_log
+from dynosim.cluster.launcher import Launcher
 from dynosim.cluster.outside import as_clients_see
-from dynosim.cluster.routing import RoutingSpec, make_placer
+from dynosim.cluster.pool import worker_log
+from dynosim.cluster.requests import Requests
+from dynosim.cluster.routing import make_placer
 from dynosim.cluster.spec import ClusterSpec, RunOptions
-from dynosim.cluster.token_log import TokenLog
-from dynosim.cluster.worker import Worker
-from dynosim.engine.engine import Engine
 from dynosim.engine.room import require_room
 from dynosim.engine.spec import EngineSpec
-from dynosim.engine.vllm import VllmScheduler
 from dynosim.errors import InfeasibleError
 from dynosim.records import RunResult, Trace
 from dynosim.router.settings import RouterSettings
-from dynosim.workload.extents import PrefixExtents, prefix_extents
+from dynosim.router.spec import RoutingSpec
+from dynosim.workload.extents import prefix_extents
 from dynosim.workload.load import NEVER, LoadDriver
 
 if TYPE_CHECKING:
@@ -54,31 +53,31 @@ def simulate(
         settings = RouterSettings(cluster.block_size, mode="round-robin", seed=options.seed)
         routing = RoutingSpec(settings)
     journal = Journal(trace)
-    workers = _make_workers(cluster, routing, extents, journal, options)
     times = cluster.pools[0].times
     outside_ms = times.ingress_ms + times.egress_ms
-    placer = make_placer(routing, trace, extents, cluster.cards(), workers)
-    fleet = Fleet(
-        trace,
-        extents,
-        cluster.pools[0].engine,
-        workers=workers,
+    placer = make_placer(routing, trace, extents, cluster.cards())
+    running = Cluster(
+        Requests(trace, extents, cluster),
+        launcher=Launcher(extents, journal, routing, steps_singly=options.exact_stepping),
         placer=placer,
         load=LoadDriver(trace, options.concurrency),
         journal=journal,
         turnaround_ms=outside_ms,
     )
+    for pool in cluster.pools:
+        for _ in range(pool.workers):
+            running.make_ready(running.launch(pool, 0.0), 0.0)
     until_ms = NEVER if options.until_ms is None else options.until_ms - outside_ms
-    until_ms = _run(fleet, until_ms, processes)
-    for worker in workers:
-        worker.engine.cut_off(until_ms)
+    until_ms = _run(running, cluster, until_ms, processes)
+    running.cut_off(until_ms)
+    workers = running.workers
     result = RunResult(
         requests=journal.request_log(is_closed_loop=options.concurrency is not None),
         steps=journal.step_log(),
         stalled_gaps_ms=np.array(journal.stalled_gaps_ms),
-        workers=worker_log([Life(pool) for _, pool in cluster.workers()]),
+        workers=worker_log(workers),
         block_size=cluster.block_size,
-        end_ms=until_ms if fleet.next_ms() < NEVER else fleet.now_ms,
+        end_ms=until_ms if running.next_ms() < NEVER else running.now_ms,
         num_preemptions=sum(worker.engine.core.num_preemptions for worker in workers),
         num_scheduling_events=sum(worker.engine.num_events for worker in workers),
         routing=placer.stats(),
@@ -90,56 +89,18 @@ def simulate(
     return as_clients_see(result, ingress_ms=times.ingress_ms, egress_ms=times.egress_ms)
 
 
-def _run(fleet: Fleet, until_ms: float, processes: "Sequence[Process]") -> float:
+def _run(
+    running: Cluster, spec: ClusterSpec, until_ms: float, processes: "Sequence[Process]"
+) -> float:
     """Run to the end or to `until_ms`; returns that, or when a process stopped the run."""
     if not processes:
-        fleet.run_until(until_ms)
+        running.run_until(until_ms)
         return until_ms
     from dynosim.cluster.control import ControlPlane
 
-    control = ControlPlane(fleet, processes)
+    control = ControlPlane(running, spec.pools, processes)
     control.run_until(until_ms)
     return control.now_ms if control.is_stopped else until_ms
-
-
-def _make_workers(
-    cluster: ClusterSpec,
-    routing: RoutingSpec,
-    extents: PrefixExtents,
-    journal: Journal,
-    options: RunOptions,
-) -> list[Worker]:
-    extent_blocks: list[int] = extents.extent_blocks.tolist()
-    # Only other requests' blocks matter to a router; a hash index is told of all, as in reality.
-    tells_all = routing.stamps_events or routing.uses_hashes
-    announced = None if tells_all else extents.shared_extents()
-    workers = []
-    for worker_id, pool in cluster.workers():
-        core = VllmScheduler(
-            pool.engine,
-            extent_blocks,
-            keep_rows=options.exact_stepping,
-            publish_events=routing.publishes_events and pool.engine.enable_prefix_caching,
-            announced=announced,
-        )
-        token_log = TokenLog(
-            journal,
-            worker_id,
-            core,
-            pool.times,
-            is_pipelined=pool.engine.async_scheduling,
-            reports_first_tokens=routing.needs_router,
-        )
-        engine = Engine(
-            core,
-            pool.times,
-            token_log,
-            depth=pool.engine.pipeline_depth,
-            steps_singly=options.exact_stepping,
-            stamps_events=routing.stamps_events,
-        )
-        workers.append(Worker(worker_id, engine, token_log))
-    return workers
 
 
 def check_requests_fit(trace: Trace, engine: EngineSpec) -> None:

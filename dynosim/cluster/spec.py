@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
+from dynosim.router.spec import RoutingSpec
 from dynosim.router.workers import WorkerCard
 from dynosim.timing.model import StepTimeModel
 from dynosim.workers.ids import WorkerId
@@ -96,6 +96,11 @@ class ClusterSpec:
     def max_model_len(self) -> int:
         """Tokens of a request at most, of all."""
         return self.pools[0].engine.max_model_len
+
+    @property
+    def enable_prefix_caching(self) -> bool:
+        """Whether prefixes are cached, by all."""
+        return self.pools[0].engine.enable_prefix_caching
 
     def workers(self) -> Iterator[tuple[WorkerId, PoolSpec]]:
         """Worker ids, each with its pool."""

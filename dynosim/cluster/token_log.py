@@ -66,6 +66,13 @@ class TokenLog:
         """A request goes on here that has had tokens elsewhere, the last one then."""
         self._late.append(Late(sequence, last_token_ms, BEFORE_ANY_STEP))
 
+    def last_token_ms(self, sequence: Sequence, delivered_ms: float) -> float:
+        """When a request got its last token, if the engine's last step was delivered then."""
+        for late in self._late:
+            if late.sequence is sequence:
+                return late.last_token_ms
+        return delivered_ms
+
     def admitted(self, sequences: List[Sequence], start_ms: float) -> None:
         """Only the first time that a request gets a seat counts."""
         journal = self._journal

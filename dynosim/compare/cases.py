@@ -14,7 +14,6 @@ import numpy as np
 from scipy.stats import binomtest
 
 from dynosim.cluster import ClusterSpec, PoolSpec, RunOptions, simulate
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.compare.case_kit import (
     Case,
     Outcome,
@@ -30,6 +29,7 @@ from dynosim.metrics import summarize
 from dynosim.metrics.tables import request_table
 from dynosim.records import RunResult, Trace
 from dynosim.router.settings import RouterSettings
+from dynosim.router.spec import RoutingSpec
 from dynosim.silicon.catalogue import model_entry
 from dynosim.timing.architecture import model_shape
 from dynosim.timing.formulas import FixedModel, LinearModel

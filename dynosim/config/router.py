@@ -11,28 +11,28 @@ from pydantic import Field, model_validator
 from dynosim.config.base import Amount, Count, NotNegative, PositiveMs, Section, Share, check_rules
 from dynosim.router.classes import PolicyClass
 from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
+from dynosim.router.spec import CachePolicy, DelaySpec, IndexKind, RoutingSpec
 
 _CLASS = PolicyClass()
 _COST = CostSettings()
 _LOAD = LoadSettings()
+_DELAYS = DelaySpec()
 _ROUTER = RouterSettings(block_size=1)
+_ROUTING = RoutingSpec(_ROUTER)
 
 RouterMode = Literal[
     "round-robin", "random", "power-of-two", "least-loaded", "device-aware-weighted", "kv", "direct"
 ]
 QueuePolicy = Literal["fcfs", "lcfs", "wspt"]
-IndexKind = Literal[
-    "extents", "radix", "compressed", "positional", "positional-binary", "naive", "inverted"
-]
 
 
 class EventConfig(Section):
     """How KV events travel from engines to frontends."""
 
-    delay_ms: NotNegative = 0.0
-    jitter_ms: NotNegative = 0.0  # further delay of each event, so that some overtake others
-    loss: Annotated[float, Field(ge=0, lt=1)] = 0.0  # chance that an event gets lost
-    recovery_ms: NotNegative = 10.0  # from noticing a gap to having what was missing
+    delay_ms: NotNegative = _DELAYS.delay_ms
+    jitter_ms: NotNegative = _DELAYS.jitter_ms  # further, of each event: some overtake others
+    loss: Annotated[float, Field(ge=0, lt=1)] = _DELAYS.loss  # chance that an event gets lost
+    recovery_ms: NotNegative = _DELAYS.recovery_ms  # from noticing a gap to having what was missing
 
 
 class PolicyClassConfig(Section):
@@ -71,13 +71,13 @@ class RouterConfig(Section):
     prefill_load_model: Literal["none", "timing"] = "none"
     cuda_to_cpu_ratio: Annotated[float, Field(gt=0)] = _ROUTER.cuda_to_cpu_ratio
 
-    use_kv_events: bool = True  # false: guess the caches from the router's own decisions
-    approximate_cache_policy: Literal["ttl", "lru"] = "ttl"
-    ttl_ms: PositiveMs = 120_000.0
+    use_kv_events: bool = _ROUTING.use_kv_events  # false: guess caches from own decisions
+    approximate_cache_policy: CachePolicy = _ROUTING.approximate_cache_policy
+    ttl_ms: PositiveMs = _ROUTING.ttl_ms
     predicted_ttl_ms: PositiveMs | None = None  # such a guess beside the events
-    index: IndexKind = "extents"
+    index: IndexKind = _ROUTING.index
     events: EventConfig = EventConfig()
-    frontends: Annotated[int, Field(ge=1, le=64)] = 1
+    frontends: Annotated[int, Field(ge=1, le=64)] = _ROUTING.frontends
     replica_sync_delay_ms: NotNegative | None = None  # None: frontends do not tell each other
 
     queue_threshold: NotNegative | None = None  # of max_num_batched_tokens; None: no queue

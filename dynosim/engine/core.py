@@ -58,10 +58,6 @@ class EngineCore(Protocol):
         """Drop a request, if it has not ended; its blocks are free."""
         ...
 
-    def abort_all(self) -> list[Sequence]:
-        """Drop every request, and with them the cache: the engine has died."""
-        ...
-
     def plan_step(self) -> StepPlan:
         """Decide the next step; its tokens count as computed and its blocks as taken at once."""
         ...

@@ -34,8 +34,9 @@ class Engine:
     """Drives one core. It never looks at a clock: whoever owns it calls `complete` at `next_ms`.
 
     `next_ms` is when the step or run under way ends; infinity while idle. `run_steps` is the length
-    of the run under way, 0 outside of runs. `steps_singly`: there are no runs. `stamps_events`: KV
-    events are kept with the times at which the engine publishes them.
+    of the run under way, 0 outside of runs. `last_delivery_ms` is when tokens were delivered last.
+    `steps_singly`: there are no runs. `stamps_events`: KV events are kept with the times at which
+    the engine publishes them.
     """
 
     __slots__ = (
@@ -53,6 +54,7 @@ class Engine:
         "_steps_singly",
         "_times",
         "core",
+        "last_delivery_ms",
         "next_ms",
         "num_events",
         "run_steps",
@@ -71,6 +73,7 @@ class Engine:
         self.core = core
         self.next_ms = NEVER
         self.num_events = 0
+        self.last_delivery_ms = -NEVER
         self.run_steps = 0
         self._times = times
         self._recorder = recorder
@@ -120,13 +123,14 @@ class Engine:
         """Drop a request, outside of runs; a step that it is part of goes on without it."""
         self.core.abort(sequence)
 
-    def abort_all(self, now_ms: float) -> list[Sequence]:
-        """Die: drop every request, and what they got by `now_ms` is all they get."""
+    def die(self, now_ms: float) -> list[tuple[Sequence, int]]:
+        """Stop for good; returns the requests it had, each with the tokens delivered by then."""
         self.cut_off(now_ms)
+        lost = [(one, got - self._undelivered(one)) for one, got in self.core.unfinished()]
         self.run_steps = 0
         self.next_ms = NEVER
         self._in_flight.clear()
-        return self.core.abort_all()
+        return lost
 
     # ---- steps ---------------------------------------------------------------------------------
 
@@ -166,6 +170,7 @@ class Engine:
         """End the oldest step or the run; returns the requests that ended with it."""
         self.num_events += 1
         self.next_ms = NEVER
+        self.last_delivery_ms = now_ms
         if self.run_steps:
             self._deliver_run(now_ms)
             self._queued_ms.clear()
@@ -199,7 +204,7 @@ class Engine:
             return False
         next_ms, planned_end = self.next_ms, self._pace.planned_end()
         self.run_steps = num_done
-        self._settled_ms = split_ms = self._set_run_end()
+        self._settled_ms = self.last_delivery_ms = split_ms = self._set_run_end()
         self._deliver_run(split_ms)
         self._begin_run(steps - num_done, split_ms)
         if not self._lag:
@@ -334,7 +339,8 @@ class Engine:
             steps = self._steps_delivered(now_ms)
             if steps > 0:
                 self.run_steps = steps
-                self._deliver_run(self._delivered_ms(steps - self._lag))
+                self.last_delivery_ms = self._delivered_ms(steps - self._lag)
+                self._deliver_run(self.last_delivery_ms)
         else:
             self.core.take_events()
         for sequence, num_scheduled in self.core.unfinished():

@@ -82,3 +82,17 @@ class Sequence:
     def known_tokens(self) -> int:
         """Prompt and delivered tokens; valid while not decoding."""
         return self.prompt_tokens + self.generated_tokens
+
+    def restart(self, num_tokens: int) -> None:
+        """Forget the engine it was in, which is gone; it has got `num_tokens` tokens there."""
+        self.state = WAITING
+        self.num_computed = 0
+        self.generated_tokens = num_tokens
+        self.finish_step = -1
+        self.order = -1
+        self.held = []
+        self.covered_blocks = 0
+        self.own = None
+        self.own_published = 0
+        self.in_flight = 0
+        self.registration_lag = 0

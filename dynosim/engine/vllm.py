@@ -153,13 +153,6 @@ class VllmScheduler:
         self._head_is_blocked = False
         self.decodes.drop_outdated()
 
-    def abort_all(self) -> list[Sequence]:
-        """Drop every request; returns them, those with a seat first."""
-        dropped = [*self.running, *self._waiting.sequences()]
-        for sequence in dropped:
-            self.abort(sequence)
-        return dropped
-
     def plan_step(self) -> StepPlan:
         """Decide the next step; its tokens count as computed and its blocks as taken at once."""
         decodes = self.decodes

@@ -5,12 +5,12 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from dynosim.cluster import ClusterSpec, PoolSpec, simulate
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.experiment.run import collector_paused
 from dynosim.fit.measurements import Clock
 from dynosim.records import FloatArray, RunResult, StepLog, Trace
 from dynosim.router.settings import RouterSettings
+from dynosim.router.spec import RoutingSpec
 from dynosim.timing.model import StepTimeModel
 
 

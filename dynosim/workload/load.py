@@ -42,6 +42,7 @@ class LoadDriver:
             self._caused = [(0.0, index) for index in reversed(first)]
         self.reacts = concurrency is not None or bool(self._next_turn)
         self.next_ms = NEVER
+        self._is_held = False
         self._look_ahead()
 
     def pop(self) -> int:
@@ -66,7 +67,20 @@ class LoadDriver:
             heapq.heappush(self._caused, (now_ms, self._waiting_sessions.pop()))
         self._look_ahead()
 
+    def hold(self) -> None:
+        """Let nothing arrive before `release`."""
+        self._is_held = True
+        self._look_ahead()
+
+    def release(self) -> None:
+        """Let what is due arrive again."""
+        self._is_held = False
+        self._look_ahead()
+
     def _look_ahead(self) -> None:
+        if self._is_held:
+            self.next_ms = NEVER
+            return
         timed_ms = self._timed[-1][0] if self._timed else NEVER
         caused_ms = self._caused[0][0] if self._caused else NEVER
         self.next_ms = timed_ms if timed_ms < caused_ms else caused_ms

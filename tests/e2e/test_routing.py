@@ -9,12 +9,12 @@ import pytest
 from clusters import run_twin
 
 from dynosim.cli import main
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import NO_REQUEST, RunResult, Trace
 from dynosim.router.classes import PolicyClass
 from dynosim.router.modes import MODES
 from dynosim.router.settings import RouterSettings
+from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import LinearModel
 
 NO_IDS = np.zeros(0, np.int64)

@@ -9,14 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from dynosim.cluster.event_plane import DelaySettings
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import NO_REQUEST, Trace
 from dynosim.router.busy import BusyThresholds
 from dynosim.router.classes import PolicyClass
 from dynosim.router.modes import LOAD_MODES
 from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
+from dynosim.router.spec import DelaySpec, RoutingSpec
 from dynosim.timing.formulas import LinearModel, PolynomialModel
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.prefill_estimate import StepTimeEstimator
@@ -188,7 +187,7 @@ def random_routing(rng: random.Random, spec: EngineSpec) -> RoutingSpec:
     return RoutingSpec(
         settings,
         index=rng.choice(["extents", "extents", "compressed", "radix"]),
-        events=DelaySettings(delay_ms=rng.choice([0.0, 0.0, 7.3])),
+        events=DelaySpec(delay_ms=rng.choice([0.0, 0.0, 7.3])),
         frontends=frontends,
         sync_delay_ms=rng.choice([None, 3.7]) if frontends > 1 else None,
     )

@@ -11,8 +11,8 @@ from naive_engine import DECODE_MS, PREFILL_MS, Chain, NaiveEngine
 from probing import PROBE, Ask, Watched, watched_run
 
 from dynosim.cluster import event_plane
-from dynosim.cluster.event_plane import DelaySettings
 from dynosim.engine.spec import EngineSpec
+from dynosim.router.spec import DelaySpec
 from dynosim.timing.formulas import FixedModel
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -21,9 +21,9 @@ PLANES: list[dict[str, Any]] = [
     {},
     {"index": "compressed"},
     {"records_events": True},
-    {"events": DelaySettings(delay_ms=7.0)},
-    {"events": DelaySettings(delay_ms=7.0), "index": "radix"},
-    {"events": DelaySettings(delay_ms=7.0, jitter_ms=1e-6)},
+    {"events": DelaySpec(delay_ms=7.0)},
+    {"events": DelaySpec(delay_ms=7.0), "index": "radix"},
+    {"events": DelaySpec(delay_ms=7.0, jitter_ms=1e-6)},
 ]
 JITTER_IS_OVER_MS = 0.25  # all that happens lies at whole milliseconds: probes come in between
 
@@ -96,7 +96,7 @@ def test_every_frontend_knows_what_every_engine_had_told_a_delay_ago(
 ) -> None:
     rng = random.Random(seed)
     world = some_world(rng)
-    events: DelaySettings = plane.get("events", DelaySettings())
+    events: DelaySpec = plane.get("events", DelaySpec())
     end_ms = max(engine.idle_ms for engine in world.engines)
     probes = []
     for _ in range(12):
@@ -133,7 +133,7 @@ def test_frontends_that_lose_events_end_up_with_the_index_that_the_pools_have(se
     end_ms = max(engine.idle_ms for engine in world.engines) + 1000.5
     asked = [*world.prompts, *last.values()]
     probes = [Ask(end_ms, ids, PROBE) for ids in asked for _ in range(frontends)]
-    events = DelaySettings(
+    events = DelaySpec(
         rng.choice([0.0, 7.0]),
         rng.choice([0.0, 150.0]),
         loss=rng.choice([0.0, 0.2]),

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import bounded_spec, random_trace, with_sessions
 
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import NO_REQUEST, FloatArray, RequestStatus, RunResult, Trace
 from dynosim.router.busy import BusyThresholds
 from dynosim.router.settings import RouterSettings
+from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import FixedModel, LinearModel
 from dynosim.timing.model import StepTimeModel
 

@@ -11,8 +11,6 @@ from router_support import make_router, request, store
 from strategies import random_routing, random_spec, random_timing, random_trace
 
 from dynosim.cluster.block_names import HashNames
-from dynosim.cluster.event_plane import DelaySettings
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.sequence import Sequence
 from dynosim.engine.spec import EngineSpec
 from dynosim.engine.vllm import VllmScheduler
@@ -21,6 +19,7 @@ from dynosim.indexer.radix import RadixIndex
 from dynosim.records import RunResult, Trace
 from dynosim.router.eligibility import Constraints
 from dynosim.router.settings import RouterSettings
+from dynosim.router.spec import DelaySpec, RoutingSpec
 from dynosim.timing.formulas import LinearModel
 from dynosim.workload.extents import prefix_extents
 
@@ -113,7 +112,7 @@ def run(seed: int, **changes: object) -> RunResult:
     trace = random_trace(rng)
     spec = random_spec(rng, trace)
     timing = random_timing(rng, spec)
-    routing = replace(random_routing(rng, spec), events=DelaySettings(), frontends=1)
+    routing = replace(random_routing(rng, spec), events=DelaySpec(), frontends=1)
     routing = replace(routing, settings=replace(routing.settings, mode="kv"), **changes)  # type: ignore[arg-type]
     return run_twin(trace, engine=spec, timing=timing, num_workers=3, routing=routing)
 

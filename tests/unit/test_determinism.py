@@ -9,11 +9,10 @@ from pathlib import Path
 
 from clusters import run_twin
 
-from dynosim.cluster.event_plane import DelaySettings
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import RequestLog, StepLog
 from dynosim.router.settings import AffinitySettings, CostSettings, RouterSettings
+from dynosim.router.spec import DelaySpec, RoutingSpec
 from dynosim.timing.formulas import PolynomialModel
 from dynosim.workload.synthetic import synthesize
 
@@ -43,7 +42,7 @@ def digest(seed: int) -> str:
     )
     routing = RoutingSpec(
         settings,
-        events=DelaySettings(delay_ms=2.0, jitter_ms=20.0, loss=0.1),
+        events=DelaySpec(delay_ms=2.0, jitter_ms=20.0, loss=0.1),
         frontends=2,
         sync_delay_ms=4.0,
         records_events=True,

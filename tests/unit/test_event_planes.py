@@ -11,10 +11,9 @@ import pytest
 from clusters import run_twin
 from probing import PROBE, Ask, Watched, trace_of, watched_run
 
-from dynosim.cluster.event_plane import DelaySettings
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.router.settings import RouterSettings
+from dynosim.router.spec import DelaySpec, RoutingSpec
 from dynosim.timing.formulas import FixedModel
 
 SPEC = EngineSpec(num_gpu_blocks=101, max_model_len=80, block_size=4)
@@ -36,9 +35,9 @@ PLANES: dict[str, dict[str, Any]] = {
     "direct": {},
     "direct hashes": {"index": "compressed"},
     "recorded": {"records_events": True},
-    "late": {"events": DelaySettings(delay_ms=7.0)},
-    "late hashes": {"events": DelaySettings(delay_ms=7.0), "index": "radix"},
-    "numbered": {"events": DelaySettings(delay_ms=7.0, jitter_ms=1e-9)},
+    "late": {"events": DelaySpec(delay_ms=7.0)},
+    "late hashes": {"events": DelaySpec(delay_ms=7.0), "index": "radix"},
+    "numbered": {"events": DelaySpec(delay_ms=7.0, jitter_ms=1e-9)},
 }
 ON_EVERY_PLANE = pytest.mark.parametrize("plane", PLANES)
 BOTH_WAYS = pytest.mark.parametrize("exact", [False, True])
@@ -141,7 +140,7 @@ def sightings(seed: int, after_ms: float, frontends: int = 1) -> list[list[int]]
 
     Events may come by two delays of 40 ms late; what overtakes another one waits for it.
     """
-    events = DelaySettings(delay_ms=7.0, jitter_ms=40.0)
+    events = DelaySpec(delay_ms=7.0, jitter_ms=40.0)
     asks = []
     for number, name in enumerate(MANY):
         at_ms = 100.0 * number
@@ -173,7 +172,7 @@ def test_jitter_is_drawn_for_each_frontend_and_each_seed() -> None:
 def two_events(seed: int, extra: list[Ask], **delays: float) -> Watched:
     """The event of one block at 10 ms and that of another at 110, which may be lost."""
     asks = [Ask(0.0, (1,), 0), Ask(100.0, (2,), 0), *extra]
-    return run(asks, events=DelaySettings(loss=0.5, **delays), seed=seed)
+    return run(asks, events=DelaySpec(loss=0.5, **delays), seed=seed)
 
 
 def first_seed(is_wanted: Callable[[Watched], bool]) -> int:
@@ -208,10 +207,10 @@ def test_a_loss_that_nothing_comes_after_is_never_noticed() -> None:
 
 
 def test_nothing_is_lost_without_a_chance_of_it_and_all_is_counted() -> None:
-    counters = counters_of(run([Ask(0.0, A, 0)], events=DelaySettings(jitter_ms=5.0)))
+    counters = counters_of(run([Ask(0.0, A, 0)], events=DelaySpec(jitter_ms=5.0)))
     assert (counters["events_lost"], counters["event_gaps"]) == (0, 0)
     asks = [Ask(50.0 * number, (name,), 0) for number, name in enumerate(MANY)]
-    lossy = DelaySettings(loss=0.25)
+    lossy = DelaySpec(loss=0.25)
     lost = [
         counters_of(run(asks, events=lossy, seed=seed, frontends=4))["events_lost"]
         for seed in range(4)

@@ -11,11 +11,11 @@ import pytest
 from clusters import run_twin
 from probing import PROBE, Ask, Watched, trace_of, watched_run
 
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
 from dynosim.router.classes import PolicyClass
 from dynosim.router.settings import AffinitySettings, LoadSettings, RouterSettings
+from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import FixedModel
 from dynosim.timing.prefill_estimate import StepTimeEstimator
 

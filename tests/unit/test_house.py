@@ -11,11 +11,12 @@ import pytest
 from dynosim.build.engine import KNOBS, engine_spec
 from dynosim.build.routing import router_settings
 from dynosim.config import EngineConfig
-from dynosim.config.router import PolicyClassConfig, RouterConfig
+from dynosim.config.router import EventConfig, PolicyClassConfig, RouterConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.router.busy import BusyThresholds
 from dynosim.router.classes import PolicyClass
 from dynosim.router.settings import CostSettings, LoadSettings
+from dynosim.router.spec import DelaySpec
 from dynosim.timing.protocols import TimedEngine
 
 TWICE = {
@@ -92,6 +93,7 @@ def _other(value: Any) -> Any:
         (LoadSettings, RouterConfig),
         (BusyThresholds, RouterConfig),
         (PolicyClass, PolicyClassConfig),
+        (DelaySpec, EventConfig),
     ],
 )
 def test_a_section_has_every_knob_of_its_spec_with_its_default(spec: type, section: Any) -> None:

@@ -9,9 +9,9 @@ from clusters import run_twin
 from strategies import random_spec, random_trace
 
 from dynosim.cluster.outside import as_clients_see
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.records import RequestLog, RunResult, StepLog
 from dynosim.router.settings import RouterSettings
+from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import LinearModel
 
 INGRESS_MS, EGRESS_MS = 3.25, 1.5

@@ -10,11 +10,11 @@ import pytest
 from clusters import run_twin
 from probing import Ask, trace_of
 
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import RequestLog, Trace
 from dynosim.router.modes import LOAD_MODES
 from dynosim.router.settings import RouterSettings
+from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import FixedModel, LinearModel
 from dynosim.timing.prefill_estimate import StepTimeEstimator
 

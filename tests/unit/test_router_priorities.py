@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from clusters import run_twin
 
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import Trace
 from dynosim.router.classes import PolicyClass
 from dynosim.router.settings import RouterSettings
+from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import FixedModel
 
 ENGINE = EngineSpec(num_gpu_blocks=1001, max_model_len=4096, block_size=16)

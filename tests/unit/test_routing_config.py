@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 
 from dynosim.build.routing import load_policy, router_settings, routing_spec
-from dynosim.cluster.event_plane import DelaySettings
-from dynosim.cluster.routing import RoutingSpec
 from dynosim.config.router import RouterConfig
 from dynosim.errors import ConfigError
 from dynosim.router.busy import BusyThresholds
 from dynosim.router.classes import PolicyClass
 from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
+from dynosim.router.spec import DelaySpec, RoutingSpec
 
 
 class Ready:
@@ -56,7 +55,7 @@ def test_defaults_are_those_of_the_parts() -> None:
     assert spec.settings == RouterSettings(8, mode="round-robin", seed=3)
     assert spec == RoutingSpec(spec.settings)
     assert spec.settings.cost == CostSettings() and spec.settings.load == LoadSettings()
-    assert spec.settings.busy == BusyThresholds() and spec.events == DelaySettings()
+    assert spec.settings.busy == BusyThresholds() and spec.events == DelaySpec()
     assert spec.settings == router_settings(RouterConfig(), block_size=8, seed=3)
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from dynosim.build.engine import prepare
 from dynosim.build.routing import routing_spec
-from dynosim.cluster.routing import RoutingSpec, hash_index_spec
 from dynosim.config.router import RouterConfig
 from dynosim.config.schema import RunConfig
 from dynosim.indexer.base import BlockEvent
@@ -14,6 +13,7 @@ from dynosim.indexer.make import IndexSpec
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.log.recorder import RouterLog
 from dynosim.router.prefill_load import PrefillEstimator
+from dynosim.router.spec import RoutingSpec, hash_index_spec
 from dynosim.routerlog.rotating import RotatingLog
 from dynosim.timing.prefill_estimate import StepTimeEstimator
 

@@ -1,0 +1,365 @@
+"""The twin's data plane: workers advanced in virtual time, arrivals placed on them.
+
+Events are ends of steps and runs, arrivals, and news that reach a router late. Order within an
+instant (see `dynosim.engine.instant`): all step ends, lowest worker first, then what waited in the
+router and can go now, then all arrivals, then the idle workers with work start; so an arrival at a
+step's end makes the next step.
+
+Between two instants the control plane may act: workers are launched, become ready, drain, fail.
+"""
+
+import sys
+from collections.abc import Sequence as List
+from heapq import heappop, heappush
+from math import isnan
+
+from dynosim.cluster.flow import Flow
+from dynosim.cluster.journal import Journal
+from dynosim.cluster.launcher import Launcher
+from dynosim.cluster.placement import QUEUED, Placer
+from dynosim.cluster.pool import Worker
+from dynosim.cluster.requests import Requests
+from dynosim.cluster.spec import PoolSpec
+from dynosim.cluster.station import Station
+from dynosim.engine.instant import RELATIVE_TOLERANCE, TOLERANCE_MS, instant_end
+from dynosim.engine.sequence import Sequence
+from dynosim.records import RequestStatus
+from dynosim.router.refusals import RequestRefusedError
+from dynosim.workers.ids import WorkerId
+from dynosim.workers.lifecycle import Phase, WorkerEvent
+from dynosim.workload.load import NEVER, LoadDriver
+
+LAST_MS = sys.float_info.max  # any event comes before
+
+
+class Cluster:
+    """Workers, somebody who places requests on them, and a load."""
+
+    def __init__(
+        self,
+        requests: Requests,
+        *,
+        launcher: Launcher,
+        placer: Placer,
+        load: LoadDriver,
+        journal: Journal,
+        flow: Flow | None = None,
+        turnaround_ms: float = 0.0,
+    ) -> None:
+        """`turnaround_ms` is from a request's end until a request it causes can be placed.
+
+        `flow` says where requests go that leave a station; without it they are over.
+        """
+        self.now_ms = 0.0
+        self.workers: list[Worker] = []  # by worker id, also those that have gone
+        self._requests = requests
+        self._launcher = launcher
+        self._placer = placer
+        self._load = load
+        self._journal = journal
+        self._turnaround_ms = turnaround_ms
+        self._stations: list[Station] = []
+        self._workers_at: list[Worker | None] = []  # by station; None: not a worker's
+        self._flow = flow
+        self._num_ended = 0
+        self._num_queued = 0  # in the router
+        # Requests that have lost their worker and look for another, with the time of their last
+        # token.
+        self._moved: dict[int, tuple[Sequence, float]] = {}
+        self._draining: list[Worker] = []
+        self._touched: list[int] = []  # stations with news in the current instant
+        # Heap of (time, station). The last entry, of no station, spares the loop to ask whether
+        # there is one: it lies behind whatever can happen.
+        self._ends: list[tuple[float, int]] = [(NEVER, -1)]
+
+    # ---- time ----------------------------------------------------------------------------------
+
+    @property
+    def num_ended(self) -> int:
+        """Requests that finished, failed or were rejected."""
+        return self._num_ended
+
+    @property
+    def has_unended(self) -> bool:
+        """Whether there are requests that have not ended, be they still to come."""
+        return self._num_ended < len(self._requests)
+
+    def next_ms(self) -> float:
+        """Time of the next event; infinity when nothing is left to happen."""
+        ends = (station.next_ms for station in self._stations)
+        return min(self._load.next_ms, self._placer.next_ms, min(ends, default=NEVER))
+
+    def run_until(self, until_ms: float) -> None:  # noqa: C901
+        """Process every event before or at `until_ms`.
+
+        The one hot loop, hence one function: it runs once per scheduling event.
+        """
+        ends = self._ends
+        load = self._load
+        stations, workers_at = self._stations, self._workers_at
+        placer = self._placer
+        touched, flow = self._touched, self._flow
+        until_ms = min(instant_end(until_ms), LAST_MS)
+        while True:
+            end_ms, station_id = ends[0]
+            while end_ms != NEVER and stations[station_id].next_ms != end_ms:
+                heappop(ends)  # the run was cut short since
+                end_ms, station_id = ends[0]
+            now_ms = end_ms
+            if load.next_ms < now_ms:
+                now_ms = load.next_ms
+            if placer.next_ms < now_ms:
+                now_ms = placer.next_ms
+            if now_ms > until_ms:
+                return
+            instant_ms = now_ms + TOLERANCE_MS + RELATIVE_TOLERANCE * now_ms  # instant_end
+            if now_ms < self.now_ms:
+                now_ms = self.now_ms  # rounding turns no clock back
+            while end_ms <= instant_ms:
+                heappop(ends)
+                if stations[station_id].next_ms == end_ms:
+                    touched.append(station_id)
+                    if end_ms > now_ms:
+                        now_ms = end_ms
+                end_ms, station_id = ends[0]
+            if len(touched) > 1:
+                touched.sort()
+            for station_id in touched:
+                station = stations[station_id]
+                end_ms = station.next_ms
+                if end_ms != NEVER:  # told twice, it ends once
+                    finished = station.complete(end_ms)
+                    worker = workers_at[station_id]
+                    if worker is not None:
+                        placer.hear(worker, finished, now_ms)
+                    if finished and flow is not None:
+                        finished = self._pass_on(finished, station_id, now_ms)
+                    if finished:
+                        self._note_ends(finished, now_ms)
+            if self._num_queued or placer.next_ms <= instant_ms:
+                self._release(now_ms)
+            while load.next_ms <= instant_ms:
+                now_ms = self._place_all(instant_ms, now_ms)
+            self.now_ms = now_ms
+            for station_id in touched:
+                station = stations[station_id]
+                if station.next_ms == NEVER:  # also told twice, it starts once
+                    station.start(now_ms)
+                    end_ms = station.next_ms
+                    if end_ms != NEVER:
+                        heappush(ends, (end_ms, station_id))
+            touched.clear()
+
+    def _note_ends(self, finished: List[Sequence], now_ms: float) -> None:
+        self._num_ended += len(finished)
+        if self._load.reacts:
+            for sequence in finished:
+                self._load.on_end(sequence.index, now_ms + self._turnaround_ms)
+        if self._draining:
+            self._let_go(now_ms)
+
+    def _pass_on(self, left: List[Sequence], station_id: int, now_ms: float) -> list[Sequence]:
+        """Hand requests that have left a station to their next one; returns those that are over."""
+        assert self._flow is not None
+        over = []
+        for sequence in left:
+            following = self._flow.next(sequence, station_id, now_ms)
+            if following is None:
+                over.append(sequence)
+            else:
+                self._accept(following, sequence, now_ms)
+        self._touched.sort()
+        return over
+
+    # ---- placing -------------------------------------------------------------------------------
+
+    def _place_all(self, instant_ms: float, now_ms: float) -> float:
+        """Have what arrives by the end of an instant placed; returns the time by then.
+
+        Arrivals that ends of requests bring about come in the order of the trace: their times
+        differ by rounding only.
+        """
+        load = self._load
+        arrivals: list[int] = []
+        while load.next_ms <= instant_ms:
+            arrival_ms = load.next_ms
+            if arrival_ms > now_ms:
+                now_ms = arrival_ms
+            index = load.pop()
+            self._journal.arrival_ms[index] = arrival_ms
+            arrivals.append(index)
+        if load.reacts and len(arrivals) > 1:
+            arrivals.sort()
+        for index in arrivals:
+            refusal = self._requests.refusal(index)
+            if refusal is None:
+                self._place(index, self._requests.input_tokens[index], now_ms)
+            else:
+                self._reject(index, refusal, now_ms)
+        self._touched.sort()
+        return now_ms
+
+    def _place(self, index: int, num_tokens: int, now_ms: float) -> None:
+        """Have a request with so many known tokens placed."""
+        try:
+            priority = self._requests.priority(index)
+            worker_id = self._placer.place(index, num_tokens, priority, now_ms)
+        except RequestRefusedError as error:
+            self._reject(index, f"HTTP {error.http_status}: {error}", now_ms)
+            return
+        if worker_id == QUEUED:
+            self._num_queued += 1
+        else:
+            self._dispatch(index, worker_id, now_ms)
+
+    def _release(self, now_ms: float) -> None:
+        """Dispatch what has waited in the router long enough."""
+        for index, worker_id, error in self._placer.releases(now_ms):
+            self._num_queued -= 1
+            if error is None:
+                self._dispatch(index, worker_id, now_ms)
+            else:
+                self._reject(index, f"HTTP {error.http_status}: {error}", now_ms)
+        self._touched.sort()
+
+    def _dispatch(self, index: int, worker_id: int, now_ms: float) -> None:
+        """Hand a request to a worker."""
+        journal = self._journal
+        journal.worker_id[index] = worker_id
+        if self._moved and index in self._moved:
+            sequence, last_token_ms = self._moved.pop(index)
+            journal.migrations[index] = journal.migrations.get(index, 0) + 1
+            if sequence.generated_tokens:
+                self.workers[worker_id].token_log.moved_in(sequence, last_token_ms)
+        else:
+            sequence = self._requests.sequence(index, now_ms)
+            if now_ms != journal.arrival_ms[index]:
+                journal.dispatch_ms[index] = now_ms
+        self._accept(self.workers[worker_id].station_id, sequence, now_ms)
+
+    def _accept(self, station_id: int, sequence: Sequence, now_ms: float) -> None:
+        """Hand a request to a station."""
+        station = self._stations[station_id]
+        if station.add(sequence, now_ms):
+            heappush(self._ends, (station.next_ms, station_id))
+        self._touched.append(station_id)
+
+    def _reject(self, index: int, reason: str, now_ms: float) -> None:
+        """End a request that nobody takes: rejected, or failed if it had been placed before."""
+        self._num_ended += 1
+        status = RequestStatus.REJECTED
+        if self._moved.pop(index, None) is not None:
+            status = RequestStatus.FAILED
+        self._journal.status[index] = int(status)
+        self._journal.errors[index] = reason
+        if self._load.reacts:
+            self._load.on_end(index, now_ms + self._turnaround_ms)
+
+    # ---- workers -------------------------------------------------------------------------------
+
+    def launch(self, pool: PoolSpec, now_ms: float) -> Worker:
+        """A new worker; it serves nobody before `make_ready`."""
+        worker = self._launcher.launch(WorkerId(len(self.workers)), pool, now_ms)
+        self.workers.append(worker)
+        worker.station_id = self.add_station(worker.engine, worker)
+        return worker
+
+    def add_station(self, station: Station, worker: Worker | None = None) -> int:
+        """Run a station from now on; returns the number that a flow calls it by."""
+        self._stations.append(station)
+        self._workers_at.append(worker)
+        return len(self._stations) - 1
+
+    def make_ready(self, worker: Worker, now_ms: float) -> None:
+        """A worker has come up: it may get requests, also those that wait in the router."""
+        worker.move(WorkerEvent.BECAME_READY, now_ms)
+        self._placer.join(worker, now_ms)
+        self._go_on(now_ms)
+
+    def drain(self, worker: Worker, now_ms: float) -> None:
+        """Place nothing more on a worker; it goes once what it has is done.
+
+        Raises: ValueError if it has gone or failed.
+        """
+        was_ready = worker.phase is Phase.READY
+        worker.move(WorkerEvent.TOLD_TO_DRAIN, now_ms)
+        if was_ready:
+            self._placer.leave(worker, now_ms)
+            self._draining.append(worker)
+            self._let_go(now_ms)
+            self._go_on(now_ms)
+
+    def fail(self, worker: Worker, now_ms: float) -> None:
+        """A worker dies; what it had in flight is placed anew, with the tokens it has got.
+
+        Raises: ValueError if it has gone or failed already.
+        """
+        was_ready = worker.phase is Phase.READY
+        worker.move(WorkerEvent.DIED, now_ms)
+        lost = worker.engine.die(now_ms)
+        self._placer.hear(worker, [], now_ms)
+        if was_ready:
+            self._placer.leave(worker, now_ms)
+        elif worker in self._draining:
+            self._draining.remove(worker)
+        self._placer.forget([sequence.index for sequence, _ in lost])
+        for sequence, num_tokens in sorted(lost, key=_by_index):
+            self._move(worker, sequence, num_tokens, now_ms)
+        self._go_on(now_ms)
+
+    def _move(self, worker: Worker, sequence: Sequence, num_tokens: int, now_ms: float) -> None:
+        """Have a request that has lost its worker placed anew."""
+        index = sequence.index
+        last_token_ms = worker.token_log.last_token_ms(sequence, worker.engine.last_delivery_ms)
+        sequence.restart(num_tokens)
+        if isnan(self._journal.scheduled_ms[index]):
+            sequence.cached_tokens = -1
+        self._moved[index] = (sequence, last_token_ms)
+        self._place(index, sequence.known_tokens, now_ms)
+
+    def _let_go(self, now_ms: float) -> None:
+        """Let the draining workers go that have nothing left."""
+        for worker in list(self._draining):
+            if not worker.engine.core.has_work:
+                self._draining.remove(worker)
+                worker.move(WorkerEvent.DRAINED, now_ms)
+
+    def _go_on(self, now_ms: float) -> None:
+        """After a change of workers: dispatch what can go now, and start who has work."""
+        self.now_ms = max(self.now_ms, now_ms)
+        if self._num_queued:
+            self._release(now_ms)
+        self._touched.sort()
+        self._start_touched(now_ms)
+
+    def _start_touched(self, now_ms: float) -> None:
+        for station_id in self._touched:
+            station = self._stations[station_id]
+            if station.next_ms == NEVER:  # also told twice, it starts once
+                station.start(now_ms)
+                if station.next_ms != NEVER:
+                    heappush(self._ends, (station.next_ms, station_id))
+        self._touched.clear()
+
+    # ---- the load ------------------------------------------------------------------------------
+
+    def hold_load(self) -> None:
+        """Let nothing arrive until `release_load`: what is due meanwhile waits outside."""
+        self._load.hold()
+
+    def release_load(self, now_ms: float) -> None:
+        """Let arrive what was held: it arrived when it was due, so its wait counts."""
+        self.now_ms = max(self.now_ms, now_ms)
+        self._load.release()
+
+    # ---- the end -------------------------------------------------------------------------------
+
+    def cut_off(self, until_ms: float) -> None:
+        """Stop here: note what the unfinished requests have got so far."""
+        for worker in self.workers:
+            if worker.is_alive:
+                worker.engine.cut_off(until_ms)
+
+
+def _by_index(lost: tuple[Sequence, int]) -> int:
+    return lost[0].index

@@ -1,0 +1,94 @@
+"""Workers that are alike, and the life of each: launched, ready, draining, gone or failed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dynosim.cluster.spec import PoolSpec, worker_card
+from dynosim.cluster.token_log import TokenLog
+from dynosim.engine.engine import Engine
+from dynosim.records import WorkerLog
+from dynosim.router.workers import WorkerCard
+from dynosim.workers.ids import WorkerId
+from dynosim.workers.lifecycle import Phase, WorkerEvent, next_phase
+
+NAN = float("nan")
+
+
+class Worker:
+    """An engine under the number that reports use, and its life. Times in ms, NaN: not yet."""
+
+    __slots__ = (
+        "ended_ms",
+        "engine",
+        "launched_ms",
+        "phase",
+        "pool",
+        "ready_ms",
+        "station_id",
+        "token_log",
+        "worker_id",
+    )
+
+    def __init__(
+        self,
+        worker_id: WorkerId,
+        pool: PoolSpec,
+        engine: Engine,
+        token_log: TokenLog,
+        launched_ms: float,
+    ) -> None:
+        self.worker_id = worker_id
+        self.pool = pool
+        self.engine = engine
+        self.token_log = token_log
+        self.phase = Phase.STARTING
+        self.launched_ms = launched_ms
+        self.ready_ms = NAN
+        self.ended_ms = NAN
+        self.station_id = -1  # of its engine, in the cluster's loop
+
+    @property
+    def card(self) -> WorkerCard:
+        """What it says of itself when it joins."""
+        return worker_card(self.worker_id, self.pool)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it holds its GPUs."""
+        return self.phase not in (Phase.GONE, Phase.FAILED)
+
+    @property
+    def num_requests(self) -> int:
+        """Requests placed on it that have not ended."""
+        core = self.engine.core
+        return core.num_running + core.num_waiting if self.is_alive else 0
+
+    def move(self, event: WorkerEvent, now_ms: float) -> None:
+        """Go to the next phase of its life.
+
+        Raises: ValueError if that cannot happen in its phase; nothing is changed then.
+        """
+        phase = next_phase(self.phase, event)
+        if phase is None:
+            raise ValueError(f"worker {self.worker_id} is {self.phase.value}: not {event.value}")
+        self.phase = phase
+        if phase is Phase.READY:
+            self.ready_ms = now_ms
+        elif not self.is_alive:
+            self.ended_ms = now_ms
+
+
+def worker_log(workers: Sequence[Worker]) -> WorkerLog:
+    """The lives of all workers, in the order of their ids."""
+    pools = [worker.pool for worker in workers]
+    return WorkerLog(
+        pool=tuple(pool.name for pool in pools),
+        role=tuple(pool.role for pool in pools),
+        gpus=np.array([pool.gpus_per_worker for pool in pools], np.int64),
+        usable_blocks=np.array([pool.engine.usable_blocks for pool in pools], np.int64),
+        step_time_scale=np.array([pool.step_time_scale for pool in pools], np.float64),
+        launched_ms=np.array([worker.launched_ms for worker in workers], np.float64),
+        ready_ms=np.array([worker.ready_ms for worker in workers], np.float64),
+        ended_ms=np.array([worker.ended_ms for worker in workers], np.float64),
+    )

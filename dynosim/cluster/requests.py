@@ -1,0 +1,56 @@
+"""The requests of a trace, as engines take them."""
+
+from dynosim.cluster.spec import ClusterSpec
+from dynosim.engine.sequence import Sequence
+from dynosim.records import Trace
+from dynosim.workload.extents import PrefixExtents
+
+
+class Requests:
+    """Makes an engine's sequence of each row, when its time has come."""
+
+    def __init__(self, trace: Trace, extents: PrefixExtents, cluster: ClusterSpec) -> None:
+        self.input_tokens: list[int] = trace.input_tokens.tolist()
+        self._max_model_len = cluster.max_model_len
+        self._output_tokens: list[int] = trace.output_tokens.tolist()
+        self._priorities = None if trace.priority is None else trace.priority.tolist()
+        self._request_ids = trace.request_ids
+        self._has_paths = cluster.enable_prefix_caching and len(extents.path) > 0
+        self._path: list[int] = extents.path.tolist()
+        self._path_offsets: list[int] = extents.path_offsets.tolist()
+        self._path_blocks: list[int] = extents.path_blocks.tolist()
+
+    def __len__(self) -> int:
+        return len(self.input_tokens)
+
+    def refusal(self, index: int) -> str | None:
+        """Why no engine takes a request: what vLLM says of a prompt that fills the context."""
+        input_tokens, limit = self.input_tokens[index], self._max_model_len
+        if input_tokens < limit:
+            return None
+        return f"prompt of {input_tokens} tokens >= max_model_len {limit}"
+
+    def priority(self, index: int) -> int:
+        """A request's priority; lower is served earlier."""
+        return 0 if self._priorities is None else self._priorities[index]
+
+    def sequence(self, index: int, now_ms: float) -> Sequence:
+        """A request on its way to an engine."""
+        input_tokens = self.input_tokens[index]
+        output_tokens = min(self._output_tokens[index], self._max_model_len - input_tokens)
+        path: list[int] = []
+        path_blocks = 0
+        if self._has_paths:
+            path = self._path[self._path_offsets[index] : self._path_offsets[index + 1]]
+            path_blocks = self._path_blocks[index]
+        request_id = "" if self._request_ids is None else self._request_ids[index]
+        return Sequence(
+            index,
+            input_tokens,
+            output_tokens,
+            path,
+            path_blocks,
+            now_ms,
+            self.priority(index),
+            request_id,
+        )

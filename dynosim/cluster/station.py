@@ -1,0 +1,27 @@
+"""What takes requests, takes time and lets them go: an engine, a link, ranks in lockstep."""
+
+from typing import Protocol
+
+from dynosim.engine.sequence import Sequence
+
+
+class Station(Protocol):
+    """The cluster's loop calls `complete` at `next_ms`, and `start` where that is infinity.
+
+    It does so after all that happens in an instant has: what arrives at a station's end has part in
+    what it starts next.
+    """
+
+    next_ms: float  # when what is under way ends; infinity while idle
+
+    def add(self, sequence: Sequence, now_ms: float) -> bool:
+        """Take a request; returns whether `next_ms` has moved."""
+        ...
+
+    def start(self, now_ms: float) -> None:
+        """Begin with what there is to do, if anything."""
+        ...
+
+    def complete(self, now_ms: float) -> list[Sequence]:
+        """End what is under way; returns the requests that leave."""
+        ...

@@ -1,0 +1,124 @@
+"""What the routing of a deployment is built from, in the twin and live."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dynosim.indexer.approximate import DEFAULT_TTL_MS
+from dynosim.indexer.make import IndexSpec
+from dynosim.router.log.recorder import Sink
+from dynosim.router.modes import LOAD_MODES
+from dynosim.router.policy import PlacementPolicy
+from dynosim.router.prefill_load import PrefillEstimator
+from dynosim.router.settings import RouterSettings
+
+
+@dataclass(frozen=True, slots=True)
+class DelaySpec:
+    """Delay, loss and disorder of events on their way to a frontend."""
+
+    delay_ms: float = 0.0
+    jitter_ms: float = 0.0  # further delay of each event, uniform: events overtake each other
+    loss: float = 0.0  # chance that an event is lost
+    recovery_ms: float = 10.0  # from noticing a gap to having what was missing
+
+
+IndexKind = Literal[
+    "extents", "radix", "compressed", "positional", "positional-binary", "naive", "inverted"
+]
+CachePolicy = Literal["ttl", "lru"]
+"""How an index of guesses forgets: after a time, or when the worker's cache would be full."""
+
+OpenLog = Callable[[RouterSettings, IndexSpec, bool], Sink]
+"""Opens the log of a router of these settings and index; last, whether it estimates prefills."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingSpec:
+    """How a simulated cluster routes.
+
+    `index` is `extents` (fast; the same answers as the exact hash indexes) or a kind known to
+    `dynosim.indexer.make`. Without `use_kv_events` the index is fed by the router's own decisions
+    and forgets after `ttl_ms`, or by capacity. `predicted_ttl_ms` adds such an index beside the
+    events.
+    """
+
+    settings: RouterSettings
+    index: IndexKind = "extents"
+    use_kv_events: bool = True
+    ttl_ms: float = DEFAULT_TTL_MS
+    approximate_cache_policy: CachePolicy = "ttl"
+    predicted_ttl_ms: float | None = None
+    events: DelaySpec = field(default_factory=DelaySpec)
+    frontends: int = 1
+    sync_delay_ms: float | None = None
+    policy: Callable[[RouterSettings, int], PlacementPolicy] | None = None
+    estimator: PrefillEstimator | None = None
+    records_events: bool = False
+    open_log: OpenLog | None = None
+
+    @property
+    def needs_router(self) -> bool:
+        """Whether anything but the number of requests in hand matters."""
+        settings = self.settings
+        return (
+            settings.mode not in LOAD_MODES
+            or self.policy is not None
+            or bool(settings.classes)
+            or settings.busy.is_set
+            or settings.affinity is not None
+            or self.frontends > 1
+            or self.open_log is not None
+            or self.records_events
+        )
+
+    @property
+    def follows_caches(self) -> bool:
+        """Whether indexes hear of KV events."""
+        return self._looks_at_caches and self.use_kv_events
+
+    @property
+    def _looks_at_caches(self) -> bool:
+        return self.settings.mode == "kv" or self.policy is not None
+
+    @property
+    def publishes_events(self) -> bool:
+        """Whether engines have to tell of what they cache and evict."""
+        return self.follows_caches or self.records_events
+
+    @property
+    def stamps_events(self) -> bool:
+        """Whether it matters when exactly events are told."""
+        return self.records_events or (self.follows_caches and self._delays_events)
+
+    @property
+    def _delays_events(self) -> bool:
+        events = self.events
+        return events.delay_ms > 0 or events.jitter_ms > 0 or events.loss > 0
+
+    @property
+    def numbers_events(self) -> bool:
+        """Whether events can go missing or overtake each other."""
+        return self.events.jitter_ms > 0 or self.events.loss > 0
+
+    @property
+    def uses_hashes(self) -> bool:
+        """Whether blocks go by their hashes, as in a live deployment."""
+        learns = not self.use_kv_events or self.predicted_ttl_ms is not None
+        return self._looks_at_caches and (self.index != "extents" or learns or self.numbers_events)
+
+
+def hash_index_spec(routing: RoutingSpec, capacity_blocks: int | None) -> IndexSpec:
+    """The index of a router that knows blocks by their hashes.
+
+    `capacity_blocks` of each worker bound a guessed index, if `routing` asks for that.
+    """
+    if not routing.use_kv_events:
+        is_bounded = routing.approximate_cache_policy == "lru"
+        return IndexSpec(
+            "approximate",
+            ttl_ms=routing.ttl_ms,
+            capacity_blocks=capacity_blocks if is_bounded else None,
+        )
+    kind = "compressed" if routing.index == "extents" else routing.index
+    return IndexSpec(kind, predicted_ttl_ms=routing.predicted_ttl_ms)
