@@ -20,13 +20,12 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from dynosim.router.knobs import RouterSettings
-
 from dynosim.blocks.hashing import sequence_hashes
 from dynosim.indexer.base import Removed, Stored
 from dynosim.indexer.make import IndexSpec
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.request import RoutingRequest
+from dynosim.router.settings import RouterSettings
 from dynosim.router.workers import WorkerCard
 from dynosim.routerlog.replay import log_files, replay_log
 from dynosim.routerlog.rotating import ROTATE_AT, RotatingLog

@@ -13,10 +13,9 @@ from math import exp, log, sqrt
 from random import Random
 from typing import Any
 
-from dynosim.router.knobs import RouterSettings
-
 from dynosim.router.cost import WorkerOption
 from dynosim.router.request import RoutingRequest
+from dynosim.router.settings import RouterSettings
 
 PRIOR_WEIGHT = 2.0  # observations that the first guess is worth
 MEMORY = 50.0  # observations remembered: workers may become slower or faster

@@ -5,8 +5,6 @@ from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 
-from dynosim.router.knobs import RouterSettings
-
 from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.config.live import LiveConfig
 from dynosim.indexer.base import Stored, Tier
@@ -14,7 +12,6 @@ from dynosim.indexer.make import make_indexer
 from dynosim.router.cost import WorkerOption
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.request import RoutingRequest
-from dynosim_runtime.card import WorkerCard, worker_id_of
 from dynosim.router.settings import RouterSettings
 from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.clients.base import EngineDelta, EngineLostError, EngineRequest

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
 
-from dynosim.router.knobs import CostSettings, LoadSettings
-
 from dynosim.router.prefill_load import PrefillEstimator
 from dynosim.router.request import RoutingRequest
+from dynosim.router.settings import CostSettings, LoadSettings
 
 
 @dataclass

@@ -9,7 +9,6 @@ from collections.abc import Hashable, Sequence
 from math import ceil, exp, tanh
 from typing import Any
 
-from dynosim.router.knobs import CostSettings, RouterSettings
 from naive_caches import NaiveCaches
 from naive_workers import Home, NaiveWorkers
 
@@ -24,6 +23,7 @@ from dynosim.router.refusals import (
     WorkersBusyError,
 )
 from dynosim.router.request import RoutingRequest
+from dynosim.router.settings import CostSettings, RouterSettings
 from dynosim.router.workers import Candidate
 
 NEAR = 1e-9  # costs that differ by less are equal: sums of floats in another order

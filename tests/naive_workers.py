@@ -4,7 +4,6 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from dynosim.router.knobs import RouterSettings
 from naive_caches import NaiveCaches
 from naive_load import NaiveLoad
 from naive_queue import NaiveQueue
@@ -17,6 +16,7 @@ from dynosim.router.refusals import (
     WorkersBusyError,
 )
 from dynosim.router.request import RoutingRequest
+from dynosim.router.settings import RouterSettings
 from dynosim.router.workers import Candidate, WorkerCard
 
 

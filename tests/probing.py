@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 from clusters import run_twin
-from dynosim.router.knobs import RouterSettings
 
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import RunResult, Trace
 from dynosim.router.cost import WorkerOption
 from dynosim.router.refusals import RequestRefusedError
 from dynosim.router.request import RoutingRequest
+from dynosim.router.settings import RouterSettings
 from dynosim.router.spec import DelaySpec, RoutingSpec
 from dynosim.timing.model import StepTimeModel
 

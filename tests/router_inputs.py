@@ -8,7 +8,6 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dynosim.router.knobs import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 from naive_caches import BoundedGuesses, NaiveCaches, TimedGuesses
 from router_support import BLOCK, card
 
@@ -23,6 +22,7 @@ from dynosim.router.cost import WorkerOption
 from dynosim.router.eligibility import Constraints
 from dynosim.router.modes import MODES
 from dynosim.router.request import RoutingRequest
+from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 
 TOKENS = [[kind] * BLOCK for kind in range(3)]
 LOCAL = [local_hashes(tokens, BLOCK)[0] for tokens in TOKENS]

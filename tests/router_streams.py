@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from dynosim.router.knobs import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 from router_support import BLOCK, card, request
 
 from dynosim.blocks.hashing import sequence_hashes
@@ -20,6 +19,7 @@ from dynosim.router.kv_router import KvRouter
 from dynosim.router.modes import MODES
 from dynosim.router.refusals import RequestRefusedError, UnknownWorkerError
 from dynosim.router.request import RoutingRequest
+from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 
 HASH_INDEXES = ("compressed", "compressed", "radix", "positional", "naive", "inverted")
 

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from dynosim.router.knobs import CostSettings, RouterSettings
-
 from dynosim.blocks.hashing import sequence_hashes
 from dynosim.indexer.base import Stored
 from dynosim.indexer.compressed import CompressedRadixIndex
@@ -27,6 +25,7 @@ from dynosim.router.inputs import (
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.log.recorder import RouterLog
 from dynosim.router.request import RoutingRequest
+from dynosim.router.settings import CostSettings, RouterSettings
 from dynosim.router.workers import WorkerCard
 
 BLOCK = 16

@@ -28,7 +28,7 @@ from dynosim.engine.spec import EngineSpec
 from dynosim.metrics import summarize
 from dynosim.metrics.tables import request_table
 from dynosim.records import RunResult, Trace
-from dynosim.router.knobs import RouterSettings
+from dynosim.router.settings import RouterSettings
 from dynosim.router.spec import RoutingSpec
 from dynosim.silicon.catalogue import model_entry
 from dynosim.timing.architecture import model_shape

@@ -9,7 +9,7 @@ from dynosim.engine.spec import EngineSpec
 from dynosim.experiment.run import collector_paused
 from dynosim.fit.measurements import Clock
 from dynosim.records import FloatArray, RunResult, StepLog, Trace
-from dynosim.router.knobs import RouterSettings
+from dynosim.router.settings import RouterSettings
 from dynosim.router.spec import RoutingSpec
 from dynosim.timing.model import StepTimeModel
 

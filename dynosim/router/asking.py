@@ -5,9 +5,9 @@ from collections.abc import Hashable, Sequence
 from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.router.cost import WorkerOption
 from dynosim.router.inputs import Arrive, AskBest, E, Input
-from dynosim.router.knobs import CostSettings
 from dynosim.router.refusals import InvalidRequestError
 from dynosim.router.request import RoutingRequest
+from dynosim.router.settings import CostSettings
 
 
 def request_of(

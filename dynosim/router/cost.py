@@ -18,9 +18,9 @@ from typing import NamedTuple, TypeVar
 
 from dynosim.indexer.base import Overlaps, members
 from dynosim.indexer.tiers import TierOverlaps
-from dynosim.router.knobs import CostSettings
 from dynosim.router.load import ActiveLoad
 from dynosim.router.request import RoutingRequest
+from dynosim.router.settings import CostSettings
 from dynosim.router.workers import WorkerTable
 from dynosim.workers.ids import DpRank, Slot, WorkerId
 

@@ -11,8 +11,8 @@ from typing import Generic, TypeVar
 from dynosim.indexer.base import BlockEvent
 from dynosim.records import KvEvent
 from dynosim.router.decision import Decision, Refusal
-from dynosim.router.knobs import CostSettings
 from dynosim.router.request import RoutingRequest
+from dynosim.router.settings import CostSettings
 from dynosim.router.workers import WorkerCard
 from dynosim.workers.ids import DpRank, Slot, WorkerId
 

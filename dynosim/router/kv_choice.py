@@ -10,9 +10,9 @@ from dynosim.router.cheapest import cheapest, group_by_savings
 from dynosim.router.cost import WorkerOption, draw, pick, worker_options
 from dynosim.router.decision import ChosenSlot
 from dynosim.router.eligibility import preference_factors
-from dynosim.router.knobs import CostSettings
 from dynosim.router.load import ActiveLoad
 from dynosim.router.request import RoutingRequest
+from dynosim.router.settings import CostSettings
 from dynosim.router.slots import SlotLists
 from dynosim.router.workers import WorkerTable
 from dynosim.workers.ids import Slot

@@ -35,7 +35,6 @@ from dynosim.router.inputs import (
     Unbind,
     WorkerEvents,
 )
-from dynosim.router.knobs import CostSettings, RouterSettings
 from dynosim.router.kv_choice import Confirm, KvChoice, placement_of
 from dynosim.router.load import ActiveLoad
 from dynosim.router.modes import RoundRobin, make_load_mode
@@ -48,6 +47,7 @@ from dynosim.router.refusals import (
 )
 from dynosim.router.request import RoutingRequest
 from dynosim.router.sessions import Sessions
+from dynosim.router.settings import CostSettings, RouterSettings
 from dynosim.router.snapshot import RouterSnapshot
 from dynosim.router.workers import Candidate, WorkerCard, WorkerTable
 from dynosim.workers.ids import DpRank, Slot, WorkerId

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from dynosim.router.eligibility import Constraints
-from dynosim.router.knobs import CostSettings
+from dynosim.router.settings import CostSettings
 
 
 @dataclass(slots=True)

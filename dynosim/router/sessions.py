@@ -4,8 +4,8 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 from dynosim.router.affinity import AffinitySnapshot, SessionAffinity
-from dynosim.router.knobs import AffinitySettings
 from dynosim.router.refusals import NoEligibleWorkerError
+from dynosim.router.settings import AffinitySettings
 from dynosim.router.workers import Candidate, WorkerTable
 from dynosim.workers.ids import WorkerId
 

@@ -16,7 +16,6 @@ from dynosim.build.routing import load_policy
 from dynosim.errors import ConfigError, DynosimError
 from dynosim.indexer.base import Tier
 from dynosim.indexer.make import IndexSpec
-from dynosim.router.knobs import RouterSettings
 from dynosim.router.kv_router import AnyRouter, KvRouter
 from dynosim.router.log.checkpoint import difference
 from dynosim.router.log.estimates import ReplayEstimator
@@ -24,6 +23,7 @@ from dynosim.router.log.plain import Entry
 from dynosim.router.log.recorder import Sink
 from dynosim.router.log.replay import replay_entry
 from dynosim.router.policy import PlacementPolicy
+from dynosim.router.settings import RouterSettings
 
 FORMAT = 1
 PREFIX, SUFFIX = "router-", ".jsonl"

@@ -15,9 +15,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dynosim_runtime.card import WorkerCard, worker_id_of
-from aiohttp import web
-
 from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.discovery.file import FileDiscovery
 

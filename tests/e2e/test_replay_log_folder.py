@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from dynosim.router.knobs import RouterSettings
 from router_support import BLOCK, Doors, card, request
 
 from dynosim.cli import main
 from dynosim.indexer.make import IndexSpec
+from dynosim.router.settings import RouterSettings
 from dynosim.routerlog.replay import log_files
 from dynosim.routerlog.rotating import RotatingLog
 

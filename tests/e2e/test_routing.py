@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clusters import run_twin
-from dynosim.router.knobs import RouterSettings
 
 from dynosim.cli import main
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import NO_REQUEST, RunResult, Trace
 from dynosim.router.classes import PolicyClass
 from dynosim.router.modes import MODES
+from dynosim.router.settings import RouterSettings
 from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import LinearModel
 

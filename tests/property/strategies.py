@@ -8,13 +8,13 @@ import random
 from dataclasses import replace
 
 import numpy as np
-from dynosim.router.knobs import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import NO_REQUEST, Trace
 from dynosim.router.busy import BusyThresholds
 from dynosim.router.classes import PolicyClass
 from dynosim.router.modes import LOAD_MODES
+from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 from dynosim.router.spec import DelaySpec, RoutingSpec
 from dynosim.timing.formulas import LinearModel, PolynomialModel
 from dynosim.timing.model import StepTimeModel

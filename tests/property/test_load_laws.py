@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 from clusters import run_twin
-from dynosim.router.knobs import RouterSettings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import bounded_spec, random_trace, with_sessions
@@ -15,6 +14,7 @@ from strategies import bounded_spec, random_trace, with_sessions
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import NO_REQUEST, FloatArray, RequestStatus, RunResult, Trace
 from dynosim.router.busy import BusyThresholds
+from dynosim.router.settings import RouterSettings
 from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import FixedModel, LinearModel
 from dynosim.timing.model import StepTimeModel

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 from clusters import run_twin
-from dynosim.router.knobs import RouterSettings
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from router_support import make_router, request, store
@@ -19,6 +18,7 @@ from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.radix import RadixIndex
 from dynosim.records import RunResult, Trace
 from dynosim.router.eligibility import Constraints
+from dynosim.router.settings import RouterSettings
 from dynosim.router.spec import DelaySpec, RoutingSpec
 from dynosim.timing.formulas import LinearModel
 from dynosim.workload.extents import prefix_extents

@@ -6,7 +6,6 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
-from dynosim.router.knobs import RouterSettings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from router_streams import Pace, Stream, random_event, random_index, random_settings
@@ -18,6 +17,7 @@ from dynosim.indexer.tiers import TieredIndex
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.log.checkpoint import checkpoint, difference
 from dynosim.router.log.replay import replay_entry
+from dynosim.router.settings import RouterSettings
 from dynosim.routerlog import rotating as rotating_log
 from dynosim.routerlog.replay import log_files, replay_log
 from dynosim.routerlog.rotating import RotatingLog

@@ -2,7 +2,6 @@
 
 import random
 
-from dynosim.router.knobs import LoadSettings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_load import NaiveLoad
@@ -17,6 +16,7 @@ from dynosim.router.load import ActiveLoad
 from dynosim.router.queue import PendingQueue, QueuedRequest
 from dynosim.router.refusals import QueueFullError
 from dynosim.router.request import RoutingRequest
+from dynosim.router.settings import LoadSettings
 from dynosim.router.slots import SlotLists
 
 SEEDS = st.integers(0, 2**32 - 1)

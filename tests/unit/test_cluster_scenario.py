@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 from clusters import equal_workers
-from dynosim.router.knobs import RouterSettings
 
 from dynosim.cluster import RunOptions, simulate
 from dynosim.cluster.control import ControlPlane, ProcessGenerator
 from dynosim.engine.spec import EngineSpec
 from dynosim.metrics import check_conservation, summarize
 from dynosim.records import RequestStatus, RunResult, Trace
+from dynosim.router.settings import RouterSettings
 from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import LinearModel
 

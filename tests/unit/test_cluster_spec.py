@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from dynosim.router.knobs import RouterSettings
 from probing import Ask, trace_of
 
 from dynosim.cluster import ClusterSpec, PoolSpec, RunOptions, simulate
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError, InfeasibleError
+from dynosim.router.settings import RouterSettings
 from dynosim.router.spec import RoutingSpec
 from dynosim.router.workers import WorkerCard
 from dynosim.timing.formulas import FixedModel

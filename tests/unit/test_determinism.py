@@ -8,10 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 
 from clusters import run_twin
-from dynosim.router.knobs import AffinitySettings, CostSettings, RouterSettings
 
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import RequestLog, StepLog
+from dynosim.router.settings import AffinitySettings, CostSettings, RouterSettings
 from dynosim.router.spec import DelaySpec, RoutingSpec
 from dynosim.timing.formulas import PolynomialModel
 from dynosim.workload.synthetic import synthesize

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from clusters import run_twin
-from dynosim.router.knobs import RouterSettings
 from probing import PROBE, Ask, Watched, trace_of, watched_run
 
 from dynosim.engine.spec import EngineSpec
+from dynosim.router.settings import RouterSettings
 from dynosim.router.spec import DelaySpec, RoutingSpec
 from dynosim.timing.formulas import FixedModel
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import httpx
 import pytest
-from dynosim.router.knobs import RouterSettings
 from exposition import histogram, samples
 from live_support import BLOCK, MODEL, Inside, ScriptedEngine, card, request
 from virtual_time import in_virtual_time, let_others_run, loop_clock, now_ms, now_s
 
 from dynosim.router.classes import PolicyClass
+from dynosim.router.settings import RouterSettings
 from dynosim_runtime.card import worker_id_of
 from dynosim_runtime.http.app import create_app
 from dynosim_runtime.http.registry import ModelRegistry

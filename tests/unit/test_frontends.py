@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from clusters import run_twin
-from dynosim.router.knobs import AffinitySettings, LoadSettings, RouterSettings
 from probing import PROBE, Ask, Watched, trace_of, watched_run
 
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
 from dynosim.router.classes import PolicyClass
+from dynosim.router.settings import AffinitySettings, LoadSettings, RouterSettings
 from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import FixedModel
 from dynosim.timing.prefill_estimate import StepTimeEstimator

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from disk_support import needs_mount, no_room, small_disk
-from dynosim.router.knobs import RouterSettings
 from router_support import BLOCK, card, request
 
 from dynosim.indexer.base import Removed, Stored
 from dynosim.indexer.make import IndexSpec
+from dynosim.router.settings import RouterSettings
 from dynosim.routerlog import rotating as rotating_log
 from dynosim.routerlog.replay import log_files, replay_log
 from dynosim.routerlog.rotating import RotatingLog

@@ -4,7 +4,6 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from dynosim.router.knobs import AffinitySettings, RouterSettings
 from router_support import BLOCK, Doors, card, make_router, request, store
 
 from dynosim.blocks.hashing import local_hashes
@@ -22,6 +21,7 @@ from dynosim.router.refusals import (
     NoEligibleWorkerError,
     UnknownWorkerError,
 )
+from dynosim.router.settings import AffinitySettings, RouterSettings
 from dynosim.router.workers import WorkerCard
 
 

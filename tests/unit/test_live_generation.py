@@ -6,7 +6,6 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import pytest
-from dynosim.router.knobs import RouterSettings
 from live_support import BLOCK, Inside, ScriptedEngine, card, next_token, request, tokens_of
 from msgspec.structs import replace
 from virtual_time import in_virtual_time, loop_clock, now_ms, now_s
@@ -15,7 +14,6 @@ from dynosim.config.live import LiveConfig
 from dynosim.router.classes import PolicyClass
 from dynosim.router.cost import WorkerOption
 from dynosim.router.request import RoutingRequest
-from dynosim_runtime.card import WorkerCard, worker_id_of
 from dynosim.router.settings import RouterSettings
 from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.clients.base import EngineRefusedError

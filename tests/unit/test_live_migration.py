@@ -4,7 +4,6 @@ import asyncio
 from dataclasses import replace as changed
 
 import pytest
-from dynosim.router.knobs import AffinitySettings, LoadSettings, RouterSettings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from live_support import (
@@ -23,6 +22,7 @@ from virtual_time import in_virtual_time, let_others_run, now_ms, now_s
 from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.config.live import LiveConfig
 from dynosim.router.load import Booking
+from dynosim.router.settings import AffinitySettings, LoadSettings, RouterSettings
 from dynosim_runtime.card import worker_id_of
 from dynosim_runtime.clients.base import EngineRequest
 from dynosim_runtime.errors import ApiError

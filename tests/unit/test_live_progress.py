@@ -4,7 +4,6 @@ import asyncio
 from itertools import accumulate, cycle, islice, pairwise
 
 import pytest
-from dynosim.router.knobs import LoadSettings, RouterSettings
 from exposition import histogram, samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +22,7 @@ from virtual_time import in_virtual_time, let_others_run, loop_clock, now_ms, no
 
 from dynosim.config.live import LiveConfig
 from dynosim.router.classes import PolicyClass
+from dynosim.router.settings import LoadSettings, RouterSettings
 from dynosim_runtime.card import worker_id_of
 from dynosim_runtime.clients.base import EngineRefusedError
 from dynosim_runtime.errors import ApiError

@@ -6,11 +6,11 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 from clusters import run_twin
-from dynosim.router.knobs import RouterSettings
 from strategies import random_spec, random_trace
 
 from dynosim.cluster.outside import as_clients_see
 from dynosim.records import RequestLog, RunResult, StepLog
+from dynosim.router.settings import RouterSettings
 from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import LinearModel
 

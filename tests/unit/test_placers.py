@@ -8,12 +8,12 @@ from random import Random
 
 import pytest
 from clusters import run_twin
-from dynosim.router.knobs import RouterSettings
 from probing import Ask, trace_of
 
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import RequestLog, Trace
 from dynosim.router.modes import LOAD_MODES
+from dynosim.router.settings import RouterSettings
 from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import FixedModel, LinearModel
 from dynosim.timing.prefill_estimate import StepTimeEstimator

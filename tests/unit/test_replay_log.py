@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dynosim.router.knobs import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 from router_support import BLOCK, Doors, card, request, store
 
 from dynosim.errors import ConfigError
@@ -18,6 +17,7 @@ from dynosim.router.eligibility import Constraints
 from dynosim.router.log.recorder import logged_router
 from dynosim.router.prefill_load import PrefillEstimator
 from dynosim.router.refusals import RequestRefusedError
+from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 from dynosim.routerlog.replay import (
     FORMAT,
     LogHeader,

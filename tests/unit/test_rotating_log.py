@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dynosim.router.knobs import RouterSettings
 from router_support import BLOCK, Doors, card, request, store
 
 from dynosim.errors import ConfigError
@@ -14,6 +13,7 @@ from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.make import IndexSpec
 from dynosim.router.cost import WorkerOption
 from dynosim.router.refusals import InvalidRequestError
+from dynosim.router.settings import RouterSettings
 from dynosim.routerlog import rotating as rotating_log
 from dynosim.routerlog.replay import file_name, log_files, replay_log
 from dynosim.routerlog.rotating import RotatingLog

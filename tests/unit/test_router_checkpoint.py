@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from dynosim.router.knobs import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 from router_support import BLOCK, card, request
 
 from dynosim.blocks.hashing import sequence_hashes
@@ -23,6 +22,7 @@ from dynosim.router.kv_router import KvRouter
 from dynosim.router.log.checkpoint import CheckpointInParts, checkpoint, difference
 from dynosim.router.log.plain import pack, unpack
 from dynosim.router.log.replay import replay_entry
+from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 
 SETTINGS = RouterSettings(
     BLOCK,

@@ -5,7 +5,6 @@ from dataclasses import asdict, replace
 from math import exp, tanh
 
 import pytest
-from dynosim.router.knobs import CostSettings
 from router_support import BLOCK, Points, card, make_router, request, store
 
 from dynosim.blocks.hashing import sequence_hashes
@@ -16,6 +15,7 @@ from dynosim.indexer.tiers import TieredIndex
 from dynosim.router.cost import WorkerOption, draw, pick
 from dynosim.router.eligibility import Constraints
 from dynosim.router.kv_router import KvRouter
+from dynosim.router.settings import CostSettings
 
 
 def options(router: KvRouter, *args: object, **kwargs: object) -> list[WorkerOption]:

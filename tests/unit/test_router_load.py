@@ -4,13 +4,13 @@ from dataclasses import replace
 from math import inf
 
 import pytest
-from dynosim.router.knobs import CostSettings, LoadSettings
 from router_support import BLOCK, request
 
 from dynosim.errors import ConfigError, InvariantError
 from dynosim.router.load import ActiveLoad
 from dynosim.router.log.estimates import RecordingEstimator, ReplayEstimator
 from dynosim.router.prefill_load import PrefillClock
+from dynosim.router.settings import CostSettings, LoadSettings
 
 
 def make(**settings: object) -> ActiveLoad:

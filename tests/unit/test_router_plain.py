@@ -5,7 +5,6 @@ from dataclasses import asdict, fields, replace
 from typing import Any
 
 import pytest
-from dynosim.router.knobs import CostSettings
 from router_support import BLOCK, card, request
 
 from dynosim.indexer.base import Cleared, Removed, Stored, Tier
@@ -27,6 +26,7 @@ from dynosim.router.log.plain import (
 )
 from dynosim.router.refusals import NoEligibleWorkerError, QueueFullError
 from dynosim.router.request import RoutingRequest
+from dynosim.router.settings import CostSettings
 from dynosim.router.workers import WorkerCard
 
 COST = CostSettings(0.5, 0.25, 2.0, 0.625, 0.125, 3.0, 0.75, False, False)

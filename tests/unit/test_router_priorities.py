@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 from clusters import run_twin
-from dynosim.router.knobs import RouterSettings
 
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import Trace
 from dynosim.router.classes import PolicyClass
+from dynosim.router.settings import RouterSettings
 from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import FixedModel
 

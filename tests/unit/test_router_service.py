@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-from dynosim.router.knobs import LoadSettings, RouterSettings
 from live_support import BLOCK
 
 from dynosim.blocks.hashing import local_hashes, sequence_hashes
@@ -14,6 +13,7 @@ from dynosim.router.classes import PolicyClass
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.refusals import NoEligibleWorkerError, QueueFullError
 from dynosim.router.request import RoutingRequest
+from dynosim.router.settings import LoadSettings, RouterSettings
 from dynosim.router.workers import WorkerCard
 from dynosim_runtime.serving.router import RouterService
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dynosim.router.knobs import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 
 from dynosim.build.routing import load_policy, router_settings, routing_spec
 from dynosim.config.router import RouterConfig
 from dynosim.errors import ConfigError
 from dynosim.router.busy import BusyThresholds
 from dynosim.router.classes import PolicyClass
+from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 from dynosim.router.spec import DelaySpec, RoutingSpec
 
 

@@ -10,8 +10,8 @@ from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored, Tier
 from dynosim.records import KvEvent
 from dynosim.router.decision import Decision, Refusal
 from dynosim.router.eligibility import Constraints
-from dynosim.router.knobs import CostSettings
 from dynosim.router.request import RoutingRequest
+from dynosim.router.settings import CostSettings
 from dynosim.router.workers import WorkerCard
 
 WISHES = fields(RoutingRequest)[5:]  # what most requests leave at its default

@@ -17,7 +17,6 @@ from dynosim.router.inputs import (
     Placed,
     Release,
 )
-from dynosim.router.knobs import RouterSettings
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.log.entries import PREDICTS, entries_of
 from dynosim.router.log.estimates import RecordingEstimator
@@ -25,6 +24,7 @@ from dynosim.router.log.plain import Entry
 from dynosim.router.policy import PlacementPolicy
 from dynosim.router.prefill_load import PrefillEstimator
 from dynosim.router.refusals import UnknownWorkerError
+from dynosim.router.settings import RouterSettings
 
 Sink = Callable[[Entry], None]
 
