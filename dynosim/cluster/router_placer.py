@@ -111,7 +111,10 @@ class RouterPlacer:
 
     def leave(self, worker: Worker, now_ms: float) -> None:
         """Tell all routers that a worker takes no more, as a live one that drains is no member."""
-        self._collect(worker, now_ms)
+        if worker.engine.settle(now_ms):
+            self._collect(worker, now_ms)
+        if self._is_late:
+            self.plane.refresh(now_ms)
         worker_id = worker.worker_id
         slot = self._slot_of(worker_id)
         if slot is None:
