@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from dynosim.cluster.lives import Life, worker_log
 from toy_runs import ToyRun, toy_run
 
-from dynosim.cluster.lives import Life, worker_log
 from dynosim.cluster.outside import as_clients_see
 from dynosim.cluster.spec import PoolSpec
 from dynosim.engine.spec import EngineSpec
