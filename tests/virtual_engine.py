@@ -16,9 +16,9 @@ from dynosim.records import IntArray
 from dynosim.timing.model import StepTimeModel
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.measure.client import Answer, Clock
+from dynosim_runtime.mock.collector import EngineCollector
 from dynosim_runtime.mock.engine import MockRequest
 from dynosim_runtime.mock.loop import EngineLoop
-from dynosim_runtime.mock.stats import EngineCollector
 from dynosim_runtime.mock.tokens import TokenSource
 
 

@@ -12,9 +12,7 @@ Slots = tuple[Slot, ...]
 @cache
 def _members_by_byte(first: int) -> tuple[Slots, ...]:
     """For every value of a byte whose lowest bit is slot `first`: the slots in it."""
-    return tuple(
-        tuple(Slot(first + i) for i in range(8) if byte >> i & 1) for byte in range(256)
-    )
+    return tuple(tuple(Slot(first + i) for i in range(8) if byte >> i & 1) for byte in range(256))
 
 
 class SlotLists:
