@@ -17,8 +17,8 @@ from dynosim.errors import ConfigError, TraceError
 from dynosim.records import Trace
 from dynosim.workload.assemble import assemble
 from dynosim.workload.columns import Columns, FieldNames
-from dynosim.workload.lines import CHUNK_BYTES, Chunk, line_chunks
-from dynosim.workload.problems import Problem, ProblemLog
+from dynosim.workload.lines import CHUNK_BYTES, LineChunk, line_chunks
+from dynosim.workload.problems import ProblemLog, RowProblem
 from dynosim.workload.validate import CheckedRows, RowChecker
 
 FORMATS = ("mooncake", "azure", "jsonl")
@@ -38,7 +38,7 @@ class ReadTrace:
 class _Decoder(Protocol):
     names: FieldNames
 
-    def decode(self, chunk: Chunk) -> tuple[Columns, list[Problem]]: ...
+    def decode(self, chunk: LineChunk) -> tuple[Columns, list[RowProblem]]: ...
 
 
 def read_trace(
