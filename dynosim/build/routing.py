@@ -45,6 +45,20 @@ def routing_spec(
     )
 
 
+def check_tiers(router: RouterConfig) -> None:
+    """What simulated engines do not have cannot be weighed: their KV is in device memory only.
+
+    Live routers hear of other tiers and weigh them. Raises: ConfigError.
+    """
+    for name in ("host_cache_hit_weight", "disk_cache_hit_weight"):
+        default = RouterConfig.model_fields[name].default
+        if getattr(router, name) != default:
+            raise ConfigError(
+                f"router.{name}: not in this version of the twin, whose engines keep KV in device "
+                f"memory only; live routers obey it (remove it, or --set router.{name}={default})"
+            )
+
+
 def router_settings(router: RouterConfig, *, block_size: int, seed: int) -> RouterSettings:
     """The router's own settings, the same in twin and live layer."""
     affinity = None

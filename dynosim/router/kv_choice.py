@@ -49,6 +49,7 @@ class KvChoice(Generic[E_contra]):
         self._generator = generator
         self._confirm = confirm
         self._lists = SlotLists()
+        self._shared_prefix = load.active.shared_prefix
         self._price = cost.overlap_score_credit * cost.prefill_load_scale
         self._load_scale = cost.prefill_load_scale
         self._has_plain_costs = _is_plain(cost) and not load.decays
@@ -110,7 +111,7 @@ class KvChoice(Generic[E_contra]):
     def choose_plain(self, request: RoutingRequest, eligible: int, now_ms: float) -> ChosenSlot:
         """`choose`, where costs are plain and the request has no wishes."""
         load, confirm = self._load, self._confirm
-        active, own_costs = load.active.shared_prefix(request.keys), load.own_costs()
+        active, own_costs = self._shared_prefix(request.keys), load.own_costs()
         while True:
             overlaps = self._index.find_matches(request.blocks)
             groups = group_by_savings(eligible, overlaps.classes, active, self._price)

@@ -19,12 +19,17 @@ from dynosim.workload.problems import RowProblem
 TOKENS_MAX = 1 << 31
 """No prompt or answer is this long; such a number is a damaged field."""
 
+LENGTHS_REMEDY = (
+    " (--lengths-from-hash-ids, lengths_from_hash_ids: true, takes prompts to fill their blocks)"
+)
+
 
 class RowChecker:
     """Sorts the rows of one file into good and bad ones, and links the turns of sessions.
 
     Indices of requests count good rows in file order. With `sort` arrivals may go back between
-    sessions, never inside one. Without `needs_arrival` (closed loop) rows may lack an arrival.
+    sessions, never inside one. Without `needs_arrival` (closed loop) rows may lack an arrival. With
+    `lengths_from_hash_ids` a prompt whose length is not stated fills its blocks.
     """
 
     def __init__(
@@ -35,12 +40,14 @@ class RowChecker:
         sort: bool,
         needs_arrival: bool,
         needs_hash_ids: bool,
+        lengths_from_hash_ids: bool = False,
     ) -> None:
         self._names = names
         self._block_tokens = block_tokens
         self._sort = sort
         self._needs_arrival = needs_arrival
         self._needs_hash_ids = needs_hash_ids
+        self._assumes_lengths = lengths_from_hash_ids
         self._has_hash_ids: bool | None = True if needs_hash_ids else None
         self._latest_ms = -np.inf
         self._last_turn: dict[str, _Turn] = {}  # by session
@@ -65,14 +72,19 @@ class RowChecker:
         if self._has_hash_ids is None and len(columns):
             self._has_hash_ids = bool(hashed[0])
         covered = columns.hash_counts * self._block_tokens
-        absent = columns.input_tokens == MISSING_TOKENS
-        columns.input_tokens = np.where(absent & (covered > 0), covered, columns.input_tokens)
+        if self._assumes_lengths:
+            columns.is_assumed = (columns.input_tokens == MISSING_TOKENS) & (covered > 0)
+            columns.input_tokens = np.where(columns.is_assumed, covered, columns.input_tokens)
         found: dict[int, RowProblem] = {}
 
         def note(bad: BoolArray, field: str, message: Callable[[int], str]) -> None:
             for row in np.flatnonzero(bad).tolist():
                 found.setdefault(row, RowProblem(int(columns.line[row]), field, message(row)))
 
+        absent = columns.input_tokens == MISSING_TOKENS
+        note(
+            absent & (covered > 0), names.input_tokens, lambda row: f"missing field{LENGTHS_REMEDY}"
+        )
         for field, values in (
             (names.input_tokens, columns.input_tokens),
             (names.output_tokens, columns.output_tokens),

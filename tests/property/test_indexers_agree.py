@@ -154,7 +154,7 @@ def check_agreement(stream: Stream, queries: list[list[int]]) -> None:
             assert depths == sorted(set(depths))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=90, deadline=None)
 @given(seeds)
 def test_exact_indexes_answer_as_brute_force_does(seed: int) -> None:
     draw = random.Random(seed)
@@ -162,7 +162,7 @@ def test_exact_indexes_answer_as_brute_force_does(seed: int) -> None:
     check_agreement(stream, [list(random_prompt(draw)) for _ in range(4)])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(seeds)
 def test_they_agree_on_engines_that_confuse_names(seed: int) -> None:
     draw = random.Random(seed)
@@ -170,7 +170,7 @@ def test_they_agree_on_engines_that_confuse_names(seed: int) -> None:
     check_agreement(stream, [list(random_prompt(draw)) for _ in range(4)])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(seeds)
 def test_a_dump_rebuilds_what_can_be_matched(seed: int) -> None:
     stream = random_stream(random.Random(seed))
@@ -190,7 +190,7 @@ def test_a_dump_rebuilds_what_can_be_matched(seed: int) -> None:
             assert copy.find_matches(chain).by_worker() == index.find_matches(chain).by_worker()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(seeds, st.booleans())
 def test_an_emptied_index_keeps_nothing(seed: int, by_removal: bool) -> None:
     draw = random.Random(seed)

@@ -72,7 +72,7 @@ def measured(config: RunConfig) -> Measured:
     trace, prepared = load_trace(config), prepare(config)
 
     async def run() -> LoadRun:
-        async with VirtualEngine(prepared.engine, prepared.timing).running() as engine:
+        async with VirtualEngine(prepared.engine, prepared.timing) as engine:
             prompts = PromptMaker(UNKNOWN_VOCABULARY)
             concurrency = config.workload.concurrency
             return await drive(trace, engine, prompts, concurrency=concurrency)  # type: ignore[arg-type]
