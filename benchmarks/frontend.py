@@ -39,10 +39,10 @@ import msgspec
 import numpy as np
 from lean_client import Load, Measured
 
-from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.card import LiveCard
 from dynosim_runtime.config import load_plan
 from dynosim_runtime.discovery.make import make_discovery
-from dynosim_runtime.launch.deployment import Deployment, free_port
+from dynosim_runtime.launch.deployment import LocalDeployment, free_port
 from dynosim_runtime.launch.options import deploy_options
 from dynosim_runtime.launch.specs import deployment_discovery
 from dynosim_runtime.tiny.model import write_tiny_model
@@ -157,14 +157,14 @@ def rss_mib(pid: int | None) -> float:
 
 
 @contextlib.asynccontextmanager
-async def cluster(folder: Path) -> AsyncIterator[tuple[Deployment, list[WorkerCard]]]:
+async def cluster(folder: Path) -> AsyncIterator[tuple[LocalDeployment, list[LiveCard]]]:
     """Frontend and workers, and the workers' cards."""
     write_tiny_model(folder / "model")
     path = folder / "plan.yaml"
     path.write_text(json.dumps({**PLAN, "model": str(folder / "model")}))  # JSON is YAML
     plan = load_plan(path)
     options = deploy_options(plan, path, mock=True, real=False, port=0, out=folder / "out")
-    async with Deployment(plan, options) as deployment:
+    async with LocalDeployment(plan, options) as deployment:
         discovery = make_discovery(deployment_discovery(plan, deployment.out), plan.live.lease_s)
         async for cards in discovery.watch():
             if len(cards) == 2:
@@ -175,7 +175,7 @@ async def cluster(folder: Path) -> AsyncIterator[tuple[Deployment, list[WorkerCa
 
 @contextlib.asynccontextmanager
 async def peer(
-    executable: Path, policy: str, cards: Iterable[WorkerCard], folder: Path
+    executable: Path, policy: str, cards: Iterable[LiveCard], folder: Path
 ) -> AsyncIterator[Target]:
     """`vllm-router` in front of the workers. Raises: SystemExit if it does not serve in time."""
     port, metrics_port = free_port(HOST, 0), free_port(HOST, 0)

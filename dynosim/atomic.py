@@ -6,14 +6,16 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from dynosim.errors import ConfigError
 
 Writer = Callable[[Path], None]
 
 LOCK = ".lock"
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe is not waited for
 
 
 def check_folder(folder: Path, option: str = "--out") -> None:
@@ -57,8 +59,12 @@ def locked_folder(folder: Path, *, work: str) -> Iterator[None]:
     while True:
         is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("a+b")
-        _take(lock, folder, work)
+        lock = open(os.open(folder / LOCK, _FLAGS, 0o644), "r+b", buffering=0)
+        try:
+            _take(lock, folder, work)
+        except BaseException:
+            lock.close()
+            raise
         if _is_at(lock, folder / LOCK):
             break
         lock.close()  # its last owner has just removed it
@@ -72,23 +78,21 @@ def locked_folder(folder: Path, *, work: str) -> Iterator[None]:
         lock.close()
 
 
-def _take(lock: BinaryIO, folder: Path, work: str) -> None:
+def _take(lock: FileIO, folder: Path, work: str) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        lock.seek(0)
-        owner = lock.read(20).decode("ascii", "replace").strip() or "?"
-        lock.close()
+        owner = (lock.read(20) or b"").decode("ascii", "replace").strip() or "?"
         raise ConfigError(
             f"{folder}: {work} is running there already (process {owner}); wait for its end, stop "
             "it, or give another --out"
         ) from None
-    lock.truncate(0)
-    lock.write(b"%d" % os.getpid())
-    lock.flush()
+    with suppress(OSError):  # a full disk costs only the name of who has it
+        lock.truncate(0)
+        lock.write(b"%d" % os.getpid())
 
 
-def _is_at(file: BinaryIO, path: Path) -> bool:
+def _is_at(file: FileIO, path: Path) -> bool:
     """Whether the open file is the one that has this name."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())

@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 import pytest
 from waiting import PATIENCE_S
 
-from dynosim_runtime.card import WorkerCard, worker_id_of
+from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.discovery.base import Discovery
 from dynosim_runtime.errors import LiveError
 
-Cards = Mapping[int, WorkerCard]
+Cards = Mapping[int, LiveCard]
 
 
-def card_of(name: str, **fields: object) -> WorkerCard:
+def card_of(name: str, **fields: object) -> LiveCard:
     """A worker's card as the tests publish it."""
     values: dict[str, object] = {
         "worker_id": worker_id_of(name),
@@ -24,13 +24,13 @@ def card_of(name: str, **fields: object) -> WorkerCard:
         "block_size": 16,
         "max_model_len": 4096,
     }
-    return WorkerCard(**{**values, **fields})  # type: ignore[arg-type]
+    return LiveCard(**{**values, **fields})  # type: ignore[arg-type]
 
 
 class Watcher:
     """A watch that runs beside the test; what it tells next can be waited for."""
 
-    def __init__(self, watch: AsyncIterator[dict[int, WorkerCard]]) -> None:
+    def __init__(self, watch: AsyncIterator[dict[int, LiveCard]]) -> None:
         self.seen: list[Cards] = []
         self._num_judged = 0
         self._grown = asyncio.Event()
@@ -51,7 +51,7 @@ class Watcher:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _run(self, watch: AsyncIterator[dict[int, WorkerCard]]) -> None:
+    async def _run(self, watch: AsyncIterator[dict[int, LiveCard]]) -> None:
         async for cards in watch:
             self.seen.append(cards)
             self._grown.set()
@@ -66,7 +66,7 @@ class Place:
         """A discovery as the process of worker `name`, or of a frontend, has it."""
         raise NotImplementedError
 
-    async def start_worker(self, card: WorkerCard) -> Callable[[], Awaitable[None]]:
+    async def start_worker(self, card: LiveCard) -> Callable[[], Awaitable[None]]:
         """Publish a card from a process of its own; the result kills that process."""
         raise NotImplementedError
 

@@ -7,13 +7,13 @@ from itertools import cycle
 
 from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.config.live import LiveConfig
-from dynosim.indexer.base import Stored
-from dynosim.indexer.compressed import CompressedRadixIndex
+from dynosim.indexer.base import Stored, Tier
+from dynosim.indexer.make import make_indexer
 from dynosim.router.cost import WorkerOption
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.request import RoutingRequest
 from dynosim.router.settings import RouterSettings
-from dynosim_runtime.card import WorkerCard, worker_id_of
+from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.clients.base import EngineDelta, EngineLostError, EngineRequest
 from dynosim_runtime.kv_events.subscriber import Subscriptions
 from dynosim_runtime.requests import (
@@ -27,7 +27,7 @@ from dynosim_runtime.serving.dispatcher import LiveDispatcher, stopwatch
 from dynosim_runtime.serving.in_flight import InFlight
 from dynosim_runtime.serving.membership import Membership
 from dynosim_runtime.serving.metrics import FrontendMetrics
-from dynosim_runtime.serving.placement import Placement
+from dynosim_runtime.serving.placement import LivePlacement
 from dynosim_runtime.serving.router import RouterService
 
 BLOCK = 4
@@ -60,7 +60,7 @@ class ScriptedEngine:
     requests: list[tuple[str, EngineRequest]] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
 
-    async def stream(self, card: WorkerCard, request: EngineRequest) -> AsyncIterator[EngineDelta]:
+    async def stream(self, card: LiveCard, request: EngineRequest) -> AsyncIterator[EngineDelta]:
         self.requests.append((card.name, request))
         if self.error is not None:
             raise self.error
@@ -94,7 +94,7 @@ class ScriptedEngine:
         pass
 
 
-def card(name: str, **changes: object) -> WorkerCard:
+def card(name: str, **changes: object) -> LiveCard:
     values: dict[str, object] = {
         "worker_id": worker_id_of(name),
         "name": name,
@@ -107,7 +107,7 @@ def card(name: str, **changes: object) -> WorkerCard:
         "max_model_len": 4096,
         "pid": 1,
     }
-    return WorkerCard(**{**values, **changes})  # type: ignore[arg-type]
+    return LiveCard(**{**values, **changes})  # type: ignore[arg-type]
 
 
 class Listening:
@@ -142,7 +142,7 @@ class Inside:
         *names: str,
         settings: RouterSettings | None = None,
         live: LiveConfig | None = None,
-        is_well: Callable[[WorkerCard], bool] = lambda card: True,
+        is_well: Callable[[LiveCard], bool] = lambda card: True,
         now_ms: Callable[[], float] | None = None,
         tracks_output: bool = False,
         policy: Listening | None = None,
@@ -153,12 +153,12 @@ class Inside:
         self.num_changes = 0
         now_ms = now_ms or stopwatch()
         settings = settings or RouterSettings(BLOCK)
-        router = KvRouter(settings, CompressedRadixIndex(), policy=policy)
+        router = KvRouter(settings, make_indexer("compressed"), policy=policy)
         self.router = RouterService(router, now_ms)
         self.metrics = FrontendMetrics(namespace="test", model=MODEL)
         self.in_flight = InFlight()
 
-        async def probe(card: WorkerCard) -> bool:
+        async def probe(card: LiveCard) -> bool:
             self.probed.append(card.name)
             return is_well(card)
 
@@ -172,7 +172,7 @@ class Inside:
             follows_events=follows_events,
             on_change=self._note_change,
         )
-        self.placement = Placement(
+        self.placement = LivePlacement(
             self.router,
             self.members,
             self.in_flight,
@@ -192,14 +192,16 @@ class Inside:
     def _note_change(self, members: Membership) -> None:
         self.num_changes += 1
 
-    def show(self, *cards: WorkerCard) -> None:
+    def show(self, *cards: LiveCard) -> None:
         """What discovery shows from now on."""
         self.members.update({card.worker_id: card for card in cards})
 
-    def caches(self, name: str, tokens: Sequence[int], dp_rank: int = 0) -> None:
-        """A worker tells that it has these tokens' full blocks."""
+    def caches(
+        self, name: str, tokens: Sequence[int], dp_rank: int = 0, tier: Tier = Tier.DEVICE
+    ) -> None:
+        """A worker publishes that it has these tokens' full blocks."""
         local = local_hashes(tokens, BLOCK)
-        stored = Stored(None, sequence_hashes(local), local)
+        stored = Stored(None, sequence_hashes(local), local, tier)
         self.router.apply_events(worker_id_of(name), dp_rank, [stored])
 
     @property

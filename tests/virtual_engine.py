@@ -15,10 +15,10 @@ from dynosim.engine.spec import EngineSpec
 from dynosim.records import IntArray
 from dynosim.timing.model import StepTimeModel
 from dynosim_runtime.errors import LiveError
-from dynosim_runtime.measure.client import Answer, Clock
+from dynosim_runtime.measure.client import LoadClock, TimedAnswer
+from dynosim_runtime.mock.collector import EngineCollector
 from dynosim_runtime.mock.engine import MockRequest
 from dynosim_runtime.mock.loop import EngineLoop
-from dynosim_runtime.mock.stats import EngineCollector
 from dynosim_runtime.mock.tokens import TokenSource
 
 
@@ -61,7 +61,7 @@ class _Taker:
     """Notes when tokens come."""
 
     def __init__(
-        self, answer: Answer, clock: Clock, on_first_token: Callable[[], None] | None
+        self, answer: TimedAnswer, clock: LoadClock, on_first_token: Callable[[], None] | None
     ) -> None:
         self.has_ended = asyncio.Event()
         self._answer = answer
@@ -110,7 +110,7 @@ class VirtualEngine:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def probe(self, prompt: IntArray) -> None:
-        await self.complete(prompt, 1, Clock())
+        await self.complete(prompt, 1, LoadClock())
 
     async def get_text(self, path: str) -> str:
         if self.page is None:
@@ -126,13 +126,13 @@ class VirtualEngine:
         self,
         prompt: IntArray,
         output_tokens: int,
-        clock: Clock,
+        clock: LoadClock,
         *,
         request_id: str | None = None,
         priority: int = 0,
         on_first_token: Callable[[], None] | None = None,
-    ) -> Answer:
-        answer = Answer(sent_ms=clock.now_ms(), token_ms=array("d"), http_status=200)
+    ) -> TimedAnswer:
+        answer = TimedAnswer(sent_ms=clock.now_ms(), token_ms=array("d"), http_status=200)
         if len(prompt) + output_tokens > self.engine.spec.max_model_len:
             answer.http_status, answer.error = 400, "HTTP 400: too long"
             return answer

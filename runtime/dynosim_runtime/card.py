@@ -28,7 +28,7 @@ class EventSource(msgspec.Struct, frozen=True, kw_only=True):
     topic: str = ""
 
 
-class WorkerCard(msgspec.Struct, frozen=True, kw_only=True):
+class LiveCard(msgspec.Struct, frozen=True, kw_only=True):
     """A worker as discovery publishes it. `worker_id` follows from `name` (`worker_id_of`).
 
     Anybody who can write there may publish one: what cannot be a worker is refused when it is read,

@@ -60,7 +60,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     dp_rank: int | None = None
     policy_family: str | None = None  # header x-dynamo-meta-policy-class
     cache_salt: str = ""
-    cache_ttl_s: float | None = None  # nvext.cache_control: keep the prefix for so long
+    required_taints: tuple[str, ...] = ()  # nvext.routing_constraints
+    preferred_taints: dict[str, float] = {}
     received_s: float | None = None  # when it had come in, on `time.monotonic`'s clock
 
 

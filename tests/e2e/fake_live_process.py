@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dynosim_runtime.card import WorkerCard, worker_id_of
+from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.discovery.file import FileDiscovery
 
 running: list[object] = []  # what must not be thrown away
@@ -63,7 +63,7 @@ async def run() -> int:
 
 
 async def worker(name: str, folder: Path) -> None:
-    card = WorkerCard(
+    card = LiveCard(
         worker_id=worker_id_of(name), name=name, engine="mock", url="http://127.0.0.1:1",
         model="m", block_size=16, max_model_len=64, pid=os.getpid(),
     )  # fmt: skip
@@ -72,7 +72,7 @@ async def worker(name: str, folder: Path) -> None:
 
 async def frontend(folder: Path) -> None:
     """Answers by hand: a server's library would take longer to load than all the rest."""
-    cards: dict[int, WorkerCard] = {}
+    cards: dict[int, LiveCard] = {}
 
     async def watch() -> None:
         async for cards_now in FileDiscovery(folder, 5.0).watch():

@@ -16,7 +16,7 @@ from test_deploy_command import RUN, Deployed
 from test_deploy_processes import Watched, plan
 from waiting import PATIENCE_S, is_running, until, wait_until
 
-from dynosim_runtime.launch.display import Progress
+from dynosim_runtime.launch.display import StartProgress
 
 LEFT_EMPTY = {".lock", "requests.jsonl"}  # files that may hold nothing
 
@@ -52,7 +52,7 @@ def test_progress_needs_nobody_to_read_it(monkeypatch: pytest.MonkeyPatch) -> No
     os.close(reader)
     for file in (open("/dev/full", "w"), os.fdopen(writer, "w")):
         monkeypatch.setattr(sys, "stderr", file)
-        with Progress(1) as progress:
+        with StartProgress(1) as progress:
             for _ in range(3):
                 progress.say("x" * 10_000)
         monkeypatch.undo()

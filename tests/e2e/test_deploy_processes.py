@@ -15,7 +15,7 @@ from dynosim.config import RunConfig
 from dynosim.config.loading import run_config_from_dict
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.launch.children import marked_processes
-from dynosim_runtime.launch.deployment import Deployment
+from dynosim_runtime.launch.deployment import LocalDeployment
 from dynosim_runtime.launch.specs import DeployOptions
 from dynosim_runtime.launch.supervised import ProcessStatus
 
@@ -41,7 +41,7 @@ class Watched:
         self.said: list[str] = []
         self.pids: set[int] = set()
         options = DeployOptions(out=out, engine="mock", port=port)
-        self.deployment = Deployment(config, options, observe=self.observe, dynosim=FAKE)
+        self.deployment = LocalDeployment(config, options, observe=self.observe, dynosim=FAKE)
 
     def observe(self, status: ProcessStatus, text: str) -> None:
         self.said.append(f"{status.name}: {text}")
@@ -176,7 +176,7 @@ async def test_a_port_in_use_is_said_before_anything_starts(tmp_path: Path) -> N
 async def test_two_deployments_do_not_share_a_folder(tmp_path: Path) -> None:
     async with Watched(tmp_path, plan(workers=1)).deployment as deployment:
         second = Watched(tmp_path, plan(workers=1))
-        with pytest.raises(LiveError, match="another deployment runs there"):
+        with pytest.raises(LiveError, match="another deployment is running there already"):
             await second.deployment.__aenter__()
         assert not second.said
         assert {status.state for status in deployment.processes} == {"ready"}

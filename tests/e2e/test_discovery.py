@@ -20,7 +20,7 @@ import pytest
 from discovery_contract import DiscoveryContract, Place, Watcher, card_of
 from waiting import PATIENCE_S
 
-from dynosim_runtime.card import WorkerCard, worker_id_of
+from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.discovery.base import Discovery
 from dynosim_runtime.discovery.make import make_discovery
 from dynosim_runtime.errors import LiveError
@@ -28,10 +28,10 @@ from dynosim_runtime.errors import LiveError
 WORKER = """
 import asyncio, sys
 import msgspec
-from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.card import LiveCard
 from dynosim_runtime.discovery.make import make_discovery
 async def main():
-    card = msgspec.json.decode(sys.argv[3], type=WorkerCard)
+    card = msgspec.json.decode(sys.argv[3], type=LiveCard)
     await make_discovery(sys.argv[1], float(sys.argv[2])).register(card)
     print("registered", flush=True)
     await asyncio.Event().wait()
@@ -49,7 +49,7 @@ class ProcessPlace(Place):
     def discovery(self, name: str) -> Discovery:
         return make_discovery(self.spec, self.lease_s)
 
-    async def start_worker(self, card: WorkerCard) -> Callable[[], Awaitable[None]]:
+    async def start_worker(self, card: LiveCard) -> Callable[[], Awaitable[None]]:
         process = await self.start_process(card)
 
         async def kill() -> None:
@@ -58,7 +58,7 @@ class ProcessPlace(Place):
 
         return kill
 
-    async def start_process(self, card: WorkerCard) -> asyncio.subprocess.Process:
+    async def start_process(self, card: LiveCard) -> asyncio.subprocess.Process:
         """A process that publishes the card and then only lives."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", WORKER, self.spec, str(self.lease_s),

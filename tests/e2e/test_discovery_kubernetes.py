@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 from discovery_contract import DiscoveryContract, Place, Watcher, card_of
 
-from dynosim_runtime.card import WorkerCard, worker_id_of
+from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.discovery import kubernetes
 from dynosim_runtime.discovery.kubernetes import KubernetesDiscovery, ready_pods
 from dynosim_runtime.discovery.make import make_discovery
@@ -182,7 +182,7 @@ class ClusterPlace(Place):
         )
         return KubernetesDiscovery(place)
 
-    async def start_worker(self, card: WorkerCard) -> Callable[[], Awaitable[None]]:
+    async def start_worker(self, card: LiveCard) -> Callable[[], Awaitable[None]]:
         discovery = self.discovery(card.name)
         await discovery.register(card)
         await discovery.close()

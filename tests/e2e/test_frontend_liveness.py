@@ -14,10 +14,10 @@ from discovery_contract import card_of
 from test_deploy_processes import Watched, plan
 from waiting import PATIENCE_S, is_running, until
 
-from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.card import LiveCard
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.launch import readiness, supervised
-from dynosim_runtime.launch.deployment import Deployment
+from dynosim_runtime.launch.deployment import LocalDeployment
 from dynosim_runtime.launch.process_log import ProcessLog
 from dynosim_runtime.launch.specs import ProcessSpec
 from dynosim_runtime.launch.supervised import ProcessStatus, SupervisedProcess
@@ -36,7 +36,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- frozen for real -----------------------------------------------------------------------------
 
 
-def shown(deployment: Deployment, name: str) -> dict[str, Any]:
+def shown(deployment: LocalDeployment, name: str) -> dict[str, Any]:
     """What deployment.json says of a process."""
     document = json.loads((deployment.out / "deployment.json").read_bytes())
     return next(row for row in document["processes"] if row["name"] == name)
@@ -210,7 +210,7 @@ class BreakingDiscovery:
     def __init__(self, *shown: int) -> None:
         self._shown = list(shown)
 
-    async def watch(self) -> AsyncIterator[dict[int, WorkerCard]]:
+    async def watch(self) -> AsyncIterator[dict[int, LiveCard]]:
         count = self._shown.pop(0)
         if count:
             yield {number: card_of(f"w{number}") for number in range(count)}

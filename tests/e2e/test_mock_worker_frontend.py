@@ -12,7 +12,7 @@ from dynosim.blocks.hashing import local_hashes
 from dynosim.config import load_run
 from dynosim.indexer.base import BlockEvent
 from dynosim.indexer.make import make_indexer
-from dynosim_runtime.card import WorkerCard, worker_id_of
+from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.clients.base import EngineDelta, EngineRefusedError, EngineRequest
 from dynosim_runtime.clients.connections import Connections
 from dynosim_runtime.clients.openai import OpenAiEngineClient
@@ -36,7 +36,7 @@ timing: {{kind: polynomial}}
 @pytest.fixture
 async def served(
     tmp_path: Path, request: pytest.FixtureRequest
-) -> AsyncIterator[tuple[MockWorker, WorkerCard]]:
+) -> AsyncIterator[tuple[MockWorker, LiveCard]]:
     file = tmp_path / "run.yaml"
     file.write_text(PLAN)
     worker = MockWorker(load_run(file, []), speedup=getattr(request, "param", 50.0))
@@ -44,8 +44,8 @@ async def served(
     await worker.stop(0.0)
 
 
-def card_of(endpoint: MockEndpoint) -> WorkerCard:
-    return WorkerCard(
+def card_of(endpoint: MockEndpoint) -> LiveCard:
+    return LiveCard(
         worker_id=worker_id_of("mock"),
         name="mock",
         engine="mock",
@@ -66,7 +66,7 @@ def asked(token_ids: list[int], max_tokens: int) -> EngineRequest:
 
 
 async def test_the_engine_client_gets_tokens_reason_and_cache_hits(
-    served: tuple[MockWorker, WorkerCard],
+    served: tuple[MockWorker, LiveCard],
 ) -> None:
     _, card = served
     client = OpenAiEngineClient(Connections())
@@ -86,7 +86,7 @@ async def test_the_engine_client_gets_tokens_reason_and_cache_hits(
 
 @pytest.mark.parametrize("served", [0.02], indirect=True)  # so slow that it is under way
 async def test_a_client_that_stops_iterating_aborts_in_the_engine(
-    served: tuple[MockWorker, WorkerCard],
+    served: tuple[MockWorker, LiveCard],
 ) -> None:
     worker, card = served
     client = OpenAiEngineClient(Connections())
@@ -100,7 +100,7 @@ async def test_a_client_that_stops_iterating_aborts_in_the_engine(
 
 
 async def test_an_index_fed_by_the_events_knows_what_the_worker_holds(
-    served: tuple[MockWorker, WorkerCard],
+    served: tuple[MockWorker, LiveCard],
 ) -> None:
     worker, card = served
     client = OpenAiEngineClient(Connections())

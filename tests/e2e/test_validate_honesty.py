@@ -17,6 +17,7 @@ from stub_server import StubServer
 from virtual_engine import VirtualEngine, own_page, serve_commands
 
 from dynosim.config import load_run
+from dynosim.errors import ConfigError
 from dynosim.experiment.run import prepare
 from dynosim.silicon.fitted_file import write_fit
 from dynosim.timing.fitted import Fit, FittedParameters
@@ -89,6 +90,15 @@ def test_every_metric_has_an_interval_and_equal_capacities_are_said(
     parts = {"none", "arrival jitter", "scheduling", "step time", "host overhead"}
     assert parts < set(attribution["mean_abs_error"])
     assert "has the deployment's capacity already" in attribution["not_swapped"]["KV capacity"]
+
+
+def test_another_clock_is_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], virtual: Callable[[Path], None]
+) -> None:
+    plan = plan_file(tmp_path, "plan", TRUE)
+    virtual(plan)
+    with pytest.raises(ConfigError, match=r"--speedup 4: .*use --speedup 1"):
+        document_of(plan, "http://virtual", capsys, speedup=4.0)
 
 
 def test_another_capacity_makes_a_second_column(

@@ -13,7 +13,7 @@ from cluster import ROOT, VLLM_PYTHON, write_plan
 from discovery_contract import Watcher
 
 from dynosim.indexer.wire import KvBatch, decode_batch, decode_replay, replay_request
-from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.card import LiveCard
 from dynosim_runtime.clients.base import EngineRequest
 from dynosim_runtime.clients.connections import Connections
 from dynosim_runtime.clients.openai import OpenAiEngineClient
@@ -36,7 +36,7 @@ class Workers:
         self.model = model
         self.processes: dict[str, asyncio.subprocess.Process] = {}
         self.watcher = Watcher(FileDiscovery(self.discovery, LEASE_S).watch())
-        self.cards: dict[str, WorkerCard] = {}
+        self.cards: dict[str, LiveCard] = {}
 
     async def start(self) -> None:
         for name, block_size in BLOCK_SIZES.items():
@@ -74,7 +74,7 @@ async def workers(tmp_path: Path, tiny_model: Path) -> AsyncIterator[Workers]:
     await workers.watcher.close()
 
 
-async def generated(card: WorkerCard, num_tokens: int) -> tuple[list[int], int | None]:
+async def generated(card: LiveCard, num_tokens: int) -> tuple[list[int], int | None]:
     """The tokens of an answer to `PROMPT`, and how many of the prompt's were cached."""
     sampling = Sampling(max_tokens=num_tokens, temperature=0.0, ignore_eos=True)
     request = EngineRequest(request_id="r", token_ids=PROMPT, sampling=sampling)
@@ -86,7 +86,7 @@ async def generated(card: WorkerCard, num_tokens: int) -> tuple[list[int], int |
     return token_ids, cached_tokens
 
 
-async def first_events(card: WorkerCard) -> tuple[KvBatch, KvBatch | None]:
+async def first_events(card: LiveCard) -> tuple[KvBatch, KvBatch | None]:
     """The first message of an engine, as it was published and as it is replayed."""
     (source,) = card.events
     assert source.replay_endpoint is not None
@@ -104,7 +104,7 @@ async def first_events(card: WorkerCard) -> tuple[KvBatch, KvBatch | None]:
         return published, decode_replay(await asking.recv_multipart())
 
 
-def pids_of(card: WorkerCard) -> set[int]:
+def pids_of(card: LiveCard) -> set[int]:
     """The processes below a worker."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynosim_runtime.dialects.call import AnswerHead, Dialect
+from dynosim_runtime.dialects.call import AnswerHead, ApiDialect
 from dynosim_runtime.dialects.chat.request import ChatDialect, ChatRequest
 from dynosim_runtime.dialects.completions.request import CompletionsDialect, CompletionsRequest
 from dynosim_runtime.dialects.generate_requests import Caller, encode_prompt, generate_requests
@@ -49,13 +49,13 @@ DIALECTS = [
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_body_is_served_or_refused(
-    data: st.DataObject, dialect: Dialect, form: type[msgspec.Struct]
+    data: st.DataObject, dialect: ApiDialect, form: type[msgspec.Struct]
 ) -> None:
     fields = st.sampled_from(form.__struct_fields__)
     check_body(dialect, data.draw(st.dictionaries(fields, VALUES, max_size=3)))
 
 
-def check_body(dialect: Dialect, fields: dict[str, Any]) -> None:
+def check_body(dialect: ApiDialect, fields: dict[str, Any]) -> None:
     tokenizer = ByteTokenizer()
     try:
         call = dialect.parse(msgspec.json.encode({**GOOD, **fields}))

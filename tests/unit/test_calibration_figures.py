@@ -22,7 +22,7 @@ from dynosim.fit.point_gaps import newcomer_gaps, roundest, steady_gaps
 from dynosim.fit.points import Point, Series, Shape
 from dynosim.timing.fitted import Fit, FittedModel, FittedParameters
 from dynosim_runtime.measure.calibrate import calibration_document, print_result
-from dynosim_runtime.measure.steps import Measurements
+from dynosim_runtime.measure.steps import StepMeasurements
 
 TRUTH = FittedParameters(
     overhead_ms=4.0, weights_ms=6.0, per_token_ms=0.2, per_decode_ms=0.3,
@@ -252,7 +252,7 @@ def test_pieces_of_a_curve_meet_at_powers_of_two_and_the_largest_step() -> None:
 def test_the_document_and_the_screen_say_what_the_fit_says(
     fitted: FitResult, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    measured = Measurements(points(0.04), ["left out: much"], {"block_size": "16"}, 3)
+    measured = StepMeasurements(points(0.04), ["left out: much"], {"block_size": "16"}, 3)
     document = calibration_document(fitted, measured)
     assert document["parameters"] == asdict(fitted.fit.parameters)
     assert (document["form"], document["num_rounds"]) == (fitted.form, 3)

@@ -16,9 +16,9 @@ from dynosim.timing.formulas import LinearModel
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.step import StepShape
 from dynosim_runtime.errors import LiveError
-from dynosim_runtime.measure.client import Answer
+from dynosim_runtime.measure.client import TimedAnswer
 from dynosim_runtime.measure.prompts import UNKNOWN_VOCABULARY, PromptMaker
-from dynosim_runtime.measure.steps import MIN_ROUNDS, MeasurementPlan, Measurements, Measurer
+from dynosim_runtime.measure.steps import MIN_ROUNDS, MeasurementPlan, Measurer, StepMeasurements
 
 MODEL = FittedModel(Fit(parameters=replace(TRUE, ingress_ms=1.5, egress_ms=0.5), knee=2.5))
 SPEC = EngineSpec(
@@ -50,21 +50,21 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def measured(
     client: VirtualEngine, plan: MeasurementPlan, said: list[str] | None = None
-) -> Measurements:
+) -> StepMeasurements:
     async with client:
         progress = None if said is None else said.append
         measurer = Measurer(client, PromptMaker(UNKNOWN_VOCABULARY), plan, progress)  # type: ignore[arg-type]
         return await measurer.measure()
 
 
-def shapes(found: Measurements) -> list[tuple[str, int, int, int]]:
+def shapes(found: StepMeasurements) -> list[tuple[str, int, int, int]]:
     return [
         (point.kind, point.prefill_tokens, point.prefix_tokens, point.num_decodes)
         for point in found.points
     ]
 
 
-def assert_true(found: Measurements, model: StepTimeModel) -> None:
+def assert_true(found: StepMeasurements, model: StepTimeModel) -> None:
     """Contexts are told in whole tokens, which is less than 1e-4 of a step here."""
     assert found.points
     for point in found.points:
@@ -196,7 +196,7 @@ async def test_tokens_that_come_all_at_once_make_no_sense() -> None:
     """Something between holds all back that come between the first and the last."""
 
     class Buffered(VirtualEngine):
-        async def complete(self, *args: Any, **kwargs: Any) -> Answer:
+        async def complete(self, *args: Any, **kwargs: Any) -> TimedAnswer:
             answer = await super().complete(*args, **kwargs)
             times = answer.token_ms
             if len(times) > 2:

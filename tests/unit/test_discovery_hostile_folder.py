@@ -17,7 +17,7 @@ from discovery_contract import Watcher, card_of
 from disk_support import needs_mount, no_room, small_disk
 from waiting import PATIENCE_S
 
-from dynosim_runtime.card import EventSource, WorkerCard, worker_id_of
+from dynosim_runtime.card import EventSource, LiveCard, worker_id_of
 from dynosim_runtime.discovery import file as file_discovery
 from dynosim_runtime.discovery.file import MAX_CARD_BYTES, FileDiscovery, Lease
 from dynosim_runtime.errors import LiveError
@@ -26,7 +26,7 @@ LEASE_S = 30.0
 NO_PROCESS = (1 << 22) + 1  # beyond the greatest process id of Linux
 
 
-def lease_of(card: WorkerCard, changes: dict[str, Any]) -> dict[str, Any]:
+def lease_of(card: LiveCard, changes: dict[str, Any]) -> dict[str, Any]:
     lease = Lease(card, LEASE_S, "someone", socket.gethostname(), os.getpid())
     return {**msgspec.to_builtins(lease), **changes}
 

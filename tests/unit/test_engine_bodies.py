@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from discovery_contract import card_of
 
-from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.card import LiveCard
 from dynosim_runtime.clients.base import EngineRequest
 from dynosim_runtime.clients.openai import completion_body
 from dynosim_runtime.clients.sglang import generate_body
@@ -23,7 +23,7 @@ BARE = {
 }
 
 
-def card(**fields: Any) -> WorkerCard:
+def card(**fields: Any) -> LiveCard:
     return card_of("w", **{"engine": "vllm", **fields})
 
 

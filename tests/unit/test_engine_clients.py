@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from discovery_contract import card_of
 
-from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.card import LiveCard
 from dynosim_runtime.clients.base import (
     EngineClient,
     EngineDelta,
@@ -70,7 +70,7 @@ class FakeServer:
 @asynccontextmanager
 async def serving(
     fake: FakeServer, client_type: Any
-) -> AsyncIterator[tuple[EngineClient, WorkerCard]]:
+) -> AsyncIterator[tuple[EngineClient, LiveCard]]:
     """A client, and the card of the server it is for."""
     async with TestServer(fake.app) as server, aiohttp.ClientSession() as session:
         url = str(server.make_url("")).rstrip("/")

@@ -9,10 +9,10 @@ from virtual_time import in_virtual_time, let_others_run, now_ms, now_s
 from waiting import until
 
 from dynosim.indexer.base import Stored
-from dynosim.indexer.compressed import CompressedRadixIndex
+from dynosim.indexer.tiers import TieredIndex
 from dynosim.router.workers import WorkerCard as RoutingCard
 from dynosim.workers.lifecycle import Phase, WorkerEvent
-from dynosim_runtime.card import WorkerCard, worker_id_of
+from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.serving.member import Member
 from dynosim_runtime.serving.membership import DRAINING
 
@@ -208,7 +208,7 @@ async def test_a_worker_that_has_left_is_asked_only_while_it_has_something_in_ha
     assert inside.probed == ["a"] * 3  # at 0, 1 and 2 s
 
 
-def with_events(name: str, *engines: EventEngine) -> WorkerCard:
+def with_events(name: str, *engines: EventEngine) -> LiveCard:
     return card(name, dp_size=len(engines), events=tuple(one.source() for one in engines))
 
 
@@ -217,7 +217,7 @@ async def test_events_reach_the_index_under_their_workers_rank_and_end_with_it()
     inside = Inside(ScriptedEngine(), follows_events=True)
     inside.show(with_events("a", *engines[:2]), with_events("b", engines[2]))
     index, table = inside.router.router.index, inside.router.router.table
-    assert isinstance(index, CompressedRadixIndex)
+    assert isinstance(index, TieredIndex)
     for number, engine in enumerate(engines):  # as many blocks as its number, and one
         await engine.subscribed()
         await engine.publish(*map(stored, range(number + 1)))
@@ -225,7 +225,7 @@ async def test_events_reach_the_index_under_their_workers_rank_and_end_with_it()
     for number, (worker_id, rank) in enumerate(((A, 0), (A, 1), (B, 0))):
         slot = table.slot_of(worker_id, rank)
         assert slot is not None
-        told = [event for event in index.dump(slot) if isinstance(event, Stored)]
+        told = [event for event in index.device.dump(slot) if isinstance(event, Stored)]
         assert sum(len(event.block_hashes) for event in told) == number + 1
     inside.show(with_events("b", engines[2]))
     for engine in engines[:2]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dynosim_runtime.launch.display import Progress, show_processes
+from dynosim_runtime.launch.display import StartProgress, show_processes
 from dynosim_runtime.launch.supervised import ProcessStatus
 
 OUT = Path("/a/very/long/folder/name/that/would/not/fit/in/a/terminal/of/eighty/columns/out")
@@ -30,7 +30,7 @@ def test_the_table_names_every_process_and_where_it_writes(
 
 
 def test_off_a_terminal_progress_is_a_line_per_change(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(2) as progress:
+    with StartProgress(2) as progress:
         progress.changed(status("worker-0", state="starting"), "started, pid 11")
         progress.changed(status("worker-0"), "ready [in no markup]")
     captured = capsys.readouterr()
@@ -43,7 +43,7 @@ def test_on_a_terminal_it_says_what_is_waited_for(
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
-    with Progress(9) as progress:
+    with StartProgress(9) as progress:
         for index in range(6):
             progress.changed(status(f"worker-{index}", state="starting"), "started")
         progress.changed(status("worker-0"), "ready")

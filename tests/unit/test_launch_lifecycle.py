@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dynosim_runtime.launch.lifecycle import TRANSITIONS, Backoff, Event, State, next_state
+from dynosim_runtime.launch.lifecycle import TRANSITIONS, Backoff, ProcessEvent, State, next_state
 
 
 @pytest.mark.parametrize(
@@ -21,13 +21,13 @@ from dynosim_runtime.launch.lifecycle import TRANSITIONS, Backoff, Event, State,
 def test_lives(events: str, states: str) -> None:
     state, seen = State.WAITING, []
     for event in events.split(", "):
-        state = next_state(state, Event(event))
+        state = next_state(state, ProcessEvent(event))
         seen.append(state.value)
     assert seen == states.split(", ")
 
 
 def test_whatever_is_told_to_stop_never_starts_again() -> None:
-    reachable = {next_state(state, Event.TOLD_TO_STOP) for state in State}
+    reachable = {next_state(state, ProcessEvent.TOLD_TO_STOP) for state in State}
     while True:
         grown = reachable | {after for s in reachable for after in TRANSITIONS[s].values()}
         if grown == reachable:
@@ -39,7 +39,7 @@ def test_whatever_is_told_to_stop_never_starts_again() -> None:
 @pytest.mark.parametrize("state", [State.STOPPED, State.FAILED, State.STARTING, State.READY])
 def test_what_cannot_happen_is_our_mistake(state: State) -> None:
     with pytest.raises(AssertionError, match=state.value):
-        next_state(state, Event.STARTED)
+        next_state(state, ProcessEvent.STARTED)
 
 
 def test_delays_double_from_half_a_second_to_half_a_minute() -> None:

@@ -15,7 +15,7 @@ from dynosim.router.classes import PolicyClass
 from dynosim.router.cost import WorkerOption
 from dynosim.router.request import RoutingRequest
 from dynosim.router.settings import RouterSettings
-from dynosim_runtime.card import WorkerCard, worker_id_of
+from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.clients.base import EngineRefusedError
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.requests import Sampling, StructuredOutput
@@ -160,7 +160,7 @@ def test_a_worker_that_comes_back_is_another_try_and_nothing_is_kept_of_those_go
 async def test_streams_stay_on_a_worker_whose_card_is_gone_while_it_answers() -> None:
     probes = 0
 
-    def is_well(card: WorkerCard) -> bool:
+    def is_well(card: LiveCard) -> bool:
         nonlocal probes
         probes += 1
         return True

@@ -7,17 +7,18 @@ from typing import Any
 
 import pytest
 from http_support import MODEL, app_of, client_of, dispatcher_saying
-from live_support import Inside, ScriptedEngine, card, request
+from live_support import BLOCK, Inside, ScriptedEngine, card, request
 
 from dynosim.config.loading import run_config_from_dict
 from dynosim.errors import ConfigError
-from dynosim_runtime.card import WorkerCard, worker_id_of
+from dynosim.indexer.base import Tier
+from dynosim.router.settings import CostSettings, RouterSettings
+from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.dialects.nvext import NvExt
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.hosts import without_credentials
 from dynosim_runtime.http.registry import ModelRegistry
 from dynosim_runtime.launch.options import deploy_options
-from dynosim_runtime.measure.capacity import told_speedups
 from dynosim_runtime.ports import check_port
 from dynosim_runtime.serving.gauges import worker_rows
 from dynosim_runtime.serving.membership import DRAINING
@@ -116,6 +117,34 @@ async def test_a_worker_or_rank_that_there_is_not_is_the_clients_mistake() -> No
     assert error.message == "nvext.dp_rank: the worker's ranks are 0 to 1"
     stream = await inside.dispatcher.start(request(worker_id=a, dp_rank=1))
     await stream.aclose()
+
+
+async def test_taints_of_a_request_choose_among_those_of_cards() -> None:
+    inside = Inside(ScriptedEngine())
+    inside.show(card("a", taints=("fast",)), card("b", topology={"zone": "z"}))
+    for required, name in (("fast", "a"), ("dynamo.topology/zone=z", "b")):
+        for number in range(4):
+            asked = request(f"{name}{number}", required_taints=(required,))
+            stream = await inside.dispatcher.start(asked)
+            assert stream.record.decode_worker_id == worker_id_of(name)
+    for weight, name in ((5.0, "b"), (-5.0, "a")):
+        asked = request(f"{weight}", preferred_taints={"dynamo.topology/zone=z": weight})
+        stream = await inside.dispatcher.start(asked)
+        assert stream.record.decode_worker_id == worker_id_of(name)
+    error = await refused(inside, required_taints=("slow",))
+    assert "no worker has the required taint 'slow'" in error.message
+
+
+@pytest.mark.parametrize(("host", "disk", "name"), [(0.75, 0.25, "a"), (0.25, 0.75, "b")])
+async def test_blocks_in_slower_tiers_count_by_their_weights(
+    host: float, disk: float, name: str
+) -> None:
+    cost = CostSettings(host_cache_hit_weight=host, disk_cache_hit_weight=disk)
+    inside = Inside(ScriptedEngine(), "a", "b", settings=RouterSettings(BLOCK, cost=cost))
+    inside.caches("a", range(40), tier=Tier.HOST)
+    inside.caches("b", range(40), tier=Tier.DISK)
+    stream = await inside.dispatcher.start(request(num_tokens=40))
+    assert stream.record.decode_worker_id == worker_id_of(name)
 
 
 async def test_a_worker_that_is_only_not_there_now_may_be_asked_for_again() -> None:
@@ -222,7 +251,7 @@ async def test_a_workers_password_is_in_no_log_and_on_no_page(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    secretive: WorkerCard = card("a", url="http://user:secret@127.0.0.1:1/base", speedup=4.0)
+    secretive: LiveCard = card("a", url="http://user:secret@127.0.0.1:1/base", speedup=4.0)
     inside = Inside(ScriptedEngine(), is_well=lambda card: False)
     inside.show(secretive)
     rows = worker_rows(inside.placement)["workers"]
@@ -234,9 +263,3 @@ async def test_a_workers_password_is_in_no_log_and_on_no_page(
     await inside.members.close()
     assert "127.0.0.1:1/base" in caplog.text and "127.0.0.1:1/base" in describe(secretive)
     assert "secret" not in caplog.text + describe(secretive) + str(rows)
-
-
-def test_what_workers_tell_of_their_speed_is_read_once_each() -> None:
-    rows = [{"speedup": 4.0}, {"speedup": 4.0}, {"speedup": 1}, {}, {"speedup": "x"}, None]
-    assert told_speedups(rows) == (1, 4.0)
-    assert told_speedups([]) == ()

@@ -13,9 +13,9 @@ from aiohttp.test_utils import TestServer
 from dynosim.errors import ConfigError
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.measure.client import (
-    Answer,
-    Clock,
     CompletionsClient,
+    LoadClock,
+    TimedAnswer,
     base_url,
     choose_model,
 )
@@ -69,9 +69,9 @@ class Server:
         return response
 
 
-async def answered(server: Server, output_tokens: int = 3, **options: Any) -> Answer:
+async def answered(server: Server, output_tokens: int = 3, **options: Any) -> TimedAnswer:
     async with server.client() as client:
-        return await client.complete(PROMPT, output_tokens, Clock(), **options)
+        return await client.complete(PROMPT, output_tokens, LoadClock(), **options)
 
 
 def chunk(token_ids: Sequence[int] | None, text: str = "x", reason: str | None = None) -> Any:
@@ -149,7 +149,7 @@ async def test_an_answer_that_is_no_stream(status: int, text: str, error: str) -
 async def test_a_server_that_hangs_up_is_told_in_a_word() -> None:
     async with Server(chunk([1])).client() as client:
         client.url = "http://127.0.0.1:9"
-        answer = await client.complete(PROMPT, 3, Clock())
+        answer = await client.complete(PROMPT, 3, LoadClock())
     assert answer.http_status is None
     assert (answer.error or "").startswith("ClientConnectorError: ")
 
@@ -191,7 +191,7 @@ async def test_a_server_that_refuses_what_is_not_openais_is_asked_without(field:
     server.refuses = field
     async with server.client() as client:
         await client.probe(PROMPT)
-        await client.complete(PROMPT, 1, Clock(), priority=5)
+        await client.complete(PROMPT, 1, LoadClock(), priority=5)
     assert [("nvext" in body, "return_token_ids" in body) for body in server.bodies] == [
         (True, True), (False, False), (False, False),
     ]  # fmt: skip
@@ -267,7 +267,7 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 def test_a_clock_of_a_speed_counts_so_many_times_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([100.0, 101.0, 103.5])
     monkeypatch.setattr("time.perf_counter", lambda: next(seconds))
-    clock = Clock(4.0)
+    clock = LoadClock(4.0)
     clock.restart()
     assert clock.now_ms() == 2.5 * 4 * 1000
     assert clock.wall_s(8000.0) == 2.0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from virtual_time import in_virtual_time, loop_clock, now_s
 
 from dynosim.records import IntArray, Trace
-from dynosim_runtime.measure.client import Answer, Clock
+from dynosim_runtime.measure.client import LoadClock, TimedAnswer
 from dynosim_runtime.measure.load import (
     NEVER_SENT,
     WARM_UP_OUTPUT_TOKENS,
@@ -48,15 +48,15 @@ class Server:
         self,
         prompt: IntArray,
         output_tokens: int,
-        clock: Clock,
+        clock: LoadClock,
         *,
         request_id: str | None = None,
         priority: int = 0,
-    ) -> Answer:
+    ) -> TimedAnswer:
         self.calls.append((len(prompt), output_tokens, request_id, priority))
         name = str(request_id)
         self.sent_s[name] = now_s()
-        answer = Answer(sent_ms=clock.now_ms(), http_status=200)
+        answer = TimedAnswer(sent_ms=clock.now_ms(), http_status=200)
         self.num_running += 1
         self.most_running = max(self.most_running, self.num_running)
         try:
@@ -227,7 +227,7 @@ def test_a_closed_loop_keeps_so_many_sessions_in_progress(
 @in_virtual_time
 async def test_a_request_that_fails_lets_the_loop_go_on() -> None:
     class Refusing(Server):
-        async def complete(self, *args: Any, **kwargs: Any) -> Answer:
+        async def complete(self, *args: Any, **kwargs: Any) -> TimedAnswer:
             answer = await super().complete(*args, **kwargs)
             if kwargs["request_id"] == "0":
                 answer.error, answer.http_status, answer.token_ms = "no", 400, array("d")
@@ -259,7 +259,7 @@ async def test_interrupted_it_keeps_what_was_finished_and_cancels_the_rest() -> 
 @in_virtual_time
 async def test_a_mistake_of_ours_is_not_taken_for_the_servers() -> None:
     class Broken(Server):
-        async def complete(self, *args: Any, **kwargs: Any) -> Answer:
+        async def complete(self, *args: Any, **kwargs: Any) -> TimedAnswer:
             await asyncio.sleep(1.0)
             raise ValueError("a defect")
 

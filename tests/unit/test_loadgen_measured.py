@@ -7,7 +7,7 @@ import pytest
 from toy_runs import ToyRun, toy_run
 
 from dynosim.metrics import RECORD_FIELDS, request_table, summarize
-from dynosim_runtime.measure.client import Answer
+from dynosim_runtime.measure.client import TimedAnswer
 from dynosim_runtime.measure.load import LoadRun, fill_record
 from dynosim_runtime.measure.measured import (
     ENGINE_KEYS,
@@ -96,7 +96,7 @@ def test_hit_rate_from_answers_or_else_from_the_engine() -> None:
 
 
 def test_wait_and_prefill_add_up_to_ttft_on_the_scaled_clock() -> None:
-    answer = Answer(
+    answer = TimedAnswer(
         sent_ms=101.0,
         token_ms=array("d", [140.0, 150.0]),
         input_tokens=10,
@@ -123,7 +123,7 @@ def test_wait_and_prefill_add_up_to_ttft_on_the_scaled_clock() -> None:
 def test_what_an_error_makes_of_a_request(
     status: int | None, tokens: list[float], expected: str
 ) -> None:
-    answer = Answer(sent_ms=0.0, token_ms=array("d", tokens), http_status=status, error="no")
+    answer = TimedAnswer(sent_ms=0.0, token_ms=array("d", tokens), http_status=status, error="no")
     entry = RequestRecord(request_id="0", arrival_ms=0.0, input_tokens=10)
     fill_record(entry, answer)
     assert (entry.status, entry.error, entry.finish_ms) == (expected, "no", None)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dynosim.metrics.tables import RECORD_FIELDS
 from dynosim.records import RequestLog, RequestStatus
-from dynosim_runtime.measure.client import Answer
+from dynosim_runtime.measure.client import TimedAnswer
 from dynosim_runtime.measure.load import LoadRun, fill_record
 from dynosim_runtime.measure.measured import (
     cache_hit_rate,
@@ -254,16 +254,16 @@ def test_lateness_counts_what_was_sent() -> None:
     assert (summary.count, summary.statistics["mean"], summary.statistics["max"]) == (2, 4.0, 6.0)
 
 
-def answer(**changes: Any) -> Answer:
+def answer(**changes: Any) -> TimedAnswer:
     given: dict[str, Any] = {
         "sent_ms": 105.0,
         "token_ms": array("d", [140.0, 150.0, 150.0]),
         "http_status": 200,
     }
-    return Answer(**(given | changes))
+    return TimedAnswer(**(given | changes))
 
 
-def filled(told: Answer, speed: float = 1.0) -> RequestRecord:
+def filled(told: TimedAnswer, speed: float = 1.0) -> RequestRecord:
     record = RequestRecord(request_id="0", arrival_ms=100.0, input_tokens=10)
     fill_record(record, told, speed=speed)
     return record

@@ -185,6 +185,7 @@ def test_every_figure_of_a_known_load(speedup: float) -> None:
         "vllm:num_requests_running": 0,
         "vllm:num_requests_waiting": 0,
         "vllm:kv_cache_usage_perc": 0,
+        "dynosim:mock_speedup": speedup,
         "vllm:num_preemptions_total": 0,
         "vllm:prefix_cache_queries_total": 8 + 1 + 8,
         "vllm:prefix_cache_hits_total": 4,  # the last block of the prompt is computed anew

@@ -74,7 +74,7 @@ async def test_hints_and_headers_reach_the_router() -> None:
             "prompt": "x",
             "nvext": {
                 "agent_hints": {"priority": 10, "osl": 256, "speculative_prefill": True},
-                "cache_control": {"type": "ephemeral", "ttl": "1h"},
+                "routing_constraints": {"required_taints": ["x"], "preferred_taints": {"y": 0.5}},
                 "backend_instance_id": 77,
                 "dp_rank": 1,
             },
@@ -88,7 +88,26 @@ async def test_hints_and_headers_reach_the_router() -> None:
     assert (request.session_id, request.policy_family) == ("s1", "batch")
     assert (request.priority, request.expected_output_tokens) == (10, 256)
     assert (request.worker_id, request.dp_rank) == (77, 1)
-    assert (request.cache_ttl_s, request.cache_salt) == (3600.0, "tenant")
+    assert (request.required_taints, request.preferred_taints) == (("x",), {"y": 0.5})
+    assert request.cache_salt == "tenant"
+
+
+async def test_what_is_not_in_this_version_is_refused_by_name() -> None:
+    asked = {"prompt": "x", "nvext": {"cache_control": {"type": "ephemeral", "ttl": "1h"}}}
+    async with client_of(app_of(dispatcher_saying("x"))) as client:
+        answer = await client.post("/v1/completions", json={"model": MODEL, **asked})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "nvext.cache_control")
+    assert "not in this version" in error["message"]
+
+
+async def test_a_blocks_cache_control_asks_for_what_is_done_anyway() -> None:
+    """Clients of Anthropic's API mark blocks with it always."""
+    block = {"type": "text", "text": "S", "cache_control": {"type": "ephemeral"}}
+    body = {"messages": HELLO, "max_tokens": 5, "system": [block]}
+    plain = {**body, "system": [{"type": "text", "text": "S"}]}
+    asked, other = [await request_of("/v1/messages", each) for each in (body, plain)]
+    assert asked.token_ids == other.token_ids
 
 
 async def test_missing_max_tokens_is_filled() -> None:

@@ -26,7 +26,7 @@ from dynosim.experiment.run import run as simulate
 from dynosim.records import Trace
 from dynosim.silicon.fitted_file import write_fit
 from dynosim.timing.fitted import Fit, FittedParameters
-from dynosim_runtime.measure.capacity import ToldCapacity
+from dynosim_runtime.measure.capacity import ReportedCapacity
 from dynosim_runtime.measure.deployment import Measured
 from dynosim_runtime.measure.load import LoadRun, drive
 from dynosim_runtime.measure.measured import measured_report
@@ -83,7 +83,7 @@ def measured(config: RunConfig) -> Measured:
     ):
         use_virtual_clock(patch)
         load = loop.run(run())
-    told = ToldCapacity(prepared.engine.num_gpu_blocks, "the engine's /metrics")
+    told = ReportedCapacity(prepared.engine.num_gpu_blocks, "the engine's /metrics")
     return Measured(measured_report(load), "virtual", load, None, told)
 
 

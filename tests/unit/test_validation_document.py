@@ -13,7 +13,7 @@ from dynosim.config.loading import run_config_from_dict
 from dynosim.experiment.intervals import Intervals
 from dynosim.experiment.run import RunOutcome
 from dynosim.experiment.run import run as simulate
-from dynosim_runtime.measure.capacity import ToldCapacity
+from dynosim_runtime.measure.capacity import ReportedCapacity
 from dynosim_runtime.measure.deployment import Measured
 from dynosim_runtime.measure.load import LoadRun
 from dynosim_runtime.measure.measured import measured_report
@@ -103,7 +103,7 @@ def test_it_says_what_was_compared(outcome: RunOutcome) -> None:
 
 def test_both_predictions_stand_in_a_row_with_their_own_intervals(outcome: RunOutcome) -> None:
     measured = measured_like(outcome)
-    measured.capacity = ToldCapacity(150, "the workers' cards")
+    measured.capacity = ReportedCapacity(150, "the workers' cards")
     given = simulate(plan(num_gpu_blocks=150))
     key = "mean_ttft_ms"
     value = measured.report[key]

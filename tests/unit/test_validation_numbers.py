@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynosim.records import RequestLog, RequestStatus
-from dynosim_runtime.measure.capacity import engine_capacity, fleet_capacity
+from dynosim_runtime.measure.capacity import engine_capacity, workers_capacity
 from dynosim_runtime.validate import compare
 from dynosim_runtime.validate.compare import (
     METRICS,
@@ -281,7 +281,7 @@ def test_an_engines_blocks_in_blocks_of_the_plan(
     told = engine_capacity({"num_gpu_blocks": blocks, "block_size": size}, block_size=16)
     assert (None if told is None else told.num_gpu_blocks) == expected
     if told is not None:
-        assert (told.told_by, len(told.notes)) == (
+        assert (told.reported_by, len(told.notes)) == (
             "the engine's /metrics",
             int(size not in ("16", "", "0")),
         )
@@ -293,14 +293,14 @@ def test_a_fleets_smallest_worker_counts_whatever_its_blocks_hold() -> None:
         {"total_kv_blocks": 200, "block_size": 32},
         {"total_kv_blocks": 450},
     ]
-    told = fleet_capacity(rows, block_size=16)
+    told = workers_capacity(rows, block_size=16)
     assert told is not None
-    assert (told.num_gpu_blocks, told.told_by) == (401, "the workers' cards")
+    assert (told.num_gpu_blocks, told.reported_by) == (401, "the workers' cards")
     assert [note.split(":")[0] for note in told.notes] == [
         "the engine's KV blocks hold 32 tokens, the plan's 16",
         "workers have 400 to 500 KV blocks; all are taken to have the fewest",
     ]
-    same = fleet_capacity(rows[:1] * 3, block_size=16)
+    same = workers_capacity(rows[:1] * 3, block_size=16)
     assert same is not None and (same.num_gpu_blocks, same.notes) == (501, ())
     for odd in (True, 0, -1, 1.5, "9", None):
-        assert fleet_capacity([rows[0], {"total_kv_blocks": odd}], block_size=16) is None
+        assert workers_capacity([rows[0], {"total_kv_blocks": odd}], block_size=16) is None

@@ -20,7 +20,7 @@ class EngineLoad(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def num_requests(self) -> int | None:
-        """Requests in hand; None if it does not tell."""
+        """Requests in flight; None if it does not tell."""
         if self.num_running is None or self.num_waiting is None:
             return None
         return self.num_running + self.num_waiting

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import msgspec
 
-from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.card import LiveCard
 from dynosim_runtime.requests import FinishReason, Sampling, TokenLogprob
 
 FINDING_STOPS = frozenset({"vllm"})
@@ -52,7 +52,7 @@ class EngineRefusedError(Exception):
 class EngineClient(Protocol):
     """Speaks one engine's dialect. Closing the iterator cancels the request in the engine."""
 
-    def stream(self, card: WorkerCard, request: EngineRequest) -> AsyncIterator[EngineDelta]:
+    def stream(self, card: LiveCard, request: EngineRequest) -> AsyncIterator[EngineDelta]:
         """The answer, piece by piece. Raises: EngineLostError, EngineRefusedError."""
         ...
 

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import aiohttp
 
-from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.card import LiveCard
 from dynosim_runtime.clients.base import EngineClient
 from dynosim_runtime.clients.connections import Connections
 from dynosim_runtime.clients.openai import OpenAiEngineClient
@@ -26,11 +26,11 @@ def engine_clients(session: aiohttp.ClientSession) -> dict[str, EngineClient]:
     }
 
 
-def health_probe(session: aiohttp.ClientSession) -> Callable[[WorkerCard], Awaitable[bool]]:
+def health_probe(session: aiohttp.ClientSession) -> Callable[[LiveCard], Awaitable[bool]]:
     """Asks an engine's /health; anything but a quick 200 means that it is not well."""
     timeout = aiohttp.ClientTimeout(total=PROBE_TIMEOUT_S)
 
-    async def probe(card: WorkerCard) -> bool:
+    async def probe(card: LiveCard) -> bool:
         try:
             async with session.get(f"{card.url}/health", timeout=timeout) as response:
                 return response.status == 200

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.card import LiveCard
 from dynosim_runtime.clients.base import (
     FINDING_STOPS,
     EngineDelta,
@@ -26,7 +26,7 @@ MAX_ERROR_BYTES = 65536
 ID_PREFIX = "token_id:"
 LOWEST_LOGPROB = -9999.0  # vLLM's word for minus infinity, which JSON has not
 
-BodyOf = Callable[[WorkerCard, EngineRequest], dict[str, Any]]
+BodyOf = Callable[[LiveCard, EngineRequest], dict[str, Any]]
 """The JSON body of a request in a server's dialect."""
 
 
@@ -71,7 +71,7 @@ class OpenAiEngineClient:
         self._encode = msgspec.json.Encoder().encode
         self._decode = msgspec.json.Decoder(_Chunk).decode
 
-    async def stream(self, card: WorkerCard, request: EngineRequest) -> AsyncIterator[EngineDelta]:
+    async def stream(self, card: LiveCard, request: EngineRequest) -> AsyncIterator[EngineDelta]:
         """See `EngineClient`."""
         body = self._encode(self._body(card, request))
         headers = {"X-Request-Id": request.request_id}
@@ -132,7 +132,7 @@ class OpenAiEngineClient:
         return chunk
 
 
-def completion_body(card: WorkerCard, request: EngineRequest) -> dict[str, Any]:
+def completion_body(card: LiveCard, request: EngineRequest) -> dict[str, Any]:
     """The JSON body for `/v1/completions`; what has its default is left to the server."""
     sampling = request.sampling
     body: dict[str, Any] = {

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import aiohttp
 import msgspec
 
-from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.card import LiveCard
 from dynosim_runtime.clients.base import (
     EngineDelta,
     EngineLostError,
@@ -64,7 +64,7 @@ class SglangEngineClient:
         self._encode = msgspec.json.Encoder().encode
         self._decode = msgspec.json.Decoder(_Chunk).decode
 
-    async def stream(self, card: WorkerCard, request: EngineRequest) -> AsyncIterator[EngineDelta]:
+    async def stream(self, card: LiveCard, request: EngineRequest) -> AsyncIterator[EngineDelta]:
         """See `EngineClient`."""
         body = self._encode(generate_body(card, request))
         is_finished = False
@@ -119,7 +119,7 @@ class SglangEngineClient:
             raise EngineLostError(f"the engine reports: {chunk.error.message}")
         return chunk
 
-    async def _abort(self, card: WorkerCard, request_id: str) -> None:
+    async def _abort(self, card: LiveCard, request_id: str) -> None:
         """Tell the engine to stop; a closed connection alone it notices late.
 
         Shielded, since this runs when the request's own task is being cancelled.
@@ -136,7 +136,7 @@ class SglangEngineClient:
         await asyncio.shield(call())
 
 
-def generate_body(card: WorkerCard, request: EngineRequest) -> dict[str, Any]:
+def generate_body(card: LiveCard, request: EngineRequest) -> dict[str, Any]:
     """The JSON body for /generate; what has its default is left to the server."""
     body: dict[str, Any] = {
         "rid": request.request_id,

@@ -7,7 +7,7 @@ its own are sent.
 
 from typing import Any
 
-from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.card import LiveCard
 from dynosim_runtime.clients.base import EngineRequest
 from dynosim_runtime.clients.connections import Connections
 from dynosim_runtime.clients.openai import OpenAiEngineClient, completion_body
@@ -22,7 +22,7 @@ class TrtllmEngineClient(OpenAiEngineClient):
         super().__init__(connections, body=trtllm_body)
 
 
-def trtllm_body(card: WorkerCard, request: EngineRequest) -> dict[str, Any]:
+def trtllm_body(card: LiveCard, request: EngineRequest) -> dict[str, Any]:
     """The JSON body for `/v1/completions`."""
     body = completion_body(card, request)
     for name in UNKNOWN_FIELDS:

@@ -7,9 +7,9 @@ import msgspec
 
 from dynosim_runtime.dialects.logprobs import TextOf, TokenTexts
 from dynosim_runtime.dialects.nvext import NvExt
-from dynosim_runtime.dialects.output import ChoiceOutput
+from dynosim_runtime.dialects.output import ChoiceDelta, ChoiceOutput
 from dynosim_runtime.errors import ApiError
-from dynosim_runtime.requests import Sampling, TokenLogprob
+from dynosim_runtime.requests import Sampling
 from dynosim_runtime.tokenize.tokenizer import Conversation
 
 
@@ -46,7 +46,7 @@ class AnswerHead(msgspec.Struct, frozen=True, kw_only=True):
         return TokenTexts(self.text_of, self.token_string)
 
 
-class Answer(Protocol):
+class AnswerWriter(Protocol):
     """Puts outputs into the words of one dialect; bytes of a body, or of an event stream."""
 
     keep_alive: bytes  # said when there is nothing to say for long
@@ -59,13 +59,7 @@ class Answer(Protocol):
         """The stream's first events."""
         ...
 
-    def delta(
-        self,
-        index: int,
-        text: str,
-        token_ids: Sequence[int],
-        logprobs: Sequence[TokenLogprob] = (),
-    ) -> bytes:
+    def delta(self, delta: ChoiceDelta) -> bytes:
         """Events for new text or tokens of a choice; may be empty."""
         ...
 
@@ -97,10 +91,10 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     nvext: NvExt = NvExt()
     cache_salt: str = ""
     shown_tokens: tuple[str, ...] = ()  # in texts, though they may be special
-    answer: Callable[[AnswerHead], Answer]
+    answer: Callable[[AnswerHead], AnswerWriter]
 
 
-class Dialect(Protocol):
+class ApiDialect(Protocol):
     """One HTTP API."""
 
     endpoint: str  # its name in metrics

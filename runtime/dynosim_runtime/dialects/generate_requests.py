@@ -1,4 +1,4 @@
-"""From a client's call to what the generator is asked: token limits, identities, one per choice."""
+"""From a client's call to what is asked of the dispatcher: limits, identities, one per choice."""
 
 from collections.abc import Sequence
 
@@ -99,7 +99,8 @@ def generate_requests(
 
 def _template(call: Call, caller: Caller, received_s: float | None) -> GenerateRequest:
     """What all choices of a call have in common."""
-    hints, cache = call.nvext.agent_hints, call.nvext.cache_control
+    call.nvext.refuse_unobeyed()
+    hints, constraints = call.nvext.agent_hints, call.nvext.routing_constraints
     return GenerateRequest(
         request_id=caller.request_id,
         model=call.model,
@@ -112,7 +113,8 @@ def _template(call: Call, caller: Caller, received_s: float | None) -> GenerateR
         dp_rank=call.nvext.dp_rank,
         policy_family=caller.policy_family,
         cache_salt=call.cache_salt,
-        cache_ttl_s=None if cache is None else cache.ttl_s(),
+        required_taints=constraints.required_taints,
+        preferred_taints=constraints.preferred_taints,
         received_s=received_s,
     )
 

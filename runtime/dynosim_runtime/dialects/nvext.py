@@ -1,7 +1,6 @@
 """The `nvext` extension: hints that come with a request, facts that go with its answer."""
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 
@@ -11,51 +10,46 @@ from dynosim_runtime.requests import RequestRecord
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Priority = Annotated[int, msgspec.Meta(ge=-(1 << 31), lt=1 << 31)]
 PINS = ("worker_id", "backend_instance_id", "prefill_worker_id", "decode_worker_id")
-DEFAULT_TTL_S = 300.0  # Anthropic's
-_TTL = re.compile(r"^(\d+(?:\.\d+)?)([smh]?)$")
-_UNIT_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class AgentHints(msgspec.Struct, frozen=True, kw_only=True):
     """What an agent's harness knows of its request."""
 
     priority: Priority | None = None  # higher is more important
-    osl: Annotated[int, msgspec.Meta(ge=1)] | None = None  # expected output tokens
+    osl: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """Expected output tokens; where the router tracks output, load fades towards them."""
 
 
-class CacheControl(msgspec.Struct, frozen=True, kw_only=True):
-    """Keep the prefix of this prompt."""
+class RoutingConstraints(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which workers may take a request, and which are liked, by their taints.
 
-    type: Literal["ephemeral"]
-    ttl: str | Annotated[float, msgspec.Meta(gt=0)] | None = None  # "5m", "1h", or seconds
+    A worker has those of its card, and `dynamo.topology/DOMAIN=VALUE` for each of its topology.
+    """
 
-    def ttl_s(self) -> float:
-        """Seconds to keep it. Raises: ApiError 400."""
-        if self.ttl is None:
-            return DEFAULT_TTL_S
-        if not isinstance(self.ttl, str):
-            return float(self.ttl)
-        match = _TTL.match(self.ttl)
-        seconds = float(match[1]) * _UNIT_S[match[2]] if match else 0.0
-        if seconds <= 0:
-            raise refuse(
-                "nvext.cache_control.ttl",
-                f'expected a time like "5m" or "1h", got {self.ttl!r}',
-                "invalid_value",
-            )
-        return seconds
+    required_taints: tuple[str, ...] = ()
+    preferred_taints: dict[str, float] = {}  # weights: positive attracts, negative repels
 
 
 class NvExt(msgspec.Struct, frozen=True, kw_only=True):
     """The extension of a request. Fields that are not known are ignored."""
 
     agent_hints: AgentHints = AgentHints()
-    cache_control: CacheControl | None = None
+    routing_constraints: RoutingConstraints = RoutingConstraints()
+    cache_control: Any = None  # refused: no engine keeps a prefix for a given time yet
     backend_instance_id: Count | None = None  # the worker to use
     worker_id: Count | None = None  # the same
     prefill_worker_id: Count | None = None  # as in answers; here one worker does both,
     decode_worker_id: Count | None = None  # so that these are the same, too
     dp_rank: Count | None = None
+
+    def refuse_unobeyed(self) -> None:
+        """Raises: ApiError 400 for what nothing here does, though Dynamo's clients may ask it."""
+        if self.cache_control is not None:
+            raise refuse(
+                "nvext.cache_control",
+                "not in this version: prefixes are cached, but for no promised time (leave it out)",
+                "unsupported_parameter",
+            )
 
     def pinned_worker_id(self) -> int | None:
         """The worker that the client asks for. Raises: ApiError 400 for two, or a rank of none."""

@@ -9,10 +9,9 @@ from dynosim_runtime.dialects.call import AnswerHead
 from dynosim_runtime.dialects.errors import openai_error
 from dynosim_runtime.dialects.events import DONE, KEEP_ALIVE_COMMENT, data_event, named_event
 from dynosim_runtime.dialects.nvext import answer_nvext
-from dynosim_runtime.dialects.output import ChoiceOutput
+from dynosim_runtime.dialects.output import ChoiceDelta, ChoiceOutput
 from dynosim_runtime.dialects.usage import openai_usage
 from dynosim_runtime.errors import ApiError
-from dynosim_runtime.requests import TokenLogprob
 
 
 class OpenAiAnswer:
@@ -44,34 +43,32 @@ class OpenAiAnswer:
         ]
         self._suffix = text_end + b',"logprobs":null,"finish_reason":null'
 
-    def delta(
-        self,
-        index: int,
-        text: str,
-        token_ids: Sequence[int],
-        logprobs: Sequence[TokenLogprob] = (),
-    ) -> bytes:
-        """See `Answer`. Once for every token of a stream: most of it is made beforehand."""
+    def delta(self, delta: ChoiceDelta) -> bytes:
+        """See `AnswerWriter`. Once for every token of a stream: most of it is made beforehand."""
         if self._with_ids:
             return b'%b%b%b,"token_ids":%b}]}\n\n' % (
-                self._prefixes[index],
-                orjson.dumps(text),
+                self._prefixes[delta.index],
+                orjson.dumps(delta.text),
                 self._suffix,
-                orjson.dumps(token_ids),
+                orjson.dumps(delta.token_ids),
             )
-        if not text:
+        if not delta.text:
             return b""
-        return b"%b%b%b}]}\n\n" % (self._prefixes[index], orjson.dumps(text), self._suffix)
+        return b"%b%b%b}]}\n\n" % (
+            self._prefixes[delta.index],
+            orjson.dumps(delta.text),
+            self._suffix,
+        )
 
     def end(self, outputs: Sequence[ChoiceOutput]) -> bytes:
-        """See `Answer`."""
+        """See `AnswerWriter`."""
         if not self._include_usage:
             return DONE
         facts = {"choices": [], **self._usage(outputs), **self._nvext(outputs[0])}
         return data_event({**self._fields, **facts}) + DONE
 
     def failure(self, error: ApiError) -> bytes:
-        """See `Answer`."""
+        """See `AnswerWriter`."""
         return named_event("error", openai_error(error))
 
     def _last_chunk(self, choice: dict[str, Any], output: ChoiceOutput) -> bytes:

@@ -13,11 +13,28 @@ from dynosim_runtime.requests import (
 from dynosim_runtime.tokenize.tokenizer import Detokenizer
 
 
+class ChoiceDelta:
+    """What a choice has gained since the last look."""
+
+    __slots__ = ("has_ended", "index", "logprobs", "text", "token_ids")
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.text = ""
+        self.token_ids: list[int] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.has_ended = False
+
+    def has_gained(self) -> bool:
+        """There is something to tell."""
+        return bool(self.text or self.token_ids or self.has_ended)
+
+
 class ChoiceOutput:
     """Text, tokens and end of one choice.
 
     `token_ids` and `logprobs` reach up to and with the token that completed a stop string. `record`
-    is what the generator tells of the request, None until it is asked. `shown` are special tokens
+    is what the dispatcher tells of the request, None until it is asked. `shown` are special tokens
     whose texts are part of the answer's.
     """
 

@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.card import LiveCard
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.hosts import without_credentials
 from dynosim_runtime.outage import Outage
@@ -44,7 +44,7 @@ class EtcdDiscovery:
         self._session: aiohttp.ClientSession | None = None
         self._reported: set[str] = set()
 
-    async def register(self, card: WorkerCard) -> "EtcdRegistration":
+    async def register(self, card: LiveCard) -> "EtcdRegistration":
         """Publish a card; waits for a lease to run out that nobody renews.
 
         Raises: LiveError if another live worker has this id, or etcd cannot be reached.
@@ -57,7 +57,7 @@ class EtcdDiscovery:
         registration.start()
         return registration
 
-    async def _create(self, registration: "EtcdRegistration", card: WorkerCard) -> None:
+    async def _create(self, registration: "EtcdRegistration", card: LiveCard) -> None:
         key = {"key": _base64(key_of(card)), "count_only": True}
         for _ in range(2 * (self.lease_s + 1)):
             is_taken = int((await self.call("kv/range", key)).get("count", 0)) > 0
@@ -69,12 +69,12 @@ class EtcdDiscovery:
             f"{self.shown_url}; stop that one, or give this one another --name"
         )
 
-    async def watch(self) -> AsyncIterator[dict[int, WorkerCard]]:
+    async def watch(self) -> AsyncIterator[dict[int, LiveCard]]:
         """All live cards by worker id, at once and then after every change.
 
         Raises: LiveError if etcd cannot be reached at first; later, it is tried again.
         """
-        last: dict[int, WorkerCard] | None = None
+        last: dict[int, LiveCard] | None = None
         retry_s = RETRY_S_MIN
         while True:
             try:
@@ -114,7 +114,7 @@ class EtcdDiscovery:
             raise EtcdUnreachableError(f"{self.shown_url} does not answer like etcd's HTTP gateway")
         return answer
 
-    async def _looks(self) -> AsyncIterator[dict[int, WorkerCard]]:
+    async def _looks(self) -> AsyncIterator[dict[int, LiveCard]]:
         """The cards now, and again whenever etcd says that something has changed."""
         cards, revision = await self._read()
         yield cards
@@ -148,20 +148,20 @@ class EtcdDiscovery:
         except TimeoutError:
             return True
 
-    async def _read(self) -> tuple[dict[int, WorkerCard], int]:
+    async def _read(self) -> tuple[dict[int, LiveCard], int]:
         """All cards, and the revision of the store that has them."""
         answer = await self.call("kv/range", _prefix_range())
-        cards: dict[int, WorkerCard] = {}
+        cards: dict[int, LiveCard] = {}
         for pair in answer.get("kvs", []):
             card = self._decode(pair)
             if card is not None:
                 cards[card.worker_id] = card
         return cards, int(answer["header"]["revision"])
 
-    def _decode(self, pair: dict[str, str]) -> WorkerCard | None:
+    def _decode(self, pair: dict[str, str]) -> LiveCard | None:
         key = base64.b64decode(pair["key"]).decode(errors="replace")
         try:
-            card = msgspec.json.decode(base64.b64decode(pair.get("value", "")), type=WorkerCard)
+            card = msgspec.json.decode(base64.b64decode(pair.get("value", "")), type=LiveCard)
             if key != key_of(card):
                 raise ValueError(f"it holds the card of worker id {card.worker_id}")
         except (msgspec.DecodeError, ValueError) as error:
@@ -180,7 +180,7 @@ class EtcdDiscovery:
 class EtcdRegistration:
     """A card in etcd, whose lease is renewed by a task until `close`."""
 
-    def __init__(self, discovery: EtcdDiscovery, card: WorkerCard) -> None:
+    def __init__(self, discovery: EtcdDiscovery, card: LiveCard) -> None:
         self._etcd = discovery
         self._card = card
         self._key = _base64(key_of(card))
@@ -203,7 +203,7 @@ class EtcdRegistration:
         await self._revoke()
         return False
 
-    async def update(self, card: WorkerCard) -> None:
+    async def update(self, card: LiveCard) -> None:
         """Publish a changed card. Raises: LiveError if its lease is lost, or etcd is."""
         if card.worker_id != self._card.worker_id:
             raise ValueError(f"card of worker {card.worker_id}, not {self._card.worker_id}")
@@ -261,7 +261,7 @@ class EtcdRegistration:
         return await self.create()
 
 
-def key_of(card: WorkerCard) -> str:
+def key_of(card: LiveCard) -> str:
     """The etcd key of a worker's card."""
     return f"{PREFIX}{card.worker_id}"
 

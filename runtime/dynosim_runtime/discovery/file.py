@@ -26,7 +26,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 
 from dynosim.files.storage import is_fault
-from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.card import LiveCard
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.outage import Outage
 from dynosim_runtime.small_files import read_file, replace_file
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 class Lease(msgspec.Struct, frozen=True):
     """What a worker's file holds."""
 
-    card: WorkerCard
+    card: LiveCard
     lease_s: Annotated[float, msgspec.Meta(gt=0)]
     owner: str  # of the registration; another one after a restart
     host: str
@@ -91,7 +91,7 @@ class FileDiscovery:
             if not (is_passing(error) and folder.is_dir()):
                 raise _live_error(folder, error) from None
 
-    async def register(self, card: WorkerCard) -> "FileRegistration":
+    async def register(self, card: LiveCard) -> "FileRegistration":
         """Publish a card; waits for a lease to run out that nobody renews, and for room on a disk.
 
         Raises: LiveError if another live worker has this id, or the folder cannot be written.
@@ -160,13 +160,13 @@ class FileDiscovery:
             if entry is not None and entry.lease is not None and entry.lease.owner == lease.owner:
                 self._remove(path)
 
-    async def watch(self) -> AsyncIterator[dict[int, WorkerCard]]:
+    async def watch(self) -> AsyncIterator[dict[int, LiveCard]]:
         """All live cards by worker id, at once and then after every change.
 
         While the folder cannot be read, those known stay. Read in a thread: a file system may
         take its time.
         """
-        last: dict[int, WorkerCard] | None = None
+        last: dict[int, LiveCard] | None = None
         while True:
             try:
                 cards = await asyncio.to_thread(self._cards)
@@ -182,10 +182,10 @@ class FileDiscovery:
     async def close(self) -> None:
         """Nothing to release."""
 
-    def _cards(self) -> dict[int, WorkerCard]:
+    def _cards(self) -> dict[int, LiveCard]:
         self._scan()
         now_s = time.time()
-        cards: dict[int, WorkerCard] = {}
+        cards: dict[int, LiveCard] = {}
         for name, entry in sorted(self._entries.items()):
             if entry.lease is None:
                 continue
@@ -301,7 +301,7 @@ class FileRegistration:
         self._is_published = True  # the card, as it is now
         self._heartbeat = asyncio.create_task(self._keep_alive())
 
-    async def update(self, card: WorkerCard) -> None:
+    async def update(self, card: LiveCard) -> None:
         """Publish a changed card. Raises: LiveError if its id is another's, or it must wait."""
         if card.worker_id != self._lease.card.worker_id:
             raise ValueError(f"card of worker {card.worker_id}, not {self._lease.card.worker_id}")

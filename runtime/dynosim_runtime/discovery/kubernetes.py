@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.card import LiveCard
 from dynosim_runtime.discovery.kubernetes_api import ApiServer, Collection, KubernetesError
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.outage import Outage
@@ -76,7 +76,7 @@ class KubernetesDiscovery:
         self._slices_path = f"/apis/{SLICES}/{space}/endpointslices"
         self._reported: set[str] = set()
 
-    async def register(self, card: WorkerCard) -> "KubernetesRegistration":
+    async def register(self, card: LiveCard) -> "KubernetesRegistration":
         """Publish a card in the name of this pod.
 
         Raises: LiveError if another ready pod has this worker id, or the API server refuses.
@@ -90,7 +90,7 @@ class KubernetesDiscovery:
             raise LiveError(f"worker {card.name}: {error}") from None
         return registration
 
-    async def _refuse_duplicate(self, name: str, card: WorkerCard) -> None:
+    async def _refuse_duplicate(self, name: str, card: LiveCard) -> None:
         """Raises: LiveError if a ready pod has the id; one that restarted in this pod does not."""
         objects = await self._api.list(self._metadata_path)
         ready = ready_pods(await self._api.list(self._slices_path))
@@ -106,7 +106,7 @@ class KubernetesDiscovery:
                     f"{self._place.namespace}; give one of them another --name"
                 )
 
-    async def watch(self) -> AsyncIterator[dict[int, WorkerCard]]:
+    async def watch(self) -> AsyncIterator[dict[int, LiveCard]]:
         """The cards of all ready pods by worker id, at once and then after every change.
 
         Raises: LiveError if the API server cannot be reached at first; later, it is tried again.
@@ -120,7 +120,7 @@ class KubernetesDiscovery:
         except KubernetesError as error:
             raise LiveError(str(error)) from None
         followers = [asyncio.create_task(_follow(each, changed)) for each in (metadata, slices)]
-        last: dict[int, WorkerCard] | None = None
+        last: dict[int, LiveCard] | None = None
         try:
             while True:
                 changed.clear()
@@ -138,7 +138,7 @@ class KubernetesDiscovery:
         """Release connections."""
         await self._api.close()
 
-    async def put(self, name: str, card: WorkerCard) -> None:
+    async def put(self, name: str, card: LiveCard) -> None:
         """Create or replace this pod's object. Raises: KubernetesError."""
         body = self._object(name, card)
         try:
@@ -159,7 +159,7 @@ class KubernetesDiscovery:
             if error.status != NOT_FOUND:
                 raise
 
-    def _object(self, name: str, card: WorkerCard) -> dict[str, Any]:
+    def _object(self, name: str, card: LiveCard) -> dict[str, Any]:
         """The custom resource in Dynamo's shape; our card is its model card."""
         key = f"{card.namespace}/{card.component}/{card.endpoint}"
         endpoint = {
@@ -182,21 +182,21 @@ class KubernetesDiscovery:
             "spec": {"data": {"endpoints": {key: endpoint}, "model_cards": cards}},
         }
 
-    def _visible(self, metadata: Collection, slices: Collection) -> dict[int, WorkerCard]:
+    def _visible(self, metadata: Collection, slices: Collection) -> dict[int, LiveCard]:
         ready = ready_pods(slices.objects.values())
-        cards: dict[int, WorkerCard] = {}
+        cards: dict[int, LiveCard] = {}
         for name, item in sorted(metadata.objects.items()):
             card = self._card(item) if name in ready else None
             if card is not None:
                 cards[card.worker_id] = card
         return cards
 
-    def _card(self, item: dict[str, Any]) -> WorkerCard | None:
+    def _card(self, item: dict[str, Any]) -> LiveCard | None:
         """Our card in a custom resource; None, and a report once, if it has none."""
         name = item["metadata"]["name"]
         try:
             (card,) = item["spec"]["data"]["model_cards"].values()
-            return msgspec.convert(card, WorkerCard)
+            return msgspec.convert(card, LiveCard)
         except (KeyError, TypeError, ValueError, AttributeError, msgspec.ValidationError) as error:
             if name not in self._reported:
                 self._reported.add(name)
@@ -213,12 +213,12 @@ class KubernetesRegistration:
         self._worker_id: int | None = None
         self._is_closed = False
 
-    async def write(self, card: WorkerCard) -> None:
+    async def write(self, card: LiveCard) -> None:
         """Publish the card. Raises: KubernetesError."""
         await self._discovery.put(self._name, card)
         self._worker_id = card.worker_id
 
-    async def update(self, card: WorkerCard) -> None:
+    async def update(self, card: LiveCard) -> None:
         """Publish a changed card. Raises: LiveError if the API server refuses."""
         if card.worker_id != self._worker_id:
             raise ValueError(f"card of worker {card.worker_id}, not {self._worker_id}")

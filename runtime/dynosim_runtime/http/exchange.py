@@ -5,28 +5,11 @@ from collections.abc import Sequence
 
 from starlette.types import Receive
 
-from dynosim_runtime.dialects.output import ChoiceOutput
+from dynosim_runtime.dialects.output import ChoiceDelta, ChoiceOutput
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.http.fanout import ChoiceNews, Fanout, Signal, watch_client
 from dynosim_runtime.http.limits import ClientGoneError
-from dynosim_runtime.requests import Dispatcher, GenerateRequest, TokenDelta, TokenLogprob
-
-
-class Change:
-    """What a choice has gained since the last look."""
-
-    __slots__ = ("has_ended", "index", "logprobs", "text", "token_ids")
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.text = ""
-        self.token_ids: list[int] = []
-        self.logprobs: list[TokenLogprob] = []
-        self.has_ended = False
-
-    def has_gained(self) -> bool:
-        """There is something to tell."""
-        return bool(self.text or self.token_ids or self.has_ended)
+from dynosim_runtime.requests import Dispatcher, GenerateRequest, TokenDelta
 
 
 class Exchange:
@@ -77,7 +60,7 @@ class Exchange:
         """Wake the one who waits for changes."""
         self._inbox.put(Signal.TICK)
 
-    async def changes(self) -> list[Change]:
+    async def changes(self) -> list[ChoiceDelta]:
         """What has come since the last time, by choice; waits for something to happen.
 
         Empty after a `tick` with nothing new. Raises: ApiError (a stream failed; what came
@@ -85,20 +68,20 @@ class Exchange:
         """
         if self._failure is not None:
             raise self._failure
-        changes: dict[int, Change] = {}
+        changes: dict[int, ChoiceDelta] = {}
         for news in await self._inbox.take():
             if news is Signal.CLIENT_GONE:
                 raise ClientGoneError
             if isinstance(news, ChoiceNews) and news.choice in self._open:
                 change = changes.get(news.choice)
                 if change is None:
-                    change = changes[news.choice] = Change(news.choice)
+                    change = changes[news.choice] = ChoiceDelta(news.choice)
                 self._apply(news.what, change)
-        if self._failure is not None and not any(map(Change.has_gained, changes.values())):
+        if self._failure is not None and not any(map(ChoiceDelta.has_gained, changes.values())):
             raise self._failure
         return list(changes.values())
 
-    def _apply(self, what: TokenDelta | ApiError | None, change: Change) -> None:
+    def _apply(self, what: TokenDelta | ApiError | None, change: ChoiceDelta) -> None:
         output = self.outputs[change.index]
         if what is None:
             change.text += output.finish()
@@ -114,14 +97,14 @@ class Exchange:
             if output.stop_text is not None:
                 self._stop(change)
 
-    def _stop(self, change: Change) -> None:
+    def _stop(self, change: ChoiceDelta) -> None:
         """A stop string was found: for the client the answer is complete, the engine goes on."""
         stream = self._fanout.streams[change.index]
         assert stream is not None, "it has given tokens"
         stream.let_end()
         self._end(change)
 
-    def _end(self, change: Change) -> None:
+    def _end(self, change: ChoiceDelta) -> None:
         stream, output = self._fanout.streams[change.index], self.outputs[change.index]
         assert stream is not None, "it has given tokens"
         if output.finish_reason is None:

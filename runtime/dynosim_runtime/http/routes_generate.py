@@ -10,7 +10,7 @@ import msgspec
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from dynosim_runtime.dialects.call import Answer, AnswerHead, Call, Dialect, Prompt
+from dynosim_runtime.dialects.call import AnswerHead, AnswerWriter, ApiDialect, Call, Prompt
 from dynosim_runtime.dialects.chat.request import ChatDialect
 from dynosim_runtime.dialects.completions.request import CompletionsDialect
 from dynosim_runtime.dialects.errors import error_headers, internal_error
@@ -22,12 +22,12 @@ from dynosim_runtime.dialects.generate_requests import (
     prompt_size,
 )
 from dynosim_runtime.dialects.messages.request import MessagesDialect
-from dynosim_runtime.dialects.output import ChoiceOutput
+from dynosim_runtime.dialects.output import ChoiceDelta, ChoiceOutput
 from dynosim_runtime.dialects.parsing.output_parser import Parsing
 from dynosim_runtime.dialects.responses.request import ResponsesDialect
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.http.callers import Callers
-from dynosim_runtime.http.exchange import Change, Exchange
+from dynosim_runtime.http.exchange import Exchange
 from dynosim_runtime.http.limits import (
     ClientGoneError,
     ConcurrencyLimit,
@@ -36,7 +36,7 @@ from dynosim_runtime.http.limits import (
 )
 from dynosim_runtime.http.observer import HttpObserver, Outcome, RequestType
 from dynosim_runtime.http.registry import ModelRegistry
-from dynosim_runtime.http.sse_write import Alarm, EventStream, send_json
+from dynosim_runtime.http.sse_write import Alarm, EventResponse, send_json
 from dynosim_runtime.requests import Dispatcher, GenerateRequest
 from dynosim_runtime.tokenize.tokenizer import Tokenizer
 
@@ -67,7 +67,7 @@ def generate_routes(
     service: Service, *, strip_anthropic_preamble: bool, parsing: Parsing
 ) -> list[Route]:
     """The four APIs."""
-    dialects: dict[str, Dialect] = {
+    dialects: dict[str, ApiDialect] = {
         "/v1/chat/completions": ChatDialect(parsing),
         "/v1/completions": CompletionsDialect(),
         "/v1/responses": ResponsesDialect(),
@@ -95,7 +95,7 @@ async def encode_prompts(
 class GenerateRoute:
     """An ASGI application for one dialect."""
 
-    def __init__(self, dialect: Dialect, service: Service) -> None:
+    def __init__(self, dialect: ApiDialect, service: Service) -> None:
         self._dialect = dialect
         self._service = service
 
@@ -163,7 +163,7 @@ class GenerateRoute:
         headers = {"x-request-id": caller.request_id}
         async with Exchange(self._service.dispatcher, requests, outputs, receive) as exchange:
             if call.stream:
-                stream = EventStream(send, headers)
+                stream = EventResponse(send, headers)
                 return await _stream(stream, exchange, answer, self._service.limits)
             while not exchange.is_over:
                 await exchange.changes()
@@ -200,7 +200,7 @@ class GenerateRoute:
 
 
 async def _stream(
-    stream: EventStream, exchange: Exchange, answer: Answer, limits: HttpLimits
+    stream: EventResponse, exchange: Exchange, answer: AnswerWriter, limits: HttpLimits
 ) -> Outcome:
     """Write events as they come. Raises: ApiError only while a status can still be sent."""
     try:
@@ -221,7 +221,7 @@ async def _stream(
 
 
 async def _write_events(
-    stream: EventStream, exchange: Exchange, answer: Answer, limits: HttpLimits
+    stream: EventResponse, exchange: Exchange, answer: AnswerWriter, limits: HttpLimits
 ) -> None:
     """The head goes out with the first token, so that an earlier failure has its own status.
 
@@ -251,11 +251,11 @@ async def _write_events(
         alarm.cancel()
 
 
-def _events(answer: Answer, exchange: Exchange, changes: Sequence[Change]) -> bytes:
+def _events(answer: AnswerWriter, exchange: Exchange, changes: Sequence[ChoiceDelta]) -> bytes:
     parts = []
     for change in changes:
         if change.text or change.token_ids:
-            parts.append(answer.delta(change.index, change.text, change.token_ids, change.logprobs))
+            parts.append(answer.delta(change))
         if change.has_ended:
             parts.append(answer.choice_end(change.index, exchange.outputs[change.index]))
     return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -23,7 +23,7 @@ async def send_json(send: Send, status: int, body: bytes, headers: Mapping[str, 
     await send({"type": "http.response.body", "body": body})
 
 
-class EventStream:
+class EventResponse:
     """A stream of server-sent events; `is_open` once its head is out."""
 
     __slots__ = ("_headers", "_send", "is_open")

@@ -12,8 +12,8 @@ import orjson
 from dynosim.config import RunConfig
 from dynosim.errors import EXIT_INTERRUPTED
 from dynosim_runtime.config import load_plan
-from dynosim_runtime.launch.deployment import Deployment
-from dynosim_runtime.launch.display import Progress, show_processes
+from dynosim_runtime.launch.deployment import LocalDeployment
+from dynosim_runtime.launch.display import StartProgress, show_processes
 from dynosim_runtime.launch.options import deploy_options
 from dynosim_runtime.launch.specs import DeployOptions, Engine
 
@@ -56,8 +56,8 @@ def deploy(
 
 
 async def _run(config: RunConfig, options: DeployOptions, *, as_json: bool) -> int:
-    with Progress(config.cluster.workers + 1) as progress:
-        deployment = Deployment(config, options, observe=progress.changed)
+    with StartProgress(config.cluster.workers + 1) as progress:
+        deployment = LocalDeployment(config, options, observe=progress.changed)
         serving = asyncio.create_task(_serve(deployment, progress, as_json=as_json))
         received = _on_signals(serving, deployment, progress)
         try:
@@ -69,7 +69,7 @@ async def _run(config: RunConfig, options: DeployOptions, *, as_json: bool) -> i
         return 0 if received[0] is signal.SIGTERM else EXIT_INTERRUPTED
 
 
-async def _serve(deployment: Deployment, progress: Progress, *, as_json: bool) -> None:
+async def _serve(deployment: LocalDeployment, progress: StartProgress, *, as_json: bool) -> None:
     async with deployment:
         progress.settle()
         try:
@@ -84,7 +84,7 @@ async def _serve(deployment: Deployment, progress: Progress, *, as_json: bool) -
 
 
 def _on_signals(
-    serving: asyncio.Task[None], deployment: Deployment, progress: Progress
+    serving: asyncio.Task[None], deployment: LocalDeployment, progress: StartProgress
 ) -> list[signal.Signals]:
     """The first signal stops the deployment, another one kills it; returns those received."""
     received: list[signal.Signals] = []

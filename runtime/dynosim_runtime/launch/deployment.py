@@ -1,22 +1,23 @@
 """A deployment on this machine: the processes of a plan, started, kept running, stopped.
 
-async with Deployment(plan, options) as deployment:
+async with LocalDeployment(plan, options) as deployment:
     ...  # requests to deployment.url
 """
 
 import asyncio
-import fcntl
 import os
 import shutil
 import uuid
 from collections.abc import Coroutine
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
-from dynosim.atomic import text_writer, write_files
+from dynosim.atomic import locked_folder, text_writer, write_files
 from dynosim.config import RunConfig, dump_run
+from dynosim.errors import ConfigError
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.launch.gpus import assign_gpus
 from dynosim_runtime.launch.log_writer import RotatedFile
@@ -35,7 +36,6 @@ from dynosim_runtime.launch.status_file import StatusFile
 from dynosim_runtime.launch.supervised import Observer, ProcessStatus, SupervisedProcess
 from dynosim_runtime.ports import listening_socket
 
-LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe is not waited for
 STATUS_RETRY_S = 1.0
 STOP_GRACE_S = 20.0  # on top of the drain, for an engine to end, before a process is killed
 
@@ -44,10 +44,10 @@ def ignore(status: ProcessStatus, text: str) -> None:
     """An observer that looks away."""
 
 
-class Deployment:
+class LocalDeployment:
     """Frontend and workers of a plan. Entering waits until all serve, leaving stops them all.
 
-    `observe` hears of every change of a process; `dynosim` is how the command is called.
+    `observe` is called with every change of a process; `dynosim` is how the command is called.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Deployment:
         self._readiness = Readiness(deployment_discovery(plan, self.out), plan.live.lease_s)
         self._processes: list[SupervisedProcess] = []
         self._tasks: list[asyncio.Task[None]] = []  # end only by an error
-        self._lock: int | None = None
+        self._folder = ExitStack()  # what is open of it, its lock included
         self._log: RotatedFile | None = None
         self._status_file = StatusFile(self.out / "deployment.json")
         self._port = options.port
@@ -134,12 +134,7 @@ class Deployment:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._readiness.close()
-        if self._log is not None:
-            self._log.close()
-        if self._lock is not None:
-            self._status_file.close()
-            os.close(self._lock)
-            self._lock = None
+        self._folder.close()
 
     async def _start(self) -> None:
         self._port = free_port(self._plan.live.host, self._options.port)
@@ -174,28 +169,21 @@ class Deployment:
     def _prepare_folder(self) -> None:
         """Raises: LiveError if another deployment uses the folder, or it cannot be written."""
         try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.out / ".lock", LOCK_FLAGS, 0o644)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(lock)
-                raise
-            self._lock = lock
+            self._folder.enter_context(locked_folder(self.out, work="another deployment"))
+            self._folder.callback(self._status_file.close)
             shutil.rmtree(self.out / "logs", ignore_errors=True)
             (self.out / "logs").mkdir()
             live = self._plan.live
             self._log = RotatedFile(
                 self._options.log_file("deploy"), live.process_log_mib << 20, live.process_log_files
             )
+            self._folder.callback(self._log.close)
             write_files(
                 self._options.plan_file.parent,
                 {self._options.plan_file.name: text_writer(dump_run(self._plan))},
             )
-        except BlockingIOError:
-            raise LiveError(
-                f"{self.out}: another deployment runs there (stop it, or name another --out)"
-            ) from None
+        except ConfigError as error:
+            raise LiveError(str(error)) from None
         except OSError as error:
             raise LiveError(f"{self.out}: {error.strerror} (name another --out)") from None
 

@@ -30,7 +30,7 @@ class _LastingConsole(Console):
         self.quiet = True
 
 
-class Progress:
+class StartProgress:
     """Tells of every change on stderr; on a terminal a live line says what is waited for."""
 
     def __init__(self, num_processes: int) -> None:

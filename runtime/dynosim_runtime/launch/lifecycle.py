@@ -23,7 +23,7 @@ class State(Enum):
     FAILED = "failed"  # given up
 
 
-class Event(Enum):
+class ProcessEvent(Enum):
     """What can happen to a process."""
 
     STARTED = "started"
@@ -35,42 +35,42 @@ class Event(Enum):
     TOLD_TO_STOP = "told to stop"
 
 
-TRANSITIONS: dict[State, dict[Event, State]] = {
+TRANSITIONS: dict[State, dict[ProcessEvent, State]] = {
     State.WAITING: {
-        Event.STARTED: State.STARTING,
-        Event.GIVEN_UP: State.FAILED,
-        Event.TOLD_TO_STOP: State.STOPPED,
+        ProcessEvent.STARTED: State.STARTING,
+        ProcessEvent.GIVEN_UP: State.FAILED,
+        ProcessEvent.TOLD_TO_STOP: State.STOPPED,
     },
     State.STARTING: {
-        Event.BECAME_READY: State.READY,
-        Event.EXITED: State.BACKING_OFF,
-        Event.TOLD_TO_STOP: State.STOPPING,
+        ProcessEvent.BECAME_READY: State.READY,
+        ProcessEvent.EXITED: State.BACKING_OFF,
+        ProcessEvent.TOLD_TO_STOP: State.STOPPING,
     },
     State.READY: {
-        Event.STOPPED_ANSWERING: State.SILENT,
-        Event.EXITED: State.BACKING_OFF,
-        Event.TOLD_TO_STOP: State.STOPPING,
+        ProcessEvent.STOPPED_ANSWERING: State.SILENT,
+        ProcessEvent.EXITED: State.BACKING_OFF,
+        ProcessEvent.TOLD_TO_STOP: State.STOPPING,
     },
     State.SILENT: {
-        Event.ANSWERED: State.READY,
-        Event.EXITED: State.BACKING_OFF,
-        Event.TOLD_TO_STOP: State.STOPPING,
+        ProcessEvent.ANSWERED: State.READY,
+        ProcessEvent.EXITED: State.BACKING_OFF,
+        ProcessEvent.TOLD_TO_STOP: State.STOPPING,
     },
     State.BACKING_OFF: {
-        Event.STARTED: State.STARTING,
-        Event.GIVEN_UP: State.FAILED,
-        Event.TOLD_TO_STOP: State.STOPPED,
+        ProcessEvent.STARTED: State.STARTING,
+        ProcessEvent.GIVEN_UP: State.FAILED,
+        ProcessEvent.TOLD_TO_STOP: State.STOPPED,
     },
     State.STOPPING: {
-        Event.EXITED: State.STOPPED,
-        Event.TOLD_TO_STOP: State.STOPPING,
+        ProcessEvent.EXITED: State.STOPPED,
+        ProcessEvent.TOLD_TO_STOP: State.STOPPING,
     },
-    State.STOPPED: {Event.TOLD_TO_STOP: State.STOPPED},
-    State.FAILED: {Event.TOLD_TO_STOP: State.FAILED},
+    State.STOPPED: {ProcessEvent.TOLD_TO_STOP: State.STOPPED},
+    State.FAILED: {ProcessEvent.TOLD_TO_STOP: State.FAILED},
 }
 
 
-def next_state(state: State, event: Event) -> State:
+def next_state(state: State, event: ProcessEvent) -> State:
     """The state after `event`. An event that cannot happen in `state` is our mistake."""
     following = TRANSITIONS[state].get(event)
     assert following is not None, f"a process that is {state.value} was {event.value}"

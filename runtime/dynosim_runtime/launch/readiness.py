@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
-from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.card import LiveCard
 from dynosim_runtime.discovery.make import make_discovery
 from dynosim_runtime.launch.specs import ProcessSpec
 from dynosim_runtime.outage import Outage
@@ -29,7 +29,7 @@ class Readiness:
         self.url = ""
         self._discovery = discovery
         self._lease_s = lease_s
-        self._cards: dict[str, WorkerCard] = {}
+        self._cards: dict[str, LiveCard] = {}
         self._liveness: aiohttp.ClientSession | None = None  # one connection for all its probes
 
     async def watch_cards(self) -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.launch.children import kill_all, signal_child, start_child
-from dynosim_runtime.launch.lifecycle import Backoff, Event, State, next_state
+from dynosim_runtime.launch.lifecycle import Backoff, ProcessEvent, State, next_state
 from dynosim_runtime.launch.process_log import ProcessLog
 from dynosim_runtime.launch.specs import ProcessSpec
 
@@ -122,7 +122,7 @@ class SupervisedProcess:
         await self._end_supervision()
         if self._state is State.SILENT:
             timeout_s = min(timeout_s, SILENT_STOP_S)
-        self._move(Event.TOLD_TO_STOP, f"told to stop (at most {timeout_s:g} s)")
+        self._move(ProcessEvent.TOLD_TO_STOP, f"told to stop (at most {timeout_s:g} s)")
         child = self._child
         if child is None:
             return
@@ -139,7 +139,9 @@ class SupervisedProcess:
                 await _end_of(child)
         await self._end_of_log()
         if self._state is State.STOPPING:
-            self._move(Event.EXITED, "killed, since it did not end" if is_late else "stopped")
+            self._move(
+                ProcessEvent.EXITED, "killed, since it did not end" if is_late else "stopped"
+            )
 
     def kill(self) -> None:
         """End it and everything it has started, at once."""
@@ -160,10 +162,10 @@ class SupervisedProcess:
             self._child = None  # its number may soon be another's
             delay_s = self._backoff.next_delay_s(life.healthy_s)
             if self.may_give_up and (life.is_hopeless or self._backoff.failures >= START_ATTEMPTS):
-                self._move(Event.EXITED, life.reason)
-                self._move(Event.GIVEN_UP, "given up")
+                self._move(ProcessEvent.EXITED, life.reason)
+                self._move(ProcessEvent.GIVEN_UP, "given up")
                 raise LiveError(self._last_words(life.reason))
-            self._move(Event.EXITED, f"{life.reason}; starts again in {delay_s:g} s")
+            self._move(ProcessEvent.EXITED, f"{life.reason}; starts again in {delay_s:g} s")
             await asyncio.sleep(delay_s)
 
     async def _started(self) -> subprocess.Popen[bytes]:
@@ -176,7 +178,7 @@ class SupervisedProcess:
                 return self._start()
             except LiveError as error:
                 if self.may_give_up:
-                    self._move(Event.GIVEN_UP, "cannot be started")
+                    self._move(ProcessEvent.GIVEN_UP, "cannot be started")
                     raise
                 delay_s = self._backoff.next_delay_s(0.0)
                 self._observe(self.status, f"{error}; another try in {delay_s:g} s")
@@ -190,7 +192,7 @@ class SupervisedProcess:
             child = start_child(self._spec, output, self._mark)
         self._child = child
         self._starts += 1
-        self._move(Event.STARTED, f"started, pid {child.pid}")
+        self._move(ProcessEvent.STARTED, f"started, pid {child.pid}")
         return child
 
     async def _live(self, child: subprocess.Popen[bytes]) -> _Life:
@@ -207,7 +209,7 @@ class SupervisedProcess:
                 await self._killed(ended)
                 return _Life(0.0, f"not ready within {self._ready_timeout_s:g} s", True)
             self._port = ready.result() or self._port
-            self._move(Event.BECAME_READY, "ready")
+            self._move(ProcessEvent.BECAME_READY, "ready")
             ready_at_s = time.monotonic()
             why_killed = await self._until_end(ended)
             healthy_s = time.monotonic() - ready_at_s
@@ -227,11 +229,11 @@ class SupervisedProcess:
             if await self._liveness(self._spec):
                 answered_s, num_silent = time.monotonic(), 0
                 if self._state is State.SILENT:
-                    self._move(Event.ANSWERED, "answers again")
+                    self._move(ProcessEvent.ANSWERED, "answers again")
                 continue
             num_silent += 1
             if self._state is State.READY:
-                self._move(Event.STOPPED_ANSWERING, "does not answer")
+                self._move(ProcessEvent.STOPPED_ANSWERING, "does not answer")
             silent_s = time.monotonic() - answered_s
             if num_silent >= MAX_SILENT_PROBES and silent_s >= PATIENCE_S[self.role]:
                 await self._killed(ended)
@@ -262,7 +264,7 @@ class SupervisedProcess:
         said = "\n".join(f"  {line}" for line in tail) if tail else "  (nothing)"
         return f"{self.name}: {reason}{attempts}. Its log {self._log.path} ends with:\n{said}"
 
-    def _move(self, event: Event, text: str) -> None:
+    def _move(self, event: ProcessEvent, text: str) -> None:
         before = self._state
         self._state = next_state(before, event)
         if self._state is not before:

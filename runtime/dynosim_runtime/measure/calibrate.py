@@ -16,7 +16,7 @@ from dynosim.silicon.fitted_file import write_fit
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.measure.client import CompletionsClient
 from dynosim_runtime.measure.prompts import PromptMaker, vocabulary_of
-from dynosim_runtime.measure.steps import MeasurementPlan, Measurements, Measurer
+from dynosim_runtime.measure.steps import MeasurementPlan, Measurer, StepMeasurements
 
 REQUEST_TIMEOUT_S = 300.0
 DEFAULT_CONTEXT_TOKENS = 4096
@@ -63,7 +63,7 @@ def calibrate_url(
 
 async def _measure(
     url: str, model: str | None, plan: MeasurementPlan, *, quiet: bool
-) -> tuple[Measurements, str]:
+) -> tuple[StepMeasurements, str]:
     async with CompletionsClient(url, timeout_s=REQUEST_TIMEOUT_S) as client:
         # A prompt of an earlier calibration must not be found in the engine's cache.
         prompts = PromptMaker(vocabulary_of(model), seed=secrets.randbits(48))
@@ -98,7 +98,7 @@ def _show(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def calibration_document(result: FitResult, measured: Measurements) -> dict[str, Any]:
+def calibration_document(result: FitResult, measured: StepMeasurements) -> dict[str, Any]:
     """All that a calibration found, as plain data."""
     return {
         "source": result.fit.source,
@@ -122,7 +122,7 @@ def calibration_document(result: FitResult, measured: Measurements) -> dict[str,
     }
 
 
-def print_result(result: FitResult, measured: Measurements) -> None:
+def print_result(result: FitResult, measured: StepMeasurements) -> None:
     """The residual table and the constants, on stdout."""
     print(f"{'step':<52}{'measured ms':>12}{'spread':>8}{'fitted ms':>11}{'error':>8}")
     for residual in result.residuals:

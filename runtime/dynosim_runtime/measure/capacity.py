@@ -13,17 +13,17 @@ PLACEHOLDERS = 1
 
 
 @dataclass(frozen=True, slots=True)
-class ToldCapacity:
+class ReportedCapacity:
     """KV memory of one engine: the smallest, if there are several."""
 
     num_gpu_blocks: int  # of the plan's block size, the placeholder included
-    told_by: str
+    reported_by: str
     notes: tuple[str, ...] = ()
 
 
 async def read_capacity(
     client: CompletionsClient, counters: EngineCounters | None, *, block_size: int
-) -> ToldCapacity | None:
+) -> ReportedCapacity | None:
     """Ask what serves at the client's address; None if it does not tell.
 
     `counters` is what its /metrics said, if it is an engine; `block_size` the plan's.
@@ -31,7 +31,7 @@ async def read_capacity(
     if counters is not None:
         return engine_capacity(counters.cache_config, block_size=block_size)
     rows = await read_workers(client)
-    return fleet_capacity(rows, block_size=block_size) if rows else None
+    return workers_capacity(rows, block_size=block_size) if rows else None
 
 
 async def read_workers(client: CompletionsClient) -> list[Any]:
@@ -44,13 +44,7 @@ async def read_workers(client: CompletionsClient) -> list[Any]:
     return rows if isinstance(rows, list) else []
 
 
-def told_speedups(rows: Sequence[Any]) -> tuple[float, ...]:
-    """How many times faster than their step times workers say that they compute, each once."""
-    told = {row.get("speedup") for row in rows if isinstance(row, dict)}
-    return tuple(sorted(value for value in told if isinstance(value, int | float) and value > 0))
-
-
-def engine_capacity(config: Mapping[str, str], *, block_size: int) -> ToldCapacity | None:
+def engine_capacity(config: Mapping[str, str], *, block_size: int) -> ReportedCapacity | None:
     """From the labels of vLLM's `cache_config_info`."""
     blocks = config.get("num_gpu_blocks", "")
     if not blocks.isdigit() or int(blocks) <= PLACEHOLDERS:
@@ -58,10 +52,10 @@ def engine_capacity(config: Mapping[str, str], *, block_size: int) -> ToldCapaci
     size = config.get("block_size", "")
     told_size = int(size) if size.isdigit() and int(size) > 0 else block_size
     usable = int(blocks) - PLACEHOLDERS
-    return _told([(usable, told_size)], "the engine's /metrics", block_size)
+    return _smallest([(usable, told_size)], "the engine's /metrics", block_size)
 
 
-def fleet_capacity(rows: Sequence[Any], *, block_size: int) -> ToldCapacity | None:
+def workers_capacity(rows: Sequence[Any], *, block_size: int) -> ReportedCapacity | None:
     """From the workers that a frontend lists."""
     told = []
     for row in rows:
@@ -70,10 +64,12 @@ def fleet_capacity(rows: Sequence[Any], *, block_size: int) -> ToldCapacity | No
             return None
         size = row.get("block_size")
         told.append((blocks, size if type(size) is int and size > 0 else block_size))
-    return _told(told, "the workers' cards", block_size) if told else None
+    return _smallest(told, "the workers' cards", block_size) if told else None
 
 
-def _told(engines: Sequence[tuple[int, int]], told_by: str, block_size: int) -> ToldCapacity | None:
+def _smallest(
+    engines: Sequence[tuple[int, int]], reported_by: str, block_size: int
+) -> ReportedCapacity | None:
     """The smallest of (usable blocks, tokens in each), in blocks of the plan's size."""
     notes = []
     other = next((size for _, size in engines if size != block_size), None)
@@ -88,4 +84,6 @@ def _told(engines: Sequence[tuple[int, int]], told_by: str, block_size: int) -> 
             f"workers have {counts[0]:,} to {counts[-1]:,} KV blocks; all are taken to have the "
             "fewest"
         )
-    return ToldCapacity(counts[0] + PLACEHOLDERS, told_by, tuple(notes)) if counts[0] else None
+    return (
+        ReportedCapacity(counts[0] + PLACEHOLDERS, reported_by, tuple(notes)) if counts[0] else None
+    )

@@ -31,7 +31,7 @@ _EXTRAS: dict[str, Any] = {
 frontend knows of the request. Servers that refuse unknown fields are asked without."""
 
 
-class Clock:
+class LoadClock:
     """Time of a measurement in ms since it was started, `speed` times as fast as the wall's."""
 
     def __init__(self, speed: float = 1.0) -> None:
@@ -52,7 +52,7 @@ class Clock:
 
 
 @dataclass(slots=True)
-class Answer:
+class TimedAnswer:
     """One request and its streamed answer. Times on the clock of the measurement."""
 
     sent_ms: float
@@ -147,10 +147,10 @@ class CompletionsClient:
 
         Raises: LiveError if it does not serve completions of token ids.
         """
-        answer = await self.complete(prompt, 1, Clock())
+        answer = await self.complete(prompt, 1, LoadClock())
         if answer.http_status in (400, 422) and self._extras:
             self._extras = {}
-            answer = await self.complete(prompt, 1, Clock())
+            answer = await self.complete(prompt, 1, LoadClock())
         if answer.error is not None:
             raise LiveError(
                 f"{self.url}: a completion of {len(prompt)} token ids fails: {answer.error}"
@@ -193,18 +193,18 @@ class CompletionsClient:
         self,
         prompt: IntArray,
         output_tokens: int,
-        clock: Clock,
+        clock: LoadClock,
         *,
         request_id: str | None = None,
         priority: int = 0,
         on_first_token: Callable[[], None] | None = None,
-    ) -> Answer:
+    ) -> TimedAnswer:
         """Send a prompt, wait for `output_tokens` tokens. What goes wrong is told in the answer."""
         body = self._body(prompt, output_tokens, priority)
         headers = {"Content-Type": "application/json"}
         if request_id is not None:
             headers["X-Request-Id"] = request_id
-        answer = Answer(sent_ms=clock.now_ms())
+        answer = TimedAnswer(sent_ms=clock.now_ms())
         try:
             async with self.session.post(
                 f"{self.url}/v1/completions", data=body, headers=headers
@@ -253,8 +253,8 @@ def choose_model(names: list[str], wanted: str) -> str:
 
 async def _read_answer(
     pieces: AsyncIterator[bytes],
-    answer: Answer,
-    clock: Clock,
+    answer: TimedAnswer,
+    clock: LoadClock,
     on_first_token: Callable[[], None] | None,
 ) -> None:
     parser = SseParser()
@@ -268,7 +268,7 @@ async def _read_answer(
             on_first_token = None
 
 
-def _note(event: bytes, answer: Answer, now_ms: float) -> None:
+def _note(event: bytes, answer: TimedAnswer, now_ms: float) -> None:
     """Add what one event tells. A chunk that does not list its tokens counts as one."""
     try:
         chunk = _decode_chunk(event)
@@ -292,7 +292,7 @@ def _note(event: bytes, answer: Answer, now_ms: float) -> None:
         answer.extension.update(chunk.nvext)
 
 
-def _shortfall(answer: Answer, wanted: int) -> str | None:
+def _shortfall(answer: TimedAnswer, wanted: int) -> str | None:
     """What is wrong with the number of tokens of an answer that ended without an error."""
     got = len(answer.token_ms) if answer.output_tokens is None else answer.output_tokens
     if got != wanted:

@@ -10,6 +10,7 @@ from dynosim_runtime.measure.client import CompletionsClient
 _QUERIES = "vllm:prefix_cache_queries_total"
 _HITS = "vllm:prefix_cache_hits_total"
 _CONFIG = "vllm:cache_config_info"
+_SPEEDUP = "dynosim:mock_speedup"
 _BUSY = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 
 
@@ -21,6 +22,7 @@ class EngineCounters:
     cache_hits_tokens: float
     num_requests: float  # running and waiting
     cache_config: dict[str, str]  # block_size, num_gpu_blocks, enable_prefix_caching, ...
+    speedup: float | None = None  # of a simulated engine
 
     def hit_rate_since(self, before: "EngineCounters") -> float | None:
         """Share of prompt tokens found in the cache since then; None without any prompt."""
@@ -56,4 +58,5 @@ def parse_counters(text: str) -> EngineCounters | None:
         cache_hits_tokens=sums.get(_HITS, 0.0),
         num_requests=sum(sums.get(name, 0.0) for name in _BUSY),
         cache_config=config,
+        speedup=sums.get(_SPEEDUP),
     )

@@ -9,16 +9,12 @@ from typing import Any
 from dynosim.config import RunConfig
 from dynosim.records import Trace
 from dynosim_runtime.config import model_folder, served_model_name
-from dynosim_runtime.launch.deployment import Deployment
+from dynosim_runtime.launch.deployment import LocalDeployment
 from dynosim_runtime.launch.specs import DeployOptions
 from dynosim_runtime.measure.aiperf import read_aiperf
-from dynosim_runtime.measure.capacity import (
-    ToldCapacity,
-    read_capacity,
-    read_workers,
-    told_speedups,
-)
+from dynosim_runtime.measure.capacity import ReportedCapacity, read_capacity
 from dynosim_runtime.measure.client import CompletionsClient
+from dynosim_runtime.measure.clocks import check_clocks
 from dynosim_runtime.measure.counters import read_counters
 from dynosim_runtime.measure.load import LoadRun, drive, warm_up
 from dynosim_runtime.measure.measured import measured_report
@@ -43,8 +39,7 @@ class Measured:
     source: str
     run: LoadRun | None = None  # None: only summaries are known
     prompt_seed: int | None = None
-    capacity: ToldCapacity | None = None  # None: it does not tell
-    speedups: tuple[float, ...] = ()  # of the workers, as far as they tell
+    capacity: ReportedCapacity | None = None  # None: it does not tell
 
 
 async def measure_started(
@@ -53,12 +48,14 @@ async def measure_started(
     """Start the plan's deployment, drive it, stop it. Raises: LiveError, ConfigError."""
     if options.shows_progress:
         print(f"starting {config.cluster.workers} workers and a frontend", file=sys.stderr)
-    async with Deployment(config, deploy) as deployment:
+    async with LocalDeployment(config, deploy) as deployment:
         return await measure_url(config, trace, deployment.url, options)
 
 
 async def measure_url(config: RunConfig, trace: Trace, url: str, options: LoadOptions) -> Measured:
-    """Drive what runs at `url` with the trace. Raises: LiveError if it does not serve.
+    """Drive what runs at `url` with the trace.
+
+    Raises: LiveError if it does not serve; ConfigError if it goes by another clock.
 
     Prompts differ from one call to the next: what an earlier run left in the caches must not be
     found by this one.
@@ -69,6 +66,7 @@ async def measure_url(config: RunConfig, trace: Trace, url: str, options: LoadOp
     prompts = PromptMaker(vocabulary, seed=seed)
     name = served_model_name(config, options.model)
     async with CompletionsClient(url, name, timeout_s=config.live.request_timeout_s) as client:
+        await check_clocks(client, options.speedup)
         await warm_up(client, prompts, trace, options.warmup)
         before = await read_counters(client)
         run = await drive(
@@ -88,8 +86,7 @@ async def measure_url(config: RunConfig, trace: Trace, url: str, options: LoadOp
             run.cache_hit_rate = None if after is None else after.hit_rate_since(before)
         if options.shows_progress:
             print(file=sys.stderr)
-        speedups = () if run.was_interrupted else told_speedups(await read_workers(client))
-        return Measured(_report(config, run), client.url, run, seed, capacity, speedups)
+        return Measured(_report(config, run), client.url, run, seed, capacity)
 
 
 def measure_aiperf(config: RunConfig, path: Path) -> Measured:

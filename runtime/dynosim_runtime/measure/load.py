@@ -16,7 +16,7 @@ import numpy as np
 from dynosim.metrics.percentiles import Summary, summarize_sample
 from dynosim.records import FloatArray, Trace
 from dynosim.workload.load import NEVER, LoadDriver
-from dynosim_runtime.measure.client import Answer, Clock, CompletionsClient
+from dynosim_runtime.measure.client import CompletionsClient, LoadClock, TimedAnswer
 from dynosim_runtime.measure.prompts import PromptMaker
 from dynosim_runtime.requests import RequestRecord
 
@@ -60,7 +60,7 @@ class _Load:
     trace: Trace
     client: CompletionsClient
     prompts: PromptMaker
-    clock: Clock
+    clock: LoadClock
     driver: LoadDriver
     progress: Progress | None
     run: LoadRun
@@ -87,7 +87,7 @@ async def warm_up(
     """
     await client.probe(prompts.scratch(0, PROBE_TOKENS))
     rows: list[int] = np.linspace(0, len(trace) - 1, num_requests).astype(int).tolist()
-    clock = Clock()
+    clock = LoadClock()
     await asyncio.gather(
         *(
             client.complete(
@@ -117,7 +117,7 @@ async def drive(
     """
     records = [_blank_record(trace, index) for index in range(len(trace))]
     run = LoadRun(records, [array("d") for _ in records], np.full(len(trace), np.nan))
-    clock = Clock(speed)
+    clock = LoadClock(speed)
     load = _Load(trace, client, prompts, clock, LoadDriver(trace, concurrency), progress, run)
     clock.restart()
     try:
@@ -188,7 +188,7 @@ def _blank_record(trace: Trace, index: int) -> RequestRecord:
     )
 
 
-def fill_record(record: RequestRecord, answer: Answer, *, speed: float = 1.0) -> None:
+def fill_record(record: RequestRecord, answer: TimedAnswer, *, speed: float = 1.0) -> None:
     """Write what the answer tells into its request's record.
 
     The frontend's times are real ones, multiplied by `speed`. Its prefill time is kept; the wait is
@@ -216,12 +216,12 @@ def fill_record(record: RequestRecord, answer: Answer, *, speed: float = 1.0) ->
         record.prefill_wait_time_ms = record.ttft_ms - record.prefill_time_ms
 
 
-def _section(answer: Answer, name: str) -> dict[str, Any]:
+def _section(answer: TimedAnswer, name: str) -> dict[str, Any]:
     value = answer.extension.get(name)
     return value if isinstance(value, dict) else {}
 
 
-def _status(answer: Answer) -> str:
+def _status(answer: TimedAnswer) -> str:
     if answer.error is None:
         return "completed"
     refused = answer.http_status in (400, 413, 422) and not answer.token_ms

@@ -22,7 +22,7 @@ from dynosim.fit.point_gaps import newcomer_gaps, roundest, steady_gaps
 from dynosim.fit.points import Point, Series, Shape
 from dynosim.records import IntArray
 from dynosim_runtime.errors import LiveError
-from dynosim_runtime.measure.client import Answer, Clock, CompletionsClient
+from dynosim_runtime.measure.client import CompletionsClient, LoadClock, TimedAnswer
 from dynosim_runtime.measure.counters import EngineCounters, read_counters
 from dynosim_runtime.measure.prompts import PromptMaker
 
@@ -61,7 +61,7 @@ class MeasurementPlan:
 
 
 @dataclass(slots=True)
-class Measurements:
+class StepMeasurements:
     """The points, and what is worth knowing about how they came about."""
 
     points: list[Point] = field(default_factory=list)
@@ -87,7 +87,7 @@ class Measurer:
         self._prompts = prompts
         self._plan = plan
         self._progress = progress
-        self._clock = Clock()
+        self._clock = LoadClock()
         self._num_prompts = 0
         self._counters: EngineCounters | None = None
         self._prompt_token_ms = 0.0
@@ -96,7 +96,7 @@ class Measurer:
         self._largest_batch: int | None = None  # that decodes side by side; None: not met
         self._left_out: dict[str, None] = {}  # notes, in order, each once
 
-    async def measure(self) -> Measurements:
+    async def measure(self) -> StepMeasurements:
         """All points of the plan that the engine has room and time for.
 
         Raises: LiveError if it does not serve, serves others too, or answers nonsense.
@@ -128,7 +128,7 @@ class Measurer:
         await self._measure_mixed()
         await self._check_alone()
 
-    def _result(self, num_rounds: int) -> Measurements:
+    def _result(self, num_rounds: int) -> StepMeasurements:
         points = []
         for shape, series in self._series.items():
             if len(series.samples_ms) < MIN_SAMPLES:
@@ -149,7 +149,7 @@ class Measurer:
         engine = {} if self._counters is None else dict(self._counters.cache_config)
         if self._budget_tokens is not None:
             engine["max_num_batched_tokens"] = str(self._budget_tokens)
-        return Measurements(points, notes, engine, num_rounds)
+        return StepMeasurements(points, notes, engine, num_rounds)
 
     def _with_gaps(self, points: Sequence[Point]) -> list[Point]:
         """Those that took any time. What lies between may deliver a few tokens together.
@@ -191,7 +191,7 @@ class Measurer:
         prompt: IntArray,
         output_tokens: int,
         on_first_token: Callable[[], None] | None = None,
-    ) -> Answer:
+    ) -> TimedAnswer:
         answer = await self._client.complete(
             prompt, output_tokens, self._clock, on_first_token=on_first_token
         )
@@ -369,7 +369,7 @@ class Measurer:
         return samples_ms, float(np.mean(positions)) if positions else 0.0
 
     async def _newcomers(
-        self, length: int, streams: "list[asyncio.Task[Answer]]", begun: asyncio.Semaphore
+        self, length: int, streams: "list[asyncio.Task[TimedAnswer]]", begun: asyncio.Semaphore
     ) -> list[float]:
         """When each newcomer's first token came; they come once all streams have begun."""
         waiting = asyncio.create_task(_acquire(begun, len(streams)))

@@ -16,7 +16,7 @@ _KINDS = {400: "BadRequestError", 404: "NotFoundError", 503: "ServiceUnavailable
 TokenId = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class StreamOptions(msgspec.Struct):
+class MockStreamOptions(msgspec.Struct):
     """`stream_options` of a request."""
 
     include_usage: bool = False
@@ -30,7 +30,7 @@ class CompletionBody(msgspec.Struct):
     max_tokens: int | None = DEFAULT_MAX_TOKENS
     min_tokens: int = 0
     stream: bool = False
-    stream_options: StreamOptions | None = None
+    stream_options: MockStreamOptions | None = None
     return_token_ids: bool | None = None
     stop_token_ids: list[int] | None = None
     stop: list[str] | str | None = None

@@ -38,6 +38,11 @@ class EngineCollector(Collector):
             "enable_prefix_caching": str(spec.enable_prefix_caching),
             "engine": "0",
         }
+        family = GaugeMetricFamily(
+            "dynosim:mock_speedup", "Times faster than its step times", labels=list(self._labels)
+        )
+        family.add_metric(list(self._labels.values()), self._engine.stats.speedup)
+        yield family
         family = GaugeMetricFamily("vllm:cache_config_info", "KV cache", labels=list(info))
         family.add_metric(list(info.values()), 1)
         yield family

@@ -59,6 +59,7 @@ class MockStats:
     """Counters of one engine. Durations are in real seconds: virtual ms over the speed-up."""
 
     def __init__(self, speedup: float = 1.0) -> None:
+        self.speedup = speedup
         self._seconds_per_ms = 1e-3 / speedup
         self.num_steps = 0
         self.num_aborted = 0

@@ -32,7 +32,7 @@ from dynosim_runtime.serving.in_flight import InFlight
 from dynosim_runtime.serving.make_router import LiveRouting
 from dynosim_runtime.serving.membership import Membership
 from dynosim_runtime.serving.metrics import FrontendMetrics
-from dynosim_runtime.serving.placement import Placement
+from dynosim_runtime.serving.placement import LivePlacement
 from dynosim_runtime.serving.request_log import RecordWriter
 from dynosim_runtime.serving.router import RouterService
 from dynosim_runtime.tokenize.load import load_tokenizer
@@ -69,7 +69,7 @@ def serve_frontend(
     given = {"host": host, "port": port}
     live = config.live.model_copy(update={k: v for k, v in given.items() if v is not None})
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    frontend = Frontend(
+    frontend = FrontendProcess(
         config.model_copy(update={"live": live}),
         model=served_model_name(config, model),
         tokenizer=load_tokenizer(model_folder(config, model)),
@@ -81,7 +81,7 @@ def serve_frontend(
     return 0
 
 
-class Frontend:
+class FrontendProcess:
     """One frontend process. `run` returns when it has been told to stop and has drained.
 
     Raises: LiveError if its port or its folder cannot be used.
@@ -174,7 +174,7 @@ class Frontend:
                 follows_events=self._routing.follows_events,
                 on_change=self._follow,
             )
-            placement = Placement(
+            placement = LivePlacement(
                 router,
                 members,
                 in_flight,
@@ -197,7 +197,7 @@ class Frontend:
                 stack.callback(asyncio.create_task(work).cancel)
             yield dispatcher, self._app(dispatcher, placement)
 
-    def _app(self, dispatcher: LiveDispatcher, placement: Placement) -> ASGIApp:
+    def _app(self, dispatcher: LiveDispatcher, placement: LivePlacement) -> ASGIApp:
         live = self._live
         return create_app(
             dispatcher,
@@ -208,6 +208,7 @@ class Frontend:
             ),
             metrics=self._metrics,
             extra_routes=status_routes(self._metrics, placement),
+            strip_anthropic_preamble=live.strip_anthropic_preamble,
             parsing=Parsing(live.tool_parser, live.reasoning_parser),
         )
 

@@ -11,7 +11,7 @@ from dynosim.config.live import LiveConfig
 from dynosim_runtime.errors import ApiError, unavailable
 from dynosim_runtime.requests import GenerateRequest, RequestRecord
 from dynosim_runtime.serving.metrics import FrontendMetrics
-from dynosim_runtime.serving.placement import Placement
+from dynosim_runtime.serving.placement import LivePlacement
 from dynosim_runtime.serving.stream import LiveStream
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class LiveDispatcher:
 
     def __init__(
         self,
-        placement: Placement,
+        placement: LivePlacement,
         live: LiveConfig,
         metrics: FrontendMetrics,
         now_ms: Callable[[], float],

@@ -9,7 +9,7 @@ from dynosim_runtime.hosts import without_credentials
 from dynosim_runtime.kv_events.subscriber import Subscriptions
 from dynosim_runtime.serving.dispatcher import LiveDispatcher
 from dynosim_runtime.serving.metrics import FrontendMetrics
-from dynosim_runtime.serving.placement import Placement
+from dynosim_runtime.serving.placement import LivePlacement
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -17,7 +17,7 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 def observe_frontend(
     metrics: FrontendMetrics,
     dispatcher: LiveDispatcher,
-    placement: Placement,
+    placement: LivePlacement,
     subscriptions: Subscriptions,
 ) -> None:
     """Add the gauges that are read when somebody asks."""
@@ -57,7 +57,7 @@ def observe_frontend(
     )
 
 
-def status_routes(metrics: FrontendMetrics, placement: Placement) -> list[Route]:
+def status_routes(metrics: FrontendMetrics, placement: LivePlacement) -> list[Route]:
     """`/metrics` for Prometheus, `/workers` for people and tests."""
 
     async def metrics_page(request: Request) -> Response:
@@ -69,7 +69,7 @@ def status_routes(metrics: FrontendMetrics, placement: Placement) -> list[Route]
     return [Route("/metrics", metrics_page), Route("/workers", workers_page)]
 
 
-def worker_rows(placement: Placement) -> dict[str, object]:
+def worker_rows(placement: LivePlacement) -> dict[str, object]:
     """Every worker in use with its load, as the router counts it."""
     router, rows = placement.router.router, []
     for card in placement.members.cards.values():

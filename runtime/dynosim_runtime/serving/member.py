@@ -1,18 +1,18 @@
 """A worker as a frontend has it: its card, and where it is in its life."""
 
 from dynosim.workers.lifecycle import Phase, WorkerEvent, next_phase
-from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.card import LiveCard
 
 Stay = tuple[int, int]
 """A worker and the number of its joining: one that comes back is given another try."""
 
 
-def life_of(card: WorkerCard) -> tuple[int, int | None, str]:
+def life_of(card: LiveCard) -> tuple[int, int | None, str]:
     """What distinguishes a worker from the one of the same name before it."""
     return card.worker_id, card.pid, card.url
 
 
-def shown_event(card: WorkerCard) -> WorkerEvent:
+def shown_event(card: LiveCard) -> WorkerEvent:
     """What has happened to a worker whose card looks so."""
     return WorkerEvent.TOLD_TO_DRAIN if card.is_draining else WorkerEvent.BECAME_READY
 
@@ -24,7 +24,7 @@ class Member:
     comes back as a new member.
     """
 
-    def __init__(self, card: WorkerCard, number: int) -> None:
+    def __init__(self, card: LiveCard, number: int) -> None:
         self.card = card
         self.stay: Stay = (card.worker_id, number)
         self.phase = Phase.STARTING

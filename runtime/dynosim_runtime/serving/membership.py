@@ -15,7 +15,7 @@ from functools import partial
 from dynosim.errors import ConfigError
 from dynosim.indexer.base import BlockEvent
 from dynosim.workers.lifecycle import Phase, WorkerEvent
-from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.card import LiveCard
 from dynosim_runtime.hosts import without_credentials
 from dynosim_runtime.kv_events.subscriber import EventSubscriber, Subscriptions
 from dynosim_runtime.serving.in_flight import InFlight
@@ -27,7 +27,7 @@ DRAINING = "the server is draining: its workers finish what they have and take n
 MAX_UNANSWERED = 2  # probes in a row, until a departed worker's streams move on
 
 log = logging.getLogger(__name__)
-Probe = Callable[[WorkerCard], Awaitable[bool]]
+Probe = Callable[[LiveCard], Awaitable[bool]]
 
 
 class Membership:
@@ -58,7 +58,7 @@ class Membership:
         self._follows_events = follows_events
         self._on_change = on_change
         self._members: dict[int, Member] = {}  # shown and not failed: ready, or draining
-        self._seen: Mapping[int, WorkerCard] = {}
+        self._seen: Mapping[int, LiveCard] = {}
         self._fenced: dict[int, asyncio.Task[None]] = {}
         self._checks: dict[int, asyncio.Task[None]] = {}
         self._refused: set[tuple[int, int | None, str]] = set()
@@ -67,7 +67,7 @@ class Membership:
         self._parting: set[asyncio.Task[None]] = set()
 
     @property
-    def cards(self) -> dict[int, WorkerCard]:
+    def cards(self) -> dict[int, LiveCard]:
         """Of the workers in use, and those that drain."""
         return {worker_id: member.card for worker_id, member in self._members.items()}
 
@@ -92,7 +92,7 @@ class Membership:
             return "no worker answers at the moment"
         return "all workers have left" if self._num_joins else "no worker has joined yet"
 
-    def card_of(self, worker_id: int) -> WorkerCard | None:
+    def card_of(self, worker_id: int) -> LiveCard | None:
         """The card of a worker in use."""
         member = self._members.get(worker_id)
         return None if member is None else member.card
@@ -111,7 +111,7 @@ class Membership:
         """Whether it is here, or may be back at once."""
         return worker_id in self._members or worker_id in self._fenced or worker_id in self._seen
 
-    def update(self, cards: Mapping[int, WorkerCard]) -> None:
+    def update(self, cards: Mapping[int, LiveCard]) -> None:
         """All live cards, as discovery shows them now."""
         self._seen = cards
         self._refused &= {life_of(card) for card in cards.values()}
@@ -141,7 +141,7 @@ class Membership:
 
     # ---- what cards say ------------------------------------------------------------------------
 
-    def _take(self, card: WorkerCard) -> None:
+    def _take(self, card: LiveCard) -> None:
         """A card that discovery shows: new, changed, or known already."""
         member = self._members.get(card.worker_id)
         if life_of(card) in self._refused or (member is not None and member.card == card):
@@ -159,7 +159,7 @@ class Membership:
         elif card.worker_id not in self._fenced:  # else its probe takes it in, with the newest card
             self._add(card)
 
-    def _add(self, card: WorkerCard) -> None:
+    def _add(self, card: LiveCard) -> None:
         member = Member(card, self._num_joins + 1)
         if not (member.happens(shown_event(card)) and member.phase is Phase.READY):
             return  # came when it was leaving already
@@ -182,7 +182,7 @@ class Membership:
         if self._follows_events:
             self._follow_events(card)
 
-    def _follow_events(self, card: WorkerCard) -> None:
+    def _follow_events(self, card: LiveCard) -> None:
         for rank, source in enumerate(card.events):
             deliver = partial(self._deliver, card.worker_id, rank)
             subscriber = EventSubscriber(source, self._block_size, deliver)
@@ -253,7 +253,7 @@ class Membership:
         self._fenced[card.worker_id] = asyncio.create_task(self._await_return(card))
         self._on_change(self)
 
-    async def _await_return(self, card: WorkerCard) -> None:
+    async def _await_return(self, card: LiveCard) -> None:
         """Take a fenced worker in again when it answers."""
         while True:
             await asyncio.sleep(PROBE_INTERVAL_S)

@@ -1,4 +1,4 @@
-"""Where a request goes, and what the router hears of it from there on.
+"""Where a request goes, and what is reported of it to the router from there on.
 
 The router decides by its own records; which card is behind a decision, who may be asked a second
 time and what a client is told when nobody may take its request is known here.
@@ -12,7 +12,7 @@ from dynosim.router.decision import Decision
 from dynosim.router.eligibility import Constraints
 from dynosim.router.request import RoutingRequest
 from dynosim.workers.ids import DpRank, WorkerId
-from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.card import LiveCard
 from dynosim_runtime.clients.base import KEEPING_FORM, TELLING_LOGPROBS, EngineClient
 from dynosim_runtime.dialects.decoding import refuse
 from dynosim_runtime.errors import ApiError, unavailable
@@ -26,15 +26,15 @@ HEARTBEAT_TOKENS = 512  # a long answer is mentioned to the router so often, les
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PlacedAt:
     """What a request was given."""
 
     decision: Decision
-    card: WorkerCard | None  # None: the worker has left since
+    card: LiveCard | None  # None: the worker has left since
     stay: Stay
 
 
-class Placement:
+class LivePlacement:
     """Places requests on the members; `clients` speak the engines' dialects.
 
     `tracks_output` tells the router of every block that an answer fills.
@@ -81,7 +81,7 @@ class Placement:
         name: str,
         token_ids: list[int],
         allowed: frozenset[int] | None,
-    ) -> Place:
+    ) -> PlacedAt:
         """Ask the router for a worker for these tokens: the prompt, and what is there of an answer.
 
         Raises: RequestRefusedError.
@@ -90,13 +90,6 @@ class Placement:
         expected = request.expected_output_tokens
         if expected is not None:
             expected = max(expected - (len(token_ids) - len(request.token_ids)), 1)
-        constraints = None
-        if request.worker_id is not None or allowed is not None:
-            constraints = Constraints(
-                None if allowed is None else frozenset(map(WorkerId, allowed)),
-                None if request.worker_id is None else WorkerId(request.worker_id),
-                None if request.dp_rank is None else DpRank(request.dp_rank),
-            )
         decision = await self.router.place(
             RoutingRequest(
                 name,
@@ -107,12 +100,12 @@ class Placement:
                 priority_jump=max(request.priority, 0),
                 expected_output_tokens=expected,
                 session_id=request.session_id,
-                constraints=constraints,
+                constraints=_constraints(request, allowed),
                 policy_family=request.policy_family,
             )
         )
         worker_id = decision.worker_id
-        return Place(decision, self.members.card_of(worker_id), self.members.stay_of(worker_id))
+        return PlacedAt(decision, self.members.card_of(worker_id), self.members.stay_of(worker_id))
 
     def no_worker(self, request: GenerateRequest) -> ApiError | None:
         """What a client is told where no worker may take its request; None: in the router's words.
@@ -139,15 +132,15 @@ class Placement:
         members = self.members
         return frozenset(w for w in members.cards if members.stay_of(w) not in failed)
 
-    def client_for(self, card: WorkerCard) -> EngineClient:
+    def client_for(self, card: LiveCard) -> EngineClient:
         """Who speaks a worker's dialect."""
         return self._clients[card.engine]
 
-    def attach(self, place: Place, request_id: str, stream: MovableStream) -> None:
+    def attach(self, place: PlacedAt, request_id: str, stream: MovableStream) -> None:
         """A request's stream is on the worker it was placed on."""
         self.in_flight.attach(place.decision.worker_id, request_id, stream)
 
-    def detach(self, place: Place | None, request_id: str, placed_as: str) -> None:
+    def detach(self, place: PlacedAt | None, request_id: str, placed_as: str) -> None:
         """A request's stream is over, or is to be placed anew; None: it had no place yet."""
         if place is not None:
             self.in_flight.detach(place.decision.worker_id, request_id)
@@ -166,6 +159,20 @@ class Placement:
         """
         if num_tokens // self._report_tokens != before // self._report_tokens:
             self.router.output_tokens(placed_as, num_tokens)
+
+
+def _constraints(request: GenerateRequest, allowed: frozenset[int] | None) -> Constraints | None:
+    """Where it may go, and where it would rather go; None: anywhere."""
+    required, preferred = request.required_taints, request.preferred_taints
+    if request.worker_id is None and allowed is None and not required and not preferred:
+        return None
+    return Constraints(
+        None if allowed is None else frozenset(map(WorkerId, allowed)),
+        None if request.worker_id is None else WorkerId(request.worker_id),
+        None if request.dp_rank is None else DpRank(request.dp_rank),
+        required_taints=frozenset(required),
+        preferred_taints=preferred,
+    )
 
 
 def _refused_pin(field: str, what: str) -> ApiError:

@@ -68,7 +68,7 @@ class RouterService:
         self._release()
 
     def leave(self, worker_id: int) -> list[Hashable]:
-        """A worker went; returns the requests it had in hand."""
+        """A worker went; returns the requests it had in flight."""
         lost = self._inputs.take(Leave(self._now_ms(), WorkerId(worker_id)))
         self._release()
         return lost

@@ -25,7 +25,7 @@ from dynosim_runtime.errors import ApiError
 from dynosim_runtime.requests import FinishReason, GenerateRequest, RequestRecord, TokenDelta
 from dynosim_runtime.serving.member import Stay
 from dynosim_runtime.serving.metrics import FrontendMetrics
-from dynosim_runtime.serving.placement import Place, Placement
+from dynosim_runtime.serving.placement import LivePlacement, PlacedAt
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class LiveStream:
         self,
         request: GenerateRequest,
         record: RequestRecord,
-        placement: Placement,
+        placement: LivePlacement,
         live: LiveConfig,
         metrics: FrontendMetrics,
         now_ms: Callable[[], float],
@@ -60,7 +60,7 @@ class LiveStream:
         self._tokens: list[int] = []  # delivered so far
         self._num_placed_with = 0  # of them, those that were there when it was placed
         self._failed: set[Stay] = set()  # where it was lost
-        self._at: Place | None = None
+        self._at: PlacedAt | None = None
         self._is_prefilled = False  # on the worker it is on now
         self._reason: FinishReason | None = None
         self._reader: asyncio.Task[object] | None = None  # waits inside right now

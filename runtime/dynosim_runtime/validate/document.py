@@ -132,13 +132,6 @@ def _notes(predicted: RunOutcome, measured: Measured, speedup: float) -> list[st
             "offered as much faster, and measured times are multiplied by that; so is what HTTP "
             "and the host add"
         )
-    others = [told for told in measured.speedups if told != speedup]
-    if others:
-        notes.append(
-            f"the workers say that they run {', '.join(f'{told:g}' for told in others)} times "
-            f"faster than their step times say, but the load was offered {speedup:g} times as "
-            f"fast: the difference is theirs, not the twin's (add --speedup {others[-1]:g})"
-        )
     if measured.run is None:
         notes.append("only summaries were measured: no ITL, no comparison request by request")
     elif len(measured.run.records) != len(predicted.trace):

@@ -83,8 +83,8 @@ def _predict_given(judgement: Judgement, measured: Measured) -> None:
     blocks = blind.capacity.num_gpu_blocks
     if told.num_gpu_blocks == blocks:
         judgement.notes.append(
-            f"capacity given: {told.told_by} tell {blocks:,} KV blocks, as the blind prediction "
-            "takes it: both are the same"
+            f"capacity given: {told.reported_by} tell {blocks:,} KV blocks, as the blind "
+            "prediction takes it: both are the same"
         )
         return
     try:
@@ -94,7 +94,7 @@ def _predict_given(judgement: Judgement, measured: Measured) -> None:
         return
     judgement.given = Column(outcome)
     judgement.notes.append(
-        f"capacity given: {told.told_by} tell {told.num_gpu_blocks:,} KV blocks, blind are "
+        f"capacity given: {told.reported_by} tell {told.num_gpu_blocks:,} KV blocks, blind are "
         f"{blocks:,} ({blind.capacity.source})"
     )
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from dynosim_runtime.card import WorkerCard
+from dynosim_runtime.card import LiveCard
 from dynosim_runtime.config import load_plan
 from dynosim_runtime.discovery.base import Discovery, Registration
 from dynosim_runtime.discovery.make import discovery_spec, make_discovery
@@ -64,14 +64,14 @@ def serve_worker(
             attach=attach,
             speedup=speedup,
         )
-        worker = Worker(served, make_discovery(spec, config.live.lease_s))
+        worker = WorkerProcess(served, make_discovery(spec, config.live.lease_s))
         await worker.run(config.live.drain_timeout_s)
 
     asyncio.run(run())
     return 0
 
 
-class Worker:
+class WorkerProcess:
     """An engine and its card. SIGTERM and SIGINT drain it; a second one stops it at once."""
 
     def __init__(self, served: ServedEngine, discovery: Discovery) -> None:
@@ -92,7 +92,7 @@ class Worker:
             await self._served.stop()
             await self._discovery.close()
 
-    async def _serve(self, card: WorkerCard, drain_timeout_s: float) -> None:
+    async def _serve(self, card: LiveCard, drain_timeout_s: float) -> None:
         died = asyncio.ensure_future(self._served.died())
         try:
             registration = await self._registered(card, died)
@@ -103,7 +103,7 @@ class Worker:
             await asyncio.gather(died, return_exceptions=True)
 
     async def _registered(
-        self, card: WorkerCard, died: "asyncio.Future[LiveError]"
+        self, card: LiveCard, died: "asyncio.Future[LiveError]"
     ) -> Registration | None:
         """The card published, which a full disk may hold up; None: told to stop before.
 
@@ -125,7 +125,7 @@ class Worker:
 
     async def _serve_registered(
         self,
-        card: WorkerCard,
+        card: LiveCard,
         registration: Registration,
         died: "asyncio.Future[LiveError]",
         drain_timeout_s: float,
@@ -140,7 +140,7 @@ class Worker:
             await registration.close()
 
     async def _drain(
-        self, card: WorkerCard, registration: Registration, drain_timeout_s: float
+        self, card: LiveCard, registration: Registration, drain_timeout_s: float
     ) -> None:
         log.info("%s: stopping; waiting for the requests under way", card.name)
         try:
@@ -157,7 +157,7 @@ class Worker:
         self._is_told_to_stop.set()
 
 
-def describe(card: WorkerCard) -> str:
+def describe(card: LiveCard) -> str:
     """One line for the log."""
     blocks = "" if card.total_kv_blocks is None else f"{card.total_kv_blocks} "
     return (

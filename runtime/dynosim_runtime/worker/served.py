@@ -15,7 +15,7 @@ from dynosim.errors import ConfigError
 from dynosim_runtime.adapters.base import EngineAdapter, EngineFacts, LaunchSpec
 from dynosim_runtime.adapters.engine_http import EngineCallError, EngineHttp
 from dynosim_runtime.adapters.openai_models import model_name
-from dynosim_runtime.card import WorkerCard, worker_id_of
+from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.config import model_folder
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.mock.worker import MockWorker
@@ -31,7 +31,7 @@ MAX_FAILED_PROBES = 3  # in a row, before an attached engine counts as gone
 class ServedEngine(Protocol):
     """An engine that a worker stands for."""
 
-    async def start(self) -> WorkerCard:
+    async def start(self) -> LiveCard:
         """Returns its card once it answers requests. Raises: LiveError, ConfigError."""
         ...
 
@@ -40,7 +40,7 @@ class ServedEngine(Protocol):
         ...
 
     async def drain(self, timeout_s: float) -> bool:
-        """Wait until no request is in hand; whether that came to pass in time."""
+        """Wait until no request is in flight; whether that came to pass in time."""
         ...
 
     async def stop(self) -> None:
@@ -65,11 +65,11 @@ class MockServed:
         self._model = model
         self._device = device
 
-    async def start(self) -> WorkerCard:
+    async def start(self) -> LiveCard:
         """See `ServedEngine`."""
         endpoint = await self._worker.start()
         folder = model_folder(self._plan, self._model)
-        return WorkerCard(
+        return LiveCard(
             worker_id=worker_id_of(self._name),
             name=self._name,
             engine="mock",
@@ -82,6 +82,8 @@ class MockServed:
             max_num_seqs=endpoint.max_num_seqs,
             max_model_len=endpoint.max_model_len,
             device=self._device,
+            taints=self._plan.live.taints,
+            topology=self._plan.live.topology,
             events=endpoint.events,
             accepts_priority=endpoint.accepts_priority,
             speedup=self._worker.speedup,
@@ -130,7 +132,7 @@ class RealServed:
             command, environment = start_of(adapter, spec)
             self._process = EngineProcess(name, command, environment, spec.scratch)
 
-    async def start(self) -> WorkerCard:
+    async def start(self) -> LiveCard:
         """See `ServedEngine`."""
         plan = self._spec.plan
         if self._process is not None:
@@ -202,10 +204,10 @@ class RealServed:
         is_attached = self._process is None
         return await model_name(self._http) if is_attached else self._spec.served_model_name
 
-    def _card(self, facts: EngineFacts, model: str) -> WorkerCard:
-        engine = self._spec.plan.engine
+    def _card(self, facts: EngineFacts, model: str) -> LiveCard:
+        engine, live = self._spec.plan.engine, self._spec.plan.live
         folder = self._spec.model if os.path.isdir(self._spec.model) else None
-        return WorkerCard(
+        return LiveCard(
             worker_id=worker_id_of(self._name),
             name=self._name,
             engine=self._adapter.kind,
@@ -218,6 +220,8 @@ class RealServed:
             max_num_seqs=engine.max_num_seqs,
             max_model_len=facts.max_model_len,
             device=self._adapter.device,
+            taints=live.taints,
+            topology=live.topology,
             events=self._events.sources,
             accepts_priority=engine.policy == "priority",
             pid=os.getpid(),

@@ -10,7 +10,7 @@ from dynosim_runtime.dialects.call import AnswerHead
 from dynosim_runtime.dialects.chat.parts import ChatParts
 from dynosim_runtime.dialects.logprobs import chat_logprobs
 from dynosim_runtime.dialects.openai_answer import OpenAiAnswer
-from dynosim_runtime.dialects.output import ChoiceOutput
+from dynosim_runtime.dialects.output import ChoiceDelta, ChoiceOutput
 from dynosim_runtime.dialects.parsing.output_parser import OutputParser, Parsing
 from dynosim_runtime.requests import TokenLogprob
 
@@ -18,7 +18,7 @@ PROMPT_END_TOKENS = 8  # enough to see what a template has opened for the answer
 
 
 class ChatAnswer(OpenAiAnswer):
-    """See `Answer`. `num_top_logprobs`: None: no logprobs."""
+    """See `AnswerWriter`. `num_top_logprobs`: None: no logprobs."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class ChatAnswer(OpenAiAnswer):
         self._is_plain = self._parsing is None and num_top_logprobs is None
 
     def whole(self, outputs: Sequence[ChoiceOutput]) -> bytes:
-        """See `Answer`."""
+        """See `AnswerWriter`."""
         answer = {
             **self._fields,
             "object": "chat.completion",
@@ -57,7 +57,7 @@ class ChatAnswer(OpenAiAnswer):
         return orjson.dumps(answer)
 
     def begin(self, outputs: Sequence[ChoiceOutput]) -> bytes:
-        """See `Answer`: the role, and the prompt's tokens if they were asked for."""
+        """See `AnswerWriter`: the role, and the prompt's tokens if they were asked for."""
         if self._parsing is not None:
             self._parts = [self._new_parts(self._parsing, output) for output in outputs]
         extra = {"prompt_token_ids": outputs[0].prompt_ids} if self._with_ids else {}
@@ -67,37 +67,35 @@ class ChatAnswer(OpenAiAnswer):
             for index in range(len(outputs))
         )
 
-    def delta(
-        self,
-        index: int,
-        text: str,
-        token_ids: Sequence[int],
-        logprobs: Sequence[TokenLogprob] = (),
-    ) -> bytes:
-        """See `Answer`."""
+    def delta(self, delta: ChoiceDelta) -> bytes:
+        """See `AnswerWriter`."""
         if self._is_plain:
-            return super().delta(index, text, token_ids)
-        deltas: list[dict[str, Any]] = [{"content": text}]
+            return super().delta(delta)
+        deltas: list[dict[str, Any]] = [{"content": delta.text}]
         if self._parts:
-            deltas = self._parts[index].deltas(text)
-        if not deltas and (self._with_ids or logprobs):
+            deltas = self._parts[delta.index].deltas(delta.text)
+        if not deltas and (self._with_ids or delta.logprobs):
             deltas = [{}]  # nothing to show yet, but something to tell
         return b"".join(
             self._chunk(
                 {
-                    "index": index,
-                    "delta": delta,
-                    "logprobs": self._logprobs(index, logprobs if number == 0 else ()),
+                    "index": delta.index,
+                    "delta": words,
+                    "logprobs": self._logprobs(delta.index, delta.logprobs if number == 0 else ()),
                     "finish_reason": None,
-                    **({"token_ids": token_ids if number == 0 else []} if self._with_ids else {}),
+                    **(
+                        {"token_ids": delta.token_ids if number == 0 else []}
+                        if self._with_ids
+                        else {}
+                    ),
                 },
                 {},
             )
-            for number, delta in enumerate(deltas)
+            for number, words in enumerate(deltas)
         )
 
     def choice_end(self, index: int, output: ChoiceOutput) -> bytes:
-        """See `Answer`."""
+        """See `AnswerWriter`."""
         ending = _ending(output)
         events = b""
         if self._parts:

@@ -82,7 +82,7 @@ class ChatRequest(OpenAiFields, frozen=True, kw_only=True):
 
 
 class ChatDialect:
-    """See `Dialect`. `parsing` tells what the model writes besides words for the user."""
+    """See `ApiDialect`. `parsing` tells what the model writes besides words for the user."""
 
     endpoint = "chat_completions"
 
@@ -91,7 +91,7 @@ class ChatDialect:
         self._decoder = msgspec.json.Decoder(ChatRequest)
 
     def parse(self, body: bytes) -> Call:
-        """See `Dialect`."""
+        """See `ApiDialect`."""
         request = decode_body(self._decoder, body)
         check_fields(request)
         refuse_unsupported(request, HARMLESS_VALUES)
@@ -128,7 +128,7 @@ class ChatDialect:
         )
 
     def error_body(self, error: ApiError) -> bytes:
-        """See `Dialect`."""
+        """See `ApiDialect`."""
         return orjson.dumps(openai_error(error))
 
 

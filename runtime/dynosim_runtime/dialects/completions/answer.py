@@ -8,12 +8,12 @@ import orjson
 from dynosim_runtime.dialects.call import AnswerHead
 from dynosim_runtime.dialects.logprobs import completion_logprobs
 from dynosim_runtime.dialects.openai_answer import OpenAiAnswer
-from dynosim_runtime.dialects.output import ChoiceOutput
+from dynosim_runtime.dialects.output import ChoiceDelta, ChoiceOutput
 from dynosim_runtime.requests import TokenLogprob
 
 
 class CompletionsAnswer(OpenAiAnswer):
-    """See `Answer`."""
+    """See `AnswerWriter`."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class CompletionsAnswer(OpenAiAnswer):
         self._texts = [head.token_texts() for _ in range(head.num_choices)]
 
     def whole(self, outputs: Sequence[ChoiceOutput]) -> bytes:
-        """See `Answer`."""
+        """See `AnswerWriter`."""
         choices = []
         for index, output in enumerate(outputs):
             choice = self._choice(index, output.text, output)
@@ -50,7 +50,7 @@ class CompletionsAnswer(OpenAiAnswer):
         return orjson.dumps({**self._fields, **facts})
 
     def begin(self, outputs: Sequence[ChoiceOutput]) -> bytes:
-        """See `Answer`: nothing, or the prompts' tokens if they were asked for."""
+        """See `AnswerWriter`: nothing, or the prompts' tokens if they were asked for."""
         if not self._with_ids:
             return b""
         return b"".join(
@@ -65,24 +65,18 @@ class CompletionsAnswer(OpenAiAnswer):
             for index, output in enumerate(outputs)
         )
 
-    def delta(
-        self,
-        index: int,
-        text: str,
-        token_ids: Sequence[int],
-        logprobs: Sequence[TokenLogprob] = (),
-    ) -> bytes:
-        """See `Answer`."""
+    def delta(self, delta: ChoiceDelta) -> bytes:
+        """See `AnswerWriter`."""
         if not self._tells_logprobs:
-            return super().delta(index, text, token_ids)
-        choice: dict[str, Any] = {"index": index, "text": text, "finish_reason": None}
-        choice["logprobs"] = self._logprobs(index, logprobs)
+            return super().delta(delta)
+        choice: dict[str, Any] = {"index": delta.index, "text": delta.text, "finish_reason": None}
+        choice["logprobs"] = self._logprobs(delta.index, delta.logprobs)
         if self._with_ids:
-            choice["token_ids"] = token_ids
+            choice["token_ids"] = delta.token_ids
         return self._chunk(choice, {})
 
     def choice_end(self, index: int, output: ChoiceOutput) -> bytes:
-        """See `Answer`."""
+        """See `AnswerWriter`."""
         return self._last_chunk(self._choice(index, "", output), output)
 
     def _logprobs(self, index: int, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:

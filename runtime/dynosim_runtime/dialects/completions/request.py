@@ -39,7 +39,7 @@ class CompletionsRequest(OpenAiFields, frozen=True, kw_only=True):
 
 
 class CompletionsDialect:
-    """See `Dialect`."""
+    """See `ApiDialect`."""
 
     endpoint = "completions"
 
@@ -47,7 +47,7 @@ class CompletionsDialect:
         self._decoder = msgspec.json.Decoder(CompletionsRequest)
 
     def parse(self, body: bytes) -> Call:
-        """See `Dialect`."""
+        """See `ApiDialect`."""
         request = decode_body(self._decoder, body)
         check_fields(request)
         refuse_unsupported(request, HARMLESS_VALUES)
@@ -81,7 +81,7 @@ class CompletionsDialect:
         )
 
     def error_body(self, error: ApiError) -> bytes:
-        """See `Dialect`."""
+        """See `ApiDialect`."""
         return orjson.dumps(openai_error(error))
 
 

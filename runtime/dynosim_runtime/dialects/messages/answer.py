@@ -9,10 +9,9 @@ from dynosim_runtime.dialects.call import AnswerHead
 from dynosim_runtime.dialects.errors import anthropic_error
 from dynosim_runtime.dialects.events import named_event
 from dynosim_runtime.dialects.nvext import answer_nvext
-from dynosim_runtime.dialects.output import ChoiceOutput
+from dynosim_runtime.dialects.output import ChoiceDelta, ChoiceOutput
 from dynosim_runtime.dialects.usage import cached_tokens
 from dynosim_runtime.errors import ApiError
-from dynosim_runtime.requests import TokenLogprob
 
 PING = named_event("ping", {"type": "ping"})
 _DELTA_PREFIX = (
@@ -22,7 +21,7 @@ _DELTA_PREFIX = (
 
 
 class MessagesAnswer:
-    """See `Answer`. One content block: a text."""
+    """See `AnswerWriter`. One content block: a text."""
 
     keep_alive = PING
 
@@ -30,14 +29,14 @@ class MessagesAnswer:
         self._head = head
 
     def whole(self, outputs: Sequence[ChoiceOutput]) -> bytes:
-        """See `Answer`."""
+        """See `AnswerWriter`."""
         output = outputs[0]
         content = [{"type": "text", "text": output.text}]
         message = self._message(content, self._usage(output))
         return orjson.dumps({**message, **_ending(output), **self._nvext(output)})
 
     def begin(self, outputs: Sequence[ChoiceOutput]) -> bytes:
-        """See `Answer`. The prompt's size is told already here: harnesses go by it."""
+        """See `AnswerWriter`. The prompt's size is told already here: harnesses go by it."""
         usage = {
             "input_tokens": self._head.num_prompt_tokens,
             "output_tokens": 0,
@@ -57,22 +56,16 @@ class MessagesAnswer:
             )
         )
 
-    def delta(
-        self,
-        index: int,
-        text: str,
-        token_ids: Sequence[int],
-        logprobs: Sequence[TokenLogprob] = (),
-    ) -> bytes:
-        """See `Answer`."""
-        return b"%b%b}}\n\n" % (_DELTA_PREFIX, orjson.dumps(text)) if text else b""
+    def delta(self, delta: ChoiceDelta) -> bytes:
+        """See `AnswerWriter`."""
+        return b"%b%b}}\n\n" % (_DELTA_PREFIX, orjson.dumps(delta.text)) if delta.text else b""
 
     def choice_end(self, index: int, output: ChoiceOutput) -> bytes:
-        """See `Answer`."""
+        """See `AnswerWriter`."""
         return named_event("content_block_stop", {"type": "content_block_stop", "index": 0})
 
     def end(self, outputs: Sequence[ChoiceOutput]) -> bytes:
-        """See `Answer`."""
+        """See `AnswerWriter`."""
         output = outputs[0]
         delta = {
             "type": "message_delta",
@@ -85,7 +78,7 @@ class MessagesAnswer:
         )
 
     def failure(self, error: ApiError) -> bytes:
-        """See `Answer`."""
+        """See `AnswerWriter`."""
         return named_event("error", anthropic_error(error))
 
     def _message(self, content: list[dict[str, Any]], usage: dict[str, int]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class MessagesRequest(CountTokensRequest, frozen=True, kw_only=True):
 
 
 class MessagesDialect:
-    """See `Dialect`. `strip_preamble` removes a billing line before the system's first words."""
+    """See `ApiDialect`. `strip_preamble` removes a billing line before the system's first words."""
 
     endpoint = "messages"
 
@@ -60,7 +60,7 @@ class MessagesDialect:
         self._count_decoder = msgspec.json.Decoder(CountTokensRequest)
 
     def parse(self, body: bytes) -> Call:
-        """See `Dialect`."""
+        """See `ApiDialect`."""
         request = decode_body(self._decoder, body)
         return Call(
             model=request.model,
@@ -79,7 +79,7 @@ class MessagesDialect:
         return request.model, self._conversation(request)
 
     def error_body(self, error: ApiError) -> bytes:
-        """See `Dialect`."""
+        """See `ApiDialect`."""
         return orjson.dumps(anthropic_error(error))
 
     def _conversation(self, request: CountTokensRequest) -> Conversation:

@@ -49,7 +49,7 @@ class ObjectReader:
         return text, ""
 
 
-class CallReader:
+class ToolCallReader:
     """One object `{"name": ..., "arguments": {...}}`; to be fed from its brace on.
 
     The call begins when its name and the beginning of its arguments are known, in either order.

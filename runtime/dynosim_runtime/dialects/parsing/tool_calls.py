@@ -6,7 +6,7 @@ Text that looks like a call and is none stays text.
 from collections.abc import Callable
 from typing import Protocol
 
-from dynosim_runtime.dialects.parsing.json_calls import CallReader, ObjectReader
+from dynosim_runtime.dialects.parsing.json_calls import ObjectReader, ToolCallReader
 from dynosim_runtime.dialects.parsing.parts import (
     CallArguments,
     CallBegin,
@@ -37,7 +37,7 @@ class HermesParser:
     def __init__(self) -> None:
         self._opening = MarkerFinder(self.OPEN)
         self._closing: StartFinder | None = None  # behind a call
-        self._reader: CallReader | None = None
+        self._reader: ToolCallReader | None = None
 
     def feed(self, text: str) -> list[Part]:
         """See `ToolParser`."""
@@ -54,7 +54,7 @@ class HermesParser:
                 before, rest = self._opening.feed(rest)
                 _add_text(parts, before)
                 if rest is not None:
-                    self._reader = CallReader(may_lack_arguments=True)
+                    self._reader = ToolCallReader(may_lack_arguments=True)
         return parts
 
     def finish(self) -> list[Part]:
@@ -67,7 +67,7 @@ class HermesParser:
         _add_text(parts, self._opening.flush())
         return parts
 
-    def _read(self, reader: CallReader, text: str, parts: list[Part]) -> str:
+    def _read(self, reader: ToolCallReader, text: str, parts: list[Part]) -> str:
         """Go on inside a call; returns the text behind it."""
         if not reader.raw:
             text = text.lstrip()
@@ -93,7 +93,7 @@ class LlamaParser:
 
     def __init__(self) -> None:
         self._start: StartFinder | None = StartFinder(self.TAG)
-        self._reader: CallReader | None = None
+        self._reader: ToolCallReader | None = None
         self._is_text = False
 
     def feed(self, text: str) -> list[Part]:
@@ -126,7 +126,7 @@ class LlamaParser:
             if not begun.startswith("{"):
                 self._is_text = bool(begun)
                 return text if begun else ""
-            self._reader = CallReader(may_lack_arguments=False)
+            self._reader = ToolCallReader(may_lack_arguments=False)
             text = begun
         reader = self._reader
         news, rest = reader.feed(text)
@@ -151,7 +151,7 @@ class MistralParser:
         self._opening = MarkerFinder(self.TAG)
         self._name: str | None = None  # as far as it has come; None: outside of a call
         self._is_list = False
-        self._call: CallReader | None = None
+        self._call: ToolCallReader | None = None
         self._arguments: ObjectReader | None = None
 
     def feed(self, text: str) -> list[Part]:
@@ -209,7 +209,7 @@ class MistralParser:
             if not text.startswith("{"):
                 self._is_list = not text
                 return text.removeprefix("]")
-            self._call = CallReader(may_lack_arguments=True)
+            self._call = ToolCallReader(may_lack_arguments=True)
         news, rest = self._call.feed(text)
         parts += news
         if self._call.is_complete:

@@ -8,14 +8,13 @@ import orjson
 from dynosim_runtime.dialects.call import AnswerHead
 from dynosim_runtime.dialects.events import KEEP_ALIVE_COMMENT, named_event
 from dynosim_runtime.dialects.nvext import answer_nvext
-from dynosim_runtime.dialects.output import ChoiceOutput
+from dynosim_runtime.dialects.output import ChoiceDelta, ChoiceOutput
 from dynosim_runtime.dialects.usage import cached_tokens
 from dynosim_runtime.errors import ApiError
-from dynosim_runtime.requests import TokenLogprob
 
 
 class ResponsesAnswer:
-    """See `Answer`. One output item: a message with one text."""
+    """See `AnswerWriter`. One output item: a message with one text."""
 
     keep_alive = KEEP_ALIVE_COMMENT
 
@@ -30,11 +29,11 @@ class ResponsesAnswer:
         self._prefix = b'event: response.output_text.delta\ndata: %b,"delta":' % common[:-1]
 
     def whole(self, outputs: Sequence[ChoiceOutput]) -> bytes:
-        """See `Answer`."""
+        """See `AnswerWriter`."""
         return orjson.dumps(self._ended(outputs[0]))
 
     def begin(self, outputs: Sequence[ChoiceOutput]) -> bytes:
-        """See `Answer`."""
+        """See `AnswerWriter`."""
         response = self._response("in_progress", [])
         item = self._item("in_progress", [])
         return b"".join(
@@ -46,22 +45,16 @@ class ResponsesAnswer:
             )
         )
 
-    def delta(
-        self,
-        index: int,
-        text: str,
-        token_ids: Sequence[int],
-        logprobs: Sequence[TokenLogprob] = (),
-    ) -> bytes:
-        """See `Answer`."""
-        if not text:
+    def delta(self, delta: ChoiceDelta) -> bytes:
+        """See `AnswerWriter`."""
+        if not delta.text:
             return b""
         number = self._sequence_number
         self._sequence_number += 1
-        return b'%b%b,"sequence_number":%d}\n\n' % (self._prefix, orjson.dumps(text), number)
+        return b'%b%b,"sequence_number":%d}\n\n' % (self._prefix, orjson.dumps(delta.text), number)
 
     def choice_end(self, index: int, output: ChoiceOutput) -> bytes:
-        """See `Answer`."""
+        """See `AnswerWriter`."""
         part = _text_part(output.text)
         return b"".join(
             (
@@ -78,12 +71,12 @@ class ResponsesAnswer:
         )
 
     def end(self, outputs: Sequence[ChoiceOutput]) -> bytes:
-        """See `Answer`."""
+        """See `AnswerWriter`."""
         status = _status(outputs[0])
         return self._event(f"response.{status}", {"response": self._ended(outputs[0])})
 
     def failure(self, error: ApiError) -> bytes:
-        """See `Answer`."""
+        """See `AnswerWriter`."""
         response = self._response("failed", [])
         response["error"] = {"code": "server_error", "message": error.message}
         facts = {"code": error.code, "message": error.message, "param": error.param}

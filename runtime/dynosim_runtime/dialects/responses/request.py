@@ -109,7 +109,7 @@ ECHOED: dict[str, Any] = {
 
 
 class ResponsesDialect:
-    """See `Dialect`."""
+    """See `ApiDialect`."""
 
     endpoint = "responses"
 
@@ -117,7 +117,7 @@ class ResponsesDialect:
         self._decoder = msgspec.json.Decoder(ResponsesRequest)
 
     def parse(self, body: bytes) -> Call:
-        """See `Dialect`."""
+        """See `ApiDialect`."""
         request = decode_body(self._decoder, body)
         _check(request)
         echoed = _echoed(request)
@@ -147,7 +147,7 @@ class ResponsesDialect:
         )
 
     def error_body(self, error: ApiError) -> bytes:
-        """See `Dialect`."""
+        """See `ApiDialect`."""
         return orjson.dumps(openai_error(error))
 
 
