@@ -23,9 +23,9 @@ from typing import Any
 from dynosim.blocks.hashing import sequence_hashes
 from dynosim.indexer.base import Removed, Stored
 from dynosim.indexer.make import IndexSpec
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.request import RoutingRequest
-from dynosim.router.settings import RouterSettings
 from dynosim.router.workers import WorkerCard
 from dynosim.routerlog.replay import log_files, replay_log
 from dynosim.routerlog.rotating import ROTATE_AT, RotatingLog
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=2000)
     args = parser.parse_args()
     rng = random.Random(1)
-    settings, spec = RouterSettings(BLOCK_SIZE), IndexSpec("compressed")
+    settings, spec = RouterSpec(BLOCK_SIZE, mode="kv"), IndexSpec("compressed")
     prompts = []
     for _ in range(500):
         local = [rng.getrandbits(64) for _ in range(CHAIN_BLOCKS)]
