@@ -180,6 +180,7 @@ class Cluster:
         differ by rounding only.
         """
         load = self._load
+        input_tokens, max_model_len = self._requests.input_tokens, self._requests.max_model_len
         arrivals: list[int] = []
         while load.next_ms <= instant_ms:
             arrival_ms = load.next_ms
@@ -191,11 +192,12 @@ class Cluster:
         if load.reacts and len(arrivals) > 1:
             arrivals.sort()
         for index in arrivals:
-            refusal = self._requests.refusal(index)
-            if refusal is None:
-                self._place(index, self._requests.input_tokens[index], now_ms)
-            else:
-                self._reject(index, refusal, now_ms)
+            num_tokens = input_tokens[index]
+            if num_tokens < max_model_len:
+                self._place(index, num_tokens, now_ms)
+            else:  # what vLLM says of a prompt that fills the context
+                reason = f"prompt of {num_tokens} tokens >= max_model_len {max_model_len}"
+                self._reject(index, reason, now_ms)
         self._touched.sort()
         return now_ms
 

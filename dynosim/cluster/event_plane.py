@@ -51,7 +51,7 @@ class EventPlane(Protocol):
         """The worker with this slot has left all routers; its events are recorded at most."""
         ...
 
-    def collect(self, worker: Worker, now_ms: float) -> None:
+    def collect(self, worker: Worker, now_ms: float) -> object:
         """Take up what a worker tells at the end of a step or run."""
         ...
 
@@ -159,12 +159,8 @@ class DirectPlane:
         """Nobody asks what its runs have done."""
         del self._workers[slot]
 
-    def collect(self, worker: Worker, now_ms: float) -> None:
-        """Tell all routers."""
-        self._publish(worker, now_ms)
-
-    def _publish(self, worker: Worker, now_ms: float) -> bool:
-        """Tell all routers what a worker has to tell; returns whether that was anything."""
+    def collect(self, worker: Worker, now_ms: float) -> bool:
+        """Publish a worker's events to all routers; returns whether there were any."""
         events = worker.engine.core.take_events()
         if events:
             self._now_ms = now_ms
@@ -185,7 +181,7 @@ class DirectPlane:
             worker = self._workers[Slot(lowest.bit_length() - 1)]
             engine = worker.engine
             if engine.run_steps > 1 and engine.settle(now_ms):
-                is_unchanged &= not self._publish(worker, now_ms)
+                is_unchanged &= not self.collect(worker, now_ms)
         return is_unchanged
 
     def finish(self) -> None:

@@ -76,6 +76,7 @@ class LoadPlacer:
         self._all_slots = 0
         self._num_requests: list[int] = []  # by slot
         self._worker_at: list[int] = []  # by slot
+        self._slots: dict[int, int] = {}  # of workers that have joined
 
     def join(self, worker: Worker, now_ms: float) -> None:
         """Give a worker a slot, perhaps one that another had."""
@@ -84,13 +85,14 @@ class LoadPlacer:
             self._worker_at.append(worker.worker_id)
             self._num_requests.append(0)
         self._worker_at[slot] = worker.worker_id
+        self._slots[worker.worker_id] = slot
         self._num_requests[slot] = 0
         self._all_slots |= 1 << slot
 
     def leave(self, worker: Worker, now_ms: float) -> None:
         """Free a worker's slot; what it has in flight counts no more."""
-        for slot in self._table.remove(worker.worker_id):
-            self._all_slots &= ~(1 << slot)
+        self._table.remove(worker.worker_id)
+        self._all_slots &= ~(1 << self._slots.pop(worker.worker_id))
 
     def forget(self, indexes: Collection[int]) -> None:
         """Requests are known by their number only."""
@@ -106,7 +108,7 @@ class LoadPlacer:
     def hear(self, worker: Worker, finished: list[Sequence], now_ms: float) -> None:
         """Count ends."""
         if finished:
-            slot = self._table.slot_of(worker.worker_id)
+            slot = self._slots.get(worker.worker_id)
             if slot is not None:
                 self._num_requests[slot] -= len(finished)
 

@@ -11,7 +11,7 @@ class Requests:
 
     def __init__(self, trace: Trace, extents: PrefixExtents, cluster: ClusterSpec) -> None:
         self.input_tokens: list[int] = trace.input_tokens.tolist()
-        self._max_model_len = cluster.max_model_len
+        self.max_model_len = cluster.max_model_len
         self._output_tokens: list[int] = trace.output_tokens.tolist()
         self._priorities = None if trace.priority is None else trace.priority.tolist()
         self._request_ids = trace.request_ids
@@ -23,13 +23,6 @@ class Requests:
     def __len__(self) -> int:
         return len(self.input_tokens)
 
-    def refusal(self, index: int) -> str | None:
-        """Why no engine takes a request: what vLLM says of a prompt that fills the context."""
-        input_tokens, limit = self.input_tokens[index], self._max_model_len
-        if input_tokens < limit:
-            return None
-        return f"prompt of {input_tokens} tokens >= max_model_len {limit}"
-
     def priority(self, index: int) -> int:
         """A request's priority; lower is served earlier."""
         return 0 if self._priorities is None else self._priorities[index]
@@ -37,7 +30,7 @@ class Requests:
     def sequence(self, index: int, now_ms: float) -> Sequence:
         """A request on its way to an engine."""
         input_tokens = self.input_tokens[index]
-        output_tokens = min(self._output_tokens[index], self._max_model_len - input_tokens)
+        output_tokens = min(self._output_tokens[index], self.max_model_len - input_tokens)
         path: list[int] = []
         path_blocks = 0
         if self._has_paths:

@@ -10,6 +10,7 @@ from dynosim.engine.plan import StepPlan
 from dynosim.engine.sequence import DECODING, Sequence
 from dynosim.records import RequestStatus
 from dynosim.timing.model import StepTimeModel
+from dynosim.timing.step import BatchShape
 
 COMPLETED = int(RequestStatus.COMPLETED)
 BEFORE_ANY_STEP = -1
@@ -35,6 +36,7 @@ class TokenLog:
     __slots__ = (
         "_awaiting_second",
         "_core",
+        "_first_step",
         "_is_pipelined",
         "_journal",
         "_late",
@@ -59,6 +61,7 @@ class TokenLog:
         self._core = core
         self._times = times
         self._is_pipelined = is_pipelined
+        self._first_step = BatchShape()  # of the run that is noted
         self._awaiting_second: list[Sequence] = []
         self._late: list[Late] = []
 
@@ -139,7 +142,9 @@ class TokenLog:
         core = self._core
         count = core.decodes.count
         if self._awaiting_second:
-            second_ms = start_ms + self._times.decode_run_ms(count, first_context, 1)
+            self._first_step.num_decodes = count
+            self._first_step.decode_context_tokens = first_context
+            second_ms = start_ms + self._times.step_ms(self._first_step)
             for sequence in self._awaiting_second:
                 self._journal.second_token_ms[sequence.index] = second_ms
             self._awaiting_second = []

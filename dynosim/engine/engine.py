@@ -41,6 +41,7 @@ class Engine:
 
     __slots__ = (
         "_depth",
+        "_has_missed",
         "_in_flight",
         "_is_cut",
         "_lag",
@@ -85,6 +86,7 @@ class Engine:
         self._in_flight: deque[StepPlan] = deque()
         self._run_start_ms = 0.0
         self._run_context = 0
+        self._has_missed = False  # whether ever a sequence has missed a step
         self._is_cut = False  # the run ends earlier than it would have, for an arrival
         self._settled_ms = -NEVER  # end of the steps that `settle` did last
         self._queued_ms: list[float] = []  # when requests came during the current run
@@ -144,7 +146,9 @@ class Engine:
             if self._is_steady():
                 steps = core.uniform_steps()
                 if steps > self._lag:
-                    self._start_run(steps, now_ms)
+                    self._begin_run(steps, now_ms)
+                    self._is_cut = False
+                    self.next_ms = self._set_run_end()
                     return
             plan = self.plan_step(now_ms)
             if plan.is_empty and (in_flight or not plan.preempted):
@@ -156,6 +160,7 @@ class Engine:
         in_flight, pace = self._in_flight, self._pace
         plan = self.core.plan_step()
         if plan.preempted or plan.deferred:
+            self._has_missed = True
             self._recorder.missed(plan, in_flight[-1].end_ms if in_flight else now_ms)
         if plan.num_prefills or plan.num_decodes:
             pace.start_at(max(now_ms, pace.end_ms) if in_flight else now_ms)
@@ -177,7 +182,8 @@ class Engine:
             finished = NOBODY if self._lag else self.core.finish_due()
         else:
             plan = self._in_flight.popleft()
-            self._recorder.delivered(plan, self._num_waiting(now_ms))
+            num_waiting = self._num_waiting(now_ms) if self._queued_ms else self.core.num_waiting
+            self._recorder.delivered(plan, num_waiting)
             finished = self.core.finish_step(plan)
         if self._stamped is not None:
             self._stamp(now_ms)
@@ -217,14 +223,9 @@ class Engine:
         core, in_flight = self.core, self._in_flight
         if core.decodes.count == 0 or self._steps_singly or len(in_flight) != self._lag:
             return False
-        if self._recorder.wants_single_steps():
+        if self._has_missed and self._recorder.wants_single_steps():
             return False
         return not in_flight or in_flight[0].decodes_all(core.decodes.count)
-
-    def _start_run(self, steps: int, now_ms: float) -> None:
-        self._begin_run(steps, now_ms)
-        self._is_cut = False
-        self.next_ms = self._set_run_end()
 
     def _begin_run(self, steps: int, now_ms: float) -> None:
         self.run_steps = steps
@@ -259,7 +260,7 @@ class Engine:
         self._in_flight.append(last)
 
     def _note_run(self, start_ms: float, end_ms: float, steps: int) -> None:
-        waiting = self._num_waiting(end_ms)
+        waiting = self._num_waiting(end_ms) if self._queued_ms else self.core.num_waiting
         self._recorder.delivered_run(start_ms, end_ms, steps, self._run_context, waiting)
 
     def _advance(self, num_steps: int, *, done: int = 0) -> None:
@@ -360,11 +361,8 @@ class Engine:
 
     def _num_waiting(self, end_ms: float) -> int:
         """Requests queued at the end of a step or run; some may have come since."""
-        num_waiting = self.core.num_waiting
-        if self._queued_ms:
-            instant_ms = instant_start(end_ms)
-            num_waiting -= sum([queued_ms >= instant_ms for queued_ms in self._queued_ms])
-        return num_waiting
+        instant_ms = instant_start(end_ms)
+        return self.core.num_waiting - sum([came_ms >= instant_ms for came_ms in self._queued_ms])
 
     def _stamp(self, now_ms: float) -> None:
         """Note that all new KV events are published at `now_ms`."""

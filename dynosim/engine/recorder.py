@@ -51,5 +51,5 @@ class Recorder(Protocol):
         ...
 
     def wants_single_steps(self) -> bool:
-        """Whether the next step must be delivered on its own."""
+        """Whether the next step must be delivered on its own, for somebody who missed one."""
         ...

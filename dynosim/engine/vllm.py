@@ -55,6 +55,7 @@ class VllmScheduler:
             publish_events=publish_events,
             announced=announced,
         )
+        self.take_events = self.pool.take_events  # without a call between
         self.decodes = DecodeSet(spec.block_size)
         self.running: dict[Sequence, None] = {}  # an ordered set, in admission order
         self.num_waiting = 0
@@ -99,10 +100,6 @@ class VllmScheduler:
     def used_blocks(self) -> int:
         """KV blocks that requests refer to."""
         return self._usable_blocks - self.pool.blank_blocks - self.pool.idle_blocks
-
-    def take_events(self) -> list[KvEvent]:
-        """The KV events since the last call; they belong to the caller."""
-        return self.pool.take_events()
 
     def decoding(self) -> Iterator[tuple[Sequence, int]]:
         """Every decoding request, with the tokens scheduled for it so far."""
