@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test live mutants fuzz lint bench clean
+.PHONY: demo test steady live mutants fuzz lint bench clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "dynosim needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -16,6 +16,10 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Ten runs of the same, every second one beside two busy loops. STEADY='--runs 4 tests/unit' for some
+steady: $(VENV)/.ready
+	$(BIN)/python tests/steadiness.py $(STEADY)
 
 # Real vLLM on the CPU, AIPerf, etcd: see tests/live/install.sh for what this downloads.
 live: $(VENV)/.ready

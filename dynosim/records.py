@@ -41,6 +41,7 @@ class Trace:
     request_ids: tuple[str, ...] | None = None  # (n,) or None: "0", "1", ...
     source: str = ""  # file or generator, for messages and reports
     skipped_lines: int = 0  # bad lines left out on the user's request
+    assumed_lengths: int = 0  # prompts taken to be as long as their hash ids, on the same request
 
     def __len__(self) -> int:
         return len(self.input_tokens)

@@ -43,6 +43,7 @@ def naive_report(outcome: RunOutcome, run: Run) -> Report:
         **_step_times(outcome, run),
         "num_scheduling_events": outcome.result.num_scheduling_events,
         "skipped_lines": outcome.trace.skipped_lines,
+        "assumed_lengths": outcome.trace.assumed_lengths,
         "kv_capacity_source": outcome.capacity.source,
     }
 

@@ -134,20 +134,21 @@ def _count(request: Request, cells: list[Cell], interval_ms: float) -> None:
 def _told(number: int, cell: Cell, worker: Worker) -> Record:
     """Levels are means over the time that the worker was there, in which it may have been idle."""
     lived_ms = worker.lived_ms(cell.start_ms, cell.start_ms + cell.length_ms)
-    levels = {
-        "busy_share": cell.busy_ms,
-        "running": cell.running,
-        "waiting": cell.waiting,
-        "kv_blocks_used": cell.blocks,
-        "kv_used_share": cell.blocks / worker.usable_blocks,
-    }
+
+    def mean(level: float) -> float | None:
+        return level / lived_ms if lived_ms > 0 else None
+
     return {
-        **{name: level / lived_ms if lived_ms > 0 else None for name, level in levels.items()},
         "worker_id": number,
         "start_ms": cell.start_ms,
         "interval_ms": cell.length_ms,
+        "busy_share": mean(cell.busy_ms),
         "steps": cell.steps,
         "mean_batch": cell.batch / cell.busy_ms if cell.busy_ms > 0 else None,
+        "running": mean(cell.running),
+        "waiting": mean(cell.waiting),
+        "kv_blocks_used": mean(cell.blocks),
+        "kv_used_share": mean(cell.blocks / worker.usable_blocks),
         "prefill_tokens": cell.prompt_tokens,
         "output_tokens": cell.output_tokens,
         "admitted": len(cell.admitted),

@@ -125,10 +125,8 @@ def random_caches(rng: random.Random, *, is_plain: bool) -> tuple[Call, NaiveCac
     """What makes an empty index, and what that index must answer alike."""
     kind = 0.0 if is_plain else rng.random()
     name = rng.choice(EXACT_INDEXES)
-    if kind < 0.4:
-        return lambda: make_indexer(name), NaiveCaches()
     if kind < 0.6:
-        return lambda: TieredIndex(make_indexer(name)), NaiveCaches()
+        return lambda: make_indexer(name), NaiveCaches()
     if kind < 0.75:
         return lambda: ApproximateIndex(ttl_ms=TTL_MS), NaiveCaches(TimedGuesses(TTL_MS))
     if kind < 0.85:

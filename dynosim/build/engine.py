@@ -2,6 +2,7 @@
 
 from dataclasses import MISSING, dataclass, fields
 
+from dynosim.build.knobs import from_section
 from dynosim.build.timing import build_timing
 from dynosim.config.schema import EngineConfig, RunConfig
 from dynosim.engine.spec import EngineSpec
@@ -12,7 +13,7 @@ from dynosim.timing.architecture import context_length
 from dynosim.timing.model import StepTimeModel
 
 KNOBS = tuple(knob.name for knob in fields(EngineSpec) if knob.default is not MISSING)
-"""What a scheduler is configured with, under the same name in both; the rest is worked out here."""
+"""What a section says of its scheduler; the rest is worked out here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,9 @@ def engine_spec(engine: EngineConfig, *, num_gpu_blocks: int, max_model_len: int
             f"engine.long_prefill_token_threshold: {threshold} is more than max_model_len "
             f"({max_model_len}); vLLM refuses that (lower it)"
         )
-    knobs = {name: getattr(engine, name) for name in KNOBS}
-    return EngineSpec(num_gpu_blocks=num_gpu_blocks, max_model_len=max_model_len, **knobs)
+    return from_section(
+        EngineSpec, engine, num_gpu_blocks=num_gpu_blocks, max_model_len=max_model_len
+    )
 
 
 def _max_model_len(config: RunConfig, num_gpu_blocks: int) -> int:

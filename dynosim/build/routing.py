@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from dynosim.build.knobs import from_section
 from dynosim.config.router import RouterConfig
 from dynosim.errors import ConfigError
 from dynosim.router.busy import BusyThresholds
@@ -14,6 +15,9 @@ from dynosim.router.policy import PlacementPolicy
 from dynosim.router.prefill_load import PrefillEstimator
 from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 from dynosim.router.spec import DelaySpec, RoutingSpec
+
+_BLIND = {"overlap_score_credit": 0.0, "assume_kv_reuse": False}
+"""How `load_aware` weighs caches: not at all."""
 
 PolicyFactory = Callable[[RouterSettings, int], PlacementPolicy]
 
@@ -29,52 +33,46 @@ def routing_spec(
 
     Raises: ConfigError if a policy class cannot be imported.
     """
-    events = router.events
-    return RoutingSpec(
-        router_settings(router, block_size=block_size, seed=seed),
-        index=router.index,
+    return from_section(
+        RoutingSpec,
+        router,
+        settings=router_settings(router, block_size=block_size, seed=seed),
         use_kv_events=router.use_kv_events and not router.load_aware,
-        ttl_ms=router.ttl_ms,
-        approximate_cache_policy=router.approximate_cache_policy,
-        predicted_ttl_ms=router.predicted_ttl_ms,
-        events=DelaySpec(events.delay_ms, events.jitter_ms, events.loss, events.recovery_ms),
-        frontends=router.frontends,
+        events=from_section(DelaySpec, router.events),
         sync_delay_ms=router.replica_sync_delay_ms,
         policy=None if router.policy is None else load_policy(router.policy),
         estimator=estimator if router.prefill_load_model == "timing" else None,
     )
 
 
+def check_tiers(router: RouterConfig) -> None:
+    """What simulated engines do not have cannot be weighed: their KV is in device memory only.
+
+    Live routers hear of other tiers and weigh them. Raises: ConfigError.
+    """
+    for name in ("host_cache_hit_weight", "disk_cache_hit_weight"):
+        default = RouterConfig.model_fields[name].default
+        if getattr(router, name) != default:
+            raise ConfigError(
+                f"router.{name}: not in this version of the twin, whose engines keep KV in device "
+                f"memory only; live routers obey it (remove it, or --set router.{name}={default})"
+            )
+
+
 def router_settings(router: RouterConfig, *, block_size: int, seed: int) -> RouterSettings:
     """The router's own settings, the same in twin and live layer."""
-    is_blind = router.load_aware
-    cost = CostSettings(
-        overlap_score_credit=0.0 if is_blind else router.overlap_score_credit,
-        overlap_score_credit_decay=router.overlap_score_credit_decay,
-        prefill_load_scale=router.prefill_load_scale,
-        host_cache_hit_weight=router.host_cache_hit_weight,
-        disk_cache_hit_weight=router.disk_cache_hit_weight,
-        active_request_weight=router.active_request_weight,
-        temperature=router.temperature,
-        track_prefill_tokens=router.track_prefill_tokens,
-        assume_kv_reuse=router.assume_kv_reuse and not is_blind,
-    )
     affinity = None
     if router.session_affinity_ttl_ms is not None:
         affinity = AffinitySettings(router.session_affinity_ttl_ms, router.session_affinity_mode)
-    return RouterSettings(
-        block_size,
-        mode=router.mode,
-        cost=cost,
-        load=LoadSettings(router.track_output_blocks, router.stale_after_ms),
+    return from_section(
+        RouterSettings,
+        router,
+        block_size=block_size,
+        cost=from_section(CostSettings, router, **(_BLIND if router.load_aware else {})),
+        load=from_section(LoadSettings, router),
         classes=_policy_classes(router),
-        busy=BusyThresholds(
-            router.active_decode_blocks_threshold,
-            router.active_prefill_tokens_threshold,
-            router.active_prefill_tokens_threshold_frac,
-        ),
+        busy=from_section(BusyThresholds, router),
         affinity=affinity,
-        cuda_to_cpu_ratio=router.cuda_to_cpu_ratio,
         seed=seed,
     )
 
@@ -116,7 +114,7 @@ def load_policy(name: str) -> PolicyFactory:
 
 def _policy_classes(router: RouterConfig) -> tuple[PolicyClass, ...]:
     if router.policy_classes:
-        return tuple(PolicyClass(**entry.model_dump()) for entry in router.policy_classes)
+        return tuple(from_section(PolicyClass, entry) for entry in router.policy_classes)
     if router.queue_threshold is None:
         return ()
     threshold = router.queue_threshold

@@ -36,6 +36,7 @@ def build_trace(workload: WorkloadConfig, *, seed: int, resolve: Callable[[str],
             workload.skip_bad_lines,
             workload.sort,
             needs_arrival=workload.concurrency is None,
+            lengths_from_hash_ids=workload.lengths_from_hash_ids,
         )
     else:
         from dynosim.workload.synthetic import synthesize

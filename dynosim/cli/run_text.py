@@ -151,6 +151,7 @@ def _warnings(outcome: RunOutcome) -> list[str]:
         ("failed_requests", "requests failed"),
         ("unfinished_requests", "requests were unfinished when the run was cut off"),
         ("skipped_lines", "bad trace lines were left out"),
+        ("assumed_lengths", "prompts were taken to be as long as their hash ids"),
     )
     warnings = [f"{r[key]:,} {text}" for key, text in counted if r.get(key)]
     return [*warnings, *outcome.timing.notes]

@@ -23,6 +23,12 @@ TraceFile = Annotated[Path, typer.Argument(help="Trace file, plain or gzipped.")
 Format = Annotated[str | None, typer.Option(help=f"Format: {_FORMATS}.")]
 BlockTokens = Annotated[int, typer.Option(help="Prompt tokens behind one hash id.")]
 Limit = Annotated[int | None, typer.Option(help="Read only the first rows.")]
+LengthsFromHashIds = Annotated[
+    bool,
+    typer.Option(
+        "--lengths-from-hash-ids", help="Prompts without a length fill their blocks; count them."
+    ),
+]
 Sort = Annotated[bool, typer.Option("--sort", help="Put rows in order of arrival.")]
 TargetFile = Annotated[Path, typer.Argument(help="File to write, gzipped if it ends in .gz.")]
 To = Annotated[str | None, typer.Option("--to", help=f"Format to write: {_FORMATS}.")]
@@ -59,6 +65,7 @@ def inspect(
     plot: Annotated[Path | None, typer.Option(help="Draw the statistics into this PNG.")] = None,
     limit: Limit = None,
     skip_bad_lines: SkipBadLines = False,
+    lengths_from_hash_ids: LengthsFromHashIds = False,
     sort: Sort = False,
     json: AsJson = False,
 ) -> None:
@@ -72,6 +79,7 @@ def inspect(
         trace_block_size=trace_block_size,
         limit=limit,
         skip_bad_lines=skip_bad_lines,
+        lengths_from_hash_ids=lengths_from_hash_ids,
         sort=sort,
     )
     summary = inspect_trace(read.trace, block_size)
@@ -93,6 +101,7 @@ def convert(
     trace_block_size: BlockTokens = 512,
     limit: Limit = None,
     skip_bad_lines: SkipBadLines = False,
+    lengths_from_hash_ids: LengthsFromHashIds = False,
     sort: Sort = False,
     json: AsJson = False,
 ) -> None:
@@ -105,6 +114,7 @@ def convert(
         trace_block_size=trace_block_size,
         limit=limit,
         skip_bad_lines=skip_bad_lines,
+        lengths_from_hash_ids=lengths_from_hash_ids,
         sort=sort,
     )
     lost = write_trace(read.trace, target, to)
@@ -113,12 +123,15 @@ def convert(
         "target": str(target),
         "requests": len(read.trace),
         "skipped_lines": read.trace.skipped_lines,
+        "assumed_lengths": read.trace.assumed_lengths,
         "moved_rows": read.moved_rows,
         "lost": lost,
     }
     lines = [f"{target}: {len(read.trace)} requests"]
     lines += [f"not in this format, left out: {', '.join(lost)}"] if lost else []
     lines += [f"{read.trace.skipped_lines} bad lines left out"] if read.trace.skipped_lines else []
+    if read.trace.assumed_lengths:
+        lines += [f"{read.trace.assumed_lengths} prompts taken to be as long as their hash ids"]
     lines += [f"{read.moved_rows} rows moved by sorting"] if read.moved_rows else []
     _print(summary, lines, as_json=json)
 

@@ -1,13 +1,12 @@
 """The twin: simulated engines, their load and their router, driven in virtual time."""
 
-from dynosim.cluster.simulate import check_capacity, check_requests_fit, simulate
+from dynosim.cluster.simulate import check_requests_fit, simulate
 from dynosim.cluster.spec import ClusterSpec, PoolSpec, RunOptions
 
 __all__ = [
     "ClusterSpec",
     "PoolSpec",
     "RunOptions",
-    "check_capacity",
     "check_requests_fit",
     "simulate",
 ]

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from dynosim.cluster.block_names import HashNames
-from dynosim.cluster.frontends import Frontend
+from dynosim.cluster.frontends import FrontendRouter
 from dynosim.cluster.pool import Worker
 from dynosim.engine.instant import instant_end
 from dynosim.errors import InvariantError
@@ -39,7 +39,7 @@ class EventPlane(Protocol):
     is_late: bool
     busy: int
 
-    def serve(self, frontends: Sequence[Frontend]) -> None:
+    def serve(self, frontends: Sequence[FrontendRouter]) -> None:
         """Carry events to these frontends from now on."""
         ...
 
@@ -103,7 +103,7 @@ class SilentPlane:
         self._workers: list[Worker] = []
         self._recorder = recorder
 
-    def serve(self, frontends: Sequence[Frontend]) -> None:
+    def serve(self, frontends: Sequence[FrontendRouter]) -> None:
         """Nobody is told."""
 
     def join(self, worker: Worker, slot: Slot) -> None:
@@ -144,10 +144,10 @@ class DirectPlane:
     def __init__(self) -> None:
         self.busy = 0
         self._now_ms = 0.0
-        self._frontends: Sequence[Frontend] = ()
+        self._frontends: Sequence[FrontendRouter] = ()
         self._workers: dict[Slot, Worker] = {}
 
-    def serve(self, frontends: Sequence[Frontend]) -> None:
+    def serve(self, frontends: Sequence[FrontendRouter]) -> None:
         """Tell these frontends from now on."""
         self._frontends = frontends
 
@@ -229,7 +229,7 @@ class DelayedPlane:
         self.num_lost = 0
         self._recorder = recorder
         self._workers: list[Worker] = []
-        self._frontends: Sequence[Frontend] = ()
+        self._frontends: Sequence[FrontendRouter] = ()
         self._settings = settings
         self._names = names
         self._generator = Random(f"{seed}/events")
@@ -239,7 +239,7 @@ class DelayedPlane:
         self._buffers: dict[WorkerId, EventBuffer] = {}
         self._streams: list[dict[WorkerId, EventStream[BlockEvent]]] = []  # by frontend
 
-    def serve(self, frontends: Sequence[Frontend]) -> None:
+    def serve(self, frontends: Sequence[FrontendRouter]) -> None:
         """Carry events to these frontends from now on."""
         self._frontends = frontends
         self._streams = [{} for _ in frontends]

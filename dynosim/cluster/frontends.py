@@ -1,6 +1,6 @@
 """A frontend of the twin: its router, who takes the inputs, and what hands it engines' events."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Never
 
@@ -8,9 +8,11 @@ from dynosim.cluster.block_names import HashNames
 from dynosim.indexer.base import BlockEvent
 from dynosim.indexer.extents import ExtentIndex
 from dynosim.records import KvEvent
-from dynosim.router.inputs import E, WorkerEvents
+from dynosim.router.decision import Decision, Refusal
+from dynosim.router.inputs import Arrive, E, End, FirstToken, WorkerEvents
 from dynosim.router.kv_router import AnyRouter, KvRouter
 from dynosim.router.log.recorder import RouterLog
+from dynosim.router.request import RoutingRequest
 from dynosim.workers.ids import FIRST_RANK, WorkerId
 
 Feed = Callable[[WorkerId, Sequence[E], float], None]
@@ -18,42 +20,71 @@ Feed = Callable[[WorkerId, Sequence[E], float], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Frontend:
-    """`inputs` is the router itself, or its log; `feed_blocks` is there with an index of hashes."""
+class FrontendRouter:
+    """`inputs` is the router itself, or its log; `feed_blocks` is there with an index of hashes.
+
+    `submit`, `first_token` and `free` are the doors that each request goes through: the router's
+    own, or else ways into its log.
+    """
 
     router: AnyRouter
     inputs: AnyRouter | RouterLog[Never]
     feed: Feed[KvEvent]
+    submit: Callable[[RoutingRequest, float], Decision | None]
+    first_token: Callable[[Hashable, float], None]
+    free: Callable[[Hashable, float], None]
     feed_blocks: Feed[BlockEvent] | None = None
 
 
-def extent_frontend(inputs: KvRouter[KvEvent] | RouterLog[KvEvent]) -> Frontend:
+def extent_frontend(inputs: KvRouter[KvEvent] | RouterLog[KvEvent]) -> FrontendRouter:
     """A frontend whose index takes engines' events as they are."""
-    if isinstance(inputs, RouterLog):
-        return Frontend(inputs.router, inputs, feed_of(inputs))
+    if isinstance(inputs, RouterLog) or not isinstance(inputs.index, ExtentIndex):
+        return _frontend(inputs, feed_of(inputs))
     table, index = inputs.table, inputs.index
-    if not isinstance(index, ExtentIndex):
-        return Frontend(inputs, inputs, feed_of(inputs))
 
     def apply_all(worker_id: WorkerId, events: Sequence[KvEvent], now_ms: float) -> None:
         slot = table.slot_of(worker_id)
         if slot is not None:
             index.apply_all(slot, events)  # as `take` of `WorkerEvents`, without a detour
 
-    return Frontend(inputs, inputs, apply_all)
+    return _frontend(inputs, apply_all)
 
 
 def hash_frontend(
     inputs: KvRouter[BlockEvent] | RouterLog[BlockEvent], names: HashNames
-) -> Frontend:
+) -> FrontendRouter:
     """A frontend whose index hears of every block by its hash."""
-    router = inputs.router if isinstance(inputs, RouterLog) else inputs
     feed_blocks = feed_of(inputs)
 
     def feed(worker_id: WorkerId, events: Sequence[KvEvent], now_ms: float) -> None:
         feed_blocks(worker_id, [names.event(event) for event in events], now_ms)
 
-    return Frontend(router, inputs, feed, feed_blocks)
+    return _frontend(inputs, feed, feed_blocks)
+
+
+def _frontend(
+    inputs: AnyRouter | RouterLog[Never],
+    feed: Feed[KvEvent],
+    feed_blocks: Feed[BlockEvent] | None = None,
+) -> FrontendRouter:
+    if not isinstance(inputs, RouterLog):
+        doors = inputs.submit, inputs.first_token, inputs.free
+        return FrontendRouter(inputs, inputs, feed, *doors, feed_blocks)
+    log = inputs
+
+    def submit(request: RoutingRequest, now_ms: float) -> Decision | None:
+        outcome = log.take(Arrive(now_ms, request))
+        if isinstance(outcome, Refusal):
+            raise outcome.error
+        return outcome
+
+    def first_token(request_id: Hashable, now_ms: float) -> None:
+        log.take(FirstToken(now_ms, request_id))
+
+    def free(request_id: Hashable, now_ms: float) -> None:
+        log.take(End(now_ms, request_id))
+
+    return FrontendRouter(log.router, log, feed, submit, first_token, free, feed_blocks)
 
 
 def feed_of(inputs: KvRouter[E] | RouterLog[E]) -> Feed[E]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from dynosim.cluster.block_names import PromptNames
 from dynosim.cluster.event_plane import EventPlane
-from dynosim.cluster.frontends import Frontend
+from dynosim.cluster.frontends import FrontendRouter
 from dynosim.cluster.placement import QUEUED, Released
 from dynosim.cluster.pool import Worker
 from dynosim.engine.instant import instant_end
@@ -21,8 +21,8 @@ from dynosim.engine.pace import NEVER
 from dynosim.engine.sequence import Sequence as EngineSequence
 from dynosim.errors import InvariantError
 from dynosim.records import KvEventLog, RoutingStats, Trace
-from dynosim.router.decision import Decision, Refusal
-from dynosim.router.inputs import Arrive, End, FirstToken, Join, Leave, Release, Tokens
+from dynosim.router.decision import Decision
+from dynosim.router.inputs import End, FirstToken, Join, Leave, Release, Tokens
 from dynosim.router.kv_router import AnyRouter
 from dynosim.router.refusals import RequestRefusedError
 from dynosim.router.request import RoutingRequest
@@ -67,7 +67,7 @@ class RouterPlacer:
     def __init__(
         self,
         trace: Trace,
-        frontends: Sequence[Frontend],
+        frontends: Sequence[FrontendRouter],
         names: PromptNames,
         plane: EventPlane,
         *,
@@ -111,7 +111,10 @@ class RouterPlacer:
 
     def leave(self, worker: Worker, now_ms: float) -> None:
         """Tell all routers that a worker takes no more, as a live one that drains is no member."""
-        self._collect(worker, now_ms)
+        if worker.engine.settle(now_ms):
+            self._collect(worker, now_ms)
+        if self._is_late:
+            self.plane.refresh(now_ms)
         worker_id = worker.worker_id
         slot = self._slot_of(worker_id)
         if slot is None:
@@ -141,18 +144,19 @@ class RouterPlacer:
         if self._observed is not None:
             self._report_tokens(now_ms)
         frontend = self._turn
-        self._turn = (frontend + 1) % len(self._inputs)
+        self._turn = (frontend + 1) % len(self._frontends)
         request = self._request(index, input_tokens, priority)
-        outcome = self._inputs[frontend].take(Arrive(now_ms, request))
-        if isinstance(outcome, Refusal):
-            self._count_refusal(outcome.error)
-            raise outcome.error
+        try:
+            decision = self._frontends[frontend].submit(request, now_ms)
+        except RequestRefusedError as error:
+            self._count_refusal(error)
+            raise
         self._home[index] = frontend
-        if outcome is None:
+        if decision is None:
             self.log.num_queued += 1
             self._may_release = False
             return QUEUED
-        return self._note(outcome, index, now_ms)
+        return self._note(decision, index, now_ms)
 
     def hear(self, worker: Worker, finished: list[EngineSequence], now_ms: float) -> None:
         """Pass on events, first tokens and ends."""
@@ -161,7 +165,7 @@ class RouterPlacer:
         if first_tokens:
             self._may_release = True
             for index in first_tokens:
-                self._inputs[self._home[index]].take(FirstToken(now_ms, index))
+                self._frontends[self._home[index]].first_token(index, now_ms)
                 if self._sync_delay_ms is not None:
                     due_ms = now_ms + self._sync_delay_ms
                     self._publish(index, due_ms, FirstToken(due_ms, index))
@@ -174,7 +178,7 @@ class RouterPlacer:
                 self._note_idle(worker_id)
             for sequence in finished:
                 index = sequence.index
-                self._inputs[self._home[index]].take(End(now_ms, index))
+                self._frontends[self._home[index]].free(index, now_ms)
                 if self._sync_delay_ms is not None:
                     due_ms = now_ms + self._sync_delay_ms
                     self._publish(index, due_ms, End(due_ms, index))

@@ -10,7 +10,7 @@ from dynosim.cluster.event_plane import (
     EventRecorder,
     SilentPlane,
 )
-from dynosim.cluster.frontends import Frontend, extent_frontend, hash_frontend
+from dynosim.cluster.frontends import FrontendRouter, extent_frontend, hash_frontend
 from dynosim.cluster.placement import LoadPlacer, Placer
 from dynosim.cluster.router_placer import RouterPlacer
 from dynosim.cluster.settling_index import SettlingIndex
@@ -62,7 +62,7 @@ def make_placer(
 
 def _make_frontend(
     routing: RoutingSpec, spec: IndexSpec, plane: EventPlane, names: PromptNames, number: int
-) -> Frontend:
+) -> FrontendRouter:
     made = spec.make()
     if isinstance(made, ExtentIndex):
         return extent_frontend(_make_inputs(routing, spec, _settled(made, plane), names, number))

@@ -14,6 +14,7 @@ from dynosim.cluster.pool import worker_log
 from dynosim.cluster.requests import Requests
 from dynosim.cluster.routing import make_placer
 from dynosim.cluster.spec import ClusterSpec, RunOptions
+from dynosim.engine.room import require_room
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import InfeasibleError
 from dynosim.records import RunResult, Trace
@@ -41,7 +42,7 @@ def simulate(
     """
     started = time.perf_counter()
     for pool in cluster.pools:
-        check_capacity(pool.engine)
+        require_room(pool.engine)
     extents = prefix_extents(
         trace,
         cluster.block_size,
@@ -102,20 +103,6 @@ def _run(
     return control.now_ms if control.is_stopped else until_ms
 
 
-def check_capacity(engine: EngineSpec) -> None:
-    """Refuse an engine that vLLM would not start, as its cache holds less than `max_model_len`.
-
-    Raises: InfeasibleError naming the sizes and what to change.
-    """
-    capacity = engine.usable_blocks * engine.block_size
-    if capacity < engine.max_model_len:
-        raise InfeasibleError(
-            f"engine.num_gpu_blocks: {engine.usable_blocks} usable blocks of {engine.block_size} "
-            f"hold {capacity} tokens, fewer than engine.max_model_len {engine.max_model_len}: "
-            "more blocks, more GPUs per worker, or a smaller max_model_len is needed"
-        )
-
-
 def check_requests_fit(trace: Trace, engine: EngineSpec) -> None:
     """Refuse a trace with requests that outgrow the KV cache.
 
@@ -124,7 +111,7 @@ def check_requests_fit(trace: Trace, engine: EngineSpec) -> None:
 
     Raises: InfeasibleError naming the first such request and what to change.
     """
-    capacity = engine.usable_blocks * engine.block_size
+    capacity = engine.capacity_tokens
     needed = trace.input_tokens + trace.output_tokens - 1
     too_long = np.flatnonzero(needed > capacity)
     if len(too_long):

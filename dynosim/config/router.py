@@ -1,6 +1,7 @@
 """The `router:` section: which worker serves a request, and when it may go.
 
-Names are those of NVIDIA Dynamo's router, times in milliseconds.
+Names are those of NVIDIA Dynamo's router, times in milliseconds. A default stands once: here, or in
+the spec that is built from the section, from which it is taken.
 """
 
 from typing import Annotated, Literal, Self
@@ -8,39 +9,46 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from dynosim.config.base import Amount, Count, NotNegative, PositiveMs, Section, Share, check_rules
+from dynosim.router.classes import PolicyClass
+from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
+from dynosim.router.spec import CachePolicy, DelaySpec, IndexKind, RoutingSpec
+
+_CLASS = PolicyClass()
+_COST = CostSettings()
+_LOAD = LoadSettings()
+_DELAYS = DelaySpec()
+_ROUTER = RouterSettings(block_size=1)
+_ROUTING = RoutingSpec(_ROUTER)
 
 RouterMode = Literal[
     "round-robin", "random", "power-of-two", "least-loaded", "device-aware-weighted", "kv", "direct"
 ]
 QueuePolicy = Literal["fcfs", "lcfs", "wspt"]
-IndexKind = Literal[
-    "extents", "radix", "compressed", "positional", "positional-binary", "naive", "inverted"
-]
 
 
 class EventConfig(Section):
     """How KV events travel from engines to frontends."""
 
-    delay_ms: NotNegative = 0.0
-    jitter_ms: NotNegative = 0.0  # further delay of each event, so that some overtake others
-    loss: Annotated[float, Field(ge=0, lt=1)] = 0.0  # chance that an event gets lost
-    recovery_ms: NotNegative = 10.0  # from noticing a gap to having what was missing
+    delay_ms: NotNegative = _DELAYS.delay_ms
+    jitter_ms: NotNegative = _DELAYS.jitter_ms  # further, of each event: some overtake others
+    loss: Annotated[float, Field(ge=0, lt=1)] = _DELAYS.loss  # chance that an event gets lost
+    recovery_ms: NotNegative = _DELAYS.recovery_ms  # from noticing a gap to having what was missing
 
 
 class PolicyClassConfig(Section):
     """A kind of requests with a waiting line of its own."""
 
     name: Annotated[str, Field(min_length=1)]
-    queue_policy: QueuePolicy = "fcfs"
-    quantum: Count = 8192  # uncached prompt tokens a round
+    queue_policy: QueuePolicy = _CLASS.queue_policy
+    quantum: Count = _CLASS.quantum  # uncached prompt tokens a round
     prefill_busy_threshold: Amount | None = None  # tokens
     prefill_busy_threshold_frac: NotNegative | None = None  # of max_num_batched_tokens
-    busy_worker_ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
+    busy_worker_ratio: Annotated[float, Field(gt=0, le=1)] = _CLASS.busy_worker_ratio
     request_queue_limit_per_worker: Amount | None = None
     raw_isl_token_queue_limit_per_worker: Amount | None = None
     cached_token_queue_limit_per_worker: Amount | None = None
     policy_family: str | None = None  # takes only requests that name it in their header; None: all
-    min_uncached_tokens: Amount = 0
+    min_uncached_tokens: Amount = _CLASS.min_uncached_tokens
     max_uncached_tokens: Count | None = None
 
 
@@ -49,38 +57,38 @@ class RouterConfig(Section):
 
     mode: RouterMode = "round-robin"
     policy: str | None = None  # package.module:Class, in place of the mode's choice
-    overlap_score_credit: NotNegative = 1.0
-    overlap_score_credit_decay: NotNegative = 0.0
-    prefill_load_scale: NotNegative = 1.0
-    host_cache_hit_weight: NotNegative = 0.75
-    disk_cache_hit_weight: NotNegative = 0.25
-    active_request_weight: NotNegative = 0.0
-    temperature: NotNegative = 0.0
+    overlap_score_credit: NotNegative = _COST.overlap_score_credit
+    overlap_score_credit_decay: NotNegative = _COST.overlap_score_credit_decay
+    prefill_load_scale: NotNegative = _COST.prefill_load_scale
+    host_cache_hit_weight: NotNegative = _COST.host_cache_hit_weight
+    disk_cache_hit_weight: NotNegative = _COST.disk_cache_hit_weight
+    active_request_weight: NotNegative = _COST.active_request_weight
+    temperature: NotNegative = _COST.temperature
     load_aware: bool = False  # kv without cache signals: credit 0, no events, no reuse assumed
-    assume_kv_reuse: bool = True
-    track_prefill_tokens: bool = True
-    track_output_blocks: bool = False
+    assume_kv_reuse: bool = _COST.assume_kv_reuse
+    track_prefill_tokens: bool = _COST.track_prefill_tokens
+    track_output_blocks: bool = _LOAD.track_output_blocks
     prefill_load_model: Literal["none", "timing"] = "none"
-    cuda_to_cpu_ratio: Annotated[float, Field(gt=0)] = 8.0
+    cuda_to_cpu_ratio: Annotated[float, Field(gt=0)] = _ROUTER.cuda_to_cpu_ratio
 
-    use_kv_events: bool = True  # false: guess the caches from the router's own decisions
-    approximate_cache_policy: Literal["ttl", "lru"] = "ttl"
-    ttl_ms: PositiveMs = 120_000.0
+    use_kv_events: bool = _ROUTING.use_kv_events  # false: guess caches from own decisions
+    approximate_cache_policy: CachePolicy = _ROUTING.approximate_cache_policy
+    ttl_ms: PositiveMs = _ROUTING.ttl_ms
     predicted_ttl_ms: PositiveMs | None = None  # such a guess beside the events
-    index: IndexKind = "extents"
+    index: IndexKind = _ROUTING.index
     events: EventConfig = EventConfig()
-    frontends: Annotated[int, Field(ge=1, le=64)] = 1
+    frontends: Annotated[int, Field(ge=1, le=64)] = _ROUTING.frontends
     replica_sync_delay_ms: NotNegative | None = None  # None: frontends do not tell each other
 
     queue_threshold: NotNegative | None = None  # of max_num_batched_tokens; None: no queue
-    queue_policy: QueuePolicy = "fcfs"
+    queue_policy: QueuePolicy = _CLASS.queue_policy
     policy_classes: list[PolicyClassConfig] = Field(default_factory=list)
     active_decode_blocks_threshold: Share | None = None
     active_prefill_tokens_threshold: Amount | None = None
     active_prefill_tokens_threshold_frac: NotNegative | None = None
     session_affinity_ttl_ms: PositiveMs | None = None
-    session_affinity_mode: Literal["hard", "soft"] = "hard"
-    stale_after_ms: PositiveMs = 300_000.0
+    session_affinity_mode: Literal["hard", "soft"] = AffinitySettings(ttl_ms=1.0).mode
+    stale_after_ms: PositiveMs = _LOAD.stale_after_ms
 
     @model_validator(mode="after")
     def _rules(self) -> Self:

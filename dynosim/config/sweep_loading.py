@@ -15,7 +15,7 @@ from dynosim.config.overrides import apply_overrides, put
 from dynosim.config.problems import Path, Problem, nearest
 from dynosim.config.report_keys import is_report_key, known_report_keys
 from dynosim.config.schema import RunConfig
-from dynosim.config.sweep_schema import Constraints, Goal, Search, SweepKeys
+from dynosim.config.sweep_schema import Goal, Search, SweepConstraints, SweepKeys
 from dynosim.config.yaml_source import Document, read_document
 
 
@@ -27,7 +27,7 @@ class SweepConfig:
     base: dict[str, Any]
     folder: FilePath
     dimensions: tuple[Dimension, ...]
-    constraints: Constraints
+    constraints: SweepConstraints
     objectives: dict[str, Goal]
     search: Search
     top: int

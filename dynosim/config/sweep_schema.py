@@ -22,7 +22,7 @@ class SweepSla(SlaConfig):
     statistic: Statistic = "mean"
 
 
-class Constraints(Section):
+class SweepConstraints(Section):
     """What a trial must keep to be run (`gpu_budget`) or recommended (`sla`)."""
 
     gpu_budget: Count | None = None
@@ -74,7 +74,7 @@ class SweepKeys(Section):
     """The sections beside those of a run file; `space` is checked by `dynosim.sweep.space`."""
 
     space: dict[str, Any]
-    constraints: Constraints = Constraints()
+    constraints: SweepConstraints = SweepConstraints()
     objectives: dict[str, Goal] = DEFAULT_OBJECTIVES  # report key: direction
     search: Search = Search()
     top: Annotated[int, Field(ge=1, le=1000)] = 5  # run files to write for the best trials

@@ -102,6 +102,7 @@ class WorkloadConfig(Section):
     limit: Count | None = None  # first N requests
     concurrency: Count | None = None  # closed loop: requests (sessions) in flight
     skip_bad_lines: bool = False  # leave out and count, instead of stopping
+    lengths_from_hash_ids: bool = False  # prompts without a length fill their blocks; counted
     sort: bool = False  # allow a trace whose times go back
 
     @model_validator(mode="after")

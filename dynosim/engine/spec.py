@@ -35,6 +35,11 @@ class EngineSpec:
         return self.num_gpu_blocks - 1
 
     @property
+    def capacity_tokens(self) -> int:
+        """Tokens whose KV fits the cache."""
+        return self.usable_blocks * self.block_size
+
+    @property
     def watermark_blocks(self) -> int:
         """Blocks an admission must leave free while something runs."""
         return int(self.watermark * self.num_gpu_blocks)

@@ -10,6 +10,7 @@ from typing import Any
 
 from dynosim.build.cluster import cluster_spec, run_options
 from dynosim.build.engine import Prepared, prepare
+from dynosim.build.routing import check_tiers
 from dynosim.build.workload import load_trace
 from dynosim.cluster import check_requests_fit, simulate
 from dynosim.config.schema import RunConfig
@@ -59,6 +60,7 @@ def run(
             "router.mode: direct needs requests that name their worker, which traces do not "
             "(use another mode in simulations)"
         )
+    check_tiers(config.router)
     with collector_paused():
         trace = load_trace(config) if trace is None else trace
         prepared = prepare(config) if prepared is None else prepared
@@ -78,6 +80,7 @@ def run(
             check_conservation(result, trace)
         report = summarize(result, prepared.timing, sla=config.sla, wall_time_ms=0.0)
     report["skipped_lines"] = trace.skipped_lines
+    report["assumed_lengths"] = trace.assumed_lengths
     report["max_model_len"] = prepared.engine.max_model_len
     report["kv_capacity_source"] = prepared.capacity.source
     report["wall_time_ms"] = (time.perf_counter() - started) * 1e3

@@ -7,7 +7,7 @@ out is vLLM's default, and said so.
 from dataclasses import dataclass
 from typing import Any
 
-from dynosim.build.engine import engine_spec
+from dynosim.build.engine import KNOBS, engine_spec
 from dynosim.config.schema import EngineConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError, DynosimError
@@ -36,16 +36,13 @@ _NUMBER_FORMATS = {
 }
 """vLLM's names for number formats by ours, where they differ."""
 
+_RENAMED = {"policy": "scheduling_policy", "tensor_parallel": "tensor_parallel_size"}
+"""vLLM's arguments by our keys, where they differ."""
+
 _SAME_NAME = (
-    "block_size",
-    "max_num_seqs",
-    "max_num_batched_tokens",
+    *(knob for knob in KNOBS if knob not in _RENAMED),
     "max_model_len",
-    "enable_prefix_caching",
-    "enable_chunked_prefill",
-    "long_prefill_token_threshold",
     "gpu_memory_utilization",
-    "async_scheduling",
 )
 
 
@@ -163,6 +160,17 @@ def deployment_of(
     )
 
 
+def vllm_arguments(engine: EngineConfig) -> dict[str, Any]:
+    """An engine as a set-up tells of it, under the names of vLLM's arguments."""
+    stated = engine.model_dump(mode="json", exclude_none=True)
+    keys = (*_SAME_NAME, "quantization", "kv_cache_dtype")
+    arguments = {key: stated[key] for key in keys if key in stated}
+    arguments |= {theirs: stated[ours] for ours, theirs in _RENAMED.items()}
+    if isinstance(engine.num_gpu_blocks, int):
+        arguments["num_gpu_blocks_override"] = engine.num_gpu_blocks
+    return arguments
+
+
 def balance_notes(deployment: Deployment) -> list[str]:
     """What a report must say of data parallelism."""
     if deployment.num_engines == 1:
@@ -187,9 +195,7 @@ def _engine_values(kwargs: dict[str, Any]) -> dict[str, Any]:
     values = {key: kwargs[key] for key in _SAME_NAME if key in kwargs}
     if values.get("max_model_len") in ("auto", -1):
         del values["max_model_len"]
-    if "scheduling_policy" in kwargs:
-        values["policy"] = kwargs["scheduling_policy"]
-    values["tensor_parallel"] = kwargs.get("tensor_parallel_size", 1)
+    values |= {ours: kwargs[theirs] for ours, theirs in _RENAMED.items() if theirs in kwargs}
     if str(kwargs.get("kv_cache_dtype", "auto")).startswith("fp8"):
         values["kv_cache_dtype"] = "fp8"
     quantisation = kwargs.get("quantization")

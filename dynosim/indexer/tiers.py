@@ -114,9 +114,8 @@ class TieredIndex:
 
         The device index is restored by its own means.
         """
-        known = self._known[worker] = {}
         for name, own, tiers in blocks:
-            known[name] = (own, tiers)
+            self._known.setdefault(worker, {})[name] = (own, tiers)
             for tier in SLOWER:
                 if tiers >> tier & 1:
                     holders = self._holders[tier]

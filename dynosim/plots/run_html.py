@@ -96,6 +96,11 @@ def run_notes(report: Report, trace: Trace) -> list[Note]:
     if trace.skipped_lines:
         text = f"{trace.skipped_lines} bad lines of the trace were skipped, as asked"
         notes.append(Note(text, is_warning=True))
+    if trace.assumed_lengths:
+        text = (
+            f"{trace.assumed_lengths} prompts were taken to be as long as their hash ids, as asked"
+        )
+        notes.append(Note(text, is_warning=True))
     return notes
 
 

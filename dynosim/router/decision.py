@@ -30,7 +30,7 @@ class Refusal:
 
 
 @dataclass(slots=True)
-class Placement:
+class ChosenSlot:
     """A slot chosen for a request, and what is known of it there."""
 
     slot: Slot

@@ -8,7 +8,7 @@ from dynosim.indexer.base import Index, Overlaps
 from dynosim.indexer.tiers import TieredIndex, TierOverlaps
 from dynosim.router.cheapest import cheapest, group_by_savings
 from dynosim.router.cost import WorkerOption, draw, pick, worker_options
-from dynosim.router.decision import Placement
+from dynosim.router.decision import ChosenSlot
 from dynosim.router.eligibility import preference_factors
 from dynosim.router.load import ActiveLoad
 from dynosim.router.request import RoutingRequest
@@ -49,6 +49,7 @@ class KvChoice(Generic[E_contra]):
         self._generator = generator
         self._confirm = confirm
         self._lists = SlotLists()
+        self._shared_prefix = load.active.shared_prefix
         self._price = cost.overlap_score_credit * cost.prefill_load_scale
         self._load_scale = cost.prefill_load_scale
         self._has_plain_costs = _is_plain(cost) and not load.decays
@@ -58,7 +59,7 @@ class KvChoice(Generic[E_contra]):
         """Whether `choose_plain` will do for requests without wishes, as things are."""
         return self._has_plain_costs and (self._tiers is None or not self._tiers.has_slower)
 
-    def choose(self, request: RoutingRequest, eligible: int, now_ms: float) -> Placement:
+    def choose(self, request: RoutingRequest, eligible: int, now_ms: float) -> ChosenSlot:
         """The cheapest eligible slot; there must be one."""
         constraints = request.constraints
         has_preference = constraints is not None and bool(constraints.preferred_taints)
@@ -93,7 +94,7 @@ class KvChoice(Generic[E_contra]):
             preference=preference,
         )
 
-    def placement_on(self, slot: Slot, request: RoutingRequest, now_ms: float) -> Placement:
+    def placement_on(self, slot: Slot, request: RoutingRequest, now_ms: float) -> ChosenSlot:
         """What a request would find on a slot that was chosen otherwise."""
         if self._confirm is not None:
             self._confirm(1 << slot, now_ms)
@@ -107,10 +108,10 @@ class KvChoice(Generic[E_contra]):
         depth = max((depth for slots, depth in overlaps.classes if slots & eligible), default=0)
         return depth * self._table.block_size
 
-    def choose_plain(self, request: RoutingRequest, eligible: int, now_ms: float) -> Placement:
+    def choose_plain(self, request: RoutingRequest, eligible: int, now_ms: float) -> ChosenSlot:
         """`choose`, where costs are plain and the request has no wishes."""
         load, confirm = self._load, self._confirm
-        active, own_costs = load.active.shared_prefix(request.keys), load.own_costs()
+        active, own_costs = self._shared_prefix(request.keys), load.own_costs()
         while True:
             overlaps = self._index.find_matches(request.blocks)
             groups = group_by_savings(eligible, overlaps.classes, active, self._price)
@@ -122,7 +123,7 @@ class KvChoice(Generic[E_contra]):
         block_size = self._block_size
         prompt_cost = self._load_scale * (request.input_tokens / block_size)
         cost = lowest + prompt_cost + request.num_blocks
-        return Placement(slot, cost, depth, depth * block_size)
+        return ChosenSlot(slot, cost, depth, depth * block_size)
 
     def _overlaps(self, request: RoutingRequest) -> TierOverlaps:
         if self._tiers is not None:
@@ -130,9 +131,9 @@ class KvChoice(Generic[E_contra]):
         return TierOverlaps(self._index.find_matches(request.blocks), NOTHING, NOTHING)
 
 
-def placement_of(option: WorkerOption) -> Placement:
+def placement_of(option: WorkerOption) -> ChosenSlot:
     """The part of an option that a booking needs."""
-    return Placement(option.slot, option.cost, option.overlap_blocks, option.cached_tokens)
+    return ChosenSlot(option.slot, option.cost, option.overlap_blocks, option.cached_tokens)
 
 
 def _is_plain(cost: CostSettings) -> bool:

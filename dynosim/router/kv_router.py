@@ -14,7 +14,7 @@ from dynosim.indexer.base import Index, LaggingIndex, RoutingFollower
 from dynosim.router.admission import Admission
 from dynosim.router.asking import asked_by, potential_load, request_of
 from dynosim.router.backlog import Backlog
-from dynosim.router.decision import Decision, Placement, Refusal
+from dynosim.router.decision import ChosenSlot, Decision, Refusal
 from dynosim.router.inputs import (
     Arrive,
     AskBest,
@@ -397,7 +397,7 @@ class KvRouter(Generic[E_contra]):
         return decision
 
     def _book(
-        self, request: RoutingRequest, placement: Placement, now_ms: float, queued_ms: float
+        self, request: RoutingRequest, placement: ChosenSlot, now_ms: float, queued_ms: float
     ) -> Decision:
         slot, cached_tokens = placement.slot, placement.cached_tokens
         self.load.book(request, slot, cached_tokens, now_ms)
@@ -418,7 +418,7 @@ class KvRouter(Generic[E_contra]):
         if self._follower is not None:
             self._follower.expire(now_ms)
 
-    def _choose(self, request: RoutingRequest, eligible: int, now_ms: float) -> Placement:
+    def _choose(self, request: RoutingRequest, eligible: int, now_ms: float) -> ChosenSlot:
         if self.policy is not None:
             options = self.choice.fresh_options(request, eligible, now_ms)
             option = self.policy.choose(request, options, now_ms)

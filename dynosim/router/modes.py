@@ -1,4 +1,4 @@
-"""Placement modes that look at nothing but the number of requests in hand.
+"""ChosenSlot modes that look at nothing but the number of requests in hand.
 
 `choose(eligible, num_requests)` returns a slot of the non-empty set `eligible`;
 `num_requests[slot]` counts what was placed there and has not ended.

@@ -1,5 +1,7 @@
 """Sets of slots (bit i: slot i) as sequences."""
 
+from functools import cache
+
 from dynosim.workers.ids import Slot
 
 _MAX_REMEMBERED = 4096
@@ -7,9 +9,10 @@ _MAX_REMEMBERED = 4096
 Slots = tuple[Slot, ...]
 
 
-def _members_by_byte(first: int) -> list[Slots]:
+@cache
+def _members_by_byte(first: int) -> tuple[Slots, ...]:
     """For every value of a byte whose lowest bit is slot `first`: the slots in it."""
-    return [tuple(Slot(first + i) for i in range(8) if byte >> i & 1) for byte in range(256)]
+    return tuple(tuple(Slot(first + i) for i in range(8) if byte >> i & 1) for byte in range(256))
 
 
 class SlotLists:

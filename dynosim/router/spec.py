@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
+from dynosim.indexer.approximate import DEFAULT_TTL_MS
 from dynosim.indexer.make import IndexSpec
 from dynosim.router.log.recorder import Sink
 from dynosim.router.modes import LOAD_MODES
@@ -21,6 +23,12 @@ class DelaySpec:
     recovery_ms: float = 10.0  # from noticing a gap to having what was missing
 
 
+IndexKind = Literal[
+    "extents", "radix", "compressed", "positional", "positional-binary", "naive", "inverted"
+]
+CachePolicy = Literal["ttl", "lru"]
+"""How an index of guesses forgets: after a time, or when the worker's cache would be full."""
+
 OpenLog = Callable[[RouterSettings, IndexSpec, bool], Sink]
 """Opens the log of a router of these settings and index; last, whether it estimates prefills."""
 
@@ -36,10 +44,10 @@ class RoutingSpec:
     """
 
     settings: RouterSettings
-    index: str = "extents"
+    index: IndexKind = "extents"
     use_kv_events: bool = True
-    ttl_ms: float = 120_000.0
-    approximate_cache_policy: str = "ttl"
+    ttl_ms: float = DEFAULT_TTL_MS
+    approximate_cache_policy: CachePolicy = "ttl"
     predicted_ttl_ms: float | None = None
     events: DelaySpec = field(default_factory=DelaySpec)
     frontends: int = 1

@@ -9,6 +9,7 @@ form from the model's config and the hardware's data sheet.
 from dataclasses import dataclass
 from pathlib import Path
 
+from dynosim.engine.room import require_room_for
 from dynosim.errors import ConfigError, InfeasibleError
 from dynosim.silicon.catalogue import model_entry
 from dynosim.silicon.hardware import hardware_sheet
@@ -57,7 +58,7 @@ def resolve_num_gpu_blocks(
     """
     if isinstance(engine.num_gpu_blocks, int):
         capacity = Capacity(engine.num_gpu_blocks, GIVEN, {})
-        _require_one_sequence(engine, capacity, model or "the model", hardware or "the GPU")
+        _require_one_request(engine, capacity, model or "the model", hardware or "the GPU")
         return capacity
     if model is None or hardware is None:
         missing = "model" if model is None else "hardware"
@@ -78,7 +79,7 @@ def resolve_num_gpu_blocks(
     if blocks < 2:
         raise InfeasibleError(_too_big(engine, memory, model, hardware))
     capacity = Capacity(int(blocks), source, memory)
-    _require_one_sequence(engine, capacity, model, hardware)
+    _require_one_request(engine, capacity, model, hardware)
     return capacity
 
 
@@ -105,7 +106,7 @@ def _gib(size: float) -> str:
     return f"{size / GIB:.1f} GiB"
 
 
-def _require_one_sequence(
+def _require_one_request(
     engine: TimedEngine, capacity: Capacity, model: str, hardware: str
 ) -> None:
     if capacity.num_gpu_blocks < 2:
@@ -115,20 +116,20 @@ def _require_one_sequence(
         )
     if engine.max_model_len is None:
         return
-    tokens = capacity.usable_blocks * engine.block_size
-    if tokens < engine.max_model_len and engine.num_gpu_blocks != "auto":
-        raise InfeasibleError(
-            f"engine.num_gpu_blocks: {capacity.usable_blocks:,} usable blocks hold {tokens:,}"
-            f" tokens, fewer than one sequence of max_model_len {engine.max_model_len:,}; raise it,"
-            " or lower engine.max_model_len"
+    where, remedy = "engine.num_gpu_blocks", "raise it, or lower engine.max_model_len"
+    if engine.num_gpu_blocks == "auto":
+        where = f"{model} on {hardware} with tensor_parallel {engine.tensor_parallel}"
+        remedy = (
+            "raise engine.tensor_parallel or engine.gpu_memory_utilization, or lower"
+            " engine.max_model_len"
         )
-    if tokens < engine.max_model_len:
-        raise InfeasibleError(
-            f"{model} on {hardware} with tensor_parallel {engine.tensor_parallel}: the KV cache"
-            f" holds {tokens:,} tokens, fewer than one sequence of max_model_len"
-            f" {engine.max_model_len:,}; raise engine.tensor_parallel or"
-            " engine.gpu_memory_utilization, or lower engine.max_model_len"
-        )
+    require_room_for(
+        engine.max_model_len,
+        usable_blocks=capacity.usable_blocks,
+        block_size=engine.block_size,
+        where=where,
+        remedy=remedy,
+    )
 
 
 def _own_estimate(

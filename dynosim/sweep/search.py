@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from math import prod
 from typing import Any
@@ -15,17 +15,21 @@ Point = dict[str, Any]
 
 MAX_GRID = 100_000
 MAX_REPEATS = 1000
-"""Draws of points seen already, in a row, after which the space is taken to be exhausted."""
+"""Draws in vain, in a row, after which the space is taken to be exhausted."""
 
 
-def points_of(sweep: SweepConfig) -> list[Point]:
+def points_of(
+    sweep: SweepConfig, is_affordable: Callable[[Point], bool] = lambda _: True
+) -> list[Point]:
     """The points to try. The same sweep file gives the same list, whatever runs it.
 
     A grid varies its last key fastest. Random points are distinct, and asking for more keeps those
-    already drawn. Raises: ConfigError for a grid too large to try.
+    already drawn; none that is not affordable is among them, unless all are so: then some are, to
+    be told of. Raises: ConfigError for a grid too large to try.
     """
     if sweep.search.method == "random":
-        return list(_random_points(sweep))
+        affordable = list(_random_points(sweep, is_affordable))
+        return affordable or list(_random_points(sweep, lambda _: True))
     choices = [dimension.samples() for dimension in sweep.dimensions]
     size = prod(len(values) for values in choices)
     if size > MAX_GRID:
@@ -37,14 +41,17 @@ def points_of(sweep: SweepConfig) -> list[Point]:
     return [dict(zip(keys, values, strict=True)) for values in product(*choices)]
 
 
-def _random_points(sweep: SweepConfig) -> Iterator[Point]:
+def _random_points(sweep: SweepConfig, is_wanted: Callable[[Point], bool]) -> Iterator[Point]:
     rng = random.Random(sweep.search.seed)
     seen: set[str] = set()
-    repeats = 0
-    while len(seen) < (sweep.search.trials or 0) and repeats < MAX_REPEATS:
+    num_points = num_vain = 0
+    while num_points < (sweep.search.trials or 0) and num_vain < MAX_REPEATS:
         point = {dimension.key: dimension.draw(rng) for dimension in sweep.dimensions}
         name = json.dumps(point, sort_keys=True)
-        repeats = repeats + 1 if name in seen else 0
-        if name not in seen:
-            seen.add(name)
+        num_vain += 1
+        if name in seen:
+            continue
+        seen.add(name)
+        if is_wanted(point):
+            num_points, num_vain = num_points + 1, 0
             yield point

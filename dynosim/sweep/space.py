@@ -7,7 +7,7 @@ from typing import Any
 
 from dynosim.config.loading import check_run
 from dynosim.config.overrides import put
-from dynosim.config.problems import dotted
+from dynosim.config.problems import Problem, dotted
 from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.sweep.search import Point, points_of
@@ -36,22 +36,32 @@ def digest(data: Any) -> str:
 
 def trials_of(sweep: SweepConfig) -> list[Trial]:
     """All trials in their order. Raises: ConfigError for a space that cannot be searched."""
-    return [_trial(sweep, index, point) for index, point in enumerate(points_of(sweep))]
+    points = points_of(sweep, lambda point: not _excess(sweep, _checked(sweep, 0, point)))
+    return [_trial(sweep, index, point) for index, point in enumerate(points)]
 
 
-def _trial(sweep: SweepConfig, index: int, point: Point) -> Trial:
+def _checked(sweep: SweepConfig, index: int, point: Point) -> RunConfig | list[Problem]:
     data = sweep.point_data(point)
     data["name"] = f"{sweep.name}-{index}"
     sla = sweep.constraints.sla
     if sla is not None and data.get("sla") is None:
         bounds = sla.model_dump(exclude={"statistic"}, exclude_none=True)
         data = put(data, ("sla",), bounds)
-    checked = check_run(data, sweep.folder)
+    return check_run(data, sweep.folder)
+
+
+def _trial(sweep: SweepConfig, index: int, point: Point) -> Trial:
+    checked = _checked(sweep, index, point)
     if not isinstance(checked, RunConfig):
         reasons = [f"{dotted(problem.path)}: {problem.text}" for problem in checked]
         return Trial(index, point, None, "; ".join(reasons))
+    reason = _excess(sweep, checked)
+    return Trial(index, point, None, reason) if reason else Trial(index, point, checked)
+
+
+def _excess(sweep: SweepConfig, checked: RunConfig | list[Problem]) -> str:
+    """In what a point exceeds the budget; empty if it does not, or is no configuration at all."""
     budget = sweep.constraints.gpu_budget
-    if budget is not None and checked.num_gpus > budget:
-        reason = f"needs {checked.num_gpus} GPUs, constraints.gpu_budget is {budget}"
-        return Trial(index, point, None, reason)
-    return Trial(index, point, checked)
+    if budget is None or not isinstance(checked, RunConfig) or checked.num_gpus <= budget:
+        return ""
+    return f"needs {checked.num_gpus} GPUs, constraints.gpu_budget is {budget}"

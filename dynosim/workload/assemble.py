@@ -84,6 +84,11 @@ def assemble(
         request_ids=_request_names(columns),
         source=source,
         skipped_lines=skipped_lines,
+        assumed_lengths=sum(
+            int(part.columns.is_assumed.sum())
+            for part in parts
+            if part.columns.is_assumed is not None
+        ),
     ), moved
 
 

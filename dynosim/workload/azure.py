@@ -13,8 +13,8 @@ import numpy as np
 from dynosim.errors import TraceError
 from dynosim.records import FloatArray
 from dynosim.workload.columns import Columns, FieldNames
-from dynosim.workload.lines import Chunk
-from dynosim.workload.problems import Problem
+from dynosim.workload.lines import LineChunk
+from dynosim.workload.problems import RowProblem
 
 SECONDS_NAMES = FieldNames("arrived_at", "num_prefill_tokens", "num_decode_tokens")
 RELEASE_NAMES = FieldNames("TIMESTAMP", "ContextTokens", "GeneratedTokens")
@@ -33,7 +33,7 @@ class AzureDecoder:
         self._first_time: np.datetime64 | None = None
         self.names = SECONDS_NAMES
 
-    def decode(self, chunk: Chunk) -> tuple[Columns, list[Problem]]:
+    def decode(self, chunk: LineChunk) -> tuple[Columns, list[RowProblem]]:
         """The chunk's usable rows, and what is wrong with the others (at most one per line)."""
         numbered = [
             (number, line.decode("utf-8", "replace")) for number, line in chunk.numbered_lines()
@@ -41,10 +41,10 @@ class AzureDecoder:
         if self._order is None and numbered:
             self._read_header(*numbered.pop(0))
         good: list[tuple[int, float, int, int]] = []
-        problems: list[Problem] = []
+        problems: list[RowProblem] = []
         for number, line in numbered:
             row = self._row(number, line.rstrip("\r").split(","))
-            if isinstance(row, Problem):
+            if isinstance(row, RowProblem):
                 problems.append(row)
             else:
                 good.append(row)
@@ -76,18 +76,18 @@ class AzureDecoder:
         message = f"expected a header with the columns {known}, got {text[:80]!r}"
         raise TraceError(message, path=self._path, line=line)
 
-    def _row(self, line: int, cells: list[str]) -> tuple[int, float, int, int] | Problem:
+    def _row(self, line: int, cells: list[str]) -> tuple[int, float, int, int] | RowProblem:
         if len(cells) != self._num_columns:
-            return Problem(line, "", f"expected {self._num_columns} columns, got {len(cells)}")
+            return RowProblem(line, "", f"expected {self._num_columns} columns, got {len(cells)}")
         assert self._order is not None
         arrival, prompt, output = (cells[index].strip() for index in self._order)
         arrival_ms = self._arrival_ms(arrival)
         if arrival_ms is None:
             wanted = "seconds" if self.names is SECONDS_NAMES else "a date and time in UTC"
-            return Problem(line, self.names.arrival, f"expected {wanted}, got {arrival!r}")
+            return RowProblem(line, self.names.arrival, f"expected {wanted}, got {arrival!r}")
         for name, text in ((self.names.input_tokens, prompt), (self.names.output_tokens, output)):
             if not _INTEGER.fullmatch(text):
-                return Problem(line, name, f"expected an integer, got {text!r}")
+                return RowProblem(line, name, f"expected an integer, got {text!r}")
         return line, arrival_ms, int(prompt), int(output)
 
     def _arrival_ms(self, text: str) -> float | None:

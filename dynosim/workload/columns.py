@@ -38,6 +38,7 @@ class Columns:
     priority: IntArray | None = None  # (n,)
     session_ids: list[str | None] | None = None
     request_ids: list[str | None] | None = None
+    is_assumed: BoolArray | None = None  # (n,) the prompt's length was taken from its hash ids
 
     def __len__(self) -> int:
         return len(self.line)
@@ -56,6 +57,7 @@ class Columns:
             priority=None if self.priority is None else self.priority[keep],
             session_ids=_take_list(self.session_ids, keep),
             request_ids=_take_list(self.request_ids, keep),
+            is_assumed=None if self.is_assumed is None else self.is_assumed[keep],
         )
 
     def trim_hash_ids(self, block_tokens: int) -> None:

@@ -29,6 +29,7 @@ def inspect_trace(trace: Trace, block_size: int | None = None) -> dict[str, Any]
         "source": trace.source,
         "requests": len(trace),
         "skipped_lines": trace.skipped_lines,
+        "assumed_lengths": trace.assumed_lengths,
         "duration_s": last_ms / 1000.0,
         "request_rate_rps": len(trace) / last_ms * 1000.0 if last_ms else None,
         "interarrival_cv": float(gaps_ms.std() / gap_mean_ms) if gap_mean_ms else None,

@@ -43,7 +43,7 @@ class PlainRow(msgspec.Struct, gc=False, frozen=True, forbid_unknown_fields=True
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class RowDialect:
     """Where a row type keeps each column: the field's names, the preferred one first."""
 
     row: type[MooncakeRow] | type[PlainRow]
@@ -64,7 +64,7 @@ class Dialect:
         )
 
 
-MOONCAKE = Dialect(
+MOONCAKE = RowDialect(
     row=MooncakeRow,
     arrival=("timestamp", "created_time"),
     input_tokens=("input_length", "input_tokens"),
@@ -72,7 +72,7 @@ MOONCAKE = Dialect(
     delay=("delay", "delay_ms"),
     hash_ids=("hash_ids",),
 )
-PLAIN = Dialect(
+PLAIN = RowDialect(
     row=PlainRow,
     arrival=("arrival_ms", "timestamp"),
     input_tokens=("input_tokens", "input_length"),

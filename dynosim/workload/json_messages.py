@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from dynosim.workload.problems import Problem
+from dynosim.workload.problems import RowProblem
 
 _SHOWN_CHARS = 60
 
@@ -14,7 +14,7 @@ UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What decoding a line raises if it is no JSON."""
 
 
-def syntax_problem(line: int, text: bytes, error: Exception) -> Problem:
+def syntax_problem(line: int, text: bytes, error: Exception) -> RowProblem:
     """A line that is no JSON, with what stands there."""
     shown = text.decode("utf-8", "replace").strip()
     if len(shown) > _SHOWN_CHARS:
@@ -22,7 +22,7 @@ def syntax_problem(line: int, text: bytes, error: Exception) -> Problem:
     is_deep = isinstance(error, RecursionError)
     reason = "nested too deeply" if is_deep else str(error).removeprefix("JSON is malformed: ")
     hint = "NaN and Infinity are not numbers in JSON: " if _NOT_NUMBERS.search(text) else ""
-    return Problem(line, "", f"not JSON: {hint}{reason}: {shown}")
+    return RowProblem(line, "", f"not JSON: {hint}{reason}: {shown}")
 
 
 _NOT_NUMBERS = re.compile(rb":\s*-?(NaN|Infinity|nan|inf)\b")
@@ -30,21 +30,21 @@ _EXPECTATION = re.compile(r"Expected `(?P<wanted>.+?)`, got `.+?`(?: - at `\$\.?
 _UNKNOWN = re.compile(r"unknown field `(?P<field>.+?)`")
 
 
-def type_problem(line: int, text: bytes, reason: str, row: type[msgspec.Struct]) -> Problem:
+def type_problem(line: int, text: bytes, reason: str, row: type[msgspec.Struct]) -> RowProblem:
     """A decoder's complaint, told with the field and the value that stands there."""
     if found := _UNKNOWN.search(reason):
-        return Problem(line, found["field"], "unknown field" + _nearest(found["field"], row))
+        return RowProblem(line, found["field"], "unknown field" + _nearest(found["field"], row))
     found = _EXPECTATION.match(reason)
     if found is None:
         what, _, place = reason.partition(" - at `$")
-        return Problem(line, place.strip(".`"), f"{what[0].lower()}{what[1:]}")
+        return RowProblem(line, place.strip(".`"), f"{what[0].lower()}{what[1:]}")
     try:
         value = msgspec.json.decode(text)
     except UNREADABLE as error:  # behind the place where the typed decoder stopped
         return syntax_problem(line, text, error)
     field = found["field"] or ""
     wanted = _WORDS.get(found["wanted"].removesuffix(" | null"), found["wanted"])
-    return Problem(line, field, f"expected {wanted}, got {_shown_at(value, field)}")
+    return RowProblem(line, field, f"expected {wanted}, got {_shown_at(value, field)}")
 
 
 _WORDS = {

@@ -16,10 +16,10 @@ import numpy as np
 
 from dynosim.records import FloatArray, IntArray
 from dynosim.workload.columns import MISSING_TOKENS, Columns
-from dynosim.workload.json_dialects import Dialect, MooncakeRow, PlainRow
+from dynosim.workload.json_dialects import MooncakeRow, PlainRow, RowDialect
 from dynosim.workload.json_messages import UNREADABLE, syntax_problem, type_problem
-from dynosim.workload.lines import Chunk
-from dynosim.workload.problems import Problem
+from dynosim.workload.lines import LineChunk
+from dynosim.workload.problems import RowProblem
 
 INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1
 UINT64_MAX = (1 << 64) - 1
@@ -35,14 +35,14 @@ class JsonDecoder:
     pattern; a file with both negative ids and such large ones would be ambiguous and is refused.
     """
 
-    def __init__(self, dialect: Dialect) -> None:
+    def __init__(self, dialect: RowDialect) -> None:
         self._dialect = dialect
         self._decoder: msgspec.json.Decoder[_Row] = msgspec.json.Decoder(dialect.row)
         self._has_negative_ids = False
         self._has_large_ids = False
         self.names = dialect.names
 
-    def decode(self, chunk: Chunk) -> tuple[Columns, list[Problem]]:
+    def decode(self, chunk: LineChunk) -> tuple[Columns, list[RowProblem]]:
         """The chunk's usable rows, and what is wrong with the others (at most one per line)."""
         numbered = self._decode_at_once(chunk)
         if numbered is not None:
@@ -55,7 +55,7 @@ class JsonDecoder:
         lines = np.array([line for line, _ in good], dtype=np.int64)
         return self._columns(lines, [row for _, row in good]), problems
 
-    def _decode_at_once(self, chunk: Chunk) -> tuple[IntArray, Sequence[_Row]] | None:
+    def _decode_at_once(self, chunk: LineChunk) -> tuple[IntArray, Sequence[_Row]] | None:
         """All rows with their line numbers, or None if any line needs a closer look."""
         try:
             rows = self._decoder.decode_lines(chunk.data)
@@ -68,9 +68,9 @@ class JsonDecoder:
             return None
         return np.array(lines, dtype=np.int64), rows
 
-    def _decode_by_line(self, chunk: Chunk) -> tuple[list[_Numbered], list[Problem]]:
+    def _decode_by_line(self, chunk: LineChunk) -> tuple[list[_Numbered], list[RowProblem]]:
         good: list[_Numbered] = []
-        problems: list[Problem] = []
+        problems: list[RowProblem] = []
         for number, line in chunk.numbered_lines():
             try:
                 row = self._decoder.decode(line)
@@ -86,32 +86,36 @@ class JsonDecoder:
                     problems.append(problem)
         return good, problems
 
-    def _range_problem(self, line: int, row: _Row) -> Problem | None:
+    def _range_problem(self, line: int, row: _Row) -> RowProblem | None:
         """What typed decoding cannot see: a field under both names, numbers beyond 64 bits."""
         dialect = self._dialect
         for names in (dialect.arrival, dialect.input_tokens, dialect.output_tokens, dialect.delay):
             if None not in (getattr(row, names[0]), getattr(row, names[1])):
-                return Problem(line, names[0], f"given twice, also as {names[1]}: keep one of them")
+                return RowProblem(
+                    line, names[0], f"given twice, also as {names[1]}: keep one of them"
+                )
         for name in (*dialect.input_tokens, *dialect.output_tokens, "priority"):
             value = getattr(row, name)
             if value is not None and not INT64_MIN <= value <= INT64_MAX:
-                return Problem(line, name, f"expected a number that fits in 64 bits, got {value}")
+                return RowProblem(
+                    line, name, f"expected a number that fits in 64 bits, got {value}"
+                )
         given = [name for name in dialect.hash_ids if getattr(row, name) is not None]
         if len(given) > 1:
-            return Problem(line, given[0], f"given twice, also as {given[1]}: keep one of them")
+            return RowProblem(line, given[0], f"given twice, also as {given[1]}: keep one of them")
         ids: list[int] = getattr(row, given[0]) if given else []
         for index, value in enumerate(ids):
             if not INT64_MIN <= value <= UINT64_MAX:
                 message = f"expected a number that fits in 64 bits, got {value}"
-                return Problem(line, f"{given[0]}[{index}]", message)
+                return RowProblem(line, f"{given[0]}[{index}]", message)
         return self._sign_problem(line, given[0], min(ids), max(ids)) if ids else None
 
-    def _sign_problem(self, line: int, field: str, low: int, high: int) -> Problem | None:
+    def _sign_problem(self, line: int, field: str, low: int, high: int) -> RowProblem | None:
         has_negative = self._has_negative_ids or low < 0
         has_large = self._has_large_ids or high > INT64_MAX
         if has_negative and has_large:
             remedy = "write all of them as signed or all as unsigned 64-bit numbers"
-            return Problem(line, field, f"negative ids beside ids of 2^63 and more: {remedy}")
+            return RowProblem(line, field, f"negative ids beside ids of 2^63 and more: {remedy}")
         self._has_negative_ids, self._has_large_ids = has_negative, has_large
         return None
 

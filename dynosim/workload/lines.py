@@ -20,7 +20,7 @@ _TextThenRest = Generator[bytes, None, bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class LineChunk:
     """Whole lines of a file. `first_line` is the 1-based number of the first of them."""
 
     first_line: int
@@ -38,7 +38,7 @@ class Chunk:
                 yield self.first_line + offset, line
 
 
-def line_chunks(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
+def line_chunks(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[LineChunk]:
     """Chunks of about `chunk_bytes` of text, cut after a newline; gzip is told by its magic bytes.
 
     A byte order mark at the start is left out. Raises: TraceError if the file cannot be read, is
@@ -54,7 +54,7 @@ def line_chunks(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
         raise TraceError(f"broken gzip file ({error})", path=str(path)) from None
 
 
-def _cut_after_newlines(blocks: Iterator[bytes], path: Path) -> Iterator[Chunk]:
+def _cut_after_newlines(blocks: Iterator[bytes], path: Path) -> Iterator[LineChunk]:
     line_number, rest = 1, b""
     for index, block in enumerate(blocks):
         text = block.removeprefix(_BYTE_ORDER_MARK) if index == 0 else block
@@ -65,12 +65,12 @@ def _cut_after_newlines(blocks: Iterator[bytes], path: Path) -> Iterator[Chunk]:
                 message = f"line longer than {LINE_BYTES_MAX >> 20} MiB: one JSON object per line?"
                 raise TraceError(message, path=str(path), line=line_number)
             continue
-        chunk = Chunk(line_number, rest + text[:cut] if rest else text[:cut])
+        chunk = LineChunk(line_number, rest + text[:cut] if rest else text[:cut])
         yield chunk
         line_number += chunk.num_lines
         rest = text[cut:]
     if rest:
-        yield Chunk(line_number, rest)
+        yield LineChunk(line_number, rest)
 
 
 def _text_blocks(path: Path, block_bytes: int) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ REMEDY = "mend the file, or leave bad lines out with --skip-bad-lines (skip_bad_
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Problem:
+class RowProblem:
     """One reason why one line cannot be used. `line` is 1-based."""
 
     line: int
@@ -26,10 +26,10 @@ class ProblemLog:
     __slots__ = ("listed", "num_lines")
 
     def __init__(self) -> None:
-        self.listed: list[Problem] = []
+        self.listed: list[RowProblem] = []
         self.num_lines = 0
 
-    def add(self, problems: Iterable[Problem]) -> None:
+    def add(self, problems: Iterable[RowProblem]) -> None:
         """Note the problems of one chunk: at most one per line, any order."""
         ordered = sorted(problems)
         self.num_lines += len(ordered)
@@ -47,6 +47,6 @@ class ProblemLog:
         return TraceError("\n".join(lines), path=path, line=first.line, field=first.field)
 
 
-def _one_line(problem: Problem) -> str:
+def _one_line(problem: RowProblem) -> str:
     field = f"{problem.field}: " if problem.field else ""
     return f"  line {problem.line}: {field}{problem.message}"

@@ -1,7 +1,8 @@
 """Trace files into `Trace`: which formats there are, and the way from bytes to a checked trace.
 
-Nothing is repaired unasked: a bad line is an error that names it, or with `skip_bad_lines` is left
-out and counted; arrivals that go back are an error, or with `sort` are put in order and counted.
+Nothing is repaired unasked, and what is asked for is counted. A bad line is an error that names it,
+or with `skip_bad_lines` is left out; arrivals that go back are an error, or with `sort` are put in
+order; a prompt without a length is an error, or with `lengths_from_hash_ids` fills its blocks.
 Memory beyond the finished columns is one chunk of text and its rows.
 """
 
@@ -16,8 +17,8 @@ from dynosim.errors import ConfigError, TraceError
 from dynosim.records import Trace
 from dynosim.workload.assemble import assemble
 from dynosim.workload.columns import Columns, FieldNames
-from dynosim.workload.lines import CHUNK_BYTES, Chunk, line_chunks
-from dynosim.workload.problems import Problem, ProblemLog
+from dynosim.workload.lines import CHUNK_BYTES, LineChunk, line_chunks
+from dynosim.workload.problems import ProblemLog, RowProblem
 from dynosim.workload.validate import CheckedRows, RowChecker
 
 FORMATS = ("mooncake", "azure", "jsonl")
@@ -37,7 +38,7 @@ class ReadTrace:
 class _Decoder(Protocol):
     names: FieldNames
 
-    def decode(self, chunk: Chunk) -> tuple[Columns, list[Problem]]: ...
+    def decode(self, chunk: LineChunk) -> tuple[Columns, list[RowProblem]]: ...
 
 
 def read_trace(
@@ -49,6 +50,7 @@ def read_trace(
     sort: bool = False,
     *,
     needs_arrival: bool = True,
+    lengths_from_hash_ids: bool = False,
 ) -> Trace:
     """The workload of a trace file; see `read_trace_file` for the arguments and errors."""
     return read_trace_file(
@@ -59,6 +61,7 @@ def read_trace(
         skip_bad_lines=skip_bad_lines,
         sort=sort,
         needs_arrival=needs_arrival,
+        lengths_from_hash_ids=lengths_from_hash_ids,
     ).trace
 
 
@@ -71,6 +74,7 @@ def read_trace_file(
     skip_bad_lines: bool = False,
     sort: bool = False,
     needs_arrival: bool = True,
+    lengths_from_hash_ids: bool = False,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> ReadTrace:
     """Read `path`, plain or gzipped.
@@ -82,6 +86,8 @@ def read_trace_file(
         skip_bad_lines: leave bad lines out and count them in `Trace.skipped_lines`.
         sort: put rows in order of arrival; turns of one session must be in order already.
         needs_arrival: refuse a first turn without an arrival; a closed loop does without.
+        lengths_from_hash_ids: take a prompt whose length is not stated to fill the blocks of its
+            hash ids, and count it in `Trace.assumed_lengths`.
 
     Raises: TraceError naming the first bad line, or the file if it cannot be read or holds no row;
     ConfigError for an unknown format, a limit or a block size below 1.
@@ -90,16 +96,21 @@ def read_trace_file(
     _require_positive("limit", limit)
     form = format_of(path) if format is None else format
     decoder = _decoder(form, path)
+    checker = RowChecker(
+        lambda: decoder.names,
+        block_tokens=trace_block_size,
+        sort=sort,
+        needs_arrival=needs_arrival,
+        needs_hash_ids=form == "mooncake",
+        lengths_from_hash_ids=lengths_from_hash_ids,
+    )
     with _collector_off():
         parts, num_skipped = _checked_parts(
             path,
             decoder,
-            block_tokens=trace_block_size,
+            checker,
             limit=limit,
             skip_bad_lines=skip_bad_lines,
-            sort=sort,
-            needs_arrival=needs_arrival,
-            needs_hash_ids=form == "mooncake",
             chunk_bytes=chunk_bytes,
         )
         trace, moved_rows = assemble(
@@ -144,23 +155,13 @@ def _decoder(form: str, path: Path) -> _Decoder:
 def _checked_parts(
     path: Path,
     decoder: _Decoder,
+    checker: RowChecker,
     *,
-    block_tokens: int,
     limit: int | None,
     skip_bad_lines: bool,
-    sort: bool,
-    needs_arrival: bool,
-    needs_hash_ids: bool,
     chunk_bytes: int,
 ) -> tuple[list[CheckedRows], int]:
     """Good rows of the file's chunks, and the number of bad lines among them."""
-    checker = RowChecker(
-        lambda: decoder.names,
-        block_tokens=block_tokens,
-        sort=sort,
-        needs_arrival=needs_arrival,
-        needs_hash_ids=needs_hash_ids,
-    )
     parts: list[CheckedRows] = []
     log = ProblemLog()
     num_rows = 0

@@ -20,6 +20,8 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     ]
     if summary["skipped_lines"]:
         lines.append(f"left out        {summary['skipped_lines']:,} bad lines")
+    if summary.get("assumed_lengths"):
+        lines.append(f"assumed         {summary['assumed_lengths']:,} prompts as long as their ids")
     if summary.get("moved_rows"):
         lines.append(f"sorted          {summary['moved_rows']:,} rows came after a later arrival")
     if summary.get("plot"):

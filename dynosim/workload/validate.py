@@ -14,17 +14,22 @@ import numpy as np
 
 from dynosim.records import NO_REQUEST, FloatArray, IntArray
 from dynosim.workload.columns import MISSING_TOKENS, BoolArray, Columns, FieldNames
-from dynosim.workload.problems import Problem
+from dynosim.workload.problems import RowProblem
 
 TOKENS_MAX = 1 << 31
 """No prompt or answer is this long; such a number is a damaged field."""
+
+LENGTHS_REMEDY = (
+    " (--lengths-from-hash-ids, lengths_from_hash_ids: true, takes prompts to fill their blocks)"
+)
 
 
 class RowChecker:
     """Sorts the rows of one file into good and bad ones, and links the turns of sessions.
 
     Indices of requests count good rows in file order. With `sort` arrivals may go back between
-    sessions, never inside one. Without `needs_arrival` (closed loop) rows may lack an arrival.
+    sessions, never inside one. Without `needs_arrival` (closed loop) rows may lack an arrival. With
+    `lengths_from_hash_ids` a prompt whose length is not stated fills its blocks.
     """
 
     def __init__(
@@ -35,12 +40,14 @@ class RowChecker:
         sort: bool,
         needs_arrival: bool,
         needs_hash_ids: bool,
+        lengths_from_hash_ids: bool = False,
     ) -> None:
         self._names = names
         self._block_tokens = block_tokens
         self._sort = sort
         self._needs_arrival = needs_arrival
         self._needs_hash_ids = needs_hash_ids
+        self._assumes_lengths = lengths_from_hash_ids
         self._has_hash_ids: bool | None = True if needs_hash_ids else None
         self._latest_ms = -np.inf
         self._last_turn: dict[str, _Turn] = {}  # by session
@@ -59,20 +66,25 @@ class RowChecker:
         checked.problems += problems + late
         return checked
 
-    def _check_lengths(self, columns: Columns) -> list[Problem]:
+    def _check_lengths(self, columns: Columns) -> list[RowProblem]:
         names = self._names()
         hashed = columns.hash_counts >= 0
         if self._has_hash_ids is None and len(columns):
             self._has_hash_ids = bool(hashed[0])
         covered = columns.hash_counts * self._block_tokens
-        absent = columns.input_tokens == MISSING_TOKENS
-        columns.input_tokens = np.where(absent & (covered > 0), covered, columns.input_tokens)
-        found: dict[int, Problem] = {}
+        if self._assumes_lengths:
+            columns.is_assumed = (columns.input_tokens == MISSING_TOKENS) & (covered > 0)
+            columns.input_tokens = np.where(columns.is_assumed, covered, columns.input_tokens)
+        found: dict[int, RowProblem] = {}
 
         def note(bad: BoolArray, field: str, message: Callable[[int], str]) -> None:
             for row in np.flatnonzero(bad).tolist():
-                found.setdefault(row, Problem(int(columns.line[row]), field, message(row)))
+                found.setdefault(row, RowProblem(int(columns.line[row]), field, message(row)))
 
+        absent = columns.input_tokens == MISSING_TOKENS
+        note(
+            absent & (covered > 0), names.input_tokens, lambda row: f"missing field{LENGTHS_REMEDY}"
+        )
         for field, values in (
             (names.input_tokens, columns.input_tokens),
             (names.output_tokens, columns.output_tokens),
@@ -108,7 +120,7 @@ class RowChecker:
 
         return message
 
-    def _check_order(self, columns: Columns) -> list[Problem]:
+    def _check_order(self, columns: Columns) -> list[RowProblem]:
         """Rows that arrive before an earlier row of the file. A row without arrival never does."""
         if self._sort or not len(columns):
             return []
@@ -116,7 +128,7 @@ class RowChecker:
         latest_ms = np.fmax.accumulate(stated)
         self._latest_ms = float(latest_ms[-1])
         return [
-            Problem(
+            RowProblem(
                 int(columns.line[row]),
                 self._names().arrival,
                 f"goes back: {columns.arrival_ms[row]:g} ms after {latest_ms[row]:g} ms (--sort, "
@@ -130,7 +142,7 @@ class RowChecker:
         if columns.session_ids is None and columns.delay_ms is None and columns.request_ids is None:
             absent = np.isnan(columns.arrival_ms) & self._needs_arrival
             problems = [
-                Problem(line, self._names().arrival, "missing field")
+                RowProblem(line, self._names().arrival, "missing field")
                 for line in columns.line[absent].tolist()
             ]
             kept = _without(columns, problems)
@@ -138,7 +150,7 @@ class RowChecker:
         return self._link_rows(columns)
 
     def _link_rows(self, columns: Columns) -> "CheckedRows":
-        problems: list[Problem] = []
+        problems: list[RowProblem] = []
         previous: list[int] = []
         delays: list[float] = []
         for line, session, request, arrival_ms, delay_ms in _link_fields(columns):
@@ -164,19 +176,21 @@ class RowChecker:
         arrival_ms: float,
         delay_ms: float,
         request: str | None,
-    ) -> Problem | None:
+    ) -> RowProblem | None:
         names = self._names()
         if request in self._request_ids:
-            return Problem(line, "request_id", f"{request!r} was given to an earlier row")
+            return RowProblem(line, "request_id", f"{request!r} was given to an earlier row")
         if turn is None:
             if isnan(arrival_ms) and self._needs_arrival:
-                return Problem(line, names.arrival, "missing field: no earlier turn to follow")
+                return RowProblem(line, names.arrival, "missing field: no earlier turn to follow")
             if not isnan(delay_ms) and delay_ms != 0.0:
                 message = f"expected 0 on the first turn of a session, got {delay_ms:g}"
-                return Problem(line, names.delay, f"{message}: a first turn comes at its arrival")
+                return RowProblem(
+                    line, names.delay, f"{message}: a first turn comes at its arrival"
+                )
         elif arrival_ms < turn.latest_ms:
             message = f"goes back inside its session: {arrival_ms:g} ms after {turn.latest_ms:g} ms"
-            return Problem(line, names.arrival, message)
+            return RowProblem(line, names.arrival, message)
         return None
 
 
@@ -187,7 +201,7 @@ class CheckedRows:
     columns: Columns
     previous_turn: IntArray  # (n,) index among the good rows of the file, NO_REQUEST: none
     delay_ms: FloatArray  # (n,) 0 where there is no previous turn
-    problems: list[Problem]
+    problems: list[RowProblem]
 
     def cut_after(self, num_rows: int) -> None:
         """Keep the first `num_rows` good rows and only what was found before the last of them."""
@@ -234,7 +248,7 @@ def _delay_ms(turn: _Turn, arrival_ms: float, stated_ms: float) -> float:
     return 0.0 if isnan(distance_ms) else distance_ms
 
 
-def _without(columns: Columns, problems: list[Problem]) -> Columns:
+def _without(columns: Columns, problems: list[RowProblem]) -> Columns:
     if not problems:
         return columns
     bad = [problem.line for problem in problems]

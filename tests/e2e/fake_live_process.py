@@ -15,10 +15,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from aiohttp import web
-
 from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.discovery.file import FileDiscovery
+
+running: list[object] = []  # what must not be thrown away
 
 
 def option(name: str) -> str:
@@ -71,26 +71,28 @@ async def worker(name: str, folder: Path) -> None:
 
 
 async def frontend(folder: Path) -> None:
-    discovery = FileDiscovery(folder, 5.0)
+    """Answers by hand: a server's library would take longer to load than all the rest."""
     cards: dict[int, LiveCard] = {}
 
     async def watch() -> None:
-        async for cards_now in discovery.watch():
+        async for cards_now in FileDiscovery(folder, 5.0).watch():
             cards.clear()
             cards.update(cards_now)
 
-    async def live(request: web.Request) -> web.Response:
-        return web.json_response({}, status=200 if cards or request.path == "/live" else 503)
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                path = (await reader.readuntil(b"\r\n\r\n")).split()[1]
+                rows = [{"name": card.name} for card in cards.values()]
+                body = json.dumps({"workers": rows} if path == b"/workers" else {}).encode()
+                status = b"200 OK" if cards or path == b"/live" else b"503 Service Unavailable"
+                head = b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
+                writer.write(head + body)
+                await writer.drain()
+        writer.close()
 
-    async def workers(request: web.Request) -> web.Response:
-        return web.json_response({"workers": [{"name": card.name} for card in cards.values()]})
-
-    app = web.Application()
-    app["watching"] = asyncio.create_task(watch())
-    app.add_routes([web.get("/live", live), web.get("/health", live), web.get("/workers", workers)])
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", int(option("--port"))).start()
+    running.append(asyncio.create_task(watch()))
+    running.append(await asyncio.start_server(answer, "127.0.0.1", int(option("--port"))))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,9 @@ GOOD_LINE = '{"timestamp": 0, "input_length": 9, "output_length": 3, "hash_ids":
 FILES = ("trials.parquet", "pareto.parquet", "pareto.png", "report.html", "summary.json")
 
 
+pytestmark = pytest.mark.usefixtures("inline_workers")
+
+
 @pytest.fixture
 def sweep_file(tmp_path: Path) -> Path:
     path = tmp_path / "sweep.yaml"
@@ -45,6 +48,7 @@ def ledger_lines(out: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.usefixtures("worker_processes")
 def test_results_do_not_depend_on_jobs(sweep_file: Path, tmp_path: Path) -> None:
     assert sweep(sweep_file, "--out", tmp_path / "a", "--jobs", 1) == 0
     assert sweep(sweep_file, "--out", tmp_path / "b", "--jobs", 3) == 0
@@ -171,7 +175,7 @@ def test_interrupt_keeps_what_was_finished(
 ) -> None:
     """Many small trials, stopped in the middle, then resumed."""
     out = tmp_path / "out"
-    space = ["--set", "space.engine.max_num_seqs={min: 1, max: 60, step: 1}"]
+    space = ["--set", "space.engine.max_num_seqs={min: 1, max: 30, step: 1}"]
     command = [sys.executable, "-m", "dynosim", "sweep", str(sweep_file), "--out", str(out)]
     root = str(Path(__file__).parents[2])
     process = subprocess.Popen(
@@ -190,7 +194,7 @@ def test_interrupt_keeps_what_was_finished(
         assert process.returncode == 130
         assert b"--resume" in errors and b"Traceback" not in errors
     finished = ledger.read_bytes().count(b"\n") - 1
-    narrow = ["--set", "space.engine.max_num_seqs={min: 1, max: 60, step: 1}"]
+    narrow = ["--set", "space.engine.max_num_seqs={min: 1, max: 30, step: 1}"]
     assert sweep(sweep_file, "--out", out, "--resume", "--jobs", 2, *narrow) == 0
     ids = [line["trial_id"] for line in ledger_lines(out)[1:]]
     assert finished <= len(ids) == len(set(ids))

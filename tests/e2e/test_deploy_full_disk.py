@@ -75,7 +75,8 @@ class OnFullDisk(Deployed):
         with open("/dev/full", "w") as full:
             process = subprocess.Popen(
                 [sys.executable, "-m", "dynosim", "deploy", str(run_file), "--mock", "--port", "0",
-                 "--out", str(self.out), "--json", "--speedup", "10"],
+                 "--out", str(self.out), "--json", "--speedup", "10",
+                 "--set", "cluster.workers=2"],
                 stdout=subprocess.PIPE, stderr=full, text=True,
             )  # fmt: skip
         super().__init__(process)

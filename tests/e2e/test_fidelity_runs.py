@@ -24,7 +24,7 @@ RECORDED = "ground_truth/vllm019_rtxpro6000_llama31_8b_tp1.jsonl.gz"
 
 @pytest.mark.parametrize("is_async", [False, True])
 def test_known_constants_are_found_from_requests_alone(tmp_path: Path, is_async: bool) -> None:
-    log = write(tmp_path / "log.jsonl.gz", rows(workload(120), is_async=is_async))
+    log = write(tmp_path / "log.jsonl.gz", rows(workload(80), is_async=is_async))
     calibration = calibrate_log(log)
     found = calibration.fit.parameters
     assert calibration.is_async is is_async
@@ -35,7 +35,7 @@ def test_known_constants_are_found_from_requests_alone(tmp_path: Path, is_async:
     assert found.overhead_ms + found.weights_ms == pytest.approx(floor_ms, rel=0.03)
     for metric in ("tpot_ms", "latency_ms"):
         assert worst(calibration.held_out, metric) < 0.02
-    # One request of 36 that just misses a step moves the upper percentiles of first tokens.
+    # One request of 24 that just misses a step moves the upper percentiles of first tokens.
     first_tokens = {one.metric: one for one in calibration.apart}["ttft_ms"]
     assert first_tokens.median_ape < 0.02
     assert set(calibration.fit.unidentified) >= {"ingress_ms", "egress_ms"}
@@ -43,25 +43,25 @@ def test_known_constants_are_found_from_requests_alone(tmp_path: Path, is_async:
 
 
 def check_held_out(calibration: Calibration) -> None:
-    """The last 36 of 120 requests are judged, and the file tells how well they were predicted."""
+    """The last 24 of 80 requests are judged, and the file tells how well they were predicted."""
     measured, predicted = calibration.measured, calibration.fitted.predicted
-    assert (calibration.count, len(measured)) == (84, 120)
+    assert (calibration.count, len(measured)) == (56, 80)
     errors = {score.name: score.error for score in calibration.held_out}
     means = {
-        "mean_ttft_ms": predicted.ttft_ms[84:].mean() / measured.ttft_ms[84:].mean() - 1,
-        "mean_latency_ms": predicted.latency_ms[84:].mean() / measured.latency_ms[84:].mean() - 1,
+        "mean_ttft_ms": predicted.ttft_ms[56:].mean() / measured.ttft_ms[56:].mean() - 1,
+        "mean_latency_ms": predicted.latency_ms[56:].mean() / measured.latency_ms[56:].mean() - 1,
     }
     assert {name: errors[name] for name in means} == pytest.approx(means)
     assert calibration.fit.errors == {**errors, "drift": calibration.fit.errors["drift"]}
     apart = {one.metric: one for one in calibration.apart}
-    off = np.abs(predicted.ttft_ms[84:] / measured.ttft_ms[84:] - 1)
+    off = np.abs(predicted.ttft_ms[56:] / measured.ttft_ms[56:] - 1)
     assert apart["ttft_ms"].mean_ape == pytest.approx(off.mean())
     costs = calibration.loop_costs
     assert min(costs, key=costs.__getitem__) == ("async" if calibration.is_async else "sync")
     assert calibration.fitted.cost == min(costs.values()) and len(costs) == 2
     kept = tuple(draw.parameters for draw in calibration.fitted.draws[:32])
     assert calibration.fit.draws == kept and len(kept) == 32
-    assert calibration.fit.source == "log.jsonl.gz, 84 of 120 requests"
+    assert calibration.fit.source == "log.jsonl.gz, 56 of 80 requests"
     replays = calibration.fitted.num_replays
     assert calibration.fit.method == (
         f"simulation in the loop, {replays} replays; prior: the log's own extremes"
@@ -71,7 +71,7 @@ def check_held_out(calibration: Calibration) -> None:
 
 def test_clients_see_the_way_in_and_out(tmp_path: Path) -> None:
     true = replace(TRUE, ingress_ms=12.0, egress_ms=3.0)
-    log = write(tmp_path / "log.jsonl", rows(workload(120), true, clock="clients"))
+    log = write(tmp_path / "log.jsonl", rows(workload(45), true, clock="clients"))
     calibration = calibrate_log(log)
     assert calibration.fit.parameters.ingress_ms == pytest.approx(15.0, abs=1.0)
 
@@ -123,7 +123,7 @@ def test_harness_compares_levels_with_intervals_and_ranges(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(tmp_path / "log.jsonl.gz", rows(workload(110)))
-    other = write(tmp_path / "other.jsonl", rows(workload(60, seed=5, rate_rps=3.0)))
+    other = write(tmp_path / "other.jsonl", rows(workload(40, seed=5, rate_rps=3.0)))
     arguments = [str(path), "--num-gpu-blocks", "20000", "--other", str(other), "--json"]
     assert _benchmark(root).main(arguments) == 0
     document = json.loads(capsys.readouterr().out)

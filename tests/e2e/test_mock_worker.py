@@ -282,11 +282,13 @@ async def test_a_port_in_use_and_a_small_cache_are_one_message(tmp_path: Path) -
     port = int(client.endpoint.url.rsplit(":", 1)[1])
     with pytest.raises(LiveError, match="the port is in use"):
         await MockWorker(plan(tmp_path), port=port).start()
-    with pytest.raises(InfeasibleError, match=r"464 tokens, fewer than one sequence"):
+    with pytest.raises(InfeasibleError, match=r"464 tokens, fewer than one request"):
         MockWorker(plan(tmp_path, blocks=30))
     modelled = plan(tmp_path).model_dump(exclude_unset=True)
     modelled |= {"model": "Qwen/Qwen3-32B", "engine": {"num_gpu_blocks": 101}}
-    with pytest.raises(InfeasibleError, match=r"holds 1600 tokens, less than max_model_len"):
+    with pytest.raises(
+        InfeasibleError, match=r"hold 1,600 tokens, fewer than one request of max_model_len"
+    ):
         MockWorker(RunConfig.model_validate(modelled))
     with pytest.raises(ConfigError, match="speedup"):
         MockWorker(plan(tmp_path), speedup=0.0)

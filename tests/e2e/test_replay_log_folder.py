@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from router_support import BLOCK, card, request
+from router_support import BLOCK, Doors, card, request
 
 from dynosim.cli import main
 from dynosim.indexer.make import IndexSpec
@@ -16,7 +16,7 @@ from dynosim.routerlog.rotating import RotatingLog
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     log = RotatingLog(tmp_path / "log", max_bytes=20_000, max_files=9)
-    router = log.open(RouterSettings(BLOCK, mode="random"), IndexSpec("compressed"))
+    router = Doors(log.open(RouterSettings(BLOCK, mode="random"), IndexSpec("compressed")))
     for worker_id in range(5):
         router.add_worker(card(worker_id))
     for number in range(300):

@@ -27,6 +27,9 @@ FILES = ("trials.parquet", "pareto.parquet", "pareto.png", "report.html", "summa
 ROOT = Path(__file__).parents[2]
 
 
+pytestmark = pytest.mark.usefixtures("inline_workers")
+
+
 @pytest.fixture
 def sweep_file(tmp_path: Path) -> Path:
     path = tmp_path / "sweep.yaml"

@@ -35,6 +35,9 @@ PER_GPU = "output_tok_s_per_gpu"
 PLAIN = ("--set", "timing={kind: polynomial}")
 
 
+pytestmark = pytest.mark.usefixtures("inline_workers")
+
+
 @pytest.fixture
 def sweep_file(tmp_path: Path) -> Path:
     fit = Fit(parameters=TRUE, knee=2.5, draws=DRAWS, measured=MEASURED)
@@ -64,6 +67,7 @@ def interval_lines(out: Path) -> list[dict[str, Any]]:
     return [line for line in lines if "intervals" in line]
 
 
+@pytest.mark.usefixtures("worker_processes")
 def test_frontier_has_intervals_that_do_not_depend_on_jobs(
     sweep_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

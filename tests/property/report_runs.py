@@ -118,6 +118,7 @@ def with_sessions(rng: random.Random, trace: Trace) -> Trace:
         delay_ms=np.array([rng.choice([0.0, rng.uniform(1, 200)]) for _ in range(count)]),
         session_ids=tuple(f"s{session}" for session in sessions),
         skipped_lines=rng.choice([0, 3]),
+        assumed_lengths=rng.choice([0, 2]),
     )
 
 

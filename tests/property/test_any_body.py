@@ -46,7 +46,7 @@ DIALECTS = [
 
 
 @pytest.mark.parametrize(("dialect", "form"), DIALECTS, ids=lambda value: type(value).__name__)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_body_is_served_or_refused(
     data: st.DataObject, dialect: ApiDialect, form: type[msgspec.Struct]

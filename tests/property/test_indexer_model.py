@@ -1,8 +1,10 @@
 """Tiers, extents, baselines and counters of the indexes, each against sets of blocks."""
 
 import random
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_caches import Chain, ToldCaches
@@ -11,8 +13,12 @@ from test_indexers_agree import random_stream as device_stream
 
 from dynosim.blocks.hashing import sequence_hashes
 from dynosim.indexer.base import BlockEvent, Cleared, Overlaps, Removed, Stored, Tier, members
+from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.make import make_indexer
+from dynosim.indexer.naive import InvertedIndex, NaiveIndex
+from dynosim.indexer.positional import PositionalIndex
+from dynosim.indexer.radix import RadixIndex
 from dynosim.indexer.tiers import TieredIndex
 from dynosim.records import KvEvent
 
@@ -166,7 +172,8 @@ def check_tiers(index: TieredIndex, naive: ToldCaches, prompt: Chain) -> None:
 @given(SEEDS, st.sampled_from(KINDS))
 def test_tiers_continue_each_other(seed: int, kind: str) -> None:
     draw = random.Random(seed)
-    index, naive = TieredIndex(make_indexer(kind)), ToldCaches()
+    index, naive = make_indexer(kind), ToldCaches()
+    assert isinstance(index, TieredIndex)
     known: list[Chain] = []
     for _ in range(draw.randint(1, 30)):
         worker = draw.randrange(NUM_WORKERS)
@@ -193,6 +200,46 @@ def test_tiers_continue_each_other(seed: int, kind: str) -> None:
     assert restored.size == 0 and not any(restored._holders.values())
 
 
+PLAIN: dict[str, Callable[[], Any]] = {
+    "naive": NaiveIndex,
+    "inverted": InvertedIndex,
+    "radix": RadixIndex,
+    "compressed": CompressedRadixIndex,
+    "positional": PositionalIndex,
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, st.sampled_from(list(PLAIN)))
+def test_slower_tiers_are_nothing_to_an_index_of_devices(seed: int, kind: str) -> None:
+    """What is stored on a host is no device hit, and what goes there leaves the device's copy."""
+    draw = random.Random(seed)
+    told, spared = PLAIN[kind](), PLAIN[kind]()
+    known: list[Chain] = []
+    for _ in range(draw.randint(1, 30)):
+        worker, event = draw.randrange(NUM_WORKERS), tier_event(draw, known)
+        told.apply(worker, event)
+        if event.tier in (None, Tier.DEVICE):
+            spared.apply(worker, event)
+        prompt = list(draw.choice(known)[:12])
+        assert told.find_matches(prompt).classes == spared.find_matches(prompt).classes
+    assert told.size == spared.size and told.counters == spared.counters
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_on_the_host_is_one_of_its_own(kind: str) -> None:
+    index, names = make_indexer(kind), sequence_hashes([1, 2, 3])
+    assert isinstance(index, TieredIndex)
+    index.apply(0, Stored(None, names, [1, 2, 3]))
+    index.apply(0, Stored(names[0], names[1:], [2, 3], Tier.HOST))
+    index.apply(0, Removed(names[1:], Tier.HOST))
+    assert index.find_matches([1, 2, 3]).by_worker() == {0: 3} and not index.has_slower
+    index.apply(0, Stored(names[0], names[1:], [2, 3], Tier.HOST))
+    index.apply(0, Removed(names[1:]))
+    found = index.find_tier_matches([1, 2, 3])
+    assert (found.device.by_worker(), found.host.by_worker()) == ({0: 1}, {0: 2})
+
+
 # ---- extents -------------------------------------------------------------------------------------
 
 SIZES = [2, 3, 1, 4]
@@ -207,7 +254,8 @@ class NaiveExtents:
         self.counts = dict.fromkeys(("stored", "duplicate", "removed", "unknown", "orphans"), 0)
 
     def apply(self, worker: int, event: KvEvent) -> None:
-        is_stored, content, first, num_blocks, parent = event
+        is_stored, content, first = event.is_stored, event.content, event.first_block
+        num_blocks, parent = event.num_blocks, event.parent
         counts = self.counts
         if content < 0:
             self.private[worker] += num_blocks if is_stored else -num_blocks

@@ -182,8 +182,10 @@ def test_each_column_of_a_file_is_what_its_rows_say(
             trace_block_size=BLOCK,
             limit=limit,
             sort=sort,
+            lengths_from_hash_ids=True,
             chunk_bytes=chunk_bytes,
         )
+    assert read.trace.assumed_lengths == sum("input" not in item for item in items[:limit])
     moved_note = f" (sorted, {read.moved_rows} rows moved)" if read.moved_rows else ""
     assert read.trace.source == f"{path}{moved_note}"
     wanted, moved = naive_read(items, sort=sort, limit=limit)

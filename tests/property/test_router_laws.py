@@ -26,7 +26,7 @@ from dynosim.workload.extents import prefix_extents
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=90, deadline=None)
 @given(SEEDS)
 def test_the_shortcut_finds_exactly_the_cheapest_options(seed: int) -> None:
     """`choose` looks at groups of workers, `options` prices each; powers of two keep it exact."""
@@ -66,7 +66,7 @@ def test_the_shortcut_finds_exactly_the_cheapest_options(seed: int) -> None:
     assert router.load.active.shared_prefix([1, 2]) == []
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=90, deadline=None)
 @given(SEEDS)
 def test_extents_and_blocks_tell_the_same(seed: int) -> None:
     """Engine events fed to an extent index and, block by block, to a radix tree."""
@@ -117,7 +117,7 @@ def run(seed: int, **changes: object) -> RunResult:
     return run_twin(trace, engine=spec, timing=timing, num_workers=3, routing=routing)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(SEEDS)
 def test_every_exact_index_routes_alike(seed: int) -> None:
     first = run(seed, index="extents")
@@ -194,7 +194,7 @@ def has_evictions_under_way(timed: RunResult) -> bool:
     return False
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(SEEDS)
 def test_looking_up_evictions_late_and_hearing_of_them_in_time_route_alike(seed: int) -> None:
     """The direct plane asks only the cheapest workers, and only for what runs under way evicted.
@@ -226,7 +226,7 @@ def test_looking_up_evictions_late_and_hearing_of_them_in_time_route_alike(seed:
     np.testing.assert_allclose(lazy.requests.finish_ms, timed.requests.finish_ms, rtol=0, atol=1e-6)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(SEEDS, st.sampled_from(["kv", "round-robin"]))
 def test_stores_less_removals_are_what_is_resident(seed: int, mode: str) -> None:
     rng = random.Random(seed)

@@ -30,7 +30,7 @@ def one_rank_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rotating_log, "PART_S", -1.0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(SEEDS)
 def test_every_file_replays_and_rotation_changes_no_decision(seed: int) -> None:
     rng = random.Random(seed)
@@ -56,7 +56,7 @@ def test_every_file_replays_and_rotation_changes_no_decision(seed: int) -> None:
             assert replay_log(path).is_equal
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(SEEDS)
 def test_policies_with_and_without_state_replay(seed: int) -> None:
     rng = random.Random(seed)
@@ -75,7 +75,7 @@ def test_policies_with_and_without_state_replay(seed: int) -> None:
         assert replay_log(Path(folder)).is_equal
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(SEEDS)
 def test_a_tiered_index_goes_on_from_a_checkpoint(seed: int) -> None:
     rng = random.Random(seed)

@@ -101,7 +101,7 @@ def follow(router: KvRouter, naive: NaiveRouter, inputs: Inputs, make_index: Cal
             router = reborn(router, make_index, inputs.now_ms)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(SEEDS)
 def test_plain_routing_is_what_the_cost_formula_says(seed: int) -> None:
     rng = random.Random(seed)
@@ -112,7 +112,7 @@ def test_plain_routing_is_what_the_cost_formula_says(seed: int) -> None:
     follow(router, naive, Inputs(rng, made, [Tier.DEVICE]), make_index)
 
 
-@settings(max_examples=140, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(SEEDS)
 def test_every_answer_is_what_the_definitions_say(seed: int) -> None:
     rng = random.Random(seed)
@@ -124,7 +124,7 @@ def test_every_answer_is_what_the_definitions_say(seed: int) -> None:
     follow(router, naive, Inputs(rng, made, tiers_of(router.index)), make_index)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(SEEDS)
 def test_a_policy_sees_every_candidate_as_it_is(seed: int) -> None:
     rng = random.Random(seed)

@@ -23,7 +23,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 SLOTS = st.integers(0, 2**80 - 1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(SLOTS | st.integers(0, 2**17), max_size=8))
 def test_a_list_of_slots_has_every_member_in_order(sets: list[int]) -> None:
     lists = SlotLists()
@@ -38,7 +38,7 @@ def disjoint(rng: random.Random, num_slots: int) -> list[tuple[int, int]]:
     return [(slots, depth) for depth, slots in sorted(groups.items()) if depth]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=90, deadline=None)
 @given(SEEDS, st.integers(1, 12))
 def test_the_cheapest_slots_are_those_of_the_lowest_own_cost_less_savings(
     seed: int, num_slots: int
@@ -86,7 +86,7 @@ def random_request(rng: random.Random, name: int, sizes: list[int] | None) -> Ro
     )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(SEEDS, st.booleans(), st.booleans())
 def test_the_account_is_the_sum_over_what_is_in_hand(
     seed: int, has_sizes: bool, has_estimator: bool
@@ -179,7 +179,7 @@ def pushed(queue: PendingQueue | NaiveQueue, name: str, entry: QueuedRequest, wo
     return True
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=90, deadline=None)
 @given(SEEDS)
 def test_requests_leave_the_queue_as_turns_and_urgency_say(seed: int) -> None:
     rng = random.Random(seed)

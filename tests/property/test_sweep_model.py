@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dynosim.config import load_sweep
 from dynosim.config.sweep_loading import SweepConfig
-from dynosim.config.sweep_schema import Constraints, SweepSla
+from dynosim.config.sweep_schema import SweepConstraints, SweepSla
 from dynosim.sweep.artifacts import summarize_sweep
 from dynosim.sweep.frontier_intervals import with_intervals
 from dynosim.sweep.results import THROUGHPUT_PER_GPU, Row, best_rows, judge, trials_table
@@ -50,7 +50,7 @@ def random_sweep(rng: random.Random) -> SweepConfig:
     return replace(
         base_sweep(),
         objectives={name: rng.choice(["max", "min"]) for name in names},
-        constraints=Constraints(sla=rng.choice(slas)),
+        constraints=SweepConstraints(sla=rng.choice(slas)),
         top=rng.randint(1, 4),
     )
 

@@ -49,7 +49,7 @@ def test_every_kind_of_model_says_where_it_grows() -> None:
     ("kind", "quantity"), [(kind, one) for kind, names in GROWS.items() for one in sorted(names)]
 )
 @given(step=steps, by=st.sampled_from([1, 7, 130, 5000]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_more_never_takes_less(
     kind: str, quantity: str, step: tuple[int, int, int, int, int], by: int
 ) -> None:
@@ -71,7 +71,7 @@ ADDS = ["FixedModel", "PolynomialModel", "ProfileModel", "DynamoProfileModel"]
 
 @pytest.mark.parametrize("kind", ADDS)
 @given(step=steps)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_a_mixed_step_is_the_sum_of_its_parts(
     kind: str, step: tuple[int, int, int, int, int]
 ) -> None:
@@ -82,7 +82,7 @@ def test_a_mixed_step_is_the_sum_of_its_parts(
 
 @pytest.mark.parametrize("kind", ["LinearModel", "RooflineModel", "FittedModel", "SquareRootModel"])
 @given(step=steps)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_a_mixed_step_shares_what_every_step_costs(
     kind: str, step: tuple[int, int, int, int, int]
 ) -> None:
@@ -93,7 +93,7 @@ def test_a_mixed_step_shares_what_every_step_costs(
 
 @pytest.mark.parametrize("kind", ["LinearModel", "RooflineModel", "FittedModel"])
 @given(step=steps, by=st.integers(1, 900))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_contexts_and_prefixes_cost_in_proportion(
     kind: str, step: tuple[int, int, int, int, int], by: int
 ) -> None:
@@ -105,7 +105,7 @@ def test_contexts_and_prefixes_cost_in_proportion(
 
 
 @given(drawn=st.lists(steps, min_size=1, max_size=12), alone=st.sampled_from([0, 1, 2]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_many_fitted_steps_at_once_are_single_steps(
     drawn: list[tuple[int, int, int, int, int]], alone: int
 ) -> None:
@@ -119,7 +119,7 @@ def test_many_fitted_steps_at_once_are_single_steps(
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 @given(drawn=st.lists(steps, min_size=2, max_size=8), prompts=st.integers(1, 4))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_an_answer_does_not_depend_on_what_was_asked_before(
     kind: str, drawn: list[tuple[int, int, int, int, int]], prompts: int
 ) -> None:

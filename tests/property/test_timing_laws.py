@@ -27,7 +27,7 @@ def _steps(model: StepTimeModel, num_decodes: int, context: int, count: int) -> 
 
 @pytest.mark.parametrize("model", MODELS, ids=IDS)
 @given(batch=batches, num_steps=st.integers(0, 900))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_decode_run_equals_the_sum_of_its_steps(
     model: StepTimeModel, batch: tuple[int, int], num_steps: int
 ) -> None:
@@ -37,7 +37,7 @@ def test_decode_run_equals_the_sum_of_its_steps(
 
 @pytest.mark.parametrize("model", MODELS, ids=IDS)
 @given(batch=batches, max_steps=st.integers(1, 300), share=st.floats(-0.1, 1.2))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_decode_steps_until_finds_the_first_step_that_reaches(
     model: StepTimeModel, batch: tuple[int, int], max_steps: int, share: float
 ) -> None:
@@ -49,7 +49,7 @@ def test_decode_steps_until_finds_the_first_step_that_reaches(
 
 @pytest.mark.parametrize("model", MODELS, ids=IDS)
 @given(batch=batches, max_steps=st.integers(2, 200), at=st.integers(1, 200))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_decode_steps_until_is_exact_at_step_ends(
     model: StepTimeModel, batch: tuple[int, int], max_steps: int, at: int
 ) -> None:
@@ -62,7 +62,7 @@ def test_decode_steps_until_is_exact_at_step_ends(
 
 @pytest.mark.parametrize("model", MODELS, ids=IDS)
 @given(drawn=st.lists(batches, min_size=1, max_size=20))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_array_equals_scalar(model: StepTimeModel, drawn: list[tuple[int, int]]) -> None:
     decodes = np.array([0, *(d for d, _ in drawn)])
     contexts = np.array([0, *(c for _, c in drawn)])
@@ -75,7 +75,7 @@ def test_array_equals_scalar(model: StepTimeModel, drawn: list[tuple[int, int]])
 
 @pytest.mark.parametrize("model", MODELS, ids=IDS)
 @given(batch=batches)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_steps_never_take_negative_time_and_grow_where_promised(
     model: StepTimeModel, batch: tuple[int, int]
 ) -> None:
@@ -93,7 +93,7 @@ def test_nothing_to_compute_takes_no_time(model: StepTimeModel) -> None:
 
 @pytest.mark.parametrize("model", MODELS, ids=IDS)
 @given(batch=batches, num_steps=st.integers(1, 1500))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_range_of_a_run_is_the_sum_over_its_steps(
     model: StepTimeModel, batch: tuple[int, int], num_steps: int
 ) -> None:

@@ -134,7 +134,7 @@ def tied_runs(seed: int, *, exact: bool) -> RunResult:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=90, deadline=None)
 @given(SEEDS)
 @example(320254)
 @example(11588)
@@ -142,7 +142,7 @@ def test_bulk_when_compared_with_single_steps_gives_the_same_times(seed: int) ->
     assert_same(runs(seed), runs(seed, exact=True))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(SEEDS)
 def test_bulk_does_as_single_steps_do_where_everything_happens_at_once(seed: int) -> None:
     assert_same(tied_runs(seed, exact=False), tied_runs(seed, exact=True))
@@ -151,7 +151,7 @@ def test_bulk_does_as_single_steps_do_where_everything_happens_at_once(seed: int
 # ---- accounts of one run ---------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(SEEDS, st.booleans())
 def test_every_run_accounts_for_all_tokens_and_requests(seed: int, exact: bool) -> None:
     trace, _ = some_run(seed)
@@ -163,7 +163,7 @@ def test_every_run_accounts_for_all_tokens_and_requests(seed: int, exact: bool) 
     check_conservation(result, trace)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(SEEDS, st.booleans())
 def test_a_run_that_is_not_cut_off_gives_everybody_all_in_time_that_adds_up(
     seed: int, exact: bool
@@ -199,7 +199,7 @@ def last_event_ms(result: RunResult, options: dict[str, Any]) -> float:
     return float(np.nanmax([*told_ms, *refused_ms]))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(SEEDS)
 def test_a_run_may_be_cut_off_in_the_middle_of_a_step_that_leaves_somebody_out(seed: int) -> None:
     rng = random.Random(seed)
@@ -218,7 +218,7 @@ def test_a_run_may_be_cut_off_in_the_middle_of_a_step_that_leaves_somebody_out(s
         check_conservation(run_twin(trace, **options, until_ms=until_ms), trace)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(SEEDS)
 def test_same_seed_when_run_twice_gives_the_same_bytes(seed: int) -> None:
     first, second = runs(seed), runs(seed)

@@ -72,7 +72,7 @@ def as_text(items: list[dict[str, Any]]) -> str:
 
 
 @given(rows(), st.sampled_from(["mooncake", "jsonl"]), st.sampled_from(["a.jsonl", "a.jsonl.gz"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=35, deadline=None)
 def test_a_written_trace_reads_back_the_same(
     items: list[dict[str, Any]], form: str, name: str
 ) -> None:
@@ -83,7 +83,7 @@ def test_a_written_trace_reads_back_the_same(
 
 
 @given(rows(), st.integers(1, 300), st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_chunk_boundaries_do_not_matter(
     items: list[dict[str, Any]], chunk_bytes: int, data: st.DataObject
 ) -> None:
@@ -106,7 +106,7 @@ def test_chunk_boundaries_do_not_matter(
 
 
 @given(st.binary(max_size=200), st.integers(1, 50))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=35, deadline=None)
 def test_chunks_are_whole_lines_that_make_up_the_file(content: bytes, chunk_bytes: int) -> None:
     content = b"x" + content  # neither gzip nor a byte order mark
     with tempfile.TemporaryDirectory() as folder:
@@ -126,7 +126,7 @@ def tokens_of(trace: Trace, row: int) -> list[int]:
 
 
 @given(rows(), st.integers(1, 7))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_reuse_equals_comparing_all_prompts_token_by_token(
     items: list[dict[str, Any]], block_size: int
 ) -> None:
@@ -153,7 +153,7 @@ def common(first: list[int], second: list[int]) -> int:
 
 
 @given(rows(), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=35, deadline=None)
 def test_sorting_gives_the_order_of_arrivals(items: list[dict[str, Any]], random: Any) -> None:
     plain = [item for item in items if "session_id" not in item]
     if not plain:

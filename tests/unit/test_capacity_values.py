@@ -202,7 +202,7 @@ def test_one_sequence_must_fit_the_usable_blocks_that_were_found(
     if fits:
         assert with_room_for(10, small, gpu, max_model_len=length).usable_blocks == 9
     else:
-        with pytest.raises(InfeasibleError, match="holds 144 tokens, fewer than one sequence of"):
+        with pytest.raises(InfeasibleError, match="hold 144 tokens, fewer than one request of"):
             with_room_for(10, small, gpu, max_model_len=length)
 
 
@@ -216,8 +216,9 @@ def test_one_sequence_must_fit_the_usable_blocks_that_were_given(length: int, fi
     else:
         with pytest.raises(InfeasibleError) as caught:
             resolve_num_gpu_blocks(settings, model=None, hardware=None)
-        assert "9 usable blocks hold 144 tokens, fewer than one sequence of max_model_len 145" in (
-            str(caught.value)
+        assert (
+            "9 usable blocks of 16 hold 144 tokens, fewer than one request of max_model_len 145"
+            in (str(caught.value))
         )
 
 

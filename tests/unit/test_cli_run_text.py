@@ -117,6 +117,15 @@ def test_every_figure_is_the_reports(
     assert capsys.readouterr().out == TABLE
 
 
+def test_sizes_in_which_workers_differ_are_not_told(
+    outcome: RunOutcome, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_table(changed(outcome, gpus_per_worker=None, num_gpu_blocks=None))
+    lines = lines_of(capsys)
+    assert lines["per GPU"] == "77.78 output tok/s on each of 24 GPUs (8 workers)"
+    assert lines["KV cache"].startswith("different numbers of blocks of 32 per worker (told)")
+
+
 def test_a_name_comes_first(outcome: RunOutcome, capsys: pytest.CaptureFixture[str]) -> None:
     named = outcome.config.model_copy(update={"name": "my run"})
     print_table(replace(outcome, config=named))

@@ -35,7 +35,7 @@ class Engine:
 
     def __init__(self) -> None:
         context = zmq.asyncio.Context.instance()
-        self.pub, self.router = context.socket(zmq.PUB), context.socket(zmq.ROUTER)
+        self.pub, self.router = context.socket(zmq.XPUB), context.socket(zmq.ROUTER)
         ports = [
             socket.bind_to_random_port("tcp://127.0.0.1") for socket in (self.pub, self.router)
         ]
@@ -89,13 +89,10 @@ class Follower:
         return [h for event in self.seen if isinstance(event, Stored) for h in event.block_hashes]
 
 
-async def subscribed(engine: Engine, follower: Follower) -> None:
-    """Publish until the subscription is there; a fresh one misses what comes before."""
-    probe = KvBatch(0, 0.0, 0, [])
+async def subscribed(engine: Engine) -> None:
+    """Returns when the subscription is there; a fresh one misses what comes before."""
     async with asyncio.timeout(PATIENCE_S):
-        while follower.subscriber._last_sequence < 0:
-            await engine.pub.send_multipart(encode_batch(probe))
-            await asyncio.sleep(0.02)
+        await engine.pub.recv()
 
 
 async def test_a_late_follower_gets_everything(engine: Engine) -> None:
@@ -142,7 +139,8 @@ async def test_messages_gone_for_good_void_what_is_known(engine: Engine) -> None
 
 async def test_without_replay_a_gap_voids_what_is_known(engine: Engine) -> None:
     follower = Follower(engine, can_replay=False)
-    await subscribed(engine, follower)
+    await subscribed(engine)
+    await engine.publish(stored(0))
     await engine.publish(stored(1))
     await engine.publish(stored(3))
     await follower.until(lambda: 3 in follower.blocks)
@@ -154,10 +152,9 @@ async def test_lower_numbers_are_a_new_life_of_the_engine(engine: Engine) -> Non
         await engine.publish(stored(number))
     follower = Follower(engine)
     await follower.until(lambda: len(follower.blocks) == 3)
-    async with asyncio.timeout(PATIENCE_S):
-        while follower.subscriber._last_sequence < 3:
-            await engine.publish(stored(3))
-            await asyncio.sleep(0.02)
+    await subscribed(engine)
+    await engine.publish(stored(3))
+    await follower.until(lambda: len(follower.blocks) == 4)
     engine.kept = []
     await engine.publish(stored(0))
     await follower.until(lambda: Cleared() in follower.seen)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from clusters import run_twin
 
-from dynosim.cluster import check_capacity, check_requests_fit
+from dynosim.cluster import check_requests_fit
+from dynosim.engine.room import require_room
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import InfeasibleError
 from dynosim.metrics import check_conservation
@@ -122,9 +123,9 @@ def test_one_token_has_no_second() -> None:
 
 def test_an_engine_must_hold_one_request_of_the_models_length() -> None:
     spec = replace(SPEC, num_gpu_blocks=6, max_model_len=20)  # five blocks of four tokens
-    check_capacity(spec)
+    require_room(spec)
     with pytest.raises(InfeasibleError, match="5 usable blocks of 4 hold 20 tokens, fewer than"):
-        check_capacity(replace(spec, max_model_len=21))
+        require_room(replace(spec, max_model_len=21))
     with pytest.raises(InfeasibleError, match="max_model_len 21"):
         run(trace_of((4, 1)), replace(spec, max_model_len=21))
 

@@ -61,7 +61,10 @@ MANY = frozenset(range(90, 100))
         (Constraints(pinned_worker=9), "worker 9 is not here; known workers: 0, 1"),
         (Constraints(pinned_worker=0, allowed_workers=frozenset({1})), "only 1 are allowed"),
         (Constraints(pinned_worker=0, pinned_dp_rank=2), "no data-parallel rank 2.*0 to 0"),
-        (Constraints(pinned_worker=0, pinned_dp_rank=-1), "no data-parallel rank -1.*0 to 0"),
+        (
+            Constraints(pinned_worker=0, pinned_dp_rank=-1),
+            "no data-parallel rank -1.*0 to 0",
+        ),
         (Constraints(allowed_workers=frozenset({7, 8})), "none of the allowed.*7, 8$"),
         (Constraints(allowed_workers=frozenset()), "none of the allowed.*: none$"),
         (Constraints(allowed_workers=MANY - {99}), "90, 91, .* 96, 97 and 1 more$"),

@@ -12,6 +12,7 @@ import pytest
 from dynosim.build.engine import engine_spec, prepare
 from dynosim.build.workload import load_trace
 from dynosim.config import RunConfig
+from dynosim.config.router import RouterConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError, InfeasibleError, InvariantError
 from dynosim.experiment.run import collector_paused, run
@@ -229,3 +230,16 @@ def test_a_prompts_time_is_that_of_its_steps_one_behind_the_other() -> None:
     assert estimator.predict_ms(80, 20) == pytest.approx(sum(steps))
     assert estimator.predict_ms(95, 20) == pytest.approx(sum(steps) + rest)
     assert estimator.predict_ms(0, 20) == 0.0
+
+
+@pytest.mark.parametrize("name", ["host_cache_hit_weight", "disk_cache_hit_weight"])
+def test_weights_of_caches_that_the_twins_engines_lack_are_refused(name: str) -> None:
+    data: dict[str, Any] = {
+        "workload": {"synthetic": {"requests": 2, "isl": 8, "osl": 2, "rate_rps": 1}},
+        "engine": {"num_gpu_blocks": 100},
+        "timing": {"kind": "polynomial"},
+    }
+    with pytest.raises(ConfigError, match=f"router.{name}: not in this version of the twin"):
+        run(RunConfig.model_validate(data | {"router": {"mode": "kv", name: 0.5}}))
+    default = RouterConfig.model_fields[name].default
+    run(RunConfig.model_validate(data | {"router": {"mode": "kv", name: default}}))

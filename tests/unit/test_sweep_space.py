@@ -207,6 +207,36 @@ def test_a_budget_is_kept_at_it_and_exceeded_above_it(sweep_of: SweepOf) -> None
     assert {trial.reason for trial in trials[4:]} == {"needs 3 GPUs, constraints.gpu_budget is 2"}
 
 
+def test_a_random_search_spends_no_trial_beyond_the_budget(sweep_of: SweepOf) -> None:
+    wide = (
+        "space:",
+        "  cluster.workers: {min: 1, max: 40, step: 1}",
+        "  engine.block_size: [16, 32]",
+    )
+
+    def values(trials: int, budget: int) -> list[tuple[Any, ...]]:
+        search = f"search: {{method: random, trials: {trials}}}"
+        made = trials_of(sweep_of(f"constraints: {{gpu_budget: {budget}}}", search, *wide))
+        assert [trial.index for trial in made] == list(range(len(made)))
+        assert all(trial.config is not None for trial in made)
+        return [tuple(trial.values.values()) for trial in made]
+
+    five = values(5, budget=4)
+    assert len(set(five)) == 5 and {workers for workers, _ in five} <= {1, 2, 3, 4}
+    assert values(8, budget=4)[:5] == five
+    assert set(values(100, budget=4)) == {(w, b) for w in (1, 2, 3, 4) for b in (16, 32)}
+
+
+def test_a_random_search_of_what_nobody_can_afford_says_so(sweep_of: SweepOf) -> None:
+    space = ("space:", "  cluster.workers: [5, 6]")
+    trials = trials_of(
+        sweep_of("constraints: {gpu_budget: 4}", "search: {method: random, trials: 2}", *space)
+    )
+    assert sorted(trial.reason for trial in trials) == [
+        f"needs {workers} GPUs, constraints.gpu_budget is 4" for workers in (5, 6)
+    ]
+
+
 def test_a_combination_that_vllm_refuses_is_infeasible_with_all_reasons(sweep_of: SweepOf) -> None:
     trials = trials_of(sweep_of("space:", "  engine.max_num_seqs: [128, 16384]"))
     assert trials[0].config is not None

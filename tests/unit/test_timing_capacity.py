@@ -59,7 +59,7 @@ def test_model_that_does_not_fit_is_infeasible(tmp_path: Path) -> None:
         resolve_num_gpu_blocks(
             engine(), model="Qwen/Qwen3-32B", hardware="l40s", cache_dir=tmp_path
         )
-    with pytest.raises(InfeasibleError, match=r"fewer than one sequence of max_model_len 40,960"):
+    with pytest.raises(InfeasibleError, match=r"fewer than one request of max_model_len 40,960"):
         resolve_num_gpu_blocks(
             engine(max_model_len=40_960),
             model="Qwen/Qwen3-32B",

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from recorded_runs import rows, workload, write
 
+from dynosim.config.schema import EngineConfig
 from dynosim.errors import ConfigError
-from dynosim.fit.deployment import balance_notes, deployment_of
+from dynosim.fit.deployment import balance_notes, deployment_of, vllm_arguments
 from dynosim.fit.log_file import read_measurements
 from dynosim.fit.prior import prior_of
 
@@ -115,3 +116,16 @@ def test_a_cpu_has_neither_graphs_nor_tables_and_does_not_overlap(tmp_path: Path
     assert [one.fit.knee for one in prior.with_all_knees()] == [1.0]
     unknown = prior_of(deployment_of({}), measured)
     assert [one.fit.knee for one in unknown.with_all_knees()] == [1.0, 2.5]
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        EngineConfig(),
+        EngineConfig(tensor_parallel=4, policy="priority", kv_cache_dtype="fp8", max_num_seqs=9),
+        EngineConfig(num_gpu_blocks=70, max_model_len=99, quantization="awq", watermark=0.25),
+        EngineConfig(long_prefill_token_threshold=7, max_num_active_seqs=3, async_scheduling=True),
+    ],
+)
+def test_an_engine_is_read_as_it_was_told(engine: EngineConfig) -> None:
+    assert deployment_of({"engine_kwargs": vllm_arguments(engine)}).engine == engine

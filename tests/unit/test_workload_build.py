@@ -18,6 +18,7 @@ def workload(**changes: Any) -> SimpleNamespace:
     fields: dict[str, Any] = {
         "trace": None, "synthetic": None, "format": None, "trace_block_size": 512, "speedup": 1.0,
         "limit": None, "concurrency": None, "skip_bad_lines": False, "sort": False,
+        "lengths_from_hash_ids": False,
     }  # fmt: skip
     return SimpleNamespace(**(fields | changes))
 

@@ -49,9 +49,25 @@ def test_gzip_is_told_by_content_and_blank_lines_are_no_rows(tmp_path: Path) -> 
     assert len(read_trace(path, skip_bad_lines=True)) == 2
 
 
-def test_missing_prompt_length_is_all_of_the_hash_ids(tmp_path: Path) -> None:
-    path = write_rows(tmp_path / "a.jsonl", row(input_length=...))
-    assert read_trace(path, trace_block_size=16).input_tokens.tolist() == [32]
+def test_a_prompt_without_a_length_is_refused_or_fills_its_blocks_and_is_counted(
+    tmp_path: Path,
+) -> None:
+    path = write_rows(
+        tmp_path / "a.jsonl", row(), row(input_length=...), row(input_length=..., hash_ids=[1])
+    )
+    with pytest.raises(
+        TraceError, match=r":2:input_length: missing field \(--lengths-from-hash-ids"
+    ):
+        read_trace(path)
+    left_out = read_trace(path, skip_bad_lines=True)
+    assert (len(left_out), left_out.skipped_lines, left_out.assumed_lengths) == (1, 2, 0)
+    trace = read_trace(path, lengths_from_hash_ids=True)
+    assert trace.input_tokens.tolist() == [600, 1024, 512]
+    assert (trace.skipped_lines, trace.assumed_lengths) == (0, 2)
+    assert read_trace(path, limit=2, lengths_from_hash_ids=True).assumed_lengths == 1
+    none = write_rows(tmp_path / "b.jsonl", row(input_length=..., hash_ids=[]))
+    with pytest.raises(TraceError, match="1:input_length: missing field"):
+        read_trace(none, lengths_from_hash_ids=True)
 
 
 def test_hash_ids_behind_the_prompt_are_left_out(tmp_path: Path) -> None:

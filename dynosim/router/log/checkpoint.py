@@ -81,8 +81,9 @@ class CheckpointInParts:
     def belongs(self, entry: Entry) -> bool:
         """Whether an entry logged meanwhile is part of the checkpoint; to be asked of each."""
         kind = entry[0]
-        if kind == "leave":
-            for who in [who for who in self._pending if who.worker_id == entry[2]]:
+        if kind in ("join", "leave"):  # one that joins again begins anew
+            worker_id = entry[2] if kind == "leave" else entry[2]["worker_id"]
+            for who in [who for who in self._pending if who.worker_id == worker_id]:
                 del self._pending[who]
         if kind == "event":
             return Candidate(entry[2], entry[3]) not in self._pending

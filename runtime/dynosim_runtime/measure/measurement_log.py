@@ -5,20 +5,9 @@ from typing import Any
 import orjson
 
 from dynosim.config import RunConfig
+from dynosim.fit.deployment import vllm_arguments
 from dynosim.records import Trace
 from dynosim_runtime.measure.load import LoadRun
-
-_ENGINE_KEYS = (
-    "block_size",
-    "max_num_seqs",
-    "max_num_batched_tokens",
-    "max_model_len",
-    "enable_prefix_caching",
-    "enable_chunked_prefill",
-    "long_prefill_token_threshold",
-    "quantization",
-    "async_scheduling",
-)
 
 
 def measurement_log(
@@ -50,13 +39,9 @@ def measurement_log(
 
 
 def _setup(config: RunConfig, num_gpu_blocks: int | None) -> dict[str, Any]:
-    engine = config.engine.model_dump(mode="json", exclude_none=True)
-    kwargs = {key: engine[key] for key in _ENGINE_KEYS if key in engine}
-    setup: dict[str, Any] = {"engine_kwargs": kwargs, "name": config.name}
-    blocks = config.engine.num_gpu_blocks
-    if isinstance(blocks, int):
-        kwargs["num_gpu_blocks_override"] = blocks
-    elif num_gpu_blocks is not None:
+    engine = config.engine
+    setup: dict[str, Any] = {"engine_kwargs": vllm_arguments(engine), "name": config.name}
+    if engine.num_gpu_blocks == "auto" and num_gpu_blocks is not None:
         setup["num_gpu_blocks"] = num_gpu_blocks
     if isinstance(config.hardware, str):
         setup["hardware"] = config.hardware

@@ -11,8 +11,8 @@ from aiohttp import web
 
 from dynosim.build.engine import prepare
 from dynosim.config.schema import RunConfig
-from dynosim.engine.spec import EngineSpec
-from dynosim.errors import ConfigError, InfeasibleError
+from dynosim.engine.room import require_room
+from dynosim.errors import ConfigError
 from dynosim.timing.scaled import ScaledModel
 from dynosim_runtime.card import EventSource
 from dynosim_runtime.config import model_folder, served_model_name
@@ -88,7 +88,7 @@ class MockWorker:
         spec, timing = prepared.engine, prepared.timing
         if on_cpu:
             timing = ScaledModel(timing, config.cluster.cpu_step_time_scale)
-        _check_capacity(spec)
+        require_room(spec)
         self._spec = spec
         self._name = name
         self._host = host
@@ -196,14 +196,3 @@ def vocabulary_size(folder: Path) -> int:
     if type(size) is not int or size <= FIRST_ORDINARY_TOKEN:
         raise ConfigError(f"{file}: vocab_size: {size!r} is no number of tokens")
     return size
-
-
-def _check_capacity(spec: EngineSpec) -> None:
-    """vLLM does not start either if a single request may outgrow the cache."""
-    capacity = spec.usable_blocks * spec.block_size
-    if capacity < spec.max_model_len:
-        raise InfeasibleError(
-            f"engine: the KV cache holds {capacity} tokens, less than max_model_len "
-            f"({spec.max_model_len}); vLLM does not start like that (lower engine.max_model_len, "
-            "or raise engine.num_gpu_blocks)"
-        )

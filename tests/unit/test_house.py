@@ -1,0 +1,118 @@
+"""The plan of the house: few modules at the root, one home for a default, one class for a name."""
+
+import ast
+from collections import defaultdict
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dynosim.build.engine import KNOBS, engine_spec
+from dynosim.build.routing import router_settings
+from dynosim.config import EngineConfig
+from dynosim.config.router import EventConfig, PolicyClassConfig, RouterConfig
+from dynosim.engine.spec import EngineSpec
+from dynosim.router.busy import BusyThresholds
+from dynosim.router.classes import PolicyClass
+from dynosim.router.settings import CostSettings, LoadSettings
+from dynosim.router.spec import DelaySpec
+from dynosim.timing.protocols import TimedEngine
+
+TWICE = {
+    "Answer",
+    "CallReader",
+    "Clock",
+    "Deployment",
+    "EventStream",
+    "Frontend",
+    "Measurements",
+    "Place",
+    "Placement",
+    "Progress",
+    "StreamOptions",
+    "Worker",
+    "WorkerCard",
+}
+"""Names that still have two classes; see that there are fewer."""
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = (ROOT / "dynosim", ROOT / "runtime" / "dynosim_runtime")
+
+
+def test_few_modules_stand_at_the_root() -> None:
+    modules = {path.stem for path in (ROOT / "dynosim").glob("*.py")}
+    assert modules == {"__init__", "__main__", "atomic", "errors", "records"}
+
+
+def test_no_public_class_name_stands_twice() -> None:
+    homes: dict[str, list[str]] = defaultdict(list)
+    for package in PACKAGES:
+        for path in sorted(package.rglob("*.py")):
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    homes[node.name].append(str(path.relative_to(ROOT)))
+    twice = {name: paths for name, paths in homes.items() if len(paths) > 1}
+    assert {name: paths for name, paths in twice.items() if name not in TWICE} == {}
+
+
+# ---- each default stands once, and each knob is handed over --------------------------------------
+
+
+def test_every_key_of_an_engine_is_obeyed_by_its_scheduler_or_by_what_times_it() -> None:
+    timed = {name for name in vars(TimedEngine) if not name.startswith("_")}
+    assert {"kind"} | set(KNOBS) | timed == set(EngineConfig.model_fields)
+    worked_out = {"num_gpu_blocks", "max_model_len"}
+    assert {knob.name for knob in fields(EngineSpec)} == set(KNOBS) | worked_out
+
+
+def test_an_engine_is_what_its_section_says() -> None:
+    plain = engine_spec(EngineConfig(), num_gpu_blocks=9, max_model_len=8)
+    assert plain == EngineSpec(num_gpu_blocks=9, max_model_len=8)
+    for name in KNOBS:
+        value = _other(getattr(plain, name))
+        changed = EngineConfig.model_construct(**{name: value})
+        spec = engine_spec(changed, num_gpu_blocks=9, max_model_len=8)
+        assert getattr(spec, name) == value, name
+
+
+def _other(value: Any) -> Any:
+    """Another value of the same kind."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return "priority"
+    return (value or 0) + 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "section"),
+    [
+        (EngineSpec, EngineConfig),
+        (CostSettings, RouterConfig),
+        (LoadSettings, RouterConfig),
+        (BusyThresholds, RouterConfig),
+        (PolicyClass, PolicyClassConfig),
+        (DelaySpec, EventConfig),
+    ],
+)
+def test_a_section_has_every_knob_of_its_spec_with_its_default(spec: type, section: Any) -> None:
+    keys = section.model_fields
+    for knob in fields(spec):
+        if knob.default is not MISSING and not keys[knob.name].is_required():
+            assert keys[knob.name].default == knob.default, knob.name
+
+
+def test_a_router_is_what_its_section_says() -> None:
+    plain = router_settings(RouterConfig(), block_size=4, seed=0)
+    assert (plain.cost, plain.load, plain.busy) == (
+        CostSettings(),
+        LoadSettings(),
+        BusyThresholds(),
+    )
+    for part in ("cost", "load", "busy"):
+        for knob in fields(getattr(plain, part)):
+            value = _other(getattr(getattr(plain, part), knob.name))
+            changed = RouterConfig.model_construct(**{knob.name: value})
+            found = router_settings(changed, block_size=4, seed=0)
+            assert getattr(getattr(found, part), knob.name) == value, knob.name
