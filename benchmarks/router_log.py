@@ -18,17 +18,20 @@ import tempfile
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any
 
 from dynosim.blocks.hashing import sequence_hashes
-from dynosim.indexer.base import Removed, Stored
-from dynosim.indexer.make import IndexSpec
+from dynosim.indexer.base import BlockEvent, Removed, Stored
+from dynosim.indexer.make import IndexSpec, make_indexer
+from dynosim.router.decision import Decision
+from dynosim.router.inputs import Arrive, End, FirstToken, Join, WorkerEvents
 from dynosim.router.kv_router import KvRouter
+from dynosim.router.log.recorder import RouterLog
 from dynosim.router.request import RoutingRequest
 from dynosim.router.settings import RouterSettings
 from dynosim.router.workers import WorkerCard
 from dynosim.routerlog.replay import log_files, replay_log
 from dynosim.routerlog.rotating import ROTATE_AT, RotatingLog
+from dynosim.workers.ids import FIRST_RANK, WorkerId
 
 BLOCK_SIZE = 16
 CHAIN_BLOCKS = 64
@@ -36,11 +39,14 @@ SHARED_BLOCKS = 20
 IN_HAND = 256
 
 
+Inputs = KvRouter[BlockEvent] | RouterLog[BlockEvent]
+
+
 class Load:
     """A stream of requests, made ahead so that only the router's time counts."""
 
-    def __init__(self, router: KvRouter, prompts: list[tuple[list[int], list[int]]]) -> None:
-        self.router = router
+    def __init__(self, inputs: Inputs, prompts: list[tuple[list[int], list[int]]]) -> None:
+        self._inputs = inputs
         self._prompts = prompts
         self._in_hand: deque[int] = deque()
         self._number = 0
@@ -51,27 +57,30 @@ class Load:
         number, now_ms = self._number, self._number * 0.7
         local, keys = self._prompts[number % len(self._prompts)]
         made = RoutingRequest(number, CHAIN_BLOCKS * BLOCK_SIZE, CHAIN_BLOCKS, local, keys)
-        decision = self.router.submit(made, now_ms)
-        assert decision is not None
-        self.router.apply_events(decision.worker_id, 0, [Stored(None, keys, local)])
-        self.router.first_token(number, now_ms)
+        take = self._inputs.take
+        decision = take(Arrive(now_ms, made))
+        assert isinstance(decision, Decision)
+        stored = [Stored(None, keys, local)]
+        take(WorkerEvents(now_ms, decision.worker_id, FIRST_RANK, stored))
+        take(FirstToken(now_ms, number))
         self._in_hand.append(number)
         if len(self._in_hand) > IN_HAND:
-            self.router.free(self._in_hand.popleft(), now_ms)
+            take(End(now_ms, self._in_hand.popleft()))
 
 
-def fill(router: KvRouter, num_workers: int, num_pairs: int, rng: random.Random) -> None:
+def fill(inputs: Inputs, num_workers: int, num_pairs: int, rng: random.Random) -> None:
     """Let workers join and hold blocks."""
     num_chains = num_pairs // num_workers // CHAIN_BLOCKS
     shared = [[rng.getrandbits(64) for _ in range(SHARED_BLOCKS)] for _ in range(num_chains)]
-    for worker_id in range(num_workers):
-        router.add_worker(WorkerCard(worker_id, BLOCK_SIZE, total_kv_blocks=10**6))
+    for worker_id in map(WorkerId, range(num_workers)):
+        inputs.take(Join(0.0, WorkerCard(worker_id, BLOCK_SIZE, total_kv_blocks=10**6)))
         for head in shared:
             own = [rng.getrandbits(64) for _ in range(CHAIN_BLOCKS - SHARED_BLOCKS)]
             names = sequence_hashes([*head, *own])
-            router.apply_events(worker_id, 0, [Stored(None, names, [*head, *own])])
+            events: list[BlockEvent] = [Stored(None, names, [*head, *own])]
             if rng.random() < 0.1:
-                router.apply_events(worker_id, 0, [Removed(names[:-8:-1])])
+                events.append(Removed(names[:-8:-1]))
+            inputs.take(WorkerEvents(0.0, worker_id, FIRST_RANK, events))
 
 
 def time_steps(load: Load, log: RotatingLog | None, count: int) -> float:
@@ -114,9 +123,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         log = RotatingLog(folder, max_bytes=1 << 40)
-        plain, logged = KvRouter(settings, spec.make()), log.open(settings, spec)
-        for router in (plain, logged):
-            fill(router, args.workers, args.pairs, random.Random(2))
+        plain, logged = KvRouter(settings, make_indexer(spec.kind)), log.open(settings, spec)
+        for inputs in (plain, logged):
+            fill(inputs, args.workers, args.pairs, random.Random(2))
         loads = Load(plain, prompts), Load(logged, prompts)
         for load in loads:
             time_steps(load, None, args.requests)
@@ -132,7 +141,7 @@ def main() -> None:
         log._limit_bytes = int(before / ROTATE_AT)  # due now
         calls_ms = time_rotation(loads[1], log, folder)
         last = log_files(folder)[-1]
-        index: Any = logged.index
+        index = logged.router.index
         print(
             f"rotation of {index.size:,} pairs, {args.workers} workers: {len(calls_ms)} "
             f"calls, {sum(calls_ms):.0f} ms in all, longest {max(calls_ms):.0f} ms, last "

@@ -261,10 +261,9 @@ class DelayedPlane:
             if self._recorder is not None:
                 self._recorder.note(time_ms, worker.worker_id, event)
             if not self._is_numbered:
+                due_ms = time_ms + self._settings.delay_ms
                 for frontend in range(len(self._frontends)):
-                    self._send(
-                        time_ms + self._settings.delay_ms, frontend, worker.worker_id, 0, event
-                    )
+                    self._send(due_ms, frontend, worker.worker_id, 0, event)
             else:
                 self._send_numbered(time_ms, worker, event)
 

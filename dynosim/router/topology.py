@@ -1,7 +1,7 @@
 """Keeping KV transfers inside a topology domain: from a prefill worker to its decode workers.
 
 The prefill worker is chosen first; what its card says of the domain becomes a rule or a wish for
-the decode request.
+the decode request. Nobody calls this yet: it waits for prefill and decode pools.
 """
 
 import re

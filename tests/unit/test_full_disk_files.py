@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from disk_support import needs_mount, no_room, small_disk
-from router_support import BLOCK, card, request
+from router_support import BLOCK, Doors, card, request
 
 from dynosim.indexer.base import Removed, Stored
 from dynosim.indexer.make import IndexSpec
@@ -238,7 +238,7 @@ def test_a_full_disk_does_not_keep_a_frontend_from_starting(tmp_path: Path) -> N
 
 def opened(folder: Path) -> tuple[RotatingLog, Any]:
     log = RotatingLog(folder, max_bytes=100_000, flush_interval_s=0.0)
-    router = log.open(RouterSettings(BLOCK), IndexSpec("compressed"))
+    router = Doors(log.open(RouterSettings(BLOCK), IndexSpec("compressed")))
     for worker_id in range(2):
         router.add_worker(card(worker_id))
     return log, router
