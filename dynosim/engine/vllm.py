@@ -24,7 +24,6 @@ from dynosim.engine.plan import ScheduledRow, StepPlan
 from dynosim.engine.sequence import DECODING, DRAINING, FINISHED, PREFILLING, WAITING, Sequence
 from dynosim.engine.spec import EngineSpec
 from dynosim.engine.waiting import make_queue
-from dynosim.records import KvEvent
 
 NOBODY: list[Sequence] = []  # never changed
 
