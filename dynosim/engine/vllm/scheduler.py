@@ -51,7 +51,6 @@ class VllmScheduler:
         "num_waiting",
         "pool",
         "running",
-        "spec",
         "take_events",
     )
 
@@ -71,7 +70,6 @@ class VllmScheduler:
         )
         cache = KvCache(pool, spec.block_size, has_prefix_caching=spec.enable_prefix_caching)
         seats, waiting = Seats(spec.block_size), make_queue(spec.policy)
-        self.spec = spec
         self.pool = pool
         self.decodes = seats.decodes
         self.running = seats.running  # in admission order
@@ -120,7 +118,7 @@ class VllmScheduler:
 
         One that can never fit blocks the queue for ever, as in vLLM.
         """
-        if sequence.path_blocks * self.spec.block_size > sequence.prompt_tokens:
+        if sequence.path_blocks * self._cache.block_size > sequence.prompt_tokens:
             self._cache.registers_decodes = True
         if self._arrival_unblocks:
             self._head_is_blocked = False
