@@ -161,9 +161,7 @@ class MockEngine:
         self.spec = spec
         self.stats = stats
         self.has_events = spec.enable_prefix_caching
-        self.core = CORES[spec.kind](
-            spec, names_emitting=True, publish_events=self.has_events
-        )
+        self.core = CORES[spec.kind](spec, names_emitting=True, publish_events=self.has_events)
         self.ledger = BlockLedger(spec.block_size)
         self._last_step = _LastStep(stats)
         self._engine = Engine(
