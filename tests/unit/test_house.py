@@ -4,7 +4,7 @@ import ast
 from collections import defaultdict
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -12,6 +12,7 @@ from dynosim.build.engine import KNOBS, engine_spec
 from dynosim.build.routing import router_spec
 from dynosim.config import EngineConfig
 from dynosim.config.router import EventConfig, PolicyClassConfig, RouterConfig
+from dynosim.engine.cores import CORES
 from dynosim.engine.spec import EngineSpec
 from dynosim.router.busy import BusyThresholds
 from dynosim.router.classes import PolicyClass
@@ -43,9 +44,13 @@ def test_no_public_class_name_stands_twice() -> None:
 
 def test_every_key_of_an_engine_is_obeyed_by_its_scheduler_or_by_what_times_it() -> None:
     timed = {name for name in vars(TimedEngine) if not name.startswith("_")}
-    assert {"kind"} | set(KNOBS) | timed == set(EngineConfig.model_fields)
+    assert set(KNOBS) | timed == set(EngineConfig.model_fields)
     worked_out = {"num_gpu_blocks", "max_model_len"}
     assert {knob.name for knob in fields(EngineSpec)} == set(KNOBS) | worked_out
+
+
+def test_every_kind_of_engine_has_its_core() -> None:
+    assert get_args(EngineConfig.model_fields["kind"].annotation) == tuple(CORES)
 
 
 def test_an_engine_is_what_its_section_says() -> None:
