@@ -24,10 +24,10 @@ from dynosim.indexer.base import BlockEvent, Removed, Stored
 from dynosim.indexer.make import IndexSpec, make_indexer
 from dynosim.router.decision import Decision
 from dynosim.router.inputs import Arrive, End, FirstToken, Join, WorkerEvents
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.log.recorder import RouterLog
 from dynosim.router.request import RoutingRequest
-from dynosim.router.settings import RouterSettings
 from dynosim.router.workers import WorkerCard
 from dynosim.routerlog.replay import log_files, replay_log
 from dynosim.routerlog.rotating import ROTATE_AT, RotatingLog
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=2000)
     args = parser.parse_args()
     rng = random.Random(1)
-    settings, spec = RouterSettings(BLOCK_SIZE), IndexSpec("compressed")
+    settings, spec = RouterSpec(BLOCK_SIZE, mode="kv"), IndexSpec("compressed")
     prompts = []
     for _ in range(500):
         local = [rng.getrandbits(64) for _ in range(CHAIN_BLOCKS)]

@@ -14,8 +14,8 @@ from random import Random
 from typing import Any
 
 from dynosim.router.cost import WorkerOption
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.request import RoutingRequest
-from dynosim.router.settings import RouterSettings
 
 PRIOR_WEIGHT = 2.0  # observations that the first guess is worth
 MEMORY = 50.0  # observations remembered: workers may become slower or faster
@@ -49,7 +49,7 @@ class Belief:
 class ThompsonSampling:
     """Places where a drawn speed promises the earliest first token."""
 
-    def __init__(self, settings: RouterSettings, seed: int) -> None:
+    def __init__(self, settings: RouterSpec, seed: int) -> None:
         self._generator = Random(f"{seed}/thompson")
         self._beliefs: dict[Worker, Belief] = {}
         self._placed: dict[Hashable, tuple[Worker, float, float]] = {}

@@ -10,9 +10,9 @@ from dynosim.config.live import LiveConfig
 from dynosim.indexer.base import Stored, Tier
 from dynosim.indexer.make import make_indexer
 from dynosim.router.cost import WorkerOption
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.request import RoutingRequest
-from dynosim.router.settings import RouterSettings
 from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.clients.base import EngineDelta, EngineLostError, EngineRequest
 from dynosim_runtime.kv_events.subscriber import Subscriptions
@@ -140,7 +140,7 @@ class Inside:
         self,
         engine: ScriptedEngine,
         *names: str,
-        settings: RouterSettings | None = None,
+        settings: RouterSpec | None = None,
         live: LiveConfig | None = None,
         is_well: Callable[[LiveCard], bool] = lambda card: True,
         now_ms: Callable[[], float] | None = None,
@@ -152,7 +152,7 @@ class Inside:
         self.probed: list[str] = []
         self.num_changes = 0
         now_ms = now_ms or stopwatch()
-        settings = settings or RouterSettings(BLOCK)
+        settings = settings or RouterSpec(BLOCK, mode="kv")
         router = KvRouter(settings, make_indexer("compressed"), policy=policy)
         self.router = RouterService(router, now_ms)
         self.metrics = FrontendMetrics(namespace="test", model=MODEL)

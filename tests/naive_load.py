@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
 
+from dynosim.router.knobs import CostSpec, LoadSpec
 from dynosim.router.prefill_load import PrefillEstimator
 from dynosim.router.request import RoutingRequest
-from dynosim.router.settings import CostSettings, LoadSettings
 
 
 @dataclass
@@ -39,8 +39,8 @@ class NaiveLoad:
     def __init__(
         self,
         block_size: int,
-        cost: CostSettings,
-        settings: LoadSettings,
+        cost: CostSpec,
+        settings: LoadSpec,
         *,
         key_blocks: Sequence[int] | None = None,
         estimator: PrefillEstimator | None = None,

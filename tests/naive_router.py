@@ -16,6 +16,7 @@ from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.router.classes import UNKNOWN_TOKEN_BUDGET, PolicyClass
 from dynosim.router.cost import WorkerOption
 from dynosim.router.decision import Decision, Refusal
+from dynosim.router.knobs import CostSpec, RouterSpec
 from dynosim.router.queue import QueuedRequest
 from dynosim.router.refusals import (
     InvalidRequestError,
@@ -23,7 +24,6 @@ from dynosim.router.refusals import (
     WorkersBusyError,
 )
 from dynosim.router.request import RoutingRequest
-from dynosim.router.settings import CostSettings, RouterSettings
 from dynosim.router.workers import Candidate
 
 NEAR = 1e-9  # costs that differ by less are equal: sums of floats in another order
@@ -37,7 +37,7 @@ class NaiveRouter(NaiveWorkers):
 
     def __init__(
         self,
-        settings: RouterSettings,
+        settings: RouterSpec,
         caches: NaiveCaches,
         *,
         estimator: Any = None,
@@ -102,7 +102,7 @@ class NaiveRouter(NaiveWorkers):
         request_id: Hashable = None,
         *,
         update_states: bool = False,
-        router_config_override: CostSettings | None = None,
+        router_config_override: CostSpec | None = None,
         now_ms: float = 0.0,
     ) -> tuple[int, int, int]:
         request = self._request_of(token_ids, request_id, router_config_override)
@@ -281,7 +281,7 @@ class NaiveRouter(NaiveWorkers):
             raise InvalidRequestError("in hand already")
 
     def _request_of(
-        self, token_ids: Sequence[int], request_id: Hashable, overrides: CostSettings | None
+        self, token_ids: Sequence[int], request_id: Hashable, overrides: CostSpec | None
     ) -> RoutingRequest:
         local = local_hashes(token_ids, self.settings.block_size)
         return RoutingRequest(

@@ -9,6 +9,7 @@ from naive_load import NaiveLoad
 from naive_queue import NaiveQueue
 
 from dynosim.router.eligibility import Constraints
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.refusals import (
     InvalidRequestError,
     NoEligibleWorkerError,
@@ -16,7 +17,6 @@ from dynosim.router.refusals import (
     WorkersBusyError,
 )
 from dynosim.router.request import RoutingRequest
-from dynosim.router.settings import RouterSettings
 from dynosim.router.workers import Candidate, WorkerCard
 
 
@@ -32,9 +32,7 @@ class Home:
 class NaiveWorkers:
     """Who is here, what they have in hand and hold, and whom a request may go to."""
 
-    def __init__(
-        self, settings: RouterSettings, caches: NaiveCaches, *, estimator: Any = None
-    ) -> None:
+    def __init__(self, settings: RouterSpec, caches: NaiveCaches, *, estimator: Any = None) -> None:
         self.settings = settings
         self.caches = caches
         self.load = NaiveLoad(

@@ -15,9 +15,9 @@ from clusters import run_twin
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import RunResult, Trace
 from dynosim.router.cost import WorkerOption
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.refusals import RequestRefusedError
 from dynosim.router.request import RoutingRequest
-from dynosim.router.settings import RouterSettings
 from dynosim.router.spec import DelaySpec, RoutingSpec
 from dynosim.timing.model import StepTimeModel
 
@@ -50,7 +50,7 @@ class Watch:
     num_frontends: int = 0
     seen: dict[int, tuple[int, list[WorkerOption]]] = field(default_factory=dict)
 
-    def policy(self, settings: RouterSettings, seed: int) -> "FrontendPolicy":
+    def policy(self, settings: RouterSpec, seed: int) -> "FrontendPolicy":
         """The policy of the next frontend; frontends are made in order."""
         self.num_frontends += 1
         return FrontendPolicy(self, self.num_frontends - 1)
@@ -144,7 +144,7 @@ def watched_run(
     trace = replace(trace_of(asks, engine.block_size), **(columns or {}))
     watch = Watch([ask.worker for ask in asks])
     spec = RoutingSpec(
-        RouterSettings(engine.block_size, seed=seed, **(settings or {})),
+        RouterSpec(engine.block_size, seed=seed, **{"mode": "kv", **(settings or {})}),
         events=DelaySpec() if events is None else events,
         frontends=frontends,
         policy=watch.policy,

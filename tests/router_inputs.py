@@ -20,9 +20,9 @@ from dynosim.router.busy import BusyThresholds
 from dynosim.router.classes import PolicyClass
 from dynosim.router.cost import WorkerOption
 from dynosim.router.eligibility import Constraints
+from dynosim.router.knobs import AffinitySpec, CostSpec, LoadSpec, RouterSpec
 from dynosim.router.modes import MODES
 from dynosim.router.request import RoutingRequest
-from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 
 TOKENS = [[kind] * BLOCK for kind in range(3)]
 LOCAL = [local_hashes(tokens, BLOCK)[0] for tokens in TOKENS]
@@ -52,9 +52,9 @@ class PowersOfTwo:
         return choices[(new_tokens + cached_tokens // BLOCK) % len(choices)]
 
 
-def random_cost(rng: random.Random, *, is_plain: bool) -> CostSettings:
+def random_cost(rng: random.Random, *, is_plain: bool) -> CostSpec:
     """Weights of the cost function; plain ones leave the price to be found by a shortcut."""
-    return CostSettings(
+    return CostSpec(
         overlap_score_credit=rng.choice([1.0, 0.5, 0.0] if is_plain else [1.0, 1.5, 2.0, 0.25]),
         overlap_score_credit_decay=0.0 if is_plain else rng.choice([0.0, 0.5, 3.0]),
         prefill_load_scale=rng.choice([1.0, 0.25, 4.0, 0.0]),
@@ -67,14 +67,14 @@ def random_cost(rng: random.Random, *, is_plain: bool) -> CostSettings:
     )
 
 
-def random_settings(rng: random.Random, *, is_plain: bool) -> RouterSettings:
+def random_settings(rng: random.Random, *, is_plain: bool) -> RouterSpec:
     """Plain kv routing, or any mode with any features."""
     cost = random_cost(rng, is_plain=is_plain)
-    load = LoadSettings(track_output_blocks=rng.random() < 0.5, stale_after_ms=16.0)
+    load = LoadSpec(track_output_blocks=rng.random() < 0.5, stale_after_ms=16.0)
     if is_plain:
-        return RouterSettings(BLOCK, cost=cost, load=load, seed=rng.randint(0, 9))
-    affinity = AffinitySettings(rng.choice([2.0, TTL_MS]), rng.choice(["hard", "soft"]))
-    return RouterSettings(
+        return RouterSpec(BLOCK, mode="kv", cost=cost, load=load, seed=rng.randint(0, 9))
+    affinity = AffinitySpec(rng.choice([2.0, TTL_MS]), rng.choice(["hard", "soft"]))
+    return RouterSpec(
         BLOCK,
         mode=rng.choice(["kv"] * len(MODES) + list(MODES)),
         cost=cost,
@@ -146,7 +146,7 @@ class Inputs:
     """What happens to a router: `next` gives one call after the other, to make of several."""
 
     def __init__(
-        self, rng: random.Random, settings: RouterSettings, tiers: Sequence[Tier] | None
+        self, rng: random.Random, settings: RouterSpec, tiers: Sequence[Tier] | None
     ) -> None:
         self.rng = rng
         self.now_ms = 0.0
@@ -199,8 +199,8 @@ class Inputs:
     @property
     def _is_plain(self) -> bool:
         settings = self._settings
-        return settings == RouterSettings(
-            BLOCK, cost=settings.cost, load=settings.load, seed=settings.seed
+        return settings == RouterSpec(
+            BLOCK, mode="kv", cost=settings.cost, load=settings.load, seed=settings.seed
         )
 
     def _constraints(self) -> Constraints | None:

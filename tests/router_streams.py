@@ -15,11 +15,11 @@ from dynosim.router.classes import PolicyClass
 from dynosim.router.cost import WorkerOption
 from dynosim.router.decision import Decision
 from dynosim.router.eligibility import Constraints
+from dynosim.router.knobs import AffinitySpec, CostSpec, LoadSpec, RouterSpec
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.modes import MODES
 from dynosim.router.refusals import RequestRefusedError, UnknownWorkerError
 from dynosim.router.request import RoutingRequest
-from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 
 HASH_INDEXES = ("compressed", "compressed", "radix", "positional", "naive", "inverted")
 
@@ -27,7 +27,7 @@ HASH_INDEXES = ("compressed", "compressed", "radix", "positional", "naive", "inv
 class Evenly:
     """A policy that takes the options in turn and keeps no account of it elsewhere."""
 
-    def __init__(self, settings: RouterSettings, seed: int) -> None:
+    def __init__(self, settings: RouterSpec, seed: int) -> None:
         self.count = seed
 
     def choose(
@@ -54,21 +54,21 @@ class Pace:
         return None if new_tokens % 7 == 3 else 0.31 * new_tokens + 0.01 * cached_tokens
 
 
-def random_settings(rng: random.Random) -> RouterSettings:
+def random_settings(rng: random.Random) -> RouterSpec:
     """Any mode, half of the time kv, with and without features."""
-    affinity = AffinitySettings(rng.choice([3.0, 50.0]), rng.choice(["hard", "soft"]))
+    affinity = AffinitySpec(rng.choice([3.0, 50.0]), rng.choice(["hard", "soft"]))
     busy = BusyThresholds(0.5, None, 2.0) if rng.random() < 0.2 else BusyThresholds()
-    return RouterSettings(
+    return RouterSpec(
         BLOCK,
         mode=rng.choice(["kv", "kv", "kv", "kv", *MODES]),
-        cost=CostSettings(
+        cost=CostSpec(
             overlap_score_credit=rng.choice([1.0, 0.7, 2.0]),
             overlap_score_credit_decay=rng.choice([0.0, 0.0, 0.5]),
             temperature=rng.choice([0.0, 0.0, 0.3]),
             active_request_weight=rng.choice([0.0, 0.25]),
             assume_kv_reuse=rng.random() < 0.9,
         ),
-        load=LoadSettings(track_output_blocks=rng.random() < 0.4, stale_after_ms=40.0),
+        load=LoadSpec(track_output_blocks=rng.random() < 0.4, stale_after_ms=40.0),
         classes=_random_classes(rng) if rng.random() < 0.5 else (),
         busy=busy,
         affinity=affinity if rng.random() < 0.4 else None,
@@ -139,7 +139,7 @@ class Stream:
             session_id=rng.choice([None, "a", "b", "c"]),
             constraints=_random_constraints(rng),
             policy_family=rng.choice([None, "batch"]),
-            overrides=CostSettings(temperature=0.2) if rng.random() < 0.1 else None,
+            overrides=CostSpec(temperature=0.2) if rng.random() < 0.1 else None,
         )
         made = replace(made, input_tokens=made.input_tokens + rng.randint(0, BLOCK - 1))
         return lambda router: router.submit(made, self.now_ms)

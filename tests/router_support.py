@@ -22,10 +22,10 @@ from dynosim.router.inputs import (
     Unbind,
     WorkerEvents,
 )
+from dynosim.router.knobs import CostSpec, RouterSpec
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.log.recorder import RouterLog
 from dynosim.router.request import RoutingRequest
-from dynosim.router.settings import CostSettings, RouterSettings
 from dynosim.router.workers import WorkerCard
 
 BLOCK = 16
@@ -35,9 +35,9 @@ def make_router(
     num_workers: int = 3, *, index: Any = None, policy: Any = None, **settings: Any
 ) -> KvRouter:
     """A router over equal workers 0, 1, ...; keyword arguments are settings, or of their cost."""
-    names = CostSettings.__slots__
-    cost = CostSettings(**{name: settings.pop(name) for name in names if name in settings})
-    made = RouterSettings(BLOCK, cost=cost, **settings)
+    names = CostSpec.__slots__
+    cost = CostSpec(**{name: settings.pop(name) for name in names if name in settings})
+    made = RouterSpec(BLOCK, cost=cost, **{"mode": "kv", **settings})
     router = KvRouter(made, index or CompressedRadixIndex(), policy=policy)
     for worker_id in range(num_workers):
         router.add_worker(card(worker_id))
@@ -119,7 +119,7 @@ class Doors:
         request_id: Any = None,
         *,
         update_states: bool = False,
-        router_config_override: CostSettings | None = None,
+        router_config_override: CostSpec | None = None,
         now_ms: float = 0.0,
     ) -> Any:
         overrides = router_config_override

@@ -11,15 +11,15 @@ from dynosim.config.router import RouterConfig
 from dynosim.errors import ConfigError
 from dynosim.router.busy import BusyThresholds
 from dynosim.router.classes import PolicyClass
+from dynosim.router.knobs import AffinitySpec, CostSpec, LoadSpec, RouterSpec
 from dynosim.router.policy import PlacementPolicy
 from dynosim.router.prefill_load import PrefillEstimator
-from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 from dynosim.router.spec import DelaySpec, RoutingSpec
 
 _BLIND = {"overlap_score_credit": 0.0, "assume_kv_reuse": False}
 """How `load_aware` weighs caches: not at all."""
 
-PolicyFactory = Callable[[RouterSettings, int], PlacementPolicy]
+PolicyFactory = Callable[[RouterSpec, int], PlacementPolicy]
 
 
 def routing_spec(
@@ -36,7 +36,7 @@ def routing_spec(
     return from_section(
         RoutingSpec,
         router,
-        settings=router_settings(router, block_size=block_size, seed=seed),
+        settings=router_spec(router, block_size=block_size, seed=seed),
         use_kv_events=router.use_kv_events and not router.load_aware,
         events=from_section(DelaySpec, router.events),
         sync_delay_ms=router.replica_sync_delay_ms,
@@ -59,17 +59,17 @@ def check_tiers(router: RouterConfig) -> None:
             )
 
 
-def router_settings(router: RouterConfig, *, block_size: int, seed: int) -> RouterSettings:
+def router_spec(router: RouterConfig, *, block_size: int, seed: int) -> RouterSpec:
     """The router's own settings, the same in twin and live layer."""
     affinity = None
     if router.session_affinity_ttl_ms is not None:
-        affinity = AffinitySettings(router.session_affinity_ttl_ms, router.session_affinity_mode)
+        affinity = AffinitySpec(router.session_affinity_ttl_ms, router.session_affinity_mode)
     return from_section(
-        RouterSettings,
+        RouterSpec,
         router,
         block_size=block_size,
-        cost=from_section(CostSettings, router, **(_BLIND if router.load_aware else {})),
-        load=from_section(LoadSettings, router),
+        cost=from_section(CostSpec, router, **(_BLIND if router.load_aware else {})),
+        load=from_section(LoadSpec, router),
         classes=_policy_classes(router),
         busy=from_section(BusyThresholds, router),
         affinity=affinity,

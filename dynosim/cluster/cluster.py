@@ -67,6 +67,7 @@ class Cluster:
         # token.
         self._moved: dict[int, tuple[Sequence, float]] = {}
         self._draining: list[Worker] = []
+        self._passed_to: list[int] = []  # stations that took what left others, in this instant
         self._touched: list[int] = []  # stations with news in the current instant
         # Heap of (time, station). The last entry, of no station, spares the loop to ask whether
         # there is one: it lies behind whatever can happen.
@@ -136,6 +137,8 @@ class Cluster:
                         finished = self._pass_on(finished, station_id, now_ms)
                     if finished:
                         self._note_ends(finished, now_ms)
+            if self._passed_to:
+                self._touch_passed()
             if self._num_queued or placer.next_ms <= instant_ms:
                 self._release(now_ms)
             while load.next_ms <= instant_ms:
@@ -168,8 +171,14 @@ class Cluster:
                 over.append(sequence)
             else:
                 self._accept(following, sequence, now_ms)
-        self._touched.sort()
+                self._passed_to.append(following)
         return over
+
+    def _touch_passed(self) -> None:
+        """Once all ends of an instant are over: who got something from them may start."""
+        self._touched += self._passed_to
+        self._touched.sort()
+        self._passed_to.clear()
 
     # ---- placing -------------------------------------------------------------------------------
 
@@ -237,14 +246,15 @@ class Cluster:
             sequence = self._requests.sequence(index, now_ms)
             if now_ms != journal.arrival_ms[index]:
                 journal.dispatch_ms[index] = now_ms
-        self._accept(self.workers[worker_id].station_id, sequence, now_ms)
+        station_id = self.workers[worker_id].station_id
+        self._accept(station_id, sequence, now_ms)
+        self._touched.append(station_id)
 
     def _accept(self, station_id: int, sequence: Sequence, now_ms: float) -> None:
         """Hand a request to a station."""
         station = self._stations[station_id]
         if station.add(sequence, now_ms):
             heappush(self._ends, (station.next_ms, station_id))
-        self._touched.append(station_id)
 
     def _reject(self, index: int, reason: str, now_ms: float) -> None:
         """End a request that nobody takes: rejected, or failed if it had been placed before."""

@@ -4,8 +4,8 @@ from dynosim.cluster.journal import Journal
 from dynosim.cluster.pool import Worker
 from dynosim.cluster.spec import PoolSpec
 from dynosim.cluster.token_log import TokenLog
+from dynosim.engine.cores import CORES
 from dynosim.engine.engine import Engine
-from dynosim.engine.vllm import VllmScheduler
 from dynosim.router.spec import RoutingSpec
 from dynosim.workers.ids import WorkerId
 from dynosim.workload.extents import PrefixExtents
@@ -31,7 +31,7 @@ class Launcher:
     def launch(self, worker_id: WorkerId, pool: PoolSpec, now_ms: float) -> Worker:
         """A worker of `pool` that starts now."""
         spec, routing = pool.engine, self._routing
-        core = VllmScheduler(
+        core = CORES[spec.kind](
             spec,
             self._extent_blocks,
             keep_rows=self._steps_singly,

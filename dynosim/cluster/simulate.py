@@ -18,7 +18,7 @@ from dynosim.engine.room import require_room
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import InfeasibleError
 from dynosim.records import RunResult, Trace
-from dynosim.router.settings import RouterSettings
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.spec import RoutingSpec
 from dynosim.workload.extents import prefix_extents
 from dynosim.workload.load import NEVER, LoadDriver
@@ -50,7 +50,7 @@ def simulate(
     )
     routing = cluster.routing
     if routing is None:
-        settings = RouterSettings(cluster.block_size, mode="round-robin", seed=options.seed)
+        settings = RouterSpec(cluster.block_size, mode="round-robin", seed=options.seed)
         routing = RoutingSpec(settings)
     journal = Journal(trace)
     times = cluster.pools[0].times

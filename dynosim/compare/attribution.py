@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dynosim.compare.prediction import JITTER_MS
+from dynosim.experiment.intervals import JITTER_MS
 from dynosim.fit.fitting import FIRST_TOKEN_MS, FIRST_TOKEN_SHARE
 from dynosim.fit.measurements import Measurements
 from dynosim.fit.prior import PROMPT_OVERHEAD_MS, STEP_OVERHEAD_MS

@@ -28,7 +28,7 @@ from dynosim.engine.spec import EngineSpec
 from dynosim.metrics import summarize
 from dynosim.metrics.tables import request_table
 from dynosim.records import RunResult, Trace
-from dynosim.router.settings import RouterSettings
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.spec import RoutingSpec
 from dynosim.silicon.catalogue import model_entry
 from dynosim.timing.architecture import model_shape
@@ -144,7 +144,7 @@ def _routed(
         workers=workers - cpu_workers,
     )
     cpus = replace(gpus, name="cpu_workers", workers=cpu_workers, device="cpu")
-    routing = RoutingSpec(RouterSettings(_BLOCK, mode=mode, seed=seed))
+    routing = RoutingSpec(RouterSpec(_BLOCK, mode=mode, seed=seed))
     return simulate(trace, ClusterSpec(pools=(gpus, cpus), routing=routing))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dynosim.compare.attribution import attribute, blind_fit
-from dynosim.compare.prediction import inside_shares, intervals, load_of
+from dynosim.compare.prediction import intervals
 from dynosim.experiment.intervals import form_error
 from dynosim.fit.alternatives import fit_capacity, fit_loops
 from dynosim.fit.deployment import (
@@ -25,6 +25,8 @@ from dynosim.fit.measurements import Measurements
 from dynosim.fit.prior import STEP_OVERHEAD_MS, Prior, prior_of, table_timing
 from dynosim.fit.replay import Engines, Predicted, replay
 from dynosim.fit.scores import Score, distances, scores
+from dynosim.metrics.in_range import inside_shares
+from dynosim.metrics.saturation import load_of
 from dynosim.records import Trace
 from dynosim.timing.fitted import Fit
 from dynosim.timing.model import StepTimeModel

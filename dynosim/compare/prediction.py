@@ -1,4 +1,4 @@
-"""What a prediction says about itself: intervals, measured range, saturation."""
+"""How sure a prediction of a recorded workload is."""
 
 from collections.abc import Sequence
 
@@ -8,18 +8,7 @@ from dynosim.experiment.intervals import JITTER_MS, scaled
 from dynosim.fit.measurements import Measurements
 from dynosim.fit.replay import Engines, replay
 from dynosim.fit.scores import scores
-from dynosim.metrics.in_range import inside_shares
-from dynosim.metrics.saturation import Load, load_of
 from dynosim.timing.fitted import Fit, FittedModel
-
-__all__ = [
-    "JITTER_MS",
-    "Load",
-    "inside_shares",
-    "intervals",
-    "load_of",
-    "scaled",
-]
 
 
 def intervals(

@@ -10,14 +10,14 @@ from pydantic import Field, model_validator
 
 from dynosim.config.base import Amount, Count, NotNegative, PositiveMs, Section, Share, check_rules
 from dynosim.router.classes import PolicyClass
-from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
+from dynosim.router.knobs import AffinitySpec, CostSpec, LoadSpec, RouterSpec
 from dynosim.router.spec import CachePolicy, DelaySpec, IndexKind, RoutingSpec
 
 _CLASS = PolicyClass()
-_COST = CostSettings()
-_LOAD = LoadSettings()
+_COST = CostSpec()
+_LOAD = LoadSpec()
 _DELAYS = DelaySpec()
-_ROUTER = RouterSettings(block_size=1)
+_ROUTER = RouterSpec(block_size=1, mode="kv")
 _ROUTING = RoutingSpec(_ROUTER)
 
 RouterMode = Literal[
@@ -87,7 +87,7 @@ class RouterConfig(Section):
     active_prefill_tokens_threshold: Amount | None = None
     active_prefill_tokens_threshold_frac: NotNegative | None = None
     session_affinity_ttl_ms: PositiveMs | None = None
-    session_affinity_mode: Literal["hard", "soft"] = AffinitySettings(ttl_ms=1.0).mode
+    session_affinity_mode: Literal["hard", "soft"] = AffinitySpec(ttl_ms=1.0).mode
     stale_after_ms: PositiveMs = _LOAD.stale_after_ms
 
     @model_validator(mode="after")

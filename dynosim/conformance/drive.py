@@ -17,9 +17,9 @@ from dynosim.conformance.scenario import (
     spec_of,
 )
 from dynosim.conformance.step_log import RequestNote, ScenarioLog, StepEntry
+from dynosim.engine.cores import CORES
 from dynosim.engine.engine import Engine
 from dynosim.engine.sequence import Sequence
-from dynosim.engine.vllm import VllmScheduler
 from dynosim.errors import ConfigError
 from dynosim.timing.formulas import LinearModel
 
@@ -38,7 +38,7 @@ class ScenarioRun:
         self.aborts = self._aborts()
         self.aborted: list[str] = []  # since the last step
         self.log = ScenarioLog(scenario, self.spec, self.tree, has_time=self.has_time)
-        self.core = VllmScheduler(
+        self.core = CORES[self.spec.kind](
             self.spec,
             keep_rows=True,
             names_emitting=True,

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from dynosim.engine.cores import CORES
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
 
@@ -25,9 +26,12 @@ _REQUEST_KEYS = (
 
 
 def spec_of(engine: Json) -> EngineSpec:
-    """The engine section of a scenario as a spec; unknown keys are errors."""
+    """The engine section of a scenario as a spec; unknown keys and kinds are errors."""
     _refuse_unknown("engine", engine, tuple(sorted(EngineSpec.__dataclass_fields__)))
-    return EngineSpec(**engine)
+    spec = EngineSpec(**engine)
+    if spec.kind not in CORES:
+        raise ConfigError(f"engine.kind: unknown {spec.kind!r}; known: {', '.join(sorted(CORES))}")
+    return spec
 
 
 def check_request(request: Json) -> None:

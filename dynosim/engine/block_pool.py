@@ -52,6 +52,7 @@ class BlockPool:
         "events",
         "extent_blocks",
         "idle_blocks",
+        "num_blocks",
         "publishes_all",
     )
 
@@ -63,6 +64,7 @@ class BlockPool:
         publish_events: bool = False,
         announced: Sequence[bool] | None = None,
     ) -> None:
+        self.num_blocks = num_blocks
         self.extent_blocks = extent_blocks
         self.blank_blocks = num_blocks  # free blocks without content: used first
         self.idle_blocks = 0  # free blocks with content: evicted oldest first

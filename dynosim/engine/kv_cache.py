@@ -23,14 +23,19 @@ class PrefixHit:
 
 
 class KvCache:
-    """Block bookkeeping of one engine, in terms of sequences."""
+    """Block bookkeeping of one engine, in terms of sequences.
 
-    __slots__ = ("block_size", "has_prefix_caching", "pool")
+    `registers_decodes`: generated blocks are registered as they fill. They need be only if somebody
+    can hit or hear of them.
+    """
+
+    __slots__ = ("block_size", "has_prefix_caching", "pool", "registers_decodes")
 
     def __init__(self, pool: BlockPool, block_size: int, *, has_prefix_caching: bool) -> None:
         self.pool = pool
         self.block_size = block_size
         self.has_prefix_caching = has_prefix_caching
+        self.registers_decodes = pool.publishes_all
 
     def blocks_between(self, computed: int, end: int) -> int:
         """Blocks to take when a sequence grows from `computed` to `end` tokens."""
@@ -64,6 +69,8 @@ class KvCache:
 
     def register(self, sequence: Sequence, computed: int) -> None:
         """Make the full blocks among the first `computed` tokens hittable."""
+        if not self.has_prefix_caching:
+            return
         full = (computed - sequence.registration_lag) // self.block_size
         path_blocks = sequence.path_blocks
         if sequence.covered_blocks < path_blocks and sequence.covered_blocks < full:

@@ -58,6 +58,27 @@ class StepPlan:
         self.start_ms = 0.0  # when it executes: the engine's business, not the scheduler's
         self.end_ms = 0.0
 
+    def take_chunk(self, sequence: Sequence, num_tokens: int) -> bool:
+        """Enter a chunk of known tokens, blocks already taken; returns whether it is a decode.
+
+        One last token of a request that has produced some already runs as a decode does.
+        """
+        before = sequence.num_computed
+        known = sequence.prompt_tokens + sequence.generated_tokens
+        is_decode = before + 1 == known and sequence.generated_tokens > 0
+        if is_decode:
+            self.num_decodes += 1
+            self.num_resumed_decodes += 1
+            self.decode_context_tokens += known
+        else:
+            self.num_prefills += 1
+            self.prefill_tokens += num_tokens
+            self.prefix_tokens += before
+        sequence.num_computed = before + num_tokens
+        if sequence.num_computed == known:
+            self.prefilled.append(sequence)
+        return is_decode
+
     @property
     def is_empty(self) -> bool:
         """Whether no token is computed."""

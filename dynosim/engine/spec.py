@@ -8,7 +8,9 @@ Policy = Literal["fcfs", "priority"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
-    """The knobs of one vLLM engine that its scheduler reads; defaults are vLLM 0.32's.
+    """The knobs of one engine that its scheduler reads; defaults are vLLM 0.32's.
+
+    `kind` says whose scheduler it is, one of `dynosim.engine.cores.CORES`.
 
     `num_gpu_blocks` is the number vLLM prints at start-up; its block 0 is a placeholder that is
     never handed out, so one block fewer is usable.
@@ -16,6 +18,7 @@ class EngineSpec:
 
     num_gpu_blocks: int
     max_model_len: int
+    kind: str = "vllm"
     block_size: int = 16
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 8192

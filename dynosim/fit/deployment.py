@@ -40,7 +40,7 @@ _RENAMED = {"policy": "scheduling_policy", "tensor_parallel": "tensor_parallel_s
 """vLLM's arguments by our keys, where they differ."""
 
 _SAME_NAME = (
-    *(knob for knob in KNOBS if knob not in _RENAMED),
+    *(knob for knob in KNOBS if knob not in _RENAMED and knob != "kind"),
     "max_model_len",
     "gpu_memory_utilization",
 )

@@ -9,7 +9,7 @@ from dynosim.engine.spec import EngineSpec
 from dynosim.experiment.run import collector_paused
 from dynosim.fit.measurements import Clock
 from dynosim.records import FloatArray, RunResult, StepLog, Trace
-from dynosim.router.settings import RouterSettings
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.spec import RoutingSpec
 from dynosim.timing.model import StepTimeModel
 
@@ -33,7 +33,7 @@ class Engines:
     def cluster(self, times: StepTimeModel) -> ClusterSpec:
         """Workers of the twin that stand for them."""
         pool = PoolSpec(engine=self.engine, times=times, workers=self.number)
-        settings = RouterSettings(self.engine.block_size, mode="least-loaded")
+        settings = RouterSpec(self.engine.block_size, mode="least-loaded")
         return ClusterSpec(pools=(pool,), routing=RoutingSpec(settings))
 
 

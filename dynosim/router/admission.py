@@ -2,11 +2,11 @@
 
 from dynosim.router.busy import busy_mask
 from dynosim.router.eligibility import Constraints, eligible_mask
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.load import ActiveLoad
 from dynosim.router.refusals import InvalidRequestError, WorkersBusyError
 from dynosim.router.request import RoutingRequest
 from dynosim.router.sessions import Sessions
-from dynosim.router.settings import RouterSettings
 from dynosim.router.workers import WorkerTable
 
 UNCONSTRAINED = Constraints()
@@ -17,7 +17,7 @@ class Admission:
 
     def __init__(
         self,
-        settings: RouterSettings,
+        settings: RouterSpec,
         table: WorkerTable,
         load: ActiveLoad,
         sessions: Sessions | None,

@@ -5,16 +5,16 @@ from collections.abc import Hashable, Sequence
 from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.router.cost import WorkerOption
 from dynosim.router.inputs import Arrive, AskBest, E, Input
+from dynosim.router.knobs import CostSpec
 from dynosim.router.refusals import InvalidRequestError
 from dynosim.router.request import RoutingRequest
-from dynosim.router.settings import CostSettings
 
 
 def request_of(
     token_ids: Sequence[int],
     block_size: int,
     request_id: Hashable = None,
-    overrides: CostSettings | None = None,
+    overrides: CostSpec | None = None,
 ) -> RoutingRequest:
     """The request whose prompt these tokens are. Raises: InvalidRequestError if there are none."""
     if not len(token_ids):

@@ -18,9 +18,9 @@ from typing import NamedTuple, TypeVar
 
 from dynosim.indexer.base import Overlaps, members
 from dynosim.indexer.tiers import TierOverlaps
+from dynosim.router.knobs import CostSpec
 from dynosim.router.load import ActiveLoad
 from dynosim.router.request import RoutingRequest
-from dynosim.router.settings import CostSettings
 from dynosim.router.workers import WorkerTable
 from dynosim.workers.ids import DpRank, Slot, WorkerId
 
@@ -49,7 +49,7 @@ def worker_options(
     table: WorkerTable,
     load: ActiveLoad,
     tiers: TierOverlaps,
-    cost: CostSettings,
+    cost: CostSpec,
     preference: Mapping[Slot, float],
 ) -> list[WorkerOption]:
     """Every eligible candidate with its cost, in slot order."""

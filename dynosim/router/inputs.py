@@ -11,8 +11,8 @@ from typing import Generic, TypeVar
 from dynosim.indexer.base import BlockEvent
 from dynosim.records import KvEvent
 from dynosim.router.decision import Decision, Refusal
+from dynosim.router.knobs import CostSpec
 from dynosim.router.request import RoutingRequest
-from dynosim.router.settings import CostSettings
 from dynosim.router.workers import WorkerCard
 from dynosim.workers.ids import DpRank, Slot, WorkerId
 
@@ -111,7 +111,7 @@ class AskBest:
     token_ids: Sequence[int]
     request_id: Hashable = None
     update_states: bool = False
-    overrides: CostSettings | None = None
+    overrides: CostSpec | None = None
 
 
 @dataclass(slots=True)

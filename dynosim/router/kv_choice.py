@@ -10,9 +10,9 @@ from dynosim.router.cheapest import cheapest, group_by_savings
 from dynosim.router.cost import WorkerOption, draw, pick, worker_options
 from dynosim.router.decision import ChosenSlot
 from dynosim.router.eligibility import preference_factors
+from dynosim.router.knobs import CostSpec
 from dynosim.router.load import ActiveLoad
 from dynosim.router.request import RoutingRequest
-from dynosim.router.settings import CostSettings
 from dynosim.router.slots import SlotLists
 from dynosim.router.workers import WorkerTable
 from dynosim.workers.ids import Slot
@@ -36,7 +36,7 @@ class KvChoice(Generic[E_contra]):
         table: WorkerTable,
         load: ActiveLoad,
         index: Index[E_contra],
-        cost: CostSettings,
+        cost: CostSpec,
         generator: Random,
         confirm: Confirm | None = None,
     ) -> None:
@@ -136,7 +136,7 @@ def placement_of(option: WorkerOption) -> ChosenSlot:
     return ChosenSlot(option.slot, option.cost, option.overlap_blocks, option.cached_tokens)
 
 
-def _is_plain(cost: CostSettings) -> bool:
+def _is_plain(cost: CostSpec) -> bool:
     """Whether costs are own part less savings; a credit above 1 could drive the prefill below 0."""
     return (
         cost.temperature == 0

@@ -35,6 +35,7 @@ from dynosim.router.inputs import (
     Unbind,
     WorkerEvents,
 )
+from dynosim.router.knobs import CostSpec, RouterSpec
 from dynosim.router.kv_choice import Confirm, KvChoice, placement_of
 from dynosim.router.load import ActiveLoad
 from dynosim.router.modes import RoundRobin, make_load_mode
@@ -47,14 +48,13 @@ from dynosim.router.refusals import (
 )
 from dynosim.router.request import RoutingRequest
 from dynosim.router.sessions import Sessions
-from dynosim.router.settings import CostSettings, RouterSettings
 from dynosim.router.snapshot import RouterSnapshot
 from dynosim.router.workers import Candidate, WorkerCard, WorkerTable
 from dynosim.workers.ids import DpRank, Slot, WorkerId
 
 
 class KvRouter(Generic[E_contra]):
-    """Places requests on workers; see `RouterSettings` for what it can be told.
+    """Places requests on workers; see `RouterSpec` for what it can be told.
 
     Everything goes in through `take`, or through the doors below, which are what `take` opens: the
     same inputs in the same order lead to the same answers. `index` follows the workers' caches; one
@@ -65,7 +65,7 @@ class KvRouter(Generic[E_contra]):
 
     def __init__(
         self,
-        settings: RouterSettings,
+        settings: RouterSpec,
         index: Index[E_contra] | LaggingIndex[E_contra],
         *,
         key_blocks: Sequence[int] | None = None,
@@ -312,7 +312,7 @@ class KvRouter(Generic[E_contra]):
             self._sessions.end(request_id, now_ms)
 
     def drop_stale(self, now_ms: float) -> list[Hashable]:
-        """Free requests that have not been heard of for `LoadSettings.stale_after_ms`."""
+        """Free requests that have not been heard of for `LoadSpec.stale_after_ms`."""
         stale = self.load.stale(now_ms)
         for request_id in stale:
             self.free(request_id, now_ms)
@@ -331,7 +331,7 @@ class KvRouter(Generic[E_contra]):
         request_id: Hashable = None,
         *,
         update_states: bool = False,
-        router_config_override: CostSettings | None = None,
+        router_config_override: CostSpec | None = None,
         now_ms: float = 0.0,
     ) -> Best:
         """(worker, data-parallel rank, overlapping blocks) for a prompt.

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from dynosim.errors import InvariantError
 from dynosim.router.active_blocks import ActiveBlocks
+from dynosim.router.knobs import CostSpec, LoadSpec
 from dynosim.router.prefill_load import ClockSnapshot, PrefillClock, PrefillEstimator
 from dynosim.router.request import RoutingRequest
-from dynosim.router.settings import CostSettings, LoadSettings
 from dynosim.workers.ids import Slot
 
 
@@ -51,8 +51,8 @@ class ActiveLoad:
     def __init__(
         self,
         block_size: int,
-        cost: CostSettings,
-        settings: LoadSettings,
+        cost: CostSpec,
+        settings: LoadSpec,
         *,
         key_blocks: Sequence[int] | None = None,
         estimator: PrefillEstimator | None = None,

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from dynosim.router.eligibility import Constraints
-from dynosim.router.settings import CostSettings
+from dynosim.router.knobs import CostSpec
 
 
 @dataclass(slots=True)
@@ -27,4 +27,4 @@ class RoutingRequest:
     session_id: str | None = None
     constraints: Constraints | None = None
     policy_family: str | None = None
-    overrides: CostSettings | None = None
+    overrides: CostSpec | None = None

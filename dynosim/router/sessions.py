@@ -4,8 +4,8 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 from dynosim.router.affinity import AffinitySnapshot, SessionAffinity
+from dynosim.router.knobs import AffinitySpec
 from dynosim.router.refusals import NoEligibleWorkerError
-from dynosim.router.settings import AffinitySettings
 from dynosim.router.workers import Candidate, WorkerTable
 from dynosim.workers.ids import WorkerId
 
@@ -21,7 +21,7 @@ class SessionsSnapshot:
 class Sessions:
     """Keeps sessions with the workers of `table` that served them."""
 
-    def __init__(self, settings: AffinitySettings, table: WorkerTable) -> None:
+    def __init__(self, settings: AffinitySpec, table: WorkerTable) -> None:
         self._table = table
         self._is_hard = settings.mode == "hard"
         self._affinity = SessionAffinity(settings.ttl_ms)

@@ -6,11 +6,11 @@ from typing import Literal
 
 from dynosim.indexer.approximate import DEFAULT_TTL_MS
 from dynosim.indexer.make import IndexSpec
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.log.recorder import Sink
 from dynosim.router.modes import LOAD_MODES
 from dynosim.router.policy import PlacementPolicy
 from dynosim.router.prefill_load import PrefillEstimator
-from dynosim.router.settings import RouterSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ IndexKind = Literal[
 CachePolicy = Literal["ttl", "lru"]
 """How an index of guesses forgets: after a time, or when the worker's cache would be full."""
 
-OpenLog = Callable[[RouterSettings, IndexSpec, bool], Sink]
+OpenLog = Callable[[RouterSpec, IndexSpec, bool], Sink]
 """Opens the log of a router of these settings and index; last, whether it estimates prefills."""
 
 
@@ -43,7 +43,7 @@ class RoutingSpec:
     events.
     """
 
-    settings: RouterSettings
+    settings: RouterSpec
     index: IndexKind = "extents"
     use_kv_events: bool = True
     ttl_ms: float = DEFAULT_TTL_MS
@@ -52,7 +52,7 @@ class RoutingSpec:
     events: DelaySpec = field(default_factory=DelaySpec)
     frontends: int = 1
     sync_delay_ms: float | None = None
-    policy: Callable[[RouterSettings, int], PlacementPolicy] | None = None
+    policy: Callable[[RouterSpec, int], PlacementPolicy] | None = None
     estimator: PrefillEstimator | None = None
     records_events: bool = False
     open_log: OpenLog | None = None

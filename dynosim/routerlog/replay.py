@@ -16,6 +16,7 @@ from dynosim.build.routing import load_policy
 from dynosim.errors import ConfigError, DynosimError
 from dynosim.indexer.base import Tier
 from dynosim.indexer.make import IndexSpec
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.kv_router import AnyRouter, KvRouter
 from dynosim.router.log.checkpoint import difference
 from dynosim.router.log.estimates import ReplayEstimator
@@ -23,7 +24,6 @@ from dynosim.router.log.plain import Entry
 from dynosim.router.log.recorder import Sink
 from dynosim.router.log.replay import replay_entry
 from dynosim.router.policy import PlacementPolicy
-from dynosim.router.settings import RouterSettings
 
 FORMAT = 1
 PREFIX, SUFFIX = "router-", ".jsonl"
@@ -34,7 +34,7 @@ class LogHeader:
     """The first line of a log."""
 
     format: int
-    settings: RouterSettings
+    settings: RouterSpec
     index: IndexSpec
     policy: str | None = None
     has_estimator: bool = False  # prefill load decays; entries tell the predicted times
@@ -73,7 +73,7 @@ class LogWriter:
         except OSError as error:
             raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
 
-    def open(self, settings: RouterSettings, index: IndexSpec, has_estimator: bool = False) -> Sink:
+    def open(self, settings: RouterSpec, index: IndexSpec, has_estimator: bool = False) -> Sink:
         """Write the header; what is returned appends entries."""
         header = LogHeader(FORMAT, settings, index, self._policy, has_estimator, knows_tiers=True)
         self._write(header)

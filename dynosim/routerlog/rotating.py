@@ -19,12 +19,12 @@ from dynosim.files.storage import is_fault
 from dynosim.indexer.base import BlockEvent
 from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.make import IndexSpec
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.log.checkpoint import CheckpointInParts, check_can_be_told
 from dynosim.router.log.plain import Entry
 from dynosim.router.log.recorder import RouterLog, logged_router
 from dynosim.router.policy import StatefulPolicy
 from dynosim.router.prefill_load import PrefillEstimator
-from dynosim.router.settings import RouterSettings
 from dynosim.routerlog.replay import FORMAT, PREFIX, SUFFIX, LogHeader, file_name, file_number
 
 UNFINISHED = ".part"
@@ -89,7 +89,7 @@ class RotatingLog:
 
     def open(
         self,
-        settings: RouterSettings,
+        settings: RouterSpec,
         index: IndexSpec,
         *,
         policy: str | None = None,

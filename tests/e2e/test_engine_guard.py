@@ -16,6 +16,7 @@ import pytest
 from waiting import PATIENCE_S, is_running
 
 from dynosim.config.loading import run_config_from_dict
+from dynosim_runtime.adapters import engine_http
 from dynosim_runtime.worker import engine, guard, served
 from dynosim_runtime.worker.engine import EngineProcess
 from dynosim_runtime.worker.guard import PR_SET_CHILD_SUBREAPER
@@ -136,7 +137,7 @@ async def test_an_engine_that_answers_no_more_is_dead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(served, "OWN_HEALTH_INTERVAL_S", 0.05)
-    monkeypatch.setattr(engine, "CALL_TIMEOUT_S", PATIENCE_S)  # a slow answer is one
+    monkeypatch.setattr(engine_http, "CALL_TIMEOUT_S", PATIENCE_S)  # a slow answer is one
     for name, value in fake_engine.install(tmp_path).items():
         monkeypatch.setenv(name, value)
     model = tmp_path / "model"

@@ -239,7 +239,7 @@ async def test_replayed_events_tell_the_resident_blocks(tmp_path: Path) -> None:
     context.term()
     assert kinds["BlockStored"] > 0 and kinds["BlockRemoved"] > 0
     assert min(held.values()) >= 0
-    assert set(+held) == set(client.worker.engine.scheduler.pool.resident_blocks)
+    assert set(+held) == set(client.worker.engine.core.pool.resident_blocks)
     await client.session.close()
     await client.worker.stop(0.0)
 

@@ -95,7 +95,7 @@ async def test_a_client_that_stops_iterating_aborts_in_the_engine(
     await stream.aclose()  # type: ignore[attr-defined]
     await until(lambda: len(worker.engine) == 0)
     assert worker.engine.stats.num_aborted == 1
-    assert worker.engine.scheduler.pool.free_blocks == card.total_kv_blocks
+    assert worker.engine.core.pool.free_blocks == card.total_kv_blocks
     await client.close()
 
 
@@ -120,7 +120,7 @@ async def test_an_index_fed_by_the_events_knows_what_the_worker_holds(
     await asyncio.gather(*map(serve, first))  # before anybody listens
     task = asyncio.create_task(subscriber.run())
     await asyncio.gather(*map(serve, rest))
-    pool = worker.engine.scheduler.pool
+    pool = worker.engine.core.pool
     await until(lambda: index.size == len(pool.resident_blocks))
     assert index.counters.unknown_parents == subscriber.counters.malformed == 0
     for prompt in prompts:

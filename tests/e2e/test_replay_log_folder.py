@@ -8,7 +8,7 @@ from router_support import BLOCK, Doors, card, request
 
 from dynosim.cli import main
 from dynosim.indexer.make import IndexSpec
-from dynosim.router.settings import RouterSettings
+from dynosim.router.knobs import RouterSpec
 from dynosim.routerlog.replay import log_files
 from dynosim.routerlog.rotating import RotatingLog
 
@@ -16,7 +16,7 @@ from dynosim.routerlog.rotating import RotatingLog
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     log = RotatingLog(tmp_path / "log", max_bytes=20_000, max_files=9)
-    router = Doors(log.open(RouterSettings(BLOCK, mode="random"), IndexSpec("compressed")))
+    router = Doors(log.open(RouterSpec(BLOCK, mode="random"), IndexSpec("compressed")))
     for worker_id in range(5):
         router.add_worker(card(worker_id))
     for number in range(300):

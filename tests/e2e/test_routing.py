@@ -12,8 +12,8 @@ from dynosim.cli import main
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import NO_REQUEST, RunResult, Trace
 from dynosim.router.classes import PolicyClass
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.modes import MODES
-from dynosim.router.settings import RouterSettings
 from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import LinearModel
 
@@ -31,7 +31,7 @@ TIMING = LinearModel(
 
 
 def routing(mode: str, **settings: object) -> RoutingSpec:
-    return RoutingSpec(RouterSettings(SPEC.block_size, mode=mode, **settings))  # type: ignore[arg-type]
+    return RoutingSpec(RouterSpec(SPEC.block_size, mode=mode, **settings))  # type: ignore[arg-type]
 
 
 def sessions(num_sessions: int, *, gap_ms: float, shared_ids: int = 4) -> Trace:

@@ -13,8 +13,8 @@ from dynosim.engine.spec import EngineSpec
 from dynosim.records import NO_REQUEST, Trace
 from dynosim.router.busy import BusyThresholds
 from dynosim.router.classes import PolicyClass
+from dynosim.router.knobs import AffinitySpec, CostSpec, LoadSpec, RouterSpec
 from dynosim.router.modes import LOAD_MODES
-from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 from dynosim.router.spec import DelaySpec, RoutingSpec
 from dynosim.timing.formulas import LinearModel, PolynomialModel
 from dynosim.timing.model import StepTimeModel
@@ -168,18 +168,18 @@ def random_timing(rng: random.Random, spec: EngineSpec) -> StepTimeModel:
 def random_routing(rng: random.Random, spec: EngineSpec) -> RoutingSpec:
     """Any mode, half of the time kv, with and without features."""
     mode = rng.choice(["kv", "kv", "kv", rng.choice(LOAD_MODES)])
-    cost = CostSettings(
+    cost = CostSpec(
         overlap_score_credit=rng.choice([1.0, 1.0, 0.5, 2.0]),
         overlap_score_credit_decay=rng.choice([0.0, 0.0, 0.5]),
         temperature=rng.choice([0.0, 0.0, 0.3]),
         active_request_weight=rng.choice([0.0, 0.25]),
     )
     waits = PolicyClass(queue_policy=rng.choice(["fcfs", "lcfs", "wspt"]), prefill_busy_threshold=8)
-    settings = RouterSettings(
+    settings = RouterSpec(
         spec.block_size,
         mode=mode,
         cost=cost,
-        load=LoadSettings(track_output_blocks=rng.random() < 0.2),
+        load=LoadSpec(track_output_blocks=rng.random() < 0.2),
         classes=(waits,) if rng.random() < 0.3 else (),
         seed=rng.randint(0, 9),
     )
@@ -202,7 +202,7 @@ def with_rarer_routing(
     if rng.random() < 0.2:
         settings = replace(settings, busy=BusyThresholds(active_prefill_tokens_threshold=300))
     if rng.random() < 0.3:
-        affinity = AffinitySettings(rng.choice([40.0, 900.0]), rng.choice(["hard", "soft"]))
+        affinity = AffinitySpec(rng.choice([40.0, 900.0]), rng.choice(["hard", "soft"]))
         settings = replace(settings, affinity=affinity)
     routing = replace(routing, settings=settings, records_events=rng.random() < 0.3)
     if rng.random() < 0.2:

@@ -14,7 +14,7 @@ from strategies import bounded_spec, random_trace, with_sessions
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import NO_REQUEST, FloatArray, RequestStatus, RunResult, Trace
 from dynosim.router.busy import BusyThresholds
-from dynosim.router.settings import RouterSettings
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import FixedModel, LinearModel
 from dynosim.timing.model import StepTimeModel
@@ -48,7 +48,7 @@ def some_run(seed: int, concurrency: int | None) -> tuple[Trace, StepTimeModel, 
     spec = bounded_spec(rng, trace)
     timing = some_timing(rng)
     busy = BusyThresholds(active_prefill_tokens_threshold=rng.choice([None, None, 100]))
-    routing = RoutingSpec(RouterSettings(spec.block_size, mode="least-loaded", busy=busy))
+    routing = RoutingSpec(RouterSpec(spec.block_size, mode="least-loaded", busy=busy))
     result = run_twin(
         trace,
         engine=spec,
@@ -199,7 +199,7 @@ def test_refusals_of_requests_that_waited_in_the_router_let_the_loop_go_on() -> 
     from dynosim.router.classes import PolicyClass
 
     waits = PolicyClass(prefill_busy_threshold=0, request_queue_limit_per_worker=1)
-    routing = RoutingSpec(RouterSettings(SPEC.block_size, mode="kv", classes=(waits,)))
+    routing = RoutingSpec(RouterSpec(SPEC.block_size, mode="kv", classes=(waits,)))
     trace = one_by_one([NO_REQUEST] * 9, [0.0] * 9, [8] * 9)
     log = run_twin(
         trace,

@@ -18,7 +18,7 @@ from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.radix import RadixIndex
 from dynosim.records import RunResult, Trace
 from dynosim.router.eligibility import Constraints
-from dynosim.router.settings import RouterSettings
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.spec import DelaySpec, RoutingSpec
 from dynosim.timing.formulas import LinearModel
 from dynosim.workload.extents import prefix_extents
@@ -206,7 +206,7 @@ def test_looking_up_evictions_late_and_hearing_of_them_in_time_route_alike(seed:
     spec = crowded_spec(rng, trace)
 
     def routed(*, records_events: bool) -> RunResult:
-        settings = RouterSettings(spec.block_size, mode="kv", seed=seed % 7)
+        settings = RouterSpec(spec.block_size, mode="kv", seed=seed % 7)
         return run_twin(
             trace,
             engine=spec,
@@ -236,7 +236,7 @@ def test_stores_less_removals_are_what_is_resident(seed: int, mode: str) -> None
     trace = replace(trace, arrival_ms=1e6 * np.arange(len(trace)), input_tokens=lengths)
     spec = replace(random_spec(rng, trace), block_size=8, enable_prefix_caching=True)
     spec = replace(spec, num_gpu_blocks=-(-spec.max_model_len // 8) + rng.choice([1, 20]))
-    routing = RoutingSpec(RouterSettings(spec.block_size, mode=mode), records_events=True)
+    routing = RoutingSpec(RouterSpec(spec.block_size, mode=mode), records_events=True)
     timing = random_timing(rng, spec)
     result = run_twin(trace, engine=spec, timing=timing, num_workers=2, routing=routing)
     log = result.kv_events

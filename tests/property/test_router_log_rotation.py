@@ -14,10 +14,10 @@ from router_support import BLOCK, Doors, card, request
 from dynosim.indexer.base import Tier
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.tiers import TieredIndex
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.log.checkpoint import checkpoint, difference
 from dynosim.router.log.replay import replay_entry
-from dynosim.router.settings import RouterSettings
 from dynosim.routerlog import rotating as rotating_log
 from dynosim.routerlog.replay import log_files, replay_log
 from dynosim.routerlog.rotating import RotatingLog
@@ -79,7 +79,7 @@ def test_policies_with_and_without_state_replay(seed: int) -> None:
 @given(SEEDS)
 def test_a_tiered_index_goes_on_from_a_checkpoint(seed: int) -> None:
     rng = random.Random(seed)
-    made = RouterSettings(BLOCK)
+    made = RouterSpec(BLOCK, mode="kv")
     routers = [KvRouter(made, TieredIndex(CompressedRadixIndex())) for _ in range(2)]
     held: dict[int, dict[int, tuple[int, ...]]] = {0: {}, 1: {}}
 

@@ -12,11 +12,11 @@ from router_support import BLOCK
 from dynosim.indexer.base import members
 from dynosim.router.cheapest import cheapest, group_by_savings
 from dynosim.router.classes import PolicyClass
+from dynosim.router.knobs import LoadSpec
 from dynosim.router.load import ActiveLoad
 from dynosim.router.queue import PendingQueue, QueuedRequest
 from dynosim.router.refusals import QueueFullError
 from dynosim.router.request import RoutingRequest
-from dynosim.router.settings import LoadSettings
 from dynosim.router.slots import SlotLists
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -93,7 +93,7 @@ def test_the_account_is_the_sum_over_what_is_in_hand(
 ) -> None:
     rng = random.Random(seed)
     sizes = SIZES if has_sizes else None
-    cost, rules = random_cost(rng, is_plain=False), LoadSettings(rng.random() < 0.8, 8.0)
+    cost, rules = random_cost(rng, is_plain=False), LoadSpec(rng.random() < 0.8, 8.0)
     estimator = PowersOfTwo() if has_estimator else None
     load = ActiveLoad(BLOCK, cost, rules, key_blocks=sizes, estimator=estimator)
     naive = NaiveLoad(BLOCK, cost, rules, key_blocks=sizes, estimator=estimator)

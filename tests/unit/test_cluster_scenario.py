@@ -9,7 +9,7 @@ from dynosim.cluster.control import ControlPlane, ProcessGenerator
 from dynosim.engine.spec import EngineSpec
 from dynosim.metrics import check_conservation, summarize
 from dynosim.records import RequestStatus, RunResult, Trace
-from dynosim.router.settings import RouterSettings
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import LinearModel
 
@@ -44,7 +44,7 @@ def conversations(count: int = 900, span_ms: float = 240_000) -> Trace:
 
 
 def run(trace: Trace, *, exact: bool = False) -> RunResult:
-    routing = RoutingSpec(RouterSettings(SPEC.block_size, mode="kv"))
+    routing = RoutingSpec(RouterSpec(SPEC.block_size, mode="kv"))
     cluster = equal_workers(SPEC, TIMES, num_workers=2, routing=routing)
     return simulate(trace, cluster, RunOptions(exact_stepping=exact), processes=[scenario])
 

@@ -9,7 +9,7 @@ from probing import Ask, trace_of
 from dynosim.cluster import ClusterSpec, PoolSpec, RunOptions, simulate
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError, InfeasibleError
-from dynosim.router.settings import RouterSettings
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.spec import RoutingSpec
 from dynosim.router.workers import WorkerCard
 from dynosim.timing.formulas import FixedModel
@@ -48,7 +48,7 @@ def test_workers_are_numbered_through_the_pools() -> None:
 @pytest.mark.parametrize("exact", [False, True])
 def test_each_pool_has_engines_and_step_times_of_its_own(exact: bool, mode: str) -> None:
     cluster = ClusterSpec(
-        pools=(POOL, LARGE), routing=RoutingSpec(RouterSettings(4, mode=mode), use_kv_events=True)
+        pools=(POOL, LARGE), routing=RoutingSpec(RouterSpec(4, mode=mode), use_kv_events=True)
     )
     asks = [Ask(0.1 * k, (k,), 0, output_tokens=3) for k in range(3)]
     result = simulate(trace_of(asks, 4), cluster, RunOptions(exact_stepping=exact))
@@ -108,7 +108,7 @@ def test_every_pools_engine_must_hold_the_models_length() -> None:
 
 
 def test_an_index_bounded_by_capacity_needs_one_capacity() -> None:
-    settings = RouterSettings(4, mode="kv")
+    settings = RouterSpec(4, mode="kv")
     routing = RoutingSpec(settings, use_kv_events=False, approximate_cache_policy="lru")
     trace = trace_of([Ask(0.0, (1,), 0)], 4)
     simulate(trace, ClusterSpec(pools=(POOL,), routing=routing))

@@ -11,7 +11,7 @@ from clusters import run_twin
 
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import RequestLog, StepLog
-from dynosim.router.settings import AffinitySettings, CostSettings, RouterSettings
+from dynosim.router.knobs import AffinitySpec, CostSpec, RouterSpec
 from dynosim.router.spec import DelaySpec, RoutingSpec
 from dynosim.timing.formulas import PolynomialModel
 from dynosim.workload.synthetic import synthesize
@@ -34,10 +34,11 @@ def digest(seed: int) -> str:
     """A run that draws whatever can be drawn, as a number."""
     trace = synthesize(LOAD, seed)
     engine = EngineSpec(num_gpu_blocks=260, max_model_len=4000)
-    settings = RouterSettings(
+    settings = RouterSpec(
         engine.block_size,
-        cost=CostSettings(temperature=0.5),
-        affinity=AffinitySettings(300.0, "soft"),
+        mode="kv",
+        cost=CostSpec(temperature=0.5),
+        affinity=AffinitySpec(300.0, "soft"),
         seed=seed,
     )
     routing = RoutingSpec(

@@ -12,7 +12,7 @@ from clusters import run_twin
 from probing import PROBE, Ask, Watched, trace_of, watched_run
 
 from dynosim.engine.spec import EngineSpec
-from dynosim.router.settings import RouterSettings
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.spec import DelaySpec, RoutingSpec
 from dynosim.timing.formulas import FixedModel
 
@@ -105,7 +105,7 @@ def next_request(at_ms: float, plane: str, *, is_async: bool, exact: bool) -> tu
             engine=replace(SMALL, async_scheduling=is_async),
             timing=TIMING,
             num_workers=2,
-            routing=RoutingSpec(RouterSettings(4, mode="kv", seed=seed), **PLANES[plane]),
+            routing=RoutingSpec(RouterSpec(4, mode="kv", seed=seed), **PLANES[plane]),
             exact_stepping=exact,
         )
         first, second, third = result.requests.worker_id.tolist()

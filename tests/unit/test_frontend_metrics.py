@@ -10,7 +10,7 @@ from live_support import BLOCK, MODEL, Inside, ScriptedEngine, card, request
 from virtual_time import in_virtual_time, let_others_run, loop_clock, now_ms, now_s
 
 from dynosim.router.classes import PolicyClass
-from dynosim.router.settings import RouterSettings
+from dynosim.router.knobs import RouterSpec
 from dynosim_runtime.card import worker_id_of
 from dynosim_runtime.http.app import create_app
 from dynosim_runtime.http.registry import ModelRegistry
@@ -146,7 +146,7 @@ async def test_every_figure_after_an_exchange() -> None:
 
 @in_virtual_time
 async def test_what_is_under_way_shows_where_it_is() -> None:
-    settings = RouterSettings(BLOCK, classes=(PolicyClass(prefill_busy_threshold=1),))
+    settings = RouterSpec(BLOCK, mode="kv", classes=(PolicyClass(prefill_busy_threshold=1),))
     engine = ScriptedEngine(hangs={"a"})
     inside = Inside(engine, "a", settings=settings, now_ms=now_ms)
     served = Served(inside)

@@ -14,7 +14,7 @@ from probing import PROBE, Ask, Watched, trace_of, watched_run
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
 from dynosim.router.classes import PolicyClass
-from dynosim.router.settings import AffinitySettings, LoadSettings, RouterSettings
+from dynosim.router.knobs import AffinitySpec, LoadSpec, RouterSpec
 from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import FixedModel
 from dynosim.timing.prefill_estimate import StepTimeEstimator
@@ -171,7 +171,7 @@ def test_a_frontend_counts_the_blocks_of_answers_as_they_grow(is_async: bool, ex
     watched = run(
         asks,
         replace(SPEC, async_scheduling=is_async),
-        settings={"load": LoadSettings(track_output_blocks=True)},
+        settings={"load": LoadSpec(track_output_blocks=True)},
         exact=exact,
     )
     blocks = [watched.option(index).decode_blocks - 1 for index in range(1, len(asks))]
@@ -180,7 +180,7 @@ def test_a_frontend_counts_the_blocks_of_answers_as_they_grow(is_async: bool, ex
 
 def test_progress_is_told_to_the_frontend_of_a_request() -> None:
     asks = [Ask(0.0, (1,), 0, output_tokens=10), *[Ask(30.0, (9,), PROBE)] * 2]
-    load = LoadSettings(track_output_blocks=True)
+    load = LoadSpec(track_output_blocks=True)
     watched = run(asks, frontends=2, sync_delay_ms=1.0, settings={"load": load})
     assert {watched.frontend(i): watched.option(i).decode_blocks - 1 for i in (1, 2)} == {
         0: 3,
@@ -235,7 +235,7 @@ def test_a_session_is_offered_its_own_worker_only_and_what_has_no_session_all() 
     watched = run(
         [*asks, Ask(500.0, (5,), PROBE)],
         num_workers=2,
-        settings={"affinity": AffinitySettings(ttl_ms=300.0)},
+        settings={"affinity": AffinitySpec(ttl_ms=300.0)},
         columns={"session_ids": ("a", "a", "", "", "a")},
     )
     offered = [[o.worker_id for o in watched.watch.seen[index][1]] for index in range(5)]
@@ -247,6 +247,6 @@ def test_a_log_is_of_one_frontend() -> None:
     def open_log(*_: Any) -> Any:
         return lambda entry: None
 
-    routing = RoutingSpec(RouterSettings(4), frontends=2, open_log=open_log)
+    routing = RoutingSpec(RouterSpec(4, mode="kv"), frontends=2, open_log=open_log)
     with pytest.raises(ConfigError, match=r"set router\.frontends: 1"):
         run_twin(trace_of([LONG], 4), engine=SPEC, timing=TIMING, num_workers=2, routing=routing)

@@ -15,7 +15,7 @@ from router_support import BLOCK, Doors, card, request
 
 from dynosim.indexer.base import Removed, Stored
 from dynosim.indexer.make import IndexSpec
-from dynosim.router.settings import RouterSettings
+from dynosim.router.knobs import RouterSpec
 from dynosim.routerlog import rotating as rotating_log
 from dynosim.routerlog.replay import log_files, replay_log
 from dynosim.routerlog.rotating import RotatingLog
@@ -238,7 +238,7 @@ def test_a_full_disk_does_not_keep_a_frontend_from_starting(tmp_path: Path) -> N
 
 def opened(folder: Path) -> tuple[RotatingLog, Any]:
     log = RotatingLog(folder, max_bytes=100_000, flush_interval_s=0.0)
-    router = Doors(log.open(RouterSettings(BLOCK), IndexSpec("compressed")))
+    router = Doors(log.open(RouterSpec(BLOCK, mode="kv"), IndexSpec("compressed")))
     for worker_id in range(2):
         router.add_worker(card(worker_id))
     return log, router

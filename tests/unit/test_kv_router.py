@@ -13,6 +13,7 @@ from dynosim.indexer.base import Removed
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.router.classes import PolicyClass
 from dynosim.router.eligibility import Constraints
+from dynosim.router.knobs import AffinitySpec, RouterSpec
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.log.recorder import logged_router
 from dynosim.router.log.replay import replay_entry
@@ -21,7 +22,6 @@ from dynosim.router.refusals import (
     NoEligibleWorkerError,
     UnknownWorkerError,
 )
-from dynosim.router.settings import AffinitySettings, RouterSettings
 from dynosim.router.workers import WorkerCard
 
 
@@ -133,7 +133,7 @@ def test_a_card_that_does_not_fit_changes_nothing(bad: WorkerCard) -> None:
 
 
 def test_a_session_stays_until_it_was_idle_for_long() -> None:
-    router = make_router(4, affinity=AffinitySettings(ttl_ms=100.0))
+    router = make_router(4, affinity=AffinitySpec(ttl_ms=100.0))
     first = placed(router, 0, [100], session_id="s")
     for number in range(1, 6):
         assert placed(router, number, [number], session_id="s") == first
@@ -152,7 +152,7 @@ def test_a_session_stays_until_it_was_idle_for_long() -> None:
 
 def test_a_hard_session_is_refused_elsewhere_and_a_soft_one_is_not() -> None:
     for mode in ("hard", "soft"):
-        router = make_router(2, affinity=AffinitySettings(100.0, mode))  # type: ignore[arg-type]
+        router = make_router(2, affinity=AffinitySpec(100.0, mode))  # type: ignore[arg-type]
         home = placed(router, 1, session_id="s")
         rules = Constraints(allowed_workers=frozenset({1 - home}))
         if mode == "soft":
@@ -163,14 +163,14 @@ def test_a_hard_session_is_refused_elsewhere_and_a_soft_one_is_not() -> None:
 
 
 def test_a_session_whose_worker_left_goes_anywhere() -> None:
-    router = make_router(2, affinity=AffinitySettings(1e9))
+    router = make_router(2, affinity=AffinitySpec(1e9))
     home = placed(router, 1, session_id="s")
     router.remove_worker(home)
     assert placed(router, 2, session_id="s") == 1 - home
 
 
 def test_a_request_from_before_a_session_was_unbound_does_not_end_its_new_binding() -> None:
-    router = make_router(2, affinity=AffinitySettings(ttl_ms=10.0))
+    router = make_router(2, affinity=AffinitySpec(ttl_ms=10.0))
     placed(router, "old", [1], session_id="s")
     router.unbind_session("s")
     home = placed(router, "new", [2], session_id="s")
@@ -186,7 +186,7 @@ def test_a_request_from_before_a_session_was_unbound_does_not_end_its_new_bindin
 def test_a_request_lost_where_the_session_has_left_does_not_keep_it_bound(
     ends_first: bool, at_ms: float, worker_id: int
 ) -> None:
-    router = make_router(2, affinity=AffinitySettings(ttl_ms=10.0, mode="soft"))
+    router = make_router(2, affinity=AffinitySpec(ttl_ms=10.0, mode="soft"))
     for number in range(2):  # the second moves the session from worker 0 to worker 1
         rules = Constraints(allowed_workers=frozenset({number}))
         assert placed(router, number, [number], session_id="s", constraints=rules) == number
@@ -215,7 +215,9 @@ def test_without_events_the_router_expects_prompts_where_it_sent_them() -> None:
 
 def test_routers_with_one_seed_and_other_streams_draw_apart() -> None:
     def drawn(stream: str, seed: int = 1) -> list[int]:
-        router = KvRouter(RouterSettings(BLOCK, seed=seed), CompressedRadixIndex(), stream=stream)
+        router = KvRouter(
+            RouterSpec(BLOCK, mode="kv", seed=seed), CompressedRadixIndex(), stream=stream
+        )
         for worker_id in range(4):
             router.add_worker(card(worker_id))
         return [placed(router, number, [number]) for number in range(12)]
@@ -240,7 +242,7 @@ def test_best_worker_and_potential_loads_speak_of_tokens() -> None:
 
 def test_what_a_router_logs_decides_alike_again() -> None:
     entries: list[list[Any]] = []
-    settings = RouterSettings(BLOCK, affinity=AffinitySettings(50.0), seed=4)
+    settings = RouterSpec(BLOCK, mode="kv", affinity=AffinitySpec(50.0), seed=4)
     router = Doors(logged_router(entries.append, settings, CompressedRadixIndex()))
     for worker_id in range(3):
         router.add_worker(card(worker_id, taints=frozenset({f"t{worker_id}"})))

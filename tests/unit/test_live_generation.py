@@ -13,8 +13,8 @@ from virtual_time import in_virtual_time, loop_clock, now_ms, now_s
 from dynosim.config.live import LiveConfig
 from dynosim.router.classes import PolicyClass
 from dynosim.router.cost import WorkerOption
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.request import RoutingRequest
-from dynosim.router.settings import RouterSettings
 from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.clients.base import EngineRefusedError
 from dynosim_runtime.errors import ApiError
@@ -265,7 +265,7 @@ async def test_silence_ends_a_request() -> None:
 @in_virtual_time
 async def test_requests_wait_their_turn_and_a_full_queue_refuses() -> None:
     rules = PolicyClass(prefill_busy_threshold=1, request_queue_limit_per_worker=1)
-    settings = RouterSettings(BLOCK, classes=(rules,))
+    settings = RouterSpec(BLOCK, mode="kv", classes=(rules,))
     engine = ScriptedEngine()
     inside = Inside(engine, "a", settings=settings)
     first = await inside.dispatcher.start(request("1"))
@@ -282,7 +282,7 @@ async def test_requests_wait_their_turn_and_a_full_queue_refuses() -> None:
 
 @in_virtual_time
 async def test_giving_up_in_the_queue_leaves_nothing_behind() -> None:
-    settings = RouterSettings(BLOCK, classes=(PolicyClass(prefill_busy_threshold=1),))
+    settings = RouterSpec(BLOCK, mode="kv", classes=(PolicyClass(prefill_busy_threshold=1),))
     inside = Inside(ScriptedEngine(), "a", settings=settings)
     first = await inside.dispatcher.start(request("1"))
     waiting = asyncio.create_task(inside.dispatcher.start(request("2")))
@@ -339,7 +339,7 @@ class Broken:
 
 @in_virtual_time
 async def test_a_policy_that_fails_costs_no_stream_that_has_been_placed() -> None:
-    settings = RouterSettings(BLOCK, classes=(PolicyClass(prefill_busy_threshold=1),))
+    settings = RouterSpec(BLOCK, mode="kv", classes=(PolicyClass(prefill_busy_threshold=1),))
     inside = Inside(ScriptedEngine(), "a", settings=settings)
     inside.router.router.use_policy(Broken())
     first = await inside.dispatcher.start(request("1"))

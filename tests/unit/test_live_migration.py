@@ -21,8 +21,8 @@ from virtual_time import in_virtual_time, let_others_run, now_ms, now_s
 
 from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.config.live import LiveConfig
+from dynosim.router.knobs import AffinitySpec, LoadSpec, RouterSpec
 from dynosim.router.load import Booking
-from dynosim.router.settings import AffinitySettings, LoadSettings, RouterSettings
 from dynosim_runtime.card import worker_id_of
 from dynosim_runtime.clients.base import EngineRequest
 from dynosim_runtime.errors import ApiError
@@ -265,7 +265,7 @@ async def test_wait_and_prefill_add_up_to_the_first_token_wherever_it_came() -> 
 @in_virtual_time
 async def test_to_the_router_a_move_loads_a_worker_as_a_new_request_would() -> None:
     """Of prompt and answer so far, with the rest of the answer to come."""
-    settings = RouterSettings(BLOCK, load=LoadSettings(track_output_blocks=True))
+    settings = RouterSpec(BLOCK, mode="kv", load=LoadSpec(track_output_blocks=True))
 
     async def booked(engine: ScriptedEngine, asked: GenerateRequest, name: str) -> Booking:
         inside = placed_at_a(engine, settings=settings, tracks_output=True)
@@ -379,9 +379,9 @@ async def test_the_worker_that_broke_a_stream_is_looked_after_and_no_other() -> 
 
 @pytest.mark.parametrize("mode", ["hard", "soft"])
 async def test_a_session_goes_on_where_its_stream_went(mode: str) -> None:
-    affinity = AffinitySettings(1e9, mode)  # type: ignore[arg-type]
+    affinity = AffinitySpec(1e9, mode)  # type: ignore[arg-type]
     engine = ScriptedEngine(dies_after={"a": 1})
-    inside = Inside(engine, "a", settings=RouterSettings(BLOCK, affinity=affinity))
+    inside = Inside(engine, "a", settings=RouterSpec(BLOCK, mode="kv", affinity=affinity))
     stream = await inside.dispatcher.start(request(session_id="s"))
     inside.show(card("a"), card("b"))
     assert await tokens_of(stream) == ANSWER[:6]

@@ -22,7 +22,7 @@ from virtual_time import in_virtual_time, let_others_run, loop_clock, now_ms, no
 
 from dynosim.config.live import LiveConfig
 from dynosim.router.classes import PolicyClass
-from dynosim.router.settings import LoadSettings, RouterSettings
+from dynosim.router.knobs import LoadSpec, RouterSpec
 from dynosim_runtime.card import worker_id_of
 from dynosim_runtime.clients.base import EngineRefusedError
 from dynosim_runtime.errors import ApiError
@@ -100,7 +100,7 @@ async def test_the_router_hears_of_a_long_answer_now_and_then() -> None:
 
 @in_virtual_time
 async def test_the_router_hears_of_every_block_where_it_counts_them() -> None:
-    settings = RouterSettings(BLOCK, load=LoadSettings(track_output_blocks=True))
+    settings = RouterSpec(BLOCK, mode="kv", load=LoadSpec(track_output_blocks=True))
     engine = ScriptedEngine(pieces=[(1.0, 1)])
     inside = Inside(engine, "a", now_ms=now_ms, settings=settings, tracks_output=True)
     stream = await inside.dispatcher.start(request(max_tokens=9))
@@ -148,7 +148,7 @@ async def test_the_time_in_the_queue_counts() -> None:
     inside = Inside(
         ScriptedEngine(hangs={"a"}),
         "a",
-        settings=RouterSettings(BLOCK, classes=classes),
+        settings=RouterSpec(BLOCK, mode="kv", classes=classes),
         live=live,
         now_ms=now_ms,
     )
@@ -170,7 +170,9 @@ async def test_the_time_in_the_queue_counts() -> None:
 async def test_what_waited_in_the_queue_is_dispatched_when_its_turn_comes() -> None:
     classes = (PolicyClass(prefill_busy_threshold=1),)
     engine = ScriptedEngine(pieces=[(2.0, 1)])
-    inside = Inside(engine, "a", settings=RouterSettings(BLOCK, classes=classes), now_ms=now_ms)
+    inside = Inside(
+        engine, "a", settings=RouterSpec(BLOCK, mode="kv", classes=classes), now_ms=now_ms
+    )
     first = await inside.dispatcher.start(request("1"))
     reader = asyncio.create_task(tokens_of(first))
     second = await inside.dispatcher.start(request("2"))
@@ -240,7 +242,7 @@ async def test_a_name_in_use_is_refused_and_its_owner_goes_on() -> None:
 
 
 async def test_what_the_router_refuses_is_told_in_its_words() -> None:
-    inside = Inside(ScriptedEngine(), "a", settings=RouterSettings(BLOCK, mode="direct"))
+    inside = Inside(ScriptedEngine(), "a", settings=RouterSpec(BLOCK, mode="direct"))
     with pytest.raises(ApiError, match="the request names no worker") as caught:
         await inside.dispatcher.start(request("1"))
     assert (caught.value.status, caught.value.code) == (400, "refused")

@@ -12,7 +12,7 @@ from live_support import BLOCK, Inside, ScriptedEngine, card, request
 from dynosim.config.loading import run_config_from_dict
 from dynosim.errors import ConfigError
 from dynosim.indexer.base import Tier
-from dynosim.router.settings import CostSettings, RouterSettings
+from dynosim.router.knobs import CostSpec, RouterSpec
 from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.dialects.nvext import NvExt
 from dynosim_runtime.errors import ApiError
@@ -139,8 +139,8 @@ async def test_taints_of_a_request_choose_among_those_of_cards() -> None:
 async def test_blocks_in_slower_tiers_count_by_their_weights(
     host: float, disk: float, name: str
 ) -> None:
-    cost = CostSettings(host_cache_hit_weight=host, disk_cache_hit_weight=disk)
-    inside = Inside(ScriptedEngine(), "a", "b", settings=RouterSettings(BLOCK, cost=cost))
+    cost = CostSpec(host_cache_hit_weight=host, disk_cache_hit_weight=disk)
+    inside = Inside(ScriptedEngine(), "a", "b", settings=RouterSpec(BLOCK, mode="kv", cost=cost))
     inside.caches("a", range(40), tier=Tier.HOST)
     inside.caches("b", range(40), tier=Tier.DISK)
     stream = await inside.dispatcher.start(request(num_tokens=40))

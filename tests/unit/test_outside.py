@@ -10,7 +10,7 @@ from strategies import random_spec, random_trace
 
 from dynosim.cluster.outside import as_clients_see
 from dynosim.records import RequestLog, RunResult, StepLog
-from dynosim.router.settings import RouterSettings
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import LinearModel
 
@@ -36,7 +36,7 @@ def run(seed: int, ingress_ms: float, egress_ms: float) -> RunResult:
         base_ms=5.0, per_prefill_token_ms=0.05, per_decode_ms=0.1, per_context_token_ms=0.0005
     )
     timing.ingress_ms, timing.egress_ms = ingress_ms, egress_ms
-    routing = RoutingSpec(RouterSettings(spec.block_size, mode="kv"), records_events=True)
+    routing = RoutingSpec(RouterSpec(spec.block_size, mode="kv"), records_events=True)
     return run_twin(trace, engine=spec, timing=timing, num_workers=2, routing=routing)
 
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from dynosim.cluster.lives import Life, worker_log
 from toy_runs import ToyRun, toy_run
 
 from dynosim.cluster.outside import as_clients_see
+from dynosim.cluster.pool import Worker, worker_log
 from dynosim.cluster.spec import PoolSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import InvariantError
@@ -20,6 +20,7 @@ from dynosim.plots.run_figures import MAX_LINES, RunFigures
 from dynosim.plots.run_html import run_page
 from dynosim.records import RunResult, WorkerLog
 from dynosim.timing.formulas import FixedModel
+from dynosim.workers.lifecycle import WorkerEvent
 
 NAN = math.nan
 EARLY, LATE = 0, 1  # worker ids
@@ -43,12 +44,23 @@ def end_of(run: ToyRun, worker: int) -> float:
     return float((steps.start_ms + steps.duration_ms)[steps.worker_id == worker].max())
 
 
+def worker(worker_id: int, pool: PoolSpec, launched_ms: float, *moves: float) -> Worker:
+    """One that became ready, was told to drain and had drained at these times, as far as given."""
+    made = Worker(worker_id, pool, None, None, launched_ms)
+    events = (WorkerEvent.BECAME_READY, WorkerEvent.TOLD_TO_DRAIN, WorkerEvent.DRAINED)
+    for event, at_ms in zip(events, moves, strict=False):
+        made.move(event, at_ms)
+    return made
+
+
 def test_a_life_is_told_by_worker() -> None:
     times = FixedModel(10.0, 5.0)
     early = PoolSpec(engine=ENGINE, times=times, workers=1, gpus_per_worker=2)
     late = replace(early, name="late", engine=replace(ENGINE, num_gpu_blocks=51), workers=0,
                    gpus_per_worker=1, step_time_scale=3.0)  # fmt: skip
-    log = worker_log([Life(early), Life(late, 60.0, 75.0, 90.0), Life(late, 80.0, NAN)])
+    log = worker_log(
+        [worker(0, early, 0.0, 0.0), worker(1, late, 60.0, 75.0, 80.0, 90.0), worker(2, late, 80.0)]
+    )
     assert len(log) == 3
     assert log.pool == ("workers", "late", "late") and log.role == ("agg", "agg", "agg")
     assert log.gpus.tolist() == [2, 1, 1] and log.usable_blocks.tolist() == [100, 50, 50]

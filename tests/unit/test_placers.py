@@ -12,8 +12,8 @@ from probing import Ask, trace_of
 
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import RequestLog, Trace
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.modes import LOAD_MODES
-from dynosim.router.settings import RouterSettings
 from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import FixedModel, LinearModel
 from dynosim.timing.prefill_estimate import StepTimeEstimator
@@ -79,7 +79,7 @@ def in_hand(log: RequestLog, index: int, num_workers: int) -> list[int]:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_mode_chooses_as_a_naive_one_would(seed: int, records_events: bool, mode: str) -> None:
     num_workers = 4
-    routing = RoutingSpec(RouterSettings(4, mode=mode, seed=seed), records_events=records_events)
+    routing = RoutingSpec(RouterSpec(4, mode=mode, seed=seed), records_events=records_events)
     log = run_twin(
         busy_trace(seed),
         engine=SPEC,

@@ -14,10 +14,10 @@ from dynosim.indexer.make import IndexSpec
 from dynosim.router.busy import BusyThresholds
 from dynosim.router.classes import PolicyClass
 from dynosim.router.eligibility import Constraints
+from dynosim.router.knobs import AffinitySpec, CostSpec, LoadSpec, RouterSpec
 from dynosim.router.log.recorder import logged_router
 from dynosim.router.prefill_load import PrefillEstimator
 from dynosim.router.refusals import RequestRefusedError
-from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 from dynosim.routerlog.replay import (
     FORMAT,
     LogHeader,
@@ -28,13 +28,14 @@ from dynosim.routerlog.replay import (
     replay_log,
 )
 
-SETTINGS = RouterSettings(
+SETTINGS = RouterSpec(
     BLOCK,
-    cost=CostSettings(0.5, 0.25, 2.0, active_request_weight=0.125, temperature=0.5),
-    load=LoadSettings(track_output_blocks=True, stale_after_ms=60.0),
+    mode="kv",
+    cost=CostSpec(0.5, 0.25, 2.0, active_request_weight=0.125, temperature=0.5),
+    load=LoadSpec(track_output_blocks=True, stale_after_ms=60.0),
     classes=(PolicyClass("a", "wspt", 64, 100, request_queue_limit_per_worker=1),),
     busy=BusyThresholds(active_decode_blocks_threshold=0.5),
-    affinity=AffinitySettings(50.0, "soft"),
+    affinity=AffinitySpec(50.0, "soft"),
     seed=3,
 )
 SPEC = IndexSpec("compressed")
@@ -229,7 +230,7 @@ def test_every_field_of_a_header_comes_back(tmp_path: Path) -> None:
     assert (header["number"], header["follows"]) == (None, False)
     assert header["settings"]["affinity"] == {"ttl_ms": 50.0, "mode": "soft"}
     for spec, settings in (
-        (IndexSpec("extents", [1, 2, 3]), RouterSettings(8)),
+        (IndexSpec("extents", [1, 2, 3]), RouterSpec(8, mode="kv")),
         (IndexSpec("approximate", ttl_ms=5.0, capacity_blocks=7), SETTINGS),
     ):
         router = LogHeader(FORMAT, settings, spec).make_router()

@@ -12,20 +12,20 @@ from dynosim.indexer.base import Removed, Stored
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.make import IndexSpec
 from dynosim.router.cost import WorkerOption
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.refusals import InvalidRequestError
-from dynosim.router.settings import RouterSettings
 from dynosim.routerlog import rotating as rotating_log
 from dynosim.routerlog.replay import file_name, log_files, replay_log
 from dynosim.routerlog.rotating import RotatingLog
 
-SETTINGS = RouterSettings(BLOCK)
+SETTINGS = RouterSpec(BLOCK, mode="kv")
 SPEC = IndexSpec("compressed")
 
 
 class Touchy:
     """A policy that fails at one request, after it has counted it."""
 
-    def __init__(self, settings: RouterSettings, seed: int) -> None:
+    def __init__(self, settings: RouterSpec, seed: int) -> None:
         self.count = 0
 
     def choose(self, request: Any, options: list[WorkerOption], now_ms: float) -> WorkerOption:

@@ -18,18 +18,19 @@ from dynosim.indexer.positional import PositionalIndex
 from dynosim.indexer.radix import RadixIndex
 from dynosim.indexer.tiers import TieredIndex
 from dynosim.router.classes import PolicyClass
+from dynosim.router.knobs import AffinitySpec, CostSpec, LoadSpec, RouterSpec
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.log.checkpoint import CheckpointInParts, checkpoint, difference
 from dynosim.router.log.plain import pack, unpack
 from dynosim.router.log.replay import replay_entry
-from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
 
-SETTINGS = RouterSettings(
+SETTINGS = RouterSpec(
     BLOCK,
-    cost=CostSettings(active_request_weight=0.5),
-    load=LoadSettings(track_output_blocks=True),
+    mode="kv",
+    cost=CostSpec(active_request_weight=0.5),
+    load=LoadSpec(track_output_blocks=True),
     classes=(PolicyClass("a", prefill_busy_threshold=0), PolicyClass("b", policy_family="b")),
-    affinity=AffinitySettings(50.0, "soft"),
+    affinity=AffinitySpec(50.0, "soft"),
 )
 INDEXES: dict[str, Callable[[], Any]] = {
     "radix": RadixIndex,
@@ -52,7 +53,7 @@ class Half:
 
 
 def made(kind: str, mode: str = "kv") -> KvRouter:
-    settings = RouterSettings(
+    settings = RouterSpec(
         BLOCK, mode, SETTINGS.cost, SETTINGS.load, SETTINGS.classes, affinity=SETTINGS.affinity
     )
     return KvRouter(settings, INDEXES[kind](), estimator=Half())

@@ -14,8 +14,8 @@ from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.tiers import TieredIndex
 from dynosim.router.cost import WorkerOption, draw, pick
 from dynosim.router.eligibility import Constraints
+from dynosim.router.knobs import CostSpec
 from dynosim.router.kv_router import KvRouter
-from dynosim.router.settings import CostSettings
 
 
 def options(router: KvRouter, *args: object, **kwargs: object) -> list[WorkerOption]:
@@ -259,26 +259,26 @@ def test_a_number_at_the_very_end_takes_the_last_option() -> None:
 def test_a_request_can_bring_its_own_weights() -> None:
     router = make_router(2, overlap_score_credit=0.0)
     store(router, 1, [0, 1])
-    own = CostSettings(overlap_score_credit=1.0)
+    own = CostSpec(overlap_score_credit=1.0)
     for number in range(20):
         decision = router.submit(request(number, [0, 1, number + 50], overrides=own), 0.0)
         assert decision is not None and decision.worker_id == 1
         router.free(number, 0.0)
 
 
-NUMBERS = [name for name, value in asdict(CostSettings()).items() if not isinstance(value, bool)]
+NUMBERS = [name for name, value in asdict(CostSpec()).items() if not isinstance(value, bool)]
 
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_every_weight_is_a_finite_number_from_zero_on(name: str) -> None:
     for value in (-0.1, float("nan"), float("inf")):
         with pytest.raises(ConfigError, match=rf"router\.{name}.*>= 0, got {value}"):
-            CostSettings(**{name: value})
-    assert getattr(CostSettings(**{name: 0.0}), name) == 0.0
+            CostSpec(**{name: value})
+    assert getattr(CostSpec(**{name: 0.0}), name) == 0.0
 
 
 def test_defaults_are_those_of_the_field() -> None:
-    assert asdict(CostSettings()) == {
+    assert asdict(CostSpec()) == {
         "overlap_score_credit": 1.0,
         "overlap_score_credit_decay": 0.0,
         "prefill_load_scale": 1.0,

@@ -7,14 +7,14 @@ import pytest
 from router_support import BLOCK, request
 
 from dynosim.errors import ConfigError, InvariantError
+from dynosim.router.knobs import CostSpec, LoadSpec
 from dynosim.router.load import ActiveLoad
 from dynosim.router.log.estimates import RecordingEstimator, ReplayEstimator
 from dynosim.router.prefill_load import PrefillClock
-from dynosim.router.settings import CostSettings, LoadSettings
 
 
 def make(**settings: object) -> ActiveLoad:
-    load = ActiveLoad(BLOCK, CostSettings(), LoadSettings(**settings))  # type: ignore[arg-type]
+    load = ActiveLoad(BLOCK, CostSpec(), LoadSpec(**settings))  # type: ignore[arg-type]
     load.add_slot(0)
     return load
 
@@ -144,18 +144,18 @@ def test_requests_not_heard_of_are_stale() -> None:
     assert load.stale(100.0) == []
     assert load.stale(100.5) == load.stale(160.0) == ["a"]
     assert load.stale(160.5) == ["a", "b"]
-    assert LoadSettings().stale_after_ms == 300_000.0 and not LoadSettings().track_output_blocks
+    assert LoadSpec().stale_after_ms == 300_000.0 and not LoadSpec().track_output_blocks
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
 def test_a_request_cannot_be_stale_at_once(value: float) -> None:
     with pytest.raises(ConfigError, match=f"router.stale_after_ms: must be above 0, got {value}"):
-        LoadSettings(stale_after_ms=value)
+        LoadSpec(stale_after_ms=value)
 
 
 def test_what_a_slot_costs_any_request_is_its_prefill_its_blocks_and_its_requests() -> None:
-    cost = CostSettings(prefill_load_scale=2.0, active_request_weight=0.25)
-    load = ActiveLoad(BLOCK, cost, LoadSettings())
+    cost = CostSpec(prefill_load_scale=2.0, active_request_weight=0.25)
+    load = ActiveLoad(BLOCK, cost, LoadSpec())
     for slot in range(3):
         load.add_slot(slot)
     load.book(request("a", [1, 2, 3], input_tokens=3 * BLOCK + 8), 1, 16, 0.0)
@@ -262,7 +262,7 @@ def test_predictions_are_noted_once_in_order_and_told_again_likewise() -> None:
 
 
 def test_a_booking_asks_for_its_uncached_tokens_behind_its_cached_ones() -> None:
-    load = ActiveLoad(BLOCK, CostSettings(), LoadSettings(), estimator=Doubling())
+    load = ActiveLoad(BLOCK, CostSpec(), LoadSpec(), estimator=Doubling())
     load.add_slot(0)
     load.add_slot(1)
     load.book(request("a", [1, 2, 3]), 1, 32, 10.0)  # 16 tokens behind 32: 48 ms

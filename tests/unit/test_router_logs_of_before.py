@@ -42,7 +42,7 @@ def test_what_a_log_of_before_says_of_a_host_was_taken_for_the_device(
     """Then a block on the host was a hit; now it is none, and a log says which of them it is."""
     names = sequence_hashes([1, 2])
     header = {
-        "format": 1, "settings": {"block_size": BLOCK}, "index": {"kind": "radix"},
+        "format": 1, "settings": {"block_size": BLOCK, "mode": "kv"}, "index": {"kind": "radix"},
         **({"knows_tiers": True} if knows_tiers else {}),
     }  # fmt: skip
     stored = {"stored": names, "local": [1, 2], "parent": None, "tier": int(Tier.HOST)}

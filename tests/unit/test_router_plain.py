@@ -11,6 +11,7 @@ from dynosim.indexer.base import Cleared, Removed, Stored, Tier
 from dynosim.records import KvEvent
 from dynosim.router.decision import Decision, Refusal
 from dynosim.router.eligibility import Constraints
+from dynosim.router.knobs import CostSpec
 from dynosim.router.log.plain import (
     card_from_plain,
     card_to_plain,
@@ -26,10 +27,9 @@ from dynosim.router.log.plain import (
 )
 from dynosim.router.refusals import NoEligibleWorkerError, QueueFullError
 from dynosim.router.request import RoutingRequest
-from dynosim.router.settings import CostSettings
 from dynosim.router.workers import WorkerCard
 
-COST = CostSettings(0.5, 0.25, 2.0, 0.625, 0.125, 3.0, 0.75, False, False)
+COST = CostSpec(0.5, 0.25, 2.0, 0.625, 0.125, 3.0, 0.75, False, False)
 RULES = Constraints(frozenset({3, 1}), 7, 2, frozenset({"b", "a"}), {"y": 0.5, "x": -1.0})
 REQUEST = RoutingRequest(
     "name", 70, 4, [1, 2], [3, 4], 1.5, 2, 640, "session", RULES, "family", COST

@@ -7,7 +7,7 @@ from clusters import run_twin
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import Trace
 from dynosim.router.classes import PolicyClass
-from dynosim.router.settings import RouterSettings
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import FixedModel
 
@@ -27,7 +27,7 @@ def order_of(priorities: list[int]) -> list[int]:
         priority=np.array(priorities, np.int64),
     )
     waits = PolicyClass(prefill_busy_threshold=0)
-    routing = RoutingSpec(RouterSettings(16, mode="kv", classes=(waits,)))
+    routing = RoutingSpec(RouterSpec(16, mode="kv", classes=(waits,)))
     result = run_twin(
         trace, engine=ENGINE, timing=FixedModel(50.0, 1.0), num_workers=1, routing=routing
     )

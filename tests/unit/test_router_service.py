@@ -10,10 +10,10 @@ from dynosim.errors import ConfigError
 from dynosim.indexer.base import Stored
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.router.classes import PolicyClass
+from dynosim.router.knobs import LoadSpec, RouterSpec
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.refusals import NoEligibleWorkerError, QueueFullError
 from dynosim.router.request import RoutingRequest
-from dynosim.router.settings import LoadSettings, RouterSettings
 from dynosim.router.workers import WorkerCard
 from dynosim_runtime.serving.router import RouterService
 
@@ -30,7 +30,9 @@ class Service:
 
     def __init__(self, *worker_ids: int, limit: int | None = None) -> None:
         rules = PolicyClass(prefill_busy_threshold=1, request_queue_limit_per_worker=limit)
-        settings = RouterSettings(BLOCK, classes=(rules,), load=LoadSettings(stale_after_ms=100.0))
+        settings = RouterSpec(
+            BLOCK, mode="kv", classes=(rules,), load=LoadSpec(stale_after_ms=100.0)
+        )
         self.clock = Clock()
         self.index = CompressedRadixIndex()
         self.router = KvRouter(settings, self.index)

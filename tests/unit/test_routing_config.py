@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from dynosim.build.routing import load_policy, router_settings, routing_spec
+from dynosim.build.routing import load_policy, router_spec, routing_spec
 from dynosim.config.router import RouterConfig
 from dynosim.errors import ConfigError
 from dynosim.router.busy import BusyThresholds
 from dynosim.router.classes import PolicyClass
-from dynosim.router.settings import AffinitySettings, CostSettings, LoadSettings, RouterSettings
+from dynosim.router.knobs import AffinitySpec, CostSpec, LoadSpec, RouterSpec
 from dynosim.router.spec import DelaySpec, RoutingSpec
 
 
@@ -43,7 +43,7 @@ def flat(spec: RoutingSpec) -> dict[str, Any]:
 
     plain = {field: getattr(spec, field) for field in spec.__slots__ if field != "settings"}
     plain["events"] = asdict(spec.events)
-    settings = {name: getattr(spec.settings, name) for name in RouterSettings.__slots__}
+    settings = {name: getattr(spec.settings, name) for name in RouterSpec.__slots__}
     for name in ("cost", "load", "busy"):
         settings[name] = asdict(settings[name])
     walk("", {**plain, "settings": settings})
@@ -52,11 +52,11 @@ def flat(spec: RoutingSpec) -> dict[str, Any]:
 
 def test_defaults_are_those_of_the_parts() -> None:
     spec = spec_of()
-    assert spec.settings == RouterSettings(8, mode="round-robin", seed=3)
+    assert spec.settings == RouterSpec(8, mode="round-robin", seed=3)
     assert spec == RoutingSpec(spec.settings)
-    assert spec.settings.cost == CostSettings() and spec.settings.load == LoadSettings()
+    assert spec.settings.cost == CostSpec() and spec.settings.load == LoadSpec()
     assert spec.settings.busy == BusyThresholds() and spec.events == DelaySpec()
-    assert spec.settings == router_settings(RouterConfig(), block_size=8, seed=3)
+    assert spec.settings == router_spec(RouterConfig(), block_size=8, seed=3)
 
 
 EFFECTS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -102,7 +102,7 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "active_prefill_tokens_threshold_frac": (
         0.5, {"settings.busy.active_prefill_tokens_threshold_frac": 0.5}
     ),
-    "session_affinity_ttl_ms": (5.0, {"settings.affinity": AffinitySettings(5.0, "hard")}),
+    "session_affinity_ttl_ms": (5.0, {"settings.affinity": AffinitySpec(5.0, "hard")}),
     "session_affinity_mode": ("soft", {}),  # of sessions that do not stay
 }  # fmt: skip
 SPECIAL = {"policy", "load_aware"}
@@ -137,7 +137,7 @@ def test_a_queue_threshold_makes_one_class_with_the_queues_policy() -> None:
 
 def test_sessions_stay_as_they_are_told_to() -> None:
     made = spec_of(session_affinity_ttl_ms=7.0, session_affinity_mode="soft")
-    assert made.settings.affinity == AffinitySettings(7.0, "soft")
+    assert made.settings.affinity == AffinitySpec(7.0, "soft")
 
 
 def test_every_key_of_a_policy_class_is_taken_over() -> None:

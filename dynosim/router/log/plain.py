@@ -10,8 +10,8 @@ from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored, Tier
 from dynosim.records import KvEvent
 from dynosim.router.decision import Decision, Refusal
 from dynosim.router.eligibility import Constraints
+from dynosim.router.knobs import CostSpec
 from dynosim.router.request import RoutingRequest
-from dynosim.router.settings import CostSettings
 from dynosim.router.workers import WorkerCard
 
 WISHES = fields(RoutingRequest)[5:]  # what most requests leave at its default
@@ -63,14 +63,14 @@ def event_from_plain(plain: Any) -> BlockEvent | KvEvent:
     return Cleared(None if tier is None else Tier(tier))
 
 
-def cost_to_plain(cost: CostSettings) -> dict[str, Any]:
+def cost_to_plain(cost: CostSpec) -> dict[str, Any]:
     """Weights of the cost function as plain values."""
     return {field: getattr(cost, field) for field in cost.__slots__}
 
 
-def cost_from_plain(plain: dict[str, Any]) -> CostSettings:
+def cost_from_plain(plain: dict[str, Any]) -> CostSpec:
     """The weights again."""
-    return CostSettings(**plain)
+    return CostSpec(**plain)
 
 
 def request_to_plain(request: RoutingRequest) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def request_to_plain(request: RoutingRequest) -> dict[str, Any]:
 
 
 def _wish_to_plain(value: Any) -> Any:
-    if isinstance(value, CostSettings):
+    if isinstance(value, CostSpec):
         return cost_to_plain(value)
     if not isinstance(value, Constraints):
         return value

@@ -17,6 +17,7 @@ from dynosim.router.inputs import (
     Placed,
     Release,
 )
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.log.entries import PREDICTS, entries_of
 from dynosim.router.log.estimates import RecordingEstimator
@@ -24,7 +25,6 @@ from dynosim.router.log.plain import Entry
 from dynosim.router.policy import PlacementPolicy
 from dynosim.router.prefill_load import PrefillEstimator
 from dynosim.router.refusals import UnknownWorkerError
-from dynosim.router.settings import RouterSettings
 
 Sink = Callable[[Entry], None]
 
@@ -79,7 +79,7 @@ class RouterLog(Generic[E_contra]):
 
 def logged_router(
     sink: Sink,
-    settings: RouterSettings,
+    settings: RouterSpec,
     index: Index[E] | LaggingIndex[E],
     *,
     key_blocks: Sequence[int] | None = None,

@@ -12,12 +12,12 @@ from typing import Literal, Protocol
 import msgspec
 import numpy as np
 
+from dynosim.engine.cores import CORES
 from dynosim.engine.engine import Engine
 from dynosim.engine.pace import NEVER
 from dynosim.engine.plan import StepPlan
 from dynosim.engine.sequence import Sequence as EngineSequence
 from dynosim.engine.spec import EngineSpec
-from dynosim.engine.vllm import VllmScheduler
 from dynosim.indexer.wire import EngineEvent
 from dynosim.timing.model import StepTimeModel
 from dynosim_runtime.mock.blocks import BlockLedger
@@ -161,7 +161,7 @@ class MockEngine:
         self.spec = spec
         self.stats = stats
         self.has_events = spec.enable_prefix_caching
-        self.core = VllmScheduler(spec, names_emitting=True, publish_events=self.has_events)
+        self.core = CORES[spec.kind](spec, names_emitting=True, publish_events=self.has_events)
         self.ledger = BlockLedger(spec.block_size)
         self._last_step = _LastStep(stats)
         self._engine = Engine(

@@ -3,8 +3,8 @@
 from dataclasses import asdict
 from typing import Any
 
-from dynosim.compare.prediction import inside_shares
 from dynosim.experiment.run import RunOutcome
+from dynosim.metrics.in_range import inside_shares
 from dynosim.metrics.saturation import load_of
 from dynosim.records import RequestStatus
 from dynosim_runtime.measure.deployment import Measured

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from dynosim.compare.prediction import inside_shares
 from dynosim.config import RunConfig
 from dynosim.errors import DynosimError
 from dynosim.experiment.intervals import Intervals, default_replays, prediction_intervals
 from dynosim.experiment.run import RunOutcome
 from dynosim.experiment.run import run as simulate
+from dynosim.metrics.in_range import inside_shares
 from dynosim.metrics.saturation import load_of
 from dynosim_runtime.measure.deployment import Measured
 from dynosim_runtime.validate.attribution import Attribution, attribute

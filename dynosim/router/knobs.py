@@ -10,7 +10,7 @@ from dynosim.router.classes import PolicyClass
 
 
 @dataclass(frozen=True, slots=True)
-class CostSettings:
+class CostSpec:
     """Weights of the cost function, see `dynosim.router.cost`.
 
     A request can bring its own (`RoutingRequest.overrides`).
@@ -36,7 +36,7 @@ class CostSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class LoadSettings:
+class LoadSpec:
     """What the router counts as load of a worker."""
 
     track_output_blocks: bool = False
@@ -48,7 +48,7 @@ class LoadSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class AffinitySettings:
+class AffinitySpec:
     """Sessions stay with the worker that served them, for `ttl_ms` after their last request.
 
     `hard`: a session's requests go there or are refused; `soft`: they go there if it is eligible.
@@ -59,15 +59,15 @@ class AffinitySettings:
 
 
 @dataclass(frozen=True, slots=True)
-class RouterSettings:
+class RouterSpec:
     """Everything that determines a router's decisions, next to its inputs."""
 
     block_size: int
-    mode: str = "kv"
-    cost: CostSettings = field(default_factory=CostSettings)
-    load: LoadSettings = field(default_factory=LoadSettings)
+    mode: str
+    cost: CostSpec = field(default_factory=CostSpec)
+    load: LoadSpec = field(default_factory=LoadSpec)
     classes: tuple[PolicyClass, ...] = ()  # none: nothing ever waits in the router
     busy: BusyThresholds = field(default_factory=BusyThresholds)
-    affinity: AffinitySettings | None = None
+    affinity: AffinitySpec | None = None
     cuda_to_cpu_ratio: float = 8.0  # how much more a GPU takes than a CPU, device-aware mode
     seed: int = 0

@@ -1,0 +1,71 @@
+"""What vLLM's loop would do with the running list, where that is plain beforehand.
+
+If there are blocks and tokens for all, it serves all, and their order does not matter: every
+decoding sequence computes one token, and a lone unfinished prompt takes what is left of the budget.
+That costs the same however many sequences decode, unless somebody wants to know of each.
+"""
+
+from dynosim.engine.kv_cache import KvCache
+from dynosim.engine.plan import StepPlan
+from dynosim.engine.sequence import DECODING
+from dynosim.engine.spec import EngineSpec
+from dynosim.engine.vllm.seats import Seats
+
+
+class ForeseenService:
+    """The shortcut for `SchedulingLoop.serve`."""
+
+    __slots__ = ("_cache", "_names_emitting", "_seats", "_token_budget")
+
+    def __init__(
+        self, spec: EngineSpec, cache: KvCache, seats: Seats, *, names_emitting: bool
+    ) -> None:
+        self._cache = cache
+        self._seats = seats
+        self._token_budget = spec.max_num_batched_tokens
+        self._names_emitting = names_emitting
+
+    def serve(self, plan: StepPlan, cap: int) -> int | None:
+        """Serve all running requests; returns what is left of the budget.
+
+        None, and nothing done, if order decides who gets how much.
+        """
+        cache, decodes, prefilling = self._cache, self._seats.decodes, self._seats.prefilling
+        budget = self._token_budget - decodes.count
+        need = decodes.blocks_next_step()
+        num_tokens = 0
+        if prefilling:
+            if cap > 0 or len(prefilling) > 1:
+                return None
+            sequence = prefilling[0]
+            computed = sequence.num_computed
+            num_tokens = sequence.prompt_tokens + sequence.generated_tokens - computed
+            if num_tokens > budget:
+                num_tokens = budget
+            need += cache.blocks_between(computed, computed + num_tokens)
+        pool = cache.pool
+        if need > pool.blank_blocks + pool.idle_blocks:
+            return None
+        plan.num_decodes = decodes.count
+        plan.decode_context_tokens = decodes.context_tokens
+        if need:
+            pool.allocate(need)
+        if self._names_emitting or cache.registers_decodes:
+            self._serve_each(plan)
+        if num_tokens > 0:
+            sequence = prefilling[0]
+            plan.take_chunk(sequence, num_tokens)
+            cache.register(sequence, sequence.num_computed)
+        return budget - num_tokens
+
+    def _serve_each(self, plan: StepPlan) -> None:
+        """Note what the step means to each decoding sequence."""
+        cache = self._cache
+        next_step = self._seats.decodes.step + 1
+        for sequence in self._seats.running:
+            if sequence.state == DECODING:
+                sequence.registration_lag = sequence.in_flight
+                if cache.registers_decodes:
+                    cache.register(sequence, sequence.anchor + next_step)
+                if self._names_emitting:
+                    plan.emitting.append(sequence)
