@@ -1,7 +1,7 @@
 """Contracts for what plugs into dynosim: inherit one in a test, and your implementation keeps it.
 
-Each contract is a class of tests for pytest. The heir supplies the fixture that its docstring names,
-of class scope or wider, and gets every test:
+Each contract is a class of tests for pytest. The heir supplies the fixture that its docstring
+names, of class scope or wider, and gets every test:
 
     class TestMyIndex(IndexContract):
         @pytest.fixture(scope="class")

@@ -1,5 +1,4 @@
-"""What a placement policy of a user's own must do, and what a mode that looks at load alone must.
-"""
+"""What a user's own placement policy must do, and what a mode by load alone must."""
 
 import json
 import random

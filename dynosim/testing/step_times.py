@@ -19,13 +19,16 @@ batches = st.tuples(st.integers(1, 80), st.integers(0, 1500), st.integers(0, 79)
 """(sequences, sum of their contexts): every sequence has one token at least."""
 
 shapes = st.builds(
-    lambda prompt, prefix, decodes, context: BatchShape(1, prompt, prefix, decodes, decodes * context),
+    lambda prompts, prompt, prefix, decodes, context: BatchShape(
+        prompts, prompts * prompt, prefix, decodes, decodes * context
+    ),
+    st.integers(1, 4),
     st.integers(1, 600),
     st.integers(0, 900),
     st.integers(0, 70),
     st.integers(1, 400),
 )
-"""One prompt, and some decodes beside it."""
+"""Some prompts, and some decodes beside them."""
 
 
 class StepTimesContract:

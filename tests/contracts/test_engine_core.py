@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from dynosim.engine.plan import StepPlan
 from dynosim.engine.sequence import Sequence
 from dynosim.engine.spec import EngineSpec

@@ -83,7 +83,7 @@ def test_an_emptied_index_keeps_nothing_inside(seed: int, by_removal: bool) -> N
         assert not any(index._positions) and not index._with_holes
 
 
-# ---- broken ones -----------------------------------------------------------------------------------
+# ---- broken ones -------------------------------------------------------------------------------
 
 
 class AnswersTooMuch(RadixIndex):

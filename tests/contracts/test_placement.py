@@ -5,16 +5,16 @@ from random import Random
 from typing import Any
 
 import pytest
-from examples.thompson import ThompsonSampling
 from router_support import BLOCK, card
 
 from dynosim.router.cost import WorkerOption
+from dynosim.router.knobs import RouterSettings
 from dynosim.router.modes import LOAD_MODES, LeastLoaded, LoadMode, make_load_mode
 from dynosim.router.request import RoutingRequest
-from dynosim.router.settings import RouterSettings
 from dynosim.router.workers import WorkerTable
 from dynosim.testing.placement import LoadModeContract, PlacementPolicyContract
 from dynosim.workers.ids import Slot
+from examples.thompson import ThompsonSampling
 
 
 class Cheapest:
