@@ -45,7 +45,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Give every property test more examples, and leave out what is none."""
     times = config.getoption("--examples-times")
     properties = [item for item in items if is_hypothesis_test(getattr(item, "obj", None))]
-    functions: dict[int, Any] = {id(item.obj): item.obj for item in properties}  # type: ignore[attr-defined]
+    found = [item.obj for item in properties]  # type: ignore[attr-defined]
+    functions: dict[int, Any] = {id(one): one for one in (getattr(f, "__func__", f) for f in found)}
     for function in functions.values():  # once each, though parameters make it several items
         asked: settings = getattr(function, USED)
         setattr(function, USED, settings(asked, max_examples=times * asked.max_examples))
@@ -54,9 +55,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def property_files(root: Path) -> list[str]:
-    """The test files with property tests."""
+    """The test files with property tests, or with contracts full of them."""
     paths = sorted(root.glob("tests/*/test_*.py"))
-    return [str(path.relative_to(root)) for path in paths if "@given(" in path.read_text()]
+    return [str(path.relative_to(root)) for path in paths if _has_properties(path.read_text())]
+
+
+def _has_properties(text: str) -> bool:
+    return "@given(" in text or "Contract)" in text
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,7 +18,7 @@ from dynosim_runtime.http.limits import HttpLimits
 from dynosim_runtime.http.observer import HttpObserver
 from dynosim_runtime.http.registry import ModelRegistry
 from dynosim_runtime.requests import Dispatcher, GenerateRequest, TokenDelta
-from dynosim_runtime.testing import Script, ScriptedDispatcher, Step
+from dynosim_runtime.testing.dispatcher import Script, ScriptedDispatcher, Step
 from dynosim_runtime.tokenize.byte_tokenizer import BYTE_OFFSET, ByteTokenizer
 
 MODEL = "org/tiny-model"

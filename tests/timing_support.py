@@ -1,11 +1,10 @@
-"""Small stand-ins for the timing tests: engine settings, a silicon table, a step log."""
+"""Small stand-ins for the timing tests: engine settings, a silicon table."""
 
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from dynosim.records import StepLog
 from dynosim.timing.silicon_table import SiliconTable
 
 
@@ -63,24 +62,4 @@ def silicon_table(seed: int = 0) -> SiliconTable:
             "decode_error": {"mean": 0.0, "p99": 0.0, "max": 0.0},
             "prefill_error": {"mean": 0.0, "p99": 0.0, "max": 0.0},
         },
-    )
-
-
-def step_log(*rows: tuple[int, int, int, int, int, int]) -> StepLog:
-    """Rows of (steps, prefills, prefill tokens, prefix tokens, decodes, context tokens)."""
-    columns = [np.array(column, np.int64) for column in zip(*rows, strict=True)]
-    nothing = np.zeros(len(rows), np.int64)
-    return StepLog(
-        worker_id=nothing,
-        start_ms=nothing.astype(np.float64),
-        duration_ms=nothing.astype(np.float64),
-        num_steps=columns[0],
-        num_prefills=columns[1],
-        prefill_tokens=columns[2],
-        prefix_tokens=columns[3],
-        num_decodes=columns[4],
-        decode_context_tokens=columns[5],
-        num_running=nothing,
-        num_waiting=nothing,
-        used_blocks=nothing,
     )

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from discovery_contract import DiscoveryContract, Place, Watcher, card_of
 from waiting import PATIENCE_S
 
 from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.discovery.base import Discovery
 from dynosim_runtime.discovery.make import make_discovery
 from dynosim_runtime.errors import LiveError
+from dynosim_runtime.testing.discovery import DiscoveryContract, Place, Watcher, card_of
 
 WORKER = """
 import asyncio, sys

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from discovery_contract import DiscoveryContract, Place, Watcher, card_of
 
 from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.discovery import kubernetes
 from dynosim_runtime.discovery.kubernetes import KubernetesDiscovery, ready_pods
 from dynosim_runtime.discovery.make import make_discovery
 from dynosim_runtime.errors import LiveError
+from dynosim_runtime.testing.discovery import DiscoveryContract, Place, Watcher, card_of
 
 METADATA = "/apis/nvidia.com/v1alpha1/namespaces/inference/dynamoworkermetadatas"
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/inference/endpointslices"

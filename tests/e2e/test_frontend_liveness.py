@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from discovery_contract import card_of
 from test_deploy_processes import Watched, plan
 from waiting import PATIENCE_S, is_running, until
 
@@ -21,6 +20,7 @@ from dynosim_runtime.launch.deployment import LocalDeployment
 from dynosim_runtime.launch.process_log import ProcessLog
 from dynosim_runtime.launch.specs import ProcessSpec
 from dynosim_runtime.launch.supervised import ProcessStatus, SupervisedProcess
+from dynosim_runtime.testing.discovery import card_of
 
 NEVER_S = 10 * PATIENCE_S
 

@@ -10,7 +10,7 @@ from http_support import MODEL, app_of, dispatcher_saying, serving
 
 from dynosim_runtime.dialects.parsing.output_parser import Parsing
 from dynosim_runtime.requests import GenerateRequest, StructuredOutput, TokenDelta, TokenLogprob
-from dynosim_runtime.testing import ScriptedDispatcher, Step
+from dynosim_runtime.testing.dispatcher import ScriptedDispatcher, Step
 from dynosim_runtime.tokenize.byte_tokenizer import BYTE_OFFSET
 
 HELLO: list[Any] = [{"role": "user", "content": "hi"}]

@@ -10,7 +10,7 @@ from waiting import until
 
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.requests import TokenDelta
-from dynosim_runtime.testing import Pause, ScriptedDispatcher
+from dynosim_runtime.testing.dispatcher import Pause, ScriptedDispatcher
 
 TEXT = "Grüße, 世界 😀!"
 MESSAGES = [{"role": "user", "content": "Hello"}]

@@ -13,10 +13,10 @@ from typing import Any
 import aiohttp
 import fake_engine
 import pytest
-from discovery_contract import Watcher
 from waiting import PATIENCE_S, is_running, until
 
 from dynosim_runtime.discovery.file import FileDiscovery
+from dynosim_runtime.testing.discovery import Watcher
 
 PLAN = """
 name: worker-test

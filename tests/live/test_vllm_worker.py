@@ -10,7 +10,6 @@ import pytest
 import zmq
 import zmq.asyncio
 from cluster import ROOT, VLLM_PYTHON, write_plan
-from discovery_contract import Watcher
 
 from dynosim.indexer.wire import KvBatch, decode_batch, decode_replay, replay_request
 from dynosim_runtime.card import LiveCard
@@ -19,6 +18,7 @@ from dynosim_runtime.clients.connections import Connections
 from dynosim_runtime.clients.openai import OpenAiEngineClient
 from dynosim_runtime.discovery.file import FileDiscovery
 from dynosim_runtime.requests import Sampling
+from dynosim_runtime.testing.discovery import Watcher
 
 BLOCK_SIZES = {"small-blocks": 32, "large-blocks": 64}
 NUM_BLOCKS = 130

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from discovery_contract import Watcher, card_of
 
 from dynosim.config.live import LiveConfig
 from dynosim.errors import ConfigError
@@ -15,6 +14,7 @@ from dynosim_runtime.card import worker_id_of
 from dynosim_runtime.discovery.file import FileDiscovery, Lease
 from dynosim_runtime.discovery.make import discovery_spec, etcd_url, make_discovery
 from dynosim_runtime.errors import LiveError
+from dynosim_runtime.testing.discovery import Watcher, card_of
 
 LEASE_S = 30.0
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from discovery_contract import Watcher, card_of
 from disk_support import needs_mount, no_room, small_disk
 from waiting import PATIENCE_S
 
@@ -21,6 +20,7 @@ from dynosim_runtime.card import EventSource, LiveCard, worker_id_of
 from dynosim_runtime.discovery import file as file_discovery
 from dynosim_runtime.discovery.file import MAX_CARD_BYTES, FileDiscovery, Lease
 from dynosim_runtime.errors import LiveError
+from dynosim_runtime.testing.discovery import Watcher, card_of
 
 LEASE_S = 30.0
 NO_PROCESS = (1 << 22) + 1  # beyond the greatest process id of Linux

@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-from discovery_contract import card_of
 
 from dynosim_runtime.card import LiveCard
 from dynosim_runtime.clients.base import EngineRequest
@@ -11,6 +10,7 @@ from dynosim_runtime.clients.openai import completion_body
 from dynosim_runtime.clients.sglang import generate_body
 from dynosim_runtime.clients.trtllm import trtllm_body
 from dynosim_runtime.requests import Sampling
+from dynosim_runtime.testing.discovery import card_of
 
 BARE = {
     "model": "tiny",

@@ -10,7 +10,6 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from discovery_contract import card_of
 
 from dynosim_runtime.card import LiveCard
 from dynosim_runtime.clients.base import (
@@ -24,6 +23,7 @@ from dynosim_runtime.clients.connections import Connections
 from dynosim_runtime.clients.sglang import SglangEngineClient, generate_body
 from dynosim_runtime.clients.trtllm import TrtllmEngineClient, trtllm_body
 from dynosim_runtime.requests import Sampling, StructuredOutput, TokenLogprob
+from dynosim_runtime.testing.discovery import card_of
 
 REQUEST = EngineRequest(
     request_id="r1",

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from clusters import run_twin
-from timing_support import step_log
 
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import TraceError
 from dynosim.metrics import check_conservation
 from dynosim.records import RunResult, Trace
 from dynosim.silicon.fitted_file import read_fit
+from dynosim.testing.step_times import step_log
 from dynosim.timing.fitted import (
     Fit,
     FittedModel,

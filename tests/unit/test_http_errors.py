@@ -17,7 +17,7 @@ from dynosim_runtime.errors import ApiError
 from dynosim_runtime.http.limits import HttpLimits
 from dynosim_runtime.http.registry import ModelRegistry
 from dynosim_runtime.requests import GenerateRequest
-from dynosim_runtime.testing import Pause, ScriptedDispatcher
+from dynosim_runtime.testing.dispatcher import Pause, ScriptedDispatcher
 from dynosim_runtime.tokenize.byte_tokenizer import ByteTokenizer
 
 HELLO = [{"role": "user", "content": "Hello"}]

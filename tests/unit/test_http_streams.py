@@ -18,7 +18,7 @@ from dynosim_runtime.errors import ApiError
 from dynosim_runtime.http.limits import HttpLimits
 from dynosim_runtime.http.observer import NoObserver
 from dynosim_runtime.requests import GenerateRequest, TokenDelta
-from dynosim_runtime.testing import Pause, ScriptedDispatcher
+from dynosim_runtime.testing.dispatcher import Pause, ScriptedDispatcher
 from dynosim_runtime.tokenize.byte_tokenizer import BYTE_OFFSET
 
 HELLO = [{"role": "user", "content": "Hello"}]

@@ -4,13 +4,13 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from discovery_contract import card_of
 from waiting import PATIENCE_S
 
 from dynosim_runtime.discovery.file import FileDiscovery
 from dynosim_runtime.launch import readiness
 from dynosim_runtime.launch.readiness import Readiness
 from dynosim_runtime.launch.specs import ProcessSpec
+from dynosim_runtime.testing.discovery import card_of
 
 WORKER = ProcessSpec(name="a", role="worker", command=())
 

@@ -315,7 +315,7 @@ async def test_tokenize_and_back(prefix: str) -> None:
 async def test_request_ids_under_way_are_unique() -> None:
     import asyncio
 
-    from dynosim_runtime.testing import Pause, ScriptedDispatcher
+    from dynosim_runtime.testing.dispatcher import Pause, ScriptedDispatcher
 
     waiting = ScriptedDispatcher(lambda request: [Pause(3600)])
     async with client_of(app_of(waiting)) as client:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from timing_support import step_log
 
+from dynosim.testing.step_times import step_log
 from dynosim.timing.fitted import (
     AXES,
     BENT_AT,

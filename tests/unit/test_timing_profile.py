@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from timing_support import step_log
 
 from dynosim.errors import TraceError
 from dynosim.silicon.profile_file import load_profile
+from dynosim.testing.step_times import step_log
 from dynosim.timing.step import BatchShape
 
 OWN: dict[str, Any] = {

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from timing_support import silicon_table, step_log
+from timing_support import silicon_table
 
+from dynosim.testing.step_times import step_log
 from dynosim.timing.fitted import AXES, Fit, FittedModel, FittedParameters, MeasuredRange
 from dynosim.timing.formulas import FixedModel, LinearModel, PolynomialModel
 from dynosim.timing.model import StepTimeModel, contexts_below

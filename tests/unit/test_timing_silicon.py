@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from timing_support import engine, silicon_table, step_log, timing
+from timing_support import engine, silicon_table, timing
 
 from dynosim.errors import ConfigError
 from dynosim.silicon.aiconfigurator import aiconfigurator_model
 from dynosim.silicon.cache import load_or_build
 from dynosim.silicon.table_file import load_table, save_table
+from dynosim.testing.step_times import step_log
 from dynosim.timing.silicon_model import SiliconModel
 from dynosim.timing.step import BatchShape
 

@@ -7,7 +7,7 @@ import pytest
 from http_support import MODEL, app_of, client_of, events_of
 
 from dynosim_runtime.requests import GenerateRequest, TokenDelta
-from dynosim_runtime.testing import ScriptedDispatcher, ScriptedStream, Step
+from dynosim_runtime.testing.dispatcher import ScriptedDispatcher, ScriptedStream, Step
 from dynosim_runtime.tokenize.byte_tokenizer import BYTE_OFFSET
 
 HELLO = [{"role": "user", "content": "Hello"}]

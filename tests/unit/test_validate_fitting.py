@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded_runs import TRUE, engines, workload
-from timing_support import step_log
 
 from dynosim.fit.fitting import (
     _bootstrap,
@@ -25,6 +24,7 @@ from dynosim.fit.measurements import Measurements
 from dynosim.fit.prior import Prior
 from dynosim.fit.replay import Predicted, replay
 from dynosim.fit.schedule import held_schedule
+from dynosim.testing.step_times import step_log
 from dynosim.timing.fitted import Fit, FittedModel, FittedParameters, MeasuredRange
 
 KNEE = 2.5

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from timing_support import step_log
 
 from dynosim.fit.replay import (
     Predicted,
@@ -16,6 +15,7 @@ from dynosim.fit.replay import (
 )
 from dynosim.fit.schedule import held_schedule
 from dynosim.records import RequestLog, RunResult, StepLog, WorkerLog
+from dynosim.testing.step_times import step_log
 from dynosim.timing.fitted import Fit, FittedModel, FittedParameters
 from dynosim.timing.formulas import LinearModel
 from dynosim.timing.step import BatchShape

@@ -1,16 +1,18 @@
-"""What every discovery must do; each back end's test class inherits `DiscoveryContract`."""
+"""What every discovery must do."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 import pytest
-from waiting import PATIENCE_S
 
 from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.discovery.base import Discovery
 from dynosim_runtime.errors import LiveError
 
 Cards = Mapping[int, LiveCard]
+
+PATIENCE_S = 120.0
+"""After which a test that hangs ends. Nothing is timed: no test passes or fails by less."""
 
 
 def card_of(name: str, **fields: object) -> LiveCard:
@@ -28,7 +30,7 @@ def card_of(name: str, **fields: object) -> LiveCard:
 
 
 class Watcher:
-    """A watch that runs beside the test; what it tells next can be waited for."""
+    """A watch that runs beside the test; its next answers can be waited for."""
 
     def __init__(self, watch: AsyncIterator[dict[int, LiveCard]]) -> None:
         self.seen: list[Cards] = []
@@ -58,7 +60,7 @@ class Watcher:
 
 
 class Place:
-    """A running back end. Subclasses say how to reach it."""
+    """A running back end; heirs know how to reach it."""
 
     lease_s: float  # after which a silent worker is gone
 
@@ -72,7 +74,15 @@ class Place:
 
 
 class DiscoveryContract:
-    """Tests of a back end; subclasses provide the fixture `place`."""
+    """The tests of a `Discovery`, for asyncio (pytest-asyncio in auto mode).
+
+    The heir supplies `place`, a fixture: a running back end that nobody uses besides.
+
+    A worker calls `register` once it serves, `update` when its card changes and `close` when it
+    goes; a frontend reads `watch` for as long as it lives. A discovery must not deliver a card
+    whose worker is known to be gone, deliver the same cards twice in a row, or give an id to a
+    second worker while the first one lives.
+    """
 
     async def test_a_watch_begins_with_what_there_is(self, place: Place) -> None:
         worker, frontend = place.discovery("a"), place.discovery("frontend")
@@ -85,7 +95,7 @@ class DiscoveryContract:
         await worker.close()
         await frontend.close()
 
-    async def test_an_empty_place_is_told_at_once(self, place: Place) -> None:
+    async def test_a_watch_of_an_empty_place_begins_at_once(self, place: Place) -> None:
         frontend = place.discovery("frontend")
         watcher = Watcher(frontend.watch())
         assert await watcher.until(lambda cards: True) == {}
