@@ -158,7 +158,7 @@ def make(case: Case, folder: Path) -> tuple[Path, Any, Any]:
         habits = replace(habits, graph_sizes=sizes)
     trace = trace_of(case.load, case.seed)
     blocks = deployment.given_blocks or deployment.blind_blocks() or deployment.ample_blocks(trace)
-    spec = deployment.spec(trace, blocks, is_async=case.is_async)
+    spec = deployment.engines(trace, blocks, is_async=case.is_async)
     truth = HiddenTruth(kernels, habits, seed=case.seed)
     rows = log_rows(trace, spec, truth, clock=case.clock, seed=case.seed)
     path = write_log(folder / f"{case.name}.jsonl.gz", setup, rows)
@@ -171,7 +171,7 @@ def judge(case: Case, folder: Path) -> dict[str, Any]:
     path, truth, spec = make(case, folder)
     measured = read_measurements(path)
     floor = replay(measured.trace(), spec, truth, measured.clock)
-    blocks = spec.num_gpu_blocks if case.tells_blocks else None
+    blocks = spec.engine.num_gpu_blocks if case.tells_blocks else None
     started = time.perf_counter()
     other = None
     if case.other is not None:

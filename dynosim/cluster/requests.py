@@ -44,6 +44,6 @@ class Requests:
             path,
             path_blocks,
             now_ms,
-            self.priority(index),
+            0 if self._priorities is None else self._priorities[index],
             request_id,
         )

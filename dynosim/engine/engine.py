@@ -141,17 +141,18 @@ class Engine:
 
         Call it outside of runs only.
         """
-        core, in_flight = self.core, self._in_flight
+        core, in_flight, lag = self.core, self._in_flight, self._lag
         while len(in_flight) < self._depth and core.has_work:
-            if self._is_steady():
+            if not self._steps_singly and len(in_flight) == lag and self._is_steady():
                 steps = core.uniform_steps()
-                if steps > self._lag:
+                if steps > lag:
                     self._begin_run(steps, now_ms)
                     self._is_cut = False
                     self.next_ms = self._set_run_end()
                     return
             plan = self.plan_step(now_ms)
-            if plan.is_empty and (in_flight or not plan.preempted):
+            is_launched = bool(in_flight) and in_flight[-1] is plan
+            if not is_launched and (in_flight or not plan.preempted):
                 break  # the head of the queue waits for something that is not here
         self.next_ms = in_flight[0].end_ms if in_flight else NEVER
 
@@ -219,13 +220,11 @@ class Engine:
         return True
 
     def _is_steady(self) -> bool:
-        """Whether the pipeline is in the state in which runs begin and end."""
-        core, in_flight = self.core, self._in_flight
-        if core.decodes.count == 0 or self._steps_singly or len(in_flight) != self._lag:
+        """Whether what is in flight, if anything, and the next steps decode the same sequences."""
+        count = self.core.decodes.count
+        if count == 0 or (self._has_missed and self._recorder.wants_single_steps()):
             return False
-        if self._has_missed and self._recorder.wants_single_steps():
-            return False
-        return not in_flight or in_flight[0].decodes_all(core.decodes.count)
+        return not self._in_flight or self._in_flight[0].decodes_all(count)
 
     def _begin_run(self, steps: int, now_ms: float) -> None:
         self.run_steps = steps

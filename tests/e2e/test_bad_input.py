@@ -93,7 +93,7 @@ SETTINGS = [
     ("engine.block_size=0", "engine.block_size: must be >= 1"),
     ("engine.max_num_batched_tokens=10", "less than max_num_seqs"),
     ("engine.enable_chunked_prefill=false", "vLLM refuses that"),
-    ("engine.max_model_len=100000", "fewer than one sequence of max_model_len 100,000"),
+    ("engine.max_model_len=100000", "fewer than one request of max_model_len 100,000"),
     ("engine.num_gpu_blocks=3", "longer than the KV cache of one worker (32 tokens)"),
     ("engine.num_gpu_block=3", "did you mean engine.num_gpu_blocks"),
     ("router.mode=rr", "router.mode: "),

@@ -107,7 +107,7 @@ def check_all(root: Path, mutants: Iterable[Mutant]) -> None:
 
 
 def default_tests(root: Path, folder: Path) -> dict[str, list[str]]:
-    """Test files by source folder, as `tests_by_package.yaml` has them. Raises: ListError."""
+    """Test files by source folder or file, as `tests_by_package.yaml` has them. Raises: ListError."""
     table = yaml.safe_load((folder / DEFAULT_TESTS).read_text(encoding="utf-8"))
     files: dict[str, list[str]] = {}
     for source, patterns in table.items():
@@ -119,10 +119,10 @@ def default_tests(root: Path, folder: Path) -> dict[str, list[str]]:
 
 
 def tests_for(mutant: Mutant, by_source: Mapping[str, list[str]]) -> list[str]:
-    """The test files of the innermost folder that is listed. Raises: ListError."""
-    for folder in Path(mutant.file).parents:
-        if folder.as_posix() in by_source:
-            return by_source[folder.as_posix()]
+    """The test files of the file, or of the innermost folder, that is listed. Raises: ListError."""
+    for place in (Path(mutant.file), *Path(mutant.file).parents):
+        if place.as_posix() in by_source:
+            return by_source[place.as_posix()]
     raise ListError(f"{DEFAULT_TESTS}: no tests are listed for {mutant.file}")
 
 

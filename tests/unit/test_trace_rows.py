@@ -22,6 +22,7 @@ FULL = Trace(
     request_ids=("w", "x", "y", "z"),
     source="some file",
     skipped_lines=3,
+    assumed_lengths=2,
 )
 
 
@@ -47,6 +48,7 @@ def test_every_column_follows_the_rows() -> None:
         "request_ids": ("x", "y", "z"),
         "source": "some file",
         "skipped_lines": 3,
+        "assumed_lengths": 2,
     }
 
 
