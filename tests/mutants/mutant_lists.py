@@ -107,7 +107,7 @@ def check_all(root: Path, mutants: Iterable[Mutant]) -> None:
 
 
 def default_tests(root: Path, folder: Path) -> dict[str, list[str]]:
-    """Test files by source folder or file, as `tests_by_package.yaml` has them. Raises: ListError."""
+    """Test files by source folder or file, as in `tests_by_package.yaml`. Raises: ListError."""
     table = yaml.safe_load((folder / DEFAULT_TESTS).read_text(encoding="utf-8"))
     files: dict[str, list[str]] = {}
     for source, patterns in table.items():
