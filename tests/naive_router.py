@@ -83,8 +83,8 @@ class NaiveRouter(NaiveWorkers):
             return
         self.caches.end(request_id)
         for home in self.homes.values():
-            if request_id in home.in_hand:
-                home.in_hand.remove(request_id)
+            if request_id in home.in_flight:
+                home.in_flight.remove(request_id)
                 home.idle_since_ms = now_ms
 
     def drop_stale(self, now_ms: float) -> list[Hashable]:
@@ -267,8 +267,8 @@ class NaiveRouter(NaiveWorkers):
         if self.settings.affinity is not None and request.session_id is not None:
             candidate = Candidate(option.worker_id, option.dp_rank)
             known = self.homes.get(request.session_id)
-            in_hand = set() if known is None else known.in_hand
-            self.homes[request.session_id] = Home(candidate, in_hand | {request.request_id})
+            in_flight = set() if known is None else known.in_flight
+            self.homes[request.session_id] = Home(candidate, in_flight | {request.request_id})
         return Decision(
             request.request_id, option.worker_id, option.dp_rank, option.slot, option.cost,
             option.overlap_blocks, option.cached_tokens, queued_ms,
@@ -278,7 +278,7 @@ class NaiveRouter(NaiveWorkers):
 
     def _check_is_new(self, request_id: Hashable) -> None:
         if self.load.named(request_id) is not None or request_id in self.queue:
-            raise InvalidRequestError("in hand already")
+            raise InvalidRequestError("in flight already")
 
     def _request_of(
         self, token_ids: Sequence[int], request_id: Hashable, overrides: CostSpec | None

@@ -25,7 +25,7 @@ class Home:
     """Where a session lives, and which of its requests are in hand."""
 
     candidate: Candidate
-    in_hand: set[Hashable]
+    in_flight: set[Hashable]
     idle_since_ms: float = 0.0
 
 
@@ -65,7 +65,7 @@ class NaiveWorkers:
         for session_id in gone:
             del self.homes[session_id]
         for home in self.homes.values():  # nobody knows when they ended
-            home.in_hand -= set(lost)
+            home.in_flight -= set(lost)
         return lost
 
     def apply_events(self, worker_id: int, dp_rank: int, events: Iterable[Any]) -> None:
@@ -120,7 +120,7 @@ class NaiveWorkers:
         home = None if session_id is None else self.homes.get(session_id)
         if affinity is None or home is None:
             return slots
-        if not home.in_hand and home.idle_since_ms + affinity.ttl_ms <= now_ms:
+        if not home.in_flight and home.idle_since_ms + affinity.ttl_ms <= now_ms:
             del self.homes[session_id]  # type: ignore[arg-type]
             return slots
         at_home = [slot for slot in slots if self.slots[slot] == home.candidate]

@@ -239,7 +239,7 @@ class Inputs:
         return lambda router: router.release(now_ms)
 
     def _name(self) -> Any:
-        """A new name, or (rarely) one that is in hand."""
+        """A new name, or (rarely) one that is in flight."""
         if self._names and self.rng.random() < 0.04:
             return self.rng.choice(self._names)
         self._num_named += 1

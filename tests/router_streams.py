@@ -103,7 +103,7 @@ class Stream:
         self.now_ms = 0.0
         self._takes_events = takes_events
         self._num_requests = 0
-        self._in_hand: list[Any] = []
+        self._in_flight: list[Any] = []
         self._held: dict[tuple[int, int], dict[int, tuple[int, ...]]] = {}  # name -> prompt so far
 
     def step(self, routers: Sequence[KvRouter]) -> list[Any]:
@@ -124,12 +124,12 @@ class Stream:
     def _arrive(self) -> Any:
         rng = self.rng
         name = self._num_requests
-        if self._in_hand and rng.random() < 0.05:
-            name = rng.choice(self._in_hand)  # twice
+        if self._in_flight and rng.random() < 0.05:
+            name = rng.choice(self._in_flight)  # twice
         elif rng.random() < 0.2:
             name = f"request-{name}"  # type: ignore[assignment]
         self._num_requests += 1
-        self._in_hand.append(name)
+        self._in_flight.append(name)
         made = request(
             name,
             [rng.randint(0, 2) for _ in range(rng.randint(1, 6))],
@@ -154,8 +154,8 @@ class Stream:
 
     def _end(self) -> Any:
         name = self._any_request()
-        if name in self._in_hand:
-            self._in_hand.remove(name)
+        if name in self._in_flight:
+            self._in_flight.remove(name)
         return lambda router: router.free(name, self.now_ms)
 
     def _release(self) -> Any:
@@ -212,7 +212,7 @@ class Stream:
             del self._held[who]
 
     def _any_request(self) -> Any:
-        return self.rng.choice(self._in_hand) if self._in_hand else "nobody"
+        return self.rng.choice(self._in_flight) if self._in_flight else "nobody"
 
 
 def random_event(

@@ -48,7 +48,7 @@ def routing_spec(
 def check_tiers(router: RouterConfig) -> None:
     """What simulated engines do not have cannot be weighed: their KV is in device memory only.
 
-    Live routers hear of other tiers and weigh them. Raises: ConfigError.
+    Live routers receive other tiers and weigh them. Raises: ConfigError.
     """
     for name in ("host_cache_hit_weight", "disk_cache_hit_weight"):
         default = RouterConfig.model_fields[name].default

@@ -70,7 +70,7 @@ class Cluster:
         self._passed_to: list[int] = []  # stations that took what left others, in this instant
         self._touched: list[int] = []  # stations with news in the current instant
         # Heap of (time, station). The last entry, of no station, spares the loop to ask whether
-        # there is one: it lies behind whatever can happen.
+        # there is one: it lies behind all that can happen.
         self._ends: list[tuple[float, int]] = [(NEVER, -1)]
 
     # ---- time ----------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ class Cluster:
                     finished = station.complete(end_ms)
                     worker = workers_at[station_id]
                     if worker is not None:
-                        placer.hear(worker, finished, now_ms)
+                        placer.receive(worker, finished, now_ms)
                     if finished and flow is not None:
                         finished = self._pass_on(finished, station_id, now_ms)
                     if finished:
@@ -309,7 +309,7 @@ class Cluster:
         was_ready = worker.phase is Phase.READY
         worker.move(WorkerEvent.DIED, now_ms)
         lost = worker.engine.die(now_ms)
-        self._placer.hear(worker, [], now_ms)
+        self._placer.receive(worker, [], now_ms)
         if was_ready:
             self._placer.leave(worker, now_ms)
         elif worker in self._draining:

@@ -1,6 +1,6 @@
 """How engines' KV events reach the routers' indexes: at once, or late, or not at all.
 
-Engines tell at the end of each step what became cached and what was evicted in it. On the direct
+Engines publish at the end of each step what became cached and what was evicted in it. On the direct
 plane everybody knows at that moment. On the delayed plane events travel: each frontend gets each
 event after a delay of its own, or never; then the gap in the event ids is noticed and the worker's
 buffer asked for what is missing, as a live router does.
@@ -32,8 +32,8 @@ class EventPlane(Protocol):
     """Carries events from workers to the routers of frontends.
 
     `is_late`: events take time, so that `refresh` has something to do. `busy` is the set of slots
-    of workers with requests in flight, to be kept by whoever places them: others cannot have any
-    news. Routers that hear of the same workers in the same order give them the same slots.
+    of workers with requests in flight, to be kept by the placer: others cannot have any
+    news. Routers that receive the same workers in the same order give them the same slots.
     """
 
     is_late: bool
@@ -52,7 +52,7 @@ class EventPlane(Protocol):
         ...
 
     def collect(self, worker: Worker, now_ms: float) -> object:
-        """Take up what a worker tells at the end of a step or run."""
+        """Take up what a worker publishes at the end of a step or run."""
         ...
 
     def refresh(self, now_ms: float) -> None:
@@ -60,7 +60,7 @@ class EventPlane(Protocol):
         ...
 
     def finish(self) -> None:
-        """Deliver whatever is still to be told or on its way, at the end of a run."""
+        """Deliver all that is still to be published or in flight, at the end of a run."""
         ...
 
     def counters(self) -> dict[str, int]:
@@ -94,7 +94,7 @@ class EventRecorder:
 
 
 class SilentPlane:
-    """No index hears of events: they learn from routing decisions, or the mode needs none."""
+    """No index receives events: they learn from routing decisions, or the mode needs none."""
 
     is_late = False
 
@@ -104,7 +104,7 @@ class SilentPlane:
         self._recorder = recorder
 
     def serve(self, frontends: Sequence[FrontendRouter]) -> None:
-        """Nobody is told."""
+        """Nobody receives any."""
 
     def join(self, worker: Worker, slot: Slot) -> None:
         """Events of a worker may have to be kept."""
@@ -137,7 +137,7 @@ class SilentPlane:
 
 
 class DirectPlane:
-    """Every index hears at once; evictions in the middle of a run are looked up if they matter."""
+    """Every index receives at once; evictions amid a run are looked up if they matter."""
 
     is_late = False
 
@@ -252,7 +252,7 @@ class DelayedPlane:
         """What is on its way from its worker reaches no router that knows it."""
 
     def collect(self, worker: Worker, now_ms: float) -> None:
-        """Send what a worker tells on its way to every frontend."""
+        """Send what a worker publishes on its way to every frontend."""
         for time_ms, event in worker.engine.take_stamped():
             if self._recorder is not None:
                 self._recorder.note(time_ms, worker.worker_id, event)
@@ -264,7 +264,7 @@ class DelayedPlane:
                 self._send_numbered(time_ms, worker, event)
 
     def refresh(self, now_ms: float) -> None:
-        """Let every worker tell what it has done by now, and deliver what is due."""
+        """Let every worker publish what it has done by now, and deliver what is due."""
         for worker in self._workers:
             if worker.engine.settle(now_ms):
                 self.collect(worker, now_ms)
@@ -315,7 +315,7 @@ class DelayedPlane:
 
     def _send_numbered(self, time_ms: float, worker: Worker, event: KvEvent) -> None:
         if self._names is None:
-            raise InvariantError("events that may be lost are told block by block, by hashes")
+            raise InvariantError("events that may be lost are published block by block, by hashes")
         settings, draw = self._settings, self._generator.random
         block_event = self._names.event(event)
         event_id = self._buffers[worker.worker_id].append(block_event)

@@ -16,7 +16,7 @@ from dynosim.router.request import RoutingRequest
 from dynosim.workers.ids import FIRST_RANK, WorkerId
 
 Feed = Callable[[WorkerId, Sequence[E], float], None]
-"""Gives a worker's events to one router, in order, at a time. What has left is not heard."""
+"""Gives a worker's events to one router, in order, at a time. What has left publishes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def extent_frontend(inputs: KvRouter[KvEvent] | RouterLog[KvEvent]) -> FrontendR
 def hash_frontend(
     inputs: KvRouter[BlockEvent] | RouterLog[BlockEvent], names: HashNames
 ) -> FrontendRouter:
-    """A frontend whose index hears of every block by its hash."""
+    """A frontend whose index receives every block by its hash."""
     feed_blocks = feed_of(inputs)
 
     def feed(worker_id: WorkerId, events: Sequence[KvEvent], now_ms: float) -> None:

@@ -24,9 +24,9 @@ class Launcher:
         self._journal = journal
         self._routing = routing
         self._steps_singly = steps_singly
-        # Only other requests' blocks matter to a router; a hash index hears of all, as in reality.
-        hears_all = routing.stamps_events or routing.uses_hashes
-        self._announced = None if hears_all else extents.shared_extents()
+        # Only other requests' blocks matter to a router; a hash index receives all, as in reality.
+        receives_all = routing.stamps_events or routing.uses_hashes
+        self._announced = None if receives_all else extents.shared_extents()
 
     def launch(self, worker_id: WorkerId, pool: PoolSpec, now_ms: float) -> Worker:
         """A worker of `pool` that starts now."""

@@ -23,7 +23,7 @@ class Released(NamedTuple):
 
 
 class Placer(Protocol):
-    """Places requests on the workers that have joined, and hears what becomes of them.
+    """Places requests on the workers that have joined, and receives what becomes of them.
 
     At `next_ms` (infinity: never) news arrives that only `releases` takes up.
     """
@@ -49,7 +49,7 @@ class Placer(Protocol):
         """
         ...
 
-    def hear(self, worker: Worker, finished: list[Sequence], now_ms: float) -> None:
+    def receive(self, worker: Worker, finished: list[Sequence], now_ms: float) -> None:
         """Take note of a step or run that has just ended on a worker."""
         ...
 
@@ -67,7 +67,7 @@ class Placer(Protocol):
 
 
 class LoadPlacer:
-    """Places with a load-only mode; needs to hear of ends only."""
+    """Places with a load-only mode; needs to receive ends only."""
 
     def __init__(self, mode: LoadMode, table: WorkerTable) -> None:
         self.next_ms = NEVER
@@ -105,7 +105,7 @@ class LoadPlacer:
         self._num_requests[slot] += 1
         return self._worker_at[slot]
 
-    def hear(self, worker: Worker, finished: list[Sequence], now_ms: float) -> None:
+    def receive(self, worker: Worker, finished: list[Sequence], now_ms: float) -> None:
         """Count ends."""
         if finished:
             slot = self._slots.get(worker.worker_id)
@@ -120,4 +120,4 @@ class LoadPlacer:
         """Nothing but load was looked at."""
 
     def kv_events(self) -> None:
-        """Engines tell of no events."""
+        """Engines publish no events."""

@@ -1,7 +1,7 @@
 """The twin's driver of the router: the same `KvRouter` as in the live layer, in virtual time.
 
 Each frontend has a router of its own with its own view of caches and load; requests come to the
-frontends in turn. A frontend hears of first tokens and ends of its own requests at once; if
+frontends in turn. A frontend receives first tokens and ends of its own requests at once; if
 frontends synchronise, the others' bookings reach it after a delay.
 """
 
@@ -92,7 +92,7 @@ class RouterPlacer:
         self._news: deque[News] = deque()
         self._home: dict[int, int] = {}  # requests in flight -> frontend
         self._turn = 0
-        self._may_release = False  # a first token or an end was heard of since the last look
+        self._may_release = False  # a first token or an end was received since the last look
         self.next_ms = NEVER  # when the next news of other frontends arrives
 
     def join(self, worker: Worker, now_ms: float) -> None:
@@ -158,7 +158,7 @@ class RouterPlacer:
             return QUEUED
         return self._note(decision, index, now_ms)
 
-    def hear(self, worker: Worker, finished: list[EngineSequence], now_ms: float) -> None:
+    def receive(self, worker: Worker, finished: list[EngineSequence], now_ms: float) -> None:
         """Pass on events, first tokens and ends."""
         self._collect(worker, now_ms)
         first_tokens = worker.token_log.first_tokens

@@ -34,7 +34,7 @@ def make_placer(
     extents: PrefixExtents,
     cards: list[WorkerCard],
 ) -> Placer:
-    """Whoever places the requests of a run; `cards` are those of the workers to come."""
+    """What places the requests of a run; `cards` are those of the workers to come."""
     block_size = cards[0].block_size
     if not routing.needs_router:
         table = WorkerTable(block_size)

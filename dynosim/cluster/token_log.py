@@ -30,7 +30,7 @@ class TokenLog:
     Of the tokens of a request only the first, the second and the last have a time of their own;
     those between follow from the rows of steps, but for gaps that a preemption or a lack of blocks
     stretched over more than a step. If `reports_first_tokens`, `first_tokens` collects the requests
-    whose first token was delivered, for a router to hear of.
+    whose first token was delivered, for a router to receive.
     """
 
     __slots__ = (

@@ -157,7 +157,7 @@ def device_aware_weights() -> list[Outcome]:
     weighted = _routed(one_class, "device-aware-weighted", 3).requests.worker_id
     least = _routed(one_class, "least-loaded", 3).requests.worker_id
     return [
-        near("requests in hand, GPU to CPU, of a burst", 8.0, on_gpu / on_cpu, 0.001),
+        near("requests in flight, GPU to CPU, of a burst", 8.0, on_gpu / on_cpu, 0.001),
         equal(
             "one class: same choices as least-loaded", True, bool(np.array_equal(weighted, least))
         ),

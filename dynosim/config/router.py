@@ -78,7 +78,9 @@ class RouterConfig(Section):
     index: IndexKind = _ROUTING.index
     events: EventConfig = EventConfig()
     frontends: Annotated[int, Field(ge=1, le=64)] = _ROUTING.frontends
-    replica_sync_delay_ms: NotNegative | None = None  # None: frontends do not tell each other
+    replica_sync_delay_ms: NotNegative | None = (
+        None  # None: frontends publish nothing to each other
+    )
 
     queue_threshold: NotNegative | None = None  # of max_num_batched_tokens; None: no queue
     queue_policy: QueuePolicy = _CLASS.queue_policy

@@ -68,7 +68,7 @@ class ScenarioLog:
         self._shows_labels = (scenario.get("options") or {}).get("labels", True)
         self._totals = dict.fromkeys(_TOTALS, 0)
 
-    # ---- what the engine tells -----------------------------------------------------------------
+    # ---- what the engine reports --------------------------------------------------------------
 
     def admitted(self, sequences: List[Sequence], start_ms: float) -> None:
         """The rows of the plan tell."""
@@ -104,7 +104,7 @@ class ScenarioLog:
         """There are no others."""
         return True
 
-    # ---- what the driver tells -----------------------------------------------------------------
+    # ---- what the driver reports --------------------------------------------------------------
 
     def planned(self, plan: StepPlan, core: EngineCore, now: int, start: int) -> StepEntry:
         """A scheduling decision, perhaps one that computes nothing."""

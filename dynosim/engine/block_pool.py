@@ -39,7 +39,7 @@ class BlockPool:
     `extent_blocks[content]` is the number of blocks of an extent; without it every extent is one
     block, whatever its content id. Blocks that belong to a single
     request have the content id `-1 - request index` and no entry there. With `announced`, events
-    tell only of the extents flagged in it: nobody need hear of blocks that nobody will ask for.
+    are only about the extents flagged in it: blocks that nobody asks for need not be published.
     """
 
     __slots__ = (
@@ -205,7 +205,7 @@ class BlockPool:
             self.events.append(KvEvent(True, content, first_block, num_blocks, parent))
 
     def _drop_outdated(self) -> None:
-        """Rid the queue of places that do not count, lest it grows where nothing is evicted."""
+        """Rid the queue of places that do not count: it must not grow where nothing is evicted."""
         queue, self._idle = self._idle, deque()
         for extent in queue:
             if extent.outdated:

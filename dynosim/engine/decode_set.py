@@ -62,7 +62,7 @@ class DecodeSet:
         return due
 
     def drop_outdated(self) -> None:
-        """Rid `finishes` of outdated entries if they are most of it, lest aborts pile them up."""
+        """Rid `finishes` of outdated entries if they are most of it, as aborts leave them."""
         if len(self.finishes) > 2 * self.count + _OUTDATED_ALLOWED:
             self.finishes = [entry for entry in self.finishes if _is_current(entry)]
             heapq.heapify(self.finishes)

@@ -31,7 +31,7 @@ StampedEvent = tuple[float, KvEvent]
 
 
 class Engine:
-    """Drives one core. It never looks at a clock: whoever owns it calls `complete` at `next_ms`.
+    """Drives one core. It never looks at a clock: its owner calls `complete` at `next_ms`.
 
     `next_ms` is when the step or run under way ends; infinity while idle. `run_steps` is the length
     of the run under way, 0 outside of runs. `last_delivery_ms` is when tokens were delivered last.

@@ -26,7 +26,7 @@ class KvCache:
     """Block bookkeeping of one engine, in terms of sequences.
 
     `registers_decodes`: generated blocks are registered as they fill. They need be only if somebody
-    can hit or hear of them.
+    can hit or receive them.
     """
 
     __slots__ = ("block_size", "has_prefix_caching", "pool", "registers_decodes")

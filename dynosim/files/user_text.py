@@ -1,4 +1,4 @@
-"""JSON and YAML that users hand in: whatever is wrong with it is one ValueError with a sentence.
+"""JSON and YAML that users hand in: what is wrong with it is one ValueError with a sentence.
 
 The parsers themselves raise five kinds of errors, of which two (a text nested too deeply, bytes
 that are no UTF-8) are forgotten too easily.

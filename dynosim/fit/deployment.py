@@ -177,7 +177,7 @@ def balance_notes(deployment: Deployment) -> list[str]:
         return []
     return [
         f"{deployment.num_engines} engines, each with these limits: requests go to the one with the"
-        " fewest in hand, which stands in for vLLM's balancer; no engine waits for another's step"
+        " fewest in flight, which stands in for vLLM's balancer; no engine waits for another's step"
     ]
 
 

@@ -1,7 +1,7 @@
 """Guesses at what workers hold, from the router's own decisions: for engines without KV events.
 
 Where a prompt was sent, its blocks will be. Forgetting is guesswork too: either after a time
-(`ttl`), or when a worker's capacity must be exceeded (`lru`), with the blocks of requests in hand
+(`ttl`), or when a worker's capacity must be exceeded (`lru`), with the blocks of requests in flight
 kept and of the others those released first, deepest first, forgotten.
 """
 
@@ -51,7 +51,7 @@ class ApproximateIndex:
         self.size = 0
 
     def apply(self, worker: Slot, event: BlockEvent) -> None:
-        """Nobody may tell it of events. Raises: InvariantError."""
+        """It takes no events. Raises: InvariantError."""
         raise InvariantError("an approximate index learns from placements, not from events")
 
     def expire(self, now_ms: float) -> None:
@@ -63,7 +63,7 @@ class ApproximateIndex:
     ) -> None:
         """A prompt was sent to a worker, which will hold its blocks.
 
-        A request in hand that is sent again leaves where it was.
+        A request in flight that is sent again leaves where it was.
         """
         self._memory.release(request_id)
         sequence = sequence_hashes(blocks)
@@ -194,13 +194,13 @@ class _Timed:
 
 
 class _Share:
-    """What one worker is taken to hold: blocks of requests in hand, and idle ones."""
+    """What one worker is taken to hold: blocks of requests in flight, and idle ones."""
 
     __slots__ = ("idle", "leases", "refs")
 
     def __init__(self) -> None:
         self.leases: dict[Hashable, list[int]] = {}  # request -> its blocks
-        self.refs: dict[int, int] = {}  # block -> requests in hand that use it
+        self.refs: dict[int, int] = {}  # block -> requests in flight that use it
         self.idle: OrderedDict[int, None] = OrderedDict()  # the next to be forgotten first
 
 

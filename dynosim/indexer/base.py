@@ -100,7 +100,7 @@ def sequence_names(events: Iterable[BlockEvent]) -> dict[int, int]:
 
 
 def spare_names(taken: Container[int]) -> Iterator[int]:
-    """Block hashes that are not in use, for blocks that must be told of but are not held."""
+    """Block hashes that are not in use, for blocks that must be published but are not held."""
     return (name for name in count(1) if name not in taken)
 
 
@@ -126,7 +126,7 @@ class IndexCounters:
     lookups: int = 0  # table look-ups made by queries
 
     def by_name(self) -> dict[str, int]:
-        """All of them, as reports tell them."""
+        """All of them, by their names in reports."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self)}
 
 
@@ -219,7 +219,7 @@ class RoutingFollower(Protocol):
 
 
 class DeviceIndex(Index[BlockEvent], Protocol):
-    """An exact index of what is on devices, which can tell what it holds."""
+    """An exact index of what is on devices, which can list what it holds."""
 
     def names(self, worker: Slot) -> dict[int, int]:
         """Engine's block hash -> our sequence hash, of all that a worker holds."""

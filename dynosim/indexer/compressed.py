@@ -116,16 +116,16 @@ class CompressedRadixIndex:
     def dump(self, worker: int) -> list[BlockEvent]:
         """Events that lead an empty index to what a worker holds, parents first.
 
-        Blocks that are not held, but stand before held ones, are told of and then removed.
+        Blocks that are not held, but stand before held ones, are published and then removed.
         """
         held = self._names_by_run(worker)
-        told: dict[Run, int | None] = {self._root: None}  # name of the last block told
+        published: dict[Run, int | None] = {self._root: None}  # name of the last block of each
         inner: set[Run] = set()  # runs that others stand behind
         runs: list[Run] = []
         for run in held:
             path = []
-            while run not in told:
-                told[run] = None
+            while run not in published:
+                published[run] = None
                 path.append(run)
                 assert run.parent is not None
                 run = run.parent
@@ -140,8 +140,8 @@ class CompressedRadixIndex:
                 names += [None] * (len(run.blocks) - len(names))
             known = _without_holes(names, spare, missing)
             assert run.parent is not None
-            events.append(Stored(told[run.parent], known, run.blocks[: len(known)]))
-            told[run] = known[-1]
+            events.append(Stored(published[run.parent], known, run.blocks[: len(known)]))
+            published[run] = known[-1]
         return [*events, Removed(missing)] if missing else events
 
     def _names_by_run(self, worker: int) -> dict[Run, list[int | None]]:

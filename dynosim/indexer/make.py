@@ -21,7 +21,7 @@ INDEXES: dict[str, Callable[[], Index[BlockEvent]]] = {
     "positional": lambda: TieredIndex(PositionalIndex()),
     "positional-binary": lambda: TieredIndex(PositionalIndex(is_binary=True)),
 }
-"""The exact ones know tiers, as soon as events tell of any; the baselines know devices only."""
+"""The exact ones know tiers, as soon as events name any; the baselines know devices only."""
 
 
 def make_indexer(kind: str) -> Index[BlockEvent]:

@@ -177,7 +177,7 @@ class PositionalIndex:
         return [] if holdings is None else list(holdings.by_hash.items())
 
     def restore_held(self, worker: int, blocks: Iterable[tuple[int, Held]]) -> None:
-        """Let a worker of which nothing is known hold what `dump_held` told."""
+        """Let a worker of which nothing is known hold what `dump_held` gave."""
         holdings = self._holdings[worker] = Holdings()
         for name, held in blocks:
             self._enter(worker, holdings, held)

@@ -94,7 +94,7 @@ class RadixIndex:
     def dump(self, worker: int) -> list[BlockEvent]:
         """Events that lead an empty index to what a worker holds, parents first.
 
-        Blocks that are not held, but stand before held ones, are told of and then removed.
+        Blocks that are not held, but stand before held ones, are published and then removed.
         """
         held = self._nodes.get(worker, {})
         names = {node: name for name, node in held.items()}

@@ -32,7 +32,7 @@ class Dump(NamedTuple, Generic[Event]):
     """Answer of a worker that no longer has the events: all it holds after event `last_id`.
 
     `events` lead from nothing to there: stored ones, parents before children, and the removal of
-    blocks that were told only because others stand behind them.
+    blocks that were published only because others stand behind them.
     """
 
     last_id: int

@@ -110,7 +110,7 @@ class TieredIndex:
         return [(name, *place) for name, place in self._known.get(worker, {}).items()]
 
     def restore_tiers(self, worker: Slot, blocks: Iterable[tuple[int, int, int]]) -> None:
-        """Let a worker of which nothing is known hold what `dump_tiers` told.
+        """Let a worker of which nothing is known hold what `dump_tiers` gave.
 
         The device index is restored by its own means.
         """

@@ -2,7 +2,7 @@
 
 `router_overlap_ratio` is what the routers believed to be cached when they placed the requests, over
 all prompt tokens; compare it with `prefix_cache_reused_ratio`, what the engines found. Numbers of
-the index are those of the first frontend; one of extents hears only of blocks that requests share.
+the index are those of the first frontend; one of extents receives only blocks that requests share.
 """
 
 from typing import Any

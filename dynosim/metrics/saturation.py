@@ -163,7 +163,7 @@ def _full_since_ms(
 def _waits_at_worker(steps: StepLog) -> NDArray[np.bool_]:
     """Whether a request was queued at the row's worker all through it.
 
-    Whoever came during a row is in its count: only with a queue in the row before, too, is it full.
+    What came during a row is in its count: only with a queue in the row before, too, is it full.
     """
     waits = np.zeros(len(steps.start_ms), np.bool_)
     for worker in np.unique(steps.worker_id).tolist():
@@ -182,7 +182,7 @@ def _waits_in_router(result: RunResult, at_ms: FloatArray) -> NDArray[np.bool_]:
     queued = (routing.queued_ms > 0) & ~np.isnan(log.dispatch_ms)
     left_ms = np.sort(log.dispatch_ms[queued])
     came_ms = log.dispatch_ms[queued] - routing.queued_ms[queued]
-    # Whoever was still queued when the run was cut off never left.
+    # Requests still queued when the run was cut off never left.
     waits_still = (log.status == RequestStatus.UNFINISHED) & np.isnan(log.dispatch_ms)
     waits_still &= ~np.isnan(log.arrival_ms)
     came_ms = np.sort(np.concatenate((came_ms, log.arrival_ms[waits_still])))

@@ -11,7 +11,7 @@ class Binding(NamedTuple):
     """Where a session lives."""
 
     candidate: Candidate
-    leases: int  # requests of the session in hand
+    leases: int  # requests of the session in flight
     expires_ms: float  # if no request comes before; meaningless while leases are held
 
 

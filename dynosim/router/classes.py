@@ -18,7 +18,7 @@ class PolicyClass:
     """How one class of requests waits.
 
     Its requests wait while all (or `busy_worker_ratio` of) the workers they could use have more
-    prefill tokens in hand than `prefill_busy_threshold`, or than `prefill_busy_threshold_frac`
+    prefill tokens in flight than `prefill_busy_threshold`, or than `prefill_busy_threshold_frac`
     times their `max_num_batched_tokens`; without a threshold they never wait. `queue_policy` is
     the order of the line: `fcfs` (good tail), `wspt` (short uncached prompts first: good mean) or
     `lcfs` (for comparison). `quantum` is what a class earns in a round, in uncached prompt tokens:
@@ -94,7 +94,7 @@ def class_for(
 def is_busy(
     policy_class: PolicyClass, table: WorkerTable, slot: Slot, prefill_tokens: Sequence[int]
 ) -> bool:
-    """Whether a slot has more prefill work in hand than requests of this class put up with."""
+    """Whether a slot has more prefill work in flight than requests of this class put up with."""
     tokens = prefill_tokens[slot]
     threshold = policy_class.prefill_busy_threshold
     if threshold is not None and tokens > threshold:

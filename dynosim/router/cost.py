@@ -38,7 +38,7 @@ class WorkerOption(NamedTuple):
     cached_tokens: int
     prefill_tokens: int  # to compute before this request's first token, itself included
     decode_blocks: int  # active blocks with this request
-    num_requests: int  # in hand, without this one
+    num_requests: int  # in flight, without this one
 
 
 def worker_options(

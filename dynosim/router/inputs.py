@@ -1,6 +1,6 @@
 """All that a router can be given, as values: what a log holds is a list of them.
 
-Each has the time at which it was given, on the clock of whoever drives the router.
+Each has the time at which it was given, on the clock of the driver.
 `KvRouter.take` says what comes of each.
 """
 

@@ -21,7 +21,7 @@ class CostSpec:
     prefill_load_scale: float = 1.0
     host_cache_hit_weight: float = 0.75
     disk_cache_hit_weight: float = 0.25
-    active_request_weight: float = 0.0  # blocks per request in hand
+    active_request_weight: float = 0.0  # blocks per request in flight
     temperature: float = 0.0  # 0: the cheapest worker; more: closer to uniform
     track_prefill_tokens: bool = True
     assume_kv_reuse: bool = True  # False: prompt blocks of active requests are never shared

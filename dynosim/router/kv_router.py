@@ -131,9 +131,9 @@ class KvRouter(Generic[E_contra]):
     @overload
     def take(self, given: Input[E_contra]) -> Outcome: ...
     def take(self, given: Input[E_contra]) -> Outcome:  # noqa: C901 (one row per input)
-        """Whatever the router can be given; a request that is refused is a `Refusal`.
+        """Everything the router can be given; a request that is refused is a `Refusal`.
 
-        Raises: ConfigError, UnknownWorkerError, with nothing changed then, and whatever a placement
+        Raises: ConfigError, UnknownWorkerError, with nothing changed then, and what a placement
         policy raises.
         """
         try:
@@ -370,10 +370,10 @@ class KvRouter(Generic[E_contra]):
         return home.worker_id, home.dp_rank, int(found.overlap_blocks)
 
     def _check_is_new(self, request_id: Hashable) -> None:
-        """Raises: InvalidRequestError if a request of that name is in hand."""
+        """Raises: InvalidRequestError if a request of that name is in flight."""
         backlog = self._backlog
         if request_id in self.load.bookings or (backlog is not None and request_id in backlog):
-            raise InvalidRequestError(f"a request {request_id!r} is in hand already")
+            raise InvalidRequestError(f"a request {request_id!r} is in flight already")
 
     def _waits(self, request: RoutingRequest, eligible: int, now_ms: float) -> bool:
         """Queue a request if it has to wait. Raises: QueueFullError."""
@@ -430,4 +430,4 @@ class KvRouter(Generic[E_contra]):
 
 
 AnyRouter = KvRouter[Never]
-"""A router of whatever index: it can be given everything but events."""
+"""A router of any index: it can be given everything but events."""

@@ -1,6 +1,6 @@
-"""Active load: what each candidate has in hand, from the router's own bookings.
+"""Active load: what each candidate has in flight, from the router's own bookings.
 
-The router books a request when it places it and hears of its first token and of its end; it does
+The router books a request when it places it and receives its first token and its end; it does
 not wait for workers to report. Prefill work counts until the first token; prompt blocks count as
 long as the request lives, blocks shared by several active requests of a candidate once.
 """
@@ -43,7 +43,7 @@ class LoadSnapshot(NamedTuple):
 
 
 class ActiveLoad:
-    """Requests, prefill tokens and distinct blocks in hand, by slot.
+    """Requests, prefill tokens and distinct blocks in flight, by slot.
 
     `key_blocks`: see `ActiveBlocks`. `estimator` makes prefill load decay.
     """

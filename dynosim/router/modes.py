@@ -1,4 +1,4 @@
-"""ChosenSlot modes that look at nothing but the number of requests in hand.
+"""Modes that look at nothing but the number of requests in flight.
 
 `choose(eligible, num_requests)` returns a slot of the non-empty set `eligible`;
 `num_requests[slot]` counts what was placed there and has not ended.

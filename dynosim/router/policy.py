@@ -44,7 +44,7 @@ class StatefulPolicy(Protocol):
     """A policy that can go on where another one was.
 
     A live router's log begins a new file now and then, from where the router can be followed on its
-    own. A policy without these methods begins anew then (and must bear to hear of requests that it
+    own. A policy without these methods begins anew then (and must bear reports of requests that it
     has not placed).
     """
 
@@ -53,7 +53,7 @@ class StatefulPolicy(Protocol):
         ...
 
     def restore(self, state: Any) -> None:
-        """Make a new policy what the one was that told its `state`."""
+        """Make a new policy what the one was that gave its `state`."""
         ...
 
 

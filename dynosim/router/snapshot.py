@@ -19,5 +19,5 @@ class RouterSnapshot:
     sessions: SessionsSnapshot | None
     next_slot: int | None  # of the mode round-robin
     random: RandomState
-    policy: object  # what a policy with a state told
+    policy: object  # what a policy with a state gave
     guesses: list[Guess] | None

@@ -59,7 +59,7 @@ class RoutingSpec:
 
     @property
     def needs_router(self) -> bool:
-        """Whether anything but the number of requests in hand matters."""
+        """Whether anything but the number of requests in flight matters."""
         settings = self.settings
         return (
             settings.mode not in LOAD_MODES
@@ -74,7 +74,7 @@ class RoutingSpec:
 
     @property
     def follows_caches(self) -> bool:
-        """Whether indexes hear of KV events."""
+        """Whether indexes receive KV events."""
         return self._looks_at_caches and self.use_kv_events
 
     @property
@@ -83,12 +83,12 @@ class RoutingSpec:
 
     @property
     def publishes_events(self) -> bool:
-        """Whether engines have to tell of what they cache and evict."""
+        """Whether engines have to publish what they cache and evict."""
         return self.follows_caches or self.records_events
 
     @property
     def stamps_events(self) -> bool:
-        """Whether it matters when exactly events are told."""
+        """Whether it matters when exactly events are published."""
         return self.records_events or (self.follows_caches and self._delays_events)
 
     @property

@@ -176,12 +176,12 @@ class RotatingLog:
         except OSError as error:
             self._fail(error)
         except Exception as error:  # no JSON can hold it; the encoder raises what it likes
-            self._note_untold(entry, error)
+            self._note_unwritable(entry, error)
         if entry[0] == "broken":
             self._is_broken = True
 
-    def _note_untold(self, entry: Entry, error: Exception) -> None:
-        """An input could not be told: the file ends here, and the next begins at once."""
+    def _note_unwritable(self, entry: Entry, error: Exception) -> None:
+        """An input could not be written: the file ends here, and the next begins at once."""
         kind, now_ms = entry[:2]
         reason = ascii(f"an entry {kind} cannot be told: {type(error).__name__}: {error}")
         logger.error("%s: the router log goes on in another file: %s", self._folder, reason)
@@ -225,7 +225,7 @@ class RotatingLog:
         self._next.write(self._parts.begin(self._inputs.now_ms))
 
     def _go_on(self, parts: CheckpointInParts) -> None:
-        """Tell what some ranks hold; when all is told, or the old file is full, change files."""
+        """Write what some ranks hold; then, or when the old file is full, change files."""
         assert self._file is not None and self._next is not None
         if self._file.num_bytes < self._limit_bytes:
             until_s = perf_counter() + PART_S

@@ -89,7 +89,7 @@ def make_intervals(
 
 
 def run_intervals(request: dict[str, Any]) -> dict[str, Any]:
-    """`status`, `reason` and `intervals` of one trial, in whatever process it is called."""
+    """`status`, `reason` and `intervals` of one trial, in any process."""
     from dynosim.build.engine import prepare
     from dynosim.experiment.intervals import prediction_intervals
 

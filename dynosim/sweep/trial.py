@@ -1,4 +1,4 @@
-"""Runs one trial in whatever process it is called; answers with plain data.
+"""Runs one trial in any process; answers with plain data.
 
 The loaded trace is kept between calls: the trials of a sweep mostly share one.
 """

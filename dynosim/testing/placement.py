@@ -64,7 +64,7 @@ class PlacementPolicyContract:
         )
 
     def test_strangers_are_no_news(self, make_policy: MakePolicy) -> None:
-        """A policy that began anew hears of requests that another one placed."""
+        """A policy that began anew receives what becomes of requests that another one placed."""
         policy, new = make_policy(), make_policy()
         if isinstance(new, LearningPolicy):
             new.on_first_token("never placed", 1.0)
@@ -136,7 +136,7 @@ def _option(draw: random.Random, slot: int, length: int) -> WorkerOption:
 
 
 def _choices(policy: PlacementPolicy, draw: random.Random) -> Sequence[WorkerOption]:
-    """What a policy chooses in a while in which it hears of its choices."""
+    """What a policy chooses in a while in which it learns what comes of its choices."""
     chosen = []
     for number in range(40):
         request, options, now_ms = _question(draw, number)

@@ -8,7 +8,7 @@ import pytest
 from router_support import BLOCK, card
 
 from dynosim.router.cost import WorkerOption
-from dynosim.router.knobs import RouterSettings
+from dynosim.router.knobs import RouterSpec
 from dynosim.router.modes import LOAD_MODES, LeastLoaded, LoadMode, make_load_mode
 from dynosim.router.request import RoutingRequest
 from dynosim.router.workers import WorkerTable
@@ -29,7 +29,7 @@ class Cheapest:
 class TestPolicies(PlacementPolicyContract):
     @pytest.fixture(
         scope="class",
-        params=[Cheapest, lambda: ThompsonSampling(RouterSettings(BLOCK), 7)],
+        params=[Cheapest, lambda: ThompsonSampling(RouterSpec(BLOCK, mode="kv"), 7)],
         ids=["cheapest", "thompson"],
     )
     @classmethod
@@ -88,7 +88,7 @@ class ForgetsItsGenerator(ThompsonSampling):
         return super().state() | {"random": Random(0).getstate()}
 
 
-SETTINGS = RouterSettings(BLOCK)
+SETTINGS = RouterSpec(BLOCK, mode="kv")
 
 
 @pytest.mark.parametrize(

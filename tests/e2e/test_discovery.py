@@ -23,7 +23,7 @@ from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.discovery.base import Discovery
 from dynosim_runtime.discovery.make import make_discovery
 from dynosim_runtime.errors import LiveError
-from dynosim_runtime.testing.discovery import DiscoveryContract, Place, Watcher, card_of
+from dynosim_runtime.testing.discovery import DiscoveryContract, DiscoveryPlace, Watcher, card_of
 
 WORKER = """
 import asyncio, sys
@@ -39,7 +39,7 @@ asyncio.run(main())
 """
 
 
-class ProcessPlace(Place):
+class ProcessPlace(DiscoveryPlace):
     """A back end that processes reach by a specification."""
 
     def __init__(self, spec: str, lease_s: float) -> None:

@@ -18,7 +18,7 @@ from dynosim_runtime.discovery import kubernetes
 from dynosim_runtime.discovery.kubernetes import KubernetesDiscovery, ready_pods
 from dynosim_runtime.discovery.make import make_discovery
 from dynosim_runtime.errors import LiveError
-from dynosim_runtime.testing.discovery import DiscoveryContract, Place, Watcher, card_of
+from dynosim_runtime.testing.discovery import DiscoveryContract, DiscoveryPlace, Watcher, card_of
 
 METADATA = "/apis/nvidia.com/v1alpha1/namespaces/inference/dynamoworkermetadatas"
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/inference/endpointslices"
@@ -161,7 +161,7 @@ def status(code: int, message: str) -> web.Response:
     return web.json_response({"kind": "Status", "code": code, "message": message}, status=code)
 
 
-class ClusterPlace(Place):
+class ClusterPlace(DiscoveryPlace):
     """A name space of the fake cluster, in which every pod is ready."""
 
     lease_s = 0.3

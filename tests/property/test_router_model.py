@@ -1,4 +1,4 @@
-"""The router against its definitions: every answer, and all that it has in hand, step by step."""
+"""The router against its definitions: every answer, and all that it has in flight, step by step."""
 
 import json
 import random
@@ -68,7 +68,7 @@ def places(found: Any, naive: NaiveRouter) -> list[int]:
     return [part.slot for part in priced(found)]
 
 
-def check_in_hand(router: KvRouter, naive: NaiveRouter, now_ms: float) -> None:
+def check_in_flight(router: KvRouter, naive: NaiveRouter, now_ms: float) -> None:
     load, known = router.load, naive.load
     assert router.num_queued == naive.num_queued
     assert sorted(map(str, load.bookings)) == sorted(str(entry.name) for entry in known.active)
@@ -96,7 +96,7 @@ def follow(router: KvRouter, naive: NaiveRouter, inputs: Inputs, make_index: Cal
         assert plain(found) == plain(wanted)
         assert costs_near(priced(found), priced(wanted))
         assert naive.taken == [] or naive.picks is not None
-        check_in_hand(router, naive, inputs.now_ms)
+        check_in_flight(router, naive, inputs.now_ms)
         if inputs.rng.random() < 0.01:
             router = reborn(router, make_index, inputs.now_ms)
 

@@ -64,7 +64,7 @@ def test_the_cheapest_slots_are_those_of_the_lowest_own_cost_less_savings(
     assert list(members(best)) == [slot for slot, price in prices.items() if price == lowest]
 
 
-# ---- the account of what is in hand --------------------------------------------------------------
+# ---- the account of what is in flight ------------------------------------------------------------
 
 SIZES = [1, 3, 2, 1, 4]
 PATHS = [(), (0,), (0, 1), (0, 1, 2), (0, 3), (4,), (4, 2)]  # of a prefix tree

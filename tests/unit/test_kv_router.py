@@ -72,9 +72,9 @@ def test_a_name_that_is_in_hand_or_waits_is_refused() -> None:
     placed(router, "a")
     assert router.submit(request("b"), 0.0) is None
     for name in ("a", "b"):
-        with pytest.raises(InvalidRequestError, match=f"a request '{name}' is in hand already"):
+        with pytest.raises(InvalidRequestError, match=f"a request '{name}' is in flight already"):
             router.submit(request(name), 1.0)
-        with pytest.raises(InvalidRequestError, match="in hand already"):
+        with pytest.raises(InvalidRequestError, match="in flight already"):
             router.best_worker([1, 2], name, update_states=True)
     assert InvalidRequestError.http_status == 400
     assert router.best_worker([1, 2], "a") == (0, 0, 0)  # only asks

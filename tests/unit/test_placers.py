@@ -36,7 +36,7 @@ Choose = Callable[[list[int]], int]
 
 
 def naive_choice(mode: str, seed: int, num_workers: int, num_gpus: int) -> Choose:
-    """A mode as its documentation has it: the worker, given the requests in hand of each."""
+    """A mode as its documentation has it: the worker, given the requests in flight of each."""
     draw = Random(f"{seed}/router").random
     turn = iter(range(1000))
 

@@ -229,7 +229,7 @@ def test_an_index_of_extents_cannot_be_followed(tmp_path: Path) -> None:
 def test_a_request_in_hand_cannot_come_again(tmp_path: Path) -> None:
     _, router = opened(tmp_path)
     router.submit(request("r"), 0.0)
-    with pytest.raises(InvalidRequestError, match="'r' is in hand already"):
+    with pytest.raises(InvalidRequestError, match="'r' is in flight already"):
         router.submit(request("r"), 1.0)
     assert sum(router.load.num_requests) == 1
 

@@ -1,10 +1,10 @@
 """A router's state as log entries, from which a new router goes on exactly as the old one would.
 
-What the index holds is told worker by worker, since events of one worker do not touch another's
-part: it can be told a bit at a time between inputs (`CheckpointInParts`), if the joins, leaves and
-events that come meanwhile are told as well. All else is told at once, at the end. The index is
-restored block by block and may be laid out otherwise than the old one, but answers alike; all else
-is restored bit by bit, dict orders, sums of floats and the random generator included.
+What the index holds is written worker by worker, since events of one worker do not touch another's
+part: it can be written a bit at a time between inputs (`CheckpointInParts`), if the joins, leaves
+and events that come meanwhile are written as well. All else is written at once, at the end. The
+index is restored block by block and may be laid out otherwise than the old one, but answers alike;
+all else is restored bit by bit, dict orders, sums of floats and the random generator included.
 
     workers t cards candidates          candidates by slot: [worker_id, dp_rank] or null
     index   t worker_id dp_rank columns what a rank holds
@@ -36,7 +36,7 @@ from dynosim.workers.ids import DpRank, Slot, WorkerId
 
 @runtime_checkable
 class DumpedIndex(Protocol):
-    """An index that can tell what a worker holds as events."""
+    """An index that can give what a worker holds as events."""
 
     def dump(self, worker: Slot) -> list[BlockEvent]:
         """Events that lead an empty index to what a worker holds."""
@@ -48,7 +48,7 @@ class CheckpointInParts:
 
     Entries, in this order: `begin()`, then what `next_part()` returns and what `belongs` of the
     log's own entries, as they come, then `finish()`.
-    Raises: ConfigError for an index that cannot tell what it holds.
+    Raises: ConfigError for an index that cannot give what it holds.
     """
 
     def __init__(self, router: AnyRouter) -> None:
@@ -100,7 +100,7 @@ class CheckpointInParts:
 def checkpoint(router: AnyRouter, now_ms: float) -> list[Entry]:
     """Entries that make a new router with the same settings and index kind what this one is.
 
-    Raises: ConfigError for an index that cannot tell what it holds.
+    Raises: ConfigError for an index that cannot give what it holds.
     """
     parts = CheckpointInParts(router)
     return [parts.begin(now_ms), *parts.finish(now_ms)]

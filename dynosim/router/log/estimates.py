@@ -7,7 +7,7 @@ from dynosim.router.prefill_load import PrefillEstimator
 
 
 class RecordingEstimator:
-    """Notes what another estimator says, so that a log can tell it."""
+    """Notes what another estimator says, so that a log can hold it."""
 
     def __init__(self, estimator: PrefillEstimator) -> None:
         self._estimator = estimator

@@ -30,9 +30,9 @@ Sink = Callable[[Entry], None]
 
 
 class RouterLog(Generic[E_contra]):
-    """Whoever drives `router` gives it all inputs through `take` here.
+    """The driver of `router` gives it all inputs through `take` here.
 
-    Entries are told after the fact, so that events which a decision brought in come before it.
+    Entries are written after the fact, so that events which a decision brought in come before it.
     `now_ms` is that of the last input.
     """
 

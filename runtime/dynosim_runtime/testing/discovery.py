@@ -59,7 +59,7 @@ class Watcher:
             self._grown.set()
 
 
-class Place:
+class DiscoveryPlace:
     """A running back end; heirs know how to reach it."""
 
     lease_s: float  # after which a silent worker is gone
@@ -84,7 +84,7 @@ class DiscoveryContract:
     second worker while the first one lives.
     """
 
-    async def test_a_watch_begins_with_what_there_is(self, place: Place) -> None:
+    async def test_a_watch_begins_with_what_there_is(self, place: DiscoveryPlace) -> None:
         worker, frontend = place.discovery("a"), place.discovery("frontend")
         card = card_of("a", taints=("x",), topology={"zone": "z1"}, total_kv_blocks=77)
         registration = await worker.register(card)
@@ -95,14 +95,14 @@ class DiscoveryContract:
         await worker.close()
         await frontend.close()
 
-    async def test_a_watch_of_an_empty_place_begins_at_once(self, place: Place) -> None:
+    async def test_a_watch_of_an_empty_place_begins_at_once(self, place: DiscoveryPlace) -> None:
         frontend = place.discovery("frontend")
         watcher = Watcher(frontend.watch())
         assert await watcher.until(lambda cards: True) == {}
         await watcher.close()
         await frontend.close()
 
-    async def test_workers_come_change_and_go(self, place: Place) -> None:
+    async def test_workers_come_change_and_go(self, place: DiscoveryPlace) -> None:
         first, second = place.discovery("a"), place.discovery("b")
         frontend = place.discovery("frontend")
         watcher = Watcher(frontend.watch())
@@ -123,7 +123,7 @@ class DiscoveryContract:
         for discovery in (first, second, frontend):
             await discovery.close()
 
-    async def test_a_killed_worker_goes(self, place: Place) -> None:
+    async def test_a_killed_worker_goes(self, place: DiscoveryPlace) -> None:
         frontend = place.discovery("frontend")
         watcher = Watcher(frontend.watch())
         await watcher.until(lambda cards: cards == {})
@@ -139,7 +139,7 @@ class DiscoveryContract:
         await alive.close()
         await frontend.close()
 
-    async def test_a_killed_workers_name_can_be_used_again(self, place: Place) -> None:
+    async def test_a_killed_workers_name_can_be_used_again(self, place: DiscoveryPlace) -> None:
         kill = await place.start_worker(card_of("a"))
         await kill()
         again, frontend = place.discovery("a"), place.discovery("frontend")
@@ -151,7 +151,7 @@ class DiscoveryContract:
         await again.close()
         await frontend.close()
 
-    async def test_a_live_workers_id_is_refused(self, place: Place) -> None:
+    async def test_a_live_workers_id_is_refused(self, place: DiscoveryPlace) -> None:
         first, second, frontend = (place.discovery(name) for name in ("a", "a2", "frontend"))
         card = card_of("a")
         registration = await first.register(card)
@@ -167,7 +167,9 @@ class DiscoveryContract:
         for discovery in (first, second, frontend):
             await discovery.close()
 
-    async def test_a_card_outlives_its_lease_while_its_worker_lives(self, place: Place) -> None:
+    async def test_a_card_outlives_its_lease_while_its_worker_lives(
+        self, place: DiscoveryPlace
+    ) -> None:
         worker, frontend = place.discovery("a"), place.discovery("frontend")
         registration = await worker.register(card_of("a"))
         watcher = Watcher(frontend.watch())
@@ -179,7 +181,9 @@ class DiscoveryContract:
         await worker.close()
         await frontend.close()
 
-    async def test_closing_takes_the_card_away_and_twice_is_harmless(self, place: Place) -> None:
+    async def test_closing_takes_the_card_away_and_twice_is_harmless(
+        self, place: DiscoveryPlace
+    ) -> None:
         worker, frontend = place.discovery("a"), place.discovery("frontend")
         registration = await worker.register(card_of("a"))
         await registration.close()
