@@ -43,6 +43,7 @@ class VllmScheduler:
         "_max_active",
         "_names_emitting",
         "_seats",
+        "_shares_answers",
         "_waiting",
         "decodes",
         "has_work",
@@ -95,6 +96,7 @@ class VllmScheduler:
         self._arrival_unblocks = spec.policy != "fcfs" or head_may_shrink
         self._is_async = spec.async_scheduling
         self._keep_rows = keep_rows
+        self._shares_answers = False  # whether a request may begin with another's answer
         self._names_emitting = names_emitting
 
     @property
@@ -120,6 +122,7 @@ class VllmScheduler:
         """
         if sequence.path_blocks * self._cache.block_size > sequence.prompt_tokens:
             self._cache.registers_decodes = True
+            self._shares_answers = True
         if self._arrival_unblocks:
             self._head_is_blocked = False
         matters = self.num_waiting == 0 or not self._head_is_blocked
@@ -211,7 +214,10 @@ class VllmScheduler:
 
     def uniform_steps(self) -> int:
         """Steps from here in which the same sequences decode and nothing else can happen."""
-        if self._seats.prefilling or (self.num_waiting > 0 and not self._head_is_blocked):
+        if self._seats.prefilling:
+            return 0
+        # What the head of the queue begins with may come to be cached by anybody's next tokens.
+        if self.num_waiting > 0 and (self._shares_answers or not self._head_is_blocked):
             return 0
         return self._bulk.count()
 
