@@ -32,7 +32,7 @@ from dynosim_runtime.measure.deployment import (
 from dynosim_runtime.measure.measured import record_table, request_log
 from dynosim_runtime.measure.measurement_log import measurement_log
 from dynosim_runtime.validate.document import validation_document
-from dynosim_runtime.validate.judge import judge
+from dynosim_runtime.validate.judge import Judgement, judge
 from dynosim_runtime.validate.plot import write_comparison_png
 from dynosim_runtime.validate.show import print_comparison
 
@@ -89,10 +89,7 @@ def validate(
             port=0,
         )
         measured = asyncio.run(measure_started(config, workload, deploy, options))
-    progress = _show_progress if options.shows_progress else None
-    judgement = judge(predicted, measured, num_replays=intervals, progress=progress)
-    if progress is not None:
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    judgement = _judge(predicted, measured, intervals, shows_progress=options.shows_progress)
     document = validation_document(judgement, measured, speedup=speedup)
     if out is not None:
         _write(out, document, predicted, measured)
@@ -103,6 +100,17 @@ def validate(
         if out is not None:
             print(f"report: {out / 'validation.json'}", file=sys.stderr)
     return EXIT_INTERRUPTED if judgement.was_interrupted else _exit_code(document)
+
+
+def _judge(
+    predicted: RunOutcome, measured: Measured, num_replays: int, *, shows_progress: bool
+) -> Judgement:
+    """Both sides compared; the replays for the intervals may take a while."""
+    if not shows_progress:
+        return judge(predicted, measured, num_replays=num_replays)
+    judgement = judge(predicted, measured, num_replays=num_replays, progress=_show_progress)
+    print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    return judgement
 
 
 def _show_progress(done: int, of: int) -> None:
