@@ -34,8 +34,7 @@ class ControlPlane:
     """What a process sees and does: the clock (`env`, in ms), workers, the load.
 
     The run ends with the last data-plane event: a process that wakes up for ever does not prolong
-    it, unless requests wait for what only the control plane can bring, a worker that is starting or
-    the release of the load.
+    it, unless the load is held and only a process can release it.
     """
 
     def __init__(
@@ -131,11 +130,8 @@ class ControlPlane:
 
     @property
     def _is_awaited(self) -> bool:
-        """Whether requests wait for something that a process may bring."""
-        if not self._cluster.has_unended:
-            return False
-        is_starting = any(worker.phase is Phase.STARTING for worker in self._cluster.workers)
-        return self._is_held or is_starting
+        """Whether requests wait for something that only a process can bring."""
+        return self._is_held and self._cluster.has_unended
 
     def _start_up(self, worker: Worker) -> ProcessGenerator:
         yield self.env.timeout(worker.pool.startup_ms)
