@@ -160,7 +160,8 @@ class RouterPlacer:
 
     def receive(self, worker: Worker, finished: list[EngineSequence], now_ms: float) -> None:
         """Pass on events, first tokens and ends."""
-        self._collect(worker, now_ms)
+        if worker.engine.unpublished:
+            self._collect(worker, now_ms)
         first_tokens = worker.token_log.first_tokens
         if first_tokens:
             self._may_release = True

@@ -91,8 +91,9 @@ class BlockPool:
         events = self.events
         if not events:
             return NO_EVENTS
-        self.events = []
-        return events
+        taken = events.copy()
+        events.clear()
+        return taken
 
     def lookup(self, contents: list[int], limit_blocks: int) -> tuple[list[Extent], int, int]:
         """The longest cached prefix of a path, at most `limit_blocks` long. Touches nothing.

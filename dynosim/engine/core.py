@@ -9,7 +9,7 @@ While nothing but decoding can happen, `uniform_steps` tells for how many steps;
 `advance` by so many at once instead, to the same effect, and ask `finish_due` who has ended.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import Protocol
 
 from dynosim.engine.plan import StepPlan
@@ -98,6 +98,11 @@ class EngineCore(Protocol):
 
     def quiet_steps(self, max_steps: int) -> int:
         """Uniform steps, at least 1, of which only the last may cause KV events."""
+        ...
+
+    @property
+    def events(self) -> Sized:
+        """The KV events that nobody has taken yet; the same object at all times."""
         ...
 
     def take_events(self) -> list[KvEvent]:

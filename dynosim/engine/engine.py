@@ -15,7 +15,7 @@ then in the same state as before. That offset of one step is `_lag` everywhere b
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 
 from dynosim.engine.core import EngineCore
 from dynosim.engine.instant import instant_end, instant_start
@@ -35,8 +35,8 @@ class Engine:
 
     `next_ms` is when the step or run under way ends; infinity while idle. `run_steps` is the length
     of the run under way, 0 outside of runs. `last_delivery_ms` is when tokens were delivered last.
-    `steps_singly`: there are no runs. `stamps_events`: KV events are kept with the times at which
-    the engine publishes them.
+    `unpublished` are the KV events to take, if there are any. `steps_singly`: there are no runs.
+    `stamps_events`: KV events are kept with the times at which the engine publishes them.
     """
 
     __slots__ = (
@@ -59,6 +59,7 @@ class Engine:
         "next_ms",
         "num_events",
         "run_steps",
+        "unpublished",
     )
 
     def __init__(
@@ -82,6 +83,7 @@ class Engine:
         self._lag = depth - 1
         self._steps_singly = steps_singly
         self._stamped: list[StampedEvent] | None = [] if stamps_events else None
+        self.unpublished: Sized = core.events if self._stamped is None else self._stamped
         self._pace = Pace()
         self._in_flight: deque[StepPlan] = deque()
         self._run_start_ms = 0.0
@@ -143,7 +145,13 @@ class Engine:
         """
         core, in_flight, lag = self.core, self._in_flight, self._lag
         while len(in_flight) < self._depth and core.has_work:
-            if not self._steps_singly and len(in_flight) == lag and self._is_steady():
+            count = core.decodes.count
+            if (
+                count
+                and len(in_flight) == lag
+                and (not in_flight or in_flight[0].decodes_all(count))
+                and not self._needs_single_step()
+            ):
                 steps = core.uniform_steps()
                 if steps > lag:
                     self._begin_run(steps, now_ms)
@@ -219,12 +227,11 @@ class Engine:
         self.next_ms = next_ms
         return True
 
-    def _is_steady(self) -> bool:
-        """Whether what is in flight, if anything, and the next steps decode the same sequences."""
-        count = self.core.decodes.count
-        if count == 0 or (self._has_missed and self._recorder.wants_single_steps()):
-            return False
-        return not self._in_flight or self._in_flight[0].decodes_all(count)
+    def _needs_single_step(self) -> bool:
+        """Whether the next step cannot be part of a run."""
+        if self._steps_singly:
+            return True
+        return self._has_missed and self._recorder.wants_single_steps()
 
     def _begin_run(self, steps: int, now_ms: float) -> None:
         self.run_steps = steps
@@ -323,11 +330,10 @@ class Engine:
 
     def take_stamped(self) -> list[StampedEvent]:
         """The KV events since the last call, with the times at which they were published."""
-        stamped = self._stamped
-        assert stamped is not None
-        if stamped:
-            self._stamped = []
-        return stamped
+        assert self._stamped is not None
+        taken = self._stamped.copy()
+        self._stamped.clear()
+        return taken
 
     def cut_off(self, now_ms: float) -> None:
         """Stop at `now_ms`: note what the unfinished requests have got so far.

@@ -4,7 +4,7 @@ Two ways lead through the same state: step by step (`plan_step`, `finish_step`) 
 but decoding can happen, in bulk (`uniform_steps`, `advance`, `finish_due`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 
 from dynosim.engine.block_pool import BlockPool
 from dynosim.engine.kv_cache import KvCache
@@ -46,6 +46,7 @@ class VllmScheduler:
         "_shares_answers",
         "_waiting",
         "decodes",
+        "events",
         "has_work",
         "num_preemptions",
         "num_running",
@@ -75,6 +76,7 @@ class VllmScheduler:
         self.decodes = seats.decodes
         self.running = seats.running  # in admission order
         self.take_events = pool.take_events  # without a call between
+        self.events: Sized = () if self.pool.events is None else self.pool.events
         self.num_running = 0
         self.num_waiting = 0
         self.num_preemptions = 0
