@@ -4,6 +4,7 @@
 1 if a claim does not hold.
 """
 
+import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -271,7 +272,9 @@ def report_text(results: list[tuple[Case, list[Outcome]]]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Writes the report."""
-    path = Path(arguments[0]) if arguments else Path("docs/validation.md")
+    parser = argparse.ArgumentParser("python -m dynosim.compare.cases", description=main.__doc__)
+    parser.add_argument("file", nargs="?", type=Path, default=Path("docs/validation.md"))
+    path: Path = parser.parse_args(arguments).file
     results = list(run_cases())
     path.write_text(report_text(results), encoding="utf-8")
     failed = [one.claim for _, outcomes in results for one in outcomes if not one.holds]
