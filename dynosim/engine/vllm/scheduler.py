@@ -218,9 +218,11 @@ class VllmScheduler:
         """Steps from here in which the same sequences decode and nothing else can happen."""
         if self._seats.prefilling:
             return 0
-        # What the head of the queue begins with may come to be cached by anybody's next tokens.
-        if self.num_waiting > 0 and (self._shares_answers or not self._head_is_blocked):
-            return 0
+        if self.num_waiting > 0:
+            # What the head begins with may come to be cached with anybody's next tokens.
+            may_shrink = self._shares_answers and self.num_running < self._max_active
+            if may_shrink or not self._head_is_blocked:
+                return 0
         return self._bulk.count()
 
     def advance(self, num_steps: int) -> None:
