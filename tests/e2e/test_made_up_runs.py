@@ -20,7 +20,12 @@ def cases() -> ModuleType:
     return module
 
 
-NAMES = ["qwen8b-4090-tight", "unknown-a6000", "a3b-h100-moderate"]
+# Eight seconds each: one of them with every run of the tests, the others before a commit lands.
+NAMES = [
+    "unknown-a6000",
+    pytest.param("qwen8b-4090-tight", marks=pytest.mark.live),
+    pytest.param("a3b-h100-moderate", marks=pytest.mark.live),
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -42,6 +47,7 @@ def test_decode_is_learned_from_the_first_requests(
         assert "a priori" not in document
 
 
+@pytest.mark.live
 def test_a_log_tells_the_kv_capacity_where_it_matters(cases: ModuleType, tmp_path: Path) -> None:
     case = next(case for case in cases.CASES if case.name == "qwen8b-4090-blind")
     engine = case.engine | {"async_scheduling": True}

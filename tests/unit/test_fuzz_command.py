@@ -33,6 +33,7 @@ def drawn_with(folder: Path, *options: str) -> list[str]:
     return (folder / "test_laws.txt").read_text().splitlines()
 
 
+@pytest.mark.live
 def test_a_seed_draws_ten_times_the_examples_and_the_same_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
