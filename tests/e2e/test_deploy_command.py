@@ -102,6 +102,8 @@ def test_a_killed_worker_is_replaced_and_a_terminated_deployment_finishes_what_i
         os.kill(running.pids["worker-0"], signal.SIGKILL)
         wait_until(lambda: "worker-0" in running.workers() and running.workers() != before)
         body = {"max_tokens": 300, "stream": True, "prompt": "x", "ignore_eos": True}
+        # What discovery shows already, a frontend may not have seen yet.
+        wait_until(lambda: bool(httpx.get(f"{running.url}/v1/models").json()["data"]))
         body["model"] = httpx.get(f"{running.url}/v1/models").json()["data"][0]["id"]
         url = f"{running.url}/v1/completions"
         with httpx.stream("POST", url, json=body, timeout=PATIENCE_S) as answer:
