@@ -110,14 +110,12 @@ class EventSubscriber:
 
     async def _receive(self, socket: zmq.asyncio.Socket) -> None:
         """Take the next message; ask for what is missing."""
-        wait_s = RETRY_S if self._needs_replay else None
         if self._needs_replay:
             await self._catch_up()
-        try:
-            async with asyncio.timeout(wait_s):
-                frames = await socket.recv_multipart()
-        except TimeoutError:
-            return
+            # Looks without taking: a wait for a message that is broken off may lose it.
+            if not await socket.poll(RETRY_S * 1e3):
+                return
+        frames = await socket.recv_multipart()
         await asyncio.sleep(PAUSE_S)
         self._take_frames(frames)
         with contextlib.suppress(zmq.Again):
