@@ -51,7 +51,7 @@ class EngineCoreContract:
     def test_aborts_at_any_time_lose_no_block_and_no_other_request(
         self, make_core: MakeCore, seed: int
     ) -> None:
-        run = _Run(make_core, random.Random(seed))
+        run = RandomRun(make_core, random.Random(seed))
         run.play()
         assert set(run.finished) == set(run.requests) - run.aborted
         assert len(run.finished) == len(set(run.finished))
@@ -65,7 +65,7 @@ class EngineCoreContract:
     def test_a_request_gets_its_tokens_one_by_one_and_ends_with_the_last(
         self, make_core: MakeCore, seed: int
     ) -> None:
-        run = _Run(make_core, random.Random(seed), aborts=False)
+        run = RandomRun(make_core, random.Random(seed), aborts=False)
         got: dict[Sequence, int] = {}
         for _ in run.steps():
             for sequence, num_tokens in run.core.unfinished():
@@ -77,7 +77,7 @@ class EngineCoreContract:
     @law(60)
     @given(seed=SEEDS)
     def test_what_it_says_of_itself_adds_up(self, make_core: MakeCore, seed: int) -> None:
-        run = _Run(make_core, random.Random(seed))
+        run = RandomRun(make_core, random.Random(seed))
         for _ in run.steps():
             core, spec = run.core, run.spec
             unfinished = [sequence for sequence, _ in core.unfinished()]
@@ -97,7 +97,7 @@ class EngineCoreContract:
     def test_a_step_is_within_its_budget_and_admits_whom_add_said_it_could(
         self, make_core: MakeCore, seed: int
     ) -> None:
-        run = _Run(make_core, random.Random(seed))
+        run = RandomRun(make_core, random.Random(seed))
         for plan in run.steps():
             if plan is None:
                 continue
@@ -112,7 +112,7 @@ class EngineCoreContract:
     def test_a_cache_publishes_what_comes_and_goes_and_never_holds_more_than_it_has(
         self, make_core: MakeCore, seed: int
     ) -> None:
-        run = _Run(make_core, random.Random(seed), publishes=True)
+        run = RandomRun(make_core, random.Random(seed), publishes=True)
         copies: Counter[tuple[int, int]] = Counter()  # a block may be computed twice at once
         for _ in run.steps():
             for event in run.core.take_events():
@@ -146,7 +146,7 @@ class EngineCoreContract:
     def test_quiet_steps_are_some_and_no_more_than_asked_for(
         self, make_core: MakeCore, seed: int
     ) -> None:
-        run = _Run(make_core, random.Random(seed), publishes=True)
+        run = RandomRun(make_core, random.Random(seed), publishes=True)
         for _ in run.steps():
             if run.core.uniform_steps() > 0:
                 assert 1 <= run.core.quiet_steps(7) <= 7
@@ -218,7 +218,7 @@ def _by_instant(events: list[tuple[float, KvEvent]]) -> list[tuple[Blocks, float
     return [(sorted(blocks), at_ms) for blocks, at_ms in found]
 
 
-class _Run:
+class RandomRun:
     """A core under random arrivals, steps and aborts."""
 
     def __init__(
@@ -317,12 +317,6 @@ class _Notes:
     def ended(self, sequences: List[Sequence], end_ms: float) -> None:
         """See `Recorder`."""
         self.ends += [(sequence.index, end_ms) for sequence in sequences]
-
-    def unfinished(self, sequence: Sequence, num_tokens: int) -> None:
-        """Nothing to note."""
-
-    def unscheduled(self, sequence: Sequence) -> None:
-        """Nothing to note."""
 
     def wants_single_steps(self) -> bool:
         """Nobody's missed step is told apart."""

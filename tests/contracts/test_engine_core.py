@@ -1,14 +1,17 @@
 """vLLM's scheduler is an engine core; what is broken is none."""
 
+import random
 from typing import Any
 
 import pytest
+from hypothesis import given
 
 from dynosim.engine.plan import StepPlan
-from dynosim.engine.sequence import Sequence
+from dynosim.engine.sequence import DECODING, FINISHED, Sequence
 from dynosim.engine.spec import EngineSpec
 from dynosim.engine.vllm import VllmScheduler
-from dynosim.testing.engine_core import EngineCoreContract, MakeCore
+from dynosim.testing import law
+from dynosim.testing.engine_core import BLOCK, SEEDS, EngineCoreContract, MakeCore, RandomRun
 
 
 def vllm(spec: EngineSpec, extent_blocks: list[int], publishes: bool) -> VllmScheduler:
@@ -19,11 +22,28 @@ def vllm_in_order(spec: EngineSpec, extent_blocks: list[int], publishes: bool) -
     return VllmScheduler(spec, extent_blocks, keep_rows=True, publish_events=publishes)
 
 
+def computed(sequence: Sequence, step: int) -> int:
+    return sequence.anchor + step if sequence.state == DECODING else sequence.num_computed
+
+
 class TestVllm(EngineCoreContract):
     @pytest.fixture(scope="class", params=[vllm, vllm_in_order])
     @classmethod
     def make_core(cls, request: pytest.FixtureRequest) -> Any:
         return request.param
+
+    @law(100)
+    @given(seed=SEEDS)
+    def test_no_block_is_taken_beyond_what_running_requests_have_computed(
+        self, make_core: Any, seed: int
+    ) -> None:
+        run = RandomRun(make_core, random.Random(seed))
+        core, pool = run.core, run.core.pool
+        for _ in run.steps():
+            assert pool.blank_blocks >= 0 and pool.idle_blocks >= 0
+            held = sum(-(-computed(s, core.decodes.step) // BLOCK) for s in core.running)
+            assert run.spec.usable_blocks - pool.free_blocks <= held  # shared blocks count once
+            assert not any(s.state == FINISHED for s in core.running)
 
 
 class ForgetsTheAborted(VllmScheduler):

@@ -88,7 +88,7 @@ def test_what_is_predicted_is_measured(tmp_path: Path, tiny_model: Path) -> None
     # Another program that runs beside the engine makes it several times slower; no twin knows. How
     # close predictions come is told in virtual time, and of real engines by `docs/accuracy.md`.
     for key in ("mean_ttft_ms", "mean_itl_ms", "mean_e2e_latency_ms"):
-        assert 0.05 < rows[key]["predicted"] / rows[key]["measured"] < 20
+        assert 0.2 < rows[key]["predicted"] / rows[key]["measured"] < 5
     log = tmp_path / "v" / "measurements.jsonl"
     learned = tmp_path / "learned.json"
     result = dynosim("calibrate", "--measurements", log, "--out", learned)
