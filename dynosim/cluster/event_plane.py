@@ -47,8 +47,8 @@ class EventPlane(Protocol):
         """Carry a worker's events; it has this slot in all routers."""
         ...
 
-    def leave(self, slot: Slot) -> None:
-        """The worker with this slot has left all routers; its events are recorded at most."""
+    def leave(self, worker: Worker, slot: Slot, now_ms: float) -> None:
+        """Let a worker publish what it has done by now; later events are recorded at most."""
         ...
 
     def collect(self, worker: Worker, now_ms: float) -> object:
@@ -110,7 +110,7 @@ class SilentPlane:
         """Events of a worker may have to be kept."""
         self._workers.append(worker)
 
-    def leave(self, slot: Slot) -> None:
+    def leave(self, worker: Worker, slot: Slot, now_ms: float) -> None:
         """Its events are kept all the same."""
 
     def collect(self, worker: Worker, now_ms: float) -> None:
@@ -155,8 +155,10 @@ class DirectPlane:
         """Tell of a worker's events."""
         self._workers[slot] = worker
 
-    def leave(self, slot: Slot) -> None:
-        """Nobody asks what its runs have done."""
+    def leave(self, worker: Worker, slot: Slot, now_ms: float) -> None:
+        """Nobody asks any more what its runs have done."""
+        if worker.engine.settle(now_ms):
+            self.collect(worker, now_ms)
         del self._workers[slot]
 
     def collect(self, worker: Worker, now_ms: float) -> bool:
@@ -248,8 +250,9 @@ class DelayedPlane:
             for streams in self._streams:
                 streams[worker.worker_id] = EventStream()
 
-    def leave(self, slot: Slot) -> None:
-        """What is on its way from its worker reaches no router that knows it."""
+    def leave(self, worker: Worker, slot: Slot, now_ms: float) -> None:
+        """What is on its way by then reaches no router that knows its worker."""
+        self.refresh(now_ms)
 
     def collect(self, worker: Worker, now_ms: float) -> None:
         """Send what a worker publishes on its way to every frontend."""

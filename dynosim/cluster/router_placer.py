@@ -111,17 +111,13 @@ class RouterPlacer:
 
     def leave(self, worker: Worker, now_ms: float) -> None:
         """Tell all routers that a worker takes no more, as a live one that drains is no member."""
-        if worker.engine.settle(now_ms):
-            self._collect(worker, now_ms)
-        if self._is_late:
-            self.plane.refresh(now_ms)
         worker_id = worker.worker_id
         slot = self._slot_of(worker_id)
         if slot is None:
             raise InvariantError(f"worker {worker_id} leaves and has no slot")
+        self.plane.leave(worker, slot, now_ms)
         for inputs in self._inputs:
             inputs.take(Leave(now_ms, worker_id))
-        self.plane.leave(slot)
         self.plane.busy &= ~(1 << slot)
         if self._observed is not None:
             self._observed.remove(worker)
