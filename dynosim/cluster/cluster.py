@@ -144,14 +144,7 @@ class Cluster:
             while load.next_ms <= instant_ms:
                 now_ms = self._place_all(instant_ms, now_ms)
             self.now_ms = now_ms
-            for station_id in touched:
-                station = stations[station_id]
-                if station.next_ms == NEVER:  # also told twice, it starts once
-                    station.start(now_ms)
-                    end_ms = station.next_ms
-                    if end_ms != NEVER:
-                        heappush(ends, (end_ms, station_id))
-            touched.clear()
+            self._start_touched(now_ms)
 
     def _note_ends(self, finished: List[Sequence], now_ms: float) -> None:
         self._num_ended += len(finished)
@@ -308,7 +301,7 @@ class Cluster:
         """
         was_ready = worker.phase is Phase.READY
         worker.move(WorkerEvent.DIED, now_ms)
-        lost = worker.engine.die(now_ms)
+        lost = worker.stop(now_ms)
         self._placer.receive(worker, [], now_ms)
         if was_ready:
             self._placer.leave(worker, now_ms)
@@ -345,12 +338,15 @@ class Cluster:
         self._start_touched(now_ms)
 
     def _start_touched(self, now_ms: float) -> None:
+        """At the end of an instant: the idle among those with news begin what they have to do."""
+        stations, ends = self._stations, self._ends
         for station_id in self._touched:
-            station = self._stations[station_id]
+            station = stations[station_id]
             if station.next_ms == NEVER:  # also told twice, it starts once
                 station.start(now_ms)
-                if station.next_ms != NEVER:
-                    heappush(self._ends, (station.next_ms, station_id))
+                end_ms = station.next_ms
+                if end_ms != NEVER:
+                    heappush(ends, (end_ms, station_id))
         self._touched.clear()
 
     # ---- the load ------------------------------------------------------------------------------
@@ -366,11 +362,11 @@ class Cluster:
 
     # ---- the end -------------------------------------------------------------------------------
 
-    def cut_off(self, until_ms: float) -> None:
-        """Stop here: note what the unfinished requests have got so far."""
+    def stop(self, until_ms: float) -> None:
+        """The run is over: note what the unfinished requests have got so far."""
         for worker in self.workers:
             if worker.is_alive:
-                worker.engine.cut_off(until_ms)
+                worker.stop(until_ms)
 
 
 def _by_index(lost: tuple[Sequence, int]) -> int:

@@ -1,4 +1,4 @@
-"""How the fleet gets its requests placed: by load alone, or by a router that follows the caches."""
+"""How a cluster gets its requests placed: by load alone, or by a router that follows the caches."""
 
 from collections.abc import Collection, Iterator
 from typing import NamedTuple, Protocol

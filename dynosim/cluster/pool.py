@@ -7,6 +7,7 @@ import numpy as np
 from dynosim.cluster.spec import PoolSpec, worker_card
 from dynosim.cluster.token_log import TokenLog
 from dynosim.engine.engine import Engine
+from dynosim.engine.sequence import Sequence as EngineSequence
 from dynosim.records import WorkerLog
 from dynosim.router.workers import WorkerCard
 from dynosim.workers.ids import WorkerId
@@ -63,6 +64,12 @@ class Worker:
         """Requests placed on it that have not ended."""
         core = self.engine.core
         return core.num_running + core.num_waiting if self.is_alive else 0
+
+    def stop(self, now_ms: float) -> list[tuple[EngineSequence, int]]:
+        """Stop its engine; returns its requests, each with the tokens it has got by then."""
+        left = self.engine.stop(now_ms)
+        self.token_log.stopped(left)
+        return left.requests
 
     def move(self, event: WorkerEvent, now_ms: float) -> None:
         """Go to the next phase of its life.

@@ -69,7 +69,8 @@ def simulate(
             running.make_ready(running.launch(pool, 0.0), 0.0)
     until_ms = NEVER if options.until_ms is None else options.until_ms - outside_ms
     until_ms = _run(running, cluster, until_ms, processes)
-    running.cut_off(until_ms)
+    end_ms = until_ms if running.next_ms() < NEVER else running.now_ms
+    running.stop(until_ms)
     workers = running.workers
     result = RunResult(
         requests=journal.request_log(is_closed_loop=options.concurrency is not None),
@@ -77,7 +78,7 @@ def simulate(
         stalled_gaps_ms=np.array(journal.stalled_gaps_ms),
         workers=worker_log(workers),
         block_size=cluster.block_size,
-        end_ms=until_ms if running.next_ms() < NEVER else running.now_ms,
+        end_ms=end_ms,
         num_preemptions=sum(worker.engine.core.num_preemptions for worker in workers),
         num_scheduling_events=sum(worker.engine.num_events for worker in workers),
         routing=placer.stats(),

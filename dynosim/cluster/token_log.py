@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from dynosim.cluster.journal import NAN, Journal, pack_row
 from dynosim.engine.core import EngineCore
+from dynosim.engine.engine import Unfinished
 from dynosim.engine.plan import StepPlan
 from dynosim.engine.sequence import DECODING, Sequence
 from dynosim.records import RequestStatus
@@ -178,17 +179,18 @@ class TokenLog:
             if self._late:
                 self._late = [late for late in self._late if late.sequence is not sequence]
 
-    def unfinished(self, sequence: Sequence, num_tokens: int) -> None:
-        """Note what a request has got until the engine stops."""
-        self._journal.produced_tokens[sequence.index] = num_tokens
-        if sequence.preemptions:
-            self._journal.preemptions[sequence.index] = sequence.preemptions
-
-    def unscheduled(self, sequence: Sequence) -> None:
-        """The first seat of a request never was."""
-        if sequence.preemptions == 0:
-            self._journal.scheduled_ms[sequence.index] = NAN
-            self._journal.cached_tokens[sequence.index] = 0
+    def stopped(self, left: Unfinished) -> None:
+        """Note what requests have got until the engine stops; a seat yet to come never was."""
+        journal = self._journal
+        for sequence, num_tokens in left.requests:
+            journal.produced_tokens[sequence.index] = num_tokens
+            if sequence.preemptions:
+                journal.preemptions[sequence.index] = sequence.preemptions
+        for plan in left.steps:
+            for sequence in plan.admitted:
+                if journal.scheduled_ms[sequence.index] == plan.start_ms:  # its first one
+                    journal.scheduled_ms[sequence.index] = NAN
+                    journal.cached_tokens[sequence.index] = 0
 
     def wants_single_steps(self) -> bool:
         """Whether a sequence that missed a step decodes in the next one."""

@@ -50,7 +50,6 @@ class ScenarioRun:
         )
         self.in_flight: deque[StepEntry] = deque()
         self.now = 0
-        self.device_free_at = 0
         self.is_stuck = False
         self.has_news = False
         self.sequences: dict[str, Sequence] = {}  # those that the engine was given
@@ -168,11 +167,12 @@ class ScenarioRun:
 
     def _schedule(self) -> StepEntry:
         """Have the next step planned; one that computes nothing takes its turn as well."""
-        start = max(self.now, self.device_free_at) if self.has_time else self.now
+        start = self.now
+        if self.has_time and self.in_flight:
+            start = max(start, self.in_flight[-1].end)
         plan = self.engine.plan_step(self.now)
         self.has_news = False
         step = self.log.planned(plan, self.core, self.now, start)
-        self.device_free_at = step.end
         if self.aborted:
             step.record["abort"], self.aborted = self.aborted, []
         self.in_flight.append(step)

@@ -94,12 +94,6 @@ class ScenarioLog:
         for sequence in sequences:
             self.notes[sequence.request_id].reason = "length"
 
-    def unfinished(self, sequence: Sequence, num_tokens: int) -> None:
-        """Scenarios end by themselves."""
-
-    def unscheduled(self, sequence: Sequence) -> None:
-        """Scenarios end by themselves."""
-
     def wants_single_steps(self) -> bool:
         """There are no others."""
         return True

@@ -16,6 +16,7 @@ then in the same state as before. That offset of one step is `_lag` everywhere b
 
 from collections import deque
 from collections.abc import Iterator, Sized
+from typing import NamedTuple
 
 from dynosim.engine.core import EngineCore
 from dynosim.engine.instant import instant_end, instant_start
@@ -28,6 +29,13 @@ from dynosim.timing.model import StepTimeModel
 
 NOBODY: list[Sequence] = []  # never changed
 StampedEvent = tuple[float, KvEvent]
+
+
+class Unfinished(NamedTuple):
+    """What an engine leaves that stops."""
+
+    requests: list[tuple[Sequence, int]]  # each with the tokens delivered by then
+    steps: list[StepPlan]  # planned, to start later
 
 
 class Engine:
@@ -126,15 +134,6 @@ class Engine:
     def abort(self, sequence: Sequence) -> None:
         """Drop a request, outside of runs; a step that it is part of goes on without it."""
         self.core.abort(sequence)
-
-    def die(self, now_ms: float) -> list[tuple[Sequence, int]]:
-        """Stop for good; returns the requests it had, each with the tokens delivered by then."""
-        self.cut_off(now_ms)
-        lost = [(one, got - self._undelivered(one)) for one, got in self.core.unfinished()]
-        self.run_steps = 0
-        self.next_ms = NEVER
-        self._in_flight.clear()
-        return lost
 
     # ---- steps ---------------------------------------------------------------------------------
 
@@ -335,11 +334,10 @@ class Engine:
         self._stamped.clear()
         return taken
 
-    def cut_off(self, now_ms: float) -> None:
-        """Stop at `now_ms`: note what the unfinished requests have got so far.
+    def stop(self, now_ms: float) -> Unfinished:
+        """Stop for good, at the end of a run or of the worker's life; returns what is left.
 
-        What was planned to start later has not been scheduled; of a step that does not end, no
-        event is published.
+        Of a step that does not end by `now_ms` no event is published.
         """
         if self.run_steps > 0:
             steps = self._steps_delivered(now_ms)
@@ -349,12 +347,15 @@ class Engine:
                 self._deliver_run(self.last_delivery_ms)
         else:
             self.core.take_events()
-        for sequence, num_scheduled in self.core.unfinished():
-            self._recorder.unfinished(sequence, num_scheduled - self._undelivered(sequence))
-        for plan in self._in_flight:
-            if plan.start_ms > instant_end(now_ms):
-                for sequence in plan.admitted:
-                    self._recorder.unscheduled(sequence)
+        unfinished = self.core.unfinished()
+        left = Unfinished(
+            [(sequence, got - self._undelivered(sequence)) for sequence, got in unfinished],
+            [plan for plan in self._in_flight if plan.start_ms > instant_end(now_ms)],
+        )
+        self.run_steps = 0
+        self.next_ms = NEVER
+        self._in_flight.clear()
+        return left
 
     def _undelivered(self, sequence: Sequence) -> int:
         """Tokens scheduled for a request whose step is still under way."""

@@ -42,14 +42,6 @@ class Recorder(Protocol):
         """Requests got their last token."""
         ...
 
-    def unfinished(self, sequence: Sequence, num_tokens: int) -> None:
-        """The engine stops here; a request had got so many tokens."""
-        ...
-
-    def unscheduled(self, sequence: Sequence) -> None:
-        """The engine stops before the step in which a request would have got its first seat."""
-        ...
-
     def wants_single_steps(self) -> bool:
         """Whether the next step must be delivered on its own, for somebody who missed one."""
         ...

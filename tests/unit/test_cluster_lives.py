@@ -106,3 +106,20 @@ def test_a_seat_that_never_was_leaves_no_hits() -> None:
     log = simulate(trace_of(asks, 4), cluster, processes=[process]).requests
     assert log.migrations.tolist() == [0, 1, 1]
     assert (log.scheduled_ms[2], log.cached_tokens[2]) == (17.0, 0)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_request_that_has_moved_was_scheduled_when_it_was_first(exact: bool) -> None:
+    """It is planned again at 55 ms, for the step from 60 ms on; the run ends between."""
+    asks = [Ask(0.0, (1, 2, 3), 0, output_tokens=20), Ask(0.0, (5, 6, 7), 0, output_tokens=20)]
+    log = run_twin(
+        trace_of(asks, 4),
+        engine=replace(SPEC, async_scheduling=True),
+        timing=TIMING,
+        num_workers=2,
+        until_ms=57.0,
+        exact_stepping=exact,
+        processes=[at((52.0, lambda control: control.fail(0)))],
+    ).requests
+    assert log.migrations.tolist() == [1, 0]
+    assert (log.worker_id.tolist(), log.scheduled_ms.tolist()) == ([1, 1], [0.0, 0.0])

@@ -137,12 +137,6 @@ class _LastStep:
     def ended(self, sequences: Sequence[EngineSequence], end_ms: float) -> None:
         """Whoever completes a step is told."""
 
-    def unfinished(self, sequence: EngineSequence, num_tokens: int) -> None:
-        """A mock engine is never cut off."""
-
-    def unscheduled(self, sequence: EngineSequence) -> None:
-        """A mock engine is never cut off."""
-
     def wants_single_steps(self) -> bool:
         """Always."""
         return True
