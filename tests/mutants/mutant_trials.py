@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 
 from mutant_lists import ListError, Mutant
 
@@ -23,6 +22,18 @@ _DURATION = re.compile(r"^ *([\d.]+)s (?:call|setup|teardown) +(\S+?)::", re.MUL
 
 class StoppedError(Exception):
     """The time is up, or the user wants it to end."""
+
+
+class Stop:
+    """Why to end before all is done. Plain flags: a signal's handler can set one at any time."""
+
+    interrupted = False
+    over = False  # nobody waits for the rest any more
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is a reason."""
+        return self.interrupted or self.over
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +52,7 @@ class Copy:
     one that is made anew goes by what the one before went by.
     """
 
-    def __init__(self, root: Path, folder: Path, stop: Event, deadline_s: float) -> None:
+    def __init__(self, root: Path, folder: Path, stop: Stop, deadline_s: float) -> None:
         self.tree = folder / "tree"
         self._scratch = folder / "tmp"
         self._cache = folder / "cache"
@@ -96,7 +107,7 @@ class Copy:
     def _wait(self, process: "subprocess.Popen[bytes]", limit_s: float) -> int | None:
         until_s = time.monotonic() + limit_s
         while process.poll() is None:
-            if self._stop.is_set() or time.monotonic() > self._deadline_s:
+            if self._stop.asked or time.monotonic() > self._deadline_s:
                 raise StoppedError
             if time.monotonic() > until_s:
                 return None

@@ -20,17 +20,17 @@ import queue
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TypeVar
 
 import mutant_lists
 from mutant_lists import ListError, Mutant
-from mutant_trials import Copy, StoppedError, deal, gist, seconds_by_file
+from mutant_trials import Copy, Stop, StoppedError, deal, gist, seconds_by_file
 
 T = TypeVar("T")
 KILLED, TIMEOUT, SURVIVED = "killed", "timeout", "SURVIVED"
@@ -58,13 +58,13 @@ class Result:
 class Session:
     """One run of the whole: the copies, what the tests cost unmutated, and the results."""
 
-    def __init__(self, options: argparse.Namespace, scratch: Path) -> None:
+    def __init__(self, options: argparse.Namespace, scratch: Path, stop: Stop) -> None:
         self.root: Path = options.root.resolve()
         self.lists: Path = options.lists or self.root / "tests" / "mutants"
-        self.stop = threading.Event()
         self.results: list[Result] = []
         self._cap_s: float = options.cap
         self._jobs: int = options.jobs
+        self.stop = stop
         self._scratch = scratch
         self._deadline_s = time.monotonic() + 60 * options.minutes
         self._seconds: dict[str, float] = {}
@@ -75,7 +75,10 @@ class Session:
             self._default_tests(mutant)
 
     def run(self) -> None:
-        """Fill `results`. Raises: ListError if the tests fail without a mutant."""
+        """Fill `results`, until all are done, the time is up or it is interrupted.
+
+        Raises: ListError if the tests fail without a mutant.
+        """
         for mutant in self.mutants:
             if mutant.equivalent:
                 self._note(Result(mutant, EQUIVALENT, mutant.equivalent))
@@ -87,7 +90,7 @@ class Session:
             except StoppedError:
                 pass
             finally:
-                self.stop.set()
+                self.stop.over = True
 
     def not_run(self) -> list[Result]:
         """A result for each mutant without one."""
@@ -172,15 +175,9 @@ class Session:
 
 
 def results_of(futures: "list[Future[T]]") -> list[T]:
-    """Wait for all, or for the first that fails.
-
-    In slices: an interrupt that comes just before a wait is noticed at the wait's end.
-    """
-    pending = set(futures)
-    while pending:
-        done, pending = wait(pending, timeout=0.2, return_when=FIRST_EXCEPTION)
-        for future in done:
-            future.result()
+    """Wait for all, or for the first that fails."""
+    for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+        future.result()
     return [future.result() for future in futures]
 
 
@@ -202,6 +199,8 @@ def score_table(results: Sequence[Result]) -> list[str]:
 
 def report(session: Session, options: argparse.Namespace) -> int:
     """Print the score, write what was asked for; returns the exit code."""
+    if session.stop.interrupted:
+        print("interrupted", file=sys.stderr)
     left = session.not_run()
     for result in left:
         print(result.line)
@@ -217,6 +216,8 @@ def report(session: Session, options: argparse.Namespace) -> int:
     if options.learn:
         failed = {r.mutant.id: r.detail for r in results if r.status == KILLED and r.detail}
         mutant_lists.note_killers(session.lists, failed)
+    if session.stop.interrupted:
+        return 130
     return int(any(r.status in (SURVIVED, NOT_RUN, BROKEN) for r in results))
 
 
@@ -236,24 +237,31 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it; returns the exit code."""
+def main(arguments: Sequence[str] | None = None, stop: Stop | None = None) -> int:
+    """Run it, until done or interrupted; returns the exit code."""
     options = parse(arguments)
     with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
         try:
-            session = Session(options, Path(scratch))
-            try:
-                session.run()
-            except KeyboardInterrupt:
-                print("interrupted", file=sys.stderr)
-                report(session, options)
-                return 130
+            session = Session(options, Path(scratch), stop or Stop())
+            session.run()
             return report(session, options)
         except ListError as error:
             print(error, file=sys.stderr)
             return 2
 
 
+def run_until_interrupted() -> int:
+    """`main`, with the signals that end it. They set a flag and raise nothing: an exception in the
+    midst of a lock's taking, wherever the thread pool happens to be, would leave it taken."""
+    stop = Stop()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        stop.interrupted = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask)
+    return main(stop=stop)
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(main())
+    sys.exit(run_until_interrupted())
