@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Hundreds of Python processes start here: compiled anew in each, our code would take minutes.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test steady live mutants fuzz lint bench clean
 
 $(VENV)/.ready: pyproject.toml
@@ -24,7 +27,7 @@ steady: $(VENV)/.ready
 # Real vLLM on the CPU, AIPerf, etcd: see tests/live/install.sh for what this downloads.
 live: $(VENV)/.ready
 	tests/live/install.sh $(PYTHON)
-	$(BIN)/python -m pytest -m live -p no:xdist --durations=10
+	$(BIN)/python -m pytest -m live -p no:xdist --timeout=1200 --durations=10
 
 # Whether the tests notice known mistakes; at most 20 minutes. MUTANTS='--only cluster' for some.
 mutants: $(VENV)/.ready

@@ -169,7 +169,14 @@ def test_unknown_executor_is_refused(sweep_file: Path, capsys: pytest.CaptureFix
     assert "not in this version yet" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "how",
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGINT, marks=pytest.mark.live),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.live),
+    ],
+)
 def test_interrupt_keeps_what_was_finished(
     sweep_file: Path, tmp_path: Path, how: signal.Signals
 ) -> None:

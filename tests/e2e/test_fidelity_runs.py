@@ -22,7 +22,7 @@ from dynosim.silicon.fitted_file import read_fit
 RECORDED = "ground_truth/vllm019_rtxpro6000_llama31_8b_tp1.jsonl.gz"
 
 
-@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("is_async", [pytest.param(False, marks=pytest.mark.live), True])
 def test_known_constants_are_found_from_requests_alone(tmp_path: Path, is_async: bool) -> None:
     log = write(tmp_path / "log.jsonl.gz", rows(workload(80), is_async=is_async))
     calibration = calibrate_log(log)
@@ -69,6 +69,7 @@ def check_held_out(calibration: Calibration) -> None:
     assert "KV capacity unknown, taken to be ample: state --num-gpu-blocks" in calibration.notes
 
 
+@pytest.mark.live
 def test_clients_see_the_way_in_and_out(tmp_path: Path) -> None:
     true = replace(TRUE, ingress_ms=12.0, egress_ms=3.0)
     log = write(tmp_path / "log.jsonl", rows(workload(45), true, clock="clients"))
@@ -119,6 +120,7 @@ def _benchmark(root: Path) -> ModuleType:
     return module
 
 
+@pytest.mark.live
 def test_harness_compares_levels_with_intervals_and_ranges(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,6 +164,7 @@ def test_harness_refuses_unknown_hardware(
     assert "h20O" in capsys.readouterr().err
 
 
+@pytest.mark.live
 def test_recorded_vllm_is_predicted_within_the_bounds_we_state() -> None:
     fidelity = judge_file(shared_path(RECORDED), hardware="rtx_pro_6000_server")
     levels = {level.name: level for level in fidelity.levels}
