@@ -37,8 +37,8 @@ def replace_file(path: Path, content: bytes, *, scratch: Path, spare: Path | Non
     """Write a file so that readers see the old or the new one. Raises: OSError; the old one stays.
 
     `scratch` is where it is written first, in the same folder. On a full disk the blocks of
-    `spare` are used, a file of the same folder that is kept for this; it is made anew as soon as
-    there is room, which the old file has just left.
+    `spare` are used, a file of the same folder that is kept for this, and the old file is the next
+    one: were its blocks given back for a moment, another process could take them.
     """
     try:
         _write_new(scratch, content)
@@ -48,7 +48,7 @@ def replace_file(path: Path, content: bytes, *, scratch: Path, spare: Path | Non
         if spare is None or not is_fault(error):
             raise
         _write_into(spare, content, error)
-        os.replace(spare, path)
+        _exchange(spare, path, scratch)
     if spare is not None and not spare.exists():
         _make_spare(spare, max(SPARE_BYTES_MIN, 2 * len(content)))
 
@@ -74,6 +74,17 @@ def _write_into(spare: Path, content: bytes, reason: OSError) -> None:
         os.ftruncate(file, len(content))
     finally:
         os.close(file)
+
+
+def _exchange(new: Path, path: Path, between: Path) -> None:
+    """Put a file in the place of another, which takes its name, if the file system has links."""
+    try:
+        os.link(path, between)
+    except OSError:
+        os.replace(new, path)
+        return
+    os.replace(new, path)
+    os.replace(between, new)
 
 
 def _write_all(file: int, content: bytes) -> None:

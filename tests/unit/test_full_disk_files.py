@@ -95,6 +95,28 @@ def test_a_spare_file_gives_its_room_on_a_full_disk_again_and_again(tmp_path: Pa
         assert not scratch.exists()
 
 
+@needs_mount
+def test_nobody_else_gets_the_room_of_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is given back for a moment on a full disk is gone: another process takes it."""
+    replace = os.replace
+    with small_disk(tmp_path / "disk") as disk:
+        path, scratch, spare = (disk.folder / name for name in ("file", "scratch", "spare"))
+        replace_file(path, b"0" * 500, scratch=scratch, spare=spare)
+        disk.fill()
+
+        def replace_before_a_thief(source: Path, target: Path) -> None:
+            replace(source, target)
+            disk.fill()
+
+        monkeypatch.setattr("os.replace", replace_before_a_thief)
+        for number in range(1, 6):
+            replace_file(path, bytes([number]) * 500, scratch=scratch, spare=spare)
+            assert path.read_bytes() == bytes([number]) * 500
+        assert sorted(file.name for file in disk.folder.iterdir()) == ["file", "filler", "spare"]
+
+
 def test_only_small_regular_files_are_read(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x" * 100)
