@@ -38,8 +38,10 @@ def replace_file(path: Path, content: bytes, *, scratch: Path, spare: Path | Non
 
     `scratch` is where it is written first, in the same folder. On a full disk the blocks of
     `spare` are used, a file of the same folder that is kept for this, and the old file is the next
-    one: were its blocks given back for a moment, another process could take them.
+    one: were its blocks given back for a moment, another process could take them. Where there is
+    room, a spare file that has become too small is made anew.
     """
+    has_room = True
     try:
         _write_new(scratch, content)
         os.replace(scratch, path)
@@ -47,10 +49,14 @@ def replace_file(path: Path, content: bytes, *, scratch: Path, spare: Path | Non
         _remove(scratch)
         if spare is None or not is_fault(error):
             raise
+        has_room = False
         _write_into(spare, content, error)
         _exchange(spare, path, scratch)
-    if spare is not None and not spare.exists():
-        _make_spare(spare, max(SPARE_BYTES_MIN, 2 * len(content)))
+    if spare is not None:
+        least = max(SPARE_BYTES_MIN, len(content)) if has_room else 0
+        if _size(spare) < least:
+            _remove(spare)
+            _make_spare(spare, max(SPARE_BYTES_MIN, 2 * len(content)))
 
 
 def _write_new(path: Path, content: bytes) -> None:
@@ -90,6 +96,14 @@ def _exchange(new: Path, path: Path, between: Path) -> None:
 def _write_all(file: int, content: bytes) -> None:
     while content:
         content = content[os.write(file, content) :]
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; -1: there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def _make_spare(spare: Path, num_bytes: int) -> None:

@@ -115,6 +115,11 @@ def test_nobody_else_gets_the_room_of_the_old_file(
             replace_file(path, bytes([number]) * 500, scratch=scratch, spare=spare)
             assert path.read_bytes() == bytes([number]) * 500
         assert sorted(file.name for file in disk.folder.iterdir()) == ["file", "filler", "spare"]
+        assert spare.stat().st_size == 500
+        monkeypatch.undo()
+        disk.free()
+        replace_file(path, b"6" * 500, scratch=scratch, spare=spare)
+        assert spare.stat().st_size == 4096
 
 
 def test_only_small_regular_files_are_read(tmp_path: Path) -> None:
