@@ -27,7 +27,7 @@ from dynosim.config import RunConfig, load_run
 from dynosim.experiment.run import run
 from dynosim.records import RequestLog
 from dynosim.timing.formulas import PolynomialModel
-from dynosim.timing.step import BatchShape, StepShape
+from dynosim.timing.step import StepShape
 
 STATISTICS = ("mean", "median", "p90", "p95", "p99")
 
@@ -68,8 +68,8 @@ class RoundedPolynomial(PolynomialModel):
     """The same formulas, prefill and decode part of every step rounded to 1 ns as the peer does."""
 
     def step_ms(self, step: StepShape) -> float:
-        prompts = BatchShape.of_prompts(step.num_prefills, step.prefill_tokens, step.prefix_tokens)
-        decodes = BatchShape.of_decodes(step.num_decodes, step.decode_context_tokens)
+        prompts = StepShape.of_prompts(step.num_prefills, step.prefill_tokens, step.prefix_tokens)
+        decodes = StepShape.of_decodes(step.num_decodes, step.decode_context_tokens)
         prefill_ms, decode_ms = super().step_ms(prompts), super().step_ms(decodes)
         return round(prefill_ms, 6) + round(decode_ms, 6)
 

@@ -20,7 +20,7 @@ from dynosim.fit.replay import replay
 from dynosim.records import FloatArray, Trace
 from dynosim.timing.fitted import padded_tokens
 from dynosim.timing.model import StepTimeModel
-from dynosim.timing.step import BatchShape, StepShape
+from dynosim.timing.step import StepShape
 
 _MIX = {
     "num_prefills": 0x9E3779B1,
@@ -90,8 +90,8 @@ class HiddenTruth(StepTimeModel):
         whole_ms = kernels.step_ms(step)
         decode_ms = 0.0
         if decodes:
-            long = BatchShape.of_decodes(decodes, step.decode_context_tokens)
-            short = BatchShape.of_decodes(decodes, decodes)
+            long = StepShape.of_decodes(decodes, step.decode_context_tokens)
+            short = StepShape.of_decodes(decodes, decodes)
             decode_ms = kernels.step_ms(long) - kernels.step_ms(short)
         rest_ms = whole_ms - decode_ms + self._padding_ms(tokens)
         bend = 1 + habits.bend * 4 * tokens * habits.bend_at / (tokens + habits.bend_at) ** 2
@@ -104,7 +104,7 @@ class HiddenTruth(StepTimeModel):
         padded = padded_tokens(tokens, self._habits.graph_sizes)
         if padded == tokens:
             return 0.0
-        long, short = BatchShape.of_decodes(padded, padded), BatchShape.of_decodes(tokens, tokens)
+        long, short = StepShape.of_decodes(padded, padded), StepShape.of_decodes(tokens, tokens)
         return self._kernels.step_ms(long) - self._kernels.step_ms(short)
 
 

@@ -16,11 +16,13 @@ from math import isnan
 from dynosim.cluster.flow import Flow
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.launcher import Launcher
-from dynosim.cluster.placement import QUEUED, Placer
+from dynosim.cluster.placement import QUEUED, LoadPlacer, Placer
 from dynosim.cluster.pool import Worker
 from dynosim.cluster.requests import Requests
+from dynosim.cluster.router_placer import RouterPlacer
 from dynosim.cluster.spec import PoolSpec
 from dynosim.cluster.station import Station
+from dynosim.engine.engine import Engine
 from dynosim.engine.instant import RELATIVE_TOLERANCE, TOLERANCE_MS, instant_end
 from dynosim.engine.sequence import Sequence
 from dynosim.records import RequestStatus
@@ -31,6 +33,10 @@ from dynosim.workload.load import NEVER, LoadDriver
 
 LAST_MS = sys.float_info.max  # any event comes before
 
+# Ours are named beside the protocols, so that a compiler calls them directly.
+AnyStation = Engine | Station
+AnyPlacer = LoadPlacer | RouterPlacer | Placer
+
 
 class Cluster:
     """Workers, somebody who places requests on them, and a load."""
@@ -40,7 +46,7 @@ class Cluster:
         requests: Requests,
         *,
         launcher: Launcher,
-        placer: Placer,
+        placer: AnyPlacer,
         load: LoadDriver,
         journal: Journal,
         flow: Flow | None = None,
@@ -58,7 +64,7 @@ class Cluster:
         self._load = load
         self._journal = journal
         self._turnaround_ms = turnaround_ms
-        self._stations: list[Station] = []
+        self._stations: list[AnyStation] = []
         self._workers_at: list[Worker | None] = []  # by station; None: not a worker's
         self._flow = flow
         self._num_ended = 0
@@ -269,7 +275,7 @@ class Cluster:
         worker.station_id = self.add_station(worker.engine, worker)
         return worker
 
-    def add_station(self, station: Station, worker: Worker | None = None) -> int:
+    def add_station(self, station: AnyStation, worker: Worker | None = None) -> int:
         """Run a station from now on; returns the number that a flow calls it by."""
         self._stations.append(station)
         self._workers_at.append(worker)

@@ -7,7 +7,7 @@ from dynosim.cluster.pool import Worker
 from dynosim.engine.pace import NEVER
 from dynosim.engine.sequence import Sequence
 from dynosim.records import KvEventLog, RoutingStats
-from dynosim.router.modes import LoadMode
+from dynosim.router.modes import AnyLoadMode
 from dynosim.router.refusals import NoEligibleWorkerError, RequestRefusedError
 from dynosim.router.workers import WorkerTable
 
@@ -69,10 +69,10 @@ class Placer(Protocol):
 class LoadPlacer:
     """Places with a load-only mode; needs to receive ends only."""
 
-    def __init__(self, mode: LoadMode, table: WorkerTable) -> None:
+    def __init__(self, mode: AnyLoadMode, table: WorkerTable) -> None:
         self.next_ms = NEVER
         self._table = table
-        self._choose = mode.choose
+        self._mode = mode
         self._all_slots = 0
         self._num_requests: list[int] = []  # by slot
         self._worker_at: list[int] = []  # by slot
@@ -101,7 +101,7 @@ class LoadPlacer:
         """The worker that the mode chooses."""
         if not self._all_slots:
             raise NoEligibleWorkerError("no worker is there")
-        slot = self._choose(self._all_slots, self._num_requests)
+        slot = self._mode.choose(self._all_slots, self._num_requests)
         self._num_requests[slot] += 1
         return self._worker_at[slot]
 

@@ -5,13 +5,14 @@ from math import isnan
 from typing import NamedTuple
 
 from dynosim.cluster.journal import NAN, Journal, pack_row
-from dynosim.engine.core import EngineCore
+from dynosim.engine.cores import Core
 from dynosim.engine.engine import Unfinished
 from dynosim.engine.plan import StepPlan
+from dynosim.engine.recorder import Recorder
 from dynosim.engine.sequence import DECODING, Sequence
 from dynosim.records import RequestStatus
 from dynosim.timing.model import StepTimeModel
-from dynosim.timing.step import BatchShape
+from dynosim.timing.step import StepShape
 
 COMPLETED = int(RequestStatus.COMPLETED)
 BEFORE_ANY_STEP = -1
@@ -25,7 +26,7 @@ class Late(NamedTuple):
     missed_step: int  # the first one
 
 
-class TokenLog:
+class TokenLog(Recorder):
     """The `Recorder` of an engine in the twin.
 
     Of the tokens of a request only the first, the second and the last have a time of their own;
@@ -50,7 +51,7 @@ class TokenLog:
         self,
         journal: Journal,
         worker_id: int,
-        core: EngineCore,
+        core: Core,
         times: StepTimeModel,
         *,
         is_pipelined: bool,
@@ -62,7 +63,7 @@ class TokenLog:
         self._core = core
         self._times = times
         self._is_pipelined = is_pipelined
-        self._first_step = BatchShape()  # of the run that is noted
+        self._first_step = StepShape()  # of the run that is noted
         self._awaiting_second: list[Sequence] = []
         self._late: list[Late] = []
 

@@ -8,6 +8,7 @@ from dynosim.conformance.log import Json, compact_steps, steps_digest
 from dynosim.conformance.scenario import BlockTree
 from dynosim.engine.core import EngineCore
 from dynosim.engine.plan import ScheduledRow, StepPlan
+from dynosim.engine.recorder import Recorder
 from dynosim.engine.sequence import Sequence
 from dynosim.engine.spec import EngineSpec
 
@@ -55,7 +56,7 @@ class StepEntry:
         return bool(self.record["sched"] or self.record["pre"] or "abort" in self.record)
 
 
-class ScenarioLog:
+class ScenarioLog(Recorder):
     """The `Recorder` of a scenario's engine. Times are integers, as in the golden files."""
 
     def __init__(self, scenario: Json, spec: EngineSpec, tree: BlockTree, *, has_time: bool):

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterator, Sized
 from typing import NamedTuple
 
-from dynosim.engine.core import EngineCore
+from dynosim.engine.cores import Core
 from dynosim.engine.instant import instant_end, instant_start
 from dynosim.engine.pace import NEVER, Pace
 from dynosim.engine.plan import StepPlan
@@ -72,7 +72,7 @@ class Engine:
 
     def __init__(
         self,
-        core: EngineCore,
+        core: Core,
         times: StepTimeModel,
         recorder: Recorder,
         *,

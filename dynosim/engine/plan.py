@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from dynosim.engine.sequence import Sequence
+from dynosim.timing.step import StepShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class ScheduledRow:
     hit_tokens: int  # prefix hit if (re)admitted in this step, else -1
 
 
-class StepPlan:
+class StepPlan(StepShape):
     """One engine step: its composition (for timing) and who is in it.
 
     `rows` is filled only for step-by-step runs; bulk runs know decoding sequences by number.
@@ -25,17 +26,12 @@ class StepPlan:
 
     __slots__ = (
         "admitted",
-        "decode_context_tokens",
         "deferred",
         "emitting",
         "end_ms",
-        "num_decodes",
-        "num_prefills",
         "num_resumed_decodes",
         "preempted",
-        "prefill_tokens",
         "prefilled",
-        "prefix_tokens",
         "rows",
         "start_ms",
         "step",

@@ -53,7 +53,7 @@ Solver = Callable[[Sequence[Point]], Solution]
 def point_ms(model: FittedModel, point: Point) -> float:
     """What a model says a point takes."""
     outside_ms = model.ingress_ms + model.egress_ms if point.is_outside_included else 0.0
-    return model.step_ms(point) + outside_ms
+    return model.step_ms(point.step) + outside_ms
 
 
 def relative_errors(fit: Fit, points: Sequence[Point]) -> FloatArray:

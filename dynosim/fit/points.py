@@ -6,6 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+from dynosim.timing.step import StepShape
+
 STEADY_ERROR = 0.02
 """Relative error of a point that shows no spread: what no repetition averages out."""
 
@@ -14,7 +16,7 @@ Kind = Literal["prefill", "cached prefill", "decode", "mixed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A step (a `StepShape`), and what it took.
+    """A step, by its numbers, and what it took.
 
     A prompt's time to its first token also holds what lies outside of the step: HTTP, tokens'
     way to the scheduler and back (`is_outside_included`). Gaps between tokens do not.
@@ -32,9 +34,15 @@ class Point:
     num_samples: int = 1
 
     @property
-    def decode_context_tokens(self) -> int:
-        """`context_tokens`, by the name that step times know."""
-        return self.context_tokens
+    def step(self) -> StepShape:
+        """The step alone, as step times take it."""
+        return StepShape(
+            self.num_prefills,
+            self.prefill_tokens,
+            self.prefix_tokens,
+            self.num_decodes,
+            self.context_tokens,
+        )
 
     @property
     def weight(self) -> float:

@@ -17,7 +17,7 @@ from dynosim.fit.measurements import Measurements
 from dynosim.silicon.hardware import hardware_sheet
 from dynosim.timing.fitted import FACTOR_NAMES, Curve, Fit, FittedParameters
 from dynosim.timing.model import StepTimeModel
-from dynosim.timing.step import BatchShape
+from dynosim.timing.step import StepShape
 
 STEP_OVERHEAD_MS = 1.5
 """Host time that every step of an engine adds to what tables of kernels hold: scheduling, input
@@ -168,11 +168,11 @@ def _token_curve(
 
     def prompt(tokens: int) -> float:
         pairs_ms = per_pair_ms * tokens * (tokens + 1) / 2
-        return timing.step_ms(BatchShape.of_prompts(1, tokens)) - pairs_ms
+        return timing.step_ms(StepShape.of_prompts(1, tokens)) - pairs_ms
 
     def decode(batch: int) -> float:
         contexts_ms = _context_slope(timing, batch) * batch * _SHORT
-        return max(timing.step_ms(BatchShape.of_decodes(batch, batch * _SHORT)) - contexts_ms, 1e-6)
+        return max(timing.step_ms(StepShape.of_decodes(batch, batch * _SHORT)) - contexts_ms, 1e-6)
 
     highest = decode(joint)
     fixed_ms = max(prompt(joint) - highest, 0.0)
@@ -184,15 +184,15 @@ def _pair_slope(timing: StepTimeModel, most_tokens: int) -> float:
     """ms of one prompt token attending to one cached token, in a chunk of usual size."""
     new = min(most_tokens, _PROMPT_PROBE[0])
     cached = _PROMPT_PROBE[1]
-    behind_ms = timing.step_ms(BatchShape.of_prompts(1, new, cached))
-    longer_ms = behind_ms - timing.step_ms(BatchShape.of_prompts(1, new))
+    behind_ms = timing.step_ms(StepShape.of_prompts(1, new, cached))
+    longer_ms = behind_ms - timing.step_ms(StepShape.of_prompts(1, new))
     return max(longer_ms / (new * cached), 0.0)
 
 
 def _context_slope(timing: StepTimeModel, batch: int) -> float:
     """ms per token of context in decode steps of so many sequences."""
-    longer = timing.step_ms(BatchShape.of_decodes(batch, batch * _LONG))
-    shorter = timing.step_ms(BatchShape.of_decodes(batch, batch * _SHORT))
+    longer = timing.step_ms(StepShape.of_decodes(batch, batch * _LONG))
+    shorter = timing.step_ms(StepShape.of_decodes(batch, batch * _SHORT))
     return (longer - shorter) / (batch * (_LONG - _SHORT))
 
 

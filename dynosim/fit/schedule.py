@@ -21,7 +21,7 @@ _ROUNDING_MS = 1e-6
 class HeldSchedule:
     """Compositions of single steps, and the ranges of steps of the first requests."""
 
-    compositions: IntArray  # (steps, 5) the numbers of a `BatchShape`
+    compositions: IntArray  # (steps, 5) the numbers of a `StepShape`
     begin: IntArray  # (n,) first step waited for
     share: FloatArray  # (n,) of that step's duration waited for
     first: IntArray  # (n,) step after the one that made the first token

@@ -22,7 +22,7 @@ from dynosim.silicon.measured_range import Extent, measured_decode_range, measur
 from dynosim.timing.architecture import ModelEntry
 from dynosim.timing.silicon_model import SiliconModel
 from dynosim.timing.silicon_table import SiliconTable
-from dynosim.timing.step import BatchShape
+from dynosim.timing.step import StepShape
 
 _COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64, 128, 256)
 _REFERENCE_PREFILL_TOKENS = 2048
@@ -254,13 +254,13 @@ class _Extraction:
             batch = int(2 ** random.uniform(0, 9))
             context = int(2 ** random.uniform(6, 16.6))
             direct = self.handle.predict_decode_latency(batch, context, 2)
-            ours = model.step_ms(BatchShape.of_decodes(batch, batch * context))
+            ours = model.step_ms(StepShape.of_decodes(batch, batch * context))
             decode.append(abs(ours / direct - 1))
             count = int(2 ** random.uniform(0, 5)) if random.random() < 0.5 else 1
             new = max(8, int(2 ** random.uniform(3, 14)) // count)
             prefix = random.choice((0, int(2 ** random.uniform(4, 16.6))))
             direct = self.handle.predict_prefill_latency(count, new + prefix, prefix)
-            ours = model.step_ms(BatchShape.of_prompts(count, count * new, count * prefix))
+            ours = model.step_ms(StepShape.of_prompts(count, count * new, count * prefix))
             prefill.append(abs(ours / direct - 1))
         return {"decode_error": _summary(decode), "prefill_error": _summary(prefill)}
 

@@ -13,6 +13,7 @@ from dynosim.engine.core import EngineCore
 from dynosim.engine.engine import Engine
 from dynosim.engine.pace import NEVER
 from dynosim.engine.plan import StepPlan
+from dynosim.engine.recorder import Recorder
 from dynosim.engine.sequence import Sequence
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import KvEvent
@@ -289,7 +290,7 @@ class RandomRun:
             self.hopeless.clear()
 
 
-class _Notes:
+class _Notes(Recorder):
     """A `Recorder` that keeps admissions and ends, and what was seen from outside."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dynosim.records import StepLog
 from dynosim.testing import law
 from dynosim.timing.model import DERIVED, ESTIMATED, MEASURED, StepTimeModel
-from dynosim.timing.step import BatchShape
+from dynosim.timing.step import StepShape
 
 batches = st.tuples(st.integers(1, 80), st.integers(0, 1500), st.integers(0, 79)).map(
     lambda drawn: (drawn[0], drawn[0] * (1 + drawn[1]) + drawn[2] % drawn[0])
@@ -19,7 +19,7 @@ batches = st.tuples(st.integers(1, 80), st.integers(0, 1500), st.integers(0, 79)
 """(sequences, sum of their contexts): every sequence has one token at least."""
 
 shapes = st.builds(
-    lambda prompts, prompt, prefix, decodes, context: BatchShape(
+    lambda prompts, prompt, prefix, decodes, context: StepShape(
         prompts, prompts * prompt, prefix, decodes, decodes * context
     ),
     st.integers(1, 4),
@@ -80,7 +80,7 @@ class StepTimesContract:
         decodes = np.array([0, *(d for d, _ in drawn)])
         contexts = np.array([0, *(c for _, c in drawn)])
         scalar = [
-            model.step_ms(BatchShape.of_decodes(int(d), int(c)))
+            model.step_ms(StepShape.of_decodes(int(d), int(c)))
             for d, c in zip(decodes, contexts, strict=True)
         ]
         assert model.decode_step_ms_array(decodes, contexts) == pytest.approx(scalar, rel=1e-9)
@@ -96,7 +96,7 @@ class StepTimesContract:
             assert list(accumulate(steps, max)) == pytest.approx(steps, rel=1e-12)
 
     def test_nothing_to_compute_takes_no_time(self, model: StepTimeModel) -> None:
-        assert model.step_ms(BatchShape()) == 0
+        assert model.step_ms(StepShape()) == 0
         assert model.decode_run_ms(0, 0, 10) == 0
 
     @law(20)
@@ -114,7 +114,7 @@ class StepTimesContract:
     @law(15)
     @given(drawn=st.lists(shapes, min_size=2, max_size=8))
     def test_an_answer_does_not_depend_on_what_was_asked_before(
-        self, model: StepTimeModel, drawn: list[BatchShape]
+        self, model: StepTimeModel, drawn: list[StepShape]
     ) -> None:
         used, asked = deepcopy(model), deepcopy(drawn)
         answers = [used.step_ms(step) for step in drawn]
@@ -136,7 +136,7 @@ def decode_steps_ms(
 ) -> list[float]:
     """Decode steps of one batch, one by one."""
     return [
-        model.step_ms(BatchShape.of_decodes(num_decodes, context + j * num_decodes))
+        model.step_ms(StepShape.of_decodes(num_decodes, context + j * num_decodes))
         for j in range(count)
     ]
 

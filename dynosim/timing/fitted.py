@@ -170,7 +170,7 @@ class FittedModel(StepTimeModel):
         return np.asarray(fixed[inverse] + decode_context_tokens * per_context[inverse])
 
     def steps_ms(self, steps: IntArray) -> FloatArray:
-        """`step_ms` of many steps at once; a row holds the five numbers of a `BatchShape`."""
+        """`step_ms` of many steps at once; a row holds the five numbers of a `StepShape`."""
         num_prefills, prompts, prefix, decodes, contexts = steps.reshape(-1, 5).T
         tokens, row = np.unique(prompts + decodes, return_inverse=True)
         bases = [self._step_base_ms(count) if count > 0 else 0.0 for count in tokens.tolist()]

@@ -7,14 +7,14 @@ simulators that use the same formulas, and quick what-if questions.
 import numpy as np
 
 from dynosim.records import FloatArray, IntArray
-from dynosim.timing.model import ESTIMATED, StepTimeModel
+from dynosim.timing.model import StepTimeModel
 from dynosim.timing.step import StepShape
 
 
 class FixedModel(StepTimeModel):
     """`prefill_ms` for a step that computes any prompt token, plus `decode_ms` if any decodes."""
 
-    source = ESTIMATED
+    source = "estimated"
     decode_is_monotone = True
 
     def __init__(self, prefill_ms: float, decode_ms: float) -> None:
@@ -23,7 +23,7 @@ class FixedModel(StepTimeModel):
         self.description = f"fixed: {prefill_ms} ms per prefill step, {decode_ms} ms per decode"
 
     def step_ms(self, step: StepShape) -> float:
-        total: float = 0
+        total: float = 0.0
         if step.prefill_tokens > 0:
             total += self.prefill_ms
         if step.num_decodes > 0:
@@ -31,7 +31,7 @@ class FixedModel(StepTimeModel):
         return total
 
     def decode_run_ms(self, num_decodes: int, decode_context_tokens: int, num_steps: int) -> float:
-        return num_steps * self.decode_ms if num_decodes > 0 else 0
+        return num_steps * self.decode_ms if num_decodes > 0 else 0.0
 
     def decode_step_ms_array(
         self, num_decodes: IntArray, decode_context_tokens: IntArray
@@ -46,7 +46,7 @@ class LinearModel(StepTimeModel):
     coefficients give exact integers (of any unit), so that scenarios can count nanoseconds.
     """
 
-    source = ESTIMATED
+    source = "estimated"
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class LinearModel(StepTimeModel):
     def step_ms(self, step: StepShape) -> float:
         prefill_tokens, num_decodes = step.prefill_tokens, step.num_decodes
         if prefill_tokens <= 0 and num_decodes <= 0:
-            return 0
+            return 0.0
         context_tokens = step.prefix_tokens + prefill_tokens + step.decode_context_tokens
         return (
             self.base_ms
@@ -80,7 +80,7 @@ class LinearModel(StepTimeModel):
 
     def decode_run_ms(self, num_decodes: int, decode_context_tokens: int, num_steps: int) -> float:
         if num_decodes <= 0:
-            return 0
+            return 0.0
         contexts = num_steps * decode_context_tokens + num_decodes * (
             num_steps * (num_steps - 1) // 2
         )
@@ -121,7 +121,7 @@ class PolynomialModel(StepTimeModel):
     to 34.01 at u = 1.
     """
 
-    source = ESTIMATED
+    source = "estimated"
     decode_is_monotone = True
 
     def __init__(self, capacity_tokens: int) -> None:

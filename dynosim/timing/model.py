@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dynosim.records import FloatArray, IntArray, StepLog
-from dynosim.timing.step import BatchShape, StepShape
+from dynosim.timing.step import StepShape
 
 MEASURED = "measured"
 DERIVED = "derived"
@@ -32,7 +32,7 @@ class StepTimeModel(ABC):
     can see it, and from a token's making until its delivery.
     """
 
-    source: str = ESTIMATED
+    source: str = "estimated"
     description: str = ""
     notes: tuple[str, ...] = ()
     decode_is_monotone: bool = False
@@ -50,8 +50,8 @@ class StepTimeModel(ABC):
         `decode_context_tokens + j * num_decodes` for j in 0..num_steps-1, up to rounding. Models
         override this loop with closed forms.
         """
-        total: float = 0
-        step = BatchShape.of_decodes(num_decodes, decode_context_tokens)
+        total: float = 0.0
+        step = StepShape.of_decodes(num_decodes, decode_context_tokens)
         for _ in range(num_steps):
             total += self.step_ms(step)
             step.decode_context_tokens += num_decodes
@@ -69,7 +69,7 @@ class StepTimeModel(ABC):
         rounding_ms = 1e-9 * abs(elapsed_ms)
         evaluations = 0
         at, surplus_ms = 0, -elapsed_ms  # how far the last run looked at lies above the target
-        shape = BatchShape(0, 0, 0, num_decodes, decode_context_tokens)
+        shape = StepShape(0, 0, 0, num_decodes, decode_context_tokens)
         step = self.step_ms(shape)
         while high - low > 1:
             guess = _newton(at, surplus_ms, step, high)
@@ -99,7 +99,7 @@ class StepTimeModel(ABC):
         """`step_ms` of pure decode steps, element by element."""
         pairs = zip(num_decodes.tolist(), decode_context_tokens.tolist(), strict=True)
         return np.array(
-            [self.step_ms(BatchShape.of_decodes(n, s)) for n, s in pairs], dtype=np.float64
+            [self.step_ms(StepShape.of_decodes(n, s)) for n, s in pairs], dtype=np.float64
         )
 
     def steps_in_range(self, steps: StepLog) -> IntArray:

@@ -1,7 +1,7 @@
 """The twin's model of prefill times for the router: the engines' own step times."""
 
 from dynosim.timing.model import StepTimeModel
-from dynosim.timing.step import BatchShape
+from dynosim.timing.step import StepShape
 
 
 class StepTimeEstimator:
@@ -17,7 +17,7 @@ class StepTimeEstimator:
         done = cached_tokens
         while new_tokens > 0:
             chunk = min(new_tokens, self._budget)
-            total_ms += self._timing.step_ms(BatchShape.of_prompts(1, chunk, done))
+            total_ms += self._timing.step_ms(StepShape.of_prompts(1, chunk, done))
             done += chunk
             new_tokens -= chunk
         return total_ms

@@ -24,7 +24,7 @@ import numpy as np
 from dynosim.errors import ConfigError
 from dynosim.records import FloatArray, IntArray
 from dynosim.timing.architecture import ModelShape, weight_element_bytes
-from dynosim.timing.model import ESTIMATED, StepTimeModel
+from dynosim.timing.model import StepTimeModel
 from dynosim.timing.sheets import HardwareSheet
 from dynosim.timing.step import StepShape
 
@@ -47,7 +47,7 @@ class RooflineFactors:
 class RooflineModel(StepTimeModel):
     """Formulas over one engine's shape; decode steps are linear in the sum of all contexts."""
 
-    source = ESTIMATED
+    source = "estimated"
     decode_is_monotone = True
 
     def __init__(

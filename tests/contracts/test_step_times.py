@@ -6,7 +6,7 @@ from timing_models import IDS, MODELS, SquareRootModel
 from dynosim.testing.step_times import StepTimesContract
 from dynosim.timing.formulas import LinearModel
 from dynosim.timing.model import StepTimeModel
-from dynosim.timing.step import BatchShape, StepShape
+from dynosim.timing.step import StepShape
 
 
 class TestModels(StepTimesContract):
@@ -38,7 +38,7 @@ class Learns(LinearModel):
     """Answers by what it was asked before, and makes the plan its own."""
 
     def step_ms(self, step: StepShape) -> float:
-        assert isinstance(step, BatchShape)
+        assert isinstance(step, StepShape)
         step.prefill_tokens += 1
         return super().step_ms(step)
 

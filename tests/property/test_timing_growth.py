@@ -8,7 +8,7 @@ from timing_models import MODELS
 
 from dynosim.timing.fitted import FittedModel
 from dynosim.timing.model import StepTimeModel
-from dynosim.timing.step import BatchShape
+from dynosim.timing.step import StepShape
 
 KINDS = {type(model).__name__: model for model in MODELS}
 
@@ -53,15 +53,15 @@ def test_more_never_takes_less(
 ) -> None:
     model = KINDS[kind]
     more_ms, step_ms = (
-        model.step_ms(BatchShape(*MORE[quantity](step, by))),
-        model.step_ms(BatchShape(*step)),
+        model.step_ms(StepShape(*MORE[quantity](step, by))),
+        model.step_ms(StepShape(*step)),
     )
     assert more_ms >= step_ms * (1 - 1e-12)
 
 
-def parts(step: tuple[int, int, int, int, int]) -> tuple[BatchShape, BatchShape]:
+def parts(step: tuple[int, int, int, int, int]) -> tuple[StepShape, StepShape]:
     """A step's prompts and its decodes."""
-    return BatchShape(*step[:3]), BatchShape.of_decodes(*step[3:])
+    return StepShape(*step[:3]), StepShape.of_decodes(*step[3:])
 
 
 ADDS = ["FixedModel", "PolynomialModel", "ProfileModel", "DynamoProfileModel"]
@@ -75,7 +75,7 @@ def test_a_mixed_step_is_the_sum_of_its_parts(
 ) -> None:
     model = KINDS[kind]
     parts_ms = sum(model.step_ms(part) for part in parts(step))
-    assert model.step_ms(BatchShape(*step)) == pytest.approx(parts_ms, rel=1e-12)
+    assert model.step_ms(StepShape(*step)) == pytest.approx(parts_ms, rel=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["LinearModel", "RooflineModel", "FittedModel", "SquareRootModel"])
@@ -86,7 +86,7 @@ def test_a_mixed_step_shares_what_every_step_costs(
 ) -> None:
     model = KINDS[kind]
     prompt_ms, decode_ms = (model.step_ms(part) for part in parts(step))
-    assert max(prompt_ms, decode_ms) < model.step_ms(BatchShape(*step)) < prompt_ms + decode_ms
+    assert max(prompt_ms, decode_ms) < model.step_ms(StepShape(*step)) < prompt_ms + decode_ms
 
 
 @pytest.mark.parametrize("kind", ["LinearModel", "RooflineModel", "FittedModel"])
@@ -97,8 +97,8 @@ def test_contexts_and_prefixes_cost_in_proportion(
 ) -> None:
     model = KINDS[kind]
     for quantity in ("contexts", "prefix"):
-        once, twice = (model.step_ms(BatchShape(*MORE[quantity](step, n * by))) for n in (1, 2))
-        first = model.step_ms(BatchShape(*step))
+        once, twice = (model.step_ms(StepShape(*MORE[quantity](step, n * by))) for n in (1, 2))
+        first = model.step_ms(StepShape(*step))
         assert twice - once == pytest.approx(once - first, rel=1e-6, abs=1e-9)
 
 
@@ -112,7 +112,7 @@ def test_many_fitted_steps_at_once_are_single_steps(
     cut = {0: lambda s: s, 1: lambda s: (*s[:3], 0, 0), 2: lambda s: (0, 0, 0, *s[3:])}[alone]
     rows = [cut(step) for step in drawn]
     together = model.steps_ms(np.array(rows))
-    assert together == pytest.approx([model.step_ms(BatchShape(*row)) for row in rows], rel=1e-12)
+    assert together == pytest.approx([model.step_ms(StepShape(*row)) for row in rows], rel=1e-12)
 
 
 SOURCES = {

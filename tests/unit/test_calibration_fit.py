@@ -12,7 +12,7 @@ from dynosim.fit.point_gaps import newcomer_gaps, steady_gaps
 from dynosim.fit.points import Point
 from dynosim.silicon.fitted_file import read_fit, write_fit
 from dynosim.timing.fitted import Fit, FittedModel, FittedParameters
-from dynosim.timing.step import BatchShape
+from dynosim.timing.step import StepShape
 
 TRUTH = FittedParameters(
     overhead_ms=4.0,
@@ -98,17 +98,15 @@ def test_draws_of_noisy_points_spread_around_the_truth() -> None:
     models = [FittedModel(replace(fit, parameters=draw)) for draw in fit.draws]
     assert len(models) == 32
     for step in steps:
-        true_ms = FittedModel(Fit(parameters=TRUTH)).step_ms(BatchShape(*step))
-        drawn = np.array([model.step_ms(BatchShape(*step)) for model in models])
+        true_ms = FittedModel(Fit(parameters=TRUTH)).step_ms(StepShape(*step))
+        drawn = np.array([model.step_ms(StepShape(*step)) for model in models])
         assert drawn.min() < true_ms < drawn.max()
         assert 0.0005 < drawn.std() / true_ms < 0.05
     exact = fit_points(points_of(Fit(parameters=TRUTH)), source="test").fit
     for draw in exact.draws:
-        step_ms = FittedModel(replace(exact, parameters=draw)).step_ms(
-            BatchShape(1, 512, 0, 4, 160)
-        )
+        step_ms = FittedModel(replace(exact, parameters=draw)).step_ms(StepShape(1, 512, 0, 4, 160))
         assert step_ms == pytest.approx(
-            FittedModel(exact).step_ms(BatchShape(1, 512, 0, 4, 160)), rel=1e-3
+            FittedModel(exact).step_ms(StepShape(1, 512, 0, 4, 160)), rel=1e-3
         )
 
 
@@ -169,8 +167,8 @@ def test_the_written_file_times_steps_as_the_fit_does(tmp_path: Path) -> None:
     write_fit(fit, tmp_path / "timing.json")
     again = FittedModel(read_fit(tmp_path / "timing.json"))
     for step in ((1, 300, 100, 0, 0), (0, 0, 0, 5, 900), (1, 64, 0, 3, 400)):
-        assert again.step_ms(BatchShape(*step)) == pytest.approx(
-            FittedModel(fit).step_ms(BatchShape(*step)), rel=1e-12
+        assert again.step_ms(StepShape(*step)) == pytest.approx(
+            FittedModel(fit).step_ms(StepShape(*step)), rel=1e-12
         )
 
 

@@ -21,7 +21,7 @@ from dynosim.timing.fitted import (
     FittedParameters,
     MeasuredRange,
 )
-from dynosim.timing.step import BatchShape
+from dynosim.timing.step import StepShape
 
 PARAMETERS = FittedParameters(
     overhead_ms=2.0,
@@ -40,8 +40,8 @@ def _model(**changes: Any) -> FittedModel:
 
 def test_prompt_tokens_ride_along_while_weights_are_read() -> None:
     model = _model()
-    alone = model.step_ms(BatchShape.of_decodes(10, 5000))
-    with_chunk = model.step_ms(BatchShape(1, 20, 0, 10, 5000))
+    alone = model.step_ms(StepShape.of_decodes(10, 5000))
+    with_chunk = model.step_ms(StepShape(1, 20, 0, 10, 5000))
     pairs = 20 * 10.5 * 1e-6
     assert alone == pytest.approx(2 + 8 + 0.2 + 0.5)
     assert with_chunk - alone == pytest.approx(0.5 + pairs)
@@ -49,8 +49,8 @@ def test_prompt_tokens_ride_along_while_weights_are_read() -> None:
 
 def test_prompt_tokens_cost_once_computing_is_the_limit() -> None:
     model = _model()
-    longer = model.step_ms(BatchShape.of_prompts(1, 2000)) - model.step_ms(
-        BatchShape.of_prompts(1, 1000)
+    longer = model.step_ms(StepShape.of_prompts(1, 2000)) - model.step_ms(
+        StepShape.of_prompts(1, 1000)
     )
     pairs = 2000 * 1000.5 - 1000 * 500.5
     assert longer == pytest.approx(1000 * 0.05 + pairs * 1e-6, rel=1e-6)
@@ -59,15 +59,15 @@ def test_prompt_tokens_cost_once_computing_is_the_limit() -> None:
 def test_attention_pairs_of_a_chunk_count_what_is_cached_before_it() -> None:
     model = _model(per_pair_ms=1.0, overhead_ms=0.0, weights_ms=0.0, per_token_ms=0.0)
     # Tokens 5, 6 and 7 of a prompt attend to 5, 6 and 7 tokens.
-    assert model.step_ms(BatchShape.of_prompts(1, 3, 4)) - 0.5 == pytest.approx(5 + 6 + 7)
+    assert model.step_ms(StepShape.of_prompts(1, 3, 4)) - 0.5 == pytest.approx(5 + 6 + 7)
     # Two equal prompts make twice the pairs of one.
-    assert model.step_ms(BatchShape.of_prompts(2, 6, 8)) - 0.5 == pytest.approx(2 * (5 + 6 + 7))
+    assert model.step_ms(StepShape.of_prompts(2, 6, 8)) - 0.5 == pytest.approx(2 * (5 + 6 + 7))
 
 
 def test_whole_prompt_in_chunks_makes_the_same_pairs() -> None:
     model = _model(per_pair_ms=1.0, overhead_ms=0.0, weights_ms=0.0, per_token_ms=0.0)
-    chunks = sum(model.step_ms(BatchShape.of_prompts(1, 8, done)) - 0.5 for done in range(0, 64, 8))
-    assert chunks == pytest.approx(model.step_ms(BatchShape.of_prompts(1, 64)) - 0.5)
+    chunks = sum(model.step_ms(StepShape.of_prompts(1, 8, done)) - 0.5 for done in range(0, 64, 8))
+    assert chunks == pytest.approx(model.step_ms(StepShape.of_prompts(1, 64)) - 0.5)
 
 
 def test_curves_stand_in_for_the_products_and_shape_the_context_term() -> None:
@@ -79,11 +79,11 @@ def test_curves_stand_in_for_the_products_and_shape_the_context_term() -> None:
         context_curve=((1, 0.5), (3, 1.5)),
     )
     model = FittedModel(fit)
-    assert model.step_ms(BatchShape.of_decodes(2, 1000)) == pytest.approx(2 * 11 + 1.0)
-    assert model.step_ms(BatchShape.of_decodes(3, 1000)) == pytest.approx(2 * 12 + 1.5)
-    assert model.step_ms(BatchShape(1, 18, 0, 3, 1000)) == pytest.approx(2 * 30 + 1.5 + 0.5)
+    assert model.step_ms(StepShape.of_decodes(2, 1000)) == pytest.approx(2 * 11 + 1.0)
+    assert model.step_ms(StepShape.of_decodes(3, 1000)) == pytest.approx(2 * 12 + 1.5)
+    assert model.step_ms(StepShape(1, 18, 0, 3, 1000)) == pytest.approx(2 * 30 + 1.5 + 0.5)
     # Past its end the context curve stays, the token curve goes on.
-    assert model.step_ms(BatchShape.of_decodes(31, 1000)) == pytest.approx(2 * 40 + 1.5)
+    assert model.step_ms(StepShape.of_decodes(31, 1000)) == pytest.approx(2 * 40 + 1.5)
 
 
 def test_range_is_told_by_axis() -> None:
@@ -178,13 +178,13 @@ def test_next_turn_arrives_after_the_delivered_end() -> None:
 def test_products_are_bent_at_some_token_counts_and_in_line_between() -> None:
     flat = {"overhead_ms": 0.0, "per_decode_ms": 0.0, "per_context_token_ms": 0.0}
     model = _model(**flat, per_token_ms=0.0, factor_at_8=1.5, factor_at_32=1.1)
-    times = [model.step_ms(BatchShape.of_decodes(n, n)) / 8.0 for n in (1, 8, 16, 32, 128)]
+    times = [model.step_ms(StepShape.of_decodes(n, n)) / 8.0 for n in (1, 8, 16, 32, 128)]
     assert times == pytest.approx([1.0, 1.5, 1.3, 1.1, 1.0])
 
 
 def test_beyond_the_last_factor_it_stays() -> None:
     model = _model(factor_at_2048=1.2, per_pair_ms=0.0, prompt_step_ms=0.0, overhead_ms=0.0)
-    products = [model.step_ms(BatchShape.of_prompts(1, tokens)) for tokens in (4096, 8192)]
+    products = [model.step_ms(StepShape.of_prompts(1, tokens)) for tokens in (4096, 8192)]
     assert products == pytest.approx([1.2 * 4096 * 0.05, 1.2 * 8192 * 0.05], rel=1e-6)
 
 
@@ -192,6 +192,4 @@ def test_many_steps_at_once_are_single_steps() -> None:
     model = _model(mixed_context_token_ms=2e-5, factor_at_32=1.2)
     steps = [(0, 0, 0, 7, 900), (1, 300, 64, 0, 0), (2, 90, 0, 20, 8000), (0, 0, 0, 0, 0)]
     together = model.steps_ms(np.array(steps))
-    assert together == pytest.approx(
-        [model.step_ms(BatchShape(*step)) for step in steps], rel=1e-12
-    )
+    assert together == pytest.approx([model.step_ms(StepShape(*step)) for step in steps], rel=1e-12)

@@ -24,7 +24,7 @@ from dynosim.fit.fitting import DECODE_SHARE
 from dynosim.silicon.fitted_file import write_fit
 from dynosim.timing.fitted import Fit, FittedModel
 from dynosim.timing.formulas import FixedModel
-from dynosim.timing.step import BatchShape
+from dynosim.timing.step import StepShape
 
 PLAN = """
 workload:
@@ -142,8 +142,8 @@ def test_all_step_times_grow_by_the_factor() -> None:
     ):
         base, longer = FittedModel(fit), FittedModel(scaled(fit, 1.1))
         for step in ((0, 0, 0, 8, 4000), (1, 512, 64, 3, 900)):
-            assert longer.step_ms(BatchShape(*step)) == pytest.approx(
-                1.1 * base.step_ms(BatchShape(*step))
+            assert longer.step_ms(StepShape(*step)) == pytest.approx(
+                1.1 * base.step_ms(StepShape(*step))
             )
 
 

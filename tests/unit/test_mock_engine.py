@@ -13,7 +13,7 @@ from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
 from dynosim.indexer.base import Stored
 from dynosim.indexer.wire import EngineEvent, to_block_event
-from dynosim.timing.step import BatchShape
+from dynosim.timing.step import StepShape
 from dynosim_runtime.mock.engine import MockEngine
 from dynosim_runtime.mock.loop import EngineLoop
 from dynosim_runtime.mock.tokens import TokenSource
@@ -211,6 +211,6 @@ async def test_time_that_cannot_be_caught_up_with_is_written_off_and_told() -> N
     engine = mock_engine(SPEC)
     log = await served(engine, FakeClock(late_ms=1500.0), 10)
     gaps = [b - a for a, b in pairwise(log.times_ms)]
-    step_ms = TIMING.step_ms(BatchShape.of_decodes(1, 25))
+    step_ms = TIMING.step_ms(StepShape.of_decodes(1, 25))
     assert min(gaps) > 450 > 50 * step_ms
     assert engine.stats.slipped_s == pytest.approx(10 * 0.5)

@@ -19,7 +19,7 @@ from dynosim.experiment.run import collector_paused, run
 from dynosim.records import Trace
 from dynosim.timing.formulas import FixedModel, LinearModel
 from dynosim.timing.prefill_estimate import StepTimeEstimator
-from dynosim.timing.step import BatchShape
+from dynosim.timing.step import StepShape
 
 OTHER_THAN_DEFAULT: dict[str, Any] = {
     "block_size": 8,
@@ -225,10 +225,10 @@ def test_a_prompts_time_is_that_of_its_steps_one_behind_the_other() -> None:
     )
     estimator = StepTimeEstimator(timing, 40)
     steps = [
-        timing.step_ms(BatchShape.of_prompts(1, 40, 20)),
-        timing.step_ms(BatchShape.of_prompts(1, 40, 60)),
+        timing.step_ms(StepShape.of_prompts(1, 40, 20)),
+        timing.step_ms(StepShape.of_prompts(1, 40, 60)),
     ]
-    rest = timing.step_ms(BatchShape.of_prompts(1, 15, 100))
+    rest = timing.step_ms(StepShape.of_prompts(1, 15, 100))
     assert estimator.predict_ms(80, 20) == pytest.approx(sum(steps))
     assert estimator.predict_ms(95, 20) == pytest.approx(sum(steps) + rest)
     assert estimator.predict_ms(0, 20) == 0.0

@@ -24,7 +24,7 @@ from dynosim.silicon.catalogue import (
 from dynosim.silicon.fitted_file import write_fit
 from dynosim.timing.architecture import ModelEntry, model_shape
 from dynosim.timing.fitted import Fit, FittedParameters
-from dynosim.timing.step import BatchShape
+from dynosim.timing.step import StepShape
 
 
 def config_in(folder: Path, config: dict[str, Any], **files: dict[str, Any]) -> Path:
@@ -140,8 +140,8 @@ def test_fixed_and_linear_sections_name_their_constants() -> None:
     linear = build(
         "linear", base_ms=1, per_prefill_token_ms=20, per_decode_ms=300, per_context_token_ms=4000
     )
-    assert linear.step_ms(BatchShape.of_prompts(1, 1)) == 1 + 20 + 4000
-    assert linear.step_ms(BatchShape.of_decodes(1, 1)) == 1 + 300 + 4000
+    assert linear.step_ms(StepShape.of_prompts(1, 1)) == 1 + 20 + 4000
+    assert linear.step_ms(StepShape.of_decodes(1, 1)) == 1 + 300 + 4000
 
 
 @pytest.mark.parametrize(("blocks", "block_size"), [(100, 16), (7, 32)])
@@ -159,7 +159,7 @@ def test_files_are_opened_where_the_configuration_says(tmp_path: Path, kind: str
     (tmp_path / "profile.json").write_text(json.dumps(profile))
     write_fit(Fit(parameters=FittedParameters(overhead_ms=3)), tmp_path / "fitted.json")
     model = build(kind, file=f"{kind}.json", resolve=lambda name: tmp_path / name)
-    assert model.step_ms(BatchShape.of_prompts(1, 1)) == 3
+    assert model.step_ms(StepShape.of_prompts(1, 1)) == 3
     assert build(kind, file=str(tmp_path / f"{kind}.json")).source == model.source
 
 
@@ -287,9 +287,9 @@ def test_tables_say_of_what_they_are(tabled: Any) -> None:
     assert plain.description.endswith("tensor_parallel 1")
     slower = tabled("Qwen/Qwen3-32B", step_overhead_ms=2.0)
     for step in ((1, 100, 0, 0, 0), (0, 0, 0, 5, 1000), (2, 300, 64, 5, 1000)):
-        assert slower.step_ms(BatchShape(*step)) - plain.step_ms(
-            BatchShape(*step)
-        ) == pytest.approx(2.0)
+        assert slower.step_ms(StepShape(*step)) - plain.step_ms(StepShape(*step)) == pytest.approx(
+            2.0
+        )
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from dynosim.silicon.catalogue import known_models, model_entry
 from dynosim.silicon.hardware import hardware_sheet, known_hardware
 from dynosim.timing.architecture import model_shape
 from dynosim.timing.roofline import RooflineModel
-from dynosim.timing.step import BatchShape
+from dynosim.timing.step import StepShape
 
 TINY: dict[str, Any] = {
     "num_hidden_layers": 32,
@@ -126,12 +126,12 @@ def _build(kind: str, *, model: str | None = None, hardware: str | None = None, 
 
 
 def test_build_makes_the_formulas() -> None:
-    assert _build("fixed", prefill_ms=5, decode_ms=2).step_ms(BatchShape(1, 1, 0, 1, 2)) == 7
+    assert _build("fixed", prefill_ms=5, decode_ms=2).step_ms(StepShape(1, 1, 0, 1, 2)) == 7
     assert _build("polynomial").capacity_tokens == 1600
     linear = _build(
         "linear", base_ms=1, per_prefill_token_ms=2, per_decode_ms=3, per_context_token_ms=4
     )
-    assert linear.step_ms(BatchShape(1, 1, 0, 1, 1)) == 1 + 2 + 3 + 8
+    assert linear.step_ms(StepShape(1, 1, 0, 1, 1)) == 1 + 2 + 3 + 8
 
 
 def test_build_refuses_with_the_missing_key() -> None:
@@ -155,16 +155,16 @@ def test_roofline_scales_as_it_should(tiny: str) -> None:
 
     base = model("h100_sxm")
     decode, prefill = (0, 0, 0, 16, 16 * 2000), (1, 4096, 0, 0, 0)
-    assert model("h200_sxm").step_ms(BatchShape(*decode)) < base.step_ms(BatchShape(*decode))
-    assert model("h100_sxm", tensor_parallel=4).step_ms(BatchShape(*prefill)) < base.step_ms(
-        BatchShape(*prefill)
+    assert model("h200_sxm").step_ms(StepShape(*decode)) < base.step_ms(StepShape(*decode))
+    assert model("h100_sxm", tensor_parallel=4).step_ms(StepShape(*prefill)) < base.step_ms(
+        StepShape(*prefill)
     )
-    assert model("h100_sxm", quantization="fp8").step_ms(BatchShape(*decode)) < base.step_ms(
-        BatchShape(*decode)
+    assert model("h100_sxm", quantization="fp8").step_ms(StepShape(*decode)) < base.step_ms(
+        StepShape(*decode)
     )
-    assert base.step_ms(BatchShape.of_prompts(1, 4096, 20_000)) > base.step_ms(BatchShape(*prefill))
+    assert base.step_ms(StepShape.of_prompts(1, 4096, 20_000)) > base.step_ms(StepShape(*prefill))
     pure_bandwidth_ms = 16.06e9 / 3.35e12 * 1e3
-    assert base.step_ms(BatchShape.of_decodes(1, 100)) > 1.2 * pure_bandwidth_ms
+    assert base.step_ms(StepShape.of_decodes(1, 100)) > 1.2 * pure_bandwidth_ms
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_roofline_is_as_far_from_the_silicon_tables_as_we_know(
     )
     steps = ((1, 4096, 0, 0, 0), (0, 0, 0, 1, 1024), (0, 0, 0, 64, 64 * 4096))
     found = [
-        model.step_ms(BatchShape(*step)) / ms - 1 for step, ms in zip(steps, direct_ms, strict=True)
+        model.step_ms(StepShape(*step)) / ms - 1 for step, ms in zip(steps, direct_ms, strict=True)
     ]
     # The queries' answers were written down in three digits.
     assert found == pytest.approx(errors, abs=0.002)

@@ -21,7 +21,7 @@ from dynosim.timing.fitted import (
     soft_maximum,
     vllm_graph_sizes,
 )
-from dynosim.timing.step import BatchShape
+from dynosim.timing.step import StepShape
 
 PROMPTS = (2, 60, 20, 0, 0)
 DECODES = (0, 0, 0, 5, 700)
@@ -55,10 +55,10 @@ def test_one_term_alone(
     name: str, value: float, prompts_ms: float, decodes_ms: float, mixed_ms: float
 ) -> None:
     timed = model(**{name: value})
-    assert timed.step_ms(BatchShape(*PROMPTS)) == pytest.approx(prompts_ms, rel=1e-12)
-    assert timed.step_ms(BatchShape(*DECODES)) == pytest.approx(decodes_ms, rel=1e-12)
-    assert timed.step_ms(BatchShape(*MIXED)) == pytest.approx(mixed_ms, rel=1e-12)
-    assert timed.step_ms(BatchShape(*NOTHING)) == 0.0
+    assert timed.step_ms(StepShape(*PROMPTS)) == pytest.approx(prompts_ms, rel=1e-12)
+    assert timed.step_ms(StepShape(*DECODES)) == pytest.approx(decodes_ms, rel=1e-12)
+    assert timed.step_ms(StepShape(*MIXED)) == pytest.approx(mixed_ms, rel=1e-12)
+    assert timed.step_ms(StepShape(*NOTHING)) == 0.0
 
 
 def test_all_terms_are_a_sum_but_for_the_soft_maximum() -> None:
@@ -74,7 +74,7 @@ def test_all_terms_are_a_sum_but_for_the_soft_maximum() -> None:
     )
     products_ms = (8.0**4 + (65 * 0.5) ** 4) ** (1 / 4)
     rest_ms = 3.0 + 2.0 + 5 * 0.3 + 700 * (0.01 + 0.02) + PAIRS * 0.001
-    assert timed.step_ms(BatchShape(*MIXED)) == pytest.approx(products_ms + rest_ms, rel=1e-12)
+    assert timed.step_ms(StepShape(*MIXED)) == pytest.approx(products_ms + rest_ms, rel=1e-12)
 
 
 def test_outside_times_are_the_models_own() -> None:
@@ -87,7 +87,7 @@ def test_a_factor_bends_the_products_of_its_token_count_alone(tokens: int) -> No
     name = f"factor_at_{tokens}"
     timed = model(weights_ms=10.0, overhead_ms=1.0, **{name: 1.5})
     places = (1, *BENT_AT)
-    found = [timed.step_ms(BatchShape.of_decodes(count, 0)) - 1.0 for count in places]
+    found = [timed.step_ms(StepShape.of_decodes(count, 0)) - 1.0 for count in places]
     expected = [15.0 if count == tokens else 10.0 for count in places]
     assert found == pytest.approx(expected, rel=1e-12)
     assert FACTOR_NAMES[BENT_AT.index(tokens)] == name
@@ -102,7 +102,7 @@ def test_between_two_factors_the_bend_is_in_line_over_the_logarithm() -> None:
             factor = 1.2 + 0.8 * (log2(count) - 3) / 2
         else:
             factor = 2.0 - 1.0 * (log2(count) - 5) / 2
-        assert timed.step_ms(BatchShape.of_decodes(count, 0)) == pytest.approx(
+        assert timed.step_ms(StepShape.of_decodes(count, 0)) == pytest.approx(
             10.0 * factor, rel=1e-12
         )
 
@@ -110,7 +110,7 @@ def test_between_two_factors_the_bend_is_in_line_over_the_logarithm() -> None:
 @pytest.mark.parametrize("count", [2048, 2049, 5000, 100_000])
 def test_the_last_factor_holds_from_its_token_count_on(count: int) -> None:
     timed = model(weights_ms=10.0, factor_at_2048=1.25)
-    assert timed.step_ms(BatchShape.of_prompts(1, count)) == pytest.approx(12.5, rel=1e-12)
+    assert timed.step_ms(StepShape.of_prompts(1, count)) == pytest.approx(12.5, rel=1e-12)
 
 
 CURVED = Fit(parameters=FittedParameters(), token_curve=((1, 10.0), (11, 20.0), (31, 60.0)))
@@ -122,12 +122,12 @@ CURVED = Fit(parameters=FittedParameters(), token_curve=((1, 10.0), (11, 20.0), 
 )
 def test_a_token_curve_stands_in_for_weights_and_computing(tokens: int, height_ms: float) -> None:
     timed = model(CURVED, weights_ms=99.0, per_token_ms=99.0, curve_scale=0.5)
-    assert timed.step_ms(BatchShape.of_prompts(1, tokens)) == pytest.approx(
+    assert timed.step_ms(StepShape.of_prompts(1, tokens)) == pytest.approx(
         0.5 * height_ms, rel=1e-12
     )
     bent = model(CURVED, factor_at_8=1.2, factor_at_32=1.2, factor_at_128=1.2)
     if tokens > 8:
-        assert bent.step_ms(BatchShape.of_prompts(1, tokens)) == pytest.approx(
+        assert bent.step_ms(StepShape.of_prompts(1, tokens)) == pytest.approx(
             1.2 * height_ms, rel=1e-12
         )
 
@@ -139,9 +139,9 @@ def test_a_context_curve_shapes_the_context_term_and_ends_flat(decodes: int, fac
     fit = Fit(parameters=FittedParameters(), context_curve=((1, 0.5), (3, 1.5), (7, 1.0)))
     timed = model(fit, per_context_token_ms=0.01)
     step = (0, 0, 0, decodes, 1000)
-    assert timed.step_ms(BatchShape(*step)) == pytest.approx(10.0 * factor, rel=1e-12)
+    assert timed.step_ms(StepShape(*step)) == pytest.approx(10.0 * factor, rel=1e-12)
     mixed = model(fit, mixed_context_token_ms=0.01)  # which it does not shape
-    assert mixed.step_ms(BatchShape(1, 5, 0, decodes, 1000)) == pytest.approx(10.0, rel=1e-12)
+    assert mixed.step_ms(StepShape(1, 5, 0, decodes, 1000)) == pytest.approx(10.0, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -191,8 +191,8 @@ SIZES = (1, 2, 4, 8, 16)
 def test_a_step_is_padded_to_the_next_graph_unless_it_is_one(tokens: int, padded: int) -> None:
     assert padded_tokens(tokens, SIZES) == padded
     timed = model(Fit(parameters=FittedParameters(), graph_sizes=SIZES), per_token_ms=1.0)
-    assert timed.step_ms(BatchShape.of_decodes(tokens, 0)) == padded
-    assert timed.step_ms(BatchShape.of_prompts(1, tokens)) == padded
+    assert timed.step_ms(StepShape.of_decodes(tokens, 0)) == padded
+    assert timed.step_ms(StepShape.of_prompts(1, tokens)) == padded
     assert timed.decode_run_ms(tokens, 0, 3) == 3 * padded
     assert timed.steps_ms(np.array([[1, tokens, 0, 0, 0]])).tolist() == [padded]
 
@@ -208,7 +208,7 @@ def test_padding_costs_products_only() -> None:
         per_decode_ms=1.0,
         per_context_token_ms=0.1,
     )
-    assert timed.step_ms(BatchShape.of_decodes(3, 50)) == pytest.approx(3 * 1.0 + 5.0, rel=1e-12)
+    assert timed.step_ms(StepShape.of_decodes(3, 50)) == pytest.approx(3 * 1.0 + 5.0, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_many_steps_at_once_are_the_steps_one_by_one() -> None:
     steps = [PROMPTS, DECODES, MIXED, NOTHING, (0, 0, 0, 9, 90), (1, 1, 0, 0, 0), (3, 7, 9, 1, 4)]
     together = timed.steps_ms(np.array(steps))
     assert together.tolist() == pytest.approx(
-        [timed.step_ms(BatchShape(*step)) for step in steps], rel=1e-12
+        [timed.step_ms(StepShape(*step)) for step in steps], rel=1e-12
     )
     assert timed.steps_ms(np.zeros((0, 5), np.int64)).tolist() == []
 

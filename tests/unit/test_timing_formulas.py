@@ -5,15 +5,15 @@ import pytest
 
 from dynosim.timing.formulas import FixedModel, LinearModel, PolynomialModel
 from dynosim.timing.scaled import ScaledModel
-from dynosim.timing.step import BatchShape
+from dynosim.timing.step import StepShape
 
 
 def test_fixed_charges_prefill_and_decode_once_each() -> None:
     model = FixedModel(prefill_ms=50, decode_ms=7)
-    assert model.step_ms(BatchShape()) == 0
-    assert model.step_ms(BatchShape.of_prompts(3, 900, 100)) == 50
-    assert model.step_ms(BatchShape.of_decodes(5, 100)) == 7
-    assert model.step_ms(BatchShape(1, 1, 0, 1, 10)) == 57
+    assert model.step_ms(StepShape()) == 0
+    assert model.step_ms(StepShape.of_prompts(3, 900, 100)) == 50
+    assert model.step_ms(StepShape.of_decodes(5, 100)) == 7
+    assert model.step_ms(StepShape(1, 1, 0, 1, 10)) == 57
     assert model.decode_run_ms(5, 100, 11) == 77
 
 
@@ -21,12 +21,12 @@ def test_linear_stays_integer_when_coefficients_are() -> None:
     model = LinearModel(
         base_ms=1000, per_prefill_token_ms=7, per_decode_ms=13, per_context_token_ms=3
     )
-    step = model.step_ms(BatchShape(2, 30, 20, 4, 400))
+    step = model.step_ms(StepShape(2, 30, 20, 4, 400))
     assert (step, type(step)) == (1000 + 210 + 52 + 3 * 450, int)
     run = model.decode_run_ms(4, 400, 9)
     assert type(run) is int
-    assert run == sum(model.step_ms(BatchShape.of_decodes(4, 400 + 4 * j)) for j in range(9))
-    assert model.step_ms(BatchShape()) == 0
+    assert run == sum(model.step_ms(StepShape.of_decodes(4, 400 + 4 * j)) for j in range(9))
+    assert model.step_ms(StepShape()) == 0
 
 
 @pytest.mark.parametrize(
@@ -42,25 +42,23 @@ def test_linear_stays_integer_when_coefficients_are() -> None:
 def test_polynomial_gives_the_mockers_values(
     step: tuple[int, int, int, int, int], expected_ms: float
 ) -> None:
-    assert PolynomialModel(16_000).step_ms(BatchShape(*step)) == pytest.approx(
-        expected_ms, abs=1e-6
-    )
+    assert PolynomialModel(16_000).step_ms(StepShape(*step)) == pytest.approx(expected_ms, abs=1e-6)
 
 
 def test_polynomial_prefill_uses_integer_means() -> None:
     model = PolynomialModel(16_000)
     # Two prompts, 101 and 200 tokens, 1 cached: 2 * (301 // 2 - 1 // 2) = 300 tokens.
-    assert model.step_ms(BatchShape.of_prompts(2, 300, 1)) == model.step_ms(
-        BatchShape.of_prompts(1, 300)
+    assert model.step_ms(StepShape.of_prompts(2, 300, 1)) == model.step_ms(
+        StepShape.of_prompts(1, 300)
     )
 
 
 def test_polynomial_decode_stays_flat_above_capacity() -> None:
     model = PolynomialModel(1000)
-    assert model.step_ms(BatchShape.of_decodes(9, 1000)) == model.step_ms(
-        BatchShape.of_decodes(9, 5000)
+    assert model.step_ms(StepShape.of_decodes(9, 1000)) == model.step_ms(
+        StepShape.of_decodes(9, 5000)
     )
-    assert model.step_ms(BatchShape.of_decodes(9, 1000)) == pytest.approx(34.01)
+    assert model.step_ms(StepShape.of_decodes(9, 1000)) == pytest.approx(34.01)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +76,7 @@ def test_polynomial_prefill_rounds_both_means_down(
     prompts: int, tokens: int, prefix: int, counted: int
 ) -> None:
     expected_ms = 4.209989e-07 * counted**2 + 1.518344e-02 * counted + 16.50142 if counted else 0.0
-    found_ms = PolynomialModel(16_000).step_ms(BatchShape.of_prompts(prompts, tokens, prefix))
+    found_ms = PolynomialModel(16_000).step_ms(StepShape.of_prompts(prompts, tokens, prefix))
     assert found_ms == pytest.approx(expected_ms, rel=1e-12)
 
 
@@ -88,8 +86,8 @@ def test_polynomial_prefill_rounds_both_means_down(
 def test_polynomial_decode_goes_by_the_share_of_cache_in_use(tokens: int, use: float) -> None:
     model = PolynomialModel(1000)
     expected_ms = -25.74 * use**2 + 54.01 * use + 5.74
-    assert model.step_ms(BatchShape.of_decodes(3, tokens)) == pytest.approx(expected_ms, rel=1e-12)
-    assert model.step_ms(BatchShape(1, 100, 0, 3, tokens)) == pytest.approx(
+    assert model.step_ms(StepShape.of_decodes(3, tokens)) == pytest.approx(expected_ms, rel=1e-12)
+    assert model.step_ms(StepShape(1, 100, 0, 3, tokens)) == pytest.approx(
         expected_ms + 18.023974, abs=1e-6
     )
     array = model.decode_step_ms_array(np.array([3, 0]), np.array([tokens, tokens]))
@@ -111,7 +109,7 @@ def test_linear_terms_one_by_one(changes: dict[str, int], expected: tuple[int, i
     )
     model = LinearModel(**(nothing | changes))
     steps = ((2, 30, 20, 0, 0), (0, 0, 0, 4, 400), (2, 30, 20, 4, 400))
-    assert tuple(model.step_ms(BatchShape(*step)) for step in steps) == expected
+    assert tuple(model.step_ms(StepShape(*step)) for step in steps) == expected
 
 
 @pytest.mark.parametrize(("per_context", "is_monotone"), [(0.1, True), (0.0, True), (-0.1, False)])
@@ -136,7 +134,7 @@ def test_formulas_say_that_they_are_estimates_and_of_what() -> None:
 
 
 def test_fixed_counts_a_step_of_no_new_tokens_as_none() -> None:
-    assert FixedModel(50, 7).step_ms(BatchShape.of_prompts(1, 0, 100)) == 0
+    assert FixedModel(50, 7).step_ms(StepShape.of_prompts(1, 0, 100)) == 0
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
@@ -145,7 +143,7 @@ def test_a_scaled_model_is_so_many_times_its_own(scale: float) -> None:
     own.ingress_ms, own.egress_ms, own.notes = 3.0, 4.0, ("note",)
     scaled = ScaledModel(own, scale)
     for step in ((1, 100, 0, 0, 0), (0, 0, 0, 5, 900), (2, 64, 9, 5, 900), (0, 0, 0, 0, 0)):
-        assert scaled.step_ms(BatchShape(*step)) == scale * own.step_ms(BatchShape(*step))
+        assert scaled.step_ms(StepShape(*step)) == scale * own.step_ms(StepShape(*step))
     assert scaled.decode_run_ms(5, 900, 70) == scale * own.decode_run_ms(5, 900, 70)
     batches, contexts = np.array([1, 5, 0]), np.array([9, 900, 0])
     found = scaled.decode_step_ms_array(batches, contexts)

@@ -10,7 +10,7 @@ import pytest
 from dynosim.errors import TraceError
 from dynosim.silicon.profile_file import load_profile
 from dynosim.testing.step_times import step_log
-from dynosim.timing.step import BatchShape
+from dynosim.timing.step import StepShape
 
 OWN: dict[str, Any] = {
     "prefill_tokens": [100, 1000],
@@ -42,22 +42,22 @@ def _write(tmp_path: Path, data: dict[str, Any], name: str = "p.json") -> Path:
 def test_own_layout_interpolates_and_extrapolates(tmp_path: Path, name: str) -> None:
     model = load_profile(_write(tmp_path, OWN, name))
     assert model.source == "measured"
-    assert model.step_ms(BatchShape.of_prompts(1, 550)) == pytest.approx(25)
-    assert model.step_ms(BatchShape.of_prompts(1, 1900)) == pytest.approx(70)
-    assert model.step_ms(BatchShape.of_decodes(8, 8 * 300)) == pytest.approx(10)
-    assert model.step_ms(BatchShape.of_decodes(8, 8 * 900)) == pytest.approx(16)
-    assert model.step_ms(BatchShape(1, 100, 0, 1, 100)) == pytest.approx(15)
+    assert model.step_ms(StepShape.of_prompts(1, 550)) == pytest.approx(25)
+    assert model.step_ms(StepShape.of_prompts(1, 1900)) == pytest.approx(70)
+    assert model.step_ms(StepShape.of_decodes(8, 8 * 300)) == pytest.approx(10)
+    assert model.step_ms(StepShape.of_decodes(8, 8 * 900)) == pytest.approx(16)
+    assert model.step_ms(StepShape(1, 100, 0, 1, 100)) == pytest.approx(15)
 
 
 @pytest.mark.parametrize("name", ["p.json", "p.npz"])
 def test_dynamo_layout_is_bilinear_in_sum_and_mean(tmp_path: Path, name: str) -> None:
     model = load_profile(_write(tmp_path, DYNAMO, name))
-    assert model.step_ms(BatchShape.of_decodes(10, 1000)) == pytest.approx(5)
+    assert model.step_ms(StepShape.of_decodes(10, 1000)) == pytest.approx(5)
     # 5000 tokens over 16 sequences: integer mean 312.
     u, v = 0.5, (312 - 100) / 400
     expected = (1 - u) * (5 + v) + u * (8 + 4 * v)
-    assert model.step_ms(BatchShape.of_decodes(16, 5000)) == pytest.approx(expected)
-    assert model.step_ms(BatchShape.of_prompts(2, 201, 100)) == pytest.approx(10 + 30 / 900 * 100)
+    assert model.step_ms(StepShape.of_decodes(16, 5000)) == pytest.approx(expected)
+    assert model.step_ms(StepShape.of_prompts(2, 201, 100)) == pytest.approx(10 + 30 / 900 * 100)
 
 
 @pytest.mark.parametrize(
@@ -69,14 +69,14 @@ def test_prefill_is_in_line_between_points_and_beyond(
     tmp_path: Path, layout: dict[str, Any], tokens: int, expected_ms: float
 ) -> None:
     model = load_profile(_write(tmp_path, layout))
-    assert model.step_ms(BatchShape.of_prompts(1, tokens)) == pytest.approx(expected_ms, rel=1e-12)
+    assert model.step_ms(StepShape.of_prompts(1, tokens)) == pytest.approx(expected_ms, rel=1e-12)
 
 
 def test_prefill_is_never_faster_than_nothing(tmp_path: Path) -> None:
     steep = OWN | {"prefill_ms": [10, 1000]}  # 1.1 ms a token: below 0 from 90 tokens down
     model = load_profile(_write(tmp_path, steep))
-    assert model.step_ms(BatchShape.of_prompts(1, 90)) == 0.0
-    assert model.step_ms(BatchShape.of_prompts(1, 99)) == pytest.approx(10 - 1.1)
+    assert model.step_ms(StepShape.of_prompts(1, 90)) == 0.0
+    assert model.step_ms(StepShape.of_prompts(1, 99)) == pytest.approx(10 - 1.1)
 
 
 @pytest.mark.parametrize(
@@ -100,16 +100,16 @@ def test_decode_is_bilinear_in_batch_and_mean_context(
 ) -> None:
     model = load_profile(_write(tmp_path, OWN | {"decode_batch": [2, 16]}))
     decodes = round(2 * batch)
-    found_ms = model.step_ms(BatchShape.of_decodes(decodes, decodes * context))
+    found_ms = model.step_ms(StepShape.of_decodes(decodes, decodes * context))
     assert found_ms == pytest.approx(expected_ms, rel=1e-12)
 
 
 def test_own_prefill_counts_new_tokens_of_all_prompts_and_no_cached_ones(tmp_path: Path) -> None:
     model = load_profile(_write(tmp_path, OWN))
-    assert model.step_ms(BatchShape.of_prompts(3, 550, 700)) == model.step_ms(
-        BatchShape.of_prompts(1, 550)
+    assert model.step_ms(StepShape.of_prompts(3, 550, 700)) == model.step_ms(
+        StepShape.of_prompts(1, 550)
     )
-    mixed_ms = model.step_ms(BatchShape(2, 550, 0, 8, 8 * 300))
+    mixed_ms = model.step_ms(StepShape(2, 550, 0, 8, 8 * 300))
     assert mixed_ms == pytest.approx(25 + 10, rel=1e-12)
 
 
@@ -130,7 +130,7 @@ def test_dynamo_prefill_rounds_both_means_down(
     tmp_path: Path, prompts: int, tokens: int, prefix: int, counted: int
 ) -> None:
     model = load_profile(_write(tmp_path, DYNAMO))
-    found_ms = model.step_ms(BatchShape.of_prompts(prompts, tokens, prefix))
+    found_ms = model.step_ms(StepShape.of_prompts(prompts, tokens, prefix))
     assert found_ms == pytest.approx(10 + (counted - 100) * 30 / 900, rel=1e-12)
 
 
@@ -144,9 +144,9 @@ def test_dynamo_decode_is_bilinear_in_all_tokens_and_a_mean_rounded_down(
     model = load_profile(_write(tmp_path, DYNAMO))
     along, up = (tokens - 1000) / 8000, (mean - 100) / 400
     low_ms, high_ms = 5 + 3 * along, 6 + 6 * along
-    found_ms = model.step_ms(BatchShape.of_decodes(batch, tokens))
+    found_ms = model.step_ms(StepShape.of_decodes(batch, tokens))
     assert found_ms == pytest.approx(low_ms + up * (high_ms - low_ms), rel=1e-12)
-    assert model.step_ms(BatchShape(1, 550, 0, batch, tokens)) == pytest.approx(
+    assert model.step_ms(StepShape(1, 550, 0, batch, tokens)) == pytest.approx(
         found_ms + 25, rel=1e-12
     )
 
@@ -154,12 +154,10 @@ def test_dynamo_decode_is_bilinear_in_all_tokens_and_a_mean_rounded_down(
 def test_dynamo_decode_is_never_faster_than_nothing(tmp_path: Path) -> None:
     steep = DYNAMO | {"decode_itl": [[1, 2], [900, 901]]}
     model = load_profile(_write(tmp_path, steep))
-    assert model.step_ms(BatchShape.of_decodes(2, 200)) == 0.0
+    assert model.step_ms(StepShape.of_decodes(2, 200)) == 0.0
     # Nor is a run, part of whose steps would take less than nothing.
     for batch, tokens, steps in ((2, 200, 900), (20, 900, 30), (1, 1, 1200)):
-        run = [
-            model.step_ms(BatchShape.of_decodes(batch, tokens + j * batch)) for j in range(steps)
-        ]
+        run = [model.step_ms(StepShape.of_decodes(batch, tokens + j * batch)) for j in range(steps)]
         assert min(run) == 0.0 < max(run)
         assert model.decode_run_ms(batch, tokens, steps) == pytest.approx(sum(run), rel=1e-9)
 
@@ -170,7 +168,7 @@ def test_dynamo_runs_that_dip_below_nothing_in_their_middle_are_summed_step_by_s
     # Beyond the points the time of a run is a parabola that is open to the top.
     bent = DYNAMO | {"decode_itl": [[90, 90], [20, 40]]}
     model = load_profile(_write(tmp_path, bent))
-    run = [model.step_ms(BatchShape.of_decodes(40, 40 * (54 + j))) for j in range(1200)]
+    run = [model.step_ms(StepShape.of_decodes(40, 40 * (54 + j))) for j in range(1200)]
     assert run[0] > 0.0 < run[-1]
     assert run.count(0.0) > 10
     assert model.decode_run_ms(40, 40 * 54, 1200) == pytest.approx(sum(run), rel=1e-9)
@@ -235,7 +233,7 @@ def test_arrays_that_the_other_layout_lacks_are_named(tmp_path: Path, key: str) 
 
 def test_an_axis_may_begin_at_nothing(tmp_path: Path) -> None:
     model = load_profile(_write(tmp_path, OWN | {"decode_context": [0, 400]}))
-    assert model.step_ms(BatchShape.of_decodes(1, 0)) == pytest.approx(5.0, rel=1e-12)
+    assert model.step_ms(StepShape.of_decodes(1, 0)) == pytest.approx(5.0, rel=1e-12)
 
 
 def test_unreadable_files_are_named(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from dynosim.errors import ConfigError
 from dynosim.silicon.hardware import hardware_sheet
 from dynosim.timing.roofline import RooflineFactors, RooflineModel
 from dynosim.timing.sheets import HardwareSheet
-from dynosim.timing.step import BatchShape
+from dynosim.timing.step import StepShape
 
 H100_WEIGHTS_B_PER_MS = 3350e6 * 0.85
 H100_CACHE_B_PER_MS = 3350e6 * 0.88
@@ -80,9 +80,9 @@ def test_a_dense_model_in_bf16(ranks: int) -> None:
     decode_ms = llama_8b_linear_ms(16, ranks) + contexts_ms
     prefill_ms = llama_8b_linear_ms(3000, ranks) + PREFILL_PAIRS * pair_ms
     mixed_ms = llama_8b_linear_ms(512 + 16, ranks) + MIXED_PAIRS * pair_ms + contexts_ms
-    assert model.step_ms(BatchShape(*DECODE)) == pytest.approx(decode_ms, rel=EXACT)
-    assert model.step_ms(BatchShape(*PREFILL)) == pytest.approx(prefill_ms, rel=EXACT)
-    assert model.step_ms(BatchShape(*MIXED)) == pytest.approx(mixed_ms, rel=EXACT)
+    assert model.step_ms(StepShape(*DECODE)) == pytest.approx(decode_ms, rel=EXACT)
+    assert model.step_ms(StepShape(*PREFILL)) == pytest.approx(prefill_ms, rel=EXACT)
+    assert model.step_ms(StepShape(*MIXED)) == pytest.approx(mixed_ms, rel=EXACT)
 
 
 def qwen_moe_linear_ms(tokens: int, ranks: int, weight_b: int, peak_per_ms: float) -> float:
@@ -123,9 +123,9 @@ def test_a_model_with_experts(ranks: int, quantisation: str | None) -> None:
     decode_ms = qwen_moe_linear_ms(16, ranks, weight_b, peak) + contexts_ms
     prefill_ms = qwen_moe_linear_ms(3000, ranks, weight_b, peak) + PREFILL_PAIRS * pair_ms
     mixed_ms = qwen_moe_linear_ms(528, ranks, weight_b, peak) + MIXED_PAIRS * pair_ms + contexts_ms
-    assert model.step_ms(BatchShape(*DECODE)) == pytest.approx(decode_ms, rel=EXACT)
-    assert model.step_ms(BatchShape(*PREFILL)) == pytest.approx(prefill_ms, rel=EXACT)
-    assert model.step_ms(BatchShape(*MIXED)) == pytest.approx(mixed_ms, rel=EXACT)
+    assert model.step_ms(StepShape(*DECODE)) == pytest.approx(decode_ms, rel=EXACT)
+    assert model.step_ms(StepShape(*PREFILL)) == pytest.approx(prefill_ms, rel=EXACT)
+    assert model.step_ms(StepShape(*MIXED)) == pytest.approx(mixed_ms, rel=EXACT)
 
 
 def test_one_token_reads_its_own_experts_and_many_read_all() -> None:
@@ -136,7 +136,7 @@ def test_one_token_reads_its_own_experts_and_many_read_all() -> None:
     )
     expert_ms = 3 * 64 * 24 * 2 / H100_WEIGHTS_B_PER_MS
     for tokens, distinct in ((1, 4), (2, 4 + 4 * 12 / 16), (10_000, 16)):
-        step, plain = (one.step_ms(BatchShape.of_decodes(tokens, 0)) for one in (model, no_experts))
+        step, plain = (one.step_ms(StepShape.of_decodes(tokens, 0)) for one in (model, no_experts))
         reading_ms = 2 * distinct * expert_ms
         computing_ms = 2 * 2 * tokens * 4 * (3 * 64 * 24) / H100_BF16_PER_MS
         assert step - plain == pytest.approx(max(reading_ms, computing_ms), rel=1e-9)
@@ -172,16 +172,16 @@ def test_an_fp8_model(
     decode_ms = qwen_32b_fp8_linear_ms(16, ranks) + contexts_ms
     prefill_ms = qwen_32b_fp8_linear_ms(3000, ranks) + PREFILL_PAIRS * pair_ms
     mixed_ms = qwen_32b_fp8_linear_ms(528, ranks) + MIXED_PAIRS * pair_ms + contexts_ms
-    assert timed.step_ms(BatchShape(*DECODE)) == pytest.approx(decode_ms, rel=EXACT)
-    assert timed.step_ms(BatchShape(*PREFILL)) == pytest.approx(prefill_ms, rel=EXACT)
-    assert timed.step_ms(BatchShape(*MIXED)) == pytest.approx(mixed_ms, rel=EXACT)
+    assert timed.step_ms(StepShape(*DECODE)) == pytest.approx(decode_ms, rel=EXACT)
+    assert timed.step_ms(StepShape(*PREFILL)) == pytest.approx(prefill_ms, rel=EXACT)
+    assert timed.step_ms(StepShape(*MIXED)) == pytest.approx(mixed_ms, rel=EXACT)
 
 
 @pytest.mark.parametrize(("ranks", "heads"), [(1, 2), (2, 1), (4, 1), (8, 1)])
 def test_a_rank_reads_whole_heads_of_the_cache(ranks: int, heads: int) -> None:
     model = RooflineModel(shape(DENSE), hardware_sheet("h100_sxm"), tensor_parallel=ranks)
     longer, shorter = (
-        model.step_ms(BatchShape.of_decodes(1, context)) for context in (20_000, 10_000)
+        model.step_ms(StepShape.of_decodes(1, context)) for context in (20_000, 10_000)
     )
     token_b = 3 * 2 * heads * 8 * 2  # layers, keys and values, KV heads of a rank, width, bytes
     assert longer - shorter == pytest.approx(10_000 * token_b / H100_CACHE_B_PER_MS, rel=1e-6)
@@ -218,7 +218,7 @@ def test_latent_attention_reads_entries_or_computes_on_them() -> None:
     for name, rate in (("reading", 1e9), ("computing", 1e-3)):
         model = RooflineModel(latent, sheet(bf16_tflops=rate), factors=FREE)
         longer, shorter = (
-            model.step_ms(BatchShape.of_decodes(2, context)) for context in (2000, 1000)
+            model.step_ms(StepShape.of_decodes(2, context)) for context in (2000, 1000)
         )
         contexts_ms[name] = longer - shorter
     assert contexts_ms["reading"] == pytest.approx(1000 * 5 * 160 * 2 / 1e9, rel=1e-9)
@@ -226,8 +226,8 @@ def test_latent_attention_reads_entries_or_computes_on_them() -> None:
     assert contexts_ms["computing"] == pytest.approx(1000 * operations / 1e6, rel=1e-9)
     # Four ranks share the heads, none shares the entries.
     split = RooflineModel(latent, sheet(bf16_tflops=1e-3), tensor_parallel=4, factors=FREE)
-    saved_ms = split.step_ms(BatchShape.of_decodes(2, 2000)) - split.step_ms(
-        BatchShape.of_decodes(2, 1000)
+    saved_ms = split.step_ms(StepShape.of_decodes(2, 2000)) - split.step_ms(
+        StepShape.of_decodes(2, 1000)
     )
     assert saved_ms == pytest.approx(1000 * operations / 4 / 1e6, rel=1e-9)
 
@@ -235,8 +235,8 @@ def test_latent_attention_reads_entries_or_computes_on_them() -> None:
 def test_latent_attention_in_prefill_has_keys_with_rotation_and_narrower_values() -> None:
     model = RooflineModel(shape(LATENT), sheet(), factors=FREE)
     operations = 2 * 5 * 4 * ((32 + 64) + 40)  # of a pair
-    cached_ms = model.step_ms(BatchShape.of_prompts(1, 10, 1000)) - model.step_ms(
-        BatchShape.of_prompts(1, 10)
+    cached_ms = model.step_ms(StepShape.of_prompts(1, 10, 1000)) - model.step_ms(
+        StepShape.of_prompts(1, 10)
     )
     assert cached_ms == pytest.approx(10 * 1000 * operations / 100e9, rel=1e-9)
 
@@ -258,7 +258,7 @@ def test_what_is_added_to_products_one_by_one(
     factors = replace(FREE, **{factor: value})
     model = RooflineModel(shape(DENSE), sheet(), tensor_parallel=2, factors=factors)
     step = (0, 0, 0, 40, 0)
-    assert model.step_ms(BatchShape(*step)) - free.step_ms(BatchShape(*step)) == pytest.approx(
+    assert model.step_ms(StepShape(*step)) - free.step_ms(StepShape(*step)) == pytest.approx(
         expected_ms, rel=1e-9
     )
 
@@ -275,7 +275,7 @@ def test_shares_of_the_data_sheet_are_of_the_part_that_they_name() -> None:
             )
             for s in (1.0, 0.5)
         )
-        return half.step_ms(BatchShape(*step)) / whole.step_ms(BatchShape(*step))
+        return half.step_ms(StepShape(*step)) / whole.step_ms(StepShape(*step))
 
     fast, slow = 1e9, 1e-9
     decode, prefill = (0, 0, 0, 8, 10**9), (1, 1000, 10**6, 0, 0)
@@ -302,7 +302,7 @@ def test_the_format_sets_bytes_and_peak(
     head_ms = 1000 * 64 * 2 / 1000e6
     model = RooflineModel(shape(DENSE), sheet(), quantisation=quantisation, factors=FREE)
     few_ms, many_ms = (
-        model.step_ms(BatchShape.of_decodes(tokens, 0)) - head_ms for tokens in (1, 100_000)
+        model.step_ms(StepShape.of_decodes(tokens, 0)) - head_ms for tokens in (1, 100_000)
     )
     assert few_ms == pytest.approx(weight_b * weights / 1000e6, rel=1e-9)
     assert many_ms == pytest.approx(2 * 100_000 * weights / (peak_tflops * 1e9), rel=1e-9)
@@ -311,7 +311,7 @@ def test_the_format_sets_bytes_and_peak(
 def test_products_take_the_longer_of_computing_and_reading() -> None:
     # 100 operations for each byte: two bytes of a weight are read while it serves 100 tokens.
     model = RooflineModel(shape(DENSE), sheet(), factors=FREE)
-    times = [model.step_ms(BatchShape.of_decodes(tokens, 0)) for tokens in (1, 99, 100, 101, 200)]
+    times = [model.step_ms(StepShape.of_decodes(tokens, 0)) for tokens in (1, 99, 100, 101, 200)]
     assert times[0] == times[1] == pytest.approx(times[2], rel=1e-12)
     weights_ms = 2 * 3 * (10_240 + 3 * 64 * 160) / 1000e6
     assert times[3] - times[2] == pytest.approx(weights_ms / 100, rel=1e-9)
@@ -322,10 +322,10 @@ def test_a_step_overhead_is_added_to_every_step_once() -> None:
     plain = built("meta-llama/Llama-3.1-8B", "h100_sxm")
     slower = built("meta-llama/Llama-3.1-8B", "h100_sxm", step_overhead_ms=1.25)
     for step in (DECODE, PREFILL, MIXED):
-        assert slower.step_ms(BatchShape(*step)) - plain.step_ms(
-            BatchShape(*step)
-        ) == pytest.approx(1.25, rel=1e-9)
-    assert slower.step_ms(BatchShape()) == 0.0
+        assert slower.step_ms(StepShape(*step)) - plain.step_ms(StepShape(*step)) == pytest.approx(
+            1.25, rel=1e-9
+        )
+    assert slower.step_ms(StepShape()) == 0.0
 
 
 def test_the_model_says_that_it_is_an_estimate_and_of_what() -> None:

@@ -15,7 +15,7 @@ from dynosim.silicon.cache import load_or_build
 from dynosim.silicon.table_file import load_table, save_table
 from dynosim.testing.step_times import step_log
 from dynosim.timing.silicon_model import SiliconModel
-from dynosim.timing.step import BatchShape
+from dynosim.timing.step import StepShape
 
 MODEL, HARDWARE = "Qwen/Qwen3-32B", "h200_sxm"
 
@@ -60,7 +60,7 @@ def test_decode_agrees_with_direct_queries(model: SiliconModel, handle: Any) -> 
     for _ in range(400):
         batch, context = random.randint(1, 512), random.randint(64, 100_000)
         direct = handle.predict_decode_latency(batch, context, 2)
-        pairs.append((model.step_ms(BatchShape.of_decodes(batch, batch * context)), direct))
+        pairs.append((model.step_ms(StepShape.of_decodes(batch, batch * context)), direct))
     mean, p99, largest = _errors(pairs)
     assert mean < 0.001 and p99 < 0.01 and largest < 0.04
 
@@ -74,7 +74,7 @@ def test_prefill_agrees_with_direct_queries(model: SiliconModel, handle: Any) ->
         cached = random.choice((0, random.randint(1, 100_000)))
         direct = handle.predict_prefill_latency(count, new + cached, cached)
         pairs.append(
-            (model.step_ms(BatchShape.of_prompts(count, count * new, count * cached)), direct)
+            (model.step_ms(StepShape.of_prompts(count, count * new, count * cached)), direct)
         )
     mean, p99, largest = _errors(pairs)
     assert mean < 0.001 and p99 < 0.006 and largest < 0.02
@@ -84,7 +84,7 @@ def test_mixed_step_agrees_with_direct_queries(model: SiliconModel, handle: Any)
     # One chunk that is the whole prompt next to decodes; the library ties their context to it.
     for new, decodes in ((2048, 64), (512, 16), (4096, 128)):
         direct = handle.mixed_step_latency(new, decodes, new, 2 * new)
-        ours = model.step_ms(BatchShape(1, new, 0, decodes, decodes * 2 * new))
+        ours = model.step_ms(StepShape(1, new, 0, decodes, decodes * 2 * new))
         assert ours == pytest.approx(direct, rel=0.005)
 
 
@@ -109,10 +109,10 @@ def test_overhead_is_added_to_every_step(cache: Path, model: SiliconModel) -> No
         cache_dir=cache,
     )
     for step in ((1, 100, 0, 0, 0), (0, 0, 0, 5, 1000), (2, 300, 64, 5, 1000)):
-        assert slower.step_ms(BatchShape(*step)) == pytest.approx(
-            model.step_ms(BatchShape(*step)) + 1.5
+        assert slower.step_ms(StepShape(*step)) == pytest.approx(
+            model.step_ms(StepShape(*step)) + 1.5
         )
-    assert slower.step_ms(BatchShape()) == 0
+    assert slower.step_ms(StepShape()) == 0
 
 
 def test_second_use_does_not_touch_the_library(
@@ -123,8 +123,8 @@ def test_second_use_does_not_touch_the_library(
 
     monkeypatch.setattr("dynosim.silicon.extract.extract_table", refuse)
     again = _model(cache)
-    assert again.step_ms(BatchShape(1, 700, 30, 9, 9000)) == model.step_ms(
-        BatchShape(1, 700, 30, 9, 9000)
+    assert again.step_ms(StepShape(1, 700, 30, 9, 9000)) == model.step_ms(
+        StepShape(1, 700, 30, 9, 9000)
     )
 
 
@@ -197,11 +197,11 @@ def test_range_counts_only_the_steps_inside() -> None:
 def test_beyond_the_table_times_keep_growing() -> None:
     model = SiliconModel(silicon_table())
     assert (
-        model.step_ms(BatchShape.of_prompts(1, 5000))
-        > model.step_ms(BatchShape.of_prompts(1, 1000))
+        model.step_ms(StepShape.of_prompts(1, 5000))
+        > model.step_ms(StepShape.of_prompts(1, 1000))
         > 0
     )
-    assert model.step_ms(BatchShape.of_decodes(4, 4 * 90_000)) > model.step_ms(
-        BatchShape.of_decodes(4, 4 * 2000)
+    assert model.step_ms(StepShape.of_decodes(4, 4 * 90_000)) > model.step_ms(
+        StepShape.of_decodes(4, 4 * 2000)
     )
-    assert model.step_ms(BatchShape.of_decodes(200, 200 * 50)) > 0
+    assert model.step_ms(StepShape.of_decodes(200, 200 * 50)) > 0

@@ -7,7 +7,7 @@ import pytest
 
 from dynosim.timing.silicon_model import SiliconModel
 from dynosim.timing.silicon_table import SiliconTable
-from dynosim.timing.step import BatchShape
+from dynosim.timing.step import StepShape
 
 
 def table(**changes: Any) -> SiliconTable:
@@ -61,7 +61,7 @@ def test_a_decode_step_is_products_head_and_attention(
 ) -> None:
     model = SiliconModel(table(), step_overhead_ms=0.25)
     expected_ms = 0.25 + (10 + batch) + 0.5 * batch + attention_ms
-    assert model.step_ms(BatchShape.of_decodes(batch, batch * context)) == pytest.approx(
+    assert model.step_ms(StepShape.of_decodes(batch, batch * context)) == pytest.approx(
         expected_ms, rel=1e-6
     )
     assert model.decode_run_ms(batch, batch * context, 1) == pytest.approx(expected_ms, rel=1e-6)
@@ -70,13 +70,13 @@ def test_a_decode_step_is_products_head_and_attention(
 def test_a_mean_context_is_no_whole_number() -> None:
     model = SiliconModel(table())
     expected_ms = (10 + 4) + 2.0 + 12 + 2 * (5 / 4)
-    assert model.step_ms(BatchShape.of_decodes(4, 5)) == pytest.approx(expected_ms, rel=1e-6)
+    assert model.step_ms(StepShape.of_decodes(4, 5)) == pytest.approx(expected_ms, rel=1e-6)
 
 
 def test_a_batch_beyond_the_table_takes_the_last_head_and_goes_on_in_line() -> None:
     model = SiliconModel(table())
     expected_ms = (10 + 6) + 2.0 + 3 * 6 + 2 * 3
-    assert model.step_ms(BatchShape.of_decodes(6, 6 * 3)) == pytest.approx(expected_ms, rel=1e-6)
+    assert model.step_ms(StepShape.of_decodes(6, 6 * 3)) == pytest.approx(expected_ms, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -100,33 +100,33 @@ def test_a_prefill_step_is_products_and_attention_of_the_mean_prompt(
 ) -> None:
     model = SiliconModel(table(), step_overhead_ms=0.25)
     expected_ms = 0.25 + (10 + prompts * new) + attention_ms  # no head: that is in the products
-    found_ms = model.step_ms(BatchShape.of_prompts(prompts, prompts * new, prompts * prefix))
+    found_ms = model.step_ms(StepShape.of_prompts(prompts, prompts * new, prompts * prefix))
     assert found_ms == pytest.approx(expected_ms, rel=1e-6)
 
 
 def test_uneven_prompts_count_as_their_mean() -> None:
     model = SiliconModel(table())
     expected_ms = (10 + 5) + 200 + 10 * (5 / 2) + 7 / 2
-    assert model.step_ms(BatchShape.of_prompts(2, 5, 7)) == pytest.approx(expected_ms, rel=1e-6)
+    assert model.step_ms(StepShape.of_prompts(2, 5, 7)) == pytest.approx(expected_ms, rel=1e-6)
 
 
 def test_a_mixed_step_has_products_of_all_tokens_and_both_attentions() -> None:
     model = SiliconModel(table(), step_overhead_ms=0.25)
     prefill_ms, decode_ms = 100 + 20 + 4, 6 + 2 * 3
     expected_ms = 0.25 + (10 + 2 + 2) + prefill_ms + decode_ms
-    assert model.step_ms(BatchShape(1, 2, 4, 2, 2 * 3)) == pytest.approx(expected_ms, rel=1e-6)
+    assert model.step_ms(StepShape(1, 2, 4, 2, 2 * 3)) == pytest.approx(expected_ms, rel=1e-6)
 
 
 def test_one_decode_beside_a_prompt_has_its_attention() -> None:
     model = SiliconModel(table())
     expected_ms = (10 + 2 + 1) + (100 + 20 + 4) + 3 + 2 * 5
-    assert model.step_ms(BatchShape(1, 2, 4, 1, 5)) == pytest.approx(expected_ms, rel=1e-6)
+    assert model.step_ms(StepShape(1, 2, 4, 1, 5)) == pytest.approx(expected_ms, rel=1e-6)
 
 
 def test_products_keep_their_jumps() -> None:
     linear = np.array([0.0, 1.0, 1.0, 9.0, 9.0, 9.0, 9.0, 9.0, 20.0])
     model = SiliconModel(table(linear_ms=linear))
-    times = [model.step_ms(BatchShape.of_prompts(1, tokens)) for tokens in (2, 3, 8)]
+    times = [model.step_ms(StepShape.of_prompts(1, tokens)) for tokens in (2, 3, 8)]
     attentions = [100 + 10 * tokens for tokens in (2, 3, 8)]
     products = [ms - attention for ms, attention in zip(times, attentions, strict=True)]
     assert products == pytest.approx([1.0, 9.0, 20.0], rel=1e-5)
@@ -137,12 +137,12 @@ def test_products_beyond_the_table_follow_its_last_quarter() -> None:
     linear = np.array([0.0, 1.0, 1.0, 9.0, 9.0, 9.0, 9.0, 9.0, 20.0])
     model = SiliconModel(table(linear_ms=linear))
     at_end_ms, beyond_ms = (
-        model.step_ms(BatchShape.of_prompts(1, tokens)) - (100 + 10 * tokens) for tokens in (8, 11)
+        model.step_ms(StepShape.of_prompts(1, tokens)) - (100 + 10 * tokens) for tokens in (8, 11)
     )
     assert at_end_ms == pytest.approx(20.0, rel=1e-5)
     assert beyond_ms == pytest.approx(20.0 + 3 * 5.5, rel=1e-5)
     falling = SiliconModel(table(linear_ms=linear[::-1] - 0.0))
-    ends_ms = [falling.step_ms(BatchShape.of_prompts(1, n)) - (100 + 10 * n) for n in (8, 50)]
+    ends_ms = [falling.step_ms(StepShape.of_prompts(1, n)) - (100 + 10 * n) for n in (8, 50)]
     assert ends_ms == pytest.approx([0.0, 0.0], abs=1e-4)  # never less for more
 
 
@@ -150,7 +150,7 @@ def test_attention_that_falls_somewhere_is_taken_as_it_is() -> None:
     bent = np.array([[5.0, 3.0, 4.0], [6.0, 6.0, 8.0], [7.0, 9.0, 9.0]], np.float32)
     model = SiliconModel(table(decode_ms=bent))
     assert not model.decode_is_monotone
-    steps = [model.step_ms(BatchShape.of_decodes(1, context)) for context in (1, 2, 3)]
+    steps = [model.step_ms(StepShape.of_decodes(1, context)) for context in (1, 2, 3)]
     assert np.subtract(steps, 11 + 0.5).tolist() == pytest.approx([5.0, 4.0, 3.0])
     assert SiliconModel(table()).decode_is_monotone
 

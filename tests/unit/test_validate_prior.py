@@ -14,7 +14,7 @@ from dynosim.fit.prior import PROMPT_OVERHEAD_MS, prior_of
 from dynosim.timing.fitted import FittedModel
 from dynosim.timing.formulas import LinearModel
 from dynosim.timing.model import StepTimeModel
-from dynosim.timing.step import BatchShape, StepShape
+from dynosim.timing.step import StepShape
 
 
 class _PromptsCostMore(LinearModel):
@@ -58,11 +58,11 @@ def test_decode_steps_do_not_pay_for_prompts(tables: Callable[[StepTimeModel], N
     parameters = prior.fit.parameters
     assert parameters.prompt_step_ms == pytest.approx(5.0 + PROMPT_OVERHEAD_MS, abs=0.1)
     host_ms = parameters.overhead_ms + 16 * parameters.per_decode_ms
-    step_ms = FittedModel(prior.fit).step_ms(BatchShape.of_decodes(16, 16 * 500)) - host_ms
-    assert step_ms == pytest.approx(truth.step_ms(BatchShape.of_decodes(16, 16 * 500)), rel=0.01)
+    step_ms = FittedModel(prior.fit).step_ms(StepShape.of_decodes(16, 16 * 500)) - host_ms
+    assert step_ms == pytest.approx(truth.step_ms(StepShape.of_decodes(16, 16 * 500)), rel=0.01)
     host_ms = parameters.overhead_ms + PROMPT_OVERHEAD_MS
-    prompt_ms = FittedModel(prior.fit).step_ms(BatchShape.of_prompts(1, 700)) - host_ms
-    assert prompt_ms == pytest.approx(truth.step_ms(BatchShape.of_prompts(1, 700)), rel=0.01)
+    prompt_ms = FittedModel(prior.fit).step_ms(StepShape.of_prompts(1, 700)) - host_ms
+    assert prompt_ms == pytest.approx(truth.step_ms(StepShape.of_prompts(1, 700)), rel=0.01)
 
 
 def test_a_model_that_only_the_set_up_names_may_be_unknown() -> None:

@@ -15,7 +15,7 @@ from dynosim.fit.prior import Prior, prior_of, table_timing
 from dynosim.timing.fitted import FACTOR_NAMES, FittedParameters
 from dynosim.timing.formulas import LinearModel
 from dynosim.timing.model import StepTimeModel
-from dynosim.timing.step import BatchShape, StepShape
+from dynosim.timing.step import StepShape
 
 
 def log(count: int = 40, *, clock: str = "engine", **columns: Any) -> Measurements:
@@ -252,9 +252,7 @@ def test_the_roofline_stands_in_for_tables_that_are_not_there() -> None:
     assert plain is not None and slower is not None
     assert plain.source == "estimated"
     step = (0, 0, 0, 4, 400)
-    assert slower.step_ms(BatchShape(*step)) - plain.step_ms(BatchShape(*step)) == pytest.approx(
-        1.5
-    )
+    assert slower.step_ms(StepShape(*step)) - plain.step_ms(StepShape(*step)) == pytest.approx(1.5)
     with pytest.raises(ConfigError, match="does not cover"):
         sparse = deployment_of({}, model="zai-org/GLM-5", hardware="rtx_4090")
         table_timing(sparse, overhead_ms=0.0)

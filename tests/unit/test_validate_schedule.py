@@ -18,7 +18,7 @@ from dynosim.records import RequestLog, RunResult, StepLog, WorkerLog
 from dynosim.testing.step_times import step_log
 from dynosim.timing.fitted import Fit, FittedModel, FittedParameters
 from dynosim.timing.formulas import LinearModel
-from dynosim.timing.step import BatchShape
+from dynosim.timing.step import StepShape
 
 TEN = LinearModel(base_ms=10, per_prefill_token_ms=0, per_decode_ms=0, per_context_token_ms=0)
 GROWING = FittedModel(
@@ -207,5 +207,5 @@ def test_times_outside_the_steps_are_taken_off() -> None:
 
 def test_durations_are_those_of_a_models_steps() -> None:
     held = held_schedule(predicted(two_engines()), TEN, "clients", 4)
-    expected = [GROWING.step_ms(BatchShape(*row)) for row in held.compositions.tolist()]
+    expected = [GROWING.step_ms(StepShape(*row)) for row in held.compositions.tolist()]
     assert held.durations(GROWING).tolist() == pytest.approx(expected)

@@ -17,6 +17,7 @@ from dynosim.engine.vllm.foreseen import ForeseenService
 from dynosim.engine.vllm.loop import SchedulingLoop
 from dynosim.engine.vllm.seats import Seats
 from dynosim.engine.waiting import make_queue
+from dynosim.records import KvEvent
 
 NOBODY: list[Sequence] = []  # never changed
 
@@ -53,7 +54,6 @@ class VllmScheduler:
         "num_waiting",
         "pool",
         "running",
-        "take_events",
     )
 
     def __init__(
@@ -75,7 +75,6 @@ class VllmScheduler:
         self.pool = pool
         self.decodes = seats.decodes
         self.running = seats.running  # in admission order
-        self.take_events = pool.take_events  # without a call between
         self.events: Sized = () if self.pool.events is None else self.pool.events
         self.num_running = 0
         self.num_waiting = 0
@@ -105,6 +104,10 @@ class VllmScheduler:
     def used_blocks(self) -> int:
         """KV blocks that requests refer to."""
         return self.pool.num_blocks - self.pool.blank_blocks - self.pool.idle_blocks
+
+    def take_events(self) -> list[KvEvent]:
+        """The KV events since the last call; they belong to the caller."""
+        return self.pool.take_events()
 
     def decoding(self) -> Iterator[tuple[Sequence, int]]:
         """Every decoding request, with the tokens scheduled for it so far."""

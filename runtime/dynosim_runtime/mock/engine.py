@@ -16,6 +16,7 @@ from dynosim.engine.cores import CORES
 from dynosim.engine.engine import Engine
 from dynosim.engine.pace import NEVER
 from dynosim.engine.plan import StepPlan
+from dynosim.engine.recorder import Recorder
 from dynosim.engine.sequence import Sequence as EngineSequence
 from dynosim.engine.spec import EngineSpec
 from dynosim.indexer.wire import EngineEvent
@@ -107,7 +108,7 @@ class StepOutcome:
         self.events = events
 
 
-class _LastStep:
+class _LastStep(Recorder):
     """The `Recorder` of a mock engine: keeps who got a token in the step that was delivered last.
 
     Every token is handed out as its step ends, so the engine makes no runs.
