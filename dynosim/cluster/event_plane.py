@@ -349,3 +349,7 @@ class DelayedPlane:
         if stream.missing is not None and not had_gap:
             due_ms = message.due_ms + self._settings.recovery_ms
             self._send(due_ms, message.frontend, worker_id, -1, None)
+
+
+AnyPlane = SilentPlane | DirectPlane | DelayedPlane | EventPlane
+"""Ours are named beside the protocol, so that a compiler calls them directly."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dynosim.cluster.block_names import PromptNames
-from dynosim.cluster.event_plane import EventPlane
+from dynosim.cluster.event_plane import AnyPlane
 from dynosim.cluster.frontends import FrontendRouter
 from dynosim.cluster.placement import QUEUED, Released
 from dynosim.cluster.pool import Worker
@@ -69,7 +69,7 @@ class RouterPlacer:
         trace: Trace,
         frontends: Sequence[FrontendRouter],
         names: PromptNames,
-        plane: EventPlane,
+        plane: AnyPlane,
         *,
         block_size: int,
         sync_delay_ms: float | None = None,
@@ -80,7 +80,6 @@ class RouterPlacer:
         self._inputs = [frontend.inputs for frontend in frontends]
         self.plane = plane
         plane.serve(frontends)
-        self._collect = plane.collect
         self._is_late = plane.is_late
         self._num_requests: dict[WorkerId, int] = {}
         self._slot_of = frontends[0].router.table.slot_of  # the same in all
@@ -157,7 +156,7 @@ class RouterPlacer:
     def receive(self, worker: Worker, finished: list[EngineSequence], now_ms: float) -> None:
         """Pass on events, first tokens and ends."""
         if worker.engine.unpublished:
-            self._collect(worker, now_ms)
+            self.plane.collect(worker, now_ms)
         first_tokens = worker.token_log.first_tokens
         if first_tokens:
             self._may_release = True

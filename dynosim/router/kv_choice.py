@@ -5,6 +5,7 @@ from random import Random
 from typing import Generic, TypeVar
 
 from dynosim.indexer.base import Index, Overlaps
+from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.tiers import TieredIndex, TierOverlaps
 from dynosim.router.cheapest import cheapest, group_by_savings
 from dynosim.router.cost import WorkerOption, draw, pick, worker_options
@@ -43,7 +44,7 @@ class KvChoice(Generic[E_contra]):
         self._table = table
         self._block_size = table.block_size
         self._load = load
-        self._index = index
+        self._index: ExtentIndex | Index[E_contra] = index
         self._tiers = index if isinstance(index, TieredIndex) else None
         self._cost = cost
         self._generator = generator

@@ -7,6 +7,8 @@
 from random import Random
 from typing import Protocol
 
+from mypy_extensions import mypyc_attr
+
 from dynosim.errors import ConfigError
 from dynosim.indexer.base import members
 from dynosim.router.slots import SlotLists
@@ -25,6 +27,7 @@ class LoadMode(Protocol):
         ...
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class RoundRobin:
     """Each eligible slot in turn, in slot order."""
 
@@ -41,6 +44,7 @@ class RoundRobin:
         return slot
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class RandomChoice:
     """Every eligible slot with equal chance."""
 
@@ -54,6 +58,7 @@ class RandomChoice:
         return slots[int(self._generator.random() * len(slots))]
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class PowerOfTwo:
     """Of two eligible slots drawn at random the one with fewer requests; ties: the first drawn."""
 
@@ -74,6 +79,7 @@ class PowerOfTwo:
         return other if num_requests[other] < num_requests[one] else one
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class LeastLoaded:
     """The eligible slot with the fewest requests; ties go to the lowest slot."""
 
@@ -87,6 +93,7 @@ class LeastLoaded:
         return min(self._lists.of(eligible), key=num_requests.__getitem__)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class DeviceAwareWeighted:
     """Splits load between GPU and CPU workers by what they can take, then the least loaded.
 

@@ -5,12 +5,14 @@ simulators that use the same formulas, and quick what-if questions.
 """
 
 import numpy as np
+from mypy_extensions import mypyc_attr
 
 from dynosim.records import FloatArray, IntArray
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.step import StepShape
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class FixedModel(StepTimeModel):
     """`prefill_ms` for a step that computes any prompt token, plus `decode_ms` if any decodes."""
 
@@ -39,6 +41,7 @@ class FixedModel(StepTimeModel):
         return np.where(num_decodes > 0, float(self.decode_ms), 0.0)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class LinearModel(StepTimeModel):
     """base + a * prompt tokens + b * decodes + c * tokens in context.
 
@@ -111,6 +114,7 @@ _DECODE_FLOOR_MS = 1.0
 _DECODE_FULL_MS = _DECODE_SQUARE + _DECODE_LINEAR + _DECODE_BASE
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class PolynomialModel(StepTimeModel):
     """The formulas of Dynamo's mocker: prefill by new tokens, decode by the share of cache in use.
 

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
+from mypy_extensions import mypyc_attr
 
 from dynosim.records import FloatArray, IntArray, StepLog
 from dynosim.timing.step import StepShape
@@ -21,6 +22,7 @@ _NEWTON_EVALUATIONS = 6
 """After so many looks the step time is taken to jump, and the bracket is halved instead."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class StepTimeModel(ABC):
     """Milliseconds of engine steps.
 

@@ -1,10 +1,13 @@
 """A step-time model made slower or faster by a constant factor."""
 
+from mypy_extensions import mypyc_attr
+
 from dynosim.records import FloatArray, IntArray, StepLog
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.step import StepShape
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class ScaledModel(StepTimeModel):
     """`scale` times the step times of another model."""
 

@@ -6,6 +6,8 @@ but decoding can happen, in bulk (`uniform_steps`, `advance`, `finish_due`).
 
 from collections.abc import Iterator, Sized
 
+from mypy_extensions import mypyc_attr
+
 from dynosim.engine.block_pool import BlockPool
 from dynosim.engine.kv_cache import KvCache
 from dynosim.engine.plan import StepPlan
@@ -22,6 +24,7 @@ from dynosim.records import KvEvent
 NOBODY: list[Sequence] = []  # never changed
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class VllmScheduler:
     """Scheduler and block manager of one vLLM engine.
 
