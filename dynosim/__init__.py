@@ -6,6 +6,8 @@ The public names below load what they need on first use, so that `import dynosim
 from importlib import import_module
 from typing import Any
 
+import dynosim.compiled  # noqa: F401 (decides, before anything else is loaded, what the core is)
+
 __version__ = "0.1.0"
 
 _HOMES = {
