@@ -5,6 +5,7 @@ plain Python numbers (they are called tens of thousands of times per run), array
 """
 
 from abc import ABC, abstractmethod
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ MEASURED = "measured"
 DERIVED = "derived"
 ESTIMATED = "estimated"
 
+
+# A subclass may state these as class attributes, which compiled code looks past; Python does not.
+_about = attrgetter("source", "description", "notes")
 
 _NEWTON_EVALUATIONS = 6
 """After so many looks the step time is taken to jump, and the bracket is halved instead."""
@@ -113,11 +117,8 @@ class StepTimeModel(ABC):
 
     def describe(self) -> dict[str, Any]:
         """What a report says about the model; plain JSON values."""
-        return {
-            "source": self.source,
-            "description": self.description,
-            "notes": list(self.notes),
-        }
+        source, description, notes = _about(self)
+        return {"source": source, "description": description, "notes": list(notes)}
 
 
 def _newton(at: int, surplus_ms: float, step_ms: float, high: int) -> int:

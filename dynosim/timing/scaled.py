@@ -1,10 +1,16 @@
 """A step-time model made slower or faster by a constant factor."""
 
+from operator import attrgetter
+
 from mypy_extensions import mypyc_attr
 
 from dynosim.records import FloatArray, IntArray, StepLog
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.step import StepShape
+
+# As in `dynosim.timing.model`: a model may have these from its class.
+_about = attrgetter("source", "description", "notes", "decode_is_monotone")
+_outside = attrgetter("ingress_ms", "egress_ms")
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -14,12 +20,9 @@ class ScaledModel(StepTimeModel):
     def __init__(self, model: StepTimeModel, scale: float) -> None:
         self._model = model
         self._scale = scale
-        self.source = model.source
-        self.description = f"{scale:g} x ({model.description})"
-        self.notes = model.notes
-        self.decode_is_monotone = model.decode_is_monotone
-        self.ingress_ms = model.ingress_ms
-        self.egress_ms = model.egress_ms
+        self.source, description, self.notes, self.decode_is_monotone = _about(model)
+        self.description = f"{scale:g} x ({description})"
+        self.ingress_ms, self.egress_ms = _outside(model)
 
     def step_ms(self, step: StepShape) -> float:
         """See `StepTimeModel`."""
