@@ -43,10 +43,12 @@ def _version(value: bool) -> None:
     if value:
         from importlib.metadata import PackageNotFoundError, version
 
+        from dynosim.compiled import CORE
+
         try:
-            typer.echo(f"dynosim {version('dynosim')}")
+            typer.echo(f"dynosim {version('dynosim')}, {CORE}")
         except PackageNotFoundError:
-            typer.echo("dynosim (not installed)")
+            typer.echo(f"dynosim (not installed), {CORE}")
         raise typer.Exit
 
 

@@ -1,9 +1,7 @@
 """Runs a trace through a cluster of simulated engines."""
 
-import gc
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -97,26 +95,13 @@ def _run(
 ) -> float:
     """Run to the end or to `until_ms`; returns that, or when a process stopped the run."""
     if not processes:
-        with _collector_paused():
-            running.run_until(until_ms)
+        running.run_until(until_ms)
         return until_ms
     from dynosim.cluster.control import ControlPlane
 
     control = ControlPlane(running, spec.pools, processes)
     control.run_until(until_ms)
     return control.now_ms if control.is_stopped else until_ms
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """No search for unreachable cycles: a run makes objects by the million, and no cycle."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def check_requests_fit(trace: Trace, engine: EngineSpec) -> None:

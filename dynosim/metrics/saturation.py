@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from dynosim.metrics.lives import lived_shares
 from dynosim.metrics.percentiles import median
-from dynosim.records import FloatArray, RequestLog, RequestStatus, RunResult, StepLog
+from dynosim.records import FloatArray, IntArray, RequestLog, RequestStatus, RunResult, StepLog
 
 NUM_SLICES = 20
 MIN_SLICES = 6
@@ -108,16 +108,25 @@ def load_of(result: RunResult) -> Load:
     """
     verdict = judge_saturation(result)
     steps = result.steps
-    is_waited_for = _waits_at_worker(steps) | _waits_in_router(result, steps.start_ms)
+    rows_of = rows_by_worker(steps)
+    is_waited_for = _waits_at_worker(steps, rows_of) | _waits_in_router(result, steps.start_ms)
     if not is_waited_for.any():
         return Load(verdict, None, None)
     sustained, since_ms = 0.0, []
     last_ms = float(np.nanmax(result.requests.arrival_ms))
     stepping_ms = float((steps.start_ms + steps.duration_ms).max())
     shares = lived_shares(result.workers, 0.0, stepping_ms)
-    for worker in np.unique(steps.worker_id).tolist():
-        rows = steps.worker_id == worker
-        rate = _sustained_tok_s(result, rows, is_waited_for, stepping_ms * float(shares[worker]))
+    num_first = _first_tokens_by_worker(result)
+    num_decoded = steps.num_decodes * steps.num_steps
+    for worker, rows in rows_of.items():
+        rate = _sustained_tok_s(
+            steps,
+            rows,
+            num_decoded,
+            is_waited_for,
+            num_first=int(num_first[worker]),
+            lived_ms=stepping_ms * float(shares[worker]),
+        )
         sustained += rate * float(shares[worker])
         if result.workers.ended_ms[worker] <= last_ms:
             continue  # its queue ended with it
@@ -127,25 +136,42 @@ def load_of(result: RunResult) -> Load:
     return Load(verdict, sustained, collapse_ms)
 
 
+def rows_by_worker(steps: StepLog) -> dict[int, IntArray]:
+    """Worker -> indices of its rows, in the log's order."""
+    order = np.argsort(steps.worker_id, kind="stable")
+    workers, starts = np.unique(steps.worker_id[order], return_index=True)
+    return dict(zip(workers.tolist(), np.split(order, starts[1:]), strict=True))
+
+
+def _first_tokens_by_worker(result: RunResult) -> IntArray:
+    log = result.requests
+    made = ~np.isnan(log.first_token_ms) & (log.worker_id >= 0)
+    num_workers = len(result.workers.ended_ms)
+    return np.bincount(log.worker_id[made], minlength=num_workers).astype(np.int64)
+
+
 def _sustained_tok_s(
-    result: RunResult, rows: NDArray[np.bool_], is_waited_for: NDArray[np.bool_], lived_ms: float
+    steps: StepLog,
+    rows: IntArray,
+    num_decoded: IntArray,
+    is_waited_for: NDArray[np.bool_],
+    *,
+    num_first: int,
+    lived_ms: float,
 ) -> float:
     """Output tokens a second of one worker while something waited; else over all of its life.
 
     A prompt makes a token in its last chunk only: chunks count as much as they do on average.
     """
-    steps, log = result.steps, result.requests
-    chosen = rows & is_waited_for
-    if chosen.any():
+    chosen = rows[is_waited_for[rows]]
+    if len(chosen):
         busy_ms = float(steps.duration_ms[chosen].sum())
     else:
         chosen = rows
         busy_ms = lived_ms
-    worker = int(steps.worker_id[rows][0])
-    num_first = int((~np.isnan(log.first_token_ms) & (log.worker_id == worker)).sum())
     num_chunks = max(int(steps.num_prefills[rows].sum()), 1)
     first_tokens = float(steps.num_prefills[chosen].sum()) * min(1.0, num_first / num_chunks)
-    tokens = first_tokens + float((steps.num_decodes * steps.num_steps)[chosen].sum())
+    tokens = first_tokens + float(num_decoded[chosen].sum())
     return tokens * MS_PER_S / busy_ms if busy_ms else 0.0
 
 
@@ -160,14 +186,13 @@ def _full_since_ms(
     return float(start_ms[since])
 
 
-def _waits_at_worker(steps: StepLog) -> NDArray[np.bool_]:
+def _waits_at_worker(steps: StepLog, rows_of: dict[int, IntArray]) -> NDArray[np.bool_]:
     """Whether a request was queued at the row's worker all through it.
 
     What came during a row is in its count: only with a queue in the row before, too, is it full.
     """
     waits = np.zeros(len(steps.start_ms), np.bool_)
-    for worker in np.unique(steps.worker_id).tolist():
-        rows = np.flatnonzero(steps.worker_id == worker)
+    for rows in rows_of.values():
         has_queue = steps.num_waiting[rows] > 0
         waits[rows[1:]] = has_queue[1:] & has_queue[:-1]
     return waits
