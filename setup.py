@@ -20,6 +20,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 CORE = {
+    "blocks": "kv_event",
     "engine": (
         "block_pool core cores decode_set engine instant kv_cache pace plan recorder sequence"
         " waiting"
@@ -35,7 +36,7 @@ CORE = {
         "active_blocks cheapest cost decision eligibility kv_choice kv_router load modes"
         " prefill_load request slots workers"
     ),
-    "indexer": "extents",
+    "indexer": "answers extents",
 }  # fmt: skip
 SOURCES = [
     f"dynosim/{folder}/{name}.py" for folder, names in CORE.items() for name in names.split()

@@ -94,23 +94,6 @@ class RequestStatus(IntEnum):
     UNFINISHED = 3  # still queued or running when the run was cut off
 
 
-@dataclass(slots=True)
-class KvEvent:
-    """Blocks that became hittable in an engine's prefix cache, or were evicted from it.
-
-    A block is named by its extent's content id and its index inside the extent; content ids below
-    zero (`-1 - request index`) are blocks that only one request can produce. `parent` is the
-    content id of the extent before (None at the root); only stored events carry it. Blocks of one
-    removed event were evicted the last one first.
-    """
-
-    is_stored: bool
-    content: int
-    first_block: int
-    num_blocks: int
-    parent: int | None
-
-
 @dataclass(frozen=True, slots=True)
 class RequestLog:
     """What happened to each request, in columns; NaN where a time does not exist. Times in ms."""

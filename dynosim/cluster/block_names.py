@@ -10,8 +10,9 @@ from typing import Protocol
 import numpy as np
 
 from dynosim.blocks.hashing import trace_local_hashes, trace_sequence_hashes
+from dynosim.blocks.kv_event import KvEvent
 from dynosim.indexer.base import BlockEvent, Removed, Stored
-from dynosim.records import KvEvent, Trace
+from dynosim.records import Trace
 from dynosim.workload.extents import PrefixExtents
 
 PRIVATE = 1 << 63  # marks made-up hashes of blocks that only one request can produce

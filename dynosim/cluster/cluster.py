@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence as List
 from heapq import heappop, heappush
 from math import isnan
+from typing import Final
 
 from dynosim.cluster.flow import Flow
 from dynosim.cluster.journal import Journal
@@ -31,7 +32,7 @@ from dynosim.workers.ids import WorkerId
 from dynosim.workers.lifecycle import Phase, WorkerEvent
 from dynosim.workload.load import NEVER, LoadDriver
 
-LAST_MS = sys.float_info.max  # any event comes before
+LAST_MS: Final = sys.float_info.max  # any event comes before
 
 # Ours are named beside the protocols, so that a compiler calls them directly.
 AnyStation = Engine | Station

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from dynosim.blocks.kv_event import KvEvent
 from dynosim.cluster.block_names import HashNames
 from dynosim.cluster.frontends import FrontendRouter
 from dynosim.cluster.pool import Worker
@@ -21,7 +22,7 @@ from dynosim.engine.instant import instant_end
 from dynosim.errors import InvariantError
 from dynosim.indexer.base import BlockEvent
 from dynosim.indexer.stream import EventBuffer, EventStream
-from dynosim.records import KvEvent, KvEventLog
+from dynosim.records import KvEventLog
 from dynosim.router.spec import DelaySpec
 from dynosim.workers.ids import Slot, WorkerId
 

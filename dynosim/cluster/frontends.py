@@ -4,10 +4,10 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Never
 
+from dynosim.blocks.kv_event import KvEvent
 from dynosim.cluster.block_names import HashNames
 from dynosim.indexer.base import BlockEvent
 from dynosim.indexer.extents import ExtentIndex
-from dynosim.records import KvEvent
 from dynosim.router.decision import Decision, Refusal
 from dynosim.router.inputs import Arrive, E, End, FirstToken, WorkerEvents
 from dynosim.router.kv_router import AnyRouter, KvRouter

@@ -2,12 +2,13 @@
 
 import struct
 from array import array
+from typing import Final
 
 import numpy as np
 
 from dynosim.records import NO_REQUEST, IntArray, RequestLog, RequestStatus, StepLog, Trace
 
-NAN = float("nan")
+NAN: Final = float("nan")
 STEP_ROW = struct.Struct("2d10q")  # start and duration, then the counts in StepLog's order
 pack_row = STEP_ROW.pack
 STEP_TYPE = np.dtype([("times", "f8", 2), ("counts", "i8", 10)])

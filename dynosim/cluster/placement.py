@@ -1,7 +1,7 @@
 """How a cluster gets its requests placed: by load alone, or by a router that follows the caches."""
 
 from collections.abc import Collection, Iterator
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from dynosim.cluster.pool import Worker
 from dynosim.engine.pace import NEVER
@@ -11,7 +11,7 @@ from dynosim.router.modes import AnyLoadMode
 from dynosim.router.refusals import NoEligibleWorkerError, RequestRefusedError
 from dynosim.router.workers import WorkerTable
 
-QUEUED = -1
+QUEUED: Final = -1
 
 
 class Released(NamedTuple):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence as List
 from math import isnan
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from dynosim.cluster.journal import NAN, Journal, pack_row
 from dynosim.engine.cores import Core
@@ -14,8 +14,8 @@ from dynosim.records import RequestStatus
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.step import StepShape
 
-COMPLETED = int(RequestStatus.COMPLETED)
-BEFORE_ANY_STEP = -1
+COMPLETED: Final = int(RequestStatus.COMPLETED)
+BEFORE_ANY_STEP: Final = -1
 
 
 class Late(NamedTuple):

@@ -13,11 +13,12 @@ blocks + blocks in use = `num_blocks`. Semantics: vLLM 0.32 `BlockPool`.
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Final
 
-from dynosim.records import KvEvent
+from dynosim.blocks.kv_event import KvEvent
 
 NO_EVENTS: list[KvEvent] = []  # never changed
-_OUTDATED_ALLOWED = 64  # places not worth a rebuild
+_OUTDATED_ALLOWED: Final = 64  # places not worth a rebuild
 
 
 class Extent:

@@ -12,9 +12,9 @@ While nothing but decoding can happen, `uniform_steps` tells for how many steps;
 from collections.abc import Iterable, Sized
 from typing import Protocol
 
+from dynosim.blocks.kv_event import KvEvent
 from dynosim.engine.plan import StepPlan
 from dynosim.engine.sequence import Sequence
-from dynosim.records import KvEvent
 
 
 class DecodeCount(Protocol):

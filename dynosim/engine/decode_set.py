@@ -6,10 +6,11 @@ timing and block accounting need, at a cost that does not grow with the number o
 """
 
 import heapq
+from typing import Final
 
 from dynosim.engine.sequence import DECODING, Sequence
 
-_OUTDATED_ALLOWED = 64  # entries not worth a rebuild
+_OUTDATED_ALLOWED: Final = 64  # entries not worth a rebuild
 
 
 class DecodeSet:

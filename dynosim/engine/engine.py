@@ -18,13 +18,13 @@ from collections import deque
 from collections.abc import Iterator, Sized
 from typing import NamedTuple
 
+from dynosim.blocks.kv_event import KvEvent
 from dynosim.engine.cores import Core
 from dynosim.engine.instant import instant_end, instant_start
 from dynosim.engine.pace import NEVER, Pace
 from dynosim.engine.plan import StepPlan
 from dynosim.engine.recorder import Recorder
 from dynosim.engine.sequence import DECODING, Sequence
-from dynosim.records import KvEvent
 from dynosim.timing.model import StepTimeModel
 
 NOBODY: list[Sequence] = []  # never changed

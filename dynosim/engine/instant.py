@@ -6,8 +6,10 @@ such times takes all that lie within a tolerance as equal, far more than roundin
 and far less than any step takes.
 """
 
-TOLERANCE_MS = 1e-9
-RELATIVE_TOLERANCE = 1e-12  # thousands of times a float's resolution
+from typing import Final
+
+TOLERANCE_MS: Final = 1e-9
+RELATIVE_TOLERANCE: Final = 1e-12  # thousands of times a float's resolution
 
 
 def instant_end(time_ms: float) -> float:

@@ -1,8 +1,10 @@
 """When the steps of an engine start and end, free of the drift of rounding."""
 
+from typing import Final
+
 from dynosim.engine.instant import instant_end
 
-NEVER = float("inf")
+NEVER: Final = float("inf")
 
 
 class Pace:

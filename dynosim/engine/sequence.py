@@ -1,12 +1,14 @@
 """One request inside an engine: its lengths, its place in the prefix tree, its progress."""
 
+from typing import Final
+
 from dynosim.engine.block_pool import Extent
 
-WAITING = 0
-PREFILLING = 1  # holds a seat, known tokens left to compute
-DECODING = 2  # holds a seat, one token a step
-DRAINING = 3  # holds a seat, last token scheduled but not yet delivered
-FINISHED = 4
+WAITING: Final = 0
+PREFILLING: Final = 1  # holds a seat, known tokens left to compute
+DECODING: Final = 2  # holds a seat, one token a step
+DRAINING: Final = 3  # holds a seat, last token scheduled but not yet delivered
+FINISHED: Final = 4
 
 
 class Sequence:

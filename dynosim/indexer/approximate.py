@@ -10,7 +10,8 @@ from collections.abc import Hashable, Iterable, Sequence
 
 from dynosim.blocks.hashing import sequence_hashes
 from dynosim.errors import ConfigError, InvariantError
-from dynosim.indexer.base import BlockEvent, Guess, Index, IndexCounters, Overlaps
+from dynosim.indexer.answers import IndexCounters, Overlaps
+from dynosim.indexer.base import BlockEvent, Guess, Index
 from dynosim.workers.ids import Slot
 
 DEFAULT_TTL_MS = 120_000.0

@@ -12,10 +12,9 @@ from collections.abc import Iterator, Sequence
 from itertools import repeat
 
 from dynosim.errors import InvariantError
+from dynosim.indexer.answers import IndexCounters, Overlaps
 from dynosim.indexer.base import (
     BlockEvent,
-    IndexCounters,
-    Overlaps,
     Removed,
     Stored,
     is_elsewhere,

@@ -9,8 +9,8 @@ both an extent index and a radix tree.
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
 
-from dynosim.indexer.base import IndexCounters, Overlaps
-from dynosim.records import KvEvent
+from dynosim.blocks.kv_event import KvEvent
+from dynosim.indexer.answers import IndexCounters, Overlaps
 
 by_depth = itemgetter(1)
 

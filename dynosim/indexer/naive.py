@@ -6,7 +6,8 @@ same chunk at this position: prompts that repeat or reorder text match too much.
 
 from collections.abc import Sequence
 
-from dynosim.indexer.base import BlockEvent, IndexCounters, Overlaps, Removed, Stored, is_elsewhere
+from dynosim.indexer.answers import IndexCounters, Overlaps
+from dynosim.indexer.base import BlockEvent, Removed, Stored, is_elsewhere
 
 
 class NaiveIndex:

@@ -11,14 +11,8 @@ from typing import NamedTuple
 
 from dynosim.blocks.hashing import extend_sequence_hashes
 from dynosim.errors import ConfigError
-from dynosim.indexer.base import (
-    BlockEvent,
-    IndexCounters,
-    Overlaps,
-    Removed,
-    Stored,
-    is_elsewhere,
-)
+from dynosim.indexer.answers import IndexCounters, Overlaps
+from dynosim.indexer.base import BlockEvent, Removed, Stored, is_elsewhere
 
 
 class Single(NamedTuple):

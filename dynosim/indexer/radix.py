@@ -6,10 +6,9 @@ worker a table leads from the engine's block hashes to nodes, so that events nee
 
 from collections.abc import Iterator, Sequence
 
+from dynosim.indexer.answers import IndexCounters, Overlaps
 from dynosim.indexer.base import (
     BlockEvent,
-    IndexCounters,
-    Overlaps,
     Removed,
     Stored,
     is_elsewhere,

@@ -9,16 +9,15 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from dynosim.blocks.hashing import extend_sequence_hashes, sequence_hashes
+from dynosim.indexer.answers import Overlaps, members
 from dynosim.indexer.base import (
     BlockEvent,
     Cleared,
     DeviceIndex,
-    Overlaps,
     Removed,
     Stored,
     Tier,
     is_elsewhere,
-    members,
 )
 from dynosim.workers.ids import Slot
 

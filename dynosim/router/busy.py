@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dynosim.errors import ConfigError
-from dynosim.indexer.base import members
+from dynosim.indexer.answers import members
 from dynosim.router.workers import WorkerTable
 from dynosim.workers.ids import Slot
 

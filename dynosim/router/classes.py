@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dynosim.errors import ConfigError
-from dynosim.indexer.base import members
+from dynosim.indexer.answers import members
 from dynosim.router.workers import WorkerTable
 from dynosim.workers.ids import Slot
 

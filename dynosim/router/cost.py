@@ -16,7 +16,7 @@ from math import exp
 from random import Random
 from typing import NamedTuple, TypeVar
 
-from dynosim.indexer.base import Overlaps, members
+from dynosim.indexer.answers import Overlaps, members
 from dynosim.indexer.tiers import TierOverlaps
 from dynosim.router.knobs import CostSpec
 from dynosim.router.load import ActiveLoad

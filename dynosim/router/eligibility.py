@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import exp, tanh
 
-from dynosim.indexer.base import members
+from dynosim.indexer.answers import members
 from dynosim.router.refusals import NoEligibleWorkerError
 from dynosim.router.workers import TOPOLOGY_TAINT, WorkerTable
 from dynosim.workers.ids import DpRank, Slot, WorkerId

@@ -8,8 +8,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from dynosim.blocks.kv_event import KvEvent
 from dynosim.indexer.base import BlockEvent
-from dynosim.records import KvEvent
 from dynosim.router.decision import Decision, Refusal
 from dynosim.router.knobs import CostSpec
 from dynosim.router.request import RoutingRequest

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Generic, TypeVar
 
-from dynosim.indexer.base import Index, Overlaps
+from dynosim.indexer.answers import Overlaps
+from dynosim.indexer.base import Index
 from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.tiers import TieredIndex, TierOverlaps
 from dynosim.router.cheapest import cheapest, group_by_savings
@@ -45,7 +46,8 @@ class KvChoice(Generic[E_contra]):
         self._block_size = table.block_size
         self._load = load
         self._index: ExtentIndex | Index[E_contra] = index
-        self._tiers = index if isinstance(index, TieredIndex) else None
+        given: object = index  # or a type checker takes it for impossible that it has tiers
+        self._tiers = given if isinstance(given, TieredIndex) else None
         self._cost = cost
         self._generator = generator
         self._confirm = confirm

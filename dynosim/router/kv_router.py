@@ -39,7 +39,7 @@ from dynosim.router.knobs import CostSpec, RouterSpec
 from dynosim.router.kv_choice import Confirm, KvChoice, placement_of
 from dynosim.router.load import ActiveLoad
 from dynosim.router.modes import RoundRobin, make_load_mode
-from dynosim.router.policy import LearningPolicy, PlacementPolicy, StatefulPolicy, check_choice
+from dynosim.router.policy import LearningPolicy, PlacementPolicy, StatefulPolicy, choose_by
 from dynosim.router.prefill_load import PrefillEstimator
 from dynosim.router.refusals import (
     InvalidRequestError,
@@ -103,7 +103,8 @@ class KvRouter(Generic[E_contra]):
         self._sessions = None if affinity is None else Sessions(affinity, self.table)
         admission = Admission(settings, self.table, self.load, self._sessions)
         self._eligible = admission.eligible
-        self._follower = index if isinstance(index, RoutingFollower) else None
+        follower: object = index
+        self._follower = follower if isinstance(follower, RoutingFollower) else None
         # Nothing but cost decides: most of `submit` can be skipped for requests without wishes.
         self._is_pure_kv = (
             self.choice.is_plain
@@ -118,7 +119,8 @@ class KvRouter(Generic[E_contra]):
     def use_policy(self, policy: PlacementPolicy | None) -> None:
         """Let another policy of the same kind choose from now on."""
         self.policy = policy
-        self._learner = policy if isinstance(policy, LearningPolicy) else None
+        given: object = policy
+        self._learner = given if isinstance(given, LearningPolicy) else None
 
     # ---- inputs as values ----------------------------------------------------------------------
 
@@ -177,7 +179,7 @@ class KvRouter(Generic[E_contra]):
             sessions=None if self._sessions is None else self._sessions.snapshot(),
             next_slot=mode.next_slot if isinstance(mode, RoundRobin) else None,
             random=self.generator.getstate(),
-            policy=policy.state() if isinstance(policy, StatefulPolicy) else None,
+            policy=_state_of(policy),
             guesses=None if self._follower is None else self._follower.snapshot(),
         )
 
@@ -191,8 +193,9 @@ class KvRouter(Generic[E_contra]):
         if isinstance(self._mode, RoundRobin) and snapshot.next_slot is not None:
             self._mode.next_slot = snapshot.next_slot
         self.generator.setstate(snapshot.random)
-        if isinstance(self.policy, StatefulPolicy):
-            self.policy.restore(snapshot.policy)
+        policy: object = self.policy
+        if isinstance(policy, StatefulPolicy):
+            policy.restore(snapshot.policy)
         if self._follower is not None and snapshot.guesses is not None:
             self._follower.restore(snapshot.guesses)
 
@@ -421,12 +424,15 @@ class KvRouter(Generic[E_contra]):
     def _choose(self, request: RoutingRequest, eligible: int, now_ms: float) -> ChosenSlot:
         if self.policy is not None:
             options = self.choice.fresh_options(request, eligible, now_ms)
-            option = self.policy.choose(request, options, now_ms)
-            return placement_of(check_choice(option, options, self.policy))
+            return placement_of(choose_by(self.policy, request, options, now_ms))
         if self._mode is not None:
             slot = self._mode.choose(eligible, self.load.num_requests)
             return self.choice.placement_on(slot, request, now_ms)
         return self.choice.choose(request, eligible, now_ms)
+
+
+def _state_of(policy: object) -> object:
+    return policy.state() if isinstance(policy, StatefulPolicy) else None
 
 
 AnyRouter = KvRouter[Never]

@@ -18,7 +18,7 @@ from dynosim.router.request import RoutingRequest
 from dynosim.workers.ids import Slot
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Booking:
     """A request that has been placed and has not ended."""
 
@@ -29,8 +29,30 @@ class Booking:
     input_tokens: int
     expected_output_tokens: int | None
     heard_ms: float  # when the router last heard of it
-    output_blocks: int = 0
-    fraction: float = 1.0  # weight of the blocks that are only its own
+    output_blocks: int
+    fraction: float  # weight of the blocks that are only its own
+
+    def __init__(
+        self,
+        slot: Slot,
+        keys: Sequence[int],
+        private_blocks: int,
+        prefill_tokens: int,
+        input_tokens: int,
+        expected_output_tokens: int | None,
+        heard_ms: float,
+        output_blocks: int = 0,
+        fraction: float = 1.0,
+    ) -> None:
+        self.slot = slot
+        self.keys = keys
+        self.private_blocks = private_blocks
+        self.prefill_tokens = prefill_tokens
+        self.input_tokens = input_tokens
+        self.expected_output_tokens = expected_output_tokens
+        self.heard_ms = heard_ms
+        self.output_blocks = output_blocks
+        self.fraction = fraction
 
 
 class LoadSnapshot(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Protocol
 from mypy_extensions import mypyc_attr
 
 from dynosim.errors import ConfigError
-from dynosim.indexer.base import members
+from dynosim.indexer.answers import members
 from dynosim.router.slots import SlotLists
 from dynosim.router.workers import WorkerTable
 from dynosim.workers.ids import Slot

@@ -57,11 +57,14 @@ class StatefulPolicy(Protocol):
         ...
 
 
-def check_choice(option: object, options: Sequence[WorkerOption], policy: object) -> WorkerOption:
-    """What a policy returned, if it may be returned.
+def choose_by(
+    policy: PlacementPolicy, request: RoutingRequest, options: Sequence[WorkerOption], now_ms: float
+) -> WorkerOption:
+    """What a policy chooses.
 
-    Raises: ConfigError naming the policy otherwise.
+    Raises: ConfigError naming the policy if that may not be chosen.
     """
+    option: object = policy.choose(request, options, now_ms)
     if isinstance(option, WorkerOption) and option in options:
         return option
     raise ConfigError(

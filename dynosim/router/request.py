@@ -7,7 +7,7 @@ from dynosim.router.eligibility import Constraints
 from dynosim.router.knobs import CostSpec
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class RoutingRequest:
     """One request to be placed. Not to be changed once a router has it.
 
@@ -19,12 +19,40 @@ class RoutingRequest:
     request_id: Hashable
     input_tokens: int
     num_blocks: int
-    blocks: Sequence[int] = ()
-    keys: Sequence[int] = ()
-    priority_jump: float = 0.0  # seconds that it counts as having come earlier
-    strict_priority: int = 0
-    expected_output_tokens: int | None = None  # the client's hint
-    session_id: str | None = None
-    constraints: Constraints | None = None
-    policy_family: str | None = None
-    overrides: CostSpec | None = None
+    blocks: Sequence[int]
+    keys: Sequence[int]
+    priority_jump: float  # seconds that it counts as having come earlier
+    strict_priority: int
+    expected_output_tokens: int | None  # the client's hint
+    session_id: str | None
+    constraints: Constraints | None
+    policy_family: str | None
+    overrides: CostSpec | None
+
+    def __init__(
+        self,
+        request_id: Hashable,
+        input_tokens: int,
+        num_blocks: int,
+        blocks: Sequence[int] = (),
+        keys: Sequence[int] = (),
+        priority_jump: float = 0.0,
+        strict_priority: int = 0,
+        expected_output_tokens: int | None = None,
+        session_id: str | None = None,
+        constraints: Constraints | None = None,
+        policy_family: str | None = None,
+        overrides: CostSpec | None = None,
+    ) -> None:
+        self.request_id = request_id
+        self.input_tokens = input_tokens
+        self.num_blocks = num_blocks
+        self.blocks = blocks
+        self.keys = keys
+        self.priority_jump = priority_jump
+        self.strict_priority = strict_priority
+        self.expected_output_tokens = expected_output_tokens
+        self.session_id = session_id
+        self.constraints = constraints
+        self.policy_family = policy_family
+        self.overrides = overrides

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from dynosim.errors import ConfigError
-from dynosim.indexer.base import members
+from dynosim.indexer.answers import members
 from dynosim.workers.ids import FIRST_RANK, DpRank, Slot, WorkerId
 
 TOPOLOGY_TAINT = "dynamo.topology/"

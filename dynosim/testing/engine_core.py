@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynosim.blocks.kv_event import KvEvent
 from dynosim.engine.core import EngineCore
 from dynosim.engine.engine import Engine
 from dynosim.engine.pace import NEVER
@@ -16,7 +17,6 @@ from dynosim.engine.plan import StepPlan
 from dynosim.engine.recorder import Recorder
 from dynosim.engine.sequence import Sequence
 from dynosim.engine.spec import EngineSpec
-from dynosim.records import KvEvent
 from dynosim.testing import law
 from dynosim.timing.formulas import LinearModel
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynosim.blocks.hashing import sequence_hashes
-from dynosim.indexer.base import BlockEvent, Index, Overlaps, Removed, Stored, Tier, members
+from dynosim.indexer.answers import Overlaps, members
+from dynosim.indexer.base import BlockEvent, Index, Removed, Stored, Tier
 from dynosim.indexer.tiers import TierOverlaps
 from dynosim.testing import law
 from dynosim.testing.block_events import (

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from dynosim.indexer.base import BlockEvent, IndexCounters, Removed, Stored, Tier
+from dynosim.indexer.answers import IndexCounters
+from dynosim.indexer.base import BlockEvent, Removed, Stored, Tier
 
 Chain = tuple[int, ...]
 """A block: the prompt up to and including it."""

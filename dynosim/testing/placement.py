@@ -8,7 +8,7 @@ from copy import deepcopy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynosim.indexer.base import members
+from dynosim.indexer.answers import members
 from dynosim.router.cost import WorkerOption
 from dynosim.router.modes import LoadMode
 from dynosim.router.policy import LearningPolicy, PlacementPolicy, StatefulPolicy

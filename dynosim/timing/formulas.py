@@ -4,6 +4,8 @@ None of them is measured on anything; they serve conformance scenarios, comparis
 simulators that use the same formulas, and quick what-if questions.
 """
 
+from typing import Final
+
 import numpy as np
 from mypy_extensions import mypyc_attr
 
@@ -20,9 +22,10 @@ class FixedModel(StepTimeModel):
     decode_is_monotone = True
 
     def __init__(self, prefill_ms: float, decode_ms: float) -> None:
-        self.prefill_ms = prefill_ms
-        self.decode_ms = decode_ms
-        self.description = f"fixed: {prefill_ms} ms per prefill step, {decode_ms} ms per decode"
+        self.prefill_ms, self.decode_ms = float(prefill_ms), float(decode_ms)
+        self.description = (
+            f"fixed: {self.prefill_ms} ms per prefill step, {self.decode_ms} ms per decode"
+        )
 
     def step_ms(self, step: StepShape) -> float:
         total: float = 0.0
@@ -45,8 +48,8 @@ class FixedModel(StepTimeModel):
 class LinearModel(StepTimeModel):
     """base + a * prompt tokens + b * decodes + c * tokens in context.
 
-    The context of a step counts cached and new prompt tokens and the decodes' contexts. Integer
-    coefficients give exact integers (of any unit), so that scenarios can count nanoseconds.
+    The context of a step counts cached and new prompt tokens and the decodes' contexts. Whole
+    coefficients of any unit give whole numbers, exact below 2**53: scenarios can count nanoseconds.
     """
 
     source = "estimated"
@@ -59,14 +62,14 @@ class LinearModel(StepTimeModel):
         per_decode_ms: float,
         per_context_token_ms: float,
     ) -> None:
-        self.base_ms = base_ms
-        self.per_prefill_token_ms = per_prefill_token_ms
-        self.per_decode_ms = per_decode_ms
-        self.per_context_token_ms = per_context_token_ms
+        self.base_ms = float(base_ms)
+        self.per_prefill_token_ms = float(per_prefill_token_ms)
+        self.per_decode_ms = float(per_decode_ms)
+        self.per_context_token_ms = float(per_context_token_ms)
         self.decode_is_monotone = per_context_token_ms >= 0
         self.description = (
-            f"linear: {base_ms} + {per_prefill_token_ms}/prompt token + {per_decode_ms}/decode"
-            f" + {per_context_token_ms}/context token (ms)"
+            f"linear: {self.base_ms} + {self.per_prefill_token_ms}/prompt token"
+            f" + {self.per_decode_ms}/decode + {self.per_context_token_ms}/context token (ms)"
         )
 
     def step_ms(self, step: StepShape) -> float:
@@ -104,14 +107,14 @@ class LinearModel(StepTimeModel):
 
 
 # Synthetic constants of the Dynamo mocker's default performance model (ai-dynamo 1.6.1).
-_PREFILL_SQUARE = 4.209989e-07
-_PREFILL_LINEAR = 1.518344e-02
-_PREFILL_BASE = 1.650142e01
-_DECODE_SQUARE = -25.74
-_DECODE_LINEAR = 54.01
-_DECODE_BASE = 5.74
-_DECODE_FLOOR_MS = 1.0
-_DECODE_FULL_MS = _DECODE_SQUARE + _DECODE_LINEAR + _DECODE_BASE
+_PREFILL_SQUARE: Final = 4.209989e-07
+_PREFILL_LINEAR: Final = 1.518344e-02
+_PREFILL_BASE: Final = 1.650142e01
+_DECODE_SQUARE: Final = -25.74
+_DECODE_LINEAR: Final = 54.01
+_DECODE_BASE: Final = 5.74
+_DECODE_FLOOR_MS: Final = 1.0
+_DECODE_FULL_MS: Final = _DECODE_SQUARE + _DECODE_LINEAR + _DECODE_BASE
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -6,7 +6,7 @@ plain Python numbers (they are called tens of thousands of times per run), array
 
 from abc import ABC, abstractmethod
 from operator import attrgetter
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from mypy_extensions import mypyc_attr
@@ -22,7 +22,7 @@ ESTIMATED = "estimated"
 # A subclass may state these as class attributes, which compiled code looks past; Python does not.
 _about = attrgetter("source", "description", "notes")
 
-_NEWTON_EVALUATIONS = 6
+_NEWTON_EVALUATIONS: Final = 6
 """After so many looks the step time is taken to jump, and the bracket is halved instead."""
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class StepShape:
     """The composition of one step, as step times read it. An engine's plan of a step is one.
 
@@ -13,11 +13,25 @@ class StepShape:
     it may change it to ask again.
     """
 
-    num_prefills: int = 0
-    prefill_tokens: int = 0
-    prefix_tokens: int = 0
-    num_decodes: int = 0
-    decode_context_tokens: int = 0
+    num_prefills: int
+    prefill_tokens: int
+    prefix_tokens: int
+    num_decodes: int
+    decode_context_tokens: int
+
+    def __init__(
+        self,
+        num_prefills: int = 0,
+        prefill_tokens: int = 0,
+        prefix_tokens: int = 0,
+        num_decodes: int = 0,
+        decode_context_tokens: int = 0,
+    ) -> None:
+        self.num_prefills = num_prefills
+        self.prefill_tokens = prefill_tokens
+        self.prefix_tokens = prefix_tokens
+        self.num_decodes = num_decodes
+        self.decode_context_tokens = decode_context_tokens
 
     @staticmethod
     def of_prompts(num_prefills: int, prefill_tokens: int, prefix_tokens: int = 0) -> "StepShape":

@@ -4,10 +4,11 @@
 """
 
 import heapq
+from typing import Final
 
 from dynosim.records import NO_REQUEST, Trace
 
-NEVER = float("inf")
+NEVER: Final = float("inf")
 
 
 class LoadDriver:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynosim.indexer.base import BlockEvent, Overlaps, Removed, Tier
+from dynosim.indexer.answers import Overlaps
+from dynosim.indexer.base import BlockEvent, Removed, Tier
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.make import INDEXES
 from dynosim.indexer.positional import PositionalIndex

@@ -6,10 +6,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynosim.indexer.base import Overlaps, Removed, Stored, Tier
+from dynosim.blocks.kv_event import KvEvent
+from dynosim.indexer.answers import Overlaps
+from dynosim.indexer.base import Removed, Stored, Tier
 from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.make import make_indexer
-from dynosim.records import KvEvent
 from dynosim.testing.block_events import NUM_WORKERS, random_prompt, random_stream, tier_event
 from dynosim.testing.index import check_shape, follow
 from dynosim.testing.index_model import Chain

@@ -9,7 +9,7 @@ from naive_queue import NaiveQueue
 from router_inputs import PowersOfTwo, random_classes, random_cost
 from router_support import BLOCK
 
-from dynosim.indexer.base import members
+from dynosim.indexer.answers import members
 from dynosim.router.cheapest import cheapest, group_by_savings
 from dynosim.router.classes import PolicyClass
 from dynosim.router.knobs import LoadSpec

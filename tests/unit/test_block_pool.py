@@ -1,7 +1,7 @@
 """Rules of the block pool: order of eviction, references, copies."""
 
+from dynosim.blocks.kv_event import KvEvent
 from dynosim.engine.block_pool import BlockPool, Extent
-from dynosim.records import KvEvent
 
 
 def fill(pool: BlockPool, content: int) -> Extent:

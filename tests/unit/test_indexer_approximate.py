@@ -9,13 +9,14 @@ from naive_caches import BoundedGuesses, TimedGuesses
 
 from dynosim.blocks.hashing import sequence_hashes
 from dynosim.errors import ConfigError
+from dynosim.indexer.answers import Overlaps
 from dynosim.indexer.approximate import (
     DEFAULT_TTL_MS,
     ApproximateIndex,
     PredictedIndex,
     merge_overlaps,
 )
-from dynosim.indexer.base import Overlaps, Removed, RoutingFollower, Stored
+from dynosim.indexer.base import Removed, RoutingFollower, Stored
 from dynosim.indexer.radix import RadixIndex
 
 PROMPTS = [[1, 2, 3, 4], [1, 2, 7], [5], [5, 1, 2, 3], [1, 2, 3, 4, 8, 9], []]

@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 
 from dynosim.blocks.hashing import sequence_hashes
+from dynosim.blocks.kv_event import KvEvent
 from dynosim.errors import ConfigError
+from dynosim.indexer.answers import Overlaps
 from dynosim.indexer.approximate import ApproximateIndex, PredictedIndex, merge_overlaps
-from dynosim.indexer.base import Overlaps, Removed, Stored, Tier
+from dynosim.indexer.base import Removed, Stored, Tier
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.make import INDEXES, IndexSpec, make_indexer
@@ -16,7 +18,6 @@ from dynosim.indexer.positional import PositionalIndex
 from dynosim.indexer.radix import RadixIndex
 from dynosim.indexer.stream import Dump, EventBuffer, Events, EventStream, TooNew
 from dynosim.indexer.tiers import TieredIndex
-from dynosim.records import KvEvent
 
 CONFLATING = ("naive", "inverted")
 

@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 from toy_runs import ToyRun, toy_run
 
+from dynosim.cluster.journal import Journal
 from dynosim.cluster.outside import as_clients_see
 from dynosim.cluster.pool import Worker, worker_log
 from dynosim.cluster.spec import PoolSpec
+from dynosim.cluster.token_log import TokenLog
+from dynosim.engine.engine import Engine
 from dynosim.engine.spec import EngineSpec
+from dynosim.engine.vllm.scheduler import VllmScheduler
 from dynosim.errors import InvariantError
 from dynosim.metrics import check_conservation, summarize, timeline_table
 from dynosim.metrics.routing import share_keys
@@ -46,7 +50,10 @@ def end_of(run: ToyRun, worker: int) -> float:
 
 def worker(worker_id: int, pool: PoolSpec, launched_ms: float, *moves: float) -> Worker:
     """One that became ready, was told to drain and had drained at these times, as far as given."""
-    made = Worker(worker_id, pool, None, None, launched_ms)
+    journal = Journal(toy_run(1).trace)
+    core = VllmScheduler(pool.engine)
+    log = TokenLog(journal, worker_id, core, pool.times, is_pipelined=False)
+    made = Worker(worker_id, pool, Engine(core, pool.times, log), log, launched_ms)
     events = (WorkerEvent.BECAME_READY, WorkerEvent.TOLD_TO_DRAIN, WorkerEvent.DRAINED)
     for event, at_ms in zip(events, moves, strict=False):
         made.move(event, at_ms)

@@ -7,7 +7,8 @@ import pytest
 from router_support import BLOCK, make_router, request, store
 
 from dynosim.blocks.hashing import local_hashes, sequence_hashes
-from dynosim.indexer.base import BlockEvent, Removed, members
+from dynosim.indexer.answers import members
+from dynosim.indexer.base import BlockEvent, Removed
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.router.classes import PolicyClass
 from dynosim.router.eligibility import Constraints

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from router_support import BLOCK, card, request
 
+from dynosim.blocks.kv_event import KvEvent
 from dynosim.indexer.base import Cleared, Removed, Stored, Tier
-from dynosim.records import KvEvent
 from dynosim.router.decision import Decision, Refusal
 from dynosim.router.eligibility import Constraints
 from dynosim.router.knobs import CostSpec
@@ -38,7 +38,12 @@ CARD = WorkerCard(
     5, BLOCK, 100, 1024, 2, 3, "cpu", frozenset({"x", "y"}), {"zone": "a", "rack": "b"}
 )  # fmt: skip
 
-FIELDS = tuple(field.name for field in fields(RoutingRequest))
+
+def names_of(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
+
+
+FIELDS = names_of(RoutingRequest)
 
 
 def through_json(plain: Any) -> Any:
@@ -76,7 +81,7 @@ def test_what_a_request_leaves_at_its_default_is_not_told() -> None:
     }
 
 
-@pytest.mark.parametrize("name", Constraints.__slots__)
+@pytest.mark.parametrize("name", names_of(Constraints))
 def test_every_rule_comes_back_alone(name: str) -> None:
     made = request("r", constraints=replace(Constraints(), **{name: getattr(RULES, name)}))
     back = request_from_plain(through_json(request_to_plain(made)))
@@ -88,7 +93,7 @@ def test_a_request_may_be_left_to_no_worker_at_all() -> None:
     assert request_from_plain(through_json(request_to_plain(made))).constraints == made.constraints
 
 
-@pytest.mark.parametrize("name", WorkerCard.__slots__)
+@pytest.mark.parametrize("name", names_of(WorkerCard))
 def test_every_field_of_a_card_comes_back(name: str) -> None:
     plain = WorkerCard(1, 32)
     alone = replace(plain, **{name: getattr(CARD, name)})

@@ -17,14 +17,13 @@ def test_fixed_charges_prefill_and_decode_once_each() -> None:
     assert model.decode_run_ms(5, 100, 11) == 77
 
 
-def test_linear_stays_integer_when_coefficients_are() -> None:
+def test_linear_counts_whole_numbers_exactly() -> None:
     model = LinearModel(
         base_ms=1000, per_prefill_token_ms=7, per_decode_ms=13, per_context_token_ms=3
     )
     step = model.step_ms(StepShape(2, 30, 20, 4, 400))
-    assert (step, type(step)) == (1000 + 210 + 52 + 3 * 450, int)
+    assert step == 1000 + 210 + 52 + 3 * 450
     run = model.decode_run_ms(4, 400, 9)
-    assert type(run) is int
     assert run == sum(model.step_ms(StepShape.of_decodes(4, 400 + 4 * j)) for j in range(9))
     assert model.step_ms(StepShape()) == 0
 
@@ -126,8 +125,8 @@ def test_formulas_say_that_they_are_estimates_and_of_what() -> None:
     assert described == [
         {"source": "estimated", "description": text, "notes": []}
         for text in (
-            "fixed: 5 ms per prefill step, 2 ms per decode",
-            "linear: 1 + 2/prompt token + 3/decode + 4/context token (ms)",
+            "fixed: 5.0 ms per prefill step, 2.0 ms per decode",
+            "linear: 1.0 + 2.0/prompt token + 3.0/decode + 4.0/context token (ms)",
             "polynomial: mocker formulas over 1600 tokens of KV cache",
         )
     ]

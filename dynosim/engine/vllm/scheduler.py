@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sized
 
 from mypy_extensions import mypyc_attr
 
+from dynosim.blocks.kv_event import KvEvent
 from dynosim.engine.block_pool import BlockPool
 from dynosim.engine.kv_cache import KvCache
 from dynosim.engine.plan import StepPlan
@@ -19,7 +20,6 @@ from dynosim.engine.vllm.foreseen import ForeseenService
 from dynosim.engine.vllm.loop import SchedulingLoop
 from dynosim.engine.vllm.seats import Seats
 from dynosim.engine.waiting import make_queue
-from dynosim.records import KvEvent
 
 NOBODY: list[Sequence] = []  # never changed
 

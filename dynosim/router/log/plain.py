@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+from dynosim.blocks.kv_event import KvEvent
 from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored, Tier
-from dynosim.records import KvEvent
 from dynosim.router.decision import Decision, Refusal
 from dynosim.router.eligibility import Constraints
 from dynosim.router.knobs import CostSpec
 from dynosim.router.request import RoutingRequest
 from dynosim.router.workers import WorkerCard
 
-WISHES = fields(RoutingRequest)[5:]  # what most requests leave at its default
+WISHES = tuple(field.name for field in fields(RoutingRequest)[5:])
+NO_WISHES = RoutingRequest(0, 1, 0)  # what most requests leave at its default
 
 Entry = list[Any]
 """What one line of a log holds: its kind, its time, and what the kind needs."""
@@ -30,7 +31,7 @@ def outcome_to_plain(outcome: Decision | Refusal) -> Any:
 
 def card_to_plain(card: WorkerCard) -> dict[str, Any]:
     """A worker card as plain values."""
-    plain = {name: getattr(card, name) for name in card.__slots__}
+    plain = _fields_of(card)
     return plain | {"taints": sorted(card.taints), "topology": dict(card.topology)}
 
 
@@ -65,7 +66,7 @@ def event_from_plain(plain: Any) -> BlockEvent | KvEvent:
 
 def cost_to_plain(cost: CostSpec) -> dict[str, Any]:
     """Weights of the cost function as plain values."""
-    return {field: getattr(cost, field) for field in cost.__slots__}
+    return _fields_of(cost)
 
 
 def cost_from_plain(plain: dict[str, Any]) -> CostSpec:
@@ -85,10 +86,14 @@ def request_to_plain(request: RoutingRequest) -> dict[str, Any]:
     if len(request.keys):
         plain["keys"] = list(request.keys)
     for wish in WISHES:
-        value = getattr(request, wish.name)
-        if value != wish.default:
-            plain[wish.name] = _wish_to_plain(value)
+        value = getattr(request, wish)
+        if value != getattr(NO_WISHES, wish):
+            plain[wish] = _wish_to_plain(value)
     return plain
+
+
+def _fields_of(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def _wish_to_plain(value: Any) -> Any:
@@ -96,7 +101,7 @@ def _wish_to_plain(value: Any) -> Any:
         return cost_to_plain(value)
     if not isinstance(value, Constraints):
         return value
-    plain = {field: getattr(value, field) for field in value.__slots__}
+    plain = _fields_of(value)
     plain["required_taints"] = sorted(value.required_taints)
     if value.allowed_workers is not None:
         plain["allowed_workers"] = sorted(value.allowed_workers)

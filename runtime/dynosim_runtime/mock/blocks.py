@@ -8,8 +8,9 @@ kept here as long as a request that has them is in hand.
 from collections.abc import Iterable
 
 from dynosim.blocks.hashing import local_hashes, sequence_hashes
+from dynosim.blocks.kv_event import KvEvent
 from dynosim.indexer.wire import EngineEvent, removed_event, stored_event
-from dynosim.records import IntArray, KvEvent
+from dynosim.records import IntArray
 
 
 class _Place:
