@@ -3,10 +3,13 @@
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+from mypy_extensions import mypyc_attr
+
 from dynosim.router.eligibility import Constraints
 from dynosim.router.knobs import CostSpec
 
 
+@mypyc_attr(serializable=True)  # hence to be copied
 @dataclass(slots=True, init=False)
 class RoutingRequest:
     """One request to be placed. Not to be changed once a router has it.

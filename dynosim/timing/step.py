@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
+from mypy_extensions import mypyc_attr
 
+
+@mypyc_attr(serializable=True)  # hence to be copied
 @dataclass(slots=True, init=False)
 class StepShape:
     """The composition of one step, as step times read it. An engine's plan of a step is one.

@@ -73,7 +73,10 @@ def _load_from_plain(plain: dict[str, Any]) -> LoadSnapshot:
         ],
         plain["blocks"],
         [[(key, weight) for key, weight in pairs] for pairs in plain["weights"]],
-        [ClockSnapshot(anchor_ms, prefills) for anchor_ms, prefills in plain["clocks"]],
+        [
+            ClockSnapshot(anchor_ms, [(name, *rest) for name, *rest in prefills])
+            for anchor_ms, prefills in plain["clocks"]
+        ],
     )
 
 
