@@ -82,18 +82,19 @@ def check_build(build: Build, packages: Path) -> None:
     if sorted(build.sources) != sorted((packages / LIST).read_text().split()):
         raise UnusableError("other modules are to be compiled than were", is_stale=True)
     for module, known in build.sources.items():
-        source = packages / path_of(module, ".py")
-        if importlib.util.source_hash(source.read_bytes()).hex() != known:
+        with open(file_of(packages, module, ".py"), "rb", buffering=0) as source:
+            found = importlib.util.source_hash(source.read()).hex()
+        if found != known:
             raise UnusableError(f"{module} has changed since it was compiled", is_stale=True)
     for module, size in build.sizes.items():
-        file = packages / path_of(module, SUFFIX)
-        if file.stat().st_size != size:
-            raise UnusableError(f"{file.name} is not the file that was compiled")
+        file = file_of(packages, module, SUFFIX)
+        if os.stat(file).st_size != size:
+            raise UnusableError(f"{os.path.basename(file)} is not the file that was compiled")
 
 
-def path_of(module: str, suffix: str) -> str:
-    """The file of a module, in the folder that holds the packages."""
-    return module.replace(".", "/") + suffix
+def file_of(packages: Path, module: str, suffix: str) -> str:
+    """A module's file. Text, since a hundred of them as `Path` take as long as reading them."""
+    return f"{packages}/{module.replace('.', '/')}{suffix}"
 
 
 class CoreFinder:
@@ -112,7 +113,7 @@ class CoreFinder:
     ) -> ModuleSpec | None:
         """See `importlib.abc.MetaPathFinder`; None: not our business."""
         if name in self._compiled:
-            file = str(self.packages / path_of(name, SUFFIX))
+            file = file_of(self.packages, name, SUFFIX)
             loader = ExtensionFileLoader(name, file)
             return importlib.util.spec_from_file_location(name, file, loader=loader)
         if not name.startswith("dynosim."):

@@ -14,12 +14,16 @@ from pathlib import Path
 import pytest
 from shared_data import ROOT
 
-from dynosim.compiled import COMPILED, CORE, LIST, NOTE, PURE, SUFFIX, CoreFinder, path_of, settle
+from dynosim.compiled import COMPILED, CORE, LIST, NOTE, PURE, SUFFIX, CoreFinder, file_of, settle
 
 LISTED = (ROOT / LIST).read_text().split()
 MODULES = ("dynosim.one", "dynosim.two")
 
 Damage = Callable[[Path], object]
+
+
+def path_of(tree: Path, module: str, suffix: str) -> Path:
+    return Path(file_of(tree, module, suffix))
 
 
 # ---- this tree's core ----------------------------------------------------------------------------
@@ -33,7 +37,7 @@ def test_the_core_under_test_is_the_one_that_is_meant() -> None:
 def test_every_module_of_the_list_is_there_and_loads() -> None:
     assert len(LISTED) > 40 and len(set(LISTED)) == len(LISTED)
     for name in LISTED:
-        assert (ROOT / path_of(name, ".py")).is_file()
+        assert path_of(ROOT, name, ".py").is_file()
         file = importlib.import_module(name).__file__
         assert file is not None and file.endswith(SUFFIX) == (CORE.kind == COMPILED), name
 
@@ -65,10 +69,10 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delitem(sys.modules, library, raising=False)
     (tmp_path / LIST).parent.mkdir(parents=True)
     (tmp_path / LIST).write_text("\n".join(MODULES))
-    shutil.copy(loadable, tmp_path / path_of(library, SUFFIX))
+    shutil.copy(loadable, path_of(tmp_path, library, SUFFIX))
     for module in (*MODULES, "dynosim.other"):
-        (tmp_path / path_of(module, ".py")).write_text(f"name = '{module}'\n")
-        (tmp_path / path_of(module, SUFFIX)).write_bytes(b"compiled " + module.encode())
+        path_of(tmp_path, module, ".py").write_text(f"name = '{module}'\n")
+        path_of(tmp_path, module, SUFFIX).write_bytes(b"compiled " + module.encode())
     write_note(tmp_path, library)
     return tmp_path
 
@@ -87,9 +91,9 @@ def write_note(tree: Path, library: str) -> None:
     note = {
         "suffix": SUFFIX,
         "library": library,
-        "sizes": {name: (tree / path_of(name, SUFFIX)).stat().st_size for name in compiled},
+        "sizes": {name: path_of(tree, name, SUFFIX).stat().st_size for name in compiled},
         "sources": {
-            name: importlib.util.source_hash((tree / path_of(name, ".py")).read_bytes()).hex()
+            name: importlib.util.source_hash(path_of(tree, name, ".py").read_bytes()).hex()
             for name in MODULES
         },
     }
@@ -151,13 +155,13 @@ CHANGES: dict[str, tuple[Damage, str, bool]] = {
     "no source": (lambda tree: (tree / "dynosim/two.py").unlink(), "two.py", False),
     "no library": (lambda tree: library_of(tree).unlink(), "cannot be loaded", False),
     "no module": (
-        lambda tree: (tree / path_of("dynosim.two", SUFFIX)).unlink(),
+        lambda tree: path_of(tree, "dynosim.two", SUFFIX).unlink(),
         f"two{SUFFIX}",
         False,
     ),
     "short library": (lambda tree: shorten(library_of(tree)), "is not the file", False),
     "short module": (
-        lambda tree: shorten(tree / path_of("dynosim.one", SUFFIX)),
+        lambda tree: shorten(path_of(tree, "dynosim.one", SUFFIX)),
         f"one{SUFFIX} is not the file that was compiled",
         False,
     ),
