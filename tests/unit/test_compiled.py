@@ -7,14 +7,20 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from importlib.machinery import ExtensionFileLoader, SourceFileLoader
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from shared_data import ROOT
 
+from dynosim import load_run, run
+from dynosim.cluster import simulate
 from dynosim.compiled import COMPILED, CORE, LIST, NOTE, PURE, SUFFIX, CoreFinder, file_of, settle
+from dynosim.records import RunResult
 
 LISTED = (ROOT / LIST).read_text().split()
 MODULES = ("dynosim.one", "dynosim.two")
@@ -40,6 +46,31 @@ def test_every_module_of_the_list_is_there_and_loads() -> None:
         assert path_of(ROOT, name, ".py").is_file()
         file = importlib.import_module(name).__file__
         assert file is not None and file.endswith(SUFFIX) == (CORE.kind == COMPILED), name
+
+
+@pytest.mark.parametrize("mode", ["round-robin", "kv"])
+def test_what_an_event_calls_is_on_the_list(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for data classes in modules that mypyc does not take."""
+    calls: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            calls[frame.f_globals.get("__name__", "")] += 1
+
+    def counted(*arguments: Any, **options: Any) -> RunResult:
+        sys.setprofile(count)
+        try:
+            return simulate(*arguments, **options)
+        finally:
+            sys.setprofile(None)
+
+    monkeypatch.setattr("dynosim.experiment.run.simulate", counted)
+    workload = "workload={synthetic: {requests: 500, isl: 2000, osl: 100, rate_rps: 20}}"
+    outcome = run(load_run(ROOT / "sweeps/qwen_one.yaml", [workload, f"router.mode={mode}"]))
+    num_events = outcome.report["num_scheduling_events"]
+    assert num_events > 1000 and sum(calls.values()) > num_events
+    hot = {name for name, num in calls.items() if num > 0.1 * num_events and "dynosim" in name}
+    assert hot - set(LISTED) <= {"dynosim.records", "dynosim.indexer.base"}
 
 
 def test_pure_is_what_runs_if_it_is_asked_for() -> None:
