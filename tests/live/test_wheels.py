@@ -1,10 +1,9 @@
-"""Both wheels, built with the commands of the Makefile from a bare copy of the tree and installed."""
+"""Both wheels, built with the Makefile's commands from a bare copy of the tree, and installed."""
 
 import json
 import os
 import subprocess
 import sys
-import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -60,8 +59,9 @@ def installed(wheels: dict[str, Path], tmp_path_factory: pytest.TempPathFactory)
     for kind, wheel in wheels.items():
         folder = tmp_path_factory.mktemp("installed")
         bash(f"{sys.executable} -m venv --without-pip {folder}", folder)
-        (packages,) = folder.glob("lib/python*/site-packages")
-        (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+        packages = packages_of(folder)
+        others = [path for path in sys.path if path.endswith("site-packages")]
+        (packages / "others.pth").write_text("\n".join(others) + "\n")
         pip = f"{sys.executable} -m pip --python {folder}/bin/python install --quiet --no-deps"
         bash(f"{pip} {wheel}", folder)
         folders[kind] = folder
