@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -190,6 +191,17 @@ def content(wheel: Path) -> set[str]:
     names = zipfile.ZipFile(wheel).namelist()
     assert len(names) == len(set(names))
     return {name for name in names if ".dist-info/" not in name}
+
+
+def test_what_is_built_from_can_be_built_anew(tree: Path) -> None:
+    """A source distribution of a tree that is compiled holds the sources, and the means to."""
+    needs_a_compiler()
+    build_in_place(tree)
+    build(tree, "sdist")
+    with tarfile.open(tree / "dist/dynosim-1.tar.gz") as archive:
+        files = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    assert {"setup.py", "pyproject.toml", "dynosim/compiled/core.txt", "dynosim/two.py"} <= files
+    assert {Path(name).suffix for name in files} <= {".py", ".toml", ".txt", ".cfg", ""}
 
 
 # ---- where it cannot -----------------------------------------------------------------------------
