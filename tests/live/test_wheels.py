@@ -48,7 +48,10 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (compiled,) = tree.glob("dist/*.whl")
     bash(f"{sys.executable} -m build", tree)
     (pure,) = set(tree.glob("dist/*.whl")) - {compiled}
-    assert len(list(tree.glob("dist/*.tar.gz"))) == 1
+    (sources,) = tree.glob("dist/*.tar.gz")
+    names = bash(f"tar tzf {sources}", tree).split()
+    assert any(name.endswith("/setup.py") for name in names)
+    assert not any(name.endswith((".so", ".c", "/built.json")) for name in names)
     return {"compiled": compiled, "pure Python": pure}
 
 

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -161,8 +160,10 @@ def test_compiled_then_changed_then_compiled_again_then_impossible(tree: Path) -
 
 
 def test_a_wheel_is_compiled_if_asked_for_and_else_pure(tree: Path) -> None:
+    """Whatever lies compiled in the tree."""
     needs_a_compiler()
-    build_in_place(tree)
+    (tree / "dynosim/compiled/built.json").write_text("{}")
+    (tree / f"dynosim/old{SUFFIX}").touch()
     build(tree, "bdist_wheel")
     build(tree, "bdist_wheel", DYNOSIM_COMPILE="0")
     breaks = a_compiler(tree.parent, 'case "$*" in *two.c*) exit 1;; *) exec cc "$@";; esac')
@@ -193,34 +194,36 @@ def content(wheel: Path) -> set[str]:
     return {name for name in names if ".dist-info/" not in name}
 
 
-def test_what_is_built_from_can_be_built_anew(tree: Path) -> None:
-    """A source distribution of a tree that is compiled holds the sources, and the means to."""
-    needs_a_compiler()
-    build_in_place(tree)
-    build(tree, "sdist")
-    with tarfile.open(tree / "dist/dynosim-1.tar.gz") as archive:
-        files = {member.name.partition("/")[2] for member in archive if member.isfile()}
-    assert {"setup.py", "pyproject.toml", "dynosim/compiled/core.txt", "dynosim/two.py"} <= files
-    assert {Path(name).suffix for name in files} <= {".py", ".toml", ".txt", ".cfg", ""}
-
-
 # ---- where it cannot -----------------------------------------------------------------------------
 
-MISSING = {
-    "fails": ("false", "the C compiler fails (false: exit status 1)"),
-    "makes nothing": ("true", "the C compiler fails (true: exit status 0)"),
-    "not there": ("/no/such-compiler -m64", "there is no C compiler (/no/such-compiler)"),
-}
 
-
-@pytest.mark.parametrize("case", MISSING)
-def test_without_a_compiler_the_build_ends_well_and_says_so_in_one_line(
-    tree: Path, case: str
-) -> None:
-    compiler, why = MISSING[case]
-    assert build_in_place(tree, CC=compiler) == f"dynosim: the core stays pure Python: {why}\n"
+def test_without_a_compiler_the_build_ends_well_and_says_so_in_one_line(tree: Path) -> None:
+    why = "the C compiler fails (false: exit status 1)"
+    assert build_in_place(tree, CC="false") == f"dynosim: the core stays pure Python: {why}\n"
     assert run_of(tree) == (f"pure Python core (not compiled: {why})", ["pure"] * 2)
     assert compiled_files(tree) == []
+
+
+def why_not() -> str:
+    """What `setup.py` finds missing."""
+    setup = setup_module()
+    with pytest.raises(setup.CannotCompileError) as refused:
+        setup.check_tools()
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("compiler", "why"),
+    [
+        ("true", "the C compiler fails (true: exit status 0)"),
+        ("/no/such-compiler -m64", "there is no C compiler (/no/such-compiler)"),
+    ],
+)
+def test_a_compiler_that_makes_nothing_is_named(
+    monkeypatch: pytest.MonkeyPatch, compiler: str, why: str
+) -> None:
+    monkeypatch.setenv("CC", compiler)
+    assert why_not() == why
 
 
 def test_what_the_compiler_lacks_is_named(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,28 +231,20 @@ def test_what_the_compiler_lacks_is_named(tree: Path, monkeypatch: pytest.Monkey
     compiler = a_compiler(tree.parent, "echo In file included from Python.h: >&2",
                           f"echo '{error}' >&2", "exit 1")  # fmt: skip
     monkeypatch.setenv("CC", compiler)
-    setup = setup_module()
-    with pytest.raises(setup.CannotCompileError) as refused:
-        setup.check_tools()
-    assert str(refused.value) == f"the C compiler fails ({compiler}: {error})"
+    assert why_not() == f"the C compiler fails ({compiler}: {error})"
 
 
 def test_missing_headers_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", a_compiler(tmp_path, "exit 1"))
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / name))
-    setup = setup_module()
-    with pytest.raises(setup.CannotCompileError) as refused:
-        setup.check_tools()
     header = tmp_path / "include" / "Python.h"
-    assert str(refused.value) == f"Python's headers are missing ({header})"
+    assert why_not() == f"Python's headers are missing ({header})"
 
 
 def test_missing_mypy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     needs_a_compiler()
     monkeypatch.setitem(sys.modules, "mypyc", None)
-    setup = setup_module()
-    with pytest.raises(setup.CannotCompileError, match="mypy is not installed"):
-        setup.check_tools()
+    assert why_not() == "mypy is not installed"
 
 
 def test_what_mypyc_refuses_is_named(tree: Path) -> None:
