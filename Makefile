@@ -1,12 +1,18 @@
 # The two commands a newcomer needs: `make demo` and `make test`. Both set everything up first.
+# `make fast` compiles the hot core.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# How many times as fast the compiled core makes the demo: see docs/speed.md.
+FASTER := 3
+IS_FAST = DYNOSIM_PURE=0 $(BIN)/python -c \
+	'from dynosim.compiled import COMPILED, CORE; raise SystemExit(CORE.kind != COMPILED)'
+
 # Hundreds of Python processes start here: compiled anew in each, our code would take minutes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: fast demo test steady live mutants fuzz lint bench clean
+.PHONY: fast wheels demo test steady live mutants fuzz lint bench clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "dynosim needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -14,15 +20,21 @@ $(VENV)/.ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
 
-# The hot core, compiled: several times as fast. Needs a C compiler and Python's headers.
+# The hot core, compiled, in the tree: several times as fast. Needs a C compiler and Python's headers.
 fast: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'setuptools>=77' wheel
-	DYNOSIM_COMPILE=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--no-build-isolation --no-deps --verbose --editable .
+	@$(IS_FAST) || { echo 'Compiling the core: one to two minutes.' && \
+		DYNOSIM_COMPILE=1 $(BIN)/python setup.py --quiet build_ext --inplace; }
 	$(BIN)/dynosim --version
 
+# Into dist/: one with the core compiled for this Python, and one that runs on any.
+wheels: $(VENV)/.ready
+	DYNOSIM_COMPILE=1 $(BIN)/python -m build --wheel
+	$(BIN)/python -m build
+
+# Pure Python unless `make fast` came before: waits for no compiler.
 demo: $(VENV)/.ready
 	$(BIN)/dynosim sweep sweeps/qwen.yaml --out out/qwen --overwrite
+	@$(IS_FAST) || echo '`make fast` makes this about $(FASTER) times as fast.'
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -54,4 +66,6 @@ bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/replay.py
 
 clean:
-	rm -rf $(VENV) .venv-vllm .venv-aiperf out build *.egg-info
+	rm -rf $(VENV) .venv-vllm .venv-aiperf out build dist *.egg-info
+	rm -f dynosim/compiled/built.json *.so
+	find dynosim -name '*.so' -delete

@@ -99,7 +99,7 @@ def _facts(outcome: RunOutcome, intervals: "Intervals | None") -> list[tuple[str
             ("intervals", f"95 % of {intervals.num_replays} replays with other "
              f"{', '.join(intervals.varied)}")
         )  # fmt: skip
-    facts.append(("took", f"{r['wall_time_ms'] / 1e3:,.2f} s"))
+    facts.append(("took", f"{r['wall_time_ms'] / 1e3:,.2f} s ({r['core']} core)"))
     return facts
 
 

@@ -7,7 +7,7 @@ when first asked for; the tables import polars when called.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from dynosim.metrics.report import WALL_CLOCK_KEYS, summarize
+from dynosim.metrics.report import PROCESS_KEYS, summarize
 
 if TYPE_CHECKING:
     from dynosim.metrics.conservation import check_conservation
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from dynosim.metrics.timeline import timeline_table
 
 __all__ = [
+    "PROCESS_KEYS",
     "RECORD_FIELDS",
-    "WALL_CLOCK_KEYS",
     "check_conservation",
     "request_table",
     "summarize",

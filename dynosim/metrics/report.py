@@ -3,7 +3,7 @@
 Keys shared with Dynamo's replay report have that report's meaning (population: completed requests;
 clock: 0 is the first arrival), so that both can be laid side by side. A number that does not exist
 (no sample, no SLA) is None; NaN never appears. All times are ms of virtual time, except those in
-WALL_CLOCK_KEYS, the only keys that differ between two runs of one configuration and seed.
+PROCESS_KEYS, the only keys that differ between two runs of one configuration and seed.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dynosim.compiled import CORE
 from dynosim.metrics.decode_runs import DecodeTimes
 from dynosim.metrics.gaps import summarize_gaps
 from dynosim.metrics.in_range import in_range_keys
@@ -28,7 +29,9 @@ from dynosim.metrics.saturation import load_of
 from dynosim.metrics.steady import steady_keys
 from dynosim.records import FloatArray, IntArray, RequestLog, RequestStatus, RunResult, StepLog
 
-WALL_CLOCK_KEYS: tuple[str, ...] = ("wall_time_ms", "simulate_wall_ms")
+PROCESS_KEYS: tuple[str, ...] = ("wall_time_ms", "simulate_wall_ms", "core")
+"""Keys of the process that ran, not of what was simulated: real time, and which core it was."""
+
 MS_PER_S = 1000.0
 MS_PER_HOUR = 3_600_000.0
 
@@ -111,6 +114,7 @@ def summarize(
         **_timing_keys(result.steps, timing),
         "num_scheduling_events": result.num_scheduling_events,
         "simulate_wall_ms": result.simulate_wall_ms,
+        "core": CORE.kind,
     }
     return {key: _plain(value) for key, value in report.items()}
 

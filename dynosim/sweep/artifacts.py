@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynosim.atomic import Writer, parquet_writer, text_writer, write_files
+from dynosim.compiled import CORE
 from dynosim.config.loading import dump_run
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.sweep.results import Row, best_rows, objective_names, shown_bounds, trials_table
@@ -92,6 +93,7 @@ def summarize_sweep(
     return {
         "name": sweep.name,
         "sweep_hash": sweep_hash,
+        "core": CORE.kind,
         "num_trials": len(rows),
         "counts": counts,
         "num_meeting_sla": sum(row.meets_sla is True for row in rows),

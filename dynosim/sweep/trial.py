@@ -15,7 +15,7 @@ from dynosim.config.schema import RunConfig
 from dynosim.config.yaml_source import Document
 from dynosim.errors import DynosimError, InfeasibleError, TraceError
 from dynosim.experiment.run import run
-from dynosim.metrics import WALL_CLOCK_KEYS
+from dynosim.metrics import PROCESS_KEYS
 from dynosim.records import Trace
 from dynosim.sweep.status import BAD_INPUT, FAILED, INFEASIBLE, OK
 
@@ -37,13 +37,13 @@ def config_of(request: dict[str, Any]) -> RunConfig:
 
 
 def run_trial(request: dict[str, Any]) -> dict[str, Any]:
-    """`status`, `reason`, `report` (without wall-clock keys) and `wall_ms` of one trial."""
+    """`status`, `reason`, `report` (without `PROCESS_KEYS`) and `wall_ms` of one trial."""
     started = time.perf_counter()
     status, reason, report = OK, "", {}
     try:
         config = config_of(request)
         outcome = run(config, trace=cached_trace(config))
-        report = {k: v for k, v in outcome.report.items() if k not in WALL_CLOCK_KEYS}
+        report = {k: v for k, v in outcome.report.items() if k not in PROCESS_KEYS}
     except InfeasibleError as error:
         status, reason = INFEASIBLE, str(error)
     except TraceError as error:

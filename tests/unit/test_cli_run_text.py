@@ -48,6 +48,7 @@ FIGURES = {
     "unfinished_requests": 4000,
     "skipped_lines": 6,
     "wall_time_ms": 7654.3,
+    "core": "compiled",
 }
 STATISTICS = ("mean", "median", "p90", "p95", "p99")
 LATENCIES = {"ttft_ms": 10.5, "itl_ms": 20.5, "tpot_ms": 30.5, "e2e_latency_ms": 1040.5}
@@ -69,7 +70,7 @@ preemptions  2,222
 step times   derived, 50.0 % of steps inside the measured range (by prompt tokens 61.0 %, \
 mean context 83.0 %): some line
 SLA          45.6 % of requests within it, 6.54 good requests/s
-took         7.65 s
+took         7.65 s (compiled core)
 warning: 3 requests were rejected (see `error` in requests.parquet)
 warning: 4,000 requests were unfinished when the run was cut off
 warning: 6 bad trace lines were left out

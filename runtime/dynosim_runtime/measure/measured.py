@@ -52,6 +52,7 @@ ENGINE_KEYS: tuple[str, ...] = (
     "committed_prefill_tokens",
     "num_scheduling_events",
     "simulate_wall_ms",
+    "core",
     "router_overlap_ratio",
     "kv_read_write_ratio",
     "timing_source",
