@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from replay import BLOCK_SIZE, NUM_BLOCKS, SHARED, run_file, unpacked
+from racing import BLOCK_SIZE, NUM_BLOCKS, SHARED, run_file, unpacked
 
 from dynosim.build.engine import prepare
 from dynosim.build.workload import load_trace

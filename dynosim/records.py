@@ -42,9 +42,20 @@ class Trace:
     source: str = ""  # file or generator, for messages and reports
     skipped_lines: int = 0  # bad lines left out on the user's request
     assumed_lengths: int = 0  # prompts taken to be as long as their hash ids, on the same request
+    # What has been worked out from the prompts alone, to be used again by whoever replays them: as
+    # they never change, neither does it. It goes with the trace.
+    of_prompts: dict[object, object] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __len__(self) -> int:
         return len(self.input_tokens)
+
+    def at(self, arrival_ms: FloatArray) -> "Trace":
+        """The same requests at other times."""
+        moved = replace(self, arrival_ms=arrival_ms)
+        moved.of_prompts.update(self.of_prompts)
+        return moved
 
     def take(self, rows: IntArray) -> "Trace":
         """The trace of some rows, each at most once, in the order given; all columns follow.

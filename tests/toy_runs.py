@@ -42,6 +42,11 @@ class ToyTiming:
         context_ms = self.per_context_token_ms * decode_context_tokens
         return self.base_ms + self.per_decode_ms * num_decodes + context_ms
 
+    def smooth_decode_steps(
+        self, num_decodes: IntArray, decode_context_tokens: IntArray, num_steps: IntArray
+    ) -> IntArray:
+        return num_steps
+
     def steps_in_range(self, steps: StepLog) -> IntArray:
         inside = steps.decode_context_tokens < self.in_range_below_tokens
         return np.where(inside, steps.num_steps, 0)

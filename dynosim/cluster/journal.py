@@ -6,7 +6,15 @@ from typing import Final
 
 import numpy as np
 
-from dynosim.records import NO_REQUEST, IntArray, RequestLog, RequestStatus, StepLog, Trace
+from dynosim.records import (
+    NO_REQUEST,
+    FloatArray,
+    IntArray,
+    RequestLog,
+    RequestStatus,
+    StepLog,
+    Trace,
+)
 
 NAN: Final = float("nan")
 STEP_ROW = struct.Struct("2d10q")  # start and duration, then the counts in StepLog's order
@@ -44,46 +52,54 @@ class Journal:
         is_timed = np.full(len(self.status), not is_closed_loop)
         if self.trace.previous_turn is not None:
             is_timed &= self.trace.previous_turn == NO_REQUEST
-        arrival = np.array(self.arrival_ms)
-        worker = np.array(self.worker_id, np.int64)
+        arrival = _times(self.arrival_ms)
+        worker = _counts(self.worker_id)
         dispatch = np.where(worker >= 0, arrival, np.nan)
         dispatch[list(self.dispatch_ms)] = list(self.dispatch_ms.values())
         return RequestLog(
             arrival_ms=arrival,
             dispatch_ms=dispatch,
-            scheduled_ms=np.array(self.scheduled_ms),
-            first_token_ms=np.array(self.first_token_ms),
-            second_token_ms=np.array(self.second_token_ms),
-            finish_ms=np.array(self.finish_ms),
+            scheduled_ms=_times(self.scheduled_ms),
+            first_token_ms=_times(self.first_token_ms),
+            second_token_ms=_times(self.second_token_ms),
+            finish_ms=_times(self.finish_ms),
             input_tokens=self.trace.input_tokens,
-            output_tokens=np.array(self.produced_tokens, np.int64),
-            cached_tokens=np.array(self.cached_tokens, np.int64),
+            output_tokens=_counts(self.produced_tokens),
+            cached_tokens=_counts(self.cached_tokens),
             worker_id=worker,
             preemptions=_counted(self.preemptions, len(worker)),
             migrations=_counted(self.migrations, len(worker)),
-            status=np.array(self.status, np.int64),
+            status=_counts(self.status),
             errors=self.errors,
             is_timed=is_timed,
         )
 
     def step_log(self) -> StepLog:
-        """The step rows as arrays."""
+        """The step rows as arrays, each in one piece: reports go through them many times."""
         rows = np.frombuffer(self.steps, STEP_TYPE)
-        times, counts = rows["times"], rows["counts"]
+        times, counts = rows["times"].T.copy(), rows["counts"].T.copy()
         return StepLog(
-            worker_id=counts[:, 0],
-            start_ms=times[:, 0],
-            duration_ms=times[:, 1],
-            num_steps=counts[:, 1],
-            num_prefills=counts[:, 2],
-            prefill_tokens=counts[:, 3],
-            prefix_tokens=counts[:, 4],
-            num_decodes=counts[:, 5],
-            decode_context_tokens=counts[:, 6],
-            num_running=counts[:, 7],
-            num_waiting=counts[:, 8],
-            used_blocks=counts[:, 9],
+            worker_id=counts[0],
+            start_ms=times[0],
+            duration_ms=times[1],
+            num_steps=counts[1],
+            num_prefills=counts[2],
+            prefill_tokens=counts[3],
+            prefix_tokens=counts[4],
+            num_decodes=counts[5],
+            decode_context_tokens=counts[6],
+            num_running=counts[7],
+            num_waiting=counts[8],
+            used_blocks=counts[9],
         )
+
+
+def _times(times_ms: list[float]) -> FloatArray:
+    return np.fromiter(times_ms, np.float64, len(times_ms))
+
+
+def _counts(counts: list[int]) -> IntArray:
+    return np.fromiter(counts, np.int64, len(counts))
 
 
 def _counted(counts: dict[int, int], length: int) -> IntArray:

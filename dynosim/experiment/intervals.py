@@ -166,7 +166,7 @@ def _jittered(trace: Trace, rng: np.random.Generator) -> Trace:
     moved_ms = np.maximum.accumulate(moved_ms)
     if len(moved_ms):
         arrival_ms[timed] = moved_ms - moved_ms[0]
-    return replace(trace, arrival_ms=arrival_ms)
+    return trace.at(arrival_ms)
 
 
 def _bounds(values: list[float]) -> tuple[float, float]:

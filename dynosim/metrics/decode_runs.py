@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from dynosim.records import FloatArray, IntArray
 
+Rows = NDArray[np.bool_] | IntArray | slice
+
 CHUNK_STEPS = 16_384  # 128 KiB per column: a chunk's columns stay in the second-level cache
 
 
@@ -21,20 +23,60 @@ class DecodeTimes(Protocol):
     def decode_step_ms_array(
         self, num_decodes: IntArray, decode_context_tokens: IntArray
     ) -> FloatArray: ...
+    def smooth_decode_steps(
+        self, num_decodes: IntArray, decode_context_tokens: IntArray, num_steps: IntArray
+    ) -> IntArray: ...
 
 
 class DecodeRuns(NamedTuple):
-    """Rows of several pure decode steps: (rows,) each."""
+    """Runs of pure decode steps: (runs,) each."""
 
     num_decodes: IntArray
     context_tokens: IntArray  # of the first step
     num_steps: IntArray
     scale: FloatArray | None = None  # how many times as long as the model's; None: as long
 
-    def take(self, rows: NDArray[np.bool_]) -> "DecodeRuns":
+    @property
+    def num_runs(self) -> int:
+        """How many there are."""
+        return len(self.num_steps)
+
+    def take(self, rows: Rows) -> "DecodeRuns":
+        """Some of the runs."""
         scale = None if self.scale is None else self.scale[rows]
         return DecodeRuns(
             self.num_decodes[rows], self.context_tokens[rows], self.num_steps[rows], scale
+        )
+
+    def before(self, num_steps: IntArray) -> "DecodeRuns":
+        """The first steps of each run, so many."""
+        return self._replace(num_steps=num_steps)
+
+    def after(self, num_steps: IntArray) -> "DecodeRuns":
+        """What is left of each run behind so many steps; runs of which nothing is are gone."""
+        left = self._replace(
+            context_tokens=self.context_tokens + num_steps * self.num_decodes,
+            num_steps=self.num_steps - num_steps,
+        )
+        return left.take(left.num_steps > 0)
+
+    def steps_ms(self, timing: DecodeTimes, steps: IntArray) -> FloatArray:
+        """The length of one step of each run."""
+        context_tokens = self.context_tokens + steps * self.num_decodes
+        times_ms = timing.decode_step_ms_array(self.num_decodes, context_tokens)
+        return times_ms if self.scale is None else times_ms * self.scale
+
+    @staticmethod
+    def joined(parts: "list[DecodeRuns]") -> "DecodeRuns":
+        """The runs of several, of which there is one at least."""
+        if len(parts) == 1:
+            return parts[0]
+        scales = [part.scale for part in parts if part.scale is not None]
+        return DecodeRuns(
+            np.concatenate([part.num_decodes for part in parts]),
+            np.concatenate([part.context_tokens for part in parts]),
+            np.concatenate([part.num_steps for part in parts]),
+            np.concatenate(scales) if scales else None,
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dynosim.records import FloatArray, IntArray
+from dynosim.records import FloatArray
 
 PERCENTILES: dict[str, int] = {"median": 50, "p75": 75, "p90": 90, "p95": 95, "p99": 99}
 """Name in the report -> percent."""
@@ -69,15 +69,3 @@ def summarize_sample(sample: FloatArray) -> Summary:
         statistics[name] = percentile(ordered, percent)
     statistics["std"] = float(ordered.std())
     return Summary(len(ordered), statistics)
-
-
-def weighted_order_statistic(
-    values: FloatArray, weights: FloatArray | IntArray, rank: int
-) -> float:
-    """The element at index `rank` of the sorted sample that has `values[i]` `weights[i]` times.
-
-    Raises: IndexError when the sample has `rank` elements or fewer.
-    """
-    order = np.argsort(values, kind="stable")
-    position = int(np.searchsorted(np.cumsum(weights[order]), rank, side="right"))
-    return float(values[order[position]])

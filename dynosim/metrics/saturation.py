@@ -26,7 +26,7 @@ What a cluster sustains is what its workers make while something waits for them 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,71 +107,104 @@ def load_of(result: RunResult) -> Load:
     run that it lived. The cluster collapses when the first of its queues no longer empties.
     """
     verdict = judge_saturation(result)
-    steps = result.steps
-    rows_of = rows_by_worker(steps)
-    is_waited_for = _waits_at_worker(steps, rows_of) | _waits_in_router(result, steps.start_ms)
+    rows = _WorkerRows.of(result.steps)
+    is_waited_for = rows.wait_at_worker() | _waits_in_router(result, rows.start_ms)
     if not is_waited_for.any():
         return Load(verdict, None, None)
     sustained, since_ms = 0.0, []
     last_ms = float(np.nanmax(result.requests.arrival_ms))
-    stepping_ms = float((steps.start_ms + steps.duration_ms).max())
+    stepping_ms = float((rows.start_ms + rows.duration_ms).max())
     shares = lived_shares(result.workers, 0.0, stepping_ms)
     num_first = _first_tokens_by_worker(result)
-    num_decoded = steps.num_decodes * steps.num_steps
-    for worker, rows in rows_of.items():
-        rate = _sustained_tok_s(
-            steps,
-            rows,
-            num_decoded,
-            is_waited_for,
-            num_first=int(num_first[worker]),
-            lived_ms=stepping_ms * float(shares[worker]),
+    for worker, of_worker in rows.spans():
+        share = float(shares[worker])
+        own, is_full = rows.take(of_worker), is_waited_for[of_worker]
+        sustained += share * _sustained_tok_s(
+            own, is_full, num_first=int(num_first[worker]), lived_ms=stepping_ms * share
         )
-        sustained += rate * float(shares[worker])
         if result.workers.ended_ms[worker] <= last_ms:
             continue  # its queue ended with it
-        start_ms = _full_since_ms(steps.start_ms[rows], is_waited_for[rows], last_ms)
+        start_ms = _full_since_ms(own.start_ms, is_full, last_ms)
         since_ms += [] if start_ms is None else [start_ms]
     collapse_ms = min(since_ms) if verdict.is_saturated and since_ms else None
     return Load(verdict, sustained, collapse_ms)
 
 
-def rows_by_worker(steps: StepLog) -> dict[int, IntArray]:
-    """Worker -> indices of its rows, in the log's order."""
-    order = np.argsort(steps.worker_id, kind="stable")
-    workers, starts = np.unique(steps.worker_id[order], return_index=True)
-    return dict(zip(workers.tolist(), np.split(order, starts[1:]), strict=True))
+class _WorkerRows(NamedTuple):
+    """Rows of a step log, worker by worker, those of one in the log's order: (rows,) each."""
+
+    worker_id: IntArray
+    start_ms: FloatArray
+    duration_ms: FloatArray
+    num_prefills: IntArray
+    num_decoded: IntArray  # tokens of all steps
+    num_waiting: IntArray
+
+    @classmethod
+    def of(cls, steps: StepLog) -> "_WorkerRows":
+        """All rows."""
+        # The smallest type that holds the ids: numpy sorts those of 16 bits by radix.
+        highest = steps.worker_id.max(initial=0)
+        order = np.argsort(steps.worker_id.astype(np.min_scalar_type(highest)), kind="stable")
+        return cls(
+            steps.worker_id[order],
+            steps.start_ms[order],
+            steps.duration_ms[order],
+            steps.num_prefills[order],
+            (steps.num_decodes * steps.num_steps)[order],
+            steps.num_waiting[order],
+        )
+
+    def take(self, rows: NDArray[np.bool_] | slice) -> "_WorkerRows":
+        """Some of the rows."""
+        return _WorkerRows(
+            self.worker_id[rows],
+            self.start_ms[rows],
+            self.duration_ms[rows],
+            self.num_prefills[rows],
+            self.num_decoded[rows],
+            self.num_waiting[rows],
+        )
+
+    def spans(self) -> list[tuple[int, slice]]:
+        """Each worker that has rows, with where they are."""
+        starts = np.flatnonzero(np.append(True, self.worker_id[1:] != self.worker_id[:-1]))
+        bounds = [*starts.tolist(), len(self.worker_id)]
+        workers = self.worker_id[starts].tolist()
+        return [(worker, slice(*bounds[i : i + 2])) for i, worker in enumerate(workers)]
+
+    def wait_at_worker(self) -> NDArray[np.bool_]:
+        """Whether a request was queued at the row's worker all through it.
+
+        What came during a row is in its count: only with a queue in the row before, too, is it
+        full.
+        """
+        has_queue = self.num_waiting > 0
+        waits = np.zeros(len(has_queue), np.bool_)
+        waits[1:] = has_queue[1:] & has_queue[:-1] & (self.worker_id[1:] == self.worker_id[:-1])
+        return waits
 
 
 def _first_tokens_by_worker(result: RunResult) -> IntArray:
     log = result.requests
     made = ~np.isnan(log.first_token_ms) & (log.worker_id >= 0)
-    num_workers = len(result.workers.ended_ms)
-    return np.bincount(log.worker_id[made], minlength=num_workers).astype(np.int64)
+    return np.bincount(log.worker_id[made], minlength=len(result.workers)).astype(np.int64)
 
 
 def _sustained_tok_s(
-    steps: StepLog,
-    rows: IntArray,
-    num_decoded: IntArray,
-    is_waited_for: NDArray[np.bool_],
-    *,
-    num_first: int,
-    lived_ms: float,
+    rows: _WorkerRows, is_waited_for: NDArray[np.bool_], *, num_first: int, lived_ms: float
 ) -> float:
     """Output tokens a second of one worker while something waited; else over all of its life.
 
     A prompt makes a token in its last chunk only: chunks count as much as they do on average.
     """
-    chosen = rows[is_waited_for[rows]]
-    if len(chosen):
-        busy_ms = float(steps.duration_ms[chosen].sum())
-    else:
-        chosen = rows
-        busy_ms = lived_ms
-    num_chunks = max(int(steps.num_prefills[rows].sum()), 1)
-    first_tokens = float(steps.num_prefills[chosen].sum()) * min(1.0, num_first / num_chunks)
-    tokens = first_tokens + float(num_decoded[chosen].sum())
+    chosen, busy_ms = rows, lived_ms
+    if is_waited_for.any():
+        chosen = rows.take(is_waited_for)
+        busy_ms = float(chosen.duration_ms.sum())
+    num_chunks = max(int(rows.num_prefills.sum()), 1)
+    first_tokens = float(chosen.num_prefills.sum()) * min(1.0, num_first / num_chunks)
+    tokens = first_tokens + float(chosen.num_decoded.sum())
     return tokens * MS_PER_S / busy_ms if busy_ms else 0.0
 
 
@@ -184,18 +217,6 @@ def _full_since_ms(
     if since == len(start_ms) or not is_waited_for[since]:
         return None
     return float(start_ms[since])
-
-
-def _waits_at_worker(steps: StepLog, rows_of: dict[int, IntArray]) -> NDArray[np.bool_]:
-    """Whether a request was queued at the row's worker all through it.
-
-    What came during a row is in its count: only with a queue in the row before, too, is it full.
-    """
-    waits = np.zeros(len(steps.start_ms), np.bool_)
-    for rows in rows_of.values():
-        has_queue = steps.num_waiting[rows] > 0
-        waits[rows[1:]] = has_queue[1:] & has_queue[:-1]
-    return waits
 
 
 def _waits_in_router(result: RunResult, at_ms: FloatArray) -> NDArray[np.bool_]:

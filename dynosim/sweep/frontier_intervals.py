@@ -19,7 +19,7 @@ from dynosim.sweep.ledger import Ledger
 from dynosim.sweep.progress import Progress
 from dynosim.sweep.results import THROUGHPUT_PER_GPU, Row
 from dynosim.sweep.status import FAILED, OK
-from dynosim.sweep.trial import cached_trace, config_of, request_for
+from dynosim.sweep.trial import cached_prepared, cached_trace, config_of, request_for
 
 FUNCTION = "dynosim.sweep.frontier_intervals:run_intervals"
 
@@ -90,7 +90,6 @@ def make_intervals(
 
 def run_intervals(request: dict[str, Any]) -> dict[str, Any]:
     """`status`, `reason` and `intervals` of one trial, in any process."""
-    from dynosim.build.engine import prepare
     from dynosim.experiment.intervals import prediction_intervals
 
     try:
@@ -98,7 +97,7 @@ def run_intervals(request: dict[str, Any]) -> dict[str, Any]:
         intervals = prediction_intervals(
             config,
             cached_trace(config),
-            prepare(config).timing,
+            cached_prepared(config).timing,
             num_replays=request["replays"],
             seed=config.seed,
         )

@@ -1,14 +1,17 @@
 """Runs one trial in any process; answers with plain data.
 
-The loaded trace is kept between calls: the trials of a sweep mostly share one.
+The loaded trace is kept between calls, and what engines and step times a configuration means: the
+trials of a sweep mostly share them.
 """
 
 import json
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from dynosim.build.engine import Prepared, prepare
 from dynosim.build.workload import load_trace
 from dynosim.config.loading import run_config
 from dynosim.config.schema import RunConfig
@@ -19,8 +22,12 @@ from dynosim.metrics import PROCESS_KEYS
 from dynosim.records import Trace
 from dynosim.sweep.status import BAD_INPUT, FAILED, INFEASIBLE, OK
 
+T = TypeVar("T")
+
 MAX_TRACES = 2
+MAX_PREPARED = 16
 _traces: dict[str, Trace] = {}
+_prepared: dict[str, Prepared] = {}
 
 
 def request_for(config: RunConfig) -> dict[str, Any]:
@@ -42,7 +49,7 @@ def run_trial(request: dict[str, Any]) -> dict[str, Any]:
     status, reason, report = OK, "", {}
     try:
         config = config_of(request)
-        outcome = run(config, trace=cached_trace(config))
+        outcome = run(config, trace=cached_trace(config), prepared=cached_prepared(config))
         report = {k: v for k, v in outcome.report.items() if k not in PROCESS_KEYS}
     except InfeasibleError as error:
         status, reason = INFEASIBLE, str(error)
@@ -61,9 +68,22 @@ def cached_trace(config: RunConfig) -> Trace:
     """The workload, loaded once for configurations that share it. Raises: TraceError."""
     workload = config.workload.model_dump(mode="json", exclude={"concurrency"})
     needs_arrival = config.workload.concurrency is None
-    name = json.dumps([workload, needs_arrival, config.seed, str(config.base_dir)], sort_keys=True)
-    if name not in _traces:
-        while len(_traces) >= MAX_TRACES:
-            del _traces[next(iter(_traces))]
-        _traces[name] = load_trace(config)
-    return _traces[name]
+    name = [workload, needs_arrival, config.seed, str(config.base_dir)]
+    return _kept(_traces, MAX_TRACES, name, lambda: load_trace(config))
+
+
+def cached_prepared(config: RunConfig) -> Prepared:
+    """What `prepare` gives, once for configurations that share it. Raises: what that raises."""
+    sections = {"engine", "timing", "model", "hardware"}
+    name = [config.model_dump(mode="json", include=sections), str(config.base_dir)]
+    return _kept(_prepared, MAX_PREPARED, name, lambda: prepare(config))
+
+
+def _kept(store: dict[str, T], limit: int, of: list[Any], make: Callable[[], T]) -> T:
+    """What is kept under a name; made if it is not, in place of the oldest if there are many."""
+    name = json.dumps(of, sort_keys=True)
+    if name not in store:
+        while len(store) >= limit:
+            del store[next(iter(store))]
+        store[name] = make()
+    return store[name]

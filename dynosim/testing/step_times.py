@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynosim.records import StepLog
+from dynosim.records import FloatArray, IntArray, StepLog
 from dynosim.testing import law
 from dynosim.timing.model import DERIVED, ESTIMATED, MEASURED, StepTimeModel
 from dynosim.timing.step import StepShape
@@ -85,6 +85,23 @@ class StepTimesContract:
         ]
         assert model.decode_step_ms_array(decodes, contexts) == pytest.approx(scalar, rel=1e-9)
 
+    @law(30)
+    @given(batch=batches, num_steps=st.integers(1, 900))
+    def test_what_is_said_to_be_smooth_rises_or_falls_along_a_parabola(
+        self, model: StepTimeModel, batch: tuple[int, int], num_steps: int
+    ) -> None:
+        run = [np.array([number]) for number in (*batch, num_steps)]
+        promised = int(model.smooth_decode_steps(*run)[0])
+        assert 0 <= promised <= num_steps
+        if promised:
+            index = np.arange(promised)
+            times = model.decode_step_ms_array(batch[0] + 0 * index, batch[1] + batch[0] * index)
+            rounding = 1e-12 * times.max()
+            rises = np.diff(times)
+            assert (rises >= -rounding).all() or (rises <= rounding).all()
+            knots = index[[0, promised // 2, -1]]
+            assert times == pytest.approx(_parabola(knots, times[knots], index), abs=rounding)
+
     @law(20)
     @given(batch=batches)
     def test_steps_never_take_negative_time_and_grow_where_promised(
@@ -129,6 +146,18 @@ class StepTimesContract:
         assert described["description"] == model.description
         assert described["notes"] == list(model.notes)
         assert model.ingress_ms >= 0 and model.egress_ms >= 0
+
+
+def _parabola(knots: IntArray, values: FloatArray, at: IntArray) -> FloatArray:
+    """The parabola through three points, of which some may be the same."""
+    knots, first = np.unique(knots, return_index=True)
+    values = values[first]
+    result = np.zeros(len(at))
+    for i, knot in enumerate(knots):
+        others = np.delete(knots, i)
+        shares = (at[:, None] - others) / (knot - others)
+        result += values[i] * shares.prod(axis=1)
+    return result
 
 
 def decode_steps_ms(

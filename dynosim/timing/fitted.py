@@ -169,6 +169,11 @@ class FittedModel(StepTimeModel):
         fixed, per_context = np.array(parts).reshape(-1, 2).T
         return np.asarray(fixed[inverse] + decode_context_tokens * per_context[inverse])
 
+    def smooth_decode_steps(
+        self, num_decodes: IntArray, decode_context_tokens: IntArray, num_steps: IntArray
+    ) -> IntArray:
+        return num_steps
+
     def steps_ms(self, steps: IntArray) -> FloatArray:
         """`step_ms` of many steps at once; a row holds the five numbers of a `StepShape`."""
         num_prefills, prompts, prefix, decodes, contexts = steps.reshape(-1, 5).T

@@ -43,6 +43,11 @@ class FixedModel(StepTimeModel):
     ) -> FloatArray:
         return np.where(num_decodes > 0, float(self.decode_ms), 0.0)
 
+    def smooth_decode_steps(
+        self, num_decodes: IntArray, decode_context_tokens: IntArray, num_steps: IntArray
+    ) -> IntArray:
+        return num_steps
+
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class LinearModel(StepTimeModel):
@@ -104,6 +109,11 @@ class LinearModel(StepTimeModel):
             + self.per_context_token_ms * decode_context_tokens
         )
         return np.where(num_decodes > 0, total, 0).astype(np.float64)
+
+    def smooth_decode_steps(
+        self, num_decodes: IntArray, decode_context_tokens: IntArray, num_steps: IntArray
+    ) -> IntArray:
+        return num_steps
 
 
 # Synthetic constants of the Dynamo mocker's default performance model (ai-dynamo 1.6.1).
@@ -186,3 +196,10 @@ class PolynomialModel(StepTimeModel):
         result += _DECODE_BASE
         result[num_decodes <= 0] = 0.0
         return result
+
+    def smooth_decode_steps(
+        self, num_decodes: IntArray, decode_context_tokens: IntArray, num_steps: IntArray
+    ) -> IntArray:
+        room = self.capacity_tokens - decode_context_tokens
+        growing = -(-room // np.maximum(num_decodes, 1))
+        return np.where(room > 0, np.minimum(growing, num_steps), num_steps)

@@ -108,6 +108,17 @@ class StepTimeModel(ABC):
             [self.step_ms(StepShape.of_decodes(n, s)) for n, s in pairs], dtype=np.float64
         )
 
+    def smooth_decode_steps(
+        self, num_decodes: IntArray, decode_context_tokens: IntArray, num_steps: IntArray
+    ) -> IntArray:
+        """Of each run of decode steps: the time of how many of its first steps is smooth.
+
+        That is to say, it rises or falls throughout and lies on a parabola (a line, a constant)
+        over the step's number. Reports look at few steps of such a piece. 0 promises nothing, and
+        every step is looked at; so does what a model inherits.
+        """
+        return np.zeros(len(num_steps), np.int64)
+
     def steps_in_range(self, steps: StepLog) -> IntArray:
         """Per row: how many of its steps lay inside what the model was measured on.
 

@@ -11,7 +11,13 @@ import numpy as np
 
 from dynosim.records import FloatArray, IntArray, StepLog
 from dynosim.timing.model import MEASURED, StepTimeModel, contexts_below
-from dynosim.timing.rows import ContextRow, decode_ms_array, extended_row, interpolate_rows
+from dynosim.timing.rows import (
+    ContextRow,
+    decode_ms_array,
+    extended_row,
+    interpolate_rows,
+    steps_to_knot,
+)
 from dynosim.timing.step import StepShape
 
 
@@ -84,6 +90,12 @@ class ProfileModel(StepTimeModel):
         self, num_decodes: IntArray, decode_context_tokens: IntArray
     ) -> FloatArray:
         return decode_ms_array(self._row, num_decodes, decode_context_tokens)
+
+    def smooth_decode_steps(
+        self, num_decodes: IntArray, decode_context_tokens: IntArray, num_steps: IntArray
+    ) -> IntArray:
+        knots = np.array(self._contexts)
+        return steps_to_knot(knots, num_decodes, decode_context_tokens, num_steps)
 
     def steps_in_range(self, steps: StepLog) -> IntArray:
         batch_fits = (steps.num_decodes == 0) | (

@@ -147,6 +147,11 @@ class RooflineModel(StepTimeModel):
         total = bases[inverse] + decode_context_tokens * self._context_token_ms
         return np.where(num_decodes > 0, total, 0.0)
 
+    def smooth_decode_steps(
+        self, num_decodes: IntArray, decode_context_tokens: IntArray, num_steps: IntArray
+    ) -> IntArray:
+        return num_steps
+
     def _linear_ms(self, tokens: int) -> float:
         """Everything but attention for a step of so many new tokens; remembered."""
         shape = self._shape

@@ -102,3 +102,13 @@ def decode_ms_array(
             contexts - knots[segment]
         )
     return total
+
+
+def steps_to_knot(
+    knots: FloatArray, num_decodes: IntArray, decode_context_tokens: IntArray, num_steps: IntArray
+) -> IntArray:
+    """How many steps of each run come before its mean context passes a knot: their times are in
+    line, since rows of all batch sizes have the same knots."""
+    contexts = decode_context_tokens / np.maximum(num_decodes, 1)
+    following = np.append(knots, np.inf)[np.searchsorted(knots, contexts, side="right")]
+    return np.minimum(np.ceil(following - contexts), num_steps).astype(np.int64)

@@ -40,6 +40,12 @@ class ScaledModel(StepTimeModel):
         """See `StepTimeModel`."""
         return self._scale * self._model.decode_step_ms_array(num_decodes, decode_context_tokens)
 
+    def smooth_decode_steps(
+        self, num_decodes: IntArray, decode_context_tokens: IntArray, num_steps: IntArray
+    ) -> IntArray:
+        """See `StepTimeModel`."""
+        return self._model.smooth_decode_steps(num_decodes, decode_context_tokens, num_steps)
+
     def steps_in_range(self, steps: StepLog) -> IntArray:
         """See `StepTimeModel`."""
         return self._model.steps_in_range(steps)

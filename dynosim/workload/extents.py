@@ -53,7 +53,17 @@ def prefix_extents(trace: Trace, block_size: int, *, single_blocks: bool = False
 
     A prompt that ends with a block gets a cut before that block, because an engine recomputes it
     when all of the prompt is cached. `single_blocks` makes every block an extent of its own.
+    They are worked out once: a trace is replayed many times in sweeps.
     """
+    key = (prefix_extents.__name__, block_size, single_blocks)
+    known = trace.of_prompts.get(key)
+    if not isinstance(known, PrefixExtents):
+        known = _extents(trace, block_size, single_blocks)
+        trace.of_prompts[key] = known
+    return known
+
+
+def _extents(trace: Trace, block_size: int, single_blocks: bool) -> PrefixExtents:
     num_requests = len(trace)
     if len(trace.hash_ids) == 0:
         nothing = np.zeros(0, np.int64)

@@ -3,6 +3,7 @@
 import pytest
 from timing_models import IDS, MODELS, SquareRootModel
 
+from dynosim.records import IntArray
 from dynosim.testing.step_times import StepTimesContract
 from dynosim.timing.formulas import LinearModel
 from dynosim.timing.model import StepTimeModel
@@ -53,6 +54,13 @@ class FallsThoughItPromised(SquareRootModel):
         return 1e6 - super().step_ms(step)
 
 
+class CallsARootAParabola(SquareRootModel):
+    def smooth_decode_steps(
+        self, num_decodes: IntArray, decode_context_tokens: IntArray, num_steps: IntArray
+    ) -> IntArray:
+        return num_steps
+
+
 @pytest.mark.parametrize(
     ("broken", "noticed_by"),
     [
@@ -66,6 +74,10 @@ class FallsThoughItPromised(SquareRootModel):
             "test_an_answer_does_not_depend_on_what_was_asked_before",
         ),
         (NeverIdle(), "test_nothing_to_compute_takes_no_time"),
+        (
+            CallsARootAParabola(),
+            "test_what_is_said_to_be_smooth_rises_or_falls_along_a_parabola",
+        ),
         (
             FallsThoughItPromised(),
             "test_steps_never_take_negative_time_and_grow_where_promised",

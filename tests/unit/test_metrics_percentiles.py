@@ -8,7 +8,6 @@ from dynosim.metrics.percentiles import (
     nearest_rank,
     percentile,
     summarize_sample,
-    weighted_order_statistic,
 )
 
 
@@ -42,14 +41,6 @@ def test_summary_of_nothing_has_every_key_and_no_value() -> None:
     summary = summarize_sample(np.array([np.nan]))
     assert summary.count == 0
     assert set(summary.statistics.values()) == {None}
-
-
-def test_weighted_order_statistic_counts_repeats() -> None:
-    values, weights = np.array([5.0, 1.0, 3.0]), np.array([1, 2, 3])
-    expanded = [1.0, 1.0, 3.0, 3.0, 3.0, 5.0]
-    assert [weighted_order_statistic(values, weights, i) for i in range(6)] == expanded
-    with pytest.raises(IndexError):
-        weighted_order_statistic(values, weights, 6)
 
 
 @pytest.mark.parametrize("count", [*range(1, 12), 50, 51, 99, 100, 101, 200, 201, 1000])

@@ -10,7 +10,15 @@ from dynosim.config.schema import RunConfig
 from dynosim.experiment.run import run
 from dynosim.metrics import PROCESS_KEYS
 from dynosim.sweep import trial as module
-from dynosim.sweep.trial import MAX_TRACES, cached_trace, config_of, request_for, run_trial
+from dynosim.sweep.trial import (
+    MAX_PREPARED,
+    MAX_TRACES,
+    cached_prepared,
+    cached_trace,
+    config_of,
+    request_for,
+    run_trial,
+)
 
 LINE = '{"timestamp": 0, "input_length": 9, "output_length": 3, "hash_ids": [1]}\n'
 
@@ -120,3 +128,18 @@ def test_only_the_last_few_are_kept(tmp_path: Path) -> None:
     for config, trace in list(zip(configs, traces, strict=True))[1:]:
         assert cached_trace(config) is trace
     assert cached_trace(configs[0]) is not traces[0]
+
+
+def test_trials_that_share_engine_and_step_times_prepare_them_once(tmp_path: Path) -> None:
+    first = cached_prepared(trace_config(tmp_path))
+    other = trace_config(tmp_path, "other.jsonl", cluster={"workers": 3}, seed=4)
+    assert cached_prepared(other) is first
+    assert cached_prepared(trace_config(tmp_path, engine={"num_gpu_blocks": 99})) is not first
+    slower = {"kind": "fixed", "prefill_ms": 9.0, "decode_ms": 8.0}
+    assert cached_prepared(trace_config(tmp_path, timing=slower)).timing is not first.timing
+
+
+def test_only_the_last_few_engines_are_kept(tmp_path: Path) -> None:
+    for blocks in range(50, 60 + MAX_PREPARED):
+        cached_prepared(trace_config(tmp_path, engine={"num_gpu_blocks": blocks}))
+    assert len(module._prepared) == MAX_PREPARED
