@@ -32,8 +32,8 @@ CORE = {
     "timing": "formulas model scaled step",
     "workload": "extents load",
     "router": (
-        "active_blocks cheapest cost decision eligibility kv_choice kv_router load modes"
-        " prefill_load request slots workers"
+        "active_blocks cheapest cost decision eligibility kv_choice kv_router levels load"
+        " modes prefill_load request slots workers"
     ),
     "indexer": "extents",
 }  # fmt: skip

@@ -7,8 +7,9 @@ blocks and have the same ones active. So it is enough to find the least loaded o
 not even the least loaded candidate of all would be cheap enough there.
 """
 
-from collections.abc import Mapping
 from math import inf
+
+from dynosim.router.levels import CostLevels
 
 Groups = list[tuple[int, int]]  # (slots, blocks), disjoint
 
@@ -41,25 +42,29 @@ def group_by_savings(
     return groups
 
 
-def cheapest(groups: list[tuple[float, int]], own_costs: Mapping[float, int]) -> tuple[int, float]:
+def cheapest(groups: list[tuple[float, int]], own: CostLevels) -> tuple[int, float]:
     """The slots with the lowest own cost less savings, and that difference.
 
-    `own_costs` tells the slots with a certain own cost.
+    Of each group the lowest level is looked for from below; in a small one that sits high up it is
+    quicker to look at every member, so no more levels are tried than there are members.
     """
-    levels = sorted(own_costs)
-    floor = levels[0]
+    costs, holders = own.costs, own.holders
     lowest = inf
     best = 0
     for saving, group in groups:
-        if floor - saving > lowest:
-            continue
-        for own_cost in levels:
-            slots = own_costs[own_cost] & group
-            if slots:
-                price = own_cost - saving
-                if price < lowest:
-                    lowest, best = price, slots
-                elif price == lowest:
-                    best |= slots
+        own_cost, slots = inf, 0
+        for level in range(min(len(costs), group.bit_count())):
+            own_cost = costs[level]
+            if own_cost - saving > lowest:
                 break
+            slots = holders[level] & group
+            if slots:
+                break
+        else:
+            own_cost, slots = own.lowest_of(group)
+        price = own_cost - saving
+        if slots and price < lowest:
+            lowest, best = price, slots
+        elif slots and price == lowest:
+            best |= slots
     return best, lowest

@@ -8,13 +8,13 @@ from dynosim.indexer.base import Index, Overlaps
 from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.tiers import TieredIndex, TierOverlaps
 from dynosim.router.cheapest import cheapest, group_by_savings
-from dynosim.router.cost import WorkerOption, draw, pick, worker_options
+from dynosim.router.cost import WorkerOption, draw_place, pick, worker_options
 from dynosim.router.decision import ChosenSlot
 from dynosim.router.eligibility import preference_factors
 from dynosim.router.knobs import CostSpec
 from dynosim.router.load import ActiveLoad
 from dynosim.router.request import RoutingRequest
-from dynosim.router.slots import SlotLists
+from dynosim.router.slots import nth_slot
 from dynosim.router.workers import WorkerTable
 from dynosim.workers.ids import Slot
 
@@ -49,7 +49,6 @@ class KvChoice(Generic[E_contra]):
         self._cost = cost
         self._generator = generator
         self._confirm = confirm
-        self._lists = SlotLists()
         self._shared_prefix = load.active.shared_prefix
         self._price = cost.overlap_score_credit * cost.prefill_load_scale
         self._load_scale = cost.prefill_load_scale
@@ -119,7 +118,7 @@ class KvChoice(Generic[E_contra]):
             best, lowest = cheapest(groups, own_costs)
             if confirm is None or confirm(best, now_ms):
                 break
-        slot = draw(self._lists.of(best), self._generator)
+        slot = nth_slot(best, draw_place(best.bit_count(), self._generator))
         depth = overlaps.depth_of(slot)
         block_size = self._block_size
         prompt_cost = self._load_scale * (request.input_tokens / block_size)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from dynosim.errors import InvariantError
 from dynosim.router.active_blocks import ActiveBlocks
 from dynosim.router.knobs import CostSpec, LoadSpec
+from dynosim.router.levels import CostLevels
 from dynosim.router.prefill_load import ClockSnapshot, PrefillClock, PrefillEstimator
 from dynosim.router.request import RoutingRequest
 from dynosim.workers.ids import Slot
@@ -70,8 +71,7 @@ class ActiveLoad:
         self._estimator = estimator
         self._clocks: list[PrefillClock] = []
         self._in_use = 0  # slots
-        self._own_cost: list[float] = []  # by slot, as of the last look; infinite if not in use
-        self._levels: dict[float, int] = {}  # own cost -> slots
+        self._levels = CostLevels()  # as of the last look
         self._changed: set[Slot] = set()  # slots whose own cost has to be looked at again
 
     def add_slot(self, slot: Slot) -> None:
@@ -214,29 +214,20 @@ class ActiveLoad:
         """`blocks` of every slot."""
         return [int(blocks + 0.5) for blocks in self._blocks]
 
-    def own_costs(self) -> dict[float, int]:
-        """A slot's own part of the cost of any request -> all slots with that own cost.
+    def own_costs(self) -> CostLevels:
+        """What each slot costs any request, whatever that saves; not to be changed.
 
-        Not to be changed. Slots not in use have an infinite one.
+        Slots not in use have an infinite cost.
         """
-        costs, levels = self._own_cost, self._levels
+        levels = self._levels
         scale, weight = self._prefill_load_scale, self._request_weight
         for slot in self._changed:  # derived anew, never added up: no rounding accumulates
-            bit = 1 << slot
             cost = inf
-            if self._in_use & bit:
+            if self._in_use >> slot & 1:
                 prefill_blocks = self._prefill_tokens[slot] / self._block_size
                 blocks = int(self._blocks[slot] + 0.5)
                 cost = scale * prefill_blocks + blocks + weight * self.num_requests[slot]
-            before = costs[slot]
-            if cost != before:
-                costs[slot] = cost
-                left = levels[before] ^ bit
-                if left:
-                    levels[before] = left
-                else:
-                    del levels[before]
-                levels[cost] = levels.get(cost, 0) | bit
+            levels.change(slot, cost)
         self._changed.clear()
         return levels
 
@@ -244,9 +235,8 @@ class ActiveLoad:
 
     def _grow(self, num_slots: int) -> None:
         """Make room for so many slots."""
-        while len(self._own_cost) < num_slots:
-            self._levels[inf] = self._levels.get(inf, 0) | 1 << len(self._own_cost)
-            self._own_cost.append(inf)
+        while len(self.num_requests) < num_slots:
+            self._levels.add()
             self.num_requests.append(0)
             self._prefill_tokens.append(0)
             self._blocks.append(0)
