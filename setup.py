@@ -26,8 +26,8 @@ CORE = {
     ),
     "engine/vllm": "asynchronous bulk foreseen loop scheduler seats",
     "cluster": (
-        "block_names cluster event_plane frontends journal placement pool requests router_placer"
-        " token_log"
+        "block_names cluster event_plane frontends journal lone_placer placement pool requests"
+        " router_placer token_log"
     ),
     "timing": "formulas model scaled step",
     "workload": "extents load",

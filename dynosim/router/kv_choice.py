@@ -52,7 +52,7 @@ class KvChoice(Generic[E_contra]):
         self._shared_prefix = load.active.shared_prefix
         self._price = cost.overlap_score_credit * cost.prefill_load_scale
         self._load_scale = cost.prefill_load_scale
-        self._has_plain_costs = _is_plain(cost) and not load.decays
+        self._has_plain_costs = cost.is_plain and not load.decays
 
     @property
     def is_plain(self) -> bool:
@@ -134,14 +134,3 @@ class KvChoice(Generic[E_contra]):
 def placement_of(option: WorkerOption) -> ChosenSlot:
     """The part of an option that a booking needs."""
     return ChosenSlot(option.slot, option.cost, option.overlap_blocks, option.cached_tokens)
-
-
-def _is_plain(cost: CostSpec) -> bool:
-    """Whether costs are own part less savings; a credit above 1 could drive the prefill below 0."""
-    return (
-        cost.temperature == 0
-        and cost.overlap_score_credit_decay == 0
-        and cost.overlap_score_credit <= 1
-        and cost.track_prefill_tokens
-        and cost.assume_kv_reuse
-    )
