@@ -4,6 +4,7 @@ A router would send everything there; what is left of it is what it would have b
 report: the index, asked and brought up to date as `KvChoice` does.
 """
 
+from array import array
 from collections.abc import Collection, Iterator
 
 import numpy as np
@@ -29,7 +30,7 @@ class LonePlacer:
         self._names = names
         self._index = index
         self._worker: Worker | None = None
-        self._overlap_blocks = [0.0] * num_requests
+        self._overlap_blocks = array("d", [0.0]) * num_requests
 
     def join(self, worker: Worker, now_ms: float) -> None:
         """The worker has come; nobody asks for its first tokens."""
@@ -72,7 +73,7 @@ class LonePlacer:
         if self._worker is not None:
             self._collect(self._worker)
         return RoutingStats(
-            overlap_blocks=np.array(self._overlap_blocks, np.float64),
+            overlap_blocks=np.array(self._overlap_blocks),
             queued_ms=np.zeros(len(self._overlap_blocks)),
             num_queued=0,
             refused={},

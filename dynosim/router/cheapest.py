@@ -11,6 +11,7 @@ from math import inf
 
 from dynosim.router.levels import CostLevels
 
+LEVELS_IN_VAIN = 8
 Groups = list[tuple[int, int]]  # (slots, blocks), disjoint
 
 
@@ -46,22 +47,22 @@ def cheapest(groups: list[tuple[float, int]], own: CostLevels) -> tuple[int, flo
     """The slots with the lowest own cost less savings, and that difference.
 
     Of each group the lowest level is looked for from below; in a small one that sits high up it is
-    quicker to look at every member, so no more levels are tried than there are members.
+    quicker to look at every member, once about as many levels have been tried in vain.
     """
     costs, holders = own.costs, own.holders
     lowest = inf
     best = 0
     for saving, group in groups:
         own_cost, slots = inf, 0
-        for level in range(min(len(costs), group.bit_count())):
-            own_cost = costs[level]
+        for level, own_cost in enumerate(costs):
             if own_cost - saving > lowest:
                 break
             slots = holders[level] & group
             if slots:
                 break
-        else:
-            own_cost, slots = own.lowest_of(group)
+            if (level + 1) % LEVELS_IN_VAIN == 0 and group.bit_count() <= level:
+                own_cost, slots = own.lowest_of(group)
+                break
         price = own_cost - saving
         if slots and price < lowest:
             lowest, best = price, slots

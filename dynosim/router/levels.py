@@ -17,11 +17,13 @@ class CostLevels:
         self.cost_of: list[float] = []  # by slot
         self.costs: list[float] = []  # all different, ascending
         self.holders: list[int] = []  # the slots that have them
+        self._bits: list[int] = []  # by slot: the set of it alone
 
     def add(self) -> None:
         """One more slot, of infinite cost."""
         slot = Slot(len(self.cost_of))
         self.cost_of.append(inf)
+        self._bits.append(1 << slot)
         self._enter(slot, inf)
 
     def change(self, slot: Slot, cost: float) -> None:
@@ -31,7 +33,7 @@ class CostLevels:
             return
         self.cost_of[slot] = cost
         position = bisect_left(self.costs, before)
-        left = self.holders[position] ^ 1 << slot
+        left = self.holders[position] ^ self._bits[slot]
         if left:
             self.holders[position] = left
         else:
@@ -60,7 +62,7 @@ class CostLevels:
         costs = self.costs
         position = bisect_left(costs, cost)
         if position < len(costs) and costs[position] == cost:
-            self.holders[position] |= 1 << slot
+            self.holders[position] |= self._bits[slot]
         else:
             costs.insert(position, cost)
-            self.holders.insert(position, 1 << slot)
+            self.holders.insert(position, self._bits[slot])

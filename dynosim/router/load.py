@@ -55,7 +55,7 @@ class ActiveLoad:
         cost: CostSpec,
         settings: LoadSpec,
         *,
-        key_blocks: Sequence[int] | None = None,
+        key_blocks: list[int] | None = None,
         estimator: PrefillEstimator | None = None,
     ) -> None:
         self.num_requests: list[int] = []
@@ -70,14 +70,14 @@ class ActiveLoad:
         self.active = ActiveBlocks(key_blocks)
         self._estimator = estimator
         self._clocks: list[PrefillClock] = []
-        self._in_use = 0  # slots
+        self._in_use: list[bool] = []  # by slot
         self._levels = CostLevels()  # as of the last look
         self._changed: set[Slot] = set()  # slots whose own cost has to be looked at again
 
     def add_slot(self, slot: Slot) -> None:
         """Start to count for a slot that has come into use."""
         self._grow(slot + 1)
-        self._in_use |= 1 << slot
+        self._in_use[slot] = True
         self._changed.add(slot)
 
     def remove_slot(self, slot: Slot) -> list[Hashable]:
@@ -85,7 +85,7 @@ class ActiveLoad:
         lost = [name for name, booking in self.bookings.items() if booking.slot == slot]
         for name in lost:
             self.free(name, 0.0)
-        self._in_use &= ~(1 << slot)
+        self._in_use[slot] = False
         self._changed.add(slot)
         return lost
 
@@ -223,7 +223,7 @@ class ActiveLoad:
         scale, weight = self._prefill_load_scale, self._request_weight
         for slot in self._changed:  # derived anew, never added up: no rounding accumulates
             cost = inf
-            if self._in_use >> slot & 1:
+            if self._in_use[slot]:
                 prefill_blocks = self._prefill_tokens[slot] / self._block_size
                 blocks = int(self._blocks[slot] + 0.5)
                 cost = scale * prefill_blocks + blocks + weight * self.num_requests[slot]
@@ -237,6 +237,7 @@ class ActiveLoad:
         """Make room for so many slots."""
         while len(self.num_requests) < num_slots:
             self._levels.add()
+            self._in_use.append(False)
             self.num_requests.append(0)
             self._prefill_tokens.append(0)
             self._blocks.append(0)

@@ -38,7 +38,7 @@ class PrefixExtents:
         shared: list[bool] = (visits > 1).tolist()
         return shared
 
-    def shared_path_offsets(self) -> tuple[list[int], list[int]]:
+    def shared_path_offsets(self) -> tuple[IntArray, IntArray]:
         """Where the part of each path that others share begins and ends.
 
         It is a leading part: who shares an extent shares all before it.
@@ -47,9 +47,7 @@ class PrefixExtents:
         counts = np.concatenate([[0], np.cumsum(is_shared[self.path])])
         begin = self.path_offsets[:-1]
         end = begin + counts[self.path_offsets[1:]] - counts[begin]
-        first: list[int] = begin.tolist()
-        last: list[int] = end.tolist()
-        return first, last
+        return begin, end
 
 
 def prefix_extents(trace: Trace, block_size: int, *, single_blocks: bool = False) -> PrefixExtents:

@@ -13,7 +13,7 @@ from router_inputs import PowersOfTwo, random_classes, random_cost
 from router_support import BLOCK
 
 from dynosim.indexer.base import members
-from dynosim.router.cheapest import cheapest, group_by_savings
+from dynosim.router.cheapest import LEVELS_IN_VAIN, cheapest, group_by_savings
 from dynosim.router.classes import PolicyClass
 from dynosim.router.knobs import LoadSpec
 from dynosim.router.levels import CostLevels
@@ -120,7 +120,7 @@ def test_a_choice_looks_at_no_more_levels_than_there_are_workers_with_overlap(
         groups = group_by_savings(everybody, [(dearest, overlap)], [], 1.0)
         price, slot = min((i - overlap * (i >= num_slots - 3), i) for i in range(num_slots))
         assert cheapest(groups, levels) == (1 << slot, price)
-    assert looked_at.looks <= 3 * (3 + 1)
+    assert looked_at.looks <= 3 * (LEVELS_IN_VAIN + 1)
 
 
 # ---- the account of what is in flight ------------------------------------------------------------
