@@ -4,6 +4,7 @@ Requests travel in columns (one numpy array per field), because a replay of a mi
 not cost a million Python objects; single-request messages are frozen dataclasses.
 """
 
+from array import array
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
@@ -15,6 +16,11 @@ IntArray = NDArray[np.int64]
 
 NO_REQUEST = -1
 """Index that stands for "none" in integer columns of requests."""
+
+
+def packed(column: IntArray) -> "array[int]":
+    """A column to take single numbers of: faster than numpy's, and smaller than a list."""
+    return array("q", column.astype(np.int64).tobytes())
 
 
 @dataclass(frozen=True, slots=True)

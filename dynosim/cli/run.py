@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynosim.atomic import check_folder, parquet_writer, text_writer, write_files
 from dynosim.cli.options import check_replays
+from dynosim.cli.run_progress import RunProgress
 from dynosim.cli.run_text import print_table
 from dynosim.config import dump_run, load_run
 from dynosim.errors import EXIT_INTERRUPTED, ConfigError
@@ -53,19 +54,22 @@ class RunArguments:
 def run_command(asked: RunArguments) -> int:
     """Run the file and show the result; with `out`, write it too. Returns the exit code.
 
-    Interrupted among the replays for intervals, the result is kept without them.
+    On a terminal a long run shows how far it is; interrupted, it leaves nothing. Interrupted among
+    the replays for intervals, the result is kept without them.
     Raises: DynosimError.
     """
     check_replays(asked.intervals)
     config = load_run(asked.file, asked.overrides)
     _check_out(asked)
-    outcome = run(
-        config,
-        exact_stepping=asked.exact_stepping,
-        check=asked.check,
-        router_log=asked.router_log,
-        record_kv_events=asked.kv_events,
-    )
+    with RunProgress() as progress:
+        outcome = run(
+            config,
+            exact_stepping=asked.exact_stepping,
+            check=asked.check,
+            router_log=asked.router_log,
+            record_kv_events=asked.kv_events,
+            progress=progress if sys.stderr.isatty() else None,
+        )
     try:
         found = intervals_of(outcome, asked.intervals)
         code = 0

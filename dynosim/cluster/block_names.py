@@ -12,7 +12,7 @@ import numpy as np
 from dynosim.blocks.hashing import trace_local_hashes, trace_sequence_hashes
 from dynosim.blocks.kv_event import KvEvent
 from dynosim.indexer.base import BlockEvent, Removed, Stored
-from dynosim.records import Trace
+from dynosim.records import Trace, packed
 from dynosim.workload.extents import PrefixExtents
 
 PRIVATE = 1 << 63  # marks made-up hashes of blocks that only one request can produce
@@ -34,12 +34,13 @@ class ExtentNames:
 
     def __init__(self, extents: PrefixExtents) -> None:
         self.key_blocks: list[int] | None = extents.extent_blocks.tolist()
-        self._path: list[int] = extents.path.tolist()
-        self._first, self._end = extents.shared_path_offsets()
+        self._path = packed(extents.path)
+        first, end = extents.shared_path_offsets()
+        self._first, self._end = packed(first), packed(end)
 
     def of(self, request_index: int) -> tuple[Sequence[int], Sequence[int]]:
         """The shared part of a prompt's path, twice."""
-        path = self._path[self._first[request_index] : self._end[request_index]]
+        path = self._path[self._first[request_index] : self._end[request_index]].tolist()
         return path, path
 
 

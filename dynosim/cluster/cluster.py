@@ -17,6 +17,7 @@ from typing import Final
 from dynosim.cluster.flow import Flow
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.launcher import Launcher
+from dynosim.cluster.lone_placer import LonePlacer
 from dynosim.cluster.placement import QUEUED, LoadPlacer, Placer
 from dynosim.cluster.pool import Worker
 from dynosim.cluster.requests import Requests
@@ -36,7 +37,7 @@ LAST_MS: Final = sys.float_info.max  # any event comes before
 
 # Ours are named beside the protocols, so that a compiler calls them directly.
 AnyStation = Engine | Station
-AnyPlacer = LoadPlacer | RouterPlacer | Placer
+AnyPlacer = LoadPlacer | LonePlacer | RouterPlacer | Placer
 
 
 class Cluster:
@@ -88,9 +89,14 @@ class Cluster:
         return self._num_ended
 
     @property
+    def num_requests(self) -> int:
+        """All of the run, be they still to come."""
+        return len(self._requests)
+
+    @property
     def has_unended(self) -> bool:
-        """Whether there are requests that have not ended, be they still to come."""
-        return self._num_ended < len(self._requests)
+        """Whether there are requests that have not ended."""
+        return self._num_ended < self.num_requests
 
     def next_ms(self) -> float:
         """Time of the next event; infinity when nothing is left to happen."""

@@ -188,9 +188,10 @@ class DirectPlane:
         return is_unchanged
 
     def finish(self) -> None:
-        """Tell what the last steps did."""
+        """Tell what the last steps did; then forget the routers, whose indexes know the plane."""
         for worker in self._workers.values():
             self.collect(worker, self._now_ms)
+        self._frontends = ()
 
     def counters(self) -> dict[str, int]:
         """Nothing travels."""

@@ -2,7 +2,7 @@
 
 from dynosim.cluster.spec import ClusterSpec
 from dynosim.engine.sequence import Sequence
-from dynosim.records import Trace
+from dynosim.records import Trace, packed
 from dynosim.workload.extents import PrefixExtents
 
 
@@ -10,15 +10,15 @@ class Requests:
     """Makes an engine's sequence of each row, when its time has come."""
 
     def __init__(self, trace: Trace, extents: PrefixExtents, cluster: ClusterSpec) -> None:
-        self.input_tokens: list[int] = trace.input_tokens.tolist()
+        self.input_tokens = packed(trace.input_tokens)
         self.max_model_len = cluster.max_model_len
-        self._output_tokens: list[int] = trace.output_tokens.tolist()
-        self._priorities = None if trace.priority is None else trace.priority.tolist()
+        self._output_tokens = packed(trace.output_tokens)
+        self._priorities = None if trace.priority is None else packed(trace.priority)
         self._request_ids = trace.request_ids
         self._has_paths = cluster.enable_prefix_caching and len(extents.path) > 0
-        self._path: list[int] = extents.path.tolist()
-        self._path_offsets: list[int] = extents.path_offsets.tolist()
-        self._path_blocks: list[int] = extents.path_blocks.tolist()
+        self._path = packed(extents.path)
+        self._path_offsets = packed(extents.path_offsets)
+        self._path_blocks = packed(extents.path_blocks)
 
     def __len__(self) -> int:
         return len(self.input_tokens)
@@ -34,7 +34,7 @@ class Requests:
         path: list[int] = []
         path_blocks = 0
         if self._has_paths:
-            path = self._path[self._path_offsets[index] : self._path_offsets[index + 1]]
+            path = self._path[self._path_offsets[index] : self._path_offsets[index + 1]].tolist()
             path_blocks = self._path_blocks[index]
         request_id = "" if self._request_ids is None else self._request_ids[index]
         return Sequence(

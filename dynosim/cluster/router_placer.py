@@ -5,8 +5,9 @@ frontends in turn. A frontend receives first tokens and ends of its own requests
 frontends synchronise, the others' bookings reach it after a delay.
 """
 
+from array import array
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,8 +34,8 @@ from dynosim.workers.ids import WorkerId
 class RoutingLog:
     """What the routers decided, by request index."""
 
-    overlap_blocks: list[float]
-    queued_ms: list[float]
+    overlap_blocks: "array[float]"
+    queued_ms: "array[float]"
     num_queued: int = 0
     refused: dict[int, int] = field(default_factory=dict)  # HTTP status -> requests
 
@@ -67,7 +68,7 @@ class RouterPlacer:
     def __init__(
         self,
         trace: Trace,
-        frontends: Sequence[FrontendRouter],
+        frontends: list[FrontendRouter],
         names: PromptNames,
         plane: AnyPlane,
         *,
@@ -83,7 +84,8 @@ class RouterPlacer:
         self._is_late = plane.is_late
         self._num_requests: dict[WorkerId, int] = {}
         self._slot_of = frontends[0].router.table.slot_of  # the same in all
-        self.log = RoutingLog([0.0] * len(trace), [0.0] * len(trace))
+        zeros = array("d", [0.0]) * len(trace)
+        self.log = RoutingLog(zeros, zeros[:])
         self._names = names
         self._block_size = block_size
         self._session_ids = trace.session_ids
@@ -243,11 +245,13 @@ class RouterPlacer:
         self.log.overlap_blocks[index] = decision.overlap_blocks
         if decision.queued_ms:
             self.log.queued_ms[index] = decision.queued_ms
-        self._num_requests[decision.worker_id] += 1
-        self.plane.busy |= 1 << decision.slot
+        worker_id = decision.worker_id
+        if self._num_requests[worker_id] == 0:
+            self.plane.busy |= 1 << decision.slot
+        self._num_requests[worker_id] += 1
         if self._sync_delay_ms is not None:
             self._publish_booking(decision, index, now_ms + self._sync_delay_ms)
-        return decision.worker_id
+        return worker_id
 
     def _note_idle(self, worker_id: WorkerId) -> None:
         slot = self._slot_of(worker_id)

@@ -11,6 +11,7 @@ from dynosim.cluster.event_plane import (
     SilentPlane,
 )
 from dynosim.cluster.frontends import FrontendRouter, extent_frontend, hash_frontend
+from dynosim.cluster.lone_placer import LonePlacer
 from dynosim.cluster.placement import LoadPlacer, Placer
 from dynosim.cluster.router_placer import RouterPlacer
 from dynosim.cluster.settling_index import SettlingIndex
@@ -33,8 +34,13 @@ def make_placer(
     trace: Trace,
     extents: PrefixExtents,
     cards: list[WorkerCard],
+    *,
+    may_change: bool = True,
 ) -> Placer:
-    """What places the requests of a run; `cards` are those of the workers to come."""
+    """What places the requests of a run; `cards` are those of the workers to come.
+
+    `may_change`: more may come later, and these may go.
+    """
     block_size = cards[0].block_size
     if not routing.needs_router:
         table = WorkerTable(block_size)
@@ -44,6 +50,9 @@ def make_placer(
         return LoadPlacer(mode, table)
     hashes = HashNames(trace, extents, block_size) if routing.uses_hashes else None
     names = ExtentNames(extents) if hashes is None else hashes
+    if len(cards) == 1 and not may_change and routing.only_follows_caches:
+        index = ExtentIndex(extents.extent_blocks.tolist())
+        return LonePlacer(len(trace), ExtentNames(extents), index)
     plane = _make_plane(routing, hashes)
     spec = _index_spec(routing, extents, cards)
     frontends = [

@@ -1,7 +1,7 @@
 """Runs a trace through a cluster of simulated engines."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +26,10 @@ from dynosim.workload.load import NEVER, LoadDriver
 if TYPE_CHECKING:
     from dynosim.cluster.control import Process
 
+PART_S = 0.1
+Progress = Callable[[int, int], None]
+"""Takes the number of requests that have ended, and of all."""
+
 
 def simulate(
     trace: Trace,
@@ -33,10 +37,12 @@ def simulate(
     options: RunOptions = RunOptions(),  # noqa: B008 (a value that never changes)
     *,
     processes: "Sequence[Process]" = (),
+    progress: Progress | None = None,
 ) -> RunResult:
     """Replay `trace` on `cluster` in virtual time.
 
     `processes` are SimPy processes that watch and steer the run, see `dynosim.cluster.control`.
+    `progress` is told several times a second how far a run without such processes is.
 
     Raises: InfeasibleError if a cache is too small for the model length.
     """
@@ -55,7 +61,8 @@ def simulate(
     journal = Journal(trace)
     times = cluster.pools[0].times
     outside_ms = times.ingress_ms + times.egress_ms
-    placer = make_placer(routing, trace, extents, cluster.cards())
+    cards = cluster.cards()
+    placer = make_placer(routing, trace, extents, cards, may_change=bool(processes))
     running = Cluster(
         Requests(trace, extents, cluster),
         launcher=Launcher(extents, journal, routing, steps_singly=options.exact_stepping),
@@ -68,7 +75,7 @@ def simulate(
         for _ in range(pool.workers):
             running.make_ready(running.launch(pool, 0.0), 0.0)
     until_ms = NEVER if options.until_ms is None else options.until_ms - outside_ms
-    until_ms = _run(running, cluster, until_ms, processes)
+    until_ms = _run(running, cluster, until_ms, processes, progress)
     end_ms = until_ms if running.next_ms() < NEVER else running.now_ms
     running.stop(until_ms)
     workers = running.workers
@@ -91,17 +98,33 @@ def simulate(
 
 
 def _run(
-    running: Cluster, spec: ClusterSpec, until_ms: float, processes: "Sequence[Process]"
+    running: Cluster,
+    spec: ClusterSpec,
+    until_ms: float,
+    processes: "Sequence[Process]",
+    progress: Progress | None,
 ) -> float:
     """Run to the end or to `until_ms`; returns that, or when a process stopped the run."""
     if not processes:
-        running.run_until(until_ms)
+        _run_in_parts(running, until_ms, progress)
         return until_ms
     from dynosim.cluster.control import ControlPlane
 
     control = ControlPlane(running, spec.pools, processes)
     control.run_until(until_ms)
     return control.now_ms if control.is_stopped else until_ms
+
+
+def _run_in_parts(running: Cluster, until_ms: float, progress: Progress | None) -> None:
+    """Come back from the loop some ten times a second: to tell, and so that Ctrl-C is heard."""
+    part_ms = 1000.0
+    while (next_ms := running.next_ms()) < NEVER and next_ms <= until_ms:
+        started = time.perf_counter()
+        running.run_until(min(next_ms + part_ms, until_ms))
+        if progress is not None:
+            progress(running.num_ended, running.num_requests)
+        part_ms *= 2 if time.perf_counter() - started < PART_S else 0.5
+    running.run_until(until_ms)
 
 
 def check_requests_fit(trace: Trace, engine: EngineSpec) -> None:

@@ -12,7 +12,7 @@ from dynosim.build.cluster import cluster_spec, run_options
 from dynosim.build.engine import Prepared, prepare
 from dynosim.build.routing import check_tiers
 from dynosim.build.workload import load_trace
-from dynosim.cluster import check_requests_fit, simulate
+from dynosim.cluster import Progress, check_requests_fit, simulate
 from dynosim.config.schema import RunConfig
 from dynosim.errors import ConfigError
 from dynosim.metrics import check_conservation, summarize
@@ -43,6 +43,7 @@ def run(
     prepared: Prepared | None = None,
     router_log: Path | None = None,
     record_kv_events: bool = False,
+    progress: Progress | None = None,
 ) -> RunOutcome:
     """Simulate `config`. `trace` is the workload if it has been loaded already, `prepared` what
     `prepare` gives, perhaps with other step times.
@@ -50,7 +51,7 @@ def run(
     `router_log` is a file to write the router's inputs and decisions to, for `replay_log`;
     `record_kv_events` keeps every KV event in the result. `wall_time_ms` in the report is real time
     from before the trace is opened to the end. `check` tests the laws of conservation on the
-    result.
+    result. `progress` is told several times a second how many requests have ended, and of how many.
 
     Raises: ConfigError, TraceError, InfeasibleError; InvariantError if a law is broken.
     """
@@ -73,7 +74,8 @@ def run(
             open_log=None if log is None else log.open,
             records_events=record_kv_events,
         )
-        result = simulate(trace, cluster, run_options(config, exact_stepping=exact_stepping))
+        options = run_options(config, exact_stepping=exact_stepping)
+        result = simulate(trace, cluster, options, progress=progress)
         if log is not None:
             log.close()
         if check:

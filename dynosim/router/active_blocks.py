@@ -12,7 +12,7 @@ class ActiveBlocks:
     block. `keys` of one request are distinct and lie on one path of the prefix tree.
     """
 
-    def __init__(self, key_blocks: Sequence[int] | None) -> None:
+    def __init__(self, key_blocks: list[int] | None) -> None:
         self._key_blocks = key_blocks
         self._holders: dict[int, int] = {}  # key -> slots on which it is active
         self._further: list[dict[int, int]] = []  # by slot: key -> active requests but the first

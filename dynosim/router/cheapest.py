@@ -7,9 +7,11 @@ blocks and have the same ones active. So it is enough to find the least loaded o
 not even the least loaded candidate of all would be cheap enough there.
 """
 
-from collections.abc import Mapping
 from math import inf
 
+from dynosim.router.levels import CostLevels
+
+LEVELS_IN_VAIN = 8
 Groups = list[tuple[int, int]]  # (slots, blocks), disjoint
 
 
@@ -41,25 +43,29 @@ def group_by_savings(
     return groups
 
 
-def cheapest(groups: list[tuple[float, int]], own_costs: Mapping[float, int]) -> tuple[int, float]:
+def cheapest(groups: list[tuple[float, int]], own: CostLevels) -> tuple[int, float]:
     """The slots with the lowest own cost less savings, and that difference.
 
-    `own_costs` tells the slots with a certain own cost.
+    Of each group the lowest level is looked for from below; in a small one that sits high up it is
+    quicker to look at every member, once about as many levels have been tried in vain.
     """
-    levels = sorted(own_costs)
-    floor = levels[0]
+    costs, holders = own.costs, own.holders
     lowest = inf
     best = 0
     for saving, group in groups:
-        if floor - saving > lowest:
-            continue
-        for own_cost in levels:
-            slots = own_costs[own_cost] & group
-            if slots:
-                price = own_cost - saving
-                if price < lowest:
-                    lowest, best = price, slots
-                elif price == lowest:
-                    best |= slots
+        own_cost, slots = inf, 0
+        for level, own_cost in enumerate(costs):
+            if own_cost - saving > lowest:
                 break
+            slots = holders[level] & group
+            if slots:
+                break
+            if (level + 1) % LEVELS_IN_VAIN == 0 and group.bit_count() <= level:
+                own_cost, slots = own.lowest_of(group)
+                break
+        price = own_cost - saving
+        if slots and price < lowest:
+            lowest, best = price, slots
+        elif slots and price == lowest:
+            best |= slots
     return best, lowest

@@ -115,7 +115,10 @@ def pick(options: list[WorkerOption], temperature: float, generator: Random) -> 
 
 
 def draw(equals: Sequence[T], generator: Random) -> T:
-    """One of the list, all with equal chance; a single one costs no random number."""
-    if len(equals) == 1:
-        return equals[0]
-    return equals[int(generator.random() * len(equals))]
+    """One of the list, all with equal chance."""
+    return equals[draw_place(len(equals), generator)]
+
+
+def draw_place(count: int, generator: Random) -> int:
+    """One of so many places, all with equal chance; a single one costs no random number."""
+    return 0 if count == 1 else int(generator.random() * count)

@@ -34,6 +34,17 @@ class CostSpec:
                     f"router.{entry.name}: expected a finite number >= 0, got {value}"
                 )
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether costs are own part less savings; a credit above 1 could drive prefill below 0."""
+        return (
+            self.temperature == 0
+            and self.overlap_score_credit_decay == 0
+            and self.overlap_score_credit <= 1
+            and self.track_prefill_tokens
+            and self.assume_kv_reuse
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class LoadSpec:

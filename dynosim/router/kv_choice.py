@@ -9,13 +9,13 @@ from dynosim.indexer.base import Index
 from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.tiers import TieredIndex, TierOverlaps
 from dynosim.router.cheapest import cheapest, group_by_savings
-from dynosim.router.cost import WorkerOption, draw, pick, worker_options
+from dynosim.router.cost import WorkerOption, draw_place, pick, worker_options
 from dynosim.router.decision import ChosenSlot
 from dynosim.router.eligibility import preference_factors
 from dynosim.router.knobs import CostSpec
 from dynosim.router.load import ActiveLoad
 from dynosim.router.request import RoutingRequest
-from dynosim.router.slots import SlotLists
+from dynosim.router.slots import nth_slot
 from dynosim.router.workers import WorkerTable
 from dynosim.workers.ids import Slot
 
@@ -51,11 +51,10 @@ class KvChoice(Generic[E_contra]):
         self._cost = cost
         self._generator = generator
         self._confirm = confirm
-        self._lists = SlotLists()
         self._shared_prefix = load.active.shared_prefix
         self._price = cost.overlap_score_credit * cost.prefill_load_scale
         self._load_scale = cost.prefill_load_scale
-        self._has_plain_costs = _is_plain(cost) and not load.decays
+        self._has_plain_costs = cost.is_plain and not load.decays
 
     @property
     def is_plain(self) -> bool:
@@ -121,7 +120,7 @@ class KvChoice(Generic[E_contra]):
             best, lowest = cheapest(groups, own_costs)
             if confirm is None or confirm(best, now_ms):
                 break
-        slot = draw(self._lists.of(best), self._generator)
+        slot = nth_slot(best, draw_place(best.bit_count(), self._generator))
         depth = overlaps.depth_of(slot)
         block_size = self._block_size
         prompt_cost = self._load_scale * (request.input_tokens / block_size)
@@ -137,14 +136,3 @@ class KvChoice(Generic[E_contra]):
 def placement_of(option: WorkerOption) -> ChosenSlot:
     """The part of an option that a booking needs."""
     return ChosenSlot(option.slot, option.cost, option.overlap_blocks, option.cached_tokens)
-
-
-def _is_plain(cost: CostSpec) -> bool:
-    """Whether costs are own part less savings; a credit above 1 could drive the prefill below 0."""
-    return (
-        cost.temperature == 0
-        and cost.overlap_score_credit_decay == 0
-        and cost.overlap_score_credit <= 1
-        and cost.track_prefill_tokens
-        and cost.assume_kv_reuse
-    )

@@ -68,7 +68,7 @@ class KvRouter(Generic[E_contra]):
         settings: RouterSpec,
         index: Index[E_contra] | LaggingIndex[E_contra],
         *,
-        key_blocks: Sequence[int] | None = None,
+        key_blocks: list[int] | None = None,
         estimator: PrefillEstimator | None = None,
         policy: PlacementPolicy | None = None,
         stream: str = "router",

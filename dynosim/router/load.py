@@ -13,6 +13,7 @@ from typing import NamedTuple
 from dynosim.errors import InvariantError
 from dynosim.router.active_blocks import ActiveBlocks
 from dynosim.router.knobs import CostSpec, LoadSpec
+from dynosim.router.levels import CostLevels
 from dynosim.router.prefill_load import ClockSnapshot, PrefillClock, PrefillEstimator
 from dynosim.router.request import RoutingRequest
 from dynosim.workers.ids import Slot
@@ -76,7 +77,7 @@ class ActiveLoad:
         cost: CostSpec,
         settings: LoadSpec,
         *,
-        key_blocks: Sequence[int] | None = None,
+        key_blocks: list[int] | None = None,
         estimator: PrefillEstimator | None = None,
     ) -> None:
         self.num_requests: list[int] = []
@@ -91,15 +92,14 @@ class ActiveLoad:
         self.active = ActiveBlocks(key_blocks)
         self._estimator = estimator
         self._clocks: list[PrefillClock] = []
-        self._in_use = 0  # slots
-        self._own_cost: list[float] = []  # by slot, as of the last look; infinite if not in use
-        self._levels: dict[float, int] = {}  # own cost -> slots
+        self._in_use: list[bool] = []  # by slot
+        self._levels = CostLevels()  # as of the last look
         self._changed: set[Slot] = set()  # slots whose own cost has to be looked at again
 
     def add_slot(self, slot: Slot) -> None:
         """Start to count for a slot that has come into use."""
         self._grow(slot + 1)
-        self._in_use |= 1 << slot
+        self._in_use[slot] = True
         self._changed.add(slot)
 
     def remove_slot(self, slot: Slot) -> list[Hashable]:
@@ -107,7 +107,7 @@ class ActiveLoad:
         lost = [name for name, booking in self.bookings.items() if booking.slot == slot]
         for name in lost:
             self.free(name, 0.0)
-        self._in_use &= ~(1 << slot)
+        self._in_use[slot] = False
         self._changed.add(slot)
         return lost
 
@@ -236,29 +236,20 @@ class ActiveLoad:
         """`blocks` of every slot."""
         return [int(blocks + 0.5) for blocks in self._blocks]
 
-    def own_costs(self) -> dict[float, int]:
-        """A slot's own part of the cost of any request -> all slots with that own cost.
+    def own_costs(self) -> CostLevels:
+        """What each slot costs any request, whatever that saves; not to be changed.
 
-        Not to be changed. Slots not in use have an infinite one.
+        Slots not in use have an infinite cost.
         """
-        costs, levels = self._own_cost, self._levels
+        levels = self._levels
         scale, weight = self._prefill_load_scale, self._request_weight
         for slot in self._changed:  # derived anew, never added up: no rounding accumulates
-            bit = 1 << slot
             cost = inf
-            if self._in_use & bit:
+            if self._in_use[slot]:
                 prefill_blocks = self._prefill_tokens[slot] / self._block_size
                 blocks = int(self._blocks[slot] + 0.5)
                 cost = scale * prefill_blocks + blocks + weight * self.num_requests[slot]
-            before = costs[slot]
-            if cost != before:
-                costs[slot] = cost
-                left = levels[before] ^ bit
-                if left:
-                    levels[before] = left
-                else:
-                    del levels[before]
-                levels[cost] = levels.get(cost, 0) | bit
+            levels.change(slot, cost)
         self._changed.clear()
         return levels
 
@@ -266,9 +257,9 @@ class ActiveLoad:
 
     def _grow(self, num_slots: int) -> None:
         """Make room for so many slots."""
-        while len(self._own_cost) < num_slots:
-            self._levels[inf] = self._levels.get(inf, 0) | 1 << len(self._own_cost)
-            self._own_cost.append(inf)
+        while len(self.num_requests) < num_slots:
+            self._levels.add()
+            self._in_use.append(False)
             self.num_requests.append(0)
             self._prefill_tokens.append(0)
             self._blocks.append(0)

@@ -11,7 +11,7 @@ from mypy_extensions import mypyc_attr
 
 from dynosim.errors import ConfigError
 from dynosim.indexer.answers import members
-from dynosim.router.slots import SlotLists
+from dynosim.router.slots import nth_slot
 from dynosim.router.workers import WorkerTable
 from dynosim.workers.ids import Slot
 
@@ -50,12 +50,10 @@ class RandomChoice:
 
     def __init__(self, generator: Random) -> None:
         self._generator = generator
-        self._lists = SlotLists()
 
     def choose(self, eligible: int, num_requests: list[int]) -> Slot:
         """Any eligible slot."""
-        slots = self._lists.of(eligible)
-        return slots[int(self._generator.random() * len(slots))]
+        return nth_slot(eligible, int(self._generator.random() * eligible.bit_count()))
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -64,18 +62,17 @@ class PowerOfTwo:
 
     def __init__(self, generator: Random) -> None:
         self._generator = generator
-        self._lists = SlotLists()
 
     def choose(self, eligible: int, num_requests: list[int]) -> Slot:
         """The less loaded of two."""
-        slots = self._lists.of(eligible)
-        count = len(slots)
+        count = eligible.bit_count()
         first = int(self._generator.random() * count)
+        one = nth_slot(eligible, first)
         if count == 1:
-            return slots[first]
+            return one
         second = int(self._generator.random() * (count - 1))
         second += second >= first  # any but the first
-        one, other = slots[first], slots[second]
+        other = nth_slot(eligible, second)
         return other if num_requests[other] < num_requests[one] else one
 
 
@@ -83,14 +80,11 @@ class PowerOfTwo:
 class LeastLoaded:
     """The eligible slot with the fewest requests; ties go to the lowest slot."""
 
-    def __init__(self) -> None:
-        self._lists = SlotLists()
-
     def choose(self, eligible: int, num_requests: list[int]) -> Slot:
         """The least loaded slot."""
         if eligible + 1 == 1 << len(num_requests):
             return Slot(num_requests.index(min(num_requests)))
-        return min(self._lists.of(eligible), key=num_requests.__getitem__)
+        return min(members(eligible), key=num_requests.__getitem__)
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

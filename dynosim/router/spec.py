@@ -78,6 +78,28 @@ class RoutingSpec:
         return self._looks_at_caches and self.use_kv_events
 
     @property
+    def only_follows_caches(self) -> bool:
+        """Whether all that a router does is to choose by plain costs, from exact news of extents.
+
+        Then a single worker gets everything, at once.
+        """
+        settings = self.settings
+        return (
+            settings.mode == "kv"
+            and settings.cost.is_plain
+            and self.estimator is None
+            and self.policy is None
+            and not settings.classes
+            and not settings.busy.is_set
+            and settings.affinity is None
+            and self.frontends == 1
+            and self.open_log is None
+            and self.use_kv_events
+            and not self.uses_hashes
+            and not self.stamps_events
+        )
+
+    @property
     def _looks_at_caches(self) -> bool:
         return self.settings.mode == "kv" or self.policy is not None
 

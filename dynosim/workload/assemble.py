@@ -28,10 +28,16 @@ def intern_hash_ids(hash_ids: IntArray) -> IntArray:
 
 def first_appearance_ids(keys: IntArray) -> IntArray:
     """Each key's rank (n,) among the distinct keys in order of first appearance."""
-    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    order = np.argsort(keys)
+    ordered = keys[order]
+    is_new = np.append(True, ordered[1:] != ordered[:-1])[: len(keys)]
+    first = np.minimum.reduceat(order, np.flatnonzero(is_new))
+    number = np.cumsum(is_new) - 1  # among the distinct keys by value
     rank = np.empty(len(first), np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
-    return rank[inverse]
+    ranks = np.empty(len(keys), np.int64)
+    ranks[order] = rank[number]
+    return ranks
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,12 @@ prompts share `common tokens // block_size` engine blocks.
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dynosim.records import IntArray, Trace
+from dynosim.records import IntArray, Trace, gather_runs
+
+NodeArray = NDArray[np.int32] | IntArray
+"""Narrow if possible: there is one per hash id, tens of millions in a trace of a million rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class PrefixExtents:
         shared: list[bool] = (visits > 1).tolist()
         return shared
 
-    def shared_path_offsets(self) -> tuple[list[int], list[int]]:
+    def shared_path_offsets(self) -> tuple[IntArray, IntArray]:
         """Where the part of each path that others share begins and ends.
 
         It is a leading part: who shares an extent shares all before it.
@@ -43,9 +47,7 @@ class PrefixExtents:
         counts = np.concatenate([[0], np.cumsum(is_shared[self.path])])
         begin = self.path_offsets[:-1]
         end = begin + counts[self.path_offsets[1:]] - counts[begin]
-        first: list[int] = begin.tolist()
-        last: list[int] = end.tolist()
-        return first, last
+        return begin, end
 
 
 def prefix_extents(trace: Trace, block_size: int, *, single_blocks: bool = False) -> PrefixExtents:
@@ -75,21 +77,17 @@ def _extents(trace: Trace, block_size: int, single_blocks: bool) -> PrefixExtent
 
 def _compress(trace: Trace, block_size: int) -> PrefixExtents:
     tokens_per_id = trace.trace_block_size
-    request, depth, ids = _used_ids(trace)
-    nodes = _nodes(ids, depth)
-    count = np.bincount(nodes)[nodes]
-    is_first = depth == 0
-    is_edge_start = is_first.copy()
-    is_edge_start[1:] |= count[1:] != count[:-1]
-    starts = np.flatnonzero(is_edge_start)  # one entry per visit of a request to an edge
+    ids, offsets = _used_ids(trace)
+    nodes = _nodes(ids, offsets)
+    starts = _edge_starts(nodes, offsets)  # one entry per visit of a request to an edge
     lasts = np.append(starts[1:], len(ids)) - 1
 
-    visitor = request[starts]
+    visitor = np.searchsorted(offsets, starts, side="right") - 1
     input_tokens = trace.input_tokens[visitor]
-    first_block = depth[starts] * tokens_per_id // block_size
-    end_tokens = np.minimum((depth[lasts] + 1) * tokens_per_id, input_tokens)
+    first_block = (starts - offsets[visitor]) * tokens_per_id // block_size
+    end_tokens = np.minimum((lasts - offsets[visitor] + 1) * tokens_per_id, input_tokens)
     end_block = end_tokens // block_size
-    edge = nodes[starts]
+    edge = nodes[starts].astype(np.int64)
 
     stride = int(end_block.max()) + 2
     is_aligned_end = (end_tokens == input_tokens) & (input_tokens % block_size == 0)
@@ -114,40 +112,52 @@ def _compress(trace: Trace, block_size: int) -> PrefixExtents:
     return PrefixExtents(cut_block - previous, path, offsets, trace.input_tokens // block_size)
 
 
-def _used_ids(trace: Trace) -> tuple[IntArray, IntArray, IntArray]:
-    """Request, depth and hash id of every trace block that holds prompt tokens."""
+def _used_ids(trace: Trace) -> tuple[IntArray, IntArray]:
+    """The hash ids of all trace blocks that hold prompt tokens, and where each request's begin."""
     used = -(-trace.input_tokens // trace.trace_block_size)
-    request = np.repeat(np.arange(len(trace)), used)
     offsets = trace.hash_offsets
     if np.array_equal(offsets[1:] - offsets[:-1], used):
-        return request, np.arange(len(request)) - np.repeat(offsets[:-1], used), trace.hash_ids
-    depth = _ranges(np.zeros(len(trace), np.int64), used)
-    return request, depth, trace.hash_ids[offsets[request] + depth]
+        return trace.hash_ids, offsets
+    ids = gather_runs(trace.hash_ids, offsets[:-1], used)
+    return ids, np.concatenate(([0], np.cumsum(used)))
 
 
-def _nodes(ids: IntArray, depth: IntArray) -> IntArray:
+def _nodes(ids: IntArray, offsets: IntArray) -> NodeArray:
     """Numbers that are equal exactly where all ids up to and including this one are equal.
 
     The published traces name each block after its whole prefix already; then the ids will do.
     """
-    dense = ids if 0 <= int(ids.min()) and int(ids.max()) < 4 * len(ids) + 1024 else _dense(ids)
+    is_dense = 0 <= int(ids.min()) and int(ids.max()) < 4 * len(ids) + 1024
+    wide = ids if is_dense else _dense(ids)
+    num_ids = int(wide.max()) + 1
+    dense: NodeArray = wide.astype(np.int32) if num_ids < 1 << 31 else wide
     parents = np.empty_like(dense)
-    parents[0] = -1
-    parents[1:] = np.where(depth[1:] == 0, -1, dense[:-1])
-    parent_of = np.full(int(dense.max()) + 1, -2, np.int64)
+    parents[1:] = dense[:-1]
+    parents[offsets[:-1]] = -1
+    parent_of = np.full(num_ids, -2, dense.dtype)
     parent_of[dense] = parents
     if bool((parent_of[dense] == parents).all()):
         return dense
-    nodes = np.empty_like(dense)
+    depth = np.arange(len(ids)) - np.repeat(offsets[:-1], offsets[1:] - offsets[:-1])
+    nodes = np.empty(len(ids), np.int64)
     num_nodes = 0
     for level in range(int(depth.max()) + 1):
         rows = np.flatnonzero(depth == level)
         above = nodes[rows - 1] if level else np.zeros(len(rows), np.int64)
-        key = above * (int(dense.max()) + 1) + dense[rows]
+        key = above * num_ids + dense[rows]
         unique, inverse = np.unique(key, return_inverse=True)
         nodes[rows] = num_nodes + inverse
         num_nodes += len(unique)
     return nodes
+
+
+def _edge_starts(nodes: NodeArray, offsets: IntArray) -> IntArray:
+    """Where a prompt begins, or who walks along with it changes."""
+    visits = np.bincount(nodes).astype(np.int32)[nodes]
+    is_start = np.empty(len(nodes), np.bool_)
+    is_start[1:] = visits[1:] != visits[:-1]
+    is_start[offsets[:-1]] = True
+    return np.flatnonzero(is_start)
 
 
 def _dense(ids: IntArray) -> IntArray:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from dynosim.errors import TraceError
 
 CHUNK_BYTES = 4 << 20
@@ -29,7 +31,8 @@ class LineChunk:
     @property
     def num_lines(self) -> int:
         """Lines in the chunk, blank ones included; a last line may lack its newline."""
-        return self.data.count(b"\n") + (not self.data.endswith(b"\n"))
+        newlines = np.count_nonzero(np.frombuffer(self.data, np.uint8) == ord("\n"))
+        return int(newlines) + (not self.data.endswith(b"\n"))
 
     def numbered_lines(self) -> Iterator[tuple[int, bytes]]:
         """Each line that is not blank, with its number."""

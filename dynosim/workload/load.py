@@ -4,9 +4,12 @@
 """
 
 import heapq
+from array import array
 from typing import Final
 
-from dynosim.records import NO_REQUEST, Trace
+import numpy as np
+
+from dynosim.records import NO_REQUEST, Trace, packed
 
 NEVER: Final = float("inf")
 
@@ -24,23 +27,21 @@ class LoadDriver:
         self._caused: list[tuple[float, int]] = []  # heap: arrivals that an end brought about
         self._next_turn: dict[int, int] = {}
         self._delay_ms: list[float] = []
-        first_turns = list(range(len(trace)))
+        first_turns = np.arange(len(trace))
         if trace.previous_turn is not None:
             previous = trace.previous_turn.tolist()
             self._next_turn = {p: i for i, p in enumerate(previous) if p != NO_REQUEST}
-            first_turns = [i for i, p in enumerate(previous) if p == NO_REQUEST]
+            first_turns = np.flatnonzero(trace.previous_turn == NO_REQUEST)
             zeros = [0.0] * len(trace)
             self._delay_ms = zeros if trace.delay_ms is None else trace.delay_ms.tolist()
-        times: list[float] = trace.arrival_ms.tolist()
-        # What timestamps alone decide, earliest last.
-        self._timed = [(times[index], index) for index in reversed(first_turns)]
-        self._waiting_sessions: list[int] = []  # closed loop: first turns not started, next last
+        waiting = first_turns[:0]
         if concurrency is not None:
-            sessions = [index for _, index in self._timed]
-            self._timed = []
-            first = sessions[-concurrency:]
-            self._waiting_sessions = sessions[: len(sessions) - len(first)]
-            self._caused = [(0.0, index) for index in reversed(first)]
+            self._caused = [(0.0, index) for index in first_turns[:concurrency].tolist()]
+            waiting, first_turns = first_turns[concurrency:], waiting
+        # What timestamps alone decide, earliest last.
+        self._timed = packed(first_turns[::-1])
+        self._timed_ms = array("d", trace.arrival_ms[first_turns[::-1]].tobytes())
+        self._waiting_sessions = packed(waiting[::-1])  # closed loop: not started, next last
         self.reacts = concurrency is not None or bool(self._next_turn)
         self.next_ms = NEVER
         self._is_held = False
@@ -48,11 +49,12 @@ class LoadDriver:
 
     def pop(self) -> int:
         """The index of the request that arrives at `next_ms`; at equal times timed ones first."""
-        timed = self._timed
-        if timed and timed[-1][0] == self.next_ms:
-            index = timed.pop()[1]
-            if timed and not self._caused:
-                self.next_ms = timed[-1][0]
+        timed_ms = self._timed_ms
+        if timed_ms and timed_ms[-1] == self.next_ms:
+            index = self._timed.pop()
+            timed_ms.pop()
+            if timed_ms and not self._caused:
+                self.next_ms = timed_ms[-1]
                 return index
         else:
             index = heapq.heappop(self._caused)[1]
@@ -82,6 +84,6 @@ class LoadDriver:
         if self._is_held:
             self.next_ms = NEVER
             return
-        timed_ms = self._timed[-1][0] if self._timed else NEVER
+        timed_ms = self._timed_ms[-1] if self._timed_ms else NEVER
         caused_ms = self._caused[0][0] if self._caused else NEVER
         self.next_ms = timed_ms if timed_ms < caused_ms else caused_ms

@@ -1,7 +1,10 @@
 """The parts of the router that stand alone, each against its definition."""
 
 import random
+from math import inf
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_load import NaiveLoad
@@ -10,25 +13,27 @@ from router_inputs import PowersOfTwo, random_classes, random_cost
 from router_support import BLOCK
 
 from dynosim.indexer.answers import members
-from dynosim.router.cheapest import cheapest, group_by_savings
+from dynosim.router.cheapest import LEVELS_IN_VAIN, cheapest, group_by_savings
 from dynosim.router.classes import PolicyClass
 from dynosim.router.knobs import LoadSpec
+from dynosim.router.levels import CostLevels
 from dynosim.router.load import ActiveLoad
 from dynosim.router.queue import PendingQueue, QueuedRequest
 from dynosim.router.refusals import QueueFullError
 from dynosim.router.request import RoutingRequest
-from dynosim.router.slots import SlotLists
+from dynosim.router.slots import nth_slot
+from dynosim.workers.ids import Slot
 
 SEEDS = st.integers(0, 2**32 - 1)
-SLOTS = st.integers(0, 2**80 - 1)
+SLOTS = st.integers(1, 2**80 - 1)
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(SLOTS | st.integers(0, 2**17), max_size=8))
-def test_a_list_of_slots_has_every_member_in_order(sets: list[int]) -> None:
-    lists = SlotLists()
-    for slots in [*sets, 0, 255, 256, 65_535, 65_536, 1 << 79, *sets]:
-        assert lists.of(slots) == tuple(i for i in range(slots.bit_length()) if slots >> i & 1)
+@settings(max_examples=40, deadline=None)
+@given(st.lists(SLOTS | st.integers(1, 2**17), max_size=8))
+def test_every_member_of_a_set_of_slots_is_found_by_its_number(sets: list[int]) -> None:
+    for slots in [*sets, 1, 255, 256, 65_535, 65_536, 1 << 79]:
+        listed = [i for i in range(slots.bit_length()) if slots >> i & 1]
+        assert [nth_slot(slots, number) for number in range(len(listed))] == listed
 
 
 def disjoint(rng: random.Random, num_slots: int) -> list[tuple[int, int]]:
@@ -39,7 +44,7 @@ def disjoint(rng: random.Random, num_slots: int) -> list[tuple[int, int]]:
 
 
 @settings(max_examples=90, deadline=None)
-@given(SEEDS, st.integers(1, 12))
+@given(SEEDS, st.integers(1, 12) | st.integers(60, 300))
 def test_the_cheapest_slots_are_those_of_the_lowest_own_cost_less_savings(
     seed: int, num_slots: int
 ) -> None:
@@ -47,8 +52,12 @@ def test_the_cheapest_slots_are_those_of_the_lowest_own_cost_less_savings(
     overlaps, active = disjoint(rng, num_slots), disjoint(rng, num_slots)
     eligible = rng.randint(1, 2**num_slots - 1)
     block_price = rng.choice([0.0, 0.5, 1.0, 4.0])
-    own = [float(rng.randint(0, 6)) for _ in range(num_slots)]
-    own_costs = {cost: sum(1 << i for i, c in enumerate(own) if c == cost) for cost in own}
+    highest = rng.choice([0, 6, 6, 1000])
+    own = [float(rng.randint(0, highest)) for _ in range(num_slots)]
+    levels = CostLevels()
+    for slot in range(num_slots):
+        levels.add()
+        levels.change(Slot(slot), own[slot])
 
     def saved(slot: int, groups: list[tuple[int, int]]) -> int:
         return next((blocks for slots, blocks in groups if slots >> slot & 1), 0)
@@ -59,9 +68,59 @@ def test_the_cheapest_slots_are_those_of_the_lowest_own_cost_less_savings(
     }
     groups = group_by_savings(eligible, overlaps, active, block_price)
     assert sum(slots for _, slots in groups) == eligible
-    best, lowest = cheapest(groups, own_costs)
+    best, lowest = cheapest(groups, levels)
     assert lowest == min(prices.values())
     assert list(members(best)) == [slot for slot, price in prices.items() if price == lowest]
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, st.integers(1, 70))
+def test_levels_are_the_slots_by_their_latest_costs(seed: int, num_slots: int) -> None:
+    rng = random.Random(seed)
+    levels, costs = CostLevels(), [inf] * num_slots
+    for _ in range(num_slots):
+        levels.add()
+    for _ in range(100):
+        slot = rng.randrange(num_slots)
+        costs[slot] = rng.choice([inf, 0.0, 0.25, float(rng.randint(1, 20))])
+        levels.change(Slot(slot), costs[slot])
+        by_cost = {
+            cost: sum(1 << i for i, c in enumerate(costs) if c == cost)
+            for cost in sorted(set(costs))
+        }
+        assert list(levels.by_cost().items()) == list(by_cost.items())
+        some = rng.randint(1, 2**num_slots - 1)
+        lowest = min(costs[i] for i in members(some))
+        assert levels.lowest_of(some) == (lowest, by_cost[lowest] & some)
+
+
+class Counted(list[int]):
+    """A list that counts how often it is looked at."""
+
+    looks = 0
+
+    def __getitem__(self, place: Any) -> Any:
+        self.looks += 1
+        return super().__getitem__(place)
+
+
+@pytest.mark.parametrize("num_slots", [10, 100, 1000])
+def test_a_choice_looks_at_no_more_levels_than_there_are_workers_with_overlap(
+    num_slots: int,
+) -> None:
+    """The dearest few hold the prompt: the levels between them and the cheapest do not matter."""
+    levels = CostLevels()
+    for slot in range(num_slots):
+        levels.add()
+        levels.change(Slot(slot), float(slot))
+    levels.holders = looked_at = Counted(levels.holders)
+    dearest = 0b111 << num_slots - 3
+    everybody = (1 << num_slots) - 1
+    for overlap in (1, num_slots // 2, 2 * num_slots):
+        groups = group_by_savings(everybody, [(dearest, overlap)], [], 1.0)
+        price, slot = min((i - overlap * (i >= num_slots - 3), i) for i in range(num_slots))
+        assert cheapest(groups, levels) == (1 << slot, price)
+    assert looked_at.looks <= 3 * (LEVELS_IN_VAIN + 1)
 
 
 # ---- the account of what is in flight ------------------------------------------------------------
@@ -151,8 +210,8 @@ def check_own_costs(load: ActiveLoad, naive: NaiveLoad, num_slots: int) -> None:
     for slot in range(num_slots):
         own = cost.prefill_load_scale * (naive.prefill_tokens(slot, 0.0) / BLOCK)
         own += naive.blocks(slot) + cost.active_request_weight * naive.num_requests(slot)
-        assert [level for level, slots in levels.items() if slots >> slot & 1] == [own]
-    assert all(levels.values())
+        assert [level for level, slots in levels.by_cost().items() if slots >> slot & 1] == [own]
+    assert all(levels.holders)
 
 
 # ---- the queue -----------------------------------------------------------------------------------

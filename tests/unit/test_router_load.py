@@ -27,7 +27,7 @@ def test_shared_prompt_blocks_count_once_until_the_last_owner_leaves() -> None:
     load.free("a", 1.0)
     assert load.blocks(0) == 4
     load.free("b", 1.0)
-    assert (load.blocks(0), load.num_requests[0], load.own_costs()) == (0, 0, {0.0: 1})
+    assert (load.blocks(0), load.num_requests[0], load.own_costs().by_cost()) == (0, 0, {0.0: 1})
 
 
 def test_prefill_counts_without_what_is_cached_and_only_until_the_first_token() -> None:
@@ -160,13 +160,13 @@ def test_what_a_slot_costs_any_request_is_its_prefill_its_blocks_and_its_request
         load.add_slot(slot)
     load.book(request("a", [1, 2, 3], input_tokens=3 * BLOCK + 8), 1, 16, 0.0)
     load.book(request("b", [1]), 1, 0, 0.0)
-    assert load.own_costs() == {0.0: 0b101, 2 * (2.5 + 1) + 3 + 0.5: 0b010}
+    assert load.own_costs().by_cost() == {0.0: 0b101, 2 * (2.5 + 1) + 3 + 0.5: 0b010}
     load.first_token("a", 1.0)
-    assert load.own_costs() == {0.0: 0b101, 2 * 1 + 3 + 0.5: 0b010}
+    assert load.own_costs().by_cost() == {0.0: 0b101, 2 * 1 + 3 + 0.5: 0b010}
     assert load.remove_slot(1) == ["a", "b"]
-    assert load.own_costs() == {0.0: 0b101, inf: 0b010}
+    assert load.own_costs().by_cost() == {0.0: 0b101, inf: 0b010}
     load.add_slot(1)
-    assert load.own_costs() == {0.0: 0b111}
+    assert load.own_costs().by_cost() == {0.0: 0b111}
 
 
 # ---- prefill that shrinks ------------------------------------------------------------------------

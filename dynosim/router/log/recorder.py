@@ -1,6 +1,6 @@
 """Gives a router its inputs and writes each, with what came of it."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from typing import Generic, overload
 
 from dynosim.errors import ConfigError, InvariantError
@@ -82,7 +82,7 @@ def logged_router(
     settings: RouterSpec,
     index: Index[E] | LaggingIndex[E],
     *,
-    key_blocks: Sequence[int] | None = None,
+    key_blocks: list[int] | None = None,
     estimator: PrefillEstimator | None = None,
     policy: PlacementPolicy | None = None,
 ) -> RouterLog[E]:
