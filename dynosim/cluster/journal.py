@@ -8,7 +8,6 @@ import numpy as np
 
 from dynosim.records import (
     NO_REQUEST,
-    FloatArray,
     IntArray,
     RequestLog,
     RequestStatus,
@@ -54,24 +53,24 @@ class Journal:
         is_timed = np.full(len(self.status), not is_closed_loop)
         if self.trace.previous_turn is not None:
             is_timed &= self.trace.previous_turn == NO_REQUEST
-        arrival = _times(self.arrival_ms)
-        worker = _counts(self.worker_id)
+        arrival = np.array(self.arrival_ms)
+        worker = np.array(self.worker_id)
         dispatch = np.where(worker >= 0, arrival, np.nan)
         dispatch[list(self.dispatch_ms)] = list(self.dispatch_ms.values())
         return RequestLog(
             arrival_ms=arrival,
             dispatch_ms=dispatch,
-            scheduled_ms=_times(self.scheduled_ms),
-            first_token_ms=_times(self.first_token_ms),
-            second_token_ms=_times(self.second_token_ms),
-            finish_ms=_times(self.finish_ms),
+            scheduled_ms=np.array(self.scheduled_ms),
+            first_token_ms=np.array(self.first_token_ms),
+            second_token_ms=np.array(self.second_token_ms),
+            finish_ms=np.array(self.finish_ms),
             input_tokens=self.trace.input_tokens,
-            output_tokens=_counts(self.produced_tokens),
-            cached_tokens=_counts(self.cached_tokens),
+            output_tokens=np.array(self.produced_tokens),
+            cached_tokens=np.array(self.cached_tokens),
             worker_id=worker,
             preemptions=_counted(self.preemptions, len(worker)),
             migrations=_counted(self.migrations, len(worker)),
-            status=_counts(self.status),
+            status=np.array(self.status),
             errors=self.errors,
             is_timed=is_timed,
         )
@@ -94,14 +93,6 @@ class Journal:
             num_waiting=counts[8],
             used_blocks=counts[9],
         )
-
-
-def _times(times_ms: list[float]) -> FloatArray:
-    return np.fromiter(times_ms, np.float64, len(times_ms))
-
-
-def _counts(counts: list[int]) -> IntArray:
-    return np.fromiter(counts, np.int64, len(counts))
 
 
 def _counted(counts: dict[int, int], length: int) -> IntArray:
