@@ -93,25 +93,37 @@ def translate() -> list[Any]:
     return extensions
 
 
+def check_that_it_loads(folder: Path) -> None:
+    """Raises: CannotCompileError. Not where what the core imports is absent, as in most builds."""
+    code = f"import importlib; [importlib.import_module(name) for name in {CORE}]"
+    environment = {**os.environ, "PYTHONPATH": str(folder), "DYNOSIM_PURE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+    if done.returncode and not last.startswith("ModuleNotFoundError"):
+        raise CannotCompileError(f"it does not load: {last}")
+
+
 class BuildCore(build_ext):
     """Compiles all of the core and notes of what, or leaves nothing but a note that says why."""
 
     def run(self) -> None:
         """See the class."""
-        folder = ROOT if self.inplace else Path(self.build_lib)
+        folder = (ROOT if self.inplace else Path(self.build_lib)).resolve()
         note = folder / NOTE
         note.unlink(missing_ok=True)  # without one, nothing compiled is loaded
         try:
             self._compile()
-            text = self._note(folder)
+            note.write_text(json.dumps(self._note(folder), indent=1) + "\n")
+            check_that_it_loads(folder)
         except CannotCompileError as error:
             print(f"dynosim: the core stays pure Python: {error}", file=sys.stderr)
             for module in (*CORE, LIBRARY):
                 (folder / path_of(module, SUFFIX)).unlink(missing_ok=True)
+            note.parent.mkdir(parents=True, exist_ok=True)
+            note.write_text(json.dumps({"missing": str(error)}) + "\n")
             self._give_up()
-            text = {"missing": str(error)}
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps(text, indent=1) + "\n")
 
     def _compile(self) -> None:
         check_tools()

@@ -46,6 +46,9 @@ PyMODINIT_FUNC PyInit_{name}(void) {{
 """
 
 def mypycify(paths, *, group_name, **options):
+    module = MODULE
+    if os.environ.get("SPOIL"):
+        module = module.replace("return made", 'Py_FatalError("spoilt"); return made')
     if os.environ.get("REFUSE"):
         print("dynosim/one.py:1: error: no types")
         sys.exit("mypy failed")
@@ -54,7 +57,7 @@ def mypycify(paths, *, group_name, **options):
     for name in [*names, f"{group_name}__mypyc"]:
         source = Path("build", f"{name}.c")
         source.parent.mkdir(exist_ok=True)
-        source.write_text(MODULE.format(name=name.rpartition(".")[2]))
+        source.write_text(module.format(name=name.rpartition(".")[2]))
         made.append(Extension(name, [str(source)]))
     return made
 '''
@@ -252,6 +255,13 @@ def test_what_mypyc_refuses_is_named(tree: Path) -> None:
     (said,) = build_in_place(tree, REFUSE="1").splitlines()
     assert said.endswith("pure Python: mypyc refuses it: dynosim/one.py:1: error: no types")
     assert compiled_files(tree) == []
+
+
+def test_what_compiles_and_does_not_load_is_not_kept(tree: Path) -> None:
+    needs_a_compiler()
+    (said,) = build_in_place(tree, SPOIL="1").splitlines()
+    assert "the core stays pure Python: it does not load: " in said
+    assert run_of(tree)[1] == ["pure"] * 2
 
 
 # ---- what a front end is told --------------------------------------------------------------------

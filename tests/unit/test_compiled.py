@@ -50,7 +50,7 @@ def test_every_module_of_the_list_is_there_and_loads() -> None:
 
 @pytest.mark.parametrize("mode", ["round-robin", "kv"])
 def test_what_an_event_calls_is_on_the_list(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """But for data classes in modules that mypyc does not take."""
+    """But for data classes whose modules mypyc does not take, or makes what does not load."""
     calls: Counter[str] = Counter()
 
     def count(frame: FrameType, event: str, _: object) -> None:
@@ -70,7 +70,8 @@ def test_what_an_event_calls_is_on_the_list(mode: str, monkeypatch: pytest.Monke
     num_events = outcome.report["num_scheduling_events"]
     assert num_events > 1000 and sum(calls.values()) > num_events
     hot = {name for name, num in calls.items() if num > 0.1 * num_events and "dynosim" in name}
-    assert hot - set(LISTED) <= {"dynosim.records", "dynosim.indexer.base"}
+    not_taken = {"dynosim.records", "dynosim.indexer.base", "dynosim.cluster.settling_index"}
+    assert hot - set(LISTED) <= not_taken
 
 
 def test_pure_is_what_runs_if_it_is_asked_for() -> None:

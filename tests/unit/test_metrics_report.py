@@ -50,6 +50,7 @@ def test_report_has_the_documented_keys_and_is_json() -> None:
         "total_output_tokens",
         "duration_ms",
         "wall_time_ms",
+        "core",
         "request_throughput_rps",
         "output_throughput_tok_s",
         "total_throughput_tok_s",

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from dynosim.compiled import CORE
 from dynosim.config import load_run, load_sweep
 from dynosim.config.loading import dump_run
 from dynosim.config.sweep_loading import SweepConfig
@@ -121,6 +122,7 @@ def test_the_summary_says_what_was_found(written: Any) -> None:
     ]
     assert summary["intervals_failed"] == [{"trial_id": 2, "reason": "boom"}]
     assert (summary["name"], summary["sweep_hash"]) == ("small", "abc")
+    assert summary["core"] == CORE.kind
     assert (summary["num_trials"], summary["num_meeting_sla"]) == (5, 3)
     assert summary["objectives"] == {PER_GPU: "max", PER_USER: "max"}
     assert summary["constraints"] == {
