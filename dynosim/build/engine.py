@@ -8,8 +8,6 @@ from dynosim.config.schema import EngineConfig, RunConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import InfeasibleError
 from dynosim.silicon import Capacity, resolve_num_gpu_blocks
-from dynosim.silicon.catalogue import model_entry
-from dynosim.timing.architecture import context_length
 from dynosim.timing.model import StepTimeModel
 
 KNOBS = tuple(knob.name for knob in fields(EngineSpec) if knob.default is not MISSING)
@@ -73,6 +71,9 @@ def _max_model_len(config: RunConfig, num_gpu_blocks: int) -> int:
     if config.engine.max_model_len is not None:
         return config.engine.max_model_len
     if config.model_source is not None:
+        from dynosim.silicon.catalogue import model_entry
+        from dynosim.timing.architecture import context_length
+
         length = context_length(model_entry(config.model_source).config)
         if length is not None:
             return length

@@ -1,10 +1,9 @@
 """From the `router:` section to the router: the one place that knows both."""
 
 import importlib
-import inspect
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynosim.build.knobs import from_section
 from dynosim.config.router import RouterConfig
@@ -12,14 +11,16 @@ from dynosim.errors import ConfigError
 from dynosim.router.busy import BusyThresholds
 from dynosim.router.classes import PolicyClass
 from dynosim.router.knobs import AffinitySpec, CostSpec, LoadSpec, RouterSpec
-from dynosim.router.policy import PlacementPolicy
-from dynosim.router.prefill_load import PrefillEstimator
 from dynosim.router.spec import DelaySpec, RoutingSpec
+
+if TYPE_CHECKING:
+    from dynosim.router.policy import PlacementPolicy
+    from dynosim.router.prefill_load import PrefillEstimator
 
 _BLIND = {"overlap_score_credit": 0.0, "assume_kv_reuse": False}
 """How `load_aware` weighs caches: not at all."""
 
-PolicyFactory = Callable[[RouterSpec, int], PlacementPolicy]
+PolicyFactory = Callable[[RouterSpec, int], "PlacementPolicy"]
 
 
 def routing_spec(
@@ -27,7 +28,7 @@ def routing_spec(
     *,
     block_size: int,
     seed: int,
-    estimator: PrefillEstimator | None = None,
+    estimator: "PrefillEstimator | None" = None,
 ) -> RoutingSpec:
     """How a simulated cluster routes under this section.
 
@@ -99,6 +100,8 @@ def load_policy(name: str) -> PolicyFactory:
         ) from None
     found: Any = getattr(module, class_name, None)
     if found is None:
+        import inspect
+
         classes = [n for n, c in inspect.getmembers(module, inspect.isclass)
                    if c.__module__ == module.__name__]  # fmt: skip
         known = ", ".join(classes) or "no class"

@@ -1,6 +1,5 @@
 """From a timing section to the model it describes."""
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,6 +152,8 @@ _MAKERS: dict[str, Callable[[Any, _Timed], StepTimeModel]] = {
 
 
 def _unknown_kind(kind: str) -> str:
+    import difflib
+
     nearest = difflib.get_close_matches(str(kind), _MAKERS, n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else f"known: {', '.join(_MAKERS)}"
     return f"timing.kind: unknown {kind!r}; {hint}"

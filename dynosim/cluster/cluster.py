@@ -12,16 +12,14 @@ import sys
 from collections.abc import Sequence as List
 from heapq import heappop, heappush
 from math import isnan
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from dynosim.cluster.flow import Flow
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.launcher import Launcher
-from dynosim.cluster.lone_placer import LonePlacer
 from dynosim.cluster.placement import QUEUED, LoadPlacer, Placer
 from dynosim.cluster.pool import Worker
 from dynosim.cluster.requests import Requests
-from dynosim.cluster.router_placer import RouterPlacer
 from dynosim.cluster.spec import PoolSpec
 from dynosim.cluster.station import Station
 from dynosim.engine.engine import Engine
@@ -33,11 +31,15 @@ from dynosim.workers.ids import WorkerId
 from dynosim.workers.lifecycle import Phase, WorkerEvent
 from dynosim.workload.load import NEVER, LoadDriver
 
+if TYPE_CHECKING:
+    from dynosim.cluster.lone_placer import LonePlacer
+    from dynosim.cluster.router_placer import RouterPlacer
+
 LAST_MS: Final = sys.float_info.max  # any event comes before
 
 # Ours are named beside the protocols, so that a compiler calls them directly.
 AnyStation = Engine | Station
-AnyPlacer = LoadPlacer | LonePlacer | RouterPlacer | Placer
+AnyPlacer: TypeAlias = "LoadPlacer | LonePlacer | RouterPlacer | Placer"
 
 
 class Cluster:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynosim.build.cluster import cluster_spec, run_options
 from dynosim.build.engine import Prepared, prepare
@@ -15,11 +15,13 @@ from dynosim.build.workload import load_trace
 from dynosim.cluster import Progress, check_requests_fit, simulate
 from dynosim.config.schema import RunConfig
 from dynosim.errors import ConfigError
-from dynosim.metrics import check_conservation, summarize
+from dynosim.metrics import summarize
 from dynosim.records import RunResult, Trace
-from dynosim.routerlog.replay import LogWriter
 from dynosim.silicon import Capacity
 from dynosim.timing.model import StepTimeModel
+
+if TYPE_CHECKING:
+    from dynosim.routerlog.replay import LogWriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def run(
         prepared = prepare(config) if prepared is None else prepared
         if config.engine.max_model_len is None:
             check_requests_fit(trace, prepared.engine)
-        log = None if router_log is None else LogWriter(router_log, config.router.policy)
+        log = None if router_log is None else _log_writer(router_log, config.router.policy)
         cluster = cluster_spec(
             config,
             prepared,
@@ -79,7 +81,7 @@ def run(
         if log is not None:
             log.close()
         if check:
-            check_conservation(result, trace)
+            _check(result, trace)
         report = summarize(result, prepared.timing, sla=config.sla, wall_time_ms=0.0)
     report["skipped_lines"] = trace.skipped_lines
     report["assumed_lengths"] = trace.assumed_lengths
@@ -87,6 +89,18 @@ def run(
     report["kv_capacity_source"] = prepared.capacity.source
     report["wall_time_ms"] = (time.perf_counter() - started) * 1e3
     return RunOutcome(config, trace, prepared.timing, result, prepared.capacity, report)
+
+
+def _check(result: RunResult, trace: Trace) -> None:
+    from dynosim.metrics import check_conservation
+
+    check_conservation(result, trace)
+
+
+def _log_writer(path: Path, policy: str | None) -> "LogWriter":
+    from dynosim.routerlog.replay import LogWriter
+
+    return LogWriter(path, policy)
 
 
 @contextmanager

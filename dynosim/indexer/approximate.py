@@ -11,10 +11,9 @@ from collections.abc import Hashable, Iterable, Sequence
 from dynosim.blocks.hashing import sequence_hashes
 from dynosim.errors import ConfigError, InvariantError
 from dynosim.indexer.answers import IndexCounters, Overlaps
-from dynosim.indexer.base import BlockEvent, Guess, Index
+from dynosim.indexer.base import DEFAULT_TTL_MS, BlockEvent, Guess, Index
 from dynosim.workers.ids import Slot
 
-DEFAULT_TTL_MS = 120_000.0
 MAX_BLOCKS = 1 << 20  # of all workers together
 KEPT_SHARE = 0.8  # after pruning
 

@@ -9,6 +9,9 @@ from dynosim.blocks.hashing import extend_sequence_hashes
 from dynosim.indexer.answers import IndexCounters, Overlaps
 from dynosim.workers.ids import Slot
 
+DEFAULT_TTL_MS = 120_000.0
+"""How long an index of guesses takes a block to stay cached."""
+
 
 class Tier(IntEnum):
     """Where a worker keeps a block, fastest first."""

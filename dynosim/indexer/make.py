@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dynosim.errors import ConfigError
-from dynosim.indexer.approximate import DEFAULT_TTL_MS, ApproximateIndex, PredictedIndex
-from dynosim.indexer.base import BlockEvent, Index
+from dynosim.indexer.approximate import ApproximateIndex, PredictedIndex
+from dynosim.indexer.base import DEFAULT_TTL_MS, BlockEvent, Index
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.naive import InvertedIndex, NaiveIndex

@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from dynosim.indexer.approximate import DEFAULT_TTL_MS
-from dynosim.indexer.make import IndexSpec
+from dynosim.indexer.base import DEFAULT_TTL_MS
 from dynosim.router.knobs import RouterSpec
-from dynosim.router.log.recorder import Sink
 from dynosim.router.modes import LOAD_MODES
-from dynosim.router.policy import PlacementPolicy
-from dynosim.router.prefill_load import PrefillEstimator
+
+if TYPE_CHECKING:
+    from dynosim.indexer.make import IndexSpec
+    from dynosim.router.log.recorder import Sink
+    from dynosim.router.policy import PlacementPolicy
+    from dynosim.router.prefill_load import PrefillEstimator
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ IndexKind = Literal[
 CachePolicy = Literal["ttl", "lru"]
 """How an index of guesses forgets: after a time, or when the worker's cache would be full."""
 
-OpenLog = Callable[[RouterSpec, IndexSpec, bool], Sink]
+OpenLog = Callable[[RouterSpec, "IndexSpec", bool], "Sink"]
 """Opens the log of a router of these settings and index; last, whether it estimates prefills."""
 
 
@@ -52,8 +54,8 @@ class RoutingSpec:
     events: DelaySpec = field(default_factory=DelaySpec)
     frontends: int = 1
     sync_delay_ms: float | None = None
-    policy: Callable[[RouterSpec, int], PlacementPolicy] | None = None
-    estimator: PrefillEstimator | None = None
+    policy: "Callable[[RouterSpec, int], PlacementPolicy] | None" = None
+    estimator: "PrefillEstimator | None" = None
     records_events: bool = False
     open_log: OpenLog | None = None
 
@@ -130,11 +132,13 @@ class RoutingSpec:
         return self._looks_at_caches and (self.index != "extents" or learns or self.numbers_events)
 
 
-def hash_index_spec(routing: RoutingSpec, capacity_blocks: int | None) -> IndexSpec:
+def hash_index_spec(routing: RoutingSpec, capacity_blocks: int | None) -> "IndexSpec":
     """The index of a router that knows blocks by their hashes.
 
     `capacity_blocks` of each worker bound a guessed index, if `routing` asks for that.
     """
+    from dynosim.indexer.make import IndexSpec
+
     if not routing.use_kv_events:
         is_bounded = routing.approximate_cache_policy == "lru"
         return IndexSpec(
