@@ -97,6 +97,15 @@ def file_of(packages: Path, module: str, suffix: str) -> str:
     return f"{packages}/{module.replace('.', '/')}{suffix}"
 
 
+class CompiledLoader(ExtensionFileLoader):
+    """Loads a compiled module and knows its source, so that tracebacks show it."""
+
+    def get_source(self, fullname: str) -> str | None:
+        """Raises: ImportError if it has none."""
+        source = self.path.removesuffix(SUFFIX) + ".py"
+        return SourceFileLoader(fullname, source).get_source(fullname)
+
+
 class CoreFinder:
     """Finds our modules: compiled if they are among those given, else as sources.
 
@@ -114,7 +123,7 @@ class CoreFinder:
         """See `importlib.abc.MetaPathFinder`; None: not our business."""
         if name in self._compiled:
             file = file_of(self.packages, name, SUFFIX)
-            loader = ExtensionFileLoader(name, file)
+            loader = CompiledLoader(name, file)
             return importlib.util.spec_from_file_location(name, file, loader=loader)
         if not name.startswith("dynosim."):
             return None

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from importlib.machinery import ExtensionFileLoader, SourceFileLoader
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,7 +19,18 @@ from shared_data import ROOT
 
 from dynosim import load_run, run
 from dynosim.cluster import simulate
-from dynosim.compiled import COMPILED, CORE, LIST, NOTE, PURE, SUFFIX, CoreFinder, file_of, settle
+from dynosim.compiled import (
+    COMPILED,
+    CORE,
+    LIST,
+    NOTE,
+    PURE,
+    SUFFIX,
+    CompiledLoader,
+    CoreFinder,
+    file_of,
+    settle,
+)
 from dynosim.records import RunResult
 
 LISTED = (ROOT / LIST).read_text().split()
@@ -164,8 +175,14 @@ def loaders(tree: Path) -> dict[str, type]:
 def test_what_is_noted_runs_compiled_and_nothing_else(tree: Path) -> None:
     core = settle(tree)
     assert (str(core), core.is_stale) == ("compiled core", False)
-    compiled = dict.fromkeys(("one", "two"), ExtensionFileLoader)
+    compiled = dict.fromkeys(("one", "two"), CompiledLoader)
     assert loaders(tree) == {**compiled, "other": SourceFileLoader}
+
+
+def test_the_source_of_what_is_compiled_is_known(tree: Path) -> None:
+    file = str(path_of(tree, "dynosim.one", SUFFIX))
+    loader = CompiledLoader("dynosim.one", file)
+    assert loader.get_source("dynosim.one") == "name = 'dynosim.one'\n"
 
 
 CHANGES: dict[str, tuple[Damage, str, bool]] = {
@@ -229,4 +246,4 @@ def test_a_variable_forces_pure(
 ) -> None:
     monkeypatch.setenv("DYNOSIM_PURE", value)
     assert settle(tree).kind == kind
-    assert (ExtensionFileLoader in loaders(tree).values()) == (kind == COMPILED)
+    assert (CompiledLoader in loaders(tree).values()) == (kind == COMPILED)
