@@ -100,8 +100,13 @@ def file_of(packages: Path, module: str, suffix: str) -> str:
 class CompiledLoader(ExtensionFileLoader):
     """Loads a compiled module and knows its source, so that tracebacks show it."""
 
-    def get_source(self, fullname: str) -> str | None:
-        """Raises: ImportError if it has none."""
+    def exec_module(self, module: ModuleType) -> None:
+        """Load it, and stay its loader: mypyc's modules name a plain one."""
+        super().exec_module(module)
+        module.__loader__ = self
+
+    def get_source(self, fullname: str) -> str | None:  # type: ignore[override]  # theirs has none
+        """Raises: ImportError if it is not there."""
         source = self.path.removesuffix(SUFFIX) + ".py"
         return SourceFileLoader(fullname, source).get_source(fullname)
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from importlib.machinery import SourceFileLoader
@@ -32,6 +33,9 @@ from dynosim.compiled import (
     settle,
 )
 from dynosim.records import RunResult
+from dynosim.router.eligibility import Constraints, eligible_mask
+from dynosim.router.refusals import NoEligibleWorkerError
+from dynosim.router.workers import WorkerTable
 
 LISTED = (ROOT / LIST).read_text().split()
 MODULES = ("dynosim.one", "dynosim.two")
@@ -98,6 +102,15 @@ def test_pure_is_what_runs_if_it_is_asked_for() -> None:
     kind, files = json.loads(done.stdout)
     assert kind == PURE
     assert len(files) > 60 and {Path(file).suffix for file in files} == {".py"}
+
+
+def test_tracebacks_show_the_source_of_either() -> None:
+    try:
+        eligible_mask(WorkerTable(block_size=4), Constraints())
+    except NoEligibleWorkerError:
+        shown = traceback.format_exc()
+    assert 'raise NoEligibleWorkerError("no worker has joined yet")' in shown
+    assert f"{Path('dynosim/router/eligibility.py')}" in shown
 
 
 # ---- a tree with two compiled modules ------------------------------------------------------------
