@@ -98,7 +98,11 @@ def check_that_it_loads(folder: Path) -> None:
     code = f"import importlib; [importlib.import_module(name) for name in {CORE}]"
     environment = {**os.environ, "PYTHONPATH": str(folder), "DYNOSIM_PURE": "0"}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True
+        [sys.executable, "-B", "-c", code],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
     if done.returncode and not last.startswith("ModuleNotFoundError"):

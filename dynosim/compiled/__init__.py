@@ -97,6 +97,20 @@ def file_of(packages: Path, module: str, suffix: str) -> str:
     return f"{packages}/{module.replace('.', '/')}{suffix}"
 
 
+class CompiledLoader(ExtensionFileLoader):
+    """Loads a compiled module and knows its source, so that tracebacks show it."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Load it, and stay its loader: mypyc's modules name a plain one."""
+        super().exec_module(module)
+        module.__loader__ = self
+
+    def get_source(self, fullname: str) -> str | None:  # type: ignore[override]  # theirs has none
+        """Raises: ImportError if it is not there."""
+        source = self.path.removesuffix(SUFFIX) + ".py"
+        return SourceFileLoader(fullname, source).get_source(fullname)
+
+
 class CoreFinder:
     """Finds our modules: compiled if they are among those given, else as sources.
 
@@ -114,7 +128,7 @@ class CoreFinder:
         """See `importlib.abc.MetaPathFinder`; None: not our business."""
         if name in self._compiled:
             file = file_of(self.packages, name, SUFFIX)
-            loader = ExtensionFileLoader(name, file)
+            loader = CompiledLoader(name, file)
             return importlib.util.spec_from_file_location(name, file, loader=loader)
         if not name.startswith("dynosim."):
             return None

@@ -7,9 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable
-from importlib.machinery import ExtensionFileLoader, SourceFileLoader
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,8 +20,22 @@ from shared_data import ROOT
 
 from dynosim import load_run, run
 from dynosim.cluster import simulate
-from dynosim.compiled import COMPILED, CORE, LIST, NOTE, PURE, SUFFIX, CoreFinder, file_of, settle
+from dynosim.compiled import (
+    COMPILED,
+    CORE,
+    LIST,
+    NOTE,
+    PURE,
+    SUFFIX,
+    CompiledLoader,
+    CoreFinder,
+    file_of,
+    settle,
+)
 from dynosim.records import RunResult
+from dynosim.router.eligibility import Constraints, eligible_mask
+from dynosim.router.refusals import NoEligibleWorkerError
+from dynosim.router.workers import WorkerTable
 
 LISTED = (ROOT / LIST).read_text().split()
 MODULES = ("dynosim.one", "dynosim.two")
@@ -87,6 +102,15 @@ def test_pure_is_what_runs_if_it_is_asked_for() -> None:
     kind, files = json.loads(done.stdout)
     assert kind == PURE
     assert len(files) > 60 and {Path(file).suffix for file in files} == {".py"}
+
+
+def test_tracebacks_show_the_source_of_either() -> None:
+    try:
+        eligible_mask(WorkerTable(block_size=4), Constraints())
+    except NoEligibleWorkerError:
+        shown = traceback.format_exc()
+    assert 'raise NoEligibleWorkerError("no worker has joined yet")' in shown
+    assert f"{Path('dynosim/router/eligibility.py')}" in shown
 
 
 # ---- a tree with two compiled modules ------------------------------------------------------------
@@ -164,8 +188,14 @@ def loaders(tree: Path) -> dict[str, type]:
 def test_what_is_noted_runs_compiled_and_nothing_else(tree: Path) -> None:
     core = settle(tree)
     assert (str(core), core.is_stale) == ("compiled core", False)
-    compiled = dict.fromkeys(("one", "two"), ExtensionFileLoader)
+    compiled = dict.fromkeys(("one", "two"), CompiledLoader)
     assert loaders(tree) == {**compiled, "other": SourceFileLoader}
+
+
+def test_the_source_of_what_is_compiled_is_known(tree: Path) -> None:
+    file = str(path_of(tree, "dynosim.one", SUFFIX))
+    loader = CompiledLoader("dynosim.one", file)
+    assert loader.get_source("dynosim.one") == "name = 'dynosim.one'\n"
 
 
 CHANGES: dict[str, tuple[Damage, str, bool]] = {
@@ -229,4 +259,4 @@ def test_a_variable_forces_pure(
 ) -> None:
     monkeypatch.setenv("DYNOSIM_PURE", value)
     assert settle(tree).kind == kind
-    assert (ExtensionFileLoader in loaders(tree).values()) == (kind == COMPILED)
+    assert (CompiledLoader in loaders(tree).values()) == (kind == COMPILED)
