@@ -5,15 +5,7 @@ from array import array
 
 import numpy as np
 
-from dynosim.records import (
-    NO_REQUEST,
-    FloatArray,
-    IntArray,
-    RequestLog,
-    RequestStatus,
-    StepLog,
-    Trace,
-)
+from dynosim.records import NO_REQUEST, IntArray, RequestLog, RequestStatus, StepLog, Trace
 
 NAN = float("nan")
 STEP_ROW = struct.Struct("2d10q")  # start and duration, then the counts in StepLog's order
@@ -24,24 +16,26 @@ STEP_TYPE = np.dtype([("times", "f8", 2), ("counts", "i8", 10)])
 class Journal:
     """Columns that workers write into by request index, and the common step log.
 
-    The step log is packed rows in one buffer: the cheapest way to append, 96 bytes a row.
+    Columns are arrays: lists would leave every time as an object of its own somewhere in memory, to
+    be looked for again when the run is over. The step log is packed rows in one buffer: the
+    cheapest way to append, 96 bytes a row.
     """
 
     def __init__(self, trace: Trace) -> None:
         num_requests = len(trace)
         self.trace = trace
-        self.arrival_ms = [NAN] * num_requests
-        self.scheduled_ms = [NAN] * num_requests
-        self.first_token_ms = [NAN] * num_requests
-        self.second_token_ms = [NAN] * num_requests
-        self.finish_ms = [NAN] * num_requests
-        self.produced_tokens = [0] * num_requests
-        self.cached_tokens = [0] * num_requests
-        self.worker_id = [-1] * num_requests
+        self.arrival_ms = array("d", [NAN]) * num_requests
+        self.scheduled_ms = array("d", [NAN]) * num_requests
+        self.first_token_ms = array("d", [NAN]) * num_requests
+        self.second_token_ms = array("d", [NAN]) * num_requests
+        self.finish_ms = array("d", [NAN]) * num_requests
+        self.produced_tokens = array("q", [0]) * num_requests
+        self.cached_tokens = array("q", [0]) * num_requests
+        self.worker_id = array("q", [-1]) * num_requests
         self.dispatch_ms: dict[int, float] = {}  # where later than the arrival
         self.preemptions: dict[int, int] = {}
         self.migrations: dict[int, int] = {}
-        self.status = [int(RequestStatus.UNFINISHED)] * num_requests
+        self.status = array("q", [int(RequestStatus.UNFINISHED)]) * num_requests
         self.errors: dict[int, str] = {}
         self.stalled_gaps_ms = array("d")
         self.steps = bytearray()
@@ -51,24 +45,24 @@ class Journal:
         is_timed = np.full(len(self.status), not is_closed_loop)
         if self.trace.previous_turn is not None:
             is_timed &= self.trace.previous_turn == NO_REQUEST
-        arrival = _times(self.arrival_ms)
-        worker = _counts(self.worker_id)
+        arrival = np.array(self.arrival_ms)
+        worker = np.array(self.worker_id, np.int64)
         dispatch = np.where(worker >= 0, arrival, np.nan)
         dispatch[list(self.dispatch_ms)] = list(self.dispatch_ms.values())
         return RequestLog(
             arrival_ms=arrival,
             dispatch_ms=dispatch,
-            scheduled_ms=_times(self.scheduled_ms),
-            first_token_ms=_times(self.first_token_ms),
-            second_token_ms=_times(self.second_token_ms),
-            finish_ms=_times(self.finish_ms),
+            scheduled_ms=np.array(self.scheduled_ms),
+            first_token_ms=np.array(self.first_token_ms),
+            second_token_ms=np.array(self.second_token_ms),
+            finish_ms=np.array(self.finish_ms),
             input_tokens=self.trace.input_tokens,
-            output_tokens=_counts(self.produced_tokens),
-            cached_tokens=_counts(self.cached_tokens),
+            output_tokens=np.array(self.produced_tokens, np.int64),
+            cached_tokens=np.array(self.cached_tokens, np.int64),
             worker_id=worker,
             preemptions=_counted(self.preemptions, len(worker)),
             migrations=_counted(self.migrations, len(worker)),
-            status=_counts(self.status),
+            status=np.array(self.status, np.int64),
             errors=self.errors,
             is_timed=is_timed,
         )
@@ -91,14 +85,6 @@ class Journal:
             num_waiting=counts[8],
             used_blocks=counts[9],
         )
-
-
-def _times(times_ms: list[float]) -> FloatArray:
-    return np.fromiter(times_ms, np.float64, len(times_ms))
-
-
-def _counts(counts: list[int]) -> IntArray:
-    return np.fromiter(counts, np.int64, len(counts))
 
 
 def _counted(counts: dict[int, int], length: int) -> IntArray:
