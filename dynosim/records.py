@@ -49,7 +49,7 @@ class Trace:
     skipped_lines: int = 0  # bad lines left out on the user's request
     assumed_lengths: int = 0  # prompts taken to be as long as their hash ids, on the same request
     # What has been worked out from the prompts alone, to be used again by whoever replays them: as
-    # they never change, neither does it. It goes with the trace.
+    # they never change, neither does it.
     of_prompts: dict[object, object] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -58,9 +58,9 @@ class Trace:
         return len(self.input_tokens)
 
     def at(self, arrival_ms: FloatArray) -> "Trace":
-        """The same requests at other times."""
+        """The same requests at other times; they share what is worked out from their prompts."""
         moved = replace(self, arrival_ms=arrival_ms)
-        moved.of_prompts.update(self.of_prompts)
+        object.__setattr__(moved, "of_prompts", self.of_prompts)
         return moved
 
     def take(self, rows: IntArray) -> "Trace":

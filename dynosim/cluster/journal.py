@@ -6,14 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from dynosim.records import (
-    NO_REQUEST,
-    IntArray,
-    RequestLog,
-    RequestStatus,
-    StepLog,
-    Trace,
-)
+from dynosim.records import NO_REQUEST, IntArray, RequestLog, RequestStatus, StepLog, Trace
 
 NAN: Final = float("nan")
 STEP_ROW = struct.Struct("2d10q")  # start and duration, then the counts in StepLog's order
@@ -24,26 +17,26 @@ STEP_TYPE = np.dtype([("times", "f8", 2), ("counts", "i8", 10)])
 class Journal:
     """Columns that workers write into by request index, and the common step log.
 
-    Columns are arrays: eight bytes a number, where a list keeps an object of thirty more.
-    The step log is packed rows in one buffer: the cheapest way to append, 96 bytes a row.
+    Columns are arrays: lists would leave every time as an object of its own somewhere in memory, to
+    be looked for again when the run is over. The step log is packed rows in one buffer: the
+    cheapest way to append, 96 bytes a row.
     """
 
     def __init__(self, trace: Trace) -> None:
         num_requests = len(trace)
         self.trace = trace
-        never, zeros = array("d", [NAN]) * num_requests, array("q", [0]) * num_requests
-        self.arrival_ms = never
-        self.scheduled_ms = never[:]
-        self.first_token_ms = never[:]
-        self.second_token_ms = never[:]
-        self.finish_ms = never[:]
-        self.produced_tokens = zeros
-        self.cached_tokens = zeros[:]
+        self.arrival_ms = array("d", [NAN]) * num_requests
+        self.scheduled_ms = array("d", [NAN]) * num_requests
+        self.first_token_ms = array("d", [NAN]) * num_requests
+        self.second_token_ms = array("d", [NAN]) * num_requests
+        self.finish_ms = array("d", [NAN]) * num_requests
+        self.produced_tokens = array("q", [0]) * num_requests
+        self.cached_tokens = array("q", [0]) * num_requests
         self.worker_id = array("q", [-1]) * num_requests
         self.dispatch_ms: dict[int, float] = {}  # where later than the arrival
         self.preemptions: dict[int, int] = {}
         self.migrations: dict[int, int] = {}
-        self.status = array("q", [RequestStatus.UNFINISHED]) * num_requests
+        self.status = array("q", [int(RequestStatus.UNFINISHED)]) * num_requests
         self.errors: dict[int, str] = {}
         self.stalled_gaps_ms = array("d")
         self.steps = bytearray()
@@ -54,7 +47,7 @@ class Journal:
         if self.trace.previous_turn is not None:
             is_timed &= self.trace.previous_turn == NO_REQUEST
         arrival = np.array(self.arrival_ms)
-        worker = np.array(self.worker_id)
+        worker = np.array(self.worker_id, np.int64)
         dispatch = np.where(worker >= 0, arrival, np.nan)
         dispatch[list(self.dispatch_ms)] = list(self.dispatch_ms.values())
         return RequestLog(
@@ -65,12 +58,12 @@ class Journal:
             second_token_ms=np.array(self.second_token_ms),
             finish_ms=np.array(self.finish_ms),
             input_tokens=self.trace.input_tokens,
-            output_tokens=np.array(self.produced_tokens),
-            cached_tokens=np.array(self.cached_tokens),
+            output_tokens=np.array(self.produced_tokens, np.int64),
+            cached_tokens=np.array(self.cached_tokens, np.int64),
             worker_id=worker,
             preemptions=_counted(self.preemptions, len(worker)),
             migrations=_counted(self.migrations, len(worker)),
-            status=np.array(self.status),
+            status=np.array(self.status, np.int64),
             errors=self.errors,
             is_timed=is_timed,
         )

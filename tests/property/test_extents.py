@@ -73,9 +73,9 @@ def test_prompt_when_it_ends_with_a_block_gets_a_cut_before_that_block() -> None
 
 def test_extents_are_worked_out_once_for_the_same_prompts_in_blocks_of_one_size() -> None:
     trace = random_trace(random.Random(3))
-    found = prefix_extents(trace, 16)
+    found = prefix_extents(trace.at(trace.arrival_ms + 1.0), 16)
     assert prefix_extents(trace, 16) is found
-    assert prefix_extents(trace.at(trace.arrival_ms + 1.0), 16) is found
+    assert prefix_extents(trace.at(trace.arrival_ms + 2.0), 16) is found
     assert prefix_extents(trace, 24) is not found
     assert prefix_extents(trace, 16, single_blocks=True) is not found
     part = trace.take(np.arange(len(trace) - 1))

@@ -97,6 +97,18 @@ def test_same_seed_same_intervals_and_progress_is_told(tmp_path: Path) -> None:
     assert set(first.metrics) <= set(INTERVAL_KEYS)
 
 
+def test_replays_work_out_the_prefixes_once(tmp_path: Path) -> None:
+    fit = fit_with_draws(0.05)
+    config = configured(tmp_path, fit)
+    trace = load_trace(config)
+    known: dict[str, Any] = {"num_replays": 3, "seed": 0, "is_workload_known": True}
+    prediction_intervals(config, trace, FittedModel(fit), **known)
+    extents = dict(trace.of_prompts)
+    assert len(extents) == 1
+    prediction_intervals(config, trace, FittedModel(fit), **known)
+    assert [*map(id, trace.of_prompts.values())] == [*map(id, extents.values())]
+
+
 def test_a_synthetic_workload_is_drawn_anew_unless_it_is_known(tmp_path: Path) -> None:
     fit = fit_with_draws(0.0001)
     config = configured(
