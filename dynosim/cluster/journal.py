@@ -16,26 +16,26 @@ STEP_TYPE = np.dtype([("times", "f8", 2), ("counts", "i8", 10)])
 class Journal:
     """Columns that workers write into by request index, and the common step log.
 
-    Columns are arrays: eight bytes a number, where a list keeps an object of thirty more.
-    The step log is packed rows in one buffer: the cheapest way to append, 96 bytes a row.
+    Columns are arrays: lists would leave every time as an object of its own somewhere in memory, to
+    be looked for again when the run is over. The step log is packed rows in one buffer: the
+    cheapest way to append, 96 bytes a row.
     """
 
     def __init__(self, trace: Trace) -> None:
         num_requests = len(trace)
         self.trace = trace
-        never, zeros = array("d", [NAN]) * num_requests, array("q", [0]) * num_requests
-        self.arrival_ms = never
-        self.scheduled_ms = never[:]
-        self.first_token_ms = never[:]
-        self.second_token_ms = never[:]
-        self.finish_ms = never[:]
-        self.produced_tokens = zeros
-        self.cached_tokens = zeros[:]
+        self.arrival_ms = array("d", [NAN]) * num_requests
+        self.scheduled_ms = array("d", [NAN]) * num_requests
+        self.first_token_ms = array("d", [NAN]) * num_requests
+        self.second_token_ms = array("d", [NAN]) * num_requests
+        self.finish_ms = array("d", [NAN]) * num_requests
+        self.produced_tokens = array("q", [0]) * num_requests
+        self.cached_tokens = array("q", [0]) * num_requests
         self.worker_id = array("q", [-1]) * num_requests
         self.dispatch_ms: dict[int, float] = {}  # where later than the arrival
         self.preemptions: dict[int, int] = {}
         self.migrations: dict[int, int] = {}
-        self.status = array("q", [RequestStatus.UNFINISHED]) * num_requests
+        self.status = array("q", [int(RequestStatus.UNFINISHED)]) * num_requests
         self.errors: dict[int, str] = {}
         self.stalled_gaps_ms = array("d")
         self.steps = bytearray()
@@ -68,22 +68,22 @@ class Journal:
         )
 
     def step_log(self) -> StepLog:
-        """The step rows as arrays."""
+        """The step rows as arrays, each in one piece: reports go through them many times."""
         rows = np.frombuffer(self.steps, STEP_TYPE)
-        times, counts = rows["times"], rows["counts"]
+        times, counts = rows["times"].T.copy(), rows["counts"].T.copy()
         return StepLog(
-            worker_id=counts[:, 0],
-            start_ms=times[:, 0],
-            duration_ms=times[:, 1],
-            num_steps=counts[:, 1],
-            num_prefills=counts[:, 2],
-            prefill_tokens=counts[:, 3],
-            prefix_tokens=counts[:, 4],
-            num_decodes=counts[:, 5],
-            decode_context_tokens=counts[:, 6],
-            num_running=counts[:, 7],
-            num_waiting=counts[:, 8],
-            used_blocks=counts[:, 9],
+            worker_id=counts[0],
+            start_ms=times[0],
+            duration_ms=times[1],
+            num_steps=counts[1],
+            num_prefills=counts[2],
+            prefill_tokens=counts[3],
+            prefix_tokens=counts[4],
+            num_decodes=counts[5],
+            decode_context_tokens=counts[6],
+            num_running=counts[7],
+            num_waiting=counts[8],
+            used_blocks=counts[9],
         )
 
 
