@@ -202,7 +202,7 @@ def _lengths(values: Values | None, num_rows: int) -> IntArray:
     if values is None:
         return np.full(num_rows, MISSING_TOKENS, np.int64)
     try:
-        return np.array(values, dtype=np.int64)
+        return np.fromiter(values, np.int64, len(values))
     except TypeError:  # some are None
         stated = [MISSING_TOKENS if value is None else value for value in values]
         return np.array(stated, dtype=np.int64)

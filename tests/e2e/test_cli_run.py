@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -223,3 +224,20 @@ def test_report_is_the_same_in_another_process_with_another_hash_seed(run_file: 
         report = json.loads(done.stdout)
         reports.append({k: v for k, v in report.items() if k not in PROCESS_KEYS})
     assert reports[0] == reports[1]
+
+
+def test_ctrl_c_amid_a_run_leaves_nothing(run_file: Path, tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from dynosim.cli import main, run_progress\n"
+        "def interrupt(progress, ended, of):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "run_progress.RunProgress.__call__ = interrupt\n"
+        "sys.stderr.isatty = lambda: True\n"
+        "raise SystemExit(main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", code, "run", str(run_file), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 128 + signal.SIGINT, done.stderr
+    assert "Traceback" not in done.stderr and done.stdout == ""
+    assert not any((tmp_path / "out").glob("*"))
