@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dynosim.metrics.decode_runs import DecodeRuns, DecodeTimes, expand
-from dynosim.metrics.smooth_pieces import Listed, Pieces
+from dynosim.metrics.smooth_pieces import Listed, SmoothPieces
 from dynosim.records import FloatArray, StepLog
 
 FEW_STEPS = 4  # runs of so few are listed, step by step
@@ -23,7 +23,7 @@ class GapPool(NamedTuple):
     """The gaps of a run."""
 
     listed: Listed
-    pieces: Pieces
+    pieces: SmoothPieces
     shapeless: DecodeRuns
     timing: DecodeTimes
 
@@ -78,7 +78,7 @@ def pool_of(
         listed += [
             Listed(chunk.gaps_ms, chunk.weights) for chunk in expand(smooth.take(~is_long), timing)
         ]
-        found = Pieces.of(smooth.take(is_long), timing)
+        found = SmoothPieces.of(smooth.take(is_long), timing)
         is_flat = (found.low_ms == found.high_ms) & (found.bend_ms == 0)
         listed.append(Listed(found.low_ms[is_flat], found.weights[is_flat]))
         is_even = found.is_even()
@@ -86,8 +86,8 @@ def pool_of(
         uneven = found.runs.take(~is_even & ~is_flat)
         half = uneven.num_steps // 2
         smooth = DecodeRuns.joined([uneven.before(half), uneven.after(half)])
-    pieces = pieces or [Pieces.of(smooth, timing)]
-    return GapPool(Listed.joined(listed), Pieces.joined(pieces), shapeless, timing)
+    pieces = pieces or [SmoothPieces.of(smooth, timing)]
+    return GapPool(Listed.joined(listed), SmoothPieces.joined(pieces), shapeless, timing)
 
 
 def _cut(runs: DecodeRuns, timing: DecodeTimes) -> tuple[DecodeRuns, DecodeRuns]:

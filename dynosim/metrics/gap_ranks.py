@@ -12,7 +12,7 @@ import numpy as np
 
 from dynosim.metrics.decode_runs import DecodeTimes
 from dynosim.metrics.gap_pool import GapPool
-from dynosim.metrics.smooth_pieces import Listed, Pieces
+from dynosim.metrics.smooth_pieces import Listed, SmoothPieces
 from dynosim.records import FloatArray, IntArray
 
 _BIN_BITS = 42  # of a double's 64: bins are 0.1 % wide
@@ -49,7 +49,7 @@ class _Suspects(NamedTuple):
     rank: float  # among what follows
     gaps_ms: FloatArray  # single ones, sorted
     before: FloatArray  # how many gaps are before each of them, and how many there are
-    pieces: Pieces
+    pieces: SmoothPieces
     low_ms: float
     high_ms: float
 

@@ -42,7 +42,7 @@ class Listed(NamedTuple):
         return Listed(np.concatenate(gaps_ms), np.concatenate(weights))
 
 
-class Pieces(NamedTuple):
+class SmoothPieces(NamedTuple):
     """Runs whose steps get longer and longer, or shorter and shorter: (pieces,) each.
 
     Steps are counted from the shortest: step i is low + slope * i + bend * i * (i - last) long.
@@ -56,7 +56,7 @@ class Pieces(NamedTuple):
     bend_ms: FloatArray
 
     @classmethod
-    def of(cls, runs: DecodeRuns, timing: DecodeTimes) -> "Pieces":
+    def of(cls, runs: DecodeRuns, timing: DecodeTimes) -> "SmoothPieces":
         """The parabolas through the ends and the middle of runs of three steps and more."""
         last = runs.num_steps - 1
         middle = runs.num_steps // 2
@@ -76,9 +76,9 @@ class Pieces(NamedTuple):
         """How many gaps each piece has."""
         return (self.runs.num_decodes * self.runs.num_steps).astype(np.float64)
 
-    def take(self, rows: Rows) -> "Pieces":
+    def take(self, rows: Rows) -> "SmoothPieces":
         """Some of the pieces."""
-        return Pieces(
+        return SmoothPieces(
             self.runs.take(rows),
             self.is_falling[rows],
             self.low_ms[rows],
@@ -88,12 +88,12 @@ class Pieces(NamedTuple):
         )
 
     @staticmethod
-    def joined(parts: "list[Pieces]") -> "Pieces":
+    def joined(parts: "list[SmoothPieces]") -> "SmoothPieces":
         """The pieces of several, of which there is one at least."""
         if len(parts) == 1:
             return parts[0]
         runs, *columns = zip(*parts, strict=True)
-        return Pieces(DecodeRuns.joined(list(runs)), *map(np.concatenate, columns))
+        return SmoothPieces(DecodeRuns.joined(list(runs)), *map(np.concatenate, columns))
 
     def is_even(self) -> NDArray[np.bool_]:
         """Whether the step time changes so little along each piece that `few` is exact."""

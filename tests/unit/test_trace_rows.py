@@ -28,7 +28,7 @@ FULL = Trace(
 
 def plain(trace: Trace) -> dict[str, Any]:
     """Every field of a trace by its name, arrays as lists."""
-    values = {field.name: getattr(trace, field.name) for field in fields(trace)}
+    values = {field.name: getattr(trace, field.name) for field in fields(trace) if field.init}
     return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in values.items()}
 
 

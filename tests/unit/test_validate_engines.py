@@ -1,6 +1,6 @@
 """From every argument of a set-up to the engine that is replayed, and its capacities."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -188,9 +188,7 @@ def test_a_log_may_hold_more_than_the_models_context() -> None:
     trace = workload(2)
     long_inputs = np.array([50_000, 10])
     found = deployed(setup={"model": MODEL})
-    longer = type(trace)(
-        **{**{f.name: getattr(trace, f.name) for f in fields(trace)}, "input_tokens": long_inputs}
-    )
+    longer = replace(trace, input_tokens=long_inputs)
     longest = 50_000 + int(trace.output_tokens[0]) + 1
     assert found.engines(longer, 10_000).engine.max_model_len == longest
 
