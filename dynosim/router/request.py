@@ -1,15 +1,12 @@
 """What the router knows of a request: everything but its true output length."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
-
-from mypy_extensions import mypyc_attr
+from dataclasses import dataclass, fields
 
 from dynosim.router.eligibility import Constraints
 from dynosim.router.knobs import CostSpec
 
 
-@mypyc_attr(serializable=True)  # hence to be copied
 @dataclass(slots=True, init=False)
 class RoutingRequest:
     """One request to be placed. Not to be changed once a router has it.
@@ -59,3 +56,7 @@ class RoutingRequest:
         self.constraints = constraints
         self.policy_family = policy_family
         self.overrides = overrides
+
+    def __reduce__(self) -> tuple[type["RoutingRequest"], tuple[object, ...]]:
+        """How to copy it, in either build."""
+        return RoutingRequest, tuple([getattr(self, field.name) for field in fields(self)])

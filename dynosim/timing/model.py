@@ -26,7 +26,7 @@ _NEWTON_EVALUATIONS: Final = 6
 """After so many looks the step time is taken to jump, and the bracket is halved instead."""
 
 
-@mypyc_attr(allow_interpreted_subclasses=True, serializable=True)
+@mypyc_attr(allow_interpreted_subclasses=True)
 class StepTimeModel(ABC):
     """Milliseconds of engine steps.
 

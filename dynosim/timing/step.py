@@ -1,11 +1,8 @@
 """What one engine step computes: all that its time depends on, as one value."""
 
-from dataclasses import dataclass
-
-from mypy_extensions import mypyc_attr
+from dataclasses import astuple, dataclass
 
 
-@mypyc_attr(serializable=True)  # hence to be copied
 @dataclass(slots=True, init=False)
 class StepShape:
     """The composition of one step, as step times read it. An engine's plan of a step is one.
@@ -35,6 +32,10 @@ class StepShape:
         self.prefix_tokens = prefix_tokens
         self.num_decodes = num_decodes
         self.decode_context_tokens = decode_context_tokens
+
+    def __reduce__(self) -> tuple[type["StepShape"], tuple[int, ...]]:
+        """How to copy it, in either build."""
+        return StepShape, astuple(self)
 
     @staticmethod
     def of_prompts(num_prefills: int, prefill_tokens: int, prefix_tokens: int = 0) -> "StepShape":
