@@ -5,21 +5,73 @@ from array import array
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dynosim.records import NO_REQUEST, IntArray, RequestLog, RequestStatus, StepLog, Trace
 
 NAN: Final = float("nan")
 STEP_ROW = struct.Struct("2d10q")  # start and duration, then the counts in StepLog's order
-pack_row = STEP_ROW.pack
+pack_row_into = STEP_ROW.pack_into
+ROW_BYTES: Final = 96
 STEP_TYPE = np.dtype([("times", "f8", 2), ("counts", "i8", 10)])
+
+
+class StepRows:
+    """The rows of the step log, packed in one buffer: the cheapest way to append."""
+
+    __slots__ = ("_buffer", "_end")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._end = 0
+
+    def append(
+        self,
+        start_ms: float,
+        duration_ms: float,
+        worker_id: int,
+        num_steps: int,
+        num_prefills: int,
+        prefill_tokens: int,
+        prefix_tokens: int,
+        num_decodes: int,
+        decode_context_tokens: int,
+        num_running: int,
+        num_waiting: int,
+        used_blocks: int,
+    ) -> None:
+        """Add a row; see `StepLog`."""
+        end = self._end
+        if end == len(self._buffer):
+            self._buffer.extend(bytes(ROW_BYTES * (end // (8 * ROW_BYTES) + 256)))
+        pack_row_into(
+            self._buffer,
+            end,
+            start_ms,
+            duration_ms,
+            worker_id,
+            num_steps,
+            num_prefills,
+            prefill_tokens,
+            prefix_tokens,
+            num_decodes,
+            decode_context_tokens,
+            num_running,
+            num_waiting,
+            used_blocks,
+        )
+        self._end = end + ROW_BYTES
+
+    def array(self) -> NDArray[np.void]:
+        """The rows so far, of `STEP_TYPE`."""
+        return np.frombuffer(self._buffer, STEP_TYPE, count=self._end // ROW_BYTES)
 
 
 class Journal:
     """Columns that workers write into by request index, and the common step log.
 
     Columns are arrays: lists would leave every time as an object of its own somewhere in memory, to
-    be looked for again when the run is over. The step log is packed rows in one buffer: the
-    cheapest way to append, 96 bytes a row.
+    be looked for again when the run is over.
     """
 
     def __init__(self, trace: Trace) -> None:
@@ -39,7 +91,7 @@ class Journal:
         self.status = array("q", [int(RequestStatus.UNFINISHED)]) * num_requests
         self.errors: dict[int, str] = {}
         self.stalled_gaps_ms = array("d")
-        self.steps = bytearray()
+        self.steps = StepRows()
 
     def request_log(self, *, is_closed_loop: bool) -> RequestLog:
         """The request columns as arrays. In a closed loop no arrival has a time of its own."""
@@ -70,7 +122,7 @@ class Journal:
 
     def step_log(self) -> StepLog:
         """The step rows as arrays, each in one piece: reports go through them many times."""
-        rows = np.frombuffer(self.steps, STEP_TYPE)
+        rows = self.steps.array()
         times, counts = rows["times"].T.copy(), rows["counts"].T.copy()
         return StepLog(
             worker_id=counts[0],

@@ -4,7 +4,7 @@ from collections.abc import Sequence as List
 from math import isnan
 from typing import Final, NamedTuple
 
-from dynosim.cluster.journal import NAN, Journal, pack_row
+from dynosim.cluster.journal import NAN, Journal
 from dynosim.engine.cores import Core
 from dynosim.engine.engine import Unfinished
 from dynosim.engine.plan import StepPlan
@@ -120,21 +120,19 @@ class TokenLog(Recorder):
         # Late sequences decode like the others, but their gaps are not this step's duration.
         resumed = plan.num_resumed_decodes
         core = self._core
-        journal.steps.extend(
-            pack_row(
-                plan.start_ms,
-                end_ms - plan.start_ms,
-                self._worker_id,
-                1,
-                plan.num_prefills + resumed,
-                plan.prefill_tokens + resumed,
-                plan.prefix_tokens,
-                plan.num_decodes - resumed - num_late,
-                plan.decode_context_tokens,
-                core.num_running,
-                num_waiting,
-                core.used_blocks,
-            )
+        journal.steps.append(
+            plan.start_ms,
+            end_ms - plan.start_ms,
+            self._worker_id,
+            1,
+            plan.num_prefills + resumed,
+            plan.prefill_tokens + resumed,
+            plan.prefix_tokens,
+            plan.num_decodes - resumed - num_late,
+            plan.decode_context_tokens,
+            core.num_running,
+            num_waiting,
+            core.used_blocks,
         )
 
     def delivered_run(
@@ -150,21 +148,19 @@ class TokenLog(Recorder):
             for sequence in self._awaiting_second:
                 self._journal.second_token_ms[sequence.index] = second_ms
             self._awaiting_second = []
-        self._journal.steps.extend(
-            pack_row(
-                start_ms,
-                end_ms - start_ms,
-                self._worker_id,
-                num_steps,
-                0,
-                0,
-                0,
-                count,
-                first_context,
-                core.num_running,
-                num_waiting,
-                core.used_blocks,
-            )
+        self._journal.steps.append(
+            start_ms,
+            end_ms - start_ms,
+            self._worker_id,
+            num_steps,
+            0,
+            0,
+            0,
+            count,
+            first_context,
+            core.num_running,
+            num_waiting,
+            core.used_blocks,
         )
 
     def ended(self, sequences: List[Sequence], end_ms: float) -> None:

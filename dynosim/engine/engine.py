@@ -14,7 +14,6 @@ soon as its last step has been planned, when its last but one has been delivered
 then in the same state as before. That offset of one step is `_lag` everywhere below.
 """
 
-from collections import deque
 from collections.abc import Iterator, Sized
 from typing import NamedTuple
 
@@ -93,7 +92,7 @@ class Engine:
         self._stamped: list[StampedEvent] | None = [] if stamps_events else None
         self.unpublished: Sized = core.events if self._stamped is None else self._stamped
         self._pace = Pace()
-        self._in_flight: deque[StepPlan] = deque()
+        self._in_flight: list[StepPlan] = []  # at most `depth` of them
         self._run_start_ms = 0.0
         self._run_context = 0
         self._has_missed = False  # whether ever a sequence has missed a step
@@ -189,7 +188,7 @@ class Engine:
             self._queued_ms.clear()
             finished = NOBODY if self._lag else self.core.finish_due()
         else:
-            plan = self._in_flight.popleft()
+            plan = self._in_flight.pop(0)
             num_waiting = self._num_waiting(now_ms) if self._queued_ms else self.core.num_waiting
             self._recorder.delivered(plan, num_waiting)
             finished = self.core.finish_step(plan)
@@ -252,7 +251,7 @@ class Engine:
             self._advance(steps)
             self._note_run(self._run_start_ms, now_ms, steps)
             return
-        first = self._in_flight.popleft()
+        first = self._in_flight.pop(0)
         core.overlap(first)
         self._advance(1)  # what is delivered has another step planned behind it
         self._recorder.delivered(first, self._num_waiting(first.end_ms))

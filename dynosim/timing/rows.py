@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 import numpy as np
+from mypy_extensions import mypyc_attr
 
 from dynosim.records import FloatArray, IntArray
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # hence can be copied
 class ContextRow:
     """Milliseconds of a decode step against mean context, linear between knots and beyond the ends.
 

@@ -8,6 +8,7 @@ line and the steps count as out of range.
 from bisect import bisect_right
 
 import numpy as np
+from mypy_extensions import mypyc_attr
 
 from dynosim.records import FloatArray, IntArray, StepLog
 from dynosim.timing.model import MEASURED, StepTimeModel, contexts_below
@@ -22,6 +23,7 @@ from dynosim.timing.silicon_table import SiliconTable
 from dynosim.timing.step import StepShape
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class SiliconModel(StepTimeModel):
     """Looks steps up in a `SiliconTable`. About 1 us for a decode run, 2 to 3 us for a prefill."""
 

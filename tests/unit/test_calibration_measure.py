@@ -210,17 +210,12 @@ async def test_tokens_that_come_all_at_once_make_no_sense() -> None:
 
 @in_virtual_time
 async def test_long_prompts_that_take_less_than_short_ones_make_no_sense() -> None:
-    class Falling:
-        ingress_ms = egress_ms = 0.0
-
+    class Falling(StepTimeModel):
         def step_ms(self, step: StepShape) -> float:
             return max(1.0, 30 - step.prefill_tokens / 10)
 
     with pytest.raises(LiveError, match="256 prompt tokens take less time than 16; is it a real"):
-        await measured(
-            VirtualEngine(SPEC, Falling()),  # type: ignore[arg-type]
-            replace(PLAN, cached=(), mixed_batches=()),
-        )
+        await measured(VirtualEngine(SPEC, Falling()), replace(PLAN, cached=(), mixed_batches=()))
 
 
 @in_virtual_time

@@ -83,7 +83,8 @@ def test_what_an_event_calls_is_on_the_list(mode: str, monkeypatch: pytest.Monke
     workload = "workload={synthetic: {requests: 500, isl: 2000, osl: 100, rate_rps: 20}}"
     outcome = run(load_run(ROOT / "sweeps/qwen_one.yaml", [workload, f"router.mode={mode}"]))
     num_events = outcome.report["num_scheduling_events"]
-    assert num_events > 1000 and sum(calls.values()) > num_events
+    assert num_events > 1000
+    assert CORE.kind == COMPILED or sum(calls.values()) > num_events
     hot = {name for name, num in calls.items() if num > 0.1 * num_events and "dynosim" in name}
     not_taken = {"dynosim.records", "dynosim.indexer.base", "dynosim.cluster.settling_index"}
     assert hot - set(LISTED) <= not_taken
