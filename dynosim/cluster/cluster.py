@@ -32,6 +32,7 @@ from dynosim.workers.lifecycle import Phase, WorkerEvent
 from dynosim.workload.load import NEVER, LoadDriver
 
 if TYPE_CHECKING:
+    from dynosim.cluster.apart import OnlyWorker
     from dynosim.cluster.lone_placer import LonePlacer
     from dynosim.cluster.router_placer import RouterPlacer
 
@@ -39,7 +40,7 @@ LAST_MS: Final = sys.float_info.max  # any event comes before
 
 # Ours are named beside the protocols, so that a compiler calls them directly.
 AnyStation = Engine | Station
-AnyPlacer: TypeAlias = "LoadPlacer | LonePlacer | RouterPlacer | Placer"
+AnyPlacer: TypeAlias = "LoadPlacer | OnlyWorker | LonePlacer | RouterPlacer | Placer"
 
 
 class Cluster:
@@ -99,6 +100,12 @@ class Cluster:
     def has_unended(self) -> bool:
         """Whether there are requests that have not ended."""
         return self._num_ended < self.num_requests
+
+    def follow(self, load: LoadDriver, placer: AnyPlacer) -> None:
+        """From the start, with this load alone; what has not ended by now goes on where it was."""
+        self.now_ms = 0.0
+        self._load = load
+        self._placer = placer
 
     def next_ms(self) -> float:
         """Time of the next event; infinity when nothing is left to happen."""

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dynosim.cluster.apart import can_go_apart, one_by_one
 from dynosim.cluster.cluster import Cluster
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.launcher import Launcher
 from dynosim.cluster.outside import as_clients_see
+from dynosim.cluster.placement import LoadPlacer
 from dynosim.cluster.pool import worker_log
 from dynosim.cluster.requests import Requests
 from dynosim.cluster.routing import make_placer
@@ -63,11 +65,12 @@ def simulate(
     outside_ms = times.ingress_ms + times.egress_ms
     cards = cluster.cards()
     placer = make_placer(routing, trace, extents, cards, may_change=bool(processes))
+    load = LoadDriver(trace, options.concurrency)
     running = Cluster(
         Requests(trace, extents, cluster),
         launcher=Launcher(extents, journal, routing, steps_singly=options.exact_stepping),
         placer=placer,
-        load=LoadDriver(trace, options.concurrency),
+        load=load,
         journal=journal,
         turnaround_ms=outside_ms,
     )
@@ -75,8 +78,14 @@ def simulate(
         for _ in range(pool.workers):
             running.make_ready(running.launch(pool, 0.0), 0.0)
     until_ms = NEVER if options.until_ms is None else options.until_ms - outside_ms
-    until_ms = _run(running, cluster, until_ms, processes, progress)
-    end_ms = until_ms if running.next_ms() < NEVER else running.now_ms
+    parts = _Parts(progress)
+    if processes:
+        until_ms, end_ms = _run_steered(running, cluster, until_ms, processes)
+    elif isinstance(placer, LoadPlacer) and can_go_apart(routing, load, len(running.workers)):
+        each = one_by_one(running, placer, trace, cluster.max_model_len)
+        end_ms = max([parts.run(running, until_ms) for _ in each])
+    else:
+        end_ms = parts.run(running, until_ms)
     running.stop(until_ms)
     workers = running.workers
     result = RunResult(
@@ -97,34 +106,43 @@ def simulate(
     return as_clients_see(result, ingress_ms=times.ingress_ms, egress_ms=times.egress_ms)
 
 
-def _run(
-    running: Cluster,
-    spec: ClusterSpec,
-    until_ms: float,
-    processes: "Sequence[Process]",
-    progress: Progress | None,
-) -> float:
-    """Run to the end or to `until_ms`; returns that, or when a process stopped the run."""
-    if not processes:
-        _run_in_parts(running, until_ms, progress)
-        return until_ms
+def _run_steered(
+    running: Cluster, spec: ClusterSpec, until_ms: float, processes: "Sequence[Process]"
+) -> tuple[float, float]:
+    """Run to the end or to `until_ms`; returns that, or when a process stopped the run, and when
+    the last thing happened.
+    """
     from dynosim.cluster.control import ControlPlane
 
     control = ControlPlane(running, spec.pools, processes)
     control.run_until(until_ms)
-    return control.now_ms if control.is_stopped else until_ms
+    if control.is_stopped:
+        until_ms = control.now_ms
+    return until_ms, _end_ms(running, until_ms)
 
 
-def _run_in_parts(running: Cluster, until_ms: float, progress: Progress | None) -> None:
-    """Come back from the loop some ten times a second: to tell, and so that Ctrl-C is heard."""
-    part_ms = 1000.0
-    while (next_ms := running.next_ms()) < NEVER and next_ms <= until_ms:
-        started = time.perf_counter()
-        running.run_until(min(next_ms + part_ms, until_ms))
-        if progress is not None:
-            progress(running.num_ended, running.num_requests)
-        part_ms *= 2 if time.perf_counter() - started < PART_S else 0.5
-    running.run_until(until_ms)
+def _end_ms(running: Cluster, until_ms: float) -> float:
+    """When a run that went to `until_ms` ended: then, if there was anything left to happen."""
+    return until_ms if running.next_ms() < NEVER else running.now_ms
+
+
+class _Parts:
+    """Comes back from the loop some ten times a second: to tell, and so that Ctrl-C is heard."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._part_ms = 1000.0
+
+    def run(self, running: Cluster, until_ms: float) -> float:
+        """Run to the end or to `until_ms`; returns when the last thing happened."""
+        while (next_ms := running.next_ms()) < NEVER and next_ms <= until_ms:
+            started = time.perf_counter()
+            running.run_until(min(next_ms + self._part_ms, until_ms))
+            if self._progress is not None:
+                self._progress(running.num_ended, running.num_requests)
+            self._part_ms *= 2 if time.perf_counter() - started < PART_S else 0.5
+        running.run_until(until_ms)  # what is still the same instant
+        return _end_ms(running, until_ms)
 
 
 def check_requests_fit(trace: Trace, engine: EngineSpec) -> None:

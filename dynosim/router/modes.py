@@ -16,6 +16,7 @@ from dynosim.router.workers import WorkerTable
 from dynosim.workers.ids import Slot
 
 LOAD_MODES = ("round-robin", "random", "power-of-two", "least-loaded", "device-aware-weighted")
+BLIND_MODES = ("round-robin", "random")  # do not even look at loads
 MODES = (*LOAD_MODES, "kv", "direct")
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from dynosim.records import NO_REQUEST, Trace, packed
+from dynosim.records import NO_REQUEST, IntArray, Trace, packed
 
 NEVER: Final = float("inf")
 
@@ -20,14 +20,17 @@ class LoadDriver:
     `reacts` tells whether ends of requests can cause arrivals.
     With `concurrency`, timestamps are ignored: that many sessions (single requests, where the trace
     has no turns) are in progress at once, and the next one starts the moment one ends. A turn
-    always waits for the one before it to finish, plus its think time.
+    always waits for the one before it to finish, plus its think time. `rows` are the requests to
+    come, where that is not all of them and none waits for another.
     """
 
-    def __init__(self, trace: Trace, concurrency: int | None = None) -> None:
+    def __init__(
+        self, trace: Trace, concurrency: int | None = None, *, rows: IntArray | None = None
+    ) -> None:
         self._caused: list[tuple[float, int]] = []  # heap: arrivals that an end brought about
         self._next_turn: dict[int, int] = {}
         self._delay_ms: list[float] = []
-        first_turns = np.arange(len(trace))
+        first_turns = np.arange(len(trace)) if rows is None else rows
         if trace.previous_turn is not None:
             previous = trace.previous_turn.tolist()
             self._next_turn = {p: i for i, p in enumerate(previous) if p != NO_REQUEST}
