@@ -5,7 +5,7 @@ how many decode, their total context, when each ends, and in which steps blocks 
 timing and block accounting need, at a cost that does not grow with the number of sequences.
 """
 
-import heapq
+from heapq import heapify, heappop, heappush
 from typing import Final
 
 from dynosim.engine.sequence import DECODING, Sequence
@@ -31,7 +31,7 @@ class DecodeSet:
         """Add a sequence whose `anchor` is set; it leaves before step `finish_step`."""
         anchor = sequence.anchor
         sequence.finish_step = finish_step
-        heapq.heappush(self.finishes, (finish_step, sequence.order, sequence))
+        heappush(self.finishes, (finish_step, sequence.order, sequence))
         self._crossings[-anchor % self.block_size] += 1
         self.count += 1
         self.context_tokens += anchor + self.step + 1
@@ -54,7 +54,7 @@ class DecodeSet:
         due: list[Sequence] = []
         heap = self.finishes
         while heap and heap[0][0] <= done_step:
-            entry = heapq.heappop(heap)
+            entry = heappop(heap)
             if _is_current(entry):
                 finish_step, _, sequence = entry
                 self.leave(sequence)
@@ -66,7 +66,7 @@ class DecodeSet:
         """Rid `finishes` of outdated entries if they are most of it, as aborts leave them."""
         if len(self.finishes) > 2 * self.count + _OUTDATED_ALLOWED:
             self.finishes = [entry for entry in self.finishes if _is_current(entry)]
-            heapq.heapify(self.finishes)
+            heapify(self.finishes)
 
     def blocks_next_step(self) -> int:
         """Blocks that the next step opens."""

@@ -1,7 +1,7 @@
 """Queues of requests that have no seat yet: first come first served, or by priority."""
 
-import heapq
 from collections import deque
+from heapq import heapify, heappop, heappush
 from typing import Protocol
 
 from dynosim.engine.sequence import Sequence
@@ -72,7 +72,7 @@ class PriorityQueue:
     def push(self, sequence: Sequence) -> None:
         """Add a new or preempted request."""
         key = (sequence.priority, sequence.arrival_ms, sequence.request_id, sequence.index)
-        heapq.heappush(self._heap, (*key, sequence))
+        heappush(self._heap, (*key, sequence))
 
     def push_preempted(self, sequence: Sequence) -> None:
         """Return a preempted request to its place."""
@@ -84,12 +84,12 @@ class PriorityQueue:
 
     def pop(self) -> Sequence:
         """Remove and return the most urgent request."""
-        return heapq.heappop(self._heap)[4]
+        return heappop(self._heap)[4]
 
     def discard(self, sequence: Sequence) -> None:
         """Remove a request that ended while waiting."""
         self._heap = [entry for entry in self._heap if entry[4] is not sequence]
-        heapq.heapify(self._heap)
+        heapify(self._heap)
 
     def sequences(self) -> list[Sequence]:
         """Everyone in the queue."""

@@ -3,8 +3,8 @@
 `LoadDriver` is told what finished and says what arrives; it holds no clock.
 """
 
-import heapq
 from array import array
+from heapq import heappop, heappush
 from typing import Final
 
 import numpy as np
@@ -60,7 +60,7 @@ class LoadDriver:
                 self.next_ms = timed_ms[-1]
                 return index
         else:
-            index = heapq.heappop(self._caused)[1]
+            index = heappop(self._caused)[1]
         self._look_ahead()
         return index
 
@@ -68,9 +68,9 @@ class LoadDriver:
         """Take note that a request ended (finished or was rejected) at `now_ms`."""
         follower = self._next_turn.get(index)
         if follower is not None:
-            heapq.heappush(self._caused, (now_ms + self._delay_ms[follower], follower))
+            heappush(self._caused, (now_ms + self._delay_ms[follower], follower))
         elif self._waiting_sessions:
-            heapq.heappush(self._caused, (now_ms, self._waiting_sessions.pop()))
+            heappush(self._caused, (now_ms, self._waiting_sessions.pop()))
         self._look_ahead()
 
     def hold(self) -> None:
