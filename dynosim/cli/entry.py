@@ -14,7 +14,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from dynosim import __version__
 from dynosim.cli.options import AsJson, Overrides, Overwrite, SkipBadLines, with_skip
+from dynosim.compiled import CORE
 from dynosim.errors import EXIT_FAILURE, EXIT_INTERRUPTED, DynosimError, InvariantError
 
 
@@ -41,14 +43,7 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        from importlib.metadata import PackageNotFoundError, version
-
-        from dynosim.compiled import CORE
-
-        try:
-            typer.echo(f"dynosim {version('dynosim')}, {CORE}")
-        except PackageNotFoundError:
-            typer.echo(f"dynosim (not installed), {CORE}")
+        typer.echo(f"dynosim {__version__}, {CORE}")
         raise typer.Exit
 
 
@@ -59,6 +54,11 @@ def _root(
     ] = False,
 ) -> None:
     pass
+
+
+def _compute_in_one_thread() -> None:
+    """Runs multiply no large matrices, and numpy's threads spin for long before they sleep."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @app.command(epilog="Example: dynosim run sweeps/qwen_one.yaml --set cluster.workers=8 --out out")
@@ -93,6 +93,7 @@ def run(
     ] = None,
 ) -> None:
     """Simulate one configuration and report on it."""
+    _compute_in_one_thread()
     from dynosim.cli.run import RunArguments, run_command
 
     arguments = RunArguments(
@@ -137,6 +138,7 @@ def sweep(
     ] = None,
 ) -> None:
     """Simulate many configurations and find the best trade-offs."""
+    _compute_in_one_thread()
     from dynosim.cli.sweep import SweepArguments, sweep_command
 
     arguments = SweepArguments(
@@ -209,7 +211,6 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. Never raises for what a user can cause."""
     if arguments is None:
         gc.disable()  # the process is ours and short: nothing would be collected
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for them takes 10 ms
     return _guarded(lambda: _invoke(arguments))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dynosim import __version__
 from dynosim.atomic import check_folder, parquet_writer, text_writer, write_files
 from dynosim.cli.options import check_replays
 from dynosim.cli.run_progress import RunProgress
@@ -143,18 +144,9 @@ def report_document(outcome: RunOutcome, intervals: "Intervals | None" = None) -
         "notes": list(outcome.timing.notes),
         "trace_source": trace.source,
         "kv_cache_breakdown": outcome.capacity.breakdown,
-        "dynosim_version": _installed_version(),
+        "dynosim_version": __version__,
         "config": outcome.config.model_dump(mode="json", exclude_none=True),
     }
-
-
-def _installed_version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("dynosim")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def write_run(out: Path, outcome: RunOutcome, document: Mapping[str, Any]) -> None:

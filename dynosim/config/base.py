@@ -1,13 +1,16 @@
 """What all sections of a configuration share: strictness, and rules that name their key."""
 
-from collections.abc import Iterable
-from typing import Annotated
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 RULES = "dynosim_rules"
 REFUSED = "dynosim_refused"
+_PLUGINS_OFF = "PYDANTIC_DISABLE_PLUGINS"
 
 Count = Annotated[int, Field(ge=1, le=1 << 40)]
 Amount = Annotated[int, Field(ge=0, le=1 << 40)]
@@ -17,11 +20,42 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Section(BaseModel):
-    """A part of a run or sweep file: unknown keys refused, nothing coerced, nothing changed."""
+    """A part of a run or sweep file: unknown keys refused, nothing coerced, nothing changed.
+
+    What checks a section is built when it is first used: most are only read as a part of another.
+    A section that is a default is therefore made by `model_construct`, which checks nothing.
+    """
 
     model_config = ConfigDict(
-        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True
+        strict=True,
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        defer_build=True,
     )
+
+    @classmethod
+    def of(cls, data: Any) -> Self:
+        """The section that the data describe. Raises: ValidationError."""
+        if not cls.__pydantic_complete__:
+            with _no_plugins():
+                cls.model_rebuild()
+        return cls.model_validate(data)
+
+
+@contextmanager
+def _no_plugins() -> Iterator[None]:
+    """Keeps pydantic from seeking plugins in all that is installed; for this one model only."""
+    before = os.environ.get(_PLUGINS_OFF)
+    os.environ[_PLUGINS_OFF] = "__all__"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_PLUGINS_OFF]
+        else:
+            os.environ[_PLUGINS_OFF] = before
 
 
 Rule = tuple[str, bool, str, str]

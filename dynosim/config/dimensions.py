@@ -56,7 +56,7 @@ def parse_dimension(key: str, raw: Any, *, is_grid: bool) -> Dimension | list[Pr
         text = f"expected a list or a range, got {shown(raw)}"
         return [Problem(here, text, "write [a, b] or {min: .., max: .., step: ..}")]
     try:
-        span = RangeConfig.model_validate(raw)
+        span = RangeConfig.of(raw)
     except ValidationError as error:
         problems = explain(error, RangeConfig, raw)
         return [Problem((*here, *p.path), p.text, p.remedy) for p in problems]

@@ -30,9 +30,9 @@ class LiveConfig(Section):
     ready_timeout_s: Seconds = 600.0  # for a worker to become ready
     engine_args: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """More of a real engine's command line; what comes last wins. A list, in YAML."""
-    engine_env: dict[str, str] = Field(default_factory=dict)  # more variables of a real engine
+    engine_env: dict[str, str] = Field({})  # more variables of a real engine
     taints: Annotated[tuple[str, ...], Field(strict=False)] = ()  # of workers; a list, in YAML
-    topology: dict[str, str] = Field(default_factory=dict)  # of workers: domain to value
+    topology: dict[str, str] = Field({})  # of workers: domain to value
     strip_anthropic_preamble: bool = False  # clients' billing line before the system prompt
     router_log: bool = True  # keep the router's inputs and decisions, for replay-log
     router_log_mib: Count = 64  # size of one file of it

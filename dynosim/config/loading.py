@@ -39,7 +39,7 @@ def run_config(document: Document) -> RunConfig:
 def check_run(data: dict[str, Any], folder: Path) -> RunConfig | list[Problem]:
     """The data as a run configuration, or all that is wrong with it."""
     try:
-        config = RunConfig.model_validate(data)
+        config = RunConfig.of(data)
     except ValidationError as error:
         return explain(error, RunConfig, data)
     config._base_dir = folder

@@ -76,7 +76,7 @@ class RouterConfig(Section):
     ttl_ms: PositiveMs = _ROUTING.ttl_ms
     predicted_ttl_ms: PositiveMs | None = None  # such a guess beside the events
     index: IndexKind = _ROUTING.index
-    events: EventConfig = EventConfig()
+    events: EventConfig = EventConfig.model_construct()
     frontends: Annotated[int, Field(ge=1, le=64)] = _ROUTING.frontends
     replica_sync_delay_ms: NotNegative | None = (
         None  # None: frontends publish nothing to each other
@@ -84,7 +84,7 @@ class RouterConfig(Section):
 
     queue_threshold: NotNegative | None = None  # of max_num_batched_tokens; None: no queue
     queue_policy: QueuePolicy = _CLASS.queue_policy
-    policy_classes: list[PolicyClassConfig] = Field(default_factory=list)
+    policy_classes: list[PolicyClassConfig] = Field([])
     active_decode_blocks_threshold: Share | None = None
     active_prefill_tokens_threshold: Amount | None = None
     active_prefill_tokens_threshold_frac: NotNegative | None = None

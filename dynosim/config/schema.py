@@ -104,12 +104,12 @@ class RunConfig(Section):
     model: str | None = None
     hardware: str | None = None
     workload: WorkloadConfig
-    engine: EngineConfig = EngineConfig()
+    engine: EngineConfig = EngineConfig.model_construct()
     timing: TimingConfig
-    cluster: ClusterConfig = ClusterConfig()
-    router: RouterConfig = RouterConfig()
+    cluster: ClusterConfig = ClusterConfig.model_construct()
+    router: RouterConfig = RouterConfig.model_construct()
     sla: SlaConfig | None = None
-    live: LiveConfig = LiveConfig()
+    live: LiveConfig = LiveConfig.model_construct()
     seed: Annotated[int, Field(ge=0, le=(1 << 63) - 1)] = 0
     _base_dir: Path = PrivateAttr(default_factory=Path)
 

@@ -61,7 +61,7 @@ def _sweep(document: Document) -> tuple[SweepConfig | None, list[Problem]]:
     own = {key: value for key, value in data.items() if key in SWEEP_KEYS}
     base = {key: value for key, value in data.items() if key not in SWEEP_KEYS}
     try:
-        keys = SweepKeys.model_validate(own)
+        keys = SweepKeys.of(own)
     except ValidationError as error:
         return None, [_sweep_hint(problem) for problem in explain(error, SweepKeys, own)]
     is_grid = keys.search.method == "grid"

@@ -74,7 +74,7 @@ class SweepKeys(Section):
     """The sections beside those of a run file; `space` is checked by `dynosim.sweep.space`."""
 
     space: dict[str, Any]
-    constraints: SweepConstraints = SweepConstraints()
+    constraints: SweepConstraints = SweepConstraints.model_construct()
     objectives: dict[str, Goal] = DEFAULT_OBJECTIVES  # report key: direction
-    search: Search = Search()
+    search: Search = Search.model_construct()
     top: Annotated[int, Field(ge=1, le=1000)] = 5  # run files to write for the best trials

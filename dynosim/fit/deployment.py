@@ -144,7 +144,7 @@ def deployment_of(
     defaults = {"async_scheduling": _is_async_by_default(setup), **_batch_defaults(hardware)}
     assumed = [key for key in ("max_num_seqs", "max_num_batched_tokens") if key not in values]
     try:
-        engine = EngineConfig.model_validate(defaults | values)
+        engine = EngineConfig.of(defaults | values)
     except ValueError as error:
         raise ConfigError(f"setup.engine_kwargs: {error}") from None
     return Deployment(

@@ -1,9 +1,9 @@
 """Which share of a run's steps the step times were measured on, in all and by axis."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from dynosim.records import IntArray, StepLog
-from dynosim.timing.fitted import AXES, FittedModel
+from dynosim.timing.axes import AXES
 
 
 class RangedTiming(Protocol):
@@ -12,16 +12,22 @@ class RangedTiming(Protocol):
     def steps_in_range(self, steps: StepLog) -> IntArray: ...
 
 
+@runtime_checkable
+class AxisTiming(Protocol):
+    """A model that knows its range by axis, as fitted ones do."""
+
+    def steps_in_range_by_axis(self, steps: StepLog) -> dict[str, IntArray]: ...
+
+
 def inside_shares(timing: RangedTiming, steps: StepLog) -> dict[str, float]:
     """Share of steps inside the measured range: `all`, and by axis where its range is known."""
     total = int(steps.num_steps.sum())
     if not total:
         return {}
     shares = {"all": int(timing.steps_in_range(steps).sum()) / total}
-    if isinstance(timing, FittedModel):
-        for axis in AXES:
-            if getattr(timing.fit.measured, axis) is not None:
-                shares[axis] = int(timing.steps_in_range_of(axis, steps).sum()) / total
+    if isinstance(timing, AxisTiming):
+        for axis, inside in timing.steps_in_range_by_axis(steps).items():
+            shares[axis] = int(inside.sum()) / total
     return shares
 
 

@@ -24,8 +24,8 @@ from typing import Any
 
 from dynosim.errors import TraceError
 from dynosim.files.user_text import parse_json
+from dynosim.timing.axes import AXES
 from dynosim.timing.fitted import (
-    AXES,
     DEFAULT_KNEE,
     PARAMETER_NAMES,
     Curve,

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from dynosim.records import FloatArray, IntArray, StepLog
+from dynosim.timing.axes import AXES
 from dynosim.timing.model import DERIVED, StepTimeModel, contexts_below
 from dynosim.timing.step import StepShape
 
@@ -78,9 +79,6 @@ class MeasuredRange:
     prefix_tokens: float | None = None  # cached tokens per prompt, in the mean of a step
     num_decodes: int | None = None
     mean_context: float | None = None  # tokens per decoding sequence
-
-
-AXES = tuple(axis.name for axis in fields(MeasuredRange))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,9 +217,14 @@ class FittedModel(StepTimeModel):
     def steps_in_range(self, steps: StepLog) -> IntArray:
         """See `StepTimeModel`; a step is inside if it is on every axis."""
         inside = steps.num_steps.astype(np.int64)
-        for axis in AXES:
-            inside = np.minimum(inside, self.steps_in_range_of(axis, steps))
+        for on_axis in self.steps_in_range_by_axis(steps).values():
+            inside = np.minimum(inside, on_axis)
         return inside
+
+    def steps_in_range_by_axis(self, steps: StepLog) -> dict[str, IntArray]:
+        """Per row the steps in range on each of the `AXES` of which it is known."""
+        known = [axis for axis in AXES if getattr(self.fit.measured, axis) is not None]
+        return {axis: self.steps_in_range_of(axis, steps) for axis in known}
 
     def steps_in_range_of(self, axis: str, steps: StepLog) -> IntArray:
         """Per row: how many of its steps are no larger on one of the `AXES` than was measured."""

@@ -5,6 +5,11 @@ from pathlib import Path
 import pytest
 
 from dynosim.config import dump_run, load_run, run_config_from_dict
+from dynosim.config.base import Section
+from dynosim.config.live import LiveConfig
+from dynosim.config.router import EventConfig, RouterConfig
+from dynosim.config.schema import ClusterConfig, EngineConfig
+from dynosim.config.sweep_schema import Search, SweepConstraints
 from dynosim.errors import ConfigError
 
 MINIMAL = """\
@@ -193,3 +198,24 @@ def test_synthetic_lengths_may_be_numbers_or_distributions() -> None:
     synthetic["osl"] = {"dist": "lognormal"}
     with pytest.raises(ConfigError, match=r"workload\.synthetic\.osl\.mean"):
         run_config_from_dict(data)
+
+
+SECTIONS = [
+    LiveConfig, EngineConfig, ClusterConfig, RouterConfig, EventConfig, SweepConstraints, Search
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_section_of_defaults_keeps_the_rules_though_it_is_not_checked(
+    section: type[Section],
+) -> None:
+    unchecked = section.model_construct()
+    assert section.of({}) == unchecked
+    assert section.of(unchecked.model_dump()) == unchecked
+
+
+def test_defaults_that_are_lists_or_mappings_are_not_shared() -> None:
+    one, other = LiveConfig.of({}), LiveConfig.of({})
+    assert one.topology == {} and one.topology is not other.topology
+    router, another = RouterConfig.of({}), RouterConfig.of({})
+    assert router.policy_classes == [] and router.policy_classes is not another.policy_classes

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from dynosim.testing.step_times import step_log
+from dynosim.timing.axes import AXES
 from dynosim.timing.fitted import (
-    AXES,
     BENT_AT,
     FACTOR_NAMES,
     PARAMETER_NAMES,
     Fit,
     FittedModel,
     FittedParameters,
+    MeasuredRange,
     on_curve,
     padded_tokens,
     soft_maximum,
@@ -285,7 +286,7 @@ def test_a_fit_says_what_it_rests_on() -> None:
 
 def test_names_are_those_of_the_records() -> None:
     assert PARAMETER_NAMES == tuple(one.name for one in fields(FittedParameters))
-    assert AXES == ("prefill_tokens", "prefix_tokens", "num_decodes", "mean_context")
+    assert AXES == tuple(one.name for one in fields(MeasuredRange))
 
 
 def test_constants_of_nothing_take_no_time_and_factors_of_one_bend_nothing() -> None:

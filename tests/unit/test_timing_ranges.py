@@ -7,7 +7,8 @@ import pytest
 from timing_support import silicon_table
 
 from dynosim.testing.step_times import step_log
-from dynosim.timing.fitted import AXES, Fit, FittedModel, FittedParameters, MeasuredRange
+from dynosim.timing.axes import AXES
+from dynosim.timing.fitted import Fit, FittedModel, FittedParameters, MeasuredRange
 from dynosim.timing.formulas import FixedModel, LinearModel, PolynomialModel
 from dynosim.timing.model import StepTimeModel, contexts_below
 from dynosim.timing.profile import DynamoProfileModel, PrefillCurve, ProfileModel
