@@ -6,18 +6,17 @@ workers push each other out of the processor's caches at every event; so the clu
 through the whole life of one, then of the next.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
 from dynosim.cluster.cluster import Cluster
-from dynosim.cluster.placement import LoadPlacer, Released
+from dynosim.cluster.placement import LoadPlacer
 from dynosim.cluster.pool import Worker
-from dynosim.engine.pace import NEVER
-from dynosim.engine.sequence import Sequence
 from dynosim.records import IntArray, Trace
-from dynosim.router.modes import BLIND_MODES
+from dynosim.router.modes import BLIND_MODES, RoundRobin
 from dynosim.router.spec import RoutingSpec
+from dynosim.router.workers import WorkerTable
 from dynosim.workload.load import LoadDriver
 
 
@@ -34,7 +33,9 @@ def one_by_one(
     workers = running.workers
     rows = rows_by_worker(placer, trace.input_tokens, max_model_len, len(workers))
     for worker, mine in zip(workers, rows, strict=True):
-        running.follow(LoadDriver(trace, rows=mine), OnlyWorker(worker.worker_id))
+        alone = LoadPlacer(RoundRobin(), WorkerTable(worker.card.block_size))
+        alone.join(worker, 0.0)
+        running.follow(LoadDriver(trace, rows=mine), alone)
         yield worker
 
 
@@ -49,37 +50,3 @@ def rows_by_worker(
     workers = np.array(placed, np.int64)
     counts = np.bincount(workers, minlength=num_workers)
     return np.split(np.argsort(workers, kind="stable"), np.cumsum(counts)[:-1])
-
-
-class OnlyWorker:
-    """Places everything on one worker: who goes there has been decided."""
-
-    def __init__(self, worker_id: int) -> None:
-        self.next_ms = NEVER
-        self._worker_id = worker_id
-
-    def join(self, worker: Worker, now_ms: float) -> None:
-        """Nothing depends on it."""
-
-    def leave(self, worker: Worker, now_ms: float) -> None:
-        """Nothing depends on it."""
-
-    def forget(self, indexes: Collection[int]) -> None:
-        """Nothing is kept of requests."""
-
-    def place(self, index: int, input_tokens: int, priority: int, now_ms: float) -> int:
-        """The worker."""
-        return self._worker_id
-
-    def receive(self, worker: Worker, finished: list[Sequence], now_ms: float) -> None:
-        """Nothing depends on it."""
-
-    def releases(self, now_ms: float) -> Iterator[Released]:
-        """Nothing ever waits."""
-        return iter(())
-
-    def stats(self) -> None:
-        """Nothing was looked at."""
-
-    def kv_events(self) -> None:
-        """Engines publish no events."""

@@ -32,7 +32,6 @@ from dynosim.workers.lifecycle import Phase, WorkerEvent
 from dynosim.workload.load import NEVER, LoadDriver
 
 if TYPE_CHECKING:
-    from dynosim.cluster.apart import OnlyWorker
     from dynosim.cluster.lone_placer import LonePlacer
     from dynosim.cluster.router_placer import RouterPlacer
 
@@ -40,7 +39,7 @@ LAST_MS: Final = sys.float_info.max  # any event comes before
 
 # Ours are named beside the protocols, so that a compiler calls them directly.
 AnyStation = Engine | Station
-AnyPlacer: TypeAlias = "LoadPlacer | OnlyWorker | LonePlacer | RouterPlacer | Placer"
+AnyPlacer: TypeAlias = "LoadPlacer | LonePlacer | RouterPlacer | Placer"
 
 
 class Cluster:

@@ -27,7 +27,6 @@ def make_placer(
 
         if len(cards) == 1 and not may_change and routing.only_follows_caches:
             return lone_placer(trace, extents)
-
         return router_placer(routing, trace, extents, cards)
     settings = routing.settings
     table = WorkerTable(cards[0].block_size)

@@ -22,7 +22,7 @@ from dynosim.errors import InfeasibleError
 from dynosim.records import RunResult, Trace
 from dynosim.router.knobs import RouterSpec
 from dynosim.router.spec import RoutingSpec
-from dynosim.workload.extents import prefix_extents
+from dynosim.workload.extents import PrefixExtents, prefix_extents
 from dynosim.workload.load import NEVER, LoadDriver
 
 if TYPE_CHECKING:
@@ -51,20 +51,12 @@ def simulate(
     started = time.perf_counter()
     for pool in cluster.pools:
         require_room(pool.engine)
-    extents = prefix_extents(
-        trace,
-        cluster.block_size,
-        single_blocks=any(pool.engine.long_prefill_token_threshold > 0 for pool in cluster.pools),
-    )
-    routing = cluster.routing
-    if routing is None:
-        settings = RouterSpec(cluster.block_size, mode="round-robin", seed=options.seed)
-        routing = RoutingSpec(settings)
+    extents = _extents_for(trace, cluster)
+    routing = cluster.routing or _in_turn(cluster.block_size, options.seed)
     journal = Journal(trace)
     times = cluster.pools[0].times
     outside_ms = times.ingress_ms + times.egress_ms
-    cards = cluster.cards()
-    placer = make_placer(routing, trace, extents, cards, may_change=bool(processes))
+    placer = make_placer(routing, trace, extents, cluster.cards(), may_change=bool(processes))
     load = LoadDriver(trace, options.concurrency)
     running = Cluster(
         Requests(trace, extents, cluster),
@@ -87,16 +79,15 @@ def simulate(
     else:
         end_ms = parts.run(running, until_ms)
     running.stop(until_ms)
-    workers = running.workers
     result = RunResult(
         requests=journal.request_log(is_closed_loop=options.concurrency is not None),
         steps=journal.step_log(),
         stalled_gaps_ms=np.array(journal.stalled_gaps_ms),
-        workers=worker_log(workers),
+        workers=worker_log(running.workers),
         block_size=cluster.block_size,
         end_ms=end_ms,
-        num_preemptions=sum(worker.engine.core.num_preemptions for worker in workers),
-        num_scheduling_events=sum(worker.engine.num_events for worker in workers),
+        num_preemptions=sum(w.engine.core.num_preemptions for w in running.workers),
+        num_scheduling_events=sum(w.engine.num_events for w in running.workers),
         routing=placer.stats(),
         kv_events=placer.kv_events(),
         simulate_wall_ms=(time.perf_counter() - started) * 1e3,
@@ -104,6 +95,17 @@ def simulate(
     if outside_ms == 0:
         return result
     return as_clients_see(result, ingress_ms=times.ingress_ms, egress_ms=times.egress_ms)
+
+
+def _extents_for(trace: Trace, cluster: ClusterSpec) -> PrefixExtents:
+    """Prompts in terms of extents; of single blocks where a prompt may stop amid any of them."""
+    has_cap = any(pool.engine.long_prefill_token_threshold > 0 for pool in cluster.pools)
+    return prefix_extents(trace, cluster.block_size, single_blocks=has_cap)
+
+
+def _in_turn(block_size: int, seed: int) -> RoutingSpec:
+    """How requests are placed if nobody says: on each worker in turn."""
+    return RoutingSpec(RouterSpec(block_size, mode="round-robin", seed=seed))
 
 
 def _run_steered(
