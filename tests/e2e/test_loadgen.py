@@ -218,6 +218,36 @@ async def test_cancelled_it_keeps_what_was_finished_and_cancels_the_rest() -> No
     assert stub.num_cancelled == 1
 
 
+@pytest.mark.parametrize("turns_of_the_loop", range(7))
+async def test_an_interruption_is_not_lost_beside_the_end_of_a_request(
+    turns_of_the_loop: int,
+) -> None:
+    trace = trace_of(2)
+    trace.arrival_ms[1] = 1e9
+    loop = asyncio.get_running_loop()
+
+    def cancel_after(turns: int) -> None:
+        if turns:
+            loop.call_soon(cancel_after, turns - 1)
+        else:
+            task.cancel()
+
+    async with StubServer().serving() as url, CompletionsClient(url) as client:
+        task = asyncio.create_task(
+            drive(
+                trace,
+                client,
+                PromptMaker(UNKNOWN_VOCABULARY),
+                progress=lambda *_: cancel_after(turns_of_the_loop),
+            )
+        )
+        await asyncio.wait({task}, timeout=PATIENCE_S)  # it does not cancel the task
+        assert task.done()
+    run = task.result()
+    assert run.was_interrupted
+    assert [record.status for record in run.records] == ["completed", "unfinished"]
+
+
 async def test_no_server_is_one_message() -> None:
     with pytest.raises(LiveError, match="is the server running"):
         async with CompletionsClient("http://127.0.0.1:9"):

@@ -8,6 +8,7 @@ that is late must not flatter the server. How late it was is reported.
 import asyncio
 from array import array
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -146,10 +147,10 @@ async def _send_all(load: _Load) -> None:
         wait_s = None
         if driver.next_ms < NEVER:
             wait_s = max(0.0, clock.wall_s(driver.next_ms - clock.now_ms()))
-        try:
-            await asyncio.wait_for(load.changed.wait(), wait_s)
-        except TimeoutError:
-            continue
+        # Not wait_for: in Python 3.11 it loses a cancellation that comes as its wait ends.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await load.changed.wait()
 
 
 async def _serve(load: _Load, index: int, due_ms: float) -> None:
