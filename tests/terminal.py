@@ -21,12 +21,12 @@ class Clock:
 class Terminal(io.StringIO):
     """What stderr is from now on, in the test itself (pytest sets its own after each fixture)."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, columns: int = 200) -> None:
         super().__init__()
         monkeypatch.setattr(sys, "stderr", self)
         for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
             monkeypatch.delenv(name, raising=False)
-        for name, value in (("TERM", "xterm"), ("NO_COLOR", "1"), ("COLUMNS", "200")):
+        for name, value in {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": str(columns)}.items():
             monkeypatch.setenv(name, value)
 
     def isatty(self) -> bool:

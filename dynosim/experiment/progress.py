@@ -60,18 +60,21 @@ class ProgressBar(ProgressDisplay):
     def _show(self, done: int, of: int) -> "tuple[Progress, TaskID]":
         from rich import progress
         from rich.console import Console
+        from rich.table import Column
 
+        note = Column(ratio=1, no_wrap=True)  # has what is left of the line, and is cut
         bar = progress.Progress(
             progress.TextColumn(f"{{task.completed:,}}/{{task.total:,}} {self._unit}"),
             progress.BarColumn(BAR_CHARACTERS),
             progress.TimeElapsedColumn(),
             progress.TextColumn("left"),
             progress.TimeRemainingColumn(),
-            progress.TextColumn("{task.description}", markup=False),
+            progress.TextColumn("{task.description}", markup=False, table_column=note),
             console=Console(stderr=True),
             refresh_per_second=REFRESHES_PER_S,
             speed_estimate_period=math.inf,  # one trial may take minutes
             transient=not self._stays,
+            expand=True,
             get_time=time.monotonic,
         )
         task = bar.add_task("", total=of, completed=done)

@@ -50,6 +50,18 @@ def test_a_bar_shows_what_was_told_last_and_the_time_left_at_the_pace_so_far(
     assert terminal.last_bar() == "3/5 replays 0:03:01 left 0:02:00 after [3]"
 
 
+def test_where_a_line_is_too_narrow_the_note_is_cut(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal(monkeypatch, columns=80)
+    with ProgressBar("trials", stays=True) as bar:
+        bar(3, 12)
+        clock.now_s += 60
+        bar(12, 12, "best tok/s/GPU 220.8: workers=1 mode=round-robin num_gpu_blocks=200")
+    assert terminal.last_bar() == "12/12 trials 0:01:00 left 0:00:00 best tok/s/GPU 220.8…"
+    assert len(terminal.lines()) == 1
+
+
 @pytest.mark.parametrize(("done", "characters"), [(0, 0), (4, BAR_CHARACTERS // 2)])
 def test_a_bar_is_as_full_as_much_is_done(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, done: int, characters: int
