@@ -14,6 +14,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -61,6 +62,9 @@ class Checkout:
         """Whether its core is compiled. Asking has Python's byte code written, if it is not yet."""
         core: str = self.call(CORE)["core"]
         return core
+
+
+Race = Callable[[argparse.Namespace, dict[str, Checkout], Path], list[Figures]]
 
 
 def timed_process(
@@ -186,11 +190,18 @@ def ratio(above: list[Figures], below: list[Figures], key: str, key_below: str =
     return statistics.median(high[key] / low[key_below or key] for high, low in pairs)
 
 
-def print_setting(sides: dict[str, Checkout]) -> None:
-    """Who runs, on what."""
+def hold_race(args: argparse.Namespace, race: Race) -> None:
+    """Print who runs on what, then the rows of their race, which has a folder for its files."""
+    sides = checkouts(args)
     print(f"processor: {processor()}")
-    for name, checkout in sides.items():
-        print(f"{name}: {checkout.core()}")
+    for side, checkout in sides.items():
+        print(f"{side}: {checkout.core()}")
+    with tempfile.TemporaryDirectory() as name:
+        rows = race(args, sides, Path(name))
+    if args.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        print_table(rows)
 
 
 def print_table(rows: list[Figures]) -> None:

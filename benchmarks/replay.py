@@ -15,8 +15,6 @@ The peer also synthesises tokens and keeps every token's record, which dynosim's
 """
 
 import argparse
-import json
-import tempfile
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -26,12 +24,10 @@ from racing import (
     Figures,
     add_peer,
     checked_trace,
-    checkouts,
+    hold_race,
     in_turn,
     median,
     parser_of,
-    print_setting,
-    print_table,
     ratio,
     run_file,
     run_peer,
@@ -110,19 +106,19 @@ def print_agreement(workers: int, found: dict[str, list[Figures]]) -> None:
 
 def main() -> None:
     """Run the race."""
+    raced: list[tuple[Figures, dict[str, list[Figures]]]] = []
+
+    def races(args: argparse.Namespace, sides: dict[str, Checkout], folder: Path) -> list[Figures]:
+        trace = unpacked(checked_trace(args), args.copies, folder)
+        config = run_file(trace, folder)
+        raced.extend(race(args, sides, trace, config, int(n)) for n in args.workers.split(","))
+        return [row for row, _ in raced]
+
     args = parse_args()
-    sides = checkouts(args)
-    print_setting(sides)
-    with tempfile.TemporaryDirectory() as name:
-        trace = unpacked(checked_trace(args), args.copies, Path(name))
-        config = run_file(trace, Path(name))
-        rows = [race(args, sides, trace, config, int(n)) for n in args.workers.split(",")]
-    if args.json:
-        print(json.dumps([row for row, _ in rows], indent=2))
-        return
-    print_table([row for row, _ in rows])
-    for row, found in rows:
-        print_agreement(row["workers"], found)
+    hold_race(args, races)
+    if not args.json:
+        for row, found in raced:
+            print_agreement(row["workers"], found)
 
 
 if __name__ == "__main__":

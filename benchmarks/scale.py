@@ -11,8 +11,6 @@ enough requests. `request us` is CPU time of the run and its report, without mak
 """
 
 import argparse
-import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,10 @@ from racing import (
     Checkout,
     Figures,
     checked_trace,
-    checkouts,
+    hold_race,
     in_turn,
     median,
     parser_of,
-    print_setting,
-    print_table,
     ratio,
     run_file,
     settings,
@@ -83,8 +79,9 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def race(args: argparse.Namespace, sides: dict[str, Checkout], config: Path) -> list[Figures]:
+def race(args: argparse.Namespace, sides: dict[str, Checkout], folder: Path) -> list[Figures]:
     """A row for each side."""
+    config = run_file(checked_trace(args).resolve(), folder)
 
     def ours(checkout: Checkout, requests: int, workers: int) -> Any:
         asked = [requests, workers, BASE_WORKERS, *settings(workers, args.router, seed=0)]
@@ -110,18 +107,5 @@ def race(args: argparse.Namespace, sides: dict[str, Checkout], config: Path) -> 
     ]
 
 
-def main() -> None:
-    """Run it."""
-    args = parse_args()
-    sides = checkouts(args)
-    print_setting(sides)
-    with tempfile.TemporaryDirectory() as name:
-        rows = race(args, sides, run_file(checked_trace(args).resolve(), Path(name)))
-    if args.json:
-        print(json.dumps(rows, indent=2))
-    else:
-        print_table(rows)
-
-
 if __name__ == "__main__":
-    main()
+    hold_race(parse_args(), race)

@@ -9,7 +9,6 @@ time on the clock, which other work on the machine lengthens.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -19,12 +18,10 @@ from racing import (
     ROOT,
     Checkout,
     Figures,
-    checkouts,
+    hold_race,
     in_turn,
     median,
     parser_of,
-    print_setting,
-    print_table,
     ratio,
     timed_process,
 )
@@ -38,27 +35,24 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run_sweep(checkout: Checkout, args: argparse.Namespace) -> Figures:
+def run_sweep(checkout: Checkout, args: argparse.Namespace, folder: Path) -> Figures:
     """One sweep into a new folder."""
-    with tempfile.TemporaryDirectory() as out:
+    with tempfile.TemporaryDirectory(dir=folder) as out:
         command = [sys.executable, "-P", "-m", "dynosim", "sweep", str(args.file.resolve())]
         command += ["--out", str(Path(out) / "sweep"), "--jobs", str(args.jobs)]
         return timed_process(command, checkout.env(), prints_json=False)
 
 
-def main() -> None:
-    """Run it."""
-    args = parse_args()
-    sides = checkouts(args)
-    print_setting(sides)
+def race(args: argparse.Namespace, sides: dict[str, Checkout], folder: Path) -> list[Figures]:
+    """A row for each side."""
 
     def sweep(checkout: Checkout) -> Any:
-        return lambda _: run_sweep(checkout, args)
+        return lambda _: run_sweep(checkout, args, folder)
 
     running = {name: sweep(checkout) for name, checkout in sides.items()}
-    run_sweep(sides["ours"], args)
+    run_sweep(sides["ours"], args, folder)
     found = in_turn(args.rounds, running)
-    rows = [
+    return [
         {
             "of": name,
             "user s": median(found[name], "process_user_s"),
@@ -67,11 +61,7 @@ def main() -> None:
         }
         for name in sides
     ]
-    if args.json:
-        print(json.dumps(rows, indent=2))
-    else:
-        print_table(rows)
 
 
 if __name__ == "__main__":
-    main()
+    hold_race(parse_args(), race)

@@ -10,8 +10,6 @@ of dynosim, both with `--pure` if that is given. Times: see `racing`.
 """
 
 import argparse
-import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,10 @@ from racing import (
     Figures,
     add_peer,
     checked_trace,
-    checkouts,
+    hold_race,
     in_turn,
     median,
     parser_of,
-    print_setting,
-    print_table,
     ratio,
     run_file,
     run_peer,
@@ -81,20 +77,12 @@ def race(
     return row
 
 
-def main() -> None:
-    """Run the race."""
-    args = parse_args()
-    sides = checkouts(args)
-    print_setting(sides)
-    with tempfile.TemporaryDirectory() as name:
-        trace = unpacked(checked_trace(args), 1, Path(name))
-        config = run_file(trace, Path(name))
-        rows = [race(args, sides, trace, config, int(n)) for n in args.workers.split(",")]
-    if args.json:
-        print(json.dumps(rows, indent=2))
-    else:
-        print_table(rows)
+def races(args: argparse.Namespace, sides: dict[str, Checkout], folder: Path) -> list[Figures]:
+    """A row for each number of workers."""
+    trace = unpacked(checked_trace(args), 1, folder)
+    config = run_file(trace, folder)
+    return [race(args, sides, trace, config, int(n)) for n in args.workers.split(",")]
 
 
 if __name__ == "__main__":
-    main()
+    hold_race(parse_args(), races)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from dynosim import __version__
 from dynosim.atomic import check_folder, parquet_writer, text_writer, write_files
 from dynosim.cli.options import check_replays
-from dynosim.cli.run_progress import RunProgress
 from dynosim.cli.run_text import print_table
 from dynosim.config import dump_run, load_run
 from dynosim.errors import EXIT_INTERRUPTED, ConfigError
+from dynosim.experiment.progress import ProgressBar
 from dynosim.experiment.run import RunOutcome, run
 
 if TYPE_CHECKING:
@@ -62,14 +62,14 @@ def run_command(asked: RunArguments) -> int:
     check_replays(asked.intervals)
     config = load_run(asked.file, asked.overrides)
     _check_out(asked)
-    with RunProgress() as progress:
+    with ProgressBar("requests") as bar:
         outcome = run(
             config,
             exact_stepping=asked.exact_stepping,
             check=asked.check,
             router_log=asked.router_log,
             record_kv_events=asked.kv_events,
-            progress=progress if sys.stderr.isatty() else None,
+            progress=_telling(bar) if sys.stderr.isatty() else None,
         )
     try:
         found = intervals_of(outcome, asked.intervals)
@@ -87,6 +87,11 @@ def run_command(asked: RunArguments) -> int:
         if asked.out is not None:
             print(f"report: {asked.out / 'report.html'}", file=sys.stderr)
     return code
+
+
+def _telling(bar: ProgressBar) -> Callable[[int, int], None]:
+    """Tells the bar how many requests have ended; the report of many takes a while too."""
+    return lambda ended, of: bar(ended, of, "making the report" if ended == of else "")
 
 
 def _check_out(asked: RunArguments) -> None:
@@ -114,23 +119,15 @@ def intervals_of(outcome: RunOutcome, num_replays: int | None) -> "Intervals | N
     count = default_replays(outcome.timing) if num_replays is None else num_replays
     if count == 0:
         return None
-    shows = sys.stderr.isatty()
-    try:
+    with ProgressBar("replays for the intervals") as bar:
         return prediction_intervals(
             outcome.config,
             outcome.trace,
             outcome.timing,
             num_replays=count,
             seed=outcome.config.seed,
-            progress=_show_progress if shows else None,
+            progress=bar if sys.stderr.isatty() else None,
         )
-    finally:
-        if shows:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
-def _show_progress(done: int, of: int) -> None:
-    print(f"\rreplay {done} of {of} for the intervals", end="", file=sys.stderr, flush=True)
 
 
 def report_document(outcome: RunOutcome, intervals: "Intervals | None" = None) -> dict[str, Any]:

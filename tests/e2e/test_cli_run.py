@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from terminal import Terminal
 
 from dynosim.cli import main
 from dynosim.cli.run import EVENT_FILES, RUN_FILES
@@ -226,13 +227,29 @@ def test_report_is_the_same_in_another_process_with_another_hash_seed(run_file: 
     assert reports[0] == reports[1]
 
 
+def test_a_long_run_shows_its_requests_and_its_replays_on_a_terminal_only(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("dynosim.experiment.progress.QUIET_S", 0.0)
+    asked = ["run", str(run_file), "--intervals", "3"]
+    assert main(asked) == 0
+    assert capsys.readouterr().err == ""
+    terminal = Terminal(monkeypatch)
+    assert main(asked) == 0
+    shown = terminal.getvalue()
+    assert "40/40 requests" in shown and "making the report" in shown
+    assert "3/3 replays for the intervals" in shown
+    assert terminal.lines() == []
+
+
 def test_ctrl_c_amid_a_run_leaves_nothing(run_file: Path, tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\n"
-        "from dynosim.cli import main, run_progress\n"
-        "def interrupt(progress, ended, of):\n"
+        "from dynosim.cli import main\n"
+        "from dynosim.experiment.progress import ProgressBar\n"
+        "def interrupt(*_):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "run_progress.RunProgress.__call__ = interrupt\n"
+        "ProgressBar.__call__ = interrupt\n"
         "sys.stderr.isatty = lambda: True\n"
         "raise SystemExit(main(sys.argv[1:]))\n"
     )

@@ -16,7 +16,7 @@ NOT_FOR_A_RUN = {
     "orjson": "writes columns of traces",
     "plotly": "pictures",
     "polars": "tables, with --out",
-    "rich": "progress of sweeps",
+    "rich": "progress of what takes more than a second",
     "scipy": "fits only",
     "simpy": "clusters scripted in Python only",
     "dynosim.routerlog": "with --router-log",
@@ -79,6 +79,12 @@ def run_file(tmp_path: Path) -> str:
 
 def test_a_run_imports_what_it_needs_only(run_file: str) -> None:
     assert unwanted(RUN, NOT_FOR_A_RUN, run_file) == {}
+
+
+def test_a_short_run_on_a_terminal_imports_no_more(run_file: str) -> None:
+    short = "from dynosim.experiment import progress; progress.QUIET_S = 600.0"
+    on_terminal = f"sys.stderr.isatty = lambda: True\n{short}\n{RUN}"
+    assert unwanted(on_terminal, NOT_FOR_A_RUN, run_file) == {}
 
 
 def test_other_runs_import_what_they_ask_for(run_file: str) -> None:

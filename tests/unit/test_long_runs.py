@@ -9,7 +9,6 @@ import pytest
 from clusters import equal_workers, run_twin
 from probing import Ask, trace_of
 
-from dynosim.cli.run_progress import RunProgress, progress_line
 from dynosim.cluster import simulate
 from dynosim.engine.block_pool import BlockPool
 from dynosim.engine.spec import EngineSpec
@@ -84,36 +83,3 @@ def test_a_run_tells_how_many_have_ended(monkeypatch: pytest.MonkeyPatch) -> Non
     simulate(steady_trace(400), cluster, progress=lambda ended, of: told.append((ended, of)))
     assert told == sorted(told) and {of for _, of in told} == {400}
     assert len(told) > 20 and told[-1] == (400, 400)
-
-
-@pytest.mark.parametrize(
-    ("ended", "line"),
-    [
-        (0, "[                        ] 0 of 1,000,000 requests, 0:30"),
-        (250_000, "[======                  ] 250,000 of 1,000,000 requests, 0:30, 1:30 left"),
-        (1_000_000, "1,000,000 requests in 0:30, making the report"),
-    ],
-)
-def test_progress_is_one_line(ended: int, line: str) -> None:
-    assert progress_line(ended, 1_000_000, 30.0) == line
-
-
-def test_progress_is_shown_after_a_second_and_wiped_in_the_end(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    times = iter([100.0, 100.5, 102.0])
-    monkeypatch.setattr("dynosim.cli.run_progress.time.monotonic", lambda: next(times))
-    with RunProgress() as progress:
-        progress(0, 8)
-        progress(1, 8)
-        assert capsys.readouterr().err == ""
-        progress(4, 8)
-        shown = capsys.readouterr().err
-        assert shown.startswith("\r\x1b[K[=") and shown.endswith("4 of 8 requests, 0:02, 0:02 left")
-    assert capsys.readouterr().err == "\r\x1b[K"
-
-
-def test_a_short_run_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    with RunProgress() as progress:
-        progress(1, 2)
-    assert capsys.readouterr().err == ""

@@ -1,21 +1,14 @@
-"""What a sweep says of its progress where no terminal is."""
+"""What a sweep says of its progress, on a terminal and elsewhere."""
 
 import re
 
 import pytest
+from terminal import Clock, Terminal
 
-from dynosim.sweep import progress as module
-from dynosim.sweep.progress import PLAIN_LINES, Progress
+from dynosim.experiment.progress import PLAIN_LINES
+from dynosim.sweep.progress import Progress
 
 PER_GPU = "output_tok_s_per_gpu"
-
-
-class Clock:
-    """Seconds, moved by the test."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now_s = 1000.0
-        monkeypatch.setattr(module.time, "monotonic", lambda: self.now_s)
 
 
 @pytest.fixture
@@ -86,3 +79,16 @@ def test_throughput_goes_by_its_unit_and_nothing_measured_by_no_name(
     first, second = capsys.readouterr().err.splitlines()
     assert first == "1/2 trials, 0 s, about 0 s left"
     assert second == "2/2 trials, 0 s, about 0 s left  best tok/s/GPU 12,345.7: w=2"
+
+
+def test_on_a_terminal_one_line_says_so_from_the_start_and_stays(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal(monkeypatch)
+    with Progress(total=4, done=1, objective="a", is_max=True, unit="intervals") as progress:
+        assert terminal.lines()[0].startswith("1/4 intervals ")
+        for value in (2.0, 5.0, 3.0):
+            clock.now_s += 60
+            progress.advance({"w": value}, {"a": value})
+    assert terminal.last_bar() == "4/4 intervals 0:03:00 left 0:00:00 best a 5.0: w=5.0"
+    assert len(terminal.lines()) == 1
