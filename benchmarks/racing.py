@@ -56,7 +56,8 @@ class Checkout:
         """Environment variables of that process."""
         given = {name: value for name, value in os.environ.items() if name != NO_BYTE_CODE}
         pure = {"DYNOSIM_PURE": "1"} if self.is_pure else {}
-        return {**given, **pure, "PYTHONPATH": str(self.folder)}
+        safe = {"PYTHONSAFEPATH": "1"}  # its children import nothing from where we stand
+        return {**given, **pure, **safe, "PYTHONPATH": str(self.folder)}
 
     def core(self) -> str:
         """Whether its core is compiled. Asking has Python's byte code written, if it is not yet."""

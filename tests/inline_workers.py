@@ -17,13 +17,11 @@ class InlineWorker:
     is_alive = True
     process = SimpleNamespace(kill=lambda: None)
 
-    def __init__(self, function: str) -> None:
+    def ask(self, function: str, request: dict[str, Any]) -> Any:
         module, _, name = function.partition(":")
-        self._answer = getattr(import_module(module), name)
-
-    def ask(self, request: dict[str, Any]) -> Any:
+        answer = getattr(import_module(module), name)
         with _one_at_a_time:
-            return json.loads(json.dumps(self._answer(json.loads(json.dumps(request)))))
+            return json.loads(json.dumps(answer(json.loads(json.dumps(request)))))
 
     def stop(self) -> None:
         pass

@@ -8,12 +8,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynosim.atomic import check_folder
 from dynosim.cli.options import check_replays
-from dynosim.config import load_sweep
 from dynosim.errors import EXIT_BAD_INPUT, EXIT_FAILURE, ConfigError
+from dynosim.sweep.executor import LocalExecutor
+
+if TYPE_CHECKING:
+    from dynosim.sweep.run import SweepOutcome
 
 RESULTS = Path("results")
 _TITLES = {
@@ -51,26 +54,33 @@ def sweep_command(asked: SweepArguments) -> int:
     _check_executor(asked.executor)
     if asked.resume and asked.overwrite:
         raise ConfigError("--resume and --overwrite exclude each other (give one)")
-    sweep = load_sweep(asked.file, asked.overrides)
-    folder = asked.out if asked.out is not None else RESULTS / sweep.name
-    check_folder(folder)
-    from dynosim.sweep.run import SweepOutcome, run_sweep
-
-    with _sigterm_interrupts():
-        outcome: SweepOutcome = run_sweep(
-            sweep,
-            folder,
-            jobs=asked.jobs or _cores(),
-            resume=asked.resume,
-            overwrite=asked.overwrite,
-            intervals=asked.intervals,
-        )
+    with _sigterm_interrupts(), LocalExecutor(asked.jobs or _cores()) as executor:
+        outcome, folder = _swept(asked, executor)
     if asked.as_json:
         sys.stdout.write(json.dumps(outcome.summary, indent=2, allow_nan=False) + "\n")
     else:
         print_frontier(outcome.summary)
     print(f"report: {folder / 'report.html'}", file=sys.stderr)
     return _exit_code(outcome.summary)
+
+
+def _swept(asked: SweepArguments, executor: LocalExecutor) -> "tuple[SweepOutcome, Path]":
+    """The sweep that was asked for, and its folder. The workers get ready while it is read."""
+    from dynosim.config import load_sweep
+    from dynosim.sweep.run import run_sweep
+
+    sweep = load_sweep(asked.file, asked.overrides)
+    folder = asked.out if asked.out is not None else RESULTS / sweep.name
+    check_folder(folder)
+    outcome = run_sweep(
+        sweep,
+        folder,
+        executor,
+        resume=asked.resume,
+        overwrite=asked.overwrite,
+        intervals=asked.intervals,
+    )
+    return outcome, folder
 
 
 def _check_executor(executor: str) -> None:

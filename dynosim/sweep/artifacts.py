@@ -1,7 +1,9 @@
 """The files of a finished sweep."""
 
 import json
+import threading
 from collections.abc import Container, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,15 @@ _ALWAYS_SHOWN = (
     "timing_source",
     "timing_in_range_share",
 )
+
+
+def load_writers() -> None:
+    """Start loading the libraries that tables and pictures need, which takes a moment.
+
+    Trials run in other processes, so the time is there before the files are written.
+    """
+    names = ("polars", "matplotlib.figure", "matplotlib.backends.backend_agg")
+    threading.Thread(target=lambda: [*map(import_module, names)], daemon=True).start()
 
 
 def write_artifacts(

@@ -2,6 +2,9 @@
 
 A worker that dies takes only its own trial with it. What a trial answers depends on its request
 alone, so the number of workers changes nothing but the order in which answers come.
+
+Little is imported here, so that workers can be started before anything else is: they get ready
+while the sweep's file is read.
 """
 
 import json
@@ -20,21 +23,21 @@ from dynosim.sweep.status import FAILED
 Request = dict[str, Any]
 Answer = dict[str, Any]
 
-DEFAULT_FUNCTION = "dynosim.sweep.trial:run_trial"
+TRIAL_MODULE = "dynosim.sweep.trial"
 STDERR_TAIL = 400
 _POLL_S = 0.2  # how soon an interrupt is seen where waiting on a queue cannot be interrupted
 
 
 class _Worker:
-    """One child process, spoken to by one thread."""
+    """One child process, spoken to by one thread at a time."""
 
-    def __init__(self, function: str) -> None:
+    def __init__(self) -> None:
         package_root = str(Path(__file__).resolve().parents[2])
         path = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))
         threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"}
         self._errors: IO[bytes] = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "dynosim.sweep.worker", function],
+            [sys.executable, "-P", "-m", "dynosim.sweep.worker", TRIAL_MODULE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -42,11 +45,11 @@ class _Worker:
             start_new_session=True,  # Ctrl-C is for the sweep, which then ends its workers
         )
 
-    def ask(self, request: Request) -> Answer:
-        """The answer; if the process dies over it, one that says so."""
+    def ask(self, function: str, request: Request) -> Answer:
+        """The function's answer; if the process dies over it, one that says so."""
         assert self.process.stdin is not None and self.process.stdout is not None
         try:
-            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+            self.process.stdin.write(json.dumps([function, request]).encode() + b"\n")
             self.process.stdin.flush()
             line = self.process.stdout.readline()
         except OSError:
@@ -79,18 +82,30 @@ class _Worker:
 
 
 class LocalExecutor:
-    """Answers requests with up to `jobs` processes."""
+    """Answers requests with up to `jobs` processes. Use as a context: it starts and ends them.
 
-    def __init__(self, jobs: int, function: str = DEFAULT_FUNCTION) -> None:
+    They are kept between calls, with what they have loaded.
+    """
+
+    def __init__(self, jobs: int) -> None:
         self._jobs = jobs
-        self._function = function
+        self._idle: list[_Worker] = []
+
+    def __enter__(self) -> "LocalExecutor":
+        self._idle = [_Worker() for _ in range(self._jobs)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._idle:
+            self._idle.pop().stop()
 
     def run(
-        self, requests: Iterable[tuple[int, Request]]
+        self, function: str, requests: Iterable[tuple[int, Request]]
     ) -> Generator[tuple[int, Answer], None, None]:
         """(index, answer) of each (index, request), as they come.
 
-        Requests start in the order given. Closing the iterator ends all workers at once.
+        `function` is "module:name"; in a worker it turns a request into its answer. Requests start
+        in the order given. Closing the iterator ends all workers that are at work, at once.
         """
         todo: queue.SimpleQueue[tuple[int, Request]] = queue.SimpleQueue()
         total = 0
@@ -98,30 +113,30 @@ class LocalExecutor:
             todo.put(request)
             total += 1
         done: queue.SimpleQueue[tuple[int, Answer] | BaseException] = queue.SimpleQueue()
-        workers = [_Lane(self._function, todo, done) for _ in range(min(self._jobs, total))]
+        lanes = [_Lane(function, self._idle, todo, done) for _ in range(min(self._jobs, total))]
         try:
-            for worker in workers:
-                worker.start()
+            for lane in lanes:
+                lane.start()
             for _ in range(total):
                 yield _next(done)
         finally:
-            for worker in workers:
-                worker.cancel()
-            for worker in workers:
-                worker.join()
+            for lane in lanes:
+                lane.finish()
 
 
 class _Lane(threading.Thread):
-    """Feeds one worker after another until there is nothing to do."""
+    """Feeds one worker, and others in its place if it dies, until there is nothing to do."""
 
     def __init__(
         self,
         function: str,
+        idle: list[_Worker],
         todo: "queue.SimpleQueue[tuple[int, Request]]",
         done: "queue.SimpleQueue[tuple[int, Answer] | BaseException]",
     ) -> None:
         super().__init__(daemon=True)
         self._function = function
+        self._idle = idle
         self._todo = todo
         self._done = done
         self._lock = threading.Lock()
@@ -138,33 +153,43 @@ class _Lane(threading.Thread):
                 worker = self._living_worker()
                 if worker is None:
                     break
-                answer = worker.ask(request)
+                answer = worker.ask(self._function, request)
                 if self._is_cancelled:
                     break
                 self._done.put((index, answer))
+            self._give_back()
         except BaseException as error:
             self._done.put(error)
-        finally:
-            self.cancel()
-            if self._worker is not None:
-                self._worker.stop()
 
-    def cancel(self) -> None:
-        """End the worker, and start no other."""
+    def finish(self) -> None:
+        """End the worker if it is at work, start no other, and wait for the thread."""
         with self._lock:
             self._is_cancelled = True
             if self._worker is not None:
                 self._worker.process.kill()
+        self.join()
+        if self._worker is not None:
+            self._worker.stop()
 
     def _living_worker(self) -> _Worker | None:
         with self._lock:
             if self._is_cancelled:
                 return None
-            if self._worker is None or not self._worker.is_alive:
-                if self._worker is not None:
-                    self._worker.stop()
-                self._worker = _Worker(self._function)
+            if self._worker is not None and not self._worker.is_alive:
+                self._worker.stop()
+                self._worker = None
+            if self._worker is None:
+                try:
+                    self._worker = self._idle.pop()
+                except IndexError:
+                    self._worker = _Worker()
             return self._worker
+
+    def _give_back(self) -> None:
+        with self._lock:
+            if self._worker is not None and not self._is_cancelled:
+                self._idle.append(self._worker)
+                self._worker = None
 
 
 def _next(done: "queue.SimpleQueue[tuple[int, Answer] | BaseException]") -> tuple[int, Answer]:

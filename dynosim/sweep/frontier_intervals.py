@@ -78,7 +78,7 @@ def make_intervals(
         total=len(wanted), done=len(known), objective=THROUGHPUT_PER_GPU, is_max=True,
         unit="intervals",
     )  # fmt: skip
-    with progress, closing(executor.run(requests)) as answers:
+    with progress, closing(executor.run(FUNCTION, requests)) as answers:
         for index, answer in answers:
             if answer["status"] == OK:
                 ledger.append_intervals(todo[index], answer["intervals"])

@@ -1,7 +1,7 @@
 """Runs a sweep from its description to its files."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +12,9 @@ from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.config.timing import FittedTiming, ProfileTiming
 from dynosim.errors import DynosimError, TraceError
-from dynosim.sweep.artifacts import write_artifacts
-from dynosim.sweep.executor import DEFAULT_FUNCTION, LocalExecutor
+from dynosim.sweep.artifacts import load_writers, write_artifacts
+from dynosim.sweep.executor import LocalExecutor
 from dynosim.sweep.frontier_intervals import (
-    FUNCTION,
     known_intervals,
     make_intervals,
     wanted_replays,
@@ -26,7 +25,7 @@ from dynosim.sweep.progress import Progress
 from dynosim.sweep.results import Row, judge
 from dynosim.sweep.space import Trial, digest, trials_of
 from dynosim.sweep.status import BAD_INPUT, FAILED
-from dynosim.sweep.trial import request_for
+from dynosim.sweep.trial import TRIAL, request_for
 
 CHUNK_BYTES = 1 << 20
 
@@ -55,12 +54,11 @@ class SweepInterruptedError(DynosimError):
 def run_sweep(
     sweep: SweepConfig,
     folder: Path,
+    executor: LocalExecutor,
     *,
-    jobs: int,
     resume: bool = False,
     overwrite: bool = False,
     intervals: int | None = None,
-    make_executor: Callable[[int, str], LocalExecutor] = LocalExecutor,
 ) -> SweepOutcome:
     """Run every trial that is not finished yet, then write all files to `folder`.
 
@@ -78,23 +76,23 @@ def run_sweep(
             if resume
             else new_ledger(folder, sweep_hash=sweep_hash, overwrite=overwrite)
         )
-        return _finish(sweep, trials, ledger, jobs, intervals, make_executor)
+        return _finish(sweep, trials, ledger, executor, intervals)
 
 
 def _finish(
     sweep: SweepConfig,
     trials: Sequence[Trial],
     ledger: Ledger,
-    jobs: int,
+    executor: LocalExecutor,
     intervals: int | None,
-    make_executor: Callable[[int, str], LocalExecutor],
 ) -> SweepOutcome:
     """Run what the ledger lacks, then write all files beside it."""
     folder = ledger.path.parent
-    num_resumed = _finish_trials(sweep, trials, ledger, make_executor(jobs, DEFAULT_FUNCTION))
+    load_writers()
+    num_resumed = _finish_trials(sweep, trials, ledger, executor)
     rows = judge(sweep, trials, ledger.records)
     wanted = wanted_replays(rows, intervals)
-    failures = _finish_intervals(rows, wanted, ledger, make_executor(jobs, FUNCTION))
+    failures = _finish_intervals(rows, wanted, ledger, executor)
     rows = with_intervals(sweep, rows, known_intervals(ledger, wanted))
     summary = write_artifacts(
         folder,
@@ -154,7 +152,7 @@ def _run_trials(
     objective, goal = next(iter(sweep.objectives.items()))
     total = num_done + len(todo)
     progress = Progress(total=total, done=num_done, objective=objective, is_max=goal == "max")
-    with progress, closing(executor.run(requests)) as answers:
+    with progress, closing(executor.run(TRIAL, requests)) as answers:
         for index, answer in answers:
             if answer["status"] == BAD_INPUT:
                 raise TraceError(answer["reason"])

@@ -24,6 +24,8 @@ from dynosim.sweep.status import BAD_INPUT, FAILED, INFEASIBLE, OK
 
 T = TypeVar("T")
 
+TRIAL = f"{__name__}:run_trial"
+
 MAX_TRACES = 2
 MAX_PREPARED = 16
 _traces: dict[str, Trace] = {}

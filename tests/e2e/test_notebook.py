@@ -21,11 +21,13 @@ space:
 @pytest.fixture
 def sweep_folder(tmp_path: Path) -> Path:
     from dynosim.config import load_sweep
+    from dynosim.sweep.executor import LocalExecutor
     from dynosim.sweep.run import run_sweep
 
     spec = tmp_path / "small.yaml"
     spec.write_text(SWEEP)
-    outcome = run_sweep(load_sweep(spec, []), tmp_path / "out", jobs=1)
+    with LocalExecutor(1) as executor:
+        outcome = run_sweep(load_sweep(spec, []), tmp_path / "out", executor)
     assert outcome.num_failed == 0, outcome.summary["not_run"]
     return outcome.folder
 

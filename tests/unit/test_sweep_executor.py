@@ -1,5 +1,6 @@
 """Worker processes: every request is answered once, whatever happens to a worker."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -36,36 +37,52 @@ def fake_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_every_request_is_answered_once(jobs: int) -> None:
-    executor = LocalExecutor(jobs, "fake_trials:square")
-    answers = list(executor.run([(index, {"n": index}) for index in range(10)]))
+    with LocalExecutor(jobs) as executor:
+        answers = list(executor.run("fake_trials:square", [(n, {"n": n}) for n in range(10)]))
     assert sorted((index, answer["square"]) for index, answer in answers) == [
         (index, index**2) for index in range(10)
     ]
     assert len({answer["pid"] for _, answer in answers}) <= jobs
 
 
+def test_workers_are_kept_for_the_next_call_and_end_with_the_context() -> None:
+    with LocalExecutor(1) as executor:
+        pids = [
+            answer["pid"]
+            for _ in range(2)
+            for _, answer in executor.run("fake_trials:square", [(0, {"n": 1})])
+        ]
+        assert pids[0] == pids[1]
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
+
+
 def test_a_dying_worker_fails_its_own_trial_only() -> None:
-    executor = LocalExecutor(2, "fake_trials:fragile")
-    answers = dict(executor.run([(index, {"n": index}) for index in range(6)]))
+    with LocalExecutor(2) as executor:
+        answers = dict(executor.run("fake_trials:fragile", [(n, {"n": n}) for n in range(6)]))
+        after = dict(executor.run("fake_trials:fragile", [(0, {"n": 0})]))
     assert sorted(answers) == list(range(6))
     assert answers[2]["status"] == FAILED
     assert "exit code 7" in answers[2]["reason"]
     assert "about to fall" in answers[2]["reason"]
     assert all(answers[index]["status"] == "ok" for index in (0, 1, 3, 4, 5))
+    assert after == {0: {"status": "ok"}}
 
 
 def test_closing_ends_the_workers_at_once() -> None:
-    executor = LocalExecutor(2, "fake_trials:stuck")
-    answers = executor.run([(index, {"n": index}) for index in range(3)])
-    assert next(answers)[0] == 0
-    answers.close()  # would wait for minutes if it did not end them
+    with LocalExecutor(2) as executor:
+        answers = executor.run("fake_trials:stuck", [(index, {"n": index}) for index in range(3)])
+        assert next(answers)[0] == 0
+        answers.close()  # would wait for minutes if it did not end them
 
 
-def test_no_requests_need_no_worker() -> None:
-    assert list(LocalExecutor(4, "no_such_module:f").run([])) == []
+def test_no_requests_are_no_work() -> None:
+    with LocalExecutor(2) as executor:
+        assert list(executor.run("no_such_module:f", [])) == []
 
 
-def test_a_worker_that_cannot_start_fails_its_trials() -> None:
-    answers = dict(LocalExecutor(1, "no_such_module:f").run([(0, {}), (1, {})]))
+def test_a_function_that_cannot_be_found_fails_its_trials() -> None:
+    with LocalExecutor(1) as executor:
+        answers = dict(executor.run("no_such_module:f", [(0, {}), (1, {})]))
     assert [answers[index]["status"] for index in (0, 1)] == [FAILED, FAILED]
     assert "no_such_module" in answers[0]["reason"]

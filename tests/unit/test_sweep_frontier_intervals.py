@@ -16,6 +16,7 @@ from dynosim.silicon.fitted_file import write_fit
 from dynosim.sweep.artifacts import write_artifacts
 from dynosim.sweep.executor import Answer, LocalExecutor, Request
 from dynosim.sweep.frontier_intervals import (
+    FUNCTION,
     known_intervals,
     make_intervals,
     run_intervals,
@@ -89,7 +90,10 @@ class FakeExecutor(LocalExecutor):
         self.failing = failing
         self.asked: list[tuple[int, Request]] = []
 
-    def run(self, requests: Iterable[tuple[int, Request]]) -> Iterator[tuple[int, Answer]]:
+    def run(  # type: ignore[override]
+        self, function: str, requests: Iterable[tuple[int, Request]]
+    ) -> Iterator[tuple[int, Answer]]:
+        assert function == FUNCTION
         self.asked = list(requests)
         for index, request in reversed(self.asked):
             if index in self.failing:

@@ -9,7 +9,7 @@ import pytest
 from dynosim.config import load_sweep
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.errors import DynosimError, TraceError
-from dynosim.sweep.executor import DEFAULT_FUNCTION, Answer, LocalExecutor, Request
+from dynosim.sweep.executor import Answer, LocalExecutor, Request
 from dynosim.sweep.frontier_intervals import FUNCTION
 from dynosim.sweep.results import Row
 from dynosim.sweep.run import (
@@ -21,6 +21,7 @@ from dynosim.sweep.run import (
     sweep_text,
 )
 from dynosim.sweep.space import trials_of
+from dynosim.sweep.trial import TRIAL
 
 FILE = """\
 name: small
@@ -46,14 +47,15 @@ class Told(LocalExecutor):
 
     asked: dict[str, list[int]]
 
-    def __init__(self, answers: dict[int, Any], function: str) -> None:
-        super().__init__(1, function)
+    def __init__(self, answers: dict[int, Any]) -> None:
+        super().__init__(1)
         self.answers = answers
-        self.function = function
 
-    def run(self, requests: Iterable[tuple[int, Request]]) -> Iterator[tuple[int, Answer]]:  # type: ignore[override]
+    def run(  # type: ignore[override]
+        self, function: str, requests: Iterable[tuple[int, Request]]
+    ) -> Iterator[tuple[int, Answer]]:
         for index, request in requests:
-            Told.asked.setdefault(self.function, []).append(index)
+            Told.asked.setdefault(function, []).append(index)
             told = self.answers.get(index, "ok")
             if isinstance(told, BaseException):
                 raise told
@@ -81,15 +83,14 @@ def swept(path: Path, answers: dict[int, Any] | None = None, **options: Any) -> 
     return run_sweep(
         load_sweep(path),
         path.parent / "out",
-        jobs=1,
-        make_executor=lambda jobs, function: Told(answers or {}, function),
+        Told(answers or {}),
         **options,
     )
 
 
 def test_every_trial_that_can_run_is_run_once_and_none_of_the_others(path: Path) -> None:
     outcome = swept(path, {1: "failed"})
-    assert Told.asked == {DEFAULT_FUNCTION: [0, 1, 2]}  # 4 GPUs are too many
+    assert Told.asked == {TRIAL: [0, 1, 2]}  # 4 GPUs are too many
     assert [row.status for row in outcome.rows] == ["ok", "failed", "ok", "infeasible"]
     assert (outcome.num_failed, outcome.num_resumed) == (1, 0)
     assert outcome.folder == path.parent / "out"
@@ -101,9 +102,9 @@ def test_a_resumed_sweep_runs_what_failed_and_what_is_missing(path: Path) -> Non
         swept(path, {0: "failed", 2: KeyboardInterrupt()})
     with pytest.raises(SweepInterruptedError, match="interrupted: 2 of 3 trials are kept in"):
         swept(path, {0: "infeasible", 2: KeyboardInterrupt()}, resume=True)
-    assert Told.asked == {DEFAULT_FUNCTION: [0, 2]}
+    assert Told.asked == {TRIAL: [0, 2]}
     outcome = swept(path, resume=True)
-    assert Told.asked == {DEFAULT_FUNCTION: [2]} and outcome.num_resumed == 2
+    assert Told.asked == {TRIAL: [2]} and outcome.num_resumed == 2
     assert [row.status for row in outcome.rows] == ["infeasible", "ok", "ok", "infeasible"]
     assert outcome.rows[0].reason == "why"
 
@@ -115,7 +116,7 @@ def test_intervals_are_made_for_the_frontier_when_all_trials_have_ended(path: Pa
     assert caught.value.exit_code == 130
     Told.asked = {}
     outcome = swept(path, resume=True, answers={2: "ok"}, intervals=0)
-    assert set(Told.asked) == {DEFAULT_FUNCTION}
+    assert set(Told.asked) == {TRIAL}
     assert [row.trial.index for row in outcome.rows if row.is_pareto] == [2]
     with pytest.raises(SweepInterruptedError, match="all trials, and the intervals of 0 of 1,"):
         swept(path, {2: KeyboardInterrupt()}, resume=True, intervals=2)
