@@ -37,6 +37,8 @@ MYPY_OPTIONS = ["--config-file=", "--follow-imports=silent", "--ignore-missing-i
 
 # a * b + c in two roundings, as Python does it: some processors could do it in one.
 EXACT = ["-ffp-contract=off"]
+# Calls inside the library, and into Python, without a detour: a tenth of a trial.
+DIRECT = ["-fvisibility=hidden", "-fno-plt"]
 
 
 class CannotCompileError(Exception):
@@ -89,7 +91,7 @@ def translate() -> list[Any]:
             why = first_error(printed.getvalue()) or str(error)
             raise CannotCompileError(f"mypyc refuses it: {why}") from error
     for extension in extensions:
-        extension.extra_compile_args += EXACT
+        extension.extra_compile_args += [*EXACT, *DIRECT]
     return extensions
 
 

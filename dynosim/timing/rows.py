@@ -17,7 +17,7 @@ class ContextRow:
     `knots` rise strictly and number at least two; `values` are the milliseconds at the knots.
     """
 
-    __slots__ = ("knots", "last", "slopes", "values")
+    __slots__ = ("_arrays", "knots", "last", "slopes", "values")
 
     def __init__(self, knots: list[float], values: list[float]) -> None:
         self.knots = knots
@@ -26,11 +26,23 @@ class ContextRow:
         self.slopes = [
             (values[i + 1] - values[i]) / (knots[i + 1] - knots[i]) for i in range(self.last)
         ]
+        self._arrays: tuple[FloatArray, FloatArray, FloatArray] | None = None
 
     def at(self, context: float) -> float:
         """Milliseconds of a step with this mean context."""
         i = bisect_right(self.knots, context, 1, self.last) - 1
         return self.values[i] + self.slopes[i] * (context - self.knots[i])
+
+    def at_each(self, contexts: FloatArray) -> FloatArray:
+        """`at` of many."""
+        arrays = self._arrays
+        if arrays is None:
+            arrays = np.array(self.knots), np.array(self.values), np.array(self.slopes)
+            self._arrays = arrays
+        knots, values, slopes = arrays
+        segment = np.searchsorted(knots[1:-1], contexts, side="right")
+        found: FloatArray = values[segment] + slopes[segment] * (contexts - knots[segment])
+        return found
 
     def run(self, context: float, num_steps: int) -> float:
         """Sum of `at(context + j)` for j in 0..num_steps-1, one closed sum per segment touched."""
@@ -96,13 +108,7 @@ def decode_ms_array(
         if batch <= 0:
             continue
         chosen = order[bounds[position] : bounds[position + 1]]
-        curve = row(batch)
-        knots = np.array(curve.knots)
-        contexts = decode_context_tokens[chosen] / batch
-        segment = np.clip(np.searchsorted(knots, contexts, side="right") - 1, 0, curve.last - 1)
-        total[chosen] = np.array(curve.values)[segment] + np.array(curve.slopes)[segment] * (
-            contexts - knots[segment]
-        )
+        total[chosen] = row(batch).at_each(decode_context_tokens[chosen] / batch)
     return total
 
 

@@ -53,7 +53,7 @@ class SiliconModel(StepTimeModel):
         self._contexts: list[float] = table.contexts.tolist()
         self._attention_rows: dict[int, ContextRow] = {}
         self._decode_rows: dict[int, ContextRow] = {}
-        self._prefill_rows: dict[tuple[int, int], list[float]] = {}
+        self._prefill_rows: dict[int, list[list[float]]] = {}
 
     def step_ms(self, step: StepShape) -> float:
         prefill_tokens, num_decodes = step.prefill_tokens, step.num_decodes
@@ -101,27 +101,23 @@ class SiliconModel(StepTimeModel):
         new, prefix = self._new, self._prefix
         i = bisect_right(new, new_tokens, 1, len(new) - 1) - 1
         j = bisect_right(prefix, cached_tokens, 1, len(prefix) - 1) - 1
-        rows = self._prefill_rows
-        low = rows.get((num_prefills, i)) or self._prefill_row(num_prefills, i)
-        high = rows.get((num_prefills, i + 1)) or self._prefill_row(num_prefills, i + 1)
+        rows = self._prefill_rows.get(num_prefills) or self._prefill_rows_of(num_prefills)
+        low, high = rows[i], rows[i + 1]
         v = (cached_tokens - prefix[j]) / (prefix[j + 1] - prefix[j])
         at_low = low[j] + v * (low[j + 1] - low[j])
         at_high = high[j] + v * (high[j + 1] - high[j])
         return at_low + (new_tokens - new[i]) / (new[i + 1] - new[i]) * (at_high - at_low)
 
-    def _prefill_row(self, num_prefills: int, index: int) -> list[float]:
-        """Attention of so many prompts at one node of new tokens, over the cached tokens."""
+    def _prefill_rows_of(self, num_prefills: int) -> list[list[float]]:
+        """Attention of so many prompts at each node of new tokens, over the cached tokens."""
         i = bisect_right(self._counts, num_prefills, 1, len(self._counts) - 1) - 1
         surface = self._table.prefill_ms
-        row = interpolate_rows(
-            self._counts,
-            i,
-            num_prefills,
-            surface[i, index].tolist(),
-            surface[i + 1, index].tolist(),
-        )
-        self._prefill_rows[num_prefills, index] = row
-        return row
+        rows = [
+            interpolate_rows(self._counts, i, num_prefills, low, high)
+            for low, high in zip(surface[i].tolist(), surface[i + 1].tolist(), strict=True)
+        ]
+        self._prefill_rows[num_prefills] = rows
+        return rows
 
     def _attention_row(self, num_decodes: int) -> ContextRow:
         row = extended_row(
