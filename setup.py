@@ -85,7 +85,7 @@ def translate() -> list[Any]:
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
             extensions = mypycify(
-                [*MYPY_OPTIONS, *paths], opt_level="3", debug_level="0", group_name=GROUP
+                [*MYPY_OPTIONS, *paths], opt_level="2", debug_level="0", group_name=GROUP
             )
         except (Exception, SystemExit) as error:
             why = first_error(printed.getvalue()) or str(error)
