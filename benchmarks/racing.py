@@ -52,6 +52,11 @@ class Checkout:
         """What `code` prints as JSON, run with this version in a process of its own."""
         return timed_process([sys.executable, "-P", "-c", code, *map(str, arguments)], self.env())
 
+    def command(self, *arguments: object) -> Figures:
+        """What a command of dynosim prints as JSON, run with this version."""
+        command = [sys.executable, "-P", "-m", "dynosim", *map(str, arguments)]
+        return timed_process(command, self.env())
+
     def env(self) -> dict[str, str]:
         """Environment variables of that process."""
         given = {name: value for name, value in os.environ.items() if name != NO_BYTE_CODE}

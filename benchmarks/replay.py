@@ -9,7 +9,7 @@ blocks, 256 sequences, 8,192 batched tokens), in turn, each time in a fresh proc
 compares KV-aware routing with its defaults; there ties are broken by lot (ours by seed) and runs
 differ, so figures of both are means over the rounds.
 Ours: the run from opening the trace to the finished report (`ours s`, `ratio`), and the whole
-process from start to exit (`process s`, `whole`), both against the peer's whole process. Without a
+process of `dynosim run` (`process s`, `whole`), both against the peer's whole process. Without a
 peer only we run; `--against FOLDER` compares with another checkout of dynosim. Times: see `racing`.
 The peer also synthesises tokens and keeps every token's record, which dynosim's design avoids.
 """
@@ -61,13 +61,20 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def run_ours(checkout: Checkout, config: Path, asked: list[str]) -> Figures:
+    """A replay: from file to report in a process that says so, and the whole of `dynosim run`."""
+    overrides = [part for setting in asked for part in ("--set", setting)]
+    whole = checkout.command("run", config, "--json", *overrides)
+    return checkout.call(OURS, config, *asked) | {"process_user_s": whole["process_user_s"]}
+
+
 def race(
     args: argparse.Namespace, sides: dict[str, Checkout], trace: Path, config: Path, workers: int
 ) -> tuple[Figures, dict[str, list[Figures]]]:
     """A row of the table, for one number of workers, and all figures."""
 
     def ours(checkout: Checkout) -> Any:
-        return lambda seed: checkout.call(OURS, config, *settings(workers, args.router, seed))
+        return lambda seed: run_ours(checkout, config, settings(workers, args.router, seed))
 
     running = {name: ours(checkout) for name, checkout in sides.items()}
     if args.peer_python:

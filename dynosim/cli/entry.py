@@ -4,6 +4,7 @@ Only typer is imported at once; every command imports what it needs, so that `--
 Exit codes: 0 done, 1 failure, 2 bad input (one message, no traceback), 130 interrupted.
 """
 
+import atexit
 import gc
 import os
 import sys
@@ -210,7 +211,8 @@ _add_live_commands()
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. Never raises for what a user can cause."""
     if arguments is None:
-        gc.disable()  # the process is ours and short: nothing would be collected
+        gc.disable()  # imports make many objects and no garbage; what runs for long enables it
+        atexit.register(gc.freeze)  # a last search for garbage would be for nothing
     return _guarded(lambda: _invoke(arguments))
 
 

@@ -1,5 +1,6 @@
 """`dynosim sweep`: checks its arguments, runs the sweep, shows the frontier."""
 
+import gc
 import json
 import os
 import signal
@@ -69,6 +70,7 @@ def _swept(asked: SweepArguments, executor: LocalExecutor) -> "tuple[SweepOutcom
     from dynosim.config import load_sweep
     from dynosim.sweep.run import run_sweep
 
+    gc.enable()  # a sweep may run for hours: it is off while a process starts
     sweep = load_sweep(asked.file, asked.overrides)
     folder = asked.out if asked.out is not None else RESULTS / sweep.name
     check_folder(folder)

@@ -5,6 +5,7 @@ package.module`, with the module to have ready before the first one comes. It en
 does, so that it never outlives its sweep for longer than one trial.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -17,7 +18,10 @@ def main() -> int:
     """Answer requests until there are no more."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # a stray print must not look like an answer
+    gc.disable()
     importlib.import_module(sys.argv[1])
+    gc.freeze()  # what is loaded stays
+    gc.enable()
     try:
         for line in sys.stdin:
             function, request = json.loads(line)
