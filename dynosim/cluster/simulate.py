@@ -66,9 +66,7 @@ def simulate(
         journal=journal,
         turnaround_ms=outside_ms,
     )
-    for pool in cluster.pools:
-        for _ in range(pool.workers):
-            running.make_ready(running.launch(pool, 0.0), 0.0)
+    _launch_all(running, cluster)
     until_ms = NEVER if options.until_ms is None else options.until_ms - outside_ms
     parts = _Parts(progress)
     if processes:
@@ -95,6 +93,13 @@ def simulate(
     if outside_ms == 0:
         return result
     return as_clients_see(result, ingress_ms=times.ingress_ms, egress_ms=times.egress_ms)
+
+
+def _launch_all(running: Cluster, spec: ClusterSpec) -> None:
+    """Start the run with all workers ready."""
+    for pool in spec.pools:
+        for _ in range(pool.workers):
+            running.make_ready(running.launch(pool, 0.0), 0.0)
 
 
 def _extents_for(trace: Trace, cluster: ClusterSpec) -> PrefixExtents:

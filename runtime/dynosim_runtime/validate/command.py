@@ -93,13 +93,17 @@ def validate(
     document = validation_document(judgement, measured, speedup=speedup)
     if out is not None:
         _write(out, document, predicted, measured)
+    _show(document, out, as_json=as_json)
+    return EXIT_INTERRUPTED if judgement.was_interrupted else _exit_code(document)
+
+
+def _show(document: dict[str, Any], out: Path | None, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
-    else:
-        print_comparison(document)
-        if out is not None:
-            print(f"report: {out / 'validation.json'}", file=sys.stderr)
-    return EXIT_INTERRUPTED if judgement.was_interrupted else _exit_code(document)
+        return
+    print_comparison(document)
+    if out is not None:
+        print(f"report: {out / 'validation.json'}", file=sys.stderr)
 
 
 def _judge(
