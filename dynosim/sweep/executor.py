@@ -119,6 +119,8 @@ class LocalExecutor:
                 lane.start()
             for _ in range(total):
                 yield _next(done)
+            for lane in lanes:
+                lane.join()  # each gives its worker back
         finally:
             for lane in lanes:
                 lane.finish()
@@ -187,7 +189,7 @@ class _Lane(threading.Thread):
 
     def _give_back(self) -> None:
         with self._lock:
-            if self._worker is not None and not self._is_cancelled:
+            if self._worker is not None and self._worker.is_alive and not self._is_cancelled:
                 self._idle.append(self._worker)
                 self._worker = None
 
