@@ -30,6 +30,7 @@ for line in wheel.read(metadata).decode().splitlines():
 PYTHON
   .venv-vllm/bin/python "${pip[@]}" -r "$wheels/requirements.txt"
   .venv-vllm/bin/python "${pip[@]}" --no-deps "$wheels"/*.whl
+  .venv-vllm/bin/python "${pip[@]}" mypy_extensions  # our scheduler's, which the recorder reads logs with
   rm -rf "$wheels"
   touch .venv-vllm/.ready
 fi
