@@ -25,6 +25,8 @@ Answer = dict[str, Any]
 
 TRIAL_MODULE = "dynosim.sweep.trial"
 STDERR_TAIL = 400
+STARTED_EARLY = 8
+"""Workers; others wait for trials to be there for them."""
 _POLL_S = 0.2  # how soon an interrupt is seen where waiting on a queue cannot be interrupted
 
 
@@ -92,7 +94,7 @@ class LocalExecutor:
         self._idle: list[_Worker] = []
 
     def __enter__(self) -> "LocalExecutor":
-        self._idle = [_Worker() for _ in range(self._jobs)]
+        self._idle = [_Worker() for _ in range(min(self._jobs, STARTED_EARLY))]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -119,6 +121,8 @@ class LocalExecutor:
                 lane.start()
             for _ in range(total):
                 yield _next(done)
+            for lane in lanes:
+                lane.join()  # each gives its worker back
         finally:
             for lane in lanes:
                 lane.finish()
@@ -187,7 +191,7 @@ class _Lane(threading.Thread):
 
     def _give_back(self) -> None:
         with self._lock:
-            if self._worker is not None and not self._is_cancelled:
+            if self._worker is not None and self._worker.is_alive and not self._is_cancelled:
                 self._idle.append(self._worker)
                 self._worker = None
 
