@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -102,28 +102,46 @@ class LocalExecutor:
             self._idle.pop().stop()
 
     def run(
-        self, function: str, requests: Iterable[tuple[int, Request]]
+        self,
+        function: str,
+        requests: Iterable[tuple[int, Request]],
+        follow: Callable[[int, Answer], Iterable[tuple[int, Request]]] | None = None,
     ) -> Generator[tuple[int, Answer], None, None]:
         """(index, answer) of each (index, request), as they come.
 
         `function` is "module:name"; in a worker it turns a request into its answer. Requests start
-        in the order given. Closing the iterator ends all workers that are at work, at once.
+        in the order given, then those that `follow` makes of each answer, in the order in which
+        answers come. Closing the iterator ends all workers that are at work, at once.
         """
-        todo: queue.SimpleQueue[tuple[int, Request]] = queue.SimpleQueue()
-        total = 0
+        todo: queue.SimpleQueue[tuple[int, Request] | None] = queue.SimpleQueue()
+        done: queue.SimpleQueue[tuple[int, Answer] | BaseException] = queue.SimpleQueue()
+        num_open = 0
         for request in requests:
             todo.put(request)
-            total += 1
-        done: queue.SimpleQueue[tuple[int, Answer] | BaseException] = queue.SimpleQueue()
-        lanes = [_Lane(function, self._idle, todo, done) for _ in range(min(self._jobs, total))]
+            num_open += 1
+        num_lanes = self._jobs if follow is not None else min(self._jobs, num_open)
+        lanes = [
+            _Lane(function, self._idle, todo, done) for _ in range(num_lanes if num_open else 0)
+        ]
         try:
             for lane in lanes:
                 lane.start()
-            for _ in range(total):
-                yield _next(done)
+            while num_open:
+                index, answer = _next(done)
+                num_open -= 1
+                for request in () if follow is None else follow(index, answer):
+                    todo.put(request)
+                    num_open += 1
+                if not num_open:
+                    for _ in lanes:
+                        todo.put(None)  # that was all
+                yield index, answer
             for lane in lanes:
                 lane.join()  # each gives its worker back
         finally:
+            for lane in lanes:
+                lane.cancel()
+                todo.put(None)
             for lane in lanes:
                 lane.finish()
 
@@ -135,7 +153,7 @@ class _Lane(threading.Thread):
         self,
         function: str,
         idle: list[_Worker],
-        todo: "queue.SimpleQueue[tuple[int, Request]]",
+        todo: "queue.SimpleQueue[tuple[int, Request] | None]",
         done: "queue.SimpleQueue[tuple[int, Answer] | BaseException]",
     ) -> None:
         super().__init__(daemon=True)
@@ -149,14 +167,11 @@ class _Lane(threading.Thread):
 
     def run(self) -> None:
         try:
-            while True:
-                try:
-                    index, request = self._todo.get_nowait()
-                except queue.Empty:
-                    break
+            while (asked := self._todo.get()) is not None:
                 worker = self._living_worker()
                 if worker is None:
                     break
+                index, request = asked
                 answer = worker.ask(self._function, request)
                 if self._is_cancelled:
                     break
@@ -165,12 +180,15 @@ class _Lane(threading.Thread):
         except BaseException as error:
             self._done.put(error)
 
-    def finish(self) -> None:
-        """End the worker if it is at work, start no other, and wait for the thread."""
+    def cancel(self) -> None:
+        """End the worker if it is at work, and start no other."""
         with self._lock:
             self._is_cancelled = True
             if self._worker is not None:
                 self._worker.process.kill()
+
+    def finish(self) -> None:
+        """Wait for the thread, after `cancel` and something in its queue."""
         self.join()
         if self._worker is not None:
             self._worker.stop()
