@@ -4,7 +4,8 @@ Loads are multiples of the workload's own, or requests in flight. The search ask
 another and is told whether the layout carried it; it runs nothing itself, so the same answers give
 the same questions whoever gives them.
 
-1. From a guess up or down by a factor of 1.6, until one load is carried and the next is not.
+1. From a guess up or down by a factor of 1.6, until one load is carried and the next is not. Where
+   the attainment of smaller loads does not rise towards the target, the smallest load is next.
 2. Between them by the secant of the attainment's log odds over the load's logarithm, along which
    they fall almost in line; where the odds say nothing (a probe that was stopped early, an
    attainment of 1), or the secant has not halved the bracket in two steps, by the middle.
@@ -125,8 +126,19 @@ class CapacitySearch:
         if last == end:
             return None
         load = self.range.within(last * factor)
-        is_slow = len(self.outcomes) > MAX_STEPS
+        is_slow = len(self.outcomes) > MAX_STEPS or (factor < 1.0 and self._is_out_of_reach(end))
         return end if is_slow or load == last else load
+
+    def _is_out_of_reach(self, end: float) -> bool:
+        """Whether attainment, as it rises from the second lowest load to the lowest, would not
+        reach the target at `end`."""
+        lowest = sorted(self.outcomes)[:2]
+        odds = [_log_odds(self.outcomes[load].attainment) for load in lowest]
+        target = _log_odds(self.target)
+        if len(lowest) < 2 or odds[0] is None or odds[1] is None or target is None:
+            return False
+        slope = (odds[0] - odds[1]) / log(lowest[1] / lowest[0])
+        return odds[0] + slope * log(lowest[0] / end) < target
 
     def _between(self, carried: float, failed: float) -> float:
         """A load inside the bracket."""

@@ -129,3 +129,20 @@ def test_a_curve_that_the_secant_misjudges_is_halved() -> None:
 def test_an_empty_range_is_refused() -> None:
     with pytest.raises(ValueError, match="empty range of loads: 2 to 1"):
         LoadRange(2.0, 1.0)
+
+
+def test_where_smaller_loads_do_not_help_the_smallest_is_tried_at_once() -> None:
+    """Long prompts that miss their bound on an idle cluster, too."""
+    search = CapacitySearch(RANGE, 0.95, start=1.0)
+    loads = asked(search, lambda load: Outcome(False, None if load > 0.5 else 0.88 - 0.1 * load))
+    assert loads == pytest.approx([1.0, 0.625, 0.390625, 0.244140625, 0.02])
+    assert search.capacity == Capacity(None, 0.02)
+
+
+def test_a_rise_that_comes_late_is_still_found() -> None:
+    layout = logistic(0.05, 8.0)
+    search = CapacitySearch(RANGE, 0.95, start=1.0)
+    asked(
+        search, lambda load: Outcome(load <= 0.05, 0.9 if load > 0.06 else layout(load).attainment)
+    )
+    assert search.capacity.low is not None and 0.05 / 1.03 < search.capacity.low <= 0.05

@@ -1,0 +1,102 @@
+"""All loads of one layout: the search for its capacity, then what its curve lacks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dynosim.sweep.capacity import Capacity, CapacitySearch, LoadRange, Outcome
+
+NEAR = 0.05
+"""A curve needs no load within so much of one that was tried."""
+OWN_LOAD = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A layout at one load. Stopped early it has neither verdict nor report."""
+
+    load: float
+    is_carried: bool
+    attainment: float | None
+    verdict: Mapping[str, Any] | None
+    report: Mapping[str, Any]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it ran to its end."""
+        return self.verdict is not None
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> "Probe":
+        """From what `run_probe` answers."""
+        verdict = answer["verdict"]
+        return cls(
+            answer["load"],
+            verdict is not None and verdict["is_carried"],
+            None if verdict is None else verdict["attainment"],
+            verdict,
+            answer["report"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """Which loads a layout is tried at. `curve` are multiples of its capacity."""
+
+    range: LoadRange
+    attainment: float
+    curve: tuple[float, ...] = ()
+    tries_own_load: bool = False  # the workload's own, whatever the capacity
+
+
+@dataclass(slots=True)
+class LayoutStudy:
+    """Ask `next_loads`, tell each probe, until there are no more. Asking changes nothing.
+
+    The first load is None, which lets the probe find out where to begin.
+    """
+
+    plan: LoadPlan
+    probes: dict[float, Probe] = field(default_factory=dict)  # by load, as they were told
+    _search: CapacitySearch | None = None
+
+    def told(self, probe: Probe) -> None:
+        """A probe has ended."""
+        if self._search is None:
+            self._search = CapacitySearch(self.plan.range, self.plan.attainment, probe.load)
+        self.probes[probe.load] = probe
+        self._search.told(probe.load, Outcome(probe.is_carried, probe.attainment))
+
+    @property
+    def capacity(self) -> Capacity:
+        """As far as it is known."""
+        return Capacity(None, None) if self._search is None else self._search.capacity
+
+    @property
+    def at_capacity(self) -> Probe | None:
+        """The probe at the capacity; None if no load is carried."""
+        low = self.capacity.low
+        return None if low is None else self.probes[low]
+
+    def next_loads(self) -> list[float | None]:
+        """Loads to try next, independent of each other."""
+        if self._search is None:
+            return [None]
+        load = self._search.next_load()
+        return [load] if load is not None else [*self._missing()]
+
+    def _missing(self) -> list[float]:
+        """Loads of the curve, and the workload's own, that no probe is near to."""
+        wanted = [OWN_LOAD] if self.plan.tries_own_load else []
+        low = self.capacity.low
+        if low is not None:
+            wanted += [self.plan.range.within(low * multiple) for multiple in self.plan.curve]
+        missing: list[float] = []
+        for load in wanted:
+            tried = [
+                *(p.load for p in self.probes.values() if p.is_whole or load == p.load),
+                *missing,
+            ]
+            if not any(abs(load - other) <= NEAR * other for other in tried):
+                missing.append(load)
+        return missing
