@@ -38,6 +38,15 @@ class LoadSearch:
         """Loads that have been tried, of all layouts."""
         return sum(len(study.probes) for study in self.studies.values())
 
+    @property
+    def num_finished(self) -> int:
+        """Layouts of which nothing more is to be tried."""
+        return sum(self.is_finished(index) for index in self.studies)
+
+    def is_finished(self, index: int) -> bool:
+        """Whether nothing more is to be tried of a layout."""
+        return index in self.failures or not self.studies[index].next_loads()
+
     def finish(self, executor: LocalExecutor, request_of: ProbeOf, told: Told) -> None:
         """Try what is missing; `told` hears of every probe. Raises: TraceError."""
 

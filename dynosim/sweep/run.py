@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,21 @@ from dynosim.config.sweep_loading import SweepConfig
 from dynosim.config.timing import FittedTiming, ProfileTiming
 from dynosim.errors import DynosimError, TraceError
 from dynosim.sweep.artifacts import load_writers, write_artifacts
-from dynosim.sweep.executor import LocalExecutor
+from dynosim.sweep.executor import Answer, LocalExecutor
 from dynosim.sweep.frontier_intervals import (
     known_intervals,
     make_intervals,
     wanted_replays,
     with_intervals,
 )
-from dynosim.sweep.ledger import Ledger, new_ledger, resumed_ledger
+from dynosim.sweep.ledger import Ledger, Record, new_ledger, resumed_ledger
+from dynosim.sweep.load_search import LoadSearch
+from dynosim.sweep.load_sweep import load_plan, records_of, request_at, same_as
 from dynosim.sweep.progress import Progress
 from dynosim.sweep.results import Row, judge
 from dynosim.sweep.space import Trial, digest, trials_of
 from dynosim.sweep.status import BAD_INPUT, FAILED
+from dynosim.sweep.study import LayoutStudy
 from dynosim.sweep.trial import TRIAL, request_for
 
 CHUNK_BYTES = 1 << 20
@@ -89,8 +93,12 @@ def _finish(
     """Run what the ledger lacks, then write all files beside it."""
     folder = ledger.path.parent
     load_writers()
-    num_resumed = _finish_trials(sweep, trials, ledger, executor)
-    rows = judge(sweep, trials, ledger.records)
+    if sweep.load.search == "fixed":
+        num_resumed = _finish_trials(sweep, trials, ledger, executor)
+        records: Mapping[int, Record] = ledger.records
+    else:
+        num_resumed, records = _finish_loads(sweep, trials, ledger, executor)
+    rows = judge(sweep, trials, records)
     wanted = wanted_replays(rows, intervals)
     failures = _finish_intervals(rows, wanted, ledger, executor)
     rows = with_intervals(sweep, rows, known_intervals(ledger, wanted))
@@ -122,6 +130,40 @@ def _finish_trials(
             "(give the same command with --resume to go on)"
         ) from None
     return num_resumed
+
+
+def _finish_loads(
+    sweep: SweepConfig, trials: Sequence[Trial], ledger: Ledger, executor: LocalExecutor
+) -> tuple[int, dict[int, Record]]:
+    """Try every layout at the loads that it lacks.
+
+    Returns how many probes the ledger had, and what each trial's record says in the end.
+    Raises: SweepInterruptedError, TraceError.
+    """
+    same = same_as(trials)
+    layouts = [trial for trial in trials if same.get(trial.index) == trial.index]
+    search = LoadSearch(layouts, load_plan(sweep), ledger)
+    num_resumed = search.num_probes
+    objective, goal = next(iter(sweep.objectives.items()))
+    progress = Progress(
+        total=len(layouts), done=search.num_finished, objective=objective, is_max=goal == "max",
+        unit="layouts",
+    )  # fmt: skip
+
+    def told(layout: Trial, study: LayoutStudy, answer: Answer) -> None:
+        if search.is_finished(layout.index):
+            best = study.at_capacity
+            progress.advance(layout.values, {} if best is None else best.report)
+
+    try:
+        with progress:
+            search.finish(executor, partial(request_at, sweep), told)
+    except KeyboardInterrupt:
+        raise SweepInterruptedError(
+            f"interrupted: {search.num_probes} probes of {len(layouts)} layouts are kept in "
+            f"{ledger.path.parent} (give the same command with --resume to go on)"
+        ) from None
+    return num_resumed, records_of(search, same)
 
 
 def _finish_intervals(
