@@ -22,14 +22,19 @@ ATTAINMENT = 0.95
 class SweepSla(SlaConfig):
     """What requests must keep, and how many of them must; or what a statistic of them must keep."""
 
-    attainment: Annotated[float, Field(gt=0, le=1)] = ATTAINMENT  # share of requests
+    attainment: Annotated[float, Field(gt=0, le=1)] | None = None  # share of requests; None: 0.95
     statistic: Statistic | None = None  # in place of attainment, of each latency that has a bound
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
-        both = self.statistic is not None and self.attainment != ATTAINMENT
+        both = self.statistic is not None and self.attainment is not None
         check_rules([("statistic", both, "takes the place of attainment", "remove one of them")])
         return self
+
+    @property
+    def share(self) -> float:
+        """Of how many requests every bound must be kept."""
+        return ATTAINMENT if self.attainment is None else self.attainment
 
 
 class SweepConstraints(Section):

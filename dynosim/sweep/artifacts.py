@@ -101,6 +101,9 @@ def summarize_sweep(
     for row in rows:
         counts[row.status] += 1
     constraints = sweep.constraints.model_dump(mode="json", exclude_none=True)
+    sla = sweep.constraints.sla
+    if sla is not None and sla.statistic is None:
+        constraints["sla"]["attainment"] = sla.share
     return {
         "name": sweep.name,
         "sweep_hash": sweep_hash,

@@ -30,7 +30,7 @@ def load_plan(sweep: SweepConfig) -> LoadPlan:
     is_whole = load.vary == "concurrency"
     return LoadPlan(
         LoadRange(low, high, load.tolerance, is_whole),
-        1.0 if sla is None else sla.attainment,
+        1.0 if sla is None else sla.share,
         tuple(load.curve) if load.search == "curve" else (),
         tries_own_load=not is_whole,
     )
@@ -51,7 +51,7 @@ def request_at(sweep: SweepConfig, layout: Trial, load: float | None) -> dict[st
         load,
         vary=sweep.load.vary,
         bounds=bounds_of(sweep),
-        attainment=0.0 if sla is None else sla.attainment,
+        attainment=0.0 if sla is None else sla.share,
     )
 
 

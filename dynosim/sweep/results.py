@@ -91,7 +91,7 @@ def meets(sla: SweepSla | None, report: Mapping[str, Any]) -> bool:
         return True
     if sla.statistic is None:
         attainment = report.get("sla_attainment")
-        return attainment is None or attainment >= sla.attainment
+        return attainment is None or attainment >= sla.share
     measured = [(report.get(key), bound) for key, bound in _sla_bounds(sla).items()]
     return all(value is None or value <= bound for value, bound in measured)
 
