@@ -28,6 +28,7 @@ class HopelessLoad(Watch):
         self._from_ms = first_ms + span_ms / 3
         self._bounds = bounds
         self._allowed = (1.0 - attainment) * len(trace)
+        self.attainment_so_far: float | None = None  # of the requests that it has counted
 
     def is_over(self, journal: Journal, now_ms: float) -> bool:
         if now_ms <= self._from_ms:
@@ -45,7 +46,9 @@ class HopelessLoad(Watch):
             missed |= np.where(np.isnan(finish_ms), waited_ms, finish_ms) > self._bounds.e2e_ms
         if self._bounds.tpot_ms is not None:
             missed |= (finish_ms - first_ms) > self._bounds.tpot_ms * gaps * (1.0 + ROUNDING)
-        return int(missed.sum()) > self._allowed
+        num_missed = int(missed.sum())
+        self.attainment_so_far = 1.0 - num_missed / max(len(missed), 1)
+        return num_missed > self._allowed
 
 
 def _column(values: object) -> FloatArray:

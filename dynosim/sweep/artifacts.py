@@ -11,6 +11,7 @@ from dynosim.atomic import Writer, parquet_writer, text_writer, write_files
 from dynosim.compiled import CORE
 from dynosim.config.loading import dump_run
 from dynosim.config.sweep_loading import SweepConfig
+from dynosim.sweep.answer import answer_dict, answer_of
 from dynosim.sweep.results import Row, best_rows, objective_names, shown_bounds, trials_table
 from dynosim.sweep.status import OK
 
@@ -59,8 +60,12 @@ def write_artifacts(
 
     `interval_failures` says by trial why its intervals could not be made.
     """
-    best = best_rows(sweep, rows)
+    answer = None if sweep.load.search == "fixed" else answer_of(rows)
+    best = best_rows(sweep, rows) if answer is None else answer.ranked[: sweep.top]
     summary = summarize_sweep(sweep, rows, best, sweep_hash=sweep_hash)
+    if answer is not None:
+        summary["load"] = sweep.load.model_dump(mode="json", exclude_none=True)
+        summary["answer"] = answer_dict(answer)
     if interval_failures:
         summary["intervals_failed"] = [
             {"trial_id": index, "reason": reason} for index, reason in interval_failures.items()

@@ -54,10 +54,15 @@ class LoadRange:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a load told. `attainment` is None where the probe was stopped before it was known."""
+    """What a load told.
+
+    `attainment` is None where the probe was stopped before it was known; `guess` is about what it
+    would have been then.
+    """
 
     is_carried: bool
     attainment: float | None = None
+    guess: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +138,8 @@ class CapacitySearch:
         """Whether attainment, as it rises from the second lowest load to the lowest, would not
         reach the target at `end`."""
         lowest = sorted(self.outcomes)[:2]
-        odds = [_log_odds(self.outcomes[load].attainment) for load in lowest]
+        told = [self.outcomes[load] for load in lowest]
+        odds = [_log_odds(o.guess if o.attainment is None else o.attainment) for o in told]
         target = _log_odds(self.target)
         if len(lowest) < 2 or odds[0] is None or odds[1] is None or target is None:
             return False

@@ -116,6 +116,7 @@ def capacity_keys(study: LayoutStudy) -> dict[str, Any]:
     return {
         CAPACITY: capacity.low,
         "capacity_load_failed": capacity.high,
+        "capacity_rps": None if best is None else best.offered_rps,
         "capacity_reason": _reason(failed),
         "capacity_attainment": None if judged is None else judged.attainment,
         "capacity_is_monotone": capacity.is_monotone,

@@ -47,9 +47,12 @@ def probe_request(
 
 
 def run_probe(request: dict[str, Any]) -> dict[str, Any]:
-    """`status`, `reason`, `load`, `verdict` (as `LoadVerdict`), `report`, `is_stopped`, `wall_ms`.
+    """`status`, `reason`, `load`, `offered_rps`, `verdict` (as `LoadVerdict`), `report`,
+    `is_stopped`, `wall_ms`.
 
-    A probe that was stopped early has no report, and of its verdict only that it was not carried.
+    `offered_rps` is how many requests a second the schedule brings, or in a closed loop the
+    cluster. A probe that was stopped early has no report, and of its verdict only that it was not
+    carried, and what it had seen by then (`attainment_so_far`).
     """
     started = time.perf_counter()
     answer = {"status": OK, "reason": "", "load": request["load"], "verdict": None, "report": {}}
@@ -78,18 +81,33 @@ def _probe(request: dict[str, Any]) -> dict[str, Any]:
         workload = config.workload.model_copy(update={"concurrency": int(load)})
         config = config.model_copy(update={"workload": workload})
         watch = None
+        offered_rps = None
     else:
+        own_rps = scheduled_rps(trace)
         if load is None:
-            bound_rps = rate_bound_rps(trace, prepared, config.cluster.workers)
-            load = START_SHARE * bound_rps / scheduled_rps(trace)
+            load = START_SHARE * rate_bound_rps(trace, prepared, config.cluster.workers) / own_rps
+        offered_rps = load * own_rps
         trace = start_sessions_faster(trace, load)
         watch = HopelessLoad(trace, bounds, attainment)
     outcome = run(config, trace=trace, prepared=prepared, watch=watch)
     if watch is not None and watch.stopped_ms is not None:
-        return {"load": load, "is_stopped": True}
+        return {
+            "load": load,
+            "is_stopped": True,
+            "offered_rps": offered_rps,
+            "attainment_so_far": watch.attainment_so_far,
+        }
     report = {key: value for key, value in outcome.report.items() if key not in PROCESS_KEYS}
     verdict = judge_load(outcome.result.requests, bounds, attainment)
-    return {"load": load, "is_stopped": False, "verdict": asdict(verdict), "report": report}
+    if offered_rps is None:
+        offered_rps = report["request_throughput_rps"]
+    return {
+        "load": load,
+        "is_stopped": False,
+        "offered_rps": offered_rps,
+        "verdict": asdict(verdict),
+        "report": report,
+    }
 
 
 def _tiled_once(trace: Trace, num_tiles: int) -> Trace:

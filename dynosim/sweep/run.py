@@ -38,6 +38,7 @@ CHUNK_BYTES = 1 << 20
 class SweepOutcome:
     """A finished sweep."""
 
+    sweep: SweepConfig
     rows: list[Row]
     summary: dict[str, Any]  # as in summary.json
     folder: Path
@@ -110,7 +111,7 @@ def _finish(
         sweep_yaml=sweep_text(sweep),
         interval_failures=failures,
     )
-    return SweepOutcome(rows, summary, folder, num_resumed)
+    return SweepOutcome(sweep, rows, summary, folder, num_resumed)
 
 
 def _finish_trials(

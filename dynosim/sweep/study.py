@@ -20,6 +20,8 @@ class Probe:
     attainment: float | None
     verdict: Mapping[str, Any] | None
     report: Mapping[str, Any]
+    offered_rps: float | None = None  # requests a second, by the schedule
+    attainment_so_far: float | None = None  # where it was stopped
 
     @property
     def is_whole(self) -> bool:
@@ -36,6 +38,8 @@ class Probe:
             None if verdict is None else verdict["attainment"],
             verdict,
             answer["report"],
+            answer.get("offered_rps"),
+            answer.get("attainment_so_far"),
         )
 
 
@@ -65,7 +69,8 @@ class LayoutStudy:
         if self._search is None:
             self._search = CapacitySearch(self.plan.range, self.plan.attainment, probe.load)
         self.probes[probe.load] = probe
-        self._search.told(probe.load, Outcome(probe.is_carried, probe.attainment))
+        outcome = Outcome(probe.is_carried, probe.attainment, probe.attainment_so_far)
+        self._search.told(probe.load, outcome)
 
     @property
     def capacity(self) -> Capacity:

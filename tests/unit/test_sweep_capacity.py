@@ -146,3 +146,9 @@ def test_a_rise_that_comes_late_is_still_found() -> None:
         search, lambda load: Outcome(load <= 0.05, 0.9 if load > 0.06 else layout(load).attainment)
     )
     assert search.capacity.low is not None and 0.05 / 1.03 < search.capacity.low <= 0.05
+
+
+def test_guesses_of_stopped_probes_tell_whether_smaller_loads_help() -> None:
+    search = CapacitySearch(RANGE, 0.95, start=1.0)
+    loads = asked(search, lambda load: Outcome(False, guess=0.88 - 0.01 * load))
+    assert loads == pytest.approx([1.0, 0.625, 0.02])
