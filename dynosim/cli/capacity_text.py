@@ -46,11 +46,11 @@ def _headline(sweep: SweepConfig, answer: Answer) -> str:
         low, high = sweep.load.ends
         return f"{sweep.name}: {tried} layouts, none carries any load from {low:g} to {high:g}"
     report = best.report
-    held = f"the best carries {_short(report['capacity_rps'])} requests/s"
+    held = f"the best carries {_short(report['capacity_rps'])} req/s"
     if sweep.load.vary == "concurrency":
         return f"{sweep.name}: {tried} layouts; {held} at {report[CAPACITY]:,.0f} in flight"
     own = report["capacity_rps"] / report[CAPACITY]
-    return f"{sweep.name}: {tried} layouts; the workload asks {_short(own)} requests/s, {held}"
+    return f"{sweep.name}: {tried} layouts; the workload asks {_short(own)} req/s, {held}"
 
 
 def _sla_line(sweep: SweepConfig) -> str:
@@ -118,9 +118,7 @@ def _alternatives(answer: Answer, keys: Sequence[str]) -> list[str]:
             name = label({"trial_id": row.trial.index, **row.trial.values}, keys)
             rps, speed = _short(row.report["capacity_rps"]), _short(user_speed(row))
             gpus = row.report["num_gpus"]
-            lines.append(
-                _cut(f"{what}: {name} ({gpus} GPUs, {rps} requests/s, {speed} tok/s/user)")
-            )
+            lines.append(_cut(f"{what}: {name} ({gpus} GPUs, {rps} req/s, {speed} tok/s/user)"))
     return lines
 
 

@@ -74,7 +74,7 @@ def run_sweep(
     """
     trials = trials_of(sweep)
     check_inputs(trials)
-    sweep_hash = hash_of(trials)
+    sweep_hash = load_hash(sweep, hash_of(trials))
     with locked_folder(folder, work="a sweep"):
         ledger = (
             resumed_ledger(folder, sweep_hash=sweep_hash)
@@ -231,6 +231,15 @@ def hash_of(trials: Sequence[Trial]) -> str:
     timings = {str(path.name): _file_digest(path) for path in _timing_files(configs)}
     known = [[trial.config_hash for trial in trials], traces]
     return digest([*known, timings] if timings else known)
+
+
+def load_hash(sweep: SweepConfig, trials_hash: str) -> str:
+    """The hash of a sweep: its trials', and what decides at which loads they are tried."""
+    if sweep.load.search == "fixed":
+        return trials_hash
+    sla = sweep.constraints.sla
+    sought = None if sla is None else sla.model_dump(mode="json")
+    return digest([trials_hash, sweep.load.model_dump(mode="json"), sought])
 
 
 def _trace_files(configs: Sequence[RunConfig]) -> list[Path]:
