@@ -53,7 +53,7 @@ class LoadRange:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class LoadOutcome:
     """What a load told.
 
     `attainment` is None where the probe was stopped before it was known; `guess` is about what it
@@ -66,7 +66,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Capacity:
+class LoadCapacity:
     """The largest load that was carried, as all smaller ones were, and the next that was not.
 
     `low` is None if none was carried, `high` if none failed: then the capacity is at least `low`.
@@ -78,7 +78,7 @@ class Capacity:
     is_monotone: bool = True
 
 
-def capacity_of(outcomes: Mapping[float, Outcome]) -> Capacity:
+def capacity_of(outcomes: Mapping[float, LoadOutcome]) -> LoadCapacity:
     """What all loads that were tried say together; contradictions end at the smaller one."""
     low: float | None = None
     high: float | None = None
@@ -90,7 +90,7 @@ def capacity_of(outcomes: Mapping[float, Outcome]) -> Capacity:
             low = load
         else:
             is_monotone = False
-    return Capacity(low, high, is_monotone)
+    return LoadCapacity(low, high, is_monotone)
 
 
 @dataclass(slots=True)
@@ -100,14 +100,14 @@ class CapacitySearch:
     range: LoadRange
     target: float  # attainment: of how many requests the SLA must be kept
     start: float  # the first load to try
-    outcomes: dict[float, Outcome] = field(default_factory=dict)
+    outcomes: dict[float, LoadOutcome] = field(default_factory=dict)
 
     @property
-    def capacity(self) -> Capacity:
+    def capacity(self) -> LoadCapacity:
         """What is known so far."""
         return capacity_of(self.outcomes)
 
-    def told(self, load: float, outcome: Outcome) -> None:
+    def told(self, load: float, outcome: LoadOutcome) -> None:
         """A load has been tried, this one or any other."""
         self.outcomes[load] = outcome
 
@@ -158,7 +158,7 @@ class CapacitySearch:
 
     def _widths(self) -> list[float]:
         """Of the bracket since there is one, after each load, on the logarithm's scale."""
-        told: dict[float, Outcome] = {}
+        told: dict[float, LoadOutcome] = {}
         widths: list[float] = []
         for load, outcome in self.outcomes.items():
             told[load] = outcome

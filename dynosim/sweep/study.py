@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dynosim.sweep.capacity import Capacity, CapacitySearch, LoadRange, Outcome
+from dynosim.sweep.capacity import CapacitySearch, LoadCapacity, LoadOutcome, LoadRange
 
 NEAR = 0.05
 """A curve needs no load within so much of one that was tried."""
@@ -69,13 +69,13 @@ class LayoutStudy:
         if self._search is None:
             self._search = CapacitySearch(self.plan.range, self.plan.attainment, probe.load)
         self.probes[probe.load] = probe
-        outcome = Outcome(probe.is_carried, probe.attainment, probe.attainment_so_far)
+        outcome = LoadOutcome(probe.is_carried, probe.attainment, probe.attainment_so_far)
         self._search.told(probe.load, outcome)
 
     @property
-    def capacity(self) -> Capacity:
+    def capacity(self) -> LoadCapacity:
         """As far as it is known."""
-        return Capacity(None, None) if self._search is None else self._search.capacity
+        return LoadCapacity(None, None) if self._search is None else self._search.capacity
 
     @property
     def at_capacity(self) -> Probe | None:

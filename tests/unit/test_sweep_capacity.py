@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynosim.sweep.capacity import (
-    Capacity,
     CapacitySearch,
+    LoadCapacity,
+    LoadOutcome,
     LoadRange,
-    Outcome,
     capacity_of,
 )
 
 RANGE = LoadRange(0.02, 8.0)
 
 
-def asked(search: CapacitySearch, layout: Callable[[float], Outcome]) -> list[float]:
+def asked(search: CapacitySearch, layout: Callable[[float], LoadOutcome]) -> list[float]:
     """The loads that a search asks for, in their order."""
     loads: list[float] = []
     while (load := search.next_load()) is not None:
@@ -29,13 +29,13 @@ def asked(search: CapacitySearch, layout: Callable[[float], Outcome]) -> list[fl
     return loads
 
 
-def logistic(capacity: float, slope: float, target: float = 0.95) -> Callable[[float], Outcome]:
+def logistic(capacity: float, slope: float, target: float = 0.95) -> Callable[[float], LoadOutcome]:
     """A layout whose attainment falls in line with the load's logarithm, in log odds."""
 
-    def at(load: float) -> Outcome:
+    def at(load: float) -> LoadOutcome:
         odds = log(target / (1 - target)) - slope * log(load / capacity)
         attainment = 1 / (1 + exp(min(-odds, 700.0)))
-        return Outcome(load <= capacity, attainment)
+        return LoadOutcome(load <= capacity, attainment)
 
     return at
 
@@ -64,7 +64,9 @@ def test_the_capacity_lies_in_the_bracket(
     search = CapacitySearch(RANGE, 0.95, start)
     loads = asked(
         search,
-        lambda load: Outcome(layout(load).is_carried, layout(load).attainment if tells else None),
+        lambda load: LoadOutcome(
+            layout(load).is_carried, layout(load).attainment if tells else None
+        ),
     )
     found = search.capacity
     assert found.low is not None and found.high is not None
@@ -78,33 +80,38 @@ def test_the_capacity_lies_in_the_bracket(
 def test_whole_loads_end_at_neighbours(capacity: int, start: float) -> None:
     whole = LoadRange(1, 5000, tolerance=0.0, is_whole=True)
     search = CapacitySearch(whole, 0.95, start)
-    loads = asked(search, lambda load: Outcome(load <= capacity))
-    assert search.capacity == Capacity(capacity, capacity + 1)
+    loads = asked(search, lambda load: LoadOutcome(load <= capacity))
+    assert search.capacity == LoadCapacity(capacity, capacity + 1)
     assert all(load == int(load) for load in loads)
 
 
 def test_no_load_is_carried() -> None:
     search = CapacitySearch(RANGE, 0.95, start=0.7)
-    loads = asked(search, lambda load: Outcome(False, 0.5))
-    assert search.capacity == Capacity(None, RANGE.low)
+    loads = asked(search, lambda load: LoadOutcome(False, 0.5))
+    assert search.capacity == LoadCapacity(None, RANGE.low)
     assert loads[-1] == RANGE.low and len(loads) <= 10
 
 
 def test_all_loads_are_carried() -> None:
     search = CapacitySearch(RANGE, 0.95, start=0.7)
-    assert asked(search, lambda load: Outcome(True, 1.0))[-1] == RANGE.high
-    assert search.capacity == Capacity(RANGE.high, None)
+    assert asked(search, lambda load: LoadOutcome(True, 1.0))[-1] == RANGE.high
+    assert search.capacity == LoadCapacity(RANGE.high, None)
 
 
 def test_far_from_its_start_it_goes_to_the_end_at_once() -> None:
     search = CapacitySearch(LoadRange(1e-6, 1e6), 0.95, start=1.0)
-    loads = asked(search, lambda load: Outcome(True))
+    loads = asked(search, lambda load: LoadOutcome(True))
     assert len(loads) == 10 and loads[-1] == 1e6
 
 
 def test_where_answers_contradict_the_smaller_load_counts() -> None:
-    outcomes = {1.0: Outcome(True), 2.0: Outcome(False), 3.0: Outcome(True), 0.5: Outcome(True)}
-    assert capacity_of(outcomes) == Capacity(1.0, 2.0, is_monotone=False)
+    outcomes = {
+        1.0: LoadOutcome(True),
+        2.0: LoadOutcome(False),
+        3.0: LoadOutcome(True),
+        0.5: LoadOutcome(True),
+    }
+    assert capacity_of(outcomes) == LoadCapacity(1.0, 2.0, is_monotone=False)
 
 
 def test_what_is_known_is_not_asked_again() -> None:
@@ -121,7 +128,7 @@ def test_what_is_known_is_not_asked_again() -> None:
 def test_a_curve_that_the_secant_misjudges_is_halved() -> None:
     """A cliff: the attainment stays near 1, then falls to nothing."""
     search = CapacitySearch(RANGE, 0.95, start=0.7)
-    loads = asked(search, lambda load: Outcome(load <= 1.0, 0.999 if load <= 1.0 else 0.0001))
+    loads = asked(search, lambda load: LoadOutcome(load <= 1.0, 0.999 if load <= 1.0 else 0.0001))
     assert search.capacity.low is not None and search.capacity.low <= 1.0
     assert len(loads) <= 12
 
@@ -134,21 +141,24 @@ def test_an_empty_range_is_refused() -> None:
 def test_where_smaller_loads_do_not_help_the_smallest_is_tried_at_once() -> None:
     """Long prompts that miss their bound on an idle cluster, too."""
     search = CapacitySearch(RANGE, 0.95, start=1.0)
-    loads = asked(search, lambda load: Outcome(False, None if load > 0.5 else 0.88 - 0.1 * load))
+    loads = asked(
+        search, lambda load: LoadOutcome(False, None if load > 0.5 else 0.88 - 0.1 * load)
+    )
     assert loads == pytest.approx([1.0, 0.625, 0.390625, 0.244140625, 0.02])
-    assert search.capacity == Capacity(None, 0.02)
+    assert search.capacity == LoadCapacity(None, 0.02)
 
 
 def test_a_rise_that_comes_late_is_still_found() -> None:
     layout = logistic(0.05, 8.0)
     search = CapacitySearch(RANGE, 0.95, start=1.0)
     asked(
-        search, lambda load: Outcome(load <= 0.05, 0.9 if load > 0.06 else layout(load).attainment)
+        search,
+        lambda load: LoadOutcome(load <= 0.05, 0.9 if load > 0.06 else layout(load).attainment),
     )
     assert search.capacity.low is not None and 0.05 / 1.03 < search.capacity.low <= 0.05
 
 
 def test_guesses_of_stopped_probes_tell_whether_smaller_loads_help() -> None:
     search = CapacitySearch(RANGE, 0.95, start=1.0)
-    loads = asked(search, lambda load: Outcome(False, guess=0.88 - 0.01 * load))
+    loads = asked(search, lambda load: LoadOutcome(False, guess=0.88 - 0.01 * load))
     assert loads == pytest.approx([1.0, 0.625, 0.02])

@@ -1,6 +1,6 @@
 """The loads that one layout is tried at, from its first probe to its curve."""
 
-from dynosim.sweep.capacity import Capacity, LoadRange
+from dynosim.sweep.capacity import LoadCapacity, LoadRange
 from dynosim.sweep.study import LayoutStudy, LoadPlan, Probe
 
 CURVE = (0.15, 0.3, 0.5, 0.7, 0.85, 1.0)
@@ -33,7 +33,7 @@ def studied(study: LayoutStudy, capacity: float, start: float) -> list[float]:
 def test_it_begins_where_the_first_probe_says() -> None:
     study = LayoutStudy(plan())
     assert study.next_loads() == [None]
-    assert study.capacity == Capacity(None, None) and study.at_capacity is None
+    assert study.capacity == LoadCapacity(None, None) and study.at_capacity is None
 
 
 def test_after_the_search_come_the_loads_that_the_curve_lacks() -> None:
@@ -61,4 +61,4 @@ def test_an_own_load_that_was_stopped_early_is_not_tried_again() -> None:
 def test_a_layout_that_carries_nothing_has_no_curve() -> None:
     study = LayoutStudy(plan())
     loads = studied(study, 0.001, start=0.7)
-    assert study.capacity == Capacity(None, 0.02) and loads[-1] == 0.02
+    assert study.capacity == LoadCapacity(None, 0.02) and loads[-1] == 0.02
