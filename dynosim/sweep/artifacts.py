@@ -55,10 +55,12 @@ def write_artifacts(
     sweep_hash: str,
     sweep_yaml: str,
     interval_failures: Mapping[int, str] | None = None,
+    probes: "pl.DataFrame | None" = None,
 ) -> dict[str, Any]:
     """Write every file of the sweep; returns the summary. Old `agg/topN` folders are removed.
 
-    `interval_failures` says by trial why its intervals could not be made.
+    `interval_failures` says by trial why its intervals could not be made; `probes` has a row for
+    every load that was tried, where loads were searched.
     """
     answer = None if sweep.load.search == "fixed" else answer_of(rows)
     best = best_rows(sweep, rows) if answer is None else answer.ranked[: sweep.top]
@@ -80,6 +82,8 @@ def write_artifacts(
         "summary.json": text_writer(json.dumps(summary, indent=2) + "\n"),
         "sweep.yaml": text_writer(sweep_yaml),
     }
+    if probes is not None:
+        writers["probes.parquet"] = parquet_writer(lambda: probes)
     for place, row in enumerate(best, 1):
         writers |= _winner_files(f"agg/top{place}", row)
     write_files(folder, writers)

@@ -5,7 +5,7 @@ A layout's row holds the report of the largest load that it carries, and the key
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynosim.config.router import RouterConfig
 from dynosim.config.schema import RunConfig
@@ -15,9 +15,13 @@ from dynosim.sweep.capacity import LoadRange
 from dynosim.sweep.ledger import Record
 from dynosim.sweep.load_search import LoadSearch
 from dynosim.sweep.probe import probe_request
+from dynosim.sweep.results import table_of
 from dynosim.sweep.space import Trial, digest
 from dynosim.sweep.status import OK
 from dynosim.sweep.study import OWN_LOAD, LayoutStudy, LoadPlan, Probe
+
+if TYPE_CHECKING:
+    import polars as pl
 
 CAPACITY = "capacity_load"
 """The key of the largest load that a layout carries; None: none."""
@@ -100,6 +104,34 @@ def records_of(search: LoadSearch, same: Mapping[int, int]) -> dict[int, Record]
             "report": report if best is None else {**best.report, **report},
         }
     return records
+
+
+def probes_table(sweep: SweepConfig, trials: Sequence[Trial], search: LoadSearch) -> "pl.DataFrame":
+    """A row for every load of every layout, by layout and load.
+
+    One that was stopped early (`is_stopped`) has what was seen by then (`attainment_so_far`) in
+    place of a report.
+    """
+    tried = [
+        (trials[index], study.probes[load])
+        for index, study in search.studies.items()
+        for load in sorted(study.probes)
+    ]
+    columns: dict[str, list[Any]] = {"trial_id": [layout.index for layout, _ in tried]}
+    for dimension in sweep.dimensions:
+        columns[dimension.key] = [layout.values[dimension.key] for layout, _ in tried]
+    columns |= {
+        "load": [probe.load for _, probe in tried],
+        "offered_rps": [probe.offered_rps for _, probe in tried],
+        "is_carried": [probe.is_carried for _, probe in tried],
+        "attainment": [probe.attainment for _, probe in tried],
+        "is_stopped": [not probe.is_whole for _, probe in tried],
+        "attainment_so_far": [probe.attainment_so_far for _, probe in tried],
+        "reason": [None if probe.is_carried else _reason(probe) for _, probe in tried],
+    }
+    for name in dict.fromkeys(key for _, probe in tried for key in probe.report):
+        columns.setdefault(name, [probe.report.get(name) for _, probe in tried])
+    return table_of(columns)
 
 
 def capacity_keys(study: LayoutStudy) -> dict[str, Any]:

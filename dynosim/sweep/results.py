@@ -134,8 +134,6 @@ def trials_table(sweep: SweepConfig, rows: Sequence[Row]) -> "pl.DataFrame":
     Ends of intervals are `{key}_low` and `{key}_high`, shares of replays `{verdict}_share`; the
     columns are there if any trial has them.
     """
-    import polars as pl
-
     columns: dict[str, list[Any]] = {
         "trial_id": [row.trial.index for row in rows],
         "status": [row.status for row in rows],
@@ -158,6 +156,13 @@ def trials_table(sweep: SweepConfig, rows: Sequence[Row]) -> "pl.DataFrame":
             columns[f"{name}_{side}"] = [
                 shown[name][end] if name in shown else None for shown in bounds
             ]
+    return table_of(columns)
+
+
+def table_of(columns: Mapping[str, list[Any]]) -> "pl.DataFrame":
+    """Columns of values of any kind as a table."""
+    import polars as pl
+
     return pl.DataFrame([_series(name, values) for name, values in columns.items()])
 
 

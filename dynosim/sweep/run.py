@@ -23,7 +23,7 @@ from dynosim.sweep.frontier_intervals import (
 )
 from dynosim.sweep.ledger import Ledger, Record, new_ledger, resumed_ledger
 from dynosim.sweep.load_search import LoadSearch
-from dynosim.sweep.load_sweep import load_plan, records_of, request_at, same_as
+from dynosim.sweep.load_sweep import load_plan, probes_table, records_of, request_at, same_as
 from dynosim.sweep.progress import Progress
 from dynosim.sweep.results import Row, judge
 from dynosim.sweep.space import Trial, digest, trials_of
@@ -94,11 +94,14 @@ def _finish(
     """Run what the ledger lacks, then write all files beside it."""
     folder = ledger.path.parent
     load_writers()
+    probes = None
     if sweep.load.search == "fixed":
         num_resumed = _finish_trials(sweep, trials, ledger, executor)
         records: Mapping[int, Record] = ledger.records
     else:
-        num_resumed, records = _finish_loads(sweep, trials, ledger, executor)
+        num_resumed, search = _finish_loads(sweep, trials, ledger, executor)
+        records = records_of(search, same_as(trials))
+        probes = probes_table(sweep, trials, search)
     rows = judge(sweep, trials, records)
     wanted = wanted_replays(rows, intervals)
     failures = _finish_intervals(rows, wanted, ledger, executor)
@@ -110,6 +113,7 @@ def _finish(
         sweep_hash=ledger.sweep_hash,
         sweep_yaml=sweep_text(sweep),
         interval_failures=failures,
+        probes=probes,
     )
     return SweepOutcome(sweep, rows, summary, folder, num_resumed)
 
@@ -135,10 +139,10 @@ def _finish_trials(
 
 def _finish_loads(
     sweep: SweepConfig, trials: Sequence[Trial], ledger: Ledger, executor: LocalExecutor
-) -> tuple[int, dict[int, Record]]:
+) -> tuple[int, LoadSearch]:
     """Try every layout at the loads that it lacks.
 
-    Returns how many probes the ledger had, and what each trial's record says in the end.
+    Returns how many probes the ledger had, and all that there are now.
     Raises: SweepInterruptedError, TraceError.
     """
     same = same_as(trials)
@@ -164,7 +168,7 @@ def _finish_loads(
             f"interrupted: {search.num_probes} probes of {len(layouts)} layouts are kept in "
             f"{ledger.path.parent} (give the same command with --resume to go on)"
         ) from None
-    return num_resumed, records_of(search, same)
+    return num_resumed, search
 
 
 def _finish_intervals(

@@ -26,7 +26,14 @@ space:
 constraints: {gpu_budget: 2, sla: {ttft_ms: 150, itl_ms: 30}}
 load: {search: capacity}
 """
-FILES = ("trials.parquet", "pareto.parquet", "pareto.png", "report.html", "summary.json")
+FILES = (
+    "trials.parquet",
+    "probes.parquet",
+    "pareto.parquet",
+    "pareto.png",
+    "report.html",
+    "summary.json",
+)
 
 pytestmark = pytest.mark.usefixtures("inline_workers")
 
@@ -81,6 +88,22 @@ def test_more_workers_carry_more_and_nothing_overloaded_is_recommended(
     assert (trials["capacity_load_failed"] <= trials["capacity_load"] * 1.03 + 1e-9).all()
     front = trials.filter(pl.col("is_pareto"))
     assert not front["saturated"].any() and (front["capacity_attainment"] >= 0.95).all()
+
+
+def test_every_load_that_was_tried_is_in_a_table(sweep_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert sweep(sweep_file, "--out", out) == 0
+    table = pl.read_parquet(out / "probes.parquet")
+    tried = list(zip(table["trial_id"], table["load"], strict=True))
+    assert tried == sorted(tried) and sorted(probes(out)) == tried
+    whole = table.filter(~pl.col("is_stopped"))
+    assert whole["attainment"].null_count() == 0 and whole["mean_ttft_ms"].null_count() == 0
+    assert table.filter("is_stopped")["attainment"].null_count() == table["is_stopped"].sum()
+    best = table.filter("is_carried").group_by("trial_id").agg(pl.col("load").max())
+    trials = pl.read_parquet(out / "trials.parquet")
+    assert dict(best.iter_rows()) == {
+        index: trials["capacity_load"][index] for index in best["trial_id"]
+    }
 
 
 @pytest.mark.usefixtures("worker_processes")
