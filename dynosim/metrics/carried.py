@@ -19,7 +19,8 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from dynosim.records import FloatArray, RequestLog, RequestStatus
+from dynosim.metrics.resampling import drawn_attainments
+from dynosim.records import FloatArray, IntArray, RequestLog, RequestStatus
 
 WARM_UP_SHARE = 0.1
 WARM_UP_REQUESTS = 2.0
@@ -71,10 +72,16 @@ class LoadVerdict:
     end_ms: float
     growth: float | None = None  # of the number in the system; None: a closed loop
     misses: dict[str, int] = field(default_factory=dict)  # requests by what they miss, most first
+    draws: tuple[float, ...] = ()  # attainment if other sessions had come, see `resampling`
 
 
-def judge_load(log: RequestLog, bounds: Bounds, attainment: float) -> LoadVerdict:
-    """The verdict of this module on a run; `attainment` is the share that must keep the bounds."""
+def judge_load(
+    log: RequestLog, bounds: Bounds, attainment: float, session: IntArray | None = None
+) -> LoadVerdict:
+    """The verdict of this module on a run; `attainment` is the share that must keep the bounds.
+
+    With the `session` of each request it says how sure the attainment is.
+    """
     start_ms, end_ms = measuring_window(log)
     inside = (log.arrival_ms >= start_ms) & (log.arrival_ms <= end_ms)
     num_judged = int(inside.sum())
@@ -89,6 +96,7 @@ def judge_load(log: RequestLog, bounds: Bounds, attainment: float) -> LoadVerdic
     growth, limit = _growth(log, start_ms, end_ms, num_judged)
     misses = {name: int((inside & served & ~keeps).sum()) for name, keeps in kept.items()}
     misses[NOT_SERVED] = int((inside & ~served).sum())
+    draws = () if session is None else tuple(drawn_attainments(session, good, inside).tolist())
     if growth is not None and growth > limit:
         reason = f"{OVERLOADED}: {growth:.0f} more requests in the system at the end"
     else:
@@ -104,6 +112,7 @@ def judge_load(log: RequestLog, bounds: Bounds, attainment: float) -> LoadVerdic
         end_ms,
         growth,
         dict(sorted(((k, n) for k, n in misses.items() if n), key=lambda item: -item[1])),
+        draws,
     )
 
 

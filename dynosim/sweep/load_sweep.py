@@ -145,10 +145,13 @@ def capacity_keys(study: LayoutStudy) -> dict[str, Any]:
     failed = None if capacity.high is None else study.probes[capacity.high]
     own = study.probes.get(OWN_LOAD)
     judged = best if best is not None else failed
+    sure = study.interval
     return {
         CAPACITY: capacity.low,
         "capacity_load_failed": capacity.high,
         "capacity_rps": None if best is None else best.offered_rps,
+        "capacity_load_low": None if sure is None else sure[0],
+        "capacity_load_high": None if sure is None else sure[1],
         "capacity_reason": _reason(failed),
         "capacity_attainment": None if judged is None else judged.attainment,
         "capacity_is_monotone": capacity.is_monotone,

@@ -5,13 +5,16 @@ import traceback
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from dynosim.config.schema import RunConfig
 from dynosim.errors import DynosimError, InfeasibleError, TraceError
 from dynosim.experiment.run import run
 from dynosim.metrics import PROCESS_KEYS
 from dynosim.metrics.carried import Bounds, judge_load
 from dynosim.metrics.hopeless import HopelessLoad
-from dynosim.records import Trace
+from dynosim.metrics.resampling import sessions_of
+from dynosim.records import IntArray, Trace
 from dynosim.sweep.bound import rate_bound_rps, scheduled_rps
 from dynosim.sweep.status import BAD_INPUT, FAILED, INFEASIBLE, OK
 from dynosim.sweep.trial import cached_prepared, cached_trace, config_of, request_for
@@ -98,7 +101,7 @@ def _probe(request: dict[str, Any]) -> dict[str, Any]:
             "attainment_so_far": watch.attainment_so_far,
         }
     report = {key: value for key, value in outcome.report.items() if key not in PROCESS_KEYS}
-    verdict = judge_load(outcome.result.requests, bounds, attainment)
+    verdict = judge_load(outcome.result.requests, bounds, attainment, _sessions_once(trace))
     if offered_rps is None:
         offered_rps = report["request_throughput_rps"]
     return {
@@ -108,6 +111,15 @@ def _probe(request: dict[str, Any]) -> dict[str, Any]:
         "verdict": asdict(verdict),
         "report": report,
     }
+
+
+def _sessions_once(trace: Trace) -> IntArray:
+    """The sessions of a trace, kept with it."""
+    kept = trace.of_prompts.get("sessions")
+    if not isinstance(kept, np.ndarray):
+        kept = sessions_of(trace)
+        trace.of_prompts["sessions"] = kept
+    return kept
 
 
 def _tiled_once(trace: Trace, num_tiles: int) -> Trace:

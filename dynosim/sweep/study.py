@@ -1,14 +1,17 @@
 """All loads of one layout: the search for its capacity, then what its curve lacks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import exp, log
 from typing import Any
 
 from dynosim.sweep.capacity import CapacitySearch, LoadCapacity, LoadOutcome, LoadRange
 
+CONFIDENCE = 0.95
 NEAR = 0.05
 """A curve needs no load within so much of one that was tried."""
 OWN_LOAD = 1.0
+SMALLEST_SHARE = 0.0005
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,24 @@ class LayoutStudy:
         low = self.capacity.low
         return None if low is None else self.probes[low]
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Where the capacity lies in 95 % of draws of other sessions; None where that is unknown.
+
+        In each draw it is where the line between the log odds of neighbouring loads crosses the
+        target; beyond the loads that were run to their end it is not sought.
+        """
+        whole = [self.probes[load] for load in sorted(self.probes) if self.probes[load].is_whole]
+        draws = [probe.verdict["draws"] for probe in whole if probe.verdict is not None]
+        if self.capacity.low is None or len(whole) < 2 or not all(map(len, draws)):
+            return None
+        loads = [probe.load for probe in whole]
+        found = sorted(
+            _crossing(loads, shares, self.plan.attainment) for shares in zip(*draws, strict=True)
+        )
+        cut = int(len(found) * (1.0 - CONFIDENCE) / 2)
+        return found[cut], found[-1 - cut]
+
     def next_loads(self) -> list[float | None]:
         """Loads to try next, independent of each other."""
         if self._search is None:
@@ -105,3 +126,24 @@ class LayoutStudy:
             if not any(abs(load - other) <= NEAR * other for other in tried):
                 missing.append(load)
         return missing
+
+
+def _crossing(loads: Sequence[float], shares: Sequence[float], target: float) -> float:
+    """The load at which attainment falls below the target; an end of the loads if it is not there.
+
+    Shares of 0 and 1 count as half a request in a thousand.
+    """
+    odds = [_log_odds(share) for share in shares]
+    wanted = _log_odds(target)
+    if odds[0] < wanted:
+        return loads[0]
+    for place in range(1, len(loads)):
+        if odds[place] < wanted:
+            part = (odds[place - 1] - wanted) / (odds[place - 1] - odds[place])
+            return loads[place - 1] * exp(part * log(loads[place] / loads[place - 1]))
+    return loads[-1]
+
+
+def _log_odds(share: float) -> float:
+    kept = min(max(share, SMALLEST_SHARE), 1.0 - SMALLEST_SHARE)
+    return log(kept / (1.0 - kept))

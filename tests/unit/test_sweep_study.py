@@ -1,5 +1,7 @@
 """The loads that one layout is tried at, from its first probe to its curve."""
 
+import numpy as np
+
 from dynosim.sweep.capacity import LoadCapacity, LoadRange
 from dynosim.sweep.study import LayoutStudy, LoadPlan, Probe
 
@@ -16,7 +18,8 @@ def probe(load: float, capacity: float) -> Probe:
     if load > 1.5 * capacity:
         return Probe(load, False, None, None, {})
     share = 0.99 if load <= capacity else 0.9
-    return Probe(load, load <= capacity, share, {"is_carried": load <= capacity}, {"load": load})
+    verdict = {"is_carried": load <= capacity, "draws": ()}
+    return Probe(load, load <= capacity, share, verdict, {"load": load})
 
 
 def studied(study: LayoutStudy, capacity: float, start: float) -> list[float]:
@@ -62,3 +65,20 @@ def test_a_layout_that_carries_nothing_has_no_curve() -> None:
     study = LayoutStudy(plan())
     loads = studied(study, 0.001, start=0.7)
     assert study.capacity == LoadCapacity(None, 0.02) and loads[-1] == 0.02
+
+
+def test_the_interval_is_where_most_draws_cross_the_target() -> None:
+    study = LayoutStudy(plan(curve=()))
+    draws = np.linspace(-0.02, 0.02, 200)
+    for load, share in ((0.8, 0.98), (1.0, 0.955), (1.1, 0.93)):
+        verdict = {"is_carried": share >= 0.95, "draws": tuple(share + draws)}
+        study.told(Probe(load, share >= 0.95, share, verdict, {}))
+    found = study.interval
+    assert found is not None and 0.8 < found[0] < 1.0 < found[1] < 1.1
+    assert study.capacity == LoadCapacity(1.0, 1.1)
+
+
+def test_without_draws_there_is_no_interval() -> None:
+    study = LayoutStudy(plan())
+    studied(study, 1.3, start=0.7)
+    assert study.interval is None
