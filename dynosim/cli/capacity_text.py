@@ -59,6 +59,8 @@ def _sla_line(sweep: SweepConfig) -> str:
         return "no SLA: carried is what does not pile up"
     bounds = (("TTFT", sla.ttft_ms), ("time per token", sla.itl_ms), ("all", sla.e2e_ms))
     kept = ", ".join(f"{name} <= {bound:,.0f} ms" for name, bound in bounds if bound is not None)
+    if sla.statistic is not None:
+        return f"SLA: {sla.statistic} of {kept}"
     return f"SLA: {100 * sla.share:g} % of requests with {kept}"
 
 

@@ -114,11 +114,6 @@ def _load_problems(keys: SweepKeys, base: dict[str, Any]) -> list[Problem]:
     if keys.load.search == "fixed" or not isinstance(workload, dict):
         return []
     problems = []
-    sla = keys.constraints.sla
-    if sla is not None and sla.statistic is not None:
-        remedy = "give an attainment in its place, or set `load.search: fixed`"
-        path = ("constraints", "sla", "statistic")
-        problems.append(Problem(path, "is for one load; a search goes by attainment", remedy))
     swept = [key for key in keys.space if key.startswith("workload.")]
     if swept:
         remedy = "take it out of the space, or set `load.search: fixed`"

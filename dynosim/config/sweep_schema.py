@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dynosim.config.base import Count, Section, check_rules
+from dynosim.config.base import Amount, Count, Section, check_rules
 from dynosim.config.schema import SlaConfig
 
 Statistic = Literal["mean", "median", "p75", "p90", "p95", "p99"]
@@ -55,6 +55,7 @@ class LoadConfig(Section):
     vary: Literal["rate", "concurrency"] = "rate"
     range: list[Annotated[float, Field(gt=0)]] | None = None  # lowest and highest load to try
     tolerance: Annotated[float, Field(gt=0, le=1)] = 0.03  # between what is carried and what is not
+    min_requests: Amount = 1200  # of a measurement; shorter workloads are put end to end
     curve: list[Annotated[float, Field(gt=0)]] = Field(
         [0.15, 0.3, 0.5, 0.7, 0.85, 1.0]
     )  # multiples of the capacity

@@ -5,7 +5,8 @@ trace's clock brings, or from twice the median time of a request after the first
 later (but after a third of the arrivals at the latest), to the last of them. The load is carried if
 
 * at least `attainment` of them keep every bound; one that is rejected, fails or is not finished
-  misses;
+  misses (where a statistic is named in its place: that of each bounded latency is within its bound,
+  and who is not served has waited for ever);
 * the last third of the window does, too, within its statistical error (95 %): a run that is about
   to collapse begins well;
 * what is in the system does not grow: from the window's first third to its last by no more than 2 %
@@ -14,11 +15,12 @@ later (but after a third of the arrivals at the latest), to the last of them. Th
 """
 
 from dataclasses import dataclass, field
-from math import sqrt
+from math import isfinite, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dynosim.metrics.percentiles import PERCENTILES, percentile
 from dynosim.metrics.resampling import drawn_attainments
 from dynosim.records import FloatArray, IntArray, RequestLog, RequestStatus
 
@@ -42,22 +44,28 @@ class Bounds:
     tpot_ms: float | None = None  # mean gap between a request's tokens
     e2e_ms: float | None = None
 
-    def kept(self, log: RequestLog) -> dict[str, BoolArray]:
-        """Which completed requests keep each bound that is set; (n,) each.
+    def measured(self, log: RequestLog) -> dict[str, tuple[FloatArray, float]]:
+        """By name of each bound that is set what requests took, (n,) in ms, and the bound.
 
-        A request of a single token has no gap to be too long.
+        NaN where there is nothing to measure: a request of a single token has no gap.
         """
         gaps = np.where(log.output_tokens > 1, log.output_tokens - 1, np.nan)
-        measured = {
-            "ttft_ms": (log.first_token_ms - log.arrival_ms, self.ttft_ms),
-            "tpot_ms": ((log.finish_ms - log.first_token_ms) / gaps, self.tpot_ms),
-            "e2e_ms": (log.finish_ms - log.arrival_ms, self.e2e_ms),
-        }
-        return {
-            name: np.asarray(~(values > bound))
-            for name, (values, bound) in measured.items()
-            if bound is not None
-        }
+        measured = (
+            ("ttft_ms", log.first_token_ms - log.arrival_ms, self.ttft_ms),
+            ("tpot_ms", (log.finish_ms - log.first_token_ms) / gaps, self.tpot_ms),
+            ("e2e_ms", log.finish_ms - log.arrival_ms, self.e2e_ms),
+        )
+        return {name: (values, bound) for name, values, bound in measured if bound is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class SlaTarget:
+    """What is asked of a load: of how many requests the bounds must be kept, or by which statistic
+    of each latency (a name of `percentiles.STATISTICS`)."""
+
+    bounds: Bounds = field(default_factory=Bounds)
+    attainment: float = 0.95
+    statistic: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +83,17 @@ class LoadVerdict:
     draws: tuple[float, ...] = ()  # attainment if other sessions had come, see `resampling`
 
 
-def judge_load(
-    log: RequestLog, bounds: Bounds, attainment: float, session: IntArray | None = None
-) -> LoadVerdict:
-    """The verdict of this module on a run; `attainment` is the share that must keep the bounds.
-
-    With the `session` of each request it says how sure the attainment is.
-    """
+def judge_load(log: RequestLog, target: SlaTarget, session: IntArray | None = None) -> LoadVerdict:
+    """The verdict of this module on a run. With the `session` of each request it says how sure the
+    attainment is."""
     start_ms, end_ms = measuring_window(log)
     inside = (log.arrival_ms >= start_ms) & (log.arrival_ms <= end_ms)
     num_judged = int(inside.sum())
     if num_judged == 0:
         return LoadVerdict(False, "nothing arrived", None, 0, start_ms, end_ms)
     served = np.asarray(log.status == RequestStatus.COMPLETED)
-    kept = bounds.kept(log)
+    measured = target.bounds.measured(log)
+    kept = {name: np.asarray(~(values > bound)) for name, (values, bound) in measured.items()}
     good = served.copy()
     for keeps in kept.values():
         good &= keeps
@@ -99,10 +104,11 @@ def judge_load(
     draws = () if session is None else tuple(drawn_attainments(session, good, inside).tolist())
     if growth is not None and growth > limit:
         reason = f"{OVERLOADED}: {growth:.0f} more requests in the system at the end"
+    elif target.statistic is not None:
+        reason = _excess(target, measured, served, inside)
     else:
-        reason = _shortfall(
-            log.arrival_ms, good, inside, end_ms - (end_ms - start_ms) / 3, attainment
-        )
+        late = inside & (log.arrival_ms >= end_ms - (end_ms - start_ms) / 3)
+        reason = _shortfall(good, inside, late, target.attainment)
     return LoadVerdict(
         not reason,
         reason,
@@ -159,14 +165,11 @@ def _mean_in_system(log: RequestLog, start_ms: float, end_ms: float) -> float:
     return float(present_ms.sum()) / (end_ms - start_ms)
 
 
-def _shortfall(
-    arrival_ms: FloatArray, good: BoolArray, inside: BoolArray, late_ms: float, target: float
-) -> str:
-    """In what the requests of a window fall short of the target; empty: in nothing."""
+def _shortfall(good: BoolArray, inside: BoolArray, late: BoolArray, target: float) -> str:
+    """In what the requests of a window, or of its `late` part, fall short; empty: in nothing."""
     reached = float(good[inside].mean())
     if reached < target:
         return f"{reached:.1%} of requests within the SLA"
-    late = inside & (arrival_ms >= late_ms)
     num_late = int(late.sum())
     if num_late == 0:
         return ""
@@ -175,3 +178,27 @@ def _shortfall(
     if reached_late < target - error:
         return f"{reached_late:.1%} of the last third's requests within the SLA"
     return ""
+
+
+def _excess(
+    target: SlaTarget,
+    measured: dict[str, tuple[FloatArray, float]],
+    served: BoolArray,
+    inside: BoolArray,
+) -> str:
+    """Which statistic of a window is above its bound; empty: none."""
+    assert target.statistic is not None
+    for name, (values, bound) in measured.items():
+        reached = _statistic(np.where(served, values, np.inf)[inside], target.statistic)
+        if reached is not None and reached > bound:
+            shown = f"{reached:,.0f} ms" if isfinite(reached) else "for ever"
+            return f"{target.statistic} of {name} is {shown}, the bound {bound:,.0f} ms"
+    return ""
+
+
+def _statistic(sample: FloatArray, name: str) -> float | None:
+    """A statistic of the numbers of a sample, which may be infinite; None where it has none."""
+    ordered = np.sort(sample[~np.isnan(sample)])
+    if name == "mean":
+        return float(ordered.mean()) if len(ordered) else None
+    return percentile(ordered, PERCENTILES[name])

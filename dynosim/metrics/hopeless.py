@@ -4,7 +4,7 @@ import numpy as np
 
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.watch import Watch
-from dynosim.metrics.carried import Bounds
+from dynosim.metrics.carried import SlaTarget
 from dynosim.records import FloatArray, Trace
 from dynosim.workload.scaling import is_start
 
@@ -17,17 +17,18 @@ class HopelessLoad(Watch):
     """Ends a run once so many requests miss a bound that `judge_load` cannot find it carried.
 
     It counts those alone that are inside the window wherever that begins, and takes the window to
-    hold as many requests as it ever could: no load that is carried is ended.
+    hold as many requests as it ever could: no load that is carried is ended. Of a target that is a
+    statistic it knows nothing.
     """
 
-    def __init__(self, trace: Trace, bounds: Bounds, attainment: float) -> None:
+    def __init__(self, trace: Trace, target: SlaTarget) -> None:
         starts_ms = trace.arrival_ms[is_start(trace)]
         first_ms, self._last_ms = float(starts_ms.min()), float(starts_ms.max())
         span_ms = self._last_ms - first_ms
         super().__init__(max(span_ms / NUM_LOOKS, 1.0))
         self._from_ms = first_ms + span_ms / 3
-        self._bounds = bounds
-        self._allowed = (1.0 - attainment) * len(trace)
+        self._bounds = target.bounds
+        self._allowed = (1.0 - target.attainment) * len(trace)
         self.attainment_so_far: float | None = None  # of the requests that it has counted
 
     def is_over(self, journal: Journal, now_ms: float) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dynosim.config.router import RouterConfig
 from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
-from dynosim.metrics.carried import Bounds
+from dynosim.metrics.carried import Bounds, SlaTarget
 from dynosim.sweep.capacity import LoadRange
 from dynosim.sweep.ledger import Record
 from dynosim.sweep.load_search import LoadSearch
@@ -37,25 +37,27 @@ def load_plan(sweep: SweepConfig) -> LoadPlan:
         1.0 if sla is None else sla.share,
         tuple(load.curve) if load.search == "curve" else (),
         tries_own_load=not is_whole,
+        goes_by_attainment=sla is None or sla.statistic is None,
     )
 
 
-def bounds_of(sweep: SweepConfig) -> Bounds:
-    """What every request must keep."""
+def target_of(sweep: SweepConfig) -> SlaTarget:
+    """What is asked of a load: without an SLA only that it does not pile up."""
     sla = sweep.constraints.sla
-    return Bounds() if sla is None else Bounds(sla.ttft_ms, sla.itl_ms, sla.e2e_ms)
+    if sla is None:
+        return SlaTarget(attainment=0.0)
+    return SlaTarget(Bounds(sla.ttft_ms, sla.itl_ms, sla.e2e_ms), sla.share, sla.statistic)
 
 
 def request_at(sweep: SweepConfig, layout: Trial, load: float | None) -> dict[str, Any]:
     """What a worker needs to try a layout at a load."""
     assert layout.config is not None
-    sla = sweep.constraints.sla
     return probe_request(
         layout.config,
         load,
         vary=sweep.load.vary,
-        bounds=bounds_of(sweep),
-        attainment=0.0 if sla is None else sla.share,
+        target=target_of(sweep),
+        min_requests=sweep.load.min_requests,
     )
 
 

@@ -11,7 +11,7 @@ from dynosim.config.schema import RunConfig
 from dynosim.errors import DynosimError, InfeasibleError, TraceError
 from dynosim.experiment.run import run
 from dynosim.metrics import PROCESS_KEYS
-from dynosim.metrics.carried import Bounds, judge_load
+from dynosim.metrics.carried import Bounds, SlaTarget, judge_load
 from dynosim.metrics.hopeless import HopelessLoad
 from dynosim.metrics.resampling import sessions_of
 from dynosim.records import IntArray, Trace
@@ -30,22 +30,21 @@ def probe_request(
     load: float | None,
     *,
     vary: str,
-    bounds: Bounds,
-    attainment: float,
-    num_tiles: int = 1,
+    target: SlaTarget,
+    min_requests: int = 0,
 ) -> dict[str, Any]:
     """What `run_probe` needs to know, as plain data.
 
     `load` is a multiple of the workload's own (`vary: rate`), or the requests in flight
-    (`concurrency`); None: about as much as the layout should carry.
+    (`concurrency`); None: about as much as the layout should carry. A workload of fewer requests
+    than `min_requests` is put end to end until it has them.
     """
     return {
         **request_for(config),
         "load": load,
         "vary": vary,
-        "bounds": asdict(bounds),
-        "attainment": attainment,
-        "num_tiles": num_tiles,
+        "target": asdict(target),
+        "min_requests": min_requests,
     }
 
 
@@ -76,8 +75,8 @@ def run_probe(request: dict[str, Any]) -> dict[str, Any]:
 def _probe(request: dict[str, Any]) -> dict[str, Any]:
     config = config_of(request)
     prepared = cached_prepared(config)
-    trace = _tiled_once(cached_trace(config), request["num_tiles"])
-    bounds, attainment = Bounds(**request["bounds"]), request["attainment"]
+    trace = _tiled_once(cached_trace(config), request["min_requests"])
+    target = SlaTarget(**{**request["target"], "bounds": Bounds(**request["target"]["bounds"])})
     load = request["load"]
     if request["vary"] == "concurrency":
         load = 8.0 * config.cluster.workers if load is None else load
@@ -91,7 +90,7 @@ def _probe(request: dict[str, Any]) -> dict[str, Any]:
             load = START_SHARE * rate_bound_rps(trace, prepared, config.cluster.workers) / own_rps
         offered_rps = load * own_rps
         trace = start_sessions_faster(trace, load)
-        watch = HopelessLoad(trace, bounds, attainment)
+        watch = HopelessLoad(trace, target) if target.statistic is None else None
     outcome = run(config, trace=trace, prepared=prepared, watch=watch)
     if watch is not None and watch.stopped_ms is not None:
         return {
@@ -101,7 +100,7 @@ def _probe(request: dict[str, Any]) -> dict[str, Any]:
             "attainment_so_far": watch.attainment_so_far,
         }
     report = {key: value for key, value in outcome.report.items() if key not in PROCESS_KEYS}
-    verdict = judge_load(outcome.result.requests, bounds, attainment, _sessions_once(trace))
+    verdict = judge_load(outcome.result.requests, target, _sessions_once(trace))
     if offered_rps is None:
         offered_rps = report["request_throughput_rps"]
     return {
@@ -122,8 +121,11 @@ def _sessions_once(trace: Trace) -> IntArray:
     return kept
 
 
-def _tiled_once(trace: Trace, num_tiles: int) -> Trace:
-    """The tiled trace, kept with the trace itself."""
+def _tiled_once(trace: Trace, min_requests: int) -> Trace:
+    """The trace as often as it takes, kept with the trace itself."""
+    num_tiles = -(-min_requests // len(trace))
+    if num_tiles <= 1:
+        return trace
     kept = trace.of_prompts.get(("tiles", num_tiles))
     if not isinstance(kept, Trace):
         kept = tiled(trace, num_tiles)

@@ -54,6 +54,7 @@ class LoadPlan:
     attainment: float
     curve: tuple[float, ...] = ()
     tries_own_load: bool = False  # the workload's own, whatever the capacity
+    goes_by_attainment: bool = True  # not by a statistic, of which attainment tells nothing
 
 
 @dataclass(slots=True)
@@ -73,6 +74,8 @@ class LayoutStudy:
             self._search = CapacitySearch(self.plan.range, self.plan.attainment, probe.load)
         self.probes[probe.load] = probe
         outcome = LoadOutcome(probe.is_carried, probe.attainment, probe.attainment_so_far)
+        if not self.plan.goes_by_attainment:
+            outcome = LoadOutcome(probe.is_carried)
         self._search.told(probe.load, outcome)
 
     @property
@@ -95,7 +98,8 @@ class LayoutStudy:
         """
         whole = [self.probes[load] for load in sorted(self.probes) if self.probes[load].is_whole]
         draws = [probe.verdict["draws"] for probe in whole if probe.verdict is not None]
-        if self.capacity.low is None or len(whole) < 2 or not all(map(len, draws)):
+        is_known = self.plan.goes_by_attainment and self.capacity.low is not None
+        if not is_known or len(whole) < 2 or not all(map(len, draws)):
             return None
         loads = [probe.load for probe in whole]
         found = sorted(

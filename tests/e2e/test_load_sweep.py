@@ -24,7 +24,7 @@ space:
   cluster.workers: [1, 2, 3]
   router.mode: [round-robin, least-loaded]
 constraints: {gpu_budget: 2, sla: {ttft_ms: 150, itl_ms: 30}}
-load: {search: capacity}
+load: {search: capacity, min_requests: 0}
 """
 FILES = (
     "trials.parquet",
@@ -170,7 +170,7 @@ def test_an_sla_that_nothing_meets_says_which_layouts_and_why(
     [
         ("load.range=[2, 1]", "is empty"),
         ("load.range=[1]", "expected two numbers"),
-        ("constraints.sla.statistic=p95", "a search goes by attainment"),
+        ("constraints.sla={ttft_ms: 9, attainment: 0.9, statistic: p95}", "takes the place of"),
         ("workload.concurrency=8", "a closed loop has no rate"),
         ("load.search=fixed", None),
         ("load={tolerance: 0.1}", "has no effect with `search: fixed`"),

@@ -5,7 +5,7 @@ import pytest
 
 from dynosim.cluster import ClusterSpec, PoolSpec, RunOptions, simulate
 from dynosim.engine.spec import EngineSpec
-from dynosim.metrics.carried import Bounds, judge_load
+from dynosim.metrics.carried import Bounds, SlaTarget, judge_load
 from dynosim.metrics.hopeless import HopelessLoad
 from dynosim.records import Trace
 from dynosim.router.knobs import RouterSpec
@@ -48,12 +48,13 @@ def trace_of(seed: int, num_requests: int = 600, *, has_turns: bool) -> Trace:
 def test_what_is_ended_early_would_not_have_been_carried(
     seed: int, load: float, bounds: Bounds
 ) -> None:
+    target = SlaTarget(bounds, 0.95)
     trace = start_sessions_faster(trace_of(seed, has_turns=seed % 2 == 0), load)
-    whole = judge_load(simulate(trace, CLUSTER, RunOptions()).requests, bounds, 0.95)
-    watch = HopelessLoad(trace, bounds, 0.95)
+    whole = judge_load(simulate(trace, CLUSTER, RunOptions()).requests, target)
+    watch = HopelessLoad(trace, target)
     result = simulate(trace, CLUSTER, RunOptions(), watch=watch)
     if watch.stopped_ms is None:
-        assert judge_load(result.requests, bounds, 0.95) == whole
+        assert judge_load(result.requests, target) == whole
     else:
         assert not whole.is_carried
         assert result.end_ms == watch.stopped_ms
@@ -62,7 +63,7 @@ def test_what_is_ended_early_would_not_have_been_carried(
 def test_an_overloaded_run_ends_early() -> None:
     trace = start_sessions_faster(trace_of(1, has_turns=False), 8.0)
     full = simulate(trace, CLUSTER, RunOptions())
-    watch = HopelessLoad(trace, Bounds(ttft_ms=400.0), 0.95)
+    watch = HopelessLoad(trace, SlaTarget(Bounds(ttft_ms=400.0)))
     ended = simulate(trace, CLUSTER, RunOptions(), watch=watch)
     assert watch.stopped_ms is not None and watch.stopped_ms < trace.arrival_ms[-1]
     assert ended.num_scheduling_events < full.num_scheduling_events / 2
@@ -72,7 +73,7 @@ def test_it_ends_at_the_same_time_every_time() -> None:
     trace = start_sessions_faster(trace_of(2, has_turns=True), 4.0)
     ends = []
     for _ in range(2):
-        watch = HopelessLoad(trace, Bounds(ttft_ms=400.0), 0.95)
+        watch = HopelessLoad(trace, SlaTarget(Bounds(ttft_ms=400.0)))
         simulate(trace, CLUSTER, RunOptions(), watch=watch)
         ends.append(watch.stopped_ms)
     assert ends[0] is not None and ends[0] == ends[1]

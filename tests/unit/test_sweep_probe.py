@@ -10,7 +10,7 @@ import pytest
 
 from dynosim.config import load_run
 from dynosim.config.schema import RunConfig
-from dynosim.metrics.carried import Bounds
+from dynosim.metrics.carried import Bounds, SlaTarget
 from dynosim.sweep.capacity import LoadRange
 from dynosim.sweep.probe import probe_request, run_probe
 from dynosim.sweep.study import LayoutStudy, LoadPlan, Probe
@@ -37,7 +37,7 @@ def studied(config: RunConfig, plan: LoadPlan, bounds: Bounds, **options: Any) -
         for load in loads:
             answer = run_probe(
                 probe_request(
-                    config, load, vary="rate", bounds=bounds, attainment=plan.attainment, **options
+                    config, load, vary="rate", target=SlaTarget(bounds, plan.attainment), **options
                 )
             )
             assert answer["status"] == "ok", answer["reason"]
@@ -77,7 +77,7 @@ def test_the_search_finds_what_trying_every_load_finds(tmp_path: Path) -> None:
     assert capacity.low is not None and capacity.high is not None
     grid = []
     for load in capacity.low * 1.01 ** np.arange(-12, 13):
-        asked = probe_request(config, load, vary="rate", bounds=bounds, attainment=0.95)
+        asked = probe_request(config, load, vary="rate", target=SlaTarget(bounds, 0.95))
         grid.append((load, Probe.of(run_probe(asked)).is_carried))
     failed = [load for load, is_carried in grid if not is_carried]
     carried = [load for load, is_carried in grid if is_carried and load < min(failed)]
@@ -117,7 +117,7 @@ def test_a_bound_that_an_idle_cluster_misses(tmp_path: Path) -> None:
 def test_tiles_lengthen_the_workload(tmp_path: Path) -> None:
     config = config_of(tmp_path, requests=300)
     asked = probe_request(
-        config, 0.5, vary="rate", bounds=Bounds(ttft_ms=300.0), attainment=0.95, num_tiles=4
+        config, 0.5, vary="rate", target=SlaTarget(Bounds(ttft_ms=300.0)), min_requests=1100
     )
     assert run_probe(asked)["report"]["num_requests"] == 1200
 
@@ -125,7 +125,7 @@ def test_tiles_lengthen_the_workload(tmp_path: Path) -> None:
 def test_concurrency_is_what_is_in_flight(tmp_path: Path) -> None:
     config = config_of(tmp_path, "engine.max_num_seqs=8", "workload.synthetic.osl=20", requests=200)
     asked = probe_request(
-        config, 4.0, vary="concurrency", bounds=Bounds(ttft_ms=500.0), attainment=0.9
+        config, 4.0, vary="concurrency", target=SlaTarget(Bounds(ttft_ms=500.0), 0.9)
     )
     answer = run_probe(asked)
     assert answer["status"] == "ok" and answer["verdict"]["is_carried"]
@@ -133,7 +133,7 @@ def test_concurrency_is_what_is_in_flight(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_run_says_why(tmp_path: Path) -> None:
-    asked = probe_request(config_of(tmp_path), 1.0, vary="rate", bounds=Bounds(), attainment=0.9)
+    asked = probe_request(config_of(tmp_path), 1.0, vary="rate", target=SlaTarget())
     asked["config"]["workload"] = {"trace": "gone.jsonl"}
     answer = run_probe(asked)
     assert answer["status"] == "bad-input" or "gone.jsonl" in answer["reason"]
