@@ -172,7 +172,7 @@ def test_an_sla_that_nothing_meets_says_which_layouts_and_why(
         ("load.range=[1]", "expected two numbers"),
         ("constraints.sla={ttft_ms: 9, attainment: 0.9, statistic: p95}", "takes the place of"),
         ("workload.concurrency=8", "a closed loop has no rate"),
-        ("load.search=fixed", None),
+        ("load={search: fixed}", None),
         ("load={tolerance: 0.1}", "has no effect with `search: fixed`"),
         ("space={workload.speedup: [1, 2]}", "varies beside the load"),
     ],
