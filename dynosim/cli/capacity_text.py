@@ -6,13 +6,7 @@ from typing import Any
 
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.plots.trials import label
-from dynosim.sweep.answer import (
-    CAPACITY,
-    Answer,
-    good_tok_s_per_gpu,
-    gpu_hours_per_million,
-    user_speed,
-)
+from dynosim.sweep.answer import CAPACITY, Answer, user_speed
 from dynosim.sweep.results import Row
 
 WIDTH = 80
@@ -80,7 +74,7 @@ def _cells(answer: Answer, row: Row, keys: Sequence[str]) -> list[str]:
         _short(user_speed(row)),
         "-" if ttft_ms is None else f"{ttft_ms / 1000:.2f} s",
         "-" if attainment is None else f"{100 * attainment:.0f} %",
-        _short(gpu_hours_per_million(good_tok_s_per_gpu(row))),
+        _short(report.get("gpu_hours_per_m_good_output_tokens")),
     ]
 
 

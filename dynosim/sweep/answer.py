@@ -16,7 +16,6 @@ from dynosim.sweep.results import Row
 
 CAPACITY, FAILED_LOAD = "capacity_load", "capacity_load_failed"
 USER_SPEED = "median_output_token_throughput_per_user"
-S_PER_HOUR = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +69,6 @@ def good_tok_s_per_gpu(row: Row) -> float:
 def user_speed(row: Row) -> float:
     """Output tokens a second that the median user sees."""
     return float(row.report.get(USER_SPEED) or 0.0)
-
-
-def gpu_hours_per_million(tok_s_per_gpu: float) -> float | None:
-    """GPU hours for a million tokens."""
-    return 1e6 / (S_PER_HOUR * tok_s_per_gpu) if tok_s_per_gpu > 0 else None
 
 
 def error_of(row: Row) -> float:
