@@ -41,7 +41,7 @@ def test_within_the_brackets_it_is_a_tie_and_users_decide() -> None:
     assert [found.trial.index for found in answer.ranked] == [1, 0, 2]
     assert answer.num_tied == 2
     assert answer_dict(answer) | {"ranked": None} == {
-        "best": 1, "tied": [0], "fastest_for_users": 1, "carries_most": 0, "ranked": None,
+        "best": 1, "tied": [0], "fastest_for_users": 1, "carries_most": 1, "ranked": None,
         "carry_nothing": [],
     }  # fmt: skip
 
