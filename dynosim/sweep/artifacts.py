@@ -82,8 +82,10 @@ def write_artifacts(
         "summary.json": text_writer(json.dumps(summary, indent=2) + "\n"),
         "sweep.yaml": text_writer(sweep_yaml),
     }
-    if probes is not None:
+    if probes is not None and answer is not None:
+        ranked = [row.trial.index for row in answer.ranked]
         writers["probes.parquet"] = parquet_writer(lambda: probes)
+        writers["curves.png"] = lambda path: _curves(path, sweep.name, table, probes, ranked)
     for place, row in enumerate(best, 1):
         writers |= _winner_files(f"agg/top{place}", row)
     write_files(folder, writers)
@@ -161,6 +163,14 @@ def _picture(path: Path, title: str, table: "pl.DataFrame", names: tuple[str, st
     from dynosim.plots.pareto import write_pareto_png
 
     write_pareto_png(path, title=title, trials=_plottable(table, names), objectives=names)
+
+
+def _curves(
+    path: Path, title: str, table: "pl.DataFrame", probes: "pl.DataFrame", ranked: list[int]
+) -> None:
+    from dynosim.plots.load_curves import curves_of, write_curves_png
+
+    write_curves_png(path, title=title, curves=curves_of(table, probes, ranked))
 
 
 def _page(
