@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from dynosim.plots import style
 from dynosim.plots import trials as trial_table
 from dynosim.plots.page import Figure as PageFigure
+from dynosim.plots.pareto import MARGINS, note_timing
 
 if TYPE_CHECKING:
     import polars as pl
     from matplotlib.figure import Figure
 
 X, Y = "median_output_token_throughput_per_user", "output_tok_s_per_gpu"
-_MARGINS = {"left": 0.075, "right": 0.985, "bottom": 0.135, "top": 0.93}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +91,26 @@ def _points(probes: "pl.DataFrame", index: int) -> tuple[Point, ...]:
     )
 
 
-def write_curves_png(path: Path | str, *, title: str, curves: list[Curve]) -> None:
+def write_curves_png(
+    path: Path | str, *, title: str, curves: list[Curve], trials: "pl.DataFrame"
+) -> None:
     """Draw the curves. The same curves give the same bytes."""
-    figure = curves_figure(title=title, curves=curves)
+    figure = curves_figure(title=title, curves=curves, trials=trials)
     figure.savefig(path, format="png", dpi=150, metadata={"Software": None})
 
 
-def curves_figure(*, title: str, curves: list[Curve]) -> "Figure":
-    """The curves as a matplotlib figure that belongs to no window system."""
+def curves_figure(*, title: str, curves: list[Curve], trials: "pl.DataFrame") -> "Figure":
+    """The curves as a matplotlib figure that belongs to no window system.
+
+    `trials` tell what the step times are.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 6.4))
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    figure.subplots_adjust(**_MARGINS)
+    figure.subplots_adjust(**MARGINS)
     axes.set_title(title, loc="left", fontsize=13, fontweight="bold", color=style.BLACK)
     axes.set_ylabel(trial_table.axis_title(Y))
     axes.set_xlabel(trial_table.axis_title(X))
@@ -131,6 +136,7 @@ def curves_figure(*, title: str, curves: list[Curve]) -> "Figure":
         axes.legend(frameon=False, fontsize=9, loc="best")
     else:
         axes.text(0.5, 0.5, "no layout carries any load", transform=axes.transAxes, ha="center")
+    note_timing(figure, axes, trials)
     return figure
 
 

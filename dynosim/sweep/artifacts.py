@@ -170,7 +170,7 @@ def _curves(
 ) -> None:
     from dynosim.plots.load_curves import curves_of, write_curves_png
 
-    write_curves_png(path, title=title, curves=curves_of(table, probes, ranked))
+    write_curves_png(path, title=title, curves=curves_of(table, probes, ranked), trials=table)
 
 
 def _page(
