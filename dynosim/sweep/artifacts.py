@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Container, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,14 @@ from dynosim.atomic import Writer, parquet_writer, text_writer, write_files
 from dynosim.compiled import CORE
 from dynosim.config.loading import dump_run
 from dynosim.config.sweep_loading import SweepConfig
-from dynosim.sweep.answer import answer_dict, answer_of
+from dynosim.sweep.answer import Answer, answer_dict, answer_of
 from dynosim.sweep.results import Row, best_rows, objective_names, shown_bounds, trials_table
 from dynosim.sweep.status import OK
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from dynosim.plots.load_curves import Curve
 
 RUN_FILE, INTERVALS_FILE = "config.yaml", "intervals.json"
 TOP_RULE = (
@@ -74,18 +77,18 @@ def write_artifacts(
         ]
     table = trials_table(sweep, rows)
     names = objective_names(sweep)
+    curves = partial(_curves, table, probes, answer)
     writers: dict[str, Writer] = {
         "trials.parquet": parquet_writer(lambda: table),
         "pareto.parquet": parquet_writer(lambda: _pareto(table, names)),
         "pareto.png": lambda path: _picture(path, sweep.name, table, names),
-        "report.html": lambda path: _page(path, sweep, sweep_yaml, table, names),
+        "report.html": lambda path: _page(path, sweep, sweep_yaml, table, names, curves()),
         "summary.json": text_writer(json.dumps(summary, indent=2) + "\n"),
         "sweep.yaml": text_writer(sweep_yaml),
     }
-    if probes is not None and answer is not None:
-        ranked = [row.trial.index for row in answer.ranked]
+    if probes is not None:
         writers["probes.parquet"] = parquet_writer(lambda: probes)
-        writers["curves.png"] = lambda path: _curves(path, sweep.name, table, probes, ranked)
+        writers["curves.png"] = lambda path: _curves_picture(path, sweep.name, table, curves())
     for place, row in enumerate(best, 1):
         writers |= _winner_files(f"agg/top{place}", row)
     write_files(folder, writers)
@@ -166,15 +169,29 @@ def _picture(path: Path, title: str, table: "pl.DataFrame", names: tuple[str, st
 
 
 def _curves(
-    path: Path, title: str, table: "pl.DataFrame", probes: "pl.DataFrame", ranked: list[int]
-) -> None:
-    from dynosim.plots.load_curves import curves_of, write_curves_png
+    table: "pl.DataFrame", probes: "pl.DataFrame | None", answer: Answer | None
+) -> "list[Curve]":
+    """What layouts do over the load; nothing where loads were not searched."""
+    if probes is None or answer is None:
+        return []
+    from dynosim.plots.load_curves import curves_of
 
-    write_curves_png(path, title=title, curves=curves_of(table, probes, ranked), trials=table)
+    return curves_of(table, probes, [row.trial.index for row in answer.ranked])
+
+
+def _curves_picture(path: Path, title: str, table: "pl.DataFrame", curves: "list[Curve]") -> None:
+    from dynosim.plots.load_curves import write_curves_png
+
+    write_curves_png(path, title=title, curves=curves, trials=table)
 
 
 def _page(
-    path: Path, sweep: SweepConfig, sweep_yaml: str, table: "pl.DataFrame", names: tuple[str, str]
+    path: Path,
+    sweep: SweepConfig,
+    sweep_yaml: str,
+    table: "pl.DataFrame",
+    names: tuple[str, str],
+    curves: "list[Curve]",
 ) -> None:
     from dynosim.plots.sweep_html import write_sweep_html
 
@@ -184,6 +201,7 @@ def _page(
         spec_yaml=sweep_yaml,
         trials=_plottable(table, names),
         objectives=names,
+        curves=curves,
     )
 
 
