@@ -22,7 +22,7 @@ X, Y = "median_output_token_throughput_per_user", "output_tok_s_per_gpu"
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class CurvePoint:
     """A layout at one load."""
 
     x: float  # output tokens a second of the median user
@@ -40,16 +40,16 @@ class Curve:
     name: str
     layout: str
     color: str
-    points: tuple[Point, ...]
+    points: tuple[CurvePoint, ...]
     at_capacity: int
 
     @property
-    def carried(self) -> tuple[Point, ...]:
+    def carried(self) -> tuple[CurvePoint, ...]:
         """The loads that it carries."""
         return self.points[: self.at_capacity + 1]
 
     @property
-    def beyond(self) -> tuple[Point, ...]:
+    def beyond(self) -> tuple[CurvePoint, ...]:
         """Its capacity and the loads behind it."""
         return self.points[self.at_capacity :]
 
@@ -80,12 +80,14 @@ def curves_of(trials: "pl.DataFrame", probes: "pl.DataFrame", ranked: list[int])
     return curves
 
 
-def _points(probes: "pl.DataFrame", index: int) -> tuple[Point, ...]:
+def _points(probes: "pl.DataFrame", index: int) -> tuple[CurvePoint, ...]:
     import polars as pl
 
     rows = probes.filter((pl.col("trial_id") == index) & ~pl.col("is_stopped")).sort("load")
     return tuple(
-        Point(row[X], row[Y], row["load"], row["offered_rps"], row["attainment"], row["is_carried"])
+        CurvePoint(
+            row[X], row[Y], row["load"], row["offered_rps"], row["attainment"], row["is_carried"]
+        )
         for row in rows.to_dicts()
         if row.get(X) is not None and row.get(Y) is not None
     )
@@ -159,7 +161,7 @@ def curves_plot(curves: list[Curve], *, source: str | None, note: str) -> PageFi
     return PageFigure(data, layout)
 
 
-def _trace(points: tuple[Point, ...]) -> dict[str, Any]:
+def _trace(points: tuple[CurvePoint, ...]) -> dict[str, Any]:
     return {
         "type": "scatter",
         "x": [point.x for point in points],
@@ -169,7 +171,7 @@ def _trace(points: tuple[Point, ...]) -> dict[str, Any]:
     }
 
 
-def _told(point: Point) -> str:
+def _told(point: CurvePoint) -> str:
     share = "" if point.attainment is None else f"<br>{100 * point.attainment:.1f} % within the SLA"
     return (
         f"{point.offered_rps:.3g} req/s ({point.load:.3g}x){share}"
