@@ -59,6 +59,11 @@ def sweep_command(asked: SweepArguments) -> int:
         outcome, folder = _swept(asked, executor)
     if asked.as_json:
         sys.stdout.write(json.dumps(outcome.summary, indent=2, allow_nan=False) + "\n")
+    elif "answer" in outcome.summary:
+        from dynosim.cli.capacity_text import print_answer
+        from dynosim.sweep.answer import answer_of
+
+        print_answer(outcome.sweep, answer_of(outcome.rows), folder)
     else:
         print_frontier(outcome.summary)
     print(f"report: {folder / 'report.html'}", file=sys.stderr)

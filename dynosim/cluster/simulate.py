@@ -16,6 +16,7 @@ from dynosim.cluster.pool import worker_log
 from dynosim.cluster.requests import Requests
 from dynosim.cluster.routing import make_placer
 from dynosim.cluster.spec import ClusterSpec, RunOptions
+from dynosim.cluster.watch import Watch
 from dynosim.engine.room import require_room
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import InfeasibleError
@@ -40,11 +41,13 @@ def simulate(
     *,
     processes: "Sequence[Process]" = (),
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> RunResult:
     """Replay `trace` on `cluster` in virtual time.
 
     `processes` are SimPy processes that watch and steer the run, see `dynosim.cluster.control`.
-    `progress` is told several times a second how far a run without such processes is.
+    `progress` is told several times a second how far a run without such processes is. `watch` may
+    end a run early in which all workers are followed together and nothing steers them.
 
     Raises: InfeasibleError if a cache is too small for the model length.
     """
@@ -74,6 +77,8 @@ def simulate(
     elif isinstance(placer, LoadPlacer) and can_go_apart(routing, load, len(running.workers)):
         each = one_by_one(running, placer, trace, cluster.max_model_len)
         end_ms = max([parts.run(running, until_ms) for _ in each])
+    elif watch is not None:
+        until_ms, end_ms = parts.run_watched(running, until_ms, watch, journal)
     else:
         end_ms = parts.run(running, until_ms)
     running.stop(until_ms)
@@ -150,6 +155,17 @@ class _Parts:
             self._part_ms *= 2 if time.perf_counter() - started < PART_S else 0.5
         running.run_until(until_ms)  # what is still the same instant
         return _end_ms(running, until_ms)
+
+    def run_watched(
+        self, running: Cluster, until_ms: float, watch: Watch, journal: Journal
+    ) -> tuple[float, float]:
+        """Run until `watch` ends it or to `until_ms`; returns until when, and when it ended."""
+        while running.next_ms() < NEVER and watch.next_ms < until_ms:
+            now_ms = watch.next_ms
+            self.run(running, now_ms)
+            if watch.look(journal, now_ms):
+                return now_ms, _end_ms(running, now_ms)
+        return until_ms, self.run(running, until_ms)
 
 
 def check_requests_fit(trace: Trace, engine: EngineSpec) -> None:

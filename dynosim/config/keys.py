@@ -19,7 +19,7 @@ LATER: dict[str, tuple[str, ...]] = {
 """Values that are understood but come in a later version."""
 
 ALIASES = {"tp": "tensor_parallel", "replicas": "workers"}
-SWEEP_KEYS = ("space", "constraints", "objectives", "search", "top")
+SWEEP_KEYS = ("space", "constraints", "objectives", "search", "load", "top")
 
 
 def sections_of(field: FieldInfo) -> list[type[BaseModel]]:

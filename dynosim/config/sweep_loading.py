@@ -15,7 +15,7 @@ from dynosim.config.overrides import apply_overrides, put
 from dynosim.config.problems import Path, Problem, nearest
 from dynosim.config.report_keys import is_report_key, known_report_keys
 from dynosim.config.schema import RunConfig
-from dynosim.config.sweep_schema import Goal, Search, SweepConstraints, SweepKeys
+from dynosim.config.sweep_schema import Goal, LoadConfig, Search, SweepConstraints, SweepKeys
 from dynosim.config.yaml_source import Document, read_document
 
 
@@ -30,6 +30,7 @@ class SweepConfig:
     constraints: SweepConstraints
     objectives: dict[str, Goal]
     search: Search
+    load: LoadConfig
     top: int
     source_data: dict[str, Any]  # the whole file as data, overrides applied
 
@@ -69,6 +70,7 @@ def _sweep(document: Document) -> tuple[SweepConfig | None, list[Problem]]:
     dimensions = tuple(entry for entry in parsed if isinstance(entry, Dimension))
     problems = [problem for entry in parsed if isinstance(entry, list) for problem in entry]
     problems += _key_problems(keys.space, base) + _objective_problems(keys.objectives)
+    problems += _load_problems(keys, base)
     sweep = SweepConfig(
         name=str(data.get("name") or FilePath(document.name).stem),
         base=base,
@@ -77,6 +79,7 @@ def _sweep(document: Document) -> tuple[SweepConfig | None, list[Problem]]:
         constraints=keys.constraints,
         objectives=keys.objectives,
         search=keys.search,
+        load=keys.load,
         top=keys.top,
         source_data=data,
     )
@@ -102,6 +105,22 @@ def _key_problems(space: dict[str, Any], base: dict[str, Any]) -> list[Problem]:
             Problem(("space", key), f"lies inside {other}, which varies too", "keep one of them")
             for other in inside
         ]
+    return problems
+
+
+def _load_problems(keys: SweepKeys, base: dict[str, Any]) -> list[Problem]:
+    """A load that is searched must be one that can be varied."""
+    workload = base.get("workload")
+    if keys.load.search == "fixed" or not isinstance(workload, dict):
+        return []
+    problems = []
+    swept = [key for key in keys.space if key.startswith("workload.")]
+    if swept:
+        remedy = "take it out of the space, or set `load.search: fixed`"
+        problems.append(Problem(("space", swept[0]), "varies beside the load", remedy))
+    if keys.load.vary == "rate" and workload.get("concurrency") is not None:
+        remedy = "set `load.vary: concurrency`, or remove workload.concurrency"
+        problems.append(Problem(("load", "vary"), "a closed loop has no rate", remedy))
     return problems
 
 

@@ -99,6 +99,7 @@ class WorkloadConfig(Section):
     format: TraceFormat | None = None  # None: by the file's name
     trace_block_size: Count = 512  # prompt tokens per hash id
     speedup: Annotated[float, Field(gt=0)] = 1.0  # divides arrival times and pauses
+    arrival_scale: Annotated[float, Field(gt=0)] = 1.0  # so many times as many sessions a second
     limit: Count | None = None  # first N requests
     concurrency: Count | None = None  # closed loop: requests (sessions) in flight
     skip_bad_lines: bool = False  # leave out and count, instead of stopping

@@ -13,6 +13,7 @@ from dynosim.build.engine import Prepared, prepare
 from dynosim.build.routing import check_tiers
 from dynosim.build.workload import load_trace
 from dynosim.cluster import Progress, check_requests_fit, simulate
+from dynosim.cluster.watch import Watch
 from dynosim.config.schema import RunConfig
 from dynosim.errors import ConfigError
 from dynosim.metrics import summarize
@@ -46,6 +47,7 @@ def run(
     router_log: Path | None = None,
     record_kv_events: bool = False,
     progress: Progress | None = None,
+    watch: Watch | None = None,
 ) -> RunOutcome:
     """Simulate `config`. `trace` is the workload if it has been loaded already, `prepared` what
     `prepare` gives, perhaps with other step times.
@@ -54,6 +56,7 @@ def run(
     `record_kv_events` keeps every KV event in the result. `wall_time_ms` in the report is real time
     from before the trace is opened to the end. `check` tests the laws of conservation on the
     result. `progress` is told several times a second how many requests have ended, and of how many.
+    `watch` may end the run early.
 
     Raises: ConfigError, TraceError, InfeasibleError; InvariantError if a law is broken.
     """
@@ -77,7 +80,7 @@ def run(
             records_events=record_kv_events,
         )
         options = run_options(config, exact_stepping=exact_stepping)
-        result = simulate(trace, cluster, options, progress=progress)
+        result = simulate(trace, cluster, options, progress=progress, watch=watch)
         if log is not None:
             log.close()
         if check:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynosim.compiled import CORE
+from dynosim.metrics.cost import cost_keys
 from dynosim.metrics.decode_runs import DecodeTimes
 from dynosim.metrics.gaps import summarize_gaps
 from dynosim.metrics.in_range import in_range_keys
@@ -116,7 +117,7 @@ def summarize(
         "simulate_wall_ms": result.simulate_wall_ms,
         "core": CORE.kind,
     }
-    return {key: _plain(value) for key, value in report.items()}
+    return {key: _plain(value) for key, value in (report | cost_keys(report)).items()}
 
 
 def per_second(amount: float, duration_ms: float) -> float | None:

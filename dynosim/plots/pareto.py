@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Of the figure's size. Layouts that measure all texts cost as much as the drawing.
-_MARGINS = {"left": 0.075, "right": 0.985, "bottom": 0.135, "top": 0.93}
+MARGINS = {"left": 0.075, "right": 0.985, "bottom": 0.135, "top": 0.93}
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -35,7 +35,7 @@ def pareto_figure(*, title: str, trials: "pl.DataFrame", objectives: tuple[str, 
     figure = Figure(figsize=(10, 6.4))
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    figure.subplots_adjust(**_MARGINS)
+    figure.subplots_adjust(**MARGINS)
     _prepare(axes, title, objectives)
     shown = trial_table.finished(trials, objectives)
     if shown.is_empty():
@@ -45,7 +45,15 @@ def pareto_figure(*, title: str, trials: "pl.DataFrame", objectives: tuple[str, 
         _draw_frontier(axes, trials, objectives)
         _draw_error_bars(axes, trials, objectives)
         axes.legend(frameon=False, fontsize=9, loc="best")
-    words = style.watermark(trial_table.common_source(trials)) if not shown.is_empty() else None
+    note_timing(figure, axes, trials)
+    return figure
+
+
+def note_timing(figure: "Figure", axes: "Axes", trials: "pl.DataFrame") -> None:
+    """Name the source of the step times below, and across if they were not measured."""
+    source = trial_table.common_source(trials)
+    has_run = bool((trials["status"] == "ok").any())
+    words = style.watermark(source) if has_run else None
     if words:
         axes.text(
             0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", rotation=18,
@@ -55,7 +63,6 @@ def pareto_figure(*, title: str, trials: "pl.DataFrame", objectives: tuple[str, 
         trial_table.timing_note(trials), x=0.01, y=0.012, ha="left", va="bottom", fontsize=8,
         color=style.GREY, wrap=True,
     )  # fmt: skip
-    return figure
 
 
 def _prepare(axes: "Axes", title: str, objectives: tuple[str, str]) -> None:

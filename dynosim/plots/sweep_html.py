@@ -1,9 +1,11 @@
 """The HTML report of a sweep."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynosim.plots import trials as trial_table
+from dynosim.plots.load_curves import Curve, curves_plot
 from dynosim.plots.page import Note, Page, Part, folded, number, preformatted, table, write_page
 from dynosim.plots.sweep_figures import SweepFigures
 
@@ -34,22 +36,36 @@ def write_sweep_html(
     spec_yaml: str,
     trials: "pl.DataFrame",
     objectives: Objectives,
+    curves: Sequence[Curve] = (),
 ) -> None:
-    """Write one self-contained page about a sweep.
+    """Write one self-contained page about a sweep; `curves` come first, where loads were searched.
 
     Raises: ConfigError when plotly is not installed; OSError when the file cannot be written.
     """
-    write_page(path, sweep_page(title, spec_yaml, trials, objectives))
+    write_page(path, sweep_page(title, spec_yaml, trials, objectives, curves))
 
 
-def sweep_page(title: str, spec_yaml: str, trials: "pl.DataFrame", objectives: Objectives) -> Page:
+def sweep_page(
+    title: str,
+    spec_yaml: str,
+    trials: "pl.DataFrame",
+    objectives: Objectives,
+    curves: Sequence[Curve] = (),
+) -> Page:
     """What the report of a sweep shows."""
     figures = SweepFigures(trials, objectives)
     shown = trial_table.finished(trials, objectives)
     front = trial_table.frontier(trials, objectives).sort(objectives[0], descending=True)
     parts = []
+    if curves:
+        drawn = curves_plot(
+            list(curves),
+            source=trial_table.common_source(trials),
+            note=trial_table.timing_note(trials),
+        )
+        parts.append(Part("What layouts carry", _CURVES_CAPTION, drawn))
     if not shown.is_empty():
-        parts = [
+        parts += [
             Part("Pareto frontier", _FRONTIER_CAPTION, figures.frontier()),
             Part("On the frontier", body=_trial_table(front, trials)),
             Part("What each setting does", _EFFECTS_CAPTION, figures.effects()),
@@ -65,6 +81,10 @@ def sweep_page(title: str, spec_yaml: str, trials: "pl.DataFrame", objectives: O
     )
 
 
+_CURVES_CAPTION = (
+    "The best layout of each tensor parallelism, over the load: thick where the SLA is kept, a "
+    "diamond at the capacity, pale behind it."
+)
 _FRONTIER_CAPTION = (
     "Every point is one configuration replayed in full; the line joins those that no other beats "
     "in both directions, the dashed one those that meet the SLA. Rings: more load offered than "

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Container, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,11 +12,14 @@ from dynosim.atomic import Writer, parquet_writer, text_writer, write_files
 from dynosim.compiled import CORE
 from dynosim.config.loading import dump_run
 from dynosim.config.sweep_loading import SweepConfig
+from dynosim.sweep.answer import Answer, answer_dict, answer_of
 from dynosim.sweep.results import Row, best_rows, objective_names, shown_bounds, trials_table
 from dynosim.sweep.status import OK
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from dynosim.plots.load_curves import Curve
 
 RUN_FILE, INTERVALS_FILE = "config.yaml", "intervals.json"
 TOP_RULE = (
@@ -54,27 +58,37 @@ def write_artifacts(
     sweep_hash: str,
     sweep_yaml: str,
     interval_failures: Mapping[int, str] | None = None,
+    probes: "pl.DataFrame | None" = None,
 ) -> dict[str, Any]:
     """Write every file of the sweep; returns the summary. Old `agg/topN` folders are removed.
 
-    `interval_failures` says by trial why its intervals could not be made.
+    `interval_failures` says by trial why its intervals could not be made; `probes` has a row for
+    every load that was tried, where loads were searched.
     """
-    best = best_rows(sweep, rows)
+    answer = None if sweep.load.search == "fixed" else answer_of(rows)
+    best = best_rows(sweep, rows) if answer is None else answer.ranked[: sweep.top]
     summary = summarize_sweep(sweep, rows, best, sweep_hash=sweep_hash)
+    if answer is not None:
+        summary["load"] = sweep.load.model_dump(mode="json", exclude_none=True)
+        summary["answer"] = answer_dict(answer)
     if interval_failures:
         summary["intervals_failed"] = [
             {"trial_id": index, "reason": reason} for index, reason in interval_failures.items()
         ]
     table = trials_table(sweep, rows)
     names = objective_names(sweep)
+    curves = partial(_curves, table, probes, answer)
     writers: dict[str, Writer] = {
         "trials.parquet": parquet_writer(lambda: table),
         "pareto.parquet": parquet_writer(lambda: _pareto(table, names)),
         "pareto.png": lambda path: _picture(path, sweep.name, table, names),
-        "report.html": lambda path: _page(path, sweep, sweep_yaml, table, names),
+        "report.html": lambda path: _page(path, sweep, sweep_yaml, table, names, curves()),
         "summary.json": text_writer(json.dumps(summary, indent=2) + "\n"),
         "sweep.yaml": text_writer(sweep_yaml),
     }
+    if probes is not None:
+        writers["probes.parquet"] = parquet_writer(lambda: probes)
+        writers["curves.png"] = lambda path: _curves_picture(path, sweep.name, table, curves())
     for place, row in enumerate(best, 1):
         writers |= _winner_files(f"agg/top{place}", row)
     write_files(folder, writers)
@@ -101,6 +115,9 @@ def summarize_sweep(
     for row in rows:
         counts[row.status] += 1
     constraints = sweep.constraints.model_dump(mode="json", exclude_none=True)
+    sla = sweep.constraints.sla
+    if sla is not None and sla.statistic is None:
+        constraints["sla"]["attainment"] = sla.share
     return {
         "name": sweep.name,
         "sweep_hash": sweep_hash,
@@ -151,8 +168,30 @@ def _picture(path: Path, title: str, table: "pl.DataFrame", names: tuple[str, st
     write_pareto_png(path, title=title, trials=_plottable(table, names), objectives=names)
 
 
+def _curves(
+    table: "pl.DataFrame", probes: "pl.DataFrame | None", answer: Answer | None
+) -> "list[Curve]":
+    """What layouts do over the load; nothing where loads were not searched."""
+    if probes is None or answer is None:
+        return []
+    from dynosim.plots.load_curves import curves_of
+
+    return curves_of(table, probes, [row.trial.index for row in answer.ranked])
+
+
+def _curves_picture(path: Path, title: str, table: "pl.DataFrame", curves: "list[Curve]") -> None:
+    from dynosim.plots.load_curves import write_curves_png
+
+    write_curves_png(path, title=title, curves=curves, trials=table)
+
+
 def _page(
-    path: Path, sweep: SweepConfig, sweep_yaml: str, table: "pl.DataFrame", names: tuple[str, str]
+    path: Path,
+    sweep: SweepConfig,
+    sweep_yaml: str,
+    table: "pl.DataFrame",
+    names: tuple[str, str],
+    curves: "list[Curve]",
 ) -> None:
     from dynosim.plots.sweep_html import write_sweep_html
 
@@ -162,6 +201,7 @@ def _page(
         spec_yaml=sweep_yaml,
         trials=_plottable(table, names),
         objectives=names,
+        curves=curves,
     )
 
 

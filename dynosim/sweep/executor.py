@@ -14,7 +14,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
+from itertools import count
+from math import inf
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +30,11 @@ STDERR_TAIL = 400
 STARTED_EARLY = 8
 """Workers; others wait for trials to be there for them."""
 _POLL_S = 0.2  # how soon an interrupt is seen where waiting on a queue cannot be interrupted
+
+
+_Todo = queue.PriorityQueue[tuple[float, int, Request]]
+"""Index, number in order of coming, request: lowest first, so requests are never compared."""
+_NOTHING_MORE: tuple[float, int, Request] = (inf, -1, {})
 
 
 class _Worker:
@@ -102,28 +109,48 @@ class LocalExecutor:
             self._idle.pop().stop()
 
     def run(
-        self, function: str, requests: Iterable[tuple[int, Request]]
+        self,
+        function: str,
+        requests: Iterable[tuple[int, Request]],
+        follow: Callable[[int, Answer], Iterable[tuple[int, Request]]] | None = None,
     ) -> Generator[tuple[int, Answer], None, None]:
         """(index, answer) of each (index, request), as they come.
 
-        `function` is "module:name"; in a worker it turns a request into its answer. Requests start
-        in the order given. Closing the iterator ends all workers that are at work, at once.
+        `function` is "module:name"; in a worker it turns a request into its answer. `follow` may
+        make further requests of an answer. Of those that wait the one with the lowest index starts
+        first, so that what was begun is finished first. Closing the iterator ends all workers that
+        are at work, at once.
         """
-        todo: queue.SimpleQueue[tuple[int, Request]] = queue.SimpleQueue()
-        total = 0
-        for request in requests:
-            todo.put(request)
-            total += 1
+        todo: _Todo = queue.PriorityQueue()
+        numbers = count()
         done: queue.SimpleQueue[tuple[int, Answer] | BaseException] = queue.SimpleQueue()
-        lanes = [_Lane(function, self._idle, todo, done) for _ in range(min(self._jobs, total))]
+        num_open = 0
+        for index, request in requests:
+            todo.put((index, next(numbers), request))
+            num_open += 1
+        num_lanes = self._jobs if follow is not None else min(self._jobs, num_open)
+        lanes = [
+            _Lane(function, self._idle, todo, done) for _ in range(num_lanes if num_open else 0)
+        ]
         try:
             for lane in lanes:
                 lane.start()
-            for _ in range(total):
-                yield _next(done)
+            while num_open:
+                index, answer = _next(done)
+                num_open -= 1
+                for of, request in () if follow is None else follow(index, answer):
+                    todo.put((of, next(numbers), request))
+                    num_open += 1
+                if not num_open:
+                    for _ in lanes:
+                        todo.put(_NOTHING_MORE)
+                yield index, answer
             for lane in lanes:
                 lane.join()  # each gives its worker back
         finally:
+            for lane in lanes:
+                lane.cancel()
+                todo.put(_NOTHING_MORE)
             for lane in lanes:
                 lane.finish()
 
@@ -135,7 +162,7 @@ class _Lane(threading.Thread):
         self,
         function: str,
         idle: list[_Worker],
-        todo: "queue.SimpleQueue[tuple[int, Request]]",
+        todo: "_Todo",
         done: "queue.SimpleQueue[tuple[int, Answer] | BaseException]",
     ) -> None:
         super().__init__(daemon=True)
@@ -149,28 +176,27 @@ class _Lane(threading.Thread):
 
     def run(self) -> None:
         try:
-            while True:
-                try:
-                    index, request = self._todo.get_nowait()
-                except queue.Empty:
-                    break
+            while (asked := self._todo.get()) != _NOTHING_MORE:
                 worker = self._living_worker()
                 if worker is None:
                     break
-                answer = worker.ask(self._function, request)
+                answer = worker.ask(self._function, asked[2])
                 if self._is_cancelled:
                     break
-                self._done.put((index, answer))
+                self._done.put((int(asked[0]), answer))
             self._give_back()
         except BaseException as error:
             self._done.put(error)
 
-    def finish(self) -> None:
-        """End the worker if it is at work, start no other, and wait for the thread."""
+    def cancel(self) -> None:
+        """End the worker if it is at work, and start no other."""
         with self._lock:
             self._is_cancelled = True
             if self._worker is not None:
                 self._worker.process.kill()
+
+    def finish(self) -> None:
+        """Wait for the thread, after `cancel` and something in its queue."""
         self.join()
         if self._worker is not None:
             self._worker.stop()

@@ -1,6 +1,7 @@
 """What a sweep has finished: one JSON line per trial, on the disk before the next one is counted.
 
-Intervals of a trial's metrics follow on a line of their own.
+Intervals of a trial's metrics follow on a line of their own. Where loads are searched, every load
+of a layout has a line.
 
 A sweep that is killed loses nothing finished; a line torn by the kill is dropped on resuming. Every
 line ends with a checksum of itself and of the sweep, so that a changed digit, or a line of another
@@ -30,7 +31,8 @@ Record = dict[str, Any]
 @dataclass(slots=True)
 class Ledger:
     """The ledger of one sweep. `records` has the last one of each trial, by its index, `intervals`
-    what `Intervals.to_dict` gave for it and its `samples`, if that was asked for.
+    what `Intervals.to_dict` gave for it and its `samples`, if that was asked for; `probes` what
+    `run_probe` answered for each load of a layout, in the order in which that was.
 
     The file is made when there is something to keep: input that no trial can use leaves nothing.
     """
@@ -40,6 +42,7 @@ class Ledger:
     records: dict[int, Record] = field(default_factory=dict)
     is_started: bool = False
     intervals: dict[int, Record] = field(default_factory=dict)
+    probes: dict[int, list[Record]] = field(default_factory=dict)
 
     def append(self, trial: Trial, answer: dict[str, Any]) -> Record:
         """Persist what a trial answered; returns once the disk has it."""
@@ -49,20 +52,28 @@ class Ledger:
             "values": trial.values,
             **answer,
         }
-        if not self.is_started:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_bytes(b"")
-            self._write({"dynosim_sweep": FORMAT, "sweep_hash": self.sweep_hash})
-            self.is_started = True
-        self._write(record)
+        self._append(record)
         self.records[trial.index] = record
         return record
+
+    def append_probe(self, trial: Trial, answer: Record) -> None:
+        """Persist what a layout did at one load."""
+        self._append({"trial_id": trial.index, "config_hash": trial.config_hash, "probe": answer})
+        self.probes.setdefault(trial.index, []).append(answer)
 
     def append_intervals(self, trial: Trial, intervals: Record) -> None:
         """Persist the intervals of a trial that is in the ledger already."""
         line = {"trial_id": trial.index, "config_hash": trial.config_hash, "intervals": intervals}
         self._write(line)
         self.intervals[trial.index] = intervals
+
+    def _append(self, record: Record) -> None:
+        if not self.is_started:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.write_bytes(b"")
+            self._write({"dynosim_sweep": FORMAT, "sweep_hash": self.sweep_hash})
+            self.is_started = True
+        self._write(record)
 
     def _write(self, record: Record) -> None:
         with self.path.open("ab") as file:
@@ -112,7 +123,11 @@ def resumed_ledger(folder: Path, *, sweep_hash: str) -> Ledger:
     lines = [_parsed(path, number, text, sweep_hash) for number, text in enumerate(texts[1:], 2)]
     records = {line["trial_id"]: line for line in lines if "status" in line}
     intervals = {line["trial_id"]: line["intervals"] for line in lines if "intervals" in line}
-    return Ledger(path, sweep_hash, records, is_started=True, intervals=intervals)
+    probes: dict[int, list[Record]] = {}
+    for line in lines:
+        if "probe" in line:
+            probes.setdefault(line["trial_id"], []).append(line["probe"])
+    return Ledger(path, sweep_hash, records, is_started=True, intervals=intervals, probes=probes)
 
 
 def _header(path: Path, text: bytes) -> Record:

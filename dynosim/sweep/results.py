@@ -60,10 +60,11 @@ def judge(sweep: SweepConfig, trials: Sequence[Trial], records: Mapping[int, Rec
         elif record is not None:
             report = record["report"]
             is_ok = record["status"] == OK
-            verdict = meets(sweep.constraints.sla, report) if is_ok else None
+            verdict = _verdict(sweep, report) if is_ok else None
             rows.append(Row(trial, record["status"], record["reason"], report, verdict))
     reports = [row.report for row in rows]
-    front = front_of(sweep, reports, [row.status == OK for row in rows])
+    stable = [row.status == OK and not row.report.get("saturated") for row in rows]
+    front = front_of(sweep, reports, stable)
     sla_front = front_of(sweep, reports, [row.meets_sla is True for row in rows])
     return [
         replace(row, is_pareto=on_front, is_sla_pareto=on_sla_front)
@@ -71,21 +72,34 @@ def judge(sweep: SweepConfig, trials: Sequence[Trial], records: Mapping[int, Rec
     ]
 
 
-def meets(sla: SweepSla | None, report: Mapping[str, Any]) -> bool:
-    """Whether the chosen statistic of each bounded latency is within its bound.
+def _verdict(sweep: SweepConfig, report: Mapping[str, Any]) -> bool:
+    if sweep.load.search != "fixed":
+        return report.get("capacity_load") is not None
+    return meets(sweep.constraints.sla, report)
 
-    Without inter-token gaps their bound is kept; a trial that completed nothing keeps none.
+
+def meets(sla: SweepSla | None, report: Mapping[str, Any]) -> bool:
+    """Whether so many requests keep every bound as the SLA asks for; where it names a statistic,
+    whether that of each bounded latency is within its bound.
+
+    Without inter-token gaps their bound is kept. A trial that completed nothing keeps no bound, and
+    neither does one that was offered more than it sustained.
     """
-    if not report.get("completed_requests"):
+    if not report.get("completed_requests") or report.get("saturated"):
         return False
     if sla is None:
         return True
+    if sla.statistic is None:
+        attainment = report.get("sla_attainment")
+        return attainment is None or attainment >= sla.share
     measured = [(report.get(key), bound) for key, bound in _sla_bounds(sla).items()]
     return all(value is None or value <= bound for value, bound in measured)
 
 
 def _sla_bounds(sla: SweepSla) -> dict[str, float]:
-    """Upper bounds by key of the report."""
+    """Upper bounds by key of the report, where a statistic is to keep them."""
+    if sla.statistic is None:
+        return {}
     bounds = (("ttft_ms", sla.ttft_ms), ("itl_ms", sla.itl_ms), ("e2e_latency_ms", sla.e2e_ms))
     return {f"{sla.statistic}_{metric}": bound for metric, bound in bounds if bound is not None}
 
@@ -120,8 +134,6 @@ def trials_table(sweep: SweepConfig, rows: Sequence[Row]) -> "pl.DataFrame":
     Ends of intervals are `{key}_low` and `{key}_high`, shares of replays `{verdict}_share`; the
     columns are there if any trial has them.
     """
-    import polars as pl
-
     columns: dict[str, list[Any]] = {
         "trial_id": [row.trial.index for row in rows],
         "status": [row.status for row in rows],
@@ -144,6 +156,13 @@ def trials_table(sweep: SweepConfig, rows: Sequence[Row]) -> "pl.DataFrame":
             columns[f"{name}_{side}"] = [
                 shown[name][end] if name in shown else None for shown in bounds
             ]
+    return table_of(columns)
+
+
+def table_of(columns: Mapping[str, list[Any]]) -> "pl.DataFrame":
+    """Columns of values of any kind as a table."""
+    import polars as pl
+
     return pl.DataFrame([_series(name, values) for name, values in columns.items()])
 
 

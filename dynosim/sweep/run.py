@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,21 @@ from dynosim.config.sweep_loading import SweepConfig
 from dynosim.config.timing import FittedTiming, ProfileTiming
 from dynosim.errors import DynosimError, TraceError
 from dynosim.sweep.artifacts import load_writers, write_artifacts
-from dynosim.sweep.executor import LocalExecutor
+from dynosim.sweep.executor import Answer, LocalExecutor
 from dynosim.sweep.frontier_intervals import (
     known_intervals,
     make_intervals,
     wanted_replays,
     with_intervals,
 )
-from dynosim.sweep.ledger import Ledger, new_ledger, resumed_ledger
+from dynosim.sweep.ledger import Ledger, Record, new_ledger, resumed_ledger
+from dynosim.sweep.load_search import LoadSearch
+from dynosim.sweep.load_sweep import load_plan, probes_table, records_of, request_at, same_as
 from dynosim.sweep.progress import Progress
 from dynosim.sweep.results import Row, judge
 from dynosim.sweep.space import Trial, digest, trials_of
 from dynosim.sweep.status import BAD_INPUT, FAILED
+from dynosim.sweep.study import LayoutStudy
 from dynosim.sweep.trial import TRIAL, request_for
 
 CHUNK_BYTES = 1 << 20
@@ -34,6 +38,7 @@ CHUNK_BYTES = 1 << 20
 class SweepOutcome:
     """A finished sweep."""
 
+    sweep: SweepConfig
     rows: list[Row]
     summary: dict[str, Any]  # as in summary.json
     folder: Path
@@ -69,7 +74,7 @@ def run_sweep(
     """
     trials = trials_of(sweep)
     check_inputs(trials)
-    sweep_hash = hash_of(trials)
+    sweep_hash = load_hash(sweep, hash_of(trials))
     with locked_folder(folder, work="a sweep"):
         ledger = (
             resumed_ledger(folder, sweep_hash=sweep_hash)
@@ -89,8 +94,15 @@ def _finish(
     """Run what the ledger lacks, then write all files beside it."""
     folder = ledger.path.parent
     load_writers()
-    num_resumed = _finish_trials(sweep, trials, ledger, executor)
-    rows = judge(sweep, trials, ledger.records)
+    probes = None
+    if sweep.load.search == "fixed":
+        num_resumed = _finish_trials(sweep, trials, ledger, executor)
+        records: Mapping[int, Record] = ledger.records
+    else:
+        num_resumed, search = _finish_loads(sweep, trials, ledger, executor)
+        records = records_of(search, same_as(trials))
+        probes = probes_table(sweep, trials, search)
+    rows = judge(sweep, trials, records)
     wanted = wanted_replays(rows, intervals)
     failures = _finish_intervals(rows, wanted, ledger, executor)
     rows = with_intervals(sweep, rows, known_intervals(ledger, wanted))
@@ -101,8 +113,9 @@ def _finish(
         sweep_hash=ledger.sweep_hash,
         sweep_yaml=sweep_text(sweep),
         interval_failures=failures,
+        probes=probes,
     )
-    return SweepOutcome(rows, summary, folder, num_resumed)
+    return SweepOutcome(sweep, rows, summary, folder, num_resumed)
 
 
 def _finish_trials(
@@ -122,6 +135,40 @@ def _finish_trials(
             "(give the same command with --resume to go on)"
         ) from None
     return num_resumed
+
+
+def _finish_loads(
+    sweep: SweepConfig, trials: Sequence[Trial], ledger: Ledger, executor: LocalExecutor
+) -> tuple[int, LoadSearch]:
+    """Try every layout at the loads that it lacks.
+
+    Returns how many probes the ledger had, and all that there are now.
+    Raises: SweepInterruptedError, TraceError.
+    """
+    same = same_as(trials)
+    layouts = [trial for trial in trials if same.get(trial.index) == trial.index]
+    search = LoadSearch(layouts, load_plan(sweep), ledger)
+    num_resumed = search.num_probes
+    objective, goal = next(iter(sweep.objectives.items()))
+    progress = Progress(
+        total=len(layouts), done=search.num_finished, objective=objective, is_max=goal == "max",
+        unit="layouts",
+    )  # fmt: skip
+
+    def told(layout: Trial, study: LayoutStudy, answer: Answer) -> None:
+        if search.is_finished(layout.index):
+            best = study.at_capacity
+            progress.advance(layout.values, {} if best is None else best.report)
+
+    try:
+        with progress:
+            search.finish(executor, partial(request_at, sweep), told)
+    except KeyboardInterrupt:
+        raise SweepInterruptedError(
+            f"interrupted: {search.num_probes} probes of {len(layouts)} layouts are kept in "
+            f"{ledger.path.parent} (give the same command with --resume to go on)"
+        ) from None
+    return num_resumed, search
 
 
 def _finish_intervals(
@@ -188,6 +235,15 @@ def hash_of(trials: Sequence[Trial]) -> str:
     timings = {str(path.name): _file_digest(path) for path in _timing_files(configs)}
     known = [[trial.config_hash for trial in trials], traces]
     return digest([*known, timings] if timings else known)
+
+
+def load_hash(sweep: SweepConfig, trials_hash: str) -> str:
+    """The hash of a sweep: its trials', and what decides at which loads they are tried."""
+    if sweep.load.search == "fixed":
+        return trials_hash
+    sla = sweep.constraints.sla
+    sought = None if sla is None else sla.model_dump(mode="json")
+    return digest([trials_hash, sweep.load.model_dump(mode="json"), sought])
 
 
 def _trace_files(configs: Sequence[RunConfig]) -> list[Path]:

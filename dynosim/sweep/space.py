@@ -45,7 +45,7 @@ def _checked(sweep: SweepConfig, index: int, point: Point) -> RunConfig | list[P
     data["name"] = f"{sweep.name}-{index}"
     sla = sweep.constraints.sla
     if sla is not None and data.get("sla") is None:
-        bounds = sla.model_dump(exclude={"statistic"}, exclude_none=True)
+        bounds = sla.model_dump(exclude={"statistic", "attainment"}, exclude_none=True)
         data = put(data, ("sla",), bounds)
     return check_run(data, sweep.folder)
 

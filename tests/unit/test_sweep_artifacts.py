@@ -24,7 +24,7 @@ engine: {num_gpu_blocks: 100}
 timing: {kind: polynomial}
 seed: 11
 space: {cluster.workers: [1, 2, 3, 4, 5]}
-constraints: {gpu_budget: 4, sla: {ttft_ms: 100}}
+constraints: {gpu_budget: 4, sla: {ttft_ms: 100, statistic: mean}}
 top: 2
 """
 PER_GPU, PER_USER, TTFT = (

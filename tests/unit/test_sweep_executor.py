@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,3 +87,33 @@ def test_a_function_that_cannot_be_found_fails_its_trials() -> None:
         answers = dict(executor.run("no_such_module:f", [(0, {}), (1, {})]))
     assert [answers[index]["status"] for index in (0, 1)] == [FAILED, FAILED]
     assert "no_such_module" in answers[0]["reason"]
+
+
+def test_answers_bring_further_requests() -> None:
+    def follow(index: int, answer: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+        return [(index + 10, {"n": index + 10})] if index < 30 else []
+
+    with LocalExecutor(2) as executor:
+        answers = dict(
+            executor.run("fake_trials:square", [(n, {"n": n}) for n in range(2)], follow)
+        )
+    assert sorted(answers) == [0, 1, 10, 11, 20, 21, 30, 31]
+    assert answers[31]["square"] == 961
+
+
+def test_what_was_begun_is_finished_first() -> None:
+    def follow(index: int, answer: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+        return [(index, {"n": answer["square"] + 1})] if answer["square"] < 20 else []
+
+    with LocalExecutor(1) as executor:
+        asked = [(n, {"n": 1}) for n in range(3)]
+        order = [index for index, _ in executor.run("fake_trials:square", asked, follow)]
+    assert sorted(order[:6]) == [0, 0, 0, 1, 1, 1]  # the worker takes one while 0 is followed up
+    assert order[6:] == [2, 2, 2]
+
+
+def test_closing_ends_workers_that_wait_for_further_requests() -> None:
+    with LocalExecutor(2) as executor:
+        answers = executor.run("fake_trials:square", [(0, {"n": 0})], lambda *_: [(1, {"n": 1})])
+        assert next(answers)[0] == 0
+        answers.close()

@@ -35,7 +35,7 @@ engine: {num_gpu_blocks: 100}
 timing: {kind: polynomial}
 space:
   cluster.workers: [1, 2, 3]
-constraints: {sla: {ttft_ms: 100}}
+constraints: {sla: {ttft_ms: 100, statistic: mean}}
 """
 FITTED = "timing={kind: fitted, file: timing.json}"
 PER_GPU, PER_USER, TTFT = (

@@ -18,7 +18,7 @@ engine: {num_gpu_blocks: 100}
 timing: {kind: polynomial}
 space:
   cluster.workers: [1, 2, 3, 4, 5]
-constraints: {gpu_budget: 4, sla: {ttft_ms: 100}}
+constraints: {gpu_budget: 4, sla: {ttft_ms: 100, statistic: mean}}
 """
 
 
@@ -108,11 +108,28 @@ def test_a_bound_is_kept_at_it_and_missed_above_it_by_the_statistic_that_is_name
 
 
 def test_every_bound_has_to_be_kept() -> None:
-    sla = SweepSla(ttft_ms=1, itl_ms=2, e2e_ms=3)
+    sla = SweepSla(ttft_ms=1, itl_ms=2, e2e_ms=3, statistic="mean")
     fine = {"completed_requests": 1, "mean_ttft_ms": 1, "mean_itl_ms": 2, "mean_e2e_latency_ms": 3}
     assert meets(sla, fine)
     for name in ("mean_ttft_ms", "mean_itl_ms", "mean_e2e_latency_ms"):
         assert not meets(sla, {**fine, name: 3.5})
+
+
+def test_without_a_statistic_so_many_requests_must_keep_all_bounds() -> None:
+    report = {"completed_requests": 9, "mean_ttft_ms": 1e9}
+    for attainment, is_met in ((0.95, True), (0.9499, False), (None, True)):
+        assert meets(SweepSla(ttft_ms=1.0), {**report, "sla_attainment": attainment}) == is_met
+    half = SweepSla(ttft_ms=1.0, attainment=0.5)
+    assert meets(half, {**report, "sla_attainment": 0.5})
+
+
+def test_what_is_overloaded_meets_nothing_and_is_on_no_frontier(sweep: SweepConfig) -> None:
+    assert not meets(None, {"completed_requests": 9, "saturated": True})
+    records = {0: record(10.0, 9.0, 50.0), 1: record(8.0, 1.0, 50.0)}
+    records[0]["report"]["saturated"] = True
+    rows = judge(sweep, trials_of(sweep), records)
+    assert [row.is_pareto for row in rows[:2]] == [False, True]
+    assert [row.meets_sla for row in rows[:2]] == [False, True]
 
 
 @pytest.mark.parametrize("sla", [None, SweepSla(ttft_ms=100)])

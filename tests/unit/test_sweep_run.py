@@ -193,6 +193,7 @@ def test_the_sweep_file_is_told_with_its_overrides(path: Path, tmp_path: Path) -
 
 
 def test_crashed_trials_are_counted(path: Path) -> None:
-    trial = trials_of(load_sweep(path))[0]
+    sweep = load_sweep(path)
+    trial = trials_of(sweep)[0]
     rows = [Row(trial, status, "", {}, None) for status in ("ok", "failed", "failed", "infeasible")]
-    assert SweepOutcome(rows, {}, path, 0).num_failed == 2
+    assert SweepOutcome(sweep, rows, {}, path, 0).num_failed == 2

@@ -1,0 +1,204 @@
+"""Whether a run carried its load: enough requests within the SLA, and no queue that grows.
+
+Judged are the requests that arrive inside a window: from the arrival of a tenth of those that the
+trace's clock brings, or from twice the median time of a request after the first arrival if that is
+later (but after a third of the arrivals at the latest), to the last of them. The load is carried if
+
+* at least `attainment` of them keep every bound; one that is rejected, fails or is not finished
+  misses (where a statistic is named in its place: that of each bounded latency is within its bound,
+  and who is not served has waited for ever);
+* the last third of the window does, too, within its statistical error (95 %): a run that is about
+  to collapse begins well;
+* what is in the system does not grow: from the window's first third to its last by no more than 2 %
+  of the arrivals between their middles, or by what chance explains (three standard deviations of a
+  number in the system that comes and goes by itself). In a closed loop it cannot.
+"""
+
+from dataclasses import dataclass, field
+from math import isfinite, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynosim.metrics.percentiles import PERCENTILES, percentile
+from dynosim.metrics.resampling import drawn_attainments
+from dynosim.records import FloatArray, IntArray, RequestLog, RequestStatus
+
+WARM_UP_SHARE = 0.1
+WARM_UP_REQUESTS = 2.0
+"""So many times the median request passes before anything is judged."""
+GROWTH_SHARE = 0.02
+DEVIATIONS = 3.0
+CONFIDENCE = 1.96
+
+BoolArray = NDArray[np.bool_]
+NOT_SERVED = "not served"
+OVERLOADED = "overloaded"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What every request must keep; None: no bound. All in ms."""
+
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None  # mean gap between a request's tokens
+    e2e_ms: float | None = None
+
+    def measured(self, log: RequestLog) -> dict[str, tuple[FloatArray, float]]:
+        """By name of each bound that is set what requests took, (n,) in ms, and the bound.
+
+        NaN where there is nothing to measure: a request of a single token has no gap.
+        """
+        gaps = np.where(log.output_tokens > 1, log.output_tokens - 1, np.nan)
+        measured = (
+            ("ttft_ms", log.first_token_ms - log.arrival_ms, self.ttft_ms),
+            ("tpot_ms", (log.finish_ms - log.first_token_ms) / gaps, self.tpot_ms),
+            ("e2e_ms", log.finish_ms - log.arrival_ms, self.e2e_ms),
+        )
+        return {name: (values, bound) for name, values, bound in measured if bound is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class SlaTarget:
+    """What is asked of a load: of how many requests the bounds must be kept, or by which statistic
+    of each latency (a name of `percentiles.STATISTICS`)."""
+
+    bounds: Bounds = field(default_factory=Bounds)
+    attainment: float = 0.95
+    statistic: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadVerdict:
+    """Whether a load was carried, and why not."""
+
+    is_carried: bool
+    reason: str  # empty if it was
+    attainment: float | None  # of the requests in the window; None: there are none
+    num_judged: int
+    start_ms: float
+    end_ms: float
+    growth: float | None = None  # of the number in the system; None: a closed loop
+    misses: dict[str, int] = field(default_factory=dict)  # requests by what they miss, most first
+    draws: tuple[float, ...] = ()  # attainment if other sessions had come, see `resampling`
+
+
+def judge_load(log: RequestLog, target: SlaTarget, session: IntArray | None = None) -> LoadVerdict:
+    """The verdict of this module on a run. With the `session` of each request it says how sure the
+    attainment is."""
+    start_ms, end_ms = measuring_window(log)
+    inside = (log.arrival_ms >= start_ms) & (log.arrival_ms <= end_ms)
+    num_judged = int(inside.sum())
+    if num_judged == 0:
+        return LoadVerdict(False, "nothing arrived", None, 0, start_ms, end_ms)
+    served = np.asarray(log.status == RequestStatus.COMPLETED)
+    measured = target.bounds.measured(log)
+    kept = {name: np.asarray(~(values > bound)) for name, (values, bound) in measured.items()}
+    good = served.copy()
+    for keeps in kept.values():
+        good &= keeps
+    reached = float(good[inside].mean())
+    growth, limit = _growth(log, start_ms, end_ms, num_judged)
+    misses = {name: int((inside & served & ~keeps).sum()) for name, keeps in kept.items()}
+    misses[NOT_SERVED] = int((inside & ~served).sum())
+    draws = () if session is None else tuple(drawn_attainments(session, good, inside).tolist())
+    if growth is not None and growth > limit:
+        reason = f"{OVERLOADED}: {growth:.0f} more requests in the system at the end"
+    elif target.statistic is not None:
+        reason = _excess(target, measured, served, inside)
+    else:
+        late = inside & (log.arrival_ms >= end_ms - (end_ms - start_ms) / 3)
+        reason = _shortfall(good, inside, late, target.attainment)
+    return LoadVerdict(
+        not reason,
+        reason,
+        reached,
+        num_judged,
+        start_ms,
+        end_ms,
+        growth,
+        dict(sorted(((k, n) for k, n in misses.items() if n), key=lambda item: -item[1])),
+        draws,
+    )
+
+
+def measuring_window(log: RequestLog) -> tuple[float, float]:
+    """Start and end of the window in ms; (0, 0) where nothing arrived."""
+    came = ~np.isnan(log.arrival_ms)
+    if log.is_timed is not None and (came & log.is_timed).any():
+        came = came & log.is_timed
+    arrivals = np.sort(log.arrival_ms[came])
+    if len(arrivals) == 0:
+        return 0.0, 0.0
+    first_ms, last_ms = float(arrivals[0]), float(arrivals[-1])
+    tenth_ms = float(arrivals[int(len(arrivals) * WARM_UP_SHARE)])
+    done = log.status == RequestStatus.COMPLETED
+    if not done.any():
+        return tenth_ms, last_ms
+    typical_ms = float(np.median((log.finish_ms - log.arrival_ms)[done]))
+    filled_ms = first_ms + min(WARM_UP_REQUESTS * typical_ms, (last_ms - first_ms) / 3)
+    return max(tenth_ms, filled_ms), last_ms
+
+
+def _growth(
+    log: RequestLog, start_ms: float, end_ms: float, num_arrivals: int
+) -> tuple[float | None, float]:
+    """How many more requests are in the system in the window's last third than in its first, and
+    how many more may be."""
+    is_closed = log.is_timed is not None and not log.is_timed.any()
+    if is_closed or end_ms <= start_ms:
+        return None, 0.0
+    third_ms = (end_ms - start_ms) / 3
+    before = _mean_in_system(log, start_ms, start_ms + third_ms)
+    after = _mean_in_system(log, end_ms - third_ms, end_ms)
+    by_chance = DEVIATIONS * sqrt(max(before, 1.0))
+    return after - before, max(GROWTH_SHARE * num_arrivals * 2 / 3, by_chance)
+
+
+def _mean_in_system(log: RequestLog, start_ms: float, end_ms: float) -> float:
+    """Requests that have arrived and not ended, on average over a time; none that was given up."""
+    gone = np.isin(log.status, (RequestStatus.REJECTED, RequestStatus.FAILED))
+    counted = ~gone & (log.arrival_ms < end_ms)
+    left_ms: FloatArray = np.where(np.isnan(log.finish_ms), np.inf, log.finish_ms)[counted]
+    came_ms = np.maximum(log.arrival_ms[counted], start_ms)
+    present_ms = np.maximum(np.minimum(left_ms, end_ms) - came_ms, 0.0)
+    return float(present_ms.sum()) / (end_ms - start_ms)
+
+
+def _shortfall(good: BoolArray, inside: BoolArray, late: BoolArray, target: float) -> str:
+    """In what the requests of a window, or of its `late` part, fall short; empty: in nothing."""
+    reached = float(good[inside].mean())
+    if reached < target:
+        return f"{reached:.1%} of requests within the SLA"
+    num_late = int(late.sum())
+    if num_late == 0:
+        return ""
+    reached_late = float(good[late].mean())
+    error = CONFIDENCE * sqrt(target * (1.0 - target) / num_late)
+    if reached_late < target - error:
+        return f"{reached_late:.1%} of the last third's requests within the SLA"
+    return ""
+
+
+def _excess(
+    target: SlaTarget,
+    measured: dict[str, tuple[FloatArray, float]],
+    served: BoolArray,
+    inside: BoolArray,
+) -> str:
+    """Which statistic of a window is above its bound; empty: none."""
+    assert target.statistic is not None
+    for name, (values, bound) in measured.items():
+        reached = _statistic(np.where(served, values, np.inf)[inside], target.statistic)
+        if reached is not None and reached > bound:
+            shown = f"{reached:,.0f} ms" if isfinite(reached) else "for ever"
+            return f"{target.statistic} of {name} is {shown}, the bound {bound:,.0f} ms"
+    return ""
+
+
+def _statistic(sample: FloatArray, name: str) -> float | None:
+    """A statistic of the numbers of a sample, which may be infinite; None where it has none."""
+    ordered = np.sort(sample[~np.isnan(sample)])
+    if name == "mean":
+        return float(ordered.mean()) if len(ordered) else None
+    return percentile(ordered, PERCENTILES[name])

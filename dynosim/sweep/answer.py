@@ -1,0 +1,99 @@
+"""The answer of a sweep that sought capacities: what to deploy, what ties with it, and why.
+
+Layouts are compared at the largest load that each carries:
+
+1. by good output tokens per GPU (of requests within the SLA), that is by what such a token costs;
+2. those whose difference lies within the brackets of their capacities are a tie: of them the one
+   first that gives its users most tokens a second, then that of more and smaller workers, whose
+   failure takes less with it, then the lower trial.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dynosim.sweep.results import Row
+
+CAPACITY, FAILED_LOAD = "capacity_load", "capacity_load_failed"
+USER_SPEED = "median_output_token_throughput_per_user"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Rows of layouts, best first; `num_tied` of them are equally good as far as can be told."""
+
+    ranked: list[Row]
+    num_tied: int
+    nothing_carried: list[Row]  # layouts that carry no load of the range
+
+    @property
+    def best(self) -> Row | None:
+        """What to deploy; None if no layout carries anything."""
+        return self.ranked[0] if self.ranked else None
+
+    @property
+    def fastest(self) -> Row | None:
+        """The one whose users get most tokens a second at its capacity."""
+        return max(self.ranked, key=user_speed, default=None)
+
+    @property
+    def carries_most(self) -> Row | None:
+        """The one with the largest capacity, whatever it costs."""
+        return max(self.ranked, key=lambda row: row.report[CAPACITY], default=None)
+
+
+def answer_of(rows: Sequence[Row]) -> Answer:
+    """The answer that the rows give. One that cannot differ from an earlier one is left out."""
+    tried = [row for row in rows if CAPACITY in row.report and "same_as" not in row.report]
+    carried = [row for row in tried if row.report[CAPACITY] is not None]
+    ranked = sorted(carried, key=lambda row: (-good_tok_s_per_gpu(row), row.trial.index))
+    num_tied = 0
+    if ranked:
+        leader = ranked[0]
+        tied = [row for row in ranked if _is_tied(leader, row)]
+        others = [row for row in ranked if not _is_tied(leader, row)]
+        ranked = [*sorted(tied, key=_among_equals), *others]
+        num_tied = len(tied)
+    nothing = [row for row in tried if row.report[CAPACITY] is None]
+    return Answer(ranked, num_tied, nothing)
+
+
+def good_tok_s_per_gpu(row: Row) -> float:
+    """Output tokens a second and GPU of requests within the SLA; of all, where there is none."""
+    good, gpus = row.report.get("goodput_output_throughput_tok_s"), row.report.get("num_gpus")
+    if good is not None and gpus:
+        return float(good) / float(gpus)
+    return float(row.report.get("output_tok_s_per_gpu") or 0.0)
+
+
+def user_speed(row: Row) -> float:
+    """Output tokens a second that the median user sees."""
+    return float(row.report.get(USER_SPEED) or 0.0)
+
+
+def error_of(row: Row) -> float:
+    """How much larger the capacity may be than what was found, as a share of it."""
+    low, high = row.report[CAPACITY], row.report[FAILED_LOAD]
+    return 0.0 if high is None else float(high / low - 1.0)
+
+
+def _is_tied(leader: Row, row: Row) -> bool:
+    best, own = good_tok_s_per_gpu(leader), good_tok_s_per_gpu(row)
+    return best - own <= best * max(error_of(leader), error_of(row))
+
+
+def _among_equals(row: Row) -> tuple[float, float, int]:
+    return -user_speed(row), -float(row.report.get("num_workers") or 0), row.trial.index
+
+
+def answer_dict(answer: Answer) -> dict[str, Any]:
+    """The answer as numbers of trials, for summary.json."""
+    best, fastest, most = answer.best, answer.fastest, answer.carries_most
+    return {
+        "best": None if best is None else best.trial.index,
+        "tied": [row.trial.index for row in answer.ranked[1 : answer.num_tied]],
+        "fastest_for_users": None if fastest is None else fastest.trial.index,
+        "carries_most": None if most is None else most.trial.index,
+        "ranked": [row.trial.index for row in answer.ranked],
+        "carry_nothing": [row.trial.index for row in answer.nothing_carried],
+    }

@@ -1,0 +1,171 @@
+"""A sweep that seeks what every layout carries: which layouts, at which loads, and what comes out.
+
+A layout's row holds the report of the largest load that it carries, and the keys of
+`capacity_keys`. Layouts that cannot differ are tried once.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dynosim.config.router import RouterConfig
+from dynosim.config.schema import RunConfig
+from dynosim.config.sweep_loading import SweepConfig
+from dynosim.metrics.carried import Bounds, SlaTarget
+from dynosim.sweep.capacity import LoadRange
+from dynosim.sweep.ledger import Record
+from dynosim.sweep.load_search import LoadSearch
+from dynosim.sweep.probe import probe_request
+from dynosim.sweep.results import table_of
+from dynosim.sweep.space import Trial, digest
+from dynosim.sweep.status import OK
+from dynosim.sweep.study import OWN_LOAD, LayoutStudy, LoadPlan, Probe
+
+if TYPE_CHECKING:
+    import polars as pl
+
+CAPACITY = "capacity_load"
+"""The key of the largest load that a layout carries; None: none."""
+
+
+def load_plan(sweep: SweepConfig) -> LoadPlan:
+    """The loads that the sweep's layouts are tried at."""
+    load, sla = sweep.load, sweep.constraints.sla
+    low, high = load.ends
+    is_whole = load.vary == "concurrency"
+    return LoadPlan(
+        LoadRange(low, high, load.tolerance, is_whole),
+        1.0 if sla is None else sla.share,
+        tuple(load.curve) if load.search == "curve" else (),
+        tries_own_load=not is_whole,
+        goes_by_attainment=sla is None or sla.statistic is None,
+    )
+
+
+def target_of(sweep: SweepConfig) -> SlaTarget:
+    """What is asked of a load: without an SLA only that it does not pile up."""
+    sla = sweep.constraints.sla
+    if sla is None:
+        return SlaTarget(attainment=0.0)
+    return SlaTarget(Bounds(sla.ttft_ms, sla.itl_ms, sla.e2e_ms), sla.share, sla.statistic)
+
+
+def request_at(sweep: SweepConfig, layout: Trial, load: float | None) -> dict[str, Any]:
+    """What a worker needs to try a layout at a load."""
+    assert layout.config is not None
+    return probe_request(
+        layout.config,
+        load,
+        vary=sweep.load.vary,
+        target=target_of(sweep),
+        min_requests=sweep.load.min_requests,
+    )
+
+
+def same_as(trials: Sequence[Trial]) -> dict[int, int]:
+    """For each trial that can be run the first one that cannot differ from it, often itself."""
+    first: dict[str, int] = {}
+    return {
+        trial.index: first.setdefault(_layout_digest(trial.config), trial.index)
+        for trial in trials
+        if trial.config is not None
+    }
+
+
+def _layout_digest(config: RunConfig) -> str:
+    """Equal for configurations that serve alike: one worker gets all requests from any router that
+    lets none wait."""
+    data = config.model_dump(mode="json", exclude={"name"})
+    plain = RouterConfig.model_validate({}).model_dump(mode="json", exclude={"mode"})
+    if config.cluster.workers == 1 and {**data["router"], **plain} == data["router"]:
+        del data["router"]
+    return digest(data)
+
+
+def records_of(search: LoadSearch, same: Mapping[int, int]) -> dict[int, Record]:
+    """What a trial's record says, from the study of its layout; none where that is not over."""
+    records: dict[int, Record] = {}
+    for index, layout in same.items():
+        failure = search.failures.get(layout)
+        if failure is not None:
+            records[index] = {
+                "status": failure["status"],
+                "reason": failure["reason"],
+                "report": {},
+            }
+            continue
+        study = search.studies[layout]
+        if study.next_loads():
+            continue
+        report = capacity_keys(study)
+        if layout != index:
+            report["same_as"] = layout
+        best = study.at_capacity
+        records[index] = {
+            "status": OK,
+            "reason": "",
+            "report": report if best is None else {**best.report, **report},
+        }
+    return records
+
+
+def probes_table(sweep: SweepConfig, trials: Sequence[Trial], search: LoadSearch) -> "pl.DataFrame":
+    """A row for every load of every layout, by layout and load.
+
+    One that was stopped early (`is_stopped`) has what was seen by then (`attainment_so_far`) in
+    place of a report.
+    """
+    tried = [
+        (trials[index], study.probes[load])
+        for index, study in search.studies.items()
+        for load in sorted(study.probes)
+    ]
+    columns: dict[str, list[Any]] = {"trial_id": [layout.index for layout, _ in tried]}
+    for dimension in sweep.dimensions:
+        columns[dimension.key] = [layout.values[dimension.key] for layout, _ in tried]
+    columns |= {
+        "load": [probe.load for _, probe in tried],
+        "offered_rps": [probe.offered_rps for _, probe in tried],
+        "is_carried": [probe.is_carried for _, probe in tried],
+        "attainment": [probe.attainment for _, probe in tried],
+        "is_stopped": [not probe.is_whole for _, probe in tried],
+        "attainment_so_far": [probe.attainment_so_far for _, probe in tried],
+        "reason": [None if probe.is_carried else _reason(probe) for _, probe in tried],
+    }
+    for name in dict.fromkeys(key for _, probe in tried for key in probe.report):
+        columns.setdefault(name, [probe.report.get(name) for _, probe in tried])
+    return table_of(columns)
+
+
+def capacity_keys(study: LayoutStudy) -> dict[str, Any]:
+    """What the study of a layout found, by key of its row.
+
+    `capacity_load` is a multiple of the workload's load, or requests in flight; the first load that
+    was not carried is `capacity_load_failed`. Why that was not, `capacity_reason` says. The own
+    load's keys are None where it was not tried, or its probe was stopped early.
+    """
+    capacity, best = study.capacity, study.at_capacity
+    failed = None if capacity.high is None else study.probes[capacity.high]
+    own = study.probes.get(OWN_LOAD)
+    judged = best if best is not None else failed
+    sure = study.interval
+    return {
+        CAPACITY: capacity.low,
+        "capacity_load_failed": capacity.high,
+        "capacity_rps": None if best is None else best.offered_rps,
+        "capacity_load_low": None if sure is None else sure[0],
+        "capacity_load_high": None if sure is None else sure[1],
+        "capacity_reason": _reason(failed),
+        "capacity_attainment": None if judged is None else judged.attainment,
+        "capacity_is_monotone": capacity.is_monotone,
+        "own_load_carried": None if own is None else own.is_carried,
+        "own_load_attainment": None if own is None else own.attainment,
+        "num_probes": len(study.probes),
+    }
+
+
+def _reason(failed: Probe | None) -> str | None:
+    if failed is None:
+        return None
+    if failed.verdict is None:
+        return "hopeless long before its end"
+    return str(failed.verdict["reason"])

@@ -1,0 +1,153 @@
+"""All loads of one layout: the search for its capacity, then what its curve lacks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import exp, log
+from typing import Any
+
+from dynosim.sweep.capacity import CapacitySearch, LoadCapacity, LoadOutcome, LoadRange
+
+CONFIDENCE = 0.95
+NEAR = 0.05
+"""A curve needs no load within so much of one that was tried."""
+OWN_LOAD = 1.0
+SMALLEST_SHARE = 0.0005
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A layout at one load. Stopped early it has neither verdict nor report."""
+
+    load: float
+    is_carried: bool
+    attainment: float | None
+    verdict: Mapping[str, Any] | None
+    report: Mapping[str, Any]
+    offered_rps: float | None = None  # requests a second, by the schedule
+    attainment_so_far: float | None = None  # where it was stopped
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it ran to its end."""
+        return self.verdict is not None
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> "Probe":
+        """From what `run_probe` answers."""
+        verdict = answer["verdict"]
+        return cls(
+            answer["load"],
+            verdict is not None and verdict["is_carried"],
+            None if verdict is None else verdict["attainment"],
+            verdict,
+            answer["report"],
+            answer.get("offered_rps"),
+            answer.get("attainment_so_far"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """Which loads a layout is tried at. `curve` are multiples of its capacity."""
+
+    range: LoadRange
+    attainment: float
+    curve: tuple[float, ...] = ()
+    tries_own_load: bool = False  # the workload's own, whatever the capacity
+    goes_by_attainment: bool = True  # not by a statistic, of which attainment tells nothing
+
+
+@dataclass(slots=True)
+class LayoutStudy:
+    """Ask `next_loads`, tell each probe, until there are no more. Asking changes nothing.
+
+    The first load is None, which lets the probe find out where to begin.
+    """
+
+    plan: LoadPlan
+    probes: dict[float, Probe] = field(default_factory=dict)  # by load, as they were told
+    _search: CapacitySearch | None = None
+
+    def told(self, probe: Probe) -> None:
+        """A probe has ended."""
+        if self._search is None:
+            self._search = CapacitySearch(self.plan.range, self.plan.attainment, probe.load)
+        self.probes[probe.load] = probe
+        outcome = LoadOutcome(probe.is_carried, probe.attainment, probe.attainment_so_far)
+        if not self.plan.goes_by_attainment:
+            outcome = LoadOutcome(probe.is_carried)
+        self._search.told(probe.load, outcome)
+
+    @property
+    def capacity(self) -> LoadCapacity:
+        """As far as it is known."""
+        return LoadCapacity(None, None) if self._search is None else self._search.capacity
+
+    @property
+    def at_capacity(self) -> Probe | None:
+        """The probe at the capacity; None if no load is carried."""
+        low = self.capacity.low
+        return None if low is None else self.probes[low]
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Where the capacity lies in 95 % of draws of other sessions; None where that is unknown.
+
+        In each draw it is where the line between the log odds of neighbouring loads crosses the
+        target; beyond the loads that were run to their end it is not sought.
+        """
+        whole = [self.probes[load] for load in sorted(self.probes) if self.probes[load].is_whole]
+        draws = [probe.verdict["draws"] for probe in whole if probe.verdict is not None]
+        is_known = self.plan.goes_by_attainment and self.capacity.low is not None
+        if not is_known or len(whole) < 2 or not all(map(len, draws)):
+            return None
+        loads = [probe.load for probe in whole]
+        found = sorted(
+            _crossing(loads, shares, self.plan.attainment) for shares in zip(*draws, strict=True)
+        )
+        cut = int(len(found) * (1.0 - CONFIDENCE) / 2)
+        return found[cut], found[-1 - cut]
+
+    def next_loads(self) -> list[float | None]:
+        """Loads to try next, independent of each other."""
+        if self._search is None:
+            return [None]
+        load = self._search.next_load()
+        return [load] if load is not None else [*self._missing()]
+
+    def _missing(self) -> list[float]:
+        """Loads of the curve, and the workload's own, that no probe is near to."""
+        wanted = [OWN_LOAD] if self.plan.tries_own_load else []
+        low = self.capacity.low
+        if low is not None:
+            wanted += [self.plan.range.within(low * multiple) for multiple in self.plan.curve]
+        missing: list[float] = []
+        for load in wanted:
+            tried = [
+                *(p.load for p in self.probes.values() if p.is_whole or load == p.load),
+                *missing,
+            ]
+            if not any(abs(load - other) <= NEAR * other for other in tried):
+                missing.append(load)
+        return missing
+
+
+def _crossing(loads: Sequence[float], shares: Sequence[float], target: float) -> float:
+    """The load at which attainment falls below the target; an end of the loads if it is not there.
+
+    Shares of 0 and 1 count as half a request in a thousand.
+    """
+    odds = [_log_odds(share) for share in shares]
+    wanted = _log_odds(target)
+    if odds[0] < wanted:
+        return loads[0]
+    for place in range(1, len(loads)):
+        if odds[place] < wanted:
+            part = (odds[place - 1] - wanted) / (odds[place - 1] - odds[place])
+            return loads[place - 1] * exp(part * log(loads[place] / loads[place - 1]))
+    return loads[-1]
+
+
+def _log_odds(share: float) -> float:
+    kept = min(max(share, SMALLEST_SHARE), 1.0 - SMALLEST_SHARE)
+    return log(kept / (1.0 - kept))

@@ -1,0 +1,203 @@
+"""`dynosim sweep` with a search for capacities, as its users call it."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from dynosim.cli import main
+
+SWEEP_FILE = """\
+name: small
+workload:
+  synthetic: {requests: 400, isl: 300, osl: 20, rate_rps: 20}
+engine: {num_gpu_blocks: 200, max_model_len: 512, max_num_seqs: 8}
+timing: {kind: fixed, prefill_ms: 30, decode_ms: 10}
+space:
+  cluster.workers: [1, 2, 3]
+  router.mode: [round-robin, least-loaded]
+constraints: {gpu_budget: 2, sla: {ttft_ms: 150, itl_ms: 30}}
+load: {search: capacity, min_requests: 0}
+"""
+FILES = (
+    "trials.parquet",
+    "probes.parquet",
+    "pareto.parquet",
+    "pareto.png",
+    "report.html",
+    "summary.json",
+)
+
+pytestmark = pytest.mark.usefixtures("inline_workers")
+
+
+@pytest.fixture
+def sweep_file(tmp_path: Path) -> Path:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(SWEEP_FILE)
+    return path
+
+
+def sweep(*arguments: object) -> int:
+    return main(["sweep", *map(str, arguments)])
+
+
+def probes(out: Path) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()[1:]]
+    return [(line["trial_id"], line["probe"]["load"]) for line in lines]
+
+
+def test_the_answer_comes_first_and_fits_the_terminal(
+    sweep_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(sweep_file, "--out", tmp_path / "out") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("small: 3 layouts; the workload asks 20")
+    assert lines[1] == "SLA: 95 % of requests with TTFT <= 150 ms, time per token <= 30 ms"
+    assert lines[2].split()[:4] == ["layout", "GPUs", "req/s", "x"]
+    assert lines[3].startswith("1*")
+    assert lines[-2].startswith("deploy  dynosim deploy ")
+    table = [line for line in lines if not line.startswith(("deploy", "prove"))]
+    assert max(map(len, table)) <= 80
+
+
+def test_one_worker_behind_any_router_is_tried_once(sweep_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert sweep(sweep_file, "--out", out) == 0
+    trials = pl.read_parquet(out / "trials.parquet")
+    assert trials["same_as"].to_list()[:4] == [None, 0, None, None]
+    assert trials["capacity_load"][0] == trials["capacity_load"][1]
+    assert {index for index, _ in probes(out)} == {0, 2, 3}
+
+
+def test_more_workers_carry_more_and_nothing_overloaded_is_recommended(
+    sweep_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert sweep(sweep_file, "--out", out) == 0
+    trials = pl.read_parquet(out / "trials.parquet").filter(pl.col("status") == "ok")
+    loads = dict(zip(trials["trial_id"], trials["capacity_load"], strict=True))
+    assert loads[3] > 1.7 * loads[0]
+    assert (trials["capacity_load_failed"] <= trials["capacity_load"] * 1.03 + 1e-9).all()
+    front = trials.filter(pl.col("is_pareto"))
+    assert not front["saturated"].any() and (front["capacity_attainment"] >= 0.95).all()
+
+
+def test_every_load_that_was_tried_is_in_a_table(sweep_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert sweep(sweep_file, "--out", out) == 0
+    table = pl.read_parquet(out / "probes.parquet")
+    tried = list(zip(table["trial_id"], table["load"], strict=True))
+    assert tried == sorted(tried) and sorted(probes(out)) == tried
+    whole = table.filter(~pl.col("is_stopped"))
+    assert whole["attainment"].null_count() == 0 and whole["mean_ttft_ms"].null_count() == 0
+    assert table.filter("is_stopped")["attainment"].null_count() == table["is_stopped"].sum()
+    best = table.filter("is_carried").group_by("trial_id").agg(pl.col("load").max())
+    trials = pl.read_parquet(out / "trials.parquet")
+    assert dict(best.iter_rows()) == {
+        index: trials["capacity_load"][index] for index in best["trial_id"]
+    }
+
+
+@pytest.mark.usefixtures("worker_processes")
+def test_results_do_not_depend_on_jobs(sweep_file: Path, tmp_path: Path) -> None:
+    assert sweep(sweep_file, "--out", tmp_path / "a", "--jobs", 1) == 0
+    assert sweep(sweep_file, "--out", tmp_path / "b", "--jobs", 3) == 0
+    for name in FILES:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_killed_at_any_point_it_goes_on(sweep_file: Path, tmp_path: Path) -> None:
+    """The ledger, cut where a kill may leave it."""
+    whole = tmp_path / "whole"
+    assert sweep(sweep_file, "--out", whole) == 0
+    content = (whole / "ledger.jsonl").read_bytes()
+    for number, cut in enumerate(random.Random(3).sample(range(1, len(content)), 5)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "ledger.jsonl").write_bytes(content[:cut])
+        assert sweep(sweep_file, "--out", folder, "--resume") == 0
+        assert sorted(probes(folder)) == sorted(probes(whole))
+        for name in FILES:
+            assert (whole / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_another_sla_is_another_sweep(
+    sweep_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert sweep(sweep_file, "--out", out) == 0
+    for override in ("constraints.sla.attainment=0.9", "load.tolerance=0.1"):
+        assert sweep(sweep_file, "--out", out, "--resume", "--set", override) == 2
+        assert "another sweep" in capsys.readouterr().err
+
+
+def test_interrupted_it_keeps_its_probes(sweep_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "dynosim", "sweep", str(sweep_file), "--out", str(out)]
+    more = ["--set", "workload.synthetic.requests=4000", "--jobs", "2"]
+    process = subprocess.Popen([*command, *more], stderr=subprocess.PIPE, text=True)
+    ledger = out / "ledger.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (
+        ledger.exists() and ledger.read_bytes().count(b"\n") > 2
+    ):
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130 and "probes of 3 layouts are kept" in errors
+    assert "Traceback" not in errors
+
+
+def test_an_sla_that_nothing_meets_says_which_layouts_and_why(
+    sweep_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep(sweep_file, "--out", tmp_path / "o", "--set", "constraints.sla.ttft_ms=20") == 0
+    told = capsys.readouterr().out
+    assert "3 layouts, none carries any load from 0.02 to 8" in told
+    assert "none, at 0.02x 0.0% of requests within the SLA" in told or "hopeless" in told
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("load.range=[2, 1]", "is empty"),
+        ("load.range=[1]", "expected two numbers"),
+        ("constraints.sla={ttft_ms: 9, attainment: 0.9, statistic: p95}", "takes the place of"),
+        ("workload.concurrency=8", "a closed loop has no rate"),
+        ("load={search: fixed}", None),
+        ("load={tolerance: 0.1}", "has no effect with `search: fixed`"),
+        ("space={workload.speedup: [1, 2]}", "varies beside the load"),
+    ],
+)
+def test_bad_loads_are_one_message(
+    sweep_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    override: str,
+    words: str | None,
+) -> None:
+    code = sweep(sweep_file, "--out", tmp_path / "out", "--set", override)
+    errors = capsys.readouterr().err
+    assert code == (0 if words is None else 2), errors
+    if words is not None:
+        assert words in errors and "Traceback" not in errors
+        assert not (tmp_path / "out").exists()
+
+
+def test_in_flight_requests_can_be_the_load(
+    sweep_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    override = "load={search: capacity, vary: concurrency, range: [1, 64]}"
+    assert sweep(sweep_file, "--out", tmp_path / "out", "--set", override) == 0
+    assert "in flight" in capsys.readouterr().out.splitlines()[0]
+    trials = pl.read_parquet(tmp_path / "out" / "trials.parquet")
+    loads = trials.filter(pl.col("status") == "ok")["capacity_load"].drop_nulls()
+    assert (loads == loads.round()).all() and len(loads)

@@ -1,0 +1,70 @@
+"""Which layout is the answer, what ties with it, and what is best otherwise."""
+
+from typing import Any
+
+from dynosim.sweep.answer import answer_dict, answer_of
+from dynosim.sweep.results import Row
+from dynosim.sweep.space import Trial
+
+
+def row(
+    index: int,
+    good_tok_s: float,
+    *,
+    gpus: int = 8,
+    load: float | None = 1.0,
+    speed: float = 50.0,
+    workers: int = 1,
+    **report: Any,
+) -> Row:
+    failed = 0.02 if load is None else load * 1.03
+    told = {
+        "capacity_load": load,
+        "capacity_load_failed": failed,
+        "goodput_output_throughput_tok_s": good_tok_s,
+        "median_output_token_throughput_per_user": speed,
+        "num_gpus": gpus,
+        "num_workers": workers,
+        **report,
+    }
+    return Row(Trial(index, {}, None), "ok", "", told, load is not None)
+
+
+def test_good_tokens_per_gpu_decide() -> None:
+    answer = answer_of([row(0, 800.0), row(1, 900.0, gpus=16), row(2, 1200.0), row(3, 100.0)])
+    assert [found.trial.index for found in answer.ranked] == [2, 0, 1, 3]
+    assert answer.num_tied == 1
+
+
+def test_within_the_brackets_it_is_a_tie_and_users_decide() -> None:
+    answer = answer_of([row(0, 1000.0, speed=80.0), row(1, 975.0, speed=107.0), row(2, 960.0)])
+    assert [found.trial.index for found in answer.ranked] == [1, 0, 2]
+    assert answer.num_tied == 2
+    assert answer_dict(answer) | {"ranked": None} == {
+        "best": 1, "tied": [0], "fastest_for_users": 1, "carries_most": 1, "ranked": None,
+        "carry_nothing": [],
+    }  # fmt: skip
+
+
+def test_users_alike_more_and_smaller_workers_come_first() -> None:
+    answer = answer_of([row(0, 1000.0), row(1, 1000.0, workers=4), row(2, 1000.0, workers=4)])
+    assert [found.trial.index for found in answer.ranked] == [1, 2, 0]
+
+
+def test_a_tiny_difference_changes_no_verdict() -> None:
+    for nudge in (1.0, 1.0 + 1e-9, 1.0 - 1e-9):
+        answer = answer_of([row(0, 1000.0 * nudge, speed=60.0), row(1, 1000.0, speed=50.0)])
+        assert [found.trial.index for found in answer.ranked] == [0, 1]
+
+
+def test_layouts_that_carry_nothing_or_cannot_differ_are_not_ranked() -> None:
+    answer = answer_of([row(0, 9.0, load=None), row(1, 5.0), row(2, 5.0, same_as=1)])
+    assert [found.trial.index for found in answer.ranked] == [1]
+    assert [found.trial.index for found in answer.nothing_carried] == [0]
+    assert answer_of([row(0, 9.0, load=None)]).best is None
+
+
+def test_alternatives_are_the_fastest_and_the_one_that_carries_most() -> None:
+    rows = [row(0, 1000.0), row(1, 500.0, speed=90.0), row(2, 700.0, load=3.0, gpus=16)]
+    answer = answer_of(rows)
+    assert answer.best is rows[0] and answer.fastest is rows[1] and answer.carries_most is rows[2]
