@@ -31,6 +31,10 @@ class Probe:
         """Whether it ran to its end."""
         return self.verdict is not None
 
+    def told(self, key: str) -> Any:
+        """A field of its `LoadVerdict`; None where it was stopped early."""
+        return None if self.verdict is None else self.verdict.get(key)
+
     @classmethod
     def of(cls, answer: Mapping[str, Any]) -> "Probe":
         """From what `run_probe` answers."""
@@ -48,12 +52,15 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """Which loads a layout is tried at. `curve` are multiples of its capacity."""
+    """Which loads a layout is tried at. `curve` are multiples of its capacity, `ladder` loads."""
 
     range: LoadRange
     attainment: float
     curve: tuple[float, ...] = ()
+    ladder: tuple[float, ...] = ()  # tried whatever the capacity
+    is_sought: bool = True  # the capacity; else the ladder is all
     tries_own_load: bool = False  # the workload's own, whatever the capacity
+    own_load: float = OWN_LOAD
     goes_by_attainment: bool = True  # not by a statistic, of which attainment tells nothing
 
 
@@ -110,14 +117,16 @@ class LayoutStudy:
 
     def next_loads(self) -> list[float | None]:
         """Loads to try next, independent of each other."""
+        if not self.plan.is_sought:
+            return [*self._untried(self.plan.ladder)]
         if self._search is None:
             return [None]
         load = self._search.next_load()
         return [load] if load is not None else [*self._missing()]
 
     def _missing(self) -> list[float]:
-        """Loads of the curve, and the workload's own, that no probe is near to."""
-        wanted = [OWN_LOAD] if self.plan.tries_own_load else []
+        """Loads of the curve, and the workload's own, that no probe is near to; the ladder's."""
+        wanted = [self.plan.own_load] if self.plan.tries_own_load else []
         low = self.capacity.low
         if low is not None:
             wanted += [self.plan.range.within(low * multiple) for multiple in self.plan.curve]
@@ -129,7 +138,10 @@ class LayoutStudy:
             ]
             if not any(abs(load - other) <= NEAR * other for other in tried):
                 missing.append(load)
-        return missing
+        return missing + self._untried([rung for rung in self.plan.ladder if rung not in missing])
+
+    def _untried(self, loads: Sequence[float]) -> list[float]:
+        return [load for load in loads if load not in self.probes]
 
 
 def _crossing(loads: Sequence[float], shares: Sequence[float], target: float) -> float:
