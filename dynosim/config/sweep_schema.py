@@ -12,7 +12,7 @@ Goal = Literal["max", "min"]
 
 DEFAULT_OBJECTIVES: dict[str, Goal] = {
     "output_tok_s_per_gpu": "max",
-    "mean_output_token_throughput_per_user": "max",
+    "median_output_token_throughput_per_user": "max",
 }
 
 
@@ -72,12 +72,13 @@ class NeedConfig(Section):
 class LoadConfig(Section):
     """At which loads every layout is tried.
 
-    `capacity` seeks the largest load that a layout carries within the SLA, `curve` the same and the
-    loads below it that a picture needs; `fixed` is the workload as it is.
+    `capacity` seeks the largest load that a layout carries within the SLA, and tries the loads
+    below it that a picture needs; `curve` does so where there is no SLA, up to what does not pile
+    up; `fixed` is the workload as it is. Not given, a space that varies the workload is `fixed`.
     """
 
-    search: Literal["capacity", "curve", "fixed"] = "fixed"
-    vary: Literal["rate", "concurrency"] = "rate"
+    search: Literal["capacity", "curve", "fixed"] | None = None  # with an SLA capacity, else curve
+    vary: Literal["rate", "concurrency"] | None = None  # rate, but concurrency of a closed loop
     range: list[Annotated[float, Field(gt=0)]] | None = None  # lowest and highest load to try
     tolerance: Annotated[float, Field(gt=0, le=1)] = 0.03  # between what is carried and what is not
     min_requests: Amount = 1200  # of a measurement; shorter workloads are put end to end
@@ -129,7 +130,7 @@ class LoadConfig(Section):
         """The range that is meant: multiples of the workload's load, or requests in flight."""
         if self.range is not None:
             return self.range[0], self.range[1]
-        return (0.02, 8.0) if self.vary == "rate" else (1.0, 16384.0)
+        return (1.0, 16384.0) if self.vary == "concurrency" else (0.02, 8.0)
 
     @property
     def ladder(self) -> tuple[float, ...]:
