@@ -22,8 +22,10 @@ ATTAINMENT = 0.95
 class SweepSla(SlaConfig):
     """What requests must keep, and how many of them must; or what a statistic of them must keep."""
 
-    attainment: Annotated[float, Field(gt=0, le=1)] | None = None  # share of requests; None: 0.95
-    statistic: Statistic | None = None  # in place of attainment, of each latency that has a bound
+    attainment: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Part of the requests that must keep every bound; null: 0.95. Unit: share."""
+    statistic: Statistic | None = None
+    """Statistic of each bounded latency that must be within its bound, in place of attainment."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -41,7 +43,9 @@ class SweepConstraints(Section):
     """What a trial must keep to be run (`gpu_budget`) or recommended (`sla`)."""
 
     gpu_budget: Count | None = None
+    """Most GPUs of a trial; larger ones are infeasible; null: no limit. Unit: GPUs."""
     sla: SweepSla | None = None
+    """What requests must keep for a trial to be recommended; null: nothing."""
 
 
 class LoadConfig(Section):
@@ -52,13 +56,19 @@ class LoadConfig(Section):
     """
 
     search: Literal["capacity", "curve", "fixed"] = "fixed"
+    """What is sought: the largest load within the SLA, that and the loads below it for a picture,
+    or nothing (the workload as it is)."""
     vary: Literal["rate", "concurrency"] = "rate"
-    range: list[Annotated[float, Field(gt=0)]] | None = None  # lowest and highest load to try
-    tolerance: Annotated[float, Field(gt=0, le=1)] = 0.03  # between what is carried and what is not
-    min_requests: Amount = 1200  # of a measurement; shorter workloads are put end to end
-    curve: list[Annotated[float, Field(gt=0)]] = Field(
-        [0.15, 0.3, 0.5, 0.7, 0.85, 1.0]
-    )  # multiples of the capacity
+    """What a load is: how many times as fast sessions start, or requests in flight."""
+    range: list[Annotated[float, Field(gt=0)]] | None = None
+    """Lowest and highest load to try; null: 0.02 to 8, or 1 to 16384 in flight. Unit: multiples of
+    the workload's load, or requests in flight."""
+    tolerance: Annotated[float, Field(gt=0, le=1)] = 0.03
+    """How far the first load that fails may lie above the capacity. Unit: share."""
+    min_requests: Amount = 1200
+    """Requests of a measurement at least; shorter workloads are put end to end. Unit: requests."""
+    curve: list[Annotated[float, Field(gt=0)]] = Field([0.15, 0.3, 0.5, 0.7, 0.85, 1.0])
+    """Loads of the picture. Unit: multiples of the capacity."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -95,8 +105,11 @@ class Search(Section):
     """How points of the space are chosen."""
 
     method: Literal["grid", "random"] = "grid"
-    trials: Count | None = None  # random: how many
+    """How points are chosen: every one, or at random."""
+    trials: Count | None = None
+    """How many points a random search tries. Unit: trials."""
     seed: Annotated[int, Field(ge=0, le=(1 << 63) - 1)] = 0
+    """Seed of the points that are drawn."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -116,9 +129,14 @@ class RangeConfig(Section):
     """Numbers from `min` to `max`, both included: every `step`, or doubling with `log`."""
 
     min: float
+    """Lowest value. Unit: the key's."""
     max: float
+    """Highest value. Unit: the key's."""
     step: Annotated[float, Field(gt=0)] | None = None
+    """Distance of two values; null: every number (random search), or doublings with `log`. Unit:
+    the key's."""
     log: bool = False
+    """Whether equal factors are equally likely; in a grid, whether values double."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -136,8 +154,14 @@ class SweepKeys(Section):
     """The sections beside those of a run file; `space` is checked by `dynosim.sweep.space`."""
 
     space: dict[str, Any]
+    """What varies: dotted keys of the run file, each with a list of values or a range."""
     constraints: SweepConstraints = SweepConstraints.model_construct()
-    objectives: dict[str, Goal] = DEFAULT_OBJECTIVES  # report key: direction
+    """What a trial must keep to be run or recommended."""
+    objectives: dict[str, Goal] = DEFAULT_OBJECTIVES
+    """What is sought: numbers of the report, each to be raised (`max`) or lowered (`min`)."""
     search: Search = Search.model_construct()
+    """How points of the space are chosen."""
     load: LoadConfig = LoadConfig.model_construct()
-    top: Annotated[int, Field(ge=1, le=1000)] = 5  # run files to write for the best trials
+    """At which loads every layout is tried."""
+    top: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Folders to write for the best trials. Unit: trials."""
