@@ -24,11 +24,17 @@ def _num_blocks(value: Any) -> int | str:
     raise refuse(f"expected auto or an integer >= 2, got {value!r}", "one block is a placeholder")
 
 
-NumBlocks = Annotated[int | Literal["auto"], PlainValidator(_num_blocks)]
+NumBlocks = Annotated[
+    int | Literal["auto"],
+    PlainValidator(
+        _num_blocks,
+        json_schema_input_type=Annotated[int, Field(ge=2, le=1 << 40)] | Literal["auto"],
+    ),
+]
 
 
 class EngineConfig(Section):
-    """One engine, in vLLM's words; what the scheduler reads is explained in `EngineSpec`."""
+    """One engine, in vLLM's words."""
 
     kind: Literal["vllm"] = "vllm"
     """Engine whose scheduler is simulated."""
@@ -51,9 +57,9 @@ class EngineConfig(Section):
     enable_chunked_prefill: bool = _SPEC.enable_chunked_prefill
     """Whether a long prompt may be computed in several steps."""
     long_prefill_token_threshold: Amount = _SPEC.long_prefill_token_threshold
-    """Most tokens of one prompt in a step; 0: no cap. Unit: tokens."""
+    """Most tokens of one prompt in a step that others share; 0: no cap. Unit: tokens."""
     long_prefill_token_threshold_adaptive: bool = _SPEC.long_prefill_token_threshold_adaptive
-    """Whether that cap holds only while other requests could use the room."""
+    """Whether that cap grows to an equal share of a step's tokens where few requests share it."""
     policy: Policy = _SPEC.policy
     """Which waiting request is admitted first."""
     watermark: Annotated[float, Field(ge=0, lt=1)] = _SPEC.watermark

@@ -151,7 +151,7 @@ class RangeConfig(Section):
 
 
 class SweepKeys(Section):
-    """The sections beside those of a run file; `space` is checked by `dynosim.sweep.space`."""
+    """The sections beside those of a run file."""
 
     space: dict[str, Any]
     """What varies: dotted keys of the run file, each with a list of values or a range."""

@@ -52,7 +52,10 @@ def _distribution(value: Any) -> Any:
     return {"dist": "fixed", "mean": value} if is_number else value
 
 
-Distribution = Annotated[DistributionConfig, BeforeValidator(_distribution)]
+Distribution = Annotated[
+    DistributionConfig,
+    BeforeValidator(_distribution, json_schema_input_type=NotNegative | DistributionConfig),
+]
 
 
 class SyntheticConfig(Section):
