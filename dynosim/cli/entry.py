@@ -199,13 +199,15 @@ def _trace() -> None:
     """Inspect, convert and generate traces."""
 
 
-def _add_live_commands() -> None:
+def _add_other_commands() -> None:
     from dynosim.cli.live import live_app
+    from dynosim.cli.reference import reference_app
 
+    app.add_typer(reference_app)
     app.add_typer(live_app)
 
 
-_add_live_commands()
+_add_other_commands()
 
 
 def main(arguments: list[str] | None = None) -> int:

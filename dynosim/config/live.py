@@ -34,7 +34,7 @@ class LiveConfig(Section):
     max_body_bytes: Count = 16 << 20
     """Largest body of an HTTP request that the frontend reads."""
     max_concurrent_requests: Count = 8192
-    """Requests in flight at the frontend; what comes beyond them is answered with 503."""
+    """Requests in flight at the frontend; beyond them, 503. Unit: requests."""
     request_timeout_s: Seconds = 600.0
     """Longest time of a request, from its arrival to its last token."""
     first_token_timeout_s: Seconds = 300.0
@@ -58,8 +58,8 @@ class LiveConfig(Section):
     router_log_mib: Count = 64
     """Size of one file of the router's log."""
     router_log_files: Annotated[int, Field(ge=2, le=10_000)] = 4
-    """How many files of the router's log are kept."""
+    """Files of the router's log that are kept. Unit: files."""
     process_log_mib: Count = 64
     """Size of one file with the output of a deployment's process."""
     process_log_files: Annotated[int, Field(ge=2, le=10_000)] = 4
-    """How many files are kept of each process's output."""
+    """Files of each process's output that are kept. Unit: files."""

@@ -357,9 +357,6 @@ _DOCUMENT = (
     ),
 )
 
-REPORT_SCHEMA = "dynosim.report/1"
-"""Name and version of report.json; the number rises when a stable key changes or goes."""
-
 REPORT_GROUPS: dict[str, tuple[ReportKey, ...]] = {
     "Requests": _REQUESTS,
     "Throughput": _THROUGHPUT,
