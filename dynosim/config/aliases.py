@@ -9,6 +9,7 @@ from typing import Any
 
 from dynosim.config.problems import Path, Problem, dotted
 from dynosim.config.yaml_source import Document
+from dynosim.silicon.names import OTHER_NAMES
 
 Aliases = Mapping[str, str]
 """From a dotted key that may be written to the one that is meant."""
@@ -78,6 +79,24 @@ def use_our_names(document: Document, aliases: Aliases) -> None:
         _move(document, ("space", alias), ("space", key), problems)
     if problems:
         raise document.error(problems)
+    use_sheet_names(document.data)
+
+
+def use_sheet_names(data: dict[str, Any]) -> None:
+    """The names that data sheets have for hardware, at the root and in `space`."""
+    sections = [data, data["space"]] if isinstance(data.get("space"), dict) else [data]
+    for section in sections:
+        if "hardware" in section:
+            section["hardware"] = _with_sheet_names(section["hardware"])
+
+
+def _with_sheet_names(given: Any) -> Any:
+    """A name, or a list of names, with those of the data sheets; anything else as it is."""
+    if isinstance(given, list):
+        return [_with_sheet_names(name) for name in given]
+    if isinstance(given, dict) and "choices" in given:
+        return {**given, "choices": _with_sheet_names(given["choices"])}
+    return OTHER_NAMES.get(given, given) if isinstance(given, str) else given
 
 
 def _move(document: Document, old: Path, new: Path, problems: list[Problem]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dynosim.config.aliases import Aliases, our_path
+from dynosim.config.aliases import Aliases, our_path, use_sheet_names
 from dynosim.config.keys import SWEEP_KEYS, key_problem
 from dynosim.config.problems import Path, Problem, dotted
 from dynosim.config.yaml_source import Document, parse_value
@@ -26,6 +26,7 @@ def apply_overrides(document: Document, overrides: Sequence[str], aliases: Alias
         document.places = _without_below(document.places, path)
         document.places[path] = name
         _put(document.data, path, parse_value(text, name=name), problems)
+    use_sheet_names(document.data)
     for override in overrides:
         path = split_key(override.partition("=")[0].strip(), aliases)
         known_bad = path[0] in SWEEP_KEYS or any(problem.path == path for problem in problems)
