@@ -94,3 +94,58 @@ def schema(
 
     write_files(to.parent, {to.name: text_writer(text)})
     print(f"schema: {to}", file=sys.stderr)
+
+
+@reference_app.command(
+    epilog="Example: dynosim init chat.yaml --model Qwen/Qwen3-32B --gpus 16 --trace "
+    "traces/chat_sessions.jsonl.gz --ttft 2000 --itl 50"
+)
+def init(
+    path: Annotated[
+        Path | None, typer.Argument(help="File to write; sweep.yaml or run.yaml if not given.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="Name, or config.json.")] = "Qwen/Qwen3-32B",
+    hardware: Annotated[
+        str, typer.Option("--hardware", "--system", help="Name, or data sheet.")
+    ] = "h200_sxm",
+    gpus: Annotated[int, typer.Option("--gpus", "--total-gpus", min=1, help="At most.")] = 8,
+    trace: Annotated[
+        Path | None, typer.Option(help="Trace to replay; else requests are made up.")
+    ] = None,
+    isl: Annotated[int | None, typer.Option(min=1, help="Tokens of a prompt; 4000.")] = None,
+    osl: Annotated[int | None, typer.Option(min=1, help="Tokens of an answer; 500.")] = None,
+    rps: Annotated[float | None, typer.Option(min=0.001, help="Requests a second; 4.")] = None,
+    ttft: Annotated[
+        float | None, typer.Option(min=0.001, help="Bound on the time to the first token, ms.")
+    ] = None,
+    itl: Annotated[
+        float | None,
+        typer.Option("--itl", "--tpot", min=0.001, help="Bound on the time per token, ms."),
+    ] = None,
+    run: Annotated[bool, typer.Option("--run", help="A run file, not a sweep file.")] = False,
+    schema: Annotated[
+        bool, typer.Option(help="Write the JSON Schema beside the file, for editors.")
+    ] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Write a commented sweep file (or run file) to begin with."""
+    from dynosim.reference.starter import Starter
+    from dynosim.reference.starter_files import write_starter
+
+    kind = "run" if run else "sweep"
+    starter = Starter(
+        path=path if path is not None else Path(f"{kind}.yaml"),
+        model=model,
+        hardware=hardware,
+        gpus=gpus,
+        trace=trace,
+        isl=isl,
+        osl=osl,
+        rps=rps,
+        ttft_ms=ttft,
+        itl_ms=itl,
+        schema=f"{kind}.schema.json" if schema else None,
+    )
+    for written in write_starter(starter, is_run=run, overwrite=overwrite):
+        print(f"wrote {written}", file=sys.stderr)
+    print(f"next: dynosim {kind} {starter.path}")

@@ -128,8 +128,8 @@ LINKS_GB_PER_S: dict[int, list[str]] = {
 }  # fmt: skip
 
 WITHOUT_FP8 = {
-    "t4", "v100_pcie", "v100_sxm", "mi210", "a10", "a10g", "a30", "a40", "a100_pcie", "a100_sxm", "a800_sxm", "rtx_3090",
-    "rtx_a5000", "rtx_a6000",
+    "t4", "v100_pcie", "v100_sxm", "mi210", "a10", "a10g", "a30", "a40", "a100_pcie", "a100_sxm",
+    "a800_sxm", "rtx_3090", "rtx_a5000", "rtx_a6000",
 }  # fmt: skip
 """Turing, Volta, Ampere and CDNA 2."""
 
