@@ -70,12 +70,16 @@ def _described(section: ast.ClassDef) -> list[tuple[str, Description]]:
             and isinstance(below.value, ast.Constant)
             and isinstance(below.value.value, str)
         ):
-            found.append((field.target.id, _description(field.target.id, below.value.value)))
+            is_flag = ast.unparse(field.annotation) == "bool"
+            unit = None if is_flag else _unit_of(field.target.id)
+            found.append((field.target.id, _description(below.value.value, unit)))
     return found
 
 
-def _description(key: str, docstring: str) -> Description:
-    text = " ".join(cleandoc(docstring).split())
-    text, _, unit = text.partition(_UNIT)
-    by_name = next((unit for end, unit in UNITS.items() if key.endswith(end)), None)
-    return Description(text, unit.removesuffix(".") or by_name)
+def _unit_of(key: str) -> str | None:
+    return next((unit for end, unit in UNITS.items() if key.endswith(end)), None)
+
+
+def _description(docstring: str, unit_by_name: str | None) -> Description:
+    text, _, unit = " ".join(cleandoc(docstring).split()).partition(_UNIT)
+    return Description(text, unit.removesuffix(".") or unit_by_name)

@@ -74,7 +74,7 @@ class RouterConfig(Section):
     mode: RouterMode = "round-robin"
     """How a worker is chosen."""
     policy: str | None = None
-    """`package.module:Class` that chooses in place of the `kv` mode's cost."""
+    """Your own `package.module:Class`, which chooses in place of the `kv` mode's cost."""
     overlap_score_credit: NotNegative = _COST.overlap_score_credit
     """Blocks of prefill work saved by a cached block on the GPU. Unit: factor."""
     overlap_score_credit_decay: NotNegative = _COST.overlap_score_credit_decay
@@ -88,7 +88,7 @@ class RouterConfig(Section):
     active_request_weight: NotNegative = _COST.active_request_weight
     """Cost of a request in flight at the worker. Unit: blocks."""
     temperature: NotNegative = _COST.temperature
-    """0: the cheapest worker; more: closer to a uniform draw. Unit: factor."""
+    """How near the choice is to a uniform draw; 0: the cheapest worker. Unit: factor."""
     load_aware: bool = False
     """Whether `kv` goes without signals of caches: credit 0, no events, no reuse assumed."""
     assume_kv_reuse: bool = _COST.assume_kv_reuse
