@@ -112,6 +112,7 @@ def init(
     trace: Annotated[
         Path | None, typer.Option(help="Trace to replay; else requests are made up.")
     ] = None,
+    format: Annotated[str | None, typer.Option(help="Format of the trace; by its name.")] = None,
     isl: Annotated[int | None, typer.Option(min=1, help="Tokens of a prompt; 4000.")] = None,
     osl: Annotated[int | None, typer.Option(min=1, help="Tokens of an answer; 500.")] = None,
     rps: Annotated[float | None, typer.Option(min=0.001, help="Requests a second; 4.")] = None,
@@ -139,6 +140,7 @@ def init(
         hardware=hardware,
         gpus=gpus,
         trace=trace,
+        format=format,
         isl=isl,
         osl=osl,
         rps=rps,

@@ -276,6 +276,11 @@ _SATURATION = (
         {"saturation_drain_ms": "From the last arrival to the last completion."},
         is_stable=False,
     ),
+    *_unsought(
+        "requests",
+        {"saturation_more_in_system": "How many more are in the system at the arrivals' end."},
+        is_stable=False,
+    ),
     ReportKey(
         "saturation_sustained_tok_s",
         "tokens/s",
@@ -333,6 +338,22 @@ _EFFORT = (
     ),
     *_unsought("", {"core": "Whether the core ran compiled or interpreted."}, TEXT),
 )
+PREPARED_KEYS = (
+    *_unsought(
+        "lines", {"skipped_lines": "Bad lines of the trace that were left out, as asked."}, INTEGER
+    ),
+    *_unsought(
+        "prompts",
+        {"assumed_lengths": "Prompts taken to be as long as their hash ids, as asked."},
+        INTEGER,
+    ),
+    *_unsought(
+        "", {"kv_capacity_source": "Whether the KV blocks were given, derived or estimated."}, TEXT
+    ),
+    *_unsought("tokens", {"max_model_len": "Most tokens of a request."}, INTEGER),
+)
+"""What a run adds to it: how its workload and engines were made ready."""
+
 _DOCUMENT = (
     *_unsought(
         "",
@@ -374,11 +395,11 @@ REPORT_GROUPS: dict[str, tuple[ReportKey, ...]] = {
 """What `summarize` writes, by subject."""
 
 DOCUMENT_KEYS = _DOCUMENT
-"""What report.json has beside it."""
+"""What only report.json has."""
 
 
 def report_keys() -> Iterator[ReportKey]:
-    """Every key that `summarize` writes."""
+    """Every key that `summarize` writes; a run's report has also `PREPARED_KEYS`."""
     for keys in REPORT_GROUPS.values():
         yield from keys
 

@@ -46,7 +46,15 @@ CAPACITY_COLUMNS = (
         },
     ),
     *_columns("requests/s", NUMBER, {"capacity_rps": "Requests offered at that load."}),
-    *_columns("", TEXT, {"capacity_reason": "Why the first load above it failed."}),
+    *_columns(
+        "",
+        TEXT,
+        {
+            "capacity_reason": "Why the first load above it failed.",
+            "capacity_misses": "Which bounds requests missed there, and how many.",
+            "capacity_not_pursued": "Why the capacity was not sought to the end, if it was not.",
+        },
+    ),
     *_columns(
         "share",
         NUMBER,
@@ -64,10 +72,41 @@ CAPACITY_COLUMNS = (
         },
     ),
     *_columns("share", NUMBER, {"own_load_attainment": "Requests within the SLA at that load."}),
+    *_columns(
+        "requests",
+        NUMBER,
+        {
+            "capacity_in_flight": "Requests in the system at the capacity, on average.",
+            "capacity_in_flight_per_worker": "The same per worker.",
+            "capacity_requests_per_slot": "Requests that each of these slots served in turn.",
+        },
+    ),
+    *_columns("requests", INTEGER, {"capacity_num_judged": "Requests of the window there."}),
     *_columns("probes", INTEGER, {"num_probes": "Loads that were tried."}, is_stable=False),
     *_columns(
         "", INTEGER, {"same_as": "Trial that cannot differ from this one and was tried instead."}
     ),
+)
+NEED_COLUMNS = (
+    *_columns("", BOOLEAN, {"need_is_held": "Whether any number of workers holds the load."}),
+    *_columns("loads", NUMBER, {"need_headroom": "The capacity as a multiple of that load."}),
+    *_columns("", TEXT, {"need_limit": "Why one worker fewer does not hold it."}),
+    *_columns("share", NUMBER, {"need_attainment": "Requests within the SLA at that load."}),
+    *_columns(
+        "workers",
+        INTEGER,
+        {"need_workers_too_few": "Most workers that do not hold it; null: the fewest do."},
+    ),
+)
+"""Where `load.need` asks for the fewest GPUs for a load."""
+SIZING_COLUMNS = (
+    *_columns("", INTEGER, {"trial_id": "Number of the layout's trial."}),
+    *_columns("workers", INTEGER, {"cluster.workers": "Workers that were tried at the load."}),
+    *_columns("requests/s", NUMBER, {"offered_rps": "Requests offered."}),
+    *_columns("", BOOLEAN, {"is_held": "Whether they held it."}),
+    *_columns("share", NUMBER, {"attainment": "Requests of the window within the SLA."}),
+    *_columns("", BOOLEAN, {"is_stopped": "Whether it was stopped early, as they could not."}),
+    *_columns("", TEXT, {"limit": "Why they did not hold it."}),
 )
 PROBE_COLUMNS = (
     *_columns("", INTEGER, {"trial_id": "Number of the layout's trial."}),
@@ -77,6 +116,8 @@ PROBE_COLUMNS = (
     *_columns("share", NUMBER, {"attainment": "Requests of the window within the SLA."}),
     *_columns("", BOOLEAN, {"is_stopped": "Whether it was stopped early, as it could not be."}),
     *_columns("share", NUMBER, {"attainment_so_far": "What was seen of one that was stopped."}),
+    *_columns("requests", NUMBER, {"in_flight": "Requests in the system, on average."}),
+    *_columns("requests", INTEGER, {"num_judged": "Requests of the window."}),
     *_columns("", TEXT, {"reason": "Why it was not carried."}),
 )
 SUMMARY_KEYS = (
@@ -103,6 +144,7 @@ SUMMARY_KEYS = (
             "search": "How points were chosen.",
             "load": "At which loads they were tried, if loads were searched.",
             "answer": "What to deploy, what ties with it, and why, if loads were searched.",
+            "need": "What it takes to hold the load that was asked for, if one was.",
         },
     ),
     *_columns(
@@ -113,8 +155,9 @@ SUMMARY_KEYS = (
             "top": "The recommended trials, best first, each with its folder's run file.",
             "not_run": "Trials that were not run, each with the reason.",
             "intervals_failed": "Trials whose intervals could not be made, each with the reason.",
+            "warnings": "What makes the result less sure than it looks, if anything does.",
         },
     ),
 )
-OPTIONAL_SUMMARY_KEYS = ("load", "answer", "intervals_failed")
+OPTIONAL_SUMMARY_KEYS = ("load", "answer", "need", "intervals_failed", "warnings")
 """Those of `SUMMARY_KEYS` that only some sweeps have."""

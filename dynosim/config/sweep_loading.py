@@ -19,6 +19,9 @@ from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_schema import Goal, LoadConfig, Search, SweepConstraints, SweepKeys
 from dynosim.config.yaml_source import Document, read_document
 
+WORKERS = "cluster.workers"
+"""The key that `load.need` solves for."""
+
 
 @dataclass(frozen=True, slots=True)
 class SweepConfig:
@@ -48,7 +51,11 @@ def load_sweep(path: str | FilePath, overrides: Sequence[str] = ()) -> SweepConf
 
     Raises: ConfigError that tells every problem with its file, line, key and remedy.
     """
-    document = read_document(FilePath(path))
+    return sweep_config(read_document(FilePath(path)), overrides)
+
+
+def sweep_config(document: Document, overrides: Sequence[str] = ()) -> SweepConfig:
+    """The document as a sweep, changed by the overrides. Raises: as `load_sweep`."""
     use_our_names(document, SWEEP_ALIASES)
     apply_overrides(document, overrides, SWEEP_ALIASES)
     sweep, problems = _sweep(document)
@@ -123,6 +130,34 @@ def _load_problems(keys: SweepKeys, base: dict[str, Any]) -> list[Problem]:
     if keys.load.vary == "rate" and workload.get("concurrency") is not None:
         remedy = "set `load.vary: concurrency`, or remove workload.concurrency"
         problems.append(Problem(("load", "vary"), "a closed loop has no rate", remedy))
+    return problems + _closed_problems(keys) + _need_problems(keys, base)
+
+
+def _closed_problems(keys: SweepKeys) -> list[Problem]:
+    """A closed loop never piles up: only an SLA says how much is too much."""
+    load = keys.load
+    is_endless = load.vary == "concurrency" and keys.constraints.sla is None
+    if not is_endless or (load.search == "curve" and load.need is None):
+        return []
+    remedy = "add `constraints: {sla: {ttft_ms: 2000}}`, or set `load.search: curve`"
+    return [Problem(("load", "vary"), "without an SLA any concurrency is carried", remedy)]
+
+
+def _need_problems(keys: SweepKeys, base: dict[str, Any]) -> list[Problem]:
+    """Workers are solved for: within a budget, and from no number that stands in the file."""
+    if keys.load.need is None:
+        return []
+    problems = []
+    cluster, here = base.get("cluster"), ("load", "need")
+    if isinstance(cluster, dict) and cluster.get("workers") is not None:
+        remedy = "remove cluster.workers, or load.need"
+        problems.append(Problem(here, "finds how many workers it takes", remedy))
+    if keys.constraints.gpu_budget is None and WORKERS not in keys.space:
+        remedy = "add `constraints: {gpu_budget: 64}`"
+        problems.append(Problem(here, "must know how many GPUs there are", remedy))
+    if keys.search.method != "grid":
+        remedy = "use `search: {method: grid}`, or remove load.need"
+        problems.append(Problem(here, "tries every point of the space", remedy))
     return problems
 
 

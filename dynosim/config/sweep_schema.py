@@ -17,6 +17,8 @@ DEFAULT_OBJECTIVES: dict[str, Goal] = {
 
 
 ATTAINMENT = 0.95
+CONCURRENCIES = (1, 2, 8, 16, 32, 64, 128)
+"""In flight, at which the field measures a deployment, beside what it is sized for."""
 
 
 class SweepSla(SlaConfig):
@@ -48,6 +50,32 @@ class SweepConstraints(Section):
     """What requests must keep for a trial to be recommended; null: nothing."""
 
 
+class NeedConfig(Section):
+    """A load that must be held: so many workers as that takes are sought, in place of a capacity.
+
+    By what `load.vary` varies: one of the first two for a rate, the last for a closed loop.
+    """
+
+    rps: Annotated[float, Field(gt=0)] | None = None
+    """Rate of requests, all turns counted. Unit: requests/s."""
+    sessions_per_s: Annotated[float, Field(gt=0)] | None = None
+    """Rate at which sessions start. Unit: sessions/s."""
+    concurrency: Count | None = None
+    """Requests (sessions, where there are any) in flight. Unit: requests."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        is_one = len(self.given) == 1
+        check_rules([("rps", not is_one, "give one of rps, sessions_per_s and concurrency",
+                      "write `need: {rps: 20}`")])  # fmt: skip
+        return self
+
+    @property
+    def given(self) -> dict[str, float]:
+        """What is asked for, by its key."""
+        return {k: v for k, v in self.model_dump().items() if v is not None}
+
+
 class LoadConfig(Section):
     """At which loads every layout is tried.
 
@@ -69,6 +97,15 @@ class LoadConfig(Section):
     """Requests of a measurement at least; shorter workloads are put end to end. Unit: requests."""
     curve: list[Annotated[float, Field(gt=0)]] = Field([0.15, 0.3, 0.5, 0.7, 0.85, 1.0])
     """Loads of the picture. Unit: multiples of the capacity."""
+    concurrencies: Annotated[list[Count], Field(min_length=1)] | None = None
+    """Closed loop: loads of the curve that are tried whatever the capacity. Unit: requests in
+    flight."""
+    requests_per_slot: Amount = 40
+    """Closed loop: requests of a measurement, for each request in flight. Unit: requests."""
+    need: NeedConfig | None = None
+    """A load to hold with the fewest GPUs, in place of a capacity; null: none."""
+    exhaustive: bool = False
+    """Whether the capacity of layouts that are far from the best is sought, too."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -82,8 +119,18 @@ class LoadConfig(Section):
             and any(end != int(end) for end in ends)
         )
         given = self.model_fields_set - {"search"}
+        is_closed, is_curve = self.vary == "concurrency", self.search == "curve"
+        asked = set() if self.need is None else set(self.need.given)
+        is_other = bool(asked) and (asked == {"concurrency"}) != is_closed
         check_rules(
             [
+                ("concurrencies", "concurrencies" in given and not (is_closed and is_curve),
+                 "are loads of a closed loop's curve",
+                 "add `search: curve` and `vary: concurrency`, or remove them"),
+                ("requests_per_slot", "requests_per_slot" in given and not is_closed,
+                 "only a closed loop has slots", "use min_requests, or add `vary: concurrency`"),
+                ("need", is_other, f"{next(iter(asked), '')} is not what vary: {self.vary} varies",
+                 "use concurrency with `vary: concurrency`, else rps or sessions_per_s"),
                 ("range", not is_pair, "expected two numbers", "write `[0.02, 8]`"),
                 ("range", is_empty, "is empty: the first number is larger", "swap them"),
                 ("range", is_part, "concurrency is counted in whole requests", "round them"),
@@ -99,6 +146,15 @@ class LoadConfig(Section):
         if self.range is not None:
             return self.range[0], self.range[1]
         return (0.02, 8.0) if self.vary == "rate" else (1.0, 16384.0)
+
+    @property
+    def ladder(self) -> tuple[float, ...]:
+        """Loads of a curve that are tried whatever the capacity: the field's, for a closed loop."""
+        if self.search != "curve" or self.vary != "concurrency":
+            return ()
+        given = CONCURRENCIES if self.concurrencies is None else self.concurrencies
+        low, high = self.ends
+        return tuple(float(load) for load in sorted(set(given)) if low <= load <= high)
 
 
 class Search(Section):

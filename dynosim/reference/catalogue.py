@@ -7,10 +7,12 @@ from typing import Any
 from dynosim.config.aliases import RUN_ALIASES, SWEEP_ALIASES, Aliases, names_of
 from dynosim.config.keys import SWEEP_KEYS
 from dynosim.config.problems import nearest
-from dynosim.config.report_keys import DOCUMENT_KEYS, ReportKey, report_keys
+from dynosim.config.report_keys import DOCUMENT_KEYS, PREPARED_KEYS, ReportKey, report_keys
 from dynosim.config.sweep_columns import (
     CAPACITY_COLUMNS,
+    NEED_COLUMNS,
     PROBE_COLUMNS,
+    SIZING_COLUMNS,
     SUMMARY_KEYS,
     TRIAL_COLUMNS,
 )
@@ -20,7 +22,7 @@ from dynosim.reference.schemas import run_schema, sweep_schema
 
 RUN, SWEEP = "run and sweep files", "sweep files"
 REPORT, SUMMARY = "report.json", "summary.json of a sweep"
-TRIALS, PROBES = "trials.parquet of a sweep", "probes.parquet of a sweep"
+TRIALS, PROBES, SIZING = (f"{name}.parquet of a sweep" for name in ("trials", "probes", "sizing"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +60,10 @@ def file_facts() -> list[KeyFact]:
 def written_facts() -> list[KeyFact]:
     """Keys of the files that dynosim writes."""
     parts: list[tuple[str, Iterable[ReportKey]]] = [
-        (REPORT, (*DOCUMENT_KEYS, *report_keys())),
-        (TRIALS, (*TRIAL_COLUMNS, *CAPACITY_COLUMNS)),
+        (REPORT, (*DOCUMENT_KEYS, *report_keys(), *PREPARED_KEYS)),
+        (TRIALS, (*TRIAL_COLUMNS, *CAPACITY_COLUMNS, *NEED_COLUMNS)),
         (PROBES, PROBE_COLUMNS),
+        (SIZING, SIZING_COLUMNS),
         (SUMMARY, SUMMARY_KEYS),
     ]
     return [_written_fact(key, home) for home, keys in parts for key in keys]

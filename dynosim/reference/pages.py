@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from dynosim.config.formats import REPORT_SCHEMA, SWEEP_SCHEMA
-from dynosim.config.report_keys import DOCUMENT_KEYS, REPORT_GROUPS, ReportKey
+from dynosim.config.report_keys import DOCUMENT_KEYS, PREPARED_KEYS, REPORT_GROUPS, ReportKey
 from dynosim.config.sweep_columns import (
     CAPACITY_COLUMNS,
+    NEED_COLUMNS,
     PROBE_COLUMNS,
+    SIZING_COLUMNS,
     SUMMARY_KEYS,
     TRIAL_COLUMNS,
 )
@@ -72,6 +74,11 @@ def _fact_table(facts: Iterable[KeyFact]) -> Iterator[str]:
 
 def report_page() -> str:
     """Keys of a report, of a sweep's tables and of its summary."""
+    groups = {
+        **REPORT_GROUPS,
+        "How the run was made ready": PREPARED_KEYS,
+        "The document": DOCUMENT_KEYS,
+    }
     lines = [
         _GENERATED,
         "# Keys of reports",
@@ -82,7 +89,7 @@ def report_page() -> str:
         "",
         f"## `report.json` ({REPORT_SCHEMA})",
     ]
-    for title, keys in {**REPORT_GROUPS, "The document": DOCUMENT_KEYS}.items():
+    for title, keys in groups.items():
         lines += ["", f"### {title}", "", *_key_table(keys)]
     lines += [
         "",
@@ -97,12 +104,22 @@ def report_page() -> str:
         "",
         *_key_table((*TRIAL_COLUMNS, *CAPACITY_COLUMNS)),
         "",
+        "Where `load.need` asks for the fewest GPUs for a load, also:",
+        "",
+        *_key_table(NEED_COLUMNS),
+        "",
         "### `probes.parquet`",
         "",
         "A row for every load of every layout, where loads were searched: these columns, the "
         "space's, and the report's of those that were not stopped early.",
         "",
         *_key_table(PROBE_COLUMNS),
+        "",
+        "### `sizing.parquet`",
+        "",
+        "A row for every number of workers that was tried, where `load.need` asks for a load.",
+        "",
+        *_key_table(SIZING_COLUMNS),
         "",
         f"## `summary.json` ({SWEEP_SCHEMA})",
         "",

@@ -14,6 +14,7 @@ from dynosim.config.descriptions import Description, descriptions
 from dynosim.config.formats import REPORT_SCHEMA, SWEEP_SCHEMA
 from dynosim.config.report_keys import (
     DOCUMENT_KEYS,
+    PREPARED_KEYS,
     ReportKey,
     known_report_keys,
     report_keys,
@@ -82,7 +83,7 @@ def synthetic_schema() -> Schema:
 
 def report_schema() -> Schema:
     """Of report.json."""
-    schema = _document([*DOCUMENT_KEYS, *report_keys()], optional=())
+    schema = _document([*DOCUMENT_KEYS, *report_keys(), *PREPARED_KEYS], optional=())
     schema["properties"]["schema"] = {"const": REPORT_SCHEMA} | schema["properties"]["schema"]
     return _headed(schema, "dynosim report", "What one simulated run came to.")
 

@@ -37,6 +37,7 @@ class Starter:
     hardware: str
     gpus: int
     trace: Path | None = None
+    format: str | None = None  # of the trace
     isl: int | None = None
     osl: int | None = None
     rps: float | None = None
@@ -50,6 +51,8 @@ class Starter:
         given = [option for option, value in made_up.items() if value is not None]
         if self.trace is not None and given:
             raise ConfigError(f"{given[0]}: a trace has its own lengths and times (drop --trace)")
+        if self.format is not None and self.trace is None:
+            raise ConfigError("--format: only a trace has a format (name it with --trace)")
         row = self.support_row
         if row.source == NONE:
             raise ConfigError(f"--model {self.model}: {row.note}")
@@ -72,7 +75,7 @@ class Starter:
             return None
         from dynosim.workload.readers import read_trace
 
-        return read_trace(self.trace, needs_arrival=False)
+        return read_trace(self.trace, self.format, needs_arrival=False)
 
     @property
     def has_sla(self) -> bool:
@@ -178,7 +181,8 @@ def _workload(starter: Starter) -> list[str]:
     if starter.trace is not None:
         trace = _scalar(os.path.relpath(starter.trace, starter.path.parent))
         closed = [] if starter.has_times else _key("workload.concurrency", 32)
-        return ["workload:", *_key("workload.trace", trace), *closed]
+        format = [] if starter.format is None else _key("workload.format", starter.format)
+        return ["workload:", *_key("workload.trace", trace), *format, *closed]
     isl, osl = starter.lengths
     rate = RATE_RPS if starter.rps is None else starter.rps
     return [

@@ -73,6 +73,8 @@ def judge(sweep: SweepConfig, trials: Sequence[Trial], records: Mapping[int, Rec
 
 
 def _verdict(sweep: SweepConfig, report: Mapping[str, Any]) -> bool:
+    if sweep.load.need is not None:
+        return report.get("need_is_held") is True
     if sweep.load.search != "fixed":
         return report.get("capacity_load") is not None
     return meets(sweep.constraints.sla, report)

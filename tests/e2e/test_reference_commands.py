@@ -1,4 +1,4 @@
-"""`dynosim explain`, `schema` and `init` as their users call them, and words that are no command."""
+"""`dynosim explain`, `schema` and `init` as their users call them; words that are no command."""
 
 import json
 from pathlib import Path
@@ -11,11 +11,13 @@ from jsonschema import Draft202012Validator
 from dynosim.cli import main
 from dynosim.cli.near_commands import MEANT
 from dynosim.config import load_run, load_sweep
-from dynosim.config.report_keys import DOCUMENT_KEYS, report_keys
+from dynosim.config.report_keys import DOCUMENT_KEYS, PREPARED_KEYS, report_keys
 from dynosim.config.sweep_columns import (
     CAPACITY_COLUMNS,
+    NEED_COLUMNS,
     OPTIONAL_SUMMARY_KEYS,
     PROBE_COLUMNS,
+    SIZING_COLUMNS,
     SUMMARY_KEYS,
     TRIAL_COLUMNS,
 )
@@ -115,29 +117,53 @@ def test_a_report_has_the_keys_that_are_listed(here: Path, capsys: Capture) -> N
     assert call("run", "run.yaml", "--json", "--set", "workload.synthetic.requests=20") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["schema"] == "dynosim.report/1"
-    assert set(report) == {key.name for key in (*DOCUMENT_KEYS, *report_keys())}
+    assert set(report) == {key.name for key in (*DOCUMENT_KEYS, *report_keys(), *PREPARED_KEYS)}
     assert list(validator(capsys, "report").iter_errors(report)) == []
     worse = report | {"num_requests": None, "mean_ttft_ms": "fast"}
     assert len(list(validator(capsys, "report").iter_errors(worse))) == 2
 
 
+SWEEP = """\
+name: small
+workload: {synthetic: {requests: 120, isl: 300, osl: 20, rate_rps: 20}}
+engine: {num_gpu_blocks: 200, max_model_len: 512, max_num_seqs: 8}
+timing: {kind: fixed, prefill_ms: 30, decode_ms: 10}
+space: {cluster.workers: [1, 2, 3], router.mode: [round-robin, least-loaded]}
+constraints: {gpu_budget: 2, sla: {ttft_ms: 150, itl_ms: 30}}
+load: {search: capacity, min_requests: 0}
+"""
+OF_REPORT = {key.name for key in (*report_keys(), *PREPARED_KEYS)}
+ONLY_SOME = {"same_as", "capacity_not_pursued"}
+"""Columns that are there where any trial has something in them."""
+
+
 def test_a_sweep_has_the_keys_and_columns_that_are_listed(here: Path, capsys: Capture) -> None:
-    assert call("init", *SMALL, "--isl", 50, "--osl", 5, "--ttft", 500) == 0
-    capsys.readouterr()
-    small = ("--set", "workload.synthetic.requests=100", "--set", "load.min_requests=0")
-    space = ("--set", "space={cluster.workers: [1, 2], router.mode: [least-loaded, kv]}")
-    assert call("sweep", "sweep.yaml", "--out", "out", "--json", *small, *space) == 0
+    (here / "sweep.yaml").write_text(SWEEP)
+    assert call("sweep", "sweep.yaml", "--out", "out", "--json") == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["schema"] == "dynosim.sweep/2"
-    listed = {key.name for key in SUMMARY_KEYS} - {"intervals_failed"}
-    assert set(summary) == listed and set(OPTIONAL_SUMMARY_KEYS) <= listed | {"intervals_failed"}
+    assert set(summary) - set(OPTIONAL_SUMMARY_KEYS) == {
+        key.name for key in SUMMARY_KEYS if key.name not in OPTIONAL_SUMMARY_KEYS
+    }
+    assert "answer" in summary and set(summary) <= {key.name for key in SUMMARY_KEYS}
     assert list(validator(capsys, "summary").iter_errors(summary)) == []
-    of_report = {key.name for key in report_keys()}
-    space_keys = {"cluster.workers", "router.mode"}
-    trials = set(pl.read_parquet("out/trials.parquet").columns) - of_report - space_keys
-    assert trials == {key.name for key in (*TRIAL_COLUMNS, *CAPACITY_COLUMNS)}
-    probes = set(pl.read_parquet("out/probes.parquet").columns) - of_report - space_keys
+    of_others = OF_REPORT | {"cluster.workers", "router.mode"}
+    trials = set(pl.read_parquet("out/trials.parquet").columns) - of_others
+    listed = {key.name for key in (*TRIAL_COLUMNS, *CAPACITY_COLUMNS)}
+    assert trials | ONLY_SOME == listed
+    probes = set(pl.read_parquet("out/probes.parquet").columns) - of_others
     assert probes == {key.name for key in PROBE_COLUMNS}
+
+
+def test_a_load_that_is_needed_has_columns_of_its_own(here: Path, capsys: Capture) -> None:
+    (here / "sweep.yaml").write_text(SWEEP)
+    need = ("--set", "load.need={rps: 30}")
+    assert call("sweep", "sweep.yaml", "--out", "out", "--json", *need) == 0
+    assert "need" in json.loads(capsys.readouterr().out)
+    trials = set(pl.read_parquet("out/trials.parquet").columns)
+    assert {key.name for key in NEED_COLUMNS} <= trials
+    sizing = pl.read_parquet("out/sizing.parquet").columns
+    assert sizing == [key.name for key in SIZING_COLUMNS]
 
 
 # ---- init ----------------------------------------------------------------------------------------
@@ -167,8 +193,10 @@ def test_without_an_sla_it_seeks_curves(here: Path) -> None:
 
 
 def test_a_trace_is_named_as_seen_from_the_file(here: Path) -> None:
-    rows = [{"timestamp": t, "input_length": 3000, "output_length": 5, "hash_ids": [t]}
-            for t in (0, 10)]  # fmt: skip
+    ids = [*range(6)]
+    rows = [
+        {"timestamp": t, "input_length": 3000, "output_length": 5, "hash_ids": ids} for t in (0, 9)
+    ]
     (here / "data").mkdir()
     (here / "data" / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert call("init", "plans/run.yaml", "--run", *SMALL, "--trace", "data/t.jsonl") == 0
@@ -181,21 +209,25 @@ def test_a_trace_is_named_as_seen_from_the_file(here: Path) -> None:
 def test_a_trace_without_times_is_a_closed_loop(here: Path, capsys: Capture) -> None:
     row = {"session_id": "a", "input_length": 30, "output_length": 5}
     (here / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for _ in range(5)))
-    code = call("init", *SMALL, "--trace", "t.jsonl", "--ttft", 900)
+    code = call("init", *SMALL, "--trace", "t.jsonl", "--format", "jsonl", "--ttft", 900)
     assert code == 0, capsys.readouterr().err
     sweep = load_sweep(here / "sweep.yaml")
-    assert sweep.load.vary == "concurrency" and sweep.base["workload"]["concurrency"] == 32
+    assert sweep.load.vary == "concurrency"
+    workload = sweep.base["workload"]
+    assert workload == {"trace": "t.jsonl", "format": "jsonl", "concurrency": 32}
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--model", "Qwen/Qwen3-0.7B"), "did you mean Qwen/Qwen3-0.6B"),
+        (("--model", "Qwen/Qwen3-0.7B"), "did you mean Qwen/Qwen3-"),
         (("--hardware", "h300"), "unknown 'h300'"),
         (("--hardware", "mi200"), "is a series of cards"),
         (("--trace", "none.jsonl"), "none.jsonl"),
         (("--trace", "none.jsonl", "--isl", "5"), "--isl: a trace has its own lengths"),
         (("--gpus", "0"), "--gpus"),
+        (("--format", "jsonl"), "--format: only a trace"),
+        (("--trace", __file__, "--format", "csv"), "csv"),
         (("other.txt",), "ends in .yaml"),
     ],
 )

@@ -87,7 +87,7 @@ def test_a_run_file_may_say(sections: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("sections", "word"),
     [
-        ({"timing": "{kind: fixed, prefill_ms: 3}"}, "timing"),
+        ({"timing": "{kind: fixed, prefill_ms: 3}"}, "prefill_ms"),
         ({"timing": "{kind: rofline}"}, "rofline"),
         ({"timing": "{kind: roofline, backend: vllm}"}, "backend"),
         ({"engine": "{tensor_paralel: 2}"}, "tensor_paralel"),
