@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from dynosim.config.aliases import SWEEP_ALIASES, use_our_names
 from dynosim.config.dimensions import Dimension, parse_dimension
 from dynosim.config.explain import explain
 from dynosim.config.keys import SWEEP_KEYS, key_problem
@@ -55,7 +56,8 @@ def load_sweep(path: str | FilePath, overrides: Sequence[str] = ()) -> SweepConf
 
 def sweep_config(document: Document, overrides: Sequence[str] = ()) -> SweepConfig:
     """The document as a sweep, changed by the overrides. Raises: as `load_sweep`."""
-    apply_overrides(document, overrides)
+    use_our_names(document, SWEEP_ALIASES)
+    apply_overrides(document, overrides, SWEEP_ALIASES)
     sweep, problems = _sweep(document)
     if sweep is not None and not problems:
         problems = _swept_overrides(document, sweep.dimensions) or _point_problems(sweep)
