@@ -101,6 +101,7 @@ class WorkloadConfig(Section):
     speedup: Annotated[float, Field(gt=0)] = 1.0  # divides arrival times and pauses
     arrival_scale: Annotated[float, Field(gt=0)] = 1.0  # so many times as many sessions a second
     limit: Count | None = None  # first N requests
+    repeat: Annotated[int, Field(ge=1, le=1 << 20)] = 1  # end to end, each time with other prompts
     concurrency: Count | None = None  # closed loop: requests (sessions) in flight
     skip_bad_lines: bool = False  # leave out and count, instead of stopping
     lengths_from_hash_ids: bool = False  # prompts without a length fill their blocks; counted

@@ -23,6 +23,8 @@ from dynosim.workload.scaling import start_sessions_faster, tiled
 PROBE = f"{__name__}:run_probe"
 START_SHARE = 0.7
 """Of the bound; where a search begins."""
+REPEAT = "workload_repeat"
+"""The key of a probe's report that tells how often the workload was put end to end."""
 
 
 def probe_request(
@@ -75,7 +77,8 @@ def run_probe(request: dict[str, Any]) -> dict[str, Any]:
 def _probe(request: dict[str, Any]) -> dict[str, Any]:
     config = config_of(request)
     prepared = cached_prepared(config)
-    trace = _tiled_once(cached_trace(config), request["min_requests"])
+    own_trace = cached_trace(config)
+    trace = _tiled_once(own_trace, request["min_requests"])
     target = SlaTarget(**{**request["target"], "bounds": Bounds(**request["target"]["bounds"])})
     load = request["load"]
     if request["vary"] == "concurrency":
@@ -100,6 +103,7 @@ def _probe(request: dict[str, Any]) -> dict[str, Any]:
             "attainment_so_far": watch.attainment_so_far,
         }
     report = {key: value for key, value in outcome.report.items() if key not in PROCESS_KEYS}
+    report[REPEAT] = len(trace) // len(own_trace)
     verdict = judge_load(outcome.result.requests, target, _sessions_once(trace))
     if offered_rps is None:
         offered_rps = report["request_throughput_rps"]

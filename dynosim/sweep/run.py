@@ -1,6 +1,5 @@
 """Runs a sweep from its description to its files."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.config.timing import FittedTiming, ProfileTiming
 from dynosim.errors import DynosimError, TraceError
+from dynosim.files.digest import digest, file_sha256
 from dynosim.sweep.artifacts import load_writers, write_artifacts
 from dynosim.sweep.executor import Answer, LocalExecutor
 from dynosim.sweep.frontier_intervals import (
@@ -26,12 +26,10 @@ from dynosim.sweep.load_search import LoadSearch
 from dynosim.sweep.load_sweep import load_plan, probes_table, records_of, request_at, same_as
 from dynosim.sweep.progress import Progress
 from dynosim.sweep.results import Row, judge
-from dynosim.sweep.space import Trial, digest, trials_of
+from dynosim.sweep.space import Trial, trials_of
 from dynosim.sweep.status import BAD_INPUT, FAILED
 from dynosim.sweep.study import LayoutStudy
 from dynosim.sweep.trial import TRIAL, request_for
-
-CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +229,8 @@ def check_inputs(trials: Sequence[Trial]) -> None:
 def hash_of(trials: Sequence[Trial]) -> str:
     """Equal for sweeps whose trials would all give the same: configurations and file contents."""
     configs = [trial.config for trial in trials if trial.config is not None]
-    traces = {str(path.name): _file_digest(path) for path in _trace_files(configs)}
-    timings = {str(path.name): _file_digest(path) for path in _timing_files(configs)}
+    traces = {str(path.name): file_sha256(path) for path in _trace_files(configs)}
+    timings = {str(path.name): file_sha256(path) for path in _timing_files(configs)}
     known = [[trial.config_hash for trial in trials], traces]
     return digest([*known, timings] if timings else known)
 
@@ -263,14 +261,6 @@ def _timing_files(configs: Sequence[RunConfig]) -> list[Path]:
         if isinstance(config.timing, FittedTiming | ProfileTiming)
     )
     return [path for path in dict.fromkeys(timings) if path.is_file()]
-
-
-def _file_digest(path: Path) -> str:
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            sha.update(chunk)
-    return sha.hexdigest()
 
 
 def sweep_text(sweep: SweepConfig) -> str:
