@@ -24,6 +24,7 @@ from dynosim.sweep.frontier_intervals import (
 from dynosim.sweep.ledger import Ledger, Record, new_ledger, resumed_ledger
 from dynosim.sweep.load_search import LoadSearch
 from dynosim.sweep.load_sweep import load_plan, probes_table, records_of, request_at, same_as
+from dynosim.sweep.operating_point import config_at_capacity
 from dynosim.sweep.progress import Progress
 from dynosim.sweep.results import Row, judge
 from dynosim.sweep.space import Trial, trials_of
@@ -102,7 +103,7 @@ def _finish(
         probes = probes_table(sweep, trials, search)
     rows = judge(sweep, trials, records)
     wanted = wanted_replays(rows, intervals)
-    failures = _finish_intervals(rows, wanted, ledger, executor)
+    failures = _finish_intervals(sweep, rows, wanted, ledger, executor)
     rows = with_intervals(sweep, rows, known_intervals(ledger, wanted))
     summary = write_artifacts(
         folder,
@@ -170,11 +171,23 @@ def _finish_loads(
 
 
 def _finish_intervals(
-    rows: Sequence[Row], wanted: Mapping[int, int], ledger: Ledger, executor: LocalExecutor
+    sweep: SweepConfig,
+    rows: Sequence[Row],
+    wanted: Mapping[int, int],
+    ledger: Ledger,
+    executor: LocalExecutor,
 ) -> dict[int, str]:
-    """Make what the ledger lacks; returns why some failed. Raises: SweepInterruptedError."""
+    """Make what the ledger lacks; returns why some failed. Raises: SweepInterruptedError.
+
+    They are of the load that a row tells of, not of the workload's own.
+    """
+    configs = {
+        row.trial.index: config_at_capacity(sweep, row)
+        for row in rows
+        if row.trial.index in wanted and row.trial.config is not None
+    }
     try:
-        return make_intervals(rows, wanted, ledger, executor)
+        return make_intervals(rows, wanted, ledger, executor, configs=configs)
     except KeyboardInterrupt:
         kept = len(known_intervals(ledger, wanted))
         raise SweepInterruptedError(

@@ -17,7 +17,7 @@ SPEC = {"sessions": 8, "isl": 700, "osl": 20, "turns": 3, "rate_rps": 3, "think_
 def workload(**changes: Any) -> SimpleNamespace:
     fields: dict[str, Any] = {
         "trace": None, "synthetic": None, "format": None, "trace_block_size": 512, "speedup": 1.0,
-        "arrival_scale": 1.0,
+        "arrival_scale": 1.0, "repeat": 1,
         "limit": None, "concurrency": None, "skip_bad_lines": False, "sort": False,
         "lengths_from_hash_ids": False,
     }  # fmt: skip
