@@ -15,6 +15,7 @@ from typing import Any
 
 from dynosim.config.schema import RunConfig
 from dynosim.config.workload import DistributionConfig, SyntheticConfig
+from dynosim.experiment.schedule import row_block_tokens
 
 SHARES = (0.5, 0.8, 1.0)
 REQUESTS_PER_SLOT = 40
@@ -26,7 +27,7 @@ _HEAD = """\
 #   ./bench.sh [URL]   (or URL=...; default http://127.0.0.1:{port})
 # Run it inside the network of the deployment; through a port forward it would measure that, too.
 # AIPERF and DYNOSIM are the commands, MODEL the name that is served, TOKENIZER a folder or name,
-# OUT a folder for results. Tried with AIPerf 0.13.
+# OUT a folder for results. Tried with AIPerf 0.13, which offline finds cached tokenizers only.
 set -euo pipefail
 url=${{1:-${{URL:-http://127.0.0.1:{port}}}}}
 model=${{MODEL:-{model}}}
@@ -173,4 +174,5 @@ def _offered_rps(config: RunConfig, report: Mapping[str, Any], measured_rps: flo
 
 def _block_size(config: RunConfig) -> int:
     synthetic = config.workload.synthetic
-    return config.workload.trace_block_size if synthetic is None else synthetic.block_size
+    tokens = config.workload.trace_block_size if synthetic is None else synthetic.block_size
+    return row_block_tokens(tokens)

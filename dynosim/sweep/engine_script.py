@@ -11,6 +11,7 @@ from dynosim.build.engine_command import (
     vllm_gpu_flags,
 )
 from dynosim.config.schema import RunConfig, is_path
+from dynosim.sweep.travelling_files import has_weights
 
 PORT = 8000  # of the frontend, where the plan leaves it open
 FIRST_ENGINE_PORT = 100  # above the frontend's
@@ -44,7 +45,7 @@ export VLLM_NO_USAGE_STATS=1
 _MAIN = """\
 
 all() {{
-  local pids=()
+  pids=()
   trap 'kill "${{pids[@]}}" 2> /dev/null || true; wait' EXIT
   for part in {parts}; do
     "$part" & pids+=("$!")
@@ -157,9 +158,9 @@ def _model(config: RunConfig, folder: Path) -> str:
         return "${MODEL:?set it to the name of a model, or to the folder with its weights}"
     if not is_path(config.model):
         return f"${{MODEL:-{shlex.quote(config.model)}}}"
-    name = config.model.removesuffix("/config.json")
-    if any((folder / name).glob("*.safetensors")) or any((folder / name).glob("*.bin")):
-        return f"${{MODEL:-{shlex.quote(name)}}}"
+    place = model_folder(config, folder)
+    if place is not None and has_weights(place):
+        return f"${{MODEL:-{shlex.quote(config.model.removesuffix('/config.json'))}}}"
     return "${MODEL:?set it to the folder with the weights of the model}"
 
 

@@ -45,6 +45,8 @@ class TravellingFile:
     def label(self) -> str:
         """For the README."""
         size = f"{self.num_bytes / 1e6:,.1f} MB" if self.num_bytes >= 1e5 else f"{self.num_bytes} B"
+        if self.key == ("model",):
+            size = "a model; of its config.json"
         return f"{Path(self.name).name} ({size}, SHA-256 {self.sha256[:16]})"
 
     def writers(self) -> dict[str, Writer]:
@@ -75,11 +77,16 @@ def travelling_files(config: RunConfig, folder: Path) -> list[TravellingFile]:
     return found
 
 
+def has_weights(model: Path) -> bool:
+    """Whether a model's folder holds more than its description."""
+    return any(True for pattern in _WEIGHTS for _ in model.glob(pattern))
+
+
 def _copies(key: FileKey, place: Path, taken: set[str]) -> Iterator[tuple[str, Path]]:
     """Where copies of what is at `place` would lie, the one that is named first."""
     if key == ("model",):
         home = place if place.is_dir() else place.parent
-        if any(file for pattern in _WEIGHTS for file in home.glob(pattern)):
+        if has_weights(home):
             return
         names = dict.fromkeys(_MODEL_FILES if place.is_dir() else (place.name, *_MODEL_FILES))
         for name in names:

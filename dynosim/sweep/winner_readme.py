@@ -64,7 +64,7 @@ def _needs(files: Sequence[TravellingFile]) -> str:
     words = [f"In `inputs`: {'; '.join(here)}."] if here else []
     if away:
         words.append(
-            f"Not here, since large: {'; '.join(away)}. Where config.yaml finds "
+            f"Not here: {'; '.join(away)}. Where config.yaml finds "
             f"{'it' if len(away) == 1 else 'them'} no more, name a copy with --set (`"
             + " ".join(f"--set {'.'.join(file.key)}=PATH" for file in files if not file.copies)
             + "`)."

@@ -46,6 +46,16 @@ def test_limit_keeps_the_first_requests() -> None:
     assert trace.session_ids is not None and len(trace.session_ids) == 5
 
 
+def test_repeat_puts_it_end_to_end_before_its_arrivals_are_scaled() -> None:
+    once = build_trace(workload(synthetic=SPEC), seed=0, resolve=Path)
+    twice = build_trace(workload(synthetic=SPEC, repeat=2), seed=0, resolve=Path)
+    assert len(twice) == 2 * len(once)
+    assert twice.arrival_ms[: len(once)].tolist() == once.arrival_ms.tolist()
+    assert not set(twice.hash_ids[len(once.hash_ids) :]) & set(once.hash_ids)
+    fast = build_trace(workload(synthetic=SPEC, repeat=2, arrival_scale=4.0), seed=0, resolve=Path)
+    assert fast.arrival_ms.tolist() == (twice.arrival_ms / 4).tolist()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
