@@ -23,13 +23,14 @@ workload: {synthetic: {requests: 10, isl: 100, osl: 10, rate_rps: 5}}
 engine: {num_gpu_blocks: 100}
 timing: {kind: polynomial}
 seed: 11
+load: {search: fixed}
 space: {cluster.workers: [1, 2, 3, 4, 5]}
 constraints: {gpu_budget: 4, sla: {ttft_ms: 100, statistic: mean}}
 top: 2
 """
 PER_GPU, PER_USER, TTFT = (
     "output_tok_s_per_gpu",
-    "mean_output_token_throughput_per_user",
+    "median_output_token_throughput_per_user",
     "mean_ttft_ms",
 )
 NAMES = ("trials.parquet", "pareto.parquet", "pareto.png", "report.html", "summary.json")
