@@ -11,7 +11,6 @@ from typing import Any
 import typer
 
 from dynosim.config.keys import all_keys, key_problem
-from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_schema import SweepKeys
 
 _SHELL = re.compile(r"\d?>{1,2}(&\d)?|&&?|\|\|?")
