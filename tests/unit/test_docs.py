@@ -8,6 +8,8 @@ from doc_commands import problem_of, reference_page
 from doc_examples import DOCS, PAGES, Block, blocks_of, comparable, update
 from shared_data import ROOT
 
+from dynosim import __version__
+
 TEXTS = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
 _FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -79,6 +81,12 @@ def test_the_make_targets_that_pages_name_are_there() -> None:
     for page in TEXTS:
         named = set(re.findall(r"`make ([a-z-]+)`", page.read_text()))
         assert named <= targets, page
+
+
+def test_the_changelog_has_this_version_and_what_comes() -> None:
+    titles = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert titles[0] == "Unreleased" and __version__ in titles
+    assert len(titles) == len(set(titles))
 
 
 # ---- how examples are run ------------------------------------------------------------------------
