@@ -12,7 +12,7 @@ IS_FAST = DYNOSIM_PURE=0 $(BIN)/python -c \
 # Hundreds of Python processes start here: compiled anew in each, our code would take minutes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: fast wheels demo test steady live mutants fuzz lint docs docs-update bench clean
+.PHONY: fast wheels demo test steady live mutants fuzz lint bench clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "dynosim needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -62,6 +62,11 @@ lint: $(VENV)/.ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+bench: $(VENV)/.ready
+	$(BIN)/python benchmarks/replay.py
+
+.PHONY: docs docs-update
+
 # The documentation as a site, into out/site: index.html opens without a server or a network.
 docs: $(VENV)/.ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
@@ -71,9 +76,6 @@ docs: $(VENV)/.ready
 # DOCS=howto/calibrate.md for one page; those that measure in real time are run only so.
 docs-update: $(VENV)/.ready
 	$(BIN)/python tests/update_docs.py $(DOCS)
-
-bench: $(VENV)/.ready
-	$(BIN)/python benchmarks/replay.py
 
 clean:
 	rm -rf $(VENV) .venv-vllm .venv-aiperf out build dist *.egg-info

@@ -1,4 +1,4 @@
-"""For notebooks: a sweep's answer as a table, matplotlib figures of it and of one run's tables."""
+"""Figures for notebooks: matplotlib figures of the request table and the timeline of one run."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dynosim.plots import style
-from dynosim.plots import trials as trial_table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -25,71 +24,12 @@ _LEVELS = {
     "running": "running requests",
     "kv_used_share": "KV blocks in use (share)",
 }
-_ANSWER = {
-    "num_gpus": "GPUs",
-    "capacity_rps": "req/s",
-    "capacity_load": "x",
-    "output_tok_s_per_gpu": "tok/s/GPU",
-    "median_output_token_throughput_per_user": "tok/s/user",
-    "p95_ttft_ms": "TTFT p95 ms",
-    "capacity_attainment": "in SLA",
-    "gpu_hours_per_m_good_output_tokens": "GPU-h/M",
-}
 MAX_LINES = 8  # workers drawn one by one; of more, the mean and the extremes are drawn
-
-
-def answer_table(trials: "pl.DataFrame", answer: Mapping[str, Any]) -> "pl.DataFrame":
-    """The layouts that carry something, best first, each at its capacity.
-
-    `trials` is trials.parquet of a sweep that sought capacities, `answer` that of its summary.json.
-    """
-    import polars as pl
-
-    by_trial = {row["trial_id"]: row for row in trials.to_dicts()}
-    rows = [by_trial[index] for index in answer["ranked"]]
-    keys = trial_table.varied_keys(trials)
-    equal = {index: "=" for index in answer["tied"]} | {answer["best"]: "*"}
-    columns: dict[str, list[Any]] = {
-        "trial_id": [row["trial_id"] for row in rows],
-        "": [equal.get(row["trial_id"], "") for row in rows],
-        "layout": [trial_table.label(row, keys) for row in rows],
-    }
-    return pl.DataFrame(columns | {name: [r[key] for r in rows] for key, name in _ANSWER.items()})
-
-
-def attainment_figure(
-    probes: "pl.DataFrame", answer: "pl.DataFrame", *, target: float | None
-) -> "Figure":
-    """Attainment against load of the best layouts, as many as have colours.
-
-    `probes` is probes.parquet, `answer` what `answer_table` gives; `target` is drawn if there is
-    one.
-    """
-    import polars as pl
-
-    figure = _figure(10, 4.2, trial_table.timing_note(probes))
-    axes = figure.subplots()
-    whole = probes.filter(~pl.col("is_stopped")).sort("load")
-    for color, row in zip(style.PALETTE, answer.to_dicts(), strict=False):
-        tried = whole.filter(pl.col("trial_id") == row["trial_id"])
-        axes.plot(
-            tried["offered_rps"], tried["attainment"], color=color, marker="o", markersize=4,
-            label=row["layout"],
-        )  # fmt: skip
-    if target is not None:
-        axes.axhline(target, color=style.GREY, linestyle="--", label="target")
-    axes.set_xlabel("requests/s")
-    axes.set_ylabel("share of requests within the SLA")
-    axes.set_ylim(bottom=0)
-    _quiet(axes, {"timing_source": trial_table.common_source(probes)})
-    if axes.lines:
-        axes.legend(frameon=False, fontsize=8, loc="lower left")
-    return figure
 
 
 def latency_cdf(requests: "pl.DataFrame", *, report: Report) -> "Figure":
     """Cumulative distributions of the completed requests' latencies, from `request_table`."""
-    figure = _figure(10, 3.4, style.timing_note(report))
+    figure = _figure(10, 3.4, report)
     panels = figure.subplots(1, len(_LATENCIES), sharey=True)
     completed = requests.filter(requests["status"] == "completed")
     for axes, color, (name, title) in zip(panels, style.PALETTE, _LATENCIES.items(), strict=False):
@@ -106,7 +46,7 @@ def latency_cdf(requests: "pl.DataFrame", *, report: Report) -> "Figure":
 
 def timeline_figure(timeline: "pl.DataFrame", *, report: Report) -> "Figure":
     """Queue, batch and KV use of every worker over time, from `timeline_table`."""
-    figure = _figure(10, 6.2, style.timing_note(report))
+    figure = _figure(10, 6.2, report)
     panels = figure.subplots(len(_LEVELS), 1, sharex=True)
     num_workers = int(timeline["worker_id"].n_unique())
     seconds = timeline["start_ms"].to_numpy().reshape(num_workers, -1)[0] / 1000
@@ -129,13 +69,14 @@ def timeline_figure(timeline: "pl.DataFrame", *, report: Report) -> "Figure":
     return figure
 
 
-def _figure(width: float, height: float, note: str) -> "Figure":
-    """A figure with a note at its foot."""
+def _figure(width: float, height: float, report: Report) -> "Figure":
+    """A figure with the run's timing note at its foot."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
+    note = style.timing_note(report)
     figure.supxlabel(note, x=0.01, ha="left", fontsize=8, color=style.GREY, wrap=True)
     return figure
 
