@@ -69,7 +69,7 @@ bench: $(VENV)/.ready
 
 # The documentation as a site, into out/site: index.html opens without a server or a network.
 docs: $(VENV)/.ready
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo out/site/index.html
 
 # What pages have from the program itself: the reference of commands, and what their examples print.

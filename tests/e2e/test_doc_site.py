@@ -1,6 +1,7 @@
 """The documentation as a site: it builds strictly, and nothing of it comes from a network."""
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ def connect(*_):
     raise OSError("no network here")
 
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = connect
-cli(["build", "--strict", "--quiet", "--config-file", sys.argv[1], "--site-dir", sys.argv[2]])
+cli(["build", "--strict", "--config-file", sys.argv[1], "--site-dir", sys.argv[2]])
 """
 LOADING = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src"}
 SECTIONS = ("Tutorials", "How-to", "Reference", "Explanation")
@@ -37,11 +38,15 @@ class Loads(HTMLParser):
             self.addresses.append(address)
 
 
+def build(config: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", BUILD, str(config), str(folder)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-c", BUILD, str(ROOT / "mkdocs.yml"), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = build(ROOT / "mkdocs.yml", folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -60,6 +65,19 @@ def test_every_page_is_built_in_one_of_four_sections(site: Path) -> None:
     written = {path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md")}
     built = {path.relative_to(site).with_suffix(".md") for path, _ in pages(site)}
     assert written <= built
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [("lost.md", "# In no section"), ("load.md", "# Load\n\n[nowhere](nowhere.md)")],
+    ids=["lost", "broken"],
+)
+def test_a_lost_page_or_a_broken_link_fails(page: str, text: str, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    (tmp_path / "docs" / page).write_text(text)
+    done = build(tmp_path / "mkdocs.yml", tmp_path / "site")
+    assert done.returncode != 0 and f"{Path(page).stem}.md" in done.stderr
 
 
 def test_pages_load_files_of_the_site_alone(site: Path) -> None:
