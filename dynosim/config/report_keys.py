@@ -257,6 +257,22 @@ _COST = (
         "For a million output tokens of requests within the SLA.",
     ),
     ReportKey("gpu_hours_per_m_tokens", "GPU hours", "For a million tokens, prompts' included."),
+    ReportKey("cost_per_m_output_tokens", "currency", "The same hours at `cost.gpu_hour`."),
+    ReportKey("cost_per_m_good_output_tokens", "currency", "Of tokens within the SLA."),
+    ReportKey("cost_per_m_tokens", "currency", "Of prompts' and output tokens."),
+    ReportKey(
+        "energy_j_per_output_token",
+        "J",
+        "Idle power, and what is missing to the limit while GPUs compute, times `cost.pue`.",
+        is_stable=False,
+    ),
+    ReportKey(
+        "output_tok_s_per_mw",
+        "tokens/s/MW",
+        "Output tokens a second for each megawatt of that.",
+        is_stable=False,
+    ),
+    *_unsought("", {"energy_source": "`estimated`; null: the power is not known."}, TEXT),
 )
 _SATURATION = (
     *_unsought("", {"saturated": "Whether more load was offered than sustained."}, BOOLEAN),

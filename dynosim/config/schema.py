@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PlainValidator, PrivateAttr, model_validator
 
 from dynosim.config.base import Amount, Count, PositiveMs, Section, check_rules, refuse
+from dynosim.config.cost import CostConfig
 from dynosim.config.live import LiveConfig
 from dynosim.config.router import RouterConfig
 from dynosim.config.timing import NEEDS_MODEL, TimingConfig
@@ -153,6 +154,8 @@ class RunConfig(Section):
     """Which worker serves a request, and when it may go."""
     sla: SlaConfig | None = None
     """Bounds that a request must keep to count as good; null: none."""
+    cost: CostConfig = CostConfig.model_construct()
+    """What GPUs cost, for the cost of tokens."""
     live: LiveConfig = LiveConfig.model_construct()
     """How the same plan runs for real; a simulation does not read it."""
     seed: Annotated[int, Field(ge=0, le=(1 << 63) - 1)] = 0
@@ -168,6 +171,7 @@ class RunConfig(Section):
                  f"{cluster.cpu_workers} of {cluster.workers} workers", "at most all can be CPUs"),
             ]
         )  # fmt: skip
+        self._check_price()
         kind = self.timing.kind
         why = f"timing kind {kind} needs it" if kind in NEEDS_MODEL else ""
         if not why and self.engine.num_gpu_blocks == "auto":
@@ -191,6 +195,12 @@ class RunConfig(Section):
     def base_dir(self) -> Path:
         """Folder of the file this came from."""
         return self._base_dir
+
+    def _check_price(self) -> None:
+        """Prices of other GPUs alone have no effect."""
+        has_none = bool(self.cost.gpu_hour) and self.cost.price_of(self.hardware) is None
+        name = self.hardware or "the hardware"
+        check_rules([("cost.gpu_hour", has_none, f"has no price of {name}", f"add {name}: 2.50")])
 
     @property
     def model_source(self) -> str | None:

@@ -12,7 +12,7 @@ Goal = Literal["max", "min"]
 
 DEFAULT_OBJECTIVES: dict[str, Goal] = {
     "output_tok_s_per_gpu": "max",
-    "mean_output_token_throughput_per_user": "max",
+    "median_output_token_throughput_per_user": "max",
 }
 
 
@@ -79,15 +79,18 @@ class NeedConfig(Section):
 class LoadConfig(Section):
     """At which loads every layout is tried.
 
-    `capacity` seeks the largest load that a layout carries within the SLA, `curve` the same and the
-    loads below it that a picture needs; `fixed` is the workload as it is.
+    `capacity` seeks the largest load that a layout carries within the SLA, and tries the loads
+    below it that a picture needs; `curve` does so where there is no SLA, up to what does not pile
+    up; `fixed` is the workload as it is. Not given, a space that varies the workload is `fixed`.
     """
 
-    search: Literal["capacity", "curve", "fixed"] = "fixed"
-    """What is sought: the largest load within the SLA, that and the loads below it for a picture,
-    or nothing (the workload as it is)."""
-    vary: Literal["rate", "concurrency"] = "rate"
-    """What a load is: how many times as fast sessions start, or requests in flight."""
+    search: Literal["capacity", "curve", "fixed"] | None = None
+    """What is sought: the largest load within the SLA and the loads below it; without an SLA those
+    that do not pile up; or nothing (the workload as it is). null: capacity with an SLA, else
+    curve; fixed where the space varies the workload."""
+    vary: Literal["rate", "concurrency"] | None = None
+    """What a load is: how many times as fast sessions start, or requests in flight; null: rate, but
+    concurrency of a closed loop."""
     range: list[Annotated[float, Field(gt=0)]] | None = None
     """Lowest and highest load to try; null: 0.02 to 8, or 1 to 16384 in flight. Unit: multiples of
     the workload's load, or requests in flight."""
@@ -145,7 +148,7 @@ class LoadConfig(Section):
         """The range that is meant: multiples of the workload's load, or requests in flight."""
         if self.range is not None:
             return self.range[0], self.range[1]
-        return (0.02, 8.0) if self.vary == "rate" else (1.0, 16384.0)
+        return (1.0, 16384.0) if self.vary == "concurrency" else (0.02, 8.0)
 
     @property
     def ladder(self) -> tuple[float, ...]:

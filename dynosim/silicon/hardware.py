@@ -17,6 +17,7 @@ from pathlib import Path
 from dynosim.errors import ConfigError
 from dynosim.files.user_text import parse_yaml
 from dynosim.silicon.names import OTHER_NAMES, SERIES
+from dynosim.silicon.power import TDP_W, idle_w
 from dynosim.timing.sheets import HardwareSheet
 
 
@@ -30,6 +31,8 @@ def _sheet(
         bf16_tflops=bf16,
         fp8_tflops=fp8,
         link_gb_per_s=link,
+        tdp_w=TDP_W.get(name),
+        idle_w=idle_w(name),
     )
 
 
@@ -92,6 +95,8 @@ _USUAL_FORM = {
 }
 """What a name without the form stands for."""
 
+_OPTIONAL = ("tdp_w", "idle_w")
+"""What a data sheet need not tell: without it no energy is estimated."""
 _MAKERS = ("nvidia", "geforce", "tesla")
 
 
@@ -159,6 +164,8 @@ def _read_sheet(path: Path) -> HardwareSheet:
             raise ConfigError(f"hardware: {path}: unknown key {key!r}{hint}")
     for name in names[1:]:
         value = data.get(name)
+        if value is None and name in _OPTIONAL:
+            continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
             raise ConfigError(f"hardware: {path}: {name}: expected a number above 0, got {value!r}")
     return HardwareSheet(**data)

@@ -196,6 +196,8 @@ def test_a_sheet_of_the_users_own_is_read_field_by_field(tmp_path: Path) -> None
         "fp8_tflops": 1000.5,
         "link_gb_per_s": 300,
         "gpus_per_node": 8,
+        "tdp_w": None,
+        "idle_w": None,
     }
     assert asdict(hardware_sheet(str(path))) == expected
     path.write_text(path.read_text() + "name: mine\ngpus_per_node: 4\n")
