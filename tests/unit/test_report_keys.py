@@ -19,6 +19,7 @@ NOT_SOUGHT = {
     "saturation_wait_growth",
     "saturation_backlog_share",
     "saturation_drain_ms",
+    "saturation_more_in_system",
 }
 
 
