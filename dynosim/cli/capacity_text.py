@@ -29,7 +29,7 @@ def print_answer(
         print_table(titles, [_cells(sweep, answer, row, keys) for row in answer.ranked[:SHOWN]])
         if len(answer.ranked) > SHOWN:
             print(f"    and {len(answer.ranked) - SHOWN} more in trials.parquet")
-    for line in _nothing_lines(sweep, answer, keys):
+    for line in (*_not_pursued_lines(answer), *_nothing_lines(sweep, answer, keys)):
         print(line)
     for line in _alternatives(answer, keys):
         print(line)
@@ -39,7 +39,7 @@ def print_answer(
 
 
 def _headline(sweep: SweepConfig, answer: Answer) -> str:
-    tried = len(answer.ranked) + len(answer.nothing_carried)
+    tried = len(answer.ranked) + len(answer.nothing_carried) + len(answer.not_pursued)
     best = answer.best
     if best is None:
         low, high = sweep.load.ends
@@ -127,6 +127,14 @@ def _cells(sweep: SweepConfig, answer: Answer, row: Row, keys: Sequence[str]) ->
         "-" if attainment is None else f"{100 * attainment:.0f} %",
         short(report.get("gpu_hours_per_m_good_output_tokens")),
     ]
+
+
+def _not_pursued_lines(answer: Answer) -> list[str]:
+    num = len(answer.not_pursued)
+    if not num:
+        return []
+    which = "1 layout" if num == 1 else f"{num} layouts"
+    return [f" -  {which} not pursued: far from the best (--exhaustive seeks all)"]
 
 
 def _nothing_lines(sweep: SweepConfig, answer: Answer, keys: Sequence[str]) -> list[str]:

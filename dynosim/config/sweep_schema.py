@@ -89,6 +89,7 @@ class LoadConfig(Section):
     )
     requests_per_slot: Amount = 40  # closed loop: of a measurement, for each request in flight
     need: NeedConfig | None = None  # a load to hold, with the fewest GPUs
+    exhaustive: bool = False  # seek the capacity of layouts that are far from the best, too
 
     @model_validator(mode="after")
     def _rules(self) -> Self:

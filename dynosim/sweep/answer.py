@@ -11,7 +11,7 @@ Where a load is needed, layouts are compared at that load: fewest GPUs first, th
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dynosim.sweep.results import Row
@@ -19,6 +19,7 @@ from dynosim.sweep.results import Row
 CAPACITY, FAILED_LOAD = "capacity_load", "capacity_load_failed"
 IS_HELD = "need_is_held"
 """Whether a layout holds the load that the sweep needs; there where it needs one."""
+NOT_PURSUED = "capacity_not_pursued"
 USER_SPEED = "median_output_token_throughput_per_user"
 
 
@@ -29,6 +30,7 @@ class Answer:
     ranked: list[Row]
     num_tied: int
     nothing_carried: list[Row]  # layouts that carry no load of the range, or not what is needed
+    not_pursued: list[Row] = field(default_factory=list)  # far from the best: sought no further
 
     @property
     def best(self) -> Row | None:
@@ -56,7 +58,7 @@ def answer_of(rows: Sequence[Row]) -> Answer:
     """The answer that the rows give. One that cannot differ from an earlier one is left out."""
     tried = [row for row in rows if CAPACITY in row.report and "same_as" not in row.report]
     carried = [row for row in tried if row.report.get(IS_HELD, row.report[CAPACITY] is not None)]
-    ranked = sorted(carried, key=_rank)
+    ranked = sorted((row for row in carried if NOT_PURSUED not in row.report), key=_rank)
     num_tied = 0
     if ranked:
         leader = ranked[0]
@@ -65,7 +67,7 @@ def answer_of(rows: Sequence[Row]) -> Answer:
         ranked = [*sorted(tied, key=_among_equals), *others]
         num_tied = len(tied)
     nothing = [row for row in tried if row not in carried]
-    return Answer(ranked, num_tied, nothing)
+    return Answer(ranked, num_tied, nothing, [row for row in carried if NOT_PURSUED in row.report])
 
 
 def _rank(row: Row) -> tuple[float, float, int]:
@@ -129,4 +131,5 @@ def answer_dict(answer: Answer) -> dict[str, Any]:
         "carries_most": None if most is None else most.trial.index,
         "ranked": [row.trial.index for row in answer.ranked],
         "carry_nothing": [row.trial.index for row in answer.nothing_carried],
+        "not_pursued": [row.trial.index for row in answer.not_pursued],
     }

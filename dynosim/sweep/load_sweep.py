@@ -12,7 +12,7 @@ from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.metrics.carried import Bounds, SlaTarget
 from dynosim.metrics.misses import misses_text
-from dynosim.sweep.capacity import LoadRange
+from dynosim.sweep.capacity import LoadCapacity, LoadRange
 from dynosim.sweep.ledger import Record
 from dynosim.sweep.load_search import LoadSearch
 from dynosim.sweep.probe import probe_request
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 CAPACITY = "capacity_load"
 """The key of the largest load that a layout carries; None: none."""
+NOT_PURSUED = "capacity_not_pursued"
+"""The key of why a layout's capacity was not sought to the end; not there where it was."""
 IN_FLIGHT_KEYS = (
     "capacity_in_flight",
     "capacity_in_flight_per_worker",
@@ -43,7 +45,7 @@ def load_plan(sweep: SweepConfig) -> LoadPlan:
     low, high = load.ends
     is_closed = load.vary == "concurrency"
     own = own_concurrency(sweep) if is_closed else OWN_LOAD
-    is_curve = load.search == "curve" and (not is_closed or "curve" in load.model_fields_set)
+    is_curve = not is_closed or "curve" in load.model_fields_set
     return LoadPlan(
         LoadRange(low, high, load.tolerance, is_closed),
         1.0 if sla is None else sla.share,
@@ -119,9 +121,11 @@ def records_of(search: LoadSearch, same: Mapping[int, int]) -> dict[int, Record]
             }
             continue
         study = search.studies[layout]
-        if study.next_loads():
+        if not search.is_finished(layout):
             continue
         report = capacity_keys(study)
+        if layout in search.not_pursued:
+            report[NOT_PURSUED] = search.not_pursued[layout]
         if layout != index:
             report["same_as"] = layout
         best = study.at_capacity
@@ -167,12 +171,16 @@ def capacity_keys(study: LayoutStudy) -> dict[str, Any]:
     """What the study of a layout found, by key of its row.
 
     `capacity_load` is a multiple of the workload's load, or requests in flight; the first load that
-    was not carried is `capacity_load_failed`. Why that was not, `capacity_reason` says. The own
-    load's keys are None where it was not tried, or its probe was stopped early.
+    was not carried is `capacity_load_failed`. Why that was not, `capacity_reason` says. Whether
+    the own load is carried follows from the capacity where it was not tried.
     """
     capacity, best = study.capacity, study.at_capacity
     failed = None if capacity.high is None else study.probes[capacity.high]
-    own = study.probes.get(study.plan.own_load)
+    own_load = study.plan.own_load
+    own = study.probes.get(own_load)
+    is_own_carried = None if own is None else own.is_carried
+    if own is None and study.plan.tries_own_load:
+        is_own_carried = _is_carried(capacity, own_load)
     judged = best if best is not None else failed
     sure = study.interval
     return {
@@ -187,11 +195,20 @@ def capacity_keys(study: LayoutStudy) -> dict[str, Any]:
         else misses_text(failed.verdict) or None,
         "capacity_attainment": None if judged is None else judged.attainment,
         "capacity_is_monotone": capacity.is_monotone,
-        "own_load_carried": None if own is None else own.is_carried,
+        "own_load_carried": is_own_carried,
         "own_load_attainment": None if own is None else own.attainment,
         "num_probes": len(study.probes),
         **_in_flight_keys(study),
     }
+
+
+def _is_carried(capacity: LoadCapacity, load: float) -> bool | None:
+    """What a capacity says of a load that was not tried; None: nothing."""
+    if capacity.high is not None and load >= capacity.high:
+        return False
+    if capacity.low is None:
+        return None
+    return True if load <= capacity.low else None
 
 
 def _in_flight_keys(study: LayoutStudy) -> dict[str, Any]:

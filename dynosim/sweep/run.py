@@ -222,14 +222,14 @@ def _finish_loads(
     """
     same = same_as(trials)
     layouts = [trial for trial in trials if same.get(trial.index) == trial.index]
-    search = LoadSearch(layouts, load_plan(sweep), ledger)
+    search = LoadSearch(layouts, load_plan(sweep), ledger, is_exhaustive=sweep.load.exhaustive)
     num_resumed = search.num_probes
-    progress = _progress(sweep, len(layouts), search.num_finished, "layouts")
+    progress = _progress(sweep, len(layouts), _half_done(search), "layouts")
 
     def told(layout: Trial, study: LayoutStudy, answer: Answer) -> None:
-        if search.is_finished(layout.index):
-            best = study.at_capacity
-            progress.advance(layout.values, {} if best is None else best.report)
+        best = study.at_capacity
+        report = {} if best is None else best.report
+        progress.advance(layout.values, report, _half_done(search))
 
     try:
         with progress:
@@ -240,6 +240,11 @@ def _finish_loads(
             f"{ledger.path.parent} (give the same command with --resume to go on)"
         ) from None
     return num_resumed, search
+
+
+def _half_done(search: LoadSearch) -> int:
+    """Layouts that count as done: one whose capacity is located is half done."""
+    return (search.num_located + search.num_finished) // 2
 
 
 def _finish_intervals(

@@ -11,7 +11,10 @@ CONFIDENCE = 0.95
 NEAR = 0.05
 """A curve needs no load within so much of one that was tried."""
 OWN_LOAD = 1.0
+BEYOND = 1.3
+"""The workload's own load tells something only if it is no further beyond the capacity."""
 SMALLEST_SHARE = 0.0005
+USER_SPEED = "median_output_token_throughput_per_user"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,8 @@ class LayoutStudy:
 
     plan: LoadPlan
     probes: dict[float, Probe] = field(default_factory=dict)  # by load, as they were told
+    located: LoadCapacity | None = None  # between which loads the capacity lies, when first known
+    located_speed: float = 0.0  # the most that a user got by then
     _search: CapacitySearch | None = None
 
     def told(self, probe: Probe) -> None:
@@ -84,6 +89,22 @@ class LayoutStudy:
         if not self.plan.goes_by_attainment:
             outcome = LoadOutcome(probe.is_carried)
         self._search.told(probe.load, outcome)
+        if self.located is None:
+            self._locate(probe)
+
+    def _locate(self, probe: Probe) -> None:
+        """Note what a probe of the search tells, as long as it has no bracket."""
+        assert self._search is not None
+        known = self._search.capacity
+        self.located_speed = max(self.located_speed, probe.report.get(USER_SPEED) or 0.0)
+        is_bracket = known.low is not None and known.high is not None
+        if is_bracket or self._search.next_load() is None:
+            self.located = known
+
+    @property
+    def is_located(self) -> bool:
+        """Whether the capacity lies between two loads that were tried, or beyond all."""
+        return self.located is not None or not self.plan.is_sought
 
     @property
     def capacity(self) -> LoadCapacity:
@@ -126,9 +147,11 @@ class LayoutStudy:
 
     def _missing(self) -> list[float]:
         """Loads of the curve, and the workload's own, that no probe is near to; the ladder's."""
-        wanted = [self.plan.own_load] if self.plan.tries_own_load else []
         low = self.capacity.low
+        wanted = []
         if low is not None:
+            is_near = self.plan.own_load <= BEYOND * low
+            wanted += [self.plan.own_load] if self.plan.tries_own_load and is_near else []
             wanted += [self.plan.range.within(low * multiple) for multiple in self.plan.curve]
         missing: list[float] = []
         for load in wanted:

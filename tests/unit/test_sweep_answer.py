@@ -43,6 +43,7 @@ def test_within_the_brackets_it_is_a_tie_and_users_decide() -> None:
     assert answer_dict(answer) | {"ranked": None} == {
         "best": 1, "tied": [0], "fastest_for_users": 1, "carries_most": 1, "ranked": None,
         "carry_nothing": [],
+        "not_pursued": [],
     }  # fmt: skip
 
 
