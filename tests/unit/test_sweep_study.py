@@ -100,5 +100,5 @@ def test_where_no_capacity_is_sought_the_ladder_is_all() -> None:
 
 
 def test_the_own_load_may_be_another_one() -> None:
-    own = plan(curve=(), tries_own_load=True, own_load=3.0)
-    assert studied(LayoutStudy(own), 1.0, start=0.98)[-1] == 3.0
+    own = plan(curve=(), tries_own_load=True, own_load=0.2)
+    assert studied(LayoutStudy(own), 1.0, start=0.98)[-1] == 0.2
