@@ -22,13 +22,17 @@ from dynosim.errors import EXIT_FAILURE, EXIT_INTERRUPTED, DynosimError, Invaria
 
 
 class _LazyGroup(TyperGroup):
-    """Loads `dynosim trace` with its own module, when it is called."""
+    """Loads `dynosim trace` when it is called, and says what a word that is no command meant."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] == "trace":
             from dynosim.cli.trace import app as trace_app
 
             self.add_command(typer.main.get_command(trace_app), "trace")
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            from dynosim.cli.near_commands import unknown_command
+
+            ctx.fail(unknown_command(args[0], self.list_commands(ctx)))
         return super().resolve_command(ctx, args)
 
 
@@ -258,13 +262,15 @@ def _trace() -> None:
     """Inspect, convert and generate traces."""
 
 
-def _add_live_commands() -> None:
+def _add_other_commands() -> None:
     from dynosim.cli.live import live_app
+    from dynosim.cli.reference import reference_app
 
+    app.add_typer(reference_app)
     app.add_typer(live_app)
 
 
-_add_live_commands()
+_add_other_commands()
 
 
 def main(arguments: list[str] | None = None) -> int:

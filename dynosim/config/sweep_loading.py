@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from dynosim.config.aliases import SWEEP_ALIASES, use_our_names
 from dynosim.config.dimensions import Dimension, parse_dimension
 from dynosim.config.explain import explain
 from dynosim.config.keys import SWEEP_KEYS, key_problem
@@ -55,7 +56,8 @@ def load_sweep(path: str | FilePath, overrides: Sequence[str] = ()) -> SweepConf
 
 def sweep_config(document: Document, overrides: Sequence[str] = ()) -> SweepConfig:
     """The document as a sweep, changed by the overrides. Raises: as `load_sweep`."""
-    apply_overrides(document, overrides)
+    use_our_names(document, SWEEP_ALIASES)
+    apply_overrides(document, overrides, SWEEP_ALIASES)
     sweep, problems = _sweep(document)
     if sweep is not None and not problems:
         problems = _swept_overrides(document, sweep.dimensions) or _point_problems(sweep)
@@ -77,6 +79,7 @@ def _sweep(document: Document) -> tuple[SweepConfig | None, list[Problem]]:
     dimensions = tuple(entry for entry in parsed if isinstance(entry, Dimension))
     problems = [problem for entry in parsed if isinstance(entry, list) for problem in entry]
     problems += _key_problems(keys.space, base) + _objective_problems(keys.objectives)
+    keys = keys.model_copy(update={"load": _resolved_load(keys, base)})
     problems += _load_problems(keys, base)
     sweep = SweepConfig(
         name=str(data.get("name") or FilePath(document.name).stem),
@@ -115,9 +118,29 @@ def _key_problems(space: dict[str, Any], base: dict[str, Any]) -> list[Problem]:
     return problems
 
 
+def _resolved_load(keys: SweepKeys, base: dict[str, Any]) -> LoadConfig:
+    """The load section with what is meant where it says nothing."""
+    load, workload = keys.load, base.get("workload")
+    is_closed = isinstance(workload, dict) and workload.get("concurrency") is not None
+    search = "curve" if keys.constraints.sla is None else "capacity"
+    if any(key.split(".")[0] == "workload" for key in keys.space) and load.need is None:
+        search = "fixed"
+    meant = {
+        "search": load.search or search,
+        "vary": load.vary or ("concurrency" if is_closed else "rate"),
+    }
+    given = load.model_fields_set
+    return LoadConfig.model_construct(given, **{**dict(load), **meant})
+
+
 def _load_problems(keys: SweepKeys, base: dict[str, Any]) -> list[Problem]:
     """A load that is searched must be one that can be varied."""
     workload = base.get("workload")
+    given = sorted(keys.load.model_fields_set - {"search"})
+    if keys.load.search == "fixed" and given:
+        varied = next(key for key in keys.space if key.split(".")[0] == "workload")
+        remedy = f"remove it, or take {varied} out of the space"
+        return [Problem(("load", given[0]), f"has no effect: {varied} varies", remedy)]
     if keys.load.search == "fixed" or not isinstance(workload, dict):
         return []
     problems = []

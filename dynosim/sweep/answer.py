@@ -3,9 +3,10 @@
 Layouts are compared at the largest load that each carries:
 
 1. by good output tokens per GPU (of requests within the SLA), that is by what such a token costs;
-2. those whose difference lies within the brackets of their capacities are a tie: of them the one
-   first that gives its users most tokens a second, then that of more and smaller workers, whose
-   failure takes less with it, then the lower trial.
+2. those whose difference lies within the brackets of their capacities, or has either sign in 95 %
+   of draws of other sessions (the same for both), are a tie: of them the one first that gives its
+   users most tokens a second, then that of more and smaller workers, whose failure takes less with
+   it, then the lower trial.
 
 Where a load is needed, layouts are compared at that load: fewest GPUs first, then as above.
 """
@@ -17,6 +18,7 @@ from typing import Any
 from dynosim.sweep.results import Row
 
 CAPACITY, FAILED_LOAD = "capacity_load", "capacity_load_failed"
+CONFIDENCE = 0.95
 IS_HELD = "need_is_held"
 """Whether a layout holds the load that the sweep needs; there where it needs one."""
 NOT_PURSUED = "capacity_not_pursued"
@@ -99,7 +101,25 @@ def _is_tied(leader: Row, row: Row) -> bool:
     if _rank(leader)[0] != _rank(row)[0]:
         return False
     best, own = good_tok_s_per_gpu(leader), good_tok_s_per_gpu(row)
-    return best - own <= best * max(error_of(leader), error_of(row))
+    is_within = best - own <= best * max(error_of(leader), error_of(row))
+    return is_within or _is_chance(leader, row)
+
+
+def _is_chance(leader: Row, row: Row) -> bool:
+    """Whether other sessions might have turned the order round.
+
+    At another capacity a layout makes more tokens, or fewer, in proportion.
+    """
+    if row is leader or not leader.draws or len(leader.draws) != len(row.draws):
+        return False
+    pairs = zip(_drawn(leader), _drawn(row), strict=True)
+    differences = sorted(best - own for best, own in pairs)
+    return differences[int(len(differences) * (1.0 - CONFIDENCE) / 2)] <= 0.0
+
+
+def _drawn(row: Row) -> list[float]:
+    made = good_tok_s_per_gpu(row) / float(row.report[CAPACITY])
+    return [made * load for load in row.draws]
 
 
 def _among_equals(row: Row) -> tuple[float, float, int]:

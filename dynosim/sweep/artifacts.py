@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynosim.atomic import Writer, parquet_writer, text_writer, write_files
 from dynosim.compiled import CORE
+from dynosim.config.formats import SWEEP_SCHEMA
 from dynosim.config.loading import dump_run
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.sweep.answer import Answer, answer_dict, answer_of, need_dict
@@ -134,6 +135,7 @@ def summarize_sweep(
     if sla is not None and sla.statistic is None:
         constraints["sla"]["attainment"] = sla.share
     return {
+        "schema": SWEEP_SCHEMA,
         "name": sweep.name,
         "sweep_hash": sweep_hash,
         "core": CORE.kind,

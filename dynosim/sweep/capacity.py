@@ -135,8 +135,8 @@ class CapacitySearch:
         is_up = factor > 1.0
         ordered = sorted(self.outcomes, reverse=is_up)
         last, end = ordered[0], self.range.within(end)
-        if last == end:
-            return None
+        if last >= end if is_up else last <= end:
+            return None  # the first load may lie beyond the range
         load = last * factor
         crossing = self._crossing(*ordered[:2]) if len(ordered) > 1 else None
         if crossing is not None and is_up:

@@ -77,7 +77,7 @@ def target_of(sweep: SweepConfig) -> SlaTarget:
 
 def request_at(sweep: SweepConfig, layout: Trial, load: float | None) -> dict[str, Any]:
     """What a worker needs to try a layout at a load."""
-    assert layout.config is not None
+    assert layout.config is not None and sweep.load.vary is not None
     return probe_request(
         layout.config,
         load,
@@ -134,6 +134,7 @@ def records_of(search: LoadSearch, same: Mapping[int, int]) -> dict[int, Record]
             "status": OK,
             "reason": "",
             "report": report if best is None else {**best.report, **report},
+            "draws": study.draws,
         }
     return records
 

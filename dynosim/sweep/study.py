@@ -119,22 +119,29 @@ class LayoutStudy:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Where the capacity lies in 95 % of draws of other sessions; None where that is unknown.
+        """Where the capacity lies in 95 % of draws of other sessions; None if that is unknown."""
+        found = sorted(self.draws)
+        if not found:
+            return None
+        cut = int(len(found) * (1.0 - CONFIDENCE) / 2)
+        return found[cut], found[-1 - cut]
 
-        In each draw it is where the line between the log odds of neighbouring loads crosses the
-        target; beyond the loads that were run to their end it is not sought.
+    @property
+    def draws(self) -> list[float]:
+        """The capacity in each draw of other sessions, the same draws in all layouts; empty where
+        it is unknown.
+
+        It is where the line between the log odds of neighbouring loads crosses the target; beyond
+        the loads that were run to their end it is not sought.
         """
         whole = [self.probes[load] for load in sorted(self.probes) if self.probes[load].is_whole]
         draws = [probe.verdict["draws"] for probe in whole if probe.verdict is not None]
         is_known = self.plan.goes_by_attainment and self.capacity.low is not None
         if not is_known or len(whole) < 2 or not all(map(len, draws)):
-            return None
+            return []
         loads = [probe.load for probe in whole]
-        found = sorted(
-            _crossing(loads, shares, self.plan.attainment) for shares in zip(*draws, strict=True)
-        )
-        cut = int(len(found) * (1.0 - CONFIDENCE) / 2)
-        return found[cut], found[-1 - cut]
+        target = self.plan.attainment
+        return [_crossing(loads, shares, target) for shares in zip(*draws, strict=True)]
 
     def next_loads(self) -> list[float | None]:
         """Loads to try next, independent of each other."""
