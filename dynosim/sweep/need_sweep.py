@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dynosim.config.dimensions import Dimension
+from dynosim.config.load_rules import WORKERS
 from dynosim.config.schema import RunConfig
-from dynosim.config.sweep_loading import WORKERS, SweepConfig
+from dynosim.config.sweep_loading import SweepConfig
 from dynosim.config.sweep_schema import NeedConfig
 from dynosim.metrics.misses import misses_text
 from dynosim.sweep.answer import IS_HELD

@@ -177,7 +177,7 @@ def test_sessions_and_requests_can_be_what_is_needed(
 def test_a_closed_loop_can_be_what_is_needed(
     sweep_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    load = "load={search: capacity, vary: concurrency, requests_per_slot: 8, min_requests: 0, need:"
+    load = "load={search: capacity, requests_per_slot: 8, min_requests: 0, need:"
     assert sweep(sweep_file, "--out", tmp_path / "a", "--set", f"{load} {{concurrency: 40}}}}") == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "40 in flight takes 5 GPUs" in told
@@ -201,7 +201,8 @@ def test_listed_numbers_of_workers_are_bounds(sweep_file: Path, tmp_path: Path) 
     [
         ("load.need={rps: 1, concurrency: 2}", "give one of rps, sessions_per_s and concurrency"),
         ("load.need={}", "give one of rps, sessions_per_s and concurrency"),
-        ("load.need={concurrency: 2}", "concurrency is not what vary: rate varies"),
+        ("load={vary: rate, need: {concurrency: 2}}", "is not what vary: rate varies"),
+        ("load={vary: concurrency, need: {rps: 2}}", "is not what vary: concurrency varies"),
         ("load.need={rps: 0}", "must be > 0"),
         ("load={search: fixed, need: {rps: 5}}", "has no effect with `search: fixed`"),
         ("constraints={sla: {ttft_ms: 9}}", "must know how many GPUs there are"),
