@@ -134,6 +134,15 @@ def test_a_trace_without_timestamps_is_a_closed_loop(
     assert "load.vary: concurrency" in errors and not (tmp_path / "b" / "ledger.jsonl").exists()
 
 
+def test_a_closed_loop_has_no_rate(
+    sweep_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--set", "workload.concurrency=8", "--set", "load.vary=rate"]
+    assert sweep(sweep_file, "--out", tmp_path / "out", *options) == 2
+    errors = capsys.readouterr().err
+    assert "a closed loop has no rate" in errors and "load.vary: concurrency" in errors
+
+
 def test_sessions_that_start_together_have_no_rate(
     sweep_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
