@@ -125,6 +125,7 @@ def _commands(answer: Answer, folder: Path) -> list[str]:
     return [
         f"deploy  dynosim deploy {top} --mock",
         f"prove   dynosim validate {top} --url http://HOST:PORT",
+        f"engine  {top}/engine.sh (vllm serve ..., bench.sh beside it)",
     ]
 
 
