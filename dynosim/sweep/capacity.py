@@ -128,7 +128,7 @@ class CapacitySearch:
         """Upwards from the highest load, or downwards from the lowest."""
         last = max(self.outcomes) if factor > 1.0 else min(self.outcomes)
         end = self.range.within(end)
-        if last == end:
+        if last >= end if factor > 1.0 else last <= end:  # beyond it, too: a probe's own guess
             return None
         load = self.range.within(last * factor)
         is_slow = len(self.outcomes) > MAX_STEPS or (factor < 1.0 and self._is_out_of_reach(end))

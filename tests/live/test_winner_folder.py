@@ -21,7 +21,7 @@ from dynosim.config.schema import EngineConfig
 READY_S = 600.0
 PARSE = """
 import json, sys
-from vllm.entrypoints.openai.cli_args import make_arg_parser
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 parser = make_arg_parser(FlexibleArgumentParser())
 for flags in json.load(sys.stdin):
@@ -46,8 +46,10 @@ SWEEP: dict[str, Any] = {
     "timing": {"kind": "fixed", "prefill_ms": 30, "decode_ms": 10},
     "space": {"router.mode": ["kv"]},
     "constraints": {"sla": {"ttft_ms": 400, "itl_ms": 60}},
-    "load": {"search": "capacity", "min_requests": 60, "range": [0.5, 2]},
+    "load": {"search": "capacity", "min_requests": 60, "tolerance": 0.5},
 }  # fmt: skip
+
+pytestmark = pytest.mark.timeout(1500)
 
 
 def test_vllm_understands_every_flag_as_it_is_meant() -> None:

@@ -98,6 +98,14 @@ def test_all_loads_are_carried() -> None:
     assert search.capacity == LoadCapacity(RANGE.high, None)
 
 
+@pytest.mark.parametrize(("load", "is_carried"), [(10.0, True), (0.01, False)])
+def test_a_first_load_beyond_the_range_ends_the_search_there(load: float, is_carried: bool) -> None:
+    """A probe makes its own guess of where to begin."""
+    search = CapacitySearch(RANGE, 0.95, start=load)
+    search.told(load, LoadOutcome(is_carried, 1.0 if is_carried else 0.1))
+    assert search.next_load() is None
+
+
 def test_far_from_its_start_it_goes_to_the_end_at_once() -> None:
     search = CapacitySearch(LoadRange(1e-6, 1e6), 0.95, start=1.0)
     loads = asked(search, lambda load: LoadOutcome(True))
