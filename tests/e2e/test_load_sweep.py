@@ -63,8 +63,9 @@ def test_the_answer_comes_first_and_fits_the_terminal(
     assert lines[1] == "SLA: 95 % of requests with TTFT <= 150 ms, time per token <= 30 ms"
     assert lines[2].split()[:4] == ["layout", "GPUs", "req/s", "x"]
     assert lines[3].startswith("1*")
-    assert lines[-2].startswith("deploy  dynosim deploy ")
-    table = [line for line in lines if not line.startswith(("deploy", "prove"))]
+    assert lines[-3].startswith("deploy  dynosim deploy ")
+    assert lines[-1].startswith("engine  ") and "agg/top1/engine.sh" in lines[-1]
+    table = [line for line in lines if not line.startswith(("deploy", "prove", "engine"))]
     assert max(map(len, table)) <= 80
 
 
