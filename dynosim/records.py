@@ -215,6 +215,39 @@ class KvEventLog:
 
 
 @dataclass(frozen=True, slots=True)
+class ChunkLog:
+    """Every part of a prompt that a step computed. Times in ms, of the step.
+
+    After a preemption the tokens that a request has made belong to its prompt.
+    """
+
+    request: IntArray  # index
+    worker_id: IntArray
+    start_ms: FloatArray
+    end_ms: FloatArray
+    num_tokens: IntArray
+    num_computed_before: IntArray  # cached or computed earlier
+
+
+@dataclass(frozen=True, slots=True)
+class SeatLog:
+    """When requests got a seat in an engine, and when they lost it to others. Times in ms."""
+
+    request: IntArray  # index
+    worker_id: IntArray
+    at_ms: FloatArray
+    is_taken: NDArray[np.bool_]  # False: preempted
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTrail:
+    """What single requests did in the steps of their engines."""
+
+    chunks: ChunkLog
+    seats: SeatLog
+
+
+@dataclass(frozen=True, slots=True)
 class RunResult:
     """One finished simulation: the input of every report."""
 
@@ -229,3 +262,4 @@ class RunResult:
     simulate_wall_ms: float  # real time of the simulation proper
     routing: RoutingStats | None = None  # None: placed by load alone
     kv_events: KvEventLog | None = None  # None: not asked for
+    trail: RequestTrail | None = None  # None: not asked for
