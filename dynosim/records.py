@@ -173,12 +173,15 @@ class WorkerLog:
     launched_ms: FloatArray
     ready_ms: FloatArray  # NaN: not by the end of the run
     ended_ms: FloatArray  # NaN: lives at the end of the run
+    seats: IntArray  # requests that may hold one at once
 
     def __len__(self) -> int:
         return len(self.gpus)
 
     @classmethod
-    def equal(cls, num_workers: int, *, gpus: int = 1, usable_blocks: int = 1) -> "WorkerLog":
+    def equal(
+        cls, num_workers: int, *, gpus: int = 1, usable_blocks: int = 1, seats: int = 256
+    ) -> "WorkerLog":
         """Equal workers, there all along."""
         start_ms = np.zeros(num_workers)
         return cls(
@@ -190,6 +193,7 @@ class WorkerLog:
             launched_ms=start_ms,
             ready_ms=start_ms,
             ended_ms=np.full(num_workers, np.nan),
+            seats=np.full(num_workers, seats, np.int64),
         )
 
 

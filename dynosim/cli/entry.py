@@ -84,6 +84,9 @@ def run(
     kv_events: Annotated[
         bool, typer.Option("--kv-events", help="With --out: write and plot all KV events.")
     ] = False,
+    perfetto: Annotated[
+        bool, typer.Option("--perfetto", help="With --out: write trace.json.gz for Perfetto.")
+    ] = False,
     intervals: Annotated[
         int | None,
         typer.Option(
@@ -107,6 +110,7 @@ def run(
         check=check,
         router_log=router_log,
         kv_events=kv_events,
+        perfetto=perfetto,
         intervals=intervals,
     )
     raise typer.Exit(run_command(arguments))
@@ -154,6 +158,30 @@ def sweep(
         intervals=intervals,
     )
     raise typer.Exit(sweep_command(arguments))
+
+
+@app.command(epilog="Example: dynosim why out 812, or: dynosim why out --slowest 5")
+def why(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run (its --out).")],
+    request: Annotated[
+        str | None, typer.Argument(help="Id of a request, as in requests.parquet.")
+    ] = None,
+    slowest: Annotated[
+        int | None, typer.Option(min=1, help="Tell of so many with the longest time to token 1.")
+    ] = None,
+    json: AsJson = False,
+    perfetto: Annotated[
+        Path | None, typer.Option(help="File for a trace of the whole run, for Perfetto.")
+    ] = None,
+) -> None:
+    """Tell why a request of a finished run took so long, step by step."""
+    _compute_in_one_thread()
+    from dynosim.cli.why import WhyArguments, why_command
+
+    asked = WhyArguments(
+        folder=folder, request_id=request, slowest=slowest, as_json=json, perfetto=perfetto
+    )
+    raise typer.Exit(why_command(asked))
 
 
 @app.command(epilog="Example: dynosim conformance scenarios/*.json --golden golden")

@@ -59,7 +59,7 @@ class Stories:
         first_ms = float(log.first_token_ms[index])
         if not np.isnan(first_ms):
             found.append(_at(first_ms, "first_token"))
-            found.sort(key=lambda happening: happening.at_ms)
+            found.sort(key=lambda happening: (happening.at_ms, happening.kind == "decoded"))
         return [*found, *self._ended(index)]
 
     def choice_of(self, index: int) -> SeenChoice | None:
@@ -204,9 +204,9 @@ def _at(at_ms: float, kind: str, **facts: Any) -> Happening:
 def _wait_facts(wait: Wait) -> dict[str, Any]:
     return {
         "behind_prefill_ms": wait.behind_prefill_ms,
-        "blocked_ms": wait.blocked_ms,
+        "seat_ms": wait.seat_ms,
+        "blocks_ms": wait.blocks_ms,
         "step_ms": wait.step_ms,
-        "lacked_blocks": wait.lacked_blocks,
         "ahead": [
             {"request": one.request, "num_tokens": one.num_tokens, "during_ms": one.during_ms}
             for one in wait.ahead

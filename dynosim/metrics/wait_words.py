@@ -29,11 +29,11 @@ def reason(wait: Wait, name: Name) -> str:
 def _causes(wait: Wait, name: Name) -> list[str]:
     """Largest first; those that matter little are left out."""
     where = f"on worker {wait.worker_id}"
-    lacking = "KV blocks" if wait.lacked_blocks else f"a seat ({wait.num_running} taken)"
     parts = [
         (wait.router_ms, "in the router's queue"),
         (wait.behind_prefill_ms, f"{_behind(wait, name)} {where}"),
-        (wait.blocked_ms, f"for {lacking} {where}"),
+        (wait.seat_ms, f"for a seat {where}"),
+        (wait.blocks_ms, f"for KV blocks {where}"),
         (wait.step_ms, f"for the end of a step {where}"),
         (wait.prefill_ms, f"computing its own {tokens(wait.prefill_tokens)} tokens"),
         (wait.outside_ms, "on the way to the engine"),

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from dynosim.records import FloatArray, IntArray, RequestLog, RunResult, StepLog
 
 BoolArray = NDArray[np.bool_]
-_SHARE_OF_FULL = 0.98  # of the KV blocks in use: there was no room for another prompt
 
 
 class Ahead(NamedTuple):
@@ -29,8 +28,9 @@ class Ahead(NamedTuple):
 class Wait:
     """The parts of the time to a request's first token, in ms: they add up to `ttft_ms`.
 
-    `behind_prefill_ms` and `blocked_ms` are parts of the worker's queue: in steps that computed
-    prompts, and in others that had no room. `step_ms` is the rest: for the end of a step under way.
+    The worker's queue is told by the steps that went by: `behind_prefill_ms` in those that computed
+    prompts; of the others `seat_ms` where all seats were taken, else `blocks_ms`, since then KV
+    blocks are all that can be missing; `step_ms` until the end of the step under way at first.
     """
 
     request: int  # index
@@ -39,20 +39,19 @@ class Wait:
     outside_ms: float  # on the way to an engine
     router_ms: float  # queued in the router
     behind_prefill_ms: float
-    blocked_ms: float
+    seat_ms: float
+    blocks_ms: float
     step_ms: float
     prefill_ms: float  # from its first step on
     prefill_tokens: int  # of its prompt, that were not cached
     cached_tokens: int
     ahead: tuple[Ahead, ...]  # most tokens first
-    lacked_blocks: bool  # blocked for KV blocks; False: for a seat
-    num_running: int  # on the worker, while blocked; 0: never
     idle_workers: tuple[int, ...]  # had no request when this one was placed
 
     @property
     def queue_ms(self) -> float:
         """In the worker's queue."""
-        return self.behind_prefill_ms + self.blocked_ms + self.step_ms
+        return self.behind_prefill_ms + self.seat_ms + self.blocks_ms + self.step_ms
 
 
 class Spans(NamedTuple):
@@ -71,7 +70,7 @@ class Waits:
     def __init__(self, result: RunResult) -> None:
         self._log = result.requests
         self._queued_ms = None if result.routing is None else result.routing.queued_ms
-        self._usable_blocks = result.workers.usable_blocks
+        self._seats = result.workers.seats
         self._ready_ms = result.workers.ready_ms
         self._ended_ms = result.workers.ended_ms
         self.rows = WorkerRows(result.steps)
@@ -91,11 +90,7 @@ class Waits:
         router_ms = 0.0 if self._queued_ms is None else float(self._queued_ms[index])
         queue_ms = scheduled_ms - dispatch_ms
         steps = self.rows.between(worker_id, dispatch_ms, scheduled_ms)
-        behind_ms, blocked_ms = self._parts(steps, dispatch_ms, scheduled_ms)
-        full = self.rows.steps.used_blocks[steps] >= (
-            _SHARE_OF_FULL * self._usable_blocks[worker_id]
-        )
-        running = self.rows.steps.num_running[steps]
+        behind_ms, seat_ms, blocks_ms = self._parts(steps, dispatch_ms, scheduled_ms)
         cached = int(log.cached_tokens[index])
         return Wait(
             request=index,
@@ -104,19 +99,20 @@ class Waits:
             outside_ms=max(dispatch_ms - arrival_ms - router_ms, 0.0),
             router_ms=router_ms,
             behind_prefill_ms=behind_ms,
-            blocked_ms=blocked_ms,
-            step_ms=max(queue_ms - behind_ms - blocked_ms, 0.0),
+            seat_ms=seat_ms,
+            blocks_ms=blocks_ms,
+            step_ms=max(queue_ms - behind_ms - seat_ms - blocks_ms, 0.0),
             prefill_ms=first_ms - scheduled_ms,
             prefill_tokens=int(log.input_tokens[index]) - cached,
             cached_tokens=cached,
             ahead=self._ahead(index, worker_id, dispatch_ms, scheduled_ms),
-            lacked_blocks=bool(full.any()),
-            num_running=int(running.max(initial=0)) if blocked_ms > 0 else 0,
             idle_workers=tuple(np.flatnonzero(self._is_idle(index, dispatch_ms)).tolist()),
         )
 
-    def _parts(self, steps: IntArray, from_ms: float, until_ms: float) -> tuple[float, float]:
-        """Of a time in a queue, that in steps with prompts, and that in others without room.
+    def _parts(
+        self, steps: IntArray, from_ms: float, until_ms: float
+    ) -> tuple[float, float, float]:
+        """Of a time in a queue, that behind prompts, that without a seat, that without blocks.
 
         A step that was under way at its beginning could not have taken anybody.
         """
@@ -127,7 +123,12 @@ class Waits:
         one_ms = duration_ms / log.num_steps[steps]
         under_way = start_ms < from_ms
         blocked_ms = np.where(under_way, np.maximum(inside_ms - one_ms, 0.0), inside_ms)
-        return float(inside_ms[has_prefill].sum()), float(blocked_ms[~has_prefill].sum())
+        is_full = log.num_running[steps] >= self._seats[log.worker_id[steps]]
+        return (
+            float(inside_ms[has_prefill].sum()),
+            float(blocked_ms[~has_prefill & is_full].sum()),
+            float(blocked_ms[~has_prefill & ~is_full].sum()),
+        )
 
     def _ahead(
         self, index: int, worker_id: int, from_ms: float, until_ms: float
