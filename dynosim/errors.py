@@ -2,6 +2,7 @@
 
 EXIT_FAILURE = 1
 EXIT_BAD_INPUT = 2
+EXIT_NOT_MET = 3  # what the user asked to be a failure has come true
 EXIT_INTERRUPTED = 130
 """Exit codes of commands, next to 0: done."""
 

@@ -1,7 +1,8 @@
 """The command line: arguments in, one library call, text out.
 
 Only typer is imported at once; every command imports what it needs, so that `--help` is quick.
-Exit codes: 0 done, 1 failure, 2 bad input (one message, no traceback), 130 interrupted.
+Exit codes: 0 done, 1 failure, 2 bad input (one message, no traceback), 3 a condition that the user
+asked to fail on, 130 interrupted.
 """
 
 import atexit
@@ -158,6 +159,27 @@ def sweep(
         intervals=intervals,
     )
     raise typer.Exit(sweep_command(arguments))
+
+
+@app.command(epilog="Example: dynosim diff results/main results/mine --fail-if 'capacity < -3 %'")
+def diff(
+    a: Annotated[Path, typer.Argument(help="Folder of a run or of a sweep: before.")],
+    b: Annotated[Path, typer.Argument(help="Folder of the same kind: after.")],
+    json: AsJson = False,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fail-if",
+            metavar="CONDITION",
+            help="Exit with 3 if a change is too large: 'capacity < -3 %', 'p95_ttft_ms > 50'.",
+        ),
+    ] = None,
+) -> None:
+    """Compare two runs or two sweeps: what differs, how surely, and why."""
+    _compute_in_one_thread()
+    from dynosim.cli.diff import DiffArguments, diff_command
+
+    raise typer.Exit(diff_command(DiffArguments(a=a, b=b, as_json=json, fail_if=fail_if or ())))
 
 
 @app.command(epilog="Example: dynosim why out 812, or: dynosim why out --slowest 5")

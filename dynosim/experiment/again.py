@@ -76,8 +76,8 @@ def _difference(old: "pl.DataFrame", new: "pl.DataFrame") -> str:
         before, now = old[name], new[name]
         differs = ~before.eq_missing(now).to_numpy()
         if name in _TIMES:  # the last digits may be those of another order of sums
-            times = [column.cast(float).fill_null(np.nan).to_numpy() for column in (before, now)]
-            differs &= ~np.isclose(*times, rtol=1e-9, atol=_TOLERANCE_MS)
+            old_ms, new_ms = (one.cast(float).fill_null(np.nan).to_numpy() for one in (before, now))
+            differs &= ~np.isclose(old_ms, new_ms, rtol=1e-9, atol=_TOLERANCE_MS)
         if differs.any():
             row = int(np.argmax(differs))
             return f"{name} of request {old['request_id'][row]}: {now[row]}, {before[row]} before"

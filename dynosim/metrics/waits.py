@@ -156,7 +156,8 @@ class Waits:
         )
         is_open = placed_before & ~(log.finish_ms <= at_ms) & (log.worker_id >= 0)
         load = np.bincount(log.worker_id[is_open], minlength=len(self._ready_ms))
-        return (load == 0) & (self._ready_ms <= at_ms) & ~(self._ended_ms <= at_ms)
+        idle: BoolArray = (load == 0) & (self._ready_ms <= at_ms) & ~(self._ended_ms <= at_ms)
+        return idle
 
 
 class WorkerRows:
@@ -196,13 +197,23 @@ def _spans(result: RunResult) -> Spans:
     log, trail = result.requests, result.trail
     if trail is not None:
         chunks = trail.chunks
-        spans = Spans(
+        return _sorted_spans(
             chunks.request, chunks.worker_id, chunks.start_ms, chunks.end_ms, chunks.num_tokens
         )
-    else:
-        rows = np.flatnonzero(~np.isnan(log.first_token_ms))
-        tokens = log.input_tokens[rows] - log.cached_tokens[rows]
-        worker = log.worker_id[rows]
-        spans = Spans(rows, worker, log.scheduled_ms[rows], log.first_token_ms[rows], tokens)
-    order = np.lexsort((spans.start_ms, spans.worker_id))
-    return Spans(*(column[order] for column in spans))
+    rows = np.flatnonzero(~np.isnan(log.first_token_ms))
+    tokens = log.input_tokens[rows] - log.cached_tokens[rows]
+    times_ms = log.scheduled_ms[rows], log.first_token_ms[rows]
+    return _sorted_spans(rows, log.worker_id[rows], *times_ms, tokens)
+
+
+def _sorted_spans(
+    request: IntArray,
+    worker_id: IntArray,
+    start_ms: FloatArray,
+    end_ms: FloatArray,
+    num_tokens: IntArray,
+) -> Spans:
+    order = np.lexsort((start_ms, worker_id))
+    return Spans(
+        request[order], worker_id[order], start_ms[order], end_ms[order], num_tokens[order]
+    )

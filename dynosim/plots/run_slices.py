@@ -89,8 +89,14 @@ def _periods(result: RunResult, trail: RequestTrail) -> Periods:
     follows = np.append(False, goes_on)[: len(order)]
     until_ms = np.where(goes_on, np.roll(at_ms, -1), ended_ms[request])
     since_ms = np.where(follows, np.roll(at_ms, 1), log.dispatch_ms[request])
-    periods = Periods(request, seats.worker_id[order], since_ms, at_ms, np.maximum(until_ms, at_ms))
-    return Periods(*(column[is_taken] for column in periods))
+    taken = np.flatnonzero(is_taken)
+    return Periods(
+        request[taken],
+        seats.worker_id[order][taken],
+        since_ms[taken],
+        at_ms[taken],
+        np.maximum(until_ms, at_ms)[taken],
+    )
 
 
 def _waited(periods: Periods) -> Slices:
