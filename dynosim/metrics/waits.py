@@ -1,7 +1,8 @@
 """What a request waited for before its first token: read from the logs of requests and steps.
 
-Exact where the run kept chunks of prompts (`RunResult.trail`). Without them a prompt counts as
-computed evenly between its first step and its first token.
+Exact where the run kept chunks of prompts (`RunResult.trail`): a chunk ahead counts as a whole, also
+if its step had begun before. Without them a prompt counts as computed evenly between its first step
+and its first token.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ class Ahead(NamedTuple):
     """A prompt that was computed while a request waited."""
 
     request: int  # index
-    num_tokens: int  # computed in that time
+    num_tokens: int  # computed in the steps of that time
     during_ms: float  # of the steps that did
 
 
@@ -75,6 +76,7 @@ class Waits:
         self._ended_ms = result.workers.ended_ms
         self.rows = WorkerRows(result.steps)
         self._spans = _spans(result)
+        self._is_even = result.trail is None
         starts = np.arange(len(result.workers) + 1)
         self._span_starts = np.searchsorted(self._spans.worker_id, starts)
 
@@ -140,7 +142,7 @@ class Waits:
         inside_ms = np.minimum(end_ms, until_ms) - np.maximum(start_ms, from_ms)
         found: dict[int, tuple[float, float]] = {}
         for row in np.flatnonzero((inside_ms > 0) & (spans.request[mine] != index)).tolist():
-            share = inside_ms[row] / (end_ms[row] - start_ms[row])
+            share = inside_ms[row] / (end_ms[row] - start_ms[row]) if self._is_even else 1.0
             request = int(spans.request[mine][row])
             tokens, during_ms = found.get(request, (0.0, 0.0))
             tokens += share * float(spans.num_tokens[mine][row])
