@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 _RUN = ("report.json", "requests.parquet")
 _SWEEP = ("summary.json", "trials.parquet")
 _NEEDED_OF_REQUESTS = (
-    "request_id", "session_id", "arrival_ms", "dispatch_ms", "input_tokens", "cached_tokens",
-    "prefill_worker_id", "prefill_wait_time_ms", "prefill_time_ms", "ttft_ms", "tpot_ms", "e2e_ms",
-    "preemptions", "status",
+    "request_id", "session_id", "arrival_ms", "dispatch_ms", "input_tokens", "output_tokens",
+    "cached_tokens", "prefill_worker_id", "prefill_wait_time_ms", "prefill_time_ms", "ttft_ms",
+    "tpot_ms", "e2e_ms", "preemptions", "status",
 )  # fmt: skip
 
 

@@ -211,10 +211,14 @@ def number_changes(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Chan
 
 
 def _same_requests(a: "pl.DataFrame", b: "pl.DataFrame") -> bool:
-    """Whether row by row the same prompts were sent."""
+    """Whether row by row the same was asked for."""
     if len(a) != len(b):
         return False
-    return all(a[name].equals(b[name]) for name in ("request_id", "session_id", "input_tokens"))
+    if not all(a[name].equals(b[name]) for name in ("request_id", "session_id", "input_tokens")):
+        return False
+    both = ((a["status"] == "completed") & (b["status"] == "completed")).to_numpy()
+    a_tokens, b_tokens = (table["output_tokens"].to_numpy()[both] for table in (a, b))
+    return bool((a_tokens == b_tokens).all())
 
 
 def _same_starts(a: "pl.DataFrame", b: "pl.DataFrame", session: IntArray) -> bool:

@@ -1,7 +1,7 @@
 """What a request waited for before its first token: read from the logs of requests and steps.
 
-Exact where the run kept chunks of prompts (`RunResult.trail`): a chunk ahead counts as a whole, also
-if its step had begun before. Without them a prompt counts as computed evenly between its first step
+Exact where the run kept chunks of prompts (`RunResult.trail`): one ahead counts as a whole, also
+if its step began before. Without them a prompt counts as computed evenly between its first step
 and its first token.
 """
 
