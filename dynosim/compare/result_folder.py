@@ -11,12 +11,13 @@ from dynosim.files.user_text import parse_json, parse_yaml
 if TYPE_CHECKING:
     import polars as pl
 
-_RUN = ("report.json", "requests.parquet")
+_RUN = ("report.json", "requests.parquet", "config.yaml")
 _SWEEP = ("summary.json", "trials.parquet")
-_NEEDED_OF_REQUESTS = (
-    "request_id", "session_id", "arrival_ms", "dispatch_ms", "input_tokens", "output_tokens",
-    "cached_tokens", "prefill_worker_id", "prefill_wait_time_ms", "prefill_time_ms", "ttft_ms",
-    "tpot_ms", "e2e_ms", "preemptions", "status",
+_TEXTS = ("request_id", "session_id", "status")
+_NUMBERS = (
+    "arrival_ms", "dispatch_ms", "input_tokens", "output_tokens", "cached_tokens",
+    "prefill_worker_id", "prefill_wait_time_ms", "prefill_time_ms", "ttft_ms", "tpot_ms", "e2e_ms",
+    "preemptions",
 )  # fmt: skip
 
 
@@ -78,19 +79,28 @@ def _what_it_is(path: Path) -> str:
 
 def _read_run(path: Path) -> RunFolder:
     report = _json(path / "report.json")
-    requests = _parquet(path / "requests.parquet", _NEEDED_OF_REQUESTS)
-    config = path / "config.yaml"
-    sections = _yaml(config) if config.is_file() else report.get("config", {})
-    return RunFolder(path, report, requests, flattened(sections))
+    if "num_requests" not in report:
+        raise ConfigError(f"{path / 'report.json'}: not the report of a run")
+    requests = _parquet(path / "requests.parquet", texts=_TEXTS, numbers=_NUMBERS)
+    return RunFolder(path, report, requests, flattened(_yaml(path / "config.yaml")))
 
 
 def _read_sweep(path: Path) -> SweepFolder:
     summary = _json(path / "summary.json")
-    trials = _parquet(path / "trials.parquet", ("trial_id", "status"))
+    if not _has_winners(summary):
+        raise ConfigError(f"{path / 'summary.json'}: not the summary of a sweep")
+    trials = _parquet(path / "trials.parquet", texts=("status",), numbers=("trial_id",))
     sections = _yaml(path / "sweep.yaml")
     space = sections.get("space") or {}
     keys = tuple(key for key in space if key in trials.columns)
     return SweepFolder(path, summary, trials, flattened(sections), keys)
+
+
+def _has_winners(summary: Mapping[str, Any]) -> bool:
+    """Whether it lists the best trials, and the answer of a search for capacities as trials."""
+    top, answer = summary.get("top"), summary.get("answer", {})
+    lists = isinstance(top, list) and isinstance(answer, dict)
+    return lists and all(isinstance(one, dict) and "trial_id" in one for one in top or ())
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -108,19 +118,25 @@ def _yaml(path: Path) -> dict[str, Any]:
         data = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: not readable YAML: {error}") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected keys and values")
+    if not isinstance(data, dict) or "workload" not in data:
+        raise ConfigError(f"{path}: not a run or sweep file: it has no workload")
     return data
 
 
-def _parquet(path: Path, needed: tuple[str, ...]) -> "pl.DataFrame":
+def _parquet(path: Path, *, texts: tuple[str, ...], numbers: tuple[str, ...]) -> "pl.DataFrame":
     import polars as pl
 
     try:
         table = pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ConfigError(f"{path}: not readable Parquet: {error}") from None
-    missing = [name for name in needed if name not in table.columns]
-    if missing:
-        raise ConfigError(f"{path}: no column {missing[0]} (make it anew with this version)")
+    schema = table.schema
+    missing = [name for name in (*texts, *numbers) if name not in schema]
+    wrong = [name for name in texts if schema.get(name) not in (None, pl.String, pl.Null)]
+    wrong += [name for name in numbers if name in schema and not schema[name].is_numeric()]
+    if missing or wrong:
+        what = (
+            f"no column {missing[0]}" if missing else f"column {wrong[0]} is not what it should be"
+        )
+        raise ConfigError(f"{path}: {what} (make it anew with this version)")
     return table

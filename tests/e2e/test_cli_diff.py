@@ -247,6 +247,8 @@ def test_what_is_no_pair_of_results_is_one_message(
     run, sweep = make(folder, "run", "a"), make(folder, "sweep", "s")
     broken = make(folder, "run", "broken")
     (broken / "report.json").write_text("{")
+    odd = make(folder, "sweep", "odd")
+    (odd / "summary.json").write_text('{"top": [5]}')
     unfinished = folder / "unfinished"
     unfinished.mkdir()
     (unfinished / "ledger.jsonl").write_text("{}\n")
@@ -257,6 +259,7 @@ def test_what_is_no_pair_of_results_is_one_message(
         ((run, sweep / "agg" / "top1"), "a configuration without results"),
         ((run, unfinished), "has not ended"),
         ((run, broken), "not readable JSON"),
+        ((sweep, odd), "not the summary of a sweep"),
         ((run, run, "--fail-if", "nonsense"), "expected KEY < NUMBER"),
         ((run, run, "--fail-if", "nonsense < 3"), "no result 'nonsense'"),
     ]
