@@ -66,7 +66,8 @@ def _aside(wait: Wait, choice: str) -> list[str]:
     said = []
     if waited and others:
         said.append(f"{_workers(others)} idle")
-    if choice and (waited or not said):
+    in_router = wait.router_ms >= _SHARE_TOLD * wait.ttft_ms  # then any worker would have done
+    if choice and (waited or not in_router):
         said.append(choice)
     return [", ".join(said)] if said else []
 
