@@ -74,6 +74,8 @@ def _difference(old: "pl.DataFrame", new: "pl.DataFrame") -> str:
         return f"{len(new):,} requests, {len(old):,} before"
     for name in (*_EXACT, *_TIMES):
         before, now = old[name], new[name]
+        if before.dtype != now.dtype:
+            return f"{name} is {now.dtype}, {before.dtype} before"
         differs = ~before.eq_missing(now).to_numpy()
         if name in _TIMES:  # the last digits may be those of another order of sums
             old_ms, new_ms = (one.cast(float).fill_null(np.nan).to_numpy() for one in (before, now))

@@ -177,6 +177,15 @@ def test_another_timing_is_noticed_too(
     assert "first_token_ms of request 0" in capsys.readouterr().err
 
 
+def test_columns_of_another_kind_are_noticed(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run_folder / "requests.parquet"
+    pl.read_parquet(path).cast({"input_tokens": pl.String}).write_parquet(path)
+    assert why(run_folder, 1) == 2
+    assert "input_tokens is Int64, String before" in capsys.readouterr().err
+
+
 def test_perfetto_needs_a_folder(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", str(run_folder.parent / "run.yaml"), "--perfetto"]) == 2
     assert "--perfetto: needs --out" in capsys.readouterr().err
