@@ -10,7 +10,7 @@ HEADER = ("request", "why", "TTFT", "wait", "prefill", "worker", "to compute", "
 TEXT_COLUMNS = 2  # the first two
 CAPTION = (
     "Longest times to the first token. A prompt ahead counts as computed evenly between its first "
-    "step and its first token; `dynosim why FOLDER REQUEST` tells step by step."
+    "step and its first token; dynosim why FOLDER REQUEST tells step by step."
 )
 
 
