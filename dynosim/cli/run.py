@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 EVENT_FILES = ("kv_events.parquet", "kv_events.png")
+TRACE_FILE = "trace.json.gz"
 RUN_FILES = (
     "report.json",
     "report.html",
@@ -29,6 +30,7 @@ RUN_FILES = (
     "requests.parquet",
     "timeline.parquet",
     *EVENT_FILES,
+    TRACE_FILE,
 )
 """All that a run may write to its folder."""
 
@@ -50,6 +52,7 @@ class RunArguments:
     check: bool
     router_log: Path | None
     kv_events: bool
+    perfetto: bool
     intervals: int | None
 
 
@@ -70,6 +73,7 @@ def run_command(asked: RunArguments) -> int:
             check=asked.check,
             router_log=asked.router_log,
             record_kv_events=asked.kv_events,
+            record_trail=asked.perfetto,
             progress=_telling(bar) if sys.stderr.isatty() else None,
         )
     try:
@@ -101,6 +105,8 @@ def _check_out(asked: RunArguments) -> None:
     if out is None:
         if asked.kv_events:
             raise ConfigError("--kv-events: needs --out, the folder to write them to")
+        if asked.perfetto:
+            raise ConfigError("--perfetto: needs --out, the folder to write the trace to")
         return
     check_folder(out)
     held = [name for name in RUN_FILES if (out / name).exists()]
@@ -154,7 +160,7 @@ def write_run(out: Path, outcome: RunOutcome, document: Mapping[str, Any]) -> No
     from dynosim.plots.run_html import write_run_html
 
     config_yaml = dump_run(outcome.config)
-    events = _event_files(outcome)
+    events = _event_files(outcome) | _trace_file(outcome)
     write_files(
         out,
         {
@@ -175,9 +181,19 @@ def write_run(out: Path, outcome: RunOutcome, document: Mapping[str, Any]) -> No
             "config.yaml": text_writer(config_yaml),
         },
     )
-    for name in EVENT_FILES:
+    for name in (*EVENT_FILES, TRACE_FILE):
         if name not in events:
             (out / name).unlink(missing_ok=True)
+
+
+def _trace_file(outcome: RunOutcome) -> dict[str, Callable[[Path], None]]:
+    """The whole run for Perfetto, if its trail was kept."""
+    if outcome.result.trail is None:
+        return {}
+    from dynosim.plots.perfetto import write_perfetto
+
+    result, trace, title = outcome.result, outcome.trace, outcome.config.name
+    return {TRACE_FILE: lambda path: write_perfetto(path, result, trace, title)}
 
 
 def _event_files(outcome: RunOutcome) -> dict[str, Callable[[Path], None]]:

@@ -8,6 +8,7 @@ from dynosim.metrics.percentiles import STATISTICS
 from dynosim.plots import style
 from dynosim.plots.page import Note, Page, Part, folded, number, preformatted, table, write_page
 from dynosim.plots.run_figures import RunFigures
+from dynosim.plots.slow_requests import CAPTION, HEADER, TEXT_COLUMNS, TITLE, slow_requests
 from dynosim.records import RunResult, Trace, WorkerLog
 
 Report = Mapping[str, Any]
@@ -48,6 +49,7 @@ def run_page(title: str, config_yaml: str, report: Report, result: RunResult, tr
         Part("Load and throughput", "Rates per interval.", figures.load()),
         Part("Workers", _WORKER_CAPTION, figures.workers()),
         Part("Prefix cache", _CACHE_CAPTION, figures.cache()),
+        Part(TITLE, CAPTION, body=table(HEADER, slow_requests(result, trace), TEXT_COLUMNS)),
         Part("Configuration", body=preformatted(config_yaml)),
         Part("All numbers", body=folded("report.json as a table", _report_table(report))),
     ]

@@ -11,7 +11,7 @@ import pytest
 from terminal import Terminal
 
 from dynosim.cli import main
-from dynosim.cli.run import EVENT_FILES, RUN_FILES
+from dynosim.cli.run import EVENT_FILES, RUN_FILES, TRACE_FILE
 from dynosim.config.report_keys import known_report_keys
 from dynosim.metrics import PROCESS_KEYS
 
@@ -156,7 +156,7 @@ def test_a_run_overwrites_another_only_if_told_to(
     run_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert main(["run", str(run_file), "--kv-events", "--out", str(out)]) == 0
+    assert main(["run", str(run_file), "--kv-events", "--perfetto", "--out", str(out)]) == 0
     assert {path.name for path in out.iterdir()} == set(RUN_FILES)
     (out / "notes.txt").write_text("mine")
     report = (out / "report.json").read_bytes()
@@ -169,7 +169,8 @@ def test_a_run_overwrites_another_only_if_told_to(
     assert main([*again, "--overwrite"]) == 0
     assert json.loads((out / "report.json").read_text())["seed"] == 5
     # nothing of the first run is left beside the second
-    assert {path.name for path in out.iterdir()} == {*RUN_FILES, "notes.txt"} - set(EVENT_FILES)
+    of_options = {*EVENT_FILES, TRACE_FILE}
+    assert {path.name for path in out.iterdir()} == {*RUN_FILES, "notes.txt"} - of_options
 
 
 def test_usage_errors_and_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,7 +178,7 @@ def test_usage_errors_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["no-such-command"]) == 2
     assert main(["trace", "no-such-command"]) == 2
     capsys.readouterr()
-    for command in ("run", "sweep", "conformance", "support", "trace"):
+    for command in ("run", "sweep", "why", "diff", "conformance", "support", "trace"):
         assert main([command, "--help"]) == 0
         text = capsys.readouterr().out
         assert "Example" in text or command == "trace"
