@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from dynosim.cli.options import AsJson, Overrides, PlanFile
+from dynosim.cli.options import AsJson, Overrides, Overwrite, PlanFile
 from dynosim.errors import ConfigError
 
 live_app = typer.Typer(no_args_is_help=True)
@@ -61,6 +61,7 @@ def deploy(
     out: Annotated[
         Path | None, typer.Option(help="Folder for logs and records; deployments/NAME if not given")
     ] = None,
+    overwrite: Overwrite = False,
     model: ModelDir = None,
     engine: LiveEngine = None,
     engine_python: EnginePython = None,
@@ -77,6 +78,7 @@ def deploy(
             real=real,
             target=target,
             out=out,
+            overwrite=overwrite,
             model=model,
             engine=engine,
             engine_python=engine_python,
@@ -96,6 +98,7 @@ def validate(
     set_: Overrides = None,
     trace: Annotated[Path | None, typer.Option(help="Workload, in place of the plan's.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for records and the report.")] = None,
+    overwrite: Overwrite = False,
     mock: Annotated[bool, typer.Option("--mock", help="Start simulated engines.")] = False,
     real: Annotated[bool, typer.Option("--real", help="Start real engines.")] = False,
     model: ModelDir = None,
@@ -119,6 +122,7 @@ def validate(
             url=url,
             trace=trace,
             out=out,
+            overwrite=overwrite,
             mock=mock,
             real=real,
             model=model,
@@ -136,6 +140,7 @@ def validate(
 @live_app.command(epilog="Example: dynosim calibrate --url http://127.0.0.1:8100 --out timing.json")
 def calibrate(
     out: Annotated[Path, typer.Option(help="Where to write the step-time model.")],
+    overwrite: Overwrite = False,
     url: Annotated[str | None, typer.Option(help="A live engine's server to measure.")] = None,
     measurements: Annotated[
         Path | None, typer.Option(help="Log of requests that a real engine has served.")
@@ -156,7 +161,9 @@ def calibrate(
     if (url is None) == (measurements is None):
         raise ConfigError("calibrate: give either --url or --measurements")
     if url is not None:
-        raise typer.Exit(_live("calibrate_url")(url, out=out, model=model, as_json=json))
+        raise typer.Exit(
+            _live("calibrate_url")(url, out=out, overwrite=overwrite, model=model, as_json=json)
+        )
     assert measurements is not None
     from dynosim.cli.fit import calibrate_measurements
 
@@ -164,6 +171,7 @@ def calibrate(
         calibrate_measurements(
             measurements,
             out=out,
+            overwrite=overwrite,
             model=model,
             hardware=hardware,
             fit_fraction=fit_fraction,
@@ -201,11 +209,15 @@ def tiny_model(
     layers: Annotated[int, typer.Option(min=1, help="Transformer layers.")] = 4,
     hidden: Annotated[int, typer.Option(min=64, help="Width; a multiple of 32.")] = 256,
     seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
+    overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> None:
     """Write a small random Qwen3 model with a tokenizer, for machines without GPUs."""
-    raise typer.Exit(_live("tiny_model")(folder, layers=layers, hidden=hidden, seed=seed,
-                                         as_json=json))  # fmt: skip
+    raise typer.Exit(
+        _live("tiny_model")(
+            folder, layers=layers, hidden=hidden, seed=seed, overwrite=overwrite, as_json=json
+        )
+    )
 
 
 @serve_app.command("frontend", epilog="Example: dynosim serve frontend run.yaml --port 8000")

@@ -15,9 +15,7 @@ Overrides = Annotated[
 SkipBadLines = Annotated[
     bool, typer.Option("--skip-bad-lines", help="Leave bad trace lines out and count them.")
 ]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Start anew in a folder that holds results.")
-]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results of the same kind.")]
 PlanFile = Annotated[
     Path, typer.Argument(help="Run file, or a sweep's topN folder.", show_default=False)
 ]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dynosim.cli.options import AsJson, SkipBadLines
+from dynosim.cli.options import AsJson, Overwrite, SkipBadLines
 
 if TYPE_CHECKING:
     from dynosim.workload.readers import ReadTrace
@@ -67,12 +67,16 @@ def inspect(
     skip_bad_lines: SkipBadLines = False,
     lengths_from_hash_ids: LengthsFromHashIds = False,
     sort: Sort = False,
+    overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> None:
     """Print counts, rates, lengths, sessions and the prefix reuse an endless cache would see."""
+    from dynosim.files.result_folder import check_files
     from dynosim.workload.inspect import inspect_trace
     from dynosim.workload.summary import summary_lines
 
+    if plot is not None:
+        check_files([plot], overwrite=overwrite, option="--plot")
     read = _read(
         trace,
         format=format,
@@ -103,11 +107,14 @@ def convert(
     skip_bad_lines: SkipBadLines = False,
     lengths_from_hash_ids: LengthsFromHashIds = False,
     sort: Sort = False,
+    overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> None:
     """Write a trace in another format; what that format cannot hold is named."""
+    from dynosim.files.result_folder import check_files
     from dynosim.workload.writers import write_trace
 
+    check_files([target], overwrite=overwrite)
     read = _read(
         source,
         format=format,
@@ -161,18 +168,21 @@ def synth(
     prefix_group_skew: PrefixGroupSkew = None,
     max_context_tokens: MaxContextTokens = None,
     block_size: HashBlockTokens = None,
+    overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> None:
     """Write a synthetic trace: the same description and seed give the same file."""
     flags = dict(locals())
+    from dynosim.files.result_folder import check_files
     from dynosim.workload.inspect import inspect_trace
     from dynosim.workload.spec_file import read_spec, spec_from_flags
     from dynosim.workload.summary import summary_lines
     from dynosim.workload.synthetic import synthesize
     from dynosim.workload.writers import write_trace
 
+    check_files([target], overwrite=overwrite)
     data, file_seed = ({}, 0) if config is None else read_spec(config)
-    for name in ("target", "config", "seed", "to", "json"):
+    for name in ("target", "config", "seed", "to", "overwrite", "json"):
         del flags[name]
     spec = spec_from_flags(data, flags)
     trace = synthesize(spec, file_seed if seed is None else seed)

@@ -13,6 +13,7 @@ from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.config.timing import FittedTiming, ProfileTiming
 from dynosim.errors import DynosimError, TraceError
+from dynosim.files.result_folder import SWEEP, check_kind
 from dynosim.sweep.artifacts import load_writers, write_artifacts
 from dynosim.sweep.executor import Answer, LocalExecutor
 from dynosim.sweep.frontier_intervals import (
@@ -75,6 +76,7 @@ def run_sweep(
     trials = trials_of(sweep)
     check_inputs(trials)
     sweep_hash = load_hash(sweep, hash_of(trials))
+    check_kind(folder, SWEEP)
     with locked_folder(folder, work="a sweep"):
         ledger = (
             resumed_ledger(folder, sweep_hash=sweep_hash)
