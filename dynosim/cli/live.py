@@ -10,11 +10,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from dynosim.cli.help_groups import GroupedCommands
 from dynosim.cli.options import AsJson, Overrides, Overwrite, PlanFile
 from dynosim.errors import ConfigError
 
 live_app = typer.Typer(no_args_is_help=True)
-serve_app = typer.Typer(no_args_is_help=True, help="Run a single live process in the foreground.")
+serve_app = typer.Typer(
+    cls=GroupedCommands, no_args_is_help=True, help="Run a single live process in the foreground."
+)
 live_app.add_typer(serve_app, name="serve")
 
 ModelDir = Annotated[
@@ -69,7 +72,7 @@ def deploy(
     port: Annotated[int | None, typer.Option(help="Port of the frontend; 0: any.")] = None,
     json: AsJson = False,
 ) -> None:
-    """Start frontend and workers of a plan, keep them running, stop them on Ctrl-C."""
+    """Start frontend and workers of a plan; Ctrl-C stops them."""
     raise typer.Exit(
         _live("deploy")(
             plan,
@@ -114,7 +117,7 @@ def validate(
     ] = 16,
     json: AsJson = False,
 ) -> None:
-    """Load a deployment with the plan's workload; compare measured with predicted."""
+    """Load a deployment; compare measured with predicted."""
     raise typer.Exit(
         _live("validate")(
             plan,
@@ -157,7 +160,7 @@ def calibrate(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Fit step times to a live engine, or to the log of its requests; tell how well they fit."""
+    """Fit step times to a live engine, or to the log of its requests."""
     if (url is None) == (measurements is None):
         raise ConfigError("calibrate: give either --url or --measurements")
     if url is not None:
@@ -193,7 +196,10 @@ def rank(
     lower_is_better: Annotated[bool, typer.Option("--lower-is-better", help="For times.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Tell whether predictions rank configurations as measurements do (Kendall's tau, regret)."""
+    """Tell whether predictions rank layouts as measurements do.
+
+    Kendall's tau, and how much worse the layout is that the prediction chooses (regret).
+    """
     from dynosim.cli.fit import rank as rank_command
 
     raise typer.Exit(
@@ -212,7 +218,7 @@ def tiny_model(
     overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> None:
-    """Write a small random Qwen3 model with a tokenizer, for machines without GPUs."""
+    """Write a small random model, for machines without GPUs."""
     raise typer.Exit(
         _live("tiny_model")(
             folder, layers=layers, hidden=hidden, seed=seed, overwrite=overwrite, as_json=json
@@ -254,7 +260,10 @@ def serve_worker(
     attach: Annotated[str | None, typer.Option(help="URL of an engine that runs already.")] = None,
     speedup: Speedup = 1.0,
 ) -> None:
-    """One engine: a simulated one in real time, or a real one that is launched or attached to."""
+    """One engine: simulated in real time, or real.
+
+    A real one is launched, or attached to.
+    """
     raise typer.Exit(
         _live("serve_worker")(
             plan,

@@ -5,12 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dynosim.cli.help_groups import GroupedCommands
 from dynosim.cli.options import AsJson, Overwrite, SkipBadLines
 
 if TYPE_CHECKING:
     from dynosim.workload.readers import ReadTrace
 
 app = typer.Typer(
+    cls=GroupedCommands,
+    add_completion=False,
     help="Inspect, convert and generate traces.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -70,7 +73,10 @@ def inspect(
     overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> None:
-    """Print counts, rates, lengths, sessions and the prefix reuse an endless cache would see."""
+    """Print a trace's counts, rates, lengths, sessions and reuse.
+
+    Reuse is what an endless cache would see.
+    """
     from dynosim.files.result_folder import check_files
     from dynosim.workload.inspect import inspect_trace
     from dynosim.workload.summary import summary_lines
@@ -110,7 +116,7 @@ def convert(
     overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> None:
-    """Write a trace in another format; what that format cannot hold is named."""
+    """Write a trace in another format; name what that cannot hold."""
     from dynosim.files.result_folder import check_files
     from dynosim.workload.writers import write_trace
 
@@ -171,7 +177,7 @@ def synth(
     overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> None:
-    """Write a synthetic trace: the same description and seed give the same file."""
+    """Write a synthetic trace, the same for the same seed."""
     flags = dict(locals())
     from dynosim.files.result_folder import check_files
     from dynosim.workload.inspect import inspect_trace
