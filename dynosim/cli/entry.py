@@ -19,7 +19,7 @@ from dynosim.cli.completion_scripts import SCRIPTS, SHELL, install
 from dynosim.cli.help_groups import GroupedCommands
 from dynosim.cli.options import AsJson, Overrides, Overwrite, SkipBadLines, with_skip
 from dynosim.compiled import CORE
-from dynosim.errors import EXIT_FAILURE, EXIT_INTERRUPTED, DynosimError, InvariantError
+from dynosim.errors import EXIT_FAILURE, EXIT_INTERRUPTED, ConfigError, DynosimError, InvariantError
 
 
 class _LazyGroup(GroupedCommands):
@@ -219,15 +219,27 @@ def replay_log(
 
 @app.command(epilog="Example: dynosim support --model Qwen/Qwen3-32B --hardware h200_sxm")
 def support(
+    what: Annotated[
+        Literal["models", "hardware"] | None,
+        typer.Argument(help="List what is known of these alone.", show_default=False),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
     hardware: Annotated[str | None, typer.Option(help="Only this hardware.")] = None,
     engine: Annotated[str | None, typer.Option(help="Only this engine.")] = None,
     json: AsJson = False,
 ) -> None:
-    """List which step times are measured, derived or estimated."""
-    from dynosim.cli.support import support_command
+    """List which step times are measured, derived or estimated.
 
-    support_command(model, hardware, engine, as_json=json)
+    Without an option: how many combinations of hardware and engine each model has of each.
+    """
+    from dynosim.cli.support import hardware_command, models_command, support_command
+
+    if what is None:
+        support_command(model, hardware, engine, as_json=json)
+    elif (model, hardware, engine) != (None, None, None):
+        raise ConfigError(f"support {what}: takes no --model, --hardware or --engine (drop them)")
+    else:
+        (models_command if what == "models" else hardware_command)(as_json=json)
 
 
 @app.command("trace", context_settings={"ignore_unknown_options": True})

@@ -184,12 +184,17 @@ def calibrate(
     )
 
 
-@live_app.command(epilog="Example: dynosim rank out/qwen/trials.parquet measured.jsonl")
+@live_app.command(epilog="Example: dynosim rank results/qwen measured.jsonl")
 def rank(
     predicted: Annotated[
-        Path, typer.Argument(help="Predictions by configuration: a sweep's table, JSONL or folder.")
+        Path,
+        typer.Argument(
+            help="Predictions: a sweep's folder or table, a folder of runs, or JSON lines."
+        ),
     ],
-    measured: Annotated[Path, typer.Argument(help="Measured results of the same configurations.")],
+    measured: Annotated[
+        Path, typer.Argument(help="Measurements by the same names (trial numbers, top1, folders).")
+    ],
     metric: Annotated[
         str, typer.Option(help="The key to rank by, in both.")
     ] = "output_throughput_tok_s",
