@@ -49,6 +49,11 @@ def load_sweep(path: str | FilePath, overrides: Sequence[str] = ()) -> SweepConf
     """
     document = read_document(FilePath(path))
     apply_overrides(document, overrides)
+    return sweep_config(document)
+
+
+def sweep_config(document: Document) -> SweepConfig:
+    """The document as the description of a sweep. Raises: ConfigError as `load_sweep` does."""
     sweep, problems = _sweep(document)
     if sweep is not None and not problems:
         problems = _swept_overrides(document, sweep.dimensions) or _point_problems(sweep)

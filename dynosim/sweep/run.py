@@ -3,10 +3,8 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from dynosim.atomic import locked_folder
 from dynosim.config.schema import RunConfig
@@ -25,6 +23,7 @@ from dynosim.sweep.frontier_intervals import (
 from dynosim.sweep.ledger import Ledger, Record, new_ledger, resumed_ledger
 from dynosim.sweep.load_search import LoadSearch
 from dynosim.sweep.load_sweep import load_plan, probes_table, records_of, request_at, same_as
+from dynosim.sweep.outcome import SweepOutcome
 from dynosim.sweep.progress import Progress
 from dynosim.sweep.results import Row, judge
 from dynosim.sweep.space import Trial, digest, trials_of
@@ -33,22 +32,6 @@ from dynosim.sweep.study import LayoutStudy
 from dynosim.sweep.trial import TRIAL, request_for
 
 CHUNK_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class SweepOutcome:
-    """A finished sweep."""
-
-    sweep: SweepConfig
-    rows: list[Row]
-    summary: dict[str, Any]  # as in summary.json
-    folder: Path
-    num_resumed: int  # trials that an earlier call had finished
-
-    @property
-    def num_failed(self) -> int:
-        """Trials that crashed."""
-        return sum(row.status == FAILED for row in self.rows)
 
 
 class SweepInterruptedError(DynosimError):
@@ -117,7 +100,7 @@ def _finish(
         interval_failures=failures,
         probes=probes,
     )
-    return SweepOutcome(sweep, rows, summary, folder, num_resumed)
+    return SweepOutcome(sweep, rows, summary, folder, num_resumed, probes)
 
 
 def _finish_trials(
