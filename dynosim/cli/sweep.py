@@ -16,7 +16,7 @@ from dynosim.errors import EXIT_BAD_INPUT, EXIT_FAILURE, ConfigError
 from dynosim.sweep.executor import LocalExecutor, num_cores
 
 if TYPE_CHECKING:
-    from dynosim.sweep.run import SweepOutcome
+    from dynosim.sweep.outcome import SweepOutcome
 
 RESULTS = Path("results")
 _TITLES = {
