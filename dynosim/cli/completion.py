@@ -88,7 +88,9 @@ def _argument_values(command: Any, place: int, incomplete: str) -> Iterable[str]
 def _values(command: Any, parameter: Any, incomplete: str) -> Iterable[str]:
     """What a parameter may be."""
     if parameter.name == "set_":
-        return _settings(incomplete, is_sweep=command.name == "sweep")
+        return _settings(incomplete, is_sweep=command.name in ("sweep", "size"))
+    if (command.name, parameter.name) == ("explain", "key"):
+        return (key.removesuffix("=") for key in _settings("", is_sweep=True))
     chosen = [item.value for item in parameter.shell_complete(None, incomplete)]
     if chosen and chosen != [incomplete]:
         return chosen

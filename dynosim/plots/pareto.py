@@ -52,7 +52,7 @@ def pareto_figure(*, title: str, trials: "pl.DataFrame", objectives: tuple[str, 
 def note_timing(figure: "Figure", axes: "Axes", trials: "pl.DataFrame") -> None:
     """Name the source of the step times below, and across if they were not measured."""
     source = trial_table.common_source(trials)
-    has_run = bool((trials["status"] == "ok").any())
+    has_run = "ok" in trials["status"].to_list()
     words = style.watermark(source) if has_run else None
     if words:
         axes.text(

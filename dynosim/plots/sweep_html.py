@@ -37,12 +37,14 @@ def write_sweep_html(
     trials: "pl.DataFrame",
     objectives: Objectives,
     curves: Sequence[Curve] = (),
+    warnings: Sequence[str] = (),
 ) -> None:
     """Write one self-contained page about a sweep; `curves` come first, where loads were searched.
+    `warnings` stand with the notes at its head.
 
     Raises: ConfigError when plotly is not installed; OSError when the file cannot be written.
     """
-    write_page(path, sweep_page(title, spec_yaml, trials, objectives, curves))
+    write_page(path, sweep_page(title, spec_yaml, trials, objectives, curves, warnings))
 
 
 def sweep_page(
@@ -51,6 +53,7 @@ def sweep_page(
     trials: "pl.DataFrame",
     objectives: Objectives,
     curves: Sequence[Curve] = (),
+    warnings: Sequence[str] = (),
 ) -> Page:
     """What the report of a sweep shows."""
     figures = SweepFigures(trials, objectives)
@@ -76,9 +79,8 @@ def sweep_page(
         ]
     parts += _not_run(trials)
     parts.append(Part("Sweep file", body=preformatted(spec_yaml)))
-    return Page(
-        title, _lead(trials), _notes(trials, shown), _cards(trials, front, objectives), parts
-    )
+    notes = [*_notes(trials, shown), *(Note(text, is_warning=True) for text in warnings)]
+    return Page(title, _lead(trials), notes, _cards(trials, front, objectives), parts)
 
 
 _CURVES_CAPTION = (

@@ -66,6 +66,7 @@ def offered(line: str) -> list[str]:
         ("dynosim support --model=Qwen/Qwen3-1.", ["--model=Qwen/Qwen3-1.7B"]),
         ("dynosim deploy x.yaml --engine sg", ["sglang"]),
         ("dynosim run x.yaml --jobs ", []),
+        ("dynosim explain load.toler", ["load.tolerance"]),
         ("dynosim nonsense ", []),
         ("dynosim run 'unfinished", []),
     ],

@@ -23,14 +23,13 @@ constraints: {sla: {ttft_ms: 2000}}
 load: {search: capacity, range: [0.5, 2], tolerance: 0.5, min_requests: 0}
 """
 POINTS = """\
-import json, sys
-import numpy as np
+import sys
 import polars as pl
 from dynosim.compare.ranking import rank
-from dynosim.plots import page
 import dynosim
 folder = sys.argv[1]
-assert rank({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 2, "c": 3}, metric="x", lower_is_better=True).tau == 1
+values = {"a": 1, "b": 2, "c": 3}
+assert rank(values, values, metric="x", lower_is_better=True).tau == 1
 trials = pl.read_parquet(folder + "/sweep/trials.parquet")
 assert trials.height == 2 and trials["capacity_load"].null_count() == 0
 outcome = dynosim.run(dynosim.load_run(folder + "/run.yaml"))
