@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dynosim.cli.help_groups import GroupedCommands
-from dynosim.cli.options import AsJson, Overwrite, SkipBadLines
+from dynosim.cli.options import AsJson, Overrides, Overwrite, PlanFile, SkipBadLines
 
 if TYPE_CHECKING:
     from dynosim.workload.readers import ReadTrace
@@ -147,6 +147,30 @@ def convert(
         lines += [f"{read.trace.assumed_lengths} prompts taken to be as long as their hash ids"]
     lines += [f"{read.moved_rows} rows moved by sorting"] if read.moved_rows else []
     _print(summary, lines, as_json=json)
+
+
+@app.command(epilog="Example: dynosim trace schedule results/qwen/agg/top1 rows.jsonl")
+def schedule(
+    plan: PlanFile,
+    target: TargetFile,
+    set_: Overrides = None,
+    overwrite: Overwrite = False,
+    json: AsJson = False,
+) -> None:
+    """Write a run file's workload as rows for AIPerf.
+
+    Each is due when the twin sends it.
+    """
+    from dynosim.config import load_run
+    from dynosim.experiment.schedule import write_schedule
+    from dynosim.files.result_folder import check_files
+
+    check_files([target], overwrite=overwrite)
+    run_file = plan / "config.yaml" if plan.is_dir() else plan
+    count = write_schedule(load_run(run_file, set_ or []), target)
+    _print(
+        {"target": str(target), "requests": count}, [f"{target}: {count} requests"], as_json=json
+    )
 
 
 @app.command(
