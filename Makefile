@@ -14,8 +14,9 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: fast wheels demo test steady live mutants fuzz lint reference bench clean
 
-# What `make demo` needs: the twin alone, 0.45 GB less than the tests do. Modules are compiled when they
-# are imported, not all at once.
+# What `make demo` needs: the twin alone, 0.84 GB; more than half of it are aiconfigurator-core, which
+# has the measured step times, and what that needs (pyarrow, scipy, pandas). Modules are compiled as
+# they are imported, not all at once.
 $(VENV)/.ready-demo: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "dynosim needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
