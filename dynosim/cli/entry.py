@@ -11,25 +11,29 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
-from typer.core import TyperGroup
 
 from dynosim import __version__
+from dynosim.cli.completion_scripts import SCRIPTS, SHELL, install
+from dynosim.cli.help_groups import GroupedCommands
 from dynosim.cli.options import AsJson, FailIfNone, Overrides, Overwrite, SkipBadLines, with_skip
 from dynosim.compiled import CORE
-from dynosim.errors import EXIT_FAILURE, EXIT_INTERRUPTED, DynosimError, InvariantError
+from dynosim.errors import EXIT_FAILURE, EXIT_INTERRUPTED, ConfigError, DynosimError, InvariantError
 
 
-class _LazyGroup(TyperGroup):
+class _LazyGroup(GroupedCommands):
     """Loads `dynosim trace` when it is called, and says what a word that is no command meant."""
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] == "trace":
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name == "trace":
             from dynosim.cli.trace import app as trace_app
 
             self.add_command(typer.main.get_command(trace_app), "trace")
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             from dynosim.cli.near_commands import unknown_command
 
@@ -53,11 +57,46 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
+_Shell = Literal["bash", "zsh", "fish"]
+
+
+def _show_completion(shell: _Shell | None) -> None:
+    if shell is not None:
+        typer.echo(SCRIPTS[shell], nl=False)
+        raise typer.Exit
+
+
+def _install_completion(shell: _Shell | None) -> None:
+    if shell is not None:
+        for path in install(shell):
+            typer.echo(f"written: {path}")
+        typer.echo(f"completion works in every new {shell}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print and exit.")
     ] = False,
+    install_completion: Annotated[
+        _Shell | None,
+        typer.Option(
+            metavar="SHELL",
+            callback=_install_completion,
+            is_eager=True,
+            help="Complete commands in bash, zsh or fish.",
+        ),
+    ] = None,
+    show_completion: Annotated[
+        _Shell | None,
+        typer.Option(
+            metavar="SHELL",
+            callback=_show_completion,
+            is_eager=True,
+            help="Print the script that does so.",
+        ),
+    ] = None,
 ) -> None:
     pass
 
@@ -277,7 +316,7 @@ def conformance(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Run scheduler scenarios step by step; print the steps or compare them."""
+    """Run scheduler scenarios; print their steps or compare them."""
     from dynosim.cli.conformance import main_command
 
     raise typer.Exit(main_command(scenarios, golden, json))
@@ -288,7 +327,7 @@ def replay_log(
     log: Annotated[Path, typer.Argument(help="Log of a router, of the twin or live.")],
     json: AsJson = False,
 ) -> None:
-    """Derive every decision of a router again from its inputs; show the first that differs."""
+    """Derive a router's decisions again; show the first that differs."""
     from dynosim.cli.replay import replay_log_command
 
     raise typer.Exit(replay_log_command(log, as_json=json))
@@ -296,15 +335,27 @@ def replay_log(
 
 @app.command(epilog="Example: dynosim support --model Qwen/Qwen3-32B --hardware h200_sxm")
 def support(
+    what: Annotated[
+        Literal["models", "hardware"] | None,
+        typer.Argument(help="List what is known of these alone.", show_default=False),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
     hardware: Annotated[str | None, typer.Option(help="Only this hardware.")] = None,
     engine: Annotated[str | None, typer.Option(help="Only this engine.")] = None,
     json: AsJson = False,
 ) -> None:
-    """List which step times are measured, derived or estimated."""
-    from dynosim.cli.support import support_command
+    """List which step times are measured, derived or estimated.
 
-    support_command(model, hardware, engine, as_json=json)
+    Without an option: how many combinations of hardware and engine each model has of each.
+    """
+    from dynosim.cli.support import hardware_command, models_command, support_command
+
+    if what is None:
+        support_command(model, hardware, engine, as_json=json)
+    elif (model, hardware, engine) != (None, None, None):
+        raise ConfigError(f"support {what}: takes no --model, --hardware or --engine (drop them)")
+    else:
+        (models_command if what == "models" else hardware_command)(as_json=json)
 
 
 @app.command("trace", context_settings={"ignore_unknown_options": True})
@@ -328,7 +379,15 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is None:
         gc.disable()  # imports make many objects and no garbage; what runs for long enables it
         atexit.register(gc.freeze)  # a last search for garbage would be for nothing
+        if SHELL in os.environ:
+            return _guarded(_complete)
     return _guarded(lambda: _invoke(arguments))
+
+
+def _complete() -> int:
+    from dynosim.cli.completion import answer
+
+    return answer(typer.main.get_command(app), os.environ[SHELL])
 
 
 def _invoke(arguments: list[str] | None) -> int:

@@ -16,6 +16,7 @@ from dynosim.config.formats import REPORT_SCHEMA
 from dynosim.errors import EXIT_INTERRUPTED, ConfigError
 from dynosim.experiment.progress import ProgressBar
 from dynosim.experiment.run import RunOutcome, run
+from dynosim.files.result_folder import RUN, check_files, check_results
 
 if TYPE_CHECKING:
     from dynosim.experiment.intervals import Intervals
@@ -23,16 +24,6 @@ if TYPE_CHECKING:
 
 EVENT_FILES = ("kv_events.parquet", "kv_events.png")
 TRACE_FILE = "trace.json.gz"
-RUN_FILES = (
-    "report.json",
-    "report.html",
-    "config.yaml",
-    "requests.parquet",
-    "timeline.parquet",
-    *EVENT_FILES,
-    TRACE_FILE,
-)
-"""All that a run may write to its folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +91,10 @@ def _telling(bar: ProgressBar) -> Callable[[int, int], None]:
 
 
 def _check_out(asked: RunArguments) -> None:
-    """Refuse a folder that cannot be written, or holds what would be overwritten."""
+    """Refuse places that cannot be written, or hold what is not to be overwritten."""
     out = asked.out
+    if asked.router_log is not None:
+        check_files([asked.router_log], overwrite=asked.overwrite, option="--router-log")
     if out is None:
         if asked.kv_events:
             raise ConfigError("--kv-events: needs --out, the folder to write them to")
@@ -109,12 +102,7 @@ def _check_out(asked: RunArguments) -> None:
             raise ConfigError("--perfetto: needs --out, the folder to write the trace to")
         return
     check_folder(out)
-    held = [name for name in RUN_FILES if (out / name).exists()]
-    if held and not asked.overwrite:
-        raise ConfigError(
-            f"--out {out}: holds {held[0]} already (give --overwrite to replace it, or another "
-            "--out)"
-        )
+    check_results(out, RUN, overwrite=asked.overwrite)
 
 
 def intervals_of(outcome: RunOutcome, num_replays: int | None) -> "Intervals | None":
@@ -164,7 +152,7 @@ def write_run(out: Path, outcome: RunOutcome, document: Mapping[str, Any]) -> No
     write_files(
         out,
         {
-            **events,
+            # first, since the folder is known as a run's by it
             "report.json": text_writer(json.dumps(document, indent=2, allow_nan=False) + "\n"),
             "requests.parquet": parquet_writer(
                 lambda: request_table(outcome.result, outcome.trace)
@@ -179,6 +167,7 @@ def write_run(out: Path, outcome: RunOutcome, document: Mapping[str, Any]) -> No
                 trace=outcome.trace,
             ),
             "config.yaml": text_writer(config_yaml),
+            **events,
         },
     )
     for name in (*EVENT_FILES, TRACE_FILE):

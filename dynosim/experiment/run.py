@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from dynosim.build.cluster import cluster_spec, run_options
 from dynosim.build.engine import Prepared, prepare
@@ -23,11 +23,13 @@ from dynosim.silicon import Capacity
 from dynosim.timing.model import StepTimeModel
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from dynosim.router.witness import ChoiceWitness
     from dynosim.routerlog.replay import LogWriter
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RunOutcome:
     """A finished run, with all that reports and plots need."""
 
@@ -37,6 +39,36 @@ class RunOutcome:
     result: RunResult
     capacity: Capacity
     report: dict[str, Any]  # what `summarize` returns, and what this module knows
+
+    @property
+    def requests(self) -> "pl.DataFrame":
+        """A row per request; the columns of requests.parquet."""
+        from dynosim.metrics import request_table
+
+        return request_table(self.result, self.trace)
+
+    @property
+    def timeline(self) -> "pl.DataFrame":
+        """What every worker did over time; the columns of timeline.parquet."""
+        from dynosim.metrics import timeline_table
+
+        return timeline_table(self.result)
+
+    def to_pandas(self, table: Literal["requests", "timeline"] = "requests") -> Any:
+        """One of the tables for pandas. Raises: ConfigError if that is not installed."""
+        from dynosim.experiment.card import to_pandas
+
+        return to_pandas(self.timeline if table == "timeline" else self.requests)
+
+    def __repr__(self) -> str:
+        from dynosim.experiment.card import line, report_facts
+
+        return line("RunOutcome", self.config.name, report_facts(self.report))
+
+    def _repr_html_(self) -> str:
+        from dynosim.experiment.card import card_html, report_facts
+
+        return card_html(self.config.name or "run", report_facts(self.report))
 
 
 def run(
