@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _SCRIPTS = ("theme.js", "figures.js", "tables.js", "selection.js")
+_COLUMN_FIELDS = ("key", "title", "is_text", "is_hidden", "is_setting", "hint")
 NUM_PLAIN_ROWS = 20
 """Of a table of many rows, shown where there is no JavaScript."""
 
@@ -66,6 +67,7 @@ class DataColumn:
     title: str
     is_text: bool = False
     is_hidden: bool = False
+    is_setting: bool = False  # a number as one would type it: no thousands separated
     hint: str = ""
 
 
@@ -80,18 +82,17 @@ class DataTable:
     def document(self) -> str:
         """What the page's script reads."""
         columns = [
-            {
-                name: getattr(column, name)
-                for name in ("key", "title", "is_text", "is_hidden", "hint")
-            }
-            for column in self.columns
+            {name: getattr(column, name) for name in _COLUMN_FIELDS} for column in self.columns
         ]
         return _json({"columns": columns, "rows": self.rows})
 
     def first_rows(self) -> str:
         """The first rows as a plain table."""
         shown = [place for place, column in enumerate(self.columns) if not column.is_hidden]
-        rows = [[_plain(row[place]) for place in shown] for row in self.rows[:NUM_PLAIN_ROWS]]
+        rows = [
+            [_plain(row[place], self.columns[place]) for place in shown]
+            for row in self.rows[:NUM_PLAIN_ROWS]
+        ]
         return table([self.columns[place].title for place in shown], rows)
 
 
@@ -256,7 +257,9 @@ def rounded(value: float | int | None, digits: int = 4) -> float | int | None:
     return float(f"{value:.{digits}g}")
 
 
-def _plain(cell: Cell) -> str:
+def _plain(cell: Cell, column: DataColumn) -> str:
     if isinstance(cell, tuple):
         return cell[1]
+    if column.is_setting and cell is not None:
+        return str(cell)
     return cell if isinstance(cell, str) else number(cell, 4)

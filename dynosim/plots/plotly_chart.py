@@ -137,7 +137,7 @@ def _bars(mark: BarMark, panel: Panel) -> list[Trace]:
             "symmetric": False,
             "array": [high - value for value, high in zip(mark.values, mark.high, strict=True)],
             "arrayminus": [value - low for value, low in zip(mark.values, mark.low, strict=True)],
-            "color": style.GREY,
+            "color": style.BLACK,
             "thickness": 1.4,
             "width": 3,
         },

@@ -190,7 +190,7 @@ def _bars(axes: "Axes", mark: BarMark, _: Panel, order: float) -> None:
     spread = np.array([values - mark.low, np.asarray(mark.high) - values])
     places = np.arange(len(values))
     axes.barh(
-        places, values, color=[*mark.colors], xerr=spread, ecolor=style.GREY, capsize=2,
+        places, values, color=[*mark.colors], xerr=spread, ecolor=style.BLACK, capsize=2,
         height=0.62, zorder=order,
     )  # fmt: skip
 

@@ -68,12 +68,11 @@ def trials_data_table(
         if name in trials.columns and trials[name].null_count() < len(trials)
     }
     more = [key for key in dict.fromkeys(hidden) if key in trials.columns and key not in numbers]
-    names = trial_table.short_names(keys)
     columns = [
-        DataColumn("trial_id", "trial"),
+        DataColumn("trial_id", "trial", is_setting=True),
         *([DataColumn("place", "place", is_text=True)] if places is not None else []),
         DataColumn(LAYOUT, "layout", is_text=True),
-        *(DataColumn(key, names[key], is_text=_is_text(trials, key), hint=key) for key in keys),
+        *_setting_columns(trials, keys),
         *(DataColumn(key, title, hint=_HINTS.get(key, key)) for key, title in numbers.items()),
         DataColumn("remarks", "remarks", is_text=True),
         *(DataColumn(key, key, is_hidden=True) for key in more),
@@ -96,11 +95,10 @@ def trials_data_table(
 def not_run_table(rows: Sequence[Mapping[str, Any]], trials: "pl.DataFrame") -> DataTable:
     """Trials that did not run, with their reasons."""
     keys = trial_table.varied_keys(trials)
-    names = trial_table.short_names(keys)
     columns = [
-        DataColumn("trial_id", "trial"),
+        DataColumn("trial_id", "trial", is_setting=True),
         DataColumn(LAYOUT, "layout", is_text=True),
-        *(DataColumn(key, names[key], is_text=_is_text(trials, key), hint=key) for key in keys),
+        *_setting_columns(trials, keys),
         DataColumn("reason", "reason", is_text=True),
     ]
     cells: list[list[Cell]] = [
@@ -113,6 +111,14 @@ def not_run_table(rows: Sequence[Mapping[str, Any]], trials: "pl.DataFrame") -> 
         for row in rows
     ]
     return DataTable("not-run", columns, cells)
+
+
+def _setting_columns(trials: "pl.DataFrame", keys: Sequence[str]) -> list[DataColumn]:
+    names = trial_table.short_names(keys)
+    return [
+        DataColumn(key, names[key], is_text=_is_text(trials, key), is_setting=True, hint=key)
+        for key in keys
+    ]
 
 
 def _is_text(trials: "pl.DataFrame", key: str) -> bool:
@@ -129,7 +135,8 @@ def _setting(value: Any) -> Cell:
 def _number(row: Mapping[str, Any], key: str) -> Cell:
     """The number and, where it was found, its interval."""
     if key in ("capacity_rps", "capacity_load"):
-        return rounded(row[key], 3)  # a bracket tells no more
+        exact = rounded(row[key], 6)  # commands take it; a bracket tells three digits
+        return None if exact is None else (exact, number(row[key]))
     if key == "capacity_load_low":
         return _draws(row)
     value = rounded(row[key])

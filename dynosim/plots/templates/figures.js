@@ -1,5 +1,6 @@
 "use strict";
-// Draws figures with plotly in the theme and the width that the page has.
+// Draws figures with plotly in the theme and the width that the page has, each when it is about to
+// be seen: a page has several, and some take a second.
 class PageFigure {
   constructor(element) {
     this.plot = element.querySelector(".plot");
@@ -7,6 +8,12 @@ class PageFigure {
     this.selects = [...element.querySelectorAll("select")];
     this.selects.forEach((select) => select.addEventListener("change", () => this.draw()));
     this.chosen = null;
+    this.isSeen = false;
+  }
+
+  seen() {
+    if (this.isSeen) return;
+    this.isSeen = true;
     this.draw();
     this.plot.on("plotly_click", (event) => {
       const at = event.points[0].customdata;
@@ -20,6 +27,7 @@ class PageFigure {
   }
 
   draw() {
+    if (!this.isSeen) return;
     const place = this.place();
     const variant = this.variants[place];
     const isNarrow = narrow.matches && variant.narrow_layout;
@@ -101,7 +109,17 @@ const narrow = matchMedia("(max-width: 640px)");
 const figures = [];
 
 function startFigures() {
-  document.querySelectorAll(".figure").forEach((e) => figures.push(new PageFigure(e)));
+  const near = new IntersectionObserver((entries) => {
+    entries.filter((e) => e.isIntersecting).forEach((e) => figureOf.get(e.target).seen());
+  }, { rootMargin: "400px" });
+  const figureOf = new Map();
+  document.querySelectorAll(".figure").forEach((element) => {
+    const figure = new PageFigure(element);
+    figures.push(figure);
+    figureOf.set(element, figure);
+    near.observe(element);
+  });
+  addEventListener("beforeprint", () => figures.forEach((figure) => figure.seen()));
   const redraw = () => figures.forEach((figure) => figure.draw());
   theme.listeners.push(redraw);
   narrow.addEventListener("change", redraw);

@@ -29,7 +29,7 @@ const selection = {
     const run = pageData.run;
     if (run) {
       const file = run.files[this.row];
-      const where = file ? `Run file: ${file}` : `No run file of its own; made of ${run.base}.`;
+      const where = file ? `Run file: ${file}.` : `No run file of its own; made of ${run.base}.`;
       inner.append(make("p", { textContent: `${where} Run it in the sweep's folder:` }));
       inner.append(commandLine(runCommand(run, this.row, this.load)));
     }

@@ -85,7 +85,7 @@ class PageTable {
   }
 
   rowText(i) {
-    return this.shown.map((k) => shownCell(this.rows[i][k])).join(" ").toLowerCase();
+    return this.shown.map((k) => shownCell(this.rows[i][k], this.columns[k])).join(" ").toLowerCase();
   }
 
   // What is not known comes last, whichever way.
@@ -119,7 +119,7 @@ class PageTable {
   line(i) {
     const line = make("tr");
     for (const k of this.shown) {
-      const cell = make("td", { textContent: shownCell(this.rows[i][k]) });
+      const cell = make("td", { textContent: shownCell(this.rows[i][k], this.columns[k]) });
       if (this.columns[k].is_text) {
         cell.className = cell.textContent.length > 30 ? "text wide" : "text";
       }
@@ -151,10 +151,10 @@ class PageTable {
 
 // A cell is a number, words, nothing, or a number with the words that show in its place.
 const cellValue = (cell) => (Array.isArray(cell) ? cell[0] : cell);
-function shownCell(cell) {
+function shownCell(cell, column) {
   if (Array.isArray(cell)) return cell[1];
   if (cell === null) return "-";
-  return typeof cell === "number" ? grouped(cell) : String(cell);
+  return typeof cell === "number" && !column.is_setting ? grouped(cell) : String(cell);
 }
 const grouped = (n) => n.toLocaleString("en-US", { maximumFractionDigits: 12 });
 
