@@ -12,7 +12,7 @@ IS_FAST = DYNOSIM_PURE=0 $(BIN)/python -c \
 # Hundreds of Python processes start here: compiled anew in each, our code would take minutes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: fast wheels demo test steady live mutants fuzz lint bench clean
+.PHONY: fast wheels demo test steady live mutants fuzz lint reference bench clean
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "dynosim needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -61,6 +61,10 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The generated part of docs/: the reference of all keys, and the JSON Schemas.
+reference: $(VENV)/.ready
+	$(BIN)/python -m dynosim.reference docs
 
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/replay.py

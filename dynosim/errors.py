@@ -2,8 +2,9 @@
 
 EXIT_FAILURE = 1
 EXIT_BAD_INPUT = 2
+EXIT_NONE_FOUND = 3
 EXIT_INTERRUPTED = 130
-"""Exit codes of commands, next to 0: done."""
+"""Exit codes of commands, next to 0: done. None found: nothing is as it was asked to be."""
 
 
 class DynosimError(Exception):

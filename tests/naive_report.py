@@ -24,10 +24,20 @@ from naive_saturation import saturation_keys
 from dynosim.experiment.run import RunOutcome
 from dynosim.timing.fitted import FittedModel
 
+MONEY_AND_ENERGY = (
+    "cost_per_m_output_tokens",
+    "cost_per_m_good_output_tokens",
+    "cost_per_m_tokens",
+    "energy_j_per_output_token",
+    "output_tok_s_per_mw",
+    "energy_source",
+)
+
 
 def naive_report(outcome: RunOutcome, run: Run) -> Report:
     """The report of `run`, which is `outcome` in plain Python; all keys but the real clock's."""
     duration_ms = max([r.finish_ms for r in run.completed if r.finish_ms is not None], default=0.0)
+    goodput = goodput_keys(run, outcome.config.sla, duration_ms)
     return {
         **_counts(run),
         "duration_ms": duration_ms,
@@ -38,7 +48,9 @@ def naive_report(outcome: RunOutcome, run: Run) -> Report:
         **_router(run),
         **latency_keys(run),
         **steady_keys(run),
-        **goodput_keys(run, outcome.config.sla, duration_ms),
+        **goodput,
+        **_cost(run, goodput["goodput_output_throughput_tok_s"], duration_ms),
+        **dict.fromkeys(MONEY_AND_ENERGY),  # these runs have no hardware
         **saturation_keys(run),
         **_step_times(outcome, run),
         "num_scheduling_events": outcome.result.num_scheduling_events,
@@ -120,6 +132,20 @@ def the_same(values: list[int]) -> int | None:
 def _computed_prompt_tokens(run: Run) -> int:
     """Tokens computed by chunks; a single one that takes an answer up again is such a chunk."""
     return sum(step.prefill_tokens + step.resumed for step in run.steps)
+
+
+def _cost(run: Run, good_tok_s: float | None, duration_ms: float) -> Report:
+    """GPU hours of a million tokens: of answers, of answers within the SLA, of all."""
+    held_ms = [worker.gpus * worker.lived_ms(0.0, run.end_ms) for worker in run.workers]
+    hours = math.fsum(held_ms) / 1000 / 3600
+    inputs = sum(request.input_tokens for request in run.completed)
+    outputs = sum(len(request.token_ms) for request in run.completed)
+    good = None if good_tok_s is None else good_tok_s * duration_ms / 1000
+    return {
+        "gpu_hours_per_m_output_tokens": hours * 1e6 / outputs if outputs else None,
+        "gpu_hours_per_m_good_output_tokens": hours * 1e6 / good if good else None,
+        "gpu_hours_per_m_tokens": hours * 1e6 / (inputs + outputs) if inputs + outputs else None,
+    }
 
 
 def _reuse(run: Run) -> Report:

@@ -27,6 +27,7 @@ def _keys(
     growth: float | None = None,
     backlog: float | None = None,
     drain_ms: float | None = None,
+    more: float | None = None,
 ) -> dict[str, Any]:
     return {
         "saturated": saturated,
@@ -34,6 +35,7 @@ def _keys(
         "saturation_wait_growth": growth,
         "saturation_backlog_share": backlog,
         "saturation_drain_ms": drain_ms,
+        "saturation_more_in_system": more,
     }
 
 
@@ -53,12 +55,50 @@ def _verdict(run: Run) -> dict[str, Any]:
         return _keys(*_judge_bursts(run, offered), None, backlog, drain_ms)
     kept = 1 / (1 + max(growth, 0.0))
     words = f"{100 * kept:.0f}% of the offered load was served as it came"
+    more, limit = _growth_in_system(run)
+    rest = (growth, backlog, drain_ms, more)
+    if growth > 1 / 0.95 - 1 and backlog >= 0.02:
+        return _keys(True, f"the queue kept growing: {words}", *rest)
+    if more is not None and more > limit:
+        return _keys(True, f"{more:.0f} more requests were in the system at the end", *rest)
     if growth <= 1 / 0.95 - 1:
-        return _keys(False, f"the wait did not grow steadily: {words}", growth, backlog, drain_ms)
-    if backlog < 0.02:
-        reason = "a backlog was worked off before the last arrival"
-        return _keys(False, reason, growth, backlog, drain_ms)
-    return _keys(True, f"the queue kept growing: {words}", growth, backlog, drain_ms)
+        return _keys(False, f"the wait did not grow steadily: {words}", *rest)
+    return _keys(False, "a backlog was worked off before the last arrival", *rest)
+
+
+def _growth_in_system(run: Run) -> tuple[float | None, float]:
+    """Requests there in the last third of the window less those there in the first and those that
+    more arrivals explain; and how many more there may be."""
+    came = [r.arrival_ms for r in run.requests if r.arrival_ms is not None]
+    arrivals = sorted(r.arrival_ms for r in run.requests if r.is_timed and r.arrival_ms is not None)
+    first_ms, end_ms = arrivals[0], arrivals[-1]
+    start_ms = arrivals[len(arrivals) // 10]
+    took_ms = [r.finish_ms - r.arrival_ms for r in run.requests if r.status == "completed"]
+    if took_ms:
+        passed_ms = min(2 * middle(took_ms), (end_ms - first_ms) / 3)
+        start_ms = max(start_ms, first_ms + passed_ms)
+    if end_ms <= start_ms:
+        return None, 0.0
+    third_ms = (end_ms - start_ms) / 3
+    came_before = sum(start_ms <= ms <= start_ms + third_ms for ms in came)
+    came_after = sum(end_ms - third_ms <= ms <= end_ms for ms in came)
+    came_all = sum(start_ms <= ms <= end_ms for ms in came)
+    before = _held(run, start_ms, start_ms + third_ms)
+    after = _held(run, end_ms - third_ms, end_ms)
+    expected = max(before, before * came_after / came_before) if came_before else before
+    by_chance = 3 * max(expected, 1.0) ** 0.5
+    return after - expected, max(0.02 * came_all * 2 / 3, by_chance)
+
+
+def _held(run: Run, start_ms: float, end_ms: float) -> float:
+    """Requests in the system, on average from `start_ms` to `end_ms`."""
+    total_ms = 0.0
+    for request in run.requests:
+        if request.arrival_ms is None or request.status in ("rejected", "failed"):
+            continue
+        left_ms = end_ms if request.finish_ms is None else min(request.finish_ms, end_ms)
+        total_ms += max(0.0, left_ms - max(request.arrival_ms, start_ms))
+    return total_ms / (end_ms - start_ms)
 
 
 def _drain_ms(run: Run, last_ms: float) -> float:

@@ -16,19 +16,23 @@ import typer
 from typer.core import TyperGroup
 
 from dynosim import __version__
-from dynosim.cli.options import AsJson, Overrides, Overwrite, SkipBadLines, with_skip
+from dynosim.cli.options import AsJson, FailIfNone, Overrides, Overwrite, SkipBadLines, with_skip
 from dynosim.compiled import CORE
 from dynosim.errors import EXIT_FAILURE, EXIT_INTERRUPTED, DynosimError, InvariantError
 
 
 class _LazyGroup(TyperGroup):
-    """Loads `dynosim trace` with its own module, when it is called."""
+    """Loads `dynosim trace` when it is called, and says what a word that is no command meant."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] == "trace":
             from dynosim.cli.trace import app as trace_app
 
             self.add_command(typer.main.get_command(trace_app), "trace")
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            from dynosim.cli.near_commands import unknown_command
+
+            ctx.fail(unknown_command(args[0], self.list_commands(ctx)))
         return super().resolve_command(ctx, args)
 
 
@@ -137,6 +141,7 @@ def sweep(
             show_default=False,
         ),
     ] = None,
+    fail_if_none: FailIfNone = False,
 ) -> None:
     """Simulate many configurations and find the best trade-offs."""
     _compute_in_one_thread()
@@ -152,8 +157,66 @@ def sweep(
         overwrite=overwrite,
         as_json=json,
         intervals=intervals,
+        fail_if_none=fail_if_none,
     )
     raise typer.Exit(sweep_command(arguments))
+
+
+_SIZE_EXAMPLE = (
+    "Example: dynosim size Qwen/Qwen3-32B --hardware h200_sxm --gpus 16 --rps 20 --isl 4000 "
+    "--osl 500 --ttft 2000 --itl 50"
+)
+
+
+@app.command(epilog=_SIZE_EXAMPLE)
+def size(
+    model: Annotated[str, typer.Argument(help="A known model, or its config.json.")],
+    hardware: Annotated[str, typer.Option(help="A known GPU, or its data sheet.")],
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs that there are at most.")],
+    rps: Annotated[float | None, typer.Option(help="Requests a second to hold.")] = None,
+    sessions_per_s: Annotated[
+        float | None, typer.Option(help="In place of --rps: sessions started a second.")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(help="In place of --rps: requests in flight.")
+    ] = None,
+    trace: Annotated[str | None, typer.Option(help="What requests are like: a trace.")] = None,
+    isl: Annotated[int | None, typer.Option(help="Or: prompts of so many tokens ...")] = None,
+    osl: Annotated[int | None, typer.Option(help="... and answers of so many.")] = None,
+    ttft: Annotated[float | None, typer.Option(help="SLA: ms to the first token.")] = None,
+    itl: Annotated[float | None, typer.Option(help="SLA: mean ms between tokens.")] = None,
+    e2e: Annotated[float | None, typer.Option(help="SLA: ms from arrival to end.")] = None,
+    attainment: Annotated[
+        float | None, typer.Option(help="Share of requests that keep it; 0.95 if not given.")
+    ] = None,
+    tp: Annotated[str, typer.Option(help="GPUs of a worker, as in 1,2,4.")] = "1,2,4,8",
+    router: Annotated[str, typer.Option(help="Router modes, as in kv,least-loaded.")] = "kv",
+    set_: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for all results; results/size-MODEL if not given.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes; one per core if not given.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what the folder holds.")
+    ] = False,
+    overwrite: Overwrite = False,
+    json: AsJson = False,
+    fail_if_none: FailIfNone = False,
+) -> None:
+    """Find the fewest GPUs that hold a load within an SLA."""
+    _compute_in_one_thread()
+    from dynosim.cli.size import SizeArguments, size_command
+
+    asked = SizeArguments(
+        model=model, hardware=hardware, gpus=gpus, rps=rps, sessions_per_s=sessions_per_s,
+        concurrency=concurrency, trace=trace, isl=isl, osl=osl, ttft_ms=ttft, itl_ms=itl,
+        e2e_ms=e2e, attainment=attainment, tensor_parallel=tp, router=router,
+        overrides=set_ or [], out=out, jobs=jobs, resume=resume, overwrite=overwrite,
+        as_json=json, fail_if_none=fail_if_none,
+    )  # fmt: skip
+    raise typer.Exit(size_command(asked))
 
 
 @app.command(epilog="Example: dynosim conformance scenarios/*.json --golden golden")
@@ -199,13 +262,15 @@ def _trace() -> None:
     """Inspect, convert and generate traces."""
 
 
-def _add_live_commands() -> None:
+def _add_other_commands() -> None:
     from dynosim.cli.live import live_app
+    from dynosim.cli.reference import reference_app
 
+    app.add_typer(reference_app)
     app.add_typer(live_app)
 
 
-_add_live_commands()
+_add_other_commands()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -102,7 +102,7 @@ def validate(
     engine: LiveEngine = None,
     engine_python: EnginePython = None,
     speedup: Speedup = 1.0,
-    warmup: Annotated[int, typer.Option(min=0, help="Requests sent before, not counted.")] = 8,
+    warmup: Annotated[int, typer.Option(min=0, help="Requests sent before, not counted.")] = 40,
     aiperf: Annotated[
         Path | None, typer.Option(help="Results exported by AIPerf, in place of a load.")
     ] = None,

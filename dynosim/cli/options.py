@@ -18,6 +18,9 @@ SkipBadLines = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Start anew in a folder that holds results.")
 ]
+FailIfNone = Annotated[
+    bool, typer.Option("--fail-if-none", help="Exit with 3 if nothing meets the SLA.")
+]
 PlanFile = Annotated[
     Path, typer.Argument(help="Run file, or a sweep's topN folder.", show_default=False)
 ]

@@ -12,6 +12,7 @@ from dynosim.atomic import check_folder, parquet_writer, text_writer, write_file
 from dynosim.cli.options import check_replays
 from dynosim.cli.run_text import print_table
 from dynosim.config import dump_run, load_run
+from dynosim.config.formats import REPORT_SCHEMA
 from dynosim.errors import EXIT_INTERRUPTED, ConfigError
 from dynosim.experiment.progress import ProgressBar
 from dynosim.experiment.run import RunOutcome, run
@@ -134,6 +135,7 @@ def report_document(outcome: RunOutcome, intervals: "Intervals | None" = None) -
     """report.json: the report, how sure it is, and what is needed to run it again."""
     trace = outcome.trace
     return {
+        "schema": REPORT_SCHEMA,
         **outcome.report,
         "intervals": None if intervals is None else intervals.to_dict(),
         "name": outcome.config.name,

@@ -17,6 +17,7 @@ from dynosim.cluster.watch import Watch
 from dynosim.config.schema import RunConfig
 from dynosim.errors import ConfigError
 from dynosim.metrics import summarize
+from dynosim.metrics.cost import Power
 from dynosim.records import RunResult, Trace
 from dynosim.silicon import Capacity
 from dynosim.timing.model import StepTimeModel
@@ -85,13 +86,32 @@ def run(
             log.close()
         if check:
             _check(result, trace)
-        report = summarize(result, prepared.timing, sla=config.sla, wall_time_ms=0.0)
+        report = summarize(
+            result,
+            prepared.timing,
+            sla=config.sla,
+            wall_time_ms=0.0,
+            gpu_hour=config.cost.price_of(config.hardware),
+            power=_power(config),
+        )
     report["skipped_lines"] = trace.skipped_lines
     report["assumed_lengths"] = trace.assumed_lengths
     report["max_model_len"] = prepared.engine.max_model_len
     report["kv_capacity_source"] = prepared.capacity.source
     report["wall_time_ms"] = (time.perf_counter() - started) * 1e3
     return RunOutcome(config, trace, prepared.timing, result, prepared.capacity, report)
+
+
+def _power(config: RunConfig) -> Power | None:
+    """What the GPUs draw; None where that is not known, or they are not told."""
+    from dynosim.silicon.hardware import hardware_sheet
+
+    if config.hardware_source is None:
+        return None
+    sheet = hardware_sheet(config.hardware_source)
+    if sheet.tdp_w is None or sheet.idle_w is None:
+        return None
+    return Power(sheet.idle_w, sheet.tdp_w, config.cost.pue)
 
 
 def _check(result: RunResult, trace: Trace) -> None:

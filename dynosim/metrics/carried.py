@@ -1,17 +1,13 @@
 """Whether a run carried its load: enough requests within the SLA, and no queue that grows.
 
-Judged are the requests that arrive inside a window: from the arrival of a tenth of those that the
-trace's clock brings, or from twice the median time of a request after the first arrival if that is
-later (but after a third of the arrivals at the latest), to the last of them. The load is carried if
+Judged are the requests that arrive inside the window of `in_system`. The load is carried if
 
 * at least `attainment` of them keep every bound; one that is rejected, fails or is not finished
   misses (where a statistic is named in its place: that of each bounded latency is within its bound,
   and who is not served has waited for ever);
 * the last third of the window does, too, within its statistical error (95 %): a run that is about
   to collapse begins well;
-* what is in the system does not grow: from the window's first third to its last by no more than 2 %
-  of the arrivals between their middles, or by what chance explains (three standard deviations of a
-  number in the system that comes and goes by itself). In a closed loop it cannot.
+* what is in the system does not grow (`in_system`). In a closed loop it cannot.
 """
 
 from dataclasses import dataclass, field
@@ -20,15 +16,11 @@ from math import isfinite, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
+from dynosim.metrics.in_system import growth_in_system, mean_in_system, measuring_window
 from dynosim.metrics.percentiles import PERCENTILES, percentile
 from dynosim.metrics.resampling import drawn_attainments
 from dynosim.records import FloatArray, IntArray, RequestLog, RequestStatus
 
-WARM_UP_SHARE = 0.1
-WARM_UP_REQUESTS = 2.0
-"""So many times the median request passes before anything is judged."""
-GROWTH_SHARE = 0.02
-DEVIATIONS = 3.0
 CONFIDENCE = 1.96
 
 BoolArray = NDArray[np.bool_]
@@ -81,6 +73,8 @@ class LoadVerdict:
     growth: float | None = None  # of the number in the system; None: a closed loop
     misses: dict[str, int] = field(default_factory=dict)  # requests by what they miss, most first
     draws: tuple[float, ...] = ()  # attainment if other sessions had come, see `resampling`
+    in_flight: float | None = None  # requests in the system, on average over the window
+    miss_tokens: dict[str, float] = field(default_factory=dict)  # median prompt of those that miss
 
 
 def judge_load(log: RequestLog, target: SlaTarget, session: IntArray | None = None) -> LoadVerdict:
@@ -98,9 +92,10 @@ def judge_load(log: RequestLog, target: SlaTarget, session: IntArray | None = No
     for keeps in kept.values():
         good &= keeps
     reached = float(good[inside].mean())
-    growth, limit = _growth(log, start_ms, end_ms, num_judged)
-    misses = {name: int((inside & served & ~keeps).sum()) for name, keeps in kept.items()}
-    misses[NOT_SERVED] = int((inside & ~served).sum())
+    growth, limit = growth_in_system(log, start_ms, end_ms)
+    missing = {name: inside & served & ~keeps for name, keeps in kept.items()}
+    missing[NOT_SERVED] = inside & ~served
+    misses = {name: int(those.sum()) for name, those in missing.items() if those.any()}
     draws = () if session is None else tuple(drawn_attainments(session, good, inside).tolist())
     if growth is not None and growth > limit:
         reason = f"{OVERLOADED}: {growth:.0f} more requests in the system at the end"
@@ -117,52 +112,11 @@ def judge_load(log: RequestLog, target: SlaTarget, session: IntArray | None = No
         start_ms,
         end_ms,
         growth,
-        dict(sorted(((k, n) for k, n in misses.items() if n), key=lambda item: -item[1])),
+        dict(sorted(misses.items(), key=lambda item: -item[1])),
         draws,
+        mean_in_system(log, start_ms, end_ms) if end_ms > start_ms else None,
+        {name: float(np.median(log.input_tokens[missing[name]])) for name in misses},
     )
-
-
-def measuring_window(log: RequestLog) -> tuple[float, float]:
-    """Start and end of the window in ms; (0, 0) where nothing arrived."""
-    came = ~np.isnan(log.arrival_ms)
-    if log.is_timed is not None and (came & log.is_timed).any():
-        came = came & log.is_timed
-    arrivals = np.sort(log.arrival_ms[came])
-    if len(arrivals) == 0:
-        return 0.0, 0.0
-    first_ms, last_ms = float(arrivals[0]), float(arrivals[-1])
-    tenth_ms = float(arrivals[int(len(arrivals) * WARM_UP_SHARE)])
-    done = log.status == RequestStatus.COMPLETED
-    if not done.any():
-        return tenth_ms, last_ms
-    typical_ms = float(np.median((log.finish_ms - log.arrival_ms)[done]))
-    filled_ms = first_ms + min(WARM_UP_REQUESTS * typical_ms, (last_ms - first_ms) / 3)
-    return max(tenth_ms, filled_ms), last_ms
-
-
-def _growth(
-    log: RequestLog, start_ms: float, end_ms: float, num_arrivals: int
-) -> tuple[float | None, float]:
-    """How many more requests are in the system in the window's last third than in its first, and
-    how many more may be."""
-    is_closed = log.is_timed is not None and not log.is_timed.any()
-    if is_closed or end_ms <= start_ms:
-        return None, 0.0
-    third_ms = (end_ms - start_ms) / 3
-    before = _mean_in_system(log, start_ms, start_ms + third_ms)
-    after = _mean_in_system(log, end_ms - third_ms, end_ms)
-    by_chance = DEVIATIONS * sqrt(max(before, 1.0))
-    return after - before, max(GROWTH_SHARE * num_arrivals * 2 / 3, by_chance)
-
-
-def _mean_in_system(log: RequestLog, start_ms: float, end_ms: float) -> float:
-    """Requests that have arrived and not ended, on average over a time; none that was given up."""
-    gone = np.isin(log.status, (RequestStatus.REJECTED, RequestStatus.FAILED))
-    counted = ~gone & (log.arrival_ms < end_ms)
-    left_ms: FloatArray = np.where(np.isnan(log.finish_ms), np.inf, log.finish_ms)[counted]
-    came_ms = np.maximum(log.arrival_ms[counted], start_ms)
-    present_ms = np.maximum(np.minimum(left_ms, end_ms) - came_ms, 0.0)
-    return float(present_ms.sum()) / (end_ms - start_ms)
 
 
 def _shortfall(good: BoolArray, inside: BoolArray, late: BoolArray, target: float) -> str:

@@ -13,6 +13,8 @@ overload from a busy but stable run. The rule:
   arrivals was sustained).
 * A request that a cut-off left unscheduled has no known wait: it counts in the backlog, not in the
   growth.
+* It is saturated, too, when more and more requests are in the system at once, waiting or not
+  (`in_system`): batches that grow slow down whoever is in them long before anyone waits.
 * Arrivals that fill fewer than six slices (all at once, a few bursts) have no rate to keep up with.
   Then the run is saturated when the median request waited longer than the arrivals lasted and
   longer than it took to serve: the backlog, not the work, makes its latency.
@@ -31,6 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dynosim.metrics.in_system import growth_in_system, measuring_window
 from dynosim.metrics.lives import lived_shares
 from dynosim.metrics.percentiles import median
 from dynosim.records import FloatArray, IntArray, RequestLog, RequestStatus, RunResult, StepLog
@@ -51,6 +54,7 @@ class Saturation:
     wait_growth: float | None  # ms of waiting gained per ms of arrivals
     backlog_share: float | None  # of offered requests: unscheduled at the last arrival
     drain_ms: float | None  # last arrival to last completion
+    more_in_system: float | None = None  # requests, at the end of the arrivals
 
     def report_keys(self) -> dict[str, object]:
         """The verdict under the report's key names."""
@@ -60,6 +64,7 @@ class Saturation:
             "saturation_wait_growth": self.wait_growth,
             "saturation_backlog_share": self.backlog_share,
             "saturation_drain_ms": self.drain_ms,
+            "saturation_more_in_system": self.more_in_system,
         }
 
 
@@ -257,9 +262,12 @@ def judge_saturation(result: RunResult) -> Saturation:
     if growth is None:
         wait_ms = np.where(known, scheduled_ms, result.end_ms) - arrival_ms
         is_saturated, reason = _judge_burst(log, arrival_ms, wait_ms)
-    else:
-        is_saturated, reason = _judge_growth(growth, backlog_share)
-    return Saturation(is_saturated, reason, growth, backlog_share, drain_ms)
+        return Saturation(is_saturated, reason, growth, backlog_share, drain_ms)
+    is_saturated, reason = _judge_growth(growth, backlog_share)
+    more, limit = growth_in_system(log, *measuring_window(log))
+    if not is_saturated and more is not None and more > limit:
+        is_saturated, reason = True, f"{more:.0f} more requests were in the system at the end"
+    return Saturation(is_saturated, reason, growth, backlog_share, drain_ms, more)
 
 
 def _drain_ms(log: RequestLog, end_ms: float, last_arrival_ms: float) -> float:

@@ -98,18 +98,21 @@ class DataTable:
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """How a row is run: its own run file, or that of `base_row` with other values of `keys`, at
-    the load `load_key`, which is `capacity_key` where none was chosen."""
+    """How a row is run: its own run file, or that of `base_row` with other values of `keys`.
+
+    The load, `capacity_key` where none was chosen, times `load_unit` is the value of `load_key`.
+    """
 
     files: Mapping[int, str]
     base_row: int
     keys: Sequence[str]
     load_key: str | None = None
     capacity_key: str | None = None
+    load_unit: float = 1.0
 
     def document(self) -> dict[str, Any]:
         """What the page's script reads."""
-        names = ("files", "base_row", "keys", "load_key", "capacity_key")
+        names = ("files", "base_row", "keys", "load_key", "capacity_key", "load_unit")
         return {name: getattr(self, name) for name in names} | {"base": self.files[self.base_row]}
 
 

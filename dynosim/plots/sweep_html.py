@@ -58,12 +58,13 @@ def write_sweep_html(
     trials: "pl.DataFrame",
     objectives: Objectives,
     story: SweepStory | None = None,
+    warnings: Sequence[str] = (),
 ) -> None:
-    """Write one self-contained page about a sweep.
+    """Write one self-contained page about a sweep; `warnings` stand with the notes at its head.
 
     Raises: ConfigError when plotly is not installed; OSError when the file cannot be written.
     """
-    write_page(path, sweep_page(title, spec_yaml, trials, objectives, story))
+    write_page(path, sweep_page(title, spec_yaml, trials, objectives, story, warnings))
 
 
 def sweep_page(
@@ -72,6 +73,7 @@ def sweep_page(
     trials: "pl.DataFrame",
     objectives: Objectives,
     story: SweepStory | None = None,
+    warnings: Sequence[str] = (),
 ) -> Page:
     """What the report of a sweep shows."""
     story = story or SweepStory()
@@ -84,7 +86,7 @@ def sweep_page(
     return Page(
         title,
         _lead(trials),
-        _notes(trials, shown),
+        [*_notes(trials, shown), *(Note(text, is_warning=True) for text in warnings)],
         _cards(trials, objectives) if story.headline is None else [],
         parts,
         story.headline,

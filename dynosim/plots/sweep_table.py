@@ -169,8 +169,14 @@ def _remarks(row: Mapping[str, Any]) -> str:
 def _capacity_remarks(row: Mapping[str, Any]) -> list[str]:
     if row.get("same_as") is not None:
         return [f"serves as trial {row['same_as']:g} does"]
+    if row.get("capacity_not_pursued") is not None:
+        return [f"not pursued: {row['capacity_not_pursued']}"]
+    if row.get("need_is_held") is False:
+        return [f"does not hold what is needed: {row.get('need_limit') or 'untried'}"]
     if row["capacity_load"] is None and row.get("status") == "ok":
-        return [f"carries nothing: {row.get('capacity_reason') or 'no load was tried'}"]
+        return [
+            f"carries nothing: {row.get('capacity_misses') or row.get('capacity_reason') or 'untried'}"
+        ]
     if row["capacity_load"] is not None and row.get("capacity_load_failed") is None:
         return ["carries at least that"]
     return []

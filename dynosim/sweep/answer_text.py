@@ -7,12 +7,24 @@ from dynosim.config.sweep_loading import SweepConfig
 from dynosim.plots.page import Headline, number
 from dynosim.plots.style import share_text
 from dynosim.plots.trials import label
-from dynosim.sweep.answer import CAPACITY, FAILED_LOAD, Answer, good_tok_s_per_gpu, user_speed
+from dynosim.sweep.answer import (
+    CAPACITY,
+    FAILED_LOAD,
+    IS_HELD,
+    Answer,
+    good_tok_s_per_gpu,
+    user_speed,
+)
 from dynosim.sweep.results import Row
 
 RESERVE = 0.8
 """The share of the capacity to run at, which leaves something for bursts."""
 _SHOWN_TIES = 4
+_NEEDS = {
+    "rps": "requests/s",
+    "sessions_per_s": "sessions/s",
+    "concurrency": "requests in flight",
+}
 _SECONDS_FROM_MS = 1000.0
 
 
@@ -31,9 +43,11 @@ def answer_headline(
         )
     own = [probe for probe in probes if probe["trial_id"] == best.trial.index]
     name, report = layout_name(sweep, best), best.report
+    is_need = IS_HELD in report
+    there = "" if is_need else f" at {_load(sweep, report[CAPACITY])}"
     facts = [
         ("SLA", sla_text(sweep)),
-        ("At capacity", f"{_numbers(best)} at {_load(sweep, report[CAPACITY])}"),
+        ("At what is needed" if is_need else "At capacity", f"{_numbers(best)}{there}"),
         ("Why", _why(sweep, answer)),
         ("Ties", _ties(sweep, answer)),
         ("Fastest", _alternative(sweep, answer, answer.fastest)),
@@ -44,13 +58,20 @@ def answer_headline(
         *_misses(sweep, answer),
     ]
     folder = run_file.rsplit("/", 1)[0]
-    load = f"{load_key(sweep)}={report[CAPACITY]:.6g}"
+    load = f"{load_key(sweep)}={report[CAPACITY] * load_unit(sweep, best):.6g}"
     commands = [
         ("deploy", f"dynosim deploy {folder} --mock"),
         ("prove", f"dynosim validate {folder} --url http://HOST:PORT"),
         ("run", f"dynosim run {run_file} --set {load}"),
     ]
-    text = f"Deploy {name} on {_gpus(best)}: it carries {number(report['capacity_rps'])} requests/s"
+    carried = f"{number(report['capacity_rps'])} requests/s"
+    text = f"Deploy {name} on {_gpus(best)}: it carries {carried}"
+    if sweep.load.need is not None:
+        (what, needed), *_ = sweep.load.need.given.items()
+        text = (
+            f"Deploy {name} on {_gpus(best)}, the fewest that hold {number(needed)} "
+            f"{_NEEDS[what]}: it carries up to {carried}"
+        )
     return Headline(text, facts, commands)
 
 
@@ -64,6 +85,14 @@ def load_key(sweep: SweepConfig) -> str:
     """The key of run files that a load sets."""
     is_closed = sweep.load.vary == "concurrency"
     return "workload.concurrency" if is_closed else "workload.arrival_scale"
+
+
+def load_unit(sweep: SweepConfig, row: Row) -> float:
+    """What a load of 1 is in values of `load_key`: rates are multiples of the row's own."""
+    config = row.trial.config
+    if sweep.load.vary == "concurrency" or config is None:
+        return 1.0
+    return float(config.workload.arrival_scale)
 
 
 def sla_text(sweep: SweepConfig) -> str:
@@ -121,11 +150,11 @@ def _why(sweep: SweepConfig, answer: Answer) -> str:
             "and smaller workers"
         )
     else:
-        text = f"fewest GPU hours: {_gpu_hours(best)}"
+        text = f"fewest {'GPUs' if IS_HELD in best.report else 'GPU hours'}: {_gpu_hours(best)}"
     behind = answer.ranked[answer.num_tied : answer.num_tied + 1]
     if behind:
         text += f"; next {layout_name(sweep, behind[0])} with {_gpu_hours(behind[0])}"
-    reason = best.report.get("capacity_reason")
+    reason = best.report.get("capacity_misses") or best.report.get("capacity_reason")
     failed = best.report.get(FAILED_LOAD)
     if reason and failed is not None:
         text += f". At {_load(sweep, failed)}: {reason}"
@@ -164,6 +193,8 @@ def _headroom(sweep: SweepConfig, best: Row, probes: Sequence[dict[str, Any]]) -
         text += f" (about there TTFT p95 is {number(seconds)} s)"
     text += ", and bursts find a reserve"
     carried, share = report.get("own_load_carried"), report.get("own_load_attainment")
+    if report.get("need_headroom") is not None:
+        return f"{number(report['need_headroom'])} times what is needed; {text}"
     if sweep.load.vary == "concurrency":
         return text
     own_rps = report["capacity_rps"] / report[CAPACITY]
@@ -190,8 +221,9 @@ def _misses(sweep: SweepConfig, answer: Answer) -> list[tuple[str, str]]:
     if not nothing:
         return []
     nearest = max(nothing, key=lambda row: row.report.get("capacity_attainment") or 0.0)
-    load = nearest.report[FAILED_LOAD]
-    reason = nearest.report.get("capacity_reason") or "no load was tried"
+    load = nearest.report.get(FAILED_LOAD)
+    told = nearest.report
+    reason = told.get("capacity_misses") or told.get("capacity_reason") or "no load was tried"
     at = "" if load is None else f" at {_load(sweep, load)}"
     name = layout_name(sweep, nearest)
     count = "1 layout" if len(nothing) == 1 else f"{len(nothing)} layouts"

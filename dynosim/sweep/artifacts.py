@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from dynosim.atomic import Writer, parquet_writer, text_writer, write_files
 from dynosim.compiled import CORE
+from dynosim.config.formats import SWEEP_SCHEMA
 from dynosim.config.loading import dump_run
 from dynosim.config.sweep_loading import SweepConfig
-from dynosim.sweep.answer import answer_dict, answer_of
+from dynosim.sweep.answer import answer_dict, answer_of, need_dict
 from dynosim.sweep.results import Row, best_rows, objective_names, shown_bounds, trials_table
+from dynosim.sweep.sample_warnings import capacity_warnings, fixed_warnings
 from dynosim.sweep.status import OK
 
 if TYPE_CHECKING:
@@ -61,11 +63,12 @@ def write_artifacts(
     sweep_yaml: str,
     interval_failures: Mapping[int, str] | None = None,
     probes: "pl.DataFrame | None" = None,
+    tables: "Mapping[str, pl.DataFrame] | None" = None,
 ) -> dict[str, Any]:
     """Write every file of the sweep; returns the summary. Old `agg/topN` folders are removed.
 
     `interval_failures` says by trial why its intervals could not be made; `probes` has a row for
-    every load that was tried, where loads were searched.
+    every load that was tried, where loads were searched; `tables` are further ones, by file name.
     """
     answer = None if sweep.load.search == "fixed" else answer_of(rows)
     best = best_rows(sweep, rows) if answer is None else answer.ranked[: sweep.top]
@@ -73,6 +76,11 @@ def write_artifacts(
     if answer is not None:
         summary["load"] = sweep.load.model_dump(mode="json", exclude_none=True)
         summary["answer"] = answer_dict(answer)
+        if sweep.load.need is not None:
+            summary["need"] = need_dict(answer, sweep.load.need.given)
+    warnings = fixed_warnings(rows) if answer is None else capacity_warnings(sweep, answer)
+    if warnings:
+        summary["warnings"] = warnings
     if interval_failures:
         summary["intervals_failed"] = [
             {"trial_id": index, "reason": reason} for index, reason in interval_failures.items()
@@ -91,7 +99,7 @@ def write_artifacts(
         "trials.parquet": parquet_writer(lambda: table),
         "pareto.parquet": parquet_writer(lambda: _pareto(table, names)),
         "pareto.png": lambda path: _picture(path, sweep.name, table, names),
-        "report.html": lambda path: _page(path, sweep, sweep_yaml, table, names, story()),
+        "report.html": lambda path: _page(path, sweep, sweep_yaml, table, names, story(), warnings),
         "summary.json": text_writer(json.dumps(summary, indent=2) + "\n"),
         "sweep.yaml": text_writer(sweep_yaml),
     }
@@ -99,11 +107,17 @@ def write_artifacts(
         writers["probes.parquet"] = parquet_writer(lambda: probes)
         for name in LOAD_PICTURES:
             writers[name] = partial(_load_picture, name, sweep.name, story)
+    for name, further in (tables or {}).items():
+        writers[name] = parquet_writer(partial(_as_it_is, further))
     for place, row in enumerate(best, 1):
         writers |= _winner_files(f"agg/top{place}", row)
     write_files(folder, writers)
     _remove_old_tops(folder, keep=writers)
     return summary
+
+
+def _as_it_is(table: "pl.DataFrame") -> "pl.DataFrame":
+    return table
 
 
 def _winner_files(folder: str, row: Row) -> dict[str, Writer]:
@@ -129,6 +143,7 @@ def summarize_sweep(
     if sla is not None and sla.statistic is None:
         constraints["sla"]["attainment"] = sla.share
     return {
+        "schema": SWEEP_SCHEMA,
         "name": sweep.name,
         "sweep_hash": sweep_hash,
         "core": CORE.kind,
@@ -202,6 +217,7 @@ def _page(
     table: "pl.DataFrame",
     names: tuple[str, str],
     story: "SweepStory",
+    warnings: Sequence[str],
 ) -> None:
     from dynosim.plots.sweep_html import write_sweep_html
 
@@ -212,6 +228,7 @@ def _page(
         trials=_plottable(table, names),
         objectives=names,
         story=story,
+        warnings=warnings,
     )
 
 

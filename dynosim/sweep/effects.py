@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import Any
 
-from dynosim.sweep.answer import CAPACITY, FAILED_LOAD
+from dynosim.sweep.answer import CAPACITY, FAILED_LOAD, NOT_PURSUED
 from dynosim.sweep.results import Row
 
 
@@ -48,8 +48,9 @@ def paired_effects(
 ) -> list[PairedEffect]:
     """For each key the effects of its other values against that of `base`, in order of appearance.
 
-    Rows that cannot differ from another one (`same_as`) take no part, nor do those that carry every
-    load that was tried, nor keys of which no two layouts differ in them alone.
+    Rows that cannot differ from another one (`same_as`) take no part, nor do those that were not
+    pursued or carry every load that was tried, nor keys of which no two layouts differ in them
+    alone.
     """
     tried = [row for row in rows if _is_known(row)]
     effects = []
@@ -97,7 +98,7 @@ def _carries(row: Row) -> bool:
 def _is_known(row: Row) -> bool:
     """Whether its capacity is a bracket, or nothing."""
     report = row.report
-    is_own = CAPACITY in report and "same_as" not in report
+    is_own = CAPACITY in report and "same_as" not in report and NOT_PURSUED not in report
     return is_own and (report[CAPACITY] is None or report[FAILED_LOAD] is not None)
 
 

@@ -36,9 +36,11 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         self._display.__exit__(*error)
 
-    def advance(self, values: Mapping[str, Any], report: Mapping[str, Any]) -> None:
-        """One more has ended."""
-        self._done += 1
+    def advance(
+        self, values: Mapping[str, Any], report: Mapping[str, Any], done: int | None = None
+    ) -> None:
+        """One more has ended, or as many as are `done` now."""
+        self._done = self._done + 1 if done is None else done
         self._note_best(values, report)
         self._display(self._done, self._total, self._best_text())
 

@@ -10,7 +10,7 @@ from dynosim.plots.page import Headline, RunFiles, number
 from dynosim.plots.sweep_html import SweepStory
 from dynosim.plots.tornado import TornadoBar
 from dynosim.sweep.answer import CAPACITY, Answer
-from dynosim.sweep.answer_text import answer_headline, layout_name, load_key, sla_text
+from dynosim.sweep.answer_text import answer_headline, layout_name, load_key, load_unit, sla_text
 from dynosim.sweep.effects import PairedEffect, paired_effects
 from dynosim.sweep.results import Row
 
@@ -35,6 +35,8 @@ def story_of(
         return SweepStory(_plain_headline(sweep, best, run_files), run=run)
     keys = trial_table.varied_keys(table)
     base = best[0].trial.values if best else rows[0].trial.values if rows else {}
+    # Where a load is needed, only capacities of layouts that hold it are sought.
+    keys = keys if sweep.load.need is None else []
     effects = paired_effects(rows, keys, base)
     paired = {effect.key for effect in effects}
     first = run_files[0] if run_files else ""
@@ -77,8 +79,10 @@ def _run_files(
         return None
     files = {row.trial.index: file for row, file in zip(best, run_files, strict=True)}
     keys = trial_table.varied_keys(table)
-    load = (load_key(sweep), CAPACITY) if has_load else (None, None)
-    return RunFiles(files, best[0].trial.index, keys, *load)
+    first = best[0].trial.index
+    if not has_load:
+        return RunFiles(files, first, keys)
+    return RunFiles(files, first, keys, load_key(sweep), CAPACITY, load_unit(sweep, best[0]))
 
 
 def _plain_headline(

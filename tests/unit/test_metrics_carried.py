@@ -11,8 +11,8 @@ from dynosim.metrics.carried import (
     Bounds,
     SlaTarget,
     judge_load,
-    measuring_window,
 )
+from dynosim.metrics.in_system import measuring_window
 from dynosim.records import FloatArray, RequestLog, RequestStatus
 
 BOUNDS = Bounds(ttft_ms=1000.0, tpot_ms=50.0)

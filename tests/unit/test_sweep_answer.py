@@ -1,5 +1,6 @@
 """Which layout is the answer, what ties with it, and what is best otherwise."""
 
+from dataclasses import replace
 from typing import Any
 
 from dynosim.sweep.answer import answer_dict, answer_of
@@ -43,7 +44,21 @@ def test_within_the_brackets_it_is_a_tie_and_users_decide() -> None:
     assert answer_dict(answer) | {"ranked": None} == {
         "best": 1, "tied": [0], "fastest_for_users": 1, "carries_most": 1, "ranked": None,
         "carry_nothing": [],
+        "not_pursued": [],
     }  # fmt: skip
+
+
+def test_what_other_sessions_might_turn_round_is_a_tie() -> None:
+    """Of 100 draws the second layout wins in three; in the same draws both carry less, or more."""
+    common = [0.8 + 0.004 * place for place in range(100)]
+    first = replace(row(0, 1000.0, speed=50.0), draws=common)
+    for num_won, num_tied in ((3, 2), (2, 1)):
+        better = [1.2 if place < num_won else 1.0 for place in range(100)]
+        draws = [load * factor for load, factor in zip(common, better, strict=True)]
+        second = replace(row(1, 900.0, speed=90.0), draws=draws)
+        answer = answer_of([first, second])
+        assert answer.num_tied == num_tied
+        assert answer.ranked[0].trial.index == (1 if num_tied == 2 else 0)
 
 
 def test_users_alike_more_and_smaller_workers_come_first() -> None:

@@ -39,7 +39,7 @@ const selection = {
   title() {
     const name = rowValue(this.row, "layout");
     const words = [name || `row ${this.row}`, `trial ${this.row}`];
-    if (this.load !== null && pageData.run) words.push(`${pageData.run.load_key}=${this.load}`);
+    if (this.load !== null) words.push(`load ${grouped(Number(this.load.toPrecision(3)))}`);
     return words.join(" · ");
   },
 };
@@ -56,7 +56,7 @@ function runCommand(run, row, load) {
     }
   }
   const tried = load === null && run.load_key ? rowValue(row, run.capacity_key) : load;
-  if (tried !== null && run.load_key) set(run.load_key, tried);
+  if (tried !== null && run.load_key) set(run.load_key, Number((tried * run.load_unit).toPrecision(6)));
   return parts.join(" ");
 }
 const quoted = (text) => (/^[\w.,:\/=+-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);

@@ -1,0 +1,9 @@
+"""Names and versions of the documents that dynosim writes, as their `schema` key has them.
+
+The number rises when a stable key changes its meaning or goes.
+"""
+
+REPORT_SCHEMA = "dynosim.report/1"
+"""report.json of a run."""
+SWEEP_SCHEMA = "dynosim.sweep/2"
+"""summary.json of a sweep."""
