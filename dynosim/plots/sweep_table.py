@@ -174,9 +174,8 @@ def _capacity_remarks(row: Mapping[str, Any]) -> list[str]:
     if row.get("need_is_held") is False:
         return [f"does not hold what is needed: {row.get('need_limit') or 'untried'}"]
     if row["capacity_load"] is None and row.get("status") == "ok":
-        return [
-            f"carries nothing: {row.get('capacity_misses') or row.get('capacity_reason') or 'untried'}"
-        ]
+        why = row.get("capacity_misses") or row.get("capacity_reason") or "no load was tried"
+        return [f"carries nothing: {why}"]
     if row["capacity_load"] is not None and row.get("capacity_load_failed") is None:
         return ["carries at least that"]
     return []
