@@ -102,13 +102,21 @@ def _is_at(file: FileIO, path: Path) -> bool:
 
 def parquet_writer(make_table: Callable[[], Any]) -> Writer:
     """A writer of the polars table that `make_table` returns."""
+    return _table_writer(make_table, "write_parquet")
 
+
+def csv_writer(make_table: Callable[[], Any]) -> Writer:
+    """A writer of the same as text with commas."""
+    return _table_writer(make_table, "write_csv")
+
+
+def _table_writer(make_table: Callable[[], Any], how: str) -> Writer:
     def write(path: Path) -> None:
         from polars.exceptions import PolarsError
 
         table = make_table()
         try:
-            table.write_parquet(path)
+            getattr(table, how)(path)
         except PolarsError as error:  # so that a full disk is an OSError whoever meets it
             raise OSError(f"{path.name}: cannot be written: {error}") from error
 

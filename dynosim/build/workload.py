@@ -12,7 +12,7 @@ from dynosim.config.workload import WorkloadConfig
 from dynosim.errors import ConfigError
 from dynosim.records import Trace
 from dynosim.workload.readers import read_trace
-from dynosim.workload.scaling import start_sessions_faster
+from dynosim.workload.scaling import start_sessions_faster, tiled
 
 
 def load_trace(config: RunConfig) -> Trace:
@@ -23,8 +23,9 @@ def load_trace(config: RunConfig) -> Trace:
 def build_trace(workload: WorkloadConfig, *, seed: int, resolve: Callable[[str], Path]) -> Trace:
     """The requests of `workload`, read from its trace file or drawn from its description.
 
-    `speedup` divides arrivals and delays, `arrival_scale` arrivals alone. `concurrency` does not
-    shape the trace, but a closed loop may do without arrivals. Raises: TraceError, ConfigError.
+    `speedup` divides arrivals and delays, `arrival_scale` arrivals alone; `repeat` puts it end to
+    end. `concurrency` does not shape the trace, but a closed loop may do without arrivals.
+    Raises: TraceError, ConfigError.
     """
     if (workload.trace is None) == (workload.synthetic is None):
         raise ConfigError("workload: give exactly one of trace and synthetic")
@@ -45,7 +46,8 @@ def build_trace(workload: WorkloadConfig, *, seed: int, resolve: Callable[[str],
         trace = first_requests(
             synthesize(workload.synthetic, seed, resolve=resolve), workload.limit
         )
-    return start_sessions_faster(_speed_up(trace, workload.speedup), workload.arrival_scale)
+    trace = tiled(_speed_up(trace, workload.speedup), workload.repeat)
+    return start_sessions_faster(trace, workload.arrival_scale)
 
 
 def first_requests(trace: Trace, limit: int | None) -> Trace:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dynosim.cli.options import AsJson, SkipBadLines
+from dynosim.cli.options import AsJson, Overrides, PlanFile, SkipBadLines
 
 if TYPE_CHECKING:
     from dynosim.workload.readers import ReadTrace
@@ -134,6 +134,24 @@ def convert(
         lines += [f"{read.trace.assumed_lengths} prompts taken to be as long as their hash ids"]
     lines += [f"{read.moved_rows} rows moved by sorting"] if read.moved_rows else []
     _print(summary, lines, as_json=json)
+
+
+@app.command(epilog="Example: dynosim trace schedule results/qwen/agg/top1 rows.jsonl")
+def schedule(
+    plan: PlanFile,
+    target: TargetFile,
+    set_: Overrides = None,
+    json: AsJson = False,
+) -> None:
+    """Write a run file's workload as rows for AIPerf, each due when the twin sends it."""
+    from dynosim.config import load_run
+    from dynosim.experiment.schedule import write_schedule
+
+    run_file = plan / "config.yaml" if plan.is_dir() else plan
+    count = write_schedule(load_run(run_file, set_ or []), target)
+    _print(
+        {"target": str(target), "requests": count}, [f"{target}: {count} requests"], as_json=json
+    )
 
 
 @app.command(

@@ -9,9 +9,10 @@ from pydantic import ValidationError
 
 from dynosim.config.aliases import RUN_ALIASES, use_our_names
 from dynosim.config.explain import explain
+from dynosim.config.file_keys import with_files
 from dynosim.config.overrides import apply_overrides
 from dynosim.config.problems import Problem
-from dynosim.config.schema import RunConfig, is_path
+from dynosim.config.schema import RunConfig
 from dynosim.config.yaml_source import Document, read_document
 
 
@@ -60,12 +61,5 @@ def dump_run(config: RunConfig) -> str:
 
 def resolved(config: RunConfig) -> dict[str, Any]:
     """The configuration as plain data, without keys left at null, file names absolute."""
-    data = config.model_dump(mode="json", exclude_none=True)
-    places = [(data, key) for key in ("model", "hardware") if is_path(data.get(key, ""))]
-    places += [(data["workload"], "trace"), (data["timing"], "file")]
-    synthetic = data["workload"].get("synthetic", {})
-    places += [(section, "trace") for section in synthetic.values() if isinstance(section, dict)]
-    for section, key in places:
-        if key in section:
-            section[key] = str(config.resolve(section[key]).resolve())
-    return data
+    data: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
+    return with_files(data, lambda key, name: str(config.resolve(name).resolve()))

@@ -134,6 +134,8 @@ class WorkloadConfig(Section):
     """So many times as many sessions start a second; pauses and lengths stay. Unit: factor."""
     limit: Count | None = None
     """Only the first requests of the trace; null: all. Unit: requests."""
+    repeat: Annotated[int, Field(ge=1, le=1 << 20)] = 1
+    """How often the workload comes, end to end, each time with other prompts. Unit: times."""
     concurrency: Count | None = None
     """A closed loop: so many requests (sessions, where there are any) in flight; null: requests
     come when the workload says. Unit: requests."""

@@ -100,7 +100,8 @@ class DataTable:
 class RunFiles:
     """How a row is run: its own run file, or that of `base_row` with other values of `keys`.
 
-    The load, `capacity_key` where none was chosen, times `load_unit` is the value of `load_key`.
+    Run files have the load of their row. Another one, and the `capacity_key` of a row without a
+    file, times `load_unit` is the value of `load_key`.
     """
 
     files: Mapping[int, str]

@@ -58,11 +58,12 @@ def answer_headline(
         *_misses(sweep, answer),
     ]
     folder = run_file.rsplit("/", 1)[0]
-    load = f"{load_key(sweep)}={report[CAPACITY] * load_unit(sweep, best):.6g}"
     commands = [
         ("deploy", f"dynosim deploy {folder} --mock"),
         ("prove", f"dynosim validate {folder} --url http://HOST:PORT"),
-        ("run", f"dynosim run {run_file} --set {load}"),
+        ("run", f"dynosim run {run_file}"),
+        ("engine", f"{folder}/engine.sh"),
+        ("bench", f"{folder}/bench.sh"),
     ]
     carried = f"{number(report['capacity_rps'])} requests/s"
     text = f"Deploy {name} on {_gpus(best)}: it carries {carried}"

@@ -2,33 +2,35 @@
 
 import json
 import threading
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynosim.atomic import Writer, parquet_writer, text_writer, write_files
+from dynosim.atomic import Writer, csv_writer, parquet_writer, text_writer, write_files
 from dynosim.compiled import CORE
 from dynosim.config.formats import SWEEP_SCHEMA
-from dynosim.config.loading import dump_run
 from dynosim.config.sweep_loading import SweepConfig
+from dynosim.sweep.aic_table import aic_table
 from dynosim.sweep.answer import answer_dict, answer_of, need_dict
-from dynosim.sweep.results import Row, best_rows, objective_names, shown_bounds, trials_table
+from dynosim.sweep.results import Row, objective_names, shown_bounds, trials_table
 from dynosim.sweep.sample_warnings import capacity_warnings, fixed_warnings
 from dynosim.sweep.status import OK
+from dynosim.sweep.winner_folder import RUN_FILE, remove_old_winner, winner_files
+from dynosim.sweep.winners import Winner, winners_of
 
 if TYPE_CHECKING:
     import polars as pl
 
     from dynosim.plots.sweep_html import SweepStory
 
-RUN_FILE, INTERVALS_FILE = "config.yaml", "intervals.json"
 LOAD_PICTURES = ("curves.png", "attainment.png", "effects.png")
 """Of sweeps that search loads."""
 TOP_RULE = (
     "frontier of the trials that meet the SLA; most output tokens/s per GPU first, then fewer "
-    "GPUs, then the lower trial; of equal trials the first"
+    "GPUs, then the lower trial; of equal trials the first; the best of every family (mode, GPUs "
+    "per worker) before the others; the fastest for users and the cheapest always"
 )
 _ALWAYS_SHOWN = (
     "num_gpus",
@@ -71,8 +73,8 @@ def write_artifacts(
     every load that was tried, where loads were searched; `tables` are further ones, by file name.
     """
     answer = None if sweep.load.search == "fixed" else answer_of(rows)
-    best = best_rows(sweep, rows) if answer is None else answer.ranked[: sweep.top]
-    summary = summarize_sweep(sweep, rows, best, sweep_hash=sweep_hash)
+    winners = winners_of(sweep, rows, answer)
+    summary = summarize_sweep(sweep, rows, winners, sweep_hash=sweep_hash)
     if answer is not None:
         summary["load"] = sweep.load.model_dump(mode="json", exclude_none=True)
         summary["answer"] = answer_dict(answer)
@@ -87,6 +89,7 @@ def write_artifacts(
         ]
     table = trials_table(sweep, rows)
     names = objective_names(sweep)
+    best = [winner.row for winner in winners]
     run_files = [f"agg/top{place}/{RUN_FILE}" for place in range(1, len(best) + 1)]
 
     @cache
@@ -97,7 +100,10 @@ def write_artifacts(
 
     writers: dict[str, Writer] = {
         "trials.parquet": parquet_writer(lambda: table),
+        "trials.csv": csv_writer(lambda: table),
         "pareto.parquet": parquet_writer(lambda: _pareto(table, names)),
+        "pareto.csv": csv_writer(lambda: _pareto(aic_table(sweep, rows), names)),
+        "best_config_topn.csv": csv_writer(lambda: aic_table(sweep, [w.row for w in winners])),
         "pareto.png": lambda path: _picture(path, sweep.name, table, names),
         "report.html": lambda path: _page(path, sweep, sweep_yaml, table, names, story(), warnings),
         "summary.json": text_writer(json.dumps(summary, indent=2) + "\n"),
@@ -105,12 +111,13 @@ def write_artifacts(
     }
     if probes is not None:
         writers["probes.parquet"] = parquet_writer(lambda: probes)
+        writers["probes.csv"] = csv_writer(lambda: probes)
         for name in LOAD_PICTURES:
             writers[name] = partial(_load_picture, name, sweep.name, story)
     for name, further in (tables or {}).items():
         writers[name] = parquet_writer(partial(_as_it_is, further))
-    for place, row in enumerate(best, 1):
-        writers |= _winner_files(f"agg/top{place}", row)
+    for place, winner in enumerate(winners, 1):
+        writers |= winner_files(sweep, winner, folder, f"agg/top{place}")
     write_files(folder, writers)
     _remove_old_tops(folder, keep=writers)
     return summary
@@ -120,19 +127,8 @@ def _as_it_is(table: "pl.DataFrame") -> "pl.DataFrame":
     return table
 
 
-def _winner_files(folder: str, row: Row) -> dict[str, Writer]:
-    """The run file of a recommended trial, and how sure its prediction is if that was found."""
-    files: dict[str, Writer] = {}
-    if row.trial.config is not None:
-        files[f"{folder}/{RUN_FILE}"] = text_writer(dump_run(row.trial.config))
-    if row.intervals is not None:
-        text = json.dumps(row.intervals, indent=2) + "\n"
-        files[f"{folder}/{INTERVALS_FILE}"] = text_writer(text)
-    return files
-
-
 def summarize_sweep(
-    sweep: SweepConfig, rows: Sequence[Row], best: Sequence[Row], *, sweep_hash: str
+    sweep: SweepConfig, rows: Sequence[Row], winners: Sequence[Winner], *, sweep_hash: str
 ) -> dict[str, Any]:
     """The sweep in one JSON document, free of real time: the same for any number of jobs."""
     counts = {status: 0 for status in (OK, "infeasible", "failed")}
@@ -156,8 +152,9 @@ def summarize_sweep(
         "pareto": [_brief(sweep, row) for row in rows if row.is_pareto],
         "top_rule": TOP_RULE,
         "top": [
-            {"config": f"agg/top{place}/{RUN_FILE}", **_brief(sweep, row)}
-            for place, row in enumerate(best, 1)
+            {"config": f"agg/top{place}/{RUN_FILE}", "roles": list(winner.roles),
+             **_brief(sweep, winner.row)}
+            for place, winner in enumerate(winners, 1)
         ],
         "not_run": [
             {"trial_id": row.trial.index, "status": row.status, "values": row.trial.values,
@@ -240,13 +237,9 @@ def _plottable(table: "pl.DataFrame", names: tuple[str, str]) -> "pl.DataFrame":
     return table.with_columns(pl.lit(None, dtype=pl.Float64).alias(name) for name in missing)
 
 
-def _remove_old_tops(folder: Path, *, keep: Container[str]) -> None:
-    """An earlier, longer list of bests must not stay beside the new one, nor its intervals."""
+def _remove_old_tops(folder: Path, *, keep: Iterable[str]) -> None:
+    """An earlier, longer list of bests must not stay beside the new one, nor its files."""
     for top in (folder / "agg").glob("top*"):
-        if not top.name.removeprefix("top").isdigit():
-            continue
-        old = [name for name in (RUN_FILE, INTERVALS_FILE) if f"agg/{top.name}/{name}" not in keep]
-        for name in old:
-            (top / name).unlink(missing_ok=True)
-        if RUN_FILE in old and not any(top.iterdir()):
-            top.rmdir()
+        if top.name.removeprefix("top").isdigit():
+            ours = f"agg/{top.name}/"
+            remove_old_winner(top, {name.removeprefix(ours) for name in keep if ours in name})

@@ -57,9 +57,17 @@ def known_intervals(ledger: Ledger, wanted: Mapping[int, int]) -> dict[int, dict
 
 
 def make_intervals(
-    rows: Sequence[Row], wanted: Mapping[int, int], ledger: Ledger, executor: LocalExecutor
+    rows: Sequence[Row],
+    wanted: Mapping[int, int],
+    ledger: Ledger,
+    executor: LocalExecutor,
+    *,
+    configs: Mapping[int, RunConfig] | None = None,
 ) -> dict[int, str]:
-    """Put into the ledger what it lacks of the `wanted` intervals; returns why some failed."""
+    """Put into the ledger what it lacks of the `wanted` intervals; returns why some failed.
+
+    `configs` are run in place of the trials' own.
+    """
     known = known_intervals(ledger, wanted)
     todo = {
         row.trial.index: row.trial
@@ -67,7 +75,7 @@ def make_intervals(
         if row.trial.index in wanted and row.trial.index not in known
     }
     requests = [
-        (index, {**request_for(trial.config), "replays": wanted[index]})
+        (index, {**request_for((configs or {}).get(index, trial.config)), "replays": wanted[index]})
         for index, trial in todo.items()
         if trial.config is not None
     ]

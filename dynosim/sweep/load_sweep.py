@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dynosim.config.router import RouterConfig
 from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
+from dynosim.files.digest import digest
 from dynosim.metrics.carried import Bounds, SlaTarget
 from dynosim.metrics.misses import misses_text
 from dynosim.sweep.capacity import LoadCapacity, LoadRange
@@ -17,7 +18,7 @@ from dynosim.sweep.ledger import Record
 from dynosim.sweep.load_search import LoadSearch
 from dynosim.sweep.probe import probe_request
 from dynosim.sweep.results import table_of
-from dynosim.sweep.space import Trial, digest
+from dynosim.sweep.space import Trial
 from dynosim.sweep.status import OK
 from dynosim.sweep.study import OWN_LOAD, LayoutStudy, LoadPlan, Probe
 

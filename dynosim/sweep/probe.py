@@ -27,6 +27,8 @@ START_SHARE = 0.7
 """Of the bound; where a search begins."""
 IN_FLIGHT_PER_WORKER = 8.0
 """Likewise, of a closed loop."""
+REPEAT = "workload_repeat"
+"""The key of a probe's report that tells how often the workload was put end to end."""
 
 
 def probe_request(
@@ -97,6 +99,7 @@ def _probe(request: dict[str, Any]) -> dict[str, Any]:
             "attainment_so_far": watch.attainment_so_far,
         }
     report = {key: value for key, value in outcome.report.items() if key not in PROCESS_KEYS}
+    report[REPEAT] = offered.repeat
     verdict = judge_load(outcome.result.requests, target, _sessions_once(offered.trace))
     return {
         "load": offered.load,
@@ -115,6 +118,7 @@ class _Offered:
     config: RunConfig
     trace: Trace
     prepared: Prepared
+    repeat: int  # how often the workload comes, end to end
     rps: float | None
 
 
@@ -127,15 +131,18 @@ def _in_flight(request: dict[str, Any]) -> _Offered:
     workload = config.workload.model_copy(update={"concurrency": int(load)})
     config = config.model_copy(update={"workload": workload})
     num_requests = max(request["min_requests"], request["requests_per_slot"] * int(load))
-    trace = tiled_once(cached_trace(config), num_requests)
-    return _Offered(load, config, trace, cached_prepared(config), None)
+    own = cached_trace(config)
+    trace = tiled_once(own, num_requests)
+    repeat = len(trace) // len(own)
+    return _Offered(load, config, trace, cached_prepared(config), repeat, None)
 
 
 def _by_rate(request: dict[str, Any]) -> _Offered:
     """Sessions that start so many times faster. Raises: TraceError where they have no rate."""
     config = config_of(request)
     prepared = cached_prepared(config)
-    trace = tiled_once(cached_trace(config), request["min_requests"])
+    own = cached_trace(config)
+    trace = tiled_once(own, request["min_requests"])
     own_rps = scheduled_rps(trace)
     check_has_rate(own_rps, config)
     load = request["load"]
@@ -143,7 +150,8 @@ def _by_rate(request: dict[str, Any]) -> _Offered:
         bound_rps = rate_bound_rps(trace, prepared, config.cluster.workers)
         load = _within(request, START_SHARE * bound_rps / own_rps)
     faster = start_sessions_faster(trace, load)
-    return _Offered(load, config, faster, prepared, load * own_rps)
+    repeat = len(trace) // len(own)
+    return _Offered(load, config, faster, prepared, repeat, load * own_rps)
 
 
 def check_has_rate(own_rps: float, config: RunConfig) -> None:

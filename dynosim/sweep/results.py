@@ -119,8 +119,8 @@ def shown_bounds(sweep: SweepConfig, row: Row) -> dict[str, tuple[float, float]]
     return {key: (metrics[key][0], metrics[key][1]) for key in keys if key in metrics}
 
 
-def best_rows(sweep: SweepConfig, rows: Sequence[Row]) -> list[Row]:
-    """The `top` trials to recommend.
+def frontier_rows(sweep: SweepConfig, rows: Sequence[Row]) -> list[Row]:
+    """The trials to recommend, best first.
 
     Rule: on the frontier of the trials that meet the SLA; most output tokens/s per GPU first, then
     fewer GPUs, then the lower index. Of trials with equal objectives and GPUs only the first.
@@ -129,7 +129,7 @@ def best_rows(sweep: SweepConfig, rows: Sequence[Row]) -> list[Row]:
     chosen: dict[tuple[Any, ...], Row] = {}
     for row in front:
         chosen.setdefault((*_objectives(sweep, row.report), row.report.get("num_gpus")), row)
-    return list(chosen.values())[: sweep.top]
+    return list(chosen.values())
 
 
 def trials_table(sweep: SweepConfig, rows: Sequence[Row]) -> "pl.DataFrame":

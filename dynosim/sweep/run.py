@@ -1,6 +1,5 @@
 """Runs a sweep from its description to its files."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.config.timing import FittedTiming, ProfileTiming
 from dynosim.errors import DynosimError, TraceError
+from dynosim.files.digest import digest, file_sha256
 from dynosim.sweep.artifacts import load_writers, write_artifacts
 from dynosim.sweep.executor import Answer, LocalExecutor
 from dynosim.sweep.frontier_intervals import (
@@ -34,17 +34,16 @@ from dynosim.sweep.need_sweep import (
     sized,
     sizing_table,
 )
+from dynosim.sweep.operating_point import config_at_capacity
 from dynosim.sweep.progress import Progress
 from dynosim.sweep.results import Row, judge
-from dynosim.sweep.space import Trial, digest, trials_of
+from dynosim.sweep.space import Trial, trials_of
 from dynosim.sweep.status import BAD_INPUT, FAILED
 from dynosim.sweep.study import LayoutStudy
 from dynosim.sweep.trial import TRIAL, request_for
 
 if TYPE_CHECKING:
     import polars as pl
-
-CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +177,7 @@ def _finish(
     sweep, folder = tried.sweep, ledger.path.parent
     rows = judge(sweep, tried.trials, tried.records)
     wanted = wanted_replays(rows, intervals)
-    failures = _finish_intervals(rows, wanted, ledger, executor)
+    failures = _finish_intervals(sweep, rows, wanted, ledger, executor)
     rows = with_intervals(sweep, rows, known_intervals(ledger, wanted))
     summary = write_artifacts(
         folder,
@@ -248,11 +247,23 @@ def _half_done(search: LoadSearch) -> int:
 
 
 def _finish_intervals(
-    rows: Sequence[Row], wanted: Mapping[int, int], ledger: Ledger, executor: LocalExecutor
+    sweep: SweepConfig,
+    rows: Sequence[Row],
+    wanted: Mapping[int, int],
+    ledger: Ledger,
+    executor: LocalExecutor,
 ) -> dict[int, str]:
-    """Make what the ledger lacks; returns why some failed. Raises: SweepInterruptedError."""
+    """Make what the ledger lacks; returns why some failed. Raises: SweepInterruptedError.
+
+    They are of the load that a row tells of, not of the workload's own.
+    """
+    configs = {
+        row.trial.index: config_at_capacity(sweep, row)
+        for row in rows
+        if row.trial.index in wanted and row.trial.config is not None
+    }
     try:
-        return make_intervals(rows, wanted, ledger, executor)
+        return make_intervals(rows, wanted, ledger, executor, configs=configs)
     except KeyboardInterrupt:
         kept = len(known_intervals(ledger, wanted))
         raise SweepInterruptedError(
@@ -310,8 +321,8 @@ def check_inputs(trials: Sequence[Trial]) -> None:
 def hash_of(trials: Sequence[Trial]) -> str:
     """Equal for sweeps whose trials would all give the same: configurations and file contents."""
     configs = [trial.config for trial in trials if trial.config is not None]
-    traces = {str(path.name): _file_digest(path) for path in _trace_files(configs)}
-    timings = {str(path.name): _file_digest(path) for path in _timing_files(configs)}
+    traces = {str(path.name): file_sha256(path) for path in _trace_files(configs)}
+    timings = {str(path.name): file_sha256(path) for path in _timing_files(configs)}
     known = [[trial.config_hash for trial in trials], traces]
     return digest([*known, timings] if timings else known)
 
@@ -342,14 +353,6 @@ def _timing_files(configs: Sequence[RunConfig]) -> list[Path]:
         if isinstance(config.timing, FittedTiming | ProfileTiming)
     )
     return [path for path in dict.fromkeys(timings) if path.is_file()]
-
-
-def _file_digest(path: Path) -> str:
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            sha.update(chunk)
-    return sha.hexdigest()
 
 
 def sweep_text(sweep: SweepConfig) -> str:

@@ -1,15 +1,13 @@
 """From points of the space to trials: a checked run configuration each, or why there is none."""
 
-import hashlib
-import json
 from dataclasses import dataclass
-from typing import Any
 
 from dynosim.config.loading import check_run
 from dynosim.config.overrides import put
 from dynosim.config.problems import Problem, dotted
 from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
+from dynosim.files.digest import digest
 from dynosim.sweep.search import Point, points_of
 
 
@@ -26,12 +24,6 @@ class Trial:
     def config_hash(self) -> str:
         """Equal for equal configurations; of an infeasible point, of its values."""
         return digest(self.values if self.config is None else self.config.model_dump(mode="json"))
-
-
-def digest(data: Any) -> str:
-    """16 hexadecimal digits that stand for plain data."""
-    text = json.dumps(data, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def trials_of(sweep: SweepConfig) -> list[Trial]:

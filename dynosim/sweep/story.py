@@ -111,6 +111,8 @@ def _plain_headline(
         ("deploy", f"dynosim deploy {folder} --mock"),
         ("prove", f"dynosim validate {folder} --url http://HOST:PORT"),
         ("run", f"dynosim run {file}"),
+        ("engine", f"{folder}/engine.sh"),
+        ("bench", f"{folder}/bench.sh"),
     ]
     return Headline(f"Deploy {layout_name(sweep, row)}", facts, commands)
 

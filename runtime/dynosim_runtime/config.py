@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from dynosim.build.engine_command import name_for_clients
 from dynosim.config import RunConfig, load_run
 from dynosim.config.schema import is_path
 from dynosim.errors import ConfigError
@@ -57,9 +58,4 @@ def model_folder(plan: RunConfig, model: Path | None) -> Path | None:
 
 def served_model_name(plan: RunConfig, model: Path | None) -> str:
     """The name that clients use: the plan's `live.served_model_name`, or that of its model."""
-    if plan.live.served_model_name is not None:
-        return plan.live.served_model_name
-    if plan.model is not None and not is_path(plan.model):
-        return plan.model
-    folder = model_folder(plan, model)
-    return folder.name if folder is not None else "mock"
+    return name_for_clients(plan, lambda: model_folder(plan, model))

@@ -178,6 +178,7 @@ def test_the_answer_comes_before_everything_else(folder: Path, open_page: Any) -
     commands = answer.locator("code").all_inner_texts()
     assert [command.split()[:2] for command in commands] == [
         ["dynosim", "deploy"], ["dynosim", "validate"], ["dynosim", "run"],
+        ["agg/top1/engine.sh"], ["agg/top1/bench.sh"],
     ]  # fmt: skip
     done = dynosim(*commands[2].split()[1:], cwd=folder / "sweep")
     assert done.returncode == 0, done.stderr
@@ -222,7 +223,9 @@ def test_a_point_chooses_its_row_and_shows_how_to_run_it(folder: Path, open_page
     panel = page.locator("#selection")
     assert "agg/top1/config.yaml" in panel.locator("p").inner_text()
     command = panel.locator("code").inner_text()
+    load = page.evaluate("selection.load")
     assert command.startswith("dynosim run agg/top1/config.yaml --set workload.arrival_scale=")
+    assert float(command.rsplit("=", 1)[1]) == pytest.approx(load, rel=1e-5)
     assert rings(page)[0]
     page.keyboard.press("Escape")
     expect(panel).to_be_hidden()

@@ -15,8 +15,9 @@ from dynosim.config.sweep_loading import SweepConfig
 from dynosim.config.sweep_schema import SweepConstraints, SweepSla
 from dynosim.sweep.artifacts import summarize_sweep
 from dynosim.sweep.frontier_intervals import with_intervals
-from dynosim.sweep.results import THROUGHPUT_PER_GPU, Row, best_rows, judge, trials_table
+from dynosim.sweep.results import THROUGHPUT_PER_GPU, Row, frontier_rows, judge, trials_table
 from dynosim.sweep.space import Trial, trials_of
+from dynosim.sweep.winners import Winner, winners_of
 
 SEEDS = st.integers(0, 2**32 - 1)
 FILE = """\
@@ -141,7 +142,7 @@ def recommended(sweep: SweepConfig, rows: list[Row]) -> list[int]:
         if kind not in seen:
             seen.append(kind)
             chosen.append(row.trial.index)
-    return chosen[: sweep.top]
+    return chosen
 
 
 @settings(max_examples=80, deadline=None)
@@ -157,14 +158,17 @@ def test_verdicts_and_recommendations_are_what_their_rules_say(seed: int) -> Non
         wanted = ("infeasible", "too large", {}) if known is None else tuple(known.values())
         assert (row.status, row.reason, row.report) == wanted
     check_verdicts(sweep, rows)
-    best = best_rows(sweep, rows)
+    best = frontier_rows(sweep, rows)
     assert [row.trial.index for row in best] == recommended(sweep, rows)
-    check_summary(sweep, rows, best)
+    winners = winners_of(sweep, rows, None)
+    assert [winner.row for winner in winners][: sweep.top] == best[: sweep.top]  # one family
+    check_summary(sweep, rows, winners)
     check_table(sweep, rows)
 
 
-def check_summary(sweep: SweepConfig, rows: list[Row], best: list[Row]) -> None:
-    summary = summarize_sweep(sweep, rows, best, sweep_hash="abc")
+def check_summary(sweep: SweepConfig, rows: list[Row], winners: list[Winner]) -> None:
+    summary = summarize_sweep(sweep, rows, winners, sweep_hash="abc")
+    best = [winner.row for winner in winners]
     counts = {
         name: sum(row.status == name for row in rows) for name in ("ok", "infeasible", "failed")
     }

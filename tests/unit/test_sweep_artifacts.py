@@ -13,7 +13,7 @@ from dynosim.config import load_run, load_sweep
 from dynosim.config.loading import dump_run
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.sweep.artifacts import write_artifacts
-from dynosim.sweep.results import Row, best_rows, judge, trials_table
+from dynosim.sweep.results import Row, frontier_rows, judge, trials_table
 from dynosim.sweep.space import trials_of
 from dynosim.sweep.trial import request_for, run_trial
 
@@ -75,7 +75,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SweepConfig
 
 def test_the_winners_run_files_are_theirs_byte_for_byte(written: Any) -> None:
     out, sweep, rows, _ = written
-    best = best_rows(sweep, rows)
+    best = frontier_rows(sweep, rows)
     assert [row.trial.index for row in best] == [2, 1]
     for place, row in enumerate(best, 1):
         path = out / "agg" / f"top{place}" / "config.yaml"
@@ -87,7 +87,7 @@ def test_the_winners_run_files_are_theirs_byte_for_byte(written: Any) -> None:
 
 def test_a_winners_run_file_gives_what_its_trial_gave(written: Any) -> None:
     out, sweep, rows, _ = written
-    winner = best_rows(sweep, rows)[0].trial
+    winner = frontier_rows(sweep, rows)[0].trial
     again = run_trial(request_for(load_run(out / "agg" / "top1" / "config.yaml")))
     trial = run_trial(request_for(winner.config))
     assert trial["status"] == "ok" and trial["report"]["num_gpus"] == 3

@@ -9,7 +9,7 @@ import pytest
 from dynosim.config import load_sweep
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.config.sweep_schema import Statistic, SweepSla
-from dynosim.sweep.results import best_rows, judge, meets, objective_names, trials_table
+from dynosim.sweep.results import frontier_rows, judge, meets, objective_names, trials_table
 from dynosim.sweep.space import trials_of
 
 FILE = """\
@@ -51,14 +51,14 @@ def test_frontiers_with_and_without_the_sla(sweep: SweepConfig) -> None:
     assert [row.is_pareto for row in rows] == [True, False, True, False, False]
     assert [row.is_sla_pareto for row in rows] == [False, True, True, False, False]
     assert [row.meets_sla for row in rows] == [False, True, True, None, None]
-    assert [row.trial.index for row in best_rows(sweep, rows)] == [1, 2]
+    assert [row.trial.index for row in frontier_rows(sweep, rows)] == [1, 2]
 
 
 def test_equal_trials_are_recommended_once(sweep: SweepConfig) -> None:
     records = {index: record(8.0, 1.0, 50.0) for index in range(3)}
     rows = judge(sweep, trials_of(sweep), records)
     assert sum(row.is_pareto for row in rows) == 3
-    assert [row.trial.index for row in best_rows(sweep, rows)] == [0]
+    assert [row.trial.index for row in frontier_rows(sweep, rows)] == [0]
 
 
 def test_a_trial_without_an_objective_is_never_on_the_frontier(sweep: SweepConfig) -> None:
@@ -79,9 +79,8 @@ def test_of_equal_throughput_fewer_gpus_come_first_and_then_the_lower_trial(
     rows = [
         replace(row, is_sla_pareto=True) for row in judge(sought, trials_of(sweep), records)[:4]
     ]
-    assert [row.trial.index for row in best_rows(sought, rows)] == [3, 1, 2, 0]
-    assert [row.trial.index for row in best_rows(sought, rows[::-1])] == [3, 1, 2, 0]
-    assert [row.trial.index for row in best_rows(replace(sought, top=2), rows)] == [3, 1]
+    assert [row.trial.index for row in frontier_rows(sought, rows)] == [3, 1, 2, 0]
+    assert [row.trial.index for row in frontier_rows(sought, rows[::-1])] == [3, 1, 2, 0]
 
 
 def test_equal_objectives_on_other_numbers_of_gpus_are_both_recommended(sweep: SweepConfig) -> None:
@@ -89,7 +88,7 @@ def test_equal_objectives_on_other_numbers_of_gpus_are_both_recommended(sweep: S
     for index, gpus in ((0, 4), (1, 2), (2, 4), (3, 2)):
         records[index]["report"]["num_gpus"] = gpus
     rows = judge(sweep, trials_of(sweep), records)
-    assert [row.trial.index for row in best_rows(sweep, rows)] == [1, 0]
+    assert [row.trial.index for row in frontier_rows(sweep, rows)] == [1, 0]
 
 
 @pytest.mark.parametrize("statistic", get_args(Statistic))

@@ -35,6 +35,7 @@ from dynosim_runtime.requests import RequestRecord
 from dynosim_runtime.validate.attribution import as_sent, attribute, report_as_sent
 from dynosim_runtime.validate.compare import METRICS, compare_reports
 from dynosim_runtime.validate.judge import Judgement, judge
+from dynosim_runtime.validate.saved import PredictedSide
 
 CONSTANTS = replace(TRUE, ingress_ms=1.5, egress_ms=0.5)
 SYNTHETIC = {
@@ -98,7 +99,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def judged(config: RunConfig, run: Measured) -> Judgement:
-    return judge(simulate(config), run, num_replays=0)
+    return judge(PredictedSide(simulate(config)), run, num_replays=0)
 
 
 def errors_of(judgement: Judgement) -> dict[str, float]:
@@ -208,7 +209,7 @@ def test_intervals_without_draws_of_the_constants_say_what_they_leave_out(
         Fit(parameters=CONSTANTS, knee=2.5, draws=draws if has_draws else ()),
         tmp_path / "timing.json",
     )
-    judgement = judge(simulate(config), measured(config), num_replays=3)
+    judgement = judge(PredictedSide(simulate(config)), measured(config), num_replays=3)
     assert judgement.blind.intervals is not None
     assert judgement.blind.intervals.to_dict()["replays"] == 3
     said = [note for note in judgement.notes if note.startswith("intervals: ")]
@@ -228,7 +229,7 @@ def test_a_measurement_that_was_interrupted_is_not_judged(folder: Path) -> None:
     blind, run = blind_and_run(folder)
     assert run.run is not None
     run.run.was_interrupted = True
-    judgement = judge(blind, run, num_replays=4)
+    judgement = judge(PredictedSide(blind), run, num_replays=4)
     assert (judgement.given, judgement.attribution, judgement.notes) == (None, None, [])
     assert judgement.blind.intervals is None
 

@@ -17,7 +17,7 @@ SPEC = {"sessions": 8, "isl": 700, "osl": 20, "turns": 3, "rate_rps": 3, "think_
 def workload(**changes: Any) -> SimpleNamespace:
     fields: dict[str, Any] = {
         "trace": None, "synthetic": None, "format": None, "trace_block_size": 512, "speedup": 1.0,
-        "arrival_scale": 1.0,
+        "arrival_scale": 1.0, "repeat": 1,
         "limit": None, "concurrency": None, "skip_bad_lines": False, "sort": False,
         "lengths_from_hash_ids": False,
     }  # fmt: skip
@@ -44,6 +44,16 @@ def test_limit_keeps_the_first_requests() -> None:
     assert len(trace) == 5
     assert len(trace.hash_ids) == trace.hash_offsets[-1]
     assert trace.session_ids is not None and len(trace.session_ids) == 5
+
+
+def test_repeat_puts_it_end_to_end_before_its_arrivals_are_scaled() -> None:
+    once = build_trace(workload(synthetic=SPEC), seed=0, resolve=Path)
+    twice = build_trace(workload(synthetic=SPEC, repeat=2), seed=0, resolve=Path)
+    assert len(twice) == 2 * len(once)
+    assert twice.arrival_ms[: len(once)].tolist() == once.arrival_ms.tolist()
+    assert not set(twice.hash_ids[len(once.hash_ids) :]) & set(once.hash_ids)
+    fast = build_trace(workload(synthetic=SPEC, repeat=2, arrival_scale=4.0), seed=0, resolve=Path)
+    assert fast.arrival_ms.tolist() == (twice.arrival_ms / 4).tolist()
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,9 @@ function runCommand(run, row, load) {
       if (value !== null && value !== rowValue(run.base_row, key)) set(key, value);
     }
   }
-  const tried = load === null && run.load_key ? rowValue(row, run.capacity_key) : load;
+  // A row's own run file has its load; another row's, and another load, must be said.
+  const own = load === null && !run.files[row] && run.load_key;
+  const tried = own ? rowValue(row, run.capacity_key) : load;
   if (tried !== null && run.load_key) set(run.load_key, Number((tried * run.load_unit).toPrecision(6)));
   return parts.join(" ");
 }

@@ -1,14 +1,11 @@
-"""vLLM's OpenAI server, on GPUs or on its CPU backend: flags from a plan, capacity from /metrics.
-
-Everything that the twin assumes of the scheduler is said on the command line, also where it is
-vLLM's default today, so that another version cannot change it in silence.
-"""
+"""vLLM's OpenAI server, on GPUs or on its CPU backend: its start, its capacity from /metrics."""
 
 import json
 import os
 from pathlib import Path
 from typing import Any, Literal
 
+from dynosim.build.engine_command import kv_event_settings, vllm_flags, vllm_gpu_flags
 from dynosim.config import RunConfig
 from dynosim.config.schema import EngineConfig
 from dynosim.errors import ConfigError
@@ -42,10 +39,9 @@ class VllmAdapter:
             str(spec.python), "-m", "vllm.entrypoints.openai.api_server",
             "--host", spec.host,
             "--port", str(spec.port),
-            *_model_flags(spec),
-            *_scheduler_flags(engine),
-            *_cache_flags(engine),
-            *(_cpu_flags() if self._on_cpu else _gpu_flags(engine)),
+            "--model", spec.model,
+            *vllm_flags(engine, served_model_name=spec.served_model_name),
+            *(_cpu_flags() if self._on_cpu else vllm_gpu_flags(engine)),
             *_event_flags(spec.event_sources),
         ]  # fmt: skip
 
@@ -109,65 +105,6 @@ def _check_cpu_engine(engine: EngineConfig) -> None:
         )
 
 
-def _model_flags(spec: LaunchSpec) -> list[str]:
-    engine = spec.plan.engine
-    # -1: as much of the model's context as the cache holds, which is what the twin assumes
-    context = -1 if engine.max_model_len is None else engine.max_model_len
-    flags = [
-        "--model", spec.model,
-        "--served-model-name", spec.served_model_name,
-        "--max-model-len", str(context),
-        # sampling defaults are the client's business, not the model folder's
-        "--generation-config", "vllm",
-        "--enable-prompt-tokens-details",
-        "--disable-uvicorn-access-log",
-    ]  # fmt: skip
-    if engine.quantization is not None:
-        flags += ["--quantization", engine.quantization]
-    return flags
-
-
-def _scheduler_flags(engine: EngineConfig) -> list[str]:
-    flags = [
-        "--max-num-seqs", str(engine.max_num_seqs),
-        "--max-num-batched-tokens", str(engine.max_num_batched_tokens),
-        "--scheduling-policy", engine.policy,
-        _switch("enable-chunked-prefill", engine.enable_chunked_prefill),
-        _switch("async-scheduling", engine.async_scheduling),
-    ]  # fmt: skip
-    # These came to vLLM one by one: said only where they differ from doing nothing.
-    if engine.long_prefill_token_threshold:
-        flags += ["--long-prefill-token-threshold", str(engine.long_prefill_token_threshold)]
-    if engine.long_prefill_token_threshold_adaptive:
-        flags.append("--long-prefill-token-threshold-adaptive")
-    if engine.max_num_active_seqs is not None:
-        flags += ["--max-num-active-seqs", str(engine.max_num_active_seqs)]
-    if engine.watermark:
-        flags += ["--watermark", str(engine.watermark)]
-    if not engine.scheduler_reserve_full_isl:
-        flags.append("--no-scheduler-reserve-full-isl")
-    return flags
-
-
-def _cache_flags(engine: EngineConfig) -> list[str]:
-    flags = [
-        "--block-size", str(engine.block_size),
-        _switch("enable-prefix-caching", engine.enable_prefix_caching),
-    ]  # fmt: skip
-    if engine.num_gpu_blocks != "auto":
-        flags += ["--num-gpu-blocks-override", str(engine.num_gpu_blocks)]
-    if engine.kv_cache_dtype != "auto":
-        flags += ["--kv-cache-dtype", engine.kv_cache_dtype]
-    return flags
-
-
-def _gpu_flags(engine: EngineConfig) -> list[str]:
-    return [
-        "--tensor-parallel-size", str(engine.tensor_parallel),
-        "--gpu-memory-utilization", str(engine.gpu_memory_utilization),
-    ]  # fmt: skip
-
-
 def _cpu_flags() -> list[str]:
     # Compiling takes minutes on a CPU.
     return [
@@ -197,17 +134,7 @@ def _event_flags(sources: tuple[EventSource, ...]) -> list[str]:
 
 def kv_events_config(source: EventSource) -> dict[str, Any]:
     """vLLM's configuration for publishing where `source` says; SGLang takes the same."""
-    return {
-        "enable_kv_cache_events": True,
-        "publisher": "zmq",
-        "endpoint": source.endpoint,
-        "replay_endpoint": source.replay_endpoint,
-        "topic": source.topic,
-    }
-
-
-def _switch(name: str, is_on: bool) -> str:
-    return f"--{name}" if is_on else f"--no-{name}"
+    return kv_event_settings(source.endpoint, source.replay_endpoint, source.topic)
 
 
 def _num_threads(plan: RunConfig) -> int:

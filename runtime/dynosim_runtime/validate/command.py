@@ -16,6 +16,7 @@ from dynosim.atomic import check_folder, parquet_writer, write_files
 from dynosim.build.workload import load_trace
 from dynosim.errors import EXIT_FAILURE, EXIT_INTERRUPTED, ConfigError
 from dynosim.experiment.intervals import DEFAULT_REPLAYS
+from dynosim.experiment.prediction import read_prediction
 from dynosim.experiment.run import RunOutcome
 from dynosim.experiment.run import run as simulate
 from dynosim.metrics.tables import request_table
@@ -34,6 +35,7 @@ from dynosim_runtime.measure.measurement_log import measurement_log
 from dynosim_runtime.validate.document import validation_document
 from dynosim_runtime.validate.judge import Judgement, judge
 from dynosim_runtime.validate.plot import write_comparison_png
+from dynosim_runtime.validate.saved import PredictedSide, predicted_side
 from dynosim_runtime.validate.show import print_comparison
 
 
@@ -66,8 +68,9 @@ def validate(
     if out is not None:
         check_folder(out)
     config = load_plan(plan, [*overrides, *_trace_overrides(trace)])
+    saved = read_prediction(plan)
     workload = load_trace(config)
-    predicted = simulate(config, trace=workload)
+    side = predicted_side(saved, config, simulate(config, trace=workload))
     options = LoadOptions(
         model=model, speedup=speedup, warmup=warmup, shows_progress=sys.stderr.isatty()
     )
@@ -89,10 +92,11 @@ def validate(
             port=0,
         )
         measured = asyncio.run(measure_started(config, workload, deploy, options))
-    judgement = _judge(predicted, measured, intervals, shows_progress=options.shows_progress)
+    judgement = _judge(side, measured, intervals, shows_progress=options.shows_progress)
     document = validation_document(judgement, measured, speedup=speedup)
+    document["prediction"] = side.source
     if out is not None:
-        _write(out, document, predicted, measured)
+        _write(out, document, side.outcome, measured)
     _show(document, out, as_json=as_json)
     return EXIT_INTERRUPTED if judgement.was_interrupted else _exit_code(document)
 
@@ -107,12 +111,12 @@ def _show(document: dict[str, Any], out: Path | None, *, as_json: bool) -> None:
 
 
 def _judge(
-    predicted: RunOutcome, measured: Measured, num_replays: int, *, shows_progress: bool
+    side: PredictedSide, measured: Measured, num_replays: int, *, shows_progress: bool
 ) -> Judgement:
     """Both sides compared; the replays for the intervals may take a while."""
     if not shows_progress:
-        return judge(predicted, measured, num_replays=num_replays)
-    judgement = judge(predicted, measured, num_replays=num_replays, progress=_show_progress)
+        return judge(side, measured, num_replays=num_replays)
+    judgement = judge(side, measured, num_replays=num_replays, progress=_show_progress)
     print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     return judgement
 

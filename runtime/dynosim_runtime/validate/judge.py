@@ -13,6 +13,7 @@ from dynosim.metrics.in_range import inside_shares
 from dynosim.metrics.saturation import load_of
 from dynosim_runtime.measure.deployment import Measured
 from dynosim_runtime.validate.attribution import Attribution, attribute
+from dynosim_runtime.validate.saved import PredictedSide
 
 Progress = Callable[[int, int], None]
 
@@ -49,13 +50,14 @@ class Judgement:
 
 
 def judge(
-    blind: RunOutcome, measured: Measured, *, num_replays: int, progress: Progress | None = None
+    side: PredictedSide, measured: Measured, *, num_replays: int, progress: Progress | None = None
 ) -> Judgement:
     """Predict again with what was learned, and say how sure and why not right.
 
     Ctrl-C ends it early with what there is. A measurement that was interrupted is not judged.
     """
-    judgement = Judgement(Column(blind))
+    blind = side.outcome
+    judgement = Judgement(Column(blind, side.intervals), notes=[*side.notes])
     if measured.run is not None and measured.run.was_interrupted:
         return judgement
     try:
@@ -107,7 +109,7 @@ def with_capacity(config: RunConfig, num_gpu_blocks: int) -> RunConfig:
 
 def _add_intervals(judgement: Judgement, num_replays: int, progress: Progress | None) -> None:
     for column in (judgement.blind, judgement.given):
-        if column is None:
+        if column is None or column.intervals is not None:
             continue
         outcome = column.outcome
         column.intervals = prediction_intervals(

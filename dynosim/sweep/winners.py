@@ -1,0 +1,80 @@
+"""Which trials get a folder, in which order, and what each is the best of.
+
+1. The best of all.
+2. The best of every other family of layouts: mode and GPUs per worker, so that the second is
+   another way to serve, not the winner with another detail.
+3. The next best, until there are as many as `top` asks for.
+4. Where they are not among these, the one that is fastest for users and the cheapest.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dynosim.config.schema import RunConfig
+from dynosim.config.sweep_loading import SweepConfig
+from dynosim.sweep.answer import USER_SPEED, Answer, good_tok_s_per_gpu, user_speed
+from dynosim.sweep.results import Row, frontier_rows
+
+BEST, FASTEST, CHEAPEST, NEXT = "best", "fastest for users", "cheapest", "next best"
+
+
+@dataclass(frozen=True, slots=True)
+class Winner:
+    """A trial with a folder of its own, and what it is there for."""
+
+    row: Row
+    roles: tuple[str, ...]
+    family: str
+
+
+@dataclass(slots=True)
+class _Choice:
+    """The roles of the chosen, by trial, in the order of their folders."""
+
+    roles: dict[int, list[str]] = field(default_factory=dict)
+
+    def add(self, row: Row, role: str) -> None:
+        self.roles.setdefault(row.trial.index, []).append(role)
+
+    def has(self, row: Row) -> bool:
+        return row.trial.index in self.roles
+
+
+def winners_of(sweep: SweepConfig, rows: Sequence[Row], answer: Answer | None) -> list[Winner]:
+    """The trials that are recommended, best first; `answer` is that of a search for capacities."""
+    ranked = frontier_rows(sweep, rows) if answer is None else answer.ranked
+    return ranked_winners(ranked, top=sweep.top)
+
+
+def ranked_winners(ranked: Sequence[Row], *, top: int) -> list[Winner]:
+    """The winners among rows that are in order, best first."""
+    if not ranked:
+        return []
+    choice = _Choice()
+    choice.add(ranked[0], BEST)
+    families = {_family(ranked[0])}
+    for row in ranked:
+        if len(choice.roles) < top and _family(row) not in families:
+            families.add(_family(row))
+            choice.add(row, f"best of {_family(row)}")
+    for row in ranked:
+        if len(choice.roles) < top and not choice.has(row):
+            choice.add(row, NEXT)
+    fast = [row for row in ranked if row.report.get(USER_SPEED) is not None]
+    if fast:
+        choice.add(max(fast, key=user_speed), FASTEST)
+    choice.add(max(ranked, key=good_tok_s_per_gpu), CHEAPEST)
+    by_index = {row.trial.index: row for row in ranked}
+    return [
+        Winner(by_index[index], tuple(roles), _family(by_index[index]))
+        for index, roles in choice.roles.items()
+    ]
+
+
+def family_of(config: RunConfig) -> str:
+    """Layouts of one family differ in details: how many workers, which router, which limits."""
+    return f"{config.cluster.mode} TP{config.engine.tensor_parallel}"
+
+
+def _family(row: Row) -> str:
+    return "" if row.trial.config is None else family_of(row.trial.config)
