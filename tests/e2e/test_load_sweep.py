@@ -31,6 +31,9 @@ FILES = (
     "probes.parquet",
     "pareto.parquet",
     "pareto.png",
+    "curves.png",
+    "attainment.png",
+    "effects.png",
     "report.html",
     "summary.json",
 )
