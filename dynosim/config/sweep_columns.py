@@ -84,6 +84,11 @@ CAPACITY_COLUMNS = (
     *_columns("requests", INTEGER, {"capacity_num_judged": "Requests of the window there."}),
     *_columns("probes", INTEGER, {"num_probes": "Loads that were tried."}, is_stable=False),
     *_columns(
+        "times",
+        INTEGER,
+        {"workload_repeat": "How often the workload was put end to end, to be long enough."},
+    ),
+    *_columns(
         "", INTEGER, {"same_as": "Trial that cannot differ from this one and was tried instead."}
     ),
 )
