@@ -17,6 +17,8 @@ DEFAULT_OBJECTIVES: dict[str, Goal] = {
 
 
 ATTAINMENT = 0.95
+MAX_ADAPTIVE_SEED = (1 << 32) - 1
+"""Of the generator that Optuna draws from."""
 
 
 class SweepSla(SlaConfig):
@@ -91,25 +93,43 @@ class LoadConfig(Section):
         return (0.02, 8.0) if self.vary == "rate" else (1.0, 16384.0)
 
 
-class Search(Section):
-    """How points of the space are chosen."""
+BATCH = 16
 
-    method: Literal["grid", "random"] = "grid"
-    trials: Count | None = None  # random: how many
+
+class Search(Section):
+    """How points of the space are chosen: all of them, at random, or by what others gave."""
+
+    method: Literal["grid", "random", "tpe", "nsga2"] = "grid"
+    trials: Count | None = None  # how many; not for a grid
     seed: Annotated[int, Field(ge=0, le=(1 << 63) - 1)] = 0
+    batch: Count | None = None  # tpe, nsga2: so many are chosen at once; None: 16
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
-        is_random = self.method == "random"
+        is_grid = self.method == "grid"
         check_rules(
             [
-                ("trials", is_random and self.trials is None,
-                 "random search needs it", "add `trials: ...`"),
-                ("trials", not is_random and self.trials is not None,
+                ("trials", not is_grid and self.trials is None,
+                 f"{self.method} search needs it", "add `trials: ...`"),
+                ("trials", is_grid and self.trials is not None,
                  "a grid runs every point", "remove it, or use `method: random`"),
+                ("batch", self.batch is not None and not self.is_adaptive,
+                 f"has no effect with `method: {self.method}`", "remove it, or use `method: tpe`"),
+                ("seed", self.is_adaptive and self.seed > MAX_ADAPTIVE_SEED,
+                 f"{self.method} takes seeds up to {MAX_ADAPTIVE_SEED}", "use a smaller one"),
             ]
         )  # fmt: skip
         return self
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether later points are chosen by what earlier ones gave."""
+        return self.method in ("tpe", "nsga2")
+
+    @property
+    def batch_size(self) -> int:
+        """How many points an adaptive search chooses before it hears of them."""
+        return BATCH if self.batch is None else self.batch
 
 
 class RangeConfig(Section):

@@ -13,6 +13,7 @@ from dynosim.compiled import CORE
 from dynosim.config.loading import dump_run
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.sweep.answer import Answer, answer_dict, answer_of
+from dynosim.sweep.proposals import sampler_version
 from dynosim.sweep.results import Row, best_rows, objective_names, shown_bounds, trials_table
 from dynosim.sweep.status import OK
 
@@ -127,7 +128,7 @@ def summarize_sweep(
         "num_meeting_sla": sum(row.meets_sla is True for row in rows),
         "objectives": dict(sweep.objectives),
         "constraints": constraints,
-        "search": sweep.search.model_dump(mode="json", exclude_none=True),
+        "search": _search(sweep),
         "pareto": [_brief(sweep, row) for row in rows if row.is_pareto],
         "top_rule": TOP_RULE,
         "top": [
@@ -141,6 +142,15 @@ def summarize_sweep(
             if row.status != OK
         ],
     }  # fmt: skip
+
+
+def _search(sweep: SweepConfig) -> dict[str, Any]:
+    """How points were chosen; with what chose them, if not the sweep file alone."""
+    search = sweep.search.model_dump(mode="json", exclude_none=True)
+    if not sweep.search.is_adaptive:
+        return search
+    sampler = sampler_version(sweep.search.method)
+    return search | {"batch": sweep.search.batch_size, "sampler": sampler}
 
 
 def _brief(sweep: SweepConfig, row: Row) -> dict[str, Any]:

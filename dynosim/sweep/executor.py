@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Iterable
 from itertools import count
 from math import inf
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from dynosim.sweep.status import FAILED
 
@@ -35,6 +35,25 @@ _POLL_S = 0.2  # how soon an interrupt is seen where waiting on a queue cannot b
 _Todo = queue.PriorityQueue[tuple[float, int, Request]]
 """Index, number in order of coming, request: lowest first, so requests are never compared."""
 _NOTHING_MORE: tuple[float, int, Request] = (inf, -1, {})
+
+
+class Executor(Protocol):
+    """Answers requests, wherever. Use as a context."""
+
+    def run(
+        self,
+        function: str,
+        requests: Iterable[tuple[int, Request]],
+        follow: Callable[[int, Answer], Iterable[tuple[int, Request]]] | None = None,
+    ) -> Generator[tuple[int, Answer], None, None]:
+        """(index, answer) of each (index, request), as they come.
+
+        `function` is "module:name"; in a worker it turns a request into its answer. `follow` may
+        make further requests of an answer. Of those that wait the one with the lowest index starts
+        first, so that what was begun is finished first. Closing the iterator ends at once what is
+        at work.
+        """
+        ...
 
 
 class _Worker:
@@ -114,13 +133,7 @@ class LocalExecutor:
         requests: Iterable[tuple[int, Request]],
         follow: Callable[[int, Answer], Iterable[tuple[int, Request]]] | None = None,
     ) -> Generator[tuple[int, Answer], None, None]:
-        """(index, answer) of each (index, request), as they come.
-
-        `function` is "module:name"; in a worker it turns a request into its answer. `follow` may
-        make further requests of an answer. Of those that wait the one with the lowest index starts
-        first, so that what was begun is finished first. Closing the iterator ends all workers that
-        are at work, at once.
-        """
+        """See `Executor`; closing the iterator ends all workers that are at work."""
         todo: _Todo = queue.PriorityQueue()
         numbers = count()
         done: queue.SimpleQueue[tuple[int, Answer] | BaseException] = queue.SimpleQueue()

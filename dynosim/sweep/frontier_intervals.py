@@ -14,7 +14,7 @@ from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.config.timing import FittedTiming
 from dynosim.sweep.certainty import verdict_shares
-from dynosim.sweep.executor import LocalExecutor
+from dynosim.sweep.executor import Executor
 from dynosim.sweep.ledger import Ledger
 from dynosim.sweep.progress import Progress
 from dynosim.sweep.results import THROUGHPUT_PER_GPU, Row
@@ -57,7 +57,7 @@ def known_intervals(ledger: Ledger, wanted: Mapping[int, int]) -> dict[int, dict
 
 
 def make_intervals(
-    rows: Sequence[Row], wanted: Mapping[int, int], ledger: Ledger, executor: LocalExecutor
+    rows: Sequence[Row], wanted: Mapping[int, int], ledger: Ledger, executor: Executor
 ) -> dict[int, str]:
     """Put into the ledger what it lacks of the `wanted` intervals; returns why some failed."""
     known = known_intervals(ledger, wanted)

@@ -43,6 +43,18 @@ class Ledger:
     is_started: bool = False
     intervals: dict[int, Record] = field(default_factory=dict)
     probes: dict[int, list[Record]] = field(default_factory=dict)
+    _hashes: dict[int, str] = field(default_factory=dict)  # of what is kept of each trial
+
+    def record_of(self, trial: Trial) -> Record | None:
+        """What the trial answered last; None if it did not, or was another one."""
+        return self.records.get(trial.index) if self._is_of(trial) else None
+
+    def probes_of(self, trial: Trial) -> list[Record]:
+        """What the layout did, load by load; nothing if it was another one."""
+        return self.probes.get(trial.index, []) if self._is_of(trial) else []
+
+    def _is_of(self, trial: Trial) -> bool:
+        return self._hashes.get(trial.index) == trial.config_hash
 
     def append(self, trial: Trial, answer: dict[str, Any]) -> Record:
         """Persist what a trial answered; returns once the disk has it."""
@@ -53,19 +65,35 @@ class Ledger:
             **answer,
         }
         self._append(record)
-        self.records[trial.index] = record
+        self.note(record)
         return record
 
     def append_probe(self, trial: Trial, answer: Record) -> None:
         """Persist what a layout did at one load."""
-        self._append({"trial_id": trial.index, "config_hash": trial.config_hash, "probe": answer})
-        self.probes.setdefault(trial.index, []).append(answer)
+        record = {"trial_id": trial.index, "config_hash": trial.config_hash, "probe": answer}
+        self._append(record)
+        self.note(record)
 
     def append_intervals(self, trial: Trial, intervals: Record) -> None:
         """Persist the intervals of a trial that is in the ledger already."""
         line = {"trial_id": trial.index, "config_hash": trial.config_hash, "intervals": intervals}
         self._write(line)
-        self.intervals[trial.index] = intervals
+        self.note(line)
+
+    def note(self, line: Record) -> None:
+        """Keep what a line says. A trial that has become another one takes its number over, as it
+        does where a search goes on from a trial that failed and then did not."""
+        index = line["trial_id"]
+        if self._hashes.get(index) != line["config_hash"]:
+            self._hashes[index] = line["config_hash"]
+            for kept in (self.records, self.probes, self.intervals):
+                kept.pop(index, None)
+        if "probe" in line:
+            self.probes.setdefault(index, []).append(line["probe"])
+        elif "intervals" in line:
+            self.intervals[index] = line["intervals"]
+        else:
+            self.records[index] = line
 
     def _append(self, record: Record) -> None:
         if not self.is_started:
@@ -120,14 +148,10 @@ def resumed_ledger(folder: Path, *, sweep_hash: str) -> Ledger:
     if len(whole) != len(content):
         with path.open("r+b") as file:
             file.truncate(len(whole))
-    lines = [_parsed(path, number, text, sweep_hash) for number, text in enumerate(texts[1:], 2)]
-    records = {line["trial_id"]: line for line in lines if "status" in line}
-    intervals = {line["trial_id"]: line["intervals"] for line in lines if "intervals" in line}
-    probes: dict[int, list[Record]] = {}
-    for line in lines:
-        if "probe" in line:
-            probes.setdefault(line["trial_id"], []).append(line["probe"])
-    return Ledger(path, sweep_hash, records, is_started=True, intervals=intervals, probes=probes)
+    ledger = Ledger(path, sweep_hash, is_started=True)
+    for number, text in enumerate(texts[1:], 2):
+        ledger.note(_parsed(path, number, text, sweep_hash))
+    return ledger
 
 
 def _header(path: Path, text: bytes) -> Record:

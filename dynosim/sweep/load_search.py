@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 
 from dynosim.errors import TraceError
-from dynosim.sweep.executor import Answer, LocalExecutor, Request
+from dynosim.sweep.executor import Answer, Executor, Request
 from dynosim.sweep.ledger import Ledger
 from dynosim.sweep.probe import PROBE
 from dynosim.sweep.space import Trial
-from dynosim.sweep.status import BAD_INPUT, OK
+from dynosim.sweep.status import BAD_INPUT, FAILED, OK
 from dynosim.sweep.study import LayoutStudy, LoadPlan, Probe
 
 ProbeOf = Callable[[Trial, float | None], Request]
@@ -24,14 +24,23 @@ class LoadSearch:
     """The studies of all layouts, as far as they have come. `failures` says why some have none."""
 
     def __init__(self, layouts: Sequence[Trial], plan: LoadPlan, ledger: Ledger) -> None:
-        self.studies = {layout.index: LayoutStudy(plan) for layout in layouts}
+        self.studies: dict[int, LayoutStudy] = {}
         self.failures: dict[int, Answer] = {}
-        self._layouts = {layout.index: layout for layout in layouts}
+        self._layouts: dict[int, Trial] = {}
+        self._plan = plan
         self._ledger = ledger
-        self._num_open = dict.fromkeys(self._layouts, 0)
-        for index, answers in ledger.probes.items():
-            for answer in answers:
-                self._note(index, answer)
+        self._num_open: dict[int, int] = {}
+        self.add(layouts)
+
+    def add(self, layouts: Sequence[Trial]) -> None:
+        """More layouts, with what the ledger has of them; a load that crashed is tried again."""
+        for layout in layouts:
+            self._layouts[layout.index] = layout
+            self._num_open[layout.index] = 0
+            self.studies[layout.index] = LayoutStudy(self._plan)
+            for answer in self._ledger.probes_of(layout):
+                if answer["status"] != FAILED:
+                    self._note(layout.index, answer)
 
     @property
     def num_probes(self) -> int:
@@ -47,7 +56,7 @@ class LoadSearch:
         """Whether nothing more is to be tried of a layout."""
         return index in self.failures or not self.studies[index].next_loads()
 
-    def finish(self, executor: LocalExecutor, request_of: ProbeOf, told: Told) -> None:
+    def finish(self, executor: Executor, request_of: ProbeOf, told: Told) -> None:
         """Try what is missing; `told` hears of every probe. Raises: TraceError."""
 
         def asked(index: int) -> list[tuple[int, Request]]:

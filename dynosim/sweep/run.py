@@ -2,9 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from dynosim.config.sweep_loading import SweepConfig
 from dynosim.config.timing import FittedTiming, ProfileTiming
 from dynosim.errors import DynosimError, TraceError
 from dynosim.sweep.artifacts import load_writers, write_artifacts
-from dynosim.sweep.executor import Answer, LocalExecutor
+from dynosim.sweep.executor import Executor
 from dynosim.sweep.frontier_intervals import (
     known_intervals,
     make_intervals,
@@ -22,14 +20,11 @@ from dynosim.sweep.frontier_intervals import (
     with_intervals,
 )
 from dynosim.sweep.ledger import Ledger, Record, new_ledger, resumed_ledger
-from dynosim.sweep.load_search import LoadSearch
-from dynosim.sweep.load_sweep import load_plan, probes_table, records_of, request_at, same_as
-from dynosim.sweep.progress import Progress
+from dynosim.sweep.plan import TrialPlan, plan_of
 from dynosim.sweep.results import Row, judge
-from dynosim.sweep.space import Trial, digest, trials_of
-from dynosim.sweep.status import BAD_INPUT, FAILED
-from dynosim.sweep.study import LayoutStudy
-from dynosim.sweep.trial import TRIAL, request_for
+from dynosim.sweep.space import Trial, digest
+from dynosim.sweep.status import FAILED
+from dynosim.sweep.work import LoadWork, TrialWork, Work
 
 CHUNK_BYTES = 1 << 20
 
@@ -59,7 +54,7 @@ class SweepInterruptedError(DynosimError):
 def run_sweep(
     sweep: SweepConfig,
     folder: Path,
-    executor: LocalExecutor,
+    executor: Executor,
     *,
     resume: bool = False,
     overwrite: bool = False,
@@ -72,36 +67,31 @@ def run_sweep(
     Raises: ConfigError, TraceError for input that no trial could use; ConfigError if another sweep
     is running in `folder`; SweepInterruptedError.
     """
-    trials = trials_of(sweep)
-    check_inputs(trials)
-    sweep_hash = load_hash(sweep, hash_of(trials))
+    plan = plan_of(sweep)
+    check_inputs(plan.examples)
+    sweep_hash = load_hash(sweep, plan_hash(plan))
     with locked_folder(folder, work="a sweep"):
         ledger = (
             resumed_ledger(folder, sweep_hash=sweep_hash)
             if resume
             else new_ledger(folder, sweep_hash=sweep_hash, overwrite=overwrite)
         )
-        return _finish(sweep, trials, ledger, executor, intervals)
+        return _finish(sweep, plan, ledger, executor, intervals)
 
 
 def _finish(
     sweep: SweepConfig,
-    trials: Sequence[Trial],
+    plan: TrialPlan,
     ledger: Ledger,
-    executor: LocalExecutor,
+    executor: Executor,
     intervals: int | None,
 ) -> SweepOutcome:
     """Run what the ledger lacks, then write all files beside it."""
     folder = ledger.path.parent
     load_writers()
-    probes = None
-    if sweep.load.search == "fixed":
-        num_resumed = _finish_trials(sweep, trials, ledger, executor)
-        records: Mapping[int, Record] = ledger.records
-    else:
-        num_resumed, search = _finish_loads(sweep, trials, ledger, executor)
-        records = records_of(search, same_as(trials))
-        probes = probes_table(sweep, trials, search)
+    work_class = TrialWork if sweep.load.search == "fixed" else LoadWork
+    work = work_class(sweep, ledger, executor)
+    trials, records = _finish_trials(plan, work, folder)
     rows = judge(sweep, trials, records)
     wanted = wanted_replays(rows, intervals)
     failures = _finish_intervals(rows, wanted, ledger, executor)
@@ -113,66 +103,33 @@ def _finish(
         sweep_hash=ledger.sweep_hash,
         sweep_yaml=sweep_text(sweep),
         interval_failures=failures,
-        probes=probes,
+        probes=work.probes(trials),
     )
-    return SweepOutcome(sweep, rows, summary, folder, num_resumed)
+    return SweepOutcome(sweep, rows, summary, folder, work.num_resumed)
 
 
 def _finish_trials(
-    sweep: SweepConfig, trials: Sequence[Trial], ledger: Ledger, executor: LocalExecutor
-) -> int:
-    """Run what the ledger lacks; returns how many trials it had. Raises: SweepInterruptedError."""
-    finished = {i for i, record in ledger.records.items() if record["status"] != FAILED}
-    runnable = [trial for trial in trials if trial.config is not None]
-    todo = [trial for trial in runnable if trial.index not in finished]
-    num_resumed = len(runnable) - len(todo)
+    plan: TrialPlan, work: Work, folder: Path
+) -> tuple[list[Trial], dict[int, Record]]:
+    """All trials of the plan, and what each gave. Raises: SweepInterruptedError, TraceError."""
+    trials: list[Trial] = []
+    records: dict[int, Record] = {}
     try:
-        _run_trials(sweep, todo, ledger, executor, num_done=num_resumed)
+        with work:
+            while batch := plan.next_batch():
+                trials += batch
+                records |= work.finish(batch, num_to_come=plan.num_to_come)
+                plan.told(records)
     except KeyboardInterrupt:
-        kept = sum(record["status"] != FAILED for record in ledger.records.values())
         raise SweepInterruptedError(
-            f"interrupted: {kept} of {len(runnable)} trials are kept in {ledger.path.parent} "
+            f"interrupted: {work.kept} are kept in {folder} "
             "(give the same command with --resume to go on)"
         ) from None
-    return num_resumed
-
-
-def _finish_loads(
-    sweep: SweepConfig, trials: Sequence[Trial], ledger: Ledger, executor: LocalExecutor
-) -> tuple[int, LoadSearch]:
-    """Try every layout at the loads that it lacks.
-
-    Returns how many probes the ledger had, and all that there are now.
-    Raises: SweepInterruptedError, TraceError.
-    """
-    same = same_as(trials)
-    layouts = [trial for trial in trials if same.get(trial.index) == trial.index]
-    search = LoadSearch(layouts, load_plan(sweep), ledger)
-    num_resumed = search.num_probes
-    objective, goal = next(iter(sweep.objectives.items()))
-    progress = Progress(
-        total=len(layouts), done=search.num_finished, objective=objective, is_max=goal == "max",
-        unit="layouts",
-    )  # fmt: skip
-
-    def told(layout: Trial, study: LayoutStudy, answer: Answer) -> None:
-        if search.is_finished(layout.index):
-            best = study.at_capacity
-            progress.advance(layout.values, {} if best is None else best.report)
-
-    try:
-        with progress:
-            search.finish(executor, partial(request_at, sweep), told)
-    except KeyboardInterrupt:
-        raise SweepInterruptedError(
-            f"interrupted: {search.num_probes} probes of {len(layouts)} layouts are kept in "
-            f"{ledger.path.parent} (give the same command with --resume to go on)"
-        ) from None
-    return num_resumed, search
+    return trials, records
 
 
 def _finish_intervals(
-    rows: Sequence[Row], wanted: Mapping[int, int], ledger: Ledger, executor: LocalExecutor
+    rows: Sequence[Row], wanted: Mapping[int, int], ledger: Ledger, executor: Executor
 ) -> dict[int, str]:
     """Make what the ledger lacks; returns why some failed. Raises: SweepInterruptedError."""
     try:
@@ -184,28 +141,6 @@ def _finish_intervals(
             f"{ledger.path.parent} (give the same command with --resume to go on; with --intervals "
             "0 it writes the results without them)"
         ) from None
-
-
-def _run_trials(
-    sweep: SweepConfig,
-    todo: Sequence[Trial],
-    ledger: Ledger,
-    executor: LocalExecutor,
-    *,
-    num_done: int,
-) -> None:
-    by_index = {trial.index: trial for trial in todo}
-    requests = [(t.index, request_for(t.config)) for t in todo if t.config is not None]
-    objective, goal = next(iter(sweep.objectives.items()))
-    total = num_done + len(todo)
-    progress = Progress(total=total, done=num_done, objective=objective, is_max=goal == "max")
-    with progress, closing(executor.run(TRIAL, requests)) as answers:
-        for index, answer in answers:
-            if answer["status"] == BAD_INPUT:
-                raise TraceError(answer["reason"])
-            trial = by_index[index]
-            ledger.append(trial, answer)
-            progress.advance(trial.values, answer["report"])
 
 
 def check_inputs(trials: Sequence[Trial]) -> None:
@@ -235,6 +170,12 @@ def hash_of(trials: Sequence[Trial]) -> str:
     timings = {str(path.name): _file_digest(path) for path in _timing_files(configs)}
     known = [[trial.config_hash for trial in trials], traces]
     return digest([*known, timings] if timings else known)
+
+
+def plan_hash(plan: TrialPlan) -> str:
+    """Equal for sweeps that would run the same trials, and all would give the same."""
+    given = hash_of(plan.examples)
+    return digest([given, plan.search_hash]) if plan.search_hash else given
 
 
 def load_hash(sweep: SweepConfig, trials_hash: str) -> str:

@@ -37,7 +37,7 @@ def digest(data: Any) -> str:
 def trials_of(sweep: SweepConfig) -> list[Trial]:
     """All trials in their order. Raises: ConfigError for a space that cannot be searched."""
     points = points_of(sweep, lambda point: not _excess(sweep, _checked(sweep, 0, point)))
-    return [_trial(sweep, index, point) for index, point in enumerate(points)]
+    return [trial_at(sweep, index, point) for index, point in enumerate(points)]
 
 
 def _checked(sweep: SweepConfig, index: int, point: Point) -> RunConfig | list[Problem]:
@@ -50,7 +50,8 @@ def _checked(sweep: SweepConfig, index: int, point: Point) -> RunConfig | list[P
     return check_run(data, sweep.folder)
 
 
-def _trial(sweep: SweepConfig, index: int, point: Point) -> Trial:
+def trial_at(sweep: SweepConfig, index: int, point: Point) -> Trial:
+    """The trial of one point."""
     checked = _checked(sweep, index, point)
     if not isinstance(checked, RunConfig):
         reasons = [f"{dotted(problem.path)}: {problem.text}" for problem in checked]

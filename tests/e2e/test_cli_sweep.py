@@ -131,7 +131,7 @@ def test_a_changed_trace_is_another_sweep(sweep_file: Path, tmp_path: Path) -> N
         ("space.engine.max_num_seq=[1]", "did you mean engine.max_num_seqs?"),
         ("space.engine.max_num_seqs=[0]", "must be >= 1"),
         ("model=Qwen/Qwen3-33B", "model"),
-        ("search.method=nsga2", "not in this version yet"),
+        ("search.method=halving", "not in this version yet"),
     ],
 )
 def test_bad_input_leaves_nothing(
