@@ -2,7 +2,6 @@
 
 import gc
 import json
-import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from dynosim.atomic import check_folder
 from dynosim.cli.options import check_replays
 from dynosim.errors import EXIT_BAD_INPUT, EXIT_FAILURE, ConfigError
-from dynosim.sweep.executor import LocalExecutor
+from dynosim.sweep.executor import Executor, LocalExecutor, num_cores
 
 if TYPE_CHECKING:
+    from dynosim.sweep.ray_executor import RayExecutor
     from dynosim.sweep.run import SweepOutcome
 
 RESULTS = Path("results")
@@ -27,7 +27,7 @@ _TITLES = {
     "mean_ttft_ms": "TTFT ms",
     "mean_itl_ms": "ITL ms",
 }
-_LATER_EXECUTORS = ("ray",)
+EXECUTORS = ("local", "ray")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +43,7 @@ class SweepArguments:
     out: Path | None
     jobs: int | None
     executor: str
+    ray_address: str | None
     resume: bool
     overwrite: bool
     as_json: bool
@@ -52,11 +53,13 @@ class SweepArguments:
 def sweep_command(asked: SweepArguments) -> int:
     """Run the sweep file; returns the exit code. Raises: DynosimError, SweepInterruptedError."""
     check_replays(asked.intervals)
-    _check_executor(asked.executor)
     if asked.resume and asked.overwrite:
         raise ConfigError("--resume and --overwrite exclude each other (give one)")
-    with _sigterm_interrupts(), LocalExecutor(asked.jobs or _cores()) as executor:
+    with _sigterm_interrupts(), _executor(asked) as executor:
         outcome, folder = _swept(asked, executor)
+    if executor.num_lost:
+        what = f"{executor.num_lost} tasks whose workers were lost were run again elsewhere"
+        print(f"ray: {what}", file=sys.stderr)
     if asked.as_json:
         sys.stdout.write(json.dumps(outcome.summary, indent=2, allow_nan=False) + "\n")
     elif "answer" in outcome.summary:
@@ -70,7 +73,20 @@ def sweep_command(asked: SweepArguments) -> int:
     return _exit_code(outcome.summary)
 
 
-def _swept(asked: SweepArguments, executor: LocalExecutor) -> "tuple[SweepOutcome, Path]":
+def _executor(asked: SweepArguments) -> "LocalExecutor | RayExecutor":
+    """What runs the trials. Raises: ConfigError."""
+    if asked.executor not in EXECUTORS:
+        raise ConfigError(f"--executor {asked.executor}: unknown (use {' or '.join(EXECUTORS)})")
+    if asked.executor == "ray":
+        from dynosim.sweep.ray_executor import RayExecutor
+
+        return RayExecutor(asked.ray_address, asked.jobs)
+    if asked.ray_address is not None:
+        raise ConfigError("--ray-address has no effect (add --executor ray)")
+    return LocalExecutor(asked.jobs or num_cores())
+
+
+def _swept(asked: SweepArguments, executor: Executor) -> "tuple[SweepOutcome, Path]":
     """The sweep that was asked for, and its folder. The workers get ready while it is read."""
     from dynosim.config import load_sweep
     from dynosim.sweep.run import run_sweep
@@ -90,13 +106,6 @@ def _swept(asked: SweepArguments, executor: LocalExecutor) -> "tuple[SweepOutcom
     return outcome, folder
 
 
-def _check_executor(executor: str) -> None:
-    if executor in _LATER_EXECUTORS:
-        raise ConfigError(f"--executor {executor}: is not in this version yet (use local)")
-    if executor != "local":
-        raise ConfigError(f"--executor {executor}: unknown (use local)")
-
-
 @contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
     """Inside, a polite kill ends the sweep as Ctrl-C does."""
@@ -109,12 +118,6 @@ def _sigterm_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _exit_code(summary: dict[str, Any]) -> int:

@@ -40,6 +40,9 @@ _NOTHING_MORE: tuple[float, int, Request] = (inf, -1, {})
 class Executor(Protocol):
     """Answers requests, wherever. Use as a context."""
 
+    num_lost: int
+    """Requests that were put a second time, since where they were at work was lost."""
+
     def run(
         self,
         function: str,
@@ -115,6 +118,8 @@ class LocalExecutor:
     They are kept between calls, with what they have loaded.
     """
 
+    num_lost = 0
+
     def __init__(self, jobs: int) -> None:
         self._jobs = jobs
         self._idle: list[_Worker] = []
@@ -166,6 +171,13 @@ class LocalExecutor:
                 todo.put(_NOTHING_MORE)
             for lane in lanes:
                 lane.finish()
+
+
+def num_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class _Lane(threading.Thread):

@@ -165,8 +165,10 @@ def test_space_where_nothing_can_run_is_reported(
 
 
 def test_unknown_executor_is_refused(sweep_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert sweep(sweep_file, "--executor", "ray") == 2
-    assert "not in this version yet" in capsys.readouterr().err
+    assert sweep(sweep_file, "--executor", "cloud") == 2
+    assert "cloud: unknown (use local or ray)" in capsys.readouterr().err
+    assert sweep(sweep_file, "--ray-address", "127.0.0.1:6379") == 2
+    assert "add --executor ray" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
