@@ -17,6 +17,7 @@ from typing import Any
 
 from dynosim.errors import ConfigError
 from dynosim.files.user_text import parse_json
+from dynosim.sweep.packed import packed_answer
 from dynosim.sweep.space import Trial
 
 LEDGER = "ledger.jsonl"
@@ -25,7 +26,7 @@ _SEAL = b',"sha256":"'
 _CHECKSUM_CHARS = 16
 
 Record = dict[str, Any]
-"""`trial_id, config_hash, values, status, reason, report, wall_ms`"""
+"""`trial_id, config_hash, values, status, reason, report, wall_ms`; kept without `values`."""
 
 
 @dataclass(slots=True)
@@ -66,13 +67,14 @@ class Ledger:
         }
         self._append(record)
         self.note(record)
-        return record
+        return self.records[trial.index]
 
-    def append_probe(self, trial: Trial, answer: Record) -> None:
-        """Persist what a layout did at one load."""
+    def append_probe(self, trial: Trial, answer: Record) -> Record:
+        """Persist what a layout did at one load; returns it as it is kept."""
         record = {"trial_id": trial.index, "config_hash": trial.config_hash, "probe": answer}
         self._append(record)
         self.note(record)
+        return self.probes[trial.index][-1]
 
     def append_intervals(self, trial: Trial, intervals: Record) -> None:
         """Persist the intervals of a trial that is in the ledger already."""
@@ -89,11 +91,11 @@ class Ledger:
             for kept in (self.records, self.probes, self.intervals):
                 kept.pop(index, None)
         if "probe" in line:
-            self.probes.setdefault(index, []).append(line["probe"])
+            self.probes.setdefault(index, []).append(packed_answer(line["probe"]))
         elif "intervals" in line:
             self.intervals[index] = line["intervals"]
         else:
-            self.records[index] = line
+            self.records[index] = packed_answer({k: v for k, v in line.items() if k != "values"})
 
     def _append(self, record: Record) -> None:
         if not self.is_started:

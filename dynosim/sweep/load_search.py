@@ -71,11 +71,11 @@ class LoadSearch:
             if answer["status"] == BAD_INPUT:
                 raise TraceError(answer["reason"])
             self._num_open[index] -= 1
-            self._ledger.append_probe(self._layouts[index], answer)
-            self._note(index, answer)
+            kept = self._ledger.append_probe(self._layouts[index], answer)
+            self._note(index, kept)
             return asked(index)
 
-        first = [request for index in self._layouts for request in asked(index)]
+        first = (request for index in self._layouts for request in asked(index))
         with closing(executor.run(PROBE, first, follow)) as answers:
             for index, answer in answers:
                 told(self._layouts[index], self.studies[index], answer)

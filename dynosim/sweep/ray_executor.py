@@ -16,13 +16,13 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable
 from importlib import import_module
-from itertools import count
+from itertools import count, islice
 from types import ModuleType
 from typing import Any, TextIO, cast
 
 from dynosim import __version__
 from dynosim.errors import ConfigError
-from dynosim.sweep.executor import Answer, Request, num_cores
+from dynosim.sweep.executor import READY_PER_JOB, Answer, Request, num_cores
 from dynosim.sweep.status import FAILED
 
 MAX_LOSSES = 4
@@ -117,11 +117,15 @@ class RayExecutor:
         # a lost worker is our affair: Ray itself would wait for one of the same machine
         task = self._ray.remote(_answered).options(num_cpus=1, max_retries=0)
         numbers = count()
-        todo: list[_Asked] = [(index, next(numbers), 0, asked) for index, asked in requests]
-        heapq.heapify(todo)
+        source = ((index, next(numbers), 0, asked) for index, asked in requests)
+        todo: list[_Asked] = []
         at_work: dict[Any, _Asked] = {}
         try:
-            while todo or at_work:
+            while True:
+                for fresh in islice(source, max(0, READY_PER_JOB * self._room() - len(todo))):
+                    heapq.heappush(todo, fresh)
+                if not todo and not at_work:
+                    break
                 while todo and len(at_work) < self._room():
                     asked = heapq.heappop(todo)
                     at_work[task.remote(__version__, function, asked[3])] = asked

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +38,18 @@ def digest(data: Any) -> str:
 def trials_of(sweep: SweepConfig) -> list[Trial]:
     """All trials in their order. Raises: ConfigError for a space that cannot be searched."""
     points = points_of(sweep, lambda point: not _excess(sweep, _checked(sweep, 0, point)))
-    return [trial_at(sweep, index, point) for index, point in enumerate(points)]
+    trials = [trial_at(sweep, index, point) for index, point in enumerate(points)]
+    _share_sections([trial.config for trial in trials if trial.config is not None])
+    return trials
+
+
+def _share_sections(configs: Sequence[RunConfig]) -> None:
+    """Let sections that are as in the first configuration be that one's: of ten thousand trials
+    they take most of the memory, and nobody can change them."""
+    for config in configs[1:]:
+        for name, section in configs[0].__dict__.items():
+            if config.__dict__[name] == section:
+                config.__dict__[name] = section
 
 
 def _checked(sweep: SweepConfig, index: int, point: Point) -> RunConfig | list[Problem]:

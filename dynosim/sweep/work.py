@@ -82,7 +82,7 @@ class TrialWork(Work):
         self._runnable += runnable
         self._progress.expect(len(self._runnable) + num_to_come, done=num_done)
         by_index = {trial.index: trial for trial in todo}
-        requests = [(t.index, request_for(t.config)) for t in todo if t.config is not None]
+        requests = ((t.index, request_for(t.config)) for t in todo if t.config is not None)
         with closing(self._executor.run(TRIAL, requests)) as answers:
             for index, answer in answers:
                 if answer["status"] == BAD_INPUT:
