@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dynosim.config.loading import check_run
@@ -23,10 +22,12 @@ class Trial:
     config: RunConfig | None
     reason: str = ""
 
-    @property
-    def config_hash(self) -> str:
-        """Equal for equal configurations; of an infeasible point, of its values."""
-        return digest(self.values if self.config is None else self.config.model_dump(mode="json"))
+    config_hash: str = field(init=False, compare=False)
+    """Equal for equal configurations; of an infeasible point, of its values."""
+
+    def __post_init__(self) -> None:
+        data = self.values if self.config is None else self.config.model_dump(mode="json")
+        object.__setattr__(self, "config_hash", digest(data))
 
 
 def digest(data: Any) -> str:
@@ -38,18 +39,23 @@ def digest(data: Any) -> str:
 def trials_of(sweep: SweepConfig) -> list[Trial]:
     """All trials in their order. Raises: ConfigError for a space that cannot be searched."""
     points = points_of(sweep, lambda point: not _excess(sweep, _checked(sweep, 0, point)))
-    trials = [trial_at(sweep, index, point) for index, point in enumerate(points)]
-    _share_sections([trial.config for trial in trials if trial.config is not None])
+    trials: list[Trial] = []
+    first: RunConfig | None = None
+    for index, point in enumerate(points):
+        trial = trial_at(sweep, index, point)
+        if trial.config is not None:
+            first = first or trial.config
+            _share_sections(trial.config, first)
+        trials.append(trial)
     return trials
 
 
-def _share_sections(configs: Sequence[RunConfig]) -> None:
+def _share_sections(config: RunConfig, first: RunConfig) -> None:
     """Let sections that are as in the first configuration be that one's: of ten thousand trials
     they take most of the memory, and nobody can change them."""
-    for config in configs[1:]:
-        for name, section in configs[0].__dict__.items():
-            if config.__dict__[name] == section:
-                config.__dict__[name] = section
+    for name, section in first.__dict__.items():
+        if config.__dict__[name] == section:
+            config.__dict__[name] = section
 
 
 def _checked(sweep: SweepConfig, index: int, point: Point) -> RunConfig | list[Problem]:
