@@ -126,7 +126,7 @@ def _exit_code(summary: dict[str, Any]) -> int:
     if failed:
         first = failed[0]
         text = f"trial {first['trial_id']}: {first['reason']}"
-        print(f"error: {len(failed)} trials failed, the first: {text}", file=sys.stderr)
+        print(f"error: {counts['failed']} trials failed, the first: {text}", file=sys.stderr)
         return EXIT_FAILURE
     if not counts["ok"]:
         reason = summary["not_run"][0]["reason"]

@@ -15,13 +15,15 @@ from dynosim.config.sweep_loading import SweepConfig
 from dynosim.sweep.answer import Answer, answer_dict, answer_of
 from dynosim.sweep.proposals import sampler_version
 from dynosim.sweep.results import Row, best_rows, objective_names, shown_bounds, trials_table
-from dynosim.sweep.status import OK
+from dynosim.sweep.status import FAILED, OK
 
 if TYPE_CHECKING:
     import polars as pl
 
     from dynosim.plots.load_curves import Curve
 
+MAX_LISTED = 100
+"""Trials that did not run, in the summary; the table has all."""
 RUN_FILE, INTERVALS_FILE = "config.yaml", "intervals.json"
 TOP_RULE = (
     "frontier of the trials that meet the SLA; most output tokens/s per GPU first, then fewer "
@@ -115,6 +117,9 @@ def summarize_sweep(
     counts = {status: 0 for status in (OK, "infeasible", "failed")}
     for row in rows:
         counts[row.status] += 1
+    not_run = [row for row in rows if row.status != OK]
+    crashed_first = sorted(not_run, key=lambda row: row.status != FAILED)
+    listed = sorted(crashed_first[:MAX_LISTED], key=lambda row: row.trial.index)
     constraints = sweep.constraints.model_dump(mode="json", exclude_none=True)
     sla = sweep.constraints.sla
     if sla is not None and sla.statistic is None:
@@ -138,9 +143,9 @@ def summarize_sweep(
         "not_run": [
             {"trial_id": row.trial.index, "status": row.status, "values": row.trial.values,
              "reason": row.reason}
-            for row in rows
-            if row.status != OK
+            for row in listed
         ],
+        "not_run_more": len(not_run) - len(listed),
     }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dynosim.errors import ConfigError
+from dynosim.errors import EXIT_FAILURE, ConfigError, DynosimError
 from dynosim.files.user_text import parse_json
 from dynosim.sweep.packed import packed_answer
 from dynosim.sweep.space import Trial
@@ -31,6 +31,12 @@ _CHECKSUM_CHARS = 16
 
 Record = dict[str, Any]
 """`trial_id, config_hash, values, status, reason, report, wall_ms`; kept without `values`."""
+
+
+class LedgerError(DynosimError):
+    """A line cannot be written: the disk is full, or gone."""
+
+    exit_code = EXIT_FAILURE
 
 
 @dataclass(slots=True)
@@ -111,12 +117,18 @@ class Ledger:
         self._write(record)
 
     def _write(self, record: Record) -> None:
-        with self.path.open("ab") as file:
-            file.write(_sealed(record, self.sweep_hash) + b"\n")
-            file.flush()
-            if time.monotonic() - self._synced_s >= SYNC_EVERY_S:
-                os.fsync(file.fileno())
-                self._synced_s = time.monotonic()
+        try:
+            with self.path.open("ab") as file:
+                file.write(_sealed(record, self.sweep_hash) + b"\n")
+                file.flush()
+                if time.monotonic() - self._synced_s >= SYNC_EVERY_S:
+                    os.fsync(file.fileno())
+                    self._synced_s = time.monotonic()
+        except OSError as error:
+            raise LedgerError(
+                f"{self.path}: {error.strerror or error} (what it holds is kept: see to that, and "
+                "give the same command with --resume to go on)"
+            ) from None
 
 
 def new_ledger(folder: Path, *, sweep_hash: str, overwrite: bool) -> Ledger:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.sweep.ledger import Record
-from dynosim.sweep.proposals import Outcome, Proposals, sampler_version
+from dynosim.sweep.proposals import PointOutcome, Proposals, sampler_version
 from dynosim.sweep.results import Row, judge, objective_values
 from dynosim.sweep.space import Trial, digest, trial_at, trials_of
 from dynosim.sweep.status import FAILED, INFEASIBLE
@@ -119,13 +119,13 @@ def _examples(sweep: SweepConfig) -> list[Trial]:
     return [trial_at(sweep, index, point) for index, point in enumerate(points)]
 
 
-def _outcome(sweep: SweepConfig, row: Row) -> Outcome:
+def _outcome(sweep: SweepConfig, row: Row) -> PointOutcome:
     if row.status == FAILED:
-        return Outcome(None)
+        return PointOutcome(None)
     values = objective_values(sweep, row.report)
     violation = _violation(sweep, row, is_measured=not any(map(math.isnan, values)))
     # samplers compare values of points that are usable only
-    return Outcome(tuple(0.0 if math.isnan(value) else value for value in values), violation)
+    return PointOutcome(tuple(0.0 if math.isnan(value) else value for value in values), violation)
 
 
 def _violation(sweep: SweepConfig, row: Row, *, is_measured: bool) -> float:

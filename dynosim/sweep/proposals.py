@@ -29,7 +29,7 @@ _CONSTRAINT = "usable"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class PointOutcome:
     """What a point gave. `values` are those of the objectives; None: it crashed, which says nothing
     of the point. `violation` is how far it is from being usable, 0 if it is."""
 
@@ -61,7 +61,7 @@ class Proposals:
                 points.append(point)
         return points
 
-    def tell(self, outcomes: Sequence[Outcome]) -> None:
+    def tell(self, outcomes: Sequence[PointOutcome]) -> None:
         """What the points that were asked for last gave, in their order."""
         from optuna.trial import TrialState
 

@@ -81,7 +81,7 @@ class RayExecutor:
     def _connect(self) -> None:
         quiet = {"logging_level": "error", "log_to_driver": False}
         if self._address is None:
-            own = {
+            own: dict[str, Any] = {
                 "num_cpus": self._jobs or num_cores(),
                 "include_dashboard": False,
                 "object_store_memory": _OBJECT_STORE_BYTES,

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.live, pytest.mark.timeout(1200)]
 SWEEP_FILE = """\
 name: small
 workload:
-  synthetic: {requests: 300, isl: 300, osl: 20, rate_rps: 20}
+  synthetic: {requests: 1500, isl: 300, osl: 20, rate_rps: 20}
 engine: {num_gpu_blocks: 200, max_model_len: 512, max_num_seqs: 8}
 timing: {kind: fixed, prefill_ms: 30, decode_ms: 10}
 space:

@@ -11,7 +11,7 @@ import pytest
 from dynosim.config import load_sweep
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.errors import ConfigError
-from dynosim.sweep.proposals import Outcome, Proposals
+from dynosim.sweep.proposals import PointOutcome, Proposals
 from dynosim.sweep.search import Point
 
 METHODS = ("tpe", "nsga2")
@@ -44,7 +44,7 @@ Sweeps = Callable[..., SweepConfig]
 
 
 def batches(
-    sweep: SweepConfig, outcome: Callable[[Point], Outcome], num_batches: int
+    sweep: SweepConfig, outcome: Callable[[Point], PointOutcome], num_batches: int
 ) -> Iterator[list[Point]]:
     proposals = Proposals(sweep)
     for _ in range(num_batches):
@@ -67,7 +67,7 @@ def distance(point: Point) -> float:
 def test_the_best_is_found_with_a_small_part_of_the_grid(sweep_of: Sweeps, method: str) -> None:
     """Of 4,096 points 128 are tried."""
     sweep = sweep_of(method, ONE_GOAL, *WIDE)
-    found = [distance(p) for p in asked(sweep, lambda p: Outcome((distance(p),)), 16)]
+    found = [distance(p) for p in asked(sweep, lambda p: PointOutcome((distance(p),)), 16)]
     assert min(found) <= 1.0  # one step in one direction
     assert median(found[32:]) < 0.75 * median(found[:32])
 
@@ -76,10 +76,10 @@ def test_the_best_is_found_with_a_small_part_of_the_grid(sweep_of: Sweeps, metho
 def test_a_frontier_is_found(sweep_of: Sweeps, method: str) -> None:
     """What is best for one goal is worst for the other; blocks of 9 and KV routing serve both."""
 
-    def outcome(point: Point) -> Outcome:
+    def outcome(point: Point) -> PointOutcome:
         waste = abs(point["engine.block_size"] - 9) + 10 * (point["router.mode"] != "kv")
         seqs = point["engine.max_num_seqs"]
-        return Outcome((float(seqs - waste), float(seqs + waste)))
+        return PointOutcome((float(seqs - waste), float(seqs + waste)))
 
     points = asked(sweep_of(method, TWO_GOALS, *WIDE), outcome, 16)
     frontier = [p for p in points if p["engine.block_size"] == 9 and p["router.mode"] == "kv"]
@@ -93,9 +93,9 @@ def test_a_frontier_is_found(sweep_of: Sweeps, method: str) -> None:
 def test_what_cannot_be_used_is_soon_avoided(sweep_of: Sweeps, method: str) -> None:
     """However good it looks."""
 
-    def outcome(point: Point) -> Outcome:
+    def outcome(point: Point) -> PointOutcome:
         seqs = point["engine.max_num_seqs"]
-        return Outcome((float(-seqs),), max(0.0, (seqs - 8) / 32))
+        return PointOutcome((float(-seqs),), max(0.0, (seqs - 8) / 32))
 
     points = asked(sweep_of(method, ONE_GOAL, *WIDE), outcome, 16)
     late = [point["engine.max_num_seqs"] for point in points[-32:]]
@@ -106,20 +106,20 @@ def test_what_cannot_be_used_is_soon_avoided(sweep_of: Sweeps, method: str) -> N
 @pytest.mark.parametrize("method", METHODS)
 def test_no_point_comes_twice_and_a_small_space_ends(sweep_of: Sweeps, method: str) -> None:
     small = ("space:", "  cluster.workers: [1, 2, 4, 8]", "  engine.block_size: {min: 1, max: 9}")
-    points = asked(sweep_of(method, ONE_GOAL, *small), lambda _: Outcome((1.0,)), 20)
+    points = asked(sweep_of(method, ONE_GOAL, *small), lambda _: PointOutcome((1.0,)), 20)
     names = {(point["cluster.workers"], point["engine.block_size"]) for point in points}
     assert len(points) == len(names) == 36
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_answers_bring_the_same_points(sweep_of: Sweeps, method: str) -> None:
-    def near(point: Point) -> Outcome:
-        return Outcome((distance(point),))
+    def near(point: Point) -> PointOutcome:
+        return PointOutcome((distance(point),))
 
     points = asked(sweep_of(method, ONE_GOAL, *WIDE), near, 6)
     assert asked(sweep_of(method, ONE_GOAL, *WIDE), near, 6) == points
     assert asked(sweep_of(method, ONE_GOAL, *WIDE), near, 4) == points[:32]
-    far = asked(sweep_of(method, ONE_GOAL, *WIDE), lambda p: Outcome((-distance(p),)), 6)
+    far = asked(sweep_of(method, ONE_GOAL, *WIDE), lambda p: PointOutcome((-distance(p),)), 6)
     assert far[:8] == points[:8] and far != points
     assert asked(sweep_of(method, ONE_GOAL, *WIDE, seed=1), near, 6) != points
 
@@ -132,13 +132,13 @@ def test_a_shorter_batch_is_the_beginning_of_a_longer_one(sweep_of: Sweeps, meth
         points = long.ask(8)
         assert short.ask(8) == points
         for proposals in (long, short):
-            proposals.tell([Outcome((distance(point),)) for point in points])
+            proposals.tell([PointOutcome((distance(point),)) for point in points])
     assert short.ask(3) == long.ask(8)[:3]
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_crashes_say_nothing(sweep_of: Sweeps, method: str) -> None:
-    points = asked(sweep_of(method, TWO_GOALS, *WIDE), lambda _: Outcome(None), 4)
+    points = asked(sweep_of(method, TWO_GOALS, *WIDE), lambda _: PointOutcome(None), 4)
     assert len({str(point) for point in points}) == 32
 
 
@@ -152,7 +152,7 @@ def test_values_of_any_kind_can_be_chosen(sweep_of: Sweeps) -> None:
         "  engine.max_num_seqs: [512, 64, 256]",
         "  engine.block_size: {min: 2, max: 64, log: true}",
     )
-    points = asked(sweep, lambda p: Outcome((p["engine.watermark"],)), 8)
+    points = asked(sweep, lambda p: PointOutcome((p["engine.watermark"],)), 8)
     assert {point["timing"]["kind"] for point in points} == {"polynomial", "fixed"}
     assert {point["engine.max_num_seqs"] for point in points} == {512, 64, 256}
     assert all(0.001 <= point["engine.watermark"] <= 0.5 for point in points)
@@ -169,5 +169,5 @@ def test_a_missing_library_is_one_message(
 
 
 def test_optuna_says_nothing(sweep_of: Sweeps, capfd: pytest.CaptureFixture[str]) -> None:
-    asked(sweep_of("tpe", ONE_GOAL, *WIDE), lambda p: Outcome((distance(p),)), 3)
+    asked(sweep_of("tpe", ONE_GOAL, *WIDE), lambda p: PointOutcome((distance(p),)), 3)
     assert capfd.readouterr() == ("", "")
