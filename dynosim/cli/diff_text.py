@@ -6,7 +6,7 @@ from typing import Any
 
 from dynosim.compare.result_folder import RunFolder, SweepFolder
 from dynosim.compare.run_diff import PARTS, Change, KeyChange, RequestChange, RunDiff
-from dynosim.compare.sweep_diff import LayoutDiff, SweepDiff, BestLayout
+from dynosim.compare.sweep_diff import BestLayout, LayoutDiff, SweepDiff
 from dynosim.metrics.wait_words import duration
 
 WIDTH = 80

@@ -170,7 +170,13 @@ def sweep(
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Worker processes; one per core if not given.")
     ] = None,
-    executor: Annotated[str, typer.Option(help="Where trials run: local.")] = "local",
+    executor: Annotated[
+        str, typer.Option(help="Where trials run: local (this machine) or ray (a cluster).")
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="Ray's head, HOST:PORT; else RAY_ADDRESS, else a Ray is started."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what the folder holds.")
     ] = False,
@@ -197,6 +203,7 @@ def sweep(
         out=out,
         jobs=jobs,
         executor=executor,
+        ray_address=ray_address,
         resume=resume,
         overwrite=overwrite,
         as_json=json,

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from dynosim.atomic import check_folder
 from dynosim.cli.options import check_replays
 from dynosim.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_NONE_FOUND, ConfigError
-from dynosim.sweep.executor import LocalExecutor, num_cores
+from dynosim.sweep.executor import Executor, LocalExecutor, num_cores
 
 if TYPE_CHECKING:
     from dynosim.config.sweep_loading import SweepConfig
     from dynosim.sweep.outcome import SweepOutcome
+    from dynosim.sweep.ray_executor import RayExecutor
 
 RESULTS = Path("results")
 _TITLES = {
@@ -27,7 +28,7 @@ _TITLES = {
     "mean_ttft_ms": "TTFT ms",
     "mean_itl_ms": "ITL ms",
 }
-_LATER_EXECUTORS = ("ray",)
+EXECUTORS = ("local", "ray")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,7 @@ class SweepArguments:
     as_json: bool
     intervals: int | None
     fail_if_none: bool = False
+    ray_address: str | None = None
 
 
 def sweep_command(asked: SweepArguments, read: "Callable[[], SweepConfig] | None" = None) -> int:
@@ -56,11 +58,13 @@ def sweep_command(asked: SweepArguments, read: "Callable[[], SweepConfig] | None
     Raises: DynosimError, SweepInterruptedError.
     """
     check_replays(asked.intervals)
-    _check_executor(asked.executor)
     if asked.resume and asked.overwrite:
         raise ConfigError("--resume and --overwrite exclude each other (give one)")
-    with _sigterm_interrupts(), LocalExecutor(asked.jobs or num_cores()) as executor:
+    with _sigterm_interrupts(), _executor(asked) as executor:
         outcome, folder = _swept(asked, executor, read)
+    if executor.num_lost:
+        what = f"{executor.num_lost} tasks whose workers were lost were run again elsewhere"
+        print(f"ray: {what}", file=sys.stderr)
     if asked.as_json:
         sys.stdout.write(json.dumps(outcome.summary, indent=2, allow_nan=False) + "\n")
     elif "answer" in outcome.summary:
@@ -81,8 +85,21 @@ def _print_answer(outcome: "SweepOutcome", folder: Path) -> None:
     show(outcome.sweep, answer_of(outcome.rows), folder, warnings)
 
 
+def _executor(asked: SweepArguments) -> "LocalExecutor | RayExecutor":
+    """What runs the trials. Raises: ConfigError."""
+    if asked.executor not in EXECUTORS:
+        raise ConfigError(f"--executor {asked.executor}: unknown (use {' or '.join(EXECUTORS)})")
+    if asked.executor == "ray":
+        from dynosim.sweep.ray_executor import RayExecutor
+
+        return RayExecutor(asked.ray_address, asked.jobs)
+    if asked.ray_address is not None:
+        raise ConfigError("--ray-address has no effect (add --executor ray)")
+    return LocalExecutor(asked.jobs or num_cores())
+
+
 def _swept(
-    asked: SweepArguments, executor: LocalExecutor, read: "Callable[[], SweepConfig] | None"
+    asked: SweepArguments, executor: Executor, read: "Callable[[], SweepConfig] | None"
 ) -> "tuple[SweepOutcome, Path]":
     """The sweep that was asked for, and its folder. The workers get ready while it is read."""
     from dynosim.config import load_sweep
@@ -101,13 +118,6 @@ def _swept(
         intervals=asked.intervals,
     )
     return outcome, folder
-
-
-def _check_executor(executor: str) -> None:
-    if executor in _LATER_EXECUTORS:
-        raise ConfigError(f"--executor {executor}: is not in this version yet (use local)")
-    if executor != "local":
-        raise ConfigError(f"--executor {executor}: unknown (use local)")
 
 
 @contextmanager
@@ -130,7 +140,7 @@ def _exit_code(summary: dict[str, Any]) -> int:
     if failed:
         first = failed[0]
         text = f"trial {first['trial_id']}: {first['reason']}"
-        print(f"error: {len(failed)} trials failed, the first: {text}", file=sys.stderr)
+        print(f"error: {counts['failed']} trials failed, the first: {text}", file=sys.stderr)
         return EXIT_FAILURE
     if not counts["ok"]:
         reason = summary["not_run"][0]["reason"]

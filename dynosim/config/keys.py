@@ -15,7 +15,7 @@ LATER: dict[str, tuple[str, ...]] = {
     "engine.kind": ("sglang", "trtllm"),
     "cluster.mode": ("disagg",),
     "workload.format": ("mooncake-delta", "agentic-mooncake", "applied-compute"),
-    "search.method": ("tpe", "nsga2", "halving"),
+    "search.method": ("halving",),
 }
 """Values that are understood but come in a later version."""
 

@@ -19,6 +19,8 @@ DEFAULT_OBJECTIVES: dict[str, Goal] = {
 ATTAINMENT = 0.95
 CONCURRENCIES = (1, 2, 8, 16, 32, 64, 128)
 """In flight, at which the field measures a deployment, beside what it is sized for."""
+MAX_ADAPTIVE_SEED = (1 << 32) - 1
+"""Of the generator that Optuna draws from."""
 
 
 class SweepSla(SlaConfig):
@@ -143,28 +145,47 @@ class LoadConfig(Section):
         return tuple(float(load) for load in sorted(set(given)) if low <= load <= high)
 
 
-class Search(Section):
-    """How points of the space are chosen."""
+BATCH = 16
 
-    method: Literal["grid", "random"] = "grid"
-    """How points are chosen: every one, or at random."""
+
+class Search(Section):
+    """How points of the space are chosen: all of them, at random, or by what others gave."""
+
+    method: Literal["grid", "random", "tpe", "nsga2"] = "grid"
+    """How points are chosen: all, at random, or by a sampler of Optuna from what others gave."""
     trials: Count | None = None
-    """How many points a random search tries. Unit: trials."""
+    """How many points are tried; not for a grid. Unit: trials."""
     seed: Annotated[int, Field(ge=0, le=(1 << 63) - 1)] = 0
     """Seed of the points that are drawn."""
+    batch: Count | None = None
+    """tpe, nsga2: so many points are chosen at once; null: 16. Unit: trials."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
-        is_random = self.method == "random"
+        is_grid = self.method == "grid"
         check_rules(
             [
-                ("trials", is_random and self.trials is None,
-                 "random search needs it", "add `trials: ...`"),
-                ("trials", not is_random and self.trials is not None,
+                ("trials", not is_grid and self.trials is None,
+                 f"{self.method} search needs it", "add `trials: ...`"),
+                ("trials", is_grid and self.trials is not None,
                  "a grid runs every point", "remove it, or use `method: random`"),
+                ("batch", self.batch is not None and not self.is_adaptive,
+                 f"has no effect with `method: {self.method}`", "remove it, or use `method: tpe`"),
+                ("seed", self.is_adaptive and self.seed > MAX_ADAPTIVE_SEED,
+                 f"{self.method} takes seeds up to {MAX_ADAPTIVE_SEED}", "use a smaller one"),
             ]
         )  # fmt: skip
         return self
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether later points are chosen by what earlier ones gave."""
+        return self.method in ("tpe", "nsga2")
+
+    @property
+    def batch_size(self) -> int:
+        """How many points an adaptive search chooses before it hears of them."""
+        return BATCH if self.batch is None else self.batch
 
 
 class RangeConfig(Section):

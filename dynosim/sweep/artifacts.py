@@ -14,9 +14,10 @@ from dynosim.config.formats import SWEEP_SCHEMA
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.sweep.aic_table import aic_table
 from dynosim.sweep.answer import answer_dict, answer_of, need_dict
+from dynosim.sweep.proposals import sampler_version
 from dynosim.sweep.results import Row, objective_names, shown_bounds, trials_table
 from dynosim.sweep.sample_warnings import capacity_warnings, fixed_warnings
-from dynosim.sweep.status import OK
+from dynosim.sweep.status import FAILED, OK
 from dynosim.sweep.winner_folder import RUN_FILE, remove_old_winner, winner_files
 from dynosim.sweep.winners import Winner, winners_of
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 LOAD_PICTURES = ("curves.png", "attainment.png", "effects.png")
 """Of sweeps that search loads."""
+MAX_LISTED = 100
+"""Trials that did not run, in the summary; the table has all."""
 TOP_RULE = (
     "frontier of the trials that meet the SLA; most output tokens/s per GPU first, then fewer "
     "GPUs, then the lower trial; of equal trials the first; the best of every family (mode, GPUs "
@@ -134,6 +137,9 @@ def summarize_sweep(
     counts = {status: 0 for status in (OK, "infeasible", "failed")}
     for row in rows:
         counts[row.status] += 1
+    not_run = [row for row in rows if row.status != OK]
+    crashed_first = sorted(not_run, key=lambda row: row.status != FAILED)
+    listed = sorted(crashed_first[:MAX_LISTED], key=lambda row: row.trial.index)
     constraints = sweep.constraints.model_dump(mode="json", exclude_none=True)
     sla = sweep.constraints.sla
     if sla is not None and sla.statistic is None:
@@ -148,7 +154,7 @@ def summarize_sweep(
         "num_meeting_sla": sum(row.meets_sla is True for row in rows),
         "objectives": dict(sweep.objectives),
         "constraints": constraints,
-        "search": sweep.search.model_dump(mode="json", exclude_none=True),
+        "search": _search(sweep),
         "pareto": [_brief(sweep, row) for row in rows if row.is_pareto],
         "top_rule": TOP_RULE,
         "top": [
@@ -159,10 +165,19 @@ def summarize_sweep(
         "not_run": [
             {"trial_id": row.trial.index, "status": row.status, "values": row.trial.values,
              "reason": row.reason}
-            for row in rows
-            if row.status != OK
+            for row in listed
         ],
+        "not_run_more": len(not_run) - len(listed),
     }  # fmt: skip
+
+
+def _search(sweep: SweepConfig) -> dict[str, Any]:
+    """How points were chosen; with what chose them, if not the sweep file alone."""
+    search = sweep.search.model_dump(mode="json", exclude_none=True)
+    if not sweep.search.is_adaptive:
+        return search
+    sampler = sampler_version(sweep.search.method)
+    return search | {"batch": sweep.search.batch_size, "sampler": sampler}
 
 
 def _brief(sweep: SweepConfig, row: Row) -> dict[str, Any]:

@@ -15,10 +15,10 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterable
-from itertools import count
+from itertools import count, islice
 from math import inf
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from dynosim.sweep.status import FAILED
 
@@ -29,12 +29,37 @@ TRIAL_MODULE = "dynosim.sweep.trial"
 STDERR_TAIL = 400
 STARTED_EARLY = 8
 """Workers; others wait for trials to be there for them."""
+READY_PER_JOB = 4
+"""Requests that are taken from their source before they can start: it makes them as they go."""
 _POLL_S = 0.2  # how soon an interrupt is seen where waiting on a queue cannot be interrupted
 
 
 _Todo = queue.PriorityQueue[tuple[float, int, Request]]
 """Index, number in order of coming, request: lowest first, so requests are never compared."""
 _NOTHING_MORE: tuple[float, int, Request] = (inf, -1, {})
+
+
+class Executor(Protocol):
+    """Answers requests, wherever. Use as a context."""
+
+    num_lost: int
+    """Requests that were put a second time, since where they were at work was lost."""
+
+    def run(
+        self,
+        function: str,
+        requests: Iterable[tuple[int, Request]],
+        follow: Callable[[int, Answer], Iterable[tuple[int, Request]]] | None = None,
+    ) -> Generator[tuple[int, Answer], None, None]:
+        """(index, answer) of each (index, request), as they come.
+
+        `function` is "module:name"; in a worker it turns a request into its answer. `follow` may
+        make further requests of an answer. Of those that wait the one with the lowest index starts
+        first, so that what was begun is finished first; `requests` come with rising indices, and
+        are taken as there is room for them. Closing the iterator ends at once what is
+        at work.
+        """
+        ...
 
 
 class _Worker:
@@ -96,6 +121,8 @@ class LocalExecutor:
     They are kept between calls, with what they have loaded.
     """
 
+    num_lost = 0
+
     def __init__(self, jobs: int) -> None:
         self._jobs = jobs
         self._idle: list[_Worker] = []
@@ -114,20 +141,20 @@ class LocalExecutor:
         requests: Iterable[tuple[int, Request]],
         follow: Callable[[int, Answer], Iterable[tuple[int, Request]]] | None = None,
     ) -> Generator[tuple[int, Answer], None, None]:
-        """(index, answer) of each (index, request), as they come.
-
-        `function` is "module:name"; in a worker it turns a request into its answer. `follow` may
-        make further requests of an answer. Of those that wait the one with the lowest index starts
-        first, so that what was begun is finished first. Closing the iterator ends all workers that
-        are at work, at once.
-        """
+        """See `Executor`; closing the iterator ends all workers that are at work."""
         todo: _Todo = queue.PriorityQueue()
         numbers = count()
         done: queue.SimpleQueue[tuple[int, Answer] | BaseException] = queue.SimpleQueue()
+        source = iter(requests)
         num_open = 0
-        for index, request in requests:
-            todo.put((index, next(numbers), request))
-            num_open += 1
+
+        def put(more: Iterable[tuple[int, Request]]) -> None:
+            nonlocal num_open
+            for index, request in more:
+                todo.put((index, next(numbers), request))
+                num_open += 1
+
+        put(islice(source, READY_PER_JOB * self._jobs))
         num_lanes = self._jobs if follow is not None else min(self._jobs, num_open)
         lanes = [
             _Lane(function, self._idle, todo, done) for _ in range(num_lanes if num_open else 0)
@@ -138,9 +165,8 @@ class LocalExecutor:
             while num_open:
                 index, answer = _next(done)
                 num_open -= 1
-                for of, request in () if follow is None else follow(index, answer):
-                    todo.put((of, next(numbers), request))
-                    num_open += 1
+                put(() if follow is None else follow(index, answer))
+                put(islice(source, max(0, READY_PER_JOB * self._jobs - num_open)))
                 if not num_open:
                     for _ in lanes:
                         todo.put(_NOTHING_MORE)

@@ -14,7 +14,7 @@ from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.config.timing import FittedTiming
 from dynosim.sweep.certainty import verdict_shares
-from dynosim.sweep.executor import LocalExecutor
+from dynosim.sweep.executor import Executor
 from dynosim.sweep.ledger import Ledger
 from dynosim.sweep.progress import Progress
 from dynosim.sweep.results import THROUGHPUT_PER_GPU, Row
@@ -60,7 +60,7 @@ def make_intervals(
     rows: Sequence[Row],
     wanted: Mapping[int, int],
     ledger: Ledger,
-    executor: LocalExecutor,
+    executor: Executor,
     *,
     configs: Mapping[int, RunConfig] | None = None,
 ) -> dict[int, str]:

@@ -1,9 +1,10 @@
-"""What a sweep has finished: one JSON line per trial, on the disk before the next one is counted.
+"""What a sweep has finished: one JSON line per trial, written before the next one is counted.
 
 Intervals of a trial's metrics follow on a line of their own. Where loads are searched, every load
 of a layout has a line.
 
-A sweep that is killed loses nothing finished; a line torn by the kill is dropped on resuming. Every
+A sweep that is killed loses nothing finished, and one whose machine loses its power what ended in
+the last fifth of a second; a line torn by the kill is dropped on resuming. Every
 line ends with a checksum of itself and of the sweep, so that a changed digit, or a line of another
 sweep, is not believed.
 """
@@ -11,22 +12,32 @@ sweep, is not believed.
 import hashlib
 import json
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dynosim.errors import ConfigError
+from dynosim.errors import EXIT_FAILURE, ConfigError, DynosimError
 from dynosim.files.result_folder import SWEEP, check_results
 from dynosim.files.user_text import parse_json
+from dynosim.sweep.packed import packed_answer
 from dynosim.sweep.space import Trial
 
 LEDGER = "ledger.jsonl"
 FORMAT = 2
+SYNC_EVERY_S = 0.2
+"""The system is asked to put lines on the disk: each time takes it as long as a small trial."""
 _SEAL = b',"sha256":"'
 _CHECKSUM_CHARS = 16
 
 Record = dict[str, Any]
-"""`trial_id, config_hash, values, status, reason, report, wall_ms`"""
+"""`trial_id, config_hash, values, status, reason, report, wall_ms`; kept without `values`."""
+
+
+class LedgerError(DynosimError):
+    """A line cannot be written: the disk is full, or gone."""
+
+    exit_code = EXIT_FAILURE
 
 
 @dataclass(slots=True)
@@ -44,29 +55,59 @@ class Ledger:
     is_started: bool = False
     intervals: dict[int, Record] = field(default_factory=dict)
     probes: dict[int, list[Record]] = field(default_factory=dict)
+    _synced_s: float = -SYNC_EVERY_S
+    _hashes: dict[int, str] = field(default_factory=dict)  # of what is kept of each trial
+
+    def record_of(self, trial: Trial) -> Record | None:
+        """What the trial answered last; None if it did not, or was another one."""
+        return self.records.get(trial.index) if self._is_of(trial) else None
+
+    def probes_of(self, trial: Trial) -> list[Record]:
+        """What the layout did, load by load; nothing if it was another one."""
+        return self.probes.get(trial.index, []) if self._is_of(trial) else []
+
+    def _is_of(self, trial: Trial) -> bool:
+        return self._hashes.get(trial.index) == trial.ledger_hash
 
     def append(self, trial: Trial, answer: dict[str, Any]) -> Record:
-        """Persist what a trial answered; returns once the disk has it."""
+        """Persist what a trial answered; returns once it is written."""
         record = {
             "trial_id": trial.index,
-            "config_hash": trial.config_hash,
+            "config_hash": trial.ledger_hash,
             "values": trial.values,
             **answer,
         }
         self._append(record)
-        self.records[trial.index] = record
-        return record
+        self.note(record)
+        return self.records[trial.index]
 
-    def append_probe(self, trial: Trial, answer: Record) -> None:
-        """Persist what a layout did at one load."""
-        self._append({"trial_id": trial.index, "config_hash": trial.config_hash, "probe": answer})
-        self.probes.setdefault(trial.index, []).append(answer)
+    def append_probe(self, trial: Trial, answer: Record) -> Record:
+        """Persist what a layout did at one load; returns it as it is kept."""
+        record = {"trial_id": trial.index, "config_hash": trial.ledger_hash, "probe": answer}
+        self._append(record)
+        self.note(record)
+        return self.probes[trial.index][-1]
 
     def append_intervals(self, trial: Trial, intervals: Record) -> None:
         """Persist the intervals of a trial that is in the ledger already."""
-        line = {"trial_id": trial.index, "config_hash": trial.config_hash, "intervals": intervals}
+        line = {"trial_id": trial.index, "config_hash": trial.ledger_hash, "intervals": intervals}
         self._write(line)
-        self.intervals[trial.index] = intervals
+        self.note(line)
+
+    def note(self, line: Record) -> None:
+        """Keep what a line says. A trial that has become another one takes its number over, as it
+        does where a search goes on from a trial that failed and then did not."""
+        index = line["trial_id"]
+        if self._hashes.get(index) != line["config_hash"]:
+            self._hashes[index] = line["config_hash"]
+            for kept in (self.records, self.probes, self.intervals):
+                kept.pop(index, None)
+        if "probe" in line:
+            self.probes.setdefault(index, []).append(packed_answer(line["probe"]))
+        elif "intervals" in line:
+            self.intervals[index] = line["intervals"]
+        else:
+            self.records[index] = packed_answer({k: v for k, v in line.items() if k != "values"})
 
     def _append(self, record: Record) -> None:
         if not self.is_started:
@@ -77,10 +118,18 @@ class Ledger:
         self._write(record)
 
     def _write(self, record: Record) -> None:
-        with self.path.open("ab") as file:
-            file.write(_sealed(record, self.sweep_hash) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with self.path.open("ab") as file:
+                file.write(_sealed(record, self.sweep_hash) + b"\n")
+                file.flush()
+                if time.monotonic() - self._synced_s >= SYNC_EVERY_S:
+                    os.fsync(file.fileno())
+                    self._synced_s = time.monotonic()
+        except OSError as error:
+            raise LedgerError(
+                f"{self.path}: {error.strerror or error} (what it holds is kept: see to that, and "
+                "give the same command with --resume to go on)"
+            ) from None
 
 
 def new_ledger(folder: Path, *, sweep_hash: str, overwrite: bool) -> Ledger:
@@ -117,14 +166,10 @@ def resumed_ledger(folder: Path, *, sweep_hash: str) -> Ledger:
     if len(whole) != len(content):
         with path.open("r+b") as file:
             file.truncate(len(whole))
-    lines = [_parsed(path, number, text, sweep_hash) for number, text in enumerate(texts[1:], 2)]
-    records = {line["trial_id"]: line for line in lines if "status" in line}
-    intervals = {line["trial_id"]: line["intervals"] for line in lines if "intervals" in line}
-    probes: dict[int, list[Record]] = {}
-    for line in lines:
-        if "probe" in line:
-            probes.setdefault(line["trial_id"], []).append(line["probe"])
-    return Ledger(path, sweep_hash, records, is_started=True, intervals=intervals, probes=probes)
+    ledger = Ledger(path, sweep_hash, is_started=True)
+    for number, text in enumerate(texts[1:], 2):
+        ledger.note(_parsed(path, number, text, sweep_hash))
+    return ledger
 
 
 def _header(path: Path, text: bytes) -> Record:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 
 from dynosim.errors import TraceError
-from dynosim.sweep.executor import Answer, LocalExecutor, Request
+from dynosim.sweep.executor import Answer, Executor, Request
 from dynosim.sweep.ledger import Ledger
 from dynosim.sweep.probe import PROBE
 from dynosim.sweep.pruning import not_pursued
 from dynosim.sweep.space import Trial
-from dynosim.sweep.status import BAD_INPUT, OK
+from dynosim.sweep.status import BAD_INPUT, FAILED, OK
 from dynosim.sweep.study import LayoutStudy, LoadPlan, Probe
 
 ProbeOf = Callable[[Trial, float | None], Request]
@@ -35,18 +35,34 @@ class LoadSearch:
         *,
         is_exhaustive: bool = False,
     ) -> None:
-        self.studies = {layout.index: LayoutStudy(plan) for layout in layouts}
+        self.studies: dict[int, LayoutStudy] = {}
         self.failures: dict[int, Answer] = {}
         self.not_pursued: dict[int, str] = {}
         self._is_exhaustive = is_exhaustive
         self._is_second_part = False
-        self._layouts = {layout.index: layout for layout in layouts}
+        self._layouts: dict[int, Trial] = {}
+        self._plan = plan
         self._ledger = ledger
-        self._num_open = dict.fromkeys(self._layouts, 0)
-        self._unlocated, self._unfinished = set(self.studies), set(self.studies)
-        for index, answers in ledger.probes.items():
-            for answer in answers:
-                self._note(index, answer)
+        self._num_open: dict[int, int] = {}
+        self._unlocated: set[int] = set()
+        self._unfinished: set[int] = set()
+        self.add(layouts)
+
+    def add(self, layouts: Sequence[Trial]) -> None:
+        """More layouts, with what the ledger has of them; a load that crashed is tried again.
+
+        Whether they are pursued follows from all that there are; those before stay as they are.
+        """
+        self._is_second_part = False
+        for layout in layouts:
+            self._layouts[layout.index] = layout
+            self._num_open[layout.index] = 0
+            self.studies[layout.index] = LayoutStudy(self._plan)
+            self._unlocated.add(layout.index)
+            self._unfinished.add(layout.index)
+            for answer in self._ledger.probes_of(layout):
+                if answer["status"] != FAILED:
+                    self._note(layout.index, answer)
         self._begin_second_part()
 
     @property
@@ -75,8 +91,9 @@ class LoadSearch:
         self._is_second_part = True
         if not self._is_exhaustive:
             known = {i: study for i, study in self.studies.items() if i not in self.failures}
-            self.not_pursued = not_pursued(known)
-        self._unfinished = set(filter(self._has_more, self.studies))
+            new = {i: why for i, why in not_pursued(known).items() if i in self._unfinished}
+            self.not_pursued |= new
+        self._unfinished = set(filter(self._has_more, self._unfinished))
         return True
 
     def _has_more(self, index: int) -> bool:
@@ -85,7 +102,7 @@ class LoadSearch:
             return False
         return bool(self.studies[index].next_loads())
 
-    def finish(self, executor: LocalExecutor, request_of: ProbeOf, told: Told) -> None:
+    def finish(self, executor: Executor, request_of: ProbeOf, told: Told) -> None:
         """Try what is missing; `told` hears of every probe. Raises: TraceError."""
 
         def asked(index: int) -> list[tuple[int, Request]]:
@@ -102,13 +119,13 @@ class LoadSearch:
             if answer["status"] == BAD_INPUT:
                 raise TraceError(answer["reason"])
             self._num_open[index] -= 1
-            self._ledger.append_probe(self._layouts[index], answer)
-            self._note(index, answer)
+            kept = self._ledger.append_probe(self._layouts[index], answer)
+            self._note(index, kept)
             if self._begin_second_part():
-                return [request for layout in self._layouts for request in asked(layout)]
+                return (request for layout in self._layouts for request in asked(layout))
             return asked(index)
 
-        first = [request for index in self._layouts for request in asked(index)]
+        first = (request for index in self._layouts for request in asked(index))
         with closing(executor.run(PROBE, first, follow)) as answers:
             for index, answer in answers:
                 told(self._layouts[index], self.studies[index], answer)

@@ -90,9 +90,12 @@ def request_at(sweep: SweepConfig, layout: Trial, load: float | None) -> dict[st
     )
 
 
-def same_as(trials: Sequence[Trial]) -> dict[int, int]:
-    """For each trial that can be run the first one that cannot differ from it, often itself."""
-    first: dict[str, int] = {}
+def same_as(trials: Sequence[Trial], first: dict[str, int] | None = None) -> dict[int, int]:
+    """For each trial that can be run the first one that cannot differ from it, often itself.
+
+    `first` has the first of each layout, of trials before these; those that are new are added.
+    """
+    first = {} if first is None else first
     return {
         trial.index: first.setdefault(_layout_digest(trial.config), trial.index)
         for trial in trials

@@ -11,7 +11,7 @@ from typing import Any
 
 from dynosim.errors import TraceError
 from dynosim.sweep.capacity import LoadOutcome
-from dynosim.sweep.executor import Answer, LocalExecutor, Request
+from dynosim.sweep.executor import Answer, Executor, Request
 from dynosim.sweep.fewest import FewestWorkers
 from dynosim.sweep.ledger import Ledger
 from dynosim.sweep.need_probe import NEED_PROBE
@@ -86,7 +86,7 @@ class NeedSearch:
         return None if workers is None else self.probes[index][workers]
 
     def finish(
-        self, executor: LocalExecutor, request_of: NeedRequest, told: Callable[[Family], None]
+        self, executor: Executor, request_of: NeedRequest, told: Callable[[Family], None]
     ) -> None:
         """Try what is missing; `told` hears of every probe. Raises: TraceError."""
 

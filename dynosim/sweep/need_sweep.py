@@ -128,7 +128,8 @@ def with_workers(trial: Trial, workers: int) -> Trial:
         return trial
     cluster = trial.config.cluster.model_copy(update={"workers": workers})
     config = trial.config.model_copy(update={"cluster": cluster})
-    return replace(trial, values={**trial.values, WORKERS: workers}, config=config)
+    values = {**trial.values, WORKERS: workers}
+    return replace(trial, values=values, config=config, known_as=trial.ledger_hash)
 
 
 def capacity_ledger(ledger: Ledger, sought: Sequence[Trial]) -> Ledger:

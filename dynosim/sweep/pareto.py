@@ -34,6 +34,9 @@ def _undominated(rows: FloatArray) -> NDArray[np.bool_]:
     Only a later row can beat an earlier one, so one pass from the end against the front so far
     is enough.
     """
+    if rows.shape[1] == 2:  # the first column rises: only more in the second saves a row
+        best_later = np.maximum.accumulate(rows[::-1, 1])[::-1]
+        return np.append(rows[:-1, 1] > best_later[1:], True)
     kept = np.zeros(len(rows), dtype=np.bool_)
     best = np.empty_like(rows)
     size = 0

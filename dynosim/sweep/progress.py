@@ -19,6 +19,7 @@ class Progress:
     ) -> None:
         self._total = total
         self._done = done
+        self._is_shown = False
         self._objective = objective
         self._is_max = is_max
         self._best: float | None = None
@@ -30,11 +31,23 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         self._display.__enter__()
-        self._display(self._done, self._total)
+        self._show()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._display.__exit__(*error)
+
+    def expect(self, total: int, *, done: int) -> None:
+        """There are more than was thought, or fewer, and some have ended."""
+        self._total, self._done = total, done
+        if not self._is_shown:
+            self._show()
+
+    def _show(self, note: str = "") -> None:
+        """Nothing before there is something to do: what is shown first was done before."""
+        if self._total:
+            self._is_shown = True
+            self._display(self._done, self._total, note)
 
     def advance(
         self, values: Mapping[str, Any], report: Mapping[str, Any], done: int | None = None
@@ -43,7 +56,7 @@ class Progress:
         before, self._done = self._done, self._done + 1 if done is None else done
         self._note_best(values, report)
         if self._done != before:
-            self._display(self._done, self._total, self._best_text())
+            self._show(self._best_text())
 
     def _note_best(self, values: Mapping[str, Any], report: Mapping[str, Any]) -> None:
         value = report.get(self._objective)

@@ -128,7 +128,7 @@ def frontier_rows(sweep: SweepConfig, rows: Sequence[Row]) -> list[Row]:
     front = sorted((row for row in rows if row.is_sla_pareto), key=_rank)
     chosen: dict[tuple[Any, ...], Row] = {}
     for row in front:
-        chosen.setdefault((*_objectives(sweep, row.report), row.report.get("num_gpus")), row)
+        chosen.setdefault((*objective_values(sweep, row.report), row.report.get("num_gpus")), row)
     return list(chosen.values())
 
 
@@ -187,7 +187,8 @@ def _rank(row: Row) -> tuple[float, float, int]:
     )
 
 
-def _objectives(sweep: SweepConfig, report: Mapping[str, Any]) -> tuple[float, ...]:
+def objective_values(sweep: SweepConfig, report: Mapping[str, Any]) -> tuple[float, ...]:
+    """What is sought, from a report; NaN where it has none."""
     values = (report.get(name) for name in sweep.objectives)
     return tuple(math.nan if value is None else float(value) for value in values)
 
@@ -198,7 +199,7 @@ def front_of(
     """Which of the allowed reports no other allowed one beats in all objectives."""
     nothing = (math.nan,) * len(sweep.objectives)
     table = [
-        _objectives(sweep, report) if is_allowed else nothing
+        objective_values(sweep, report) if is_allowed else nothing
         for report, is_allowed in zip(reports, allowed, strict=True)
     ]
     if not table:

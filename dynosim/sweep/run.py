@@ -1,21 +1,18 @@
 """Runs a sweep from its description to its files."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dynosim.atomic import locked_folder
 from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.config.timing import FittedTiming, ProfileTiming
-from dynosim.errors import DynosimError, TraceError
+from dynosim.errors import TraceError
 from dynosim.files.digest import digest, file_sha256
 from dynosim.files.result_folder import SWEEP, check_kind
 from dynosim.sweep.artifacts import load_writers, write_artifacts
-from dynosim.sweep.executor import Answer, LocalExecutor
+from dynosim.sweep.executor import Executor
 from dynosim.sweep.frontier_intervals import (
     known_intervals,
     make_intervals,
@@ -23,41 +20,26 @@ from dynosim.sweep.frontier_intervals import (
     with_intervals,
 )
 from dynosim.sweep.ledger import Ledger, Record, new_ledger, resumed_ledger
-from dynosim.sweep.load_search import LoadSearch
-from dynosim.sweep.load_sweep import load_plan, probes_table, records_of, request_at, same_as
-from dynosim.sweep.need_search import Family, NeedSearch
-from dynosim.sweep.need_sweep import (
-    at_need,
-    capacity_ledger,
-    families_of,
-    need_records,
-    need_request,
-    sized,
-    sizing_table,
-)
+from dynosim.sweep.need_sweep import at_need, families_of
+from dynosim.sweep.need_work import finish_need
 from dynosim.sweep.operating_point import config_at_capacity
 from dynosim.sweep.outcome import SweepOutcome
-from dynosim.sweep.progress import Progress
+from dynosim.sweep.plan import TrialPlan, plan_of
 from dynosim.sweep.results import Row, judge
-from dynosim.sweep.space import Trial, trials_of
-from dynosim.sweep.status import BAD_INPUT, FAILED
-from dynosim.sweep.study import LayoutStudy
-from dynosim.sweep.trial import TRIAL, request_for
-
-if TYPE_CHECKING:
-    import polars as pl
-
-
-class SweepInterruptedError(DynosimError):
-    """Ctrl-C during a sweep; the message says what was kept and how to go on."""
-
-    exit_code = 130
+from dynosim.sweep.space import Trial
+from dynosim.sweep.work import (
+    LoadWork,
+    SweepInterruptedError,
+    TrialWork,
+    Tried,
+    interruptible,
+)
 
 
 def run_sweep(
     sweep: SweepConfig,
     folder: Path,
-    executor: LocalExecutor,
+    executor: Executor,
     *,
     resume: bool = False,
     overwrite: bool = False,
@@ -70,13 +52,19 @@ def run_sweep(
     Raises: ConfigError, TraceError for input that no trial could use; ConfigError if another sweep
     is running in `folder`; SweepInterruptedError.
     """
-    families = [] if sweep.load.need is None else families_of(sweep)
-    trials = [family.trial for family in families] or trials_of(sweep)
-    check_inputs(trials)
-    if families:
+    finish: Callable[[Ledger], Tried]
+    if sweep.load.need is None:
+        plan = plan_of(sweep)
+        check_inputs(plan.examples)
+        trials_hash = plan_hash(plan)
+        finish = partial(_finish_space, sweep, plan, executor=executor)
+    else:
+        families = families_of(sweep)
+        check_inputs([family.trial for family in families])
         families = [at_need(family, sweep) for family in families]
-        trials = [family.trial for family in families]
-    sweep_hash = load_hash(sweep, hash_of(trials))
+        trials_hash = hash_of([family.trial for family in families])
+        finish = partial(finish_need, sweep, families, executor=executor)
+    sweep_hash = load_hash(sweep, trials_hash)
     check_kind(folder, SWEEP)
     with locked_folder(folder, work="a sweep"):
         ledger = (
@@ -85,80 +73,11 @@ def run_sweep(
             else new_ledger(folder, sweep_hash=sweep_hash, overwrite=overwrite)
         )
         load_writers()
-        tried = (
-            _finish_need(sweep, families, ledger, executor)
-            if families
-            else _finish_space(sweep, trials, ledger, executor)
-        )
-        return _finish(tried, ledger, executor, intervals)
-
-
-@dataclass(frozen=True, slots=True)
-class _Tried:
-    """All that was run, before it is judged. `tables` are further files, by name."""
-
-    sweep: SweepConfig
-    trials: Sequence[Trial]
-    records: Mapping[int, Record]
-    num_resumed: int
-    probes: "pl.DataFrame | None" = None
-    tables: "Mapping[str, pl.DataFrame]" = field(default_factory=dict)
-
-
-def _finish_space(
-    sweep: SweepConfig, trials: Sequence[Trial], ledger: Ledger, executor: LocalExecutor
-) -> _Tried:
-    """Run what the ledger lacks of all points of the space."""
-    if sweep.load.search == "fixed":
-        num_resumed = _finish_trials(sweep, trials, ledger, executor)
-        return _Tried(sweep, trials, ledger.records, num_resumed)
-    num_resumed, search = _finish_loads(sweep, trials, ledger, executor)
-    records = records_of(search, same_as(trials))
-    return _Tried(sweep, trials, records, num_resumed, probes_table(sweep, trials, search))
-
-
-def _finish_need(
-    sweep: SweepConfig, families: Sequence[Family], ledger: Ledger, executor: LocalExecutor
-) -> _Tried:
-    """Find the fewest workers of every layout, then what those carry.
-
-    Raises: SweepInterruptedError, TraceError.
-    """
-    runnable = [family for family in families if family.trial.config is not None]
-    plan = load_plan(sweep)
-    needs = NeedSearch(
-        runnable, plan.attainment, ledger, goes_by_attainment=plan.goes_by_attainment
-    )
-    num_resumed = sum(map(len, ledger.probes.values()))
-    progress = _progress(sweep, len(runnable), needs.num_finished, "sizes")
-
-    def told(family: Family) -> None:
-        if needs.is_finished(family.index):
-            progress.advance(family.trial.values, {})
-
-    try:
-        with progress:
-            needs.finish(executor, partial(need_request, sweep), told)
-    except KeyboardInterrupt:
-        raise SweepInterruptedError(
-            f"interrupted: {needs.num_probes} probes of {len(runnable)} layouts are kept in "
-            f"{ledger.path.parent} (give the same command with --resume to go on)"
-        ) from None
-    sizes = sized(sweep, families, needs)
-    seen = capacity_ledger(ledger, sizes.sought)
-    _, loads = _finish_loads(sizes.sweep, sizes.sought, seen, executor)
-    return _Tried(
-        sizes.sweep,
-        sizes.trials,
-        need_records(families, sizes, needs, loads),
-        num_resumed,
-        probes_table(sizes.sweep, sizes.trials, loads),
-        {"sizing.parquet": sizing_table(runnable, needs)},
-    )
+        return _finish(finish(ledger=ledger), ledger, executor, intervals)
 
 
 def _finish(
-    tried: _Tried, ledger: Ledger, executor: LocalExecutor, intervals: int | None
+    tried: Tried, ledger: Ledger, executor: Executor, intervals: int | None
 ) -> SweepOutcome:
     """Judge what was run, make the intervals that the ledger lacks, write all files beside it."""
     sweep, folder = tried.sweep, ledger.path.parent
@@ -179,59 +98,18 @@ def _finish(
     return SweepOutcome(sweep, rows, summary, folder, tried.num_resumed, tried.probes)
 
 
-def _finish_trials(
-    sweep: SweepConfig, trials: Sequence[Trial], ledger: Ledger, executor: LocalExecutor
-) -> int:
-    """Run what the ledger lacks; returns how many trials it had. Raises: SweepInterruptedError."""
-    finished = {i for i, record in ledger.records.items() if record["status"] != FAILED}
-    runnable = [trial for trial in trials if trial.config is not None]
-    todo = [trial for trial in runnable if trial.index not in finished]
-    num_resumed = len(runnable) - len(todo)
-    try:
-        _run_trials(sweep, todo, ledger, executor, num_done=num_resumed)
-    except KeyboardInterrupt:
-        kept = sum(record["status"] != FAILED for record in ledger.records.values())
-        raise SweepInterruptedError(
-            f"interrupted: {kept} of {len(runnable)} trials are kept in {ledger.path.parent} "
-            "(give the same command with --resume to go on)"
-        ) from None
-    return num_resumed
-
-
-def _finish_loads(
-    sweep: SweepConfig, trials: Sequence[Trial], ledger: Ledger, executor: LocalExecutor
-) -> tuple[int, LoadSearch]:
-    """Try every layout at the loads that it lacks.
-
-    Returns how many probes the ledger had, and all that there are now.
-    Raises: SweepInterruptedError, TraceError.
-    """
-    same = same_as(trials)
-    layouts = [trial for trial in trials if same.get(trial.index) == trial.index]
-    is_exhaustive = sweep.load.exhaustive or sweep.load.need is not None  # few are left by then
-    search = LoadSearch(layouts, load_plan(sweep), ledger, is_exhaustive=is_exhaustive)
-    num_resumed = search.num_probes
-    progress = _progress(sweep, len(layouts), _half_done(search), "layouts")
-
-    def told(layout: Trial, study: LayoutStudy, answer: Answer) -> None:
-        best = study.at_capacity
-        report = {} if best is None else best.report
-        progress.advance(layout.values, report, _half_done(search))
-
-    try:
-        with progress:
-            search.finish(executor, partial(request_at, sweep), told)
-    except KeyboardInterrupt:
-        raise SweepInterruptedError(
-            f"interrupted: {search.num_probes} probes of {len(layouts)} layouts are kept in "
-            f"{ledger.path.parent} (give the same command with --resume to go on)"
-        ) from None
-    return num_resumed, search
-
-
-def _half_done(search: LoadSearch) -> int:
-    """Layouts that count as done: one whose capacity is located is half done."""
-    return (search.num_located + search.num_finished) // 2
+def _finish_space(sweep: SweepConfig, plan: TrialPlan, ledger: Ledger, executor: Executor) -> Tried:
+    """Run what the ledger lacks of a plan. Raises: SweepInterruptedError, TraceError."""
+    work_class = TrialWork if sweep.load.search == "fixed" else LoadWork
+    work = work_class(sweep, ledger, executor)
+    trials: list[Trial] = []
+    records: dict[int, Record] = {}
+    with interruptible(ledger, lambda: work.kept), work:
+        while batch := plan.next_batch():
+            trials += batch
+            records |= work.finish(batch, num_to_come=plan.num_to_come)
+            plan.told(records)
+    return Tried(sweep, trials, records, work.num_resumed, work.probes(trials))
 
 
 def _finish_intervals(
@@ -239,7 +117,7 @@ def _finish_intervals(
     rows: Sequence[Row],
     wanted: Mapping[int, int],
     ledger: Ledger,
-    executor: LocalExecutor,
+    executor: Executor,
 ) -> dict[int, str]:
     """Make what the ledger lacks; returns why some failed. Raises: SweepInterruptedError.
 
@@ -259,31 +137,6 @@ def _finish_intervals(
             f"{ledger.path.parent} (give the same command with --resume to go on; with --intervals "
             "0 it writes the results without them)"
         ) from None
-
-
-def _run_trials(
-    sweep: SweepConfig,
-    todo: Sequence[Trial],
-    ledger: Ledger,
-    executor: LocalExecutor,
-    *,
-    num_done: int,
-) -> None:
-    by_index = {trial.index: trial for trial in todo}
-    requests = [(t.index, request_for(t.config)) for t in todo if t.config is not None]
-    progress = _progress(sweep, num_done + len(todo), num_done, "trials")
-    with progress, closing(executor.run(TRIAL, requests)) as answers:
-        for index, answer in answers:
-            if answer["status"] == BAD_INPUT:
-                raise TraceError(answer["reason"])
-            trial = by_index[index]
-            ledger.append(trial, answer)
-            progress.advance(trial.values, answer["report"])
-
-
-def _progress(sweep: SweepConfig, total: int, done: int, unit: str) -> Progress:
-    objective, goal = next(iter(sweep.objectives.items()))
-    return Progress(total=total, done=done, objective=objective, is_max=goal == "max", unit=unit)
 
 
 def check_inputs(trials: Sequence[Trial]) -> None:
@@ -313,6 +166,12 @@ def hash_of(trials: Sequence[Trial]) -> str:
     timings = {str(path.name): file_sha256(path) for path in _timing_files(configs)}
     known = [[trial.config_hash for trial in trials], traces]
     return digest([*known, timings] if timings else known)
+
+
+def plan_hash(plan: TrialPlan) -> str:
+    """Equal for sweeps that would run the same trials, and all would give the same."""
+    given = hash_of(plan.examples)
+    return digest([given, plan.search_hash]) if plan.search_hash else given
 
 
 def load_hash(sweep: SweepConfig, trials_hash: str) -> str:

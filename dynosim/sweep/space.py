@@ -1,6 +1,6 @@
 """From points of the space to trials: a checked run configuration each, or why there is none."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dynosim.config.loading import check_run
 from dynosim.config.overrides import put
@@ -20,16 +20,41 @@ class Trial:
     config: RunConfig | None
     reason: str = ""
 
+    known_as: str = ""
+    """What a ledger knows it by, where that is not its configuration: another one's hash."""
+    config_hash: str = field(init=False, compare=False)
+    """Equal for equal configurations; of an infeasible point, of its values."""
+
     @property
-    def config_hash(self) -> str:
-        """Equal for equal configurations; of an infeasible point, of its values."""
-        return digest(self.values if self.config is None else self.config.model_dump(mode="json"))
+    def ledger_hash(self) -> str:
+        """What a ledger knows it by."""
+        return self.known_as or self.config_hash
+
+    def __post_init__(self) -> None:
+        data = self.values if self.config is None else self.config.model_dump(mode="json")
+        object.__setattr__(self, "config_hash", digest(data))
 
 
 def trials_of(sweep: SweepConfig) -> list[Trial]:
     """All trials in their order. Raises: ConfigError for a space that cannot be searched."""
     points = points_of(sweep, lambda point: not excess_of(sweep, _checked(sweep, 0, point)))
-    return [trial_at(sweep, index, point) for index, point in enumerate(points)]
+    trials: list[Trial] = []
+    first: RunConfig | None = None
+    for index, point in enumerate(points):
+        trial = trial_at(sweep, index, point)
+        if trial.config is not None:
+            first = first or trial.config
+            _share_sections(trial.config, first)
+        trials.append(trial)
+    return trials
+
+
+def _share_sections(config: RunConfig, first: RunConfig) -> None:
+    """Let sections that are as in the first configuration be that one's: of ten thousand trials
+    they take most of the memory, and nobody can change them."""
+    for name, section in first.__dict__.items():
+        if config.__dict__[name] == section:
+            config.__dict__[name] = section
 
 
 def _checked(sweep: SweepConfig, index: int, point: Point) -> RunConfig | list[Problem]:

@@ -132,7 +132,7 @@ def test_a_changed_trace_is_another_sweep(sweep_file: Path, tmp_path: Path) -> N
         ("space.engine.max_num_seq=[1]", "did you mean engine.max_num_seqs?"),
         ("space.engine.max_num_seqs=[0]", "must be >= 1"),
         ("model=Qwen/Qwen3-33B", "model"),
-        ("search.method=nsga2", "not in this version yet"),
+        ("search.method=halving", "not in this version yet"),
     ],
 )
 def test_bad_input_leaves_nothing(
@@ -166,8 +166,10 @@ def test_space_where_nothing_can_run_is_reported(
 
 
 def test_unknown_executor_is_refused(sweep_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert sweep(sweep_file, "--executor", "ray") == 2
-    assert "not in this version yet" in capsys.readouterr().err
+    assert sweep(sweep_file, "--executor", "cloud") == 2
+    assert "cloud: unknown (use local or ray)" in capsys.readouterr().err
+    assert sweep(sweep_file, "--ray-address", "127.0.0.1:6379") == 2
+    assert "add --executor ray" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

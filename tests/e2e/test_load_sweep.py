@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import disk_support
 import polars as pl
 import pytest
 
@@ -131,6 +132,65 @@ def test_killed_at_any_point_it_goes_on(sweep_file: Path, tmp_path: Path) -> Non
         assert sorted(probes(folder)) == sorted(probes(whole))
         for name in FILES:
             assert (whole / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def command(sweep_file: Path, out: Path) -> list[str]:
+    return [sys.executable, "-m", "dynosim", "sweep", str(sweep_file), "--out", str(out),
+            "--jobs", "2", "--resume"]  # fmt: skip
+
+
+@pytest.mark.usefixtures("worker_processes")
+def test_five_kills_at_random_points_lose_no_finished_probe(
+    sweep_file: Path, tmp_path: Path
+) -> None:
+    """Each ends a real process at once, as does a machine that runs out of memory."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert sweep(sweep_file, "--out", whole, "--jobs", 2) == 0
+    num_probes = len(probes(whole))
+    ledger = killed / "ledger.jsonl"
+    found: list[tuple[int, float]] = []
+    for until in sorted(random.Random(7).sample(range(1, num_probes - 1), 5)):
+        process = subprocess.Popen(
+            command(sweep_file, killed), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        while not ledger.exists() or ledger.read_bytes().count(b"\n") <= until:
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+        content = ledger.read_bytes()
+        ledger.write_bytes(content[: content.rfind(b"\n") + 1])  # a torn line is no probe
+        assert probes(killed)[: len(found)] == found
+        found = probes(killed)
+    assert sweep(sweep_file, "--out", killed, "--resume") == 0
+    assert probes(killed)[: len(found)] == found
+    assert sorted(probes(killed)) == sorted(probes(whole))
+    for name in FILES:
+        assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
+
+
+@disk_support.needs_mount
+@pytest.mark.usefixtures("worker_processes")
+def test_a_full_disk_loses_no_finished_probe(sweep_file: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    assert sweep(sweep_file, "--out", whole, "--jobs", 2) == 0
+    size_kib = (whole / "ledger.jsonl").stat().st_size // 2048
+    with disk_support.small_disk(tmp_path / "disk", size_kib) as disk:
+        out = disk.folder / "out"
+        done = subprocess.run(command(sweep_file, out), capture_output=True, text=True)
+        assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+        assert f"{out / 'ledger.jsonl'}: No space left on device (what it holds" in done.stderr
+        content = (out / "ledger.jsonl").read_bytes()
+    resumed = tmp_path / "resumed"
+    resumed.mkdir()
+    (resumed / "ledger.jsonl").write_bytes(content)
+    num_kept = content.count(b"\n") - 1
+    assert num_kept > 2
+    assert sweep(sweep_file, "--out", resumed, "--resume") == 0
+    assert (resumed / "ledger.jsonl").read_bytes().startswith(content[: content.rfind(b"\n") + 1])
+    assert sorted(probes(resumed)) == sorted(probes(whole))
+    for name in FILES:
+        assert (whole / name).read_bytes() == (resumed / name).read_bytes(), name
 
 
 def test_another_sla_is_another_sweep(

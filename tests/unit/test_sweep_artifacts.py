@@ -13,7 +13,7 @@ from dynosim.compiled import CORE
 from dynosim.config import load_run, load_sweep
 from dynosim.config.loading import dump_run
 from dynosim.config.sweep_loading import SweepConfig
-from dynosim.sweep.artifacts import write_artifacts
+from dynosim.sweep.artifacts import summarize_sweep, write_artifacts
 from dynosim.sweep.results import Row, frontier_rows, judge, trials_table
 from dynosim.sweep.space import trials_of
 from dynosim.sweep.trial import request_for, run_trial
@@ -116,6 +116,17 @@ def test_older_winners_are_gone_and_other_files_stay(written: Any) -> None:
     assert not (out / "agg" / "top3").exists()
     intervals = json.loads((out / "agg" / "top2" / "intervals.json").read_text())
     assert set(intervals["metrics"]) == {TTFT, "p75_tpot_ms"}  # all, not only what is shown
+
+
+def test_the_summary_lists_a_hundred_that_did_not_run_and_all_that_crashed(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(FILE.replace("[1, 2, 3, 4, 5]", "{min: 1, max: 300, step: 1}"))
+    sweep = load_sweep(path)
+    trials = trials_of(sweep)
+    failed: dict[int, Any] = {2: {"status": "failed", "reason": "why", "report": {}}}
+    summary = summarize_sweep(sweep, judge(sweep, trials, failed), [], sweep_hash="abc")
+    ids = [entry["trial_id"] for entry in summary["not_run"]]
+    assert ids == [2, *range(4, 103)] and summary["not_run_more"] == 297 - len(ids)
 
 
 def test_the_summary_says_what_was_found(written: Any) -> None:

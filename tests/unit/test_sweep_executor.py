@@ -1,12 +1,13 @@
 """Worker processes: every request is answered once, whatever happens to a worker."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dynosim.sweep.executor import LocalExecutor
+from dynosim.sweep.executor import READY_PER_JOB, LocalExecutor
 from dynosim.sweep.status import FAILED
 
 FAKE = """
@@ -117,3 +118,18 @@ def test_closing_ends_workers_that_wait_for_further_requests() -> None:
         answers = executor.run("fake_trials:square", [(0, {"n": 0})], lambda *_: [(1, {"n": 1})])
         assert next(answers)[0] == 0
         answers.close()
+
+
+def test_requests_are_made_as_there_is_room_for_them() -> None:
+    made: list[int] = []
+
+    def requests() -> Iterator[tuple[int, dict[str, Any]]]:
+        for n in range(100):
+            made.append(n)
+            yield n, {"n": n}
+
+    with LocalExecutor(2) as executor:
+        answers = executor.run("fake_trials:square", requests())
+        next(answers)
+        assert len(made) <= 2 * READY_PER_JOB + 1
+        assert len(list(answers)) == 99

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dynosim.errors import ConfigError
-from dynosim.sweep.ledger import LEDGER, Ledger, new_ledger, resumed_ledger
+from dynosim.sweep.ledger import LEDGER, Ledger, LedgerError, new_ledger, resumed_ledger
 from dynosim.sweep.space import Trial
 
 ANSWER = {"status": "ok", "reason": "", "report": {"a": 0.1, "b": None}, "wall_ms": 1.5}
@@ -26,7 +26,8 @@ def filled(folder: Path, count: int = 3) -> Ledger:
 def test_resumed_records_equal_those_written(tmp_path: Path) -> None:
     written = filled(tmp_path).records
     resumed = resumed_ledger(tmp_path, sweep_hash="abc").records
-    assert json.dumps(resumed) == json.dumps(written)
+    assert json.dumps(resumed, default=dict) == json.dumps(written, default=dict)
+    assert dict(resumed[0]["report"]) == ANSWER["report"]
 
 
 def test_nothing_is_written_before_the_first_trial(tmp_path: Path) -> None:
@@ -119,3 +120,38 @@ def test_last_line_of_a_repeated_trial_counts(tmp_path: Path) -> None:
     ledger = filled(tmp_path)
     ledger.append(trial(1), {**ANSWER, "status": "failed"})
     assert resumed_ledger(tmp_path, sweep_hash="abc").records[1]["status"] == "failed"
+
+
+def test_a_trial_that_has_become_another_one_takes_its_number_over(tmp_path: Path) -> None:
+    ledger = filled(tmp_path)
+    ledger.append_intervals(trial(1), {"ttft_ms": [1.0, 2.0]})
+    other = Trial(1, {"cluster.workers": 9}, None)
+    for found in (ledger, resumed_ledger(tmp_path, sweep_hash="abc")):
+        assert found.record_of(other) is None and found.probes_of(other) == []
+        assert found.record_of(trial(1)) is not None
+    ledger.append(other, ANSWER)
+    for found in (ledger, resumed_ledger(tmp_path, sweep_hash="abc")):
+        assert found.record_of(trial(1)) is None and found.record_of(other) is not None
+        assert found.intervals == {} and sorted(found.records) == [0, 1, 2]
+
+
+def test_many_lines_share_a_sync_and_none_waits_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s, synced = [100.0], []
+    monkeypatch.setattr("dynosim.sweep.ledger.time.monotonic", lambda: now_s[0])
+    monkeypatch.setattr("dynosim.sweep.ledger.os.fsync", lambda _: synced.append(now_s[0]))
+    ledger = new_ledger(tmp_path, sweep_hash="abc", overwrite=False)
+    for index in range(10):
+        ledger.append(trial(index), ANSWER)
+        assert (tmp_path / LEDGER).read_bytes().count(b"\n") == index + 2
+        now_s[0] += 0.07
+    assert synced == pytest.approx([100.0, 100.21, 100.42, 100.63])
+
+
+def test_a_line_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
+    ledger = filled(tmp_path)
+    (tmp_path / LEDGER).unlink()
+    (tmp_path / LEDGER).mkdir()
+    with pytest.raises(LedgerError, match=r"ledger\.jsonl: Is a directory \(.*--resume"):
+        ledger.append(trial(3), ANSWER)
