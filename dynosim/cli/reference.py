@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dynosim.cli.options import AsJson
+from dynosim.cli.options import AsJson, Overwrite
 
 if TYPE_CHECKING:
     from dynosim.reference.catalogue import KeyFact
@@ -40,7 +40,10 @@ def explain(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a key means, its unit and default; without one, list the keys of files."""
+    """Say what a key means, its unit and default.
+
+    Without a key, list those of files.
+    """
     from dynosim.reference.catalogue import file_facts, find
 
     facts = file_facts() if key is None else find(key)
@@ -82,6 +85,7 @@ def _print_facts(facts: "list[KeyFact]") -> None:
 def schema(
     name: Annotated[SchemaName, typer.Argument(help="Which file.")] = SchemaName.sweep,
     to: Annotated[Path | None, typer.Option(help="File to write; else it is printed.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Print the JSON Schema of a file, for editors and checks."""
     from dynosim.reference.schemas import schema_text
@@ -91,7 +95,9 @@ def schema(
         sys.stdout.write(text)
         return
     from dynosim.atomic import text_writer, write_files
+    from dynosim.files.result_folder import check_files
 
+    check_files([to], overwrite=overwrite, option="--to")
     write_files(to.parent, {to.name: text_writer(text)})
     print(f"schema: {to}", file=sys.stderr)
 
@@ -128,6 +134,7 @@ def init(
         bool, typer.Option(help="Write the JSON Schema beside the file, for editors.")
     ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a commented sweep file (or run file) to begin with."""
     from dynosim.reference.starter import Starter
@@ -148,6 +155,16 @@ def init(
         itl_ms=itl,
         schema=f"{kind}.schema.json" if schema else None,
     )
-    for written in write_starter(starter, is_run=run, overwrite=overwrite):
-        print(f"wrote {written}", file=sys.stderr)
-    print(f"next: dynosim {kind} {starter.path}")
+    written = write_starter(starter, is_run=run, overwrite=overwrite)
+    _tell_written(written, f"dynosim {kind} {starter.path}", as_json=as_json)
+
+
+def _tell_written(written: list[Path], following: str, *, as_json: bool) -> None:
+    """The files, and the command to go on with."""
+    if as_json:
+        document = {"written": [str(file) for file in written], "next": following}
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+        return
+    for file in written:
+        print(f"wrote {file}", file=sys.stderr)
+    print(f"next: {following}")

@@ -2,7 +2,6 @@
 
 import gc
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 from dynosim.atomic import check_folder
 from dynosim.cli.options import check_replays
 from dynosim.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_NONE_FOUND, ConfigError
-from dynosim.sweep.executor import LocalExecutor
+from dynosim.sweep.executor import LocalExecutor, num_cores
 
 if TYPE_CHECKING:
     from dynosim.config.sweep_loading import SweepConfig
-    from dynosim.sweep.run import SweepOutcome
+    from dynosim.sweep.outcome import SweepOutcome
 
 RESULTS = Path("results")
 _TITLES = {
     "output_tok_s_per_gpu": "tok/s/GPU",
-    "mean_output_token_throughput_per_user": "tok/s/user",
+    "median_output_token_throughput_per_user": "tok/s/user",
     "num_gpus": "GPUs",
     "mean_ttft_ms": "TTFT ms",
     "mean_itl_ms": "ITL ms",
@@ -60,7 +59,7 @@ def sweep_command(asked: SweepArguments, read: "Callable[[], SweepConfig] | None
     _check_executor(asked.executor)
     if asked.resume and asked.overwrite:
         raise ConfigError("--resume and --overwrite exclude each other (give one)")
-    with _sigterm_interrupts(), LocalExecutor(asked.jobs or _cores()) as executor:
+    with _sigterm_interrupts(), LocalExecutor(asked.jobs or num_cores()) as executor:
         outcome, folder = _swept(asked, executor, read)
     if asked.as_json:
         sys.stdout.write(json.dumps(outcome.summary, indent=2, allow_nan=False) + "\n")
@@ -123,12 +122,6 @@ def _sigterm_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _exit_code(summary: dict[str, Any]) -> int:

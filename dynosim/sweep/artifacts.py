@@ -35,7 +35,7 @@ TOP_RULE = (
 _ALWAYS_SHOWN = (
     "num_gpus",
     "output_tok_s_per_gpu",
-    "mean_output_token_throughput_per_user",
+    "median_output_token_throughput_per_user",
     "mean_ttft_ms",
     "p99_ttft_ms",
     "mean_itl_ms",

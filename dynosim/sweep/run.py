@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dynosim.atomic import locked_folder
 from dynosim.config.schema import RunConfig
@@ -13,6 +13,7 @@ from dynosim.config.sweep_loading import SweepConfig
 from dynosim.config.timing import FittedTiming, ProfileTiming
 from dynosim.errors import DynosimError, TraceError
 from dynosim.files.digest import digest, file_sha256
+from dynosim.files.result_folder import SWEEP, check_kind
 from dynosim.sweep.artifacts import load_writers, write_artifacts
 from dynosim.sweep.executor import Answer, LocalExecutor
 from dynosim.sweep.frontier_intervals import (
@@ -35,6 +36,7 @@ from dynosim.sweep.need_sweep import (
     sizing_table,
 )
 from dynosim.sweep.operating_point import config_at_capacity
+from dynosim.sweep.outcome import SweepOutcome
 from dynosim.sweep.progress import Progress
 from dynosim.sweep.results import Row, judge
 from dynosim.sweep.space import Trial, trials_of
@@ -44,22 +46,6 @@ from dynosim.sweep.trial import TRIAL, request_for
 
 if TYPE_CHECKING:
     import polars as pl
-
-
-@dataclass(frozen=True, slots=True)
-class SweepOutcome:
-    """A finished sweep."""
-
-    sweep: SweepConfig
-    rows: list[Row]
-    summary: dict[str, Any]  # as in summary.json
-    folder: Path
-    num_resumed: int  # trials that an earlier call had finished
-
-    @property
-    def num_failed(self) -> int:
-        """Trials that crashed."""
-        return sum(row.status == FAILED for row in self.rows)
 
 
 class SweepInterruptedError(DynosimError):
@@ -91,6 +77,7 @@ def run_sweep(
         families = [at_need(family, sweep) for family in families]
         trials = [family.trial for family in families]
     sweep_hash = load_hash(sweep, hash_of(trials))
+    check_kind(folder, SWEEP)
     with locked_folder(folder, work="a sweep"):
         ledger = (
             resumed_ledger(folder, sweep_hash=sweep_hash)
@@ -189,7 +176,7 @@ def _finish(
         probes=tried.probes,
         tables=tried.tables,
     )
-    return SweepOutcome(sweep, rows, summary, folder, tried.num_resumed)
+    return SweepOutcome(sweep, rows, summary, folder, tried.num_resumed, tried.probes)
 
 
 def _finish_trials(
@@ -221,7 +208,8 @@ def _finish_loads(
     """
     same = same_as(trials)
     layouts = [trial for trial in trials if same.get(trial.index) == trial.index]
-    search = LoadSearch(layouts, load_plan(sweep), ledger, is_exhaustive=sweep.load.exhaustive)
+    is_exhaustive = sweep.load.exhaustive or sweep.load.need is not None  # few are left by then
+    search = LoadSearch(layouts, load_plan(sweep), ledger, is_exhaustive=is_exhaustive)
     num_resumed = search.num_probes
     progress = _progress(sweep, len(layouts), _half_done(search), "layouts")
 
