@@ -6,7 +6,7 @@ from typing import Any
 
 from dynosim.compare.result_folder import RunFolder, SweepFolder
 from dynosim.compare.run_diff import PARTS, Change, KeyChange, RequestChange, RunDiff
-from dynosim.compare.sweep_diff import LayoutDiff, SweepDiff, Winner
+from dynosim.compare.sweep_diff import LayoutDiff, SweepDiff, BestLayout
 from dynosim.metrics.wait_words import duration
 
 WIDTH = 80
@@ -218,12 +218,12 @@ def _winners(diff: SweepDiff) -> str:
     return f"another winner: {_winner(a)} -> {_winner(b)}{tie}"
 
 
-def _winner(winner: Winner) -> str:
+def _winner(winner: BestLayout) -> str:
     rate = _rate(winner)
     return f"{winner.name} ({rate})" if rate else winner.name
 
 
-def _rate(winner: Winner) -> str:
+def _rate(winner: BestLayout) -> str:
     rps = winner.report.get("capacity_rps")
     return "" if rps is None else f"{_number(rps)} req/s"
 

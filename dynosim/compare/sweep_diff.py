@@ -38,7 +38,7 @@ class LayoutDiff:
 
 
 @dataclass(frozen=True, slots=True)
-class Winner:
+class BestLayout:
     """The best layout of a sweep; `report` is that of its trial."""
 
     name: str
@@ -57,7 +57,7 @@ class SweepDiff:
     layouts: tuple[LayoutDiff, ...]  # largest change first
     only_a: tuple[str, ...]  # names
     only_b: tuple[str, ...]
-    winners: tuple[Winner | None, Winner | None]
+    winners: tuple[BestLayout | None, BestLayout | None]
 
     @property
     def same_winner(self) -> bool:
@@ -206,7 +206,7 @@ def _winner(
     sweep: SweepFolder,
     rows: Mapping[str, Mapping[str, Any]],
     others: Mapping[str, Mapping[str, Any]],
-) -> Winner | None:
+) -> BestLayout | None:
     """What a sweep recommends first; `others` are the trials of the other one."""
     top = sweep.summary.get("top") or []
     if not top:
@@ -219,7 +219,7 @@ def _winner(
     values = _values(row, sweep)
     equals = [_values(by_trial[index], sweep) for index in tied if index in by_trial]
     elsewhere = others.get(_key(values))
-    return Winner(_name(row, sweep), values, (values, *equals), row, elsewhere)
+    return BestLayout(_name(row, sweep), values, (values, *equals), row, elsewhere)
 
 
 def watched_changes(diff: SweepDiff) -> dict[str, Change]:

@@ -12,6 +12,11 @@ def _columns(
     )
 
 
+_REPEAT = _columns(
+    "times",
+    INTEGER,
+    {"workload_repeat": "How often the workload was put end to end, to be long enough."},
+)
 TRIAL_COLUMNS = (
     *_columns("", INTEGER, {"trial_id": "Number of the trial, in the order of the space."}),
     *_columns(
@@ -83,6 +88,7 @@ CAPACITY_COLUMNS = (
     ),
     *_columns("requests", INTEGER, {"capacity_num_judged": "Requests of the window there."}),
     *_columns("probes", INTEGER, {"num_probes": "Loads that were tried."}, is_stable=False),
+    *_REPEAT,
     *_columns(
         "", INTEGER, {"same_as": "Trial that cannot differ from this one and was tried instead."}
     ),
@@ -118,6 +124,7 @@ PROBE_COLUMNS = (
     *_columns("share", NUMBER, {"attainment_so_far": "What was seen of one that was stopped."}),
     *_columns("requests", NUMBER, {"in_flight": "Requests in the system, on average."}),
     *_columns("requests", INTEGER, {"num_judged": "Requests of the window."}),
+    *_REPEAT,
     *_columns("", TEXT, {"reason": "Why it was not carried."}),
 )
 SUMMARY_KEYS = (
