@@ -60,7 +60,7 @@ Y_METRICS = (
         "gpu_hours_per_m_output_tokens", "GPU hours per million output tokens", "GPU-h/M", -1
     ),
     CurveMetric("cost_per_m_output_tokens", "cost per million output tokens", "per M output", -1),
-    CurveMetric("energy_j_per_output_token", "J per output token", "J/token", -1),
+    CurveMetric("energy_j_per_output_token", "J per output token (estimated)", "J/token", -1),
 )
 X, Y = X_METRICS[0].key, Y_METRICS[0].key
 

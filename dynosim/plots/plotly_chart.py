@@ -82,6 +82,7 @@ def _points(mark: PointMark, _: Panel) -> list[Trace]:
         "size": mark.sizes[0] if len(mark.sizes) == 1 else [*mark.sizes],
         "symbol": symbols[0] if is_alike else _spread(symbols, len(mark.x)),
         "color": colors[0] if is_alike else _spread(colors, len(mark.x)),
+        "opacity": 1.0,  # not plotly's 0.7 for points of several sizes
         "line": {"color": mark.color, "width": 1.6 if set(mark.fills) != {"full"} else 0},
     }
     trace: Trace = {

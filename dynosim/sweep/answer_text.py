@@ -139,7 +139,10 @@ def _numbers(row: Row) -> str:
 
 def _gpu_hours(row: Row) -> str:
     hours = row.report.get("gpu_hours_per_m_good_output_tokens")
-    return f"{number(hours)} GPU hours per million good output tokens"
+    cost = row.report.get("cost_per_m_good_output_tokens")
+    config = row.trial.config
+    price = "" if cost is None or config is None else f", {number(cost)} {config.cost.currency},"
+    return f"{number(hours)} GPU hours{price} per million good output tokens"
 
 
 def _why(sweep: SweepConfig, answer: Answer) -> str:

@@ -92,6 +92,14 @@ def test_a_rate_is_a_multiple_of_what_the_run_file_has(tmp_path: Path) -> None:
     assert scale == pytest.approx(2 * best_of(tmp_path)["capacity_load"])
 
 
+def test_a_price_is_told_beside_the_hours(tmp_path: Path) -> None:
+    priced = ("hardware=h200_sxm", "cost={gpu_hour: {h200_sxm: 2.5}, currency: EUR}")
+    page = page_of(tmp_path, *priced)
+    best = best_of(tmp_path)
+    hours, cost = (best[f"{k}_per_m_good_output_tokens"] for k in ("gpu_hours", "cost"))
+    assert f"{hours:.3g} GPU hours, {cost:.3g} EUR, per million" in page.facts["Why"]
+
+
 def test_a_load_that_is_needed_is_in_the_headline(tmp_path: Path) -> None:
     need = "load={search: capacity, vary: rate, min_requests: 0, need: {rps: 30}}"
     page = page_of(tmp_path, need, "space={router.mode: [round-robin, least-loaded]}")

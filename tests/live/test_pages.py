@@ -302,12 +302,23 @@ def test_a_telephone_scrolls_in_one_direction_only(name: str, folder: Path, open
         assert left == [0, 0, 0, 0]
 
 
+def in_ms(text: str) -> float:
+    amount, unit = text.split()
+    return float(amount) * {"ms": 1, "s": 1000}[unit]
+
+
 def test_the_page_of_a_run_draws_all_its_figures(folder: Path, open_page: Any) -> None:
     page = open_page(folder / "run" / "report.html")
     for figure in page.locator(".figure").all():
         figure.scroll_into_view_if_needed()
         figure.locator("svg.main-svg").first.wait_for(state="attached")
     assert page.locator(".figure").count() == 5
+    slow = page.locator("section", has=page.locator("h2", has_text="Slowest requests"))
+    slow.locator("th button", has_text="wait").click()
+    waits = [in_ms(text) for text in slow.locator("tbody td:nth-child(4)").all_inner_texts()]
+    assert waits == sorted(waits, reverse=True) and len(set(waits)) > 1
+    read = page.evaluate("() => ['9 ms', '2 s', '1,234', '-', 'x'].map(readCell)")
+    assert read == [[9, "9 ms"], [2000, "2 s"], [1234, "1,234"], None, "x"]
     page.locator("summary").click()
     rows = page.locator("details tbody tr")
     assert rows.count() == 100  # of more

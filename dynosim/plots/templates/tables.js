@@ -164,13 +164,16 @@ function readTable(table) {
     title: cell.textContent, is_text: cell.classList.contains("text"),
   }));
   const rows = [...table.tBodies[0].rows].map((line) =>
-    [...line.cells].map((cell) => readCell(cell.textContent)));
+    [...line.cells].map((cell, i) =>
+      columns[i]?.is_text ? cell.textContent : readCell(cell.textContent)));
   return { columns, rows };
 }
 function readCell(text) {
   if (text === "-" || text === "") return null;
-  const number = text.match(/^[-+]?[\d,]*\.?\d+(e[-+]?\d+)?(?=$|\s)/i);
-  return number ? [Number(number[0].replaceAll(",", "")), text] : text;
+  const number = text.match(/^([-+]?[\d,]*\.?\d+(?:e[-+]?\d+)?)(?:$|\s(s$)?)/i);
+  if (!number) return text;
+  const scale = number[2] ? 1000 : 1; // seconds among milliseconds
+  return [scale * Number(number[1].replaceAll(",", "")), text];
 }
 
 function make(tag, properties = {}, ...children) {
