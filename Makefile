@@ -12,11 +12,19 @@ IS_FAST = DYNOSIM_PURE=0 $(BIN)/python -c \
 # Hundreds of Python processes start here: compiled anew in each, our code would take minutes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: fast wheels demo test steady live mutants fuzz lint bench clean
+.PHONY: fast wheels demo test steady live mutants fuzz lint reference bench clean
 
-$(VENV)/.ready: pyproject.toml
+# What `make demo` needs: the twin alone, 0.84 GB; more than half of it are aiconfigurator-core, which
+# has the measured step times, and what that needs (pyarrow, scipy, pandas). Modules are compiled as
+# they are imported, not all at once.
+$(VENV)/.ready-demo: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "dynosim needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable .
+	touch $@
+
+# The rest: the live layer and what tests it.
+$(VENV)/.ready: $(VENV)/.ready-demo
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
 
@@ -32,7 +40,7 @@ wheels: $(VENV)/.ready
 	$(BIN)/python -m build
 
 # Pure Python unless `make fast` came before: waits for no compiler.
-demo: $(VENV)/.ready
+demo: $(VENV)/.ready-demo
 	$(BIN)/dynosim sweep sweeps/qwen.yaml --out out/qwen --overwrite
 	@$(IS_FAST) || echo '`make fast` makes this about $(FASTER) times as fast.'
 
@@ -62,8 +70,24 @@ lint: $(VENV)/.ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The generated part of docs/: the reference of all keys, and the JSON Schemas.
+reference: $(VENV)/.ready
+	$(BIN)/python -m dynosim.reference docs
+
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/replay.py
+
+.PHONY: docs docs-update
+
+# The documentation as a site, into out/site: index.html opens without a server or a network.
+docs: $(VENV)/.ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo out/site/index.html
+
+# What pages have from the program itself: the reference of commands, and what their examples print.
+# DOCS=howto/calibrate.md for one page; those that measure in real time are run only so.
+docs-update: $(VENV)/.ready
+	$(BIN)/python tests/update_docs.py $(DOCS)
 
 clean:
 	rm -rf $(VENV) .venv-vllm .venv-aiperf out build dist *.egg-info

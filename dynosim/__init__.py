@@ -14,6 +14,7 @@ _HOMES = {
     "EngineSpec": "dynosim.engine.spec",
     "RunResult": "dynosim.records",
     "Trace": "dynosim.records",
+    "capacity": "dynosim.sweep.api",
     "check_conservation": "dynosim.metrics",
     "load_run": "dynosim.config",
     "load_sweep": "dynosim.config",
@@ -27,10 +28,16 @@ _HOMES = {
     "timeline_table": "dynosim.metrics",
 }
 
-__all__ = ["__version__", *sorted(_HOMES)]
+__all__ = ["__version__", *sorted([*_HOMES, "sweep"])]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name == "sweep":
+        return import_module("dynosim.sweep")  # it can be called
     raise AttributeError(f"module 'dynosim' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *globals()})

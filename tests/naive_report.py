@@ -24,6 +24,15 @@ from naive_saturation import saturation_keys
 from dynosim.experiment.run import RunOutcome
 from dynosim.timing.fitted import FittedModel
 
+MONEY_AND_ENERGY = (
+    "cost_per_m_output_tokens",
+    "cost_per_m_good_output_tokens",
+    "cost_per_m_tokens",
+    "energy_j_per_output_token",
+    "output_tok_s_per_mw",
+    "energy_source",
+)
+
 
 def naive_report(outcome: RunOutcome, run: Run) -> Report:
     """The report of `run`, which is `outcome` in plain Python; all keys but the real clock's."""
@@ -41,6 +50,7 @@ def naive_report(outcome: RunOutcome, run: Run) -> Report:
         **steady_keys(run),
         **goodput,
         **_cost(run, goodput["goodput_output_throughput_tok_s"], duration_ms),
+        **dict.fromkeys(MONEY_AND_ENERGY),  # these runs have no hardware
         **saturation_keys(run),
         **_step_times(outcome, run),
         "num_scheduling_events": outcome.result.num_scheduling_events,

@@ -2,52 +2,100 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from dynosim.cli.text_table import cut, print_table, print_wrapped, short
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.plots.trials import label
 from dynosim.sweep.answer import CAPACITY, Answer, user_speed
 from dynosim.sweep.results import Row
 
-WIDTH = 80
 SHOWN = 10
 SHOWN_NOTHING = 3
-_TITLES = (
-    "", "layout", "GPUs", "req/s", "x", "tok/s/GPU", "tok/s/user", "TTFT p95", "in SLA", "GPU-h/M",
-)  # fmt: skip
+_BY_RATE = ("req/s", "x")
+_IN_FLIGHT = ("in flight", "/worker", "req/s")
+_MEASURED = ("tok/s/GPU", "tok/s/user", "TTFT p95", "in SLA", "GPU-h/M")
 
 
-def print_answer(sweep: SweepConfig, answer: Answer, folder: Path) -> None:
+def print_answer(
+    sweep: SweepConfig, answer: Answer, folder: Path, warnings: Sequence[str] = ()
+) -> None:
     """What to deploy, what ties with it, what else there is, and how to go on."""
     print(_headline(sweep, answer))
-    if sla := _sla_line(sweep):
-        print(sla)
-    keys = [dimension.key for dimension in sweep.dimensions if len(dimension.samples()) > 1]
+    print(sla_line(sweep))
+    keys = varied_keys(sweep)
     if answer.ranked:
-        _print_table([_cells(answer, row, keys) for row in answer.ranked[:SHOWN]])
+        loads = _IN_FLIGHT if sweep.load.vary == "concurrency" else _BY_RATE
+        titles = ("", "layout", "GPUs", *loads, *_MEASURED)
+        print_table(titles, [_cells(sweep, answer, row, keys) for row in answer.ranked[:SHOWN]])
         if len(answer.ranked) > SHOWN:
             print(f"    and {len(answer.ranked) - SHOWN} more in trials.parquet")
-    for line in _nothing_lines(answer, keys):
+    for line in (*_not_pursued_lines(answer), *_nothing_lines(sweep, answer, keys)):
         print(line)
-    for line in (*_alternatives(answer, keys), *_commands(answer, folder)):
+    for line in _alternatives(answer, keys):
+        print(line)
+    print_warnings(warnings)
+    for line in commands(answer, folder):
         print(line)
 
 
 def _headline(sweep: SweepConfig, answer: Answer) -> str:
-    tried = len(answer.ranked) + len(answer.nothing_carried)
+    tried = len(answer.ranked) + len(answer.nothing_carried) + len(answer.not_pursued)
     best = answer.best
     if best is None:
         low, high = sweep.load.ends
         return f"{sweep.name}: {tried} layouts, none carries any load from {low:g} to {high:g}"
     report = best.report
-    held = f"the best carries {_short(report['capacity_rps'])} req/s"
+    held = f"the best carries {short(report['capacity_rps'])} req/s"
     if sweep.load.vary == "concurrency":
         return f"{sweep.name}: {tried} layouts; {held} at {report[CAPACITY]:,.0f} in flight"
     own = report["capacity_rps"] / report[CAPACITY]
-    return f"{sweep.name}: {tried} layouts; the workload asks {_short(own)} req/s, {held}"
+    return f"{sweep.name}: {tried} layouts; the workload asks {short(own)} req/s, {held}"
 
 
-def _sla_line(sweep: SweepConfig) -> str:
+def varied_keys(sweep: SweepConfig) -> list[str]:
+    """The keys of the space that take more than one value."""
+    return [dimension.key for dimension in sweep.dimensions if len(dimension.samples()) > 1]
+
+
+def layout_name(row: Row, keys: Sequence[str]) -> str:
+    """A short name by what is varied."""
+    return label({"trial_id": row.trial.index, **row.trial.values}, keys)
+
+
+def load_text(sweep: SweepConfig, load: float) -> str:
+    """A load with its unit."""
+    return f"{load:,.0f} in flight" if sweep.load.vary == "concurrency" else f"{load:.3g}x"
+
+
+def print_warnings(warnings: Sequence[str]) -> None:
+    """What makes the answer less sure than it looks."""
+    for warning in warnings:
+        print_wrapped(f"warning: {warning}")
+
+
+def unmet_text(sweep: SweepConfig, answer: Answer) -> str:
+    """Why no layout carries any load: which bound, by which requests, and the nearest miss."""
+    row = max(answer.nothing_carried, key=_nearness, default=None)
+    if row is None:
+        return "no layout was tried"
+    report = row.report
+    share, why = report["capacity_attainment"], report["capacity_misses"]
+    load = load_text(sweep, report["capacity_load_failed"])
+    within = "" if share is None else f" with {100 * share:.1f} % of requests within it"
+    return (
+        f"no layout meets the SLA, even at {load}: the nearest is "
+        f"{layout_name(row, varied_keys(sweep))}{within}; {why or report['capacity_reason']} "
+        "(relax that bound of constraints.sla, or widen the space)"
+    )
+
+
+def _nearness(row: Row) -> float:
+    share = row.report["capacity_attainment"]
+    return -1.0 if share is None else float(share)
+
+
+def sla_line(sweep: SweepConfig) -> str:
+    """What is asked of requests."""
     sla = sweep.constraints.sla
     if sla is None:
         return "no SLA: carried is what does not pile up"
@@ -58,51 +106,47 @@ def _sla_line(sweep: SweepConfig) -> str:
     return f"SLA: {100 * sla.share:g} % of requests with {kept}"
 
 
-def _cells(answer: Answer, row: Row, keys: Sequence[str]) -> list[str]:
+def _cells(sweep: SweepConfig, answer: Answer, row: Row, keys: Sequence[str]) -> list[str]:
     report = row.report
     place = answer.ranked.index(row)
     mark = "*" if place == 0 else "=" if place < answer.num_tied else ""
     attainment = report.get("capacity_attainment")
     ttft_ms = report.get("p95_ttft_ms")
+    rps, load = report["capacity_rps"], report[CAPACITY]
+    loads = [short(rps), short(load)]
+    if sweep.load.vary == "concurrency":
+        loads = [f"{load:,.0f}", short(load / report["num_workers"]), short(rps)]
     return [
         f"{place + 1}{mark or ' '}",
-        label({"trial_id": row.trial.index, **row.trial.values}, keys),
+        layout_name(row, keys),
         str(report["num_gpus"]),
-        _short(report["capacity_rps"]),
-        _short(report[CAPACITY]),
-        _short(report["output_tok_s_per_gpu"]),
-        _short(user_speed(row)),
+        *loads,
+        short(report["output_tok_s_per_gpu"]),
+        short(user_speed(row)),
         "-" if ttft_ms is None else f"{ttft_ms / 1000:.2f} s",
         "-" if attainment is None else f"{100 * attainment:.0f} %",
-        _short(report.get("gpu_hours_per_m_good_output_tokens")),
+        short(report.get("gpu_hours_per_m_good_output_tokens")),
     ]
 
 
-def _print_table(rows: list[list[str]]) -> None:
-    """Columns as wide as they must be; those at the right that do not fit are left out."""
-    widths = [
-        max(len(title), *(len(row[place]) for row in rows)) for place, title in enumerate(_TITLES)
-    ]
-    shown = len(widths)
-    while sum(widths[:shown]) + shown - 1 > WIDTH:
-        shown -= 1
-    for cells in (list(_TITLES), *rows):
-        words = [
-            cell.ljust(width) if place == 1 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        print(" ".join(words[:shown]).rstrip())
+def _not_pursued_lines(answer: Answer) -> list[str]:
+    num = len(answer.not_pursued)
+    if not num:
+        return []
+    which = "1 layout" if num == 1 else f"{num} layouts"
+    return [f" -  {which} not pursued: far from the best (--exhaustive seeks all)"]
 
 
-def _nothing_lines(answer: Answer, keys: Sequence[str]) -> list[str]:
+def _nothing_lines(sweep: SweepConfig, answer: Answer, keys: Sequence[str]) -> list[str]:
     """Layouts that carry nothing, and why."""
     lines = []
     for row in answer.nothing_carried[:SHOWN_NOTHING]:
-        name = label({"trial_id": row.trial.index, **row.trial.values}, keys)
+        name = layout_name(row, keys)
         load = row.report["capacity_load_failed"]
-        lines.append(_cut(f" -  {name}: none, at {load:g}x {row.report['capacity_reason']}"))
+        why = row.report["capacity_misses"] or row.report["capacity_reason"]
+        lines.append(cut(f" -  {name}: none, at {load_text(sweep, load)} {why}"))
     rest = len(answer.nothing_carried) - SHOWN_NOTHING
-    return [*lines, f" -  and {rest} others carry no load"] if rest > 0 else lines
+    return [*lines, f" -  and {rest} more that carry no load"] if rest > 0 else lines
 
 
 def _alternatives(answer: Answer, keys: Sequence[str]) -> list[str]:
@@ -111,14 +155,15 @@ def _alternatives(answer: Answer, keys: Sequence[str]) -> list[str]:
     named = (("fastest for users", answer.fastest), ("carries most", answer.carries_most))
     for what, row in named:
         if row is not None and row is not answer.best:
-            name = label({"trial_id": row.trial.index, **row.trial.values}, keys)
-            rps, speed = _short(row.report["capacity_rps"]), _short(user_speed(row))
+            name = layout_name(row, keys)
+            rps, speed = short(row.report["capacity_rps"]), short(user_speed(row))
             gpus = row.report["num_gpus"]
-            lines.append(_cut(f"{what}: {name} ({gpus} GPUs, {rps} req/s, {speed} tok/s/user)"))
+            lines.append(cut(f"{what}: {name} ({gpus} GPUs, {rps} req/s, {speed} tok/s/user)"))
     return lines
 
 
-def _commands(answer: Answer, folder: Path) -> list[str]:
+def commands(answer: Answer, folder: Path) -> list[str]:
+    """How to go on with the best layout."""
     if answer.best is None:
         return []
     top = folder / "agg" / "top1"
@@ -127,15 +172,3 @@ def _commands(answer: Answer, folder: Path) -> list[str]:
         f"prove   dynosim validate {top} --url http://HOST:PORT",
         f"engine  {top}/engine.sh (vllm serve ..., bench.sh beside it)",
     ]
-
-
-def _short(value: Any) -> str:
-    """Three digits, which is more than a bracket of 3 % tells."""
-    if value is None:
-        return "-"
-    number = float(value)
-    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
-
-
-def _cut(line: str) -> str:
-    return line if len(line) <= WIDTH else line[: WIDTH - 3] + "..."

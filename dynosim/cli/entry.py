@@ -1,7 +1,8 @@
 """The command line: arguments in, one library call, text out.
 
 Only typer is imported at once; every command imports what it needs, so that `--help` is quick.
-Exit codes: 0 done, 1 failure, 2 bad input (one message, no traceback), 130 interrupted.
+Exit codes: 0 done, 1 failure, 2 bad input (one message, no traceback), 3 a condition that the user
+asked to fail on, 130 interrupted.
 """
 
 import atexit
@@ -10,25 +11,33 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
-from typer.core import TyperGroup
 
 from dynosim import __version__
-from dynosim.cli.options import AsJson, Overrides, Overwrite, SkipBadLines, with_skip
+from dynosim.cli.completion_scripts import SCRIPTS, SHELL, install
+from dynosim.cli.help_groups import GroupedCommands
+from dynosim.cli.options import AsJson, FailIfNone, Overrides, Overwrite, SkipBadLines, with_skip
 from dynosim.compiled import CORE
-from dynosim.errors import EXIT_FAILURE, EXIT_INTERRUPTED, DynosimError, InvariantError
+from dynosim.errors import EXIT_FAILURE, EXIT_INTERRUPTED, ConfigError, DynosimError, InvariantError
 
 
-class _LazyGroup(TyperGroup):
-    """Loads `dynosim trace` with its own module, when it is called."""
+class _LazyGroup(GroupedCommands):
+    """Loads `dynosim trace` when it is called, and says what a word that is no command meant."""
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] == "trace":
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name == "trace":
             from dynosim.cli.trace import app as trace_app
 
             self.add_command(typer.main.get_command(trace_app), "trace")
+        return super().get_command(ctx, cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            from dynosim.cli.near_commands import unknown_command
+
+            ctx.fail(unknown_command(args[0], self.list_commands(ctx)))
         return super().resolve_command(ctx, args)
 
 
@@ -48,11 +57,46 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
+_Shell = Literal["bash", "zsh", "fish"]
+
+
+def _show_completion(shell: _Shell | None) -> None:
+    if shell is not None:
+        typer.echo(SCRIPTS[shell], nl=False)
+        raise typer.Exit
+
+
+def _install_completion(shell: _Shell | None) -> None:
+    if shell is not None:
+        for path in install(shell):
+            typer.echo(f"written: {path}")
+        typer.echo(f"completion works in every new {shell}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print and exit.")
     ] = False,
+    install_completion: Annotated[
+        _Shell | None,
+        typer.Option(
+            metavar="SHELL",
+            callback=_install_completion,
+            is_eager=True,
+            help="Complete commands in bash, zsh or fish.",
+        ),
+    ] = None,
+    show_completion: Annotated[
+        _Shell | None,
+        typer.Option(
+            metavar="SHELL",
+            callback=_show_completion,
+            is_eager=True,
+            help="Print the script that does so.",
+        ),
+    ] = None,
 ) -> None:
     pass
 
@@ -84,6 +128,9 @@ def run(
     kv_events: Annotated[
         bool, typer.Option("--kv-events", help="With --out: write and plot all KV events.")
     ] = False,
+    perfetto: Annotated[
+        bool, typer.Option("--perfetto", help="With --out: write trace.json.gz for Perfetto.")
+    ] = False,
     intervals: Annotated[
         int | None,
         typer.Option(
@@ -107,6 +154,7 @@ def run(
         check=check,
         router_log=router_log,
         kv_events=kv_events,
+        perfetto=perfetto,
         intervals=intervals,
     )
     raise typer.Exit(run_command(arguments))
@@ -137,6 +185,7 @@ def sweep(
             show_default=False,
         ),
     ] = None,
+    fail_if_none: FailIfNone = False,
 ) -> None:
     """Simulate many configurations and find the best trade-offs."""
     _compute_in_one_thread()
@@ -152,8 +201,111 @@ def sweep(
         overwrite=overwrite,
         as_json=json,
         intervals=intervals,
+        fail_if_none=fail_if_none,
     )
     raise typer.Exit(sweep_command(arguments))
+
+
+@app.command(epilog="Example: dynosim diff results/main results/mine --fail-if 'capacity < -3 %'")
+def diff(
+    a: Annotated[Path, typer.Argument(help="Folder of a run or of a sweep: before.")],
+    b: Annotated[Path, typer.Argument(help="Folder of the same kind: after.")],
+    json: AsJson = False,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fail-if",
+            metavar="CONDITION",
+            help="Exit with 3 if a change is too large: 'capacity < -3 %', 'p95_ttft_ms > 50'.",
+        ),
+    ] = None,
+) -> None:
+    """Compare two runs or two sweeps: what differs, how surely, and why."""
+    _compute_in_one_thread()
+    from dynosim.cli.diff import DiffArguments, diff_command
+
+    raise typer.Exit(diff_command(DiffArguments(a=a, b=b, as_json=json, fail_if=fail_if or ())))
+
+
+@app.command(epilog="Example: dynosim why out 812, or: dynosim why out --slowest 5")
+def why(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run (its --out).")],
+    request: Annotated[
+        str | None, typer.Argument(help="Id of a request, as in requests.parquet.")
+    ] = None,
+    slowest: Annotated[
+        int | None, typer.Option(min=1, help="Tell of so many with the longest time to token 1.")
+    ] = None,
+    json: AsJson = False,
+    perfetto: Annotated[
+        Path | None, typer.Option(help="File for a trace of the whole run, for Perfetto.")
+    ] = None,
+) -> None:
+    """Tell why a request of a finished run took so long, step by step."""
+    _compute_in_one_thread()
+    from dynosim.cli.why import WhyArguments, why_command
+
+    asked = WhyArguments(
+        folder=folder, request_id=request, slowest=slowest, as_json=json, perfetto=perfetto
+    )
+    raise typer.Exit(why_command(asked))
+
+
+_SIZE_EXAMPLE = (
+    "Example: dynosim size Qwen/Qwen3-32B --hardware h200_sxm --gpus 16 --rps 20 --isl 4000 "
+    "--osl 500 --ttft 2000 --itl 50"
+)
+
+
+@app.command(epilog=_SIZE_EXAMPLE)
+def size(
+    model: Annotated[str, typer.Argument(help="A known model, or its config.json.")],
+    hardware: Annotated[str, typer.Option(help="A known GPU, or its data sheet.")],
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs that there are at most.")],
+    rps: Annotated[float | None, typer.Option(help="Requests a second to hold.")] = None,
+    sessions_per_s: Annotated[
+        float | None, typer.Option(help="In place of --rps: sessions started a second.")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(help="In place of --rps: requests in flight.")
+    ] = None,
+    trace: Annotated[str | None, typer.Option(help="What requests are like: a trace.")] = None,
+    isl: Annotated[int | None, typer.Option(help="Or: prompts of so many tokens ...")] = None,
+    osl: Annotated[int | None, typer.Option(help="... and answers of so many.")] = None,
+    ttft: Annotated[float | None, typer.Option(help="SLA: ms to the first token.")] = None,
+    itl: Annotated[float | None, typer.Option(help="SLA: mean ms between tokens.")] = None,
+    e2e: Annotated[float | None, typer.Option(help="SLA: ms from arrival to end.")] = None,
+    attainment: Annotated[
+        float | None, typer.Option(help="Share of requests that keep it; 0.95 if not given.")
+    ] = None,
+    tp: Annotated[str, typer.Option(help="GPUs of a worker, as in 1,2,4.")] = "1,2,4,8",
+    router: Annotated[str, typer.Option(help="Router modes, as in kv,least-loaded.")] = "kv",
+    set_: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for all results; results/size-MODEL if not given.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes; one per core if not given.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what the folder holds.")
+    ] = False,
+    overwrite: Overwrite = False,
+    json: AsJson = False,
+    fail_if_none: FailIfNone = False,
+) -> None:
+    """Find the fewest GPUs that hold a load within an SLA."""
+    _compute_in_one_thread()
+    from dynosim.cli.size import SizeArguments, size_command
+
+    asked = SizeArguments(
+        model=model, hardware=hardware, gpus=gpus, rps=rps, sessions_per_s=sessions_per_s,
+        concurrency=concurrency, trace=trace, isl=isl, osl=osl, ttft_ms=ttft, itl_ms=itl,
+        e2e_ms=e2e, attainment=attainment, tensor_parallel=tp, router=router,
+        overrides=set_ or [], out=out, jobs=jobs, resume=resume, overwrite=overwrite,
+        as_json=json, fail_if_none=fail_if_none,
+    )  # fmt: skip
+    raise typer.Exit(size_command(asked))
 
 
 @app.command(epilog="Example: dynosim conformance scenarios/*.json --golden golden")
@@ -164,7 +316,7 @@ def conformance(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Run scheduler scenarios step by step; print the steps or compare them."""
+    """Run scheduler scenarios; print their steps or compare them."""
     from dynosim.cli.conformance import main_command
 
     raise typer.Exit(main_command(scenarios, golden, json))
@@ -175,7 +327,7 @@ def replay_log(
     log: Annotated[Path, typer.Argument(help="Log of a router, of the twin or live.")],
     json: AsJson = False,
 ) -> None:
-    """Derive every decision of a router again from its inputs; show the first that differs."""
+    """Derive a router's decisions again; show the first that differs."""
     from dynosim.cli.replay import replay_log_command
 
     raise typer.Exit(replay_log_command(log, as_json=json))
@@ -183,15 +335,27 @@ def replay_log(
 
 @app.command(epilog="Example: dynosim support --model Qwen/Qwen3-32B --hardware h200_sxm")
 def support(
+    what: Annotated[
+        Literal["models", "hardware"] | None,
+        typer.Argument(help="List what is known of these alone.", show_default=False),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Only this model.")] = None,
     hardware: Annotated[str | None, typer.Option(help="Only this hardware.")] = None,
     engine: Annotated[str | None, typer.Option(help="Only this engine.")] = None,
     json: AsJson = False,
 ) -> None:
-    """List which step times are measured, derived or estimated."""
-    from dynosim.cli.support import support_command
+    """List which step times are measured, derived or estimated.
 
-    support_command(model, hardware, engine, as_json=json)
+    Without an option: how many combinations of hardware and engine each model has of each.
+    """
+    from dynosim.cli.support import hardware_command, models_command, support_command
+
+    if what is None:
+        support_command(model, hardware, engine, as_json=json)
+    elif (model, hardware, engine) != (None, None, None):
+        raise ConfigError(f"support {what}: takes no --model, --hardware or --engine (drop them)")
+    else:
+        (models_command if what == "models" else hardware_command)(as_json=json)
 
 
 @app.command("trace", context_settings={"ignore_unknown_options": True})
@@ -199,13 +363,15 @@ def _trace() -> None:
     """Inspect, convert and generate traces."""
 
 
-def _add_live_commands() -> None:
+def _add_other_commands() -> None:
     from dynosim.cli.live import live_app
+    from dynosim.cli.reference import reference_app
 
+    app.add_typer(reference_app)
     app.add_typer(live_app)
 
 
-_add_live_commands()
+_add_other_commands()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -213,7 +379,15 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is None:
         gc.disable()  # imports make many objects and no garbage; what runs for long enables it
         atexit.register(gc.freeze)  # a last search for garbage would be for nothing
+        if SHELL in os.environ:
+            return _guarded(_complete)
     return _guarded(lambda: _invoke(arguments))
+
+
+def _complete() -> int:
+    from dynosim.cli.completion import answer
+
+    return answer(typer.main.get_command(app), os.environ[SHELL])
 
 
 def _invoke(arguments: list[str] | None) -> int:

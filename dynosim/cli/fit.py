@@ -7,7 +7,7 @@ from typing import Any
 
 from dynosim.compare.ranking import rank_files
 from dynosim.compare.residual_plot import plot_residuals
-from dynosim.errors import ConfigError
+from dynosim.files.result_folder import check_files
 from dynosim.fit.calibration import Calibration, calibrate_log
 from dynosim.silicon.fitted_file import write_fit
 
@@ -16,6 +16,7 @@ def calibrate_measurements(
     measurements: Path,
     *,
     out: Path,
+    overwrite: bool,
     model: str | None,
     hardware: str | None,
     fit_fraction: float,
@@ -26,8 +27,8 @@ def calibrate_measurements(
 
     Raises: TraceError, ConfigError.
     """
-    if out.is_dir():
-        raise ConfigError(f"--out {out}: is a folder; name a file, as in {out / 'timing.json'}")
+    report, picture = out.with_suffix(".report.json"), out.with_suffix(".png")
+    check_files([out, report, picture], overwrite=overwrite, option="--out")
     calibration = calibrate_log(
         measurements,
         model=model,
@@ -36,7 +37,6 @@ def calibrate_measurements(
         num_gpu_blocks=num_gpu_blocks,
     )
     write_fit(calibration.fit, out)
-    report, picture = out.with_suffix(".report.json"), out.with_suffix(".png")
     document = plain({**calibration.to_dict(), "timing_file": str(out), "residuals": str(picture)})
     report.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     plot_residuals(calibration.measured, calibration.fitted.predicted, calibration.count, picture)

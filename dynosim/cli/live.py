@@ -10,11 +10,14 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from dynosim.cli.options import AsJson, Overrides, PlanFile
+from dynosim.cli.help_groups import GroupedCommands
+from dynosim.cli.options import AsJson, Overrides, Overwrite, PlanFile
 from dynosim.errors import ConfigError
 
 live_app = typer.Typer(no_args_is_help=True)
-serve_app = typer.Typer(no_args_is_help=True, help="Run a single live process in the foreground.")
+serve_app = typer.Typer(
+    cls=GroupedCommands, no_args_is_help=True, help="Run a single live process in the foreground."
+)
 live_app.add_typer(serve_app, name="serve")
 
 ModelDir = Annotated[
@@ -61,6 +64,7 @@ def deploy(
     out: Annotated[
         Path | None, typer.Option(help="Folder for logs and records; deployments/NAME if not given")
     ] = None,
+    overwrite: Overwrite = False,
     model: ModelDir = None,
     engine: LiveEngine = None,
     engine_python: EnginePython = None,
@@ -68,7 +72,7 @@ def deploy(
     port: Annotated[int | None, typer.Option(help="Port of the frontend; 0: any.")] = None,
     json: AsJson = False,
 ) -> None:
-    """Start frontend and workers of a plan, keep them running, stop them on Ctrl-C."""
+    """Start frontend and workers of a plan; Ctrl-C stops them."""
     raise typer.Exit(
         _live("deploy")(
             plan,
@@ -77,6 +81,7 @@ def deploy(
             real=real,
             target=target,
             out=out,
+            overwrite=overwrite,
             model=model,
             engine=engine,
             engine_python=engine_python,
@@ -96,13 +101,14 @@ def validate(
     set_: Overrides = None,
     trace: Annotated[Path | None, typer.Option(help="Workload, in place of the plan's.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for records and the report.")] = None,
+    overwrite: Overwrite = False,
     mock: Annotated[bool, typer.Option("--mock", help="Start simulated engines.")] = False,
     real: Annotated[bool, typer.Option("--real", help="Start real engines.")] = False,
     model: ModelDir = None,
     engine: LiveEngine = None,
     engine_python: EnginePython = None,
     speedup: Speedup = 1.0,
-    warmup: Annotated[int, typer.Option(min=0, help="Requests sent before, not counted.")] = 8,
+    warmup: Annotated[int, typer.Option(min=0, help="Requests sent before, not counted.")] = 40,
     aiperf: Annotated[
         Path | None, typer.Option(help="Results exported by AIPerf, in place of a load.")
     ] = None,
@@ -111,7 +117,7 @@ def validate(
     ] = 16,
     json: AsJson = False,
 ) -> None:
-    """Load a deployment with the plan's workload; compare measured with predicted."""
+    """Load a deployment; compare measured with predicted."""
     raise typer.Exit(
         _live("validate")(
             plan,
@@ -119,6 +125,7 @@ def validate(
             url=url,
             trace=trace,
             out=out,
+            overwrite=overwrite,
             mock=mock,
             real=real,
             model=model,
@@ -136,6 +143,7 @@ def validate(
 @live_app.command(epilog="Example: dynosim calibrate --url http://127.0.0.1:8100 --out timing.json")
 def calibrate(
     out: Annotated[Path, typer.Option(help="Where to write the step-time model.")],
+    overwrite: Overwrite = False,
     url: Annotated[str | None, typer.Option(help="A live engine's server to measure.")] = None,
     measurements: Annotated[
         Path | None, typer.Option(help="Log of requests that a real engine has served.")
@@ -152,11 +160,13 @@ def calibrate(
     ] = None,
     json: AsJson = False,
 ) -> None:
-    """Fit step times to a live engine, or to the log of its requests; tell how well they fit."""
+    """Fit step times to a live engine, or to the log of its requests."""
     if (url is None) == (measurements is None):
         raise ConfigError("calibrate: give either --url or --measurements")
     if url is not None:
-        raise typer.Exit(_live("calibrate_url")(url, out=out, model=model, as_json=json))
+        raise typer.Exit(
+            _live("calibrate_url")(url, out=out, overwrite=overwrite, model=model, as_json=json)
+        )
     assert measurements is not None
     from dynosim.cli.fit import calibrate_measurements
 
@@ -164,6 +174,7 @@ def calibrate(
         calibrate_measurements(
             measurements,
             out=out,
+            overwrite=overwrite,
             model=model,
             hardware=hardware,
             fit_fraction=fit_fraction,
@@ -173,19 +184,27 @@ def calibrate(
     )
 
 
-@live_app.command(epilog="Example: dynosim rank out/qwen/trials.parquet measured.jsonl")
+@live_app.command(epilog="Example: dynosim rank results/qwen measured.jsonl")
 def rank(
     predicted: Annotated[
-        Path, typer.Argument(help="Predictions by configuration: a sweep's table, JSONL or folder.")
+        Path,
+        typer.Argument(
+            help="Predictions: a sweep's folder or table, a folder of runs, or JSON lines."
+        ),
     ],
-    measured: Annotated[Path, typer.Argument(help="Measured results of the same configurations.")],
+    measured: Annotated[
+        Path, typer.Argument(help="Measurements by the same names (trial numbers, top1, folders).")
+    ],
     metric: Annotated[
         str, typer.Option(help="The key to rank by, in both.")
     ] = "output_throughput_tok_s",
     lower_is_better: Annotated[bool, typer.Option("--lower-is-better", help="For times.")] = False,
     json: AsJson = False,
 ) -> None:
-    """Tell whether predictions rank configurations as measurements do (Kendall's tau, regret)."""
+    """Tell whether predictions rank layouts as measurements do.
+
+    Kendall's tau, and how much worse the layout is that the prediction chooses (regret).
+    """
     from dynosim.cli.fit import rank as rank_command
 
     raise typer.Exit(
@@ -201,11 +220,15 @@ def tiny_model(
     layers: Annotated[int, typer.Option(min=1, help="Transformer layers.")] = 4,
     hidden: Annotated[int, typer.Option(min=64, help="Width; a multiple of 32.")] = 256,
     seed: Annotated[int, typer.Option(help="Of the random weights.")] = 0,
+    overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> None:
-    """Write a small random Qwen3 model with a tokenizer, for machines without GPUs."""
-    raise typer.Exit(_live("tiny_model")(folder, layers=layers, hidden=hidden, seed=seed,
-                                         as_json=json))  # fmt: skip
+    """Write a small random model, for machines without GPUs."""
+    raise typer.Exit(
+        _live("tiny_model")(
+            folder, layers=layers, hidden=hidden, seed=seed, overwrite=overwrite, as_json=json
+        )
+    )
 
 
 @serve_app.command("frontend", epilog="Example: dynosim serve frontend run.yaml --port 8000")
@@ -242,7 +265,10 @@ def serve_worker(
     attach: Annotated[str | None, typer.Option(help="URL of an engine that runs already.")] = None,
     speedup: Speedup = 1.0,
 ) -> None:
-    """One engine: a simulated one in real time, or a real one that is launched or attached to."""
+    """One engine: simulated in real time, or real.
+
+    A real one is launched, or attached to.
+    """
     raise typer.Exit(
         _live("serve_worker")(
             plan,

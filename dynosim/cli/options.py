@@ -15,8 +15,9 @@ Overrides = Annotated[
 SkipBadLines = Annotated[
     bool, typer.Option("--skip-bad-lines", help="Leave bad trace lines out and count them.")
 ]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Start anew in a folder that holds results.")
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results of the same kind.")]
+FailIfNone = Annotated[
+    bool, typer.Option("--fail-if-none", help="Exit with 3 if nothing meets the SLA.")
 ]
 PlanFile = Annotated[
     Path, typer.Argument(help="Run file, or a sweep's topN folder.", show_default=False)

@@ -12,24 +12,18 @@ from dynosim.atomic import check_folder, parquet_writer, text_writer, write_file
 from dynosim.cli.options import check_replays
 from dynosim.cli.run_text import print_table
 from dynosim.config import dump_run, load_run
+from dynosim.config.formats import REPORT_SCHEMA
 from dynosim.errors import EXIT_INTERRUPTED, ConfigError
 from dynosim.experiment.progress import ProgressBar
 from dynosim.experiment.run import RunOutcome, run
+from dynosim.files.result_folder import RUN, check_files, check_results
 
 if TYPE_CHECKING:
     from dynosim.experiment.intervals import Intervals
 
 
 EVENT_FILES = ("kv_events.parquet", "kv_events.png")
-RUN_FILES = (
-    "report.json",
-    "report.html",
-    "config.yaml",
-    "requests.parquet",
-    "timeline.parquet",
-    *EVENT_FILES,
-)
-"""All that a run may write to its folder."""
+TRACE_FILE = "trace.json.gz"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +43,7 @@ class RunArguments:
     check: bool
     router_log: Path | None
     kv_events: bool
+    perfetto: bool
     intervals: int | None
 
 
@@ -69,6 +64,7 @@ def run_command(asked: RunArguments) -> int:
             check=asked.check,
             router_log=asked.router_log,
             record_kv_events=asked.kv_events,
+            record_trail=asked.perfetto,
             progress=_telling(bar) if sys.stderr.isatty() else None,
         )
     try:
@@ -95,19 +91,18 @@ def _telling(bar: ProgressBar) -> Callable[[int, int], None]:
 
 
 def _check_out(asked: RunArguments) -> None:
-    """Refuse a folder that cannot be written, or holds what would be overwritten."""
+    """Refuse places that cannot be written, or hold what is not to be overwritten."""
     out = asked.out
+    if asked.router_log is not None:
+        check_files([asked.router_log], overwrite=asked.overwrite, option="--router-log")
     if out is None:
         if asked.kv_events:
             raise ConfigError("--kv-events: needs --out, the folder to write them to")
+        if asked.perfetto:
+            raise ConfigError("--perfetto: needs --out, the folder to write the trace to")
         return
     check_folder(out)
-    held = [name for name in RUN_FILES if (out / name).exists()]
-    if held and not asked.overwrite:
-        raise ConfigError(
-            f"--out {out}: holds {held[0]} already (give --overwrite to replace it, or another "
-            "--out)"
-        )
+    check_results(out, RUN, overwrite=asked.overwrite)
 
 
 def intervals_of(outcome: RunOutcome, num_replays: int | None) -> "Intervals | None":
@@ -134,6 +129,7 @@ def report_document(outcome: RunOutcome, intervals: "Intervals | None" = None) -
     """report.json: the report, how sure it is, and what is needed to run it again."""
     trace = outcome.trace
     return {
+        "schema": REPORT_SCHEMA,
         **outcome.report,
         "intervals": None if intervals is None else intervals.to_dict(),
         "name": outcome.config.name,
@@ -152,11 +148,11 @@ def write_run(out: Path, outcome: RunOutcome, document: Mapping[str, Any]) -> No
     from dynosim.plots.run_html import write_run_html
 
     config_yaml = dump_run(outcome.config)
-    events = _event_files(outcome)
+    events = _event_files(outcome) | _trace_file(outcome)
     write_files(
         out,
         {
-            **events,
+            # first, since the folder is known as a run's by it
             "report.json": text_writer(json.dumps(document, indent=2, allow_nan=False) + "\n"),
             "requests.parquet": parquet_writer(
                 lambda: request_table(outcome.result, outcome.trace)
@@ -171,11 +167,22 @@ def write_run(out: Path, outcome: RunOutcome, document: Mapping[str, Any]) -> No
                 trace=outcome.trace,
             ),
             "config.yaml": text_writer(config_yaml),
+            **events,
         },
     )
-    for name in EVENT_FILES:
+    for name in (*EVENT_FILES, TRACE_FILE):
         if name not in events:
             (out / name).unlink(missing_ok=True)
+
+
+def _trace_file(outcome: RunOutcome) -> dict[str, Callable[[Path], None]]:
+    """The whole run for Perfetto, if its trail was kept."""
+    if outcome.result.trail is None:
+        return {}
+    from dynosim.plots.perfetto import write_perfetto
+
+    result, trace, title = outcome.result, outcome.trace, outcome.config.name
+    return {TRACE_FILE: lambda path: write_perfetto(path, result, trace, title)}
 
 
 def _event_files(outcome: RunOutcome) -> dict[str, Callable[[Path], None]]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dynosim.experiment.run import RunOutcome
+from dynosim.metrics.sample_size import sample_warning
 
 if TYPE_CHECKING:
     from dynosim.experiment.intervals import Intervals
@@ -154,6 +155,10 @@ def _warnings(outcome: RunOutcome) -> list[str]:
         ("assumed_lengths", "prompts were taken to be as long as their hash ids"),
     )
     warnings = [f"{r[key]:,} {text}" for key, text in counted if r.get(key)]
+    concurrency = outcome.config.workload.concurrency
+    if concurrency is not None:
+        short = sample_warning(r["num_requests"], concurrency, is_closed=True)
+        warnings += [short] if short else []
     return [*warnings, *outcome.timing.notes]
 
 

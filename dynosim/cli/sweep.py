@@ -2,10 +2,9 @@
 
 import gc
 import json
-import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from dynosim.atomic import check_folder
 from dynosim.cli.options import check_replays
-from dynosim.errors import EXIT_BAD_INPUT, EXIT_FAILURE, ConfigError
-from dynosim.sweep.executor import LocalExecutor
+from dynosim.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_NONE_FOUND, ConfigError
+from dynosim.sweep.executor import LocalExecutor, num_cores
 
 if TYPE_CHECKING:
-    from dynosim.sweep.run import SweepOutcome
+    from dynosim.config.sweep_loading import SweepConfig
+    from dynosim.sweep.outcome import SweepOutcome
 
 RESULTS = Path("results")
 _TITLES = {
     "output_tok_s_per_gpu": "tok/s/GPU",
-    "mean_output_token_throughput_per_user": "tok/s/user",
+    "median_output_token_throughput_per_user": "tok/s/user",
     "num_gpus": "GPUs",
     "mean_ttft_ms": "TTFT ms",
     "mean_itl_ms": "ITL ms",
@@ -47,36 +47,49 @@ class SweepArguments:
     overwrite: bool
     as_json: bool
     intervals: int | None
+    fail_if_none: bool = False
 
 
-def sweep_command(asked: SweepArguments) -> int:
-    """Run the sweep file; returns the exit code. Raises: DynosimError, SweepInterruptedError."""
+def sweep_command(asked: SweepArguments, read: "Callable[[], SweepConfig] | None" = None) -> int:
+    """Run the sweep file, or the sweep that `read` gives in its place; returns the exit code.
+
+    Raises: DynosimError, SweepInterruptedError.
+    """
     check_replays(asked.intervals)
     _check_executor(asked.executor)
     if asked.resume and asked.overwrite:
         raise ConfigError("--resume and --overwrite exclude each other (give one)")
-    with _sigterm_interrupts(), LocalExecutor(asked.jobs or _cores()) as executor:
-        outcome, folder = _swept(asked, executor)
+    with _sigterm_interrupts(), LocalExecutor(asked.jobs or num_cores()) as executor:
+        outcome, folder = _swept(asked, executor, read)
     if asked.as_json:
         sys.stdout.write(json.dumps(outcome.summary, indent=2, allow_nan=False) + "\n")
     elif "answer" in outcome.summary:
-        from dynosim.cli.capacity_text import print_answer
-        from dynosim.sweep.answer import answer_of
-
-        print_answer(outcome.sweep, answer_of(outcome.rows), folder)
+        _print_answer(outcome, folder)
     else:
         print_frontier(outcome.summary)
     print(f"report: {folder / 'report.html'}", file=sys.stderr)
-    return _exit_code(outcome.summary)
+    return _exit_code(outcome.summary) or _none_code(outcome, fail_if_none=asked.fail_if_none)
 
 
-def _swept(asked: SweepArguments, executor: LocalExecutor) -> "tuple[SweepOutcome, Path]":
+def _print_answer(outcome: "SweepOutcome", folder: Path) -> None:
+    from dynosim.cli.capacity_text import print_answer
+    from dynosim.cli.need_text import print_need
+    from dynosim.sweep.answer import answer_of
+
+    show = print_answer if outcome.sweep.load.need is None else print_need
+    warnings = outcome.summary.get("warnings", ())
+    show(outcome.sweep, answer_of(outcome.rows), folder, warnings)
+
+
+def _swept(
+    asked: SweepArguments, executor: LocalExecutor, read: "Callable[[], SweepConfig] | None"
+) -> "tuple[SweepOutcome, Path]":
     """The sweep that was asked for, and its folder. The workers get ready while it is read."""
     from dynosim.config import load_sweep
     from dynosim.sweep.run import run_sweep
 
     gc.enable()  # a sweep may run for hours: it is off while a process starts
-    sweep = load_sweep(asked.file, asked.overrides)
+    sweep = load_sweep(asked.file, asked.overrides) if read is None else read()
     folder = asked.out if asked.out is not None else RESULTS / sweep.name
     check_folder(folder)
     outcome = run_sweep(
@@ -111,12 +124,6 @@ def _sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _exit_code(summary: dict[str, Any]) -> int:
     counts = summary["counts"]
     failed = [trial for trial in summary["not_run"] if trial["status"] == "failed"]
@@ -138,6 +145,27 @@ def _exit_code(summary: dict[str, Any]) -> int:
     return 0
 
 
+def _none_code(outcome: "SweepOutcome", *, fail_if_none: bool) -> int:
+    """The exit code where no layout is as it was asked to be.
+
+    A load that no layout meets the SLA at, however small, is a bad question; that nothing meets it
+    at a given load is an answer, and fails only if that was asked for.
+    """
+    from dynosim.cli.capacity_text import unmet_text
+    from dynosim.sweep.answer import answer_of
+
+    if "answer" not in outcome.summary:
+        is_none = outcome.sweep.constraints.sla is not None and not outcome.summary["top"]
+        return EXIT_NONE_FOUND if is_none and fail_if_none else 0
+    answer = answer_of(outcome.rows)
+    if answer.best is not None:
+        return 0
+    if answer.nearest is None:
+        print(f"error: {unmet_text(outcome.sweep, answer)}", file=sys.stderr)
+        return EXIT_NONE_FOUND if fail_if_none else EXIT_BAD_INPUT
+    return EXIT_NONE_FOUND if fail_if_none else 0
+
+
 def print_frontier(summary: dict[str, Any]) -> None:
     """The counts, the frontier and the best, on stdout."""
     counts = summary["counts"]
@@ -157,6 +185,8 @@ def print_frontier(summary: dict[str, Any]) -> None:
         print(f"best within the constraints: {best['config']} ({shape})")
     elif counts["ok"]:
         print("no trial meets the SLA: nothing is recommended")
+    for warning in summary.get("warnings", ()):
+        print(f"warning: {warning}")
 
 
 def _cells(summary: dict[str, Any], row: dict[str, Any]) -> dict[str, str]:

@@ -5,12 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dynosim.cli.options import AsJson, Overrides, PlanFile, SkipBadLines
+from dynosim.cli.help_groups import GroupedCommands
+from dynosim.cli.options import AsJson, Overrides, Overwrite, PlanFile, SkipBadLines
 
 if TYPE_CHECKING:
     from dynosim.workload.readers import ReadTrace
 
 app = typer.Typer(
+    cls=GroupedCommands,
+    add_completion=False,
     help="Inspect, convert and generate traces.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -67,12 +70,19 @@ def inspect(
     skip_bad_lines: SkipBadLines = False,
     lengths_from_hash_ids: LengthsFromHashIds = False,
     sort: Sort = False,
+    overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> None:
-    """Print counts, rates, lengths, sessions and the prefix reuse an endless cache would see."""
+    """Print a trace's counts, rates, lengths, sessions and reuse.
+
+    Reuse is what an endless cache would see.
+    """
+    from dynosim.files.result_folder import check_files
     from dynosim.workload.inspect import inspect_trace
     from dynosim.workload.summary import summary_lines
 
+    if plot is not None:
+        check_files([plot], overwrite=overwrite, option="--plot")
     read = _read(
         trace,
         format=format,
@@ -103,11 +113,14 @@ def convert(
     skip_bad_lines: SkipBadLines = False,
     lengths_from_hash_ids: LengthsFromHashIds = False,
     sort: Sort = False,
+    overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> None:
-    """Write a trace in another format; what that format cannot hold is named."""
+    """Write a trace in another format; name what that cannot hold."""
+    from dynosim.files.result_folder import check_files
     from dynosim.workload.writers import write_trace
 
+    check_files([target], overwrite=overwrite)
     read = _read(
         source,
         format=format,
@@ -141,12 +154,18 @@ def schedule(
     plan: PlanFile,
     target: TargetFile,
     set_: Overrides = None,
+    overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> None:
-    """Write a run file's workload as rows for AIPerf, each due when the twin sends it."""
+    """Write a run file's workload as rows for AIPerf.
+
+    Each is due when the twin sends it.
+    """
     from dynosim.config import load_run
     from dynosim.experiment.schedule import write_schedule
+    from dynosim.files.result_folder import check_files
 
+    check_files([target], overwrite=overwrite)
     run_file = plan / "config.yaml" if plan.is_dir() else plan
     count = write_schedule(load_run(run_file, set_ or []), target)
     _print(
@@ -179,18 +198,21 @@ def synth(
     prefix_group_skew: PrefixGroupSkew = None,
     max_context_tokens: MaxContextTokens = None,
     block_size: HashBlockTokens = None,
+    overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> None:
-    """Write a synthetic trace: the same description and seed give the same file."""
+    """Write a synthetic trace, the same for the same seed."""
     flags = dict(locals())
+    from dynosim.files.result_folder import check_files
     from dynosim.workload.inspect import inspect_trace
     from dynosim.workload.spec_file import read_spec, spec_from_flags
     from dynosim.workload.summary import summary_lines
     from dynosim.workload.synthetic import synthesize
     from dynosim.workload.writers import write_trace
 
+    check_files([target], overwrite=overwrite)
     data, file_seed = ({}, 0) if config is None else read_spec(config)
-    for name in ("target", "config", "seed", "to", "json"):
+    for name in ("target", "config", "seed", "to", "overwrite", "json"):
         del flags[name]
     spec = spec_from_flags(data, flags)
     trace = synthesize(spec, file_seed if seed is None else seed)

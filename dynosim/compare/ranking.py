@@ -12,6 +12,7 @@ from typing import Any
 
 from scipy.stats import kendalltau
 
+from dynosim.compare.sweep_values import check_same_points, is_sweep, trial_rows, winners
 from dynosim.errors import ConfigError, TraceError
 from dynosim.files.user_text import parse_json
 
@@ -87,34 +88,47 @@ def rank(
 
 
 def rank_files(predicted: Path, measured: Path, *, metric: str, lower_is_better: bool) -> Ranking:
-    """`rank` over two files, see `read_values`."""
-    return rank(
-        read_values(predicted, metric),
-        read_values(measured, metric),
-        metric=metric,
-        lower_is_better=lower_is_better,
-    )
+    """`rank` over two files or folders, see `read_values`.
+
+    Trials of a predicted sweep may be measured under their number or their folder's name (top1).
+    Raises: TraceError; ConfigError if two sweeps have other points under the same numbers.
+    """
+    if is_sweep(predicted) and is_sweep(measured):
+        check_same_points(predicted, measured)
+    values = read_values(predicted, metric)
+    numbers = winners(predicted)
+    found: dict[str, float] = {}
+    for name, value in read_values(measured, metric).items():
+        trial = name if name in values else numbers.get(name, name)
+        if trial in found:
+            raise TraceError(f"{name} and trial {trial} are the same", path=str(measured))
+        found[trial] = value
+    return rank(values, found, metric=metric, lower_is_better=lower_is_better)
 
 
 def read_values(path: Path, metric: str) -> dict[str, float]:
     """Value of one metric by configuration.
 
     A file is JSON lines, or one JSON object `{name: {metric: value}}`; a line holds `name` and its
-    metrics, flat or under `report`. A folder holds `NAME/report.json` for every configuration; a
-    Parquet file (a sweep's trials) has a column `name` or `trial` and one for the metric.
+    metrics, flat or under `report`. A folder is a sweep's, a run's, or holds `NAME/report.json` for
+    every configuration; a Parquet file has a column `name` or `trial`, or is the table of a sweep's
+    trials, whose names are their numbers: those that were not run, or carry no load, are left out.
 
     Raises: TraceError naming file, line and what is missing.
     """
     rows: list[tuple[int, str, Any]]
-    if path.is_dir():
-        found = {file.parent.name: _json(file) for file in sorted(path.glob("*/report.json"))}
-        rows = [(0, name, report) for name, report in found.items()]
+    if is_sweep(path):
+        rows = trial_rows(path, metric)
+    elif path.is_dir():
+        files = sorted([*path.glob("report.json"), *path.glob("*/report.json")])
+        rows = [(0, file.parent.absolute().name, _json(file)) for file in files]
     elif path.suffix == ".parquet":
         rows = _parquet_rows(path)
     else:
         rows = _json_rows(path)
     if not rows:
-        raise TraceError("no configurations", path=str(path))
+        remedy = "a folder must be a sweep's, a run's, or hold NAME/report.json"
+        raise TraceError(f"no configurations ({remedy})", path=str(path))
     values = {}
     for line, name, report in rows:
         if not isinstance(report, dict):

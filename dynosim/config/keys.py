@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from dynosim.config.aliases import SWEEP_ALIASES
 from dynosim.config.problems import Path, dotted, nearest
 from dynosim.config.schema import RunConfig
 
@@ -32,6 +33,8 @@ def sections_of(field: FieldInfo) -> list[type[BaseModel]]:
             found.append(kind)
         elif get_origin(kind) in (Union, UnionType):
             pending.extend(get_args(kind))
+        elif get_origin(kind) is Annotated:
+            pending.append(get_args(kind)[0])
     return found
 
 
@@ -74,6 +77,8 @@ def unknown_key_remedy(root: type[BaseModel], path: Path, data: Any) -> str:
         siblings += SWEEP_KEYS
     if root is RunConfig and len(path) == 1 and word in SWEEP_KEYS:
         return "this is a sweep file: use `dynosim sweep`"
+    if root is RunConfig and dotted(path) in SWEEP_ALIASES:
+        return f"in a sweep file it stands for {SWEEP_ALIASES[dotted(path)]}"
     if "." in word and section is not None:
         return "write the parts below each other, `a: {b: ...}`"
     prefix = dotted(path[:-1])

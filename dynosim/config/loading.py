@@ -1,11 +1,13 @@
 """From a file (and `--set`) to a checked run configuration, and back to a file."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from dynosim.config.aliases import RUN_ALIASES, use_our_names
 from dynosim.config.explain import explain
 from dynosim.config.file_keys import with_files
 from dynosim.config.overrides import apply_overrides
@@ -20,13 +22,16 @@ def load_run(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises: ConfigError that tells every problem with its file, line, key and remedy.
     """
     document = read_document(Path(path))
-    apply_overrides(document, overrides)
+    use_our_names(document, RUN_ALIASES)
+    apply_overrides(document, overrides, RUN_ALIASES)
     return run_config(document)
 
 
 def run_config_from_dict(data: dict[str, Any], source: str = "configuration") -> RunConfig:
     """A run configuration from plain data; `source` names it in messages. Raises: ConfigError."""
-    return run_config(Document(data, source, Path.cwd()))
+    document = Document(deepcopy(data), source, Path.cwd())
+    use_our_names(document, RUN_ALIASES)
+    return run_config(document)
 
 
 def run_config(document: Document) -> RunConfig:

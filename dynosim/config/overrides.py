@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+from dynosim.config.aliases import Aliases, our_path, use_sheet_names
 from dynosim.config.keys import SWEEP_KEYS, key_problem
-from dynosim.config.problems import Path, Problem
+from dynosim.config.problems import Path, Problem, dotted
 from dynosim.config.yaml_source import Document, parse_value
 from dynosim.errors import ConfigError
 
 
-def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
-    """Sets each `key=value` in the document; a later one wins.
+def apply_overrides(document: Document, overrides: Sequence[str], aliases: Aliases) -> None:
+    """Sets each `key=value` in the document; a later one wins. `aliases` are other names of keys.
 
     Raises: ConfigError naming `--set key` for a malformed one, an unknown key or a bad value.
     """
@@ -21,12 +22,13 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
         if not equals or not key or "" in key.split("."):
             raise ConfigError(f"--set {override}: expected key=value (like `--set seed=1`)")
         name = f"--set {key}"
-        path = split_key(key)
+        path = split_key(key, aliases)
         document.places = _without_below(document.places, path)
         document.places[path] = name
         _put(document.data, path, parse_value(text, name=name), problems)
+    use_sheet_names(document.data)
     for override in overrides:
-        path = split_key(override.partition("=")[0].strip())
+        path = split_key(override.partition("=")[0].strip(), aliases)
         known_bad = path[0] in SWEEP_KEYS or any(problem.path == path for problem in problems)
         if not known_bad and (found := key_problem(path, document.data)):
             problems.append(Problem(path, *found))
@@ -34,11 +36,11 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
         raise document.error(problems)
 
 
-def split_key(key: str) -> Path:
-    """`a.b.c` in parts; below `space` the rest is one dotted key."""
+def split_key(key: str, aliases: Aliases) -> Path:
+    """`a.b.c` in parts, by our names; below `space` the rest is one dotted key."""
     if key.startswith("space."):
-        return ("space", key.removeprefix("space."))
-    return tuple(key.split("."))
+        return ("space", dotted(our_path(tuple(key.split(".")[1:]), aliases)))
+    return our_path(tuple(key.split(".")), aliases)
 
 
 def put(data: dict[str, Any], path: Path, value: Any) -> dict[str, Any]:

@@ -1,83 +1,430 @@
-"""Names of the numbers in a report, for those who must know them without making one.
+"""Every key of a report: what it means, its unit, and whether it will stay as it is.
 
-A test holds the list equal to what `dynosim.metrics.summarize` writes.
+The one list of them, for those who must know a report without making one: a sweep that seeks a
+number, `dynosim explain`, the published schema, the reference. A test holds it equal to what
+`dynosim.metrics.summarize` writes. A stable key keeps its name and meaning; an experimental one may
+change with any version.
 """
 
-STATISTICS = ("mean", "min", "max", "median", "p75", "p90", "p95", "p99", "std")
-METRICS = (
-    "ttft_ms",
-    "ttst_ms",
-    "tpot_ms",
-    "itl_ms",
-    "e2e_latency_ms",
-    "output_token_throughput_per_user",
+from collections.abc import Iterator
+from typing import NamedTuple
+
+NUMBER, INTEGER, TEXT, BOOLEAN, LIST, SECTION = (
+    "number",
+    "integer",
+    "string",
+    "boolean",
+    "array",
+    "object",
 )
-SCALARS = (
-    "num_requests",
-    "completed_requests",
-    "rejected_requests",
-    "failed_requests",
-    "unfinished_requests",
-    "total_input_tokens",
-    "total_output_tokens",
-    "duration_ms",
-    "request_throughput_rps",
-    "input_throughput_tok_s",
-    "output_throughput_tok_s",
-    "total_throughput_tok_s",
-    "output_tok_s_per_gpu",
-    "total_tok_s_per_gpu",
-    "num_gpus",
-    "num_workers",
-    "gpu_hours",
-    "num_gpu_blocks",
-    "peak_kv_usage_share",
-    "worker_busy_share",
-    "preemptions",
-    "prefix_cache_reused_ratio",
-    "committed_prefill_tokens",
-    "mean_request_hit_rate",
-    "requests_with_hit_share",
-    "kv_read_write_ratio",
-    "busiest_worker_request_share",
-    "worker_request_cv",
-    "router_overlap_ratio",
-    "mean_overlap_error_tokens",
-    "router_queued_requests",
-    "mean_router_queue_ms",
-    "p99_router_queue_ms",
-    "refused_busy_requests",
-    "refused_queue_full_requests",
-    "index_blocks",
-    "goodput_rps",
-    "goodput_completed_requests",
-    "goodput_output_throughput_tok_s",
-    "sla_attainment",
-    "gpu_hours_per_m_output_tokens",
-    "gpu_hours_per_m_good_output_tokens",
-    "gpu_hours_per_m_tokens",
-    "timing_in_range_share",
-    "timing_in_range_share_prefill_tokens",
-    "timing_in_range_share_prefix_tokens",
-    "timing_in_range_share_num_decodes",
-    "timing_in_range_share_mean_context",
-    "saturation_sustained_tok_s",
-    "saturation_collapse_ms",
-    "steady_request_throughput_rps",
-    "steady_output_throughput_tok_s",
-    "steady_output_tok_s_per_gpu",
-    "steady_mean_itl_ms",
+"""What a key holds, in JSON Schema's words."""
+
+
+class ReportKey(NamedTuple):
+    """One key. `is_sought`: it is a number that a sweep may seek to raise or lower."""
+
+    name: str
+    unit: str  # empty: none
+    meaning: str
+    kind: str = NUMBER
+    is_sought: bool = True
+    is_stable: bool = True
+    is_always_there: bool = False  # never null
+
+
+def _counts(unit: str, keys: dict[str, str], *, is_stable: bool = True) -> tuple[ReportKey, ...]:
+    """Whole numbers that every report has."""
+    return tuple(
+        ReportKey(name, unit, meaning, INTEGER, is_stable=is_stable, is_always_there=True)
+        for name, meaning in keys.items()
+    )
+
+
+def _unsought(
+    unit: str, keys: dict[str, str], kind: str = NUMBER, *, is_stable: bool = True
+) -> tuple[ReportKey, ...]:
+    """What says something about the run or its report, and is no goal."""
+    return tuple(
+        ReportKey(name, unit, meaning, kind, is_sought=False, is_stable=is_stable)
+        for name, meaning in keys.items()
+    )
+
+
+_REQUESTS = (
+    *_counts(
+        "requests",
+        {
+            "num_requests": "Requests of the workload.",
+            "completed_requests": "Requests that got all their tokens.",
+            "rejected_requests": "Requests that were refused before they were served.",
+            "failed_requests": "Requests that were lost while they were served.",
+            "unfinished_requests": "Requests that a cut-off left without an end.",
+        },
+    ),
+    *_counts(
+        "tokens",
+        {
+            "total_input_tokens": "Prompt tokens of completed requests.",
+            "total_output_tokens": "Output tokens of completed requests.",
+        },
+    ),
+    ReportKey("duration_ms", "ms", "From the first arrival to the last completion."),
 )
-STEADY_STATISTICS = ("mean", "median", "p90", "p99")
+_THROUGHPUT = (
+    ReportKey("request_throughput_rps", "requests/s", "Completed requests over the duration."),
+    ReportKey("input_throughput_tok_s", "tokens/s", "Their prompt tokens over the duration."),
+    ReportKey("output_throughput_tok_s", "tokens/s", "Their output tokens over the duration."),
+    ReportKey("total_throughput_tok_s", "tokens/s", "Prompt and output tokens over the duration."),
+    ReportKey("output_tok_s_per_gpu", "tokens/s/GPU", "Output tokens per GPU held on average."),
+    ReportKey("total_tok_s_per_gpu", "tokens/s/GPU", "All tokens per GPU held on average."),
+)
+_CLUSTER = (
+    *_counts("GPUs", {"num_gpus": "Most GPUs held at once."}),
+    *_counts("workers", {"num_workers": "Most workers at once."}),
+    *_unsought("GPUs", {"gpus_per_worker": "GPUs of a worker; null where they differ."}, INTEGER),
+    ReportKey("gpu_hours", "GPU hours", "GPUs held, over the time that they were."),
+    ReportKey(
+        "num_gpu_blocks", "blocks", "Usable KV blocks of a worker; null where they differ.", INTEGER
+    ),
+    *_unsought("tokens", {"block_size": "Size of a KV block."}, INTEGER),
+    ReportKey("peak_kv_usage_share", "share", "Most of a worker's KV blocks in use at once."),
+    ReportKey("worker_busy_share", "share", "Part of the workers' time in which a step ran."),
+    *_counts("preemptions", {"preemptions": "How often a running request lost its blocks."}),
+)
+_CACHE = (
+    ReportKey(
+        "prefix_cache_reused_ratio",
+        "share",
+        "Prompt tokens found in the prefix cache, of completed requests' at first admission.",
+    ),
+    *_unsought(
+        "share",
+        {"first_admission_prefix_cache_reused_ratio": "The same, under Dynamo's name."},
+    ),
+    *_counts("tokens", {"committed_prefill_tokens": "Prompt tokens that were computed."}),
+    ReportKey("mean_request_hit_rate", "share", "Cached part of a prompt, mean over requests."),
+    ReportKey("requests_with_hit_share", "share", "Requests with any cached prompt token."),
+    ReportKey(
+        "kv_read_write_ratio", "tokens/token", "Prompt tokens read from the cache per computed one."
+    ),
+)
+_ROUTING = (
+    ReportKey(
+        "busiest_worker_request_share", "share", "Requests placed on the worker that got most."
+    ),
+    ReportKey(
+        "worker_request_cv", "ratio", "Standard deviation over mean of the workers' requests."
+    ),
+    ReportKey(
+        "router_overlap_ratio",
+        "share",
+        "Prompt tokens that the router believed to be cached; null where load alone decided.",
+        is_stable=False,
+    ),
+    ReportKey(
+        "mean_overlap_error_tokens",
+        "tokens",
+        "Mean distance of that belief from what the engine found.",
+        is_stable=False,
+    ),
+    ReportKey("router_queued_requests", "requests", "Requests that waited in a router.", INTEGER),
+    ReportKey("mean_router_queue_ms", "ms", "Their mean wait there."),
+    ReportKey("p99_router_queue_ms", "ms", "The 99th percentile of that wait."),
+    ReportKey("refused_busy_requests", "requests", "Refused as all workers were busy.", INTEGER),
+    ReportKey(
+        "refused_queue_full_requests", "requests", "Refused as their queue was full.", INTEGER
+    ),
+    ReportKey(
+        "index_blocks", "blocks", "Blocks in the first frontend's index.", INTEGER, is_stable=False
+    ),
+    *_unsought(
+        "blocks",
+        {
+            "index_stored_blocks": "Blocks that became known to the index.",
+            "index_removed_blocks": "Blocks that it dropped again.",
+            "index_duplicate_blocks": "Stored blocks that it had already.",
+            "index_unknown_parents": "Events dropped as the block before theirs was unknown.",
+            "index_unknown_blocks": "Removed blocks that it did not know.",
+        },
+        INTEGER,
+        is_stable=False,
+    ),
+    *_unsought(
+        "lookups",
+        {
+            "index_queries": "Prompts looked up in the index.",
+            "index_lookups": "Table look-ups made for them.",
+        },
+        INTEGER,
+        is_stable=False,
+    ),
+    *_unsought(
+        "events",
+        {
+            "kv_events_lost": "KV events that got lost.",
+            "kv_event_gaps": "Gaps in their numbers that were noticed.",
+            "kv_event_replays": "Times that missing events were sent again.",
+            "kv_event_dumps": "Times that a whole cache was told anew.",
+        },
+        INTEGER,
+        is_stable=False,
+    ),
+)
+_LATENCY_METRICS = {
+    "ttft_ms": ("ms", "time from arrival to the first token"),
+    "ttst_ms": ("ms", "time from the first token to the second"),
+    "tpot_ms": ("ms", "mean time between a request's output tokens"),
+    "itl_ms": ("ms", "time between two output tokens, over all such times"),
+    "e2e_latency_ms": ("ms", "time from arrival to the last token"),
+    "output_token_throughput_per_user": ("tokens/s", "speed at which a user's tokens come"),
+}
+METRICS = tuple(_LATENCY_METRICS)
 STEADY_METRICS = ("ttft_ms", "tpot_ms", "e2e_latency_ms")
+_STATISTICS = {
+    "mean": "Mean",
+    "min": "Least",
+    "max": "Greatest",
+    "median": "Median",
+    "p75": "75th percentile",
+    "p90": "90th percentile",
+    "p95": "95th percentile",
+    "p99": "99th percentile",
+    "std": "Standard deviation",
+}
+STATISTICS = tuple(_STATISTICS)
+STEADY_STATISTICS = ("mean", "median", "p90", "p99")
+
+
+def _latency(statistic: str, metric: str, *, prefix: str = "", of: str = "") -> ReportKey:
+    unit, meaning = _LATENCY_METRICS[metric]
+    return ReportKey(
+        f"{prefix}{statistic}_{metric}", unit, f"{_STATISTICS[statistic]}: {meaning}{of}."
+    )
+
+
+_LATENCIES = (
+    *(_latency(statistic, metric) for metric in METRICS for statistic in STATISTICS),
+    *_unsought(
+        "samples",
+        {
+            "num_ttft_samples": "Requests behind the statistics of TTFT.",
+            "num_tpot_samples": "Requests behind those of TPOT.",
+            "num_itl_samples": "Times between tokens behind those of ITL.",
+            "num_e2e_latency_samples": "Requests behind those of the whole latency.",
+        },
+        INTEGER,
+    ),
+)
+_IN_WINDOW = ", of requests that arrive in the steady window"
+_STEADY = (
+    *_unsought(
+        "ms",
+        {
+            "steady_start_ms": "Start of the steady window: a tenth of the requests has arrived.",
+            "steady_end_ms": "Its end: the last arrival.",
+        },
+    ),
+    *_unsought("requests/s", {"steady_offered_rps": "Arrivals in the steady window."}),
+    ReportKey("steady_request_throughput_rps", "requests/s", "Completions in the steady window."),
+    ReportKey("steady_output_throughput_tok_s", "tokens/s", "Output tokens in the steady window."),
+    ReportKey("steady_output_tok_s_per_gpu", "tokens/s/GPU", "The same per GPU held on average."),
+    *_unsought(
+        "requests", {"steady_num_requests": "Completed requests that arrived in it."}, INTEGER
+    ),
+    ReportKey("steady_mean_itl_ms", "ms", f"Mean: time between output tokens{_IN_WINDOW}."),
+    *(
+        _latency(statistic, metric, prefix="steady_", of=_IN_WINDOW)
+        for metric in STEADY_METRICS
+        for statistic in STEADY_STATISTICS
+    ),
+)
+_SLA = (
+    ReportKey(
+        "goodput_completed_requests",
+        "requests",
+        "Completed requests that kept every bound of the SLA; null without one.",
+        INTEGER,
+    ),
+    ReportKey("goodput_rps", "requests/s", "The same over the duration."),
+    ReportKey("goodput_output_throughput_tok_s", "tokens/s", "Their output tokens."),
+    ReportKey("sla_attainment", "share", "The same of all requests: one not served is a miss."),
+)
+_COST = (
+    ReportKey("gpu_hours_per_m_output_tokens", "GPU hours", "For a million output tokens."),
+    ReportKey(
+        "gpu_hours_per_m_good_output_tokens",
+        "GPU hours",
+        "For a million output tokens of requests within the SLA.",
+    ),
+    ReportKey("gpu_hours_per_m_tokens", "GPU hours", "For a million tokens, prompts' included."),
+    ReportKey("cost_per_m_output_tokens", "currency", "The same hours at `cost.gpu_hour`."),
+    ReportKey("cost_per_m_good_output_tokens", "currency", "Of tokens within the SLA."),
+    ReportKey("cost_per_m_tokens", "currency", "Of prompts' and output tokens."),
+    ReportKey(
+        "energy_j_per_output_token",
+        "J",
+        "Idle power, and what is missing to the limit while GPUs compute, times `cost.pue`.",
+        is_stable=False,
+    ),
+    ReportKey(
+        "output_tok_s_per_mw",
+        "tokens/s/MW",
+        "Output tokens a second for each megawatt of that.",
+        is_stable=False,
+    ),
+    *_unsought("", {"energy_source": "`estimated`; null: the power is not known."}, TEXT),
+)
+_SATURATION = (
+    *_unsought("", {"saturated": "Whether more load was offered than sustained."}, BOOLEAN),
+    *_unsought("", {"saturation_reason": "What that verdict rests on."}, TEXT),
+    *_unsought(
+        "ms/ms",
+        {"saturation_wait_growth": "Waiting that a request gains for every ms of arrivals."},
+        is_stable=False,
+    ),
+    *_unsought(
+        "share",
+        {"saturation_backlog_share": "Requests that still waited at the last arrival."},
+        is_stable=False,
+    ),
+    *_unsought(
+        "ms",
+        {"saturation_drain_ms": "From the last arrival to the last completion."},
+        is_stable=False,
+    ),
+    *_unsought(
+        "requests",
+        {"saturation_more_in_system": "How many more are in the system at the arrivals' end."},
+        is_stable=False,
+    ),
+    ReportKey(
+        "saturation_sustained_tok_s",
+        "tokens/s",
+        "Output tokens that the workers make while something waits; null: nothing ever did.",
+        is_stable=False,
+    ),
+    ReportKey(
+        "saturation_collapse_ms",
+        "ms",
+        "Since when a queue did not empty any more; null: none grew.",
+        is_stable=False,
+    ),
+)
+_AXES = {
+    "prefill_tokens": "prompt tokens of a step",
+    "prefix_tokens": "tokens before them",
+    "num_decodes": "decoding sequences",
+    "mean_context": "their mean context",
+}
+_TIMING = (
+    *_unsought(
+        "",
+        {
+            "timing_source": "Whether step times were measured, derived or estimated.",
+            "timing_description": "Where they come from.",
+            "timing_notes": "What limits them; null: nothing known.",
+        },
+        TEXT,
+    ),
+    ReportKey("timing_in_range_share", "share", "Steps inside what was measured."),
+    *(
+        ReportKey(
+            f"timing_in_range_share_{axis}",
+            "share",
+            f"The same for {words} alone; null: not known.",
+            is_stable=False,
+        )
+        for axis, words in _AXES.items()
+    ),
+)
+_EFFORT = (
+    *_unsought("steps", {"num_steps": "Engine steps."}, INTEGER),
+    *_unsought(
+        "events",
+        {"num_scheduling_events": "Events that the simulation went through."},
+        INTEGER,
+        is_stable=False,
+    ),
+    *_unsought(
+        "ms",
+        {
+            "wall_time_ms": "Real time of the whole job.",
+            "simulate_wall_ms": "Real time of the simulation alone.",
+        },
+    ),
+    *_unsought("", {"core": "Whether the core ran compiled or interpreted."}, TEXT),
+)
+PREPARED_KEYS = (
+    *_unsought(
+        "lines", {"skipped_lines": "Bad lines of the trace that were left out, as asked."}, INTEGER
+    ),
+    *_unsought(
+        "prompts",
+        {"assumed_lengths": "Prompts taken to be as long as their hash ids, as asked."},
+        INTEGER,
+    ),
+    *_unsought(
+        "", {"kv_capacity_source": "Whether the KV blocks were given, derived or estimated."}, TEXT
+    ),
+    *_unsought("tokens", {"max_model_len": "Most tokens of a request."}, INTEGER),
+)
+"""What a run adds to it: how its workload and engines were made ready."""
+
+_DOCUMENT = (
+    *_unsought(
+        "",
+        {
+            "schema": "Name and version of this format.",
+            "name": "Name of the run.",
+            "trace_source": "Where the workload came from.",
+            "dynosim_version": "Version that made the report.",
+        },
+        TEXT,
+    ),
+    *_unsought("", {"seed": "Seed of everything that was drawn."}, INTEGER),
+    *_unsought("", {"notes": "What limits the step times, one by one."}, LIST),
+    *_unsought(
+        "",
+        {
+            "intervals": "95 % intervals of numbers from replays; null: none were made.",
+            "kv_cache_breakdown": "What fills a GPU's memory, in bytes; empty: blocks were given.",
+            "config": "The configuration as it was run.",
+        },
+        SECTION,
+    ),
+)
+
+REPORT_GROUPS: dict[str, tuple[ReportKey, ...]] = {
+    "Requests": _REQUESTS,
+    "Throughput": _THROUGHPUT,
+    "Latency": _LATENCIES,
+    "Within the SLA": _SLA,
+    "Cost": _COST,
+    "Steady window": _STEADY,
+    "Saturation": _SATURATION,
+    "Cluster": _CLUSTER,
+    "Prefix cache": _CACHE,
+    "Routing": _ROUTING,
+    "Step times": _TIMING,
+    "Effort": _EFFORT,
+}
+"""What `summarize` writes, by subject."""
+
+DOCUMENT_KEYS = _DOCUMENT
+"""What only report.json has."""
+
+
+def report_keys() -> Iterator[ReportKey]:
+    """Every key that `summarize` writes; a run's report has also `PREPARED_KEYS`."""
+    for keys in REPORT_GROUPS.values():
+        yield from keys
 
 
 def known_report_keys() -> tuple[str, ...]:
     """Every number of a report that a sweep may seek to raise or lower."""
-    steady = (f"steady_{s}_{m}" for m in STEADY_METRICS for s in STEADY_STATISTICS)
-    return (*SCALARS, *(f"{s}_{m}" for m in METRICS for s in STATISTICS), *steady)
+    return tuple(key.name for key in report_keys() if key.is_sought)
 
 
 def is_report_key(key: str) -> bool:
-    """Whether a report has the number `key`."""
+    """Whether a report has the number `key`, and a sweep may seek it."""
     return key in known_report_keys()

@@ -30,67 +30,115 @@ class EventConfig(Section):
     """How KV events travel from engines to frontends."""
 
     delay_ms: NotNegative = _DELAYS.delay_ms
-    jitter_ms: NotNegative = _DELAYS.jitter_ms  # further, of each event: some overtake others
-    loss: Annotated[float, Field(ge=0, lt=1)] = _DELAYS.loss  # chance that an event gets lost
-    recovery_ms: NotNegative = _DELAYS.recovery_ms  # from noticing a gap to having what was missing
+    """Time that every event takes."""
+    jitter_ms: NotNegative = _DELAYS.jitter_ms
+    """Further time of each event, at most; some overtake others."""
+    loss: Annotated[float, Field(ge=0, lt=1)] = _DELAYS.loss
+    """Chance that an event gets lost. Unit: share."""
+    recovery_ms: NotNegative = _DELAYS.recovery_ms
+    """From noticing a gap to having what was missing."""
 
 
 class PolicyClassConfig(Section):
     """A kind of requests with a waiting line of its own."""
 
     name: Annotated[str, Field(min_length=1)]
+    """Name of the class."""
     queue_policy: QueuePolicy = _CLASS.queue_policy
-    quantum: Count = _CLASS.quantum  # uncached prompt tokens a round
-    prefill_busy_threshold: Amount | None = None  # tokens
-    prefill_busy_threshold_frac: NotNegative | None = None  # of max_num_batched_tokens
+    """Order of its line: first come, last come, or short uncached prompts first."""
+    quantum: Count = _CLASS.quantum
+    """What the class earns in a round: uncached prompt tokens. Unit: tokens."""
+    prefill_busy_threshold: Amount | None = None
+    """A worker with more prompt tokens in flight is busy; null: none is. Unit: tokens."""
+    prefill_busy_threshold_frac: NotNegative | None = None
+    """The same as a multiple of the worker's `max_num_batched_tokens`. Unit: factor."""
     busy_worker_ratio: Annotated[float, Field(gt=0, le=1)] = _CLASS.busy_worker_ratio
+    """Requests wait while so many of the workers that they could use are busy. Unit: share."""
     request_queue_limit_per_worker: Amount | None = None
+    """Most requests that wait, for each worker; null: no limit. Unit: requests."""
     raw_isl_token_queue_limit_per_worker: Amount | None = None
+    """Most prompt tokens that wait, for each worker; null: no limit. Unit: tokens."""
     cached_token_queue_limit_per_worker: Amount | None = None
-    policy_family: str | None = None  # takes only requests that name it in their header; None: all
+    """Most cached prompt tokens that wait, for each worker; null: no limit. Unit: tokens."""
+    policy_family: str | None = None
+    """Takes only requests that name this family in their header; null: all."""
     min_uncached_tokens: Amount = _CLASS.min_uncached_tokens
+    """Takes only requests with at least so many uncached prompt tokens."""
     max_uncached_tokens: Count | None = None
+    """Takes only requests with fewer uncached prompt tokens; null: no limit."""
 
 
 class RouterConfig(Section):
     """Placement, queueing and what the router knows."""
 
     mode: RouterMode = "round-robin"
-    policy: str | None = None  # package.module:Class, in place of the mode's choice
+    """How a worker is chosen."""
+    policy: str | None = None
+    """Your own `package.module:Class`, which chooses in place of the `kv` mode's cost."""
     overlap_score_credit: NotNegative = _COST.overlap_score_credit
+    """Blocks of prefill work saved by a cached block on the GPU. Unit: factor."""
     overlap_score_credit_decay: NotNegative = _COST.overlap_score_credit_decay
+    """How much less that credit is for workers with more prefill in flight. Unit: factor."""
     prefill_load_scale: NotNegative = _COST.prefill_load_scale
+    """Weight of prefill work in the cost. Unit: factor."""
     host_cache_hit_weight: NotNegative = _COST.host_cache_hit_weight
+    """Blocks of prefill work saved by a cached block in host memory. Unit: factor."""
     disk_cache_hit_weight: NotNegative = _COST.disk_cache_hit_weight
+    """Blocks of prefill work saved by a cached block on disk. Unit: factor."""
     active_request_weight: NotNegative = _COST.active_request_weight
+    """Cost of a request in flight at the worker. Unit: blocks."""
     temperature: NotNegative = _COST.temperature
-    load_aware: bool = False  # kv without cache signals: credit 0, no events, no reuse assumed
+    """How near the choice is to a uniform draw; 0: the cheapest worker. Unit: factor."""
+    load_aware: bool = False
+    """Whether `kv` goes without signals of caches: credit 0, no events, no reuse assumed."""
     assume_kv_reuse: bool = _COST.assume_kv_reuse
+    """Whether active requests with a common prefix count its blocks once."""
     track_prefill_tokens: bool = _COST.track_prefill_tokens
+    """Whether prompt tokens in flight count as load."""
     track_output_blocks: bool = _LOAD.track_output_blocks
+    """Whether blocks of answers count as load while they grow."""
     prefill_load_model: Literal["none", "timing"] = "none"
+    """How prefill in flight shrinks before its first token: not at all, or by the step times."""
     cuda_to_cpu_ratio: Annotated[float, Field(gt=0)] = _ROUTER.cuda_to_cpu_ratio
+    """How many times as much a GPU takes as a CPU, in device-aware-weighted mode. Unit: factor."""
 
-    use_kv_events: bool = _ROUTING.use_kv_events  # false: guess caches from own decisions
+    use_kv_events: bool = _ROUTING.use_kv_events
+    """Whether the router follows the engines' KV events; if not, it guesses caches from its own
+    decisions."""
     approximate_cache_policy: CachePolicy = _ROUTING.approximate_cache_policy
+    """How such guesses are forgotten: after a time, or when the cache would be full."""
     ttl_ms: PositiveMs = _ROUTING.ttl_ms
-    predicted_ttl_ms: PositiveMs | None = None  # such a guess beside the events
+    """Time after which such a guess is forgotten."""
+    predicted_ttl_ms: PositiveMs | None = None
+    """Time for which a guess counts beside the events; null: events alone."""
     index: IndexKind = _ROUTING.index
+    """Kind of index of cached blocks; all exact ones answer the same."""
     events: EventConfig = EventConfig.model_construct()
+    """How KV events travel to the frontends."""
     frontends: Annotated[int, Field(ge=1, le=64)] = _ROUTING.frontends
-    replica_sync_delay_ms: NotNegative | None = (
-        None  # None: frontends publish nothing to each other
-    )
+    """Frontends, each with a router and a view of its own. Unit: frontends."""
+    replica_sync_delay_ms: NotNegative | None = None
+    """Time after which frontends know each other's decisions; null: never."""
 
-    queue_threshold: NotNegative | None = None  # of max_num_batched_tokens; None: no queue
+    queue_threshold: NotNegative | None = None
+    """Requests wait in the router while every worker has more prompt tokens in flight than this
+    multiple of its `max_num_batched_tokens`; null: none waits. Unit: factor."""
     queue_policy: QueuePolicy = _CLASS.queue_policy
+    """Order of that queue: first come, last come, or short uncached prompts first."""
     policy_classes: list[PolicyClassConfig] = Field([])
+    """Kinds of requests with waiting lines of their own."""
     active_decode_blocks_threshold: Share | None = None
+    """A worker with more of its KV blocks in use gets no requests; null: no limit. Unit: share."""
     active_prefill_tokens_threshold: Amount | None = None
+    """A worker with more prompt tokens in flight gets no requests; null: no limit. Unit: tokens."""
     active_prefill_tokens_threshold_frac: NotNegative | None = None
+    """The same as a multiple of the worker's `max_num_batched_tokens`. Unit: factor."""
     session_affinity_ttl_ms: PositiveMs | None = None
+    """Time after its last request for which a session stays with its worker; null: none does."""
     session_affinity_mode: Literal["hard", "soft"] = AffinitySpec(ttl_ms=1.0).mode
+    """Whether such requests are refused where the worker cannot take them, or go elsewhere."""
     stale_after_ms: PositiveMs = _LOAD.stale_after_ms
+    """A request that was not heard of for so long no longer counts as load."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:

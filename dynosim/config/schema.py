@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PlainValidator, PrivateAttr, model_validator
 
 from dynosim.config.base import Amount, Count, PositiveMs, Section, check_rules, refuse
+from dynosim.config.cost import CostConfig
 from dynosim.config.live import LiveConfig
 from dynosim.config.router import RouterConfig
 from dynosim.config.timing import NEEDS_MODEL, TimingConfig
@@ -24,31 +25,58 @@ def _num_blocks(value: Any) -> int | str:
     raise refuse(f"expected auto or an integer >= 2, got {value!r}", "one block is a placeholder")
 
 
-NumBlocks = Annotated[int | Literal["auto"], PlainValidator(_num_blocks)]
+NumBlocks = Annotated[
+    int | Literal["auto"],
+    PlainValidator(
+        _num_blocks,
+        json_schema_input_type=Annotated[int, Field(ge=2, le=1 << 40)] | Literal["auto"],
+    ),
+]
 
 
 class EngineConfig(Section):
-    """One engine, in vLLM's words; what the scheduler reads is explained in `EngineSpec`."""
+    """One engine, in vLLM's words."""
 
     kind: Literal["vllm"] = "vllm"
-    tensor_parallel: Annotated[int, Field(ge=1, le=1024)] = 1  # GPUs per worker
-    block_size: Annotated[int, Field(ge=1, le=1 << 20)] = _SPEC.block_size  # tokens per KV block
-    num_gpu_blocks: NumBlocks = "auto"  # as vLLM prints it: one is never handed out
+    """Engine whose scheduler is simulated."""
+    tensor_parallel: Annotated[int, Field(ge=1, le=1024)] = 1
+    """GPUs of a worker; a divisor of the model's attention heads. Unit: GPUs."""
+    block_size: Annotated[int, Field(ge=1, le=1 << 20)] = _SPEC.block_size
+    """Size of a KV block. Unit: tokens."""
+    num_gpu_blocks: NumBlocks = "auto"
+    """KV blocks of a worker, as vLLM prints them (one is never handed out); `auto`: what fits its
+    memory. Unit: blocks."""
     max_num_seqs: Count = _SPEC.max_num_seqs
+    """Most requests in a step. Unit: requests."""
     max_num_batched_tokens: Count = _SPEC.max_num_batched_tokens
-    max_model_len: Count | None = None  # None: the model's context, or what the cache holds
+    """Most tokens that a step computes."""
+    max_model_len: Count | None = None
+    """Most tokens of a request, prompt and answer; null: the model's context, or what the cache
+    holds. Unit: tokens."""
     enable_prefix_caching: bool = _SPEC.enable_prefix_caching
+    """Whether prompts reuse cached blocks of equal prefixes."""
     enable_chunked_prefill: bool = _SPEC.enable_chunked_prefill
+    """Whether a long prompt may be computed in several steps."""
     long_prefill_token_threshold: Amount = _SPEC.long_prefill_token_threshold
+    """Most tokens of one prompt in a step that others share; 0: no cap. Unit: tokens."""
     long_prefill_token_threshold_adaptive: bool = _SPEC.long_prefill_token_threshold_adaptive
+    """Whether that cap grows to an equal share of a step's tokens where few requests share it."""
     policy: Policy = _SPEC.policy
+    """Which waiting request is admitted first."""
     watermark: Annotated[float, Field(ge=0, lt=1)] = _SPEC.watermark
+    """Part of the blocks that admissions leave free. Unit: share."""
     scheduler_reserve_full_isl: bool = _SPEC.scheduler_reserve_full_isl
+    """Whether a request is admitted only if its whole prompt fits."""
     max_num_active_seqs: Count | None = _SPEC.max_num_active_seqs
+    """Most requests that hold blocks at once; null: `max_num_seqs`. Unit: requests."""
     async_scheduling: bool = _SPEC.async_scheduling
+    """Whether a step is planned while the one before it runs."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.92  # vLLM 0.32
-    quantization: str | None = None  # None: the checkpoint's own
+    """Part of a GPU's memory that the engine uses. Unit: share."""
+    quantization: str | None = None
+    """Quantization of the weights; null: the checkpoint's own."""
     kv_cache_dtype: Literal["auto", "fp8"] = "auto"
+    """Type of the cached keys and values; `auto`: the model's."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -78,18 +106,26 @@ class ClusterConfig(Section):
     """Equal workers that each serve whole requests (`agg`)."""
 
     mode: Literal["agg"] = "agg"
+    """How the work is split: `agg`, every worker serves whole requests."""
     workers: Annotated[int, Field(ge=1, le=65536)] = 1
-    cpu_workers: Annotated[int, Field(ge=0, le=65536)] = 0  # so many of them, the last, are CPUs
-    cpu_step_time_scale: Annotated[float, Field(gt=0)] = 8.0  # their steps take so much longer
-    max_sim_time_ms: PositiveMs | None = None  # cut the run off at this virtual time
+    """Equal workers, each of `engine.tensor_parallel` GPUs. Unit: workers."""
+    cpu_workers: Annotated[int, Field(ge=0, le=65536)] = 0
+    """How many of the workers, the last ones, run on CPUs. Unit: workers."""
+    cpu_step_time_scale: Annotated[float, Field(gt=0)] = 8.0
+    """How much longer steps take on a CPU worker. Unit: factor."""
+    max_sim_time_ms: PositiveMs | None = None
+    """Virtual time at which the run is cut off; null: it ends with the last request."""
 
 
 class SlaConfig(Section):
     """Bounds that a request must keep to count as good; a missing one is no bound."""
 
     ttft_ms: PositiveMs | None = None
+    """Bound on the time from a request's arrival to its first token."""
     itl_ms: PositiveMs | None = None
+    """Bound on the mean time between a request's output tokens (its TPOT)."""
     e2e_ms: PositiveMs | None = None
+    """Bound on the time from a request's arrival to its last token."""
 
 
 def is_path(name: str) -> bool:
@@ -101,16 +137,29 @@ class RunConfig(Section):
     """One configuration of one simulated cluster under one workload."""
 
     name: str = ""
+    """Name of the run, for titles and the folder of results."""
     model: str | None = None
+    """Name of the model, or path of a Hugging Face config.json."""
     hardware: str | None = None
+    """Name of the GPU, or path of a data sheet (YAML)."""
     workload: WorkloadConfig
+    """What is offered to the cluster."""
     engine: EngineConfig = EngineConfig.model_construct()
+    """How every worker's engine schedules and what it holds."""
     timing: TimingConfig
+    """How long an engine step takes."""
     cluster: ClusterConfig = ClusterConfig.model_construct()
+    """Which workers there are."""
     router: RouterConfig = RouterConfig.model_construct()
+    """Which worker serves a request, and when it may go."""
     sla: SlaConfig | None = None
+    """Bounds that a request must keep to count as good; null: none."""
+    cost: CostConfig = CostConfig.model_construct()
+    """What GPUs cost, for the cost of tokens."""
     live: LiveConfig = LiveConfig.model_construct()
+    """How the same plan runs for real; a simulation does not read it."""
     seed: Annotated[int, Field(ge=0, le=(1 << 63) - 1)] = 0
+    """Seed of everything that is drawn: same seed, same report."""
     _base_dir: Path = PrivateAttr(default_factory=Path)
 
     @model_validator(mode="after")
@@ -122,6 +171,7 @@ class RunConfig(Section):
                  f"{cluster.cpu_workers} of {cluster.workers} workers", "at most all can be CPUs"),
             ]
         )  # fmt: skip
+        self._check_price()
         kind = self.timing.kind
         why = f"timing kind {kind} needs it" if kind in NEEDS_MODEL else ""
         if not why and self.engine.num_gpu_blocks == "auto":
@@ -145,6 +195,12 @@ class RunConfig(Section):
     def base_dir(self) -> Path:
         """Folder of the file this came from."""
         return self._base_dir
+
+    def _check_price(self) -> None:
+        """Prices of other GPUs alone have no effect."""
+        has_none = bool(self.cost.gpu_hour) and self.cost.price_of(self.hardware) is None
+        name = self.hardware or "the hardware"
+        check_rules([("cost.gpu_hour", has_none, f"has no price of {name}", f"add {name}: 2.50")])
 
     @property
     def model_source(self) -> str | None:

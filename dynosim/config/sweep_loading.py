@@ -7,9 +7,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from dynosim.config.aliases import SWEEP_ALIASES, use_our_names
 from dynosim.config.dimensions import Dimension, parse_dimension
 from dynosim.config.explain import explain
 from dynosim.config.keys import SWEEP_KEYS, key_problem
+from dynosim.config.load_rules import load_problems, resolved_load
 from dynosim.config.loading import check_run
 from dynosim.config.overrides import apply_overrides, put
 from dynosim.config.problems import Path, Problem, nearest
@@ -47,8 +49,13 @@ def load_sweep(path: str | FilePath, overrides: Sequence[str] = ()) -> SweepConf
 
     Raises: ConfigError that tells every problem with its file, line, key and remedy.
     """
-    document = read_document(FilePath(path))
-    apply_overrides(document, overrides)
+    return sweep_config(read_document(FilePath(path)), overrides)
+
+
+def sweep_config(document: Document, overrides: Sequence[str] = ()) -> SweepConfig:
+    """The document as a sweep, changed by the overrides. Raises: as `load_sweep`."""
+    use_our_names(document, SWEEP_ALIASES)
+    apply_overrides(document, overrides, SWEEP_ALIASES)
     sweep, problems = _sweep(document)
     if sweep is not None and not problems:
         problems = _swept_overrides(document, sweep.dimensions) or _point_problems(sweep)
@@ -70,7 +77,8 @@ def _sweep(document: Document) -> tuple[SweepConfig | None, list[Problem]]:
     dimensions = tuple(entry for entry in parsed if isinstance(entry, Dimension))
     problems = [problem for entry in parsed if isinstance(entry, list) for problem in entry]
     problems += _key_problems(keys.space, base) + _objective_problems(keys.objectives)
-    problems += _load_problems(keys, base)
+    keys = keys.model_copy(update={"load": resolved_load(keys, base)})
+    problems += load_problems(keys, base)
     sweep = SweepConfig(
         name=str(data.get("name") or FilePath(document.name).stem),
         base=base,
@@ -105,22 +113,6 @@ def _key_problems(space: dict[str, Any], base: dict[str, Any]) -> list[Problem]:
             Problem(("space", key), f"lies inside {other}, which varies too", "keep one of them")
             for other in inside
         ]
-    return problems
-
-
-def _load_problems(keys: SweepKeys, base: dict[str, Any]) -> list[Problem]:
-    """A load that is searched must be one that can be varied."""
-    workload = base.get("workload")
-    if keys.load.search == "fixed" or not isinstance(workload, dict):
-        return []
-    problems = []
-    swept = [key for key in keys.space if key.startswith("workload.")]
-    if swept:
-        remedy = "take it out of the space, or set `load.search: fixed`"
-        problems.append(Problem(("space", swept[0]), "varies beside the load", remedy))
-    if keys.load.vary == "rate" and workload.get("concurrency") is not None:
-        remedy = "set `load.vary: concurrency`, or remove workload.concurrency"
-        problems.append(Problem(("load", "vary"), "a closed loop has no rate", remedy))
     return problems
 
 

@@ -12,18 +12,22 @@ Goal = Literal["max", "min"]
 
 DEFAULT_OBJECTIVES: dict[str, Goal] = {
     "output_tok_s_per_gpu": "max",
-    "mean_output_token_throughput_per_user": "max",
+    "median_output_token_throughput_per_user": "max",
 }
 
 
 ATTAINMENT = 0.95
+CONCURRENCIES = (1, 2, 8, 16, 32, 64, 128)
+"""In flight, at which the field measures a deployment, beside what it is sized for."""
 
 
 class SweepSla(SlaConfig):
     """What requests must keep, and how many of them must; or what a statistic of them must keep."""
 
-    attainment: Annotated[float, Field(gt=0, le=1)] | None = None  # share of requests; None: 0.95
-    statistic: Statistic | None = None  # in place of attainment, of each latency that has a bound
+    attainment: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Part of the requests that must keep every bound; null: 0.95. Unit: share."""
+    statistic: Statistic | None = None
+    """Statistic of each bounded latency that must be within its bound, in place of attainment."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -41,42 +45,81 @@ class SweepConstraints(Section):
     """What a trial must keep to be run (`gpu_budget`) or recommended (`sla`)."""
 
     gpu_budget: Count | None = None
+    """Most GPUs of a trial; larger ones are infeasible; null: no limit. Unit: GPUs."""
     sla: SweepSla | None = None
+    """What requests must keep for a trial to be recommended; null: nothing."""
+
+
+class NeedConfig(Section):
+    """A load that must be held: so many workers as that takes are sought, in place of a capacity.
+
+    By what `load.vary` varies: one of the first two for a rate, the last for a closed loop.
+    """
+
+    rps: Annotated[float, Field(gt=0)] | None = None
+    """Rate of requests, all turns counted. Unit: requests/s."""
+    sessions_per_s: Annotated[float, Field(gt=0)] | None = None
+    """Rate at which sessions start. Unit: sessions/s."""
+    concurrency: Count | None = None
+    """Requests (sessions, where there are any) in flight. Unit: requests."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        is_one = len(self.given) == 1
+        check_rules([("rps", not is_one, "give one of rps, sessions_per_s and concurrency",
+                      "write `need: {rps: 20}`")])  # fmt: skip
+        return self
+
+    @property
+    def given(self) -> dict[str, float]:
+        """What is asked for, by its key."""
+        return {k: v for k, v in self.model_dump().items() if v is not None}
 
 
 class LoadConfig(Section):
     """At which loads every layout is tried.
 
-    `capacity` seeks the largest load that a layout carries within the SLA, `curve` the same and the
-    loads below it that a picture needs; `fixed` is the workload as it is.
+    `capacity` seeks the largest load that a layout carries within the SLA, and tries the loads
+    below it that a picture needs; `curve` does so where there is no SLA, up to what does not pile
+    up; `fixed` is the workload as it is. Not given, a space that varies the workload is `fixed`.
     """
 
-    search: Literal["capacity", "curve", "fixed"] = "fixed"
-    vary: Literal["rate", "concurrency"] = "rate"
-    range: list[Annotated[float, Field(gt=0)]] | None = None  # lowest and highest load to try
-    tolerance: Annotated[float, Field(gt=0, le=1)] = 0.03  # between what is carried and what is not
-    min_requests: Amount = 1200  # of a measurement; shorter workloads are put end to end
-    curve: list[Annotated[float, Field(gt=0)]] = Field(
-        [0.15, 0.3, 0.5, 0.7, 0.85, 1.0]
-    )  # multiples of the capacity
+    search: Literal["capacity", "curve", "fixed"] | None = None
+    """What is sought: the largest load within the SLA and the loads below it; without an SLA those
+    that do not pile up; or nothing (the workload as it is). null: capacity with an SLA, else
+    curve; fixed where the space varies the workload."""
+    vary: Literal["rate", "concurrency"] | None = None
+    """What a load is: how many times as fast sessions start, or requests in flight; null: rate, but
+    concurrency of a closed loop."""
+    range: list[Annotated[float, Field(gt=0)]] | None = None
+    """Lowest and highest load to try; null: 0.02 to 8, or 1 to 16384 in flight. Unit: multiples of
+    the workload's load, or requests in flight."""
+    tolerance: Annotated[float, Field(gt=0, le=1)] = 0.03
+    """How far the first load that fails may lie above the capacity. Unit: share."""
+    min_requests: Amount = 1200
+    """Requests of a measurement at least; shorter workloads are put end to end. Unit: requests."""
+    curve: list[Annotated[float, Field(gt=0)]] = Field([0.15, 0.3, 0.5, 0.7, 0.85, 1.0])
+    """Loads of the picture. Unit: multiples of the capacity."""
+    concurrencies: Annotated[list[Count], Field(min_length=1)] | None = None
+    """Closed loop: loads of the curve that are tried whatever the capacity. Unit: requests in
+    flight."""
+    requests_per_slot: Amount = 40
+    """Closed loop: requests of a measurement, for each request in flight. Unit: requests."""
+    need: NeedConfig | None = None
+    """A load to hold with the fewest GPUs, in place of a capacity; null: none."""
+    exhaustive: bool = False
+    """Whether the capacity of layouts that are far from the best is sought, too."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
         ends = self.range
         is_pair = ends is None or len(ends) == 2
         is_empty = ends is not None and is_pair and ends[0] > ends[1]
-        is_part = (
-            ends is not None
-            and is_pair
-            and self.vary == "concurrency"
-            and any(end != int(end) for end in ends)
-        )
         given = self.model_fields_set - {"search"}
         check_rules(
             [
                 ("range", not is_pair, "expected two numbers", "write `[0.02, 8]`"),
                 ("range", is_empty, "is empty: the first number is larger", "swap them"),
-                ("range", is_part, "concurrency is counted in whole requests", "round them"),
                 (next(iter(sorted(given)), "search"), self.search == "fixed" and bool(given),
                  "has no effect with `search: fixed`", "add `search: capacity`"),
             ]
@@ -88,15 +131,27 @@ class LoadConfig(Section):
         """The range that is meant: multiples of the workload's load, or requests in flight."""
         if self.range is not None:
             return self.range[0], self.range[1]
-        return (0.02, 8.0) if self.vary == "rate" else (1.0, 16384.0)
+        return (1.0, 16384.0) if self.vary == "concurrency" else (0.02, 8.0)
+
+    @property
+    def ladder(self) -> tuple[float, ...]:
+        """Loads of a curve that are tried whatever the capacity: the field's, for a closed loop."""
+        if self.search != "curve" or self.vary != "concurrency":
+            return ()
+        given = CONCURRENCIES if self.concurrencies is None else self.concurrencies
+        low, high = self.ends
+        return tuple(float(load) for load in sorted(set(given)) if low <= load <= high)
 
 
 class Search(Section):
     """How points of the space are chosen."""
 
     method: Literal["grid", "random"] = "grid"
-    trials: Count | None = None  # random: how many
+    """How points are chosen: every one, or at random."""
+    trials: Count | None = None
+    """How many points a random search tries. Unit: trials."""
     seed: Annotated[int, Field(ge=0, le=(1 << 63) - 1)] = 0
+    """Seed of the points that are drawn."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -116,9 +171,14 @@ class RangeConfig(Section):
     """Numbers from `min` to `max`, both included: every `step`, or doubling with `log`."""
 
     min: float
+    """Lowest value. Unit: the key's."""
     max: float
+    """Highest value. Unit: the key's."""
     step: Annotated[float, Field(gt=0)] | None = None
+    """Distance of two values; null: every number (random search), or doublings with `log`. Unit:
+    the key's."""
     log: bool = False
+    """Whether equal factors are equally likely; in a grid, whether values double."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -133,11 +193,17 @@ class RangeConfig(Section):
 
 
 class SweepKeys(Section):
-    """The sections beside those of a run file; `space` is checked by `dynosim.sweep.space`."""
+    """The sections beside those of a run file."""
 
     space: dict[str, Any]
+    """What varies: dotted keys of the run file, each with a list of values or a range."""
     constraints: SweepConstraints = SweepConstraints.model_construct()
-    objectives: dict[str, Goal] = DEFAULT_OBJECTIVES  # report key: direction
+    """What a trial must keep to be run or recommended."""
+    objectives: dict[str, Goal] = DEFAULT_OBJECTIVES
+    """What is sought: numbers of the report, each to be raised (`max`) or lowered (`min`)."""
     search: Search = Search.model_construct()
+    """How points of the space are chosen."""
     load: LoadConfig = LoadConfig.model_construct()
-    top: Annotated[int, Field(ge=1, le=1000)] = 5  # run files to write for the best trials
+    """At which loads every layout is tried."""
+    top: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Folders to write for the best trials. Unit: trials."""

@@ -11,54 +11,74 @@ class FixedTiming(Section):
     """A step with prefill work takes `prefill_ms`, any other `decode_ms`."""
 
     kind: Literal["fixed"]
+    """Which model of step times."""
     prefill_ms: PositiveMs
+    """Time of a step that computes prompt tokens."""
     decode_ms: PositiveMs
+    """Time of a step that only decodes."""
 
 
 class LinearTiming(Section):
     """base + a * prefill tokens + b * decoding sequences + c * tokens of context."""
 
     kind: Literal["linear"]
+    """Which model of step times."""
     base_ms: NotNegative = 0.0
+    """Time of every step."""
     per_prefill_token_ms: NotNegative = 0.0
+    """Further time for each prompt token that a step computes."""
     per_decode_ms: NotNegative = 0.0
+    """Further time for each sequence that decodes in a step."""
     per_context_token_ms: NotNegative = 0.0
+    """Further time for each token of context that decoding sequences read in a step."""
 
 
 class PolynomialTiming(Section):
     """The formulas of Dynamo's mocker, for comparisons with it."""
 
     kind: Literal["polynomial"]
+    """Which model of step times."""
 
 
 class ProfileTiming(Section):
     """A grid of measured points, interpolated."""
 
     kind: Literal["profile"]
+    """Which model of step times."""
     file: str
+    """File with the measured grid; sought from here, the run file's folder and its parent."""
 
 
 class FittedTiming(Section):
     """A physical form with constants fitted by `dynosim calibrate`."""
 
     kind: Literal["fitted"]
+    """Which model of step times."""
     file: str
+    """File that `dynosim calibrate` wrote; sought from the current folder, the run file's and its
+    parent."""
 
 
 class AiconfiguratorTiming(Section):
     """Silicon-measured tables of aiconfigurator-core."""
 
     kind: Literal["aiconfigurator"]
+    """Which model of step times."""
     backend: Literal["vllm", "sglang", "trtllm"] = "vllm"
-    backend_version: str | None = None  # None: the tables' current one
-    step_overhead_ms: NotNegative = 0.0  # host time between two steps
+    """Engine whose kernels were measured."""
+    backend_version: str | None = None
+    """Version of the engine that was measured; null: the tables' current one."""
+    step_overhead_ms: NotNegative = 0.0
+    """Host time between two steps."""
 
 
 class RooflineTiming(Section):
     """Arithmetic and bandwidth limits of a data sheet, plus overhead."""
 
     kind: Literal["roofline"]
-    step_overhead_ms: NotNegative = 0.0  # host time between two steps
+    """Which model of step times."""
+    step_overhead_ms: NotNegative = 0.0
+    """Host time between two steps."""
 
 
 TimingConfig = Annotated[

@@ -16,12 +16,19 @@ class DistributionConfig(Section):
     """
 
     dist: Literal["fixed", "normal", "lognormal", "geometric", "exponential", "empirical"]
+    """Kind of distribution."""
     mean: NotNegative | None = None
+    """Mean, before bounds; every kind but `empirical` needs it. Unit: the quantity's."""
     std: NotNegative | None = None
+    """Standard deviation, of `normal` and `lognormal`. Unit: the quantity's."""
     min: NotNegative | None = None
+    """Lowest value; what is drawn below it is drawn again. Unit: the quantity's."""
     max: NotNegative | None = None
-    trace: str | None = None  # empirical: whose lengths to draw
-    format: TraceFormat | None = None  # of that trace; None: by its name
+    """Highest value; what is drawn above it is drawn again. Unit: the quantity's."""
+    trace: str | None = None
+    """Trace whose lengths are drawn, for `empirical`."""
+    format: TraceFormat | None = None
+    """Format of that trace; null: by its name."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -45,28 +52,47 @@ def _distribution(value: Any) -> Any:
     return {"dist": "fixed", "mean": value} if is_number else value
 
 
-Distribution = Annotated[DistributionConfig, BeforeValidator(_distribution)]
+Distribution = Annotated[
+    DistributionConfig,
+    BeforeValidator(_distribution, json_schema_input_type=NotNegative | DistributionConfig),
+]
 
 
 class SyntheticConfig(Section):
     """A generated load: `requests` in all, or `sessions` of `turns` requests each."""
 
     requests: Count | None = None
+    """Requests in all; excludes `sessions`. Unit: requests."""
     sessions: Count | None = None
-    isl: Distribution  # tokens of a session's first prompt, the shared prefix included
-    osl: Distribution  # tokens of each answer
-    turn_isl: Distribution | None = None  # new tokens of a later turn; None: as isl
-    turns: Distribution | None = None  # per session; None: one
-    think_time_ms: Distribution | None = None  # from an answer's end to the next turn; None: 0
+    """Sessions in all, of `turns` requests each; excludes `requests`. Unit: sessions."""
+    isl: Distribution
+    """Length of a session's first prompt, the shared prefix included. Unit: tokens."""
+    osl: Distribution
+    """Length of each answer. Unit: tokens."""
+    turn_isl: Distribution | None = None
+    """New prompt tokens of a later turn; null: as `isl`. Unit: tokens."""
+    turns: Distribution | None = None
+    """Requests of a session; null: one. Unit: requests."""
+    think_time_ms: Distribution | None = None
+    """From the end of an answer to the next turn; null: 0."""
     arrival: Literal["poisson", "gamma", "constant", "closed"] = "poisson"
-    rate_rps: Annotated[float, Field(gt=0)] | None = None  # requests/s, all turns counted
-    burstiness: Annotated[float, Field(gt=0)] = 1.0  # gamma's shape: below 1 comes in bursts
-    shared_prefix_ratio: Share = 0.0  # part of the first prompt that a group has in common
-    shared_prefix_tokens: Amount | None = None  # instead of the ratio
+    """How sessions start; `closed`: whenever one ends, `workload.concurrency` at a time."""
+    rate_rps: Annotated[float, Field(gt=0)] | None = None
+    """Rate of requests, all turns counted."""
+    burstiness: Annotated[float, Field(gt=0)] = 1.0
+    """Shape of `gamma` arrivals: below 1 they come in bursts. Unit: shape."""
+    shared_prefix_ratio: Share = 0.0
+    """Part of the first prompt that a prefix group has in common. Unit: share."""
+    shared_prefix_tokens: Amount | None = None
+    """Tokens that a prefix group has in common, in place of the ratio."""
     prefix_groups: Count = 1
-    prefix_group_skew: NotNegative = 0.0  # 0: groups equally likely; 1: Zipf
-    max_context_tokens: Count | None = None  # a session ends before it exceeds them
-    block_size: Count = 512  # tokens per prefix hash
+    """Groups of sessions that share a prefix each. Unit: groups."""
+    prefix_group_skew: NotNegative = 0.0
+    """How unequal the groups are: at 0 equally likely, at 1 by Zipf's law. Unit: exponent."""
+    max_context_tokens: Count | None = None
+    """A session ends before its context exceeds them; null: never for that reason."""
+    block_size: Count = 512
+    """Prompt tokens of one prefix hash. Unit: tokens."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -94,18 +120,31 @@ class SyntheticConfig(Section):
 class WorkloadConfig(Section):
     """What is offered to the cluster."""
 
-    trace: str | None = None  # sought from the current folder, the file's, and that one's parent
+    trace: str | None = None
+    """Trace file to replay; sought from the current folder, the run file's and its parent."""
     synthetic: SyntheticConfig | None = None
-    format: TraceFormat | None = None  # None: by the file's name
-    trace_block_size: Count = 512  # prompt tokens per hash id
-    speedup: Annotated[float, Field(gt=0)] = 1.0  # divides arrival times and pauses
-    arrival_scale: Annotated[float, Field(gt=0)] = 1.0  # so many times as many sessions a second
-    limit: Count | None = None  # first N requests
-    repeat: Annotated[int, Field(ge=1, le=1 << 20)] = 1  # end to end, each time with other prompts
-    concurrency: Count | None = None  # closed loop: requests (sessions) in flight
-    skip_bad_lines: bool = False  # leave out and count, instead of stopping
-    lengths_from_hash_ids: bool = False  # prompts without a length fill their blocks; counted
-    sort: bool = False  # allow a trace whose times go back
+    """A generated load, in place of a trace."""
+    format: TraceFormat | None = None
+    """Format of the trace; null: by the file's name."""
+    trace_block_size: Count = 512
+    """Prompt tokens behind one hash id of the trace. Unit: tokens."""
+    speedup: Annotated[float, Field(gt=0)] = 1.0
+    """Divides arrival times and pauses. Unit: factor."""
+    arrival_scale: Annotated[float, Field(gt=0)] = 1.0
+    """So many times as many sessions start a second; pauses and lengths stay. Unit: factor."""
+    limit: Count | None = None
+    """Only the first requests of the trace; null: all. Unit: requests."""
+    repeat: Annotated[int, Field(ge=1, le=1 << 20)] = 1
+    """How often the workload comes, end to end, each time with other prompts. Unit: times."""
+    concurrency: Count | None = None
+    """A closed loop: so many requests (sessions, where there are any) in flight; null: requests
+    come when the workload says. Unit: requests."""
+    skip_bad_lines: bool = False
+    """Whether bad lines of a trace are left out and counted, instead of stopping."""
+    lengths_from_hash_ids: bool = False
+    """Whether prompts without a length fill their blocks; they are counted."""
+    sort: bool = False
+    """Whether a trace whose times go back is put in order; moved rows are counted."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from dynosim.build.cluster import cluster_spec, run_options
 from dynosim.build.engine import Prepared, prepare
@@ -17,15 +17,19 @@ from dynosim.cluster.watch import Watch
 from dynosim.config.schema import RunConfig
 from dynosim.errors import ConfigError
 from dynosim.metrics import summarize
+from dynosim.metrics.cost import Power
 from dynosim.records import RunResult, Trace
 from dynosim.silicon import Capacity
 from dynosim.timing.model import StepTimeModel
 
 if TYPE_CHECKING:
+    import polars as pl
+
+    from dynosim.router.witness import ChoiceWitness
     from dynosim.routerlog.replay import LogWriter
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RunOutcome:
     """A finished run, with all that reports and plots need."""
 
@@ -35,6 +39,36 @@ class RunOutcome:
     result: RunResult
     capacity: Capacity
     report: dict[str, Any]  # what `summarize` returns, and what this module knows
+
+    @property
+    def requests(self) -> "pl.DataFrame":
+        """A row per request; the columns of requests.parquet."""
+        from dynosim.metrics import request_table
+
+        return request_table(self.result, self.trace)
+
+    @property
+    def timeline(self) -> "pl.DataFrame":
+        """What every worker did over time; the columns of timeline.parquet."""
+        from dynosim.metrics import timeline_table
+
+        return timeline_table(self.result)
+
+    def to_pandas(self, table: Literal["requests", "timeline"] = "requests") -> Any:
+        """One of the tables for pandas. Raises: ConfigError if that is not installed."""
+        from dynosim.experiment.card import to_pandas
+
+        return to_pandas(self.timeline if table == "timeline" else self.requests)
+
+    def __repr__(self) -> str:
+        from dynosim.experiment.card import line, report_facts
+
+        return line("RunOutcome", self.config.name, report_facts(self.report))
+
+    def _repr_html_(self) -> str:
+        from dynosim.experiment.card import card_html, report_facts
+
+        return card_html(self.config.name or "run", report_facts(self.report))
 
 
 def run(
@@ -46,6 +80,8 @@ def run(
     prepared: Prepared | None = None,
     router_log: Path | None = None,
     record_kv_events: bool = False,
+    record_trail: bool = False,
+    witness: "ChoiceWitness | None" = None,
     progress: Progress | None = None,
     watch: Watch | None = None,
 ) -> RunOutcome:
@@ -53,10 +89,11 @@ def run(
     `prepare` gives, perhaps with other step times.
 
     `router_log` is a file to write the router's inputs and decisions to, for `replay_log`;
-    `record_kv_events` keeps every KV event in the result. `wall_time_ms` in the report is real time
-    from before the trace is opened to the end. `check` tests the laws of conservation on the
-    result. `progress` is told several times a second how many requests have ended, and of how many.
-    `watch` may end the run early.
+    `record_kv_events` keeps every KV event in the result, `record_trail` what single requests did
+    in steps; `witness` notes what some requests' workers were chosen from. `wall_time_ms` in the
+    report is real time from before the trace is opened to the end. `check` tests the laws of
+    conservation on the result. `progress` is told several times a second how many requests have
+    ended, and of how many. `watch` may end the run early.
 
     Raises: ConfigError, TraceError, InfeasibleError; InvariantError if a law is broken.
     """
@@ -78,20 +115,40 @@ def run(
             prepared,
             open_log=None if log is None else log.open,
             records_events=record_kv_events,
+            witness=witness,
         )
-        options = run_options(config, exact_stepping=exact_stepping)
+        options = run_options(config, exact_stepping=exact_stepping, records_trail=record_trail)
         result = simulate(trace, cluster, options, progress=progress, watch=watch)
         if log is not None:
             log.close()
         if check:
             _check(result, trace)
-        report = summarize(result, prepared.timing, sla=config.sla, wall_time_ms=0.0)
+        report = summarize(
+            result,
+            prepared.timing,
+            sla=config.sla,
+            wall_time_ms=0.0,
+            gpu_hour=config.cost.price_of(config.hardware),
+            power=_power(config),
+        )
     report["skipped_lines"] = trace.skipped_lines
     report["assumed_lengths"] = trace.assumed_lengths
     report["max_model_len"] = prepared.engine.max_model_len
     report["kv_capacity_source"] = prepared.capacity.source
     report["wall_time_ms"] = (time.perf_counter() - started) * 1e3
     return RunOutcome(config, trace, prepared.timing, result, prepared.capacity, report)
+
+
+def _power(config: RunConfig) -> Power | None:
+    """What the GPUs draw; None where that is not known, or they are not told."""
+    from dynosim.silicon.hardware import hardware_sheet
+
+    if config.hardware_source is None:
+        return None
+    sheet = hardware_sheet(config.hardware_source)
+    if sheet.tdp_w is None or sheet.idle_w is None:
+        return None
+    return Power(sheet.idle_w, sheet.tdp_w, config.cost.pue)
 
 
 def _check(result: RunResult, trace: Trace) -> None:

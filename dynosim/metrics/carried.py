@@ -16,7 +16,7 @@ from math import isfinite, sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from dynosim.metrics.in_system import growth_in_system, measuring_window
+from dynosim.metrics.in_system import growth_in_system, mean_in_system, measuring_window
 from dynosim.metrics.percentiles import PERCENTILES, percentile
 from dynosim.metrics.resampling import drawn_attainments
 from dynosim.records import FloatArray, IntArray, RequestLog, RequestStatus
@@ -73,6 +73,8 @@ class LoadVerdict:
     growth: float | None = None  # of the number in the system; None: a closed loop
     misses: dict[str, int] = field(default_factory=dict)  # requests by what they miss, most first
     draws: tuple[float, ...] = ()  # attainment if other sessions had come, see `resampling`
+    in_flight: float | None = None  # requests in the system, on average over the window
+    miss_tokens: dict[str, float] = field(default_factory=dict)  # median prompt of those that miss
 
 
 def judge_load(log: RequestLog, target: SlaTarget, session: IntArray | None = None) -> LoadVerdict:
@@ -91,8 +93,9 @@ def judge_load(log: RequestLog, target: SlaTarget, session: IntArray | None = No
         good &= keeps
     reached = float(good[inside].mean())
     growth, limit = growth_in_system(log, start_ms, end_ms)
-    misses = {name: int((inside & served & ~keeps).sum()) for name, keeps in kept.items()}
-    misses[NOT_SERVED] = int((inside & ~served).sum())
+    missing = {name: inside & served & ~keeps for name, keeps in kept.items()}
+    missing[NOT_SERVED] = inside & ~served
+    misses = {name: int(those.sum()) for name, those in missing.items() if those.any()}
     draws = () if session is None else tuple(drawn_attainments(session, good, inside).tolist())
     if growth is not None and growth > limit:
         reason = f"{OVERLOADED}: {growth:.0f} more requests in the system at the end"
@@ -109,8 +112,10 @@ def judge_load(log: RequestLog, target: SlaTarget, session: IntArray | None = No
         start_ms,
         end_ms,
         growth,
-        dict(sorted(((k, n) for k, n in misses.items() if n), key=lambda item: -item[1])),
+        dict(sorted(misses.items(), key=lambda item: -item[1])),
         draws,
+        mean_in_system(log, start_ms, end_ms) if end_ms > start_ms else None,
+        {name: float(np.median(log.input_tokens[missing[name]])) for name in misses},
     )
 
 

@@ -50,8 +50,8 @@ def growth_in_system(log: RequestLog, start_ms: float, end_ms: float) -> tuple[f
     if is_closed or end_ms <= start_ms:
         return None, 0.0
     third_ms = (end_ms - start_ms) / 3
-    before = _mean_in_system(log, start_ms, start_ms + third_ms)
-    after = _mean_in_system(log, end_ms - third_ms, end_ms)
+    before = mean_in_system(log, start_ms, start_ms + third_ms)
+    after = mean_in_system(log, end_ms - third_ms, end_ms)
     came_before = _num_arrived(log, start_ms, start_ms + third_ms)
     came_after = _num_arrived(log, end_ms - third_ms, end_ms)
     explained = before * came_after / came_before if came_before else before
@@ -64,7 +64,7 @@ def _num_arrived(log: RequestLog, start_ms: float, end_ms: float) -> int:
     return int(((log.arrival_ms >= start_ms) & (log.arrival_ms <= end_ms)).sum())
 
 
-def _mean_in_system(log: RequestLog, start_ms: float, end_ms: float) -> float:
+def mean_in_system(log: RequestLog, start_ms: float, end_ms: float) -> float:
     """Requests that have arrived and not ended, on average over a time; none that was given up."""
     gone = np.isin(log.status, (RequestStatus.REJECTED, RequestStatus.FAILED))
     counted = ~gone & (log.arrival_ms < end_ms)

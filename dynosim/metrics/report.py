@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynosim.compiled import CORE
-from dynosim.metrics.cost import cost_keys
+from dynosim.metrics.cost import Power, cost_keys, energy_keys, money_keys
 from dynosim.metrics.decode_runs import DecodeTimes
 from dynosim.metrics.gaps import summarize_gaps
 from dynosim.metrics.in_range import in_range_keys
@@ -88,11 +88,14 @@ def summarize(
     *,
     sla: Sla | None,
     wall_time_ms: float,
+    gpu_hour: float | None = None,
+    power: Power | None = None,
 ) -> dict[str, Any]:
     """The report of a run, ready for JSON.
 
-    `wall_time_ms` is the real time of the whole job. Rates per GPU are per GPU held on average
-    while the rate is counted. The ITL pool is described at `dynosim.metrics.gaps.summarize_gaps`.
+    `wall_time_ms` is the real time of the whole job, `gpu_hour` what an hour of a GPU costs,
+    `power` what one draws. Rates per GPU are per GPU held on average while the rate is counted. The
+    ITL pool is described at `dynosim.metrics.gaps.summarize_gaps`.
     """
     log = result.requests
     completed = log.status == RequestStatus.COMPLETED
@@ -117,7 +120,9 @@ def summarize(
         "simulate_wall_ms": result.simulate_wall_ms,
         "core": CORE.kind,
     }
-    return {key: _plain(value) for key, value in (report | cost_keys(report)).items()}
+    report |= cost_keys(report)
+    report |= money_keys(report, gpu_hour) | energy_keys(report, power)
+    return {key: _plain(value) for key, value in report.items()}
 
 
 def per_second(amount: float, duration_ms: float) -> float | None:

@@ -1,13 +1,13 @@
 """Data sheets of accelerators, by the SKU names that aiconfigurator and Dynamo use.
 
-Sources: NVIDIA's data sheets of each product (dense rates without sparsity, per GPU, boost clock),
-and for GeForce cards the tables of the white papers on GA102, Ada and RTX Blackwell: tensor cores
-with 32-bit accumulation, which models are served with, and which GeForce has at half rate. T4 and
-V100 have no bf16, the rate is that of fp16. `memory_gib` is what the driver reports (nvidia-smi,
-with error correction where it is on by default), not the sales figure. Link rates are per GPU and
-direction: NVLink 2 150, NVLink 3 300, NVLink 4 450, NVLink 5 900 GB/s, 200 GB/s for export models;
-PCIe gen 3 x16 16, gen 4 x16 32, gen 5 x16 64 GB/s. NVLink bridges of workstation cards are an
-option and not counted.
+Sources: the makers' data sheets of each product (dense rates without sparsity, per GPU, boost
+clock), and for GeForce cards the tables of the white papers on GA102, Ada and RTX Blackwell: tensor
+cores with 32-bit accumulation, which models are served with, and which GeForce has at half rate. T4
+and V100 have no bf16, the rate is that of fp16. `memory_gib` is what the driver reports (nvidia-smi
+and rocm-smi, with error correction where it is on by default), not the sales figure. Link rates are
+per GPU and direction: NVLink 2 150, NVLink 3 300, NVLink 4 450, NVLink 5 900 GB/s, 200 GB/s for
+export models, seven Infinity Fabric links of 64 GB/s for the MI300X; PCIe gen 3 x16 16, gen 4 x16
+32, gen 5 x16 64 GB/s. Bridges of workstation cards and of the MI210 are an option and not counted.
 """
 
 import difflib
@@ -16,6 +16,8 @@ from pathlib import Path
 
 from dynosim.errors import ConfigError
 from dynosim.files.user_text import parse_yaml
+from dynosim.silicon.names import OTHER_NAMES, SERIES
+from dynosim.silicon.power import TDP_W, idle_w
 from dynosim.timing.sheets import HardwareSheet
 
 
@@ -29,6 +31,8 @@ def _sheet(
         bf16_tflops=bf16,
         fp8_tflops=fp8,
         link_gb_per_s=link,
+        tdp_w=TDP_W.get(name),
+        idle_w=idle_w(name),
     )
 
 
@@ -36,6 +40,7 @@ _SHEETS = {
     sheet.name: sheet
     for sheet in (
         _sheet("t4", 15.0, 320, 65, 65, 16),
+        _sheet("v100_pcie", 32.0, 900, 112, 112, 16),
         _sheet("v100_sxm", 32.0, 900, 125, 125, 150),
         _sheet("a10", 22.5, 600, 125, 125, 32),
         _sheet("a10g", 22.5, 600, 70, 70, 32),
@@ -59,6 +64,8 @@ _SHEETS = {
         _sheet("b300_sxm", 268.6, 8000, 2250, 4500, 900),
         _sheet("gb200", 185.0, 8000, 2500, 5000, 900),
         _sheet("gb300", 277.5, 8000, 2500, 5000, 900),
+        _sheet("mi210", 64.0, 1638, 181, 181, 32),
+        _sheet("mi300x", 192.0, 5325, 1307, 2615, 448),
         _sheet("rtx_3090", 24.0, 936, 71, 71, 32),
         _sheet("rtx_4080", 16.0, 717, 97.5, 195, 32),
         _sheet("rtx_4090", 24.0, 1008, 165, 330, 32),
@@ -88,6 +95,8 @@ _USUAL_FORM = {
 }
 """What a name without the form stands for."""
 
+_OPTIONAL = ("tdp_w", "idle_w")
+"""What a data sheet need not tell: without it no energy is estimated."""
 _MAKERS = ("nvidia", "geforce", "tesla")
 
 
@@ -98,6 +107,7 @@ def usual_name(hardware: str) -> str:
     """
     if hardware in _SHEETS:
         return hardware
+    hardware = OTHER_NAMES.get(hardware, hardware)
     named = {_plain(name): name for name in _SHEETS}
     named |= {_plain(short): name for short, name in _USUAL_FORM.items()}
     return named.get(_plain(hardware), hardware)
@@ -121,9 +131,11 @@ def hardware_sheet(hardware: str) -> HardwareSheet:
 
     Raises: ConfigError with the nearest names, or with the file's missing or unusable field.
     """
-    sheet = _SHEETS.get(hardware)
+    sheet = _SHEETS.get(OTHER_NAMES.get(hardware, hardware))
     if sheet is not None:
         return sheet
+    if hardware in SERIES:
+        raise ConfigError(f"hardware: {hardware} {SERIES[hardware]}")
     if hardware.lower().endswith((".yaml", ".yml")):
         return _read_sheet(Path(hardware))
     name = hardware.lower().replace("-", "_")
@@ -152,6 +164,8 @@ def _read_sheet(path: Path) -> HardwareSheet:
             raise ConfigError(f"hardware: {path}: unknown key {key!r}{hint}")
     for name in names[1:]:
         value = data.get(name)
+        if value is None and name in _OPTIONAL:
+            continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
             raise ConfigError(f"hardware: {path}: {name}: expected a number above 0, got {value!r}")
     return HardwareSheet(**data)

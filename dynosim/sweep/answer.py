@@ -3,18 +3,25 @@
 Layouts are compared at the largest load that each carries:
 
 1. by good output tokens per GPU (of requests within the SLA), that is by what such a token costs;
-2. those whose difference lies within the brackets of their capacities are a tie: of them the one
-   first that gives its users most tokens a second, then that of more and smaller workers, whose
-   failure takes less with it, then the lower trial.
+2. those whose difference lies within the brackets of their capacities, or has either sign in 95 %
+   of draws of other sessions (the same for both), are a tie: of them the one first that gives its
+   users most tokens a second, then that of more and smaller workers, whose failure takes less with
+   it, then the lower trial.
+
+Where a load is needed, layouts are compared at that load: fewest GPUs first, then as above.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from dynosim.sweep.results import Row
 
 CAPACITY, FAILED_LOAD = "capacity_load", "capacity_load_failed"
+CONFIDENCE = 0.95
+IS_HELD = "need_is_held"
+"""Whether a layout holds the load that the sweep needs; there where it needs one."""
+NOT_PURSUED = "capacity_not_pursued"
 USER_SPEED = "median_output_token_throughput_per_user"
 
 
@@ -24,7 +31,8 @@ class Answer:
 
     ranked: list[Row]
     num_tied: int
-    nothing_carried: list[Row]  # layouts that carry no load of the range
+    nothing_carried: list[Row]  # layouts that carry no load of the range, or not what is needed
+    not_pursued: list[Row] = field(default_factory=list)  # far from the best: sought no further
 
     @property
     def best(self) -> Row | None:
@@ -41,12 +49,18 @@ class Answer:
         """The one with the largest capacity, whatever it costs."""
         return max(self.ranked, key=lambda row: row.report[CAPACITY], default=None)
 
+    @property
+    def nearest(self) -> Row | None:
+        """Of layouts that do not hold what is needed, the one that carries most."""
+        carried = [row for row in self.nothing_carried if row.report[CAPACITY] is not None]
+        return max(carried, key=lambda row: row.report[CAPACITY], default=None)
+
 
 def answer_of(rows: Sequence[Row]) -> Answer:
     """The answer that the rows give. One that cannot differ from an earlier one is left out."""
     tried = [row for row in rows if CAPACITY in row.report and "same_as" not in row.report]
-    carried = [row for row in tried if row.report[CAPACITY] is not None]
-    ranked = sorted(carried, key=lambda row: (-good_tok_s_per_gpu(row), row.trial.index))
+    carried = [row for row in tried if row.report.get(IS_HELD, row.report[CAPACITY] is not None)]
+    ranked = sorted((row for row in carried if NOT_PURSUED not in row.report), key=_rank)
     num_tied = 0
     if ranked:
         leader = ranked[0]
@@ -54,8 +68,14 @@ def answer_of(rows: Sequence[Row]) -> Answer:
         others = [row for row in ranked if not _is_tied(leader, row)]
         ranked = [*sorted(tied, key=_among_equals), *others]
         num_tied = len(tied)
-    nothing = [row for row in tried if row.report[CAPACITY] is None]
-    return Answer(ranked, num_tied, nothing)
+    nothing = [row for row in tried if row not in carried]
+    return Answer(ranked, num_tied, nothing, [row for row in carried if NOT_PURSUED in row.report])
+
+
+def _rank(row: Row) -> tuple[float, float, int]:
+    """Where a load is needed fewer GPUs come first, whatever they are used for besides."""
+    gpus = float(row.report["num_gpus"]) if IS_HELD in row.report else 0.0
+    return gpus, -good_tok_s_per_gpu(row), row.trial.index
 
 
 def good_tok_s_per_gpu(row: Row) -> float:
@@ -78,12 +98,47 @@ def error_of(row: Row) -> float:
 
 
 def _is_tied(leader: Row, row: Row) -> bool:
+    if _rank(leader)[0] != _rank(row)[0]:
+        return False
     best, own = good_tok_s_per_gpu(leader), good_tok_s_per_gpu(row)
-    return best - own <= best * max(error_of(leader), error_of(row))
+    is_within = best - own <= best * max(error_of(leader), error_of(row))
+    return is_within or _is_chance(leader, row)
+
+
+def _is_chance(leader: Row, row: Row) -> bool:
+    """Whether other sessions might have turned the order round.
+
+    At another capacity a layout makes more tokens, or fewer, in proportion.
+    """
+    if row is leader or not leader.draws or len(leader.draws) != len(row.draws):
+        return False
+    pairs = zip(_drawn(leader), _drawn(row), strict=True)
+    differences = sorted(best - own for best, own in pairs)
+    return differences[int(len(differences) * (1.0 - CONFIDENCE) / 2)] <= 0.0
+
+
+def _drawn(row: Row) -> list[float]:
+    made = good_tok_s_per_gpu(row) / float(row.report[CAPACITY])
+    return [made * load for load in row.draws]
 
 
 def _among_equals(row: Row) -> tuple[float, float, int]:
     return -user_speed(row), -float(row.report.get("num_workers") or 0), row.trial.index
+
+
+def need_dict(answer: Answer, need: Mapping[str, float]) -> dict[str, Any]:
+    """What a sweep that needs a load found, for summary.json; `need` is what it asks for."""
+    best, nearest = answer.best, answer.nearest
+    return {
+        **need,
+        "is_held": best is not None,
+        "fewest_gpus": None if best is None else best.report["num_gpus"],
+        "headroom": None if best is None else best.report["need_headroom"],
+        "nearest": None if nearest is None or best is not None else nearest.trial.index,
+        "nearest_rps": None
+        if nearest is None or best is not None
+        else nearest.report["capacity_rps"],
+    }
 
 
 def answer_dict(answer: Answer) -> dict[str, Any]:
@@ -96,4 +151,5 @@ def answer_dict(answer: Answer) -> dict[str, Any]:
         "carries_most": None if most is None else most.trial.index,
         "ranked": [row.trial.index for row in answer.ranked],
         "carry_nothing": [row.trial.index for row in answer.nothing_carried],
+        "not_pursued": [row.trial.index for row in answer.not_pursued],
     }

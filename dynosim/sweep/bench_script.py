@@ -53,7 +53,7 @@ send_rows() {{  # the load's name, keys of the run file, and what AIPerf is told
   shift 2
   mkdir -p "$out/$name"
   # shellcheck disable=SC2086  # several words
-  "${{dynosim[@]}}" trace schedule config.yaml "$out/$name/rows.jsonl" $changes
+  "${{dynosim[@]}}" trace schedule config.yaml "$out/$name/rows.jsonl" --overwrite $changes
   send "$name" --input-file "$out/$name/rows.jsonl" --custom-dataset-type mooncake_trace \\
     --isl-block-size {block_size} "$@"
 }}

@@ -40,6 +40,15 @@ def scheduled_rps(trace: Trace) -> float:
 
     Infinite where all start at once.
     """
+    return _over_starts(trace, len(trace))
+
+
+def scheduled_sessions_per_s(trace: Trace) -> float:
+    """Likewise the sessions that start per second."""
+    return _over_starts(trace, int(is_start(trace).sum()))
+
+
+def _over_starts(trace: Trace, number: int) -> float:
     starts_ms = trace.arrival_ms[is_start(trace)]
     span_ms = float(starts_ms.max() - starts_ms.min())
-    return len(trace) * MS_PER_S / span_ms if span_ms > 0 else float("inf")
+    return number * MS_PER_S / span_ms if span_ms > 0 else float("inf")

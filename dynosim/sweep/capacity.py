@@ -4,8 +4,9 @@ Loads are multiples of the workload's own, or requests in flight. The search ask
 another and is told whether the layout carried it; it runs nothing itself, so the same answers give
 the same questions whoever gives them.
 
-1. From a guess up or down by a factor of 1.6, until one load is carried and the next is not. Where
-   the attainment of smaller loads does not rise towards the target, the smallest load is next.
+1. From a guess up or down by a factor of 1.6, until one load is carried and the next is not; by
+   more where the attainment of the last two loads, going on as it does, meets the target further
+   away. Where it would not meet it at all on the way down, the smallest load is next.
 2. Between them by the secant of the attainment's log odds over the load's logarithm, along which
    they fall almost in line; where the odds say nothing (a probe that was stopped early, an
    attainment of 1), or the secant has not halved the bracket in two steps, by the middle.
@@ -19,6 +20,11 @@ from math import exp, log, sqrt
 STEP = 1.6
 MAX_STEPS = 8
 """Of the first part; what lies beyond is tried at the end of the range at once."""
+LEAP = 8.0
+"""The largest step of the first part."""
+PAST = 1.05
+"""A step to where the target should be met goes so much further, so as to be past it."""
+MAX_EXPONENT = 50.0
 MARGIN = 0.1
 """The secant keeps so much of the bracket's (logarithmic) width away from its ends."""
 
@@ -126,25 +132,38 @@ class CapacitySearch:
 
     def _beyond(self, factor: float, end: float) -> float | None:
         """Upwards from the highest load, or downwards from the lowest."""
-        last = max(self.outcomes) if factor > 1.0 else min(self.outcomes)
-        end = self.range.within(end)
-        if last >= end if factor > 1.0 else last <= end:  # beyond it, too: a probe's own guess
-            return None
-        load = self.range.within(last * factor)
-        is_slow = len(self.outcomes) > MAX_STEPS or (factor < 1.0 and self._is_out_of_reach(end))
+        is_up = factor > 1.0
+        ordered = sorted(self.outcomes, reverse=is_up)
+        last, end = ordered[0], self.range.within(end)
+        if last >= end if is_up else last <= end:
+            return None  # the first load may lie beyond the range
+        load = last * factor
+        crossing = self._crossing(*ordered[:2]) if len(ordered) > 1 else None
+        if crossing is not None and is_up:
+            load = max(load, min(crossing * PAST, last * LEAP))
+        elif crossing is not None:
+            load = min(load, max(crossing / PAST, last / LEAP))
+        load = self.range.within(load)
+        is_out_of_reach = not is_up and crossing is not None and crossing < end
+        is_slow = len(self.outcomes) > MAX_STEPS or is_out_of_reach
         return end if is_slow or load == last else load
 
-    def _is_out_of_reach(self, end: float) -> bool:
-        """Whether attainment, as it rises from the second lowest load to the lowest, would not
-        reach the target at `end`."""
-        lowest = sorted(self.outcomes)[:2]
-        told = [self.outcomes[load] for load in lowest]
+    def _crossing(self, last: float, before: float) -> float | None:
+        """Where attainment, as it went from the load `before` to the `last`, meets the target.
+
+        0 where it goes away from it on the way down; None where it is not known.
+        """
+        told = [self.outcomes[load] for load in (before, last)]
         odds = [_log_odds(o.guess if o.attainment is None else o.attainment) for o in told]
         target = _log_odds(self.target)
-        if len(lowest) < 2 or odds[0] is None or odds[1] is None or target is None:
-            return False
-        slope = (odds[0] - odds[1]) / log(lowest[1] / lowest[0])
-        return odds[0] + slope * log(lowest[0] / end) < target
+        if odds[0] is None or odds[1] is None or target is None:
+            return None
+        way = log(last / before)
+        is_towards = (odds[1] - odds[0]) * (target - odds[1]) > 0.0
+        if not is_towards:
+            return 0.0 if way < 0.0 else None
+        exponent = way * (target - odds[1]) / (odds[1] - odds[0])
+        return last * exp(min(max(exponent, -MAX_EXPONENT), MAX_EXPONENT))
 
     def _between(self, carried: float, failed: float) -> float:
         """A load inside the bracket."""

@@ -155,6 +155,13 @@ class LocalExecutor:
                 lane.finish()
 
 
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class _Lane(threading.Thread):
     """Feeds one worker, and others in its place if it dies, until there is nothing to do."""
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dynosim.errors import ConfigError
+from dynosim.files.result_folder import SWEEP, check_results
 from dynosim.files.user_text import parse_json
 from dynosim.sweep.space import Trial
 
@@ -85,14 +86,10 @@ class Ledger:
 def new_ledger(folder: Path, *, sweep_hash: str, overwrite: bool) -> Ledger:
     """An empty ledger in `folder`.
 
-    Raises: ConfigError if one is there already and may not be overwritten.
+    Raises: ConfigError for a folder that holds a sweep and may not be overwritten, or other things.
     """
     path = folder / LEDGER
-    if path.exists() and not overwrite:
-        raise ConfigError(
-            f"{folder}: holds a sweep already (give --resume to go on with it, --overwrite to "
-            "start anew, or another --out)"
-        )
+    check_results(folder, SWEEP, overwrite=overwrite)
     return Ledger(path, sweep_hash)
 
 
@@ -103,7 +100,7 @@ def resumed_ledger(folder: Path, *, sweep_hash: str) -> Ledger:
     """
     path = folder / LEDGER
     if not path.exists():
-        return new_ledger(folder, sweep_hash=sweep_hash, overwrite=False)
+        return new_ledger(folder, sweep_hash=sweep_hash, overwrite=True)
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     if not whole:  # killed while the first line was written

@@ -12,7 +12,8 @@ from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.files.digest import digest
 from dynosim.metrics.carried import Bounds, SlaTarget
-from dynosim.sweep.capacity import LoadRange
+from dynosim.metrics.misses import misses_text
+from dynosim.sweep.capacity import LoadCapacity, LoadRange
 from dynosim.sweep.ledger import Record
 from dynosim.sweep.load_search import LoadSearch
 from dynosim.sweep.probe import probe_request
@@ -26,20 +27,45 @@ if TYPE_CHECKING:
 
 CAPACITY = "capacity_load"
 """The key of the largest load that a layout carries; None: none."""
+NOT_PURSUED = "capacity_not_pursued"
+"""The key of why a layout's capacity was not sought to the end; not there where it was."""
+IN_FLIGHT_KEYS = (
+    "capacity_in_flight",
+    "capacity_in_flight_per_worker",
+    "capacity_requests_per_slot",
+    "capacity_num_judged",
+)
 
 
 def load_plan(sweep: SweepConfig) -> LoadPlan:
-    """The loads that the sweep's layouts are tried at."""
+    """The loads that the sweep's layouts are tried at.
+
+    A closed loop without an SLA has no capacity: its ladder is all.
+    """
     load, sla = sweep.load, sweep.constraints.sla
     low, high = load.ends
-    is_whole = load.vary == "concurrency"
+    is_closed = load.vary == "concurrency"
+    own = own_concurrency(sweep) if is_closed else OWN_LOAD
+    is_wanted = load.search == "curve" or load.need is None  # a size needs no picture
+    is_curve = "curve" in load.model_fields_set or (is_wanted and not is_closed)
     return LoadPlan(
-        LoadRange(low, high, load.tolerance, is_whole),
+        LoadRange(low, high, load.tolerance, is_closed),
         1.0 if sla is None else sla.share,
-        tuple(load.curve) if load.search == "curve" else (),
-        tries_own_load=not is_whole,
+        tuple(load.curve) if is_curve else (),
+        load.ladder,
+        is_sought=not is_closed or sla is not None,
+        tries_own_load=own is not None,
+        own_load=OWN_LOAD if own is None else float(own),
         goes_by_attainment=sla is None or sla.statistic is None,
     )
+
+
+def own_concurrency(sweep: SweepConfig) -> int | None:
+    """In flight, what the sweep needs to hold or its workload asks for; None: nothing is said."""
+    if sweep.load.need is not None:
+        return sweep.load.need.concurrency
+    asked: int | None = sweep.base["workload"].get("concurrency")
+    return asked
 
 
 def target_of(sweep: SweepConfig) -> SlaTarget:
@@ -52,13 +78,15 @@ def target_of(sweep: SweepConfig) -> SlaTarget:
 
 def request_at(sweep: SweepConfig, layout: Trial, load: float | None) -> dict[str, Any]:
     """What a worker needs to try a layout at a load."""
-    assert layout.config is not None
+    assert layout.config is not None and sweep.load.vary is not None
     return probe_request(
         layout.config,
         load,
         vary=sweep.load.vary,
         target=target_of(sweep),
         min_requests=sweep.load.min_requests,
+        requests_per_slot=sweep.load.requests_per_slot,
+        ends=sweep.load.ends,
     )
 
 
@@ -95,9 +123,11 @@ def records_of(search: LoadSearch, same: Mapping[int, int]) -> dict[int, Record]
             }
             continue
         study = search.studies[layout]
-        if study.next_loads():
+        if not search.is_finished(layout):
             continue
         report = capacity_keys(study)
+        if layout in search.not_pursued:
+            report[NOT_PURSUED] = search.not_pursued[layout]
         if layout != index:
             report["same_as"] = layout
         best = study.at_capacity
@@ -105,6 +135,7 @@ def records_of(search: LoadSearch, same: Mapping[int, int]) -> dict[int, Record]
             "status": OK,
             "reason": "",
             "report": report if best is None else {**best.report, **report},
+            "draws": study.draws,
         }
     return records
 
@@ -130,6 +161,8 @@ def probes_table(sweep: SweepConfig, trials: Sequence[Trial], search: LoadSearch
         "attainment": [probe.attainment for _, probe in tried],
         "is_stopped": [not probe.is_whole for _, probe in tried],
         "attainment_so_far": [probe.attainment_so_far for _, probe in tried],
+        "in_flight": [probe.told("in_flight") for _, probe in tried],
+        "num_judged": [probe.told("num_judged") for _, probe in tried],
         "reason": [None if probe.is_carried else _reason(probe) for _, probe in tried],
     }
     for name in dict.fromkeys(key for _, probe in tried for key in probe.report):
@@ -141,12 +174,16 @@ def capacity_keys(study: LayoutStudy) -> dict[str, Any]:
     """What the study of a layout found, by key of its row.
 
     `capacity_load` is a multiple of the workload's load, or requests in flight; the first load that
-    was not carried is `capacity_load_failed`. Why that was not, `capacity_reason` says. The own
-    load's keys are None where it was not tried, or its probe was stopped early.
+    was not carried is `capacity_load_failed`. Why that was not, `capacity_reason` says. Whether
+    the own load is carried follows from the capacity where it was not tried.
     """
     capacity, best = study.capacity, study.at_capacity
     failed = None if capacity.high is None else study.probes[capacity.high]
-    own = study.probes.get(OWN_LOAD)
+    own_load = study.plan.own_load
+    own = study.probes.get(own_load)
+    is_own_carried = None if own is None else own.is_carried
+    if own is None and study.plan.tries_own_load:
+        is_own_carried = _is_carried(capacity, own_load)
     judged = best if best is not None else failed
     sure = study.interval
     return {
@@ -156,12 +193,42 @@ def capacity_keys(study: LayoutStudy) -> dict[str, Any]:
         "capacity_load_low": None if sure is None else sure[0],
         "capacity_load_high": None if sure is None else sure[1],
         "capacity_reason": _reason(failed),
+        "capacity_misses": None
+        if failed is None or failed.verdict is None
+        else misses_text(failed.verdict) or None,
         "capacity_attainment": None if judged is None else judged.attainment,
         "capacity_is_monotone": capacity.is_monotone,
-        "own_load_carried": None if own is None else own.is_carried,
+        "own_load_carried": is_own_carried,
         "own_load_attainment": None if own is None else own.attainment,
         "num_probes": len(study.probes),
+        **_in_flight_keys(study),
     }
+
+
+def _is_carried(capacity: LoadCapacity, load: float) -> bool | None:
+    """What a capacity says of a load that was not tried; None: nothing."""
+    if capacity.high is not None and load >= capacity.high:
+        return False
+    if capacity.low is None:
+        return None
+    return True if load <= capacity.low else None
+
+
+def _in_flight_keys(study: LayoutStudy) -> dict[str, Any]:
+    """Requests in the system at the capacity, of which the field gives the total and the share of
+    a worker; and how many requests each slot served: of a closed loop's, or of those in flight."""
+    best = study.at_capacity
+    in_flight = None if best is None else best.told("in_flight")
+    if best is None or not in_flight:
+        return dict.fromkeys(IN_FLIGHT_KEYS)
+    slots = best.load if study.plan.range.is_whole else in_flight
+    values = (
+        in_flight,
+        in_flight / best.report["num_workers"],
+        best.report["num_requests"] / slots,
+        best.told("num_judged"),
+    )
+    return dict(zip(IN_FLIGHT_KEYS, values, strict=True))
 
 
 def _reason(failed: Probe | None) -> str | None:

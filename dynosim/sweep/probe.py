@@ -2,11 +2,13 @@
 
 import time
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
 
+from dynosim.build.engine import Prepared
 from dynosim.config.schema import RunConfig
 from dynosim.errors import DynosimError, InfeasibleError, TraceError
 from dynosim.experiment.run import run
@@ -23,6 +25,8 @@ from dynosim.workload.scaling import start_sessions_faster, tiled
 PROBE = f"{__name__}:run_probe"
 START_SHARE = 0.7
 """Of the bound; where a search begins."""
+IN_FLIGHT_PER_WORKER = 8.0
+"""Likewise, of a closed loop."""
 REPEAT = "workload_repeat"
 """The key of a probe's report that tells how often the workload was put end to end."""
 
@@ -34,12 +38,16 @@ def probe_request(
     vary: str,
     target: SlaTarget,
     min_requests: int = 0,
+    requests_per_slot: int = 0,
+    ends: tuple[float, float] = (0.0, inf),
 ) -> dict[str, Any]:
     """What `run_probe` needs to know, as plain data.
 
     `load` is a multiple of the workload's own (`vary: rate`), or the requests in flight
-    (`concurrency`); None: about as much as the layout should carry. A workload of fewer requests
-    than `min_requests` is put end to end until it has them.
+    (`concurrency`); None: about as much as the layout should carry, within `ends`. A workload of
+    fewer requests than `min_requests`, or in a closed loop than `requests_per_slot` for each in
+    flight, is put end to end until it has them. A probe at the lowest load is never stopped early:
+    it tells why no load is carried.
     """
     return {
         **request_for(config),
@@ -47,6 +55,8 @@ def probe_request(
         "vary": vary,
         "target": asdict(target),
         "min_requests": min_requests,
+        "requests_per_slot": requests_per_slot,
+        "ends": [ends[0], None if ends[1] == inf else ends[1]],
     }
 
 
@@ -75,45 +85,87 @@ def run_probe(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _probe(request: dict[str, Any]) -> dict[str, Any]:
-    config = config_of(request)
-    prepared = cached_prepared(config)
-    own_trace = cached_trace(config)
-    trace = _tiled_once(own_trace, request["min_requests"])
     target = SlaTarget(**{**request["target"], "bounds": Bounds(**request["target"]["bounds"])})
-    load = request["load"]
-    if request["vary"] == "concurrency":
-        load = 8.0 * config.cluster.workers if load is None else load
-        workload = config.workload.model_copy(update={"concurrency": int(load)})
-        config = config.model_copy(update={"workload": workload})
-        watch = None
-        offered_rps = None
-    else:
-        own_rps = scheduled_rps(trace)
-        if load is None:
-            load = START_SHARE * rate_bound_rps(trace, prepared, config.cluster.workers) / own_rps
-        offered_rps = load * own_rps
-        trace = start_sessions_faster(trace, load)
-        watch = HopelessLoad(trace, target) if target.statistic is None else None
-    outcome = run(config, trace=trace, prepared=prepared, watch=watch)
+    offered = _in_flight(request) if request["vary"] == "concurrency" else _by_rate(request)
+    watch = None
+    if offered.rps is not None and target.statistic is None and offered.load > request["ends"][0]:
+        watch = HopelessLoad(offered.trace, target)
+    outcome = run(offered.config, trace=offered.trace, prepared=offered.prepared, watch=watch)
     if watch is not None and watch.stopped_ms is not None:
         return {
-            "load": load,
+            "load": offered.load,
             "is_stopped": True,
-            "offered_rps": offered_rps,
+            "offered_rps": offered.rps,
             "attainment_so_far": watch.attainment_so_far,
         }
     report = {key: value for key, value in outcome.report.items() if key not in PROCESS_KEYS}
-    report[REPEAT] = len(trace) // len(own_trace)
-    verdict = judge_load(outcome.result.requests, target, _sessions_once(trace))
-    if offered_rps is None:
-        offered_rps = report["request_throughput_rps"]
+    report[REPEAT] = offered.repeat
+    verdict = judge_load(outcome.result.requests, target, _sessions_once(offered.trace))
     return {
-        "load": load,
+        "load": offered.load,
         "is_stopped": False,
-        "offered_rps": offered_rps,
+        "offered_rps": report["request_throughput_rps"] if offered.rps is None else offered.rps,
         "verdict": asdict(verdict),
         "report": report,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _Offered:
+    """A load, and what serves it. `rps` is None in a closed loop: the cluster decides that."""
+
+    load: float
+    config: RunConfig
+    trace: Trace
+    prepared: Prepared
+    repeat: int  # how often the workload comes, end to end
+    rps: float | None
+
+
+def _in_flight(request: dict[str, Any]) -> _Offered:
+    """A closed loop; its trace needs no timestamps."""
+    config = config_of(request)
+    load = request["load"]
+    if load is None:
+        load = float(round(_within(request, IN_FLIGHT_PER_WORKER * config.cluster.workers)))
+    workload = config.workload.model_copy(update={"concurrency": int(load)})
+    config = config.model_copy(update={"workload": workload})
+    num_requests = max(request["min_requests"], request["requests_per_slot"] * int(load))
+    own = cached_trace(config)
+    trace = tiled_once(own, num_requests)
+    repeat = len(trace) // len(own)
+    return _Offered(load, config, trace, cached_prepared(config), repeat, None)
+
+
+def _by_rate(request: dict[str, Any]) -> _Offered:
+    """Sessions that start so many times faster. Raises: TraceError where they have no rate."""
+    config = config_of(request)
+    prepared = cached_prepared(config)
+    own = cached_trace(config)
+    trace = tiled_once(own, request["min_requests"])
+    own_rps = scheduled_rps(trace)
+    check_has_rate(own_rps, config)
+    load = request["load"]
+    if load is None:
+        bound_rps = rate_bound_rps(trace, prepared, config.cluster.workers)
+        load = _within(request, START_SHARE * bound_rps / own_rps)
+    faster = start_sessions_faster(trace, load)
+    repeat = len(trace) // len(own)
+    return _Offered(load, config, faster, prepared, repeat, load * own_rps)
+
+
+def check_has_rate(own_rps: float, config: RunConfig) -> None:
+    """Refuse a trace without a rate. Raises: TraceError."""
+    if own_rps == inf:
+        raise TraceError(
+            "all sessions start at once: there is no rate to vary (set load.vary: concurrency)",
+            path=config.workload.trace or "",
+        )
+
+
+def _within(request: dict[str, Any], load: float) -> float:
+    low, high = request["ends"]
+    return float(min(max(load, low), inf if high is None else high))
 
 
 def _sessions_once(trace: Trace) -> IntArray:
@@ -125,7 +177,7 @@ def _sessions_once(trace: Trace) -> IntArray:
     return kept
 
 
-def _tiled_once(trace: Trace, min_requests: int) -> Trace:
+def tiled_once(trace: Trace, min_requests: int) -> Trace:
     """The trace as often as it takes, kept with the trace itself."""
     num_tiles = -(-min_requests // len(trace))
     if num_tiles <= 1:

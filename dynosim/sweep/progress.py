@@ -36,11 +36,14 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         self._display.__exit__(*error)
 
-    def advance(self, values: Mapping[str, Any], report: Mapping[str, Any]) -> None:
-        """One more has ended."""
-        self._done += 1
+    def advance(
+        self, values: Mapping[str, Any], report: Mapping[str, Any], done: int | None = None
+    ) -> None:
+        """One more has ended, or as many as are `done` now."""
+        before, self._done = self._done, self._done + 1 if done is None else done
         self._note_best(values, report)
-        self._display(self._done, self._total, self._best_text())
+        if self._done != before:
+            self._display(self._done, self._total, self._best_text())
 
     def _note_best(self, values: Mapping[str, Any], report: Mapping[str, Any]) -> None:
         value = report.get(self._objective)

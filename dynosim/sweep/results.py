@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 THROUGHPUT_PER_GPU = "output_tok_s_per_gpu"
 _SHOWN_WITH_INTERVALS = (
     THROUGHPUT_PER_GPU,
-    "mean_output_token_throughput_per_user",
+    "median_output_token_throughput_per_user",
     "mean_ttft_ms",
     "p99_ttft_ms",
     "mean_itl_ms",
@@ -48,6 +48,7 @@ class Row:
     is_sla_pareto: bool = False  # no other finished trial that meets the SLA beats it
     intervals: Mapping[str, Any] | None = None  # `Intervals.to_dict`, where they were made
     shares: Mapping[str, float | None] = field(default_factory=dict)  # of replays, by verdict
+    draws: Sequence[float] = ()  # the capacity if other sessions had come, the same for all rows
 
 
 def judge(sweep: SweepConfig, trials: Sequence[Trial], records: Mapping[int, Record]) -> list[Row]:
@@ -61,7 +62,8 @@ def judge(sweep: SweepConfig, trials: Sequence[Trial], records: Mapping[int, Rec
             report = record["report"]
             is_ok = record["status"] == OK
             verdict = _verdict(sweep, report) if is_ok else None
-            rows.append(Row(trial, record["status"], record["reason"], report, verdict))
+            status, reason, draws = record["status"], record["reason"], record.get("draws", ())
+            rows.append(Row(trial, status, reason, report, verdict, draws=draws))
     reports = [row.report for row in rows]
     stable = [row.status == OK and not row.report.get("saturated") for row in rows]
     front = front_of(sweep, reports, stable)
@@ -73,6 +75,8 @@ def judge(sweep: SweepConfig, trials: Sequence[Trial], records: Mapping[int, Rec
 
 
 def _verdict(sweep: SweepConfig, report: Mapping[str, Any]) -> bool:
+    if sweep.load.need is not None:
+        return report.get("need_is_held") is True
     if sweep.load.search != "fixed":
         return report.get("capacity_load") is not None
     return meets(sweep.constraints.sla, report)
@@ -168,7 +172,7 @@ def table_of(columns: Mapping[str, list[Any]]) -> "pl.DataFrame":
 
 def objective_names(sweep: SweepConfig) -> tuple[str, str]:
     """The two objectives that plots show: upwards, and to the right."""
-    names = [*sweep.objectives, "mean_output_token_throughput_per_user", THROUGHPUT_PER_GPU]
+    names = [*sweep.objectives, "median_output_token_throughput_per_user", THROUGHPUT_PER_GPU]
     first, second = list(dict.fromkeys(names))[:2]
     return first, second
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dynosim.atomic import locked_folder
 from dynosim.config.schema import RunConfig
@@ -13,6 +13,7 @@ from dynosim.config.sweep_loading import SweepConfig
 from dynosim.config.timing import FittedTiming, ProfileTiming
 from dynosim.errors import DynosimError, TraceError
 from dynosim.files.digest import digest, file_sha256
+from dynosim.files.result_folder import SWEEP, check_kind
 from dynosim.sweep.artifacts import load_writers, write_artifacts
 from dynosim.sweep.executor import Answer, LocalExecutor
 from dynosim.sweep.frontier_intervals import (
@@ -24,7 +25,18 @@ from dynosim.sweep.frontier_intervals import (
 from dynosim.sweep.ledger import Ledger, Record, new_ledger, resumed_ledger
 from dynosim.sweep.load_search import LoadSearch
 from dynosim.sweep.load_sweep import load_plan, probes_table, records_of, request_at, same_as
+from dynosim.sweep.need_search import Family, NeedSearch
+from dynosim.sweep.need_sweep import (
+    at_need,
+    capacity_ledger,
+    families_of,
+    need_records,
+    need_request,
+    sized,
+    sizing_table,
+)
 from dynosim.sweep.operating_point import config_at_capacity
+from dynosim.sweep.outcome import SweepOutcome
 from dynosim.sweep.progress import Progress
 from dynosim.sweep.results import Row, judge
 from dynosim.sweep.space import Trial, trials_of
@@ -32,21 +44,8 @@ from dynosim.sweep.status import BAD_INPUT, FAILED
 from dynosim.sweep.study import LayoutStudy
 from dynosim.sweep.trial import TRIAL, request_for
 
-
-@dataclass(frozen=True, slots=True)
-class SweepOutcome:
-    """A finished sweep."""
-
-    sweep: SweepConfig
-    rows: list[Row]
-    summary: dict[str, Any]  # as in summary.json
-    folder: Path
-    num_resumed: int  # trials that an earlier call had finished
-
-    @property
-    def num_failed(self) -> int:
-        """Trials that crashed."""
-        return sum(row.status == FAILED for row in self.rows)
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class SweepInterruptedError(DynosimError):
@@ -71,37 +70,99 @@ def run_sweep(
     Raises: ConfigError, TraceError for input that no trial could use; ConfigError if another sweep
     is running in `folder`; SweepInterruptedError.
     """
-    trials = trials_of(sweep)
+    families = [] if sweep.load.need is None else families_of(sweep)
+    trials = [family.trial for family in families] or trials_of(sweep)
     check_inputs(trials)
+    if families:
+        families = [at_need(family, sweep) for family in families]
+        trials = [family.trial for family in families]
     sweep_hash = load_hash(sweep, hash_of(trials))
+    check_kind(folder, SWEEP)
     with locked_folder(folder, work="a sweep"):
         ledger = (
             resumed_ledger(folder, sweep_hash=sweep_hash)
             if resume
             else new_ledger(folder, sweep_hash=sweep_hash, overwrite=overwrite)
         )
-        return _finish(sweep, trials, ledger, executor, intervals)
+        load_writers()
+        tried = (
+            _finish_need(sweep, families, ledger, executor)
+            if families
+            else _finish_space(sweep, trials, ledger, executor)
+        )
+        return _finish(tried, ledger, executor, intervals)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """All that was run, before it is judged. `tables` are further files, by name."""
+
+    sweep: SweepConfig
+    trials: Sequence[Trial]
+    records: Mapping[int, Record]
+    num_resumed: int
+    probes: "pl.DataFrame | None" = None
+    tables: "Mapping[str, pl.DataFrame]" = field(default_factory=dict)
+
+
+def _finish_space(
+    sweep: SweepConfig, trials: Sequence[Trial], ledger: Ledger, executor: LocalExecutor
+) -> _Tried:
+    """Run what the ledger lacks of all points of the space."""
+    if sweep.load.search == "fixed":
+        num_resumed = _finish_trials(sweep, trials, ledger, executor)
+        return _Tried(sweep, trials, ledger.records, num_resumed)
+    num_resumed, search = _finish_loads(sweep, trials, ledger, executor)
+    records = records_of(search, same_as(trials))
+    return _Tried(sweep, trials, records, num_resumed, probes_table(sweep, trials, search))
+
+
+def _finish_need(
+    sweep: SweepConfig, families: Sequence[Family], ledger: Ledger, executor: LocalExecutor
+) -> _Tried:
+    """Find the fewest workers of every layout, then what those carry.
+
+    Raises: SweepInterruptedError, TraceError.
+    """
+    runnable = [family for family in families if family.trial.config is not None]
+    plan = load_plan(sweep)
+    needs = NeedSearch(
+        runnable, plan.attainment, ledger, goes_by_attainment=plan.goes_by_attainment
+    )
+    num_resumed = sum(map(len, ledger.probes.values()))
+    progress = _progress(sweep, len(runnable), needs.num_finished, "sizes")
+
+    def told(family: Family) -> None:
+        if needs.is_finished(family.index):
+            progress.advance(family.trial.values, {})
+
+    try:
+        with progress:
+            needs.finish(executor, partial(need_request, sweep), told)
+    except KeyboardInterrupt:
+        raise SweepInterruptedError(
+            f"interrupted: {needs.num_probes} probes of {len(runnable)} layouts are kept in "
+            f"{ledger.path.parent} (give the same command with --resume to go on)"
+        ) from None
+    sizes = sized(sweep, families, needs)
+    seen = capacity_ledger(ledger, sizes.sought)
+    _, loads = _finish_loads(sizes.sweep, sizes.sought, seen, executor)
+    return _Tried(
+        sizes.sweep,
+        sizes.trials,
+        need_records(families, sizes, needs, loads),
+        num_resumed,
+        probes_table(sizes.sweep, sizes.trials, loads),
+        {"sizing.parquet": sizing_table(runnable, needs)},
+    )
 
 
 def _finish(
-    sweep: SweepConfig,
-    trials: Sequence[Trial],
-    ledger: Ledger,
-    executor: LocalExecutor,
-    intervals: int | None,
+    tried: _Tried, ledger: Ledger, executor: LocalExecutor, intervals: int | None
 ) -> SweepOutcome:
-    """Run what the ledger lacks, then write all files beside it."""
-    folder = ledger.path.parent
-    load_writers()
-    probes = None
-    if sweep.load.search == "fixed":
-        num_resumed = _finish_trials(sweep, trials, ledger, executor)
-        records: Mapping[int, Record] = ledger.records
-    else:
-        num_resumed, search = _finish_loads(sweep, trials, ledger, executor)
-        records = records_of(search, same_as(trials))
-        probes = probes_table(sweep, trials, search)
-    rows = judge(sweep, trials, records)
+    """Judge what was run, make the intervals that the ledger lacks, write all files beside it."""
+    sweep, folder = tried.sweep, ledger.path.parent
+    rows = judge(sweep, tried.trials, tried.records)
     wanted = wanted_replays(rows, intervals)
     failures = _finish_intervals(sweep, rows, wanted, ledger, executor)
     rows = with_intervals(sweep, rows, known_intervals(ledger, wanted))
@@ -112,9 +173,10 @@ def _finish(
         sweep_hash=ledger.sweep_hash,
         sweep_yaml=sweep_text(sweep),
         interval_failures=failures,
-        probes=probes,
+        probes=tried.probes,
+        tables=tried.tables,
     )
-    return SweepOutcome(sweep, rows, summary, folder, num_resumed)
+    return SweepOutcome(sweep, rows, summary, folder, tried.num_resumed, tried.probes)
 
 
 def _finish_trials(
@@ -146,18 +208,15 @@ def _finish_loads(
     """
     same = same_as(trials)
     layouts = [trial for trial in trials if same.get(trial.index) == trial.index]
-    search = LoadSearch(layouts, load_plan(sweep), ledger)
+    is_exhaustive = sweep.load.exhaustive or sweep.load.need is not None  # few are left by then
+    search = LoadSearch(layouts, load_plan(sweep), ledger, is_exhaustive=is_exhaustive)
     num_resumed = search.num_probes
-    objective, goal = next(iter(sweep.objectives.items()))
-    progress = Progress(
-        total=len(layouts), done=search.num_finished, objective=objective, is_max=goal == "max",
-        unit="layouts",
-    )  # fmt: skip
+    progress = _progress(sweep, len(layouts), _half_done(search), "layouts")
 
     def told(layout: Trial, study: LayoutStudy, answer: Answer) -> None:
-        if search.is_finished(layout.index):
-            best = study.at_capacity
-            progress.advance(layout.values, {} if best is None else best.report)
+        best = study.at_capacity
+        report = {} if best is None else best.report
+        progress.advance(layout.values, report, _half_done(search))
 
     try:
         with progress:
@@ -168,6 +227,11 @@ def _finish_loads(
             f"{ledger.path.parent} (give the same command with --resume to go on)"
         ) from None
     return num_resumed, search
+
+
+def _half_done(search: LoadSearch) -> int:
+    """Layouts that count as done: one whose capacity is located is half done."""
+    return (search.num_located + search.num_finished) // 2
 
 
 def _finish_intervals(
@@ -207,9 +271,7 @@ def _run_trials(
 ) -> None:
     by_index = {trial.index: trial for trial in todo}
     requests = [(t.index, request_for(t.config)) for t in todo if t.config is not None]
-    objective, goal = next(iter(sweep.objectives.items()))
-    total = num_done + len(todo)
-    progress = Progress(total=total, done=num_done, objective=objective, is_max=goal == "max")
+    progress = _progress(sweep, num_done + len(todo), num_done, "trials")
     with progress, closing(executor.run(TRIAL, requests)) as answers:
         for index, answer in answers:
             if answer["status"] == BAD_INPUT:
@@ -217,6 +279,11 @@ def _run_trials(
             trial = by_index[index]
             ledger.append(trial, answer)
             progress.advance(trial.values, answer["report"])
+
+
+def _progress(sweep: SweepConfig, total: int, done: int, unit: str) -> Progress:
+    objective, goal = next(iter(sweep.objectives.items()))
+    return Progress(total=total, done=done, objective=objective, is_max=goal == "max", unit=unit)
 
 
 def check_inputs(trials: Sequence[Trial]) -> None:

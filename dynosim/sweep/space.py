@@ -28,8 +28,8 @@ class Trial:
 
 def trials_of(sweep: SweepConfig) -> list[Trial]:
     """All trials in their order. Raises: ConfigError for a space that cannot be searched."""
-    points = points_of(sweep, lambda point: not _excess(sweep, _checked(sweep, 0, point)))
-    return [_trial(sweep, index, point) for index, point in enumerate(points)]
+    points = points_of(sweep, lambda point: not excess_of(sweep, _checked(sweep, 0, point)))
+    return [trial_at(sweep, index, point) for index, point in enumerate(points)]
 
 
 def _checked(sweep: SweepConfig, index: int, point: Point) -> RunConfig | list[Problem]:
@@ -42,16 +42,17 @@ def _checked(sweep: SweepConfig, index: int, point: Point) -> RunConfig | list[P
     return check_run(data, sweep.folder)
 
 
-def _trial(sweep: SweepConfig, index: int, point: Point) -> Trial:
+def trial_at(sweep: SweepConfig, index: int, point: Point) -> Trial:
+    """The trial of a point."""
     checked = _checked(sweep, index, point)
     if not isinstance(checked, RunConfig):
         reasons = [f"{dotted(problem.path)}: {problem.text}" for problem in checked]
         return Trial(index, point, None, "; ".join(reasons))
-    reason = _excess(sweep, checked)
+    reason = excess_of(sweep, checked)
     return Trial(index, point, None, reason) if reason else Trial(index, point, checked)
 
 
-def _excess(sweep: SweepConfig, checked: RunConfig | list[Problem]) -> str:
+def excess_of(sweep: SweepConfig, checked: RunConfig | list[Problem]) -> str:
     """In what a point exceeds the budget; empty if it does not, or is no configuration at all."""
     budget = sweep.constraints.gpu_budget
     if budget is None or not isinstance(checked, RunConfig) or checked.num_gpus <= budget:

@@ -11,7 +11,10 @@ CONFIDENCE = 0.95
 NEAR = 0.05
 """A curve needs no load within so much of one that was tried."""
 OWN_LOAD = 1.0
+BEYOND = 1.3
+"""The workload's own load tells something only if it is no further beyond the capacity."""
 SMALLEST_SHARE = 0.0005
+USER_SPEED = "median_output_token_throughput_per_user"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,10 @@ class Probe:
         """Whether it ran to its end."""
         return self.verdict is not None
 
+    def told(self, key: str) -> Any:
+        """A field of its `LoadVerdict`; None where it was stopped early."""
+        return None if self.verdict is None else self.verdict.get(key)
+
     @classmethod
     def of(cls, answer: Mapping[str, Any]) -> "Probe":
         """From what `run_probe` answers."""
@@ -48,12 +55,15 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """Which loads a layout is tried at. `curve` are multiples of its capacity."""
+    """Which loads a layout is tried at. `curve` are multiples of its capacity, `ladder` loads."""
 
     range: LoadRange
     attainment: float
     curve: tuple[float, ...] = ()
+    ladder: tuple[float, ...] = ()  # tried whatever the capacity
+    is_sought: bool = True  # the capacity; else the ladder is all
     tries_own_load: bool = False  # the workload's own, whatever the capacity
+    own_load: float = OWN_LOAD
     goes_by_attainment: bool = True  # not by a statistic, of which attainment tells nothing
 
 
@@ -66,6 +76,8 @@ class LayoutStudy:
 
     plan: LoadPlan
     probes: dict[float, Probe] = field(default_factory=dict)  # by load, as they were told
+    located: LoadCapacity | None = None  # between which loads the capacity lies, when first known
+    located_speed: float = 0.0  # the most that a user got by then
     _search: CapacitySearch | None = None
 
     def told(self, probe: Probe) -> None:
@@ -77,6 +89,22 @@ class LayoutStudy:
         if not self.plan.goes_by_attainment:
             outcome = LoadOutcome(probe.is_carried)
         self._search.told(probe.load, outcome)
+        if self.located is None:
+            self._locate(probe)
+
+    def _locate(self, probe: Probe) -> None:
+        """Note what a probe of the search tells, as long as it has no bracket."""
+        assert self._search is not None
+        known = self._search.capacity
+        self.located_speed = max(self.located_speed, probe.report.get(USER_SPEED) or 0.0)
+        is_bracket = known.low is not None and known.high is not None
+        if is_bracket or self._search.next_load() is None:
+            self.located = known
+
+    @property
+    def is_located(self) -> bool:
+        """Whether the capacity lies between two loads that were tried, or beyond all."""
+        return self.located is not None or not self.plan.is_sought
 
     @property
     def capacity(self) -> LoadCapacity:
@@ -91,35 +119,46 @@ class LayoutStudy:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Where the capacity lies in 95 % of draws of other sessions; None where that is unknown.
+        """Where the capacity lies in 95 % of draws of other sessions; None if that is unknown."""
+        found = sorted(self.draws)
+        if not found:
+            return None
+        cut = int(len(found) * (1.0 - CONFIDENCE) / 2)
+        return found[cut], found[-1 - cut]
 
-        In each draw it is where the line between the log odds of neighbouring loads crosses the
-        target; beyond the loads that were run to their end it is not sought.
+    @property
+    def draws(self) -> list[float]:
+        """The capacity in each draw of other sessions, the same draws in all layouts; empty where
+        it is unknown.
+
+        It is where the line between the log odds of neighbouring loads crosses the target; beyond
+        the loads that were run to their end it is not sought.
         """
         whole = [self.probes[load] for load in sorted(self.probes) if self.probes[load].is_whole]
         draws = [probe.verdict["draws"] for probe in whole if probe.verdict is not None]
         is_known = self.plan.goes_by_attainment and self.capacity.low is not None
         if not is_known or len(whole) < 2 or not all(map(len, draws)):
-            return None
+            return []
         loads = [probe.load for probe in whole]
-        found = sorted(
-            _crossing(loads, shares, self.plan.attainment) for shares in zip(*draws, strict=True)
-        )
-        cut = int(len(found) * (1.0 - CONFIDENCE) / 2)
-        return found[cut], found[-1 - cut]
+        target = self.plan.attainment
+        return [_crossing(loads, shares, target) for shares in zip(*draws, strict=True)]
 
     def next_loads(self) -> list[float | None]:
         """Loads to try next, independent of each other."""
+        if not self.plan.is_sought:
+            return [*self._untried(self.plan.ladder)]
         if self._search is None:
             return [None]
         load = self._search.next_load()
         return [load] if load is not None else [*self._missing()]
 
     def _missing(self) -> list[float]:
-        """Loads of the curve, and the workload's own, that no probe is near to."""
-        wanted = [OWN_LOAD] if self.plan.tries_own_load else []
+        """Loads of the curve, and the workload's own, that no probe is near to; the ladder's."""
         low = self.capacity.low
+        wanted = []
         if low is not None:
+            is_near = self.plan.own_load <= BEYOND * low
+            wanted += [self.plan.own_load] if self.plan.tries_own_load and is_near else []
             wanted += [self.plan.range.within(low * multiple) for multiple in self.plan.curve]
         missing: list[float] = []
         for load in wanted:
@@ -129,7 +168,10 @@ class LayoutStudy:
             ]
             if not any(abs(load - other) <= NEAR * other for other in tried):
                 missing.append(load)
-        return missing
+        return missing + self._untried([rung for rung in self.plan.ladder if rung not in missing])
+
+    def _untried(self, loads: Sequence[float]) -> list[float]:
+        return [load for load in loads if load not in self.probes]
 
 
 def _crossing(loads: Sequence[float], shares: Sequence[float], target: float) -> float:

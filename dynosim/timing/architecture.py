@@ -184,9 +184,11 @@ def context_length(config: dict[str, Any]) -> int | None:
 def require_divisible(shape: ModelShape, tensor_parallel: int) -> None:
     """Raises ConfigError where vLLM would refuse the tensor parallelism."""
     if shape.heads % tensor_parallel:
+        divisors = [n for n in range(1, shape.heads + 1) if shape.heads % n == 0]
+        legal = ", ".join(map(str, divisors))
         raise ConfigError(
             f"engine.tensor_parallel: {tensor_parallel} does not divide the model's"
-            f" {shape.heads} attention heads"
+            f" {shape.heads} attention heads (use {legal})"
         )
 
 

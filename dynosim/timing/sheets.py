@@ -16,6 +16,8 @@ class HardwareSheet:
     fp8_tflops: float  # dense; equals bf16 where the tensor cores have no fp8
     link_gb_per_s: float  # to another GPU of the node, one direction
     gpus_per_node: int = 8
+    tdp_w: float | None = None  # power limit; None: not known
+    idle_w: float | None = None  # with a loaded model and no work
 
     @property
     def memory_bytes(self) -> int:

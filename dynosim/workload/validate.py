@@ -19,6 +19,7 @@ from dynosim.workload.problems import RowProblem
 TOKENS_MAX = 1 << 31
 """No prompt or answer is this long; such a number is a damaged field."""
 
+_CLOSED = "(a closed loop needs none: workload.concurrency, in a sweep load.vary: concurrency)"
 LENGTHS_REMEDY = (
     " (--lengths-from-hash-ids, lengths_from_hash_ids: true, takes prompts to fill their blocks)"
 )
@@ -142,7 +143,7 @@ class RowChecker:
         if columns.session_ids is None and columns.delay_ms is None and columns.request_ids is None:
             absent = np.isnan(columns.arrival_ms) & self._needs_arrival
             problems = [
-                RowProblem(line, self._names().arrival, "missing field")
+                RowProblem(line, self._names().arrival, f"missing field {_CLOSED}")
                 for line in columns.line[absent].tolist()
             ]
             kept = _without(columns, problems)
@@ -182,7 +183,8 @@ class RowChecker:
             return RowProblem(line, "request_id", f"{request!r} was given to an earlier row")
         if turn is None:
             if isnan(arrival_ms) and self._needs_arrival:
-                return RowProblem(line, names.arrival, "missing field: no earlier turn to follow")
+                message = f"missing field: no earlier turn to follow {_CLOSED}"
+                return RowProblem(line, names.arrival, message)
             if not isnan(delay_ms) and delay_ms != 0.0:
                 message = f"expected 0 on the first turn of a session, got {delay_ms:g}"
                 return RowProblem(

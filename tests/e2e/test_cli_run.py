@@ -11,10 +11,17 @@ import pytest
 from terminal import Terminal
 
 from dynosim.cli import main
-from dynosim.cli.run import EVENT_FILES, RUN_FILES
+from dynosim.cli.run import EVENT_FILES, TRACE_FILE
 from dynosim.config.report_keys import known_report_keys
 from dynosim.metrics import PROCESS_KEYS
 
+RUN_FILES = {
+    "report.json",
+    "report.html",
+    "config.yaml",
+    "requests.parquet",
+    "timeline.parquet",
+}
 RUN_FILE = """\
 name: small
 workload:
@@ -156,20 +163,20 @@ def test_a_run_overwrites_another_only_if_told_to(
     run_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert main(["run", str(run_file), "--kv-events", "--out", str(out)]) == 0
-    assert {path.name for path in out.iterdir()} == set(RUN_FILES)
+    assert main(["run", str(run_file), "--kv-events", "--perfetto", "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {*RUN_FILES, *EVENT_FILES, TRACE_FILE}
     (out / "notes.txt").write_text("mine")
     report = (out / "report.json").read_bytes()
     capsys.readouterr()
     again = ["run", str(run_file), "--set", "seed=5", "--out", str(out)]
     assert main(again) == 2
     message = capsys.readouterr().err
-    assert f"--out {out}: holds report.json already" in message and "--overwrite" in message
+    assert f"{out}: holds a run already" in message and "--overwrite" in message
     assert (out / "report.json").read_bytes() == report
     assert main([*again, "--overwrite"]) == 0
     assert json.loads((out / "report.json").read_text())["seed"] == 5
     # nothing of the first run is left beside the second
-    assert {path.name for path in out.iterdir()} == {*RUN_FILES, "notes.txt"} - set(EVENT_FILES)
+    assert {path.name for path in out.iterdir()} == {*RUN_FILES, "notes.txt"}
 
 
 def test_usage_errors_and_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,7 +184,7 @@ def test_usage_errors_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["no-such-command"]) == 2
     assert main(["trace", "no-such-command"]) == 2
     capsys.readouterr()
-    for command in ("run", "sweep", "conformance", "support", "trace"):
+    for command in ("run", "sweep", "why", "diff", "conformance", "support", "trace"):
         assert main([command, "--help"]) == 0
         text = capsys.readouterr().out
         assert "Example" in text or command == "trace"

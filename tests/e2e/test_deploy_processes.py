@@ -72,6 +72,7 @@ async def test_everything_is_ready_inside_and_gone_afterwards(tmp_path: Path) ->
         assert all(is_running(pid) for pid in watched.pids)
         summary = json.loads((tmp_path / "out" / "deployment.json").read_text())
         assert summary == json.loads(json.dumps(deployment.summary()))
+        assert summary["schema"] == "dynosim.deployment/1"
         assert summary["url"] == f"http://127.0.0.1:{summary['processes'][-1]['port']}"
     watched.assert_nothing_runs()
     assert "worker-0 stops" in (tmp_path / "out" / "logs" / "worker-0.log").read_text()

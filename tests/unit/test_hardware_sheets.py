@@ -12,6 +12,7 @@ from dynosim.timing.sheets import HardwareSheet
 
 GPUS: dict[str, tuple[int, int, float]] = {
     "t4": (40, 1024, 1.59),
+    "v100_pcie": (80, 1024, 1.38),
     "v100_sxm": (80, 1024, 1.53),
     "a10": (72, 1024, 1.695),
     "a10g": (80, 512, 1.71),
@@ -32,6 +33,8 @@ GPUS: dict[str, tuple[int, int, float]] = {
     "gh200": (132, 4096, 1.83),
     "b200_sxm": (148, 8192, 1.85),
     "b300_sxm": (148, 8192, 1.85),
+    "mi210": (104, 1024, 1.70),
+    "mi300x": (304, 2048, 2.10),
     "rtx_3090": (82, 512, 1.695),
     "rtx_4080": (76, 512, 2.505),
     "rtx_4090": (128, 512, 2.52),
@@ -64,6 +67,8 @@ BUSES: dict[str, tuple[int, float]] = {
     "h100_sxm": (5120, 5.234),
     "h800_sxm": (5120, 5.234),
     "h200_sxm": (6144, 6.25),
+    "mi210": (4096, 3.2),
+    "mi300x": (8192, 5.2),
     "rtx_3090": (384, 19.5),
     "rtx_4080": (256, 22.4),
     "rtx_4090": (384, 21.0),
@@ -86,9 +91,10 @@ DRIVER_MIB: dict[int, list[str]] = {
     24_564: ["a30", "rtx_3090", "rtx_4090", "rtx_a5000"],
     32_607: ["rtx_5090"],
     32_760: ["rtx_5000_ada"],
-    32_768: ["v100_sxm"],
+    32_768: ["v100_pcie", "v100_sxm"],
     46_068: ["a40", "l20", "l40", "l40s"],
     49_140: ["rtx_a6000", "rtx_6000_ada"],
+    65_520: ["mi210"],
     81_559: ["h100_pcie", "h100_sxm", "h800_sxm"],
     81_920: ["a100_pcie", "a100_sxm", "a800_sxm"],
     95_830: ["h100_nvl"],
@@ -97,16 +103,18 @@ DRIVER_MIB: dict[int, list[str]] = {
     143_771: ["h200_sxm"],
     183_359: ["b200_sxm"],
     189_471: ["gb200"],
+    196_592: ["mi300x"],
     275_040: ["b300_sxm"],
     284_208: ["gb300"],
 }
-"""As nvidia-smi lists it."""
+"""As nvidia-smi and rocm-smi list it."""
 
 LINKS_GB_PER_S: dict[int, list[str]] = {
-    16: ["t4"],  # PCIe gen 3
+    16: ["t4", "v100_pcie"],  # PCIe gen 3
     32: [  # PCIe gen 4
         "a10", "a10g", "a30", "a40", "a100_pcie", "l4", "l20", "l40", "l40s", "rtx_3090",
         "rtx_4080", "rtx_4090", "rtx_a5000", "rtx_a6000", "rtx_5000_ada", "rtx_6000_ada",
+        "mi210",
     ],
     64: [  # PCIe gen 5
         "h100_pcie", "rtx_5080", "rtx_5090", "rtx_pro_6000_workstation", "rtx_pro_6000_server",
@@ -114,15 +122,16 @@ LINKS_GB_PER_S: dict[int, list[str]] = {
     150: ["v100_sxm"],  # NVLink 2
     200: ["a800_sxm", "h800_sxm"],  # for export
     300: ["a100_sxm", "h100_nvl"],  # NVLink 3, and three bridges of NVLink 4
+    448: ["mi300x"],  # seven Infinity Fabric links
     450: ["h20", "h100_sxm", "h200_sxm", "gh200"],  # NVLink 4
     900: ["b200_sxm", "b300_sxm", "gb200", "gb300"],  # NVLink 5
 }  # fmt: skip
 
 WITHOUT_FP8 = {
-    "t4", "v100_sxm", "a10", "a10g", "a30", "a40", "a100_pcie", "a100_sxm", "a800_sxm", "rtx_3090",
-    "rtx_a5000", "rtx_a6000",
+    "t4", "v100_pcie", "v100_sxm", "mi210", "a10", "a10g", "a30", "a40", "a100_pcie", "a100_sxm",
+    "a800_sxm", "rtx_3090", "rtx_a5000", "rtx_a6000",
 }  # fmt: skip
-"""Turing, Volta and Ampere."""
+"""Turing, Volta, Ampere and CDNA 2."""
 
 
 @pytest.mark.parametrize("name", GPUS)
@@ -156,7 +165,7 @@ def test_bandwidth_is_that_of_the_memory_bus(name: str) -> None:
 def test_bandwidth_of_other_memories_is_the_printed_one() -> None:
     found = {name: hardware_sheet(name).memory_gb_per_s for name in known_hardware()}
     # v100 and h100_nvl: 0.9 and 3.94 TB/s; B200 and B300 are left out, their sheets differ.
-    printed = {"v100_sxm": 900, "h100_nvl": 3938, "h20": 4000, "gh200": 4000}
+    printed = {"v100_sxm": 900, "v100_pcie": 900, "h100_nvl": 3938, "h20": 4000, "gh200": 4000}
     printed |= {"gb200": 8000, "gb300": 8000}
     assert {name: found[name] for name in printed} == printed
 
@@ -187,6 +196,8 @@ def test_a_sheet_of_the_users_own_is_read_field_by_field(tmp_path: Path) -> None
         "fp8_tflops": 1000.5,
         "link_gb_per_s": 300,
         "gpus_per_node": 8,
+        "tdp_w": None,
+        "idle_w": None,
     }
     assert asdict(hardware_sheet(str(path))) == expected
     path.write_text(path.read_text() + "name: mine\ngpus_per_node: 4\n")

@@ -98,11 +98,10 @@ def test_all_loads_are_carried() -> None:
     assert search.capacity == LoadCapacity(RANGE.high, None)
 
 
-@pytest.mark.parametrize(("load", "is_carried"), [(10.0, True), (0.01, False)])
-def test_a_first_load_beyond_the_range_ends_the_search_there(load: float, is_carried: bool) -> None:
-    """A probe makes its own guess of where to begin."""
-    search = CapacitySearch(RANGE, 0.95, start=load)
-    search.told(load, LoadOutcome(is_carried, 1.0 if is_carried else 0.1))
+@pytest.mark.parametrize(("first", "is_carried"), [(249.0, True), (0.001, False)])
+def test_a_first_load_beyond_the_range_ends_the_search(first: float, is_carried: bool) -> None:
+    search = CapacitySearch(LoadRange(0.02, 8.0), 0.95, first)
+    search.told(first, LoadOutcome(is_carried, 1.0 if is_carried else 0.5))
     assert search.next_load() is None
 
 
@@ -170,3 +169,19 @@ def test_guesses_of_stopped_probes_tell_whether_smaller_loads_help() -> None:
     search = CapacitySearch(RANGE, 0.95, start=1.0)
     loads = asked(search, lambda load: LoadOutcome(False, guess=0.88 - 0.01 * load))
     assert loads == pytest.approx([1.0, 0.625, 0.02])
+
+
+def test_a_target_that_is_far_away_is_gone_to_at_once() -> None:
+    for capacity, start in ((0.1, 1.0), (7.0, 0.7)):
+        search = CapacitySearch(RANGE, 0.95, start)
+        loads = asked(search, logistic(capacity, 1.0))
+        assert search.capacity.low is not None
+        assert search.capacity.low <= capacity <= search.capacity.low * 1.03
+        assert len(loads) <= 7
+        assert loads[2] == pytest.approx(capacity, rel=0.1)
+
+
+def test_an_attainment_that_rises_with_the_load_is_not_followed_far() -> None:
+    search = CapacitySearch(RANGE, 0.95, start=0.5)
+    loads = asked(search, lambda load: LoadOutcome(load < 3, min(0.97 + load / 100, 0.99)))
+    assert loads[:3] == pytest.approx([0.5, 0.8, 1.28])

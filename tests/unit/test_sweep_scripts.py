@@ -182,7 +182,7 @@ def test_other_workloads_are_written_as_rows_for_it(tmp_path: Path) -> None:
     assert len(rows) == 3
     assert [
         "trace", "schedule", "config.yaml", f"{tmp_path}/o/load-0.5/rows.jsonl",
-        "--set", "workload.repeat=4", "--set", "workload.arrival_scale=1.0",
+        "--overwrite", "--set", "workload.repeat=4", "--set", "workload.arrival_scale=1.0",
     ] in rows  # fmt: skip
     sent = [" ".join(call) for call in calls if call[0] == "aiperf"]
     assert len(sent) == 3

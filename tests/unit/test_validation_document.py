@@ -78,6 +78,7 @@ def documented(outcome: RunOutcome, measured: Measured, **more: Any) -> dict[str
 def test_it_says_what_was_compared(outcome: RunOutcome) -> None:
     measured = measured_like(outcome, slower=1.25)
     document = documented(outcome, measured)
+    assert document["schema"] == "dynosim.validation/1"
     assert (document["name"], document["measured_at"]) == ("plan", "http://x")
     assert (document["num_requests"], document["concurrency"]) == (NUM_REQUESTS, None)
     assert (document["tolerance"], document["speedup"], document["prompt_seed"]) == (0.1, 1.0, 77)

@@ -28,7 +28,7 @@ def test_synth_convert_and_inspect_work_together(tmp_path: Path) -> None:
     seen = json.loads(invoke("inspect", target, "--json"))
     assert seen["input_tokens"] == made["input_tokens"]
     assert seen["format"] == "azure"
-    assert "hash_ids" in invoke("convert", source, target)
+    assert "hash_ids" in invoke("convert", source, target, "--overwrite")
 
 
 def test_inspect_prints_and_draws(tmp_path: Path) -> None:

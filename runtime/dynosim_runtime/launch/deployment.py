@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from dynosim.atomic import locked_folder, text_writer, write_files
 from dynosim.config import RunConfig, dump_run
+from dynosim.config.formats import DEPLOYMENT_SCHEMA
 from dynosim.errors import ConfigError
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.launch.gpus import assign_gpus
@@ -220,7 +221,12 @@ class LocalDeployment:
     def summary(self) -> dict[str, Any]:
         """URL, processes and folder as plain data."""
         processes = [{**asdict(status), "log": str(status.log)} for status in self.processes]
-        return {"url": self.url, "processes": processes, "out": str(self.out)}
+        return {
+            "schema": DEPLOYMENT_SCHEMA,
+            "url": self.url,
+            "processes": processes,
+            "out": str(self.out),
+        }
 
     async def _until(self, aim: Coroutine[Any, Any, object]) -> None:
         """Wait for `aim`, unless supervision fails. Raises: LiveError then."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from dynosim.atomic import check_folder
 from dynosim.config import RunConfig
 from dynosim.errors import ConfigError
+from dynosim.files.result_folder import DEPLOYMENT, check_results
 from dynosim_runtime.config import check_live, model_folder
 from dynosim_runtime.launch.specs import DeployOptions, Engine
 from dynosim_runtime.ports import check_port
@@ -29,6 +30,7 @@ def deploy_options(
     real: bool,
     target: str = "local",
     out: Path | None = None,
+    overwrite: bool = False,
     model: Path | None = None,
     engine: Engine | None = None,
     engine_python: Path | None = None,
@@ -49,6 +51,7 @@ def deploy_options(
         _check_model(kind, plan, folder)
     place = (out if out is not None else DEPLOYMENTS / _name(plan, plan_path)).absolute()
     check_folder(place)
+    check_results(place, DEPLOYMENT, overwrite=overwrite)
     return DeployOptions(
         out=place,
         engine=kind,

@@ -10,7 +10,8 @@ from typing import Any
 import orjson
 
 from dynosim.atomic import check_folder
-from dynosim.errors import EXIT_INTERRUPTED, ConfigError
+from dynosim.errors import EXIT_INTERRUPTED
+from dynosim.files.result_folder import check_files
 from dynosim.fit.fit_points import FitResult, fit_points
 from dynosim.silicon.fitted_file import write_fit
 from dynosim_runtime.errors import LiveError
@@ -29,6 +30,7 @@ def calibrate_url(
     out: Path,
     model: str | None,
     as_json: bool,
+    overwrite: bool = False,
     plan: MeasurementPlan | None = None,
 ) -> int:
     """Measure the engine at `url`, write the fitted timing file `out` and the points beside it.
@@ -39,8 +41,8 @@ def calibrate_url(
     written.
     """
     check_folder(out.parent, "--out")
-    if out.is_dir():
-        raise ConfigError(f"--out {out}: a folder (name a file, such as {out / 'timing.json'})")
+    points_file = out.with_suffix(".points.json")
+    check_files([out, points_file], overwrite=overwrite, option="--out")
     try:
         measured, source = asyncio.run(
             _measure(url, model, plan or MeasurementPlan(), quiet=as_json)
@@ -51,7 +53,6 @@ def calibrate_url(
     result = fit_points(measured.points, source=source)
     write_fit(result.fit, out)
     document = calibration_document(result, measured)
-    points_file = out.with_suffix(".points.json")
     points_file.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
     if as_json:
         sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")

@@ -6,13 +6,12 @@ files, byte for byte. Written with numpy: torch is not needed.
 """
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from dynosim.atomic import check_folder
+from dynosim.atomic import check_folder, text_writer, write_files
 from dynosim.errors import ConfigError
+from dynosim.files.result_folder import MODEL, check_kind, check_results
 from dynosim_runtime.tiny.tokenizer import (
     BOS_TOKEN_ID,
     EOS_TOKEN_ID,
@@ -28,10 +27,14 @@ QUERY_KEY_SCALE = 2.0  # sharp attention: what comes next depends on the whole t
 MARK = "dynosim_tiny_model"  # key of config.json by which a folder is known as ours
 
 
-def tiny_model_command(folder: Path, *, layers: int, hidden: int, seed: int, as_json: bool) -> int:
+def tiny_model_command(
+    folder: Path, *, layers: int, hidden: int, seed: int, as_json: bool, overwrite: bool = False
+) -> int:
     """`dynosim tiny-model`: write the model, say what it is. Raises: ConfigError."""
     import typer
 
+    check_folder(folder, "tiny-model")
+    check_results(folder, MODEL, overwrite=overwrite)
     parameters = write_tiny_model(folder, layers=layers, hidden=hidden, seed=seed)
     if as_json:
         summary = {
@@ -49,46 +52,28 @@ def tiny_model_command(folder: Path, *, layers: int, hidden: int, seed: int, as_
 def write_tiny_model(folder: Path, *, layers: int = 4, hidden: int = 256, seed: int = 0) -> int:
     """Write the model to `folder`, whole or not at all; returns its number of parameters.
 
-    A tiny model that is there is replaced. Raises: ConfigError for sizes that make no model, or a
-    folder that holds something else.
+    A tiny model that is there is replaced, other files beside it are kept.
+    Raises: ConfigError for sizes that make no model, or a folder that holds something else.
     """
     from safetensors.numpy import save_file
 
     config = _config(layers, hidden)
-    _check_replaceable(folder)
-    weights = _weights(config, seed)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        save_file(weights, scratch / "model.safetensors", metadata={"format": "pt"})
-        texts = {
-            "config.json": _as_text(config),
-            "generation_config.json": _as_text(_generation_config()),
-            **tokenizer_files(),
-        }
-        for name, text in texts.items():
-            (scratch / name).write_text(text, encoding="utf-8")
-        scratch.chmod(0o755)  # temporary files are their owner's only
-        (scratch / "model.safetensors").chmod(0o644)
-        if folder.exists():
-            shutil.rmtree(folder)
-        scratch.rename(folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return sum(weight.size for weight in weights.values())
-
-
-def _check_replaceable(folder: Path) -> None:
-    """Raises: ConfigError if writing there would take something away that is not a tiny model."""
     check_folder(folder, "tiny-model")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return
-    try:
-        is_ours = MARK in json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError, TypeError):
-        is_ours = False
-    if not is_ours:
-        raise ConfigError(f"{folder}: the folder holds something else (name a new or empty one)")
+    check_kind(folder, MODEL)
+    weights = _weights(config, seed)
+    texts = {
+        "config.json": _as_text(config),
+        "generation_config.json": _as_text(_generation_config()),
+        **tokenizer_files(),
+    }
+
+    def save_weights(path: Path) -> None:
+        save_file(weights, path, metadata={"format": "pt"})
+        path.chmod(0o644)  # it makes files that are their owner's only
+
+    writers = {name: text_writer(text) for name, text in texts.items()}
+    write_files(folder, {**writers, "model.safetensors": save_weights})
+    return sum(weight.size for weight in weights.values())
 
 
 def _config(layers: int, hidden: int) -> dict[str, Any]:

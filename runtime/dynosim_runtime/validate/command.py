@@ -19,6 +19,7 @@ from dynosim.experiment.intervals import DEFAULT_REPLAYS
 from dynosim.experiment.prediction import read_prediction
 from dynosim.experiment.run import RunOutcome
 from dynosim.experiment.run import run as simulate
+from dynosim.files.result_folder import VALIDATION, check_results
 from dynosim.metrics.tables import request_table
 from dynosim_runtime.config import load_plan
 from dynosim_runtime.launch.options import deploy_options
@@ -38,6 +39,9 @@ from dynosim_runtime.validate.plot import write_comparison_png
 from dynosim_runtime.validate.saved import PredictedSide, predicted_side
 from dynosim_runtime.validate.show import print_comparison
 
+MEASURED_FILES = ("measurements.jsonl", "requests.parquet", "requests.jsonl", "distributions.png")
+"""Written where dynosim itself has sent the load."""
+
 
 def validate(
     plan: Path,
@@ -56,6 +60,7 @@ def validate(
     aiperf: Path | None,
     as_json: bool,
     intervals: int = DEFAULT_REPLAYS,
+    overwrite: bool = False,
 ) -> int:
     """Compare the plan's prediction with what a deployment does; returns the exit code.
 
@@ -67,6 +72,7 @@ def validate(
         raise ConfigError("--intervals 1: one replay has no spread (use 16 or more, or 0 for none)")
     if out is not None:
         check_folder(out)
+        check_results(out, VALIDATION, overwrite=overwrite)
     config = load_plan(plan, [*overrides, *_trace_overrides(trace)])
     saved = read_prediction(plan)
     workload = load_trace(config)
@@ -85,6 +91,7 @@ def validate(
             mock=mock,
             real=real,
             out=None if out is None else out / "deployment",
+            overwrite=overwrite,
             model=model,
             engine=engine,
             engine_python=engine_python,
@@ -161,7 +168,7 @@ def _trace_overrides(trace: Path | None) -> list[str]:
 
 
 def _write(out: Path, document: dict[str, Any], predicted: RunOutcome, measured: Measured) -> None:
-    """All files, or none."""
+    """All files, or none; those of an earlier validation that this one lacks are gone then."""
     text = orjson.dumps(document, option=orjson.OPT_INDENT_2)
     writers = {
         "validation.json": lambda path: path.write_bytes(text),
@@ -190,6 +197,9 @@ def _write(out: Path, document: dict[str, Any], predicted: RunOutcome, measured:
             ),
         }
     write_files(out, writers)
+    for name in MEASURED_FILES:
+        if name not in writers:
+            (out / name).unlink(missing_ok=True)
 
 
 def _exit_code(document: dict[str, Any]) -> int:

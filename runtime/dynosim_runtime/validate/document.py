@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
+from dynosim.config.formats import VALIDATION_SCHEMA
 from dynosim.experiment.run import RunOutcome
 from dynosim.metrics.in_range import inside_shares
 from dynosim.metrics.saturation import load_of
@@ -36,6 +37,7 @@ def validation_document(
     predicted = blind.outcome
     config, told = predicted.config, measured.capacity
     document: dict[str, Any] = {
+        "schema": VALIDATION_SCHEMA,
         "name": config.name,
         "measured_at": measured.source,
         "workload": predicted.trace.source,
