@@ -19,7 +19,7 @@ from dynosim.sweep.results import Row, objective_names, shown_bounds, trials_tab
 from dynosim.sweep.sample_warnings import capacity_warnings, fixed_warnings
 from dynosim.sweep.status import FAILED, OK
 from dynosim.sweep.winner_folder import RUN_FILE, remove_old_winner, winner_files
-from dynosim.sweep.winners import Winner, winners_of
+from dynosim.sweep.winners import Recommended, winners_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -131,7 +131,7 @@ def _as_it_is(table: "pl.DataFrame") -> "pl.DataFrame":
 
 
 def summarize_sweep(
-    sweep: SweepConfig, rows: Sequence[Row], winners: Sequence[Winner], *, sweep_hash: str
+    sweep: SweepConfig, rows: Sequence[Row], winners: Sequence[Recommended], *, sweep_hash: str
 ) -> dict[str, Any]:
     """The sweep in one JSON document, free of real time: the same for any number of jobs."""
     counts = {status: 0 for status in (OK, "infeasible", "failed")}

@@ -18,7 +18,7 @@ from dynosim.sweep.engine_script import engine_script, model_folder
 from dynosim.sweep.operating_point import config_at_capacity
 from dynosim.sweep.travelling_files import INPUTS, TravellingFile, travelling_files
 from dynosim.sweep.winner_readme import winner_readme
-from dynosim.sweep.winners import Winner
+from dynosim.sweep.winners import Recommended
 
 RUN_FILE, FULL_RUN_FILE, INTERVALS_FILE = "config.yaml", "config.full.yaml", "intervals.json"
 ENGINE_SCRIPT, BENCH_SCRIPT, README = "engine.sh", "bench.sh", "README.md"
@@ -35,7 +35,9 @@ LOAD_KEYS = {
 }
 
 
-def winner_files(sweep: SweepConfig, winner: Winner, folder: Path, name: str) -> dict[str, Writer]:
+def winner_files(
+    sweep: SweepConfig, winner: Recommended, folder: Path, name: str
+) -> dict[str, Writer]:
     """Writers of the files in `folder / name`, by their names in `folder`."""
     row, place = winner.row, folder / name
     if row.trial.config is None:
@@ -118,7 +120,7 @@ def _moved(config: RunConfig, files: list[TravellingFile], place: Path) -> RunCo
     return moved
 
 
-def _load(sweep: SweepConfig, winner: Winner, config: RunConfig) -> dict[str, Any]:
+def _load(sweep: SweepConfig, winner: Recommended, config: RunConfig) -> dict[str, Any]:
     """At which load the prediction is, and how sure that is."""
     report = winner.row.report
     return {

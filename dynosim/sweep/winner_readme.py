@@ -6,11 +6,11 @@ from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.sweep.answer import CAPACITY, FAILED_LOAD, user_speed
 from dynosim.sweep.travelling_files import TravellingFile
-from dynosim.sweep.winners import Winner
+from dynosim.sweep.winners import Recommended
 
 
 def winner_readme(
-    sweep: SweepConfig, winner: Winner, config: RunConfig, files: Sequence[TravellingFile]
+    sweep: SweepConfig, winner: Recommended, config: RunConfig, files: Sequence[TravellingFile]
 ) -> str:
     """The file's text. `config` brings the load that the layout carries."""
     lines = [
@@ -26,7 +26,7 @@ def winner_readme(
     return "\n".join(lines) + "\n"
 
 
-def _carried(sweep: SweepConfig, winner: Winner, config: RunConfig) -> str:
+def _carried(sweep: SweepConfig, winner: Recommended, config: RunConfig) -> str:
     report = winner.row.report
     gpus, workers = config.num_gpus, config.cluster.workers
     layout = f"{gpus} GPU{'s' if gpus > 1 else ''} ({workers} x TP{config.engine.tensor_parallel})"

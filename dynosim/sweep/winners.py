@@ -19,7 +19,7 @@ BEST, FASTEST, CHEAPEST, NEXT = "best", "fastest for users", "cheapest", "next b
 
 
 @dataclass(frozen=True, slots=True)
-class Winner:
+class Recommended:
     """A trial with a folder of its own, and what it is there for."""
 
     row: Row
@@ -40,13 +40,13 @@ class _Choice:
         return row.trial.index in self.roles
 
 
-def winners_of(sweep: SweepConfig, rows: Sequence[Row], answer: Answer | None) -> list[Winner]:
+def winners_of(sweep: SweepConfig, rows: Sequence[Row], answer: Answer | None) -> list[Recommended]:
     """The trials that are recommended, best first; `answer` is that of a search for capacities."""
     ranked = frontier_rows(sweep, rows) if answer is None else answer.ranked
     return ranked_winners(ranked, top=sweep.top)
 
 
-def ranked_winners(ranked: Sequence[Row], *, top: int) -> list[Winner]:
+def ranked_winners(ranked: Sequence[Row], *, top: int) -> list[Recommended]:
     """The winners among rows that are in order, best first."""
     if not ranked:
         return []
@@ -66,7 +66,7 @@ def ranked_winners(ranked: Sequence[Row], *, top: int) -> list[Winner]:
     choice.add(max(ranked, key=good_tok_s_per_gpu), CHEAPEST)
     by_index = {row.trial.index: row for row in ranked}
     return [
-        Winner(by_index[index], tuple(roles), _family(by_index[index]))
+        Recommended(by_index[index], tuple(roles), _family(by_index[index]))
         for index, roles in choice.roles.items()
     ]
 

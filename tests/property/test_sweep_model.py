@@ -17,7 +17,7 @@ from dynosim.sweep.artifacts import summarize_sweep
 from dynosim.sweep.frontier_intervals import with_intervals
 from dynosim.sweep.results import THROUGHPUT_PER_GPU, Row, frontier_rows, judge, trials_table
 from dynosim.sweep.space import Trial, trials_of
-from dynosim.sweep.winners import Winner, winners_of
+from dynosim.sweep.winners import Recommended, winners_of
 
 SEEDS = st.integers(0, 2**32 - 1)
 FILE = """\
@@ -167,7 +167,7 @@ def test_verdicts_and_recommendations_are_what_their_rules_say(seed: int) -> Non
     check_table(sweep, rows)
 
 
-def check_summary(sweep: SweepConfig, rows: list[Row], winners: list[Winner]) -> None:
+def check_summary(sweep: SweepConfig, rows: list[Row], winners: list[Recommended]) -> None:
     summary = summarize_sweep(sweep, rows, winners, sweep_hash="abc")
     best = [winner.row for winner in winners]
     counts = {

@@ -62,7 +62,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SweepConfig
     sweep = load_sweep(path)
     rows = judged(sweep)
     out = folder / "out"
-    for top in ("top1", "top2", "top3", "top40", "topmost"):
+    for top in ("top1", "top2", "top4", "top40", "topmost"):
         (out / "agg" / top / "inputs" / "tiny").mkdir(parents=True)
         for name in ("config.yaml", "intervals.json", "bench.sh", "inputs/tiny/config.json"):
             (out / "agg" / top / name).write_text("old")
@@ -107,13 +107,14 @@ def test_older_winners_are_gone_and_other_files_stay(written: Any) -> None:
         [
             *(f"top1/{name}" for name in files),
             *(f"top2/{name}" for name in (*files, "intervals.json")),
+            *(f"top3/{name}" for name in files),
             "top40/notes.txt",
             *(f"topmost/{name}" for name in ("bench.sh", "config.yaml", "intervals.json")),
             "topmost/inputs/tiny/config.json",
         ]
     )
     assert not (out / "agg" / "top1" / "inputs").exists()
-    assert not (out / "agg" / "top3").exists()
+    assert not (out / "agg" / "top4").exists()
     intervals = json.loads((out / "agg" / "top2" / "intervals.json").read_text())
     assert set(intervals["metrics"]) == {TTFT, "p75_tpot_ms"}  # all, not only what is shown
 
@@ -133,7 +134,8 @@ def test_the_summary_says_what_was_found(written: Any) -> None:
     out, _, _, summary = written
     assert json.loads((out / "summary.json").read_text()) == summary
     top = [(brief["trial_id"], brief["config"]) for brief in summary["top"]]
-    assert top == [(2, "agg/top1/config.yaml"), (1, "agg/top2/config.yaml")]
+    assert top == [(2, "agg/top1/config.yaml"), (1, "agg/top2/config.yaml"),
+                   (3, "agg/top3/config.yaml")]  # fmt: skip
     assert [brief["trial_id"] for brief in summary["pareto"]] == [0]
     assert summary["not_run"] == [
         {
@@ -170,7 +172,7 @@ def test_the_tables_are_those_of_the_rows(written: Any) -> None:
     assert as_text.columns == table.columns and as_text["trial_id"].to_list() == [0, 1, 2, 3, 4]
     assert pl.read_csv(out / "pareto.csv")["trial_id"].to_list() == [0]
     best = pl.read_csv(out / "best_config_topn.csv")
-    assert best["trial_id"].to_list() == [2, 1] and best["replicas"].to_list() == [3, 2]
+    assert best["trial_id"].to_list() == [2, 1, 3] and best["replicas"].to_list() == [3, 2, 4]
 
 
 def test_a_folder_says_in_six_lines_what_it_is(written: Any) -> None:
@@ -178,7 +180,9 @@ def test_a_folder_says_in_six_lines_what_it_is(written: Any) -> None:
     lines = (out / "agg" / "top1" / "README.md").read_text().splitlines()
     assert len(lines) == 6
     assert lines[0] == "# small-2: best, cheapest (agg TP1)"
-    assert [brief["roles"] for brief in summary["top"]] == [["best", "cheapest"], ["next best"]]
+    assert [brief["roles"] for brief in summary["top"]] == [
+        ["best", "cheapest"], ["next best"], ["fastest for users"],
+    ]  # fmt: skip
     for word in ("dynosim run", "dynosim deploy", "dynosim validate", "engine.sh", "bench.sh"):
         assert any(word in line for line in lines), word
 
