@@ -185,7 +185,7 @@ class Bench:
         if (folder / "validation.json").exists():
             return
         folder.mkdir(exist_ok=True)
-        plan = folder.with_suffix(".yaml")  # a validation wants the folder for itself
+        plan = folder.with_name(f"{folder.name}.yaml")  # a validation wants the folder for itself
         rate_rps = None
         if workload.concurrency is None:
             self._write_plan(plan, workload, index, None)
@@ -238,7 +238,11 @@ class Bench:
         folders = [self.folder(workload, index) for index in range(self.num_rounds)]
         measured = [pl.read_parquet(folder / "requests.parquet") for folder in folders]
         runs = [
-            run(load_run(folder.with_suffix(".yaml"), [f"timing.file={timing.resolve()}"]))
+            run(
+                load_run(
+                    folder.with_name(f"{folder.name}.yaml"), [f"timing.file={timing.resolve()}"]
+                )
+            )
             for folder in folders
         ]
         predicted = [request_table(one.result, one.trace) for one in runs]
