@@ -77,6 +77,18 @@ reference: $(VENV)/.ready
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/replay.py
 
+.PHONY: docs docs-update
+
+# The documentation as a site, into out/site: index.html opens without a server or a network.
+docs: $(VENV)/.ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo out/site/index.html
+
+# What pages have from the program itself: the reference of commands, and what their examples print.
+# DOCS=howto/calibrate.md for one page; those that measure in real time are run only so.
+docs-update: $(VENV)/.ready
+	$(BIN)/python tests/update_docs.py $(DOCS)
+
 clean:
 	rm -rf $(VENV) .venv-vllm .venv-aiperf out build dist *.egg-info
 	rm -f dynosim/compiled/built.json *.so

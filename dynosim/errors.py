@@ -2,9 +2,11 @@
 
 EXIT_FAILURE = 1
 EXIT_BAD_INPUT = 2
-EXIT_NONE_FOUND = 3
+EXIT_NONE_FOUND = EXIT_NOT_MET = 3
 EXIT_INTERRUPTED = 130
-"""Exit codes of commands, next to 0: done. None found: nothing is as it was asked to be."""
+"""Exit codes of commands, next to 0: done. None found: nothing is as it was asked to be. Not met:
+what the user asked to be a failure has come true.
+"""
 
 
 class DynosimError(Exception):

@@ -173,12 +173,15 @@ class WorkerLog:
     launched_ms: FloatArray
     ready_ms: FloatArray  # NaN: not by the end of the run
     ended_ms: FloatArray  # NaN: lives at the end of the run
+    seats: IntArray  # requests that may hold one at once
 
     def __len__(self) -> int:
         return len(self.gpus)
 
     @classmethod
-    def equal(cls, num_workers: int, *, gpus: int = 1, usable_blocks: int = 1) -> "WorkerLog":
+    def equal(
+        cls, num_workers: int, *, gpus: int = 1, usable_blocks: int = 1, seats: int = 256
+    ) -> "WorkerLog":
         """Equal workers, there all along."""
         start_ms = np.zeros(num_workers)
         return cls(
@@ -190,6 +193,7 @@ class WorkerLog:
             launched_ms=start_ms,
             ready_ms=start_ms,
             ended_ms=np.full(num_workers, np.nan),
+            seats=np.full(num_workers, seats, np.int64),
         )
 
 
@@ -215,6 +219,39 @@ class KvEventLog:
 
 
 @dataclass(frozen=True, slots=True)
+class ChunkLog:
+    """Every part of a prompt that a step computed. Times in ms, of the step.
+
+    After a preemption the tokens that a request has made belong to its prompt.
+    """
+
+    request: IntArray  # index
+    worker_id: IntArray
+    start_ms: FloatArray
+    end_ms: FloatArray
+    num_tokens: IntArray
+    num_computed_before: IntArray  # cached or computed earlier
+
+
+@dataclass(frozen=True, slots=True)
+class SeatLog:
+    """When requests got a seat in an engine, and when they lost it to others. Times in ms."""
+
+    request: IntArray  # index
+    worker_id: IntArray
+    at_ms: FloatArray
+    is_taken: NDArray[np.bool_]  # False: preempted
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTrail:
+    """What single requests did in the steps of their engines."""
+
+    chunks: ChunkLog
+    seats: SeatLog
+
+
+@dataclass(frozen=True, slots=True)
 class RunResult:
     """One finished simulation: the input of every report."""
 
@@ -229,3 +266,4 @@ class RunResult:
     simulate_wall_ms: float  # real time of the simulation proper
     routing: RoutingStats | None = None  # None: placed by load alone
     kv_events: KvEventLog | None = None  # None: not asked for
+    trail: RequestTrail | None = None  # None: not asked for

@@ -7,6 +7,7 @@ from dynosim.build.routing import routing_spec
 from dynosim.cluster import ClusterSpec, PoolSpec, RunOptions
 from dynosim.config.schema import RunConfig
 from dynosim.router.spec import OpenLog
+from dynosim.router.witness import ChoiceWitness
 from dynosim.timing.prefill_estimate import StepTimeEstimator
 from dynosim.timing.scaled import ScaledModel
 
@@ -17,8 +18,11 @@ def cluster_spec(
     *,
     open_log: OpenLog | None = None,
     records_events: bool = False,
+    witness: ChoiceWitness | None = None,
 ) -> ClusterSpec:
     """The configured cluster. `open_log` opens a log of its router, `records_events` keeps all.
+
+    `witness` notes what some requests' workers were chosen from.
 
     Raises: ConfigError if a policy class cannot be imported.
     """
@@ -29,17 +33,20 @@ def cluster_spec(
         seed=config.seed,
         estimator=StepTimeEstimator(prepared.timing, engine.max_num_batched_tokens),
     )
-    routing = replace(routing, records_events=records_events, open_log=open_log)
+    routing = replace(routing, records_events=records_events, open_log=open_log, witness=witness)
     return ClusterSpec(pools=_pools(config, prepared), routing=routing)
 
 
-def run_options(config: RunConfig, *, exact_stepping: bool = False) -> RunOptions:
+def run_options(
+    config: RunConfig, *, exact_stepping: bool = False, records_trail: bool = False
+) -> RunOptions:
     """How the configured cluster is run."""
     return RunOptions(
         concurrency=config.workload.concurrency,
         seed=config.seed,
         until_ms=config.cluster.max_sim_time_ms,
         exact_stepping=exact_stepping,
+        records_trail=records_trail,
     )
 
 

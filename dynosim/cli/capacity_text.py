@@ -170,4 +170,5 @@ def commands(answer: Answer, folder: Path) -> list[str]:
     return [
         f"deploy  dynosim deploy {top} --mock",
         f"prove   dynosim validate {top} --url http://HOST:PORT",
+        f"engine  {top}/engine.sh (vllm serve ..., bench.sh beside it)",
     ]

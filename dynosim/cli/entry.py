@@ -1,7 +1,8 @@
 """The command line: arguments in, one library call, text out.
 
 Only typer is imported at once; every command imports what it needs, so that `--help` is quick.
-Exit codes: 0 done, 1 failure, 2 bad input (one message, no traceback), 130 interrupted.
+Exit codes: 0 done, 1 failure, 2 bad input (one message, no traceback), 3 a condition that the user
+asked to fail on, 130 interrupted.
 """
 
 import atexit
@@ -127,6 +128,9 @@ def run(
     kv_events: Annotated[
         bool, typer.Option("--kv-events", help="With --out: write and plot all KV events.")
     ] = False,
+    perfetto: Annotated[
+        bool, typer.Option("--perfetto", help="With --out: write trace.json.gz for Perfetto.")
+    ] = False,
     intervals: Annotated[
         int | None,
         typer.Option(
@@ -150,6 +154,7 @@ def run(
         check=check,
         router_log=router_log,
         kv_events=kv_events,
+        perfetto=perfetto,
         intervals=intervals,
     )
     raise typer.Exit(run_command(arguments))
@@ -199,6 +204,51 @@ def sweep(
         fail_if_none=fail_if_none,
     )
     raise typer.Exit(sweep_command(arguments))
+
+
+@app.command(epilog="Example: dynosim diff results/main results/mine --fail-if 'capacity < -3 %'")
+def diff(
+    a: Annotated[Path, typer.Argument(help="Folder of a run or of a sweep: before.")],
+    b: Annotated[Path, typer.Argument(help="Folder of the same kind: after.")],
+    json: AsJson = False,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fail-if",
+            metavar="CONDITION",
+            help="Exit with 3 if a change is too large: 'capacity < -3 %', 'p95_ttft_ms > 50'.",
+        ),
+    ] = None,
+) -> None:
+    """Compare two runs or two sweeps: what differs, how surely, and why."""
+    _compute_in_one_thread()
+    from dynosim.cli.diff import DiffArguments, diff_command
+
+    raise typer.Exit(diff_command(DiffArguments(a=a, b=b, as_json=json, fail_if=fail_if or ())))
+
+
+@app.command(epilog="Example: dynosim why out 812, or: dynosim why out --slowest 5")
+def why(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run (its --out).")],
+    request: Annotated[
+        str | None, typer.Argument(help="Id of a request, as in requests.parquet.")
+    ] = None,
+    slowest: Annotated[
+        int | None, typer.Option(min=1, help="Tell of so many with the longest time to token 1.")
+    ] = None,
+    json: AsJson = False,
+    perfetto: Annotated[
+        Path | None, typer.Option(help="File for a trace of the whole run, for Perfetto.")
+    ] = None,
+) -> None:
+    """Tell why a request of a finished run took so long, step by step."""
+    _compute_in_one_thread()
+    from dynosim.cli.why import WhyArguments, why_command
+
+    asked = WhyArguments(
+        folder=folder, request_id=request, slowest=slowest, as_json=json, perfetto=perfetto
+    )
+    raise typer.Exit(why_command(asked))
 
 
 _SIZE_EXAMPLE = (

@@ -11,8 +11,9 @@ from dynosim.cli.capacity_text import (
     print_warnings,
     sla_line,
 )
-from dynosim.cli.text_table import cut, print_table, short
-from dynosim.config.sweep_loading import WORKERS, SweepConfig
+from dynosim.cli.text_table import counted, cut, print_table, short
+from dynosim.config.load_rules import WORKERS
+from dynosim.config.sweep_loading import SweepConfig
 from dynosim.sweep.answer import CAPACITY, Answer, user_speed
 from dynosim.sweep.results import Row
 
@@ -50,11 +51,12 @@ def _headline(sweep: SweepConfig, answer: Answer, keys: Sequence[str]) -> str:
     tried = len(answer.ranked) + len(answer.nothing_carried)
     need, best, nearest = need_text(sweep), answer.best, answer.nearest
     budget = sweep.constraints.gpu_budget
-    within = "" if budget is None else f" on {budget} GPUs"
+    within = "" if budget is None else f" on {counted(budget, 'GPU')}"
     if best is not None:
-        return f"{sweep.name}: {tried} layouts; {need} takes {best.report['num_gpus']} GPUs"
+        gpus = counted(best.report["num_gpus"], "GPU")
+        return f"{sweep.name}: {counted(tried, 'layout')}; {need} takes {gpus}"
     most = "" if nearest is None else f", the most is {_carries(sweep, nearest)}"
-    return f"{sweep.name}: {tried} layouts, none holds {need}{within}{most}"
+    return f"{sweep.name}: {counted(tried, 'layout')}, none holds {need}{within}{most}"
 
 
 def _carries(sweep: SweepConfig, row: Row) -> str:
@@ -104,6 +106,5 @@ def _limit_lines(answer: Answer, keys: Sequence[str]) -> list[str]:
     best = answer.best
     if best is None or best.report["need_workers_too_few"] is None:
         return []
-    few = best.report["need_workers_too_few"]
-    workers = "worker" if few == 1 else "workers"
-    return [f"limits  with {few} {workers}: {best.report['need_limit']}"]
+    few = counted(best.report["need_workers_too_few"], "worker")
+    return [f"limits  with {few}: {best.report['need_limit']}"]

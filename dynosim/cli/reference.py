@@ -134,6 +134,7 @@ def init(
         bool, typer.Option(help="Write the JSON Schema beside the file, for editors.")
     ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a commented sweep file (or run file) to begin with."""
     from dynosim.reference.starter import Starter
@@ -154,6 +155,16 @@ def init(
         itl_ms=itl,
         schema=f"{kind}.schema.json" if schema else None,
     )
-    for written in write_starter(starter, is_run=run, overwrite=overwrite):
-        print(f"wrote {written}", file=sys.stderr)
-    print(f"next: dynosim {kind} {starter.path}")
+    written = write_starter(starter, is_run=run, overwrite=overwrite)
+    _tell_written(written, f"dynosim {kind} {starter.path}", as_json=as_json)
+
+
+def _tell_written(written: list[Path], following: str, *, as_json: bool) -> None:
+    """The files, and the command to go on with."""
+    if as_json:
+        document = {"written": [str(file) for file in written], "next": following}
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+        return
+    for file in written:
+        print(f"wrote {file}", file=sys.stderr)
+    print(f"next: {following}")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 EVENT_FILES = ("kv_events.parquet", "kv_events.png")
+TRACE_FILE = "trace.json.gz"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,7 @@ class RunArguments:
     check: bool
     router_log: Path | None
     kv_events: bool
+    perfetto: bool
     intervals: int | None
 
 
@@ -62,6 +64,7 @@ def run_command(asked: RunArguments) -> int:
             check=asked.check,
             router_log=asked.router_log,
             record_kv_events=asked.kv_events,
+            record_trail=asked.perfetto,
             progress=_telling(bar) if sys.stderr.isatty() else None,
         )
     try:
@@ -95,6 +98,8 @@ def _check_out(asked: RunArguments) -> None:
     if out is None:
         if asked.kv_events:
             raise ConfigError("--kv-events: needs --out, the folder to write them to")
+        if asked.perfetto:
+            raise ConfigError("--perfetto: needs --out, the folder to write the trace to")
         return
     check_folder(out)
     check_results(out, RUN, overwrite=asked.overwrite)
@@ -143,7 +148,7 @@ def write_run(out: Path, outcome: RunOutcome, document: Mapping[str, Any]) -> No
     from dynosim.plots.run_html import write_run_html
 
     config_yaml = dump_run(outcome.config)
-    events = _event_files(outcome)
+    events = _event_files(outcome) | _trace_file(outcome)
     write_files(
         out,
         {
@@ -165,9 +170,19 @@ def write_run(out: Path, outcome: RunOutcome, document: Mapping[str, Any]) -> No
             **events,
         },
     )
-    for name in EVENT_FILES:
+    for name in (*EVENT_FILES, TRACE_FILE):
         if name not in events:
             (out / name).unlink(missing_ok=True)
+
+
+def _trace_file(outcome: RunOutcome) -> dict[str, Callable[[Path], None]]:
+    """The whole run for Perfetto, if its trail was kept."""
+    if outcome.result.trail is None:
+        return {}
+    from dynosim.plots.perfetto import write_perfetto
+
+    result, trace, title = outcome.result, outcome.trace, outcome.config.name
+    return {TRACE_FILE: lambda path: write_perfetto(path, result, trace, title)}
 
 
 def _event_files(outcome: RunOutcome) -> dict[str, Callable[[Path], None]]:

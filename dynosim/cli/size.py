@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 SOURCE = "dynosim size"
 """What messages name in place of a file."""
 MIN_REQUESTS, MAX_REQUESTS = 1200, 20_000
-IN_FLIGHT_TIMES = 10
-"""A made-up workload has so many times the requests that the SLA allows to be in flight: about
-twice as many as there will be."""
+IN_FLIGHT_TIMES = 20
+"""A made-up workload has so many times the requests that the SLA allows to be in flight,
+so that the measurement is long enough whatever the layout."""
 TYPICAL_TTFT_MS, TYPICAL_ITL_MS = 1000.0, 50.0
 """Where nothing is said of them, for that number only."""
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 RESULTS = Path("results")
 _TITLES = {
     "output_tok_s_per_gpu": "tok/s/GPU",
-    "mean_output_token_throughput_per_user": "tok/s/user",
+    "median_output_token_throughput_per_user": "tok/s/user",
     "num_gpus": "GPUs",
     "mean_ttft_ms": "TTFT ms",
     "mean_itl_ms": "ITL ms",

@@ -32,6 +32,11 @@ def short(value: Any) -> str:
     return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def cut(line: str) -> str:
     """The line, or as much of it as fits."""
     return line if len(line) <= WIDTH else line[: WIDTH - 3] + "..."

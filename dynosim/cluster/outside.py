@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dynosim.records import FloatArray, RunResult, WorkerLog
+from dynosim.records import FloatArray, RequestTrail, RunResult, WorkerLog
 
 
 def as_clients_see(result: RunResult, *, ingress_ms: float, egress_ms: float) -> RunResult:
@@ -32,7 +32,17 @@ def as_clients_see(result: RunResult, *, ingress_ms: float, egress_ms: float) ->
         ),
         steps=replace(steps, start_ms=steps.start_ms + ingress_ms),
         kv_events=events,
+        trail=None if result.trail is None else _trail_later(result.trail, ingress_ms),
         end_ms=result.end_ms + both_ms,
+    )
+
+
+def _trail_later(trail: RequestTrail, delay_ms: float) -> RequestTrail:
+    chunks, seats = trail.chunks, trail.seats
+    start_ms, end_ms = chunks.start_ms + delay_ms, chunks.end_ms + delay_ms
+    return RequestTrail(
+        replace(chunks, start_ms=start_ms, end_ms=end_ms),
+        replace(seats, at_ms=seats.at_ms + delay_ms),
     )
 
 

@@ -98,4 +98,5 @@ def worker_log(workers: Sequence[Worker]) -> WorkerLog:
         launched_ms=np.array([worker.launched_ms for worker in workers], np.float64),
         ready_ms=np.array([worker.ready_ms for worker in workers], np.float64),
         ended_ms=np.array([worker.ended_ms for worker in workers], np.float64),
+        seats=np.array([pool.engine.max_active for pool in pools], np.int64),
     )

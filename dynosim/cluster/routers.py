@@ -92,6 +92,7 @@ def _make_inputs(
             estimator=estimator,
             policy=policy,
             stream=f"router/{number}" if number else "router",
+            witness=routing.witness,
         )
     if routing.frontends > 1:
         raise ConfigError(

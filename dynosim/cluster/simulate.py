@@ -16,6 +16,7 @@ from dynosim.cluster.pool import worker_log
 from dynosim.cluster.requests import Requests
 from dynosim.cluster.routing import make_placer
 from dynosim.cluster.spec import ClusterSpec, RunOptions
+from dynosim.cluster.trail import TrailColumns
 from dynosim.cluster.watch import Watch
 from dynosim.engine.room import require_room
 from dynosim.engine.spec import EngineSpec
@@ -61,9 +62,11 @@ def simulate(
     outside_ms = times.ingress_ms + times.egress_ms
     placer = make_placer(routing, trace, extents, cluster.cards(), may_change=bool(processes))
     load = LoadDriver(trace, options.concurrency)
+    trail = TrailColumns() if options.records_trail else None
+    singly = options.exact_stepping
     running = Cluster(
         Requests(trace, extents, cluster),
-        launcher=Launcher(extents, journal, routing, steps_singly=options.exact_stepping),
+        launcher=Launcher(extents, journal, routing, steps_singly=singly, trail=trail),
         placer=placer,
         load=load,
         journal=journal,
@@ -93,6 +96,7 @@ def simulate(
         num_scheduling_events=sum(w.engine.num_events for w in running.workers),
         routing=placer.stats(),
         kv_events=placer.kv_events(),
+        trail=None if trail is None else trail.log(end_ms),
         simulate_wall_ms=(time.perf_counter() - started) * 1e3,
     )
     if outside_ms == 0:

@@ -119,13 +119,15 @@ class RunOptions:
     `concurrency` requests are in flight at most, each arriving as one ends; None: they come by the
     trace's clock. `seed` is that of the default routing. Events after `until_ms` do not happen;
     what is under way then is unfinished. `exact_stepping` decides every engine step on its own
-    instead of in bulk: the same result, slower.
+    instead of in bulk: the same result, slower. `records_trail` keeps what single requests did in
+    steps.
     """
 
     concurrency: int | None = None
     seed: int = 0
     until_ms: float | None = None
     exact_stepping: bool = False
+    records_trail: bool = False
 
 
 def worker_card(worker_id: WorkerId, pool: PoolSpec) -> WorkerCard:

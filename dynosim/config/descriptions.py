@@ -8,6 +8,7 @@ the key's name ends in a unit, it need not.
 import ast
 from dataclasses import dataclass
 from functools import cache
+from importlib.abc import InspectLoader
 from importlib.util import find_spec
 from inspect import cleandoc
 
@@ -55,7 +56,7 @@ def _sections(module: str) -> dict[str, dict[str, Description]]:
 def _source(module: str) -> str:
     spec = find_spec(module)
     loader = spec.loader if spec is not None else None
-    source = loader.get_source(module) if hasattr(loader, "get_source") else None
+    source = loader.get_source(module) if isinstance(loader, InspectLoader) else None
     return source or ""
 
 

@@ -11,6 +11,7 @@ from dynosim.config.aliases import SWEEP_ALIASES, use_our_names
 from dynosim.config.dimensions import Dimension, parse_dimension
 from dynosim.config.explain import explain
 from dynosim.config.keys import SWEEP_KEYS, key_problem
+from dynosim.config.load_rules import load_problems, resolved_load
 from dynosim.config.loading import check_run
 from dynosim.config.overrides import apply_overrides, put
 from dynosim.config.problems import Path, Problem, nearest
@@ -18,9 +19,6 @@ from dynosim.config.report_keys import is_report_key, known_report_keys
 from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_schema import Goal, LoadConfig, Search, SweepConstraints, SweepKeys
 from dynosim.config.yaml_source import Document, read_document
-
-WORKERS = "cluster.workers"
-"""The key that `load.need` solves for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +77,8 @@ def _sweep(document: Document) -> tuple[SweepConfig | None, list[Problem]]:
     dimensions = tuple(entry for entry in parsed if isinstance(entry, Dimension))
     problems = [problem for entry in parsed if isinstance(entry, list) for problem in entry]
     problems += _key_problems(keys.space, base) + _objective_problems(keys.objectives)
-    keys = keys.model_copy(update={"load": _resolved_load(keys, base)})
-    problems += _load_problems(keys, base)
+    keys = keys.model_copy(update={"load": resolved_load(keys, base)})
+    problems += load_problems(keys, base)
     sweep = SweepConfig(
         name=str(data.get("name") or FilePath(document.name).stem),
         base=base,
@@ -115,70 +113,6 @@ def _key_problems(space: dict[str, Any], base: dict[str, Any]) -> list[Problem]:
             Problem(("space", key), f"lies inside {other}, which varies too", "keep one of them")
             for other in inside
         ]
-    return problems
-
-
-def _resolved_load(keys: SweepKeys, base: dict[str, Any]) -> LoadConfig:
-    """The load section with what is meant where it says nothing."""
-    load, workload = keys.load, base.get("workload")
-    is_closed = isinstance(workload, dict) and workload.get("concurrency") is not None
-    search = "curve" if keys.constraints.sla is None else "capacity"
-    if any(key.split(".")[0] == "workload" for key in keys.space) and load.need is None:
-        search = "fixed"
-    meant = {
-        "search": load.search or search,
-        "vary": load.vary or ("concurrency" if is_closed else "rate"),
-    }
-    given = load.model_fields_set
-    return LoadConfig.model_construct(given, **{**dict(load), **meant})
-
-
-def _load_problems(keys: SweepKeys, base: dict[str, Any]) -> list[Problem]:
-    """A load that is searched must be one that can be varied."""
-    workload = base.get("workload")
-    given = sorted(keys.load.model_fields_set - {"search"})
-    if keys.load.search == "fixed" and given:
-        varied = next(key for key in keys.space if key.split(".")[0] == "workload")
-        remedy = f"remove it, or take {varied} out of the space"
-        return [Problem(("load", given[0]), f"has no effect: {varied} varies", remedy)]
-    if keys.load.search == "fixed" or not isinstance(workload, dict):
-        return []
-    problems = []
-    swept = [key for key in keys.space if key.startswith("workload.")]
-    if swept:
-        remedy = "take it out of the space, or set `load.search: fixed`"
-        problems.append(Problem(("space", swept[0]), "varies beside the load", remedy))
-    if keys.load.vary == "rate" and workload.get("concurrency") is not None:
-        remedy = "set `load.vary: concurrency`, or remove workload.concurrency"
-        problems.append(Problem(("load", "vary"), "a closed loop has no rate", remedy))
-    return problems + _closed_problems(keys) + _need_problems(keys, base)
-
-
-def _closed_problems(keys: SweepKeys) -> list[Problem]:
-    """A closed loop never piles up: only an SLA says how much is too much."""
-    load = keys.load
-    is_endless = load.vary == "concurrency" and keys.constraints.sla is None
-    if not is_endless or (load.search == "curve" and load.need is None):
-        return []
-    remedy = "add `constraints: {sla: {ttft_ms: 2000}}`, or set `load.search: curve`"
-    return [Problem(("load", "vary"), "without an SLA any concurrency is carried", remedy)]
-
-
-def _need_problems(keys: SweepKeys, base: dict[str, Any]) -> list[Problem]:
-    """Workers are solved for: within a budget, and from no number that stands in the file."""
-    if keys.load.need is None:
-        return []
-    problems = []
-    cluster, here = base.get("cluster"), ("load", "need")
-    if isinstance(cluster, dict) and cluster.get("workers") is not None:
-        remedy = "remove cluster.workers, or load.need"
-        problems.append(Problem(here, "finds how many workers it takes", remedy))
-    if keys.constraints.gpu_budget is None and WORKERS not in keys.space:
-        remedy = "add `constraints: {gpu_budget: 64}`"
-        problems.append(Problem(here, "must know how many GPUs there are", remedy))
-    if keys.search.method != "grid":
-        remedy = "use `search: {method: grid}`, or remove load.need"
-        problems.append(Problem(here, "tries every point of the space", remedy))
     return problems
 
 

@@ -115,28 +115,11 @@ class LoadConfig(Section):
         ends = self.range
         is_pair = ends is None or len(ends) == 2
         is_empty = ends is not None and is_pair and ends[0] > ends[1]
-        is_part = (
-            ends is not None
-            and is_pair
-            and self.vary == "concurrency"
-            and any(end != int(end) for end in ends)
-        )
         given = self.model_fields_set - {"search"}
-        is_closed, is_curve = self.vary == "concurrency", self.search == "curve"
-        asked = set() if self.need is None else set(self.need.given)
-        is_other = bool(asked) and (asked == {"concurrency"}) != is_closed
         check_rules(
             [
-                ("concurrencies", "concurrencies" in given and not (is_closed and is_curve),
-                 "are loads of a closed loop's curve",
-                 "add `search: curve` and `vary: concurrency`, or remove them"),
-                ("requests_per_slot", "requests_per_slot" in given and not is_closed,
-                 "only a closed loop has slots", "use min_requests, or add `vary: concurrency`"),
-                ("need", is_other, f"{next(iter(asked), '')} is not what vary: {self.vary} varies",
-                 "use concurrency with `vary: concurrency`, else rps or sessions_per_s"),
                 ("range", not is_pair, "expected two numbers", "write `[0.02, 8]`"),
                 ("range", is_empty, "is empty: the first number is larger", "swap them"),
-                ("range", is_part, "concurrency is counted in whole requests", "round them"),
                 (next(iter(sorted(given)), "search"), self.search == "fixed" and bool(given),
                  "has no effect with `search: fixed`", "add `search: capacity`"),
             ]

@@ -25,6 +25,7 @@ from dynosim.timing.model import StepTimeModel
 if TYPE_CHECKING:
     import polars as pl
 
+    from dynosim.router.witness import ChoiceWitness
     from dynosim.routerlog.replay import LogWriter
 
 
@@ -79,6 +80,8 @@ def run(
     prepared: Prepared | None = None,
     router_log: Path | None = None,
     record_kv_events: bool = False,
+    record_trail: bool = False,
+    witness: "ChoiceWitness | None" = None,
     progress: Progress | None = None,
     watch: Watch | None = None,
 ) -> RunOutcome:
@@ -86,10 +89,11 @@ def run(
     `prepare` gives, perhaps with other step times.
 
     `router_log` is a file to write the router's inputs and decisions to, for `replay_log`;
-    `record_kv_events` keeps every KV event in the result. `wall_time_ms` in the report is real time
-    from before the trace is opened to the end. `check` tests the laws of conservation on the
-    result. `progress` is told several times a second how many requests have ended, and of how many.
-    `watch` may end the run early.
+    `record_kv_events` keeps every KV event in the result, `record_trail` what single requests did
+    in steps; `witness` notes what some requests' workers were chosen from. `wall_time_ms` in the
+    report is real time from before the trace is opened to the end. `check` tests the laws of
+    conservation on the result. `progress` is told several times a second how many requests have
+    ended, and of how many. `watch` may end the run early.
 
     Raises: ConfigError, TraceError, InfeasibleError; InvariantError if a law is broken.
     """
@@ -111,8 +115,9 @@ def run(
             prepared,
             open_log=None if log is None else log.open,
             records_events=record_kv_events,
+            witness=witness,
         )
-        options = run_options(config, exact_stepping=exact_stepping)
+        options = run_options(config, exact_stepping=exact_stepping, records_trail=record_trail)
         result = simulate(trace, cluster, options, progress=progress, watch=watch)
         if log is not None:
             log.close()

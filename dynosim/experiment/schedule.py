@@ -18,7 +18,7 @@ from dynosim.experiment.run import run
 from dynosim.records import FloatArray, Trace
 from dynosim.workload.writers import whole_file
 
-BLOCK_TOKENS_MAX = 64
+BLOCK_TOKENS_MAX, BLOCK_TOKENS_MIN = 64, 16
 """Prompts share their beginnings to within so many tokens; smaller blocks make longer rows."""
 
 
@@ -64,8 +64,8 @@ def schedule_rows(trace: Trace, due_ms: FloatArray | None) -> Iterator[dict[str,
 
 def row_block_tokens(trace_block_tokens: int) -> int:
     """Prompt tokens behind one hash id of a row: a divisor of those behind one of the trace's."""
-    most = min(BLOCK_TOKENS_MAX, trace_block_tokens)
-    return next(size for size in range(most, 0, -1) if trace_block_tokens % size == 0)
+    sizes = range(BLOCK_TOKENS_MAX, BLOCK_TOKENS_MIN - 1, -1)
+    return next((size for size in sizes if trace_block_tokens % size == 0), trace_block_tokens)
 
 
 def _due_ms(config: RunConfig, trace: Trace) -> FloatArray | None:

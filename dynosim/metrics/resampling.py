@@ -41,16 +41,16 @@ def drawn_attainments(
     num_sessions = int(session.max(initial=-1)) + 1
     num_judged = np.bincount(session[judged], minlength=num_sessions)
     num_good = np.bincount(session[judged & good], minlength=num_sessions)
-    draws = _draws(num_sessions)
+    draws = session_draws(num_sessions)
     with np.errstate(invalid="ignore"):
         found: FloatArray = (draws @ num_good) / (draws @ num_judged)
     return found
 
 
 @lru_cache(maxsize=2)
-def _draws(num_sessions: int) -> FloatArray:
-    """How often each session comes up in each draw: (200, sessions)."""
-    rng = np.random.Generator(np.random.PCG64(_SEED))
+def session_draws(num_sessions: int, *, stream: int = 0) -> FloatArray:
+    """How often each session comes up in each draw: (200, sessions). Streams are independent."""
+    rng = np.random.Generator(np.random.PCG64(_SEED + stream))
     drawn = rng.integers(0, num_sessions, (NUM_DRAWS, num_sessions))
     rows = np.arange(NUM_DRAWS)[:, None] * num_sessions
     counts = np.bincount((drawn + rows).ravel(), minlength=NUM_DRAWS * num_sessions)

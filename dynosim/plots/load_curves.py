@@ -1,47 +1,110 @@
-"""Interactivity curves: output tokens/s per GPU against tokens/s per user, over the load.
+"""What layouts do over the load: interactivity curves, and attainment against load per GPU.
 
-A family is a tensor parallelism; its curve is that of its best layout. Where the load is carried
-the curve is solid and thick; behind its capacity, marked by a diamond, thin and pale, and it ends
-with the last load that was run to its end. One description, drawn for paper and for the screen.
+A family is a mode and a tensor parallelism; its curve is that of its best layout. Where the load is
+carried the curve is thick; behind its capacity, marked by a diamond, thin and pale, and it ends
+before the first load that piles up: throughput of an overloaded cluster promises nothing.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from math import exp, floor, log
+from typing import TYPE_CHECKING
 
+from dynosim.metrics.carried import OVERLOADED
 from dynosim.plots import style
 from dynosim.plots import trials as trial_table
-from dynosim.plots.page import Figure as PageFigure
-from dynosim.plots.pareto import MARGINS, note_timing
+from dynosim.plots.chart import (
+    Chart,
+    ChartAxis,
+    Fill,
+    Label,
+    LineMark,
+    Mark,
+    Panel,
+    PointMark,
+    RuleMark,
+)
+from dynosim.plots.families import FamilyStyle, LayoutFamily, family_of, family_styles
+from dynosim.plots.page import number
 
 if TYPE_CHECKING:
     import polars as pl
-    from matplotlib.figure import Figure
 
-X, Y = "median_output_token_throughput_per_user", "output_tok_s_per_gpu"
+OWN_LOAD = 1.0
+OWN_LOAD_NAME = "the workload's own load (1x)"
+
+
+@dataclass(frozen=True, slots=True)
+class CurveMetric:
+    """A key of reports that an axis can show. `power` is how it goes with the load where all of it
+    is carried: 1 grows with it, -1 falls."""
+
+    key: str
+    title: str
+    short: str
+    power: int = 0
+
+
+X_METRICS = (
+    CurveMetric(
+        "median_output_token_throughput_per_user", "output tokens/s per user (median)", "tok/s/user"
+    ),
+    CurveMetric("p95_ttft_ms", "TTFT p95 (ms)", "ms TTFT p95"),
+    CurveMetric("p95_e2e_latency_ms", "end to end p95 (ms)", "ms end to end p95"),
+)
+Y_METRICS = (
+    CurveMetric("output_tok_s_per_gpu", "output tokens/s per GPU", "tok/s/GPU", 1),
+    CurveMetric("total_tok_s_per_gpu", "total tokens/s per GPU", "total tok/s/GPU", 1),
+    CurveMetric(
+        "gpu_hours_per_m_output_tokens", "GPU hours per million output tokens", "GPU-h/M", -1
+    ),
+    CurveMetric("cost_per_m_output_tokens", "cost per million output tokens", "per M output", -1),
+    CurveMetric("energy_j_per_output_token", "J per output token", "J/token", -1),
+)
+X, Y = X_METRICS[0].key, Y_METRICS[0].key
 
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
     """A layout at one load."""
 
-    x: float  # output tokens a second of the median user
-    y: float  # output tokens a second and GPU
+    values: Mapping[str, float | None]  # by key of a `CurveMetric`
     load: float
     offered_rps: float
+    num_gpus: int
     attainment: float | None
     is_carried: bool
+    is_overloaded: bool
+    fill: Fill
+
+    def at(self, x: CurveMetric, y: CurveMetric) -> tuple[float, float] | None:
+        """Where it is drawn; None where it has no such numbers."""
+        across, up = self.values.get(x.key), self.values.get(y.key)
+        return None if across is None or up is None else (across, up)
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
     """A family's best layout, by rising load. `points[at_capacity]` is its capacity."""
 
-    name: str
+    family: LayoutFamily
+    row: int  # its trial
     layout: str
-    color: str
+    look: FamilyStyle
     points: tuple[CurvePoint, ...]
     at_capacity: int
+    interval: tuple[float, float] | None = None  # of the capacity, as loads
+
+    @property
+    def name(self) -> str:
+        """For the legend."""
+        return f"{self.family.name}: {self.layout}"
+
+    @property
+    def capacity(self) -> CurvePoint:
+        """The largest load that it carries."""
+        return self.points[self.at_capacity]
 
     @property
     def carried(self) -> tuple[CurvePoint, ...]:
@@ -50,130 +113,244 @@ class Curve:
 
     @property
     def beyond(self) -> tuple[CurvePoint, ...]:
-        """Its capacity and the loads behind it."""
-        return self.points[self.at_capacity :]
+        """Its capacity and the loads behind it that do not pile up."""
+        behind = self.points[self.at_capacity + 1 :]
+        end = next((i for i, point in enumerate(behind) if point.is_overloaded), len(behind))
+        return (self.capacity, *behind[:end])
+
+    @property
+    def shown(self) -> tuple[CurvePoint, ...]:
+        """All that is drawn of it."""
+        return (*self.carried, *self.beyond[1:])
 
 
-def curves_of(trials: "pl.DataFrame", probes: "pl.DataFrame", ranked: list[int]) -> list[Curve]:
-    """The curves of all families that carry anything; `ranked` are trials, the best first."""
-    by_trial = {row["trial_id"]: row for row in trials.to_dicts()}
-    keys = trial_table.varied_keys(trials)
-    best: dict[Any, int] = {}
-    for index in ranked:
-        best.setdefault(by_trial[index].get(trial_table.TENSOR_PARALLEL), index)
-    curves = []
-    for place, (family, index) in enumerate(sorted(best.items(), key=lambda item: str(item[0]))):
-        points = _points(probes, index)
-        capacity = by_trial[index]["capacity_load"]
-        at = next((i for i, point in enumerate(points) if point.load == capacity), None)
-        if at is None:
-            continue
-        curves.append(
-            Curve(
-                "layout" if family is None else f"TP{family}",
-                trial_table.label(by_trial[index], keys),
-                style.PALETTE[place % len(style.PALETTE)],
-                points,
-                at,
-            )
+@dataclass(frozen=True, slots=True)
+class LoadCurves:
+    """The curves of a sweep, and what pictures of them must say."""
+
+    curves: tuple[Curve, ...]
+    source: str | None
+    note: str
+    best: int | None = None  # the trial to deploy
+    target: float | None = None  # attainment that is asked for
+    load_word: str = "x"  # behind a load: a multiple, or requests in flight
+
+    def choices(self) -> tuple[list[CurveMetric], list[CurveMetric]]:
+        """What the two axes can show: metrics that some point has; the first ones always."""
+        points = [point for curve in self.curves for point in curve.shown]
+        across, up = (
+            [
+                metric
+                for metric in metrics
+                if metric is metrics[0]
+                or any(point.values.get(metric.key) is not None for point in points)
+            ]
+            for metrics in (X_METRICS, Y_METRICS)
         )
-    return curves
+        return across, up
 
 
-def _points(probes: "pl.DataFrame", index: int) -> tuple[CurvePoint, ...]:
+def curves_of(
+    trials: "pl.DataFrame", probes: "pl.DataFrame", ranked: Sequence[int]
+) -> tuple[Curve, ...]:
+    """The curves of all families that carry anything; `ranked` are trials, the best first."""
     import polars as pl
 
-    rows = probes.filter((pl.col("trial_id") == index) & ~pl.col("is_stopped")).sort("load")
+    by_trial = {row["trial_id"]: row for row in trials.to_dicts()}
+    keys = trial_table.varied_keys(trials)
+    best: dict[LayoutFamily, int] = {}
+    for index in ranked:
+        best.setdefault(family_of(by_trial[index]), index)
+    looks = family_styles(best)
+    curves = []
+    for family, index in sorted(best.items()):
+        trial = by_trial[index]
+        points = _points(probes.filter(pl.col("trial_id") == index))
+        at = next((i for i, p in enumerate(points) if p.load == trial["capacity_load"]), None)
+        if at is None:
+            continue
+        low, high = trial.get("capacity_load_low"), trial.get("capacity_load_high")
+        interval = None if low is None or high is None else (low, high)
+        name = trial_table.label(trial, keys)
+        curves.append(Curve(family, index, name, looks[family], points, at, interval))
+    return tuple(curves)
+
+
+def _points(probes: "pl.DataFrame") -> tuple[CurvePoint, ...]:
+    rows = probes.filter(~probes["is_stopped"]).sort("load").to_dicts()
+    metrics = (*X_METRICS, *Y_METRICS)
     return tuple(
         CurvePoint(
-            row[X], row[Y], row["load"], row["offered_rps"], row["attainment"], row["is_carried"]
+            {metric.key: row.get(metric.key) for metric in metrics},
+            row["load"],
+            row["offered_rps"],
+            row["num_gpus"],
+            row["attainment"],
+            row["is_carried"],
+            str(row.get("reason") or "").startswith(OVERLOADED),
+            trial_table.fill_of(row),
         )
-        for row in rows.to_dicts()
+        for row in rows
         if row.get(X) is not None and row.get(Y) is not None
     )
 
 
-def write_curves_png(
-    path: Path | str, *, title: str, curves: list[Curve], trials: "pl.DataFrame"
-) -> None:
-    """Draw the curves. The same curves give the same bytes."""
-    figure = curves_figure(title=title, curves=curves, trials=trials)
-    figure.savefig(path, format="png", dpi=150, metadata={"Software": None})
-
-
-def curves_figure(*, title: str, curves: list[Curve], trials: "pl.DataFrame") -> "Figure":
-    """The curves as a matplotlib figure that belongs to no window system.
-
-    `trials` tell what the step times are.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 6.4))
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    figure.subplots_adjust(**MARGINS)
-    axes.set_title(title, loc="left", fontsize=13, fontweight="bold", color=style.BLACK)
-    axes.set_ylabel(trial_table.axis_title(Y))
-    axes.set_xlabel(trial_table.axis_title(X))
-    axes.grid(color=style.GRID)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    for curve in curves:
-        beyond, carried, end = curve.beyond, curve.carried, curve.points[curve.at_capacity]
-        axes.plot([p.x for p in beyond], [p.y for p in beyond], color=curve.color, linewidth=1.0,
-                  alpha=0.45)  # fmt: skip
-        axes.plot(
-            [p.x for p in carried], [p.y for p in carried], color=curve.color, linewidth=2.6,
-            marker="o", markersize=4, label=f"{curve.name}: {curve.layout}",
-        )  # fmt: skip
-        axes.plot([end.x], [end.y], color=curve.color, marker="D", markersize=10)
-        axes.annotate(
-            f"{end.offered_rps:.3g} req/s", (end.x, end.y), textcoords="offset points",
-            xytext=(8, 6), fontsize=8, color=style.BLACK,
-        )  # fmt: skip
-    if curves:
-        axes.set_xlim(left=0)
-        axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, fontsize=9, loc="best")
-    else:
-        axes.text(0.5, 0.5, "no layout carries any load", transform=axes.transAxes, ha="center")
-    note_timing(figure, axes, trials)
-    return figure
-
-
-def curves_plot(curves: list[Curve], *, source: str | None, note: str) -> PageFigure:
-    """The curves as a plotly figure; hovering tells the load."""
-    layout = style.plotly_layout(source=source, note=note, height=560)
-    layout["xaxis"] = style.axis(trial_table.axis_title(X), rangemode="tozero")
-    layout["yaxis"] = style.axis(trial_table.axis_title(Y), rangemode="tozero")
-    data: list[dict[str, Any]] = []
-    for curve in curves:
-        name, end = f"{curve.name}: {curve.layout}", curve.points[curve.at_capacity]
-        data += [
-            {**_trace(curve.beyond), "mode": "lines", "showlegend": False, "opacity": 0.45,
-             "line": {"color": curve.color, "width": 1}},
-            {**_trace(curve.carried), "mode": "lines+markers", "name": name,
-             "line": {"color": curve.color, "width": 3}, "marker": {"size": 6}},
-            {**_trace((end,)), "mode": "markers", "showlegend": False,
-             "marker": {"color": curve.color, "size": 14, "symbol": "diamond"}},
-        ]  # fmt: skip
-    return PageFigure(data, layout)
-
-
-def _trace(points: tuple[CurvePoint, ...]) -> dict[str, Any]:
-    return {
-        "type": "scatter",
-        "x": [point.x for point in points],
-        "y": [point.y for point in points],
-        "text": [_told(point) for point in points],
-        "hoverinfo": "text",
-    }
-
-
-def _told(point: CurvePoint) -> str:
-    share = "" if point.attainment is None else f"<br>{100 * point.attainment:.1f} % within the SLA"
-    return (
-        f"{point.offered_rps:.3g} req/s ({point.load:.3g}x){share}"
-        f"<br>{point.y:.0f} tok/s/GPU, {point.x:.0f} tok/s/user"
+def curves_chart(
+    drawn: LoadCurves, x: CurveMetric = X_METRICS[0], y: CurveMetric = Y_METRICS[0]
+) -> Chart:
+    """Every family's curve, capacities, the workload's own load and the winner."""
+    marks: list[Mark] = [mark for curve in drawn.curves for mark in _curve(drawn, curve, x, y)]
+    own = sorted(at for curve in drawn.curves if (at := _at_load(curve, OWN_LOAD, x, y)))
+    if drawn.load_word == "x" and own:
+        marks += _own_load([at[0] for at in own], [at[1] for at in own])
+    winner = next((curve for curve in drawn.curves if curve.row == drawn.best), None)
+    labels: list[Label] = []
+    if winner is not None and (at := winner.capacity.at(x, y)):
+        marks.append(
+            PointMark(
+                x=[at[0]],
+                y=[at[1]],
+                color=style.ORANGE,
+                symbol="star",
+                sizes=(13.0,),
+                name="the best",
+                hover=(_told(drawn, winner, winner.capacity, x, y),),
+                rows=(winner.row,),
+                loads=(winner.capacity.load,),
+            )
+        )
+    for curve in drawn.curves:
+        if at := curve.capacity.at(x, y):
+            labels.append(
+                Label(f"{curve.family.name}  {curve.capacity.offered_rps:.3g}/s", *at, False)
+            )
+    panel = Panel(
+        x=ChartAxis(title=x.title, from_zero=True),
+        y=ChartAxis(title=y.title, from_zero=True),
+        marks=tuple(marks),
+        labels=tuple(labels),
     )
+    empty = "" if drawn.curves else "no layout carries any load"
+    return Chart(panels=(panel,), source=drawn.source, note=drawn.note, height=600, empty=empty)
+
+
+def _curve(drawn: LoadCurves, curve: Curve, x: CurveMetric, y: CurveMetric) -> list[Mark]:
+    color, group = curve.look.color, curve.family.name
+    marks: list[Mark] = []
+    for points, width, opacity, name in (
+        (curve.beyond, 1.2, 0.45, ""),
+        (curve.carried, 3.2, 1.0, curve.name),
+    ):
+        ends = [place for point in points if (place := point.at(x, y))]
+        xs, ys = [place[0] for place in ends], [place[1] for place in ends]
+        marks.append(
+            LineMark(x=xs, y=ys, color=color, width=width, opacity=opacity, name=name, group=group)
+        )
+    marks += _whisker(curve, x, y)
+    places = [(point, at) for point in curve.shown if (at := point.at(x, y))]
+    is_end = [point is curve.capacity for point, _ in places]
+    for picks, symbol, size in (
+        ([p for p, end in zip(places, is_end, strict=True) if not end], curve.look.symbol, 7.0),
+        ([p for p, end in zip(places, is_end, strict=True) if end], "diamond", 15.0),
+    ):
+        marks.append(
+            PointMark(
+                x=[at[0] for _, at in picks],
+                y=[at[1] for _, at in picks],
+                color=color,
+                group=group,
+                symbol=symbol,
+                sizes=(size,),
+                fills=tuple(point.fill for point, _ in picks) or ("full",),
+                hover=tuple(_told(drawn, curve, point, x, y) for point, _ in picks),
+                rows=(curve.row,) * len(picks),
+                loads=tuple(point.load for point, _ in picks),
+            )
+        )
+    return marks
+
+
+def _own_load(xs: list[float], ys: list[float]) -> list[Mark]:
+    """A line through the curves where they pass the workload's own load."""
+    color, group = style.GREY, "own load"
+    return [
+        LineMark(x=xs, y=ys, color=color, group=group, width=1.6, dash="dash", name=OWN_LOAD_NAME),
+        PointMark(x=xs, y=ys, color=color, group=group, symbol="circle-open", sizes=(15.0,)),
+    ]
+
+
+def _whisker(curve: Curve, x: CurveMetric, y: CurveMetric) -> list[Mark]:
+    """Where the capacity would lie at the ends of its interval, up and down."""
+    at = curve.capacity.at(x, y)
+    if curve.interval is None or at is None or not y.power:
+        return []
+    ends = [at[1] * (load / curve.capacity.load) ** y.power for load in curve.interval]
+    return [LineMark(x=[at[0]] * 2, y=ends, color=style.GREY, width=2.0, group=curve.family.name)]
+
+
+def _at_load(
+    curve: Curve, load: float, x: CurveMetric, y: CurveMetric
+) -> tuple[float, float] | None:
+    """Where the curve passes a load, along the logarithm; None where it does not reach it."""
+    known = [(point.load, at) for point in curve.shown if (at := point.at(x, y))]
+    for (low, start), (high, end) in pairwise(known):
+        if low <= load <= high:
+            share = log(load / low) / log(high / low)
+            return (
+                start[0] + share * (end[0] - start[0]),
+                start[1] * exp(share * log(end[1] / start[1])) if start[1] > 0 < end[1] else end[1],
+            )
+    return None
+
+
+def _told(
+    drawn: LoadCurves, curve: Curve, point: CurvePoint, x: CurveMetric, y: CurveMetric
+) -> str:
+    load = f"{number(point.load)}x" if drawn.load_word == "x" else f"{point.load:,.0f} in flight"
+    lines = [
+        f"{curve.layout} on {point.num_gpus} GPUs",
+        f"{number(point.offered_rps)} requests/s ({load})",
+        f"{number(point.values.get(y.key))} {y.short}, {number(point.values.get(x.key))} {x.short}",
+    ]
+    if point.attainment is not None:
+        lines.append(f"{style.share_text(point.attainment)} within the SLA")
+    if point is curve.capacity:
+        lines.append("the most that it carries")
+    elif not point.is_carried:
+        lines.append("not carried")
+    return "\n".join(lines)
+
+
+def attainment_chart(drawn: LoadCurves) -> Chart:
+    """How many requests are within the SLA as the load per GPU grows, and how many should be."""
+    marks: list[Mark] = []
+    for curve in drawn.curves:
+        known = [point for point in curve.points if point.attainment is not None]
+        xs, ys = [p.offered_rps / p.num_gpus for p in known], [p.attainment for p in known]
+        color, group = curve.look.color, curve.family.name
+        marks += [
+            LineMark(x=xs, y=ys, color=color, width=2.0, name=curve.name, group=group),
+            PointMark(
+                x=xs, y=ys, color=color, symbol=curve.look.symbol, group=group,
+                fills=tuple(point.fill for point in known) or ("full",),
+                sizes=tuple(13.0 if point is curve.capacity else 7.0 for point in known) or (7.0,),
+                hover=tuple(_told(drawn, curve, p, X_METRICS[0], Y_METRICS[0]) for p in known),
+                rows=(curve.row,) * len(known), loads=tuple(point.load for point in known),
+            ),
+        ]  # fmt: skip
+    if drawn.target is not None:
+        text = f"asked for: {100 * drawn.target:g} %"
+        marks.append(RuleMark(at=drawn.target, text=text, color=style.VERMILLION))
+    panel = Panel(
+        x=ChartAxis(title="requests/s offered per GPU", from_zero=True),
+        y=ChartAxis(title="requests within the SLA", limits=_limits(marks), is_percent=True),
+        marks=tuple(marks),
+    )
+    return Chart(panels=(panel,), source=drawn.source, note=drawn.note, height=460)
+
+
+def _limits(marks: Sequence[Mark]) -> tuple[float, float]:
+    """Of shares: from the ten percent below the lowest up to all."""
+    lines = [mark for mark in marks if isinstance(mark, LineMark)]
+    lowest = min((share for line in lines for share in line.y if share is not None), default=0.0)
+    return max(0.0, floor(10 * lowest - 0.2) / 10), 1.005

@@ -1,63 +1,120 @@
-"""A self-contained HTML page of figures: no network, one file that opens anywhere.
+"""A self-contained HTML page of figures and tables: no network, one file that opens anywhere.
 
-Figures are plotly specifications as plain dictionaries. plotly's script is copied from the
-installed package into the page; the Python side of plotly is never imported.
+The page is made of templates (`templates/`, jinja2, every text escaped). Figures are plotly
+specifications as plain dictionaries; plotly's script is copied from the installed package into the
+page, the Python side of plotly is never imported. Tables of many rows are written once, as JSON;
+the page shows a hundred of them at a time. Rows have numbers (of trials): points of figures that
+carry the same number are chosen together with them.
 """
 
-import html
 import importlib.util
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynosim.errors import ConfigError
+from dynosim.plots import style
 
-_STYLE = """
-:root { --ink:#1c2024; --soft:#5f6670; --line:#e3e6ea; --bg:#f5f6f8; --accent:#0072B2; }
-* { box-sizing: border-box; }
-body { margin:0; background:var(--bg); color:var(--ink);
-  font:15px/1.5 system-ui,
-    -apple-system,"Segoe UI","Helvetica Neue","DejaVu Sans",Arial,sans-serif; }
-main { max-width:1240px; margin:0 auto; padding:28px 20px 60px; }
-h1 { font-size:26px; margin:0 0 4px; letter-spacing:-.01em; }
-h2 { font-size:18px; margin:0 0 2px; }
-p.lead { color:var(--soft); margin:0 0 14px; }
-section, .cards, .notes { margin-top:18px; }
-section { background:#fff; border:1px solid var(--line); border-radius:10px; padding:16px 18px; }
-.caption { color:var(--soft); margin:0 0 6px; font-size:13.5px; max-width:95ch; }
-.cards { display:grid; grid-template-columns:repeat(auto-fit,minmax(168px,1fr)); gap:10px; }
-.card { background:#fff; border:1px solid var(--line); border-radius:10px; padding:11px 14px; }
-.card b { display:block; font-size:21px; font-weight:650; font-variant-numeric:tabular-nums; }
-.card span { color:var(--soft); font-size:12.5px; }
-.notes { display:grid; gap:8px; }
-.note { border-left:4px solid var(--accent); background:#fff; border-radius:6px; padding:8px 12px;
-  border-top:1px solid var(--line); border-right:1px solid var(--line);
-  border-bottom:1px solid var(--line); font-size:14px; }
-.note.warn { border-left-color:#D55E00; background:#fff7f1; }
-.scroll { overflow-x:auto; }
-table { border-collapse:collapse; font-size:13.5px; font-variant-numeric:tabular-nums; width:100%; }
-th, td { text-align:right; padding:5px 10px; border-bottom:1px solid var(--line);
-  white-space:nowrap; }
-th { color:var(--soft); font-weight:600; }
-th:first-child, td:first-child { text-align:left; }
-td.text, th.text { text-align:left; white-space:normal; }
-pre { background:var(--bg); border-radius:8px; padding:12px 14px; overflow-x:auto; font-size:13px; }
-details summary { cursor:pointer; color:var(--accent); margin:6px 0; }
-footer { color:var(--soft); font-size:12.5px; margin-top:22px; }
-@media print { body { background:#fff; } section { break-inside:avoid; } }
-"""
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
-_CONFIG = {"responsive": True, "displaylogo": False, "modeBarButtonsToRemove": ["lasso2d"]}
+_TEMPLATES = Path(__file__).parent / "templates"
+_SCRIPTS = ("theme.js", "figures.js", "tables.js", "selection.js")
+_COLUMN_FIELDS = ("key", "title", "is_text", "is_hidden", "is_setting", "hint")
+NUM_PLAIN_ROWS = 20
+"""Of a table of many rows, shown where there is no JavaScript."""
+
+Cell = float | int | str | None | tuple[float | int | None, str]
+"""A number, words, nothing, or a number and the words that show in its place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A plotly figure: traces and layout as plotly.js takes them."""
+    """A plotly figure: traces and layout as plotly.js takes them, the layout for telephones, and
+    the line below it. `at` are the keys of a table's columns that its two axes show."""
 
     data: list[dict[str, Any]]
     layout: dict[str, Any]
+    narrow_layout: dict[str, Any] | None = None
+    note: str = ""
+    at: tuple[str, ...] = ()
+    min_width_px: int = 0  # narrower windows scroll it
+
+
+@dataclass(frozen=True, slots=True)
+class FigureChoice:
+    """One of several figures, chosen by switches: (title, options) each. The last switch changes
+    fastest in the order of `figures`."""
+
+    figures: Sequence[Figure]
+    switches: Sequence[tuple[str, Sequence[str]]] = ()
+    label: str = ""
+
+    def document(self) -> str:
+        """What the page's script reads."""
+        names = ("data", "layout", "narrow_layout", "at")
+        return _json([{name: getattr(figure, name) for name in names} for figure in self.figures])
+
+
+@dataclass(frozen=True, slots=True)
+class DataColumn:
+    """A column of a `DataTable`. Hidden ones are there for figures and commands."""
+
+    key: str
+    title: str
+    is_text: bool = False
+    is_hidden: bool = False
+    is_setting: bool = False  # a number as one would type it: no thousands separated
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DataTable:
+    """Many rows. The first column is the number that figures and tables know the row by."""
+
+    name: str
+    columns: Sequence[DataColumn]
+    rows: Sequence[Sequence[Cell]]
+
+    def document(self) -> str:
+        """What the page's script reads."""
+        columns = [
+            {name: getattr(column, name) for name in _COLUMN_FIELDS} for column in self.columns
+        ]
+        return _json({"columns": columns, "rows": self.rows})
+
+    def first_rows(self) -> str:
+        """The first rows as a plain table."""
+        shown = [place for place, column in enumerate(self.columns) if not column.is_hidden]
+        rows = [
+            [_plain(row[place], self.columns[place]) for place in shown]
+            for row in self.rows[:NUM_PLAIN_ROWS]
+        ]
+        return table([self.columns[place].title for place in shown], rows)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """How a row is run: its own run file, or that of `base_row` with other values of `keys`.
+
+    Run files have the load of their row. Another one, and the `capacity_key` of a row without a
+    file, times `load_unit` is the value of `load_key`.
+    """
+
+    files: Mapping[int, str]
+    base_row: int
+    keys: Sequence[str]
+    load_key: str | None = None
+    capacity_key: str | None = None
+    load_unit: float = 1.0
+
+    def document(self) -> dict[str, Any]:
+        """What the page's script reads."""
+        names = ("files", "base_row", "keys", "load_key", "capacity_key", "load_unit")
+        return {name: getattr(self, name) for name in names} | {"base": self.files[self.base_row]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +126,29 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class Headline:
+    """The answer, before anything else: one sentence, facts by name, commands by purpose."""
+
+    text: str
+    facts: Sequence[tuple[str, str]] = ()
+    commands: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
-    """A titled block of a page; `body` is HTML."""
+    """A titled block of a page; `body` comes from `table`, `preformatted` or `folded`."""
 
     title: str
     caption: str = ""
-    figure: Figure | None = None
+    figure: Figure | FigureChoice | None = None
     body: str = ""
+    table: DataTable | None = None
+
+    def choice(self) -> FigureChoice | None:
+        """The figure with its switches, if there is one."""
+        if isinstance(self.figure, Figure):
+            return FigureChoice([self.figure], label=self.title)
+        return self.figure
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +160,8 @@ class Page:
     notes: Sequence[Note]
     cards: Sequence[tuple[str, str]]  # name, value
     parts: Sequence[Part]
+    headline: Headline | None = None
+    run: RunFiles | None = field(default=None)
 
 
 def write_page(path: Path | str, page: Page) -> None:
@@ -96,19 +171,37 @@ def write_page(path: Path | str, page: Page) -> None:
 
 def render_page(page: Page) -> str:
     """The page as one HTML document."""
-    parts = "\n".join(_part(part, index) for index, part in enumerate(page.parts))
-    script = ""
-    if any(part.figure for part in page.parts):
-        script = f"<script>{_plotly_script()}</script>"
+    from markupsafe import Markup
+
+    has_figures = any(part.figure for part in page.parts)
+    run = None if page.run is None else page.run.document()
     return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(page.title)}</title><style>{_STYLE}</style>{script}</head>\n"
-        f"<body><main><h1>{html.escape(page.title)}</h1>"
-        f'<p class="lead">{html.escape(page.lead)}</p>'
-        f"{_notes(page.notes)}{_cards(page.cards)}\n{parts}\n"
-        "<footer>Made by dynosim. All times are virtual time unless said otherwise.</footer>"
-        "</main></body></html>\n"
+        _templates()
+        .get_template("page.html.jinja")
+        .render(
+            page=page,
+            css=Markup(_template("page.css")),
+            plotly=Markup(_plotly_script()) if has_figures else None,
+            scripts=[Markup(_template(name)) for name in _SCRIPTS],
+            page_data=_json({"dark_colors": style.DARK_COLORS, "run": run}),
+        )
+    )
+
+
+def _template(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
+
+
+@cache
+def _templates() -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 
@@ -120,69 +213,34 @@ def _plotly_script() -> str:
     return source.read_text(encoding="utf-8")
 
 
-def _notes(notes: Sequence[Note]) -> str:
-    rows = "".join(
-        f'<div class="note{" warn" if note.is_warning else ""}">{html.escape(note.text)}</div>'
-        for note in notes
-    )
-    return f'<div class="notes">{rows}</div>' if rows else ""
-
-
-def _cards(cards: Sequence[tuple[str, str]]) -> str:
-    rows = "".join(
-        f'<div class="card"><b>{html.escape(value)}</b><span>{html.escape(name)}</span></div>'
-        for name, value in cards
-    )
-    return f'<div class="cards">{rows}</div>' if rows else ""
-
-
-def _part(part: Part, index: int) -> str:
-    caption = f'<p class="caption">{html.escape(part.caption)}</p>' if part.caption else ""
-    figure = _figure(part.figure, f"figure-{index}") if part.figure else ""
-    return f"<section><h2>{html.escape(part.title)}</h2>{caption}{figure}{part.body}</section>"
-
-
-def _figure(figure: Figure, name: str) -> str:
-    data, layout, config = (_json(value) for value in (figure.data, figure.layout, _CONFIG))
-    height = figure.layout["height"]
-    return (
-        f'<div id="{name}" style="height:{height}px"></div>'
-        f'<script>Plotly.newPlot("{name}",{data},{layout},{config});</script>'
-    )
-
-
 def _json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """JSON that cannot end the script element it stands in, and that no template escapes."""
+    from markupsafe import Markup
+
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    text = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return Markup(text)
+
+
+def _block(name: str, *arguments: Any) -> str:
+    blocks: Any = _templates().get_template("blocks.jinja").module
+    text: str = getattr(blocks, name)(*arguments)
+    return text
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
     """An HTML table; the last columns are numbers, the first `text_columns` words."""
-
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "".join(
-            f"<{tag}{_text_class(index, text_columns)}>{html.escape(cell)}</{tag}>"
-            for index, cell in enumerate(cells)
-        )
-
-    body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
-    head = f"<thead><tr>{line(header, 'th')}</tr></thead>"
-    return f'<div class="scroll"><table>{head}<tbody>{body}</tbody></table></div>'
-
-
-def _text_class(index: int, text_columns: int) -> str:
-    return ' class="text"' if index < text_columns else ""
+    return _block("table", header, rows, text_columns)
 
 
 def preformatted(text: str) -> str:
     """A block of literal text."""
-    return f"<pre>{html.escape(text)}</pre>"
+    return _block("preformatted", text)
 
 
 def folded(summary: str, body: str) -> str:
-    """A block that opens on a click."""
-    return f"<details><summary>{html.escape(summary)}</summary>{body}</details>"
+    """A block that opens on a click; `body` comes from `table` or `preformatted`."""
+    return _block("folded", summary, body)
 
 
 def number(value: float | int | None, digits: int = 3) -> str:
@@ -192,3 +250,20 @@ def number(value: float | int | None, digits: int = 3) -> str:
     if isinstance(value, int) or abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}"
     return f"{value:.{digits}g}" if abs(value) >= 1e-3 or value == 0 else f"{value:.1e}"
+
+
+def rounded(value: float | int | None, digits: int = 4) -> float | int | None:
+    """The number that `number` would show, for a cell; None for what is no number."""
+    if value is None or value != value or value in (float("inf"), float("-inf")):
+        return None
+    if isinstance(value, int) or abs(value) >= 10 ** (digits - 1):
+        return round(value)
+    return float(f"{value:.{digits}g}")
+
+
+def _plain(cell: Cell, column: DataColumn) -> str:
+    if isinstance(cell, tuple):
+        return cell[1]
+    if column.is_setting and cell is not None:
+        return str(cell)
+    return cell if isinstance(cell, str) else number(cell, 4)

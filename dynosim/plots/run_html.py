@@ -7,7 +7,9 @@ from typing import Any
 from dynosim.metrics.percentiles import STATISTICS
 from dynosim.plots import style
 from dynosim.plots.page import Note, Page, Part, folded, number, preformatted, table, write_page
+from dynosim.plots.plotly_chart import plotly_figure as drawn
 from dynosim.plots.run_figures import RunFigures
+from dynosim.plots.slow_requests import CAPTION, HEADER, TEXT_COLUMNS, TITLE, slow_requests
 from dynosim.records import RunResult, Trace, WorkerLog
 
 Report = Mapping[str, Any]
@@ -43,11 +45,12 @@ def run_page(title: str, config_yaml: str, report: Report, result: RunResult, tr
     figures = RunFigures(result, report)
     latency_table = table(("", *STATISTICS), _latency_rows(report))
     parts = [
-        Part("Latency", _LATENCY_CAPTION, figures.latencies(), latency_table),
-        Part("Latency over time", _over_time_caption(figures), figures.latency_over_time()),
-        Part("Load and throughput", "Rates per interval.", figures.load()),
-        Part("Workers", _WORKER_CAPTION, figures.workers()),
-        Part("Prefix cache", _CACHE_CAPTION, figures.cache()),
+        Part("Latency", _LATENCY_CAPTION, drawn(figures.latencies()), latency_table),
+        Part("Latency over time", _over_time_caption(figures), drawn(figures.latency_over_time())),
+        Part("Load and throughput", "Rates per interval.", drawn(figures.load())),
+        Part("Workers", _WORKER_CAPTION, drawn(figures.workers())),
+        Part("Prefix cache", _CACHE_CAPTION, drawn(figures.cache())),
+        Part(TITLE, CAPTION, body=table(HEADER, slow_requests(result, trace), TEXT_COLUMNS)),
         Part("Configuration", body=preformatted(config_yaml)),
         Part("All numbers", body=folded("report.json as a table", _report_table(report))),
     ]

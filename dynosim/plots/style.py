@@ -5,7 +5,7 @@ numbers rest on anything but measured step times says so across its middle, and 
 source of its step times beneath the axes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -15,7 +15,16 @@ SEQUENTIAL = "Cividis"  # even in lightness, made for colour vision deficiency
 GRID = "#E6E8EB"
 FONT = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', 'DejaVu Sans', Arial, sans-serif"
 
-_BOTTOM_MARGIN = 76  # pixels: tick labels, axis title, footnote
+BLUE_TONES = ("#86BBE3", "#3F93CF", BLUE, "#005080", "#002F4D")
+ORANGE_TONES = ("#F2B879", "#E98F2E", VERMILLION, "#9C4500", "#5E2900")
+DARK_COLORS = {
+    "#86BBE3": "#2F6E9E", "#3F93CF": "#3F8CC4", "#005080": "#93CDF3", "#002F4D": "#CFE9FB",
+    "#F2B879": "#A85A1B", "#E98F2E": "#CC7022", "#9C4500": "#F9B48C", "#5E2900": "#FDDCC8",
+    BLUE: "#56B0E8", ORANGE: "#F0B840", GREEN: "#3CC79B", VERMILLION: "#F4874B",
+    PURPLE: "#DD9CC0", SKY: "#8CCDF2", BLACK: "#E6E8EB", GREY: "#9AA1AB",
+}  # fmt: skip
+"""What each colour becomes on a dark page."""
+
 _WATERMARKS = {
     "estimated": "ESTIMATED TIMING",
     "derived": "DERIVED TIMING",
@@ -51,23 +60,9 @@ def watermark(source: str | None) -> str | None:
     return None if source == "measured" else _WATERMARKS.get(source or "", "UNKNOWN TIMING")
 
 
-def plotly_layout(*, source: str | None, note: str, height: int) -> dict[str, Any]:
-    """The layout every plotly figure starts from, with its footnote and its watermark."""
-    annotations: list[dict[str, Any]] = [
-        {
-            "text": note,
-            "xref": "paper",
-            "yref": "paper",
-            "x": 0,
-            "y": 0,
-            "xshift": -48,
-            "yshift": 10 - _BOTTOM_MARGIN,
-            "xanchor": "left",
-            "yanchor": "bottom",
-            "showarrow": False,
-            "font": {"size": 10.5, "color": GREY},
-        }
-    ]
+def plotly_layout(*, source: str | None, height: int, is_narrow: bool = False) -> dict[str, Any]:
+    """The layout every plotly figure starts from, with its watermark. Colours are the page's."""
+    annotations: list[dict[str, Any]] = []
     words = watermark(source)
     if words:
         annotations.append(
@@ -79,25 +74,21 @@ def plotly_layout(*, source: str | None, note: str, height: int) -> dict[str, An
                 "y": 0.5,
                 "showarrow": False,
                 "textangle": -18,
-                "font": {"size": 46, "color": "rgba(213, 94, 0, 0.22)", "weight": 700},
+                "font": {
+                    "size": 24 if is_narrow else 46,
+                    "color": "rgba(213, 94, 0, 0.22)",
+                    "weight": 700,
+                },
             }
         )
+    legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
     return {
         "height": height,
-        "margin": {"l": 68, "r": 24, "t": 52, "b": _BOTTOM_MARGIN},
-        "font": {"family": FONT, "size": 12.5, "color": BLACK},
-        "paper_bgcolor": "white",
-        "plot_bgcolor": "white",
+        "margin": {"l": 48 if is_narrow else 68, "r": 14 if is_narrow else 24, "t": 30, "b": 56},
+        "font": {"family": FONT, "size": 11 if is_narrow else 12.5},
         "colorway": list(PALETTE),
-        "hoverlabel": {"font": {"family": FONT, "size": 12}},
-        "legend": {
-            "orientation": "h",
-            "yref": "container",
-            "y": 0.995,
-            "yanchor": "top",
-            "x": 0,
-            "xanchor": "left",
-        },
+        "hoverlabel": {"font": {"family": FONT, "size": 12}, "align": "left"},
+        "legend": legend,
         "annotations": annotations,
     }
 
@@ -106,11 +97,8 @@ def axis(title: str = "", **more: Any) -> dict[str, Any]:
     """A quiet axis: light grid, ticks outside, no box."""
     return {
         "title": {"text": title, "standoff": 8},
-        "gridcolor": GRID,
         "zeroline": False,
-        "linecolor": "#B9BEC5",
         "ticks": "outside",
-        "tickcolor": "#B9BEC5",
         "ticklen": 4,
         "automargin": True,
         **more,
@@ -128,36 +116,8 @@ def panel_title(text: str, x: float, y: float) -> dict[str, Any]:
         "xanchor": "left",
         "yanchor": "bottom",
         "showarrow": False,
-        "font": {"size": 12.5, "color": BLACK},
+        "font": {"size": 12.5},
     }
-
-
-def stack_panels(
-    layout: dict[str, Any], panels: Sequence[tuple[str, Mapping[str, Any]]], *, x_title: str
-) -> None:
-    """Give `layout` one panel per (title, options of its y axis), top to bottom, on one x axis.
-
-    Panel i has the axes `x` and `y`, `x2` and `y2`, ...; their ticks are under the last one.
-    """
-    margin = layout["margin"]
-    title_share = 28 / (layout["height"] - margin["t"] - margin["b"])  # 28 pixels per title
-    slot = 1 / len(panels)
-    for index, (title, options) in enumerate(panels):
-        suffix = axis_suffix(index)
-        top = 1 - index * slot - title_share * 0.8
-        is_last = index == len(panels) - 1
-        layout[f"xaxis{suffix}"] = axis(
-            x_title if is_last else "",
-            domain=[0, 1],
-            anchor=f"y{suffix}",
-            showticklabels=is_last,
-            **({} if is_last else {"matches": f"x{axis_suffix(len(panels) - 1)}"}),
-        )
-        bottom = max(0.0, 1 - (index + 1) * slot + (0 if is_last else title_share * 0.2))
-        layout[f"yaxis{suffix}"] = axis(
-            **{"domain": [bottom, top], "anchor": f"x{suffix}", **options}
-        )
-        layout["annotations"].append(panel_title(title, 0, top + title_share * 0.1))
 
 
 def axis_suffix(index: int) -> str:

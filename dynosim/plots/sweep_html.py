@@ -1,32 +1,53 @@
-"""The HTML report of a sweep."""
+"""The HTML report of a sweep: the answer, its pictures, every trial, and what did not run."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynosim.plots import trials as trial_table
-from dynosim.plots.load_curves import Curve, curves_plot
-from dynosim.plots.page import Note, Page, Part, folded, number, preformatted, table, write_page
-from dynosim.plots.sweep_figures import SweepFigures
+from dynosim.plots.load_curves import (
+    X_METRICS,
+    Y_METRICS,
+    LoadCurves,
+    attainment_chart,
+    curves_chart,
+)
+from dynosim.plots.page import (
+    FigureChoice,
+    Headline,
+    Note,
+    Page,
+    Part,
+    RunFiles,
+    number,
+    preformatted,
+    write_page,
+)
+from dynosim.plots.plotly_chart import plotly_figure
+from dynosim.plots.sweep_charts import Objectives, SweepCharts
+from dynosim.plots.sweep_table import not_run_table, trials_data_table
+from dynosim.plots.tornado import MAX_BARS, TornadoBar, tornado_chart
 
 if TYPE_CHECKING:
     import polars as pl
 
-Objectives = tuple[str, str]
 
-MAX_ROWS = 500
-_COLUMNS = {
-    "num_gpus": "GPUs",
-    "output_tok_s_per_gpu": "out tok/s/GPU",
-    "mean_output_token_throughput_per_user": "out tok/s/user",
-    "mean_ttft_ms": "TTFT mean",
-    "p99_ttft_ms": "TTFT p99",
-    "mean_itl_ms": "ITL mean",
-    "p99_itl_ms": "ITL p99",
-    "prefix_cache_reused_ratio": "reuse",
-    "sla_attainment": "in SLA",
-    "goodput_rps": "goodput/s",
-}
+@dataclass(frozen=True, slots=True)
+class SweepStory:
+    """What a sweep found out, beyond its table of trials.
+
+    `ranked` are trials, the best first, of which `num_tied` are equally good. `curves` are there
+    where loads were searched; `unpaired` are settings of which no two layouts differ in them alone.
+    """
+
+    headline: Headline | None = None
+    ranked: Sequence[int] = ()
+    num_tied: int = 0
+    run: RunFiles | None = None
+    curves: LoadCurves | None = None
+    effects: Sequence[TornadoBar] = ()
+    unpaired: Sequence[str] = ()
 
 
 def write_sweep_html(
@@ -36,15 +57,14 @@ def write_sweep_html(
     spec_yaml: str,
     trials: "pl.DataFrame",
     objectives: Objectives,
-    curves: Sequence[Curve] = (),
+    story: SweepStory | None = None,
     warnings: Sequence[str] = (),
 ) -> None:
-    """Write one self-contained page about a sweep; `curves` come first, where loads were searched.
-    `warnings` stand with the notes at its head.
+    """Write one self-contained page about a sweep; `warnings` stand with the notes at its head.
 
     Raises: ConfigError when plotly is not installed; OSError when the file cannot be written.
     """
-    write_page(path, sweep_page(title, spec_yaml, trials, objectives, curves, warnings))
+    write_page(path, sweep_page(title, spec_yaml, trials, objectives, story, warnings))
 
 
 def sweep_page(
@@ -52,48 +72,140 @@ def sweep_page(
     spec_yaml: str,
     trials: "pl.DataFrame",
     objectives: Objectives,
-    curves: Sequence[Curve] = (),
+    story: SweepStory | None = None,
     warnings: Sequence[str] = (),
 ) -> Page:
     """What the report of a sweep shows."""
-    figures = SweepFigures(trials, objectives)
+    story = story or SweepStory()
     shown = trial_table.finished(trials, objectives)
-    front = trial_table.frontier(trials, objectives).sort(objectives[0], descending=True)
-    parts = []
-    if curves:
-        drawn = curves_plot(
-            list(curves),
-            source=trial_table.common_source(trials),
-            note=trial_table.timing_note(trials),
-        )
-        parts.append(Part("What layouts carry", _CURVES_CAPTION, drawn))
+    parts = _load_parts(story) if story.curves is not None else []
     if not shown.is_empty():
-        parts += [
-            Part("Pareto frontier", _FRONTIER_CAPTION, figures.frontier()),
-            Part("On the frontier", body=_trial_table(front, trials)),
-            Part("What each setting does", _EFFECTS_CAPTION, figures.effects()),
-            Part("All settings together", _COORDINATES_CAPTION, figures.parallel_coordinates()),
-            Part(
-                "All trials", body=_all_trials(shown.sort(objectives[0], descending=True), trials)
-            ),
-        ]
+        parts += _trial_parts(trials, objectives, story)
     parts += _not_run(trials)
     parts.append(Part("Sweep file", body=preformatted(spec_yaml)))
-    notes = [*_notes(trials, shown), *(Note(text, is_warning=True) for text in warnings)]
-    return Page(title, _lead(trials), notes, _cards(trials, front, objectives), parts)
+    return Page(
+        title,
+        _lead(trials),
+        [*_notes(trials, shown), *(Note(text, is_warning=True) for text in warnings)],
+        _cards(trials, objectives) if story.headline is None else [],
+        parts,
+        story.headline,
+        story.run,
+    )
 
 
 _CURVES_CAPTION = (
-    "The best layout of each tensor parallelism, over the load: thick where the SLA is kept, a "
-    "diamond at the capacity, pale behind it."
+    "The best layout of each family, over the load: thick where the load is carried, a diamond at "
+    "the capacity with its interval, thin and pale behind it, and nothing once requests pile up. "
+    "Click a point for its row, its run file and its command. "
+)
+_ATTAINMENT_CAPTION = (
+    "Requests within the SLA as each GPU is given more to do; the largest mark is the capacity."
+)
+_TORNADO_CAPTION = (
+    "Pairs of layouts that differ in one setting alone: by how much the capacity changes, on "
+    "average over the pairs; lines are what the brackets of the capacities allow, grey is a tie."
 )
 _FRONTIER_CAPTION = (
     "Every point is one configuration replayed in full; the line joins those that no other beats "
     "in both directions, the dashed one those that meet the SLA. Rings: more load offered than "
-    "sustained. Crosses: the SLA is missed. Hover for the configuration."
+    "sustained. Crosses: the SLA is missed. Click a point for its row."
 )
-_EFFECTS_CAPTION = "All finished trials by each varied setting, the other settings mixed."
+_CAPACITY_FRONTIER_CAPTION = (
+    "Every layout at its capacity; the line joins those that no other beats in both directions."
+)
+_SPREAD_CAPTION = "All finished trials by each varied setting, the other settings mixed."
 _COORDINATES_CAPTION = "One line per trial. Drag along an axis to select."
+_TABLE_CAPTION = (
+    "Click a heading to sort, a row to see it in the pictures and how to run it. All numbers are "
+    "in trials.parquet."
+)
+
+
+def _load_parts(story: SweepStory) -> list[Part]:
+    """Pictures over the load."""
+    curves = story.curves
+    assert curves is not None
+    across, up = curves.choices()
+    figures = [
+        replace(plotly_figure(curves_chart(curves, x, y)), at=(x.key, y.key))
+        for y in up
+        for x in across
+    ]
+    choice = FigureChoice(
+        figures,
+        [("up", [y.title for y in up]), ("across", [x.title for x in across])],
+        "output per GPU against speed for users, over the load",
+    )
+    parts = [
+        Part("What layouts carry", _CURVES_CAPTION + trial_table.FILLS_CAPTION, choice),
+    ]
+    if curves.target is not None and curves.curves:
+        attainment = plotly_figure(attainment_chart(curves))
+        parts.append(Part("Within the SLA, by load", _ATTAINMENT_CAPTION, attainment))
+    if story.effects:
+        chart = tornado_chart(story.effects, source=curves.source, note=curves.note)
+        parts.append(Part("What each setting does", _tornado_caption(story), plotly_figure(chart)))
+    return parts
+
+
+def _tornado_caption(story: SweepStory) -> str:
+    caption = _TORNADO_CAPTION
+    if len(story.effects) > MAX_BARS:
+        caption += f" The {MAX_BARS} largest of {len(story.effects)}."
+    if story.unpaired:
+        names = ", ".join(story.unpaired)
+        caption += f" No two layouts differ in {names} alone."
+    return caption
+
+
+def _trial_parts(trials: "pl.DataFrame", objectives: Objectives, story: SweepStory) -> list[Part]:
+    """Every trial, as a table and in pictures."""
+    charts = SweepCharts(trials, objectives)
+    left_out = charts.num_left_out
+    sampled = f" {left_out:,} trials off the frontier are left out." if left_out else ""
+    is_capacity = story.curves is not None
+    caption = _CAPACITY_FRONTIER_CAPTION if is_capacity else _FRONTIER_CAPTION
+    frontier = replace(plotly_figure(charts.frontier()), at=(objectives[1], objectives[0]))
+    pictures = [Part("Pareto frontier", f"{caption}{sampled}", frontier)]
+    rest = [Part("All settings together", _COORDINATES_CAPTION + sampled,
+                 charts.parallel_coordinates())]  # fmt: skip
+    if not is_capacity:
+        spread = plotly_figure(charts.effects())
+        rest.insert(0, Part("What each setting does", _SPREAD_CAPTION + sampled, spread))
+    hidden = [*objectives, *(metric.key for metric in (*X_METRICS, *Y_METRICS))]
+    table = trials_data_table(
+        _in_order(trials, objectives, story), trials, hidden=hidden, places=_places(story)
+    )
+    rows = Part("Layouts" if is_capacity else "Trials", _TABLE_CAPTION, table=table)
+    return [rows, *pictures, *rest] if is_capacity else [*pictures, rows, *rest]
+
+
+def _in_order(
+    trials: "pl.DataFrame", objectives: Objectives, story: SweepStory
+) -> list[dict[str, Any]]:
+    """Ranked trials first, then the frontier, then the others, by the first objective."""
+    place = {index: at for at, index in enumerate(story.ranked)}
+    rows = trials.filter(trials["status"] == "ok").to_dicts()
+
+    def order(row: dict[str, Any]) -> tuple[int, bool, float, int]:
+        value = row[objectives[0]]
+        size = float(value) if value is not None and value == value else 0.0
+        index = row["trial_id"]
+        return place.get(index, len(place)), not row["is_pareto"], -size, index
+
+    return sorted(rows, key=order)
+
+
+def _places(story: SweepStory) -> dict[int, str] | None:
+    """1*, 2=, 3, ...: `*` is the best, `=` ties with it."""
+    if not story.ranked:
+        return None
+    marks = ["*", *"=" * (story.num_tied - 1)]
+    return {
+        index: f"{at + 1}{marks[at] if at < len(marks) else ''}"
+        for at, index in enumerate(story.ranked)
+    }
 
 
 def _lead(trials: "pl.DataFrame") -> str:
@@ -123,9 +235,8 @@ def _notes(trials: "pl.DataFrame", shown: "pl.DataFrame") -> list[Note]:
     return notes
 
 
-def _cards(
-    trials: "pl.DataFrame", front: "pl.DataFrame", objectives: Objectives
-) -> list[tuple[str, str]]:
+def _cards(trials: "pl.DataFrame", objectives: Objectives) -> list[tuple[str, str]]:
+    front = trial_table.frontier(trials, objectives)
     cards = [("trials", number(len(trials))), ("on the frontier", number(len(front)))]
     for objective in objectives:
         if not front.is_empty():
@@ -136,68 +247,12 @@ def _cards(
     return cards
 
 
-def _trial_table(rows: "pl.DataFrame", trials: "pl.DataFrame") -> str:
-    keys = trial_table.varied_keys(trials)
-    columns = [name for name in _COLUMNS if name in rows.columns]
-    names = trial_table.short_names(keys)
-    header = [
-        "trial",
-        *(names[key] for key in keys),
-        *(_COLUMNS[name] for name in columns),
-        "remarks",
-    ]
-    body = [
-        [
-            str(row["trial_id"]),
-            *(str(row[key]) for key in keys),
-            *(_number(row, name) for name in columns),
-            _remarks(row),
-        ]
-        for row in rows.head(MAX_ROWS).to_dicts()
-    ]
-    return table(header, body)
-
-
-def _number(row: dict[str, Any], key: str) -> str:
-    """The number and, where it was found, its interval."""
-    ends = trial_table.interval(row, key)
-    between = "" if ends is None else f" ({number(ends[0], 4)} to {number(ends[1], 4)})"
-    return number(row[key], 4) + between
-
-
-def _remarks(row: dict[str, Any]) -> str:
-    remarks = []
-    if row.get("saturated"):
-        remarks.append("saturated")
-    if trial_table.violates_sla(row):
-        remarks.append("misses SLA")
-    share = row.get("is_pareto_share")
-    if share is not None and share < 1:
-        remarks.append(f"on the frontier in {100 * share:.0f} % of replays")
-    return ", ".join(remarks)
-
-
-def _all_trials(rows: "pl.DataFrame", trials: "pl.DataFrame") -> str:
-    summary = f"{len(rows):,} finished trials"
-    if len(rows) > MAX_ROWS:
-        summary += f", the first {MAX_ROWS} shown (all are in trials.parquet)"
-    return folded(summary, _trial_table(rows, trials))
-
-
 def _not_run(trials: "pl.DataFrame") -> list[Part]:
     """Infeasible and failed trials with their reasons, one part each."""
-    import polars as pl
-
-    keys = trial_table.varied_keys(trials)
     titles = {"infeasible": "Infeasible", "failed": "Failed"}
     parts = []
     for status, title in titles.items():
-        rows = trials.filter(pl.col("status") == status).to_dicts()
+        rows = trials.filter(trials["status"] == status).to_dicts()
         if rows:
-            body = [
-                [str(row["trial_id"]), *(str(row[key]) for key in keys), row["reason"] or ""]
-                for row in rows
-            ]
-            html = table(("trial", *keys, "reason"), body, text_columns=len(keys) + 2)
-            parts.append(Part(f"{title}: {len(rows):,}", body=html))
+            parts.append(Part(f"{title}: {len(rows):,}", table=not_run_table(rows, trials)))
     return parts

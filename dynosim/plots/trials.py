@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dynosim.plots.chart import Fill, Label
 from dynosim.plots.style import share_text
 
 if TYPE_CHECKING:
@@ -90,16 +91,6 @@ def sla_frontier(trials: "pl.DataFrame", objectives: tuple[str, str]) -> "pl.Dat
     if rows[name].equals(rows["is_pareto"]):
         return rows.clear()
     return rows.filter(pl.col(name)).sort(objectives[1])
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """Words beside a point: above to the right, or below to the left near the right edge."""
-
-    text: str
-    x: float
-    y: float
-    is_left: bool
 
 
 def frontier_labels(trials: "pl.DataFrame", objectives: tuple[str, str]) -> list[Label]:
@@ -198,3 +189,20 @@ def lowest_in_range(trials: "pl.DataFrame") -> float | None:
         return None
     lowest = trials["timing_in_range_share"].drop_nulls().min()
     return lowest if isinstance(lowest, (int, float)) else None
+
+
+def fill_of(row: Trial) -> Fill:
+    """How the mark of a trial or of one of its loads is filled: by what its step times rest on.
+
+    Full where they were measured in all of its steps, hollow where nothing was, else half.
+    """
+    source, share = row.get("timing_source"), row.get("timing_in_range_share")
+    if source is None or source == "estimated":
+        return "hollow"
+    return "full" if source == "measured" and (share is None or share >= 1.0) else "half"
+
+
+FILLS_CAPTION = (
+    "Filled marks rest on measured step times, pale ones on derived times or on steps partly "
+    "outside the measured range, hollow ones on estimates."
+)

@@ -144,6 +144,8 @@ def values_of(key: Schema) -> str:
     kind = key.get("type")
     if kind == "array":
         return f"list of {values_of(key.get('items', {}))}"
+    if isinstance(key.get("additionalProperties"), dict):
+        return f"keys, each with {values_of(key['additionalProperties'])}"
     if kind in ("integer", "number"):
         return " ".join([kind, *_bounds(key)])
     words = {"string": "text", "boolean": "true | false", "object": "keys with values"}

@@ -117,7 +117,7 @@ def sweep_text(starter: Starter) -> str:
     """A sweep file that seeks what layouts of up to so many GPUs carry."""
     search = "capacity" if starter.has_sla else "curve"
     vary = "" if starter.has_times else ", vary: concurrency"
-    space = {
+    space: dict[str, Iterable[object]] = {
         "engine.tensor_parallel": starter.tensor_parallel,
         "cluster.workers": starter.workers,
         "engine.max_num_batched_tokens": [2048, 8192],

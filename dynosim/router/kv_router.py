@@ -14,6 +14,7 @@ from dynosim.indexer.base import Index, LaggingIndex, RoutingFollower
 from dynosim.router.admission import Admission
 from dynosim.router.asking import asked_by, potential_load, request_of
 from dynosim.router.backlog import Backlog
+from dynosim.router.cost import WorkerOption
 from dynosim.router.decision import ChosenSlot, Decision, Refusal
 from dynosim.router.inputs import (
     Arrive,
@@ -49,6 +50,7 @@ from dynosim.router.refusals import (
 from dynosim.router.request import RoutingRequest
 from dynosim.router.sessions import Sessions
 from dynosim.router.snapshot import RouterSnapshot
+from dynosim.router.witness import ChoiceWitness, SeenChoice
 from dynosim.router.workers import Candidate, WorkerCard, WorkerTable
 from dynosim.workers.ids import DpRank, Slot, WorkerId
 
@@ -60,7 +62,8 @@ class KvRouter(Generic[E_contra]):
     same inputs in the same order lead to the same answers. `index` follows the workers' caches; one
     that may lag (`LaggingIndex`) is asked to confirm what a decision rests on. `key_blocks`: see
     `ActiveBlocks`. `estimator` makes prefill load decay. `policy` replaces the choice by cost.
-    `stream` tells apart the random numbers of several routers with one seed.
+    `stream` tells apart the random numbers of several routers with one seed. `witness` notes what
+    some placements were chosen from.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class KvRouter(Generic[E_contra]):
         estimator: PrefillEstimator | None = None,
         policy: PlacementPolicy | None = None,
         stream: str = "router",
+        witness: ChoiceWitness | None = None,
     ) -> None:
         confirm: Confirm | None = None
         if isinstance(index, LaggingIndex):
@@ -91,6 +95,7 @@ class KvRouter(Generic[E_contra]):
         self.choice = KvChoice(self.table, self.load, index, settings.cost, generator, confirm)
         self.generator = generator
         self.estimator = estimator
+        self._witness = witness
         self.use_policy(policy)
         self._mode = None
         if settings.mode not in ("kv", "direct") and policy is None:
@@ -348,10 +353,7 @@ class KvRouter(Generic[E_contra]):
     def get_potential_loads(self, token_ids: Sequence[int], now_ms: float = 0.0) -> Loads:
         """What each candidate would have in flight with this prompt, in slot order."""
         request = request_of(token_ids, self.settings.block_size)
-        eligible = self._eligible(request, now_ms)
-        self._forget_old_guesses(now_ms)
-        options = self.choice.fresh_options(request, eligible, now_ms)
-        return [potential_load(option) for option in options]
+        return [potential_load(option) for option in self._options(request, now_ms)]
 
     # ---- inside --------------------------------------------------------------------------------
 
@@ -371,6 +373,12 @@ class KvRouter(Generic[E_contra]):
         found = self._choose(request, eligible, asked.now_ms)
         home = self.table.candidate(found.slot)
         return home.worker_id, home.dp_rank, int(found.overlap_blocks)
+
+    def _options(self, request: RoutingRequest, now_ms: float) -> list[WorkerOption]:
+        """Every candidate for a request as things are, in slot order."""
+        eligible = self._eligible(request, now_ms)
+        self._forget_old_guesses(now_ms)
+        return self.choice.fresh_options(request, eligible, now_ms)
 
     def _check_is_new(self, request_id: Hashable) -> None:
         """Raises: InvalidRequestError if a request of that name is in flight."""
@@ -403,6 +411,10 @@ class KvRouter(Generic[E_contra]):
         self, request: RoutingRequest, placement: ChosenSlot, now_ms: float, queued_ms: float
     ) -> Decision:
         slot, cached_tokens = placement.slot, placement.cached_tokens
+        if self._witness is not None and request.request_id in self._witness.watched:
+            options = tuple(self._options(request, now_ms))
+            seen = SeenChoice(request.request_id, now_ms, slot, options, queued_ms)
+            self._witness.choices.append(seen)
         self.load.book(request, slot, cached_tokens, now_ms)
         home = self.table.candidate(slot)
         return Decision(

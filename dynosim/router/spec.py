@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dynosim.router.log.recorder import Sink
     from dynosim.router.policy import PlacementPolicy
     from dynosim.router.prefill_load import PrefillEstimator
+    from dynosim.router.witness import ChoiceWitness
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class RoutingSpec:
     estimator: "PrefillEstimator | None" = None
     records_events: bool = False
     open_log: OpenLog | None = None
+    witness: "ChoiceWitness | None" = None  # notes some placements; changes nothing
 
     @property
     def needs_router(self) -> bool:

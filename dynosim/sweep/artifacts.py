@@ -2,8 +2,8 @@
 
 import json
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from dynosim.compiled import CORE
 from dynosim.config.formats import SWEEP_SCHEMA
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.sweep.aic_table import aic_table
-from dynosim.sweep.answer import Answer, answer_dict, answer_of, need_dict
+from dynosim.sweep.answer import answer_dict, answer_of, need_dict
 from dynosim.sweep.results import Row, objective_names, shown_bounds, trials_table
 from dynosim.sweep.sample_warnings import capacity_warnings, fixed_warnings
 from dynosim.sweep.status import OK
@@ -23,8 +23,10 @@ from dynosim.sweep.winners import Winner, winners_of
 if TYPE_CHECKING:
     import polars as pl
 
-    from dynosim.plots.load_curves import Curve
+    from dynosim.plots.sweep_html import SweepStory
 
+LOAD_PICTURES = ("curves.png", "attainment.png", "effects.png")
+"""Of sweeps that search loads."""
 TOP_RULE = (
     "frontier of the trials that meet the SLA; most output tokens/s per GPU first, then fewer "
     "GPUs, then the lower trial; of equal trials the first; the best of every family (mode, GPUs "
@@ -33,7 +35,7 @@ TOP_RULE = (
 _ALWAYS_SHOWN = (
     "num_gpus",
     "output_tok_s_per_gpu",
-    "mean_output_token_throughput_per_user",
+    "median_output_token_throughput_per_user",
     "mean_ttft_ms",
     "p99_ttft_ms",
     "mean_itl_ms",
@@ -87,7 +89,15 @@ def write_artifacts(
         ]
     table = trials_table(sweep, rows)
     names = objective_names(sweep)
-    curves = partial(_curves, table, probes, answer)
+    best = [winner.row for winner in winners]
+    run_files = [f"agg/top{place}/{RUN_FILE}" for place in range(1, len(best) + 1)]
+
+    @cache
+    def story() -> "SweepStory":
+        from dynosim.sweep.story import story_of
+
+        return story_of(sweep, rows, best, run_files, table=table, answer=answer, probes=probes)
+
     writers: dict[str, Writer] = {
         "trials.parquet": parquet_writer(lambda: table),
         "trials.csv": csv_writer(lambda: table),
@@ -95,16 +105,15 @@ def write_artifacts(
         "pareto.csv": csv_writer(lambda: _pareto(aic_table(sweep, rows), names)),
         "best_config_topn.csv": csv_writer(lambda: aic_table(sweep, [w.row for w in winners])),
         "pareto.png": lambda path: _picture(path, sweep.name, table, names),
-        "report.html": lambda path: _page(
-            path, sweep, sweep_yaml, table, names, curves(), warnings
-        ),
+        "report.html": lambda path: _page(path, sweep, sweep_yaml, table, names, story(), warnings),
         "summary.json": text_writer(json.dumps(summary, indent=2) + "\n"),
         "sweep.yaml": text_writer(sweep_yaml),
     }
     if probes is not None:
         writers["probes.parquet"] = parquet_writer(lambda: probes)
         writers["probes.csv"] = csv_writer(lambda: probes)
-        writers["curves.png"] = lambda path: _curves_picture(path, sweep.name, table, curves())
+        for name in LOAD_PICTURES:
+            writers[name] = partial(_load_picture, name, sweep.name, story)
     for name, further in (tables or {}).items():
         writers[name] = parquet_writer(partial(_as_it_is, further))
     for place, winner in enumerate(winners, 1):
@@ -176,26 +185,26 @@ def _pareto(table: "pl.DataFrame", names: tuple[str, str]) -> "pl.DataFrame":
 
 
 def _picture(path: Path, title: str, table: "pl.DataFrame", names: tuple[str, str]) -> None:
-    from dynosim.plots.pareto import write_pareto_png
+    from dynosim.plots.sweep_charts import write_pareto_png
 
     write_pareto_png(path, title=title, trials=_plottable(table, names), objectives=names)
 
 
-def _curves(
-    table: "pl.DataFrame", probes: "pl.DataFrame | None", answer: Answer | None
-) -> "list[Curve]":
-    """What layouts do over the load; nothing where loads were not searched."""
-    if probes is None or answer is None:
-        return []
-    from dynosim.plots.load_curves import curves_of
+def _load_picture(name: str, title: str, story: "Callable[[], SweepStory]", path: Path) -> None:
+    from dynosim.plots.load_curves import attainment_chart, curves_chart
+    from dynosim.plots.png_chart import write_chart_png
+    from dynosim.plots.tornado import tornado_chart
 
-    return curves_of(table, probes, [row.trial.index for row in answer.ranked])
-
-
-def _curves_picture(path: Path, title: str, table: "pl.DataFrame", curves: "list[Curve]") -> None:
-    from dynosim.plots.load_curves import write_curves_png
-
-    write_curves_png(path, title=title, curves=curves, trials=table)
+    told = story()
+    curves = told.curves
+    assert curves is not None
+    if name == "curves.png":
+        chart = curves_chart(curves)
+    elif name == "attainment.png":
+        chart = attainment_chart(curves)
+    else:
+        chart = tornado_chart(told.effects, source=curves.source, note=curves.note)
+    write_chart_png(path, chart, title=title)
 
 
 def _page(
@@ -204,7 +213,7 @@ def _page(
     sweep_yaml: str,
     table: "pl.DataFrame",
     names: tuple[str, str],
-    curves: "list[Curve]",
+    story: "SweepStory",
     warnings: Sequence[str],
 ) -> None:
     from dynosim.plots.sweep_html import write_sweep_html
@@ -215,7 +224,7 @@ def _page(
         spec_yaml=sweep_yaml,
         trials=_plottable(table, names),
         objectives=names,
-        curves=curves,
+        story=story,
         warnings=warnings,
     )
 

@@ -46,7 +46,8 @@ def load_plan(sweep: SweepConfig) -> LoadPlan:
     low, high = load.ends
     is_closed = load.vary == "concurrency"
     own = own_concurrency(sweep) if is_closed else OWN_LOAD
-    is_curve = not is_closed or "curve" in load.model_fields_set
+    is_wanted = load.search == "curve" or load.need is None  # a size needs no picture
+    is_curve = "curve" in load.model_fields_set or (is_wanted and not is_closed)
     return LoadPlan(
         LoadRange(low, high, load.tolerance, is_closed),
         1.0 if sla is None else sla.share,

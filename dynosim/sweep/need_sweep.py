@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dynosim.config.dimensions import Dimension
+from dynosim.config.load_rules import WORKERS
 from dynosim.config.schema import RunConfig
-from dynosim.config.sweep_loading import WORKERS, SweepConfig
+from dynosim.config.sweep_loading import SweepConfig
 from dynosim.config.sweep_schema import NeedConfig
 from dynosim.metrics.misses import misses_text
 from dynosim.sweep.answer import IS_HELD
@@ -169,14 +170,21 @@ def _report(
     fewest, too_few = needs.fewest(family.index), needs.too_few(family.index)
     at_load = None if fewest is None else needs.probes[family.index][fewest]
     carried = capacity.get(CAPACITY)
+    limit = None if too_few is None else limit_text(too_few)
     own_load = next(iter(loads.studies.values())).plan.own_load if loads.studies else 1.0
+    unsought = {
+        **dict.fromkeys(("capacity_rps", "capacity_attainment"), None),
+        "capacity_load_failed": own_load,
+        "capacity_reason": limit,
+        "capacity_misses": limit,
+    }
     return {
         CAPACITY: None,
-        **capacity,
+        **(capacity or unsought),
         **({} if at_load is None else at_load.report),
         IS_HELD: fewest is not None,
         HEADROOM: None if carried is None else carried / own_load,
-        LIMIT: None if too_few is None else limit_text(too_few),
+        LIMIT: limit,
         "need_attainment": None if at_load is None else at_load.attainment,
         "need_workers_too_few": _num_too_few(family, needs),
     }

@@ -40,9 +40,10 @@ class Progress:
         self, values: Mapping[str, Any], report: Mapping[str, Any], done: int | None = None
     ) -> None:
         """One more has ended, or as many as are `done` now."""
-        self._done = self._done + 1 if done is None else done
+        before, self._done = self._done, self._done + 1 if done is None else done
         self._note_best(values, report)
-        self._display(self._done, self._total, self._best_text())
+        if self._done != before:
+            self._display(self._done, self._total, self._best_text())
 
     def _note_best(self, values: Mapping[str, Any], report: Mapping[str, Any]) -> None:
         value = report.get(self._objective)

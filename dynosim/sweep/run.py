@@ -208,7 +208,8 @@ def _finish_loads(
     """
     same = same_as(trials)
     layouts = [trial for trial in trials if same.get(trial.index) == trial.index]
-    search = LoadSearch(layouts, load_plan(sweep), ledger, is_exhaustive=sweep.load.exhaustive)
+    is_exhaustive = sweep.load.exhaustive or sweep.load.need is not None  # few are left by then
+    search = LoadSearch(layouts, load_plan(sweep), ledger, is_exhaustive=is_exhaustive)
     num_resumed = search.num_probes
     progress = _progress(sweep, len(layouts), _half_done(search), "layouts")
 

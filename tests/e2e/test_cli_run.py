@@ -11,7 +11,7 @@ import pytest
 from terminal import Terminal
 
 from dynosim.cli import main
-from dynosim.cli.run import EVENT_FILES
+from dynosim.cli.run import EVENT_FILES, TRACE_FILE
 from dynosim.config.report_keys import known_report_keys
 from dynosim.metrics import PROCESS_KEYS
 
@@ -163,8 +163,8 @@ def test_a_run_overwrites_another_only_if_told_to(
     run_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert main(["run", str(run_file), "--kv-events", "--out", str(out)]) == 0
-    assert {path.name for path in out.iterdir()} == {*RUN_FILES, *EVENT_FILES}
+    assert main(["run", str(run_file), "--kv-events", "--perfetto", "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == {*RUN_FILES, *EVENT_FILES, TRACE_FILE}
     (out / "notes.txt").write_text("mine")
     report = (out / "report.json").read_bytes()
     capsys.readouterr()
@@ -184,7 +184,7 @@ def test_usage_errors_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["no-such-command"]) == 2
     assert main(["trace", "no-such-command"]) == 2
     capsys.readouterr()
-    for command in ("run", "sweep", "conformance", "support", "trace"):
+    for command in ("run", "sweep", "why", "diff", "conformance", "support", "trace"):
         assert main([command, "--help"]) == 0
         text = capsys.readouterr().out
         assert "Example" in text or command == "trace"

@@ -20,6 +20,7 @@ workload:
   synthetic: {requests: 30, isl: 300, osl: 20, rate_rps: 20}
 engine: {num_gpu_blocks: 200, max_model_len: 512}
 timing: {kind: polynomial}
+load: {search: fixed}
 space:
   cluster.workers: [1, 2, 3, 4]
   router.mode: [round-robin, least-loaded]

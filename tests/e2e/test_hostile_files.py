@@ -119,3 +119,27 @@ def test_a_load_that_fits_in_no_memory_is_refused_by_its_key(
     assert code == 2, message
     assert message.startswith("error: ") and f"{HUGE[load]}: " in message
     assert "Traceback" not in message
+
+
+RESULT_FILES = {
+    "report.json": ["diff", "out", "out"],
+    "requests.parquet": ["diff", "out", "out"],
+    "config.yaml": ["diff", "out", "out"],
+    "requests.parquet, again": ["why", "out", "0"],
+    "config.yaml, again": ["why", "out", "0"],
+}
+
+
+@pytest.mark.parametrize("what", RESULT_FILES)
+def test_any_file_in_a_folder_of_results_gets_one_message(
+    folder: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    assert main(["run", "run.yaml", "--out", "out"]) == 0
+    hostile = Path("out") / what.partition(",")[0]
+    for name, content in CONTENTS.items():
+        hostile.write_bytes(content)
+        capsys.readouterr()
+        assert main(RESULT_FILES[what]) == 2, name
+        printed = capsys.readouterr()
+        assert printed.out == "" and printed.err.startswith("error: "), (name, printed.err)
+        assert hostile.name in printed.err and len(printed.err) < 1000, (name, printed.err)

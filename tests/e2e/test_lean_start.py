@@ -10,6 +10,7 @@ import pytest
 NOT_FOR_A_RUN = {
     "aiconfigurator_core": "a second; its tables are kept on disk",
     "asyncio": "live only",
+    "jinja2": "pages",
     "matplotlib": "pictures",
     "multiprocessing": "sweeps only",
     "numpy.random": "synthetic workloads only",

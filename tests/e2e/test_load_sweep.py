@@ -31,6 +31,9 @@ FILES = (
     "probes.parquet",
     "pareto.parquet",
     "pareto.png",
+    "curves.png",
+    "attainment.png",
+    "effects.png",
     "report.html",
     "summary.json",
 )
@@ -63,8 +66,9 @@ def test_the_answer_comes_first_and_fits_the_terminal(
     assert lines[1] == "SLA: 95 % of requests with TTFT <= 150 ms, time per token <= 30 ms"
     assert lines[2].split()[:4] == ["layout", "GPUs", "req/s", "x"]
     assert lines[3].startswith("1*")
-    assert lines[-2].startswith("deploy  dynosim deploy ")
-    table = [line for line in lines if not line.startswith(("deploy", "prove"))]
+    assert lines[-3].startswith("deploy  dynosim deploy ")
+    assert lines[-1].startswith("engine  ") and "agg/top1/engine.sh" in lines[-1]
+    table = [line for line in lines if not line.startswith(("deploy", "prove", "engine"))]
     assert max(map(len, table)) <= 80
 
 
@@ -159,10 +163,52 @@ def test_interrupted_it_keeps_its_probes(sweep_file: Path, tmp_path: Path) -> No
 def test_an_sla_that_nothing_meets_says_which_layouts_and_why(
     sweep_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert sweep(sweep_file, "--out", tmp_path / "o", "--set", "constraints.sla.ttft_ms=20") == 0
-    told = capsys.readouterr().out
-    assert "3 layouts, none carries any load from 0.02 to 8" in told
-    assert "none, at 0.02x 0.0% of requests within the SLA" in told or "hopeless" in told
+    tight = ["--set", "constraints.sla.ttft_ms=20"]
+    assert sweep(sweep_file, "--out", tmp_path / "a", *tight) == 2
+    told = capsys.readouterr()
+    assert "3 layouts, none carries any load from 0.02 to 8" in told.out
+    why = "100 % miss TTFT (median prompt 300 tokens)"
+    assert f" -  1x rr: none, at 0.02x {why}" in told.out
+    assert "no layout meets the SLA, even at 0.02x: the nearest is 1x rr with 0.0 %" in told.err
+    assert why in told.err and "relax that bound" in told.err
+    assert (tmp_path / "a" / "report.html").exists()
+    assert sweep(sweep_file, "--out", tmp_path / "b", *tight, "--fail-if-none") == 3
+
+
+def test_the_nearest_miss_is_the_one_that_keeps_most(
+    sweep_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every fifth prompt is too long, whatever the load; a slower engine misses more."""
+    trace = tmp_path / "trace.jsonl"
+    rows = [
+        {"timestamp": 50 * n, "input_length": 400 if n % 5 else 4000, "output_length": 5,
+         "hash_ids": list(range(9 * n, 9 * n + (1 if n % 5 else 8)))}
+        for n in range(400)
+    ]  # fmt: skip
+    trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = [
+        f"workload={{trace: {trace}, format: mooncake}}", "engine.num_gpu_blocks=2000",
+        "timing={kind: polynomial}", "engine.max_model_len=8192",
+        "space={engine.max_num_batched_tokens: [128, 1024]}", "constraints.sla={ttft_ms: 60}",
+    ]  # fmt: skip
+    sets = [word for option in options for word in ("--set", option)]
+    assert sweep(sweep_file, "--out", tmp_path / "o", *sets) == 2
+    errors = " ".join(capsys.readouterr().err.split())
+    assert "% miss TTFT (median prompt 4,000 tokens)" in errors
+    trials = pl.read_parquet(tmp_path / "o" / "trials.parquet")
+    most = trials["capacity_attainment"].max()
+    assert isinstance(most, float) and f"with {100 * most:.1f} % of requests within it" in errors
+
+
+def test_a_load_that_nothing_meets_fails_if_that_is_asked_for(
+    sweep_file: Path, tmp_path: Path
+) -> None:
+    """As it is, at one load: an answer, not a bad question."""
+    fixed = ["--set", "load={search: fixed}", "--set", "constraints.sla.ttft_ms=20"]
+    assert sweep(sweep_file, "--out", tmp_path / "a", *fixed) == 0
+    assert sweep(sweep_file, "--out", tmp_path / "b", *fixed, "--fail-if-none") == 3
+    met = ["--set", "load={search: fixed}", "--set", "constraints.sla.ttft_ms=9999"]
+    assert sweep(sweep_file, "--out", tmp_path / "c", *met, "--fail-if-none") == 0
 
 
 @pytest.mark.parametrize(
@@ -171,9 +217,8 @@ def test_an_sla_that_nothing_meets_says_which_layouts_and_why(
         ("load.range=[2, 1]", "is empty"),
         ("load.range=[1]", "expected two numbers"),
         ("constraints.sla={ttft_ms: 9, attainment: 0.9, statistic: p95}", "takes the place of"),
-        ("workload.concurrency=8", "a closed loop has no rate"),
         ("load={search: fixed}", None),
-        ("load={tolerance: 0.1}", "has no effect with `search: fixed`"),
+        ("load={search: fixed, tolerance: 0.1}", "has no effect with `search: fixed`"),
         ("space={workload.speedup: [1, 2]}", "varies beside the load"),
     ],
 )

@@ -186,8 +186,12 @@ def test_a_sweep_file_to_begin_with_runs_as_it_is(here: Path, capsys: Capture) -
     assert json.loads((here / "results/chat/summary.json").read_text())["counts"]["ok"] >= 4
 
 
-def test_without_an_sla_it_seeks_curves(here: Path) -> None:
-    assert call("init", *SMALL) == 0
+def test_without_an_sla_it_seeks_curves(here: Path, capsys: Capture) -> None:
+    assert call("init", *SMALL, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "written": ["sweep.yaml", "sweep.schema.json"],
+        "next": "dynosim sweep sweep.yaml",
+    }
     sweep = load_sweep(here / "sweep.yaml")
     assert sweep.constraints.sla is None and sweep.load.search == "curve"
 

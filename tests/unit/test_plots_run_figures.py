@@ -12,6 +12,7 @@ from toy_runs import ToyRun, ToyTiming, toy_run
 from dynosim.metrics import summarize, timeline_table
 from dynosim.plots import run_figures, series
 from dynosim.plots.page import Figure
+from dynosim.plots.plotly_chart import plotly_figure
 from dynosim.plots.run_figures import RunFigures
 from dynosim.records import RequestStatus
 
@@ -82,7 +83,7 @@ def nearest_rank(percent: float) -> Callable[[list[float]], float]:
 
 def test_times_to_first_token_are_drawn_at_their_arrivals(run: ToyRun, figures: RunFigures) -> None:
     log = run.result.requests
-    figure = figures.latency_over_time()
+    figure = plotly_figure(figures.latency_over_time())
     done = [index for index in range(60) if index != 7]
     arrivals = [float(log.arrival_ms[index]) for index in done]
     ttft = [float(log.first_token_ms[index] - log.arrival_ms[index]) for index in done]
@@ -99,7 +100,7 @@ def test_percentiles_of_a_crowded_interval_are_neither_its_mean_nor_its_largest(
     run = toy_run(200, arrivals_ms=[number / 1000 for number in range(200)])
     log = run.result.requests
     ttft = sorted((log.first_token_ms - log.arrival_ms).tolist())
-    figure = RunFigures(run.result, {}).latency_over_time()
+    figure = plotly_figure(RunFigures(run.result, {}).latency_over_time())
     found = [trace_of(figure, name)["y"][0] for name in ("TTFT median", "TTFT p99")]
     assert found == short([ttft[99], ttft[197]])
 
@@ -121,7 +122,7 @@ def test_gaps_are_drawn_when_they_were(run: ToyRun, figures: RunFigures) -> None
                 sums[number] += weight * gap_ms
                 totals[number] += weight
                 held[number].append((gap_ms, weight))
-    figure = figures.latency_over_time()
+    figure = plotly_figure(figures.latency_over_time())
     pairs = zip(sums, totals, strict=True)
     means = [amount / total if total else math.nan for amount, total in pairs]
     assert_drawn(trace_of(figure, "ITL mean"), seconds, means)
@@ -138,7 +139,7 @@ def weighted_p99(pairs: list[tuple[float, float]]) -> float:
 
 
 def test_rates_are_counts_by_the_intervals_length(run: ToyRun, figures: RunFigures) -> None:
-    log, figure = run.result.requests, figures.load()
+    log, figure = run.result.requests, plotly_figure(figures.load())
     width_ms, count, seconds = intervals_of(run)
     last_ms = run.result.end_ms - (count - 1) * width_ms
     lengths = [width_ms / 1000] * (count - 1) + [last_ms / 1000]
@@ -170,7 +171,7 @@ PANELS = {"": "waiting", "2": "running", "3": "kv_used_share", "4": "busy_share"
 
 def test_workers_are_drawn_from_their_own_rows(run: ToyRun, figures: RunFigures) -> None:
     _, count, seconds = intervals_of(run)
-    table, figure = timeline_table(run.result), figures.workers()
+    table, figure = timeline_table(run.result), plotly_figure(figures.workers())
     drawn = {(trace["yaxis"], trace["name"]): trace for trace in figure.data}
     assert len(drawn) == 12
     for suffix, column in PANELS.items():
@@ -190,7 +191,7 @@ def test_workers_are_drawn_from_their_own_rows(run: ToyRun, figures: RunFigures)
 
 def test_many_workers_are_a_heat_map_of_the_same_numbers() -> None:
     run = toy_run(40, workers=run_figures.MAX_LINES + 1)
-    figure = RunFigures(run.result, {}).workers()
+    figure = plotly_figure(RunFigures(run.result, {}).workers())
     count = len(set(timeline_table(run.result)["start_ms"].to_list()))
     assert [trace["type"] for trace in figure.data] == ["heatmap"] * 4
     for trace, (suffix, column) in zip(figure.data, PANELS.items(), strict=True):
@@ -200,11 +201,11 @@ def test_many_workers_are_a_heat_map_of_the_same_numbers() -> None:
         for worker, row in enumerate(trace["z"]):
             assert row == short(values[worker * count : (worker + 1) * count])
     few = toy_run(40, workers=run_figures.MAX_LINES)
-    assert RunFigures(few.result, {}).workers().data[0]["type"] == "scatter"
+    assert plotly_figure(RunFigures(few.result, {}).workers()).data[0]["type"] == "scatter"
 
 
 def test_reuse_is_of_what_was_admitted(run: ToyRun, figures: RunFigures) -> None:
-    log, figure = run.result.requests, figures.cache()
+    log, figure = run.result.requests, plotly_figure(figures.cache())
     _, _, seconds = intervals_of(run)
     times = log.scheduled_ms.tolist()
     cached = per_interval(run, times, log.cached_tokens.tolist(), sum)
@@ -236,7 +237,9 @@ def test_distributions_are_of_completed_requests_and_all_gaps(
         ((log.finish_ms - log.first_token_ms) / gaps)[done & (log.output_tokens > 1)],
         (log.finish_ms - log.arrival_ms)[done],
     ]
-    curves = [trace for trace in figures.latencies().data if trace["mode"] == "lines"]
+    curves = [
+        trace for trace in plotly_figure(figures.latencies()).data if trace["mode"] == "lines"
+    ]
     for curve, sample in zip(curves, samples, strict=True):
         assert len(curve["x"]) > 20
         assert curve["x"][0] == short([sample.min()])[0]
@@ -255,7 +258,7 @@ def test_many_requests_are_thinned_out_evenly(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(run_figures, "MAX_POINTS", 20)
     figures = RunFigures(run.result, {})
     assert figures.shown_every == 3
-    drawn = trace_of(figures.latency_over_time(), "request")
+    drawn = trace_of(plotly_figure(figures.latency_over_time()), "request")
     assert drawn["x"] == short((run.result.requests.arrival_ms[::3] / 1000).tolist())
 
 
@@ -266,7 +269,7 @@ def test_axes_of_wide_distributions_are_logarithmic(widest: float, kind: str) ->
     log = replace(log, arrival_ms=np.zeros(3), first_token_ms=np.array([10.0, 20.0, widest]))
     run = replace(toy.result, requests=log)
     report = {"median_ttft_ms": 20.0, "p90_ttft_ms": 100.0, "p99_ttft_ms": widest}
-    figure = RunFigures(run, report).latencies()
+    figure = plotly_figure(RunFigures(run, report).latencies())
     assert figure.layout["xaxis"]["type"] == kind
     marks = figure.data[1]
     assert marks["x"] == [20.0, 100.0, widest]
@@ -280,7 +283,11 @@ def test_axes_of_wide_distributions_are_logarithmic(widest: float, kind: str) ->
 def test_a_run_of_no_steps_draws_nothing() -> None:
     figures = RunFigures(toy_run(0).result, {"timing_source": "measured"})
     assert figures.interval_s == 0.001
-    for figure in (figures.latencies(), figures.latency_over_time(), figures.load()):
+    for figure in (
+        plotly_figure(figures.latencies()),
+        plotly_figure(figures.latency_over_time()),
+        plotly_figure(figures.load()),
+    ):
         assert all(set(trace["y"]) <= {None, 0} for trace in figure.data)
 
 

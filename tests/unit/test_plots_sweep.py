@@ -5,7 +5,8 @@ import polars as pl
 import pytest
 
 from dynosim.plots import trials as trial_table
-from dynosim.plots.pareto import pareto_figure, write_pareto_png
+from dynosim.plots.png_chart import chart_figure
+from dynosim.plots.sweep_charts import SweepCharts, write_pareto_png
 from dynosim.plots.sweep_html import sweep_page, write_sweep_html
 
 OBJECTIVES = ("output_tok_s_per_gpu", "mean_output_token_throughput_per_user")
@@ -54,7 +55,7 @@ def test_picture_is_a_png_and_the_same_every_time(trials: pl.DataFrame, tmp_path
 
 
 def test_picture_marks_doubts_and_names_the_timing(trials: pl.DataFrame) -> None:
-    figure = pareto_figure(title="t", trials=trials, objectives=OBJECTIVES)
+    figure = chart_figure(SweepCharts(trials, OBJECTIVES).frontier())
     names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert {"saturated", "misses SLA", "Pareto frontier", "within the SLA"} <= set(names)
     assert "Step times measured: tables" in figure.get_supxlabel()
@@ -64,7 +65,7 @@ def test_picture_marks_doubts_and_names_the_timing(trials: pl.DataFrame) -> None
 
 def test_picture_of_estimated_times_says_so_across(trials: pl.DataFrame) -> None:
     estimated = trials.with_columns(pl.lit("estimated").alias("timing_source"))
-    figure = pareto_figure(title="t", trials=estimated, objectives=OBJECTIVES)
+    figure = chart_figure(SweepCharts(estimated, OBJECTIVES).frontier())
     assert "ESTIMATED TIMING" in [text.get_text() for text in figure.axes[0].texts]
 
 
@@ -98,7 +99,7 @@ def test_page_tells_frontier_reasons_and_warnings(trials: pl.DataFrame) -> None:
     for part in page.parts:
         if part.figure:
             json.dumps([part.figure.data, part.figure.layout], allow_nan=False)
-            assert any("Step times" in a["text"] for a in part.figure.layout["annotations"])
+            assert "Step times measured: tables" in part.figure.note
 
 
 def test_hover_tells_configuration_and_escapes_it(trials: pl.DataFrame) -> None:
@@ -115,7 +116,7 @@ def test_one_trial_and_nothing_varied(trials: pl.DataFrame) -> None:
     for part in page.parts:
         if part.figure:
             json.dumps([part.figure.data, part.figure.layout], allow_nan=False)
-    pareto_figure(title="t", trials=trials.head(1), objectives=OBJECTIVES)
+    chart_figure(SweepCharts(trials.head(1), OBJECTIVES).frontier())
 
 
 def test_keys_of_the_space_are_the_dotted_ones(trials: pl.DataFrame) -> None:
@@ -162,7 +163,8 @@ def test_intervals_are_drawn_where_they_were_made(trials: pl.DataFrame) -> None:
     assert line["y"] == [290.0, 305.0, None, 310.0, 310.0, None]
     hovers = [text for trace in drawn.data for text in trace.get("text", [])]
     assert sum("(290 to 305)" in text for text in hovers) == 1
-    assert "310 (290 to 305)" in page.parts[1].body
-    figure = pareto_figure(title="t", trials=sure, objectives=OBJECTIVES)
+    table = next(part.table for part in page.parts if part.table is not None)
+    assert (310, "310 (290 to 305)") in table.rows[1]
+    figure = chart_figure(SweepCharts(sure, OBJECTIVES).frontier())
     names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert names.count(trial_table.ERROR_BARS) == 1

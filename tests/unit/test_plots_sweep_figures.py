@@ -1,6 +1,5 @@
 """What the page and the picture of a sweep draw is what its table of trials says."""
 
-import re
 from typing import Any
 
 import polars as pl
@@ -8,8 +7,9 @@ import pytest
 
 from dynosim.plots import trials as trial_table
 from dynosim.plots.page import Figure
-from dynosim.plots.pareto import pareto_figure
-from dynosim.plots.sweep_figures import SweepFigures
+from dynosim.plots.plotly_chart import plotly_figure
+from dynosim.plots.png_chart import chart_figure
+from dynosim.plots.sweep_charts import SweepCharts
 from dynosim.plots.sweep_html import sweep_page
 
 UP, RIGHT = "output_tok_s_per_gpu", "mean_output_token_throughput_per_user"
@@ -70,7 +70,7 @@ def points(trace: dict[str, Any]) -> list[tuple[float, float]]:
 
 
 def test_trials_are_drawn_at_their_objectives_by_tensor_parallelism(trials: pl.DataFrame) -> None:
-    figure = SweepFigures(trials, OBJECTIVES).frontier()
+    figure = plotly_figure(SweepCharts(trials, OBJECTIVES).frontier())
     assert points(named(figure, "TP1")) == [(20.0, 90.0), (30.0, 40.0)]
     assert points(named(figure, "TP2")) == [(80.0, 50.0), (60.0, 45.0)]
     assert named(figure, "TP1")["marker"]["size"] == [12, 8]
@@ -81,28 +81,32 @@ def test_trials_are_drawn_at_their_objectives_by_tensor_parallelism(trials: pl.D
 
 
 def test_frontiers_run_along_the_horizontal_axis(trials: pl.DataFrame) -> None:
-    figure = SweepFigures(trials, OBJECTIVES).frontier()
+    figure = plotly_figure(SweepCharts(trials, OBJECTIVES).frontier())
     assert points(named(figure, "Pareto frontier")) == [(20.0, 90.0), (80.0, 50.0)]
     assert points(named(figure, "within the SLA")) == [(60.0, 45.0), (80.0, 50.0)]
     same = trials.with_columns(is_sla_pareto="is_pareto")
-    names = [trace["name"] for trace in SweepFigures(same, OBJECTIVES).frontier().data]
+    names = [
+        trace["name"] for trace in plotly_figure(SweepCharts(same, OBJECTIVES).frontier()).data
+    ]
     assert "within the SLA" not in names
 
 
 def test_doubts_are_marked_on_their_trials(trials: pl.DataFrame) -> None:
-    figure = SweepFigures(trials, OBJECTIVES).frontier()
+    figure = plotly_figure(SweepCharts(trials, OBJECTIVES).frontier())
     assert points(named(figure, "saturated")) == [(20.0, 90.0)]
     assert points(named(figure, "misses SLA")) == [(20.0, 90.0)]
     unknown = trials.with_columns(meets_sla=pl.lit(None, pl.Boolean), saturated=pl.lit(False))
-    names = [trace["name"] for trace in SweepFigures(unknown, OBJECTIVES).frontier().data]
+    names = [
+        trace["name"] for trace in plotly_figure(SweepCharts(unknown, OBJECTIVES).frontier()).data
+    ]
     assert names == ["Pareto frontier", "within the SLA", "TP1", "TP2"]
 
 
 def test_hovering_tells_the_trials_own_numbers(trials: pl.DataFrame) -> None:
     known = trials.with_columns(p99_itl_ms_low=pl.lit(19.5), p99_itl_ms_high=pl.lit(23.25))
-    figure = SweepFigures(known, OBJECTIVES).frontier()
+    figure = plotly_figure(SweepCharts(known, OBJECTIVES).frontier())
     assert named(figure, "TP1")["text"][0].split("<br>") == [
-        "<b>TP1 kv</b> (trial 1)",
+        "<b>TP1 kv (trial 1)</b>",
         "output tokens/s per GPU: 90",
         "output tokens/s per user (mean): 20",
         "GPUs: 8",
@@ -114,13 +118,13 @@ def test_hovering_tells_the_trials_own_numbers(trials: pl.DataFrame) -> None:
         "within SLA: 0.76",
         "engine.tensor_parallel: 1",
         "router.mode: kv",
-        "<b>saturated</b>",
-        "<b>misses the SLA</b>",
+        "saturated",
+        "misses the SLA",
     ]
 
 
 def test_parallel_coordinates_hold_every_finished_trial(trials: pl.DataFrame) -> None:
-    (trace,) = SweepFigures(trials, OBJECTIVES).parallel_coordinates().data
+    (trace,) = SweepCharts(trials, OBJECTIVES).parallel_coordinates().data
     tp, mode, up, right = trace["dimensions"]
     assert (tp["label"], tp["ticktext"]) == ("tensor_parallel", ["1", "2"])
     assert (tp["values"], tp["tickvals"]) == ([1, 0, 0, 1], [0, 1])
@@ -131,7 +135,7 @@ def test_parallel_coordinates_hold_every_finished_trial(trials: pl.DataFrame) ->
 
 
 def test_boxes_hold_the_first_objective_by_value_of_each_setting(trials: pl.DataFrame) -> None:
-    tp, mode = SweepFigures(trials, OBJECTIVES).effects().data
+    tp, mode = plotly_figure(SweepCharts(trials, OBJECTIVES).effects()).data
     assert (tp["x"], tp["y"]) == (["1", "1", "2", "2"], [90.0, 40.0, 50.0, 45.0])
     assert (mode["x"], mode["y"]) == (["kv", "kv", "kv", "random"], [50.0, 90.0, 45.0, 40.0])
     assert (tp["xaxis"], mode["xaxis"]) == ("x", "x2")
@@ -144,16 +148,11 @@ def test_values_of_a_setting_are_in_order_of_size() -> None:
         trial(index, 1, 10.0 + index, 1.0, **{"engine.block_size": size})
         for index, size in enumerate(sizes)
     ]
-    (box,) = SweepFigures(pl.DataFrame(rows), OBJECTIVES).effects().data
+    (box,) = plotly_figure(SweepCharts(pl.DataFrame(rows), OBJECTIVES).effects()).data
     assert box["x"] == ["64", "512", "1024"]
     rows[0]["engine.block_size"] = None
-    (box,) = SweepFigures(pl.DataFrame(rows), OBJECTIVES).effects().data
+    (box,) = plotly_figure(SweepCharts(pl.DataFrame(rows), OBJECTIVES).effects()).data
     assert box["x"] == ["64", "512", "None"]  # words come last
-
-
-def cells(body: str) -> list[list[str]]:
-    rows = re.findall(r"<tr>(.*?)</tr>", body)
-    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
 
 
 def test_tables_list_trials_with_their_numbers_best_first(trials: pl.DataFrame) -> None:
@@ -164,19 +163,24 @@ def test_tables_list_trials_with_their_numbers_best_first(trials: pl.DataFrame) 
     )
     page = sweep_page("t", "", sure, OBJECTIVES)
     parts = {part.title: part for part in page.parts}
-    header, first, second = cells(parts["On the frontier"].body)
-    assert header == [
-        "trial", "tensor_parallel", "mode", "GPUs", "out tok/s/GPU", "out tok/s/user", "TTFT mean",
-        "TTFT p99", "ITL mean", "ITL p99", "reuse", "in SLA", "goodput/s", "remarks",
+    table = parts["Trials"].table
+    assert table is not None
+    assert [column.title for column in table.columns if not column.is_hidden] == [
+        "trial", "layout", "tensor_parallel", "mode", "GPUs", "out tok/s/GPU", "out tok/s/user",
+        "TTFT mean (ms)",
+        "TTFT p99 (ms)", "ITL mean (ms)", "ITL p99 (ms)", "reuse", "in SLA", "goodput/s", "remarks",
     ]  # fmt: skip
+    first, second = table.rows[0], table.rows[1]
     assert first == [
-        "1", "1", "kv", "8", "90", "20", "101", "201", "11", "21", "0.26", "0.76",
-        "4.5 (3 to 6.125)", "saturated, misses SLA",
+        1, "TP1 kv", 1, "kv", 8, 90, 20, 101, 201, 11, 21, 0.26, 0.76, (4.5, "4.5 (3 to 6.125)"),
+        "on the frontier, saturated, misses SLA",
     ]  # fmt: skip
-    assert second[:7] == ["0", "2", "kv", "16", "50", "80", "100"]
-    assert second[-1] == "on the frontier in 62 % of replays"
-    assert [row[0] for row in cells(parts["All trials"].body)[1:]] == ["1", "0", "3", "2"]
-    assert cells(parts["Failed: 1"].body)[1] == ["5", "4", "kv", "it broke"]
+    assert second[:7] == [0, "TP2 kv", 2, "kv", 16, 50, 80]
+    assert second[-1] == "on the frontier, there in 62 % of replays"
+    assert [row[0] for row in table.rows] == [1, 0, 3, 4, 2]
+    failed = parts["Failed: 1"].table
+    assert failed is not None
+    assert [list(row) for row in failed.rows] == [[5, "TP4 kv", 4, "kv", "it broke"]]
 
 
 def test_cards_and_notes_count_and_name_the_best(trials: pl.DataFrame) -> None:
@@ -207,15 +211,18 @@ def test_measured_steps_inside_their_range_are_no_warning(trials: pl.DataFrame) 
 
 
 def test_the_picture_draws_the_same_points(trials: pl.DataFrame) -> None:
-    axes = pareto_figure(title="t", trials=trials, objectives=OBJECTIVES).axes[0]
+    axes = chart_figure(SweepCharts(trials, OBJECTIVES).frontier()).axes[0]
     drawn = {group.get_label(): group.get_offsets().tolist() for group in axes.collections}
-    assert drawn == {"TP1": [[20.0, 90.0], [30.0, 40.0]], "TP2": [[80.0, 50.0], [60.0, 45.0]]}
-    sizes = {group.get_label(): group.get_sizes().tolist() for group in axes.collections}
-    assert sizes == {"TP1": [44, 26], "TP2": [44, 26]}
-    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
-    assert lines == {
+    assert drawn == {
+        "TP1": [[20.0, 90.0], [30.0, 40.0]],
+        "TP2": [[80.0, 50.0], [60.0, 45.0]],
         "saturated": [[20.0, 90.0]],
         "misses SLA": [[20.0, 90.0]],
+    }
+    sizes = {group.get_label(): group.get_sizes().tolist() for group in axes.collections}
+    assert sizes["TP1"] == sizes["TP2"] and sizes["TP1"][0] > sizes["TP1"][1]
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert lines == {
         "Pareto frontier": [[20.0, 90.0], [80.0, 50.0]],
         "within the SLA": [[60.0, 45.0], [80.0, 50.0]],
     }
@@ -229,7 +236,7 @@ def test_labels_stand_at_their_points_and_turn_left_near_the_edge(trials: pl.Dat
         ("TP2 kv", 80.0, 50.0, True),
         ("TP2 kv", 60.0, 45.0, False),
     ]
-    notes = SweepFigures(trials, OBJECTIVES).frontier().layout["annotations"]
+    notes = plotly_figure(SweepCharts(trials, OBJECTIVES).frontier()).layout["annotations"]
     names = ("text", "x", "y", "xanchor", "xshift")
     drawn = [tuple(note[name] for name in names) for note in notes if "TP" in note["text"]]
     assert drawn == [

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from dynosim.sweep.answer import answer_dict, answer_of
+from dynosim.sweep.answer import answer_dict, answer_of, need_dict
 from dynosim.sweep.results import Row
 from dynosim.sweep.space import Trial
 
@@ -83,3 +83,27 @@ def test_alternatives_are_the_fastest_and_the_one_that_carries_most() -> None:
     rows = [row(0, 1000.0), row(1, 500.0, speed=90.0), row(2, 700.0, load=3.0, gpus=16)]
     answer = answer_of(rows)
     assert answer.best is rows[0] and answer.fastest is rows[1] and answer.carries_most is rows[2]
+
+
+def needed(index: int, gpus: int, *, held: bool = True, **report: Any) -> Row:
+    told = {"need_is_held": held, "need_headroom": 1.1, "capacity_rps": 22.0, **report}
+    return row(index, 500.0, gpus=gpus, **told)
+
+
+def test_where_a_load_is_needed_the_fewest_gpus_win_whatever_they_carry_besides() -> None:
+    rows = [needed(0, 16, load=3.0), needed(1, 8, speed=40.0), needed(2, 8, speed=60.0)]
+    answer = answer_of([*rows, needed(3, 4, held=False, load=0.6), needed(4, 4, held=False)])
+    assert [found.trial.index for found in answer.ranked] == [2, 1, 0] and answer.num_tied == 2
+    assert [found.trial.index for found in answer.nothing_carried] == [3, 4]
+    assert need_dict(answer, {"rps": 20.0}) == {
+        "rps": 20.0, "is_held": True, "fewest_gpus": 8, "headroom": 1.1, "nearest": None,
+        "nearest_rps": None,
+    }  # fmt: skip
+
+
+def test_where_nothing_holds_it_the_nearest_carries_most() -> None:
+    rows = [needed(0, 16, held=False, load=0.6), needed(1, 8, held=False, load=None)]
+    answer = answer_of(rows)
+    assert answer.best is None and answer.nearest is rows[0]
+    found = need_dict(answer, {"rps": 20.0})
+    assert (found["nearest"], found["nearest_rps"], found["fewest_gpus"]) == (0, 22.0, None)

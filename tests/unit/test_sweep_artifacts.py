@@ -1,6 +1,7 @@
 """The files of a finished sweep: the winners', byte for byte, and nobody else's."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ workload: {synthetic: {requests: 10, isl: 100, osl: 10, rate_rps: 5}}
 engine: {num_gpu_blocks: 100}
 timing: {kind: polynomial}
 seed: 11
+load: {search: fixed}
 space: {cluster.workers: [1, 2, 3, 4, 5]}
 constraints: {gpu_budget: 4, sla: {ttft_ms: 100, statistic: mean}}
 top: 2
 """
 PER_GPU, PER_USER, TTFT = (
     "output_tok_s_per_gpu",
-    "mean_output_token_throughput_per_user",
+    "median_output_token_throughput_per_user",
     "mean_ttft_ms",
 )
 NAMES = ("trials.parquet", "pareto.parquet", "pareto.png", "report.html", "summary.json")
@@ -61,8 +63,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SweepConfig
     rows = judged(sweep)
     out = folder / "out"
     for top in ("top1", "top2", "top3", "top40", "topmost"):
-        (out / "agg" / top).mkdir(parents=True)
-        for name in ("config.yaml", "intervals.json"):
+        (out / "agg" / top / "inputs" / "tiny").mkdir(parents=True)
+        for name in ("config.yaml", "intervals.json", "bench.sh", "inputs/tiny/config.json"):
             (out / "agg" / top / name).write_text("old")
     (out / "agg" / "top40" / "notes.txt").write_text("mine")
     intervals = {"replays": 2, "metrics": {TTFT: [40.0, 60.0], "p75_tpot_ms": [1.0, 2.0]}}
@@ -73,14 +75,16 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SweepConfig
     return out, sweep, rows, summary
 
 
-def test_the_winners_run_files_are_theirs_byte_for_byte(written: Any) -> None:
+def test_the_winners_run_files_are_theirs(written: Any) -> None:
     out, sweep, rows, _ = written
-    best = frontier_rows(sweep, rows)
+    best = frontier_rows(sweep, rows)[:2]
     assert [row.trial.index for row in best] == [2, 1]
     for place, row in enumerate(best, 1):
-        path = out / "agg" / f"top{place}" / "config.yaml"
-        assert path.read_text() == dump_run(row.trial.config)
-        config = load_run(path)
+        folder = out / "agg" / f"top{place}"
+        assert (folder / "config.full.yaml").read_text() == dump_run(row.trial.config)
+        assert len((folder / "config.yaml").read_text()) < 500
+        config = load_run(folder / "config.yaml")
+        assert dump_run(config) == dump_run(row.trial.config)
         assert config.cluster.workers == row.trial.values["cluster.workers"]
         assert (config.name, config.seed) == (f"small-{row.trial.index}", 11)
 
@@ -97,10 +101,18 @@ def test_a_winners_run_file_gives_what_its_trial_gave(written: Any) -> None:
 def test_older_winners_are_gone_and_other_files_stay(written: Any) -> None:
     out, _, _, _ = written
     found = sorted(str(path.relative_to(out / "agg")) for path in (out / "agg").rglob("*.*"))
-    assert found == [
-        "top1/config.yaml", "top2/config.yaml", "top2/intervals.json", "top40/notes.txt",
-        "topmost/config.yaml", "topmost/intervals.json",
-    ]  # fmt: skip
+    files = ["README.md", "bench.sh", "config.full.yaml", "config.yaml", "engine.sh",
+             "prediction.json"]  # fmt: skip
+    assert found == sorted(
+        [
+            *(f"top1/{name}" for name in files),
+            *(f"top2/{name}" for name in (*files, "intervals.json")),
+            "top40/notes.txt",
+            *(f"topmost/{name}" for name in ("bench.sh", "config.yaml", "intervals.json")),
+            "topmost/inputs/tiny/config.json",
+        ]
+    )
+    assert not (out / "agg" / "top1" / "inputs").exists()
     assert not (out / "agg" / "top3").exists()
     intervals = json.loads((out / "agg" / "top2" / "intervals.json").read_text())
     assert set(intervals["metrics"]) == {TTFT, "p75_tpot_ms"}  # all, not only what is shown
@@ -143,6 +155,27 @@ def test_the_tables_are_those_of_the_rows(written: Any) -> None:
     assert table.equals(trials_table(sweep, rows))
     front = pl.read_parquet(out / "pareto.parquet")
     assert front["trial_id"].to_list() == [0]
+    as_text = pl.read_csv(out / "trials.csv")
+    assert as_text.columns == table.columns and as_text["trial_id"].to_list() == [0, 1, 2, 3, 4]
+    assert pl.read_csv(out / "pareto.csv")["trial_id"].to_list() == [0]
+    best = pl.read_csv(out / "best_config_topn.csv")
+    assert best["trial_id"].to_list() == [2, 1] and best["replicas"].to_list() == [3, 2]
+
+
+def test_a_folder_says_in_six_lines_what_it_is(written: Any) -> None:
+    out, _, _, summary = written
+    lines = (out / "agg" / "top1" / "README.md").read_text().splitlines()
+    assert len(lines) == 6
+    assert lines[0] == "# small-2: best, cheapest (agg TP1)"
+    assert [brief["roles"] for brief in summary["top"]] == [["best", "cheapest"], ["next best"]]
+    for word in ("dynosim run", "dynosim deploy", "dynosim validate", "engine.sh", "bench.sh"):
+        assert any(word in line for line in lines), word
+
+
+def test_scripts_can_be_started(written: Any) -> None:
+    out, _, _, _ = written
+    for name in ("engine.sh", "bench.sh"):
+        assert os.access(out / "agg" / "top1" / name, os.X_OK)
 
 
 def test_the_frontier_is_sorted_by_the_first_objective(written: Any, tmp_path: Path) -> None:

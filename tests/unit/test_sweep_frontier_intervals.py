@@ -33,6 +33,7 @@ FILE = """\
 workload: {synthetic: {requests: 10, isl: 100, osl: 10, rate_rps: 5}}
 engine: {num_gpu_blocks: 100}
 timing: {kind: polynomial}
+load: {search: fixed}
 space:
   cluster.workers: [1, 2, 3]
 constraints: {sla: {ttft_ms: 100, statistic: mean}}
@@ -40,7 +41,7 @@ constraints: {sla: {ttft_ms: 100, statistic: mean}}
 FITTED = "timing={kind: fitted, file: timing.json}"
 PER_GPU, PER_USER, TTFT = (
     "output_tok_s_per_gpu",
-    "mean_output_token_throughput_per_user",
+    "median_output_token_throughput_per_user",
     "mean_ttft_ms",
 )
 VALUES = ((10.0, 1.0, 99.0), (8.0, 4.0, 50.0), (7.0, 3.0, 50.0))  # the last one is beaten

@@ -137,3 +137,29 @@ def test_what_cannot_be_run_says_why(tmp_path: Path) -> None:
     asked["config"]["workload"] = {"trace": "gone.jsonl"}
     answer = run_probe(asked)
     assert answer["status"] == "bad-input" or "gone.jsonl" in answer["reason"]
+
+
+def test_at_the_lowest_load_a_probe_is_not_stopped(tmp_path: Path) -> None:
+    """It tells why no load is carried; at others that is known from a part of it."""
+    target = SlaTarget(Bounds(ttft_ms=99.0), 0.95)
+    found = []
+    for ends in ((0.5, 8.0), (0.1, 8.0)):
+        asked = probe_request(config_of(tmp_path), 0.5, vary="rate", target=target, ends=ends)
+        found.append(run_probe(asked))
+    lowest, other = found
+    assert lowest["verdict"]["misses"] == {"ttft_ms": lowest["verdict"]["num_judged"]}
+    assert lowest["verdict"]["miss_tokens"] == {"ttft_ms": 100.0}
+    assert other["is_stopped"] and other["verdict"] is None
+
+
+@pytest.mark.parametrize("vary", ["rate", "concurrency"])
+def test_a_search_begins_within_its_range(tmp_path: Path, vary: str) -> None:
+    for ends in ((3.0, 5.0), (900.0, 1000.0)):
+        asked = probe_request(
+            config_of(tmp_path, "engine.max_num_seqs=8", requests=20),
+            None,
+            vary=vary,
+            target=SlaTarget(),
+            ends=ends,
+        )
+        assert ends[0] <= run_probe(asked)["load"] <= ends[1]

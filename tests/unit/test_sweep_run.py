@@ -28,6 +28,7 @@ name: small
 workload: {trace: t.jsonl}
 engine: {num_gpu_blocks: 100}
 timing: {kind: polynomial}
+load: {search: fixed}
 space: {cluster.workers: [1, 2, 3, 4]}
 constraints: {gpu_budget: 3}
 """
@@ -64,7 +65,7 @@ class Told(LocalExecutor):
                 "completed_requests": 1,
                 "num_gpus": workers,
                 "output_tok_s_per_gpu": float(workers),
-                "mean_output_token_throughput_per_user": 1.0,
+                "median_output_token_throughput_per_user": 1.0,
             }
             is_ok = told == "ok"
             yield (

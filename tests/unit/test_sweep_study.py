@@ -82,3 +82,23 @@ def test_without_draws_there_is_no_interval() -> None:
     study = LayoutStudy(plan())
     studied(study, 1.3, start=0.7)
     assert study.interval is None
+
+
+def test_a_ladder_is_tried_whatever_the_capacity() -> None:
+    rungs = (1.0, 2.0, 4.0)
+    loads = studied(LayoutStudy(plan(curve=(), ladder=rungs)), 1.3, start=0.7)
+    assert set(rungs) <= set(loads) and len(loads) == len(set(loads))
+
+
+def test_where_no_capacity_is_sought_the_ladder_is_all() -> None:
+    study = LayoutStudy(plan(ladder=(1.0, 2.0, 4.0), is_sought=False))
+    assert study.next_loads() == [1.0, 2.0, 4.0]
+    study.told(probe(2.0, 9.0))
+    assert study.next_loads() == [1.0, 4.0]
+    assert studied(study, 9.0, start=0.7) == [1.0, 4.0]
+    assert study.capacity == LoadCapacity(4.0, None)
+
+
+def test_the_own_load_may_be_another_one() -> None:
+    own = plan(curve=(), tries_own_load=True, own_load=0.2)
+    assert studied(LayoutStudy(own), 1.0, start=0.98)[-1] == 0.2

@@ -48,7 +48,12 @@ def predicted_side(
         note = f"{saved.path.name} is of another plan ({shown}{others}): predicted anew"
         return PredictedSide(today, source=source, notes=[note])
     outcome = replace(today, report={**today.report, **saved.report})
-    return PredictedSide(outcome, saved.intervals, source, _drift(saved, today))
+    notes = [f"predicted is what {saved.path.name} says (made with {_made_with(saved)})"]
+    return PredictedSide(outcome, saved.intervals, source, notes + _drift(saved, today))
+
+
+def _made_with(saved: SavedPrediction) -> str:
+    return ", ".join(f"{name} {number}" for name, number in saved.versions.items())
 
 
 def _drift(saved: SavedPrediction, today: RunOutcome) -> list[str]:
@@ -58,9 +63,8 @@ def _drift(saved: SavedPrediction, today: RunOutcome) -> list[str]:
         if then is None or now is None:
             continue
         if abs(now - then) > SAME_WITHIN * max(abs(then), abs(now)):
-            made = ", ".join(f"{name} {number}" for name, number in saved.versions.items())
             return [
-                f"{saved.path.name} ({made}) says {name} {then:.6g} {unit}, this version of the "
-                f"twin {now:.6g}: what was saved is compared"
+                f"{saved.path.name} says {name} {then:.6g} {unit}, this version of the twin "
+                f"{now:.6g}: what was saved is compared"
             ]
     return []
