@@ -129,7 +129,10 @@ def main() -> int:
                 bench.measure(workload, index, urls[workload.is_tight])
     log = bench.joined_log()
     options = ("--fit-fraction", 1.0, *(() if ample.is_gpu else ("--hardware", "cpu")))
-    if dynosim("calibrate", "--measurements", log, "--out", bench.log, *options) != 0:
+    if (
+        dynosim("calibrate", "--measurements", log, "--out", bench.log, "--overwrite", *options)
+        != 0
+    ):
         return 1
     rows = [
         bench.judge(workload, name, timing)
@@ -182,7 +185,7 @@ class Bench:
         if (folder / "validation.json").exists():
             return
         folder.mkdir(exist_ok=True)
-        plan = folder / "run.yaml"
+        plan = folder.with_name(f"{folder.name}.yaml")  # a validation wants the folder for itself
         rate_rps = None
         if workload.concurrency is None:
             self._write_plan(plan, workload, index, None)
@@ -235,7 +238,11 @@ class Bench:
         folders = [self.folder(workload, index) for index in range(self.num_rounds)]
         measured = [pl.read_parquet(folder / "requests.parquet") for folder in folders]
         runs = [
-            run(load_run(folder / "run.yaml", [f"timing.file={timing.resolve()}"]))
+            run(
+                load_run(
+                    folder.with_name(f"{folder.name}.yaml"), [f"timing.file={timing.resolve()}"]
+                )
+            )
             for folder in folders
         ]
         predicted = [request_table(one.result, one.trace) for one in runs]

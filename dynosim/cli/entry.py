@@ -227,7 +227,7 @@ def diff(
         ),
     ] = None,
 ) -> None:
-    """Compare two runs or two sweeps: what differs, how surely, and why."""
+    """Compare two runs or two sweeps: what differs, and why."""
     _compute_in_one_thread()
     from dynosim.cli.diff import DiffArguments, diff_command
 
@@ -247,13 +247,19 @@ def why(
     perfetto: Annotated[
         Path | None, typer.Option(help="File for a trace of the whole run, for Perfetto.")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Tell why a request of a finished run took so long, step by step."""
+    """Tell why a request of a finished run took so long."""
     _compute_in_one_thread()
     from dynosim.cli.why import WhyArguments, why_command
 
     asked = WhyArguments(
-        folder=folder, request_id=request, slowest=slowest, as_json=json, perfetto=perfetto
+        folder=folder,
+        request_id=request,
+        slowest=slowest,
+        as_json=json,
+        perfetto=perfetto,
+        overwrite=overwrite,
     )
     raise typer.Exit(why_command(asked))
 

@@ -12,6 +12,7 @@ from dynosim.cli.why_text import Told, print_story
 from dynosim.errors import ConfigError
 from dynosim.experiment.again import read_requests, run_again
 from dynosim.experiment.run import RunOutcome
+from dynosim.files.result_folder import check_files
 from dynosim.metrics.choice_words import choice_words
 from dynosim.metrics.story import Stories
 from dynosim.metrics.wait_words import sentence
@@ -34,6 +35,7 @@ class WhyArguments:
     slowest: int | None
     as_json: bool
     perfetto: Path | None
+    overwrite: bool = False
 
 
 def why_command(asked: WhyArguments) -> int:
@@ -44,6 +46,8 @@ def why_command(asked: WhyArguments) -> int:
         )
     if asked.request_id is not None and asked.slowest is not None:
         raise ConfigError("why: give the id of a request or --slowest, not both")
+    if asked.perfetto is not None:
+        check_files([asked.perfetto], overwrite=asked.overwrite, option="--perfetto")
     table = read_requests(asked.folder)
     indices = _asked_requests(asked, table)
     outcome, choices = run_again(asked.folder, table, indices)
@@ -113,8 +117,6 @@ def _choice_words(outcome: RunOutcome, choice: "SeenChoice | None") -> str:
 def _write_trace(path: Path, outcome: RunOutcome) -> None:
     from dynosim.plots.perfetto import write_perfetto
 
-    if path.is_dir():
-        raise ConfigError(f"--perfetto {path}: is a folder (name a file, such as trace.json.gz)")
     title = outcome.config.name
 
     def write(scratch: Path) -> None:

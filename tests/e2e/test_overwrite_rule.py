@@ -146,6 +146,12 @@ def plot(files: Path) -> list[str]:
     return ["trace", "inspect", str(files / "t.jsonl"), "--plot", str(files / "p.png")]
 
 
+def why_trace(files: Path) -> list[str]:
+    if not (files / "run").exists():
+        main(["run", str(files / "run.yaml"), "--out", str(files / "run")])
+    return ["why", str(files / "run"), "--perfetto", str(files / "w.json")]
+
+
 def router_log(files: Path) -> list[str]:
     return ["run", str(files / "run.yaml"), "--router-log", str(files / "r.jsonl"), "--set",
             "router.mode=kv"]  # fmt: skip
@@ -153,7 +159,13 @@ def router_log(files: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     ("command", "name"),
-    [(synth, "t.jsonl"), (convert, "c.jsonl"), (plot, "p.png"), (router_log, "r.jsonl")],
+    [
+        (synth, "t.jsonl"),
+        (convert, "c.jsonl"),
+        (plot, "p.png"),
+        (why_trace, "w.json"),
+        (router_log, "r.jsonl"),
+    ],
 )
 def test_a_file_is_replaced_only_if_told_to(
     files: Path,
