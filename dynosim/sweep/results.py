@@ -21,6 +21,8 @@ from dynosim.sweep.status import INFEASIBLE, OK
 if TYPE_CHECKING:
     import polars as pl
 
+_TEXTS = ("status", "reason", "config_hash")
+"""Columns of words, be there any or not."""
 THROUGHPUT_PER_GPU = "output_tok_s_per_gpu"
 _SHOWN_WITH_INTERVALS = (
     THROUGHPUT_PER_GPU,
@@ -214,6 +216,8 @@ def _series(name: str, values: list[Any]) -> "pl.Series":
     import polars as pl
 
     kinds = {type(value) for value in values if value is not None}
+    if name in _TEXTS:
+        return pl.Series(name, values, dtype=pl.String)
     if kinds <= {bool}:
         return pl.Series(name, values, dtype=pl.Boolean)
     if kinds <= {int}:

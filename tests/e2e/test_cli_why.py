@@ -1,6 +1,7 @@
 """`dynosim why` and `dynosim run --perfetto`, as their users call them."""
 
 import gzip
+import html
 import json
 from pathlib import Path
 
@@ -120,7 +121,7 @@ def test_a_run_with_the_trail_writes_the_same_results(run_folder: Path, tmp_path
 
 def test_the_page_names_the_slowest_and_why(run_folder: Path) -> None:
     page = (run_folder / "report.html").read_text()
-    assert "Slowest requests" in page and "behind request 1&#x27;s" in page
+    assert "Slowest requests" in page and "behind request 1's" in html.unescape(page)
 
 
 @pytest.mark.parametrize(

@@ -221,6 +221,7 @@ def test_the_document_is_the_report_and_what_made_it(outcome: RunOutcome) -> Non
         "config": config.model_dump(mode="json", exclude_none=True),
     }
     assert document.pop("dynosim_version") != ""
+    assert document.pop("schema") == "dynosim.report/1"
     assert document == {**outcome.report, **more}
     assert report_document(named)["intervals"] is None
     assert RunConfig.model_validate(document["config"]) == config

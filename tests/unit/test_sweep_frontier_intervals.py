@@ -143,21 +143,21 @@ def test_other_step_times_in_the_file_are_another_sweep(sweep_file: Path, tmp_pa
 
 def test_ledger_keeps_intervals_beside_trials(sweep: SweepConfig, tmp_path: Path) -> None:
     rows = judged(sweep)
-    ledger = ledger_of(tmp_path, rows)
+    ledger = ledger_of(tmp_path / "out", rows)
     ledger.append_intervals(rows[0].trial, found(4))
     ledger.append_intervals(rows[0].trial, found(8))
     ledger.append_intervals(rows[1].trial, found(8))
-    resumed = resumed_ledger(tmp_path, sweep_hash="abc")
+    resumed = resumed_ledger(tmp_path / "out", sweep_hash="abc")
     assert resumed.records == ledger.records
     assert resumed.intervals == ledger.intervals == {0: found(8), 1: found(8)}
-    path = tmp_path / LEDGER
+    path = tmp_path / "out" / LEDGER
     path.write_bytes(path.read_bytes()[:-3])
-    assert set(resumed_ledger(tmp_path, sweep_hash="abc").intervals) == {0}
+    assert set(resumed_ledger(tmp_path / "out", sweep_hash="abc").intervals) == {0}
 
 
 def test_what_the_ledger_has_is_not_made_again(sweep: SweepConfig, tmp_path: Path) -> None:
     rows = judged(sweep)
-    ledger = ledger_of(tmp_path, rows)
+    ledger = ledger_of(tmp_path / "out", rows)
     ledger.append_intervals(rows[1].trial, found(4))
     executor = FakeExecutor()
     assert make_intervals(rows, {0: 4, 1: 4}, ledger, executor) == {}
@@ -169,7 +169,7 @@ def test_what_the_ledger_has_is_not_made_again(sweep: SweepConfig, tmp_path: Pat
 
 def test_a_failure_costs_its_own_intervals_only(sweep: SweepConfig, tmp_path: Path) -> None:
     rows = judged(sweep)
-    ledger = ledger_of(tmp_path, rows)
+    ledger = ledger_of(tmp_path / "out", rows)
     wanted = {0: 4, 1: 4}
     failures = make_intervals(rows, wanted, ledger, FakeExecutor(failing=(1,)))
     assert failures == {1: "boom"}

@@ -167,7 +167,7 @@ def test_a_file_longer_than_a_chunk_is_read_to_its_end(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = hashed(path)
-    monkeypatch.setattr("dynosim.sweep.run.CHUNK_BYTES", 7)
+    monkeypatch.setattr("dynosim.files.digest.CHUNK_BYTES", 7)
     assert hashed(path) == whole
     content = (path.parent / "t.jsonl").read_text()
     (path.parent / "t.jsonl").write_text(content + " ")
