@@ -5,8 +5,9 @@ Judged are the requests that arrive inside the window of `in_system`. The load i
 * at least `attainment` of them keep every bound; one that is rejected, fails or is not finished
   misses (where a statistic is named in its place: that of each bounded latency is within its bound,
   and who is not served has waited for ever);
-* the last third of the window does, too, within its statistical error (95 %): a run that is about
-  to collapse begins well;
+* the last third of the window does, too, within its statistical error (95 %, or more where the
+  parts of the window before it differ by more than single requests would): a run that is about to
+  collapse begins well;
 * what is in the system does not grow (`in_system`). In a closed loop it cannot.
 """
 
@@ -22,6 +23,8 @@ from dynosim.metrics.resampling import drawn_attainments
 from dynosim.records import FloatArray, IntArray, RequestLog, RequestStatus
 
 CONFIDENCE = 1.96
+NUM_PARTS, NUM_LATE = 18, 6
+"""Parts of the window that are compared, and those of its last third."""
 
 BoolArray = NDArray[np.bool_]
 NOT_SERVED = "not served"
@@ -102,8 +105,9 @@ def judge_load(log: RequestLog, target: SlaTarget, session: IntArray | None = No
     elif target.statistic is not None:
         reason = _excess(target, measured, served, inside)
     else:
-        late = inside & (log.arrival_ms >= end_ms - (end_ms - start_ms) / 3)
-        reason = _shortfall(good, inside, late, target.attainment)
+        part = np.floor((log.arrival_ms - start_ms) * (NUM_PARTS / max(end_ms - start_ms, 1e-9)))
+        part = np.where(inside, np.minimum(part, NUM_PARTS - 1), -1.0)
+        reason = _shortfall(good, part, target.attainment)
     return LoadVerdict(
         not reason,
         reason,
@@ -119,19 +123,34 @@ def judge_load(log: RequestLog, target: SlaTarget, session: IntArray | None = No
     )
 
 
-def _shortfall(good: BoolArray, inside: BoolArray, late: BoolArray, target: float) -> str:
-    """In what the requests of a window, or of its `late` part, fall short; empty: in nothing."""
-    reached = float(good[inside].mean())
+def _shortfall(good: BoolArray, part: FloatArray, target: float) -> str:
+    """In what the requests of a window, or of its last third, fall short; empty: in nothing.
+
+    `part` is the one of the window's parts, equal in time, that a request arrives in; -1: none.
+    """
+    reached = float(good[part >= 0].mean())
     if reached < target:
         return f"{reached:.1%} of requests within the SLA"
+    late = part >= NUM_PARTS - NUM_LATE
     num_late = int(late.sum())
     if num_late == 0:
         return ""
     reached_late = float(good[late].mean())
-    error = CONFIDENCE * sqrt(target * (1.0 - target) / num_late)
-    if reached_late < target - error:
+    error = max(sqrt(target * (1.0 - target) / num_late), _error_of_parts(good, part))
+    if reached_late < target - CONFIDENCE * error:
         return f"{reached_late:.1%} of the last third's requests within the SLA"
     return ""
+
+
+def _error_of_parts(good: BoolArray, part: FloatArray) -> float:
+    """Standard error of the last third's attainment, from how much that of the parts before it
+    differs from one to the next: requests that come together wait together."""
+    early = (part >= 0) & (part < NUM_PARTS - NUM_LATE)
+    index = part[early].astype(np.int64)
+    counts = np.bincount(index, minlength=NUM_PARTS - NUM_LATE)
+    kept = np.bincount(index, good[early], minlength=NUM_PARTS - NUM_LATE)
+    shares = kept[counts > 0] / counts[counts > 0]
+    return float(shares.std(ddof=1)) / sqrt(NUM_LATE) if len(shares) > 2 else 0.0
 
 
 def _excess(

@@ -131,17 +131,23 @@ class LayoutStudy:
         """The capacity in each draw of other sessions, the same draws in all layouts; empty where
         it is unknown.
 
-        It is where the line between the log odds of neighbouring loads crosses the target; beyond
-        the loads that were run to their end it is not sought.
+        It is where the line between the log odds of neighbouring loads crosses the target. Of a
+        load that was stopped early no more is known than the attainment by then, in every draw the
+        same; beyond the first of those it is not sought.
         """
-        whole = [self.probes[load] for load in sorted(self.probes) if self.probes[load].is_whole]
-        draws = [probe.verdict["draws"] for probe in whole if probe.verdict is not None]
         is_known = self.plan.goes_by_attainment and self.capacity.low is not None
-        if not is_known or len(whole) < 2 or not all(map(len, draws)):
+        tried = [self.probes[load] for load in sorted(self.probes)] if is_known else []
+        columns = [(probe.load, draws) for probe in tried if (draws := _drawn(probe))]
+        num_draws = max((len(draws) for _, draws in columns), default=0)
+        cut_short = next((probe for probe in tried if not probe.is_whole), None)
+        if cut_short is not None:
+            columns = [column for column in columns if column[0] < cut_short.load]
+            columns.append((cut_short.load, (cut_short.attainment_so_far or 0.0,) * num_draws))
+        if num_draws == 0 or len(columns) < 2:
             return []
-        loads = [probe.load for probe in whole]
-        target = self.plan.attainment
-        return [_crossing(loads, shares, target) for shares in zip(*draws, strict=True)]
+        loads = [load for load, _ in columns]
+        shares = zip(*(draws for _, draws in columns), strict=True)
+        return [_crossing(loads, drawn, self.plan.attainment) for drawn in shares]
 
     def next_loads(self) -> list[float | None]:
         """Loads to try next, independent of each other."""
@@ -172,6 +178,11 @@ class LayoutStudy:
 
     def _untried(self, loads: Sequence[float]) -> list[float]:
         return [load for load in loads if load not in self.probes]
+
+
+def _drawn(probe: Probe) -> tuple[float, ...]:
+    """The attainment of a probe in each draw; empty where it has none."""
+    return () if probe.verdict is None else tuple(probe.verdict["draws"])
 
 
 def _crossing(loads: Sequence[float], shares: Sequence[float], target: float) -> float:

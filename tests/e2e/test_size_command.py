@@ -35,7 +35,9 @@ def test_a_question_is_answered_in_80_columns(
     assert lines[0] == "size-qwen3-32b: 2 layouts; 60 req/s takes 4 GPUs"
     assert lines[1] == "SLA: 95 % of requests with TTFT <= 150 ms, time per token <= 30 ms"
     assert lines[3].startswith("1* 4xTP1")
-    assert max(len(line) for line in lines if not line.startswith(("deploy", "prove", "engine"))) <= 80
+    assert (
+        max(len(line) for line in lines if not line.startswith(("deploy", "prove", "engine"))) <= 80
+    )
     assert (out / "agg" / "top1" / "config.yaml").exists()
 
 

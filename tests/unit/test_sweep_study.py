@@ -78,6 +78,17 @@ def test_the_interval_is_where_most_draws_cross_the_target() -> None:
     assert study.capacity == LoadCapacity(1.0, 1.1)
 
 
+def test_a_load_that_was_stopped_bounds_the_interval_and_does_not_shut_it() -> None:
+    study = LayoutStudy(plan(curve=()))
+    for load, share in ((0.8, 0.98), (1.0, 0.96)):
+        verdict = {"is_carried": True, "draws": tuple(share + np.linspace(-0.005, 0.005, 200))}
+        study.told(Probe(load, True, share, verdict, {}))
+    study.told(Probe(1.1, False, None, None, {}, attainment_so_far=0.7))
+    study.told(Probe(1.3, False, 0.2, {"is_carried": False, "draws": (0.2,) * 200}, {}))
+    found = study.interval
+    assert found is not None and 1.0 < found[0] < found[1] < 1.02
+
+
 def test_without_draws_there_is_no_interval() -> None:
     study = LayoutStudy(plan())
     studied(study, 1.3, start=0.7)
