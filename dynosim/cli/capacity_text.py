@@ -13,7 +13,7 @@ SHOWN = 10
 SHOWN_NOTHING = 3
 _BY_RATE = ("req/s", "x")
 _IN_FLIGHT = ("in flight", "/worker", "req/s")
-_MEASURED = ("tok/s/GPU", "tok/s/user", "TTFT p95", "in SLA", "GPU-h/M")
+_MEASURED = ("tok/s/GPU", "tok/s/user", "TTFT p95", "in SLA")
 
 
 def print_answer(
@@ -25,7 +25,7 @@ def print_answer(
     keys = varied_keys(sweep)
     if answer.ranked:
         loads = _IN_FLIGHT if sweep.load.vary == "concurrency" else _BY_RATE
-        titles = ("", "layout", "GPUs", *loads, *_MEASURED)
+        titles = ("", "layout", "GPUs", *loads, *_MEASURED, cost_title(answer))
         print_table(titles, [_cells(sweep, answer, row, keys) for row in answer.ranked[:SHOWN]])
         if len(answer.ranked) > SHOWN:
             print(f"    and {len(answer.ranked) - SHOWN} more in trials.parquet")
@@ -33,6 +33,7 @@ def print_answer(
         print(line)
     for line in _alternatives(answer, keys):
         print(line)
+    _print_reasons(sweep, answer)
     print_warnings(warnings)
     for line in commands(answer, folder):
         print(line)
@@ -50,6 +51,31 @@ def _headline(sweep: SweepConfig, answer: Answer) -> str:
         return f"{sweep.name}: {tried} layouts; {held} at {report[CAPACITY]:,.0f} in flight"
     own = report["capacity_rps"] / report[CAPACITY]
     return f"{sweep.name}: {tried} layouts; the workload asks {short(own)} req/s, {held}"
+
+
+def _print_reasons(sweep: SweepConfig, answer: Answer) -> None:
+    """Why the best is the best, how sure that is, and what to run it at."""
+    if answer.best is None:
+        return
+    from dynosim.sweep.answer_text import certainty_text, headroom_text, why_text
+
+    print_wrapped(f"why: {why_text(sweep, answer)}")
+    print_wrapped(f"capacity: {certainty_text(sweep, answer.best)}")
+    print_wrapped(f"headroom: {headroom_text(sweep, answer.best, [])}")
+
+
+def cost_title(answer: Answer) -> str:
+    """What the cost of a million good output tokens is given in: GPU hours, or money if priced."""
+    best = answer.best
+    if best is None or best.report.get("cost_per_m_output_tokens") is None:
+        return "GPU-h/M"
+    return "money/M" if best.trial.config is None else f"{best.trial.config.cost.currency}/M"
+
+
+def cost_of(row: Row) -> float | None:
+    """What a million good output tokens cost, in what `cost_title` says."""
+    found: float | None = row.report.get("cost_per_m_good_output_tokens")
+    return row.report.get("gpu_hours_per_m_good_output_tokens") if found is None else found
 
 
 def varied_keys(sweep: SweepConfig) -> list[str]:
@@ -125,7 +151,7 @@ def _cells(sweep: SweepConfig, answer: Answer, row: Row, keys: Sequence[str]) ->
         short(user_speed(row)),
         "-" if ttft_ms is None else f"{ttft_ms / 1000:.2f} s",
         "-" if attainment is None else f"{100 * attainment:.0f} %",
-        short(report.get("gpu_hours_per_m_good_output_tokens")),
+        short(cost_of(row)),
     ]
 
 
@@ -152,7 +178,11 @@ def _nothing_lines(sweep: SweepConfig, answer: Answer, keys: Sequence[str]) -> l
 def _alternatives(answer: Answer, keys: Sequence[str]) -> list[str]:
     """What is best in another way than the winner."""
     lines = []
-    named = (("fastest for users", answer.fastest), ("carries most", answer.carries_most))
+    named = (
+        ("fastest for users", answer.fastest),
+        ("cheapest", answer.cheapest),
+        ("carries most", answer.carries_most),
+    )
     for what, row in named:
         if row is not None and row is not answer.best:
             name = layout_name(row, keys)

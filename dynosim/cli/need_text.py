@@ -7,6 +7,8 @@ from dynosim.cli.capacity_text import (
     SHOWN,
     SHOWN_NOTHING,
     commands,
+    cost_of,
+    cost_title,
     layout_name,
     print_warnings,
     sla_line,
@@ -18,7 +20,7 @@ from dynosim.sweep.answer import CAPACITY, Answer, user_speed
 from dynosim.sweep.results import Row
 
 _UNITS = {"rps": "req/s", "sessions_per_s": "sessions/s", "concurrency": "in flight"}
-_MEASURED = ("head-room", "tok/s/GPU", "tok/s/user", "TTFT p95", "in SLA", "GPU-h/M")
+_MEASURED = ("head-room", "tok/s/GPU", "tok/s/user", "TTFT p95", "in SLA")
 
 
 def print_need(
@@ -29,7 +31,7 @@ def print_need(
     print(_headline(sweep, answer, keys))
     print(sla_line(sweep))
     if answer.ranked:
-        titles = ("", "layout", "GPUs", "carries", *_MEASURED)
+        titles = ("", "layout", "GPUs", "carries", *_MEASURED, cost_title(answer))
         print_table(titles, [_cells(sweep, answer, row, keys) for row in answer.ranked[:SHOWN]])
         if len(answer.ranked) > SHOWN:
             print(f"    and {len(answer.ranked) - SHOWN} more in trials.parquet")
@@ -84,7 +86,7 @@ def _cells(sweep: SweepConfig, answer: Answer, row: Row, keys: Sequence[str]) ->
         short(user_speed(row)),
         "-" if ttft_ms is None else f"{ttft_ms / 1000:.2f} s",
         "-" if attainment is None else f"{100 * attainment:.0f} %",
-        short(report.get("gpu_hours_per_m_good_output_tokens")),
+        short(cost_of(row)),
     ]
 
 

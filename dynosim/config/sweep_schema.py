@@ -158,7 +158,7 @@ class Search(Section):
     seed: Annotated[int, Field(ge=0, le=(1 << 63) - 1)] = 0
     """Seed of the points that are drawn."""
     batch: Count | None = None
-    """tpe, nsga2: so many points are chosen at once; null: 16. Unit: trials."""
+    """So many points are chosen at once, of tpe and nsga2; null: 16. Unit: trials."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:

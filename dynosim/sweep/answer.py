@@ -2,7 +2,8 @@
 
 Layouts are compared at the largest load that each carries:
 
-1. by good output tokens per GPU (of requests within the SLA), that is by what such a token costs;
+1. by good output tokens per GPU (of requests within the SLA), that is by what such a token costs,
+   in GPU hours or, with prices, in money;
 2. those whose difference lies within the brackets of their capacities, or has either sign in 95 %
    of draws of other sessions (the same for both), are a tie: of them the one first that gives its
    users most tokens a second, then that of more and smaller workers, whose failure takes less with
@@ -45,6 +46,11 @@ class Answer:
         return max(self.ranked, key=user_speed, default=None)
 
     @property
+    def cheapest(self) -> Row | None:
+        """The one whose good output tokens cost least, ties aside."""
+        return max(self.ranked, key=worth, default=None)
+
+    @property
     def carries_most(self) -> Row | None:
         """The one with the largest capacity, whatever it costs."""
         return max(self.ranked, key=lambda row: row.report[CAPACITY], default=None)
@@ -75,7 +81,7 @@ def answer_of(rows: Sequence[Row]) -> Answer:
 def _rank(row: Row) -> tuple[float, float, int]:
     """Where a load is needed fewer GPUs come first, whatever they are used for besides."""
     gpus = float(row.report["num_gpus"]) if IS_HELD in row.report else 0.0
-    return gpus, -good_tok_s_per_gpu(row), row.trial.index
+    return gpus, -worth(row), row.trial.index
 
 
 def good_tok_s_per_gpu(row: Row) -> float:
@@ -84,6 +90,13 @@ def good_tok_s_per_gpu(row: Row) -> float:
     if good is not None and gpus:
         return float(good) / float(gpus)
     return float(row.report.get("output_tok_s_per_gpu") or 0.0)
+
+
+def worth(row: Row) -> float:
+    """Those tokens for what the GPU costs: with a price, per unit of the currency an hour."""
+    hours, cost = row.report.get("gpu_hours_per_m_tokens"), row.report.get("cost_per_m_tokens")
+    price = 1.0 if not hours or cost is None else float(cost) / float(hours)
+    return good_tok_s_per_gpu(row) / price
 
 
 def user_speed(row: Row) -> float:
@@ -100,7 +113,7 @@ def error_of(row: Row) -> float:
 def _is_tied(leader: Row, row: Row) -> bool:
     if _rank(leader)[0] != _rank(row)[0]:
         return False
-    best, own = good_tok_s_per_gpu(leader), good_tok_s_per_gpu(row)
+    best, own = worth(leader), worth(row)
     is_within = best - own <= best * max(error_of(leader), error_of(row))
     return is_within or _is_chance(leader, row)
 
@@ -118,7 +131,7 @@ def _is_chance(leader: Row, row: Row) -> bool:
 
 
 def _drawn(row: Row) -> list[float]:
-    made = good_tok_s_per_gpu(row) / float(row.report[CAPACITY])
+    made = worth(row) / float(row.report[CAPACITY])
     return [made * load for load in row.draws]
 
 
@@ -144,9 +157,11 @@ def need_dict(answer: Answer, need: Mapping[str, float]) -> dict[str, Any]:
 def answer_dict(answer: Answer) -> dict[str, Any]:
     """The answer as numbers of trials, for summary.json."""
     best, fastest, most = answer.best, answer.fastest, answer.carries_most
+    cheapest = answer.cheapest
     return {
         "best": None if best is None else best.trial.index,
         "tied": [row.trial.index for row in answer.ranked[1 : answer.num_tied]],
+        "cheapest": None if cheapest is None else cheapest.trial.index,
         "fastest_for_users": None if fastest is None else fastest.trial.index,
         "carries_most": None if most is None else most.trial.index,
         "ranked": [row.trial.index for row in answer.ranked],

@@ -12,7 +12,6 @@ from dynosim.sweep.answer import (
     FAILED_LOAD,
     IS_HELD,
     Answer,
-    good_tok_s_per_gpu,
     user_speed,
 )
 from dynosim.sweep.results import Row
@@ -48,13 +47,13 @@ def answer_headline(
     facts = [
         ("SLA", sla_text(sweep)),
         ("At what is needed" if is_need else "At capacity", f"{_numbers(best)}{there}"),
-        ("Why", _why(sweep, answer)),
+        ("Why", why_text(sweep, answer)),
         ("Ties", _ties(sweep, answer)),
         ("Fastest", _alternative(sweep, answer, answer.fastest)),
-        ("Cheapest", _alternative(sweep, answer, cheapest(answer))),
+        ("Cheapest", _alternative(sweep, answer, answer.cheapest)),
         ("Carries most", _alternative(sweep, answer, answer.carries_most)),
-        ("Headroom", _headroom(sweep, best, own)),
-        ("How sure", _certainty(sweep, best)),
+        ("Headroom", headroom_text(sweep, best, own)),
+        ("How sure", certainty_text(sweep, best)),
         *_misses(sweep, answer),
     ]
     folder = run_file.rsplit("/", 1)[0]
@@ -108,11 +107,6 @@ def sla_text(sweep: SweepConfig) -> str:
     return f"{100 * sla.share:g} % of requests with {kept}"
 
 
-def cheapest(answer: Answer) -> Row | None:
-    """The one whose good output tokens cost least, ties aside."""
-    return max(answer.ranked, key=good_tok_s_per_gpu, default=None)
-
-
 def _load(sweep: SweepConfig, load: float) -> str:
     if sweep.load.vary == "concurrency":
         return f"{load:,.0f} requests in flight"
@@ -145,7 +139,8 @@ def _gpu_hours(row: Row) -> str:
     return f"{number(hours)} GPU hours{price} per million good output tokens"
 
 
-def _why(sweep: SweepConfig, answer: Answer) -> str:
+def why_text(sweep: SweepConfig, answer: Answer) -> str:
+    """Why the winner is the best, and what it fails at."""
     best = answer.ranked[0]
     if answer.num_tied > 1:
         text = (
@@ -187,7 +182,8 @@ def _alternative(sweep: SweepConfig, answer: Answer, row: Row | None) -> str:
     )
 
 
-def _headroom(sweep: SweepConfig, best: Row, probes: Sequence[dict[str, Any]]) -> str:
+def headroom_text(sweep: SweepConfig, best: Row, probes: Sequence[dict[str, Any]]) -> str:
+    """What the winner has left, and at what to run it. `probes` are its own loads, as rows."""
     report = best.report
     safe = RESERVE * report[CAPACITY]
     text = f"run it at {RESERVE:g} of that, {number(RESERVE * report['capacity_rps'])} requests/s"
@@ -207,7 +203,8 @@ def _headroom(sweep: SweepConfig, best: Row, probes: Sequence[dict[str, Any]]) -
     return f"the workload's own {number(own_rps)} requests/s: {verdict}{within}; {text}"
 
 
-def _certainty(sweep: SweepConfig, best: Row) -> str:
+def certainty_text(sweep: SweepConfig, best: Row) -> str:
+    """How well the winner's capacity is known."""
     report = best.report
     failed = report.get(FAILED_LOAD)
     if failed is None:

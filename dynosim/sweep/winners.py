@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
-from dynosim.sweep.answer import USER_SPEED, Answer, good_tok_s_per_gpu, user_speed
+from dynosim.sweep.answer import USER_SPEED, Answer, user_speed, worth
 from dynosim.sweep.results import Row, frontier_rows
 
 BEST, FASTEST, CHEAPEST, NEXT = "best", "fastest for users", "cheapest", "next best"
@@ -63,7 +63,7 @@ def ranked_winners(ranked: Sequence[Row], *, top: int) -> list[Recommended]:
     fast = [row for row in ranked if row.report.get(USER_SPEED) is not None]
     if fast:
         choice.add(max(fast, key=user_speed), FASTEST)
-    choice.add(max(ranked, key=good_tok_s_per_gpu), CHEAPEST)
+    choice.add(max(ranked, key=worth), CHEAPEST)
     by_index = {row.trial.index: row for row in ranked}
     return [
         Recommended(by_index[index], tuple(roles), _family(by_index[index]))

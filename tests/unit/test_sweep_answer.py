@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from dynosim.sweep.answer import answer_dict, answer_of, need_dict
+from dynosim.sweep.answer import answer_dict, answer_of, need_dict, worth
 from dynosim.sweep.results import Row
 from dynosim.sweep.space import Trial
 
@@ -43,6 +43,7 @@ def test_within_the_brackets_it_is_a_tie_and_users_decide() -> None:
     assert answer.num_tied == 2
     assert answer_dict(answer) | {"ranked": None} == {
         "best": 1, "tied": [0], "fastest_for_users": 1, "carries_most": 1, "ranked": None,
+        "cheapest": 0,
         "carry_nothing": [],
         "not_pursued": [],
     }  # fmt: skip
@@ -59,6 +60,17 @@ def test_what_other_sessions_might_turn_round_is_a_tie() -> None:
         answer = answer_of([first, second])
         assert answer.num_tied == num_tied
         assert answer.ranked[0].trial.index == (1 if num_tied == 2 else 0)
+
+
+def test_with_prices_money_decides() -> None:
+    """The second makes fewer tokens on GPUs that cost a third."""
+    priced = {"gpu_hours_per_m_tokens": 2.0}
+    first = row(0, 1000.0, **priced, cost_per_m_tokens=6.0)
+    second = row(1, 500.0, **priced, cost_per_m_tokens=2.0)
+    answer = answer_of([first, second])
+    assert [found.trial.index for found in answer.ranked] == [1, 0]
+    assert answer.cheapest is second
+    assert worth(second) == 62.5
 
 
 def test_users_alike_more_and_smaller_workers_come_first() -> None:
