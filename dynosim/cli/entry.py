@@ -191,6 +191,10 @@ def sweep(
             show_default=False,
         ),
     ] = None,
+    exhaustive: Annotated[
+        bool,
+        typer.Option("--exhaustive", help="Seek the capacity of layouts far from the best, too."),
+    ] = False,
     fail_if_none: FailIfNone = False,
 ) -> None:
     """Simulate many configurations and find the best trade-offs."""
@@ -199,7 +203,10 @@ def sweep(
 
     arguments = SweepArguments(
         file=spec,
-        overrides=with_skip(set_, skip_bad_lines),
+        overrides=[
+            *with_skip(set_, skip_bad_lines),
+            *(["load.exhaustive=true"] if exhaustive else []),
+        ],
         out=out,
         jobs=jobs,
         executor=executor,

@@ -182,6 +182,8 @@ def print_frontier(summary: dict[str, Any]) -> None:
     parts = [f"{counts['ok']} finished"]
     parts += [f"{counts[key]} {key}" for key in ("infeasible", "failed") if counts[key]]
     print(f"{summary['name']}: {summary['num_trials']} trials, {', '.join(parts)}")
+    if counts["ok"]:
+        print("one load: tok/s/GPU is the load over the GPUs, unless overloaded")
     rows = summary["pareto"]
     if rows:
         first, goal = next(iter(summary["objectives"].items()))

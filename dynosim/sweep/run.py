@@ -180,7 +180,8 @@ def load_hash(sweep: SweepConfig, trials_hash: str) -> str:
         return trials_hash
     sla = sweep.constraints.sla
     sought = None if sla is None else sla.model_dump(mode="json")
-    return digest([trials_hash, sweep.load.model_dump(mode="json"), sought])
+    load = sweep.load.model_dump(mode="json", exclude={"exhaustive"})  # more of the same probes
+    return digest([trials_hash, load, sought])
 
 
 def _trace_files(configs: Sequence[RunConfig]) -> list[Path]:

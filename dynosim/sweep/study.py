@@ -13,6 +13,8 @@ NEAR = 0.05
 OWN_LOAD = 1.0
 BEYOND = 1.3
 """The workload's own load tells something only if it is no further beyond the capacity."""
+LOCATED_WITHIN = 2.0
+"""So far apart may the loads be between which a capacity is first located."""
 SMALLEST_SHARE = 0.0005
 USER_SPEED = "median_output_token_throughput_per_user"
 
@@ -97,8 +99,9 @@ class LayoutStudy:
         assert self._search is not None
         known = self._search.capacity
         self.located_speed = max(self.located_speed, probe.report.get(USER_SPEED) or 0.0)
-        is_bracket = known.low is not None and known.high is not None
-        if is_bracket or self._search.next_load() is None:
+        low, high = known.low, known.high
+        is_near = low is not None and high is not None and high <= LOCATED_WITHIN * low
+        if is_near or self._search.next_load() is None:
             self.located = known
 
     @property
