@@ -241,7 +241,7 @@ def diff(
     raise typer.Exit(diff_command(DiffArguments(a=a, b=b, as_json=json, fail_if=fail_if or ())))
 
 
-@app.command(epilog="Example: dynosim why out 812, or: dynosim why out --slowest 5")
+@app.command(epilog="Example: dynosim why out --slowest 5")
 def why(
     folder: Annotated[Path, typer.Argument(help="Folder of a run (its --out).")],
     request: Annotated[
