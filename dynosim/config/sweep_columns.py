@@ -142,6 +142,7 @@ SUMMARY_KEYS = (
     *_columns("trials", INTEGER, {"num_trials": "Points of the space."}),
     *_columns("trials", SECTION, {"counts": "How many ended how, by status."}),
     *_columns("trials", INTEGER, {"num_meeting_sla": "Trials that meet the SLA."}),
+    *_columns("trials", INTEGER, {"not_run_more": "Trials that were not run and are not listed."}),
     *_columns(
         "",
         SECTION,
@@ -160,7 +161,7 @@ SUMMARY_KEYS = (
         {
             "pareto": "The trials of the frontier.",
             "top": "The recommended trials, best first, each with its folder's run file.",
-            "not_run": "Trials that were not run, each with the reason.",
+            "not_run": "Trials that were not run, each with the reason; at most 100.",
             "intervals_failed": "Trials whose intervals could not be made, each with the reason.",
             "warnings": "What makes the result less sure than it looks, if anything does.",
         },

@@ -78,7 +78,7 @@ def test_frontier_has_intervals_that_do_not_depend_on_jobs(
     assert sweep(sweep_file, "--out", three, "--jobs", 3) == 0
     assert contents(one) == contents(three)
     assert "(low..high): 95 % of 16 replays with other constants of step times" in shown.out
-    assert ".." in shown.out.splitlines()[3]
+    assert ".." in shown.out.splitlines()[4]
     assert "intervals, " in shown.err  # progress
     front = pl.read_parquet(one / "pareto.parquet")
     assert (front[f"{PER_GPU}_low"] < front[f"{PER_GPU}_high"]).all()
