@@ -31,7 +31,13 @@ load: LOAD
 FIXED = "{search: fixed}"
 CAPACITY = "{search: capacity, min_requests: 0, tolerance: 0.2}"
 FILES = ("trials.parquet", "pareto.parquet", "pareto.png", "report.html", "summary.json")
-BOTH_LOADS = pytest.mark.parametrize("load", [FIXED, CAPACITY], ids=["fixed", "capacity"])
+BOTH_LOADS = pytest.mark.parametrize(
+    "load",
+    [
+        pytest.param(FIXED, id="fixed"),
+        pytest.param(CAPACITY, id="capacity", marks=pytest.mark.live),
+    ],
+)
 ROOT = str(Path(__file__).parents[2])
 
 pytestmark = pytest.mark.usefixtures("inline_workers")

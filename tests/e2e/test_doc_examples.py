@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 from doc_examples import DOCS, PAGES, comparable, measures, update
 
-LONG = ("tutorials/first_sizing.md", "howto/read_the_frontier.md")
+LONG = (
+    "tutorials/first_sizing.md",
+    "howto/read_the_frontier.md",
+    "howto/several_machines.md",
+)
 
 
 def run_with(page: Path) -> object:

@@ -116,7 +116,7 @@ def test_killed_at_any_point_it_goes_on(sweep_file: Path, tmp_path: Path) -> Non
     whole = tmp_path / "whole"
     assert sweep(sweep_file, "--out", whole) == 0
     content = (whole / "ledger.jsonl").read_bytes()
-    for number, cut in enumerate(random.Random(5).sample(range(1, len(content)), 5)):
+    for number, cut in enumerate(random.Random(5).sample(range(1, len(content)), 2)):
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / "ledger.jsonl").write_bytes(content[:cut])
@@ -129,7 +129,7 @@ def test_killed_at_any_point_it_goes_on(sweep_file: Path, tmp_path: Path) -> Non
 
 def test_twice_the_need_never_needs_fewer(sweep_file: Path, tmp_path: Path) -> None:
     gpus = []
-    for rps in (5, 10, 20, 40, 80):
+    for rps in (10, 20, 80):
         out = tmp_path / str(rps)
         assert sweep(sweep_file, "--out", out, "--set", f"load.need.rps={rps}") == 0
         gpus.append(summary_of(out)["need"]["fewest_gpus"])

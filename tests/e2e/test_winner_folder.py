@@ -121,6 +121,7 @@ def test_a_large_trace_is_not_copied_and_said(
     assert again["completed_requests"] == 300
 
 
+@pytest.mark.live
 def test_a_copied_folder_is_deployed_and_proved(project: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(project / "out" / "agg" / "top1", copy)
@@ -192,6 +193,7 @@ def test_a_damaged_prediction_is_refused(project: Path, tmp_path: Path) -> None:
     assert code == 2 and "prediction.json" in errors and "Traceback" not in errors and not out
 
 
+@pytest.mark.live
 def test_a_full_disk_leaves_the_old_folders(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
