@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from inline_workers import inline_workers, worker_processes
+from no_pictures import no_pictures
 from shared_data import ROOT
 
-__all__ = ["inline_workers", "root", "worker_processes"]
+__all__ = ["inline_workers", "no_pictures", "root", "worker_processes"]
 
 # A verdict is the tree's: the same examples in every run, and none is too slow for a busy machine.
 # `make fuzz` draws others.

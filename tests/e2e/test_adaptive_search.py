@@ -40,7 +40,7 @@ BOTH_LOADS = pytest.mark.parametrize(
 )
 ROOT = str(Path(__file__).parents[2])
 
-pytestmark = pytest.mark.usefixtures("inline_workers")
+pytestmark = pytest.mark.usefixtures("inline_workers", "no_pictures")
 
 
 def sweep_file(folder: Path, method: str = "tpe", load: str = FIXED) -> Path:

@@ -31,7 +31,7 @@ load: {search: capacity, min_requests: 0}
 """
 SLOWER = "timing.prefill_ms=36"
 
-pytestmark = pytest.mark.usefixtures("inline_workers")
+pytestmark = pytest.mark.usefixtures("inline_workers", "no_pictures")
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ constraints: {{sla: {{ttft_ms: 450}}}}
 load: {{search: capacity, vary: concurrency, min_requests: 0}}
 """
 
-pytestmark = pytest.mark.usefixtures("inline_workers")
+pytestmark = pytest.mark.usefixtures("inline_workers", "no_pictures")
 
 
 @pytest.fixture

@@ -73,6 +73,7 @@ def test_the_answer_comes_first_and_fits_the_terminal(
     assert max(map(len, table)) <= 80
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_one_worker_behind_any_router_is_tried_once(sweep_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert sweep(sweep_file, "--out", out) == 0
@@ -82,6 +83,7 @@ def test_one_worker_behind_any_router_is_tried_once(sweep_file: Path, tmp_path: 
     assert {index for index, _ in probes(out)} == {0, 2, 3}
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_more_workers_carry_more_and_nothing_overloaded_is_recommended(
     sweep_file: Path, tmp_path: Path
 ) -> None:
@@ -95,6 +97,7 @@ def test_more_workers_carry_more_and_nothing_overloaded_is_recommended(
     assert not front["saturated"].any() and (front["capacity_attainment"] >= 0.95).all()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_every_load_that_was_tried_is_in_a_table(sweep_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert sweep(sweep_file, "--out", out) == 0
@@ -119,6 +122,7 @@ def test_results_do_not_depend_on_jobs(sweep_file: Path, tmp_path: Path) -> None
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_killed_at_any_point_it_goes_on(sweep_file: Path, tmp_path: Path) -> None:
     """The ledger, cut where a kill may leave it."""
     whole = tmp_path / "whole"
@@ -194,6 +198,7 @@ def test_a_full_disk_loses_no_finished_probe(sweep_file: Path, tmp_path: Path) -
         assert (whole / name).read_bytes() == (resumed / name).read_bytes(), name
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_another_sla_is_another_sweep(
     sweep_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -221,6 +226,7 @@ def test_interrupted_it_keeps_its_probes(sweep_file: Path, tmp_path: Path) -> No
     assert "Traceback" not in errors
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_an_sla_that_nothing_meets_says_which_layouts_and_why(
     sweep_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -272,6 +278,7 @@ def test_a_load_that_nothing_meets_fails_if_that_is_asked_for(
     assert sweep(sweep_file, "--out", tmp_path / "c", *met, "--fail-if-none") == 0
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     ("override", "words"),
     [

@@ -31,7 +31,7 @@ FILES = (
     "summary.json",
 )
 
-pytestmark = pytest.mark.usefixtures("inline_workers")
+pytestmark = pytest.mark.usefixtures("inline_workers", "no_pictures")
 
 
 @pytest.fixture

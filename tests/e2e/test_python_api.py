@@ -11,7 +11,7 @@ import pytest
 import dynosim
 from dynosim.errors import ConfigError
 
-pytestmark = pytest.mark.usefixtures("inline_workers")
+pytestmark = pytest.mark.usefixtures("inline_workers", "no_pictures")
 
 RUN_FILE = """\
 name: small

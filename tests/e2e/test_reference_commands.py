@@ -23,7 +23,7 @@ from dynosim.config.sweep_columns import (
 )
 
 Capture = pytest.CaptureFixture[str]
-pytestmark = pytest.mark.usefixtures("inline_workers")
+pytestmark = pytest.mark.usefixtures("inline_workers", "no_pictures")
 SMALL = ("--model", "Qwen/Qwen3-0.6B", "--hardware", "rtx_4090", "--gpus", "2")
 """Step times of it come from formulas, at once."""
 

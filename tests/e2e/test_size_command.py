@@ -19,7 +19,7 @@ KNOWN = (
     "--set", "workload.synthetic.requests=300",
 )  # fmt: skip
 
-pytestmark = pytest.mark.usefixtures("inline_workers")
+pytestmark = pytest.mark.usefixtures("inline_workers", "no_pictures")
 
 
 def size(*arguments: object) -> int:

@@ -32,7 +32,7 @@ load: {search: capacity, min_requests: 250}
 top: 2
 """
 
-pytestmark = pytest.mark.usefixtures("inline_workers")
+pytestmark = pytest.mark.usefixtures("inline_workers", "no_pictures")
 
 
 @pytest.fixture(scope="module")
