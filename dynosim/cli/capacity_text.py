@@ -6,8 +6,8 @@ from pathlib import Path
 from dynosim.cli.text_table import cut, print_table, print_wrapped, short
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.plots.trials import label
-from dynosim.sweep.answer import CAPACITY, Answer, user_speed
-from dynosim.sweep.results import Row
+from dynosim.sweep.answer import Answer, user_speed
+from dynosim.sweep.results import CAPACITY, Row
 
 SHOWN = 10
 SHOWN_NOTHING = 3

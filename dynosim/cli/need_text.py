@@ -16,8 +16,8 @@ from dynosim.cli.capacity_text import (
 from dynosim.cli.text_table import counted, cut, print_table, short
 from dynosim.config.load_rules import WORKERS
 from dynosim.config.sweep_loading import SweepConfig
-from dynosim.sweep.answer import CAPACITY, Answer, user_speed
-from dynosim.sweep.results import Row
+from dynosim.sweep.answer import Answer, user_speed
+from dynosim.sweep.results import CAPACITY, Row
 
 _UNITS = {"rps": "req/s", "sessions_per_s": "sessions/s", "concurrency": "in flight"}
 _MEASURED = ("head-room", "tok/s/GPU", "tok/s/user", "TTFT p95", "in SLA")

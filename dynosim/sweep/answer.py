@@ -12,18 +12,16 @@ Layouts are compared at the largest load that each carries:
 Where a load is needed, layouts are compared at that load: fewest GPUs first, then as above.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dynosim.sweep.results import Row
+from dynosim.sweep.results import CAPACITY, FAILED_LOAD, NOT_PURSUED, Row
+from dynosim.sweep.study import USER_SPEED
 
-CAPACITY, FAILED_LOAD = "capacity_load", "capacity_load_failed"
 CONFIDENCE = 0.95
 IS_HELD = "need_is_held"
 """Whether a layout holds the load that the sweep needs; there where it needs one."""
-NOT_PURSUED = "capacity_not_pursued"
-USER_SPEED = "median_output_token_throughput_per_user"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +63,27 @@ class Answer:
 def answer_of(rows: Sequence[Row]) -> Answer:
     """The answer that the rows give. One that cannot differ from an earlier one is left out."""
     tried = [row for row in rows if CAPACITY in row.report and "same_as" not in row.report]
-    carried = [row for row in tried if row.report.get(IS_HELD, row.report[CAPACITY] is not None)]
+    carried, nothing = _parted(tried, _is_carried)
     ranked = sorted((row for row in carried if NOT_PURSUED not in row.report), key=_rank)
     num_tied = 0
     if ranked:
         leader = ranked[0]
-        tied = [row for row in ranked if _is_tied(leader, row)]
-        others = [row for row in ranked if not _is_tied(leader, row)]
+        tied, others = _parted(ranked, lambda row: _is_tied(leader, row))
         ranked = [*sorted(tied, key=_among_equals), *others]
         num_tied = len(tied)
-    nothing = [row for row in tried if row not in carried]
     return Answer(ranked, num_tied, nothing, [row for row in carried if NOT_PURSUED in row.report])
+
+
+def _is_carried(row: Row) -> bool:
+    return bool(row.report.get(IS_HELD, row.report[CAPACITY] is not None))
+
+
+def _parted(rows: Sequence[Row], is_first: Callable[[Row], bool]) -> tuple[list[Row], list[Row]]:
+    """Those of which something holds, and the others."""
+    parts: tuple[list[Row], list[Row]] = ([], [])
+    for row in rows:
+        parts[not is_first(row)].append(row)
+    return parts
 
 
 def _rank(row: Row) -> tuple[float, float, int]:

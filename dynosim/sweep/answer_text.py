@@ -7,14 +7,8 @@ from dynosim.config.sweep_loading import SweepConfig
 from dynosim.plots.page import Headline, number
 from dynosim.plots.style import share_text
 from dynosim.plots.trials import label
-from dynosim.sweep.answer import (
-    CAPACITY,
-    FAILED_LOAD,
-    IS_HELD,
-    Answer,
-    user_speed,
-)
-from dynosim.sweep.results import Row
+from dynosim.sweep.answer import IS_HELD, Answer, user_speed
+from dynosim.sweep.results import CAPACITY, FAILED_LOAD, Row
 
 RESERVE = 0.8
 """The share of the capacity to run at, which leaves something for bursts."""

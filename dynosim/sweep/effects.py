@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from math import exp, log
 from typing import Any
 
-from dynosim.sweep.answer import CAPACITY, FAILED_LOAD, NOT_PURSUED
-from dynosim.sweep.results import Row
+from dynosim.sweep.results import CAPACITY, FAILED_LOAD, NOT_PURSUED, Row
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from dynosim.sweep.capacity import LoadCapacity, LoadRange
 from dynosim.sweep.ledger import Record
 from dynosim.sweep.load_search import LoadSearch
 from dynosim.sweep.probe import probe_request
-from dynosim.sweep.results import table_of
+from dynosim.sweep.results import CAPACITY, FAILED_LOAD, NOT_PURSUED, table_of
 from dynosim.sweep.space import Trial
 from dynosim.sweep.status import OK
 from dynosim.sweep.study import OWN_LOAD, LayoutStudy, LoadPlan, Probe
@@ -25,10 +25,6 @@ from dynosim.sweep.study import OWN_LOAD, LayoutStudy, LoadPlan, Probe
 if TYPE_CHECKING:
     import polars as pl
 
-CAPACITY = "capacity_load"
-"""The key of the largest load that a layout carries; None: none."""
-NOT_PURSUED = "capacity_not_pursued"
-"""The key of why a layout's capacity was not sought to the end; not there where it was."""
 IN_FLIGHT_KEYS = (
     "capacity_in_flight",
     "capacity_in_flight_per_worker",
@@ -191,7 +187,7 @@ def capacity_keys(study: LayoutStudy) -> dict[str, Any]:
     sure = study.interval
     return {
         CAPACITY: capacity.low,
-        "capacity_load_failed": capacity.high,
+        FAILED_LOAD: capacity.high,
         "capacity_rps": None if best is None else best.offered_rps,
         "capacity_load_low": None if sure is None else sure[0],
         "capacity_load_high": None if sure is None else sure[1],

@@ -19,10 +19,10 @@ from dynosim.sweep.answer import IS_HELD
 from dynosim.sweep.bound import scheduled_rps, scheduled_sessions_per_s
 from dynosim.sweep.ledger import Ledger, Record
 from dynosim.sweep.load_search import LoadSearch
-from dynosim.sweep.load_sweep import CAPACITY, load_plan, records_of, request_at, same_as
+from dynosim.sweep.load_sweep import load_plan, records_of, request_at, same_as
 from dynosim.sweep.need_search import Family, NeedSearch
 from dynosim.sweep.probe import check_has_rate, tiled_once
-from dynosim.sweep.results import table_of
+from dynosim.sweep.results import CAPACITY, table_of
 from dynosim.sweep.search import points_of
 from dynosim.sweep.space import Trial, trial_at
 from dynosim.sweep.status import OK

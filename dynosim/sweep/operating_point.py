@@ -2,9 +2,9 @@
 
 from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
-from dynosim.sweep.answer import CAPACITY, IS_HELD
+from dynosim.sweep.answer import IS_HELD
 from dynosim.sweep.probe import REPEAT
-from dynosim.sweep.results import Row
+from dynosim.sweep.results import CAPACITY, Row
 
 
 def config_at_capacity(sweep: SweepConfig, row: Row) -> RunConfig:

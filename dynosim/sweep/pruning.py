@@ -6,7 +6,7 @@ GPU, and if the users of that one get their tokens at least as fast as its own e
 load. Such a layout is the best in nothing that an answer names.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from dynosim.sweep.study import USER_SPEED, LayoutStudy
@@ -28,12 +28,9 @@ def not_pursued(studies: Mapping[int, LayoutStudy]) -> dict[int, str]:
     """By layout why it needs no closer look, from studies that are all located."""
     located = {index: known for index, study in studies.items() if (known := _located(study))}
     reasons = {}
+    leaders = _leaders(located.values())
     for index, layout in located.items():
-        best = max(
-            (other for other in located.values() if _is_far_better(other, layout)),
-            key=lambda other: other.least_rps,
-            default=None,
-        )
+        best = next((other for other in leaders if _is_far_better(other, layout)), None)
         if best is not None and layout.most_rps is not None:
             reasons[index] = (
                 f"carries less than {layout.most_rps:.3g} requests/s per GPU, where another "
@@ -57,7 +54,19 @@ def _located(study: LayoutStudy) -> _Located | None:
     return _Located(carried.offered_rps / gpus, most, speed, study.located_speed)
 
 
+def _leaders(layouts: Iterable[_Located]) -> list[_Located]:
+    """Those that no other one surely beats in both, by falling requests and rising speed.
+
+    Who is far worse than any layout is far worse than one of these.
+    """
+    leaders: list[_Located] = []
+    for layout in sorted(layouts, key=lambda each: (-each.least_rps, -each.speed)):
+        if not leaders or layout.speed > leaders[-1].speed:
+            leaders.append(layout)
+    return leaders
+
+
 def _is_far_better(other: _Located, layout: _Located) -> bool:
-    if layout.most_rps is None or other is layout:
+    if layout.most_rps is None:
         return False
     return other.least_rps >= FAR_MORE * layout.most_rps and other.speed >= layout.best_speed

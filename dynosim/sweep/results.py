@@ -17,16 +17,21 @@ from dynosim.sweep.ledger import Record
 from dynosim.sweep.pareto import pareto_front
 from dynosim.sweep.space import Trial
 from dynosim.sweep.status import INFEASIBLE, OK
+from dynosim.sweep.study import USER_SPEED
 
 if TYPE_CHECKING:
     import polars as pl
 
 _TEXTS = ("status", "reason", "config_hash")
 """Columns of words, be there any or not."""
+CAPACITY, FAILED_LOAD = "capacity_load", "capacity_load_failed"
+"""The keys of the largest load that a layout carries, None: none, and of the first that failed."""
+NOT_PURSUED = "capacity_not_pursued"
+"""The key of why a layout's capacity was not sought to the end; not there where it was."""
 THROUGHPUT_PER_GPU = "output_tok_s_per_gpu"
 _SHOWN_WITH_INTERVALS = (
     THROUGHPUT_PER_GPU,
-    "median_output_token_throughput_per_user",
+    USER_SPEED,
     "mean_ttft_ms",
     "p99_ttft_ms",
     "mean_itl_ms",
@@ -80,7 +85,7 @@ def _verdict(sweep: SweepConfig, report: Mapping[str, Any]) -> bool:
     if sweep.load.need is not None:
         return report.get("need_is_held") is True
     if sweep.load.search != "fixed":
-        return report.get("capacity_load") is not None
+        return report.get(CAPACITY) is not None
     return meets(sweep.constraints.sla, report)
 
 
@@ -174,7 +179,7 @@ def table_of(columns: Mapping[str, list[Any]]) -> "pl.DataFrame":
 
 def objective_names(sweep: SweepConfig) -> tuple[str, str]:
     """The two objectives that plots show: upwards, and to the right."""
-    names = [*sweep.objectives, "median_output_token_throughput_per_user", THROUGHPUT_PER_GPU]
+    names = [*sweep.objectives, USER_SPEED, THROUGHPUT_PER_GPU]
     first, second = list(dict.fromkeys(names))[:2]
     return first, second
 

@@ -9,10 +9,10 @@ from dynosim.plots.load_curves import LoadCurves, curves_of
 from dynosim.plots.page import Headline, RunFiles, number
 from dynosim.plots.sweep_html import SweepStory
 from dynosim.plots.tornado import TornadoBar
-from dynosim.sweep.answer import CAPACITY, Answer
+from dynosim.sweep.answer import Answer
 from dynosim.sweep.answer_text import answer_headline, layout_name, load_key, load_unit, sla_text
 from dynosim.sweep.effects import PairedEffect, paired_effects
-from dynosim.sweep.results import Row
+from dynosim.sweep.results import CAPACITY, Row
 
 if TYPE_CHECKING:
     import polars as pl

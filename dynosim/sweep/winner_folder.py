@@ -12,10 +12,10 @@ from dynosim.config.minimal import minimal
 from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.experiment.prediction import PREDICTION_FILE, prediction_document
-from dynosim.sweep.answer import CAPACITY, FAILED_LOAD
 from dynosim.sweep.bench_script import bench_script
 from dynosim.sweep.engine_script import engine_script, model_folder
 from dynosim.sweep.operating_point import config_at_capacity
+from dynosim.sweep.results import CAPACITY, FAILED_LOAD
 from dynosim.sweep.travelling_files import INPUTS, TravellingFile, travelling_files
 from dynosim.sweep.winner_readme import winner_readme
 from dynosim.sweep.winners import Recommended

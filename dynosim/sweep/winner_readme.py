@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
-from dynosim.sweep.answer import CAPACITY, FAILED_LOAD, user_speed
+from dynosim.sweep.answer import user_speed
+from dynosim.sweep.results import CAPACITY, FAILED_LOAD
 from dynosim.sweep.travelling_files import TravellingFile
 from dynosim.sweep.winners import Recommended
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
-from dynosim.sweep.answer import USER_SPEED, Answer, user_speed, worth
+from dynosim.sweep.answer import Answer, user_speed, worth
 from dynosim.sweep.results import Row, frontier_rows
+from dynosim.sweep.study import USER_SPEED
 
 BEST, FASTEST, CHEAPEST, NEXT = "best", "fastest for users", "cheapest", "next best"
 
