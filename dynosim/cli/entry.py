@@ -10,6 +10,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -407,13 +408,19 @@ def main(arguments: list[str] | None = None) -> int:
 def _complete() -> int:
     from dynosim.cli.completion import answer
 
-    return answer(typer.main.get_command(app), os.environ[SHELL])
+    return answer(_command(), os.environ[SHELL])
 
 
 def _invoke(arguments: list[str] | None) -> int:
     # standalone_mode prints usage errors and turns typer.Exit into SystemExit
-    app(args=arguments, prog_name="dynosim")
+    _command()(args=arguments, prog_name="dynosim")
     return 0
+
+
+@cache
+def _command() -> Any:
+    """All commands, put together once: a program that calls `main` often would wait for it."""
+    return typer.main.get_command(app)
 
 
 def _guarded(command: Callable[[], int]) -> int:

@@ -88,6 +88,7 @@ def test_cut_anywhere_it_goes_on_to_the_same(tmp_path: Path, method: str, load: 
         assert_same(whole, folder)
 
 
+@pytest.mark.live
 @pytest.mark.usefixtures("worker_processes")
 def test_killed_at_a_random_point_it_goes_on_to_the_same(tmp_path: Path) -> None:
     path = sweep_file(tmp_path)
@@ -133,6 +134,7 @@ def test_points_that_cannot_run_are_listed_and_count(tmp_path: Path) -> None:
     assert wasted[16:].mean() < 0.5 * (1 - 3 / 4 * 2 / 3)  # half as often as by chance
 
 
+@pytest.mark.live
 def test_it_finds_what_the_grid_finds(tmp_path: Path) -> None:
     """The grid has 480 points."""
     best = {}

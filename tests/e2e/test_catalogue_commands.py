@@ -59,7 +59,7 @@ space: {cluster.workers: [1, 2, 4, 5]}
 constraints: {gpu_budget: 4}
 load: {search: fixed}
 """
-pytestmark = pytest.mark.usefixtures("inline_workers")
+pytestmark = pytest.mark.usefixtures("inline_workers", "no_pictures")
 
 
 def swept(tmp_path: Path, name: str, *overrides: str) -> Path:

@@ -1,7 +1,11 @@
 """`dynosim diff`, as its users call it."""
 
+import atexit
 import json
+import shutil
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import polars as pl
@@ -42,11 +46,18 @@ def folder(tmp_path: Path) -> Path:
 
 
 def make(folder: Path, kind: str, name: str, *overrides: str) -> Path:
-    """The results of a run or sweep with these changes."""
-    out = folder / name
+    """The results of a run or sweep with these changes: a copy of what was made once."""
+    return shutil.copytree(made(kind, *overrides), folder / name)
+
+
+@cache
+def made(kind: str, *overrides: str) -> Path:
+    folder = Path(mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    (folder / f"{kind}.yaml").write_text({"run": RUN_FILE, "sweep": SWEEP_FILE}[kind])
     sets = [word for override in overrides for word in ("--set", override)]
-    assert main([kind, str(folder / f"{kind}.yaml"), "--out", str(out), *sets]) == 0
-    return out
+    assert main([kind, str(folder / f"{kind}.yaml"), "--out", str(folder / "out"), *sets]) == 0
+    return folder / "out"
 
 
 def diff(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

@@ -119,6 +119,7 @@ def test_a_killed_worker_is_replaced_and_a_terminated_deployment_finishes_what_i
         assert not [pid for pid in running.pids.values() if is_running(pid)]
 
 
+@pytest.mark.live
 def test_a_second_ctrl_c_kills(run_file: Path) -> None:
     with deployed(run_file, "--set", "live.drain_timeout_s=600") as running:
         os.kill(running.pids["worker-0"], signal.SIGSTOP)  # does not react to being told to stop

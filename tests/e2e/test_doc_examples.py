@@ -13,6 +13,7 @@ LONG = (
     "tutorials/first_sizing.md",
     "howto/read_the_frontier.md",
     "howto/several_machines.md",
+    "howto/what_it_costs.md",
 )
 
 

@@ -29,6 +29,7 @@ def sweep_file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.live
 def test_a_layout_far_from_the_best_is_not_pursued_and_all_can_be(
     sweep_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

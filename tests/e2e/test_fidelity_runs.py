@@ -77,6 +77,7 @@ def test_clients_see_the_way_in_and_out(tmp_path: Path) -> None:
     assert calibration.fit.parameters.ingress_ms == pytest.approx(15.0, abs=1.0)
 
 
+@pytest.mark.live
 def test_calibrate_writes_a_model_that_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,6 +42,7 @@ def shown(deployment: LocalDeployment, name: str) -> dict[str, Any]:
     return next(row for row in document["processes"] if row["name"] == name)
 
 
+@pytest.mark.live
 async def test_frozen_processes_are_shown_and_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

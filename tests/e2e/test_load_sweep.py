@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 import disk_support
 import polars as pl
 import pytest
+from inline_workers import InlineWorker
+from no_pictures import leave_out_pictures
 
 from dynosim.cli import main
 
@@ -53,11 +56,24 @@ def sweep(*arguments: object) -> int:
     return main(["sweep", *map(str, arguments)])
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of the sweep as it is. Tests only read them."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "sweep.yaml").write_text(SWEEP_FILE)
+    with pytest.MonkeyPatch.context() as patch:
+        leave_out_pictures(patch)
+        patch.setattr("dynosim.sweep.executor._Worker", InlineWorker)
+        assert sweep(folder / "sweep.yaml", "--out", folder / "out") == 0
+    return folder / "out"
+
+
 def probes(out: Path) -> list[tuple[int, float]]:
     lines = [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()[1:]]
     return [(line["trial_id"], line["probe"]["load"]) for line in lines]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_answer_comes_first_and_fits_the_terminal(
     sweep_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,23 +89,15 @@ def test_the_answer_comes_first_and_fits_the_terminal(
     assert max(map(len, table)) <= 80
 
 
-@pytest.mark.usefixtures("no_pictures")
-def test_one_worker_behind_any_router_is_tried_once(sweep_file: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert sweep(sweep_file, "--out", out) == 0
-    trials = pl.read_parquet(out / "trials.parquet")
+def test_one_worker_behind_any_router_is_tried_once(finished: Path) -> None:
+    trials = pl.read_parquet(finished / "trials.parquet")
     assert trials["same_as"].to_list()[:4] == [None, 0, None, None]
     assert trials["capacity_load"][0] == trials["capacity_load"][1]
-    assert {index for index, _ in probes(out)} == {0, 2, 3}
+    assert {index for index, _ in probes(finished)} == {0, 2, 3}
 
 
-@pytest.mark.usefixtures("no_pictures")
-def test_more_workers_carry_more_and_nothing_overloaded_is_recommended(
-    sweep_file: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    assert sweep(sweep_file, "--out", out) == 0
-    trials = pl.read_parquet(out / "trials.parquet").filter(pl.col("status") == "ok")
+def test_more_workers_carry_more_and_nothing_overloaded_is_recommended(finished: Path) -> None:
+    trials = pl.read_parquet(finished / "trials.parquet").filter(pl.col("status") == "ok")
     loads = dict(zip(trials["trial_id"], trials["capacity_load"], strict=True))
     assert loads[3] > 1.7 * loads[0]
     assert (trials["capacity_load_failed"] <= trials["capacity_load"] * 1.03 + 1e-9).all()
@@ -97,18 +105,15 @@ def test_more_workers_carry_more_and_nothing_overloaded_is_recommended(
     assert not front["saturated"].any() and (front["capacity_attainment"] >= 0.95).all()
 
 
-@pytest.mark.usefixtures("no_pictures")
-def test_every_load_that_was_tried_is_in_a_table(sweep_file: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert sweep(sweep_file, "--out", out) == 0
-    table = pl.read_parquet(out / "probes.parquet")
+def test_every_load_that_was_tried_is_in_a_table(finished: Path) -> None:
+    table = pl.read_parquet(finished / "probes.parquet")
     tried = list(zip(table["trial_id"], table["load"], strict=True))
-    assert tried == sorted(tried) and sorted(probes(out)) == tried
+    assert tried == sorted(tried) and sorted(probes(finished)) == tried
     whole = table.filter(~pl.col("is_stopped"))
     assert whole["attainment"].null_count() == 0 and whole["mean_ttft_ms"].null_count() == 0
     assert table.filter("is_stopped")["attainment"].null_count() == table["is_stopped"].sum()
     best = table.filter("is_carried").group_by("trial_id").agg(pl.col("load").max())
-    trials = pl.read_parquet(out / "trials.parquet")
+    trials = pl.read_parquet(finished / "trials.parquet")
     assert dict(best.iter_rows()) == {
         index: trials["capacity_load"][index] for index in best["trial_id"]
     }
@@ -174,6 +179,7 @@ def test_five_kills_at_random_points_lose_no_finished_probe(
         assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
 
 
+@pytest.mark.live
 @disk_support.needs_mount
 @pytest.mark.usefixtures("worker_processes")
 def test_a_full_disk_loses_no_finished_probe(sweep_file: Path, tmp_path: Path) -> None:
@@ -200,10 +206,9 @@ def test_a_full_disk_loses_no_finished_probe(sweep_file: Path, tmp_path: Path) -
 
 @pytest.mark.usefixtures("no_pictures")
 def test_another_sla_is_another_sweep(
-    sweep_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sweep_file: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "out"
-    assert sweep(sweep_file, "--out", out) == 0
+    out = shutil.copytree(finished, tmp_path / "out")
     for override in ("constraints.sla.attainment=0.9", "load.tolerance=0.1"):
         assert sweep(sweep_file, "--out", out, "--resume", "--set", override) == 2
         assert "another sweep" in capsys.readouterr().err
@@ -242,6 +247,7 @@ def test_an_sla_that_nothing_meets_says_which_layouts_and_why(
     assert sweep(sweep_file, "--out", tmp_path / "b", *tight, "--fail-if-none") == 3
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_nearest_miss_is_the_one_that_keeps_most(
     sweep_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -267,6 +273,7 @@ def test_the_nearest_miss_is_the_one_that_keeps_most(
     assert isinstance(most, float) and f"with {100 * most:.1f} % of requests within it" in errors
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_load_that_nothing_meets_fails_if_that_is_asked_for(
     sweep_file: Path, tmp_path: Path
 ) -> None:
@@ -305,6 +312,7 @@ def test_bad_loads_are_one_message(
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_in_flight_requests_can_be_the_load(
     sweep_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

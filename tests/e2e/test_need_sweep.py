@@ -104,6 +104,7 @@ def test_the_row_is_that_of_the_need_and_the_run_file_serves_it(
     assert report["mean_ttft_ms"] == pytest.approx(trials["mean_ttft_ms"][best])
 
 
+@pytest.mark.live
 @pytest.mark.usefixtures("worker_processes")
 def test_results_do_not_depend_on_jobs(sweep_file: Path, tmp_path: Path) -> None:
     assert sweep(sweep_file, "--out", tmp_path / "a", "--jobs", 1) == 0

@@ -9,7 +9,7 @@ import pytest
 from dynosim.cli import main
 from dynosim.files.result_folder import KINDS, kind_of
 
-pytestmark = pytest.mark.usefixtures("inline_workers")
+pytestmark = pytest.mark.usefixtures("inline_workers", "no_pictures")
 
 RUN_FILE = """\
 name: small

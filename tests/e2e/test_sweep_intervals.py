@@ -36,7 +36,7 @@ PER_GPU = "output_tok_s_per_gpu"
 PLAIN = ("--set", "timing={kind: polynomial}")
 
 
-pytestmark = pytest.mark.usefixtures("inline_workers")
+pytestmark = pytest.mark.usefixtures("inline_workers", "no_pictures")
 
 
 @pytest.fixture
@@ -152,6 +152,7 @@ def test_other_step_times_vary_seeds_only(
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.live
 def test_interrupt_keeps_trials_and_finished_intervals(sweep_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = [str(sweep_file), "--out", str(out), "--jobs", "1", "--intervals", "50"]

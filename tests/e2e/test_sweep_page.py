@@ -26,7 +26,7 @@ load: {search: capacity, vary: rate, min_requests: 0}
 top: 1
 """
 
-pytestmark = pytest.mark.usefixtures("inline_workers")
+pytestmark = pytest.mark.usefixtures("inline_workers", "no_pictures")
 
 
 class PageText:

@@ -7,6 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,7 @@ def test_each_family_has_its_folder(project: Path) -> None:
         assert ", ".join(entry["roles"]) in readme.splitlines()[0]
 
 
+@pytest.mark.live
 def test_a_large_trace_is_not_copied_and_said(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,21 +151,29 @@ def test_a_copied_folder_is_deployed_and_proved(project: Path, tmp_path: Path) -
         assert row["predicted"] == saved["report"][row["key"]]
 
 
-def validated(folder: Path, *arguments: str) -> tuple[int, str, str]:
+@pytest.fixture
+def validated(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    return partial(validated_against_aiperf, capsys)
+
+
+def validated_against_aiperf(
+    capsys: pytest.CaptureFixture[str], folder: Path, *arguments: str
+) -> tuple[int, str, str]:
     """`dynosim validate` against results of AIPerf that are there already."""
     results = folder.parent / "aiperf"
     results.mkdir(exist_ok=True)
     summary = {"request_latency": {"avg": 200.0}, "time_to_first_token": {"avg": 60.0},
                "request_count": {"avg": 300}}  # fmt: skip
     (results / "profile_export_aiperf.json").write_text(json.dumps(summary))
-    command = [sys.executable, "-m", "dynosim", "validate", str(folder), "--aiperf", str(results)]
-    done = subprocess.run(
-        [*command, "--intervals", "0", *arguments], capture_output=True, text=True
-    )
-    return done.returncode, done.stdout, done.stderr
+    command = ["validate", str(folder), "--aiperf", str(results), "--intervals", "0"]
+    capsys.readouterr()
+    code = main([*command, *arguments])
+    return code, *capsys.readouterr()
 
 
-def test_the_folders_prediction_is_what_is_compared(project: Path, tmp_path: Path) -> None:
+def test_the_folders_prediction_is_what_is_compared(
+    project: Path, tmp_path: Path, validated: Callable[..., tuple[int, str, str]]
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(project / "out" / "agg" / "top1", copy)
     path = copy / "prediction.json"
@@ -173,7 +184,9 @@ def test_the_folders_prediction_is_what_is_compared(project: Path, tmp_path: Pat
     assert code == 0 and "4,321" in out and "what was saved is compared" in out
 
 
-def test_a_changed_run_file_is_noticed(project: Path, tmp_path: Path) -> None:
+def test_a_changed_run_file_is_noticed(
+    project: Path, tmp_path: Path, validated: Callable[..., tuple[int, str, str]]
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(project / "out" / "agg" / "top1", copy)
     text = (copy / "config.yaml").read_text()
@@ -185,7 +198,9 @@ def test_a_changed_run_file_is_noticed(project: Path, tmp_path: Path) -> None:
     assert code == 0 and json.loads(out)["prediction"]["is_used"] is True
 
 
-def test_a_damaged_prediction_is_refused(project: Path, tmp_path: Path) -> None:
+def test_a_damaged_prediction_is_refused(
+    project: Path, tmp_path: Path, validated: Callable[..., tuple[int, str, str]]
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(project / "out" / "agg" / "top1", copy)
     (copy / "prediction.json").write_text("{")

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +19,21 @@ def sources() -> list[Path]:
     return sorted([*TWIN.rglob("*.py"), *LIVE.rglob("*.py")])
 
 
+def statements(node: ast.AST) -> Iterator[ast.stmt]:
+    """All statements within, without their expressions, of which there are many more."""
+    for block in ("body", "orelse", "finalbody", "handlers"):
+        for child in getattr(node, block, ()):
+            yield child
+            yield from statements(child)
+
+
 @pytest.fixture(scope="module")
 def names() -> set[str]:
     """Classes, functions, constants and fields of both packages, and their modules."""
     found = {path.stem for path in sources()} | {path.parent.name for path in sources()}
     found |= {"dynosim", "dynosim_runtime", "runtime"}
     for path in sources():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in statements(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 found.add(node.name)
             elif isinstance(node, ast.AnnAssign | ast.Assign):

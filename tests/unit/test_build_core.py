@@ -142,6 +142,7 @@ def compiled_files(tree: Path) -> list[str]:
 # ---- where it can be compiled --------------------------------------------------------------------
 
 
+@pytest.mark.live
 def test_compiled_then_changed_then_compiled_again_then_impossible(tree: Path) -> None:
     needs_a_compiler()
     assert build_in_place(tree) == ""
@@ -162,6 +163,7 @@ def test_compiled_then_changed_then_compiled_again_then_impossible(tree: Path) -
     assert [file for file in compiled_files(tree) if not file.startswith("build")] == []
 
 
+@pytest.mark.live
 def test_a_wheel_is_compiled_if_asked_for_and_else_pure(tree: Path) -> None:
     """Whatever lies compiled in the tree."""
     needs_a_compiler()
