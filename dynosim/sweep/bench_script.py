@@ -4,7 +4,9 @@ A synthetic workload of single requests is told to AIPerf in its own words. Any 
 rows for it by `dynosim trace schedule`, from the run file beside the script.
 
 Rules of the field: at least 40 requests for each that is in flight, at least 40 to warm up with,
-and a client inside the network of what it measures.
+and a client inside the network of what it measures. Each load has prompts of its own (a seed, or a
+file of rows, from which AIPerf makes them), and so has the warm-up: its own would begin with the
+first of those it measures, and leave them in the prefix cache.
 """
 
 import shlex
@@ -38,23 +40,23 @@ cd "$(dirname "${{BASH_SOURCE[0]}}")"
 read -r -a aiperf <<< "${{AIPERF:-aiperf}}"
 read -r -a dynosim <<< "${{DYNOSIM:-dynosim}}"
 
-send() {{  # the load's name, and what AIPerf is told of it
-  local name=$1
-  shift
+send() {{  # the load's name, its seed, and what AIPerf is told of it
+  local name=$1 seed=$2
+  shift 2
   "${{aiperf[@]}}" profile -m "$model" --tokenizer "$tokenizer" \\
     --endpoint-type completions --url "$url" --streaming --use-server-token-count \\
-    --extra-inputs ignore_eos:true --num-warmup-requests {warm_up} --random-seed 0 \\
+    --extra-inputs ignore_eos:true --random-seed "$seed" \\
     --ui-type simple --artifact-dir "$out/$name" "$@"
 }}
 """
 _ROWS = """
-send_rows() {{  # the load's name, keys of the run file, and what AIPerf is told of the rest
-  local name=$1 changes=$2
-  shift 2
+send_rows() {{  # the load's name, its seed, keys of the run file, and what else AIPerf is told
+  local name=$1 seed=$2 changes=$3
+  shift 3
   mkdir -p "$out/$name"
   # shellcheck disable=SC2086  # several words
   "${{dynosim[@]}}" trace schedule config.yaml "$out/$name/rows.jsonl" --overwrite $changes
-  send "$name" --input-file "$out/$name/rows.jsonl" --custom-dataset-type mooncake_trace \\
+  send "$name" "$seed" --input-file "$out/$name/rows.jsonl" --custom-dataset-type mooncake_trace \\
     --isl-block-size {block_size} "$@"
 }}
 """
@@ -101,13 +103,16 @@ def bench_script(config: RunConfig, report: Mapping[str, Any], *, title: str, mo
         title=f"AIPerf at {shares} of what {title} carries.",
         port=config.live.port or 8000,
         model=shlex.quote(model),
-        warm_up=WARM_UP_REQUESTS,
     )
     if words is None:
         text += _ROWS.format(block_size=_block_size(config))
-    for load in loads:
+    text += _warm_up(loads[0], report)
+    for seed, load in enumerate(loads, 1):
         text += f"\n# {_said(load)}\n"
-        text += _sent(load, words) if words is not None else _rows_sent(config, load, report)
+        if words is not None:
+            text += _sent(load, seed, words)
+        else:
+            text += _rows_sent(config, load, seed, report)
     return text + f'\necho "compare: dynosim validate . --aiperf $out/{loads[-1].name}" >&2\n'
 
 
@@ -139,16 +144,26 @@ def _said(load: BenchLoad) -> str:
     return f"{load.share:g}: {what}, {load.in_flight} in flight, {load.num_requests} requests"
 
 
-def _sent(load: BenchLoad, words: list[str]) -> str:
+def _warm_up(load: BenchLoad, report: Mapping[str, Any]) -> str:
+    """With single prompts as long as the workload's on average, which no load sends."""
+    completed = int(report.get("completed_requests") or 0) or 1
+    flags = [f"--concurrency {load.in_flight}"]
+    flags += [f"--{name} {WARM_UP_REQUESTS}" for name in ("num-requests", "num-dataset-entries")]
+    for name, key in (("isl", "total_input_tokens"), ("osl", "total_output_tokens")):
+        flags.append(f"--{name} {max(1, round(int(report.get(key) or 0) / completed))}")
+    return f"\nsend warm-up 0 {' '.join(flags)}\n"
+
+
+def _sent(load: BenchLoad, seed: int, words: list[str]) -> str:
     by = ["--concurrency", str(load.in_flight)]
     if load.rate_rps is not None:
         by = ["--request-rate", f"{load.rate_rps:.6g}"]
     count = str(load.num_requests)
     flags = [*by, "--num-requests", count, "--num-dataset-entries", count, *words]
-    return f"send {load.name} {shlex.join(flags)}\n"
+    return f"send {load.name} {seed} {shlex.join(flags)}\n"
 
 
-def _rows_sent(config: RunConfig, load: BenchLoad, report: Mapping[str, Any]) -> str:
+def _rows_sent(config: RunConfig, load: BenchLoad, seed: int, report: Mapping[str, Any]) -> str:
     workload = config.workload
     own = int(report.get("num_requests") or 0)
     repeat = workload.repeat * max(1, ceil(load.num_requests / own)) if own else workload.repeat
@@ -159,7 +174,7 @@ def _rows_sent(config: RunConfig, load: BenchLoad, report: Mapping[str, Any]) ->
         changes.append(f"workload.arrival_scale={workload.arrival_scale * load.share!r}")
         flags = "--fixed-schedule"
     options = " ".join(f"--set {change}" for change in changes)
-    return f"send_rows {load.name} {shlex.quote(options)} {flags}\n"
+    return f"send_rows {load.name} {seed} {shlex.quote(options)} {flags}\n"
 
 
 def _offered_rps(config: RunConfig, report: Mapping[str, Any], measured_rps: float) -> float:

@@ -63,6 +63,7 @@ def assert_same(one: Path, other: Path) -> None:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
+@pytest.mark.live
 @BOTH_LOADS
 @pytest.mark.usefixtures("worker_processes")
 def test_results_do_not_depend_on_jobs(tmp_path: Path, load: str) -> None:
@@ -147,6 +148,7 @@ def test_it_finds_what_the_grid_finds(tmp_path: Path) -> None:
     assert per_gpu[0] >= 0.99 * per_gpu[1]
 
 
+@pytest.mark.live
 def test_more_trials_go_on_with_those_there_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -150,6 +150,7 @@ def typist(request: pytest.FixtureRequest, home: Path) -> Iterator[Typist]:
     typist.ends()
 
 
+@pytest.mark.live
 @pytest.mark.parametrize(
     "typist",
     [("bash", "--noprofile", "-i"), ("zsh", "-d", "-i")],

@@ -94,6 +94,7 @@ def test_it_serves_until_ctrl_c_and_leaves_nothing_running(run_file: Path) -> No
         assert logs == {"deploy.log", "frontend.log", "worker-0.log", "worker-1.log"}
 
 
+@pytest.mark.live
 def test_a_killed_worker_is_replaced_and_a_terminated_deployment_finishes_what_it_has(
     run_file: Path,
 ) -> None:
@@ -132,6 +133,7 @@ def test_a_second_ctrl_c_kills(run_file: Path) -> None:
         assert not [pid for pid in running.pids.values() if is_running(pid)]
 
 
+@pytest.mark.live
 def test_nothing_outlives_a_killed_deployment(run_file: Path) -> None:
     with deployed(run_file) as running:
         running.process.kill()

@@ -26,6 +26,7 @@ def empty_leftovers(folder: Path) -> list[str]:
     return [path.name for path in files if not path.stat().st_size and path.name not in LEFT_EMPTY]
 
 
+@pytest.mark.live
 @needs_mount
 async def test_crashes_on_a_full_disk_are_survived(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 200) as disk:

@@ -116,6 +116,7 @@ async def test_what_a_dead_worker_leaves_behind_is_killed(
     watched.assert_nothing_runs()
 
 
+@pytest.mark.live
 async def test_a_worker_that_crashes_at_the_start_is_given_other_tries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +197,7 @@ async def test_a_cancelled_start_leaves_nothing_behind(
     watched.assert_nothing_runs()
 
 
+@pytest.mark.live
 async def test_logs_stay_small_and_the_last_words_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

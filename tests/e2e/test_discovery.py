@@ -107,6 +107,7 @@ class TestEtcdDiscovery(DiscoveryContract):
         return ProcessPlace(f"etcd:{etcd_address}", lease_s=2.0)
 
 
+@pytest.mark.live
 async def test_a_watch_survives_a_restart_of_etcd(tmp_path: Path) -> None:
     binary = shutil.which("etcd")
     if binary is None:

@@ -67,6 +67,7 @@ def test_every_page_is_built_in_one_of_four_sections(site: Path) -> None:
     assert written <= built
 
 
+@pytest.mark.live
 @pytest.mark.parametrize(
     ("page", "text"),
     [("lost.md", "# In no section"), ("load.md", "# Load\n\n[nowhere](nowhere.md)")],

@@ -172,6 +172,7 @@ async def test_each_role_has_its_patience(
         await until(lambda: it.process.status.restarts == 1)
 
 
+@pytest.mark.live
 async def test_a_process_that_cannot_be_started_now_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

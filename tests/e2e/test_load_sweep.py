@@ -64,7 +64,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         leave_out_pictures(patch)
         patch.setattr("dynosim.sweep.executor._Worker", InlineWorker)
-        assert sweep(folder / "sweep.yaml", "--out", folder / "out") == 0
+        assert sweep(folder / "sweep.yaml", "--out", folder / "out", "--jobs", 1) == 0
     return folder / "out"
 
 
@@ -119,28 +119,25 @@ def test_every_load_that_was_tried_is_in_a_table(finished: Path) -> None:
     }
 
 
-@pytest.mark.usefixtures("worker_processes")
-def test_results_do_not_depend_on_jobs(sweep_file: Path, tmp_path: Path) -> None:
-    assert sweep(sweep_file, "--out", tmp_path / "a", "--jobs", 1) == 0
+@pytest.mark.usefixtures("worker_processes", "no_pictures")
+def test_results_do_not_depend_on_jobs(sweep_file: Path, finished: Path, tmp_path: Path) -> None:
     assert sweep(sweep_file, "--out", tmp_path / "b", "--jobs", 3) == 0
     for name in FILES:
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+        assert (finished / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_killed_at_any_point_it_goes_on(sweep_file: Path, tmp_path: Path) -> None:
+def test_killed_at_any_point_it_goes_on(sweep_file: Path, finished: Path, tmp_path: Path) -> None:
     """The ledger, cut where a kill may leave it."""
-    whole = tmp_path / "whole"
-    assert sweep(sweep_file, "--out", whole) == 0
-    content = (whole / "ledger.jsonl").read_bytes()
+    content = (finished / "ledger.jsonl").read_bytes()
     for number, cut in enumerate(random.Random(3).sample(range(1, len(content)), 2)):
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / "ledger.jsonl").write_bytes(content[:cut])
         assert sweep(sweep_file, "--out", folder, "--resume") == 0
-        assert sorted(probes(folder)) == sorted(probes(whole))
+        assert sorted(probes(folder)) == sorted(probes(finished))
         for name in FILES:
-            assert (whole / name).read_bytes() == (folder / name).read_bytes(), name
+            assert (finished / name).read_bytes() == (folder / name).read_bytes(), name
 
 
 def command(sweep_file: Path, out: Path) -> list[str]:

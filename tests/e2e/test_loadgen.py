@@ -371,6 +371,7 @@ def test_counters_of_an_engine() -> None:
     assert parse_counters("<html>") is None
 
 
+@pytest.mark.live
 async def test_ctrl_c_keeps_what_was_finished(tmp_path: Path) -> None:
     stub = StubServer(fails=lambda body: "hang" if len(body["prompt"]) == 41 else None)
     plan = tmp_path / "run.yaml"

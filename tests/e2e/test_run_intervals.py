@@ -114,6 +114,7 @@ def test_ctrl_c_among_the_replays_keeps_the_run(tmp_path: Path) -> None:
     assert json.loads((out / "report.json").read_text())["intervals"] is None
 
 
+@pytest.mark.live
 def test_calibration_writes_the_draws_that_a_run_reads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

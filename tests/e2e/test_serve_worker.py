@@ -113,6 +113,7 @@ async def test_the_card_tells_what_the_engine_is(site: Site) -> None:
     assert card.url.endswith(arguments[arguments.index("--port") + 1])
 
 
+@pytest.mark.live
 async def test_a_stopped_worker_waits_for_what_is_under_way(site: Site) -> None:
     worker = await site.start("--engine", "vllm")
     await site.watcher.until(bool)
@@ -171,6 +172,7 @@ async def test_an_engine_that_crashes_is_told_with_its_last_words(site: Site) ->
     assert "Traceback" not in output
 
 
+@pytest.mark.live
 async def test_an_engine_that_is_never_ready_is_given_up(site: Site) -> None:
     (site.engine / "hang").touch()
     worker = await site.start("--engine", "vllm", "--set", "live.ready_timeout_s=2.0")
@@ -203,6 +205,7 @@ async def test_an_engine_other_than_planned_is_refused(site: Site, page: str, me
     await site.no_engine_is_left()
 
 
+@pytest.mark.live
 async def test_an_attached_engine_is_published_watched_and_not_stopped(site: Site) -> None:
     first = await site.start("--engine", "vllm", "--name", "first")
     (card,) = (await site.watcher.until(bool)).values()

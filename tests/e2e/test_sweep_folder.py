@@ -98,6 +98,7 @@ def test_a_changed_digit_is_not_taken_over(
     assert "ledger.jsonl:2: damaged" in capsys.readouterr().err
 
 
+@pytest.mark.live
 def test_a_full_disk_costs_one_message_and_nothing_that_was_finished(
     sweep_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

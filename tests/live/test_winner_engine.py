@@ -41,12 +41,12 @@ VLLM_NAMES = {"tensor_parallel": "tensor_parallel_size", "policy": "scheduling_p
 SWEEP: dict[str, Any] = {
     "name": "live",
     "workload": {"synthetic": {"requests": 60, "isl": 200, "osl": 8, "rate_rps": 4, "turns": 2,
-                               "think_time_ms": 50}},
-    "engine": {"num_gpu_blocks": 400, "max_model_len": 1024, "max_num_seqs": 8, "block_size": 32},
+                               "think_time_ms": 1000}},
+    "engine": {"num_gpu_blocks": 4000, "max_model_len": 1024, "max_num_seqs": 8, "block_size": 32},
     "timing": {"kind": "fixed", "prefill_ms": 30, "decode_ms": 10},
     "space": {"router.mode": ["kv"]},
     "constraints": {"sla": {"ttft_ms": 400, "itl_ms": 60}},
-    "load": {"search": "capacity", "min_requests": 60, "tolerance": 0.5},
+    "load": {"search": "capacity", "min_requests": 60, "tolerance": 0.5, "range": [0.5, 4]},
 }  # fmt: skip
 
 pytestmark = pytest.mark.timeout(1500)
@@ -121,7 +121,7 @@ def test_engine_sh_starts_real_vllm_behind_the_router(winner: Path, tmp_path: Pa
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=120)
     text = (tmp_path / "log").read_text()
-    assert "399 KV blocks of 32 tokens, with KV events" in text
+    assert "3999 KV blocks of 32 tokens, with KV events" in text
 
 
 def test_bench_sh_measures_with_aiperf_and_validate_reads_it(

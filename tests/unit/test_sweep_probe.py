@@ -53,6 +53,7 @@ def test_the_search_finds_what_trying_every_load_finds(tmp_path: Path) -> None:
     assert max(carried) == pytest.approx(capacity.low, rel=0.03)
 
 
+@pytest.mark.live
 def test_twice_the_workers_carry_twice_the_load(tmp_path: Path) -> None:
     """Behind a router that knows nothing, where requests have nothing to do with each other."""
     plan = LoadPlan(LoadRange(0.02, 8.0, 0.01), 0.95)

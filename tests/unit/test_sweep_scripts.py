@@ -163,15 +163,29 @@ def test_in_a_closed_loop_what_is_in_flight_is_the_load() -> None:
 def test_single_requests_are_told_to_aiperf_in_its_words(tmp_path: Path) -> None:
     text = bench_script(plan(), REPORT, title="t", model="Qwen/Qwen3-32B")
     calls, _ = started(tmp_path, text, "http://h:1", OUT=str(tmp_path / "res"))
-    assert len(calls) == 3 and {call[0] for call in calls} == {"aiperf"}
+    assert len(calls) == 4 and {call[0] for call in calls} == {"aiperf"}
     words = next(call for call in calls if f"{tmp_path}/res/load-1" in call)
     said = " ".join(words)
     for part in (
         "profile -m Qwen/Qwen3-32B --tokenizer Qwen/Qwen3-32B", "--url http://h:1", "--streaming",
-        "--extra-inputs ignore_eos:true", "--num-warmup-requests 40", "--request-rate 5",
+        "--extra-inputs ignore_eos:true", "--random-seed 3", "--request-rate 5",
         "--num-requests 320", "--isl 300", "--osl 20", "--arrival-pattern poisson",
     ):  # fmt: skip
         assert part in said, part
+
+
+def test_a_warm_up_has_prompts_that_no_load_sends(tmp_path: Path) -> None:
+    """What it leaves in the prefix cache is no reuse that the workload has."""
+    report = {**REPORT, "completed_requests": 10, "total_input_tokens": 2996,
+              "total_output_tokens": 204}  # fmt: skip
+    text = bench_script(plan(), report, title="t", model="m")
+    calls, _ = started(tmp_path, text, "http://h:1", OUT=str(tmp_path / "res"))
+    assert f"{tmp_path}/res/warm-up" in calls[0]
+    for part in ("--num-requests 40", "--num-dataset-entries 40", "--isl 300", "--osl 20"):
+        assert part in " ".join(calls[0])
+    seeds = [call[call.index("--random-seed") + 1] for call in calls]
+    assert len(set(seeds)) == len(calls) == 4
+    assert not any("warmup" in word for call in calls for word in call)
 
 
 def test_other_workloads_are_written_as_rows_for_it(tmp_path: Path) -> None:
@@ -184,8 +198,8 @@ def test_other_workloads_are_written_as_rows_for_it(tmp_path: Path) -> None:
         "trace", "schedule", "config.yaml", f"{tmp_path}/o/load-0.5/rows.jsonl",
         "--overwrite", "--set", "workload.repeat=4", "--set", "workload.arrival_scale=1.0",
     ] in rows  # fmt: skip
-    sent = [" ".join(call) for call in calls if call[0] == "aiperf"]
-    assert len(sent) == 3
+    warm_up, *sent = [" ".join(call) for call in calls if call[0] == "aiperf"]
+    assert "--input-file" not in warm_up and len(sent) == 3
     for words in sent:
         assert "--custom-dataset-type mooncake_trace --isl-block-size 64 --fixed-schedule" in words
         assert "--url http://h:2" in words

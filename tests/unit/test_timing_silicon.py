@@ -94,6 +94,7 @@ def test_model_says_what_it_is(model: SiliconModel) -> None:
     assert any("direct queries" in note for note in model.notes)
 
 
+@pytest.mark.live
 def test_substituted_weights_are_derived_and_noted(cache: Path) -> None:
     model = _model(cache, quantization="fp8")
     assert model.source == "derived"
