@@ -58,7 +58,7 @@ def _pools(config: RunConfig, prepared: Prepared) -> tuple[PoolSpec, ...]:
         engine=prepared.engine,
         times=times,
         workers=cluster.workers - cluster.cpu_workers,
-        gpus_per_worker=config.engine.tensor_parallel,
+        gpus_per_worker=config.engine.gpus_per_worker,
     )
     if not cluster.cpu_workers:
         return (gpus,)

@@ -39,8 +39,16 @@ class EngineConfig(Section):
 
     kind: Literal["vllm"] = "vllm"
     """Engine whose scheduler is simulated."""
+    version: str | None = None
+    """Version of the engine, such as 0.19.0: its defaults, and whose measured times are taken; null:
+    the newest known."""
     tensor_parallel: Annotated[int, Field(ge=1, le=1024)] = 1
-    """GPUs of a worker; a divisor of the model's attention heads. Unit: GPUs."""
+    """GPUs that share each layer; a divisor of the model's attention heads. Unit: GPUs."""
+    data_parallel: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Ranks of a worker, each of `tensor_parallel` GPUs with its own scheduler and KV cache. Unit:
+    ranks."""
+    expert_parallel: bool = False
+    """Whether whole experts are spread over all GPUs of a worker, instead of a part of each."""
     block_size: Annotated[int, Field(ge=1, le=1 << 20)] = _SPEC.block_size
     """Size of a KV block. Unit: tokens."""
     num_gpu_blocks: NumBlocks = "auto"
@@ -77,6 +85,11 @@ class EngineConfig(Section):
     """Quantization of the weights; null: the checkpoint's own."""
     kv_cache_dtype: Literal["auto", "fp8"] = "auto"
     """Type of the cached keys and values; `auto`: the model's."""
+
+    @property
+    def gpus_per_worker(self) -> int:
+        """GPUs of one worker, all its ranks together."""
+        return self.tensor_parallel * self.data_parallel
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -189,7 +202,7 @@ class RunConfig(Section):
     @property
     def num_gpus(self) -> int:
         """GPUs of the whole cluster."""
-        return self.cluster.workers * self.engine.tensor_parallel
+        return self.cluster.workers * self.engine.gpus_per_worker
 
     @property
     def base_dir(self) -> Path:

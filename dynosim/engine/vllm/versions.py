@@ -1,0 +1,47 @@
+"""vLLM's versions: how they are ordered, and which defaults changed between them.
+
+Source: vLLM's releases, see the comment of each field.
+"""
+
+from dataclasses import dataclass
+from itertools import takewhile
+
+Version = tuple[int, ...]
+
+NEWEST = "0.32.0"
+"""The version whose defaults stand where none is stated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionDefaults:
+    """What an engine of one version does unless told otherwise."""
+
+    async_scheduling: bool  # plans a step while the one before it runs; since 0.14
+    gpu_memory_utilization: float  # 0.9, since 0.21 0.92
+
+
+def parse_version(text: str) -> Version:
+    """`0.15.1` as (0, 15, 1); what follows the numbers (rc1, +cu129, post1) is left out.
+
+    Raises: ValueError if it does not start with a number.
+    """
+    numbers = []
+    for part in text.strip().removeprefix("v").split("."):
+        digits = "".join(takewhile(str.isdigit, part))
+        if not digits:
+            break
+        numbers.append(int(digits))
+        if digits != part:
+            break
+    if not numbers:
+        raise ValueError(f"expected a version such as 0.19.0, got {text!r}")
+    return tuple(numbers)
+
+
+def version_defaults(text: str | None) -> VersionDefaults:
+    """The defaults of a version; None: of `NEWEST`. Raises: ValueError, see `parse_version`."""
+    version = parse_version(text or NEWEST)
+    return VersionDefaults(
+        async_scheduling=version >= (0, 14),
+        gpu_memory_utilization=0.92 if version >= (0, 21) else 0.9,
+    )
