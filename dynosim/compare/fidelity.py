@@ -18,6 +18,7 @@ from dynosim.fit.deployment import (
     balance_notes,
     capacity_note,
     deployment_of,
+    hardware_notes,
 )
 from dynosim.fit.fitting import Fitted
 from dynosim.fit.log_file import read_measurements
@@ -159,7 +160,11 @@ class _Judge:
         self._trace: Trace = measured.trace()
         self._prior: Prior = prior_of(deployment, measured)
         self._levels: list[Level] = []
-        self._notes: list[str] = [*_assumptions(deployment), *balance_notes(deployment)]
+        self._notes: list[str] = [
+            *_assumptions(deployment),
+            *hardware_notes(deployment),
+            *balance_notes(deployment),
+        ]
         self._notes += self._prior.notes if not self._prior.fit.token_curve else ()
         self._engines = self._capacities()
 

@@ -23,8 +23,9 @@ import numpy as np
 
 from dynosim.errors import ConfigError
 from dynosim.records import FloatArray, IntArray
-from dynosim.timing.architecture import ModelShape, weight_element_bytes
+from dynosim.timing.architecture import ModelShape
 from dynosim.timing.model import StepTimeModel
+from dynosim.timing.number_formats import weight_element_bytes
 from dynosim.timing.sheets import HardwareSheet
 from dynosim.timing.step import StepShape
 
@@ -71,12 +72,11 @@ class RooflineModel(StepTimeModel):
         self._shape = shape
         self._factors = factors
         self._ranks = tensor_parallel
-        element = weight_element_bytes(quantisation or shape.quantisation)
-        peak = sheet.bf16_tflops if element == 2.0 else sheet.fp8_tflops
-        self._weight_bytes = element
-        self._flops_per_ms = peak * 1e9 * factors.compute
+        weights = quantisation or shape.quantisation
+        self._weight_bytes = weight_element_bytes(weights)
+        self._flops_per_ms = sheet.matrix_tflops(weights) * 1e9 * factors.compute
         self._bytes_per_ms = sheet.memory_gb_per_s * 1e6 * factors.memory
-        self._link_bytes_per_ms = sheet.link_gb_per_s * 1e6 * factors.link
+        self._link_bytes_per_ms = sheet.link_gb_per_s_of(tensor_parallel) * 1e6 * factors.link
         self._overhead_ms = (
             step_overhead_ms + factors.step_us / 1e3 + shape.layers * factors.layer_us / 1e3
         )
@@ -92,8 +92,14 @@ class RooflineModel(StepTimeModel):
         notes = ["estimated from the model's shape and a data sheet; no measurement of this engine"]
         if self._shape.has_windows:
             notes.append("sliding-window layers are counted as full attention: too slow if long")
-        if self._ranks > sheet.gpus_per_node:
-            notes.append(f"more GPUs than the {sheet.gpus_per_node} of a node: links are slower")
+        if self._ranks > sheet.linked_gpus:
+            joined = "an NVLink domain" if sheet.nvlink_domain_gpus else "a node"
+            notes.append(f"more GPUs than the {sheet.linked_gpus} of {joined}: links are slower")
+        if self._ranks > 1 and not sheet.has_peer_access:
+            notes.append(
+                f"{sheet.name} has no peer-to-peer: traffic between GPUs passes the host, and the"
+                " link's rate is an upper bound"
+            )
         self.notes = tuple(notes)
 
     def _attention_pair_ms(self, sheet: HardwareSheet) -> float:
