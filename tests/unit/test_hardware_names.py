@@ -139,6 +139,7 @@ def test_tuned_models_have_the_shapes_of_their_base() -> None:
         "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B": 14.8,
         "Qwen/QwQ-32B": 32.8,
         "Qwen/Qwen2.5-7B-Instruct": 7.6,
+        "mistralai/Mixtral-8x22B-Instruct-v0.1": 140.6,
         "Qwen/Qwen3-30B-A3B-Instruct-2507": 30.5,
         "Qwen/Qwen3-4B-Thinking-2507": 4.0,
         "Qwen/Qwen3-0.6B-Base": 0.6,

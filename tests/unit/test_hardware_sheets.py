@@ -134,8 +134,8 @@ LINKS_GB_PER_S: dict[int, list[str]] = {
     16: ["t4", "v100_pcie", "v100_pcie_16gb"],  # PCIe gen 3
     32: [  # PCIe gen 4
         "a10", "a10g", "a30", "a40", "a100_pcie", "a100_pcie_40gb", "l4", "l20", "l40",
-        "l40s", "rtx_3090", "rtx_4080", "rtx_4090", "rtx_a5000", "rtx_a6000", "rtx_5000_ada", "rtx_6000_ada",
-        "mi210",
+        "l40s", "rtx_3090", "rtx_4080", "rtx_4090", "rtx_a5000", "rtx_a6000", "rtx_5000_ada",
+        "rtx_6000_ada", "mi210",
     ],
     64: [  # PCIe gen 5
         "h100_pcie", "rtx_5080", "rtx_5090", "rtx_pro_6000_workstation", "rtx_pro_6000_server",
