@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dynosim.errors import ConfigError
 from dynosim.files.user_text import parse_yaml
+from dynosim.silicon.cuda_totals import CUDA_TOTAL_GIB
 from dynosim.silicon.names import DEVICE_NAMES, OTHER_NAMES, SERIES
 from dynosim.silicon.power import TDP_W, idle_w
 from dynosim.silicon.sheet_rows import LINKS_BY_GPUS, NODES, ROWS, WITHOUT_PEER_ACCESS, SheetRow
@@ -13,12 +14,11 @@ from dynosim.timing.sheets import HardwareSheet, derived_cuda_total_gib
 
 
 def _sheet(name: str, row: SheetRow) -> HardwareSheet:
-    figures = row._asdict()
-    figures["cuda_total_gib"] = row.cuda_total_gib or derived_cuda_total_gib(row.memory_gib)
     gpus_per_node, nvlink_domain_gpus = NODES.get(name, (8, None))
     return HardwareSheet(
         name=name,
-        **figures,
+        **row._asdict(),
+        cuda_total_gib=CUDA_TOTAL_GIB.get(name) or derived_cuda_total_gib(row.memory_gib),
         gpus_per_node=gpus_per_node,
         nvlink_domain_gpus=nvlink_domain_gpus,
         links_by_gpus=LINKS_BY_GPUS.get(name, ()),

@@ -7,10 +7,7 @@ in quotations of the makers' sheets and in AIConfigurator's system files, and ar
 time in tests from multiprocessors, clocks and bus widths.
 
 `memory_gib` is what the driver lists (nvidia-smi and rocm-smi, with error correction where it is on
-by default), not the sales figure. `cuda_total_gib` is the total of `torch.cuda.mem_get_info`, the
-middle of what out-of-memory messages print; None where no message of such a card was found, then it
-is derived (`timing.sheets.derived_cuda_total_gib`). One message stands for all cards of one size
-and generation (A10, A10G and L4; A40, L20, L40 and L40S; RTX A6000 and 6000 Ada).
+by default), not the sales figure, and not what CUDA reports as total: see `cuda_totals`.
 
 Link rates are per GPU and direction: NVLink 2 150, NVLink 3 300, NVLink 4 450, NVLink 5 900 GB/s;
 A800 and H800, made for export, 200 GB/s (H20, also for export, has the 450); a link of Infinity
@@ -26,7 +23,6 @@ class SheetRow(NamedTuple):
     """One card, see the module's text and `timing.sheets.HardwareSheet` for what each means."""
 
     memory_gib: float
-    cuda_total_gib: float | None
     memory_gb_per_s: float
     bf16_tflops: float
     fp8_tflops: float
@@ -40,85 +36,85 @@ _ROW = SheetRow
 _PRO_6000 = "RTX PRO Blackwell white paper, table 4"
 
 ROWS = {
-    "t4": _ROW(15.0, 14.57, 320, 65, 65, 130, None, 16, "T4 data sheet"),
-    "v100_pcie": _ROW(32.0, 31.73, 900, 112, 112, None, None, 16, "V100 data sheet"),
-    "v100_pcie_16gb": _ROW(16.0, 15.78, 900, 112, 112, None, None, 16, "V100 data sheet"),
-    "v100_sxm": _ROW(32.0, 31.73, 900, 125, 125, None, None, 150, "V100 data sheet"),
-    "v100_sxm_16gb": _ROW(16.0, 15.78, 900, 125, 125, None, None, 150, "V100 data sheet"),
-    "a10": _ROW(22.5, 22.09, 600, 125, 125, 250, None, 32, "A10 data sheet"),
+    "t4": _ROW(15.0, 320, 65, 65, 130, None, 16, "T4 data sheet"),
+    "v100_pcie": _ROW(32.0, 900, 112, 112, None, None, 16, "V100 data sheet"),
+    "v100_pcie_16gb": _ROW(16.0, 900, 112, 112, None, None, 16, "V100 data sheet"),
+    "v100_sxm": _ROW(32.0, 900, 125, 125, None, None, 150, "V100 data sheet"),
+    "v100_sxm_16gb": _ROW(16.0, 900, 125, 125, None, None, 150, "V100 data sheet"),
+    "a10": _ROW(22.5, 600, 125, 125, 250, None, 32, "A10 data sheet"),
     "a10g": _ROW(
-        22.5, 22.09, 600, 70, 70, 140, None, 32, "AWS's table of G5 instances; 80 SMs at half rate"
+        22.5, 600, 70, 70, 140, None, 32, "AWS's table of G5 instances; 80 SMs at half rate"
     ),
-    "a30": _ROW(24.0, 23.53, 933, 165, 165, 330, None, 32, "A30 data sheet; AIConfigurator"),
-    "a40": _ROW(45.0, 44.43, 696, 150, 150, 299, None, 32, "A40 data sheet"),
+    "a30": _ROW(24.0, 933, 165, 165, 330, None, 32, "A30 data sheet; AIConfigurator"),
+    "a40": _ROW(45.0, 696, 150, 150, 299, None, 32, "A40 data sheet"),
     "a100_pcie": _ROW(
-        80.0, 79.2, 1935, 312, 312, 624, None, 32, "A100 data sheet; AIConfigurator"
+        80.0, 1935, 312, 312, 624, None, 32, "A100 data sheet; AIConfigurator"
     ),
-    "a100_pcie_40gb": _ROW(40.0, 39.49, 1555, 312, 312, 624, None, 32, "A100 data sheet"),
+    "a100_pcie_40gb": _ROW(40.0, 1555, 312, 312, 624, None, 32, "A100 data sheet"),
     "a100_sxm": _ROW(
-        80.0, 79.2, 2039, 312, 312, 624, None, 300, "A100 data sheet; AIConfigurator"
+        80.0, 2039, 312, 312, 624, None, 300, "A100 data sheet; AIConfigurator"
     ),
-    "a100_sxm_40gb": _ROW(40.0, 39.49, 1555, 312, 312, 624, None, 300, "A100 data sheet"),
+    "a100_sxm_40gb": _ROW(40.0, 1555, 312, 312, 624, None, 300, "A100 data sheet"),
     "a800_sxm": _ROW(
-        80.0, None, 2039, 312, 312, 624, None, 200, "A100 data sheet; link as the H800's"
+        80.0, 2039, 312, 312, 624, None, 200, "A100 data sheet; link as the H800's"
     ),
-    "l4": _ROW(22.5, 22.09, 300, 121, 242, 242, None, 32, "L4 data sheet; AIConfigurator"),
-    "l20": _ROW(45.0, 44.43, 864, 119.5, 239, 239, None, 32, "two public tables; 92 SMs"),
-    "l40": _ROW(45.0, 44.43, 864, 181, 362, 362, None, 32, "L40 data sheet"),
-    "l40s": _ROW(45.0, 44.43, 864, 362, 733, 733, None, 32, "L40S data sheet; AIConfigurator"),
-    "h20": _ROW(95.6, None, 4000, 148, 296, 296, None, 450, "H20 data sheet"),
+    "l4": _ROW(22.5, 300, 121, 242, 242, None, 32, "L4 data sheet; AIConfigurator"),
+    "l20": _ROW(45.0, 864, 119.5, 239, 239, None, 32, "two public tables; 92 SMs"),
+    "l40": _ROW(45.0, 864, 181, 362, 362, None, 32, "L40 data sheet"),
+    "l40s": _ROW(45.0, 864, 362, 733, 733, None, 32, "L40S data sheet; AIConfigurator"),
+    "h20": _ROW(95.6, 4000, 148, 296, 296, None, 450, "H20 data sheet"),
     "h20_141gb": _ROW(
-        140.4, None, 4800, 148, 296, 296, None, 450, "H20 data sheet; memory of the H200 (H20-3e)"
+        140.4, 4800, 148, 296, 296, None, 450, "H20 data sheet; memory of the H200 (H20-3e)"
     ),
     "h800_sxm": _ROW(
-        79.6, None, 3350, 989, 1979, 1979, None, 200, "H100 data sheet; NVLink of the H800's"
+        79.6, 3350, 989, 1979, 1979, None, 200, "H100 data sheet; NVLink of the H800's"
     ),
     "h100_pcie": _ROW(
-        79.6, None, 2000, 756, 1513, 1513, None, 64, "H100 white paper; AIConfigurator"
+        79.6, 2000, 756, 1513, 1513, None, 64, "H100 white paper; AIConfigurator"
     ),
-    "h100_nvl": _ROW(93.6, 93.1, 3938, 835, 1671, 1671, None, 300, "H100 data sheet (NVL)"),
+    "h100_nvl": _ROW(93.6, 3938, 835, 1671, 1671, None, 300, "H100 data sheet (NVL)"),
     "h100_sxm": _ROW(
-        79.6, 79.18, 3350, 989, 1979, 1979, None, 450, "H100 data sheet; AIConfigurator"
+        79.6, 3350, 989, 1979, 1979, None, 450, "H100 data sheet; AIConfigurator"
     ),
     "h200_sxm": _ROW(
-        140.4, 139.8, 4800, 989, 1979, 1979, None, 450, "H200 data sheet; AIConfigurator"
+        140.4, 4800, 989, 1979, 1979, None, 450, "H200 data sheet; AIConfigurator"
     ),
-    "gh200": _ROW(95.6, 94.5, 4000, 989, 1979, 1979, None, 450, "GH200 data sheet (96 GB)"),
-    "gh200_144gb": _ROW(143.4, 142.5, 4900, 989, 1979, 1979, None, 450, "GH200 data sheet"),
+    "gh200": _ROW(95.6, 4000, 989, 1979, 1979, None, 450, "GH200 data sheet (96 GB)"),
+    "gh200_144gb": _ROW(143.4, 4900, 989, 1979, 1979, None, 450, "GH200 data sheet"),
     # The full chip has 8 TB/s; these cards list a bus of 7680 of its 8192 bits.
     "b200_sxm": _ROW(
-        179.0, 178.35, 7700, 2250, 4500, 4500, 9000, 900, "HGX B200 data sheet; AIConfigurator"
+        179.0, 7700, 2250, 4500, 4500, 9000, 900, "HGX B200 data sheet; AIConfigurator"
     ),
     "b300_sxm": _ROW(
-        268.6, 267.69, 7700, 2250, 4500, 153.5, 13500, 900,
+        268.6, 7700, 2250, 4500, 153.5, 13500, 900,
         "HGX B300 data sheet (108 PFLOPS of FP4 over 8); AIConfigurator",
     ),
     # Nominal: cards list buses of 7936 and 8064 bits, within 1 % of it.
     "gb200": _ROW(
-        185.0, 184.31, 8000, 2500, 5000, 5000, 10000, 900, "GB200 NVL72 data sheet; AIConfigurator"
+        185.0, 8000, 2500, 5000, 5000, 10000, 900, "GB200 NVL72 data sheet; AIConfigurator"
     ),
     "gb300": _ROW(
-        277.5, 276.5, 8000, 2500, 5000, 165, 15000, 900, "GB300 NVL72 data sheet; AIConfigurator"
+        277.5, 8000, 2500, 5000, 165, 15000, 900, "GB300 NVL72 data sheet; AIConfigurator"
     ),
-    "mi210": _ROW(64.0, 63.98, 1638, 181, 181, 181, None, 32, "MI210 data sheet"),
-    "mi300x": _ROW(192.0, 191.98, 5325, 1307, 2615, 2615, None, 448, "MI300X data sheet"),
-    "rtx_3090": _ROW(24.0, 23.67, 936, 71, 71, 284, None, 32, "GA102 white paper"),
-    "rtx_4080": _ROW(16.0, 15.58, 717, 97.5, 195, 390, None, 32, "Ada white paper"),
-    "rtx_4090": _ROW(24.0, 23.67, 1008, 165, 330, 661, None, 32, "Ada white paper"),
-    "rtx_5080": _ROW(15.9, 15.48, 960, 112.6, 225, 450, 900, 64, "RTX Blackwell white paper"),
+    "mi210": _ROW(64.0, 1638, 181, 181, 181, None, 32, "MI210 data sheet"),
+    "mi300x": _ROW(192.0, 5325, 1307, 2615, 2615, None, 448, "MI300X data sheet"),
+    "rtx_3090": _ROW(24.0, 936, 71, 71, 284, None, 32, "GA102 white paper"),
+    "rtx_4080": _ROW(16.0, 717, 97.5, 195, 390, None, 32, "Ada white paper"),
+    "rtx_4090": _ROW(24.0, 1008, 165, 330, 661, None, 32, "Ada white paper"),
+    "rtx_5080": _ROW(15.9, 960, 112.6, 225, 450, 900, 64, "RTX Blackwell white paper"),
     "rtx_5090": _ROW(
-        31.8, 31.36, 1792, 209.5, 419, 838, 1676, 64, "RTX Blackwell white paper, table 3"
+        31.8, 1792, 209.5, 419, 838, 1676, 64, "RTX Blackwell white paper, table 3"
     ),
-    "rtx_a5000": _ROW(24.0, None, 768, 111, 111, 222, None, 32, "GA102 white paper (RTX A5000)"),
-    "rtx_a6000": _ROW(48.0, 47.47, 768, 155, 155, 310, None, 32, "GA102 white paper (RTX A6000)"),
-    "rtx_5000_ada": _ROW(32.0, None, 576, 261, 522, 522, None, 32, "RTX 5000 Ada data sheet"),
-    "rtx_6000_ada": _ROW(48.0, 47.47, 960, 364, 728, 728, None, 32, "Ada white paper (RTX 6000)"),
+    "rtx_a5000": _ROW(24.0, 768, 111, 111, 222, None, 32, "GA102 white paper (RTX A5000)"),
+    "rtx_a6000": _ROW(48.0, 768, 155, 155, 310, None, 32, "GA102 white paper (RTX A6000)"),
+    "rtx_5000_ada": _ROW(32.0, 576, 261, 522, 522, None, 32, "RTX 5000 Ada data sheet"),
+    "rtx_6000_ada": _ROW(48.0, 960, 364, 728, 728, None, 32, "Ada white paper (RTX 6000)"),
     "rtx_pro_6000_workstation": _ROW(
-        95.6, 94.97, 1792, 504, 1007, 1007, 2015, 64, _PRO_6000
+        95.6, 1792, 504, 1007, 1007, 2015, 64, _PRO_6000
     ),
     # The sheet's FP32 rate of 120 TFLOPS would give 480; the card lists 2430 MHz at most.
     "rtx_pro_6000_server": _ROW(
-        95.6, 94.97, 1597, 468, 936, 936, 1871, 64,
+        95.6, 1597, 468, 936, 936, 1871, 64,
         "RTX PRO 6000 Server data sheet (memory); 188 SMs at 2430 MHz, AIConfigurator (rates)",
     ),
 }  # fmt: skip

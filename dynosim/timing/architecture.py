@@ -5,6 +5,7 @@ attention (DeepSeek V2/V3). Refuses hybrids with recurrent layers, sparse attent
 caches: their costs follow other laws.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,7 +160,7 @@ def model_shape(entry: ModelEntry) -> ModelShape:
         expert_intermediate=expert_intermediate if experts else 0,
         shared_intermediate=_shared_intermediate(read, expert_intermediate) if experts else 0,
         max_context=context_length(config),
-        quantisation=_quantisation(entry),
+        quantisation=stated_quantisation(entry)[1],
         obstacle=_obstacle(config),
         has_windows=_has_windows(config),
     )
@@ -234,32 +235,32 @@ def _shared_intermediate(read: _Reader, expert_intermediate: int) -> int:
     return stated or number * expert_intermediate
 
 
-def _quantisation(entry: ModelEntry) -> str | None:
+def stated_quantisation(entry: ModelEntry) -> tuple[dict[str, Any], str | None]:
+    """What the files say of the checkpoint's quantisation, and its number format (None: none)."""
     text = entry.config.get("text_config") or {}
     stated = entry.config.get("quantization_config") or text.get("quantization_config")
+    own = (entry.quantisation or {}).get("quantization") or {}
     if isinstance(stated, dict):
         method = str(stated.get("quant_method") or stated.get("quant_algo") or "").lower()
+        both = own | stated
         if method == "fp8":
-            return "fp8_block" if stated.get("weight_block_size") else "fp8"
+            return both, "fp8_block" if stated.get("weight_block_size") else "fp8"
         if method == "modelopt":
             method = str(stated.get("quant_algo") or "fp8").lower()
         if method == "compressed-tensors":
-            return _compressed_format(stated)
+            return both, compressed_format((stated.get("config_groups") or {}).values())
         if method == "bitsandbytes":
-            return "int4" if stated.get("load_in_4bit") else "int8"
-        if stated.get("bits") == 8:  # GPTQ and its kin leave activations at 16 bits
-            return "w8a16"
+            method = "int4" if stated.get("load_in_4bit") else "int8"
+        elif stated.get("bits") == 8:  # GPTQ and its kin leave activations at 16 bits
+            method = "w8a16"
         if method:
-            return method
-    if entry.quantisation is not None:
-        algorithm = (entry.quantisation.get("quantization") or {}).get("quant_algo")
-        return str(algorithm).lower() if algorithm else None
-    return None
+            return both, method
+    algorithm = own.get("quant_algo")
+    return own, str(algorithm).lower() if algorithm else None
 
 
-def _compressed_format(stated: dict[str, Any]) -> str:
-    """Format of a compressed-tensors checkpoint: by its narrowest weights and their activations."""
-    groups = [group for group in (stated.get("config_groups") or {}).values() if group]
+def compressed_format(groups: Iterable[dict[str, Any]]) -> str:
+    """Number format of compressed-tensors groups: the narrowest weights and their activations."""
     found = [(group.get("weights") or {}, group.get("input_activations")) for group in groups]
     weights, activations = min(found, key=lambda pair: _bits(pair[0]), default=({}, {}))
     if not found:

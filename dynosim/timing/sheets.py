@@ -60,7 +60,7 @@ class HardwareSheet:
 def derived_cuda_total_gib(memory_gib: float) -> float:
     """What CUDA reports as total where nobody has published it for the card.
 
-    Source: where it has been published (22 kinds of card in `silicon.sheet_rows`) CUDA reports 0.2
+    Source: where it has been published (22 kinds of card in `silicon.cuda_totals`) CUDA reports 0.2
     to 1.1 GiB less than the driver, 0.5 GiB in the median, hardly more on large cards than on small
     ones: each card left out in turn, the median difference misses by 0.17 GiB in the mean, the
     median ratio by 0.5 GiB.
