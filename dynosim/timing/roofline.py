@@ -9,8 +9,8 @@ The factors were fitted to aiconfigurator-core 0.12's silicon tables (vllm) of Q
 Llama-3.1-8B on H100 and H200 SXM with tensor parallelism 1, 2, 4 and 8. Over decode batches of 1 to
 256 with contexts of 512 to 8192 tokens the error is 5 % in the mean, 17 % at worst; over prefills
 of 64 to 8192 tokens behind 0 to 16,384 cached ones 7 % and 30 %. Not fitted, only compared (mean
-error of decode and of prefill): Llama-3.1-70B on four H200 2 and 5 %, Qwen3-32B on two B200 5 and
-21 %, two RTX PRO 6000 8 and 7 %, two A100 17 and 10 %; Qwen3-30B-A3B on two H200 10 and 25 %;
+error of decode and of prefill): Llama-3.1-70B on four H200 2 and 5 %, Qwen3-32B on two B200 4 and
+21 %, two RTX PRO 6000 8 and 5 %, two A100 17 and 10 %; Qwen3-30B-A3B on two H200 10 and 25 %;
 DeepSeek-V3 on eight H200 40 % and four L40S without NVLink 26 and 69 %, all too fast.
 
 The tables hold no host time, so `step_overhead_ms` is for what a scheduler and sampler add to each
