@@ -31,8 +31,8 @@ from dynosim.fit.log_file import read_measurements
 from dynosim.fit.replay import replay
 from dynosim.fit.scores import METRICS, THROUGHPUT, scores, worst
 from dynosim.records import Trace
-from dynosim.timing.graphs import vllm_graph_sizes
 from dynosim.timing.formulas import LinearModel
+from dynosim.timing.graphs import vllm_graph_sizes
 from dynosim.timing.model import StepTimeModel
 
 
