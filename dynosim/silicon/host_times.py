@@ -109,4 +109,5 @@ def host_time(host: Host, *, is_async: bool, layers: int, has_graphs: bool) -> H
         exposed_share=host.exposed_share if is_async else 1.0,
         launch_ms=layers * (PIECE_LAUNCH_MS if has_graphs else EAGER_LAUNCH_MS),
         launches_decodes=not has_graphs,
+        interval=host.step_interval,
     )
