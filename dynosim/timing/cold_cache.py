@@ -68,5 +68,4 @@ def _halves(contexts: FloatArray, longest: float) -> tuple[int, int] | None:
     end = int(np.searchsorted(contexts, longest, side="right")) - 1
     if end < 1:
         return None
-    middle = int(np.searchsorted(contexts, contexts[end] / 2))
-    return (middle, end) if middle < end else None
+    return min(int(np.searchsorted(contexts, contexts[end] / 2)), end - 1), end

@@ -22,9 +22,7 @@ _READING_TOKENS = 16
 """Steps of up to so many tokens do little but read the weights."""
 
 
-def at_sustained_clocks(
-    table: SiliconTable, slowdown: float = SUSTAINED_SLOWDOWN
-) -> SiliconTable:
+def at_sustained_clocks(table: SiliconTable, slowdown: float = SUSTAINED_SLOWDOWN) -> SiliconTable:
     """The table with slower computing; steps of few tokens stay as they are."""
     linear = table.linear_ms
     reading_ms = float(linear[1 : _READING_TOKENS + 1].min())

@@ -102,7 +102,5 @@ def test_a_token_costs_more_the_more_is_done_with_its_logits(
 
 
 def test_sorting_takes_what_was_published() -> None:
-    row_ms = sampling_ms(
-        "truncated", vocabulary=131_072, memory_gb_per_s=3350, version=(0, 15, 1)
-    )
+    row_ms = sampling_ms("truncated", vocabulary=131_072, memory_gb_per_s=3350, version=(0, 15, 1))
     assert 128 * row_ms == pytest.approx(2.3 + 128 * 131_072 * 60 / 3350e6, rel=0.02)
