@@ -45,3 +45,9 @@ def version_defaults(text: str | None) -> VersionDefaults:
         async_scheduling=version >= (0, 14),
         gpu_memory_utilization=0.92 if version >= (0, 21) else 0.9,
     )
+
+
+def memory_fraction(version: str | None, stated: float | None) -> float:
+    """Part of a GPU's memory that an engine uses: as stated (`gpu_memory_utilization`), else its
+    version's default."""
+    return version_defaults(version).gpu_memory_utilization if stated is None else stated
