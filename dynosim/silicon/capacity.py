@@ -25,6 +25,15 @@ class Capacity:
     def usable_blocks(self) -> int:
         return self.num_gpu_blocks - 1
 
+    def report_keys(self) -> dict[str, str | int]:
+        """What a report says of it beside the number."""
+        return {
+            "kv_capacity_source": self.source,
+            "kv_capacity_basis": self.basis,
+            "kv_capacity_low_blocks": self.low,
+            "kv_capacity_high_blocks": self.high,
+        }
+
 
 def given_capacity(num_gpu_blocks: int) -> Capacity:
     """Blocks that somebody told."""

@@ -10,9 +10,9 @@ on H100, see docs/fidelity.md and benchmarks/capacity.py, which leaves out each 
 
 from typing import Protocol
 
-from dynosim.engine.vllm.versions import NEWEST, parse_version
+from dynosim.engine.vllm.versions import NEWEST, parse_version, version_defaults
 from dynosim.timing.architecture import ModelEntry, ModelShape
-from dynosim.timing.fitted import vllm_graph_sizes
+from dynosim.timing.graphs import vllm_graph_sizes
 from dynosim.timing.sheets import GIB, HardwareSheet
 from dynosim.timing.weights import MIB, PLAIN_BYTES, Split, embedding_bytes, rotary_bytes
 
@@ -101,7 +101,8 @@ def graph_bytes(shape: ModelShape, engine: Profiled) -> int:
     captured size, and of whole decode steps for those up to `max_num_seqs`."""
     if _version(engine) < _COUNTED_GRAPHS:
         return 0
-    sizes = vllm_graph_sizes(engine.max_num_seqs)
+    coarse = version_defaults(engine.version).coarse_graph_sizes
+    sizes = vllm_graph_sizes(engine.max_num_seqs, coarse=coarse)
     whole = [size for size in sizes if size <= engine.max_num_seqs]
     return (len(sizes) + len(whole)) * shape.layers * _GRAPH_BYTES
 

@@ -39,6 +39,15 @@ class Split(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Gpus:
+    """A `Split` by itself; by default one GPU that holds everything."""
+
+    tensor_parallel: int = 1
+    data_parallel: int = 1
+    expert_parallel: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Tensor:
     """Equal tensors of one GPU that are allocated one by one."""
 
