@@ -73,9 +73,7 @@ def _is_within(module: str, pattern: str) -> bool:
     """The pattern is the module, has wildcards for it, or names what it is a part of."""
     if module == pattern or module.startswith(f"{pattern}."):
         return True
-    return "*" in pattern and (
-        fnmatchcase(module, pattern) or fnmatchcase(module, f"{pattern}.*")
-    )
+    return "*" in pattern and (fnmatchcase(module, pattern) or fnmatchcase(module, f"{pattern}.*"))
 
 
 @dataclass(frozen=True, slots=True)

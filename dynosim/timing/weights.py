@@ -194,16 +194,12 @@ def _feed_forward(
         yield Tensor(part, tensors * inner * shape.hidden, width_bytes)
 
 
-def _experts(
-    shape: ModelShape, split: Split, formats: Quantised, layer: int
-) -> Iterator[Tensor]:
+def _experts(shape: ModelShape, split: Split, formats: Quantised, layer: int) -> Iterator[Tensor]:
     gpus = split.tensor_parallel * split.data_parallel
     experts, inner, hidden = shape.experts, -(-shape.expert_intermediate // gpus), shape.hidden
     if split.expert_parallel:
         experts, inner = -(-shape.experts // gpus), shape.expert_intermediate
-    names = [
-        f"{parent}.experts.0.{name}" for parent in _MOE for name in (*_UP, *_DOWN)
-    ]
+    names = [f"{parent}.experts.0.{name}" for parent in _MOE for name in (*_UP, *_DOWN)]
     number_format = formats.format_of(names, layer)
     if number_format == "mxfp4":
         hidden, inner = _padded(hidden, _PADDED_TO), _padded(inner, _PADDED_TO // 2)
