@@ -29,7 +29,7 @@ def activations(config: dict[str, Any], **keys: Any) -> int:
 
 def beside(config: dict[str, Any], **keys: Any) -> int:
     """The largest moment, without hidden states and residual."""
-    tokens = keys.get("max_num_batched_tokens", 64)
+    tokens: int = keys.get("max_num_batched_tokens", 64)
     return activations(config, **keys) - 2 * tokens * 1024 * 2
 
 
