@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynosim.errors import ConfigError
-from dynosim.timing.number_formats import weight_element_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +109,6 @@ class ModelShape:
             return int(self.layers * self.latent_width * element_bytes)
         heads = -(-self.kv_heads // tensor_parallel)
         return int(self.layers * 2 * heads * self.head_dim * element_bytes)
-
-    def weight_bytes(self, quantisation: str | None) -> int:
-        """All weights in the given format (None: the checkpoint's); embeddings stay in bf16."""
-        element = weight_element_bytes(quantisation or self.quantisation)
-        matrices = self.parameters - self.embedding_parameters
-        return int(matrices * element + self.embedding_parameters * 2)
 
 
 _RECURRENT = "it has recurrent layers"

@@ -36,7 +36,7 @@ def message(path: Path, *overrides: str) -> str:
 def test_defaults_when_little_is_given(run_file: Path) -> None:
     config = load_run(run_file)
     assert config.engine.max_num_batched_tokens == 8192
-    assert config.engine.gpu_memory_utilization == 0.92
+    assert config.engine.gpu_memory_utilization is None
     assert config.router.mode == "round-robin"
     assert config.workload.trace_block_size == 512
     assert (config.num_gpus, config.seed, config.sla) == (1, 0, None)

@@ -159,17 +159,6 @@ def test_cache_bytes_of_a_token(
     assert found.kv_bytes_per_token(tensor_parallel, element_bytes) == expected
 
 
-def test_weights_take_their_format_and_embeddings_two_bytes() -> None:
-    matrices, embeddings = 3 * (10_240 + 3 * 64 * 160), 2 * 1000 * 64
-    dense = shape(DENSE)
-    assert dense.weight_bytes(None) == 2 * (matrices + embeddings)
-    assert dense.weight_bytes("fp8") == matrices + 2 * embeddings
-    assert dense.weight_bytes("mxfp4") == matrices * 17 // 32 + 2 * embeddings
-    stored = replace(dense, quantisation="fp8")  # the checkpoint's own format
-    assert stored.weight_bytes(None) == matrices + 2 * embeddings
-    assert stored.weight_bytes("nvfp4") == matrices * 9 // 16 + 2 * embeddings
-
-
 @pytest.mark.parametrize(
     ("name", "element_bytes"),
     [

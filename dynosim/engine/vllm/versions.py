@@ -68,6 +68,15 @@ def graph_sizes(version: str | None, max_num_seqs: int) -> tuple[int, ...]:
     return vllm_graph_sizes(max_num_seqs, coarse=version_defaults(version).coarse_graph_sizes)
 
 
+def memory_fraction(version: str | None, stated: float | None) -> float:
+    """Part of a GPU's memory that an engine uses: as stated (`gpu_memory_utilization`), else its
+    version's default.
+
+    Raises: ValueError, see `parse_version`.
+    """
+    return version_defaults(version).gpu_memory_utilization if stated is None else stated
+
+
 def is_async(version: str | None, stated: bool | None) -> bool:
     """Whether steps are scheduled asynchronously: as stated, else by the version's default.
 
