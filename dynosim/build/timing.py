@@ -1,7 +1,7 @@
 """From a timing section to the model it describes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,15 @@ def build_timing(
     hardware: str | None,
     engine: TimedEngine,
     num_gpu_blocks: int,
+    link_gb_per_s: float | None = None,
     cache_dir: Path | str | None = None,
     resolve: Callable[[str], Path] = Path,
 ) -> StepTimeModel:
     """The step-time model of one engine.
 
-    `num_gpu_blocks` is what the polynomials normalise by, `resolve` turns a path of the
-    configuration into one that opens, `cache_dir` overrides the cache folder.
+    `num_gpu_blocks` is what the polynomials normalise by, `link_gb_per_s` is a link between GPUs
+    other than the hardware's usual one, `resolve` turns a path of the configuration into one that
+    opens, `cache_dir` overrides the cache folder.
 
     Raises: ConfigError if a needed model or hardware is missing, unknown or not covered;
     TraceError if a profile cannot be used.
@@ -42,7 +44,9 @@ def build_timing(
     make = _MAKERS.get(timing.kind)
     if make is None:
         raise ConfigError(_unknown_kind(timing.kind))
-    timed = _Timed(timing.kind, model, hardware, engine, num_gpu_blocks, cache_dir, resolve)
+    timed = _Timed(
+        timing.kind, model, hardware, engine, num_gpu_blocks, link_gb_per_s, cache_dir, resolve
+    )
     return make(timing, timed)
 
 
@@ -63,6 +67,7 @@ class _Timed:
     hardware: str | None
     engine: TimedEngine
     num_gpu_blocks: int
+    link_gb_per_s: float | None
     cache_dir: Path | str | None
     resolve: Callable[[str], Path]
 
@@ -115,6 +120,7 @@ def _aiconfigurator(timing: AiconfiguratorTiming, timed: _Timed) -> StepTimeMode
         model=timed.needed_model(),
         hardware=timed.needed_hardware(),
         engine=timed.engine,
+        link_gb_per_s=timed.link_gb_per_s,
         cache_dir=timed.cache_dir,
     )
 
@@ -129,9 +135,12 @@ def _roofline(timing: RooflineTiming, timed: _Timed) -> StepTimeModel:
     entry = model_entry(model)
     shape = model_shape(entry)
     require_divisible(shape, engine.tensor_parallel)
+    sheet = hardware_sheet(hardware)
+    if timed.link_gb_per_s is not None:
+        sheet = replace(sheet, link_gb_per_s=timed.link_gb_per_s)
     return RooflineModel(
         shape,
-        hardware_sheet(hardware),
+        sheet,
         tensor_parallel=engine.tensor_parallel,
         quantisation=engine.quantization,
         kv_element_bytes=1.0 if (engine.kv_cache_dtype or "auto").startswith("fp8") else 2.0,

@@ -35,10 +35,12 @@ class SiliconModel(StepTimeModel):
         source: str = MEASURED,
         description: str = "",
         notes: tuple[str, ...] = (),
+        alternatives: "tuple[SiliconModel, ...]" = (),
     ) -> None:
         self.source = source
         self.description = description
         self.notes = notes
+        self.alternatives = alternatives  # by other engine versions' measurements, for intervals
         self.decode_is_monotone = bool(np.all(np.diff(table.decode_ms, axis=1) >= 0))
         self._table = table
         self._overhead_ms = step_overhead_ms
