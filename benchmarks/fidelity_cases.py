@@ -133,7 +133,11 @@ def kernels_of(case: Case, deployment: Deployment) -> StepTimeModel:
             base_ms=13.0, per_prefill_token_ms=0.6, per_decode_ms=0.65, per_context_token_ms=4e-4
         )
     section = SimpleNamespace(
-        kind=case.kernels, backend="vllm", backend_version=None, step_overhead_ms=0.0
+        kind=case.kernels,
+        backend="vllm",
+        backend_version=None,
+        trust_tables=False,
+        step_overhead_ms=0.0,
     )
     return build_timing(
         section,

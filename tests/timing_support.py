@@ -11,7 +11,10 @@ from dynosim.timing.silicon_table import SiliconTable
 def engine(**changes: Any) -> Any:
     """An engine configuration with vLLM's defaults."""
     settings = {
+        "version": None,
         "tensor_parallel": 1,
+        "data_parallel": 1,
+        "expert_parallel": False,
         "block_size": 16,
         "num_gpu_blocks": "auto",
         "max_num_seqs": 256,
@@ -26,7 +29,9 @@ def engine(**changes: Any) -> Any:
 
 def timing(kind: str, **settings: Any) -> Any:
     """A timing section."""
-    return SimpleNamespace(**{"kind": kind, "step_overhead_ms": 0.0, **settings})
+    return SimpleNamespace(
+        **{"kind": kind, "step_overhead_ms": 0.0, "trust_tables": False, **settings}
+    )
 
 
 def silicon_table(seed: int = 0) -> SiliconTable:
@@ -44,6 +49,7 @@ def silicon_table(seed: int = 0) -> SiliconTable:
     head[0] = 0
     return SiliconTable(
         linear_ms=linear,
+        collective_ms=np.zeros(513),
         head_ms=head,
         counts=counts,
         new_tokens=new,
@@ -59,6 +65,10 @@ def silicon_table(seed: int = 0) -> SiliconTable:
         meta={
             "prefill_measured_share": 0.95,
             "decode_measured_share": 0.95,
+            "sources": {},
+            "guard": [],
+            "is_guarded": True,
+            "collectives": [],
             "decode_error": {"mean": 0.0, "p99": 0.0, "max": 0.0},
             "prefill_error": {"mean": 0.0, "p99": 0.0, "max": 0.0},
         },

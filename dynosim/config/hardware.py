@@ -50,7 +50,7 @@ class HardwareConfig(Section):
 
 
 class NamedHardware(str):
-    """The name of a GPU that knows the link between those of a worker; None where none is stated."""
+    """The name of a GPU and the link that is stated between those of a worker."""
 
     section: HardwareConfig | None
 

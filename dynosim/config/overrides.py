@@ -55,7 +55,7 @@ def put(data: dict[str, Any], path: Path, value: Any) -> dict[str, Any]:
 
 
 def _section_of(key: str, value: Any) -> Any:
-    """A value under which keys are set: of hardware given by its name, the section that means it."""
+    """What keys are set under: for hardware given by its name, the section that means it."""
     return {"name": value} if key == "hardware" and isinstance(value, str) else value
 
 

@@ -37,7 +37,9 @@ NumBlocks = Annotated[
 
 def _version(value: Any) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        raise refuse(f"expected text, got the number {value:g}", f'write "{value:g}" or {value:g}.0')
+        raise refuse(
+            f"expected text, got the number {value:g}", f'write "{value:g}" or {value:g}.0'
+        )
     return value
 
 
@@ -50,8 +52,8 @@ class EngineConfig(Section):
     kind: Literal["vllm"] = "vllm"
     """Engine whose scheduler is simulated."""
     version: Version | None = None
-    """Version of the engine, such as 0.19.0: its defaults, and whose measured times are taken; null:
-    the newest known."""
+    """Version of the engine, such as 0.19.0: its defaults, and whose measured times are taken;
+    null: the newest known."""
     tensor_parallel: Annotated[int, Field(ge=1, le=1024)] = 1
     """GPUs that share each layer; a divisor of the model's attention heads. Unit: GPUs."""
     data_parallel: Annotated[int, Field(ge=1, le=1024)] = 1
@@ -164,8 +166,8 @@ class RunConfig(Section):
     model: str | None = None
     """Name of the model, or path of a Hugging Face config.json."""
     hardware: Hardware | None = None
-    """Name of the GPU, or path of a data sheet (YAML); or a section that also states the link between
-    the GPUs of a worker."""
+    """Name of the GPU, or path of a data sheet (YAML); or a section that also states the link
+    between the GPUs of a worker."""
     workload: WorkloadConfig
     """What is offered to the cluster."""
     engine: EngineConfig = EngineConfig.model_construct()

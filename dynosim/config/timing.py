@@ -67,8 +67,8 @@ class AiconfiguratorTiming(Section):
     backend: Literal["vllm", "sglang", "trtllm"] = "vllm"
     """Engine whose kernels were measured."""
     backend_version: str | None = None
-    """Version of that engine whose measurements are taken; null: `engine.version` for vllm, else the
-    newest that the tables know."""
+    """Version of that engine whose measurements are taken; null: `engine.version` for vllm, else
+    the newest that the tables know."""
     trust_tables: bool = False
     """Whether measured times are used that are more than twice over or under the roofline."""
     step_overhead_ms: NotNegative = 0.0

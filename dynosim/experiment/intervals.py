@@ -1,9 +1,9 @@
 """How sure a prediction is: the same run, replayed with other constants, arrivals and seeds.
 
 What is varied, as far as the run has it: the constants of fitted step times (plausible draws of the
-fit), all step times together by what the physical form gets wrong, the synthetic workload's and the
-router's seed, and the arrivals of a recorded workload, by what lies between a client and the
-scheduler.
+fit), all step times together by what the physical form gets wrong, the engine version whose
+measurements stand in for one that was not measured, the synthetic workload's and the router's seed,
+and the arrivals of a recorded workload, by what lies between a client and the scheduler.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,7 @@ from dynosim.experiment.run import run
 from dynosim.records import NO_REQUEST, FloatArray, Trace
 from dynosim.timing.fitted import DRIFT, Fit, FittedModel
 from dynosim.timing.model import StepTimeModel
+from dynosim.timing.silicon_model import SiliconModel
 
 LEVEL = 0.95
 DEFAULT_REPLAYS = 16
@@ -77,9 +78,9 @@ class Intervals:
 
 
 def default_replays(timing: StepTimeModel) -> int:
-    """Replays where nobody says how many: none without draws of the constants."""
+    """Replays where nobody says how many: none where step times are not known to be uncertain."""
     has_draws = isinstance(timing, FittedModel) and bool(timing.fit.draws)
-    return DEFAULT_REPLAYS if has_draws else 0
+    return DEFAULT_REPLAYS if has_draws or _alternatives(timing) else 0
 
 
 def prediction_intervals(
@@ -145,7 +146,8 @@ def _drawn_timings(
 ) -> list[StepTimeModel]:
     """Step times of all replays. What was not fitted to anything knows no error of its own."""
     if not isinstance(timing, FittedModel):
-        return [timing] * count
+        versions = (timing, *_alternatives(timing))
+        return [versions[index % len(versions)] for index in range(count)]
     fit = timing.fit
     draws = fit.draws or (fit.parameters,)
     order = rng.permutation(len(draws))  # fewer replays than draws are a sample of all of them
@@ -154,6 +156,11 @@ def _drawn_timings(
         FittedModel(scaled(replace(fit, parameters=draws[order[index % len(draws)]]), factor))
         for index, factor in enumerate(factors)
     ]
+
+
+def _alternatives(timing: StepTimeModel) -> tuple[StepTimeModel, ...]:
+    """Step times by the measurements of other engine versions than the nearest."""
+    return timing.alternatives if isinstance(timing, SiliconModel) else ()
 
 
 def _jittered(trace: Trace, rng: np.random.Generator) -> Trace:
@@ -176,6 +183,8 @@ def _bounds(values: list[float]) -> tuple[float, float]:
 
 def _varied(timing: StepTimeModel, is_redrawn: bool) -> tuple[str, ...]:
     words = ["seed of the workload" if is_redrawn else "arrivals", "seed of the router"]
+    if _alternatives(timing):
+        words.insert(0, "engine version of the measurements")
     if isinstance(timing, FittedModel):
         words.insert(0, "all step times together")
         if timing.fit.draws:

@@ -134,7 +134,7 @@ class _Deployment:
         return SiliconModel(
             self.with_link(table),
             step_overhead_ms=overhead_ms,
-            source=_source(table, self.engine, position),
+            source=self.source(table, choice, position),
             description=(
                 f"aiconfigurator-core {core_version()}: {self.entry.name} on {self.hardware},"
                 f" {self.backend} {choice.wanted}{_other_versions(table, choice)},"
@@ -144,6 +144,13 @@ class _Deployment:
             notes=notes,
             alternatives=alternatives,
         )
+
+    def source(self, table: SiliconTable, choice: TableChoice, position: int) -> str:
+        """Measured, or derived where something stands in for what was asked."""
+        shares = (table.meta["prefill_measured_share"], table.meta["decode_measured_share"])
+        stands_in = position > 0 or bool(self.engine.quantization)
+        stands_in = stands_in or bool(_other_versions(table, choice))
+        return DERIVED if stands_in or min(shares) < _MEASURED_SHARE else MEASURED
 
     def alternative(
         self, sharding: dict[str, int], choice: TableChoice, table: SiliconTable
@@ -259,12 +266,6 @@ def _power_of_two_from(at_least: int, smallest: int) -> int:
     while size < at_least:
         size *= 2
     return size
-
-
-def _source(table: SiliconTable, engine: TimedEngine, position: int) -> str:
-    shares = (table.meta["prefill_measured_share"], table.meta["decode_measured_share"])
-    is_substituted = bool(engine.quantization) or position > 0
-    return DERIVED if is_substituted or min(shares) < _MEASURED_SHARE else MEASURED
 
 
 def _other_versions(table: SiliconTable, choice: TableChoice) -> str:

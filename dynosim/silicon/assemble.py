@@ -87,9 +87,7 @@ class _Raw:
             ("surface", _DECODE_SURFACE): extraction.decode_attention(self.batches, self.contexts),
         }
 
-    def flat(
-        self, phase: str, times: dict[tuple[str, str], FloatArray], size: int
-    ) -> FloatArray:
+    def flat(self, phase: str, times: dict[tuple[str, str], FloatArray], size: int) -> FloatArray:
         """The sum of a phase's operations at 0 to `size` tokens."""
         total = np.zeros(size + 1)
         for (kind, _), values in times.items():
@@ -208,9 +206,7 @@ class _Raw:
             "prefill_measured_share": _share(
                 prefill, lambda name: is_refused("prefill", name, REFERENCE_PREFILL_TOKENS)
             ),
-            "decode_measured_share": _share(
-                decode, lambda name: is_refused("decode", name, batch)
-            ),
+            "decode_measured_share": _share(decode, lambda name: is_refused("decode", name, batch)),
         }
 
 

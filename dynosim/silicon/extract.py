@@ -28,6 +28,7 @@ from dynosim.timing.operation_bounds import Operation
 from dynosim.timing.sheets import HardwareSheet
 from dynosim.timing.silicon_table import SiliconTable
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiliconQuery:
     """One engine to be timed: what aiconfigurator needs to know of it."""
@@ -149,9 +150,7 @@ def _first_that_covers(query: SiliconQuery, folder: str) -> SiliconTable:
                     raise
 
 
-def _missing(
-    handle: Any, operations: tuple[list[Operation], list[Operation]]
-) -> list[Operation]:
+def _missing(handle: Any, operations: tuple[list[Operation], list[Operation]]) -> list[Operation]:
     """The first operation of each phase that the library has no times of."""
     num_context, num_generation = covered(handle)
     return operations[0][num_context:][:1] + operations[1][num_generation:][:1]

@@ -93,9 +93,10 @@ class Extraction:
 
     def prefill_attention(self, new: FloatArray, prefix: FloatArray) -> FloatArray:
         """At each number of prompts, mean new and mean cached tokens."""
+        tokens, cached = new.astype(int).tolist(), prefix.astype(int).tolist()
         return np.array(
             [
-                [[_total(self.context(self.shaped, k, int(n), int(p))) for p in prefix] for n in new]
+                [[_total(self.context(self.shaped, k, n, p)) for p in cached] for n in tokens]
                 for k in COUNTS
             ]
         )

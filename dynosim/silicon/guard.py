@@ -75,13 +75,14 @@ def _judged(held: Held, family_ratio: float) -> Judged:
 
 
 def _family_ratios(all_held: Sequence[Held]) -> dict[str, float]:
-    """By family, the median ratio of the operations that are credible."""
+    """By family, the median ratio of the operations that are credible; 1 or more: small ones are
+    mostly launches, and these are quicker than what `usual_ms` reckons with."""
     ratios: dict[str, list[float]] = {}
     for held in all_held:
         if held.is_credible:
             known = held.nodes & ~held.refused
             ratios.setdefault(held.family, []).append(float(np.median(held.ratio[known])))
-    return {family: float(np.median(of)) for family, of in ratios.items()}
+    return {family: max(1.0, float(np.median(of))) for family, of in ratios.items()}
 
 
 def _nearby(held: Held) -> FloatArray:

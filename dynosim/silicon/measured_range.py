@@ -6,6 +6,7 @@ a table is extracted.
 """
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from dynosim.records import FloatArray
 from dynosim.silicon.catalogue import core_folder
 from dynosim.silicon.table_versions import TableName
+from dynosim.timing.architecture import ModelShape
 
 Extent = tuple[FloatArray, FloatArray]
 """Batch sizes, and the longest length measured at each; empty when nothing is known."""
@@ -52,6 +54,29 @@ def measured_prefill_range(
     family, name = ("mla", "mla_context_module_perf") if is_latent else _CONTEXT
     files = _files(system, backend, family, name, versions)
     return _extent(files, kv_heads, is_prefill=True)
+
+
+ExpertWidths = tuple[int, int, int, int]
+"""Hidden width, an expert's inner width, experts for each token, experts."""
+
+
+def expert_widths(shape: ModelShape) -> ExpertWidths:
+    """What a model's expert kernels are looked up by."""
+    return (shape.hidden, shape.expert_intermediate, shape.experts_per_token, shape.experts)
+
+
+@cache
+def measured_experts(system: str, backend: str) -> frozenset[ExpertWidths]:
+    """The widths of all expert kernels that were measured, in any version."""
+    try:
+        import polars as pl
+    except ImportError:
+        return frozenset()
+    names = ["hidden_size", "inter_size", "topk", "num_experts"]
+    found: set[ExpertWidths] = set()
+    for file in _files(system, backend, "moe", "moe_perf", None):
+        found.update(pl.read_parquet(file, columns=names).select(names).unique().rows())
+    return frozenset(found)
 
 
 def _files(

@@ -93,9 +93,7 @@ def tables_of(operation: Operation) -> Iterator[TableName]:
                 yield from tables_of(_operation(part))
 
 
-def sources_of(
-    operations: list[Operation], versions: Mapping[TableName, str]
-) -> dict[str, str]:
+def sources_of(operations: list[Operation], versions: Mapping[TableName, str]) -> dict[str, str]:
     """By family of kernels, in words, the version that its times are of."""
     used = {table for operation in operations for table in tables_of(operation)}
     return {

@@ -80,7 +80,7 @@ def guard_notes(meta: dict[str, Any], *, is_trusted: bool) -> list[str]:
     notes = []
     for found in meta.get("guard", ()):
         notes.append(
-            f"{found['operation']}: {found['refused']:,} of {found['entries']:,} measured times"
+            f"{found['operation']}: {found['refused']:,} of {found['entries']:,} times"
             f" ({found['smallest']:,.0f} to {found['largest']:,.0f} tokens) are"
             f" {_by_how_much(found['over_roofline'])} what the roofline allows"
             + (

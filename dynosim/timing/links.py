@@ -5,9 +5,9 @@ message, at a share of the link's rate.
 
 The share and the latency were chosen on the all-reduce tables of aiconfigurator-core for vLLM
 (custom kernels in CUDA graphs): messages of 2 and 16 MB over 2, 4 and 8 H100 (NVLink 4) and over 2
-RTX PRO 6000 (PCIe gen 5, with peer-to-peer) take 0.8 to 1.2 times what this says. More than two GPUs
-behind one PCIe root, and machines without peer-to-peer access, reach a third to a half of it: state
-the rate that was measured there.
+RTX PRO 6000 (PCIe gen 5, with peer-to-peer) take 0.8 to 1.2 times what this says. More than two
+GPUs behind one PCIe root, and machines without peer-to-peer access, reach a third to a half of it:
+state the rate that was measured there.
 """
 
 LATENCY_US = 5.0
