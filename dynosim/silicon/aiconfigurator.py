@@ -1,10 +1,10 @@
 """Step times from aiconfigurator's silicon tables, through a compact table that is made once.
 
 Source: aiconfigurator-core 0.12 (measured kernels of model, hardware, engine and parallelism),
-asked by `extract`, kept by `cache`. The package is imported only when the cache has no
-table. Which engine version's measurements are taken is in `table_versions`, what is not taken
-because it cannot be in `guard`. Accuracy against direct queries is measured when a table is made and stands in its notes;
-for Qwen3-32B and Llama-3.1-8B on H100 and H200 the mean error is below 0.1 %.
+asked by `extract`, kept by `cache`. The package is imported only when the cache has no table. Which
+engine version's measurements are taken is in `table_versions`, which of them are not, because they
+cannot be, in `guard`. Accuracy against direct queries is measured when a table is made and stands
+in its notes; for Qwen3-32B and Llama-3.1-8B on H100 and H200 the mean error is below 0.1 %.
 
 Not in the tables, and so not here: scheduler and sampling time on the host (`step_overhead_ms` adds
 a constant to every step), padding to CUDA graph sizes, variance. A step with several prompts is
@@ -13,16 +13,15 @@ aiconfigurator itself. Kernel times jump between token counts (2049 tokens may c
 than 2048); the table keeps the jumps.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from dynosim.errors import ConfigError
 from dynosim.silicon.cache import cache_folder, cache_key, load_or_build
 from dynosim.silicon.catalogue import core_folder, core_version, model_entry, model_fingerprint
 from dynosim.silicon.hardware import hardware_sheet, sheet_or_none
+from dynosim.silicon.linked import over_link, with_link
 from dynosim.silicon.silicon_notes import Facts, notes_of
 from dynosim.silicon.table_file import TABLE_FORMAT, load_table, save_table
 from dynosim.silicon.table_versions import (
@@ -32,7 +31,6 @@ from dynosim.silicon.table_versions import (
     version_in_use,
 )
 from dynosim.timing.architecture import ModelEntry, ModelShape, model_shape, require_divisible
-from dynosim.timing.links import all_reduce_ms
 from dynosim.timing.model import DERIVED, MEASURED
 from dynosim.timing.protocols import SiliconSpec, TimedEngine
 from dynosim.timing.silicon_model import SiliconModel
@@ -77,7 +75,7 @@ def aiconfigurator_model(
             if position == len(attempts) - 1:
                 raise
             continue
-        notes = notes_of(table, deployment.facts(choice, position))
+        notes = notes_of(table, deployment.facts(table, choice, position))
         other = neighbours_of(choice, hardware, deployment.backend)
         alternatives = () if other is None else deployment.alternative(sharding, other, table)
         return deployment.model(table, choice, position, notes, alternatives)
@@ -111,7 +109,7 @@ class _Deployment:
         wanted = version_in_use(self.hardware, self.backend, stated, key=key)
         return choose(self.hardware, self.backend, wanted)
 
-    def facts(self, choice: TableChoice, position: int) -> Facts:
+    def facts(self, table: SiliconTable, choice: TableChoice, position: int) -> Facts:
         return Facts(
             entry=self.entry,
             backend=self.backend,
@@ -119,6 +117,7 @@ class _Deployment:
             quantization=self.engine.quantization,
             holds_whole_experts=position > 0,
             link_gb_per_s=self.link_gb_per_s,
+            over_link=over_link(table, sheet_or_none(self.hardware)),
             is_trusted=self.spec.trust_tables,
         )
 
@@ -132,7 +131,7 @@ class _Deployment:
     ) -> SiliconModel:
         overhead_ms = self.spec.step_overhead_ms or 0.0
         return SiliconModel(
-            self.with_link(table),
+            with_link(table, self.link_gb_per_s),
             step_overhead_ms=overhead_ms,
             source=self.source(table, choice, position),
             description=(
@@ -163,23 +162,6 @@ class _Deployment:
         if other.meta.get("sources") == table.meta.get("sources"):
             return ()
         return (self.model(other, choice, 0, (), ()),)
-
-    def with_link(self, table: SiliconTable) -> SiliconTable:
-        """The table with all-reduces over the stated link."""
-        if self.link_gb_per_s is None or not table.meta.get("collectives"):
-            return table
-        tokens = range(len(table.linear_ms))
-        linked = np.zeros(len(table.linear_ms))
-        for one in table.meta["collectives"]:
-            linked += one["launches"] * np.array(
-                [
-                    all_reduce_ms(n * one["bytes_per_token"], one["ranks"], self.link_gb_per_s)
-                    for n in tokens
-                ]
-            )
-        return replace(
-            table, linear_ms=table.linear_ms - table.collective_ms + linked, collective_ms=linked
-        )
 
     def table(self, sharding: dict[str, int], choice: TableChoice) -> SiliconTable:
         """The table, from the cache or made now. Raises: ConfigError for what is not covered."""

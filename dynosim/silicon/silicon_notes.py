@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from dynosim.silicon.guard import FACTOR
 from dynosim.silicon.same_kernels import equivalent_architecture
 from dynosim.timing.architecture import ModelEntry, model_shape
 from dynosim.timing.links import SHARE_OF_LINK
@@ -19,6 +20,7 @@ class Facts:
     quantization: str | None
     holds_whole_experts: bool
     link_gb_per_s: float | None
+    over_link: float | None  # measured all-reduces over what the hardware's usual link needs
     is_trusted: bool
 
 
@@ -40,6 +42,12 @@ def notes_of(table: SiliconTable, facts: Facts) -> tuple[str, ...]:
         notes.append(
             f"all-reduces by a formula over the stated link ({facts.link_gb_per_s:g} GB/s, of which"
             f" {SHARE_OF_LINK:.0%} is reached), not by the tables"
+        )
+    elif facts.over_link is not None and not 0.5 <= facts.over_link <= FACTOR:
+        notes.append(
+            f"all-reduces of many tokens take {facts.over_link:.1f} times what the data sheet's"
+            " link needs; kept, because the machine decides how GPUs reach each other: state yours"
+            " as hardware.link_gb_s"
         )
     if len(table.measured_batches) == 0:
         notes.append("extent of the attention measurements unknown: the table's own is used")
