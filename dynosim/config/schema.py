@@ -165,7 +165,7 @@ class RunConfig(Section):
     """Name of the run, for titles and the folder of results."""
     model: str | None = None
     """Name of the model, or path of a Hugging Face config.json."""
-    hardware: Hardware | None = None
+    hardware: Hardware = None
     """Name of the GPU, or path of a data sheet (YAML); or a section that also states the link
     between the GPUs of a worker."""
     workload: WorkloadConfig

@@ -104,14 +104,16 @@ class _Raw:
     ) -> SiliconTable:
         linear = self.flat("prefill", times, query.max_tokens)
         head = self.flat("decode", times, query.max_batch) - linear[: query.max_batch + 1]
-        latent = query.is_latent_attention
-        measured = {
-            "kv_heads": query.kv_heads_per_rank,
-            "is_latent": latent,
-            "versions": choice.versions,
-        }
-        decode = measured_decode_range(query.system, query.backend, **measured)
-        prefill = measured_prefill_range(query.system, query.backend, **measured)
+        decode, prefill = (
+            measured(
+                query.system,
+                query.backend,
+                kv_heads=query.kv_heads_per_rank,
+                is_latent=query.is_latent_attention,
+                versions=choice.versions,
+            )
+            for measured in (measured_decode_range, measured_prefill_range)
+        )
         return SiliconTable(
             linear_ms=linear,
             head_ms=head,
