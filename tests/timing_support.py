@@ -31,7 +31,7 @@ def engine(**changes: Any) -> Any:
 def timing(kind: str, **settings: Any) -> Any:
     """A timing section; the device alone, unless told otherwise."""
     alone = dict.fromkeys(("step_overhead_ms", "ingress_ms", "egress_ms"), 0.0)
-    return SimpleNamespace(**{"kind": kind, **alone, **settings})
+    return SimpleNamespace(**{"kind": kind, "trust_tables": False, **alone, **settings})
 
 
 def silicon_table(seed: int = 0) -> SiliconTable:
@@ -49,6 +49,7 @@ def silicon_table(seed: int = 0) -> SiliconTable:
     head[0] = 0
     return SiliconTable(
         linear_ms=linear,
+        collective_ms=np.zeros(513),
         head_ms=head,
         counts=counts,
         new_tokens=new,
@@ -64,6 +65,10 @@ def silicon_table(seed: int = 0) -> SiliconTable:
         meta={
             "prefill_measured_share": 0.95,
             "decode_measured_share": 0.95,
+            "sources": {},
+            "guard": [],
+            "is_guarded": True,
+            "collectives": [],
             "decode_error": {"mean": 0.0, "p99": 0.0, "max": 0.0},
             "prefill_error": {"mean": 0.0, "p99": 0.0, "max": 0.0},
         },

@@ -40,6 +40,7 @@ def prepare(config: RunConfig) -> Prepared:
         hardware=hardware,
         engine=engine,
         num_gpu_blocks=spec.usable_blocks,
+        link_gb_per_s=config.link_gb_per_s,
         resolve=config.resolve,
     )
     return Prepared(spec, timing, capacity)

@@ -1,7 +1,7 @@
 """From a timing section to the model it describes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from dynosim.errors import ConfigError, DynosimError
 from dynosim.timing.formulas import FixedModel, LinearModel, PolynomialModel
 from dynosim.timing.model import StepTimeModel, set_client_path
 from dynosim.timing.protocols import TimedEngine
+from dynosim.timing.sampler import Sampling
 
 
 def build_timing(
@@ -29,6 +30,8 @@ def build_timing(
     engine: TimedEngine,
     num_gpu_blocks: int,
     graph_sizes: tuple[int, ...] | None = None,
+    link_gb_per_s: float | None = None,
+    sampling: Sampling = "greedy",
     cache_dir: Path | str | None = None,
     resolve: Callable[[str], Path] = Path,
 ) -> StepTimeModel:
@@ -36,8 +39,9 @@ def build_timing(
 
     `num_gpu_blocks` is what the polynomials normalise by, `graph_sizes` are the batches that the
     engine has CUDA graphs of (none: it launches every kernel; None: the engine's default),
-    `resolve` turns a path of the configuration into one that opens, `cache_dir` overrides the cache
-    folder.
+    `link_gb_per_s` is a link between GPUs other than the hardware's usual one, `sampling` is how
+    requests have their tokens chosen, `resolve` turns a path of the configuration into one that
+    opens, `cache_dir` overrides the cache folder.
 
     Raises: ConfigError if a needed model or hardware is missing, unknown or not covered;
     TraceError if a profile cannot be used.
@@ -46,7 +50,16 @@ def build_timing(
     if make is None:
         raise ConfigError(_unknown_kind(timing.kind))
     timed = _Timed(
-        timing.kind, model, hardware, engine, num_gpu_blocks, graph_sizes, cache_dir, resolve
+        kind=timing.kind,
+        model=model,
+        hardware=hardware,
+        engine=engine,
+        num_gpu_blocks=num_gpu_blocks,
+        graph_sizes=graph_sizes,
+        link_gb_per_s=link_gb_per_s,
+        sampling=sampling,
+        cache_dir=cache_dir,
+        resolve=resolve,
     )
     times = make(timing, timed)
     set_client_path(times, ingress_ms=timing.ingress_ms, egress_ms=timing.egress_ms)
@@ -80,6 +93,8 @@ def blind_timing(
     ingress_ms: float | None = None,
     egress_ms: float | None = None,
     graph_sizes: tuple[int, ...] | None = None,
+    link_gb_per_s: float | None = None,
+    sampling: Sampling = "greedy",
     cache_dir: Path | str | None = None,
 ) -> StepTimeModel:
     """What is believed of an engine that nobody has measured: the first of `sections_by_trust` that
@@ -99,6 +114,8 @@ def blind_timing(
                 engine=engine,
                 num_gpu_blocks=2,
                 graph_sizes=graph_sizes,
+                link_gb_per_s=link_gb_per_s,
+                sampling=sampling,
                 cache_dir=cache_dir,
             )
         except DynosimError as error:
@@ -117,6 +134,8 @@ class _Timed:
     engine: TimedEngine
     num_gpu_blocks: int
     graph_sizes: tuple[int, ...] | None
+    link_gb_per_s: float | None
+    sampling: Sampling
     cache_dir: Path | str | None
     resolve: Callable[[str], Path]
 
@@ -170,6 +189,8 @@ def _aiconfigurator(timing: AiconfiguratorTiming, timed: _Timed) -> StepTimeMode
         hardware=timed.needed_hardware(),
         engine=timed.engine,
         graph_sizes=timed.graph_sizes,
+        link_gb_per_s=timed.link_gb_per_s,
+        sampling=timed.sampling,
         cache_dir=timed.cache_dir,
     )
 
@@ -186,7 +207,11 @@ def _roofline(timing: RooflineTiming, timed: _Timed) -> StepTimeModel:
     shape = model_shape(entry)
     require_divisible(shape, engine.tensor_parallel)
     sheet = hardware_sheet(hardware)
-    around = surroundings_of(sheet, shape, engine, timing, graph_sizes=timed.graph_sizes)
+    if timed.link_gb_per_s is not None:
+        sheet = replace(sheet, link_gb_per_s=timed.link_gb_per_s)
+    around = surroundings_of(
+        sheet, shape, engine, timing, graph_sizes=timed.graph_sizes, sampling=timed.sampling
+    )
     times = RooflineModel(
         shape,
         sheet,
@@ -195,6 +220,7 @@ def _roofline(timing: RooflineTiming, timed: _Timed) -> StepTimeModel:
         kv_element_bytes=1.0 if (engine.kv_cache_dtype or "auto").startswith("fp8") else 2.0,
         host=around.host,
         kernel=around.kernel,
+        per_sequence_ms=around.sampling_ms,
         graph_sizes=around.graph_sizes,
         name=entry.name,
     )

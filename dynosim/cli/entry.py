@@ -136,7 +136,7 @@ def run(
         int | None,
         typer.Option(
             min=0,
-            help="Replays for 95 % intervals; 0: none. 16 if the fitted step times have draws.",
+            help="Replays for 95 % intervals; 0: none. 16 if step times have variants.",
             show_default=False,
         ),
     ] = None,

@@ -4,12 +4,12 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from dynosim.silicon.catalogue import known_models
 from dynosim.silicon.hardware import hardware_sheet, known_hardware
-from dynosim.silicon.support import NONE, SupportRow, support
+from dynosim.silicon.support import NONE, SIMULATED, SupportRow, formulas_row, support
 from dynosim.timing.model import DERIVED, ESTIMATED, MEASURED
 
 _COLUMNS = ("model", "hardware", "engine", "source", "kind", "note")
@@ -21,15 +21,46 @@ def support_command(
 ) -> None:
     """Print one row per known combination, as text the counts by model if nothing is chosen.
 
+    Of one model on one hardware the simulated engine's tables are asked as a run asks them.
+
     Raises: ConfigError for an unknown name.
     """
     rows = support(model, hardware, engine)
+    details: list[str] = []
+    if model is not None and hardware is not None:
+        rows, details = _asked(rows)
     if as_json:
-        sys.stdout.write(json.dumps({"support": [asdict(row) for row in rows]}, indent=2) + "\n")
+        document: dict[str, Any] = {"support": [asdict(row) for row in rows]}
+        if details:
+            document["details"] = details
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
     elif model is None and hardware is None and engine is None:
         _print_counts(rows)
     else:
         _print_table([{name: getattr(row, name) for name in _COLUMNS} for row in rows])
+        for line in details:
+            print(line)
+
+
+def _asked(rows: list[SupportRow]) -> tuple[list[SupportRow], list[str]]:
+    """The rows, that of the simulated engine by what its tables answer, and the answer in words."""
+    from dynosim.silicon.support_probe import probe
+
+    found, details = [], []
+    for row in rows:
+        if row.engine != SIMULATED or row.source == NONE:
+            found.append(row)
+            continue
+        answer = probe(row.model, row.hardware, row.engine)
+        if isinstance(answer, str):
+            found.append(formulas_row(row.model, row.hardware, row.engine))
+            details = [answer]
+        else:
+            note = row.note if row.kind == "aiconfigurator" else "silicon tables"
+            source = answer.model.source
+            found.append(replace(row, source=source, kind="aiconfigurator", note=note))
+            details = answer.lines()
+    return found, details
 
 
 def models_command(*, as_json: bool) -> None:

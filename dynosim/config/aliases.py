@@ -86,14 +86,17 @@ def use_sheet_names(data: dict[str, Any]) -> None:
     """The names that data sheets have for hardware, at the root and in `space`."""
     sections = [data, data["space"]] if isinstance(data.get("space"), dict) else [data]
     for section in sections:
-        if "hardware" in section:
-            section["hardware"] = _with_sheet_names(section["hardware"])
+        for key in ("hardware", "hardware.name"):
+            if key in section:
+                section[key] = _with_sheet_names(section[key])
 
 
 def _with_sheet_names(given: Any) -> Any:
     """A name, or a list of names, with those of the data sheets; anything else as it is."""
     if isinstance(given, list):
         return [_with_sheet_names(name) for name in given]
+    if isinstance(given, dict) and "name" in given:
+        return {**given, "name": _with_sheet_names(given["name"])}
     if isinstance(given, dict) and "choices" in given:
         return {**given, "choices": _with_sheet_names(given["choices"])}
     return OTHER_NAMES.get(given, given) if isinstance(given, str) else given

@@ -104,6 +104,8 @@ def _key_path(location: tuple[int | str, ...], data: Any) -> Path:
     for part in location:
         if isinstance(data, dict) and part not in data and part == data.get("kind"):
             continue
+        if isinstance(part, str) and part.startswith("("):
+            continue
         path.append(part)
         data = _value_at(data, (part,))
     return tuple(path)

@@ -13,9 +13,13 @@ def file_keys(data: dict[str, Any]) -> dict[FileKey, str]:
     """The files that a run file's data name, by key."""
     workload, timing = data.get("workload") or {}, data.get("timing") or {}
     synthetic = workload.get("synthetic") or {}
-    names: dict[FileKey, Any] = {
-        (key,): data[key] for key in ("model", "hardware") if is_path(data.get(key) or "")
-    }
+    hardware = data.get("hardware")
+    named: dict[FileKey, Any] = {("model",): data.get("model")}
+    if isinstance(hardware, dict):
+        named["hardware", "name"] = hardware.get("name")
+    else:
+        named[("hardware",)] = hardware
+    names = {key: name for key, name in named.items() if is_path(name or "")}
     names["workload", "trace"] = workload.get("trace")
     for key, section in synthetic.items():
         if isinstance(section, dict):

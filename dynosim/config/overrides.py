@@ -48,15 +48,20 @@ def put(data: dict[str, Any], path: Path, value: Any) -> dict[str, Any]:
     result = dict(data)
     head, rest = path[0], path[1:]
     if rest:
-        below = result.get(str(head))
+        below = _section_of(str(head), result.get(str(head)))
         value = put(below if isinstance(below, dict) else {}, rest, value)
     result[str(head)] = value
     return result
 
 
+def _section_of(key: str, value: Any) -> Any:
+    """What keys are set under: for hardware given by its name, the section that means it."""
+    return {"name": value} if key == "hardware" and isinstance(value, str) else value
+
+
 def _put(data: dict[str, Any], path: Path, value: Any, problems: list[Problem]) -> None:
     for depth, part in enumerate(path[:-1]):
-        below = data.get(str(part))
+        below = _section_of(str(part), data.get(str(part))) if depth == 0 else data.get(str(part))
         if below is None:
             below = {}
         if not isinstance(below, dict):

@@ -6,10 +6,11 @@ A default stands once: here, or in the spec that is built from the section, from
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PlainValidator, PrivateAttr, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, PrivateAttr, model_validator
 
 from dynosim.config.base import Amount, Count, PositiveMs, Section, check_rules, refuse
 from dynosim.config.cost import CostConfig
+from dynosim.config.hardware import Hardware, NamedHardware
 from dynosim.config.live import LiveConfig
 from dynosim.config.router import RouterConfig
 from dynosim.config.timing import NEEDS_MODEL, TimingConfig
@@ -35,12 +36,23 @@ NumBlocks = Annotated[
 ]
 
 
+def _version(value: Any) -> Any:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise refuse(
+            f"expected text, got the number {value:g}", f'write "{value:g}" or {value:g}.0'
+        )
+    return value
+
+
+Version = Annotated[str, BeforeValidator(_version)]
+
+
 class EngineConfig(Section):
     """One engine, in vLLM's words."""
 
     kind: Literal["vllm"] = "vllm"
     """Engine whose scheduler is simulated."""
-    version: str | None = None
+    version: Version | None = None
     """Version of the engine, such as 0.19.0: its defaults, and whose measured times are taken;
     null: the newest known."""
     tensor_parallel: Annotated[int, Field(ge=1, le=1024)] = 1
@@ -168,8 +180,9 @@ class RunConfig(Section):
     """Name of the run, for titles and the folder of results."""
     model: str | None = None
     """Name of the model, or path of a Hugging Face config.json."""
-    hardware: str | None = None
-    """Name of the GPU, or path of a data sheet (YAML)."""
+    hardware: Hardware = None
+    """Name of the GPU, or path of a data sheet (YAML); or a section that also states the link
+    between the GPUs of a worker."""
     workload: WorkloadConfig
     """What is offered to the cluster."""
     engine: EngineConfig = EngineConfig.model_construct()
@@ -200,6 +213,7 @@ class RunConfig(Section):
             ]
         )  # fmt: skip
         self._check_price()
+        self._check_version()
         kind = self.timing.kind
         why = f"timing kind {kind} needs it" if kind in NEEDS_MODEL else ""
         if not why and self.engine.num_gpu_blocks == "auto":
@@ -224,6 +238,16 @@ class RunConfig(Section):
         """Folder of the file this came from."""
         return self._base_dir
 
+    def _check_version(self) -> None:
+        """Refuses a version of the engine that cannot be."""
+        from dynosim.silicon.table_versions import version_problem, versions_nearby
+
+        version = self.engine.version
+        problem = None if version is None else version_problem(version)
+        known = [] if problem is None else versions_nearby(self.hardware, self.engine.kind)
+        remedy = f"the tables know {', '.join(known)}" if known else "write 0.19.0 or another one"
+        check_rules([("engine.version", problem is not None, problem or "", remedy)])
+
     def _check_price(self) -> None:
         """Prices of other GPUs alone have no effect."""
         has_none = bool(self.cost.gpu_hour) and self.cost.price_of(self.hardware) is None
@@ -240,8 +264,15 @@ class RunConfig(Section):
         """The hardware's name, or where its data sheet is."""
         return self._located(self.hardware)
 
+    @property
+    def link_gb_per_s(self) -> float | None:
+        """Rate of the link between the GPUs of a worker, if one is stated."""
+        return self.hardware.link_gb_per_s if isinstance(self.hardware, NamedHardware) else None
+
     def _located(self, name: str | None) -> str | None:
-        return str(self.resolve(name)) if name is not None and is_path(name) else name
+        if name is None:
+            return None
+        return str(self.resolve(name)) if is_path(name) else str(name)
 
     def resolve(self, name: str) -> Path:
         """Where the file `name` is: from the current folder, the file's, or that one's parent.

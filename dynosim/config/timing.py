@@ -79,7 +79,10 @@ class AiconfiguratorTiming(_Timing):
     backend: Literal["vllm", "sglang", "trtllm"] = "vllm"
     """Engine whose kernels were measured."""
     backend_version: str | None = None
-    """Version of the engine that was measured; null: the tables' current one."""
+    """Version of that engine whose measurements are taken; null: `engine.version` for vllm, else
+    the newest that the tables know."""
+    trust_tables: bool = False
+    """Whether measured times are used that are more than twice over or under the roofline."""
     step_overhead_ms: NotNegative | None = None
     """Host time that every step takes on top of the device's; null: what the GPU's machine usually
     takes, by engine version and scheduling, as far as the device does not hide it."""

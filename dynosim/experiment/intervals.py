@@ -2,12 +2,14 @@
 
 What is varied, as far as the run has it: the constants of fitted step times (plausible draws of the
 fit), all step times together by what the physical form gets wrong, of step times that nobody fitted
-the host's share, the synthetic workload's and the router's seed, and the arrivals of a recorded
-workload, by what lies between a client and the scheduler.
+the host's share and the engine version whose measurements stand in for one that was not measured,
+the synthetic workload's and the router's seed, and the arrivals of a recorded workload, by what lies
+between a client and the scheduler.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -82,9 +84,9 @@ class Intervals:
 
 
 def default_replays(timing: StepTimeModel) -> int:
-    """Replays where nobody says how many: none without draws of the constants."""
+    """Replays where nobody says how many: none where step times are not known to be uncertain."""
     has_draws = isinstance(timing, FittedModel) and bool(timing.fit.draws)
-    return DEFAULT_REPLAYS if has_draws else 0
+    return DEFAULT_REPLAYS if has_draws or _alternatives(timing) else 0
 
 
 def prediction_intervals(
@@ -153,7 +155,8 @@ def _drawn_timings(
     if isinstance(timing, SiliconModel | RooflineModel) and _has_unsure_host(timing):
         return _on_other_hosts(timing, count, rng)
     if not isinstance(timing, FittedModel):
-        return [timing] * count
+        versions = (timing, *_alternatives(timing))
+        return [versions[index % len(versions)] for index in range(count)]
     fit = timing.fit
     draws = fit.draws or (fit.parameters,)
     order = rng.permutation(len(draws))  # fewer replays than draws are a sample of all of them
@@ -172,10 +175,20 @@ def _has_unsure_host(timing: StepTimeModel) -> bool:
 def _on_other_hosts(
     timing: SiliconModel | RooflineModel, count: int, rng: np.random.Generator
 ) -> list[StepTimeModel]:
-    """The same engine on hosts of its class, as faster or slower as they are told to be."""
+    """The same engine on hosts of its class, as faster or slower as they are told to be, by each of
+    the versions' measurements in turn."""
     low, high = np.log(timing.host.interval)
     factors = np.exp(rng.normal((low + high) / 2, (high - low) / (2 * _NORMAL_95), count))
-    return [timing.with_host(timing.host.scaled(factor)) for factor in factors.tolist()]
+    versions = (timing, *_alternatives(timing))
+    return [
+        version.with_host(version.host.scaled(factor))
+        for version, factor in zip(cycle(versions), factors.tolist(), strict=False)
+    ]
+
+
+def _alternatives(timing: StepTimeModel) -> tuple[SiliconModel, ...]:
+    """Step times by the measurements of other engine versions than the nearest."""
+    return timing.alternatives if isinstance(timing, SiliconModel) else ()
 
 
 def _jittered(trace: Trace, rng: np.random.Generator) -> Trace:
@@ -200,6 +213,8 @@ def _varied(timing: StepTimeModel, is_redrawn: bool) -> tuple[str, ...]:
     words = ["seed of the workload" if is_redrawn else "arrivals", "seed of the router"]
     if _has_unsure_host(timing):
         words.insert(0, "host time of steps")
+    if _alternatives(timing):
+        words.insert(0, "engine version of the measurements")
     if isinstance(timing, FittedModel):
         words.insert(0, "all step times together")
         if timing.fit.draws:

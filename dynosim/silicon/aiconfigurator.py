@@ -1,34 +1,47 @@
 """Step times from aiconfigurator's silicon tables, through a compact table that is made once.
 
 Source: aiconfigurator-core 0.12 (measured kernels of model, hardware, engine and parallelism),
-asked by `extract`, kept by `cache`. The package is imported only when the cache has no
-table. Accuracy against direct queries is measured when a table is made and stands in its notes;
-for Qwen3-32B and Llama-3.1-8B on H100 and H200 the mean error is below 0.1 %.
+asked by `extract`, kept by `cache`. The package is imported only when the cache has no table. Which
+engine version's measurements are taken is in `table_versions`, which of them are not, because they
+cannot be, in `guard`. Accuracy against direct queries is measured when a table is made and stands
+in its notes; for Qwen3-32B and Llama-3.1-8B on H100 and H200 the mean error is below 0.1 %.
 
-Not in the tables: scheduler and sampling time on the host, padding to CUDA graph sizes, prompts and
-decodes in one kernel, the way to the client (all from `surroundings`), variance. A step with
+Not in the tables: the host's time, sampling, padding to CUDA graph sizes, prompts and decodes in one
+kernel, the way to the client (all from `surroundings`), variance. In them, but not as a serving
+engine meets it: caches (see `cold_cache`) and clocks (see `sustained`). A step with
 several prompts is one batched attention launch of their mean lengths, a decode batch that of its
 mean context, as in aiconfigurator itself. Kernel times jump between token counts (2049 tokens may
 cost 2 to 30 % more than 2048); the table keeps the jumps.
 """
 
-from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from dynosim.errors import ConfigError
 from dynosim.silicon.cache import cache_folder, cache_key, load_or_build
 from dynosim.silicon.catalogue import core_folder, core_version, model_entry, model_fingerprint
-from dynosim.silicon.hardware import hardware_sheet
-from dynosim.silicon.surroundings import surroundings_of
+from dynosim.silicon.hardware import hardware_sheet, sheet_or_none
+from dynosim.silicon.linked import over_link, with_link
+from dynosim.silicon.silicon_notes import Facts, notes_of
+from dynosim.silicon.surroundings import Surroundings, surroundings_of
 from dynosim.silicon.table_file import TABLE_FORMAT, load_table, save_table
+from dynosim.silicon.table_versions import (
+    TableChoice,
+    choose,
+    neighbours_of,
+    version_in_use,
+)
 from dynosim.timing.architecture import ModelEntry, ModelShape, model_shape, require_divisible
+from dynosim.timing.cold_cache import with_cold_cache
 from dynosim.timing.mixed import mixed_context_token_ms
 from dynosim.timing.model import DERIVED, MEASURED
 from dynosim.timing.protocols import SiliconSpec, TimedEngine
 from dynosim.timing.roofline import PREFILL_ATTENTION_SHARE
+from dynosim.timing.sampler import Sampling
 from dynosim.timing.silicon_model import SiliconModel
 from dynosim.timing.silicon_table import SiliconTable
+from dynosim.timing.sustained import at_sustained_clocks
 
 _MEASURED_SHARE = 0.9
 """Least share of a step's time in measured kernels that lets the table call itself measured. The
@@ -44,9 +57,16 @@ def aiconfigurator_model(
     hardware: str,
     engine: TimedEngine,
     graph_sizes: tuple[int, ...] | None = None,
+    link_gb_per_s: float | None = None,
+    sampling: Sampling = "greedy",
     cache_dir: Path | str | None = None,
 ) -> SiliconModel:
-    """The silicon tables' model of one engine, from the cache or made now (1 to 2.5 s).
+    """The silicon tables' model of one engine, from the cache or made now (1 to 3 s).
+
+    `link_gb_per_s` is a link between the GPUs of a worker that the measurements' machines did not
+    have; it prices all-reduces instead of the tables. Where another version's measurements stand in
+    for the one in use and it has neighbours on both sides, the model's `alternatives` have the
+    times of the other one.
 
     Raises: ConfigError for what the tables do not cover.
     """
@@ -54,41 +74,173 @@ def aiconfigurator_model(
     shape = model_shape(entry)
     _require_measurements(hardware)
     require_divisible(shape, engine.tensor_parallel)
-    attempts = expert_sharding(shape, engine.tensor_parallel)
-    sheet = hardware_sheet(hardware)
-    around = surroundings_of(
-        sheet, shape, engine, spec, backend=spec.backend or "vllm", graph_sizes=graph_sizes
+    deployment = _Deployment(
+        spec=spec,
+        entry=entry,
+        shape=shape,
+        hardware=hardware,
+        engine=engine,
+        link_gb_per_s=link_gb_per_s,
+        around=surroundings_of(
+            hardware_sheet(hardware),
+            shape,
+            engine,
+            spec,
+            backend=spec.backend or "vllm",
+            graph_sizes=graph_sizes,
+            sampling=sampling,
+        ),
+        cache_dir=cache_dir,
     )
+    choice = deployment.choice()
+    attempts = expert_sharding(shape, engine.tensor_parallel)
     for position, sharding in enumerate(attempts):
         try:
-            table = _table(spec, entry, shape, hardware, engine, sharding, cache_dir)
+            table = deployment.table(sharding, choice)
         except ConfigError:
             if position == len(attempts) - 1:
                 raise
             continue
-        notes = _notes(table, entry, shape, engine, position)
+        notes = notes_of(table, deployment.facts(table, choice, position))
+        other = neighbours_of(choice, hardware, deployment.backend)
+        alternatives = () if other is None else deployment.alternative(sharding, other, table)
+        return deployment.model(table, choice, position, notes, alternatives)
+    raise AssertionError("unreachable: there is at least one sharding")
+
+
+@dataclass(frozen=True, slots=True)
+class _Deployment:
+    """What is to be timed."""
+
+    spec: SiliconSpec
+    entry: ModelEntry
+    shape: ModelShape
+    hardware: str
+    engine: TimedEngine
+    link_gb_per_s: float | None
+    around: Surroundings
+    cache_dir: Path | str | None
+
+    @property
+    def backend(self) -> str:
+        return self.spec.backend or "vllm"
+
+    def choice(self) -> TableChoice:
+        """Which version's measurements: the timing section's, else the engine's, else the newest.
+
+        Raises: ConfigError for a version that cannot be.
+        """
+        stated, key = self.spec.backend_version, "timing.backend_version"
+        if stated is None and self.backend == "vllm":
+            stated, key = self.engine.version, "engine.version"
+        wanted = version_in_use(self.hardware, self.backend, stated, key=key)
+        return choose(self.hardware, self.backend, wanted)
+
+    def facts(self, table: SiliconTable, choice: TableChoice, position: int) -> Facts:
+        return Facts(
+            entry=self.entry,
+            backend=self.backend,
+            wanted=choice.wanted,
+            quantization=self.engine.quantization,
+            holds_whole_experts=position > 0,
+            link_gb_per_s=self.link_gb_per_s,
+            over_link=over_link(table, sheet_or_none(self.hardware)),
+            is_trusted=self.spec.trust_tables,
+        )
+
+    def model(
+        self,
+        table: SiliconTable,
+        choice: TableChoice,
+        position: int,
+        notes: tuple[str, ...],
+        alternatives: tuple[SiliconModel, ...],
+    ) -> SiliconModel:
+        around = self.around
         times = SiliconModel(
-            table,
+            self.served(with_link(table, self.link_gb_per_s)),
             host=around.host,
             mixed_context_token_ms=mixed_context_token_ms(
-                shape,
+                self.shape,
                 around.kernel,
-                bf16_tflops=sheet.bf16_tflops,
-                ranks=engine.tensor_parallel,
+                bf16_tflops=hardware_sheet(self.hardware).bf16_tflops,
+                ranks=self.engine.tensor_parallel,
                 share=PREFILL_ATTENTION_SHARE,
             ),
             graph_sizes=around.graph_sizes,
-            source=_source(table, engine, position),
+            per_sequence_ms=around.sampling_ms,
+            source=self.source(table, choice, position),
             description=(
-                f"aiconfigurator-core {core_version()}: {entry.name} on {hardware},"
-                f" {spec.backend or 'vllm'} {spec.backend_version or 'current'},"
-                f" tensor_parallel {engine.tensor_parallel}"
+                f"aiconfigurator-core {core_version()}: {self.entry.name} on {self.hardware},"
+                f" {self.backend} {choice.wanted}{_other_versions(table, choice)},"
+                f" tensor_parallel {self.engine.tensor_parallel}"
             ),
             notes=notes,
+            alternatives=alternatives,
         )
-        around.describe(times)
+        self.around.describe(times)
         return times
-    raise AssertionError("unreachable: there is at least one sharding")
+
+    def served(self, table: SiliconTable) -> SiliconTable:
+        """The table as a serving engine meets it: clocks that last, caches that others fill."""
+        sustained = at_sustained_clocks(table)
+        return sustained if self.shape.has_windows else with_cold_cache(sustained)
+
+    def source(self, table: SiliconTable, choice: TableChoice, position: int) -> str:
+        """Measured, or derived where something stands in for what was asked."""
+        shares = (table.meta["prefill_measured_share"], table.meta["decode_measured_share"])
+        stands_in = position > 0 or bool(self.engine.quantization)
+        stands_in = stands_in or bool(_other_versions(table, choice))
+        return DERIVED if stands_in or min(shares) < _MEASURED_SHARE else MEASURED
+
+    def alternative(
+        self, sharding: dict[str, int], choice: TableChoice, table: SiliconTable
+    ) -> tuple[SiliconModel, ...]:
+        """The model of the versions on the other side, if this engine's times differ by them."""
+        try:
+            other = self.table(sharding, choice)
+        except ConfigError:
+            return ()
+        if other.meta.get("sources") == table.meta.get("sources"):
+            return ()
+        return (self.model(other, choice, 0, (), ()),)
+
+    def table(self, sharding: dict[str, int], choice: TableChoice) -> SiliconTable:
+        """The table, from the cache or made now. Raises: ConfigError for what is not covered."""
+        engine, shape = self.engine, self.shape
+        sheet = sheet_or_none(self.hardware)
+        plain: dict[str, Any] = {
+            "system": self.hardware,
+            "backend": self.backend,
+            "tensor_parallel": engine.tensor_parallel,
+            "options": quantisation_options(shape, engine) | sharding,
+            "max_tokens": min(
+                _MAX_TABLE_TOKENS, _power_of_two_from(engine.max_num_batched_tokens, 16_384)
+            ),
+            "max_context": _power_of_two_from(engine.max_model_len or 0, 131_072),
+            "max_batch": min(4096, _power_of_two_from(engine.max_num_seqs, 1024)),
+            "kv_heads_per_rank": max(1, shape.kv_heads // engine.tensor_parallel),
+            "is_latent_attention": shape.latent_width > 0,
+            "trust_tables": self.spec.trust_tables,
+        }
+        identity = {
+            **plain,
+            "versions": {"/".join(name): version for name, version in choice.versions.items()},
+            "sheet": None if sheet is None else asdict(sheet),
+            "model": model_fingerprint(self.entry),
+            "core": core_version(),
+            "format": TABLE_FORMAT,
+        }
+        path = cache_folder(self.cache_dir) / f"silicon-{cache_key(identity)}.npz"
+
+        def build() -> SiliconTable:
+            from dynosim.silicon.extract import SiliconQuery, extract_table
+
+            return extract_table(
+                SiliconQuery(model=self.entry, choice=choice, sheet=sheet, **plain)
+            )
+
+        return load_or_build(path, load=load_table, build=build, save=save_table)
 
 
 def _require_measurements(hardware: str) -> None:
@@ -140,82 +292,12 @@ def _power_of_two_from(at_least: int, smallest: int) -> int:
     return size
 
 
-def _table(
-    spec: SiliconSpec,
-    entry: ModelEntry,
-    shape: ModelShape,
-    hardware: str,
-    engine: TimedEngine,
-    sharding: dict[str, int],
-    cache_dir: Path | str | None,
-) -> SiliconTable:
-    parts: dict[str, Any] = {
-        "system": hardware,
-        "backend": spec.backend or "vllm",
-        "backend_version": spec.backend_version or "current",
-        "tensor_parallel": engine.tensor_parallel,
-        "options": quantisation_options(shape, engine) | sharding,
-        "max_tokens": min(
-            _MAX_TABLE_TOKENS, _power_of_two_from(engine.max_num_batched_tokens, 16_384)
-        ),
-        "max_context": _power_of_two_from(engine.max_model_len or 0, 131_072),
-        "max_batch": min(4096, _power_of_two_from(engine.max_num_seqs, 1024)),
-        "kv_heads_per_rank": max(1, shape.kv_heads // engine.tensor_parallel),
-        "is_latent_attention": shape.latent_width > 0,
+def _other_versions(table: SiliconTable, choice: TableChoice) -> str:
+    """The families that another version's measurements stand in for, in brackets."""
+    others = {
+        family: version
+        for family, version in table.meta.get("sources", {}).items()
+        if version != choice.wanted
     }
-    identity = {
-        **parts,
-        "model": model_fingerprint(entry),
-        "core": core_version(),
-        "format": TABLE_FORMAT,
-    }
-    path = cache_folder(cache_dir) / f"silicon-{cache_key(identity)}.npz"
-    return load_or_build(path, load=load_table, build=_builder(entry, parts), save=save_table)
-
-
-def _builder(entry: ModelEntry, parts: dict[str, Any]) -> Callable[[], SiliconTable]:
-    def build() -> SiliconTable:
-        from dynosim.silicon.extract import SiliconQuery, extract_table
-
-        return extract_table(SiliconQuery(model=entry, **parts))
-
-    return build
-
-
-def _source(table: SiliconTable, engine: TimedEngine, position: int) -> str:
-    shares = (table.meta["prefill_measured_share"], table.meta["decode_measured_share"])
-    is_substituted = bool(engine.quantization) or position > 0
-    return DERIVED if is_substituted or min(shares) < _MEASURED_SHARE else MEASURED
-
-
-def _notes(
-    table: SiliconTable,
-    entry: ModelEntry,
-    shape: ModelShape,
-    engine: TimedEngine,
-    position: int,
-) -> tuple[str, ...]:
-    meta = table.meta
-    decode, prefill = meta["decode_error"], meta["prefill_error"]
-    notes = [
-        f"measured kernels make {meta['prefill_measured_share']:.0%} of a 2048-token prefill and"
-        f" {meta['decode_measured_share']:.0%} of a 64-sequence decode step; norms, activations and"
-        " embeddings are the tables' own estimates",
-        f"table against direct queries: decode mean {decode['mean']:.2%}, p99 {decode['p99']:.2%},"
-        f" max {decode['max']:.2%}; prefill mean {prefill['mean']:.2%}, p99 {prefill['p99']:.2%},"
-        f" max {prefill['max']:.2%}",
-    ]
-    if len(table.measured_batches) == 0:
-        notes.append("extent of the attention measurements unknown: the table's own is used")
-    if shape.quantisation == "fp8_block" or engine.quantization == "fp8_block":
-        notes.append(
-            "the tables' block-wise FP8 matrix products on vllm are suspect (slower than bf16, no"
-            " gain from tensor parallelism); quantization: fp8 on the bf16 model is more credible"
-        )
-    if engine.quantization:
-        notes.append(f"{engine.quantization} weights put in place of the checkpoint's own format")
-    if position > 0:
-        notes.append("no measurements of experts split over all GPUs: each GPU holds whole experts")
-    if entry.is_packaged is False:
-        notes.append(f"model read from {entry.path}")
-    return tuple(notes)
+    words = ", ".join(f"{family} {version}" for family, version in others.items())
+    return f" ({words})" if words else ""

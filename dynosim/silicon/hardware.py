@@ -135,6 +135,14 @@ def hardware_sheet(hardware: str) -> HardwareSheet:
     )
 
 
+def sheet_or_none(hardware: str) -> HardwareSheet | None:
+    """The data sheet, or None for hardware that has tables and no sheet (B60)."""
+    try:
+        return hardware_sheet(hardware)
+    except ConfigError:
+        return None
+
+
 def _read_sheet(path: Path) -> HardwareSheet:
     try:
         data = parse_yaml(path.read_text(encoding="utf-8"))

@@ -1,7 +1,9 @@
 """What can be timed how: for each model, hardware and engine the best step-time model there is.
 
-Read from the support matrix that aiconfigurator-core ships and from the models' configs; nothing
-heavy is imported and nothing is computed.
+Read from the support matrix that aiconfigurator-core ships, from which tables there are, and from
+the models' configs; nothing heavy is imported and nothing is computed. The matrix lists
+checkpoints; a model that it lacks has the kernels of its architecture, and of experts those of its
+widths. `support_probe` asks the library itself.
 """
 
 import csv
@@ -11,11 +13,16 @@ from functools import cache
 from dynosim.errors import ConfigError
 from dynosim.silicon.catalogue import core_folder, known_models, model_entry
 from dynosim.silicon.hardware import hardware_sheet, known_hardware
+from dynosim.silicon.measured_range import expert_widths, measured_experts
+from dynosim.silicon.same_kernels import equivalent_architecture
+from dynosim.silicon.table_versions import newest_version, table_versions
 from dynosim.timing.architecture import ModelEntry, model_shape
 from dynosim.timing.model import DERIVED, ESTIMATED, MEASURED
 
 ENGINES = ("vllm", "sglang", "trtllm")
 NONE = "none"
+SIMULATED = "vllm"
+"""The engine whose scheduler is simulated; the tables of others time its steps on request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +64,53 @@ def _row(entry: ModelEntry, system: str, engine: str) -> SupportRow:
         return SupportRow(entry.name, system, engine, DERIVED, "aiconfigurator", version, note)
     if status == "HW_INCOMPATIBLE":
         return SupportRow(entry.name, system, engine, NONE, None, "", reason)
-    obstacle = model_shape(entry).obstacle
+    architecture = _measured_architecture(entry, system, engine)
+    if architecture is not None:
+        note = f"silicon tables, kernels of {architecture}"
+        version = newest_version(system, engine) or ""
+        return SupportRow(entry.name, system, engine, MEASURED, "aiconfigurator", version, note)
+    return formulas_row(entry.name, system, engine)
+
+
+def formulas_row(model: str, system: str, engine: str) -> SupportRow:
+    """What there is without measurements."""
+    obstacle = model_shape(model_entry(model)).obstacle
     if obstacle is not None:
         note = f"no measurements, and the formulas do not cover it: {obstacle}"
-        return SupportRow(entry.name, system, engine, NONE, None, "", note)
+        return SupportRow(model, system, engine, NONE, None, "", note)
     note = "no measurements; formulas from the model's shape and a data sheet"
-    return SupportRow(entry.name, system, engine, ESTIMATED, "roofline", "", note)
+    return SupportRow(model, system, engine, ESTIMATED, "roofline", "", note)
+
+
+def _measured_architecture(entry: ModelEntry, system: str, engine: str) -> str | None:
+    """The architecture whose tables time the model although no matrix has it; None: none do."""
+    names = entry.config.get("architectures") or [""]
+    architecture = equivalent_architecture(entry) or str(names[0])
+    if architecture not in _COVERED or model_shape(entry).quantisation is not None:
+        return None
+    tables = table_versions(system, engine)
+    if any(table not in tables for table in _NEEDED):
+        return None
+    shape = model_shape(entry)
+    if shape.experts and expert_widths(shape) not in measured_experts(system, engine):
+        return None
+    return architecture
+
+
+_NEEDED = (
+    ("gemm", "gemm_perf.parquet"),
+    ("attention", "context_attention_perf.parquet"),
+    ("attention", "generation_attention_perf.parquet"),
+)
+_COVERED = (
+    "LlamaForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "MixtralForCausalLM",
+    "Qwen2MoeForCausalLM",
+    "Qwen3MoeForCausalLM",
+)
+"""Architectures of plain layers, whose kernels the library has for any widths."""
 
 
 @cache

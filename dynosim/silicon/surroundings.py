@@ -1,4 +1,5 @@
-"""What a step takes beyond single kernels: graphs, shared kernels, the host, the way to the client.
+"""What a step takes beyond the model's kernels: graphs, shared kernels, sampling, the host, the
+way to the client.
 
 One place gathers it for tables and roofline alike, so that a blind prediction is the same whoever
 asks for it.
@@ -6,8 +7,8 @@ asks for it.
 
 from dataclasses import dataclass
 
+from dynosim.engine.vllm.versions import NEWEST, is_async, parse_version
 from dynosim.engine.vllm.versions import graph_sizes as default_graph_sizes
-from dynosim.engine.vllm.versions import is_async
 from dynosim.silicon.attention_kernels import shared_kernel
 from dynosim.silicon.host_times import Host, host_of, host_time
 from dynosim.timing.architecture import ModelShape
@@ -15,6 +16,7 @@ from dynosim.timing.host import HostTime
 from dynosim.timing.mixed import SharedKernel
 from dynosim.timing.model import StepTimeModel, set_client_path
 from dynosim.timing.protocols import HostSpec, TimedEngine
+from dynosim.timing.sampler import Sampling, sampling_ms
 from dynosim.timing.sheets import HardwareSheet
 
 _TYPICAL_DECODES = 32  # where reports say what the host exposes
@@ -27,6 +29,7 @@ class Surroundings:
     host: HostTime
     kernel: SharedKernel | None  # that computes prompts and decodes together
     graph_sizes: tuple[int, ...]
+    sampling_ms: float  # of each sequence of a step
     ingress_ms: float
     egress_ms: float
     words: tuple[str, ...]
@@ -45,10 +48,12 @@ def surroundings_of(
     *,
     backend: str = "vllm",
     graph_sizes: tuple[int, ...] | None = None,
+    sampling: Sampling = "greedy",
 ) -> Surroundings:
     """By the constants of `host_times`, where `spec` states none.
 
-    `graph_sizes`: batches with CUDA graphs; None: the default of the engine's version.
+    `graph_sizes`: batches with CUDA graphs; None: the default of the engine's version. `sampling`:
+    how tokens are chosen, see `dynosim.timing.sampler`.
     """
     usual = host_of(sheet.name)
     sizes = graph_sizes
@@ -67,11 +72,19 @@ def surroundings_of(
         is_usual = spec.ingress_ms is None and spec.egress_ms is None
         whose = f" ({usual.label})" if is_usual else ""
         words.append(f"client path {ingress_ms:g} + {egress_ms:g} ms{whose}")
+    if sampling != "greedy":
+        words.append(f"{sampling} sampling")
     kernel = shared_kernel(sheet.name, backend)
     return Surroundings(
         host,
         kernel,
         sizes if backend == "vllm" else (),
+        sampling_ms(
+            sampling,
+            vocabulary=shape.vocabulary,
+            memory_gb_per_s=sheet.memory_gb_per_s,
+            version=parse_version(engine.version or NEWEST),
+        ),
         ingress_ms,
         egress_ms,
         tuple(word for word in words if word),

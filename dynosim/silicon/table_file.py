@@ -8,7 +8,7 @@ import numpy as np
 
 from dynosim.timing.silicon_table import SiliconTable
 
-TABLE_FORMAT = 2
+TABLE_FORMAT = 3
 """Rises when the meaning of the file changes; part of every cache key."""
 
 _ARRAYS = [field.name for field in fields(SiliconTable) if field.name != "meta"]
@@ -46,6 +46,8 @@ def _check(table: SiliconTable) -> None:
     decode = (len(table.batches), len(table.contexts))
     if table.prefill_ms.shape != prefill or table.decode_ms.shape != decode:
         raise ValueError("axes and surfaces disagree")
+    if len(table.collective_ms) != len(table.linear_ms):
+        raise ValueError("all-reduces and the rest disagree")
     for name in _ARRAYS:
         if not np.all(np.isfinite(getattr(table, name))):
             raise ValueError(f"{name} is not finite")

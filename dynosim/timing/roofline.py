@@ -14,7 +14,7 @@ error of decode and of prefill): Llama-3.1-70B on four H200 2 and 5 %, Qwen3-32B
 DeepSeek-V3 on eight H200 40 % and four L40S without NVLink 26 and 69 %, all too fast.
 
 The tables hold no host time, no padding to CUDA graphs and no attention of prompts and decodes in
-one kernel: these come on top, see `host`, `graphs` and `mixed`.
+one kernel, and no sampling: these come on top, see `host`, `graphs`, `mixed` and `sampler`.
 """
 
 from copy import copy
@@ -69,6 +69,7 @@ class RooflineModel(StepTimeModel):
         host: HostTime | None = None,
         kernel: SharedKernel | None = None,
         graph_sizes: tuple[int, ...] = (),
+        per_sequence_ms: float = 0.0,
         factors: RooflineFactors | None = None,
         name: str = "model",
     ) -> None:
@@ -89,6 +90,7 @@ class RooflineModel(StepTimeModel):
         self._fixed_ms = factors.step_us / 1e3 + shape.layers * factors.layer_us / 1e3
         self.host = host or HostTime()
         self._graph_sizes = graph_sizes
+        self._per_sequence_ms = per_sequence_ms
         self._pair_ms = self._attention_pair_ms(sheet)
         self._context_token_ms = self._context_read_ms(sheet, kv_element_bytes)
         self._mixed_context_token_ms = mixed_context_token_ms(
@@ -155,6 +157,7 @@ class RooflineModel(StepTimeModel):
             total += step.decode_context_tokens * self._mixed_context_token_ms
         if num_decodes > 0:
             total += step.decode_context_tokens * self._context_token_ms
+        total += (step.num_prefills + num_decodes) * self._per_sequence_ms
         return self.host.step_ms(total, step.num_prefills, num_decodes)
 
     def decode_run_ms(self, num_decodes: int, decode_context_tokens: int, num_steps: int) -> float:
@@ -188,13 +191,15 @@ class RooflineModel(StepTimeModel):
         bases = np.array([self._linear_ms(b) if b > 0 else 0.0 for b in sizes])
         hidden = np.array([self.host.hidden_ms(0, b) for b in sizes])
         exposed = np.array([self.host.exposed_ms(0, b) for b in sizes])
-        device = bases[inverse] + decode_context_tokens * self._context_token_ms
+        sampling = self._per_sequence_ms * num_decodes
+        device = bases[inverse] + sampling + decode_context_tokens * self._context_token_ms
         return device, hidden[inverse], exposed[inverse]
 
     def _first_ms(self, num_decodes: int, decode_context_tokens: int) -> float:
         """The device's time of a decode step."""
         base = self._linear.get(num_decodes) or self._linear_ms(num_decodes)
-        return base + decode_context_tokens * self._context_token_ms
+        sampling = num_decodes * self._per_sequence_ms
+        return base + sampling + decode_context_tokens * self._context_token_ms
 
     def _linear_ms(self, tokens: int) -> float:
         """The device's time but for attention, for a step of so many new tokens; remembered."""

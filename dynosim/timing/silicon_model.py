@@ -3,7 +3,8 @@
 A step with several prompts is one batched attention launch of their mean lengths, a decode batch
 that of its mean context, as in aiconfigurator itself. Beyond the table times are extrapolated in
 line and the steps count as out of range. What no table of kernels holds comes on top: padding to
-CUDA graphs, decodes that share a kernel with prompts (see `mixed`), the host (see `host`).
+CUDA graphs, decodes that share a kernel with prompts (see `mixed`), sampling (see `sampler`), the
+host (see `host`).
 """
 
 from bisect import bisect_right
@@ -38,18 +39,22 @@ class SiliconModel(StepTimeModel):
         host: HostTime | None = None,
         mixed_context_token_ms: float = 0.0,
         graph_sizes: tuple[int, ...] = (),
+        per_sequence_ms: float = 0.0,
         source: str = MEASURED,
         description: str = "",
         notes: tuple[str, ...] = (),
+        alternatives: "tuple[SiliconModel, ...]" = (),
     ) -> None:
         self.source = source
         self.description = description
         self.notes = notes
+        self.alternatives = alternatives  # by other engine versions' measurements, for intervals
         self.decode_is_monotone = bool(np.all(np.diff(table.decode_ms, axis=1) >= 0))
         self._table = table
         self._host = host or HostTime()
         self._mixed_context_token_ms = mixed_context_token_ms
         self._graph_sizes = graph_sizes
+        self._per_sequence_ms = per_sequence_ms
         self._linear: list[float] = table.linear_ms.tolist()
         self._head: list[float] = table.head_ms.tolist()
         self._max_tokens = table.max_tokens
@@ -75,6 +80,7 @@ class SiliconModel(StepTimeModel):
             row = self._attention_rows.get(num_decodes) or self._attention_row(num_decodes)
             total += row.at(step.decode_context_tokens / num_decodes)
             total += step.decode_context_tokens * self._mixed_context_token_ms
+        total += (step.num_prefills + num_decodes) * self._per_sequence_ms
         return self._host.step_ms(total, step.num_prefills, num_decodes)
 
     def decode_run_ms(self, num_decodes: int, decode_context_tokens: int, num_steps: int) -> float:
@@ -100,6 +106,7 @@ class SiliconModel(StepTimeModel):
             host=host,
             mixed_context_token_ms=self._mixed_context_token_ms,
             graph_sizes=self._graph_sizes,
+            per_sequence_ms=self._per_sequence_ms,
             source=self.source,
             description=self.description,
             notes=self.notes,
@@ -158,7 +165,7 @@ class SiliconModel(StepTimeModel):
         if row is None:
             padded = padded_tokens(num_decodes, self._graph_sizes)
             head = self._head[min(padded, len(self._head) - 1)]
-            rest = self._linear_ms(num_decodes) + head
+            rest = self._linear_ms(num_decodes) + head + num_decodes * self._per_sequence_ms
             values = [value + rest for value in self._attention_values(num_decodes)]
             device = extended_row(self._contexts, values, monotone=self.decode_is_monotone)
             host = self._host

@@ -22,6 +22,7 @@ class SiliconTable:
     """Times in ms, lengths in tokens. Attention surfaces are float32 to keep the file small."""
 
     linear_ms: FloatArray  # (max_tokens + 1,) everything but attention; [0] is 0
+    collective_ms: FloatArray  # (max_tokens + 1,) the part of linear_ms that is all-reduces
     head_ms: FloatArray  # (max_batch + 1,) extra of a step without prefill; [0] is 0
     counts: FloatArray  # (k,) prompts in a step
     new_tokens: FloatArray  # (n,) mean new tokens of a prompt

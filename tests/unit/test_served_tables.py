@@ -30,6 +30,7 @@ def table(*, knows_extent: bool = True) -> SiliconTable:
     linear = np.where(tokens > 0, np.maximum(5.0, 0.02 * tokens), 0.0)
     return SiliconTable(
         linear_ms=linear,
+        collective_ms=np.zeros(2049),
         head_ms=np.zeros(65),
         counts=np.array([1.0, 2.0]),
         new_tokens=np.array([1.0, 2048.0]),

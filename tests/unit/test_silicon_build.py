@@ -281,7 +281,7 @@ def test_tables_say_what_was_put_in_place_of_what(tabled: Any) -> None:
 
 def test_tables_say_of_what_they_are(tabled: Any) -> None:
     assert tabled("Qwen/Qwen3-32B", tensor_parallel=2, step_overhead_ms=0.5).description == (
-        "aiconfigurator-core 0.12.0: Qwen/Qwen3-32B on h200_sxm, vllm current, tensor_parallel 2,"
+        "aiconfigurator-core 0.12.0: Qwen/Qwen3-32B on h200_sxm, vllm 0.24.0, tensor_parallel 2,"
         " plus 0.5 ms per step"
     )
     plain = tabled("Qwen/Qwen3-32B")

@@ -52,7 +52,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[SiliconQuery]:
 
 def table_file(cache: Path, name: str, **changes: Any) -> Path:
     """The file that a deployment's table is kept in."""
-    settings = {"backend": None, "backend_version": None, "step_overhead_ms": None}
+    settings = {
+        "backend": None,
+        "backend_version": None,
+        "step_overhead_ms": None,
+        "trust_tables": False,
+    }
     keys = {key: changes.pop(key) for key in settings if key in changes}
     hardware = changes.pop("hardware", "h200_sxm")
     aiconfigurator_model(
@@ -70,7 +75,9 @@ def table_file(cache: Path, name: str, **changes: Any) -> Path:
 TABLE_INPUTS: list[dict[str, Any]] = [
     {"hardware": "h100_sxm"},
     {"backend": "sglang"},
-    {"backend_version": "0.24.0"},
+    {"backend_version": "0.14.0"},
+    {"version": "0.14.0"},
+    {"trust_tables": True},
     {"tensor_parallel": 2},
     {"tensor_parallel": 4},
     {"quantization": "fp8"},
@@ -93,7 +100,9 @@ def test_a_table_is_kept_by_everything_that_it_depends_on(
     "changes",
     [
         {"backend": "vllm"},  # what is taken without one
-        {"backend_version": "current"},
+        {"backend_version": "0.24.0"},  # the newest, which is taken without one
+        {"version": "0.24.0"},
+        {"version": "0.25.1"},  # of which nothing was measured: the same tables
         {"kv_cache_dtype": None},
         {"kv_cache_dtype": "auto"},
         {"max_num_batched_tokens": 2048},  # smaller tables than the smallest are not made
@@ -149,12 +158,14 @@ def test_a_kept_table_is_not_asked_for_again(
     ("config", "changes", "expected"),
     [
         (DENSE, {}, {"tensor_parallel": 1, "kv_heads_per_rank": 8, "backend": "vllm"}),
-        (DENSE, {}, {"backend_version": "current", "system": "h200_sxm"}),
+        (DENSE, {}, {"wanted": "0.24.0", "system": "h200_sxm"}),
+        (DENSE, {"version": "0.14.0"}, {"wanted": "0.14.0"}),
+        (DENSE, {"version": "0.14.0", "backend_version": "0.12.0"}, {"wanted": "0.12.0"}),
+        (DENSE, {"version": "0.14.0", "backend": "sglang"}, {"wanted": "0.5.14"}),
         (DENSE, {}, {"options": {"kvcache_quant_mode": "bfloat16"}, "is_latent_attention": False}),
         (DENSE, {"tensor_parallel": 4}, {"tensor_parallel": 4, "kv_heads_per_rank": 2}),
         (DENSE, {"tensor_parallel": 16}, {"kv_heads_per_rank": 1}),
         (DENSE, {"backend": "sglang"}, {"backend": "sglang"}),
-        (DENSE, {"backend_version": "1.2"}, {"backend_version": "1.2"}),
         (DENSE, {"kv_cache_dtype": "fp8_e5m2"}, {"options": {"kvcache_quant_mode": "fp8"}}),
         (
             DENSE,
@@ -193,7 +204,9 @@ def test_the_library_is_asked_for_the_engine_that_is_meant(
 ) -> None:
     table_file(tmp_path, model(config), **changes)
     (query,) = asked
-    assert {name: getattr(query, name) for name in expected} == expected
+    asked_for = {"wanted": query.choice.wanted}
+    found = {name: asked_for.get(name) or getattr(query, name) for name in expected}
+    assert found == expected
     assert query.model.config == config
 
 

@@ -17,8 +17,10 @@ from dynosim.errors import ConfigError
 from dynosim.silicon import measured_range
 from dynosim.silicon.aiconfigurator import aiconfigurator_model
 from dynosim.silicon.catalogue import core_folder
-from dynosim.silicon.extract import SiliconQuery, extract_table, grid, model_folder, quiet
+from dynosim.silicon.extract import SiliconQuery, extract_table, model_folder, quiet
+from dynosim.silicon.extraction import grid
 from dynosim.silicon.measured_range import measured_decode_range, measured_prefill_range
+from dynosim.silicon.table_versions import TableChoice
 from dynosim.timing.architecture import ModelEntry
 
 COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 48, 64, 128, 256)
@@ -71,7 +73,8 @@ def query(**changes: Any) -> SiliconQuery:
         "model": ENTRY,
         "system": "my_gpu",
         "backend": "vllm",
-        "backend_version": "current",
+        "choice": TableChoice("0.7", {}),
+        "sheet": None,
         "tensor_parallel": 2,
         "kv_heads_per_rank": 4,
         "is_latent_attention": False,
@@ -102,15 +105,19 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     sdk.EngineHandle = EngineHandle  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "aiconfigurator_core", ModuleType("core"))
     monkeypatch.setitem(sys.modules, "aiconfigurator_core.sdk", sdk)
+    for name in ("config_builders", "engine", "models"):  # what tells shapes; it does not here
+        monkeypatch.setitem(sys.modules, f"aiconfigurator_core.sdk.{name}", None)
     return seen
 
 
 def test_the_engine_that_is_compiled_is_the_one_asked_for(compiled: dict[str, Any]) -> None:
     extract_table(query(options={"kvcache_quant_mode": "fp8", "moe_tp_size": 2}))
     assert compiled["names"] == ("my_gpu", "vllm")
+    systems = compiled["options"].pop("systems_path")
+    assert not Path(systems).exists()  # it lives while the library reads it
     assert compiled["options"] == {
         "tp_size": 2,
-        "backend_version": "current",
+        "backend_version": "0.7",
         "kvcache_quant_mode": "fp8",
         "moe_tp_size": 2,
     }
