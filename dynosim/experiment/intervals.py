@@ -108,7 +108,7 @@ def prediction_intervals(
     samples: dict[str, list[float | None]] = {key: [] for key in INTERVAL_KEYS}
     for index, drawn_timing in enumerate(drawn):
         varied = config.model_copy(update={"seed": int(rng.integers(1 << 62))})
-        replayed = load_trace(varied) if is_redrawn else _jittered(trace, rng)
+        replayed = load_trace(varied) if is_redrawn else jittered(trace, rng)
         timed = replace(prepared, timing=drawn_timing)
         report = run(varied, trace=replayed, prepared=timed).report
         for key, values in samples.items():
@@ -156,7 +156,7 @@ def _drawn_timings(
     ]
 
 
-def _jittered(trace: Trace, rng: np.random.Generator) -> Trace:
+def jittered(trace: Trace, rng: np.random.Generator) -> Trace:
     """The trace with its timed arrivals moved; requests keep their order, the first comes at 0."""
     arrival_ms: FloatArray = trace.arrival_ms.copy()
     timed = np.ones(len(trace), np.bool_)

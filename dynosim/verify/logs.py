@@ -1,0 +1,152 @@
+"""Request logs: every request's times, blind and fitted on the first part."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dynosim.compare.fidelity import Fidelity, judge_file
+from dynosim.errors import ConfigError
+from dynosim.experiment.intervals import jittered
+from dynosim.experiment.run import RunOutcome
+from dynosim.fit.deployment import Deployment, deployment_of
+from dynosim.fit.log_file import read_measurements
+from dynosim.fit.measurements import Measurements
+from dynosim.fit.replay import predicted_of
+from dynosim.fit.scores import THROUGHPUT as FIT_THROUGHPUT
+from dynosim.fit.scores import distances, scores
+from dynosim.verify.twin import blind_twin, serve
+from dynosim.verify.verdict import E2E, LOG, THROUGHPUT, Figure, Verdict
+
+FIT_FRACTION = 0.3
+_REPORT_METRIC = {"latency_ms": E2E}
+
+
+def judge_log(
+    path: Path, level: str, *, hardware: str | None, replays: int, seed: int, label: str
+) -> Verdict:
+    """The verdict on a log; `hardware` is for one whose set-up names none.
+
+    Raises: TraceError, ConfigError.
+    """
+    measured = read_measurements(path)
+    hardware = measured.setup.get("hardware") or hardware
+    deployment = deployment_of(measured.setup, hardware=hardware)
+    if deployment.hardware is None and level != "fitted":
+        raise ConfigError(f"{path}: setup.hardware: missing (add it, or give --hardware)")
+    setup = setup_words(measured.setup, deployment)
+    if level == "fitted":
+        return _fitted(judge_file(path, hardware=hardware, seed=seed), setup, label)
+    if level == "capacity" and deployment.given_blocks is None:
+        raise ConfigError("the log does not state its KV blocks (setup.num_gpu_blocks)")
+    return _blind(measured, deployment, level, setup, replays=replays, seed=seed, label=label)
+
+
+def setup_words(setup: Mapping[str, Any], deployment: Deployment) -> dict[str, str]:
+    """What ran on what, for the matrix."""
+    engine = deployment.engine
+    layout = f"TP {engine.tensor_parallel}"
+    if deployment.num_engines > 1:
+        layout += f" x {deployment.num_engines}"
+    return {
+        "model": deployment.model or "",
+        "hardware": deployment.hardware or "",
+        "version": str(setup.get("vllm_version") or ""),
+        "layout": layout,
+    }
+
+
+def _blind(
+    measured: Measurements,
+    deployment: Deployment,
+    level: str,
+    setup: dict[str, str],
+    *,
+    replays: int,
+    seed: int,
+    label: str,
+) -> Verdict:
+    engine = deployment.engine.model_dump(exclude_unset=True)
+    engine["num_gpu_blocks"] = deployment.given_blocks if level == "capacity" else "auto"
+    if setup["version"]:
+        engine["version"] = setup["version"]
+    twin = blind_twin(
+        {
+            "model": deployment.model,
+            "hardware": deployment.hardware,
+            "workload": {"trace": measured.source},
+            "engine": engine,
+            "cluster": {"workers": deployment.num_engines},
+            "router": {"mode": "least-loaded"},
+        },
+        measured.clock,
+        source=measured.source,
+    )
+
+    def statistics(outcome: RunOutcome) -> dict[str, float]:
+        predicted = predicted_of(outcome.result, outcome.timing, measured.clock)
+        return {name_of(one.name): one.predicted for one in scores(measured, predicted)}
+
+    truth = {name_of(one.name): one.measured for one in scores(measured, measured)}
+    outcome, figures, varied = serve(
+        twin,
+        statistics,
+        truth,
+        trace=measured.trace(),
+        replays=replays,
+        seed=seed,
+        moved=jittered,
+    )
+    predicted = predicted_of(outcome.result, outcome.timing, measured.clock)
+    apart = {
+        f"ks_{_REPORT_METRIC.get(one.metric, one.metric)}": one.ks
+        for one in distances(measured, predicted)
+    }
+    return Verdict(
+        recording=label,
+        kind=LOG,
+        level=level,
+        setup=setup,
+        figures=figures,
+        distances=apart,
+        blocks_measured=deployment.given_blocks,
+        blocks_predicted=twin.prepared.capacity.num_gpu_blocks,
+        timing=outcome.timing.description,
+        varied=varied,
+        notes=(*twin.notes, *(f"not in the set-up: {key}" for key in deployment.assumed)),
+    )
+
+
+def _fitted(fidelity: Fidelity, setup: dict[str, str], label: str) -> Verdict:
+    """Over the requests whose times the fit has not seen; with the blocks given, if they are."""
+    level = next(
+        level for level in reversed(fidelity.levels) if level.name.startswith("fitted on the first")
+    )
+    ranges = level.detail["held_out_intervals"]
+    apart = level.detail["held_out_distances"]
+    return Verdict(
+        recording=label,
+        kind=LOG,
+        level="fitted",
+        setup=setup,
+        figures=tuple(
+            Figure(name_of(one.name), one.measured, one.predicted, *ranges[one.name])
+            for one in level.rest
+        ),
+        distances={
+            f"ks_{_REPORT_METRIC.get(one['metric'], one['metric'])}": one["ks"] for one in apart
+        },
+        blocks_measured=fidelity.deployment.given_blocks,
+        blocks_predicted=level.detail["num_gpu_blocks"],
+        timing=str(level.detail["timing"]),
+        causes=fidelity.attribution,
+        varied=("constants of step times", "all step times together", "arrivals"),
+        notes=tuple(fidelity.notes),
+    )
+
+
+def name_of(score: str) -> str:
+    """A statistic of a fit by the report's name."""
+    if score == FIT_THROUGHPUT:
+        return THROUGHPUT
+    statistic, _, metric = score.partition("_")
+    return f"{statistic}_{_REPORT_METRIC.get(metric, metric)}"
