@@ -45,6 +45,7 @@ class Trace:
     priority: IntArray | None = None  # (n,) or None: all zero; lower is served earlier
     session_ids: tuple[str, ...] | None = None  # (n,) or None; "": of no session
     request_ids: tuple[str, ...] | None = None  # (n,) or None: "0", "1", ...
+    stages: IntArray | None = None  # (n,) load stage of each, from 0; None: there are none
     source: str = ""  # file or generator, for messages and reports
     skipped_lines: int = 0  # bad lines left out on the user's request
     assumed_lengths: int = 0  # prompts taken to be as long as their hash ids, on the same request
@@ -83,6 +84,7 @@ class Trace:
             previous_turn=self._previous_among(rows),
             delay_ms=None if self.delay_ms is None else self.delay_ms[rows],
             priority=None if self.priority is None else self.priority[rows],
+            stages=None if self.stages is None else self.stages[rows],
             session_ids=None if sessions is None else tuple(sessions[row] for row in chosen),
             request_ids=None if names is None else tuple(names[row] for row in chosen),
         )
