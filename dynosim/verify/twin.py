@@ -48,16 +48,32 @@ def blind_twin(data: dict[str, Any], clock: Clock, *, source: str) -> Twin:
         timing = {"kind": kind, **_outside(clock)}
         config = run_config_from_dict({**data, "timing": timing}, source)
         try:
-            prepared = prepare(config)
+            config, prepared, notes = _prepared(config)
         except InfeasibleError:
             raise
         except ConfigError as error:
             problem = problem or error
             continue
-        notes = () if problem is None else (f"roofline instead of tables: {problem}",)
+        if problem is not None:
+            notes = (f"roofline instead of tables: {problem}", *notes)
         return Twin(config, prepared, (*notes, *prepared.timing.notes))
     assert problem is not None
     raise problem
+
+
+def _prepared(config: RunConfig) -> tuple[RunConfig, Prepared, tuple[str, ...]]:
+    """Ready to run. An engine that did run had a context that its cache holds, stated or not."""
+    prepared = prepare(config)
+    spec = prepared.engine
+    if config.engine.max_model_len is not None or spec.max_model_len <= spec.capacity_tokens:
+        return config, prepared, ()
+    note = (
+        f"max_model_len is not recorded: what the cache holds ({spec.capacity_tokens:,} tokens),"
+        f" which is less than the model's {spec.max_model_len:,}"
+    )
+    engine = config.engine.model_copy(update={"max_model_len": spec.capacity_tokens})
+    config = config.model_copy(update={"engine": engine})
+    return config, prepare(config), (note,)
 
 
 def _outside(clock: Clock) -> dict[str, float]:
