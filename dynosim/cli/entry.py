@@ -343,6 +343,69 @@ def conformance(
     raise typer.Exit(main_command(scenarios, golden, json))
 
 
+_VERIFY_EXAMPLE = (
+    "Example: dynosim verify recordings --hardware rtx_pro_6000_server --to accuracy.md"
+)
+
+
+@app.command(epilog=_VERIFY_EXAMPLE)
+def verify(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Request logs, lists of experiments, throughput curves; or folders."),
+    ],
+    level: Annotated[
+        str, typer.Option(help="What predictions are told, as in apriori,fitted.")
+    ] = "apriori,capacity,fitted",
+    hardware: Annotated[
+        str | None, typer.Option(help="GPU of recordings whose set-up names none.")
+    ] = None,
+    engine_version: Annotated[
+        str | None, typer.Option(help="Engine's version of experiments that state none.")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="File for the matrix as a page (Markdown).")
+    ] = None,
+    before: Annotated[
+        Path | None, typer.Option(help="An earlier --json, to stand beside it on the page.")
+    ] = None,
+    remarks: Annotated[
+        Path | None, typer.Option(help="Text (Markdown) that the page takes over.")
+    ] = None,
+    overwrite: Overwrite = False,
+    json: AsJson = False,
+    intervals: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Replays of each blind prediction for 95 % intervals; 0: none. 16 if not given.",
+            show_default=False,
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes; one per core if not given.")
+    ] = None,
+) -> None:
+    """Hold predictions, blind and fitted, against recorded runs of real engines."""
+    _compute_in_one_thread()
+    from dynosim.cli.verify import VerifyArguments, verify_command
+
+    asked = VerifyArguments(
+        paths=paths,
+        level=level,
+        hardware=hardware,
+        engine_version=engine_version,
+        to=to,
+        before=before,
+        remarks=remarks,
+        overwrite=overwrite,
+        as_json=json,
+        intervals=intervals,
+        jobs=jobs,
+    )
+    raise typer.Exit(verify_command(asked))
+
+
 @app.command("replay-log", epilog="Example: dynosim replay-log router.jsonl")
 def replay_log(
     log: Annotated[Path, typer.Argument(help="Log of a router, of the twin or live.")],

@@ -17,7 +17,7 @@ from dynosim.config.schema import RunConfig
 from dynosim.timing.model import ESTIMATED
 
 TABLE_ERROR = 0.083
-"""Standard deviation of what tables of kernels get wrong of all step times together. AIConfigurator's
+"""Standard deviation of what tables of kernels get wrong of all step times together. The library's
 own estimate of the TPOT of 22 closed loops on H100 and H200 had a median error of 5.6 %, which is
 0.674 standard deviations of a normal error."""
 

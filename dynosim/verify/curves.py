@@ -1,23 +1,22 @@
 """Throughput curves: output over time, and the means of TTFT and TPOT."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dynosim.errors import ConfigError, TraceError
 from dynosim.experiment.intervals import jittered
 from dynosim.experiment.run import RunOutcome
+from dynosim.fit.deployment import Deployment, deployment_of
 from dynosim.records import FloatArray, RequestLog
-from dynosim.silicon.hardware import usual_name
 from dynosim.verify.curve_file import Curve, read_curve
-from dynosim.verify.twin import Twin, blind_twin, serve
+from dynosim.verify.deployed import deployed_twin, setup_words
+from dynosim.verify.twin import Twin, serve
 from dynosim.verify.verdict import CURVE, THROUGHPUT, Verdict
 
 MS_PER_S = 1000.0
-_SHIFTS_S = np.linspace(-1.0, 1.0, 41)
-"""A counter that is read once a second does not say where within its second the clock began."""
 
 
 def judge_curve(
@@ -27,7 +26,8 @@ def judge_curve(
     if level != "apriori":
         raise ConfigError(f"a throughput curve tells nothing that level {level} needs")
     curve = read_curve(path)
-    with_cache = _twin(curve, hardware, is_caching=curve.is_caching)
+    deployment = _deployment(curve, hardware, is_caching=curve.is_caching)
+    with_cache = _twin(curve, deployment)
     outcome, output, varied = serve(
         with_cache,
         _statistics,
@@ -37,7 +37,7 @@ def judge_curve(
         seed=seed,
         moved=jittered,
     )
-    without = _twin(curve, hardware, is_caching=False)
+    without = _twin(curve, _deployment(curve, hardware, is_caching=False))
     latencies = serve(
         without,
         _statistics,
@@ -47,18 +47,11 @@ def judge_curve(
         seed=seed,
         moved=jittered,
     )[1]
-    config = with_cache.config
     return Verdict(
         recording=label,
         kind=CURVE,
         level=level,
-        setup={
-            "model": config.model or "",
-            "hardware": config.hardware or "",
-            "version": curve.version or "",
-            "layout": f"TP {config.engine.tensor_parallel}"
-            + (f" x {config.cluster.workers}" if config.cluster.workers > 1 else ""),
-        },
+        setup=setup_words(deployment, curve.version or ""),
         figures=(*output, *latencies),
         distances={"curve": deviation(curve.second, curve.tok_s, outcome.result.requests)},
         blocks_predicted=with_cache.prepared.capacity.num_gpu_blocks,
@@ -66,41 +59,39 @@ def judge_curve(
         varied=varied,
         notes=(
             *with_cache.notes,
-            "the engine's limits and the router are not recorded: vLLM's defaults, fewest in flight",
+            "how requests were balanced is not recorded: fewest in flight",
             *(("curve: with prefix caching; TTFT and TPOT: without, as recorded",)
               if curve.is_caching else ()),
         ),
     )  # fmt: skip
 
 
-def _twin(curve: Curve, hardware: str | None, *, is_caching: bool) -> Twin:
+def _twin(curve: Curve, deployment: Deployment) -> Twin:
+    return deployed_twin(
+        deployment, "clients", version=curve.version, num_gpu_blocks=None, source=curve.source
+    )
+
+
+def _deployment(curve: Curve, hardware: str | None, *, is_caching: bool) -> Deployment:
     setup = curve.setup
-    for key in ("model", "tensor_parallel"):
+    needed = {"model": "add it", "tensor_parallel": "add it"}
+    if not hardware:
+        needed["hardware"] = "add it, or give --hardware"
+    for key, remedy in needed.items():
         if not setup.get(key):
-            raise TraceError("missing; add it", path=curve.source, field=f"setup.{key}")
-    named = setup.get("hardware") or hardware
-    if not named:
+            raise TraceError(f"missing; {remedy}", path=curve.source, field=f"setup.{key}")
+    number = setup.get("engines", 1)
+    if type(number) is not int or number < 1:
         raise TraceError(
-            "missing; add it, or give --hardware", path=curve.source, field="setup.hardware"
+            f"expected a number from 1, got {number!r}", path=curve.source, field="setup.engines"
         )
-    engine: dict[str, Any] = {
-        "tensor_parallel": setup["tensor_parallel"],
+    kwargs = {
+        "tensor_parallel_size": setup["tensor_parallel"],
         "enable_prefix_caching": is_caching,
     }
-    if curve.version is not None:
-        engine["version"] = curve.version
-    return blind_twin(
-        {
-            "model": setup["model"],
-            "hardware": usual_name(str(named)),
-            "workload": {"trace": curve.source},
-            "engine": engine,
-            "cluster": {"workers": setup.get("engines", 1)},
-            "router": {"mode": "least-loaded"},
-        },
-        "clients",
-        source=curve.source,
-    )
+    stated = {"model": setup["model"], "vllm_version": curve.version, "engine_kwargs": kwargs}
+    named = str(setup.get("hardware") or hardware)
+    return replace(deployment_of(stated, hardware=named), num_engines=number)
 
 
 def _statistics(outcome: RunOutcome) -> Mapping[str, float]:
@@ -110,17 +101,9 @@ def _statistics(outcome: RunOutcome) -> Mapping[str, float]:
 
 
 def deviation(second: FloatArray, tok_s: FloatArray, requests: RequestLog) -> float:
-    """Mean absolute deviation of predicted output, second by second, over the measured mean.
-
-    The predicted curve is moved by up to a second to where it fits best.
-    """
-    return float(
-        min(
-            np.abs(output_by_second(requests, second + shift) - tok_s[1:]).mean()
-            for shift in _SHIFTS_S
-        )
-        / tok_s[1:].mean()
-    )
+    """Mean absolute deviation of predicted output, second by second, over the measured mean."""
+    gap = np.abs(output_by_second(requests, second) - tok_s[1:])
+    return float(gap.mean() / tok_s[1:].mean())
 
 
 def output_by_second(requests: RequestLog, second: FloatArray) -> FloatArray:

@@ -176,7 +176,7 @@ class _Reader:
             if match is None or match[1] not in _METRICS:
                 raise self.fail(
                     f"measured_ms.{key}",
-                    f"unknown (one of {', '.join(_METRICS)}, with _mean, _median, _p90, _p95, _p99)",
+                    f"unknown (one of {', '.join(_METRICS)}, with _mean, _median, _p90 or _p99)",
                 )
             if value is not None:
                 statistic = "median" if match[2] == "p50" else match[2]

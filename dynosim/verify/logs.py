@@ -1,8 +1,6 @@
 """Request logs: every request's times, blind and fitted on the first part."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from dynosim.compare.fidelity import Fidelity, judge_file
 from dynosim.errors import ConfigError
@@ -14,7 +12,8 @@ from dynosim.fit.measurements import Measurements
 from dynosim.fit.replay import predicted_of
 from dynosim.fit.scores import THROUGHPUT as FIT_THROUGHPUT
 from dynosim.fit.scores import distances, scores
-from dynosim.verify.twin import blind_twin, serve
+from dynosim.verify.deployed import deployed_twin, setup_words
+from dynosim.verify.twin import serve
 from dynosim.verify.verdict import E2E, LOG, THROUGHPUT, Figure, Verdict
 
 FIT_FRACTION = 0.3
@@ -33,26 +32,12 @@ def judge_log(
     deployment = deployment_of(measured.setup, hardware=hardware)
     if deployment.hardware is None and level != "fitted":
         raise ConfigError(f"{path}: setup.hardware: missing (add it, or give --hardware)")
-    setup = setup_words(measured.setup, deployment)
+    setup = setup_words(deployment, str(measured.setup.get("vllm_version") or ""))
     if level == "fitted":
         return _fitted(judge_file(path, hardware=hardware, seed=seed), setup, label)
     if level == "capacity" and deployment.given_blocks is None:
         raise ConfigError("the log does not state its KV blocks (setup.num_gpu_blocks)")
     return _blind(measured, deployment, level, setup, replays=replays, seed=seed, label=label)
-
-
-def setup_words(setup: Mapping[str, Any], deployment: Deployment) -> dict[str, str]:
-    """What ran on what, for the matrix."""
-    engine = deployment.engine
-    layout = f"TP {engine.tensor_parallel}"
-    if deployment.num_engines > 1:
-        layout += f" x {deployment.num_engines}"
-    return {
-        "model": deployment.model or "",
-        "hardware": deployment.hardware or "",
-        "version": str(setup.get("vllm_version") or ""),
-        "layout": layout,
-    }
 
 
 def _blind(
@@ -65,20 +50,12 @@ def _blind(
     seed: int,
     label: str,
 ) -> Verdict:
-    engine = deployment.engine.model_dump(exclude_unset=True)
-    engine["num_gpu_blocks"] = deployment.given_blocks if level == "capacity" else "auto"
-    if setup["version"]:
-        engine["version"] = setup["version"]
-    twin = blind_twin(
-        {
-            "model": deployment.model,
-            "hardware": deployment.hardware,
-            "workload": {"trace": measured.source},
-            "engine": engine,
-            "cluster": {"workers": deployment.num_engines},
-            "router": {"mode": "least-loaded"},
-        },
+    blocks = deployment.given_blocks if level == "capacity" else None
+    twin = deployed_twin(
+        deployment,
         measured.clock,
+        version=setup["version"] or None,
+        num_gpu_blocks=blocks,
         source=measured.source,
     )
 

@@ -1,7 +1,7 @@
 """The configuration that a recording means, served by the twin: once, and by draws.
 
-It is a run file's own path (`dynosim run`), with a run file's own defaults, so that what is verified
-is what everyone uses.
+It is a run file's own path (`dynosim run`), with a run file's own defaults, so that what is
+verified is what everyone uses.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -77,7 +77,7 @@ def _prepared(config: RunConfig) -> tuple[RunConfig, Prepared, tuple[str, ...]]:
 
 
 def _outside(clock: Clock) -> dict[str, float]:
-    """An engine's clock starts where its scheduler takes a request: the client's way is not in it."""
+    """An engine's clock starts where its scheduler takes a request, past the client's way."""
     from dynosim.config.timing import AiconfiguratorTiming
 
     has_path = "ingress_ms" in AiconfiguratorTiming.model_fields
@@ -96,8 +96,8 @@ def serve(
 ) -> tuple[RunOutcome, tuple[Figure, ...], tuple[str, ...]]:
     """The run, its figures beside the measured ones, and what its intervals vary.
 
-    A recorded `trace` is served with `moved` arrivals in every draw; without one the configuration's
-    workload is drawn anew.
+    A recorded `trace` is served with `moved` arrivals in every draw; without one the
+    configuration's workload is drawn anew.
     """
     outcome = run(twin.config, trace=trace, prepared=twin.prepared)
     predicted = statistics(outcome)

@@ -1,4 +1,4 @@
-"""What one recording says of one prediction: figures side by side, as plain data that can be kept."""
+"""What one recording says of one prediction: figures side by side, as plain data to be kept."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -44,8 +44,8 @@ class Figure:
 class Verdict:
     """One recording at one level.
 
-    `distances` are shares: `ks_*`, the largest gap between two distributions of requests' times, and
-    `curve`, the mean absolute deviation of output over time over its mean. `causes` is the mean
+    `distances` are shares: `ks_*`, the largest gap between two distributions of requests' times,
+    and `curve`, the mean absolute deviation of output over time over its mean. `causes` is the mean
     |error| of all statistics with one part measured at a time. `excluded` says why the recording is
     shown and not counted, `problem` why there is no prediction.
     """
