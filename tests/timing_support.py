@@ -11,7 +11,10 @@ from dynosim.timing.silicon_table import SiliconTable
 def engine(**changes: Any) -> Any:
     """An engine configuration with vLLM's defaults."""
     settings = {
+        "version": None,
         "tensor_parallel": 1,
+        "data_parallel": 1,
+        "expert_parallel": False,
         "block_size": 16,
         "num_gpu_blocks": "auto",
         "max_num_seqs": 256,
@@ -20,13 +23,15 @@ def engine(**changes: Any) -> Any:
         "gpu_memory_utilization": 0.9,
         "quantization": None,
         "kv_cache_dtype": "auto",
+        "async_scheduling": None,
     }
     return SimpleNamespace(**(settings | changes))
 
 
 def timing(kind: str, **settings: Any) -> Any:
-    """A timing section."""
-    return SimpleNamespace(**{"kind": kind, "step_overhead_ms": 0.0, **settings})
+    """A timing section; the device alone, unless told otherwise."""
+    alone = dict.fromkeys(("step_overhead_ms", "ingress_ms", "egress_ms"), 0.0)
+    return SimpleNamespace(**{"kind": kind, **alone, **settings})
 
 
 def silicon_table(seed: int = 0) -> SiliconTable:

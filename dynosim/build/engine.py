@@ -62,7 +62,11 @@ def engine_spec(engine: EngineConfig, *, num_gpu_blocks: int, max_model_len: int
             f"({max_model_len}); vLLM refuses that (lower it)"
         )
     return from_section(
-        EngineSpec, engine, num_gpu_blocks=num_gpu_blocks, max_model_len=max_model_len
+        EngineSpec,
+        engine,
+        num_gpu_blocks=num_gpu_blocks,
+        max_model_len=max_model_len,
+        async_scheduling=engine.is_async,
     )
 
 

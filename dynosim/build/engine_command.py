@@ -66,7 +66,7 @@ def _scheduler_flags(engine: EngineConfig) -> list[str]:
         "--max-num-batched-tokens", str(engine.max_num_batched_tokens),
         "--scheduling-policy", engine.policy,
         _switch("enable-chunked-prefill", engine.enable_chunked_prefill),
-        _switch("async-scheduling", engine.async_scheduling),
+        _switch("async-scheduling", engine.is_async),
     ]  # fmt: skip
     # These came to vLLM one by one: said only where they differ from doing nothing.
     if engine.long_prefill_token_threshold:

@@ -15,9 +15,9 @@ from dynosim.config.timing import (
     RooflineTiming,
     TimingConfig,
 )
-from dynosim.errors import ConfigError
+from dynosim.errors import ConfigError, DynosimError
 from dynosim.timing.formulas import FixedModel, LinearModel, PolynomialModel
-from dynosim.timing.model import StepTimeModel
+from dynosim.timing.model import StepTimeModel, set_client_path
 from dynosim.timing.protocols import TimedEngine
 
 
@@ -28,13 +28,16 @@ def build_timing(
     hardware: str | None,
     engine: TimedEngine,
     num_gpu_blocks: int,
+    graph_sizes: tuple[int, ...] | None = None,
     cache_dir: Path | str | None = None,
     resolve: Callable[[str], Path] = Path,
 ) -> StepTimeModel:
     """The step-time model of one engine.
 
-    `num_gpu_blocks` is what the polynomials normalise by, `resolve` turns a path of the
-    configuration into one that opens, `cache_dir` overrides the cache folder.
+    `num_gpu_blocks` is what the polynomials normalise by, `graph_sizes` are the batches that the
+    engine has CUDA graphs of (none: it launches every kernel; None: the engine's default),
+    `resolve` turns a path of the configuration into one that opens, `cache_dir` overrides the cache
+    folder.
 
     Raises: ConfigError if a needed model or hardware is missing, unknown or not covered;
     TraceError if a profile cannot be used.
@@ -42,16 +45,66 @@ def build_timing(
     make = _MAKERS.get(timing.kind)
     if make is None:
         raise ConfigError(_unknown_kind(timing.kind))
-    timed = _Timed(timing.kind, model, hardware, engine, num_gpu_blocks, cache_dir, resolve)
-    return make(timing, timed)
-
-
-def sections_by_trust(step_overhead_ms: float) -> tuple[TimingConfig, ...]:
-    """Step times of a known model on known hardware: from tables, else from the roofline."""
-    return (
-        AiconfiguratorTiming(kind="aiconfigurator", step_overhead_ms=step_overhead_ms),
-        RooflineTiming(kind="roofline", step_overhead_ms=step_overhead_ms),
+    timed = _Timed(
+        timing.kind, model, hardware, engine, num_gpu_blocks, graph_sizes, cache_dir, resolve
     )
+    times = make(timing, timed)
+    set_client_path(times, ingress_ms=timing.ingress_ms, egress_ms=timing.egress_ms)
+    return times
+
+
+def sections_by_trust(
+    *,
+    step_overhead_ms: float | None = None,
+    ingress_ms: float | None = None,
+    egress_ms: float | None = None,
+) -> tuple[TimingConfig, ...]:
+    """Step times of a known model on known hardware: from tables, else from the roofline."""
+    keys = {
+        "step_overhead_ms": step_overhead_ms,
+        "ingress_ms": ingress_ms,
+        "egress_ms": egress_ms,
+    }
+    return (
+        AiconfiguratorTiming.of({"kind": "aiconfigurator", **keys}),
+        RooflineTiming.of({"kind": "roofline", **keys}),
+    )
+
+
+def blind_timing(
+    *,
+    model: str,
+    hardware: str,
+    engine: TimedEngine,
+    step_overhead_ms: float | None = None,
+    ingress_ms: float | None = None,
+    egress_ms: float | None = None,
+    graph_sizes: tuple[int, ...] | None = None,
+    cache_dir: Path | str | None = None,
+) -> StepTimeModel:
+    """What is believed of an engine that nobody has measured: the first of `sections_by_trust` that
+    covers it.
+
+    Raises: ConfigError of the last one if none does.
+    """
+    problem: DynosimError | None = None
+    for section in sections_by_trust(
+        step_overhead_ms=step_overhead_ms, ingress_ms=ingress_ms, egress_ms=egress_ms
+    ):
+        try:
+            return build_timing(
+                section,
+                model=model,
+                hardware=hardware,
+                engine=engine,
+                num_gpu_blocks=2,
+                graph_sizes=graph_sizes,
+                cache_dir=cache_dir,
+            )
+        except DynosimError as error:
+            problem = error
+    assert problem is not None
+    raise problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +116,7 @@ class _Timed:
     hardware: str | None
     engine: TimedEngine
     num_gpu_blocks: int
+    graph_sizes: tuple[int, ...] | None
     cache_dir: Path | str | None
     resolve: Callable[[str], Path]
 
@@ -115,6 +169,7 @@ def _aiconfigurator(timing: AiconfiguratorTiming, timed: _Timed) -> StepTimeMode
         model=timed.needed_model(),
         hardware=timed.needed_hardware(),
         engine=timed.engine,
+        graph_sizes=timed.graph_sizes,
         cache_dir=timed.cache_dir,
     )
 
@@ -122,6 +177,7 @@ def _aiconfigurator(timing: AiconfiguratorTiming, timed: _Timed) -> StepTimeMode
 def _roofline(timing: RooflineTiming, timed: _Timed) -> StepTimeModel:
     from dynosim.silicon.catalogue import model_entry
     from dynosim.silicon.hardware import hardware_sheet
+    from dynosim.silicon.surroundings import surroundings_of
     from dynosim.timing.architecture import model_shape, require_divisible
     from dynosim.timing.roofline import RooflineModel
 
@@ -129,15 +185,21 @@ def _roofline(timing: RooflineTiming, timed: _Timed) -> StepTimeModel:
     entry = model_entry(model)
     shape = model_shape(entry)
     require_divisible(shape, engine.tensor_parallel)
-    return RooflineModel(
+    sheet = hardware_sheet(hardware)
+    around = surroundings_of(sheet, shape, engine, timing, graph_sizes=timed.graph_sizes)
+    times = RooflineModel(
         shape,
-        hardware_sheet(hardware),
+        sheet,
         tensor_parallel=engine.tensor_parallel,
         quantisation=engine.quantization,
         kv_element_bytes=1.0 if (engine.kv_cache_dtype or "auto").startswith("fp8") else 2.0,
-        step_overhead_ms=timing.step_overhead_ms,
+        host=around.host,
+        kernel=around.kernel,
+        graph_sizes=around.graph_sizes,
         name=entry.name,
     )
+    around.describe(times)
+    return times
 
 
 _MAKERS: dict[str, Callable[[Any, _Timed], StepTimeModel]] = {

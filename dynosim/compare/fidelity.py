@@ -1,8 +1,8 @@
 """A recorded run of a real engine, held against predictions of three levels.
 
-A priori: tables and the host's round number, nothing fitted. Fitted on the first part of the run.
-Fitted on another workload of the same deployment. Each blind (capacity from model and hardware) and
-with the capacity given, where it is known.
+A priori: tables and the constants of `host_times`, nothing fitted. Fitted on the first part of the
+run. Fitted on another workload of the same deployment. Each blind (capacity from model and
+hardware) and with the capacity given, where it is known.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +22,7 @@ from dynosim.fit.deployment import (
 from dynosim.fit.fitting import Fitted
 from dynosim.fit.log_file import read_measurements
 from dynosim.fit.measurements import Measurements
-from dynosim.fit.prior import STEP_OVERHEAD_MS, Prior, prior_of, table_timing
+from dynosim.fit.prior import Prior, prior_of, table_timing
 from dynosim.fit.replay import Engines, Predicted, replay
 from dynosim.fit.scores import Score, distances, scores
 from dynosim.metrics.in_range import inside_shares
@@ -158,6 +158,9 @@ class _Judge:
         self._seed = seed
         self._trace: Trace = measured.trace()
         self._prior: Prior = prior_of(deployment, measured)
+        self._blind: StepTimeModel | None = None
+        if self._prior.fit.token_curve:
+            self._blind = table_timing(deployment, measured.clock)
         self._levels: list[Level] = []
         self._notes: list[str] = [*_assumptions(deployment), *balance_notes(deployment)]
         self._notes += self._prior.notes if not self._prior.fit.token_curve else ()
@@ -183,10 +186,8 @@ class _Judge:
         }
 
     def a_priori(self) -> None:
-        """Tables and the host's round number."""
-        timing = None
-        if self._prior.fit.token_curve:
-            timing = table_timing(self._deployment, overhead_ms=STEP_OVERHEAD_MS)
+        """Tables, and what the host of such a GPU usually takes."""
+        timing = self._blind
         if timing is None:
             self._notes.append("a priori: needs a model and hardware that are known")
             return
@@ -313,10 +314,10 @@ class _Judge:
     def outcome(self, fitted: Fitted) -> Fidelity:
         """With the attribution of the blind prediction's error."""
         attribution: dict[str, float] = {}
-        if self._prior.fit.token_curve:
+        if self._blind is not None:
             attribution = attribute(
                 self._measured,
-                blind=blind_fit(self._prior.fit),
+                blind=blind_fit(self._prior.fit, self._blind),
                 fitted=fitted.fit,
                 blind_engines=self._engines[BLIND],
                 given_engines=self._engines.get(GIVEN),

@@ -15,6 +15,7 @@ from dynosim.config.router import RouterConfig
 from dynosim.config.timing import NEEDS_MODEL, TimingConfig
 from dynosim.config.workload import WorkloadConfig
 from dynosim.engine.spec import EngineSpec, Policy
+from dynosim.engine.vllm.versions import is_async, is_version
 
 _SPEC = EngineSpec(num_gpu_blocks=2, max_model_len=1)
 
@@ -40,8 +41,8 @@ class EngineConfig(Section):
     kind: Literal["vllm"] = "vllm"
     """Engine whose scheduler is simulated."""
     version: str | None = None
-    """Version of the engine, such as 0.19.0: its defaults, and whose measured times are taken; null:
-    the newest known."""
+    """Version of the engine, such as 0.19.0: its defaults, and whose measured times are taken;
+    null: the newest known."""
     tensor_parallel: Annotated[int, Field(ge=1, le=1024)] = 1
     """GPUs that share each layer; a divisor of the model's attention heads. Unit: GPUs."""
     data_parallel: Annotated[int, Field(ge=1, le=1024)] = 1
@@ -77,8 +78,9 @@ class EngineConfig(Section):
     """Whether a request is admitted only if its whole prompt fits."""
     max_num_active_seqs: Count | None = _SPEC.max_num_active_seqs
     """Most requests that hold blocks at once; null: `max_num_seqs`. Unit: requests."""
-    async_scheduling: bool = _SPEC.async_scheduling
-    """Whether a step is planned while the one before it runs."""
+    async_scheduling: bool | None = None
+    """Whether a step is planned while the one before it runs; null: the version's default, which is
+    true since vLLM 0.14."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.92  # vLLM 0.32
     """Part of a GPU's memory that the engine uses. Unit: share."""
     quantization: str | None = None
@@ -91,6 +93,11 @@ class EngineConfig(Section):
         """GPUs of one worker, all its ranks together."""
         return self.tensor_parallel * self.data_parallel
 
+    @property
+    def is_async(self) -> bool:
+        """What `async_scheduling` comes to."""
+        return is_async(self.version, self.async_scheduling)
+
     @model_validator(mode="after")
     def _rules(self) -> Self:
         """Refuses what vLLM refuses to start with."""
@@ -98,6 +105,9 @@ class EngineConfig(Section):
         threshold, active = self.long_prefill_token_threshold, self.max_num_active_seqs
         check_rules(
             [
+                ("version", self.version is not None and not is_version(self.version),
+                 f"expected a version such as 0.19.0, got {self.version!r}",
+                 "write the engine's release, or leave it out"),
                 ("max_num_batched_tokens", tokens < seqs,
                  f"{tokens} is less than max_num_seqs ({seqs}); vLLM refuses that",
                  "raise it, or lower max_num_seqs"),

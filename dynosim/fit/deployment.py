@@ -10,6 +10,7 @@ from typing import Any
 from dynosim.build.engine import KNOBS, engine_spec
 from dynosim.config.schema import EngineConfig
 from dynosim.engine.spec import EngineSpec
+from dynosim.engine.vllm.versions import is_async, is_version, version_defaults
 from dynosim.errors import ConfigError, DynosimError
 from dynosim.fit.replay import Engines
 from dynosim.records import Trace
@@ -17,10 +18,7 @@ from dynosim.silicon import resolve_num_gpu_blocks
 from dynosim.silicon.catalogue import model_entry
 from dynosim.silicon.hardware import hardware_sheet, usual_name
 from dynosim.timing.architecture import context_length
-from dynosim.timing.fitted import vllm_graph_sizes
-
-_ASYNC_SINCE = (0, 14)
-"""The first vLLM that schedules asynchronously unless told not to."""
+from dynosim.timing.graphs import vllm_graph_sizes
 
 _LARGE_GPU_GIB, _HUGE_GPU_GIB = 70, 160
 """From so much memory on (A100s do not count) vLLM's server puts more into a step by default."""
@@ -72,7 +70,7 @@ class Deployment:
     @property
     def loops(self) -> tuple[bool, ...]:
         """Scheduling loops that may have run: asynchronous or not, the likely one first."""
-        is_async = self.engine.async_scheduling
+        is_async = self.engine.is_async
         return (is_async,) if self.is_loop_told else (is_async, not is_async)
 
     @property
@@ -141,7 +139,7 @@ def deployment_of(
     blocks = blocks or kwargs.get("num_gpu_blocks") or setup.get("num_gpu_blocks")
     if blocks is not None:
         values["num_gpu_blocks"] = blocks
-    defaults = {"async_scheduling": _is_async_by_default(setup), **_batch_defaults(hardware)}
+    defaults = {**_version_defaults(setup), **_batch_defaults(hardware)}
     assumed = [key for key in ("max_num_seqs", "max_num_batched_tokens") if key not in values]
     try:
         engine = EngineConfig.of(defaults | values)
@@ -151,7 +149,7 @@ def deployment_of(
         model=model or kwargs.get("model") or setup.get("model"),
         hardware=hardware,
         engine=engine,
-        graph_sizes=_graph_sizes(kwargs, hardware, engine.max_num_seqs),
+        graph_sizes=_graph_sizes(kwargs, hardware, engine),
         assumed=tuple(assumed),
         num_engines=_num_engines(kwargs),
         is_loop_told="async_scheduling" in values,
@@ -166,6 +164,7 @@ def vllm_arguments(engine: EngineConfig) -> dict[str, Any]:
     keys = (*_SAME_NAME, "quantization", "kv_cache_dtype")
     arguments = {key: stated[key] for key in keys if key in stated}
     arguments |= {theirs: stated[ours] for ours, theirs in _RENAMED.items()}
+    arguments["async_scheduling"] = engine.is_async
     if isinstance(engine.num_gpu_blocks, int):
         arguments["num_gpu_blocks_override"] = engine.num_gpu_blocks
     return arguments
@@ -236,7 +235,9 @@ def _refuse_pipelines(kwargs: dict[str, Any]) -> None:
         )
 
 
-def _graph_sizes(kwargs: dict[str, Any], hardware: str | None, seqs: int) -> tuple[int, ...]:
+def _graph_sizes(
+    kwargs: dict[str, Any], hardware: str | None, engine: EngineConfig
+) -> tuple[int, ...]:
     """Batch sizes that the engine captured graphs of: its own list, or vLLM's default."""
     if kwargs.get("enforce_eager") or hardware in (None, CPU):
         return ()
@@ -248,12 +249,13 @@ def _graph_sizes(kwargs: dict[str, Any], hardware: str | None, seqs: int) -> tup
             return ()
     if isinstance(own, list) and own and all(type(size) is int and size > 0 for size in own):
         return tuple(sorted(set(own)))
-    return vllm_graph_sizes(seqs)
+    coarse = version_defaults(engine.version).coarse_graph_sizes
+    return vllm_graph_sizes(engine.max_num_seqs, coarse=coarse)
 
 
-def _is_async_by_default(setup: dict[str, Any]) -> bool:
-    parts = str(setup.get("vllm_version", "")).split(".")
-    try:
-        return tuple(int(part) for part in parts[:2]) >= _ASYNC_SINCE
-    except ValueError:
-        return False
+def _version_defaults(setup: dict[str, Any]) -> dict[str, Any]:
+    """The engine's version and its loop; a set-up without a version is taken for an old one."""
+    version = str(setup.get("vllm_version", ""))
+    if not is_version(version):
+        return {"async_scheduling": False}
+    return {"version": version, "async_scheduling": is_async(version, None)}

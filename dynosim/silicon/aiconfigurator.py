@@ -5,11 +5,11 @@ asked by `extract`, kept by `cache`. The package is imported only when the cache
 table. Accuracy against direct queries is measured when a table is made and stands in its notes;
 for Qwen3-32B and Llama-3.1-8B on H100 and H200 the mean error is below 0.1 %.
 
-Not in the tables, and so not here: scheduler and sampling time on the host (`step_overhead_ms` adds
-a constant to every step), padding to CUDA graph sizes, variance. A step with several prompts is
-one batched attention launch of their mean lengths, a decode batch that of its mean context, as in
-aiconfigurator itself. Kernel times jump between token counts (2049 tokens may cost 2 to 30 % more
-than 2048); the table keeps the jumps.
+Not in the tables: scheduler and sampling time on the host, padding to CUDA graph sizes, prompts and
+decodes in one kernel, the way to the client (all from `surroundings`), variance. A step with
+several prompts is one batched attention launch of their mean lengths, a decode batch that of its
+mean context, as in aiconfigurator itself. Kernel times jump between token counts (2049 tokens may
+cost 2 to 30 % more than 2048); the table keeps the jumps.
 """
 
 from collections.abc import Callable
@@ -20,10 +20,13 @@ from dynosim.errors import ConfigError
 from dynosim.silicon.cache import cache_folder, cache_key, load_or_build
 from dynosim.silicon.catalogue import core_folder, core_version, model_entry, model_fingerprint
 from dynosim.silicon.hardware import hardware_sheet
+from dynosim.silicon.surroundings import surroundings_of
 from dynosim.silicon.table_file import TABLE_FORMAT, load_table, save_table
 from dynosim.timing.architecture import ModelEntry, ModelShape, model_shape, require_divisible
+from dynosim.timing.mixed import mixed_context_token_ms
 from dynosim.timing.model import DERIVED, MEASURED
 from dynosim.timing.protocols import SiliconSpec, TimedEngine
+from dynosim.timing.roofline import PREFILL_ATTENTION_SHARE
 from dynosim.timing.silicon_model import SiliconModel
 from dynosim.timing.silicon_table import SiliconTable
 
@@ -40,6 +43,7 @@ def aiconfigurator_model(
     model: str,
     hardware: str,
     engine: TimedEngine,
+    graph_sizes: tuple[int, ...] | None = None,
     cache_dir: Path | str | None = None,
 ) -> SiliconModel:
     """The silicon tables' model of one engine, from the cache or made now (1 to 2.5 s).
@@ -51,7 +55,10 @@ def aiconfigurator_model(
     _require_measurements(hardware)
     require_divisible(shape, engine.tensor_parallel)
     attempts = expert_sharding(shape, engine.tensor_parallel)
-    overhead_ms = spec.step_overhead_ms or 0.0
+    sheet = hardware_sheet(hardware)
+    around = surroundings_of(
+        sheet, shape, engine, spec, backend=spec.backend or "vllm", graph_sizes=graph_sizes
+    )
     for position, sharding in enumerate(attempts):
         try:
             table = _table(spec, entry, shape, hardware, engine, sharding, cache_dir)
@@ -60,18 +67,27 @@ def aiconfigurator_model(
                 raise
             continue
         notes = _notes(table, entry, shape, engine, position)
-        return SiliconModel(
+        times = SiliconModel(
             table,
-            step_overhead_ms=overhead_ms,
+            host=around.host,
+            mixed_context_token_ms=mixed_context_token_ms(
+                shape,
+                around.kernel,
+                bf16_tflops=sheet.bf16_tflops,
+                ranks=engine.tensor_parallel,
+                share=PREFILL_ATTENTION_SHARE,
+            ),
+            graph_sizes=around.graph_sizes,
             source=_source(table, engine, position),
             description=(
                 f"aiconfigurator-core {core_version()}: {entry.name} on {hardware},"
                 f" {spec.backend or 'vllm'} {spec.backend_version or 'current'},"
                 f" tensor_parallel {engine.tensor_parallel}"
-                + (f", plus {overhead_ms} ms per step" if overhead_ms else "")
             ),
             notes=notes,
         )
+        around.describe(times)
+        return times
     raise AssertionError("unreachable: there is at least one sharding")
 
 

@@ -13,10 +13,11 @@ error of decode and of prefill): Llama-3.1-70B on four H200 2 and 5 %, Qwen3-32B
 21 %, two RTX PRO 6000 8 and 7 %, two A100 17 and 10 %; Qwen3-30B-A3B on two H200 10 and 25 %;
 DeepSeek-V3 on eight H200 40 % and four L40S without NVLink 26 and 69 %, all too fast.
 
-The tables hold no host time, so `step_overhead_ms` is for what a scheduler and sampler add to each
-step.
+The tables hold no host time, no padding to CUDA graphs and no attention of prompts and decodes in
+one kernel: these come on top, see `host`, `graphs` and `mixed`.
 """
 
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,9 +25,15 @@ import numpy as np
 from dynosim.errors import ConfigError
 from dynosim.records import FloatArray, IntArray
 from dynosim.timing.architecture import ModelShape, weight_element_bytes
+from dynosim.timing.graphs import padded_tokens
+from dynosim.timing.host import HostTime
+from dynosim.timing.mixed import SharedKernel, mixed_context_token_ms
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.sheets import HardwareSheet
 from dynosim.timing.step import StepShape
+
+PREFILL_ATTENTION_SHARE = 0.68
+"""Share of peak that attention of prompts reaches; fitted with the other factors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +42,7 @@ class RooflineFactors:
 
     compute: float = 0.78  # share of peak in matrix products
     memory: float = 0.85  # share of bandwidth when reading weights
-    prefill_attention: float = 0.68  # share of peak
+    prefill_attention: float = PREFILL_ATTENTION_SHARE  # of peak
     decode_attention: float = 0.88  # share of bandwidth when reading the cache
     layer_us: float = 47.0  # launches, norms and gaps of one layer
     element_widths: float = 32.0  # hidden widths of activations moved per token and layer
@@ -58,7 +65,9 @@ class RooflineModel(StepTimeModel):
         tensor_parallel: int = 1,
         quantisation: str | None = None,
         kv_element_bytes: float = 2.0,
-        step_overhead_ms: float = 0.0,
+        host: HostTime | None = None,
+        kernel: SharedKernel | None = None,
+        graph_sizes: tuple[int, ...] = (),
         factors: RooflineFactors | None = None,
         name: str = "model",
     ) -> None:
@@ -77,18 +86,23 @@ class RooflineModel(StepTimeModel):
         self._flops_per_ms = peak * 1e9 * factors.compute
         self._bytes_per_ms = sheet.memory_gb_per_s * 1e6 * factors.memory
         self._link_bytes_per_ms = sheet.link_gb_per_s * 1e6 * factors.link
-        self._overhead_ms = (
-            step_overhead_ms + factors.step_us / 1e3 + shape.layers * factors.layer_us / 1e3
-        )
+        self._fixed_ms = factors.step_us / 1e3 + shape.layers * factors.layer_us / 1e3
+        self.host = host or HostTime()
+        self._graph_sizes = graph_sizes
         self._pair_ms = self._attention_pair_ms(sheet)
         self._context_token_ms = self._context_read_ms(sheet, kv_element_bytes)
-        self._linear: dict[int, float] = {}
-        self._set_texts(name, sheet, step_overhead_ms)
-
-    def _set_texts(self, name: str, sheet: HardwareSheet, step_overhead_ms: float) -> None:
-        self.description = f"roofline: {name} on {sheet.name}, tensor_parallel {self._ranks}" + (
-            f", plus {step_overhead_ms} ms per step" if step_overhead_ms else ""
+        self._mixed_context_token_ms = mixed_context_token_ms(
+            shape,
+            kernel,
+            bf16_tflops=sheet.bf16_tflops,
+            ranks=tensor_parallel,
+            share=factors.prefill_attention,
         )
+        self._linear: dict[int, float] = {}
+        self._set_texts(name, sheet)
+
+    def _set_texts(self, name: str, sheet: HardwareSheet) -> None:
+        self.description = f"roofline: {name} on {sheet.name}, tensor_parallel {self._ranks}"
         notes = ["estimated from the model's shape and a data sheet; no measurement of this engine"]
         if self._shape.has_windows:
             notes.append("sliding-window layers are counted as full attention: too slow if long")
@@ -116,6 +130,12 @@ class RooflineModel(StepTimeModel):
         flops = 2 * shape.layers * shape.heads * width / self._ranks
         return max(reading, flops / (sheet.bf16_tflops * 1e9 * self._factors.prefill_attention))
 
+    def with_host(self, host: HostTime) -> "RooflineModel":
+        """The same engine on another host."""
+        other = copy(self)
+        other.host = host
+        return other
+
     def step_ms(self, step: StepShape) -> float:
         prefill_tokens, num_decodes = step.prefill_tokens, step.num_decodes
         tokens = prefill_tokens + num_decodes
@@ -126,42 +146,61 @@ class RooflineModel(StepTimeModel):
             mean_new = prefill_tokens / step.num_prefills
             mean_cached = step.prefix_tokens / step.num_prefills
             total += prefill_tokens * (mean_cached + (mean_new + 1) / 2) * self._pair_ms
+            total += step.decode_context_tokens * self._mixed_context_token_ms
         if num_decodes > 0:
             total += step.decode_context_tokens * self._context_token_ms
-        return total
+        return self.host.step_ms(total, step.num_prefills, num_decodes)
 
     def decode_run_ms(self, num_decodes: int, decode_context_tokens: int, num_steps: int) -> float:
         if num_decodes <= 0:
             return 0.0
-        base = self._linear.get(num_decodes) or self._linear_ms(num_decodes)
-        contexts = num_steps * decode_context_tokens + num_decodes * (
-            num_steps * (num_steps - 1) // 2
-        )
-        return num_steps * base + contexts * self._context_token_ms
+        first = self._first_ms(num_decodes, decode_context_tokens)
+        growth = num_decodes * self._context_token_ms
+        return self.host.run_ms(first, growth, num_steps, num_decodes)
 
     def decode_step_ms_array(
         self, num_decodes: IntArray, decode_context_tokens: IntArray
     ) -> FloatArray:
-        batches, inverse = np.unique(num_decodes, return_inverse=True)
-        bases = np.array([self._linear_ms(b) if b > 0 else 0.0 for b in batches.tolist()])
-        total = bases[inverse] + decode_context_tokens * self._context_token_ms
-        return np.where(num_decodes > 0, total, 0.0)
+        device, hidden, exposed = self._parts_ms(num_decodes, decode_context_tokens)
+        return np.where(num_decodes > 0, np.maximum(device, hidden) + exposed, 0.0)
 
     def smooth_decode_steps(
         self, num_decodes: IntArray, decode_context_tokens: IntArray, num_steps: IntArray
     ) -> IntArray:
-        return num_steps
+        """Up to where the device passes the host; all, where it never does."""
+        device, hidden, _ = self._parts_ms(num_decodes, decode_context_tokens)
+        growth = np.maximum(num_decodes * self._context_token_ms, 1e-300)
+        below = np.minimum(np.ceil((hidden - device) / growth), num_steps)
+        return np.where(below > 0, below, num_steps).astype(np.int64)
+
+    def _parts_ms(
+        self, num_decodes: IntArray, decode_context_tokens: IntArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Of each decode step: the device's time, the host's that it may hide, and the rest."""
+        batches, inverse = np.unique(num_decodes, return_inverse=True)
+        sizes = batches.tolist()
+        bases = np.array([self._linear_ms(b) if b > 0 else 0.0 for b in sizes])
+        hidden = np.array([self.host.hidden_ms(0, b) for b in sizes])
+        exposed = np.array([self.host.exposed_ms(0, b) for b in sizes])
+        device = bases[inverse] + decode_context_tokens * self._context_token_ms
+        return device, hidden[inverse], exposed[inverse]
+
+    def _first_ms(self, num_decodes: int, decode_context_tokens: int) -> float:
+        """The device's time of a decode step."""
+        base = self._linear.get(num_decodes) or self._linear_ms(num_decodes)
+        return base + decode_context_tokens * self._context_token_ms
 
     def _linear_ms(self, tokens: int) -> float:
-        """Everything but attention for a step of so many new tokens; remembered."""
-        shape = self._shape
-        total = self._overhead_ms + self._experts_ms(tokens) + self._all_reduce_ms(tokens)
+        """The device's time but for attention, for a step of so many new tokens; remembered."""
+        shape, num_tokens = self._shape, tokens
+        tokens = padded_tokens(tokens, self._graph_sizes)
+        total = self._fixed_ms + self._experts_ms(tokens) + self._all_reduce_ms(tokens)
         total += self._product_ms(tokens, shape.plain_parameters, shape.plain_parameters)
         head = shape.vocabulary * shape.hidden * 2
         total += head / self._ranks / self._bytes_per_ms
         widths = self._factors.element_widths * shape.hidden
         total += tokens * shape.layers * widths * 2 / self._bytes_per_ms
-        self._linear[tokens] = total
+        self._linear[num_tokens] = total
         return total
 
     def _product_ms(self, tokens: float, used: float, read: float) -> float:

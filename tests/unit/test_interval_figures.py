@@ -15,7 +15,7 @@ from dynosim.experiment.intervals import (
     INTERVAL_KEYS,
     JITTER_MS,
     Intervals,
-    _jittered,
+    jittered,
     default_replays,
     form_error,
     prediction_intervals,
@@ -214,7 +214,7 @@ def test_moved_arrivals_keep_their_order_and_begin_at_zero(has_turns: bool) -> N
     timed = [0, 2, 3, 5] if has_turns else list(range(6))
     rng = np.random.default_rng(3)
     for _ in range(20):
-        moved = _jittered(trace, rng)
+        moved = jittered(trace, rng)
         times, before = moved.arrival_ms[timed], trace.arrival_ms[timed]
         assert times[0] == 0.0
         assert (np.diff(times) >= 0).all()

@@ -107,7 +107,7 @@ def _scheduler_flags(engine: EngineConfig) -> list[str]:
         flags += ["--context-length", str(engine.max_model_len)]
     if engine.policy == "priority":
         flags += ["--enable-priority-scheduling", "--schedule-low-priority-values-first"]
-    if not engine.async_scheduling:
+    if not engine.is_async:
         flags.append("--disable-overlap-schedule")
     return flags
 

@@ -98,7 +98,7 @@ def llm_options(engine: EngineConfig) -> dict[str, Any]:
     return {
         "kv_cache_config": cache,
         "enable_chunked_prefill": engine.enable_chunked_prefill,
-        "disable_overlap_scheduler": not engine.async_scheduling,
+        "disable_overlap_scheduler": not engine.is_async,
         "enable_iter_perf_stats": True,
         "return_perf_metrics": True,  # its Prometheus page
     }

@@ -22,7 +22,8 @@ from dynosim.fit.prior import Prior, prior_of
 from dynosim.fit.replay import Engines
 from dynosim.metrics import summarize
 from dynosim.records import FloatArray, IntArray, Trace
-from dynosim.timing.fitted import PARAMETER_NAMES, Fit, FittedModel, vllm_graph_sizes
+from dynosim.timing.fitted import PARAMETER_NAMES, Fit, FittedModel
+from dynosim.timing.graphs import vllm_graph_sizes
 from dynosim.timing.model import StepTimeModel
 from dynosim_runtime.measure.deployment import Measured
 from dynosim_runtime.measure.load import LoadRun
@@ -114,7 +115,7 @@ class _Swaps:
     def scheduling(self) -> None:
         """The engine's other loop."""
         config = self._blind.config
-        update = {"async_scheduling": not config.engine.async_scheduling}
+        update = {"async_scheduling": not config.engine.is_async}
         other = config.model_copy(update={"engine": config.engine.model_copy(update=update)})
         self.add(SCHEDULING, simulate(other, trace=self._blind.trace).report)
 
@@ -231,9 +232,11 @@ def _prior(config: RunConfig, timing: StepTimeModel, log: Measurements) -> tuple
     prior = prior_of(deployment, log)
     if not has_tables:
         return None, prior
-    base = blind_fit(prior.fit)
-    overhead_ms = getattr(config.timing, "step_overhead_ms", 0.0)
-    return replace(base, parameters=replace(base.parameters, overhead_ms=overhead_ms)), prior
+    base = blind_fit(prior.fit, timing)
+    stated_ms = getattr(config.timing, "step_overhead_ms", None)
+    if stated_ms is not None:
+        base = replace(base, parameters=replace(base.parameters, overhead_ms=stated_ms))
+    return base, prior
 
 
 def _spread(fit: Fit, log: Measurements) -> dict[str, float]:

@@ -1,0 +1,88 @@
+"""What a step takes beyond single kernels: graphs, shared kernels, the host, the way to the client.
+
+One place gathers it for tables and roofline alike, so that a blind prediction is the same whoever
+asks for it.
+"""
+
+from dataclasses import dataclass
+
+from dynosim.engine.vllm.versions import is_async, version_defaults
+from dynosim.silicon.attention_kernels import shared_kernel
+from dynosim.silicon.host_times import Host, host_of, host_time
+from dynosim.timing.architecture import ModelShape
+from dynosim.timing.graphs import vllm_graph_sizes
+from dynosim.timing.host import HostTime
+from dynosim.timing.mixed import SharedKernel
+from dynosim.timing.model import StepTimeModel, set_client_path
+from dynosim.timing.protocols import HostSpec, TimedEngine
+from dynosim.timing.sheets import HardwareSheet
+
+_TYPICAL_DECODES = 32  # where reports say what the host exposes
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Of one engine on one machine."""
+
+    host: HostTime
+    kernel: SharedKernel | None  # that computes prompts and decodes together
+    graph_sizes: tuple[int, ...]
+    ingress_ms: float
+    egress_ms: float
+    words: tuple[str, ...]
+
+    def describe(self, model: StepTimeModel) -> None:
+        """Give a model the client path, and its description what else was assumed."""
+        set_client_path(model, ingress_ms=self.ingress_ms, egress_ms=self.egress_ms)
+        model.description = ", ".join((model.description, *self.words))
+
+
+def surroundings_of(
+    sheet: HardwareSheet,
+    shape: ModelShape,
+    engine: TimedEngine,
+    spec: HostSpec,
+    *,
+    backend: str = "vllm",
+    graph_sizes: tuple[int, ...] | None = None,
+) -> Surroundings:
+    """By the constants of `host_times`, where `spec` states none.
+
+    `graph_sizes`: batches with CUDA graphs; None: the default of the engine's version.
+    """
+    usual = host_of(sheet.name)
+    if graph_sizes is None:
+        defaults = version_defaults(engine.version)
+        graph_sizes = vllm_graph_sizes(engine.max_num_seqs, coarse=defaults.coarse_graph_sizes)
+    is_pipelined = is_async(engine.version, engine.async_scheduling)
+    if spec.step_overhead_ms is None:
+        host = host_time(
+            usual, is_async=is_pipelined, layers=shape.layers, has_graphs=bool(graph_sizes)
+        )
+    else:
+        host = HostTime(base_ms=spec.step_overhead_ms)
+    ingress_ms = usual.ingress_ms if spec.ingress_ms is None else spec.ingress_ms
+    egress_ms = usual.egress_ms if spec.egress_ms is None else spec.egress_ms
+    loop = "asynchronous" if is_pipelined else "synchronous"
+    words = [_host_words(host, usual, loop, is_stated=spec.step_overhead_ms is not None)]
+    if ingress_ms or egress_ms:
+        is_usual = spec.ingress_ms is None and spec.egress_ms is None
+        whose = f" ({usual.label})" if is_usual else ""
+        words.append(f"client path {ingress_ms:g} + {egress_ms:g} ms{whose}")
+    kernel = shared_kernel(sheet.name, backend)
+    return Surroundings(
+        host,
+        kernel,
+        graph_sizes if backend == "vllm" else (),
+        ingress_ms,
+        egress_ms,
+        tuple(word for word in words if word),
+    )
+
+
+def _host_words(host: HostTime, usual: Host, loop: str, *, is_stated: bool) -> str:
+    """What a report says of the host; empty if it adds nothing."""
+    exposed_ms = host.exposed_ms(0, _TYPICAL_DECODES)
+    if is_stated:
+        return f"plus {exposed_ms:g} ms per step" if exposed_ms else ""
+    return f"plus {exposed_ms:.3g} ms of host per step ({usual.label}, {loop})"
