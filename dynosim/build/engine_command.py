@@ -33,7 +33,7 @@ def vllm_gpu_flags(engine: EngineConfig) -> list[str]:
     """Flags that only an engine on GPUs has."""
     return [
         "--tensor-parallel-size", str(engine.tensor_parallel),
-        "--gpu-memory-utilization", str(engine.gpu_memory_utilization),
+        "--gpu-memory-utilization", str(engine.memory_fraction),
     ]  # fmt: skip
 
 

@@ -85,7 +85,7 @@ def _facts(outcome: RunOutcome, intervals: "Intervals | None") -> list[tuple[str
         ("per user", f"{_number(r['mean_output_token_throughput_per_user'])} output tok/s"),
         ("cache reuse", f"{_percent(r['prefix_cache_reused_ratio'])} of prompt tokens"),
         ("KV cache", f"{_blocks(r)} of {r['block_size']} per worker "
-         f"({r['kv_capacity_source']}), peak use {_percent(r['peak_kv_usage_share'])}"),
+         f"({_capacity_source(r)}), peak use {_percent(r['peak_kv_usage_share'])}"),
         ("routing", _routing_fact(outcome)),
         ("preemptions", f"{r['preemptions']:,}"),
         ("step times", f"{r['timing_source']}{_in_range(r)}: {r['timing_description']}"),
@@ -177,6 +177,12 @@ def _size(report: Mapping[str, Any]) -> str:
     each = report["gpus_per_worker"]
     workers = f"{report['num_workers']} workers" + ("" if each is None else f" of {each}")
     return f"{report['num_gpus']} GPUs ({workers})"
+
+
+def _capacity_source(report: Mapping[str, Any]) -> str:
+    """Where the number of blocks comes from, and between which it may be."""
+    low, high = (report[f"kv_capacity_{end}_blocks"] for end in ("low", "high"))
+    return report["kv_capacity_source"] + ("" if low == high else f", {low:,} to {high:,}")
 
 
 def _blocks(report: Mapping[str, Any]) -> str:

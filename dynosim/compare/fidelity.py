@@ -169,12 +169,9 @@ class _Judge:
     def _capacities(self) -> dict[str, Engines]:
         """Scheduler configurations by column."""
         deployment, trace = self._deployment, self._trace
-        blocks = {BLIND: deployment.blind_blocks(), GIVEN: deployment.given_blocks}
-        if blocks[BLIND] is None:
-            self._notes.append(
-                "blind: the KV capacity does not follow from the names; taken to be ample"
-            )
-            blocks[BLIND] = deployment.ample_blocks(trace)
+        blind, said = deployment.assumed_blocks(self._measured)
+        self._notes += said
+        blocks = {BLIND: blind, GIVEN: deployment.given_blocks}
         if blocks[GIVEN] is None:
             self._notes.append(
                 "capacity given: not known (state --num-gpu-blocks, as the engine prints it)"

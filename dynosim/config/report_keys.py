@@ -364,7 +364,20 @@ PREPARED_KEYS = (
         INTEGER,
     ),
     *_unsought(
-        "", {"kv_capacity_source": "Whether the KV blocks were given, derived or estimated."}, TEXT
+        "",
+        {
+            "kv_capacity_source": "Whether the KV blocks were given, derived or estimated.",
+            "kv_capacity_basis": "What their number and its interval come from.",
+        },
+        TEXT,
+    ),
+    *_unsought(
+        "blocks",
+        {
+            "kv_capacity_low_blocks": "KV blocks of a rank by the low end of their interval.",
+            "kv_capacity_high_blocks": "The same by its high end.",
+        },
+        INTEGER,
     ),
     *_unsought("tokens", {"max_model_len": "Most tokens of a request."}, INTEGER),
 )

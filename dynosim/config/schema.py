@@ -15,7 +15,7 @@ from dynosim.config.router import RouterConfig
 from dynosim.config.timing import NEEDS_MODEL, TimingConfig
 from dynosim.config.workload import WorkloadConfig
 from dynosim.engine.spec import EngineSpec, Policy
-from dynosim.engine.vllm.versions import is_async, is_version
+from dynosim.engine.vllm.versions import is_async, is_version, memory_fraction
 
 _SPEC = EngineSpec(num_gpu_blocks=2, max_model_len=1)
 
@@ -53,8 +53,8 @@ class EngineConfig(Section):
     block_size: Annotated[int, Field(ge=1, le=1 << 20)] = _SPEC.block_size
     """Size of a KV block. Unit: tokens."""
     num_gpu_blocks: NumBlocks = "auto"
-    """KV blocks of a worker, as vLLM prints them (one is never handed out); `auto`: what fits its
-    memory. Unit: blocks."""
+    """KV blocks of each of a worker's ranks, as vLLM prints them (one is never handed out); `auto`:
+    what fits its memory. Unit: blocks."""
     max_num_seqs: Count = _SPEC.max_num_seqs
     """Most requests in a step. Unit: requests."""
     max_num_batched_tokens: Count = _SPEC.max_num_batched_tokens
@@ -81,12 +81,17 @@ class EngineConfig(Section):
     async_scheduling: bool | None = None
     """Whether a step is planned while the one before it runs; null: the version's default, which is
     true since vLLM 0.14."""
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.92  # vLLM 0.32
-    """Part of a GPU's memory that the engine uses. Unit: share."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Part of a GPU's memory that the engine uses; null: the version's default. Unit: share."""
     quantization: str | None = None
     """Quantization of the weights; null: the checkpoint's own."""
     kv_cache_dtype: Literal["auto", "fp8"] = "auto"
     """Type of the cached keys and values; `auto`: the model's."""
+
+    @property
+    def memory_fraction(self) -> float:
+        """`gpu_memory_utilization`, resolved."""
+        return memory_fraction(self.version, self.gpu_memory_utilization)
 
     @property
     def gpus_per_worker(self) -> int:

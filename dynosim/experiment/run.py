@@ -134,7 +134,7 @@ def run(
     report["skipped_lines"] = trace.skipped_lines
     report["assumed_lengths"] = trace.assumed_lengths
     report["max_model_len"] = prepared.engine.max_model_len
-    report["kv_capacity_source"] = prepared.capacity.source
+    report |= prepared.capacity.report_keys()
     report["wall_time_ms"] = (time.perf_counter() - started) * 1e3
     return RunOutcome(config, trace, prepared.timing, result, prepared.capacity, report)
 

@@ -102,10 +102,10 @@ def calibrate_log(
     notes += prior.notes
     notes += balance_notes(deployment)
     trace = measured.trace()
-    blocks = deployment.given_blocks or deployment.blind_blocks()
+    blocks = deployment.given_blocks
     if blocks is None:
-        blocks = deployment.ample_blocks(trace)
-        notes.append("KV capacity unknown, taken to be ample: state --num-gpu-blocks")
+        blocks, said = deployment.assumed_blocks(measured)
+        notes += said
     engines = deployment.engines(trace, blocks)
     fits = fit_loops(measured, prior, engines, deployment.loops, count=count, seed=seed)
     is_async, fitted = next(iter(fits.items()))

@@ -7,14 +7,17 @@ out is vLLM's default, and said so.
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from dynosim.build.engine import KNOBS, engine_spec
 from dynosim.config.schema import EngineConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.engine.vllm.versions import is_async, is_version, version_defaults
 from dynosim.errors import ConfigError, DynosimError
+from dynosim.fit.measurements import Measurements
 from dynosim.fit.replay import Engines
 from dynosim.records import Trace
-from dynosim.silicon import resolve_num_gpu_blocks
+from dynosim.silicon import Capacity, capacity_of_running
 from dynosim.silicon.catalogue import model_entry
 from dynosim.silicon.hardware import hardware_sheet, usual_name
 from dynosim.timing.architecture import context_length
@@ -34,7 +37,11 @@ _NUMBER_FORMATS = {
 }
 """vLLM's names for number formats by ours, where they differ."""
 
-_RENAMED = {"policy": "scheduling_policy", "tensor_parallel": "tensor_parallel_size"}
+_RENAMED = {
+    "policy": "scheduling_policy",
+    "tensor_parallel": "tensor_parallel_size",
+    "expert_parallel": "enable_expert_parallel",
+}
 """vLLM's arguments by our keys, where they differ."""
 
 _SAME_NAME = (
@@ -103,21 +110,51 @@ class Deployment:
             return longest  # a model of the user's own; nothing else needs to know it
         return longest if length is None else max(length, longest)
 
-    def blind_blocks(self) -> int | None:
-        """KV blocks predicted from model and hardware; None if either is not known."""
-        if self.model is None or self.hardware is None:
-            return None
-        engine = self.engine.model_copy(update={"num_gpu_blocks": "auto"})
-        try:
-            capacity = resolve_num_gpu_blocks(engine, model=self.model, hardware=self.hardware)
-        except DynosimError:
-            return None
-        return capacity.num_gpu_blocks
+    def blind_capacity(self, longest_tokens: int = 1) -> Capacity | None:
+        """KV cache of each engine as it follows from model and hardware; None where either is not
+        known, or the model's cache cannot be counted.
 
-    def ample_blocks(self, trace: Trace) -> int:
-        """Blocks for all requests at once: stands in where the capacity is not known."""
-        block = self.engine.block_size
-        return int((-(-(trace.input_tokens + trace.output_tokens) // block)).sum()) + 2
+        The engine ran, so there is room for `longest_tokens`, see `capacity_of_running`.
+        """
+        if self.model is None or self.hardware is None or self.is_cpu:
+            return None
+        engine = self.engine.model_copy(
+            update={"num_gpu_blocks": "auto", "data_parallel": self.num_engines}
+        )
+        try:
+            return capacity_of_running(
+                engine, model=self.model, hardware=self.hardware, longest_tokens=longest_tokens
+            )
+        except ConfigError:
+            return None
+
+    def blind_blocks(self, longest_tokens: int = 1) -> int | None:
+        """KV blocks of `blind_capacity`."""
+        capacity = self.blind_capacity(longest_tokens)
+        return None if capacity is None else capacity.num_gpu_blocks
+
+    def assumed_blocks(self, measured: Measurements) -> tuple[int, list[str]]:
+        """KV blocks to predict a log with whose engine's are not told, and what must be said of
+        them."""
+        lengths = measured.input_tokens + measured.output_tokens
+        capacity = self.blind_capacity(int(lengths.max()))
+        if capacity is not None:
+            return capacity.num_gpu_blocks, [] if capacity.warning is None else [capacity.warning]
+        held = held_blocks(measured, self.engine.block_size)
+        return 2 * held, [
+            f"KV capacity: does not follow from what is known; {2 * held:,} blocks are taken, twice"
+            " what the log shows in use at once (state --num-gpu-blocks, as the engine prints it)"
+        ]
+
+
+def held_blocks(measured: Measurements, block_size: int) -> int:
+    """Most KV blocks that requests held at once between their first and last token, and at least
+    those of the longest request; prefixes that requests share are counted for each."""
+    blocks = -(-(measured.input_tokens + measured.output_tokens) // block_size)
+    starts = measured.arrival_ms + measured.ttft_ms
+    order = np.argsort(np.concatenate((measured.end_ms, starts)), kind="stable")
+    changes = np.concatenate((-blocks, blocks))[order]
+    return int(max(np.cumsum(changes).max(), blocks.max())) + 1
 
 
 def deployment_of(

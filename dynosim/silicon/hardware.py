@@ -17,9 +17,10 @@ from pathlib import Path
 
 from dynosim.errors import ConfigError
 from dynosim.files.user_text import parse_yaml
+from dynosim.silicon.cuda_totals import CUDA_TOTAL_GIB
 from dynosim.silicon.names import OTHER_NAMES, SERIES
 from dynosim.silicon.power import TDP_W, idle_w
-from dynosim.timing.sheets import HardwareSheet
+from dynosim.timing.sheets import HardwareSheet, derived_cuda_total_gib
 
 
 def _sheet(
@@ -28,6 +29,7 @@ def _sheet(
     return HardwareSheet(
         name=name,
         memory_gib=memory_gib,
+        cuda_total_gib=CUDA_TOTAL_GIB.get(name) or derived_cuda_total_gib(memory_gib),
         memory_gb_per_s=memory_gb_per_s,
         bf16_tflops=bf16,
         fp8_tflops=fp8,
@@ -96,12 +98,8 @@ _USUAL_FORM = {
 }
 """What a name without the form stands for."""
 
-_MEMORY = re.compile(r"(\d+)[ _-]*gi?b", re.IGNORECASE)
-_SALES_SHARE = 0.1
-"""By how much the size that a card is sold under may differ from what the driver reports."""
-
-_OPTIONAL = ("tdp_w", "idle_w")
-"""What a data sheet need not tell: without it no energy is estimated."""
+_OPTIONAL = ("cuda_total_gib", "tdp_w", "idle_w")
+"""What a data sheet need not tell: the total is derived, without the power no energy is estimated."""
 _MAKERS = ("nvidia", "geforce", "tesla")
 
 
@@ -116,6 +114,11 @@ def usual_name(hardware: str) -> str:
     named = {_plain(name): name for name in _SHEETS}
     named |= {_plain(short): name for short, name in _USUAL_FORM.items()}
     return named.get(_plain(hardware)) or _of_its_memory(hardware, named) or hardware
+
+
+_MEMORY = re.compile(r"(\d+)[ _-]*gi?b", re.IGNORECASE)
+_SALES_SHARE = 0.1
+"""By how much the size that a card is sold under may differ from what the driver reports."""
 
 
 def _of_its_memory(hardware: str, named: dict[str, str]) -> str | None:
@@ -183,4 +186,5 @@ def _read_sheet(path: Path) -> HardwareSheet:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
             raise ConfigError(f"hardware: {path}: {name}: expected a number above 0, got {value!r}")
+    data.setdefault("cuda_total_gib", derived_cuda_total_gib(data["memory_gib"]))
     return HardwareSheet(**data)

@@ -5,6 +5,7 @@ attention (DeepSeek V2/V3). Refuses hybrids with recurrent layers, sparse attent
 caches: their costs follow other laws.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,12 +110,6 @@ class ModelShape:
         heads = -(-self.kv_heads // tensor_parallel)
         return int(self.layers * 2 * heads * self.head_dim * element_bytes)
 
-    def weight_bytes(self, quantisation: str | None) -> int:
-        """All weights in the given format (None: the checkpoint's); embeddings stay in bf16."""
-        element = weight_element_bytes(quantisation or self.quantisation)
-        matrices = self.parameters - self.embedding_parameters
-        return int(matrices * element + self.embedding_parameters * 2)
-
 
 _ROPE_WIDTH = 64
 """Rotary part of a latent cache entry; the same in every published latent-attention model."""
@@ -169,7 +164,7 @@ def model_shape(entry: ModelEntry) -> ModelShape:
         expert_intermediate=expert_intermediate if experts else 0,
         shared_intermediate=_shared_intermediate(read, expert_intermediate) if experts else 0,
         max_context=context_length(config),
-        quantisation=_quantisation(entry),
+        quantisation=stated_quantisation(entry)[1],
         obstacle=_obstacle(config),
         has_windows=_has_windows(config),
     )
@@ -244,31 +239,33 @@ def _shared_intermediate(read: _Reader, expert_intermediate: int) -> int:
     return stated or number * expert_intermediate
 
 
-def _quantisation(entry: ModelEntry) -> str | None:
+def stated_quantisation(entry: ModelEntry) -> tuple[dict[str, Any], str | None]:
+    """What the files say of the checkpoint's quantisation, and its number format (None: none)."""
     text = entry.config.get("text_config") or {}
     stated = entry.config.get("quantization_config") or text.get("quantization_config")
+    own = (entry.quantisation or {}).get("quantization") or {}
     if isinstance(stated, dict):
         method = str(stated.get("quant_method") or stated.get("quant_algo") or "").lower()
+        both = own | stated
         if method == "fp8":
-            return "fp8_block" if stated.get("weight_block_size") else "fp8"
+            return both, "fp8_block" if stated.get("weight_block_size") else "fp8"
         if method == "modelopt":
             method = str(stated.get("quant_algo") or "fp8").lower()
         if method == "compressed-tensors":
-            return _compressed_format(stated)
+            return both, compressed_format((stated.get("config_groups") or {}).values())
         if method:
-            return method
-    if entry.quantisation is not None:
-        algorithm = (entry.quantisation.get("quantization") or {}).get("quant_algo")
-        return str(algorithm).lower() if algorithm else None
-    return None
+            return both, method
+    algorithm = own.get("quant_algo")
+    return own, str(algorithm).lower() if algorithm else None
 
 
-def _compressed_format(stated: dict[str, Any]) -> str:
-    """Format of a compressed-tensors checkpoint by the width of its weights."""
-    groups = stated.get("config_groups")
-    weights = [group.get("weights") or {} for group in (groups or {}).values()]
+def compressed_format(groups: Iterable[dict[str, Any]]) -> str:
+    """Number format of compressed-tensors groups by the width and type of their weights."""
+    weights = [group.get("weights") or {} for group in groups]
     bits = min((w.get("num_bits", 8) for w in weights), default=8)
-    return "int4" if bits == 4 else "fp8"
+    if bits == 4:
+        return "nvfp4" if any(w.get("type") == "float" for w in weights) else "int4"
+    return "fp8"
 
 
 def _obstacle(config: dict[str, Any]) -> str | None:

@@ -177,6 +177,12 @@ def test_memory_is_what_the_driver_reports() -> None:
     assert found_mib == pytest.approx(listed_mib, abs=0.1 * 1024)
 
 
+@pytest.mark.parametrize("name", [name for name in known_hardware() if not name.startswith("mi")])
+def test_cuda_reports_a_little_less_than_the_driver(name: str) -> None:
+    sheet = hardware_sheet(name)
+    assert 0.2 <= sheet.memory_gib - sheet.cuda_total_gib <= 1.2
+
+
 def test_links_are_those_of_their_generation() -> None:
     found = {name: hardware_sheet(name).link_gb_per_s for name in known_hardware()}
     assert found == {name: rate for rate, names in LINKS_GB_PER_S.items() for name in names}
@@ -191,6 +197,7 @@ def test_a_sheet_of_the_users_own_is_read_field_by_field(tmp_path: Path) -> None
     expected: dict[str, Any] = {
         "name": "my_gpu",
         "memory_gib": 100,
+        "cuda_total_gib": 99.5,
         "memory_gb_per_s": 3000,
         "bf16_tflops": 500,
         "fp8_tflops": 1000.5,
@@ -230,6 +237,7 @@ def test_a_figure_that_is_missing_is_named(tmp_path: Path, field: str) -> None:
 
 def test_memory_in_bytes_is_in_units_of_1024() -> None:
     sheet = HardwareSheet(
-        name="x", memory_gib=1.5, memory_gb_per_s=1, bf16_tflops=1, fp8_tflops=1, link_gb_per_s=1
+        name="x", memory_gib=1.5, cuda_total_gib=1.4, memory_gb_per_s=1, bf16_tflops=1,
+        fp8_tflops=1, link_gb_per_s=1,
     )
     assert sheet.memory_bytes == 1.5 * 1024 * 1024 * 1024

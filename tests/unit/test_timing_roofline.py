@@ -195,6 +195,7 @@ def test_a_rank_reads_whole_heads_of_the_cache(ranks: int, heads: int) -> None:
 def sheet(**changes: float) -> HardwareSheet:
     figures = {
         "memory_gib": 80.0,
+        "cuda_total_gib": 79.5,
         "memory_gb_per_s": 1000.0,
         "bf16_tflops": 100.0,
         "fp8_tflops": 300.0,

@@ -58,6 +58,15 @@ def version_defaults(text: str | None) -> VersionDefaults:
     )
 
 
+def memory_fraction(version: str | None, stated: float | None) -> float:
+    """Part of a GPU's memory that an engine uses: as stated (`gpu_memory_utilization`), else its
+    version's default.
+
+    Raises: ValueError, see `parse_version`.
+    """
+    return version_defaults(version).gpu_memory_utilization if stated is None else stated
+
+
 def is_async(version: str | None, stated: bool | None) -> bool:
     """Whether steps are scheduled asynchronously: as stated, else by the version's default.
 

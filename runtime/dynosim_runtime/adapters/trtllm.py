@@ -87,7 +87,7 @@ def llm_options(engine: EngineConfig) -> dict[str, Any]:
         "enable_block_reuse": engine.enable_prefix_caching,
         "enable_partial_reuse": False,  # whole blocks, as the router counts
         "tokens_per_block": engine.block_size,
-        "free_gpu_memory_fraction": engine.gpu_memory_utilization,
+        "free_gpu_memory_fraction": engine.memory_fraction,
         "event_buffer_max_size": EVENT_BUFFER if engine.enable_prefix_caching else 0,
     }
     if engine.num_gpu_blocks != "auto":
