@@ -56,6 +56,7 @@ def judge_curve(
         distances={"curve": deviation(curve.second, curve.tok_s, outcome.result.requests)},
         blocks_predicted=with_cache.prepared.capacity.num_gpu_blocks,
         timing=outcome.timing.description,
+        timing_notes=outcome.timing.notes,
         varied=varied,
         notes=(
             *with_cache.notes,
@@ -68,7 +69,12 @@ def judge_curve(
 
 def _twin(curve: Curve, deployment: Deployment) -> Twin:
     return deployed_twin(
-        deployment, "clients", version=curve.version, num_gpu_blocks=None, source=curve.source
+        deployment,
+        "clients",
+        trace=curve.trace,
+        version=curve.version,
+        num_gpu_blocks=None,
+        source=curve.source,
     )
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from dynosim.fit.deployment import Deployment
 from dynosim.fit.measurements import Clock
+from dynosim.records import Trace
 from dynosim.verify.twin import Twin, blind_twin
 
 
@@ -11,6 +12,7 @@ def deployed_twin(
     deployment: Deployment,
     clock: Clock,
     *,
+    trace: Trace,
     version: str | None,
     num_gpu_blocks: int | None,
     source: str,
@@ -31,7 +33,14 @@ def deployed_twin(
         "cluster": {"workers": deployment.num_engines},
         "router": {"mode": "least-loaded"},
     }
-    twin = blind_twin(data, clock, source=source)
+    longest = int((trace.input_tokens + trace.output_tokens).max())
+    twin = blind_twin(
+        data,
+        clock,
+        source=source,
+        longest_tokens=longest,
+        graph_sizes=deployment.graph_sizes,
+    )
     taken = tuple(
         f"{key} is not recorded: {getattr(deployment.engine, key)} is taken"
         for key in deployment.assumed

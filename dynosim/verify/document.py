@@ -284,7 +284,7 @@ def _left_out(verification: Verification) -> str:
 def _notes(judged: Sequence[Verdict]) -> str:
     about: dict[str, list[str]] = {}
     for one in judged:
-        for note in one.notes:
+        for note in (*one.notes, *one.timing_notes):
             names = about.setdefault(note, [])
             if one.recording not in names:
                 names.append(one.recording)

@@ -53,6 +53,7 @@ _POOL_KEYS = (
     "system_prompts", "users_per_prompt", "system_tokens", "question_tokens", "output_tokens",
     "order",
 )  # fmt: skip
+_LENGTHS = ("system_tokens", "question_tokens", "output_tokens")
 _WORKLOAD_KEYS = (*_POOL_KEYS, "stages_rps_s", "template_tokens")
 
 
@@ -66,6 +67,7 @@ class Experiment:
     model_config: Mapping[str, Any] | None
     measured: Mapping[str, float]  # by the report's names
     blocks: int | None  # of the engine's own block size
+    longest_request_tokens: int
     unfit: str
 
 
@@ -111,6 +113,7 @@ def _experiment(path: str, index: int, row: Any) -> Experiment:
     blocks = row.get("kv_blocks_of_16")
     if blocks is not None:
         blocks = reader.count("kv_blocks_of_16", blocks) * BLOCK_TOKENS // block_size
+    template = workload.get("template_tokens") or 0
     return Experiment(
         name=name,
         source=reader.source,
@@ -122,12 +125,14 @@ def _experiment(path: str, index: int, row: Any) -> Experiment:
             "workload": {
                 "pool": {key: workload[key] for key in _POOL_KEYS if key in workload},
                 "stages": reader.stages(workload.get("stages_rps_s")),
-                "template_tokens": workload.get("template_tokens") or 0,
+                "template_tokens": template,
             },
         },
         model_config=config,
         measured=reader.measured(row.get("measured_ms")),
         blocks=blocks,
+        longest_request_tokens=template
+        + sum(reader.count(f"workload.{key}", workload.get(key)) for key in _LENGTHS),
         unfit=str(row.get("unfit") or ""),
     )
 

@@ -61,6 +61,7 @@ def judge_experiment(
         blocks_measured=experiment.blocks,
         blocks_predicted=twin.prepared.capacity.num_gpu_blocks,
         timing=outcome.timing.description,
+        timing_notes=outcome.timing.notes,
         varied=varied,
         notes=twin.notes,
         excluded=experiment.unfit,
@@ -83,7 +84,12 @@ def _twin(experiment: Experiment, level: str, version: str | None, models: Path)
         engine["num_gpu_blocks"] = experiment.blocks
     model = _model(experiment, models)
     data = {**experiment.run_data, "model": model, "engine": engine}
-    return blind_twin(data, "clients", source=experiment.source)
+    return blind_twin(
+        data,
+        "clients",
+        source=experiment.source,
+        longest_tokens=experiment.longest_request_tokens,
+    )
 
 
 def _model(experiment: Experiment, models: Path) -> str:

@@ -54,6 +54,7 @@ def _blind(
     twin = deployed_twin(
         deployment,
         measured.clock,
+        trace=measured.trace(),
         version=setup["version"] or None,
         num_gpu_blocks=blocks,
         source=measured.source,
@@ -88,8 +89,9 @@ def _blind(
         blocks_measured=deployment.given_blocks,
         blocks_predicted=twin.prepared.capacity.num_gpu_blocks,
         timing=outcome.timing.description,
+        timing_notes=outcome.timing.notes,
         varied=varied,
-        notes=(*twin.notes, *(f"not in the set-up: {key}" for key in deployment.assumed)),
+        notes=twin.notes,
     )
 
 

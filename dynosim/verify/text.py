@@ -21,7 +21,7 @@ def verification_text(verification: Verification) -> str:
             "",
             "Shown apart, not counted:",
             *aligned(_used_columns([list(HEAD), *map(row, apart)])),
-        ]  # noqa: E501
+        ]
         lines += [f"  {name}: {why}" for name, why in
                   dict.fromkeys((one.recording, one.excluded) for one in apart)]  # fmt: skip
     lines += _left_out(verification)
@@ -58,7 +58,7 @@ def _notes(judged: Sequence[Verdict]) -> list[str]:
         ["", *(f"note: {_shortened(names)}: {note}" for note, names in about.items())]
         if about
         else []
-    )  # noqa: E501
+    )
 
 
 def _name(verdict: Verdict) -> str:

@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 
 from dynosim.build.engine import Prepared, prepare
+from dynosim.build.timing import build_timing
 from dynosim.config.loading import run_config_from_dict
 from dynosim.config.schema import RunConfig
 from dynosim.errors import ConfigError, InfeasibleError
 from dynosim.experiment.run import RunOutcome, run
 from dynosim.fit.measurements import Clock
 from dynosim.records import Trace
-from dynosim.timing.scaled import ScaledModel
-from dynosim.verify.believed import Draw, believed_draws
+from dynosim.silicon import Capacity, capacity_of_running
+from dynosim.silicon.catalogue import model_entry
+from dynosim.timing.architecture import context_length
+from dynosim.verify.believed import Draw, believed_draws, drawn_timing
 from dynosim.verify.verdict import Figure
 
 Statistics = Callable[[RunOutcome], Mapping[str, float]]
@@ -33,22 +36,33 @@ class Twin:
 
     config: RunConfig
     prepared: Prepared
+    graph_sizes: tuple[int, ...] | None  # None: the engine's default
     notes: tuple[str, ...]
 
 
-def blind_twin(data: dict[str, Any], clock: Clock, *, source: str) -> Twin:
+def blind_twin(
+    data: dict[str, Any],
+    clock: Clock,
+    *,
+    source: str,
+    longest_tokens: int,
+    graph_sizes: tuple[int, ...] | None = None,
+) -> Twin:
     """The twin of a run file without its `timing`: tables, else the roofline, which is noted.
 
-    `source` names the recording in messages.
-
+    `source` names the recording in messages; `longest_tokens` is its longest request, prompt and
+    answer, which the engine had room for; `graph_sizes` are the batches that it has CUDA graphs
+    of, where they are not the default.
     Raises: ConfigError if model or hardware is unknown to both; InfeasibleError.
     """
+    path = {"ingress_ms": 0.0, "egress_ms": 0.0} if clock == "engine" else {}  # it begins behind
     problem: ConfigError | None = None
     for kind in ("aiconfigurator", "roofline"):
-        timing = {"kind": kind, **_outside(clock)}
+        timing = {"kind": kind, **path}
         config = run_config_from_dict({**data, "timing": timing}, source)
+        config, capacity, notes = _with_room(config, longest_tokens)
         try:
-            config, prepared, notes = _prepared(config)
+            prepared = replace(_ready(config, graph_sizes), capacity=capacity)
         except InfeasibleError:
             raise
         except ConfigError as error:
@@ -56,32 +70,50 @@ def blind_twin(data: dict[str, Any], clock: Clock, *, source: str) -> Twin:
             continue
         if problem is not None:
             notes = (f"roofline instead of tables: {problem}", *notes)
-        return Twin(config, prepared, (*notes, *prepared.timing.notes))
+        return Twin(config, prepared, graph_sizes, notes)
     assert problem is not None
     raise problem
 
 
-def _prepared(config: RunConfig) -> tuple[RunConfig, Prepared, tuple[str, ...]]:
-    """Ready to run. An engine that did run had a context that its cache holds, stated or not."""
+def _ready(config: RunConfig, graph_sizes: tuple[int, ...] | None) -> Prepared:
+    """What `prepare` makes, with step times of other CUDA graphs: no run file says them."""
     prepared = prepare(config)
-    spec = prepared.engine
-    if config.engine.max_model_len is not None or spec.max_model_len <= spec.capacity_tokens:
-        return config, prepared, ()
-    note = (
-        f"max_model_len is not recorded: what the cache holds ({spec.capacity_tokens:,} tokens),"
-        f" which is less than the model's {spec.max_model_len:,}"
+    if graph_sizes is None:
+        return prepared
+    timing = build_timing(
+        config.timing,
+        model=config.model_source,
+        hardware=config.hardware_source,
+        engine=config.engine,
+        num_gpu_blocks=prepared.engine.usable_blocks,
+        graph_sizes=graph_sizes,
     )
-    engine = config.engine.model_copy(update={"max_model_len": spec.capacity_tokens})
-    config = config.model_copy(update={"engine": engine})
-    return config, prepare(config), (note,)
+    return replace(prepared, timing=timing)
 
 
-def _outside(clock: Clock) -> dict[str, float]:
-    """An engine's clock starts where its scheduler takes a request, past the client's way."""
-    from dynosim.config.timing import AiconfiguratorTiming
+def _with_room(
+    config: RunConfig, longest_tokens: int
+) -> tuple[RunConfig, Capacity, tuple[str, ...]]:
+    """With its KV blocks as a number: an engine that ran had room for what it served.
 
-    has_path = "ingress_ms" in AiconfiguratorTiming.model_fields
-    return {"ingress_ms": 0.0, "egress_ms": 0.0} if clock == "engine" and has_path else {}
+    Its context, where it is not stated, is the model's, or what the cache holds if that is less.
+    Raises: ConfigError.
+    """
+    model, hardware = config.model_source, config.hardware_source
+    capacity = capacity_of_running(
+        config.engine, model=model, hardware=hardware, longest_tokens=longest_tokens
+    )
+    notes = () if capacity.warning is None else (capacity.warning,)
+    changes: dict[str, Any] = {"num_gpu_blocks": capacity.num_gpu_blocks}
+    room = capacity.usable_blocks * config.engine.block_size
+    length = None if model is None else context_length(model_entry(model).config)
+    if config.engine.max_model_len is None and (length is None or length > room):
+        changes["max_model_len"] = room
+        notes += (
+            f"max_model_len is not recorded: what the cache holds ({room:,} tokens) is taken",
+        )
+    engine = config.engine.model_copy(update=changes)
+    return config.model_copy(update={"engine": engine}), capacity, notes
 
 
 def serve(
@@ -122,10 +154,9 @@ def _samples(
     rng = np.random.default_rng(seed)
     for draw in draws:
         is_same = draw.config.model_copy(update={"seed": twin.config.seed}) == twin.config
-        prepared = twin.prepared if is_same else prepare(draw.config)
-        timing = ScaledModel(prepared.timing, draw.step_time_factor)
+        prepared = twin.prepared if is_same else _ready(draw.config, twin.graph_sizes)
         served = moved(trace, rng) if trace is not None and moved is not None else trace
-        timed = replace(prepared, timing=timing)
+        timed = replace(prepared, timing=drawn_timing(prepared.timing, draw))
         yield statistics(run(draw.config, trace=served, prepared=timed))
 
 

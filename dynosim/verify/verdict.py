@@ -62,6 +62,7 @@ class Verdict:
     causes: Mapping[str, float] = field(default_factory=dict)
     varied: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    timing_notes: tuple[str, ...] = ()
     excluded: str = ""
     problem: str = ""
 
@@ -118,7 +119,8 @@ class Verdict:
         own["figures"] = tuple(
             Figure(*(one[key] for key in Figure.__dataclass_fields__)) for one in data["figures"]
         )
-        own["notes"], own["varied"] = tuple(data["notes"]), tuple(data["varied"])
+        for key in ("notes", "timing_notes", "varied"):
+            own[key] = tuple(data[key])
         return cls(**own)
 
 

@@ -110,7 +110,8 @@ def _without_places(verdict: Verdict) -> Verdict:
     return replace(
         verdict,
         timing=plain(verdict.timing),
-        notes=tuple(plain(note) for note in verdict.notes),
+        notes=tuple(map(plain, verdict.notes)),
+        timing_notes=tuple(map(plain, verdict.timing_notes)),
         problem=plain(verdict.problem),
     )
 
