@@ -41,6 +41,7 @@ class Draw:
     step_times: float = 1.0
     host: float = 1.0
     client_path: float = 1.0
+    tables: int = 0  # of which version: the one in use, or one of its neighbours
 
 
 class Source(NamedTuple):
@@ -77,6 +78,7 @@ def believed_draws(
 
 def drawn_timing(timing: StepTimeModel, draw: Draw) -> StepTimeModel:
     """The step times of a draw."""
+    timing = (timing, *_by_other_versions(timing))[draw.tables]
     if isinstance(timing, SiliconModel | RooflineModel):
         timing = timing.with_host(timing.host.scaled(draw.host))
     scaled = ScaledModel(timing, draw.step_times)
@@ -86,6 +88,21 @@ def drawn_timing(timing: StepTimeModel, draw: Draw) -> StepTimeModel:
         egress_ms=draw.client_path * timing.egress_ms,
     )
     return scaled
+
+
+def _by_other_versions(timing: StepTimeModel) -> tuple[StepTimeModel, ...]:
+    """Step times by the tables of neighbouring versions, where a model has them."""
+    return tuple(getattr(timing, "alternatives", ()))
+
+
+def _has_neighbours(config: RunConfig, prepared: Prepared) -> bool:
+    return bool(_by_other_versions(prepared.timing))
+
+
+def _tables(draw: Draw, deviate: float, prepared: Prepared) -> Draw:
+    """Each version is as likely as another."""
+    number = 1 + len(_by_other_versions(prepared.timing))
+    return replace(draw, tables=min(int(number * float(norm.cdf(deviate))), number - 1))
 
 
 def _always(config: RunConfig, prepared: Prepared) -> bool:
@@ -147,6 +164,7 @@ def _between(interval: tuple[float, float], deviate: float) -> float:
 
 SOURCES: tuple[Source, ...] = (
     Source("all step times together", _always, _step_times),
+    Source("version of the tables", _has_neighbours, _tables),
     Source("host time of steps", _has_unsure_host, _host),
     Source("way to the client and back", _has_client_path, _client_path),
     Source("KV capacity", _has_unsure_capacity, _capacity),

@@ -1,7 +1,6 @@
 """Throughput curves: output over time, and the means of TTFT and TPOT."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +50,7 @@ def judge_curve(
         recording=label,
         kind=CURVE,
         level=level,
-        setup=setup_words(deployment, curve.version or ""),
+        setup=setup_words(deployment, curve.version or "", _engines(curve)),
         figures=(*output, *latencies),
         distances={"curve": deviation(curve.second, curve.tok_s, outcome.result.requests)},
         blocks_predicted=with_cache.prepared.capacity.num_gpu_blocks,
@@ -72,6 +71,7 @@ def _twin(curve: Curve, deployment: Deployment) -> Twin:
         deployment,
         "clients",
         trace=curve.trace,
+        workers=_engines(curve),
         version=curve.version,
         num_gpu_blocks=None,
         source=curve.source,
@@ -86,18 +86,22 @@ def _deployment(curve: Curve, hardware: str | None, *, is_caching: bool) -> Depl
     for key, remedy in needed.items():
         if not setup.get(key):
             raise TraceError(f"missing; {remedy}", path=curve.source, field=f"setup.{key}")
-    number = setup.get("engines", 1)
-    if type(number) is not int or number < 1:
-        raise TraceError(
-            f"expected a number from 1, got {number!r}", path=curve.source, field="setup.engines"
-        )
     kwargs = {
         "tensor_parallel_size": setup["tensor_parallel"],
         "enable_prefix_caching": is_caching,
     }
     stated = {"model": setup["model"], "vllm_version": curve.version, "engine_kwargs": kwargs}
     named = str(setup.get("hardware") or hardware)
-    return replace(deployment_of(stated, hardware=named), num_engines=number)
+    return deployment_of(stated, hardware=named)
+
+
+def _engines(curve: Curve) -> int:
+    number = curve.setup.get("engines", 1)
+    if type(number) is not int or number < 1:
+        raise TraceError(
+            f"expected a number from 1, got {number!r}", path=curve.source, field="setup.engines"
+        )
+    return number
 
 
 def _statistics(outcome: RunOutcome) -> Mapping[str, float]:

@@ -13,11 +13,13 @@ def deployed_twin(
     clock: Clock,
     *,
     trace: Trace,
+    workers: int,
     version: str | None,
     num_gpu_blocks: int | None,
     source: str,
 ) -> Twin:
-    """Its twin, with the KV blocks that are predicted unless they are given.
+    """Its twin, so many equal ones behind a balancer, with the KV blocks that are predicted unless
+    they are given.
 
     Raises: ConfigError, InfeasibleError.
     """
@@ -30,7 +32,7 @@ def deployed_twin(
         "hardware": deployment.hardware,
         "workload": {"trace": source},
         "engine": engine,
-        "cluster": {"workers": deployment.num_engines},
+        "cluster": {"workers": workers},
         "router": {"mode": "least-loaded"},
     }
     longest = int((trace.input_tokens + trace.output_tokens).max())
@@ -48,11 +50,13 @@ def deployed_twin(
     return replace(twin, notes=(*taken, *twin.notes))
 
 
-def setup_words(deployment: Deployment, version: str) -> dict[str, str]:
+def setup_words(deployment: Deployment, version: str, workers: int) -> dict[str, str]:
     """What ran on what, for the matrix."""
-    layout = f"TP {deployment.engine.tensor_parallel}"
-    if deployment.num_engines > 1:
-        layout += f" x {deployment.num_engines}"
+    engine = deployment.engine
+    layout = f"TP {engine.tensor_parallel}"
+    layout += f" DP {engine.data_parallel}" if engine.data_parallel > 1 else ""
+    layout += " EP" if engine.expert_parallel else ""
+    layout += f" x {workers}" if workers > 1 else ""
     return {
         "model": deployment.model or "",
         "hardware": deployment.hardware or "",

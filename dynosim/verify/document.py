@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 
 from dynosim import __version__
 from dynosim.silicon.catalogue import core_version
 from dynosim.verify.matrix import (
     HEAD,
-    KIND_NAMES,
     KINDS,
     LEVEL_NAMES,
     by_cause,
@@ -17,7 +17,6 @@ from dynosim.verify.matrix import (
     row,
     summaries,
     summary_row,
-    token_error,
     uncovered,
 )
 from dynosim.verify.verdict import (
@@ -35,6 +34,8 @@ from dynosim.verify.verification import Verification
 
 _TITLES = {LOG: "Request logs", EXPERIMENT: "Experiments", CURVE: "Throughput curves"}
 _STATISTICS = ("mean", "median", "p90", "p95", "p99")
+_WIDTH = 100
+_MEDIAN = "median &#124;error&#124;"
 _METRICS = {E2E: "E2E", TTFT: "TTFT", TPOT: "TPOT", ITL: "ITL"}
 
 _LEVELS = """\
@@ -91,7 +92,7 @@ def document(verification: Verification, occasion: Occasion) -> str:
 def _origin(occasion: Occasion) -> str:
     return (
         f"Written on {occasion.date} by dynosim {__version__} with aiconfigurator-core"
-        f" {core_version()}; by hand nothing is changed here:\n\n"
+        f" {core_version()}, not by hand:\n\n"
         f"    {occasion.command} --to docs/accuracy.md --overwrite\n\n"
         "Fits, live engines and made-up deployments are on [a page of their own](fits.md)."
     )
@@ -108,16 +109,17 @@ def _intervals(judged: Sequence[Verdict], occasion: Occasion) -> str:
     varied = "; ".join(
         f"{' and '.join(names)}: {', '.join(sources)}" for sources, names in words.items() if names
     )
-    return (
+    return fill(
         f"Intervals are the range of 95 % of the replays of a prediction ({occasion.replays} blind"
         f" ones) with other plausible values of what is not known ({varied}). What the twin leaves"
-        " out is in none of them, and how often they cover says how honest they are."
+        " out is in none of them, and how often they cover says how honest they are.",
+        _WIDTH,
     )
 
 
 def _summary(judged: Sequence[Verdict]) -> str:
     rows = [summary_row(one) for one in summaries(judged)]
-    return _table(["median &#124;error&#124;", *HEAD[1:]], rows)
+    return _table([_MEDIAN, *HEAD[1:]], rows)
 
 
 def _kinds(judged: Sequence[Verdict]) -> Iterable[str]:
@@ -140,7 +142,7 @@ def _kind(mine: Sequence[Verdict]) -> Iterable[str]:
     apart = [one for one in mine if one.excluded]
     if counted:
         yield _table(HEAD, [row(one) for one in counted])
-        yield "Error of every figure:"
+        yield "Error of every figure, not of means alone:"
         yield _figures(counted)
     if apart:
         reasons = dict.fromkeys(f"{one.recording} ({one.excluded})" for one in apart)
@@ -236,39 +238,35 @@ def _causes(judged: Sequence[Verdict]) -> str:
 def _before(judged: Sequence[Verdict], before: Sequence[Verdict] | None) -> str:
     if before is None:
         return ""
-    old = {(one.recording, one.level): one for one in before if not one.problem}
-    rows = []
-    for one in judged:
-        was = old.get((one.recording, one.level))
-        if was is not None and is_counted(one):
-            pairs = ((was.error(f"mean_{E2E}"), one.error(f"mean_{E2E}")),
-                     (was.error(f"mean_{TTFT}"), one.error(f"mean_{TTFT}")),
-                     (token_error(was), token_error(one)),
-                     (was.block_error, one.block_error))  # fmt: skip
-            cells = [f"{percent(a) or '-'} → {percent(b) or '-'}" if a is not None or b is not None
-                     else "" for a, b in pairs]  # fmt: skip
-            rows.append([one.recording, LEVEL_NAMES[one.level], *cells])
-    short = [
-        [
-            *now[:2],
-            *(f"{a} → {b}" if a or b else "" for a, b in zip(was[2:6], now[2:6], strict=True)),
-        ]
-        for now in map(summary_row, summaries(judged))
-        for was in map(summary_row, summaries(before))
-        if _group(was) == _group(now)
-    ]
+    was = {(one.recording, one.level): row(one) for one in before if is_counted(one)}
+    now = {(one.recording, one.level): row(one) for one in judged if is_counted(one)}
+    was_short = {(one.kind, one.level): summary_row(one) for one in summaries(before)}
+    now_short = {(one.kind, one.level): summary_row(one) for one in summaries(judged)}
     return (
         "## Before and after\n\nErrors by an earlier state of dynosim, and now:\n\n"
-        + _table(["recording", "level", "E2E", "TTFT", "TPOT", "blocks"], rows)
+        + _changes("recording", was, now)
         + "\n\n"
-        + _table(["median &#124;error&#124;", "level", "E2E", "TTFT", "TPOT", "tok/s"], short)
+        + _changes(_MEDIAN, was_short, now_short)
     )
 
 
-def _group(cells: Sequence[str]) -> tuple[str, str]:
-    """The kind and level of a row of medians, however many recordings it is over."""
-    kind = next(name for name in KIND_NAMES.values() if cells[0].endswith(name))
-    return kind, cells[1]
+_Rows = Mapping[tuple[str, str], Sequence[str]]
+
+
+def _changes(title: str, was: _Rows, now: _Rows) -> str:
+    """What both have, side by side."""
+    names = ("E2E", "TTFT", "TPOT", "tok/s", "curve", "blocks")
+    places = [HEAD.index(name) for name in names]
+    rows = [
+        [*cells[:2], *(_change(was[key][place], cells[place]) for place in places)]
+        for key, cells in now.items()
+        if key in was
+    ]
+    return _table([title, "level", *names], rows)
+
+
+def _change(before: str, now: str) -> str:
+    return f"{before or '-'} → {now or '-'}" if before or now else ""
 
 
 def _left_out(verification: Verification) -> str:

@@ -32,7 +32,9 @@ def judge_log(
     deployment = deployment_of(measured.setup, hardware=hardware)
     if deployment.hardware is None and level != "fitted":
         raise ConfigError(f"{path}: setup.hardware: missing (add it, or give --hardware)")
-    setup = setup_words(deployment, str(measured.setup.get("vllm_version") or ""))
+    setup = setup_words(
+        deployment, str(measured.setup.get("vllm_version") or ""), deployment.num_engines
+    )
     if level == "fitted":
         return _fitted(judge_file(path, hardware=hardware, seed=seed), setup, label)
     if level == "capacity" and deployment.given_blocks is None:
@@ -55,6 +57,7 @@ def _blind(
         deployment,
         measured.clock,
         trace=measured.trace(),
+        workers=deployment.num_engines,
         version=setup["version"] or None,
         num_gpu_blocks=blocks,
         source=measured.source,

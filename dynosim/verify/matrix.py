@@ -20,7 +20,7 @@ from dynosim.verify.verdict import (
 )
 
 LEVEL_NAMES = {"apriori": "a priori", "capacity": "capacity given", "fitted": "fitted on 30 %"}
-KIND_NAMES = {LOG: "request logs", EXPERIMENT: "experiments", CURVE: "throughput curves"}
+KIND_NAMES = {LOG: "request log", EXPERIMENT: "experiment", CURVE: "throughput curve"}
 KINDS = (LOG, EXPERIMENT, CURVE)
 
 HEAD = ("recording", "level", "E2E", "TTFT", "TPOT", "tok/s", "KS TTFT", "curve", "blocks",
@@ -136,7 +136,7 @@ def row(verdict: Verdict) -> list[str]:
 def summary_row(summary: Summary) -> list[str]:
     """Its cells under `HEAD`."""
     return [
-        f"median |error| of {summary.recordings} {KIND_NAMES[summary.kind]}",
+        f"median |error| of {counted(summary.recordings, KIND_NAMES[summary.kind])}",
         LEVEL_NAMES[summary.level],
         percent(summary.e2e, signed=False),
         percent(summary.ttft, signed=False),
@@ -183,7 +183,13 @@ def percent(value: float | None, *, signed: bool = True) -> str:
     """A share in per cent with one decimal; empty if there is none."""
     if value is None or math.isnan(value):
         return ""
-    return f"{100 * value:+.1f} %" if signed else f"{100 * value:.1f} %"
+    text = f"{100 * value:+.1f}" if signed else f"{100 * value:.1f}"
+    return f"{text} %" if float(text) else "0.0 %"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def decimal(value: float | None) -> str:

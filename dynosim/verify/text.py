@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dynosim.verify.matrix import HEAD, LEVEL_NAMES, row, summaries, summary_row, uncovered
+from dynosim.verify.matrix import HEAD, LEVEL_NAMES, counted, row, summaries, summary_row, uncovered
 from dynosim.verify.verdict import Verdict
 from dynosim.verify.verification import Verification
 
@@ -12,10 +12,10 @@ _MOST_NAMED = 4
 def verification_text(verification: Verification) -> str:
     """The matrix, what was left out of it and why, and where intervals did not cover."""
     judged = [one for one in verification.verdicts if not one.problem]
-    counted = [one for one in judged if not one.excluded]
+    fit = [one for one in judged if not one.excluded]
     apart = [one for one in judged if one.excluded]
-    rows = [list(HEAD), *map(row, counted), *map(summary_row, summaries(counted))]
-    lines = aligned(_used_columns(rows)) if counted else []
+    rows = [list(HEAD), *map(row, fit), *map(summary_row, summaries(fit))]
+    lines = aligned(_used_columns(rows)) if fit else []
     if apart:
         lines += [
             "",
@@ -25,7 +25,7 @@ def verification_text(verification: Verification) -> str:
         lines += [f"  {name}: {why}" for name, why in
                   dict.fromkeys((one.recording, one.excluded) for one in apart)]  # fmt: skip
     lines += _left_out(verification)
-    outside = uncovered(counted)
+    outside = uncovered(fit)
     if outside:
         lines += ["", "Measured figures outside their interval:"]
         lines += [f"  {_name(one)}: {_shortened(names)}" for one, names in outside]
@@ -42,7 +42,7 @@ def _left_out(verification: Verification) -> list[str]:
     ]
     lines += [f"unreadable: {why}" for _, why in plan.unreadable]
     if plan.passed_over:
-        lines.append(f"{plan.passed_over} files that are no recordings were passed over")
+        lines.append(f"passed over: {counted(plan.passed_over, 'file')} with no recording")
     return ["", *lines] if lines else []
 
 

@@ -237,7 +237,12 @@ def test_a_figure_that_is_missing_is_named(tmp_path: Path, field: str) -> None:
 
 def test_memory_in_bytes_is_in_units_of_1024() -> None:
     sheet = HardwareSheet(
-        name="x", memory_gib=1.5, cuda_total_gib=1.4, memory_gb_per_s=1, bf16_tflops=1,
-        fp8_tflops=1, link_gb_per_s=1,
+        name="x",
+        memory_gib=1.5,
+        cuda_total_gib=1.4,
+        memory_gb_per_s=1,
+        bf16_tflops=1,
+        fp8_tflops=1,
+        link_gb_per_s=1,
     )
     assert sheet.memory_bytes == 1.5 * 1024 * 1024 * 1024

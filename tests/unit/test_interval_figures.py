@@ -15,9 +15,9 @@ from dynosim.experiment.intervals import (
     INTERVAL_KEYS,
     JITTER_MS,
     Intervals,
-    jittered,
     default_replays,
     form_error,
+    jittered,
     prediction_intervals,
     scaled,
 )
