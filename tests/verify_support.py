@@ -122,7 +122,8 @@ def curve() -> dict[str, Any]:
     )
     log = outcome.result.requests
     second = np.arange(0.0, np.ceil(log.finish_ms.max() / 1000.0) + 1)
-    rates = output_by_second(log, second)
+    rates = np.concatenate([[0.0], output_by_second(log, second)])
+    pairs = zip(second.tolist(), rates.tolist(), strict=True)
     return {
         "setup": {
             "model": MODEL,
@@ -133,10 +134,7 @@ def curve() -> dict[str, Any]:
             "engine": f"vLLM {VERSION}",
         },
         "measured": {
-            "output_tok_s_by_second": [
-                [0.0, 0.0],
-                *zip(second[1:].tolist(), rates.tolist(), strict=True),
-            ],
+            "output_tok_s_by_second": [list(pair) for pair in pairs],
             "throughput_tok_s": outcome.report["output_throughput_tok_s"],
             "mean_ttft_ms": outcome.report["mean_ttft_ms"],
             "mean_tpot_ms": outcome.report["mean_tpot_ms"],

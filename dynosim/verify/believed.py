@@ -117,8 +117,9 @@ def _step_times(draw: Draw, deviate: float, prepared: Prepared) -> Draw:
 
 def _has_unsure_host(config: RunConfig, prepared: Prepared) -> bool:
     timing = prepared.timing
-    is_blind = isinstance(timing, SiliconModel | RooflineModel)
-    return is_blind and timing.host.interval != (1.0, 1.0)
+    if not isinstance(timing, SiliconModel | RooflineModel):
+        return False
+    return timing.host.interval != (1.0, 1.0)
 
 
 def _host(draw: Draw, deviate: float, prepared: Prepared) -> Draw:

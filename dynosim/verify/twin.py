@@ -103,7 +103,7 @@ def _with_room(
     capacity = capacity_of_running(
         config.engine, model=model, hardware=hardware, longest_tokens=longest_tokens
     )
-    notes = () if capacity.warning is None else (capacity.warning,)
+    notes: tuple[str, ...] = () if capacity.warning is None else (capacity.warning,)
     changes: dict[str, Any] = {"num_gpu_blocks": capacity.num_gpu_blocks}
     room = capacity.usable_blocks * config.engine.block_size
     length = None if model is None else context_length(model_entry(model).config)

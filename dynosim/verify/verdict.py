@@ -114,13 +114,16 @@ class Verdict:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Verdict":
-        """What `to_dict` wrote. Raises: KeyError, TypeError for anything else."""
-        own = {key: data[key] for key in cls.__dataclass_fields__}
+        """What `to_dict` wrote, perhaps before some keys were there.
+
+        Raises: KeyError, TypeError for anything else.
+        """
+        own = {key: data[key] for key in cls.__dataclass_fields__ if key in data}
         own["figures"] = tuple(
             Figure(*(one[key] for key in Figure.__dataclass_fields__)) for one in data["figures"]
         )
         for key in ("notes", "timing_notes", "varied"):
-            own[key] = tuple(data[key])
+            own[key] = tuple(data.get(key, ()))
         return cls(**own)
 
 
