@@ -386,7 +386,7 @@ def verify(
         int | None, typer.Option(min=1, help="Worker processes; one per core if not given.")
     ] = None,
 ) -> None:
-    """Hold predictions, blind and fitted, against recorded runs of real engines."""
+    """Hold predictions against recorded runs of real engines."""
     _compute_in_one_thread()
     from dynosim.cli.verify import VerifyArguments, verify_command
 
