@@ -105,6 +105,7 @@ def _fitted(fidelity: Fidelity, setup: dict[str, str], label: str) -> Verdict:
     )
     ranges = level.detail["held_out_intervals"]
     apart = level.detail["held_out_distances"]
+    failures = getattr(fidelity, "failures", ())  # a fit that does not explain its own part
     return Verdict(
         recording=label,
         kind=LOG,
@@ -123,6 +124,7 @@ def _fitted(fidelity: Fidelity, setup: dict[str, str], label: str) -> Verdict:
         causes=fidelity.attribution,
         varied=("constants of step times", "all step times together", "arrivals"),
         notes=tuple(fidelity.notes),
+        excluded=f"the fit has failed: {'; '.join(failures)}" if failures else "",
     )
 
 

@@ -20,10 +20,16 @@ from dynosim.silicon.catalogue import core_version
 from dynosim.verify.curves import judge_curve
 from dynosim.verify.experiments import judge_experiment
 from dynosim.verify.logs import judge_log
+from dynosim.verify.matrix import token_error
 from dynosim.verify.verdict import CURVE, EXPERIMENT, Verdict
 
 FUNCTION = "dynosim.verify.work:answer"
 """What worker processes are asked."""
+
+
+FAR_TIMES = 2.0
+"""A factor that separates one GPU from another, and is beyond what blind predictions are off by
+where their tables hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +101,21 @@ def judge(piece: Piece) -> Verdict:
         verdict = Verdict(
             recording=piece.label, kind=piece.kind, level=piece.level, problem=str(error)
         )
-    return _without_places(verdict)
+    return _without_places(_with_doubt(verdict))
+
+
+def _with_doubt(verdict: Verdict) -> Verdict:
+    """A blind verdict whose times per token are far outside says that the GPU may be another."""
+    error = token_error(verdict)
+    if error is None or verdict.level == "fitted" or 1 / FAR_TIMES < 1 + error < FAR_TIMES:
+        return verdict
+    gpu = verdict.setup.get("hardware") or "the GPU that is named"
+    note = (
+        f"times per token are {1 / (1 + error):.2g} times those predicted for {gpu}: was it"
+        " recorded on another GPU, or by an engine with other arguments? (--hardware is for"
+        " recordings that name none)"
+    )
+    return replace(verdict, notes=(note, *verdict.notes))
 
 
 def _without_places(verdict: Verdict) -> Verdict:
