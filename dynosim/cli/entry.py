@@ -369,6 +369,9 @@ def verify(
     before: Annotated[
         Path | None, typer.Option(help="An earlier --json, to stand beside it on the page.")
     ] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="Folder for pictures of throughput curves.")
+    ] = None,
     remarks: Annotated[
         Path | None, typer.Option(help="Text (Markdown) that the page takes over.")
     ] = None,
@@ -398,6 +401,7 @@ def verify(
         to=to,
         before=before,
         remarks=remarks,
+        plots=plots,
         overwrite=overwrite,
         as_json=json,
         intervals=intervals,

@@ -5,11 +5,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dynosim import __version__
-from dynosim.atomic import text_writer, write_files
+from dynosim.atomic import check_folder, text_writer, write_files
 from dynosim.cli.fit import plain
 from dynosim.cli.options import check_replays
 from dynosim.errors import ConfigError
@@ -17,6 +18,7 @@ from dynosim.experiment.progress import ProgressBar, ProgressLines
 from dynosim.files.result_folder import check_files
 from dynosim.files.user_text import parse_json
 from dynosim.sweep.executor import num_cores
+from dynosim.verify.curve_plot import plot_curve
 from dynosim.verify.document import Occasion, document
 from dynosim.verify.matrix import matrix_dict
 from dynosim.verify.plan import Asked, Plan, plan_of
@@ -38,6 +40,7 @@ class VerifyArguments:
     to: Path | None
     before: Path | None
     remarks: Path | None
+    plots: Path | None
     overwrite: bool
     as_json: bool
     intervals: int | None
@@ -49,6 +52,8 @@ def verify_command(asked: VerifyArguments) -> int:
     check_replays(asked.intervals)
     if asked.to is not None:
         check_files([asked.to], overwrite=asked.overwrite, option="--to")
+    if asked.plots is not None:
+        check_folder(asked.plots, "--plots")
     before = None if asked.before is None else read_before(asked.before)
     remarks = None if asked.remarks is None else _read(asked.remarks, "--remarks")
     levels = levels_of(asked.level)
@@ -78,11 +83,29 @@ def verify_command(asked: VerifyArguments) -> int:
         page = document(verification, occasion)
         write_files(asked.to.parent, {asked.to.name: text_writer(page)})
         print(f"written: {asked.to}", file=sys.stderr)
+    if asked.plots is not None:
+        _plot(verification, asked.plots, overwrite=asked.overwrite)
     if asked.as_json:
         print(json.dumps(plain(json_document(verification, occasion))))
     else:
         print(verification_text(verification))
     return 0
+
+
+def _plot(verification: Verification, folder: Path, *, overwrite: bool) -> None:
+    """A picture of every curve. Raises: ConfigError for one that is there already."""
+    curves = {_file_name(one): one for one in verification.verdicts if one.series}
+    check_files([folder / name for name in curves], overwrite=overwrite, option="--plots")
+    writers = {name: partial(plot_curve, verdict) for name, verdict in curves.items()}
+    write_files(folder, writers)
+    for name in curves:
+        print(f"written: {folder / name}", file=sys.stderr)
+
+
+def _file_name(verdict: Verdict) -> str:
+    return (
+        "".join(one if one.isalnum() or one in "-_." else "_" for one in verdict.recording) + ".png"
+    )
 
 
 def levels_of(text: str) -> list[str]:

@@ -53,6 +53,11 @@ def judge_curve(
         setup=setup_words(deployment, curve.version or "", _engines(curve)),
         figures=(*output, *latencies),
         distances={"curve": deviation(curve.second, curve.tok_s, outcome.result.requests)},
+        series={
+            "second": curve.second[1:].tolist(),
+            "measured": curve.tok_s[1:].tolist(),
+            "predicted": output_by_second(outcome.result.requests, curve.second).tolist(),
+        },
         blocks_predicted=with_cache.prepared.capacity.num_gpu_blocks,
         timing=outcome.timing.description,
         timing_notes=outcome.timing.notes,

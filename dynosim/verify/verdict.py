@@ -1,6 +1,6 @@
 """What one recording says of one prediction: figures side by side, as plain data to be kept."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -45,9 +45,10 @@ class Verdict:
     """One recording at one level.
 
     `distances` are shares: `ks_*`, the largest gap between two distributions of requests' times,
-    and `curve`, the mean absolute deviation of output over time over its mean. `causes` is the mean
-    |error| of all statistics with one part measured at a time. `excluded` says why the recording is
-    shown and not counted, `problem` why there is no prediction.
+    and `curve`, the mean absolute deviation of output over time over its mean. `series` are the
+    points of a curve: `second`, and the tokens a second `measured` and `predicted` before it.
+    `causes` is the mean |error| of all statistics with one part measured at a time. `excluded` says
+    why the recording is shown and not counted, `problem` why there is no prediction.
     """
 
     recording: str
@@ -56,6 +57,7 @@ class Verdict:
     setup: Mapping[str, str] = field(default_factory=dict)
     figures: tuple[Figure, ...] = ()
     distances: Mapping[str, float] = field(default_factory=dict)
+    series: Mapping[str, Sequence[float]] = field(default_factory=dict)
     blocks_measured: int | None = None
     blocks_predicted: int | None = None
     timing: str = ""

@@ -261,3 +261,16 @@ def test_any_number_of_processes_says_the_same(
     one = document_of([*arguments, "--jobs", "1"], capsys)
     monkeypatch.setenv("DYNOSIM_CACHE", str(tmp_path / "cache"))
     assert document_of([*arguments, "--jobs", "2"], capsys) == one
+
+
+def test_curves_are_drawn_if_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made.write_curve(tmp_path / "my curve.json")
+    made.write_experiments(tmp_path / "list.json")
+    arguments = ["verify", str(tmp_path), "--intervals", "0", "--plots", str(tmp_path / "png")]
+    assert main([*arguments, "--level", "apriori"]) == 0
+    (picture,) = (tmp_path / "png").iterdir()
+    assert picture.name == "my_curve.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    capsys.readouterr()
+    assert main([*arguments, "--level", "apriori"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
