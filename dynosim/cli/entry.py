@@ -357,6 +357,9 @@ def verify(
     level: Annotated[
         str, typer.Option(help="What predictions are told, as in apriori,fitted.")
     ] = "apriori,capacity,fitted",
+    model: Annotated[
+        str | None, typer.Option(help="Model of logs whose set-up names none.")
+    ] = None,
     hardware: Annotated[
         str | None, typer.Option(help="GPU of recordings whose set-up names none.")
     ] = None,
@@ -396,6 +399,7 @@ def verify(
     asked = VerifyArguments(
         paths=paths,
         level=level,
+        model=model,
         hardware=hardware,
         engine_version=engine_version,
         to=to,

@@ -35,6 +35,7 @@ class VerifyArguments:
 
     paths: Sequence[Path]
     level: str  # with commas
+    model: str | None
     hardware: str | None
     engine_version: str | None
     to: Path | None
@@ -62,6 +63,7 @@ def verify_command(asked: VerifyArguments) -> int:
         Asked(
             paths=asked.paths,
             levels=levels,
+            model=asked.model,
             hardware=asked.hardware,
             version=asked.engine_version,
             replays=replays,
@@ -182,6 +184,8 @@ def _command(asked: VerifyArguments, levels: Sequence[str]) -> str:
     words = ["dynosim verify", *(path.name for path in asked.paths)]
     if len(levels) < len(LEVELS):
         words.append(f"--level {','.join(levels)}")
+    if asked.model is not None:
+        words.append(f"--model {asked.model}")
     if asked.hardware is not None:
         words.append(f"--hardware {asked.hardware}")
     if asked.engine_version is not None:

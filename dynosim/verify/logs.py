@@ -21,24 +21,32 @@ _REPORT_METRIC = {"latency_ms": E2E}
 
 
 def judge_log(
-    path: Path, level: str, *, hardware: str | None, replays: int, seed: int, label: str
+    path: Path,
+    level: str,
+    *,
+    model: str | None,
+    hardware: str | None,
+    replays: int,
+    seed: int,
+    label: str,
 ) -> Verdict:
-    """The verdict on a log; `hardware` is for one whose set-up names none.
+    """The verdict on a log; `model` and `hardware` are for one whose set-up names none.
 
     Raises: TraceError, ConfigError.
     """
     measured = read_measurements(path)
     hardware = measured.setup.get("hardware") or hardware
-    deployment = deployment_of(measured.setup, hardware=hardware)
-    if deployment.hardware is None and level != "fitted":
-        raise ConfigError(f"{path}: setup.hardware: missing (add it, or give --hardware)")
+    model = None if deployment_of(measured.setup).model is not None else model
+    deployment = deployment_of(measured.setup, model=model, hardware=hardware)
+    for key in ("model", "hardware"):
+        if getattr(deployment, key) is None and level != "fitted":
+            raise ConfigError(f"{path}: setup.{key}: missing (add it, or give --{key})")
     setup = setup_words(
         deployment, str(measured.setup.get("vllm_version") or ""), deployment.num_engines
     )
     if level == "fitted":
-        return _fitted(judge_file(path, hardware=hardware, seed=seed), setup, label)
-    if level == "capacity" and deployment.given_blocks is None:
-        raise ConfigError("the log does not state its KV blocks (setup.num_gpu_blocks)")
+        fidelity = judge_file(path, model=model, hardware=hardware, seed=seed)
+        return _fitted(fidelity, setup, label)
     return _blind(measured, deployment, level, setup, replays=replays, seed=seed, label=label)
 
 

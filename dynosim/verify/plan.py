@@ -22,6 +22,7 @@ class Asked:
 
     paths: Sequence[Path]
     levels: Sequence[str]
+    model: str | None = None
     hardware: str | None = None
     version: str | None = None
     replays: int
@@ -64,6 +65,7 @@ def plan_of(asked: Asked) -> Plan:
                         name=name,
                         level=level,
                         label=label,
+                        model=asked.model,
                         hardware=asked.hardware,
                         version=asked.version,
                         replays=asked.replays,

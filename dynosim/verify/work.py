@@ -34,13 +34,14 @@ where their tables hold."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """What is asked. `hardware` and `version` are for recordings that state none."""
+    """What is asked. `model`, `hardware` and `version` are for recordings that state none."""
 
     path: str
     kind: str
     name: str  # of an experiment in its list; else ""
     level: str
     label: str
+    model: str | None
     hardware: str | None
     version: str | None
     replays: int
@@ -92,10 +93,18 @@ def judge(piece: Piece) -> Verdict:
                 models=_folder() / "models" / file_sha256(path)[:16],
                 **common,
             )
-        else:
-            function = judge_curve if piece.kind == CURVE else judge_log
-            verdict = function(
+        elif piece.kind == CURVE:
+            verdict = judge_curve(
                 path, piece.level, hardware=piece.hardware, label=piece.label, **common
+            )
+        else:
+            verdict = judge_log(
+                path,
+                piece.level,
+                model=piece.model,
+                hardware=piece.hardware,
+                label=piece.label,
+                **common,
             )
     except DynosimError as error:
         verdict = Verdict(

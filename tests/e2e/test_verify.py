@@ -207,6 +207,11 @@ def test_a_log_without_a_gpu_takes_the_one_that_is_given(
     (row,) = document_of([*options, "--hardware", "rtx_3090"], capsys)["recordings"]
     assert max(abs(figure["error"]) for figure in row["figures"]) < 1e-6
     assert not any("another GPU" in note for note in row["notes"])
+    nameless = [str(made.write_log(tmp_path / "nameless.jsonl", model=None)), *options[1:]]
+    assert main(["verify", *nameless]) == 2
+    assert "setup.model: missing (add it, or give --model)" in capsys.readouterr().err
+    (named,) = document_of([*nameless, "--model", made.MODEL], capsys)["recordings"]
+    assert max(abs(figure["error"]) for figure in named["figures"]) < 1e-6
     (row,) = document_of([*options, "--hardware", "h200_sxm"], capsys)["recordings"]
     assert any("recorded on another GPU" in note for note in row["notes"])
 
