@@ -151,6 +151,8 @@ def _warnings(outcome: RunOutcome) -> list[str]:
         ("rejected_requests", "requests were rejected (see `error` in requests.parquet)"),
         ("failed_requests", "requests failed"),
         ("unfinished_requests", "requests were unfinished when the run was cut off"),
+        ("timed_out_requests", "requests were given up by their clients"),
+        ("unsent_requests", "later turns were never sent: their clients had given up"),
         ("skipped_lines", "bad trace lines were left out"),
         ("assumed_lengths", "prompts were taken to be as long as their hash ids"),
     )

@@ -4,7 +4,16 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dynosim.config.base import Amount, Count, NotNegative, Rule, Section, Share, check_rules
+from dynosim.config.base import (
+    Amount,
+    Count,
+    NotNegative,
+    PositiveMs,
+    Rule,
+    Section,
+    Share,
+    check_rules,
+)
 
 SOURCES = ("trace", "synthetic", "pool")
 """Where requests come from: one of them."""
@@ -191,6 +200,9 @@ class WorkloadConfig(Section):
     concurrency: Count | None = None
     """A closed loop: so many requests (sessions, where there are any) in flight; null: requests
     come when the workload says. Unit: requests."""
+    client_timeout_ms: PositiveMs | None = None
+    """A request is given up by its client that has not ended so long after it was sent; null: never.
+    """
     skip_bad_lines: bool = False
     """Whether bad lines of a trace are left out and counted, instead of stopping."""
     lengths_from_hash_ids: bool = False
