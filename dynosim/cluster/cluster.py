@@ -122,13 +122,12 @@ class Cluster:
         patience, load = self._patience, self._load
         while patience is not None:
             give_up_ms = patience.next_ms()
-            if min(give_up_ms, load.next_ms) > until_ms:
+            # While nobody waits, the next thing to happen is that some client begins to.
+            next_ms = load.next_ms if give_up_ms == NEVER else give_up_ms
+            if next_ms > until_ms or next_ms == NEVER:
                 break
-            if give_up_ms == NEVER:
-                self._process_until(load.next_ms)  # some client begins to wait
-                continue
-            self._process_until(give_up_ms)
-            if patience.next_ms() == give_up_ms:
+            self._process_until(next_ms)
+            if give_up_ms < NEVER and patience.next_ms() == give_up_ms:
                 self._give_up(*patience.pop(), max(give_up_ms, self.now_ms))
         self._process_until(until_ms)
 

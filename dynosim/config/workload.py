@@ -201,8 +201,7 @@ class WorkloadConfig(Section):
     """A closed loop: so many requests (sessions, where there are any) in flight; null: requests
     come when the workload says. Unit: requests."""
     client_timeout_ms: PositiveMs | None = None
-    """A request is given up by its client that has not ended so long after it was sent; null: never.
-    """
+    """How long after it was sent a client gives up a request that has not ended; null: never."""
     skip_bad_lines: bool = False
     """Whether bad lines of a trace are left out and counted, instead of stopping."""
     lengths_from_hash_ids: bool = False
