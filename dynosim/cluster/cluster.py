@@ -24,7 +24,7 @@ from dynosim.cluster.requests import Requests
 from dynosim.cluster.spec import PoolSpec
 from dynosim.cluster.station import Station
 from dynosim.engine.engine import Engine
-from dynosim.engine.instant import RELATIVE_TOLERANCE, TOLERANCE_MS, instant_end
+from dynosim.engine.instant import RELATIVE_TOLERANCE, TOLERANCE_MS, instant_end, instant_start
 from dynosim.engine.sequence import Sequence
 from dynosim.records import RequestStatus
 from dynosim.router.refusals import RequestRefusedError
@@ -118,7 +118,7 @@ class Cluster:
         return min(next_ms, min(ends, default=NEVER))
 
     def run_until(self, until_ms: float) -> None:
-        """Process every event before or at `until_ms`; in an instant clients give up last."""
+        """Process every event before or at `until_ms`; in an instant clients give up first."""
         patience, load = self._patience, self._load
         while patience is not None:
             give_up_ms = patience.next_ms()
@@ -126,9 +126,11 @@ class Cluster:
             next_ms = load.next_ms if give_up_ms == NEVER else give_up_ms
             if next_ms > until_ms or next_ms == NEVER:
                 break
-            self._process_until(next_ms)
-            if give_up_ms < NEVER and patience.next_ms() == give_up_ms:
-                self._give_up(*patience.pop(), max(give_up_ms, self.now_ms))
+            if give_up_ms < NEVER:
+                self._process_until(instant_start(instant_start(give_up_ms)))
+                self._give_up_due(patience, max(give_up_ms, self.now_ms))
+            self._process_until(max(next_ms, self.now_ms))
+            self._go_on(max(next_ms, self.now_ms))
         self._process_until(until_ms)
 
     def _process_until(self, until_ms: float) -> None:  # noqa: C901
@@ -307,6 +309,13 @@ class Cluster:
         if self._load.reacts:
             self._load.on_end(index, now_ms + self._turnaround_ms)
 
+    def _give_up_due(self, patience: Patience, now_ms: float) -> None:
+        """All clients whose time is up in this instant give up."""
+        instant_ms = instant_end(now_ms)
+        while patience.next_ms() <= instant_ms:
+            index, sequence = patience.pop()
+            self._give_up(index, sequence, now_ms)
+
     def _give_up(self, index: int, sequence: Sequence | None, now_ms: float) -> None:
         """A client waits no more: its request leaves the router, or its worker after its step."""
         self._num_ended += 1
@@ -320,14 +329,14 @@ class Cluster:
             self._placer.give_up(index, worker, now_ms)
             if worker.engine.give_up(sequence, now_ms):
                 heappush(self._ends, (worker.engine.next_ms, worker.station_id))
-            self._touched.append(worker.station_id)
-            if self._draining:
-                self._let_go(now_ms)
+            elif worker.engine.next_ms == NEVER:
+                self._touched.append(worker.station_id)
+                if self._draining:
+                    self._let_go(now_ms)
         if self._load.reacts:
             for later in self._load.on_give_up(index, now_ms + self._turnaround_ms):
                 self._journal.status[later] = int(RequestStatus.NOT_SENT)
                 self._num_ended += 1
-        self._go_on(now_ms)
 
     # ---- workers -------------------------------------------------------------------------------
 
@@ -398,7 +407,7 @@ class Cluster:
     def _let_go(self, now_ms: float) -> None:
         """Let the draining workers go that have nothing left."""
         for worker in list(self._draining):
-            if not worker.engine.core.has_work:
+            if worker.engine.is_done:
                 self._draining.remove(worker)
                 worker.move(WorkerEvent.DRAINED, now_ms)
 

@@ -140,23 +140,18 @@ class Engine:
         """Drop a request when the step under way ends; returns whether `next_ms` has moved.
 
         That is when an engine hears of it; an idle one does at once. A step that has been planned
-        by then computes its token for nobody. Call it once all that ends by `now_ms` has.
+        by then computes its token for nobody. Call it before anything else happens at `now_ms`.
         """
         if self.next_ms == NEVER:
             self._drop(sequence)
             return False
         self._given_up.append(sequence)
-        if self.run_steps <= 1:
-            return False
-        steps = self._lag + 1
-        elapsed_ms = instant_end(now_ms) - self._run_start_ms
-        if elapsed_ms >= 0:
-            steps += self._steps_ended(elapsed_ms, self.run_steps - self._lag)
-        elif self._lag:
-            steps = 1
-        if steps >= self.run_steps:
+        if self.run_steps <= 1 or self._is_cut:
             return False
         self._is_cut = True
+        steps = max(1, self._steps_until(instant_start(now_ms)))
+        if steps >= self.run_steps:
+            return False
         self.run_steps = steps
         self.next_ms = max(self._set_run_end(), now_ms)
         return True
@@ -176,6 +171,11 @@ class Engine:
         for sequence in given_up:
             self._drop(sequence)
         return [sequence for sequence in finished if sequence not in given_up]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has no request, and no step under way for one that was given up."""
+        return not self.core.has_work and not self._in_flight
 
     # ---- steps ---------------------------------------------------------------------------------
 

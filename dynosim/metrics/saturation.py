@@ -18,8 +18,8 @@ overload from a busy but stable run. The rule:
 * Arrivals that fill fewer than six slices (all at once, a few bursts) have no rate to keep up with.
   Then the run is saturated when the median request waited longer than the arrivals lasted and
   longer than it took to serve: the backlog, not the work, makes its latency.
-* Where clients give up, a queue cannot grow: the run is saturated when more than 2 % of all requests
-  were given up.
+* Where clients give up, a queue cannot grow: the run is saturated when more than 2 % of the
+  requests were given up.
 
 Waiting is from arrival to the start of the first step that computes one of the request's tokens.
 Requests that were rejected are not offered load. Requests that arrive because another one ended
