@@ -388,6 +388,15 @@ _DOCUMENT = (
     *_unsought(
         "",
         {
+            "stages": "Results of each load stage; null: the load has none.",
+            "windows": "Results by windows of time; null: not asked for.",
+        },
+        LIST,
+        is_stable=False,
+    ),
+    *_unsought(
+        "",
+        {
             "intervals": "95 % intervals of numbers from replays; null: none were made.",
             "kv_cache_breakdown": "What fills a GPU's memory, in bytes; empty: blocks were given.",
             "config": "The configuration as it was run.",
