@@ -111,6 +111,8 @@ class RequestStatus(IntEnum):
     REJECTED = 1  # can never be served (prompt longer than the cache or the model's context)
     FAILED = 2
     UNFINISHED = 3  # still queued or running when the run was cut off
+    TIMED_OUT = 4  # given up by its client
+    NOT_SENT = 5  # a later turn of a session whose client has given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,7 @@ class RequestLog:
     errors: dict[int, str] = field(default_factory=dict)  # request index -> reason
     # Whether the trace's clock brought it, not the end of another request; None: all of them.
     is_timed: NDArray[np.bool_] | None = None
+    gave_up_ms: FloatArray | None = None  # when its client gave up; None: all clients wait for ever
 
 
 @dataclass(frozen=True, slots=True)

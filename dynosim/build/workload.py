@@ -14,7 +14,7 @@ from dynosim.errors import ConfigError
 from dynosim.records import Trace
 from dynosim.workload.readers import read_trace
 from dynosim.workload.scaling import start_sessions_faster, tiled
-from dynosim.workload.stages import Stage, draw_stages
+from dynosim.workload.stages import Stage, draw_stages, stage_windows_s
 from dynosim.workload.streams import stream
 from dynosim.workload.template import with_template
 
@@ -65,6 +65,16 @@ def _source_trace(workload: WorkloadConfig, *, seed: int, resolve: Callable[[str
 
 def _stages(workload: WorkloadConfig) -> list[Stage]:
     return [Stage(s.rate_rps, s.duration_s, s.start_s) for s in workload.stages or ()]
+
+
+def stage_windows(workload: WorkloadConfig) -> list[tuple[float, float, float]]:
+    """Start and end (s) and rate of each load stage, on the clock of the trace that is made."""
+    factor = workload.speedup * workload.arrival_scale
+    stages = _stages(workload)
+    return [
+        (start_s / factor, end_s / factor, stage.rate_rps * factor)
+        for stage, (start_s, end_s) in zip(stages, stage_windows_s(stages), strict=True)
+    ]
 
 
 def _pool_trace(

@@ -140,6 +140,10 @@ def run(
             show_default=False,
         ),
     ] = None,
+    windows: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Results also by windows of so many seconds."),
+    ] = None,
 ) -> None:
     """Simulate one configuration and report on it."""
     _compute_in_one_thread()
@@ -157,6 +161,7 @@ def run(
         kv_events=kv_events,
         perfetto=perfetto,
         intervals=intervals,
+        windows_s=windows,
     )
     raise typer.Exit(run_command(arguments))
 

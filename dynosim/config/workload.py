@@ -4,7 +4,16 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from dynosim.config.base import Amount, Count, NotNegative, Rule, Section, Share, check_rules
+from dynosim.config.base import (
+    Amount,
+    Count,
+    NotNegative,
+    PositiveMs,
+    Rule,
+    Section,
+    Share,
+    check_rules,
+)
 
 SOURCES = ("trace", "synthetic", "pool")
 """Where requests come from: one of them."""
@@ -191,12 +200,23 @@ class WorkloadConfig(Section):
     concurrency: Count | None = None
     """A closed loop: so many requests (sessions, where there are any) in flight; null: requests
     come when the workload says. Unit: requests."""
+    client_timeout_ms: PositiveMs | None = None
+    """How long after it was sent a client gives up a request that has not ended; null: never."""
+    warm_up_requests: Amount = 0
+    """How many of the first requests are served and left out of the results. Unit: requests."""
+    warm_up_s: NotNegative = 0.0
+    """How long after the first request what is sent is served and left out of the results."""
     skip_bad_lines: bool = False
     """Whether bad lines of a trace are left out and counted, instead of stopping."""
     lengths_from_hash_ids: bool = False
     """Whether prompts without a length fill their blocks; they are counted."""
     sort: bool = False
     """Whether a trace whose times go back is put in order; moved rows are counted."""
+
+    @property
+    def has_warm_up(self) -> bool:
+        """Whether some requests are left out of the results."""
+        return bool(self.warm_up_requests or self.warm_up_s)
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -213,6 +233,8 @@ class WorkloadConfig(Section):
                  "only a trace has a format", "remove it"),
                 ("concurrency", closed and self.concurrency is None,
                  "a closed loop needs it", "add `concurrency: ...`"),
+                ("warm_up_s", bool(self.warm_up_s) and bool(self.warm_up_requests),
+                 "excludes warm_up_requests", "remove one"),
                 *self._amount_rules(),
                 *self._stage_rules(),
             ]
