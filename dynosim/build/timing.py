@@ -35,8 +35,9 @@ def build_timing(
     """The step-time model of one engine.
 
     `num_gpu_blocks` is what the polynomials normalise by, `graph_sizes` are the batches that the
-    engine has CUDA graphs of (none: it launches every kernel; None: the engine's default), `resolve`
-    turns a path of the configuration into one that opens, `cache_dir` overrides the cache folder.
+    engine has CUDA graphs of (none: it launches every kernel; None: the engine's default),
+    `resolve` turns a path of the configuration into one that opens, `cache_dir` overrides the cache
+    folder.
 
     Raises: ConfigError if a needed model or hardware is missing, unknown or not covered;
     TraceError if a profile cannot be used.

@@ -1,8 +1,8 @@
 """A recorded run of a real engine, held against predictions of three levels.
 
-A priori: tables and the constants of `host_times`, nothing fitted. Fitted on the first part of the run.
-Fitted on another workload of the same deployment. Each blind (capacity from model and hardware) and
-with the capacity given, where it is known.
+A priori: tables and the constants of `host_times`, nothing fitted. Fitted on the first part of the
+run. Fitted on another workload of the same deployment. Each blind (capacity from model and
+hardware) and with the capacity given, where it is known.
 """
 
 from dataclasses import asdict, dataclass, replace

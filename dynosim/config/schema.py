@@ -41,8 +41,8 @@ class EngineConfig(Section):
     kind: Literal["vllm"] = "vllm"
     """Engine whose scheduler is simulated."""
     version: str | None = None
-    """Version of the engine, such as 0.19.0: its defaults, and whose measured times are taken; null:
-    the newest known."""
+    """Version of the engine, such as 0.19.0: its defaults, and whose measured times are taken;
+    null: the newest known."""
     tensor_parallel: Annotated[int, Field(ge=1, le=1024)] = 1
     """GPUs that share each layer; a divisor of the model's attention heads. Unit: GPUs."""
     data_parallel: Annotated[int, Field(ge=1, le=1024)] = 1

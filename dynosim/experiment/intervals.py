@@ -1,9 +1,9 @@
 """How sure a prediction is: the same run, replayed with other constants, arrivals and seeds.
 
 What is varied, as far as the run has it: the constants of fitted step times (plausible draws of the
-fit), all step times together by what the physical form gets wrong, the synthetic workload's and the
-router's seed, and the arrivals of a recorded workload, by what lies between a client and the
-scheduler.
+fit), all step times together by what the physical form gets wrong, of step times that nobody fitted
+the host's share, the synthetic workload's and the router's seed, and the arrivals of a recorded
+workload, by what lies between a client and the scheduler.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,8 @@ from dynosim.experiment.run import run
 from dynosim.records import NO_REQUEST, FloatArray, Trace
 from dynosim.timing.fitted import DRIFT, Fit, FittedModel
 from dynosim.timing.model import StepTimeModel
+from dynosim.timing.roofline import RooflineModel
+from dynosim.timing.silicon_model import SiliconModel
 
 LEVEL = 0.95
 DEFAULT_REPLAYS = 16
@@ -31,6 +33,9 @@ hold: arrivals of a draw are moved by a uniform amount of so much. vLLM 0.19 too
 FORM_ERROR = 0.005
 """Standard deviation of what the physical form gets wrong of all step times together: the scale of
 errors that a fit of a request log reckons with."""
+
+_NORMAL_95 = 1.96
+"""Standard deviations around the middle between which 95 % of a normal distribution lie."""
 
 INTERVAL_KEYS: tuple[str, ...] = (
     *(f"{name}_{metric}" for metric in METRICS for name in STATISTICS),
@@ -143,7 +148,10 @@ def form_error(fit: Fit) -> float:
 def _drawn_timings(
     timing: StepTimeModel, count: int, rng: np.random.Generator
 ) -> list[StepTimeModel]:
-    """Step times of all replays. What was not fitted to anything knows no error of its own."""
+    """Step times of all replays. What was not fitted to anything knows no error of its own, but
+    of the host's share how much hosts differ."""
+    if isinstance(timing, SiliconModel | RooflineModel) and _has_unsure_host(timing):
+        return _on_other_hosts(timing, count, rng)
     if not isinstance(timing, FittedModel):
         return [timing] * count
     fit = timing.fit
@@ -154,6 +162,20 @@ def _drawn_timings(
         FittedModel(scaled(replace(fit, parameters=draws[order[index % len(draws)]]), factor))
         for index, factor in enumerate(factors)
     ]
+
+
+def _has_unsure_host(timing: StepTimeModel) -> bool:
+    is_blind = isinstance(timing, SiliconModel | RooflineModel)
+    return is_blind and timing.host.interval != (1.0, 1.0)
+
+
+def _on_other_hosts(
+    timing: SiliconModel | RooflineModel, count: int, rng: np.random.Generator
+) -> list[StepTimeModel]:
+    """The same engine on hosts of its class, as faster or slower as they are told to be."""
+    low, high = np.log(timing.host.interval)
+    factors = np.exp(rng.normal((low + high) / 2, (high - low) / (2 * _NORMAL_95), count))
+    return [timing.with_host(timing.host.scaled(factor)) for factor in factors.tolist()]
 
 
 def _jittered(trace: Trace, rng: np.random.Generator) -> Trace:
@@ -176,6 +198,8 @@ def _bounds(values: list[float]) -> tuple[float, float]:
 
 def _varied(timing: StepTimeModel, is_redrawn: bool) -> tuple[str, ...]:
     words = ["seed of the workload" if is_redrawn else "arrivals", "seed of the router"]
+    if _has_unsure_host(timing):
+        words.insert(0, "host time of steps")
     if isinstance(timing, FittedModel):
         words.insert(0, "all step times together")
         if timing.fit.draws:

@@ -12,7 +12,7 @@ import numpy as np
 from dynosim.build.engine import KNOBS, engine_spec
 from dynosim.config.schema import EngineConfig
 from dynosim.engine.spec import EngineSpec
-from dynosim.engine.vllm.versions import is_async, is_version, version_defaults
+from dynosim.engine.vllm.versions import graph_sizes, is_async, is_version
 from dynosim.errors import ConfigError, DynosimError
 from dynosim.fit.measurements import Measurements
 from dynosim.fit.replay import Engines
@@ -21,7 +21,6 @@ from dynosim.silicon import Capacity, capacity_of_running
 from dynosim.silicon.catalogue import model_entry
 from dynosim.silicon.hardware import hardware_sheet, usual_name
 from dynosim.timing.architecture import context_length
-from dynosim.timing.graphs import vllm_graph_sizes
 
 _LARGE_GPU_GIB, _HUGE_GPU_GIB = 70, 160
 """From so much memory on (A100s do not count) vLLM's server puts more into a step by default."""
@@ -286,8 +285,7 @@ def _graph_sizes(
             return ()
     if isinstance(own, list) and own and all(type(size) is int and size > 0 for size in own):
         return tuple(sorted(set(own)))
-    coarse = version_defaults(engine.version).coarse_graph_sizes
-    return vllm_graph_sizes(engine.max_num_seqs, coarse=coarse)
+    return graph_sizes(engine.version, engine.max_num_seqs)
 
 
 def _version_defaults(setup: dict[str, Any]) -> dict[str, Any]:

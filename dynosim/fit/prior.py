@@ -1,8 +1,8 @@
 """What is believed of a deployment's step times before its log is looked at.
 
 With a model and hardware, the tables (or the roofline) give the matrix products over tokens and the
-slopes of attention, also of decodes beside prompts, and `host_times` the host's share. Without, everything starts from the
-log's own extremes and may move far.
+slopes of attention, also of decodes beside prompts, and `host_times` the host's share. Without,
+everything starts from the log's own extremes and may move far.
 """
 
 from collections.abc import Mapping
@@ -21,6 +21,9 @@ from dynosim.timing.step import StepShape
 
 PROMPT_OVERHEAD_MS = 1.0
 """Host time that a step with prompts adds, where a fit starts; as rough."""
+
+_EAGER_SPREAD_MS = 5.0
+"""Without CUDA graphs much depends on how fast the host launches kernels; a round number."""
 
 _CURVE_NODES = np.unique(
     np.concatenate([[1, 2, 4], np.arange(8, 512, 8), np.arange(512, 16385, 32)])
@@ -136,7 +139,7 @@ def _prior_of_tables(
         ingress_ms=_first_ingress_ms(measured),
     )
     spread = {
-        "overhead_ms": 2.0 * host_ms,
+        "overhead_ms": 2.0 * host_ms + (_EAGER_SPREAD_MS if deployment.is_eager else 0.0),
         "curve_scale": 0.15,
         **dict.fromkeys(FACTOR_NAMES, _BENT_WITH_TABLES),
         "prompt_step_ms": PROMPT_OVERHEAD_MS + 0.5 * prompt_ms,
@@ -200,10 +203,10 @@ def _context_slope(timing: StepTimeModel, batch: int) -> float:
 
 
 def _host_ms(device: StepTimeModel, usual: StepTimeModel, most_decodes: int) -> float:
-    """What the host adds to a decode step of usual size."""
-    batch = min(most_decodes, _REFERENCE_BATCH)
-    step = StepShape.of_decodes(batch, batch * _SHORT)
-    return max(usual.step_ms(step) - device.step_ms(step), 1e-3)
+    """What the host adds to a decode step, where it adds most: to that of one, or of usual size."""
+    batches = (1, min(most_decodes, _REFERENCE_BATCH))
+    steps = [StepShape.of_decodes(batch, batch * _SHORT) for batch in batches]
+    return max(*(usual.step_ms(step) - device.step_ms(step) for step in steps), 1e-3)
 
 
 def _mixed_slope(timing: StepTimeModel, most_decodes: int) -> float:

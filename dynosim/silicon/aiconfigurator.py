@@ -6,10 +6,10 @@ table. Accuracy against direct queries is measured when a table is made and stan
 for Qwen3-32B and Llama-3.1-8B on H100 and H200 the mean error is below 0.1 %.
 
 Not in the tables: scheduler and sampling time on the host, padding to CUDA graph sizes, prompts and
-decodes in one kernel, the way to the client (all from `surroundings`), variance. A step with several prompts is
-one batched attention launch of their mean lengths, a decode batch that of its mean context, as in
-aiconfigurator itself. Kernel times jump between token counts (2049 tokens may cost 2 to 30 % more
-than 2048); the table keeps the jumps.
+decodes in one kernel, the way to the client (all from `surroundings`), variance. A step with
+several prompts is one batched attention launch of their mean lengths, a decode batch that of its
+mean context, as in aiconfigurator itself. Kernel times jump between token counts (2049 tokens may
+cost 2 to 30 % more than 2048); the table keeps the jumps.
 """
 
 from collections.abc import Callable

@@ -4,8 +4,8 @@ from dynosim.timing.mixed import FLASH_ATTENTION_2, FLASH_ATTENTION_3, SharedKer
 
 _HOPPER = ("h100", "h200", "h800", "h20", "gh200")
 _TWO_KERNELS = ("b200", "b300", "gb200", "gb300", "mi", "v100", "t4")
-"""Data-centre Blackwell: FlashInfer, which takes decodes apart from prompts. AMD: Triton, with small
-tiles. Before Ampere: no FlashAttention."""
+"""Data-centre Blackwell: FlashInfer, which takes decodes apart from prompts. AMD: Triton, with
+small tiles. Before Ampere: no FlashAttention."""
 
 
 def shared_kernel(hardware: str, backend: str) -> SharedKernel | None:

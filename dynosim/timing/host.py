@@ -24,6 +24,7 @@ class HostTime:
     __slots__ = (
         "base_ms",
         "exposed_share",
+        "interval",
         "launch_ms",
         "launches_decodes",
         "per_prompt_ms",
@@ -39,14 +40,19 @@ class HostTime:
         exposed_share: float = 1.0,
         launch_ms: float = 0.0,
         launches_decodes: bool = False,
+        interval: tuple[float, float] = (1.0, 1.0),
     ) -> None:
-        """`launch_ms` is for steps with prompts, and with `launches_decodes` for all of them."""
+        """`launch_ms` is for steps with prompts, and with `launches_decodes` for all of them.
+
+        `interval`: by what factors the whole may be off; 95 % of hosts lie within.
+        """
         self.base_ms = base_ms
         self.per_sequence_ms = per_sequence_ms
         self.per_prompt_ms = per_prompt_ms
         self.exposed_share = exposed_share
         self.launch_ms = launch_ms
         self.launches_decodes = launches_decodes
+        self.interval = interval
 
     def exposed_ms(self, num_prefills: int, num_decodes: int) -> float:
         """What a step of these prompts and decodes takes beyond anything that could hide it."""
@@ -61,8 +67,12 @@ class HostTime:
 
     def step_ms(self, device_ms: float, num_prefills: int, num_decodes: int) -> float:
         """The whole step, of which the device takes `device_ms`."""
-        hidden = self.hidden_ms(num_prefills, num_decodes)
-        return max(device_ms, hidden) + self.exposed_ms(num_prefills, num_decodes)
+        work = self._work_ms(num_prefills, num_decodes)
+        exposed = self.exposed_share * work
+        hidden = (1.0 - self.exposed_share) * work
+        if num_prefills > 0 or self.launches_decodes:
+            hidden += self.launch_ms
+        return (device_ms if device_ms > hidden else hidden) + exposed
 
     def run_ms(self, first_ms: float, growth_ms: float, num_steps: int, num_decodes: int) -> float:
         """Sum of `num_steps` decode steps of a batch, whose device times rise by `growth_ms` >= 0
@@ -97,6 +107,7 @@ class HostTime:
             exposed_share=self.exposed_share,
             launch_ms=factor * self.launch_ms,
             launches_decodes=self.launches_decodes,
+            interval=self.interval,
         )
 
     def _work_ms(self, num_prefills: int, num_decodes: int) -> float:

@@ -3,12 +3,13 @@
 An engine that hands both to one variable-length kernel has it made for prompts: it works on tiles
 of many query rows. A decoding sequence has one row, and its tile computes all the others for
 nothing: each token of context costs as many attention pairs as a tile has rows, where a kernel for
-decodes only waits for memory. With grouped queries it matters which rows a tile holds. FlashAttention
-3 packs the query heads that share keys into one tile, so a tile of 128 rows per KV head is computed;
-FlashAttention 2 does so for pure decodes only, and has a tile of 64 rows for each query head.
+decodes only waits for memory. With grouped queries it matters which rows a tile holds.
+FlashAttention 3 packs the query heads that share keys into one tile, so a tile of 128 rows per KV
+head is computed; FlashAttention 2 does so for pure decodes only, and has a tile of 64 rows for each
+query head.
 
-So the longer context costs `rows * (query heads or KV heads)` pairs of arithmetic, of which a part is
-hidden behind the reading of keys and values: `NOT_HIDDEN` is the one constant.
+So a token of context costs `rows * (query heads or KV heads)` pairs of arithmetic, of which a part
+is hidden behind the reading of keys and values: `NOT_HIDDEN` is the one constant.
 
 Source: FlashAttention's `run_mha_fwd_splitkv_dispatch` (v2: 64 rows) and `tile_size_fwd_sm90`,
 `should_pack_gqa` (v3: 128 rows, always packed where lengths vary).
@@ -20,9 +21,10 @@ from dynosim.timing.architecture import ModelShape
 
 NOT_HIDDEN = 0.7
 """Share of a decode's tile that reading the cache does not hide; 0.45 to 0.9. Chosen on three
-measurements of FlashAttention 2: a kernel alone (128 decodes of 1,024 tokens beside 512 new ones, 32
-layers with 32 query heads: 9.7 ms more than two kernels, 0.75 of the tiles), and what fits of two
-recordings found, with 4 and 8 query heads to a KV head (0.55 and 0.74)."""
+measurements of FlashAttention 2 on one GPU: a kernel alone (128 decodes of 1,024 tokens beside 512
+new ones, 32 layers with 32 query heads: 9.7 ms more than two kernels, 0.75 of the tiles), and what
+fits of two recordings found, with 4 and 8 query heads to a KV head (0.55 and 0.74). Version 3 is
+taken to hide as much."""
 
 
 @dataclass(frozen=True, slots=True)

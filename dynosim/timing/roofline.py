@@ -13,8 +13,8 @@ error of decode and of prefill): Llama-3.1-70B on four H200 2 and 5 %, Qwen3-32B
 21 %, two RTX PRO 6000 8 and 7 %, two A100 17 and 10 %; Qwen3-30B-A3B on two H200 10 and 25 %;
 DeepSeek-V3 on eight H200 40 % and four L40S without NVLink 26 and 69 %, all too fast.
 
-The tables hold no host time, no padding to CUDA graphs and no attention of prompts and decodes in one
-kernel: these come on top, see `host`, `graphs` and `mixed`.
+The tables hold no host time, no padding to CUDA graphs and no attention of prompts and decodes in
+one kernel: these come on top, see `host`, `graphs` and `mixed`.
 """
 
 from copy import copy
@@ -31,7 +31,6 @@ from dynosim.timing.mixed import SharedKernel, mixed_context_token_ms
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.sheets import HardwareSheet
 from dynosim.timing.step import StepShape
-
 
 PREFILL_ATTENTION_SHARE = 0.68
 """Share of peak that attention of prompts reaches; fitted with the other factors."""

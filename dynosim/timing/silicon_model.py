@@ -2,8 +2,8 @@
 
 A step with several prompts is one batched attention launch of their mean lengths, a decode batch
 that of its mean context, as in aiconfigurator itself. Beyond the table times are extrapolated in
-line and the steps count as out of range. What no table of kernels holds comes on top: padding to CUDA
-graphs, decodes that share a kernel with prompts (see `mixed`), the host (see `host`).
+line and the steps count as out of range. What no table of kernels holds comes on top: padding to
+CUDA graphs, decodes that share a kernel with prompts (see `mixed`), the host (see `host`).
 """
 
 from bisect import bisect_right
@@ -91,9 +91,7 @@ class SiliconModel(StepTimeModel):
     def smooth_decode_steps(
         self, num_decodes: IntArray, decode_context_tokens: IntArray, num_steps: IntArray
     ) -> IntArray:
-        return steps_to_row_knot(
-            self._decode_row, num_decodes, decode_context_tokens, num_steps
-        )
+        return steps_to_row_knot(self._decode_row, num_decodes, decode_context_tokens, num_steps)
 
     def with_host(self, host: HostTime) -> "SiliconModel":
         """The same engine on another host."""

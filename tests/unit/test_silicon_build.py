@@ -212,7 +212,9 @@ def tabled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         table = replace(table, meta=table.meta | (meta or {}), **keys.pop("table", {}))
         monkeypatch.setattr("dynosim.silicon.extract.extract_table", lambda _: table)
         settings: dict[str, Any] = {"backend": None, "backend_version": None}
-        settings |= {"step_overhead_ms": keys.pop("step_overhead_ms", None)}
+        settings |= {
+            name: keys.pop(name, 0.0) for name in ("step_overhead_ms", "ingress_ms", "egress_ms")
+        }
         return aiconfigurator_model(
             timing("aiconfigurator", **settings),
             model=model or str(config_in(tmp_path / "m", DENSE)),
