@@ -19,7 +19,7 @@ from dynosim.fit.replay import Engines
 from dynosim.records import Trace
 from dynosim.silicon import Capacity, capacity_of_running
 from dynosim.silicon.catalogue import model_entry
-from dynosim.silicon.hardware import hardware_sheet, usual_name
+from dynosim.silicon.hardware import form_note, hardware_sheet, usual_name
 from dynosim.timing.architecture import context_length
 
 _LARGE_GPU_GIB, _HUGE_GPU_GIB = 70, 160
@@ -67,6 +67,7 @@ class Deployment:
     is_loop_told: bool = False  # whether the set-up tells how the scheduler runs
     is_eager: bool = False  # without CUDA graphs
     is_model_given: bool = False  # by the user, not by the set-up
+    hardware_note: str | None = None  # which of several cards its name is taken for
 
     @property
     def is_cpu(self) -> bool:
@@ -169,6 +170,7 @@ def deployment_of(
     kwargs = {key: value for key, value in stated.items() if value is not None}
     _refuse_pipelines(kwargs)
     hardware = hardware or setup.get("hardware")
+    hardware_note = form_note(hardware) if hardware else None
     hardware = usual_name(hardware) if hardware else None
     values = _engine_values(kwargs)
     blocks = num_gpu_blocks or kwargs.get("num_gpu_blocks_override")
@@ -191,6 +193,7 @@ def deployment_of(
         is_loop_told="async_scheduling" in values,
         is_eager=bool(kwargs.get("enforce_eager")),
         is_model_given=model is not None,
+        hardware_note=hardware_note,
     )
 
 
@@ -204,6 +207,11 @@ def vllm_arguments(engine: EngineConfig) -> dict[str, Any]:
     if isinstance(engine.num_gpu_blocks, int):
         arguments["num_gpu_blocks_override"] = engine.num_gpu_blocks
     return arguments
+
+
+def hardware_notes(deployment: Deployment) -> list[str]:
+    """What a report must say of a GPU name that several cards share."""
+    return [deployment.hardware_note] if deployment.hardware_note else []
 
 
 def balance_notes(deployment: Deployment) -> list[str]:
