@@ -18,6 +18,7 @@ from dynosim.fit.deployment import (
     balance_notes,
     capacity_note,
     deployment_of,
+    hardware_notes,
 )
 from dynosim.fit.fitting import Fitted
 from dynosim.fit.log_file import read_measurements
@@ -162,7 +163,11 @@ class _Judge:
         if self._prior.fit.token_curve:
             self._blind = table_timing(deployment, measured.clock)
         self._levels: list[Level] = []
-        self._notes: list[str] = [*_assumptions(deployment), *balance_notes(deployment)]
+        self._notes: list[str] = [
+            *_assumptions(deployment),
+            *hardware_notes(deployment),
+            *balance_notes(deployment),
+        ]
         self._notes += self._prior.notes if not self._prior.fit.token_curve else ()
         self._engines = self._capacities()
 

@@ -10,6 +10,7 @@ from dynosim.fit.deployment import (
     balance_notes,
     capacity_note,
     deployment_of,
+    hardware_notes,
 )
 from dynosim.fit.fitting import Fitted
 from dynosim.fit.log_file import read_measurements
@@ -100,7 +101,7 @@ def calibrate_log(
     notes = [f"the log does not state {key}: vLLM's default is taken" for key in deployment.assumed]
     prior = prior_of(deployment, measured)
     notes += prior.notes
-    notes += balance_notes(deployment)
+    notes += hardware_notes(deployment) + balance_notes(deployment)
     trace = measured.trace()
     blocks = deployment.given_blocks
     if blocks is None:

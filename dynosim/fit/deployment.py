@@ -12,16 +12,15 @@ import numpy as np
 from dynosim.build.engine import KNOBS, engine_spec
 from dynosim.config.schema import EngineConfig
 from dynosim.engine.spec import EngineSpec
-from dynosim.engine.vllm.versions import is_async, is_version, version_defaults
+from dynosim.engine.vllm.versions import graph_sizes, is_async, is_version
 from dynosim.errors import ConfigError, DynosimError
 from dynosim.fit.measurements import Measurements
 from dynosim.fit.replay import Engines
 from dynosim.records import Trace
 from dynosim.silicon import Capacity, capacity_of_running
 from dynosim.silicon.catalogue import model_entry
-from dynosim.silicon.hardware import hardware_sheet, usual_name
+from dynosim.silicon.hardware import form_note, hardware_sheet, usual_name
 from dynosim.timing.architecture import context_length
-from dynosim.timing.graphs import vllm_graph_sizes
 
 _LARGE_GPU_GIB, _HUGE_GPU_GIB = 70, 160
 """From so much memory on (A100s do not count) vLLM's server puts more into a step by default."""
@@ -68,6 +67,7 @@ class Deployment:
     is_loop_told: bool = False  # whether the set-up tells how the scheduler runs
     is_eager: bool = False  # without CUDA graphs
     is_model_given: bool = False  # by the user, not by the set-up
+    hardware_note: str | None = None  # which of several cards its name is taken for
 
     @property
     def is_cpu(self) -> bool:
@@ -170,6 +170,7 @@ def deployment_of(
     kwargs = {key: value for key, value in stated.items() if value is not None}
     _refuse_pipelines(kwargs)
     hardware = hardware or setup.get("hardware")
+    hardware_note = form_note(hardware) if hardware else None
     hardware = usual_name(hardware) if hardware else None
     values = _engine_values(kwargs)
     blocks = num_gpu_blocks or kwargs.get("num_gpu_blocks_override")
@@ -192,6 +193,7 @@ def deployment_of(
         is_loop_told="async_scheduling" in values,
         is_eager=bool(kwargs.get("enforce_eager")),
         is_model_given=model is not None,
+        hardware_note=hardware_note,
     )
 
 
@@ -205,6 +207,11 @@ def vllm_arguments(engine: EngineConfig) -> dict[str, Any]:
     if isinstance(engine.num_gpu_blocks, int):
         arguments["num_gpu_blocks_override"] = engine.num_gpu_blocks
     return arguments
+
+
+def hardware_notes(deployment: Deployment) -> list[str]:
+    """What a report must say of a GPU name that several cards share."""
+    return [deployment.hardware_note] if deployment.hardware_note else []
 
 
 def balance_notes(deployment: Deployment) -> list[str]:
@@ -286,8 +293,7 @@ def _graph_sizes(
             return ()
     if isinstance(own, list) and own and all(type(size) is int and size > 0 for size in own):
         return tuple(sorted(set(own)))
-    coarse = version_defaults(engine.version).coarse_graph_sizes
-    return vllm_graph_sizes(engine.max_num_seqs, coarse=coarse)
+    return graph_sizes(engine.version, engine.max_num_seqs)
 
 
 def _version_defaults(setup: dict[str, Any]) -> dict[str, Any]:

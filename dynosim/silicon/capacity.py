@@ -127,8 +127,8 @@ def _require_one_request(
         room = (capacity.high - 1) * engine.block_size
         if room >= engine.max_model_len:
             remedy += (
-                f". It may just fit: within the estimate's margin there is room for {room:,} tokens;"
-                " if such an engine starts, give engine.num_gpu_blocks as it prints it"
+                f". It may just fit: within the estimate's margin there is room for {room:,}"
+                " tokens; if such an engine starts, give engine.num_gpu_blocks as it prints it"
             )
     require_room_for(
         engine.max_model_len,

@@ -10,9 +10,8 @@ on H100, see docs/fidelity.md and benchmarks/capacity.py, which leaves out each 
 
 from typing import Protocol
 
-from dynosim.engine.vllm.versions import NEWEST, parse_version, version_defaults
+from dynosim.engine.vllm.versions import NEWEST, graph_sizes, parse_version
 from dynosim.timing.architecture import ModelEntry, ModelShape
-from dynosim.timing.graphs import vllm_graph_sizes
 from dynosim.timing.sheets import GIB, HardwareSheet
 from dynosim.timing.weights import MIB, PLAIN_BYTES, Split, embedding_bytes, rotary_bytes
 
@@ -51,11 +50,11 @@ _LATENT_PREFILL_TOKENS = 65_536
 _NEW_RUNTIME = (0, 18)
 """From here on more is kept outside of PyTorch, on one GPU and among several."""
 _RUNTIME_BYTES, _NEW_RUNTIME_BYTES = int(0.13 * GIB), int(0.25 * GIB)
-"""Kernels and workspaces that were loaded since the start, without the CUDA context, which vLLM does
-not count. Start-ups: 0.13 GiB with 0.15 to 0.17, 0.24 to 0.27 since 0.18."""
-_PEERS_BYTES = int(0.45 * GIB)
-"""NCCL's and the custom all-reduce's buffers of a GPU with peers. Fitted on the H100 start-ups with 2
-and 4 GPUs; other start-ups of 0.15 and 0.16: 0.42."""
+"""Kernels and workspaces loaded since the start, without the CUDA context, which vLLM leaves out.
+Start-ups: 0.13 GiB with 0.15 to 0.17, 0.24 to 0.27 since 0.18."""
+PEERS_BYTES = int(0.45 * GIB)
+"""NCCL's and the custom all-reduce's buffers of a GPU with peers. Fitted on the H100 start-ups with
+2 and 4 GPUs; other start-ups of 0.15 and 0.16: 0.42."""
 _FUSED_PEERS_BYTES = int(1.85 * GIB)
 """The same with the workspace of FlashInfer's fused all-reduce, which Hopper and Blackwell with
 NVLink have since 0.18. Start-ups of 0.19: 1.82 (2 GPUs) to 1.96 (4 GPUs)."""
@@ -93,16 +92,18 @@ def runtime_bytes(shape: ModelShape, engine: Profiled, sheet: HardwareSheet) -> 
     if _peers(shape, engine) == 1:
         return alone
     is_fused = is_new and engine.tensor_parallel > 1 and _fuses_all_reduce(sheet)
-    return alone + (_FUSED_PEERS_BYTES if is_fused else _PEERS_BYTES)
+    return alone + (_FUSED_PEERS_BYTES if is_fused else PEERS_BYTES)
 
 
 def graph_bytes(shape: ModelShape, engine: Profiled) -> int:
-    """CUDA graphs, where the engine's version takes them from the cache: of parts of a step for each
-    captured size, and of whole decode steps for those up to `max_num_seqs`."""
+    """CUDA graphs, where the engine's version takes them from the cache.
+
+    There are those of parts of a step, of each captured size, and those of whole decode steps, of
+    the sizes up to `max_num_seqs`.
+    """
     if _version(engine) < _COUNTED_GRAPHS:
         return 0
-    coarse = version_defaults(engine.version).coarse_graph_sizes
-    sizes = vllm_graph_sizes(engine.max_num_seqs, coarse=coarse)
+    sizes = graph_sizes(engine.version, engine.max_num_seqs)
     whole = [size for size in sizes if size <= engine.max_num_seqs]
     return (len(sizes) + len(whole)) * shape.layers * _GRAPH_BYTES
 

@@ -15,6 +15,7 @@ class Host:
     """The host of a class of GPUs. Intervals are factors: 95 % of machines lie within."""
 
     label: str  # in words, for reports
+    engine: str  # that the work was seen with; other versions are taken to do the same
     base_ms: float  # work of every step: schedule, prepare inputs, sample, update
     per_sequence_ms: float  # more for each sequence of a step
     per_prompt_ms: float  # more for each prompt of a step
@@ -36,6 +37,7 @@ that a model of 32 layers takes 4.8 ms. A round number, some 20 launches in Pyth
 
 _SERVER = Host(
     label="H100 class",
+    engine="vLLM 0.15.1",
     # 0.75 ms exposed is the middle of the 0.7 to 0.8 ms found on vLLM 0.15.1, asynchronous, on the
     # 13 published H100 experiments; 1.5 ms synchronous is the former round number of this project.
     base_ms=1.5,
@@ -52,6 +54,7 @@ _SERVER = Host(
 
 _OLDER_SERVER = Host(
     label="A100 class",
+    engine="vLLM 0.15.1",
     # the work of the H100 class on CPUs of a generation before, slower by about 1.5 a core
     base_ms=2.25,
     per_sequence_ms=0.0,
@@ -67,6 +70,7 @@ _OLDER_SERVER = Host(
 
 _WORKSTATION = Host(
     label="workstation class",
+    engine="vLLM 0.15.1",
     # the work of the H100 class on CPUs with higher clocks and a slower PCIe: taken as equal
     base_ms=1.5,
     per_sequence_ms=0.0,

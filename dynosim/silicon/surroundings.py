@@ -6,11 +6,11 @@ asks for it.
 
 from dataclasses import dataclass
 
-from dynosim.engine.vllm.versions import is_async, version_defaults
+from dynosim.engine.vllm.versions import graph_sizes as default_graph_sizes
+from dynosim.engine.vllm.versions import is_async
 from dynosim.silicon.attention_kernels import shared_kernel
 from dynosim.silicon.host_times import Host, host_of, host_time
 from dynosim.timing.architecture import ModelShape
-from dynosim.timing.graphs import vllm_graph_sizes
 from dynosim.timing.host import HostTime
 from dynosim.timing.mixed import SharedKernel
 from dynosim.timing.model import StepTimeModel, set_client_path
@@ -51,14 +51,12 @@ def surroundings_of(
     `graph_sizes`: batches with CUDA graphs; None: the default of the engine's version.
     """
     usual = host_of(sheet.name)
-    if graph_sizes is None:
-        defaults = version_defaults(engine.version)
-        graph_sizes = vllm_graph_sizes(engine.max_num_seqs, coarse=defaults.coarse_graph_sizes)
+    sizes = graph_sizes
+    if sizes is None:
+        sizes = default_graph_sizes(engine.version, engine.max_num_seqs)
     is_pipelined = is_async(engine.version, engine.async_scheduling)
     if spec.step_overhead_ms is None:
-        host = host_time(
-            usual, is_async=is_pipelined, layers=shape.layers, has_graphs=bool(graph_sizes)
-        )
+        host = host_time(usual, is_async=is_pipelined, layers=shape.layers, has_graphs=bool(sizes))
     else:
         host = HostTime(base_ms=spec.step_overhead_ms)
     ingress_ms = usual.ingress_ms if spec.ingress_ms is None else spec.ingress_ms
@@ -73,7 +71,7 @@ def surroundings_of(
     return Surroundings(
         host,
         kernel,
-        graph_sizes if backend == "vllm" else (),
+        sizes if backend == "vllm" else (),
         ingress_ms,
         egress_ms,
         tuple(word for word in words if word),
@@ -85,4 +83,4 @@ def _host_words(host: HostTime, usual: Host, loop: str, *, is_stated: bool) -> s
     exposed_ms = host.exposed_ms(0, _TYPICAL_DECODES)
     if is_stated:
         return f"plus {exposed_ms:g} ms per step" if exposed_ms else ""
-    return f"plus {exposed_ms:.3g} ms of host per step ({usual.label}, {loop})"
+    return f"plus {exposed_ms:.3g} ms of host per step ({usual.label}, {usual.engine}, {loop})"

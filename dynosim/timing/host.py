@@ -67,8 +67,12 @@ class HostTime:
 
     def step_ms(self, device_ms: float, num_prefills: int, num_decodes: int) -> float:
         """The whole step, of which the device takes `device_ms`."""
-        hidden = self.hidden_ms(num_prefills, num_decodes)
-        return max(device_ms, hidden) + self.exposed_ms(num_prefills, num_decodes)
+        work = self._work_ms(num_prefills, num_decodes)
+        exposed = self.exposed_share * work
+        hidden = (1.0 - self.exposed_share) * work
+        if num_prefills > 0 or self.launches_decodes:
+            hidden += self.launch_ms
+        return (device_ms if device_ms > hidden else hidden) + exposed
 
     def run_ms(self, first_ms: float, growth_ms: float, num_steps: int, num_decodes: int) -> float:
         """Sum of `num_steps` decode steps of a batch, whose device times rise by `growth_ms` >= 0

@@ -9,8 +9,8 @@ The factors were fitted to aiconfigurator-core 0.12's silicon tables (vllm) of Q
 Llama-3.1-8B on H100 and H200 SXM with tensor parallelism 1, 2, 4 and 8. Over decode batches of 1 to
 256 with contexts of 512 to 8192 tokens the error is 5 % in the mean, 17 % at worst; over prefills
 of 64 to 8192 tokens behind 0 to 16,384 cached ones 7 % and 30 %. Not fitted, only compared (mean
-error of decode and of prefill): Llama-3.1-70B on four H200 2 and 5 %, Qwen3-32B on two B200 5 and
-21 %, two RTX PRO 6000 8 and 7 %, two A100 17 and 10 %; Qwen3-30B-A3B on two H200 10 and 25 %;
+error of decode and of prefill): Llama-3.1-70B on four H200 2 and 5 %, Qwen3-32B on two B200 4 and
+21 %, two RTX PRO 6000 8 and 5 %, two A100 17 and 10 %; Qwen3-30B-A3B on two H200 10 and 25 %;
 DeepSeek-V3 on eight H200 40 % and four L40S without NVLink 26 and 69 %, all too fast.
 
 The tables hold no host time, no padding to CUDA graphs and no attention of prompts and decodes in
@@ -24,11 +24,12 @@ import numpy as np
 
 from dynosim.errors import ConfigError
 from dynosim.records import FloatArray, IntArray
-from dynosim.timing.architecture import ModelShape, weight_element_bytes
+from dynosim.timing.architecture import ModelShape
 from dynosim.timing.graphs import padded_tokens
 from dynosim.timing.host import HostTime
 from dynosim.timing.mixed import SharedKernel, mixed_context_token_ms
 from dynosim.timing.model import StepTimeModel
+from dynosim.timing.number_formats import weight_element_bytes
 from dynosim.timing.sheets import HardwareSheet
 from dynosim.timing.step import StepShape
 
@@ -80,12 +81,11 @@ class RooflineModel(StepTimeModel):
         self._shape = shape
         self._factors = factors
         self._ranks = tensor_parallel
-        element = weight_element_bytes(quantisation or shape.quantisation)
-        peak = sheet.bf16_tflops if element == 2.0 else sheet.fp8_tflops
-        self._weight_bytes = element
-        self._flops_per_ms = peak * 1e9 * factors.compute
+        weights = quantisation or shape.quantisation
+        self._weight_bytes = weight_element_bytes(weights)
+        self._flops_per_ms = sheet.matrix_tflops(weights) * 1e9 * factors.compute
         self._bytes_per_ms = sheet.memory_gb_per_s * 1e6 * factors.memory
-        self._link_bytes_per_ms = sheet.link_gb_per_s * 1e6 * factors.link
+        self._link_bytes_per_ms = sheet.link_gb_per_s_of(tensor_parallel) * 1e6 * factors.link
         self._fixed_ms = factors.step_us / 1e3 + shape.layers * factors.layer_us / 1e3
         self.host = host or HostTime()
         self._graph_sizes = graph_sizes
@@ -106,8 +106,14 @@ class RooflineModel(StepTimeModel):
         notes = ["estimated from the model's shape and a data sheet; no measurement of this engine"]
         if self._shape.has_windows:
             notes.append("sliding-window layers are counted as full attention: too slow if long")
-        if self._ranks > sheet.gpus_per_node:
-            notes.append(f"more GPUs than the {sheet.gpus_per_node} of a node: links are slower")
+        if self._ranks > sheet.linked_gpus:
+            joined = "an NVLink domain" if sheet.nvlink_domain_gpus else "a node"
+            notes.append(f"more GPUs than the {sheet.linked_gpus} of {joined}: links are slower")
+        if self._ranks > 1 and not sheet.has_peer_access:
+            notes.append(
+                f"{sheet.name} has no peer-to-peer: traffic between GPUs passes the host, and the"
+                " link's rate is an upper bound"
+            )
         self.notes = tuple(notes)
 
     def _attention_pair_ms(self, sheet: HardwareSheet) -> float:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from dynosim.timing.architecture import ModelEntry, ModelShape, weight_element_bytes
+from dynosim.timing.architecture import ModelEntry, ModelShape
+from dynosim.timing.number_formats import weight_element_bytes
 from dynosim.timing.quantised import Quantised, quantised
 
 MIB = 1024**2

@@ -111,7 +111,8 @@ def test_bounds_hold_95_percent_of_the_replays() -> None:
 
 def test_a_figure_that_some_replays_lack_is_of_the_others() -> None:
     """Only in some replays does the third come early enough to wait for a step of the second."""
-    config: dict[str, Any] = {"engine": {"num_gpu_blocks": 400, "max_num_seqs": 1}}
+    engine = {"num_gpu_blocks": 400, "max_num_seqs": 1, "async_scheduling": False}
+    config: dict[str, Any] = {"engine": engine}
     found = intervals_of(
         trace_of(0.0, 100.0, 110.0), FixedModel(10.0, 4.0), **config, num_replays=12
     )

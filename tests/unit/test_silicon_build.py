@@ -59,7 +59,6 @@ def test_a_packaged_model_is_known_by_name_and_by_alias() -> None:
         ("meta-llama/Llama-3.3-70B-Instruct", 70),
         ("meta-llama/Llama-3.1-405B-Instruct", 405),
         ("mistralai/Mixtral-8x7B-Instruct-v0.1", 46),
-        ("mistralai/Mixtral-8x22B-Instruct-v0.1", 140),
         ("deepseek-ai/DeepSeek-R1-Distill-Llama-8B", 8),
     ],
 )

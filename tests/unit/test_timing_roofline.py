@@ -356,6 +356,19 @@ def test_what_makes_the_estimate_worse_is_noted() -> None:
     assert len(of_eight.notes) == 1
     of_four = RooflineModel(shape(DENSE), sheet(gpus_per_node=4), tensor_parallel=8)
     assert of_four.notes[1:] == ("more GPUs than the 4 of a node: links are slower",)
+    of_rack = sheet(gpus_per_node=4, nvlink_domain_gpus=8)
+    assert len(RooflineModel(shape(DENSE), of_rack, tensor_parallel=8).notes) == 1
+    of_racks = RooflineModel(shape(DENSE), of_rack, tensor_parallel=16)
+    assert of_racks.notes[1:] == ("more GPUs than the 8 of an NVLink domain: links are slower",)
+    alone, pair = (
+        RooflineModel(shape(DENSE), hardware_sheet("rtx_4090"), tensor_parallel=ranks)
+        for ranks in (1, 2)
+    )
+    assert len(alone.notes) == 1
+    assert pair.notes[1:] == (
+        "rtx_4090 has no peer-to-peer: traffic between GPUs passes the host, and the link's rate is"
+        " an upper bound",
+    )
 
 
 def test_a_model_that_formulas_do_not_cover_is_refused() -> None:

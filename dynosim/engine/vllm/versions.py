@@ -6,6 +6,8 @@ Source: vLLM's releases, see the comment of each field.
 from dataclasses import dataclass
 from itertools import takewhile
 
+from dynosim.timing.graphs import vllm_graph_sizes
+
 Version = tuple[int, ...]
 
 NEWEST = "0.32.0"
@@ -56,6 +58,14 @@ def version_defaults(text: str | None) -> VersionDefaults:
         gpu_memory_utilization=0.92 if version >= (0, 21) else 0.9,
         coarse_graph_sizes=version >= (0, 11, 1),
     )
+
+
+def graph_sizes(version: str | None, max_num_seqs: int) -> tuple[int, ...]:
+    """Batch sizes that a version captures CUDA graphs for unless told otherwise.
+
+    Raises: ValueError, see `parse_version`.
+    """
+    return vllm_graph_sizes(max_num_seqs, coarse=version_defaults(version).coarse_graph_sizes)
 
 
 def memory_fraction(version: str | None, stated: float | None) -> float:

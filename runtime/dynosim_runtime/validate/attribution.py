@@ -11,6 +11,7 @@ from dynosim.build.engine import prepare
 from dynosim.compare.attribution import HOST, KERNELS, blind_fit, swapped
 from dynosim.config import RunConfig
 from dynosim.config.timing import NEEDS_MODEL
+from dynosim.engine.vllm.versions import graph_sizes
 from dynosim.errors import DynosimError
 from dynosim.experiment.run import RunOutcome
 from dynosim.experiment.run import run as simulate
@@ -23,7 +24,6 @@ from dynosim.fit.replay import Engines
 from dynosim.metrics import summarize
 from dynosim.records import FloatArray, IntArray, Trace
 from dynosim.timing.fitted import PARAMETER_NAMES, Fit, FittedModel
-from dynosim.timing.graphs import vllm_graph_sizes
 from dynosim.timing.model import StepTimeModel
 from dynosim_runtime.measure.deployment import Measured
 from dynosim_runtime.measure.load import LoadRun
@@ -222,11 +222,12 @@ def _prior(config: RunConfig, timing: StepTimeModel, log: Measurements) -> tuple
         return timing.fit, Prior(timing.fit, spread, source=timing.description)
     has_tables = config.timing.kind in NEEDS_MODEL
     is_cpu = config.hardware is None or config.hardware.startswith("cpu")
+    engine = config.engine
     deployment = Deployment(
         model=config.model_source if has_tables else None,
         hardware=config.hardware_source if has_tables else None,
-        engine=config.engine,
-        graph_sizes=() if is_cpu else vllm_graph_sizes(config.engine.max_num_seqs),
+        engine=engine,
+        graph_sizes=() if is_cpu else graph_sizes(engine.version, engine.max_num_seqs),
         assumed=(),
     )
     prior = prior_of(deployment, log)
