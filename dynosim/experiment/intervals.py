@@ -8,7 +8,7 @@ workload, by what lies between a client and the scheduler.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -150,7 +150,7 @@ def _drawn_timings(
 ) -> list[StepTimeModel]:
     """Step times of all replays. What was not fitted to anything knows no error of its own, but
     of the host's share how much hosts differ."""
-    if isinstance(timing, SiliconModel | RooflineModel) and _has_unsure_host(timing):
+    if _has_unsure_host(timing):
         return _on_other_hosts(timing, count, rng)
     if not isinstance(timing, FittedModel):
         return [timing] * count
@@ -164,9 +164,10 @@ def _drawn_timings(
     ]
 
 
-def _has_unsure_host(timing: StepTimeModel) -> bool:
-    is_blind = isinstance(timing, SiliconModel | RooflineModel)
-    return is_blind and timing.host.interval != (1.0, 1.0)
+def _has_unsure_host(timing: StepTimeModel) -> TypeGuard[SiliconModel | RooflineModel]:
+    if not isinstance(timing, SiliconModel | RooflineModel):
+        return False
+    return timing.host.interval != (1.0, 1.0)
 
 
 def _on_other_hosts(

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from dynosim.timing.architecture import ModelShape
 
 NOT_HIDDEN = 0.7
-"""Share of a decode's tile that reading the cache does not hide; 0.45 to 0.9. Chosen on three
+"""Share of a decode's tile that reading the cache does not hide; 0.45 to 1.0. Chosen on three
 measurements of FlashAttention 2 on one GPU: a kernel alone (128 decodes of 1,024 tokens beside 512
 new ones, 32 layers with 32 query heads: 9.7 ms more than two kernels, 0.75 of the tiles), and what
-fits of two recordings found, with 4 and 8 query heads to a KV head (0.55 and 0.74). Version 3 is
-taken to hide as much."""
+fits of two recordings found, with 4 and 8 query heads to a KV head (0.55 and, by how much of the
+recording was fitted, 0.75 to 1). Version 3 is taken to hide as much."""
 
 
 @dataclass(frozen=True, slots=True)

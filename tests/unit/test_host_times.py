@@ -140,10 +140,8 @@ def test_a_blind_model_has_the_host_of_its_gpu_and_says_so() -> None:
     exposed_ms = host.base_ms * host.exposed_share
     assert model.step_ms(step) - bare.step_ms(step) == pytest.approx(exposed_ms)
     assert (model.ingress_ms, model.egress_ms) == (host.ingress_ms, host.egress_ms)
-    assert (
-        f"plus {exposed_ms:.3g} ms of host per step (H100 class, {host.engine}, asynchronous)"
-        in (model.description)
-    )
+    said = f"plus {exposed_ms:.3g} ms of host per step (H100 class, {host.engine}, asynchronous)"
+    assert said in model.description
     assert f"client path {host.ingress_ms:g} + {host.egress_ms:g} ms (H100 class)" in (
         model.description
     )

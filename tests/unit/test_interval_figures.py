@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from recorded_runs import TRUE
+from timing_support import silicon_table
 
 from dynosim.build.engine import prepare
 from dynosim.config import RunConfig
@@ -25,7 +26,9 @@ from dynosim.experiment.run import run
 from dynosim.records import NO_REQUEST, Trace
 from dynosim.timing.fitted import DRIFT, Fit, FittedModel, FittedParameters
 from dynosim.timing.formulas import FixedModel
+from dynosim.timing.host import HostTime
 from dynosim.timing.model import StepTimeModel
+from dynosim.timing.silicon_model import SiliconModel
 
 LATENCIES = ("ttft_ms", "ttst_ms", "tpot_ms", "itl_ms", "e2e_latency_ms",
              "output_token_throughput_per_user")  # fmt: skip
@@ -275,3 +278,19 @@ def test_progress_counts_up_to_the_last_replay() -> None:
         progress=lambda done, of: told.append((done, of)),
     )
     assert told == [(1, 2), (2, 2)]
+
+
+def test_a_blind_prediction_varies_with_hosts_as_far_as_they_are_told_to_differ() -> None:
+    host = HostTime(base_ms=4.0, interval=(0.5, 2.0))
+    tables = SiliconModel(silicon_table(), host=host)
+    found = intervals_of(trace_of(0.0), tables, num_replays=40)
+    assert found.varied[0] == "host time of steps"
+    times = [value for value in found.samples["max_e2e_latency_ms"] if value is not None]
+    sure = SiliconModel(silicon_table(), host=HostTime(base_ms=4.0))
+    certain = intervals_of(trace_of(0.0), sure, num_replays=2)
+    assert "host time of steps" not in certain.varied
+    (alone, _) = certain.samples["max_e2e_latency_ms"]
+    assert alone is not None
+    factors = sorted((time - alone) / (4.0 * 5) + 1 for time in times)  # five steps
+    assert 0.3 < factors[0] < 0.8 and 1.25 < factors[-1] < 3.0
+    assert len(set(factors)) == 40
