@@ -41,6 +41,7 @@ def prepare(config: RunConfig) -> Prepared:
         engine=engine,
         num_gpu_blocks=spec.usable_blocks,
         link_gb_per_s=config.link_gb_per_s,
+        sampling=config.sampling,
         resolve=config.resolve,
     )
     return Prepared(spec, timing, capacity)

@@ -264,15 +264,19 @@ class _Judge:
     def _add_fitted(
         self, name: str, column: str, engines: Engines, fitted: Fitted, first_unseen: int
     ) -> None:
-        ranges = intervals(
+        ranges, unseen_ranges = intervals(
             self._measured,
             engines,
             fitted.draws,
             common_error=form_error(fitted.fit),
             count=NUM_DRAWS,
             seed=self._seed,
+            first_unseen=min(first_unseen, len(self._measured) - 1),
         )
-        detail = {"intervals": {key: list(pair) for key, pair in ranges.items()}}
+        detail = {
+            "intervals": {key: list(pair) for key, pair in ranges.items()},
+            "held_out_intervals": {key: list(pair) for key, pair in unseen_ranges.items()},
+        }
         self._add(name, column, fitted.predicted, fitted.model(), first_unseen, detail)
 
     def _add(
@@ -298,6 +302,10 @@ class _Judge:
                     "num_gpu_blocks": int(result.workers.usable_blocks[0]) + 1,
                     "preemptions": result.num_preemptions,
                     "distances": [asdict(one) for one in distances(self._measured, predicted)],
+                    "held_out_distances": [
+                        asdict(one)
+                        for one in (distances(self._measured, predicted, rows) if has_rest else ())
+                    ],
                     "steps_in_range": inside_shares(timing, result.steps),
                     "load": load_of(result).to_dict(),
                     **(detail or {}),

@@ -16,6 +16,7 @@ from dynosim.config.router import RouterConfig
 from dynosim.config.timing import NEEDS_MODEL, TimingConfig
 from dynosim.config.workload import WorkloadConfig
 from dynosim.engine.spec import EngineSpec, Policy
+from dynosim.timing.sampler import Sampling
 from dynosim.engine.vllm.versions import is_async, is_version, memory_fraction
 
 _SPEC = EngineSpec(num_gpu_blocks=2, max_model_len=1)
@@ -215,6 +216,16 @@ class RunConfig(Section):
         self._check_price()
         self._check_version()
         kind = self.timing.kind
+        is_blind = kind in NEEDS_MODEL
+        check_rules(
+            [
+                ("workload.sampling", not is_blind and self.workload.sampling != "greedy",
+                 f"timing kind {kind} does not know what sampling costs",
+                 "remove it: its step times hold whatever the engine did"),
+                ("workload.sampling", self.workload.sampling == "model" and self.model is None,
+                 "model: no model is named", "name it, or say greedy, random or truncated"),
+            ]
+        )  # fmt: skip
         why = f"timing kind {kind} needs it" if kind in NEEDS_MODEL else ""
         if not why and self.engine.num_gpu_blocks == "auto":
             why = "engine.num_gpu_blocks: auto needs it"
@@ -227,6 +238,16 @@ class RunConfig(Section):
             for key in ("model", "hardware")
         )
         return self
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the workload's requests have their tokens chosen."""
+        stated = self.workload.sampling
+        if stated != "model":
+            return stated
+        from dynosim.silicon.generation import default_sampling
+
+        return default_sampling(self.model or "")
 
     @property
     def num_gpus(self) -> int:

@@ -3,14 +3,14 @@
 What is varied, as far as the run has it: the constants of fitted step times (plausible draws of the
 fit), all step times together by what the physical form gets wrong, of step times that nobody fitted
 the host's share and the engine version whose measurements stand in for one that was not measured,
-the synthetic workload's and the router's seed, and the arrivals of a recorded workload, by what lies
-between a client and the scheduler.
+the synthetic workload's and the router's seed, and the arrivals of a recorded workload, by what
+lies between a client and the scheduler.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import cycle
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -115,7 +115,7 @@ def prediction_intervals(
     samples: dict[str, list[float | None]] = {key: [] for key in INTERVAL_KEYS}
     for index, drawn_timing in enumerate(drawn):
         varied = config.model_copy(update={"seed": int(rng.integers(1 << 62))})
-        replayed = load_trace(varied) if is_redrawn else _jittered(trace, rng)
+        replayed = load_trace(varied) if is_redrawn else jittered(trace, rng)
         timed = replace(prepared, timing=drawn_timing)
         report = run(varied, trace=replayed, prepared=timed).report
         for key, values in samples.items():
@@ -152,7 +152,7 @@ def _drawn_timings(
 ) -> list[StepTimeModel]:
     """Step times of all replays. What was not fitted to anything knows no error of its own, but
     of the host's share how much hosts differ."""
-    if isinstance(timing, SiliconModel | RooflineModel) and _has_unsure_host(timing):
+    if _has_unsure_host(timing):
         return _on_other_hosts(timing, count, rng)
     if not isinstance(timing, FittedModel):
         versions = (timing, *_alternatives(timing))
@@ -167,9 +167,10 @@ def _drawn_timings(
     ]
 
 
-def _has_unsure_host(timing: StepTimeModel) -> bool:
-    is_blind = isinstance(timing, SiliconModel | RooflineModel)
-    return is_blind and timing.host.interval != (1.0, 1.0)
+def _has_unsure_host(timing: StepTimeModel) -> TypeGuard[SiliconModel | RooflineModel]:
+    if not isinstance(timing, SiliconModel | RooflineModel):
+        return False
+    return timing.host.interval != (1.0, 1.0)
 
 
 def _on_other_hosts(
@@ -191,7 +192,7 @@ def _alternatives(timing: StepTimeModel) -> tuple[SiliconModel, ...]:
     return timing.alternatives if isinstance(timing, SiliconModel) else ()
 
 
-def _jittered(trace: Trace, rng: np.random.Generator) -> Trace:
+def jittered(trace: Trace, rng: np.random.Generator) -> Trace:
     """The trace with its timed arrivals moved; requests keep their order, the first comes at 0."""
     arrival_ms: FloatArray = trace.arrival_ms.copy()
     timed = np.ones(len(trace), np.bool_)

@@ -6,12 +6,12 @@ engine version's measurements are taken is in `table_versions`, which of them ar
 cannot be, in `guard`. Accuracy against direct queries is measured when a table is made and stands
 in its notes; for Qwen3-32B and Llama-3.1-8B on H100 and H200 the mean error is below 0.1 %.
 
-Not in the tables: the host's time, sampling, padding to CUDA graph sizes, prompts and decodes in one
-kernel, the way to the client (all from `surroundings`), variance. In them, but not as a serving
-engine meets it: caches (see `cold_cache`) and clocks (see `sustained`). A step with
-several prompts is one batched attention launch of their mean lengths, a decode batch that of its
-mean context, as in aiconfigurator itself. Kernel times jump between token counts (2049 tokens may
-cost 2 to 30 % more than 2048); the table keeps the jumps.
+Not in the tables: the host's time, sampling, padding to CUDA graph sizes, prompts and decodes in
+one kernel, the way to the client (all from `surroundings`), variance. In them, but not as a serving
+engine meets it: caches (see `cold_cache`) and clocks (see `sustained`). A step with several prompts
+is one batched attention launch of their mean lengths, a decode batch that of its mean context, as
+in aiconfigurator itself. Kernel times jump between token counts (2049 tokens may cost 2 to 30 %
+more than 2048); the table keeps the jumps.
 """
 
 from dataclasses import asdict, dataclass

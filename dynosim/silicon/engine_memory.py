@@ -10,9 +10,8 @@ on H100, see docs/fidelity.md and benchmarks/capacity.py, which leaves out each 
 
 from typing import Protocol
 
-from dynosim.engine.vllm.versions import NEWEST, parse_version, version_defaults
+from dynosim.engine.vllm.versions import NEWEST, graph_sizes, parse_version
 from dynosim.timing.architecture import ModelEntry, ModelShape
-from dynosim.timing.graphs import vllm_graph_sizes
 from dynosim.timing.sheets import GIB, HardwareSheet
 from dynosim.timing.weights import MIB, PLAIN_BYTES, Split, embedding_bytes, rotary_bytes
 
@@ -104,8 +103,7 @@ def graph_bytes(shape: ModelShape, engine: Profiled) -> int:
     """
     if _version(engine) < _COUNTED_GRAPHS:
         return 0
-    coarse = version_defaults(engine.version).coarse_graph_sizes
-    sizes = vllm_graph_sizes(engine.max_num_seqs, coarse=coarse)
+    sizes = graph_sizes(engine.version, engine.max_num_seqs)
     whole = [size for size in sizes if size <= engine.max_num_seqs]
     return (len(sizes) + len(whole)) * shape.layers * _GRAPH_BYTES
 

@@ -1,6 +1,7 @@
 """Accelerators by name: built-in data sheets (`sheet_rows`), and YAML files of a user's own."""
 
 import difflib
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -76,7 +77,22 @@ def usual_name(hardware: str) -> str:
     hardware = OTHER_NAMES.get(hardware, hardware)
     named = {_plain(name): name for name in _SHEETS}
     named |= {_plain(short): name for short, name in (_USUAL_FORM | DEVICE_NAMES).items()}
-    return named.get(_plain(hardware), hardware)
+    return named.get(_plain(hardware)) or _of_its_memory(hardware, named) or hardware
+
+
+_MEMORY = re.compile(r"(\d+)[ _-]*gi?b", re.IGNORECASE)
+_SALES_SHARE = 0.1
+"""By how much the size that a card is sold under may differ from what the driver reports."""
+
+
+def _of_its_memory(hardware: str, named: dict[str, str]) -> str | None:
+    """The name that one with the memory in it means, if the card has so much: `H100 80 GB SXM`."""
+    stated = _MEMORY.search(hardware)
+    found = named.get(_plain(_MEMORY.sub("", hardware)))
+    if stated is None or found is None:
+        return None
+    memory_gib = _SHEETS[found].memory_gib
+    return found if abs(float(stated[1]) / memory_gib - 1) < _SALES_SHARE else None
 
 
 def form_note(hardware: str) -> str | None:

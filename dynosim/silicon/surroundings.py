@@ -96,4 +96,4 @@ def _host_words(host: HostTime, usual: Host, loop: str, *, is_stated: bool) -> s
     exposed_ms = host.exposed_ms(0, _TYPICAL_DECODES)
     if is_stated:
         return f"plus {exposed_ms:g} ms per step" if exposed_ms else ""
-    return f"plus {exposed_ms:.3g} ms of host per step ({usual.label}, {loop})"
+    return f"plus {exposed_ms:.3g} ms of host per step ({usual.label}, {usual.engine}, {loop})"

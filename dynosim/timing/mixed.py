@@ -19,12 +19,10 @@ from dataclasses import dataclass
 
 from dynosim.timing.architecture import ModelShape
 
-NOT_HIDDEN = 0.7
-"""Share of a decode's tile that reading the cache does not hide; 0.45 to 0.9. Chosen on three
-measurements of FlashAttention 2 on one GPU: a kernel alone (128 decodes of 1,024 tokens beside 512
-new ones, 32 layers with 32 query heads: 9.7 ms more than two kernels, 0.75 of the tiles), and what
-fits of two recordings found, with 4 and 8 query heads to a KV head (0.55 and 0.74). Version 3 is
-taken to hide as much."""
+NOT_HIDDEN = 0.75
+"""Share of a decode's tile that reading the cache does not hide; 0.5 to 1. Chosen on a kernel
+measured alone: FlashAttention 2 takes 9.7 ms more for 128 decodes of 1,024 tokens beside 512 new
+ones than two kernels do (32 layers of 32 query heads). Version 3 is taken to hide as much."""
 
 
 @dataclass(frozen=True, slots=True)

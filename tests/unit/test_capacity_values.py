@@ -1,4 +1,4 @@
-"""KV blocks by hand: what is left of the memory fraction, the interval, and the limits of what fits."""
+"""KV blocks by hand: what the memory fraction leaves, the interval, and the limits of what fits."""
 
 import json
 from pathlib import Path

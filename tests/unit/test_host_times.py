@@ -140,9 +140,8 @@ def test_a_blind_model_has_the_host_of_its_gpu_and_says_so() -> None:
     exposed_ms = host.base_ms * host.exposed_share
     assert model.step_ms(step) - bare.step_ms(step) == pytest.approx(exposed_ms)
     assert (model.ingress_ms, model.egress_ms) == (host.ingress_ms, host.egress_ms)
-    assert f"plus {exposed_ms:.3g} ms of host per step (H100 class, asynchronous)" in (
-        model.description
-    )
+    said = f"plus {exposed_ms:.3g} ms of host per step (H100 class, {host.engine}, asynchronous)"
+    assert said in model.description
     assert f"client path {host.ingress_ms:g} + {host.egress_ms:g} ms (H100 class)" in (
         model.description
     )
@@ -164,7 +163,7 @@ def test_the_version_tells_the_loop_unless_it_is_stated(
     version: str | None, stated: bool | None, loop: str
 ) -> None:
     model = blind(version=version, async_scheduling=stated)
-    assert f"(H100 class, {loop})" in model.description
+    assert f"{host_of('h100_sxm').engine}, {loop})" in model.description
 
 
 def test_what_is_stated_of_the_host_replaces_what_is_usual() -> None:
