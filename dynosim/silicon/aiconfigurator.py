@@ -14,7 +14,7 @@ in aiconfigurator itself. Kernel times jump between token counts (2049 tokens ma
 more than 2048); the table keeps the jumps.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,9 @@ _MEASURED_SHARE = 0.9
 library never measures norms, activations and embeddings (4 to 8 % of a step)."""
 
 _MAX_TABLE_TOKENS = 65_536
+
+_OTHER_EXPERTS = "fp8_block"
+"""What stands in for FP8 experts whose own table is not credible."""
 
 
 def aiconfigurator_model(
@@ -101,6 +104,7 @@ def aiconfigurator_model(
             if position == len(attempts) - 1:
                 raise
             continue
+        table = deployment.with_credible_experts(table, sharding, choice)
         notes = notes_of(table, deployment.facts(table, choice, position))
         other = neighbours_of(choice, hardware, deployment.backend)
         alternatives = () if other is None else deployment.alternative(sharding, other, table)
@@ -189,9 +193,26 @@ class _Deployment:
     def source(self, table: SiliconTable, choice: TableChoice, position: int) -> str:
         """Measured, or derived where something stands in for what was asked."""
         shares = (table.meta["prefill_measured_share"], table.meta["decode_measured_share"])
-        stands_in = position > 0 or bool(self.engine.quantization)
+        stands_in = position > 0 or bool(self.engine.quantization) or "stands_in" in table.meta
         stands_in = stands_in or bool(_other_versions(table, choice))
         return DERIVED if stands_in or min(shares) < _MEASURED_SHARE else MEASURED
+
+    def with_credible_experts(
+        self, table: SiliconTable, sharding: dict[str, int], choice: TableChoice
+    ) -> SiliconTable:
+        """The table with experts timed in another format of the same width, where theirs are not
+        credible and those are: FP8 with a scale a tensor and with one a block read the same
+        weights."""
+        if not _refuses_experts(table):
+            return table
+        try:
+            other = self.table({**sharding, "moe_quant_mode": _OTHER_EXPERTS}, choice)
+        except ConfigError:
+            return table
+        if _refuses_experts(other):
+            return table
+        stands_in = {"stands_in": f"experts by the times of {_OTHER_EXPERTS}, of the same width"}
+        return replace(other, meta=other.meta | stands_in)
 
     def alternative(
         self, sharding: dict[str, int], choice: TableChoice, table: SiliconTable
@@ -205,7 +226,7 @@ class _Deployment:
             return ()
         return (self.model(other, choice, 0, (), ()),)
 
-    def table(self, sharding: dict[str, int], choice: TableChoice) -> SiliconTable:
+    def table(self, sharding: dict[str, Any], choice: TableChoice) -> SiliconTable:
         """The table, from the cache or made now. Raises: ConfigError for what is not covered."""
         engine, shape = self.engine, self.shape
         sheet = sheet_or_none(self.hardware)
@@ -290,6 +311,12 @@ def _power_of_two_from(at_least: int, smallest: int) -> int:
     while size < at_least:
         size *= 2
     return size
+
+
+def _refuses_experts(table: SiliconTable) -> bool:
+    """Whether most times of FP8 experts are not credible."""
+    found = [one for one in table.meta.get("guard", ()) if one["family"] == "experts"]
+    return any(2 * one["refused"] > one["entries"] for one in found)
 
 
 def _other_versions(table: SiliconTable, choice: TableChoice) -> str:

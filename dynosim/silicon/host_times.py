@@ -37,6 +37,7 @@ that a model of 32 layers takes 4.8 ms. A round number, some 20 launches in Pyth
 
 _SERVER = Host(
     label="H100 class",
+    engine="vLLM 0.12 and 0.15.1",
     # synchronous: 90 closed loops of vLLM 0.12 with Qwen3-32B on 2, 4 and 8 H100 (aiconfigurator's
     # silicon sample): 2 ms at 8 sequences, 2.3 at 32, less what sampling takes
     base_ms=1.6,
@@ -54,6 +55,7 @@ _SERVER = Host(
 
 _OLDER_SERVER = Host(
     label="A100 class",
+    engine="vLLM 0.12 and 0.15.1",
     # the work of the H100 class on CPUs of a generation before, slower by about 1.5 a core
     base_ms=2.4,
     per_sequence_ms=0.015,
@@ -69,6 +71,7 @@ _OLDER_SERVER = Host(
 
 _WORKSTATION = Host(
     label="workstation class",
+    engine="vLLM 0.12 and 0.15.1",
     # the work of the H100 class on CPUs with higher clocks and a slower PCIe: taken as equal
     base_ms=1.6,
     per_sequence_ms=0.01,

@@ -57,6 +57,11 @@ def notes_of(table: SiliconTable, facts: Facts) -> tuple[str, ...]:
             "the tables' block-wise FP8 matrix products on vllm are suspect (slower than bf16, no"
             " gain from tensor parallelism); quantization: fp8 on the bf16 model is more credible"
         )
+    if "stands_in" in meta:
+        notes.insert(0, f"{meta['stands_in']}: their own are not credible")
+    if meta.get("left_out"):
+        words = ", ".join(meta["left_out"])
+        notes.append(f"not in the library's steps, estimated from the data sheet: {words}")
     if facts.quantization:
         notes.append(f"{facts.quantization} weights put in place of the checkpoint's own format")
     if facts.holds_whole_experts:
