@@ -23,10 +23,9 @@ from dynosim.silicon.hardware import hardware_sheet
 from dynosim.silicon.surroundings import surroundings_of
 from dynosim.silicon.table_file import TABLE_FORMAT, load_table, save_table
 from dynosim.timing.architecture import ModelEntry, ModelShape, model_shape, require_divisible
-from dynosim.timing.mixed import mixed_context_token_ms
 from dynosim.timing.model import DERIVED, MEASURED
 from dynosim.timing.protocols import SiliconSpec, TimedEngine
-from dynosim.timing.roofline import PREFILL_ATTENTION_SHARE
+from dynosim.timing.roofline import RooflineFactors
 from dynosim.timing.silicon_model import SiliconModel
 from dynosim.timing.silicon_table import SiliconTable
 
@@ -70,12 +69,8 @@ def aiconfigurator_model(
         times = SiliconModel(
             table,
             host=around.host,
-            mixed_context_token_ms=mixed_context_token_ms(
-                shape,
-                around.kernel,
-                bf16_tflops=sheet.bf16_tflops,
-                ranks=engine.tensor_parallel,
-                share=PREFILL_ATTENTION_SHARE,
+            mixed_context_ms=RooflineFactors().mixed_context_ms(
+                shape, around.kernel, sheet, engine.tensor_parallel
             ),
             graph_sizes=around.graph_sizes,
             source=_source(table, engine, position),

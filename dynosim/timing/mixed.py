@@ -1,15 +1,17 @@
-"""Attention of steps that compute prompts and decode: what decodes cost more in one kernel.
+"""Attention of steps that compute prompts and decode: what decodes cost in one kernel with prompts.
 
 An engine that hands both to one variable-length kernel has it made for prompts: it works on tiles
 of many query rows. A decoding sequence has one row, and its tile computes all the others for
-nothing: each token of context costs as many attention pairs as a tile has rows, where a kernel for
-decodes only waits for memory. With grouped queries it matters which rows a tile holds.
-FlashAttention 3 packs the query heads that share keys into one tile, so a tile of 128 rows per KV
-head is computed; FlashAttention 2 does so for pure decodes only, and has a tile of 64 rows for each
-query head.
+nothing. With grouped queries it matters which rows a tile holds. FlashAttention 3 packs the query
+heads that share keys into one tile, so a tile of 128 rows per KV head is computed. FlashAttention 2
+does so for pure decodes only; beside prompts it has a tile of 64 rows for each query head, and each
+of these reads the keys and values of its group again, from the cache if not from memory. Loads and
+arithmetic overlap, so a token of context takes the longest of three:
 
-So a token of context costs `rows * (query heads or KV heads)` pairs of arithmetic, of which a part
-is hidden behind the reading of keys and values: `NOT_HIDDEN` is the one constant.
+    reading it once from memory    tile rows x heads pairs of arithmetic    reading it for each tile
+
+The first is what decodes take alone. On H100 it is the longest, where heads are packed; elsewhere
+the others take 1.5 to 4 times as long.
 
 Source: FlashAttention's `run_mha_fwd_splitkv_dispatch` (v2: 64 rows) and `tile_size_fwd_sm90`,
 `should_pack_gqa` (v3: 128 rows, always packed where lengths vary).
@@ -19,12 +21,11 @@ from dataclasses import dataclass
 
 from dynosim.timing.architecture import ModelShape
 
-NOT_HIDDEN = 0.7
-"""Share of a decode's tile that reading the cache does not hide; 0.45 to 1.0. Chosen on three
-measurements of FlashAttention 2 on one GPU: a kernel alone (128 decodes of 1,024 tokens beside 512
-new ones, 32 layers with 32 query heads: 9.7 ms more than two kernels, 0.75 of the tiles), and what
-fits of two recordings found, with 4 and 8 query heads to a KV head (0.55 and, by how much of the
-recording was fitted, 0.75 to 1). Version 3 is taken to hide as much."""
+CACHE_RATE = 2.5
+"""How many times faster than memory the cache serves keys that several tiles read; 2.2 to 3.0.
+Chosen on RTX PRO 6000: a kernel measured alone (128 decodes of 1,024 tokens beside 512 new ones, 32
+layers, 4 query heads to a KV head: 9.7 ms more than two kernels) says 2.2; what fits of two
+recordings found 2.6 to 3.0 with 4 query heads to a KV head, 2.5 to 2.8 with 8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +41,23 @@ FLASH_ATTENTION_2 = SharedKernel("FlashAttention 2", 64, packs_heads=False)
 FLASH_ATTENTION_3 = SharedKernel("FlashAttention 3", 128, packs_heads=True)
 
 
-def mixed_context_token_ms(
-    shape: ModelShape, kernel: SharedKernel | None, *, bf16_tflops: float, ranks: int, share: float
+def mixed_context_ms(
+    shape: ModelShape,
+    kernel: SharedKernel | None,
+    *,
+    ranks: int,
+    flops_per_ms: float,
+    bytes_per_ms: float,
 ) -> float:
-    """What a token of a decode's context takes more in a step with prompts, all layers, one rank.
+    """The least that a token of a decode's context takes beside prompts, all layers, one rank.
 
-    `share` is the part of the peak that attention of prompts reaches. Latent attention has kernels
-    of its own for decodes, and so have engines without a `kernel` for both: 0.
+    Rates are what attention reaches. Latent attention has kernels of its own for decodes, and so
+    have engines without a `kernel` for both: 0.
     """
     if kernel is None or shape.latent_width:
         return 0.0
-    heads = max(1.0, shape.kv_heads / ranks) if kernel.packs_heads else shape.heads / ranks
-    flops = 2 * shape.layers * heads * kernel.tile_rows * 2 * shape.head_dim
-    return NOT_HIDDEN * flops / (bf16_tflops * 1e9 * share)
+    kv_heads = max(1.0, shape.kv_heads / ranks)
+    tiles = kv_heads if kernel.packs_heads else shape.heads / ranks
+    computing = 2 * shape.layers * tiles * kernel.tile_rows * 2 * shape.head_dim / flops_per_ms
+    reading = tiles / kv_heads * shape.kv_bytes_per_token(ranks, 2.0) / bytes_per_ms
+    return max(computing, reading / CACHE_RATE)

@@ -36,7 +36,7 @@ class SiliconModel(StepTimeModel):
         table: SiliconTable,
         *,
         host: HostTime | None = None,
-        mixed_context_token_ms: float = 0.0,
+        mixed_context_ms: float = 0.0,
         graph_sizes: tuple[int, ...] = (),
         source: str = MEASURED,
         description: str = "",
@@ -48,7 +48,7 @@ class SiliconModel(StepTimeModel):
         self.decode_is_monotone = bool(np.all(np.diff(table.decode_ms, axis=1) >= 0))
         self._table = table
         self._host = host or HostTime()
-        self._mixed_context_token_ms = mixed_context_token_ms
+        self._mixed_context_ms = mixed_context_ms
         self._graph_sizes = graph_sizes
         self._linear: list[float] = table.linear_ms.tolist()
         self._head: list[float] = table.head_ms.tolist()
@@ -73,8 +73,9 @@ class SiliconModel(StepTimeModel):
         total = self._linear_ms(prefill_tokens + num_decodes) + self._prefill_attention_ms(step)
         if num_decodes > 0:
             row = self._attention_rows.get(num_decodes) or self._attention_row(num_decodes)
-            total += row.at(step.decode_context_tokens / num_decodes)
-            total += step.decode_context_tokens * self._mixed_context_token_ms
+            decoding = row.at(step.decode_context_tokens / num_decodes)
+            least = step.decode_context_tokens * self._mixed_context_ms
+            total += decoding if decoding > least else least
         return self._host.step_ms(total, step.num_prefills, num_decodes)
 
     def decode_run_ms(self, num_decodes: int, decode_context_tokens: int, num_steps: int) -> float:
@@ -98,7 +99,7 @@ class SiliconModel(StepTimeModel):
         other = SiliconModel(
             self._table,
             host=host,
-            mixed_context_token_ms=self._mixed_context_token_ms,
+            mixed_context_ms=self._mixed_context_ms,
             graph_sizes=self._graph_sizes,
             source=self.source,
             description=self.description,
