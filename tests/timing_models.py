@@ -93,9 +93,7 @@ MODELS: list[StepTimeModel] = [
     LinearModel(base_ms=5, per_prefill_token_ms=0.1, per_decode_ms=0.05, per_context_token_ms=1e-4),
     PolynomialModel(4096),
     SiliconModel(silicon_table(), host=HostTime(base_ms=0.3)),
-    SiliconModel(
-        silicon_table(), host=ASYNC_HOST, mixed_context_token_ms=1e-5, graph_sizes=(1, 4, 48)
-    ),
+    SiliconModel(silicon_table(), host=ASYNC_HOST, mixed_context_ms=1e-2, graph_sizes=(1, 4, 48)),
     ScaledModel(SiliconModel(silicon_table(1)), 1.7),
     _roofline(),
     _roofline(HostTime(base_ms=0.6, per_sequence_ms=0.004, exposed_share=0.25)),

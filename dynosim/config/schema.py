@@ -16,8 +16,8 @@ from dynosim.config.router import RouterConfig
 from dynosim.config.timing import NEEDS_MODEL, TimingConfig
 from dynosim.config.workload import WorkloadConfig
 from dynosim.engine.spec import EngineSpec, Policy
-from dynosim.timing.sampler import Sampling
 from dynosim.engine.vllm.versions import is_async, is_version, memory_fraction
+from dynosim.timing.sampler import Sampling
 
 _SPEC = EngineSpec(num_gpu_blocks=2, max_model_len=1)
 

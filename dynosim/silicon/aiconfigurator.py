@@ -34,10 +34,9 @@ from dynosim.silicon.table_versions import (
 )
 from dynosim.timing.architecture import ModelEntry, ModelShape, model_shape, require_divisible
 from dynosim.timing.cold_cache import with_cold_cache
-from dynosim.timing.mixed import mixed_context_token_ms
 from dynosim.timing.model import DERIVED, MEASURED
 from dynosim.timing.protocols import SiliconSpec, TimedEngine
-from dynosim.timing.roofline import PREFILL_ATTENTION_SHARE
+from dynosim.timing.roofline import RooflineFactors
 from dynosim.timing.sampler import Sampling
 from dynosim.timing.silicon_model import SiliconModel
 from dynosim.timing.silicon_table import SiliconTable
@@ -164,12 +163,11 @@ class _Deployment:
         times = SiliconModel(
             self.served(with_link(table, self.link_gb_per_s)),
             host=around.host,
-            mixed_context_token_ms=mixed_context_token_ms(
+            mixed_context_ms=RooflineFactors().mixed_context_ms(
                 self.shape,
                 around.kernel,
-                bf16_tflops=hardware_sheet(self.hardware).bf16_tflops,
-                ranks=self.engine.tensor_parallel,
-                share=PREFILL_ATTENTION_SHARE,
+                hardware_sheet(self.hardware),
+                self.engine.tensor_parallel,
             ),
             graph_sizes=around.graph_sizes,
             per_sequence_ms=around.sampling_ms,

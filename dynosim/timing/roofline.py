@@ -27,14 +27,11 @@ from dynosim.records import FloatArray, IntArray
 from dynosim.timing.architecture import ModelShape
 from dynosim.timing.graphs import padded_tokens
 from dynosim.timing.host import HostTime
-from dynosim.timing.mixed import SharedKernel, mixed_context_token_ms
+from dynosim.timing.mixed import SharedKernel, mixed_context_ms
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.number_formats import weight_element_bytes
 from dynosim.timing.sheets import HardwareSheet
 from dynosim.timing.step import StepShape
-
-PREFILL_ATTENTION_SHARE = 0.68
-"""Share of peak that attention of prompts reaches; fitted with the other factors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +40,25 @@ class RooflineFactors:
 
     compute: float = 0.78  # share of peak in matrix products
     memory: float = 0.85  # share of bandwidth when reading weights
-    prefill_attention: float = PREFILL_ATTENTION_SHARE  # of peak
+    prefill_attention: float = 0.68  # share of peak
     decode_attention: float = 0.88  # share of bandwidth when reading the cache
     layer_us: float = 47.0  # launches, norms and gaps of one layer
     element_widths: float = 32.0  # hidden widths of activations moved per token and layer
     all_reduce_us: float = 1.0  # per doubling of the ranks
     link: float = 0.9  # share of the link's rate in all-reduces
     step_us: float = 50.0  # embedding, final norm, sampling inputs
+
+    def mixed_context_ms(
+        self, shape: ModelShape, kernel: SharedKernel | None, sheet: HardwareSheet, ranks: int
+    ) -> float:
+        """The least that a token of context takes a decode beside prompts, see `mixed`."""
+        return mixed_context_ms(
+            shape,
+            kernel,
+            ranks=ranks,
+            flops_per_ms=sheet.bf16_tflops * 1e9 * self.prefill_attention,
+            bytes_per_ms=sheet.memory_gb_per_s * 1e6 * self.decode_attention,
+        )
 
 
 class RooflineModel(StepTimeModel):
@@ -93,13 +102,7 @@ class RooflineModel(StepTimeModel):
         self._per_sequence_ms = per_sequence_ms
         self._pair_ms = self._attention_pair_ms(sheet)
         self._context_token_ms = self._context_read_ms(sheet, kv_element_bytes)
-        self._mixed_context_token_ms = mixed_context_token_ms(
-            shape,
-            kernel,
-            bf16_tflops=sheet.bf16_tflops,
-            ranks=tensor_parallel,
-            share=factors.prefill_attention,
-        )
+        self._mixed_context_ms = factors.mixed_context_ms(shape, kernel, sheet, tensor_parallel)
         self._linear: dict[int, float] = {}
         self._set_texts(name, sheet)
 
@@ -154,9 +157,11 @@ class RooflineModel(StepTimeModel):
             mean_new = prefill_tokens / step.num_prefills
             mean_cached = step.prefix_tokens / step.num_prefills
             total += prefill_tokens * (mean_cached + (mean_new + 1) / 2) * self._pair_ms
-            total += step.decode_context_tokens * self._mixed_context_token_ms
         if num_decodes > 0:
-            total += step.decode_context_tokens * self._context_token_ms
+            per_token = self._context_token_ms
+            if prefill_tokens > 0:
+                per_token = max(per_token, self._mixed_context_ms)
+            total += step.decode_context_tokens * per_token
         total += (step.num_prefills + num_decodes) * self._per_sequence_ms
         return self.host.step_ms(total, step.num_prefills, num_decodes)
 

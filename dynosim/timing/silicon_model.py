@@ -37,7 +37,7 @@ class SiliconModel(StepTimeModel):
         table: SiliconTable,
         *,
         host: HostTime | None = None,
-        mixed_context_token_ms: float = 0.0,
+        mixed_context_ms: float = 0.0,
         graph_sizes: tuple[int, ...] = (),
         per_sequence_ms: float = 0.0,
         source: str = MEASURED,
@@ -52,7 +52,7 @@ class SiliconModel(StepTimeModel):
         self.decode_is_monotone = bool(np.all(np.diff(table.decode_ms, axis=1) >= 0))
         self._table = table
         self._host = host or HostTime()
-        self._mixed_context_token_ms = mixed_context_token_ms
+        self._mixed_context_ms = mixed_context_ms
         self._graph_sizes = graph_sizes
         self._per_sequence_ms = per_sequence_ms
         self._linear: list[float] = table.linear_ms.tolist()
@@ -78,8 +78,9 @@ class SiliconModel(StepTimeModel):
         total = self._linear_ms(prefill_tokens + num_decodes) + self._prefill_attention_ms(step)
         if num_decodes > 0:
             row = self._attention_rows.get(num_decodes) or self._attention_row(num_decodes)
-            total += row.at(step.decode_context_tokens / num_decodes)
-            total += step.decode_context_tokens * self._mixed_context_token_ms
+            decoding = row.at(step.decode_context_tokens / num_decodes)
+            least = step.decode_context_tokens * self._mixed_context_ms
+            total += decoding if decoding > least else least
         total += (step.num_prefills + num_decodes) * self._per_sequence_ms
         return self._host.step_ms(total, step.num_prefills, num_decodes)
 
@@ -104,7 +105,7 @@ class SiliconModel(StepTimeModel):
         other = SiliconModel(
             self._table,
             host=host,
-            mixed_context_token_ms=self._mixed_context_token_ms,
+            mixed_context_ms=self._mixed_context_ms,
             graph_sizes=self._graph_sizes,
             per_sequence_ms=self._per_sequence_ms,
             source=self.source,

@@ -199,14 +199,18 @@ def test_decodes_beside_prompts_cost_more_where_heads_are_not_packed() -> None:
         )
         return ((longer - shorter) - (alone - less)) / 64_000
 
-    # 4 and 8 query heads share keys; a kernel of version 2 computes a tile for each of them.
-    few, many = surplus_ms("rtx_4090", MODEL), surplus_ms("rtx_4090", "Qwen/Qwen3-32B")
-    tile_ms = 0.7 * 64 * 2 * 32 * 32 * 256 / (165e9 * 0.68)
-    assert few == pytest.approx(tile_ms)
-    assert many == pytest.approx(tile_ms * (64 * 64) / (32 * 32))
-    packed = surplus_ms("h100_sxm", MODEL)
-    assert packed == pytest.approx(0.7 * 128 * 2 * 32 * 8 * 256 / (989e9 * 0.68))
-    assert surplus_ms("b200_sxm", MODEL) == pytest.approx(0.0, abs=1e-9)
+    # 4 and 8 query heads share keys, and each has a tile of 64 rows of its own that reads them.
+    memory_ms = 32 * 2 * 8 * 128 * 2 / (1008e6 * 0.88)
+    tiles_ms = 32 * 32 * 64 * 2 * 2 * 128 / (165e9 * 0.68)
+    assert tiles_ms > 4 / 2.5 * memory_ms > memory_ms
+    assert surplus_ms("rtx_4090", MODEL) == pytest.approx(tiles_ms - memory_ms)
+    wide = 2 * 32 * 8 * 128 * 2 / (1597e6 * 0.88)
+    assert surplus_ms("rtx_pro_6000_server", MODEL) == pytest.approx((4 / 2.5 - 1) * wide)
+    twice = surplus_ms("rtx_pro_6000_server", "Qwen/Qwen3-32B")  # of 64 layers
+    assert twice == pytest.approx((8 / 2.5 - 1) * 2 * wide)
+    # Packed into one tile of 128 rows they wait for memory as decodes alone do.
+    for hardware in ("h100_sxm", "b200_sxm"):
+        assert surplus_ms(hardware, MODEL) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_other_kinds_have_the_client_path_that_is_stated() -> None:
