@@ -57,11 +57,7 @@ def notes_of(table: SiliconTable, facts: Facts) -> tuple[str, ...]:
             "the tables' block-wise FP8 matrix products on vllm are suspect (slower than bf16, no"
             " gain from tensor parallelism); quantization: fp8 on the bf16 model is more credible"
         )
-    if "stands_in" in meta:
-        notes.insert(0, f"{meta['stands_in']}: their own are not credible")
-    if meta.get("left_out"):
-        words = ", ".join(meta["left_out"])
-        notes.append(f"not in the library's steps, estimated from the data sheet: {words}")
+    notes += _stand_ins(meta)
     if facts.quantization:
         notes.append(f"{facts.quantization} weights put in place of the checkpoint's own format")
     if facts.holds_whole_experts:
@@ -72,6 +68,17 @@ def notes_of(table: SiliconTable, facts: Facts) -> tuple[str, ...]:
     if facts.entry.is_packaged is False:
         notes.append(f"model read from {facts.entry.path}")
     return tuple(notes)
+
+
+def _stand_ins(meta: dict[str, Any]) -> list[str]:
+    """Times that are not of the operation that the model has."""
+    notes = []
+    if "stands_in" in meta:
+        notes.append(f"{meta['stands_in']}: their own are not credible")
+    if meta.get("left_out"):
+        words = ", ".join(meta["left_out"])
+        notes.append(f"not in the library's steps, estimated from the data sheet: {words}")
+    return notes
 
 
 def version_notes(meta: dict[str, Any], facts: Facts) -> list[str]:

@@ -21,12 +21,6 @@ from dataclasses import dataclass
 
 from dynosim.timing.architecture import ModelShape
 
-<<<<<<< HEAD
-NOT_HIDDEN = 0.75
-"""Share of a decode's tile that reading the cache does not hide; 0.5 to 1. Chosen on a kernel
-measured alone: FlashAttention 2 takes 9.7 ms more for 128 decodes of 1,024 tokens beside 512 new
-ones than two kernels do (32 layers of 32 query heads). Version 3 is taken to hide as much."""
-=======
 CACHE_RATE = 2.2
 """How many times faster than memory the cache serves keys that several tiles read; 2 to 3. Chosen
 on a kernel measured alone on an RTX PRO 6000: 128 decodes of 1,024 tokens beside 512 new ones take
