@@ -101,14 +101,11 @@ def _origin(occasion: Occasion) -> str:
 def _intervals(judged: Sequence[RecordingVerdict], occasion: Occasion) -> str:
     if not occasion.replays:
         return ""
-    words: dict[tuple[str, ...], list[str]] = {}
+    sources: dict[str, list[str]] = {}
     for one in judged:
-        names = words.setdefault(one.varied, [])
-        if one.varied and LEVEL_NAMES[one.level] not in names:
-            names.append(LEVEL_NAMES[one.level])
-    varied = "; ".join(
-        f"{' and '.join(names)}: {', '.join(sources)}" for sources, names in words.items() if names
-    )
+        mine = sources.setdefault(LEVEL_NAMES[one.level], [])
+        mine += [word for word in one.varied if word not in mine]
+    varied = "; ".join(f"{level}: {', '.join(words)}" for level, words in sources.items() if words)
     return fill(
         f"Intervals are the range of 95 % of the replays of a prediction ({occasion.replays} blind"
         f" ones) with other plausible values of what is not known ({varied}). What the twin leaves"
