@@ -171,9 +171,11 @@ def test_arrivals_that_fit_already_are_left() -> None:
 def test_intervals_are_percentiles_of_replays_with_drawn_constants(common_error: float) -> None:
     measured = measured_of(TRACE, engines())
     draws = [Fit(parameters=replace(TRUE, weights_ms=6.0 + n), knee=KNEE) for n in range(5)]
-    found = intervals(measured, engines(), draws, common_error=common_error, count=3, seed=4)
+    found, unseen = intervals(
+        measured, engines(), draws, common_error=common_error, count=3, seed=4, first_unseen=20
+    )
     rng = np.random.default_rng(4)
-    tables = []
+    tables, rest = [], []
     for index in (0, 2, 4):  # spread over the draws
         arrival_ms = measured.arrival_ms + rng.uniform(0, 15.0, len(measured))
         factor = 1 + common_error * rng.standard_normal()
@@ -182,11 +184,14 @@ def test_intervals_are_percentiles_of_replays_with_drawn_constants(common_error:
         timing = ScaledModel(FittedModel(draws[index]), factor)
         run = replay(TRACE, engines(), timing, "engine", arrival_ms=arrival_ms)
         tables.append({score.name: score.predicted for score in scores(measured, run)})
-    for name in tables[0]:
-        low, middle, high = sorted(table[name] for table in tables)
-        expected = (low + 0.05 * (middle - low), middle + 0.95 * (high - middle))
-        assert found[name] == pytest.approx(expected, rel=1e-9), name
-    assert len(found) == 16
+        unfitted = scores(measured, run, slice(20, None))
+        rest.append({score.name: score.predicted for score in unfitted})
+    for drawn, bounds in ((tables, found), (rest, unseen)):
+        for name in drawn[0]:
+            low, middle, high = sorted(table[name] for table in drawn)
+            expected = (low + 0.05 * (middle - low), middle + 0.95 * (high - middle))
+            assert bounds[name] == pytest.approx(expected, rel=1e-9), name
+        assert len(bounds) == 16
 
 
 HELD = Prior(TRUTH, {"overhead_ms": 0.5}, "test")
