@@ -123,7 +123,11 @@ class Deployment:
         )
         try:
             return capacity_of_running(
-                engine, model=self.model, hardware=self.hardware, longest_tokens=longest_tokens
+                engine,
+                model=self.model,
+                hardware=self.hardware,
+                longest_tokens=longest_tokens,
+                is_eager=self.is_eager,
             )
         except ConfigError:
             return None

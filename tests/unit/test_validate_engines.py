@@ -214,6 +214,16 @@ def test_capacities_that_follow_from_names() -> None:
     assert found.given_blocks == 70
 
 
+def test_an_eager_engine_has_more_room() -> None:
+    eager, compiled = (
+        deployed(setup={"model": MODEL}, hardware="h100", enforce_eager=is_eager).blind_capacity()
+        for is_eager in (True, False)
+    )
+    assert eager is not None and compiled is not None
+    assert eager.num_gpu_blocks >= compiled.num_gpu_blocks
+    assert eager.breakdown["cuda_graphs_bytes"] == 0
+
+
 def test_an_engine_that_ran_is_never_without_a_capacity(tmp_path: Path) -> None:
     measured = measurements(tmp_path)
     longest = int((measured.input_tokens + measured.output_tokens).max())
