@@ -9,7 +9,6 @@ from typing import Any
 
 from dynosim.build.engine import KNOBS, engine_spec
 from dynosim.config.schema import EngineConfig
-from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError, DynosimError
 from dynosim.fit.replay import Engines
 from dynosim.records import Trace
@@ -179,15 +178,6 @@ def balance_notes(deployment: Deployment) -> list[str]:
         f"{deployment.num_engines} engines, each with these limits: requests go to the one with the"
         " fewest in flight, which stands in for vLLM's balancer; no engine waits for another's step"
     ]
-
-
-def capacity_note(guessed: EngineSpec, fitted: EngineSpec) -> str:
-    """What a report must say of a capacity that the log told."""
-    return (
-        f"KV capacity: {fitted.num_gpu_blocks} blocks explain the log clearly better than the"
-        f" {guessed.num_gpu_blocks} that were guessed, and are used in the fit"
-        " (state --num-gpu-blocks, as the engine prints it, if you know better)"
-    )
 
 
 def _engine_values(kwargs: dict[str, Any]) -> dict[str, Any]:
