@@ -1,14 +1,16 @@
 """The KV capacity of a recorded engine: where a fit starts, and what the log tells of it.
 
-Constants fitted with a capacity that is off explain it away. So a fit never starts far from what
-the log's own concurrency needs, whatever was guessed; from there on, capacity and constants are
-moved in turn until neither moves. An engine that was never full tells only how much it had at
-least, and what was guessed stands.
+Likelihoods alone do not tell it: single requests that slip by a step move them by more than a
+capacity does, and a log whose engine was never full is explained by many. So a capacity that was
+guessed stands while the fit with it explains its own part. Where it does not, the fit starts anew
+from what the log's own concurrency needs, which is close to the truth for an engine that was full.
+Where memory matters at all (without it the fit would not explain its part), capacity and constants
+are moved in turn until neither moves.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import ceil, floor, inf
+from math import inf
 
 from dynosim.fit.deployment import Deployment
 from dynosim.fit.fitting import Fitted, cost_with, fit_log, moved_fit
@@ -16,23 +18,19 @@ from dynosim.fit.measurements import Measurements
 from dynosim.fit.needed import longest_blocks, needed_blocks
 from dynosim.fit.own_part import own_part
 from dynosim.fit.prior import Prior
-from dynosim.fit.replay import Engines
+from dynosim.fit.replay import Engines, replay
 from dynosim.timing.fitted import Fit
 
 GAIN = 5.0
-"""Of the cost, a negative log likelihood: a capacity that explains the log so much better, or an
-endless one so much worse, is not luck (one number is fitted; 1.9 would be its 95 %)."""
+"""Of the cost, a negative log likelihood: less is no better (one number is fitted; 1.9 would be
+its 95 %)."""
 
 _STEPS = (0.2, 0.08, 0.03, 0.012, 0.005, 0.002, 0.0)
 """By what share of it a capacity is moved, coarse to fine; by single blocks in the end."""
 _TURNS = 3
 _EQUAL = 1e-9
-_ROUGH = 0.01
-"""A log does not tell a capacity more finely: a request that slips by a step moves costs by more
-than a block does."""
-_ROOM = 1.05
-"""Of what the log's own concurrency needs: so much more is as good a start as any that is larger,
-and where it was full, close to what it had."""
+ROUGH = 0.01
+"""A log does not tell a capacity more finely: what was guessed so close to the best stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,29 +56,23 @@ class Capacity:
 
     start: Start
     blocks: int
-    low: int | None = None  # the fewest that explain the log as well; None: not looked for
-    high: int | None = None  # the most; None where the log does not tell
-
-    @property
-    def is_told(self) -> bool:
-        """Whether the log tells it: more would explain it worse."""
-        return self.high is not None
+    is_told: bool  # the log tells it: with endless memory the fit would not explain it
+    at_least: int  # what the fitted requests held at once
 
     @property
     def note(self) -> str:
         """What a report must say of it."""
-        if self.low is None:
-            return f"KV capacity: {self.start.words}, which explain the log"
         if not self.is_told:
+            from_ = self.start.words if self.blocks == self.start.blocks else str(self.blocks)
             return (
-                f"KV capacity: not told by this log: at least {self.low} blocks; fitted with"
-                f" {self.blocks if self.blocks != self.start.blocks else self.start.words}"
+                f"KV capacity: not told by this log: at least about {self.at_least} blocks;"
+                f" fitted with {from_}"
             )
         if self.blocks == self.start.blocks:
             return f"KV capacity: {self.start.words} are what the log tells, too"
         return (
-            f"KV capacity: {self.blocks} blocks ({self.low} to {self.high} do as well) explain the"
-            f" log clearly better than {self.start.words}, and are used in the fit"
+            f"KV capacity: {self.blocks} blocks explain the log clearly better than"
+            f" {self.start.words}, and are used in the fit"
             " (state --num-gpu-blocks, as the engine prints it, if you know better)"
         )
 
@@ -90,8 +82,7 @@ class Capacity:
             "num_gpu_blocks": self.blocks,
             "start": self.start.blocks,
             "start_from": self.start.source,
-            "at_least": self.low,
-            "at_most": self.high,
+            "at_least": self.at_least,
             "told_by_log": self.is_told,
         }
 
@@ -119,29 +110,26 @@ def fit_with_capacity(
 ) -> tuple[Engines, Fitted, Capacity]:
     """The fit of the first `count` requests, and the capacity at which it stands.
 
-    `engines_with` makes the recorded engines with so many blocks. A stated capacity is obeyed as
-    long as the fit with it explains its own part; every other is looked for.
+    `engines_with` makes the recorded engines with so many blocks. A stated capacity that explains
+    its part is obeyed to the block.
     """
-    search = _Search(measured, prior, engines_with, engines_with(start.blocks), count)
-    first = start.blocks if start.source == "given" else search.near(start.blocks)
-    fitted = search.fitted(first, seed)
-    explains = not own_part(measured, fitted.predicted, count).misfits
-    if start.source == "given":
-        if explains:
-            return engines_with(first), fitted, Capacity(start, first)
-        first = search.near(start.blocks)
-    if explains and search.is_alike(fitted.fit, start.blocks, first):
-        low, high = search.bounds(fitted.fit, start.blocks)
-    else:
-        first, fit = search.settled(first, fitted.fit)
-        low, high = search.bounds(fit, first)
-        fitted = search.fitted(first, seed, fit)
-    blocks = first
-    if start.blocks != first and low <= start.blocks <= (high or start.blocks):
-        # Nothing speaks against what was thought before.
-        blocks = start.blocks
-        fitted = search.fitted(blocks, seed, fitted.fit)
-    return engines_with(blocks), fitted, Capacity(start, blocks, low, high)
+    search = _Search(measured, prior, engines_with, start.blocks, count, seed)
+    blocks = max(start.blocks, search.fewest)
+    fitted = search.fitted(blocks)
+    is_needed = False
+    if not search.explains(fitted):
+        other = search.fitted(search.needed)
+        if other.cost < fitted.cost - GAIN:
+            blocks, fitted, is_needed = search.needed, other, True
+    is_told = not search.explains_endless(fitted)
+    if is_told and (is_needed or start.source != "given"):
+        best, fit = search.settled(blocks, fitted.fit)
+        if is_needed or abs(best / blocks - 1) > ROUGH:
+            again = search.fitted(best, fit)
+            if again.cost < fitted.cost:
+                blocks, fitted = best, again
+    at_least = min(search.needed, blocks)
+    return engines_with(blocks), fitted, Capacity(start, blocks, is_told, at_least)
 
 
 class _Search:
@@ -152,11 +140,13 @@ class _Search:
         measured: Measurements,
         prior: Prior,
         engines_with: Callable[[int], Engines],
-        engines: Engines,
+        blocks: int,
         count: int,
+        seed: int,
     ) -> None:
-        self._measured, self._prior, self._count = measured, prior, count
+        self._measured, self._prior, self._count, self._seed = measured, prior, count, seed
         self._engines_with = engines_with
+        engines = engines_with(blocks)
         size, number = engines.engine.block_size, engines.number
         first = measured.first(count)
         self.needed = needed_blocks(first, size, num_engines=number)
@@ -166,18 +156,24 @@ class _Search:
         self._endless = int((-(-tokens // size)).sum()) + 2
         self._replays = 0
 
-    def near(self, blocks: int) -> int:
-        """So many, or the nearest that are not absurd: the log's need, or just more than that."""
-        return min(max(blocks, self.needed), max(round(_ROOM * self.needed), self.needed + 1))
-
-    def fitted(self, blocks: int, seed: int, start: Fit | None = None) -> Fitted:
+    def fitted(self, blocks: int, start: Fit | None = None) -> Fitted:
         """The fit with so many blocks, from the prior or from another fit on."""
         engines = self._engines_with(blocks)
         fitted = fit_log(
-            self._measured, self._prior, engines, count=self._count, seed=seed, start=start
+            self._measured, self._prior, engines, count=self._count, seed=self._seed, start=start
         )
         self._replays += fitted.num_replays
         return replace(fitted, num_replays=self._replays)
+
+    def explains(self, fitted: Fitted) -> bool:
+        """Whether a fit explains the requests that were fitted."""
+        return not own_part(self._measured, fitted.predicted, self._count).misfits
+
+    def explains_endless(self, fitted: Fitted) -> bool:
+        """Whether it would with memory without an end: then the log does not tell how much."""
+        engines = self._engines_with(self._endless)
+        predicted = replay(self._measured.trace(), engines, fitted.model(), self._measured.clock)
+        return not own_part(self._measured, predicted, self._count).misfits
 
     def cost(self, fit: Fit, blocks: int) -> float:
         """How badly constants explain the log with so many blocks; endless if they cannot serve."""
@@ -185,10 +181,6 @@ class _Search:
             return inf
         self._replays += 1
         return cost_with(self._measured, fit, self._engines_with(blocks), self._count)
-
-    def is_alike(self, fit: Fit, one: int, other: int) -> bool:
-        """Whether two capacities explain the log as well as each other."""
-        return abs(self.cost(fit, one) - self.cost(fit, other)) < GAIN
 
     def settled(self, blocks: int, fit: Fit) -> tuple[int, Fit]:
         """Capacity and constants moved in turn until neither moves."""
@@ -223,27 +215,3 @@ class _Search:
                     break
                 blocks = best
         return blocks
-
-    def bounds(self, fit: Fit, blocks: int) -> tuple[int, int | None]:
-        """The fewest and the most blocks that explain the log as well; no most if it does not say.
-
-        Costs are taken to rise away from the best.
-        """
-        limit = self.cost(fit, blocks) + GAIN
-        low = min(self._edge(fit, limit, blocks, self.fewest), floor(blocks / (1 + _ROUGH)))
-        if self.cost(fit, max(self._endless, blocks)) <= limit:
-            return low, None
-        high = self._edge(fit, limit, blocks, self._endless)
-        return low, max(high, ceil(blocks * (1 + _ROUGH)))
-
-    def _edge(self, fit: Fit, limit: float, inside: int, outside: int) -> int:
-        """Where the cost passes a limit between two capacities, to half a percent."""
-        if self.cost(fit, outside) <= limit:
-            return outside
-        while abs(outside - inside) > max(0.005 * inside, 1):
-            middle = (inside + outside) // 2
-            if self.cost(fit, middle) <= limit:
-                inside = middle
-            else:
-                outside = middle
-        return inside
