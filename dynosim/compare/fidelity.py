@@ -194,11 +194,12 @@ class _Judge:
     def _capacities(self) -> dict[str, Start]:
         """Where the capacity of a column starts from."""
         unknown = self._deployment.engine.model_copy(update={"num_gpu_blocks": "auto"})
-        starts = {BLIND: start_of(replace(self._deployment, engine=unknown), self._measured)}
+        seen = self._measured.first(self._count) if self._count else self._measured
+        starts = {BLIND: start_of(replace(self._deployment, engine=unknown), seen)}
         if starts[BLIND].source == "needed":
             self._notes.append(f"blind: the KV capacity is not known; {starts[BLIND].words}")
         if self._deployment.given_blocks is not None:
-            starts[GIVEN] = start_of(self._deployment, self._measured)
+            starts[GIVEN] = start_of(self._deployment, seen)
         else:
             self._notes.append(
                 "capacity given: not known (state --num-gpu-blocks, as the engine prints it)"

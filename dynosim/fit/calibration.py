@@ -121,7 +121,7 @@ def calibrate_log(
     prior = prior_of(deployment, measured)
     notes += prior.notes
     notes += balance_notes(deployment)
-    start = start_of(deployment, measured)
+    start = start_of(deployment, measured.first(count))
     recorded = fit_recorded(measured, prior, deployment, start, count=count, seed=seed)
     fitted = recorded.chosen.fitted
     notes += recorded.notes

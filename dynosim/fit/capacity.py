@@ -88,7 +88,7 @@ class Capacity:
 
 
 def start_of(deployment: Deployment, measured: Measurements) -> Start:
-    """A finite capacity: the stated one, the blind estimate, or what the log needs."""
+    """A finite capacity: the stated one, the blind estimate, or what these requests needed."""
     if deployment.given_blocks is not None:
         return Start(deployment.given_blocks, "given")
     blind = deployment.blind_blocks()

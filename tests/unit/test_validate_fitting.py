@@ -295,6 +295,30 @@ def test_a_fit_finds_the_constants_and_says_how_sure_it_is() -> None:
     assert found.predicted.ttft_ms.tolist() == again.ttft_ms.tolist()
 
 
+@given(
+    seed=st.integers(0, 99),
+    noise=st.sampled_from([0.0, 0.05, 0.3]),
+    scale=st.sampled_from([0.5, 1.0, 3.0]),
+)
+@settings(max_examples=8, deadline=None)
+def test_what_a_log_does_not_tell_stays_at_the_prior_and_inside_its_interval(
+    seed: int, noise: float, scale: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    true = replace(TRUE, overhead_ms=scale * TRUE.overhead_ms, weights_ms=scale * TRUE.weights_ms)
+    log = measured_of(parameters=true)
+    factors = np.exp(noise * rng.standard_normal((2, 16)))
+    log = replace(log, ttft_ms=log.ttft_ms * factors[0], decode_ms=log.decode_ms * factors[1])
+    names = ("overhead_ms", "weights_ms", "per_decode_ms", "prompt_step_ms", "per_pair_ms")
+    spread = {name: rng.uniform(0.05, 1.0) * getattr(TRUE, name) for name in names}
+    found = fit_log(log, Prior(TRUTH, spread, "test"), engines(), count=16).fit
+    for name in names:
+        low, high = found.intervals[name]
+        assert 0 <= low <= getattr(found.parameters, name) <= high
+        if name in found.unidentified:
+            assert getattr(found.parameters, name) == pytest.approx(getattr(TRUE, name))
+
+
 TRACE_OF_LOG = measured_of().trace()
 
 
