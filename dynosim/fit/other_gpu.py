@@ -39,8 +39,12 @@ class StepTimes:
         First tokens may be late for many reasons; early, for one that is computed, they cannot be.
         """
         low, high = USUAL_RATIOS
-        is_too_early = self.prompts is not None and self.prompts < low
-        return not low <= self.decode <= high or is_too_early
+        return not low <= self.decode <= high or self.is_early
+
+    @property
+    def is_early(self) -> bool:
+        """Whether first tokens come before the GPU that was named could have computed them."""
+        return self.prompts is not None and self.prompts < USUAL_RATIOS[0]
 
 
 def gpu_warning(measured: Measurements, deployment: Deployment, table: StepTimeModel) -> str | None:
@@ -49,12 +53,13 @@ def gpu_warning(measured: Measurements, deployment: Deployment, table: StepTimeM
     if found is None or not found.is_other or deployment.hardware is None:
         return None
     text = f"step times are {found.decode:.1f} times those of {deployment.hardware}"
-    if found.prompts is not None:
-        text += f" (first tokens {found.prompts:.1f} times)"
+    if found.is_early:
+        text += f", first tokens come in {found.prompts:.1f} of the time their prompts take there"
+    other = "speculative decoding" if found.decode < 1 else "other requests on the same GPU"
     return (
         f"{text}: is it another GPU? nearest by bandwidth:"
         f" {nearest_by_bandwidth(deployment.hardware, found.decode)}; else another number format,"
-        " other requests on the same GPU, or speculative decoding"
+        f" or {other}"
     )
 
 

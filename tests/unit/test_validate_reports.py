@@ -23,6 +23,7 @@ from dynosim.fit.own_part import OwnPart
 from dynosim.fit.prior import Prior
 from dynosim.fit.replay import replay
 from dynosim.fit.scores import Distance, Score
+from dynosim.silicon.fitted_file import read_fit
 from dynosim.timing.fitted import Fit, FittedModel, FittedParameters, MeasuredRange
 
 PEER_SETUP = {"vllm_version": "0.19.0", "model": "meta-llama/Llama-3.1-8B"}
@@ -166,6 +167,47 @@ def test_a_calibration_on_everything_says_that_nothing_was_held_out(
     assert "30 requests fitted, 0 held out" in text and "scheduling: synchronous" in text
     assert "nothing was held out: lower --fit-fraction" in text
     assert everything.to_dict()["held_out_errors"] == {}
+
+
+def test_a_failed_fit_is_refused_unless_forced_and_then_says_so(
+    calibration: Calibration,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    misfit = "mean_ttft_ms -91.0% (limit 15%)"
+    recorded = calibration.recorded
+    chosen = replace(recorded.chosen, own=replace(recorded.chosen.own, misfits=(misfit,)))
+    fit = replace(calibration.fit, misfits=(misfit,))
+    failed = replace(
+        calibration,
+        recorded=replace(recorded, chosen=chosen),
+        fitted=replace(calibration.fitted, fit=fit),
+        gpu_warning="step times are 2.4 times those of l4: is it another GPU?",
+    )
+    monkeypatch.setattr(command, "calibrate_log", lambda *_, **__: failed)
+    out = tmp_path / "timing.json"
+
+    def calibrated(**more: Any) -> int:
+        return command.calibrate_measurements(
+            Path("log.jsonl"), out=out, overwrite=False, model=None, hardware=None,
+            fit_fraction=0.7, num_gpu_blocks=None, **more,
+        )  # fmt: skip
+
+    assert calibrated(as_json=False) == 1
+    told = capsys.readouterr()
+    assert not list(tmp_path.iterdir())
+    for part in ("does not explain the requests it was fitted to", misfit, "is it another GPU?",
+                 "the 900 blocks that were stated", "Nothing is written"):  # fmt: skip
+        assert part in told.err
+    assert f"NOT EXPLAINED: {misfit}" in told.out
+    assert calibrated(as_json=True) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["timing_file"] is None and document["fitted_part"]["misfits"] == [misfit]
+    assert calibrated(as_json=True, force=True) == 0
+    assert read_fit(out).misfits == (misfit,)
+    assert misfit in " ".join(FittedModel(read_fit(out)).notes)
+    assert "written as forced, marked" in capsys.readouterr().err
 
 
 @pytest.fixture
