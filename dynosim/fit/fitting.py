@@ -225,7 +225,7 @@ class _Problem:
     def moves_of(self, fit: Fit) -> FloatArray:
         """Where a fit of the same form stands."""
         values = np.array([getattr(fit.parameters, name) for name in self.names])
-        return (values - self._center) / self._spread
+        return np.asarray((values - self._center) / self._spread)
 
     def with_held(self, held: Sequence[str], best: _Trial) -> _Trial:
         """The best with some parameters at the prior, from the best of all on."""
