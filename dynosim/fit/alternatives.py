@@ -9,7 +9,7 @@ so many requests differ by chance.
 from dataclasses import dataclass
 from functools import partial
 
-from dynosim.fit.capacity import GAIN, Capacity, Start, fit_with_capacity
+from dynosim.fit.capacity import GAIN, FoundCapacity, Start, fit_with_capacity
 from dynosim.fit.deployment import Deployment
 from dynosim.fit.fitting import Fitted
 from dynosim.fit.measurements import Measurements
@@ -26,7 +26,7 @@ class LoopFit:
     is_async: bool
     engines: Engines
     fitted: Fitted
-    capacity: Capacity
+    capacity: FoundCapacity
     own: OwnPart
 
     @property

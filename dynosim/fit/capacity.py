@@ -51,7 +51,7 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
-class Capacity:
+class FoundCapacity:
     """What became of a capacity in a fit."""
 
     start: Start
@@ -107,7 +107,7 @@ def fit_with_capacity(
     *,
     count: int,
     seed: int = 0,
-) -> tuple[Engines, Fitted, Capacity]:
+) -> tuple[Engines, Fitted, FoundCapacity]:
     """The fit of the first `count` requests, and the capacity at which it stands.
 
     `engines_with` makes the recorded engines with so many blocks. A stated capacity that explains
@@ -129,7 +129,7 @@ def fit_with_capacity(
             if again.cost < fitted.cost:
                 blocks, fitted = best, again
     at_least = min(search.needed, blocks)
-    return engines_with(blocks), fitted, Capacity(start, blocks, is_told, at_least)
+    return engines_with(blocks), fitted, FoundCapacity(start, blocks, is_told, at_least)
 
 
 class _Search:

@@ -8,7 +8,7 @@ import pytest
 from recorded_runs import SETUP, TRUE, engines, workload
 
 from dynosim.fit.alternatives import fit_recorded
-from dynosim.fit.capacity import Capacity, Start, fit_with_capacity, start_of
+from dynosim.fit.capacity import Start, fit_with_capacity, start_of
 from dynosim.fit.deployment import deployment_of
 from dynosim.fit.measurements import Measurements
 from dynosim.fit.needed import longest_blocks, needed_blocks
@@ -90,7 +90,7 @@ def test_an_engine_that_was_never_full_tells_only_what_it_had_at_least() -> None
     measured = log_of(unhashed(workload(40)), 20_000)
     needed = needed_blocks(measured, 16)
     capacity = fit_with_capacity(measured, PRIOR, with_blocks, Start(5000, "blind"), count=40)[2]
-    assert capacity == Capacity(Start(5000, "blind"), 5000, is_told=False, at_least=needed)
+    assert capacity == FoundCapacity(Start(5000, "blind"), 5000, is_told=False, at_least=needed)
     assert f"not told by this log: at least about {needed} blocks" in capacity.note
 
 

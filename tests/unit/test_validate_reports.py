@@ -15,7 +15,7 @@ from dynosim.compare.fidelity import Fidelity, Level, peers_of
 from dynosim.compare.fidelity_text import fidelity_text
 from dynosim.fit.alternatives import LoopFit, Recorded
 from dynosim.fit.calibration import Calibration
-from dynosim.fit.capacity import Capacity, Start
+from dynosim.fit.capacity import Start
 from dynosim.fit.deployment import deployment_of
 from dynosim.fit.fitting import Fitted
 from dynosim.fit.measurements import Measurements
@@ -73,7 +73,7 @@ def calibration() -> Calibration:
                 is_async=True,
                 engines=engines(),
                 fitted=fitted,
-                capacity=Capacity(Start(900, "given"), 900, False, 300),
+                capacity=FoundCapacity(Start(900, "given"), 900, False, 300),
                 own=OwnPart(
                     [Score("ttft_ms", "mean", 80.0, 82.0)],
                     [Distance("ttft_ms", 0.03, 0.02, 0.25)],
