@@ -8,7 +8,7 @@ import pytest
 from recorded_runs import SETUP, TRUE, engines, workload
 
 from dynosim.fit.alternatives import fit_recorded
-from dynosim.fit.capacity import Start, fit_with_capacity, start_of
+from dynosim.fit.capacity import FoundCapacity, Start, fit_with_capacity, start_of
 from dynosim.fit.deployment import deployment_of
 from dynosim.fit.measurements import Measurements
 from dynosim.fit.needed import longest_blocks, needed_blocks

@@ -15,7 +15,7 @@ from dynosim.compare.fidelity import Fidelity, Level, peers_of
 from dynosim.compare.fidelity_text import fidelity_text
 from dynosim.fit.alternatives import LoopFit, Recorded
 from dynosim.fit.calibration import Calibration
-from dynosim.fit.capacity import Start
+from dynosim.fit.capacity import FoundCapacity, Start
 from dynosim.fit.deployment import deployment_of
 from dynosim.fit.fitting import Fitted
 from dynosim.fit.measurements import Measurements
