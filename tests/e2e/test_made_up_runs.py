@@ -56,5 +56,5 @@ def test_a_log_tells_the_kv_capacity_where_it_matters(cases: ModuleType, tmp_pat
     (note,) = (note for note in document["notes"] if "KV capacity: " in note)
     assert "explain the log clearly better" in note, note
     blocks = int(note.split("KV capacity: ")[1].split()[0])
-    assert blocks == pytest.approx(case.num_gpu_blocks, rel=0.02)
+    assert blocks == pytest.approx(case.num_gpu_blocks, rel=0.05)
     assert document["fitted"]["latency_ms"] < 0.02 + 2 * document["floor"]["latency_ms"]
