@@ -124,20 +124,26 @@ def _roofline(timing: RooflineTiming, timed: _Timed) -> StepTimeModel:
     from dynosim.silicon.hardware import hardware_sheet
     from dynosim.timing.architecture import model_shape, require_divisible
     from dynosim.timing.roofline import RooflineModel
+    from dynosim.timing.roofline_ranks import RankedRoofline
 
     model, hardware, engine = timed.needed_model(), timed.needed_hardware(), timed.engine
     entry = model_entry(model)
     shape = model_shape(entry)
     require_divisible(shape, engine.tensor_parallel)
-    return RooflineModel(
-        shape,
-        hardware_sheet(hardware),
-        tensor_parallel=engine.tensor_parallel,
-        quantisation=engine.quantization,
-        kv_element_bytes=1.0 if (engine.kv_cache_dtype or "auto").startswith("fp8") else 2.0,
-        step_overhead_ms=timing.step_overhead_ms,
-        name=entry.name,
-    )
+    options: dict[str, Any] = {
+        "tensor_parallel": engine.tensor_parallel,
+        "quantisation": engine.quantization,
+        "kv_element_bytes": 1.0 if (engine.kv_cache_dtype or "auto").startswith("fp8") else 2.0,
+        "step_overhead_ms": timing.step_overhead_ms,
+        "name": entry.name,
+    }
+    if shape.experts and (engine.data_parallel > 1 or engine.expert_parallel):
+        options |= {
+            "data_parallel": engine.data_parallel,
+            "expert_parallel": engine.expert_parallel,
+        }
+        return RankedRoofline(shape, hardware_sheet(hardware), **options)
+    return RooflineModel(shape, hardware_sheet(hardware), **options)
 
 
 _MAKERS: dict[str, Callable[[Any, _Timed], StepTimeModel]] = {

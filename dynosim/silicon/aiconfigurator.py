@@ -20,8 +20,10 @@ from dynosim.errors import ConfigError
 from dynosim.silicon.cache import cache_folder, cache_key, load_or_build
 from dynosim.silicon.catalogue import core_folder, core_version, model_entry, model_fingerprint
 from dynosim.silicon.hardware import hardware_sheet
+from dynosim.silicon.sharding import expert_sharding
 from dynosim.silicon.table_file import TABLE_FORMAT, load_table, save_table
 from dynosim.timing.architecture import ModelEntry, ModelShape, model_shape, require_divisible
+from dynosim.timing.experts import ExpertCurve, ExpertTimes
 from dynosim.timing.model import DERIVED, MEASURED
 from dynosim.timing.protocols import SiliconSpec, TimedEngine
 from dynosim.timing.silicon_model import SiliconModel
@@ -50,7 +52,7 @@ def aiconfigurator_model(
     shape = model_shape(entry)
     _require_measurements(hardware)
     require_divisible(shape, engine.tensor_parallel)
-    attempts = expert_sharding(shape, engine.tensor_parallel)
+    attempts = expert_sharding(shape, engine)
     overhead_ms = spec.step_overhead_ms or 0.0
     for position, sharding in enumerate(attempts):
         try:
@@ -60,7 +62,7 @@ def aiconfigurator_model(
                 raise
             continue
         notes = _notes(table, entry, shape, engine, position)
-        return SiliconModel(
+        times = SiliconModel(
             table,
             step_overhead_ms=overhead_ms,
             source=_source(table, engine, position),
@@ -68,10 +70,13 @@ def aiconfigurator_model(
                 f"aiconfigurator-core {core_version()}: {entry.name} on {hardware},"
                 f" {spec.backend or 'vllm'} {spec.backend_version or 'current'},"
                 f" tensor_parallel {engine.tensor_parallel}"
+                + _ranks_text(engine, sharding)
                 + (f", plus {overhead_ms} ms per step" if overhead_ms else "")
             ),
             notes=notes,
         )
+        times.experts = _experts(table, engine)
+        return times
     raise AssertionError("unreachable: there is at least one sharding")
 
 
@@ -90,16 +95,6 @@ def _require_measurements(hardware: str) -> None:
             f"timing.kind aiconfigurator: no measurements on {name};"
             " use `timing: {kind: roofline}` for an estimate"
         )
-
-
-def expert_sharding(shape: ModelShape, tensor_parallel: int) -> list[dict[str, int]]:
-    """How experts may be spread, the engine's default (within every expert) first."""
-    if not shape.experts:
-        return [{}]
-    sharded = {"moe_tp_size": tensor_parallel, "moe_ep_size": 1}
-    if tensor_parallel == 1:
-        return [sharded]
-    return [sharded, {"moe_tp_size": 1, "moe_ep_size": tensor_parallel}]
 
 
 def quantisation_options(shape: ModelShape, engine: TimedEngine) -> dict[str, str]:
@@ -164,6 +159,19 @@ def _builder(entry: ModelEntry, parts: dict[str, Any]) -> Callable[[], SiliconTa
         return extract_table(SiliconQuery(model=entry, **parts))
 
     return build
+
+
+def _ranks_text(engine: TimedEngine, sharding: dict[str, int]) -> str:
+    if engine.data_parallel == 1 and not engine.expert_parallel:
+        return ""
+    kept = "whole experts" if sharding.get("moe_tp_size") == 1 else "a part of each expert"
+    return f", data_parallel {engine.data_parallel} ({kept} on each GPU)"
+
+
+def _experts(table: SiliconTable, engine: TimedEngine) -> ExpertTimes | None:
+    """The part of a step that ranks do together, if there are several and they have one."""
+    curve = table.meta.get("experts")
+    return ExpertCurve(*curve) if curve and engine.data_parallel > 1 else None
 
 
 def _source(table: SiliconTable, engine: TimedEngine, position: int) -> str:

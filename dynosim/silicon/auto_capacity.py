@@ -13,7 +13,13 @@ from dynosim.silicon.capacity import Capacity
 from dynosim.silicon.catalogue import model_entry
 from dynosim.silicon.hardware import hardware_sheet
 from dynosim.silicon.library_memory import library_memory, overhead_bytes
-from dynosim.timing.architecture import ModelEntry, ModelShape, model_shape, require_divisible
+from dynosim.timing.architecture import (
+    ModelEntry,
+    ModelShape,
+    model_shape,
+    require_divisible,
+    weight_element_bytes,
+)
 from dynosim.timing.model import DERIVED, ESTIMATED
 from dynosim.timing.protocols import TimedEngine
 from dynosim.timing.sheets import GIB
@@ -74,6 +80,14 @@ def _gib(size: float) -> str:
     return f"{size / GIB:.1f} GiB"
 
 
+def _weight_bytes(engine: TimedEngine, shape: ModelShape) -> int:
+    """Weights on one GPU: experts are spread over all ranks, the rest over those of one."""
+    element = weight_element_bytes(engine.quantization or shape.quantisation)
+    experts = shape.expert_layers * shape.experts * shape.expert_parameters * element
+    elsewhere = experts - experts / engine.data_parallel
+    return int(shape.weight_bytes(engine.quantization) - elsewhere) // engine.tensor_parallel
+
+
 def _own_estimate(
     engine: TimedEngine, entry: ModelEntry, shape: ModelShape, hardware: str
 ) -> dict[str, int]:
@@ -86,7 +100,7 @@ def _own_estimate(
     memory = {
         "gpu_bytes": sheet.memory_bytes,
         "kv_bytes_per_token": shape.kv_bytes_per_token(tensor_parallel, element),
-        "weights_bytes": shape.weight_bytes(engine.quantization) // tensor_parallel,
+        "weights_bytes": _weight_bytes(engine, shape),
         "activations_bytes": activations // tensor_parallel,
         "runtime_overhead_bytes": _RUNTIME_BYTES,
         "comm_overhead_bytes": _COMMUNICATION_BYTES.get(

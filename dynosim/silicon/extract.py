@@ -272,7 +272,26 @@ class _Extraction:
             "prefill_measured_share": _measured_share(prefill),
             "decode_measured_share": _measured_share(decode),
             "max_context": self.query.max_context,
+            "experts": self._experts(),
         }
+
+    def _experts(self) -> tuple[list[float], list[float]] | None:
+        """Tokens of a rank, and how long experts take with what gathers and scatters tokens.
+
+        None where there is one rank. The library names these operations alike for all models. They
+        are asked for a step of prompts; decode steps have tables of their own, close to these.
+        """
+        if "attention_dp_size" not in self.query.options:
+            return None
+        operations = self._context(list(range(self.num_context_ops)), 1, 64, 0)
+        common = [i for i, operation in enumerate(operations) if _is_common(operation[0])]
+        tokens = grid(1, self.query.max_tokens).tolist()
+        return tokens, [_total_ms(self._context(common, 1, int(n), 0)) for n in tokens]
+
+
+def _is_common(name: str) -> bool:
+    """Whether an operation computes experts, or moves tokens between ranks for it."""
+    return name.endswith(("_moe", "_moe_pre_dispatch", "_moe_post_dispatch"))
 
 
 def _total_ms(operations: list[Any]) -> float:

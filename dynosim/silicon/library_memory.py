@@ -9,9 +9,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dynosim.silicon.aiconfigurator import expert_sharding, quantisation_options
+from dynosim.silicon.aiconfigurator import quantisation_options
 from dynosim.silicon.cache import cache_folder, cache_key, load_or_build
 from dynosim.silicon.catalogue import core_folder, core_version, model_fingerprint
+from dynosim.silicon.sharding import expert_sharding
 from dynosim.timing.architecture import ModelEntry, ModelShape
 from dynosim.timing.protocols import TimedEngine
 
@@ -66,7 +67,7 @@ def _question(engine: TimedEngine, shape: ModelShape, hardware: str) -> dict[str
         "max_batch_size": engine.max_num_seqs,
         "tp_size": engine.tensor_parallel,
         **quantisation_options(shape, engine),
-        **expert_sharding(shape, engine.tensor_parallel)[0],
+        **expert_sharding(shape, engine)[0],
     }
 
 

@@ -13,7 +13,7 @@ from timing_support import engine, silicon_table, timing
 from dynosim.build.timing import build_timing
 from dynosim.errors import ConfigError
 from dynosim.silicon import catalogue
-from dynosim.silicon.aiconfigurator import aiconfigurator_model, expert_sharding
+from dynosim.silicon.aiconfigurator import aiconfigurator_model
 from dynosim.silicon.catalogue import (
     core_folder,
     core_version,
