@@ -11,7 +11,10 @@ from dynosim.timing.silicon_table import SiliconTable
 def engine(**changes: Any) -> Any:
     """An engine configuration with vLLM's defaults."""
     settings = {
+        "version": None,
         "tensor_parallel": 1,
+        "data_parallel": 1,
+        "expert_parallel": False,
         "block_size": 16,
         "num_gpu_blocks": "auto",
         "max_num_seqs": 256,

@@ -3,7 +3,9 @@
 from dataclasses import MISSING, dataclass, fields
 
 from dynosim.build.knobs import from_section
+from dynosim.build.ranks import rank_spec
 from dynosim.build.timing import build_timing
+from dynosim.cluster.spec import ONE_RANK, RankSpec
 from dynosim.config.schema import EngineConfig, RunConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import InfeasibleError
@@ -21,15 +23,17 @@ class Prepared:
     engine: EngineSpec
     timing: StepTimeModel
     capacity: Capacity
+    ranks: RankSpec = ONE_RANK
 
 
 def prepare(config: RunConfig) -> Prepared:
     """The engine and the step times that the configuration means.
 
-    Raises: ConfigError for an unknown model, hardware or profile; InfeasibleError for an engine
+    Raises: ConfigError for an unknown model, hardware or profile, or ranks that cannot be; InfeasibleError for an engine
     that the hardware cannot hold or that vLLM would not start.
     """
     engine, model, hardware = config.engine, config.model_source, config.hardware_source
+    ranks = rank_spec(config)
     capacity = resolve_num_gpu_blocks(engine, model=model, hardware=hardware)
     blocks = capacity.num_gpu_blocks
     spec = engine_spec(engine, num_gpu_blocks=blocks, max_model_len=_max_model_len(config, blocks))
@@ -41,7 +45,7 @@ def prepare(config: RunConfig) -> Prepared:
         num_gpu_blocks=spec.usable_blocks,
         resolve=config.resolve,
     )
-    return Prepared(spec, timing, capacity)
+    return Prepared(spec, timing, capacity, ranks)
 
 
 def engine_spec(engine: EngineConfig, *, num_gpu_blocks: int, max_model_len: int) -> EngineSpec:

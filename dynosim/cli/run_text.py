@@ -134,6 +134,14 @@ def _in_range(r: Mapping[str, Any]) -> str:
     )
 
 
+def _ranks(r: Mapping[str, Any]) -> str:
+    """How much ranks in lock step lose to each other."""
+    return (
+        f"lock step; {_percent(r['dummy_step_share'])} of steps are dummies, "
+        f"{_percent(r['rank_waiting_share'])} of the time waits for the slowest rank"
+    )
+
+
 def _routing_fact(outcome: RunOutcome) -> str:
     r, router = outcome.report, outcome.config.router
     text = router.policy or router.mode
@@ -176,6 +184,8 @@ def _size(report: Mapping[str, Any]) -> str:
     """GPUs and workers, at most at once."""
     each = report["gpus_per_worker"]
     workers = f"{report['num_workers']} workers" + ("" if each is None else f" of {each}")
+    if report["ranks_per_worker"] > 1:
+        workers += f" in {report['ranks_per_worker']} ranks"
     return f"{report['num_gpus']} GPUs ({workers})"
 
 

@@ -60,7 +60,7 @@ def simulate(
     journal = Journal(trace)
     times = cluster.pools[0].times
     outside_ms = times.ingress_ms + times.egress_ms
-    placer = make_placer(routing, trace, extents, cluster.cards(), may_change=bool(processes))
+    placer = make_placer(routing, trace, extents, cluster.cards(), cluster.ranks, may_change=bool(processes))
     load = LoadDriver(trace, options.concurrency)
     trail = TrailColumns() if options.records_trail else None
     singly = options.exact_stepping
@@ -77,7 +77,11 @@ def simulate(
     parts = _Parts(progress)
     if processes:
         until_ms, end_ms = _run_steered(running, cluster, until_ms, processes)
-    elif isinstance(placer, LoadPlacer) and can_go_apart(routing, load, len(running.workers)):
+    elif (
+        isinstance(placer, LoadPlacer)
+        and cluster.ranks.number == 1
+        and can_go_apart(routing, load, len(running.workers))
+    ):
         each = one_by_one(running, placer, trace, cluster.max_model_len)
         end_ms = max([parts.run(running, until_ms) for _ in each])
     elif watch is not None:
@@ -97,6 +101,7 @@ def simulate(
         routing=placer.stats(),
         kv_events=placer.kv_events(),
         trail=None if trail is None else trail.log(end_ms),
+        lock_step=running.lock_step_log(),
         simulate_wall_ms=(time.perf_counter() - started) * 1e3,
     )
     if outside_ms == 0:

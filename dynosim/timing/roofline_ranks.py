@@ -69,7 +69,7 @@ class RankedRoofline(RooflineModel):
         shape, gpus = self._shape, self._expert_gpus
         share = shape.experts_per_token / shape.experts
         used = tokens * shape.experts_per_token / gpus  # experts' work, in tokens
-        touched = 1 - (1 - share) ** tokens
+        touched: float = 1 - (1 - share) ** tokens
         read = touched * shape.experts / gpus
         if self._has_whole_experts:
             spread = used * (1 - 1 / gpus) * (shape.experts - shape.experts_per_token)
