@@ -260,7 +260,7 @@ class LockStepLog:
     rank_steps: int
     dummy_rank_steps: int  # without work, because another rank had some
     rank_ms: float  # of all ranks' steps, added up
-    waiting_ms: float  # of ranks with work, for the slowest one
+    waiting_ms: float  # of ranks with work, beyond what theirs alone would have taken
 
     @property
     def dummy_share(self) -> float | None:
@@ -269,7 +269,7 @@ class LockStepLog:
 
     @property
     def waiting_share(self) -> float | None:
-        """Part of the ranks' time in steps that they waited with work done; None without a step."""
+        """Part of the ranks' time in steps that others' work cost them; None without a step."""
         return self.waiting_ms / self.rank_ms if self.rank_ms else None
 
 

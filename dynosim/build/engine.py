@@ -5,8 +5,8 @@ from dataclasses import MISSING, dataclass, fields
 from dynosim.build.knobs import from_section
 from dynosim.build.ranks import rank_spec
 from dynosim.build.timing import build_timing
-from dynosim.cluster.spec import ONE_RANK, RankSpec
 from dynosim.config.schema import EngineConfig, RunConfig
+from dynosim.engine.ranks import ONE_RANK, RankSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import InfeasibleError
 from dynosim.silicon import Capacity, resolve_num_gpu_blocks
@@ -29,8 +29,8 @@ class Prepared:
 def prepare(config: RunConfig) -> Prepared:
     """The engine and the step times that the configuration means.
 
-    Raises: ConfigError for an unknown model, hardware or profile, or ranks that cannot be; InfeasibleError for an engine
-    that the hardware cannot hold or that vLLM would not start.
+    Raises: ConfigError for an unknown model, hardware or profile, or ranks that cannot be;
+    InfeasibleError for an engine that the hardware cannot hold or that vLLM would not start.
     """
     engine, model, hardware = config.engine, config.model_source, config.hardware_source
     ranks = rank_spec(config)

@@ -1,8 +1,8 @@
 """From a configuration to the data-parallel ranks of its workers, or to why it has none such."""
 
-from dynosim.cluster.spec import ONE_RANK, RankSpec
 from dynosim.config.schema import EngineConfig, RunConfig
 from dynosim.engine.rank_balance import rule_of
+from dynosim.engine.ranks import ONE_RANK, RankSpec
 from dynosim.errors import ConfigError
 
 _LARGEST_GRAPH = 512

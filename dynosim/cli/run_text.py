@@ -84,12 +84,14 @@ def _facts(outcome: RunOutcome, intervals: "Intervals | None") -> list[tuple[str
          f"{_size(r)}"),
         ("per user", f"{_number(r['mean_output_token_throughput_per_user'])} output tok/s"),
         ("cache reuse", f"{_percent(r['prefix_cache_reused_ratio'])} of prompt tokens"),
-        ("KV cache", f"{_blocks(r)} of {r['block_size']} per worker "
+        ("KV cache", f"{_blocks(r)} of {r['block_size']} per {_holder(r)} "
          f"({r['kv_capacity_source']}), peak use {_percent(r['peak_kv_usage_share'])}"),
         ("routing", _routing_fact(outcome)),
         ("preemptions", f"{r['preemptions']:,}"),
         ("step times", f"{r['timing_source']}{_in_range(r)}: {r['timing_description']}"),
     ]  # fmt: skip
+    if r.get("dummy_step_share") is not None:
+        facts.append(("ranks", _ranks(r)))
     if r.get("sla_attainment") is not None:
         goodput = f"{_number(r['goodput_rps'])} good requests/s"
         facts.append(("SLA", f"{_percent(r['sla_attainment'])} of requests within it, {goodput}"))
@@ -134,11 +136,15 @@ def _in_range(r: Mapping[str, Any]) -> str:
     )
 
 
+def _holder(r: Mapping[str, Any]) -> str:
+    return "worker" if r["ranks_per_worker"] == 1 else "rank"
+
+
 def _ranks(r: Mapping[str, Any]) -> str:
     """How much ranks in lock step lose to each other."""
     return (
         f"lock step; {_percent(r['dummy_step_share'])} of steps are dummies, "
-        f"{_percent(r['rank_waiting_share'])} of the time waits for the slowest rank"
+        f"{_percent(r['rank_waiting_share'])} of their time goes to other ranks' work"
     )
 
 

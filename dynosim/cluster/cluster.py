@@ -172,9 +172,7 @@ class Cluster:
             self.now_ms = now_ms
             self._start_touched(now_ms)
 
-    def _receive_ranks(
-        self, ranks: list[Worker], finished: List[Sequence], now_ms: float
-    ) -> None:
+    def _receive_ranks(self, ranks: list[Worker], finished: List[Sequence], now_ms: float) -> None:
         """Have the placer take note of a step that ranks have ended together."""
         worker_id = self._journal.worker_id
         for rank in ranks:

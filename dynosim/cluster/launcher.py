@@ -48,7 +48,9 @@ class Launcher:
         """
         spec, number = pool.engine, pool.ranks.number
         if not pool.ranks.in_lock_step:
-            workers = [self._engine(WorkerId(worker_id + i), pool, i, now_ms) for i in range(number)]
+            workers = [
+                self._engine(WorkerId(worker_id + i), pool, i, now_ms) for i in range(number)
+            ]
             return _together(workers), None
         ranks: list[RankEngine] = []
         workers = []

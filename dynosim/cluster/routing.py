@@ -4,7 +4,7 @@ from random import Random
 
 from dynosim.cluster.placement import LoadPlacer, Placer
 from dynosim.cluster.rank_placer import RankPlacer
-from dynosim.cluster.spec import ONE_RANK, RankSpec
+from dynosim.engine.ranks import ONE_RANK, RankSpec
 from dynosim.records import Trace
 from dynosim.router.modes import make_load_mode
 from dynosim.router.spec import RoutingSpec

@@ -60,7 +60,9 @@ def simulate(
     journal = Journal(trace)
     times = cluster.pools[0].times
     outside_ms = times.ingress_ms + times.egress_ms
-    placer = make_placer(routing, trace, extents, cluster.cards(), cluster.ranks, may_change=bool(processes))
+    placer = make_placer(
+        routing, trace, extents, cluster.cards(), cluster.ranks, may_change=bool(processes)
+    )
     load = LoadDriver(trace, options.concurrency)
     trail = TrailColumns() if options.records_trail else None
     singly = options.exact_stepping

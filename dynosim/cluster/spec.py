@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from dynosim.engine.rank_balance import BalancingRule
+from dynosim.engine.ranks import ONE_RANK, RankSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
 from dynosim.router.spec import RoutingSpec
@@ -22,24 +22,6 @@ _SHARED = {
     "engine": ("block_size", "max_model_len", "enable_prefix_caching"),
     "times": ("ingress_ms", "egress_ms"),
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RankSpec:
-    """The data-parallel ranks of each worker of a pool: every one an engine of its own.
-
-    In lock step they begin and end all steps together; up to `padded_up_to` tokens in the largest,
-    all compute as many. `rule`: how a worker's front end spreads requests over its ranks; None:
-    whoever places requests chooses among all ranks of all workers.
-    """
-
-    number: int = 1
-    in_lock_step: bool = False
-    padded_up_to: int = 0
-    rule: BalancingRule | None = None
-
-
-ONE_RANK = RankSpec()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ class LockStepCounts:
     rank_steps: int = 0
     dummy_rank_steps: int = 0
     rank_ms: float = 0.0
-    waiting_ms: float = 0.0  # of ranks with work, for the slowest one
+    waiting_ms: float = 0.0  # of ranks with work, beyond what theirs alone would have taken
 
 
 class RankEngine(Engine):
@@ -145,8 +145,8 @@ class LockStep:
     def _begin(self, step: GlobalStep) -> None:
         """Set when a step ends, now that all who have part in it are known."""
         shapes: list[StepShape] = [self._idle if plan is None else plan for plan in step.plans]
-        times_ms = self._times.rank_ms(shapes)
-        slowest_ms = max(times_ms)
+        slowest_ms = self._times.global_step_ms(shapes)
+        times_ms = self._times.unfilled_ms(shapes)
         self._pace.start_at(step.start_ms)
         step.end_ms = self._pace.end_after(slowest_ms)
         counts = self.counts
@@ -157,4 +157,4 @@ class LockStep:
                 counts.dummy_rank_steps += 1
             else:
                 plan.end_ms = step.end_ms
-                counts.waiting_ms += slowest_ms - time_ms
+                counts.waiting_ms += max(slowest_ms - time_ms, 0.0)

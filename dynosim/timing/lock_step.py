@@ -36,19 +36,29 @@ class LockStepTimes:
 
     def rank_ms(self, shapes: Sequence[StepShape]) -> list[float]:
         """How long the step would take if each rank's own part alone counted, by rank."""
+        if len(shapes) > 1 and self._experts is not None:
+            widest = max([_tokens(shape) for shape in shapes])
+            if widest <= self._padded_up_to:
+                # the common part is that of ranks which are alike, hence in `step_ms` as it is
+                return [self._own.step_ms(_filled(shape, widest)) for shape in shapes]
+        return self.unfilled_ms(shapes)
+
+    def unfilled_ms(self, shapes: Sequence[StepShape]) -> list[float]:
+        """The same if no rank were filled up with tokens: what its work alone would take."""
         own, experts = self._own, self._experts
         if len(shapes) == 1 or experts is None:
             return [own.step_ms(shape) for shape in shapes]
-        tokens = [max(shape.prefill_tokens + shape.num_decodes, 1) for shape in shapes]
-        widest = max(tokens)
-        if widest <= self._padded_up_to:
-            # the common part is that of ranks which are alike, hence in `step_ms` as it is
-            return [own.step_ms(_filled(shape, widest)) for shape in shapes]
+        tokens = [_tokens(shape) for shape in shapes]
         common_ms = experts.ms(sum(tokens) / len(tokens))
         return [
             own.step_ms(_filled(shape, count)) + (common_ms - experts.ms(count))
             for shape, count in zip(shapes, tokens, strict=True)
         ]
+
+
+def _tokens(shape: StepShape) -> int:
+    """Tokens that a rank computes: one in a dummy step."""
+    return max(shape.prefill_tokens + shape.num_decodes, 1)
 
 
 def _filled(shape: StepShape, tokens: int) -> StepShape:
