@@ -162,8 +162,8 @@ class WorkerLog:
     """The workers of a run in columns: row i is worker i. Times in ms.
 
     Where workers have several data-parallel ranks a row is one rank, and a worker is as many rows
-    in succession. A worker holds its GPUs from its launch to its end, and serves from when it is ready. Those of
-    the run's start are launched and ready at 0.
+    in succession. A worker holds its GPUs from its launch to its end, and serves from when it is
+    ready. Those of the run's start are launched and ready at 0.
     """
 
     pool: tuple[str, ...]  # name

@@ -15,9 +15,9 @@ from dynosim.experiment.intervals import form_error
 from dynosim.fit.alternatives import fit_capacity, fit_loops
 from dynosim.fit.deployment import (
     Deployment,
-    balance_notes,
     capacity_note,
     deployment_of,
+    rank_notes,
 )
 from dynosim.fit.fitting import Fitted
 from dynosim.fit.log_file import read_measurements
@@ -159,7 +159,7 @@ class _Judge:
         self._trace: Trace = measured.trace()
         self._prior: Prior = prior_of(deployment, measured)
         self._levels: list[Level] = []
-        self._notes: list[str] = [*_assumptions(deployment), *balance_notes(deployment)]
+        self._notes: list[str] = [*_assumptions(deployment), *rank_notes(deployment)]
         self._notes += self._prior.notes if not self._prior.fit.token_curve else ()
         self._engines = self._capacities()
 

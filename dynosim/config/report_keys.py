@@ -101,7 +101,7 @@ _CLUSTER = (
     ReportKey(
         "rank_waiting_share",
         "share",
-        "Part of the time in steps that ranks with work spend on others' work; null without lock step.",
+        "Part of the time in steps that ranks with work lose to others'; null without lock step.",
     ),
     *_counts("preemptions", {"preemptions": "How often a running request lost its blocks."}),
 )

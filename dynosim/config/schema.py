@@ -40,8 +40,8 @@ class EngineConfig(Section):
     kind: Literal["vllm"] = "vllm"
     """Engine whose scheduler is simulated."""
     version: str | None = None
-    """Version of the engine, such as 0.19.0: its defaults, and whose measured times are taken; null:
-    the newest known."""
+    """Version of the engine, such as 0.19.0: its defaults, and whose measured times are taken;
+    null: the newest known."""
     tensor_parallel: Annotated[int, Field(ge=1, le=1024)] = 1
     """GPUs that share each layer; a divisor of the model's attention heads. Unit: GPUs."""
     data_parallel: Annotated[int, Field(ge=1, le=1024)] = 1
@@ -55,8 +55,8 @@ class EngineConfig(Section):
     block_size: Annotated[int, Field(ge=1, le=1 << 20)] = _SPEC.block_size
     """Size of a KV block. Unit: tokens."""
     num_gpu_blocks: NumBlocks = "auto"
-    """KV blocks of a worker's rank, as vLLM prints them (one is never handed out); `auto`: what fits its
-    memory. Unit: blocks."""
+    """KV blocks of a worker, of each of its ranks, as vLLM prints them (one is never handed out);
+    `auto`: what fits its memory. Unit: blocks."""
     max_num_seqs: Count = _SPEC.max_num_seqs
     """Most requests in a step. Unit: requests."""
     max_num_batched_tokens: Count = _SPEC.max_num_batched_tokens

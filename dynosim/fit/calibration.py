@@ -7,9 +7,9 @@ from typing import Any
 from dynosim.fit.alternatives import fit_capacity, fit_loops
 from dynosim.fit.deployment import (
     Deployment,
-    balance_notes,
     capacity_note,
     deployment_of,
+    rank_notes,
 )
 from dynosim.fit.fitting import Fitted
 from dynosim.fit.log_file import read_measurements
@@ -100,7 +100,7 @@ def calibrate_log(
     notes = [f"the log does not state {key}: vLLM's default is taken" for key in deployment.assumed]
     prior = prior_of(deployment, measured)
     notes += prior.notes
-    notes += balance_notes(deployment)
+    notes += rank_notes(deployment)
     trace = measured.trace()
     blocks = deployment.given_blocks or deployment.blind_blocks()
     if blocks is None:

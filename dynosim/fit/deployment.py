@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynosim.build.engine import KNOBS, engine_spec
+from dynosim.build.ranks import ranks_of
 from dynosim.config.schema import EngineConfig
+from dynosim.engine.ranks import RankSpec
 from dynosim.engine.spec import EngineSpec
+from dynosim.engine.vllm.versions import parse_version
 from dynosim.errors import ConfigError, DynosimError
 from dynosim.fit.replay import Engines
 from dynosim.records import Trace
 from dynosim.silicon import resolve_num_gpu_blocks
 from dynosim.silicon.catalogue import model_entry
 from dynosim.silicon.hardware import hardware_sheet, usual_name
-from dynosim.timing.architecture import context_length
+from dynosim.timing.architecture import context_length, model_shape
 from dynosim.timing.fitted import vllm_graph_sizes
 
 _ASYNC_SINCE = (0, 14)
@@ -36,7 +39,12 @@ _NUMBER_FORMATS = {
 }
 """vLLM's names for number formats by ours, where they differ."""
 
-_RENAMED = {"policy": "scheduling_policy", "tensor_parallel": "tensor_parallel_size"}
+_RENAMED = {
+    "policy": "scheduling_policy",
+    "tensor_parallel": "tensor_parallel_size",
+    "data_parallel": "data_parallel_size",
+    "expert_parallel": "enable_expert_parallel",
+}
 """vLLM's arguments by our keys, where they differ."""
 
 _SAME_NAME = (
@@ -59,7 +67,6 @@ class Deployment:
     engine: EngineConfig  # `num_gpu_blocks` is `auto` where the set-up does not tell
     graph_sizes: tuple[int, ...]
     assumed: tuple[str, ...]  # what the set-up does not tell
-    num_engines: int = 1  # data parallelism; capacities and limits are each engine's
     is_loop_told: bool = False  # whether the set-up tells how the scheduler runs
     is_eager: bool = False  # without CUDA graphs
     is_model_given: bool = False  # by the user, not by the set-up
@@ -93,7 +100,26 @@ class Deployment:
         spec = engine_spec(
             engine, num_gpu_blocks=num_gpu_blocks, max_model_len=min(length, capacity)
         )
-        return Engines(spec, self.num_engines)
+        return Engines(spec, self.ranks)
+
+    @property
+    def ranks(self) -> RankSpec:
+        """The data-parallel ranks: in lock step if the model is known to have experts."""
+        model = self._known_model()
+        engine = self.engine
+        if model is None:  # nothing can be said of its experts
+            engine = engine.model_copy(update={"expert_parallel": False})
+        return ranks_of(engine, model=model)
+
+    def _known_model(self) -> str | None:
+        """The model, unless it is one that nothing is known of: its ranks count as independent."""
+        if self.model is None:
+            return None
+        try:
+            model_shape(model_entry(self.model))
+        except DynosimError:
+            return None
+        return self.model
 
     def _context_length(self, trace: Trace) -> int:
         longest = int((trace.input_tokens + trace.output_tokens).max()) + 1
@@ -141,7 +167,11 @@ def deployment_of(
     blocks = blocks or kwargs.get("num_gpu_blocks") or setup.get("num_gpu_blocks")
     if blocks is not None:
         values["num_gpu_blocks"] = blocks
-    defaults = {"async_scheduling": _is_async_by_default(setup), **_batch_defaults(hardware)}
+    defaults = {
+        "version": _version(setup),
+        "async_scheduling": _is_async_by_default(setup),
+        **_batch_defaults(hardware),
+    }
     assumed = [key for key in ("max_num_seqs", "max_num_batched_tokens") if key not in values]
     try:
         engine = EngineConfig.of(defaults | values)
@@ -153,7 +183,6 @@ def deployment_of(
         engine=engine,
         graph_sizes=_graph_sizes(kwargs, hardware, engine.max_num_seqs),
         assumed=tuple(assumed),
-        num_engines=_num_engines(kwargs),
         is_loop_told="async_scheduling" in values,
         is_eager=bool(kwargs.get("enforce_eager")),
         is_model_given=model is not None,
@@ -171,14 +200,17 @@ def vllm_arguments(engine: EngineConfig) -> dict[str, Any]:
     return arguments
 
 
-def balance_notes(deployment: Deployment) -> list[str]:
+def rank_notes(deployment: Deployment) -> list[str]:
     """What a report must say of data parallelism."""
-    if deployment.num_engines == 1:
+    number = deployment.engine.data_parallel
+    if number == 1:
         return []
-    return [
-        f"{deployment.num_engines} engines, each with these limits: requests go to the one with the"
-        " fewest in flight, which stands in for vLLM's balancer; no engine waits for another's step"
-    ]
+    ranks = deployment.ranks
+    how = "in lock step" if ranks.in_lock_step else "that do not wait for each other"
+    note = f"{number} ranks {how}, each with these limits, behind vLLM's own balancer"
+    if deployment.model is None:
+        note += "; the log names no model: one with experts would step them together"
+    return [note]
 
 
 def capacity_note(guessed: EngineSpec, fitted: EngineSpec) -> str:
@@ -218,15 +250,6 @@ def _batch_defaults(hardware: str | None) -> dict[str, int]:
     return {"max_num_seqs": 1024, "max_num_batched_tokens": tokens}
 
 
-def _num_engines(kwargs: dict[str, Any]) -> int:
-    number = kwargs.get("data_parallel_size", 1)
-    if type(number) is not int or number < 1:
-        raise ConfigError(
-            f"setup.engine_kwargs.data_parallel_size: expected a number from 1, got {number!r}"
-        )
-    return number
-
-
 def _refuse_pipelines(kwargs: dict[str, Any]) -> None:
     number = kwargs.get("pipeline_parallel_size", 1)
     if number != 1:
@@ -249,6 +272,16 @@ def _graph_sizes(kwargs: dict[str, Any], hardware: str | None, seqs: int) -> tup
     if isinstance(own, list) and own and all(type(size) is int and size > 0 for size in own):
         return tuple(sorted(set(own)))
     return vllm_graph_sizes(seqs)
+
+
+def _version(setup: dict[str, Any]) -> str | None:
+    """The engine's version, if the set-up tells one."""
+    version = setup.get("vllm_version")
+    try:
+        parse_version(str(version))
+    except ValueError:
+        return None
+    return str(version)
 
 
 def _is_async_by_default(setup: dict[str, Any]) -> bool:

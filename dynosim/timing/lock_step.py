@@ -62,7 +62,7 @@ def _tokens(shape: StepShape) -> int:
 
 
 def _filled(shape: StepShape, tokens: int) -> StepShape:
-    """The step with so many tokens; those that fill it up decode and have no context to speak of."""
+    """The step with so many tokens; those that fill it up decode and have hardly any context."""
     missing = tokens - shape.prefill_tokens - shape.num_decodes
     if missing <= 0:
         return shape
