@@ -16,6 +16,12 @@ KNOBS = tuple(knob.name for knob in fields(EngineSpec) if knob.default is not MI
 """What a section says of its scheduler; the rest is worked out here."""
 
 
+_NO_COMMON_PART = (
+    "ranks in lock step: a step takes as long as the slowest rank's own; experts that ranks share"
+    " and the exchange of tokens are in it as far as these step times were measured on such ranks"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """What a configuration means, before any request is served."""
@@ -45,6 +51,8 @@ def prepare(config: RunConfig) -> Prepared:
         num_gpu_blocks=spec.usable_blocks,
         resolve=config.resolve,
     )
+    if ranks.in_lock_step and timing.experts is None:
+        timing.notes = (*timing.notes, _NO_COMMON_PART)
     return Prepared(spec, timing, capacity, ranks)
 
 

@@ -62,6 +62,13 @@ def test_step_times_and_gpus_are_those_of_the_whole_worker() -> None:
     assert config.num_gpus == 4
 
 
+def test_step_times_that_know_no_common_part_say_so() -> None:
+    fixed = {"kind": "fixed", "prefill_ms": 1, "decode_ms": 1}
+    notes = prepare(plan(engine=TWO, timing=fixed)).timing.notes
+    assert any("ranks in lock step: a step takes as long as the slowest" in one for one in notes)
+    assert prepare(plan(model=DENSE, engine=TWO, timing=fixed)).timing.notes == ()
+
+
 def test_two_ranks_carry_twice_as_much() -> None:
     config = plan(engine=TWO)
     prepared, trace = prepare(config), load_trace(config)
