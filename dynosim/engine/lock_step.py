@@ -36,7 +36,10 @@ class LockStepCounts:
 
 
 class RankEngine(Engine):
-    """An engine that steps when its group says so; steps of it are never done in bulk."""
+    """An engine that steps when its group says so; steps of it are never done in bulk.
+
+    `next_ms` is infinity also in a dummy step: the engine itself has nothing under way then.
+    """
 
     __slots__ = ()
 
@@ -152,9 +155,9 @@ class LockStep:
         counts = self.counts
         counts.rank_steps += len(times_ms)
         counts.rank_ms += slowest_ms * len(times_ms)
-        for plan, time_ms in zip(step.plans, times_ms, strict=True):
+        for rank, plan, time_ms in zip(self._ranks, step.plans, times_ms, strict=True):
             if plan is None:
                 counts.dummy_rank_steps += 1
             else:
-                plan.end_ms = step.end_ms
+                plan.end_ms = rank.next_ms = step.end_ms
                 counts.waiting_ms += max(slowest_ms - time_ms, 0.0)
