@@ -166,8 +166,9 @@ class StepLog:
 class WorkerLog:
     """The workers of a run in columns: row i is worker i. Times in ms.
 
-    A worker holds its GPUs from its launch to its end, and serves from when it is ready. Those of
-    the run's start are launched and ready at 0.
+    Where workers have several data-parallel ranks a row is one rank, and a worker is as many rows
+    in succession. A worker holds its GPUs from its launch to its end, and serves from when it is
+    ready. Those of the run's start are launched and ready at 0.
     """
 
     pool: tuple[str, ...]  # name
@@ -179,6 +180,7 @@ class WorkerLog:
     ready_ms: FloatArray  # NaN: not by the end of the run
     ended_ms: FloatArray  # NaN: lives at the end of the run
     seats: IntArray  # requests that may hold one at once
+    ranks_per_worker: int = 1
 
     def __len__(self) -> int:
         return len(self.gpus)
@@ -257,6 +259,26 @@ class RequestTrail:
 
 
 @dataclass(frozen=True, slots=True)
+class LockStepLog:
+    """How ranks that step together spent their time: a rank's step is one step of one rank."""
+
+    rank_steps: int
+    dummy_rank_steps: int  # without work, because another rank had some
+    rank_ms: float  # of all ranks' steps, added up
+    waiting_ms: float  # of ranks with work, beyond what theirs alone would have taken
+
+    @property
+    def dummy_share(self) -> float | None:
+        """Part of the ranks' steps that were dummies; None without a step."""
+        return self.dummy_rank_steps / self.rank_steps if self.rank_steps else None
+
+    @property
+    def waiting_share(self) -> float | None:
+        """Part of the ranks' time in steps that others' work cost them; None without a step."""
+        return self.waiting_ms / self.rank_ms if self.rank_ms else None
+
+
+@dataclass(frozen=True, slots=True)
 class RunResult:
     """One finished simulation: the input of every report."""
 
@@ -272,3 +294,4 @@ class RunResult:
     routing: RoutingStats | None = None  # None: placed by load alone
     kv_events: KvEventLog | None = None  # None: not asked for
     trail: RequestTrail | None = None  # None: not asked for
+    lock_step: LockStepLog | None = None  # None: no ranks that step together

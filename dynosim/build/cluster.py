@@ -60,6 +60,7 @@ def _pools(config: RunConfig, prepared: Prepared) -> tuple[PoolSpec, ...]:
         times=times,
         workers=cluster.workers - cluster.cpu_workers,
         gpus_per_worker=config.engine.gpus_per_worker,
+        ranks=prepared.ranks,
     )
     if not cluster.cpu_workers:
         return (gpus,)

@@ -3,8 +3,10 @@
 from dataclasses import MISSING, dataclass, fields
 
 from dynosim.build.knobs import from_section
+from dynosim.build.ranks import rank_spec
 from dynosim.build.timing import build_timing
 from dynosim.config.schema import EngineConfig, RunConfig
+from dynosim.engine.ranks import ONE_RANK, RankSpec
 from dynosim.engine.room import require_room_for
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import InfeasibleError
@@ -15,6 +17,12 @@ KNOBS = tuple(knob.name for knob in fields(EngineSpec) if knob.default is not MI
 """What a section says of its scheduler; the rest is worked out here."""
 
 
+_NO_COMMON_PART = (
+    "ranks in lock step: a step takes as long as the slowest rank's own; experts that ranks share"
+    " and the exchange of tokens are in it as far as these step times were measured on such ranks"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """What a configuration means, before any request is served."""
@@ -22,15 +30,17 @@ class Prepared:
     engine: EngineSpec
     timing: StepTimeModel
     capacity: Capacity
+    ranks: RankSpec = ONE_RANK
 
 
 def prepare(config: RunConfig) -> Prepared:
     """The engine and the step times that the configuration means.
 
-    Raises: ConfigError for an unknown model, hardware or profile; InfeasibleError for an engine
-    that the hardware cannot hold or that vLLM would not start.
+    Raises: ConfigError for an unknown model, hardware or profile, or ranks that cannot be;
+    InfeasibleError for an engine that the hardware cannot hold or that vLLM would not start.
     """
     engine, model, hardware = config.engine, config.model_source, config.hardware_source
+    ranks = rank_spec(config)
     capacity = resolve_num_gpu_blocks(engine, model=model, hardware=hardware)
     blocks = capacity.num_gpu_blocks
     spec = engine_spec(engine, num_gpu_blocks=blocks, max_model_len=_max_model_len(config, blocks))
@@ -44,7 +54,9 @@ def prepare(config: RunConfig) -> Prepared:
         sampling=config.sampling,
         resolve=config.resolve,
     )
-    return Prepared(spec, timing, capacity)
+    if ranks.in_lock_step and timing.experts is None:
+        timing.notes = (*timing.notes, _NO_COMMON_PART)
+    return Prepared(spec, timing, capacity, ranks)
 
 
 def engine_spec(engine: EngineConfig, *, num_gpu_blocks: int, max_model_len: int) -> EngineSpec:

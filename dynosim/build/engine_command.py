@@ -31,10 +31,15 @@ def vllm_flags(engine: EngineConfig, *, served_model_name: str) -> list[str]:
 
 def vllm_gpu_flags(engine: EngineConfig) -> list[str]:
     """Flags that only an engine on GPUs has."""
-    return [
+    flags = [
         "--tensor-parallel-size", str(engine.tensor_parallel),
         "--gpu-memory-utilization", str(engine.memory_fraction),
     ]  # fmt: skip
+    if engine.data_parallel > 1:
+        flags += ["--data-parallel-size", str(engine.data_parallel)]
+    if engine.expert_parallel:
+        flags.append("--enable-expert-parallel")
+    return flags
 
 
 def kv_event_settings(

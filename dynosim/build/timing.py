@@ -201,6 +201,7 @@ def _roofline(timing: RooflineTiming, timed: _Timed) -> StepTimeModel:
     from dynosim.silicon.surroundings import surroundings_of
     from dynosim.timing.architecture import model_shape, require_divisible
     from dynosim.timing.roofline import RooflineModel
+    from dynosim.timing.roofline_ranks import RankedRoofline
 
     model, hardware, engine = timed.needed_model(), timed.needed_hardware(), timed.engine
     entry = model_entry(model)
@@ -212,18 +213,25 @@ def _roofline(timing: RooflineTiming, timed: _Timed) -> StepTimeModel:
     around = surroundings_of(
         sheet, shape, engine, timing, graph_sizes=timed.graph_sizes, sampling=timed.sampling
     )
-    times = RooflineModel(
-        shape,
-        sheet,
-        tensor_parallel=engine.tensor_parallel,
-        quantisation=engine.quantization,
-        kv_element_bytes=1.0 if (engine.kv_cache_dtype or "auto").startswith("fp8") else 2.0,
-        host=around.host,
-        kernel=around.kernel,
-        per_sequence_ms=around.sampling_ms,
-        graph_sizes=around.graph_sizes,
-        name=entry.name,
-    )
+    options: dict[str, Any] = {
+        "tensor_parallel": engine.tensor_parallel,
+        "quantisation": engine.quantization,
+        "kv_element_bytes": 1.0 if (engine.kv_cache_dtype or "auto").startswith("fp8") else 2.0,
+        "host": around.host,
+        "kernel": around.kernel,
+        "per_sequence_ms": around.sampling_ms,
+        "graph_sizes": around.graph_sizes,
+        "name": entry.name,
+    }
+    times: StepTimeModel
+    if shape.experts and (engine.data_parallel > 1 or engine.expert_parallel):
+        options |= {
+            "data_parallel": engine.data_parallel,
+            "expert_parallel": engine.expert_parallel,
+        }
+        times = RankedRoofline(shape, sheet, **options)
+    else:
+        times = RooflineModel(shape, sheet, **options)
     around.describe(times)
     return times
 

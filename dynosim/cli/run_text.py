@@ -109,12 +109,14 @@ def _facts(outcome: RunOutcome, intervals: "Intervals | None") -> list[tuple[str
          f"{_size(r)}"),
         ("per user", f"{_number(r['mean_output_token_throughput_per_user'])} output tok/s"),
         ("cache reuse", f"{_percent(r['prefix_cache_reused_ratio'])} of prompt tokens"),
-        ("KV cache", f"{_blocks(r)} of {r['block_size']} per worker "
+        ("KV cache", f"{_blocks(r)} of {r['block_size']} per {_holder(r)} "
          f"({_capacity_source(r)}), peak use {_percent(r['peak_kv_usage_share'])}"),
         ("routing", _routing_fact(outcome)),
         ("preemptions", f"{r['preemptions']:,}"),
         ("step times", f"{r['timing_source']}{_in_range(r)}: {r['timing_description']}"),
     ]  # fmt: skip
+    if r.get("dummy_step_share") is not None:
+        facts.append(("ranks", _ranks(r)))
     if r.get("sla_attainment") is not None:
         goodput = f"{_number(r['goodput_rps'])} good requests/s"
         facts.append(("SLA", f"{_percent(r['sla_attainment'])} of requests within it, {goodput}"))
@@ -156,6 +158,18 @@ def _in_range(r: Mapping[str, Any]) -> str:
     by_axis = f" (by {', '.join(outside)})" if outside else ""
     return (
         f", {_percent(r.get('timing_in_range_share'))} of steps inside the measured range{by_axis}"
+    )
+
+
+def _holder(r: Mapping[str, Any]) -> str:
+    return "worker" if r["ranks_per_worker"] == 1 else "rank"
+
+
+def _ranks(r: Mapping[str, Any]) -> str:
+    """How much ranks in lock step lose to each other."""
+    return (
+        f"lock step; {_percent(r['dummy_step_share'])} of steps are dummies, "
+        f"{_percent(r['rank_waiting_share'])} of their time goes to other ranks' work"
     )
 
 
@@ -203,6 +217,8 @@ def _size(report: Mapping[str, Any]) -> str:
     """GPUs and workers, at most at once."""
     each = report["gpus_per_worker"]
     workers = f"{report['num_workers']} workers" + ("" if each is None else f" of {each}")
+    if report["ranks_per_worker"] > 1:
+        workers += f" in {report['ranks_per_worker']} ranks"
     return f"{report['num_gpus']} GPUs ({workers})"
 
 

@@ -25,8 +25,9 @@ from dynosim.cluster.spec import PoolSpec
 from dynosim.cluster.station import Station
 from dynosim.engine.engine import Engine
 from dynosim.engine.instant import RELATIVE_TOLERANCE, TOLERANCE_MS, instant_end, instant_start
+from dynosim.engine.lock_step import LockStep
 from dynosim.engine.sequence import Sequence
-from dynosim.records import RequestStatus
+from dynosim.records import LockStepLog, RequestStatus
 from dynosim.router.refusals import RequestRefusedError
 from dynosim.workers.ids import WorkerId
 from dynosim.workers.lifecycle import Phase, WorkerEvent
@@ -34,13 +35,14 @@ from dynosim.workload.load import NEVER, LoadDriver
 
 if TYPE_CHECKING:
     from dynosim.cluster.lone_placer import LonePlacer
+    from dynosim.cluster.rank_placer import RankPlacer
     from dynosim.cluster.router_placer import RouterPlacer
 
 LAST_MS: Final = sys.float_info.max  # any event comes before
 
 # Ours are named beside the protocols, so that a compiler calls them directly.
-AnyStation = Engine | Station
-AnyPlacer: TypeAlias = "LoadPlacer | LonePlacer | RouterPlacer | Placer"
+AnyStation = Engine | LockStep | Station
+AnyPlacer: TypeAlias = "LoadPlacer | LonePlacer | RankPlacer | RouterPlacer | Placer"
 
 
 class Cluster:
@@ -72,7 +74,8 @@ class Cluster:
         self._journal = journal
         self._turnaround_ms = turnaround_ms
         self._stations: list[AnyStation] = []
-        self._workers_at: list[Worker | None] = []  # by station; None: not a worker's
+        self._workers_at: list[Worker | None] = []  # by station; None: not of one worker alone
+        self._ranks_at: dict[int, list[Worker]] = {}  # by station, of ranks in lock step
         self._flow = flow
         self._patience = patience
         self._num_ended = 0
@@ -181,6 +184,8 @@ class Cluster:
                     worker = workers_at[station_id]
                     if worker is not None:
                         placer.receive(worker, finished, now_ms)
+                    elif station_id in self._ranks_at:
+                        self._receive_ranks(self._ranks_at[station_id], finished, now_ms)
                     if finished and flow is not None:
                         finished = self._pass_on(finished, station_id, now_ms)
                     if finished:
@@ -195,6 +200,13 @@ class Cluster:
                 now_ms = self._place_all(instant_ms, now_ms)
             self.now_ms = now_ms
             self._start_touched(now_ms)
+
+    def _receive_ranks(self, ranks: list[Worker], finished: List[Sequence], now_ms: float) -> None:
+        """Have the placer take note of a step that ranks have ended together."""
+        worker_id = self._journal.worker_id
+        for rank in ranks:
+            mine = [one for one in finished if worker_id[one.index] == rank.worker_id]
+            self._placer.receive(rank, mine, now_ms)
 
     def _note_ends(self, finished: List[Sequence], now_ms: float) -> None:
         self._num_ended += len(finished)
@@ -293,9 +305,10 @@ class Cluster:
                 journal.dispatch_ms[index] = now_ms
         if self._patience is not None:
             self._patience.placed(sequence)
-        station_id = self.workers[worker_id].station_id
-        self._accept(station_id, sequence, now_ms)
-        self._touched.append(station_id)
+        worker = self.workers[worker_id]
+        if worker.engine.add(sequence, now_ms):
+            heappush(self._ends, (worker.engine.next_ms, worker.station_id))
+        self._touched.append(worker.station_id)
 
     def _accept(self, station_id: int, sequence: Sequence, now_ms: float) -> None:
         """Hand a request to a station."""
@@ -346,11 +359,18 @@ class Cluster:
     # ---- workers -------------------------------------------------------------------------------
 
     def launch(self, pool: PoolSpec, now_ms: float) -> Worker:
-        """A new worker; it serves nobody before `make_ready`."""
-        worker = self._launcher.launch(WorkerId(len(self.workers)), pool, now_ms)
-        self.workers.append(worker)
-        worker.station_id = self.add_station(worker.engine, worker)
-        return worker
+        """A new worker, or the first of its ranks; it serves nobody before `make_ready`."""
+        ranks, group = self._launcher.launch(WorkerId(len(self.workers)), pool, now_ms)
+        self.workers += ranks
+        if group is None:
+            for worker in ranks:
+                worker.station_id = self.add_station(worker.engine, worker)
+        else:
+            station_id = self.add_station(group)
+            self._ranks_at[station_id] = ranks
+            for worker in ranks:
+                worker.station_id = station_id
+        return ranks[0]
 
     def add_station(self, station: AnyStation, worker: Worker | None = None) -> int:
         """Run a station from now on; returns the number that a flow calls it by."""
@@ -360,8 +380,9 @@ class Cluster:
 
     def make_ready(self, worker: Worker, now_ms: float) -> None:
         """A worker has come up: it may get requests, also those that wait in the router."""
-        worker.move(WorkerEvent.BECAME_READY, now_ms)
-        self._placer.join(worker, now_ms)
+        for rank in worker.mates:
+            rank.move(WorkerEvent.BECAME_READY, now_ms)
+            self._placer.join(rank, now_ms)
         self._go_on(now_ms)
 
     def drain(self, worker: Worker, now_ms: float) -> None:
@@ -370,10 +391,12 @@ class Cluster:
         Raises: ValueError if it has gone or failed.
         """
         was_ready = worker.phase is Phase.READY
-        worker.move(WorkerEvent.TOLD_TO_DRAIN, now_ms)
+        for rank in worker.mates:
+            rank.move(WorkerEvent.TOLD_TO_DRAIN, now_ms)
+            if was_ready:
+                self._placer.leave(rank, now_ms)
+                self._draining.append(rank)
         if was_ready:
-            self._placer.leave(worker, now_ms)
-            self._draining.append(worker)
             self._let_go(now_ms)
             self._go_on(now_ms)
 
@@ -383,16 +406,22 @@ class Cluster:
         Raises: ValueError if it has gone or failed already.
         """
         was_ready = worker.phase is Phase.READY
-        worker.move(WorkerEvent.DIED, now_ms)
-        lost = [one for one in worker.stop(now_ms) if self._is_waited_for(one[0].index)]
-        self._placer.receive(worker, [], now_ms)
-        if was_ready:
-            self._placer.leave(worker, now_ms)
-        elif worker in self._draining:
-            self._draining.remove(worker)
+        lost: list[tuple[Sequence, int]] = []
+        for rank in worker.mates:
+            rank.move(WorkerEvent.DIED, now_ms)
+            lost += [one for one in rank.stop(now_ms) if self._is_waited_for(one[0].index)]
+            self._placer.receive(rank, [], now_ms)
+            if was_ready:
+                self._placer.leave(rank, now_ms)
+            elif rank in self._draining:
+                self._draining.remove(rank)
+        station = self._stations[worker.station_id]
+        if isinstance(station, LockStep):
+            station.halt()
         self._placer.forget([sequence.index for sequence, _ in lost])
         for sequence, num_tokens in sorted(lost, key=_by_index):
-            self._move(worker, sequence, num_tokens, now_ms)
+            had_it = self.workers[self._journal.worker_id[sequence.index]]
+            self._move(had_it, sequence, num_tokens, now_ms)
         self._go_on(now_ms)
 
     def _is_waited_for(self, index: int) -> bool:
@@ -412,7 +441,7 @@ class Cluster:
     def _let_go(self, now_ms: float) -> None:
         """Let the draining workers go that have nothing left."""
         for worker in list(self._draining):
-            if worker.engine.is_done:
+            if all([rank.engine.is_done for rank in worker.mates]):
                 self._draining.remove(worker)
                 worker.move(WorkerEvent.DRAINED, now_ms)
 
@@ -448,6 +477,19 @@ class Cluster:
         self._load.release()
 
     # ---- the end -------------------------------------------------------------------------------
+
+    def lock_step_log(self) -> LockStepLog | None:
+        """How ranks in lock step spent their time, all workers together; None without such."""
+        groups = [self._stations[station_id] for station_id in self._ranks_at]
+        counts = [group.counts for group in groups if isinstance(group, LockStep)]
+        if not counts:
+            return None
+        return LockStepLog(
+            sum([one.rank_steps for one in counts]),
+            sum([one.dummy_rank_steps for one in counts]),
+            sum([one.rank_ms for one in counts]),
+            sum([one.waiting_ms for one in counts]),
+        )
 
     def stop(self, until_ms: float) -> None:
         """The run is over: note what the unfinished requests have got so far."""

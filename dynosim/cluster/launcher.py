@@ -5,9 +5,12 @@ from dynosim.cluster.pool import Worker
 from dynosim.cluster.spec import PoolSpec
 from dynosim.cluster.token_log import TokenLog
 from dynosim.cluster.trail import TrailColumns, TrailRecorder
-from dynosim.engine.cores import CORES
+from dynosim.engine.cores import CORES, Core
 from dynosim.engine.engine import Engine
+from dynosim.engine.lock_step import LockStep, RankEngine
+from dynosim.engine.recorder import Recorder
 from dynosim.router.spec import RoutingSpec
+from dynosim.timing.lock_step import LockStepTimes
 from dynosim.workers.ids import WorkerId
 from dynosim.workload.extents import PrefixExtents
 
@@ -36,8 +39,60 @@ class Launcher:
         receives_all = routing.stamps_events or routing.uses_hashes
         self._announced = None if receives_all else extents.shared_extents()
 
-    def launch(self, worker_id: WorkerId, pool: PoolSpec, now_ms: float) -> Worker:
-        """A worker of `pool` that starts now."""
+    def launch(
+        self, worker_id: WorkerId, pool: PoolSpec, now_ms: float
+    ) -> tuple[list[Worker], LockStep | None]:
+        """A worker of `pool` that starts now, rank by rank, and what steps them together.
+
+        The first rank has the given id, the others follow.
+        """
+        spec, number = pool.engine, pool.ranks.number
+        if not pool.ranks.in_lock_step:
+            workers = [
+                self._engine(WorkerId(worker_id + i), pool, i, now_ms) for i in range(number)
+            ]
+            return _together(workers), None
+        ranks: list[RankEngine] = []
+        workers = []
+        for i in range(number):
+            one, engine = self._rank(WorkerId(worker_id + i), pool, i, now_ms)
+            workers.append(one)
+            ranks.append(engine)
+        times = LockStepTimes(pool.times, pool.ranks.padded_up_to)
+        return _together(workers), LockStep(ranks, times, depth=spec.pipeline_depth)
+
+    def _engine(self, worker_id: WorkerId, pool: PoolSpec, rank: int, now_ms: float) -> Worker:
+        """An engine that nobody waits for.
+
+        Its front end hears of it after every step, if it has one that balances ranks.
+        """
+        core, token_log, recorder = self._parts(worker_id, pool)
+        engine = Engine(
+            core,
+            pool.times,
+            recorder,
+            depth=pool.engine.pipeline_depth,
+            steps_singly=self._steps_singly or pool.ranks.rule is not None,
+            stamps_events=self._routing.stamps_events,
+        )
+        return Worker(worker_id, pool, engine, token_log, now_ms, rank)
+
+    def _rank(
+        self, worker_id: WorkerId, pool: PoolSpec, rank: int, now_ms: float
+    ) -> tuple[Worker, RankEngine]:
+        """An engine that others wait for."""
+        core, token_log, recorder = self._parts(worker_id, pool)
+        engine = RankEngine(
+            core,
+            pool.times,
+            recorder,
+            depth=pool.engine.pipeline_depth,
+            stamps_events=self._routing.stamps_events,
+        )
+        return Worker(worker_id, pool, engine, token_log, now_ms, rank), engine
+
+    def _parts(self, worker_id: WorkerId, pool: PoolSpec) -> tuple[Core, TokenLog, Recorder]:
+        """The core of one engine, and who notes what it does."""
         spec, routing = pool.engine, self._routing
         core = CORES[spec.kind](
             spec,
@@ -54,12 +109,13 @@ class Launcher:
             is_pipelined=spec.pipeline_depth > 1,
             reports_first_tokens=routing.needs_router,
         )
-        engine = Engine(
-            core,
-            pool.times,
-            token_log if self._trail is None else TrailRecorder(token_log, self._trail, worker_id),
-            depth=spec.pipeline_depth,
-            steps_singly=self._steps_singly,
-            stamps_events=routing.stamps_events,
-        )
-        return Worker(worker_id, pool, engine, token_log, now_ms)
+        if self._trail is None:
+            return core, token_log, token_log
+        return core, token_log, TrailRecorder(token_log, self._trail, worker_id)
+
+
+def _together(workers: list[Worker]) -> list[Worker]:
+    """Workers that are the ranks of one."""
+    for worker in workers:
+        worker.mates = workers
+    return workers

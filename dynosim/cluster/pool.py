@@ -17,14 +17,20 @@ NAN = float("nan")
 
 
 class Worker:
-    """An engine under the number that reports use, and its life. Times in ms, NaN: not yet."""
+    """An engine under the number that reports use, and its life. Times in ms, NaN: not yet.
+
+    Of a worker with several data-parallel ranks each rank is one: `mates` are all of them, in
+    order, and `rank` is its place among them. They live and die together.
+    """
 
     __slots__ = (
         "ended_ms",
         "engine",
         "launched_ms",
+        "mates",
         "phase",
         "pool",
+        "rank",
         "ready_ms",
         "station_id",
         "token_log",
@@ -38,6 +44,7 @@ class Worker:
         engine: Engine,
         token_log: TokenLog,
         launched_ms: float,
+        rank: int = 0,
     ) -> None:
         self.worker_id = worker_id
         self.pool = pool
@@ -47,6 +54,8 @@ class Worker:
         self.launched_ms = launched_ms
         self.ready_ms = NAN
         self.ended_ms = NAN
+        self.rank = rank
+        self.mates: list[Worker] = [self]
         self.station_id = -1  # of its engine, in the cluster's loop
 
     @property
@@ -92,11 +101,12 @@ def worker_log(workers: Sequence[Worker]) -> WorkerLog:
     return WorkerLog(
         pool=tuple(pool.name for pool in pools),
         role=tuple(pool.role for pool in pools),
-        gpus=np.array([pool.gpus_per_worker for pool in pools], np.int64),
+        gpus=np.array([pool.gpus_per_worker // pool.ranks.number for pool in pools], np.int64),
         usable_blocks=np.array([pool.engine.usable_blocks for pool in pools], np.int64),
         step_time_scale=np.array([pool.step_time_scale for pool in pools], np.float64),
         launched_ms=np.array([worker.launched_ms for worker in workers], np.float64),
         ready_ms=np.array([worker.ready_ms for worker in workers], np.float64),
         ended_ms=np.array([worker.ended_ms for worker in workers], np.float64),
         seats=np.array([pool.engine.max_active for pool in pools], np.int64),
+        ranks_per_worker=pools[0].ranks.number if pools else 1,
     )

@@ -3,6 +3,8 @@
 from random import Random
 
 from dynosim.cluster.placement import LoadPlacer, Placer
+from dynosim.cluster.rank_placer import RankPlacer
+from dynosim.engine.ranks import ONE_RANK, RankSpec
 from dynosim.records import Trace
 from dynosim.router.modes import make_load_mode
 from dynosim.router.spec import RoutingSpec
@@ -15,11 +17,13 @@ def make_placer(
     trace: Trace,
     extents: PrefixExtents,
     cards: list[WorkerCard],
+    ranks: RankSpec = ONE_RANK,
     *,
     may_change: bool = True,
 ) -> Placer:
     """What places the requests of a run; `cards` are those of the workers to come.
 
+    `ranks`: those of each worker; their front ends choose among them if they have a rule for it.
     `may_change`: more may come later, and these may go.
     """
     if routing.needs_router:
@@ -32,4 +36,5 @@ def make_placer(
     table = WorkerTable(cards[0].block_size)
     generator = Random(f"{settings.seed}/router")
     mode = make_load_mode(settings.mode, generator, table, settings.cuda_to_cpu_ratio)
-    return LoadPlacer(mode, table)
+    loads = LoadPlacer(mode, table)
+    return loads if ranks.rule is None else RankPlacer(loads, ranks.rule)

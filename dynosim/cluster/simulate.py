@@ -61,7 +61,9 @@ def simulate(
     journal = Journal(trace)
     times = cluster.pools[0].times
     outside_ms = times.ingress_ms + times.egress_ms
-    placer = make_placer(routing, trace, extents, cluster.cards(), may_change=bool(processes))
+    placer = make_placer(
+        routing, trace, extents, cluster.cards(), cluster.ranks, may_change=bool(processes)
+    )
     load = LoadDriver(trace, options.concurrency)
     trail = TrailColumns() if options.records_trail else None
     patience = None
@@ -86,6 +88,7 @@ def simulate(
     elif (
         isinstance(placer, LoadPlacer)
         and patience is None
+        and cluster.ranks.number == 1
         and can_go_apart(routing, load, len(running.workers))
     ):
         each = one_by_one(running, placer, trace, cluster.max_model_len)
@@ -107,6 +110,7 @@ def simulate(
         routing=placer.stats(),
         kv_events=placer.kv_events(),
         trail=None if trail is None else trail.log(end_ms),
+        lock_step=running.lock_step_log(),
         simulate_wall_ms=(time.perf_counter() - started) * 1e3,
     )
     if outside_ms == 0:

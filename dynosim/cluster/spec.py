@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from dynosim.engine.ranks import ONE_RANK, RankSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
 from dynosim.router.spec import RoutingSpec
@@ -25,7 +26,7 @@ _SHARED = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolSpec:
-    """Workers that are alike.
+    """Workers that are alike. What `engine` says is said of each rank.
 
     `startup_ms` is from the launch of a worker during the run until it takes requests; those of the
     run's start are ready. `step_time_scale` tells reports how many times as long as the run's model
@@ -38,6 +39,7 @@ class PoolSpec:
     times: StepTimeModel
     workers: int
     gpus_per_worker: int = 1
+    ranks: RankSpec = ONE_RANK
     device: Literal["gpu", "cpu"] = "gpu"
     startup_ms: float = 0.0
     step_time_scale: float = 1.0
@@ -47,6 +49,11 @@ class PoolSpec:
             value = getattr(self, key)
             if not value >= 0:
                 raise ConfigError(f"pool {self.name}: {key}: expected at least 0, got {value}")
+        if self.ranks.number < 1 or self.gpus_per_worker % self.ranks.number:
+            raise ConfigError(
+                f"pool {self.name}: {self.gpus_per_worker} GPUs of a worker do not go into "
+                f"{self.ranks.number} ranks"
+            )
         scale = self.step_time_scale
         if not scale > 0:
             raise ConfigError(
@@ -59,8 +66,10 @@ class ClusterSpec:
     """Pools behind one front end, which may place any request on any worker.
 
     So pools agree in what a request is before it is placed: the size of blocks, the context length,
-    whether prefixes are cached, and the time spent outside engines. Without a `routing` requests go
-    round.
+    whether prefixes are cached, and the time spent outside engines; and in the ranks of a worker.
+    Without a `routing` requests go round.
+
+    Ranks are numbered through the workers: those of the first have the first ids.
 
     Raises: ConfigError naming the key in which pools differ, or if there is no worker.
     """
@@ -73,6 +82,10 @@ class ClusterSpec:
             raise ConfigError(f"cluster.workers: at least 1 is needed, got {self.num_workers}")
         first = self.pools[0]
         for pool in self.pools[1:]:
+            if pool.ranks != first.ranks:
+                raise ConfigError(
+                    f"pools {first.name} and {pool.name}: all workers need the same ranks"
+                )
             for part, keys in _SHARED.items():
                 for key in keys:
                     values = [getattr(getattr(one, part), key) for one in (first, pool)]
@@ -102,9 +115,15 @@ class ClusterSpec:
         """Whether prefixes are cached, by all."""
         return self.pools[0].engine.enable_prefix_caching
 
+    @property
+    def ranks(self) -> RankSpec:
+        """The ranks of each worker."""
+        return self.pools[0].ranks
+
     def workers(self) -> Iterator[tuple[WorkerId, PoolSpec]]:
-        """Worker ids, each with its pool."""
-        pools = (pool for pool in self.pools for _ in range(pool.workers))
+        """The ids of workers, or of their ranks where they have several, each with its pool."""
+        number = self.ranks.number
+        pools = (pool for pool in self.pools for _ in range(pool.workers * number))
         return ((WorkerId(number), pool) for number, pool in enumerate(pools))
 
     def cards(self) -> list[WorkerCard]:

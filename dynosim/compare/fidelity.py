@@ -15,7 +15,7 @@ from dynosim.compare.prediction import intervals
 from dynosim.experiment.intervals import form_error
 from dynosim.fit.alternatives import Recorded, fit_recorded
 from dynosim.fit.capacity import Start, start_of
-from dynosim.fit.deployment import Deployment, balance_notes, deployment_of, hardware_notes
+from dynosim.fit.deployment import Deployment, deployment_of, hardware_notes, rank_notes
 from dynosim.fit.fitting import Fitted
 from dynosim.fit.log_file import read_measurements
 from dynosim.fit.measurements import Measurements
@@ -182,7 +182,7 @@ class _Judge:
         self._notes: list[str] = [
             *_assumptions(deployment),
             *hardware_notes(deployment),
-            *balance_notes(deployment),
+            *rank_notes(deployment),
         ]
         self._prior: Prior = prior_of(deployment, measured)
         self._notes += self._prior.notes if not self._prior.fit.token_curve else ()

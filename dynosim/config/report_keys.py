@@ -84,13 +84,27 @@ _CLUSTER = (
     *_counts("GPUs", {"num_gpus": "Most GPUs held at once."}),
     *_counts("workers", {"num_workers": "Most workers at once."}),
     *_unsought("GPUs", {"gpus_per_worker": "GPUs of a worker; null where they differ."}, INTEGER),
+    *_unsought("ranks", {"ranks_per_worker": "Data-parallel ranks of a worker."}, INTEGER),
     ReportKey("gpu_hours", "GPU hours", "GPUs held, over the time that they were."),
     ReportKey(
-        "num_gpu_blocks", "blocks", "Usable KV blocks of a worker; null where they differ.", INTEGER
+        "num_gpu_blocks",
+        "blocks",
+        "Usable KV blocks of a worker, of each of its ranks; null where they differ.",
+        INTEGER,
     ),
     *_unsought("tokens", {"block_size": "Size of a KV block."}, INTEGER),
     ReportKey("peak_kv_usage_share", "share", "Most of a worker's KV blocks in use at once."),
     ReportKey("worker_busy_share", "share", "Part of the workers' time in which a step ran."),
+    ReportKey(
+        "dummy_step_share",
+        "share",
+        "Part of the steps of ranks in lock step that were dummies; null without such ranks.",
+    ),
+    ReportKey(
+        "rank_waiting_share",
+        "share",
+        "Part of the time in steps that ranks with work lose to others'; null without lock step.",
+    ),
     *_counts("preemptions", {"preemptions": "How often a running request lost its blocks."}),
 )
 _CACHE = (

@@ -63,6 +63,9 @@ class EngineConfig(Section):
     ranks."""
     expert_parallel: bool = False
     """Whether whole experts are spread over all GPUs of a worker, instead of a part of each."""
+    rank_balancing: Literal["internal", "router"] | None = None
+    """Who chooses the rank of a worker that serves a request: its own front end, by the rule of its
+    version, or the router, which addresses every rank; null: the router if it follows caches."""
     block_size: Annotated[int, Field(ge=1, le=1 << 20)] = _SPEC.block_size
     """Size of a KV block. Unit: tokens."""
     num_gpu_blocks: NumBlocks = "auto"
@@ -138,6 +141,9 @@ class EngineConfig(Section):
                  "lower it"),
                 ("max_num_active_seqs", active is not None and active > seqs,
                  f"{active} is more than max_num_seqs ({seqs}); vLLM refuses that", "lower it"),
+                ("rank_balancing", self.rank_balancing is not None and self.data_parallel == 1,
+                 "a worker has one rank: there is nothing to balance",
+                 "leave it out, or set data_parallel above 1"),
             ]
         )  # fmt: skip
         return self
@@ -149,7 +155,8 @@ class ClusterConfig(Section):
     mode: Literal["agg"] = "agg"
     """How the work is split: `agg`, every worker serves whole requests."""
     workers: Annotated[int, Field(ge=1, le=65536)] = 1
-    """Equal workers, each of `engine.tensor_parallel` GPUs. Unit: workers."""
+    """Equal workers, each of `engine.tensor_parallel` x `engine.data_parallel` GPUs. Unit:
+    workers."""
     cpu_workers: Annotated[int, Field(ge=0, le=65536)] = 0
     """How many of the workers, the last ones, run on CPUs. Unit: workers."""
     cpu_step_time_scale: Annotated[float, Field(gt=0)] = 8.0

@@ -7,7 +7,7 @@ from typing import Any
 from dynosim.errors import DynosimError
 from dynosim.fit.alternatives import Recorded, fit_recorded
 from dynosim.fit.capacity import Start, start_of
-from dynosim.fit.deployment import Deployment, balance_notes, deployment_of, hardware_notes
+from dynosim.fit.deployment import Deployment, deployment_of, hardware_notes, rank_notes
 from dynosim.fit.fitting import Fitted
 from dynosim.fit.log_file import read_measurements
 from dynosim.fit.measurements import Measurements
@@ -120,7 +120,7 @@ def calibrate_log(
     notes = [f"the log does not state {key}: vLLM's default is taken" for key in deployment.assumed]
     prior = prior_of(deployment, measured)
     notes += prior.notes
-    notes += hardware_notes(deployment) + balance_notes(deployment)
+    notes += hardware_notes(deployment) + rank_notes(deployment)
     start = start_of(deployment, measured.first(count))
     notes += [] if start.warning is None else [start.warning]
     recorded = fit_recorded(measured, prior, deployment, start, count=count, seed=seed)
@@ -167,7 +167,7 @@ def failure_text(
 ) -> str:
     """What of its own part a fit does not explain, and what is likely missing or wrong."""
     engine = deployment.engine
-    needed = needed_blocks(measured, engine.block_size, num_engines=deployment.num_engines)
+    needed = needed_blocks(measured, engine.block_size, num_ranks=deployment.engine.data_parallel)
     start: Start = recorded.chosen.capacity.start
     likely = [other_gpu] if other_gpu else []
     likely.append(

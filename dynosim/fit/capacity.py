@@ -97,7 +97,7 @@ def start_of(deployment: Deployment, measured: Measurements) -> Start:
     if blind is not None:
         return Start(blind.num_gpu_blocks, "blind", blind.warning)
     engine = deployment.engine
-    needed = needed_blocks(measured, engine.block_size, num_engines=deployment.num_engines)
+    needed = needed_blocks(measured, engine.block_size, num_ranks=deployment.engine.data_parallel)
     return Start(
         needed,
         "needed",
@@ -156,7 +156,7 @@ class _Search:
         engines = engines_with(blocks)
         size, number = engines.engine.block_size, engines.number
         first = measured.first(count)
-        self.needed = needed_blocks(first, size, num_engines=number)
+        self.needed = needed_blocks(first, size, num_ranks=number)
         self.fewest = longest_blocks(measured, size)
         # More than all requests at once cannot hold.
         tokens = measured.input_tokens + measured.output_tokens

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynosim.build.engine import KNOBS, engine_spec
+from dynosim.build.ranks import ranks_of
 from dynosim.config.schema import EngineConfig
+from dynosim.engine.ranks import RankSpec
 from dynosim.engine.vllm.versions import graph_sizes, is_async, is_version
 from dynosim.errors import ConfigError, DynosimError
 from dynosim.fit.replay import Engines
@@ -16,7 +18,7 @@ from dynosim.records import Trace
 from dynosim.silicon import Capacity, capacity_of_running
 from dynosim.silicon.catalogue import model_entry
 from dynosim.silicon.hardware import form_note, hardware_sheet, usual_name
-from dynosim.timing.architecture import context_length
+from dynosim.timing.architecture import context_length, model_shape
 
 _LARGE_GPU_GIB, _HUGE_GPU_GIB = 70, 160
 """From so much memory on (A100s do not count) vLLM's server puts more into a step by default."""
@@ -35,6 +37,7 @@ _NUMBER_FORMATS = {
 _RENAMED = {
     "policy": "scheduling_policy",
     "tensor_parallel": "tensor_parallel_size",
+    "data_parallel": "data_parallel_size",
     "expert_parallel": "enable_expert_parallel",
 }
 """vLLM's arguments by our keys, where they differ."""
@@ -59,7 +62,6 @@ class Deployment:
     engine: EngineConfig  # `num_gpu_blocks` is `auto` where the set-up does not tell
     graph_sizes: tuple[int, ...]
     assumed: tuple[str, ...]  # what the set-up does not tell
-    num_engines: int = 1  # data parallelism; capacities and limits are each engine's
     is_loop_told: bool = False  # whether the set-up tells how the scheduler runs
     is_eager: bool = False  # without CUDA graphs
     is_model_given: bool = False  # by the user, not by the set-up
@@ -94,7 +96,26 @@ class Deployment:
         spec = engine_spec(
             engine, num_gpu_blocks=num_gpu_blocks, max_model_len=min(length, capacity)
         )
-        return Engines(spec, self.num_engines)
+        return Engines(spec, self.ranks)
+
+    @property
+    def ranks(self) -> RankSpec:
+        """The data-parallel ranks: in lock step if the model is known to have experts."""
+        model = self._known_model()
+        engine = self.engine
+        if model is None:  # nothing can be said of its experts
+            engine = engine.model_copy(update={"expert_parallel": False})
+        return ranks_of(engine, model=model)
+
+    def _known_model(self) -> str | None:
+        """The model, unless it is one that nothing is known of: its ranks count as independent."""
+        if self.model is None:
+            return None
+        try:
+            model_shape(model_entry(self.model))
+        except DynosimError:
+            return None
+        return self.model
 
     def _context_length(self, trace: Trace) -> int:
         longest = int((trace.input_tokens + trace.output_tokens).max()) + 1
@@ -114,9 +135,7 @@ class Deployment:
         """
         if self.model is None or self.hardware is None or self.is_cpu:
             return None
-        engine = self.engine.model_copy(
-            update={"num_gpu_blocks": "auto", "data_parallel": self.num_engines}
-        )
+        engine = self.engine.model_copy(update={"num_gpu_blocks": "auto"})
         try:
             return capacity_of_running(
                 engine,
@@ -166,7 +185,6 @@ def deployment_of(
         engine=engine,
         graph_sizes=_graph_sizes(kwargs, hardware, engine),
         assumed=tuple(assumed),
-        num_engines=_num_engines(kwargs),
         is_loop_told="async_scheduling" in values,
         is_eager=bool(kwargs.get("enforce_eager")),
         is_model_given=model is not None,
@@ -191,14 +209,17 @@ def hardware_notes(deployment: Deployment) -> list[str]:
     return [deployment.hardware_note] if deployment.hardware_note else []
 
 
-def balance_notes(deployment: Deployment) -> list[str]:
+def rank_notes(deployment: Deployment) -> list[str]:
     """What a report must say of data parallelism."""
-    if deployment.num_engines == 1:
+    number = deployment.engine.data_parallel
+    if number == 1:
         return []
-    return [
-        f"{deployment.num_engines} engines, each with these limits: requests go to the one with the"
-        " fewest in flight, which stands in for vLLM's balancer; no engine waits for another's step"
-    ]
+    ranks = deployment.ranks
+    how = "in lock step" if ranks.in_lock_step else "that do not wait for each other"
+    note = f"{number} ranks {how}, each with these limits, behind vLLM's own balancer"
+    if deployment.model is None:
+        note += "; the log names no model: one with experts would step them together"
+    return [note]
 
 
 def _engine_values(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -227,15 +248,6 @@ def _batch_defaults(hardware: str | None) -> dict[str, int]:
         return {"max_num_seqs": 256, "max_num_batched_tokens": 2048}
     tokens = 16384 if sheet.memory_gib >= _HUGE_GPU_GIB else 8192
     return {"max_num_seqs": 1024, "max_num_batched_tokens": tokens}
-
-
-def _num_engines(kwargs: dict[str, Any]) -> int:
-    number = kwargs.get("data_parallel_size", 1)
-    if type(number) is not int or number < 1:
-        raise ConfigError(
-            f"setup.engine_kwargs.data_parallel_size: expected a number from 1, got {number!r}"
-        )
-    return number
 
 
 def _refuse_pipelines(kwargs: dict[str, Any]) -> None:

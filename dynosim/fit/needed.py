@@ -14,7 +14,7 @@ from dynosim.fit.measurements import Measurements
 _MOST_MOMENTS = 512  # looked at; spread over the log
 
 
-def needed_blocks(measured: Measurements, block_size: int, *, num_engines: int = 1) -> int:
+def needed_blocks(measured: Measurements, block_size: int, *, num_ranks: int = 1) -> int:
     """Blocks of an engine, as vLLM prints them, at the fullest moment of the log."""
     starts_ms = measured.arrival_ms + measured.ttft_ms
     ends_ms = measured.end_ms
@@ -29,7 +29,7 @@ def needed_blocks(measured: Measurements, block_size: int, *, num_engines: int =
         made = np.minimum(done, 1.0) * measured.output_tokens[rows]
         blocks = np.ceil((measured.input_tokens[rows] + made) / block_size).sum()
         most = max(most, int(blocks) - _shared_blocks(measured, rows.tolist(), block_size))
-    return max(ceil(most / num_engines) + 1, longest_blocks(measured, block_size))
+    return max(ceil(most / num_ranks) + 1, longest_blocks(measured, block_size))
 
 
 def longest_blocks(measured: Measurements, block_size: int) -> int:

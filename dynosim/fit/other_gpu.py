@@ -88,11 +88,13 @@ def step_times_of(
     for row in rows.tolist():
         start_ms, end_ms = starts_ms[row], ends_ms[row]
         beside_ms = np.clip(np.minimum(ends_ms, end_ms) - np.maximum(starts_ms, start_ms), 0, None)
-        number = beside_ms.sum() / max(end_ms - start_ms, 1e-9) / deployment.num_engines
+        number = beside_ms.sum() / max(end_ms - start_ms, 1e-9) / deployment.engine.data_parallel
         batch = min(max(round(float(number)), 1), deployment.engine.max_num_seqs)
         step_ms = table.step_ms(StepShape.of_decodes(batch, round(batch * context)))
         meanwhile = (starts_ms > start_ms) & (starts_ms <= end_ms)
-        prompts_ms = per_token_ms * float(computed[meanwhile].sum()) / deployment.num_engines
+        prompts_ms = (
+            per_token_ms * float(computed[meanwhile].sum()) / deployment.engine.data_parallel
+        )
         expected_ms = (int(measured.output_tokens[row]) - 1) * step_ms + prompts_ms
         decode.append(measured.decode_ms[row] / expected_ms)
         prompts.append(measured.ttft_ms[row] / (per_token_ms * max(int(computed[row]), 1)))

@@ -5,26 +5,23 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from dynosim.cluster import ClusterSpec, PoolSpec, simulate
+from dynosim.engine.ranks import ONE_RANK, RankSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.experiment.run import collector_paused
 from dynosim.fit.measurements import Clock
-from dynosim.records import FloatArray, RunResult, StepLog, Trace
+from dynosim.records import FloatArray, IntArray, RunResult, StepLog, Trace
 from dynosim.router.knobs import RouterSpec
 from dynosim.router.spec import RoutingSpec
 from dynosim.timing.model import StepTimeModel
+from dynosim.timing.step import StepShape
 
 
 @dataclass(frozen=True, slots=True)
 class Engines:
-    """Equal engines behind one balancer, as data parallelism makes them.
-
-    The balancer gives a request to the engine with the fewest in flight. vLLM's counts a waiting
-    one four times, on numbers up to 100 ms old. Engines step each for itself; those of a model with
-    experts wait for each other in reality, and all take the longest one's step.
-    """
+    """The engine of a log, or as many as it has data-parallel ranks, behind vLLM's own balancer."""
 
     engine: EngineSpec
-    number: int = 1
+    ranks: RankSpec = ONE_RANK
 
     def scheduling(self, *, is_async: bool) -> "Engines":
         """The same with the one scheduling loop or the other."""
@@ -32,8 +29,11 @@ class Engines:
 
     def cluster(self, times: StepTimeModel) -> ClusterSpec:
         """Workers of the twin that stand for them."""
-        pool = PoolSpec(engine=self.engine, times=times, workers=self.number)
-        settings = RouterSpec(self.engine.block_size, mode="least-loaded")
+        number = self.ranks.number
+        pool = PoolSpec(
+            engine=self.engine, times=times, workers=1, gpus_per_worker=number, ranks=self.ranks
+        )
+        settings = RouterSpec(self.engine.block_size, mode="round-robin")
         return ClusterSpec(pools=(pool,), routing=RoutingSpec(settings))
 
 
@@ -79,17 +79,39 @@ def predicted_of(result: RunResult, timing: StepTimeModel, clock: Clock) -> Pred
 def steps_of(steps: StepLog, worker_id: int) -> StepLog:
     """The rows of one engine."""
     chosen = steps.worker_id == worker_id
-    if chosen.all():
-        return steps
-    return replace(
-        steps, **{column.name: getattr(steps, column.name)[chosen] for column in fields(steps)}
+    return steps if chosen.all() else _rows(steps, np.flatnonzero(chosen))
+
+
+def _rows(steps: StepLog, rows: IntArray) -> StepLog:
+    columns = {column.name: getattr(steps, column.name)[rows] for column in fields(steps)}
+    return replace(steps, **columns)
+
+
+def common_steps(steps: StepLog, timing: StepTimeModel) -> StepLog:
+    """The steps of ranks in lock step, each once: as the rank that takes longest for it has it."""
+    shapes = zip(
+        steps.num_prefills.tolist(),
+        steps.prefill_tokens.tolist(),
+        steps.prefix_tokens.tolist(),
+        steps.num_decodes.tolist(),
+        steps.decode_context_tokens.tolist(),
+        strict=True,
     )
+    own_ms = np.array([timing.step_ms(StepShape(*shape)) for shape in shapes], np.float64)
+    order = np.lexsort((own_ms, steps.start_ms))
+    is_last = np.append(np.diff(steps.start_ms[order]) > 0, True)[: len(order)]
+    return _rows(steps, order[is_last])
 
 
 def taken_by_engines_ms(
     result: RunResult, timing: StepTimeModel, visible_ms: FloatArray
 ) -> FloatArray:
-    """`taken_ms` of requests that became visible to the engine that served them."""
+    """`taken_ms` of requests that became visible to the engine that served them.
+
+    Ranks in lock step all look at their queues at the same times, those in a dummy step too.
+    """
+    if result.lock_step is not None:
+        return taken_ms(common_steps(result.steps, timing), timing, visible_ms)
     taken = visible_ms.copy()
     engines = result.requests.worker_id
     for engine in range(len(result.workers)):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dynosim.fit.measurements import Clock
-from dynosim.fit.replay import Predicted, step_times, steps_of, taken_ms
+from dynosim.fit.replay import Predicted, common_steps, step_times, steps_of, taken_ms
 from dynosim.records import FloatArray, IntArray, RequestLog, StepLog
 from dynosim.timing.fitted import FittedModel
 from dynosim.timing.model import StepTimeModel
@@ -42,16 +42,22 @@ class HeldSchedule:
 def held_schedule(
     predicted: Predicted, timing: StepTimeModel, clock: Clock, count: int
 ) -> HeldSchedule:
-    """The schedule of a replay's first `count` requests; the steps of engines one after another."""
+    """The schedule of a replay's first `count` requests; the steps of engines one after another.
+
+    Ranks in lock step have their steps in common, and each lasts as long as its slowest rank's.
+    """
     result = predicted.result
     engines = result.requests.worker_id[:count]
+    logs = [steps_of(result.steps, engine) for engine in range(len(result.workers))]
+    if result.lock_step is not None:
+        engines = np.where(engines < 0, engines, 0)
+        logs = [common_steps(result.steps, timing)]
     begin, first, last = np.zeros((3, count), np.int64)
     share = np.zeros(count)
     compositions = []
     before = 0
-    for engine in range(len(result.workers)):
+    for engine, steps in enumerate(logs):
         rows = np.flatnonzero(engines == engine)
-        steps = steps_of(result.steps, engine)
         found = _of_engine(steps, result.requests, rows, timing, clock)
         share[rows] = found[1]
         begin[rows], first[rows], last[rows] = (before + found[part] for part in (0, 2, 3))

@@ -178,17 +178,21 @@ def _cluster(result: RunResult) -> dict[str, Any]:
     Workers of the run's start exist from the first arrival on, those of its end to the last event.
     """
     steps, workers, end_ms = result.steps, result.workers, result.end_ms
+    ranks, lock_step = workers.ranks_per_worker, result.lock_step
     provisioned_ms = end_ms * float(lived_shares(workers, 0.0, end_ms).sum())
     kv_shares = steps.used_blocks / workers.usable_blocks[steps.worker_id]
     return {
         "num_gpus": most_at_once(workers, workers.gpus, end_ms),
-        "num_workers": most_at_once(workers, np.ones_like(workers.gpus), end_ms),
-        "gpus_per_worker": common(workers.gpus),
+        "num_workers": most_at_once(workers, np.ones_like(workers.gpus), end_ms) // ranks,
+        "gpus_per_worker": common(workers.gpus * ranks),
+        "ranks_per_worker": ranks,
         "gpu_hours": end_ms * mean_gpus(workers, 0.0, end_ms) / MS_PER_HOUR,
         "num_gpu_blocks": common(workers.usable_blocks),
         "block_size": result.block_size,
         "peak_kv_usage_share": kv_shares.max(initial=0.0),
         "worker_busy_share": steps.duration_ms.sum() / provisioned_ms if provisioned_ms else None,
+        "dummy_step_share": lock_step and lock_step.dummy_share,
+        "rank_waiting_share": lock_step and lock_step.waiting_share,
         "num_steps": steps.num_steps.sum(),
         "preemptions": result.num_preemptions,
     }

@@ -195,9 +195,11 @@ def _completed_card(report: Report) -> tuple[str, str]:
 
 def _workers_text(workers: WorkerLog) -> str:
     """How many there ever were, and of how many GPUs each."""
-    least, most = int(workers.gpus.min()), int(workers.gpus.max())
+    ranks = workers.ranks_per_worker
+    least, most = int(workers.gpus.min()) * ranks, int(workers.gpus.max()) * ranks
     each = _count(most, "GPU") if least == most else f"{least:,} to {_count(most, 'GPU')}"
-    return f"{_count(len(workers), 'worker')} of {each}"
+    parts = "" if ranks == 1 else f" in {ranks} ranks"
+    return f"{_count(len(workers) // ranks, 'worker')} of {each}{parts}"
 
 
 def _count(amount: int, noun: str) -> str:

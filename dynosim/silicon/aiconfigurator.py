@@ -23,6 +23,7 @@ from dynosim.silicon.cache import cache_folder, cache_key, load_or_build
 from dynosim.silicon.catalogue import core_folder, core_version, model_entry, model_fingerprint
 from dynosim.silicon.hardware import hardware_sheet, sheet_or_none
 from dynosim.silicon.linked import over_link, with_link
+from dynosim.silicon.sharding import expert_sharding
 from dynosim.silicon.silicon_notes import Facts, notes_of
 from dynosim.silicon.surroundings import Surroundings, surroundings_of
 from dynosim.silicon.table_file import TABLE_FORMAT, load_table, save_table
@@ -34,6 +35,7 @@ from dynosim.silicon.table_versions import (
 )
 from dynosim.timing.architecture import ModelEntry, ModelShape, model_shape, require_divisible
 from dynosim.timing.cold_cache import with_cold_cache
+from dynosim.timing.experts import ExpertCurve, ExpertTimes
 from dynosim.timing.model import DERIVED, MEASURED
 from dynosim.timing.protocols import SiliconSpec, TimedEngine
 from dynosim.timing.roofline import RooflineFactors
@@ -95,7 +97,7 @@ def aiconfigurator_model(
         cache_dir=cache_dir,
     )
     choice = deployment.choice()
-    attempts = expert_sharding(shape, engine.tensor_parallel)
+    attempts = expert_sharding(shape, engine)
     for position, sharding in enumerate(attempts):
         try:
             table = deployment.table(sharding, choice)
@@ -107,7 +109,7 @@ def aiconfigurator_model(
         notes = notes_of(table, deployment.facts(table, choice, position))
         other = neighbours_of(choice, hardware, deployment.backend)
         alternatives = () if other is None else deployment.alternative(sharding, other, table)
-        return deployment.model(table, choice, position, notes, alternatives)
+        return deployment.model(table, choice, sharding, position, notes, alternatives)
     raise AssertionError("unreachable: there is at least one sharding")
 
 
@@ -155,6 +157,7 @@ class _Deployment:
         self,
         table: SiliconTable,
         choice: TableChoice,
+        sharding: dict[str, int],
         position: int,
         notes: tuple[str, ...],
         alternatives: tuple[SiliconModel, ...],
@@ -176,10 +179,12 @@ class _Deployment:
                 f"aiconfigurator-core {core_version()}: {self.entry.name} on {self.hardware},"
                 f" {self.backend} {choice.wanted}{_other_versions(table, choice)},"
                 f" tensor_parallel {self.engine.tensor_parallel}"
+                + _ranks_text(self.engine, sharding)
             ),
             notes=notes,
             alternatives=alternatives,
         )
+        times.experts = _experts(table, self.engine)
         self.around.describe(times)
         return times
 
@@ -222,7 +227,7 @@ class _Deployment:
             return ()
         if other.meta.get("sources") == table.meta.get("sources"):
             return ()
-        return (self.model(other, choice, 0, (), ()),)
+        return (self.model(other, choice, sharding, 0, (), ()),)
 
     def table(self, sharding: dict[str, Any], choice: TableChoice) -> SiliconTable:
         """The table, from the cache or made now. Raises: ConfigError for what is not covered."""
@@ -279,16 +284,6 @@ def _require_measurements(hardware: str) -> None:
         )
 
 
-def expert_sharding(shape: ModelShape, tensor_parallel: int) -> list[dict[str, int]]:
-    """How experts may be spread, the engine's default (within every expert) first."""
-    if not shape.experts:
-        return [{}]
-    sharded = {"moe_tp_size": tensor_parallel, "moe_ep_size": 1}
-    if tensor_parallel == 1:
-        return [sharded]
-    return [sharded, {"moe_tp_size": 1, "moe_ep_size": tensor_parallel}]
-
-
 def quantisation_options(shape: ModelShape, engine: TimedEngine) -> dict[str, str]:
     """Keyword arguments that state weights' and cache's number formats.
 
@@ -326,3 +321,16 @@ def _other_versions(table: SiliconTable, choice: TableChoice) -> str:
     }
     words = ", ".join(f"{family} {version}" for family, version in others.items())
     return f" ({words})" if words else ""
+
+
+def _ranks_text(engine: TimedEngine, sharding: dict[str, int]) -> str:
+    if engine.data_parallel == 1 and not engine.expert_parallel:
+        return ""
+    kept = "whole experts" if sharding.get("moe_tp_size") == 1 else "a part of each expert"
+    return f", data_parallel {engine.data_parallel} ({kept} on each GPU)"
+
+
+def _experts(table: SiliconTable, engine: TimedEngine) -> ExpertTimes | None:
+    """The part of a step that ranks do together, if there are several and they have one."""
+    curve = table.meta.get("experts")
+    return ExpertCurve(*curve) if curve and engine.data_parallel > 1 else None

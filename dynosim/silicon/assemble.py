@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from dynosim.silicon.extract import SiliconQuery
 
 Operations = tuple[list[Operation], list[Operation]]
+_COMMON = ("_moe", "_moe_pre_dispatch", "_moe_post_dispatch")
+"""How the library names what computes experts, or moves tokens between ranks for it."""
 _REACHED = 0.8
 """Share of the roofline that products reach, where only that is known of them."""
 _PREFILL_SURFACE, _DECODE_SURFACE = "prefill attention", "decode attention"
@@ -70,6 +72,7 @@ def assemble(
         "other_engines": with_others,
         "guard": findings,
         "left_out": [one.name for one in left_out],
+        "experts": _common_part(times, query),
         "is_guarded": bool(judged),
         "collectives": [asdict(one) for one in collectives if one is not None and one.ranks > 1],
     }
@@ -231,6 +234,24 @@ class _Raw:
             ),
             "decode_measured_share": _share(decode, lambda name: is_refused("decode", name, batch)),
         }
+
+
+def _common_part(
+    times: dict[tuple[str, str], FloatArray], query: SiliconQuery
+) -> tuple[list[float], list[float]] | None:
+    """Tokens of a rank, and how long experts take with what gathers and scatters tokens.
+
+    None where there is one rank. The library names these operations alike for all models. Those of
+    a step of prompts are taken; decode steps have tables of their own, close to these.
+    """
+    if "attention_dp_size" not in query.options:
+        return None
+    tokens = grid(1, query.max_tokens).astype(int)
+    total = np.zeros(len(tokens))
+    for (phase, name), values in times.items():
+        if phase == "prefill" and name.endswith(_COMMON):
+            total += values[tokens - 1]
+    return tokens.astype(float).tolist(), total.tolist()
 
 
 def _left_out(query: SiliconQuery, operations: Operations | None) -> list[Operation]:

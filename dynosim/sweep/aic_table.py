@@ -41,6 +41,7 @@ def aic_cells(row: Row) -> dict[str, Any]:
     if config is None:
         return {}
     workers, tp = config.cluster.workers, config.engine.tensor_parallel
+    dp, gpus = config.engine.data_parallel, config.engine.gpus_per_worker
     rps, e2e_ms = report.get("request_throughput_rps"), report.get("mean_e2e_latency_ms")
     in_flight = None if rps is None or e2e_ms is None else rps * e2e_ms / 1e3 / workers
     completed = report.get("completed_requests")
@@ -61,15 +62,15 @@ def aic_cells(row: Row) -> dict[str, Any]:
         "tpot": report.get("mean_tpot_ms"),
         "request_latency": e2e_ms,
         "seq/s": _share(rps, workers),
-        "seq/s/gpu": _share(rps, workers * tp),
+        "seq/s/gpu": _share(rps, workers * gpus),
         "tokens/s": tokens_s,
-        "tokens/s/gpu": _share(tokens_s, tp),
+        "tokens/s/gpu": _share(tokens_s, gpus),
         "tokens/s/user": report.get("mean_output_token_throughput_per_user"),
-        "num_total_gpus": tp,
+        "num_total_gpus": gpus,
         "tp": tp,
         "pp": 1,
-        "dp": 1,
-        "parallel": f"tp{tp}pp1",
+        "dp": dp,
+        "parallel": f"tp{tp}pp1" + (f"dp{dp}" if dp > 1 else ""),
         "gemm": config.engine.quantization,
         "kvcache": config.engine.kv_cache_dtype,
         "backend": config.engine.kind if tables is None else tables.backend,

@@ -11,7 +11,7 @@ MS_PER_S = 1000.0
 
 
 def rate_bound_rps(trace: Trace, prepared: Prepared, num_workers: int) -> float:
-    """Requests per second of workers that are never idle and whose batches are always full.
+    """Requests per second of workers whose ranks are never idle and whose batches are always full.
 
     Prompts are computed in steps as large as the token budget, but for what an endless prefix cache
     would hold; tokens in steps of as many sequences as seats and blocks allow. Queues, waves of
@@ -26,7 +26,7 @@ def rate_bound_rps(trace: Trace, prepared: Prepared, num_workers: int) -> float:
     seats = max(1, min(engine.max_num_seqs, int(engine.capacity_tokens / context)))
     step_ms = times.step_ms(StepShape.of_decodes(seats, int(seats * context)))
     busy_ms = prompt_ms + step_ms / seats * (outputs - 1.0)
-    return num_workers * MS_PER_S / busy_ms if busy_ms > 0 else float("inf")
+    return num_workers * prepared.ranks.number * MS_PER_S / busy_ms if busy_ms > 0 else float("inf")
 
 
 def reusable_share(trace: Trace) -> float:

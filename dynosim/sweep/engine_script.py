@@ -86,12 +86,14 @@ def engine_script(config: RunConfig, *, title: str, folder: Path) -> str:
 def _worker(config: RunConfig, index: int, folder: Path) -> str:
     """One engine on its GPUs, and what makes the router know it."""
     engine = config.engine
-    first = index * engine.tensor_parallel
-    gpus = ",".join(str(gpu) for gpu in range(first, first + engine.tensor_parallel))
+    first = index * engine.gpus_per_worker
+    gpus = ",".join(str(gpu) for gpu in range(first, first + engine.gpus_per_worker))
     port = engine_port(config, index)
     flags = [*_flags(config, folder), *vllm_gpu_flags(engine)]
     events, query = "", ""
-    if engine.enable_prefix_caching:  # without it there is nothing to tell
+    # Without prefix caching there is nothing to tell; and of an engine with several ranks each
+    # tells of its own cache, while the router behind this script knows workers only.
+    if engine.enable_prefix_caching and engine.data_parallel == 1:
         sockets = [f"ipc://$run/worker_{index}.{name}" for name in ("events", "replay")]
         settings = json.dumps(kv_event_settings(*sockets)).replace('"', '\\"')
         events = f' \\\n    --kv-events-config "{settings}"'

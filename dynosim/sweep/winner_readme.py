@@ -7,7 +7,7 @@ from dynosim.config.sweep_loading import SweepConfig
 from dynosim.sweep.answer import user_speed
 from dynosim.sweep.results import CAPACITY, FAILED_LOAD
 from dynosim.sweep.travelling_files import TravellingFile
-from dynosim.sweep.winners import Recommended
+from dynosim.sweep.winners import Recommended, layout_of
 
 
 def winner_readme(
@@ -30,7 +30,7 @@ def winner_readme(
 def _carried(sweep: SweepConfig, winner: Recommended, config: RunConfig) -> str:
     report = winner.row.report
     gpus, workers = config.num_gpus, config.cluster.workers
-    layout = f"{gpus} GPU{'s' if gpus > 1 else ''} ({workers} x TP{config.engine.tensor_parallel})"
+    layout = f"{gpus} GPU{'s' if gpus > 1 else ''} ({workers} x {layout_of(config.engine)})"
     speed = f"{report.get('output_tok_s_per_gpu') or 0:.3g} output tokens/s per GPU"
     speed += f", {user_speed(winner.row):.3g} per user (median)"
     load = report.get(CAPACITY)

@@ -10,7 +10,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dynosim.config.schema import RunConfig
+from dynosim.config.schema import EngineConfig, RunConfig
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.sweep.answer import Answer, user_speed, worth
 from dynosim.sweep.results import Row, frontier_rows
@@ -74,7 +74,17 @@ def ranked_winners(ranked: Sequence[Row], *, top: int) -> list[Recommended]:
 
 def family_of(config: RunConfig) -> str:
     """Layouts of one family differ in details: how many workers, which router, which limits."""
-    return f"{config.cluster.mode} TP{config.engine.tensor_parallel}"
+    return f"{config.cluster.mode} {layout_of(config.engine)}"
+
+
+def layout_of(engine: EngineConfig) -> str:
+    """How a worker's GPUs are used, in the field's short form."""
+    parts = [f"TP{engine.tensor_parallel}"]
+    if engine.data_parallel > 1:
+        parts.append(f"DP{engine.data_parallel}")
+    if engine.expert_parallel:
+        parts.append("EP")
+    return " ".join(parts)
 
 
 def _family(row: Row) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from mypy_extensions import mypyc_attr
 
 from dynosim.records import FloatArray, IntArray, StepLog
+from dynosim.timing.experts import ExpertTimes
 from dynosim.timing.step import StepShape
 
 MEASURED = "measured"
@@ -35,7 +36,8 @@ class StepTimeModel(ABC):
     qualifications that a report must show. `decode_is_monotone` promises that a step never gets
     faster as contexts grow while the number of decoding sequences stays the same. `ingress_ms` and
     `egress_ms` are what every request spends outside the steps: from its arrival until a scheduler
-    can see it, and from a token's making until its delivery.
+    can see it, and from a token's making until its delivery. `experts` is the part of a step that
+    the data-parallel ranks of a worker do together; None: not known, or there are no such ranks.
     """
 
     source: str = "estimated"
@@ -44,6 +46,7 @@ class StepTimeModel(ABC):
     decode_is_monotone: bool = False
     ingress_ms: float = 0.0
     egress_ms: float = 0.0
+    experts: ExpertTimes | None = None
 
     @abstractmethod
     def step_ms(self, step: StepShape) -> float:

@@ -5,6 +5,7 @@ from operator import attrgetter
 from mypy_extensions import mypyc_attr
 
 from dynosim.records import FloatArray, IntArray, StepLog
+from dynosim.timing.experts import ScaledExperts
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.step import StepShape
 
@@ -23,6 +24,7 @@ class ScaledModel(StepTimeModel):
         self.source, description, self.notes, self.decode_is_monotone = _about(model)
         self.description = f"{scale:g} x ({description})"
         self.ingress_ms, self.egress_ms = _outside(model)
+        self.experts = None if model.experts is None else ScaledExperts(model.experts, scale)
 
     def step_ms(self, step: StepShape) -> float:
         """See `StepTimeModel`."""

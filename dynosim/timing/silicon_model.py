@@ -113,6 +113,7 @@ class SiliconModel(StepTimeModel):
             notes=self.notes,
         )
         other.ingress_ms, other.egress_ms = self.ingress_ms, self.egress_ms
+        other.experts = self.experts
         return other
 
     @property

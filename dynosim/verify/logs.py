@@ -41,9 +41,7 @@ def judge_log(
     for key in ("model", "hardware"):
         if getattr(deployment, key) is None and level != "fitted":
             raise ConfigError(f"{path}: setup.{key}: missing (add it, or give --{key})")
-    setup = setup_words(
-        deployment, str(measured.setup.get("vllm_version") or ""), deployment.num_engines
-    )
+    setup = setup_words(deployment, str(measured.setup.get("vllm_version") or ""), 1)
     if level == "fitted":
         fidelity = judge_file(path, model=model, hardware=hardware, seed=seed)
         return _fitted(fidelity, setup, label)
@@ -65,7 +63,7 @@ def _blind(
         deployment,
         measured.clock,
         trace=measured.trace(),
-        workers=deployment.num_engines,
+        workers=1,
         version=setup["version"] or None,
         num_gpu_blocks=blocks,
         source=measured.source,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dynosim.build.engine_command import name_for_clients
 from dynosim.config import RunConfig, load_run
-from dynosim.config.schema import is_path
+from dynosim.config.schema import EngineConfig, is_path
 from dynosim.errors import ConfigError
 
 RUN_FILE = "config.yaml"
@@ -59,3 +59,18 @@ def model_folder(plan: RunConfig, model: Path | None) -> Path | None:
 def served_model_name(plan: RunConfig, model: Path | None) -> str:
     """The name that clients use: the plan's `live.served_model_name`, or that of its model."""
     return name_for_clients(plan, lambda: model_folder(plan, model))
+
+
+def require_one_rank(engine: EngineConfig) -> None:
+    """Refuse to start an engine of several data-parallel ranks.
+
+    Raises: ConfigError with what to do instead.
+    """
+    number = engine.data_parallel
+    if number > 1:
+        raise ConfigError(
+            f"engine.data_parallel: {number}, but live engines are started with one rank (set "
+            f"engine.data_parallel: 1 and {number} times as many cluster.workers; or start `vllm "
+            f"serve --data-parallel-size {number}` yourself and have `dynosim serve worker "
+            "--attach URL` name it)"
+        )

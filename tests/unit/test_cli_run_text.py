@@ -22,6 +22,7 @@ FIGURES = {
     "num_gpus": 24,
     "num_workers": 8,
     "gpus_per_worker": 3,
+    "ranks_per_worker": 1,
     "mean_output_token_throughput_per_user": 55.555,
     "prefix_cache_reused_ratio": 0.1234,
     "num_gpu_blocks": 4096,

@@ -98,7 +98,7 @@ def test_what_a_log_needs_is_what_its_requests_held_at_its_fullest_moment() -> N
     trace = unhashed(workload(40, rate_rps=30.0))
     full = log_of(trace, TRUE_BLOCKS)
     assert needed_blocks(full, 16) == pytest.approx(TRUE_BLOCKS, rel=0.05)
-    assert needed_blocks(full, 16, num_engines=2) == pytest.approx(TRUE_BLOCKS / 2, rel=0.05)
+    assert needed_blocks(full, 16, num_ranks=2) == pytest.approx(TRUE_BLOCKS / 2, rel=0.05)
     one = full.first(1)
     tokens = int(one.input_tokens[0] + one.output_tokens[0])
     assert needed_blocks(one, 16) == longest_blocks(one, 16) == -(-tokens // 16) + 2

@@ -81,6 +81,10 @@ CPU = {"real": True, "engine": "vllm-cpu"}
             "cluster.cpu_workers: sglang runs on GPUs only",
         ),
         ({"real": True}, "--engine vllm needs --model DIR"),
+        (
+            {"mock": True, "overrides": ["engine.data_parallel=2"]},
+            "engine.data_parallel: 2, but live engines are started with one rank .*2 times as many",
+        ),
         ({"mock": True, "out": Path("run.yaml")}, "--out .*run.yaml is a file"),
     ],
 )

@@ -13,7 +13,7 @@ from timing_support import engine, silicon_table, timing
 from dynosim.build.timing import build_timing
 from dynosim.errors import ConfigError
 from dynosim.silicon import catalogue
-from dynosim.silicon.aiconfigurator import aiconfigurator_model, expert_sharding
+from dynosim.silicon.aiconfigurator import aiconfigurator_model
 from dynosim.silicon.catalogue import (
     core_folder,
     core_version,
@@ -22,6 +22,7 @@ from dynosim.silicon.catalogue import (
     model_fingerprint,
 )
 from dynosim.silicon.fitted_file import write_fit
+from dynosim.silicon.sharding import expert_sharding
 from dynosim.timing.architecture import ModelEntry, model_shape
 from dynosim.timing.fitted import Fit, FittedParameters
 from dynosim.timing.step import StepShape
@@ -187,19 +188,44 @@ def test_the_roofline_refuses_ranks_that_do_not_divide() -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "ranks", "expected"),
+    ("config", "parallel", "expected"),
     [
-        (DENSE, 1, [{}]),
-        (DENSE, 4, [{}]),
-        (EXPERTS, 1, [{"moe_tp_size": 1, "moe_ep_size": 1}]),
-        (EXPERTS, 4, [{"moe_tp_size": 4, "moe_ep_size": 1}, {"moe_tp_size": 1, "moe_ep_size": 4}]),
+        (DENSE, {}, [{}]),
+        (DENSE, {"tensor_parallel": 4, "data_parallel": 2}, [{}]),
+        (EXPERTS, {}, [{"moe_tp_size": 1, "moe_ep_size": 1}]),
+        (
+            EXPERTS,
+            {"tensor_parallel": 4},
+            [{"moe_tp_size": 4, "moe_ep_size": 1}, {"moe_tp_size": 1, "moe_ep_size": 4}],
+        ),
+        (
+            EXPERTS,
+            {"tensor_parallel": 4, "expert_parallel": True},
+            [{"moe_tp_size": 1, "moe_ep_size": 4}],
+        ),
+        (
+            EXPERTS,
+            {"tensor_parallel": 2, "data_parallel": 4, "expert_parallel": True},
+            [{"moe_tp_size": 1, "moe_ep_size": 8, "attention_dp_size": 4}],
+        ),
+        (
+            EXPERTS,
+            {"data_parallel": 2},
+            [
+                {"moe_tp_size": 2, "moe_ep_size": 1, "attention_dp_size": 2},
+                {"moe_tp_size": 1, "moe_ep_size": 2, "attention_dp_size": 2},
+            ],
+        ),
     ],
 )
 def test_how_experts_may_be_spread(
-    tmp_path: Path, config: dict[str, Any], ranks: int, expected: list[dict[str, int]]
+    tmp_path: Path,
+    config: dict[str, Any],
+    parallel: dict[str, Any],
+    expected: list[dict[str, int]],
 ) -> None:
     shape = model_shape(model_entry(str(config_in(tmp_path / "m", config))))
-    assert expert_sharding(shape, ranks) == expected
+    assert expert_sharding(shape, engine(**parallel)) == expected
 
 
 @pytest.fixture

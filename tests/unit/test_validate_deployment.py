@@ -8,12 +8,7 @@ from recorded_runs import rows, workload, write
 
 from dynosim.config.schema import EngineConfig
 from dynosim.errors import ConfigError
-from dynosim.fit.deployment import (
-    balance_notes,
-    deployment_of,
-    hardware_notes,
-    vllm_arguments,
-)
+from dynosim.fit.deployment import deployment_of, hardware_notes, rank_notes, vllm_arguments
 from dynosim.fit.log_file import read_measurements
 from dynosim.fit.prior import prior_of
 
@@ -53,16 +48,44 @@ def test_model_of_the_users_own_needs_no_catalogue(tmp_path: Path) -> None:
     assert found.engine.max_model_len == int((trace.input_tokens + trace.output_tokens).max()) + 1
 
 
-def test_data_parallel_engines_are_replayed_and_told() -> None:
-    deployment = deployment_of(_setup(data_parallel_size=2, max_num_seqs=8))
-    assert deployment.engines(workload(5), 10_000).number == 2
-    assert "2 engines" in balance_notes(deployment)[0]
-    assert balance_notes(deployment_of(_setup(data_parallel_size=None))) == []
+@pytest.mark.parametrize(
+    ("model", "in_lock_step", "note"),
+    [
+        (None, False, "the log names no model"),
+        ("no/such-model", False, "that do not wait for each other"),
+        ("Qwen/Qwen3-32B", False, "that do not wait for each other"),
+        ("Qwen/Qwen3-30B-A3B", True, "2 ranks in lock step"),
+    ],
+)
+def test_data_parallel_ranks_are_replayed_and_told(
+    model: str | None, in_lock_step: bool, note: str
+) -> None:
+    deployment = deployment_of(_setup(data_parallel_size=2, max_num_seqs=8, model=model))
+    ranks = deployment.engines(workload(5), 10_000).ranks
+    assert (ranks.number, ranks.in_lock_step, ranks.padded_up_to) == (2, in_lock_step, 16)
+    assert ranks.rule is not None
+    assert note in rank_notes(deployment)[0]
+    assert rank_notes(deployment_of(_setup(data_parallel_size=None))) == []
+
+
+def test_ranks_are_balanced_as_the_set_ups_version_does() -> None:
+    old, new = (
+        deployment_of({**_setup(version, data_parallel_size=2)}).ranks.rule
+        for version in ("0.19.0", "0.28.0")
+    )
+    assert old is not None and not (old.rotates or old.counts_in_flight)
+    assert new is not None and new.rotates and new.counts_in_flight
+
+
+def test_experts_of_a_dense_model_cannot_be_spread() -> None:
+    setup = _setup(model="Qwen/Qwen3-32B", enable_expert_parallel=True)
+    with pytest.raises(ConfigError, match="expert_parallel: Qwen/Qwen3-32B has no experts"):
+        deployment_of(setup).engines(workload(5), 10_000)
 
 
 @pytest.mark.parametrize("number", [0, "2", True])
 def test_a_number_of_engines_that_is_none_is_refused(number: Any) -> None:
-    with pytest.raises(ConfigError, match="data_parallel_size: expected a number from 1"):
+    with pytest.raises(ConfigError, match=r"setup\.engine_kwargs: [\s\S]*data_parallel"):
         deployment_of(_setup(data_parallel_size=number))
 
 

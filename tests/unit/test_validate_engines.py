@@ -12,7 +12,7 @@ from dynosim.config.schema import EngineConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
 from dynosim.fit.capacity import start_of
-from dynosim.fit.deployment import Deployment, balance_notes, deployment_of
+from dynosim.fit.deployment import Deployment, deployment_of, rank_notes
 from dynosim.fit.log_file import read_measurements
 from dynosim.fit.measurements import Measurements
 from dynosim.fit.needed import needed_blocks
@@ -131,9 +131,9 @@ def test_names_that_the_user_gives_win() -> None:
 
 def test_what_tells_of_graphs_and_loops_and_engines() -> None:
     found = deployed(hardware="l4", enforce_eager=True, async_scheduling=True, data_parallel_size=3)
-    assert (found.is_eager, found.is_loop_told, found.num_engines) == (True, True, 3)
+    assert (found.is_eager, found.is_loop_told, found.ranks.number) == (True, True, 3)
     plain = deployed(hardware="l4")
-    assert (plain.is_eager, plain.is_loop_told, plain.num_engines) == (False, False, 1)
+    assert (plain.is_eager, plain.is_loop_told, plain.ranks.number) == (False, False, 1)
     assert found.loops == (True,)
     assert deployed(hardware="cpu").is_cpu and not plain.is_cpu
 
@@ -169,7 +169,7 @@ def test_the_engine_that_is_replayed_has_the_knobs_that_were_told() -> None:
     expected = {knob.name: getattr(plain, knob.name) for knob in fields(EngineSpec)}
     shared = {name: value for name, value in ARGUMENTS.items() if name in expected}
     assert told == expected | shared | {"policy": "priority"}
-    assert engines.number == 2
+    assert engines.ranks.number == 2
     assert found.engines(workload(5), 1000, is_async=True).engine.async_scheduling is True
 
 
@@ -243,10 +243,10 @@ def test_a_capacity_that_does_not_follow_is_what_the_log_shows(
     assert start.warning is not None and "does not follow" in start.warning
 
 
-def test_notes_of_balance() -> None:
-    assert balance_notes(deployed(data_parallel_size=1)) == []
-    (note,) = balance_notes(deployed(data_parallel_size=3))
-    assert note.startswith("3 engines, each with these limits")
+def test_notes_of_ranks() -> None:
+    assert rank_notes(deployed(data_parallel_size=1)) == []
+    (note,) = rank_notes(deployed(data_parallel_size=3))
+    assert note.startswith("3 ranks that do not wait for each other, each with these limits")
 
 
 def test_arguments_that_no_engine_takes_are_refused() -> None:

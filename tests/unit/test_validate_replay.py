@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from recorded_runs import TRUE, engines, workload
 
+from dynosim.engine.rank_balance import BalancingRule
+from dynosim.engine.ranks import RankSpec
 from dynosim.fit.replay import Engines, replay, step_times
 from dynosim.fit.schedule import held_schedule
 from dynosim.records import Trace
@@ -89,10 +91,27 @@ def test_sums_over_a_held_schedule_are_the_replayed_times(is_async: bool, clock:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
+def test_ranks_in_lock_step_share_the_requests_and_the_steps(is_async: bool) -> None:
+    one = engines(is_async=is_async)
+    trace = workload(60)
+    rule = BalancingRule(counts_in_flight=False, rotates=False)
+    ranks = RankSpec(number=2, in_lock_step=True, rule=rule)
+    run = replay(trace, Engines(one.engine, ranks), MODEL, "engine")
+    assert np.bincount(run.result.requests.worker_id).min() > 20
+    held = held_schedule(run, MODEL, "engine", len(trace))
+    first, decode = held.sums(held.durations(MODEL))
+    np.testing.assert_allclose(decode, run.decode_ms, atol=1e-5)
+    assert (np.abs(first - run.ttft_ms) < 1e-5).mean() > 0.9
+    steps = run.result.steps
+    assert len(np.unique(steps.start_ms)) == len(held.compositions) < len(steps.start_ms)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
 def test_two_engines_share_the_requests_each_with_steps_of_its_own(is_async: bool) -> None:
     one = engines(is_async=is_async)
     trace = workload(60)
-    run = replay(trace, Engines(one.engine, 2), MODEL, "engine")
+    rule = BalancingRule(counts_in_flight=False, rotates=False)
+    run = replay(trace, Engines(one.engine, RankSpec(number=2, rule=rule)), MODEL, "engine")
     alone = replay(trace, one, MODEL, "engine")
     served = np.bincount(run.result.requests.worker_id)
     assert len(served) == 2 and served.min() > 20

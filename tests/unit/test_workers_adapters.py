@@ -152,6 +152,7 @@ def test_vllm_is_told_all_that_the_twin_assumes(tmp_path: Path) -> None:
         ({"scheduler_reserve_full_isl": False}, {"--no-scheduler-reserve-full-isl": ""}),
         ({"max_num_active_seqs": 8}, {"--max-num-active-seqs": "8"}),
         ({"quantization": "fp8"}, {"--quantization": "fp8"}),
+        ({"expert_parallel": True}, {"--enable-expert-parallel": ""}),
     ],
 )
 def test_a_setting_of_the_plan_is_a_flag_of_vllm(
@@ -159,6 +160,17 @@ def test_a_setting_of_the_plan_is_a_flag_of_vllm(
 ) -> None:
     options = options_of(VllmAdapter(), tmp_path, **setting)
     assert {name: options.get(name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("adapter", "flag"), [(SglangAdapter(), "--ep-size"), (TrtllmAdapter(), "--ep_size")]
+)
+def test_whole_experts_are_as_many_parts_as_there_are_gpus(
+    tmp_path: Path, adapter: EngineAdapter, flag: str
+) -> None:
+    options = options_of(adapter, tmp_path, tensor_parallel=4, expert_parallel=True)
+    assert options[flag] == "4"
+    assert flag not in options_of(adapter, tmp_path, tensor_parallel=4)
 
 
 def test_vllm_on_a_cpu_runs_eagerly_and_needs_no_gpu_flags(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ class SglangAdapter:
             "--host", spec.host,
             "--port", str(spec.port),
             "--tp-size", str(engine.tensor_parallel),
+            *(("--ep-size", str(engine.tensor_parallel)) if engine.expert_parallel else ()),
             "--sampling-defaults", "openai",
             "--enable-metrics",
             *_scheduler_flags(engine),

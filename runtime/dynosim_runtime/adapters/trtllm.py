@@ -53,6 +53,7 @@ class TrtllmAdapter:
             "--port", str(spec.port),
             "--backend", "pytorch",
             "--tp_size", str(engine.tensor_parallel),
+            *(("--ep_size", str(engine.tensor_parallel)) if engine.expert_parallel else ()),
             "--max_batch_size", str(engine.max_num_seqs),
             "--max_num_tokens", str(engine.max_num_batched_tokens),
             *(() if context is None else ("--max_seq_len", str(context))),

@@ -98,6 +98,10 @@ def _check_cpu_engine(engine: EngineConfig) -> None:
             f"engine.tensor_parallel: {engine.tensor_parallel}, but --engine vllm-cpu runs "
             "unsharded models only (add --set engine.tensor_parallel=1)"
         )
+    if engine.expert_parallel:
+        raise ConfigError(
+            "engine.expert_parallel: --engine vllm-cpu keeps all experts together (leave it out)"
+        )
     if engine.block_size % CPU_BLOCK_SIZE_STEP:
         raise ConfigError(
             f"engine.block_size: {engine.block_size}, but vLLM's attention on CPUs takes multiples "

@@ -8,7 +8,7 @@ from dynosim.atomic import check_folder
 from dynosim.config import RunConfig
 from dynosim.errors import ConfigError
 from dynosim.files.result_folder import DEPLOYMENT, check_results
-from dynosim_runtime.config import check_live, model_folder
+from dynosim_runtime.config import check_live, model_folder, require_one_rank
 from dynosim_runtime.launch.specs import DeployOptions, Engine
 from dynosim_runtime.ports import check_port
 
@@ -41,6 +41,7 @@ def deploy_options(
     if target != "local":
         raise ConfigError(f"--target {target}: only local is there; Kubernetes comes later")
     check_live(plan)
+    require_one_rank(plan.engine)
     check_port(port)
     kind = _engine(plan, mock=mock, real=real, engine=engine)
     _check_speedup(kind, speedup)

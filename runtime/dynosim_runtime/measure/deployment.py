@@ -111,7 +111,7 @@ def _report(config: RunConfig, run: LoadRun) -> dict[str, Any]:
     return measured_report(
         run,
         num_workers=config.cluster.workers,
-        gpus_per_worker=config.engine.tensor_parallel,
+        gpus_per_worker=config.engine.gpus_per_worker,
         sla=config.sla,
     )
 

@@ -10,7 +10,7 @@ from dynosim_runtime.adapters.base import EngineAdapter, LaunchSpec
 from dynosim_runtime.adapters.sglang import SglangAdapter
 from dynosim_runtime.adapters.trtllm import TrtllmAdapter
 from dynosim_runtime.adapters.vllm import VllmAdapter
-from dynosim_runtime.config import model_folder, served_model_name
+from dynosim_runtime.config import model_folder, require_one_rank, served_model_name
 from dynosim_runtime.hosts import http_url
 from dynosim_runtime.mock.worker import MockWorker
 from dynosim_runtime.ports import listening_socket
@@ -37,6 +37,8 @@ def make_served(
     speedup: float,
 ) -> ServedEngine:
     """The engine, not started. Raises: ConfigError; LiveError if the port is taken."""
+    if attach is None:
+        require_one_rank(plan.engine)
     if engine in ("mock", "mock-cpu"):
         on_cpu = engine == "mock-cpu"
         if attach is not None:
