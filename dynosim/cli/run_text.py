@@ -225,7 +225,7 @@ def _size(report: Mapping[str, Any]) -> str:
 def _capacity_source(report: Mapping[str, Any]) -> str:
     """Where the number of blocks comes from, and between which it may be."""
     low, high = (report[f"kv_capacity_{end}_blocks"] for end in ("low", "high"))
-    return report["kv_capacity_source"] + ("" if low == high else f", {low:,} to {high:,}")
+    return f"{report['kv_capacity_source']}" + ("" if low == high else f", {low:,} to {high:,}")
 
 
 def _blocks(report: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """A recorded run of a real engine, held against predictions of three levels, each on its own.
 
-A priori: tables and the constants of `host_times`, nothing fitted, and the capacity that follows from
-model and hardware. Capacity: the same with the capacity that was given. Fitted: on the first part
-of the run, blind and with the capacity given, and on another workload of the same deployment.
+A priori: tables and the constants of `host_times`, nothing fitted, and the capacity that follows
+from model and hardware. Capacity: the same with the capacity that was given. Fitted: on the first
+part of the run, blind and with the capacity given, and on another workload of the same deployment.
 """
 
 from collections.abc import Sequence

@@ -154,7 +154,7 @@ class _Search:
         self._measured, self._prior, self._count, self._seed = measured, prior, count, seed
         self._engines_with = engines_with
         engines = engines_with(blocks)
-        size, number = engines.engine.block_size, engines.number
+        size, number = engines.engine.block_size, engines.ranks.number
         first = measured.first(count)
         self.needed = needed_blocks(first, size, num_ranks=number)
         self.fewest = longest_blocks(measured, size)

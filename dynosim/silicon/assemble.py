@@ -150,7 +150,9 @@ class _Raw:
         times: dict[tuple[str, str], FloatArray] = {}
         for phase in ("prefill", "decode"):
             size = max(len(values) for (kind, _), values in self.times.items() if kind == phase)
-            for one in operations if sheet is not None else []:
+            for one in operations:
+                if sheet is None:
+                    continue
                 bounds = token_bounds(one, np.arange(1.0, size + 1.0), sheet)
                 if bounds is not None:
                     times[phase, one.name] = bounds.floor_ms / _REACHED

@@ -22,9 +22,10 @@ class _Engine:
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 8192
     max_model_len: int | None = None
-    gpu_memory_utilization: float = 0.9
+    gpu_memory_utilization: float | None = None
     quantization: str | None = None
     kv_cache_dtype: str | None = "auto"
+    async_scheduling: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class _Spec:
     backend_version: str | None = None
     trust_tables: bool = False
     step_overhead_ms: float | None = None
+    ingress_ms: float | None = None
+    egress_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ SUSTAINED_SLOWDOWN = 0.10
 """Further time of computing, as a share of it; 0.05 to 0.15."""
 
 _READING_TOKENS = 256
-"""Steps of up to so many tokens mostly read weights: on GPUs with 300 operations a byte, in 16 bits.
-Models with many experts read more of them up to about there."""
+"""Steps of up to so many tokens mostly read weights, on GPUs with 300 operations a byte and in 16
+bits. Models with many experts read more of them up to about there."""
 
 
 def at_sustained_clocks(table: SiliconTable, slowdown: float = SUSTAINED_SLOWDOWN) -> SiliconTable:

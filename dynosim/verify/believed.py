@@ -92,7 +92,7 @@ def drawn_timing(timing: StepTimeModel, draw: Draw) -> StepTimeModel:
 
 def _by_other_versions(timing: StepTimeModel) -> tuple[StepTimeModel, ...]:
     """Step times by the tables of neighbouring versions, where a model has them."""
-    return tuple(getattr(timing, "alternatives", ()))
+    return timing.alternatives if isinstance(timing, SiliconModel) else ()
 
 
 def _has_neighbours(config: RunConfig, prepared: Prepared) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dynosim.errors import TraceError
+from dynosim.silicon.generation import default_sampling
 from dynosim.silicon.hardware import usual_name
 from dynosim.verify.finding import read_document
 from dynosim.verify.verdict import E2E, ITL, TPOT, TTFT
@@ -55,7 +56,7 @@ _POOL_KEYS = (
     "order",
 )  # fmt: skip
 _LENGTHS = ("system_tokens", "question_tokens", "output_tokens")
-_CLIENT_KEYS = ("client_timeout_ms", "warm_up_requests", "warm_up_s")
+_CLIENT_KEYS = ("client_timeout_ms", "warm_up_requests", "warm_up_s", "sampling")
 _WORKLOAD_KEYS = (*_POOL_KEYS, *_CLIENT_KEYS, "stages_rps_s", "template_tokens")
 
 
@@ -128,6 +129,8 @@ def _experiment(path: str, index: int, row: Any) -> Experiment:
                 "pool": {key: workload[key] for key in _POOL_KEYS if key in workload},
                 "stages": reader.stages(workload.get("stages_rps_s")),
                 "template_tokens": template,
+                # Benchmarks that state nothing get what the model's own configuration says.
+                "sampling": default_sampling(row["model"]),
                 **{key: workload[key] for key in _CLIENT_KEYS if workload.get(key) is not None},
             },
         },

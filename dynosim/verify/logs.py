@@ -111,7 +111,6 @@ def _fitted(fidelity: Fidelity, setup: dict[str, str], label: str) -> RecordingV
     )
     ranges = level.detail["held_out_intervals"]
     apart = level.detail["held_out_distances"]
-    failures = getattr(fidelity, "failures", ())  # a fit that does not explain its own part
     return RecordingVerdict(
         recording=label,
         kind=LOG,
@@ -130,7 +129,7 @@ def _fitted(fidelity: Fidelity, setup: dict[str, str], label: str) -> RecordingV
         causes=fidelity.attribution,
         varied=("constants of step times", "all step times together", "arrivals"),
         notes=tuple(fidelity.notes),
-        excluded=f"the fit has failed: {'; '.join(failures)}" if failures else "",
+        excluded=f"the fit has failed: {'; '.join(fidelity.failures)}" if fidelity.failures else "",
     )
 
 

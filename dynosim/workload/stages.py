@@ -75,7 +75,7 @@ def draw_stages(
         shares = _shares(process, count, rng, burstiness)
         arrivals.append((start_s + shares * (end_s - start_s)) * MS_PER_S)
         numbers.append(np.full(count, place, np.int64))
-    arrival_ms: FloatArray = np.round(np.concatenate(arrivals), 3)
+    arrival_ms: FloatArray = np.round(np.concatenate(arrivals).astype(np.float64), 3)
     return arrival_ms, np.concatenate(numbers)
 
 
