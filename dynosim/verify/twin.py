@@ -87,6 +87,8 @@ def _ready(config: RunConfig, graph_sizes: tuple[int, ...] | None) -> Prepared:
         engine=config.engine,
         num_gpu_blocks=prepared.engine.usable_blocks,
         graph_sizes=graph_sizes,
+        link_gb_per_s=config.link_gb_per_s,
+        sampling=config.sampling,
     )
     return replace(prepared, timing=timing)
 
