@@ -5,6 +5,7 @@ from dataclasses import replace
 from dynosim.fit.deployment import Deployment
 from dynosim.fit.measurements import Clock
 from dynosim.records import Trace
+from dynosim.silicon.generation import default_sampling
 from dynosim.verify.twin import Twin, blind_twin
 
 
@@ -21,6 +22,10 @@ def deployed_twin(
     """Its twin, so many equal ones behind a balancer, with the KV blocks that are predicted unless
     they are given.
 
+    A recording does not tell how tokens were chosen. A server does it as the model's own
+    generation config says, where clients state nothing; an engine that was driven from within, on
+    its own clock, is taken to choose the likeliest.
+
     Raises: ConfigError, InfeasibleError.
     """
     engine = deployment.engine.model_dump(exclude_unset=True)
@@ -30,7 +35,7 @@ def deployed_twin(
     data = {
         "model": deployment.model,
         "hardware": deployment.hardware,
-        "workload": {"trace": source},
+        "workload": {"trace": source, "sampling": _sampling(deployment, clock)},
         "engine": engine,
         "cluster": {"workers": workers},
         "router": {"mode": "least-loaded"},
@@ -48,6 +53,10 @@ def deployed_twin(
         for key in deployment.assumed
     )
     return replace(twin, notes=(*taken, *twin.notes))
+
+
+def _sampling(deployment: Deployment, clock: Clock) -> str:
+    return default_sampling(deployment.model or "") if clock == "clients" else "greedy"
 
 
 def setup_words(deployment: Deployment, version: str, workers: int) -> dict[str, str]:
