@@ -15,7 +15,6 @@ import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,15 +23,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from hidden_truth import Habits, HiddenTruth, log_rows, write_log
 
-from dynosim.build.timing import build_timing
+from dynosim.build.timing import build_timing, sections_by_trust
 from dynosim.compare.fidelity import judge_file
 from dynosim.fit.deployment import Deployment, deployment_of
 from dynosim.fit.log_file import read_measurements
 from dynosim.fit.replay import replay
 from dynosim.fit.scores import METRICS, THROUGHPUT, scores, worst
 from dynosim.records import Trace
-from dynosim.timing.fitted import vllm_graph_sizes
 from dynosim.timing.formulas import LinearModel
+from dynosim.timing.graphs import vllm_graph_sizes
 from dynosim.timing.model import StepTimeModel
 
 
@@ -132,20 +131,21 @@ def kernels_of(case: Case, deployment: Deployment) -> StepTimeModel:
         return LinearModel(
             base_ms=13.0, per_prefill_token_ms=0.6, per_decode_ms=0.65, per_context_token_ms=4e-4
         )
-    section = SimpleNamespace(
-        kind=case.kernels,
-        backend="vllm",
-        backend_version=None,
-        trust_tables=False,
-        step_overhead_ms=0.0,
-    )
+    bare = sections_by_trust(step_overhead_ms=0.0, ingress_ms=0.0, egress_ms=0.0)
+    section = next(one for one in bare if one.kind == case.kernels)
     return build_timing(
         section,
         model=case.model,
         hardware=case.hardware,
         engine=deployment.engine,
         num_gpu_blocks=2,
+        graph_sizes=(),  # a habit
     )
+
+
+def room_for_all(trace: Any) -> int:
+    """KV blocks of a true engine that never lacks any."""
+    return int((-(-(trace.input_tokens + trace.output_tokens) // 16)).sum()) + 2
 
 
 def make(case: Case, folder: Path) -> tuple[Path, Any, Any]:
@@ -161,7 +161,7 @@ def make(case: Case, folder: Path) -> tuple[Path, Any, Any]:
         sizes = vllm_graph_sizes(deployment.engine.max_num_seqs)
         habits = replace(habits, graph_sizes=sizes)
     trace = trace_of(case.load, case.seed)
-    blocks = deployment.given_blocks or deployment.blind_blocks() or deployment.ample_blocks(trace)
+    blocks = deployment.given_blocks or deployment.blind_blocks() or room_for_all(trace)
     spec = deployment.engines(trace, blocks, is_async=case.is_async)
     truth = HiddenTruth(kernels, habits, seed=case.seed)
     rows = log_rows(trace, spec, truth, clock=case.clock, seed=case.seed)

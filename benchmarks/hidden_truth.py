@@ -18,7 +18,7 @@ import numpy as np
 from dynosim.engine.spec import EngineSpec
 from dynosim.fit.replay import replay
 from dynosim.records import FloatArray, Trace
-from dynosim.timing.fitted import padded_tokens
+from dynosim.timing.graphs import padded_tokens
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.step import StepShape
 

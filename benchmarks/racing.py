@@ -152,6 +152,7 @@ def run_file(trace: Path, folder: Path) -> Path:
             "max_num_seqs": 256,
             "max_num_batched_tokens": 8192,
             "max_model_len": NUM_BLOCKS * BLOCK_SIZE,
+            "async_scheduling": False,  # the peer has no other loop
         },
         "timing": {"kind": "polynomial"},
         "router": {"mode": "round-robin"},

@@ -45,6 +45,7 @@ class Trace:
     priority: IntArray | None = None  # (n,) or None: all zero; lower is served earlier
     session_ids: tuple[str, ...] | None = None  # (n,) or None; "": of no session
     request_ids: tuple[str, ...] | None = None  # (n,) or None: "0", "1", ...
+    stages: IntArray | None = None  # (n,) load stage of each, from 0; None: there are none
     source: str = ""  # file or generator, for messages and reports
     skipped_lines: int = 0  # bad lines left out on the user's request
     assumed_lengths: int = 0  # prompts taken to be as long as their hash ids, on the same request
@@ -83,6 +84,7 @@ class Trace:
             previous_turn=self._previous_among(rows),
             delay_ms=None if self.delay_ms is None else self.delay_ms[rows],
             priority=None if self.priority is None else self.priority[rows],
+            stages=None if self.stages is None else self.stages[rows],
             session_ids=None if sessions is None else tuple(sessions[row] for row in chosen),
             request_ids=None if names is None else tuple(names[row] for row in chosen),
         )
@@ -109,6 +111,8 @@ class RequestStatus(IntEnum):
     REJECTED = 1  # can never be served (prompt longer than the cache or the model's context)
     FAILED = 2
     UNFINISHED = 3  # still queued or running when the run was cut off
+    TIMED_OUT = 4  # given up by its client
+    NOT_SENT = 5  # a later turn of a session whose client has given up
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,7 @@ class RequestLog:
     errors: dict[int, str] = field(default_factory=dict)  # request index -> reason
     # Whether the trace's clock brought it, not the end of another request; None: all of them.
     is_timed: NDArray[np.bool_] | None = None
+    gave_up_ms: FloatArray | None = None  # when its client gave up; None: all clients wait for ever
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ def run_twin(
     until_ms: float | None = None,
     exact_stepping: bool = False,
     processes: Sequence[Process] = (),
+    client_timeout_ms: float | None = None,
 ) -> RunResult:
     """`trace` on such a cluster."""
     cluster = equal_workers(
@@ -59,6 +60,10 @@ def run_twin(
         cpu_step_time_scale=cpu_step_time_scale,
     )
     options = RunOptions(
-        concurrency=concurrency, seed=seed, until_ms=until_ms, exact_stepping=exact_stepping
+        concurrency=concurrency,
+        seed=seed,
+        until_ms=until_ms,
+        exact_stepping=exact_stepping,
+        client_timeout_ms=client_timeout_ms,
     )
     return simulate(trace, cluster, options, processes=processes)

@@ -57,6 +57,9 @@ def naive_report(outcome: RunOutcome, run: Run) -> Report:
         "skipped_lines": outcome.trace.skipped_lines,
         "assumed_lengths": outcome.trace.assumed_lengths,
         "kv_capacity_source": outcome.capacity.source,
+        "kv_capacity_basis": outcome.capacity.basis,
+        "kv_capacity_low_blocks": outcome.capacity.low,
+        "kv_capacity_high_blocks": outcome.capacity.high,
     }
 
 

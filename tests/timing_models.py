@@ -7,6 +7,8 @@ from dynosim.silicon.hardware import hardware_sheet
 from dynosim.timing.architecture import ModelEntry, model_shape
 from dynosim.timing.fitted import Fit, FittedModel, FittedParameters, MeasuredRange
 from dynosim.timing.formulas import FixedModel, LinearModel, PolynomialModel
+from dynosim.timing.host import HostTime
+from dynosim.timing.mixed import FLASH_ATTENTION_2
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.profile import DynamoProfileModel, PrefillCurve, ProfileModel
 from dynosim.timing.roofline import RooflineModel
@@ -15,7 +17,7 @@ from dynosim.timing.silicon_model import SiliconModel
 from dynosim.timing.step import StepShape
 
 
-def _roofline() -> RooflineModel:
+def _roofline(host: HostTime | None = None) -> RooflineModel:
     config = {
         "num_hidden_layers": 4,
         "hidden_size": 512,
@@ -29,7 +31,14 @@ def _roofline() -> RooflineModel:
         "mlp_only_layers": [0],
     }
     shape = model_shape(ModelEntry("tiny", config, None, "tiny/config.json", False))
-    return RooflineModel(shape, hardware_sheet("l4"), tensor_parallel=2)
+    return RooflineModel(
+        shape,
+        hardware_sheet("l4"),
+        tensor_parallel=2,
+        host=host,
+        kernel=FLASH_ATTENTION_2,
+        graph_sizes=(1, 8, 64),
+    )
 
 
 def _profiles() -> list[StepTimeModel]:
@@ -76,13 +85,18 @@ class SquareRootModel(StepTimeModel):
         return float(work**0.5)
 
 
+ASYNC_HOST = HostTime(base_ms=9.0, per_sequence_ms=0.05, per_prompt_ms=0.1, exposed_share=0.3)
+"""Passed by the device in the middle of the table."""
+
 MODELS: list[StepTimeModel] = [
     FixedModel(50.0, 7.0),
     LinearModel(base_ms=5, per_prefill_token_ms=0.1, per_decode_ms=0.05, per_context_token_ms=1e-4),
     PolynomialModel(4096),
-    SiliconModel(silicon_table(), step_overhead_ms=0.3),
+    SiliconModel(silicon_table(), host=HostTime(base_ms=0.3)),
+    SiliconModel(silicon_table(), host=ASYNC_HOST, mixed_context_ms=1e-2, graph_sizes=(1, 4, 48)),
     ScaledModel(SiliconModel(silicon_table(1)), 1.7),
     _roofline(),
+    _roofline(HostTime(base_ms=0.6, per_sequence_ms=0.004, exposed_share=0.25)),
     _fitted(),
     *_profiles(),
     SquareRootModel(),

@@ -23,15 +23,15 @@ def engine(**changes: Any) -> Any:
         "gpu_memory_utilization": 0.9,
         "quantization": None,
         "kv_cache_dtype": "auto",
+        "async_scheduling": None,
     }
     return SimpleNamespace(**(settings | changes))
 
 
 def timing(kind: str, **settings: Any) -> Any:
-    """A timing section."""
-    return SimpleNamespace(
-        **{"kind": kind, "step_overhead_ms": 0.0, "trust_tables": False, **settings}
-    )
+    """A timing section; the device alone, unless told otherwise."""
+    alone = dict.fromkeys(("step_overhead_ms", "ingress_ms", "egress_ms"), 0.0)
+    return SimpleNamespace(**{"kind": kind, "trust_tables": False, **alone, **settings})
 
 
 def silicon_table(seed: int = 0) -> SiliconTable:

@@ -47,6 +47,7 @@ def run_options(
         until_ms=config.cluster.max_sim_time_ms,
         exact_stepping=exact_stepping,
         records_trail=records_trail,
+        client_timeout_ms=config.workload.client_timeout_ms,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import MISSING, dataclass, fields
 from dynosim.build.knobs import from_section
 from dynosim.build.timing import build_timing
 from dynosim.config.schema import EngineConfig, RunConfig
+from dynosim.engine.room import require_room_for
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import InfeasibleError
 from dynosim.silicon import Capacity, resolve_num_gpu_blocks
@@ -40,6 +41,7 @@ def prepare(config: RunConfig) -> Prepared:
         engine=engine,
         num_gpu_blocks=spec.usable_blocks,
         link_gb_per_s=config.link_gb_per_s,
+        sampling=config.sampling,
         resolve=config.resolve,
     )
     return Prepared(spec, timing, capacity)
@@ -63,12 +65,19 @@ def engine_spec(engine: EngineConfig, *, num_gpu_blocks: int, max_model_len: int
             f"({max_model_len}); vLLM refuses that (lower it)"
         )
     return from_section(
-        EngineSpec, engine, num_gpu_blocks=num_gpu_blocks, max_model_len=max_model_len
+        EngineSpec,
+        engine,
+        num_gpu_blocks=num_gpu_blocks,
+        max_model_len=max_model_len,
+        async_scheduling=engine.is_async,
     )
 
 
 def _max_model_len(config: RunConfig, num_gpu_blocks: int) -> int:
-    """As configured; else the model's own; without a model, all that the cache holds."""
+    """As configured; else the model's own; without a model, all that the cache holds.
+
+    Raises: InfeasibleError if the cache holds less than the model's own.
+    """
     if config.engine.max_model_len is not None:
         return config.engine.max_model_len
     if config.model_source is not None:
@@ -77,5 +86,12 @@ def _max_model_len(config: RunConfig, num_gpu_blocks: int) -> int:
 
         length = context_length(model_entry(config.model_source).config)
         if length is not None:
+            require_room_for(
+                length,
+                usable_blocks=num_gpu_blocks - 1,
+                block_size=config.engine.block_size,
+                remedy=f"that is the context of {config.model}: state a lower engine.max_model_len,"
+                " or give more blocks",
+            )
             return length
     return (num_gpu_blocks - 1) * config.engine.block_size

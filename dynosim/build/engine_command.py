@@ -33,7 +33,7 @@ def vllm_gpu_flags(engine: EngineConfig) -> list[str]:
     """Flags that only an engine on GPUs has."""
     return [
         "--tensor-parallel-size", str(engine.tensor_parallel),
-        "--gpu-memory-utilization", str(engine.gpu_memory_utilization),
+        "--gpu-memory-utilization", str(engine.memory_fraction),
     ]  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def _scheduler_flags(engine: EngineConfig) -> list[str]:
         "--max-num-batched-tokens", str(engine.max_num_batched_tokens),
         "--scheduling-policy", engine.policy,
         _switch("enable-chunked-prefill", engine.enable_chunked_prefill),
-        _switch("async-scheduling", engine.async_scheduling),
+        _switch("async-scheduling", engine.is_async),
     ]  # fmt: skip
     # These came to vLLM one by one: said only where they differ from doing nothing.
     if engine.long_prefill_token_threshold:

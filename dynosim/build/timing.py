@@ -15,10 +15,11 @@ from dynosim.config.timing import (
     RooflineTiming,
     TimingConfig,
 )
-from dynosim.errors import ConfigError
+from dynosim.errors import ConfigError, DynosimError
 from dynosim.timing.formulas import FixedModel, LinearModel, PolynomialModel
-from dynosim.timing.model import StepTimeModel
+from dynosim.timing.model import StepTimeModel, set_client_path
 from dynosim.timing.protocols import TimedEngine
+from dynosim.timing.sampler import Sampling
 
 
 def build_timing(
@@ -28,14 +29,18 @@ def build_timing(
     hardware: str | None,
     engine: TimedEngine,
     num_gpu_blocks: int,
+    graph_sizes: tuple[int, ...] | None = None,
     link_gb_per_s: float | None = None,
+    sampling: Sampling = "greedy",
     cache_dir: Path | str | None = None,
     resolve: Callable[[str], Path] = Path,
 ) -> StepTimeModel:
     """The step-time model of one engine.
 
-    `num_gpu_blocks` is what the polynomials normalise by, `link_gb_per_s` is a link between GPUs
-    other than the hardware's usual one, `resolve` turns a path of the configuration into one that
+    `num_gpu_blocks` is what the polynomials normalise by, `graph_sizes` are the batches that the
+    engine has CUDA graphs of (none: it launches every kernel; None: the engine's default),
+    `link_gb_per_s` is a link between GPUs other than the hardware's usual one, `sampling` is how
+    requests have their tokens chosen, `resolve` turns a path of the configuration into one that
     opens, `cache_dir` overrides the cache folder.
 
     Raises: ConfigError if a needed model or hardware is missing, unknown or not covered;
@@ -45,17 +50,78 @@ def build_timing(
     if make is None:
         raise ConfigError(_unknown_kind(timing.kind))
     timed = _Timed(
-        timing.kind, model, hardware, engine, num_gpu_blocks, link_gb_per_s, cache_dir, resolve
+        kind=timing.kind,
+        model=model,
+        hardware=hardware,
+        engine=engine,
+        num_gpu_blocks=num_gpu_blocks,
+        graph_sizes=graph_sizes,
+        link_gb_per_s=link_gb_per_s,
+        sampling=sampling,
+        cache_dir=cache_dir,
+        resolve=resolve,
     )
-    return make(timing, timed)
+    times = make(timing, timed)
+    set_client_path(times, ingress_ms=timing.ingress_ms, egress_ms=timing.egress_ms)
+    return times
 
 
-def sections_by_trust(step_overhead_ms: float) -> tuple[TimingConfig, ...]:
+def sections_by_trust(
+    *,
+    step_overhead_ms: float | None = None,
+    ingress_ms: float | None = None,
+    egress_ms: float | None = None,
+) -> tuple[TimingConfig, ...]:
     """Step times of a known model on known hardware: from tables, else from the roofline."""
+    keys = {
+        "step_overhead_ms": step_overhead_ms,
+        "ingress_ms": ingress_ms,
+        "egress_ms": egress_ms,
+    }
     return (
-        AiconfiguratorTiming(kind="aiconfigurator", step_overhead_ms=step_overhead_ms),
-        RooflineTiming(kind="roofline", step_overhead_ms=step_overhead_ms),
+        AiconfiguratorTiming.of({"kind": "aiconfigurator", **keys}),
+        RooflineTiming.of({"kind": "roofline", **keys}),
     )
+
+
+def blind_timing(
+    *,
+    model: str,
+    hardware: str,
+    engine: TimedEngine,
+    step_overhead_ms: float | None = None,
+    ingress_ms: float | None = None,
+    egress_ms: float | None = None,
+    graph_sizes: tuple[int, ...] | None = None,
+    link_gb_per_s: float | None = None,
+    sampling: Sampling = "greedy",
+    cache_dir: Path | str | None = None,
+) -> StepTimeModel:
+    """What is believed of an engine that nobody has measured: the first of `sections_by_trust` that
+    covers it.
+
+    Raises: ConfigError of the last one if none does.
+    """
+    problem: DynosimError | None = None
+    for section in sections_by_trust(
+        step_overhead_ms=step_overhead_ms, ingress_ms=ingress_ms, egress_ms=egress_ms
+    ):
+        try:
+            return build_timing(
+                section,
+                model=model,
+                hardware=hardware,
+                engine=engine,
+                num_gpu_blocks=2,
+                graph_sizes=graph_sizes,
+                link_gb_per_s=link_gb_per_s,
+                sampling=sampling,
+                cache_dir=cache_dir,
+            )
+        except DynosimError as error:
+            problem = error
+    assert problem is not None
+    raise problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +133,9 @@ class _Timed:
     hardware: str | None
     engine: TimedEngine
     num_gpu_blocks: int
+    graph_sizes: tuple[int, ...] | None
     link_gb_per_s: float | None
+    sampling: Sampling
     cache_dir: Path | str | None
     resolve: Callable[[str], Path]
 
@@ -120,7 +188,9 @@ def _aiconfigurator(timing: AiconfiguratorTiming, timed: _Timed) -> StepTimeMode
         model=timed.needed_model(),
         hardware=timed.needed_hardware(),
         engine=timed.engine,
+        graph_sizes=timed.graph_sizes,
         link_gb_per_s=timed.link_gb_per_s,
+        sampling=timed.sampling,
         cache_dir=timed.cache_dir,
     )
 
@@ -128,6 +198,7 @@ def _aiconfigurator(timing: AiconfiguratorTiming, timed: _Timed) -> StepTimeMode
 def _roofline(timing: RooflineTiming, timed: _Timed) -> StepTimeModel:
     from dynosim.silicon.catalogue import model_entry
     from dynosim.silicon.hardware import hardware_sheet
+    from dynosim.silicon.surroundings import surroundings_of
     from dynosim.timing.architecture import model_shape, require_divisible
     from dynosim.timing.roofline import RooflineModel
 
@@ -138,15 +209,23 @@ def _roofline(timing: RooflineTiming, timed: _Timed) -> StepTimeModel:
     sheet = hardware_sheet(hardware)
     if timed.link_gb_per_s is not None:
         sheet = replace(sheet, link_gb_per_s=timed.link_gb_per_s)
-    return RooflineModel(
+    around = surroundings_of(
+        sheet, shape, engine, timing, graph_sizes=timed.graph_sizes, sampling=timed.sampling
+    )
+    times = RooflineModel(
         shape,
         sheet,
         tensor_parallel=engine.tensor_parallel,
         quantisation=engine.quantization,
         kv_element_bytes=1.0 if (engine.kv_cache_dtype or "auto").startswith("fp8") else 2.0,
-        step_overhead_ms=timing.step_overhead_ms,
+        host=around.host,
+        kernel=around.kernel,
+        per_sequence_ms=around.sampling_ms,
+        graph_sizes=around.graph_sizes,
         name=entry.name,
     )
+    around.describe(times)
+    return times
 
 
 _MAKERS: dict[str, Callable[[Any, _Timed], StepTimeModel]] = {

@@ -1,18 +1,22 @@
 """From the workload section of a run to its trace."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
 
 import numpy as np
 
+from dynosim.build.knobs import from_section
 from dynosim.config.schema import RunConfig
-from dynosim.config.workload import WorkloadConfig
+from dynosim.config.workload import SOURCES, PoolConfig, WorkloadConfig
 from dynosim.errors import ConfigError
 from dynosim.records import Trace
 from dynosim.workload.readers import read_trace
 from dynosim.workload.scaling import start_sessions_faster, tiled
+from dynosim.workload.stages import Stage, draw_stages, stage_windows_s
+from dynosim.workload.streams import stream
+from dynosim.workload.template import with_template
 
 
 def load_trace(config: RunConfig) -> Trace:
@@ -27,8 +31,18 @@ def build_trace(workload: WorkloadConfig, *, seed: int, resolve: Callable[[str],
     end. `concurrency` does not shape the trace, but a closed loop may do without arrivals.
     Raises: TraceError, ConfigError.
     """
-    if (workload.trace is None) == (workload.synthetic is None):
-        raise ConfigError("workload: give exactly one of trace and synthetic")
+    if sum(getattr(workload, source) is not None for source in SOURCES) != 1:
+        raise ConfigError(f"workload: give exactly one of {', '.join(SOURCES)}")
+    trace = _source_trace(workload, seed=seed, resolve=resolve)
+    trace = tiled(_speed_up(trace, workload.speedup), workload.repeat)
+    return start_sessions_faster(trace, workload.arrival_scale)
+
+
+def _source_trace(workload: WorkloadConfig, *, seed: int, resolve: Callable[[str], Path]) -> Trace:
+    """The requests as their source has them, behind the chat template's tokens."""
+    stages = _stages(workload)
+    if workload.pool is not None:
+        return first_requests(_pool_trace(workload, workload.pool, stages, seed), workload.limit)
     if workload.trace is not None:
         trace = read_trace(
             resolve(workload.trace),
@@ -44,10 +58,37 @@ def build_trace(workload: WorkloadConfig, *, seed: int, resolve: Callable[[str],
         from dynosim.workload.synthetic import synthesize
 
         trace = first_requests(
-            synthesize(workload.synthetic, seed, resolve=resolve), workload.limit
+            synthesize(workload.synthetic, seed, resolve=resolve, stages=stages), workload.limit
         )
-    trace = tiled(_speed_up(trace, workload.speedup), workload.repeat)
-    return start_sessions_faster(trace, workload.arrival_scale)
+    return with_template(trace, workload.template_tokens)
+
+
+def _stages(workload: WorkloadConfig) -> list[Stage]:
+    return [Stage(s.rate_rps, s.duration_s, s.start_s) for s in workload.stages or ()]
+
+
+def stage_windows(workload: WorkloadConfig) -> list[tuple[float, float, float]]:
+    """Start and end (s) and rate of each load stage, on the clock of the trace that is made."""
+    factor = workload.speedup * workload.arrival_scale
+    stages = _stages(workload)
+    return [
+        (start_s / factor, end_s / factor, stage.rate_rps * factor)
+        for stage, (start_s, end_s) in zip(stages, stage_windows_s(stages), strict=True)
+    ]
+
+
+def _pool_trace(
+    workload: WorkloadConfig, section: PoolConfig, stages: Sequence[Stage], seed: int
+) -> Trace:
+    from dynosim.workload.pool import PromptPool, pool_trace
+
+    pool = from_section(PromptPool, section, template_tokens=workload.template_tokens)
+    if not stages:
+        return pool_trace(pool, np.zeros(section.requests or 0), seed=seed)
+    arrival_ms, numbers = draw_stages(
+        section.arrival, stages, stream(seed, "arrivals"), burstiness=section.burstiness
+    )
+    return pool_trace(pool, arrival_ms, seed=seed, stages=numbers)
 
 
 def first_requests(trace: Trace, limit: int | None) -> Trace:

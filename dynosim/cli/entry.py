@@ -136,9 +136,13 @@ def run(
         int | None,
         typer.Option(
             min=0,
-            help="Replays for 95 % intervals; 0: none. 16 if the fitted step times have draws.",
+            help="Replays for 95 % intervals; 0: none. 16 if step times have variants.",
             show_default=False,
         ),
+    ] = None,
+    windows: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Results also by windows of so many seconds."),
     ] = None,
 ) -> None:
     """Simulate one configuration and report on it."""
@@ -157,6 +161,7 @@ def run(
         kv_events=kv_events,
         perfetto=perfetto,
         intervals=intervals,
+        windows_s=windows,
     )
     raise typer.Exit(run_command(arguments))
 
@@ -341,6 +346,77 @@ def conformance(
     from dynosim.cli.conformance import main_command
 
     raise typer.Exit(main_command(scenarios, golden, json))
+
+
+_VERIFY_EXAMPLE = (
+    "Example: dynosim verify recordings --hardware rtx_pro_6000_server --to accuracy.md"
+)
+
+
+@app.command(epilog=_VERIFY_EXAMPLE)
+def verify(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(help="Request logs, lists of experiments, throughput curves; or folders."),
+    ],
+    level: Annotated[
+        str, typer.Option(help="What predictions are told, as in apriori,fitted.")
+    ] = "apriori,capacity,fitted",
+    model: Annotated[
+        str | None, typer.Option(help="Model of logs whose set-up names none.")
+    ] = None,
+    hardware: Annotated[
+        str | None, typer.Option(help="GPU of recordings whose set-up names none.")
+    ] = None,
+    engine_version: Annotated[
+        str | None, typer.Option(help="Engine's version of experiments that state none.")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="File for the matrix as a page (Markdown).")
+    ] = None,
+    before: Annotated[
+        Path | None, typer.Option(help="An earlier --json, to stand beside it on the page.")
+    ] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="Folder for pictures of throughput curves.")
+    ] = None,
+    remarks: Annotated[
+        Path | None, typer.Option(help="Text (Markdown) that the page takes over.")
+    ] = None,
+    overwrite: Overwrite = False,
+    json: AsJson = False,
+    intervals: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Replays of each blind prediction for 95 % intervals; 0: none. 16 if not given.",
+            show_default=False,
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes; one per core if not given.")
+    ] = None,
+) -> None:
+    """Hold predictions against recorded runs of real engines."""
+    _compute_in_one_thread()
+    from dynosim.cli.verify import VerifyArguments, verify_command
+
+    asked = VerifyArguments(
+        paths=paths,
+        level=level,
+        model=model,
+        hardware=hardware,
+        engine_version=engine_version,
+        to=to,
+        before=before,
+        remarks=remarks,
+        plots=plots,
+        overwrite=overwrite,
+        as_json=json,
+        intervals=intervals,
+        jobs=jobs,
+    )
+    raise typer.Exit(verify_command(asked))
 
 
 @app.command("replay-log", epilog="Example: dynosim replay-log router.jsonl")

@@ -11,7 +11,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Simulate": ("init", "run", "sweep", "size", "diff", "why", "support"),
     "Traces": ("trace",),
     "Live": ("deploy", "serve", "tiny-model"),
-    "Trust": ("validate", "calibrate", "rank", "replay-log", "conformance"),
+    "Trust": ("verify", "validate", "calibrate", "rank", "replay-log", "conformance"),
     "Keys": ("explain", "schema"),
 }
 """The commands of `dynosim` by heading, in the order in which they are listed."""

@@ -5,6 +5,7 @@ from difflib import get_close_matches
 
 MEANT = {
     "aiperf": "validate",
+    "accuracy": "verify",
     "bench": "validate",
     "benchmark": "validate",
     "check": "validate",
@@ -17,6 +18,7 @@ MEANT = {
     "fit": "calibrate",
     "frontend": "serve frontend",
     "generate": "init",
+    "fidelity": "verify",
     "gpus": "support",
     "hardware": "support",
     "inspect": "trace inspect",
@@ -26,6 +28,7 @@ MEANT = {
     "new": "init",
     "optimize": "sweep",
     "profile": "calibrate",
+    "recorded": "verify",
     "replay": "run",
     "search": "sweep",
     "sim": "run",

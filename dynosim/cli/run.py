@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dynosim import __version__
 from dynosim.atomic import check_folder, parquet_writer, text_writer, write_files
 from dynosim.cli.options import check_replays
-from dynosim.cli.run_text import print_table
+from dynosim.cli.run_text import print_parts, print_table
 from dynosim.config import dump_run, load_run
 from dynosim.config.formats import REPORT_SCHEMA
 from dynosim.errors import EXIT_INTERRUPTED, ConfigError
@@ -45,6 +45,7 @@ class RunArguments:
     kv_events: bool
     perfetto: bool
     intervals: int | None
+    windows_s: float | None
 
 
 def run_command(asked: RunArguments) -> int:
@@ -55,6 +56,8 @@ def run_command(asked: RunArguments) -> int:
     Raises: DynosimError.
     """
     check_replays(asked.intervals)
+    if asked.windows_s is not None and not 0 < asked.windows_s < float("inf"):
+        raise ConfigError(f"--windows {asked.windows_s:g}: expected seconds above 0")
     config = load_run(asked.file, asked.overrides)
     _check_out(asked)
     with ProgressBar("requests") as bar:
@@ -73,13 +76,15 @@ def run_command(asked: RunArguments) -> int:
     except KeyboardInterrupt:
         print("interrupted: no intervals", file=sys.stderr)
         found, code = None, EXIT_INTERRUPTED
-    document = report_document(outcome, found)
+    document = report_document(outcome, found, windows_s=asked.windows_s)
     if asked.out is not None:
         write_run(asked.out, outcome, document)
     if asked.as_json:
         sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
     else:
         print_table(outcome, found)
+        for title in ("stages", "windows"):
+            print_parts(title, document[title])
         if asked.out is not None:
             print(f"report: {asked.out / 'report.html'}", file=sys.stderr)
     return code
@@ -125,13 +130,20 @@ def intervals_of(outcome: RunOutcome, num_replays: int | None) -> "Intervals | N
         )
 
 
-def report_document(outcome: RunOutcome, intervals: "Intervals | None" = None) -> dict[str, Any]:
-    """report.json: the report, how sure it is, and what is needed to run it again."""
+def report_document(
+    outcome: RunOutcome, intervals: "Intervals | None" = None, *, windows_s: float | None = None
+) -> dict[str, Any]:
+    """report.json: the report, how sure it is, and what is needed to run it again.
+
+    `windows_s` asks for the results by windows of time.
+    """
     trace = outcome.trace
     return {
         "schema": REPORT_SCHEMA,
         **outcome.report,
         "intervals": None if intervals is None else intervals.to_dict(),
+        "stages": outcome.stage_rows(),
+        "windows": None if windows_s is None else outcome.window_rows(windows_s),
         "name": outcome.config.name,
         "seed": outcome.config.seed,
         "notes": list(outcome.timing.notes),

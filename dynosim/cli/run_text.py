@@ -1,6 +1,6 @@
 """A run on the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dynosim.experiment.run import RunOutcome
@@ -37,6 +37,31 @@ def print_table(outcome: RunOutcome, intervals: "Intervals | None" = None) -> No
         print(f"{name:<13}{text}")
     for warning in _warnings(outcome):
         print(f"warning: {warning}")
+
+
+def print_parts(title: str, rows: Sequence[Mapping[str, Any]] | None) -> None:
+    """The run by load stages or windows of time: a line for each."""
+    if not rows:
+        return
+    heads = ("from s", "to s", "requests", "sent/s", "served/s", "TTFT ms", "ITL ms", "E2E ms")
+    has_sla = any(row["sla_attainment"] is not None for row in rows)
+    print(
+        f"{title:<9}" + "".join(f"{head:>9}" for head in heads) + ("   in SLA" if has_sla else "")
+    )
+    for place, row in enumerate(rows):
+        cells = [
+            f"{row['start_s']:,.0f}",
+            f"{row['end_s']:,.0f}",
+            f"{row['num_requests']:,}",
+            _number(row["offered_rps"]),
+            _number(row["served_rps"]),
+            _number(row["mean_ttft_ms"]),
+            _number(row["mean_itl_ms"]),
+            _number(row["mean_e2e_latency_ms"]),
+            *([_percent(row["sla_attainment"])] if has_sla else []),
+        ]
+        end = "  saturated" if row["saturated"] else ""
+        print(f"{place:<9}" + "".join(f"{cell:>9}" for cell in cells) + end)
 
 
 def _latency_lines(
@@ -85,7 +110,7 @@ def _facts(outcome: RunOutcome, intervals: "Intervals | None") -> list[tuple[str
         ("per user", f"{_number(r['mean_output_token_throughput_per_user'])} output tok/s"),
         ("cache reuse", f"{_percent(r['prefix_cache_reused_ratio'])} of prompt tokens"),
         ("KV cache", f"{_blocks(r)} of {r['block_size']} per worker "
-         f"({r['kv_capacity_source']}), peak use {_percent(r['peak_kv_usage_share'])}"),
+         f"({_capacity_source(r)}), peak use {_percent(r['peak_kv_usage_share'])}"),
         ("routing", _routing_fact(outcome)),
         ("preemptions", f"{r['preemptions']:,}"),
         ("step times", f"{r['timing_source']}{_in_range(r)}: {r['timing_description']}"),
@@ -151,6 +176,8 @@ def _warnings(outcome: RunOutcome) -> list[str]:
         ("rejected_requests", "requests were rejected (see `error` in requests.parquet)"),
         ("failed_requests", "requests failed"),
         ("unfinished_requests", "requests were unfinished when the run was cut off"),
+        ("timed_out_requests", "requests were given up by their clients"),
+        ("unsent_requests", "later turns were never sent: their clients had given up"),
         ("skipped_lines", "bad trace lines were left out"),
         ("assumed_lengths", "prompts were taken to be as long as their hash ids"),
     )
@@ -177,6 +204,12 @@ def _size(report: Mapping[str, Any]) -> str:
     each = report["gpus_per_worker"]
     workers = f"{report['num_workers']} workers" + ("" if each is None else f" of {each}")
     return f"{report['num_gpus']} GPUs ({workers})"
+
+
+def _capacity_source(report: Mapping[str, Any]) -> str:
+    """Where the number of blocks comes from, and between which it may be."""
+    low, high = (report[f"kv_capacity_{end}_blocks"] for end in ("low", "high"))
+    return report["kv_capacity_source"] + ("" if low == high else f", {low:,} to {high:,}")
 
 
 def _blocks(report: Mapping[str, Any]) -> str:

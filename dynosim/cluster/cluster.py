@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from dynosim.cluster.flow import Flow
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.launcher import Launcher
+from dynosim.cluster.patience import Patience
 from dynosim.cluster.placement import QUEUED, LoadPlacer, Placer
 from dynosim.cluster.pool import Worker
 from dynosim.cluster.requests import Requests
 from dynosim.cluster.spec import PoolSpec
 from dynosim.cluster.station import Station
 from dynosim.engine.engine import Engine
-from dynosim.engine.instant import RELATIVE_TOLERANCE, TOLERANCE_MS, instant_end
+from dynosim.engine.instant import RELATIVE_TOLERANCE, TOLERANCE_MS, instant_end, instant_start
 from dynosim.engine.sequence import Sequence
 from dynosim.records import RequestStatus
 from dynosim.router.refusals import RequestRefusedError
@@ -55,8 +56,10 @@ class Cluster:
         journal: Journal,
         flow: Flow | None = None,
         turnaround_ms: float = 0.0,
+        patience: Patience | None = None,
     ) -> None:
         """`turnaround_ms` is from a request's end until a request it causes can be placed.
+        `patience` is that of the clients; without it they wait for ever.
 
         `flow` says where requests go that leave a station; without it they are over.
         """
@@ -71,6 +74,7 @@ class Cluster:
         self._stations: list[AnyStation] = []
         self._workers_at: list[Worker | None] = []  # by station; None: not a worker's
         self._flow = flow
+        self._patience = patience
         self._num_ended = 0
         self._num_queued = 0  # in the router
         # Requests that have lost their worker and look for another, with the time of their last
@@ -87,7 +91,7 @@ class Cluster:
 
     @property
     def num_ended(self) -> int:
-        """Requests that finished, failed or were rejected."""
+        """Requests that finished, failed, were rejected or given up, or will never be sent."""
         return self._num_ended
 
     @property
@@ -109,10 +113,28 @@ class Cluster:
     def next_ms(self) -> float:
         """Time of the next event; infinity when nothing is left to happen."""
         ends = (station.next_ms for station in self._stations)
-        return min(self._load.next_ms, self._placer.next_ms, min(ends, default=NEVER))
+        give_up_ms = NEVER if self._patience is None else self._patience.next_ms()
+        next_ms = min(self._load.next_ms, self._placer.next_ms, give_up_ms)
+        return min(next_ms, min(ends, default=NEVER))
 
-    def run_until(self, until_ms: float) -> None:  # noqa: C901
-        """Process every event before or at `until_ms`.
+    def run_until(self, until_ms: float) -> None:
+        """Process every event before or at `until_ms`; in an instant clients give up first."""
+        patience, load = self._patience, self._load
+        while patience is not None:
+            give_up_ms = patience.next_ms()
+            # While nobody waits, the next thing to happen is that some client begins to.
+            next_ms = load.next_ms if give_up_ms == NEVER else give_up_ms
+            if next_ms > until_ms or next_ms == NEVER:
+                break
+            if give_up_ms < NEVER:
+                self._process_until(instant_start(instant_start(give_up_ms)))
+                self._give_up_due(patience, max(give_up_ms, self.now_ms))
+            self._process_until(max(next_ms, self.now_ms))
+            self._go_on(max(next_ms, self.now_ms))
+        self._process_until(until_ms)
+
+    def _process_until(self, until_ms: float) -> None:  # noqa: C901
+        """Process every event before or at `until_ms` that is no client's giving up.
 
         The one hot loop, hence one function: it runs once per scheduling event.
         """
@@ -158,6 +180,8 @@ class Cluster:
                         finished = self._pass_on(finished, station_id, now_ms)
                     if finished:
                         self._note_ends(finished, now_ms)
+                    elif self._draining:
+                        self._let_go(now_ms)
             if self._passed_to:
                 self._touch_passed()
             if self._num_queued or placer.next_ms <= instant_ms:
@@ -211,6 +235,8 @@ class Cluster:
                 now_ms = arrival_ms
             index = load.pop()
             self._journal.arrival_ms[index] = arrival_ms
+            if self._patience is not None:
+                self._patience.arrived(index)
             arrivals.append(index)
         if load.reacts and len(arrivals) > 1:
             arrivals.sort()
@@ -260,6 +286,8 @@ class Cluster:
             sequence = self._requests.sequence(index, now_ms)
             if now_ms != journal.arrival_ms[index]:
                 journal.dispatch_ms[index] = now_ms
+        if self._patience is not None:
+            self._patience.placed(sequence)
         station_id = self.workers[worker_id].station_id
         self._accept(station_id, sequence, now_ms)
         self._touched.append(station_id)
@@ -280,6 +308,35 @@ class Cluster:
         self._journal.errors[index] = reason
         if self._load.reacts:
             self._load.on_end(index, now_ms + self._turnaround_ms)
+
+    def _give_up_due(self, patience: Patience, now_ms: float) -> None:
+        """All clients whose time is up in this instant give up."""
+        instant_ms = instant_end(now_ms)
+        while patience.next_ms() <= instant_ms:
+            index, sequence = patience.pop()
+            self._give_up(index, sequence, now_ms)
+
+    def _give_up(self, index: int, sequence: Sequence | None, now_ms: float) -> None:
+        """A client waits no more: its request leaves the router, or its worker after its step."""
+        self._num_ended += 1
+        self._journal.status[index] = int(RequestStatus.TIMED_OUT)
+        self._journal.gave_up_ms[index] = now_ms
+        if sequence is None or self._moved.pop(index, None) is not None:
+            self._num_queued -= 1
+            self._placer.give_up(index, None, now_ms)
+        else:
+            worker = self.workers[self._journal.worker_id[index]]
+            self._placer.give_up(index, worker, now_ms)
+            if worker.engine.give_up(sequence, now_ms):
+                heappush(self._ends, (worker.engine.next_ms, worker.station_id))
+            elif worker.engine.next_ms == NEVER:
+                self._touched.append(worker.station_id)
+                if self._draining:
+                    self._let_go(now_ms)
+        if self._load.reacts:
+            for later in self._load.on_give_up(index, now_ms + self._turnaround_ms):
+                self._journal.status[later] = int(RequestStatus.NOT_SENT)
+                self._num_ended += 1
 
     # ---- workers -------------------------------------------------------------------------------
 
@@ -322,7 +379,7 @@ class Cluster:
         """
         was_ready = worker.phase is Phase.READY
         worker.move(WorkerEvent.DIED, now_ms)
-        lost = worker.stop(now_ms)
+        lost = [one for one in worker.stop(now_ms) if self._is_waited_for(one[0].index)]
         self._placer.receive(worker, [], now_ms)
         if was_ready:
             self._placer.leave(worker, now_ms)
@@ -332,6 +389,10 @@ class Cluster:
         for sequence, num_tokens in sorted(lost, key=_by_index):
             self._move(worker, sequence, num_tokens, now_ms)
         self._go_on(now_ms)
+
+    def _is_waited_for(self, index: int) -> bool:
+        """Whether a request in flight has not been given up."""
+        return self._journal.status[index] != int(RequestStatus.TIMED_OUT)
 
     def _move(self, worker: Worker, sequence: Sequence, num_tokens: int, now_ms: float) -> None:
         """Have a request that has lost its worker placed anew."""
@@ -346,7 +407,7 @@ class Cluster:
     def _let_go(self, now_ms: float) -> None:
         """Let the draining workers go that have nothing left."""
         for worker in list(self._draining):
-            if not worker.engine.core.has_work:
+            if worker.engine.is_done:
                 self._draining.remove(worker)
                 worker.move(WorkerEvent.DRAINED, now_ms)
 

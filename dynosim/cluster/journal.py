@@ -90,6 +90,7 @@ class Journal:
         self.migrations: dict[int, int] = {}
         self.status = array("q", [int(RequestStatus.UNFINISHED)]) * num_requests
         self.errors: dict[int, str] = {}
+        self.gave_up_ms: dict[int, float] = {}
         self.stalled_gaps_ms = array("d")
         self.steps = StepRows()
 
@@ -102,6 +103,10 @@ class Journal:
         worker = np.array(self.worker_id, np.int64)
         dispatch = np.where(worker >= 0, arrival, np.nan)
         dispatch[list(self.dispatch_ms)] = list(self.dispatch_ms.values())
+        gave_up = None
+        if self.gave_up_ms:
+            gave_up = np.full(len(worker), np.nan)
+            gave_up[list(self.gave_up_ms)] = list(self.gave_up_ms.values())
         return RequestLog(
             arrival_ms=arrival,
             dispatch_ms=dispatch,
@@ -118,6 +123,7 @@ class Journal:
             status=np.array(self.status, np.int64),
             errors=self.errors,
             is_timed=is_timed,
+            gave_up_ms=gave_up,
         )
 
     def step_log(self) -> StepLog:

@@ -64,6 +64,9 @@ class LonePlacer:
         if worker.engine.unpublished:
             self._collect(worker)
 
+    def give_up(self, index: int, worker: Worker | None, now_ms: float) -> None:
+        """Nothing is kept of requests in flight."""
+
     def releases(self, now_ms: float) -> Iterator[Released]:
         """Nothing ever waits."""
         return iter(())

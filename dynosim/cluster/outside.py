@@ -29,6 +29,7 @@ def as_clients_see(result: RunResult, *, ingress_ms: float, egress_ms: float) ->
             first_token_ms=log.first_token_ms + both_ms,
             second_token_ms=log.second_token_ms + both_ms,
             finish_ms=log.finish_ms + both_ms,
+            gave_up_ms=None if log.gave_up_ms is None else log.gave_up_ms + both_ms,
         ),
         steps=replace(steps, start_ms=steps.start_ms + ingress_ms),
         kv_events=events,

@@ -53,6 +53,10 @@ class Placer(Protocol):
         """Take note of a step or run that has just ended on a worker."""
         ...
 
+    def give_up(self, index: int, worker: Worker | None, now_ms: float) -> None:
+        """A client waits no more for a request, on a worker or (None) in the router."""
+        ...
+
     def releases(self, now_ms: float) -> Iterator[Released]:
         """What stops waiting in the router now."""
         ...
@@ -111,6 +115,12 @@ class LoadPlacer:
             slot = self._slots.get(worker.worker_id)
             if slot is not None:
                 self._num_requests[slot] -= len(finished)
+
+    def give_up(self, index: int, worker: Worker | None, now_ms: float) -> None:
+        """Count it as an end."""
+        slot = None if worker is None else self._slots.get(worker.worker_id)
+        if slot is not None:
+            self._num_requests[slot] -= 1
 
     def releases(self, now_ms: float) -> Iterator[Released]:
         """Nothing ever waits."""

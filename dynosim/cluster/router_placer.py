@@ -163,7 +163,10 @@ class RouterPlacer:
         if first_tokens:
             self._may_release = True
             for index in first_tokens:
-                self._frontends[self._home[index]].first_token(index, now_ms)
+                home = self._home.get(index)
+                if home is None:
+                    continue  # given up meanwhile
+                self._frontends[home].first_token(index, now_ms)
                 if self._sync_delay_ms is not None:
                     due_ms = now_ms + self._sync_delay_ms
                     self._publish(index, due_ms, FirstToken(due_ms, index))
@@ -175,12 +178,25 @@ class RouterPlacer:
             if self._num_requests[worker_id] == 0:
                 self._note_idle(worker_id)
             for sequence in finished:
-                index = sequence.index
-                self._frontends[self._home[index]].free(index, now_ms)
-                if self._sync_delay_ms is not None:
-                    due_ms = now_ms + self._sync_delay_ms
-                    self._publish(index, due_ms, End(due_ms, index))
-                del self._home[index]
+                self._free(sequence.index, now_ms)
+
+    def give_up(self, index: int, worker: Worker | None, now_ms: float) -> None:
+        """Its frontend frees what its client waits for no more; its place is for others.
+
+        The worker is still busy with it until its step ends.
+        """
+        self._may_release = True
+        if worker is not None:
+            self._num_requests[worker.worker_id] -= 1
+        self._free(index, now_ms)
+
+    def _free(self, index: int, now_ms: float) -> None:
+        """Tell the frontend that has a request, and with a delay the others, that it is over."""
+        self._frontends[self._home[index]].free(index, now_ms)
+        if self._sync_delay_ms is not None:
+            due_ms = now_ms + self._sync_delay_ms
+            self._publish(index, due_ms, End(due_ms, index))
+        del self._home[index]
 
     def releases(self, now_ms: float) -> Iterator[Released]:
         """Waiting requests that can go now.
@@ -230,7 +246,8 @@ class RouterPlacer:
         assert self._observed is not None
         for worker in self._observed:
             for index, num_tokens in worker.engine.progress(now_ms):
-                self._inputs[self._home[index]].take(Tokens(now_ms, index, num_tokens))
+                if index in self._home:  # not given up meanwhile
+                    self._inputs[self._home[index]].take(Tokens(now_ms, index, num_tokens))
 
     def _request(self, index: int, input_tokens: int, priority: int) -> RoutingRequest:
         blocks, keys = self._names.of(index)

@@ -11,6 +11,7 @@ from dynosim.cluster.cluster import Cluster
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.launcher import Launcher
 from dynosim.cluster.outside import as_clients_see
+from dynosim.cluster.patience import Patience
 from dynosim.cluster.placement import LoadPlacer
 from dynosim.cluster.pool import worker_log
 from dynosim.cluster.requests import Requests
@@ -63,6 +64,10 @@ def simulate(
     placer = make_placer(routing, trace, extents, cluster.cards(), may_change=bool(processes))
     load = LoadDriver(trace, options.concurrency)
     trail = TrailColumns() if options.records_trail else None
+    patience = None
+    if options.client_timeout_ms is not None:
+        # What is over so late that its last token comes after the time-out is given up, too.
+        patience = Patience(max(0.0, options.client_timeout_ms - outside_ms), journal)
     singly = options.exact_stepping
     running = Cluster(
         Requests(trace, extents, cluster),
@@ -71,13 +76,18 @@ def simulate(
         load=load,
         journal=journal,
         turnaround_ms=outside_ms,
+        patience=patience,
     )
     _launch_all(running, cluster)
     until_ms = NEVER if options.until_ms is None else options.until_ms - outside_ms
     parts = _Parts(progress)
     if processes:
         until_ms, end_ms = _run_steered(running, cluster, until_ms, processes)
-    elif isinstance(placer, LoadPlacer) and can_go_apart(routing, load, len(running.workers)):
+    elif (
+        isinstance(placer, LoadPlacer)
+        and patience is None
+        and can_go_apart(routing, load, len(running.workers))
+    ):
         each = one_by_one(running, placer, trace, cluster.max_model_len)
         end_ms = max([parts.run(running, until_ms) for _ in each])
     elif watch is not None:

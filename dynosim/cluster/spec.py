@@ -120,7 +120,8 @@ class RunOptions:
     trace's clock. `seed` is that of the default routing. Events after `until_ms` do not happen;
     what is under way then is unfinished. `exact_stepping` decides every engine step on its own
     instead of in bulk: the same result, slower. `records_trail` keeps what single requests did in
-    steps.
+    steps. A client gives up a request whose last token has not come `client_timeout_ms` after it
+    was sent; None: never.
     """
 
     concurrency: int | None = None
@@ -128,6 +129,7 @@ class RunOptions:
     until_ms: float | None = None
     exact_stepping: bool = False
     records_trail: bool = False
+    client_timeout_ms: float | None = None
 
 
 def worker_card(worker_id: WorkerId, pool: PoolSpec) -> WorkerCard:

@@ -9,7 +9,7 @@ from dynosim.engine.cores import Core
 from dynosim.engine.engine import Unfinished
 from dynosim.engine.plan import StepPlan
 from dynosim.engine.recorder import Recorder
-from dynosim.engine.sequence import DECODING, Sequence
+from dynosim.engine.sequence import DECODING, FINISHED, Sequence
 from dynosim.records import RequestStatus
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.step import StepShape
@@ -111,7 +111,7 @@ class TokenLog(Recorder):
                     journal.second_token_ms[sequence.index] = end_ms
             self._awaiting_second = []
         for sequence in plan.prefilled:
-            if sequence.generated_tokens == 0:
+            if sequence.generated_tokens == 0 and sequence.state != FINISHED:  # if so: dropped
                 journal.first_token_ms[sequence.index] = end_ms
                 if self.first_tokens is not None:
                     self.first_tokens.append(sequence.index)
@@ -175,6 +175,16 @@ class TokenLog(Recorder):
                 journal.preemptions[index] = sequence.preemptions
             if self._late:
                 self._late = [late for late in self._late if late.sequence is not sequence]
+
+    def dropped(self, sequence: Sequence, num_tokens: int, under_way: StepPlan | None) -> None:
+        """Note what was computed for a request; of its gaps, those that have not ended yet."""
+        journal, index = self._journal, sequence.index
+        journal.produced_tokens[index] = num_tokens
+        if sequence.preemptions:
+            journal.preemptions[index] = sequence.preemptions
+        if under_way is None:
+            self._awaiting_second = [one for one in self._awaiting_second if one is not sequence]
+            self._late = [late for late in self._late if late.sequence is not sequence]
 
     def stopped(self, left: Unfinished) -> None:
         """Note what requests have got until the engine stops; a seat yet to come never was."""

@@ -81,6 +81,10 @@ class TrailRecorder(Recorder):
         """Requests got their last token."""
         self._behind.ended(sequences, end_ms)
 
+    def dropped(self, sequence: Sequence, num_tokens: int, under_way: StepPlan | None) -> None:
+        """As the one behind has it: whoever is given up has no seat from then on."""
+        self._behind.dropped(sequence, num_tokens, under_way)
+
     def wants_single_steps(self) -> bool:
         """As the one behind wants."""
         return self._behind.wants_single_steps()

@@ -7,7 +7,7 @@ import numpy as np
 from dynosim.experiment.intervals import JITTER_MS
 from dynosim.fit.fitting import FIRST_TOKEN_MS, FIRST_TOKEN_SHARE
 from dynosim.fit.measurements import Measurements
-from dynosim.fit.prior import PROMPT_OVERHEAD_MS, STEP_OVERHEAD_MS
+from dynosim.fit.prior import PROMPT_OVERHEAD_MS
 from dynosim.fit.replay import Engines, replay
 from dynosim.fit.scores import mean_absolute_error, scores
 from dynosim.records import FloatArray
@@ -31,17 +31,17 @@ KERNELS = (
 _SEARCH_ROUNDS = 40
 
 
-def blind_fit(prior: Fit) -> Fit:
-    """The prior without what only a log could tell: tables, and the host's round number."""
+def blind_fit(prior: Fit, times: StepTimeModel) -> Fit:
+    """The prior without what only a log could tell; `times`, the blind step times, have the way
+    between client and engine."""
     return replace(
         prior,
         parameters=replace(
             prior.parameters,
-            overhead_ms=STEP_OVERHEAD_MS,
             prompt_step_ms=max(prior.parameters.prompt_step_ms - PROMPT_OVERHEAD_MS, 0.0),
             per_decode_ms=0.0,
-            mixed_context_token_ms=0.0,
-            ingress_ms=0.0,
+            ingress_ms=times.ingress_ms,
+            egress_ms=times.egress_ms,
         ),
     )
 

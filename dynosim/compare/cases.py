@@ -35,6 +35,7 @@ from dynosim.silicon.catalogue import model_entry
 from dynosim.timing.architecture import model_shape
 from dynosim.timing.formulas import FixedModel, LinearModel
 from dynosim.timing.model import StepTimeModel
+from dynosim.timing.weights import Gpus, gpu_weights
 
 _BLOCK = 16
 
@@ -194,8 +195,10 @@ def memory_fit() -> list[Outcome]:
     """About two bytes per parameter in 16 bits."""
     outcomes = []
     for name in ("Qwen/Qwen3-32B", "meta-llama/Meta-Llama-3.1-8B"):
-        shape = model_shape(model_entry(name))
-        share = shape.weight_bytes(None) / shape.parameters
+        entry = model_entry(name)
+        shape = model_shape(entry)
+        weights = gpu_weights(entry, shape, Gpus(), None)
+        share = sum(weights.values()) / shape.parameters
         outcomes.append(near(f"{name}: bytes per parameter", 2.0, share, 0.01))
     return outcomes
 

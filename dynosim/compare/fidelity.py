@@ -1,8 +1,8 @@
 """A recorded run of a real engine, held against predictions of three levels.
 
-A priori: tables and the host's round number, nothing fitted. Fitted on the first part of the run.
-Fitted on another workload of the same deployment. Each blind (capacity from model and hardware) and
-with the capacity given, where it is known.
+A priori: tables and the constants of `host_times`, nothing fitted. Fitted on the first part of the
+run. Fitted on another workload of the same deployment. Each blind (capacity from model and
+hardware) and with the capacity given, where it is known.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -18,11 +18,12 @@ from dynosim.fit.deployment import (
     balance_notes,
     capacity_note,
     deployment_of,
+    hardware_notes,
 )
 from dynosim.fit.fitting import Fitted
 from dynosim.fit.log_file import read_measurements
 from dynosim.fit.measurements import Measurements
-from dynosim.fit.prior import STEP_OVERHEAD_MS, Prior, prior_of, table_timing
+from dynosim.fit.prior import Prior, prior_of, table_timing
 from dynosim.fit.replay import Engines, Predicted, replay
 from dynosim.fit.scores import Score, distances, scores
 from dynosim.metrics.in_range import inside_shares
@@ -158,20 +159,24 @@ class _Judge:
         self._seed = seed
         self._trace: Trace = measured.trace()
         self._prior: Prior = prior_of(deployment, measured)
+        self._blind: StepTimeModel | None = None
+        if self._prior.fit.token_curve:
+            self._blind = table_timing(deployment, measured.clock)
         self._levels: list[Level] = []
-        self._notes: list[str] = [*_assumptions(deployment), *balance_notes(deployment)]
+        self._notes: list[str] = [
+            *_assumptions(deployment),
+            *hardware_notes(deployment),
+            *balance_notes(deployment),
+        ]
         self._notes += self._prior.notes if not self._prior.fit.token_curve else ()
         self._engines = self._capacities()
 
     def _capacities(self) -> dict[str, Engines]:
         """Scheduler configurations by column."""
         deployment, trace = self._deployment, self._trace
-        blocks = {BLIND: deployment.blind_blocks(), GIVEN: deployment.given_blocks}
-        if blocks[BLIND] is None:
-            self._notes.append(
-                "blind: the KV capacity does not follow from the names; taken to be ample"
-            )
-            blocks[BLIND] = deployment.ample_blocks(trace)
+        blind, said = deployment.assumed_blocks(self._measured)
+        self._notes += said
+        blocks = {BLIND: blind, GIVEN: deployment.given_blocks}
         if blocks[GIVEN] is None:
             self._notes.append(
                 "capacity given: not known (state --num-gpu-blocks, as the engine prints it)"
@@ -183,10 +188,8 @@ class _Judge:
         }
 
     def a_priori(self) -> None:
-        """Tables and the host's round number."""
-        timing = None
-        if self._prior.fit.token_curve:
-            timing = table_timing(self._deployment, overhead_ms=STEP_OVERHEAD_MS)
+        """Tables, and what the host of such a GPU usually takes."""
+        timing = self._blind
         if timing is None:
             self._notes.append("a priori: needs a model and hardware that are known")
             return
@@ -261,15 +264,19 @@ class _Judge:
     def _add_fitted(
         self, name: str, column: str, engines: Engines, fitted: Fitted, first_unseen: int
     ) -> None:
-        ranges = intervals(
+        ranges, unseen_ranges = intervals(
             self._measured,
             engines,
             fitted.draws,
             common_error=form_error(fitted.fit),
             count=NUM_DRAWS,
             seed=self._seed,
+            first_unseen=min(first_unseen, len(self._measured) - 1),
         )
-        detail = {"intervals": {key: list(pair) for key, pair in ranges.items()}}
+        detail = {
+            "intervals": {key: list(pair) for key, pair in ranges.items()},
+            "held_out_intervals": {key: list(pair) for key, pair in unseen_ranges.items()},
+        }
         self._add(name, column, fitted.predicted, fitted.model(), first_unseen, detail)
 
     def _add(
@@ -295,6 +302,10 @@ class _Judge:
                     "num_gpu_blocks": int(result.workers.usable_blocks[0]) + 1,
                     "preemptions": result.num_preemptions,
                     "distances": [asdict(one) for one in distances(self._measured, predicted)],
+                    "held_out_distances": [
+                        asdict(one)
+                        for one in (distances(self._measured, predicted, rows) if has_rest else ())
+                    ],
                     "steps_in_range": inside_shares(timing, result.steps),
                     "load": load_of(result).to_dict(),
                     **(detail or {}),
@@ -305,10 +316,10 @@ class _Judge:
     def outcome(self, fitted: Fitted) -> Fidelity:
         """With the attribution of the blind prediction's error."""
         attribution: dict[str, float] = {}
-        if self._prior.fit.token_curve:
+        if self._blind is not None:
             attribution = attribute(
                 self._measured,
-                blind=blind_fit(self._prior.fit),
+                blind=blind_fit(self._prior.fit, self._blind),
                 fitted=fitted.fit,
                 blind_engines=self._engines[BLIND],
                 given_engines=self._engines.get(GIVEN),

@@ -5,7 +5,7 @@ Code reads it as the name that it is; what is stated besides hangs on it.
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, PlainSerializer, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PlainSerializer, Tag
 
 from dynosim.config.base import Section, check_rules, refuse
 from dynosim.timing.links import LINK_GB_S
@@ -37,7 +37,7 @@ class HardwareConfig(Section):
 
     name: str
     """Name of the GPU, or path of a data sheet (YAML)."""
-    link_gb_s: Annotated[float | None, BeforeValidator(_positive)] = None
+    link_gb_s: Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_positive)] = None
     """Rate of the link between the GPUs of a worker, in one direction; null: the hardware's usual
     one, and the times that were measured over it. Unit: GB/s."""
     link: Link | None = None
@@ -67,7 +67,9 @@ class NamedHardware(str):
         return None if self.section is None else self.section.link_gb_per_s
 
 
-def _named(value: str | HardwareConfig) -> NamedHardware:
+def _named(value: str | HardwareConfig | None) -> NamedHardware | None:
+    if value is None:
+        return None
     if isinstance(value, str):
         return NamedHardware(value)
     check_rules(
@@ -79,8 +81,10 @@ def _named(value: str | HardwareConfig) -> NamedHardware:
     return NamedHardware(value.name, value if value.link_gb_per_s is not None else None)
 
 
-def _plain(value: str) -> str | dict[str, Any]:
+def _plain(value: str | None) -> str | dict[str, Any] | None:
     """As it is written in a file: the name alone where it says all."""
+    if value is None:
+        return None
     section = getattr(value, "section", None)
     if section is None:
         return str(value)
@@ -89,14 +93,18 @@ def _plain(value: str) -> str | dict[str, Any]:
 
 
 def _form(value: Any) -> str:
+    if value is None:
+        return "(none)"
     return "(section)" if isinstance(value, dict | HardwareConfig) else "(name)"
 
 
 if TYPE_CHECKING:
-    Hardware = NamedHardware
+    Hardware = NamedHardware | None
 else:
     Hardware = Annotated[
-        Annotated[str, Tag("(name)")] | Annotated[HardwareConfig, Tag("(section)")],
+        Annotated[str, Tag("(name)")]
+        | Annotated[HardwareConfig, Tag("(section)")]
+        | Annotated[None, Tag("(none)")],
         Discriminator(_form),
         AfterValidator(_named),
         PlainSerializer(_plain),

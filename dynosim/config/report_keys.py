@@ -59,6 +59,8 @@ _REQUESTS = (
             "rejected_requests": "Requests that were refused before they were served.",
             "failed_requests": "Requests that were lost while they were served.",
             "unfinished_requests": "Requests that a cut-off left without an end.",
+            "timed_out_requests": "Requests that their clients gave up.",
+            "unsent_requests": "Later turns that were never sent, as the client had given up.",
         },
     ),
     *_counts(
@@ -364,7 +366,20 @@ PREPARED_KEYS = (
         INTEGER,
     ),
     *_unsought(
-        "", {"kv_capacity_source": "Whether the KV blocks were given, derived or estimated."}, TEXT
+        "",
+        {
+            "kv_capacity_source": "Whether the KV blocks were given, derived or estimated.",
+            "kv_capacity_basis": "What their number and its interval come from.",
+        },
+        TEXT,
+    ),
+    *_unsought(
+        "blocks",
+        {
+            "kv_capacity_low_blocks": "KV blocks of a rank by the low end of their interval.",
+            "kv_capacity_high_blocks": "The same by its high end.",
+        },
+        INTEGER,
     ),
     *_unsought("tokens", {"max_model_len": "Most tokens of a request."}, INTEGER),
 )
@@ -383,6 +398,15 @@ _DOCUMENT = (
     ),
     *_unsought("", {"seed": "Seed of everything that was drawn."}, INTEGER),
     *_unsought("", {"notes": "What limits the step times, one by one."}, LIST),
+    *_unsought(
+        "",
+        {
+            "stages": "Results of each load stage; null: the load has none.",
+            "windows": "Results by windows of time; null: not asked for.",
+        },
+        LIST,
+        is_stable=False,
+    ),
     *_unsought(
         "",
         {

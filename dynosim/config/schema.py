@@ -16,6 +16,8 @@ from dynosim.config.router import RouterConfig
 from dynosim.config.timing import NEEDS_MODEL, TimingConfig
 from dynosim.config.workload import WorkloadConfig
 from dynosim.engine.spec import EngineSpec, Policy
+from dynosim.engine.vllm.versions import is_async, is_version, memory_fraction
+from dynosim.timing.sampler import Sampling
 
 _SPEC = EngineSpec(num_gpu_blocks=2, max_model_len=1)
 
@@ -64,8 +66,8 @@ class EngineConfig(Section):
     block_size: Annotated[int, Field(ge=1, le=1 << 20)] = _SPEC.block_size
     """Size of a KV block. Unit: tokens."""
     num_gpu_blocks: NumBlocks = "auto"
-    """KV blocks of a worker, as vLLM prints them (one is never handed out); `auto`: what fits its
-    memory. Unit: blocks."""
+    """KV blocks of each of a worker's ranks, as vLLM prints them (one is never handed out); `auto`:
+    what fits its memory. Unit: blocks."""
     max_num_seqs: Count = _SPEC.max_num_seqs
     """Most requests in a step. Unit: requests."""
     max_num_batched_tokens: Count = _SPEC.max_num_batched_tokens
@@ -89,19 +91,30 @@ class EngineConfig(Section):
     """Whether a request is admitted only if its whole prompt fits."""
     max_num_active_seqs: Count | None = _SPEC.max_num_active_seqs
     """Most requests that hold blocks at once; null: `max_num_seqs`. Unit: requests."""
-    async_scheduling: bool = _SPEC.async_scheduling
-    """Whether a step is planned while the one before it runs."""
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.92  # vLLM 0.32
-    """Part of a GPU's memory that the engine uses. Unit: share."""
+    async_scheduling: bool | None = None
+    """Whether a step is planned while the one before it runs; null: the version's default, which is
+    true since vLLM 0.14."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Part of a GPU's memory that the engine uses; null: the version's default. Unit: share."""
     quantization: str | None = None
     """Quantization of the weights; null: the checkpoint's own."""
     kv_cache_dtype: Literal["auto", "fp8"] = "auto"
     """Type of the cached keys and values; `auto`: the model's."""
 
     @property
+    def memory_fraction(self) -> float:
+        """`gpu_memory_utilization`, resolved."""
+        return memory_fraction(self.version, self.gpu_memory_utilization)
+
+    @property
     def gpus_per_worker(self) -> int:
         """GPUs of one worker, all its ranks together."""
         return self.tensor_parallel * self.data_parallel
+
+    @property
+    def is_async(self) -> bool:
+        """What `async_scheduling` comes to."""
+        return is_async(self.version, self.async_scheduling)
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -110,6 +123,9 @@ class EngineConfig(Section):
         threshold, active = self.long_prefill_token_threshold, self.max_num_active_seqs
         check_rules(
             [
+                ("version", self.version is not None and not is_version(self.version),
+                 f"expected a version such as 0.19.0, got {self.version!r}",
+                 "write the engine's release, or leave it out"),
                 ("max_num_batched_tokens", tokens < seqs,
                  f"{tokens} is less than max_num_seqs ({seqs}); vLLM refuses that",
                  "raise it, or lower max_num_seqs"),
@@ -165,7 +181,7 @@ class RunConfig(Section):
     """Name of the run, for titles and the folder of results."""
     model: str | None = None
     """Name of the model, or path of a Hugging Face config.json."""
-    hardware: Hardware | None = None
+    hardware: Hardware = None
     """Name of the GPU, or path of a data sheet (YAML); or a section that also states the link
     between the GPUs of a worker."""
     workload: WorkloadConfig
@@ -200,6 +216,16 @@ class RunConfig(Section):
         self._check_price()
         self._check_version()
         kind = self.timing.kind
+        is_blind = kind in NEEDS_MODEL
+        check_rules(
+            [
+                ("workload.sampling", not is_blind and self.workload.sampling != "greedy",
+                 f"timing kind {kind} does not know what sampling costs",
+                 "remove it: its step times hold whatever the engine did"),
+                ("workload.sampling", self.workload.sampling == "model" and self.model is None,
+                 "model: no model is named", "name it, or say greedy, random or truncated"),
+            ]
+        )  # fmt: skip
         why = f"timing kind {kind} needs it" if kind in NEEDS_MODEL else ""
         if not why and self.engine.num_gpu_blocks == "auto":
             why = "engine.num_gpu_blocks: auto needs it"
@@ -212,6 +238,16 @@ class RunConfig(Section):
             for key in ("model", "hardware")
         )
         return self
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the workload's requests have their tokens chosen."""
+        stated = self.workload.sampling
+        if stated != "model":
+            return stated
+        from dynosim.silicon.generation import default_sampling
+
+        return default_sampling(self.model or "")
 
     @property
     def num_gpus(self) -> int:

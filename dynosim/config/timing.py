@@ -7,7 +7,19 @@ from pydantic import Field
 from dynosim.config.base import NotNegative, PositiveMs, Section
 
 
-class FixedTiming(Section):
+class _Timing(Section):
+    """What all kinds have: the way between a client and the engine."""
+
+    ingress_ms: NotNegative | None = None
+    """Time from a request's sending until the engine's scheduler sees it: HTTP, tokenizer; null: of
+    `aiconfigurator` and `roofline` what the GPU's machine usually takes, of `fitted` the file's, of
+    others 0. State 0 for an engine's own clock."""
+    egress_ms: NotNegative | None = None
+    """Time from a token's making until its client has it: detokenizer, streaming; null: as with
+    `ingress_ms`."""
+
+
+class FixedTiming(_Timing):
     """A step with prefill work takes `prefill_ms`, any other `decode_ms`."""
 
     kind: Literal["fixed"]
@@ -18,7 +30,7 @@ class FixedTiming(Section):
     """Time of a step that only decodes."""
 
 
-class LinearTiming(Section):
+class LinearTiming(_Timing):
     """base + a * prefill tokens + b * decoding sequences + c * tokens of context."""
 
     kind: Literal["linear"]
@@ -33,14 +45,14 @@ class LinearTiming(Section):
     """Further time for each token of context that decoding sequences read in a step."""
 
 
-class PolynomialTiming(Section):
+class PolynomialTiming(_Timing):
     """The formulas of Dynamo's mocker, for comparisons with it."""
 
     kind: Literal["polynomial"]
     """Which model of step times."""
 
 
-class ProfileTiming(Section):
+class ProfileTiming(_Timing):
     """A grid of measured points, interpolated."""
 
     kind: Literal["profile"]
@@ -49,7 +61,7 @@ class ProfileTiming(Section):
     """File with the measured grid; sought from here, the run file's folder and its parent."""
 
 
-class FittedTiming(Section):
+class FittedTiming(_Timing):
     """A physical form with constants fitted by `dynosim calibrate`."""
 
     kind: Literal["fitted"]
@@ -59,7 +71,7 @@ class FittedTiming(Section):
     parent."""
 
 
-class AiconfiguratorTiming(Section):
+class AiconfiguratorTiming(_Timing):
     """Silicon-measured tables of aiconfigurator-core."""
 
     kind: Literal["aiconfigurator"]
@@ -71,17 +83,19 @@ class AiconfiguratorTiming(Section):
     the newest that the tables know."""
     trust_tables: bool = False
     """Whether measured times are used that are more than twice over or under the roofline."""
-    step_overhead_ms: NotNegative = 0.0
-    """Host time between two steps."""
+    step_overhead_ms: NotNegative | None = None
+    """Host time that every step takes on top of the device's; null: what the GPU's machine usually
+    takes, by engine version and scheduling, as far as the device does not hide it."""
 
 
-class RooflineTiming(Section):
+class RooflineTiming(_Timing):
     """Arithmetic and bandwidth limits of a data sheet, plus overhead."""
 
     kind: Literal["roofline"]
     """Which model of step times."""
-    step_overhead_ms: NotNegative = 0.0
-    """Host time between two steps."""
+    step_overhead_ms: NotNegative | None = None
+    """Host time that every step takes on top of the device's; null: what the GPU's machine usually
+    takes, by engine version and scheduling, as far as the device does not hide it."""
 
 
 TimingConfig = Annotated[

@@ -54,8 +54,11 @@ class EngineCore(Protocol):
         """Queue a request; returns whether the very next step could admit it."""
         ...
 
-    def abort(self, sequence: Sequence) -> None:
-        """Drop a request, if it has not ended; its blocks are free."""
+    def abort(self, sequence: Sequence) -> int:
+        """Drop a request, if it has not ended; its blocks are free.
+
+        Returns the tokens that were scheduled for it, those of steps under way included.
+        """
         ...
 
     def plan_step(self) -> StepPlan:

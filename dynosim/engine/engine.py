@@ -48,6 +48,7 @@ class Engine:
 
     __slots__ = (
         "_depth",
+        "_given_up",
         "_has_missed",
         "_in_flight",
         "_is_cut",
@@ -99,6 +100,7 @@ class Engine:
         self._is_cut = False  # the run ends earlier than it would have, for an arrival
         self._settled_ms = -NEVER  # end of the steps that `settle` did last
         self._queued_ms: list[float] = []  # when requests came during the current run
+        self._given_up: list[Sequence] = []  # to be dropped when a step ends
 
     # ---- requests ------------------------------------------------------------------------------
 
@@ -133,6 +135,47 @@ class Engine:
     def abort(self, sequence: Sequence) -> None:
         """Drop a request, outside of runs; a step that it is part of goes on without it."""
         self.core.abort(sequence)
+
+    def give_up(self, sequence: Sequence, now_ms: float) -> bool:
+        """Drop a request when the step under way ends; returns whether `next_ms` has moved.
+
+        That is when an engine hears of it; an idle one does at once. A step that has been planned
+        by then computes its token for nobody. Call it before anything else happens at `now_ms`.
+        """
+        if self.next_ms == NEVER:
+            self._drop(sequence)
+            return False
+        self._given_up.append(sequence)
+        if self.run_steps <= 1 or self._is_cut:
+            return False
+        self._is_cut = True
+        steps = max(1, self._steps_until(instant_start(now_ms)))
+        if steps >= self.run_steps:
+            return False
+        self.run_steps = steps
+        self.next_ms = max(self._set_run_end(), now_ms)
+        return True
+
+    def _drop(self, sequence: Sequence) -> None:
+        """Drop a request now, between two steps."""
+        num_tokens = self.core.abort(sequence)
+        under_way: StepPlan | None = None
+        for plan in self._in_flight:
+            if sequence in plan.emitting:
+                under_way = plan
+        self._recorder.dropped(sequence, num_tokens, under_way)
+
+    def _drop_given_up(self, finished: list[Sequence]) -> list[Sequence]:
+        """Drop who was given up; returns those of the finished who were not."""
+        given_up, self._given_up = self._given_up, []
+        for sequence in given_up:
+            self._drop(sequence)
+        return [sequence for sequence in finished if sequence not in given_up]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has no request, and no step under way for one that was given up."""
+        return not self.core.has_work and not self._in_flight
 
     # ---- steps ---------------------------------------------------------------------------------
 
@@ -192,6 +235,8 @@ class Engine:
             num_waiting = self._num_waiting(now_ms) if self._queued_ms else self.core.num_waiting
             self._recorder.delivered(plan, num_waiting)
             finished = self.core.finish_step(plan)
+        if self._given_up:
+            finished = self._drop_given_up(finished)
         if self._stamped is not None:
             self._stamp(now_ms)
         if finished:

@@ -47,6 +47,13 @@ class Recorder:
         """Requests got their last token."""
         raise NotImplementedError
 
+    def dropped(self, sequence: Sequence, num_tokens: int, under_way: StepPlan | None) -> None:
+        """A request that was given up (`Engine.give_up`) is gone; so many tokens were scheduled.
+
+        `under_way` is the step that still computes one of them, for nobody.
+        """
+        raise NotImplementedError
+
     def wants_single_steps(self) -> bool:
         """Whether the next step must be delivered on its own, for somebody who missed one."""
         raise NotImplementedError

@@ -1,14 +1,16 @@
 """How sure a prediction is: the same run, replayed with other constants, arrivals and seeds.
 
 What is varied, as far as the run has it: the constants of fitted step times (plausible draws of the
-fit), all step times together by what the physical form gets wrong, the engine version whose
-measurements stand in for one that was not measured, the synthetic workload's and the router's seed,
-and the arrivals of a recorded workload, by what lies between a client and the scheduler.
+fit), all step times together by what the physical form gets wrong, of step times that nobody fitted
+the host's share and the engine version whose measurements stand in for one that was not measured,
+the synthetic workload's and the router's seed, and the arrivals of a recorded workload, by what
+lies between a client and the scheduler.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from itertools import cycle
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -20,6 +22,7 @@ from dynosim.experiment.run import run
 from dynosim.records import NO_REQUEST, FloatArray, Trace
 from dynosim.timing.fitted import DRIFT, Fit, FittedModel
 from dynosim.timing.model import StepTimeModel
+from dynosim.timing.roofline import RooflineModel
 from dynosim.timing.silicon_model import SiliconModel
 
 LEVEL = 0.95
@@ -32,6 +35,9 @@ hold: arrivals of a draw are moved by a uniform amount of so much. vLLM 0.19 too
 FORM_ERROR = 0.005
 """Standard deviation of what the physical form gets wrong of all step times together: the scale of
 errors that a fit of a request log reckons with."""
+
+_NORMAL_95 = 1.96
+"""Standard deviations around the middle between which 95 % of a normal distribution lie."""
 
 INTERVAL_KEYS: tuple[str, ...] = (
     *(f"{name}_{metric}" for metric in METRICS for name in STATISTICS),
@@ -109,7 +115,7 @@ def prediction_intervals(
     samples: dict[str, list[float | None]] = {key: [] for key in INTERVAL_KEYS}
     for index, drawn_timing in enumerate(drawn):
         varied = config.model_copy(update={"seed": int(rng.integers(1 << 62))})
-        replayed = load_trace(varied) if is_redrawn else _jittered(trace, rng)
+        replayed = load_trace(varied) if is_redrawn else jittered(trace, rng)
         timed = replace(prepared, timing=drawn_timing)
         report = run(varied, trace=replayed, prepared=timed).report
         for key, values in samples.items():
@@ -144,7 +150,10 @@ def form_error(fit: Fit) -> float:
 def _drawn_timings(
     timing: StepTimeModel, count: int, rng: np.random.Generator
 ) -> list[StepTimeModel]:
-    """Step times of all replays. What was not fitted to anything knows no error of its own."""
+    """Step times of all replays. What was not fitted to anything knows no error of its own, but
+    of the host's share how much hosts differ."""
+    if _has_unsure_host(timing):
+        return _on_other_hosts(timing, count, rng)
     if not isinstance(timing, FittedModel):
         versions = (timing, *_alternatives(timing))
         return [versions[index % len(versions)] for index in range(count)]
@@ -158,12 +167,32 @@ def _drawn_timings(
     ]
 
 
-def _alternatives(timing: StepTimeModel) -> tuple[StepTimeModel, ...]:
+def _has_unsure_host(timing: StepTimeModel) -> TypeGuard[SiliconModel | RooflineModel]:
+    if not isinstance(timing, SiliconModel | RooflineModel):
+        return False
+    return timing.host.interval != (1.0, 1.0)
+
+
+def _on_other_hosts(
+    timing: SiliconModel | RooflineModel, count: int, rng: np.random.Generator
+) -> list[StepTimeModel]:
+    """The same engine on hosts of its class, as faster or slower as they are told to be, by each of
+    the versions' measurements in turn."""
+    low, high = np.log(timing.host.interval)
+    factors = np.exp(rng.normal((low + high) / 2, (high - low) / (2 * _NORMAL_95), count))
+    versions = (timing, *_alternatives(timing))
+    return [
+        version.with_host(version.host.scaled(factor))
+        for version, factor in zip(cycle(versions), factors.tolist(), strict=False)
+    ]
+
+
+def _alternatives(timing: StepTimeModel) -> tuple[SiliconModel, ...]:
     """Step times by the measurements of other engine versions than the nearest."""
     return timing.alternatives if isinstance(timing, SiliconModel) else ()
 
 
-def _jittered(trace: Trace, rng: np.random.Generator) -> Trace:
+def jittered(trace: Trace, rng: np.random.Generator) -> Trace:
     """The trace with its timed arrivals moved; requests keep their order, the first comes at 0."""
     arrival_ms: FloatArray = trace.arrival_ms.copy()
     timed = np.ones(len(trace), np.bool_)
@@ -183,6 +212,8 @@ def _bounds(values: list[float]) -> tuple[float, float]:
 
 def _varied(timing: StepTimeModel, is_redrawn: bool) -> tuple[str, ...]:
     words = ["seed of the workload" if is_redrawn else "arrivals", "seed of the router"]
+    if _has_unsure_host(timing):
+        words.insert(0, "host time of steps")
     if _alternatives(timing):
         words.insert(0, "engine version of the measurements")
     if isinstance(timing, FittedModel):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dynosim.build.cluster import cluster_spec, run_options
 from dynosim.build.engine import Prepared, prepare
 from dynosim.build.routing import check_tiers
-from dynosim.build.workload import load_trace
+from dynosim.build.workload import load_trace, stage_windows
 from dynosim.cluster import Progress, check_requests_fit, simulate
 from dynosim.cluster.watch import Watch
 from dynosim.config.schema import RunConfig
@@ -39,6 +39,28 @@ class RunOutcome:
     result: RunResult
     capacity: Capacity
     report: dict[str, Any]  # what `summarize` returns, and what this module knows
+    from_ms: float = 0.0  # where the results' clock is 0 on that of the load: after the warm-up
+
+    def stage_rows(self) -> list[dict[str, Any]] | None:
+        """The results of each load stage; None if the load has no stages."""
+        from dynosim.metrics.parts import part_rows, stage_parts
+
+        stages = self.trace.stages
+        if stages is None:
+            return None
+        windows_s = stage_windows(self.config.workload)
+        parts = stage_parts(windows_s, stages, from_ms=self.from_ms)
+        return part_rows(self.result, parts, self.config.sla)
+
+    def window_rows(self, length_s: float) -> list[dict[str, Any]]:
+        """The results of each window of that length. Raises: ConfigError for far too many."""
+        from dynosim.metrics.parts import part_rows, window_parts
+
+        try:
+            parts = window_parts(self.result.requests, length_s * 1e3)
+        except ValueError as error:
+            raise ConfigError(f"--windows {length_s:g}: {error} (make them longer)") from None
+        return part_rows(self.result, parts, self.config.sla)
 
     @property
     def requests(self) -> "pl.DataFrame":
@@ -123,6 +145,11 @@ def run(
             log.close()
         if check:
             _check(result, trace)
+        from_ms = 0.0
+        if config.workload.has_warm_up:
+            from dynosim.experiment.warm_up import measured_run
+
+            result, trace, from_ms = measured_run(result, trace, config.workload)
         report = summarize(
             result,
             prepared.timing,
@@ -134,9 +161,9 @@ def run(
     report["skipped_lines"] = trace.skipped_lines
     report["assumed_lengths"] = trace.assumed_lengths
     report["max_model_len"] = prepared.engine.max_model_len
-    report["kv_capacity_source"] = prepared.capacity.source
+    report |= prepared.capacity.report_keys()
     report["wall_time_ms"] = (time.perf_counter() - started) * 1e3
-    return RunOutcome(config, trace, prepared.timing, result, prepared.capacity, report)
+    return RunOutcome(config, trace, prepared.timing, result, prepared.capacity, report, from_ms)
 
 
 def _power(config: RunConfig) -> Power | None:

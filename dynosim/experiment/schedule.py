@@ -15,6 +15,7 @@ import numpy as np
 from dynosim.build.workload import load_trace
 from dynosim.config.schema import RunConfig
 from dynosim.experiment.run import run
+from dynosim.experiment.warm_up import without_warm_up
 from dynosim.records import FloatArray, Trace
 from dynosim.workload.writers import whole_file
 
@@ -74,4 +75,4 @@ def _due_ms(config: RunConfig, trace: Trace) -> FloatArray | None:
         return None
     if trace.previous_turn is None:
         return trace.arrival_ms
-    return run(config, trace=trace).result.requests.arrival_ms
+    return run(without_warm_up(config), trace=trace).result.requests.arrival_ms

@@ -10,6 +10,7 @@ from dynosim.fit.deployment import (
     balance_notes,
     capacity_note,
     deployment_of,
+    hardware_notes,
 )
 from dynosim.fit.fitting import Fitted
 from dynosim.fit.log_file import read_measurements
@@ -100,12 +101,12 @@ def calibrate_log(
     notes = [f"the log does not state {key}: vLLM's default is taken" for key in deployment.assumed]
     prior = prior_of(deployment, measured)
     notes += prior.notes
-    notes += balance_notes(deployment)
+    notes += hardware_notes(deployment) + balance_notes(deployment)
     trace = measured.trace()
-    blocks = deployment.given_blocks or deployment.blind_blocks()
+    blocks = deployment.given_blocks
     if blocks is None:
-        blocks = deployment.ample_blocks(trace)
-        notes.append("KV capacity unknown, taken to be ample: state --num-gpu-blocks")
+        blocks, said = deployment.assumed_blocks(measured)
+        notes += said
     engines = deployment.engines(trace, blocks)
     fits = fit_loops(measured, prior, engines, deployment.loops, count=count, seed=seed)
     is_async, fitted = next(iter(fits.items()))

@@ -7,20 +7,20 @@ out is vLLM's default, and said so.
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from dynosim.build.engine import KNOBS, engine_spec
 from dynosim.config.schema import EngineConfig
 from dynosim.engine.spec import EngineSpec
+from dynosim.engine.vllm.versions import graph_sizes, is_async, is_version
 from dynosim.errors import ConfigError, DynosimError
+from dynosim.fit.measurements import Measurements
 from dynosim.fit.replay import Engines
 from dynosim.records import Trace
-from dynosim.silicon import resolve_num_gpu_blocks
+from dynosim.silicon import Capacity, capacity_of_running
 from dynosim.silicon.catalogue import model_entry
-from dynosim.silicon.hardware import hardware_sheet, usual_name
+from dynosim.silicon.hardware import form_note, hardware_sheet, usual_name
 from dynosim.timing.architecture import context_length
-from dynosim.timing.fitted import vllm_graph_sizes
-
-_ASYNC_SINCE = (0, 14)
-"""The first vLLM that schedules asynchronously unless told not to."""
 
 _LARGE_GPU_GIB, _HUGE_GPU_GIB = 70, 160
 """From so much memory on (A100s do not count) vLLM's server puts more into a step by default."""
@@ -36,7 +36,11 @@ _NUMBER_FORMATS = {
 }
 """vLLM's names for number formats by ours, where they differ."""
 
-_RENAMED = {"policy": "scheduling_policy", "tensor_parallel": "tensor_parallel_size"}
+_RENAMED = {
+    "policy": "scheduling_policy",
+    "tensor_parallel": "tensor_parallel_size",
+    "expert_parallel": "enable_expert_parallel",
+}
 """vLLM's arguments by our keys, where they differ."""
 
 _SAME_NAME = (
@@ -63,6 +67,7 @@ class Deployment:
     is_loop_told: bool = False  # whether the set-up tells how the scheduler runs
     is_eager: bool = False  # without CUDA graphs
     is_model_given: bool = False  # by the user, not by the set-up
+    hardware_note: str | None = None  # which of several cards its name is taken for
 
     @property
     def is_cpu(self) -> bool:
@@ -72,7 +77,7 @@ class Deployment:
     @property
     def loops(self) -> tuple[bool, ...]:
         """Scheduling loops that may have run: asynchronous or not, the likely one first."""
-        is_async = self.engine.async_scheduling
+        is_async = self.engine.is_async
         return (is_async,) if self.is_loop_told else (is_async, not is_async)
 
     @property
@@ -105,21 +110,51 @@ class Deployment:
             return longest  # a model of the user's own; nothing else needs to know it
         return longest if length is None else max(length, longest)
 
-    def blind_blocks(self) -> int | None:
-        """KV blocks predicted from model and hardware; None if either is not known."""
-        if self.model is None or self.hardware is None:
-            return None
-        engine = self.engine.model_copy(update={"num_gpu_blocks": "auto"})
-        try:
-            capacity = resolve_num_gpu_blocks(engine, model=self.model, hardware=self.hardware)
-        except DynosimError:
-            return None
-        return capacity.num_gpu_blocks
+    def blind_capacity(self, longest_tokens: int = 1) -> Capacity | None:
+        """KV cache of each engine as it follows from model and hardware; None where either is not
+        known, or the model's cache cannot be counted.
 
-    def ample_blocks(self, trace: Trace) -> int:
-        """Blocks for all requests at once: stands in where the capacity is not known."""
-        block = self.engine.block_size
-        return int((-(-(trace.input_tokens + trace.output_tokens) // block)).sum()) + 2
+        The engine ran, so there is room for `longest_tokens`, see `capacity_of_running`.
+        """
+        if self.model is None or self.hardware is None or self.is_cpu:
+            return None
+        engine = self.engine.model_copy(
+            update={"num_gpu_blocks": "auto", "data_parallel": self.num_engines}
+        )
+        try:
+            return capacity_of_running(
+                engine, model=self.model, hardware=self.hardware, longest_tokens=longest_tokens
+            )
+        except ConfigError:
+            return None
+
+    def blind_blocks(self, longest_tokens: int = 1) -> int | None:
+        """KV blocks of `blind_capacity`."""
+        capacity = self.blind_capacity(longest_tokens)
+        return None if capacity is None else capacity.num_gpu_blocks
+
+    def assumed_blocks(self, measured: Measurements) -> tuple[int, list[str]]:
+        """KV blocks to predict a log with whose engine's are not told, and what must be said of
+        them."""
+        lengths = measured.input_tokens + measured.output_tokens
+        capacity = self.blind_capacity(int(lengths.max()))
+        if capacity is not None:
+            return capacity.num_gpu_blocks, [] if capacity.warning is None else [capacity.warning]
+        held = held_blocks(measured, self.engine.block_size)
+        return 2 * held, [
+            f"KV capacity: does not follow from what is known; {2 * held:,} blocks are taken, twice"
+            " what the log shows in use at once (state --num-gpu-blocks, as the engine prints it)"
+        ]
+
+
+def held_blocks(measured: Measurements, block_size: int) -> int:
+    """Most KV blocks that requests held at once between their first and last token, and at least
+    those of the longest request; prefixes that requests share are counted for each."""
+    blocks = -(-(measured.input_tokens + measured.output_tokens) // block_size)
+    starts = measured.arrival_ms + measured.ttft_ms
+    order = np.argsort(np.concatenate((measured.end_ms, starts)), kind="stable")
+    changes = np.concatenate((-blocks, blocks))[order]
+    return int(max(np.cumsum(changes).max(), blocks.max())) + 1
 
 
 def deployment_of(
@@ -135,13 +170,14 @@ def deployment_of(
     kwargs = {key: value for key, value in stated.items() if value is not None}
     _refuse_pipelines(kwargs)
     hardware = hardware or setup.get("hardware")
+    hardware_note = form_note(hardware) if hardware else None
     hardware = usual_name(hardware) if hardware else None
     values = _engine_values(kwargs)
     blocks = num_gpu_blocks or kwargs.get("num_gpu_blocks_override")
     blocks = blocks or kwargs.get("num_gpu_blocks") or setup.get("num_gpu_blocks")
     if blocks is not None:
         values["num_gpu_blocks"] = blocks
-    defaults = {"async_scheduling": _is_async_by_default(setup), **_batch_defaults(hardware)}
+    defaults = {**_version_defaults(setup), **_batch_defaults(hardware)}
     assumed = [key for key in ("max_num_seqs", "max_num_batched_tokens") if key not in values]
     try:
         engine = EngineConfig.of(defaults | values)
@@ -151,12 +187,13 @@ def deployment_of(
         model=model or kwargs.get("model") or setup.get("model"),
         hardware=hardware,
         engine=engine,
-        graph_sizes=_graph_sizes(kwargs, hardware, engine.max_num_seqs),
+        graph_sizes=_graph_sizes(kwargs, hardware, engine),
         assumed=tuple(assumed),
         num_engines=_num_engines(kwargs),
         is_loop_told="async_scheduling" in values,
         is_eager=bool(kwargs.get("enforce_eager")),
         is_model_given=model is not None,
+        hardware_note=hardware_note,
     )
 
 
@@ -166,9 +203,15 @@ def vllm_arguments(engine: EngineConfig) -> dict[str, Any]:
     keys = (*_SAME_NAME, "quantization", "kv_cache_dtype")
     arguments = {key: stated[key] for key in keys if key in stated}
     arguments |= {theirs: stated[ours] for ours, theirs in _RENAMED.items()}
+    arguments["async_scheduling"] = engine.is_async
     if isinstance(engine.num_gpu_blocks, int):
         arguments["num_gpu_blocks_override"] = engine.num_gpu_blocks
     return arguments
+
+
+def hardware_notes(deployment: Deployment) -> list[str]:
+    """What a report must say of a GPU name that several cards share."""
+    return [deployment.hardware_note] if deployment.hardware_note else []
 
 
 def balance_notes(deployment: Deployment) -> list[str]:
@@ -236,7 +279,9 @@ def _refuse_pipelines(kwargs: dict[str, Any]) -> None:
         )
 
 
-def _graph_sizes(kwargs: dict[str, Any], hardware: str | None, seqs: int) -> tuple[int, ...]:
+def _graph_sizes(
+    kwargs: dict[str, Any], hardware: str | None, engine: EngineConfig
+) -> tuple[int, ...]:
     """Batch sizes that the engine captured graphs of: its own list, or vLLM's default."""
     if kwargs.get("enforce_eager") or hardware in (None, CPU):
         return ()
@@ -248,12 +293,12 @@ def _graph_sizes(kwargs: dict[str, Any], hardware: str | None, seqs: int) -> tup
             return ()
     if isinstance(own, list) and own and all(type(size) is int and size > 0 for size in own):
         return tuple(sorted(set(own)))
-    return vllm_graph_sizes(seqs)
+    return graph_sizes(engine.version, engine.max_num_seqs)
 
 
-def _is_async_by_default(setup: dict[str, Any]) -> bool:
-    parts = str(setup.get("vllm_version", "")).split(".")
-    try:
-        return tuple(int(part) for part in parts[:2]) >= _ASYNC_SINCE
-    except ValueError:
-        return False
+def _version_defaults(setup: dict[str, Any]) -> dict[str, Any]:
+    """The engine's version and its loop; a set-up without a version is taken for an old one."""
+    version = str(setup.get("vllm_version", ""))
+    if not is_version(version):
+        return {"async_scheduling": False}
+    return {"version": version, "async_scheduling": is_async(version, None)}

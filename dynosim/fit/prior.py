@@ -1,8 +1,8 @@
 """What is believed of a deployment's step times before its log is looked at.
 
 With a model and hardware, the tables (or the roofline) give the matrix products over tokens and the
-slopes of attention; the host's share comes from round numbers. Without, everything starts from the
-log's own extremes and may move far.
+slopes of attention, also of decodes beside prompts, and `host_times` the host's share. Without,
+everything starts from the log's own extremes and may move far.
 """
 
 from collections.abc import Mapping
@@ -10,25 +10,20 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dynosim.build.timing import build_timing, sections_by_trust
+from dynosim.build.timing import blind_timing
 from dynosim.errors import ConfigError, DynosimError
 from dynosim.fit.deployment import Deployment
-from dynosim.fit.measurements import Measurements
+from dynosim.fit.measurements import Clock, Measurements
 from dynosim.silicon.hardware import hardware_sheet
 from dynosim.timing.fitted import FACTOR_NAMES, Curve, Fit, FittedParameters
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.step import StepShape
 
-STEP_OVERHEAD_MS = 1.5
-"""Host time that every step of an engine adds to what tables of kernels hold: scheduling, input
-preparation, launches, sampling. A round number for GPU engines of 2025, not a measurement; it was
-chosen when one recording of vLLM 0.19 was known and is not independent of it."""
-
-EAGER_OVERHEAD_MS = 5.0
-"""The same without CUDA graphs, where every kernel is launched by the host; as rough."""
-
 PROMPT_OVERHEAD_MS = 1.0
 """Host time that a step with prompts adds, where a fit starts; as rough."""
+
+_EAGER_SPREAD_MS = 5.0
+"""Without CUDA graphs much depends on how fast the host launches kernels; a round number."""
 
 _CURVE_NODES = np.unique(
     np.concatenate([[1, 2, 4], np.arange(8, 512, 8), np.arange(512, 16385, 32)])
@@ -59,27 +54,35 @@ class Prior:
         return [replace(self, fit=replace(self.fit, knee=knee)) for knee in knees]
 
 
-def table_timing(deployment: Deployment, *, overhead_ms: float) -> StepTimeModel | None:
-    """Step times from tables, else from the roofline; None without a model and a GPU.
+def table_timing(deployment: Deployment, clock: Clock) -> StepTimeModel | None:
+    """What is believed of the deployment blind; None without a model and a GPU.
 
-    Raises: ConfigError if a name is unknown to both.
+    On the engine's clock there is no way to a client. Raises: ConfigError if a name is unknown to
+    tables and roofline.
     """
+    outside_ms = 0.0 if clock == "engine" else None
+    return _blind(deployment, step_overhead_ms=None, outside_ms=outside_ms)
+
+
+def device_timing(deployment: Deployment) -> StepTimeModel | None:
+    """The same without host and client. Raises: as `table_timing`."""
+    return _blind(deployment, step_overhead_ms=0.0, outside_ms=0.0)
+
+
+def _blind(
+    deployment: Deployment, *, step_overhead_ms: float | None, outside_ms: float | None
+) -> StepTimeModel | None:
     if deployment.model is None or deployment.hardware is None or deployment.is_cpu:
         return None
-    problem: DynosimError | None = None
-    for section in sections_by_trust(overhead_ms):
-        try:
-            return build_timing(
-                section,
-                model=deployment.model,
-                hardware=deployment.hardware,
-                engine=deployment.engine,
-                num_gpu_blocks=deployment.given_blocks or 2,
-            )
-        except DynosimError as error:
-            problem = error
-    assert problem is not None
-    raise problem
+    return blind_timing(
+        model=deployment.model,
+        hardware=deployment.hardware,
+        engine=deployment.engine,
+        step_overhead_ms=step_overhead_ms,
+        ingress_ms=outside_ms,
+        egress_ms=outside_ms,
+        graph_sizes=deployment.graph_sizes,
+    )
 
 
 def prior_of(deployment: Deployment, measured: Measurements) -> Prior:
@@ -90,7 +93,7 @@ def prior_of(deployment: Deployment, measured: Measurements) -> Prior:
     not known.
     """
     try:
-        timing = table_timing(deployment, overhead_ms=0.0)
+        timing = device_timing(deployment)
     except DynosimError as error:
         if deployment.is_model_given or not _is_about_model(deployment):
             raise
@@ -122,24 +125,27 @@ def _prior_of_tables(
     curve, prompt_ms = _token_curve(
         timing, per_pair, engine.max_num_seqs, engine.max_num_batched_tokens
     )
-    host_ms = EAGER_OVERHEAD_MS if deployment.is_eager else 1.0
+    usual = table_timing(deployment, measured.clock)
+    assert usual is not None, "with tables there is a model and a GPU"
+    host_ms = _host_ms(timing, usual, engine.max_num_seqs)
+    mixed = _mixed_slope(timing, engine.max_num_seqs)
     parameters = FittedParameters(
         overhead_ms=host_ms,
         prompt_step_ms=PROMPT_OVERHEAD_MS + prompt_ms,
         per_decode_ms=0.01,
         per_context_token_ms=per_context,
-        mixed_context_token_ms=0.4 * per_context,
+        mixed_context_token_ms=mixed,
         per_pair_ms=per_pair,
         ingress_ms=_first_ingress_ms(measured),
     )
     spread = {
-        "overhead_ms": 2.0 * host_ms,
+        "overhead_ms": 2.0 * host_ms + (_EAGER_SPREAD_MS if deployment.is_eager else 0.0),
         "curve_scale": 0.15,
         **dict.fromkeys(FACTOR_NAMES, _BENT_WITH_TABLES),
         "prompt_step_ms": PROMPT_OVERHEAD_MS + 0.5 * prompt_ms,
         "per_decode_ms": 0.02,
         "per_context_token_ms": 0.2 * parameters.per_context_token_ms,
-        "mixed_context_token_ms": 0.4 * parameters.per_context_token_ms,
+        "mixed_context_token_ms": 0.4 * max(mixed, per_context),
         "per_pair_ms": 0.3 * parameters.per_pair_ms,
     }
     return Prior(
@@ -194,6 +200,22 @@ def _context_slope(timing: StepTimeModel, batch: int) -> float:
     longer = timing.step_ms(StepShape.of_decodes(batch, batch * _LONG))
     shorter = timing.step_ms(StepShape.of_decodes(batch, batch * _SHORT))
     return (longer - shorter) / (batch * (_LONG - _SHORT))
+
+
+def _host_ms(device: StepTimeModel, usual: StepTimeModel, most_decodes: int) -> float:
+    """What the host adds to a decode step, where it adds most: to that of one, or of usual size."""
+    batches = (1, min(most_decodes, _REFERENCE_BATCH))
+    steps = [StepShape.of_decodes(batch, batch * _SHORT) for batch in batches]
+    return max(*(usual.step_ms(step) - device.step_ms(step) for step in steps), 1e-3)
+
+
+def _mixed_slope(timing: StepTimeModel, most_decodes: int) -> float:
+    """ms per token of context that decodes take more in a step with a prompt."""
+    batch = max(min(most_decodes - 1, _REFERENCE_BATCH), 1)
+    longer = timing.step_ms(StepShape(1, 1, 0, batch, batch * _LONG))
+    shorter = timing.step_ms(StepShape(1, 1, 0, batch, batch * _SHORT))
+    slope = (longer - shorter) / (batch * (_LONG - _SHORT))
+    return max(slope - _context_slope(timing, batch), 0.0)
 
 
 def _prior_of_log(deployment: Deployment, measured: Measurements) -> Prior:

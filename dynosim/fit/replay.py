@@ -64,6 +64,11 @@ def replay(
         trace = replace(trace, arrival_ms=arrival_ms)
     with collector_paused():
         result = simulate(trace, engines.cluster(timing))
+    return predicted_of(result, timing, clock)
+
+
+def predicted_of(result: RunResult, timing: StepTimeModel, clock: Clock) -> Predicted:
+    """The times of a finished run, on the clock that a log was measured on."""
     log = result.requests
     start_ms = log.arrival_ms
     if clock == "engine":

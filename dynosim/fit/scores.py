@@ -67,7 +67,9 @@ def statistic(values: FloatArray, name: str) -> float:
     return float(values.mean() if name == "mean" else np.percentile(values, _PERCENTILES[name]))
 
 
-def scores(measured: Measurements, predicted: Predicted, rows: slice = slice(None)) -> list[Score]:
+def scores(
+    measured: Measurements, predicted: Measurements | Predicted, rows: slice = slice(None)
+) -> list[Score]:
     """Every statistic of every metric over some requests, and throughput over the whole run."""
     outputs = measured.output_tokens.astype(np.float64)
     ours, theirs = columns_of(predicted, outputs), columns_of(measured, outputs)

@@ -41,6 +41,13 @@ def _check_requests(result: RunResult, trace: Trace) -> None:
     known = np.isin(log.status, [int(member) for member in RequestStatus])
     _check_all("a request completes, is rejected, fails or is cut off", known, "request")
     completed = log.status == RequestStatus.COMPLETED
+    given_up = np.isin(log.status, (RequestStatus.TIMED_OUT, RequestStatus.NOT_SENT))
+    _check_all("who is given up never ends", ~given_up | np.isnan(log.finish_ms), "request")
+    _check_all(
+        "what arrives was sent",
+        (log.status != RequestStatus.NOT_SENT) | np.isnan(log.arrival_ms),
+        "request",
+    )
     _check_all("prompts keep their length", log.input_tokens == trace.input_tokens, "request")
     _check_all(
         "a completed request produced at least one token and no more than asked",

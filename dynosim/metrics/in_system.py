@@ -65,10 +65,13 @@ def _num_arrived(log: RequestLog, start_ms: float, end_ms: float) -> int:
 
 
 def mean_in_system(log: RequestLog, start_ms: float, end_ms: float) -> float:
-    """Requests that have arrived and not ended, on average over a time; none that was given up."""
+    """Requests that have arrived and not ended, on average over a time; none that was refused."""
     gone = np.isin(log.status, (RequestStatus.REJECTED, RequestStatus.FAILED))
     counted = ~gone & (log.arrival_ms < end_ms)
-    left_ms: FloatArray = np.where(np.isnan(log.finish_ms), np.inf, log.finish_ms)[counted]
+    left_ms: FloatArray = np.where(np.isnan(log.finish_ms), np.inf, log.finish_ms)
+    if log.gave_up_ms is not None:
+        left_ms = np.fmin(left_ms, log.gave_up_ms)
+    left_ms = left_ms[counted]
     came_ms = np.maximum(log.arrival_ms[counted], start_ms)
     present_ms = np.maximum(np.minimum(left_ms, end_ms) - came_ms, 0.0)
     return float(present_ms.sum()) / (end_ms - start_ms)

@@ -147,6 +147,8 @@ def _counts(log: RequestLog, completed: BoolArray) -> dict[str, Any]:
         "rejected_requests": statuses[RequestStatus.REJECTED],
         "failed_requests": statuses[RequestStatus.FAILED],
         "unfinished_requests": statuses[RequestStatus.UNFINISHED],
+        "timed_out_requests": statuses[RequestStatus.TIMED_OUT],
+        "unsent_requests": statuses[RequestStatus.NOT_SENT],
         "total_input_tokens": log.input_tokens[completed].sum(),
         "total_output_tokens": log.output_tokens[completed].sum(),
     }

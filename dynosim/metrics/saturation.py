@@ -18,6 +18,8 @@ overload from a busy but stable run. The rule:
 * Arrivals that fill fewer than six slices (all at once, a few bursts) have no rate to keep up with.
   Then the run is saturated when the median request waited longer than the arrivals lasted and
   longer than it took to serve: the backlog, not the work, makes its latency.
+* Where clients give up, a queue cannot grow: the run is saturated when more than 2 % of the
+  requests were given up.
 
 Waiting is from arrival to the start of the first step that computes one of the request's tokens.
 Requests that were rejected are not offered load. Requests that arrive because another one ended
@@ -252,6 +254,10 @@ def judge_saturation(result: RunResult) -> Saturation:
         offered &= log.is_timed
     if not offered.any():
         return Saturation(False, "closed loop: the load follows the cluster", None, None, None)
+    given_up_share = float((log.status[offered] == RequestStatus.TIMED_OUT).mean())
+    if given_up_share > BACKLOG_SHARE:
+        reason = f"{given_up_share:.1%} of the requests were given up by their clients"
+        return Saturation(True, reason, None, None, None)
     arrival_ms = log.arrival_ms[offered]
     scheduled_ms = log.scheduled_ms[offered]
     known = ~np.isnan(scheduled_ms)

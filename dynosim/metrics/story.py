@@ -185,6 +185,8 @@ class Stories:
             finish_ms = float(log.arrival_ms[index])
             if status is RequestStatus.UNFINISHED:
                 finish_ms = self._result.end_ms
+            elif status is RequestStatus.TIMED_OUT and log.gave_up_ms is not None:
+                finish_ms = float(log.gave_up_ms[index])
         return [_at(finish_ms, "ended", **facts)]
 
 

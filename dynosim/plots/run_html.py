@@ -48,6 +48,7 @@ def run_page(title: str, config_yaml: str, report: Report, result: RunResult, tr
         Part("Latency", _LATENCY_CAPTION, drawn(figures.latencies()), latency_table),
         Part("Latency over time", _over_time_caption(figures), drawn(figures.latency_over_time())),
         Part("Load and throughput", "Rates per interval.", drawn(figures.load())),
+        *_parts_of(report),
         Part("Workers", _WORKER_CAPTION, drawn(figures.workers())),
         Part("Prefix cache", _CACHE_CAPTION, drawn(figures.cache())),
         Part(TITLE, CAPTION, body=table(HEADER, slow_requests(result, trace), TEXT_COLUMNS)),
@@ -56,6 +57,44 @@ def run_page(title: str, config_yaml: str, report: Report, result: RunResult, tr
     ]
     lead = f"{_workers_text(result.workers)} · workload {trace.source}"
     return Page(title, lead, run_notes(report, trace), _cards(report), parts)
+
+
+_PARTS = {"stages": "By load stage", "windows": "By window of time"}
+_PARTS_CAPTION = (
+    "Requests belong to the part in which they were sent; the served rate is of those that ended "
+    "within its time. Latencies are means, ms."
+)
+_PART_COLUMNS = {
+    "start_s": "from s",
+    "end_s": "to s",
+    "num_requests": "requests",
+    "timed_out_requests": "given up",
+    "offered_rps": "sent/s",
+    "served_rps": "served/s",
+    "mean_ttft_ms": "TTFT",
+    "p99_ttft_ms": "TTFT p99",
+    "mean_itl_ms": "ITL",
+    "mean_e2e_latency_ms": "E2E",
+    "p99_e2e_latency_ms": "E2E p99",
+    "sla_attainment": "within SLA",
+}
+
+
+def _parts_of(report: Report) -> list[Part]:
+    """Tables of the run by load stages and by windows, where the report has them."""
+    header = ("part", *_PART_COLUMNS.values(), "saturated")
+    parts = []
+    for key, title in _PARTS.items():
+        rows = [
+            [
+                str(place),
+                *(number(row[column], 4) for column in _PART_COLUMNS),
+                "yes" if row["saturated"] else "no",
+            ]
+            for place, row in enumerate(report.get(key) or ())
+        ]
+        parts += [Part(title, _PARTS_CAPTION, body=table(header, rows))] if rows else []
+    return parts
 
 
 _LATENCY_CAPTION = (
@@ -118,11 +157,11 @@ def _sustained(report: Report) -> str:
 
 
 def _loss_notes(report: Report) -> list[Note]:
-    kinds = ("rejected", "failed", "unfinished")
+    kinds = ("rejected", "failed", "unfinished", "timed_out", "unsent")
     lost = {kind: report.get(f"{kind}_requests") or 0 for kind in kinds}
     if not any(lost.values()):
         return []
-    text = ", ".join(f"{count:,} {kind}" for kind, count in lost.items() if count)
+    text = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in lost.items() if count)
     return [Note(f"Not completed: {text}. Latencies are of completed requests.", is_warning=True)]
 
 

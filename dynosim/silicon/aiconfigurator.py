@@ -1,29 +1,30 @@
 """Step times from aiconfigurator's silicon tables, through a compact table that is made once.
 
 Source: aiconfigurator-core 0.12 (measured kernels of model, hardware, engine and parallelism),
-asked by `extract`, kept by `cache`. The package is imported only when the cache has no
-table. Which engine version's measurements are taken is in `table_versions`, what is not taken
-because it cannot be in `guard`. Accuracy against direct queries is measured when a table is made and stands in its notes;
-for Qwen3-32B and Llama-3.1-8B on H100 and H200 the mean error is below 0.1 %.
+asked by `extract`, kept by `cache`. The package is imported only when the cache has no table. Which
+engine version's measurements are taken is in `table_versions`, which of them are not, because they
+cannot be, in `guard`. Accuracy against direct queries is measured when a table is made and stands
+in its notes; for Qwen3-32B and Llama-3.1-8B on H100 and H200 the mean error is below 0.1 %.
 
-Not in the tables, and so not here: scheduler and sampling time on the host (`step_overhead_ms` adds
-a constant to every step), padding to CUDA graph sizes, variance. A step with several prompts is
-one batched attention launch of their mean lengths, a decode batch that of its mean context, as in
-aiconfigurator itself. Kernel times jump between token counts (2049 tokens may cost 2 to 30 % more
-than 2048); the table keeps the jumps.
+Not in the tables: the host's time, sampling, padding to CUDA graph sizes, prompts and decodes in
+one kernel, the way to the client (all from `surroundings`), variance. In them, but not as a serving
+engine meets it: caches (see `cold_cache`) and clocks (see `sustained`). A step with several prompts
+is one batched attention launch of their mean lengths, a decode batch that of its mean context, as
+in aiconfigurator itself. Kernel times jump between token counts (2049 tokens may cost 2 to 30 %
+more than 2048); the table keeps the jumps.
 """
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dynosim.errors import ConfigError
 from dynosim.silicon.cache import cache_folder, cache_key, load_or_build
 from dynosim.silicon.catalogue import core_folder, core_version, model_entry, model_fingerprint
 from dynosim.silicon.hardware import hardware_sheet, sheet_or_none
+from dynosim.silicon.linked import over_link, with_link
 from dynosim.silicon.silicon_notes import Facts, notes_of
+from dynosim.silicon.surroundings import Surroundings, surroundings_of
 from dynosim.silicon.table_file import TABLE_FORMAT, load_table, save_table
 from dynosim.silicon.table_versions import (
     TableChoice,
@@ -32,17 +33,23 @@ from dynosim.silicon.table_versions import (
     version_in_use,
 )
 from dynosim.timing.architecture import ModelEntry, ModelShape, model_shape, require_divisible
-from dynosim.timing.links import all_reduce_ms
+from dynosim.timing.cold_cache import with_cold_cache
 from dynosim.timing.model import DERIVED, MEASURED
 from dynosim.timing.protocols import SiliconSpec, TimedEngine
+from dynosim.timing.roofline import RooflineFactors
+from dynosim.timing.sampler import Sampling
 from dynosim.timing.silicon_model import SiliconModel
 from dynosim.timing.silicon_table import SiliconTable
+from dynosim.timing.sustained import at_sustained_clocks
 
 _MEASURED_SHARE = 0.9
 """Least share of a step's time in measured kernels that lets the table call itself measured. The
 library never measures norms, activations and embeddings (4 to 8 % of a step)."""
 
 _MAX_TABLE_TOKENS = 65_536
+
+_OTHER_EXPERTS = "fp8_block"
+"""What stands in for FP8 experts whose own table is not credible."""
 
 
 def aiconfigurator_model(
@@ -51,7 +58,9 @@ def aiconfigurator_model(
     model: str,
     hardware: str,
     engine: TimedEngine,
+    graph_sizes: tuple[int, ...] | None = None,
     link_gb_per_s: float | None = None,
+    sampling: Sampling = "greedy",
     cache_dir: Path | str | None = None,
 ) -> SiliconModel:
     """The silicon tables' model of one engine, from the cache or made now (1 to 3 s).
@@ -67,7 +76,24 @@ def aiconfigurator_model(
     shape = model_shape(entry)
     _require_measurements(hardware)
     require_divisible(shape, engine.tensor_parallel)
-    deployment = _Deployment(spec, entry, shape, hardware, engine, link_gb_per_s, cache_dir)
+    deployment = _Deployment(
+        spec=spec,
+        entry=entry,
+        shape=shape,
+        hardware=hardware,
+        engine=engine,
+        link_gb_per_s=link_gb_per_s,
+        around=surroundings_of(
+            hardware_sheet(hardware),
+            shape,
+            engine,
+            spec,
+            backend=spec.backend or "vllm",
+            graph_sizes=graph_sizes,
+            sampling=sampling,
+        ),
+        cache_dir=cache_dir,
+    )
     choice = deployment.choice()
     attempts = expert_sharding(shape, engine.tensor_parallel)
     for position, sharding in enumerate(attempts):
@@ -77,7 +103,8 @@ def aiconfigurator_model(
             if position == len(attempts) - 1:
                 raise
             continue
-        notes = notes_of(table, deployment.facts(choice, position))
+        table = deployment.with_credible_experts(table, sharding, choice)
+        notes = notes_of(table, deployment.facts(table, choice, position))
         other = neighbours_of(choice, hardware, deployment.backend)
         alternatives = () if other is None else deployment.alternative(sharding, other, table)
         return deployment.model(table, choice, position, notes, alternatives)
@@ -94,6 +121,7 @@ class _Deployment:
     hardware: str
     engine: TimedEngine
     link_gb_per_s: float | None
+    around: Surroundings
     cache_dir: Path | str | None
 
     @property
@@ -111,7 +139,7 @@ class _Deployment:
         wanted = version_in_use(self.hardware, self.backend, stated, key=key)
         return choose(self.hardware, self.backend, wanted)
 
-    def facts(self, choice: TableChoice, position: int) -> Facts:
+    def facts(self, table: SiliconTable, choice: TableChoice, position: int) -> Facts:
         return Facts(
             entry=self.entry,
             backend=self.backend,
@@ -119,6 +147,7 @@ class _Deployment:
             quantization=self.engine.quantization,
             holds_whole_experts=position > 0,
             link_gb_per_s=self.link_gb_per_s,
+            over_link=over_link(table, sheet_or_none(self.hardware)),
             is_trusted=self.spec.trust_tables,
         )
 
@@ -130,27 +159,58 @@ class _Deployment:
         notes: tuple[str, ...],
         alternatives: tuple[SiliconModel, ...],
     ) -> SiliconModel:
-        overhead_ms = self.spec.step_overhead_ms or 0.0
-        return SiliconModel(
-            self.with_link(table),
-            step_overhead_ms=overhead_ms,
+        around = self.around
+        times = SiliconModel(
+            self.served(with_link(table, self.link_gb_per_s)),
+            host=around.host,
+            mixed_context_ms=RooflineFactors().mixed_context_ms(
+                self.shape,
+                around.kernel,
+                hardware_sheet(self.hardware),
+                self.engine.tensor_parallel,
+            ),
+            graph_sizes=around.graph_sizes,
+            per_sequence_ms=around.sampling_ms,
             source=self.source(table, choice, position),
             description=(
                 f"aiconfigurator-core {core_version()}: {self.entry.name} on {self.hardware},"
                 f" {self.backend} {choice.wanted}{_other_versions(table, choice)},"
                 f" tensor_parallel {self.engine.tensor_parallel}"
-                + (f", plus {overhead_ms} ms per step" if overhead_ms else "")
             ),
             notes=notes,
             alternatives=alternatives,
         )
+        self.around.describe(times)
+        return times
+
+    def served(self, table: SiliconTable) -> SiliconTable:
+        """The table as a serving engine meets it: clocks that last, caches that others fill."""
+        sustained = at_sustained_clocks(table)
+        return sustained if self.shape.has_windows else with_cold_cache(sustained)
 
     def source(self, table: SiliconTable, choice: TableChoice, position: int) -> str:
         """Measured, or derived where something stands in for what was asked."""
         shares = (table.meta["prefill_measured_share"], table.meta["decode_measured_share"])
-        stands_in = position > 0 or bool(self.engine.quantization)
+        stands_in = position > 0 or bool(self.engine.quantization) or "stands_in" in table.meta
         stands_in = stands_in or bool(_other_versions(table, choice))
         return DERIVED if stands_in or min(shares) < _MEASURED_SHARE else MEASURED
+
+    def with_credible_experts(
+        self, table: SiliconTable, sharding: dict[str, int], choice: TableChoice
+    ) -> SiliconTable:
+        """The table with experts timed in another format of the same width, where theirs are not
+        credible and those are: FP8 with a scale a tensor and with one a block read the same
+        weights."""
+        if not _refuses_experts(table):
+            return table
+        try:
+            other = self.table({**sharding, "moe_quant_mode": _OTHER_EXPERTS}, choice)
+        except ConfigError:
+            return table
+        if _refuses_experts(other):
+            return table
+        stands_in = {"stands_in": f"experts by the times of {_OTHER_EXPERTS}, of the same width"}
+        return replace(other, meta=other.meta | stands_in)
 
     def alternative(
         self, sharding: dict[str, int], choice: TableChoice, table: SiliconTable
@@ -164,24 +224,7 @@ class _Deployment:
             return ()
         return (self.model(other, choice, 0, (), ()),)
 
-    def with_link(self, table: SiliconTable) -> SiliconTable:
-        """The table with all-reduces over the stated link."""
-        if self.link_gb_per_s is None or not table.meta.get("collectives"):
-            return table
-        tokens = range(len(table.linear_ms))
-        linked = np.zeros(len(table.linear_ms))
-        for one in table.meta["collectives"]:
-            linked += one["launches"] * np.array(
-                [
-                    all_reduce_ms(n * one["bytes_per_token"], one["ranks"], self.link_gb_per_s)
-                    for n in tokens
-                ]
-            )
-        return replace(
-            table, linear_ms=table.linear_ms - table.collective_ms + linked, collective_ms=linked
-        )
-
-    def table(self, sharding: dict[str, int], choice: TableChoice) -> SiliconTable:
+    def table(self, sharding: dict[str, Any], choice: TableChoice) -> SiliconTable:
         """The table, from the cache or made now. Raises: ConfigError for what is not covered."""
         engine, shape = self.engine, self.shape
         sheet = sheet_or_none(self.hardware)
@@ -266,6 +309,12 @@ def _power_of_two_from(at_least: int, smallest: int) -> int:
     while size < at_least:
         size *= 2
     return size
+
+
+def _refuses_experts(table: SiliconTable) -> bool:
+    """Whether most times of FP8 experts are not credible."""
+    found = [one for one in table.meta.get("guard", ()) if one["family"] == "experts"]
+    return any(2 * one["refused"] > one["entries"] for one in found)
 
 
 def _other_versions(table: SiliconTable, choice: TableChoice) -> str:

@@ -19,8 +19,10 @@ from dynosim.silicon.extraction import (
 )
 from dynosim.silicon.guard import Held, Judged, hold
 from dynosim.silicon.measured_range import measured_decode_range, measured_prefill_range
+from dynosim.silicon.missing_operations import missing_operations
 from dynosim.silicon.operations import collective_of, sources_of
 from dynosim.silicon.table_versions import TableChoice
+from dynosim.timing.architecture import model_shape
 from dynosim.timing.operation_bounds import (
     Bounds,
     Operation,
@@ -54,6 +56,8 @@ def assemble(
     times = raw.times
     if not query.trust_tables:
         times = times | {key: one.times_ms for key, one in judged.items()}
+    left_out = _left_out(query, operations)
+    times = times | raw.estimated(left_out, query.sheet)
     refused = {} if query.trust_tables else {key: one.refused for key, one in judged.items()}
     everything = [] if operations is None else [*operations[0], *operations[1]]
     collectives = [] if operations is None else [collective_of(one) for one in operations[0]]
@@ -63,6 +67,7 @@ def assemble(
         "sources": sources_of(everything, choice.versions),
         "other_engines": with_others,
         "guard": findings,
+        "left_out": [one.name for one in left_out],
         "is_guarded": bool(judged),
         "collectives": [asdict(one) for one in collectives if one is not None and one.ranks > 1],
     }
@@ -104,14 +109,16 @@ class _Raw:
     ) -> SiliconTable:
         linear = self.flat("prefill", times, query.max_tokens)
         head = self.flat("decode", times, query.max_batch) - linear[: query.max_batch + 1]
-        latent = query.is_latent_attention
-        measured = {
-            "kv_heads": query.kv_heads_per_rank,
-            "is_latent": latent,
-            "versions": choice.versions,
-        }
-        decode = measured_decode_range(query.system, query.backend, **measured)
-        prefill = measured_prefill_range(query.system, query.backend, **measured)
+        decode, prefill = (
+            measured(
+                query.system,
+                query.backend,
+                kv_heads=query.kv_heads_per_rank,
+                is_latent=query.is_latent_attention,
+                versions=choice.versions,
+            )
+            for measured in (measured_decode_range, measured_prefill_range)
+        )
         return SiliconTable(
             linear_ms=linear,
             head_ms=head,
@@ -129,6 +136,19 @@ class _Raw:
             measured_new_tokens=prefill[1],
             meta=meta,
         )
+
+    def estimated(
+        self, operations: list[Operation], sheet: HardwareSheet | None
+    ) -> dict[tuple[str, str], FloatArray]:
+        """Usual times of operations that the library does not know of, for both phases."""
+        times: dict[tuple[str, str], FloatArray] = {}
+        for phase in ("prefill", "decode"):
+            size = max(len(values) for (kind, _), values in self.times.items() if kind == phase)
+            for one in operations if sheet is not None else []:
+                bounds = token_bounds(one, np.arange(1.0, size + 1.0), sheet)
+                if bounds is not None:
+                    times[phase, one.name] = bounds.usual_ms
+        return times
 
     def collective_ms(self, operations: Operations | None, max_tokens: int) -> FloatArray:
         """The part of `linear_ms` that is all-reduces."""
@@ -208,6 +228,19 @@ class _Raw:
             ),
             "decode_measured_share": _share(decode, lambda name: is_refused("decode", name, batch)),
         }
+
+
+def _left_out(query: SiliconQuery, operations: Operations | None) -> list[Operation]:
+    """What the model has and the library's steps lack."""
+    experts = [one for one in (operations or ([], []))[1] if one.kind == "Moe"]
+    if operations is None or not experts:
+        return []
+    return missing_operations(
+        model_shape(query.model),
+        operations[1],
+        tensor_parallel=query.tensor_parallel,
+        quant_mode=experts[0].fields["quant_mode"],
+    )
 
 
 def _sum(bounds: list[Bounds | None]) -> Bounds | None:

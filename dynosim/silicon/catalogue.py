@@ -8,13 +8,14 @@ import difflib
 import hashlib
 import importlib.util
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from dynosim.errors import ConfigError
 from dynosim.files.user_text import parse_json
-from dynosim.silicon.shapes import SAME_SHAPES, common_config, common_models
+from dynosim.silicon.shapes import SAME_SHAPES, common_config, common_models, own_values
 from dynosim.timing.architecture import ModelEntry
 
 _SUFFIX = "_config.json"
@@ -31,9 +32,8 @@ _SAME_ARCHITECTURE = {
     "meta-llama/Llama-3.1-405B": "meta-llama/Meta-Llama-3.1-405B",
     "meta-llama/Llama-3.1-405B-Instruct": "meta-llama/Meta-Llama-3.1-405B",
     "mistralai/Mixtral-8x7B-Instruct-v0.1": "mistralai/Mixtral-8x7B-v0.1",
-    "mistralai/Mixtral-8x22B-Instruct-v0.1": "mistralai/Mixtral-8x22B-v0.1",
 }
-"""Names whose published config has the same shapes as the packaged one."""
+"""Names whose published config has the same shapes, and the same context, as the packaged one."""
 
 
 @cache
@@ -75,14 +75,17 @@ def model_entry(model: str) -> ModelEntry:
     Raises: ConfigError with the nearest names, or with what is wrong with the file.
     """
     folder = core_folder()
-    name = SAME_SHAPES.get(model, model)
-    name = _SAME_ARCHITECTURE.get(name, name)
+    same = SAME_SHAPES.get(model)
+    name = same.base if same else _SAME_ARCHITECTURE.get(model, model)
+    own = own_values(model)
     if folder is not None and name.count("/") == 1:
         stem = name.replace("/", "--")
         path = folder / "model_configs" / f"{stem}{_SUFFIX}"
         if path.is_file():
             quantisation = path.with_name(f"{stem}{_QUANTISATION_SUFFIX}")
-            return _entry(name, path, quantisation, is_packaged=True)
+            # A context changes no time and no table; another vocabulary does.
+            entry = _entry(name, path, quantisation, is_packaged="vocab_size" not in own)
+            return replace(entry, config=entry.config | own)
     path = Path(model)
     if path.is_dir():
         path = path / "config.json"
@@ -91,7 +94,7 @@ def model_entry(model: str) -> ModelEntry:
         return _entry(model, path, quantisation, is_packaged=False)
     config = common_config(name)
     if config is not None:
-        return ModelEntry(name, config, None, name, is_packaged=False)
+        return ModelEntry(name, config | own, None, name, is_packaged=False)
     raise ConfigError(_unknown(model))
 
 

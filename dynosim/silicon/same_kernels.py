@@ -1,4 +1,4 @@
-"""Models whose architecture aiconfigurator-core does not know by name, though it has the kernels."""
+"""Models whose architecture aiconfigurator-core lacks by name, though it has the kernels."""
 
 from typing import Any
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from dynosim.silicon.guard import FACTOR
 from dynosim.silicon.same_kernels import equivalent_architecture
 from dynosim.timing.architecture import ModelEntry, model_shape
 from dynosim.timing.links import SHARE_OF_LINK
@@ -19,6 +20,7 @@ class Facts:
     quantization: str | None
     holds_whole_experts: bool
     link_gb_per_s: float | None
+    over_link: float | None  # measured all-reduces over what the hardware's usual link needs
     is_trusted: bool
 
 
@@ -41,6 +43,12 @@ def notes_of(table: SiliconTable, facts: Facts) -> tuple[str, ...]:
             f"all-reduces by a formula over the stated link ({facts.link_gb_per_s:g} GB/s, of which"
             f" {SHARE_OF_LINK:.0%} is reached), not by the tables"
         )
+    elif facts.over_link is not None and not 0.5 <= facts.over_link <= FACTOR:
+        notes.append(
+            f"all-reduces of many tokens take {facts.over_link:.1f} times what the data sheet's"
+            " link needs; kept, because the machine decides how GPUs reach each other: state yours"
+            " as hardware.link_gb_s"
+        )
     if len(table.measured_batches) == 0:
         notes.append("extent of the attention measurements unknown: the table's own is used")
     is_block = model_shape(facts.entry).quantisation == "fp8_block"
@@ -49,6 +57,7 @@ def notes_of(table: SiliconTable, facts: Facts) -> tuple[str, ...]:
             "the tables' block-wise FP8 matrix products on vllm are suspect (slower than bf16, no"
             " gain from tensor parallelism); quantization: fp8 on the bf16 model is more credible"
         )
+    notes += _stand_ins(meta)
     if facts.quantization:
         notes.append(f"{facts.quantization} weights put in place of the checkpoint's own format")
     if facts.holds_whole_experts:
@@ -59,6 +68,17 @@ def notes_of(table: SiliconTable, facts: Facts) -> tuple[str, ...]:
     if facts.entry.is_packaged is False:
         notes.append(f"model read from {facts.entry.path}")
     return tuple(notes)
+
+
+def _stand_ins(meta: dict[str, Any]) -> list[str]:
+    """Times that are not of the operation that the model has."""
+    notes = []
+    if "stands_in" in meta:
+        notes.append(f"{meta['stands_in']}: their own are not credible")
+    if meta.get("left_out"):
+        words = ", ".join(meta["left_out"])
+        notes.append(f"not in the library's steps, estimated from the data sheet: {words}")
+    return notes
 
 
 def version_notes(meta: dict[str, Any], facts: Facts) -> list[str]:

@@ -2,8 +2,8 @@
 
 Read from the support matrix that aiconfigurator-core ships, from which tables there are, and from
 the models' configs; nothing heavy is imported and nothing is computed. The matrix lists
-checkpoints; a model that it lacks has the kernels of its architecture, and of experts those of its widths.
-`support_probe` asks the library itself.
+checkpoints; a model that it lacks has the kernels of its architecture, and of experts those of its
+widths. `support_probe` asks the library itself.
 """
 
 import csv

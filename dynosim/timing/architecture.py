@@ -5,6 +5,7 @@ attention (DeepSeek V2/V3). Refuses hybrids with recurrent layers, sparse attent
 caches: their costs follow other laws.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ class ModelShape:
     kv_heads: int
     head_dim: int
     latent_width: int  # cached elements per token and layer of latent attention; 0 without
+    rope_width: int  # rotary part of `latent_width`; 0 without latent attention
     query_rank: int  # latent attention: rank of the query projection, 0 if full
     value_head_dim: int
     vocabulary: int
@@ -57,8 +59,7 @@ class ModelShape:
     def attention_parameters(self) -> int:
         """Weights of one layer's attention block."""
         if self.latent_width:
-            rope = self.latent_width - self.latent_rank
-            query_out = self.heads * (self.head_dim + rope)
+            query_out = self.heads * (self.head_dim + self.rope_width)
             query = (
                 self.query_rank * (self.hidden + query_out)
                 if self.query_rank
@@ -72,7 +73,7 @@ class ModelShape:
 
     @property
     def latent_rank(self) -> int:
-        return self.latent_width - _ROPE_WIDTH if self.latent_width else 0
+        return self.latent_width - self.rope_width
 
     @property
     def expert_layers(self) -> int:
@@ -109,28 +110,8 @@ class ModelShape:
         heads = -(-self.kv_heads // tensor_parallel)
         return int(self.layers * 2 * heads * self.head_dim * element_bytes)
 
-    def weight_bytes(self, quantisation: str | None) -> int:
-        """All weights in the given format (None: the checkpoint's); embeddings stay in bf16."""
-        element = weight_element_bytes(quantisation or self.quantisation)
-        matrices = self.parameters - self.embedding_parameters
-        return int(matrices * element + self.embedding_parameters * 2)
-
-
-_ROPE_WIDTH = 64
-"""Rotary part of a latent cache entry; the same in every published latent-attention model."""
-
 
 _RECURRENT = "it has recurrent layers"
-
-
-def weight_element_bytes(quantisation: str | None) -> float:
-    """Bytes per weight, scales included."""
-    if quantisation is None:
-        return 2.0
-    name = quantisation.lower()
-    if "fp4" in name or "int4" in name or name in ("awq", "gptq", "w4a16"):
-        return 0.5625
-    return 1.0
 
 
 def model_shape(entry: ModelEntry) -> ModelShape:
@@ -143,6 +124,8 @@ def model_shape(entry: ModelEntry) -> ModelShape:
     heads = read.count("num_attention_heads", "n_head")
     hidden = read.count("hidden_size", "n_embd")
     latent = read.optional("kv_lora_rank")
+    # transformers' own default where a config does not state it
+    rope = (read.optional("qk_rope_head_dim") or 64) if latent else 0
     experts = read.optional("n_routed_experts", "num_experts", "num_local_experts")
     layers = len(config.get("layers_block_type") or ()) or read.count(
         "num_hidden_layers", "n_layer"
@@ -157,7 +140,8 @@ def model_shape(entry: ModelEntry) -> ModelShape:
         heads=heads,
         kv_heads=read.optional("num_key_value_heads") or heads,
         head_dim=read.optional("qk_nope_head_dim") if latent else _head_dim(read, hidden, heads),
-        latent_width=latent + _ROPE_WIDTH if latent else 0,
+        latent_width=latent + rope,
+        rope_width=rope,
         query_rank=read.optional("q_lora_rank"),
         value_head_dim=read.optional("v_head_dim"),
         vocabulary=read.count("vocab_size"),
@@ -169,7 +153,7 @@ def model_shape(entry: ModelEntry) -> ModelShape:
         expert_intermediate=expert_intermediate if experts else 0,
         shared_intermediate=_shared_intermediate(read, expert_intermediate) if experts else 0,
         max_context=context_length(config),
-        quantisation=_quantisation(entry),
+        quantisation=stated_quantisation(entry)[1],
         obstacle=_obstacle(config),
         has_windows=_has_windows(config),
     )
@@ -244,31 +228,51 @@ def _shared_intermediate(read: _Reader, expert_intermediate: int) -> int:
     return stated or number * expert_intermediate
 
 
-def _quantisation(entry: ModelEntry) -> str | None:
+def stated_quantisation(entry: ModelEntry) -> tuple[dict[str, Any], str | None]:
+    """What the files say of the checkpoint's quantisation, and its number format (None: none)."""
     text = entry.config.get("text_config") or {}
     stated = entry.config.get("quantization_config") or text.get("quantization_config")
+    own = (entry.quantisation or {}).get("quantization") or {}
     if isinstance(stated, dict):
         method = str(stated.get("quant_method") or stated.get("quant_algo") or "").lower()
+        both = own | stated
         if method == "fp8":
-            return "fp8_block" if stated.get("weight_block_size") else "fp8"
+            return both, "fp8_block" if stated.get("weight_block_size") else "fp8"
         if method == "modelopt":
             method = str(stated.get("quant_algo") or "fp8").lower()
         if method == "compressed-tensors":
-            return _compressed_format(stated)
+            return both, compressed_format((stated.get("config_groups") or {}).values())
+        if method == "bitsandbytes":
+            method = "int4" if stated.get("load_in_4bit") else "int8"
+        elif stated.get("bits") == 8:  # GPTQ and its kin leave activations at 16 bits
+            method = "w8a16"
         if method:
-            return method
-    if entry.quantisation is not None:
-        algorithm = (entry.quantisation.get("quantization") or {}).get("quant_algo")
-        return str(algorithm).lower() if algorithm else None
-    return None
+            return both, method
+    algorithm = own.get("quant_algo")
+    return own, str(algorithm).lower() if algorithm else None
 
 
-def _compressed_format(stated: dict[str, Any]) -> str:
-    """Format of a compressed-tensors checkpoint by the width of its weights."""
-    groups = stated.get("config_groups")
-    weights = [group.get("weights") or {} for group in (groups or {}).values()]
-    bits = min((w.get("num_bits", 8) for w in weights), default=8)
-    return "int4" if bits == 4 else "fp8"
+def compressed_format(groups: Iterable[dict[str, Any]]) -> str:
+    """Number format of compressed-tensors groups: the narrowest weights and their activations."""
+    found = [(group.get("weights") or {}, group.get("input_activations")) for group in groups]
+    weights, activations = min(found, key=lambda pair: _bits(pair[0]), default=({}, {}))
+    if not found:
+        return "fp8"
+    if _bits(weights) == 4:
+        if weights.get("type") == "float":
+            kind = "mxfp4" if weights.get("group_size") == 32 else "nvfp4"
+            return kind if activations else f"{kind}_wo"
+        return "w4afp8" if activations else "int4"
+    if not activations:
+        return "w8a16"
+    if weights.get("type") != "float":
+        return "int8"
+    return "fp8_block" if weights.get("strategy") == "block" else "fp8"
+
+
+def _bits(weights: dict[str, Any]) -> int:
+    bits = weights.get("num_bits")
+    return bits if isinstance(bits, int) else 8
 
 
 def _obstacle(config: dict[str, Any]) -> str | None:

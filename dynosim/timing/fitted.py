@@ -21,7 +21,7 @@ that runs have a closed form.
 `ingress_ms` and `egress_ms` lie outside the steps, see `StepTimeModel`.
 """
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from math import log2
@@ -31,6 +31,7 @@ import numpy as np
 
 from dynosim.records import FloatArray, IntArray, StepLog
 from dynosim.timing.axes import AXES
+from dynosim.timing.graphs import padded_tokens
 from dynosim.timing.model import DERIVED, StepTimeModel, contexts_below
 from dynosim.timing.step import StepShape
 
@@ -260,23 +261,6 @@ def soft_maximum(a: float, b: float, knee: float) -> float:
     if high <= 0:
         return 0.0
     return float(high * (1.0 + (low / high) ** knee) ** (1.0 / knee))
-
-
-def padded_tokens(tokens: int, graph_sizes: tuple[int, ...]) -> int:
-    """Tokens that the engine computes for a batch: the next graph's size, if there is one."""
-    index = bisect_left(graph_sizes, tokens)
-    return graph_sizes[index] if index < len(graph_sizes) else tokens
-
-
-def vllm_graph_sizes(max_num_seqs: int) -> tuple[int, ...]:
-    """Batch sizes that vLLM captures CUDA graphs for by default.
-
-    Source: vLLM v0.19 `VllmConfig._set_cudagraph_sizes`: 1, 2, 4, multiples of 8 below 256, then
-    of 16, up to the smaller of 512 and twice `max_num_seqs`.
-    """
-    largest = min(512, 2 * max_num_seqs)
-    sizes = [1, 2, 4, *range(8, 256, 8), *range(256, 513, 16)]
-    return tuple(size for size in sizes if size <= largest)
 
 
 def _notes(fit: Fit) -> tuple[str, ...]:

@@ -10,6 +10,10 @@ GPUs behind one PCIe root, and machines without peer-to-peer access, reach a thi
 state the rate that was measured there.
 """
 
+import numpy as np
+
+from dynosim.records import FloatArray
+
 LATENCY_US = 5.0
 SHARE_OF_LINK = 0.6
 
@@ -33,6 +37,15 @@ def all_reduce_ms(message_bytes: float, ranks: int, link_gb_per_s: float) -> flo
     if ranks <= 1 or message_bytes <= 0:
         return 0.0
     return _ms(2.0 * (ranks - 1) / ranks * message_bytes, link_gb_per_s)
+
+
+def all_reduces_ms(messages_bytes: FloatArray, ranks: int, link_gb_per_s: float) -> FloatArray:
+    """`all_reduce_ms`, element by element."""
+    if ranks <= 1:
+        return np.zeros(len(messages_bytes))
+    sent = 2.0 * (ranks - 1) / ranks * messages_bytes
+    times = LATENCY_US / 1e3 + sent / (link_gb_per_s * 1e6 * SHARE_OF_LINK)
+    return np.where(messages_bytes > 0, times, 0.0)
 
 
 def all_gather_ms(message_bytes: float, ranks: int, link_gb_per_s: float) -> float:

@@ -132,6 +132,16 @@ class StepTimeModel(ABC):
         return {"source": source, "description": description, "notes": list(notes)}
 
 
+def set_client_path(
+    model: StepTimeModel, *, ingress_ms: float | None, egress_ms: float | None
+) -> None:
+    """State a model's way between client and engine; None leaves what it has."""
+    if ingress_ms is not None:
+        model.ingress_ms = ingress_ms
+    if egress_ms is not None:
+        model.egress_ms = egress_ms
+
+
 def _newton(at: int, surplus_ms: float, step_ms: float, high: int) -> int:
     """Number of steps whose run ends at the target if every step takes `step_ms`.
 

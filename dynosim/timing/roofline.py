@@ -9,22 +9,27 @@ The factors were fitted to aiconfigurator-core 0.12's silicon tables (vllm) of Q
 Llama-3.1-8B on H100 and H200 SXM with tensor parallelism 1, 2, 4 and 8. Over decode batches of 1 to
 256 with contexts of 512 to 8192 tokens the error is 5 % in the mean, 17 % at worst; over prefills
 of 64 to 8192 tokens behind 0 to 16,384 cached ones 7 % and 30 %. Not fitted, only compared (mean
-error of decode and of prefill): Llama-3.1-70B on four H200 2 and 5 %, Qwen3-32B on two B200 5 and
-21 %, two RTX PRO 6000 8 and 7 %, two A100 17 and 10 %; Qwen3-30B-A3B on two H200 10 and 25 %;
+error of decode and of prefill): Llama-3.1-70B on four H200 2 and 5 %, Qwen3-32B on two B200 4 and
+21 %, two RTX PRO 6000 8 and 5 %, two A100 17 and 10 %; Qwen3-30B-A3B on two H200 10 and 25 %;
 DeepSeek-V3 on eight H200 40 % and four L40S without NVLink 26 and 69 %, all too fast.
 
-The tables hold no host time, so `step_overhead_ms` is for what a scheduler and sampler add to each
-step.
+The tables hold no host time, no padding to CUDA graphs and no attention of prompts and decodes in
+one kernel, and no sampling: these come on top, see `host`, `graphs`, `mixed` and `sampler`.
 """
 
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 
 from dynosim.errors import ConfigError
 from dynosim.records import FloatArray, IntArray
-from dynosim.timing.architecture import ModelShape, weight_element_bytes
+from dynosim.timing.architecture import ModelShape
+from dynosim.timing.graphs import padded_tokens
+from dynosim.timing.host import HostTime
+from dynosim.timing.mixed import SharedKernel, mixed_context_ms
 from dynosim.timing.model import StepTimeModel
+from dynosim.timing.number_formats import weight_element_bytes
 from dynosim.timing.sheets import HardwareSheet
 from dynosim.timing.step import StepShape
 
@@ -43,6 +48,18 @@ class RooflineFactors:
     link: float = 0.9  # share of the link's rate in all-reduces
     step_us: float = 50.0  # embedding, final norm, sampling inputs
 
+    def mixed_context_ms(
+        self, shape: ModelShape, kernel: SharedKernel | None, sheet: HardwareSheet, ranks: int
+    ) -> float:
+        """The least that a token of context takes a decode beside prompts, see `mixed`."""
+        return mixed_context_ms(
+            shape,
+            kernel,
+            ranks=ranks,
+            flops_per_ms=sheet.bf16_tflops * 1e9 * self.prefill_attention,
+            bytes_per_ms=sheet.memory_gb_per_s * 1e6 * self.decode_attention,
+        )
+
 
 class RooflineModel(StepTimeModel):
     """Formulas over one engine's shape; decode steps are linear in the sum of all contexts."""
@@ -58,7 +75,10 @@ class RooflineModel(StepTimeModel):
         tensor_parallel: int = 1,
         quantisation: str | None = None,
         kv_element_bytes: float = 2.0,
-        step_overhead_ms: float = 0.0,
+        host: HostTime | None = None,
+        kernel: SharedKernel | None = None,
+        graph_sizes: tuple[int, ...] = (),
+        per_sequence_ms: float = 0.0,
         factors: RooflineFactors | None = None,
         name: str = "model",
     ) -> None:
@@ -71,29 +91,34 @@ class RooflineModel(StepTimeModel):
         self._shape = shape
         self._factors = factors
         self._ranks = tensor_parallel
-        element = weight_element_bytes(quantisation or shape.quantisation)
-        peak = sheet.bf16_tflops if element == 2.0 else sheet.fp8_tflops
-        self._weight_bytes = element
-        self._flops_per_ms = peak * 1e9 * factors.compute
+        weights = quantisation or shape.quantisation
+        self._weight_bytes = weight_element_bytes(weights)
+        self._flops_per_ms = sheet.matrix_tflops(weights) * 1e9 * factors.compute
         self._bytes_per_ms = sheet.memory_gb_per_s * 1e6 * factors.memory
-        self._link_bytes_per_ms = sheet.link_gb_per_s * 1e6 * factors.link
-        self._overhead_ms = (
-            step_overhead_ms + factors.step_us / 1e3 + shape.layers * factors.layer_us / 1e3
-        )
+        self._link_bytes_per_ms = sheet.link_gb_per_s_of(tensor_parallel) * 1e6 * factors.link
+        self._fixed_ms = factors.step_us / 1e3 + shape.layers * factors.layer_us / 1e3
+        self.host = host or HostTime()
+        self._graph_sizes = graph_sizes
+        self._per_sequence_ms = per_sequence_ms
         self._pair_ms = self._attention_pair_ms(sheet)
         self._context_token_ms = self._context_read_ms(sheet, kv_element_bytes)
+        self._mixed_context_ms = factors.mixed_context_ms(shape, kernel, sheet, tensor_parallel)
         self._linear: dict[int, float] = {}
-        self._set_texts(name, sheet, step_overhead_ms)
+        self._set_texts(name, sheet)
 
-    def _set_texts(self, name: str, sheet: HardwareSheet, step_overhead_ms: float) -> None:
-        self.description = f"roofline: {name} on {sheet.name}, tensor_parallel {self._ranks}" + (
-            f", plus {step_overhead_ms} ms per step" if step_overhead_ms else ""
-        )
+    def _set_texts(self, name: str, sheet: HardwareSheet) -> None:
+        self.description = f"roofline: {name} on {sheet.name}, tensor_parallel {self._ranks}"
         notes = ["estimated from the model's shape and a data sheet; no measurement of this engine"]
         if self._shape.has_windows:
             notes.append("sliding-window layers are counted as full attention: too slow if long")
-        if self._ranks > sheet.gpus_per_node:
-            notes.append(f"more GPUs than the {sheet.gpus_per_node} of a node: links are slower")
+        if self._ranks > sheet.linked_gpus:
+            joined = "an NVLink domain" if sheet.nvlink_domain_gpus else "a node"
+            notes.append(f"more GPUs than the {sheet.linked_gpus} of {joined}: links are slower")
+        if self._ranks > 1 and not sheet.has_peer_access:
+            notes.append(
+                f"{sheet.name} has no peer-to-peer: traffic between GPUs passes the host, and the"
+                " link's rate is an upper bound"
+            )
         self.notes = tuple(notes)
 
     def _attention_pair_ms(self, sheet: HardwareSheet) -> float:
@@ -116,6 +141,12 @@ class RooflineModel(StepTimeModel):
         flops = 2 * shape.layers * shape.heads * width / self._ranks
         return max(reading, flops / (sheet.bf16_tflops * 1e9 * self._factors.prefill_attention))
 
+    def with_host(self, host: HostTime) -> "RooflineModel":
+        """The same engine on another host."""
+        other = copy(self)
+        other.host = host
+        return other
+
     def step_ms(self, step: StepShape) -> float:
         prefill_tokens, num_decodes = step.prefill_tokens, step.num_decodes
         tokens = prefill_tokens + num_decodes
@@ -127,41 +158,65 @@ class RooflineModel(StepTimeModel):
             mean_cached = step.prefix_tokens / step.num_prefills
             total += prefill_tokens * (mean_cached + (mean_new + 1) / 2) * self._pair_ms
         if num_decodes > 0:
-            total += step.decode_context_tokens * self._context_token_ms
-        return total
+            per_token = self._context_token_ms
+            if prefill_tokens > 0:
+                per_token = max(per_token, self._mixed_context_ms)
+            total += step.decode_context_tokens * per_token
+        total += (step.num_prefills + num_decodes) * self._per_sequence_ms
+        return self.host.step_ms(total, step.num_prefills, num_decodes)
 
     def decode_run_ms(self, num_decodes: int, decode_context_tokens: int, num_steps: int) -> float:
         if num_decodes <= 0:
             return 0.0
-        base = self._linear.get(num_decodes) or self._linear_ms(num_decodes)
-        contexts = num_steps * decode_context_tokens + num_decodes * (
-            num_steps * (num_steps - 1) // 2
-        )
-        return num_steps * base + contexts * self._context_token_ms
+        first = self._first_ms(num_decodes, decode_context_tokens)
+        growth = num_decodes * self._context_token_ms
+        return self.host.run_ms(first, growth, num_steps, num_decodes)
 
     def decode_step_ms_array(
         self, num_decodes: IntArray, decode_context_tokens: IntArray
     ) -> FloatArray:
-        batches, inverse = np.unique(num_decodes, return_inverse=True)
-        bases = np.array([self._linear_ms(b) if b > 0 else 0.0 for b in batches.tolist()])
-        total = bases[inverse] + decode_context_tokens * self._context_token_ms
-        return np.where(num_decodes > 0, total, 0.0)
+        device, hidden, exposed = self._parts_ms(num_decodes, decode_context_tokens)
+        return np.where(num_decodes > 0, np.maximum(device, hidden) + exposed, 0.0)
 
     def smooth_decode_steps(
         self, num_decodes: IntArray, decode_context_tokens: IntArray, num_steps: IntArray
     ) -> IntArray:
-        return num_steps
+        """Up to where the device passes the host; all, where it never does."""
+        device, hidden, _ = self._parts_ms(num_decodes, decode_context_tokens)
+        growth = np.maximum(num_decodes * self._context_token_ms, 1e-300)
+        below = np.minimum(np.ceil((hidden - device) / growth), num_steps)
+        return np.where(below > 0, below, num_steps).astype(np.int64)
+
+    def _parts_ms(
+        self, num_decodes: IntArray, decode_context_tokens: IntArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Of each decode step: the device's time, the host's that it may hide, and the rest."""
+        batches, inverse = np.unique(num_decodes, return_inverse=True)
+        sizes = batches.tolist()
+        bases = np.array([self._linear_ms(b) if b > 0 else 0.0 for b in sizes])
+        hidden = np.array([self.host.hidden_ms(0, b) for b in sizes])
+        exposed = np.array([self.host.exposed_ms(0, b) for b in sizes])
+        sampling = self._per_sequence_ms * num_decodes
+        device = bases[inverse] + sampling + decode_context_tokens * self._context_token_ms
+        return device, hidden[inverse], exposed[inverse]
+
+    def _first_ms(self, num_decodes: int, decode_context_tokens: int) -> float:
+        """The device's time of a decode step."""
+        base = self._linear.get(num_decodes) or self._linear_ms(num_decodes)
+        sampling = num_decodes * self._per_sequence_ms
+        return base + sampling + decode_context_tokens * self._context_token_ms
 
     def _linear_ms(self, tokens: int) -> float:
-        """Everything but attention for a step of so many new tokens; remembered."""
-        shape = self._shape
-        total = self._overhead_ms + self._experts_ms(tokens) + self._all_reduce_ms(tokens)
+        """The device's time but for attention, for a step of so many new tokens; remembered."""
+        shape, num_tokens = self._shape, tokens
+        tokens = padded_tokens(tokens, self._graph_sizes)
+        total = self._fixed_ms + self._experts_ms(tokens) + self._all_reduce_ms(tokens)
         total += self._product_ms(tokens, shape.plain_parameters, shape.plain_parameters)
         head = shape.vocabulary * shape.hidden * 2
         total += head / self._ranks / self._bytes_per_ms
         widths = self._factors.element_widths * shape.hidden
         total += tokens * shape.layers * widths * 2 / self._bytes_per_ms
-        self._linear[tokens] = total
+        self._linear[num_tokens] = total
         return total
 
     def _product_ms(self, tokens: float, used: float, read: float) -> float:

@@ -65,6 +65,27 @@ class ContextRow:
         return total
 
 
+def raised_row(row: ContextRow, floor_ms: float, added_ms: float) -> ContextRow:
+    """Like `row`, but at least `floor_ms`, and `added_ms` more; with a knot where it passes."""
+    if floor_ms <= 0.0 and added_ms == 0.0:
+        return row
+    knots: list[float] = []
+    values: list[float] = []
+    for i in range(row.last + 1):
+        value = row.values[i]
+        if i > 0:
+            before = row.values[i - 1]
+            if (before < floor_ms) != (value < floor_ms):
+                share = (floor_ms - before) / (value - before)
+                knot = row.knots[i - 1] + share * (row.knots[i] - row.knots[i - 1])
+                if row.knots[i - 1] < knot < row.knots[i]:
+                    knots.append(knot)
+                    values.append(floor_ms + added_ms)
+        knots.append(row.knots[i])
+        values.append(max(value, floor_ms) + added_ms)
+    return ContextRow(knots, values)
+
+
 _FAR_TOKENS = float(2**40)
 """A context that no sequence reaches: where the last segment of an extended row ends."""
 
@@ -110,6 +131,23 @@ def decode_ms_array(
         chosen = order[bounds[position] : bounds[position + 1]]
         total[chosen] = row(batch).at_each(decode_context_tokens[chosen] / batch)
     return total
+
+
+def steps_to_row_knot(
+    row: Callable[[int], ContextRow],
+    num_decodes: IntArray,
+    decode_context_tokens: IntArray,
+    num_steps: IntArray,
+) -> IntArray:
+    """As `steps_to_knot`, where each batch size's row has knots of its own."""
+    found: IntArray = np.zeros(len(num_steps), np.int64)
+    for batch in np.unique(num_decodes).tolist():
+        here = num_decodes == batch
+        knots = np.array(row(batch).knots if batch > 0 else [0.0])
+        found[here] = steps_to_knot(
+            knots, num_decodes[here], decode_context_tokens[here], num_steps[here]
+        )
+    return found
 
 
 def steps_to_knot(

@@ -2,7 +2,9 @@
 
 A step with several prompts is one batched attention launch of their mean lengths, a decode batch
 that of its mean context, as in aiconfigurator itself. Beyond the table times are extrapolated in
-line and the steps count as out of range.
+line and the steps count as out of range. What no table of kernels holds comes on top: padding to
+CUDA graphs, decodes that share a kernel with prompts (see `mixed`), sampling (see `sampler`), the
+host (see `host`).
 """
 
 from bisect import bisect_right
@@ -11,13 +13,16 @@ import numpy as np
 from mypy_extensions import mypyc_attr
 
 from dynosim.records import FloatArray, IntArray, StepLog
+from dynosim.timing.graphs import padded_tokens
+from dynosim.timing.host import HostTime
 from dynosim.timing.model import MEASURED, StepTimeModel, contexts_below
 from dynosim.timing.rows import (
     ContextRow,
     decode_ms_array,
     extended_row,
     interpolate_rows,
-    steps_to_knot,
+    raised_row,
+    steps_to_row_knot,
 )
 from dynosim.timing.silicon_table import SiliconTable
 from dynosim.timing.step import StepShape
@@ -31,7 +36,10 @@ class SiliconModel(StepTimeModel):
         self,
         table: SiliconTable,
         *,
-        step_overhead_ms: float = 0.0,
+        host: HostTime | None = None,
+        mixed_context_ms: float = 0.0,
+        graph_sizes: tuple[int, ...] = (),
+        per_sequence_ms: float = 0.0,
         source: str = MEASURED,
         description: str = "",
         notes: tuple[str, ...] = (),
@@ -43,7 +51,10 @@ class SiliconModel(StepTimeModel):
         self.alternatives = alternatives  # by other engine versions' measurements, for intervals
         self.decode_is_monotone = bool(np.all(np.diff(table.decode_ms, axis=1) >= 0))
         self._table = table
-        self._overhead_ms = step_overhead_ms
+        self._host = host or HostTime()
+        self._mixed_context_ms = mixed_context_ms
+        self._graph_sizes = graph_sizes
+        self._per_sequence_ms = per_sequence_ms
         self._linear: list[float] = table.linear_ms.tolist()
         self._head: list[float] = table.head_ms.tolist()
         self._max_tokens = table.max_tokens
@@ -64,15 +75,14 @@ class SiliconModel(StepTimeModel):
                 return 0.0
             row = self._decode_rows.get(num_decodes) or self._decode_row(num_decodes)
             return row.at(step.decode_context_tokens / num_decodes)
-        total = (
-            self._overhead_ms
-            + self._linear_ms(prefill_tokens + num_decodes)
-            + self._prefill_attention_ms(step)
-        )
+        total = self._linear_ms(prefill_tokens + num_decodes) + self._prefill_attention_ms(step)
         if num_decodes > 0:
             row = self._attention_rows.get(num_decodes) or self._attention_row(num_decodes)
-            total += row.at(step.decode_context_tokens / num_decodes)
-        return total
+            decoding = row.at(step.decode_context_tokens / num_decodes)
+            least = step.decode_context_tokens * self._mixed_context_ms
+            total += decoding if decoding > least else least
+        total += (step.num_prefills + num_decodes) * self._per_sequence_ms
+        return self._host.step_ms(total, step.num_prefills, num_decodes)
 
     def decode_run_ms(self, num_decodes: int, decode_context_tokens: int, num_steps: int) -> float:
         if num_decodes <= 0:
@@ -88,10 +98,30 @@ class SiliconModel(StepTimeModel):
     def smooth_decode_steps(
         self, num_decodes: IntArray, decode_context_tokens: IntArray, num_steps: IntArray
     ) -> IntArray:
-        knots = np.array(self._contexts)
-        return steps_to_knot(knots, num_decodes, decode_context_tokens, num_steps)
+        return steps_to_row_knot(self._decode_row, num_decodes, decode_context_tokens, num_steps)
+
+    def with_host(self, host: HostTime) -> "SiliconModel":
+        """The same engine on another host."""
+        other = SiliconModel(
+            self._table,
+            host=host,
+            mixed_context_ms=self._mixed_context_ms,
+            graph_sizes=self._graph_sizes,
+            per_sequence_ms=self._per_sequence_ms,
+            source=self.source,
+            description=self.description,
+            notes=self.notes,
+        )
+        other.ingress_ms, other.egress_ms = self.ingress_ms, self.egress_ms
+        return other
+
+    @property
+    def host(self) -> HostTime:
+        """What the host adds."""
+        return self._host
 
     def _linear_ms(self, tokens: int) -> float:
+        tokens = padded_tokens(tokens, self._graph_sizes)
         if tokens <= self._max_tokens:
             return self._linear[tokens]
         return self._linear[-1] + self._linear_slope * (tokens - self._max_tokens)
@@ -134,10 +164,15 @@ class SiliconModel(StepTimeModel):
         """Everything a decode step costs, over the mean context."""
         row = self._decode_rows.get(num_decodes)
         if row is None:
-            head = self._head[min(num_decodes, len(self._head) - 1)]
-            rest = self._overhead_ms + self._linear_ms(num_decodes) + head
+            padded = padded_tokens(num_decodes, self._graph_sizes)
+            head = self._head[min(padded, len(self._head) - 1)]
+            rest = self._linear_ms(num_decodes) + head + num_decodes * self._per_sequence_ms
             values = [value + rest for value in self._attention_values(num_decodes)]
-            row = extended_row(self._contexts, values, monotone=self.decode_is_monotone)
+            device = extended_row(self._contexts, values, monotone=self.decode_is_monotone)
+            host = self._host
+            row = raised_row(
+                device, host.hidden_ms(0, num_decodes), host.exposed_ms(0, num_decodes)
+            )
             self._decode_rows[num_decodes] = row
         return row
 

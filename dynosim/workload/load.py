@@ -73,6 +73,22 @@ class LoadDriver:
             heappush(self._caused, (now_ms, self._waiting_sessions.pop()))
         self._look_ahead()
 
+    def on_give_up(self, index: int, now_ms: float) -> list[int]:
+        """Take note that a client gave up a request at `now_ms`.
+
+        Returns the later turns of its session, which it will not send. In a closed loop the next
+        session starts.
+        """
+        unsent = []
+        follower = self._next_turn.get(index)
+        while follower is not None:
+            unsent.append(follower)
+            follower = self._next_turn.get(follower)
+        if self._waiting_sessions:
+            heappush(self._caused, (now_ms, self._waiting_sessions.pop()))
+        self._look_ahead()
+        return unsent
+
     def hold(self) -> None:
         """Let nothing arrive before `release`."""
         self._is_held = True

@@ -48,6 +48,7 @@ def tiled(trace: Trace, num_tiles: int) -> Trace:
         previous_turn=None if previous is None else _in_tiles(previous, size, tiles),
         delay_ms=None if trace.delay_ms is None else np.tile(trace.delay_ms, num_tiles),
         priority=None if trace.priority is None else np.tile(trace.priority, num_tiles),
+        stages=None if trace.stages is None else np.tile(trace.stages, num_tiles),
         session_ids=None if sessions is None else _named(sessions, num_tiles),
         request_ids=None if names is None else _named(names, num_tiles),
     )

@@ -10,6 +10,8 @@ from dynosim.workload.arrivals import check_arrivals
 from dynosim.workload.distributions import Distribution, as_distribution
 
 _DISTRIBUTIONS = ("isl", "osl", "turn_isl", "turns", "think_time_ms")
+STAGES_SAY = ("requests", "sessions", "rate_rps")
+"""What load stages say in place of the spec."""
 REQUESTS_MAX = 50_000_000
 """More would need over 5 GB for the columns of the trace alone."""
 _ZERO, _ONE = Distribution(mean=0.0), Distribution(mean=1.0)
@@ -36,9 +38,14 @@ class SyntheticSpec:
     max_context_tokens: int | None = None  # a session ends before prompt + answer exceed it
     block_size: int = 512  # prompt tokens behind one hash id
 
-    def check(self) -> None:
-        """Raises: ConfigError naming the key whose value cannot be used."""
-        if (self.requests is None) == (self.sessions is None):
+    def check(self, *, is_staged: bool = False) -> None:
+        """Raises: ConfigError naming the key whose value cannot be used.
+
+        Where load stages say how much comes and when (`is_staged`), nothing else may.
+        """
+        if is_staged:
+            self._check_staged()
+        elif (self.requests is None) == (self.sessions is None):
             raise ConfigError("requests, sessions: give exactly one of them")
         for key in ("requests", "sessions", "prefix_groups", "block_size", "max_context_tokens"):
             _require_at_least(key, getattr(self, key), 1)
@@ -58,16 +65,24 @@ class SyntheticSpec:
                 distribution.check(key, least=0.0 if key == "think_time_ms" else 1.0)
         if self.turns.dist == "empirical":
             raise ConfigError("turns.dist: a trace does not tell turns: choose another one")
-        check_arrivals(self.arrival, rate_rps=self.rate_rps, burstiness=self.burstiness)
+        rate_rps = 1.0 if is_staged else self.rate_rps
+        check_arrivals(self.arrival, rate_rps=rate_rps, burstiness=self.burstiness)
+
+    def _check_staged(self) -> None:
+        for key in STAGES_SAY:
+            if getattr(self, key) is not None:
+                raise ConfigError(f"{key}: the load stages say it (remove one of the two)")
+        if self.arrival == "closed":
+            raise ConfigError("arrival: a closed loop has no load stages (remove one of the two)")
 
 
-def as_spec(value: object) -> SyntheticSpec:
+def as_spec(value: object, *, is_staged: bool = False) -> SyntheticSpec:
     """A checked spec from a mapping or from any object with the spec's fields as attributes.
 
     Attributes that are absent or None mean the default. Raises: ConfigError.
     """
     if isinstance(value, SyntheticSpec):
-        value.check()
+        value.check(is_staged=is_staged)
         return value
     names = [field.name for field in fields(SyntheticSpec)]
     if isinstance(value, Mapping):
@@ -85,7 +100,7 @@ def as_spec(value: object) -> SyntheticSpec:
         if key in given:
             given[key] = as_distribution(given[key], key)
     spec = SyntheticSpec(**given)
-    spec.check()
+    spec.check(is_staged=is_staged)
     return spec
 
 

@@ -10,6 +10,7 @@ The same spec and seed give the same trace on every platform. Each quantity has 
 stream: another arrival process, say, leaves all lengths as they were.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from dynosim.workload.arrivals import draw_arrivals
 from dynosim.workload.assemble import first_appearance_ids
 from dynosim.workload.distributions import Resolve, draw_ms, draw_tokens
 from dynosim.workload.spec import REQUESTS_MAX, SyntheticSpec, as_spec, check_size
+from dynosim.workload.stages import Stage, draw_stages, stage_windows_s
 from dynosim.workload.streams import stream
 
 NOMINAL_TOKEN_MS = 20.0
@@ -32,29 +34,29 @@ HASH_IDS_MAX = 500_000_000
 _SPARE_SESSIONS = 1.25
 
 
-def synthesize(spec: object, seed: int, *, resolve: Resolve = Path) -> Trace:
+def synthesize(
+    spec: object, seed: int, *, resolve: Resolve = Path, stages: Sequence[Stage] = ()
+) -> Trace:
     """The trace that `spec` describes: a `SyntheticSpec`, a mapping, or an object like one.
+
+    With `stages` they say how many sessions start and when; a rate counts all turns.
 
     Later turns carry a nominal arrival, as if every answer took `NOMINAL_TOKEN_MS` per token; it
     orders the rows and serves tools that know no sessions, a simulation ignores it.
 
     Raises: ConfigError for a spec that cannot be drawn; TraceError of an empirical length's file.
     """
-    checked = as_spec(spec)
-    turns = _draw_turns(checked, seed, resolve)
-    sessions_per_request = len(turns.first) / len(turns.session)
-    starts_ms = draw_arrivals(
-        checked.arrival,
-        len(turns.first),
-        stream(seed, "arrivals"),
-        rate_per_s=(checked.rate_rps or 1.0) * sessions_per_request,
-        burstiness=checked.burstiness,
-    )
+    checked = as_spec(spec, is_staged=bool(stages))
+    if stages:
+        turns, starts_ms, of_starts = _draw_staged(checked, stages, seed, resolve)
+    else:
+        turns = _draw_turns(checked, seed, resolve)
+        starts_ms, of_starts = _starts_ms(checked, turns, seed), None
     delay_ms = draw_ms(
         checked.think_time_ms, len(turns.session), stream(seed, "think"), key="think_time_ms"
     )
     delay_ms[turns.first] = 0.0
-    return _trace(checked, turns, starts_ms, delay_ms, seed)
+    return _trace(checked, turns, starts_ms, delay_ms, seed, of_starts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,37 @@ class _Turns:
     first: IntArray  # (s,) index of each session's first request
     input_tokens: IntArray  # (n,) whole prompt
     output_tokens: IntArray  # (n,)
+
+
+def _starts_ms(spec: SyntheticSpec, turns: _Turns, seed: int) -> FloatArray:
+    """When each session starts, at the rate that makes the rate of requests."""
+    return draw_arrivals(
+        spec.arrival,
+        len(turns.first),
+        stream(seed, "arrivals"),
+        rate_per_s=(spec.rate_rps or 1.0) * len(turns.first) / len(turns.session),
+        burstiness=spec.burstiness,
+    )
+
+
+def _draw_staged(
+    spec: SyntheticSpec, stages: Sequence[Stage], seed: int, resolve: Resolve
+) -> tuple[_Turns, FloatArray, IntArray]:
+    """As many sessions as make the stages' requests, when each starts, and in which stage."""
+    stage_windows_s(stages)
+    requests = sum(stage.requests for stage in stages)
+    check_size("stages", requests, REQUESTS_MAX, "requests")
+    drawn = _draw_sessions(spec, requests, seed, resolve)
+    starts_ms, of_starts = draw_stages(
+        spec.arrival,
+        stages,
+        stream(seed, "arrivals"),
+        burstiness=spec.burstiness,
+        sessions_per_request=len(drawn.first) / len(drawn.session),
+    )
+    if len(starts_ms) != requests:
+        drawn = _draw_sessions(spec, len(starts_ms), seed, resolve)
+    return drawn, starts_ms, of_starts
 
 
 def _draw_turns(spec: SyntheticSpec, seed: int, resolve: Resolve) -> _Turns:
@@ -127,7 +160,12 @@ def _sums_within(values: IntArray, counts: IntArray) -> IntArray:
 
 
 def _trace(
-    spec: SyntheticSpec, turns: _Turns, starts_ms: FloatArray, delay_ms: FloatArray, seed: int
+    spec: SyntheticSpec,
+    turns: _Turns,
+    starts_ms: FloatArray,
+    delay_ms: FloatArray,
+    seed: int,
+    of_starts: IntArray | None,
 ) -> Trace:
     """The requests in order of (nominal) arrival."""
     size = len(turns.session)
@@ -157,6 +195,7 @@ def _trace(
         previous_turn=previous,
         delay_ms=None if previous is None else delay_ms[order],
         session_ids=None if previous is None else _names(sessions, len(turns.first)),
+        stages=None if of_starts is None else of_starts[sessions],
         source=f"synthetic, seed {seed}",
     )
 

@@ -49,10 +49,10 @@ class TestVllm(EngineCoreContract):
 class ForgetsTheAborted(VllmScheduler):
     """Leaves the blocks of a running request taken."""
 
-    def abort(self, sequence: Sequence) -> None:
+    def abort(self, sequence: Sequence) -> int:
         if sequence in self.running:
             self.pool.allocate(min(1, self.pool.free_blocks))
-        super().abort(sequence)
+        return super().abort(sequence)
 
 
 class FinishesTwice(VllmScheduler):

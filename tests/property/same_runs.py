@@ -36,7 +36,9 @@ def assert_same(bulk: RunResult, single: RunResult) -> None:
 def assert_same_requests(bulk: RequestLog, single: RequestLog) -> None:
     for column in fields(RequestLog):
         ours, theirs = getattr(bulk, column.name), getattr(single, column.name)
-        if column.name.endswith("_ms"):
+        if ours is None or theirs is None:
+            assert ours is theirs, column.name
+        elif column.name.endswith("_ms"):
             assert_close(ours, theirs, column.name)
         elif column.name == "errors":
             assert ours == theirs

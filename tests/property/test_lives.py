@@ -137,7 +137,8 @@ def lived(seed: int) -> Told:
     told = told_run(seed)
     outcome = told.outcome
     result = with_lives(outcome.result, random.Random(f"{seed}/lives"))
-    known = ("skipped_lines", "assumed_lengths", "max_model_len", "kv_capacity_source")
+    known = ("skipped_lines", "assumed_lengths", "max_model_len")
+    known += tuple(outcome.capacity.report_keys())
     report = summarize(result, outcome.timing, sla=outcome.config.sla, wall_time_ms=1e9)
     report |= {key: outcome.report[key] for key in known}
     outcome = replace(outcome, result=result, report=report)

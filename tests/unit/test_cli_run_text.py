@@ -27,6 +27,8 @@ FIGURES = {
     "num_gpu_blocks": 4096,
     "block_size": 32,
     "kv_capacity_source": "told",
+    "kv_capacity_low_blocks": 4000,
+    "kv_capacity_high_blocks": 4200,
     "peak_kv_usage_share": 0.875,
     "busiest_worker_request_share": 0.3125,
     "router_overlap_ratio": 0.2345,
@@ -63,7 +65,7 @@ throughput   4,321.1 output tok/s, 8,765.0 in all
 per GPU      77.78 output tok/s on each of 24 GPUs (8 workers of 3)
 per user     55.55 output tok/s
 cache reuse  12.3 % of prompt tokens
-KV cache     4,096 blocks of 32 per worker (told), peak use 87.5 %
+KV cache     4,096 blocks of 32 per worker (told, 4,000 to 4,200), peak use 87.5 %
 routing      kv, busiest worker 31.2 % of requests; 23.4 % of prompt tokens expected in cache; \
 1,111 waited 222.2 ms
 preemptions  2,222
@@ -124,7 +126,7 @@ def test_sizes_in_which_workers_differ_are_not_told(
     print_table(changed(outcome, gpus_per_worker=None, num_gpu_blocks=None))
     lines = lines_of(capsys)
     assert lines["per GPU"] == "77.78 output tok/s on each of 24 GPUs (8 workers)"
-    assert lines["KV cache"].startswith("different numbers of blocks of 32 per worker (told)")
+    assert lines["KV cache"].startswith("different numbers of blocks of 32 per worker (told, 4,000")
 
 
 def test_a_name_comes_first(outcome: RunOutcome, capsys: pytest.CaptureFixture[str]) -> None:
@@ -217,6 +219,8 @@ def test_the_document_is_the_report_and_what_made_it(outcome: RunOutcome) -> Non
         "seed": 7,
         "notes": list(outcome.timing.notes),
         "trace_source": outcome.trace.source,
+        "stages": None,
+        "windows": None,
         "kv_cache_breakdown": outcome.capacity.breakdown,
         "config": config.model_dump(mode="json", exclude_none=True),
     }

@@ -1,9 +1,11 @@
 """Run files: what is accepted, and how a mistake is told."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dynosim.build.engine_command import vllm_gpu_flags
 from dynosim.config import dump_run, load_run, run_config_from_dict
 from dynosim.config.base import Section
 from dynosim.config.live import LiveConfig
@@ -36,7 +38,7 @@ def message(path: Path, *overrides: str) -> str:
 def test_defaults_when_little_is_given(run_file: Path) -> None:
     config = load_run(run_file)
     assert config.engine.max_num_batched_tokens == 8192
-    assert config.engine.gpu_memory_utilization == 0.92
+    assert config.engine.gpu_memory_utilization is None
     assert config.router.mode == "round-robin"
     assert config.workload.trace_block_size == 512
     assert (config.num_gpus, config.seed, config.sla) == (1, 0, None)
@@ -219,3 +221,18 @@ def test_defaults_that_are_lists_or_mappings_are_not_shared() -> None:
     assert one.topology == {} and one.topology is not other.topology
     router, another = RouterConfig.of({}), RouterConfig.of({})
     assert router.policy_classes == [] and router.policy_classes is not another.policy_classes
+
+
+@pytest.mark.parametrize(
+    ("engine", "fraction"),
+    [
+        ({}, "0.92"),
+        ({"version": "0.15.1"}, "0.9"),
+        ({"version": "0.15.1", "gpu_memory_utilization": 0.5}, "0.5"),
+    ],
+)
+def test_the_memory_fraction_is_the_versions_unless_it_is_stated(
+    engine: dict[str, Any], fraction: str
+) -> None:
+    flags = vllm_gpu_flags(EngineConfig.of(engine))
+    assert flags[flags.index("--gpu-memory-utilization") + 1] == fraction

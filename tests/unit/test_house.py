@@ -53,9 +53,14 @@ def test_every_kind_of_engine_has_its_core() -> None:
     assert get_args(EngineConfig.model_fields["kind"].annotation) == tuple(CORES)
 
 
+BY_VERSION = "async_scheduling"
+"""Null in a section; what it comes to depends on the engine's version."""
+
+
 def test_an_engine_is_what_its_section_says() -> None:
     plain = engine_spec(EngineConfig(), num_gpu_blocks=9, max_model_len=8)
-    assert plain == EngineSpec(num_gpu_blocks=9, max_model_len=8)
+    newest = EngineSpec(num_gpu_blocks=9, max_model_len=8, async_scheduling=True)
+    assert plain == newest
     for name in KNOBS:
         value = _other(getattr(plain, name))
         changed = EngineConfig.model_construct(**{name: value})
@@ -89,7 +94,7 @@ def test_what_section_and_spec_share_has_one_default(spec: type, section: Any) -
     keys = section.model_fields
     for knob in fields(spec):
         is_key = knob.name in keys and not keys[knob.name].is_required()
-        if knob.default is not MISSING and is_key:
+        if knob.default is not MISSING and is_key and knob.name != BY_VERSION:
             assert keys[knob.name].default == knob.default, knob.name
 
 

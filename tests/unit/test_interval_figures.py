@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from recorded_runs import TRUE
+from timing_support import silicon_table
 
 from dynosim.build.engine import prepare
 from dynosim.config import RunConfig
@@ -15,9 +16,9 @@ from dynosim.experiment.intervals import (
     INTERVAL_KEYS,
     JITTER_MS,
     Intervals,
-    _jittered,
     default_replays,
     form_error,
+    jittered,
     prediction_intervals,
     scaled,
 )
@@ -25,7 +26,9 @@ from dynosim.experiment.run import run
 from dynosim.records import NO_REQUEST, Trace
 from dynosim.timing.fitted import DRIFT, Fit, FittedModel, FittedParameters
 from dynosim.timing.formulas import FixedModel
+from dynosim.timing.host import HostTime
 from dynosim.timing.model import StepTimeModel
+from dynosim.timing.silicon_model import SiliconModel
 
 LATENCIES = ("ttft_ms", "ttst_ms", "tpot_ms", "itl_ms", "e2e_latency_ms",
              "output_token_throughput_per_user")  # fmt: skip
@@ -111,7 +114,8 @@ def test_bounds_hold_95_percent_of_the_replays() -> None:
 
 def test_a_figure_that_some_replays_lack_is_of_the_others() -> None:
     """Only in some replays does the third come early enough to wait for a step of the second."""
-    config: dict[str, Any] = {"engine": {"num_gpu_blocks": 400, "max_num_seqs": 1}}
+    engine = {"num_gpu_blocks": 400, "max_num_seqs": 1, "async_scheduling": False}
+    config: dict[str, Any] = {"engine": engine}
     found = intervals_of(
         trace_of(0.0, 100.0, 110.0), FixedModel(10.0, 4.0), **config, num_replays=12
     )
@@ -214,7 +218,7 @@ def test_moved_arrivals_keep_their_order_and_begin_at_zero(has_turns: bool) -> N
     timed = [0, 2, 3, 5] if has_turns else list(range(6))
     rng = np.random.default_rng(3)
     for _ in range(20):
-        moved = _jittered(trace, rng)
+        moved = jittered(trace, rng)
         times, before = moved.arrival_ms[timed], trace.arrival_ms[timed]
         assert times[0] == 0.0
         assert (np.diff(times) >= 0).all()
@@ -274,3 +278,19 @@ def test_progress_counts_up_to_the_last_replay() -> None:
         progress=lambda done, of: told.append((done, of)),
     )
     assert told == [(1, 2), (2, 2)]
+
+
+def test_a_blind_prediction_varies_with_hosts_as_far_as_they_are_told_to_differ() -> None:
+    host = HostTime(base_ms=4.0, interval=(0.5, 2.0))
+    tables = SiliconModel(silicon_table(), host=host)
+    found = intervals_of(trace_of(0.0), tables, num_replays=40)
+    assert found.varied[0] == "host time of steps"
+    times = [value for value in found.samples["max_e2e_latency_ms"] if value is not None]
+    sure = SiliconModel(silicon_table(), host=HostTime(base_ms=4.0))
+    certain = intervals_of(trace_of(0.0), sure, num_replays=2)
+    assert "host time of steps" not in certain.varied
+    (alone, _) = certain.samples["max_e2e_latency_ms"]
+    assert alone is not None
+    factors = sorted((time - alone) / (4.0 * 5) + 1 for time in times)  # five steps
+    assert 0.3 < factors[0] < 0.8 and 1.25 < factors[-1] < 3.0
+    assert len(set(factors)) == 40

@@ -35,7 +35,7 @@ OTHER_THAN_DEFAULT: dict[str, Any] = {
     "watermark": 0.125,
     "scheduler_reserve_full_isl": False,
     "max_num_active_seqs": 13,
-    "async_scheduling": True,
+    "async_scheduling": False,
 }
 
 

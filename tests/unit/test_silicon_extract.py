@@ -105,6 +105,8 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     sdk.EngineHandle = EngineHandle  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "aiconfigurator_core", ModuleType("core"))
     monkeypatch.setitem(sys.modules, "aiconfigurator_core.sdk", sdk)
+    for name in ("config_builders", "engine", "models"):  # what tells shapes; it does not here
+        monkeypatch.setitem(sys.modules, f"aiconfigurator_core.sdk.{name}", None)
     return seen
 
 

@@ -18,6 +18,7 @@ def test_every_field_of_a_dense_model_is_read() -> None:
         "kv_heads": 2,
         "head_dim": 8,  # 64 / 8
         "latent_width": 0,
+        "rope_width": 0,
         "query_rank": 0,
         "value_head_dim": 0,
         "vocabulary": 1000,
@@ -44,6 +45,7 @@ def test_every_field_of_a_latent_model_with_experts_is_read() -> None:
         "kv_heads": 4,
         "head_dim": 32,  # the part without rotation
         "latent_width": 96 + 64,  # compressed entry and its rotary part
+        "rope_width": 64,
         "query_rank": 48,
         "value_head_dim": 40,
         "vocabulary": 700,
@@ -101,6 +103,8 @@ def test_every_field_of_a_latent_model_with_experts_is_read() -> None:
             {"intermediate": 200, "expert_intermediate": 24},
         ),
         (LATENT | {"q_lora_rank": None}, {"query_rank": 0}),
+        (LATENT | {"qk_rope_head_dim": 32}, {"latent_width": 128, "rope_width": 32}),  # MiniCPM3
+        (LATENT | {"qk_rope_head_dim": None}, {"latent_width": 160, "rope_width": 64}),
         (DENSE | {"layers_block_type": ["a", "b"]}, {"layers": 2}),
     ],
 )
@@ -132,11 +136,6 @@ FP8 = {"quant_method": "fp8"}
                 "a": {"weights": {"num_bits": 8}}, "b": {"weights": {"num_bits": 4}}}}},
             None, "int4",
         ),
-        (
-            {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {
-                "a": {"weights": {"num_bits": 8}}}}},
-            None, "fp8",
-        ),
         ({"quantization_config": {"quant_method": "compressed-tensors"}}, None, "fp8"),
         ({}, {"quantization": {"quant_algo": "FP8"}}, "fp8"),
         ({}, {"quantization": {}}, None),
@@ -151,6 +150,47 @@ def test_format_of_a_checkpoint(
     assert shape(DENSE | config, quantisation=file).quantisation == expected
     nested = {"text_config": DENSE | config}
     assert shape(nested, quantisation=file).quantisation == expected
+
+
+_EIGHT: dict[str, Any] = {"num_bits": 8, "type": "float", "strategy": "channel"}
+_FOUR: dict[str, Any] = {"num_bits": 4, "type": "float", "group_size": 16}
+
+
+@pytest.mark.parametrize(
+    ("weights", "activations", "expected"),
+    [
+        (_EIGHT, _EIGHT, "fp8"),
+        (_EIGHT | {"strategy": "block"}, _EIGHT, "fp8_block"),
+        (_EIGHT, None, "w8a16"),
+        (_EIGHT | {"type": "int"}, _EIGHT | {"type": "int"}, "int8"),
+        (_EIGHT | {"type": "int"}, None, "w8a16"),
+        ({"num_bits": 4, "type": "int", "group_size": 128}, None, "int4"),
+        ({"num_bits": 4, "type": "int"}, _EIGHT, "w4afp8"),
+        (_FOUR, _FOUR, "nvfp4"),
+        (_FOUR, None, "nvfp4_wo"),
+        (_FOUR | {"group_size": 32}, _FOUR, "mxfp4"),
+    ],
+)
+def test_format_of_compressed_tensors(
+    weights: dict[str, Any], activations: dict[str, Any] | None, expected: str
+) -> None:
+    group = {"weights": weights, "input_activations": activations, "targets": ["Linear"]}
+    stated = {"quant_method": "compressed-tensors", "config_groups": {"group_0": group}}
+    assert shape(DENSE | {"quantization_config": stated}).quantisation == expected
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, "gptq"),
+        ({"quant_method": "gptq", "bits": 8}, "w8a16"),
+        ({"quant_method": "awq", "bits": 4}, "awq"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "int4"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "int8"),
+    ],
+)
+def test_format_of_other_methods(stated: dict[str, Any], expected: str) -> None:
+    assert shape(DENSE | {"quantization_config": stated}).quantisation == expected
 
 
 @pytest.mark.parametrize(

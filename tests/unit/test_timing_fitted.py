@@ -18,10 +18,9 @@ from dynosim.timing.fitted import (
     FittedParameters,
     MeasuredRange,
     on_curve,
-    padded_tokens,
     soft_maximum,
-    vllm_graph_sizes,
 )
+from dynosim.timing.graphs import padded_tokens, vllm_graph_sizes
 from dynosim.timing.step import StepShape
 
 PROMPTS = (2, 60, 20, 0, 0)

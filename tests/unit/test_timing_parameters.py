@@ -7,7 +7,8 @@ from model_configs import DENSE, EXPERTS, LATENT, shape
 
 from dynosim.silicon.catalogue import model_entry
 from dynosim.silicon.shapes import common_models
-from dynosim.timing.architecture import ModelShape, model_shape, weight_element_bytes
+from dynosim.timing.architecture import ModelShape, model_shape
+from dynosim.timing.number_formats import compute_format, weight_element_bytes
 
 
 def test_parameters_of_a_dense_model_by_hand() -> None:
@@ -62,6 +63,7 @@ PUBLISHED = {
     "meta-llama/Llama-3.2-1B": 1_235_814_400,
     "meta-llama/Llama-3.2-3B": 3_212_749_824,
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0": 1_100_048_384,
+    "01-ai/Yi-34B": 34_388_917_248,
     "mistralai/Mistral-7B-v0.3": 7_248_023_552,
     "mistralai/Mistral-Nemo-Base-2407": 12_247_782_400,
     "mistralai/Mistral-Small-24B-Base-2501": 23_572_403_200,
@@ -157,17 +159,6 @@ def test_cache_bytes_of_a_token(
     assert found.kv_bytes_per_token(tensor_parallel, element_bytes) == expected
 
 
-def test_weights_take_their_format_and_embeddings_two_bytes() -> None:
-    matrices, embeddings = 3 * (10_240 + 3 * 64 * 160), 2 * 1000 * 64
-    dense = shape(DENSE)
-    assert dense.weight_bytes(None) == 2 * (matrices + embeddings)
-    assert dense.weight_bytes("fp8") == matrices + 2 * embeddings
-    assert dense.weight_bytes("int4") == matrices * 9 // 16 + 2 * embeddings
-    stored = replace(dense, quantisation="fp8")  # the checkpoint's own format
-    assert stored.weight_bytes(None) == matrices + 2 * embeddings
-    assert stored.weight_bytes("nvfp4") == matrices * 9 // 16 + 2 * embeddings
-
-
 @pytest.mark.parametrize(
     ("name", "element_bytes"),
     [
@@ -176,12 +167,50 @@ def test_weights_take_their_format_and_embeddings_two_bytes() -> None:
         ("FP8_BLOCK", 1.0),
         ("int8", 1.0),
         ("nvfp4", 0.5625),  # 4 bits and 8 bits of scale for each 16 weights
-        ("MXFP4", 0.5625),
-        ("int4", 0.5625),
-        ("awq", 0.5625),
-        ("gptq", 0.5625),
-        ("w4a16", 0.5625),
+        ("nvfp4_wo", 0.5625),
+        ("MXFP4", 0.53125),  # 8 bits of scale for each 32
+        ("w4a16_mxfp4", 0.53125),
+        ("int4", 0.515625),  # 16 bits of scale for each 128
+        ("gptq", 0.515625),
+        ("gptq_marlin", 0.515625),
+        ("w4a16", 0.515625),
+        ("w4afp8", 0.515625),
+        ("awq", 0.51953125),  # and 4 bits of zero point
+        ("awq_marlin", 0.51953125),
+        ("int8_wo", 1.0),
+        ("w8a16", 1.0),
+        ("sq", 1.0),
+        ("bfloat16", 2.0),
     ],
 )
 def test_bytes_of_a_weight_by_format(name: str | None, element_bytes: float) -> None:
     assert weight_element_bytes(name) == element_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "computing"),
+    [
+        (None, "bf16"),
+        ("bfloat16", "bf16"),
+        ("fp8", "fp8"),
+        ("fp8_block", "fp8"),
+        ("INT8", "int8"),
+        ("sq", "int8"),
+        ("w8a8", "int8"),
+        ("w8a16", "bf16"),
+        ("int8_wo", "bf16"),
+        ("awq", "bf16"),
+        ("gptq_marlin", "bf16"),
+        ("int4", "bf16"),
+        ("int4_wo", "bf16"),
+        ("w4afp8", "fp8"),
+        ("nvfp4", "fp4"),
+        ("nvfp4_wo", "bf16"),
+        ("w4a16_nvfp4", "bf16"),
+        ("mxfp4", "bf16"),
+        ("w4a16_mxfp4_cutlass", "bf16"),
+        ("w4a8_mxfp4_mxfp8", "fp8"),
+    ],
+)
+def test_what_products_with_a_format_compute_in(name: str | None, computing: str) -> None:
+    assert compute_format(name) == computing

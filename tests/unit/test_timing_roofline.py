@@ -40,12 +40,14 @@ MIXED_PAIRS = 512 * (1024 + 513 / 2)
 
 
 def built(model: str, hardware: str, *, step_overhead_ms: float = 0.0, **keys: Any) -> Any:
+    """Without host, client path and padding."""
     return build_timing(
         timing("roofline", step_overhead_ms=step_overhead_ms),
         model=model,
         hardware=hardware,
         engine=engine(**keys),
         num_gpu_blocks=0,
+        graph_sizes=(),
     )
 
 
@@ -171,7 +173,9 @@ def test_an_fp8_model(
     pair_ms = 2 * 64 * (64 / ranks) * (128 + 128) / H100_ATTENTION_PER_MS  # attention: bf16
     decode_ms = qwen_32b_fp8_linear_ms(16, ranks) + contexts_ms
     prefill_ms = qwen_32b_fp8_linear_ms(3000, ranks) + PREFILL_PAIRS * pair_ms
-    mixed_ms = qwen_32b_fp8_linear_ms(528, ranks) + MIXED_PAIRS * pair_ms + contexts_ms
+    # Beside prompts a decode computes tiles of 128 rows, for 8 query heads to a KV head.
+    beside_ms = max(contexts_ms, 16_000 * 128 * pair_ms / 8)
+    mixed_ms = qwen_32b_fp8_linear_ms(528, ranks) + MIXED_PAIRS * pair_ms + beside_ms
     assert timed.step_ms(StepShape(*DECODE)) == pytest.approx(decode_ms, rel=EXACT)
     assert timed.step_ms(StepShape(*PREFILL)) == pytest.approx(prefill_ms, rel=EXACT)
     assert timed.step_ms(StepShape(*MIXED)) == pytest.approx(mixed_ms, rel=EXACT)
@@ -190,6 +194,7 @@ def test_a_rank_reads_whole_heads_of_the_cache(ranks: int, heads: int) -> None:
 def sheet(**changes: float) -> HardwareSheet:
     figures = {
         "memory_gib": 80.0,
+        "cuda_total_gib": 79.5,
         "memory_gb_per_s": 1000.0,
         "bf16_tflops": 100.0,
         "fp8_tflops": 300.0,
@@ -350,6 +355,19 @@ def test_what_makes_the_estimate_worse_is_noted() -> None:
     assert len(of_eight.notes) == 1
     of_four = RooflineModel(shape(DENSE), sheet(gpus_per_node=4), tensor_parallel=8)
     assert of_four.notes[1:] == ("more GPUs than the 4 of a node: links are slower",)
+    of_rack = sheet(gpus_per_node=4, nvlink_domain_gpus=8)
+    assert len(RooflineModel(shape(DENSE), of_rack, tensor_parallel=8).notes) == 1
+    of_racks = RooflineModel(shape(DENSE), of_rack, tensor_parallel=16)
+    assert of_racks.notes[1:] == ("more GPUs than the 8 of an NVLink domain: links are slower",)
+    alone, pair = (
+        RooflineModel(shape(DENSE), hardware_sheet("rtx_4090"), tensor_parallel=ranks)
+        for ranks in (1, 2)
+    )
+    assert len(alone.notes) == 1
+    assert pair.notes[1:] == (
+        "rtx_4090 has no peer-to-peer: traffic between GPUs passes the host, and the link's rate is"
+        " an upper bound",
+    )
 
 
 def test_a_model_that_formulas_do_not_cover_is_refused() -> None:

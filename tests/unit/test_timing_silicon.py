@@ -38,7 +38,12 @@ def model(cache: Path) -> SiliconModel:
 def _model(cache: Path, **changes: Any) -> SiliconModel:
     settings = {"tensor_parallel": 4} | changes
     return aiconfigurator_model(
-        _settings(), model=MODEL, hardware=HARDWARE, engine=engine(**settings), cache_dir=cache
+        _settings(),
+        model=MODEL,
+        hardware=HARDWARE,
+        engine=engine(**settings),
+        graph_sizes=(),
+        cache_dir=cache,
     )
 
 
@@ -107,6 +112,7 @@ def test_overhead_is_added_to_every_step(cache: Path, model: SiliconModel) -> No
         model=MODEL,
         hardware=HARDWARE,
         engine=engine(tensor_parallel=4),
+        graph_sizes=(),
         cache_dir=cache,
     )
     for step in ((1, 100, 0, 0, 0), (0, 0, 0, 5, 1000), (2, 300, 64, 5, 1000)):

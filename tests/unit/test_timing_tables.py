@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dynosim.timing.host import HostTime
 from dynosim.timing.silicon_model import SiliconModel
 from dynosim.timing.silicon_table import SiliconTable
 from dynosim.timing.step import StepShape
@@ -59,7 +60,7 @@ def test_a_table_tells_its_largest_step() -> None:
 def test_a_decode_step_is_products_head_and_attention(
     batch: int, context: int, attention_ms: float
 ) -> None:
-    model = SiliconModel(table(), step_overhead_ms=0.25)
+    model = SiliconModel(table(), host=HostTime(base_ms=0.25))
     expected_ms = 0.25 + (10 + batch) + 0.5 * batch + attention_ms
     assert model.step_ms(StepShape.of_decodes(batch, batch * context)) == pytest.approx(
         expected_ms, rel=1e-6
@@ -98,7 +99,7 @@ def test_a_batch_beyond_the_table_takes_the_last_head_and_goes_on_in_line() -> N
 def test_a_prefill_step_is_products_and_attention_of_the_mean_prompt(
     prompts: int, new: int, prefix: int, attention_ms: float
 ) -> None:
-    model = SiliconModel(table(), step_overhead_ms=0.25)
+    model = SiliconModel(table(), host=HostTime(base_ms=0.25))
     expected_ms = 0.25 + (10 + prompts * new) + attention_ms  # no head: that is in the products
     found_ms = model.step_ms(StepShape.of_prompts(prompts, prompts * new, prompts * prefix))
     assert found_ms == pytest.approx(expected_ms, rel=1e-6)
@@ -111,7 +112,7 @@ def test_uneven_prompts_count_as_their_mean() -> None:
 
 
 def test_a_mixed_step_has_products_of_all_tokens_and_both_attentions() -> None:
-    model = SiliconModel(table(), step_overhead_ms=0.25)
+    model = SiliconModel(table(), host=HostTime(base_ms=0.25))
     prefill_ms, decode_ms = 100 + 20 + 4, 6 + 2 * 3
     expected_ms = 0.25 + (10 + 2 + 2) + prefill_ms + decode_ms
     assert model.step_ms(StepShape(1, 2, 4, 2, 2 * 3)) == pytest.approx(expected_ms, rel=1e-6)

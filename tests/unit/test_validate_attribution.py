@@ -87,7 +87,8 @@ def test_swapped_constants_are_the_named_ones() -> None:
         assert (found.knee, found.graph_sizes) == (3.0, (1, 2))
 
 
-def test_a_blind_fit_has_the_hosts_round_number_and_nothing_a_log_could_tell() -> None:
+def test_a_blind_fit_has_nothing_that_a_log_could_tell() -> None:
+    times = FittedModel(Fit(parameters=replace(TRUE, ingress_ms=5.0, egress_ms=1.0)))
     prior = Fit(
         parameters=replace(
             TRUE, prompt_step_ms=1.75, ingress_ms=9.0, egress_ms=2.0, curve_scale=0.9
@@ -96,15 +97,14 @@ def test_a_blind_fit_has_the_hosts_round_number_and_nothing_a_log_could_tell() -
     )
     expected = replace(
         prior.parameters,
-        overhead_ms=1.5,
         prompt_step_ms=0.75,  # less the host's millisecond
         per_decode_ms=0.0,
-        mixed_context_token_ms=0.0,
-        ingress_ms=0.0,
+        ingress_ms=5.0,
+        egress_ms=1.0,
     )
-    assert blind_fit(prior) == replace(prior, parameters=expected)
+    assert blind_fit(prior, times) == replace(prior, parameters=expected)
     short = replace(prior, parameters=replace(TRUE, prompt_step_ms=0.5))
-    assert blind_fit(short).parameters.prompt_step_ms == 0.0
+    assert blind_fit(short, times).parameters.prompt_step_ms == 0.0
 
 
 @pytest.mark.parametrize("has_given", [True, False])

@@ -8,7 +8,12 @@ from recorded_runs import rows, workload, write
 
 from dynosim.config.schema import EngineConfig
 from dynosim.errors import ConfigError
-from dynosim.fit.deployment import balance_notes, deployment_of, vllm_arguments
+from dynosim.fit.deployment import (
+    balance_notes,
+    deployment_of,
+    hardware_notes,
+    vllm_arguments,
+)
 from dynosim.fit.log_file import read_measurements
 from dynosim.fit.prior import prior_of
 
@@ -105,7 +110,15 @@ def test_both_loops_are_possible_where_the_set_up_is_silent() -> None:
 
 
 def test_hardware_goes_by_its_usual_name() -> None:
-    assert deployment_of(_setup(), hardware="RTX 4090").hardware == "rtx_4090"
+    deployment = deployment_of(_setup(), hardware="RTX 4090")
+    assert deployment.hardware == "rtx_4090" and hardware_notes(deployment) == []
+
+
+def test_a_name_of_several_cards_is_said_in_the_notes() -> None:
+    deployment = deployment_of({"hardware": "A100"})
+    assert deployment.hardware == "a100_sxm"
+    assert "a100_sxm_40gb" in hardware_notes(deployment)[0]
+    assert hardware_notes(deployment_of({})) == []
 
 
 def test_a_cpu_has_neither_graphs_nor_tables_and_does_not_overlap(tmp_path: Path) -> None:
@@ -124,8 +137,10 @@ def test_a_cpu_has_neither_graphs_nor_tables_and_does_not_overlap(tmp_path: Path
         EngineConfig(),
         EngineConfig(tensor_parallel=4, policy="priority", kv_cache_dtype="fp8", max_num_seqs=9),
         EngineConfig(num_gpu_blocks=70, max_model_len=99, quantization="awq", watermark=0.25),
-        EngineConfig(long_prefill_token_threshold=7, max_num_active_seqs=3, async_scheduling=True),
+        EngineConfig(long_prefill_token_threshold=7, max_num_active_seqs=3, async_scheduling=False),
     ],
 )
 def test_an_engine_is_read_as_it_was_told(engine: EngineConfig) -> None:
-    assert deployment_of({"engine_kwargs": vllm_arguments(engine)}).engine == engine
+    """And with the loop that it comes to, for a log need not tell the engine's version."""
+    told = engine.model_copy(update={"async_scheduling": engine.is_async})
+    assert deployment_of({"engine_kwargs": vllm_arguments(engine)}).engine == told

@@ -1,19 +1,32 @@
 """From every argument of a set-up to the engine that is replayed, and its capacities."""
 
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from recorded_runs import workload
+from recorded_runs import rows, workload, write
 
 from dynosim.config.schema import EngineConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
-from dynosim.fit.deployment import Deployment, balance_notes, capacity_note, deployment_of
+from dynosim.fit.deployment import (
+    Deployment,
+    balance_notes,
+    capacity_note,
+    deployment_of,
+    held_blocks,
+)
+from dynosim.fit.log_file import read_measurements
+from dynosim.fit.measurements import Measurements
 from dynosim.silicon import resolve_num_gpu_blocks
 
 MODEL = "Qwen/Qwen3-8B"
+
+
+def measurements(folder: Path) -> Measurements:
+    return read_measurements(write(folder / "log.jsonl", rows(workload(40))))
 
 
 def deployed(
@@ -193,18 +206,39 @@ def test_a_log_may_hold_more_than_the_models_context() -> None:
     assert found.engines(longer, 10_000).engine.max_model_len == longest
 
 
-def test_capacities_that_follow_from_names_or_stand_in() -> None:
+def test_capacities_that_follow_from_names() -> None:
     found = deployed(setup={"model": MODEL}, hardware="rtx_4090", num_gpu_blocks=70)
     auto = found.engine.model_copy(update={"num_gpu_blocks": "auto"})
     capacity = resolve_num_gpu_blocks(auto, model=MODEL, hardware="rtx_4090")
     assert found.blind_blocks() == capacity.num_gpu_blocks != 70
     assert found.given_blocks == 70
+
+
+def test_an_engine_that_ran_is_never_without_a_capacity(tmp_path: Path) -> None:
+    measured = measurements(tmp_path)
+    longest = int((measured.input_tokens + measured.output_tokens).max())
     too_big = deployed(setup={"model": "Qwen/Qwen3-32B"}, hardware="rtx_4090")
-    assert too_big.blind_blocks() is None
-    trace = workload(4)
-    tokens = (trace.input_tokens + trace.output_tokens).tolist()
-    assert found.ample_blocks(trace) == sum(-(-n // 16) for n in tokens) + 2
-    assert deployed(block_size=32).ample_blocks(trace) == sum(-(-n // 32) for n in tokens) + 2
+    blocks, (note,) = too_big.assumed_blocks(measured)
+    assert blocks == too_big.blind_blocks(longest) == -(-longest // 16) + 1
+    assert "leaves 0 blocks on rtx_4090, yet the engine ran" in note
+    assert deployed(setup={"model": MODEL}, hardware="rtx_4090").assumed_blocks(measured)[1] == []
+
+
+@pytest.mark.parametrize("setup", [{}, {"model": "models/nobody_knows"}])
+def test_a_capacity_that_does_not_follow_is_what_the_log_shows(
+    tmp_path: Path, setup: dict[str, Any]
+) -> None:
+    measured = measurements(tmp_path)
+    found = deployed(setup=setup, block_size=32)
+    tokens = measured.input_tokens + measured.output_tokens
+    needed = [-(-n // 32) for n in tokens.tolist()]
+    first, last = measured.arrival_ms + measured.ttft_ms, measured.end_ms
+    most = max(
+        sum(n for n, a, b in zip(needed, first, last, strict=True) if a <= now < b) for now in first
+    )
+    assert held_blocks(measured, 32) == max(most, *needed) + 1
+    blocks, (note,) = found.assumed_blocks(measured)
+    assert blocks == 2 * held_blocks(measured, 32) and "does not follow" in note
 
 
 def test_notes_of_balance_and_capacity() -> None:

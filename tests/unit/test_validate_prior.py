@@ -43,7 +43,8 @@ def _log(**kwargs: Any) -> Measurements:
 @pytest.fixture
 def tables(monkeypatch: pytest.MonkeyPatch) -> Callable[[StepTimeModel], None]:
     def use(timing: StepTimeModel) -> None:
-        monkeypatch.setattr(prior_module, "table_timing", lambda *_, **__: timing)
+        monkeypatch.setattr(prior_module, "device_timing", lambda _: timing)
+        monkeypatch.setattr(prior_module, "table_timing", lambda *_: timing)
 
     return use
 

@@ -11,7 +11,7 @@ from dynosim.errors import ConfigError
 from dynosim.fit import prior as prior_module
 from dynosim.fit.deployment import Deployment, deployment_of
 from dynosim.fit.measurements import Measurements
-from dynosim.fit.prior import Prior, prior_of, table_timing
+from dynosim.fit.prior import Prior, device_timing, prior_of, table_timing
 from dynosim.timing.fitted import FACTOR_NAMES, FittedParameters
 from dynosim.timing.formulas import LinearModel
 from dynosim.timing.model import StepTimeModel
@@ -37,10 +37,21 @@ def deployed(hardware: str | None = "l4", **kwargs: Any) -> Deployment:
     return deployment_of({"engine_kwargs": limits}, hardware=hardware)
 
 
+class _Hosted(StepTimeModel):
+    """A device whose host takes 0.8 ms of every step."""
+
+    def __init__(self, device: StepTimeModel) -> None:
+        self._device = device
+
+    def step_ms(self, step: StepShape) -> float:
+        return self._device.step_ms(step) + 0.8
+
+
 @pytest.fixture
 def tables(monkeypatch: pytest.MonkeyPatch) -> Callable[[StepTimeModel], None]:
     def use(timing: StepTimeModel) -> None:
-        monkeypatch.setattr(prior_module, "table_timing", lambda *_, **__: timing)
+        monkeypatch.setattr(prior_module, "device_timing", lambda _: timing)
+        monkeypatch.setattr(prior_module, "table_timing", lambda *_: _Hosted(timing))
 
     return use
 
@@ -63,11 +74,11 @@ def test_a_prior_of_tables_takes_slopes_and_curves_from_them(tables: Any) -> Non
     on_top_ms = prompt_ms(64) - (8.0 + 0.06 * 64)
     assert on_top_ms < 0
     expected = FittedParameters(
-        overhead_ms=1.0,
+        overhead_ms=0.8,
         prompt_step_ms=1.0,  # prompts cost nothing on top here
         per_decode_ms=0.01,
         per_context_token_ms=1e-4,
-        mixed_context_token_ms=0.4e-4,
+        mixed_context_token_ms=0.0,  # and decodes nothing more beside them
         per_pair_ms=PAIR_MS,
     )
     for name in FittedParameters.__dataclass_fields__:
@@ -93,7 +104,7 @@ def test_a_prior_of_tables_takes_slopes_and_curves_from_them(tables: Any) -> Non
 def test_spreads_of_a_prior_of_tables(tables: Any) -> None:
     tables(LINEAR)
     expected = {
-        "overhead_ms": 2.0,
+        "overhead_ms": 1.6,
         "curve_scale": 0.15,
         **dict.fromkeys(FACTOR_NAMES, 0.05),
         "prompt_step_ms": 1.0,
@@ -134,12 +145,35 @@ def test_kernels_that_are_slower_in_some_batches_bend_the_context_curve(tables: 
     assert [curve[4], curve[64]] == pytest.approx([1.0, 1.0])
 
 
-def test_an_eager_engines_host_is_slow(tables: Any) -> None:
-    tables(LINEAR)
-    prior = prior_of(deployed(enforce_eager=True), log())
-    assert prior.fit.parameters.overhead_ms == 5.0
-    assert prior.spread["overhead_ms"] == 10.0
-    assert prior.fit.graph_sizes == ()
+def test_decodes_that_share_a_kernel_with_prompts_start_as_slow_as_tables_say(tables: Any) -> None:
+    class Shared(LinearModel):
+        def step_ms(self, step: StepShape) -> float:
+            extra = 3e-4 * step.decode_context_tokens if step.num_prefills else 0.0
+            return super().step_ms(step) + extra
+
+    tables(
+        Shared(
+            base_ms=8.0, per_prefill_token_ms=0.05, per_decode_ms=0.06, per_context_token_ms=1e-4
+        )
+    )
+    prior = prior_of(deployed(), log())
+    assert prior.fit.parameters.mixed_context_token_ms == pytest.approx(3e-4)
+    assert prior.spread["mixed_context_token_ms"] == pytest.approx(0.4 * 3e-4)
+
+
+@pytest.mark.parametrize("is_eager", [False, True])
+def test_a_host_that_launches_every_kernel_is_slow(is_eager: bool) -> None:
+    setup = {
+        "vllm_version": "0.19.0",
+        "engine_kwargs": {"enforce_eager": is_eager, "max_num_seqs": 64},
+    }
+    small = deployment_of(setup, model="Qwen/Qwen3-0.6B", hardware="rtx_4090")
+    prior = prior_of(small, log())
+    host_ms = prior.fit.parameters.overhead_ms
+    least_ms, most_ms, surplus_ms = (1.5, 5.0, 5.0) if is_eager else (0.5, 1.5, 0.0)
+    assert least_ms < host_ms < most_ms
+    assert prior.spread["overhead_ms"] == 2 * host_ms + surplus_ms
+    assert bool(prior.fit.graph_sizes) is not is_eager
 
 
 def test_clients_see_a_way_in_that_engines_do_not(tables: Any) -> None:
@@ -243,16 +277,22 @@ def test_there_are_no_tables_without_a_model_and_a_gpu(
     model: str | None, hardware: str | None
 ) -> None:
     deployment = deployment_of({}, model=model, hardware=hardware)
-    assert table_timing(deployment, overhead_ms=0.0) is None
+    assert table_timing(deployment, "clients") is None
+    assert device_timing(deployment) is None
 
 
 def test_the_roofline_stands_in_for_tables_that_are_not_there() -> None:
     deployment = deployment_of({}, model="Qwen/Qwen3-8B", hardware="rtx_4090")
-    plain, slower = (table_timing(deployment, overhead_ms=ms) for ms in (0.0, 1.5))
-    assert plain is not None and slower is not None
-    assert plain.source == "estimated"
-    step = (0, 0, 0, 4, 400)
-    assert slower.step_ms(StepShape(*step)) - plain.step_ms(StepShape(*step)) == pytest.approx(1.5)
+    device, seen = device_timing(deployment), table_timing(deployment, "clients")
+    told = table_timing(deployment, "engine")
+    assert device is not None and seen is not None and told is not None
+    assert device.source == "estimated"
+    step = StepShape(0, 0, 0, 4, 400)
+    assert told.step_ms(step) == seen.step_ms(step) > device.step_ms(step)
+    # Without a version the loop is the synchronous one, which hides nothing.
+    assert seen.step_ms(step) - device.step_ms(step) == pytest.approx(1.5)
+    assert seen.ingress_ms > seen.egress_ms > 0
+    assert told.ingress_ms == told.egress_ms == device.ingress_ms == device.egress_ms == 0
     with pytest.raises(ConfigError, match="does not cover"):
         sparse = deployment_of({}, model="zai-org/GLM-5", hardware="rtx_4090")
-        table_timing(sparse, overhead_ms=0.0)
+        table_timing(sparse, "engine")

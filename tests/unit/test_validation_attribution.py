@@ -133,7 +133,7 @@ def test_the_same_engine_is_predicted_to_the_last_digit(folder: Path) -> None:
 
 
 def test_another_loop_is_told_by_swapping_it(folder: Path, tmp_path: Path) -> None:
-    other = plan(tmp_path, CONSTANTS, **small(engine={"async_scheduling": True}))
+    other = plan(tmp_path, CONSTANTS, **small(engine={"async_scheduling": False}))
     errors = errors_of(judged(other, measured(plan(folder, CONSTANTS, **small()))))
     assert errors["scheduling"] < EXACT < 0.01 < errors["none"]
 

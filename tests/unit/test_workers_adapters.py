@@ -129,7 +129,7 @@ def test_vllm_is_told_all_that_the_twin_assumes(tmp_path: Path) -> None:
         "--max-num-batched-tokens": "8192",
         "--scheduling-policy": "fcfs",
         "--enable-chunked-prefill": "",
-        "--no-async-scheduling": "",
+        "--async-scheduling": "",
         "--block-size": "16",
         "--enable-prefix-caching": "",
         "--num-gpu-blocks-override": "101",
@@ -146,7 +146,7 @@ def test_vllm_is_told_all_that_the_twin_assumes(tmp_path: Path) -> None:
         ({"enable_prefix_caching": False}, {"--no-enable-prefix-caching": ""}),
         ({"enable_chunked_prefill": False}, {"--no-enable-chunked-prefill": ""}),
         ({"policy": "priority"}, {"--scheduling-policy": "priority"}),
-        ({"async_scheduling": True}, {"--async-scheduling": "", "--no-async-scheduling": None}),
+        ({"async_scheduling": False}, {"--async-scheduling": None, "--no-async-scheduling": ""}),
         ({"long_prefill_token_threshold": 64}, {"--long-prefill-token-threshold": "64"}),
         ({"watermark": 0.01}, {"--watermark": "0.01"}),
         ({"scheduler_reserve_full_isl": False}, {"--no-scheduler-reserve-full-isl": ""}),
@@ -207,10 +207,12 @@ def test_sglang_gets_the_plan_in_its_words(tmp_path: Path) -> None:
         "--context-length": "1000",
         "--enable-priority-scheduling": "",
         "--schedule-low-priority-values-first": "",
-        "--disable-overlap-schedule": "",
         "--enable-metrics": "",
     }
     assert {name: options.get(name) for name in expected} == expected
+    assert "--disable-overlap-schedule" not in options
+    options = options_of(SglangAdapter(), tmp_path, async_scheduling=False)
+    assert options["--disable-overlap-schedule"] == ""
 
 
 def test_trtllm_gets_the_plan_in_its_words(tmp_path: Path) -> None:
@@ -221,6 +223,9 @@ def test_trtllm_gets_the_plan_in_its_words(tmp_path: Path) -> None:
     cache = told["kv_cache_config"]
     assert (cache["tokens_per_block"], cache["max_tokens"]) == (32, 3200)
     assert cache["enable_block_reuse"] and cache["event_buffer_max_size"] > 0
+    assert told["disable_overlap_scheduler"] is False
+    options = options_of(TrtllmAdapter(), tmp_path, async_scheduling=False)
+    told = yaml.safe_load(Path(options["--extra_llm_api_options"]).read_text())
     assert told["disable_overlap_scheduler"] is True
 
 

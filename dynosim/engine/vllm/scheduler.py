@@ -139,11 +139,17 @@ class VllmScheduler:
         self.has_work = True
         return matters and self.num_running < self._max_active
 
-    def abort(self, sequence: Sequence) -> None:
-        """Drop a request, if it has not ended: its blocks are free, the full ones stay cached."""
-        if sequence.state != FINISHED:
-            self._end(sequence)
-            self.decodes.drop_outdated()
+    def abort(self, sequence: Sequence) -> int:
+        """Drop a request, if it has not ended: its blocks are free, the full ones stay cached.
+
+        Returns the tokens that were scheduled for it.
+        """
+        if sequence.state == FINISHED:
+            return sequence.output_tokens
+        num_tokens = self._seats.scheduled_tokens(sequence)
+        self._end(sequence)
+        self.decodes.drop_outdated()
+        return num_tokens
 
     def _end(self, sequence: Sequence) -> None:
         """Let a request go from where it is: the queue, or its seat."""

@@ -49,14 +49,14 @@ class Seats:
 
     def unfinished(self) -> list[tuple[Sequence, int]]:
         """Every request with a seat, with the tokens scheduled for it so far."""
-        found: list[tuple[Sequence, int]] = []
-        for sequence in self.running:
-            if sequence.state == DECODING:
-                computed = sequence.anchor + self.decodes.step
-                generated = computed + 1 - sequence.prompt_tokens
-            elif sequence.state == DRAINING:
-                generated = sequence.num_computed + 1 - sequence.prompt_tokens
-            else:
-                generated = sequence.generated_tokens
-            found.append((sequence, generated))
-        return found
+        return [(sequence, self.scheduled_tokens(sequence)) for sequence in self.running]
+
+    def scheduled_tokens(self, sequence: Sequence) -> int:
+        """The tokens scheduled so far for a request, be it with a seat or without."""
+        if sequence.state == DECODING:
+            return sequence.anchor + self.decodes.step + 1 - sequence.prompt_tokens
+        if sequence.state == DRAINING:
+            return sequence.num_computed + 1 - sequence.prompt_tokens
+        if sequence.state == PREFILLING:
+            return sequence.generated_tokens
+        return sequence.generated_tokens + sequence.in_flight

@@ -107,7 +107,7 @@ def _scheduler_flags(engine: EngineConfig) -> list[str]:
         flags += ["--context-length", str(engine.max_model_len)]
     if engine.policy == "priority":
         flags += ["--enable-priority-scheduling", "--schedule-low-priority-values-first"]
-    if not engine.async_scheduling:
+    if not engine.is_async:
         flags.append("--disable-overlap-schedule")
     return flags
 
@@ -115,7 +115,7 @@ def _scheduler_flags(engine: EngineConfig) -> list[str]:
 def _cache_flags(engine: EngineConfig) -> list[str]:
     flags = [
         "--page-size", str(engine.block_size),
-        "--mem-fraction-static", str(engine.gpu_memory_utilization),
+        "--mem-fraction-static", str(engine.memory_fraction),
     ]  # fmt: skip
     if engine.num_gpu_blocks != "auto":
         # the plan counts as vLLM does, with one block that never holds KV

@@ -87,7 +87,7 @@ def llm_options(engine: EngineConfig) -> dict[str, Any]:
         "enable_block_reuse": engine.enable_prefix_caching,
         "enable_partial_reuse": False,  # whole blocks, as the router counts
         "tokens_per_block": engine.block_size,
-        "free_gpu_memory_fraction": engine.gpu_memory_utilization,
+        "free_gpu_memory_fraction": engine.memory_fraction,
         "event_buffer_max_size": EVENT_BUFFER if engine.enable_prefix_caching else 0,
     }
     if engine.num_gpu_blocks != "auto":
@@ -98,7 +98,7 @@ def llm_options(engine: EngineConfig) -> dict[str, Any]:
     return {
         "kv_cache_config": cache,
         "enable_chunked_prefill": engine.enable_chunked_prefill,
-        "disable_overlap_scheduler": not engine.async_scheduling,
+        "disable_overlap_scheduler": not engine.is_async,
         "enable_iter_perf_stats": True,
         "return_perf_metrics": True,  # its Prometheus page
     }

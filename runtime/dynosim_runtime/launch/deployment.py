@@ -162,7 +162,7 @@ class LocalDeployment:
         assigned = assign_gpus(
             num_workers,
             engine.tensor_parallel,
-            engine.gpu_memory_utilization,
+            engine.memory_fraction,
             cuda_visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
         )
         return [",".join(str(gpu.index) for gpu in gpus) for gpus in assigned]

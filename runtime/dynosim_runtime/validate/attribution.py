@@ -11,6 +11,7 @@ from dynosim.build.engine import prepare
 from dynosim.compare.attribution import HOST, KERNELS, blind_fit, swapped
 from dynosim.config import RunConfig
 from dynosim.config.timing import NEEDS_MODEL
+from dynosim.engine.vllm.versions import graph_sizes
 from dynosim.errors import DynosimError
 from dynosim.experiment.run import RunOutcome
 from dynosim.experiment.run import run as simulate
@@ -22,7 +23,7 @@ from dynosim.fit.prior import Prior, prior_of
 from dynosim.fit.replay import Engines
 from dynosim.metrics import summarize
 from dynosim.records import FloatArray, IntArray, Trace
-from dynosim.timing.fitted import PARAMETER_NAMES, Fit, FittedModel, vllm_graph_sizes
+from dynosim.timing.fitted import PARAMETER_NAMES, Fit, FittedModel
 from dynosim.timing.model import StepTimeModel
 from dynosim_runtime.measure.deployment import Measured
 from dynosim_runtime.measure.load import LoadRun
@@ -114,7 +115,7 @@ class _Swaps:
     def scheduling(self) -> None:
         """The engine's other loop."""
         config = self._blind.config
-        update = {"async_scheduling": not config.engine.async_scheduling}
+        update = {"async_scheduling": not config.engine.is_async}
         other = config.model_copy(update={"engine": config.engine.model_copy(update=update)})
         self.add(SCHEDULING, simulate(other, trace=self._blind.trace).report)
 
@@ -221,19 +222,22 @@ def _prior(config: RunConfig, timing: StepTimeModel, log: Measurements) -> tuple
         return timing.fit, Prior(timing.fit, spread, source=timing.description)
     has_tables = config.timing.kind in NEEDS_MODEL
     is_cpu = config.hardware is None or config.hardware.startswith("cpu")
+    engine = config.engine
     deployment = Deployment(
         model=config.model_source if has_tables else None,
         hardware=config.hardware_source if has_tables else None,
-        engine=config.engine,
-        graph_sizes=() if is_cpu else vllm_graph_sizes(config.engine.max_num_seqs),
+        engine=engine,
+        graph_sizes=() if is_cpu else graph_sizes(engine.version, engine.max_num_seqs),
         assumed=(),
     )
     prior = prior_of(deployment, log)
     if not has_tables:
         return None, prior
-    base = blind_fit(prior.fit)
-    overhead_ms = getattr(config.timing, "step_overhead_ms", 0.0)
-    return replace(base, parameters=replace(base.parameters, overhead_ms=overhead_ms)), prior
+    base = blind_fit(prior.fit, timing)
+    stated_ms = getattr(config.timing, "step_overhead_ms", None)
+    if stated_ms is not None:
+        base = replace(base, parameters=replace(base.parameters, overhead_ms=stated_ms))
+    return base, prior
 
 
 def _spread(fit: Fit, log: Measurements) -> dict[str, float]:

@@ -36,6 +36,7 @@ from dynosim_runtime.measure.measurement_log import measurement_log
 from dynosim_runtime.validate.document import validation_document
 from dynosim_runtime.validate.judge import Judgement, judge
 from dynosim_runtime.validate.plot import write_comparison_png
+from dynosim_runtime.validate.running import plan_of_running
 from dynosim_runtime.validate.saved import PredictedSide, predicted_side
 from dynosim_runtime.validate.show import print_comparison
 
@@ -76,7 +77,9 @@ def validate(
     config = load_plan(plan, [*overrides, *_trace_overrides(trace)])
     saved = read_prediction(plan)
     workload = load_trace(config)
-    side = predicted_side(saved, config, simulate(config, trace=workload))
+    predicted, said = (config, []) if mock else plan_of_running(config, workload)
+    side = predicted_side(saved, config, simulate(predicted, trace=workload))
+    side.notes += said
     options = LoadOptions(
         model=model, speedup=speedup, warmup=warmup, shows_progress=sys.stderr.isatty()
     )

@@ -30,7 +30,7 @@ class Column:
         outcome = self.outcome
         return {
             "num_gpu_blocks": outcome.capacity.num_gpu_blocks,
-            "kv_capacity_source": outcome.capacity.source,
+            **outcome.capacity.report_keys(),
             "report": outcome.report,
             "intervals": None if self.intervals is None else self.intervals.to_dict(),
             "steps_in_range": inside_shares(outcome.timing, outcome.result.steps),
