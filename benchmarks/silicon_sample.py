@@ -182,16 +182,19 @@ def main(arguments: list[str] | None = None) -> int:
         print("error: the sample is part of aiconfigurator-core: install it", file=sys.stderr)
         return 2
     rows = read_sample(folder / "systems" / "silicon_sample.csv")
-    rows = [row for row in rows if args.model.lower() in row.model.lower()]
     found = select(rows, args.rows, with_ranks=args.ranks)
     chosen, title = found.scored, "scored rows"
     if args.calibration:
         chosen, title = found.calibration, "calibration rows (constants of ours were chosen on them)"
     elif args.queued:
         chosen, title = found.queued, "rows with a queue for memory"
+    chosen = tuple(row for row in chosen if args.model.lower() in row.model.lower())
     with tempfile.TemporaryDirectory(prefix="dynosim-sample-") as name:
         library = Library()
-        compared = [compare(row, args.overrides, library, Path(name)) for row in chosen]
+        compared = []
+        for row in chosen:
+            compared.append(compare(row, args.overrides, library, Path(name)))
+            print(f"{len(compared)}/{len(chosen)} {_line(compared[-1])}", file=sys.stderr)
     if args.json:
         document = {
             "rows": [asdict(one) for one in compared],
