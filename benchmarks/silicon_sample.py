@@ -4,11 +4,11 @@
     python benchmarks/silicon_sample.py [--rows 96] [--model PART] [--calibration] [--json]
         [--set engine.kv_cache_dtype=auto]
 
-The sample is what ships with aiconfigurator-core: vLLM on H100 and H200. Scored are so many rows, an
-equal share of every deployment (model, GPU, version, precision, parallelism), evenly over its loads;
-`--rows 0`: all. Apart: rows with a queue for memory, and the rows on which constants of ours were
-chosen (`--calibration`). For each row ours is a run of the twin as `dynosim run` makes it, the
-library's is its `run_agg`; errors are (predicted - measured) / measured.
+The sample is what ships with aiconfigurator-core: vLLM on H100 and H200. Scored are so many rows,
+an equal share of every deployment (model, GPU, version, precision, parallelism), evenly over its
+loads; `--rows 0`: all. Apart: rows with a queue for memory (`--queued`), and the rows on which
+constants of ours were chosen (`--calibration`). For each row ours is a run of the twin as `dynosim
+run` makes it, the library's is its `run_agg`; errors are (predicted - measured) / measured.
 """
 
 import argparse
@@ -127,7 +127,10 @@ def summaries(compared: Sequence[Compared]) -> dict[str, Any]:
 
 def text_of(title: str, compared: Sequence[Compared]) -> str:
     """A line for each row, then the medians."""
-    lines = [title, f"{'row':<76}{'measured':>9}{'ours':>8}{'err':>7}{'lib':>8}{'err':>7}{'ttft':>8}"]
+    lines = [
+        title,
+        f"{'row':<76}{'measured':>9}{'ours':>8}{'err':>7}{'lib':>8}{'err':>7}{'ttft':>8}",
+    ]
     lines += [_line(one) for one in compared]
     lines.append("")
     lines.append(f"{'median |error| (error) of TPOT':<48}{'rows':>5}{'guard':>6}{'ours':>15}")
@@ -185,7 +188,10 @@ def main(arguments: list[str] | None = None) -> int:
     found = select(rows, args.rows, with_ranks=args.ranks)
     chosen, title = found.scored, "scored rows"
     if args.calibration:
-        chosen, title = found.calibration, "calibration rows (constants of ours were chosen on them)"
+        chosen, title = (
+            found.calibration,
+            "calibration rows (constants of ours were chosen on them)",
+        )
     elif args.queued:
         chosen, title = found.queued, "rows with a queue for memory"
     chosen = tuple(row for row in chosen if args.model.lower() in row.model.lower())
