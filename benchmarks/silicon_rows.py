@@ -5,7 +5,7 @@ copied here): closed loops of real engines, with concurrency, lengths and measur
 """
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -71,6 +71,11 @@ class SampleRow:
         """Whether its requests had to wait for room."""
         decode_ms = self.tpot_ms * (self.osl - 1)
         return self.ttft_ms > max(_QUEUE_MS, _QUEUE_SHARE * decode_ms)
+
+    @property
+    def states_concurrency(self) -> bool:
+        """Whether the source says how many requests were in flight when it was measured."""
+        return "silicon_concurrency=" in self.source
 
     @property
     def is_from_ranks(self) -> bool:
@@ -150,16 +155,28 @@ def _without_repeats(rows: Iterable[SampleRow]) -> list[SampleRow]:
     ]
 
 
-def select(rows: Sequence[SampleRow], number: int, *, with_ranks: bool = False) -> Selection:
+def select(
+    rows: Sequence[SampleRow],
+    number: int,
+    *,
+    with_ranks: bool = False,
+    is_possible: Callable[[SampleRow], bool] = lambda row: True,
+) -> Selection:
     """`number` rows to score (0: all), an equal share of every deployment, spread over its loads.
 
-    Calibration rows and those with a queue are apart; of several ranks are left out unless
-    `with_ranks`.
+    Calibration rows and those with a queue are apart. Left out: rows of several ranks unless
+    `with_ranks`, rows that do not say how many requests were in flight, and impossible ones.
     """
     calibration = tuple(row for row in rows if row.is_calibration)
     rest = [row for row in rows if not row.is_calibration]
-    of_ranks = [] if with_ranks else [row for row in rest if row.is_from_ranks]
-    usable = [row for row in rest if row not in of_ranks]
+    left_out: dict[str, int] = {}
+    usable = []
+    for row in rest:
+        reason = _reason(row, with_ranks, is_possible)
+        if reason is None:
+            usable.append(row)
+        else:
+            left_out[reason] = left_out.get(reason, 0) + 1
     queued = tuple(row for row in usable if row.has_queue)
     groups: dict[tuple[str, ...], list[SampleRow]] = {}
     for row in usable:
@@ -168,8 +185,20 @@ def select(rows: Sequence[SampleRow], number: int, *, with_ranks: bool = False) 
     ordered = [sorted(groups[key], key=lambda row: row.load) for key in sorted(groups)]
     shares = _shares([len(group) for group in ordered], number)
     scored = [row for group, k in zip(ordered, shares, strict=True) for row in spread(group, k)]
-    left_out = {"several data-parallel ranks": len(of_ranks)} if of_ranks else {}
     return Selection(tuple(scored), calibration, queued, left_out)
+
+
+def _reason(
+    row: SampleRow, with_ranks: bool, is_possible: Callable[[SampleRow], bool]
+) -> str | None:
+    """Why a row is left out; None if it is not."""
+    if row.is_from_ranks and not with_ranks:
+        return "several data-parallel ranks"
+    if not row.states_concurrency:
+        return "requests in flight not stated"
+    if not row.has_queue and not is_possible(row):
+        return "prompts found in the cache"
+    return None
 
 
 def _shares(sizes: list[int], number: int) -> list[int]:

@@ -22,6 +22,7 @@ from statistics import median
 from typing import Any
 
 import yaml
+from silicon_bounds import computes_its_prompts
 from silicon_library import BUDGET_TOKENS, Library
 from silicon_rows import SampleRow, read_sample, select
 from silicon_setup import mean_lengths, run_data, setup_of
@@ -185,7 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("error: the sample is part of aiconfigurator-core: install it", file=sys.stderr)
         return 2
     rows = read_sample(folder / "systems" / "silicon_sample.csv")
-    found = select(rows, args.rows, with_ranks=args.ranks)
+    found = select(rows, args.rows, with_ranks=args.ranks, is_possible=computes_its_prompts)
     chosen, title = found.scored, "scored rows"
     if args.calibration:
         chosen, title = (

@@ -201,7 +201,8 @@ class _Deployment:
         """The table with experts timed in another format of the same width, where theirs are not
         credible and those are: FP8 with a scale a tensor and with one a block read the same
         weights."""
-        if not _refuses_experts(table):
+        own = self.engine.quantization or self.shape.quantisation or ""
+        if not own.startswith("fp8") or not _refuses_experts(table):
             return table
         try:
             other = self.table({**sharding, "moe_quant_mode": _OTHER_EXPERTS}, choice)
