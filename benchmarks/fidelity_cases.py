@@ -161,7 +161,9 @@ def make(case: Case, folder: Path) -> tuple[Path, Any, Any]:
         sizes = vllm_graph_sizes(deployment.engine.max_num_seqs)
         habits = replace(habits, graph_sizes=sizes)
     trace = trace_of(case.load, case.seed)
-    blocks = deployment.given_blocks or deployment.blind_blocks() or room_for_all(trace)
+    tokens = trace.input_tokens + trace.output_tokens
+    endless = int((-(-tokens // deployment.engine.block_size)).sum()) + 2
+    blocks = deployment.given_blocks or deployment.blind_blocks() or endless
     spec = deployment.engines(trace, blocks, is_async=case.is_async)
     truth = HiddenTruth(kernels, habits, seed=case.seed)
     rows = log_rows(trace, spec, truth, clock=case.clock, seed=case.seed)

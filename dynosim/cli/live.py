@@ -158,6 +158,9 @@ def calibrate(
     num_gpu_blocks: Annotated[
         int | None, typer.Option(help="KV blocks of the engine, if the log does not say.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write a fit that does not explain its own requests.")
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Fit step times to a live engine, or to the log of its requests."""
@@ -180,6 +183,7 @@ def calibrate(
             fit_fraction=fit_fraction,
             num_gpu_blocks=num_gpu_blocks,
             as_json=json,
+            force=force,
         )
     )
 

@@ -23,7 +23,7 @@ from dynosim.verify.document import Occasion, document
 from dynosim.verify.matrix import matrix_dict
 from dynosim.verify.plan import Asked, Plan, plan_of
 from dynosim.verify.text import verification_text
-from dynosim.verify.verdict import LEVELS, Verdict
+from dynosim.verify.verdict import LEVELS, RecordingVerdict
 from dynosim.verify.verification import Verification, verify
 
 DEFAULT_REPLAYS = 16
@@ -104,7 +104,7 @@ def _plot(verification: Verification, folder: Path, *, overwrite: bool) -> None:
         print(f"written: {folder / name}", file=sys.stderr)
 
 
-def _file_name(verdict: Verdict) -> str:
+def _file_name(verdict: RecordingVerdict) -> str:
     return (
         "".join(one if one.isalnum() or one in "-_." else "_" for one in verdict.recording) + ".png"
     )
@@ -130,11 +130,11 @@ def json_document(verification: Verification, occasion: Occasion) -> dict[str, A
     }
 
 
-def read_before(path: Path) -> tuple[Verdict, ...]:
+def read_before(path: Path) -> tuple[RecordingVerdict, ...]:
     """The verdicts of an earlier `--json`. Raises: ConfigError."""
     try:
         rows = parse_json(_read(path, "--before"))["recordings"]
-        return tuple(Verdict.from_dict(row) for row in rows)
+        return tuple(RecordingVerdict.from_dict(row) for row in rows)
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"--before {path}: not what `dynosim verify --json` prints: {error!r} (name its output)"
@@ -168,7 +168,7 @@ def _verified(plan: Plan, jobs: int) -> Verification:
         raise
 
 
-def _nothing(asked: VerifyArguments, plan: Plan, verdicts: Sequence[Verdict] = ()) -> str:
+def _nothing(asked: VerifyArguments, plan: Plan, verdicts: Sequence[RecordingVerdict] = ()) -> str:
     """Why there is nothing to judge."""
     reasons = [f"{one.recording}, {one.level}: {one.problem}" for one in verdicts]
     reasons += [f"unreadable: {why}" for _, why in plan.unreadable]

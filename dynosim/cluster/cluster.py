@@ -126,11 +126,16 @@ class Cluster:
             next_ms = load.next_ms if give_up_ms == NEVER else give_up_ms
             if next_ms > until_ms or next_ms == NEVER:
                 break
-            if give_up_ms < NEVER:
-                self._process_until(instant_start(instant_start(give_up_ms)))
-                self._give_up_due(patience, max(give_up_ms, self.now_ms))
-            self._process_until(max(next_ms, self.now_ms))
-            self._go_on(max(next_ms, self.now_ms))
+            if give_up_ms == NEVER:
+                self._process_until(next_ms)
+                continue
+            self._process_until(instant_start(instant_start(give_up_ms)))
+            if patience.next_ms() != give_up_ms:
+                continue  # it has ended meanwhile
+            now_ms = max(give_up_ms, self.now_ms)
+            self._give_up_due(patience, now_ms)
+            self._process_until(now_ms)
+            self._go_on(now_ms)
         self._process_until(until_ms)
 
     def _process_until(self, until_ms: float) -> None:  # noqa: C901

@@ -1,10 +1,11 @@
-"""A recorded run of a real engine, held against predictions of three levels.
+"""A recorded run of a real engine, held against predictions of three levels, each on its own.
 
-A priori: tables and the constants of `host_times`, nothing fitted. Fitted on the first part of the
-run. Fitted on another workload of the same deployment. Each blind (capacity from model and
-hardware) and with the capacity given, where it is known.
+A priori: tables and the constants of `host_times`, nothing fitted, and the capacity that follows from
+model and hardware. Capacity: the same with the capacity that was given. Fitted: on the first part
+of the run, blind and with the capacity given, and on another workload of the same deployment.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,19 +13,16 @@ from typing import Any
 from dynosim.compare.attribution import attribute, blind_fit
 from dynosim.compare.prediction import intervals
 from dynosim.experiment.intervals import form_error
-from dynosim.fit.alternatives import fit_capacity, fit_loops
-from dynosim.fit.deployment import (
-    Deployment,
-    balance_notes,
-    capacity_note,
-    deployment_of,
-    hardware_notes,
-)
+from dynosim.fit.alternatives import Recorded, fit_recorded
+from dynosim.fit.capacity import Start, start_of
+from dynosim.fit.deployment import Deployment, balance_notes, deployment_of, hardware_notes
 from dynosim.fit.fitting import Fitted
 from dynosim.fit.log_file import read_measurements
 from dynosim.fit.measurements import Measurements
+from dynosim.fit.other_gpu import gpu_warning
+from dynosim.fit.own_part import OwnPart
 from dynosim.fit.prior import Prior, prior_of, table_timing
-from dynosim.fit.replay import Engines, Predicted, replay
+from dynosim.fit.replay import Predicted, replay
 from dynosim.fit.scores import Score, distances, scores
 from dynosim.metrics.in_range import inside_shares
 from dynosim.metrics.saturation import load_of
@@ -34,6 +32,7 @@ from dynosim.timing.model import StepTimeModel
 
 NUM_DRAWS = 24
 BLIND, GIVEN = "blind", "capacity given"
+LEVELS = ("apriori", "capacity", "fitted")
 
 PEERS: tuple[tuple[dict[str, str], dict[str, Any]], ...] = (
     (
@@ -63,6 +62,7 @@ class Level:
     table: list[Score]
     rest: list[Score]  # over requests whose times no fit has seen; empty if there are none
     detail: dict[str, Any]
+    own: OwnPart | None = None  # over the requests that were fitted; None where nothing was
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -71,6 +71,7 @@ class Level:
             "column": self.column,
             "scores": {score.name: _score(score) for score in self.table},
             "held_out_scores": {score.name: _score(score) for score in self.rest},
+            **({"fitted_part": self.own.to_dict()} if self.own else {}),
             **self.detail,
         }
 
@@ -85,10 +86,21 @@ class Fidelity:
     levels: list[Level]
     attribution: dict[str, float]
     notes: list[str]
-    fit: Fit
+    fit: Fit | None  # None if nothing was fitted
+    gpu_warning: str | None = None  # step times that are not those of the GPU that was named
+
+    @property
+    def failures(self) -> list[str]:
+        """What fits do not explain of the requests that they were fitted to."""
+        return [
+            f"{level.name}, {level.column}: {'; '.join(level.own.misfits)}"
+            for level in self.levels
+            if level.own is not None and level.own.misfits
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """One JSON document."""
+        fit = self.fit
         return {
             "file": self.measured.source,
             "setup": self.measured.setup,
@@ -102,9 +114,13 @@ class Fidelity:
             "attribution_mean_abs_error": self.attribution,
             "peers": peers_of(self.measured.setup),
             "notes": self.notes,
-            "fitted_parameters": asdict(self.fit.parameters),
-            "fitted_intervals": {key: list(pair) for key, pair in self.fit.intervals.items()},
-            "unidentified": list(self.fit.unidentified),
+            "failures": self.failures,
+            "gpu_warning": self.gpu_warning,
+            "fitted_parameters": asdict(fit.parameters) if fit else {},
+            "fitted_intervals": {key: list(pair) for key, pair in fit.intervals.items()}
+            if fit
+            else {},
+            "unidentified": list(fit.unidentified) if fit else [],
         }
 
 
@@ -130,8 +146,9 @@ def judge_file(
     num_gpu_blocks: int | None = None,
     other: Path | None = None,
     seed: int = 0,
+    levels: Sequence[str] = LEVELS,
 ) -> Fidelity:
-    """All levels of the run in `path`; `other` is another run of the same deployment.
+    """Some `LEVELS` of the run in `path`; `other` is another run of the same deployment.
 
     Raises: TraceError for an unusable file, ConfigError for unknown names or too few requests.
     """
@@ -139,10 +156,13 @@ def judge_file(
     deployment = deployment_of(
         measured.setup, model=model, hardware=hardware, num_gpu_blocks=num_gpu_blocks
     )
-    judge = _Judge(measured, deployment, measured.fit_count(fit_fraction), seed)
-    judge.a_priori()
-    fitted = judge.fitted_on_first_part()
-    if other is not None:
+    is_fitted = "fitted" in levels
+    count = measured.fit_count(fit_fraction) if is_fitted else 0
+    judge = _Judge(measured, deployment, count, seed)
+    columns = {BLIND: "apriori" in levels, GIVEN: "capacity" in levels}
+    judge.a_priori([column for column, is_wanted in columns.items() if is_wanted])
+    fitted = judge.fitted_on_first_part() if is_fitted else None
+    if other is not None and is_fitted:
         judge.fitted_elsewhere(read_measurements(other))
     return judge.outcome(fitted)
 
@@ -158,85 +178,82 @@ class _Judge:
         self._count = count
         self._seed = seed
         self._trace: Trace = measured.trace()
-        self._prior: Prior = prior_of(deployment, measured)
-        self._blind: StepTimeModel | None = None
-        if self._prior.fit.token_curve:
-            self._blind = table_timing(deployment, measured.clock)
         self._levels: list[Level] = []
         self._notes: list[str] = [
             *_assumptions(deployment),
             *hardware_notes(deployment),
             *balance_notes(deployment),
         ]
+        self._prior: Prior = prior_of(deployment, measured)
         self._notes += self._prior.notes if not self._prior.fit.token_curve else ()
-        self._engines = self._capacities()
+        self._timing: StepTimeModel | None = None
+        if self._prior.fit.token_curve:
+            self._timing = table_timing(deployment, measured.clock)
+        self._starts = self._capacities()
+        self._engines = {
+            column: deployment.engines(self._trace, start.blocks)
+            for column, start in self._starts.items()
+        }
 
-    def _capacities(self) -> dict[str, Engines]:
-        """Scheduler configurations by column."""
-        deployment, trace = self._deployment, self._trace
-        blind, said = deployment.assumed_blocks(self._measured)
-        self._notes += said
-        blocks = {BLIND: blind, GIVEN: deployment.given_blocks}
-        if blocks[GIVEN] is None:
+    def _capacities(self) -> dict[str, Start]:
+        """Where the capacity of a column starts from."""
+        unknown = self._deployment.engine.model_copy(update={"num_gpu_blocks": "auto"})
+        seen = self._measured.first(self._count) if self._count else self._measured
+        starts = {BLIND: start_of(replace(self._deployment, engine=unknown), seen)}
+        if starts[BLIND].warning is not None:
+            self._notes.append(f"blind: {starts[BLIND].warning}")
+        if self._deployment.given_blocks is not None:
+            starts[GIVEN] = start_of(self._deployment, seen)
+        else:
             self._notes.append(
                 "capacity given: not known (state --num-gpu-blocks, as the engine prints it)"
             )
-        return {
-            column: deployment.engines(trace, number)
-            for column, number in blocks.items()
-            if number is not None
-        }
+        return starts
 
-    def a_priori(self) -> None:
+    def a_priori(self, columns: Sequence[str]) -> None:
         """Tables, and what the host of such a GPU usually takes."""
-        timing = self._blind
-        if timing is None:
-            self._notes.append("a priori: needs a model and hardware that are known")
+        if self._timing is None:
+            if columns:
+                self._notes.append("a priori: needs a model and hardware that are known")
             return
-        for column, engines in self._engines.items():
-            predicted = replay(self._trace, engines, timing, self._measured.clock)
-            self._add("a priori", column, predicted, timing, first_unseen=0)
+        for column in columns:
+            engines = self._engines.get(column)
+            if engines is None:
+                continue
+            predicted = replay(self._trace, engines, self._timing, self._measured.clock)
+            self._add("a priori", column, predicted, self._timing, first_unseen=0)
 
     def fitted_on_first_part(self) -> Fitted:
-        """Constants from the first requests; the scheduling loop, too, if the set-up is silent."""
+        """Constants from the first requests; loop and capacity, too, if the set-up is silent."""
         name = f"fitted on the first {self._count} requests"
-        fits = self._fits_of_loops()
-        for column, engines in self._engines.items():
-            self._add_fitted(name, column, engines, fits[column], self._count)
-        return list(fits.values())[-1]
+        fits = self._fits_of_columns()
+        for column, recorded in fits.items():
+            self._add_fitted(name, column, recorded, self._count)
+        return fits[GIVEN if GIVEN in fits else BLIND].chosen.fitted
 
-    def _fits_of_loops(self) -> dict[str, Fitted]:
+    def _fits_of_columns(self) -> dict[str, Recorded]:
         """By column. The loop is chosen where most is known, and settles it for all columns."""
         loops = self._deployment.loops
-        fits: dict[str, Fitted] = {}
-        for column, engines in reversed(self._engines.items()):
-            found = fit_loops(
-                self._measured, self._prior, engines, loops, count=self._count, seed=self._seed
+        fits: dict[str, Recorded] = {}
+        for column in reversed(self._starts):
+            fits[column] = fit_recorded(
+                self._measured,
+                self._prior,
+                self._deployment,
+                self._starts[column],
+                count=self._count,
+                loops=loops,
+                seed=self._seed,
             )
-            is_async, fits[column] = next(iter(found.items()))
-            if column == BLIND and GIVEN not in self._engines:
-                engines = engines.scheduling(is_async=is_async)
-                fits[column] = self._with_fitted_capacity(engines, fits[column])
-            if is_async != self._deployment.loops[0]:
-                self._notes.append(
-                    f"{column}: {'a' if is_async else ''}synchronous scheduling fits better than"
-                    " the default of the set-up's version"
-                )
-            loops = (is_async,)
-        for column, engines in self._engines.items():
-            self._engines[column] = engines.scheduling(is_async=loops[0])
-        return {column: fits[column] for column in self._engines}
-
-    def _with_fitted_capacity(self, engines: Engines, fitted: Fitted) -> Fitted:
-        """The blind fit, with the KV capacity that the log tells of if it tells one."""
-        engines, fitted = fit_capacity(
-            self._measured, self._prior, engines, fitted, count=self._count, seed=self._seed
-        )
-        guessed, found = self._engines[BLIND].engine, engines.engine
-        if found.num_gpu_blocks != guessed.num_gpu_blocks:
-            self._notes.append(capacity_note(guessed, found))
-            self._engines[BLIND] = engines
-        return fitted
+            loops = (fits[column].chosen.is_async,)
+            notes = fits[column].notes if len(fits) == 1 else [fits[column].chosen.capacity.note]
+            self._notes += [f"{column}: {note}" for note in notes]
+        for column, recorded in fits.items():
+            # The loop holds for what is blind, too; a capacity that the log told does not.
+            self._engines[column] = self._engines[column].scheduling(
+                is_async=recorded.chosen.is_async
+            )
+        return {column: fits[column] for column in self._starts}
 
     def fitted_elsewhere(self, other: Measurements) -> None:
         """Constants, and the scheduling loop, from another workload of the same deployment.
@@ -250,20 +267,22 @@ class _Judge:
             hardware=self._deployment.hardware,
         )
         for column, engines in self._engines.items():
-            blocks = there.given_blocks or engines.engine.num_gpu_blocks
-            recorded = there.engines(other.trace(), blocks)
-            found = fit_loops(
-                other, prior, recorded, there.loops, count=len(other), seed=self._seed
+            blocks = engines.engine.num_gpu_blocks
+            known = start_of(there, other) if there.given_blocks else Start(blocks, "blind")
+            recorded = fit_recorded(other, prior, there, known, count=len(other), seed=self._seed)
+            chosen = recorded.chosen
+            engines = engines.scheduling(is_async=chosen.is_async)
+            timing = chosen.fitted.model()
+            predicted = replay(self._trace, engines, timing, self._measured.clock)
+            here = replace(
+                chosen, engines=engines, fitted=replace(chosen.fitted, predicted=predicted)
             )
-            is_async, fitted = next(iter(found.items()))
-            engines = engines.scheduling(is_async=is_async)
-            predicted = replay(self._trace, engines, fitted.model(), self._measured.clock)
-            here = replace(fitted, predicted=predicted)
-            self._add_fitted(f"fitted on {Path(other.source).name}", column, engines, here, 0)
+            name = f"fitted on {Path(other.source).name}"
+            self._add_fitted(name, column, replace(recorded, chosen=here), 0)
 
-    def _add_fitted(
-        self, name: str, column: str, engines: Engines, fitted: Fitted, first_unseen: int
-    ) -> None:
+    def _add_fitted(self, name: str, column: str, recorded: Recorded, first_unseen: int) -> None:
+        chosen = recorded.chosen
+        engines, fitted = chosen.engines, chosen.fitted
         ranges, unseen_ranges = intervals(
             self._measured,
             engines,
@@ -276,8 +295,10 @@ class _Judge:
         detail = {
             "intervals": {key: list(pair) for key, pair in ranges.items()},
             "held_out_intervals": {key: list(pair) for key, pair in unseen_ranges.items()},
+            "capacity": chosen.capacity.to_dict(),
+            "scheduling": recorded.reason,
         }
-        self._add(name, column, fitted.predicted, fitted.model(), first_unseen, detail)
+        self._add(name, column, fitted.predicted, fitted.model(), first_unseen, detail, chosen.own)
 
     def _add(
         self,
@@ -287,6 +308,7 @@ class _Judge:
         timing: StepTimeModel,
         first_unseen: int,
         detail: dict[str, Any] | None = None,
+        own: OwnPart | None = None,
     ) -> None:
         rows = slice(first_unseen, None)
         has_rest = first_unseen < len(self._measured)
@@ -310,22 +332,26 @@ class _Judge:
                     "load": load_of(result).to_dict(),
                     **(detail or {}),
                 },
+                own,
             )
         )
 
-    def outcome(self, fitted: Fitted) -> Fidelity:
-        """With the attribution of the blind prediction's error."""
+    def outcome(self, fitted: Fitted | None) -> Fidelity:
+        """With the attribution of the blind prediction's error, if something was fitted."""
         attribution: dict[str, float] = {}
-        if self._blind is not None:
+        if fitted is not None and self._timing is not None:
             attribution = attribute(
                 self._measured,
-                blind=blind_fit(self._prior.fit, self._blind),
+                blind=blind_fit(self._prior.fit, self._timing),
                 fitted=fitted.fit,
                 blind_engines=self._engines[BLIND],
                 given_engines=self._engines.get(GIVEN),
             )
-        else:
+        elif fitted is not None:
             self._notes.append("no attribution: without tables there is no blind prediction")
+        warning = None
+        if self._timing is not None:
+            warning = gpu_warning(self._measured, self._deployment, self._timing)
         return Fidelity(
             self._measured,
             self._deployment,
@@ -333,7 +359,8 @@ class _Judge:
             self._levels,
             attribution,
             self._notes,
-            fitted.fit,
+            fitted.fit if fitted is not None else None,
+            warning,
         )
 
 

@@ -19,15 +19,33 @@ def fidelity_text(fidelity: Fidelity) -> str:
             " make up for each other: replacing one may add error):"
         ]
     lines += [f"  {part:46} {error:7.2%}" for part, error in fidelity.attribution.items()]
+    lines += _constant_lines(fidelity)
+    if fidelity.gpu_warning:
+        lines.append(f"WARNING: {fidelity.gpu_warning}")
+    for note in fidelity.notes:
+        lines.append(f"note: {note}")
+    return "\n".join(lines)
+
+
+def _constant_lines(fidelity: Fidelity) -> list[str]:
     fit = fidelity.fit
-    lines += ["", "Fitted constants (95 % interval):"]
+    if fit is None:
+        return []
+    lines = ["", "Fitted constants (95 % interval):"]
     for name, (low, high) in fit.intervals.items():
         mark = "  not told by the log" if name in fit.unidentified else ""
         value = getattr(fit.parameters, name)
         lines.append(f"  {name:24} {value:11.4g}  [{low:.4g}, {high:.4g}]{mark}")
-    for note in fidelity.notes:
-        lines.append(f"note: {note}")
-    return "\n".join(lines)
+    return lines
+
+
+def _own_lines(level: Level) -> list[str]:
+    if level.own is None:
+        return []
+    errors = ", ".join(f"{score.name} {score.error:+.2%}" for score in level.own.scores)
+    apart = ", ".join(f"{one.metric} {one.ks:.3f}" for one in level.own.apart)
+    lines = [f"  on the fitted part: {errors}; KS {apart}"]
+    return lines + [f"  DOES NOT EXPLAIN ITS OWN PART: {one}" for one in level.own.misfits]
 
 
 def _level_lines(level: Level, fidelity: Fidelity) -> list[str]:
@@ -45,6 +63,7 @@ def _level_lines(level: Level, fidelity: Fidelity) -> list[str]:
             f"  per request, {one['metric']}: APE mean {one['mean_ape']:.2%},"
             f" median {one['median_ape']:.2%}; KS {one['ks']:.3f}"
         )
+    lines += _own_lines(level)
     shares = ", ".join(
         f"{axis} {share:.1%}" for axis, share in level.detail["steps_in_range"].items()
     )

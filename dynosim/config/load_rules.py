@@ -17,6 +17,8 @@ def resolved_load(keys: SweepKeys, base: dict[str, Any]) -> LoadConfig:
     search = "curve" if keys.constraints.sla is None else "capacity"
     if any(key.split(".")[0] == "workload" for key in keys.space) and load.need is None:
         search = "fixed"
+    if _is_staged(workload) and load.need is None:
+        search = "fixed"
     meant = {
         "search": load.search or search,
         "vary": load.vary or ("concurrency" if is_closed else "rate"),
@@ -36,6 +38,11 @@ def load_problems(keys: SweepKeys, base: dict[str, Any]) -> list[Problem]:
     if keys.load.search == "fixed" or not isinstance(workload, dict):
         return []
     problems = []
+    if _is_staged(workload):
+        remedy = "set `load.search: fixed`, or give one rate in place of the stages"
+        problems.append(
+            Problem(("load", "search"), "workload.stages are loads of their own", remedy)
+        )
     swept = [key for key in keys.space if key.startswith("workload.")]
     if swept:
         remedy = "take it out of the space, or set `load.search: fixed`"
@@ -45,6 +52,10 @@ def load_problems(keys: SweepKeys, base: dict[str, Any]) -> list[Problem]:
         problems.append(Problem(("load", "vary"), "a closed loop has no rate", remedy))
     problems += _kind_problems(keys.load) + _closed_problems(keys)
     return problems + _need_problems(keys, base)
+
+
+def _is_staged(workload: Any) -> bool:
+    return isinstance(workload, dict) and workload.get("stages") is not None
 
 
 def _kind_problems(load: LoadConfig) -> list[Problem]:

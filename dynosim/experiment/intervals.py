@@ -101,7 +101,7 @@ def prediction_intervals(
 ) -> Intervals:
     """Replay `config` with other draws; the same `seed` gives the same intervals.
 
-    A synthetic workload is drawn anew, unless `trace` is known to be what is served: then, as for
+    A generated workload is drawn anew, unless `trace` is known to be what is served: then, as for
     a recorded one, arrivals are moved. `progress(done, all)` is told after each replay.
 
     Raises: what `dynosim.experiment.run.run` raises; ValueError for less than two replays.
@@ -110,7 +110,7 @@ def prediction_intervals(
         raise ValueError(f"intervals need two replays at least, got {num_replays}")
     rng = np.random.default_rng(seed)
     prepared = prepare(config)
-    is_redrawn = config.workload.synthetic is not None and not is_workload_known
+    is_redrawn = config.workload.trace is None and not is_workload_known
     drawn = _drawn_timings(timing, num_replays, rng)
     samples: dict[str, list[float | None]] = {key: [] for key in INTERVAL_KEYS}
     for index, drawn_timing in enumerate(drawn):

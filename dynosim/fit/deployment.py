@@ -7,14 +7,10 @@ out is vLLM's default, and said so.
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from dynosim.build.engine import KNOBS, engine_spec
 from dynosim.config.schema import EngineConfig
-from dynosim.engine.spec import EngineSpec
 from dynosim.engine.vllm.versions import graph_sizes, is_async, is_version
 from dynosim.errors import ConfigError, DynosimError
-from dynosim.fit.measurements import Measurements
 from dynosim.fit.replay import Engines
 from dynosim.records import Trace
 from dynosim.silicon import Capacity, capacity_of_running
@@ -123,7 +119,11 @@ class Deployment:
         )
         try:
             return capacity_of_running(
-                engine, model=self.model, hardware=self.hardware, longest_tokens=longest_tokens
+                engine,
+                model=self.model,
+                hardware=self.hardware,
+                longest_tokens=longest_tokens,
+                is_eager=self.is_eager,
             )
         except ConfigError:
             return None
@@ -132,29 +132,6 @@ class Deployment:
         """KV blocks of `blind_capacity`."""
         capacity = self.blind_capacity(longest_tokens)
         return None if capacity is None else capacity.num_gpu_blocks
-
-    def assumed_blocks(self, measured: Measurements) -> tuple[int, list[str]]:
-        """KV blocks to predict a log with whose engine's are not told, and what must be said of
-        them."""
-        lengths = measured.input_tokens + measured.output_tokens
-        capacity = self.blind_capacity(int(lengths.max()))
-        if capacity is not None:
-            return capacity.num_gpu_blocks, [] if capacity.warning is None else [capacity.warning]
-        held = held_blocks(measured, self.engine.block_size)
-        return 2 * held, [
-            f"KV capacity: does not follow from what is known; {2 * held:,} blocks are taken, twice"
-            " what the log shows in use at once (state --num-gpu-blocks, as the engine prints it)"
-        ]
-
-
-def held_blocks(measured: Measurements, block_size: int) -> int:
-    """Most KV blocks that requests held at once between their first and last token, and at least
-    those of the longest request; prefixes that requests share are counted for each."""
-    blocks = -(-(measured.input_tokens + measured.output_tokens) // block_size)
-    starts = measured.arrival_ms + measured.ttft_ms
-    order = np.argsort(np.concatenate((measured.end_ms, starts)), kind="stable")
-    changes = np.concatenate((-blocks, blocks))[order]
-    return int(max(np.cumsum(changes).max(), blocks.max())) + 1
 
 
 def deployment_of(
@@ -222,15 +199,6 @@ def balance_notes(deployment: Deployment) -> list[str]:
         f"{deployment.num_engines} engines, each with these limits: requests go to the one with the"
         " fewest in flight, which stands in for vLLM's balancer; no engine waits for another's step"
     ]
-
-
-def capacity_note(guessed: EngineSpec, fitted: EngineSpec) -> str:
-    """What a report must say of a capacity that the log told."""
-    return (
-        f"KV capacity: {fitted.num_gpu_blocks} blocks explain the log clearly better than the"
-        f" {guessed.num_gpu_blocks} that were guessed, and are used in the fit"
-        " (state --num-gpu-blocks, as the engine prints it, if you know better)"
-    )
 
 
 def _engine_values(kwargs: dict[str, Any]) -> dict[str, Any]:

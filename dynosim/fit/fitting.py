@@ -18,6 +18,7 @@ from dynosim.fit.measurements import Measurements
 from dynosim.fit.prior import Prior
 from dynosim.fit.replay import Engines, Predicted, replay
 from dynosim.fit.schedule import held_schedule
+from dynosim.fit.spread import bootstrap, correlations, newton_step, untold
 from dynosim.records import FloatArray, Trace
 from dynosim.timing.fitted import DRIFT, FACTOR_NAMES, Fit, FittedModel, MeasuredRange
 
@@ -30,14 +31,11 @@ _DIFFERENCE = 0.01  # standard deviations of the prior
 _ROUNDS = 20
 _CONVERGED = 1e-3  # of the cost
 _STEP_LENGTHS = (1.0, 0.5, 0.2, 0.05)
-_BOOTSTRAPS = 400
 _NOISE_MEDIANS = 2.385 * 1.4826
 """Scale of the loss in medians of absolute errors: for normal errors this keeps 95 % of the
 efficiency of least squares (Cauchy's loss: 2.385 standard deviations of 1.4826 medians each)."""
 _SCALINGS = 4
 _STRETCH = 20  # requests
-_UNIDENTIFIED = 0.7
-"""A parameter whose interval is still so much of its prior's was not told by the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,36 +56,35 @@ class Fitted:
 
 
 def fit_log(
-    measured: Measurements, prior: Prior, engines: Engines, *, count: int, seed: int = 0
+    measured: Measurements,
+    prior: Prior,
+    engines: Engines,
+    *,
+    count: int,
+    seed: int = 0,
+    start: Fit | None = None,
 ) -> Fitted:
-    """Fits the times of the first `count` requests.
+    """Fits the times of the first `count` requests, from the prior on or from a fit of its form.
 
     Arrivals and lengths of later requests are used as far as they came before the last of those
-    ended: they shared the engine. Their times are not looked at.
+    ended: they shared the engine. Their times are not looked at. What the log does not tell stays
+    at the prior.
     """
-    problems = [
-        _Problem(measured, with_knee, engines, count) for with_knee in prior.with_all_knees()
-    ]
-    solved = [(problem, problem.minimize()) for problem in problems]
+    priors = prior.with_all_knees() if start is None else [prior.with_knee(start.knee)]
+    problems = [_Problem(measured, with_knee, engines, count) for with_knee in priors]
+    solved = [(problem, problem.minimize(start)) for problem in problems]
     problem, best = min(solved, key=lambda pair: pair[1].cost)
-    prior = problem.prior
-    moves, jacobian, residuals = best.moves, problem.jacobian(best), best.residuals
-    samples = _bootstrap(jacobian, residuals, moves, problem.lowest, seed)
-    low, high = np.percentile(samples, [2.5, 97.5], axis=0)
     names = problem.names
-    spread = np.array([prior.spread[name] for name in names])
-    center = np.array([getattr(prior.fit.parameters, name) for name in names])
+    held = untold(names, problem.jacobian(best), best.residuals)
+    if held:
+        best = problem.with_held(held, best)
+    moves, jacobian = best.moves, problem.jacobian(best)
+    samples = bootstrap(jacobian, best.residuals, moves, problem.lowest, seed)
     fit = replace(
         problem.fit_at(moves),
-        intervals={
-            name: (max(a, 0.0), max(b, 0.0))
-            for name, a, b in zip(
-                names, (center + low * spread).tolist(), (center + high * spread).tolist(),
-                strict=True,
-            )
-        },
-        unidentified=_unidentified(names, jacobian, residuals, measured),
-    )  # fmt: skip
+        intervals=problem.intervals(moves, samples),
+        unidentified=(*held, *_outside(measured)),
+    )
     predicted = replay(measured.trace(), engines, FittedModel(fit), measured.clock)
     return Fitted(
         fit=replace(
@@ -99,9 +96,18 @@ def fit_log(
         cost=best.cost,
         num_replays=sum(one.num_replays for one in problems),
         draws=tuple(problem.fit_at(sample) for sample in samples),
-        correlations=_correlations(names, samples),
+        correlations=correlations(names, samples),
         predicted=predicted,
     )
+
+
+def moved_fit(
+    measured: Measurements, prior: Prior, engines: Engines, fit: Fit, *, count: int
+) -> tuple[Fit, float, int]:
+    """Where a fit of the prior's form moves with other engines, its cost, and replays taken."""
+    problem = _Problem(measured, prior.with_knee(fit.knee), engines, count)
+    best = problem.minimize(fit)
+    return problem.fit_at(best.moves), best.cost, problem.num_replays
 
 
 def cost_with(measured: Measurements, fit: Fit, engines: Engines, count: int) -> float:
@@ -126,6 +132,7 @@ class _Problem:
 
     def __init__(self, measured: Measurements, prior: Prior, engines: Engines, count: int) -> None:
         fitted = measured.first(count)
+        self._all_measured = measured
         until_ms = float(fitted.end_ms.max())
         seen = int(np.searchsorted(measured.arrival_ms, until_ms, side="right"))
         self._trace: Trace = measured.first(max(seen, count)).trace()
@@ -215,14 +222,38 @@ class _Problem:
                 break
         return best
 
-    def minimize(self) -> _Trial:
+    def moves_of(self, fit: Fit) -> FloatArray:
+        """Where a fit of the same form stands."""
+        values = np.array([getattr(fit.parameters, name) for name in self.names])
+        return np.asarray((values - self._center) / self._spread)
+
+    def with_held(self, held: Sequence[str], best: _Trial) -> _Trial:
+        """The best with some parameters at the prior, from the best of all on."""
+        rest = {name: 0.0 if name in held else spread for name, spread in self.prior.spread.items()}
+        problem = _Problem(
+            self._all_measured, replace(self.prior, spread=rest), self._engines, self._count
+        )
+        found = problem.minimize(self.fit_at(best.moves))
+        self.num_replays += problem.num_replays
+        moves = np.zeros(len(self.names))
+        moves[[self.names.index(name) for name in problem.names]] = found.moves
+        return replace(found, moves=moves)
+
+    def intervals(self, moves: FloatArray, samples: FloatArray) -> dict[str, tuple[float, float]]:
+        """95 % by parameter, of resampled moves; the estimate itself is inside."""
+        bounds = np.array([*np.percentile(samples, [2.5, 97.5], axis=0), moves])
+        values = np.maximum(self._center + bounds * self._spread, 0.0)
+        lows, highs = values.min(axis=0).tolist(), values.max(axis=0).tolist()
+        return dict(zip(self.names, zip(lows, highs, strict=True), strict=True))
+
+    def minimize(self, start: Fit | None = None) -> _Trial:
         """Gauss and Newton's method, reweighted for the robust loss, searching along each step.
 
         Where the whole step does not help, its parts may: constants are moved one by one.
         """
-        best = self.trial(np.zeros(len(self.names)))
+        best = self.trial(np.zeros(len(self.names)) if start is None else self.moves_of(start))
         for _ in range(_ROUNDS):
-            step = _newton_step(self.jacobian(best), best.residuals, best.moves, self.lowest)
+            step = newton_step(self.jacobian(best), best.residuals, best.moves, self.lowest)
             step = np.clip(step, -2.0, 2.0)
             before = best
             best = self._along(best, step)
@@ -256,67 +287,9 @@ class _Problem:
         return predicted_ms / measured_ms - 1 if measured_ms and predicted_ms else 0.0
 
 
-def _newton_step(
-    jacobian: FloatArray,
-    residuals: FloatArray,
-    moves: FloatArray,
-    lowest: FloatArray,
-    prior: FloatArray | float = 0.0,
-) -> FloatArray:
-    """Step to the minimum of the reweighted squares that keeps every move above its lowest.
-
-    What would go below is held there, and the others make up for it. `prior` is the prior's place.
-    """
-    weights = 1 / (1 + residuals**2)
-    hessian = (jacobian * weights[:, None]).T @ jacobian + np.eye(len(moves))
-    gradient = (jacobian * weights[:, None]).T @ residuals + moves - prior
-    room = lowest - moves
-    held = np.zeros(len(moves), np.bool_)
-    step = np.zeros(len(moves))
-    for _ in range(len(moves)):
-        free = ~held
-        step[held] = room[held]
-        pull = gradient[free] + hessian[np.ix_(free, held)] @ step[held]
-        step[free] = -np.linalg.solve(hessian[np.ix_(free, free)], pull)
-        below = free & (step < room)
-        if not below.any():
-            break
-        held |= below
-    return np.maximum(step, room)
-
-
-def _bootstrap(
-    jacobian: FloatArray, residuals: FloatArray, moves: FloatArray, lowest: FloatArray, seed: int
-) -> FloatArray:
-    """Moves refitted to resampled requests, in the linear approximation around the optimum.
-
-    Requests that share steps err together, so blocks of neighbours are drawn, not single ones. The
-    prior is drawn too: what the log does not tell stays as uncertain as it was.
-    """
-    rng = np.random.default_rng(seed)
-    count = len(residuals) // 2
-    block = max(1, round(count ** (1 / 3)))
-    samples = []
-    for _ in range(_BOOTSTRAPS):
-        starts = rng.integers(0, count - block + 1, -(-count // block))
-        chosen = (starts[:, None] + np.arange(block)).ravel()[:count]
-        rows = np.concatenate([chosen, chosen + count])
-        prior = rng.standard_normal(len(moves))
-        step = _newton_step(jacobian[rows], residuals[rows], moves, lowest, prior)
-        samples.append(moves + step)
-    return np.array(samples)
-
-
-def _unidentified(
-    names: Sequence[str], jacobian: FloatArray, residuals: FloatArray, measured: Measurements
-) -> tuple[str, ...]:
-    """Parameters about which the log says little beyond the prior."""
-    weights = 1 / (1 + residuals**2)
-    hessian = (jacobian * weights[:, None]).T @ jacobian + np.eye(len(names))
-    left = np.sqrt(np.diag(np.linalg.inv(hessian)))  # of the prior's standard deviation
-    blurred = [name for name, share in zip(names, left, strict=True) if share > _UNIDENTIFIED]
-    outside = ["ingress_ms", "egress_ms"] if measured.clock == "engine" else ["egress_ms"]
-    return (*blurred, *outside)
+def _outside(measured: Measurements) -> tuple[str, ...]:
+    """Ways in and out that the clock of a log does not see."""
+    return ("ingress_ms", "egress_ms") if measured.clock == "engine" else ("egress_ms",)
 
 
 def _drift(predicted: Predicted, measured: Measurements) -> float:
@@ -330,18 +303,6 @@ def _drift(predicted: Predicted, measured: Measurements) -> float:
         for rows in stretches
     ]
     return float(np.std(ratios, ddof=1))
-
-
-def _correlations(names: Sequence[str], samples: FloatArray) -> dict[str, float]:
-    moving = samples.std(axis=0) > 0
-    names = [name for name, is_moving in zip(names, moving, strict=True) if is_moving]
-    table = np.atleast_2d(np.corrcoef(samples[:, moving].T))
-    return {
-        f"{names[i]}, {names[j]}": float(table[i, j])
-        for i in range(len(names))
-        for j in range(i)
-        if abs(table[i, j]) > 0.9
-    }
 
 
 def _measured_range(predicted: Predicted, measured: Measurements, count: int) -> MeasuredRange:

@@ -50,8 +50,11 @@ class Prior:
 
     def with_all_knees(self) -> list["Prior"]:
         """This prior, once for each knee."""
-        knees = self.knees or (self.fit.knee,)
-        return [replace(self, fit=replace(self.fit, knee=knee)) for knee in knees]
+        return [self.with_knee(knee) for knee in self.knees or (self.fit.knee,)]
+
+    def with_knee(self, knee: float) -> "Prior":
+        """This prior, with one knee."""
+        return replace(self, fit=replace(self.fit, knee=knee), knees=())
 
 
 def table_timing(deployment: Deployment, clock: Clock) -> StepTimeModel | None:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from dynosim.silicon.extract import SiliconQuery
 
 Operations = tuple[list[Operation], list[Operation]]
+_REACHED = 0.8
+"""Share of the roofline that products reach, where only that is known of them."""
 _PREFILL_SURFACE, _DECODE_SURFACE = "prefill attention", "decode attention"
 
 
@@ -140,14 +142,15 @@ class _Raw:
     def estimated(
         self, operations: list[Operation], sheet: HardwareSheet | None
     ) -> dict[tuple[str, str], FloatArray]:
-        """Usual times of operations that the library does not know of, for both phases."""
+        """Times of operations that the library does not know of, for both phases: shared experts,
+        which run beside the others on a stream of their own and so have no launch to wait for."""
         times: dict[tuple[str, str], FloatArray] = {}
         for phase in ("prefill", "decode"):
             size = max(len(values) for (kind, _), values in self.times.items() if kind == phase)
             for one in operations if sheet is not None else []:
                 bounds = token_bounds(one, np.arange(1.0, size + 1.0), sheet)
                 if bounds is not None:
-                    times[phase, one.name] = bounds.usual_ms
+                    times[phase, one.name] = bounds.floor_ms / _REACHED
         return times
 
     def collective_ms(self, operations: Operations | None, max_tokens: int) -> FloatArray:

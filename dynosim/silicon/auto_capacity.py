@@ -23,8 +23,12 @@ _CALIBRATED = ("h100_sxm", "h100_nvl", "h100_pcie", "h200_sxm", "gh200")
 _OVERHEADS = ("activations_bytes", "runtime_bytes", "cuda_graphs_bytes")
 
 
-def auto_capacity(engine: TimedEngine, model: str, hardware: str) -> Capacity:
+def auto_capacity(
+    engine: TimedEngine, model: str, hardware: str, *, is_eager: bool = False
+) -> Capacity:
     """What one rank's memory leaves; fewer than 2 blocks where the engine does not fit.
+
+    `is_eager`: it neither compiles the model nor captures CUDA graphs.
 
     Raises: ConfigError if it cannot be counted.
     """
@@ -37,7 +41,7 @@ def auto_capacity(engine: TimedEngine, model: str, hardware: str) -> Capacity:
             f" ({shape.obstacle}); give the number of blocks that the engine prints"
         )
     sheet = hardware_sheet(hardware)
-    memory = _memory(engine, entry, shape, sheet)
+    memory = _memory(engine, entry, shape, sheet, is_eager=is_eager)
     block_bytes = memory["kv_bytes_per_token"] * engine.block_size
     is_calibrated = sheet.name in _CALIBRATED
     unsure = _unsure_bytes(memory, sheet, is_calibrated)
@@ -78,7 +82,12 @@ def _gib(size: float) -> str:
 
 
 def _memory(
-    engine: TimedEngine, entry: ModelEntry, shape: ModelShape, sheet: HardwareSheet
+    engine: TimedEngine,
+    entry: ModelEntry,
+    shape: ModelShape,
+    sheet: HardwareSheet,
+    *,
+    is_eager: bool,
 ) -> dict[str, int]:
     """Bytes on one GPU; the cache's are below 0 where the rest does not fit."""
     element = 1.0 if (engine.kv_cache_dtype or "auto").startswith("fp8") else 2.0
@@ -87,9 +96,9 @@ def _memory(
         "gpu_bytes": int(sheet.cuda_total_gib * GIB),
         "kv_bytes_per_token": shape.kv_bytes_per_token(engine.tensor_parallel, element),
         "weights_bytes": sum(weights.values()),
-        "activations_bytes": activation_bytes(entry, shape, engine),
+        "activations_bytes": activation_bytes(entry, shape, engine, is_eager=is_eager),
         "runtime_bytes": runtime_bytes(shape, engine, sheet),
-        "cuda_graphs_bytes": graph_bytes(shape, engine),
+        "cuda_graphs_bytes": 0 if is_eager else graph_bytes(shape, engine),
     }
     fraction = memory_fraction(engine.version, engine.gpu_memory_utilization)
     used = memory["weights_bytes"] + sum(memory[name] for name in _OVERHEADS)

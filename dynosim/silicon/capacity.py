@@ -63,7 +63,12 @@ def resolve_num_gpu_blocks(
 
 
 def capacity_of_running(
-    engine: TimedEngine, *, model: str | None, hardware: str | None, longest_tokens: int = 1
+    engine: TimedEngine,
+    *,
+    model: str | None,
+    hardware: str | None,
+    longest_tokens: int = 1,
+    is_eager: bool = False,
 ) -> Capacity:
     """The KV cache of an engine that did run, as a log or a measurement shows.
 
@@ -78,7 +83,7 @@ def capacity_of_running(
     model, hardware = _both(model, hardware)
     from dynosim.silicon.auto_capacity import auto_capacity
 
-    capacity = auto_capacity(engine, model, hardware)
+    capacity = auto_capacity(engine, model, hardware, is_eager=is_eager)
     longest = max(engine.max_model_len or 0, longest_tokens)
     least = -(-longest // engine.block_size) + 1
     if capacity.num_gpu_blocks >= least:

@@ -67,17 +67,20 @@ _GRAPH_BYTES = MIB // 4
 """Of one graph, per layer. Start-ups of 0.19 and later: 0.16 to 0.36 MiB."""
 
 
-def activation_bytes(entry: ModelEntry, shape: ModelShape, engine: Profiled) -> int:
+def activation_bytes(
+    entry: ModelEntry, shape: ModelShape, engine: Profiled, *, is_eager: bool = False
+) -> int:
     """Peak of what PyTorch allocates in the profiling step.
 
     Hidden states and residual are always alive, and the experts' workspace once it is made. Beside
     them: the largest of the copy that compiling makes of the largest table that the model reads
-    rows of, a feed-forward block, the latents expanded for attention, the sampler's logits.
+    rows of (not with `is_eager`: `enforce_eager`), a feed-forward block, the latents expanded for
+    attention, the sampler's logits.
     """
     tokens, ranks = engine.max_num_batched_tokens, engine.tensor_parallel
     hidden_states = tokens * shape.hidden * PLAIN_BYTES
     moments = (
-        _compiling_bytes(entry, shape, engine),
+        0 if is_eager else _compiling_bytes(entry, shape, engine),
         3 * tokens * -(-_widest(shape) // ranks) * PLAIN_BYTES + 2 * hidden_states,
         _latent_bytes(shape, engine),
         _sampler_bytes(shape, engine),

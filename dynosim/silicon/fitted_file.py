@@ -9,7 +9,8 @@
      "token_curve": {"tokens": [1, 64], "ms": [9.1, 9.4]},
      "context_curve": {"decodes": [1, 64], "factor": [0.6, 1.1]},
      "knee": 4.0, "graph_sizes": [1, 2, 4, 8],
-     "errors": {"mean_ttft_ms": 0.01, ...}, "source": "...", "method": "..."}
+     "errors": {"mean_ttft_ms": 0.01, ...}, "source": "...", "method": "...",
+     "misfits": ["mean_ttft_ms -40.0% (limit 15%)"]}   only in what was written with --force
 
 Everything but format, version and parameters may be left out.
 """
@@ -42,7 +43,7 @@ _CONTEXT_CURVE = ("decodes", "factor")
 _KEYS = (
     "format", "version", "parameters", "intervals", "draws", "unidentified", "measured",
     "token_curve", "context_curve", "knee",
-    "graph_sizes", "errors", "source", "method",
+    "graph_sizes", "errors", "source", "method", "misfits",
 )  # fmt: skip
 
 
@@ -69,6 +70,7 @@ def write_fit(fit: Fit, path: Path) -> None:
         "errors": dict(fit.errors),
         "source": fit.source,
         "method": fit.method,
+        **({"misfits": list(fit.misfits)} if fit.misfits else {}),
     }
     path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
@@ -92,6 +94,7 @@ def read_fit(path: Path) -> Fit:
         errors=read.numbers("errors", None, signed=True),
         source=read.text("source"),
         method=read.text("method"),
+        misfits=read.texts("misfits"),
     )
 
 
@@ -233,3 +236,11 @@ class _Reader:
         if not isinstance(value, str):
             self.fail(key, f"expected text, got {value!r}")
         return value  # type: ignore[no-any-return]
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """A list of texts, empty if missing."""
+        values = self._section(key, list)
+        for value in values:
+            if not isinstance(value, str):
+                self.fail(key, f"expected a list of texts, got {value!r}")
+        return tuple(values)

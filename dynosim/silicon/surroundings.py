@@ -78,7 +78,8 @@ def surroundings_of(
     return Surroundings(
         host,
         kernel,
-        sizes if backend == "vllm" else (),
+        # Rows that pad a batch are all alike: they read one more expert at most.
+        sizes if backend == "vllm" and not shape.experts else (),
         sampling_ms(
             sampling,
             vocabulary=shape.vocabulary,

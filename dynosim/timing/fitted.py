@@ -98,6 +98,9 @@ class Fit:
     errors: Mapping[str, float] = field(default_factory=dict)  # metric -> held out; and `DRIFT`
     source: str = ""  # of the measurements: file, engine, model, hardware
     method: str = ""  # how the constants were found
+    misfits: tuple[
+        str, ...
+    ] = ()  # what of its own measurements it does not explain; should be none
 
 
 class FittedModel(StepTimeModel):
@@ -265,6 +268,8 @@ def soft_maximum(a: float, b: float, knee: float) -> float:
 
 def _notes(fit: Fit) -> tuple[str, ...]:
     notes = ["constants fitted to measurements of one deployment; not of single steps"]
+    if fit.misfits:
+        notes.append(f"DOES NOT EXPLAIN ITS OWN MEASUREMENTS: {'; '.join(fit.misfits)}")
     if fit.unidentified:
         notes.append(f"not told apart by the measurements: {', '.join(fit.unidentified)}")
     return tuple(notes)

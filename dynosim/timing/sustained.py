@@ -18,15 +18,16 @@ from dynosim.timing.silicon_table import SiliconTable
 SUSTAINED_SLOWDOWN = 0.10
 """Further time of computing, as a share of it; 0.05 to 0.15."""
 
-_READING_TOKENS = 16
-"""Steps of up to so many tokens do little but read the weights."""
+_READING_TOKENS = 256
+"""Steps of up to so many tokens mostly read weights: on GPUs with 300 operations a byte, in 16 bits.
+Models with many experts read more of them up to about there."""
 
 
 def at_sustained_clocks(table: SiliconTable, slowdown: float = SUSTAINED_SLOWDOWN) -> SiliconTable:
     """The table with slower computing; steps of few tokens stay as they are."""
     linear = table.linear_ms
     products = linear - table.collective_ms
-    reading_ms = float(products[1 : _READING_TOKENS + 1].min())
+    reading_ms = float(products[min(_READING_TOKENS, table.max_tokens)])
     slower = linear + slowdown * np.maximum(products - reading_ms, 0.0)
     slower[: _READING_TOKENS + 1] = linear[: _READING_TOKENS + 1]
     return replace(table, linear_ms=slower)

@@ -21,6 +21,8 @@ PLAIN_BYTES = 2
 
 _MLP = ("mlp", "feed_forward", "ffn")
 _MOE = (*_MLP, "block_sparse_moe")
+_BESIDE_MLP = ("gemma4",)
+"""Kinds of model whose layers have a plain feed-forward block, and experts beside it."""
 _UP = ("gate_proj", "up_proj", "gate_up_proj", "w1", "w3")
 _DOWN = ("down_proj", "w2")
 _PADDED_TO = 256
@@ -122,11 +124,13 @@ def _layers(
         text_config(entry).get("model_type")
     )
     with_experts = _expert_layers(entry, shape)
+    is_beside = str(text_config(entry).get("model_type")).startswith(_BESIDE_MLP)
+    parents = ("moe",) if is_beside else _MOE
     for layer in range(shape.layers):
         yield from _attention(shape, split, formats, layer, has_bias=has_bias)
         if layer in with_experts:
-            yield from _experts(shape, split, formats, layer)
-        else:
+            yield from _experts(shape, split, formats, layer, parents)
+        if layer not in with_experts or is_beside:
             yield from _feed_forward("mlp", _MLP, shape.intermediate, shape, split, formats, layer)
 
 
@@ -195,12 +199,14 @@ def _feed_forward(
         yield Tensor(part, tensors * inner * shape.hidden, width_bytes)
 
 
-def _experts(shape: ModelShape, split: Split, formats: Quantised, layer: int) -> Iterator[Tensor]:
+def _experts(
+    shape: ModelShape, split: Split, formats: Quantised, layer: int, parents: tuple[str, ...]
+) -> Iterator[Tensor]:
     gpus = split.tensor_parallel * split.data_parallel
     experts, inner, hidden = shape.experts, -(-shape.expert_intermediate // gpus), shape.hidden
     if split.expert_parallel:
         experts, inner = -(-shape.experts // gpus), shape.expert_intermediate
-    names = [f"{parent}.experts.0.{name}" for parent in _MOE for name in (*_UP, *_DOWN)]
+    names = [f"{parent}.experts.0.{name}" for parent in parents for name in (*_UP, *_DOWN)]
     number_format = formats.format_of(names, layer)
     if number_format == "mxfp4":
         hidden, inner = _padded(hidden, _PADDED_TO), _padded(inner, _PADDED_TO // 2)

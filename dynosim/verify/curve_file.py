@@ -32,7 +32,7 @@ _MEANS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
+class ThroughputCurve:
     """One recorded run. `tok_s[i]` is the output in the second that ends at `second[i]`."""
 
     source: str
@@ -51,7 +51,7 @@ class Curve:
         return None if found is None else found[0]
 
 
-def read_curve(path: Path) -> Curve:
+def read_curve(path: Path) -> ThroughputCurve:
     """The curve in a file. Raises: TraceError naming the key and a remedy."""
     data = read_document(path)
     reader = _Reader(str(path))
@@ -63,7 +63,7 @@ def read_curve(path: Path) -> Curve:
         for theirs, ours in _MEANS.items()
         if measured.get(theirs) is not None
     }
-    return Curve(
+    return ThroughputCurve(
         source=str(path),
         setup=setup,
         trace=reader.trace(data.get("requests")),

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from dynosim.plots.style import BLUE, GREY
 from dynosim.verify.matrix import percent
-from dynosim.verify.verdict import Verdict
+from dynosim.verify.verdict import RecordingVerdict
 
 
-def plot_curve(verdict: Verdict, path: Path) -> None:
+def plot_curve(verdict: RecordingVerdict, path: Path) -> None:
     """Writes a PNG of a verdict that has a curve."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -10,17 +10,17 @@ from dynosim.experiment.intervals import jittered
 from dynosim.experiment.run import RunOutcome
 from dynosim.fit.deployment import Deployment, deployment_of
 from dynosim.records import FloatArray, RequestLog
-from dynosim.verify.curve_file import Curve, read_curve
+from dynosim.verify.curve_file import ThroughputCurve, read_curve
 from dynosim.verify.deployed import deployed_twin, setup_words
 from dynosim.verify.twin import Twin, serve
-from dynosim.verify.verdict import CURVE, THROUGHPUT, Verdict
+from dynosim.verify.verdict import CURVE, THROUGHPUT, RecordingVerdict
 
 MS_PER_S = 1000.0
 
 
 def judge_curve(
     path: Path, level: str, *, hardware: str | None, replays: int, seed: int, label: str
-) -> Verdict:
+) -> RecordingVerdict:
     """The verdict on a curve. Raises: TraceError, ConfigError."""
     if level != "apriori":
         raise ConfigError(f"a throughput curve tells nothing that level {level} needs")
@@ -46,7 +46,7 @@ def judge_curve(
         seed=seed,
         moved=jittered,
     )[1]
-    return Verdict(
+    return RecordingVerdict(
         recording=label,
         kind=CURVE,
         level=level,
@@ -71,7 +71,7 @@ def judge_curve(
     )  # fmt: skip
 
 
-def _twin(curve: Curve, deployment: Deployment) -> Twin:
+def _twin(curve: ThroughputCurve, deployment: Deployment) -> Twin:
     return deployed_twin(
         deployment,
         "clients",
@@ -83,7 +83,7 @@ def _twin(curve: Curve, deployment: Deployment) -> Twin:
     )
 
 
-def _deployment(curve: Curve, hardware: str | None, *, is_caching: bool) -> Deployment:
+def _deployment(curve: ThroughputCurve, hardware: str | None, *, is_caching: bool) -> Deployment:
     setup = curve.setup
     needed = {"model": "add it", "tensor_parallel": "add it"}
     if not hardware:
@@ -100,7 +100,7 @@ def _deployment(curve: Curve, hardware: str | None, *, is_caching: bool) -> Depl
     return deployment_of(stated, hardware=named)
 
 
-def _engines(curve: Curve) -> int:
+def _engines(curve: ThroughputCurve) -> int:
     number = curve.setup.get("engines", 1)
     if type(number) is not int or number < 1:
         raise TraceError(

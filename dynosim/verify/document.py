@@ -28,7 +28,7 @@ from dynosim.verify.verdict import (
     THROUGHPUT,
     TPOT,
     TTFT,
-    Verdict,
+    RecordingVerdict,
 )
 from dynosim.verify.verification import Verification
 
@@ -64,7 +64,7 @@ class Occasion:
     date: str
     command: str
     replays: int
-    before: Sequence[Verdict] | None = None
+    before: Sequence[RecordingVerdict] | None = None
     remarks: str | None = None
 
 
@@ -98,17 +98,14 @@ def _origin(occasion: Occasion) -> str:
     )
 
 
-def _intervals(judged: Sequence[Verdict], occasion: Occasion) -> str:
+def _intervals(judged: Sequence[RecordingVerdict], occasion: Occasion) -> str:
     if not occasion.replays:
         return ""
-    words: dict[tuple[str, ...], list[str]] = {}
+    sources: dict[str, list[str]] = {}
     for one in judged:
-        names = words.setdefault(one.varied, [])
-        if one.varied and LEVEL_NAMES[one.level] not in names:
-            names.append(LEVEL_NAMES[one.level])
-    varied = "; ".join(
-        f"{' and '.join(names)}: {', '.join(sources)}" for sources, names in words.items() if names
-    )
+        mine = sources.setdefault(LEVEL_NAMES[one.level], [])
+        mine += [word for word in one.varied if word not in mine]
+    varied = "; ".join(f"{level}: {', '.join(words)}" for level, words in sources.items() if words)
     return fill(
         f"Intervals are the range of 95 % of the replays of a prediction ({occasion.replays} blind"
         f" ones) with other plausible values of what is not known ({varied}). What the twin leaves"
@@ -117,19 +114,19 @@ def _intervals(judged: Sequence[Verdict], occasion: Occasion) -> str:
     )
 
 
-def _summary(judged: Sequence[Verdict]) -> str:
+def _summary(judged: Sequence[RecordingVerdict]) -> str:
     rows = [summary_row(one) for one in summaries(judged)]
     return _table([_MEDIAN, *HEAD[1:]], rows)
 
 
-def _kinds(judged: Sequence[Verdict]) -> Iterable[str]:
+def _kinds(judged: Sequence[RecordingVerdict]) -> Iterable[str]:
     for kind in KINDS:
         mine = [one for one in judged if one.kind == kind]
         if mine:
             yield f"## {_TITLES[kind]}\n\n" + "\n\n".join(_kind(mine))
 
 
-def _kind(mine: Sequence[Verdict]) -> Iterable[str]:
+def _kind(mine: Sequence[RecordingVerdict]) -> Iterable[str]:
     what = {one.recording: one for one in reversed(mine)}
     yield _table(
         ["recording", "model", "GPU", "engine", "layout"],
@@ -150,7 +147,7 @@ def _kind(mine: Sequence[Verdict]) -> Iterable[str]:
         yield _table(HEAD, [row(one) for one in apart])
 
 
-def _figures(verdicts: Sequence[Verdict]) -> str:
+def _figures(verdicts: Sequence[RecordingVerdict]) -> str:
     names = [
         f"{statistic}_{metric}" for metric in _METRICS for statistic in _STATISTICS
         if any(one.figure(f"{statistic}_{metric}") for one in verdicts)
@@ -172,7 +169,7 @@ def _short(name: str) -> str:
     return f"{_METRICS[metric]} {statistic}"
 
 
-def _missing(judged: Sequence[Verdict]) -> str:
+def _missing(judged: Sequence[RecordingVerdict]) -> str:
     found = missed(judged)
     if not found:
         return (
@@ -191,14 +188,14 @@ def _missing(judged: Sequence[Verdict]) -> str:
     )
 
 
-def _because(verdict: Verdict) -> str:
+def _because(verdict: RecordingVerdict) -> str:
     part = verdict.largest_cause
     if part:
         return f"; largest cause: {part}"
     return "; no single part explains it" if verdict.causes else "; its parts were not recorded"
 
 
-def _outside(judged: Sequence[Verdict]) -> str:
+def _outside(judged: Sequence[RecordingVerdict]) -> str:
     found = uncovered(judged)
     if not found:
         return ""
@@ -213,13 +210,13 @@ def _outside(judged: Sequence[Verdict]) -> str:
     )
 
 
-def _place(verdict: Verdict, name: str) -> str:
+def _place(verdict: RecordingVerdict, name: str) -> str:
     figure = verdict.figure(name)
     assert figure is not None
     return f"{figure.measured:.4g}, not in {figure.low:.4g} to {figure.high:.4g}"
 
 
-def _causes(judged: Sequence[Verdict]) -> str:
+def _causes(judged: Sequence[RecordingVerdict]) -> str:
     found: Mapping[str, Sequence[tuple[str, float, float]]] = by_cause(judged)
     if not found:
         return ""
@@ -235,7 +232,7 @@ def _causes(judged: Sequence[Verdict]) -> str:
     )
 
 
-def _before(judged: Sequence[Verdict], before: Sequence[Verdict] | None) -> str:
+def _before(judged: Sequence[RecordingVerdict], before: Sequence[RecordingVerdict] | None) -> str:
     if before is None:
         return ""
     was = {(one.recording, one.level): row(one) for one in before if is_counted(one)}
@@ -279,7 +276,7 @@ def _left_out(verification: Verification) -> str:
     return "## Not predicted or not readable\n\n" + "\n".join(lines) if lines else ""
 
 
-def _notes(judged: Sequence[Verdict]) -> str:
+def _notes(judged: Sequence[RecordingVerdict]) -> str:
     about: dict[str, list[str]] = {}
     for one in judged:
         for note in (*one.notes, *one.timing_notes):

@@ -2,7 +2,8 @@
 
 A JSON list of objects. Each has `id`, `model`, `hardware`, `tensor_parallel`, `workload`
 (`system_prompts, users_per_prompt, system_tokens, question_tokens, output_tokens`,
-`stages_rps_s`: pairs of rate and seconds; perhaps `template_tokens, order`) and `measured_ms`
+`stages_rps_s`: pairs of rate and seconds; perhaps `order`, `template_tokens`, `client_timeout_ms`,
+`warm_up_requests` or `warm_up_s`) and `measured_ms`
 (`e2e_mean, ttft_p90, itl_mean, ...`). It may have arguments of the engine under vLLM's names,
 `kv_blocks_of_16`, `engine_version`, `unfit` (why it should be left out) and `model_config` (for a
 model that nobody knows by its name). An argument that is not known is refused: nothing is left out
@@ -54,7 +55,8 @@ _POOL_KEYS = (
     "order",
 )  # fmt: skip
 _LENGTHS = ("system_tokens", "question_tokens", "output_tokens")
-_WORKLOAD_KEYS = (*_POOL_KEYS, "stages_rps_s", "template_tokens")
+_CLIENT_KEYS = ("client_timeout_ms", "warm_up_requests", "warm_up_s")
+_WORKLOAD_KEYS = (*_POOL_KEYS, *_CLIENT_KEYS, "stages_rps_s", "template_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ def _experiment(path: str, index: int, row: Any) -> Experiment:
                 "pool": {key: workload[key] for key in _POOL_KEYS if key in workload},
                 "stages": reader.stages(workload.get("stages_rps_s")),
                 "template_tokens": template,
+                **{key: workload[key] for key in _CLIENT_KEYS if workload.get(key) is not None},
             },
         },
         model_config=config,

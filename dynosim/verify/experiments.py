@@ -10,7 +10,7 @@ from dynosim.experiment.run import RunOutcome
 from dynosim.silicon.catalogue import model_entry
 from dynosim.verify.experiment_file import Experiment, read_experiments
 from dynosim.verify.twin import Twin, blind_twin, serve
-from dynosim.verify.verdict import EXPERIMENT, Verdict
+from dynosim.verify.verdict import EXPERIMENT, RecordingVerdict
 
 
 def judge_experiment(
@@ -23,7 +23,7 @@ def judge_experiment(
     seed: int,
     label: str,
     models: Path,
-) -> Verdict:
+) -> RecordingVerdict:
     """The verdict on one experiment of a list; `version` is for one that states none.
 
     The configuration of a model that is not known by its name is written into `models`.
@@ -47,7 +47,7 @@ def judge_experiment(
     layout = f"TP {config.engine.tensor_parallel}"
     if config.engine.data_parallel > 1:
         layout += f" DP {config.engine.data_parallel}"
-    return Verdict(
+    return RecordingVerdict(
         recording=label,
         kind=EXPERIMENT,
         level=level,

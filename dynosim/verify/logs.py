@@ -14,7 +14,7 @@ from dynosim.fit.scores import THROUGHPUT as FIT_THROUGHPUT
 from dynosim.fit.scores import distances, scores
 from dynosim.verify.deployed import deployed_twin, setup_words
 from dynosim.verify.twin import serve
-from dynosim.verify.verdict import E2E, LOG, THROUGHPUT, Figure, Verdict
+from dynosim.verify.verdict import E2E, LOG, THROUGHPUT, JudgedFigure, RecordingVerdict
 
 FIT_FRACTION = 0.3
 _REPORT_METRIC = {"latency_ms": E2E}
@@ -29,7 +29,7 @@ def judge_log(
     replays: int,
     seed: int,
     label: str,
-) -> Verdict:
+) -> RecordingVerdict:
     """The verdict on a log; `model` and `hardware` are for one whose set-up names none.
 
     Raises: TraceError, ConfigError.
@@ -59,7 +59,7 @@ def _blind(
     replays: int,
     seed: int,
     label: str,
-) -> Verdict:
+) -> RecordingVerdict:
     blocks = deployment.given_blocks if level == "capacity" else None
     twin = deployed_twin(
         deployment,
@@ -90,7 +90,7 @@ def _blind(
         f"ks_{_REPORT_METRIC.get(one.metric, one.metric)}": one.ks
         for one in distances(measured, predicted)
     }
-    return Verdict(
+    return RecordingVerdict(
         recording=label,
         kind=LOG,
         level=level,
@@ -106,7 +106,7 @@ def _blind(
     )
 
 
-def _fitted(fidelity: Fidelity, setup: dict[str, str], label: str) -> Verdict:
+def _fitted(fidelity: Fidelity, setup: dict[str, str], label: str) -> RecordingVerdict:
     """Over the requests whose times the fit has not seen; with the blocks given, if they are."""
     level = next(
         level for level in reversed(fidelity.levels) if level.name.startswith("fitted on the first")
@@ -114,13 +114,13 @@ def _fitted(fidelity: Fidelity, setup: dict[str, str], label: str) -> Verdict:
     ranges = level.detail["held_out_intervals"]
     apart = level.detail["held_out_distances"]
     failures = getattr(fidelity, "failures", ())  # a fit that does not explain its own part
-    return Verdict(
+    return RecordingVerdict(
         recording=label,
         kind=LOG,
         level="fitted",
         setup=setup,
         figures=tuple(
-            Figure(name_of(one.name), one.measured, one.predicted, *ranges[one.name])
+            JudgedFigure(name_of(one.name), one.measured, one.predicted, *ranges[one.name])
             for one in level.rest
         ),
         distances={

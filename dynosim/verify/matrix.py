@@ -16,7 +16,7 @@ from dynosim.verify.verdict import (
     THROUGHPUT,
     TPOT,
     TTFT,
-    Verdict,
+    RecordingVerdict,
 )
 
 LEVEL_NAMES = {"apriori": "a priori", "capacity": "capacity given", "fitted": "fitted on 30 %"}
@@ -32,7 +32,7 @@ MISSES = {f"mean_{E2E}": 0.05, f"mean_{TTFT}": 0.10}
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class MatrixSummary:
     """Medians of |error| over the counted recordings of one kind at one level, as shares.
 
     None where none of them has the figure; `worst_e2e` is the largest |error| of the mean.
@@ -68,18 +68,18 @@ class Summary:
         }
 
 
-def token_error(verdict: Verdict) -> float | None:
+def token_error(verdict: RecordingVerdict) -> float | None:
     """Of the mean time between tokens: TPOT, or ITL where that was measured."""
     found = verdict.error(f"mean_{TPOT}")
     return verdict.error(f"mean_{ITL}") if found is None else found
 
 
-def is_counted(verdict: Verdict) -> bool:
+def is_counted(verdict: RecordingVerdict) -> bool:
     """Whether it enters medians and coverage."""
     return not verdict.problem and not verdict.excluded
 
 
-def summaries(verdicts: Iterable[Verdict]) -> list[Summary]:
+def summaries(verdicts: Iterable[RecordingVerdict]) -> list[MatrixSummary]:
     """One per kind and level that there are counted recordings of."""
     counted = [one for one in verdicts if is_counted(one)]
     groups = [
@@ -90,9 +90,9 @@ def summaries(verdicts: Iterable[Verdict]) -> list[Summary]:
     return [_summary(kind, level, group) for kind, level, group in groups if group]
 
 
-def _summary(kind: str, level: str, group: Sequence[Verdict]) -> Summary:
+def _summary(kind: str, level: str, group: Sequence[RecordingVerdict]) -> MatrixSummary:
     e2e = _sizes(one.error(f"mean_{E2E}") for one in group)
-    return Summary(
+    return MatrixSummary(
         kind=kind,
         level=level,
         recordings=len(group),
@@ -115,7 +115,7 @@ def _median(sizes: Sequence[float]) -> float | None:
     return median(sizes) if sizes else None
 
 
-def row(verdict: Verdict) -> list[str]:
+def row(verdict: RecordingVerdict) -> list[str]:
     """The cells of `HEAD`."""
     covered, of = verdict.coverage
     return [
@@ -133,7 +133,7 @@ def row(verdict: Verdict) -> list[str]:
     ]
 
 
-def summary_row(summary: Summary) -> list[str]:
+def summary_row(summary: MatrixSummary) -> list[str]:
     """Its cells under `HEAD`."""
     return [
         f"median |error| of {counted(summary.recordings, KIND_NAMES[summary.kind])}",
@@ -150,7 +150,7 @@ def summary_row(summary: Summary) -> list[str]:
     ]
 
 
-def cause_words(verdict: Verdict) -> str:
+def cause_words(verdict: RecordingVerdict) -> str:
     """The largest cause of a blind error, and what is left of the mean |error| without it."""
     part = verdict.largest_cause
     if verdict.level != "apriori" or not part:
@@ -159,17 +159,17 @@ def cause_words(verdict: Verdict) -> str:
     return f"{part} ({percent(before, signed=False)} to {percent(after, signed=False)})"
 
 
-def missed(verdicts: Iterable[Verdict]) -> list[Verdict]:
+def missed(verdicts: Iterable[RecordingVerdict]) -> list[RecordingVerdict]:
     """Counted blind verdicts with a mean that is further off than `MISSES`."""
     return [one for one in verdicts if one.level == "apriori" and is_counted(one) and _misses(one)]
 
 
-def _misses(verdict: Verdict) -> bool:
+def _misses(verdict: RecordingVerdict) -> bool:
     errors = {name: verdict.error(name) for name in MISSES}
     return any(error is not None and abs(error) > MISSES[name] for name, error in errors.items())
 
 
-def uncovered(verdicts: Iterable[Verdict]) -> list[tuple[Verdict, list[str]]]:
+def uncovered(verdicts: Iterable[RecordingVerdict]) -> list[tuple[RecordingVerdict, list[str]]]:
     """Counted verdicts with the measured figures that lie outside their interval."""
     found = [
         (one, [figure.name for figure in one.figures if figure.is_covered is False])
@@ -197,7 +197,7 @@ def decimal(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
-def matrix_dict(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def matrix_dict(verdicts: Sequence[RecordingVerdict]) -> dict[str, Any]:
     """What follows from all verdicts together, for JSON."""
     return {
         "summary": [one.to_dict() for one in summaries(verdicts)],
@@ -209,7 +209,9 @@ def matrix_dict(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     }
 
 
-def by_cause(verdicts: Iterable[Verdict]) -> Mapping[str, Sequence[tuple[str, float, float]]]:
+def by_cause(
+    verdicts: Iterable[RecordingVerdict],
+) -> Mapping[str, Sequence[tuple[str, float, float]]]:
     """Blind recordings by their largest cause: name, mean |error|, and what is left without it."""
     found: dict[str, list[tuple[str, float, float]]] = {}
     for one in verdicts:

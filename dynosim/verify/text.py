@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dynosim.verify.matrix import HEAD, LEVEL_NAMES, counted, row, summaries, summary_row, uncovered
-from dynosim.verify.verdict import Verdict
+from dynosim.verify.verdict import RecordingVerdict
 from dynosim.verify.verification import Verification
 
 _MOST_NAMED = 4
@@ -46,7 +46,7 @@ def _left_out(verification: Verification) -> list[str]:
     return ["", *lines] if lines else []
 
 
-def _notes(judged: Sequence[Verdict]) -> list[str]:
+def _notes(judged: Sequence[RecordingVerdict]) -> list[str]:
     """Each note once, with the recordings that it is about."""
     about: dict[str, list[str]] = {}
     for one in judged:
@@ -61,7 +61,7 @@ def _notes(judged: Sequence[Verdict]) -> list[str]:
     )
 
 
-def _name(verdict: Verdict) -> str:
+def _name(verdict: RecordingVerdict) -> str:
     return f"{verdict.recording}, {LEVEL_NAMES[verdict.level]}"
 
 

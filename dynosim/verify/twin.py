@@ -22,7 +22,7 @@ from dynosim.silicon import Capacity, capacity_of_running
 from dynosim.silicon.catalogue import model_entry
 from dynosim.timing.architecture import context_length
 from dynosim.verify.believed import Draw, believed_draws, drawn_timing
-from dynosim.verify.verdict import Figure
+from dynosim.verify.verdict import JudgedFigure
 
 Statistics = Callable[[RunOutcome], Mapping[str, float]]
 """The figures that a recording has, of a run."""
@@ -125,7 +125,7 @@ def serve(
     replays: int,
     seed: int,
     moved: Callable[[Trace, np.random.Generator], Trace] | None = None,
-) -> tuple[RunOutcome, tuple[Figure, ...], tuple[str, ...]]:
+) -> tuple[RunOutcome, tuple[JudgedFigure, ...], tuple[str, ...]]:
     """The run, its figures beside the measured ones, and what its intervals vary.
 
     A recorded `trace` is served with `moved` arrivals in every draw; without one the
@@ -136,7 +136,7 @@ def serve(
     varied, draws = believed_draws(twin.config, twin.prepared, count=replays, seed=seed)
     samples = list(_samples(twin, draws, statistics, trace, moved, seed))
     figures = tuple(
-        Figure(name, value, predicted[name], *_bounds([one[name] for one in samples]))
+        JudgedFigure(name, value, predicted[name], *_bounds([one[name] for one in samples]))
         for name, value in measured.items()
         if name in predicted
     )

@@ -18,7 +18,7 @@ THROUGHPUT = "output_throughput_tok_s"
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class JudgedFigure:
     """One statistic, named as in reports. Without an interval `low` and `high` are None."""
 
     name: str
@@ -41,7 +41,7 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class RecordingVerdict:
     """One recording at one level.
 
     `distances` are shares: `ks_*`, the largest gap between two distributions of requests' times,
@@ -55,7 +55,7 @@ class Verdict:
     kind: str
     level: str
     setup: Mapping[str, str] = field(default_factory=dict)
-    figures: tuple[Figure, ...] = ()
+    figures: tuple[JudgedFigure, ...] = ()
     distances: Mapping[str, float] = field(default_factory=dict)
     series: Mapping[str, Sequence[float]] = field(default_factory=dict)
     blocks_measured: int | None = None
@@ -68,7 +68,7 @@ class Verdict:
     excluded: str = ""
     problem: str = ""
 
-    def figure(self, name: str) -> Figure | None:
+    def figure(self, name: str) -> JudgedFigure | None:
         """The statistic of that name, if the recording has it."""
         return next((one for one in self.figures if one.name == name), None)
 
@@ -115,14 +115,15 @@ class Verdict:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Verdict":
+    def from_dict(cls, data: Mapping[str, Any]) -> "RecordingVerdict":
         """What `to_dict` wrote, perhaps before some keys were there.
 
         Raises: KeyError, TypeError for anything else.
         """
         own = {key: data[key] for key in cls.__dataclass_fields__ if key in data}
         own["figures"] = tuple(
-            Figure(*(one[key] for key in Figure.__dataclass_fields__)) for one in data["figures"]
+            JudgedFigure(*(one[key] for key in JudgedFigure.__dataclass_fields__))
+            for one in data["figures"]
         )
         for key in ("notes", "timing_notes", "varied"):
             own[key] = tuple(data.get(key, ()))

@@ -7,7 +7,7 @@ from typing import Any
 from dynosim.sweep.executor import Executor, LocalExecutor
 from dynosim.sweep.status import FAILED
 from dynosim.verify.plan import Plan
-from dynosim.verify.verdict import Verdict
+from dynosim.verify.verdict import RecordingVerdict
 from dynosim.verify.work import FUNCTION, kept
 
 Progress = Callable[[int, int, str], None]
@@ -17,7 +17,7 @@ Progress = Callable[[int, int, str], None]
 class Verification:
     """All verdicts, and what there are none of."""
 
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[RecordingVerdict, ...]
     plan: Plan
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,22 +52,22 @@ def _judge(
     plan: Plan,
     todo: Sequence[int],
     executor: Executor,
-    verdicts: dict[int, Verdict],
+    verdicts: dict[int, RecordingVerdict],
     progress: Progress,
 ) -> None:
     requests = [(index, asdict(plan.pieces[index])) for index in todo]
     for index, answer in executor.run(FUNCTION, requests):
         piece = plan.pieces[index]
         if answer.get("status") == FAILED:
-            verdicts[index] = Verdict(
+            verdicts[index] = RecordingVerdict(
                 recording=piece.label, kind=piece.kind, level=piece.level, problem=answer["reason"]
             )
         else:
-            verdicts[index] = replace(Verdict.from_dict(answer), recording=piece.label)
+            verdicts[index] = replace(RecordingVerdict.from_dict(answer), recording=piece.label)
         progress(len(verdicts), len(plan.pieces), f"{piece.label}, {piece.level}")
 
 
-def _with_causes(verdicts: Sequence[Verdict]) -> list[Verdict]:
+def _with_causes(verdicts: Sequence[RecordingVerdict]) -> list[RecordingVerdict]:
     """Blind verdicts with what the other levels say of the causes of their errors."""
     levels = {(one.recording, one.level): one for one in verdicts if not one.problem}
     found = []
@@ -84,7 +84,7 @@ def _with_causes(verdicts: Sequence[Verdict]) -> list[Verdict]:
     return found
 
 
-def mean_error(verdict: Verdict) -> float:
+def mean_error(verdict: RecordingVerdict) -> float:
     """Mean absolute relative error of all its figures."""
     errors = [abs(one.error) for one in verdict.figures]
     return sum(errors) / len(errors)

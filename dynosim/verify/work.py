@@ -21,7 +21,7 @@ from dynosim.verify.curves import judge_curve
 from dynosim.verify.experiments import judge_experiment
 from dynosim.verify.logs import judge_log
 from dynosim.verify.matrix import token_error
-from dynosim.verify.verdict import CURVE, EXPERIMENT, Verdict
+from dynosim.verify.verdict import CURVE, EXPERIMENT, RecordingVerdict
 
 FUNCTION = "dynosim.verify.work:answer"
 """What worker processes are asked."""
@@ -71,15 +71,15 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def kept(piece: Piece) -> Verdict | None:
+def kept(piece: Piece) -> RecordingVerdict | None:
     """The verdict that an earlier run has kept, under the label that is wanted now."""
     try:
-        return replace(Verdict.from_dict(_load(piece.kept_at)), recording=piece.label)
+        return replace(RecordingVerdict.from_dict(_load(piece.kept_at)), recording=piece.label)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def judge(piece: Piece) -> Verdict:
+def judge(piece: Piece) -> RecordingVerdict:
     """The verdict on a piece; one that says why, where no prediction can be made."""
     path, common = Path(piece.path), {"replays": piece.replays, "seed": piece.seed}
     try:
@@ -107,13 +107,13 @@ def judge(piece: Piece) -> Verdict:
                 **common,
             )
     except DynosimError as error:
-        verdict = Verdict(
+        verdict = RecordingVerdict(
             recording=piece.label, kind=piece.kind, level=piece.level, problem=str(error)
         )
     return _without_places(_with_doubt(verdict))
 
 
-def _with_doubt(verdict: Verdict) -> Verdict:
+def _with_doubt(verdict: RecordingVerdict) -> RecordingVerdict:
     """A blind verdict whose times per token are far outside says that the GPU may be another."""
     error = token_error(verdict)
     if error is None or verdict.level == "fitted" or 1 / FAR_TIMES < 1 + error < FAR_TIMES:
@@ -127,7 +127,7 @@ def _with_doubt(verdict: Verdict) -> Verdict:
     return replace(verdict, notes=(note, *verdict.notes))
 
 
-def _without_places(verdict: Verdict) -> Verdict:
+def _without_places(verdict: RecordingVerdict) -> RecordingVerdict:
     """Nothing of it depends on where this machine keeps its files."""
     folders = sorted((_folder() / "models").glob("*"))
 
@@ -164,7 +164,7 @@ def program_digest() -> str:
 def _load(path: Path) -> dict[str, Any]:
     data: dict[str, Any] = json.loads(path.read_bytes())
     try:
-        Verdict.from_dict(data)
+        RecordingVerdict.from_dict(data)
     except TypeError as error:
         raise ValueError(f"{path}: no verdict: {error}") from None
     return data

@@ -68,7 +68,8 @@ def draw_stages(
     a Poisson process does whose count is known; `gamma` scales its gaps to the stage; `constant`
     starts with one and keeps equal distances. Raises: ConfigError.
     """
-    arrivals, numbers = [], []
+    arrivals: list[FloatArray] = []
+    numbers: list[IntArray] = []
     for place, (start_s, end_s) in enumerate(stage_windows_s(stages)):
         count = max(1, round(stages[place].requests * sessions_per_request))
         shares = _shares(process, count, rng, burstiness)
@@ -84,4 +85,5 @@ def _shares(process: str, count: int, rng: "Generator", burstiness: float) -> Fl
         return np.arange(count) / count
     shape = burstiness if process == "gamma" else 1.0
     elapsed: FloatArray = np.cumsum(rng.gamma(shape, 1.0, count + 1))
-    return elapsed[:-1] / elapsed[-1]
+    shares: FloatArray = elapsed[:-1] / elapsed[-1]
+    return shares

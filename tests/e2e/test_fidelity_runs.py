@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from recorded_runs import TRUE, rows, workload, write
+from recorded_runs import SETUP, TRUE, rows, workload, write
 from shared_data import shared_path
 
 from dynosim.cli import main
@@ -18,13 +18,15 @@ from dynosim.fit.calibration import Calibration, calibrate_log
 from dynosim.fit.log_file import read_measurements
 from dynosim.fit.scores import METRICS, worst
 from dynosim.silicon.fitted_file import read_fit
+from dynosim.timing.fitted import FittedModel
 
 RECORDED = "ground_truth/vllm019_rtxpro6000_llama31_8b_tp1.jsonl.gz"
 
 
 @pytest.mark.parametrize("is_async", [pytest.param(False, marks=pytest.mark.live), True])
 def test_known_constants_are_found_from_requests_alone(tmp_path: Path, is_async: bool) -> None:
-    log = write(tmp_path / "log.jsonl.gz", rows(workload(80), is_async=is_async))
+    setup = SETUP | ({"vllm_version": "0.19.0"} if is_async else {})
+    log = write(tmp_path / "log.jsonl.gz", rows(workload(80), is_async=is_async), setup)
     calibration = calibrate_log(log)
     found = calibration.fit.parameters
     assert calibration.is_async is is_async
@@ -56,9 +58,16 @@ def check_held_out(calibration: Calibration) -> None:
     apart = {one.metric: one for one in calibration.apart}
     off = np.abs(predicted.ttft_ms[56:] / measured.ttft_ms[56:] - 1)
     assert apart["ttft_ms"].mean_ape == pytest.approx(off.mean())
-    costs = calibration.loop_costs
+    costs = calibration.recorded.loop_costs
     assert min(costs, key=costs.__getitem__) == ("async" if calibration.is_async else "sync")
-    assert calibration.fitted.cost == min(costs.values()) and len(costs) == 2
+    assert calibration.fitted.cost == min(costs.values())
+    # The version's loop explains the log; both are tried where no version is stated.
+    assert len(costs) == (1 if calibration.is_async else 2)
+    own = {score.name: score.error for score in calibration.own.scores}
+    assert own["mean_ttft_ms"] == pytest.approx(
+        predicted.ttft_ms[:56].mean() / measured.ttft_ms[:56].mean() - 1
+    )
+    assert calibration.own.misfits == () and calibration.refusal is None
     kept = tuple(draw.parameters for draw in calibration.fitted.draws[:32])
     assert calibration.fit.draws == kept and len(kept) == 32
     assert calibration.fit.source == "log.jsonl.gz, 56 of 80 requests"
@@ -66,7 +75,8 @@ def check_held_out(calibration: Calibration) -> None:
     assert calibration.fit.method == (
         f"simulation in the loop, {replays} replays; prior: the log's own extremes"
     )
-    assert any(note.startswith("KV capacity: does not follow") for note in calibration.notes)
+    told = "KV capacity: not told by this log: at least about"
+    assert any(note.startswith(told) for note in calibration.notes)
 
 
 @pytest.mark.live
@@ -119,6 +129,48 @@ def _benchmark(root: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.live
+def test_a_fit_that_fails_is_refused_unless_forced_and_then_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """First tokens that no engine explains: half of the requests waited for something unknown."""
+    log = rows(workload(50))
+    for row in log[::2]:
+        row["ttft_ms"] += 20_000.0
+    setup = SETUP | {"vllm_version": "0.11.0"}
+    setup["engine_kwargs"] = setup["engine_kwargs"] | {"async_scheduling": False}
+    path = write(tmp_path / "log.jsonl", log, setup)
+    out = tmp_path / "timing.json"
+    arguments = ["calibrate", "--measurements", str(path), "--out", str(out)]
+    assert main(arguments) == 1
+    told = capsys.readouterr()
+    assert list(tmp_path.iterdir()) == [path]
+    assert "does not explain the requests it was fitted to: mean_ttft_ms -" in told.err
+    assert "the KV capacity: started from the" in told.err and "Nothing is written" in told.err
+    assert "fitted part" in told.out and "NOT EXPLAINED: mean_ttft_ms" in told.out
+    assert main([*arguments, "--force"]) == 0
+    fit = read_fit(out)
+    assert any(misfit.startswith("mean_ttft_ms -") for misfit in fit.misfits)
+    assert "DOES NOT EXPLAIN" in " ".join(FittedModel(fit).notes)
+    assert "written as forced" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("level", ["apriori", "capacity"])
+def test_levels_without_a_fit_are_computed_alone(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str], level: str
+) -> None:
+    setup = {"model": "Qwen/Qwen3-8B", "vllm_version": "0.19.0", "engine_kwargs": {}}
+    path = write(tmp_path / "log.jsonl", rows(workload(20)), setup)  # too few to fit
+    arguments = [str(path), "--hardware", "rtx_4090", "--num-gpu-blocks", "3000", "--json"]
+    assert _benchmark(root).main([*arguments, "--level", level]) == 0
+    document = json.loads(capsys.readouterr().out)
+    column = {"apriori": "blind", "capacity": "capacity given"}[level]
+    (found,) = document["levels"]
+    assert (found["level"], found["column"]) == ("a priori", column)
+    assert (found["num_gpu_blocks"] == 3000) is (level == "capacity")
+    assert document["fitted_parameters"] == {} and document["attribution_mean_abs_error"] == {}
 
 
 @pytest.mark.live

@@ -53,6 +53,8 @@ def test_a_log_tells_the_kv_capacity_where_it_matters(cases: ModuleType, tmp_pat
     engine = case.engine | {"async_scheduling": True}
     load = replace(case.load, requests=120, rate_rps=3.0)
     document = cases.judge(replace(case, load=load, engine=engine), tmp_path)
-    note = next(note for note in document["notes"] if note.startswith("KV capacity"))
-    assert int(note.split()[2]) == pytest.approx(case.num_gpu_blocks, rel=0.05)
+    (note,) = (note for note in document["notes"] if "KV capacity: " in note)
+    assert "explain the log clearly better" in note, note
+    blocks = int(note.split("KV capacity: ")[1].split()[0])
+    assert blocks == pytest.approx(case.num_gpu_blocks, rel=0.05)
     assert document["fitted"]["latency_ms"] < 0.02 + 2 * document["floor"]["latency_ms"]

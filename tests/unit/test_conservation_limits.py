@@ -95,8 +95,9 @@ TIMES = (
 @pytest.mark.parametrize(
     ("change", "law"),
     [
-        (request("status", 2, 4), "completes, is rejected, fails or is cut off"),
+        (request("status", 2, len(RequestStatus)), "completes, is rejected, fails or is cut off"),
         (request("status", 2, -1), "completes, is rejected, fails or is cut off"),
+        (request("status", 2, RequestStatus.TIMED_OUT), "who is given up never ends"),
         (request("input_tokens", 2, 1), "prompts keep their length"),
         (request("input_tokens", 2, -1), "prompts keep their length"),
         (request("output_tokens", 2, 1), "at least one token and no more than asked"),

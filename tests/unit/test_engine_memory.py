@@ -46,6 +46,13 @@ def test_one_more_copy_of_a_rotary_table_that_is_larger() -> None:
     assert beside(seeing, max_num_seqs=1) == 20_000 * 128 * 2
 
 
+def test_an_eager_engine_compiles_nothing() -> None:
+    entry = ModelEntry("m", DENSE | {"vocab_size": 90_000}, None, "m", is_packaged=False)
+    settings = engine(max_num_batched_tokens=64, max_num_seqs=1, version="0.15.1")
+    found = activation_bytes(entry, model_shape(entry), settings, is_eager=True)
+    assert found == 2 * 64 * 1024 * 2 + int(9.5 * 90_000 * 4)
+
+
 @pytest.mark.parametrize(
     ("version", "copies", "buffer"), [("0.16.0", 9.5, 0), ("0.17.0", 3.5, 80 * MIB)]
 )

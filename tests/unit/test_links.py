@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from timing_support import silicon_table
 
+from dynosim.silicon.hardware import hardware_sheet
 from dynosim.silicon.linked import over_link, with_link
 from dynosim.timing.links import LINK_GB_S, all_gather_ms, all_reduce_ms, all_reduces_ms
-from dynosim.timing.sheets import HardwareSheet
 from dynosim.timing.silicon_model import SiliconModel
 from dynosim.timing.silicon_table import SiliconTable
 from dynosim.timing.step import StepShape
@@ -65,14 +65,7 @@ def test_one_gpu_has_no_use_for_a_link() -> None:
 
 
 def test_measured_all_reduces_are_compared_with_the_hardwares_link() -> None:
-    sheet = HardwareSheet(
-        name="x",
-        memory_gib=1,
-        memory_gb_per_s=1,
-        bf16_tflops=1,
-        fp8_tflops=1,
-        link_gb_per_s=1.0,
-    )
+    sheet = replace(hardware_sheet("l4"), link_gb_per_s=1.0)
     measured = two_ranks(silicon_table())
     expected = 0.06 / (2 * all_reduce_ms(512_000.0, 2, 1.0))
     assert over_link(measured, sheet) == pytest.approx(expected)

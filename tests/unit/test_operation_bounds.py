@@ -1,5 +1,6 @@
 """What a kernel needs at least, and what good ones take: by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynosim.silicon.hardware import hardware_sheet
 from dynosim.timing.operation_bounds import (
     Operation,
     decode_bounds,
@@ -15,15 +17,9 @@ from dynosim.timing.operation_bounds import (
     token_bounds,
     weight_bytes,
 )
-from dynosim.timing.sheets import HardwareSheet
 
-SHEET = HardwareSheet(
-    name="mine",
-    memory_gib=80,
-    memory_gb_per_s=1000,
-    bf16_tflops=100,
-    fp8_tflops=200,
-    link_gb_per_s=64,
+SHEET = replace(
+    hardware_sheet("l4"), memory_gb_per_s=1000, bf16_tflops=100, fp8_tflops=200, link_gb_per_s=64
 )
 
 

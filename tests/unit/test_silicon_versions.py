@@ -1,12 +1,11 @@
 """The library's own tables: of which version they are, what the guard says, who is asked as who."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from timing_support import engine, timing
+from timing_support import engine, silicon_table, timing
 
 from dynosim.experiment.intervals import DEFAULT_REPLAYS, default_replays
 from dynosim.silicon import aiconfigurator
@@ -54,8 +53,8 @@ def test_all_reduces_are_those_of_the_version_in_use() -> None:
     assert set(newer.meta["sources"].values()) == {"0.24.0"}
     assert older.collective_ms[2048] / 129 == pytest.approx(1.39, abs=0.01)
     assert newer.collective_ms[2048] / 129 == pytest.approx(0.59, abs=0.01)
-    rest = [table.linear_ms - table.collective_ms for table in (older, newer)]
-    assert np.allclose(*rest, rtol=1e-9)
+    first, second = (table.linear_ms - table.collective_ms for table in (older, newer))
+    assert np.allclose(first, second, rtol=1e-9)
     assert not [one for one in newer.meta["guard"] if one["family"] == "gemm"]
 
 
@@ -165,8 +164,7 @@ def test_a_stated_link_is_told_and_needs_no_other_table(tmp_path: Path) -> None:
 def test_intervals_take_the_versions_in_turn() -> None:
     from dynosim.experiment import intervals
 
-    times = [SimpleNamespace(alternatives=()) for _ in range(2)]
-    model = SiliconModel.__new__(SiliconModel)
-    model.alternatives = (times[0],)
+    other = SiliconModel(silicon_table(1))
+    model = SiliconModel(silicon_table(), alternatives=(other,))
     drawn = intervals._drawn_timings(model, 5, np.random.default_rng(0))
-    assert drawn == [model, times[0], model, times[0], model]
+    assert drawn == [model, other, model, other, model]

@@ -1,5 +1,6 @@
 """Which version's tables stand for the version in use, and the folder that the library reads."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ ATTENTION = ("attention", "generation_attention_perf.parquet")
 
 
 @pytest.fixture
-def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A library with one GPU: all-reduces of three versions, the rest of one."""
     data = tmp_path / "systems" / "data" / "my_gpu"
     for (family, file), versions in {

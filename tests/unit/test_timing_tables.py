@@ -23,6 +23,7 @@ def table(**changes: Any) -> SiliconTable:
     prefill = 100 * counts[:, None, None] + 10 * new[None, :, None] + 1 * prefix[None, None, :]
     values: dict[str, Any] = {
         "linear_ms": np.array([0.0, *(10.0 + tokens for tokens in range(1, 9))]),
+        "collective_ms": np.zeros(9),
         "head_ms": np.array([0.0, 0.5, 1.0, 1.5, 2.0]),
         "counts": counts,
         "new_tokens": new,

@@ -15,10 +15,7 @@ from dynosim.compare.attribution import (
     swapped,
 )
 from dynosim.compare.prediction import intervals
-from dynosim.engine.spec import EngineSpec
-from dynosim.fit import alternatives
-from dynosim.fit.alternatives import fit_capacity, fit_loops
-from dynosim.fit.fitting import cost_with, fit_log
+from dynosim.fit.fitting import cost_with
 from dynosim.fit.measurements import Measurements
 from dynosim.fit.prior import Prior
 from dynosim.fit.replay import Engines, replay
@@ -171,9 +168,11 @@ def test_arrivals_that_fit_already_are_left() -> None:
 def test_intervals_are_percentiles_of_replays_with_drawn_constants(common_error: float) -> None:
     measured = measured_of(TRACE, engines())
     draws = [Fit(parameters=replace(TRUE, weights_ms=6.0 + n), knee=KNEE) for n in range(5)]
-    found = intervals(measured, engines(), draws, common_error=common_error, count=3, seed=4)
+    found, unseen = intervals(
+        measured, engines(), draws, common_error=common_error, count=3, seed=4, first_unseen=20
+    )
     rng = np.random.default_rng(4)
-    tables = []
+    tables, rest = [], []
     for index in (0, 2, 4):  # spread over the draws
         arrival_ms = measured.arrival_ms + rng.uniform(0, 15.0, len(measured))
         factor = 1 + common_error * rng.standard_normal()
@@ -182,68 +181,17 @@ def test_intervals_are_percentiles_of_replays_with_drawn_constants(common_error:
         timing = ScaledModel(FittedModel(draws[index]), factor)
         run = replay(TRACE, engines(), timing, "engine", arrival_ms=arrival_ms)
         tables.append({score.name: score.predicted for score in scores(measured, run)})
-    for name in tables[0]:
-        low, middle, high = sorted(table[name] for table in tables)
-        expected = (low + 0.05 * (middle - low), middle + 0.95 * (high - middle))
-        assert found[name] == pytest.approx(expected, rel=1e-9), name
-    assert len(found) == 16
+        unfitted = scores(measured, run, slice(20, None))
+        rest.append({score.name: score.predicted for score in unfitted})
+    for drawn, bounds in ((tables, found), (rest, unseen)):
+        for name in drawn[0]:
+            low, middle, high = sorted(table[name] for table in drawn)
+            expected = (low + 0.05 * (middle - low), middle + 0.95 * (high - middle))
+            assert bounds[name] == pytest.approx(expected, rel=1e-9), name
+        assert len(bounds) == 16
 
 
 HELD = Prior(TRUTH, {"overhead_ms": 0.5}, "test")
-
-
-def test_loops_are_fitted_each_and_the_better_one_comes_first() -> None:
-    measured = measured_of(TRACE, engines(is_async=True))
-    fits = fit_loops(measured, HELD, engines(), (False, True), count=COUNT)
-    assert list(fits) == [True, False]
-    assert fits[True].cost < fits[False].cost
-    (alone,) = fit_loops(measured, HELD, engines(), (False,), count=COUNT).items()
-    assert alone[0] is False
-    assert alone[1].cost == fits[False].cost
-
-
-def test_a_capacity_that_explains_the_log_clearly_better_is_taken() -> None:
-    trace = without_hashes(workload(24, rate_rps=60.0))
-    measured = measured_of(trace, engines(num_gpu_blocks=400))
-    guessed = engines(num_gpu_blocks=800)
-    fitted = fit_log(measured, HELD, guessed, count=COUNT)
-    found, again = fit_capacity(measured, HELD, guessed, fitted, count=COUNT)
-    assert found.engine.num_gpu_blocks == pytest.approx(400, rel=0.04)
-    assert fitted.cost - again.cost > 5.0
-    assert again.predicted.result.workers.usable_blocks.tolist() == [found.engine.usable_blocks]
-    wider = replace(found.engine, num_gpu_blocks=800, max_model_len=2048)
-    assert replace(found, engine=wider) == guessed
-
-
-def test_a_capacity_that_never_binds_is_left_as_guessed() -> None:
-    measured = measured_of(TRACE, engines())
-    fitted = fit_log(measured, HELD, engines(num_gpu_blocks=5000), count=COUNT)
-    found = fit_capacity(measured, HELD, engines(num_gpu_blocks=5000), fitted, count=COUNT)
-    assert found == (engines(num_gpu_blocks=5000), fitted)
-
-
-def test_capacities_too_small_for_a_request_are_not_tried(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    measured = measured_of(TRACE, engines())
-    longest = int((TRACE.input_tokens + TRACE.output_tokens).max()) + 16
-    tried: list[EngineSpec] = []
-
-    def cost(*given: object) -> float:
-        assert isinstance(given[2], Engines)
-        tried.append(given[2].engine)
-        return cost_with(*given)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(alternatives, "cost_with", cost)
-    fitted = fit_log(measured, HELD, engines(num_gpu_blocks=300), count=COUNT)
-    fit_capacity(measured, HELD, engines(num_gpu_blocks=300), fitted, count=COUNT)
-    blocks = [one.num_gpu_blocks for one in tried]
-    factors = (1.0, 0.25, 0.35, 0.5, 0.7, 0.85, 1.2, 1.4, 2.0, 2.8, 4.0)
-    able = [round(300 * f) for f in factors if (round(300 * f) - 1) * 16 >= longest]
-    assert blocks[: len(able)] == able
-    assert 0 < len(able) < len(factors)
-    for one in tried:
-        assert one.max_model_len == min(2048, (one.num_gpu_blocks - 1) * 16)
 
 
 def test_a_cost_is_that_of_the_fit_as_it_is() -> None:

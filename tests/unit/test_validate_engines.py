@@ -11,15 +11,11 @@ from recorded_runs import rows, workload, write
 from dynosim.config.schema import EngineConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
-from dynosim.fit.deployment import (
-    Deployment,
-    balance_notes,
-    capacity_note,
-    deployment_of,
-    held_blocks,
-)
+from dynosim.fit.capacity import start_of
+from dynosim.fit.deployment import Deployment, balance_notes, deployment_of
 from dynosim.fit.log_file import read_measurements
 from dynosim.fit.measurements import Measurements
+from dynosim.fit.needed import needed_blocks
 from dynosim.silicon import resolve_num_gpu_blocks
 
 MODEL = "Qwen/Qwen3-8B"
@@ -214,14 +210,26 @@ def test_capacities_that_follow_from_names() -> None:
     assert found.given_blocks == 70
 
 
+def test_an_eager_engine_has_more_room() -> None:
+    eager, compiled = (
+        deployed(setup={"model": MODEL}, hardware="h100", enforce_eager=is_eager).blind_capacity()
+        for is_eager in (True, False)
+    )
+    assert eager is not None and compiled is not None
+    assert eager.num_gpu_blocks >= compiled.num_gpu_blocks
+    assert eager.breakdown["cuda_graphs_bytes"] == 0
+
+
 def test_an_engine_that_ran_is_never_without_a_capacity(tmp_path: Path) -> None:
     measured = measurements(tmp_path)
     longest = int((measured.input_tokens + measured.output_tokens).max())
     too_big = deployed(setup={"model": "Qwen/Qwen3-32B"}, hardware="rtx_4090")
-    blocks, (note,) = too_big.assumed_blocks(measured)
-    assert blocks == too_big.blind_blocks(longest) == -(-longest // 16) + 1
-    assert "leaves 0 blocks on rtx_4090, yet the engine ran" in note
-    assert deployed(setup={"model": MODEL}, hardware="rtx_4090").assumed_blocks(measured)[1] == []
+    start = start_of(too_big, measured)
+    assert start.blocks == too_big.blind_blocks(longest) == -(-longest // 16) + 1
+    assert start.warning is not None
+    assert "leaves 0 blocks on rtx_4090, yet the engine ran" in start.warning
+    fits = deployed(setup={"model": MODEL}, hardware="rtx_4090")
+    assert start_of(fits, measured).warning is None
 
 
 @pytest.mark.parametrize("setup", [{}, {"model": "models/nobody_knows"}])
@@ -230,25 +238,15 @@ def test_a_capacity_that_does_not_follow_is_what_the_log_shows(
 ) -> None:
     measured = measurements(tmp_path)
     found = deployed(setup=setup, block_size=32)
-    tokens = measured.input_tokens + measured.output_tokens
-    needed = [-(-n // 32) for n in tokens.tolist()]
-    first, last = measured.arrival_ms + measured.ttft_ms, measured.end_ms
-    most = max(
-        sum(n for n, a, b in zip(needed, first, last, strict=True) if a <= now < b) for now in first
-    )
-    assert held_blocks(measured, 32) == max(most, *needed) + 1
-    blocks, (note,) = found.assumed_blocks(measured)
-    assert blocks == 2 * held_blocks(measured, 32) and "does not follow" in note
+    start = start_of(found, measured)
+    assert start.blocks == needed_blocks(measured, 32)
+    assert start.warning is not None and "does not follow" in start.warning
 
 
-def test_notes_of_balance_and_capacity() -> None:
+def test_notes_of_balance() -> None:
     assert balance_notes(deployed(data_parallel_size=1)) == []
     (note,) = balance_notes(deployed(data_parallel_size=3))
     assert note.startswith("3 engines, each with these limits")
-    guessed, fitted = (EngineSpec(num_gpu_blocks=n, max_model_len=9) for n in (800, 400))
-    assert "400 blocks explain the log clearly better than the 800 that were guessed" in (
-        capacity_note(guessed, fitted)
-    )
 
 
 def test_arguments_that_no_engine_takes_are_refused() -> None:

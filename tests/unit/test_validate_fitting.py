@@ -10,20 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded_runs import TRUE, engines, workload
 
-from dynosim.fit.fitting import (
-    _bootstrap,
-    _correlations,
-    _drift,
-    _measured_range,
-    _newton_step,
-    _Problem,
-    _unidentified,
-    fit_log,
-)
+from dynosim.fit.fitting import _drift, _measured_range, _outside, _Problem, fit_log
 from dynosim.fit.measurements import Measurements
 from dynosim.fit.prior import Prior
 from dynosim.fit.replay import Predicted, replay
 from dynosim.fit.schedule import held_schedule
+from dynosim.fit.spread import bootstrap, correlations, newton_step, untold
 from dynosim.testing.step_times import step_log
 from dynosim.timing.fitted import Fit, FittedModel, FittedParameters, MeasuredRange
 
@@ -167,7 +159,7 @@ def test_a_step_keeps_above_the_lowest_and_is_best_along_what_is_free(
     matrix = np.array(jacobian).reshape(4, 2)
     given_moves, lowest = np.array(moves), np.array(moves) - np.array(room)
     rest = (matrix, np.array(residuals), given_moves, np.array(prior))
-    step = _newton_step(matrix, np.array(residuals), given_moves, lowest, np.array(prior))
+    step = newton_step(matrix, np.array(residuals), given_moves, lowest, np.array(prior))
     assert (given_moves + step >= lowest - 1e-12).all()
     best = objective(step, *rest)
     for index, sign in product((0, 1), (-1, 1)):
@@ -185,7 +177,7 @@ def test_a_step_keeps_above_the_lowest_and_is_best_along_what_is_free(
 
 def test_what_the_log_does_not_tell_stays_as_uncertain_as_the_prior() -> None:
     moves, lowest = np.array([0.5, -0.2]), np.array([-9.0, -1.0])
-    samples = _bootstrap(np.zeros((20, 2)), np.zeros(20), moves, lowest, seed=3)
+    samples = bootstrap(np.zeros((20, 2)), np.zeros(20), moves, lowest, seed=3)
     assert samples.shape == (400, 2)
     rng = np.random.default_rng(3)
     expected = []
@@ -199,7 +191,7 @@ def test_resampled_requests_keep_their_two_errors_together() -> None:
     # Requests 0 to 4 say +1 with both errors, requests 5 to 9 say nothing.
     jacobian = np.concatenate([np.ones(5), np.zeros(5)] * 2)[:, None] * 1e3
     residuals = np.concatenate([-np.ones(5), np.zeros(5)] * 2) * 1e-6
-    samples = _bootstrap(jacobian, residuals, np.zeros(1), np.array([-9.0]), seed=0)[:, 0]
+    samples = bootstrap(jacobian, residuals, np.zeros(1), np.array([-9.0]), seed=0)[:, 0]
     told = samples[np.abs(samples - 1e-9) < 1e-4]  # the prior's weight is a millionth
     untold = samples[np.abs(samples - 1e-9) >= 1e-4]
     # Five blocks of two, each within the first six of nine places with probability 6/9: none does
@@ -208,20 +200,23 @@ def test_resampled_requests_keep_their_two_errors_together() -> None:
     assert len(told) + len(untold) == 400
 
 
-@pytest.mark.parametrize(("clock", "outside"), [("engine", ("ingress_ms", "egress_ms")),
-                                                ("clients", ("egress_ms",))])  # fmt: skip
-def test_constants_that_keep_most_of_their_priors_width_were_not_told(
-    clock: str, outside: tuple[str, ...]
-) -> None:
+def test_ways_that_a_clock_does_not_see_are_never_told() -> None:
+    assert _outside(made([0.0], [1.0], [1.0])) == ("ingress_ms", "egress_ms")
+    assert _outside(made([0.0], [1.0], [1.0], "clients")) == ("egress_ms",)
+
+
+def test_constants_that_keep_most_of_their_priors_width_were_not_told() -> None:
     # Information of 1.05, 1.03 and 0 beside the prior's 1 leaves 0.698, 0.702 and 1 of its width.
     jacobian = np.diag(np.sqrt([1.05, 1.03, 0.0]))
-    found = _unidentified(("a", "b", "c"), jacobian, np.zeros(3), made([0.0], [1.0], [1.0], clock))
-    assert found == ("b", "c", *outside)
+    assert untold(("a", "b", "c"), jacobian, np.zeros(3)) == ("b", "c")
     # A residual of 1 halves what an error tells.
-    found = _unidentified(
-        ("a", "b", "c"), 1.3 * jacobian, np.array([1.0, 0.0, 0.0]), made([0.0], [1.0], [1.0], clock)
-    )
-    assert found == ("a", "c", *outside)
+    assert untold(("a", "b", "c"), 1.3 * jacobian, np.array([1.0, 0.0, 0.0])) == ("a", "c")
+
+
+def test_of_two_constants_that_only_show_together_one_is_told() -> None:
+    together = np.array([[30.0, 20.0, 0.0]])
+    assert untold(("a", "b", "c"), together, np.zeros(1)) == ("b", "c")
+    assert untold(("a", "b", "c"), 0.01 * together, np.zeros(1)) == ("a", "b", "c")
 
 
 def predicted_of(decode_ms: Any) -> Predicted:
@@ -251,9 +246,9 @@ def test_estimates_that_go_together_are_named() -> None:
     rng = np.random.default_rng(0)
     free, other = rng.standard_normal((2, 500))
     samples = np.stack([free, -2 * free, other, np.ones(500), free + 0.6 * other], axis=1)
-    found = _correlations(("a", "b", "c", "d", "e"), samples)
+    found = correlations(("a", "b", "c", "d", "e"), samples)
     assert found == {"b, a": pytest.approx(-1.0)}  # and not 0.86 of a and e
-    assert _correlations(("a",), samples[:, :1]) == {}
+    assert correlations(("a",), samples[:, :1]) == {}
 
 
 def test_a_measured_range_is_of_the_steps_of_the_fitted_requests() -> None:
@@ -298,6 +293,30 @@ def test_a_fit_finds_the_constants_and_says_how_sure_it_is() -> None:
     assert found.fit.measured.num_decodes == int(found.predicted.result.steps.num_decodes.max())
     again = replay(TRACE_OF_LOG, engines(), FittedModel(found.fit), "engine")
     assert found.predicted.ttft_ms.tolist() == again.ttft_ms.tolist()
+
+
+@given(
+    seed=st.integers(0, 99),
+    noise=st.sampled_from([0.0, 0.05, 0.3]),
+    scale=st.sampled_from([0.5, 1.0, 3.0]),
+)
+@settings(max_examples=8, deadline=None)
+def test_what_a_log_does_not_tell_stays_at_the_prior_and_inside_its_interval(
+    seed: int, noise: float, scale: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    true = replace(TRUE, overhead_ms=scale * TRUE.overhead_ms, weights_ms=scale * TRUE.weights_ms)
+    log = measured_of(parameters=true)
+    factors = np.exp(noise * rng.standard_normal((2, 16)))
+    log = replace(log, ttft_ms=log.ttft_ms * factors[0], decode_ms=log.decode_ms * factors[1])
+    names = ("overhead_ms", "weights_ms", "per_decode_ms", "prompt_step_ms", "per_pair_ms")
+    spread = {name: rng.uniform(0.05, 1.0) * getattr(TRUE, name) for name in names}
+    found = fit_log(log, Prior(TRUTH, spread, "test"), engines(), count=16).fit
+    for name in names:
+        low, high = found.intervals[name]
+        assert 0 <= low <= getattr(found.parameters, name) <= high
+        if name in found.unidentified:
+            assert getattr(found.parameters, name) == pytest.approx(getattr(TRUE, name))
 
 
 TRACE_OF_LOG = measured_of().trace()

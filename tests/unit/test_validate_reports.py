@@ -13,13 +13,17 @@ from dynosim.cli import fit as command
 from dynosim.cli.fit import calibration_text, plain
 from dynosim.compare.fidelity import Fidelity, Level, peers_of
 from dynosim.compare.fidelity_text import fidelity_text
+from dynosim.fit.alternatives import LoopFit, Recorded
 from dynosim.fit.calibration import Calibration
+from dynosim.fit.capacity import FoundCapacity, Start
 from dynosim.fit.deployment import deployment_of
 from dynosim.fit.fitting import Fitted
 from dynosim.fit.measurements import Measurements
+from dynosim.fit.own_part import OwnPart
 from dynosim.fit.prior import Prior
 from dynosim.fit.replay import replay
 from dynosim.fit.scores import Distance, Score
+from dynosim.silicon.fitted_file import read_fit
 from dynosim.timing.fitted import Fit, FittedModel, FittedParameters, MeasuredRange
 
 PEER_SETUP = {"vllm_version": "0.19.0", "model": "meta-llama/Llama-3.1-8B"}
@@ -64,8 +68,21 @@ def calibration() -> Calibration:
         prior=Prior(fit, {}, "the prior"),
         count=20,
         fitted=fitted,
-        is_async=True,
-        loop_costs={"async": 12.5, "sync": 15.25},
+        recorded=Recorded(
+            chosen=LoopFit(
+                is_async=True,
+                engines=engines(),
+                fitted=fitted,
+                capacity=FoundCapacity(Start(900, "given"), 900, False, 300),
+                own=OwnPart(
+                    [Score("ttft_ms", "mean", 80.0, 82.0)],
+                    [Distance("ttft_ms", 0.03, 0.02, 0.25)],
+                    (),
+                ),
+            ),
+            other=None,
+            reason="as the set-up says",
+        ),
         held_out=[
             Score("ttft_ms", "mean", 100.0, 103.0),
             Score("throughput_tok_s", "", 50.0, 49.0),
@@ -91,7 +108,20 @@ def test_a_calibration_in_json(calibration: Calibration) -> None:
         "unidentified": ["per_decode_ms", "egress_ms"],
         "correlations": {"weights_ms, overhead_ms": -0.97},
         "async_scheduling": True,
-        "scheduling_costs": {"async": 12.5, "sync": 15.25},
+        "scheduling_costs": {"async": 12.5},
+        "capacity": {
+            "num_gpu_blocks": 900,
+            "start": 900,
+            "start_from": "given",
+            "at_least": 300,
+            "told_by_log": False,
+        },
+        "fitted_part": {
+            "errors": {"mean_ttft_ms": pytest.approx(0.025)},
+            "ks": {"ttft_ms": 0.25},
+            "misfits": [],
+        },
+        "gpu_warning": None,
         "held_out_errors": {
             "mean_ttft_ms": pytest.approx(0.03),
             "throughput_tok_s": pytest.approx(-0.02),
@@ -110,7 +140,9 @@ def test_a_calibration_in_words(calibration: Calibration) -> None:
     assert lines[0] == (
         "dir/log.jsonl: 20 requests fitted, 10 held out (77 replays; prior: the prior)"
     )
-    assert lines[1] == "scheduling: asynchronous (cost async 12.5, sync 15.2)"
+    assert lines[1] == "scheduling: asynchronous (cost async 12.5)"
+    own = lines.index("fitted part                   measured   predicted    error      KS")
+    assert lines[own + 1].split() == ["mean_ttft_ms", "80.00", "82.00", "2.50%", "0.250"]
     rows = [line.split(maxsplit=5) for line in lines]
     assert ["weights_ms", "8.25", "8", "..", "8.5"] in rows
     assert ["per_decode_ms", "0.02", "0", "..", "0.04", "not told by the log"] in rows
@@ -128,11 +160,54 @@ def test_a_calibration_in_words(calibration: Calibration) -> None:
 def test_a_calibration_on_everything_says_that_nothing_was_held_out(
     calibration: Calibration,
 ) -> None:
-    everything = replace(calibration, count=30, held_out=[], apart=[], is_async=False)
+    recorded = calibration.recorded
+    sync = replace(recorded, chosen=replace(recorded.chosen, is_async=False))
+    everything = replace(calibration, count=30, held_out=[], apart=[], recorded=sync)
     text = calibration_text(everything, Path("t.json"))
     assert "30 requests fitted, 0 held out" in text and "scheduling: synchronous" in text
     assert "nothing was held out: lower --fit-fraction" in text
     assert everything.to_dict()["held_out_errors"] == {}
+
+
+def test_a_failed_fit_is_refused_unless_forced_and_then_says_so(
+    calibration: Calibration,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    misfit = "mean_ttft_ms -91.0% (limit 15%)"
+    recorded = calibration.recorded
+    chosen = replace(recorded.chosen, own=replace(recorded.chosen.own, misfits=(misfit,)))
+    fit = replace(calibration.fit, misfits=(misfit,))
+    failed = replace(
+        calibration,
+        recorded=replace(recorded, chosen=chosen),
+        fitted=replace(calibration.fitted, fit=fit),
+        gpu_warning="step times are 2.4 times those of l4: is it another GPU?",
+    )
+    monkeypatch.setattr(command, "calibrate_log", lambda *_, **__: failed)
+    out = tmp_path / "timing.json"
+
+    def calibrated(**more: Any) -> int:
+        return command.calibrate_measurements(
+            Path("log.jsonl"), out=out, overwrite=False, model=None, hardware=None,
+            fit_fraction=0.7, num_gpu_blocks=None, **more,
+        )  # fmt: skip
+
+    assert calibrated(as_json=False) == 1
+    told = capsys.readouterr()
+    assert not list(tmp_path.iterdir())
+    for part in ("does not explain the requests it was fitted to", misfit, "is it another GPU?",
+                 "the 900 blocks that were stated", "Nothing is written"):  # fmt: skip
+        assert part in told.err
+    assert f"NOT EXPLAINED: {misfit}" in told.out
+    assert calibrated(as_json=True) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["timing_file"] is None and document["fitted_part"]["misfits"] == [misfit]
+    assert calibrated(as_json=True, force=True) == 0
+    assert read_fit(out).misfits == (misfit,)
+    assert misfit in " ".join(FittedModel(read_fit(out)).notes)
+    assert "written as forced, marked" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -164,13 +239,14 @@ def fidelity(calibration: Calibration) -> Fidelity:
             "time_to_collapse_ms": None,
         }
     }
+    failed = replace(calibration.recorded.chosen.own, misfits=("mean_ttft_ms +40.0% (limit 15%)",))
     return Fidelity(
         measured=calibration.measured,
         deployment=calibration.deployment,
         fit_count=20,
         levels=[
             Level("a priori", "blind", table, [], calm),
-            Level("fitted", "capacity given", table, table[:1], with_ranges),
+            Level("fitted", "capacity given", table, table[:1], with_ranges, failed),
         ],
         attribution={"none": 0.25, "step time": 0.125},
         notes=["note one"],
@@ -197,7 +273,11 @@ def test_a_fidelity_in_json(fidelity: Fidelity) -> None:
         "notes": ["note one"],
         "fitted_intervals": {"weights_ms": [8.0, 8.5], "per_decode_ms": [0.0, 0.04]},
         "unidentified": ["per_decode_ms", "egress_ms"],
+        "failures": ["fitted, capacity given: mean_ttft_ms +40.0% (limit 15%)"],
+        "gpu_warning": None,
     }
+    assert "fitted_part" not in levels[0]
+    assert levels[1]["fitted_part"]["misfits"] == ["mean_ttft_ms +40.0% (limit 15%)"]
     assert len(found["peers"]) == 1
     for level, wanted in zip(levels, fidelity.levels, strict=True):
         assert (level["level"], level["column"]) == (wanted.name, wanted.column)
@@ -238,6 +318,8 @@ def test_a_fidelity_in_words(fidelity: Fidelity) -> None:
     assert (
         "  SATURATED: more comes than goes; sustained 123 output tokens/s; queue from 5.6 s on"
     ) in lines
+    assert lines.count("  on the fitted part: mean_ttft_ms +2.50%; KS ttft_ms 0.250") == 1
+    assert "  DOES NOT EXPLAIN ITS OWN PART: mean_ttft_ms +40.0% (limit 15%)" in lines
     rows = [line.split() for line in lines]
     assert ["none", "25.00%"] in rows and ["step", "time", "12.50%"] in rows
     assert ["weights_ms", "8.25", "[8,", "8.5]"] in rows

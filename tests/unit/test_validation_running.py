@@ -44,7 +44,9 @@ def test_an_engine_takes_as_much_context_as_its_cache_holds() -> None:
     config = plan("Qwen/Qwen3-8B", gpu_memory_utilization=0.9)
     trace = load_trace(config)
     predicted, (said,) = plan_of_running(config, trace)
-    room = (predicted.engine.num_gpu_blocks - 1) * 16
+    blocks = predicted.engine.num_gpu_blocks
+    assert isinstance(blocks, int)
+    room = (blocks - 1) * 16
     assert predicted.engine.max_model_len == room < 40_960
     assert said == f"max_model_len: the {room:,} tokens that the cache holds"
     assert simulate(predicted, trace=trace).report["completed_requests"] == 4

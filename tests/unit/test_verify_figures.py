@@ -14,17 +14,17 @@ from dynosim.config.schema import RunConfig
 from dynosim.verify.believed import SOURCES, believed_draws, drawn_timing
 from dynosim.verify.curves import deviation, output_by_second
 from dynosim.verify.matrix import missed, percent, summaries, uncovered
-from dynosim.verify.verdict import EXPERIMENT, Figure, Verdict
+from dynosim.verify.verdict import EXPERIMENT, JudgedFigure, RecordingVerdict
 
 
-def verdict(name: str, errors: dict[str, float], **changes: Any) -> Verdict:
+def verdict(name: str, errors: dict[str, float], **changes: Any) -> RecordingVerdict:
     """Measured 100, predicted as the error says, an interval of 5 to either side of that."""
     figures = tuple(
-        Figure(key, 100.0, 100 * (1 + error), 95 + 100 * error, 105 + 100 * error)
+        JudgedFigure(key, 100.0, 100 * (1 + error), 95 + 100 * error, 105 + 100 * error)
         for key, error in errors.items()
     )
     given: dict[str, Any] = {"kind": EXPERIMENT, "level": "apriori", "figures": figures, **changes}
-    return Verdict(recording=name, **given)
+    return RecordingVerdict(recording=name, **given)
 
 
 def test_a_verdict_survives_being_kept() -> None:
@@ -40,18 +40,18 @@ def test_a_verdict_survives_being_kept() -> None:
         blocks_predicted=11,
     )
     kept = json.loads(json.dumps(one.to_dict()))
-    assert Verdict.from_dict(kept) == one
+    assert RecordingVerdict.from_dict(kept) == one
     assert kept["block_error"] == pytest.approx(0.1)
     assert kept["largest_cause"] == "KV capacity"
     assert kept["coverage"] == {"covered": 0, "of": 1}
     with pytest.raises(KeyError):
-        Verdict.from_dict({"recording": "a"})
+        RecordingVerdict.from_dict({"recording": "a"})
 
 
 def test_an_interval_covers_what_lies_in_it() -> None:
-    assert Figure("x", 5.0, 4.0, 4.5, 5.0).is_covered is True
-    assert Figure("x", 5.0, 4.0, 3.0, 4.9).is_covered is False
-    assert Figure("x", 5.0, 4.0).is_covered is None
+    assert JudgedFigure("x", 5.0, 4.0, 4.5, 5.0).is_covered is True
+    assert JudgedFigure("x", 5.0, 4.0, 3.0, 4.9).is_covered is False
+    assert JudgedFigure("x", 5.0, 4.0).is_covered is None
 
 
 def test_medians_and_coverage_leave_out_what_is_shown_apart_or_not_predicted() -> None:
@@ -60,7 +60,7 @@ def test_medians_and_coverage_leave_out_what_is_shown_apart_or_not_predicted() -
         verdict("b", {"mean_e2e_latency_ms": -0.04, "mean_itl_ms": 0.03}),
         verdict("c", {"mean_e2e_latency_ms": 0.10, "mean_tpot_ms": 0.05}),
         verdict("apart", {"mean_e2e_latency_ms": 9.0}, excluded="outputs end early"),
-        Verdict(recording="none", kind=EXPERIMENT, level="apriori", problem="unknown GPU"),
+        RecordingVerdict(recording="none", kind=EXPERIMENT, level="apriori", problem="unknown GPU"),
     ]
     (summary,) = summaries(verdicts)
     assert (summary.recordings, summary.covered, summary.of) == (3, 5, 6)

@@ -231,3 +231,12 @@ def test_partial_rotation_needs_a_smaller_table() -> None:
 )
 def test_allocations_are_rounded(size_mib: float, allocated_mib: float) -> None:
     assert Tensor("x", int(size_mib * MIB), 1).bytes == int(allocated_mib * MIB)
+
+
+def test_experts_beside_a_plain_block() -> None:
+    """Gemma 4: the checkpoint's list has the plain block `mlp`, but not the experts."""
+    entry = model_entry("nvidia/Gemma-4-26B-A4B-NVFP4")
+    shape = model_shape(entry)
+    found = gpu_weights(entry, shape, Gpus(), None)
+    assert found["mlp"] == pytest.approx(2 * 30 * 3 * 2816 * 2112, rel=0.03)
+    assert found["experts"] == pytest.approx(30 * 128 * 3 * 2816 * 704 * 0.5625, rel=0.01)

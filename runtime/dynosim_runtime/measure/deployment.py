@@ -52,6 +52,15 @@ async def measure_started(
         return await measure_url(config, trace, deployment.url, options)
 
 
+def client_timeout_s(config: RunConfig, speedup: float) -> float:
+    """How long the load generator waits for an answer, on the wall's clock.
+
+    A request that takes longer has failed; `workload.client_timeout_ms` is on the workload's clock.
+    """
+    timeout_s, client_ms = config.live.request_timeout_s, config.workload.client_timeout_ms
+    return timeout_s if client_ms is None else min(timeout_s, client_ms / 1e3 / speedup)
+
+
 async def measure_url(config: RunConfig, trace: Trace, url: str, options: LoadOptions) -> Measured:
     """Drive what runs at `url` with the trace.
 
@@ -65,7 +74,8 @@ async def measure_url(config: RunConfig, trace: Trace, url: str, options: LoadOp
     vocabulary = vocabulary_of(str(folder) if folder is not None else config.model)
     prompts = PromptMaker(vocabulary, seed=seed)
     name = served_model_name(config, options.model)
-    async with CompletionsClient(url, name, timeout_s=config.live.request_timeout_s) as client:
+    timeout_s = client_timeout_s(config, options.speedup)
+    async with CompletionsClient(url, name, timeout_s=timeout_s) as client:
         await check_clocks(client, options.speedup)
         await warm_up(client, prompts, trace, options.warmup)
         before = await read_counters(client)

@@ -75,6 +75,11 @@ def validate(
         check_folder(out)
         check_results(out, VALIDATION, overwrite=overwrite)
     config = load_plan(plan, [*overrides, *_trace_overrides(trace)])
+    if config.workload.has_warm_up:
+        raise ConfigError(
+            "workload.warm_up_requests, warm_up_s: validate compares every request (set them to 0; "
+            "--warmup sends requests beforehand)"
+        )
     saved = read_prediction(plan)
     workload = load_trace(config)
     predicted, said = (config, []) if mock else plan_of_running(config, workload)
@@ -166,6 +171,8 @@ def _trace_overrides(trace: Path | None) -> list[str]:
     return [
         f"workload.trace={trace.absolute()}",
         "workload.synthetic=null",
+        "workload.pool=null",
+        "workload.stages=null",
         "workload.format=null",
     ]
 
