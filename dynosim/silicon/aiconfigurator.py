@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dynosim.errors import ConfigError
 from dynosim.silicon.cache import cache_folder, cache_key, load_or_build
 from dynosim.silicon.catalogue import core_folder, core_version, model_entry, model_fingerprint
@@ -29,8 +31,10 @@ from dynosim.silicon.surroundings import Surroundings, surroundings_of
 from dynosim.silicon.table_file import TABLE_FORMAT, load_table, save_table
 from dynosim.silicon.table_versions import (
     TableChoice,
+    TableName,
     choose,
     neighbours_of,
+    others_by_distance,
     version_in_use,
 )
 from dynosim.timing.architecture import ModelEntry, ModelShape, model_shape, require_divisible
@@ -47,6 +51,10 @@ from dynosim.timing.sustained import at_sustained_clocks
 _MEASURED_SHARE = 0.9
 """Least share of a step's time in measured kernels that lets the table call itself measured. The
 library never measures norms, activations and embeddings (4 to 8 % of a step)."""
+
+_EXPERTS: TableName = ("moe", "moe_perf.parquet")
+_QUICKER = 0.97
+"""So much of another version's time is quicker, and no noise of measuring."""
 
 _MAX_TABLE_TOKENS = 65_536
 
@@ -105,6 +113,7 @@ def aiconfigurator_model(
             if position == len(attempts) - 1:
                 raise
             continue
+        table = deployment.with_quicker_experts(table, sharding, choice)
         table = deployment.with_credible_experts(table, sharding, choice)
         notes = notes_of(table, deployment.facts(table, choice, position))
         other = neighbours_of(choice, hardware, deployment.backend)
@@ -200,13 +209,32 @@ class _Deployment:
         stands_in = stands_in or bool(_other_versions(table, choice))
         return DERIVED if stands_in or min(shares) < _MEASURED_SHARE else MEASURED
 
+    def with_quicker_experts(
+        self, table: SiliconTable, sharding: dict[str, int], choice: TableChoice
+    ) -> SiliconTable:
+        """The table with experts of another version's measurements where the version in use was
+        not measured and those are quicker: a measurement can be too slow for many reasons (kernels
+        not tuned, launches in it) and too fast for none."""
+        if not self.shape.experts or choice.versions.get(_EXPERTS) in (None, choice.wanted):
+            return table
+        quickest, chosen = table, choice.versions[_EXPERTS]
+        for version in others_by_distance(self.hardware, self.backend, _EXPERTS, chosen):
+            try:
+                other = self.table(sharding, choice.changed(_EXPERTS, version))
+            except ConfigError:
+                continue
+            if _typical_ms(other) < _QUICKER * _typical_ms(quickest):
+                quickest = other
+        return quickest
+
     def with_credible_experts(
         self, table: SiliconTable, sharding: dict[str, int], choice: TableChoice
     ) -> SiliconTable:
         """The table with experts timed in another format of the same width, where theirs are not
         credible and those are: FP8 with a scale a tensor and with one a block read the same
         weights."""
-        if not _refuses_experts(table):
+        own = self.engine.quantization or self.shape.quantisation or ""
+        if not own.startswith("fp8") or not _refuses_experts(table):
             return table
         try:
             other = self.table({**sharding, "moe_quant_mode": _OTHER_EXPERTS}, choice)
@@ -304,6 +332,12 @@ def _power_of_two_from(at_least: int, smallest: int) -> int:
     while size < at_least:
         size *= 2
     return size
+
+
+def _typical_ms(table: SiliconTable) -> float:
+    """Of a step of decodes, all but attention; by the geometric mean of batches."""
+    steps = [float(table.linear_ms[n] + table.head_ms[n]) for n in (4, 16, 64)]
+    return float(np.prod(steps)) ** (1 / len(steps))
 
 
 def _refuses_experts(table: SiliconTable) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from dynosim.timing.silicon_table import SiliconTable
 
-TABLE_FORMAT = 5
+TABLE_FORMAT = 6
 """Rises when the meaning of the file changes; part of every cache key."""
 
 _ARRAYS = [field.name for field in fields(SiliconTable) if field.name != "meta"]

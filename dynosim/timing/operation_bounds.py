@@ -64,9 +64,11 @@ _REACH = {
     "prefill attention": _Reach(0.60, 0.80, 40.0, 0.05),
     "decode attention": _Reach(0.60, 0.85, 15.0, 0.025),
 }
+_DISPATCH_US = 8.0  # of an all-reduce at its shortest, in the tables of 8 H100
 _FAMILIES = {
     "Gemm": "gemm",
     "Moe": "experts",
+    "Overlap": "experts",  # experts beside shared ones, on streams of their own
     "ContextAttention": "prefill attention",
     "GenerationAttention": "decode attention",
 }
@@ -99,7 +101,29 @@ def token_bounds(operation: Operation, tokens: FloatArray, sheet: HardwareSheet)
         return _bounds(operation, flops, weights, moved, peak_tflops(kind, sheet), sheet)
     if operation.kind == "Moe":
         return _expert_bounds(operation, tokens, sheet)
+    if operation.kind == "Overlap":
+        return _overlap_bounds(operation, tokens, sheet)
     return None
+
+
+def _overlap_bounds(
+    operation: Operation, tokens: FloatArray, sheet: HardwareSheet
+) -> Bounds | None:
+    """Experts with their router, beside shared experts that are ready before them.
+
+    What moves tokens between GPUs counts as its shortest time.
+    """
+    total: Bounds | None = None
+    for spec in operation.fields["group_a"]:
+        ((kind, fields),) = spec.items()
+        part = Operation(str(fields["name"]), kind, float(fields.get("scale_factor", 1.0)), fields)
+        bounds = token_bounds(part, tokens, sheet)
+        if bounds is None and kind == "MoeDispatch" and not fields["pre_dispatch"]:
+            usual = np.full(len(tokens), part.launches * _DISPATCH_US / 1e3)
+            bounds = Bounds(np.zeros(len(tokens)), usual)
+        if bounds is not None:
+            total = bounds if total is None else total + bounds
+    return total
 
 
 def _expert_bounds(operation: Operation, tokens: FloatArray, sheet: HardwareSheet) -> Bounds:

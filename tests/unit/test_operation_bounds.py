@@ -147,3 +147,33 @@ def test_more_tokens_never_take_less(tokens: int, quantisation: str) -> None:
         assert bounds is not None
         assert np.all(np.diff(bounds.floor_ms) >= 0) and np.all(np.diff(bounds.usual_ms) >= 0)
         assert np.all(bounds.floor_ms < bounds.usual_ms)
+
+
+def test_experts_beside_shared_ones_are_held_like_experts() -> None:
+    """The library's name for both on streams of their own, and what it holds of them."""
+    tokens = np.array([1.0, 16.0, 256.0])
+    router = {"name": "router", "scale_factor": 4.0, "n": 64, "k": 512, "quant_mode": "bfloat16"}
+    experts = {
+        "name": "experts",
+        "scale_factor": 4.0,
+        "hidden_size": 512,
+        "inter_size": 256,
+        "topk": 4,
+        "num_experts": 64,
+        "moe_tp_size": 2,
+        "moe_ep_size": 1,
+        "quant_mode": "fp8",
+    }
+    sent = {"name": "sent", "scale_factor": 4.0, "pre_dispatch": False}
+    parts = [{"Gemm": router}, {"Moe": experts}, {"MoeDispatch": sent}]
+    both = Operation("beside", "Overlap", 1.0, {"group_a": parts, "group_b": []})
+    found = token_bounds(both, tokens, SHEET)
+    alone = [
+        token_bounds(Operation(of["name"], kind, 4.0, of), tokens, SHEET)
+        for kind, of in (("Gemm", router), ("Moe", experts))
+    ]
+    assert both.family == "experts"
+    assert found is not None and alone[0] is not None and alone[1] is not None
+    assert found.floor_ms == pytest.approx(alone[0].floor_ms + alone[1].floor_ms)
+    usual = alone[0].usual_ms + alone[1].usual_ms
+    assert found.usual_ms == pytest.approx(usual + 4 * 0.008)
