@@ -14,30 +14,22 @@ in aiconfigurator itself. Kernel times jump between token counts (2049 tokens ma
 more than 2048); the table keeps the jumps.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from dynosim.errors import ConfigError
-from dynosim.silicon.cache import cache_folder, cache_key, load_or_build
-from dynosim.silicon.catalogue import core_folder, core_version, model_entry, model_fingerprint
+from dynosim.silicon.catalogue import core_folder, core_version, model_entry
+from dynosim.silicon.engine_tables import EngineTables
 from dynosim.silicon.hardware import hardware_sheet, sheet_or_none
 from dynosim.silicon.linked import over_link, with_link
 from dynosim.silicon.sharding import expert_sharding
 from dynosim.silicon.silicon_notes import Facts, notes_of
 from dynosim.silicon.surroundings import Surroundings, surroundings_of
-from dynosim.silicon.table_file import TABLE_FORMAT, load_table, save_table
 from dynosim.silicon.table_versions import (
     TableChoice,
-    TableName,
-    choose,
     neighbours_of,
-    others_by_distance,
-    version_in_use,
 )
-from dynosim.timing.architecture import ModelEntry, ModelShape, model_shape, require_divisible
+from dynosim.timing.architecture import model_shape, require_divisible
 from dynosim.timing.cold_cache import with_cold_cache
 from dynosim.timing.experts import ExpertCurve, ExpertTimes
 from dynosim.timing.model import DERIVED, MEASURED
@@ -51,15 +43,6 @@ from dynosim.timing.sustained import at_sustained_clocks
 _MEASURED_SHARE = 0.9
 """Least share of a step's time in measured kernels that lets the table call itself measured. The
 library never measures norms, activations and embeddings (4 to 8 % of a step)."""
-
-_EXPERTS: TableName = ("moe", "moe_perf.parquet")
-_QUICKER = 0.97
-"""So much of another version's time is quicker, and no noise of measuring."""
-
-_MAX_TABLE_TOKENS = 65_536
-
-_OTHER_EXPERTS = "fp8_block"
-"""What stands in for FP8 experts whose own table is not credible."""
 
 
 def aiconfigurator_model(
@@ -86,12 +69,9 @@ def aiconfigurator_model(
     shape = model_shape(entry)
     _require_measurements(hardware)
     require_divisible(shape, engine.tensor_parallel)
+    tables = EngineTables(spec, entry, shape, hardware, engine, cache_dir)
     deployment = _Deployment(
-        spec=spec,
-        entry=entry,
-        shape=shape,
-        hardware=hardware,
-        engine=engine,
+        tables=tables,
         link_gb_per_s=link_gb_per_s,
         around=surroundings_of(
             hardware_sheet(hardware),
@@ -102,21 +82,20 @@ def aiconfigurator_model(
             graph_sizes=graph_sizes,
             sampling=sampling,
         ),
-        cache_dir=cache_dir,
     )
-    choice = deployment.choice()
+    choice = tables.choice()
     attempts = expert_sharding(shape, engine)
     for position, sharding in enumerate(attempts):
         try:
-            table = deployment.table(sharding, choice)
+            table = tables.table(sharding, choice)
         except ConfigError:
             if position == len(attempts) - 1:
                 raise
             continue
-        table = deployment.with_quicker_experts(table, sharding, choice)
-        table = deployment.with_credible_experts(table, sharding, choice)
+        table = tables.with_quicker_experts(table, sharding, choice)
+        table = tables.with_credible_experts(table, sharding, choice)
         notes = notes_of(table, deployment.facts(table, choice, position))
-        other = neighbours_of(choice, hardware, deployment.backend)
+        other = neighbours_of(choice, hardware, tables.backend)
         alternatives = () if other is None else deployment.alternative(sharding, other, table)
         return deployment.model(table, choice, sharding, position, notes, alternatives)
     raise AssertionError("unreachable: there is at least one sharding")
@@ -124,42 +103,22 @@ def aiconfigurator_model(
 
 @dataclass(frozen=True, slots=True)
 class _Deployment:
-    """What is to be timed."""
+    """What is to be timed: tables, and what the engine and its machine make of them."""
 
-    spec: SiliconSpec
-    entry: ModelEntry
-    shape: ModelShape
-    hardware: str
-    engine: TimedEngine
+    tables: EngineTables
     link_gb_per_s: float | None
     around: Surroundings
-    cache_dir: Path | str | None
-
-    @property
-    def backend(self) -> str:
-        return self.spec.backend or "vllm"
-
-    def choice(self) -> TableChoice:
-        """Which version's measurements: the timing section's, else the engine's, else the newest.
-
-        Raises: ConfigError for a version that cannot be.
-        """
-        stated, key = self.spec.backend_version, "timing.backend_version"
-        if stated is None and self.backend == "vllm":
-            stated, key = self.engine.version, "engine.version"
-        wanted = version_in_use(self.hardware, self.backend, stated, key=key)
-        return choose(self.hardware, self.backend, wanted)
 
     def facts(self, table: SiliconTable, choice: TableChoice, position: int) -> Facts:
         return Facts(
-            entry=self.entry,
-            backend=self.backend,
+            entry=self.tables.entry,
+            backend=self.tables.backend,
             wanted=choice.wanted,
-            quantization=self.engine.quantization,
+            quantization=self.tables.engine.quantization,
             holds_whole_experts=position > 0,
             link_gb_per_s=self.link_gb_per_s,
-            over_link=over_link(table, sheet_or_none(self.hardware)),
-            is_trusted=self.spec.trust_tables,
+            over_link=over_link(table, sheet_or_none(self.tables.hardware)),
+            is_trusted=self.tables.spec.trust_tables,
         )
 
     def model(
@@ -171,128 +130,57 @@ class _Deployment:
         notes: tuple[str, ...],
         alternatives: tuple[SiliconModel, ...],
     ) -> SiliconModel:
-        around = self.around
+        around, tables = self.around, self.tables
+        name, ranks = tables.entry.name, tables.engine.tensor_parallel
         times = SiliconModel(
             self.served(with_link(table, self.link_gb_per_s)),
             host=around.host,
             mixed_context_ms=RooflineFactors().mixed_context_ms(
-                self.shape,
+                self.tables.shape,
                 around.kernel,
-                hardware_sheet(self.hardware),
-                self.engine.tensor_parallel,
+                hardware_sheet(self.tables.hardware),
+                self.tables.engine.tensor_parallel,
             ),
             graph_sizes=around.graph_sizes,
             per_sequence_ms=around.sampling_ms,
             source=self.source(table, choice, position),
             description=(
-                f"aiconfigurator-core {core_version()}: {self.entry.name} on {self.hardware},"
-                f" {self.backend} {choice.wanted}{_other_versions(table, choice)},"
-                f" tensor_parallel {self.engine.tensor_parallel}"
-                + _ranks_text(self.engine, sharding)
+                f"aiconfigurator-core {core_version()}: {name} on {tables.hardware},"
+                f" {tables.backend} {choice.wanted}{_other_versions(table, choice)},"
+                f" tensor_parallel {ranks}" + _ranks_text(self.tables.engine, sharding)
             ),
             notes=notes,
             alternatives=alternatives,
         )
-        times.experts = _experts(table, self.engine)
+        times.experts = _experts(table, self.tables.engine)
         self.around.describe(times)
         return times
 
     def served(self, table: SiliconTable) -> SiliconTable:
         """The table as a serving engine meets it: clocks that last, caches that others fill."""
         sustained = at_sustained_clocks(table)
-        return sustained if self.shape.has_windows else with_cold_cache(sustained)
+        return sustained if self.tables.shape.has_windows else with_cold_cache(sustained)
 
     def source(self, table: SiliconTable, choice: TableChoice, position: int) -> str:
         """Measured, or derived where something stands in for what was asked."""
         shares = (table.meta["prefill_measured_share"], table.meta["decode_measured_share"])
-        stands_in = position > 0 or bool(self.engine.quantization) or "stands_in" in table.meta
+        stands_in = (
+            position > 0 or bool(self.tables.engine.quantization) or "stands_in" in table.meta
+        )
         stands_in = stands_in or bool(_other_versions(table, choice))
         return DERIVED if stands_in or min(shares) < _MEASURED_SHARE else MEASURED
-
-    def with_quicker_experts(
-        self, table: SiliconTable, sharding: dict[str, int], choice: TableChoice
-    ) -> SiliconTable:
-        """The table with experts of another version's measurements where the version in use was
-        not measured and those are quicker: a measurement can be too slow for many reasons (kernels
-        not tuned, launches in it) and too fast for none."""
-        if not self.shape.experts or choice.versions.get(_EXPERTS) in (None, choice.wanted):
-            return table
-        quickest, chosen = table, choice.versions[_EXPERTS]
-        for version in others_by_distance(self.hardware, self.backend, _EXPERTS, chosen):
-            try:
-                other = self.table(sharding, choice.changed(_EXPERTS, version))
-            except ConfigError:
-                continue
-            if _typical_ms(other) < _QUICKER * _typical_ms(quickest):
-                quickest = other
-        return quickest
-
-    def with_credible_experts(
-        self, table: SiliconTable, sharding: dict[str, int], choice: TableChoice
-    ) -> SiliconTable:
-        """The table with experts timed in another format of the same width, where theirs are not
-        credible and those are: FP8 with a scale a tensor and with one a block read the same
-        weights."""
-        own = self.engine.quantization or self.shape.quantisation or ""
-        if not own.startswith("fp8") or not _refuses_experts(table):
-            return table
-        try:
-            other = self.table({**sharding, "moe_quant_mode": _OTHER_EXPERTS}, choice)
-        except ConfigError:
-            return table
-        if _refuses_experts(other):
-            return table
-        stands_in = {"stands_in": f"experts by the times of {_OTHER_EXPERTS}, of the same width"}
-        return replace(other, meta=other.meta | stands_in)
 
     def alternative(
         self, sharding: dict[str, int], choice: TableChoice, table: SiliconTable
     ) -> tuple[SiliconModel, ...]:
         """The model of the versions on the other side, if this engine's times differ by them."""
         try:
-            other = self.table(sharding, choice)
+            other = self.tables.table(sharding, choice)
         except ConfigError:
             return ()
         if other.meta.get("sources") == table.meta.get("sources"):
             return ()
         return (self.model(other, choice, sharding, 0, (), ()),)
-
-    def table(self, sharding: dict[str, Any], choice: TableChoice) -> SiliconTable:
-        """The table, from the cache or made now. Raises: ConfigError for what is not covered."""
-        engine, shape = self.engine, self.shape
-        sheet = sheet_or_none(self.hardware)
-        plain: dict[str, Any] = {
-            "system": self.hardware,
-            "backend": self.backend,
-            "tensor_parallel": engine.tensor_parallel,
-            "options": quantisation_options(shape, engine) | sharding,
-            "max_tokens": min(
-                _MAX_TABLE_TOKENS, _power_of_two_from(engine.max_num_batched_tokens, 16_384)
-            ),
-            "max_context": _power_of_two_from(engine.max_model_len or 0, 131_072),
-            "max_batch": min(4096, _power_of_two_from(engine.max_num_seqs, 1024)),
-            "kv_heads_per_rank": max(1, shape.kv_heads // engine.tensor_parallel),
-            "is_latent_attention": shape.latent_width > 0,
-            "trust_tables": self.spec.trust_tables,
-        }
-        identity = {
-            **plain,
-            "versions": {"/".join(name): version for name, version in choice.versions.items()},
-            "sheet": None if sheet is None else asdict(sheet),
-            "model": model_fingerprint(self.entry),
-            "core": core_version(),
-            "format": TABLE_FORMAT,
-        }
-        path = cache_folder(self.cache_dir) / f"silicon-{cache_key(identity)}.npz"
-
-        def build() -> SiliconTable:
-            from dynosim.silicon.extract import SiliconQuery, extract_table
-
-            return extract_table(
-                SiliconQuery(model=self.entry, choice=choice, sheet=sheet, **plain)
-            )
-
-        return load_or_build(path, load=load_table, build=build, save=save_table)
 
 
 def _require_measurements(hardware: str) -> None:
@@ -310,40 +198,6 @@ def _require_measurements(hardware: str) -> None:
             f"timing.kind aiconfigurator: no measurements on {name};"
             " use `timing: {kind: roofline}` for an estimate"
         )
-
-
-def quantisation_options(shape: ModelShape, engine: TimedEngine) -> dict[str, str]:
-    """Keyword arguments that state weights' and cache's number formats.
-
-    The cache is bf16 unless fp8 is asked for: the library would give FP8 checkpoints an fp8 cache,
-    the engine does not.
-    """
-    wants_fp8_cache = (engine.kv_cache_dtype or "auto").startswith("fp8")
-    options = {"kvcache_quant_mode": "fp8" if wants_fp8_cache else "bfloat16"}
-    if engine.quantization:
-        options["gemm_quant_mode"] = engine.quantization
-        if shape.experts:
-            options["moe_quant_mode"] = engine.quantization
-    return options
-
-
-def _power_of_two_from(at_least: int, smallest: int) -> int:
-    size = smallest
-    while size < at_least:
-        size *= 2
-    return size
-
-
-def _typical_ms(table: SiliconTable) -> float:
-    """Of a step of decodes, all but attention; by the geometric mean of batches."""
-    steps = [float(table.linear_ms[n] + table.head_ms[n]) for n in (4, 16, 64)]
-    return float(np.prod(steps)) ** (1 / len(steps))
-
-
-def _refuses_experts(table: SiliconTable) -> bool:
-    """Whether most times of FP8 experts are not credible."""
-    found = [one for one in table.meta.get("guard", ()) if one["family"] == "experts"]
-    return any(2 * one["refused"] > one["entries"] for one in found)
 
 
 def _other_versions(table: SiliconTable, choice: TableChoice) -> str:

@@ -13,18 +13,18 @@ from dynosim.silicon.extraction import (
     COUNTS,
     REFERENCE_DECODE,
     REFERENCE_PREFILL_TOKENS,
-    Asked,
     Extraction,
+    TimedKernel,
     grid,
 )
-from dynosim.silicon.guard import Held, Judged, hold
+from dynosim.silicon.guard import HeldTimes, Judged, hold
 from dynosim.silicon.measured_range import measured_decode_range, measured_prefill_range
 from dynosim.silicon.missing_operations import missing_operations
 from dynosim.silicon.operations import collective_of, sources_of
 from dynosim.silicon.table_versions import TableChoice
 from dynosim.timing.architecture import model_shape
 from dynosim.timing.operation_bounds import (
-    Bounds,
+    KernelBounds,
     Operation,
     decode_bounds,
     prefill_bounds,
@@ -174,8 +174,10 @@ class _Raw:
         held = self._held(operations, sheet)
         return dict(zip(held, hold(list(held.values())), strict=True))
 
-    def _held(self, operations: Operations, sheet: HardwareSheet) -> dict[tuple[str, str], Held]:
-        held: dict[tuple[str, str], Held] = {}
+    def _held(
+        self, operations: Operations, sheet: HardwareSheet
+    ) -> dict[tuple[str, str], HeldTimes]:
+        held: dict[tuple[str, str], HeldTimes] = {}
         for phase, of_phase in zip(("prefill", "decode"), operations, strict=True):
             for (kind, name), times in self.times.items():
                 if kind != phase:
@@ -187,13 +189,13 @@ class _Raw:
                 bounds = _sum([token_bounds(one, tokens, sheet) for one in same])
                 if bounds is not None and same[0].family is not None:
                     nodes = np.isin(sizes, grid(1, len(times)))
-                    held[phase, name] = Held(name, same[0].family, times, bounds, sizes, nodes)
+                    held[phase, name] = HeldTimes(name, same[0].family, times, bounds, sizes, nodes)
         held |= self._surfaces(operations, sheet)
         return held
 
     def _surfaces(
         self, operations: Operations, sheet: HardwareSheet
-    ) -> dict[tuple[str, str], Held]:
+    ) -> dict[tuple[str, str], HeldTimes]:
         context = [operations[0][i] for i in self.extraction.shaped]
         generation = [operations[1][i] for i in self.extraction.decode_shaped]
         counts = np.array(COUNTS, np.float64)[:, None, None]
@@ -201,7 +203,7 @@ class _Raw:
         batches, contexts = self.batches[:, None], self.contexts[None, :]
         prefill = _sum([prefill_bounds(one, counts, new, prefix, sheet) for one in context])
         decode = _sum([decode_bounds(one, batches, contexts, sheet) for one in generation])
-        held: dict[tuple[str, str], Held] = {}
+        held: dict[tuple[str, str], HeldTimes] = {}
         for name, bounds, sizes in (
             (_PREFILL_SURFACE, prefill, counts * new + 0 * prefix),
             (_DECODE_SURFACE, decode, batches * contexts),
@@ -209,7 +211,7 @@ class _Raw:
             if bounds is not None:
                 times = self.times["surface", name]
                 everywhere = np.ones(times.shape, np.bool_)
-                held["surface", name] = Held(name, name, times, bounds, sizes, everywhere)
+                held["surface", name] = HeldTimes(name, name, times, bounds, sizes, everywhere)
         return held
 
     def measured_shares(
@@ -269,7 +271,7 @@ def _left_out(query: SiliconQuery, operations: Operations | None) -> list[Operat
     )
 
 
-def _sum(bounds: list[Bounds | None]) -> Bounds | None:
+def _sum(bounds: list[KernelBounds | None]) -> KernelBounds | None:
     """Of all of them; None where there are none or one is not known."""
     known = [one for one in bounds if one is not None]
     if not known or len(known) < len(bounds):
@@ -289,7 +291,7 @@ def _at(refused: NDArray[np.bool_] | None, index: tuple[int, ...]) -> bool:
     return bool(refused[inside])
 
 
-def _share(operations: list[Asked], is_refused: Any) -> float:
+def _share(operations: list[TimedKernel], is_refused: Any) -> float:
     total = sum(one.ms for one in operations)
     known = sum(one.ms for one in operations if one.is_measured and not is_refused(one.name))
     return known / total if total > 0 else 0.0

@@ -32,7 +32,7 @@ def grid(low: float, high: float) -> FloatArray:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class TimedKernel:
     """One operation as the library answers it: operations of one name come as one."""
 
     name: str
@@ -126,7 +126,7 @@ class Extraction:
             if abs(a - b) > 1e-3 * b:
                 raise ValueError(f"operations sum to {a} ms, the library says {b} ms")
 
-    def reference_steps(self) -> tuple[list[Asked], list[Asked]]:
+    def reference_steps(self) -> tuple[list[TimedKernel], list[TimedKernel]]:
         """The operations of a prefill and of a decode step that reports speak of."""
         prefill = self.context(list(range(self.num_context)), 1, REFERENCE_PREFILL_TOKENS, 0)
         decode = self.generation(list(range(self.num_generation)), *REFERENCE_DECODE)
@@ -170,8 +170,8 @@ def _num(ask: Callable[[int], Any]) -> int:
         count += 1
 
 
-def _asked(answer: list[_Answer]) -> list[Asked]:
-    return [Asked(one[0], one[1], one[3] in ("silicon", "mixed")) for one in answer]
+def _asked(answer: list[_Answer]) -> list[TimedKernel]:
+    return [TimedKernel(one[0], one[1], one[3] in ("silicon", "mixed")) for one in answer]
 
 
 def _by_name(rows: list[list[_Answer]]) -> dict[str, FloatArray]:

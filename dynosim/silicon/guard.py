@@ -1,9 +1,9 @@
 """Holds measured times against the roofline: what cannot be is reported and replaced.
 
-A time is refused where it is more than twice what a good kernel takes (`Bounds.usual_ms`) or less
-than half of what physics allows (`Bounds.floor_ms`). In its place comes the usual time, multiplied
-by what the credible times nearby are of theirs: those of the same operation where most of them are
-credible, else those of its family, else the usual time itself.
+A time is refused where it is more than twice what a good kernel takes (`KernelBounds.usual_ms`) or
+less than half of what physics allows (`KernelBounds.floor_ms`). In its place comes the usual time,
+multiplied by what the credible times nearby are of theirs: those of the same operation where most
+of them are credible, else those of its family, else the usual time itself.
 """
 
 from collections.abc import Sequence
@@ -14,20 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynosim.records import FloatArray
-from dynosim.timing.operation_bounds import Bounds
+from dynosim.timing.operation_bounds import KernelBounds
 
 FACTOR = 2.0
 """So many times over or under the roofline is not credible."""
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldTimes:
     """Times of one operation, at all sizes asked for, and what they are held against."""
 
     name: str
     family: str
     times_ms: FloatArray
-    bounds: Bounds
+    bounds: KernelBounds
     sizes: FloatArray  # tokens, or tokens of context, of each
     nodes: NDArray[np.bool_]  # the sizes that are counted: evenly spread over magnitudes
 
@@ -58,13 +58,13 @@ class Judged:
     finding: dict[str, Any] | None  # what was refused, for reports (plain JSON)
 
 
-def hold(all_held: Sequence[Held]) -> list[Judged]:
+def hold(all_held: Sequence[HeldTimes]) -> list[Judged]:
     """The times with the refused ones replaced, of each operation."""
     families = _family_ratios(all_held)
     return [_judged(held, families.get(held.family, 1.0)) for held in all_held]
 
 
-def _judged(held: Held, family_ratio: float) -> Judged:
+def _judged(held: HeldTimes, family_ratio: float) -> Judged:
     refused = held.refused if held.is_credible else np.ones_like(held.refused)
     if not refused.any():
         return Judged(held.times_ms, refused, None)
@@ -74,7 +74,7 @@ def _judged(held: Held, family_ratio: float) -> Judged:
     return Judged(replaced, refused, _finding(held, counted, replaced) if counted.any() else None)
 
 
-def _family_ratios(all_held: Sequence[Held]) -> dict[str, float]:
+def _family_ratios(all_held: Sequence[HeldTimes]) -> dict[str, float]:
     """By family, the median ratio of the operations that are credible; 1 or more: small ones are
     mostly launches, and these are quicker than what `usual_ms` reckons with."""
     ratios: dict[str, list[float]] = {}
@@ -85,7 +85,7 @@ def _family_ratios(all_held: Sequence[Held]) -> dict[str, float]:
     return {family: max(1.0, float(np.median(of))) for family, of in ratios.items()}
 
 
-def _nearby(held: Held) -> FloatArray:
+def _nearby(held: HeldTimes) -> FloatArray:
     """At each size the ratio of the nearest credible sizes, so that nothing jumps at the border."""
     known = ~held.refused
     if held.times_ms.ndim > 1:
@@ -94,7 +94,7 @@ def _nearby(held: Held) -> FloatArray:
     return np.asarray(np.interp(size, size[known], held.ratio[known]), np.float64)
 
 
-def _finding(held: Held, refused: NDArray[np.bool_], replaced: FloatArray) -> dict[str, Any]:
+def _finding(held: HeldTimes, refused: NDArray[np.bool_], replaced: FloatArray) -> dict[str, Any]:
     over = held.times_ms[refused] / held.bounds.usual_ms[refused]
     return {
         "operation": held.name,

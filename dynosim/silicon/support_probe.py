@@ -41,7 +41,7 @@ class _Spec:
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class TableProbe:
     """The tables of one model on one hardware, at the least ranks that they have."""
 
     tensor_parallel: int
@@ -53,7 +53,7 @@ class Probe:
         return [f"{first}: {self.model.description}", *self.model.notes]
 
 
-def probe(model: str, hardware: str, backend: str) -> Probe | str:
+def probe(model: str, hardware: str, backend: str) -> TableProbe | str:
     """What the tables answer for a model; or, where they have nothing, why."""
     reason = ""
     for ranks in _RANKS:
@@ -67,5 +67,5 @@ def probe(model: str, hardware: str, backend: str) -> Probe | str:
         except ConfigError as error:
             reason = reason or str(error)
             continue
-        return Probe(ranks, silicon)
+        return TableProbe(ranks, silicon)
     return reason

@@ -37,14 +37,14 @@ class Operation:
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class KernelBounds:
     """Of one operation with all its launches, at each size asked for; ms."""
 
     floor_ms: FloatArray
     usual_ms: FloatArray
 
-    def __add__(self, other: "Bounds") -> "Bounds":
-        return Bounds(self.floor_ms + other.floor_ms, self.usual_ms + other.usual_ms)
+    def __add__(self, other: "KernelBounds") -> "KernelBounds":
+        return KernelBounds(self.floor_ms + other.floor_ms, self.usual_ms + other.usual_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,9 @@ def peak_tflops(quantisation: str, sheet: HardwareSheet) -> float:
     return sheet.fp8_tflops * (2.0 if is_fp4 else 1.0)
 
 
-def token_bounds(operation: Operation, tokens: FloatArray, sheet: HardwareSheet) -> Bounds | None:
+def token_bounds(
+    operation: Operation, tokens: FloatArray, sheet: HardwareSheet
+) -> KernelBounds | None:
     """Of an operation whose time depends on the tokens of a step alone; None: not known."""
     fields = operation.fields
     if operation.kind == "Gemm":
@@ -108,25 +110,25 @@ def token_bounds(operation: Operation, tokens: FloatArray, sheet: HardwareSheet)
 
 def _overlap_bounds(
     operation: Operation, tokens: FloatArray, sheet: HardwareSheet
-) -> Bounds | None:
+) -> KernelBounds | None:
     """Experts with their router, beside shared experts that are ready before them.
 
     What moves tokens between GPUs counts as its shortest time.
     """
-    total: Bounds | None = None
+    total: KernelBounds | None = None
     for spec in operation.fields["group_a"]:
         ((kind, fields),) = spec.items()
         part = Operation(str(fields["name"]), kind, float(fields.get("scale_factor", 1.0)), fields)
         bounds = token_bounds(part, tokens, sheet)
         if bounds is None and kind == "MoeDispatch" and not fields["pre_dispatch"]:
             usual = np.full(len(tokens), part.launches * _DISPATCH_US / 1e3)
-            bounds = Bounds(np.zeros(len(tokens)), usual)
+            bounds = KernelBounds(np.zeros(len(tokens)), usual)
         if bounds is not None:
             total = bounds if total is None else total + bounds
     return total
 
 
-def _expert_bounds(operation: Operation, tokens: FloatArray, sheet: HardwareSheet) -> Bounds:
+def _expert_bounds(operation: Operation, tokens: FloatArray, sheet: HardwareSheet) -> KernelBounds:
     """Experts are taken to be chosen evenly; each chosen one's weights are read once."""
     fields = operation.fields
     hidden, experts, chosen = fields["hidden_size"], fields["num_experts"], fields["topk"]
@@ -152,7 +154,7 @@ def prefill_bounds(
     new: FloatArray,
     cached: FloatArray,
     sheet: HardwareSheet,
-) -> Bounds | None:
+) -> KernelBounds | None:
     """Attention of prompts with so many new and cached tokens each; arrays that broadcast."""
     if operation.kind != "ContextAttention":
         return None
@@ -172,7 +174,7 @@ def prefill_bounds(
 
 def decode_bounds(
     operation: Operation, batch: FloatArray, context: FloatArray, sheet: HardwareSheet
-) -> Bounds | None:
+) -> KernelBounds | None:
     """Attention of a batch of sequences with such a context each; arrays that broadcast."""
     if operation.kind != "GenerationAttention":
         return None
@@ -195,7 +197,7 @@ def _bounds(
     peak_tflops: float,
     sheet: HardwareSheet,
     sequences: FloatArray | float = 0.0,
-) -> Bounds:
+) -> KernelBounds:
     """Weights or cache are read while products run; activations come on top in good kernels."""
     reach = _REACH[_FAMILIES[operation.kind]]
     computing = flops / (peak_tflops * 1e9)
@@ -205,4 +207,4 @@ def _bounds(
     usual = np.maximum(computing / reach.compute, reading / reach.memory)
     usual = usual + moving / reach.memory + reach.launch_us / 1e3
     usual = usual + sequences * operation.fields.get("n_kv", 0) * reach.sequence_us / 1e3
-    return Bounds(operation.launches * floor, operation.launches * usual)
+    return KernelBounds(operation.launches * floor, operation.launches * usual)

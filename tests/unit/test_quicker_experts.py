@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from timing_support import silicon_table
 
-from dynosim.silicon import aiconfigurator
+from dynosim.silicon import engine_tables
 from dynosim.silicon.table_versions import TableChoice
 from dynosim.timing.silicon_table import SiliconTable
 
@@ -22,11 +22,11 @@ def taken(factor: float, monkeypatch: pytest.MonkeyPatch, *, wanted: str = "0.16
     def table(_: dict[str, int], choice: TableChoice) -> SiliconTable:
         return far if choice.versions[EXPERTS] == "0.24.0" else near
 
-    monkeypatch.setattr(aiconfigurator, "others_by_distance", lambda *_: ["0.24.0"])
+    monkeypatch.setattr(engine_tables, "others_by_distance", lambda *_: ["0.24.0"])
     deployment = SimpleNamespace(
         shape=SimpleNamespace(experts=8), hardware="h200_sxm", backend="vllm", table=table
     )
-    found = aiconfigurator._Deployment.with_quicker_experts(deployment, near, {}, choice)  # type: ignore[arg-type]
+    found = engine_tables.EngineTables.with_quicker_experts(deployment, near, {}, choice)  # type: ignore[arg-type]
     return found is far
 
 

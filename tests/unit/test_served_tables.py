@@ -79,9 +79,9 @@ def test_attention_that_does_not_grow_is_left_alone() -> None:
 
 def test_sustained_clocks_slow_computing_and_leave_reading() -> None:
     before, after = table().linear_ms, at_sustained_clocks(table()).linear_ms
-    np.testing.assert_array_equal(after[:17], before[:17])
+    np.testing.assert_array_equal(after[:257], before[:257])
     assert after[200] == before[200] == 5.0  # still reading the weights
-    computing_ms = before[2048] - 5.0
+    computing_ms = before[2048] - before[256]  # what 256 tokens take is mostly reading
     assert after[2048] == pytest.approx(before[2048] + SUSTAINED_SLOWDOWN * computing_ms)
 
 

@@ -6,21 +6,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynosim.records import FloatArray
-from dynosim.silicon.guard import Held, hold
-from dynosim.timing.operation_bounds import Bounds
+from dynosim.silicon.guard import HeldTimes, hold
+from dynosim.timing.operation_bounds import KernelBounds
 
 SIZES = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
 FLOOR, USUAL = 0.5 * SIZES, 1.0 * SIZES
 
 
-def held(ratios: list[float], *, name: str = "product", family: str = "gemm") -> Held:
+def held(ratios: list[float], *, name: str = "product", family: str = "gemm") -> HeldTimes:
     """Times that are such multiples of the usual ones."""
     times = np.array(ratios) * USUAL
     nodes = np.ones(len(times), np.bool_)
-    return Held(name, family, times, Bounds(FLOOR, USUAL), SIZES, nodes)
+    return HeldTimes(name, family, times, KernelBounds(FLOOR, USUAL), SIZES, nodes)
 
 
-def times_of(*given: Held) -> list[list[float]]:
+def times_of(*given: HeldTimes) -> list[list[float]]:
     return [(one.times_ms / USUAL).tolist() for one in hold(given)]
 
 
@@ -64,7 +64,7 @@ def test_times_below_what_physics_allow_are_refused_too() -> None:
 def test_sizes_between_the_counted_ones_are_replaced_and_not_counted() -> None:
     nodes = np.array([True, True, False, True, True, True])
     times = np.array([1.0, 1.0, 9.0, 1.0, 1.0, 1.0]) * USUAL
-    (one,) = hold([Held("product", "gemm", times, Bounds(FLOOR, USUAL), SIZES, nodes)])
+    (one,) = hold([HeldTimes("product", "gemm", times, KernelBounds(FLOOR, USUAL), SIZES, nodes)])
     assert one.refused.tolist() == [False, False, True, False, False, False]
     assert one.times_ms[2] == pytest.approx(USUAL[2]) and one.finding is None
 
@@ -77,7 +77,7 @@ def test_nothing_that_is_not_credible_is_left(first: list[float], second: list[f
     given_times = [held(first), held(second, name="other")]
     judged = hold(given_times)
     for before, after in zip(given_times, judged, strict=True):
-        again = Held("x", "gemm", after.times_ms, before.bounds, SIZES, before.nodes)
+        again = HeldTimes("x", "gemm", after.times_ms, before.bounds, SIZES, before.nodes)
         assert not again.refused.any()
         kept: FloatArray = after.times_ms[~after.refused]
         assert kept.tolist() == before.times_ms[~after.refused].tolist()
