@@ -8,7 +8,7 @@ import pytest
 from timing_support import engine, silicon_table, timing
 
 from dynosim.experiment.intervals import DEFAULT_REPLAYS, default_replays
-from dynosim.silicon import aiconfigurator
+from dynosim.silicon import engine_tables
 from dynosim.silicon.aiconfigurator import aiconfigurator_model
 from dynosim.silicon.catalogue import model_entry
 from dynosim.silicon.extract import SiliconQuery, extract_table
@@ -115,7 +115,7 @@ def test_support_says_measured_where_tables_exist(model: str) -> None:
 @pytest.fixture
 def small_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables of few tokens, for speed."""
-    monkeypatch.setattr(aiconfigurator, "_MAX_TABLE_TOKENS", 256)
+    monkeypatch.setattr(engine_tables, "_MAX_TABLE_TOKENS", 256)
     monkeypatch.setattr(aiconfigurator, "_power_of_two_from", lambda *_: 128)
 
 
