@@ -116,7 +116,7 @@ def test_support_says_measured_where_tables_exist(model: str) -> None:
 def small_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables of few tokens, for speed."""
     monkeypatch.setattr(engine_tables, "_MAX_TABLE_TOKENS", 256)
-    monkeypatch.setattr(aiconfigurator, "_power_of_two_from", lambda *_: 128)
+    monkeypatch.setattr(engine_tables, "_power_of_two_from", lambda *_: 128)
 
 
 def model_of(folder: Path, **changes: Any) -> SiliconModel:
