@@ -33,7 +33,9 @@ def module_formats(
     plain feed-forward blocks by the first layer, which has one where any of them has."""
     formats, layer = quantised(entry, number_format), shape.layers // 2
     ups = [f"{block}.{name}" for block in _BLOCKS for name in _UP]
-    shared = [f"{block}.shared_expert{s}.{up}" for block in _BLOCKS for s in ("", "s") for up in _UP]
+    shared = [
+        f"{block}.shared_expert{s}.{up}" for block in _BLOCKS for s in ("", "s") for up in _UP
+    ]
     experts = [f"{block}.experts.0.{up}" for block in _BLOCKS for up in _UP]
     return ModuleFormats(
         attention=formats.format_of([f"self_attn.{name}" for name in _ATTENTION], layer),

@@ -98,7 +98,9 @@ _STATED_SHARE = 1597 / 1792
 _NO_CORRECTION = 16 / 15
 
 
-def _with_memory_of(factors: RooflineFactors, other: RooflineFactors, more: float) -> RooflineFactors:
+def _with_memory_of(
+    factors: RooflineFactors, other: RooflineFactors, more: float
+) -> RooflineFactors:
     """Factors with another card's shares of bandwidth, so many times as high."""
     return replace(
         factors,
