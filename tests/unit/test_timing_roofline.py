@@ -2,10 +2,10 @@
 
 Each sum is written out from the model's config and the data sheet, in bytes, operations and ms, for
 Hopper's factors: 79 % of the peak in products, slowed by a tenth, 86 % of the bandwidth for
-weights, both together by the fourth power, 3.5 us a launch; FP8 79 % of that and 2.8 us more; 68 % of the peak and 33 us a layer in
-prompts' attention; 95 % of the bandwidth, 11.8 us a layer and 28 ns for each sequence and KV head
-in decodes'; 3 us and 80 % of the bandwidth in norms and activations; 5 us and 60 % of the link in
-all-reduces.
+weights, both together by the fourth power, 3.5 us a launch; FP8 79 % of that and 2.8 us more; 68 %
+of the peak and 33 us a layer in prompts' attention; 95 % of the bandwidth, 11.8 us a layer and 28
+ns for each sequence and KV head in decodes'; 3 us and 80 % of the bandwidth in norms and
+activations; 5 us and 60 % of the link in all-reduces.
 """
 
 import math
