@@ -1,17 +1,16 @@
 """Step times estimated from a model's config and a hardware data sheet.
 
-Each matrix product takes the longer of computing and of reading its weights, at a fraction of the
-data sheet's rate; attention reads the cache (decode) or computes (prefill); tensor parallelism adds
-two all-reduces per layer; every layer and every step costs a fixed time on top, without which a
-roofline is several times too fast for small batches.
+A step is the sum of its kernels: matrix products and experts (`roofline_products`), norms and
+activations, attention of prompts (computing) and of decodes (a launch, and reading the cache from
+memory), all-reduces (`roofline_links`). What kernels reach of a data sheet is known by class of GPU
+and stands in `roofline_factors`, with what it was fitted to.
 
-The factors were fitted to aiconfigurator-core 0.12's silicon tables (vllm) of Qwen3-32B and
-Llama-3.1-8B on H100 and H200 SXM with tensor parallelism 1, 2, 4 and 8. Over decode batches of 1 to
-256 with contexts of 512 to 8192 tokens the error is 5 % in the mean, 17 % at worst; over prefills
-of 64 to 8192 tokens behind 0 to 16,384 cached ones 7 % and 30 %. Not fitted, only compared (mean
-error of decode and of prefill): Llama-3.1-70B on four H200 2 and 5 %, Qwen3-32B on two B200 4 and
-21 %, two RTX PRO 6000 8 and 5 %, two A100 17 and 10 %; Qwen3-30B-A3B on two H200 10 and 25 %;
-DeepSeek-V3 on eight H200 40 % and four L40S without NVLink 26 and 69 %, all too fast.
+Against aiconfigurator-core 0.12's tables for vLLM as they are served (`benchmarks/roofline.py`: nine
+models on 1 to 8 GPUs, decodes of 1 to 256 sequences, prompts of 64 to 8,192 tokens) the mean error
+of decodes and of prompts is 5 and 5 % on H100, 5 and 7 % on H200, 8 and 9 % on B200, 6 and 5 % on
+A100, 9 and 5 % on L40S, 7 and 6 % on RTX PRO 6000. Worst: FP8 products with a scale a block, which
+the tables time without CUDA graphs (B200: 11 % too fast), latent attention (one table: 7 and 15 %),
+experts of few tokens, which the tables read from the L2 cache (up to 30 % too slow).
 
 The tables hold no host time, no padding to CUDA graphs and no attention of prompts and decodes in
 one kernel, and no sampling: these come on top, see `host`, `graphs`, `mixed` and `sampler`.
