@@ -142,8 +142,9 @@ def main() -> None:
     for place in (0, 1):
         for name in dict.fromkeys(one[place] for one in rows):
             of_name = [found for *names, found in rows if names[place] == name]
-            words = (name, "all") if place == 0 else ("all", name)
-            print(line(*words, str(len(of_name)), [fmean(c) for c in zip(*of_name, strict=True)]))
+            means = [fmean(column) for column in zip(*of_name, strict=True)]
+            hardware, model = (name, "all") if place == 0 else ("all", name)
+            print(line(hardware, model, str(len(of_name)), means))
 
 
 def line(hardware: str, model: str, count: str, found: Sequence[float]) -> str:

@@ -5,7 +5,7 @@ activations, attention of prompts (computing) and of decodes (a launch, and read
 memory), all-reduces (`roofline_links`). What kernels reach of a data sheet is known by class of GPU
 and stands in `roofline_factors`, with what it was fitted to.
 
-Against aiconfigurator-core 0.12's tables for vLLM as they are served (`benchmarks/roofline.py`: nine
+Against the tables of aiconfigurator-core 0.12 for vLLM, as served (`benchmarks/roofline.py`: nine
 models on 1 to 8 GPUs, decodes of 1 to 256 sequences, prompts of 64 to 8,192 tokens) the mean error
 of decodes and of prompts is 5 and 5 % on H100, 5 and 7 % on H200, 8 and 9 % on B200, 6 and 5 % on
 A100, 9 and 5 % on L40S, 7 and 6 % on RTX PRO 6000. Worst: FP8 products with a scale a block, which

@@ -116,7 +116,7 @@ def experts_ms(
     widths = 3 * pairs * (shape.hidden + inner) + tokens * shape.hidden
     moved = _EXPERT_MOVES * widths * _ACTIVATION_BYTES / bandwidth
     launch_us = factors.expert_us + (3 * factors.quantise_us if is_quantised else 0.0)
-    return launch_us / 1e3 + computing + reading / factors.expert_memory + moved
+    return float(launch_us / 1e3 + computing + reading / factors.expert_memory + moved)
 
 
 def _together(a: float, b: float, overlap: float) -> float:

@@ -40,7 +40,7 @@ MIXED_PAIRS = 512 * (1024 + 513 / 2)
 
 def built(model: str, hardware: str, *, step_overhead_ms: float = 0.0, **keys: Any) -> Any:
     """Without host, client path, sampling and padding."""
-    model: Any = build_timing(
+    timed: Any = build_timing(
         timing("roofline", step_overhead_ms=step_overhead_ms),
         model=model,
         hardware=hardware,
@@ -48,8 +48,8 @@ def built(model: str, hardware: str, *, step_overhead_ms: float = 0.0, **keys: A
         num_gpu_blocks=0,
         graph_sizes=(),
     )
-    model._per_sequence_ms = 0.0
-    return model
+    timed._per_sequence_ms = 0.0
+    return timed
 
 
 def product_ms(
@@ -60,7 +60,7 @@ def product_ms(
     computing = 1.1 * 2 * tokens * inner * outer / per_ms
     reading = weight_b * inner * outer / (0.86 * bandwidth)
     reading += 2 * tokens * (inner + outer) * 2 / bandwidth
-    return launch_ms + (computing**4 + reading**4) ** 0.25
+    return float(launch_ms + (computing**4 + reading**4) ** 0.25)
 
 
 def all_reduces_ms(layers: int, hidden: int, tokens: int, ranks: int) -> float:
@@ -434,8 +434,8 @@ def test_a_card_has_the_factors_of_its_class() -> None:
     assert geforce.memory == pytest.approx(ADA.memory * 16 / 15)
     assert geforce.compute > ADA.compute
     # The same rate in GB/s as the server's card reaches of its slower sheet.
-    server, geforce = (hardware_sheet(name) for name in ("rtx_pro_6000_server", "rtx_5090"))
-    rates = [factors_of(one).memory * one.memory_gb_per_s for one in (server, geforce)]
+    sheets = [hardware_sheet(name) for name in ("rtx_pro_6000_server", "rtx_5090")]
+    rates = [factors_of(one).memory * one.memory_gb_per_s for one in sheets]
     assert rates[0] == pytest.approx(rates[1])
     assert factors_of(sheet(memory_gb_per_s=3000.0)) == HOPPER
     assert factors_of(sheet(memory_gb_per_s=800.0)) == ADA
