@@ -200,6 +200,7 @@ def _roofline(timing: RooflineTiming, timed: _Timed) -> StepTimeModel:
     from dynosim.silicon.hardware import hardware_sheet
     from dynosim.silicon.surroundings import surroundings_of
     from dynosim.timing.architecture import model_shape, require_divisible
+    from dynosim.timing.module_formats import module_formats
     from dynosim.timing.roofline import RooflineModel
     from dynosim.timing.roofline_ranks import RankedRoofline
 
@@ -209,13 +210,14 @@ def _roofline(timing: RooflineTiming, timed: _Timed) -> StepTimeModel:
     require_divisible(shape, engine.tensor_parallel)
     sheet = hardware_sheet(hardware)
     if timed.link_gb_per_s is not None:
-        sheet = replace(sheet, link_gb_per_s=timed.link_gb_per_s)
+        sheet = replace(sheet, link_gb_per_s=timed.link_gb_per_s, links_by_gpus=())
     around = surroundings_of(
         sheet, shape, engine, timing, graph_sizes=timed.graph_sizes, sampling=timed.sampling
     )
     options: dict[str, Any] = {
         "tensor_parallel": engine.tensor_parallel,
-        "quantisation": engine.quantization,
+        "formats": module_formats(entry, shape, engine.quantization),
+        "is_link_stated": timed.link_gb_per_s is not None,
         "kv_element_bytes": 1.0 if (engine.kv_cache_dtype or "auto").startswith("fp8") else 2.0,
         "host": around.host,
         "kernel": around.kernel,

@@ -34,7 +34,7 @@ from dynosim.timing.cold_cache import with_cold_cache
 from dynosim.timing.experts import ExpertCurve, ExpertTimes
 from dynosim.timing.model import DERIVED, MEASURED
 from dynosim.timing.protocols import SiliconSpec, TimedEngine
-from dynosim.timing.roofline import RooflineFactors
+from dynosim.timing.roofline_factors import RooflineFactors
 from dynosim.timing.sampler import Sampling
 from dynosim.timing.silicon_model import SiliconModel
 from dynosim.timing.silicon_table import SiliconTable

@@ -1,24 +1,23 @@
 """Step times estimated from a model's config and a hardware data sheet.
 
-Each matrix product takes the longer of computing and of reading its weights, at a fraction of the
-data sheet's rate; attention reads the cache (decode) or computes (prefill); tensor parallelism adds
-two all-reduces per layer; every layer and every step costs a fixed time on top, without which a
-roofline is several times too fast for small batches.
+A step is the sum of its kernels: matrix products and experts (`roofline_products`), norms and
+activations, attention of prompts (computing) and of decodes (a launch, and reading the cache from
+memory), all-reduces (`roofline_links`). What kernels reach of a data sheet is known by class of GPU
+and stands in `roofline_factors`, with what it was fitted to.
 
-The factors were fitted to aiconfigurator-core 0.12's silicon tables (vllm) of Qwen3-32B and
-Llama-3.1-8B on H100 and H200 SXM with tensor parallelism 1, 2, 4 and 8. Over decode batches of 1 to
-256 with contexts of 512 to 8192 tokens the error is 5 % in the mean, 17 % at worst; over prefills
-of 64 to 8192 tokens behind 0 to 16,384 cached ones 7 % and 30 %. Not fitted, only compared (mean
-error of decode and of prefill): Llama-3.1-70B on four H200 2 and 5 %, Qwen3-32B on two B200 4 and
-21 %, two RTX PRO 6000 8 and 5 %, two A100 17 and 10 %; Qwen3-30B-A3B on two H200 10 and 25 %;
-DeepSeek-V3 on eight H200 40 % and four L40S without NVLink 26 and 69 %, all too fast.
+Against the tables of aiconfigurator-core 0.12 for vLLM, as served (`benchmarks/roofline.py`: nine
+models on 1 to 8 GPUs, decodes of 1 to 256 sequences, prompts of 64 to 8,192 tokens) the mean error
+of decodes and of prompts is 5 and 5 % on H100, 5 and 6 % on H200, 9 and 10 % on B200, 6 and 10 % on
+A100, 10 and 5 % on L40S, 8 and 8 % on RTX PRO 6000. Worst: latent attention (DeepSeek-V3: 6 and 15 %
+on H100, over 50 % too fast on B200 and L40S); FP8 products with a scale a block, which the tables
+time without CUDA graphs (B200: 11 % too fast); experts of few tokens, which the tables read from
+the L2 cache (up to 30 % too slow); eight cards on PCIe (10 to 20 % off either way).
 
 The tables hold no host time, no padding to CUDA graphs and no attention of prompts and decodes in
 one kernel, and no sampling: these come on top, see `host`, `graphs`, `mixed` and `sampler`.
 """
 
 from copy import copy
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,38 +26,14 @@ from dynosim.records import FloatArray, IntArray
 from dynosim.timing.architecture import ModelShape
 from dynosim.timing.graphs import padded_tokens
 from dynosim.timing.host import HostTime
-from dynosim.timing.mixed import SharedKernel, mixed_context_ms
+from dynosim.timing.mixed import SharedKernel
 from dynosim.timing.model import StepTimeModel
-from dynosim.timing.number_formats import weight_element_bytes
+from dynosim.timing.module_formats import ModuleFormats
+from dynosim.timing.roofline_factors import RooflineFactors, factors_of
+from dynosim.timing.roofline_links import Ring
+from dynosim.timing.roofline_products import Product, experts_ms, product_ms, products_of
 from dynosim.timing.sheets import HardwareSheet
 from dynosim.timing.step import StepShape
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RooflineFactors:
-    """What real kernels reach of a data sheet, and what they cost beyond it."""
-
-    compute: float = 0.78  # share of peak in matrix products
-    memory: float = 0.85  # share of bandwidth when reading weights
-    prefill_attention: float = 0.68  # share of peak
-    decode_attention: float = 0.88  # share of bandwidth when reading the cache
-    layer_us: float = 47.0  # launches, norms and gaps of one layer
-    element_widths: float = 32.0  # hidden widths of activations moved per token and layer
-    all_reduce_us: float = 1.0  # per doubling of the ranks
-    link: float = 0.9  # share of the link's rate in all-reduces
-    step_us: float = 50.0  # embedding, final norm, sampling inputs
-
-    def mixed_context_ms(
-        self, shape: ModelShape, kernel: SharedKernel | None, sheet: HardwareSheet, ranks: int
-    ) -> float:
-        """The least that a token of context takes a decode beside prompts, see `mixed`."""
-        return mixed_context_ms(
-            shape,
-            kernel,
-            ranks=ranks,
-            flops_per_ms=sheet.bf16_tflops * 1e9 * self.prefill_attention,
-            bytes_per_ms=sheet.memory_gb_per_s * 1e6 * self.decode_attention,
-        )
 
 
 class RooflineModel(StepTimeModel):
@@ -80,6 +55,8 @@ class RooflineModel(StepTimeModel):
         graph_sizes: tuple[int, ...] = (),
         per_sequence_ms: float = 0.0,
         factors: RooflineFactors | None = None,
+        formats: ModuleFormats | None = None,
+        is_link_stated: bool = False,
         name: str = "model",
     ) -> None:
         if shape.obstacle is not None:
@@ -87,23 +64,29 @@ class RooflineModel(StepTimeModel):
                 f"timing.kind roofline does not cover {name}: {shape.obstacle};"
                 " use `timing: {kind: aiconfigurator}` or a profile"
             )
-        factors = factors or RooflineFactors()
+        factors = factors or factors_of(sheet)
         self._shape = shape
+        self._sheet = sheet
         self._factors = factors
         self._ranks = tensor_parallel
-        weights = quantisation or shape.quantisation
-        self._weight_bytes = weight_element_bytes(weights)
-        self._flops_per_ms = sheet.matrix_tflops(weights) * 1e9 * factors.compute
-        self._bytes_per_ms = sheet.memory_gb_per_s * 1e6 * factors.memory
-        self._link_bytes_per_ms = sheet.link_gb_per_s_of(tensor_parallel) * 1e6 * factors.link
-        self._fixed_ms = factors.step_us / 1e3 + shape.layers * factors.layer_us / 1e3
+        self._formats = formats or ModuleFormats.uniform(quantisation or shape.quantisation)
+        self._products = products_of(shape, tensor_parallel, self._formats)
+        self._output = Product(1, shape.hidden, shape.vocabulary / tensor_parallel, None)
+        self._ring = Ring.of(sheet, tensor_parallel, factors, is_link_stated=is_link_stated)
         self.host = host or HostTime()
         self._graph_sizes = graph_sizes
         self._per_sequence_ms = per_sequence_ms
         self._pair_ms = self._attention_pair_ms(sheet)
+        self._prefill_token_ms = self._prefill_token(sheet)
+        latent_us = factors.latent_us if shape.latent_width else 0.0
+        self._prefill_launch_ms = shape.layers * (factors.prefill_us + latent_us) / 1e3
         self._context_token_ms = self._context_read_ms(sheet, kv_element_bytes)
         self._mixed_context_ms = factors.mixed_context_ms(shape, kernel, sheet, tensor_parallel)
+        self._decode_launch_ms = shape.layers * (factors.decode_us + latent_us) / 1e3
+        kv_heads = -(-shape.kv_heads // tensor_parallel) if not shape.latent_width else 1
+        self._decode_ms = shape.layers * kv_heads * factors.decode_head_us / 1e3
         self._linear: dict[int, float] = {}
+        self._heads: dict[int, float] = {}
         self._set_texts(name, sheet)
 
     def _set_texts(self, name: str, sheet: HardwareSheet) -> None:
@@ -129,6 +112,14 @@ class RooflineModel(StepTimeModel):
         flops = 2 * shape.layers * shape.heads * (key_width + value_width) / self._ranks
         return flops / (sheet.bf16_tflops * 1e9 * self._factors.prefill_attention)
 
+    def _prefill_token(self, sheet: HardwareSheet) -> float:
+        """Prefill: moving one new token's queries, keys, values and results, all layers."""
+        shape = self._shape
+        kv_heads = -(-shape.kv_heads // self._ranks)
+        width = (2 * shape.heads / self._ranks + 2 * kv_heads) * shape.head_dim
+        moved = shape.layers * width * 2 * self._factors.prefill_widths
+        return moved / (sheet.memory_gb_per_s * 1e6)
+
     def _context_read_ms(self, sheet: HardwareSheet, kv_element_bytes: float) -> float:
         """Decode: time per token of context, all layers, on one rank."""
         shape = self._shape
@@ -152,17 +143,21 @@ class RooflineModel(StepTimeModel):
         tokens = prefill_tokens + num_decodes
         if tokens <= 0:
             return 0.0
+        num_sequences = step.num_prefills + num_decodes
         total = self._linear.get(tokens) or self._linear_ms(tokens)
+        total += self._heads.get(num_sequences) or self._head_ms(num_sequences)
         if prefill_tokens > 0:
             mean_new = prefill_tokens / step.num_prefills
             mean_cached = step.prefix_tokens / step.num_prefills
             total += prefill_tokens * (mean_cached + (mean_new + 1) / 2) * self._pair_ms
+            total += prefill_tokens * self._prefill_token_ms + self._prefill_launch_ms
         if num_decodes > 0:
             per_token = self._context_token_ms
             if prefill_tokens > 0:
                 per_token = max(per_token, self._mixed_context_ms)
+            total += self._decode_launch_ms + num_decodes * self._decode_ms
             total += step.decode_context_tokens * per_token
-        total += (step.num_prefills + num_decodes) * self._per_sequence_ms
+        total += num_sequences * self._per_sequence_ms
         return self.host.step_ms(total, step.num_prefills, num_decodes)
 
     def decode_run_ms(self, num_decodes: int, decode_context_tokens: int, num_steps: int) -> float:
@@ -193,56 +188,56 @@ class RooflineModel(StepTimeModel):
         """Of each decode step: the device's time, the host's that it may hide, and the rest."""
         batches, inverse = np.unique(num_decodes, return_inverse=True)
         sizes = batches.tolist()
-        bases = np.array([self._linear_ms(b) if b > 0 else 0.0 for b in sizes])
+        bases = np.array([self._first_ms(b, 0) if b > 0 else 0.0 for b in sizes])
         hidden = np.array([self.host.hidden_ms(0, b) for b in sizes])
         exposed = np.array([self.host.exposed_ms(0, b) for b in sizes])
-        sampling = self._per_sequence_ms * num_decodes
-        device = bases[inverse] + sampling + decode_context_tokens * self._context_token_ms
+        device = bases[inverse] + decode_context_tokens * self._context_token_ms
         return device, hidden[inverse], exposed[inverse]
 
     def _first_ms(self, num_decodes: int, decode_context_tokens: int) -> float:
         """The device's time of a decode step."""
         base = self._linear.get(num_decodes) or self._linear_ms(num_decodes)
-        sampling = num_decodes * self._per_sequence_ms
-        return base + sampling + decode_context_tokens * self._context_token_ms
+        base += self._heads.get(num_decodes) or self._head_ms(num_decodes)
+        base += self._decode_launch_ms + num_decodes * (self._decode_ms + self._per_sequence_ms)
+        return base + decode_context_tokens * self._context_token_ms
 
     def _linear_ms(self, tokens: int) -> float:
-        """The device's time but for attention, for a step of so many new tokens; remembered."""
-        shape, num_tokens = self._shape, tokens
+        """The device's time but for attention and the output, for a step of so many new tokens;
+        remembered."""
+        num_tokens = tokens
         tokens = padded_tokens(tokens, self._graph_sizes)
-        total = self._fixed_ms + self._experts_ms(tokens) + self._all_reduce_ms(tokens)
-        total += self._product_ms(tokens, shape.plain_parameters, shape.plain_parameters)
-        head = shape.vocabulary * shape.hidden * 2
-        total += head / self._ranks / self._bytes_per_ms
-        widths = self._factors.element_widths * shape.hidden
-        total += tokens * shape.layers * widths * 2 / self._bytes_per_ms
+        total = self._elements_ms(tokens) + self._all_reduces_ms(tokens)
+        for product in self._products:
+            total += product.count * product_ms(product, tokens, self._sheet, self._factors)
+        if self._shape.experts:
+            total += self._experts_ms(tokens)
         self._linear[num_tokens] = total
         return total
 
-    def _product_ms(self, tokens: float, used: float, read: float) -> float:
-        """Matrix products: `tokens` each use `used` weights, of which `read` come from memory."""
-        computing = 2 * tokens * used / self._ranks / self._flops_per_ms
-        reading = read * self._weight_bytes / self._ranks / self._bytes_per_ms
-        return max(computing, reading)
-
-    def _experts_ms(self, tokens: int) -> float:
+    def _experts_ms(self, tokens: float) -> float:
+        """The experts of all layers, each split over the ranks."""
         shape = self._shape
-        if not shape.experts:
-            return 0.0
-        share = shape.experts_per_token / shape.experts
-        touched = shape.experts * (1 - (1 - share) ** tokens)  # of uniformly chosen experts
-        per_layer = self._product_ms(
-            tokens,
-            shape.experts_per_token * shape.expert_parameters,
-            touched * shape.expert_parameters,
+        return shape.expert_layers * experts_ms(
+            shape, tokens, self._ranks, self._formats.experts, self._sheet, self._factors
         )
-        return shape.expert_layers * per_layer
 
-    def _all_reduce_ms(self, tokens: int) -> float:
-        if self._ranks == 1:
-            return 0.0
-        shape = self._shape
-        moved = 2 * (self._ranks - 1) / self._ranks * tokens * shape.hidden * 2
-        doublings = (self._ranks - 1).bit_length()
-        one = self._factors.all_reduce_us / 1e3 * doublings + moved / self._link_bytes_per_ms
-        return 2 * shape.layers * one
+    def _head_ms(self, num_sequences: int) -> float:
+        """The output's product, of one token a sequence; remembered."""
+        ms = product_ms(self._output, num_sequences, self._sheet, self._factors)
+        self._heads[num_sequences] = ms
+        return ms
+
+    def _elements_ms(self, tokens: int) -> float:
+        """Norms (two a layer, of two widths read and two written), activations, the embedding."""
+        shape, factors = self._shape, self._factors
+        inner = shape.dense_layers * shape.intermediate
+        inner += shape.expert_layers * shape.shared_intermediate
+        widths = 8 * shape.layers * shape.hidden + 3 * inner / self._ranks
+        moved = tokens * widths * 2 / factors.element_memory / (self._sheet.memory_gb_per_s * 1e6)
+        launches = 1 + 2 * shape.layers + shape.dense_layers
+        return launches * factors.element_us / 1e3 + moved
+
+    def _all_reduces_ms(self, tokens: int) -> float:
+        """One for the embedding and two a layer."""
+        message_bytes = tokens * self._shape.hidden * 2
+        return (2 * self._shape.layers + 1) * self._ring.all_reduce_ms(message_bytes)

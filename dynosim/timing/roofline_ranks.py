@@ -18,6 +18,7 @@ from typing import Any
 from dynosim.timing.architecture import ModelShape
 from dynosim.timing.experts import ExpertTimes
 from dynosim.timing.roofline import RooflineModel
+from dynosim.timing.roofline_products import expert_kernels_ms
 from dynosim.timing.sheets import HardwareSheet
 
 _EXCHANGE_US = 7.8
@@ -50,7 +51,9 @@ class RankedRoofline(RooflineModel):
         self._expert_gpus = self._ranks * data_parallel
         self._has_whole_experts = expert_parallel
         self._slowest = _slowest_of(self._expert_gpus) if expert_parallel else 0.0
-        self._exchange_bytes_per_ms = sheet.link_gb_per_s * 1e6 * _EXCHANGE_LINK_SHARE
+        self._exchange_bytes_per_ms = (
+            sheet.link_gb_per_s_of(self._expert_gpus) * 1e6 * _EXCHANGE_LINK_SHARE
+        )
         self.experts = _RooflineExperts(self) if data_parallel > 1 else None
         spread = "whole experts" if expert_parallel else "a part of each expert"
         self.description += f", data_parallel {data_parallel} ({spread} on each GPU)"
@@ -77,9 +80,16 @@ class RankedRoofline(RooflineModel):
             read += self._slowest * sqrt(read * (1 - touched))
             used = min(used, tokens * shape.experts_per_token)
             read = min(read, max(shape.experts / gpus, 1.0))
-        computing = 2 * used * shape.expert_parameters / self._flops_per_ms
-        reading = read * shape.expert_parameters * self._weight_bytes / self._bytes_per_ms
-        return max(computing, reading)
+        return expert_kernels_ms(
+            shape,
+            tokens,
+            used,
+            read,
+            shape.expert_intermediate,
+            self._formats.experts,
+            self._sheet,
+            self._factors,
+        )
 
     def _exchange_ms(self, tokens: float) -> float:
         """Gather and scatter of a layer: 2 bytes for each hidden width, and for each expert."""

@@ -152,5 +152,5 @@ def test_the_link_bears_on_the_roofline() -> None:
         prepare(config_of(hardware)).timing.step_ms(step)
         for hardware in ("h100_sxm", {"name": "h100_sxm", "link_gb_s": 16})
     )
-    moved = 2 * 64 * 2048 * 5120 * 2 / 0.9 / 1e6  # 2 of 64 layers each, ms x GB/s
+    moved = (2 * 64 + 1) * 2048 * 5120 * 2 / 0.6 / 1e6  # 2 of 64 layers each, ms x GB/s
     assert slow - usual == pytest.approx(moved * (1 / 16 - 1 / 450), rel=1e-6)

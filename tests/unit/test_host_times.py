@@ -10,12 +10,13 @@ from timing_support import engine, timing
 
 from dynosim.build.timing import blind_timing, build_timing, sections_by_trust
 from dynosim.silicon.attention_kernels import shared_kernel
-from dynosim.silicon.hardware import known_hardware
+from dynosim.silicon.hardware import hardware_sheet, known_hardware
 from dynosim.silicon.host_times import host_of, host_time
 from dynosim.testing import law
 from dynosim.timing.graphs import vllm_graph_sizes
 from dynosim.timing.host import HostTime
-from dynosim.timing.mixed import FLASH_ATTENTION_2, FLASH_ATTENTION_3
+from dynosim.timing.mixed import CACHE_RATE, FLASH_ATTENTION_2, FLASH_ATTENTION_3
+from dynosim.timing.roofline_factors import factors_of
 from dynosim.timing.rows import ContextRow, raised_row
 from dynosim.timing.step import StepShape
 
@@ -177,7 +178,7 @@ def test_what_is_stated_of_the_host_replaces_what_is_usual() -> None:
 
 def test_batches_are_padded_to_the_next_graph() -> None:
     model = blind(step_overhead_ms=0.0)
-    at_65, at_72, at_73 = (model.step_ms(StepShape.of_decodes(n, 72_000)) for n in (65, 72, 73))
+    at_65, at_72, at_73 = (model._linear_ms(n) for n in (65, 72, 73))
     assert at_65 == at_72 < at_73
 
 
@@ -200,14 +201,17 @@ def test_decodes_beside_prompts_cost_more_where_heads_are_not_packed() -> None:
         return ((longer - shorter) - (alone - less)) / 64_000
 
     # 4 and 8 query heads share keys, and each has a tile of 64 rows of its own that reads them.
-    memory_ms = 32 * 2 * 8 * 128 * 2 / (1008e6 * 0.88)
-    tiles_ms = 32 * 32 * 64 * 2 * 2 * 128 / (165e9 * 0.68)
-    assert tiles_ms > 4 / 2.5 * memory_ms > memory_ms
+    geforce = factors_of(hardware_sheet("rtx_4090"))
+    memory_ms = 32 * 2 * 8 * 128 * 2 / (1008e6 * geforce.decode_attention)
+    tiles_ms = 32 * 32 * 64 * 2 * 2 * 128 / (165e9 * geforce.prefill_attention)
+    assert tiles_ms > 4 / CACHE_RATE * memory_ms > memory_ms
     assert surplus_ms("rtx_4090", MODEL) == pytest.approx(tiles_ms - memory_ms)
-    wide = 2 * 32 * 8 * 128 * 2 / (1597e6 * 0.88)
-    assert surplus_ms("rtx_pro_6000_server", MODEL) == pytest.approx((4 / 2.5 - 1) * wide)
+    wide = 2 * 32 * 8 * 128 * 2 / 1597e6
+    once = 1 / factors_of(hardware_sheet("rtx_pro_6000_server")).decode_attention
+    surplus = surplus_ms("rtx_pro_6000_server", MODEL)
+    assert surplus == pytest.approx((4 / CACHE_RATE / 0.88 - once) * wide)
     twice = surplus_ms("rtx_pro_6000_server", "Qwen/Qwen3-32B")  # of 64 layers
-    assert twice == pytest.approx((8 / 2.5 - 1) * 2 * wide)
+    assert twice == pytest.approx((8 / CACHE_RATE / 0.88 - once) * 2 * wide)
     # Packed into one tile of 128 rows they wait for memory as decodes alone do.
     for hardware in ("h100_sxm", "b200_sxm"):
         assert surplus_ms(hardware, MODEL) == pytest.approx(0.0, abs=1e-12)

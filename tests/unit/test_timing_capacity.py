@@ -160,16 +160,17 @@ def test_roofline_scales_as_it_should(tiny: str) -> None:
 @pytest.mark.parametrize(
     ("tensor_parallel", "direct_ms", "errors"),
     [
-        (1, (402, 18.3, 36.3), (-0.050, 0.028, -0.027)),
-        (2, (222, 10.7, 19.8), (-0.025, 0.034, -0.005)),
-        (4, (131, 6.97, 12.1), (0.021, 0.042, -0.013)),
-        (8, (83.5, 5.01, 8.32), (0.107, 0.082, -0.023)),
+        (1, (402, 18.3, 36.3), (0.024, -0.027, -0.051)),
+        (2, (222, 10.7, 19.8), (0.041, -0.002, -0.021)),
+        (4, (131, 6.97, 12.1), (0.073, -0.027, -0.046)),
+        (8, (83.5, 5.01, 8.32), (0.057, -0.035, -0.099)),
     ],
 )
 def test_roofline_is_as_far_from_the_silicon_tables_as_we_know(
     tensor_parallel: int, direct_ms: tuple[float, ...], errors: tuple[float, ...]
 ) -> None:
-    """Direct queries of aiconfigurator-core 0.12, vllm 0.24.0, Qwen3-32B on h200_sxm."""
+    """Direct queries of aiconfigurator-core 0.12, vllm 0.24.0, Qwen3-32B on h200_sxm: not slowed by
+    clocks that are sustained, nor by caches that are cold."""
     model = build_timing(
         timing("roofline"),
         model="Qwen/Qwen3-32B",
