@@ -18,7 +18,7 @@ from typing import Any
 from dynosim.timing.architecture import ModelShape
 from dynosim.timing.experts import ExpertTimes
 from dynosim.timing.roofline import RooflineModel
-from dynosim.timing.roofline_products import expert_kernels_ms
+from dynosim.timing.roofline_products import expert_kernels_ms, experts_ms
 from dynosim.timing.sheets import HardwareSheet
 
 _EXCHANGE_US = 7.8
@@ -69,24 +69,25 @@ class RankedRoofline(RooflineModel):
 
     def _computing_ms(self, tokens: float) -> float:
         """The experts of a layer on the slowest GPU, for the tokens of all ranks."""
-        shape, gpus = self._shape, self._expert_gpus
+        shape, gpus, number_format = self._shape, self._expert_gpus, self._formats.experts
+        if not self._has_whole_experts:
+            return experts_ms(shape, tokens, gpus, number_format, self._sheet, self._factors)
         share = shape.experts_per_token / shape.experts
-        used = tokens * shape.experts_per_token / gpus  # experts' work, in tokens
         touched: float = 1 - (1 - share) ** tokens
+        used = tokens * shape.experts_per_token / gpus
         read = touched * shape.experts / gpus
-        if self._has_whole_experts:
-            spread = used * (1 - 1 / gpus) * (shape.experts - shape.experts_per_token)
-            used += self._slowest * sqrt(spread / max(shape.experts - 1, 1))
-            read += self._slowest * sqrt(read * (1 - touched))
-            used = min(used, tokens * shape.experts_per_token)
-            read = min(read, max(shape.experts / gpus, 1.0))
+        spread = used * (1 - 1 / gpus) * (shape.experts - shape.experts_per_token)
+        used += self._slowest * sqrt(spread / max(shape.experts - 1, 1))
+        read += self._slowest * sqrt(read * (1 - touched))
+        used = min(used, tokens * shape.experts_per_token)
+        read = min(read, max(shape.experts / gpus, 1.0))
         return expert_kernels_ms(
             shape,
             tokens,
             used,
             read,
             shape.expert_intermediate,
-            self._formats.experts,
+            number_format,
             self._sheet,
             self._factors,
         )
