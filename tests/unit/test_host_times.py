@@ -143,7 +143,9 @@ def test_a_blind_model_has_the_host_of_its_gpu_and_says_so() -> None:
 
     assert model.step_ms(step) - bare.step_ms(step) == pytest.approx(exposed_ms(8))
     assert (model.ingress_ms, model.egress_ms) == (host.ingress_ms, host.egress_ms)
-    said = f"plus {exposed_ms(32):.3g} ms of host per step (H100 class, {host.engine}, asynchronous)"
+    said = (
+        f"plus {exposed_ms(32):.3g} ms of host per step (H100 class, {host.engine}, asynchronous)"
+    )
     assert said in model.description
     assert f"client path {host.ingress_ms:g} + {host.egress_ms:g} ms (H100 class)" in (
         model.description
