@@ -16,7 +16,7 @@ from dynosim.silicon.hardware import hardware_sheet, known_hardware
 from dynosim.silicon.measured_range import expert_widths, measured_experts
 from dynosim.silicon.same_kernels import equivalent_architecture
 from dynosim.silicon.table_versions import newest_version, table_versions
-from dynosim.timing.architecture import ModelEntry, model_shape
+from dynosim.timing.architecture import ModelEntry, ModelShape, model_shape
 from dynosim.timing.model import DERIVED, ESTIMATED, MEASURED
 
 ENGINES = ("vllm", "sglang", "trtllm")
@@ -50,10 +50,15 @@ def support(
     models = [model_entry(name) for name in ([model] if model is not None else known_models())]
     systems = [hardware_sheet(hardware).name] if hardware is not None else known_hardware()
     engines = (engine,) if engine is not None else ENGINES
-    return [_row(entry, system, kind) for entry in models for system in systems for kind in engines]
+    return [
+        _row(entry, shape, system, kind)
+        for entry, shape in [(entry, model_shape(entry)) for entry in models]
+        for system in systems
+        for kind in engines
+    ]
 
 
-def _row(entry: ModelEntry, system: str, engine: str) -> SupportRow:
+def _row(entry: ModelEntry, shape: ModelShape, system: str, engine: str) -> SupportRow:
     status, version, reason = _matrix(system).get((entry.name, engine), ("", "", ""))
     if status == "PASS":
         return SupportRow(
@@ -64,17 +69,21 @@ def _row(entry: ModelEntry, system: str, engine: str) -> SupportRow:
         return SupportRow(entry.name, system, engine, DERIVED, "aiconfigurator", version, note)
     if status == "HW_INCOMPATIBLE":
         return SupportRow(entry.name, system, engine, NONE, None, "", reason)
-    architecture = _measured_architecture(entry, system, engine)
+    architecture = _measured_architecture(entry, shape, system, engine)
     if architecture is not None:
         note = f"silicon tables, kernels of {architecture}"
         version = newest_version(system, engine) or ""
         return SupportRow(entry.name, system, engine, MEASURED, "aiconfigurator", version, note)
-    return formulas_row(entry.name, system, engine)
+    return _formulas_row(entry.name, shape, system, engine)
 
 
 def formulas_row(model: str, system: str, engine: str) -> SupportRow:
-    """What there is without measurements."""
-    obstacle = model_shape(model_entry(model)).obstacle
+    """What there is without measurements. Raises: ConfigError for an unknown model."""
+    return _formulas_row(model, model_shape(model_entry(model)), system, engine)
+
+
+def _formulas_row(model: str, shape: ModelShape, system: str, engine: str) -> SupportRow:
+    obstacle = shape.obstacle
     if obstacle is not None:
         note = f"no measurements, and the formulas do not cover it: {obstacle}"
         return SupportRow(model, system, engine, NONE, None, "", note)
@@ -82,16 +91,17 @@ def formulas_row(model: str, system: str, engine: str) -> SupportRow:
     return SupportRow(model, system, engine, ESTIMATED, "roofline", "", note)
 
 
-def _measured_architecture(entry: ModelEntry, system: str, engine: str) -> str | None:
+def _measured_architecture(
+    entry: ModelEntry, shape: ModelShape, system: str, engine: str
+) -> str | None:
     """The architecture whose tables time the model although no matrix has it; None: none do."""
     names = entry.config.get("architectures") or [""]
     architecture = equivalent_architecture(entry) or str(names[0])
-    if architecture not in _COVERED or model_shape(entry).quantisation is not None:
+    if architecture not in _COVERED or shape.quantisation is not None:
         return None
     tables = table_versions(system, engine)
     if any(table not in tables for table in _NEEDED):
         return None
-    shape = model_shape(entry)
     if shape.experts and expert_widths(shape) not in measured_experts(system, engine):
         return None
     return architecture

@@ -114,7 +114,7 @@ def test_the_page_has_the_figures_of_the_json(
             shown = [cell for cell in figures if cell]
             assert len(shown) == len(row["figures"])
             assert {float(cell.removesuffix(" %")) for cell in shown} == {
-                abs(round(100 * figure["error"], 1)) for figure in row["figures"]
+                round(100 * figure["error"], 1) for figure in row["figures"]
             }
     assert "list: 2 (outputs end early)" in text
     assert main(["verify", str(recordings), *FAST, "--to", str(page)]) == 2

@@ -123,7 +123,9 @@ def test_a_start_is_stated_or_blind_or_needed_and_never_endless() -> None:
     blind = deployment_of(names)
     assert start_of(blind, measured) == Start(blind.blind_blocks() or 0, "blind")
     needed = needed_blocks(measured, 16)
-    assert start_of(deployment_of({}), measured) == Start(needed, "needed")
+    unknown = start_of(deployment_of({}), measured)
+    assert (unknown.blocks, unknown.source) == (needed, "needed")
+    assert unknown.warning is not None and f"the {needed:,} blocks" in unknown.warning
 
 
 @pytest.mark.parametrize("was_async", [pytest.param(False, marks=pytest.mark.live), True])

@@ -138,10 +138,15 @@ def test_a_blind_model_has_the_host_of_its_gpu_and_says_so() -> None:
     model = blind()
     bare = blind(**dict.fromkeys(STATED, 0.0))
     step = StepShape.of_decodes(8, 8000)
-    exposed_ms = host.base_ms * host.exposed_share
-    assert model.step_ms(step) - bare.step_ms(step) == pytest.approx(exposed_ms)
+
+    def exposed_ms(decodes: int) -> float:
+        return host.exposed_share * (host.base_ms + decodes * host.per_sequence_ms)
+
+    assert model.step_ms(step) - bare.step_ms(step) == pytest.approx(exposed_ms(8))
     assert (model.ingress_ms, model.egress_ms) == (host.ingress_ms, host.egress_ms)
-    said = f"plus {exposed_ms:.3g} ms of host per step (H100 class, {host.engine}, asynchronous)"
+    said = (
+        f"plus {exposed_ms(32):.3g} ms of host per step (H100 class, {host.engine}, asynchronous)"
+    )
     assert said in model.description
     assert f"client path {host.ingress_ms:g} + {host.egress_ms:g} ms (H100 class)" in (
         model.description
@@ -180,6 +185,22 @@ def test_batches_are_padded_to_the_next_graph() -> None:
     model = blind(step_overhead_ms=0.0)
     at_65, at_72, at_73 = (model._linear_ms(n) for n in (65, 72, 73))
     assert at_65 == at_72 < at_73
+
+
+def test_models_with_experts_are_not_padded() -> None:
+    padded, plain = (
+        build_timing(
+            timing("roofline"),
+            model="Qwen/Qwen3-30B-A3B",
+            hardware="h100_sxm",
+            engine=engine(),
+            num_gpu_blocks=2,
+            graph_sizes=sizes,
+        )
+        for sizes in (None, ())
+    )
+    step = StepShape.of_decodes(65, 72_000)
+    assert padded.step_ms(step) == plain.step_ms(step)
 
 
 def test_decodes_beside_prompts_cost_more_where_heads_are_not_packed() -> None:

@@ -113,8 +113,9 @@ def test_whole_experts_are_as_slow_as_the_gpu_that_is_asked_for_most() -> None:
     whole, parts = roofline(data_parallel=8), roofline(data_parallel=8, expert_parallel=False)
     few = decodes(2)
     assert 1.0 < whole.step_ms(few) / parts.step_ms(few) < 1.6
-    many = StepShape.of_prompts(1, 8192)  # the sample is large: the spread evens out
-    assert 1.0 <= whole.step_ms(many) / parts.step_ms(many) < 1.02
+    # For many tokens the spread evens out, and each GPU moves those of its own experts only.
+    many = StepShape.of_prompts(1, 8192)
+    assert 0.5 < whole.step_ms(many) / parts.step_ms(many) < 1.0
 
 
 def test_more_ranks_exchange_for_longer() -> None:

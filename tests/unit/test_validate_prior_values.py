@@ -290,8 +290,8 @@ def test_the_roofline_stands_in_for_tables_that_are_not_there() -> None:
     step = StepShape(0, 0, 0, 4, 400)
     assert told.step_ms(step) == seen.step_ms(step) > device.step_ms(step)
     # Without a version the loop is the synchronous one, which hides nothing.
-    assert seen.step_ms(step) - device.step_ms(step) == pytest.approx(1.5)
-    assert seen.ingress_ms > seen.egress_ms > 0
+    assert seen.step_ms(step) - device.step_ms(step) == pytest.approx(1.6 + 4 * 0.01)
+    assert (seen.ingress_ms, seen.egress_ms) == (5.0, 0.0)
     assert told.ingress_ms == told.egress_ms == device.ingress_ms == device.egress_ms == 0
     with pytest.raises(ConfigError, match="does not cover"):
         sparse = deployment_of({}, model="zai-org/GLM-5", hardware="rtx_4090")
