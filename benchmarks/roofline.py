@@ -10,15 +10,17 @@ are means of absolute log ratios, in per cent.
 
 `left out` gives a card the median of every factor over the classes that it does not belong to: what
 to expect of a card that nobody has measured. Models need no leaving out: factors were fitted to
-single kernels; only launches of prompts' attention, 3 % of Hopper's share of peak and B200's share of
-the link were chosen on sums (Llama 3.1 8B, Qwen3 32B and 30B-A3B), latent attention's on DeepSeek-V3.
+single kernels; only launches of prompts' attention, 3 % of Hopper's share of peak and B200's share
+of the link were chosen on sums (Llama 3.1 8B, Qwen3 32B and 30B-A3B), latent attention's on
+DeepSeek-V3.
 
-Measured with 0.12, all models but DeepSeek-V3 (decodes and prompts; left out in brackets): H100 5 and
-5 (5 and 9), H200 5 and 6 (5 and 9), B200 9 and 10 (11 and 18), A100 6 and 10 (19 and 10), L40S 10
-and 5 (12 and 7), RTX PRO 6000 8 and 8 (10 and 9). By model, over the cards: 4 and 6 (Llama 3.1 8B)
-to 10 and 7 (70B), experts 8 to 10 and 8 to 9. DeepSeek-V3 6 and 15 on H100, 7 and 18 on H200, far too
-fast on B200 (67 and 16) and L40S (51 and 56): its launches were chosen on H200, and FP8 products with
-a scale a block are timed without CUDA graphs. Not fitted at all: Llama 3.1 8B on B300, 2 and 13.
+Measured with 0.12, all models but DeepSeek-V3 (decodes and prompts; left out in brackets): H100 5
+and 5 (5 and 9), H200 5 and 6 (5 and 9), B200 9 and 10 (11 and 18), A100 6 and 10 (19 and 10), L40S
+10 and 5 (12 and 7), RTX PRO 6000 8 and 8 (10 and 9). By model, over the cards: 4 and 6 (Llama 3.1
+8B) to 10 and 7 (70B), experts 8 to 10 and 8 to 9. DeepSeek-V3 6 and 15 on H100, 7 and 18 on H200,
+far too fast on B200 (67 and 16) and L40S (51 and 56): its launches were chosen on H200, and FP8
+products with a scale a block are timed without CUDA graphs. Not fitted at all: Llama 3.1 8B on
+B300, 2 and 13.
 """
 
 import argparse

@@ -8,8 +8,8 @@ and stands in `roofline_factors`, with what it was fitted to.
 Against the tables of aiconfigurator-core 0.12 for vLLM, as served (`benchmarks/roofline.py`: nine
 models on 1 to 8 GPUs, decodes of 1 to 256 sequences, prompts of 64 to 8,192 tokens) the mean error
 of decodes and of prompts is 5 and 5 % on H100, 5 and 6 % on H200, 9 and 10 % on B200, 6 and 10 % on
-A100, 10 and 5 % on L40S, 8 and 8 % on RTX PRO 6000. Worst: latent attention (DeepSeek-V3: 6 and 15 %
-on H100, over 50 % too fast on B200 and L40S); FP8 products with a scale a block, which the tables
+A100, 10 and 5 % on L40S, 8 and 8 % on RTX PRO 6000. Worst: latent attention (DeepSeek-V3: 6 and 15
+% on H100, over 50 % too fast on B200 and L40S); FP8 products with a scale a block, which the tables
 time without CUDA graphs (B200: 11 % too fast); experts of few tokens, which the tables read from
 the L2 cache (up to 30 % too slow); eight cards on PCIe (10 to 20 % off either way).
 

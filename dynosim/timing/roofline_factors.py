@@ -7,8 +7,8 @@ decodes' attention between long contexts, which no cache holds. Hopper is H100 a
 others are one card each: B200, A100 SXM, L40S, RTX PRO 6000 Server.
 
 - On sums of kernels were chosen: Hopper's share of peak (3 % less than single products reach), the
-  launches of prompts' attention (Llama 3.1 8B, Qwen3 32B), those of latent attention (DeepSeek-V3 on
-  H200) and B200's share of its link (Qwen3 32B).
+  launches of prompts' attention (Llama 3.1 8B, Qwen3 32B), those of latent attention (DeepSeek-V3
+  on H200) and B200's share of its link (Qwen3 32B).
 - Products and experts compute a tenth longer than in the tables, see `sustained`.
 - FP8 products were fitted to scales a tensor or a channel; those with a scale a block take 50 to
   200 us each in the tables for few tokens, because kernels were started one by one.
