@@ -4,9 +4,9 @@
 
 Needs aiconfigurator-core; what it has no tables of is left out, and so are models whose FP8 experts
 have a scale a tensor, which it times at several times too long. Both sides are device time as it is
-served: caches cold, clocks sustained, without host, sampling and padding. Decodes are 14 batches of 1 to 256 sequences with contexts of
-512 to 8,192 tokens, prompts 21 of 64 to 8,192 tokens behind 0, 2,048 and 16,384 cached ones; errors
-are means of absolute log ratios, in per cent.
+served: caches cold, clocks sustained, without host, sampling and padding. Decodes are 14 batches of
+1 to 256 sequences with contexts of 512 to 8,192 tokens, prompts 21 of 64 to 8,192 tokens behind 0,
+2,048 and 16,384 cached ones; errors are means of absolute log ratios, in per cent.
 
 `left out` gives a card the median of every factor over the classes that it does not belong to: what
 to expect of a card that nobody has measured. Models need no leaving out: factors were fitted to
@@ -19,8 +19,8 @@ and 5 (5 and 9), H200 5 and 6 (5 and 9), B200 9 and 10 (11 and 18), A100 6 and 1
 10 and 5 (12 and 7), RTX PRO 6000 8 and 8 (10 and 9). By model, over the cards: 4 and 6 (Llama 3.1
 8B) to 10 and 7 (70B), experts 8 to 10 and 8 to 9. DeepSeek-V3 6 and 15 on H100, 7 and 18 on H200,
 far too fast on B200 (67 and 16) and L40S (51 and 56): its launches were chosen on H200, and FP8
-products with a scale a block are timed without CUDA graphs. Not fitted at all: B300
-with Llama 3.1 8B 2 and 13, with Qwen3 32B on two 2 and 8, on eight 13 and 13.
+products with a scale a block are timed without CUDA graphs. Not fitted at all: B300 with Llama 3.1
+8B 2 and 13, with Qwen3 32B on two 2 and 8, on eight 13 and 13.
 """
 
 import argparse
