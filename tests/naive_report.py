@@ -74,6 +74,8 @@ def _counts(run: Run) -> Report:
         "rejected_requests": statuses.count("rejected"),
         "failed_requests": statuses.count("failed"),
         "unfinished_requests": statuses.count("unfinished"),
+        "timed_out_requests": statuses.count("timed_out"),
+        "unsent_requests": statuses.count("not_sent"),
         "total_input_tokens": sum(request.input_tokens for request in run.completed),
         "total_output_tokens": sum(len(request.token_ms) for request in run.completed),
     }

@@ -380,7 +380,7 @@ class Cluster:
 
     def make_ready(self, worker: Worker, now_ms: float) -> None:
         """A worker has come up: it may get requests, also those that wait in the router."""
-        for rank in worker.mates:
+        for rank in self._ranks_of(worker):
             rank.move(WorkerEvent.BECAME_READY, now_ms)
             self._placer.join(rank, now_ms)
         self._go_on(now_ms)
@@ -391,7 +391,7 @@ class Cluster:
         Raises: ValueError if it has gone or failed.
         """
         was_ready = worker.phase is Phase.READY
-        for rank in worker.mates:
+        for rank in self._ranks_of(worker):
             rank.move(WorkerEvent.TOLD_TO_DRAIN, now_ms)
             if was_ready:
                 self._placer.leave(rank, now_ms)
@@ -407,7 +407,7 @@ class Cluster:
         """
         was_ready = worker.phase is Phase.READY
         lost: list[tuple[Sequence, int]] = []
-        for rank in worker.mates:
+        for rank in self._ranks_of(worker):
             rank.move(WorkerEvent.DIED, now_ms)
             lost += [one for one in rank.stop(now_ms) if self._is_waited_for(one[0].index)]
             self._placer.receive(rank, [], now_ms)
@@ -423,6 +423,10 @@ class Cluster:
             had_it = self.workers[self._journal.worker_id[sequence.index]]
             self._move(had_it, sequence, num_tokens, now_ms)
         self._go_on(now_ms)
+
+    def _ranks_of(self, worker: Worker) -> list[Worker]:
+        """All ranks of the one that a worker belongs to, in order."""
+        return self.workers[worker.first_id : worker.first_id + worker.pool.ranks.number]
 
     def _is_waited_for(self, index: int) -> bool:
         """Whether a request in flight has not been given up."""
@@ -441,7 +445,7 @@ class Cluster:
     def _let_go(self, now_ms: float) -> None:
         """Let the draining workers go that have nothing left."""
         for worker in list(self._draining):
-            if all([rank.engine.is_done for rank in worker.mates]):
+            if all([rank.engine.is_done for rank in self._ranks_of(worker)]):
                 self._draining.remove(worker)
                 worker.move(WorkerEvent.DRAINED, now_ms)
 

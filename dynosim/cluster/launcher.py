@@ -51,7 +51,7 @@ class Launcher:
             workers = [
                 self._engine(WorkerId(worker_id + i), pool, i, now_ms) for i in range(number)
             ]
-            return _together(workers), None
+            return workers, None
         ranks: list[RankEngine] = []
         workers = []
         for i in range(number):
@@ -59,7 +59,7 @@ class Launcher:
             workers.append(one)
             ranks.append(engine)
         times = LockStepTimes(pool.times, pool.ranks.padded_up_to)
-        return _together(workers), LockStep(ranks, times, depth=spec.pipeline_depth)
+        return workers, LockStep(ranks, times, depth=spec.pipeline_depth)
 
     def _engine(self, worker_id: WorkerId, pool: PoolSpec, rank: int, now_ms: float) -> Worker:
         """An engine that nobody waits for.
@@ -112,10 +112,3 @@ class Launcher:
         if self._trail is None:
             return core, token_log, token_log
         return core, token_log, TrailRecorder(token_log, self._trail, worker_id)
-
-
-def _together(workers: list[Worker]) -> list[Worker]:
-    """Workers that are the ranks of one."""
-    for worker in workers:
-        worker.mates = workers
-    return workers

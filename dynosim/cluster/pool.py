@@ -19,15 +19,14 @@ NAN = float("nan")
 class Worker:
     """An engine under the number that reports use, and its life. Times in ms, NaN: not yet.
 
-    Of a worker with several data-parallel ranks each rank is one: `mates` are all of them, in
-    order, and `rank` is its place among them. They live and die together.
+    Of a worker with several data-parallel ranks each rank is one, and `rank` is its place among
+    them; their ids follow each other. They live and die together.
     """
 
     __slots__ = (
         "ended_ms",
         "engine",
         "launched_ms",
-        "mates",
         "phase",
         "pool",
         "rank",
@@ -55,8 +54,12 @@ class Worker:
         self.ready_ms = NAN
         self.ended_ms = NAN
         self.rank = rank
-        self.mates: list[Worker] = [self]
         self.station_id = -1  # of its engine, in the cluster's loop
+
+    @property
+    def first_id(self) -> int:
+        """The id of the first of its ranks."""
+        return self.worker_id - self.rank
 
     @property
     def card(self) -> WorkerCard:

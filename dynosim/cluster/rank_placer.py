@@ -12,12 +12,13 @@ from dynosim.engine.sequence import Sequence
 class FrontEnd:
     """A worker's own front end: its ranks, and what it knows of them."""
 
-    __slots__ = ("balancer", "ranks", "sent")
+    __slots__ = ("balancer", "first", "sent")
 
-    def __init__(self, ranks: list[Worker], rule: BalancingRule) -> None:
-        self.ranks = ranks
-        self.balancer = RankBalancer(len(ranks), rule)
-        self.sent = [0] * len(ranks)  # in the course of each rank's step: it has not looked yet
+    def __init__(self, first: Worker, rule: BalancingRule) -> None:
+        self.first = first
+        number = first.pool.ranks.number
+        self.balancer = RankBalancer(number, rule)
+        self.sent = [0] * number  # in the course of each rank's step: it has not looked yet
 
 
 class RankPlacer:
@@ -32,7 +33,7 @@ class RankPlacer:
     def join(self, worker: Worker, now_ms: float) -> None:
         """The first rank joins for all."""
         if worker.rank == 0:
-            self._front_ends[worker.worker_id] = FrontEnd(worker.mates, self._rule)
+            self._front_ends[worker.worker_id] = FrontEnd(worker, self._rule)
             self._workers.join(worker, now_ms)
 
     def leave(self, worker: Worker, now_ms: float) -> None:
@@ -48,13 +49,13 @@ class RankPlacer:
         front_end = self._front_ends[self._workers.place(index, input_tokens, priority, now_ms)]
         rank = front_end.balancer.choose(now_ms)
         front_end.sent[rank] += 1
-        return front_end.ranks[rank].worker_id
+        return front_end.first.worker_id + rank
 
     def receive(self, worker: Worker, finished: list[Sequence], now_ms: float) -> None:
         """A rank reports after its step; what came in the course of it, it has not seen yet."""
-        first, rank = worker.mates[0], worker.rank
-        self._workers.receive(first, finished, now_ms)
-        front_end = self._front_ends[first.worker_id]
+        rank = worker.rank
+        front_end = self._front_ends[worker.first_id]
+        self._workers.receive(front_end.first, finished, now_ms)
         core = worker.engine.core
         balancer = front_end.balancer
         if finished:
@@ -70,10 +71,10 @@ class RankPlacer:
 
     def give_up(self, index: int, worker: Worker | None, now_ms: float) -> None:
         """Count it as an end, on the worker and on its rank."""
-        first = None if worker is None else worker.mates[0]
-        self._workers.give_up(index, first, now_ms)
-        if worker is not None:
-            self._front_ends[worker.mates[0].worker_id].balancer.ended(worker.rank, 1)
+        front_end = None if worker is None else self._front_ends[worker.first_id]
+        self._workers.give_up(index, None if front_end is None else front_end.first, now_ms)
+        if front_end is not None and worker is not None:
+            front_end.balancer.ended(worker.rank, 1)
 
     def releases(self, now_ms: float) -> Iterator[Released]:
         """Nothing ever waits."""

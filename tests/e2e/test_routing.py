@@ -185,13 +185,17 @@ def report(run_file: Path, capsys: pytest.CaptureFixture[str], *sets: str) -> di
 def test_kv_routing_doubles_the_speed_of_first_tokens_where_prefixes_are_shared(
     run_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Forty prefixes of 3,600 tokens: more than one worker's cache holds, less than four's do."""
+    """Forty prefixes of 3,600 tokens: more than one worker's cache holds, less than four's do.
+
+    The load is one that four workers keep up with if they reuse: of what waits for a worker, the
+    router's expectation may be out of the cache by the time that it begins.
+    """
     load = [
         f"workload.synthetic.{key}"
         for key in (
             "isl=4000",
             "requests=600",
-            "rate_rps=26",
+            "rate_rps=22",
             "prefix_groups=40",
             "shared_prefix_ratio=0.9",
         )

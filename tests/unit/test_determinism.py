@@ -7,6 +7,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 from clusters import run_twin
 
 from dynosim.engine.spec import EngineSpec
@@ -55,7 +56,8 @@ def digest(seed: int) -> str:
     for log, kind in ((result.requests, RequestLog), (result.steps, StepLog)):
         for column in fields(kind):
             value = getattr(log, column.name)
-            hasher.update(repr(value).encode() if column.name == "errors" else value.tobytes())
+            is_array = isinstance(value, np.ndarray)
+            hasher.update(value.tobytes() if is_array else repr(value).encode())
     assert result.kv_events is not None
     hasher.update(result.kv_events.time_ms.tobytes() + result.kv_events.num_blocks.tobytes())
     return hasher.hexdigest()

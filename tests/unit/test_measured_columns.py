@@ -83,10 +83,12 @@ def test_every_column_of_the_log_is_that_of_the_records() -> None:
         "migrations": [1, 0, 0, 0, 0, 0, 0],
         "status": [0, 0, 0, 2, 1, 3, 3],
     }
-    assert {field.name for field in fields(RequestLog)} == {*expected, "errors", "is_timed"}
+    others = {"errors", "is_timed", "gave_up_ms"}
+    assert {field.name for field in fields(RequestLog)} == {*expected, *others}
     for name, column in expected.items():
         np.testing.assert_array_equal(getattr(log, name), column, err_msg=name)
     assert log.errors == {3: "HTTP 500", 4: "too long", 5: "cut off"}
+    assert log.gave_up_ms is None  # no record says it
 
 
 OPTIONAL_MS = st.none() | st.integers(0, 1000).map(float)

@@ -222,7 +222,7 @@ def test_pictures_leave_out_who_is_not_there(copies: int) -> None:
     columns = {
         name: np.tile(getattr(some, name), copies)
         for name in WorkerLog.__slots__
-        if name not in ("pool", "role")
+        if name not in ("pool", "role", "ranks_per_worker")
     }
     result = replace(run.result, workers=WorkerLog(pool=some.pool * copies,
                                                    role=some.role * copies, **columns))  # fmt: skip

@@ -23,6 +23,7 @@ FULL = Trace(
     source="some file",
     skipped_lines=3,
     assumed_lengths=2,
+    stages=np.array([0, 0, 1, 2]),
 )
 
 
@@ -49,10 +50,13 @@ def test_every_column_follows_the_rows() -> None:
         "source": "some file",
         "skipped_lines": 3,
         "assumed_lengths": 2,
+        "stages": [0, 1, 2],
     }
 
 
-@pytest.mark.parametrize("optional", ["priority", "delay_ms", "session_ids", "request_ids"])
+@pytest.mark.parametrize(
+    "optional", ["priority", "delay_ms", "session_ids", "request_ids", "stages"]
+)
 def test_what_a_trace_does_not_have_no_part_of_it_has(optional: str) -> None:
     bare = Trace(**{field.name: getattr(FULL, field.name) for field in fields(FULL)[:6]})
     assert getattr(bare.take(np.array([0, 3])), optional) is None
