@@ -75,8 +75,9 @@ def draw_stages(
         shares = _shares(process, count, rng, burstiness)
         arrivals.append((start_s + shares * (end_s - start_s)) * MS_PER_S)
         numbers.append(np.full(count, place, np.int64))
-    arrival_ms: FloatArray = np.round(np.concatenate(arrivals).astype(np.float64), 3)
-    return arrival_ms, np.concatenate(numbers)
+    arrival_ms = np.concatenate(arrivals)
+    rounded: FloatArray = np.asarray(np.round(arrival_ms, 3), np.float64)
+    return rounded, np.concatenate(numbers)
 
 
 def _shares(process: str, count: int, rng: "Generator", burstiness: float) -> FloatArray:
