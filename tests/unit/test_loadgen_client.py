@@ -37,14 +37,16 @@ class Server:
         self.models: Any = {"data": [{"id": "m"}]}
 
     @asynccontextmanager
-    async def client(self, model: str | None = None) -> AsyncIterator[CompletionsClient]:
+    async def client(
+        self, model: str | None = None, **options: Any
+    ) -> AsyncIterator[CompletionsClient]:
         app = web.Application()
         app.router.add_post("/v1/completions", self._completions)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/odd", self._odd)
         async with (
             TestServer(app) as server,
-            CompletionsClient(str(server.make_url("/")), model) as client,
+            CompletionsClient(str(server.make_url("/")), model, **options) as client,
         ):
             yield client
 
@@ -173,6 +175,24 @@ async def test_what_is_asked() -> None:
     ]
     await answered(server)
     assert server.ids[1] is None
+
+
+@pytest.mark.parametrize(
+    ("sampling", "stated"),
+    [
+        ("greedy", {"temperature": 0.0}),
+        ("random", {"temperature": 1.0}),
+        ("truncated", {"temperature": 0.6, "top_p": 0.9}),
+    ],
+)
+async def test_tokens_are_asked_for_as_the_workload_says(
+    sampling: str, stated: dict[str, float]
+) -> None:
+    server = Server(chunk([1, 2, 3]))
+    async with server.client(sampling=sampling) as client:
+        await client.complete(PROMPT, 3, LoadClock())
+    (body,) = server.bodies
+    assert {key: body[key] for key in ("temperature", "top_p") if key in body} == stated
 
 
 @pytest.mark.parametrize(("priority", "hint"), [(3, -3), (-2, 2)])

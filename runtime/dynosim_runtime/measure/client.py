@@ -13,6 +13,7 @@ import orjson
 
 from dynosim.errors import ConfigError
 from dynosim.records import IntArray
+from dynosim.timing.sampler import Sampling
 from dynosim_runtime.clients.base import EngineLostError
 from dynosim_runtime.clients.sse_read import SseParser
 from dynosim_runtime.errors import LiveError
@@ -113,14 +114,33 @@ def base_url(url: str) -> str:
     return f"{parts.scheme}://{host}{'' if port is None else f':{port}'}{path}"
 
 
+_SAMPLING: dict[Sampling, dict[str, float]] = {
+    "greedy": {"temperature": 0.0},
+    "random": {"temperature": 1.0},
+    "truncated": {"temperature": 0.6, "top_p": 0.9},  # as Llama 3's generation config has it
+}
+"""What requests state, by how their tokens are to be chosen."""
+
+
 class CompletionsClient:
     """One server and one model. Use as `async with`."""
 
-    def __init__(self, url: str, model: str | None = None, *, timeout_s: float = 600.0) -> None:
-        """`model` is the name that requests carry; None: the only one that the server has."""
+    def __init__(
+        self,
+        url: str,
+        model: str | None = None,
+        *,
+        timeout_s: float = 600.0,
+        sampling: Sampling = "greedy",
+    ) -> None:
+        """`model` is the name that requests carry; None: the only one that the server has.
+
+        `sampling` is how tokens are chosen.
+        """
         self.url = base_url(url)
         self.model = model or ""
         self._timeout_s = timeout_s
+        self._sampling = _SAMPLING[sampling]
         self._extras: dict[str, Any] = _EXTRAS
         self._session: aiohttp.ClientSession | None = None
 
@@ -229,7 +249,7 @@ class CompletionsClient:
             "model": self.model,
             "prompt": prompt,
             "max_tokens": output_tokens,
-            "temperature": 0.0,
+            **self._sampling,
             "ignore_eos": True,
             "stream": True,
             "stream_options": {"include_usage": True},

@@ -75,7 +75,8 @@ async def measure_url(config: RunConfig, trace: Trace, url: str, options: LoadOp
     prompts = PromptMaker(vocabulary, seed=seed)
     name = served_model_name(config, options.model)
     timeout_s = client_timeout_s(config, options.speedup)
-    async with CompletionsClient(url, name, timeout_s=timeout_s) as client:
+    sampling = config.sampling
+    async with CompletionsClient(url, name, timeout_s=timeout_s, sampling=sampling) as client:
         await check_clocks(client, options.speedup)
         await warm_up(client, prompts, trace, options.warmup)
         before = await read_counters(client)
