@@ -131,12 +131,13 @@ def blind(hardware: str = "h100_sxm", **keys: Any) -> Any:
 
 
 STATED = ("step_overhead_ms", "ingress_ms", "egress_ms")
+BARE: dict[str, Any] = dict.fromkeys(STATED, 0.0)
 
 
 def test_a_blind_model_has_the_host_of_its_gpu_and_says_so() -> None:
     host = host_of("h100_sxm")
     model = blind()
-    bare = blind(**dict.fromkeys(STATED, 0.0))
+    bare = blind(**BARE)
     step = StepShape.of_decodes(8, 8000)
 
     def exposed_ms(decodes: int) -> float:
@@ -174,7 +175,7 @@ def test_the_version_tells_the_loop_unless_it_is_stated(
 
 def test_what_is_stated_of_the_host_replaces_what_is_usual() -> None:
     model = blind(step_overhead_ms=2.5, ingress_ms=0.0, egress_ms=3.0)
-    bare = blind(**dict.fromkeys(STATED, 0.0))
+    bare = blind(**BARE)
     for step in (StepShape.of_decodes(1, 10), StepShape(1, 10, 0, 3, 99)):
         assert model.step_ms(step) - bare.step_ms(step) == pytest.approx(2.5)
     assert (model.ingress_ms, model.egress_ms) == (0.0, 3.0)

@@ -107,8 +107,8 @@ def test_model_says_what_it_is(model: SiliconModel) -> None:
 
 
 @pytest.mark.live
-def test_substituted_weights_are_derived_and_noted(cache: Path) -> None:
-    model = _model(cache, quantization="fp8")
+def test_substituted_weights_are_derived_and_noted(tmp_path: Path) -> None:
+    model = _model(tmp_path, quantization="fp8")
     assert model.source == "derived"
     assert any("fp8 weights" in note for note in model.notes)
 

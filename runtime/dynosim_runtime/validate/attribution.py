@@ -37,6 +37,9 @@ JITTER, CAPACITY = "arrival jitter", "KV capacity"
 HOST_TIME, STEP_TIME, SCHEDULING = "host overhead", "step time", "scheduling"
 STEP_AND_HOST = f"{STEP_TIME} and {HOST_TIME}"
 IN_FORM = "none, tables in the fitted form"
+UNTOLD = "constants that the run does not tell"
+
+_STEP_CONSTANTS = {*HOST, *KERNELS} - {"ingress_ms", "egress_ms"}
 
 
 @dataclass(slots=True)
@@ -127,6 +130,12 @@ class _Swaps:
                 self._skip(part, learned)
             return
         base, fit = learned
+        held = [name for name in fit.unidentified if name in _STEP_CONSTANTS]
+        if held:
+            self._skip(
+                UNTOLD,
+                f"{', '.join(held)}: kept as planned, and what they are off by shows in others",
+            )
         if base is None:
             reason = (
                 f"step times of kind {self._blind.config.timing.kind} do not tell the host's share:"
