@@ -65,7 +65,7 @@ def test_what_the_twin_made_is_predicted_without_error(
         assert errors and max(map(abs, errors)) < 1e-6, row["recording"]
         assert all(figure["low"] <= figure["high"] for figure in row["figures"])
         assert row["setup"]["model"] == made.MODEL and row["setup"]["hardware"] == "rtx_3090"
-        # Equal times that differ in the last digit may change places: two requests of 120 do no harm.
+        # Equal times that differ in the last digit may change places: two requests of 120 at most.
         assert max(row["distances"].values(), default=0) < 0.02
         assert row["problem"] == ""
     log = rows[-2]
