@@ -278,7 +278,7 @@ def why(
 
 
 _SIZE_EXAMPLE = (
-    "Example: dynosim size Qwen/Qwen3-32B --hardware h200_sxm --gpus 16 --rps 20 --isl 4000 "
+    "Example: dynosim size Qwen/Qwen3-32B --hardware h200_sxm --gpus 16 --rps 18 --isl 4000 "
     "--osl 500 --ttft 2000 --itl 50"
 )
 
