@@ -5,6 +5,7 @@ keys, `is_pareto`, and `meets_sla` where the sweep has an SLA. Trials whose inte
 their ends in `{key}_low` and `{key}_high`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -172,8 +173,8 @@ def timing_note(trials: "pl.DataFrame") -> str:
     """One line about the step times behind a sweep."""
     note = f"Step times {' and '.join(timing_sources(trials)) or 'of unknown source'}"
     if "timing_description" in trials.columns:
-        words = trials["timing_description"].drop_nulls().unique().to_list()
-        note += f": {words[0]}" if len(words) == 1 else ""
+        shared = _shared_words(trials["timing_description"].drop_nulls().unique().to_list())
+        note += f": {shared}" if shared else ""
     lowest = lowest_in_range(trials)
     if common_source(trials) == "estimated":
         note += " · nothing was measured"
@@ -181,6 +182,14 @@ def timing_note(trials: "pl.DataFrame") -> str:
         least = "" if lowest == 1 else "at least "
         note += f" · {least}{share_text(lowest)} of steps inside the measured range"
     return note
+
+
+def _shared_words(descriptions: Sequence[str]) -> str:
+    """What descriptions of step times share: layouts differ, tables and versions do not."""
+    lists = [re.split(r", (?![^(]*\))", text) for text in sorted(descriptions)]
+    if not lists:
+        return ""
+    return ", ".join(part for part in lists[0] if all(part in other for other in lists[1:]))
 
 
 def lowest_in_range(trials: "pl.DataFrame") -> float | None:

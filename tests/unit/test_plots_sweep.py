@@ -76,6 +76,20 @@ def test_mixed_sources_are_not_passed_off_as_measured(trials: pl.DataFrame) -> N
     assert "derived and measured" in trial_table.timing_note(mixed)
 
 
+def test_layouts_of_one_sweep_name_the_tables_and_versions_that_they_share(
+    trials: pl.DataFrame,
+) -> None:
+    texts = [
+        f"tables 0.12.0: M on h200_sxm, vllm 0.24.0, tensor_parallel {n}, plus 1 ms (H100, 0.1)"
+        for n in (2, 8)
+    ]
+    second = pl.when(pl.col("trial_id") == 1).then(pl.lit(texts[1])).otherwise(pl.lit(texts[0]))
+    mixed = trials.with_columns(second.alias("timing_description"))
+    note = trial_table.timing_note(mixed)
+    assert ": tables 0.12.0: M on h200_sxm, vllm 0.24.0, plus 1 ms (H100, 0.1) ·" in note
+    assert "tensor_parallel" not in note
+
+
 def test_a_sweep_without_a_finished_trial_still_has_its_files(
     trials: pl.DataFrame, tmp_path: Path
 ) -> None:
