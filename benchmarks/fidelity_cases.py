@@ -163,7 +163,7 @@ def make(case: Case, folder: Path) -> tuple[Path, Any, Any]:
     trace = trace_of(case.load, case.seed)
     tokens = trace.input_tokens + trace.output_tokens
     endless = int((-(-tokens // deployment.engine.block_size)).sum()) + 2
-    blocks = deployment.given_blocks or deployment.blind_blocks() or endless
+    blocks = deployment.given_blocks or deployment.blind_blocks(int(tokens.max())) or endless
     spec = deployment.engines(trace, blocks, is_async=case.is_async)
     truth = HiddenTruth(kernels, habits, seed=case.seed)
     rows = log_rows(trace, spec, truth, clock=case.clock, seed=case.seed)

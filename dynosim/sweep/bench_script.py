@@ -18,6 +18,7 @@ from typing import Any
 from dynosim.config.schema import RunConfig
 from dynosim.config.workload import DistributionConfig, SyntheticConfig
 from dynosim.experiment.schedule import row_block_tokens
+from dynosim.timing.sampler import REQUEST_FIELDS
 
 SHARES = (0.5, 0.8, 1.0)
 REQUESTS_PER_SLOT = 40
@@ -45,7 +46,7 @@ send() {{  # the load's name, its seed, and what AIPerf is told of it
   shift 2
   "${{aiperf[@]}}" profile -m "$model" --tokenizer "$tokenizer" \\
     --endpoint-type completions --url "$url" --streaming --use-server-token-count \\
-    --extra-inputs ignore_eos:true --random-seed "$seed" \\
+    --extra-inputs ignore_eos:true {sampling} --random-seed "$seed" \\
     --ui-type simple --artifact-dir "$out/$name" "$@"
 }}
 """
@@ -99,10 +100,12 @@ def bench_script(config: RunConfig, report: Mapping[str, Any], *, title: str, mo
     synthetic, is_open = config.workload.synthetic, config.workload.concurrency is None
     words = None if synthetic is None else synthetic_flags(synthetic, is_open=is_open)
     shares = ", ".join(f"{load.share:g}" for load in loads)
+    asked = REQUEST_FIELDS[config.sampling]
     text = _HEAD.format(
         title=f"AIPerf at {shares} of what {title} carries.",
         port=config.live.port or 8000,
         model=shlex.quote(model),
+        sampling=" ".join(f"{key}:{value:g}" for key, value in asked.items()),
     )
     if words is None:
         text += _ROWS.format(block_size=_block_size(config))

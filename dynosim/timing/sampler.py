@@ -12,10 +12,18 @@ of 131,072 logits 2.3 ms by sorting, 0.53 ms by the Triton kernel and 0.14 ms by
 to have been measured at an H100's 3,350 GB/s.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 Sampling = Literal["greedy", "random", "truncated"]
 """`truncated`: with top-k, top-p or both."""
+
+REQUEST_FIELDS: Mapping[Sampling, Mapping[str, float]] = {
+    "greedy": {"temperature": 0.0},
+    "random": {"temperature": 1.0},
+    "truncated": {"temperature": 0.6, "top_p": 0.9},  # as Llama 3's generation config has it
+}
+"""What requests to an OpenAI-compatible server state for it."""
 
 Version = tuple[int, ...]
 

@@ -168,10 +168,19 @@ def test_single_requests_are_told_to_aiperf_in_its_words(tmp_path: Path) -> None
     said = " ".join(words)
     for part in (
         "profile -m Qwen/Qwen3-32B --tokenizer Qwen/Qwen3-32B", "--url http://h:1", "--streaming",
-        "--extra-inputs ignore_eos:true", "--random-seed 3", "--request-rate 5",
+        "--extra-inputs ignore_eos:true temperature:0", "--random-seed 3", "--request-rate 5",
         "--num-requests 320", "--isl 300", "--osl 20", "--arrival-pattern poisson",
     ):  # fmt: skip
         assert part in said, part
+
+
+def test_aiperf_asks_for_the_sampling_that_was_priced(tmp_path: Path) -> None:
+    text = bench_script(plan(workload={"sampling": "truncated"}), REPORT, title="t", model="m")
+    calls, _ = started(tmp_path, text, "http://h:1", OUT=str(tmp_path / "res"))
+    assert calls and all(
+        "--extra-inputs ignore_eos:true temperature:0.6 top_p:0.9 --" in " ".join(call)
+        for call in calls
+    )
 
 
 def test_a_warm_up_has_prompts_that_no_load_sends(tmp_path: Path) -> None:

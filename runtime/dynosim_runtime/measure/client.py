@@ -13,7 +13,7 @@ import orjson
 
 from dynosim.errors import ConfigError
 from dynosim.records import IntArray
-from dynosim.timing.sampler import Sampling
+from dynosim.timing.sampler import REQUEST_FIELDS, Sampling
 from dynosim_runtime.clients.base import EngineLostError
 from dynosim_runtime.clients.sse_read import SseParser
 from dynosim_runtime.errors import LiveError
@@ -114,14 +114,6 @@ def base_url(url: str) -> str:
     return f"{parts.scheme}://{host}{'' if port is None else f':{port}'}{path}"
 
 
-_SAMPLING: dict[Sampling, dict[str, float]] = {
-    "greedy": {"temperature": 0.0},
-    "random": {"temperature": 1.0},
-    "truncated": {"temperature": 0.6, "top_p": 0.9},  # as Llama 3's generation config has it
-}
-"""What requests state, by how their tokens are to be chosen."""
-
-
 class CompletionsClient:
     """One server and one model. Use as `async with`."""
 
@@ -140,7 +132,7 @@ class CompletionsClient:
         self.url = base_url(url)
         self.model = model or ""
         self._timeout_s = timeout_s
-        self._sampling = _SAMPLING[sampling]
+        self._sampling = REQUEST_FIELDS[sampling]
         self._extras: dict[str, Any] = _EXTRAS
         self._session: aiohttp.ClientSession | None = None
 
