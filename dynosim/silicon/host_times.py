@@ -5,7 +5,7 @@ machine that a GPU usually sits in, with the interval it is believed to lie in a
 chosen on. `timing.step_overhead_ms`, `ingress_ms` and `egress_ms` state other ones.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dynosim.timing.host import HostTime
 
@@ -53,56 +53,39 @@ _SERVER = Host(
     source="closed loops of vLLM 0.12 and published experiments of vLLM 0.15.1, all on H100",
 )
 
-_OLDER_SERVER = Host(
+_OLDER_SERVER = replace(
+    _SERVER,
     label="A100 class",
-    engine="vLLM 0.12 and 0.15.1",
     # the work of the H100 class on CPUs of a generation before, slower by about 1.5 a core
     base_ms=2.4,
     per_sequence_ms=0.015,
-    per_prompt_ms=0.0,
-    exposed_share=0.31,
     # published A100 runs show 13 to 19 ms of first token that engines do not see: 14 of them
     ingress_ms=14.0,
-    egress_ms=0.0,
-    step_interval=(0.5, 2.0),
     client_interval=(0.5, 1.5),
     source="the H100 class, 1.5 times as long; client path of published A100 runs",
 )
 
-_WORKSTATION = Host(
+# the work of the H100 class on CPUs with higher clocks and a slower PCIe: taken as equal
+_WORKSTATION = replace(
+    _SERVER,
     label="workstation class",
-    engine="vLLM 0.12 and 0.15.1",
-    # the work of the H100 class on CPUs with higher clocks and a slower PCIe: taken as equal
-    base_ms=1.6,
-    per_sequence_ms=0.01,
-    per_prompt_ms=0.0,
-    exposed_share=0.31,
-    ingress_ms=5.0,
-    egress_ms=0.0,
-    step_interval=(0.5, 2.0),
     client_interval=(0.5, 3.0),
     source="the H100 class; not measured on these machines",
 )
 
-_HOSTS = {
-    "server": _SERVER,
-    "older server": _OLDER_SERVER,
-    "workstation": _WORKSTATION,
-}
-
 _CLASSES = (
-    (("h100", "h200", "h800", "h20", "gh200", "b200", "b300", "gb200", "gb300", "mi300"), "server"),
-    (("a100", "a800", "a30", "a40", "a10", "v100", "t4", "mi2"), "older server"),
+    (("h100", "h200", "h800", "h20", "gh200", "b200", "b300", "gb200", "gb300", "mi300"), _SERVER),
+    (("a100", "a800", "a30", "a40", "a10", "v100", "t4", "mi2"), _OLDER_SERVER),
 )
 """Beginnings of the hardware's name; what is not in it stands in a workstation."""
 
 
 def host_of(hardware: str) -> Host:
     """The host of machines with this GPU, by the name of its data sheet."""
-    for names, kind in _CLASSES:
+    for names, host in _CLASSES:
         if hardware.startswith(names):
-            return _HOSTS[kind]
-    return _HOSTS["workstation"]
+            return host
+    return _WORKSTATION
 
 
 def host_time(host: Host, *, is_async: bool, layers: int, has_graphs: bool) -> HostTime:
