@@ -148,8 +148,7 @@ class LockStep:
     def _begin(self, step: GlobalStep) -> None:
         """Set when a step ends, now that all who have part in it are known."""
         shapes: list[StepShape] = [self._idle if plan is None else plan for plan in step.plans]
-        slowest_ms = self._times.global_step_ms(shapes)
-        times_ms = self._times.unfilled_ms(shapes)
+        slowest_ms, times_ms = self._times.step_and_work_ms(shapes)
         self._pace.start_at(step.start_ms)
         step.end_ms = self._pace.end_after(slowest_ms)
         counts = self.counts

@@ -36,12 +36,24 @@ class LockStepTimes:
 
     def rank_ms(self, shapes: Sequence[StepShape]) -> list[float]:
         """How long the step would take if each rank's own part alone counted, by rank."""
-        if len(shapes) > 1 and self._experts is not None:
-            widest = max([_tokens(shape) for shape in shapes])
-            if widest <= self._padded_up_to:
-                # the common part is that of ranks which are alike, hence in `step_ms` as it is
-                return [self._own.step_ms(_filled(shape, widest)) for shape in shapes]
-        return self.unfilled_ms(shapes)
+        filled = self._filled_ms(shapes)
+        return self.unfilled_ms(shapes) if filled is None else filled
+
+    def step_and_work_ms(self, shapes: Sequence[StepShape]) -> tuple[float, list[float]]:
+        """`global_step_ms`, and what the work of each rank alone would take (`unfilled_ms`)."""
+        work = self.unfilled_ms(shapes)
+        filled = self._filled_ms(shapes)
+        return max(work if filled is None else filled), work
+
+    def _filled_ms(self, shapes: Sequence[StepShape]) -> list[float] | None:
+        """By rank, where all are filled up to the largest; None where they are not."""
+        if len(shapes) == 1 or self._experts is None:
+            return None
+        widest = max([_tokens(shape) for shape in shapes])
+        if widest > self._padded_up_to:
+            return None
+        # the common part is that of ranks which are alike, hence in `step_ms` as it is
+        return [self._own.step_ms(_filled(shape, widest)) for shape in shapes]
 
     def unfilled_ms(self, shapes: Sequence[StepShape]) -> list[float]:
         """The same if no rank were filled up with tokens: what its work alone would take."""

@@ -62,6 +62,9 @@ def test_up_to_a_graphs_size_all_ranks_have_as_many_tokens_as_the_largest() -> N
     ]
     beyond = times.rank_ms([decodes(11), IDLE])
     assert beyond == times.unfilled_ms([decodes(11), IDLE])
+    for shapes in ([decodes(10), IDLE], [decodes(11), IDLE]):
+        both = times.global_step_ms(shapes), times.unfilled_ms(shapes)
+        assert times.step_and_work_ms(shapes) == both
     assert max(beyond) < own.step_ms(decodes(11))
 
 
