@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynosim.config.schema import EngineConfig
+from dynosim.config.engine import EngineConfig
 from dynosim.silicon import Capacity, capacity_of_running
 from dynosim.silicon.engine_memory import PEERS_BYTES
 from dynosim.silicon.hardware import usual_name

@@ -30,7 +30,7 @@ from statistics import fmean, median
 
 import numpy as np
 
-from dynosim.config.schema import EngineConfig
+from dynosim.config.engine import EngineConfig
 from dynosim.config.timing import AiconfiguratorTiming
 from dynosim.errors import ConfigError
 from dynosim.silicon.aiconfigurator import aiconfigurator_model

@@ -5,7 +5,8 @@ from dataclasses import MISSING, dataclass, fields
 from dynosim.build.knobs import from_section
 from dynosim.build.ranks import rank_spec
 from dynosim.build.timing import build_timing
-from dynosim.config.schema import EngineConfig, RunConfig
+from dynosim.config.engine import EngineConfig
+from dynosim.config.schema import RunConfig
 from dynosim.engine.ranks import ONE_RANK, RankSpec
 from dynosim.engine.room import require_room_for
 from dynosim.engine.spec import EngineSpec

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dynosim.config.schema import EngineConfig, RunConfig, is_path
+from dynosim.config.engine import EngineConfig
+from dynosim.config.schema import RunConfig, is_path
 
 
 def vllm_flags(engine: EngineConfig, *, served_model_name: str) -> list[str]:

@@ -1,6 +1,7 @@
 """From a configuration to the data-parallel ranks of its workers, or to why it has none such."""
 
-from dynosim.config.schema import EngineConfig, RunConfig
+from dynosim.config.engine import EngineConfig
+from dynosim.config.schema import RunConfig
 from dynosim.engine.rank_balance import rule_of
 from dynosim.engine.ranks import ONE_RANK, RankSpec
 from dynosim.errors import ConfigError

@@ -5,8 +5,9 @@ What only sweeps need is imported when first asked for, so that a run starts soo
 
 from typing import TYPE_CHECKING, Any
 
+from dynosim.config.engine import EngineConfig
 from dynosim.config.loading import dump_run, load_run, run_config_from_dict
-from dynosim.config.schema import EngineConfig, RunConfig, SlaConfig
+from dynosim.config.schema import RunConfig, SlaConfig
 from dynosim.config.workload import WorkloadConfig
 
 if TYPE_CHECKING:

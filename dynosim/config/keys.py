@@ -13,7 +13,6 @@ from dynosim.config.schema import RunConfig
 
 LATER: dict[str, tuple[str, ...]] = {
     "engine.kind": ("sglang", "trtllm"),
-    "cluster.mode": ("disagg",),
     "workload.format": ("mooncake-delta", "agentic-mooncake", "applied-compute"),
     "search.method": ("halving",),
 }

@@ -68,8 +68,8 @@ class PolicyClassConfig(Section):
     """Takes only requests with fewer uncached prompt tokens; null: no limit."""
 
 
-class RouterConfig(Section):
-    """Placement, queueing and what the router knows."""
+class RouterKnobs(Section):
+    """The keys of a router. A pool states those in which its router differs from the other one."""
 
     mode: RouterMode = "round-robin"
     """How a worker is chosen."""
@@ -139,6 +139,10 @@ class RouterConfig(Section):
     """Whether such requests are refused where the worker cannot take them, or go elsewhere."""
     stale_after_ms: PositiveMs = _LOAD.stale_after_ms
     """A request that was not heard of for so long no longer counts as load."""
+
+
+class RouterConfig(RouterKnobs):
+    """Placement, queueing and what the router knows."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:

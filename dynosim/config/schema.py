@@ -4,165 +4,20 @@ A default stands once: here, or in the spec that is built from the section, from
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, PlainValidator, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from dynosim.config.base import Amount, Count, PositiveMs, Section, check_rules, refuse
+from dynosim.config.base import RULES, PositiveMs, Rule, Section, check_rules
+from dynosim.config.cluster import POOL_ROLES, ClusterConfig, PoolRole
 from dynosim.config.cost import CostConfig
+from dynosim.config.engine import EngineConfig
 from dynosim.config.hardware import Hardware, NamedHardware
 from dynosim.config.live import LiveConfig
 from dynosim.config.router import RouterConfig
 from dynosim.config.timing import NEEDS_MODEL, TimingConfig
 from dynosim.config.workload import WorkloadConfig
-from dynosim.engine.spec import EngineSpec, Policy
-from dynosim.engine.vllm.versions import is_async, is_version, memory_fraction
 from dynosim.timing.sampler import Sampling
-
-_SPEC = EngineSpec(num_gpu_blocks=2, max_model_len=1)
-
-
-def _num_blocks(value: Any) -> int | str:
-    if value == "auto" or (type(value) is int and 2 <= value <= 1 << 40):
-        return value  # type: ignore[no-any-return]
-    raise refuse(f"expected auto or an integer >= 2, got {value!r}", "one block is a placeholder")
-
-
-NumBlocks = Annotated[
-    int | Literal["auto"],
-    PlainValidator(
-        _num_blocks,
-        json_schema_input_type=Annotated[int, Field(ge=2, le=1 << 40)] | Literal["auto"],
-    ),
-]
-
-
-def _version(value: Any) -> Any:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        raise refuse(
-            f"expected text, got the number {value:g}", f'write "{value:g}" or {value:g}.0'
-        )
-    return value
-
-
-Version = Annotated[str, BeforeValidator(_version)]
-
-
-class EngineConfig(Section):
-    """One engine, in vLLM's words."""
-
-    kind: Literal["vllm"] = "vllm"
-    """Engine whose scheduler is simulated."""
-    version: Version | None = None
-    """Version of the engine, such as 0.19.0: its defaults, and whose measured times are taken;
-    null: the newest known."""
-    tensor_parallel: Annotated[int, Field(ge=1, le=1024)] = 1
-    """GPUs that share each layer; a divisor of the model's attention heads. Unit: GPUs."""
-    data_parallel: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Ranks of a worker, each of `tensor_parallel` GPUs with its own scheduler and KV cache. Unit:
-    ranks."""
-    expert_parallel: bool = False
-    """Whether whole experts are spread over all GPUs of a worker, instead of a part of each."""
-    rank_balancing: Literal["internal", "router"] | None = None
-    """Who chooses the rank of a worker that serves a request: its own front end, by the rule of its
-    version, or the router, which addresses every rank; null: the router if it follows caches."""
-    block_size: Annotated[int, Field(ge=1, le=1 << 20)] = _SPEC.block_size
-    """Size of a KV block. Unit: tokens."""
-    num_gpu_blocks: NumBlocks = "auto"
-    """KV blocks of each of a worker's ranks, as vLLM prints them (one is never handed out); `auto`:
-    what fits its memory. Unit: blocks."""
-    max_num_seqs: Count = _SPEC.max_num_seqs
-    """Most requests in a step. Unit: requests."""
-    max_num_batched_tokens: Count = _SPEC.max_num_batched_tokens
-    """Most tokens that a step computes."""
-    max_model_len: Count | None = None
-    """Most tokens of a request, prompt and answer; null: the model's context, or what the cache
-    holds. Unit: tokens."""
-    enable_prefix_caching: bool = _SPEC.enable_prefix_caching
-    """Whether prompts reuse cached blocks of equal prefixes."""
-    enable_chunked_prefill: bool = _SPEC.enable_chunked_prefill
-    """Whether a long prompt may be computed in several steps."""
-    long_prefill_token_threshold: Amount = _SPEC.long_prefill_token_threshold
-    """Most tokens of one prompt in a step that others share; 0: no cap. Unit: tokens."""
-    long_prefill_token_threshold_adaptive: bool = _SPEC.long_prefill_token_threshold_adaptive
-    """Whether that cap grows to an equal share of a step's tokens where few requests share it."""
-    policy: Policy = _SPEC.policy
-    """Which waiting request is admitted first."""
-    watermark: Annotated[float, Field(ge=0, lt=1)] = _SPEC.watermark
-    """Part of the blocks that admissions leave free. Unit: share."""
-    scheduler_reserve_full_isl: bool = _SPEC.scheduler_reserve_full_isl
-    """Whether a request is admitted only if its whole prompt fits."""
-    max_num_active_seqs: Count | None = _SPEC.max_num_active_seqs
-    """Most requests that hold blocks at once; null: `max_num_seqs`. Unit: requests."""
-    async_scheduling: bool | None = None
-    """Whether a step is planned while the one before it runs; null: the version's default, which is
-    true since vLLM 0.14."""
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Part of a GPU's memory that the engine uses; null: the version's default. Unit: share."""
-    quantization: str | None = None
-    """Quantization of the weights; null: the checkpoint's own."""
-    kv_cache_dtype: Literal["auto", "fp8"] = "auto"
-    """Type of the cached keys and values; `auto`: the model's."""
-
-    @property
-    def memory_fraction(self) -> float:
-        """`gpu_memory_utilization`, resolved."""
-        return memory_fraction(self.version, self.gpu_memory_utilization)
-
-    @property
-    def gpus_per_worker(self) -> int:
-        """GPUs of one worker, all its ranks together."""
-        return self.tensor_parallel * self.data_parallel
-
-    @property
-    def is_async(self) -> bool:
-        """What `async_scheduling` comes to."""
-        return is_async(self.version, self.async_scheduling)
-
-    @model_validator(mode="after")
-    def _rules(self) -> Self:
-        """Refuses what vLLM refuses to start with."""
-        tokens, seqs, context = (self.max_num_batched_tokens, self.max_num_seqs, self.max_model_len)
-        threshold, active = self.long_prefill_token_threshold, self.max_num_active_seqs
-        check_rules(
-            [
-                ("version", self.version is not None and not is_version(self.version),
-                 f"expected a version such as 0.19.0, got {self.version!r}",
-                 "write the engine's release, or leave it out"),
-                ("max_num_batched_tokens", tokens < seqs,
-                 f"{tokens} is less than max_num_seqs ({seqs}); vLLM refuses that",
-                 "raise it, or lower max_num_seqs"),
-                ("max_num_batched_tokens",
-                 not self.enable_chunked_prefill and context is not None and tokens < context,
-                 f"{tokens} is less than max_model_len ({context}), without chunked prefill",
-                 "vLLM refuses that: raise it, or enable chunked prefill"),
-                ("long_prefill_token_threshold", context is not None and threshold > context,
-                 f"{threshold} is more than max_model_len ({context}); vLLM refuses that",
-                 "lower it"),
-                ("max_num_active_seqs", active is not None and active > seqs,
-                 f"{active} is more than max_num_seqs ({seqs}); vLLM refuses that", "lower it"),
-                ("rank_balancing", self.rank_balancing is not None and self.data_parallel == 1,
-                 "a worker has one rank: there is nothing to balance",
-                 "leave it out, or set data_parallel above 1"),
-            ]
-        )  # fmt: skip
-        return self
-
-
-class ClusterConfig(Section):
-    """Equal workers that each serve whole requests (`agg`)."""
-
-    mode: Literal["agg"] = "agg"
-    """How the work is split: `agg`, every worker serves whole requests."""
-    workers: Annotated[int, Field(ge=1, le=65536)] = 1
-    """Equal workers, each of `engine.tensor_parallel` x `engine.data_parallel` GPUs. Unit:
-    workers."""
-    cpu_workers: Annotated[int, Field(ge=0, le=65536)] = 0
-    """How many of the workers, the last ones, run on CPUs. Unit: workers."""
-    cpu_step_time_scale: Annotated[float, Field(gt=0)] = 8.0
-    """How much longer steps take on a CPU worker. Unit: factor."""
-    max_sim_time_ms: PositiveMs | None = None
-    """Virtual time at which the run is cut off; null: it ends with the last request."""
 
 
 class SlaConfig(Section):
@@ -220,6 +75,7 @@ class RunConfig(Section):
                  f"{cluster.cpu_workers} of {cluster.workers} workers", "at most all can be CPUs"),
             ]
         )  # fmt: skip
+        self._check_pools()
         self._check_price()
         self._check_version()
         kind = self.timing.kind
@@ -259,12 +115,68 @@ class RunConfig(Section):
     @property
     def num_gpus(self) -> int:
         """GPUs of the whole cluster."""
-        return self.cluster.workers * self.engine.gpus_per_worker
+        return sum(pool.cluster.workers * pool.engine.gpus_per_worker for pool in self.pools())
+
+    @property
+    def num_workers(self) -> int:
+        """Workers of the whole cluster."""
+        return sum(pool.cluster.workers for pool in self.pools())
+
+    @property
+    def layout(self) -> str:
+        """The cluster in the field's short form: `2P1D` of a disaggregated one, else `4x`."""
+        cluster = self.cluster
+        if cluster.is_disagg:
+            return f"{cluster.prefill.workers}P{cluster.decode.workers}D"
+        return f"{cluster.workers}x"
+
+    def pools(self) -> "list[RunConfig]":
+        """The plan as each pool sees it; the plan itself where there is one pool."""
+        if not self.cluster.is_disagg:
+            return [self]
+        return [self.for_pool(role) for role in POOL_ROLES]
+
+    def for_pool(self, role: PoolRole) -> "RunConfig":
+        """The plan as a pool sees it: an aggregated cluster of its workers, its own keys in place.
+
+        The plan must be a disaggregated one, checked.
+        """
+        pool = self.cluster.pool(role)
+        cluster = ClusterConfig.model_construct(
+            {"workers", "topology", "taints"},
+            workers=pool.workers,
+            topology=dict(self.cluster.topology_of(role)),
+            taints=self.cluster.taints_of(role),
+            max_sim_time_ms=self.cluster.max_sim_time_ms,
+        )
+        changes: dict[str, Any] = {
+            "cluster": cluster,
+            "engine": self.engine.model_copy(update=stated_in(pool.engine)),
+            "router": self.router.model_copy(
+                update=_router_of(role, self.router) | stated_in(pool.router)
+            ),
+        }
+        if pool.hardware is not None:
+            changes["hardware"] = pool.hardware
+        if pool.timing is not None:
+            changes["timing"] = pool.timing
+        return self.model_copy(update=changes)
 
     @property
     def base_dir(self) -> Path:
         """Folder of the file this came from."""
         return self._base_dir
+
+    def _check_pools(self) -> None:
+        """Refuses keys of a pool that do not go with what all pools share."""
+        rules: list[Rule] = []
+        for role in POOL_ROLES if self.cluster.is_disagg else ():
+            pool = self.cluster.pool(role)
+            for key, shared in (("engine", self.engine), ("router", self.router)):
+                stated = stated_in(getattr(pool, key))
+                if stated:
+                    rules += _broken_rules(shared, stated, f"cluster.{role}.{key}")
+        check_rules(rules)
 
     def _check_version(self) -> None:
         """Refuses a version of the engine that cannot be."""
@@ -310,3 +222,36 @@ class RunConfig(Section):
         given = Path(name).expanduser()
         places = (given, self._base_dir / given, self._base_dir.parent / given)
         return next((place for place in places if place.exists()), given)
+
+
+def stated_in(section: Section) -> dict[str, Any]:
+    """The keys that were written, with their values."""
+    return {key: getattr(section, key) for key in section.model_fields_set}
+
+
+_DECODE_ROUTER: dict[str, Any] = {
+    "overlap_score_credit": 0.0,
+    "assume_kv_reuse": False,
+    "track_prefill_tokens": False,
+}
+"""How Dynamo 1.6's router chooses among decode workers: their KV comes from the prefill worker, so
+what they hold saves no computing."""
+
+
+def _router_of(role: PoolRole, router: RouterConfig) -> dict[str, Any]:
+    """In what a pool's router differs by its role."""
+    return _DECODE_ROUTER if role == "decode" and router.mode == "kv" else {}
+
+
+def _broken_rules(shared: Section, stated: dict[str, Any], where: str) -> list[Rule]:
+    """What a section's rules say of it with other keys in place."""
+    try:
+        type(shared).of(shared.model_dump() | stated)
+    except ValidationError as error:
+        found = [one for one in error.errors(include_url=False) if one["type"] == RULES]
+        return [
+            (f"{where}.{key}", True, text, remedy)
+            for one in found
+            for key, text, remedy in one["ctx"]["broken"]
+        ]
+    return []

@@ -9,7 +9,7 @@ from typing import Any
 
 from dynosim.build.engine import KNOBS, engine_spec
 from dynosim.build.ranks import ranks_of
-from dynosim.config.schema import EngineConfig
+from dynosim.config.engine import EngineConfig
 from dynosim.engine.ranks import RankSpec
 from dynosim.engine.vllm.versions import graph_sizes, is_async, is_version
 from dynosim.errors import ConfigError, DynosimError

@@ -10,7 +10,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dynosim.config.schema import EngineConfig, RunConfig
+from dynosim.config.engine import EngineConfig
+from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.sweep.answer import Answer, user_speed, worth
 from dynosim.sweep.results import Row, frontier_rows

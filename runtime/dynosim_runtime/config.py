@@ -5,7 +5,8 @@ from pathlib import Path
 
 from dynosim.build.engine_command import name_for_clients
 from dynosim.config import RunConfig, load_run
-from dynosim.config.schema import EngineConfig, is_path
+from dynosim.config.engine import EngineConfig
+from dynosim.config.schema import is_path
 from dynosim.errors import ConfigError
 
 RUN_FILE = "config.yaml"

@@ -99,7 +99,7 @@ def test_out_holds_all_files_and_its_config_runs_again(
         ("model=Qwen/Qwen3-32", "model"),
         ("hardware=h200", "h200_sxm"),
         ("engine.num_gpu_blocks=4", "longer"),
-        ("cluster.mode=disagg", "not in this version"),
+        ("cluster.mode=disagg", "add `transfer: {preset: ib}` or another link"),
     ],
 )
 def test_bad_input_is_one_message_and_nothing_is_written(

@@ -16,7 +16,7 @@ import yaml
 from cluster import AIPERF, ROOT, VLLM_PYTHON, Cluster, dynosim
 
 from dynosim.build.engine_command import vllm_flags, vllm_gpu_flags
-from dynosim.config.schema import EngineConfig
+from dynosim.config.engine import EngineConfig
 
 READY_S = 600.0
 PARSE = """

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dynosim.config.schema import EngineConfig
+from dynosim.config.engine import EngineConfig
 from dynosim.silicon.auto_capacity import auto_capacity
 from dynosim.silicon.capacity import Capacity, capacity_of_running
 

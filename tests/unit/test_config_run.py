@@ -8,9 +8,10 @@ import pytest
 from dynosim.build.engine_command import vllm_gpu_flags
 from dynosim.config import dump_run, load_run, run_config_from_dict
 from dynosim.config.base import Section
+from dynosim.config.cluster import ClusterConfig
+from dynosim.config.engine import EngineConfig
 from dynosim.config.live import LiveConfig
 from dynosim.config.router import EventConfig, RouterConfig
-from dynosim.config.schema import ClusterConfig, EngineConfig
 from dynosim.config.sweep_schema import Search, SweepConstraints
 from dynosim.errors import ConfigError
 
@@ -72,8 +73,8 @@ def test_override_replaces_a_whole_section(run_file: Path) -> None:
         ("engine: {num_gpu_blocks: true}", "engine.num_gpu_blocks", "expected auto or an integer"),
         ("engine: {num_gpu_blocks: 9, watermark: 1.0}", "engine.watermark", "must be < 1"),
         ("engine: {num_gpu_blocks: 9, kind: sglang}", "engine.kind", "not in this version yet"),
-        ("cluster: {mode: disagg}", "cluster.mode", "not in this version yet"),
-        ("cluster: {mode: disagg}", "cluster.mode", "not in this version yet"),
+        ("cluster: {mode: disagg}", "cluster.transfer", "KV must get from prefill to decode"),
+        ("cluster: {mode: both}", "cluster.mode", "expected agg or disagg"),
         ("router: {mode: round_robin}", "router.mode", "did you mean round-robin?"),
         ("timing: {kind: polynomal}", "timing.kind", "did you mean polynomial?"),
         ("timing: {}", "timing.kind", "missing"),

@@ -8,7 +8,8 @@ import pytest
 from dynosim.build.engine import prepare
 from dynosim.build.engine_command import vllm_flags
 from dynosim.config import load_run
-from dynosim.config.schema import EngineConfig, RunConfig
+from dynosim.config.engine import EngineConfig
+from dynosim.config.schema import RunConfig
 from dynosim.errors import ConfigError
 from dynosim.experiment.run import run
 

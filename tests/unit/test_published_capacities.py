@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dynosim.config.schema import EngineConfig
+from dynosim.config.engine import EngineConfig
 from dynosim.silicon.auto_capacity import auto_capacity
 
 GIB = 1024**3

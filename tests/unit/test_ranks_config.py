@@ -10,8 +10,9 @@ from dynosim.build.engine import prepare
 from dynosim.build.engine_command import vllm_gpu_flags
 from dynosim.build.ranks import rank_spec
 from dynosim.build.workload import load_trace
+from dynosim.config.engine import EngineConfig
 from dynosim.config.loading import check_run
-from dynosim.config.schema import EngineConfig, RunConfig
+from dynosim.config.schema import RunConfig
 from dynosim.errors import ConfigError
 from dynosim.silicon import resolve_num_gpu_blocks
 from dynosim.sweep.bound import rate_bound_rps

@@ -57,7 +57,7 @@ def test_recurrent_models_need_blocks_by_hand() -> None:
 
 def test_auto_does_not_import_the_library() -> None:
     code = (
-        "import sys; from dynosim.config.schema import EngineConfig;"
+        "import sys; from dynosim.config.engine import EngineConfig;"
         " from dynosim.silicon import resolve_num_gpu_blocks;"
         " resolve_num_gpu_blocks(EngineConfig(), model='Qwen/Qwen3-32B', hardware='h200_sxm');"
         " sys.exit('aiconfigurator_core' in sys.modules)"

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from recorded_runs import rows, workload, write
 
-from dynosim.config.schema import EngineConfig
+from dynosim.config.engine import EngineConfig
 from dynosim.errors import ConfigError
 from dynosim.fit.deployment import deployment_of, hardware_notes, rank_notes, vllm_arguments
 from dynosim.fit.log_file import read_measurements

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from recorded_runs import rows, workload, write
 
-from dynosim.config.schema import EngineConfig
+from dynosim.config.engine import EngineConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
 from dynosim.fit.capacity import start_of

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from dynosim.config import RunConfig
-from dynosim.config.schema import EngineConfig
+from dynosim.config.engine import EngineConfig
 from dynosim.errors import ConfigError
 from dynosim_runtime.adapters.base import EngineFacts, LaunchSpec, Relay
 from dynosim_runtime.adapters.engine_http import EngineCallError, EngineHttp

@@ -12,7 +12,7 @@ import msgspec
 import yaml
 
 from dynosim.config import RunConfig
-from dynosim.config.schema import EngineConfig
+from dynosim.config.engine import EngineConfig
 from dynosim.errors import ConfigError
 from dynosim.timing.architecture import context_length
 from dynosim_runtime.adapters.base import EngineFacts, LaunchSpec, Relay

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from dynosim.build.engine_command import kv_event_settings, vllm_flags, vllm_gpu_flags
 from dynosim.config import RunConfig
-from dynosim.config.schema import EngineConfig
+from dynosim.config.engine import EngineConfig
 from dynosim.errors import ConfigError
 from dynosim_runtime.adapters.base import EngineFacts, LaunchSpec, Relay
 from dynosim_runtime.adapters.engine_http import EngineCallError, EngineHttp
