@@ -6,6 +6,7 @@ Knows layouts of caches and links, not who else uses a link: that is `FairNetwor
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from dynosim.errors import ConfigError
 from dynosim.memory.links import LinkSpec
 from dynosim.memory.network import BYTES_PER_MS
 from dynosim.timing.architecture import ModelShape
@@ -94,6 +95,14 @@ class HandoffCost:
     prefill: SideLayout
     decode: SideLayout
     exposed_share: float = 1.0  # 1: nothing flows before the prefill's end
+
+    def __post_init__(self) -> None:
+        if not 0 < self.exposed_share <= 1:
+            raise ConfigError(
+                f"cluster.transfer.exposed_share: {self.exposed_share:g} is no share of a handoff "
+                "that stays visible (state one above 0 and at most 1; 1 if the prefill's compute "
+                "hides nothing)"
+            )
 
     @property
     def gb_s(self) -> float:

@@ -9,13 +9,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from math import inf
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from dynosim.errors import ConfigError
 
 HANDSHAKE_MS: Final = 2000.0
 """Before the first transfer between two workers. Measured: two NIXL agents that meet exchange what
 they registered, about 2 s (vLLM's NIXL connector)."""
+
+
+KEYS: Final = MappingProxyType({"achieved_gb_s": "bandwidth_gb_s"})
+"""What run files call a field of a link, where it is not its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +44,9 @@ class LinkSpec:
             if not (0 < value < inf if is_rate else 0 <= value < inf):
                 least = "above 0" if is_rate else "0 or more"
                 raise ConfigError(
-                    f"cluster.transfer.{_key(field.name)}: {value:g} is no such figure of a link "
-                    f"(state one that is {least}, or leave it out for that of a preset: "
-                    f"{', '.join(LINKS)})"
+                    f"cluster.transfer.{KEYS.get(field.name, field.name)}: {value:g} is no "
+                    f"such figure of a link (state one that is {least}, or leave it out for that "
+                    f"of a preset: {', '.join(LINKS)})"
                 )
         if self.line_gb_s is not None and self.line_gb_s < self.achieved_gb_s:
             raise ConfigError(
@@ -54,10 +58,6 @@ class LinkSpec:
     def worker_gb_s(self, gpus: int) -> float:
         """What a worker of so many GPUs sends, or receives, at most."""
         return self.achieved_gb_s * (gpus if self.per_gpu else 1)
-
-
-def _key(name: str) -> str:
-    return "bandwidth_gb_s" if name == "achieved_gb_s" else name
 
 
 def link_spec(
@@ -72,33 +72,51 @@ def link_spec(
 ) -> LinkSpec:
     """A preset with what is stated in place of its own figures; without one, what is stated.
 
-    Raises: ConfigError for an unknown preset, for none and no bandwidth, and for impossible figures.
+    Raises: ConfigError for an unknown preset, neither preset nor bandwidth, impossible figures.
     """
-    stated = {
-        "achieved_gb_s": bandwidth_gb_s,
+    figures = {
         "line_gb_s": line_gb_s,
+        "achieved_gb_s": bandwidth_gb_s,
         "latency_us": latency_us,
         "per_descriptor_us": per_descriptor_us,
         "handshake_ms": handshake_ms,
         "per_gpu": per_gpu,
     }
-    changes = {name: value for name, value in stated.items() if value is not None}
-    if bandwidth_gb_s is not None:
-        changes.setdefault("line_gb_s", None)  # type: ignore[arg-type]
-    if preset is None:
-        if bandwidth_gb_s is None:
-            raise ConfigError(
-                "cluster.transfer: neither a link nor its rate is stated "
-                f"(state preset: one of {', '.join(LINKS)}; or bandwidth_gb_s)"
-            )
-        return LinkSpec(name="stated", sources=("stated",), **changes)  # type: ignore[arg-type]
-    if preset not in LINKS:
-        raise ConfigError(
-            f"cluster.transfer.preset: {preset!r} is no link that is known "
-            f"(one of {', '.join(LINKS)}; or state bandwidth_gb_s instead)"
-        )
-    return replace(LINKS[preset], **changes) if changes else LINKS[preset]  # type: ignore[arg-type]
+    stated: dict[str, Any] = {name: value for name, value in figures.items() if value is not None}
+    base = _base(preset, bandwidth_gb_s)
+    words = [_WORDS[name] for name in stated]
+    if bandwidth_gb_s is not None and (base.line_gb_s or 0.0) < bandwidth_gb_s:
+        stated.setdefault("line_gb_s", None)  # the preset's is that of a slower kind
+    kept = [source for source in base.sources if source.partition(":")[0] not in words]
+    return replace(base, **stated, sources=(*kept, *(f"{word}: stated" for word in words)))
 
+
+def _base(preset: str | None, bandwidth_gb_s: float | None) -> LinkSpec:
+    """What stated figures change."""
+    if preset is not None:
+        if preset in LINKS:
+            return LINKS[preset]
+        raise ConfigError(
+            f"cluster.transfer.preset: {preset!r} is no link that is known (state one of "
+            f"{', '.join(LINKS)}; or bandwidth_gb_s)"
+        )
+    if bandwidth_gb_s is None:
+        raise ConfigError(
+            "cluster.transfer: neither a link nor its rate is stated (state preset, one of "
+            f"{', '.join(LINKS)}; or bandwidth_gb_s)"
+        )
+    return LinkSpec(name="stated", line_gb_s=None, achieved_gb_s=1.0)
+
+
+_WORDS: Final = {
+    "line_gb_s": "line",
+    "achieved_gb_s": "achieved",
+    "latency_us": "latency",
+    "per_descriptor_us": "descriptor",
+    "handshake_ms": "handshake",
+    "per_gpu": "per GPU",
+}
+"""What `sources` calls a figure."""
 
 _HANDSHAKE_SOURCE = "handshake: measured, two NIXL agents that meet (vLLM's NIXL connector)"
 
@@ -163,8 +181,8 @@ LINKS: Mapping[str, LinkSpec] = MappingProxyType(
                 handshake_ms=HANDSHAKE_MS,
                 sources=(
                     "line: data sheet, four interfaces of 100 Gb/s for each worker",
-                    "achieved: measured, KV transfers of a worker with NIXL and libfabric (Dynamo's "
-                    "documentation)",
+                    "achieved: measured, KV transfers of a worker with NIXL and libfabric "
+                    "(Dynamo's documentation)",
                     "latency: assumed",
                     "descriptor: none, the achieved rate is one of whole KV transfers",
                     _HANDSHAKE_SOURCE,

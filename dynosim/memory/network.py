@@ -1,9 +1,9 @@
 """Transfers that share links fairly: the station between those who send and those who receive.
 
-A resource is a directed capacity: what a worker sends, what it receives, a node's uplink. A transfer
-takes a path of several at one rate. Rates are max-min fair: all rise together, and those that cross
-a full resource stop rising. They change only when a transfer begins to flow, arrives or is
-cancelled, and only for those that share resources with it, directly or through others: a group.
+A resource is a directed capacity: what a worker sends, what it receives, a node's uplink. A
+transfer takes a path of several at one rate. Rates are max-min fair: all rise together, and those
+that cross a full resource stop rising. They change only when a transfer begins to flow, arrives or
+is cancelled, and only for those that share resources with it, directly or through others: a group.
 
 Each transfer keeps how many bytes were left when its rate last changed, and since when; the time
 carries what rounding takes off it (Kahan's summation, as `Pace` does), so that a link that is busy
@@ -12,7 +12,7 @@ for long ends its last transfer when it should.
 
 from bisect import insort
 from collections.abc import Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 from operator import attrgetter
 from typing import Final
 
@@ -119,9 +119,7 @@ class FairNetwork:
         self.bytes_sent = 0  # of all that were begun, without what cancelled ones had left
         self.bytes_received = 0  # that `complete` handed out, and hidden ones
         self.bytes_lost = 0  # had flowed when their transfer was cancelled
-        self.bytes_in_flight = (
-            0  # of those that were begun and are neither handed out nor cancelled
-        )
+        self.bytes_in_flight = 0  # of those begun, neither handed out nor cancelled
         self._resources: list[_Resource] = []
         self._last_number = -1
         self._last_group = 0
@@ -219,9 +217,10 @@ class FairNetwork:
 
     def _look_ahead(self) -> None:
         """Set `next_ms`."""
-        self.next_ms = min(
-            self._drop_stale(), self._arrived[0].ended_ms if self._arrived else NEVER
-        )
+        next_ms = self._drop_stale()
+        for transfer in self._arrived:
+            next_ms = min(next_ms, transfer.ended_ms)
+        self.next_ms = next_ms
 
     def _drop_stale(self) -> float:
         """When the next transfer begins to flow or arrives."""
@@ -326,40 +325,52 @@ class FairNetwork:
             self._fill(resources, transfers)
         due_ms = NEVER
         for transfer in transfers:
-            self._set_rate(transfer)
-            due_ms = min(due_ms, transfer._due_ms)
+            if transfer._fair_share != transfer._bytes_per_ms:  # else nothing is rounded
+                self._set_rate(transfer)
+            if transfer._due_ms < due_ms:
+                due_ms = transfer._due_ms
         self._groups[group] = transfers
         heappush(self._dues, (due_ms, group))
 
     def _fill(self, resources: list[_Resource], transfers: list[Transfer]) -> None:
-        """Let all rates rise together; who crosses a resource that is full rises no further."""
+        """Let all rates rise together; who crosses a resource that is full rises no further.
+
+        While some stop, the level at which a resource is full only rises: one that has risen since
+        it was reckoned is put back.
+        """
         for transfer in transfers:
             transfer._fair_share = -1.0
-        for resource in resources:
+        levels: list[tuple[float, int]] = []
+        for index, resource in enumerate(resources):
             resource.left_bytes_per_ms = resource.bytes_per_ms
             resource.num_rising = len(resource.flowing)
-        num_rising = len(transfers)
-        while num_rising:
-            full, share = resources[0], NEVER
-            for resource in resources:
-                if resource.num_rising:
-                    level = resource.left_bytes_per_ms / resource.num_rising
-                    if level < share:
-                        full, share = resource, level
-            for transfer in full.flowing:
-                if transfer._fair_share < 0:
-                    transfer._fair_share = share
-                    num_rising -= 1
-                    for number in transfer.path:
-                        crossed = self._resources[number]
-                        crossed.left_bytes_per_ms -= share
-                        crossed.num_rising -= 1
+            levels.append((resource.bytes_per_ms / resource.num_rising, index))
+        heapify(levels)
+        while levels:
+            level, index = levels[0]
+            resource = resources[index]
+            if not resource.num_rising:
+                heappop(levels)
+                continue
+            share = resource.left_bytes_per_ms / resource.num_rising
+            if share > level:
+                heapreplace(levels, (share, index))
+            else:
+                self._fix(resource, share)
+
+    def _fix(self, full: _Resource, share: float) -> None:
+        """Let those who cross a full resource rise no further than this share."""
+        for transfer in full.flowing:
+            if transfer._fair_share < 0:
+                transfer._fair_share = share
+                for number in transfer.path:
+                    crossed = self._resources[number]
+                    crossed.left_bytes_per_ms -= share
+                    crossed.num_rising -= 1
 
     def _set_rate(self, transfer: Transfer) -> None:
-        """Let it flow at its fair share from now on; if that is its rate, nothing is rounded."""
+        """Let it flow at its fair share from now on."""
         rate = transfer._fair_share
-        if rate == transfer._bytes_per_ms:
-            return
         transfer._bytes_left = left = self._left(transfer)
         transfer._bytes_per_ms = rate
         transfer._since_ms = self._now_ms
