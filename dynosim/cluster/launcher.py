@@ -2,8 +2,8 @@
 
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.pool import Worker
-from dynosim.cluster.spec import PoolSpec
-from dynosim.cluster.token_log import PrefillLog, TokenLog
+from dynosim.cluster.spec import PoolSpec, Role
+from dynosim.cluster.token_log import DecodeLog, PrefillLog, TokenLog
 from dynosim.cluster.trail import TrailColumns, TrailRecorder
 from dynosim.engine.cores import CORES, Core
 from dynosim.engine.engine import Engine
@@ -13,6 +13,12 @@ from dynosim.router.spec import RoutingSpec
 from dynosim.timing.lock_step import LockStepTimes
 from dynosim.workers.ids import WorkerId
 from dynosim.workload.extents import PrefixExtents
+
+_LOGS: dict[Role, type[TokenLog]] = {
+    "agg": TokenLog,
+    "prefill": PrefillLog,
+    "decode": DecodeLog,
+}
 
 
 class Launcher:
@@ -113,8 +119,7 @@ class Launcher:
             publish_events=routing.publishes_events and spec.enable_prefix_caching,
             announced=self._announced(routing),
         )
-        make_log = PrefillLog if pool.role == "prefill" else TokenLog
-        token_log = make_log(
+        token_log = _LOGS[pool.role](
             self._journal,
             worker_id,
             core,

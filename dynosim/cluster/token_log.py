@@ -284,3 +284,37 @@ class PrefillLog(TokenLog):
         super().stopped(left)
         for (sequence, _), tokens in zip(left.requests, before, strict=True):
             produced[sequence.index] = tokens
+
+
+class DecodeLog(TokenLog):
+    """The `Recorder` of an engine that takes over what others have computed.
+
+    `seated` are the requests that got a seat since somebody looked last.
+    """
+
+    __slots__ = ("seated",)
+
+    def __init__(
+        self,
+        journal: Journal,
+        worker_id: int,
+        core: Core,
+        times: StepTimeModel,
+        *,
+        is_pipelined: bool,
+        reports_first_tokens: bool = False,
+    ) -> None:
+        super().__init__(
+            journal,
+            worker_id,
+            core,
+            times,
+            is_pipelined=is_pipelined,
+            reports_first_tokens=reports_first_tokens,
+        )
+        self.seated: list[Sequence] = []
+
+    def admitted(self, sequences: List[Sequence], start_ms: float) -> None:
+        """As everywhere; and remember whom, for it may have needed no KV from elsewhere."""
+        super().admitted(sequences, start_ms)
+        self.seated += sequences
