@@ -156,7 +156,8 @@ class Engine:
         """Drop a request when the step under way ends; returns whether `next_ms` has moved.
 
         That is when an engine hears of it; an idle one does at once. A step that has been planned
-        by then computes its token for nobody. Call it before anything else happens at `now_ms`.
+        by then computes its token for nobody. If that was its last one, its blocks may be held all
+        the same, until `sent`. Call it before anything else happens at `now_ms`.
         """
         if self.next_ms == NEVER:
             self._drop(sequence)
@@ -347,7 +348,7 @@ class Engine:
 
     def _needs_single_step(self) -> bool:
         """Whether the next step cannot be part of a run."""
-        if self._steps_singly:
+        if self._steps_singly or self._news:
             return True
         return self._has_missed and self._recorder.wants_single_steps()
 

@@ -91,6 +91,8 @@ class RemoteRequests:
         num_valid = self._valid_tokens.pop(sequence)
         if num_valid > 0:
             sequence.num_computed = num_valid
+            if num_valid == 1 and sequence.prompt_tokens == 1:
+                sequence.external_tokens = 0  # it has to compute all, and vLLM looks it up anew
             self._cache.register(sequence, num_valid)
             return
         self.reserved_blocks -= self._lacking(sequence)
