@@ -20,6 +20,7 @@ def check_conservation(result: RunResult, trace: Trace) -> None:
     _check_times(result.requests)
     _check_steps(result)
     _check_lives(result)
+    _check_blocks(result)
     _check_tokens(result)
     _check_prefill(result)
     _check_handoffs(result)
@@ -128,6 +129,16 @@ def _check_lives(result: RunResult) -> None:
     is_there = np.ones(len(log.worker_id), np.bool_)
     is_there[placed] = (at_ms >= from_ms[worker]) & (at_ms <= until_ms[worker])
     _check_all("requests go to workers that are ready", is_there, "request")
+
+
+def _check_blocks(result: RunResult) -> None:
+    """Once every request has ended, and nothing is on its way, none refers to a block."""
+    held, links = result.workers.held_blocks, result.links
+    is_under_way = links is not None and links.bytes_in_flight > 0
+    has_unfinished = (result.requests.status == RequestStatus.UNFINISHED).any()
+    if held is None or is_under_way or has_unfinished:
+        return
+    _check_all("blocks of requests that have ended are free", held == 0, "worker")
 
 
 def _check_no_overlap(steps: StepLog) -> None:
