@@ -36,9 +36,7 @@ def plain(log: dict[str, Any]) -> dict[str, Any]:
     ("name", "num_preemptions"),
     [("random_scenarios.jsonl.gz", 500), ("remote_scenarios.jsonl.gz", 400)],
 )
-def test_random_scenarios_when_run_equal_the_recorded_logs(
-    name: str, num_preemptions: int
-) -> None:
+def test_random_scenarios_when_run_equal_the_recorded_logs(name: str, num_preemptions: int) -> None:
     entries = recorded(name)
     for entry in entries:
         log = plain(run_scenario(entry["scenario"]))
