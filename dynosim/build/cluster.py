@@ -61,6 +61,8 @@ def _pools(config: RunConfig, prepared: Prepared) -> tuple[PoolSpec, ...]:
         workers=cluster.workers - cluster.cpu_workers,
         gpus_per_worker=config.engine.gpus_per_worker,
         ranks=prepared.ranks,
+        taints=frozenset(cluster.taints),
+        topology=cluster.topology,
     )
     if not cluster.cpu_workers:
         return (gpus,)
@@ -71,5 +73,12 @@ def _pools(config: RunConfig, prepared: Prepared) -> tuple[PoolSpec, ...]:
         workers=cluster.cpu_workers,
         device="cpu",
         step_time_scale=scale,
+        topology={domain: _turned(of, gpus.workers) for domain, of in cluster.topology.items()},
     )
     return gpus, cpus
+
+
+def _turned(values: tuple[str, ...], number: int) -> tuple[str, ...]:
+    """The values in turn, as they go on behind so many workers."""
+    start = number % len(values)
+    return values[start:] + values[:start]

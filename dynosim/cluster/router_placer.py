@@ -17,6 +17,7 @@ from dynosim.cluster.event_plane import AnyPlane
 from dynosim.cluster.frontends import FrontendRouter
 from dynosim.cluster.placement import QUEUED, Released
 from dynosim.cluster.pool import Worker
+from dynosim.cluster.wishes import RequestWishes
 from dynosim.engine.instant import instant_end
 from dynosim.engine.pace import NEVER
 from dynosim.engine.sequence import Sequence as EngineSequence
@@ -89,6 +90,10 @@ class RouterPlacer:
         self._names = names
         self._block_size = block_size
         self._session_ids = trace.session_ids
+        self._wishes: RequestWishes | None = None
+        if trace.wishes is not None:
+            cost = frontends[0].router.settings.cost
+            self._wishes = RequestWishes(trace.wishes, cost)
         self._sync_delay_ms = sync_delay_ms if len(frontends) > 1 else None
         self._news: deque[News] = deque()
         self._home: dict[int, int] = {}  # requests in flight -> frontend
@@ -254,8 +259,21 @@ class RouterPlacer:
         num_blocks = input_tokens // self._block_size
         jump = -priority if priority < 0 else 0
         session_id = None if self._session_ids is None else self._session_ids[index] or None
+        if self._wishes is None:
+            return RoutingRequest(
+                index, input_tokens, num_blocks, blocks, keys, jump, session_id=session_id
+            )
+        constraints, overrides = self._wishes.of(index)
         return RoutingRequest(
-            index, input_tokens, num_blocks, blocks, keys, jump, session_id=session_id
+            index,
+            input_tokens,
+            num_blocks,
+            blocks,
+            keys,
+            jump,
+            session_id=session_id,
+            constraints=constraints,
+            overrides=overrides,
         )
 
     def _note(self, decision: Decision, index: int, now_ms: float) -> int:
@@ -286,7 +304,8 @@ class RouterPlacer:
         input_tokens = router.load.bookings[index].input_tokens
         blocks, keys = self._names.of(index)
         num_blocks = input_tokens // self._block_size
-        request = RoutingRequest(index, input_tokens, num_blocks, blocks, keys)
+        overrides = None if self._wishes is None else self._wishes.of(index)[1]
+        request = RoutingRequest(index, input_tokens, num_blocks, blocks, keys, overrides=overrides)
         booked = Booked(request, decision.worker_id, decision.cached_tokens)
         self._publish(index, due_ms, booked)
 

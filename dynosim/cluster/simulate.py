@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,9 +59,12 @@ def simulate(
         require_room(pool.engine)
     extents = _extents_for(trace, cluster)
     routing = cluster.routing or _in_turn(cluster.block_size, options.seed)
+    if trace.wishes is not None:
+        routing = replace(routing, has_wishes=True)
     journal = Journal(trace)
     times = cluster.pools[0].times
-    outside_ms = times.ingress_ms + times.egress_ms
+    ingress_ms = times.ingress_ms + routing.hop_ms
+    outside_ms = ingress_ms + times.egress_ms
     placer = make_placer(
         routing, trace, extents, cluster.cards(), cluster.ranks, may_change=bool(processes)
     )
@@ -115,7 +119,7 @@ def simulate(
     )
     if outside_ms == 0:
         return result
-    return as_clients_see(result, ingress_ms=times.ingress_ms, egress_ms=times.egress_ms)
+    return as_clients_see(result, ingress_ms=ingress_ms, egress_ms=times.egress_ms)
 
 
 def _launch_all(running: Cluster, spec: ClusterSpec) -> None:

@@ -3,8 +3,9 @@
 Workers are numbered through the pools in their order: those of the first come first.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Literal
 
 from dynosim.engine.ranks import ONE_RANK, RankSpec
@@ -30,7 +31,8 @@ class PoolSpec:
 
     `startup_ms` is from the launch of a worker during the run until it takes requests; those of the
     run's start are ready. `step_time_scale` tells reports how many times as long as the run's model
-    has it `times` are, where that is known to be one factor.
+    has it `times` are, where that is known to be one factor. `taints` are those of all its workers;
+    values of a `topology` domain go to them in turn, also to those that are launched later.
     """
 
     name: str = "workers"
@@ -43,6 +45,8 @@ class PoolSpec:
     device: Literal["gpu", "cpu"] = "gpu"
     startup_ms: float = 0.0
     step_time_scale: float = 1.0
+    taints: frozenset[str] = frozenset()
+    topology: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key in ("workers", "gpus_per_worker", "startup_ms"):
@@ -128,7 +132,14 @@ class ClusterSpec:
 
     def cards(self) -> list[WorkerCard]:
         """What the workers say of themselves when they join."""
-        return [worker_card(worker_id, pool) for worker_id, pool in self.workers()]
+        number = self.ranks.number
+        ids = map(WorkerId, count())
+        return [
+            worker_card(next(ids), pool, place)
+            for pool in self.pools
+            for place in range(pool.workers)
+            for _ in range(number)
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,8 +162,8 @@ class RunOptions:
     client_timeout_ms: float | None = None
 
 
-def worker_card(worker_id: WorkerId, pool: PoolSpec) -> WorkerCard:
-    """What a worker of `pool` says of itself."""
+def worker_card(worker_id: WorkerId, pool: PoolSpec, place: int) -> WorkerCard:
+    """What a worker of `pool` says of itself; `place` counts the pool's workers from 0."""
     engine = pool.engine
     return WorkerCard(
         worker_id,
@@ -160,4 +171,6 @@ def worker_card(worker_id: WorkerId, pool: PoolSpec) -> WorkerCard:
         total_kv_blocks=engine.usable_blocks,
         max_num_batched_tokens=engine.max_num_batched_tokens,
         device=pool.device,
+        taints=pool.taints,
+        topology={domain: values[place % len(values)] for domain, values in pool.topology.items()},
     )

@@ -120,11 +120,6 @@ def run(
     Raises: ConfigError, TraceError, InfeasibleError; InvariantError if a law is broken.
     """
     started = time.perf_counter()
-    if config.router.mode == "direct":
-        raise ConfigError(
-            "router.mode: direct needs requests that name their worker, which traces do not "
-            "(use another mode in simulations)"
-        )
     check_tiers(config.router)
     with collector_paused():
         trace = load_trace(config) if trace is None else trace
@@ -139,6 +134,12 @@ def run(
             records_events=record_kv_events,
             witness=witness,
         )
+        if trace.wishes is not None or config.router.mode == "direct":
+            from dynosim.cluster.wishes import check_wishes
+
+            _check_ranks(trace, prepared)
+            is_direct = config.router.mode == "direct"
+            check_wishes(trace, cluster.cards(), all_name_workers=is_direct)
         options = run_options(config, exact_stepping=exact_stepping, records_trail=record_trail)
         result = simulate(trace, cluster, options, progress=progress, watch=watch)
         if log is not None:
@@ -164,6 +165,15 @@ def run(
     report |= prepared.capacity.report_keys()
     report["wall_time_ms"] = (time.perf_counter() - started) * 1e3
     return RunOutcome(config, trace, prepared.timing, result, prepared.capacity, report, from_ms)
+
+
+def _check_ranks(trace: Trace, prepared: Prepared) -> None:
+    """Where engines choose among their ranks, nobody else can. Raises: ConfigError."""
+    if prepared.ranks.rule is not None:
+        raise ConfigError(
+            f"{trace.source or 'trace'}: requests say which worker they want, but engines choose "
+            "among their data-parallel ranks themselves (set engine.rank_balancing: router)"
+        )
 
 
 def _power(config: RunConfig) -> Power | None:

@@ -60,6 +60,8 @@ class RoutingSpec:
     records_events: bool = False
     open_log: OpenLog | None = None
     witness: "ChoiceWitness | None" = None  # notes some placements; changes nothing
+    hop_ms: float = 0.0  # what asking a router outside the frontend adds to every request
+    has_wishes: bool = False  # some requests say where they want to go
 
     @property
     def needs_router(self) -> bool:
@@ -74,6 +76,7 @@ class RoutingSpec:
             or self.frontends > 1
             or self.open_log is not None
             or self.records_events
+            or self.has_wishes
         )
 
     @property
@@ -98,6 +101,7 @@ class RoutingSpec:
             and settings.affinity is None
             and self.frontends == 1
             and self.open_log is None
+            and not self.has_wishes
             and self.use_kv_events
             and not self.uses_hashes
             and not self.stamps_events
