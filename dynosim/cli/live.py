@@ -268,6 +268,13 @@ def serve_worker(
     engine_python: EnginePython = None,
     attach: Annotated[str | None, typer.Option(help="URL of an engine that runs already.")] = None,
     speedup: Speedup = 1.0,
+    taint: Annotated[
+        list[str] | None, typer.Option(help="A label that requests may require or prefer.")
+    ] = None,
+    topology: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DOMAIN=VALUE", help="Where it is, as in zone=a."),
+    ] = None,
 ) -> None:
     """One engine: simulated in real time, or real.
 
@@ -286,5 +293,7 @@ def serve_worker(
             engine_python=engine_python,
             attach=attach,
             speedup=speedup,
+            taints=taint or [],
+            topology=topology or [],
         )
     )

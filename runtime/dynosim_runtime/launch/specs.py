@@ -8,6 +8,7 @@ from typing import Literal
 
 from dynosim.config import RunConfig
 from dynosim_runtime.discovery.make import discovery_spec
+from dynosim_runtime.launch.places import place_options
 
 Engine = Literal["mock", "vllm", "vllm-cpu", "sglang", "trtllm"]
 GPU_ENGINES = ("vllm", "sglang", "trtllm")
@@ -101,6 +102,7 @@ def worker_engine(index: int, plan: RunConfig, engine: Engine) -> str:
 def _worker_options(index: int, plan: RunConfig, options: DeployOptions) -> tuple[str, ...]:
     engine = worker_engine(index, plan, options.engine)
     given: tuple[str, ...] = ("--name", f"worker-{index}", "--engine", engine)
+    given += place_options(plan, index)
     if options.engine == "mock":
         return (*given, "--speedup", str(options.speedup))
     if options.engine_python is not None:
