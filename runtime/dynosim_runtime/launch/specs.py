@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from dynosim.config import RunConfig
+from dynosim.router.dynamo_names import silenced
 from dynosim_runtime.discovery.make import discovery_spec
 from dynosim_runtime.launch.places import place_options
 
@@ -78,7 +79,12 @@ def process_specs(
     ]
     out = ("--port", str(port), "--out", str(options.out))
     frontend = (*dynosim, "serve", "frontend", *common, *out)
-    return [*workers, ProcessSpec(name=FRONTEND, role="frontend", command=frontend, port=port)]
+    return [
+        *workers,
+        ProcessSpec(
+            name=FRONTEND, role="frontend", command=frontend, port=port, environment=silenced()
+        ),
+    ]
 
 
 def num_gpu_workers(plan: RunConfig, engine: Engine) -> int:
