@@ -1,6 +1,7 @@
 """What clients ask of their placement, of a deployment of mock workers on this machine."""
 
 import asyncio
+import importlib.util
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,14 +14,17 @@ from waiting import PATIENCE_S
 
 from dynosim.config import RunConfig
 from dynosim.config.loading import run_config_from_dict
+from dynosim.errors import ConfigError
 from dynosim.records import Trace, Wishes
 from dynosim.routerlog.replay import replay_log
 from dynosim_runtime.card import worker_id_of
+from dynosim_runtime.errors import ApiError, LiveError
 from dynosim_runtime.launch.deployment import LocalDeployment
 from dynosim_runtime.launch.specs import DeployOptions
 from dynosim_runtime.measure.client import CompletionsClient
 from dynosim_runtime.measure.load import drive
 from dynosim_runtime.measure.prompts import UNKNOWN_VOCABULARY, PromptMaker
+from dynosim_runtime.serving.router_client import RouterClient
 
 W = [worker_id_of(f"worker-{i}") for i in range(3)]
 ZONE_B = "dynamo.topology/zone=b"
@@ -103,3 +107,69 @@ async def test_wishes_are_obeyed_and_what_cannot_be_is_told(
     asked = [line[2] for line in lines if isinstance(line, list) and line[0] == "arrive"]
     temperatures = [one["overrides"]["temperature"] for one in asked if "overrides" in one]
     assert temperatures == [1e6] * 40
+
+
+def strategy(root: Path) -> Any:
+    spec = importlib.util.spec_from_file_location("own", root / "examples" / "own_strategy.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+async def test_a_strategy_of_ones_own_routes_over_a_live_deployment(
+    deployed: LocalDeployment, root: Path, tmp_path: Path
+) -> None:
+    own = strategy(root)
+    discovery = f"file:{deployed.out / 'discovery'}"
+    log = tmp_path / "mine"
+    async with RouterClient(plan(), discovery=discovery, out=log) as router:
+        await router.wait_for_workers(3, PATIENCE_S)
+        assert sorted(router.worker_ids) == sorted(W)
+        prompt = list(range(100))
+
+        # Served where it is asked for; the router learns from the worker's events what it has.
+        tokens = []
+        async for delta in router.generate(prompt, "mock", worker_id=W[2], max_tokens=5):
+            tokens += delta.token_ids
+        assert len(tokens) == 5
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + PATIENCE_S
+        while (await router.best_worker(prompt))[2] < 6 and loop.time() < deadline:
+            await asyncio.sleep(0.05)
+        assert await router.best_worker(prompt) == (W[2], 0, 6)
+        assert await own.choose(router, prompt) == W[2]
+        assert len(await own.answer(router, prompt)) == 8
+
+        # A question books nothing, a named one does until it is freed.
+        before = await router.get_potential_loads(prompt)
+        await router.best_worker(prompt, request_id="asked", update_states=False)
+        assert await router.get_potential_loads(prompt) == before
+        assert (await router.best_worker(prompt, request_id="mine"))[0] == W[2]
+        held = {row["worker_id"]: row for row in await router.get_potential_loads(prompt)}
+        was = {row["worker_id"]: row for row in before}
+        more = "potential_prefill_tokens"
+        assert held[W[2]][more] > was[W[2]][more] and held[W[0]] == was[W[0]]
+        await router.mark_prefill_complete("mine")
+        done = {row["worker_id"]: row for row in await router.get_potential_loads(prompt)}
+        assert done[W[2]][more] == was[W[2]][more]
+        await router.free("mine")
+        assert await router.get_potential_loads(prompt) == before
+
+        # What cannot be is told, and nothing is left behind.
+        with pytest.raises(ConfigError, match=r"override\.temprature: unknown key"):
+            await router.best_worker(prompt, {"temprature": 1})
+        with pytest.raises(ConfigError, match="the workers serve 'mock'"):
+            [delta async for delta in router.generate(prompt, "other")]
+        with pytest.raises(ConfigError, match="unknown field 'temperature'"):
+            [delta async for delta in router.generate(prompt, temperature=1.0)]
+        with pytest.raises(ApiError, match="there is no worker 7"):
+            [delta async for delta in router.generate(prompt, worker_id=7)]
+        required = {"required_taints": (ZONE_B,)}
+        picked = router.generate(prompt, max_tokens=200, request_id="cut", **required)
+        assert (await anext(picked)).token_ids
+        await picked.aclose()  # cancelled
+        assert await router.get_potential_loads(prompt) == before
+    with pytest.raises(LiveError, match="not open"):
+        await router.best_worker(prompt)
+    assert replay_log(log / "router").is_equal
