@@ -35,7 +35,9 @@ class ScenarioRun:
         self.spec = spec_of(scenario["engine"])
         self.has_time = scenario.get("timing") is not None
         self.tree = BlockTree(self.spec.block_size)
-        self.transfers = ScenarioTransfers(scenario["requests"], self.spec.block_size, self._to_clock)
+        self.transfers = ScenarioTransfers(
+            scenario["requests"], self.spec.block_size, self._to_clock
+        )
         self.arrivals = self._arrivals()
         self.aborts = self._aborts()
         self.aborted: list[str] = []  # since the last step

@@ -75,9 +75,7 @@ class StepPlan(StepShape):
         before = sequence.num_computed
         sequence.last_chunk_step = self.step
         known = sequence.prompt_tokens + sequence.generated_tokens
-        is_decode = before + 1 == known and (
-            sequence.generated_tokens > 0 or sequence.decodes_last
-        )
+        is_decode = before + 1 == known and (sequence.generated_tokens > 0 or sequence.decodes_last)
         if is_decode:
             self.num_decodes += 1
             self.num_resumed_decodes += 1

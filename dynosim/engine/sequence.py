@@ -21,7 +21,7 @@ class Sequence:
     A decoding sequence advances one token in every step, so its progress is not stored but follows
     from the engine's step counter: `num_computed = anchor + step`. The other states store it.
 
-    `remote_tokens`, `is_sent` and `decodes_last` are for its owner to set, before an engine gets it.
+    `remote_tokens`, `is_sent` and `decodes_last` are for its owner to set before an engine gets it.
     """
 
     __slots__ = (

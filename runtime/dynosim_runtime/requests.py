@@ -62,6 +62,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     cache_salt: str = ""
     required_taints: tuple[str, ...] = ()  # nvext.routing_constraints
     preferred_taints: dict[str, float] = {}
+    overrides: tuple[tuple[str, float], ...] = ()  # nvext.router_config_override
     received_s: float | None = None  # when it had come in, on `time.monotonic`'s clock
 
 

@@ -46,6 +46,18 @@ def test_mock_workers_and_a_frontend() -> None:
     assert frontend.port == 8000
 
 
+def test_each_worker_is_told_its_place_in_turn() -> None:
+    places = {"zone": ["a", "b"], "rack": ["r"]}
+    config = plan(cluster={"workers": 3, "taints": ["x", "y"], "topology": places})
+    *workers, frontend = specs(config)
+    for worker, zone in zip(workers, ("a", "b", "a"), strict=True):
+        told = worker.command[worker.command.index("--taint") : worker.command.index("--speedup")]
+        assert told == (
+            "--taint", "x", "--taint", "y", "--topology", f"zone={zone}", "--topology", "rack=r",
+        )  # fmt: skip
+    assert "--taint" not in frontend.command
+
+
 def test_model_and_python_are_handed_on() -> None:
     model, python = Path("/models/m"), Path("/venv/bin/python")
     worker, frontend = specs(plan(), engine="vllm-cpu", model=model, engine_python=python)

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from dynosim.config import RunConfig
+from dynosim.router.dynamo_names import silenced
 from dynosim_runtime.discovery.make import discovery_spec
+from dynosim_runtime.launch.places import place_options
 
 Engine = Literal["mock", "vllm", "vllm-cpu", "sglang", "trtllm"]
 GPU_ENGINES = ("vllm", "sglang", "trtllm")
@@ -77,7 +79,12 @@ def process_specs(
     ]
     out = ("--port", str(port), "--out", str(options.out))
     frontend = (*dynosim, "serve", "frontend", *common, *out)
-    return [*workers, ProcessSpec(name=FRONTEND, role="frontend", command=frontend, port=port)]
+    return [
+        *workers,
+        ProcessSpec(
+            name=FRONTEND, role="frontend", command=frontend, port=port, environment=silenced()
+        ),
+    ]
 
 
 def num_gpu_workers(plan: RunConfig, engine: Engine) -> int:
@@ -101,6 +108,7 @@ def worker_engine(index: int, plan: RunConfig, engine: Engine) -> str:
 def _worker_options(index: int, plan: RunConfig, options: DeployOptions) -> tuple[str, ...]:
     engine = worker_engine(index, plan, options.engine)
     given: tuple[str, ...] = ("--name", f"worker-{index}", "--engine", engine)
+    given += place_options(plan, index)
     if options.engine == "mock":
         return (*given, "--speedup", str(options.speedup))
     if options.engine_python is not None:

@@ -5,16 +5,14 @@ import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import uvicorn
 from starlette.types import ASGIApp
 
 from dynosim.config.schema import RunConfig
-from dynosim_runtime.clients.make import engine_clients, health_probe
 from dynosim_runtime.config import check_live, load_plan, model_folder, served_model_name
 from dynosim_runtime.dialects.parsing.output_parser import Parsing
 from dynosim_runtime.discovery.base import Discovery
@@ -23,26 +21,20 @@ from dynosim_runtime.http.app import create_app
 from dynosim_runtime.http.connection import BoundedConnection
 from dynosim_runtime.http.limits import HttpLimits
 from dynosim_runtime.http.registry import ModelRegistry
-from dynosim_runtime.kv_events.subscriber import Subscriptions
-from dynosim_runtime.outage import Outage
 from dynosim_runtime.ports import BACKLOG, check_port, listening_socket
 from dynosim_runtime.serving.dispatcher import LiveDispatcher, stopwatch
 from dynosim_runtime.serving.gauges import observe_frontend, status_routes
-from dynosim_runtime.serving.in_flight import InFlight
 from dynosim_runtime.serving.make_router import LiveRouting
 from dynosim_runtime.serving.membership import Membership
 from dynosim_runtime.serving.metrics import FrontendMetrics
 from dynosim_runtime.serving.placement import LivePlacement
 from dynosim_runtime.serving.request_log import RecordWriter
-from dynosim_runtime.serving.router import RouterService
+from dynosim_runtime.serving.wiring import wired
 from dynosim_runtime.tokenize.load import load_tokenizer
 from dynosim_runtime.tokenize.tokenizer import Tokenizer
 
-TICK_S = 0.25
 LISTENERS = 32  # uvloop takes one connection of each in a turn of its loop, which may be long
 COLLECT_AFTER = 20_000  # objects more than freed; in 1,000 streams all objects are looked at often
-CONNECT_TIMEOUT_S = 10.0
-KEEPALIVE_S = 2.0  # less than engines keep idle connections (uvicorn: 5 s): none is used too late
 NAMESPACE = "dynosim"
 
 log = logging.getLogger(__name__)
@@ -154,48 +146,20 @@ class FrontendProcess:
     @asynccontextmanager
     async def _wired(self) -> AsyncIterator[tuple[LiveDispatcher, ASGIApp]]:
         """Everything behind the routes, and the tasks that keep it going."""
-        async with AsyncExitStack() as stack:
-            session = await stack.enter_async_context(_engine_session())
-            stack.callback(self._close_files)
-            clients = engine_clients(session)
-            for client in clients.values():
-                stack.push_async_callback(client.close)
-            router = RouterService(
-                self._routing.inputs, self._now_ms, maintain=self._routing.maintain
-            )
-            in_flight, subscriptions = InFlight(), Subscriptions()
-            members = Membership(
-                router,
-                subscriptions,
-                health_probe(session),
-                in_flight,
-                model=self._model,
-                block_size=self._routing.block_size,
-                follows_events=self._routing.follows_events,
-                on_change=self._follow,
-            )
-            placement = LivePlacement(
-                router,
-                members,
-                in_flight,
-                clients,
-                block_size=self._routing.block_size,
-                tracks_output=self._routing.tracks_output,
-            )
-            dispatcher = LiveDispatcher(
-                placement,
-                self._live,
-                self._metrics,
-                self._now_ms,
-                write_record=self._records or (lambda record: None),
-            )
-            stack.push_async_callback(members.close)
-            stack.push_async_callback(self._discovery.close)
-            observe_frontend(self._metrics, dispatcher, placement, subscriptions)
+        async with wired(
+            self._routing,
+            self._discovery,
+            self._live,
+            model=self._model,
+            metrics=self._metrics,
+            now_ms=self._now_ms,
+            write_record=self._records or (lambda record: None),
+            on_change=self._follow,
+            on_close=self._close_files,
+        ) as parts:
+            observe_frontend(self._metrics, parts.dispatcher, parts.placement, parts.subscriptions)
             self._observe_files()
-            for work in (self._watch(members), _tick(router)):
-                stack.callback(asyncio.create_task(work).cancel)
-            yield dispatcher, self._app(dispatcher, placement)
+            yield parts.dispatcher, self._app(parts.dispatcher, parts.placement)
 
     def _app(self, dispatcher: LiveDispatcher, placement: LivePlacement) -> ASGIApp:
         live = self._live
@@ -220,18 +184,6 @@ class FrontendProcess:
             self._models.add(self._model, self._tokenizer, min(lengths))
         else:
             self._models.remove(self._model, members.absence)
-
-    async def _watch(self, members: Membership) -> None:
-        """Keep the members as discovery shows them, whatever happens there."""
-        watching = Outage(log, "discovery failed; the workers known go on")
-        while True:
-            try:
-                async for cards in self._discovery.watch():
-                    members.update(cards)
-                    watching.worked()
-            except Exception as error:
-                watching.failed(error)
-            await asyncio.sleep(1)
 
     def _observe_files(self) -> None:
         records, routing = self._records, self._routing
@@ -258,24 +210,3 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Any:
         yield
-
-
-def _engine_session() -> aiohttp.ClientSession:
-    """Connections to engines: as many as there are requests; each stream has its own deadlines."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
-        auto_decompress=False,
-        trust_env=False,
-    )
-
-
-async def _tick(router: RouterService) -> None:
-    ticking = Outage(log, "the router failed at a tick")
-    while True:
-        await asyncio.sleep(TICK_S)
-        try:
-            router.tick()
-            ticking.worked()
-        except Exception as error:  # a placement policy's; the next may do better
-            ticking.failed(error)

@@ -84,6 +84,7 @@ def worker_rows(placement: LivePlacement) -> dict[str, object]:
                 "url": without_credentials(card.url),
                 "speedup": card.speedup,
                 "role": card.role,
+                "taints": sorted(card.routing_card().all_taints),
                 "is_draining": card.is_draining,
                 "block_size": card.block_size,
                 "total_kv_blocks": card.total_kv_blocks,

@@ -11,6 +11,7 @@ from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.router.decision import Decision
 from dynosim.router.eligibility import Constraints
 from dynosim.router.request import RoutingRequest
+from dynosim.router.wishes import overridden
 from dynosim.workers.ids import DpRank, WorkerId
 from dynosim_runtime.card import LiveCard
 from dynosim_runtime.clients.base import KEEPING_FORM, TELLING_LOGPROBS, EngineClient
@@ -102,6 +103,7 @@ class LivePlacement:
                 session_id=request.session_id,
                 constraints=_constraints(request, allowed),
                 policy_family=request.policy_family,
+                overrides=overridden(self.router.router.settings.cost, request.overrides),
             )
         )
         worker_id = decision.worker_id
