@@ -7,7 +7,7 @@ from dynosim.cli.text_table import cut, print_table, print_wrapped, short
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.plots.trials import label
 from dynosim.sweep.answer import Answer, user_speed
-from dynosim.sweep.results import CAPACITY, Row
+from dynosim.sweep.results import CAPACITY, Row, named_values
 
 SHOWN = 10
 SHOWN_NOTHING = 3
@@ -85,7 +85,7 @@ def varied_keys(sweep: SweepConfig) -> list[str]:
 
 def layout_name(row: Row, keys: Sequence[str]) -> str:
     """A short name by what is varied."""
-    return label({"trial_id": row.trial.index, **row.trial.values}, keys)
+    return label(named_values(row), keys)
 
 
 def load_text(sweep: SweepConfig, load: float) -> str:

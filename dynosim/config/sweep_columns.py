@@ -107,7 +107,14 @@ NEED_COLUMNS = (
 """Where `load.need` asks for the fewest GPUs for a load."""
 SIZING_COLUMNS = (
     *_columns("", INTEGER, {"trial_id": "Number of the layout's trial."}),
-    *_columns("workers", INTEGER, {"cluster.workers": "Workers that were tried at the load."}),
+    *_columns(
+        "workers",
+        INTEGER,
+        {
+            "cluster.workers": "Workers that were tried at the load, of an aggregated cluster.",
+            "cluster.decode.workers": "Likewise its decode workers, of a disaggregated one.",
+        },
+    ),
     *_columns("requests/s", NUMBER, {"offered_rps": "Requests offered."}),
     *_columns("", BOOLEAN, {"is_held": "Whether they held it."}),
     *_columns("share", NUMBER, {"attainment": "Requests of the window within the SLA."}),

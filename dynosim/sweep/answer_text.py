@@ -8,7 +8,7 @@ from dynosim.plots.page import Headline, number
 from dynosim.plots.style import share_text
 from dynosim.plots.trials import label
 from dynosim.sweep.answer import IS_HELD, Answer, user_speed
-from dynosim.sweep.results import CAPACITY, FAILED_LOAD, Row
+from dynosim.sweep.results import CAPACITY, FAILED_LOAD, Row, named_values
 
 RESERVE = 0.8
 """The share of the capacity to run at, which leaves something for bursts."""
@@ -72,7 +72,7 @@ def answer_headline(
 def layout_name(sweep: SweepConfig, row: Row) -> str:
     """Its shape and what else was varied."""
     keys = [dimension.key for dimension in sweep.dimensions if len(dimension.samples()) > 1]
-    return label({"trial_id": row.trial.index, **row.trial.values}, keys)
+    return label(named_values(row), keys)
 
 
 def load_key(sweep: SweepConfig) -> str:

@@ -79,10 +79,9 @@ def _run_files(
         return None
     files = {row.trial.index: file for row, file in zip(best, run_files, strict=True)}
     keys = trial_table.varied_keys(table)
-    first = best[0].trial.index
     if not has_load:
-        return RunFiles(files, first, keys)
-    return RunFiles(files, first, keys, load_key(sweep), CAPACITY, load_unit(sweep, best[0]))
+        return RunFiles(files, keys)
+    return RunFiles(files, keys, load_key(sweep), CAPACITY, load_unit(sweep, best[0]))
 
 
 def _plain_headline(

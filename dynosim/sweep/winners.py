@@ -75,7 +75,8 @@ def ranked_winners(ranked: Sequence[Row], *, top: int) -> list[Recommended]:
 
 def family_of(config: RunConfig) -> str:
     """Layouts of one family differ in details: how many workers, which router, which limits."""
-    return f"{config.cluster.mode} {layout_of(config.engine)}"
+    pools = [layout_of(pool.engine) for pool in config.pools()]
+    return f"{config.cluster.mode} {'+'.join(pools)}"
 
 
 def layout_of(engine: EngineConfig) -> str:

@@ -34,7 +34,9 @@ def test_the_pages_have_every_key() -> None:
 def test_a_pool_refers_to_the_sections_that_it_changes() -> None:
     """Their keys stand once on the page, under the section nearest to the root."""
     page = keys_page()
-    assert page.count("| `max_num_batched_tokens` |") == page.count("| `overlap_score_credit` |") == 1
+    assert (
+        page.count("| `max_num_batched_tokens` |") == page.count("| `overlap_score_credit` |") == 1
+    )
     for pool in ("prefill", "decode"):
         for section in ("engine", "router"):
             shared = f"### `cluster.{pool}.{section}`\n\nKeys as those of `{section}`.\n"
