@@ -147,7 +147,9 @@ def check_inputs(trials: Sequence[Trial]) -> None:
     from dynosim.silicon.catalogue import model_entry
     from dynosim.silicon.hardware import hardware_sheet
 
-    configs = [trial.config for trial in trials if trial.config is not None]
+    configs = [
+        pool for trial in trials if trial.config is not None for pool in trial.config.pools()
+    ]
     for model in dict.fromkeys(config.model_source for config in configs):
         if model is not None:
             model_entry(model)
@@ -197,7 +199,8 @@ def _timing_files(configs: Sequence[RunConfig]) -> list[Path]:
     """Files of fitted or profiled step times; a missing one is left to the trials to report."""
     timings = (
         config.resolve(config.timing.file)
-        for config in configs
+        for whole in configs
+        for config in whole.pools()
         if isinstance(config.timing, FittedTiming | ProfileTiming)
     )
     return [path for path in dict.fromkeys(timings) if path.is_file()]
