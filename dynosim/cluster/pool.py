@@ -27,6 +27,7 @@ class Worker:
         "ended_ms",
         "engine",
         "launched_ms",
+        "number",
         "phase",
         "pool",
         "rank",
@@ -44,8 +45,10 @@ class Worker:
         token_log: TokenLog,
         launched_ms: float,
         rank: int = 0,
+        number: int = 0,
     ) -> None:
         self.worker_id = worker_id
+        self.number = number  # in its pool
         self.pool = pool
         self.engine = engine
         self.token_log = token_log
@@ -62,9 +65,19 @@ class Worker:
         return self.worker_id - self.rank
 
     @property
+    def is_prefill(self) -> bool:
+        """Whether it computes prompts for others."""
+        return self.pool.role == "prefill"
+
+    @property
+    def is_decode(self) -> bool:
+        """Whether it takes over requests that others have computed."""
+        return self.pool.role == "decode"
+
+    @property
     def card(self) -> WorkerCard:
         """What it says of itself when it joins."""
-        return worker_card(self.worker_id, self.pool)
+        return worker_card(self.worker_id, self.pool, self.number)
 
     @property
     def is_alive(self) -> bool:

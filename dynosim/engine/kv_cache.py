@@ -42,16 +42,28 @@ class KvCache:
         block_size = self.block_size
         return -(-end // block_size) + (-computed // block_size)
 
+    def blocks_of(self, sequence: Sequence) -> int:
+        """Blocks of a sequence that does not decode."""
+        return -(-max(sequence.num_computed, sequence.reserved_tokens) // self.block_size)
+
+    def blocks_to_take(self, sequence: Sequence, computed: int, end: int) -> int:
+        """The same for one that may have been given blocks by a load, computed or not."""
+        if sequence.reserved_tokens > computed:
+            computed = min(sequence.reserved_tokens, end)
+        return self.blocks_between(computed, end)
+
     def lookup(self, sequence: Sequence) -> PrefixHit:
         """The longest cached prefix that leaves at least one token to compute."""
         if not self.has_prefix_caching:
             return PrefixHit([], 0, 0, 0)
         known = sequence.prompt_tokens + sequence.generated_tokens
-        extents, num_blocks, idle = self.pool.lookup(sequence.path, (known - 1) // self.block_size)
+        limit = (known - 1) // self.block_size
+        extents, num_blocks, idle = self.pool.lookup(sequence.path, limit)
         own = sequence.own
         if own is None or num_blocks < sequence.path_blocks:
             return PrefixHit(extents, num_blocks, 0, idle)
-        return PrefixHit(extents, num_blocks, own.num_cached, idle + own.num_cached)
+        own_blocks = min(own.num_cached, limit - num_blocks)
+        return PrefixHit(extents, num_blocks, own_blocks, idle + own_blocks)
 
     def take_hit(self, sequence: Sequence, hit: PrefixHit) -> None:
         """Let an admitted sequence hold what it hit."""
@@ -59,6 +71,8 @@ class KvCache:
             self.pool.reference(hit.extents)
         if hit.own_blocks > 0:
             assert sequence.own is not None
+            if sequence.own.num_cached > hit.own_blocks:  # the last token must be computed
+                self.pool.shrink(sequence.own, hit.own_blocks)
             self.pool.reference([sequence.own])
         else:
             sequence.own = None
@@ -85,12 +99,14 @@ class KvCache:
         """Free all blocks, the last one first; full ones stay cached."""
         block_size = self.block_size
         computed = sequence.num_computed
+        blocks = self.blocks_of(sequence)
+        sequence.reserved_tokens = 0
         pool = self.pool
         if not self.has_prefix_caching:
-            pool.blank_blocks += -(-computed // block_size)
+            pool.blank_blocks += blocks
             return
         own_blocks = (computed - sequence.registration_lag) // block_size - sequence.path_blocks
-        private = -(-computed // block_size) - sequence.covered_blocks
+        private = blocks - sequence.covered_blocks
         if own_blocks > 0:
             own = sequence.own
             if own is None:
