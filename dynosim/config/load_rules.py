@@ -109,6 +109,9 @@ def _need_problems(keys: SweepKeys, base: dict[str, Any]) -> list[Problem]:
     if keys.constraints.gpu_budget is None and not is_bounded:
         remedy = "add `constraints: {gpu_budget: 64}`"
         problems.append(Problem(here, "must know how many GPUs there are", remedy))
+    if keys.search.screen is not None:
+        remedy = "remove search.screen, or load.need"
+        problems.append(Problem(here, "tries numbers of workers by itself, unscreened", remedy))
     if keys.search.method != "grid":
         remedy = "use `search: {method: grid}`, or remove load.need"
         problems.append(Problem(here, "tries every point of the space", remedy))

@@ -13,6 +13,7 @@ from dynosim.config.sweep_columns import (
     CAPACITY_COLUMNS,
     NEED_COLUMNS,
     PROBE_COLUMNS,
+    SCREEN_COLUMNS,
     SIZING_COLUMNS,
     SUMMARY_KEYS,
     TRIAL_COLUMNS,
@@ -62,7 +63,7 @@ def written_facts() -> list[KeyFact]:
     """Keys of the files that dynosim writes."""
     parts: list[tuple[str, Iterable[ReportKey]]] = [
         (REPORT, (*DOCUMENT_KEYS, *report_keys(), *PREPARED_KEYS)),
-        (TRIALS, (*TRIAL_COLUMNS, *CAPACITY_COLUMNS, *NEED_COLUMNS)),
+        (TRIALS, (*TRIAL_COLUMNS, *CAPACITY_COLUMNS, *SCREEN_COLUMNS, *NEED_COLUMNS)),
         (PROBES, PROBE_COLUMNS),
         (SIZING, SIZING_COLUMNS),
         (SUMMARY, SUMMARY_KEYS),

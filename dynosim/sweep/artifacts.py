@@ -14,11 +14,13 @@ from dynosim.compiled import CORE
 from dynosim.config.formats import SWEEP_SCHEMA
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.sweep.aic_table import aic_table
-from dynosim.sweep.answer import answer_dict, answer_of, need_dict
+from dynosim.sweep.answer import Answer, answer_dict, answer_of, need_dict
 from dynosim.sweep.proposals import sampler_version
 from dynosim.sweep.results import Row, front_of, objective_names, shown_bounds, trials_table
 from dynosim.sweep.sample_warnings import capacity_warnings, fixed_warnings
-from dynosim.sweep.status import FAILED, OK
+from dynosim.sweep.screen_report import screen_dict
+from dynosim.sweep.space import num_same_points
+from dynosim.sweep.status import FAILED, OK, SCREENED
 from dynosim.sweep.winner_folder import RUN_FILE, remove_old_winner, winner_files
 from dynosim.sweep.winners import Recommended, mode_of_row, winners_of
 
@@ -81,11 +83,7 @@ def write_artifacts(
     answer = None if sweep.load.search == "fixed" else answer_of(rows)
     winners = winners_of(sweep, rows, answer)
     summary = summarize_sweep(sweep, rows, winners, sweep_hash=sweep_hash)
-    if answer is not None:
-        summary["load"] = sweep.load.model_dump(mode="json", exclude_none=True)
-        summary["answer"] = answer_dict(answer)
-        if sweep.load.need is not None:
-            summary["need"] = need_dict(answer, sweep.load.need.given)
+    summary |= _told_of_load(sweep, answer) | _told_of_space(sweep, rows)
     warnings = fixed_warnings(rows) if answer is None else capacity_warnings(sweep, answer)
     if warnings:
         summary["warnings"] = warnings
@@ -130,6 +128,28 @@ def write_artifacts(
     return summary
 
 
+def _told_of_load(sweep: SweepConfig, answer: Answer | None) -> dict[str, Any]:
+    """What the summary says where loads were searched."""
+    if answer is None:
+        return {}
+    told: dict[str, Any] = {
+        "load": sweep.load.model_dump(mode="json", exclude_none=True),
+        "answer": answer_dict(answer),
+    }
+    if sweep.load.need is not None:
+        told["need"] = need_dict(answer, sweep.load.need.given)
+    return told
+
+
+def _told_of_space(sweep: SweepConfig, rows: Sequence[Row]) -> dict[str, Any]:
+    """What the summary says of points that were no trials, or were not tried."""
+    told: dict[str, Any] = {}
+    if sweep.search.screen is not None:
+        told["screen"] = screen_dict(sweep.search, rows)
+    same = 0 if sweep.load.need is not None else num_same_points(sweep, len(rows))
+    return told | ({"num_same_points": same} if same else {})
+
+
 def _tables_of_modes(
     sweep: SweepConfig,
     rows: Sequence[Row],
@@ -171,9 +191,9 @@ def summarize_sweep(
     """The sweep in one JSON document, free of real time: the same for any number of jobs."""
     counts = {status: 0 for status in (OK, "infeasible", "failed")}
     for row in rows:
-        counts[row.status] += 1
+        counts[row.status] = counts.get(row.status, 0) + 1
     not_run = [row for row in rows if row.status != OK]
-    crashed_first = sorted(not_run, key=lambda row: row.status != FAILED)
+    crashed_first = sorted(not_run, key=lambda row: (row.status != FAILED, row.status == SCREENED))
     listed = sorted(crashed_first[:MAX_LISTED], key=lambda row: row.trial.index)
     constraints = sweep.constraints.model_dump(mode="json", exclude_none=True)
     sla = sweep.constraints.sla

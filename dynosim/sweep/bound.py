@@ -1,7 +1,5 @@
 """About how many requests a second a layout could carry at best: where a search for it begins."""
 
-from collections.abc import Callable
-
 import numpy as np
 
 from dynosim.build.engine import Prepared
@@ -25,19 +23,14 @@ def rate_bound_rps(trace: Trace, prepared: Prepared, num_workers: int) -> float:
     return _rps(busy_ms, prepared, num_workers)
 
 
-def plan_bound_rps(
-    trace: Trace, config: RunConfig, prepare: Callable[[RunConfig], Prepared]
-) -> float:
-    """Likewise of a whole cluster: where it has a pool for each phase, what the slower one takes.
-
-    `prepare` gives what an aggregated configuration, or that of a pool, means.
-    """
-    if not config.cluster.is_disagg:
-        return rate_bound_rps(trace, prepare(config), config.cluster.workers)
-    prefill, decode = config.for_pool("prefill"), config.for_pool("decode")
+def plan_bound_rps(trace: Trace, config: RunConfig, prepared: Prepared) -> float:
+    """Likewise of a whole cluster: where each phase has a pool, what the slower one takes."""
+    cluster = config.cluster
+    if prepared.prefill is None:
+        return rate_bound_rps(trace, prepared, cluster.workers)
     return min(
-        pool_bound_rps(trace, prepare(prefill), prefill.cluster.workers, role="prefill"),
-        pool_bound_rps(trace, prepare(decode), decode.cluster.workers, role="decode"),
+        pool_bound_rps(trace, prepared.prefill, cluster.prefill.workers, role="prefill"),
+        pool_bound_rps(trace, prepared, cluster.decode.workers, role="decode"),
     )
 
 

@@ -3,7 +3,6 @@
 from math import ceil, inf, isfinite
 from typing import Any
 
-from dynosim.config.cluster import POOL_ROLES
 from dynosim.config.overrides import put
 from dynosim.errors import DynosimError
 from dynosim.sweep.bound import pool_bound_rps, rate_bound_rps, scheduled_rps
@@ -45,10 +44,9 @@ def _bound(request: dict[str, Any]) -> float:
     needed_rps = scheduled_rps(trace) / START_SHARE
     if not config.cluster.is_disagg:
         return float(needed_rps / rate_bound_rps(trace, cached_prepared(config), 1))
-    prefill, decode = (config.for_pool(role) for role in POOL_ROLES)
-    prompts_rps = pool_bound_rps(
-        trace, cached_prepared(prefill), prefill.cluster.workers, role="prefill"
-    )
+    prepared, cluster = cached_prepared(config), config.cluster
+    assert prepared.prefill is not None
+    prompts_rps = pool_bound_rps(trace, prepared.prefill, cluster.prefill.workers, role="prefill")
     if prompts_rps < START_SHARE * needed_rps:
         return inf  # whatever computes the answers, prompts come too slowly
-    return float(needed_rps / pool_bound_rps(trace, cached_prepared(decode), 1, role="decode"))
+    return float(needed_rps / pool_bound_rps(trace, prepared, 1, role="decode"))

@@ -23,7 +23,6 @@ from dynosim.sweep.trial import (
     cached_prepared,
     cached_trace,
     config_of,
-    prepared_for_run,
     request_for,
 )
 from dynosim.workload.scaling import start_sessions_faster, tiled
@@ -123,7 +122,7 @@ class _Offered:
     load: float
     config: RunConfig
     trace: Trace
-    prepared: Prepared | None
+    prepared: Prepared
     repeat: int  # how often the workload comes, end to end
     rps: float | None
 
@@ -140,7 +139,7 @@ def _in_flight(request: dict[str, Any]) -> _Offered:
     own = cached_trace(config)
     trace = tiled_once(own, num_requests)
     repeat = len(trace) // len(own)
-    return _Offered(load, config, trace, prepared_for_run(config), repeat, None)
+    return _Offered(load, config, trace, cached_prepared(config), repeat, None)
 
 
 def answering_workers(config: RunConfig) -> int:
@@ -152,17 +151,18 @@ def answering_workers(config: RunConfig) -> int:
 def _by_rate(request: dict[str, Any]) -> _Offered:
     """Sessions that start so many times faster. Raises: TraceError where they have no rate."""
     config = config_of(request)
+    prepared = cached_prepared(config)
     own = cached_trace(config)
     trace = tiled_once(own, request["min_requests"])
     own_rps = scheduled_rps(trace)
     check_has_rate(own_rps, config)
     load = request["load"]
     if load is None:
-        bound_rps = plan_bound_rps(trace, config, cached_prepared)
+        bound_rps = plan_bound_rps(trace, config, prepared)
         load = _within(request, START_SHARE * bound_rps / own_rps)
     faster = start_sessions_faster(trace, load)
     repeat = len(trace) // len(own)
-    return _Offered(load, config, faster, prepared_for_run(config), repeat, load * own_rps)
+    return _Offered(load, config, faster, prepared, repeat, load * own_rps)
 
 
 def check_has_rate(own_rps: float, config: RunConfig) -> None:

@@ -26,6 +26,7 @@ from dynosim.sweep.operating_point import config_at_capacity
 from dynosim.sweep.outcome import SweepOutcome
 from dynosim.sweep.plan import TrialPlan, plan_of
 from dynosim.sweep.results import Row, judge
+from dynosim.sweep.screening import Screening
 from dynosim.sweep.space import Trial
 from dynosim.sweep.work import (
     LoadWork,
@@ -109,7 +110,19 @@ def _finish_space(sweep: SweepConfig, plan: TrialPlan, ledger: Ledger, executor:
             trials += batch
             records |= work.finish(batch, num_to_come=plan.num_to_come)
             plan.told(records)
-    return Tried(sweep, trials, records, work.num_resumed, work.probes(trials))
+    if plan.screening is None:
+        return Tried(sweep, trials, records, work.num_resumed, work.probes(trials))
+    known = with_predictions(plan.screening, records)
+    return Tried(sweep, plan.examples, known, work.num_resumed, work.probes(plan.examples))
+
+
+def with_predictions(screening: Screening, records: Mapping[int, Record]) -> dict[int, Record]:
+    """The records of what was tried, with what the screen had said, and of what was not."""
+    told = {
+        index: {**record, "report": {**record["report"], **screening.keys_of(index)}}
+        for index, record in records.items()
+    }
+    return screening.records() | told
 
 
 def _finish_intervals(

@@ -51,7 +51,7 @@ def run_trial(request: dict[str, Any]) -> dict[str, Any]:
     status, reason, report = OK, "", {}
     try:
         config = config_of(request)
-        outcome = run(config, trace=cached_trace(config), prepared=prepared_for_run(config))
+        outcome = run(config, trace=cached_trace(config), prepared=cached_prepared(config))
         report = {k: v for k, v in outcome.report.items() if k not in PROCESS_KEYS}
     except InfeasibleError as error:
         status, reason = INFEASIBLE, str(error)
@@ -77,13 +77,10 @@ def cached_trace(config: RunConfig) -> Trace:
 def cached_prepared(config: RunConfig) -> Prepared:
     """What `prepare` gives, once for configurations that share it. Raises: what that raises."""
     sections = {"engine", "timing", "model", "hardware"}
-    name = [config.model_dump(mode="json", include=sections), str(config.base_dir)]
+    shared = [pool.model_dump(mode="json", include=sections) for pool in config.pools()]
+    handoff = config.cluster.handoff.model_dump(mode="json") if config.cluster.is_disagg else None
+    name = [shared, handoff, str(config.base_dir)]
     return _kept(_prepared, MAX_PREPARED, name, lambda: prepare(config))
-
-
-def prepared_for_run(config: RunConfig) -> Prepared | None:
-    """What `run` may be given; None: it prepares the pools of a disaggregated cluster itself."""
-    return None if config.cluster.is_disagg else cached_prepared(config)
 
 
 def _kept(store: dict[str, T], limit: int, of: list[Any], make: Callable[[], T]) -> T:

@@ -156,7 +156,7 @@ def test_the_bound_of_a_split_cluster_is_that_of_its_slower_pool(tmp_path: Path)
 
     def bound(name: str) -> float:
         config = by_name[name]
-        return plan_bound_rps(cached_trace(config), config, prepare)
+        return plan_bound_rps(cached_trace(config), config, prepare(config))
 
     prefill_rps, decode_rps = 1000 / 10.5, 1000 / (7.0 / 10 * 10)
     assert bound("1P1D TP1+TP1") == pytest.approx(min(prefill_rps, decode_rps))
