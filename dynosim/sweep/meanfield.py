@@ -130,7 +130,7 @@ def aggregated_curve(
         prompts = max(1, ceil(tokens / new_tokens - 1e-9))
         decoding = max(0, batch - prompts)
         if num_mixed >= request.osl:  # prompts never end: fewer of a batch are beyond theirs
-            decoding = max(1, int(batch * request.osl / num_mixed))
+            decoding = min(decoding, max(1, int(batch * request.osl / num_mixed)))
         mixed_ms = times.step_ms(
             StepShape(
                 prompts, round(tokens), round(tokens / new_tokens * request.isl * request.reused),
