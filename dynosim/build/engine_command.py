@@ -9,8 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dynosim.config.cluster import PoolRole
 from dynosim.config.engine import EngineConfig
 from dynosim.config.schema import RunConfig, is_path
+
+KV_LEASE_S = 60
+"""How long an engine holds KV that nobody fetches, from the prefill's end."""
 
 
 def vllm_flags(engine: EngineConfig, *, served_model_name: str) -> list[str]:
@@ -53,6 +57,18 @@ def kv_event_settings(
         "endpoint": endpoint,
         "replay_endpoint": replay_endpoint,
         "topic": topic,
+    }
+
+
+def kv_transfer_settings(role: PoolRole, *, load_failure_policy: str) -> dict[str, Any]:
+    """What vLLM's `--kv-transfer-config` takes of an engine whose KV goes to others, or comes from
+    them, from GPU to GPU."""
+    return {
+        "kv_connector": "NixlConnector",
+        "kv_role": "kv_producer" if role == "prefill" else "kv_consumer",
+        "kv_buffer_device": "cuda",
+        "kv_load_failure_policy": load_failure_policy,
+        "kv_connector_extra_config": {"kv_lease_duration": KV_LEASE_S},
     }
 
 

@@ -7,7 +7,9 @@ from dynosim.cli.text_table import cut, print_table, print_wrapped, short
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.plots.trials import label
 from dynosim.sweep.answer import Answer, user_speed
-from dynosim.sweep.results import CAPACITY, Row
+from dynosim.sweep.engine_script import script_name
+from dynosim.sweep.results import CAPACITY, Row, named_values
+from dynosim.sweep.winners import mode_of_row
 
 SHOWN = 10
 SHOWN_NOTHING = 3
@@ -85,7 +87,7 @@ def varied_keys(sweep: SweepConfig) -> list[str]:
 
 def layout_name(row: Row, keys: Sequence[str]) -> str:
     """A short name by what is varied."""
-    return label({"trial_id": row.trial.index, **row.trial.values}, keys)
+    return label(named_values(row), keys)
 
 
 def load_text(sweep: SweepConfig, load: float) -> str:
@@ -196,9 +198,11 @@ def commands(answer: Answer, folder: Path) -> list[str]:
     """How to go on with the best layout."""
     if answer.best is None:
         return []
-    top = folder / "agg" / "top1"
+    config = answer.best.trial.config
+    top = folder / mode_of_row(answer.best) / "top1"
+    script = "engine.sh" if config is None else script_name(config)
     return [
         f"deploy  dynosim deploy {top} --mock",
         f"prove   dynosim validate {top} --url http://HOST:PORT",
-        f"engine  {top}/engine.sh (vllm serve ..., bench.sh beside it)",
+        f"engine  {top}/{script} (vllm serve ..., bench.sh beside it)",
     ]

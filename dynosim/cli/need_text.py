@@ -14,7 +14,7 @@ from dynosim.cli.capacity_text import (
     sla_line,
 )
 from dynosim.cli.text_table import counted, cut, print_table, short
-from dynosim.config.load_rules import WORKERS
+from dynosim.config.load_rules import DECODE_WORKERS, SOUGHT_KEYS
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.sweep.answer import Answer, user_speed
 from dynosim.sweep.results import CAPACITY, Row
@@ -27,7 +27,7 @@ def print_need(
     sweep: SweepConfig, answer: Answer, folder: Path, warnings: Sequence[str] = ()
 ) -> None:
     """How many GPUs it takes, what they have left, what limits, and how to go on."""
-    keys = [d.key for d in sweep.dimensions if len(d.samples()) > 1 or d.key == WORKERS]
+    keys = [d.key for d in sweep.dimensions if len(d.samples()) > 1 or d.key in SOUGHT_KEYS]
     print(_headline(sweep, answer, keys))
     print(sla_line(sweep))
     if answer.ranked:
@@ -108,5 +108,6 @@ def _limit_lines(answer: Answer, keys: Sequence[str]) -> list[str]:
     best = answer.best
     if best is None or best.report["need_workers_too_few"] is None:
         return []
-    few = counted(best.report["need_workers_too_few"], "worker")
+    what = "decode worker" if DECODE_WORKERS in best.trial.values else "worker"
+    few = counted(best.report["need_workers_too_few"], what)
     return [f"limits  with {few}: {best.report['need_limit']}"]

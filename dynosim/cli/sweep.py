@@ -4,7 +4,7 @@ import gc
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynosim.atomic import check_folder
 from dynosim.cli.options import check_replays
+from dynosim.cli.text_table import print_wrapped
 from dynosim.errors import EXIT_BAD_INPUT, EXIT_FAILURE, EXIT_NONE_FOUND, ConfigError
 from dynosim.sweep.executor import Executor, LocalExecutor, num_cores
 
@@ -75,6 +76,17 @@ def sweep_command(asked: SweepArguments, read: "Callable[[], SweepConfig] | None
     return _exit_code(outcome.summary) or _none_code(outcome, fail_if_none=asked.fail_if_none)
 
 
+def print_plan(summary: Mapping[str, Any]) -> None:
+    """What became of points that were no trials, or were not tried."""
+    if summary.get("num_same_points"):
+        same = summary["num_same_points"]
+        print(f"{same:,} combinations of values come to the same layouts: each is tried once")
+    if "screen" in summary:
+        from dynosim.sweep.screen_report import screen_text
+
+        print_wrapped(f"screen: {screen_text(summary['screen'])}")
+
+
 def _print_answer(outcome: "SweepOutcome", folder: Path) -> None:
     from dynosim.cli.capacity_text import print_answer
     from dynosim.cli.need_text import print_need
@@ -82,6 +94,7 @@ def _print_answer(outcome: "SweepOutcome", folder: Path) -> None:
 
     show = print_answer if outcome.sweep.load.need is None else print_need
     warnings = outcome.summary.get("warnings", ())
+    print_plan(outcome.summary)
     show(outcome.sweep, answer_of(outcome.rows), folder, warnings)
 
 
@@ -178,10 +191,14 @@ def _none_code(outcome: "SweepOutcome", *, fail_if_none: bool) -> int:
 
 def print_frontier(summary: dict[str, Any]) -> None:
     """The counts, the frontier and the best, on stdout."""
+    from dynosim.plots.trials import short_names
+
     counts = summary["counts"]
     parts = [f"{counts['ok']} finished"]
-    parts += [f"{counts[key]} {key}" for key in ("infeasible", "failed") if counts[key]]
+    others = {"infeasible": "infeasible", "failed": "failed", "screened": "screened out"}
+    parts += [f"{counts[key]} {word}" for key, word in others.items() if counts.get(key)]
     print(f"{summary['name']}: {summary['num_trials']} trials, {', '.join(parts)}")
+    print_plan(summary)
     if counts["ok"]:
         print("one load: tok/s/GPU is the load over the GPUs, unless overloaded")
     rows = summary["pareto"]
@@ -189,7 +206,9 @@ def print_frontier(summary: dict[str, Any]) -> None:
         first, goal = next(iter(summary["objectives"].items()))
         sign = -1 if goal == "max" else 1
         print("Pareto frontier:")
-        _print_columns([_cells(summary, r) for r in sorted(rows, key=lambda r: sign * r[first])])
+        names = short_names(list(dict.fromkeys(key for row in rows for key in row["values"])))
+        best_first = sorted(rows, key=lambda r: sign * r[first])
+        _print_columns([_cells(summary, row, names) for row in best_first])
         _print_what_was_varied(rows)
     if summary["top"]:
         best = summary["top"][0]
@@ -201,15 +220,17 @@ def print_frontier(summary: dict[str, Any]) -> None:
         print(f"warning: {warning}")
 
 
-def _cells(summary: dict[str, Any], row: dict[str, Any]) -> dict[str, str]:
-    """A frontier row by column title."""
+def _cells(
+    summary: dict[str, Any], row: dict[str, Any], names: Mapping[str, str]
+) -> dict[str, str]:
+    """A frontier row by column title; `names` are those of what was varied."""
     numbers = dict.fromkeys((*summary["objectives"], "num_gpus", "mean_ttft_ms", "mean_itl_ms"))
     words = _sla_words(row) if summary["constraints"].get("sla") else []
     words += ["saturated"] if row["saturated"] else []
     words += _frontier_words(row)
     return {
         "trial": str(row["trial_id"]),
-        **{key.rpartition(".")[2]: str(value) for key, value in row["values"].items()},
+        **{name: str(row["values"].get(key, "-")) for key, name in names.items()},
         **{_TITLES.get(key, key): _number(row[key]) + _between(row, key) for key in numbers},
         "": ", ".join(words),
     }

@@ -91,7 +91,8 @@ class TransferConfig(Section):
     moves: Literal["full_prompt", "destination_missing"] = "destination_missing"
     """What is sent: the KV of the whole prompt, or what the decode worker has not cached."""
     kv_bytes_per_token: Annotated[int, Field(ge=1)] | None = None
-    """KV of one token, all layers and GPUs of a worker together; null: follows from the model."""
+    """KV of one token, all layers and GPUs of a worker together; null: follows from the model.
+    Unit: bytes."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from dynosim.config.base import REFUSED, RULES
+from dynosim.config.cluster import POOL_ROLES
 from dynosim.config.keys import LATER, unknown_key_remedy
 from dynosim.config.problems import Path, Problem, dotted, nearest, shown
 
@@ -28,6 +29,9 @@ _BOUNDS = {
 }
 
 
+_OF_ENGINES = tuple(f"cluster.{role}.engine." for role in POOL_ROLES)
+
+
 def explain(error: ValidationError, root: type[BaseModel], data: Any) -> list[Problem]:
     """Every finding of `error` about `data`, validated as `root`."""
     problems: list[Problem] = []
@@ -36,7 +40,8 @@ def explain(error: ValidationError, root: type[BaseModel], data: Any) -> list[Pr
         kind, context = finding["type"], finding.get("ctx", {})
         if kind == RULES:
             for key, text, remedy in context["broken"]:
-                problems.append(Problem((*path, key), text, remedy, is_rule=path == ("engine",)))
+                is_rule = path == ("engine",) or key.startswith(_OF_ENGINES)
+                problems.append(Problem((*path, key), text, remedy, is_rule=is_rule))
         elif kind == REFUSED:
             problems.append(Problem(path, context["text"], context["remedy"]))
         elif kind == "extra_forbidden":

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from dynosim.config.cluster import POOL_ROLES
 from dynosim.config.overrides import put
 from dynosim.config.schema import is_path
 
@@ -14,18 +15,33 @@ def file_keys(data: dict[str, Any]) -> dict[FileKey, str]:
     workload, timing = data.get("workload") or {}, data.get("timing") or {}
     synthetic = workload.get("synthetic") or {}
     hardware = data.get("hardware")
-    named: dict[FileKey, Any] = {("model",): data.get("model")}
-    if isinstance(hardware, dict):
-        named["hardware", "name"] = hardware.get("name")
-    else:
-        named[("hardware",)] = hardware
+    named: dict[FileKey, Any] = {("model",): data.get("model"), **_hardware((), hardware)}
+    pools = _pools(data)
+    for at, pool in pools.items():
+        named |= _hardware(at, pool.get("hardware"))
     names = {key: name for key, name in named.items() if is_path(name or "")}
     names["workload", "trace"] = workload.get("trace")
     for key, section in synthetic.items():
         if isinstance(section, dict):
             names["workload", "synthetic", key, "trace"] = section.get("trace")
     names["timing", "file"] = timing.get("file")
+    for at, pool in pools.items():
+        names[*at, "timing", "file"] = (pool.get("timing") or {}).get("file")
     return {key: name for key, name in names.items() if name is not None}
+
+
+def _pools(data: dict[str, Any]) -> dict[FileKey, dict[str, Any]]:
+    """The sections of pools, by where they stand."""
+    cluster = data.get("cluster") or {}
+    found = {("cluster", role): cluster.get(role) for role in POOL_ROLES}
+    return {at: pool for at, pool in found.items() if isinstance(pool, dict)}
+
+
+def _hardware(at: FileKey, hardware: Any) -> dict[FileKey, Any]:
+    """The name of hardware, which may be a file's."""
+    if isinstance(hardware, dict):
+        return {(*at, "hardware", "name"): hardware.get("name")}
+    return {(*at, "hardware"): hardware}
 
 
 def with_files(data: dict[str, Any], name_of: Callable[[FileKey, str], str]) -> dict[str, Any]:

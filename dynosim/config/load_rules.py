@@ -3,10 +3,13 @@
 from typing import Any
 
 from dynosim.config.problems import Problem
+from dynosim.config.sweep_modes import AGG, DISAGG, MODE, mode_of
 from dynosim.config.sweep_schema import LoadConfig, SweepKeys
 
-WORKERS = "cluster.workers"
-"""The key that `load.need` solves for."""
+WORKERS, DECODE_WORKERS = "cluster.workers", "cluster.decode.workers"
+SOUGHT_KEYS = (WORKERS, DECODE_WORKERS)
+"""The keys that `load.need` solves for: of an aggregated and of a disaggregated cluster."""
+PREFILL_WORKERS = "cluster.prefill.workers"
 
 
 def resolved_load(keys: SweepKeys, base: dict[str, Any]) -> LoadConfig:
@@ -92,15 +95,41 @@ def _need_problems(keys: SweepKeys, base: dict[str, Any]) -> list[Problem]:
     """Workers are solved for: within a budget, and from no number that stands in the file."""
     if keys.load.need is None:
         return []
-    problems = []
-    cluster, here = base.get("cluster"), ("load", "need")
-    if isinstance(cluster, dict) and cluster.get("workers") is not None:
-        remedy = "remove cluster.workers, or load.need"
-        problems.append(Problem(here, "finds how many workers it takes", remedy))
-    if keys.constraints.gpu_budget is None and WORKERS not in keys.space:
+    problems, here = [], ("load", "need")
+    sought = _sought_keys(keys, base)
+    for key in sought:
+        if _stated(base, key):
+            remedy = f"remove {key}, or load.need"
+            problems.append(Problem(here, "finds how many workers it takes", remedy))
+    is_split = DECODE_WORKERS in sought
+    if is_split and PREFILL_WORKERS not in keys.space and not _stated(base, PREFILL_WORKERS):
+        text = "finds how many decode workers it takes beside so many that prefill"
+        problems.append(Problem(here, text, f"add `{PREFILL_WORKERS}: [1, 2, 4]` to the space"))
+    is_bounded = all(key in keys.space for key in sought)
+    if keys.constraints.gpu_budget is None and not is_bounded:
         remedy = "add `constraints: {gpu_budget: 64}`"
         problems.append(Problem(here, "must know how many GPUs there are", remedy))
+    if keys.search.screen is not None:
+        remedy = "remove search.screen, or load.need"
+        problems.append(Problem(here, "tries numbers of workers by itself, unscreened", remedy))
     if keys.search.method != "grid":
         remedy = "use `search: {method: grid}`, or remove load.need"
         problems.append(Problem(here, "tries every point of the space", remedy))
     return problems
+
+
+def _sought_keys(keys: SweepKeys, base: dict[str, Any]) -> list[str]:
+    """What is solved for in the modes of the space."""
+    modes = keys.space.get(MODE)
+    if isinstance(modes, dict):
+        modes = modes.get("choices")
+    listed = modes if isinstance(modes, list) else [mode_of({}, base)]
+    return [key for key, mode in zip(SOUGHT_KEYS, (AGG, DISAGG), strict=True) if mode in listed]
+
+
+def _stated(base: dict[str, Any], key: str) -> bool:
+    """Whether the file itself says something of a dotted key."""
+    data: Any = base
+    for part in key.split("."):
+        data = data.get(part) if isinstance(data, dict) else None
+    return data is not None

@@ -93,6 +93,25 @@ CAPACITY_COLUMNS = (
         "", INTEGER, {"same_as": "Trial that cannot differ from this one and was tried instead."}
     ),
 )
+SCREEN_COLUMNS = (
+    *_columns("", INTEGER, {"screen_rank": "Place by the mean field; 1: the best."}),
+    *_columns("requests/s", NUMBER, {"screen_rps": "Requests that it expects."}),
+    *_columns(
+        "tokens/s/GPU", NUMBER, {"screen_output_tok_s_per_gpu": "Output tokens that it expects."}
+    ),
+    *_columns(
+        "ms",
+        NUMBER,
+        {
+            "screen_ttft_ms": "Mean TTFT that it expects.",
+            "screen_tpot_ms": "Mean TPOT that it expects.",
+        },
+    ),
+    *_columns(
+        "", TEXT, {"screen_limit": "What bounds it: batch, prefill, decode, link or the load."}
+    ),
+)
+"""Where `search.screen` ranks all trials; null where no batch keeps the SLA."""
 NEED_COLUMNS = (
     *_columns("", BOOLEAN, {"need_is_held": "Whether any number of workers holds the load."}),
     *_columns("loads", NUMBER, {"need_headroom": "The capacity as a multiple of that load."}),
@@ -107,7 +126,14 @@ NEED_COLUMNS = (
 """Where `load.need` asks for the fewest GPUs for a load."""
 SIZING_COLUMNS = (
     *_columns("", INTEGER, {"trial_id": "Number of the layout's trial."}),
-    *_columns("workers", INTEGER, {"cluster.workers": "Workers that were tried at the load."}),
+    *_columns(
+        "workers",
+        INTEGER,
+        {
+            "cluster.workers": "Workers that were tried at the load, of an aggregated cluster.",
+            "cluster.decode.workers": "Likewise its decode workers, of a disaggregated one.",
+        },
+    ),
     *_columns("requests/s", NUMBER, {"offered_rps": "Requests offered."}),
     *_columns("", BOOLEAN, {"is_held": "Whether they held it."}),
     *_columns("share", NUMBER, {"attainment": "Requests of the window within the SLA."}),
@@ -140,6 +166,11 @@ SUMMARY_KEYS = (
         },
     ),
     *_columns("trials", INTEGER, {"num_trials": "Points of the space."}),
+    *_columns(
+        "points",
+        INTEGER,
+        {"num_same_points": "Combinations of values that come to a trial which another one has."},
+    ),
     *_columns("trials", SECTION, {"counts": "How many ended how, by status."}),
     *_columns("trials", INTEGER, {"num_meeting_sla": "Trials that meet the SLA."}),
     *_columns("trials", INTEGER, {"not_run_more": "Trials that were not run and are not listed."}),
@@ -153,6 +184,7 @@ SUMMARY_KEYS = (
             "load": "At which loads they were tried, if loads were searched.",
             "answer": "What to deploy, what ties with it, and why, if loads were searched.",
             "need": "What it takes to hold the load that was asked for, if one was.",
+            "screen": "How many trials the mean field left, and how wrong it was of them.",
         },
     ),
     *_columns(
@@ -167,5 +199,13 @@ SUMMARY_KEYS = (
         },
     ),
 )
-OPTIONAL_SUMMARY_KEYS = ("load", "answer", "need", "intervals_failed", "warnings")
+OPTIONAL_SUMMARY_KEYS = (
+    "num_same_points",
+    "screen",
+    "load",
+    "answer",
+    "need",
+    "intervals_failed",
+    "warnings",
+)
 """Those of `SUMMARY_KEYS` that only some sweeps have."""

@@ -13,10 +13,11 @@ from dynosim.config.explain import explain
 from dynosim.config.keys import SWEEP_KEYS, key_problem
 from dynosim.config.load_rules import load_problems, resolved_load
 from dynosim.config.loading import check_run
-from dynosim.config.overrides import apply_overrides, put
+from dynosim.config.overrides import apply_overrides
 from dynosim.config.problems import Path, Problem, nearest
 from dynosim.config.report_keys import is_report_key, known_report_keys
 from dynosim.config.schema import RunConfig
+from dynosim.config.sweep_modes import MODE, data_at, is_of_mode, mode_of, values_that_count
 from dynosim.config.sweep_schema import Goal, LoadConfig, Search, SweepConstraints, SweepKeys
 from dynosim.config.yaml_source import Document, read_document
 
@@ -37,11 +38,12 @@ class SweepConfig:
     source_data: dict[str, Any]  # the whole file as data, overrides applied
 
     def point_data(self, values: dict[str, Any]) -> dict[str, Any]:
-        """The run file's data at a point: `values` by dotted key."""
-        data = self.base
-        for key, value in values.items():
-            data = put(data, tuple(key.split(".")), value)
-        return data
+        """The run file's data at a point: `values` by dotted key, without those of another mode."""
+        return data_at(values_that_count(values, self.base), self.base)
+
+    def values_that_count(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Of a point's `values` those that its cluster obeys."""
+        return values_that_count(values, self.base)
 
 
 def load_sweep(path: str | FilePath, overrides: Sequence[str] = ()) -> SweepConfig:
@@ -78,7 +80,7 @@ def _sweep(document: Document) -> tuple[SweepConfig | None, list[Problem]]:
     problems = [problem for entry in parsed if isinstance(entry, list) for problem in entry]
     problems += _key_problems(keys.space, base) + _objective_problems(keys.objectives)
     keys = keys.model_copy(update={"load": resolved_load(keys, base)})
-    problems += load_problems(keys, base)
+    problems += load_problems(keys, base) + _mode_problems(keys.space, base)
     sweep = SweepConfig(
         name=str(data.get("name") or FilePath(document.name).stem),
         base=base,
@@ -116,6 +118,19 @@ def _key_problems(space: dict[str, Any], base: dict[str, Any]) -> list[Problem]:
     return problems
 
 
+def _mode_problems(space: dict[str, Any], base: dict[str, Any]) -> list[Problem]:
+    """A key of the other mode varies nothing where the mode does not vary."""
+    if MODE in space or "cluster" in space:
+        return []
+    mode = mode_of({}, base)
+    remedy = "add `cluster.mode: [agg, disagg]` to the space, or take it out"
+    return [
+        Problem(("space", key), f"has no effect: cluster.mode is {mode}", remedy)
+        for key in space
+        if not is_of_mode(key, mode)
+    ]
+
+
 def _objective_problems(objectives: dict[str, Goal]) -> list[Problem]:
     if not objectives:
         return [Problem(("objectives",), "none given", "add `output_tok_s_per_gpu: max`")]
@@ -146,8 +161,9 @@ def _point_problems(sweep: SweepConfig) -> list[Problem]:
     first = {dimension.key: dimension.samples()[0] for dimension in sweep.dimensions}
     problems: list[Problem] = []
     for dimension in sweep.dimensions:
+        around = {**first, **_mode_for(dimension, sweep)}
         for index, value in enumerate(dimension.samples()):
-            checked = check_run(sweep.point_data({**first, dimension.key: value}), sweep.folder)
+            checked = check_run(sweep.point_data({**around, dimension.key: value}), sweep.folder)
             if isinstance(checked, RunConfig):
                 continue
             for problem in checked:
@@ -157,6 +173,13 @@ def _point_problems(sweep: SweepConfig) -> list[Problem]:
                 path = ("space", dimension.key, index) if owner else problem.path
                 problems.append(replace(problem, path=path))
     return list(dict.fromkeys(problems))
+
+
+def _mode_for(dimension: Dimension, sweep: SweepConfig) -> dict[str, Any]:
+    """The mode in which a dimension counts, where the mode varies and not every one will do."""
+    modes = [mode for other in sweep.dimensions if other.key == MODE for mode in other.samples()]
+    fitting = [m for m in modes if m in ("agg", "disagg") and is_of_mode(dimension.key, m)]
+    return {MODE: fitting[0]} if dimension.key != MODE and fitting else {}
 
 
 def _owner(path: Path, dimensions: tuple[Dimension, ...]) -> Dimension | None:

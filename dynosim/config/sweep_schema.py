@@ -1,5 +1,6 @@
 """The keys that a sweep file adds to a run file."""
 
+from math import ceil
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -146,10 +147,15 @@ class LoadConfig(Section):
 
 
 BATCH = 16
+KEEP = 0.1
+PREFILL_FACTOR, DECODE_FACTOR, TTFT_FACTOR = 0.9, 0.92, 1.8
+"""By which AIConfigurator corrects what pools would do alone and never idle."""
+Factor = Annotated[float, Field(gt=0, le=1)]
 
 
 class Search(Section):
-    """How points of the space are chosen: all of them, at random, or by what others gave."""
+    """How points of the space are chosen: all of them, at random, or by what others gave; and
+    which of them are tried, if a screen ranks them first."""
 
     method: Literal["grid", "random", "tpe", "nsga2"] = "grid"
     """How points are chosen: all, at random, or by a sampler of Optuna from what others gave."""
@@ -159,10 +165,25 @@ class Search(Section):
     """Seed of the points that are drawn."""
     batch: Count | None = None
     """So many points are chosen at once, of tpe and nsga2; null: 16. Unit: trials."""
+    screen: Literal["meanfield"] | None = None
+    """Ranks all points before any is tried: `meanfield`, by step times of steady batches; null: all
+    points are tried."""
+    keep: Count | Annotated[float, Field(gt=0, le=1)] | None = None
+    """How many of the ranked points are tried, as a number (20) or a share (0.1); those that the
+    screen cannot tell from the last of them are, too; null: 0.1. Unit: trials, or share."""
+    prefill_factor: Factor | None = None
+    """Screen: part of their steady rate that prefill workers make; null: 0.9. Unit: share."""
+    decode_factor: Factor | None = None
+    """Screen: likewise decode workers; null: 0.92. Unit: share."""
+    ttft_factor: Annotated[float, Field(ge=1)] | None = None
+    """Screen: how many times the prefill's own time the first token takes, of a disaggregated
+    cluster; null: 1.8. Unit: factor."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
         is_grid = self.method == "grid"
+        of_screen = ("keep", "prefill_factor", "decode_factor", "ttft_factor")
+        idle = next((key for key in of_screen if getattr(self, key) is not None), "")
         check_rules(
             [
                 ("trials", not is_grid and self.trials is None,
@@ -173,6 +194,10 @@ class Search(Section):
                  f"has no effect with `method: {self.method}`", "remove it, or use `method: tpe`"),
                 ("seed", self.is_adaptive and self.seed > MAX_ADAPTIVE_SEED,
                  f"{self.method} takes seeds up to {MAX_ADAPTIVE_SEED}", "use a smaller one"),
+                ("screen", self.screen is not None and self.is_adaptive,
+                 f"{self.method} chooses by what was tried", "use `method: grid` or random"),
+                (idle, self.screen is None and bool(idle), "has no effect without a screen",
+                 "add `screen: meanfield`"),
             ]
         )  # fmt: skip
         return self
@@ -186,6 +211,21 @@ class Search(Section):
     def batch_size(self) -> int:
         """How many points an adaptive search chooses before it hears of them."""
         return BATCH if self.batch is None else self.batch
+
+    def num_kept(self, num_ranked: int) -> int:
+        """How many of so many ranked points are tried."""
+        kept = KEEP if self.keep is None else self.keep
+        return kept if isinstance(kept, int) else max(1, ceil(kept * num_ranked - 1e-9))
+
+    @property
+    def factors(self) -> tuple[float, float, float]:
+        """Those of the screen: prefill, decode, TTFT."""
+        given = (self.prefill_factor, self.decode_factor, self.ttft_factor)
+        usual = (PREFILL_FACTOR, DECODE_FACTOR, TTFT_FACTOR)
+        prefill, decode, ttft = (
+            other if own is None else own for own, other in zip(given, usual, strict=True)
+        )
+        return prefill, decode, ttft
 
 
 class RangeConfig(Section):

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dynosim.plots import style
-from dynosim.plots.trials import TENSOR_PARALLEL
+from dynosim.plots.trials import TENSOR_PARALLEL, is_disaggregated, pool_tensor_parallel
 
-MODE = "cluster.mode"
-DISAGGREGATED = "disagg"
 SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x", "star")
 _TONES = {1: (2,), 2: (1, 3), 3: (1, 2, 4), 4: (0, 1, 2, 4)}
 """Which of five tones few families have: such as are told apart."""
@@ -19,16 +17,28 @@ _TONES = {1: (2,), 2: (1, 3), 3: (1, 2, 4), 4: (0, 1, 2, 4)}
 
 @dataclass(frozen=True, slots=True, order=True)
 class LayoutFamily:
-    """A mode and a tensor parallelism; 0: the sweep does not vary it."""
+    """A mode and a tensor parallelism, of a disaggregated one that of prefill workers and then that
+    of decode workers; 0: the sweep does not vary it."""
 
     is_disaggregated: bool
     tensor_parallel: int
+    decode_tensor_parallel: int = 0
+
+    @property
+    def is_told(self) -> bool:
+        """Whether anything tells it from other families."""
+        return self.is_disaggregated or bool(self.tensor_parallel)
 
     @property
     def name(self) -> str:
         """For legends."""
-        size = f"TP{self.tensor_parallel}" if self.tensor_parallel else "layout"
-        return f"disagg {size}" if self.is_disaggregated else size
+        if not self.is_disaggregated:
+            return f"TP{self.tensor_parallel}" if self.tensor_parallel else "layout"
+        pools = (("P", self.tensor_parallel), ("D", self.decode_tensor_parallel))
+        sizes = [(role, f"TP{size}") for role, size in pools if size]
+        if len(sizes) == len(pools):
+            return f"disagg {sizes[0][1]}+{sizes[1][1]}"
+        return " ".join(["disagg", *(f"{role} {size}" for role, size in sizes)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +51,18 @@ class FamilyStyle:
 
 def family_of(row: Mapping[str, Any]) -> LayoutFamily:
     """The family of a trial."""
+    if is_disaggregated(row):
+        return LayoutFamily(True, *pool_tensor_parallel(row))
     size = row.get(TENSOR_PARALLEL)
-    return LayoutFamily(row.get(MODE) == DISAGGREGATED, int(size) if size is not None else 0)
+    return LayoutFamily(False, int(size) if size is not None else 0)
 
 
 def family_styles(families: Iterable[LayoutFamily]) -> dict[LayoutFamily, FamilyStyle]:
     """A colour and a mark for each family, whatever their order."""
     ordered = sorted(set(families))
     styles = {}
-    for is_disaggregated, tones in ((False, style.BLUE_TONES), (True, style.ORANGE_TONES)):
-        members = [family for family in ordered if family.is_disaggregated is is_disaggregated]
+    for is_split, tones in ((False, style.BLUE_TONES), (True, style.ORANGE_TONES)):
+        members = [family for family in ordered if family.is_disaggregated is is_split]
         chosen = _TONES.get(len(members), range(len(tones)))
         for place, family in enumerate(members):
             color = tones[chosen[place % len(chosen)]]

@@ -98,14 +98,14 @@ class DataTable:
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """How a row is run: its own run file, or that of `base_row` with other values of `keys`.
+    """How a row is run: its own run file, or that of the first of its mode with other values of
+    `keys`.
 
     Run files have the load of their row. Another one, and the `capacity_key` of a row without a
     file, times `load_unit` is the value of `load_key`.
     """
 
     files: Mapping[int, str]
-    base_row: int
     keys: Sequence[str]
     load_key: str | None = None
     capacity_key: str | None = None
@@ -113,8 +113,8 @@ class RunFiles:
 
     def document(self) -> dict[str, Any]:
         """What the page's script reads."""
-        names = ("files", "base_row", "keys", "load_key", "capacity_key", "load_unit")
-        return {name: getattr(self, name) for name in names} | {"base": self.files[self.base_row]}
+        names = ("files", "keys", "load_key", "capacity_key", "load_unit")
+        return {name: getattr(self, name) for name in names} | {"bases": list(self.files)}
 
 
 @dataclass(frozen=True, slots=True)

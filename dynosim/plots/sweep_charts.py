@@ -1,7 +1,7 @@
 """The pictures of a sweep's trials: the frontier, the spread by setting, all settings together."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +143,7 @@ class SweepCharts:
             PointMark(
                 x=self._xs(rows),
                 y=self._ys(rows),
-                name=family.name if family.tensor_parallel else "trial",
+                name=family.name if family.is_told else _plain_name(by_family),
                 color=self._styles[family].color,
                 symbol=self._styles[family].symbol,
                 sizes=tuple(12.0 if row["is_pareto"] else 8.0 for row in rows),
@@ -244,6 +244,11 @@ class SweepCharts:
         font = {"size": 11.5}
         trace = {"type": "parcoords", "line": line, "dimensions": dimensions, "labelfont": font}
         return Figure([trace], layout, note=chart.note, min_width_px=120 * len(dimensions))
+
+
+def _plain_name(families: Iterable[LayoutFamily]) -> str:
+    """The family that nothing tells from others: aggregated ones, where there are others."""
+    return "agg" if any(family.is_disaggregated for family in families) else "trial"
 
 
 def _between(row: dict[str, Any], key: str) -> str:

@@ -210,7 +210,12 @@ def _places(story: SweepStory) -> dict[int, str] | None:
 
 def _lead(trials: "pl.DataFrame") -> str:
     counts = dict(trials.group_by("status").len().iter_rows())
-    words = {"ok": "finished", "infeasible": "infeasible", "failed": "failed"}
+    words = {
+        "ok": "finished",
+        "infeasible": "infeasible",
+        "failed": "failed",
+        "screened": "screened out",
+    }
     parts = [f"{counts[key]:,} {word}" for key, word in words.items() if counts.get(key)]
     return f"{len(trials):,} trials: {', '.join(parts) or 'none'}"
 
@@ -249,7 +254,7 @@ def _cards(trials: "pl.DataFrame", objectives: Objectives) -> list[tuple[str, st
 
 def _not_run(trials: "pl.DataFrame") -> list[Part]:
     """Infeasible and failed trials with their reasons, one part each."""
-    titles = {"infeasible": "Infeasible", "failed": "Failed"}
+    titles = {"infeasible": "Infeasible", "failed": "Failed", "screened": "Screened out"}
     parts = []
     for status, title in titles.items():
         rows = trials.filter(trials["status"] == status).to_dicts()

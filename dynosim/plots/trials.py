@@ -30,6 +30,14 @@ AXIS_TITLES = {
 ERROR_BARS = "95 % of replays"
 
 TENSOR_PARALLEL, WORKERS, ROUTER = "engine.tensor_parallel", "cluster.workers", "router.mode"
+MODE, DISAGGREGATED = "cluster.mode", "disagg"
+POOL_WORKERS = ("cluster.prefill.workers", "cluster.decode.workers")
+POOL_TENSOR_PARALLEL = (
+    "cluster.prefill.engine.tensor_parallel",
+    "cluster.decode.engine.tensor_parallel",
+)
+LAYOUT = "layout"
+"""A report's name of its cluster: `2P1D`, or `4x`."""
 BATCHED_TOKENS = "engine.max_num_batched_tokens"
 _SHORT_ROUTERS = {"round-robin": "rr", "random": "rnd", "least-loaded": "ll", "kv": "kv"}
 _WHOLE_RUN_KEYS = ("model", "hardware", "seed")
@@ -65,22 +73,66 @@ def frontier(trials: "pl.DataFrame", objectives: tuple[str, str]) -> "pl.DataFra
     return finished(trials, objectives).filter(pl.col("is_pareto")).sort(objectives[1])
 
 
+def is_disaggregated(trial: Trial) -> bool:
+    """Whether it has a pool for each phase: by what varied, else by what its report says."""
+    mode = trial.get(MODE)
+    if mode is not None:
+        return bool(mode == DISAGGREGATED)
+    is_split = any(trial.get(key) is not None for key in (*POOL_WORKERS, *POOL_TENSOR_PARALLEL))
+    return is_split or str(trial.get(LAYOUT) or "").endswith("D")
+
+
+def pool_tensor_parallel(trial: Trial) -> tuple[int, int]:
+    """That of both pools of a disaggregated cluster; 0: the sweep does not vary it."""
+    shared = trial.get(TENSOR_PARALLEL)
+    sizes = [trial.get(key) for key in POOL_TENSOR_PARALLEL]
+    prefill, decode = (int((shared if size is None else size) or 0) for size in sizes)
+    return prefill, decode
+
+
 def label(trial: Trial, keys: Sequence[str]) -> str:
-    """A short name of a trial's shape, such as "4xTP2 rr 8192"."""
-    words = []
-    if TENSOR_PARALLEL in trial and WORKERS in trial:
-        words.append(f"{trial[WORKERS]}xTP{trial[TENSOR_PARALLEL]}")
-    elif WORKERS in trial:
-        words.append(f"{trial[WORKERS]}x")
-    elif TENSOR_PARALLEL in trial:
-        words.append(f"TP{trial[TENSOR_PARALLEL]}")
-    if ROUTER in keys:
+    """A short name of a trial's shape, such as "4xTP2 rr 8192" or "2P1D TP2+TP4"."""
+    is_split = is_disaggregated(trial)
+    words = [_split_shape(trial) if is_split else _shape(trial, keys)]
+    has_other_mode = MODE in trial
+    told = {TENSOR_PARALLEL, WORKERS, ROUTER, BATCHED_TOKENS, MODE}
+    told |= {*POOL_WORKERS, *POOL_TENSOR_PARALLEL} if is_split else set()
+    if ROUTER in keys and trial.get(ROUTER) is not None:
         words.append(_SHORT_ROUTERS.get(str(trial[ROUTER]), str(trial[ROUTER])))
-    if BATCHED_TOKENS in keys:
+    if BATCHED_TOKENS in keys and trial.get(BATCHED_TOKENS) is not None:
         words.append(str(trial[BATCHED_TOKENS]))
-    told = {TENSOR_PARALLEL, WORKERS, ROUTER, BATCHED_TOKENS}
-    words += [f"{key.rsplit('.', 1)[-1]}={trial[key]}" for key in keys if key not in told]
-    return " ".join(words) or f"trial {trial['trial_id']}"
+    others = short_names([key for key in keys if key not in told])
+    words += [
+        f"{name}={trial.get(key)}"
+        for key, name in others.items()
+        if trial.get(key) is not None or not has_other_mode
+    ]
+    return " ".join(filter(None, words)) or f"trial {trial['trial_id']}"
+
+
+def _shape(trial: Trial, keys: Sequence[str]) -> str:
+    workers, size = trial.get(WORKERS), trial.get(TENSOR_PARALLEL)
+    if workers is not None:
+        return f"{workers}x" + ("" if size is None else f"TP{size}")
+    if size is not None:
+        return f"TP{size}"
+    return str(trial[MODE]) if MODE in keys else ""
+
+
+def _split_shape(trial: Trial) -> str:
+    """Its workers and their tensor parallelism, of prefill first; only what is known."""
+    workers = [trial.get(key) for key in POOL_WORKERS]
+    if all(number is not None for number in workers):
+        shape = f"{workers[0]}P{workers[1]}D"
+    else:
+        known = zip(workers, "PD", strict=True)
+        named = "".join(f"{number}{role}" for number, role in known if number is not None)
+        shape = str(trial.get(LAYOUT) or named or DISAGGREGATED)
+    prefill, decode = pool_tensor_parallel(trial)
+    if prefill and decode:
+        return f"{shape} TP{prefill}+TP{decode}"
+    sizes = [f"{role} TP{size}" for role, size in (("P", prefill), ("D", decode)) if size]
+    return " ".join([shape, *sizes])
 
 
 def sla_frontier(trials: "pl.DataFrame", objectives: tuple[str, str]) -> "pl.DataFrame":
@@ -119,11 +171,18 @@ def _span(values: list[float]) -> tuple[float, float]:
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Every dotted key by its last word, or in full where that is ambiguous."""
-    last = [key.rsplit(".", 1)[-1] for key in keys]
+    """Every dotted key by its last word, or in full where that is ambiguous; that of a pool behind
+    P or D."""
+    last = [_last_word(key) for key in keys]
     return {
         key: word if last.count(word) == 1 else key for key, word in zip(keys, last, strict=True)
     }
+
+
+def _last_word(key: str) -> str:
+    pools = {"cluster.prefill.": "P ", "cluster.decode.": "D "}
+    role = next((name for prefix, name in pools.items() if key.startswith(prefix)), "")
+    return role + key.rpartition(".")[2]
 
 
 def interval(trial: Trial, key: str) -> tuple[float, float] | None:

@@ -1,5 +1,6 @@
 """All keys that a user may meet: of run files, sweep files, reports and tables, under one roof."""
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from dynosim.config.sweep_columns import (
     CAPACITY_COLUMNS,
     NEED_COLUMNS,
     PROBE_COLUMNS,
+    SCREEN_COLUMNS,
     SIZING_COLUMNS,
     SUMMARY_KEYS,
     TRIAL_COLUMNS,
@@ -61,7 +63,7 @@ def written_facts() -> list[KeyFact]:
     """Keys of the files that dynosim writes."""
     parts: list[tuple[str, Iterable[ReportKey]]] = [
         (REPORT, (*DOCUMENT_KEYS, *report_keys(), *PREPARED_KEYS)),
-        (TRIALS, (*TRIAL_COLUMNS, *CAPACITY_COLUMNS, *NEED_COLUMNS)),
+        (TRIALS, (*TRIAL_COLUMNS, *CAPACITY_COLUMNS, *SCREEN_COLUMNS, *NEED_COLUMNS)),
         (PROBES, PROBE_COLUMNS),
         (SIZING, SIZING_COLUMNS),
         (SUMMARY, SUMMARY_KEYS),
@@ -107,11 +109,21 @@ def _other_names(key: str, aliases: Aliases) -> Iterator[str]:
 
 
 def _facts_of(found: Iterable[Entry], home: str, aliases: Aliases) -> Iterator[KeyFact]:
-    first: dict[str, str] = {}  # by where a key's schema is
-    for entry in found:
-        path = first.setdefault(entry.pointer or entry.path, entry.path)
-        same_as = "" if path == entry.path else path
+    """A key of a section that has the shape of another one refers to that nearest to the root."""
+    listed = list(found)
+    first: dict[str, str] = {}  # by what there is to say of a key
+    for entry in sorted(listed, key=lambda entry: entry.path.count(".")):
+        first.setdefault(_said_of(entry), entry.path)
+    for entry in listed:
+        path = first[_said_of(entry)]
+        same_as = "" if path == entry.path or "." not in entry.path else path
         yield _fact_of(entry, home, aliases, same_as)
+
+
+def _said_of(entry: Entry) -> str:
+    """Equal for keys of sections of the same shape: a pool's `engine` has those of `engine`."""
+    kind = entry.where.rpartition(".")[2]
+    return json.dumps([entry.name, kind, entry.key], sort_keys=True)
 
 
 def _fact_of(entry: Entry, home: str, aliases: Aliases, same_as: str) -> KeyFact:

@@ -68,7 +68,7 @@ def _entries(
         here = f"{pointer}/properties/{name}"
         required = name in section.get("required", ())
         yield Entry(path, key, here, where, is_in_list, required)
-        yield from _below(schema, path, key, is_in_list=is_in_list or "items" in key)
+        yield from _below(schema, path, key, is_in_list=is_in_list or _is_list(key))
 
 
 def _below(schema: Schema, path: str, key: Schema, *, is_in_list: bool) -> Iterator[Entry]:
@@ -91,8 +91,14 @@ def _below(schema: Schema, path: str, key: Schema, *, is_in_list: bool) -> Itera
 
 def references(key: Schema) -> list[str]:
     """The sections that a key may hold, or a list of, as alternatives."""
-    parts = (key, *key.get("anyOf", ()), *key.get("oneOf", ()), key.get("items", {}))
-    return [part["$ref"] for part in parts if "$ref" in part]
+    below = (*key.get("anyOf", ()), *key.get("oneOf", ()), key.get("items", {}))
+    own = [key["$ref"]] if "$ref" in key else []
+    return own + [found for part in below if part for found in references(part)]
+
+
+def _is_list(key: Schema) -> bool:
+    """Whether what stands below a key are keys of a list's items."""
+    return "items" in key or any("items" in part for part in key.get("anyOf", ()))
 
 
 def section_at(schema: Schema, path: list[str]) -> list[Schema]:

@@ -8,6 +8,7 @@ from dynosim.config.sweep_columns import (
     CAPACITY_COLUMNS,
     NEED_COLUMNS,
     PROBE_COLUMNS,
+    SCREEN_COLUMNS,
     SIZING_COLUMNS,
     SUMMARY_KEYS,
     TRIAL_COLUMNS,
@@ -50,13 +51,16 @@ def keys_page() -> str:
 def _sections(facts: Sequence[KeyFact]) -> Iterator[str]:
     """First the keys at the top, then every section with its own."""
     yield from _fact_table(fact for fact in facts if "." not in fact.key)
+    told: list[str] = []  # sections of the shape of another one, with all that is below them
     for section in dict.fromkeys(fact.key.rpartition(".")[0] for fact in facts):
-        if not section:
+        if not section or any(section.startswith(f"{other}.") for other in told):
             continue
         below = [fact for fact in facts if fact.key.rpartition(".")[0] == section]
         yield from ("", f"### `{section}`", "")
-        if below[0].same_as:
-            yield f"Keys as those of `{below[0].same_as.rpartition('.')[0]}`."
+        same = {fact.same_as.rpartition(".")[0] for fact in below}
+        if len(same) == 1 and "" not in same:
+            told.append(section)
+            yield f"Keys as those of `{same.pop()}`."
         else:
             yield from _fact_table(below)
 
@@ -103,6 +107,10 @@ def report_page() -> str:
         "in which a verdict holds, where replays were made.",
         "",
         *_key_table((*TRIAL_COLUMNS, *CAPACITY_COLUMNS)),
+        "",
+        "Where `search.screen` ranks all trials, also:",
+        "",
+        *_key_table(SCREEN_COLUMNS),
         "",
         "Where `load.need` asks for the fewest GPUs for a load, also:",
         "",

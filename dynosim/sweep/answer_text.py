@@ -8,7 +8,8 @@ from dynosim.plots.page import Headline, number
 from dynosim.plots.style import share_text
 from dynosim.plots.trials import label
 from dynosim.sweep.answer import IS_HELD, Answer, user_speed
-from dynosim.sweep.results import CAPACITY, FAILED_LOAD, Row
+from dynosim.sweep.engine_script import script_name
+from dynosim.sweep.results import CAPACITY, FAILED_LOAD, Row, named_values
 
 RESERVE = 0.8
 """The share of the capacity to run at, which leaves something for bursts."""
@@ -55,7 +56,7 @@ def answer_headline(
         ("deploy", f"dynosim deploy {folder} --mock"),
         ("prove", f"dynosim validate {folder} --url http://HOST:PORT"),
         ("run", f"dynosim run {run_file}"),
-        ("engine", f"{folder}/engine.sh"),
+        ("engine", f"{folder}/{script_of(best)}"),
         ("bench", f"{folder}/bench.sh"),
     ]
     carried = f"{number(report['capacity_rps'])} requests/s"
@@ -69,10 +70,16 @@ def answer_headline(
     return Headline(text, facts, commands)
 
 
+def script_of(row: Row) -> str:
+    """The script in a winner's folder that starts its engines."""
+    config = row.trial.config
+    return "engine.sh" if config is None else script_name(config)
+
+
 def layout_name(sweep: SweepConfig, row: Row) -> str:
     """Its shape and what else was varied."""
     keys = [dimension.key for dimension in sweep.dimensions if len(dimension.samples()) > 1]
-    return label({"trial_id": row.trial.index, **row.trial.values}, keys)
+    return label(named_values(row), keys)
 
 
 def load_key(sweep: SweepConfig) -> str:

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
@@ -13,13 +14,15 @@ from dynosim.compiled import CORE
 from dynosim.config.formats import SWEEP_SCHEMA
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.sweep.aic_table import aic_table
-from dynosim.sweep.answer import answer_dict, answer_of, need_dict
+from dynosim.sweep.answer import Answer, answer_dict, answer_of, need_dict
 from dynosim.sweep.proposals import sampler_version
-from dynosim.sweep.results import Row, objective_names, shown_bounds, trials_table
+from dynosim.sweep.results import Row, front_of, objective_names, shown_bounds, trials_table
 from dynosim.sweep.sample_warnings import capacity_warnings, fixed_warnings
-from dynosim.sweep.status import FAILED, OK
+from dynosim.sweep.screen_report import screen_dict
+from dynosim.sweep.space import num_same_points
+from dynosim.sweep.status import FAILED, OK, SCREENED
 from dynosim.sweep.winner_folder import RUN_FILE, remove_old_winner, winner_files
-from dynosim.sweep.winners import Recommended, winners_of
+from dynosim.sweep.winners import Recommended, mode_of_row, winners_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 LOAD_PICTURES = ("curves.png", "attainment.png", "effects.png")
 """Of sweeps that search loads."""
+MODES = ("agg", "disagg")
+MODE_TABLES = ("pareto.csv", "best_config_topn.csv")
 MAX_LISTED = 100
 """Trials that did not run, in the summary; the table has all."""
 TOP_RULE = (
@@ -70,7 +75,7 @@ def write_artifacts(
     probes: "pl.DataFrame | None" = None,
     tables: "Mapping[str, pl.DataFrame] | None" = None,
 ) -> dict[str, Any]:
-    """Write every file of the sweep; returns the summary. Old `agg/topN` folders are removed.
+    """Write every file of the sweep; returns the summary. Old folders of winners are removed.
 
     `interval_failures` says by trial why its intervals could not be made; `probes` has a row for
     every load that was tried, where loads were searched; `tables` are further ones, by file name.
@@ -78,11 +83,7 @@ def write_artifacts(
     answer = None if sweep.load.search == "fixed" else answer_of(rows)
     winners = winners_of(sweep, rows, answer)
     summary = summarize_sweep(sweep, rows, winners, sweep_hash=sweep_hash)
-    if answer is not None:
-        summary["load"] = sweep.load.model_dump(mode="json", exclude_none=True)
-        summary["answer"] = answer_dict(answer)
-        if sweep.load.need is not None:
-            summary["need"] = need_dict(answer, sweep.load.need.given)
+    summary |= _told_of_load(sweep, answer) | _told_of_space(sweep, rows)
     warnings = fixed_warnings(rows) if answer is None else capacity_warnings(sweep, answer)
     if warnings:
         summary["warnings"] = warnings
@@ -93,7 +94,7 @@ def write_artifacts(
     table = trials_table(sweep, rows)
     names = objective_names(sweep)
     best = [winner.row for winner in winners]
-    run_files = [f"agg/top{place}/{RUN_FILE}" for place in range(1, len(best) + 1)]
+    run_files = [f"{winner.folder}/{RUN_FILE}" for winner in winners]
 
     @cache
     def story() -> "SweepStory":
@@ -119,11 +120,65 @@ def write_artifacts(
             writers[name] = partial(_load_picture, name, sweep.name, story)
     for name, further in (tables or {}).items():
         writers[name] = parquet_writer(partial(_as_it_is, further))
-    for place, winner in enumerate(winners, 1):
-        writers |= winner_files(sweep, winner, folder, f"agg/top{place}")
+    writers |= _tables_of_modes(sweep, rows, winners, names)
+    for winner in winners:
+        writers |= winner_files(sweep, winner, folder)
     write_files(folder, writers)
     _remove_old_tops(folder, keep=writers)
     return summary
+
+
+def _told_of_load(sweep: SweepConfig, answer: Answer | None) -> dict[str, Any]:
+    """What the summary says where loads were searched."""
+    if answer is None:
+        return {}
+    told: dict[str, Any] = {
+        "load": sweep.load.model_dump(mode="json", exclude_none=True),
+        "answer": answer_dict(answer),
+    }
+    if sweep.load.need is not None:
+        told["need"] = need_dict(answer, sweep.load.need.given)
+    return told
+
+
+def _told_of_space(sweep: SweepConfig, rows: Sequence[Row]) -> dict[str, Any]:
+    """What the summary says of points that were no trials, or were not tried."""
+    told: dict[str, Any] = {}
+    if sweep.search.screen is not None:
+        told["screen"] = screen_dict(sweep.search, rows)
+    same = 0 if sweep.load.need is not None else num_same_points(sweep, len(rows))
+    return told | ({"num_same_points": same} if same else {})
+
+
+def _tables_of_modes(
+    sweep: SweepConfig,
+    rows: Sequence[Row],
+    winners: Sequence[Recommended],
+    names: tuple[str, str],
+) -> dict[str, Writer]:
+    """Where there are disaggregated layouts: each mode's frontier and winners, beside its folders,
+    as AIConfigurator has them."""
+    by_mode = {mode: [row for row in rows if mode_of_row(row) == mode] for mode in MODES}
+    if not by_mode["disagg"]:
+        return {}
+    writers: dict[str, Writer] = {}
+    for mode, own in by_mode.items():
+        best = [winner.row for winner in winners if mode_of_row(winner.row) == mode]
+        if best:
+            frontier, top = MODE_TABLES
+            writers[f"{mode}/{frontier}"] = csv_writer(partial(_frontier_among, sweep, own, names))
+            writers[f"{mode}/{top}"] = csv_writer(partial(aic_table, sweep, best))
+    return writers
+
+
+def _frontier_among(
+    sweep: SweepConfig, rows: Sequence[Row], names: tuple[str, str]
+) -> "pl.DataFrame":
+    """The frontier of these rows alone."""
+    stable = [row.status == OK and not row.report.get("saturated") for row in rows]
+    front = front_of(sweep, [row.report for row in rows], stable)
+    alone = [replace(row, is_pareto=is_on) for row, is_on in zip(rows, front, strict=True)]
+    return _pareto(aic_table(sweep, alone), names)
 
 
 def _as_it_is(table: "pl.DataFrame") -> "pl.DataFrame":
@@ -136,9 +191,9 @@ def summarize_sweep(
     """The sweep in one JSON document, free of real time: the same for any number of jobs."""
     counts = {status: 0 for status in (OK, "infeasible", "failed")}
     for row in rows:
-        counts[row.status] += 1
+        counts[row.status] = counts.get(row.status, 0) + 1
     not_run = [row for row in rows if row.status != OK]
-    crashed_first = sorted(not_run, key=lambda row: row.status != FAILED)
+    crashed_first = sorted(not_run, key=lambda row: (row.status != FAILED, row.status == SCREENED))
     listed = sorted(crashed_first[:MAX_LISTED], key=lambda row: row.trial.index)
     constraints = sweep.constraints.model_dump(mode="json", exclude_none=True)
     sla = sweep.constraints.sla
@@ -158,9 +213,9 @@ def summarize_sweep(
         "pareto": [_brief(sweep, row) for row in rows if row.is_pareto],
         "top_rule": TOP_RULE,
         "top": [
-            {"config": f"agg/top{place}/{RUN_FILE}", "roles": list(winner.roles),
+            {"config": f"{winner.folder}/{RUN_FILE}", "roles": list(winner.roles),
              **_brief(sweep, winner.row)}
-            for place, winner in enumerate(winners, 1)
+            for winner in winners
         ],
         "not_run": [
             {"trial_id": row.trial.index, "status": row.status, "values": row.trial.values,
@@ -254,7 +309,13 @@ def _plottable(table: "pl.DataFrame", names: tuple[str, str]) -> "pl.DataFrame":
 
 def _remove_old_tops(folder: Path, *, keep: Iterable[str]) -> None:
     """An earlier, longer list of bests must not stay beside the new one, nor its files."""
-    for top in (folder / "agg").glob("top*"):
+    tops = [top for mode in MODES for top in (folder / mode).glob("top*")]
+    for top in tops:
         if top.name.removeprefix("top").isdigit():
-            ours = f"agg/{top.name}/"
-            remove_old_winner(top, {name.removeprefix(ours) for name in keep if ours in name})
+            ours = f"{top.parent.name}/{top.name}/"
+            kept = {name.removeprefix(ours) for name in keep if name.startswith(ours)}
+            remove_old_winner(top, kept)
+    for mode in MODES:
+        for name in MODE_TABLES:
+            if f"{mode}/{name}" not in keep:
+                (folder / mode / name).unlink(missing_ok=True)

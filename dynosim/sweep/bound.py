@@ -3,6 +3,8 @@
 import numpy as np
 
 from dynosim.build.engine import Prepared
+from dynosim.config.cluster import PoolRole
+from dynosim.config.schema import RunConfig
 from dynosim.records import Trace
 from dynosim.timing.step import StepShape
 from dynosim.workload.scaling import is_start
@@ -17,15 +19,45 @@ def rate_bound_rps(trace: Trace, prepared: Prepared, num_workers: int) -> float:
     would hold; tokens in steps of as many sequences as seats and blocks allow. Queues, waves of
     arrivals and mixed steps take their share of that.
     """
-    engine, times = prepared.engine, prepared.timing
+    busy_ms = _prompt_ms(trace, prepared) + _answer_ms(trace, prepared)
+    return _rps(busy_ms, prepared, num_workers)
+
+
+def plan_bound_rps(trace: Trace, config: RunConfig, prepared: Prepared) -> float:
+    """Likewise of a whole cluster: where each phase has a pool, what the slower one takes."""
+    cluster = config.cluster
+    if prepared.prefill is None:
+        return rate_bound_rps(trace, prepared, cluster.workers)
+    return min(
+        pool_bound_rps(trace, prepared.prefill, cluster.prefill.workers, role="prefill"),
+        pool_bound_rps(trace, prepared, cluster.decode.workers, role="decode"),
+    )
+
+
+def pool_bound_rps(trace: Trace, prepared: Prepared, num_workers: int, *, role: PoolRole) -> float:
+    """Likewise of workers that compute prompts only, or answers only."""
+    busy_ms = _prompt_ms(trace, prepared) if role == "prefill" else _answer_ms(trace, prepared)
+    return _rps(busy_ms, prepared, num_workers)
+
+
+def _prompt_ms(trace: Trace, prepared: Prepared) -> float:
+    """What a mean prompt takes of a rank."""
+    engine = prepared.engine
     new_tokens = float(trace.input_tokens.mean()) * (1.0 - reusable_share(trace))
-    outputs = float(trace.output_tokens.mean())
-    context = float(trace.input_tokens.mean()) + outputs / 2
     budget = min(engine.max_num_batched_tokens, engine.max_model_len)
-    prompt_ms = times.step_ms(StepShape.of_prompts(1, budget)) / budget * new_tokens
+    return prepared.timing.step_ms(StepShape.of_prompts(1, budget)) / budget * new_tokens
+
+
+def _answer_ms(trace: Trace, prepared: Prepared) -> float:
+    """What a mean answer behind its first token takes of a rank."""
+    engine, outputs = prepared.engine, float(trace.output_tokens.mean())
+    context = float(trace.input_tokens.mean()) + outputs / 2
     seats = max(1, min(engine.max_num_seqs, int(engine.capacity_tokens / context)))
-    step_ms = times.step_ms(StepShape.of_decodes(seats, int(seats * context)))
-    busy_ms = prompt_ms + step_ms / seats * (outputs - 1.0)
+    step_ms = prepared.timing.step_ms(StepShape.of_decodes(seats, int(seats * context)))
+    return step_ms / seats * (outputs - 1.0)
+
+
+def _rps(busy_ms: float, prepared: Prepared, num_workers: int) -> float:
     return num_workers * prepared.ranks.number * MS_PER_S / busy_ms if busy_ms > 0 else float("inf")
 
 

@@ -57,6 +57,8 @@ def paired_effects(
         by_rest: dict[str, dict[str, Row]] = {}
         values: dict[str, Any] = {}
         for row in tried:
+            if key not in row.trial.values:
+                continue  # its cluster is of the mode that has no such key
             rest = {other: value for other, value in row.trial.values.items() if other != key}
             name = json.dumps(row.trial.values.get(key))
             values.setdefault(name, row.trial.values.get(key))

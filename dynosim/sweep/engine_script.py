@@ -1,19 +1,26 @@
-"""engine.sh: the plan's engines and router, as exact command lines that a user may start."""
+"""engine.sh: the plan's engines and router, as exact command lines that a user may start.
+
+Of a disaggregated plan it is run_0.sh: engines of both pools, which find each other's KV by NIXL.
+"""
 
 import json
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
 from dynosim.build.engine_command import (
     kv_event_settings,
+    kv_transfer_settings,
     name_for_clients,
     vllm_flags,
     vllm_gpu_flags,
 )
+from dynosim.config.cluster import POOL_ROLES, PoolRole
 from dynosim.config.schema import RunConfig, is_path
 from dynosim.sweep.travelling_files import has_weights
 
 PORT = 8000  # of the frontend, where the plan leaves it open
+SIDE_CHANNEL_PORT = 5600  # of the first engine; vLLM's default
 FIRST_ENGINE_PORT = 100  # above the frontend's
 LAST_PORT = 65535
 GPUS_OF_A_MACHINE = 8
@@ -21,10 +28,10 @@ GPUS_OF_A_MACHINE = 8
 _HEAD = """\
 #!/usr/bin/env bash
 # {title}
-#   ./engine.sh            start all of it; Ctrl-C stops all
-#   ./engine.sh worker_0   start one engine alone (GPUS=... for other GPUs)
-#   ./engine.sh attach_0   bring a running engine to the router
-#   ./engine.sh router     start the router alone
+#   ./{file:<20} start all of it; Ctrl-C stops all
+#   ./{one:<20} start one engine alone (GPUS=... for other GPUs)
+#   ./{attach:<20} bring a running engine to the router
+#   ./{router:<20} start the router alone
 # MODEL, VLLM, DYNOSIM, HOST, PORT and RUN change the model's folder or name, the commands, the
 # address and the folder of sockets. Flags are those of vLLM 0.32.
 set -euo pipefail
@@ -40,6 +47,13 @@ mkdir -p -m 700 "$run"
 found=(--discovery "file:$run/discovery")
 [ ! -d "$model" ] || found+=(--model "$model")
 export VLLM_NO_USAGE_STATS=1
+"""
+
+_HOW_KV_GOES = """\
+# SIDE_HOST is where engines of other machines ask for KV; UCX_TLS and UCX_NET_DEVICES choose the
+# link that it takes (unset, UCX may choose TCP in silence). A worker that is started alone with
+# `dynosim serve worker` says `--role prefill` or `--role decode`.
+side_host=${SIDE_HOST:-127.0.0.1}
 """
 
 _MAIN = """\
@@ -58,55 +72,111 @@ all() {{
 """
 
 
+@dataclass(frozen=True, slots=True)
+class _Engine:
+    """A worker on GPUs, and what it needs of the machine."""
+
+    name: str  # of its function: worker_0, prefill_0
+    plan: RunConfig  # as its pool sees it
+    role: PoolRole | None  # None: it serves whole requests
+    first_gpu: int
+    port: int
+    side_port: int  # where other engines ask for its KV; one for each of its ranks
+
+    @property
+    def attach(self) -> str:
+        """The function that brings it to the router."""
+        return f"attach_{self.name.removeprefix('worker_')}"
+
+    @property
+    def worker(self) -> str:
+        """Its name for the router."""
+        return self.name.replace("_", "-")
+
+
+def script_name(config: RunConfig) -> str:
+    """The file's name."""
+    return "run_0.sh" if config.cluster.is_disagg else "engine.sh"
+
+
 def engine_script(config: RunConfig, *, title: str, folder: Path) -> str:
     """The script for a plan that lies as config.yaml in `folder`, from which files are named."""
-    num_workers = config.cluster.workers
-    num_gpu_workers = num_workers - config.cluster.cpu_workers
+    num_workers = config.num_workers
+    engines = _engines(config)
+    first = engines[0] if engines else None
+    file = script_name(config)
     head = _HEAD.format(
         title=f"{title}: {_counted(num_workers)} and the router before them, on this machine.",
+        file=file,
+        one=f"{file} {first.name if first else 'worker_0'}",
+        attach=f"{file} {first.attach if first else 'attach_0'}",
+        router=f"{file} router",
         model=_model(config, folder),
         host=config.live.host,
         port=config.live.port or PORT,
         run=shlex.quote(config.name.replace("/", "-") or "run"),
     )
+    if config.cluster.is_disagg:
+        head += _HOW_KV_GOES
     if config.num_gpus > GPUS_OF_A_MACHINE:
         head += f"""\
 # The plan has {config.num_gpus} GPUs. Where no machine has so many, start workers one by one on
 # several machines with `dynosim serve worker config.yaml --engine vllm` and a shared discovery.
 """
-    parts = [_worker(config, index, folder) for index in range(num_gpu_workers)]
-    parts += [_cpu_worker(index) for index in range(num_gpu_workers, num_workers)]
-    names = [f"worker_{index}" for index in range(num_workers)]
-    names += [f"attach_{index}" for index in range(num_gpu_workers)]
+    cpus = range(len(engines), num_workers)
+    parts = [_worker(config, engine, folder) for engine in engines]
+    parts += [_cpu_worker(index) for index in cpus]
+    names = [engine.name for engine in engines] + [f"worker_{index}" for index in cpus]
+    names += [engine.attach for engine in engines]
     return "\n".join([head, *parts, _router(config)]) + _MAIN.format(
         parts=" ".join([*names, "router"])
     )
 
 
-def _worker(config: RunConfig, index: int, folder: Path) -> str:
+def _engines(config: RunConfig) -> list[_Engine]:
+    """The workers on GPUs, those that compute prompts first."""
+    roles: tuple[PoolRole | None, ...] = POOL_ROLES if config.cluster.is_disagg else (None,)
+    engines: list[_Engine] = []
+    first_gpu, side_port = 0, SIDE_CHANNEL_PORT
+    for role, pool in zip(roles, config.pools(), strict=True):
+        for index in range(pool.cluster.workers - pool.cluster.cpu_workers):
+            port = engine_port(config, len(engines))
+            name = f"{role or 'worker'}_{index}"
+            engines.append(_Engine(name, pool, role, first_gpu, port, side_port))
+            first_gpu += pool.engine.gpus_per_worker
+            side_port += pool.engine.data_parallel
+    return engines
+
+
+def _worker(config: RunConfig, started: _Engine, folder: Path) -> str:
     """One engine on its GPUs, and what makes the router know it."""
-    engine = config.engine
-    first = index * engine.gpus_per_worker
-    gpus = ",".join(str(gpu) for gpu in range(first, first + engine.gpus_per_worker))
-    port = engine_port(config, index)
-    flags = [*_flags(config, folder), *vllm_gpu_flags(engine)]
+    engine, last_gpu = started.plan.engine, started.first_gpu + started.plan.engine.gpus_per_worker
+    gpus = ",".join(str(gpu) for gpu in range(started.first_gpu, last_gpu))
+    flags = [*engine_flags(config, started.plan, folder, role=started.role)]
+    environment, role = "", ""
+    if started.role is not None:
+        role = f" --role {started.role}"
+        environment = (
+            'VLLM_NIXL_SIDE_CHANNEL_HOST="$side_host" '
+            f"VLLM_NIXL_SIDE_CHANNEL_PORT={started.side_port} \\\n    "
+        )
     events, query = "", ""
     # Without prefix caching there is nothing to tell; and of an engine with several ranks each
     # tells of its own cache, while the router behind this script knows workers only.
     if engine.enable_prefix_caching and engine.data_parallel == 1:
-        sockets = [f"ipc://$run/worker_{index}.{name}" for name in ("events", "replay")]
+        sockets = [f"ipc://$run/{started.name}.{name}" for name in ("events", "replay")]
         settings = json.dumps(kv_event_settings(*sockets)).replace('"', '\\"')
         events = f' \\\n    --kv-events-config "{settings}"'
         query = f"?events={sockets[0]}&replay={sockets[1]}"
     return f"""\
-worker_{index}() {{
-  CUDA_VISIBLE_DEVICES=${{GPUS:-{gpus}}} exec "${{vllm[@]}}" serve "$model" \\
-    --host 127.0.0.1 --port {port} \\
+{started.name}() {{
+  {environment}CUDA_VISIBLE_DEVICES=${{GPUS:-{gpus}}} exec "${{vllm[@]}}" serve "$model" \\
+    --host 127.0.0.1 --port {started.port} \\
     {_lines(flags)}{events}
 }}
-attach_{index}() {{
-  exec "${{dynosim[@]}}" serve worker config.yaml --name worker-{index} --engine vllm \\
-    --attach "http://127.0.0.1:{port}{query}" "${{found[@]}}"
+{started.attach}() {{
+  exec "${{dynosim[@]}}" serve worker config.yaml --name {started.worker}{role} --engine vllm \\
+    --attach "http://127.0.0.1:{started.port}{query}" "${{found[@]}}"
 }}
 """
 
@@ -136,8 +206,8 @@ def engine_port(config: RunConfig, index: int) -> int:
     """The port of a worker's own server."""
     frontend = config.live.port or PORT
     first = frontend + FIRST_ENGINE_PORT
-    if first + config.cluster.workers > LAST_PORT:
-        first = frontend - FIRST_ENGINE_PORT - config.cluster.workers
+    if first + config.num_workers > LAST_PORT:
+        first = frontend - FIRST_ENGINE_PORT - config.num_workers
     return first + index
 
 
@@ -149,9 +219,17 @@ def model_folder(config: RunConfig, folder: Path) -> Path | None:
     return place.parent if place.suffix == ".json" else place
 
 
-def _flags(config: RunConfig, folder: Path) -> list[str]:
+def engine_flags(
+    config: RunConfig, pool: RunConfig, folder: Path, *, role: PoolRole | None
+) -> list[str]:
+    """Flags of the engines of a pool, without what a single engine of it has: ports, events."""
     name = name_for_clients(config, lambda: model_folder(config, folder))
-    return vllm_flags(config.engine, served_model_name=name)
+    flags = [*vllm_flags(pool.engine, served_model_name=name), *vllm_gpu_flags(pool.engine)]
+    if role is not None:
+        policy = config.cluster.handoff.load_failure_policy
+        settings = kv_transfer_settings(role, load_failure_policy=policy)
+        flags += ["--kv-transfer-config", json.dumps(settings)]
+    return flags
 
 
 def _model(config: RunConfig, folder: Path) -> str:

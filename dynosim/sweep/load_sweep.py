@@ -18,6 +18,7 @@ from dynosim.sweep.ledger import Record
 from dynosim.sweep.load_search import LoadSearch
 from dynosim.sweep.probe import probe_request
 from dynosim.sweep.results import CAPACITY, FAILED_LOAD, NOT_PURSUED, table_of
+from dynosim.sweep.same_plan import plan_data
 from dynosim.sweep.space import Trial
 from dynosim.sweep.status import OK
 from dynosim.sweep.study import OWN_LOAD, LayoutStudy, LoadPlan, Probe
@@ -102,9 +103,10 @@ def same_as(trials: Sequence[Trial], first: dict[str, int] | None = None) -> dic
 def _layout_digest(config: RunConfig) -> str:
     """Equal for configurations that serve alike: one worker gets all requests from any router that
     lets none wait."""
-    data = config.model_dump(mode="json", exclude={"name"})
+    data = plan_data(config)
     plain = RouterConfig.model_validate({}).model_dump(mode="json", exclude={"mode"})
-    if config.cluster.workers == 1 and {**data["router"], **plain} == data["router"]:
+    is_lone = not config.cluster.is_disagg and config.cluster.workers == 1
+    if is_lone and {**data["router"], **plain} == data["router"]:
         del data["router"]
     return digest(data)
 
@@ -152,7 +154,7 @@ def probes_table(sweep: SweepConfig, trials: Sequence[Trial], search: LoadSearch
     ]
     columns: dict[str, list[Any]] = {"trial_id": [layout.index for layout, _ in tried]}
     for dimension in sweep.dimensions:
-        columns[dimension.key] = [layout.values[dimension.key] for layout, _ in tried]
+        columns[dimension.key] = [layout.values.get(dimension.key) for layout, _ in tried]
     columns |= {
         "load": [probe.load for _, probe in tried],
         "offered_rps": [probe.offered_rps for _, probe in tried],

@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+from dynosim.config.load_rules import DECODE_WORKERS, WORKERS
 from dynosim.errors import TraceError
 from dynosim.sweep.capacity import LoadOutcome
 from dynosim.sweep.executor import Answer, Executor, Request
@@ -35,6 +36,13 @@ class Family:
     def index(self) -> int:
         """The number of its trial."""
         return self.trial.index
+
+    @property
+    def key(self) -> str:
+        """The key that says how many: those that compute answers, where prompts have their own."""
+        config = self.trial.config
+        is_split = config is not None and config.cluster.is_disagg
+        return DECODE_WORKERS if is_split else WORKERS
 
 
 NeedRequest = Callable[[Family, int | None], Request]

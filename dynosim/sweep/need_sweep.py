@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dynosim.config.dimensions import Dimension
-from dynosim.config.load_rules import WORKERS
+from dynosim.config.load_rules import DECODE_WORKERS, SOUGHT_KEYS, WORKERS
 from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
+from dynosim.config.sweep_modes import DISAGG, mode_of
 from dynosim.config.sweep_schema import NeedConfig
 from dynosim.metrics.misses import misses_text
 from dynosim.sweep.answer import IS_HELD
@@ -23,7 +24,7 @@ from dynosim.sweep.load_sweep import load_plan, records_of, request_at, same_as
 from dynosim.sweep.need_search import Family, NeedSearch
 from dynosim.sweep.probe import check_has_rate, tiled_once
 from dynosim.sweep.results import CAPACITY, table_of
-from dynosim.sweep.search import points_of
+from dynosim.sweep.search import Point, points_of
 from dynosim.sweep.space import Trial, trial_at
 from dynosim.sweep.status import OK
 from dynosim.sweep.study import Probe
@@ -36,25 +37,30 @@ HEADROOM, LIMIT = "need_headroom", "need_limit"
 
 
 def families_of(sweep: SweepConfig) -> list[Family]:
-    """All layouts but for their numbers of workers, with the fewest, at the workload as it is."""
-    others = tuple(d for d in sweep.dimensions if d.key != WORKERS)
+    """All layouts but for their numbers of workers, with the fewest, at the workload as it is.
+
+    Of a disaggregated cluster it is the number of those that compute answers, beside each number of
+    those that compute prompts.
+    """
+    others = tuple(d for d in sweep.dimensions if d.key not in SOUGHT_KEYS)
     points = points_of(replace(sweep, dimensions=others))
-    listed = [d.samples() for d in sweep.dimensions if d.key == WORKERS]
-    low = min(listed[0]) if listed else 1
-    most = max(listed[0]) if listed else None
-    return [
-        _family(sweep, trial_at(sweep, index, {**point, WORKERS: low}), low, most)
-        for index, point in enumerate(points)
-    ]
+    return [_family(sweep, index, point) for index, point in enumerate(points)]
 
 
-def _family(sweep: SweepConfig, trial: Trial, low: int, most: int | None) -> Family:
-    """`most` is the largest number of the space; None: whatever the budget allows."""
+def _family(sweep: SweepConfig, index: int, point: Point) -> Family:
+    """A layout with the fewest workers; the most are the space's, or what the budget allows."""
+    is_split = mode_of(point, sweep.base) == DISAGG
+    key = DECODE_WORKERS if is_split else WORKERS
+    listed = next((d.samples() for d in sweep.dimensions if d.key == key), None)
+    low = 1 if listed is None else min(listed)
+    most = None if listed is None else max(listed)
+    trial = trial_at(sweep, index, {**point, key: low})
     if trial.config is None:
         return Family(trial)
     budget = sweep.constraints.gpu_budget
     if budget is not None:
-        affordable = budget * low // trial.config.num_gpus
+        each = trial.config.pools()[-1].engine.gpus_per_worker
+        affordable = low + (budget - trial.config.num_gpus) // each
         most = affordable if most is None else min(most, affordable)
     assert most is not None, "a sweep that solves for workers has a budget, or bounds"
     return Family(trial, low, most)
@@ -91,7 +97,8 @@ def need_request(sweep: SweepConfig, family: Family, workers: int | None) -> dic
     """What a worker process needs to try so many workers at the load."""
     plan = load_plan(sweep)
     request = request_at(sweep, family.trial, plan.own_load)
-    return {**request, "workers": workers, "between": [family.low, family.high]}
+    between = [family.low, family.high]
+    return {**request, "key": family.key, "workers": workers, "between": between}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,24 +118,29 @@ def sized(sweep: SweepConfig, families: Sequence[Family], search: NeedSearch) ->
     trials, sought, held = [], [], []
     for family in families:
         fewest = None if family.trial.config is None else search.fewest(family.index)
-        trial = with_workers(family.trial, family.high if fewest is None else fewest)
+        trial = with_workers(family, family.high if fewest is None else fewest)
         trials.append(trial)
         if trial.config is not None and family.index not in search.failures:
             sought.append(trial)
             held += [trial] if fewest is not None else []
-    numbers = tuple(sorted({t.values[WORKERS] for t in trials}))
-    others = tuple(d for d in sweep.dimensions if d.key != WORKERS)
-    solved = replace(sweep, dimensions=(*others, Dimension(WORKERS, numbers)))
-    return Sized(solved, trials, held or sought)
+    others = tuple(d for d in sweep.dimensions if d.key not in SOUGHT_KEYS)
+    found = {key: {t.values[key] for t in trials if key in t.values} for key in SOUGHT_KEYS}
+    solved = tuple(Dimension(key, tuple(sorted(n))) for key, n in found.items() if n)
+    return Sized(replace(sweep, dimensions=(*others, *solved)), trials, held or sought)
 
 
-def with_workers(trial: Trial, workers: int) -> Trial:
+def with_workers(family: Family, workers: int) -> Trial:
     """The same layout with another number of workers; one that cannot be run stays as it is."""
+    trial = family.trial
     if trial.config is None:
         return trial
-    cluster = trial.config.cluster.model_copy(update={"workers": workers})
+    cluster, changes = trial.config.cluster, {"workers": workers}
+    if cluster.is_disagg:
+        cluster = cluster.model_copy(update={"decode": cluster.decode.model_copy(update=changes)})
+    else:
+        cluster = cluster.model_copy(update=changes)
     config = trial.config.model_copy(update={"cluster": cluster})
-    values = {**trial.values, WORKERS: workers}
+    values = {**trial.values, family.key: workers}
     return replace(trial, values=values, config=config, known_as=trial.ledger_hash)
 
 
@@ -139,7 +151,7 @@ def capacity_ledger(ledger: Ledger, sought: Sequence[Trial]) -> Ledger:
     same = same_as(sought)
     for trial in sought:
         if same[trial.index] == trial.index:
-            workers = trial.values[WORKERS]
+            workers = next(trial.values[key] for key in SOUGHT_KEYS if key in trial.values)
             answers = ledger.probes.get(trial.index, [])
             probes[trial.index] = [a for a in answers if a.get("workers", workers) == workers]
     return replace(ledger, probes=probes)
@@ -213,10 +225,14 @@ def sizing_table(families: Sequence[Family], needs: NeedSearch) -> "pl.DataFrame
         for family in families
         for workers, probe in sorted(needs.probes[family.index].items())
     ]
+    solved = [key for key in SOUGHT_KEYS if any(family.key == key for family in families)]
     return table_of(
         {
             "trial_id": [family.index for family, _, _ in tried],
-            WORKERS: [workers for _, workers, _ in tried],
+            **{
+                key: [n if f.key == key else None for f, n, _ in tried]
+                for key in solved or [WORKERS]
+            },
             "offered_rps": [probe.offered_rps for _, _, probe in tried],
             "is_held": [probe.is_carried for _, _, probe in tried],
             "attainment": [probe.attainment for _, _, probe in tried],

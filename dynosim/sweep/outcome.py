@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.errors import ConfigError
 from dynosim.experiment.card import card_html, line, to_pandas
+from dynosim.plots.trials import short_names
 from dynosim.sweep.answer import Answer, answer_of
 from dynosim.sweep.results import Row, trials_table
 from dynosim.sweep.status import FAILED
@@ -54,8 +55,9 @@ class SweepOutcome:
         counts = self.summary["counts"]
         facts = {"trials": ", ".join(f"{n} {status}" for status, n in counts.items() if n)}
         if self.summary["top"]:
-            values = self.summary["top"][0]["values"].items()
-            facts["best"] = " ".join(f"{key.rpartition('.')[2]}={v}" for key, v in values)
+            values = self.summary["top"][0]["values"]
+            names = short_names(list(values))
+            facts["best"] = " ".join(f"{names[key]}={value}" for key, value in values.items())
         best = None if self.answer is None else self.answer.best
         if best is not None:
             facts["carries"] = f"{best.report['capacity_rps']:.3g} requests/s"

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.files.digest import digest
@@ -11,6 +12,9 @@ from dynosim.sweep.proposals import PointOutcome, Proposals, sampler_version
 from dynosim.sweep.results import Row, judge, objective_values
 from dynosim.sweep.space import Trial, trial_at, trials_of
 from dynosim.sweep.status import FAILED, INFEASIBLE
+
+if TYPE_CHECKING:
+    from dynosim.sweep.screening import Screening
 
 CANNOT_RUN = 2.0
 UNUSABLE = 1.0
@@ -24,6 +28,8 @@ class TrialPlan(ABC):
     """Trials whose models, hardware and files are those of the whole sweep."""
     search_hash: str
     """Equal where the same answers bring the same trials; empty if answers do not matter."""
+    screening: "Screening | None" = None
+    """What a screen said of all trials, once the first batch was taken; None: there is none."""
 
     @property
     @abstractmethod
@@ -41,7 +47,9 @@ class TrialPlan(ABC):
 
 def plan_of(sweep: SweepConfig) -> TrialPlan:
     """How a sweep chooses its trials. Raises: ConfigError."""
-    return SuggestedTrials(sweep) if sweep.search.is_adaptive else GivenTrials(sweep)
+    if sweep.search.is_adaptive:
+        return SuggestedTrials(sweep)
+    return GivenTrials(sweep) if sweep.search.screen is None else ScreenedTrials(sweep)
 
 
 class GivenTrials(TrialPlan):
@@ -66,6 +74,26 @@ class GivenTrials(TrialPlan):
 
     def told(self, records: Mapping[int, Record]) -> None:
         """Nothing follows from it."""
+
+
+class ScreenedTrials(GivenTrials):
+    """Those of all trials that the mean field finds worth it, in one batch."""
+
+    def __init__(self, sweep: SweepConfig) -> None:
+        super().__init__(sweep)
+        self._sweep = sweep
+        search = sweep.search
+        self.search_hash = digest([search.screen, search.num_kept(1000), list(search.factors)])
+
+    def next_batch(self) -> list[Trial]:
+        """See `TrialPlan`. Raises: TraceError."""
+        batch = super().next_batch()
+        if not batch:
+            return []
+        from dynosim.sweep.screening import screened
+
+        self.screening = found = screened(self._sweep, batch)
+        return [trial for trial in batch if trial.index in found.kept]
 
 
 class SuggestedTrials(TrialPlan):

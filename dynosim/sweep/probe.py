@@ -17,9 +17,14 @@ from dynosim.metrics.carried import Bounds, SlaTarget, judge_load
 from dynosim.metrics.hopeless import HopelessLoad
 from dynosim.metrics.resampling import sessions_of
 from dynosim.records import IntArray, Trace
-from dynosim.sweep.bound import rate_bound_rps, scheduled_rps
+from dynosim.sweep.bound import plan_bound_rps, scheduled_rps
 from dynosim.sweep.status import BAD_INPUT, FAILED, INFEASIBLE, OK
-from dynosim.sweep.trial import cached_prepared, cached_trace, config_of, request_for
+from dynosim.sweep.trial import (
+    cached_prepared,
+    cached_trace,
+    config_of,
+    request_for,
+)
 from dynosim.workload.scaling import start_sessions_faster, tiled
 
 PROBE = f"{__name__}:run_probe"
@@ -127,7 +132,7 @@ def _in_flight(request: dict[str, Any]) -> _Offered:
     config = config_of(request)
     load = request["load"]
     if load is None:
-        load = float(round(_within(request, IN_FLIGHT_PER_WORKER * config.cluster.workers)))
+        load = float(round(_within(request, IN_FLIGHT_PER_WORKER * answering_workers(config))))
     workload = config.workload.model_copy(update={"concurrency": int(load)})
     config = config.model_copy(update={"workload": workload})
     num_requests = max(request["min_requests"], request["requests_per_slot"] * int(load))
@@ -135,6 +140,12 @@ def _in_flight(request: dict[str, Any]) -> _Offered:
     trace = tiled_once(own, num_requests)
     repeat = len(trace) // len(own)
     return _Offered(load, config, trace, cached_prepared(config), repeat, None)
+
+
+def answering_workers(config: RunConfig) -> int:
+    """Workers in which requests are, most of their time: those that compute answers."""
+    cluster = config.cluster
+    return cluster.decode.workers if cluster.is_disagg else cluster.workers
 
 
 def _by_rate(request: dict[str, Any]) -> _Offered:
@@ -147,7 +158,7 @@ def _by_rate(request: dict[str, Any]) -> _Offered:
     check_has_rate(own_rps, config)
     load = request["load"]
     if load is None:
-        bound_rps = rate_bound_rps(trace, prepared, config.cluster.workers)
+        bound_rps = plan_bound_rps(trace, config, prepared)
         load = _within(request, START_SHARE * bound_rps / own_rps)
     faster = start_sessions_faster(trace, load)
     repeat = len(trace) // len(own)

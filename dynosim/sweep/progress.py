@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dynosim.experiment.progress import ProgressBar, ProgressDisplay, ProgressLines
+from dynosim.plots.trials import short_names
 from dynosim.sweep.results import THROUGHPUT_PER_GPU
 
 
@@ -71,5 +72,6 @@ class Progress:
         if self._best is None:
             return ""
         name = "tok/s/GPU" if self._objective == THROUGHPUT_PER_GPU else self._objective
-        shape = " ".join(f"{k.rpartition('.')[2]}={v}" for k, v in self._best_values.items())
+        names = short_names(list(self._best_values))
+        shape = " ".join(f"{names[key]}={value}" for key, value in self._best_values.items())
         return f"best {name} {self._best:,.1f}: {shape}"

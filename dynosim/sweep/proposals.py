@@ -46,7 +46,9 @@ class Proposals:
         self._axes = [_Axis(dimension) for dimension in sweep.dimensions]
         self._distributions = {axis.key: axis.distribution() for axis in self._axes}
         self._rng = random.Random(sweep.search.seed)
-        self._seen: set[str] = set()
+        self._counting = sweep.values_that_count
+        self._drawn: set[str] = set()  # points with all their values
+        self._seen: set[str] = set()  # with those that count in their mode
         self._open: list[Any] = []  # their trials in Optuna
         directions = ["maximize" if goal == "max" else "minimize"
                       for goal in sweep.objectives.values()]  # fmt: skip
@@ -76,7 +78,7 @@ class Proposals:
 
     def _new_point(self) -> Point | None:
         num_points = prod(axis.size or 0 for axis in self._axes)  # 0: no end to them
-        if num_points and len(self._seen) >= num_points:
+        if num_points and len(self._drawn) >= num_points:
             return None
         params: dict[str, Any] = {}
         for _ in range(ASKED_AGAIN if num_points else MAX_REPEATS):
@@ -88,22 +90,30 @@ class Proposals:
             self._give_up(trial)
         if not num_points:
             return None
-        params = self._untried(params, num_points)
+        untried = self._untried(params, num_points)
+        if untried is None:
+            return None
+        params = untried
         self._study.enqueue_trial(params)
         self._open.append(self._study.ask(self._distributions))
         return self._point(params)
 
-    def _untried(self, params: dict[str, int], num_points: int) -> dict[str, int]:
-        """A point that has not come: best one that differs in one value from that which has."""
+    def _untried(self, params: dict[str, int], num_points: int) -> dict[str, int] | None:
+        """A point that has not come: best one that differs in one value from that which has.
+
+        None: all that is left comes to one that has.
+        """
         for _ in range(NEAR_BY):
             axis = self._rng.choice(self._axes)
             near = {**params, axis.key: axis.first + self._rng.randrange(cast(int, axis.size))}
             if self._is_new(self._point(near)):
                 return near
         number = self._rng.randrange(num_points)
-        while not self._is_new(self._point(self._numbered(number))):
-            number = (number + 1) % num_points
-        return self._numbered(number)
+        for place in range(num_points):
+            params = self._numbered((number + place) % num_points)
+            if self._is_new(self._point(params)):
+                return params
+        return None
 
     def _numbered(self, number: int) -> dict[str, int]:
         """The parameters of a point by its number, in a space that can be counted."""
@@ -118,7 +128,8 @@ class Proposals:
 
     def _is_new(self, point: Point) -> bool:
         """Whether the point has not come before; from now on it has."""
-        name = json.dumps(point, sort_keys=True)
+        self._drawn.add(json.dumps(point, sort_keys=True))
+        name = json.dumps(self._counting(point), sort_keys=True)
         if name in self._seen:
             return False
         self._seen.add(name)

@@ -13,6 +13,7 @@ import numpy as np
 
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.config.sweep_schema import SweepSla
+from dynosim.plots.trials import LAYOUT
 from dynosim.sweep.ledger import Record
 from dynosim.sweep.pareto import pareto_front
 from dynosim.sweep.space import Trial
@@ -56,6 +57,14 @@ class Row:
     intervals: Mapping[str, Any] | None = None  # `Intervals.to_dict`, where they were made
     shares: Mapping[str, float | None] = field(default_factory=dict)  # of replays, by verdict
     draws: Sequence[float] = ()  # the capacity if other sessions had come, the same for all rows
+
+
+def named_values(row: Row) -> dict[str, Any]:
+    """What a trial's name is made of: what varied, and how many workers each of its pools has."""
+    config = row.trial.config
+    is_split = config is not None and config.cluster.is_disagg
+    layout = {LAYOUT: config.layout} if config is not None and is_split else {}
+    return {"trial_id": row.trial.index, **layout, **row.trial.values}
 
 
 def judge(sweep: SweepConfig, trials: Sequence[Trial], records: Mapping[int, Record]) -> list[Row]:
@@ -155,7 +164,7 @@ def trials_table(sweep: SweepConfig, rows: Sequence[Row]) -> "pl.DataFrame":
         "meets_sla": [row.meets_sla for row in rows],
     }
     for dimension in sweep.dimensions:
-        columns[dimension.key] = [row.trial.values[dimension.key] for row in rows]
+        columns[dimension.key] = [row.trial.values.get(dimension.key) for row in rows]
     names = dict.fromkeys(key for row in rows for key in row.report)
     for name in names:
         columns.setdefault(name, [row.report.get(name) for row in rows])

@@ -26,6 +26,7 @@ from dynosim.sweep.operating_point import config_at_capacity
 from dynosim.sweep.outcome import SweepOutcome
 from dynosim.sweep.plan import TrialPlan, plan_of
 from dynosim.sweep.results import Row, judge
+from dynosim.sweep.screening import Screening
 from dynosim.sweep.space import Trial
 from dynosim.sweep.work import (
     LoadWork,
@@ -109,7 +110,19 @@ def _finish_space(sweep: SweepConfig, plan: TrialPlan, ledger: Ledger, executor:
             trials += batch
             records |= work.finish(batch, num_to_come=plan.num_to_come)
             plan.told(records)
-    return Tried(sweep, trials, records, work.num_resumed, work.probes(trials))
+    if plan.screening is None:
+        return Tried(sweep, trials, records, work.num_resumed, work.probes(trials))
+    known = with_predictions(plan.screening, records)
+    return Tried(sweep, plan.examples, known, work.num_resumed, work.probes(plan.examples))
+
+
+def with_predictions(screening: Screening, records: Mapping[int, Record]) -> dict[int, Record]:
+    """The records of what was tried, with what the screen had said, and of what was not."""
+    told = {
+        index: {**record, "report": {**record["report"], **screening.keys_of(index)}}
+        for index, record in records.items()
+    }
+    return screening.records() | told
 
 
 def _finish_intervals(
@@ -147,7 +160,9 @@ def check_inputs(trials: Sequence[Trial]) -> None:
     from dynosim.silicon.catalogue import model_entry
     from dynosim.silicon.hardware import hardware_sheet
 
-    configs = [trial.config for trial in trials if trial.config is not None]
+    configs = [
+        pool for trial in trials if trial.config is not None for pool in trial.config.pools()
+    ]
     for model in dict.fromkeys(config.model_source for config in configs):
         if model is not None:
             model_entry(model)
@@ -197,7 +212,8 @@ def _timing_files(configs: Sequence[RunConfig]) -> list[Path]:
     """Files of fitted or profiled step times; a missing one is left to the trials to report."""
     timings = (
         config.resolve(config.timing.file)
-        for config in configs
+        for whole in configs
+        for config in whole.pools()
         if isinstance(config.timing, FittedTiming | ProfileTiming)
     )
     return [path for path in dict.fromkeys(timings) if path.is_file()]

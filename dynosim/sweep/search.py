@@ -23,7 +23,8 @@ def points_of(
 ) -> list[Point]:
     """The points to try. The same sweep file gives the same list, whatever runs it.
 
-    A grid varies its last key fastest. Random points are distinct, and asking for more keeps those
+    A grid varies its last key fastest. Values that do not count in a point's mode are left out, and
+    what is one point then comes once. Random points are distinct, and asking for more keeps those
     already drawn; none that is not affordable is among them, unless all are so: then some are, to
     be told of. Raises: ConfigError for a grid too large to try.
     """
@@ -31,14 +32,25 @@ def points_of(
         affordable = list(_random_points(sweep, is_affordable))
         return affordable or list(_random_points(sweep, lambda _: True))
     choices = [dimension.samples() for dimension in sweep.dimensions]
-    size = prod(len(values) for values in choices)
+    size = num_combinations(sweep)
     if size > MAX_GRID:
         raise ConfigError(
             f"space: a grid of {size} points is too large, at most {MAX_GRID} "
             "(use `search: {method: random, trials: 1000}`)"
         )
     keys = [dimension.key for dimension in sweep.dimensions]
-    return [dict(zip(keys, values, strict=True)) for values in product(*choices)]
+    points = (dict(zip(keys, values, strict=True)) for values in product(*choices))
+    return list({_name(point): point for point in map(sweep.values_that_count, points)}.values())
+
+
+def _name(point: Point) -> str:
+    """Equal for equal points."""
+    return json.dumps(point, sort_keys=True)
+
+
+def num_combinations(sweep: SweepConfig) -> int:
+    """How many combinations of values a grid has, be they one point or several."""
+    return prod(len(dimension.samples()) for dimension in sweep.dimensions)
 
 
 def _random_points(sweep: SweepConfig, is_wanted: Callable[[Point], bool]) -> Iterator[Point]:
@@ -46,8 +58,9 @@ def _random_points(sweep: SweepConfig, is_wanted: Callable[[Point], bool]) -> It
     seen: set[str] = set()
     num_points = num_vain = 0
     while num_points < (sweep.search.trials or 0) and num_vain < MAX_REPEATS:
-        point = {dimension.key: dimension.draw(rng) for dimension in sweep.dimensions}
-        name = json.dumps(point, sort_keys=True)
+        drawn = {dimension.key: dimension.draw(rng) for dimension in sweep.dimensions}
+        point = sweep.values_that_count(drawn)
+        name = _name(point)
         num_vain += 1
         if name in seen:
             continue

@@ -8,7 +8,8 @@ from dynosim.config.problems import Problem, dotted
 from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.files.digest import digest
-from dynosim.sweep.search import Point, points_of
+from dynosim.sweep.same_plan import plan_digest
+from dynosim.sweep.search import Point, num_combinations, points_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +37,30 @@ class Trial:
 
 
 def trials_of(sweep: SweepConfig) -> list[Trial]:
-    """All trials in their order. Raises: ConfigError for a space that cannot be searched."""
+    """All trials in their order. Points that come to the same plan are one trial, the first.
+
+    Raises: ConfigError for a space that cannot be searched.
+    """
     points = points_of(sweep, lambda point: not excess_of(sweep, _checked(sweep, 0, point)))
     trials: list[Trial] = []
     first: RunConfig | None = None
-    for index, point in enumerate(points):
-        trial = trial_at(sweep, index, point)
+    plans: set[str] = set()
+    for point in points:
+        trial = trial_at(sweep, len(trials), point)
         if trial.config is not None:
+            plan = plan_digest(trial.config)
+            if plan in plans:
+                continue
+            plans.add(plan)
             first = first or trial.config
             _share_sections(trial.config, first)
         trials.append(trial)
     return trials
+
+
+def num_same_points(sweep: SweepConfig, num_trials: int) -> int:
+    """Combinations of a grid's values that come to a plan which another one has."""
+    return num_combinations(sweep) - num_trials if sweep.search.method == "grid" else 0
 
 
 def _share_sections(config: RunConfig, first: RunConfig) -> None:
@@ -68,7 +82,8 @@ def _checked(sweep: SweepConfig, index: int, point: Point) -> RunConfig | list[P
 
 
 def trial_at(sweep: SweepConfig, index: int, point: Point) -> Trial:
-    """The trial of a point."""
+    """The trial of a point, of which only the values that count in its mode are kept."""
+    point = sweep.values_that_count(point)
     checked = _checked(sweep, index, point)
     if not isinstance(checked, RunConfig):
         reasons = [f"{dotted(problem.path)}: {problem.text}" for problem in checked]

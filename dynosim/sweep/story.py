@@ -10,7 +10,14 @@ from dynosim.plots.page import Headline, RunFiles, number
 from dynosim.plots.sweep_html import SweepStory
 from dynosim.plots.tornado import TornadoBar
 from dynosim.sweep.answer import Answer
-from dynosim.sweep.answer_text import answer_headline, layout_name, load_key, load_unit, sla_text
+from dynosim.sweep.answer_text import (
+    answer_headline,
+    layout_name,
+    load_key,
+    load_unit,
+    script_of,
+    sla_text,
+)
 from dynosim.sweep.effects import PairedEffect, paired_effects
 from dynosim.sweep.results import CAPACITY, Row
 
@@ -79,10 +86,9 @@ def _run_files(
         return None
     files = {row.trial.index: file for row, file in zip(best, run_files, strict=True)}
     keys = trial_table.varied_keys(table)
-    first = best[0].trial.index
     if not has_load:
-        return RunFiles(files, first, keys)
-    return RunFiles(files, first, keys, load_key(sweep), CAPACITY, load_unit(sweep, best[0]))
+        return RunFiles(files, keys)
+    return RunFiles(files, keys, load_key(sweep), CAPACITY, load_unit(sweep, best[0]))
 
 
 def _plain_headline(
@@ -111,7 +117,7 @@ def _plain_headline(
         ("deploy", f"dynosim deploy {folder} --mock"),
         ("prove", f"dynosim validate {folder} --url http://HOST:PORT"),
         ("run", f"dynosim run {file}"),
-        ("engine", f"{folder}/engine.sh"),
+        ("engine", f"{folder}/{script_of(row)}"),
         ("bench", f"{folder}/bench.sh"),
     ]
     return Headline(f"Deploy {layout_name(sweep, row)}", facts, commands)

@@ -77,7 +77,9 @@ def cached_trace(config: RunConfig) -> Trace:
 def cached_prepared(config: RunConfig) -> Prepared:
     """What `prepare` gives, once for configurations that share it. Raises: what that raises."""
     sections = {"engine", "timing", "model", "hardware"}
-    name = [config.model_dump(mode="json", include=sections), str(config.base_dir)]
+    shared = [pool.model_dump(mode="json", include=sections) for pool in config.pools()]
+    handoff = config.cluster.handoff.model_dump(mode="json") if config.cluster.is_disagg else None
+    name = [shared, handoff, str(config.base_dir)]
     return _kept(_prepared, MAX_PREPARED, name, lambda: prepare(config))
 
 

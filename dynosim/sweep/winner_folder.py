@@ -13,17 +13,19 @@ from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.experiment.prediction import PREDICTION_FILE, prediction_document
 from dynosim.sweep.bench_script import bench_script
-from dynosim.sweep.engine_script import engine_script, model_folder
+from dynosim.sweep.engine_script import engine_script, model_folder, script_name
 from dynosim.sweep.operating_point import config_at_capacity
+from dynosim.sweep.pool_files import GENERATOR_FILE, POOL_FILES, pool_files
 from dynosim.sweep.results import CAPACITY, FAILED_LOAD
 from dynosim.sweep.travelling_files import INPUTS, TravellingFile, travelling_files
 from dynosim.sweep.winner_readme import winner_readme
 from dynosim.sweep.winners import Recommended
 
 RUN_FILE, FULL_RUN_FILE, INTERVALS_FILE = "config.yaml", "config.full.yaml", "intervals.json"
-ENGINE_SCRIPT, BENCH_SCRIPT, README = "engine.sh", "bench.sh", "README.md"
+BENCH_SCRIPT, README = "bench.sh", "README.md"
 WINNER_FILES = (
-    RUN_FILE, FULL_RUN_FILE, INTERVALS_FILE, ENGINE_SCRIPT, BENCH_SCRIPT, PREDICTION_FILE, README,
+    RUN_FILE, FULL_RUN_FILE, INTERVALS_FILE, "engine.sh", "run_0.sh", *POOL_FILES.values(),
+    GENERATOR_FILE, BENCH_SCRIPT, PREDICTION_FILE, README,
 )  # fmt: skip
 LOAD_KEYS = {
     "load": CAPACITY,
@@ -35,11 +37,10 @@ LOAD_KEYS = {
 }
 
 
-def winner_files(
-    sweep: SweepConfig, winner: Recommended, folder: Path, name: str
-) -> dict[str, Writer]:
-    """Writers of the files in `folder / name`, by their names in `folder`."""
-    row, place = winner.row, folder / name
+def winner_files(sweep: SweepConfig, winner: Recommended, folder: Path) -> dict[str, Writer]:
+    """Writers of the files of the winner's own folder in `folder`, by their names there."""
+    row, name = winner.row, winner.folder
+    place = folder / name
     if row.trial.config is None:
         return {}
     config = config_at_capacity(sweep, row)
@@ -53,13 +54,15 @@ def winner_files(
     writers: dict[str, Writer] = {
         RUN_FILE: text_writer(run_file_text(config, files)),
         FULL_RUN_FILE: text_writer(_full_text(config, files)),
-        ENGINE_SCRIPT: script_writer(engine_script(there, title=title, folder=place)),
+        script_name(there): script_writer(engine_script(there, title=title, folder=place)),
         BENCH_SCRIPT: script_writer(bench_script(config, row.report, title=title, model=model)),
         PREDICTION_FILE: text_writer(_json(document)),
         README: text_writer(winner_readme(sweep, winner, config, files)),
     }
     if row.intervals is not None:
         writers[INTERVALS_FILE] = text_writer(_json(row.intervals))
+    for file_name, text in pool_files(there, place).items():
+        writers[file_name] = text_writer(text)
     for file in files:
         writers |= file.writers()
     return {f"{name}/{file}": write for file, write in writers.items()}

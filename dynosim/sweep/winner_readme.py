@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
+from dynosim.config.cluster import POOL_ROLES
 from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.sweep.answer import user_speed
+from dynosim.sweep.engine_script import script_name
+from dynosim.sweep.pool_files import GENERATOR_FILE, POOL_FILES
 from dynosim.sweep.results import CAPACITY, FAILED_LOAD
 from dynosim.sweep.travelling_files import TravellingFile
 from dynosim.sweep.winners import Recommended, layout_of
@@ -19,18 +22,19 @@ def winner_readme(
         _carried(sweep, winner, config),
         _run(sweep, config),
         "Serve: `dynosim deploy . --mock` (simulated engines), `dynosim deploy . --real`, or "
-        "`./engine.sh`, which holds the exact `vllm serve` command lines.",
+        f"`./{script_name(config)}`, which holds the exact `vllm serve` command lines.",
         "Prove: `dynosim validate . --url http://HOST:PORT` sets prediction.json against what it "
         "measures; `./bench.sh URL` measures with AIPerf at 0.5, 0.8 and 1 of this load.",
         _needs(files),
+        *_pool_lines(config),
     ]
     return "\n".join(lines) + "\n"
 
 
 def _carried(sweep: SweepConfig, winner: Recommended, config: RunConfig) -> str:
     report = winner.row.report
-    gpus, workers = config.num_gpus, config.cluster.workers
-    layout = f"{gpus} GPU{'s' if gpus > 1 else ''} ({workers} x {layout_of(config.engine)})"
+    gpus = config.num_gpus
+    layout = f"{gpus} GPU{'s' if gpus > 1 else ''} ({_workers(config)})"
     speed = f"{report.get('output_tok_s_per_gpu') or 0:.3g} output tokens/s per GPU"
     speed += f", {user_speed(winner.row):.3g} per user (median)"
     load = report.get(CAPACITY)
@@ -43,6 +47,26 @@ def _carried(sweep: SweepConfig, winner: Recommended, config: RunConfig) -> str:
         f"Carries {report.get('capacity_rps') or 0:.3g} requests/s on {layout}: {load:.4g} {unit} "
         f"({beyond}); there {speed}."
     )
+
+
+def _workers(config: RunConfig) -> str:
+    """How many of which kind, as in `4 x TP2`."""
+    counts = [f"{pool.cluster.workers} x {layout_of(pool.engine)}" for pool in config.pools()]
+    if not config.cluster.is_disagg:
+        return counts[0]
+    return " and ".join(f"{role} {count}" for role, count in zip(POOL_ROLES, counts, strict=True))
+
+
+def _pool_lines(config: RunConfig) -> list[str]:
+    """What else is there of a disaggregated winner."""
+    if not config.cluster.is_disagg:
+        return []
+    names = [f"`{name}`" for name in POOL_FILES.values()]
+    return [
+        f"Pools: {' and '.join(names)} are for `vllm serve MODEL --config FILE`, "
+        f"`{GENERATOR_FILE}` says the same in AIConfigurator's sections; KV goes by vLLM's "
+        "NixlConnector, which needs `pip install nixl` on every machine."
+    ]
 
 
 def _run(sweep: SweepConfig, config: RunConfig) -> str:

@@ -5,10 +5,13 @@
    another way to serve, not the winner with another detail.
 3. The next best, until there are as many as `top` asks for.
 4. Where they are not among these, the one that is fastest for users and the cheapest.
+
+Aggregated and disaggregated layouts are ranked each by themselves, in folders of their own; of a
+sweep that has both, the best of all is the first of its mode.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dynosim.config.engine import EngineConfig
 from dynosim.config.schema import RunConfig
@@ -27,6 +30,7 @@ class Recommended:
     row: Row
     roles: tuple[str, ...]
     family: str
+    folder: str = ""  # in the sweep's: `agg/top1`
 
 
 @dataclass(slots=True)
@@ -49,7 +53,32 @@ def winners_of(sweep: SweepConfig, rows: Sequence[Row], answer: Answer | None) -
 
 
 def ranked_winners(ranked: Sequence[Row], *, top: int) -> list[Recommended]:
-    """The winners among rows that are in order, best first."""
+    """The winners among rows that are in order, best first; of each mode so many."""
+    modes = dict.fromkeys(mode_of_row(row) for row in ranked)
+    if len(modes) < 2:
+        return _winners_of_mode(ranked, top=top)
+    places = {row.trial.index: place for place, row in enumerate(ranked)}
+    found = [
+        _among_modes(winner, mode, is_first=places[winner.row.trial.index] == 0)
+        for mode in modes
+        for winner in _winners_of_mode([r for r in ranked if mode_of_row(r) == mode], top=top)
+    ]
+    return sorted(found, key=lambda winner: places[winner.row.trial.index])
+
+
+def mode_of_row(row: Row) -> str:
+    """The mode of its cluster."""
+    return "agg" if row.trial.config is None else row.trial.config.cluster.mode
+
+
+def _among_modes(winner: Recommended, mode: str, *, is_first: bool) -> Recommended:
+    """The winner with roles that hold among those of its mode."""
+    roles = [f"{role} of {mode}" if role in (BEST, FASTEST, CHEAPEST) else role
+             for role in winner.roles]  # fmt: skip
+    return replace(winner, roles=(*([BEST] if is_first else []), *roles))
+
+
+def _winners_of_mode(ranked: Sequence[Row], *, top: int) -> list[Recommended]:
     if not ranked:
         return []
     choice = _Choice()
@@ -68,14 +97,20 @@ def ranked_winners(ranked: Sequence[Row], *, top: int) -> list[Recommended]:
     choice.add(max(ranked, key=worth), CHEAPEST)
     by_index = {row.trial.index: row for row in ranked}
     return [
-        Recommended(by_index[index], tuple(roles), _family(by_index[index]))
-        for index, roles in choice.roles.items()
+        Recommended(
+            by_index[index],
+            tuple(roles),
+            _family(by_index[index]),
+            f"{mode_of_row(by_index[index])}/top{place}",
+        )
+        for place, (index, roles) in enumerate(choice.roles.items(), 1)
     ]
 
 
 def family_of(config: RunConfig) -> str:
     """Layouts of one family differ in details: how many workers, which router, which limits."""
-    return f"{config.cluster.mode} {layout_of(config.engine)}"
+    pools = [layout_of(pool.engine) for pool in config.pools()]
+    return f"{config.cluster.mode} {'+'.join(pools)}"
 
 
 def layout_of(engine: EngineConfig) -> str:

@@ -16,7 +16,11 @@ import yaml
 from cluster import AIPERF, ROOT, VLLM_PYTHON, Cluster, dynosim
 
 from dynosim.build.engine_command import vllm_flags, vllm_gpu_flags
+from dynosim.config import run_config_from_dict
+from dynosim.config.cluster import POOL_ROLES
 from dynosim.config.engine import EngineConfig
+from dynosim.sweep.engine_script import engine_flags
+from dynosim.sweep.pool_files import POOL_FILES, pool_files
 
 READY_S = 600.0
 PARSE = """
@@ -73,6 +77,41 @@ def test_vllm_understands_every_flag_as_it_is_meant() -> None:
         EngineConfig().max_num_seqs,
         True,
     )
+
+
+def test_vllm_understands_the_engines_of_both_pools(tmp_path: Path) -> None:
+    """By the flags of run_0.sh, and by the files for --config: the same."""
+    data = {
+        "model": "Qwen/Qwen3-32B", "hardware": "h200_sxm",
+        "workload": {"synthetic": {"requests": 10, "isl": 100, "osl": 10, "rate_rps": 5}},
+        "timing": {"kind": "aiconfigurator"},
+        "cluster": {
+            "mode": "disagg", "transfer": {"preset": "ib"},
+            "handoff": {"load_failure_policy": "recompute"},
+            "prefill": {"engine": {"tensor_parallel": 2, "max_num_seqs": 4}},
+            "decode": {"engine": {"max_num_seqs": 99, "enable_prefix_caching": False}},
+        },
+    }  # fmt: skip
+    plan = run_config_from_dict(data)
+    asked = [engine_flags(plan, plan.for_pool(role), tmp_path, role=role) for role in POOL_ROLES]
+    texts = pool_files(plan, tmp_path)
+    for role in POOL_ROLES:
+        (tmp_path / f"{role}.yaml").write_text(texts[POOL_FILES[role]])
+        asked.append(["--config", str(tmp_path / f"{role}.yaml")])
+    names = ["tensor_parallel_size", "max_num_seqs", "enable_prefix_caching", "max_model_len",
+             "async_scheduling", "kv_transfer_config"]  # fmt: skip
+    done = subprocess.run(
+        [str(VLLM_PYTHON), "-c", PARSE, json.dumps(names)],
+        input=json.dumps(asked), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    transfers = [line.pop("kv_transfer_config") for line in lines]
+    assert lines[:2] == lines[2:]
+    assert [list(line.values())[:3] for line in lines[:2]] == [[2, 4, True], [1, 99, False]]
+    for transfer, role in zip(transfers, ["kv_producer", "kv_consumer"] * 2, strict=True):
+        assert "kv_connector='NixlConnector'" in transfer and f"kv_role='{role}'" in transfer
+        assert "kv_load_failure_policy='recompute'" in transfer
 
 
 @pytest.fixture(scope="module")

@@ -208,7 +208,7 @@ def test_families_have_tones_of_their_mode_and_marks_of_their_own() -> None:
     sizes = (1, 2, 4)
     rows = [{TP: tp, MODE: mode} for mode in ("agg", "disagg") for tp in sizes]
     families = [family_of(row) for row in rows]
-    assert [family.name for family in families[2:4]] == ["TP4", "disagg TP1"]
+    assert [family.name for family in families[2:4]] == ["TP4", "disagg TP1+TP1"]
     assert family_of({}) == LayoutFamily(False, 0)
     looks = family_styles(families)
     assert len({look.color for look in looks.values()}) == len(families)

@@ -24,6 +24,24 @@ def test_the_pages_have_every_key() -> None:
     page = keys_page()
     for fact in file_facts():
         section, _, name = fact.key.rpartition(".")
-        assert f"`{section}`" in page if fact.same_as else f"| `{name}` |" in page, fact.key
+        above = [section.rsplit(".", cut)[0] for cut in range(section.count(".") + 1)]
+        is_told = any(f"### `{one}`" in page for one in above)
+        assert is_told if fact.same_as else f"| `{name}` |" in page, fact.key
     page = report_page()
     assert [fact.key for fact in written_facts() if f"| `{fact.key}` |" not in page] == []
+
+
+def test_a_pool_refers_to_the_sections_that_it_changes() -> None:
+    """Their keys stand once on the page, under the section nearest to the root."""
+    page = keys_page()
+    assert (
+        page.count("| `max_num_batched_tokens` |") == page.count("| `overlap_score_credit` |") == 1
+    )
+    for pool in ("prefill", "decode"):
+        for section in ("engine", "router"):
+            shared = f"### `cluster.{pool}.{section}`\n\nKeys as those of `{section}`.\n"
+            told = shared if pool == "prefill" else "### `cluster.decode`\n\nKeys as those of"
+            assert told in page
+    assert "### `cluster.decode.engine`" not in page
+    table = page.partition("\n### `engine`\n")[2].partition("\n###")[0]
+    assert "| `max_num_batched_tokens` |" in table

@@ -28,10 +28,12 @@ const selection = {
     const inner = make("div", {}, top);
     const run = pageData.run;
     if (run) {
-      const file = run.files[this.row];
-      const where = file ? `Run file: ${file}.` : `No run file of its own; made of ${run.base}.`;
-      inner.append(make("p", { textContent: `${where} Run it in the sweep's folder:` }));
-      inner.append(commandLine(runCommand(run, this.row, this.load)));
+      const file = run.files[this.row], base = baseRow(run, this.row);
+      const made = base === undefined ? "no winner is of its mode" : `made of ${run.files[base]}`;
+      const where = file ? `Run file: ${file}.` : `No run file of its own; ${made}.`;
+      const can = file || base !== undefined;
+      inner.append(make("p", { textContent: can ? `${where} Run it in the sweep's folder:` : where }));
+      if (can) inner.append(commandLine(runCommand(run, this.row, this.load)));
     }
     panel.replaceChildren(inner);
   },
@@ -44,15 +46,20 @@ const selection = {
   },
 };
 
+// The first winner whose cluster is of the row's mode: the other mode's file has other sections.
+function baseRow(run, row) {
+  return run.bases.find((base) => rowValue(base, "cluster.mode") === rowValue(row, "cluster.mode"));
+}
+
 // `dynosim run` with what the row has other than the run file.
 function runCommand(run, row, load) {
-  const file = run.files[row] || run.base;
+  const base = baseRow(run, row), file = run.files[row] || run.files[base];
   const parts = ["dynosim run", quoted(file)];
   const set = (key, value) => parts.push("--set", quoted(`${key}=${value}`));
   if (!run.files[row]) {
     for (const key of run.keys) {
       const value = rowValue(row, key);
-      if (value !== null && value !== rowValue(run.base_row, key)) set(key, value);
+      if (value !== null && value !== rowValue(base, key)) set(key, value);
     }
   }
   // A row's own run file has its load; another row's, and another load, must be said.
