@@ -17,9 +17,10 @@ from dynosim.conformance.scenario import (
     spec_of,
 )
 from dynosim.conformance.step_log import RequestNote, ScenarioLog, StepEntry
+from dynosim.conformance.transfers import Transfers
 from dynosim.engine.cores import CORES
 from dynosim.engine.engine import Engine
-from dynosim.engine.sequence import Sequence
+from dynosim.engine.sequence import FINISHED, Sequence
 from dynosim.errors import ConfigError
 from dynosim.timing.formulas import LinearModel
 
@@ -34,9 +35,12 @@ class ScenarioRun:
         self.spec = spec_of(scenario["engine"])
         self.has_time = scenario.get("timing") is not None
         self.tree = BlockTree(self.spec.block_size)
+        self.transfers = Transfers(scenario["requests"], self.spec.block_size, self._to_clock)
         self.arrivals = self._arrivals()
         self.aborts = self._aborts()
         self.aborted: list[str] = []  # since the last step
+        self.has_connector = self.spec.kv_role is not None
+        self.num_calls = 0  # of the scheduler
         self.log = ScenarioLog(scenario, self.spec, self.tree, has_time=self.has_time)
         self.core = CORES[self.spec.kind](
             self.spec,
@@ -48,7 +52,7 @@ class ScenarioRun:
         self.engine = Engine(
             self.core, self._times(), self.log, depth=self.depth, steps_singly=True
         )
-        self.in_flight: deque[StepEntry] = deque()
+        self.in_flight: deque[tuple[int, StepEntry]] = deque()  # by the number of its call
         self.now = 0
         self.is_stuck = False
         self.has_news = False
@@ -71,6 +75,10 @@ class ScenarioRun:
             entries.append((round(float(request.get(key, 0)) * scale), index, request))
         entries.sort(key=lambda entry: entry[:2])
         return deque(self._arrival(*entry) for entry in entries)
+
+    def _to_clock(self, time: object) -> int:
+        """A time of the scenario, in ns or ticks."""
+        return round(float(str(time)) * (1e6 if self.has_time else 1))
 
     def _aborts(self) -> deque[tuple[int, int, str]]:
         """When requests are given up, with their place in the scenario and their id; in order."""
@@ -106,6 +114,7 @@ class ScenarioRun:
             request.get("priority", 0),
             note.request_id,
         )
+        self.transfers.tell(sequence)
         return arrival, sequence, note
 
     def run(self) -> Json:
@@ -120,21 +129,25 @@ class ScenarioRun:
     # ---- vLLM's loops --------------------------------------------------------------------------
 
     def _run_sync(self) -> None:
+        """Where KV is exchanged, vLLM does not stop calling before all transfers have ended."""
+        idle_calls = 0
         while True:
             self._hand_over()
-            if not self.core.has_work:
+            if not (self._wants_call() if self.has_connector else self.core.has_work):
                 if not self.arrivals:
                     return
                 self._skip_to_arrival()
                 continue
             step = self._schedule()
             self._deliver_oldest()
-            if not step.counts:
-                if not self._has_events:
-                    self.is_stuck = True
-                    return
-                if self.has_time:
-                    self._skip_to_event()
+            idle_calls = 0 if step.counts else idle_calls + 1
+            next_event = self._next_event()
+            if next_event is None and idle_calls > (6 if self.has_connector else 0):
+                self.is_stuck = self._has_unfinished
+                self.now += self.has_connector and not self.has_time
+                return
+            if self.has_time and next_event is not None and idle_calls > self.has_connector:
+                self.now = max(self.now, next_event)
             if not self.has_time:
                 self.now += 1
 
@@ -157,55 +170,101 @@ class ScenarioRun:
                     continue
             if self.in_flight and self._deliver_oldest().counts:
                 idle_calls = 0
-            if idle_calls > IDLE_CALLS_TO_GIVE_UP and self.core.has_work:
-                if not self._has_events:
-                    self.is_stuck = True
+            if idle_calls > IDLE_CALLS_TO_GIVE_UP and self._wants_call():
+                next_event = self._next_event()
+                if next_event is None:
+                    self.is_stuck = self._has_unfinished
                     return
                 if self.has_time:
-                    self._skip_to_event()
+                    self.now = max(self.now, next_event)
                 idle_calls = 0
 
     def _schedule(self) -> StepEntry:
         """Have the next step planned; one that computes nothing takes its turn as well."""
         start = self.now
         if self.has_time and self.in_flight:
-            start = max(start, self.in_flight[-1].end)
+            start = max(start, self.in_flight[-1][1].end)
+        was_loading = self.transfers.loading()
         plan = self.engine.plan_step(self.now)
         self.has_news = False
-        step = self.log.planned(plan, self.core, self.now, start)
+        for load in plan.loads:
+            self.transfers.start(
+                load.sequence,
+                is_load=True,
+                call=self.num_calls,
+                now=start,
+                hit_tokens=load.hit_tokens,
+            )
+        is_loading = self.transfers.loading()
+        step = self.log.planned(
+            plan, self.core, self.now, start, was_loading=was_loading, is_loading=is_loading
+        )
         if self.aborted:
             step.record["abort"], self.aborted = self.aborted, []
-        self.in_flight.append(step)
+        self.in_flight.append((self.num_calls, step))
+        self.num_calls += 1
         return step
 
     def _deliver_oldest(self) -> StepEntry:
         """Wait for the oldest step in flight."""
-        step = self.in_flight.popleft()
+        call, step = self.in_flight.popleft()
         if self.has_time:
             self.now = max(self.now, step.end)
         finished = [] if step.plan.is_empty else self.engine.complete(step.end)
         self.has_news |= bool(finished)
+        self._end_transfers(call, step)
+        for sequence in finished:
+            if self.core.holds(sequence):
+                step.note_transfer("hold", sequence.request_id)
+                end = self._end_of(step)
+                self.transfers.start(sequence, is_load=False, call=call + 1, now=end)
         self.log.finished(step, finished, self.core)
         max_steps = self.scenario.get("max_steps", 2_000_000)
         if len(self.log.steps) > max_steps:
             raise ConfigError(f"no end after {max_steps} steps: raise max_steps if that is meant")
         return step
 
+    def _end_of(self, step: StepEntry) -> int:
+        """When a step ends, by the scenario's clock."""
+        return step.end if self.has_time else step.scheduled_at
+
+    def _end_transfers(self, call: int, step: StepEntry) -> None:
+        """Report to the scheduler which transfers have ended with a step."""
+        for transfer in self.transfers.take_ended(call, self._end_of(step)):
+            sequence = transfer.sequence
+            request_id = sequence.request_id
+            if not transfer.is_load:
+                step.note_transfer("sent", request_id)
+                self.core.sent(sequence)
+                continue
+            step.note_transfer("recv", request_id)
+            was_dropped = sequence.state == FINISHED
+            valid_tokens = self.transfers.valid_tokens(transfer)
+            self.core.loaded(sequence, valid_tokens)
+            is_gone = sequence.state == FINISHED
+            if self.transfers.fails(transfer):
+                step.note_transfer("fail", [request_id, -1 if is_gone else valid_tokens])
+            if is_gone and not was_dropped:
+                self.log.failed(step, sequence)
+                self.has_news = True
+
     def _skip_to_arrival(self) -> None:
         self.now = max(self.now, self.arrivals[0][0])
 
     @property
-    def _has_events(self) -> bool:
-        """Whether an arrival or an abort is still to come."""
-        return bool(self.arrivals or self.aborts)
+    def _has_unfinished(self) -> bool:
+        return self.core.num_running + self.core.num_waiting > 0
 
-    def _skip_to_event(self) -> None:
-        heads_ns = [queue[0][0] for queue in (self.arrivals, self.aborts) if queue]
-        self.now = max(self.now, min(heads_ns))
+    def _next_event(self) -> int | None:
+        """When the next arrival, abort or end of a transfer is due; None if there is none."""
+        times = [queue[0][0] for queue in (self.arrivals, self.aborts) if queue]
+        end = self.transfers.next_end()
+        return min(times if end is None else [*times, end], default=None)
 
     def _wants_call(self) -> bool:
         """vLLM also calls its scheduler once after a request ended, to pass the news on."""
-        return self.core.has_work or self.has_news
+        core = self.core
+        return core.has_work or self.has_news or core.num_loading > 0 or core.num_held > 0
 
     def _hand_over(self) -> None:
         while self.arrivals and self.arrivals[0][0] <= self.now:

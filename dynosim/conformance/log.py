@@ -16,8 +16,9 @@ def step_line(step: Json) -> str:
     )
     if "t0" in step:
         line += f"|t={step['t0']}-{step['t1']}"
-    if "abort" in step:
-        line += "|abort=" + json.dumps(step["abort"], separators=(",", ":"))
+    for key in ("abort", "kv"):
+        if key in step:
+            line += f"|{key}=" + json.dumps(step[key], separators=(",", ":"), sort_keys=True)
     return line
 
 

@@ -22,13 +22,23 @@ _REQUEST_KEYS = (
     "output_start",
     "priority",
     "abort",
+    "remote",
 )
+_REMOTE_KEYS = ("recv", "tokens", "send", "delay", "fail")
+_SPEC_OF_REMOTE = {"role": "kv_role", "failure_policy": "kv_load_failure_policy"}
+_DEFAULT_REMOTE = {"role": "kv_both", "failure_policy": "recompute"}
 
 
 def spec_of(engine: Json) -> EngineSpec:
     """The engine section of a scenario as a spec; unknown keys and kinds are errors."""
-    _refuse_unknown("engine", engine, tuple(sorted(EngineSpec.__dataclass_fields__)))
-    spec = EngineSpec(**engine)
+    own = {name for name in EngineSpec.__dataclass_fields__ if not name.startswith("kv_")}
+    _refuse_unknown("engine", engine, tuple(sorted(own | {"remote"})))
+    knobs = {key: value for key, value in engine.items() if key != "remote"}
+    if engine.get("remote") is not None:
+        _refuse_unknown("engine.remote", engine["remote"], tuple(_DEFAULT_REMOTE))
+        remote = _DEFAULT_REMOTE | engine["remote"]
+        knobs |= {_SPEC_OF_REMOTE[key]: value for key, value in remote.items()}
+    spec = EngineSpec(**knobs)
     if spec.kind not in CORES:
         raise ConfigError(f"engine.kind: unknown {spec.kind!r}; known: {', '.join(sorted(CORES))}")
     return spec
@@ -36,7 +46,9 @@ def spec_of(engine: Json) -> EngineSpec:
 
 def check_request(request: Json) -> None:
     """Raises: ConfigError for a key that is not known, since nothing would obey it."""
-    _refuse_unknown(f"request {request['id']}", request, _REQUEST_KEYS)
+    where = f"request {request['id']}"
+    _refuse_unknown(where, request, _REQUEST_KEYS)
+    _refuse_unknown(f"{where}: remote", request.get("remote") or {}, _REMOTE_KEYS)
 
 
 def check_timing(timing: Json) -> None:

@@ -36,6 +36,8 @@ class RequestNote:
     hit: int | None = None
     admitted: int | None = None
     preempted: int = 0
+    external: int = 0
+    cached: list[int] | None = None
     reason: str | None = None
     token_times: list[int] = field(default_factory=list)
 
@@ -53,7 +55,13 @@ class StepEntry:
     @property
     def counts(self) -> bool:
         """Whether the log shows it."""
-        return bool(self.record["sched"] or self.record["pre"] or "abort" in self.record)
+        record = self.record
+        has_transfers = bool(record.get("kv", {}).keys() - {"rwait", "defer"})
+        return bool(record["sched"] or record["pre"] or "abort" in record or has_transfers)
+
+    def note_transfer(self, key: str, entry: object) -> None:
+        """Enter what happened to a transfer."""
+        self.record.setdefault("kv", {}).setdefault(key, []).append(entry)
 
 
 class ScenarioLog(Recorder):
@@ -68,6 +76,9 @@ class ScenarioLog(Recorder):
         self._has_time = has_time
         self._shows_labels = (scenario.get("options") or {}).get("labels", True)
         self._totals = dict.fromkeys(_TOTALS, 0)
+        self._has_connector = spec.kv_role is not None
+        if self._has_connector:
+            self._totals["ext_tokens"] = 0
 
     # ---- what the engine reports --------------------------------------------------------------
 
@@ -82,6 +93,8 @@ class ScenarioLog(Recorder):
         for sequence in plan.emitting:
             note = self.notes[sequence.request_id]
             if note.reason is None:
+                if note.cached is None:
+                    note.cached = [sequence.cached_tokens, sequence.external_tokens]
                 note.token_times.append(int(plan.end_ms))
 
     def delivered_run(
@@ -101,8 +114,17 @@ class ScenarioLog(Recorder):
 
     # ---- what the driver reports --------------------------------------------------------------
 
-    def planned(self, plan: StepPlan, core: EngineCore, now: int, start: int) -> StepEntry:
-        """A scheduling decision, perhaps one that computes nothing."""
+    def planned(
+        self,
+        plan: StepPlan,
+        core: EngineCore,
+        now: int,
+        start: int,
+        *,
+        was_loading: List[Sequence],
+        is_loading: List[Sequence],
+    ) -> StepEntry:
+        """A scheduling decision, perhaps one that computes nothing; who loaded before and after."""
         for row in plan.rows:
             self._note_row(row, now)
         for sequence in plan.preempted:
@@ -115,7 +137,7 @@ class ScenarioLog(Recorder):
                     row.num_tokens,
                     "D" if row.is_decode else "P",
                     row.num_computed_before,
-                    row.num_new_blocks,
+                    self._new_blocks(row, was_loading),
                     row.hit_tokens,
                 ]
                 for row in plan.rows
@@ -126,11 +148,39 @@ class ScenarioLog(Recorder):
             "wait": core.num_waiting,
         }
         end = start if plan.is_empty else int(plan.end_ms)
-        return StepEntry(plan, record, now, start, end)
+        entry = StepEntry(plan, record, now, start, end)
+        for load in plan.loads:
+            request_id = load.sequence.request_id
+            numbers = load.hit_tokens, load.num_tokens, load.num_new_blocks
+            entry.note_transfer("load", [request_id, *numbers])
+            self.notes[request_id].external += load.num_tokens
+            self._totals["ext_tokens"] += load.num_tokens
+        if is_loading:
+            record.setdefault("kv", {})["rwait"] = len(is_loading)
+        return entry
+
+    def _new_blocks(self, row: ScheduledRow, was_loading: List[Sequence]) -> int:
+        """Blocks that a step added. Of a request that has loaded, but became ready in an earlier
+        step or must compute all, the log counts all blocks that its hit does not fill."""
+        sequence, size = row.sequence, self._spec.block_size
+        if row.hit_tokens < 0 or sequence.reserved_tokens == 0:
+            return row.num_new_blocks
+        if row.hit_tokens > 0 and sequence in was_loading:
+            return row.num_new_blocks
+        end = max(row.num_computed_before + row.num_tokens, sequence.reserved_tokens)
+        return -(-end // size) - row.hit_tokens // size
+
+    def failed(self, entry: StepEntry, sequence: Sequence) -> None:
+        """A request has ended with an error."""
+        self.notes[sequence.request_id].reason = "error"
+        entry.note_transfer("err", sequence.request_id)
 
     def finished(self, entry: StepEntry, sequences: List[Sequence], core: EngineCore) -> None:
         """A step is over, with it these requests."""
-        entry.record["fin"] = [sequence.request_id for sequence in sequences]
+        errors = entry.record.get("kv", {}).get("err", [])
+        entry.record["fin"] = [sequence.request_id for sequence in sequences] + errors
+        if core.deferred_blocks:
+            entry.record.setdefault("kv", {})["defer"] = core.deferred_blocks
         entry.record["free_end"] = self._free_blocks(core)
         if not entry.counts:
             return
@@ -209,6 +259,8 @@ class ScenarioLog(Recorder):
             "first": times[0] if times else None,
             "last": times[-1] if note.reason == "length" or times else None,
         }
+        if self._has_connector and note.reason != "rejected":
+            row |= {"ext": note.external, "cached": note.cached}
         if self._has_time and times:
             row["ttft"] = times[0] - note.arrival
             row["e2e"] = times[-1] - note.arrival

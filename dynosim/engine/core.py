@@ -3,6 +3,10 @@
 The life of a request in a core: `add` queues it; some `plan_step` admits it and gives it tokens,
 step by step; `finish_step` of its last step returns it. `abort` ends it at any moment before.
 
+KV may come from elsewhere: a plan names the loads that start with its step, and `loaded` reports
+that one has ended. Blocks may be read from elsewhere: those of a request with `is_sent` stay held
+after its end until `sent`.
+
 A driver (`dynosim.engine.engine`) asks for plans and hands each of them back, in order, once its
 time is over; with a pipeline of depth two it may ask for a plan before the one before is back.
 While nothing but decoding can happen, `uniform_steps` tells for how many steps; the driver may then
@@ -20,6 +24,7 @@ from dynosim.engine.sequence import Sequence
 class DecodeCount(Protocol):
     """The sequences that decode, as sums."""
 
+    step: int  # index of the next step
     count: int
     context_tokens: int  # of all of them in the next step, the tokens it computes included
 
@@ -27,7 +32,7 @@ class DecodeCount(Protocol):
 class EngineCore(Protocol):
     """Decisions of one engine. No method looks at a clock; all take effect at once."""
 
-    num_waiting: int  # requests without a seat
+    num_waiting: int  # requests without a seat, those that load included
     num_preemptions: int  # so far
 
     @property
@@ -46,6 +51,21 @@ class EngineCore(Protocol):
         ...
 
     @property
+    def num_loading(self) -> int:
+        """Loads that have not ended, those of requests dropped since included."""
+        ...
+
+    @property
+    def num_held(self) -> int:
+        """Requests that have ended but whose blocks have not been sent yet."""
+        ...
+
+    @property
+    def deferred_blocks(self) -> int:
+        """Blocks of requests dropped while a step under way still writes to them."""
+        ...
+
+    @property
     def used_blocks(self) -> int:
         """KV blocks that requests refer to."""
         ...
@@ -55,10 +75,27 @@ class EngineCore(Protocol):
         ...
 
     def abort(self, sequence: Sequence) -> int:
-        """Drop a request, if it has not ended; its blocks are free.
+        """Drop a request, if it has not ended; its blocks are free, or will be when its load ends.
 
         Returns the tokens that were scheduled for it, those of steps under way included.
         """
+        ...
+
+    def loaded(self, sequence: Sequence, num_valid_tokens: int) -> bool:
+        """A load has ended; returns whether the very next step could admit somebody for that.
+
+        So many of the request's tokens are valid from the start: its hit and what came. If that is
+        less than it was to load, the request ends in failure (state FINISHED) or computes the rest,
+        as the engine is configured.
+        """
+        ...
+
+    def holds(self, sequence: Sequence) -> bool:
+        """Whether a request has ended and `sent` is awaited for it."""
+        ...
+
+    def sent(self, sequence: Sequence) -> bool:
+        """The blocks held for a request are free, the last one first; returns as `loaded` does."""
         ...
 
     def plan_step(self) -> StepPlan:

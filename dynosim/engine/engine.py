@@ -23,11 +23,18 @@ from dynosim.engine.instant import instant_end, instant_start
 from dynosim.engine.pace import NEVER, Pace
 from dynosim.engine.plan import StepPlan
 from dynosim.engine.recorder import Recorder
-from dynosim.engine.sequence import DECODING, Sequence
+from dynosim.engine.sequence import DECODING, FINISHED, Sequence
 from dynosim.timing.model import StepTimeModel
 
 NOBODY: list[Sequence] = []  # never changed
 StampedEvent = tuple[float, KvEvent]
+
+
+class TransferEnd(NamedTuple):
+    """What an engine hears of a transfer that has ended."""
+
+    sequence: Sequence
+    num_valid_tokens: int  # of one that loaded; -1 of one that was sent
 
 
 class Unfinished(NamedTuple):
@@ -44,6 +51,9 @@ class Engine:
     of the run under way, 0 outside of runs. `last_delivery_ms` is when tokens were delivered last.
     `unpublished` are the KV events to take, if there are any. `steps_singly`: there are no runs.
     `stamps_events`: KV events are kept with the times at which the engine publishes them.
+
+    `started_loads` are the loads to take, each with the time at which it begins: when the step that
+    it was planned with starts. `failed` are the requests to take that ended because a load failed.
     """
 
     __slots__ = (
@@ -53,6 +63,7 @@ class Engine:
         "_in_flight",
         "_is_cut",
         "_lag",
+        "_news",
         "_pace",
         "_queued_ms",
         "_recorder",
@@ -63,10 +74,12 @@ class Engine:
         "_steps_singly",
         "_times",
         "core",
+        "failed",
         "last_delivery_ms",
         "next_ms",
         "num_events",
         "run_steps",
+        "started_loads",
         "unpublished",
     )
 
@@ -101,6 +114,9 @@ class Engine:
         self._settled_ms = -NEVER  # end of the steps that `settle` did last
         self._queued_ms: list[float] = []  # when requests came during the current run
         self._given_up: list[Sequence] = []  # to be dropped when a step ends
+        self._news: list[TransferEnd] = []  # to be passed on when a step ends
+        self.started_loads: list[tuple[Sequence, float]] = []
+        self.failed: list[Sequence] = []
 
     # ---- requests ------------------------------------------------------------------------------
 
@@ -146,6 +162,10 @@ class Engine:
             self._drop(sequence)
             return False
         self._given_up.append(sequence)
+        return self._cut(now_ms)
+
+    def _cut(self, now_ms: float) -> bool:
+        """Let the run end with the step under way; returns whether `next_ms` has moved."""
         if self.run_steps <= 1 or self._is_cut:
             return False
         self._is_cut = True
@@ -174,8 +194,52 @@ class Engine:
 
     @property
     def is_done(self) -> bool:
-        """Whether it has no request, and no step under way for one that was given up."""
-        return not self.core.has_work and not self._in_flight
+        """Whether it has no request, no step under way for one that was given up, and no blocks
+        that are being loaded or sent."""
+        core = self.core
+        is_idle = not core.has_work and not self._in_flight
+        return is_idle and core.num_loading == 0 and core.num_held == 0
+
+    # ---- transfers -----------------------------------------------------------------------------
+
+    def loaded(self, sequence: Sequence, now_ms: float, num_valid_tokens: int) -> bool:
+        """A load has ended, see `EngineCore.loaded`; returns whether `next_ms` has moved.
+
+        The engine hears of it when the step under way ends, or the next one if the load began with
+        that; an idle one does at once. Call it before anything else happens at `now_ms`.
+        """
+        return self._hear(TransferEnd(sequence, num_valid_tokens), now_ms)
+
+    def sent(self, sequence: Sequence, now_ms: float) -> bool:
+        """The blocks held for a request have been sent; as `loaded`."""
+        return self._hear(TransferEnd(sequence, -1), now_ms)
+
+    def _hear(self, news: TransferEnd, now_ms: float) -> bool:
+        if self.next_ms == NEVER:
+            self._pass_on(news)
+            return False
+        self._news.append(news)
+        return self._cut(now_ms)
+
+    def _pass_on(self, news: TransferEnd) -> None:
+        """Tell the core, between two steps."""
+        core, sequence = self.core, news.sequence
+        if news.num_valid_tokens < 0:
+            core.sent(sequence)
+            return
+        was_dropped = sequence.state == FINISHED
+        core.loaded(sequence, news.num_valid_tokens)
+        if sequence.state == FINISHED and not was_dropped:
+            self.failed.append(sequence)
+
+    def _pass_on_news(self, step: int) -> None:
+        """Tell the core what was heard before this step ended, but of loads that began later."""
+        news, self._news = self._news, []
+        for one in news:
+            if one.num_valid_tokens >= 0 and one.sequence.load_step > step:
+                self._news.append(one)
+            else:
+                self._pass_on(one)
 
     # ---- steps ---------------------------------------------------------------------------------
 
@@ -212,6 +276,8 @@ class Engine:
         if plan.preempted or plan.deferred:
             self._has_missed = True
             self._recorder.missed(plan, in_flight[-1].end_ms if in_flight else now_ms)
+        if plan.loads:
+            self._note_loads(plan, now_ms)
         if plan.num_prefills or plan.num_decodes:
             pace.start_at(max(now_ms, pace.end_ms) if in_flight else now_ms)
             plan.start_ms = pace.start_ms
@@ -221,22 +287,31 @@ class Engine:
             in_flight.append(plan)
         return plan
 
+    def _note_loads(self, plan: StepPlan, now_ms: float) -> None:
+        """Loads begin when the step that they were planned with does."""
+        start_ms = max(now_ms, self._in_flight[-1].end_ms) if self._in_flight else now_ms
+        self.started_loads += [(load.sequence, start_ms) for load in plan.loads]
+
     def complete(self, now_ms: float) -> list[Sequence]:
         """End the oldest step or the run; returns the requests that ended with it."""
         self.num_events += 1
         self.next_ms = NEVER
         self.last_delivery_ms = now_ms
         if self.run_steps:
+            step = self.core.decodes.step
             self._deliver_run(now_ms)
             self._queued_ms.clear()
             finished = NOBODY if self._lag else self.core.finish_due()
         else:
             plan = self._in_flight.pop(0)
+            step = plan.step
             num_waiting = self._num_waiting(now_ms) if self._queued_ms else self.core.num_waiting
             self._recorder.delivered(plan, num_waiting)
             finished = self.core.finish_step(plan)
         if self._given_up:
             finished = self._drop_given_up(finished)
+        if self._news:
+            self._pass_on_news(step)
         if self._stamped is not None:
             self._stamp(now_ms)
         if finished:

@@ -42,6 +42,16 @@ class KvCache:
         block_size = self.block_size
         return -(-end // block_size) + (-computed // block_size)
 
+    def blocks_of(self, sequence: Sequence) -> int:
+        """Blocks of a sequence that does not decode."""
+        return -(-max(sequence.num_computed, sequence.reserved_tokens) // self.block_size)
+
+    def blocks_to_take(self, sequence: Sequence, computed: int, end: int) -> int:
+        """The same for one that may have been given blocks by a load, computed or not."""
+        if sequence.reserved_tokens > computed:
+            computed = min(sequence.reserved_tokens, end)
+        return self.blocks_between(computed, end)
+
     def lookup(self, sequence: Sequence) -> PrefixHit:
         """The longest cached prefix that leaves at least one token to compute."""
         if not self.has_prefix_caching:
@@ -85,12 +95,14 @@ class KvCache:
         """Free all blocks, the last one first; full ones stay cached."""
         block_size = self.block_size
         computed = sequence.num_computed
+        blocks = self.blocks_of(sequence)
+        sequence.reserved_tokens = 0
         pool = self.pool
         if not self.has_prefix_caching:
-            pool.blank_blocks += -(-computed // block_size)
+            pool.blank_blocks += blocks
             return
         own_blocks = (computed - sequence.registration_lag) // block_size - sequence.path_blocks
-        private = -(-computed // block_size) - sequence.covered_blocks
+        private = blocks - sequence.covered_blocks
         if own_blocks > 0:
             own = sequence.own
             if own is None:

@@ -1,6 +1,7 @@
 """What one scheduling decision produced."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dynosim.engine.sequence import Sequence
 from dynosim.timing.step import StepShape
@@ -18,6 +19,15 @@ class ScheduledRow:
     hit_tokens: int  # prefix hit if (re)admitted in this step, else -1
 
 
+class KvLoad(NamedTuple):
+    """A transfer that brings KV from elsewhere: blocks are taken when it starts."""
+
+    sequence: Sequence
+    hit_tokens: int  # found here
+    num_tokens: int  # to come from elsewhere
+    num_new_blocks: int
+
+
 class StepPlan(StepShape):
     """One engine step: its composition (for timing) and who is in it.
 
@@ -29,6 +39,7 @@ class StepPlan(StepShape):
         "deferred",
         "emitting",
         "end_ms",
+        "loads",
         "num_resumed_decodes",
         "preempted",
         "prefilled",
@@ -49,6 +60,7 @@ class StepPlan(StepShape):
         self.prefilled: list[Sequence] = []  # all known tokens computed: yield one token
         self.preempted: tuple[Sequence, ...] = ()  # rare, hence no list from the start
         self.deferred: tuple[Sequence, ...] = ()  # decoding, but left out of this step
+        self.loads: tuple[KvLoad, ...] = ()  # start with this step, even if it is empty of tokens
         self.emitting: list[Sequence] = []  # yield a token; in a pipeline, or if asked for
         self.rows: list[ScheduledRow] = []
         self.start_ms = 0.0  # when it executes: the engine's business, not the scheduler's
@@ -60,6 +72,7 @@ class StepPlan(StepShape):
         One last token of a request that has produced some already runs as a decode does.
         """
         before = sequence.num_computed
+        sequence.last_chunk_step = self.step
         known = sequence.prompt_tokens + sequence.generated_tokens
         is_decode = before + 1 == known and sequence.generated_tokens > 0
         if is_decode:
@@ -83,4 +96,4 @@ class StepPlan(StepShape):
     def decodes_all(self, num_decoding: int) -> bool:
         """Whether it computes one token for each of so many decoding sequences and no other."""
         is_pure = self.num_prefills == 0 and self.num_resumed_decodes == 0
-        return is_pure and self.num_decodes == num_decoding
+        return is_pure and self.num_decodes == num_decoding and not self.deferred

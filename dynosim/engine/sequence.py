@@ -9,6 +9,7 @@ PREFILLING: Final = 1  # holds a seat, known tokens left to compute
 DECODING: Final = 2  # holds a seat, one token a step
 DRAINING: Final = 3  # holds a seat, last token scheduled but not yet delivered
 FINISHED: Final = 4
+LOADING: Final = 5  # holds blocks and no seat: KV comes from elsewhere, or has just come
 
 
 class Sequence:
@@ -19,6 +20,8 @@ class Sequence:
 
     A decoding sequence advances one token in every step, so its progress is not stored but follows
     from the engine's step counter: `num_computed = anchor + step`. The other states store it.
+
+    `remote_tokens` and `is_sent` are for its owner to set, before an engine gets it.
     """
 
     __slots__ = (
@@ -26,11 +29,15 @@ class Sequence:
         "arrival_ms",
         "cached_tokens",
         "covered_blocks",
+        "external_tokens",
         "finish_step",
         "generated_tokens",
         "held",
         "in_flight",
         "index",
+        "is_sent",
+        "last_chunk_step",
+        "load_step",
         "num_computed",
         "order",
         "output_tokens",
@@ -42,7 +49,9 @@ class Sequence:
         "priority",
         "prompt_tokens",
         "registration_lag",
+        "remote_tokens",
         "request_id",
+        "reserved_tokens",
         "state",
     )
 
@@ -78,6 +87,12 @@ class Sequence:
         self.in_flight = 0  # scheduled tokens not yet delivered (asynchronous scheduling)
         self.registration_lag = 0  # computed tokens whose ids were unknown when last scheduled
         self.cached_tokens = -1  # prefix hit of the first admission, -1 before it
+        self.external_tokens = 0  # beside them, those whose KV was to come from elsewhere
+        self.remote_tokens = 0  # prompt tokens whose KV is elsewhere; 0 once that was asked for
+        self.is_sent = False  # its blocks stay held after its end, until they have been sent
+        self.reserved_tokens = 0  # a load took blocks for so many, valid or not
+        self.load_step = 0  # the step whose planning started the load
+        self.last_chunk_step = -1  # the last step in which it computed known tokens
         self.preemptions = 0
 
     @property
@@ -98,3 +113,5 @@ class Sequence:
         self.own_published = 0
         self.in_flight = 0
         self.registration_lag = 0
+        self.reserved_tokens = 0
+        self.last_chunk_step = -1

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Policy = Literal["fcfs", "priority"]
+KvRole = Literal["kv_both", "kv_producer", "kv_consumer"]
+LoadFailurePolicy = Literal["fail", "recompute"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,8 @@ class EngineSpec:
     scheduler_reserve_full_isl: bool = True
     max_num_active_seqs: int | None = None  # None: max_num_seqs
     async_scheduling: bool = False
+    kv_role: KvRole | None = None  # None: it takes and gives KV nowhere
+    kv_load_failure_policy: LoadFailurePolicy = "fail"
 
     @property
     def usable_blocks(self) -> int:
@@ -51,6 +55,16 @@ class EngineSpec:
     def max_active(self) -> int:
         """Requests that may hold a seat at once."""
         return self.max_num_seqs if self.max_num_active_seqs is None else self.max_num_active_seqs
+
+    @property
+    def takes_kv(self) -> bool:
+        """Whether KV may come from elsewhere."""
+        return self.kv_role in ("kv_both", "kv_consumer")
+
+    @property
+    def gives_kv(self) -> bool:
+        """Whether KV may go elsewhere."""
+        return self.kv_role in ("kv_both", "kv_producer")
 
     @property
     def pipeline_depth(self) -> int:

@@ -107,3 +107,43 @@ def _draw_length(rng: random.Random, longest: int) -> int:
     if kind < 0.3:
         return rng.choice((1, 2, 3, 5, 16, 17, 33, 48))
     return rng.randint(1, longest if kind < 0.6 else max(1, longest // 4))
+
+
+def draw_remote_scenario(seed: int, number: int) -> Json:
+    """The same with KV from elsewhere and for elsewhere, loads that fail, requests given up."""
+    scenario = draw_scenario(seed, number)
+    rng = random.Random(f"{seed}/{number}/remote")
+    engine = scenario["engine"]
+    engine["remote"] = {"role": rng.choice(("kv_both", "kv_consumer", "kv_producer"))}
+    if rng.random() < 0.5:
+        engine["remote"]["failure_policy"] = rng.choice(("fail", "recompute"))
+    has_time = "timing" in scenario
+    longest = rng.choice((1, 4, 20, 60))
+    shares = [rng.choice((0.1, 0.4, 0.9)) for _ in range(4)]
+    for request in scenario["requests"]:
+        remote: Json = {}
+        if rng.random() < shares[0]:
+            remote["recv"] = True
+            prompt = sum(count for _, count in request["prompt_ranges"])
+            if rng.random() < 0.4:
+                remote["tokens"] = rng.randint(1, prompt)
+            if rng.random() < shares[1] / 2:
+                blocks = -(-remote.get("tokens", prompt) // engine["block_size"])
+                remote["fail"] = "all" if rng.random() < 0.4 else rng.randrange(blocks)
+        if rng.random() < shares[2]:
+            remote["send"] = True
+        if remote:
+            remote["delay"] = _draw_delay(rng, longest, has_time=has_time)
+            request["remote"] = remote
+        if rng.random() < shares[3] / 4:
+            key = "arrival_ms" if has_time else "arrival_step"
+            request["abort"] = request[key] + _draw_delay(rng, longest, has_time=has_time)
+    scenario["name"] = f"remote-{scenario['name']}"
+    return scenario
+
+
+def _draw_delay(rng: random.Random, longest: int, *, has_time: bool) -> float:
+    """Often none or a round number, so that several things happen at once."""
+    if rng.random() < 0.3 or not has_time:
+        return rng.randint(0, longest)
+    return round(rng.uniform(0, longest * 2), 3)

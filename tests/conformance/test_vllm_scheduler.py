@@ -55,14 +55,19 @@ PUBLISHED = {
         "pub-11-trace50",
         "pub-12-async",
     ),
-    "conformance_more": ("vx-pub-abort-01",),
+    "conformance_more": (
+        "vx-pub-abort-01",
+        "vx-pub-remote-01",
+        "vx-pub-remote-02",
+        "vx-pub-remote-03",
+        "vx-pub-remote-04",
+    ),
 }
 """By folder of the shared data."""
 
 LACKING = {
     **dict.fromkeys([f"vx-pub-spec-0{number}" for number in range(1, 5)], "spec"),
     **dict.fromkeys([f"vx-pub-lora-0{number}" for number in range(1, 5)], "max_loras"),
-    **dict.fromkeys([f"vx-pub-remote-0{number}" for number in range(1, 5)], "remote"),
     **dict.fromkeys([f"vx-pub-offload-0{number}" for number in range(1, 5)], "offload"),
     **dict.fromkeys(["vx-pub-groups-01", "vx-pub-groups-02"], "groups"),
     "vx-pub-mix-01": "offload",  # and speculation
@@ -132,6 +137,10 @@ def test_difference_when_a_log_is_altered_is_found_at_its_step() -> None:
         ({"engine": {"blocks": 3}}, "unknown key 'blocks'"),
         ({"requests": [{"id": "a"}]}, "not well formed"),
         ({"requests": [{"id": "a", "lora": "A"}]}, "request a: unknown key 'lora'"),
+        (
+            {"requests": [{"id": "a", "remote": {"wait": 3}}]},
+            "request a: remote: unknown key 'wait'",
+        ),
         ({"timing": {"c0": 5.0, "c4": 0.1}}, "timing: unknown key 'c4'"),
     ],
 )

@@ -42,7 +42,7 @@ class ForeseenService:
             num_tokens = sequence.prompt_tokens + sequence.generated_tokens - computed
             if num_tokens > budget:
                 num_tokens = budget
-            need += cache.blocks_between(computed, computed + num_tokens)
+            need += cache.blocks_to_take(sequence, computed, computed + num_tokens)
         pool = cache.pool
         if need > pool.blank_blocks + pool.idle_blocks:
             return None

@@ -5,10 +5,12 @@ in this package is a shortcut through `serve`, or bookkeeping.
 """
 
 from dynosim.engine.kv_cache import KvCache, PrefixHit
-from dynosim.engine.plan import ScheduledRow, StepPlan
+from dynosim.engine.plan import KvLoad, ScheduledRow, StepPlan
 from dynosim.engine.sequence import DECODING, DRAINING, PREFILLING, WAITING, Sequence
 from dynosim.engine.spec import EngineSpec
+from dynosim.engine.vllm.remote import RemoteRequests
 from dynosim.engine.vllm.seats import Seats
+from dynosim.engine.vllm.under_way import StepsUnderWay
 from dynosim.engine.waiting import WaitingQueue
 
 
@@ -29,9 +31,11 @@ class SchedulingLoop:
         "_max_active",
         "_names_emitting",
         "_num_admissions",
+        "_remote",
         "_reserves_prompt",
         "_seats",
         "_token_budget",
+        "_under_way",
         "_waiting",
         "_watermark_blocks",
     )
@@ -42,6 +46,8 @@ class SchedulingLoop:
         cache: KvCache,
         seats: Seats,
         waiting: WaitingQueue,
+        remote: RemoteRequests,
+        under_way: StepsUnderWay | None,
         *,
         keep_rows: bool,
         names_emitting: bool,
@@ -49,6 +55,8 @@ class SchedulingLoop:
         self._cache = cache
         self._seats = seats
         self._waiting = waiting
+        self._remote = remote
+        self._under_way = under_way
         self._token_budget = spec.max_num_batched_tokens
         self._cap_threshold = spec.long_prefill_token_threshold
         self._is_adaptive = spec.long_prefill_token_threshold_adaptive
@@ -78,14 +86,20 @@ class SchedulingLoop:
                 self._defer(plan, sequence)
                 continue
             computed, num_tokens = self._wanted(sequence, cap, budget)
-            need = cache.blocks_between(computed, computed + num_tokens)
+            need = cache.blocks_to_take(sequence, computed, computed + num_tokens)
             while need > cache.pool.free_blocks and sequence.state != WAITING:
                 victim = self._choose_victim()
+                if self._under_way is not None and self._under_way.writes(victim):
+                    break  # its blocks would not be free at once
                 restored = served.pop(victim, 0)
                 budget += restored
                 self._preempt(plan, victim, restored)
             if sequence.state == WAITING:
                 is_over = True
+                continue
+            if need > cache.pool.free_blocks:
+                is_over = True
+                self._defer(plan, sequence)
                 continue
             cache.pool.allocate(need)
             if sequence.state == DECODING:
@@ -99,30 +113,44 @@ class SchedulingLoop:
         return budget
 
     def admit(self, plan: StepPlan, budget: int, cap: int, num_waiting: int) -> bool:
-        """Give seats to waiting requests while budget, seats and blocks last.
+        """Give seats to waiting requests while budget, seats and blocks last; let others load.
 
-        Returns whether the next one is blocked until something ends.
+        `num_waiting` of them do not load. Those who have loaded are first. Returns whether the next
+        one is blocked until something ends.
         """
-        cache = self._cache
+        cache, remote = self._cache, self._remote
         while budget > 0 and num_waiting > 0:
             if len(self._seats.running) >= self._max_active:
                 return True
-            sequence = self._waiting.peek()
-            hit = cache.lookup(sequence)
-            hit_tokens = (hit.path_blocks + hit.own_blocks) * cache.block_size
-            num_tokens = sequence.prompt_tokens + sequence.generated_tokens - hit_tokens
-            if 0 < cap < num_tokens:
-                num_tokens = cap
-            if num_tokens > budget:
-                if not self._has_chunks:
+            sequence = remote.peek() if remote.num_ready > 0 else self._waiting.peek()
+            known = sequence.prompt_tokens + sequence.generated_tokens
+            hit: PrefixHit | None = None
+            if sequence.num_computed > 0:  # all may have been loaded, but one must be computed
+                computed = min(sequence.num_computed, known - 1)
+            else:
+                hit = cache.lookup(sequence)
+                computed = (hit.path_blocks + hit.own_blocks) * cache.block_size
+            num_tokens = 0
+            if hit is None or computed >= sequence.remote_tokens:
+                num_tokens = self._first_chunk(known - computed, budget, cap)
+                if num_tokens == 0:
                     return plan.num_prefills == 0
-                num_tokens = budget
-            if not self._has_room(sequence, hit, hit_tokens, num_tokens):
+                has_place = self._seat(plan, sequence, hit, computed, num_tokens)
+            else:
+                has_place = self._load(plan, sequence, hit, computed)
+            if not has_place:
                 return True
-            self._seat(plan, sequence, hit, hit_tokens, num_tokens)
             budget -= num_tokens
             num_waiting -= 1
         return False
+
+    def _first_chunk(self, num_tokens: int, budget: int, cap: int) -> int:
+        """Of so many tokens those that an admission computes at once; 0: none, since not all."""
+        if 0 < cap < num_tokens:
+            num_tokens = cap
+        if num_tokens <= budget:
+            return num_tokens
+        return budget if self._has_chunks else 0
 
     def long_prefill_cap(self, num_requests: int) -> int:
         """Tokens a prompt may take per step; 0: no cap (a lone request is never capped)."""
@@ -184,6 +212,8 @@ class SchedulingLoop:
         if victim.state != PREFILLING:
             known = victim.num_computed + 1 - victim.in_flight
             victim.generated_tokens = known - victim.prompt_tokens
+        if self._under_way is not None and self._under_way.drops_tokens:
+            self._under_way.withdraw(victim)
         victim.num_computed += num_tokens
         self._cache.release(victim)
         victim.state = WAITING
@@ -196,42 +226,101 @@ class SchedulingLoop:
     # ---- admission -----------------------------------------------------------------------------
 
     def _has_room(
-        self, sequence: Sequence, hit: PrefixHit, hit_tokens: int, num_tokens: int
+        self, sequence: Sequence, hit: PrefixHit | None, computed: int, num_tokens: int
     ) -> bool:
-        """Whether the blocks for an admission are free (idle hits are, but must stay)."""
-        cache = self._cache
-        end = hit_tokens + num_tokens
+        """Whether the blocks for an admission are free."""
+        end = computed + num_tokens
         if self._reserves_prompt:
             end = sequence.prompt_tokens + sequence.generated_tokens
-        need = cache.blocks_between(hit_tokens, end) + hit.idle_blocks
+        need = self._blocks_to_leave(hit) + self._cache.blocks_to_take(sequence, computed, end)
+        return need <= self._cache.pool.free_blocks
+
+    def _blocks_to_leave(self, hit: PrefixHit | None) -> int:
+        """Free blocks that an admission cannot have: idle hits, which must stay, a watermark."""
+        blocks = 0 if hit is None else hit.idle_blocks
         if self._seats.running:
-            need += self._watermark_blocks
-        return need <= cache.pool.blank_blocks + cache.pool.idle_blocks
+            blocks += self._watermark_blocks
+        return blocks
 
     def _seat(
-        self, plan: StepPlan, sequence: Sequence, hit: PrefixHit, hit_tokens: int, num_tokens: int
-    ) -> None:
-        """Admit the head of the queue: reference its hits, then take its first chunk's blocks."""
+        self,
+        plan: StepPlan,
+        sequence: Sequence,
+        hit: PrefixHit | None,
+        computed: int,
+        num_tokens: int,
+    ) -> bool:
+        """Admit the next one, if there is room: reference its hits, then take the blocks of its
+        first chunk.
+
+        `hit` is None for one that has loaded: it holds blocks already.
+        """
         cache, seats = self._cache, self._seats
-        self._waiting.pop()
-        cache.take_hit(sequence, hit)
-        new_blocks = cache.blocks_between(hit_tokens, hit_tokens + num_tokens)
+        if not self._has_room(sequence, hit, computed, num_tokens):
+            return False
+        if self._remote.num_ready > 0:
+            self._remote.pop()
+        else:
+            self._waiting.pop()
+        if hit is not None:
+            cache.take_hit(sequence, hit)
+        new_blocks = cache.blocks_to_take(sequence, computed, computed + num_tokens)
         cache.pool.allocate(new_blocks)
-        sequence.num_computed = hit_tokens
+        sequence.num_computed = computed
         sequence.state = PREFILLING
+        sequence.remote_tokens = 0
         sequence.order = self._num_admissions
         self._num_admissions += 1
         if sequence.cached_tokens < 0:
-            sequence.cached_tokens = hit_tokens
+            sequence.cached_tokens = computed
         seats.running[sequence] = None
         seats.prefilling.append(sequence)
         plan.admitted.append(sequence)
         is_decode = plan.take_chunk(sequence, num_tokens)
-        cache.register(sequence, hit_tokens + num_tokens)
+        cache.register(sequence, computed + num_tokens)
         if self._keep_rows:
             plan.rows.append(
-                ScheduledRow(sequence, num_tokens, is_decode, hit_tokens, new_blocks, hit_tokens)
+                ScheduledRow(sequence, num_tokens, is_decode, computed, new_blocks, computed)
             )
+        return True
+
+    # ---- loads ---------------------------------------------------------------------------------
+
+    def _load(self, plan: StepPlan, sequence: Sequence, hit: PrefixHit, hit_tokens: int) -> bool:
+        """Let the head of the queue load what it did not hit; returns whether there is room.
+
+        Its blocks are taken now, and not given back until the load has ended: so they must not be
+        those that a prefill under way, or another load, will need.
+        """
+        cache = self._cache
+        known = sequence.prompt_tokens + sequence.generated_tokens
+        end = sequence.remote_tokens
+        new_blocks = cache.blocks_between(hit_tokens, end)
+        taken, free = self._blocks_to_leave(hit), cache.pool.free_blocks
+        if self._reserves_prompt and taken + cache.blocks_between(hit_tokens, known) > free:
+            return False
+        if taken + new_blocks > free - self._reserved_blocks():
+            return False
+        self._waiting.pop()
+        cache.take_hit(sequence, hit)
+        cache.pool.allocate(new_blocks)
+        sequence.num_computed = hit_tokens
+        sequence.reserved_tokens = end
+        sequence.remote_tokens = 0
+        if sequence.cached_tokens < 0:
+            sequence.cached_tokens = hit_tokens
+            sequence.external_tokens = end - hit_tokens
+        self._remote.start(sequence, plan.step)
+        plan.loads += (KvLoad(sequence, hit_tokens, end - hit_tokens, new_blocks),)
+        return True
+
+    def _reserved_blocks(self) -> int:
+        """Blocks that prefills under way still need, with a seat or on their way to one."""
+        blocks = self._remote.reserved_blocks
+        for sequence in self._seats.prefilling:
+            known = sequence.prompt_tokens + sequence.generated_tokens
+            blocks += self._cache.blocks_to_take(sequence, sequence.num_computed, known)
+        return blocks
 
 
 def _by_urgency(sequence: Sequence) -> tuple[int, float]:

@@ -12,13 +12,15 @@ from dynosim.blocks.kv_event import KvEvent
 from dynosim.engine.block_pool import BlockPool
 from dynosim.engine.kv_cache import KvCache
 from dynosim.engine.plan import StepPlan
-from dynosim.engine.sequence import FINISHED, WAITING, Sequence
+from dynosim.engine.sequence import FINISHED, LOADING, WAITING, Sequence
 from dynosim.engine.spec import EngineSpec
 from dynosim.engine.vllm import asynchronous
 from dynosim.engine.vllm.bulk import UniformSteps
 from dynosim.engine.vllm.foreseen import ForeseenService
 from dynosim.engine.vllm.loop import SchedulingLoop
+from dynosim.engine.vllm.remote import RemoteRequests
 from dynosim.engine.vllm.seats import Seats
+from dynosim.engine.vllm.under_way import StepsUnderWay
 from dynosim.engine.waiting import make_queue
 
 NOBODY: list[Sequence] = []  # never changed
@@ -38,6 +40,7 @@ class VllmScheduler:
         "_arrival_unblocks",
         "_bulk",
         "_cache",
+        "_fails_bad_loads",
         "_foreseen",
         "_has_cap",
         "_head_is_blocked",
@@ -46,8 +49,10 @@ class VllmScheduler:
         "_loop",
         "_max_active",
         "_names_emitting",
+        "_remote",
         "_seats",
         "_shares_answers",
+        "_under_way",
         "_waiting",
         "decodes",
         "events",
@@ -86,8 +91,19 @@ class VllmScheduler:
         self._cache = cache
         self._seats = seats
         self._waiting = waiting
+        self._remote = RemoteRequests(cache, is_fcfs=spec.policy == "fcfs")
+        self._under_way: StepsUnderWay | None = None
+        if spec.async_scheduling and spec.kv_role is not None:
+            self._under_way = StepsUnderWay(defers_frees=spec.takes_kv, drops_tokens=spec.gives_kv)
         self._loop = SchedulingLoop(
-            spec, cache, seats, waiting, keep_rows=keep_rows, names_emitting=names_emitting
+            spec,
+            cache,
+            seats,
+            waiting,
+            self._remote,
+            self._under_way,
+            keep_rows=keep_rows,
+            names_emitting=names_emitting,
         )
         self._foreseen = ForeseenService(spec, cache, seats, names_emitting=names_emitting)
         self._bulk = UniformSteps(cache, seats)
@@ -99,9 +115,27 @@ class VllmScheduler:
         head_may_shrink = is_adaptive and not spec.scheduler_reserve_full_isl
         self._arrival_unblocks = spec.policy != "fcfs" or head_may_shrink
         self._is_async = spec.async_scheduling
+        self._fails_bad_loads = spec.kv_load_failure_policy == "fail"
         self._keep_rows = keep_rows
         self._shares_answers = False  # whether a request may begin with another's answer
         self._names_emitting = names_emitting
+
+    @property
+    def num_loading(self) -> int:
+        """Loads that have not ended, those of requests dropped since included."""
+        return len(self._remote.loads)
+
+    @property
+    def num_held(self) -> int:
+        """Requests that have ended but whose blocks have not been sent yet."""
+        return len(self._remote.held)
+
+    @property
+    def deferred_blocks(self) -> int:
+        """Blocks of requests dropped while a step under way still writes to them."""
+        if self._under_way is None:
+            return 0
+        return sum([self._cache.blocks_of(sequence) for sequence in self._under_way.deferred()])
 
     @property
     def used_blocks(self) -> int:
@@ -118,7 +152,7 @@ class VllmScheduler:
 
     def unfinished(self) -> list[tuple[Sequence, int]]:
         """Every request that has not ended, with the tokens scheduled for it so far."""
-        waiting = self._waiting.sequences()
+        waiting = self._waiting.sequences() + self._remote.waiting()
         return self._seats.unfinished() + [(s, s.generated_tokens + s.in_flight) for s in waiting]
 
     # ---- requests ------------------------------------------------------------------------------
@@ -131,6 +165,8 @@ class VllmScheduler:
         if sequence.path_blocks * self._cache.block_size > sequence.prompt_tokens:
             self._cache.registers_decodes = True
             self._shares_answers = True
+        if sequence.remote_tokens > sequence.prompt_tokens:
+            sequence.remote_tokens = sequence.prompt_tokens
         if self._arrival_unblocks:
             self._head_is_blocked = False
         matters = self.num_waiting == 0 or not self._head_is_blocked
@@ -142,27 +178,88 @@ class VllmScheduler:
     def abort(self, sequence: Sequence) -> int:
         """Drop a request, if it has not ended: its blocks are free, the full ones stay cached.
 
-        Returns the tokens that were scheduled for it.
+        Those of one that loads are free when the load has ended. Returns the tokens that were
+        scheduled for it.
         """
         if sequence.state == FINISHED:
             return sequence.output_tokens
         num_tokens = self._seats.scheduled_tokens(sequence)
-        self._end(sequence)
+        if sequence.state == WAITING or sequence.state == LOADING:
+            self._leave_queue(sequence)
+        else:
+            self._leave_seat(sequence)
+            self._free(sequence)
+        self._note_ended(sequence)
         self.decodes.drop_outdated()
         return num_tokens
 
-    def _end(self, sequence: Sequence) -> None:
-        """Let a request go from where it is: the queue, or its seat."""
-        if sequence.state == WAITING:
+    def _leave_queue(self, sequence: Sequence) -> None:
+        """Let go of a request without a seat, and of the blocks that it has nevertheless."""
+        self.num_waiting -= 1
+        if not self._remote.has(sequence):
             self._waiting.discard(sequence)
-            self.num_waiting -= 1
-        else:
-            self._seats.vacate(sequence)
+        elif self._remote.drop(sequence):
             self._cache.release(sequence)
-            self.num_running -= 1
+
+    def _leave_seat(self, sequence: Sequence) -> None:
+        """Take a request's seat."""
+        self._seats.vacate(sequence)
+        self.num_running -= 1
+
+    def _free(self, sequence: Sequence) -> None:
+        """Free a request's blocks, as soon as no step writes to them."""
+        if self._under_way is not None and self._under_way.writes(sequence):
+            self._under_way.defer(sequence)
+        else:
+            self._cache.release(sequence)
+
+    def _free_or_hold(self, sequence: Sequence) -> None:
+        """Free a complete request's blocks, unless they are yet to be sent."""
+        if sequence.is_sent:
+            self._remote.held[sequence] = None
+        else:
+            self._cache.release(sequence)
+
+    def _note_ended(self, sequence: Sequence) -> None:
+        """A request is gone."""
         sequence.state = FINISHED
         self._head_is_blocked = False
-        self.has_work = self.num_running > 0 or self.num_waiting > 0
+        self._note_work()
+
+    def _note_work(self) -> None:
+        self.has_work = self.num_running > 0 or self.num_waiting > self._remote.num_loading
+
+    # ---- KV from and for elsewhere -------------------------------------------------------------
+
+    def loaded(self, sequence: Sequence, num_valid_tokens: int) -> bool:
+        """A load has ended; returns whether the very next step could admit somebody for that."""
+        remote = self._remote
+        if sequence.state != FINISHED:  # else dropped meanwhile
+            if num_valid_tokens >= sequence.reserved_tokens or not self._fails_bad_loads:
+                remote.end(sequence, num_valid_tokens)
+                self.has_work = True
+                return self._may_admit()
+            remote.drop(sequence)
+            self.num_waiting -= 1
+            self._note_ended(sequence)
+        del remote.loads[sequence]
+        self._cache.release(sequence)
+        return self._may_admit()
+
+    def holds(self, sequence: Sequence) -> bool:
+        """Whether a request has ended and `sent` is awaited for it."""
+        return sequence in self._remote.held
+
+    def sent(self, sequence: Sequence) -> bool:
+        """The blocks held for a request are free, the last one first; returns as `loaded` does."""
+        del self._remote.held[sequence]
+        self._cache.release(sequence)
+        return self._may_admit()
+
+    def _may_admit(self) -> bool:
+        """Something has changed for who waits; returns whether anybody could be admitted."""
+        self._head_is_blocked = False
+        return self.has_work and self.num_running < self._max_active
 
     # ---- step by step --------------------------------------------------------------------------
 
@@ -179,10 +276,13 @@ class VllmScheduler:
         self._head_is_blocked = False
         if plan.preempted:
             self._note_preempted(len(plan.preempted))
-        elif self.num_waiting > 0:
-            self._head_is_blocked = loop.admit(plan, budget, cap, self.num_waiting)
+        elif self.num_waiting > self._remote.num_loading:
+            num_asking = self.num_waiting - self._remote.num_loading
+            self._head_is_blocked = loop.admit(plan, budget, cap, num_asking)
             self.num_waiting -= len(plan.admitted)
             self.num_running += len(plan.admitted)
+            if plan.loads:
+                self._note_work()
         decodes.context_tokens += decodes.count
         decodes.step += 1
         if plan.prefilled:
@@ -192,14 +292,24 @@ class VllmScheduler:
             plan.emitting.sort(key=_by_order)
             if self._is_async:
                 asynchronous.launch(plan)
+                if self._under_way is not None and not plan.is_empty:
+                    self._under_way.begin(plan)
         return plan
 
     def finish_step(self, plan: StepPlan) -> list[Sequence]:
         """Deliver the step's tokens; returns the requests that ended, in order, blocks freed."""
         if self._is_async:
+            if self._under_way is not None:
+                for sequence in self._under_way.end(plan):
+                    self._cache.release(sequence)
             complete = asynchronous.deliver(plan, self.decodes, self._cache)
             for sequence in complete:
-                self._end(sequence)
+                if sequence.state == WAITING:  # it had been preempted
+                    self._leave_queue(sequence)
+                else:
+                    self._leave_seat(sequence)
+                    self._free_or_hold(sequence)
+                self._note_ended(sequence)
             return complete
         finishes = self.decodes.finishes
         if not finishes or finishes[0][0] > plan.step + 1:
@@ -217,11 +327,11 @@ class VllmScheduler:
         finished = self.decodes.pop_due(done_step)
         for sequence in finished:
             del self.running[sequence]
-            self._cache.release(sequence)
+            self._free_or_hold(sequence)
             sequence.state = FINISHED
             self.num_running -= 1
             self._head_is_blocked = False
-        self.has_work = self.num_running > 0 or self.num_waiting > 0
+        self._note_work()
         return finished
 
     # ---- in bulk -------------------------------------------------------------------------------
@@ -230,7 +340,7 @@ class VllmScheduler:
         """Steps from here in which the same sequences decode and nothing else can happen."""
         if self._seats.prefilling:
             return 0
-        if self.num_waiting > 0:
+        if self.num_waiting > self._remote.num_loading:
             # What the head begins with may come to be cached with anybody's next tokens.
             may_shrink = self._shares_answers and self.num_running < self._max_active
             if may_shrink or not self._head_is_blocked:
@@ -254,7 +364,10 @@ class VllmScheduler:
 
     def last_of_run(self, plan: StepPlan) -> StepPlan:
         """The last step that `advance` did; the same sequences are in it as in `plan`."""
-        return self._bulk.last(plan)
+        last = self._bulk.last(plan)
+        if self._under_way is not None:
+            self._under_way.replace(last)
+        return last
 
     def may_publish(self, num_steps: int) -> bool:
         """Whether uniform steps could cause KV events that somebody wants."""
