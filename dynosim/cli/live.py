@@ -268,6 +268,10 @@ def serve_worker(
     engine_python: EnginePython = None,
     attach: Annotated[str | None, typer.Option(help="URL of an engine that runs already.")] = None,
     speedup: Speedup = 1.0,
+    role: Annotated[
+        Literal["agg", "prefill", "decode"],
+        typer.Option(help="Its part in a plan with cluster.mode: disagg."),
+    ] = "agg",
 ) -> None:
     """One engine: simulated in real time, or real.
 
@@ -286,5 +290,6 @@ def serve_worker(
             engine_python=engine_python,
             attach=attach,
             speedup=speedup,
+            role=role,
         )
     )

@@ -46,6 +46,7 @@ class LiveCard(msgspec.Struct, frozen=True, kw_only=True):
     model_path: str | None = None  # folder of tokenizer and config; None: byte tokenizer
     role: Role = "agg"
     block_size: Count
+    kv_dtype: str | None = None  # of its KV cache; None: it does not tell
     total_kv_blocks: Annotated[int, msgspec.Meta(ge=0)] | None = None  # per rank
     max_num_batched_tokens: Count | None = None
     max_num_seqs: Count | None = None

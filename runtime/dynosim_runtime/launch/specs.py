@@ -1,12 +1,15 @@
 """From a plan to the processes that make it up. Pure: nothing is started or looked up here."""
 
+import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from dynosim.config import RunConfig
+from dynosim.config.cluster import POOL_ROLES, PoolRole
+from dynosim.config.engine import EngineConfig
 from dynosim_runtime.discovery.make import discovery_spec
 
 Engine = Literal["mock", "vllm", "vllm-cpu", "sglang", "trtllm"]
@@ -68,21 +71,29 @@ def process_specs(
         common += ("--model", str(options.model))
     workers = [
         ProcessSpec(
-            name=f"worker-{index}",
+            name=name,
             role="worker",
-            command=(*dynosim, "serve", "worker", *common, *_worker_options(index, plan, options)),
+            command=(*dynosim, "serve", "worker", *common, "--name", name, *given),
             environment={"CUDA_VISIBLE_DEVICES": gpus[index]} if index < len(gpus) else {},
         )
-        for index in range(plan.cluster.workers)
+        for index, (name, given) in enumerate(_workers(plan, options))
     ]
     out = ("--port", str(port), "--out", str(options.out))
     frontend = (*dynosim, "serve", "frontend", *common, *out)
     return [*workers, ProcessSpec(name=FRONTEND, role="frontend", command=frontend, port=port)]
 
 
-def num_gpu_workers(plan: RunConfig, engine: Engine) -> int:
-    """Workers that need GPUs of their own."""
-    return plan.cluster.workers - plan.cluster.cpu_workers if engine in GPU_ENGINES else 0
+def gpu_workers(plan: RunConfig, engine: Engine) -> list[tuple[int, EngineConfig]]:
+    """Workers that need GPUs of their own, by kind: how many, and their engine."""
+    if engine not in GPU_ENGINES:
+        return []
+    parts = plan.pools()
+    return [(part.cluster.workers - part.cluster.cpu_workers, part.engine) for part in parts]
+
+
+def num_workers(plan: RunConfig) -> int:
+    """Workers of all kinds."""
+    return sum(part.cluster.workers for part in plan.pools())
 
 
 def deployment_discovery(plan: RunConfig, out: Path) -> str:
@@ -98,9 +109,33 @@ def worker_engine(index: int, plan: RunConfig, engine: Engine) -> str:
     return f"{engine}-cpu" if is_on_cpu and engine in ("mock", "vllm") else engine
 
 
-def _worker_options(index: int, plan: RunConfig, options: DeployOptions) -> tuple[str, ...]:
-    engine = worker_engine(index, plan, options.engine)
-    given: tuple[str, ...] = ("--name", f"worker-{index}", "--engine", engine)
+def _workers(plan: RunConfig, options: DeployOptions) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The name of each worker, and what its command is given."""
+    if not plan.cluster.is_disagg:
+        for index in range(plan.cluster.workers):
+            engine = worker_engine(index, plan, options.engine)
+            yield f"worker-{index}", _worker_options(engine, options)
+        return
+    for role in POOL_ROLES:
+        for index in range(plan.cluster.pool(role).workers):
+            places = _places(index, plan, role)
+            given = ("--role", role, *places, *_worker_options(options.engine, options))
+            yield f"{role}-{index}", given
+
+
+def _places(index: int, plan: RunConfig, role: PoolRole) -> tuple[str, ...]:
+    """Where a worker of a pool is: the values of each domain go to its workers in turn."""
+    given: tuple[str, ...] = ()
+    for domain, values in plan.cluster.topology_of(role).items():
+        given += ("--set", f"live.topology.{domain}={values[index % len(values)]}")
+    taints = plan.cluster.taints_of(role)
+    if taints:
+        given += ("--set", f"live.taints={json.dumps([*plan.live.taints, *taints])}")
+    return given
+
+
+def _worker_options(engine: str, options: DeployOptions) -> tuple[str, ...]:
+    given: tuple[str, ...] = ("--engine", engine)
     if options.engine == "mock":
         return (*given, "--speedup", str(options.speedup))
     if options.engine_python is not None:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from dynosim_runtime.card import LiveCard
+from dynosim_runtime.card import LiveCard, Role
 from dynosim_runtime.config import load_plan
 from dynosim_runtime.discovery.base import Discovery, Registration
 from dynosim_runtime.discovery.make import discovery_spec, make_discovery
@@ -41,6 +41,7 @@ def serve_worker(
     engine_python: Path | None,
     attach: str | None,
     speedup: float,
+    role: Role = "agg",
 ) -> int:
     """Serve until told to stop; returns the exit code.
 
@@ -63,6 +64,7 @@ def serve_worker(
             engine_python=engine_python,
             attach=attach,
             speedup=speedup,
+            role=role,
         )
         worker = WorkerProcess(served, make_discovery(spec, config.live.lease_s))
         await worker.run(config.live.drain_timeout_s)
