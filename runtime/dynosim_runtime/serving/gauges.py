@@ -28,6 +28,9 @@ def observe_frontend(
         prefill=(lambda: dispatcher.num_prefilling) if len(pools) > 1 else None,
     )
 
+    if len(pools) > 1:
+        metrics.observe_handoffs()
+
     def observe(name: str, text: str, of: Callable[[Pool], float]) -> None:
         metrics.observe(name, text, lambda: sum(map(of, pools)))
 

@@ -58,16 +58,11 @@ class FrontendMetrics:
         wait = self._histogram(
             "dynosim_router_wait_seconds", "Arrival to dispatch to a worker.", TTFT_BUCKETS
         )
-        handoff = self._histogram(
-            "dynosim_handoff_seconds", "Prefill worker's answer to first token.", TTFT_BUCKETS
-        )
-        transfer = self._histogram(
-            "dynosim_kv_transfer_seconds", "Transfers of KV, of engines that tell.", TTFT_BUCKETS
-        )
         self._ttft, self._duration, self._isl, self._osl, self._wait = (
             histogram.labels(**labels) for histogram in (ttft, duration, isl, osl, wait)
         )
-        self._handoff, self._transfer = handoff.labels(**labels), transfer.labels(**labels)
+        self._handoff: Histogram | None = None  # where requests go through prefill workers
+        self._transfer: Histogram | None = None
         self._cached = self._counter(
             "dynosim_router_cached_tokens", "Prompt tokens the router took to be cached."
         ).labels(**labels)
@@ -116,6 +111,17 @@ class FrontendMetrics:
         namespace = self._labels["dynamo_namespace"]
         for (stage, phase), count in counts.items():
             gauge.labels(dynamo_namespace=namespace, stage=stage, phase=phase).set_function(count)
+
+    def observe_handoffs(self) -> None:
+        """Add the times between the two workers of a request."""
+        handoff = self._histogram(
+            "dynosim_handoff_seconds", "Prefill worker's answer to first token.", TTFT_BUCKETS
+        )
+        transfer = self._histogram(
+            "dynosim_kv_transfer_seconds", "Transfers of KV, of engines that tell.", TTFT_BUCKETS
+        )
+        self._handoff = handoff.labels(**self._labels)
+        self._transfer = transfer.labels(**self._labels)
 
     # ---- what the HTTP layer tells, see HttpObserver ---------------------------------------------
 
@@ -179,7 +185,7 @@ class FrontendMetrics:
             (self._handoff, record.handoff_ms),
             (self._transfer, record.transfer_ms),
         ):
-            if duration_ms is not None:
+            if histogram is not None and duration_ms is not None:
                 histogram.observe(duration_ms / 1e3)
         if record.cached_tokens:
             self._engine_cached.inc(record.cached_tokens)
