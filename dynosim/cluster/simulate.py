@@ -126,9 +126,11 @@ def _launch_all(running: Cluster, spec: ClusterSpec) -> None:
 
 
 def _extents_for(trace: Trace, cluster: ClusterSpec) -> PrefixExtents:
-    """Prompts in terms of extents; of single blocks where a prompt may stop amid any of them."""
-    has_cap = any(pool.engine.long_prefill_token_threshold > 0 for pool in cluster.pools)
-    return prefix_extents(trace, cluster.block_size, single_blocks=has_cap)
+    """Prompts in terms of extents; of single blocks where a prompt may stop amid any of them, or
+    wait for KV from elsewhere while others go on."""
+    engines = [pool.engine for pool in cluster.pools]
+    may_stop = any(e.long_prefill_token_threshold > 0 or e.takes_kv for e in engines)
+    return prefix_extents(trace, cluster.block_size, single_blocks=may_stop)
 
 
 def _in_turn(block_size: int, seed: int) -> RoutingSpec:

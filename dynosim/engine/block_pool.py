@@ -196,6 +196,15 @@ class BlockPool:
         self._idle.append(extent)
         self.idle_blocks += extent.num_cached
 
+    def shrink(self, extent: Extent, num_cached: int) -> None:
+        """Forget the last blocks of a request's private idle extent."""
+        num_blocks = extent.num_cached - num_cached
+        extent.num_cached = num_cached
+        self.idle_blocks -= num_blocks
+        self.blank_blocks += num_blocks
+        if self.publishes_all and self.events is not None:
+            self.events.append(KvEvent(False, extent.content, num_cached, num_blocks, None))
+
     def publish_stored(
         self, content: int, first_block: int, num_blocks: int, parent: int | None
     ) -> None:

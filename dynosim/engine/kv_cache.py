@@ -57,11 +57,13 @@ class KvCache:
         if not self.has_prefix_caching:
             return PrefixHit([], 0, 0, 0)
         known = sequence.prompt_tokens + sequence.generated_tokens
-        extents, num_blocks, idle = self.pool.lookup(sequence.path, (known - 1) // self.block_size)
+        limit = (known - 1) // self.block_size
+        extents, num_blocks, idle = self.pool.lookup(sequence.path, limit)
         own = sequence.own
         if own is None or num_blocks < sequence.path_blocks:
             return PrefixHit(extents, num_blocks, 0, idle)
-        return PrefixHit(extents, num_blocks, own.num_cached, idle + own.num_cached)
+        own_blocks = min(own.num_cached, limit - num_blocks)
+        return PrefixHit(extents, num_blocks, own_blocks, idle + own_blocks)
 
     def take_hit(self, sequence: Sequence, hit: PrefixHit) -> None:
         """Let an admitted sequence hold what it hit."""
@@ -69,6 +71,8 @@ class KvCache:
             self.pool.reference(hit.extents)
         if hit.own_blocks > 0:
             assert sequence.own is not None
+            if sequence.own.num_cached > hit.own_blocks:  # the last token must be computed
+                self.pool.shrink(sequence.own, hit.own_blocks)
             self.pool.reference([sequence.own])
         else:
             sequence.own = None

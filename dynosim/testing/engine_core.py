@@ -4,6 +4,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as List
+from heapq import heappop, heappush
 
 import pytest
 from hypothesis import given
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from dynosim.blocks.kv_event import KvEvent
 from dynosim.engine.core import EngineCore
 from dynosim.engine.engine import Engine
+from dynosim.engine.instant import instant_end
 from dynosim.engine.pace import NEVER
 from dynosim.engine.plan import StepPlan
 from dynosim.engine.recorder import Recorder
-from dynosim.engine.sequence import Sequence
+from dynosim.engine.sequence import FINISHED, Sequence
 from dynosim.engine.spec import EngineSpec
 from dynosim.testing import law
 from dynosim.timing.formulas import LinearModel
@@ -42,9 +44,10 @@ class EngineCoreContract:
 
     Everything is called by a `dynosim.engine.engine.Engine`, one call at a time: `add` and `abort`
     at any moment, `plan_step` while `has_work`, `finish_step` for every plan that computes
-    something, in order, at most two plans after it was made. In bulk it asks `uniform_steps`, does
-    `advance` by no more than that, and then `finish_due`. A core must not look at a clock, draw at
-    random, or change a sequence that has ended.
+    something, in order, at most two plans after it was made. `loaded` is called once for each load
+    that a plan started, `sent` once for each request that the core `holds`. In bulk it asks
+    `uniform_steps`, does `advance` by no more than that, and then `finish_due`. A core must not
+    look at a clock, draw at random, or change a sequence that has ended.
     """
 
     @law(100)
@@ -54,10 +57,11 @@ class EngineCoreContract:
     ) -> None:
         run = RandomRun(make_core, random.Random(seed))
         run.play()
-        assert set(run.finished) == set(run.requests) - run.aborted
+        assert set(run.finished) == set(run.requests) - run.aborted - run.failed
         assert len(run.finished) == len(set(run.finished))
         core = run.core
         assert (core.used_blocks, core.num_running, core.num_waiting) == (0, 0, 0)
+        assert (core.num_loading, core.num_held, core.deferred_blocks) == (0, 0, 0)
         assert (core.decodes.count, core.decodes.context_tokens) == (0, 0)
         assert core.unfinished() == [] and list(core.decoding()) == []
 
@@ -68,12 +72,14 @@ class EngineCoreContract:
     ) -> None:
         run = RandomRun(make_core, random.Random(seed), aborts=False)
         got: dict[Sequence, int] = {}
+        withdrawn = int(run.spec.gives_kv)  # what is under way for a request that is preempted
         for _ in run.steps():
             for sequence, num_tokens in run.core.unfinished():
-                assert got.get(sequence, 0) <= num_tokens <= sequence.output_tokens
+                assert got.get(sequence, 0) - withdrawn <= num_tokens <= sequence.output_tokens
                 assert num_tokens - got.get(sequence, 0) <= 1
                 got[sequence] = num_tokens
-        assert all(got[sequence] >= sequence.output_tokens - 1 for sequence in run.requests)
+        served = set(run.requests) - run.failed
+        assert all(got[sequence] >= sequence.output_tokens - 1 for sequence in served)
 
     @law(60)
     @given(seed=SEEDS)
@@ -83,8 +89,11 @@ class EngineCoreContract:
             core, spec = run.core, run.spec
             unfinished = [sequence for sequence, _ in core.unfinished()]
             assert len(unfinished) == len(set(unfinished)) == core.num_running + core.num_waiting
-            assert set(unfinished) == set(run.requests) - run.aborted - set(run.finished)
-            assert core.has_work == bool(unfinished)
+            gone = run.aborted | run.failed | set(run.finished)
+            assert set(unfinished) == set(run.requests) - gone
+            assert core.has_work == bool(set(unfinished) - set(run.loads))
+            assert core.num_loading == len(run.loads)
+            assert core.num_held == len([s for s in run.finished if core.holds(s)])
             assert 0 <= core.used_blocks <= spec.usable_blocks
             assert core.num_running <= spec.max_num_seqs
             decoding = list(core.decoding())
@@ -132,11 +141,16 @@ class EngineCoreContract:
         arrivals = random_arrivals(draw, spec)
         looks_ms = sorted(draw.uniform(0, 400) for _ in range(5))
         bulk, single = (
-            _serve(make_core, spec, arrivals, looks_ms, steps_singly=steps_singly)
+            _serve(make_core, spec, arrivals, looks_ms, seed, steps_singly=steps_singly)
             for steps_singly in (False, True)
         )
         assert [name for name, _ in bulk.ends] == [name for name, _ in single.ends]
-        for ours, theirs in ((bulk.admissions, single.admissions), (bulk.ends, single.ends)):
+        for ours, theirs in (
+            (bulk.admissions, single.admissions),
+            (bulk.ends, single.ends),
+            (bulk.loads, single.loads),
+            (bulk.others, single.others),
+        ):
             assert_same_times(sorted(ours), sorted(theirs))
         assert bulk.progress == single.progress
         assert_same_times(_by_instant(bulk.events), _by_instant(single.events))
@@ -167,6 +181,8 @@ def random_spec(draw: random.Random) -> EngineSpec:
         policy=draw.choice(["fcfs", "priority"]),
         watermark=draw.choice([0.0, 0.1]),
         async_scheduling=draw.random() < 0.5,
+        kv_role=draw.choice([None, "kv_both", "kv_producer", "kv_consumer"]),
+        kv_load_failure_policy=draw.choice(["fail", "recompute"]),
     )
 
 
@@ -186,7 +202,17 @@ def random_sequence(
         tail = range(20 + 16 * index, 20 + 16 * index + blocks - shared)
         path = [*range(shared), *tail]
     priority = draw.randint(0, 2)
-    return Sequence(index, prompt, output, path, len(path), came_ms, priority, str(index))
+    made = Sequence(index, prompt, output, path, len(path), came_ms, priority, str(index))
+    if spec.kv_role is not None:
+        made.remote_tokens = draw.choice([0, prompt, draw.randint(0, prompt)])
+        made.is_sent = draw.random() < 0.4
+    return made
+
+
+def valid_tokens(draw: random.Random, sequence: Sequence) -> int:
+    """What of a request is valid when its load ends; mostly all that it was to get."""
+    promised = sequence.cached_tokens + sequence.external_tokens
+    return promised if draw.random() < 0.7 else draw.randint(sequence.cached_tokens, promised)
 
 
 def random_arrivals(draw: random.Random, spec: EngineSpec) -> list[Callable[[], Sequence]]:
@@ -237,6 +263,8 @@ class RandomRun:
         self.requests: list[Sequence] = []
         self.aborted: set[Sequence] = set()
         self.finished: list[Sequence] = []
+        self.failed: set[Sequence] = set()
+        self.loads: list[Sequence] = []  # under way
         self.hopeless: set[Sequence] = set()  # that the next step cannot admit
         self._in_flight: deque[StepPlan] = deque()
         self._aborts = aborts
@@ -250,17 +278,36 @@ class RandomRun:
         """The plans, one by one, None for whatever else happens; at the end all is served."""
         draw = self.draw
         actions = [self._add, self._plan, self._plan, self._plan, *[self._finish] * 3]
+        actions += [self._end_load, self._end_sending]
         if self._aborts:
             actions.append(self._abort)
         for _ in range(draw.randint(1, 250)):
             yield draw.choice(actions)()
         for _ in range(20_000):
-            if not self.core.has_work and not self._in_flight:
+            core = self.core
+            if not (core.has_work or self._in_flight or core.num_loading or core.num_held):
                 return
             yield self._plan()
             self._finish()
+            self._end_load()
+            self._end_sending()
             yield None
         raise AssertionError("there is always work left")
+
+    def _end_load(self) -> None:
+        if not self.loads:
+            return
+        sequence = self.loads.pop(self.draw.randrange(len(self.loads)))
+        self.core.loaded(sequence, valid_tokens(self.draw, sequence))
+        if sequence.state == FINISHED and sequence not in self.aborted:
+            self.failed.add(sequence)
+        self.hopeless.clear()
+
+    def _end_sending(self) -> None:
+        held = [sequence for sequence in self.finished if self.core.holds(sequence)]
+        if held:
+            self.core.sent(self.draw.choice(held))
+            self.hopeless.clear()
 
     def _add(self) -> None:
         index = len(self.requests)
@@ -273,7 +320,9 @@ class RandomRun:
         if len(self._in_flight) >= self.spec.pipeline_depth or not self.core.has_work:
             return None
         plan = self.core.plan_step()
-        self._in_flight.append(plan)
+        self.loads += [load.sequence for load in plan.loads]
+        if not plan.is_empty:
+            self._in_flight.append(plan)
         return plan
 
     def _finish(self) -> None:
@@ -284,7 +333,7 @@ class RandomRun:
     def _abort(self) -> None:
         if self.requests:
             sequence = self.draw.choice(self.requests)
-            if sequence not in self.finished:
+            if sequence not in self.finished and sequence not in self.failed:
                 self.aborted.add(sequence)
             self.core.abort(sequence)
             self.hopeless.clear()
@@ -296,6 +345,8 @@ class _Notes(Recorder):
     def __init__(self) -> None:
         self.admissions: list[tuple[int, float]] = []
         self.ends: list[tuple[int, float]] = []
+        self.loads: list[tuple[int, float]] = []
+        self.others: list[tuple[tuple[str, int], float]] = []  # failed
         self.progress: list[dict[int, int]] = []
         self.events: list[tuple[float, KvEvent]] = []
         self.num_preemptions = 0
@@ -319,9 +370,74 @@ class _Notes(Recorder):
         """See `Recorder`."""
         self.ends += [(sequence.index, end_ms) for sequence in sequences]
 
+    def dropped(self, sequence: Sequence, num_tokens: int, under_way: StepPlan | None) -> None:
+        """It is gone; when is told by who is admitted in its place."""
+
     def wants_single_steps(self) -> bool:
         """Nobody's missed step is told apart."""
         return False
+
+
+class _Outside:
+    """What happens to an engine from outside: transfers end, clients give up, somebody looks in.
+
+    How long a transfer takes and who gives up depends on the request only, not on the run.
+    """
+
+    def __init__(self, engine: Engine, notes: _Notes, looks_ms: list[float], seed: int) -> None:
+        self._engine = engine
+        self._notes = notes
+        self._seed = seed
+        self._due: list[tuple[float, int, str, Sequence | None]] = []
+        self._given_up: set[Sequence] = set()  # and not known to be held
+        for look_ms in looks_ms:
+            self._add(look_ms, "look", None)
+
+    @property
+    def next_ms(self) -> float:
+        return self._due[0][0] if self._due else NEVER
+
+    def arrived(self, sequence: Sequence) -> None:
+        """A request has come; its client may give up."""
+        draw = random.Random(f"{self._seed}/{sequence.index}/client")
+        if draw.random() < 0.2:
+            self._add(sequence.arrival_ms + draw.uniform(0, 150), "give up", sequence)
+
+    def look(self, finished: List[Sequence], now_ms: float) -> None:
+        """See what the engine has started, and who has failed."""
+        engine, notes = self._engine, self._notes
+        for sequence, start_ms in engine.started_loads:
+            notes.loads.append((sequence.index, start_ms))
+            self._add(start_ms + self._delay_ms(sequence), "load", sequence)
+        engine.started_loads.clear()
+        notes.others += [(("failed", sequence.index), now_ms) for sequence in engine.failed]
+        engine.failed.clear()
+        for sequence in (*finished, *self._given_up):
+            if engine.core.holds(sequence):
+                self._given_up.discard(sequence)
+                self._add(now_ms + self._delay_ms(sequence), "sending", sequence)
+
+    def happen(self, now_ms: float) -> None:
+        """What is due next."""
+        _, _, what, sequence = heappop(self._due)
+        if sequence is None:
+            self._notes.progress.append(dict(self._engine.progress(now_ms)))
+        elif what == "load":
+            draw = random.Random(f"{self._seed}/{sequence.index}/load")
+            self._engine.loaded(sequence, now_ms, valid_tokens(draw, sequence))
+        elif what == "sending":
+            self._engine.sent(sequence, now_ms)
+        elif sequence.state != FINISHED:
+            self._given_up.add(sequence)
+            self._engine.give_up(sequence, now_ms)
+
+    def _add(self, due_ms: float, what: str, sequence: Sequence | None) -> None:
+        index = -1 if sequence is None else sequence.index
+        heappush(self._due, (due_ms, index, what, sequence))
+
+    def _delay_ms(self, sequence: Sequence) -> float:
+        draw = random.Random(f"{self._seed}/{sequence.index}/delay")
+        return draw.choice([0.0, draw.uniform(0, 20), draw.uniform(0, 200)])
 
 
 def _serve(
@@ -329,10 +445,14 @@ def _serve(
     spec: EngineSpec,
     arrivals: list[Callable[[], Sequence]],
     looks_ms: list[float],
+    seed: int,
     *,
     steps_singly: bool,
 ) -> _Notes:
-    """Serve all requests, looking in at some times."""
+    """Serve all requests, while things happen from outside.
+
+    At the end of a step these come first, then the step's end, then arrivals.
+    """
     notes = _Notes()
     core = make_core(spec, [1] * NUM_EXTENTS, spec.enable_prefix_caching)
     engine = Engine(
@@ -343,22 +463,25 @@ def _serve(
         steps_singly=steps_singly,
         stamps_events=True,
     )
+    outside = _Outside(engine, notes, looks_ms, seed)
     coming = deque(make() for make in arrivals)
-    looks = deque(looks_ms)
-    while coming or looks or engine.next_ms < NEVER:
+    while coming or outside.next_ms < NEVER or engine.next_ms < NEVER:
+        finished: List[Sequence] = ()
         came_ms = coming[0].arrival_ms if coming else NEVER
-        look_ms = looks[0] if looks else NEVER
-        now_ms = min(engine.next_ms, came_ms, look_ms)
-        if now_ms == engine.next_ms:
-            engine.complete(now_ms)
+        now_ms = min(engine.next_ms, came_ms)
+        if outside.next_ms <= instant_end(now_ms):
+            now_ms = outside.next_ms
+            outside.happen(now_ms)
+        elif now_ms == engine.next_ms:
+            finished = engine.complete(now_ms)
             notes.events += engine.take_stamped()
             engine.start(now_ms)
-        elif now_ms == came_ms:
-            engine.add(coming.popleft(), now_ms)
-            if engine.next_ms == NEVER:
-                engine.start(now_ms)
         else:
-            looks.popleft()
-            notes.progress.append(dict(engine.progress(now_ms)))
+            outside.arrived(coming[0])
+            engine.add(coming.popleft(), now_ms)
+        if engine.next_ms == NEVER:
+            engine.start(now_ms)
+        outside.look(finished, now_ms)
+    assert engine.is_done
     notes.num_preemptions = core.num_preemptions
     return notes

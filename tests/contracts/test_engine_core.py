@@ -22,8 +22,10 @@ def vllm_in_order(spec: EngineSpec, extent_blocks: list[int], publishes: bool) -
     return VllmScheduler(spec, extent_blocks, keep_rows=True, publish_events=publishes)
 
 
-def computed(sequence: Sequence, step: int) -> int:
-    return sequence.anchor + step if sequence.state == DECODING else sequence.num_computed
+def covered(sequence: Sequence, step: int) -> int:
+    """Tokens that a request has computed, or was given blocks for by a load."""
+    computed = sequence.anchor + step if sequence.state == DECODING else sequence.num_computed
+    return max(computed, sequence.reserved_tokens)
 
 
 class TestVllm(EngineCoreContract):
@@ -34,14 +36,17 @@ class TestVllm(EngineCoreContract):
 
     @law(100)
     @given(seed=SEEDS)
-    def test_no_block_is_taken_beyond_what_running_requests_have_computed(
+    def test_no_block_is_taken_beyond_what_requests_have_computed_or_load(
         self, make_core: Any, seed: int
     ) -> None:
         run = RandomRun(make_core, random.Random(seed))
         core, pool = run.core, run.core.pool
         for _ in run.steps():
             assert pool.blank_blocks >= 0 and pool.idle_blocks >= 0
-            held = sum(-(-computed(s, core.decodes.step) // BLOCK) for s in core.running)
+            holders = [s for s in run.requests if s in core.running or core.holds(s)]
+            holders += [s for s in run.requests if s.reserved_tokens > 0 and s not in holders]
+            held = sum(-(-covered(s, core.decodes.step) // BLOCK) for s in holders)
+            held += core.deferred_blocks
             assert run.spec.usable_blocks - pool.free_blocks <= held  # shared blocks count once
             assert not any(s.state == FINISHED for s in core.running)
 

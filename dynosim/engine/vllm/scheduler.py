@@ -31,9 +31,9 @@ class VllmScheduler:
     """Scheduler and block manager of one vLLM engine.
 
     `extent_blocks` are the sizes of the extents that request paths name (None: they are single
-    blocks). `keep_rows` asks for step-by-step plans that list every request; `names_emitting` for
-    plans that name who yields a token; `publish_events` for KV events, with `announced` only about
-    the extents flagged in it.
+    blocks, as they must be where KV comes from elsewhere). `keep_rows` asks for step-by-step plans
+    that list every request; `names_emitting` for plans that name who yields a token;
+    `publish_events` for KV events, with `announced` only about the extents flagged in it.
     """
 
     __slots__ = (
@@ -302,6 +302,7 @@ class VllmScheduler:
             if self._under_way is not None:
                 for sequence in self._under_way.end(plan):
                     self._cache.release(sequence)
+                    self._head_is_blocked = False
             complete = asynchronous.deliver(plan, self.decodes, self._cache)
             for sequence in complete:
                 if sequence.state == WAITING:  # it had been preempted

@@ -35,7 +35,8 @@ class StepsUnderWay:
 
     def end(self, plan: StepPlan) -> list[Sequence]:
         """A step has ended; returns the requests whose blocks are free now, in order."""
-        self._plans.remove(plan)
+        if plan in self._plans:  # it computed something
+            self._plans.remove(plan)
         if not self._deferred:
             return []
         free = [sequence for fence, sequence in self._deferred if fence is plan]
