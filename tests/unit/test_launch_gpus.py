@@ -60,7 +60,7 @@ def test_workers_get_neighbours() -> None:
 
 def test_pools_of_different_width_get_neighbours_in_turn() -> None:
     assert indices(assign_gpus([1, 1, 4], 0.9, run=smi(*[81000] * 8))) == [[0], [1], [2, 3, 4, 5]]
-    with pytest.raises(LiveError, match="plan needs 2 workers x TP 1 . 1 worker x TP 4 = 6 GPUs"):
+    with pytest.raises(LiveError, match=r"plan needs 2 workers x TP 1 \+ 1 worker x TP 4 = 6 GPUs"):
         assign_gpus([1, 1, 4], 0.9, run=smi(*[81000] * 4))
 
 

@@ -117,6 +117,16 @@ class HandoffStream(LiveStream):
         record.prefill_dp_rank = source.decision.dp_rank
         prefill.attach(source, self.request.request_id, _Source(self))
 
+    async def _place_first_decode(self) -> None:
+        """Once its prompt is computed; where it has failed before, it waits for another worker."""
+        if not self._failed:
+            await self._place_decode(None)
+            return
+        try:
+            await self._place_decode(self._placement.untried(self._failed))
+        except NoEligibleWorkerError as error:
+            raise EngineLostError(str(error)) from None
+
     async def _place_decode(self, allowed: frozenset[int] | None) -> None:
         near = None
         if self._source is not None:
@@ -138,7 +148,7 @@ class HandoffStream(LiveStream):
                 yield TokenDelta(answer.token_ids)
                 if is_last:
                     return
-            await self._place_decode(None)
+            await self._place_first_decode()
         async with aclosing(super()._attempt()) as deltas:
             async for delta in deltas:
                 yield delta
