@@ -19,7 +19,7 @@ from dynosim_runtime.config import (
     worker_plan,
 )
 from dynosim_runtime.hosts import advertised_host, http_url
-from dynosim_runtime.mock.worker import MockWorker
+from dynosim_runtime.mock.worker import MockWorker, mock_exchange
 from dynosim_runtime.ports import listening_socket
 from dynosim_runtime.worker.attach import Attachment, parse_attachment
 from dynosim_runtime.worker.event_sources import (
@@ -60,6 +60,7 @@ def make_served(
             speedup=speedup,
             model_path=model,
             on_cpu=on_cpu,
+            exchange=None if role == "agg" else mock_exchange(whole, role),
         )
         return MockServed(worker, name, plan, model, "cpu" if on_cpu else "gpu", role)
     if speedup != 1.0:

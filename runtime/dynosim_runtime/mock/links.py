@@ -1,0 +1,90 @@
+"""What a handoff costs between the workers of a plan, and the links of one decode worker.
+
+Each decode worker is a process of its own and knows its own traffic only: what it receives, and
+what of a prefill worker's sending goes to it. Where several decode workers read from one prefill
+worker at once, they do not share its link; nor do they share uplinks of a place.
+"""
+
+from dynosim.config import RunConfig
+from dynosim.errors import ConfigError
+from dynosim.memory.kv_transfer import HandoffCost, KvGeometry, Moved, SideLayout, moved_tokens
+from dynosim.memory.links import link_spec
+from dynosim.memory.network import FairNetwork, Transfer
+
+
+def handoff_cost(plan: RunConfig) -> HandoffCost:
+    """Between the pools of a disaggregated plan.
+
+    Raises: ConfigError if the model's cache is not known, or a figure of the link is impossible.
+    """
+    transfer = plan.cluster.transfer
+    assert transfer is not None, "checked with the plan"
+    prefill, decode = (part.engine for part in plan.pools())
+    stated = transfer.model_dump(
+        include={"bandwidth_gb_s", "latency_us", "per_descriptor_us", "handshake_ms"}
+    )
+    return HandoffCost(
+        link=link_spec(transfer.preset, **stated),
+        geometry=_geometry(plan, decode.tensor_parallel),
+        prefill=SideLayout(tensor_parallel=prefill.tensor_parallel, block_size=prefill.block_size),
+        decode=SideLayout(tensor_parallel=decode.tensor_parallel, block_size=decode.block_size),
+        exposed_share=transfer.exposed_share,
+    )
+
+
+def _geometry(plan: RunConfig, tensor_parallel: int) -> KvGeometry:
+    transfer = plan.cluster.transfer
+    stated = None if transfer is None else transfer.kv_bytes_per_token
+    if stated is not None:  # of all GPUs of a worker together
+        element_bytes = stated / 2 / tensor_parallel
+        return KvGeometry(layers=1, kv_heads=1, head_dim=1, element_bytes=element_bytes)
+    if plan.model_source is None:
+        raise ConfigError(
+            "cluster.transfer.kv_bytes_per_token: missing, and no model tells the size of its KV "
+            "(add it, or model)"
+        )
+    from dynosim.silicon.catalogue import model_entry
+    from dynosim.timing.architecture import model_shape
+
+    dtype = plan.for_pool("decode").engine.kv_cache_dtype or "auto"
+    element_bytes = 1.0 if dtype.startswith("fp8") else 2.0
+    return KvGeometry.of_model(model_shape(model_entry(plan.model_source)), element_bytes)
+
+
+class IngressLinks:
+    """The links of a decode worker, in its engine's time."""
+
+    def __init__(self, cost: HandoffCost, moves: Moved) -> None:
+        self.cost = cost
+        self.network = FairNetwork()
+        self._moves = moves
+        self._ingress = self.network.add_resource(
+            cost.link.worker_gb_s(cost.decode.tensor_parallel)
+        )
+        self._egress: dict[str, int] = {}  # by prefill worker, for the part that comes here
+
+    def begin(
+        self,
+        source: str,
+        prompt_tokens: int,
+        held_tokens: int,
+        *,
+        compute_ms: float,
+        start_ms: float,
+        now_ms: float,
+    ) -> Transfer:
+        """KV of a prompt comes, of which `held_tokens` are here; the pair's first takes longer."""
+        is_first = source not in self._egress
+        if is_first:
+            gb_s = self.cost.link.worker_gb_s(self.cost.prefill.tensor_parallel)
+            self._egress[source] = self.network.add_resource(gb_s)
+        block_size = self.cost.decode.block_size
+        tokens = moved_tokens(self._moves, prompt_tokens, held_tokens, block_size)
+        handoff = self.cost.handoff(tokens, compute_ms, is_first=is_first)
+        self.network.add_hidden(handoff.hidden_bytes)
+        return self.network.begin(
+            (self._egress[source], self._ingress),
+            handoff.exposed_bytes,
+            max(start_ms, now_ms) + handoff.setup_ms,
+            now_ms,
+        )
