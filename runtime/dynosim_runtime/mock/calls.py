@@ -107,6 +107,13 @@ class CallReader:
             cache_salt=body.cache_salt or "",
         )
 
+    def waiting_kv(self, data: bytes) -> KvPlace | None:
+        """Where KV waits for a request that is refused; None: nowhere, or it does not tell."""
+        try:
+            return self.place(self._decode(data))
+        except (msgspec.DecodeError, ValueError, RecursionError, ApiError):
+            return None
+
     def place(self, body: CompletionBody) -> KvPlace | None:
         """Where the KV of the prompt is, if it is elsewhere. Raises: ApiError."""
         params = body.kv_transfer_params or {}

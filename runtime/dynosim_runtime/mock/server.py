@@ -122,7 +122,12 @@ class MockServer:
     async def _completions(self, http: web.Request) -> web.StreamResponse:
         if self.is_draining:
             raise ApiError(503, "the worker is shutting down", kind="ServiceUnavailableError")
-        body = self._reader.body(await http.read())
+        data = await http.read()
+        try:
+            body = self._reader.body(data)
+        except ApiError:
+            self._release_refused(data)
+            raise
         name = http.headers.get("X-Request-Id") or uuid.uuid4().hex[:16]
         completion_id = f"cmpl-{name}"
         call = self._reader.call(body, completion_id)
@@ -191,6 +196,12 @@ class MockServer:
     def _release(self, request: MockRequest) -> None:
         """Nothing more is read of a request's KV elsewhere."""
         place = self._places.pop(request, None)
+        if place is not None and self._taker is not None:
+            self._taker.release(place)
+
+    def _release_refused(self, data: bytes) -> None:
+        """KV that waits for a request that is refused is let go of."""
+        place = self._reader.waiting_kv(data)
         if place is not None and self._taker is not None:
             self._taker.release(place)
 
