@@ -65,6 +65,8 @@ def validation_document(
         "attribution": None if judgement.attribution is None else judgement.attribution.to_dict(),
         "config": config.model_dump(mode="json", exclude_none=True),
     }
+    if measured.transfers is not None:
+        document["handoff"] = measured.transfers
     if measured.run is not None:
         document |= _request_keys(predicted, measured.run)
     return document

@@ -32,6 +32,7 @@ def comparison_lines(document: Mapping[str, Any]) -> list[str]:
         )
     for name, errors in document["requests"].items():
         lines.append(_request_line(name, errors))
+    lines += _handoff_lines(document.get("handoff"))
     lateness = document["lateness_ms"]
     if lateness is not None:
         lines.append(
@@ -43,6 +44,24 @@ def comparison_lines(document: Mapping[str, Any]) -> list[str]:
         lines.append("interrupted: the measured side is incomplete")
     lines += _failure_lines(document)
     return lines + [f"note: {note}" for note in document["notes"]]
+
+
+def _handoff_lines(figures: Mapping[str, Any] | None) -> list[str]:
+    """KV on its way, where there are prefill workers."""
+    if figures is None or not figures["transfers"]:
+        return []
+    line = (
+        f"KV transfers: {figures['transfers']:,} of {figures['bytes_mean'] / 1e6:,.2f} MB in the "
+        f"mean, {figures['transfer_ms_mean']:,.1f} ms"
+    )
+    if figures["links_alone_ms_mean"] is not None:
+        line += (
+            f"; the plan's links alone: {figures['links_alone_ms_mean']:,.1f} ms "
+            f"(factor {figures['measured_over_links_alone']:.2f})"
+        )
+    if figures["handoff_ms_mean"] is not None:
+        line += f"; prefill's end to first token {figures['handoff_ms_mean']:,.1f} ms"
+    return [line]
 
 
 def _column_head(title: str, tolerance: float) -> str:
