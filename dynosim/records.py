@@ -116,6 +116,33 @@ class RequestStatus(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class HandoffLog:
+    """How requests went from prefill to decode workers, in columns; NaN where it did not happen.
+
+    Of a request that went more than once, the last time.
+    """
+
+    prefill_worker_id: IntArray  # -1: a decode worker computed its prompt
+    prefill_end_ms: FloatArray
+    transfer_start_ms: FloatArray  # room was made, its set-up began
+    transfer_end_ms: FloatArray  # all of its KV is there
+    moved_bytes: IntArray
+    held_tokens: IntArray  # prompt tokens that the decode worker had cached
+
+
+@dataclass(frozen=True, slots=True)
+class LinkLog:
+    """What went over the links of a run, in bytes; sent = received + lost + in flight."""
+
+    bytes_sent: int
+    bytes_received: int
+    bytes_lost: int  # of transfers that were cancelled
+    bytes_in_flight: int  # at the end of the run
+    num_transfers: int
+    num_cancelled: int
+
+
+@dataclass(frozen=True, slots=True)
 class RequestLog:
     """What happened to each request, in columns; NaN where a time does not exist. Times in ms."""
 
@@ -136,6 +163,7 @@ class RequestLog:
     # Whether the trace's clock brought it, not the end of another request; None: all of them.
     is_timed: NDArray[np.bool_] | None = None
     gave_up_ms: FloatArray | None = None  # when its client gave up; None: all clients wait for ever
+    handoffs: HandoffLog | None = None  # None: no pools of prefill and decode workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +209,7 @@ class WorkerLog:
     ended_ms: FloatArray  # NaN: lives at the end of the run
     seats: IntArray  # requests that may hold one at once
     ranks_per_worker: int = 1
+    held_blocks: IntArray | None = None  # KV blocks referred to at the end; None: not known
 
     def __len__(self) -> int:
         return len(self.gpus)
@@ -295,3 +324,4 @@ class RunResult:
     kv_events: KvEventLog | None = None  # None: not asked for
     trail: RequestTrail | None = None  # None: not asked for
     lock_step: LockStepLog | None = None  # None: no ranks that step together
+    links: LinkLog | None = None  # None: nothing was moved between workers

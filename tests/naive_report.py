@@ -46,6 +46,7 @@ def naive_report(outcome: RunOutcome, run: Run) -> Report:
         **_reuse(run),
         **_spread(run),
         **_router(run),
+        **_no_handoffs(run, outcome),
         **latency_keys(run),
         **steady_keys(run),
         **goodput,
@@ -115,6 +116,18 @@ def _sizes_and_use(run: Run) -> Report:
         "preemptions": sum(request.preemptions for request in run.requests),
         "committed_prefill_tokens": _computed_prompt_tokens(run),
     }
+
+
+def _no_handoffs(run: Run, outcome: RunOutcome) -> Report:
+    """What a cluster without pools for each phase says of them."""
+    names = ("mean", "median", "p99")
+    times = [f"{name}_{what}_ms" for what in ("transfer", "handoff") for name in names]
+    shares = ["prefill_busy_share", "decode_busy_share", "local_prefill_share", "decode_held_ratio"]
+    counts = ["kv_transfers", "cancelled_kv_transfers", "kv_bytes_moved"]
+    workers = outcome.result.workers
+    at_start = [ms for ms in workers.launched_ms.tolist() if ms == 0]
+    found = dict.fromkeys((*times, *shares, *counts))
+    return {**found, "layout": f"{len(at_start) // workers.ranks_per_worker}x"}
 
 
 def most_at_once(run: Run, amounts: list[int]) -> int:

@@ -2,11 +2,15 @@
 
 from dataclasses import replace
 
+from dynosim.build.disagg import handoff_spec, transfer_spec
 from dynosim.build.engine import Prepared
 from dynosim.build.routing import routing_spec
 from dynosim.cluster import ClusterSpec, PoolSpec, RunOptions
+from dynosim.cluster.spec import DisaggSpec
+from dynosim.config.cluster import POOL_ROLES
 from dynosim.config.schema import RunConfig
-from dynosim.router.spec import OpenLog
+from dynosim.errors import ConfigError
+from dynosim.router.spec import OpenLog, RoutingSpec
 from dynosim.router.witness import ChoiceWitness
 from dynosim.timing.prefill_estimate import StepTimeEstimator
 from dynosim.timing.scaled import ScaledModel
@@ -26,15 +30,69 @@ def cluster_spec(
 
     Raises: ConfigError if a policy class cannot be imported.
     """
+    if config.cluster.is_disagg:
+        if open_log is not None:
+            raise ConfigError(
+                "a router log is of one router, and this cluster has one for each pool (deploy the "
+                "plan to get both, or set cluster.mode: agg)"
+            )
+        return _disagg_spec(config, prepared, records_events=records_events, witness=witness)
+    routing = _routing(config, prepared)
+    routing = replace(routing, records_events=records_events, open_log=open_log, witness=witness)
+    return ClusterSpec(pools=_pools(config, prepared), routing=routing)
+
+
+def _routing(config: RunConfig, prepared: Prepared) -> RoutingSpec:
     engine = config.engine
-    routing = routing_spec(
+    return routing_spec(
         config.router,
         block_size=engine.block_size,
         seed=config.seed,
         estimator=StepTimeEstimator(prepared.timing, engine.max_num_batched_tokens),
     )
-    routing = replace(routing, records_events=records_events, open_log=open_log, witness=witness)
-    return ClusterSpec(pools=_pools(config, prepared), routing=routing)
+
+
+def _disagg_spec(
+    config: RunConfig,
+    decode: Prepared,
+    *,
+    records_events: bool,
+    witness: ChoiceWitness | None,
+) -> ClusterSpec:
+    """A pool for each phase; `witness` looks at the choice of prefill workers."""
+    prefill = decode.prefill
+    assert prefill is not None
+    plans = [config.for_pool(role) for role in POOL_ROLES]
+    routings = [
+        replace(_routing(plan, prepared), records_events=records_events)
+        for plan, prepared in zip(plans, (prefill, decode), strict=True)
+    ]
+    pools = tuple(
+        PoolSpec(
+            name=role,
+            role=role,
+            engine=prepared.engine,
+            times=prepared.timing,
+            workers=plan.cluster.workers,
+            gpus_per_worker=plan.engine.gpus_per_worker,
+            ranks=prepared.ranks,
+            tensor_parallel=plan.engine.tensor_parallel,
+            topology=dict(plan.cluster.topology),
+            taints=frozenset(plan.cluster.taints),
+            model=plan.model,
+            kv_dtype=plan.engine.kv_cache_dtype,
+        )
+        for role, plan, prepared in zip(POOL_ROLES, plans, (prefill, decode), strict=True)
+    )
+    return ClusterSpec(
+        pools=pools,
+        routing=replace(routings[0], witness=witness),
+        disagg=DisaggSpec(
+            handoff=handoff_spec(config),
+            transfer=transfer_spec(config),
+            decode_routing=routings[1],
+        ),
+    )
 
 
 def run_options(
@@ -61,6 +119,11 @@ def _pools(config: RunConfig, prepared: Prepared) -> tuple[PoolSpec, ...]:
         workers=cluster.workers - cluster.cpu_workers,
         gpus_per_worker=config.engine.gpus_per_worker,
         ranks=prepared.ranks,
+        tensor_parallel=config.engine.tensor_parallel,
+        topology=dict(cluster.topology),
+        taints=frozenset(cluster.taints),
+        model=config.model,
+        kv_dtype=config.engine.kv_cache_dtype,
     )
     if not cluster.cpu_workers:
         return (gpus,)

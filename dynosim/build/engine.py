@@ -1,15 +1,16 @@
 """From a configuration to its engine: how it schedules, how long its steps take, what it caches."""
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 
 from dynosim.build.knobs import from_section
 from dynosim.build.ranks import rank_spec
 from dynosim.build.timing import build_timing
+from dynosim.config.cluster import POOL_ROLES, PoolRole
 from dynosim.config.engine import EngineConfig
 from dynosim.config.schema import RunConfig
 from dynosim.engine.ranks import ONE_RANK, RankSpec
 from dynosim.engine.room import require_room_for
-from dynosim.engine.spec import EngineSpec
+from dynosim.engine.spec import EngineSpec, KvRole
 from dynosim.errors import InfeasibleError
 from dynosim.silicon import Capacity, resolve_num_gpu_blocks
 from dynosim.timing.model import StepTimeModel
@@ -32,12 +33,16 @@ _NO_COMMON_PART = (
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What a configuration means, before any request is served."""
+    """What a configuration means, before any request is served.
+
+    Of a disaggregated cluster it is the decode pool's, and `prefill` the other one's.
+    """
 
     engine: EngineSpec
     timing: StepTimeModel
     capacity: Capacity
     ranks: RankSpec = ONE_RANK
+    prefill: "Prepared | None" = None
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -46,6 +51,9 @@ def prepare(config: RunConfig) -> Prepared:
     Raises: ConfigError for an unknown model, hardware or profile, or ranks that cannot be;
     InfeasibleError for an engine that the hardware cannot hold or that vLLM would not start.
     """
+    if config.cluster.is_disagg:
+        prefill, decode = [_prepared_pool(config, role) for role in POOL_ROLES]
+        return replace(decode, prefill=prefill)
     engine, model, hardware = config.engine, config.model_source, config.hardware_source
     ranks = rank_spec(config)
     capacity = resolve_num_gpu_blocks(engine, model=model, hardware=hardware)
@@ -64,6 +72,21 @@ def prepare(config: RunConfig) -> Prepared:
     if ranks.in_lock_step and timing.experts is None:
         timing.notes = (*timing.notes, _NO_COMMON_PART)
     return Prepared(spec, timing, capacity, ranks)
+
+
+def _prepared_pool(config: RunConfig, role: PoolRole) -> Prepared:
+    """A pool of a disaggregated cluster. Raises: as `prepare`, in the words of the pool's keys."""
+    try:
+        prepared = prepare(config.for_pool(role))
+    except InfeasibleError as error:
+        raise InfeasibleError(f"cluster.{role}: {error}") from None
+    kv_role: KvRole = "kv_producer" if role == "prefill" else "kv_consumer"
+    spec = replace(
+        prepared.engine,
+        kv_role=kv_role,
+        kv_load_failure_policy=config.cluster.handoff.load_failure_policy,
+    )
+    return replace(prepared, engine=spec)
 
 
 def engine_spec(engine: EngineConfig, *, num_gpu_blocks: int, max_model_len: int) -> EngineSpec:

@@ -14,20 +14,23 @@ from heapq import heappop, heappush
 from math import isnan
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from dynosim.cluster.flow import Flow
+from dynosim.cluster.handoffs import Handoffs, Passage
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.launcher import Launcher
 from dynosim.cluster.patience import Patience
 from dynosim.cluster.placement import QUEUED, LoadPlacer, Placer
 from dynosim.cluster.pool import Worker
+from dynosim.cluster.pool_placers import PoolPlacers
 from dynosim.cluster.requests import Requests
 from dynosim.cluster.spec import PoolSpec
 from dynosim.cluster.station import Station
+from dynosim.cluster.transfers import Transfers
 from dynosim.engine.engine import Engine
 from dynosim.engine.instant import RELATIVE_TOLERANCE, TOLERANCE_MS, instant_end, instant_start
 from dynosim.engine.lock_step import LockStep
 from dynosim.engine.sequence import Sequence
 from dynosim.records import LockStepLog, RequestStatus
+from dynosim.router.handoff import Duty, HandoffPhase
 from dynosim.router.refusals import RequestRefusedError
 from dynosim.workers.ids import WorkerId
 from dynosim.workers.lifecycle import Phase, WorkerEvent
@@ -41,8 +44,8 @@ if TYPE_CHECKING:
 LAST_MS: Final = sys.float_info.max  # any event comes before
 
 # Ours are named beside the protocols, so that a compiler calls them directly.
-AnyStation = Engine | LockStep | Station
-AnyPlacer: TypeAlias = "LoadPlacer | LonePlacer | RankPlacer | RouterPlacer | Placer"
+AnyStation = Engine | LockStep | Transfers | Station
+AnyPlacer: TypeAlias = "LoadPlacer | LonePlacer | PoolPlacers | RankPlacer | RouterPlacer | Placer"
 
 
 class Cluster:
@@ -56,14 +59,15 @@ class Cluster:
         placer: AnyPlacer,
         load: LoadDriver,
         journal: Journal,
-        flow: Flow | None = None,
+        handoffs: Handoffs | None = None,
         turnaround_ms: float = 0.0,
         patience: Patience | None = None,
     ) -> None:
         """`turnaround_ms` is from a request's end until a request it causes can be placed.
         `patience` is that of the clients; without it they wait for ever.
 
-        `flow` says where requests go that leave a station; without it they are over.
+        `handoffs` take requests from prefill to decode workers, whom `placer` knows as
+        `PoolPlacers`; without them a request is over when it leaves a worker.
         """
         self.now_ms = 0.0
         self.workers: list[Worker] = []  # by worker id, also those that have gone
@@ -76,7 +80,7 @@ class Cluster:
         self._stations: list[AnyStation] = []
         self._workers_at: list[Worker | None] = []  # by station; None: not of one worker alone
         self._ranks_at: dict[int, list[Worker]] = {}  # by station, of ranks in lock step
-        self._flow = flow
+        self._handoffs = handoffs
         self._patience = patience
         self._num_ended = 0
         self._num_queued = 0  # in the router
@@ -89,6 +93,8 @@ class Cluster:
         # Heap of (time, station). The last entry, of no station, spares the loop to ask whether
         # there is one: it lies behind all that can happen.
         self._ends: list[tuple[float, int]] = [(NEVER, -1)]
+        if handoffs is not None:  # the first station: what arrives does so before steps end
+            self._links_id = self.add_station(handoffs.transfers)
 
     # ---- time ----------------------------------------------------------------------------------
 
@@ -150,7 +156,7 @@ class Cluster:
         load = self._load
         stations, workers_at = self._stations, self._workers_at
         placer = self._placer
-        touched, flow = self._touched, self._flow
+        touched, handoffs = self._touched, self._handoffs
         until_ms = min(instant_end(until_ms), LAST_MS)
         while True:
             end_ms, station_id = ends[0]
@@ -179,21 +185,24 @@ class Cluster:
             for station_id in touched:
                 station = stations[station_id]
                 end_ms = station.next_ms
-                if end_ms != NEVER:  # told twice, it ends once
+                if end_ms <= instant_ms:  # told twice, it ends once
                     finished = station.complete(end_ms)
                     worker = workers_at[station_id]
                     if worker is not None:
                         placer.receive(worker, finished, now_ms)
+                        if handoffs is not None:
+                            finished = self._hand_over(worker, finished, now_ms)
                     elif station_id in self._ranks_at:
                         self._receive_ranks(self._ranks_at[station_id], finished, now_ms)
-                    if finished and flow is not None:
-                        finished = self._pass_on(finished, station_id, now_ms)
+                    elif handoffs is not None:
+                        handoffs.take_arrived(self, now_ms)
+                        self._await_links(handoffs)
                     if finished:
                         self._note_ends(finished, now_ms)
                     elif self._draining:
                         self._let_go(now_ms)
-            if self._passed_to:
-                self._touch_passed()
+            if handoffs is not None and (handoffs.has_news or self._passed_to):
+                self._settle_handoffs(now_ms)
             if self._num_queued or placer.next_ms <= instant_ms:
                 self._release(now_ms)
             while load.next_ms <= instant_ms:
@@ -216,24 +225,99 @@ class Cluster:
         if self._draining:
             self._let_go(now_ms)
 
-    def _pass_on(self, left: List[Sequence], station_id: int, now_ms: float) -> list[Sequence]:
-        """Hand requests that have left a station to their next one; returns those that are over."""
-        assert self._flow is not None
-        over = []
-        for sequence in left:
-            following = self._flow.next(sequence, station_id, now_ms)
-            if following is None:
-                over.append(sequence)
-            else:
-                self._accept(following, sequence, now_ms)
-                self._passed_to.append(following)
-        return over
+    # ---- handing over --------------------------------------------------------------------------
 
-    def _touch_passed(self) -> None:
-        """Once all ends of an instant are over: who got something from them may start."""
+    def _hand_over(self, worker: Worker, finished: list[Sequence], now_ms: float) -> list[Sequence]:
+        """Pass on what a prefill worker has computed; returns the requests that are over."""
+        handoffs = self._handoffs
+        assert handoffs is not None
+        if worker.is_prefill:
+            return handoffs.prefilled(self, worker, finished, now_ms)
+        for sequence in finished:
+            handoffs.ended(sequence.index)
+        if worker.engine.failed:
+            self.note_failed(worker, now_ms)
+        return finished
+
+    def _settle_handoffs(self, now_ms: float) -> None:
+        """Once all ends of an instant are over: do what is due, and who got something may start."""
+        handoffs = self._handoffs
+        assert handoffs is not None
+        handoffs.settle(self, now_ms)
+        self._await_links(handoffs)
         self._touched += self._passed_to
         self._touched.sort()
         self._passed_to.clear()
+
+    def _await_links(self, handoffs: Handoffs) -> None:
+        """Come back when the next transfer arrives."""
+        end_ms = handoffs.transfers.next_ms
+        if end_ms != NEVER:
+            heappush(self._ends, (end_ms, self._links_id))
+
+    def leave_queue(self, index: int, *, at_decode: bool, now_ms: float) -> None:
+        """Nobody waits any more for a request that waits in a router."""
+        placer = self._placer
+        assert isinstance(placer, PoolPlacers)
+        self._num_queued -= 1
+        placer.give_up_queued(index, at_decode=at_decode, now_ms=now_ms)
+
+    def drop(self, worker: Worker, sequence: Sequence, now_ms: float) -> None:
+        """Nobody waits any more for what a worker has of a request."""
+        self._placer.give_up(sequence.index, worker, now_ms)
+        self.has_news(worker, worker.engine.give_up(sequence, now_ms))
+
+    def has_news(self, worker: Worker, has_moved: bool) -> None:
+        """A worker's engine was told something: its end may have moved, or it may start now."""
+        engine = worker.engine
+        if has_moved:
+            heappush(self._ends, (engine.next_ms, worker.station_id))
+        elif engine.next_ms == NEVER:
+            self._passed_to.append(worker.station_id)
+
+    def note_failed(self, worker: Worker, now_ms: float) -> None:
+        """End the requests whose KV did not come to a worker that will not compute it itself."""
+        failed = worker.engine.failed
+        for sequence in failed:
+            index = sequence.index
+            self._placer.give_up(index, worker, now_ms)
+            self._fail(index, "the KV of its prompt did not arrive", now_ms)
+        failed.clear()
+
+    def _fail(self, index: int, reason: str, now_ms: float) -> None:
+        """End a request that somebody has begun to serve."""
+        self._num_ended += 1
+        self._journal.status[index] = int(RequestStatus.FAILED)
+        self._journal.errors[index] = reason
+        if self._handoffs is not None:
+            self._handoffs.ended(index)
+        if self._load.reacts:
+            self._load.on_end(index, now_ms + self._turnaround_ms)
+
+    def wanted_tokens(self, index: int) -> int:
+        """Tokens that a request will produce."""
+        return self._requests.wanted_tokens(index)
+
+    def place_next(self, passage: Passage, duty: Duty, now_ms: float) -> None:
+        """Have a request placed that goes on, or begins anew."""
+        index, placer, handoffs = passage.index, self._placer, self._handoffs
+        assert isinstance(placer, PoolPlacers) and handoffs is not None
+        num_tokens = self._requests.input_tokens[index] + passage.tokens
+        priority = self._requests.priority(index)
+        try:
+            constraints = handoffs.constraints(passage, duty)
+            if duty is Duty.PLACE_PREFILL:
+                worker_id = placer.place_prefill(index, num_tokens, priority, now_ms, constraints)
+            else:
+                worker_id = placer.place_decode(index, num_tokens, priority, now_ms, constraints)
+        except RequestRefusedError as error:
+            handoffs.let_go(self, passage, now_ms)
+            self._reject(index, f"HTTP {error.http_status}: {error}", now_ms)
+            return
+        if worker_id == QUEUED:
+            self._num_queued += 1
+        else:
+            self._dispatch(index, worker_id, now_ms)
 
     # ---- placing -------------------------------------------------------------------------------
 
@@ -269,6 +353,11 @@ class Cluster:
 
     def _place(self, index: int, num_tokens: int, now_ms: float) -> None:
         """Have a request with so many known tokens placed."""
+        handoffs = self._handoffs
+        if handoffs is not None:
+            passage, duty = handoffs.arrives(index, num_tokens, self._placer, now_ms)
+            self.place_next(passage, duty, now_ms)
+            return
         try:
             priority = self._requests.priority(index)
             worker_id = self._placer.place(index, num_tokens, priority, now_ms)
@@ -294,7 +383,9 @@ class Cluster:
         """Hand a request to a worker."""
         journal = self._journal
         journal.worker_id[index] = worker_id
-        if self._moved and index in self._moved:
+        if self._handoffs is not None:
+            sequence = self._next_sequence(index, self.workers[worker_id], now_ms)
+        elif self._moved and index in self._moved:
             sequence, last_token_ms = self._moved.pop(index)
             journal.migrations[index] = journal.migrations.get(index, 0) + 1
             if sequence.generated_tokens:
@@ -310,17 +401,37 @@ class Cluster:
             heappush(self._ends, (worker.engine.next_ms, worker.station_id))
         self._touched.append(worker.station_id)
 
-    def _accept(self, station_id: int, sequence: Sequence, now_ms: float) -> None:
-        """Hand a request to a station."""
-        station = self._stations[station_id]
-        if station.add(sequence, now_ms):
-            heappush(self._ends, (station.next_ms, station_id))
+    def _next_sequence(self, index: int, worker: Worker, now_ms: float) -> Sequence:
+        """What a worker of a pool gets of a request: its prompt alone, or all, but KV to come."""
+        journal, handoffs = self._journal, self._handoffs
+        assert handoffs is not None
+        sequence = self._requests.sequence(index, now_ms)
+        sequence.preemptions = journal.preemptions.get(index, 0)
+        passage = handoffs.dispatched(worker, sequence)
+        if worker.is_prefill:
+            sequence.output_tokens = 1
+            sequence.is_sent = True
+        else:
+            sequence.generated_tokens = passage.tokens
+            phase = handoffs.flow.phase_of(index)
+            if phase is not HandoffPhase.LOCAL:
+                sequence.remote_tokens = sequence.prompt_tokens
+            if passage.tokens:
+                worker.token_log.moved_in(sequence, passage.last_token_ms)
+            elif phase is HandoffPhase.PROMISING and handoffs.shows_prefill_tokens:
+                sequence.generated_tokens = 1  # it will have come by the time that this one goes on
+        if not passage.is_dispatched and now_ms != journal.arrival_ms[index]:
+            journal.dispatch_ms[index] = now_ms
+        passage.is_dispatched = True
+        return sequence
 
     def _reject(self, index: int, reason: str, now_ms: float) -> None:
         """End a request that nobody takes: rejected, or failed if it had been placed before."""
         self._num_ended += 1
         status = RequestStatus.REJECTED
         if self._moved.pop(index, None) is not None:
+            status = RequestStatus.FAILED
+        if self._handoffs is not None and self._handoffs.ended(index):
             status = RequestStatus.FAILED
         self._journal.status[index] = int(status)
         self._journal.errors[index] = reason
@@ -339,7 +450,9 @@ class Cluster:
         self._num_ended += 1
         self._journal.status[index] = int(RequestStatus.TIMED_OUT)
         self._journal.gave_up_ms[index] = now_ms
-        if sequence is None or self._moved.pop(index, None) is not None:
+        if self._handoffs is not None:
+            self._give_up_passage(index, now_ms)
+        elif sequence is None or self._moved.pop(index, None) is not None:
             self._num_queued -= 1
             self._placer.give_up(index, None, now_ms)
         else:
@@ -355,6 +468,16 @@ class Cluster:
             for later in self._load.on_give_up(index, now_ms + self._turnaround_ms):
                 self._journal.status[later] = int(RequestStatus.NOT_SENT)
                 self._num_ended += 1
+
+    def _give_up_passage(self, index: int, now_ms: float) -> None:
+        """The same where requests go from pool to pool: whoever has it lets it go."""
+        handoffs = self._handoffs
+        assert handoffs is not None
+        handoffs.give_up(self, index, now_ms)
+        self._touched += self._passed_to
+        self._passed_to.clear()
+        if self._draining:
+            self._let_go(now_ms)
 
     # ---- workers -------------------------------------------------------------------------------
 
@@ -418,11 +541,28 @@ class Cluster:
         station = self._stations[worker.station_id]
         if isinstance(station, LockStep):
             station.halt()
+        if self._handoffs is not None:
+            self._lose(worker, lost, now_ms)
+            self._go_on(now_ms)
+            return
         self._placer.forget([sequence.index for sequence, _ in lost])
         for sequence, num_tokens in sorted(lost, key=_by_index):
             had_it = self.workers[self._journal.worker_id[sequence.index]]
             self._move(had_it, sequence, num_tokens, now_ms)
         self._go_on(now_ms)
+
+    def _lose(self, worker: Worker, lost: list[tuple[Sequence, int]], now_ms: float) -> None:
+        """A worker of a pool is gone: its requests, and those whose KV it held, go on elsewhere."""
+        handoffs, placer, journal = self._handoffs, self._placer, self._journal
+        assert handoffs is not None and isinstance(placer, PoolPlacers)
+        placer.forget_of(worker, [sequence.index for sequence, _ in lost])
+        for sequence, num_tokens in lost:
+            if worker.is_decode:
+                last_ms = worker.token_log.last_token_ms(sequence, worker.engine.last_delivery_ms)
+                handoffs.note_progress(sequence.index, num_tokens, last_ms)
+        for passage in handoffs.worker_lost(worker):
+            journal.migrations[passage.index] = journal.migrations.get(passage.index, 0) + 1
+        self._settle_handoffs(now_ms)
 
     def _ranks_of(self, worker: Worker) -> list[Worker]:
         """All ranks of the one that a worker belongs to, in order."""
@@ -467,7 +607,24 @@ class Cluster:
                 end_ms = station.next_ms
                 if end_ms != NEVER:
                     heappush(ends, (end_ms, station_id))
-        self._touched.clear()
+        if self._handoffs is None:
+            self._touched.clear()
+            return
+        self._note_loads(now_ms)
+
+    def _note_loads(self, now_ms: float) -> None:
+        """Decode workers that have started may have made room for KV to come."""
+        handoffs, touched = self._handoffs, self._touched
+        assert handoffs is not None
+        started = touched.copy()
+        touched.clear()
+        for station_id in started:
+            worker = self._workers_at[station_id]
+            if worker is not None and worker.is_decode:
+                handoffs.loads_started(worker)
+        if handoffs.has_news:
+            self._settle_handoffs(now_ms)
+            self._start_touched(now_ms)
 
     # ---- the load ------------------------------------------------------------------------------
 

@@ -7,7 +7,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dynosim.records import NO_REQUEST, IntArray, RequestLog, RequestStatus, StepLog, Trace
+from dynosim.records import (
+    NO_REQUEST,
+    HandoffLog,
+    IntArray,
+    RequestLog,
+    RequestStatus,
+    StepLog,
+    Trace,
+)
 
 NAN: Final = float("nan")
 STEP_ROW = struct.Struct("2d10q")  # start and duration, then the counts in StepLog's order
@@ -67,6 +75,33 @@ class StepRows:
         return np.frombuffer(self._buffer, STEP_TYPE, count=self._end // ROW_BYTES)
 
 
+class HandoffColumns:
+    """What happens to requests between their prefill and their decode workers, by request index.
+
+    `shows_prefill_tokens`: the client gets its first token from the prefill worker.
+    """
+
+    def __init__(self, num_requests: int, *, shows_prefill_tokens: bool) -> None:
+        self.shows_prefill_tokens = shows_prefill_tokens
+        self.prefill_worker_id = array("q", [-1]) * num_requests
+        self.prefill_end_ms = array("d", [NAN]) * num_requests
+        self.transfer_start_ms = array("d", [NAN]) * num_requests
+        self.transfer_end_ms = array("d", [NAN]) * num_requests
+        self.moved_bytes = array("q", [0]) * num_requests
+        self.held_tokens = array("q", [0]) * num_requests
+
+    def log(self) -> HandoffLog:
+        """The columns as arrays."""
+        return HandoffLog(
+            prefill_worker_id=np.array(self.prefill_worker_id, np.int64),
+            prefill_end_ms=np.array(self.prefill_end_ms),
+            transfer_start_ms=np.array(self.transfer_start_ms),
+            transfer_end_ms=np.array(self.transfer_end_ms),
+            moved_bytes=np.array(self.moved_bytes, np.int64),
+            held_tokens=np.array(self.held_tokens, np.int64),
+        )
+
+
 class Journal:
     """Columns that workers write into by request index, and the common step log.
 
@@ -93,6 +128,7 @@ class Journal:
         self.gave_up_ms: dict[int, float] = {}
         self.stalled_gaps_ms = array("d")
         self.steps = StepRows()
+        self.handoffs: HandoffColumns | None = None  # None: whoever has a request keeps it
 
     def request_log(self, *, is_closed_loop: bool) -> RequestLog:
         """The request columns as arrays. In a closed loop no arrival has a time of its own."""
@@ -124,6 +160,7 @@ class Journal:
             errors=self.errors,
             is_timed=is_timed,
             gave_up_ms=gave_up,
+            handoffs=None if self.handoffs is None else self.handoffs.log(),
         )
 
     def step_log(self) -> StepLog:

@@ -2,8 +2,8 @@
 
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.pool import Worker
-from dynosim.cluster.spec import PoolSpec
-from dynosim.cluster.token_log import TokenLog
+from dynosim.cluster.spec import PoolSpec, Role
+from dynosim.cluster.token_log import DecodeLog, PrefillLog, TokenLog
 from dynosim.cluster.trail import TrailColumns, TrailRecorder
 from dynosim.engine.cores import CORES, Core
 from dynosim.engine.engine import Engine
@@ -13,6 +13,12 @@ from dynosim.router.spec import RoutingSpec
 from dynosim.timing.lock_step import LockStepTimes
 from dynosim.workers.ids import WorkerId
 from dynosim.workload.extents import PrefixExtents
+
+_LOGS: dict[Role, type[TokenLog]] = {
+    "agg": TokenLog,
+    "prefill": PrefillLog,
+    "decode": DecodeLog,
+}
 
 
 class Launcher:
@@ -27,17 +33,19 @@ class Launcher:
         journal: Journal,
         routing: RoutingSpec,
         *,
+        decode_routing: RoutingSpec | None = None,
         steps_singly: bool,
         trail: TrailColumns | None = None,
     ) -> None:
         self._extent_blocks: list[int] = extents.extent_blocks.tolist()
         self._journal = journal
         self._routing = routing
+        self._decode_routing = routing if decode_routing is None else decode_routing
         self._steps_singly = steps_singly
         self._trail = trail
-        # Only other requests' blocks matter to a router; a hash index receives all, as in reality.
-        receives_all = routing.stamps_events or routing.uses_hashes
-        self._announced = None if receives_all else extents.shared_extents()
+        self._launched: dict[str, int] = {}  # workers so far, by pool
+        self._shared_extents: list[bool] | None = None
+        self._extents = extents
 
     def launch(
         self, worker_id: WorkerId, pool: PoolSpec, now_ms: float
@@ -46,6 +54,16 @@ class Launcher:
 
         The first rank has the given id, the others follow.
         """
+        place = self._launched.get(pool.name, 0)
+        self._launched[pool.name] = place + 1
+        ranks_of_it = self._ranks(worker_id, pool, now_ms)
+        for worker in ranks_of_it[0]:
+            worker.number = place
+        return ranks_of_it
+
+    def _ranks(
+        self, worker_id: WorkerId, pool: PoolSpec, now_ms: float
+    ) -> tuple[list[Worker], LockStep | None]:
         spec, number = pool.engine, pool.ranks.number
         if not pool.ranks.in_lock_step:
             workers = [
@@ -73,7 +91,7 @@ class Launcher:
             recorder,
             depth=pool.engine.pipeline_depth,
             steps_singly=self._steps_singly or pool.ranks.rule is not None,
-            stamps_events=self._routing.stamps_events,
+            stamps_events=self._routing_of(pool).stamps_events,
         )
         return Worker(worker_id, pool, engine, token_log, now_ms, rank)
 
@@ -87,21 +105,21 @@ class Launcher:
             pool.times,
             recorder,
             depth=pool.engine.pipeline_depth,
-            stamps_events=self._routing.stamps_events,
+            stamps_events=self._routing_of(pool).stamps_events,
         )
         return Worker(worker_id, pool, engine, token_log, now_ms, rank), engine
 
     def _parts(self, worker_id: WorkerId, pool: PoolSpec) -> tuple[Core, TokenLog, Recorder]:
         """The core of one engine, and who notes what it does."""
-        spec, routing = pool.engine, self._routing
+        spec, routing = pool.engine, self._routing_of(pool)
         core = CORES[spec.kind](
             spec,
             self._extent_blocks,
             keep_rows=self._steps_singly or self._trail is not None,
             publish_events=routing.publishes_events and spec.enable_prefix_caching,
-            announced=self._announced,
+            announced=self._announced(routing),
         )
-        token_log = TokenLog(
+        token_log = _LOGS[pool.role](
             self._journal,
             worker_id,
             core,
@@ -112,3 +130,18 @@ class Launcher:
         if self._trail is None:
             return core, token_log, token_log
         return core, token_log, TrailRecorder(token_log, self._trail, worker_id)
+
+    def _routing_of(self, pool: PoolSpec) -> RoutingSpec:
+        """How requests get to the workers of a pool."""
+        return self._decode_routing if pool.role == "decode" else self._routing
+
+    def _announced(self, routing: RoutingSpec) -> list[bool] | None:
+        """Extents that events are about; None: all.
+
+        Only other requests' blocks matter to a router; a hash index receives all, as in reality.
+        """
+        if routing.stamps_events or routing.uses_hashes:
+            return None
+        if self._shared_extents is None:
+            self._shared_extents = self._extents.shared_extents()
+        return self._shared_extents

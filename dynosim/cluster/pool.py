@@ -27,6 +27,7 @@ class Worker:
         "ended_ms",
         "engine",
         "launched_ms",
+        "number",
         "phase",
         "pool",
         "rank",
@@ -44,8 +45,10 @@ class Worker:
         token_log: TokenLog,
         launched_ms: float,
         rank: int = 0,
+        number: int = 0,
     ) -> None:
         self.worker_id = worker_id
+        self.number = number  # in its pool
         self.pool = pool
         self.engine = engine
         self.token_log = token_log
@@ -62,9 +65,19 @@ class Worker:
         return self.worker_id - self.rank
 
     @property
+    def is_prefill(self) -> bool:
+        """Whether it computes prompts for others."""
+        return self.pool.role == "prefill"
+
+    @property
+    def is_decode(self) -> bool:
+        """Whether it takes over requests that others have computed."""
+        return self.pool.role == "decode"
+
+    @property
     def card(self) -> WorkerCard:
         """What it says of itself when it joins."""
-        return worker_card(self.worker_id, self.pool)
+        return worker_card(self.worker_id, self.pool, self.number)
 
     @property
     def is_alive(self) -> bool:
@@ -112,4 +125,8 @@ def worker_log(workers: Sequence[Worker]) -> WorkerLog:
         ended_ms=np.array([worker.ended_ms for worker in workers], np.float64),
         seats=np.array([pool.engine.max_active for pool in pools], np.int64),
         ranks_per_worker=pools[0].ranks.number if pools else 1,
+        held_blocks=np.array(
+            [worker.engine.core.used_blocks if worker.is_alive else 0 for worker in workers],
+            np.int64,
+        ),
     )

@@ -27,6 +27,10 @@ class Requests:
         """A request's priority; lower is served earlier."""
         return 0 if self._priorities is None else self._priorities[index]
 
+    def wanted_tokens(self, index: int) -> int:
+        """How many tokens a request will produce, the model's length respected."""
+        return min(self._output_tokens[index], self.max_model_len - self.input_tokens[index])
+
     def sequence(self, index: int, now_ms: float) -> Sequence:
         """A request on its way to an engine."""
         input_tokens = self.input_tokens[index]

@@ -21,8 +21,10 @@ from dynosim.engine.instant import instant_end
 from dynosim.engine.pace import NEVER
 from dynosim.engine.sequence import Sequence as EngineSequence
 from dynosim.errors import InvariantError
+from dynosim.indexer.answers import members
 from dynosim.records import KvEventLog, RoutingStats, Trace
 from dynosim.router.decision import Decision
+from dynosim.router.eligibility import Constraints
 from dynosim.router.inputs import End, FirstToken, Join, Leave, Release, Tokens
 from dynosim.router.kv_router import AnyRouter
 from dynosim.router.refusals import RequestRefusedError
@@ -129,7 +131,14 @@ class RouterPlacer:
         for index in indexes:
             del self._home[index]
 
-    def place(self, index: int, input_tokens: int, priority: int, now_ms: float) -> int:
+    def place(
+        self,
+        index: int,
+        input_tokens: int,
+        priority: int,
+        now_ms: float,
+        constraints: Constraints | None = None,
+    ) -> int:
         """The worker that the next frontend's router chooses, or QUEUED.
 
         Raises: RequestRefusedError.
@@ -143,6 +152,8 @@ class RouterPlacer:
         frontend = self._turn
         self._turn = (frontend + 1) % len(self._frontends)
         request = self._request(index, input_tokens, priority)
+        if constraints is not None:
+            request.constraints = constraints
         try:
             decision = self._frontends[frontend].submit(request, now_ms)
         except RequestRefusedError as error:
@@ -222,6 +233,31 @@ class RouterPlacer:
                     self._count_refusal(outcome.error)
                     del self._home[index]
                     yield Released(index, QUEUED, outcome.error)
+
+    # ---- what is known of its workers ----------------------------------------------------------
+
+    def best_cached_tokens(self, index: int, input_tokens: int, now_ms: float) -> int:
+        """The most tokens of a prompt that a worker holds, as the next frontend sees it."""
+        router = self._frontends[self._turn].router
+        request = self._request(index, input_tokens, 0)
+        return router.choice.best_cached_tokens(request, router.table.all_mask, now_ms)
+
+    def least_prefill_tokens(self, now_ms: float) -> float:
+        """Prompt tokens in flight at the worker with the fewest, as the next frontend sees it."""
+        load = self._frontends[self._turn].router.load
+        slots = members(self._frontends[self._turn].router.table.all_mask)
+        tokens = load.active_prefill_tokens(now_ms)
+        return min([float(tokens[slot]) for slot in slots], default=0.0)
+
+    def least_usage(self) -> float:
+        """Share of its blocks in use at the worker with the least, as the next frontend sees it."""
+        router = self._frontends[self._turn].router
+        blocks = router.load.active_blocks()
+        usages = []
+        for slot in members(router.table.all_mask):
+            total = router.table.card(slot).total_kv_blocks
+            usages.append(float(blocks[slot]) / total if total else 0.0)
+        return min(usages, default=0.0)
 
     def stats(self) -> RoutingStats:
         """What was decided, and what the first frontend's index holds."""

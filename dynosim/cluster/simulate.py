@@ -2,27 +2,32 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dynosim.cluster.apart import can_go_apart, one_by_one
-from dynosim.cluster.cluster import Cluster
-from dynosim.cluster.journal import Journal
+from dynosim.cluster.cluster import AnyPlacer, Cluster
+from dynosim.cluster.handoffs import Handoffs
+from dynosim.cluster.journal import HandoffColumns, Journal
 from dynosim.cluster.launcher import Launcher
 from dynosim.cluster.outside import as_clients_see
 from dynosim.cluster.patience import Patience
 from dynosim.cluster.placement import LoadPlacer
 from dynosim.cluster.pool import worker_log
+from dynosim.cluster.pool_placers import PoolPlacers
 from dynosim.cluster.requests import Requests
 from dynosim.cluster.routing import make_placer
-from dynosim.cluster.spec import ClusterSpec, RunOptions
+from dynosim.cluster.spec import ClusterSpec, DisaggSpec, RunOptions
 from dynosim.cluster.trail import TrailColumns
+from dynosim.cluster.transfers import Transfers
 from dynosim.cluster.watch import Watch
 from dynosim.engine.room import require_room
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import InfeasibleError
 from dynosim.records import RunResult, Trace
+from dynosim.router.handoff import HandoffFlow, HandoffSpec
 from dynosim.router.knobs import RouterSpec
 from dynosim.router.spec import RoutingSpec
 from dynosim.workload.extents import PrefixExtents, prefix_extents
@@ -59,11 +64,25 @@ def simulate(
     extents = _extents_for(trace, cluster)
     routing = cluster.routing or _in_turn(cluster.block_size, options.seed)
     journal = Journal(trace)
-    times = cluster.pools[0].times
-    outside_ms = times.ingress_ms + times.egress_ms
-    placer = make_placer(
-        routing, trace, extents, cluster.cards(), cluster.ranks, may_change=bool(processes)
-    )
+    ingress_ms, egress_ms = cluster.pools[0].times.ingress_ms, cluster.pools[-1].times.egress_ms
+    outside_ms = ingress_ms + egress_ms
+    handoffs, decode_routing = None, None
+    may_change = bool(processes)
+    placer: AnyPlacer
+    if cluster.disagg is None:
+        placer = make_placer(
+            routing, trace, extents, cluster.cards(), cluster.ranks, may_change=may_change
+        )
+    else:
+        decode_routing = cluster.disagg.decode_routing or _in_turn(cluster.block_size, options.seed)
+        routing, decode_routing = _as_asked(cluster.disagg.handoff, routing, decode_routing)
+        placer = PoolPlacers(
+            make_placer(routing, trace, extents, cluster.cards("prefill"), may_change=may_change),
+            make_placer(
+                decode_routing, trace, extents, cluster.cards("decode"), may_change=may_change
+            ),
+        )
+        handoffs = _make_handoffs(cluster, cluster.disagg, journal)
     load = LoadDriver(trace, options.concurrency)
     trail = TrailColumns() if options.records_trail else None
     patience = None
@@ -73,10 +92,18 @@ def simulate(
     singly = options.exact_stepping
     running = Cluster(
         Requests(trace, extents, cluster),
-        launcher=Launcher(extents, journal, routing, steps_singly=singly, trail=trail),
+        launcher=Launcher(
+            extents,
+            journal,
+            routing,
+            decode_routing=decode_routing,
+            steps_singly=singly,
+            trail=trail,
+        ),
         placer=placer,
         load=load,
         journal=journal,
+        handoffs=handoffs,
         turnaround_ms=outside_ms,
         patience=patience,
     )
@@ -111,11 +138,35 @@ def simulate(
         kv_events=placer.kv_events(),
         trail=None if trail is None else trail.log(end_ms),
         lock_step=running.lock_step_log(),
+        links=None if handoffs is None else handoffs.transfers.log(),
         simulate_wall_ms=(time.perf_counter() - started) * 1e3,
     )
     if outside_ms == 0:
         return result
-    return as_clients_see(result, ingress_ms=times.ingress_ms, egress_ms=times.egress_ms)
+    return as_clients_see(result, ingress_ms=ingress_ms, egress_ms=egress_ms)
+
+
+def _as_asked(
+    handoff: HandoffSpec, prefill: RoutingSpec, decode: RoutingSpec
+) -> tuple[RoutingSpec, RoutingSpec]:
+    """The routing of both pools; where somebody asks for places or loads, routers do it."""
+    if handoff.conditional is not None:
+        return replace(prefill, is_asked=True), replace(decode, is_asked=True)
+    if handoff.kv_transfer is None:
+        return prefill, decode
+    if handoff.order == "decode_first":
+        return replace(prefill, is_asked=True), decode
+    return prefill, replace(decode, is_asked=True)
+
+
+def _make_handoffs(cluster: ClusterSpec, disagg: DisaggSpec, journal: Journal) -> Handoffs:
+    """What takes requests from one pool to the other."""
+    shows_prefill_tokens = disagg.handoff.first_token == "prefill"
+    journal.handoffs = HandoffColumns(
+        len(journal.status), shows_prefill_tokens=shows_prefill_tokens
+    )
+    flow, transfers = HandoffFlow(disagg.handoff), Transfers(disagg.transfer, cluster)
+    return Handoffs(flow, transfers, journal)
 
 
 def _launch_all(running: Cluster, spec: ClusterSpec) -> None:

@@ -3,25 +3,31 @@
 Workers are numbered through the pools in their order: those of the first come first.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from dynosim.engine.ranks import ONE_RANK, RankSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
+from dynosim.memory.kv_transfer import KvGeometry, Moved
+from dynosim.memory.links import LinkSpec
+from dynosim.router.handoff import HandoffSpec
 from dynosim.router.spec import RoutingSpec
 from dynosim.router.workers import WorkerCard
 from dynosim.timing.model import StepTimeModel
 from dynosim.workers.ids import WorkerId
 
-Role = Literal["agg"]
+Role = Literal["agg", "prefill", "decode"]
 """What the workers of a pool do for a request: `agg`, all of it."""
 
 _SHARED = {
     "engine": ("block_size", "max_model_len", "enable_prefix_caching"),
     "times": ("ingress_ms", "egress_ms"),
 }
+_KEY_NAMES = {"kv_dtype": "kv_cache_dtype"}
+_AGREED = ("block_size", "model", "kv_dtype")
+"""In what prefill and decode workers must agree for the KV of one to be of use to the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +36,8 @@ class PoolSpec:
 
     `startup_ms` is from the launch of a worker during the run until it takes requests; those of the
     run's start are ready. `step_time_scale` tells reports how many times as long as the run's model
-    has it `times` are, where that is known to be one factor.
+    has it `times` are, where that is known to be one factor. `topology` says where workers are:
+    domain to values, which go to them in turn. `model` and `kv_dtype` are compared only.
     """
 
     name: str = "workers"
@@ -43,6 +50,20 @@ class PoolSpec:
     device: Literal["gpu", "cpu"] = "gpu"
     startup_ms: float = 0.0
     step_time_scale: float = 1.0
+    tensor_parallel: int = 1
+    topology: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    taints: frozenset[str] = frozenset()
+    model: str | None = None
+    kv_dtype: str = "auto"
+
+    @property
+    def block_size(self) -> int:
+        """Tokens per KV block."""
+        return self.engine.block_size
+
+    def place_of(self, number: int) -> dict[str, str]:
+        """Where its worker of that number, from 0, is."""
+        return {domain: values[number % len(values)] for domain, values in self.topology.items()}
 
     def __post_init__(self) -> None:
         for key in ("workers", "gpus_per_worker", "startup_ms"):
@@ -62,12 +83,41 @@ class PoolSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClusterSpec:
-    """Pools behind one front end, which may place any request on any worker.
+class TransferSpec:
+    """How KV gets from prefill to decode workers.
 
-    So pools agree in what a request is before it is placed: the size of blocks, the context length,
-    whether prefixes are cached, and the time spent outside engines; and in the ranks of a worker.
-    Without a `routing` requests go round.
+    `uplinks` are capacities in GB/s, in each direction, that all workers of one value of a topology
+    domain share, by domain.
+    """
+
+    link: LinkSpec
+    geometry: KvGeometry
+    exposed_share: float = 1.0
+    moves: Moved = "destination_missing"
+    uplinks: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DisaggSpec:
+    """What a cluster with a pool for each phase has besides its pools.
+
+    `decode_routing` places requests on decode workers, as the cluster's `routing` does on prefill
+    workers; without one they go round.
+    """
+
+    handoff: HandoffSpec
+    transfer: TransferSpec
+    decode_routing: RoutingSpec | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSpec:
+    """Pools behind one front end.
+
+    Without `disagg` it may place any request on any worker. So pools agree in what a request is
+    before it is placed: the size of blocks, the context length, whether prefixes are cached, and
+    the time spent outside engines; and in the ranks of a worker. With it there is a pool of each
+    phase, and they agree in what their KV is. Without a `routing` requests go round.
 
     Ranks are numbered through the workers: those of the first have the first ids.
 
@@ -76,8 +126,12 @@ class ClusterSpec:
 
     pools: tuple[PoolSpec, ...]
     routing: RoutingSpec | None = None
+    disagg: DisaggSpec | None = None
 
     def __post_init__(self) -> None:
+        if self.disagg is not None:
+            self._check_disagg()
+            return
         if self.num_workers < 1:
             raise ConfigError(f"cluster.workers: at least 1 is needed, got {self.num_workers}")
         first = self.pools[0]
@@ -95,6 +149,29 @@ class ClusterSpec:
                             f"{pool.name} (all workers of a cluster need the same)"
                         )
 
+    def _check_disagg(self) -> None:
+        if [pool.role for pool in self.pools] != ["prefill", "decode"]:
+            raise ConfigError("a disaggregated cluster has a prefill pool and a decode pool")
+        prefill, decode = self.pools
+        for pool in self.pools:
+            if pool.workers < 1:
+                raise ConfigError(
+                    f"cluster.{pool.role}.workers: at least 1 is needed, got {pool.workers}"
+                )
+            if pool.ranks.number > 1:
+                raise ConfigError(
+                    f"cluster.{pool.role}.engine.data_parallel: {pool.ranks.number}, but transfers "
+                    "between ranks are not simulated (give the pool as many workers instead)"
+                )
+        for key in _AGREED:
+            ours, theirs = getattr(prefill, key), getattr(decode, key)
+            if ours != theirs:
+                where = "model" if key == "model" else f"engine.{_KEY_NAMES.get(key, key)}"
+                raise ConfigError(
+                    f"cluster.decode.{where}: {theirs}, but the prefill workers have {ours}; KV of "
+                    "one is of no use to the other (state the same for both)"
+                )
+
     @property
     def num_workers(self) -> int:
         """Workers of all pools at the start."""
@@ -107,13 +184,13 @@ class ClusterSpec:
 
     @property
     def max_model_len(self) -> int:
-        """Tokens of a request at most, of all."""
-        return self.pools[0].engine.max_model_len
+        """Tokens of a request at most, on its whole way."""
+        return min(pool.engine.max_model_len for pool in self.pools)
 
     @property
     def enable_prefix_caching(self) -> bool:
-        """Whether prefixes are cached, by all."""
-        return self.pools[0].engine.enable_prefix_caching
+        """Whether prefixes are cached anywhere."""
+        return any(pool.engine.enable_prefix_caching for pool in self.pools)
 
     @property
     def ranks(self) -> RankSpec:
@@ -126,9 +203,16 @@ class ClusterSpec:
         pools = (pool for pool in self.pools for _ in range(pool.workers * number))
         return ((WorkerId(number), pool) for number, pool in enumerate(pools))
 
-    def cards(self) -> list[WorkerCard]:
-        """What the workers say of themselves when they join."""
-        return [worker_card(worker_id, pool) for worker_id, pool in self.workers()]
+    def cards(self, role: Role | None = None) -> list[WorkerCard]:
+        """What the workers, all or those of a role, say of themselves when they join."""
+        found: list[WorkerCard] = []
+        seen: dict[str, int] = {}
+        for worker_id, pool in self.workers():
+            number = seen.get(pool.name, 0)
+            seen[pool.name] = number + 1
+            if role is None or pool.role == role:
+                found.append(worker_card(worker_id, pool, number // pool.ranks.number))
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,8 +235,8 @@ class RunOptions:
     client_timeout_ms: float | None = None
 
 
-def worker_card(worker_id: WorkerId, pool: PoolSpec) -> WorkerCard:
-    """What a worker of `pool` says of itself."""
+def worker_card(worker_id: WorkerId, pool: PoolSpec, number: int = 0) -> WorkerCard:
+    """What a worker of `pool`, its `number`th from 0, says of itself."""
     engine = pool.engine
     return WorkerCard(
         worker_id,
@@ -160,4 +244,6 @@ def worker_card(worker_id: WorkerId, pool: PoolSpec) -> WorkerCard:
         total_kv_blocks=engine.usable_blocks,
         max_num_batched_tokens=engine.max_num_batched_tokens,
         device=pool.device,
+        taints=pool.taints,
+        topology=pool.place_of(number),
     )

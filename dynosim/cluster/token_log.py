@@ -117,12 +117,15 @@ class TokenLog(Recorder):
                     self.first_tokens.append(sequence.index)
                 if sequence.output_tokens > 1:
                     self._awaiting_second.append(sequence)
-        # Late sequences decode like the others, but their gaps are not this step's duration.
+        self._log_step(plan, num_waiting, num_late)
+
+    def _log_step(self, plan: StepPlan, num_waiting: int, num_late: int) -> None:
+        """Late sequences decode like the others, but their gaps are not this step's duration."""
         resumed = plan.num_resumed_decodes
         core = self._core
-        journal.steps.append(
+        self._journal.steps.append(
             plan.start_ms,
-            end_ms - plan.start_ms,
+            plan.end_ms - plan.start_ms,
             self._worker_id,
             1,
             plan.num_prefills + resumed,
@@ -233,3 +236,85 @@ class TokenLog(Recorder):
             if isnan(second_token_ms[sequence.index]):
                 second_token_ms[sequence.index] = now_ms
         return num_decoding
+
+
+class PrefillLog(TokenLog):
+    """The `Recorder` of an engine that computes prompts for decode workers.
+
+    The one token that it makes of a request counts only if the client gets it from here.
+    """
+
+    __slots__ = ()
+
+    def missed(self, plan: StepPlan, last_token_ms: float) -> None:
+        """Nobody has a token here that a gap could follow."""
+
+    def delivered(self, plan: StepPlan, num_waiting: int) -> None:
+        """Note whose prompts are done, and the step itself."""
+        journal, end_ms = self._journal, plan.end_ms
+        handoffs = journal.handoffs
+        assert handoffs is not None
+        for sequence in plan.prefilled:
+            if sequence.state == FINISHED:
+                continue  # dropped
+            index = sequence.index
+            handoffs.prefill_end_ms[index] = end_ms
+            if self.first_tokens is not None:
+                self.first_tokens.append(index)
+            if handoffs.shows_prefill_tokens and isnan(journal.first_token_ms[index]):
+                journal.first_token_ms[index] = end_ms
+        self._log_step(plan, num_waiting, 0)
+
+    def ended(self, sequences: List[Sequence], end_ms: float) -> None:
+        """They go on elsewhere, or end here with the one token that they wanted."""
+        journal = self._journal
+        for sequence in sequences:
+            if sequence.preemptions:
+                journal.preemptions[sequence.index] = sequence.preemptions
+
+    def dropped(self, sequence: Sequence, num_tokens: int, under_way: StepPlan | None) -> None:
+        """Note how often it lost its seat; it has got no token here."""
+        if sequence.preemptions:
+            self._journal.preemptions[sequence.index] = sequence.preemptions
+
+    def stopped(self, left: Unfinished) -> None:
+        """As everywhere, but what is scheduled here is nobody's token."""
+        produced = self._journal.produced_tokens
+        before = [produced[sequence.index] for sequence, _ in left.requests]
+        super().stopped(left)
+        for (sequence, _), tokens in zip(left.requests, before, strict=True):
+            produced[sequence.index] = tokens
+
+
+class DecodeLog(TokenLog):
+    """The `Recorder` of an engine that takes over what others have computed.
+
+    `seated` are the requests that got a seat since somebody looked last.
+    """
+
+    __slots__ = ("seated",)
+
+    def __init__(
+        self,
+        journal: Journal,
+        worker_id: int,
+        core: Core,
+        times: StepTimeModel,
+        *,
+        is_pipelined: bool,
+        reports_first_tokens: bool = False,
+    ) -> None:
+        super().__init__(
+            journal,
+            worker_id,
+            core,
+            times,
+            is_pipelined=is_pipelined,
+            reports_first_tokens=reports_first_tokens,
+        )
+        self.seated: list[Sequence] = []
+
+    def admitted(self, sequences: List[Sequence], start_ms: float) -> None:
+        """As everywhere; and remember whom, for it may have needed no KV from elsewhere."""
+        super().admitted(sequences, start_ms)
+        self.seated += sequences

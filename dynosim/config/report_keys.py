@@ -107,6 +107,24 @@ _CLUSTER = (
     ),
     *_counts("preemptions", {"preemptions": "How often a running request lost its blocks."}),
 )
+_HANDOFFS = (
+    *_unsought("", {"layout": "Workers: `2P1D` of prefill and decode, `4x` of equal ones."}, TEXT),
+    *(
+        ReportKey(f"{part}_{name}_ms", "ms", meaning)
+        for name, meaning in (
+            ("transfer", "KV on its way to a decode worker; null without such workers."),
+            ("handoff", "From the end of a prefill to the first token, from a decode worker."),
+        )
+        for part in ("mean", "median", "p99")
+    ),
+    ReportKey("prefill_busy_share", "share", "Prefill workers' time in which a step ran."),
+    ReportKey("decode_busy_share", "share", "Decode workers' time in which a step ran."),
+    ReportKey("kv_transfers", "transfers", "Transfers of KV between workers.", INTEGER),
+    ReportKey("cancelled_kv_transfers", "transfers", "Of them, cut off by a loss.", INTEGER),
+    ReportKey("kv_bytes_moved", "bytes", "KV that arrived at decode workers.", INTEGER),
+    ReportKey("local_prefill_share", "share", "Requests whose decode worker computed the prompt."),
+    ReportKey("decode_held_ratio", "share", "Prompt tokens that decode workers had cached."),
+)
 _CACHE = (
     ReportKey(
         "prefix_cache_reused_ratio",
@@ -443,6 +461,7 @@ REPORT_GROUPS: dict[str, tuple[ReportKey, ...]] = {
     "Cluster": _CLUSTER,
     "Prefix cache": _CACHE,
     "Routing": _ROUTING,
+    "Handoffs": _HANDOFFS,
     "Step times": _TIMING,
     "Effort": _EFFORT,
 }

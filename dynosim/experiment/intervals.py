@@ -112,11 +112,17 @@ def prediction_intervals(
     prepared = prepare(config)
     is_redrawn = config.workload.trace is None and not is_workload_known
     drawn = _drawn_timings(timing, num_replays, rng)
+    first = prepared.prefill
+    drawn_first = None
+    if first is not None:  # draws of their own, the same from one call to the next
+        drawn_first = _drawn_timings(first.timing, num_replays, np.random.default_rng(seed))
     samples: dict[str, list[float | None]] = {key: [] for key in INTERVAL_KEYS}
     for index, drawn_timing in enumerate(drawn):
+        if first is not None and drawn_first is not None:
+            first = replace(first, timing=drawn_first[index])
         varied = config.model_copy(update={"seed": int(rng.integers(1 << 62))})
         replayed = load_trace(varied) if is_redrawn else jittered(trace, rng)
-        timed = replace(prepared, timing=drawn_timing)
+        timed = replace(prepared, timing=drawn_timing, prefill=first)
         report = run(varied, trace=replayed, prepared=timed).report
         for key, values in samples.items():
             values.append(None if report[key] is None else float(report[key]))

@@ -129,8 +129,7 @@ def run(
     with collector_paused():
         trace = load_trace(config) if trace is None else trace
         prepared = prepare(config) if prepared is None else prepared
-        if config.engine.max_model_len is None:
-            check_requests_fit(trace, prepared.engine)
+        _check_fit(config, trace, prepared)
         log = None if router_log is None else _log_writer(router_log, config.router.policy)
         cluster = cluster_spec(
             config,
@@ -157,6 +156,7 @@ def run(
             wall_time_ms=0.0,
             gpu_hour=config.cost.price_of(config.hardware),
             power=_power(config),
+            prefill_timing=None if prepared.prefill is None else prepared.prefill.timing,
         )
     report["skipped_lines"] = trace.skipped_lines
     report["assumed_lengths"] = trace.assumed_lengths
@@ -164,6 +164,17 @@ def run(
     report |= prepared.capacity.report_keys()
     report["wall_time_ms"] = (time.perf_counter() - started) * 1e3
     return RunOutcome(config, trace, prepared.timing, result, prepared.capacity, report, from_ms)
+
+
+def _check_fit(config: RunConfig, trace: Trace, prepared: Prepared) -> None:
+    """Refuse requests that no worker of a pool can ever hold. Raises: InfeasibleError."""
+    for pool, engine in zip(
+        config.pools(),
+        [one.engine for one in (prepared.prefill, prepared) if one is not None],
+        strict=True,
+    ):
+        if pool.engine.max_model_len is None:
+            check_requests_fit(trace, engine)
 
 
 def _power(config: RunConfig) -> Power | None:

@@ -20,8 +20,10 @@ def check_conservation(result: RunResult, trace: Trace) -> None:
     _check_times(result.requests)
     _check_steps(result)
     _check_lives(result)
+    _check_blocks(result)
     _check_tokens(result)
     _check_prefill(result)
+    _check_handoffs(result)
 
 
 def _fail(law: str, detail: str) -> None:
@@ -118,11 +120,27 @@ def _check_lives(result: RunResult) -> None:
         & (steps.start_ms + steps.duration_ms <= until_ms[steps.worker_id]),
         "step row",
     )
-    placed = np.flatnonzero((log.worker_id >= 0) & (log.migrations == 0))
-    worker, at_ms = log.worker_id[placed], log.dispatch_ms[placed]
+    first_worker, from_when_ms = log.worker_id, log.dispatch_ms
+    if log.handoffs is not None:  # a decode worker may have been chosen before the prefill worker
+        prefill = log.handoffs.prefill_worker_id
+        first_worker = np.where(prefill >= 0, prefill, first_worker)
+        from_when_ms = np.where(prefill >= 0, log.scheduled_ms, from_when_ms)
+    is_placed = (first_worker >= 0) & (log.migrations == 0) & ~np.isnan(from_when_ms)
+    placed = np.flatnonzero(is_placed)
+    worker, at_ms = first_worker[placed], from_when_ms[placed]
     is_there = np.ones(len(log.worker_id), np.bool_)
     is_there[placed] = (at_ms >= from_ms[worker]) & (at_ms <= until_ms[worker])
     _check_all("requests go to workers that are ready", is_there, "request")
+
+
+def _check_blocks(result: RunResult) -> None:
+    """Once every request has ended, and nothing is on its way, none refers to a block."""
+    held, links = result.workers.held_blocks, result.links
+    is_under_way = links is not None and links.bytes_in_flight > 0
+    has_unfinished = (result.requests.status == RequestStatus.UNFINISHED).any()
+    if held is None or is_under_way or has_unfinished:
+        return
+    _check_all("blocks of requests that have ended are free", held == 0, "worker")
 
 
 def _check_no_overlap(steps: StepLog) -> None:
@@ -159,8 +177,39 @@ def _check_prefill(result: RunResult) -> None:
     needed = int((log.input_tokens - log.cached_tokens)[served].sum())
     others = ~served & ~np.isnan(log.scheduled_ms)
     exact = result.num_preemptions == 0 and not (others.any() or log.migrations.any())
+    if log.handoffs is not None:
+        # Decode workers compute a prompt's last token again, and more where KV did not come.
+        exact = False
     if computed < needed or (exact and computed != needed):
         _fail(
             "prompt tokens are computed or cached",
             f"{needed} tokens were to be computed, {computed} were",
         )
+
+
+def _check_handoffs(result: RunResult) -> None:
+    """KV comes after it was made, and no byte is lost on the way unnoticed."""
+    log, links = result.requests, result.links
+    if log.handoffs is None or links is None:
+        return
+    sent, accounted = links.bytes_sent, links.bytes_received + links.bytes_lost
+    if sent != accounted + links.bytes_in_flight:
+        _fail(
+            "bytes sent are received, lost with a worker, or in flight",
+            f"{sent} sent, {accounted} received or lost, {links.bytes_in_flight} in flight",
+        )
+    ours = log.handoffs
+    first_time = log.migrations == 0
+    chain = (
+        (log.scheduled_ms, ours.prefill_end_ms, "prompts are computed after they are begun"),
+        (ours.transfer_start_ms, ours.transfer_end_ms, "KV arrives after it was sent"),
+        (ours.transfer_end_ms, log.finish_ms, "requests end after their KV has come"),
+    )
+    for before_ms, after_ms, law in chain:
+        in_order = np.isnan(before_ms) | np.isnan(after_ms) | (after_ms >= before_ms - TOLERANCE_MS)
+        _check_all(law, in_order | ~first_time, "request")
+    _check_all(
+        "no more of a prompt is held than it has",
+        (ours.held_tokens >= 0) & (ours.held_tokens <= log.input_tokens),
+        "request",
+    )

@@ -2,7 +2,9 @@
 
 from typing import Protocol, runtime_checkable
 
-from dynosim.records import IntArray, StepLog
+import numpy as np
+
+from dynosim.records import IntArray, StepLog, WorkerLog
 from dynosim.timing.axes import AXES
 
 
@@ -17,6 +19,32 @@ class AxisTiming(Protocol):
     """A model that knows its range by axis, as fitted ones do."""
 
     def steps_in_range_by_axis(self, steps: StepLog) -> dict[str, IntArray]: ...
+
+
+class PoolTimes:
+    """Two models, one for the steps of prefill workers and one for those of decode workers."""
+
+    def __init__(self, prefill: RangedTiming, decode: RangedTiming, workers: WorkerLog) -> None:
+        self._models = prefill, decode
+        self._is_prefill = np.array([role == "prefill" for role in workers.role])
+
+    def steps_in_range(self, steps: StepLog) -> IntArray:
+        """As each worker's own model has it."""
+        inside = [model.steps_in_range(steps) for model in self._models]
+        return np.where(self._is_prefill[steps.worker_id], *inside)
+
+    def steps_in_range_by_axis(self, steps: StepLog) -> dict[str, IntArray]:
+        """By the axes that both know."""
+        prefill, decode = [
+            model.steps_in_range_by_axis(steps) if isinstance(model, AxisTiming) else {}
+            for model in self._models
+        ]
+        is_prefill = self._is_prefill[steps.worker_id]
+        return {
+            axis: np.where(is_prefill, inside, decode[axis])
+            for axis, inside in prefill.items()
+            if axis in decode
+        }
 
 
 def inside_shares(timing: RangedTiming, steps: StepLog) -> dict[str, float]:

@@ -16,7 +16,8 @@ from dynosim.compiled import CORE
 from dynosim.metrics.cost import Power, cost_keys, energy_keys, money_keys
 from dynosim.metrics.decode_runs import DecodeTimes
 from dynosim.metrics.gaps import summarize_gaps
-from dynosim.metrics.in_range import in_range_keys
+from dynosim.metrics.handoffs import handoff_keys
+from dynosim.metrics.in_range import PoolTimes, in_range_keys
 from dynosim.metrics.lives import (
     common,
     lived_shares,
@@ -90,8 +91,11 @@ def summarize(
     wall_time_ms: float,
     gpu_hour: float | None = None,
     power: Power | None = None,
+    prefill_timing: ReportTiming | None = None,
 ) -> dict[str, Any]:
     """The report of a run, ready for JSON.
+
+    `prefill_timing` are the step times of prefill workers, `timing` then those of decode workers.
 
     `wall_time_ms` is the real time of the whole job, `gpu_hour` what an hour of a GPU costs,
     `power` what one draws. Rates per GPU are per GPU held on average while the rate is counted. The
@@ -111,11 +115,12 @@ def summarize(
         **hit_keys(result, completed),
         **share_keys(result),
         **router_keys(result),
+        **handoff_keys(result, completed),
         **_latency_keys(result, latencies, completed, timing),
         **steady_keys(result, timing, latencies.ttft_ms, latencies.tpot_ms, latencies.e2e_ms),
         **_goodput(log, latencies, completed, sla, duration_ms),
         **load_of(result).report_keys(),
-        **_timing_keys(result.steps, timing),
+        **_timing_keys(result, timing, prefill_timing),
         "num_scheduling_events": result.num_scheduling_events,
         "simulate_wall_ms": result.simulate_wall_ms,
         "core": CORE.kind,
@@ -273,10 +278,28 @@ def _goodput(
     }
 
 
-def _timing_keys(steps: StepLog, timing: ReportTiming) -> dict[str, Any]:
+_LEAST_SURE = ("estimated", "derived", "measured")
+
+
+def _timing_keys(
+    result: RunResult, timing: ReportTiming, prefill_timing: ReportTiming | None
+) -> dict[str, Any]:
+    """How sure the step times are; of two models the less sure one counts."""
+    if prefill_timing is None:
+        return {
+            "timing_source": timing.source,
+            "timing_description": timing.description,
+            "timing_notes": "; ".join(timing.notes) or None,
+            **in_range_keys(timing, result.steps),
+        }
+    both = (prefill_timing, timing)
+    about = [one.description for one in both]
+    notes = dict.fromkeys([note for one in both for note in one.notes])
     return {
-        "timing_source": timing.source,
-        "timing_description": timing.description,
-        "timing_notes": "; ".join(timing.notes) or None,
-        **in_range_keys(timing, steps),
+        "timing_source": min((one.source for one in both), key=_LEAST_SURE.index),
+        "timing_description": about[0]
+        if about[0] == about[1]
+        else f"prefill: {about[0]}; decode: {about[1]}",
+        "timing_notes": "; ".join(notes) or None,
+        **in_range_keys(PoolTimes(prefill_timing, timing, result.workers), result.steps),
     }

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from dynosim.metrics.handoffs import handoff_ms, prefill_time_ms, transfer_ms
 from dynosim.metrics.report import Latencies
-from dynosim.records import IntArray, KvEventLog, RequestStatus, RunResult, Trace
+from dynosim.records import IntArray, KvEventLog, RequestLog, RequestStatus, RunResult, Trace
 
 if TYPE_CHECKING:
     import polars as pl
@@ -25,6 +26,8 @@ RECORD_FIELDS: tuple[str, ...] = (
     "decode_worker_id",
     "prefill_wait_time_ms",
     "prefill_time_ms",
+    "transfer_ms",
+    "handoff_ms",
     "ttft_ms",
     "itl_mean_ms",
     "tpot_ms",
@@ -40,10 +43,12 @@ def request_table(result: RunResult, trace: Trace) -> "pl.DataFrame":
     """One row per request in trace order, columns RECORD_FIELDS; null where a value does not exist.
 
     `prefill_wait_time_ms` is from arrival to the start of the first step that computed one of the
-    request's tokens, `prefill_time_ms` from there to the first token: they add up to `ttft_ms`.
-    `itl_mean_ms` equals `tpot_ms`: a mean over the gaps of one request. One worker does both phases
-    in an aggregated cluster: the last that had the request. `output_tokens` are those produced, not
-    those asked for.
+    request's tokens, `prefill_time_ms` from there to the end of its prompt, `handoff_ms` from there
+    to the first token, where that comes from a decode worker: they add up to `ttft_ms`.
+    `transfer_ms` is the part of a handoff in which KV was on its way. `itl_mean_ms` equals
+    `tpot_ms`: a mean over the gaps of one request. One worker does both phases in an aggregated
+    cluster, and of what a decode worker computes itself: the last that had the request.
+    `output_tokens` are those produced, not those asked for.
     """
     import polars as pl
 
@@ -61,10 +66,12 @@ def request_table(result: RunResult, trace: Trace) -> "pl.DataFrame":
         "input_tokens": log.input_tokens,
         "output_tokens": log.output_tokens,
         "cached_tokens": log.cached_tokens,
-        "prefill_worker_id": worker_id,
+        "prefill_worker_id": _prefill_worker_id(log, worker_id),
         "decode_worker_id": worker_id,
         "prefill_wait_time_ms": log.scheduled_ms - log.arrival_ms,
-        "prefill_time_ms": log.first_token_ms - log.scheduled_ms,
+        "prefill_time_ms": prefill_time_ms(log),
+        "transfer_ms": transfer_ms(log),
+        "handoff_ms": handoff_ms(log),
         "ttft_ms": latencies.ttft_ms,
         "itl_mean_ms": latencies.tpot_ms,
         "tpot_ms": latencies.tpot_ms,
@@ -78,6 +85,15 @@ def request_table(result: RunResult, trace: Trace) -> "pl.DataFrame":
     return pl.DataFrame(
         {name: columns[name] for name in RECORD_FIELDS}, schema_overrides=text, nan_to_null=True
     )
+
+
+def _prefill_worker_id(log: RequestLog, worker_id: "pl.Series") -> "pl.Series":
+    import polars as pl
+
+    if log.handoffs is None:
+        return worker_id
+    ours = pl.Series(log.handoffs.prefill_worker_id, dtype=pl.Int64)
+    return ours.zip_with(ours >= 0, worker_id)
 
 
 def event_table(log: KvEventLog) -> "pl.DataFrame":

@@ -60,6 +60,7 @@ class RoutingSpec:
     records_events: bool = False
     open_log: OpenLog | None = None
     witness: "ChoiceWitness | None" = None  # notes some placements; changes nothing
+    is_asked: bool = False  # for more than placements: loads, places of workers, requests' wishes
 
     @property
     def needs_router(self) -> bool:
@@ -72,6 +73,7 @@ class RoutingSpec:
             or settings.busy.is_set
             or settings.affinity is not None
             or self.frontends > 1
+            or self.is_asked
             or self.open_log is not None
             or self.records_events
         )
@@ -97,6 +99,7 @@ class RoutingSpec:
             and not settings.busy.is_set
             and settings.affinity is None
             and self.frontends == 1
+            and not self.is_asked
             and self.open_log is None
             and self.use_kv_events
             and not self.uses_hashes

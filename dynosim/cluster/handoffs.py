@@ -1,0 +1,299 @@
+"""Requests on their way from prefill to decode workers: drives `HandoffFlow` in virtual time.
+
+The flow says what is to be done when something has happened. That is done once all ends of an
+instant are over, in the order in which it came up, and who got something by it starts at once.
+"""
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from dynosim.cluster.journal import HandoffColumns, Journal
+from dynosim.cluster.pool import Worker
+from dynosim.cluster.pool_placers import PoolPlacers
+from dynosim.cluster.token_log import DecodeLog
+from dynosim.cluster.transfers import Transfers
+from dynosim.engine.sequence import Sequence
+from dynosim.memory.network import Transfer
+from dynosim.records import RequestStatus
+from dynosim.router.eligibility import Constraints
+from dynosim.router.handoff import Duty, HandoffEvent, HandoffFlow, HandoffPhase
+from dynosim.router.topology import decode_constraints
+
+if TYPE_CHECKING:
+    from dynosim.cluster.cluster import Cluster
+
+BEFORE_PREFILLED: Final = (HandoffPhase.PREFILLING, HandoffPhase.PROMISED)
+WITH_ALL: Final = (HandoffPhase.DECODING, HandoffPhase.LOCAL)
+AWAITING_ROOM: Final = (HandoffPhase.HELD, HandoffPhase.ORPHANED, HandoffPhase.PROMISING)
+
+
+class Passage:
+    """One request in flight: who has it, and what is under way for it."""
+
+    __slots__ = (
+        "decode",
+        "index",
+        "is_dispatched",
+        "last_token_ms",
+        "prefill",
+        "reserved_ms",
+        "source",
+        "target",
+        "tokens",
+        "transfer",
+    )
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.is_dispatched = False  # some worker has had it
+        self.tokens = 0  # that the client has got when it was last placed
+        self.last_token_ms = 0.0
+        self.source: Worker | None = None  # computes its prompt, or holds its KV
+        self.prefill: Sequence | None = None  # there
+        self.target: Worker | None = None
+        self.decode: Sequence | None = None
+        self.transfer: Transfer | None = None
+        self.reserved_ms = 0.0  # when the blocks for its KV were taken
+
+
+class Handoffs:
+    """All requests in flight, and the links between both pools."""
+
+    def __init__(self, flow: HandoffFlow, transfers: Transfers, journal: Journal) -> None:
+        assert journal.handoffs is not None
+        self.flow = flow
+        self.transfers = transfers
+        self._journal = journal
+        self._columns: HandoffColumns = journal.handoffs
+        self._passages: dict[int, Passage] = {}
+        self._by_transfer: dict[int, Passage] = {}  # by number of its transfer
+        self._due: deque[tuple[Passage, Duty]] = deque()
+        self._dropped_prefills: list[tuple[Worker, Sequence]] = []
+        self.shows_prefill_tokens = self._columns.shows_prefill_tokens
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something is to be done."""
+        return bool(self._due)
+
+    # ---- what has happened ---------------------------------------------------------------------
+
+    def arrives(
+        self, index: int, num_tokens: int, placer: object, now_ms: float
+    ) -> tuple[Passage, Duty]:
+        """A request has come; returns whom to place it with first."""
+        is_local = False
+        if self.flow.spec.conditional is not None:
+            assert isinstance(placer, PoolPlacers)
+            is_local = self.flow.spec.is_local(num_tokens, placer.loads(index, num_tokens, now_ms))
+        passage = self._passages[index] = Passage(index)
+        return passage, self.flow.arrives(index, is_local=is_local)
+
+    def dispatched(self, worker: Worker, sequence: Sequence) -> Passage:
+        """A request went to a worker."""
+        passage = self._passages[sequence.index]
+        if worker.is_prefill:
+            passage.source, passage.prefill = worker, sequence
+            self._columns.prefill_worker_id[sequence.index] = worker.worker_id
+        else:
+            passage.target, passage.decode = worker, sequence
+        return passage
+
+    def prefilled(
+        self, cluster: "Cluster", worker: Worker, finished: list[Sequence], now_ms: float
+    ) -> list[Sequence]:
+        """Prompts are computed; returns the requests that wanted no more than that token."""
+        if self._dropped_prefills:
+            self._free_dropped(cluster, worker, now_ms)
+        over: list[Sequence] = []
+        for sequence in finished:
+            index = sequence.index
+            passage = self._passages[index]
+            if self.shows_prefill_tokens and not passage.tokens:
+                passage.tokens = 1
+                passage.last_token_ms = now_ms
+                self._journal.produced_tokens[index] = 1
+                if cluster.wanted_tokens(index) == 1:
+                    self._journal.finish_ms[index] = now_ms
+                    self._journal.status[index] = int(RequestStatus.COMPLETED)
+                    self.let_go(cluster, passage, now_ms)
+                    self.ended(index)
+                    over.append(sequence)
+                    continue
+                if passage.target is not None and passage.decode is not None:
+                    passage.target.token_log.moved_in(passage.decode, now_ms)
+            self._happens(passage, HandoffEvent.PREFILLED)
+        return over
+
+    def take_arrived(self, cluster: "Cluster", now_ms: float) -> None:
+        """The KV of requests is complete at their decode workers, who hear of it first."""
+        arrived = self.transfers.arrived
+        for transfer in arrived:
+            passage = self._by_transfer.pop(transfer.number)
+            decode, target = passage.decode, passage.target
+            assert target is not None and decode is not None
+            passage.transfer = None
+            num_valid = max(decode.cached_tokens, 0) + decode.external_tokens
+            cluster.has_news(target, target.engine.loaded(decode, now_ms, num_valid))
+            self.release_source(cluster, passage, now_ms)
+            if self._passages.get(passage.index) is passage:  # else given up meanwhile
+                self._columns.transfer_end_ms[passage.index] = now_ms
+                self.flow.happens(passage.index, HandoffEvent.ARRIVED)
+        arrived.clear()
+
+    def loads_started(self, worker: Worker) -> None:
+        """A decode worker has taken blocks for KV to come, or has found that it needs none."""
+        engine, log = worker.engine, worker.token_log
+        for sequence, start_ms in engine.started_loads:
+            passage = self._passages[sequence.index]
+            self._columns.held_tokens[sequence.index] = max(sequence.cached_tokens, 0)
+            passage.reserved_ms = start_ms
+            self._happens(passage, HandoffEvent.RESERVED)
+        engine.started_loads.clear()
+        assert isinstance(log, DecodeLog)
+        for sequence in log.seated:
+            index = sequence.index
+            if self.flow.phase_of(index) in AWAITING_ROOM:
+                self._columns.held_tokens[index] = max(sequence.cached_tokens, 0)
+                self._happens(self._passages[index], HandoffEvent.NOT_NEEDED)
+        log.seated.clear()
+
+    def note_progress(self, index: int, num_tokens: int, last_token_ms: float) -> None:
+        """A request had so many tokens when its decode worker was lost, the last one then."""
+        passage = self._passages[index]
+        if num_tokens > passage.tokens and self.flow.phase_of(index) in WITH_ALL:
+            passage.tokens, passage.last_token_ms = num_tokens, last_token_ms
+
+    def worker_lost(self, worker: Worker) -> list[Passage]:
+        """A worker is gone; returns the requests that it leaves to others."""
+        lost: list[Passage] = []
+        for index in sorted(self._passages):
+            passage = self._passages[index]
+            if passage.source is worker:
+                if self.flow.phase_of(index) in BEFORE_PREFILLED:
+                    lost.append(passage)
+                passage.source = passage.prefill = None
+                self._happens(passage, HandoffEvent.SOURCE_LOST)
+            elif passage.target is worker:
+                lost.append(passage)
+                passage.target = passage.decode = None
+                self._happens(passage, HandoffEvent.DESTINATION_LOST)
+        return lost
+
+    def ended(self, index: int) -> bool:
+        """A request is over, however it ended; returns whether any worker has had it."""
+        self.flow.ends(index)
+        passage = self._passages.pop(index, None)
+        return passage is not None and passage.is_dispatched
+
+    def give_up(self, cluster: "Cluster", index: int, now_ms: float) -> None:
+        """A client waits no more. KV on its way arrives all the same, and is forgotten then."""
+        passage, phase = self._passages[index], self.flow.phase_of(index)
+        self._due = deque([one for one in self._due if one[0] is not passage])
+        source, target = passage.source, passage.target
+        if phase in BEFORE_PREFILLED:
+            if source is None or passage.prefill is None:
+                cluster.leave_queue(index, at_decode=False, now_ms=now_ms)
+            else:
+                cluster.drop(source, passage.prefill, now_ms)
+                self._dropped_prefills.append((source, passage.prefill))
+        elif passage.transfer is None:
+            self.release_source(cluster, passage, now_ms)
+        if target is not None:
+            self._leave_target(cluster, passage, now_ms)
+        elif phase not in BEFORE_PREFILLED:
+            cluster.leave_queue(index, at_decode=True, now_ms=now_ms)
+        self.ended(index)
+
+    def let_go(self, cluster: "Cluster", passage: Passage, now_ms: float) -> None:
+        """A request goes no further: neither its KV nor the room for it is needed."""
+        self.release_source(cluster, passage, now_ms)
+        if passage.target is not None:
+            self._leave_target(cluster, passage, now_ms)
+
+    def _leave_target(self, cluster: "Cluster", passage: Passage, now_ms: float) -> None:
+        target, decode = passage.target, passage.decode
+        assert target is not None and decode is not None
+        cluster.drop(target, decode, now_ms)
+        if self.flow.phase_of(passage.index) is HandoffPhase.PROMISED:
+            # Nothing will come for the blocks that it has taken.
+            cluster.has_news(target, target.engine.loaded(decode, now_ms, 0))
+
+    def _free_dropped(self, cluster: "Cluster", worker: Worker, now_ms: float) -> None:
+        """Blocks of prompts that were computed by the very step in which they were given up."""
+        kept: list[tuple[Worker, Sequence]] = []
+        for source, sequence in self._dropped_prefills:
+            if source is not worker:
+                kept.append((source, sequence))
+            elif worker.engine.core.holds(sequence):
+                cluster.has_news(worker, worker.engine.sent(sequence, now_ms))
+        self._dropped_prefills = kept
+
+    # ---- what is to be done --------------------------------------------------------------------
+
+    def constraints(self, passage: Passage, duty: Duty) -> Constraints | None:
+        """Where the worker to be placed on may be, seen from the one that is known.
+
+        Raises: NoEligibleWorkerError if that one does not say where it is.
+        """
+        policy = self.flow.spec.kv_transfer
+        other = passage.source if duty is Duty.PLACE_DECODE else passage.target
+        if policy is None or other is None:
+            return None
+        return decode_constraints(policy, other.card)
+
+    def settle(self, cluster: "Cluster", now_ms: float) -> None:
+        """Do all that is due."""
+        due = self._due
+        while due:
+            passage, duty = due.popleft()
+            if duty is Duty.PLACE_PREFILL or duty is Duty.PLACE_DECODE:
+                cluster.place_next(passage, duty, now_ms)
+            elif duty is Duty.BEGIN_TRANSFER:
+                self._begin(passage, now_ms)
+            elif duty is Duty.CANCEL_TRANSFER:
+                self._cancel(passage, now_ms)
+            elif duty is Duty.RELEASE_SOURCE:
+                self.release_source(cluster, passage, now_ms)
+            else:
+                self._report_loss(cluster, passage, now_ms)
+
+    def release_source(self, cluster: "Cluster", passage: Passage, now_ms: float) -> None:
+        """The prefill worker may forget a request's KV."""
+        source, prefill = passage.source, passage.prefill
+        if source is not None and prefill is not None:
+            passage.source = passage.prefill = None
+            cluster.has_news(source, source.engine.sent(prefill, now_ms))
+
+    def _happens(self, passage: Passage, event: HandoffEvent) -> None:
+        for duty in self.flow.happens(passage.index, event):
+            self._due.append((passage, duty))
+
+    def _begin(self, passage: Passage, now_ms: float) -> None:
+        source, target, decode = passage.source, passage.target, passage.decode
+        assert source is not None and target is not None and decode is not None
+        index, columns = passage.index, self._columns
+        num_tokens = decode.prompt_tokens if self.transfers.moves_all else decode.external_tokens
+        compute_ms = columns.prefill_end_ms[index] - self._journal.scheduled_ms[index]
+        transfer, begins_ms, num_bytes = self.transfers.begin(
+            source, target, num_tokens, compute_ms, passage.reserved_ms, now_ms
+        )
+        passage.transfer = transfer
+        self._by_transfer[transfer.number] = passage
+        columns.transfer_start_ms[index] = begins_ms
+        columns.moved_bytes[index] = num_bytes
+
+    def _cancel(self, passage: Passage, now_ms: float) -> None:
+        transfer = passage.transfer
+        assert transfer is not None
+        passage.transfer = None
+        del self._by_transfer[transfer.number]
+        self.transfers.cancel(transfer, now_ms)
+
+    def _report_loss(self, cluster: "Cluster", passage: Passage, now_ms: float) -> None:
+        """The decode worker goes on with what it held itself, or ends the request."""
+        decode, target = passage.decode, passage.target
+        assert target is not None and decode is not None
+        num_valid = max(decode.cached_tokens, 0)
+        cluster.has_news(target, target.engine.loaded(decode, now_ms, num_valid))
+        cluster.note_failed(target, now_ms)

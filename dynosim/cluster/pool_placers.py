@@ -1,0 +1,137 @@
+"""Who places requests where there is a pool for each phase: a placer of each."""
+
+from collections.abc import Collection, Iterator
+
+import numpy as np
+
+from dynosim.cluster.placement import Placer, Released
+from dynosim.cluster.pool import Worker
+from dynosim.cluster.router_placer import RouterPlacer
+from dynosim.engine.sequence import Sequence
+from dynosim.errors import InvariantError
+from dynosim.records import KvEventLog, RoutingStats
+from dynosim.router.eligibility import Constraints
+from dynosim.router.handoff import PoolLoads
+
+
+class PoolPlacers:
+    """The placers of prefill and of decode workers, each with its own view of them."""
+
+    def __init__(self, prefill: Placer, decode: Placer) -> None:
+        self._prefill = prefill
+        self._decode = decode
+
+    @property
+    def next_ms(self) -> float:
+        """When news arrives that only `releases` takes up."""
+        return min(self._prefill.next_ms, self._decode.next_ms)
+
+    def join(self, worker: Worker, now_ms: float) -> None:
+        """A worker may get requests of its role from now on."""
+        self._of(worker).join(worker, now_ms)
+
+    def leave(self, worker: Worker, now_ms: float) -> None:
+        """A worker gets no more."""
+        self._of(worker).leave(worker, now_ms)
+
+    def forget(self, indexes: Collection[int]) -> None:
+        """See `forget_of`: a request may be known in both pools."""
+        raise InvariantError("requests are forgotten in one pool only")
+
+    def forget_of(self, worker: Worker, indexes: Collection[int]) -> None:
+        """Requests are not on this worker any more, which is gone."""
+        self._of(worker).forget(indexes)
+
+    def place(self, index: int, input_tokens: int, priority: int, now_ms: float) -> int:
+        """The prefill worker of a request, or QUEUED. Raises: RequestRefusedError."""
+        return self._prefill.place(index, input_tokens, priority, now_ms)
+
+    def place_decode(
+        self,
+        index: int,
+        input_tokens: int,
+        priority: int,
+        now_ms: float,
+        constraints: Constraints | None,
+    ) -> int:
+        """Its decode worker, or QUEUED. Raises: RequestRefusedError."""
+        if constraints is None:
+            return self._decode.place(index, input_tokens, priority, now_ms)
+        assert isinstance(self._decode, RouterPlacer)
+        return self._decode.place(index, input_tokens, priority, now_ms, constraints)
+
+    def place_prefill(
+        self,
+        index: int,
+        input_tokens: int,
+        priority: int,
+        now_ms: float,
+        constraints: Constraints | None,
+    ) -> int:
+        """Its prefill worker where the decode worker is known. Raises: RequestRefusedError."""
+        if constraints is None:
+            return self._prefill.place(index, input_tokens, priority, now_ms)
+        assert isinstance(self._prefill, RouterPlacer)
+        return self._prefill.place(index, input_tokens, priority, now_ms, constraints)
+
+    def loads(self, index: int, input_tokens: int, now_ms: float) -> PoolLoads:
+        """What is known of both pools when a request comes."""
+        prefill, decode = self._prefill, self._decode
+        assert isinstance(prefill, RouterPlacer) and isinstance(decode, RouterPlacer)
+        return PoolLoads(
+            cached_tokens=decode.best_cached_tokens(index, input_tokens, now_ms),
+            least_prefill_tokens=prefill.least_prefill_tokens(now_ms),
+            least_decode_usage=decode.least_usage(),
+        )
+
+    def receive(self, worker: Worker, finished: list[Sequence], now_ms: float) -> None:
+        """Take note of a step or run that has just ended on a worker."""
+        self._of(worker).receive(worker, finished, now_ms)
+
+    def give_up(self, index: int, worker: Worker | None, now_ms: float) -> None:
+        """A client waits no more for a request on a worker."""
+        assert worker is not None
+        self._of(worker).give_up(index, worker, now_ms)
+
+    def give_up_queued(self, index: int, *, at_decode: bool, now_ms: float) -> None:
+        """A client waits no more for a request that waits in one of the routers."""
+        (self._decode if at_decode else self._prefill).give_up(index, None, now_ms)
+
+    def releases(self, now_ms: float) -> Iterator[Released]:
+        """What stops waiting in either router now."""
+        yield from self._prefill.releases(now_ms)
+        yield from self._decode.releases(now_ms)
+
+    def stats(self) -> RoutingStats | None:
+        """What was decided in both; overlaps are those of prefill workers."""
+        first, second = self._prefill.stats(), self._decode.stats()
+        if first is None or second is None:
+            return first or second
+        refused = dict(first.refused)
+        for status, count in second.refused.items():
+            refused[status] = refused.get(status, 0) + count
+        names = first.counters | second.counters
+        return RoutingStats(
+            overlap_blocks=first.overlap_blocks,
+            queued_ms=np.asarray(first.queued_ms + second.queued_ms),
+            num_queued=first.num_queued + second.num_queued,
+            refused=refused,
+            index_blocks=first.index_blocks + second.index_blocks,
+            counters={
+                name: first.counters.get(name, 0) + second.counters.get(name, 0) for name in names
+            },
+        )
+
+    def kv_events(self) -> KvEventLog | None:
+        """The KV events of the run, those of prefill workers first."""
+        first, second = self._prefill.kv_events(), self._decode.kv_events()
+        if first is None or second is None:
+            return first or second
+        return KvEventLog(
+            np.concatenate((first.time_ms, second.time_ms)),
+            np.concatenate((first.worker_id, second.worker_id)),
+            np.concatenate((first.num_blocks, second.num_blocks)),
+        )
+
+    def _of(self, worker: Worker) -> Placer:
+        return self._prefill if worker.is_prefill else self._decode
