@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from dynosim.build.engine_command import name_for_clients
 from dynosim.config import RunConfig, load_run
+from dynosim.config.cluster import PoolRole
 from dynosim.config.engine import EngineConfig
 from dynosim.config.schema import is_path
 from dynosim.errors import ConfigError
-from dynosim_runtime.card import Role
 
 RUN_FILE = "config.yaml"
 
@@ -62,7 +63,7 @@ def _check_handoff(plan: RunConfig) -> None:
             )
 
 
-def worker_plan(plan: RunConfig, role: Role) -> RunConfig:
+def worker_plan(plan: RunConfig, role: PoolRole | Literal["agg"]) -> RunConfig:
     """The plan as a worker of this role sees it.
 
     Raises: ConfigError if there are no workers of that role in it.

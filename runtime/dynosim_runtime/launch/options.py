@@ -8,10 +8,10 @@ from dynosim.atomic import check_folder
 from dynosim.config import RunConfig
 from dynosim.errors import ConfigError
 from dynosim.files.result_folder import DEPLOYMENT, check_results
+from dynosim_runtime.card import HANDING_OVER, PASSING_FIRST_TOKEN
 from dynosim_runtime.config import check_live, model_folder, require_one_rank
 from dynosim_runtime.launch.specs import DeployOptions, Engine
 from dynosim_runtime.ports import check_port
-from dynosim_runtime.serving.agreement import HANDING_OVER, PASSING_FIRST_TOKEN
 
 REAL_ENGINES: dict[str, str] = {  # and the module that its Python must have
     "vllm": "vllm",

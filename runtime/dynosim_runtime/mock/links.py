@@ -5,10 +5,9 @@ what of a prefill worker's sending goes to it. Where several decode workers read
 worker at once, they do not share its link; nor do they share uplinks of a place.
 """
 
+from dynosim.build.disagg import kv_geometry, link_of
 from dynosim.config import RunConfig
-from dynosim.errors import ConfigError
-from dynosim.memory.kv_transfer import HandoffCost, KvGeometry, Moved, SideLayout, moved_tokens
-from dynosim.memory.links import link_spec
+from dynosim.memory.kv_transfer import HandoffCost, Moved, SideLayout, moved_tokens
 from dynosim.memory.network import FairNetwork, Transfer
 
 
@@ -20,35 +19,13 @@ def handoff_cost(plan: RunConfig) -> HandoffCost:
     transfer = plan.cluster.transfer
     assert transfer is not None, "checked with the plan"
     prefill, decode = (part.engine for part in plan.pools())
-    stated = transfer.model_dump(
-        include={"bandwidth_gb_s", "latency_us", "per_descriptor_us", "handshake_ms"}
-    )
     return HandoffCost(
-        link=link_spec(transfer.preset, **stated),
-        geometry=_geometry(plan, decode.tensor_parallel),
+        link=link_of(transfer),
+        geometry=kv_geometry(plan),
         prefill=SideLayout(tensor_parallel=prefill.tensor_parallel, block_size=prefill.block_size),
         decode=SideLayout(tensor_parallel=decode.tensor_parallel, block_size=decode.block_size),
         exposed_share=transfer.exposed_share,
     )
-
-
-def _geometry(plan: RunConfig, tensor_parallel: int) -> KvGeometry:
-    transfer = plan.cluster.transfer
-    stated = None if transfer is None else transfer.kv_bytes_per_token
-    if stated is not None:  # of all GPUs of a worker together
-        element_bytes = stated / 2 / tensor_parallel
-        return KvGeometry(layers=1, kv_heads=1, head_dim=1, element_bytes=element_bytes)
-    if plan.model_source is None:
-        raise ConfigError(
-            "cluster.transfer.kv_bytes_per_token: missing, and no model tells the size of its KV "
-            "(add it, or model)"
-        )
-    from dynosim.silicon.catalogue import model_entry
-    from dynosim.timing.architecture import model_shape
-
-    dtype = plan.for_pool("decode").engine.kv_cache_dtype or "auto"
-    element_bytes = 1.0 if dtype.startswith("fp8") else 2.0
-    return KvGeometry.of_model(model_shape(model_entry(plan.model_source)), element_bytes)
 
 
 class IngressLinks:

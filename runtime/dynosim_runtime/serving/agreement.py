@@ -3,14 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from dynosim.errors import ConfigError
-from dynosim_runtime.card import LiveCard, Role
-
-HANDING_OVER = frozenset({"mock", "vllm"})
-"""Engines that hand KV over as a frontend asks for it."""
-
-PASSING_FIRST_TOKEN = frozenset({"mock"})
-"""Engines whose decode side goes on behind the prefill worker's token. vLLM's takes KV for all of
-the prompt that it is given, and the prefill worker has none of its own token."""
+from dynosim_runtime.card import HANDING_OVER, PASSING_FIRST_TOKEN, LiveCard, Role
 
 
 def check_role(card: LiveCard, role: Role) -> None:

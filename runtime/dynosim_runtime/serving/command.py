@@ -13,7 +13,9 @@ import aiohttp
 import uvicorn
 from starlette.types import ASGIApp
 
+from dynosim.build.disagg import handoff_spec
 from dynosim.config.schema import RunConfig
+from dynosim_runtime.card import HANDING_OVER
 from dynosim_runtime.clients.base import EngineClient, HandoffClient
 from dynosim_runtime.clients.make import engine_clients, health_probe
 from dynosim_runtime.config import check_live, load_plan, model_folder, served_model_name
@@ -26,13 +28,12 @@ from dynosim_runtime.http.limits import HttpLimits
 from dynosim_runtime.http.registry import ModelRegistry
 from dynosim_runtime.outage import Outage
 from dynosim_runtime.ports import BACKLOG, check_port, listening_socket
-from dynosim_runtime.serving.agreement import HANDING_OVER
 from dynosim_runtime.serving.dispatcher import LiveDispatcher, stopwatch
 from dynosim_runtime.serving.gauges import observe_frontend, status_routes
 from dynosim_runtime.serving.handoffs import Handoffs
 from dynosim_runtime.serving.membership import Membership, Probe
 from dynosim_runtime.serving.metrics import FrontendMetrics
-from dynosim_runtime.serving.pool import Pool, handoff_spec, make_pool, plan_pools
+from dynosim_runtime.serving.pool import Pool, make_pool, plan_pools
 from dynosim_runtime.serving.request_log import RecordWriter
 from dynosim_runtime.serving.router import RouterService
 from dynosim_runtime.tokenize.load import load_tokenizer

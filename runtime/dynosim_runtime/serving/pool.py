@@ -6,8 +6,6 @@ from pathlib import Path
 
 from dynosim.config import RunConfig
 from dynosim.config.cluster import PoolRole
-from dynosim.router.handoff import ConditionalSpec, HandoffSpec
-from dynosim.router.topology import KvTransferPolicy
 from dynosim_runtime.card import LiveCard, Role
 from dynosim_runtime.clients.base import EngineClient
 from dynosim_runtime.kv_events.subscriber import Subscriptions
@@ -127,15 +125,3 @@ def make_pool(
         tracks_output=routing.tracks_output,
     )
     return Pool(role=pool.role, routing=routing, subscriptions=subscriptions, placement=placement)
-
-
-def handoff_spec(plan: RunConfig) -> HandoffSpec:
-    """How the requests of a disaggregated plan go from one pool to the other."""
-    cluster = plan.cluster
-    conditional, policy = cluster.conditional, cluster.kv_transfer
-    return HandoffSpec(
-        order=cluster.handoff.order or "prefill_first",
-        first_token=cluster.handoff.first_token or "decode",
-        conditional=None if conditional is None else ConditionalSpec(**conditional.model_dump()),
-        kv_transfer=None if policy is None else KvTransferPolicy(**policy.model_dump()),
-    )

@@ -16,24 +16,21 @@ from dynosim_runtime.requests import RequestRecord
 
 MAX_BYTES = 64 << 20
 MAX_FILES = 4
-HANDOFF_FIELDS = ("transfer_ms", "handoff_ms")
 
 log = logging.getLogger(__name__)
 
 
 def record_row(record: RequestRecord) -> dict[str, Any]:
-    """A record with the fields, and in the order, that the twin's table has.
-
-    A request that went through two workers has those of its way from one to the other besides.
-    """
+    """A record with the fields, and in the order, that the twin's table has."""
     derived = {
         "ttft_ms": record.ttft_ms,
         "itl_mean_ms": record.tpot_ms,
         "tpot_ms": record.tpot_ms,
         "e2e_ms": record.e2e_ms,
     }
-    names = RECORD_FIELDS if record.handoff_ms is None else (*RECORD_FIELDS, *HANDOFF_FIELDS)
-    return {name: derived[name] if name in derived else getattr(record, name) for name in names}
+    return {
+        name: derived[name] if name in derived else getattr(record, name) for name in RECORD_FIELDS
+    }
 
 
 class RecordWriter:

@@ -50,18 +50,22 @@ def _handoff_lines(figures: Mapping[str, Any] | None) -> list[str]:
     """KV on its way, where there are prefill workers."""
     if figures is None or not figures["transfers"]:
         return []
-    line = (
+    parts = [
         f"KV transfers: {figures['transfers']:,} of {figures['bytes_mean'] / 1e6:,.2f} MB in the "
-        f"mean, {figures['transfer_ms_mean']:,.1f} ms"
-    )
-    if figures["links_alone_ms_mean"] is not None:
-        line += (
-            f"; the plan's links alone: {figures['links_alone_ms_mean']:,.1f} ms "
-            f"(factor {figures['measured_over_links_alone']:.2f})"
-        )
+        f"mean, {figures['transfer_ms_mean']:,.1f} ms",
+        _beside("predicted", figures["predicted_transfer_ms_mean"]),
+        _beside("the plan's links alone", figures["links_alone_ms_mean"]),
+    ]
+    lines = ["; ".join(filter(None, parts))]
     if figures["handoff_ms_mean"] is not None:
-        line += f"; prefill's end to first token {figures['handoff_ms_mean']:,.1f} ms"
-    return [line]
+        mean = f"prefill's end to first token: {figures['handoff_ms_mean']:,.1f} ms"
+        parts = [mean, _beside("predicted", figures["predicted_handoff_ms_mean"])]
+        lines.append("; ".join(filter(None, parts)))
+    return lines
+
+
+def _beside(what: str, mean_ms: float | None) -> str:
+    return "" if mean_ms is None else f"{what} {mean_ms:,.1f} ms"
 
 
 def _column_head(title: str, tolerance: float) -> str:
