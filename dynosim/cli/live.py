@@ -283,6 +283,10 @@ def serve_worker(
         list[str] | None,
         typer.Option(metavar="DOMAIN=VALUE", help="Where it is, as in zone=a."),
     ] = None,
+    role: Annotated[
+        Literal["agg", "prefill", "decode"],
+        typer.Option(help="Its part in a plan with cluster.mode: disagg."),
+    ] = "agg",
 ) -> None:
     """One engine: simulated in real time, or real.
 
@@ -303,5 +307,6 @@ def serve_worker(
             speedup=speedup,
             taints=taint or [],
             topology=topology or [],
+            role=role,
         )
     )

@@ -10,7 +10,7 @@ from dynosim.config.loading import run_config_from_dict
 from dynosim_runtime.launch.specs import (
     DeployOptions,
     ProcessSpec,
-    num_gpu_workers,
+    gpu_workers,
     process_specs,
     worker_engine,
 )
@@ -93,7 +93,7 @@ def test_simulated_cpu_workers_are_cpus_too() -> None:
 )
 def test_who_needs_gpus(engine: Any, expected: int) -> None:
     config = plan(cluster={"workers": 4, "cpu_workers": 1})
-    assert num_gpu_workers(config, engine) == expected
+    assert sum(number for number, _ in gpu_workers(config, engine)) == expected
     assert worker_engine(0, config, engine) == engine
 
 

@@ -4,15 +4,19 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from dynosim.build.disagg import handoff_spec
 from dynosim.config.schema import RunConfig
+from dynosim_runtime.card import HANDING_OVER
+from dynosim_runtime.clients.base import EngineClient, HandoffClient
+from dynosim_runtime.clients.make import engine_clients, health_probe
 from dynosim_runtime.config import check_live, load_plan, model_folder, served_model_name
 from dynosim_runtime.dialects.parsing.output_parser import Parsing
 from dynosim_runtime.discovery.base import Discovery
@@ -21,15 +25,16 @@ from dynosim_runtime.http.app import create_app
 from dynosim_runtime.http.connection import BoundedConnection
 from dynosim_runtime.http.limits import HttpLimits
 from dynosim_runtime.http.registry import ModelRegistry
+from dynosim_runtime.outage import Outage
 from dynosim_runtime.ports import BACKLOG, check_port, listening_socket
 from dynosim_runtime.serving.dispatcher import LiveDispatcher, stopwatch
 from dynosim_runtime.serving.gauges import observe_frontend, status_routes
-from dynosim_runtime.serving.make_router import LiveRouting
-from dynosim_runtime.serving.membership import Membership
+from dynosim_runtime.serving.handoffs import Handoffs
+from dynosim_runtime.serving.membership import Membership, Probe
 from dynosim_runtime.serving.metrics import FrontendMetrics
-from dynosim_runtime.serving.placement import LivePlacement
+from dynosim_runtime.serving.pool import Pool, make_pool, plan_pools
 from dynosim_runtime.serving.request_log import RecordWriter
-from dynosim_runtime.serving.wiring import wired
+from dynosim_runtime.serving.wiring import engine_session, keep_ticking
 from dynosim_runtime.tokenize.load import load_tokenizer
 from dynosim_runtime.tokenize.tokenizer import Tokenizer
 
@@ -94,7 +99,9 @@ class FrontendProcess:
         self._discovery = discovery
         self._socket = listening_socket(config.live.host, config.live.port)
         self._records = None if out is None else RecordWriter(out)
-        self._routing = LiveRouting(config, out)
+        self._plan = config
+        self._pool_plans = plan_pools(config, out)
+        self._pools: list[Pool] = []
         self._metrics = FrontendMetrics(namespace=NAMESPACE, model=model)
         self._models = ModelRegistry()
         self._now_ms = stopwatch()
@@ -146,22 +153,62 @@ class FrontendProcess:
     @asynccontextmanager
     async def _wired(self) -> AsyncIterator[tuple[LiveDispatcher, ASGIApp]]:
         """Everything behind the routes, and the tasks that keep it going."""
-        async with wired(
-            self._routing,
-            self._discovery,
-            self._live,
-            model=self._model,
-            metrics=self._metrics,
-            now_ms=self._now_ms,
-            write_record=self._records or (lambda record: None),
-            on_change=self._follow,
-            on_close=self._close_files,
-        ) as parts:
-            observe_frontend(self._metrics, parts.dispatcher, parts.placement, parts.subscriptions)
+        async with AsyncExitStack() as stack:
+            session = await stack.enter_async_context(engine_session())
+            stack.callback(self._close_files)
+            clients = engine_clients(session)
+            for client in clients.values():
+                stack.push_async_callback(client.close)
+            handoffs = self._make_pools(clients, health_probe(session))
+            placement = self._pools[-1].placement  # of those that answer clients
+            dispatcher = LiveDispatcher(
+                placement,
+                self._live,
+                self._metrics,
+                self._now_ms,
+                write_record=self._records or (lambda record: None),
+                handoffs=handoffs,
+            )
+            if handoffs is not None:
+                stack.push_async_callback(handoffs.close)
+            for pool in self._pools:
+                stack.push_async_callback(pool.members.close)
+            stack.push_async_callback(self._discovery.close)
+            observe_frontend(self._metrics, dispatcher, self._pools)
             self._observe_files()
-            yield parts.dispatcher, self._app(parts.dispatcher, parts.placement)
+            for work in (self._watch(), *(keep_ticking(pool.router) for pool in self._pools)):
+                stack.callback(asyncio.create_task(work).cancel)
+            yield dispatcher, self._app(dispatcher)
 
-    def _app(self, dispatcher: LiveDispatcher, placement: LivePlacement) -> ASGIApp:
+    def _make_pools(self, clients: Mapping[str, EngineClient], probe: Probe) -> Handoffs | None:
+        """Set them up; returns how requests go from one to the other, where there are two."""
+        plan, pools = self._plan, self._pools
+        spec = handoff_spec(plan)
+        for pool_plan in self._pool_plans:
+            pools.append(
+                make_pool(
+                    pool_plan,
+                    self._now_ms,
+                    probe,
+                    clients,
+                    model=self._model,
+                    first_token=spec.first_token,
+                    others=pools,
+                    on_change=self._follow,
+                )
+            )
+        if not plan.cluster.is_disagg:
+            return None
+        return Handoffs(
+            spec,
+            pools[0].placement,
+            pools[1].placement,
+            {kind: cast(HandoffClient, clients[kind]) for kind in HANDING_OVER},
+            block_size=pools[1].routing.block_size,
+            on_load_failure=plan.cluster.handoff.load_failure_policy,
+        )
+
+    def _app(self, dispatcher: LiveDispatcher) -> ASGIApp:
         live = self._live
         return create_app(
             dispatcher,
@@ -171,22 +218,39 @@ class FrontendProcess:
                 max_concurrent_requests=live.max_concurrent_requests,
             ),
             metrics=self._metrics,
-            extra_routes=status_routes(self._metrics, placement),
+            extra_routes=status_routes(self._metrics, self._pools),
             strip_anthropic_preamble=live.strip_anthropic_preamble,
             parsing=Parsing(live.tool_parser, live.reasoning_parser),
         )
 
-    def _follow(self, members: Membership) -> None:
-        """The model is served as long as a worker is there for it."""
-        self._routing.follow_speedups(card.speedup for card in members.cards.values())
-        lengths = [card.max_model_len for card in members.cards.values()]
-        if lengths:
+    def _follow(self, changed: Membership) -> None:
+        """The model is served as long as a worker is there for it that answers clients."""
+        lengths = []
+        for pool in self._pools:
+            cards = pool.members.cards.values()
+            pool.routing.follow_speedups(card.speedup for card in cards)
+            lengths += [card.max_model_len for card in cards]
+        members = self._pools[-1].members
+        if members.cards:
             self._models.add(self._model, self._tokenizer, min(lengths))
         else:
             self._models.remove(self._model, members.absence)
 
+    async def _watch(self) -> None:
+        """Keep the members as discovery shows them, whatever happens there."""
+        watching = Outage(log, "discovery failed; the workers known go on")
+        while True:
+            try:
+                async for cards in self._discovery.watch():
+                    for pool in self._pools:
+                        pool.members.update(pool.cards_of(cards))
+                    watching.worked()
+            except Exception as error:
+                watching.failed(error)
+            await asyncio.sleep(1)
+
     def _observe_files(self) -> None:
-        records, routing = self._records, self._routing
+        records, pools = self._records, self._pool_plans
         self._metrics.observe(
             "dynosim_records_lost",
             "Records of requests that could not be written.",
@@ -195,11 +259,12 @@ class FrontendProcess:
         self._metrics.observe(
             "dynosim_router_log_failing",
             "1 while the router's log cannot be written.",
-            lambda: routing.is_log_failing,
+            lambda: any(pool.routing.is_log_failing for pool in pools),
         )
 
     def _close_files(self) -> None:
-        self._routing.close()
+        for pool in self._pool_plans:
+            pool.routing.close()
         if self._records is not None:
             self._records.close()
 

@@ -15,7 +15,7 @@ from functools import partial
 from dynosim.errors import ConfigError
 from dynosim.indexer.base import BlockEvent
 from dynosim.workers.lifecycle import Phase, WorkerEvent
-from dynosim_runtime.card import LiveCard, Role
+from dynosim_runtime.card import LiveCard
 from dynosim_runtime.hosts import without_credentials
 from dynosim_runtime.kv_events.subscriber import EventSubscriber, Subscriptions
 from dynosim_runtime.serving.in_flight import InFlight
@@ -34,8 +34,8 @@ class Membership:
     """The workers in use, kept in step with the router and the event subscriptions.
 
     `in_flight` tells how many streams a worker has, and moves them on when they cannot go on there.
-    `on_change(self)` is called after every change. `model` is the name that cards must carry.
-    `roles` are those of workers that may get the requests placed here: a request is served whole.
+    `on_change(self)` is called after every change. `model` is the name that cards must carry;
+    `check` raises ConfigError for a worker that cannot be used for other reasons.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Membership:
         model: str,
         block_size: int,
         follows_events: bool,
-        roles: tuple[Role, ...] = ("agg",),
+        check: Callable[[LiveCard], None] = lambda card: None,
         on_change: Callable[["Membership"], None] = lambda members: None,
     ) -> None:
         self._router = router
@@ -58,7 +58,7 @@ class Membership:
         self._model = model
         self._block_size = block_size
         self._follows_events = follows_events
-        self._roles = roles
+        self._check_card = check
         self._on_change = on_change
         self._members: dict[int, Member] = {}  # shown and not failed: ready, or draining
         self._seen: Mapping[int, LiveCard] = {}
@@ -171,11 +171,7 @@ class Membership:
                 raise ConfigError(
                     f"worker {card.name} serves {card.model!r}, this frontend {self._model!r}"
                 )
-            if card.role not in self._roles:
-                raise ConfigError(
-                    f"its role is {card.role}, but this frontend places requests on workers of "
-                    f"role {' or '.join(self._roles)} only (cluster.mode of the plan)"
-                )
+            self._check_card(card)
             self._router.join(card.routing_card())
         except Exception as error:  # one card must not keep those behind it away
             self._refused.add(life_of(card))

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import aiohttp
 
 from dynosim.config.live import LiveConfig
+from dynosim_runtime.card import LiveCard
 from dynosim_runtime.clients.make import engine_clients, health_probe
 from dynosim_runtime.discovery.base import Discovery
 from dynosim_runtime.kv_events.subscriber import Subscriptions
 from dynosim_runtime.outage import Outage
 from dynosim_runtime.requests import RequestRecord
+from dynosim_runtime.serving.agreement import check_role
 from dynosim_runtime.serving.dispatcher import LiveDispatcher
 from dynosim_runtime.serving.in_flight import InFlight
 from dynosim_runtime.serving.make_router import LiveRouting
@@ -58,7 +60,7 @@ async def wired(
     `on_change` is called with the members after every change of them.
     """
     async with AsyncExitStack() as stack:
-        session = await stack.enter_async_context(_engine_session())
+        session = await stack.enter_async_context(engine_session())
         stack.callback(on_close)
         clients = engine_clients(session)
         for client in clients.values():
@@ -73,6 +75,7 @@ async def wired(
             model=model,
             block_size=routing.block_size,
             follows_events=routing.follows_events,
+            check=serves_whole_requests,
             on_change=on_change,
         )
         placement = LivePlacement(
@@ -86,9 +89,14 @@ async def wired(
         dispatcher = LiveDispatcher(placement, live, metrics, now_ms, write_record=write_record)
         stack.push_async_callback(members.close)
         stack.push_async_callback(discovery.close)
-        for work in (_watch(discovery, members), _tick(router)):
+        for work in (_watch(discovery, members), keep_ticking(router)):
             stack.callback(asyncio.create_task(work).cancel)
         yield Wired(router, members, placement, dispatcher, subscriptions)
+
+
+def serves_whole_requests(card: LiveCard) -> None:
+    """Raises: ConfigError for a worker of a pool of one phase."""
+    check_role(card, "agg")
 
 
 async def _watch(discovery: Discovery, members: Membership) -> None:
@@ -104,7 +112,8 @@ async def _watch(discovery: Discovery, members: Membership) -> None:
         await asyncio.sleep(1)
 
 
-async def _tick(router: RouterService) -> None:
+async def keep_ticking(router: RouterService) -> None:
+    """Let the router look at what has become of its requests, now and then, whatever happens."""
     ticking = Outage(log, "the router failed at a tick")
     while True:
         await asyncio.sleep(TICK_S)
@@ -115,7 +124,7 @@ async def _tick(router: RouterService) -> None:
             ticking.failed(error)
 
 
-def _engine_session() -> aiohttp.ClientSession:
+def engine_session() -> aiohttp.ClientSession:
     """Connections to engines: as many as there are requests; each stream has its own deadlines."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),

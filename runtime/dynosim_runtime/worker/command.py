@@ -11,7 +11,7 @@ import msgspec
 
 from dynosim.config import RunConfig
 from dynosim.errors import ConfigError
-from dynosim_runtime.card import LiveCard
+from dynosim_runtime.card import LiveCard, Role
 from dynosim_runtime.config import load_plan
 from dynosim_runtime.discovery.base import Discovery, Registration
 from dynosim_runtime.discovery.make import discovery_spec, make_discovery
@@ -45,6 +45,7 @@ def serve_worker(
     speedup: float,
     taints: Sequence[str] = (),
     topology: Sequence[str] = (),
+    role: Role = "agg",
 ) -> int:
     """Serve until told to stop; returns the exit code.
 
@@ -70,6 +71,7 @@ def serve_worker(
             engine_python=engine_python,
             attach=attach,
             speedup=speedup,
+            role=role,
         )
         worker = WorkerProcess(served, make_discovery(spec, config.live.lease_s))
         await worker.run(config.live.drain_timeout_s)
