@@ -209,6 +209,7 @@ class WorkerLog:
     ended_ms: FloatArray  # NaN: lives at the end of the run
     seats: IntArray  # requests that may hold one at once
     ranks_per_worker: int = 1
+    held_blocks: IntArray | None = None  # KV blocks referred to at the end; None: not known
 
     def __len__(self) -> int:
         return len(self.gpus)

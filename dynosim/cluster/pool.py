@@ -125,4 +125,8 @@ def worker_log(workers: Sequence[Worker]) -> WorkerLog:
         ended_ms=np.array([worker.ended_ms for worker in workers], np.float64),
         seats=np.array([pool.engine.max_active for pool in pools], np.int64),
         ranks_per_worker=pools[0].ranks.number if pools else 1,
+        held_blocks=np.array(
+            [worker.engine.core.used_blocks if worker.is_alive else 0 for worker in workers],
+            np.int64,
+        ),
     )

@@ -233,6 +233,12 @@ class Engine:
         if sequence.state == FINISHED and not was_dropped:
             self.failed.append(sequence)
 
+    def _pass_on_all(self) -> None:
+        """Tell the core all that was heard, since no step is under way that could end."""
+        news, self._news = self._news, []
+        for one in news:
+            self._pass_on(one)
+
     def _pass_on_news(self, step: int) -> None:
         """Tell the core what was heard before this step ended, but of loads that began later."""
         news, self._news = self._news, []
@@ -268,6 +274,10 @@ class Engine:
             is_launched = bool(in_flight) and in_flight[-1] is plan
             if not is_launched and (in_flight or not plan.preempted):
                 break  # the head of the queue waits for something that is not here
+        if self._news and not in_flight:
+            self._pass_on_all()
+            self.start(now_ms)
+            return
         self.next_ms = in_flight[0].end_ms if in_flight else NEVER
 
     def plan_step(self, now_ms: float) -> StepPlan:

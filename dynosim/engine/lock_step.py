@@ -75,7 +75,10 @@ class RankEngine(Engine):
                 in_flight.append(plan)
                 return plan
             if in_flight or not plan.preempted:
-                return None  # the head of the queue waits for something that is not here
+                break  # the head of the queue waits for something that is not here
+        if self._news and not in_flight:
+            self._pass_on_all()
+            return self.plan_rank(start_ms)
         return None
 
 

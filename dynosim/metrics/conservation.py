@@ -20,6 +20,7 @@ def check_conservation(result: RunResult, trace: Trace) -> None:
     _check_times(result.requests)
     _check_steps(result)
     _check_lives(result)
+    _check_blocks(result)
     _check_tokens(result)
     _check_prefill(result)
     _check_handoffs(result)
@@ -119,15 +120,27 @@ def _check_lives(result: RunResult) -> None:
         & (steps.start_ms + steps.duration_ms <= until_ms[steps.worker_id]),
         "step row",
     )
-    first_worker = log.worker_id
-    if log.handoffs is not None:
+    first_worker, from_when_ms = log.worker_id, log.dispatch_ms
+    if log.handoffs is not None:  # a decode worker may have been chosen before the prefill worker
         prefill = log.handoffs.prefill_worker_id
         first_worker = np.where(prefill >= 0, prefill, first_worker)
-    placed = np.flatnonzero((log.worker_id >= 0) & (log.migrations == 0))
-    worker, at_ms = first_worker[placed], log.dispatch_ms[placed]
+        from_when_ms = np.where(prefill >= 0, log.scheduled_ms, from_when_ms)
+    is_placed = (first_worker >= 0) & (log.migrations == 0) & ~np.isnan(from_when_ms)
+    placed = np.flatnonzero(is_placed)
+    worker, at_ms = first_worker[placed], from_when_ms[placed]
     is_there = np.ones(len(log.worker_id), np.bool_)
     is_there[placed] = (at_ms >= from_ms[worker]) & (at_ms <= until_ms[worker])
     _check_all("requests go to workers that are ready", is_there, "request")
+
+
+def _check_blocks(result: RunResult) -> None:
+    """Once every request has ended, and nothing is on its way, none refers to a block."""
+    held, links = result.workers.held_blocks, result.links
+    is_under_way = links is not None and links.bytes_in_flight > 0
+    has_unfinished = (result.requests.status == RequestStatus.UNFINISHED).any()
+    if held is None or is_under_way or has_unfinished:
+        return
+    _check_all("blocks of requests that have ended are free", held == 0, "worker")
 
 
 def _check_no_overlap(steps: StepLog) -> None:

@@ -1,12 +1,15 @@
-"""Records what vLLM's own scheduler does with random scenarios: `random_scenarios.jsonl.gz`.
+"""Records what vLLM's own scheduler does with random scenarios, for the `*_scenarios.jsonl.gz`.
 
     cd tests/conformance
     ../../.venv-vllm/bin/python record_scenarios.py --check
     ../../.venv-vllm/bin/python record_scenarios.py --seed 7 --count 100 --out new.jsonl.gz
+    ../../.venv-vllm/bin/python record_scenarios.py --remote --seed 1 --count 300 --out new.jsonl.gz
 
-`--check` gives the scenarios of the file to the installed vLLM again, and compares with what the
-file says: all of it but the version. Without it, `--count` new scenarios are drawn by `--seed` and
-recorded. The file's own 274 were drawn by a program that is lost; what is drawn here is alike.
+`--check` gives the scenarios of the files to the installed vLLM again, and compares with what they
+say: all of it but the version. Without it, `--count` new scenarios are drawn by `--seed` and
+recorded, with `--remote` such that KV is exchanged. The last line above made
+`remote_scenarios.jsonl.gz`. The 274 of `random_scenarios.jsonl.gz` were drawn by a program that is
+lost; what is drawn here is alike.
 
 Each line is {"scenario": ..., "golden": ...}, in the format of `dynosim conformance` without the
 steps themselves, of which a digest is kept.
@@ -24,11 +27,11 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from scenario_draws import draw_scenario
+from scenario_draws import draw_remote_scenario, draw_scenario
 
 Json = dict[str, Any]
 HERE = Path(__file__).resolve().parent
-RECORDED = HERE / "random_scenarios.jsonl.gz"
+RECORDED = (HERE / "random_scenarios.jsonl.gz", HERE / "remote_scenarios.jsonl.gz")
 QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -73,13 +76,16 @@ def check(path: Path, every: int) -> int:
     return num_different
 
 
-def new_entries(seed: int) -> Iterator[Json]:
-    """Scenarios with what vLLM did; those without an end are left out."""
+def new_entries(seed: int, *, is_remote: bool) -> Iterator[Json]:
+    """Scenarios with what vLLM did; left out are those without an end, and such as fail in blocks
+    that requests share."""
     from vllm_recorder import NoEndError
+    from vllm_transfers import HitFailedError
 
+    draw = draw_remote_scenario if is_remote else draw_scenario
     for number in count():
-        scenario = draw_scenario(seed, number)
-        with contextlib.suppress(NoEndError):
+        scenario = draw(seed, number)
+        with contextlib.suppress(NoEndError, HitFailedError):
             yield {"scenario": scenario, "golden": record(scenario)}
 
 
@@ -88,6 +94,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="compare instead of recording anew")
     parser.add_argument("--every", type=int, default=1, help="of the file, only each n-th")
+    parser.add_argument("--remote", action="store_true", help="scenarios where KV is exchanged")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--out", type=Path, help="where new entries go")
@@ -96,10 +103,11 @@ def main() -> int:
     os.environ.update(QUIET)
     logging.disable(logging.WARNING)
     if options.check:
-        return int(check(RECORDED, options.every) > 0)
+        return int(sum([check(path, options.every) for path in RECORDED]) > 0)
     if options.out is None:
         parser.error("--out FILE is needed, or --check")
-    write_entries(options.out, islice(new_entries(options.seed), options.count))
+    entries = new_entries(options.seed, is_remote=options.remote)
+    write_entries(options.out, islice(entries, options.count))
     return 0
 
 

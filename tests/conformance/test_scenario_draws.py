@@ -1,6 +1,6 @@
 """Scenarios for the recorder: the same for a seed, well formed, and of every kind."""
 
-from scenario_draws import draw_scenario
+from scenario_draws import draw_remote_scenario, draw_scenario
 
 from dynosim.conformance.scenario import check_request, check_timing, prompt_tokens_of, spec_of
 
@@ -27,3 +27,23 @@ def test_scenarios_are_well_formed_and_of_every_kind() -> None:
     assert {s.scheduler_reserve_full_isl for s in specs} == {True, False}
     assert {bool(s.long_prefill_token_threshold) for s in specs} == {True, False}
     assert {bool(s.watermark) for s in specs} == {True, False}
+
+
+def test_scenarios_with_transfers_are_well_formed_and_of_every_kind() -> None:
+    scenarios = [draw_remote_scenario(1, number) for number in range(100)]
+    specs = [spec_of(scenario["engine"]) for scenario in scenarios]
+    assert draw_remote_scenario(1, 4) == scenarios[4]
+    roles = {(spec.kv_role, spec.kv_load_failure_policy, spec.async_scheduling) for spec in specs}
+    assert len(roles) == 12
+    requests = [request for scenario in scenarios for request in scenario["requests"]]
+    for request in requests:
+        check_request(request)
+    assert any("abort" in request for request in requests)
+    remotes = [request["remote"] for request in requests if "remote" in request]
+    assert {key for remote in remotes for key in remote} == {
+        "recv",
+        "tokens",
+        "send",
+        "delay",
+        "fail",
+    }

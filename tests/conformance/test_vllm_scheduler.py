@@ -2,7 +2,8 @@
 
 `random_scenarios.jsonl.gz` was generated for dynosim and recorded with vLLM's scheduler: small
 engines under pressure, both policies, caps, watermarks, caching and chunking on and off, both
-loops.
+loops. So was `remote_scenarios.jsonl.gz`, where KV is exchanged besides: whole and partial loads,
+failures with both policies, blocks held until they are sent, requests given up, all roles.
 """
 
 import gzip
@@ -20,8 +21,8 @@ from dynosim.errors import ConfigError
 HERE = Path(__file__).parent
 
 
-def recorded() -> list[dict[str, Any]]:
-    with gzip.open(HERE / "random_scenarios.jsonl.gz", "rt") as lines:
+def recorded(name: str) -> list[dict[str, Any]]:
+    with gzip.open(HERE / name, "rt") as lines:
         return [json.loads(line) for line in lines]
 
 
@@ -31,13 +32,17 @@ def plain(log: dict[str, Any]) -> dict[str, Any]:
     return loaded
 
 
-def test_random_scenarios_when_run_equal_the_recorded_logs() -> None:
-    entries = recorded()
+@pytest.mark.parametrize(
+    ("name", "num_preemptions"),
+    [("random_scenarios.jsonl.gz", 500), ("remote_scenarios.jsonl.gz", 400)],
+)
+def test_random_scenarios_when_run_equal_the_recorded_logs(name: str, num_preemptions: int) -> None:
+    entries = recorded(name)
     for entry in entries:
         log = plain(run_scenario(entry["scenario"]))
         difference = first_difference(log, entry["golden"])
         assert difference is None, f"{entry['scenario']['name']}: {difference}"
-    assert sum(entry["golden"]["totals"]["preemptions"] for entry in entries) > 500
+    assert sum(entry["golden"]["totals"]["preemptions"] for entry in entries) > num_preemptions
 
 
 PUBLISHED = {

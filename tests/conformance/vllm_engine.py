@@ -11,6 +11,7 @@ from vllm.config import (
     CacheConfig,
     DeviceConfig,
     KVEventsConfig,
+    KVTransferConfig,
     ModelConfig,
     SchedulerConfig,
     VllmConfig,
@@ -34,7 +35,9 @@ DEFAULTS: Json = {
     "scheduler_reserve_full_isl": True,
     "max_num_active_seqs": None,
     "async_scheduling": False,
+    "remote": None,
 }
+DEFAULT_REMOTE: Json = {"role": "kv_both", "failure_policy": "recompute"}
 
 
 class CountingPublisher:
@@ -53,9 +56,25 @@ class CountingPublisher:
 
 
 class Watched:
-    """Mixed into a scheduler: tells preemptions in their order, which its output does not."""
+    """Mixed into a scheduler: tells what its output does not.
+
+    That is preemptions in their order, local hits, and how many blocks those hold that have loaded.
+    """
 
     preempted: list[str]
+    local_hits: dict[str, int]
+    back: dict[str, int]
+
+    def _update_waiting_for_remote_kv(self, request: Request) -> None:
+        super()._update_waiting_for_remote_kv(request)  # type: ignore[misc]
+        manager = self.kv_cache_manager.coordinator.single_type_managers[0]  # type: ignore[attr-defined]
+        self.back[request.request_id] = len(manager.req_to_blocks.get(request.request_id, ()))
+
+    def _get_local_prefix_cache_hit(self, request: Request) -> Any:
+        found = super()._get_local_prefix_cache_hit(request)  # type: ignore[misc]
+        self.local_hits[request.request_id] = found[1]
+        self.back.pop(request.request_id, None)
+        return found
 
     def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         self.preempted.append(request.request_id)
@@ -93,7 +112,16 @@ def model_folder() -> str:
 def vllm_config(engine: Json) -> VllmConfig:
     """The engine section of a scenario as vLLM's configuration."""
     caching, length = engine["enable_prefix_caching"], engine["max_model_len"]
-    not_of_the_scheduler = ("num_gpu_blocks", "block_size", "enable_prefix_caching")
+    not_of_the_scheduler = ("num_gpu_blocks", "block_size", "enable_prefix_caching", "remote")
+    transfers = None
+    if engine["remote"] is not None:
+        remote = DEFAULT_REMOTE | engine["remote"]
+        transfers = KVTransferConfig(
+            kv_connector="PullConnector",
+            kv_connector_module_path="vllm_transfers",
+            kv_role=remote["role"],
+            kv_load_failure_policy=remote["failure_policy"],
+        )
     limits = {k: v for k, v in engine.items() if k not in not_of_the_scheduler}
     config = VllmConfig(
         model_config=ModelConfig(
@@ -105,6 +133,7 @@ def vllm_config(engine: Json) -> VllmConfig:
         cache_config=CacheConfig(block_size=engine["block_size"], enable_prefix_caching=caching),
         device_config=DeviceConfig("cpu"),
         kv_events_config=KVEventsConfig(enable_kv_cache_events=caching, publisher="null"),
+        kv_transfer_config=transfers,
     )
     # The platform has opinions on some of these; the scenario decides.
     config.cache_config.block_size = engine["block_size"]
@@ -134,7 +163,7 @@ def make_scheduler(engine: Json) -> tuple[Any, Any]:
         block_size=block_size,
     )
     scheduler.kv_event_publisher = CountingPublisher()
-    scheduler.preempted = []
+    scheduler.preempted, scheduler.local_hits, scheduler.back = [], {}, {}
     if not engine["enable_prefix_caching"]:
         return scheduler, None
     hash_function = get_hash_fn_by_name(config.cache_config.prefix_caching_hash_algo)

@@ -14,8 +14,9 @@ from typing import Any
 import vllm
 from vllm.sampling_params import SamplingParams
 from vllm.v1.outputs import ModelRunnerOutput
-from vllm.v1.request import Request
+from vllm.v1.request import Request, RequestStatus
 from vllm_engine import DEFAULTS, make_scheduler
+from vllm_transfers import VllmTransfers
 
 from dynosim.conformance.log import steps_digest
 from dynosim.conformance.scenario import prompt_tokens_of
@@ -25,6 +26,7 @@ NS_PER_MS = 1e6
 COEFFICIENTS = ("c0", "c1", "c2", "c3")  # a step; a token of a prompt; a decode; a token of context
 BATCHES = 2  # outstanding with asynchronous scheduling
 FRUITLESS_CALLS = 4  # of an asynchronous loop that gets nowhere
+FRUITLESS_CALLS_WITH_TRANSFERS = 6  # of a synchronous one
 
 
 class NoEndError(Exception):
@@ -38,6 +40,8 @@ class Note:
     row: Json
     order: int
     first_output: int
+    is_served: bool = False  # not refused
+    cached: list[int] | None = None
     times: list[int] = field(default_factory=list)
 
 
@@ -48,13 +52,16 @@ class Step:
     output: Any
     line: Json  # as the log's digest has it
     yielding: set[str]  # requests that get a token by it
+    call: int = 0
     start: int = 0
     end: int = 0
 
     @property
     def counts(self) -> bool:
         """Whether the log has it."""
-        return bool(self.line["sched"] or self.line["pre"])
+        line = self.line
+        transfers = set(line.get("kv", ())) - {"rwait", "defer"}
+        return bool(line["sched"] or line["pre"] or "abort" in line or transfers)
 
 
 class Recording:
@@ -83,6 +90,22 @@ class Recording:
             for order, request in enumerate(scenario["requests"])
         ]
         self.arrivals = deque(sorted(arrivals, key=lambda arrival: arrival[:2]))
+        aborts = [
+            (self._to_clock(request["abort"]), order, request["id"])
+            for order, request in enumerate(scenario["requests"])
+            if "abort" in request
+        ]
+        self.aborts = deque(sorted(aborts))
+        self.aborted: list[str] = []  # since the last step
+        self.num_calls = 0
+        self.transfers: VllmTransfers | None = None
+        if self.engine["remote"] is not None:
+            size = self.engine["block_size"]
+            self.transfers = VllmTransfers(self.scheduler, size, self._to_clock)
+            self.totals["ext_tokens"] = 0
+
+    def _to_clock(self, time: Any) -> int:
+        return round(float(time) * (NS_PER_MS if self.has_time else 1))
 
     def run(self) -> Json:
         """Give all requests, drive the loop to its end. Raises: NoEndError if it has none."""
@@ -91,6 +114,8 @@ class Recording:
         else:
             self._loop()
         published = self.scheduler.kv_event_publisher.blocks
+        if self.transfers is not None:
+            self.totals["ext_tokens"] = sum(self.transfers.loaded_tokens.values())
         events = {"stored": published["BlockStored"], "removed": published["BlockRemoved"]}
         return {
             "name": self.scenario.get("name"),
@@ -113,17 +138,23 @@ class Recording:
 
     def _loop(self) -> None:
         """As `EngineCore.step`: schedule, execute, take the output in."""
+        fruitless = 0
+        allowed = 0 if self.transfers is None else FRUITLESS_CALLS_WITH_TRANSFERS
         while True:
             self._hand_over()
-            if self.scheduler.has_unfinished_requests():
+            if self._has_requests():
                 step = self._schedule(self.now)
                 self._deliver(step)
-                if not step.counts and not self.arrivals:
-                    self.is_stuck = True
+                fruitless = 0 if step.counts else fruitless + 1
+                next_event = self._next_event()
+                if next_event is None and fruitless > allowed:
+                    self.is_stuck = self.scheduler.has_unfinished_requests()
+                    self.now += self.transfers is not None and not self.has_time
                     return
                 self.now = step.end if self.has_time else self.now + 1
-                if not step.counts and self.has_time:
-                    self.now = max(self.now, self.arrivals[0][0])
+                waits = fruitless > (self.transfers is not None)
+                if self.has_time and waits and next_event is not None:
+                    self.now = max(self.now, next_event)
             elif self.arrivals:
                 self.now = max(self.now, self.arrivals[0][0])
             else:
@@ -155,12 +186,26 @@ class Recording:
                 self.now = max(self.now, oldest.end) if self.has_time else self.now
                 self._deliver(oldest)
                 fruitless = 0 if oldest.counts else fruitless
-            if fruitless > FRUITLESS_CALLS and self.scheduler.has_unfinished_requests():
-                if not self.arrivals:
-                    self.is_stuck = True
+            if fruitless > FRUITLESS_CALLS and self._has_requests():
+                next_event = self._next_event()
+                if next_event is None:
+                    self.is_stuck = self.scheduler.has_unfinished_requests()
                     return
-                self.now = max(self.now, self.arrivals[0][0]) if self.has_time else self.now
+                self.now = max(self.now, next_event) if self.has_time else self.now
                 fruitless = 0
+
+    def _has_requests(self) -> bool:
+        """Whether a call is worth it; where KV is exchanged, until all transfers have ended."""
+        if self.transfers is None:
+            return bool(self.scheduler.has_unfinished_requests())
+        return bool(self.scheduler.has_requests())
+
+    def _next_event(self) -> int | None:
+        """When the next arrival, abort or end of a transfer is due."""
+        times = [queue[0][0] for queue in (self.arrivals, self.aborts) if queue]
+        if self.transfers is not None:
+            times += [one.end for one in self.transfers.under_way]
+        return min(times, default=None)
 
     def _hand_over(self) -> None:
         """Give the scheduler what has arrived, but for what vLLM's front end refuses."""
@@ -170,10 +215,13 @@ class Recording:
             row = {"id": request["id"], "arrival": arrival, "prompt": len(prompt), "hit": None}
             row |= {"preempted": 0, "status": None, "admit": None}
             first_output = request.get("output_start", 1_000_000_000 + 1_000_000 * order)
-            self.notes[request["id"]] = Note(row, order, first_output)
+            self.notes[request["id"]] = note = Note(row, order, first_output)
             if not prompt or len(prompt) >= self.engine["max_model_len"]:
                 row["status"] = "rejected"
                 continue
+            note.is_served = True
+            if self.transfers is not None:
+                self.transfers.connector.expect(request["id"], request.get("remote") or {})
             self.scheduler.add_request(
                 Request(
                     request_id=request["id"],
@@ -187,6 +235,16 @@ class Recording:
                     block_hasher=self.hasher,
                 )
             )
+        while self.aborts and self.aborts[0][0] <= self.now:
+            self._abort(self.aborts.popleft()[2])
+
+    def _abort(self, name: str) -> None:
+        """Give a request up, if it is still there."""
+        request = self.scheduler.requests.get(name)
+        if request is not None and not request.is_finished():
+            self.scheduler.finish_requests(name, RequestStatus.FINISHED_ABORTED)
+            self.notes[name].row["status"] = "abort"
+            self.aborted.append(name)
 
     # ---- one step ------------------------------------------------------------------------------
 
@@ -194,6 +252,9 @@ class Recording:
         scheduler = self.scheduler
         held = {r.request_id: len(self.blocks_of.get(r.request_id, ())) for r in scheduler.running}
         scheduler.preempted = []
+        scheduler.back.clear()
+        call = self.num_calls
+        self.num_calls += 1
         output = scheduler.schedule()
         line: Json = {"pre": scheduler.preempted, "free": self.pool.get_num_free_blocks()}
         line["sched"] = rows = [
@@ -214,7 +275,11 @@ class Recording:
             terms = (1, prefill_tokens, len(decodes), context)
             duration = sum(cost * term for cost, term in zip(self.cost, terms, strict=True))
         yielding = {row[0] for row in rows if not scheduler.requests[row[0]].is_prefill_chunk}
-        return Step(output, line, yielding, start, start + duration)
+        if self.aborted:
+            line["abort"], self.aborted = self.aborted, []
+        if self.transfers is not None:
+            self.transfers.scheduled(line, call, start)
+        return Step(output, line, yielding, call, start, start + duration)
 
     def _scheduled(self, request: Request, num_tokens: int, num_held: int | None) -> list[Any]:
         """A row of the log; `num_held`: blocks it held before, None if this step admits it."""
@@ -227,7 +292,8 @@ class Recording:
         hit = -1
         if num_held is None:
             hit = before
-            num_held = hit // self.engine["block_size"]
+            name = request.request_id
+            num_held = self.scheduler.back.get(name, hit // self.engine["block_size"])
             row = self.notes[request.request_id].row
             if row["hit"] is None:
                 row["hit"], row["admit"] = hit, self.now
@@ -240,22 +306,32 @@ class Recording:
         """Let the scheduler have a step's tokens; log the step."""
         names = list(step.output.num_scheduled_tokens)
         sampled = [[self._next_token(n)] if n in step.yielding else [] for n in names]
+        end = step.end if self.has_time else step.start
+        transfers = self.transfers
+        ended = None if transfers is None else transfers.report(step.line, step.call, end)
         outputs = self.scheduler.update_from_output(
             step.output,
             ModelRunnerOutput(
                 req_ids=names,
                 req_id_to_index={name: index for index, name in enumerate(names)},
                 sampled_token_ids=sampled,
+                kv_connector_output=ended,
             ),
         )
-        end = step.end if self.has_time else step.start
         step.line["fin"] = []
+        errors = []
         for output in outputs[0].outputs if 0 in outputs else ():
             note = self.notes[output.request_id]
             note.times += [end] * len(output.new_token_ids)
+            stats = output.prefill_stats
+            if stats is not None and note.cached is None:
+                note.cached = [stats.num_local_cached_tokens, stats.num_external_cached_tokens]
             if output.finish_reason is not None:
                 note.row["status"] = str(output.finish_reason)
-                step.line["fin"].append(output.request_id)
+                failed = note.row["status"] == "error"
+                (errors if failed else step.line["fin"]).append(output.request_id)
+        if transfers is not None:
+            step.line["fin"] += transfers.updated(step.line, step.call, end, errors)
         step.line["free_end"] = self.pool.get_num_free_blocks()
         if step.counts:
             times = {"t0": step.start, "t1": step.end} if self.has_time else {}
@@ -273,6 +349,9 @@ class Recording:
         status = row["status"] or ("stuck" if self.is_stuck else "?")
         row |= {"out": len(times), "status": status}
         row |= {"first": times[0] if times else None, "last": times[-1] if times else None}
+        if self.transfers is not None and note.is_served:
+            loaded = self.transfers.loaded_tokens.get(row["id"], 0)
+            row |= {"ext": loaded, "cached": note.cached}
         if self.has_time and times:
             gaps = [after - before for before, after in pairwise(times)]
             row |= {"ttft": times[0] - row["arrival"], "e2e": times[-1] - row["arrival"]}

@@ -5,7 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from dynosim.records import KvEventLog, RequestLog, RoutingStats, RunResult, StepLog, WorkerLog
+from dynosim.records import (
+    HandoffLog,
+    KvEventLog,
+    RequestLog,
+    RoutingStats,
+    RunResult,
+    StepLog,
+    WorkerLog,
+)
 
 # Sums of a run's step times in two orders: far above rounding, far below any step.
 TOLERANCE_MS = 1e-6
@@ -25,6 +33,7 @@ def assert_same(bulk: RunResult, single: RunResult) -> None:
     for name in ("num_preemptions", "block_size"):
         assert getattr(bulk, name) == getattr(single, name), name
     assert bulk.num_scheduling_events <= single.num_scheduling_events
+    assert bulk.links == single.links or (bulk.links is not None and single.links is not None)
     assert (bulk.routing is None) == (single.routing is None)
     if bulk.routing is not None and single.routing is not None:
         assert_same_routing(bulk.routing, single.routing)
@@ -42,6 +51,17 @@ def assert_same_requests(bulk: RequestLog, single: RequestLog) -> None:
             assert_close(ours, theirs, column.name)
         elif column.name == "errors":
             assert ours == theirs
+        elif column.name == "handoffs":
+            assert_same_handoffs(ours, theirs)
+        else:
+            np.testing.assert_array_equal(ours, theirs, err_msg=column.name)
+
+
+def assert_same_handoffs(bulk: HandoffLog, single: HandoffLog) -> None:
+    for column in fields(HandoffLog):
+        ours, theirs = getattr(bulk, column.name), getattr(single, column.name)
+        if column.name.endswith("_ms"):
+            assert_close(ours, theirs, column.name)
         else:
             np.testing.assert_array_equal(ours, theirs, err_msg=column.name)
 

@@ -108,6 +108,23 @@ def test_every_transfer_ends_when_exact_fractions_say(gb_s: list[int], script: l
         assert transfer.ended_ms == pytest.approx(float(naive.ended_ms), rel=1e-9, abs=1e-8)
 
 
+crossings = st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=3), min_size=4, max_size=12)
+
+
+@given(st.lists(st.integers(1, 40), min_size=6, max_size=6), crossings, st.data())
+def test_rates_of_all_who_flow_at_once_are_max_min_fair(
+    gb_s: list[int], crossed: list[list[int]], data: st.DataObject
+) -> None:
+    both = Both(gb_s)
+    for links in crossed:
+        num_bytes = data.draw(st.integers(MB, 50 * MB))
+        both.begin(tuple(dict.fromkeys(links)), num_bytes, delay_ms=1)
+    both.complete_until(1e9)
+    both.naive.advance(None)
+    for transfer, naive in both.pairs:
+        assert transfer.ended_ms == pytest.approx(float(naive.ended_ms or 0), rel=1e-9)
+
+
 @given(rates, commands)
 def test_who_looks_late_sees_the_same_times(gb_s: list[int], script: list[tuple]) -> None:
     """Arrivals are at the time that is due, not at that of whoever asks."""

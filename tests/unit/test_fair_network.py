@@ -152,6 +152,15 @@ def test_rates_rise_again_in_three_steps() -> None:
     assert arrivals(network) == [(0, 2.0), (1, 2.0), (2, 2.0), (3, 2.0)]
 
 
+def test_a_resource_that_others_leave_room_is_full_only_later() -> None:
+    """Of 3 GB/s, 1 takes 0.5, so that 2 could have 2.5; but its other resource has 2."""
+    network = network_of(1, 3, 2)
+    network.begin((0,), 1 * MB, 0.0, 0.0)
+    network.begin((0, 1), 1 * MB, 0.0, 0.0)
+    network.begin((1, 2), 4 * MB, 0.0, 0.0)
+    assert arrivals(network) == [(0, 2.0), (1, 2.0), (2, 2.0)]
+
+
 def test_transfers_that_share_nothing_do_not_touch_each_other() -> None:
     network = network_of(1, 3)
     network.begin((0,), 7 * MB, 0.0, 0.0)

@@ -8,6 +8,8 @@ rest makes it fast or late, and property tests hold it equal to the loop:
 * `foreseen`: what the loop would do with the running list, where nothing is short;
 * `bulk`: uniform decode steps, many at once;
 * `asynchronous`: a step is planned before the tokens of the one before are known;
+* `remote`: requests whose KV comes from elsewhere or goes elsewhere;
+* `under_way`: what then must not happen to blocks that a step still writes;
 * `scheduler`: these together, as the `EngineCore` that drivers know.
 """
 

@@ -302,6 +302,7 @@ class VllmScheduler:
             if self._under_way is not None:
                 for sequence in self._under_way.end(plan):
                     self._cache.release(sequence)
+                    self._head_is_blocked = False
             complete = asynchronous.deliver(plan, self.decodes, self._cache)
             for sequence in complete:
                 if sequence.state == WAITING:  # it had been preempted

@@ -63,6 +63,7 @@ class StepsUnderWay:
     def withdraw(self, sequence: Sequence) -> None:
         """What is under way for a preempted request is for nobody."""
         for plan in self._plans:
-            if sequence in plan.emitting:
-                plan.emitting.remove(sequence)
+            for yielding in (plan.emitting, plan.prefilled):
+                if sequence in yielding:
+                    yielding.remove(sequence)
         sequence.in_flight = 0
