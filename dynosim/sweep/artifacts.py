@@ -98,9 +98,10 @@ def write_artifacts(
 
     @cache
     def story() -> "SweepStory":
-        from dynosim.sweep.story import story_of
+        from dynosim.sweep.story import story_of, with_space
 
-        return story_of(sweep, rows, best, run_files, table=table, answer=answer, probes=probes)
+        told = story_of(sweep, rows, best, run_files, table=table, answer=answer, probes=probes)
+        return with_space(told, summary)
 
     writers: dict[str, Writer] = {
         "trials.parquet": parquet_writer(lambda: table),

@@ -182,7 +182,7 @@ def decode_curve(
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class MeanLoad:
     """What a layout is asked for; nothing given: as much as it carries within the bounds."""
 
     rps: float | None = None
@@ -197,7 +197,7 @@ def aggregated(
     num_gpus: int,
     ranks: int = 1,
     bounds: MeanBounds = MeanBounds(),
-    load: Load = Load(),
+    load: MeanLoad = MeanLoad(),
 ) -> MeanField | None:
     """What so many workers do together; None: no batch keeps the bounds."""
     allowed = _within(curve.ttft_ms, curve.tpot_ms, request, bounds)
@@ -213,7 +213,7 @@ def aggregated(
 
 
 @dataclass(frozen=True, slots=True)
-class Transfer:
+class MeanTransfer:
     """What a request's KV takes of the links."""
 
     rps: float = inf  # that all links together carry
@@ -228,10 +228,10 @@ def disaggregated(
     workers: tuple[int, int],
     num_gpus: int,
     ranks: int = 1,
-    transfer: Transfer = Transfer(),
+    transfer: MeanTransfer = MeanTransfer(),
     factors: Factors = Factors(),
     bounds: MeanBounds = MeanBounds(),
-    load: Load = Load(),
+    load: MeanLoad = MeanLoad(),
 ) -> MeanField | None:
     """What both pools do together; None: no batch keeps the bounds. `ranks` are a decode worker's.
 
@@ -253,7 +253,7 @@ def disaggregated(
     limit = min(rates, key=lambda name: rates[name])
     fits = _within(np.full(len(decode.tpot_ms), first_ms), decode.tpot_ms, request, bounds)
     answered = factors.decode * num_decode * decode.rps
-    asked = Load(rates[limit], load.in_flight)
+    asked = MeanLoad(rates[limit], load.in_flight)
     place = _chosen(decode.batches * ranks * num_decode, answered, fits, asked)
     if place is None:
         return None
@@ -278,7 +278,7 @@ def _chosen(
     in_flight: IntArray,
     rps: FloatArray,
     allowed: "np.ndarray[tuple[int], np.dtype[np.bool_]]",
-    load: Load,
+    load: MeanLoad,
 ) -> int | None:
     """The place of the batch that is run: the highest rate that is allowed, or the first that keeps
     up with the load. What is asked for at a load is run, whatever it keeps."""

@@ -22,11 +22,11 @@ from dynosim.sweep.ledger import Record
 from dynosim.sweep.meanfield import (
     BatchCurve,
     Factors,
-    Load,
     MeanBounds,
     MeanField,
+    MeanLoad,
     MeanRequest,
-    Transfer,
+    MeanTransfer,
     aggregated,
     aggregated_curve,
     decode_curve,
@@ -161,12 +161,12 @@ class _Fields:
             load=load,
         )  # fmt: skip
 
-    def _asked(self, config: RunConfig) -> tuple[MeanRequest, Load]:
+    def _asked(self, config: RunConfig) -> tuple[MeanRequest, MeanLoad]:
         """The workload by its means, and at which load it is to be served."""
         workload = config.workload.model_dump(mode="json")
         caches = [pool.engine.enable_prefix_caching for pool in config.pools()]
 
-        def look() -> tuple[MeanRequest, Load]:
+        def look() -> tuple[MeanRequest, MeanLoad]:
             trace = cached_trace(config)
             request = MeanRequest(
                 float(trace.input_tokens.mean()),
@@ -174,11 +174,11 @@ class _Fields:
                 reusable_share(trace) if caches[0] else 0.0,
             )
             if self._sweep.load.search != "fixed":
-                return request, Load()
+                return request, MeanLoad()
             if config.workload.concurrency is not None:
-                return request, Load(in_flight=float(config.workload.concurrency))
+                return request, MeanLoad(in_flight=float(config.workload.concurrency))
             rps = scheduled_rps(trace)
-            return request, Load(rps=rps) if isfinite(rps) else Load()
+            return request, MeanLoad(rps=rps) if isfinite(rps) else MeanLoad()
 
         return self._once([workload, caches[0], config.seed], look)
 
@@ -195,7 +195,7 @@ class _Fields:
         shown = pool.model_dump(mode="json", include=sections)
         return self._once([kind, shown, pool.workload.sampling, asdict(request)], look)
 
-    def _transfer(self, config: RunConfig, request: MeanRequest) -> Transfer:
+    def _transfer(self, config: RunConfig, request: MeanRequest) -> MeanTransfer:
         """What the links of so many workers carry of such requests."""
         section = config.cluster.transfer
         assert section is not None
@@ -221,7 +221,7 @@ class _Fields:
             prefill.cluster.workers * cost.link.worker_gb_s(sides[0].tensor_parallel),
             decode.cluster.workers * cost.link.worker_gb_s(sides[1].tensor_parallel),
         )
-        return Transfer(gb_s * BYTES_PER_GB / cost.wire_bytes(tokens), cost.unloaded_ms(tokens))
+        return MeanTransfer(gb_s * BYTES_PER_GB / cost.wire_bytes(tokens), cost.unloaded_ms(tokens))
 
     def _once(self, name: Any, look: Callable[[], T]) -> T:
         key = digest(json.loads(json.dumps(name)))

@@ -1,7 +1,8 @@
 """What the page and the pictures of a sweep tell beyond its table, as plain values."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from dynosim.config.sweep_loading import SweepConfig
 from dynosim.plots import trials as trial_table
@@ -20,6 +21,7 @@ from dynosim.sweep.answer_text import (
 )
 from dynosim.sweep.effects import PairedEffect, paired_effects
 from dynosim.sweep.results import CAPACITY, Row
+from dynosim.sweep.screen_report import screen_text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -56,6 +58,20 @@ def story_of(
         [_bar(effect, trial_table.short_names(keys)) for effect in effects],
         [key for key in keys if key not in paired],
     )
+
+
+def with_space(story: SweepStory, summary: Mapping[str, Any]) -> SweepStory:
+    """The story, and what became of points that were no trials or were not tried."""
+    facts: list[tuple[str, str]] = []
+    if "screen" in summary:
+        facts.append(("Screen", screen_text(summary["screen"])))
+    if summary.get("num_same_points"):
+        same = f"{summary['num_same_points']:,} combinations of values come to the same layouts"
+        facts.append(("Space", f"{same}: each is tried once"))
+    if story.headline is None or not facts:
+        return story
+    headline = replace(story.headline, facts=[*story.headline.facts, *facts])
+    return replace(story, headline=headline)
 
 
 def load_curves(

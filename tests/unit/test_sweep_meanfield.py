@@ -15,11 +15,11 @@ from dynosim.errors import ConfigError
 from dynosim.sweep.meanfield import (
     BatchCurve,
     Factors,
-    Load,
     MeanBounds,
     MeanField,
+    MeanLoad,
     MeanRequest,
-    Transfer,
+    MeanTransfer,
     aggregated,
     aggregated_curve,
     batch_sizes,
@@ -109,11 +109,11 @@ def test_factors_and_links_bound_the_rate() -> None:
     prompts, answers = 2000 / PREFILL_MS, 76 * 53.58 / 499
     assert rate(factors=Factors(1.0, 1.0, 1.0)) == (pytest.approx(prompts), "prefill")
     assert rate(factors=Factors(1.0, 0.5, 1.0)) == (pytest.approx(0.5 * answers), "decode")
-    assert rate(transfer=Transfer(rps=3.0)) == (3.0, "link")
-    assert rate(load=Load(rps=2.0)) == (2.0, "load")
+    assert rate(transfer=MeanTransfer(rps=3.0)) == (3.0, "link")
+    assert rate(load=MeanLoad(rps=2.0)) == (2.0, "load")
     slow = disaggregated(
         prefill_worker(), decode_worker(76, 53.58), REQUEST, workers=(2, 1), num_gpus=GPUS,
-        transfer=Transfer(exposed_ms=100.0), factors=Factors(ttft=2.0),
+        transfer=MeanTransfer(exposed_ms=100.0), factors=Factors(ttft=2.0),
     )  # fmt: skip
     assert slow is not None and slow.ttft_ms == 2 * PREFILL_MS + 100
 
@@ -196,11 +196,11 @@ def test_a_load_is_served_by_the_batch_that_it_needs() -> None:
     curve = aggregated_curve(ENGINE, TIMES, request)
     most = aggregated(curve, request, workers=3, num_gpus=6)
     assert most is not None and most.rps == pytest.approx(3 * curve.rps.max())
-    asked = aggregated(curve, request, workers=3, num_gpus=6, load=Load(rps=most.rps / 2))
+    asked = aggregated(curve, request, workers=3, num_gpus=6, load=MeanLoad(rps=most.rps / 2))
     assert asked is not None and asked.limit == "load" and asked.rps == most.rps / 2
     at = curve.batches.tolist().index(asked.batch)
     assert 3 * curve.rps[at] >= most.rps / 2 > 3 * curve.rps[at - 1]
-    closed = aggregated(curve, request, workers=3, num_gpus=6, load=Load(in_flight=12.0))
+    closed = aggregated(curve, request, workers=3, num_gpus=6, load=MeanLoad(in_flight=12.0))
     assert closed is not None and closed.batch == 4
     slow = MeanBounds(tpot_ms=float(curve.tpot_ms[3]))
     bound = aggregated(curve, request, workers=1, num_gpus=1, bounds=slow)
