@@ -21,6 +21,11 @@ from dynosim.compare.case_aiconfigurator import (
     published_table,
 )
 from dynosim.compare.case_aiconfigurator_today import tables_of_today
+from dynosim.compare.case_handoffs import (
+    gain_by_prompt_length,
+    topology_of_zones,
+    transport_ladder,
+)
 from dynosim.compare.case_kit import (
     Case,
     Outcome,
@@ -218,6 +223,25 @@ CASES: tuple[Case, ...] = (
         prompt_stability,
     ),
     Case(
+        "V1",
+        "Ladder of links",
+        "Llama-3.1-8B, ISL 8000, OSL 50, ten clients, 1P1D; 173 ms a prompt (published: about 98 s"
+        " over TCP at 0.1 GB/s, 10 s at 1 GB/s, 1 s over EFA at 9.6 GB/s, +37 ms unloaded)",
+        transport_ladder,
+    ),
+    Case(
+        "V9",
+        "What disaggregation gains grows with the prompt",
+        "the same at ISL 1000 to 8000, over EFA layer by layer, against one aggregated worker",
+        gain_by_prompt_length,
+    ),
+    Case(
+        "V10",
+        "Topology",
+        "two zones of 30 prefill and 60 decode workers; 600 requests of 2,000 tokens",
+        topology_of_zones,
+    ),
+    Case(
         "V11a",
         "AIConfigurator's table: identities of its formula",
         "its six rows (Qwen3-32B-FP8, 8 H200, vLLM 0.12.0, ISL 4000, OSL 500), from two step times"
@@ -268,9 +292,7 @@ CASES: tuple[Case, ...] = (
 )
 
 NOT_RUN: tuple[tuple[str, str], ...] = (
-    ("V1", "transport ladder: needs disaggregation"),
-    ("V6", "one compute and three loads: needs disaggregation and tiers"),
-    ("V10", "topology of a disaggregated cluster"),
+    ("V6", "one compute and three loads: needs tiers"),
     ("V16", "time budget of a start-up"),
     ("V17", "HPA and KEDA rules: need the planner"),
     ("V18", "rolling updates"),

@@ -305,11 +305,17 @@ def topology(prefill: tuple[str, ...], decode: tuple[str, ...], policy: KvTransf
     return served(asks, cluster)
 
 
-def in_zone_share(result: RunResult) -> float:
+FEW_IN_A = ("a", "b", "b", "b", "b", "b")
+
+
+def in_zone_share(result: RunResult, decode: tuple[str, ...] = ("a", "b")) -> float:
     handoffs = result.requests.handoffs
     assert handoffs is not None
-    zones = np.arange(len(result.workers)) % 2  # both pools are of even size
-    return float((zones[handoffs.prefill_worker_id] == zones[result.requests.worker_id]).mean())
+    num_prefill = result.workers.role.count("prefill")
+    zones = [("a", "b")[i % 2] for i in range(num_prefill)]
+    zones += [decode[i % len(decode)] for i in range(len(result.workers) - num_prefill)]
+    pairs = zip(handoffs.prefill_worker_id, result.requests.worker_id, strict=True)
+    return float(np.mean([zones[first] == zones[second] for first, second in pairs]))
 
 
 def test_transfers_stay_in_their_zone_where_they_must() -> None:
@@ -330,7 +336,7 @@ def test_a_zone_without_decode_workers_fails_what_it_has_computed() -> None:
 def test_a_zone_may_be_preferred() -> None:
     shares = [
         in_zone_share(
-            topology(("a", "b"), ("a", "b"), KvTransferPolicy("zone", "preferred", weight))
+            topology(("a", "b"), FEW_IN_A, KvTransferPolicy("zone", "preferred", weight)), FEW_IN_A
         )
         for weight in (0.0, 0.85)
     ]
