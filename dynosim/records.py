@@ -24,6 +24,20 @@ def packed(column: IntArray) -> "array[int]":
 
 
 @dataclass(frozen=True, slots=True)
+class Wishes:
+    """Where a request wants to be served, and what is to count when its worker is chosen.
+
+    `overrides` are fields of the router's cost function with the values that this request has them
+    at; weights of preferred taints attract if positive.
+    """
+
+    worker_id: int | None = None  # None: any
+    required_taints: tuple[str, ...] = ()
+    preferred_taints: tuple[tuple[str, float], ...] = ()
+    overrides: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """A workload in columns: row i is request i, rows in order of arrival (ties: file order).
 
@@ -46,6 +60,7 @@ class Trace:
     session_ids: tuple[str, ...] | None = None  # (n,) or None; "": of no session
     request_ids: tuple[str, ...] | None = None  # (n,) or None: "0", "1", ...
     stages: IntArray | None = None  # (n,) load stage of each, from 0; None: there are none
+    wishes: tuple[Wishes | None, ...] | None = None  # (n,) or None: nobody has any
     source: str = ""  # file or generator, for messages and reports
     skipped_lines: int = 0  # bad lines left out on the user's request
     assumed_lengths: int = 0  # prompts taken to be as long as their hash ids, on the same request
@@ -73,7 +88,7 @@ class Trace:
         starts = self.hash_offsets[rows]
         counts = self.hash_offsets[rows + 1] - starts
         chosen: list[int] = rows.tolist()
-        sessions, names = self.session_ids, self.request_ids
+        sessions, names, wishes = self.session_ids, self.request_ids, self.wishes
         return replace(
             self,
             arrival_ms=self.arrival_ms[rows],
@@ -87,6 +102,7 @@ class Trace:
             stages=None if self.stages is None else self.stages[rows],
             session_ids=None if sessions is None else tuple(sessions[row] for row in chosen),
             request_ids=None if names is None else tuple(names[row] for row in chosen),
+            wishes=None if wishes is None else tuple(wishes[row] for row in chosen),
         )
 
     def _previous_among(self, rows: IntArray) -> IntArray | None:

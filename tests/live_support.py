@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
+from typing import cast
 
 from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.config.live import LiveConfig
@@ -25,9 +26,11 @@ from dynosim_runtime.requests import (
 )
 from dynosim_runtime.serving.dispatcher import LiveDispatcher, stopwatch
 from dynosim_runtime.serving.in_flight import InFlight
+from dynosim_runtime.serving.make_router import LiveRouting
 from dynosim_runtime.serving.membership import Membership
 from dynosim_runtime.serving.metrics import FrontendMetrics
 from dynosim_runtime.serving.placement import LivePlacement
+from dynosim_runtime.serving.pool import Pool
 from dynosim_runtime.serving.router import RouterService
 
 BLOCK = 4
@@ -203,6 +206,14 @@ class Inside:
         local = local_hashes(tokens, BLOCK)
         stored = Stored(None, sequence_hashes(local), local, tier)
         self.router.apply_events(worker_id_of(name), dp_rank, [stored])
+
+    @property
+    def pool(self) -> Pool:
+        """What the frontend's pages show."""
+        routing = cast(LiveRouting, None)  # they do not ask it
+        return Pool(
+            role="agg", routing=routing, subscriptions=Subscriptions(), placement=self.placement
+        )
 
     @property
     def num_booked(self) -> int:

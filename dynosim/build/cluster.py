@@ -134,5 +134,12 @@ def _pools(config: RunConfig, prepared: Prepared) -> tuple[PoolSpec, ...]:
         workers=cluster.cpu_workers,
         device="cpu",
         step_time_scale=scale,
+        topology={domain: _turned(of, gpus.workers) for domain, of in cluster.topology.items()},
     )
     return gpus, cpus
+
+
+def _turned(values: tuple[str, ...], number: int) -> tuple[str, ...]:
+    """The values in turn, as they go on behind so many workers."""
+    start = number % len(values)
+    return values[start:] + values[:start]

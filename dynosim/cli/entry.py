@@ -18,6 +18,7 @@ import typer
 
 from dynosim import __version__
 from dynosim.cli.completion_scripts import SCRIPTS, SHELL, install
+from dynosim.cli.dynamo_flags import WithRouterFlags
 from dynosim.cli.help_groups import GroupedCommands
 from dynosim.cli.options import AsJson, FailIfNone, Overrides, Overwrite, SkipBadLines, with_skip
 from dynosim.compiled import CORE
@@ -107,7 +108,10 @@ def _compute_in_one_thread() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-@app.command(epilog="Example: dynosim run sweeps/qwen_one.yaml --set cluster.workers=8 --out out")
+@app.command(
+    cls=WithRouterFlags,
+    epilog="Example: dynosim run sweeps/qwen_one.yaml --set cluster.workers=8 --out out",
+)
 def run(
     config: Annotated[Path, typer.Argument(help="Run file (YAML).")],
     set_: Overrides = None,
@@ -166,7 +170,10 @@ def run(
     raise typer.Exit(run_command(arguments))
 
 
-@app.command(epilog="Example: dynosim sweep sweeps/qwen.yaml --jobs 2 --out results/qwen")
+@app.command(
+    cls=WithRouterFlags,
+    epilog="Example: dynosim sweep sweeps/qwen.yaml --jobs 2 --out results/qwen",
+)
 def sweep(
     spec: Annotated[Path, typer.Argument(help="Sweep file (YAML).")],
     set_: Overrides = None,

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from dynosim.cli.dynamo_flags import WithLiveFlags
 from dynosim.cli.help_groups import GroupedCommands
 from dynosim.cli.options import AsJson, Overrides, Overwrite, PlanFile
 from dynosim.errors import ConfigError
@@ -54,7 +55,10 @@ def _live(name: str) -> Callable[..., Any]:
     raise ConfigError("the live layer is not installed: pip install 'dynosim[runtime]'")
 
 
-@live_app.command(epilog="Example: dynosim deploy results/qwen/agg/top1 --mock --speedup 10")
+@live_app.command(
+    cls=WithLiveFlags,
+    epilog="Example: dynosim deploy results/qwen/agg/top1 --mock --speedup 10",
+)
 def deploy(
     plan: PlanFile,
     mock: Annotated[bool, typer.Option("--mock", help="Simulated engines in real time.")] = False,
@@ -235,7 +239,11 @@ def tiny_model(
     )
 
 
-@serve_app.command("frontend", epilog="Example: dynosim serve frontend run.yaml --port 8000")
+@serve_app.command(
+    "frontend",
+    cls=WithLiveFlags,
+    epilog="Example: dynosim serve frontend run.yaml --port 8000",
+)
 def serve_frontend(
     plan: PlanFile,
     set_: Overrides = None,
@@ -268,6 +276,17 @@ def serve_worker(
     engine_python: EnginePython = None,
     attach: Annotated[str | None, typer.Option(help="URL of an engine that runs already.")] = None,
     speedup: Speedup = 1.0,
+    taint: Annotated[
+        list[str] | None, typer.Option(help="A label that requests may require or prefer.")
+    ] = None,
+    topology: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DOMAIN=VALUE", help="Where it is, as in zone=a."),
+    ] = None,
+    role: Annotated[
+        Literal["agg", "prefill", "decode"],
+        typer.Option(help="Its part in a plan with cluster.mode: disagg."),
+    ] = "agg",
 ) -> None:
     """One engine: simulated in real time, or real.
 
@@ -286,5 +305,8 @@ def serve_worker(
             engine_python=engine_python,
             attach=attach,
             speedup=speedup,
+            taints=taint or [],
+            topology=topology or [],
+            role=role,
         )
     )

@@ -416,6 +416,7 @@ class Cluster:
             phase = handoffs.flow.phase_of(index)
             if phase is not HandoffPhase.LOCAL:
                 sequence.remote_tokens = sequence.prompt_tokens
+                sequence.decodes_last = True  # a query of one token, as any decode
             if passage.tokens:
                 worker.token_log.moved_in(sequence, passage.last_token_ms)
             elif phase is HandoffPhase.PROMISING and handoffs.shows_prefill_tokens:

@@ -54,32 +54,26 @@ class Launcher:
 
         The first rank has the given id, the others follow.
         """
+        spec, number = pool.engine, pool.ranks.number
         place = self._launched.get(pool.name, 0)
         self._launched[pool.name] = place + 1
-        ranks_of_it = self._ranks(worker_id, pool, now_ms)
-        for worker in ranks_of_it[0]:
-            worker.number = place
-        return ranks_of_it
-
-    def _ranks(
-        self, worker_id: WorkerId, pool: PoolSpec, now_ms: float
-    ) -> tuple[list[Worker], LockStep | None]:
-        spec, number = pool.engine, pool.ranks.number
         if not pool.ranks.in_lock_step:
             workers = [
-                self._engine(WorkerId(worker_id + i), pool, i, now_ms) for i in range(number)
+                self._engine(WorkerId(worker_id + i), pool, i, place, now_ms) for i in range(number)
             ]
             return workers, None
         ranks: list[RankEngine] = []
         workers = []
         for i in range(number):
-            one, engine = self._rank(WorkerId(worker_id + i), pool, i, now_ms)
+            one, engine = self._rank(WorkerId(worker_id + i), pool, i, place, now_ms)
             workers.append(one)
             ranks.append(engine)
         times = LockStepTimes(pool.times, pool.ranks.padded_up_to)
         return workers, LockStep(ranks, times, depth=spec.pipeline_depth)
 
-    def _engine(self, worker_id: WorkerId, pool: PoolSpec, rank: int, now_ms: float) -> Worker:
+    def _engine(
+        self, worker_id: WorkerId, pool: PoolSpec, rank: int, place: int, now_ms: float
+    ) -> Worker:
         """An engine that nobody waits for.
 
         Its front end hears of it after every step, if it has one that balances ranks.
@@ -93,10 +87,10 @@ class Launcher:
             steps_singly=self._steps_singly or pool.ranks.rule is not None,
             stamps_events=self._routing_of(pool).stamps_events,
         )
-        return Worker(worker_id, pool, engine, token_log, now_ms, rank)
+        return Worker(worker_id, pool, engine, token_log, now_ms, rank, place)
 
     def _rank(
-        self, worker_id: WorkerId, pool: PoolSpec, rank: int, now_ms: float
+        self, worker_id: WorkerId, pool: PoolSpec, rank: int, place: int, now_ms: float
     ) -> tuple[Worker, RankEngine]:
         """An engine that others wait for."""
         core, token_log, recorder = self._parts(worker_id, pool)
@@ -107,7 +101,7 @@ class Launcher:
             depth=pool.engine.pipeline_depth,
             stamps_events=self._routing_of(pool).stamps_events,
         )
-        return Worker(worker_id, pool, engine, token_log, now_ms, rank), engine
+        return Worker(worker_id, pool, engine, token_log, now_ms, rank, place), engine
 
     def _parts(self, worker_id: WorkerId, pool: PoolSpec) -> tuple[Core, TokenLog, Recorder]:
         """The core of one engine, and who notes what it does."""

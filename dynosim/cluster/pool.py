@@ -20,15 +20,16 @@ class Worker:
     """An engine under the number that reports use, and its life. Times in ms, NaN: not yet.
 
     Of a worker with several data-parallel ranks each rank is one, and `rank` is its place among
-    them; their ids follow each other. They live and die together.
+    them; their ids follow each other. They live and die together. `place` is that of the worker
+    among all that its pool has had.
     """
 
     __slots__ = (
         "ended_ms",
         "engine",
         "launched_ms",
-        "number",
         "phase",
+        "place",
         "pool",
         "rank",
         "ready_ms",
@@ -45,10 +46,9 @@ class Worker:
         token_log: TokenLog,
         launched_ms: float,
         rank: int = 0,
-        number: int = 0,
+        place: int = 0,
     ) -> None:
         self.worker_id = worker_id
-        self.number = number  # in its pool
         self.pool = pool
         self.engine = engine
         self.token_log = token_log
@@ -57,6 +57,7 @@ class Worker:
         self.ready_ms = NAN
         self.ended_ms = NAN
         self.rank = rank
+        self.place = place
         self.station_id = -1  # of its engine, in the cluster's loop
 
     @property
@@ -77,7 +78,7 @@ class Worker:
     @property
     def card(self) -> WorkerCard:
         """What it says of itself when it joins."""
-        return worker_card(self.worker_id, self.pool, self.number)
+        return worker_card(self.worker_id, self.pool, self.place)
 
     @property
     def is_alive(self) -> bool:

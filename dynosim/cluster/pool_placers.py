@@ -20,6 +20,9 @@ class PoolPlacers:
     def __init__(self, prefill: Placer, decode: Placer) -> None:
         self._prefill = prefill
         self._decode = decode
+        for placer in (prefill, decode):
+            if isinstance(placer, RouterPlacer):
+                placer.is_one_of_two = True
 
     @property
     def next_ms(self) -> float:

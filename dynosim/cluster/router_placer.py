@@ -17,6 +17,7 @@ from dynosim.cluster.event_plane import AnyPlane
 from dynosim.cluster.frontends import FrontendRouter
 from dynosim.cluster.placement import QUEUED, Released
 from dynosim.cluster.pool import Worker
+from dynosim.cluster.wishes import RequestWishes, in_pool
 from dynosim.engine.instant import instant_end
 from dynosim.engine.pace import NEVER
 from dynosim.engine.sequence import Sequence as EngineSequence
@@ -24,7 +25,7 @@ from dynosim.errors import InvariantError
 from dynosim.indexer.answers import members
 from dynosim.records import KvEventLog, RoutingStats, Trace
 from dynosim.router.decision import Decision
-from dynosim.router.eligibility import Constraints
+from dynosim.router.eligibility import Constraints, both
 from dynosim.router.inputs import End, FirstToken, Join, Leave, Release, Tokens
 from dynosim.router.kv_router import AnyRouter
 from dynosim.router.refusals import RequestRefusedError
@@ -91,6 +92,11 @@ class RouterPlacer:
         self._names = names
         self._block_size = block_size
         self._session_ids = trace.session_ids
+        self.is_one_of_two = False  # another placer has workers that requests may name
+        self._wishes: RequestWishes | None = None
+        if trace.wishes is not None:
+            cost = frontends[0].router.settings.cost
+            self._wishes = RequestWishes(trace.wishes, cost)
         self._sync_delay_ms = sync_delay_ms if len(frontends) > 1 else None
         self._news: deque[News] = deque()
         self._home: dict[int, int] = {}  # requests in flight -> frontend
@@ -153,7 +159,8 @@ class RouterPlacer:
         self._turn = (frontend + 1) % len(self._frontends)
         request = self._request(index, input_tokens, priority)
         if constraints is not None:
-            request.constraints = constraints
+            wished = request.constraints
+            request.constraints = constraints if wished is None else both(wished, constraints)
         try:
             decision = self._frontends[frontend].submit(request, now_ms)
         except RequestRefusedError as error:
@@ -290,8 +297,23 @@ class RouterPlacer:
         num_blocks = input_tokens // self._block_size
         jump = -priority if priority < 0 else 0
         session_id = None if self._session_ids is None else self._session_ids[index] or None
+        if self._wishes is None:
+            return RoutingRequest(
+                index, input_tokens, num_blocks, blocks, keys, jump, session_id=session_id
+            )
+        constraints, overrides = self._wishes.of(index)
+        if constraints is not None and self.is_one_of_two:
+            constraints = in_pool(constraints, self._frontends[0].router.table)
         return RoutingRequest(
-            index, input_tokens, num_blocks, blocks, keys, jump, session_id=session_id
+            index,
+            input_tokens,
+            num_blocks,
+            blocks,
+            keys,
+            jump,
+            session_id=session_id,
+            constraints=constraints,
+            overrides=overrides,
         )
 
     def _note(self, decision: Decision, index: int, now_ms: float) -> int:
@@ -322,7 +344,8 @@ class RouterPlacer:
         input_tokens = router.load.bookings[index].input_tokens
         blocks, keys = self._names.of(index)
         num_blocks = input_tokens // self._block_size
-        request = RoutingRequest(index, input_tokens, num_blocks, blocks, keys)
+        overrides = None if self._wishes is None else self._wishes.of(index)[1]
+        request = RoutingRequest(index, input_tokens, num_blocks, blocks, keys, overrides=overrides)
         booked = Booked(request, decision.worker_id, decision.cached_tokens)
         self._publish(index, due_ms, booked)
 

@@ -63,8 +63,11 @@ def simulate(
         require_room(pool.engine)
     extents = _extents_for(trace, cluster)
     routing = cluster.routing or _in_turn(cluster.block_size, options.seed)
+    if trace.wishes is not None:
+        routing = replace(routing, has_wishes=True)
     journal = Journal(trace)
-    ingress_ms, egress_ms = cluster.pools[0].times.ingress_ms, cluster.pools[-1].times.egress_ms
+    ingress_ms = cluster.pools[0].times.ingress_ms + routing.hop_ms
+    egress_ms = cluster.pools[-1].times.egress_ms
     outside_ms = ingress_ms + egress_ms
     handoffs, decode_routing = None, None
     may_change = bool(processes)
@@ -75,6 +78,7 @@ def simulate(
         )
     else:
         decode_routing = cluster.disagg.decode_routing or _in_turn(cluster.block_size, options.seed)
+        decode_routing = replace(decode_routing, has_wishes=routing.has_wishes)
         routing, decode_routing = _as_asked(cluster.disagg.handoff, routing, decode_routing)
         placer = PoolPlacers(
             make_placer(routing, trace, extents, cluster.cards("prefill"), may_change=may_change),

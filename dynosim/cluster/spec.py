@@ -5,6 +5,7 @@ Workers are numbered through the pools in their order: those of the first come f
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Literal
 
 from dynosim.engine.ranks import ONE_RANK, RankSpec
@@ -36,8 +37,9 @@ class PoolSpec:
 
     `startup_ms` is from the launch of a worker during the run until it takes requests; those of the
     run's start are ready. `step_time_scale` tells reports how many times as long as the run's model
-    has it `times` are, where that is known to be one factor. `topology` says where workers are:
-    domain to values, which go to them in turn. `model` and `kv_dtype` are compared only.
+    has it `times` are, where that is known to be one factor. `taints` are those of all its workers;
+    values of a `topology` domain go to them in turn, also to those that are launched later. `model`
+    and `kv_dtype` are compared only.
     """
 
     name: str = "workers"
@@ -163,6 +165,15 @@ class ClusterSpec:
                     f"cluster.{pool.role}.engine.data_parallel: {pool.ranks.number}, but transfers "
                     "between ranks are not simulated (give the pool as many workers instead)"
                 )
+        policy = self.disagg.handoff.kv_transfer if self.disagg is not None else None
+        if policy is not None and policy.enforcement == "required":
+            ours, theirs = [set(pool.topology.get(policy.domain, ())) for pool in self.pools]
+            if not ours & theirs:
+                raise ConfigError(
+                    f"cluster.kv_transfer.domain: no decode worker is in a {policy.domain} of a "
+                    f"prefill worker ({', '.join(sorted(ours))}), and none else may take its KV "
+                    "(give both pools a place in common, or set enforcement: preferred)"
+                )
         for key in _AGREED:
             ours, theirs = getattr(prefill, key), getattr(decode, key)
             if ours != theirs:
@@ -205,14 +216,15 @@ class ClusterSpec:
 
     def cards(self, role: Role | None = None) -> list[WorkerCard]:
         """What the workers, all or those of a role, say of themselves when they join."""
-        found: list[WorkerCard] = []
-        seen: dict[str, int] = {}
-        for worker_id, pool in self.workers():
-            number = seen.get(pool.name, 0)
-            seen[pool.name] = number + 1
-            if role is None or pool.role == role:
-                found.append(worker_card(worker_id, pool, number // pool.ranks.number))
-        return found
+        number = self.ranks.number
+        ids = map(WorkerId, count())
+        cards = [
+            (pool.role, worker_card(next(ids), pool, place))
+            for pool in self.pools
+            for place in range(pool.workers)
+            for _ in range(number)
+        ]
+        return [card for its_role, card in cards if role is None or its_role == role]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,8 +247,8 @@ class RunOptions:
     client_timeout_ms: float | None = None
 
 
-def worker_card(worker_id: WorkerId, pool: PoolSpec, number: int = 0) -> WorkerCard:
-    """What a worker of `pool`, its `number`th from 0, says of itself."""
+def worker_card(worker_id: WorkerId, pool: PoolSpec, place: int) -> WorkerCard:
+    """What a worker of `pool` says of itself; `place` counts the pool's workers from 0."""
     engine = pool.engine
     return WorkerCard(
         worker_id,
@@ -245,5 +257,5 @@ def worker_card(worker_id: WorkerId, pool: PoolSpec, number: int = 0) -> WorkerC
         max_num_batched_tokens=engine.max_num_batched_tokens,
         device=pool.device,
         taints=pool.taints,
-        topology=pool.place_of(number),
+        topology=pool.place_of(place),
     )

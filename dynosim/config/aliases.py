@@ -1,4 +1,4 @@
-"""Other names of keys: those that AIConfigurator and Dynamo's requests use for the same things.
+"""Other names of keys: those that AIConfigurator and Dynamo use for the same things.
 
 A file may use either name, not both. They are exchanged before anything is checked, so messages and
 whatever is written have our names.
@@ -9,6 +9,7 @@ from typing import Any
 
 from dynosim.config.problems import Path, Problem, dotted
 from dynosim.config.yaml_source import Document
+from dynosim.router.dynamo_names import KEY_ALIASES, our_value
 from dynosim.silicon.names import OTHER_NAMES
 
 Aliases = Mapping[str, str]
@@ -26,6 +27,7 @@ _COMMON = {
     "prefix": "workload.synthetic.shared_prefix_tokens",
     "workload.isl": "workload.synthetic.isl",
     "workload.osl": "workload.synthetic.osl",
+    **KEY_ALIASES,
 }
 _BOUNDS = {
     "ttft": "ttft_ms",
@@ -115,12 +117,17 @@ def _move(document: Document, old: Path, new: Path, problems: list[Problem]) -> 
         remedy = "keep one of them"
         problems.append(Problem(old, f"given beside {dotted(new)}, which it stands for", remedy))
         return
-    home[str(new[-1])] = section.pop(str(old[-1]))
+    home[str(new[-1])] = our_value(dotted(_in_space(old)), section.pop(str(old[-1])))
     if not section and len(old) > 1:
         _section(document.data, old[:-2], make=True).pop(str(old[-2]))  # type: ignore[union-attr]
     places = document.places
     for place in [place for place in places if place[: len(old)] == old]:
         places[(*new, *place[len(old) :])] = places.pop(place)
+
+
+def _in_space(path: Path) -> Path:
+    """A key of `space` without that."""
+    return path[1:] if path[0] == "space" else path
 
 
 def _section(data: dict[str, Any], path: Path, *, make: bool = False) -> dict[str, Any] | None:

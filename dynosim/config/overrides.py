@@ -1,4 +1,4 @@
-"""`--set a.b=v`: changes to a file's data before it is checked."""
+"""`--set a.b=v`, and what stands for it: changes to a file's data before it is checked."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,7 @@ from dynosim.config.keys import SWEEP_KEYS, key_problem
 from dynosim.config.problems import Path, Problem, dotted
 from dynosim.config.yaml_source import Document, parse_value
 from dynosim.errors import ConfigError
+from dynosim.router.dynamo_names import Stated, our_value
 
 
 def apply_overrides(document: Document, overrides: Sequence[str], aliases: Aliases) -> None:
@@ -21,11 +22,12 @@ def apply_overrides(document: Document, overrides: Sequence[str], aliases: Alias
         key = key.strip()
         if not equals or not key or "" in key.split("."):
             raise ConfigError(f"--set {override}: expected key=value (like `--set seed=1`)")
-        name = f"--set {key}"
+        name = override.source if isinstance(override, Stated) else f"--set {key}"
         path = split_key(key, aliases)
         document.places = _without_below(document.places, path)
         document.places[path] = name
-        _put(document.data, path, parse_value(text, name=name), problems)
+        value = our_value(key.removeprefix("space."), parse_value(text, name=name))
+        _put(document.data, path, value, problems)
     use_sheet_names(document.data)
     for override in overrides:
         path = split_key(override.partition("=")[0].strip(), aliases)

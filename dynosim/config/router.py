@@ -144,6 +144,10 @@ class RouterKnobs(Section):
 class RouterConfig(RouterKnobs):
     """Placement, queueing and what the router knows."""
 
+    hop_ms: NotNegative = _ROUTING.hop_ms
+    """Time that asking a router outside the frontend adds to every request, as a gateway's endpoint
+    picker does; in simulations, whatever the mode."""
+
     @model_validator(mode="after")
     def _rules(self) -> Self:
         names = [entry.name for entry in self.policy_classes]

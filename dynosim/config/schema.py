@@ -73,6 +73,9 @@ class RunConfig(Section):
             [
                 ("cluster.cpu_workers", cluster.cpu_workers > cluster.workers,
                  f"{cluster.cpu_workers} of {cluster.workers} workers", "at most all can be CPUs"),
+                *((f"live.topology.{domain}", domain in self._domains(),
+                   "stated beside the cluster's topology, which says where each worker is",
+                   "keep one of them") for domain in self.live.topology),
             ]
         )  # fmt: skip
         self._check_pools()
@@ -101,6 +104,11 @@ class RunConfig(Section):
             for key in ("model", "hardware")
         )
         return self
+
+    def _domains(self) -> set[str]:
+        """Kinds of places that the cluster's workers have."""
+        roles = POOL_ROLES if self.cluster.is_disagg else (None,)
+        return {domain for role in roles for domain in self.cluster.topology_of(role)}
 
     @property
     def sampling(self) -> Sampling:

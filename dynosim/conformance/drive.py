@@ -17,7 +17,7 @@ from dynosim.conformance.scenario import (
     spec_of,
 )
 from dynosim.conformance.step_log import RequestNote, ScenarioLog, StepEntry
-from dynosim.conformance.transfers import Transfers
+from dynosim.conformance.transfers import ScenarioTransfers
 from dynosim.engine.cores import CORES
 from dynosim.engine.engine import Engine
 from dynosim.engine.sequence import FINISHED, Sequence
@@ -35,7 +35,9 @@ class ScenarioRun:
         self.spec = spec_of(scenario["engine"])
         self.has_time = scenario.get("timing") is not None
         self.tree = BlockTree(self.spec.block_size)
-        self.transfers = Transfers(scenario["requests"], self.spec.block_size, self._to_clock)
+        self.transfers = ScenarioTransfers(
+            scenario["requests"], self.spec.block_size, self._to_clock
+        )
         self.arrivals = self._arrivals()
         self.aborts = self._aborts()
         self.aborted: list[str] = []  # since the last step

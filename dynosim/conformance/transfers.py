@@ -13,7 +13,7 @@ from dynosim.engine.sequence import LOADING, Sequence
 
 
 @dataclass(slots=True)
-class Transfer:
+class ScenarioTransfer:
     """One under way; `call`: the first step that can report its end."""
 
     sequence: Sequence
@@ -23,7 +23,7 @@ class Transfer:
     hit_tokens: int = 0
 
 
-class Transfers:
+class ScenarioTransfers:
     """Those under way, and who waits for one."""
 
     def __init__(
@@ -34,7 +34,7 @@ class Transfers:
         }
         self._block_size = block_size
         self._to_clock = to_clock
-        self._under_way: list[Transfer] = []
+        self._under_way: list[ScenarioTransfer] = []
         self._loading: list[Sequence] = []
 
     def tell(self, sequence: Sequence) -> None:
@@ -50,11 +50,11 @@ class Transfers:
     ) -> None:
         """A load or the sending of a request's blocks begins."""
         end = now + self._to_clock(self._remote[sequence.request_id].get("delay", 0))
-        self._under_way.append(Transfer(sequence, is_load, call, end, hit_tokens))
+        self._under_way.append(ScenarioTransfer(sequence, is_load, call, end, hit_tokens))
         if is_load:
             self._loading.append(sequence)
 
-    def take_ended(self, call: int, now: int) -> list[Transfer]:
+    def take_ended(self, call: int, now: int) -> list[ScenarioTransfer]:
         """What a step reports: loads first, each kind in the order of their ends."""
         ended = [one for one in self._under_way if one.call <= call and one.end <= now]
         self._under_way = [one for one in self._under_way if one not in ended]
@@ -65,11 +65,11 @@ class Transfers:
         self._loading = [sequence for sequence in self._loading if sequence.state == LOADING]
         return self._loading.copy()
 
-    def fails(self, load: Transfer) -> bool:
+    def fails(self, load: ScenarioTransfer) -> bool:
         """Whether some of what it brings is invalid."""
         return self._remote[load.sequence.request_id].get("fail") is not None
 
-    def valid_tokens(self, load: Transfer) -> int:
+    def valid_tokens(self, load: ScenarioTransfer) -> int:
         """Tokens of its request that are valid from the start, once it has ended."""
         fail = self._remote[load.sequence.request_id].get("fail")
         if fail is None:

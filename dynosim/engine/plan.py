@@ -69,12 +69,13 @@ class StepPlan(StepShape):
     def take_chunk(self, sequence: Sequence, num_tokens: int) -> bool:
         """Enter a chunk of known tokens, blocks already taken; returns whether it is a decode.
 
-        One last token of a request that has produced some already runs as a decode does.
+        One last token of a request that has produced some already runs as a decode does; so does
+        that of a prompt, where its owner says so.
         """
         before = sequence.num_computed
         sequence.last_chunk_step = self.step
         known = sequence.prompt_tokens + sequence.generated_tokens
-        is_decode = before + 1 == known and sequence.generated_tokens > 0
+        is_decode = before + 1 == known and (sequence.generated_tokens > 0 or sequence.decodes_last)
         if is_decode:
             self.num_decodes += 1
             self.num_resumed_decodes += 1

@@ -21,7 +21,7 @@ class Sequence:
     A decoding sequence advances one token in every step, so its progress is not stored but follows
     from the engine's step counter: `num_computed = anchor + step`. The other states store it.
 
-    `remote_tokens` and `is_sent` are for its owner to set, before an engine gets it.
+    `remote_tokens`, `is_sent` and `decodes_last` are for its owner to set before an engine gets it.
     """
 
     __slots__ = (
@@ -29,6 +29,7 @@ class Sequence:
         "arrival_ms",
         "cached_tokens",
         "covered_blocks",
+        "decodes_last",
         "external_tokens",
         "finish_step",
         "generated_tokens",
@@ -89,6 +90,7 @@ class Sequence:
         self.cached_tokens = -1  # prefix hit of the first admission, -1 before it
         self.external_tokens = 0  # beside them, those whose KV was to come from elsewhere
         self.remote_tokens = 0  # prompt tokens whose KV is elsewhere; 0 once that was asked for
+        self.decodes_last = False  # one token left of its prompt takes the time of a decode
         self.is_sent = False  # its blocks stay held after its end, until they have been sent
         self.reserved_tokens = 0  # a load took blocks for so many, valid or not
         self.load_step = 0  # the step whose planning started the load

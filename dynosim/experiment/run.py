@@ -14,6 +14,7 @@ from dynosim.build.routing import check_tiers
 from dynosim.build.workload import load_trace, stage_windows
 from dynosim.cluster import Progress, check_requests_fit, simulate
 from dynosim.cluster.watch import Watch
+from dynosim.config.cluster import POOL_ROLES
 from dynosim.config.schema import RunConfig
 from dynosim.errors import ConfigError
 from dynosim.metrics import summarize
@@ -120,11 +121,6 @@ def run(
     Raises: ConfigError, TraceError, InfeasibleError; InvariantError if a law is broken.
     """
     started = time.perf_counter()
-    if config.router.mode == "direct":
-        raise ConfigError(
-            "router.mode: direct needs requests that name their worker, which traces do not "
-            "(use another mode in simulations)"
-        )
     check_tiers(config.router)
     with collector_paused():
         trace = load_trace(config) if trace is None else trace
@@ -138,6 +134,15 @@ def run(
             records_events=record_kv_events,
             witness=witness,
         )
+        if trace.wishes is not None or config.router.mode == "direct":
+            from dynosim.cluster.wishes import check_wishes
+
+            _check_ranks(trace, prepared)
+            is_direct = config.router.mode == "direct"
+            pools = [cluster.cards(role) for role in POOL_ROLES]
+            if not config.cluster.is_disagg:
+                pools = [cluster.cards()]
+            check_wishes(trace, pools, all_name_workers=is_direct)
         options = run_options(config, exact_stepping=exact_stepping, records_trail=record_trail)
         result = simulate(trace, cluster, options, progress=progress, watch=watch)
         if log is not None:
@@ -175,6 +180,15 @@ def _check_fit(config: RunConfig, trace: Trace, prepared: Prepared) -> None:
     ):
         if pool.engine.max_model_len is None:
             check_requests_fit(trace, engine)
+
+
+def _check_ranks(trace: Trace, prepared: Prepared) -> None:
+    """Where engines choose among their ranks, nobody else can. Raises: ConfigError."""
+    if prepared.ranks.rule is not None:
+        raise ConfigError(
+            f"{trace.source or 'trace'}: requests say which worker they want, but engines choose "
+            "among their data-parallel ranks themselves (set engine.rank_balancing: router)"
+        )
 
 
 def _power(config: RunConfig) -> Power | None:

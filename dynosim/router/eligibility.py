@@ -1,7 +1,7 @@
 """Hard rules on where a request may run, and soft wishes, before any cost is looked at."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp, tanh
 
 from dynosim.indexer.answers import members
@@ -22,6 +22,15 @@ class Constraints:
     pinned_dp_rank: DpRank | None = None
     required_taints: frozenset[str] = frozenset()
     preferred_taints: Mapping[str, float] = field(default_factory=dict)
+
+
+def both(wished: Constraints, implied: Constraints) -> Constraints:
+    """A request's own wishes, and those taints that follow from where it has been."""
+    return replace(
+        wished,
+        required_taints=wished.required_taints | implied.required_taints,
+        preferred_taints={**implied.preferred_taints, **wished.preferred_taints},
+    )
 
 
 def eligible_mask(table: WorkerTable, constraints: Constraints) -> int:

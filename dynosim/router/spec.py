@@ -60,7 +60,9 @@ class RoutingSpec:
     records_events: bool = False
     open_log: OpenLog | None = None
     witness: "ChoiceWitness | None" = None  # notes some placements; changes nothing
-    is_asked: bool = False  # for more than placements: loads, places of workers, requests' wishes
+    is_asked: bool = False  # for more than placements: loads, places of workers
+    hop_ms: float = 0.0  # what asking a router outside the frontend adds to every request
+    has_wishes: bool = False  # some requests say where they want to go
 
     @property
     def needs_router(self) -> bool:
@@ -76,6 +78,7 @@ class RoutingSpec:
             or self.is_asked
             or self.open_log is not None
             or self.records_events
+            or self.has_wishes
         )
 
     @property
@@ -101,6 +104,7 @@ class RoutingSpec:
             and self.frontends == 1
             and not self.is_asked
             and self.open_log is None
+            and not self.has_wishes
             and self.use_kv_events
             and not self.uses_hashes
             and not self.stamps_events

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,6 +11,8 @@ from dynosim.workload.columns import Columns
 from dynosim.workload.validate import CheckedRows
 
 _COMPACT_SLACK = 1024
+
+T = TypeVar("T")
 
 
 def intern_hash_ids(hash_ids: IntArray) -> IntArray:
@@ -88,6 +91,7 @@ def assemble(
         priority=priority if priority is not None and priority.any() else None,
         session_ids=_session_names(columns),
         request_ids=_request_names(columns),
+        wishes=None if columns.wishes is None or not any(columns.wishes) else tuple(columns.wishes),
         source=source,
         skipped_lines=skipped_lines,
         assumed_lengths=sum(
@@ -105,6 +109,7 @@ def _concatenate(parts: Sequence[CheckedRows]) -> _Rows:
     has_priority = any(chunk.priority is not None for chunk in chunks)
     has_sessions = any(chunk.session_ids is not None for chunk in chunks)
     has_requests = any(chunk.request_ids is not None for chunk in chunks)
+    has_wishes = any(chunk.wishes is not None for chunk in chunks)
     columns = Columns(
         line=np.concatenate([chunk.line for chunk in chunks]),
         arrival_ms=np.concatenate([chunk.arrival_ms for chunk in chunks]),
@@ -121,6 +126,8 @@ def _concatenate(parts: Sequence[CheckedRows]) -> _Rows:
         columns.session_ids = [name for c in chunks for name in c.session_ids or [None] * len(c)]
     if has_requests:
         columns.request_ids = [name for c in chunks for name in c.request_ids or [None] * len(c)]
+    if has_wishes:
+        columns.wishes = [wish for c in chunks for wish in c.wishes or [None] * len(c)]
     return _Rows(
         columns,
         np.concatenate([part.previous_turn for part in parts]),
@@ -154,10 +161,11 @@ def _permute(columns: Columns, order: IntArray) -> Columns:
         priority=None if columns.priority is None else columns.priority[order],
         session_ids=_permute_list(columns.session_ids, order),
         request_ids=_permute_list(columns.request_ids, order),
+        wishes=_permute_list(columns.wishes, order),
     )
 
 
-def _permute_list(values: list[str | None] | None, order: IntArray) -> list[str | None] | None:
+def _permute_list(values: list[T] | None, order: IntArray) -> list[T] | None:
     return None if values is None else [values[index] for index in order.tolist()]
 
 

@@ -1,16 +1,18 @@
 """Rows of a trace file in columns, between the decoders and the finished `Trace`."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dynosim.records import FloatArray, IntArray
+from dynosim.records import FloatArray, IntArray, Wishes
 
 MISSING_TOKENS = -(1 << 62)
 """Stands for a length that the row does not state; no real length is negative."""
 
 BoolArray = NDArray[np.bool_]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Columns:
     priority: IntArray | None = None  # (n,)
     session_ids: list[str | None] | None = None
     request_ids: list[str | None] | None = None
+    wishes: list[Wishes | None] | None = None
     is_assumed: BoolArray | None = None  # (n,) the prompt's length was taken from its hash ids
 
     def __len__(self) -> int:
@@ -57,6 +60,7 @@ class Columns:
             priority=None if self.priority is None else self.priority[keep],
             session_ids=_take_list(self.session_ids, keep),
             request_ids=_take_list(self.request_ids, keep),
+            wishes=_take_list(self.wishes, keep),
             is_assumed=None if self.is_assumed is None else self.is_assumed[keep],
         )
 
@@ -71,7 +75,7 @@ class Columns:
         self.hash_counts = needed
 
 
-def _take_list(values: list[str | None] | None, keep: BoolArray) -> list[str | None] | None:
+def _take_list(values: list[T] | None, keep: BoolArray) -> list[T] | None:
     if values is None:
         return None
     return [value for value, kept in zip(values, keep.tolist(), strict=True) if kept]

@@ -11,6 +11,8 @@ readings:
   prompt token: whole blocks only, and at least one token of each prompt is left to compute.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,7 @@ def inspect_trace(trace: Trace, block_size: int | None = None) -> dict[str, Any]
         "output_tokens": describe(trace.output_tokens),
         "sessions": _sessions(trace),
         "reuse": _reuse_summary(trace, block_size),
+        "wishes": _wishes(trace),
     }
 
 
@@ -75,6 +78,24 @@ def _sessions(trace: Trace) -> dict[str, Any]:
     if trace.delay_ms is not None:
         summary["delay_ms"] = describe(trace.delay_ms[~is_first])
     return summary
+
+
+def _wishes(trace: Trace) -> dict[str, Any] | None:
+    """How many requests say what of the worker they want; None: none says anything."""
+    if trace.wishes is None:
+        return None
+    stated = [wishes for wishes in trace.wishes if wishes is not None]
+    return {
+        "requests": len(stated),
+        "worker_id": sum(wishes.worker_id is not None for wishes in stated),
+        "required_taints": _counts(taint for one in stated for taint in one.required_taints),
+        "preferred_taints": _counts(taint for one in stated for taint, _ in one.preferred_taints),
+        "router_config_override": _counts(key for one in stated for key, _ in one.overrides),
+    }
+
+
+def _counts(names: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(names).items()))
 
 
 def _reuse_summary(trace: Trace, block_size: int | None) -> dict[str, Any]:

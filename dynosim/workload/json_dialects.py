@@ -1,6 +1,7 @@
 """The two JSON dialects of a trace row: which fields there are and what they mean."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -42,11 +43,33 @@ class PlainRow(msgspec.Struct, gc=False, frozen=True, forbid_unknown_fields=True
     priority: int | None = None
 
 
+class MooncakeWishRow(MooncakeRow, gc=False, frozen=True):
+    """One that may say which worker it wants."""
+
+    worker_id: int | None = None
+    required_taints: list[str] | None = None
+    preferred_taints: dict[str, float] | None = None
+    router_config_override: dict[str, Any] | None = None
+
+
+class PlainWishRow(PlainRow, gc=False, frozen=True, forbid_unknown_fields=True):
+    """One that may say which worker it wants."""
+
+    worker_id: int | None = None
+    required_taints: list[str] | None = None
+    preferred_taints: dict[str, float] | None = None
+    router_config_override: dict[str, Any] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class RowDialect:
-    """Where a row type keeps each column: the field's names, the preferred one first."""
+    """Where a row type keeps each column: the field's names, the preferred one first.
+
+    `full_row` also has the fields of `wish_fields`, which few traces use.
+    """
 
     row: type[MooncakeRow] | type[PlainRow]
+    full_row: type[MooncakeWishRow] | type[PlainWishRow]
     arrival: tuple[str, str]
     input_tokens: tuple[str, str]
     output_tokens: tuple[str, str]
@@ -66,6 +89,7 @@ class RowDialect:
 
 MOONCAKE = RowDialect(
     row=MooncakeRow,
+    full_row=MooncakeWishRow,
     arrival=("timestamp", "created_time"),
     input_tokens=("input_length", "input_tokens"),
     output_tokens=("output_length", "output_tokens"),
@@ -74,6 +98,7 @@ MOONCAKE = RowDialect(
 )
 PLAIN = RowDialect(
     row=PlainRow,
+    full_row=PlainWishRow,
     arrival=("arrival_ms", "timestamp"),
     input_tokens=("input_tokens", "input_length"),
     output_tokens=("output_tokens", "output_length"),

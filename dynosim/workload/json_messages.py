@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from dynosim.workload.problems import RowProblem
+from dynosim.workload.wish_fields import WISH_FIELDS
 
 _SHOWN_CHARS = 60
 
@@ -43,7 +44,8 @@ def type_problem(line: int, text: bytes, reason: str, row: type[msgspec.Struct])
     except UNREADABLE as error:  # behind the place where the typed decoder stopped
         return syntax_problem(line, text, error)
     field = found["field"] or ""
-    wanted = _WORDS.get(found["wanted"].removesuffix(" | null"), found["wanted"])
+    kind = found["wanted"].removesuffix(" | null")
+    wanted = (_WISH_WORDS if field.partition("[")[0] in WISH_FIELDS else _WORDS).get(kind, kind)
     return RowProblem(line, field, f"expected {wanted}, got {_shown_at(value, field)}")
 
 
@@ -53,6 +55,15 @@ _WORDS = {
     "array": "a list of integers",
     "object": 'an object such as {"timestamp": 0, ...}',
     "int | str": "a text or an integer",
+}
+
+
+_WISH_WORDS = {
+    "int": "the number of a worker",
+    "float": "a number",
+    "array": "a list of taints",
+    "object": "an object of names and values",
+    "str": "a text",
 }
 
 

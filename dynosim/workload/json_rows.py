@@ -14,12 +14,14 @@ import msgspec
 import numpy as np
 from msgspec.structs import astuple
 
-from dynosim.records import FloatArray, IntArray
+from dynosim.records import FloatArray, IntArray, Wishes
+from dynosim.workers.wishes import WishError
 from dynosim.workload.columns import MISSING_TOKENS, Columns
 from dynosim.workload.json_dialects import MooncakeRow, PlainRow, RowDialect
 from dynosim.workload.json_messages import UNREADABLE, syntax_problem, type_problem
 from dynosim.workload.lines import LineChunk
 from dynosim.workload.problems import RowProblem
+from dynosim.workload.wish_fields import WISH_FIELDS, WishReader, may_have_wishes
 
 INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1
 UINT64_MAX = (1 << 64) - 1
@@ -40,6 +42,8 @@ class JsonDecoder:
     def __init__(self, dialect: RowDialect) -> None:
         self._dialect = dialect
         self._decoder: msgspec.json.Decoder[_Row] = msgspec.json.Decoder(dialect.row)
+        self._full_decoder: msgspec.json.Decoder[_Row] = msgspec.json.Decoder(dialect.full_row)
+        self._wishes = WishReader()
         self._has_negative_ids = False
         self._has_large_ids = False
         self.names = dialect.names
@@ -51,7 +55,7 @@ class JsonDecoder:
             lines, rows = numbered
             try:
                 return self._columns(lines, rows), []
-            except (OverflowError, _BothNamesError):
+            except (OverflowError, _BothNamesError, WishError):
                 pass
         good, problems = self._decode_by_line(chunk)
         lines = np.array([line for line, _ in good], dtype=np.int64)
@@ -59,8 +63,9 @@ class JsonDecoder:
 
     def _decode_at_once(self, chunk: LineChunk) -> tuple[IntArray, Sequence[_Row]] | None:
         """All rows with their line numbers, or None if any line needs a closer look."""
+        decoder = self._full_decoder if may_have_wishes(chunk.data) else self._decoder
         try:
-            rows = self._decoder.decode_lines(chunk.data)
+            rows = decoder.decode_lines(chunk.data)
         except UNREADABLE:
             return None
         if len(rows) == chunk.num_lines:
@@ -75,9 +80,9 @@ class JsonDecoder:
         problems: list[RowProblem] = []
         for number, line in chunk.numbered_lines():
             try:
-                row = self._decoder.decode(line)
+                row = self._full_decoder.decode(line)
             except msgspec.ValidationError as error:
-                problems.append(type_problem(number, line, str(error), self._dialect.row))
+                problems.append(type_problem(number, line, str(error), self._dialect.full_row))
             except UNREADABLE as error:
                 problems.append(syntax_problem(number, line, error))
             else:
@@ -102,6 +107,10 @@ class JsonDecoder:
                 return RowProblem(
                     line, name, f"expected a number that fits in 64 bits, got {value}"
                 )
+        try:
+            self._wishes.read(row)
+        except WishError as error:
+            return RowProblem(line, error.key, error.message)
         given = [name for name in dialect.hash_ids if getattr(row, name) is not None]
         if len(given) > 1:
             return RowProblem(line, given[0], f"given twice, also as {given[1]}: keep one of them")
@@ -122,9 +131,9 @@ class JsonDecoder:
         return None
 
     def _columns(self, lines: IntArray, rows: Sequence[_Row]) -> Columns:
-        """Raises: OverflowError if a number needs more than 64 bits; _BothNamesError."""
+        """Raises: OverflowError if a number needs more than 64 bits; _BothNamesError; WishError."""
         dialect = self._dialect
-        names = dialect.row.__struct_fields__
+        names = type(rows[0]).__struct_fields__ if rows else ()
         given = dict(zip(names, zip(*map(astuple, rows), strict=True), strict=False))
         hash_lists = _either(given, dialect.hash_ids)
         hash_ids, hash_counts = self._hash_columns(hash_lists, len(rows))
@@ -139,7 +148,16 @@ class JsonDecoder:
             priority=_priorities(_either(given, ("priority",))),
             session_ids=_texts(_either(given, ("session_id",))),
             request_ids=_texts(_either(given, ("request_id",))),
+            wishes=self._wish_column(given, rows),
         )
+
+    def _wish_column(
+        self, given: Mapping[str, Values], rows: Sequence[_Row]
+    ) -> list[Wishes | None] | None:
+        """The wishes of each row; None if no row has any. Raises: WishError."""
+        if not any(_is_used(given.get(name, ())) for name in WISH_FIELDS):
+            return None
+        return [self._wishes.read(row) for row in rows]
 
     def _hash_columns(self, lists: Values | None, num_rows: int) -> tuple[IntArray, IntArray]:
         """Ids end to end (sum,), and how many each row has (n,), -1 where it has no such field."""

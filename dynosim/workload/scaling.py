@@ -51,6 +51,7 @@ def tiled(trace: Trace, num_tiles: int) -> Trace:
         stages=None if trace.stages is None else np.tile(trace.stages, num_tiles),
         session_ids=None if sessions is None else _named(sessions, num_tiles),
         request_ids=None if names is None else _named(names, num_tiles),
+        wishes=None if trace.wishes is None else trace.wishes * num_tiles,
     )
 
 

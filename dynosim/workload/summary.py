@@ -18,6 +18,8 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         _length_line("output tokens", summary["output_tokens"]),
         *_reuse_lines(summary["reuse"]),
     ]
+    if summary.get("wishes"):
+        lines.append(_wish_line(summary["wishes"]))
     if summary["skipped_lines"]:
         lines.append(f"left out        {summary['skipped_lines']:,} bad lines")
     if summary.get("assumed_lengths"):
@@ -38,6 +40,17 @@ def _session_line(sessions: dict[str, Any]) -> str:
         f"{sessions['turns_mean']:.2f} turns on average, {sessions['turns_max']} at most; "
         f"{think:.1f} s before a later turn"
     )
+
+
+def _wish_line(wishes: dict[str, Any]) -> str:
+    parts = [f"{wishes['worker_id']:,} name it"] if wishes["worker_id"] else []
+    for key, what in (
+        ("required_taints", "require"),
+        ("preferred_taints", "prefer or shun"),
+        ("router_config_override", "override"),
+    ):
+        parts += [f"{count:,} {what} {name}" for name, count in wishes[key].items()]
+    return f"worker wishes   {wishes['requests']:,} requests: {', '.join(parts)}"
 
 
 def _length_line(title: str, lengths: dict[str, float]) -> str:

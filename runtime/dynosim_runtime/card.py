@@ -12,6 +12,13 @@ from dynosim.workers.ids import WorkerId
 
 EngineKind = Literal["mock", "vllm", "sglang", "trtllm"]
 Role = Literal["agg", "prefill", "decode"]
+HANDING_OVER = frozenset({"mock", "vllm"})
+"""Engines that hand KV over as a frontend asks for it."""
+
+PASSING_FIRST_TOKEN = frozenset({"mock"})
+"""Engines whose decode side goes on behind the prefill worker's token. vLLM's takes KV for all of
+the prompt that it is given, and the prefill worker has none of its own token."""
+
 MAX_DP_SIZE = 4096  # a router keeps a place for each rank
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -46,6 +53,7 @@ class LiveCard(msgspec.Struct, frozen=True, kw_only=True):
     model_path: str | None = None  # folder of tokenizer and config; None: byte tokenizer
     role: Role = "agg"
     block_size: Count
+    kv_dtype: str | None = None  # of its KV cache; None: it does not tell
     total_kv_blocks: Annotated[int, msgspec.Meta(ge=0)] | None = None  # per rank
     max_num_batched_tokens: Count | None = None
     max_num_seqs: Count | None = None

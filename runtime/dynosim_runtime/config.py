@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from dynosim.build.engine_command import name_for_clients
 from dynosim.config import RunConfig, load_run
+from dynosim.config.cluster import PoolRole
 from dynosim.config.engine import EngineConfig
 from dynosim.config.schema import is_path
 from dynosim.errors import ConfigError
@@ -40,6 +42,43 @@ def check_live(plan: RunConfig) -> None:
             f"router.frontends: {plan.router.frontends}, but the live layer runs one frontend "
             "(add --set router.frontends=1)"
         )
+    if plan.cluster.is_disagg:
+        _check_handoff(plan)
+
+
+def _check_handoff(plan: RunConfig) -> None:
+    """Raises: ConfigError for ways from prefill to decode workers that are only simulated."""
+    if plan.cluster.handoff.order == "decode_first":
+        raise ConfigError(
+            "cluster.handoff.order: decode_first, but live workers make room after the prefill, as "
+            "vLLM does (set it to prefill_first)"
+        )
+    prefill, decode = (part.engine for part in plan.pools())
+    for key in ("block_size", "kv_cache_dtype"):
+        mine, theirs = getattr(prefill, key), getattr(decode, key)
+        if mine != theirs:
+            raise ConfigError(
+                f"cluster.prefill.engine.{key}: {mine}, but the decode workers' is {theirs}; "
+                "KV can only be handed over between equal ones"
+            )
+
+
+def worker_plan(plan: RunConfig, role: PoolRole | Literal["agg"]) -> RunConfig:
+    """The plan as a worker of this role sees it.
+
+    Raises: ConfigError if there are no workers of that role in it.
+    """
+    if role != "agg" and plan.cluster.is_disagg:
+        return plan.for_pool(role)
+    if role == "agg" and not plan.cluster.is_disagg:
+        return plan
+    if role == "agg":
+        raise ConfigError(
+            "cluster.mode: disagg, so a worker has a role (add --role prefill|decode)"
+        )
+    raise ConfigError(
+        f"--role {role}: the plan's workers serve whole requests (set cluster.mode: disagg)"
+    )
 
 
 def model_folder(plan: RunConfig, model: Path | None) -> Path | None:

@@ -62,6 +62,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     cache_salt: str = ""
     required_taints: tuple[str, ...] = ()  # nvext.routing_constraints
     preferred_taints: dict[str, float] = {}
+    overrides: tuple[tuple[str, float], ...] = ()  # nvext.router_config_override
     received_s: float | None = None  # when it had come in, on `time.monotonic`'s clock
 
 
@@ -94,6 +95,8 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     decode_dp_rank: int | None = None
     prefill_wait_time_ms: float | None = None
     prefill_time_ms: float | None = None
+    transfer_ms: float | None = None  # of its KV, where the engine tells
+    handoff_ms: float | None = None  # from the prefill worker's answer to the first token
     kv_hit_rate: float | None = None  # the router's view: expected overlap over prompt blocks
     preemptions: int = 0
     migrations: int = 0

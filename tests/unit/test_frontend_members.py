@@ -55,6 +55,21 @@ def test_workers_come_and_go_as_they_are_shown() -> None:
     assert (inside.members.num_ready, routing_cards(inside), inside.num_changes) == (0, {}, 4)
 
 
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+def test_a_worker_of_another_role_gets_no_whole_request(
+    role: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    inside = Inside(ScriptedEngine())
+    inside.show(card("a", role=role), card("b"))
+    assert list(inside.members.cards) == list(routing_cards(inside)) == [B]
+    assert f"worker a is not used: its role is {role}" in caplog.text
+    assert "of role agg only (cluster.mode of the plan)" in caplog.text
+    inside.show(card("a", role=role), card("b"))
+    assert caplog.text.count("is not used") == 1
+    inside.show(card("a", pid=3), card("b"))  # another life, of the right role
+    assert list(routing_cards(inside)) == [B, A]
+
+
 def test_a_worker_that_drains_takes_nothing_new_and_stays_known() -> None:
     inside = Inside(ScriptedEngine(), "a", "b")
     inside.show(card("a", is_draining=True), card("b"))

@@ -14,7 +14,6 @@ from dynosim.router.knobs import RouterSpec
 from dynosim_runtime.card import worker_id_of
 from dynosim_runtime.http.app import create_app
 from dynosim_runtime.http.registry import ModelRegistry
-from dynosim_runtime.kv_events.subscriber import Subscriptions
 from dynosim_runtime.serving.gauges import observe_frontend, status_routes
 from dynosim_runtime.serving.metrics import (
     DURATION_BUCKETS,
@@ -37,12 +36,12 @@ class Served:
         dispatcher = inside.dispatcher
         models = ModelRegistry()
         models.add(MODEL, ByteTokenizer(), 4096)
-        observe_frontend(inside.metrics, dispatcher, inside.placement, Subscriptions())
+        observe_frontend(inside.metrics, dispatcher, [inside.pool])
         app = create_app(
             dispatcher,
             models,
             metrics=inside.metrics,
-            extra_routes=status_routes(inside.metrics, inside.placement),
+            extra_routes=status_routes(inside.metrics, [inside.pool]),
         )
         transport = httpx.ASGITransport(app)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://x", timeout=None)

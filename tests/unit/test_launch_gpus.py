@@ -54,17 +54,23 @@ def test_an_answer_in_another_form_is_refused(text: str) -> None:
 
 
 def test_workers_get_neighbours() -> None:
-    assigned = assign_gpus(3, 2, 0.9, run=smi(*[81000] * 8))
+    assigned = assign_gpus([2] * 3, 0.9, run=smi(*[81000] * 8))
     assert indices(assigned) == [[0, 1], [2, 3], [4, 5]]
 
 
+def test_pools_of_different_width_get_neighbours_in_turn() -> None:
+    assert indices(assign_gpus([1, 1, 4], 0.9, run=smi(*[81000] * 8))) == [[0], [1], [2, 3, 4, 5]]
+    with pytest.raises(LiveError, match=r"plan needs 2 workers x TP 1 \+ 1 worker x TP 4 = 6 GPUs"):
+        assign_gpus([1, 1, 4], 0.9, run=smi(*[81000] * 4))
+
+
 def test_busy_gpus_are_passed_over() -> None:
-    assert indices(assign_gpus(2, 1, 0.9, run=smi(81000, 100, 81000))) == [[0], [2]]
+    assert indices(assign_gpus([1, 1], 0.9, run=smi(81000, 100, 81000))) == [[0], [2]]
 
 
 def test_only_visible_gpus_are_used_in_their_order() -> None:
     run = smi(*[81000] * 4)
-    assert indices(assign_gpus(2, 1, 0.9, cuda_visible_devices="3, 1", run=run)) == [[3], [1]]
+    assert indices(assign_gpus([1, 1], 0.9, cuda_visible_devices="3, 1", run=run)) == [[3], [1]]
 
 
 @pytest.mark.parametrize(
@@ -86,14 +92,14 @@ def test_too_few_gpus_are_refused_with_what_there_is(
     run: Runner, visible: str | None, message: str
 ) -> None:
     with pytest.raises(LiveError) as caught:
-        assign_gpus(4, 2, 0.9, cuda_visible_devices=visible, run=run)
+        assign_gpus([2] * 4, 0.9, cuda_visible_devices=visible, run=run)
     assert message in str(caught.value)
     assert "--engine vllm-cpu --model DIR" in str(caught.value)
 
 
 def test_one_worker_is_not_called_workers() -> None:
     with pytest.raises(LiveError, match="1 worker x TP 1 = 1 GPU, this machine has none"):
-        assign_gpus(1, 1, 0.9, run=without_smi)
+        assign_gpus([1], 0.9, run=without_smi)
 
 
 @pytest.mark.parametrize(

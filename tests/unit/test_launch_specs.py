@@ -10,7 +10,7 @@ from dynosim.config.loading import run_config_from_dict
 from dynosim_runtime.launch.specs import (
     DeployOptions,
     ProcessSpec,
-    num_gpu_workers,
+    gpu_workers,
     process_specs,
     worker_engine,
 )
@@ -44,6 +44,18 @@ def test_mock_workers_and_a_frontend() -> None:
         "dynosim", "serve", "frontend", *place, "--port", "8000", "--out", "/deployments/a",
     )  # fmt: skip
     assert frontend.port == 8000
+
+
+def test_each_worker_is_told_its_place_in_turn() -> None:
+    places = {"zone": ["a", "b"], "rack": ["r"]}
+    config = plan(cluster={"workers": 3, "taints": ["x", "y"], "topology": places})
+    *workers, frontend = specs(config)
+    for worker, zone in zip(workers, ("a", "b", "a"), strict=True):
+        told = worker.command[worker.command.index("--taint") : worker.command.index("--speedup")]
+        assert told == (
+            "--taint", "x", "--taint", "y", "--topology", f"zone={zone}", "--topology", "rack=r",
+        )  # fmt: skip
+    assert "--taint" not in frontend.command
 
 
 def test_model_and_python_are_handed_on() -> None:
@@ -81,7 +93,7 @@ def test_simulated_cpu_workers_are_cpus_too() -> None:
 )
 def test_who_needs_gpus(engine: Any, expected: int) -> None:
     config = plan(cluster={"workers": 4, "cpu_workers": 1})
-    assert num_gpu_workers(config, engine) == expected
+    assert sum(number for number, _ in gpu_workers(config, engine)) == expected
     assert worker_engine(0, config, engine) == engine
 
 

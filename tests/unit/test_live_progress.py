@@ -22,7 +22,7 @@ from virtual_time import in_virtual_time, let_others_run, loop_clock, now_ms, no
 
 from dynosim.config.live import LiveConfig
 from dynosim.router.classes import PolicyClass
-from dynosim.router.knobs import LoadSpec, RouterSpec
+from dynosim.router.knobs import CostSpec, LoadSpec, RouterSpec
 from dynosim_runtime.card import worker_id_of
 from dynosim_runtime.clients.base import EngineRefusedError
 from dynosim_runtime.errors import ApiError
@@ -306,3 +306,15 @@ async def test_a_request_closed_before_it_is_read_is_cancelled() -> None:
     assert len(inside.records) == 1
     again = await inside.dispatcher.start(replace(request(), request_id="r"))
     assert len(await tokens_of(again)) == 6
+
+
+async def test_a_request_brings_its_own_weights_of_the_cost() -> None:
+    """The others are those of the plan, and the next request has all of them again."""
+    engine, policy = ScriptedEngine(), Listening()
+    inside = Inside(engine, "a", policy=policy, settings=RouterSpec(BLOCK, mode="kv"))
+    asked = request("1", overrides=(("overlap_score_credit", 0.0), ("track_prefill_tokens", False)))
+    await tokens_of(await inside.dispatcher.start(asked))
+    await tokens_of(await inside.dispatcher.start(request("2")))
+    first, second = (one.overrides for one in policy.asked)
+    assert first == CostSpec(overlap_score_credit=0.0, track_prefill_tokens=False)
+    assert second is None

@@ -254,8 +254,7 @@ async def test_a_workers_password_is_in_no_log_and_on_no_page(
     secretive: LiveCard = card("a", url="http://user:secret@127.0.0.1:1/base", speedup=4.0)
     inside = Inside(ScriptedEngine(), is_well=lambda card: False)
     inside.show(secretive)
-    rows = worker_rows(inside.placement)["workers"]
-    assert isinstance(rows, list)
+    rows = worker_rows(inside.placement)
     assert (rows[0]["url"], rows[0]["speedup"]) == ("http://127.0.0.1:1/base", 4.0)
     inside.members.suspect(secretive.worker_id)
     while not inside.members.num_fenced:

@@ -92,6 +92,35 @@ async def test_hints_and_headers_reach_the_router() -> None:
     assert request.cache_salt == "tenant"
 
 
+async def test_weights_of_one_request_reach_the_router_by_our_names() -> None:
+    given = {"router_temperature": 0.5, "assume_kv_reuse": False, "prefill_load_scale": None}
+    body = {"prompt": "x", "nvext": {"router_config_override": given}}
+    request = await request_of("/v1/completions", body)
+    assert request.overrides == (("assume_kv_reuse", False), ("temperature", 0.5))
+    assert (await request_of("/v1/completions", {"prompt": "x"})).overrides == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "param", "what"),
+    [
+        ({"temprature": 1}, ".temprature", "unknown key, did you mean temperature?"),
+        ({"temperature": -0.5}, ".temperature", "expected a finite number >= 0, got -0.5"),
+        ({"track_prefill_tokens": 1}, ".track_prefill_tokens", "expected true or false"),
+        ({"shared_cache_multiplier": 1}, ".shared_cache_multiplier", "not in this version"),
+        ([1], "", "expected `object | null`, got `array`"),
+    ],
+)
+async def test_weights_that_cannot_be_are_refused_by_their_key(
+    given: object, param: str, what: str
+) -> None:
+    body = {"model": MODEL, "prompt": "x", "nvext": {"router_config_override": given}}
+    async with client_of(app_of(dispatcher_saying("x"))) as client:
+        answer = await client.post("/v1/completions", json=body)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, f"nvext.router_config_override{param}")
+    assert what in error["message"]
+
+
 async def test_what_is_not_in_this_version_is_refused_by_name() -> None:
     asked = {"prompt": "x", "nvext": {"cache_control": {"type": "ephemeral", "ttl": "1h"}}}
     async with client_of(app_of(dispatcher_saying("x"))) as client:

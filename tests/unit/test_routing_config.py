@@ -85,6 +85,7 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any]]] = {
          "events.recovery_ms": 4.0},
     ),
     "frontends": (3, {"frontends": 3}),
+    "hop_ms": (2.5, {"hop_ms": 2.5}),
     "replica_sync_delay_ms": (5.0, {"sync_delay_ms": 5.0}),
     "queue_threshold": (
         0.5, {"settings.classes": (PolicyClass(prefill_busy_threshold_frac=0.5),)}

@@ -193,7 +193,7 @@ def test_events_are_kept_when_asked_for() -> None:
     assert events is not None and len(events.num_blocks) > 0
 
 
-def test_the_mode_that_needs_named_workers_is_refused() -> None:
+def test_the_mode_that_needs_named_workers_is_refused_where_none_are_named() -> None:
     with pytest.raises(ConfigError, match="direct"):
         run(configured(router={"mode": "direct"}))
 

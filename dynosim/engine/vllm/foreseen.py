@@ -15,7 +15,7 @@ from dynosim.engine.vllm.seats import Seats
 class ForeseenService:
     """The shortcut for `SchedulingLoop.serve`."""
 
-    __slots__ = ("_cache", "_names_emitting", "_seats", "_token_budget")
+    __slots__ = ("_cache", "_may_pass_over", "_names_emitting", "_seats", "_token_budget")
 
     def __init__(
         self, spec: EngineSpec, cache: KvCache, seats: Seats, *, names_emitting: bool
@@ -24,6 +24,8 @@ class ForeseenService:
         self._seats = seats
         self._token_budget = spec.max_num_batched_tokens
         self._names_emitting = names_emitting
+        # A prompt that found no block, while those of a victim could not be freed, is not the last.
+        self._may_pass_over = spec.async_scheduling and spec.takes_kv
 
     def serve(self, plan: StepPlan, cap: int) -> int | None:
         """Serve all running requests; returns what is left of the budget.
@@ -38,6 +40,8 @@ class ForeseenService:
             if cap > 0 or len(prefilling) > 1:
                 return None
             sequence = prefilling[0]
+            if self._may_pass_over and next(reversed(self._seats.running)) is not sequence:
+                return None
             computed = sequence.num_computed
             num_tokens = sequence.prompt_tokens + sequence.generated_tokens - computed
             if num_tokens > budget:

@@ -11,7 +11,7 @@ class Seats:
     """The running list, and of it those that prefill and those that decode.
 
     Invariants: `running` is in admission order; without a long-prefill cap at most one request
-    prefills, and it is the last one.
+    prefills, and it is the last one, but where a step under way may keep blocks from being freed.
     """
 
     __slots__ = ("decodes", "prefilling", "running")

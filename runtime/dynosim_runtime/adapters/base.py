@@ -6,10 +6,21 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from dynosim.config import RunConfig
+from dynosim.config.cluster import PoolRole
 from dynosim_runtime.adapters.engine_http import EngineHttp
 from dynosim_runtime.adapters.metrics import EngineLoad
 from dynosim_runtime.card import EngineKind, EventSource
 from dynosim_runtime.kv_events.publisher import EventPublisher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvExchange:
+    """An engine's part in handing KV over."""
+
+    role: PoolRole
+    host: str  # where others ask it for what they need to know before they read its KV
+    port: int
+    load_failure_policy: str  # "fail" or "recompute", of a decode worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +35,7 @@ class LaunchSpec:
     python: Path  # of the environment that has the engine
     event_sources: tuple[EventSource, ...]  # where it is to publish KV events
     scratch: Path  # folder for files and sockets of the engine, for as long as it runs
+    exchange: KvExchange | None = None  # None: it serves whole requests
 
 
 Relay = Callable[[EngineHttp, EventPublisher, int], Awaitable[None]]
@@ -37,6 +49,7 @@ class EngineFacts:
     block_size: int  # tokens
     total_kv_blocks: int | None  # that can hold KV; None: it does not tell
     max_model_len: int
+    kv_dtype: str | None = None  # as it tells it
 
 
 class EngineAdapter(Protocol):

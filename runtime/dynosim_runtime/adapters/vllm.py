@@ -9,11 +9,12 @@ from dynosim.build.engine_command import kv_event_settings, vllm_flags, vllm_gpu
 from dynosim.config import RunConfig
 from dynosim.config.engine import EngineConfig
 from dynosim.errors import ConfigError
-from dynosim_runtime.adapters.base import EngineFacts, LaunchSpec, Relay
+from dynosim_runtime.adapters.base import EngineFacts, KvExchange, LaunchSpec, Relay
 from dynosim_runtime.adapters.engine_http import EngineCallError, EngineHttp
 from dynosim_runtime.adapters.metrics import EngineLoad, metric_labels, parse_load
 from dynosim_runtime.adapters.openai_models import max_model_len
 from dynosim_runtime.card import EngineKind, EventSource
+from dynosim_runtime.kv_lease import LEASE_S
 
 CPU_BLOCK_SIZE_STEP = 32  # tokens; vLLM 0.32, CPU_ATTN
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86 and Arm
@@ -43,6 +44,7 @@ class VllmAdapter:
             *vllm_flags(engine, served_model_name=spec.served_model_name),
             *(_cpu_flags() if self._on_cpu else vllm_gpu_flags(engine)),
             *_event_flags(spec.event_sources),
+            *self._exchange_flags(spec.exchange),
         ]  # fmt: skip
 
     def environment(self, spec: LaunchSpec) -> dict[str, str]:
@@ -62,7 +64,20 @@ class VllmAdapter:
                 "OMP_NUM_THREADS": str(_num_threads(spec.plan)),
             }
             variables |= {name: os.environ.get(name, value) for name, value in given.items()}
+        if spec.exchange is not None:
+            variables |= {
+                "VLLM_NIXL_SIDE_CHANNEL_HOST": spec.exchange.host,
+                "VLLM_NIXL_SIDE_CHANNEL_PORT": str(spec.exchange.port),
+            }
         return variables
+
+    def _exchange_flags(self, exchange: KvExchange | None) -> list[str]:
+        if exchange is None:
+            return []
+        return [
+            "--kv-transfer-config",
+            json.dumps(kv_transfer_config(exchange, "cpu" if self._on_cpu else "cuda")),
+        ]
 
     async def facts(self, http: EngineHttp, plan: RunConfig) -> EngineFacts:
         """See `EngineAdapter`. One of vLLM's blocks is a placeholder that never holds KV."""
@@ -72,6 +87,7 @@ class VllmAdapter:
             block_size=int(labels["block_size"]),
             total_kv_blocks=int(num_gpu_blocks) - 1 if num_gpu_blocks.isdigit() else None,
             max_model_len=await max_model_len(http),
+            kv_dtype=labels.get("cache_dtype"),
         )
 
     async def load(self, http: EngineHttp) -> EngineLoad:
@@ -139,6 +155,18 @@ def _event_flags(sources: tuple[EventSource, ...]) -> list[str]:
 def kv_events_config(source: EventSource) -> dict[str, Any]:
     """vLLM's configuration for publishing where `source` says; SGLang takes the same."""
     return kv_event_settings(source.endpoint, source.replay_endpoint, source.topic)
+
+
+def kv_transfer_config(exchange: KvExchange, buffer_device: str) -> dict[str, Any]:
+    """vLLM's configuration for giving KV away over NIXL, or taking it."""
+    is_prefill = exchange.role == "prefill"
+    return {
+        "kv_connector": "NixlConnector",
+        "kv_role": "kv_producer" if is_prefill else "kv_consumer",
+        "kv_buffer_device": buffer_device,
+        "kv_load_failure_policy": exchange.load_failure_policy,
+        "kv_connector_extra_config": {"kv_lease_duration": LEASE_S},
+    }
 
 
 def _num_threads(plan: RunConfig) -> int:

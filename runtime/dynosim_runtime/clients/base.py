@@ -1,7 +1,7 @@
 """How the frontend talks to an engine: tokens in, tokens out, over the engine's own HTTP API."""
 
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -26,6 +26,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     dp_rank: int = 0
     priority: int = 0  # lower is served earlier (vLLM's polarity); adapters turn it if need be
     cache_salt: str = ""
+    kv_transfer_params: dict[str, Any] | None = None  # where its KV is, or is to be left
 
 
 class EngineDelta(msgspec.Struct, frozen=True):
@@ -35,10 +36,24 @@ class EngineDelta(msgspec.Struct, frozen=True):
     finish_reason: FinishReason | None = None
     cached_tokens: int | None = None
     logprobs: list[TokenLogprob] | None = None
+    transfer_ms: float | None = None  # in which its KV came, where the engine tells
+
+
+class PrefillAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a prefill worker says when it has computed a prompt."""
+
+    token_ids: list[int]  # the first token, which decode workers may compute again
+    finish_reason: FinishReason | None
+    cached_tokens: int | None
+    kv_transfer_params: dict[str, Any]  # for the decode request, unchanged
 
 
 class EngineLostError(Exception):
     """The engine is gone or gave up in the middle; another one may go on."""
+
+
+class EngineFailedError(EngineLostError):
+    """The engine answers, but gave this request up; for want of KV that did not come, perhaps."""
 
 
 class EngineRefusedError(Exception):
@@ -58,4 +73,22 @@ class EngineClient(Protocol):
 
     async def close(self) -> None:
         """Release connections."""
+        ...
+
+
+class HandoffClient(EngineClient, Protocol):
+    """An engine that hands KV over, or takes it."""
+
+    async def prefill(self, card: LiveCard, request: EngineRequest) -> PrefillAnswer:
+        """Compute a prompt and hold its KV. Cancelling cancels it in the engine.
+
+        Raises: EngineLostError, EngineRefusedError.
+        """
+        ...
+
+    async def release(self, card: LiveCard, params: dict[str, Any]) -> None:
+        """Let go of KV that nobody will take; `card` is that of a decode worker.
+
+        What fails is left to the engine, which lets go by itself after a while.
+        """
         ...

@@ -4,6 +4,7 @@ Tokens go in and come out as ids (`return_token_ids`), so that no text is tokeni
 request can be continued elsewhere exactly where it stopped.
 """
 
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -13,9 +14,11 @@ from dynosim_runtime.card import LiveCard
 from dynosim_runtime.clients.base import (
     FINDING_STOPS,
     EngineDelta,
+    EngineFailedError,
     EngineLostError,
     EngineRefusedError,
     EngineRequest,
+    PrefillAnswer,
 )
 from dynosim_runtime.clients.connections import Connection, Connections
 from dynosim_runtime.clients.sse_read import SseParser
@@ -23,6 +26,9 @@ from dynosim_runtime.requests import FinishReason, StructuredOutput, TokenLogpro
 
 FINISH_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length"}
 MAX_ERROR_BYTES = 65536
+MAX_ANSWER_BYTES = 16 << 20
+PATH = "/v1/completions"
+NO_MODEL = "dynosim:nobody-takes-this-kv"  # a name that no model has
 ID_PREFIX = "token_id:"
 LOWEST_LOGPROB = -9999.0  # vLLM's word for minus infinity, which JSON has not
 
@@ -60,6 +66,8 @@ class _Chunk(msgspec.Struct):
     choices: list[_Choice] = []
     usage: _Usage | None = None
     error: _Error | None = None
+    kv_transfer_params: dict[str, Any] | None = None  # of an answer that is no stream
+    kv_transfer_ms: float | None = None  # of a mock worker: beside the usage
 
 
 class OpenAiEngineClient:
@@ -74,12 +82,9 @@ class OpenAiEngineClient:
     async def stream(self, card: LiveCard, request: EngineRequest) -> AsyncIterator[EngineDelta]:
         """See `EngineClient`."""
         body = self._encode(self._body(card, request))
-        headers = {"X-Request-Id": request.request_id}
-        if card.dp_size > 1:
-            headers["X-data-parallel-rank"] = str(request.dp_rank)
         try:
             async with self._connections.post(
-                card.url, "/v1/completions", headers, body
+                card.url, PATH, _headers(card, request), body
             ) as connection:
                 if connection.status != 200:
                     await _raise_refusal(connection)
@@ -87,6 +92,28 @@ class OpenAiEngineClient:
                     yield delta
         except OSError as error:
             raise EngineLostError(f"{card.name}: {type(error).__name__}: {error}") from None
+
+    async def prefill(self, card: LiveCard, request: EngineRequest) -> PrefillAnswer:
+        """See `HandoffClient`. The parameters of the transfer are told in a whole answer only."""
+        body = self._body(card, request) | {"stream": False}
+        body.pop("stream_options")
+        try:
+            async with self._connections.post(
+                card.url, PATH, _headers(card, request), self._encode(body)
+            ) as connection:
+                if connection.status != 200:
+                    await _raise_refusal(connection)
+                answer = await _whole_body(connection)
+        except OSError as error:
+            raise EngineLostError(f"{card.name}: {type(error).__name__}: {error}") from None
+        return _prefill_answer(self._chunk(answer))
+
+    async def release(self, card: LiveCard, params: dict[str, Any]) -> None:
+        """See `HandoffClient`: a request that is refused gives back the KV that waits for it."""
+        body = {"model": NO_MODEL, "prompt": [0], "max_tokens": 1, "kv_transfer_params": params}
+        with contextlib.suppress(OSError):
+            async with self._connections.post(card.url, PATH, {}, self._encode(body)) as connection:
+                await _whole_body(connection)
 
     async def close(self) -> None:
         """See `EngineClient`."""
@@ -101,6 +128,7 @@ class OpenAiEngineClient:
             finish_reason: FinishReason | None = None
             cached_tokens: int | None = None
             logprobs: list[TokenLogprob] | None = None
+            transfer_ms: float | None = None
             for event in parser.feed(data):
                 if event == b"[DONE]":
                     continue
@@ -113,9 +141,10 @@ class OpenAiEngineClient:
                         finish_reason = _finish_reason(choice.finish_reason)
                 if chunk.usage is not None and chunk.usage.prompt_tokens_details is not None:
                     cached_tokens = chunk.usage.prompt_tokens_details.cached_tokens
+                transfer_ms = transfer_ms or chunk.kv_transfer_ms
             if token_ids or finish_reason is not None or cached_tokens is not None:
                 is_finished = is_finished or finish_reason is not None
-                yield EngineDelta(token_ids, finish_reason, cached_tokens, logprobs)
+                yield EngineDelta(token_ids, finish_reason, cached_tokens, logprobs, transfer_ms)
         if not is_finished:
             raise EngineLostError("the engine's answer ended without a finish reason")
 
@@ -128,7 +157,7 @@ class OpenAiEngineClient:
             code = chunk.error.code
             if isinstance(code, int) and 400 <= code < 500:
                 raise EngineRefusedError(code, chunk.error.message)
-            raise EngineLostError(f"the engine reports: {chunk.error.message}")
+            raise EngineFailedError(f"the engine reports: {chunk.error.message}")
         return chunk
 
 
@@ -162,8 +191,41 @@ def completion_body(card: LiveCard, request: EngineRequest) -> dict[str, Any]:
         "structured_outputs": _structured_outputs(sampling.structured),
         "cache_salt": request.cache_salt or None,
         "priority": (request.priority or None) if card.accepts_priority else None,
+        "kv_transfer_params": request.kv_transfer_params,
     }
     return body | {name: value for name, value in optional.items() if value is not None}
+
+
+def _headers(card: LiveCard, request: EngineRequest) -> dict[str, str]:
+    headers = {"X-Request-Id": request.request_id}
+    if card.dp_size > 1:
+        headers["X-data-parallel-rank"] = str(request.dp_rank)
+    return headers
+
+
+async def _whole_body(connection: Connection) -> bytes:
+    """Raises: EngineLostError if it has no end."""
+    body = b""
+    while piece := await connection.read():
+        body += piece
+        if len(body) > MAX_ANSWER_BYTES:
+            raise EngineLostError(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
+    return body
+
+
+def _prefill_answer(answer: _Chunk) -> PrefillAnswer:
+    """Raises: EngineFailedError if it does not tell where the KV is."""
+    params = answer.kv_transfer_params
+    if params is None or not answer.choices:
+        raise EngineFailedError("the engine's answer does not tell where the KV is")
+    choice = answer.choices[0]
+    details = None if answer.usage is None else answer.usage.prompt_tokens_details
+    return PrefillAnswer(
+        token_ids=choice.token_ids or [],
+        finish_reason=_finish_reason(choice.finish_reason or "length"),
+        cached_tokens=None if details is None else details.cached_tokens,
+        kv_transfer_params=params,
+    )
 
 
 def _structured_outputs(structured: StructuredOutput | None) -> dict[str, Any] | None:
@@ -194,7 +256,7 @@ def _logprobs(choice: _Choice) -> list[TokenLogprob]:
 def _finish_reason(reason: str) -> FinishReason:
     known = FINISH_REASONS.get(reason)
     if known is None:  # "abort": the engine is shutting down
-        raise EngineLostError(f"the engine ended the request: {reason}")
+        raise EngineFailedError(f"the engine ended the request: {reason}")
     return known
 
 
@@ -213,5 +275,5 @@ async def _raise_refusal(connection: Connection) -> None:
     except msgspec.DecodeError:
         pass
     if connection.status >= 500 or connection.status == 429:
-        raise EngineLostError(f"the engine answers {connection.status}: {message[:500]}")
+        raise EngineFailedError(f"the engine answers {connection.status}: {message[:500]}")
     raise EngineRefusedError(connection.status, message[:2000])

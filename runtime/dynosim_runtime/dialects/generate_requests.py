@@ -115,6 +115,7 @@ def _template(call: Call, caller: Caller, received_s: float | None) -> GenerateR
         cache_salt=call.cache_salt,
         required_taints=constraints.required_taints,
         preferred_taints=constraints.preferred_taints,
+        overrides=call.nvext.cost_overrides(),
         received_s=received_s,
     )
 

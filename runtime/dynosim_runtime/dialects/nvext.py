@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from dynosim.workers.wishes import Overrides, WishError, read_overrides
 from dynosim_runtime.dialects.decoding import refuse
 from dynosim_runtime.requests import RequestRecord
 
@@ -35,6 +36,7 @@ class NvExt(msgspec.Struct, frozen=True, kw_only=True):
 
     agent_hints: AgentHints = AgentHints()
     routing_constraints: RoutingConstraints = RoutingConstraints()
+    router_config_override: dict[str, Any] | None = None  # weights of the cost, for this request
     cache_control: Any = None  # refused: no engine keeps a prefix for a given time yet
     backend_instance_id: Count | None = None  # the worker to use
     worker_id: Count | None = None  # the same
@@ -50,6 +52,14 @@ class NvExt(msgspec.Struct, frozen=True, kw_only=True):
                 "not in this version: prefixes are cached, but for no promised time (leave it out)",
                 "unsupported_parameter",
             )
+
+    def cost_overrides(self) -> Overrides:
+        """Weights of the cost that this request brings. Raises: ApiError 400 that names the key."""
+        try:
+            return read_overrides(self.router_config_override or {})
+        except WishError as error:
+            where = f"nvext.router_config_override.{error.key}"
+            raise refuse(where, error.message, "invalid_value") from None
 
     def pinned_worker_id(self) -> int | None:
         """The worker that the client asks for. Raises: ApiError 400 for two, or a rank of none."""

@@ -15,7 +15,7 @@ from dynosim_runtime.config import load_plan
 from dynosim_runtime.launch.deployment import LocalDeployment
 from dynosim_runtime.launch.display import StartProgress, show_processes
 from dynosim_runtime.launch.options import deploy_options
-from dynosim_runtime.launch.specs import DeployOptions, Engine
+from dynosim_runtime.launch.specs import DeployOptions, Engine, num_workers
 
 
 def deploy(
@@ -58,7 +58,7 @@ def deploy(
 
 
 async def _run(config: RunConfig, options: DeployOptions, *, as_json: bool) -> int:
-    with StartProgress(config.cluster.workers + 1) as progress:
+    with StartProgress(num_workers(config) + 1) as progress:
         deployment = LocalDeployment(config, options, observe=progress.changed)
         serving = asyncio.create_task(_serve(deployment, progress, as_json=as_json))
         received = _on_signals(serving, deployment, progress)

@@ -30,7 +30,7 @@ from dynosim_runtime.launch.specs import (
     DeployOptions,
     ProcessSpec,
     deployment_discovery,
-    num_gpu_workers,
+    gpu_workers,
     process_specs,
 )
 from dynosim_runtime.launch.status_file import StatusFile
@@ -155,14 +155,13 @@ class LocalDeployment:
 
     def _assign_gpus(self) -> list[str]:
         """CUDA_VISIBLE_DEVICES of the GPU workers."""
-        num_workers = num_gpu_workers(self._plan, self._options.engine)
-        if num_workers == 0:
+        kinds = gpu_workers(self._plan, self._options.engine)
+        widths = [engine.tensor_parallel for number, engine in kinds for _ in range(number)]
+        if not widths:
             return []
-        engine = self._plan.engine
         assigned = assign_gpus(
-            num_workers,
-            engine.tensor_parallel,
-            engine.memory_fraction,
+            widths,
+            max(engine.memory_fraction for _, engine in kinds),
             cuda_visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
         )
         return [",".join(str(gpu.index) for gpu in gpus) for gpus in assigned]

@@ -2,8 +2,10 @@
 
 import csv
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from dynosim_runtime.errors import LiveError
 
@@ -92,30 +94,31 @@ def visible_gpus(gpus: Sequence[Gpu], cuda_visible_devices: str | None) -> list[
 
 
 def assign_gpus(
-    num_workers: int,
-    tensor_parallel: int,
+    widths: Sequence[int],
     memory_share: float,
     *,
     cuda_visible_devices: str | None = None,
     run: Runner = run_query,
 ) -> list[tuple[Gpu, ...]]:
-    """The GPUs of each worker, `tensor_parallel` neighbours each.
+    """The GPUs of each worker, as many neighbours as its width (`tensor_parallel`) says.
 
     GPUs with less than `memory_share` of their memory free are passed over. Raises: LiveError
     when there are not enough, naming what the plan needs and what there is.
     """
-    needed = num_workers * tensor_parallel
+    needed = sum(widths)
     gpus, why = _usable_gpus(memory_share, cuda_visible_devices, run)
     if len(gpus) < needed:
-        workers, wanted = _counted(num_workers, "worker"), _counted(needed, "GPU")
+        workers = " + ".join(
+            f"{_counted(number, 'worker')} x TP {width}"
+            for width, number in Counter(widths).items()
+        )
         raise LiveError(
-            f"plan needs {workers} x TP {tensor_parallel} = {wanted}, this machine has "
+            f"plan needs {workers} = {_counted(needed, 'GPU')}, this machine has "
             f"{len(gpus) or 'none'}{why}; use --mock, or --engine vllm-cpu --model DIR for the "
             "real engine on a CPU"
         )
-    return [
-        tuple(gpus[first : first + tensor_parallel]) for first in range(0, needed, tensor_parallel)
-    ]
+    ends = accumulate(widths)
+    return [tuple(gpus[end - width : end]) for width, end in zip(widths, ends, strict=True)]
 
 
 def _counted(number: int, noun: str) -> str:

@@ -8,6 +8,7 @@ from dynosim.atomic import check_folder
 from dynosim.config import RunConfig
 from dynosim.errors import ConfigError
 from dynosim.files.result_folder import DEPLOYMENT, check_results
+from dynosim_runtime.card import HANDING_OVER, PASSING_FIRST_TOKEN
 from dynosim_runtime.config import check_live, model_folder, require_one_rank
 from dynosim_runtime.launch.specs import DeployOptions, Engine
 from dynosim_runtime.ports import check_port
@@ -41,10 +42,13 @@ def deploy_options(
     if target != "local":
         raise ConfigError(f"--target {target}: only local is there; Kubernetes comes later")
     check_live(plan)
-    require_one_rank(plan.engine)
+    for part in plan.pools():
+        require_one_rank(part.engine)
     check_port(port)
     kind = _engine(plan, mock=mock, real=real, engine=engine)
     _check_speedup(kind, speedup)
+    if plan.cluster.is_disagg:
+        _check_handoff(kind, plan)
     if plan.cluster.cpu_workers and kind in ("sglang", "trtllm"):
         raise ConfigError(f"cluster.cpu_workers: {kind} runs on GPUs only (set it to 0)")
     folder = model_folder(plan, model)
@@ -73,6 +77,20 @@ def _engine(plan: RunConfig, *, mock: bool, real: bool, engine: Engine | None) -
         mode = "--mock" if mock else "--real"
         raise ConfigError(f"{mode} --engine {kind}: these contradict each other (drop one)")
     return kind
+
+
+def _check_handoff(kind: Engine, plan: RunConfig) -> None:
+    engine = kind.removesuffix("-cpu")
+    if engine not in HANDING_OVER:
+        raise ConfigError(
+            f"--engine {kind}: cluster.mode: disagg, but {kind} engines hand no KV over here "
+            "(--mock or --engine vllm do; or set cluster.mode: agg)"
+        )
+    if plan.cluster.handoff.first_token == "prefill" and engine not in PASSING_FIRST_TOKEN:
+        raise ConfigError(
+            f"--engine {kind}: cluster.handoff.first_token: prefill, but vLLM's decode workers "
+            "compute the first token themselves (set it to decode)"
+        )
 
 
 def _check_speedup(kind: Engine, speedup: float) -> None:

@@ -1,13 +1,17 @@
 """From a plan to the processes that make it up. Pure: nothing is started or looked up here."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from dynosim.config import RunConfig
+from dynosim.config.cluster import POOL_ROLES
+from dynosim.config.engine import EngineConfig
+from dynosim.router.dynamo_names import silenced
 from dynosim_runtime.discovery.make import discovery_spec
+from dynosim_runtime.launch.places import place_options
 
 Engine = Literal["mock", "vllm", "vllm-cpu", "sglang", "trtllm"]
 GPU_ENGINES = ("vllm", "sglang", "trtllm")
@@ -68,21 +72,34 @@ def process_specs(
         common += ("--model", str(options.model))
     workers = [
         ProcessSpec(
-            name=f"worker-{index}",
+            name=name,
             role="worker",
-            command=(*dynosim, "serve", "worker", *common, *_worker_options(index, plan, options)),
+            command=(*dynosim, "serve", "worker", *common, "--name", name, *given),
             environment={"CUDA_VISIBLE_DEVICES": gpus[index]} if index < len(gpus) else {},
         )
-        for index in range(plan.cluster.workers)
+        for index, (name, given) in enumerate(_workers(plan, options))
     ]
     out = ("--port", str(port), "--out", str(options.out))
     frontend = (*dynosim, "serve", "frontend", *common, *out)
-    return [*workers, ProcessSpec(name=FRONTEND, role="frontend", command=frontend, port=port)]
+    return [
+        *workers,
+        ProcessSpec(
+            name=FRONTEND, role="frontend", command=frontend, port=port, environment=silenced()
+        ),
+    ]
 
 
-def num_gpu_workers(plan: RunConfig, engine: Engine) -> int:
-    """Workers that need GPUs of their own."""
-    return plan.cluster.workers - plan.cluster.cpu_workers if engine in GPU_ENGINES else 0
+def gpu_workers(plan: RunConfig, engine: Engine) -> list[tuple[int, EngineConfig]]:
+    """Workers that need GPUs of their own, by kind: how many, and their engine."""
+    if engine not in GPU_ENGINES:
+        return []
+    parts = plan.pools()
+    return [(part.cluster.workers - part.cluster.cpu_workers, part.engine) for part in parts]
+
+
+def num_workers(plan: RunConfig) -> int:
+    """Workers of all kinds."""
+    return sum(part.cluster.workers for part in plan.pools())
 
 
 def deployment_discovery(plan: RunConfig, out: Path) -> str:
@@ -98,9 +115,23 @@ def worker_engine(index: int, plan: RunConfig, engine: Engine) -> str:
     return f"{engine}-cpu" if is_on_cpu and engine in ("mock", "vllm") else engine
 
 
-def _worker_options(index: int, plan: RunConfig, options: DeployOptions) -> tuple[str, ...]:
-    engine = worker_engine(index, plan, options.engine)
-    given: tuple[str, ...] = ("--name", f"worker-{index}", "--engine", engine)
+def _workers(plan: RunConfig, options: DeployOptions) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The name of each worker, and what its command is given."""
+    if not plan.cluster.is_disagg:
+        for index in range(plan.cluster.workers):
+            engine = worker_engine(index, plan, options.engine)
+            given = (*place_options(plan, index, None), *_worker_options(engine, options))
+            yield f"worker-{index}", given
+        return
+    for role in POOL_ROLES:
+        for index in range(plan.cluster.pool(role).workers):
+            places = place_options(plan, index, role)
+            given = ("--role", role, *places, *_worker_options(options.engine, options))
+            yield f"{role}-{index}", given
+
+
+def _worker_options(engine: str, options: DeployOptions) -> tuple[str, ...]:
+    given: tuple[str, ...] = ("--engine", engine)
     if options.engine == "mock":
         return (*given, "--speedup", str(options.speedup))
     if options.engine_python is not None:

@@ -12,8 +12,9 @@ import msgspec
 import orjson
 
 from dynosim.errors import ConfigError
-from dynosim.records import IntArray
+from dynosim.records import IntArray, Wishes
 from dynosim.timing.sampler import REQUEST_FIELDS, Sampling
+from dynosim_runtime.card import worker_id_of
 from dynosim_runtime.clients.base import EngineLostError
 from dynosim_runtime.clients.sse_read import SseParser
 from dynosim_runtime.errors import LiveError
@@ -209,10 +210,11 @@ class CompletionsClient:
         *,
         request_id: str | None = None,
         priority: int = 0,
+        wishes: Wishes | None = None,
         on_first_token: Callable[[], None] | None = None,
     ) -> TimedAnswer:
         """Send a prompt, wait for `output_tokens` tokens. What goes wrong is told in the answer."""
-        body = self._body(prompt, output_tokens, priority)
+        body = self._body(prompt, output_tokens, priority, wishes)
         headers = {"Content-Type": "application/json"}
         if request_id is not None:
             headers["X-Request-Id"] = request_id
@@ -236,7 +238,9 @@ class CompletionsClient:
             answer.error = _shortfall(answer, output_tokens)
         return answer
 
-    def _body(self, prompt: IntArray, output_tokens: int, priority: int) -> bytes:
+    def _body(
+        self, prompt: IntArray, output_tokens: int, priority: int, wishes: Wishes | None
+    ) -> bytes:
         body: dict[str, Any] = {
             "model": self.model,
             "prompt": prompt,
@@ -250,7 +254,27 @@ class CompletionsClient:
         if priority and self._extras:
             # Traces count as engines do, lower first; clients' hints the other way round.
             body["nvext"] = {**body["nvext"], "agent_hints": {"priority": -priority}}
+        if wishes is not None and self._extras:
+            body["nvext"] = {**body["nvext"], **wishes_nvext(wishes)}
         return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def wishes_nvext(wishes: Wishes) -> dict[str, Any]:
+    """What a trace's row asks of its placement, as a client asks a live frontend.
+
+    Workers of a deployment are named by their number; their ids follow from that.
+    """
+    constraints: dict[str, Any] = {}
+    if wishes.required_taints:
+        constraints["required_taints"] = list(wishes.required_taints)
+    if wishes.preferred_taints:
+        constraints["preferred_taints"] = dict(wishes.preferred_taints)
+    asked: dict[str, Any] = {"routing_constraints": constraints} if constraints else {}
+    if wishes.worker_id is not None:
+        asked["worker_id"] = worker_id_of(f"worker-{wishes.worker_id}")
+    if wishes.overrides:
+        asked["router_config_override"] = dict(wishes.overrides)
+    return asked
 
 
 def choose_model(names: list[str], wanted: str) -> str:

@@ -10,7 +10,7 @@ from dynosim.config import RunConfig
 from dynosim.records import Trace
 from dynosim_runtime.config import model_folder, served_model_name
 from dynosim_runtime.launch.deployment import LocalDeployment
-from dynosim_runtime.launch.specs import DeployOptions
+from dynosim_runtime.launch.specs import DeployOptions, num_workers
 from dynosim_runtime.measure.aiperf import read_aiperf
 from dynosim_runtime.measure.capacity import ReportedCapacity, read_capacity
 from dynosim_runtime.measure.client import CompletionsClient
@@ -19,6 +19,11 @@ from dynosim_runtime.measure.counters import read_counters
 from dynosim_runtime.measure.load import LoadRun, drive, warm_up
 from dynosim_runtime.measure.measured import measured_report
 from dynosim_runtime.measure.prompts import PromptMaker, vocabulary_of
+from dynosim_runtime.measure.transfers import (
+    TransferCounters,
+    read_transfers,
+    transfer_figures,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +45,7 @@ class Measured:
     run: LoadRun | None = None  # None: only summaries are known
     prompt_seed: int | None = None
     capacity: ReportedCapacity | None = None  # None: it does not tell
+    transfers: dict[str, Any] | None = None  # of KV, where there are prefill workers
 
 
 async def measure_started(
@@ -47,7 +53,7 @@ async def measure_started(
 ) -> Measured:
     """Start the plan's deployment, drive it, stop it. Raises: LiveError, ConfigError."""
     if options.shows_progress:
-        print(f"starting {config.cluster.workers} workers and a frontend", file=sys.stderr)
+        print(f"starting {num_workers(config)} workers and a frontend", file=sys.stderr)
     async with LocalDeployment(config, deploy) as deployment:
         return await measure_url(config, trace, deployment.url, options)
 
@@ -80,6 +86,7 @@ async def measure_url(config: RunConfig, trace: Trace, url: str, options: LoadOp
         await check_clocks(client, options.speedup)
         await warm_up(client, prompts, trace, options.warmup)
         before = await read_counters(client)
+        moved = await read_transfers(client)
         run = await drive(
             trace,
             client,
@@ -95,9 +102,20 @@ async def measure_url(config: RunConfig, trace: Trace, url: str, options: LoadOp
         if before is not None and not run.was_interrupted:
             after = await read_counters(client)
             run.cache_hit_rate = None if after is None else after.hit_rate_since(before)
+        transfers = await _transfers_since(client, moved, config, options.speedup)
         if options.shows_progress:
             print(file=sys.stderr)
-        return Measured(_report(config, run), client.url, run, seed, capacity)
+        return Measured(_report(config, run), client.url, run, seed, capacity, transfers)
+
+
+async def _transfers_since(
+    client: CompletionsClient, before: TransferCounters | None, config: RunConfig, speedup: float
+) -> dict[str, Any] | None:
+    """What was handed over meanwhile; None without prefill workers."""
+    if before is None or not config.cluster.is_disagg:
+        return None
+    after = await read_transfers(client)
+    return None if after is None else transfer_figures(config, after.since(before), speedup)
 
 
 def measure_aiperf(config: RunConfig, path: Path) -> Measured:
@@ -109,10 +127,13 @@ def measure_aiperf(config: RunConfig, path: Path) -> Measured:
 
 
 def _report(config: RunConfig, run: LoadRun) -> dict[str, Any]:
+    parts = config.pools()
+    count = sum(part.cluster.workers for part in parts)
+    gpus = sum(part.cluster.workers * part.engine.gpus_per_worker for part in parts)
     return measured_report(
         run,
-        num_workers=config.cluster.workers,
-        gpus_per_worker=config.engine.gpus_per_worker,
+        num_workers=count if gpus % count == 0 else 1,  # it counts their GPUs, which are equal
+        gpus_per_worker=gpus // count if gpus % count == 0 else gpus,
         sla=config.sla,
     )
 

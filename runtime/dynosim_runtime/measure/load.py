@@ -166,6 +166,7 @@ async def _serve(load: _Load, index: int, due_ms: float) -> None:
             load.clock,
             request_id=record.request_id,
             priority=0 if trace.priority is None else int(trace.priority[index]),
+            wishes=None if trace.wishes is None else trace.wishes[index],
         )
     except asyncio.CancelledError:
         record.status, record.error = "cancelled", "cancelled when the load was interrupted"

@@ -9,6 +9,7 @@ import orjson
 from dynosim.engine.spec import EngineSpec
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.mock.engine import MockCall
+from dynosim_runtime.mock.held_kv import KvPlace
 
 DEFAULT_MAX_TOKENS = 16
 _KINDS = {400: "BadRequestError", 404: "NotFoundError", 503: "ServiceUnavailableError"}
@@ -42,6 +43,7 @@ class CompletionBody(msgspec.Struct):
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     suffix: str | None = None
+    kv_transfer_params: dict[str, Any] | None = None
 
 
 class CallReader:
@@ -87,7 +89,15 @@ class CallReader:
                 f"Got priority {body.priority} but Priority scheduling is not enabled.",
                 "priority",
             )
+        place = self.place(body)
+        is_sent = bool((body.kv_transfer_params or {}).get("do_remote_decode"))
+        if is_sent and not self._spec.gives_kv:
+            raise _refused(400, "this worker gives no KV to others", "kv_transfer_params")
         return MockCall(
+            is_sent=is_sent,
+            remote_tokens=0 if place is None else place.remote_num_tokens,
+            source="" if place is None else place.remote_engine_id,
+            remote_compute_ms=0.0 if place is None else place.compute_ms,
             request_id=request_id,
             prompt_ids=prompt_ids,
             max_tokens=max_tokens,
@@ -96,6 +106,25 @@ class CallReader:
             priority=body.priority,
             cache_salt=body.cache_salt or "",
         )
+
+    def waiting_kv(self, data: bytes) -> KvPlace | None:
+        """Where KV waits for a request that is refused; None: nowhere, or it does not tell."""
+        try:
+            return self.place(self._decode(data))
+        except (msgspec.DecodeError, ValueError, RecursionError, ApiError):
+            return None
+
+    def place(self, body: CompletionBody) -> KvPlace | None:
+        """Where the KV of the prompt is, if it is elsewhere. Raises: ApiError."""
+        params = body.kv_transfer_params or {}
+        if not params.get("do_remote_prefill"):
+            return None
+        if not self._spec.takes_kv:
+            raise _refused(400, "this worker takes no KV from others", "kv_transfer_params")
+        try:
+            return msgspec.convert(params, KvPlace)
+        except msgspec.ValidationError as error:
+            raise _refused(400, f"kv_transfer_params: {error}", "kv_transfer_params") from None
 
     def _prompt_ids(self, prompt: list[int | list[int]] | str | None) -> list[int]:
         if isinstance(prompt, str):

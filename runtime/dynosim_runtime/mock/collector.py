@@ -11,6 +11,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from dynosim_runtime.mock.engine import MockEngine
+from dynosim_runtime.mock.stats import Histogram
 
 
 class EngineCollector(Collector):
@@ -49,6 +50,7 @@ class EngineCollector(Collector):
 
     def _counters(self) -> Iterator[Metric]:
         stats = self._engine.stats
+        failed = "vllm:nixl_num_failed_transfers", "Transfers whose source was lost"
         preemptions = self._engine.core.num_preemptions
         for name, text, value in (
             ("vllm:num_preemptions", "Preemptions", preemptions),
@@ -57,6 +59,7 @@ class EngineCollector(Collector):
             ("vllm:prompt_tokens", "Prompt tokens processed", stats.prompt_tokens),
             ("vllm:prompt_tokens_cached", "Prompt tokens from the cache", stats.cached_tokens),
             ("vllm:generation_tokens", "Tokens generated", stats.generation_tokens),
+            *([(*failed, stats.num_failed_transfers)] if self._engine.spec.takes_kv else []),
             ("dynosim:mock_steps", "Engine steps completed", stats.num_steps),
             ("dynosim:mock_slipped_seconds", "Time lost to a slow machine", stats.slipped_s),
         ):
@@ -76,10 +79,20 @@ class EngineCollector(Collector):
             ("vllm:time_to_first_token_seconds", "Arrival to first token", stats.ttft),
             ("vllm:inter_token_latency_seconds", "Token to token", stats.itl),
             ("vllm:e2e_request_latency_seconds", "Arrival to last token", stats.e2e),
+            *self._transfers(),
         ):
             family = HistogramMetricFamily(name, text, labels=list(self._labels))
             family.add_metric(list(self._labels.values()), *histogram.buckets())
             yield family
+
+    def _transfers(self) -> list[tuple[str, str, Histogram]]:
+        stats = self._engine.stats
+        if not self._engine.spec.takes_kv:
+            return []
+        return [
+            ("vllm:nixl_xfer_time_seconds", "Transfers of KV to here", stats.transfer),
+            ("vllm:nixl_bytes_transferred", "Bytes of each of them", stats.transfer_bytes),
+        ]
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
         family = GaugeMetricFamily(f"vllm:{name}", text, labels=list(self._labels))

@@ -20,8 +20,10 @@ from dynosim.engine.recorder import Recorder
 from dynosim.engine.sequence import Sequence as EngineSequence
 from dynosim.engine.spec import EngineSpec
 from dynosim.indexer.wire import EngineEvent
+from dynosim.memory.network import Transfer
 from dynosim.timing.model import StepTimeModel
 from dynosim_runtime.mock.blocks import BlockLedger
+from dynosim_runtime.mock.links import IngressLinks
 from dynosim_runtime.mock.stats import MockStats
 from dynosim_runtime.mock.tokens import TokenSource, tokens_until_stop
 
@@ -36,6 +38,10 @@ class MockCall(msgspec.Struct, frozen=True, kw_only=True):
     stop_token_ids: tuple[int, ...] = ()
     priority: int = 0  # lower is served earlier
     cache_salt: str = ""
+    is_sent: bool = False  # its KV is held after its end, see `MockEngine.sent`
+    remote_tokens: int = 0  # of its prompt, those whose KV is elsewhere
+    source: str = ""  # where
+    remote_compute_ms: float = 0.0  # for how long they were computed there
 
 
 class Receiver(Protocol):
@@ -46,7 +52,7 @@ class Receiver(Protocol):
         ...
 
     def end(self) -> None:
-        """The last token has been pushed."""
+        """The last token has been pushed, or there will be none: see `MockRequest.has_failed`."""
         ...
 
 
@@ -56,7 +62,10 @@ class MockRequest:
     __slots__ = (
         "arrival_ms",
         "blocks",
+        "call",
         "finish_reason",
+        "has_failed",
+        "is_loaded",
         "is_over",
         "last_token_ms",
         "num_delivered",
@@ -65,6 +74,7 @@ class MockRequest:
         "receiver",
         "sequence",
         "stop_reason",
+        "transfer_ms",
     )
 
     def __init__(
@@ -75,7 +85,12 @@ class MockRequest:
         blocks: list[int],
         stop_reason: int | None,
         receiver: Receiver,
+        call: MockCall,
     ) -> None:
+        self.call = call
+        self.transfer_ms: float | None = None  # in which its KV came, in engine time
+        self.is_loaded = False  # nothing more is read of its KV elsewhere
+        self.has_failed = False  # for want of it
         self.sequence = sequence
         self.num_prompt = sequence.prompt_tokens
         self.output = output
@@ -148,10 +163,16 @@ class MockEngine:
 
     Times in ms from any origin; neither arrivals nor planning times may decrease from call to call,
     but a driver that lags behind may submit calls before it plans steps that are due earlier.
+    `links` bring the KV of calls whose prompt was computed elsewhere.
     """
 
     def __init__(
-        self, spec: EngineSpec, timing: StepTimeModel, tokens: TokenSource, stats: MockStats
+        self,
+        spec: EngineSpec,
+        timing: StepTimeModel,
+        tokens: TokenSource,
+        stats: MockStats,
+        links: IngressLinks | None = None,
     ) -> None:
         self.spec = spec
         self.stats = stats
@@ -167,6 +188,9 @@ class MockEngine:
         self._arriving: deque[MockRequest] = deque()  # not yet with the scheduler
         self._requests: dict[int, MockRequest] = {}  # by the sequence's index
         self._num_submitted = 0
+        self._links = links
+        self._transfers: dict[Transfer, MockRequest] = {}
+        self._by_sequence: dict[int, MockRequest] = {}  # of loads, whose requests may be over
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -206,9 +230,18 @@ class MockEngine:
             call.priority,
             call.request_id,
         )
+        sequence.is_sent = call.is_sent
+        sequence.remote_tokens = min(call.remote_tokens, len(prompt))
         request = MockRequest(
-            sequence, output, blocks=blocks, stop_reason=stop_reason, receiver=receiver
+            sequence,
+            output,
+            blocks=blocks,
+            stop_reason=stop_reason,
+            receiver=receiver,
+            call=call,
         )
+        if sequence.remote_tokens:
+            self._by_sequence[sequence.index] = request
         self._requests[sequence.index] = request
         self._num_submitted += 1
         self._arriving.append(request)
@@ -234,7 +267,83 @@ class MockEngine:
             self._engine.add(self._arriving.popleft().sequence, now_ms)
         self._engine.start(now_ms)
         self._collect_events()
+        if self._engine.started_loads:
+            self._begin_transfers(now_ms)
         return self._engine.next_ms
+
+    # ---- KV from elsewhere and for elsewhere ----------------------------------------------------
+
+    @property
+    def next_transfer_ms(self) -> float:
+        """When `end_transfers` is to be called; or infinity."""
+        return NEVER if self._links is None else self._links.network.next_ms
+
+    @property
+    def moving(self) -> list[MockRequest]:
+        """Whose KV is on its way."""
+        return list(self._transfers.values())
+
+    def end_transfers(self, at_ms: float) -> list[MockRequest]:
+        """Take what has come; returns whose it was."""
+        assert self._links is not None
+        arrived = []
+        for transfer in self._links.network.complete(at_ms):
+            request = self._transfers.pop(transfer)
+            request.transfer_ms = at_ms - (request.transfer_ms or 0.0)
+            request.is_loaded = True
+            self.stats.note_transfer(request.transfer_ms, transfer.num_bytes)
+            sequence = request.sequence
+            self._engine.loaded(sequence, at_ms, sequence.reserved_tokens)
+            arrived.append(request)
+        return arrived
+
+    def fail_transfer(self, request: MockRequest, now_ms: float) -> None:
+        """What was on its way is lost: the request fails, or computes it itself."""
+        assert self._links is not None
+        for transfer, of in self._transfers.items():
+            if of is request:
+                del self._transfers[transfer]
+                self._links.network.cancel(transfer, now_ms)
+                self.stats.num_failed_transfers += 1
+                request.transfer_ms = None
+                request.is_loaded = True
+                sequence = request.sequence
+                held = sequence.reserved_tokens - sequence.external_tokens
+                self._engine.loaded(sequence, now_ms, held)
+                return
+
+    def take_failed(self) -> list[MockRequest]:
+        """Those that have failed since, for want of KV; they are over."""
+        sequences, self._engine.failed = self._engine.failed, []
+        failed = [
+            self._requests[sequence.index]
+            for sequence in sequences
+            if sequence.index in self._requests
+        ]
+        for request in failed:
+            request.has_failed = True
+            self._end(request)
+        return failed
+
+    def sent(self, request: MockRequest, now_ms: float) -> None:
+        """The KV held for a request that has ended is wanted no more."""
+        self._engine.sent(request.sequence, now_ms)
+
+    def _begin_transfers(self, now_ms: float) -> None:
+        started, self._engine.started_loads = self._engine.started_loads, []
+        for sequence, start_ms in started:
+            request = self._by_sequence.pop(sequence.index)
+            assert self._links is not None
+            transfer = self._links.begin(
+                request.call.source,
+                sequence.reserved_tokens,
+                sequence.reserved_tokens - sequence.external_tokens,
+                compute_ms=request.call.remote_compute_ms,
+                start_ms=start_ms,
+                now_ms=now_ms,
+            )
+            request.transfer_ms = start_ms  # becomes its length when it ends
+            self._transfers[transfer] = request
 
     def complete(self) -> StepOutcome:
         """End the oldest step in flight."""
@@ -278,5 +387,6 @@ class MockEngine:
 
     def _end(self, request: MockRequest) -> None:
         request.is_over = True
+        self._by_sequence.pop(request.sequence.index, None)
         del self._requests[request.sequence.index]
         self.ledger.close(request.blocks)

@@ -75,12 +75,19 @@ class CompletionFrames:
         prompt_ids, self._prompt_ids = self._prompt_ids, None
         return self._tokens(token_ids, prompt_ids, finish_reason, stop_reason)
 
-    def usage(self, request: MockRequest) -> bytes:
-        """The event behind the last token, if usage was asked for."""
-        return _event(
-            self._base
-            | {"choices": [], "usage": usage_of(request), "system_fingerprint": FINGERPRINT}
-        )
+    def usage(self, request: MockRequest, transfer_ms: float | None = None) -> bytes:
+        """The event behind the last token, if usage was asked for.
+
+        `transfer_ms`, in which its KV came, is no part of vLLM's dialect.
+        """
+        event: dict[str, Any] = {
+            "choices": [],
+            "usage": usage_of(request),
+            "system_fingerprint": FINGERPRINT,
+        }
+        if transfer_ms is not None:
+            event["kv_transfer_ms"] = transfer_ms
+        return _event(self._base | event)
 
     def _tokens(
         self,
@@ -107,6 +114,7 @@ def whole_answer(
     model: str,
     created_s: int,
     prompt_ids: list[int] | None,
+    kv_transfer_params: dict[str, Any] | None = None,
 ) -> bytes:
     """The body of a completion that is not streamed."""
     return orjson.dumps(
@@ -130,7 +138,7 @@ def whole_answer(
             "service_tier": None,
             "system_fingerprint": FINGERPRINT,
             "usage": usage_of(request),
-            "kv_transfer_params": None,
+            "kv_transfer_params": kv_transfer_params,
         }
     )
 

@@ -58,8 +58,9 @@ class RealClock:
 class EngineLoop:
     """Runs an engine: takes calls at any time, hands tokens and events out step by step.
 
-    `outside_ms` is what requests spend outside the engine, before it and after it together. As
-    every request does, it is enough to let the engine's time lag by so much behind the clock.
+    `on_loaded` hears of every request whose KV has come. `outside_ms` is what requests spend
+    outside the engine, before it and after it together. As every request does, it is enough to let
+    the engine's time lag by so much behind the clock.
     """
 
     def __init__(
@@ -75,6 +76,8 @@ class EngineLoop:
         self._publish = publish
         self._outside_ms = outside_ms
         self._has_news = asyncio.Event()
+        self._deferred: list[Callable[[float], None]] = []  # for the engine, between two steps
+        self.on_loaded: Callable[[MockRequest], None] = lambda request: None
 
     def submit(self, call: MockCall, receiver: Receiver) -> MockRequest:
         """Queue a call; `receiver` hears of its tokens."""
@@ -87,22 +90,67 @@ class EngineLoop:
         self.engine.abort(request)
         self._has_news.set()
 
+    def sent(self, request: MockRequest) -> None:
+        """The KV held for a request is wanted no more."""
+        self._deferred.append(lambda now_ms: self.engine.sent(request, now_ms))
+        self._has_news.set()
+
+    def fail_transfer(self, request: MockRequest) -> None:
+        """A request's KV does not come."""
+        self._deferred.append(lambda now_ms: self.engine.fail_transfer(request, now_ms))
+        self._has_news.set()
+
     async def run(self) -> None:
         """Work for ever."""
-        clock = self._clock
+        clock, engine = self._clock, self.engine
         now_ms = clock.now_ms()
         while True:
             self._has_news.clear()
-            end_ms = self.engine.next_end_ms(now_ms)
+            while self._deferred:
+                self._deferred.pop(0)(now_ms)
+            end_ms = engine.next_end_ms(now_ms)
+            self._hand_out_failed()
+            transfer_ms = engine.next_transfer_ms
             if end_ms == NEVER:
-                if self.engine.next_arrival_ms == NEVER:
-                    await self._has_news.wait()
-                now_ms = max(now_ms, min(self.engine.next_arrival_ms, clock.now_ms()))
+                if engine.next_arrival_ms == NEVER:
+                    await self._news_or(transfer_ms)
+                due_ms = min(engine.next_arrival_ms, transfer_ms, clock.now_ms())
+                now_ms = max(now_ms, due_ms)
+                if transfer_ms <= now_ms:
+                    self._end_transfers(transfer_ms)
+                continue
+            if transfer_ms <= end_ms:
+                await clock.sleep_until(transfer_ms + self._outside_ms)
+                now_ms = max(now_ms, transfer_ms)
+                self._end_transfers(now_ms)
                 continue
             due_ms = end_ms + self._outside_ms
             await clock.sleep_until(due_ms)
             now_ms = end_ms + self._slip_ms(clock.now_ms() - due_ms)
             await self._hand_out(self.engine.complete())
+
+    async def _news_or(self, at_ms: float) -> None:
+        """Returns when there are news, or at `at_ms`."""
+        if at_ms == NEVER:
+            await self._has_news.wait()
+            return
+        waiting = {
+            asyncio.create_task(self._has_news.wait()),
+            asyncio.create_task(self._clock.sleep_until(at_ms + self._outside_ms)),
+        }
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waiting:
+                one.cancel()
+
+    def _end_transfers(self, at_ms: float) -> None:
+        for request in self.engine.end_transfers(at_ms):
+            self.on_loaded(request)
+
+    def _hand_out_failed(self) -> None:
+        for request in self.engine.take_failed():
+            request.receiver.end()
 
     def _slip_ms(self, late_ms: float) -> float:
         """Engine time to write off because the machine is that late."""

@@ -19,11 +19,13 @@ from dynosim_runtime.mock.calls import CallReader, error_body
 from dynosim_runtime.mock.collector import EngineCollector
 from dynosim_runtime.mock.engine import MockRequest
 from dynosim_runtime.mock.frames import DONE, CompletionFrames, whole_answer
+from dynosim_runtime.mock.held_kv import HeldKv, KvPlace, KvTaker
 from dynosim_runtime.mock.loop import EngineLoop
 
 VLLM_VERSION = "0.32.0"  # whose scheduler and dialect this is
 # Below this many unsent bytes asyncio never makes a writer wait (its low-water mark).
 _UNSENT_BYTES_ALLOWED = 16 * 1024
+CLAIM_INTERVAL_S = 0.25
 
 
 class WholeAnswer:
@@ -78,8 +80,20 @@ class MockServer:
     """Answers requests out of an engine loop. Once `is_draining`, it takes no new ones."""
 
     def __init__(
-        self, loop: EngineLoop, reader: CallReader, model: str, *, model_root: str
+        self,
+        loop: EngineLoop,
+        reader: CallReader,
+        model: str,
+        *,
+        model_root: str,
+        held: HeldKv | None = None,
+        taker: KvTaker | None = None,
     ) -> None:
+        """`held` is the KV that it gives to others, `taker` asks others for theirs."""
+        self._held = held
+        self._taker = taker
+        self._places: dict[MockRequest, KvPlace] = {}  # of KV that has not been let go of
+        loop.on_loaded = self._release
         self.is_draining = False
         self._loop = loop
         self._reader = reader
@@ -99,6 +113,8 @@ class MockServer:
                 web.get("/health", self._health),
                 web.get("/version", self._version),
                 web.get("/metrics", self._metrics),
+                web.post("/kv/claim", self._claim),
+                web.post("/kv/release", self._let_go),
             ]
         )
         return app
@@ -106,17 +122,26 @@ class MockServer:
     async def _completions(self, http: web.Request) -> web.StreamResponse:
         if self.is_draining:
             raise ApiError(503, "the worker is shutting down", kind="ServiceUnavailableError")
-        body = self._reader.body(await http.read())
+        data = await http.read()
+        try:
+            body = self._reader.body(data)
+        except ApiError:
+            self._release_refused(data)
+            raise
         name = http.headers.get("X-Request-Id") or uuid.uuid4().hex[:16]
         completion_id = f"cmpl-{name}"
         call = self._reader.call(body, completion_id)
+        place = self._reader.place(body)
         created_s = int(time.time())
         prompt_ids = call.prompt_ids if body.return_token_ids else None
         if not body.stream:
             receiver = WholeAnswer()
             request = self._loop.submit(call, receiver)
-            await self._finished(request, receiver)
-            answer = whole_answer(request, completion_id, self._model, created_s, prompt_ids)
+            await self._finished(request, receiver, place)
+            params = self._held.hold(request) if self._held is not None and call.is_sent else None
+            answer = whole_answer(
+                request, completion_id, self._model, created_s, prompt_ids, params
+            )
             return web.Response(body=answer, content_type="application/json")
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         await response.prepare(http)
@@ -125,21 +150,71 @@ class MockServer:
         frames = CompletionFrames(completion_id, self._model, created_s, prompt_ids)
         stream = StreamedAnswer(response, http.transport, frames)
         request = self._loop.submit(call, stream)
-        await self._finished(request, stream)
+        try:
+            await self._finished(request, stream, place)
+        except ApiError as error:  # told within the stream, whose head is out
+            await response.write_eof(b"data: " + error_body(error) + b"\n\n")
+            return response
         end = frames.tokens(
             stream.unsent, finish_reason=request.finish_reason, stop_reason=request.stop_reason
         )
         if body.stream_options is not None and body.stream_options.include_usage:
-            end += frames.usage(request)
+            end += frames.usage(request, self._real_ms(request.transfer_ms))
         await response.write_eof(end + DONE)
         return response
 
-    async def _finished(self, request: MockRequest, receiver: WholeAnswer) -> None:
-        """Wait for the last token; a client that leaves takes its request along."""
+    async def _finished(
+        self, request: MockRequest, receiver: WholeAnswer, place: KvPlace | None
+    ) -> None:
+        """Wait for the last token; a client that leaves takes its request along.
+
+        Raises: ApiError if KV that it was to get is lost.
+        """
+        watching = None
+        if place is not None:
+            self._places[request] = place
+            watching = asyncio.create_task(self._watch_source(request, place))
         try:
             await receiver.is_done
         finally:
+            if watching is not None:
+                watching.cancel()
             self._loop.abort(request)
+            self._release(request)
+        if request.has_failed:
+            raise ApiError(500, "the KV of this request was lost", kind="InternalServerError")
+
+    async def _watch_source(self, request: MockRequest, place: KvPlace) -> None:
+        """As long as its KV is elsewhere: hold it there, and notice when it is gone."""
+        assert self._taker is not None, "the reader refuses KV for others"
+        while not request.is_loaded and request.num_delivered == 0:
+            if not await self._taker.claim(place):
+                self._loop.fail_transfer(request)
+                return
+            await asyncio.sleep(CLAIM_INTERVAL_S)
+
+    def _release(self, request: MockRequest) -> None:
+        """Nothing more is read of a request's KV elsewhere."""
+        place = self._places.pop(request, None)
+        if place is not None and self._taker is not None:
+            self._taker.release(place)
+
+    def _release_refused(self, data: bytes) -> None:
+        """KV that waits for a request that is refused is let go of."""
+        place = self._reader.waiting_kv(data)
+        if place is not None and self._taker is not None:
+            self._taker.release(place)
+
+    def _real_ms(self, engine_ms: float | None) -> float | None:
+        return None if engine_ms is None else engine_ms / self._loop.engine.stats.speedup
+
+    async def _claim(self, http: web.Request) -> web.Response:
+        held, name = self._held, (await http.json()).get("request_id")
+        return web.Response(status=200 if held is not None and held.claim(name) else 404)
+
+    async def _let_go(self, http: web.Request) -> web.Response:
+        held, name = self._held, (await http.json()).get("request_id")
+        return web.Response(status=200 if held is not None and held.release(name) else 404)
 
     async def _models(self, http: web.Request) -> web.Response:
         model = {

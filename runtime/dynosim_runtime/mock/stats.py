@@ -20,6 +20,8 @@ _E2E_BOUNDS_S = (
     480.0, 960.0, 1920.0, 7680.0,
 )  # fmt: skip
 
+_BYTES_BOUNDS = tuple(float(1 << power) for power in range(11, 36, 2))
+
 
 class Histogram:
     """Counts of durations in seconds by upper bound; many equal ones are counted at once."""
@@ -73,7 +75,15 @@ class MockStats:
         self.ttft = Histogram(_TTFT_BOUNDS_S)
         self.itl = Histogram(_ITL_BOUNDS_S)
         self.e2e = Histogram(_E2E_BOUNDS_S)
+        self.num_failed_transfers = 0
+        self.transfer = Histogram(_TTFT_BOUNDS_S)
+        self.transfer_bytes = Histogram(_BYTES_BOUNDS)
         self._last_end_ms = 0.0
+
+    def note_transfer(self, duration_ms: float, num_bytes: int) -> None:
+        """KV has come from elsewhere."""
+        self.transfer.observe(duration_ms * self._seconds_per_ms)
+        self.transfer_bytes.observe(num_bytes)
 
     def note_admitted(self, admitted: Iterable[EngineSequence]) -> None:
         """Requests got a seat; returning from a preemption does not count."""

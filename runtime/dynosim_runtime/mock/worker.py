@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from dataclasses import dataclass
+import uuid
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import msgspec
 from aiohttp import web
 
 from dynosim.build.engine import prepare
+from dynosim.config.cluster import PoolRole
 from dynosim.config.schema import RunConfig
 from dynosim.engine.room import require_room
+from dynosim.engine.spec import LoadFailurePolicy
 from dynosim.errors import ConfigError
+from dynosim.memory.kv_transfer import HandoffCost, Moved
 from dynosim.timing.scaled import ScaledModel
 from dynosim_runtime.card import EventSource
 from dynosim_runtime.config import model_folder, served_model_name
@@ -20,6 +24,8 @@ from dynosim_runtime.errors import LiveError
 from dynosim_runtime.kv_events.publisher import EventPublisher
 from dynosim_runtime.mock.calls import CallReader
 from dynosim_runtime.mock.engine import MockEngine
+from dynosim_runtime.mock.held_kv import HeldKv, KvTaker
+from dynosim_runtime.mock.links import IngressLinks, handoff_cost
 from dynosim_runtime.mock.loop import EngineLoop, RealClock
 from dynosim_runtime.mock.server import MockServer
 from dynosim_runtime.mock.stats import MockStats
@@ -48,6 +54,28 @@ class MockEndpoint:
     accepts_priority: bool  # whether a request's priority may be other than 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MockExchange:
+    """A mock worker's part in handing KV over."""
+
+    role: PoolRole
+    cost: HandoffCost
+    moves: Moved
+    load_failure_policy: LoadFailurePolicy
+
+
+def mock_exchange(plan: RunConfig, role: PoolRole) -> MockExchange:
+    """Of a disaggregated plan. Raises: ConfigError, see `handoff_cost`."""
+    transfer = plan.cluster.transfer
+    assert transfer is not None, "checked with the plan"
+    return MockExchange(
+        role=role,
+        cost=handoff_cost(plan),
+        moves=transfer.moves,
+        load_failure_policy=plan.cluster.handoff.load_failure_policy,
+    )
+
+
 class MockWorker:
     """One simulated engine with its HTTP server and its KV events, in the running event loop.
 
@@ -70,13 +98,14 @@ class MockWorker:
         model: str | None = None,
         model_path: Path | None = None,
         on_cpu: bool = False,
+        exchange: MockExchange | None = None,
     ) -> None:
         """Prepare the engine that `config` describes.
 
         `name` is for log messages. `port` 0 is any free one. Steps take `speedup` times less than
         the step times say. `model` is the name that clients use, `model_path` the folder whose
         vocabulary the tokens come from; the plan's if not given. With `on_cpu` steps take
-        `cluster.cpu_step_time_scale` times as long.
+        `cluster.cpu_step_time_scale` times as long. `exchange` is its part in handing KV over.
 
         Raises: ConfigError; InfeasibleError as `build.engine.prepare` does, and for an engine
         whose cache cannot hold one request of its context length.
@@ -89,6 +118,18 @@ class MockWorker:
         if on_cpu:
             timing = ScaledModel(timing, config.cluster.cpu_step_time_scale)
         require_room(spec)
+        links = None
+        if exchange is not None:
+            spec = replace(
+                spec,
+                kv_role="kv_producer" if exchange.role == "prefill" else "kv_consumer",
+                kv_load_failure_policy=exchange.load_failure_policy,
+            )
+            if exchange.role == "decode":
+                links = IngressLinks(exchange.cost, exchange.moves)
+        self._role = None if exchange is None else exchange.role
+        self._held: HeldKv | None = None
+        self._taker = KvTaker() if self._role == "decode" else None
         self._spec = spec
         self._name = name
         self._host = host
@@ -100,7 +141,7 @@ class MockWorker:
         vocabulary = None if folder is None else vocabulary_size(folder)
         tokens = TokenSource(FIRST_ORDINARY_TOKEN, vocabulary or MADE_UP_VOCABULARY)
         self._reader = CallReader(spec, self._model, vocabulary or TOKEN_ID_LIMIT)
-        self._engine = MockEngine(spec, timing, tokens, MockStats(speedup))
+        self._engine = MockEngine(spec, timing, tokens, MockStats(speedup), links)
         self._outside_ms = timing.ingress_ms + timing.egress_ms
         self._clock = RealClock(speedup)
         self._publisher = EventPublisher(host=host)
@@ -128,7 +169,18 @@ class MockWorker:
         loop = EngineLoop(
             self._engine, self._clock, self._publisher.publish, outside_ms=self._outside_ms
         )
-        self._server = MockServer(loop, self._reader, self._model, model_root=self._model_root)
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        url = f"http://{host}:{listener.getsockname()[1]}"
+        if self._role == "prefill":
+            self._held = HeldKv(loop, url, f"{self._name}/{uuid.uuid4().hex}")
+        self._server = MockServer(
+            loop,
+            self._reader,
+            self._model,
+            model_root=self._model_root,
+            held=self._held,
+            taker=self._taker,
+        )
         self._runner = web.AppRunner(
             self._server.application(self._max_body_bytes),
             access_log=None,
@@ -138,8 +190,7 @@ class MockWorker:
         await self._runner.setup()
         await web.SockSite(self._runner, listener, backlog=BACKLOG).start()
         self._task = asyncio.create_task(loop.run())
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return self._endpoint(f"http://{host}:{listener.getsockname()[1]}", sources)
+        return self._endpoint(url, sources)
 
     async def wait(self) -> None:
         """Run until `stop`. Raises: whatever broke the engine loop, which only a defect can."""
@@ -158,17 +209,24 @@ class MockWorker:
         self._server.is_draining = True
         loop = asyncio.get_running_loop()
         deadline = loop.time() + drain_s
-        while len(self._engine) > 0 and not self._task.done() and loop.time() < deadline:
+        while self._num_busy > 0 and not self._task.done() and loop.time() < deadline:
             await asyncio.sleep(_POLL_S)
-        num_left = len(self._engine)
+        num_left = self._num_busy
         if num_left > 0:
             _logger.warning("%s: cut off %d requests after %g s", self._name, num_left, drain_s)
         await self._runner.cleanup()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         await self._publisher.close()
+        if self._taker is not None:
+            await self._taker.close()
         self._runner = None
         return num_left == 0
+
+    @property
+    def _num_busy(self) -> int:
+        """Requests under way, and those whose KV others have still to take."""
+        return len(self._engine) + (0 if self._held is None else len(self._held))
 
     def _endpoint(self, url: str, events: tuple[EventSource, ...]) -> MockEndpoint:
         spec = self._spec

@@ -4,16 +4,18 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import aiohttp
 import uvicorn
 from starlette.types import ASGIApp
 
+from dynosim.build.disagg import handoff_spec
 from dynosim.config.schema import RunConfig
+from dynosim_runtime.card import HANDING_OVER
+from dynosim_runtime.clients.base import EngineClient, HandoffClient
 from dynosim_runtime.clients.make import engine_clients, health_probe
 from dynosim_runtime.config import check_live, load_plan, model_folder, served_model_name
 from dynosim_runtime.dialects.parsing.output_parser import Parsing
@@ -23,26 +25,21 @@ from dynosim_runtime.http.app import create_app
 from dynosim_runtime.http.connection import BoundedConnection
 from dynosim_runtime.http.limits import HttpLimits
 from dynosim_runtime.http.registry import ModelRegistry
-from dynosim_runtime.kv_events.subscriber import Subscriptions
 from dynosim_runtime.outage import Outage
 from dynosim_runtime.ports import BACKLOG, check_port, listening_socket
 from dynosim_runtime.serving.dispatcher import LiveDispatcher, stopwatch
 from dynosim_runtime.serving.gauges import observe_frontend, status_routes
-from dynosim_runtime.serving.in_flight import InFlight
-from dynosim_runtime.serving.make_router import LiveRouting
-from dynosim_runtime.serving.membership import Membership
+from dynosim_runtime.serving.handoffs import Handoffs
+from dynosim_runtime.serving.membership import Membership, Probe
 from dynosim_runtime.serving.metrics import FrontendMetrics
-from dynosim_runtime.serving.placement import LivePlacement
+from dynosim_runtime.serving.pool import Pool, make_pool, plan_pools
 from dynosim_runtime.serving.request_log import RecordWriter
-from dynosim_runtime.serving.router import RouterService
+from dynosim_runtime.serving.wiring import engine_session, keep_ticking
 from dynosim_runtime.tokenize.load import load_tokenizer
 from dynosim_runtime.tokenize.tokenizer import Tokenizer
 
-TICK_S = 0.25
 LISTENERS = 32  # uvloop takes one connection of each in a turn of its loop, which may be long
 COLLECT_AFTER = 20_000  # objects more than freed; in 1,000 streams all objects are looked at often
-CONNECT_TIMEOUT_S = 10.0
-KEEPALIVE_S = 2.0  # less than engines keep idle connections (uvicorn: 5 s): none is used too late
 NAMESPACE = "dynosim"
 
 log = logging.getLogger(__name__)
@@ -102,7 +99,9 @@ class FrontendProcess:
         self._discovery = discovery
         self._socket = listening_socket(config.live.host, config.live.port)
         self._records = None if out is None else RecordWriter(out)
-        self._routing = LiveRouting(config, out)
+        self._plan = config
+        self._pool_plans = plan_pools(config, out)
+        self._pools: list[Pool] = []
         self._metrics = FrontendMetrics(namespace=NAMESPACE, model=model)
         self._models = ModelRegistry()
         self._now_ms = stopwatch()
@@ -155,49 +154,61 @@ class FrontendProcess:
     async def _wired(self) -> AsyncIterator[tuple[LiveDispatcher, ASGIApp]]:
         """Everything behind the routes, and the tasks that keep it going."""
         async with AsyncExitStack() as stack:
-            session = await stack.enter_async_context(_engine_session())
+            session = await stack.enter_async_context(engine_session())
             stack.callback(self._close_files)
             clients = engine_clients(session)
             for client in clients.values():
                 stack.push_async_callback(client.close)
-            router = RouterService(
-                self._routing.inputs, self._now_ms, maintain=self._routing.maintain
-            )
-            in_flight, subscriptions = InFlight(), Subscriptions()
-            members = Membership(
-                router,
-                subscriptions,
-                health_probe(session),
-                in_flight,
-                model=self._model,
-                block_size=self._routing.block_size,
-                follows_events=self._routing.follows_events,
-                on_change=self._follow,
-            )
-            placement = LivePlacement(
-                router,
-                members,
-                in_flight,
-                clients,
-                block_size=self._routing.block_size,
-                tracks_output=self._routing.tracks_output,
-            )
+            handoffs = self._make_pools(clients, health_probe(session))
+            placement = self._pools[-1].placement  # of those that answer clients
             dispatcher = LiveDispatcher(
                 placement,
                 self._live,
                 self._metrics,
                 self._now_ms,
                 write_record=self._records or (lambda record: None),
+                handoffs=handoffs,
             )
-            stack.push_async_callback(members.close)
+            if handoffs is not None:
+                stack.push_async_callback(handoffs.close)
+            for pool in self._pools:
+                stack.push_async_callback(pool.members.close)
             stack.push_async_callback(self._discovery.close)
-            observe_frontend(self._metrics, dispatcher, placement, subscriptions)
+            observe_frontend(self._metrics, dispatcher, self._pools)
             self._observe_files()
-            for work in (self._watch(members), _tick(router)):
+            for work in (self._watch(), *(keep_ticking(pool.router) for pool in self._pools)):
                 stack.callback(asyncio.create_task(work).cancel)
-            yield dispatcher, self._app(dispatcher, placement)
+            yield dispatcher, self._app(dispatcher)
 
-    def _app(self, dispatcher: LiveDispatcher, placement: LivePlacement) -> ASGIApp:
+    def _make_pools(self, clients: Mapping[str, EngineClient], probe: Probe) -> Handoffs | None:
+        """Set them up; returns how requests go from one to the other, where there are two."""
+        plan, pools = self._plan, self._pools
+        spec = handoff_spec(plan)
+        for pool_plan in self._pool_plans:
+            pools.append(
+                make_pool(
+                    pool_plan,
+                    self._now_ms,
+                    probe,
+                    clients,
+                    model=self._model,
+                    first_token=spec.first_token,
+                    others=pools,
+                    on_change=self._follow,
+                )
+            )
+        if not plan.cluster.is_disagg:
+            return None
+        return Handoffs(
+            spec,
+            pools[0].placement,
+            pools[1].placement,
+            {kind: cast(HandoffClient, clients[kind]) for kind in HANDING_OVER},
+            block_size=pools[1].routing.block_size,
+            on_load_failure=plan.cluster.handoff.load_failure_policy,
+        )
+
+    def _app(self, dispatcher: LiveDispatcher) -> ASGIApp:
         live = self._live
         return create_app(
             dispatcher,
@@ -207,34 +218,39 @@ class FrontendProcess:
                 max_concurrent_requests=live.max_concurrent_requests,
             ),
             metrics=self._metrics,
-            extra_routes=status_routes(self._metrics, placement),
+            extra_routes=status_routes(self._metrics, self._pools),
             strip_anthropic_preamble=live.strip_anthropic_preamble,
             parsing=Parsing(live.tool_parser, live.reasoning_parser),
         )
 
-    def _follow(self, members: Membership) -> None:
-        """The model is served as long as a worker is there for it."""
-        self._routing.follow_speedups(card.speedup for card in members.cards.values())
-        lengths = [card.max_model_len for card in members.cards.values()]
-        if lengths:
+    def _follow(self, changed: Membership) -> None:
+        """The model is served as long as a worker is there for it that answers clients."""
+        lengths = []
+        for pool in self._pools:
+            cards = pool.members.cards.values()
+            pool.routing.follow_speedups(card.speedup for card in cards)
+            lengths += [card.max_model_len for card in cards]
+        members = self._pools[-1].members
+        if members.cards:
             self._models.add(self._model, self._tokenizer, min(lengths))
         else:
             self._models.remove(self._model, members.absence)
 
-    async def _watch(self, members: Membership) -> None:
+    async def _watch(self) -> None:
         """Keep the members as discovery shows them, whatever happens there."""
         watching = Outage(log, "discovery failed; the workers known go on")
         while True:
             try:
                 async for cards in self._discovery.watch():
-                    members.update(cards)
+                    for pool in self._pools:
+                        pool.members.update(pool.cards_of(cards))
                     watching.worked()
             except Exception as error:
                 watching.failed(error)
             await asyncio.sleep(1)
 
     def _observe_files(self) -> None:
-        records, routing = self._records, self._routing
+        records, pools = self._records, self._pool_plans
         self._metrics.observe(
             "dynosim_records_lost",
             "Records of requests that could not be written.",
@@ -243,11 +259,12 @@ class FrontendProcess:
         self._metrics.observe(
             "dynosim_router_log_failing",
             "1 while the router's log cannot be written.",
-            lambda: routing.is_log_failing,
+            lambda: any(pool.routing.is_log_failing for pool in pools),
         )
 
     def _close_files(self) -> None:
-        self._routing.close()
+        for pool in self._pool_plans:
+            pool.routing.close()
         if self._records is not None:
             self._records.close()
 
@@ -258,24 +275,3 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Any:
         yield
-
-
-def _engine_session() -> aiohttp.ClientSession:
-    """Connections to engines: as many as there are requests; each stream has its own deadlines."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
-        auto_decompress=False,
-        trust_env=False,
-    )
-
-
-async def _tick(router: RouterService) -> None:
-    ticking = Outage(log, "the router failed at a tick")
-    while True:
-        await asyncio.sleep(TICK_S)
-        try:
-            router.tick()
-            ticking.worked()
-        except Exception as error:  # a placement policy's; the next may do better
-            ticking.failed(error)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dynosim.config.live import LiveConfig
 from dynosim_runtime.errors import ApiError, unavailable
 from dynosim_runtime.requests import GenerateRequest, RequestRecord
+from dynosim_runtime.serving.handoff_stream import HandoffStream
+from dynosim_runtime.serving.handoffs import Handoffs
 from dynosim_runtime.serving.metrics import FrontendMetrics
 from dynosim_runtime.serving.placement import LivePlacement
 from dynosim_runtime.serving.stream import LiveStream
@@ -24,7 +26,10 @@ def stopwatch() -> Callable[[], float]:
 
 
 class LiveDispatcher:
-    """Serves requests where `placement` says; `write_record` gets the record of each that ended."""
+    """Serves requests where `placement` says; `write_record` gets the record of each that ended.
+
+    With `handoffs` they go through prefill workers first; `placement` is that of decode workers.
+    """
 
     def __init__(
         self,
@@ -34,6 +39,7 @@ class LiveDispatcher:
         now_ms: Callable[[], float],
         *,
         write_record: Callable[[RequestRecord], None] = lambda record: None,
+        handoffs: Handoffs | None = None,
     ) -> None:
         self.is_draining = False
         self._placement = placement
@@ -41,17 +47,23 @@ class LiveDispatcher:
         self._metrics = metrics
         self._now_ms = now_ms
         self._write_record = write_record
+        self._handoffs = handoffs
         self._active: dict[str, LiveStream] = {}
 
     @property
     def num_routing(self) -> int:
         """Requests that wait to be placed."""
-        return len(self._active) - self.num_dispatched
+        return len(self._active) - self.num_dispatched - self.num_prefilling
 
     @property
     def num_dispatched(self) -> int:
         """Requests in flight on a worker."""
         return len(self._placement.in_flight)
+
+    @property
+    def num_prefilling(self) -> int:
+        """Requests that a prefill worker has, and no decode worker yet."""
+        return sum(stream.is_prefilling for stream in self._active.values())
 
     @property
     def num_active(self) -> int:
@@ -71,19 +83,17 @@ class LiveDispatcher:
             arrival_ms=self._arrival_ms(request),
             input_tokens=len(request.token_ids),
         )
-        stream = LiveStream(
-            request,
-            record,
-            self._placement,
-            self._live,
-            self._metrics,
-            self._now_ms,
-            on_end=self._note_end,
-        )
+        stream = self._stream(request, record)
         self._active[request.request_id] = stream
         self._metrics.note_arrival(record.input_tokens)
         await stream.place()
         return stream
+
+    def _stream(self, request: GenerateRequest, record: RequestRecord) -> LiveStream:
+        parts = (request, record, self._placement, self._live, self._metrics, self._now_ms)
+        if self._handoffs is None:
+            return LiveStream(*parts, on_end=self._note_end)
+        return HandoffStream(self._handoffs, *parts, on_end=self._note_end)
 
     def _arrival_ms(self, request: GenerateRequest) -> float:
         """When the request had come in, before it was templated and tokenized."""

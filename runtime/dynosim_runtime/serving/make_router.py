@@ -19,7 +19,9 @@ from dynosim.timing.prefill_estimate import StepTimeEstimator
 
 
 class LiveRouting:
-    """The router of a plan, and its log under `out`/router if the plan keeps one.
+    """The router of a plan, and its log in folder `log_name` of `out` if the plan keeps one.
+
+    `must_follow`: what the workers have cached is asked for besides, whatever routing looks at.
 
     `inputs` is the router, or the log through which it gets all inputs.
 
@@ -27,10 +29,17 @@ class LiveRouting:
     router has to know the engine's step times or cache size, as `build.engine.prepare` does.
     """
 
-    def __init__(self, config: RunConfig, out: Path | None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        out: Path | None,
+        *,
+        log_name: str = "router",
+        must_follow: bool = False,
+    ) -> None:
         spec, index, self._estimator = _spec(config)
         self.block_size = config.engine.block_size
-        self.follows_events = spec.follows_caches
+        self.follows_events = spec.follows_caches or (must_follow and config.router.use_kv_events)
         self.tracks_output = config.router.track_output_blocks
         self._log: RotatingLog | None = None
         self.inputs: KvRouter[BlockEvent] | RouterLog[BlockEvent]
@@ -42,7 +51,7 @@ class LiveRouting:
             self.inputs = KvRouter(settings, made, policy=policy, estimator=spec.estimator)
             return
         self._log = RotatingLog(
-            out / "router",
+            out / log_name,
             max_bytes=config.live.router_log_mib << 20,
             max_files=config.live.router_log_files,
         )

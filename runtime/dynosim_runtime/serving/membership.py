@@ -34,7 +34,8 @@ class Membership:
     """The workers in use, kept in step with the router and the event subscriptions.
 
     `in_flight` tells how many streams a worker has, and moves them on when they cannot go on there.
-    `on_change(self)` is called after every change. `model` is the name that cards must carry.
+    `on_change(self)` is called after every change. `model` is the name that cards must carry;
+    `check` raises ConfigError for a worker that cannot be used for other reasons.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Membership:
         model: str,
         block_size: int,
         follows_events: bool,
+        check: Callable[[LiveCard], None] = lambda card: None,
         on_change: Callable[["Membership"], None] = lambda members: None,
     ) -> None:
         self._router = router
@@ -56,6 +58,7 @@ class Membership:
         self._model = model
         self._block_size = block_size
         self._follows_events = follows_events
+        self._check_card = check
         self._on_change = on_change
         self._members: dict[int, Member] = {}  # shown and not failed: ready, or draining
         self._seen: Mapping[int, LiveCard] = {}
@@ -168,6 +171,7 @@ class Membership:
                 raise ConfigError(
                     f"worker {card.name} serves {card.model!r}, this frontend {self._model!r}"
                 )
+            self._check_card(card)
             self._router.join(card.routing_card())
         except Exception as error:  # one card must not keep those behind it away
             self._refused.add(life_of(card))

@@ -61,6 +61,8 @@ class FrontendMetrics:
         self._ttft, self._duration, self._isl, self._osl, self._wait = (
             histogram.labels(**labels) for histogram in (ttft, duration, isl, osl, wait)
         )
+        self._handoff: Histogram | None = None  # where requests go through prefill workers
+        self._transfer: Histogram | None = None
         self._cached = self._counter(
             "dynosim_router_cached_tokens", "Prompt tokens the router took to be cached."
         ).labels(**labels)
@@ -81,12 +83,25 @@ class FrontendMetrics:
         """Add a gauge that is read when asked for."""
         self._gauge(name, text).labels(**self._labels).set_function(value)
 
-    def observe_stages(self, route: Callable[[], float], dispatch: Callable[[], float]) -> None:
+    def observe_stages(
+        self,
+        route: Callable[[], float],
+        dispatch: Callable[[], float],
+        prefill: Callable[[], float] | None = None,
+    ) -> None:
         """Add `dynamo_frontend_stage_requests`: requests in each stage, read when asked for.
 
-        As in Dynamo it has no model label; the phase of an aggregated cluster is empty.
+        As in Dynamo it has no model label; the phase of an aggregated cluster is empty. `prefill`
+        counts what is dispatched to prefill workers, where there are such.
         """
-        counts = {"preprocess": lambda: self._preprocessing, "route": route, "dispatch": dispatch}
+        phase = "" if prefill is None else "decode"
+        counts: dict[tuple[str, str], Callable[[], float]] = {
+            ("preprocess", ""): lambda: self._preprocessing,
+            ("route", ""): route,
+            ("dispatch", phase): dispatch,
+        }
+        if prefill is not None:
+            counts["dispatch", "prefill"] = prefill
         gauge = Gauge(
             "dynamo_frontend_stage_requests",
             "Requests in a stage of the frontend.",
@@ -94,8 +109,19 @@ class FrontendMetrics:
             registry=self.registry,
         )
         namespace = self._labels["dynamo_namespace"]
-        for stage, count in counts.items():
-            gauge.labels(dynamo_namespace=namespace, stage=stage, phase="").set_function(count)
+        for (stage, phase), count in counts.items():
+            gauge.labels(dynamo_namespace=namespace, stage=stage, phase=phase).set_function(count)
+
+    def observe_handoffs(self) -> None:
+        """Add the times between the two workers of a request."""
+        handoff = self._histogram(
+            "dynosim_handoff_seconds", "Prefill worker's answer to first token.", TTFT_BUCKETS
+        )
+        transfer = self._histogram(
+            "dynosim_kv_transfer_seconds", "Transfers of KV, of engines that tell.", TTFT_BUCKETS
+        )
+        self._handoff = handoff.labels(**self._labels)
+        self._transfer = transfer.labels(**self._labels)
 
     # ---- what the HTTP layer tells, see HttpObserver ---------------------------------------------
 
@@ -155,6 +181,12 @@ class FrontendMetrics:
         """A stream ended, however it ended."""
         self._ended.labels(**self._labels, outcome=record.status).inc()
         self._osl.observe(record.output_tokens)
+        for histogram, duration_ms in (
+            (self._handoff, record.handoff_ms),
+            (self._transfer, record.transfer_ms),
+        ):
+            if histogram is not None and duration_ms is not None:
+                histogram.observe(duration_ms / 1e3)
         if record.cached_tokens:
             self._engine_cached.inc(record.cached_tokens)
 

@@ -11,6 +11,7 @@ from dynosim.blocks.hashing import local_hashes, sequence_hashes
 from dynosim.router.decision import Decision
 from dynosim.router.eligibility import Constraints
 from dynosim.router.request import RoutingRequest
+from dynosim.router.wishes import overridden
 from dynosim.workers.ids import DpRank, WorkerId
 from dynosim_runtime.card import LiveCard
 from dynosim_runtime.clients.base import KEEPING_FORM, TELLING_LOGPROBS, EngineClient
@@ -81,10 +82,11 @@ class LivePlacement:
         name: str,
         token_ids: list[int],
         allowed: frozenset[int] | None,
+        near: Constraints | None = None,
     ) -> PlacedAt:
         """Ask the router for a worker for these tokens: the prompt, and what is there of an answer.
 
-        Raises: RequestRefusedError.
+        `near`: which places its prefill worker leaves. Raises: RequestRefusedError.
         """
         local = local_hashes(token_ids, self._block_size, salt=request.cache_salt)
         expected = request.expected_output_tokens
@@ -100,8 +102,9 @@ class LivePlacement:
                 priority_jump=max(request.priority, 0),
                 expected_output_tokens=expected,
                 session_id=request.session_id,
-                constraints=_constraints(request, allowed),
+                constraints=_constraints(request, allowed, near),
                 policy_family=request.policy_family,
+                overrides=overridden(self.router.router.settings.cost, request.overrides),
             )
         )
         worker_id = decision.worker_id
@@ -161,16 +164,21 @@ class LivePlacement:
             self.router.output_tokens(placed_as, num_tokens)
 
 
-def _constraints(request: GenerateRequest, allowed: frozenset[int] | None) -> Constraints | None:
+def _constraints(
+    request: GenerateRequest, allowed: frozenset[int] | None, near: Constraints | None
+) -> Constraints | None:
     """Where it may go, and where it would rather go; None: anywhere."""
-    required, preferred = request.required_taints, request.preferred_taints
+    required, preferred = frozenset(request.required_taints), request.preferred_taints
+    if near is not None:
+        required |= near.required_taints
+        preferred = {**near.preferred_taints, **preferred}
     if request.worker_id is None and allowed is None and not required and not preferred:
         return None
     return Constraints(
         None if allowed is None else frozenset(map(WorkerId, allowed)),
         None if request.worker_id is None else WorkerId(request.worker_id),
         None if request.dp_rank is None else DpRank(request.dp_rank),
-        required_taints=frozenset(required),
+        required_taints=required,
         preferred_taints=preferred,
     )
 

@@ -15,11 +15,14 @@ from dynosim.indexer.base import BlockEvent
 from dynosim.router.decision import Decision, Refusal
 from dynosim.router.inputs import (
     Arrive,
+    AskBest,
+    AskLoads,
     DropStale,
     End,
     FirstToken,
     Join,
     Leave,
+    Outcome,
     Release,
     Tokens,
     Unbind,
@@ -101,6 +104,11 @@ class RouterService:
             raise
         finally:
             self._waiting.pop(request.request_id, None)
+
+    def ask(self, given: AskBest | AskLoads) -> Outcome:
+        """The answer to a question, or a refusal."""
+        self._maintain()
+        return self._inputs.take(given)
 
     def first_token(self, request_id: Hashable) -> None:
         """A request's prefill is done."""

@@ -13,6 +13,7 @@ import msgspec
 
 from dynosim.config.live import LiveConfig
 from dynosim.router.decision import Decision
+from dynosim.router.eligibility import Constraints
 from dynosim.router.refusals import NoEligibleWorkerError, RequestRefusedError
 from dynosim_runtime.clients.base import (
     FINDING_STOPS,
@@ -72,6 +73,11 @@ class LiveStream:
         self._deadline = loop.call_later(live.request_timeout_s, self._expire)
         self._first_deadline = loop.call_later(live.first_token_timeout_s, self._expire)
 
+    @property
+    def is_prefilling(self) -> bool:
+        """Whether a prefill worker has it, and no other yet."""
+        return False
+
     # ---- the consumer's side -------------------------------------------------------------------
 
     def __aiter__(self) -> AsyncIterator[TokenDelta]:
@@ -128,26 +134,49 @@ class LiveStream:
 
     async def _place(self, allowed: frozenset[int] | None) -> None:
         """Raises: ApiError; NoEligibleWorkerError only where `allowed` is given."""
-        placement, record = self._placement, self.record
-        tokens = [*self.request.token_ids, *self._tokens]
+        at = await self._find(self._placement, self.request, allowed)
+        self.record.dispatch_ms = self._now_ms()
+        if self.record.prefill_wait_time_ms is None:
+            self._note_first_placement(at.decision)
+        self._serve_at(at)
+
+    async def _place_again(self) -> None:
+        """Find a worker where it has not failed yet. Raises: ApiError, NoEligibleWorkerError."""
+        await self._place(self._placement.untried(self._failed))
+
+    async def _find(
+        self,
+        placement: LivePlacement,
+        request: GenerateRequest,
+        allowed: frozenset[int] | None,
+        near: Constraints | None = None,
+    ) -> PlacedAt:
+        """Ask a router. Raises: as `_place`."""
         try:
-            self._at = at = await self._wait(
-                placement.place(self.request, self.placed_as, tokens, allowed)
+            return await self._wait(
+                placement.place(request, self.placed_as, self.all_tokens, allowed, near)
             )
         except NoEligibleWorkerError as error:
             if allowed is not None:
                 raise
-            raise placement.no_worker(self.request) or _refusal(error) from None
+            raise placement.no_worker(request) or _refusal(error) from None
         except RequestRefusedError as error:
             raise _refusal(error) from None
+
+    @property
+    def all_tokens(self) -> list[int]:
+        """The prompt, and what has been delivered."""
+        return [*self.request.token_ids, *self._tokens]
+
+    def _serve_at(self, at: PlacedAt) -> None:
+        """This worker is to produce the tokens."""
+        record = self.record
+        self._at = at
         self._is_prefilled = False
         self._num_placed_with = len(self._tokens)
-        record.dispatch_ms = self._now_ms()
         record.decode_worker_id = at.decision.worker_id
         record.decode_dp_rank = at.decision.dp_rank
-        if record.migrations == 0:
-            self._note_first_placement(at.decision)
-        placement.attach(at, self.request.request_id, self)
+        self._placement.attach(at, self.request.request_id, self)
 
     def _note_first_placement(self, decision: Decision) -> None:
         record = self.record
@@ -161,8 +190,8 @@ class LiveStream:
     async def _move_on(self, error: EngineLostError) -> None:
         """Go on at another worker. Raises: ApiError if that cannot be."""
         record, limit = self.record, self._live.migration_limit
-        self._leave_worker(is_worker_to_blame=True)
-        if self.request.worker_id is not None:
+        is_own_fault = self._note_loss(error)
+        if self.request.worker_id is not None and is_own_fault:
             raise ApiError(502, f"the worker asked for failed: {error}", kind="server_error")
         if self.request.sampling.structured is not None and self._tokens:
             # another engine would begin the form anew
@@ -182,10 +211,15 @@ class LiveStream:
         self.placed_as = f"{self.request.request_id}/{record.migrations}"
         for _ in range(int(MAX_WAIT_FOR_WORKER_S / RETRY_PLACEMENT_S)):
             try:
-                return await self._place(self._placement.untried(self._failed))
+                return await self._place_again()
             except NoEligibleWorkerError:
                 await self._wait(asyncio.sleep(RETRY_PLACEMENT_S))
         raise ApiError(503, f"{error}; no other worker came", kind="server_error", retry_after_s=5)
+
+    def _note_loss(self, error: EngineLostError) -> bool:
+        """Leave what was lost; returns whether the worker that produced tokens is to blame."""
+        self._leave_worker(is_worker_to_blame=True)
+        return True
 
     def _leave_worker(self, *, is_worker_to_blame: bool) -> None:
         """The router's and the worker's part of a stream that broke or is over."""
@@ -235,6 +269,8 @@ class LiveStream:
             while (delta := await self._next(pieces)) is not None:
                 if delta.cached_tokens is not None and self.record.cached_tokens is None:
                     self.record.cached_tokens = delta.cached_tokens
+                if delta.transfer_ms is not None:
+                    self.record.transfer_ms = delta.transfer_ms
                 if delta.finish_reason is not None:
                     self._reason = delta.finish_reason
                 if delta.token_ids and not self._may_end:
@@ -255,7 +291,7 @@ class LiveStream:
             )
         return EngineRequest(
             request_id=self.placed_as,
-            token_ids=[*request.token_ids, *self._tokens],
+            token_ids=self.all_tokens,
             sampling=sampling,
             dp_rank=dp_rank,
             priority=-request.priority,
@@ -266,14 +302,12 @@ class LiveStream:
         record, metrics = self.record, self._metrics
         if not self._is_prefilled:
             self._is_prefilled = True
-            self._placement.router.first_token(self.placed_as)
+            self._note_prefilled()
         now_ms = self._now_ms()
         if record.first_token_ms is None:
             self._first_deadline.cancel()
             record.first_token_ms = now_ms
-            assert record.prefill_wait_time_ms is not None
-            # From the first placement, wherever it went on: with the wait, the time to here.
-            record.prefill_time_ms = now_ms - record.arrival_ms - record.prefill_wait_time_ms
+            self._note_first_token(now_ms)
             metrics.note_first_tokens(now_ms - record.arrival_ms, len(token_ids))
         else:
             assert record.finish_ms is not None
@@ -284,6 +318,19 @@ class LiveStream:
         self._tokens += token_ids
         self._placement.note_progress(self.placed_as, before, before + len(token_ids))
 
+    def _note_prefilled(self) -> None:
+        """The worker that it is on has come to its first token."""
+        self._placement.router.first_token(self.placed_as)
+
+    def _note_first_token(self, now_ms: float) -> None:
+        self._note_prefill_time(now_ms)
+
+    def _note_prefill_time(self, now_ms: float) -> None:
+        """From the first placement, wherever it went on: with the wait, the time to here."""
+        record = self.record
+        assert record.prefill_wait_time_ms is not None
+        record.prefill_time_ms = now_ms - record.arrival_ms - record.prefill_wait_time_ms
+
     async def _next(self, pieces: AsyncGenerator[EngineDelta, None]) -> EngineDelta | None:
         """The engine's next piece; None at the end."""
         try:
@@ -291,8 +338,7 @@ class LiveStream:
         except StopAsyncIteration:
             return None
         except EngineRefusedError as error:
-            status = error.status if error.status in PASSED_ON else 502
-            raise ApiError(status, f"the engine refuses the request: {error}") from None
+            raise refused_by_engine(error) from None
 
     # ---- waiting, and its interruption -----------------------------------------------------------
 
@@ -331,11 +377,21 @@ class LiveStream:
         self._is_over = True
         self._deadline.cancel()
         self._first_deadline.cancel()
-        self._leave_worker(is_worker_to_blame=False)
+        self._let_go()
         if not self._may_end:
             self.record.status = status
         self.record.error = None if error is None or self._may_end else error.message
         self._on_end(self.record)
+
+    def _let_go(self) -> None:
+        """It is over: nobody has anything to do for it."""
+        self._leave_worker(is_worker_to_blame=False)
+
+
+def refused_by_engine(error: EngineRefusedError) -> ApiError:
+    """An engine's refusal as the client is told."""
+    status = error.status if error.status in PASSED_ON else 502
+    return ApiError(status, f"the engine refuses the request: {error}")
 
 
 def _no_more() -> ApiError:

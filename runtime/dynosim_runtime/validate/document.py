@@ -65,6 +65,11 @@ def validation_document(
         "attribution": None if judgement.attribution is None else judgement.attribution.to_dict(),
         "config": config.model_dump(mode="json", exclude_none=True),
     }
+    if measured.transfers is not None:
+        document["handoff"] = measured.transfers | {
+            f"predicted_{name}_ms_mean": predicted.report.get(f"mean_{name}_ms")
+            for name in ("transfer", "handoff")
+        }
     if measured.run is not None:
         document |= _request_keys(predicted, measured.run)
     return document

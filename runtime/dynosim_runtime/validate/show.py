@@ -32,6 +32,7 @@ def comparison_lines(document: Mapping[str, Any]) -> list[str]:
         )
     for name, errors in document["requests"].items():
         lines.append(_request_line(name, errors))
+    lines += _handoff_lines(document.get("handoff"))
     lateness = document["lateness_ms"]
     if lateness is not None:
         lines.append(
@@ -43,6 +44,28 @@ def comparison_lines(document: Mapping[str, Any]) -> list[str]:
         lines.append("interrupted: the measured side is incomplete")
     lines += _failure_lines(document)
     return lines + [f"note: {note}" for note in document["notes"]]
+
+
+def _handoff_lines(figures: Mapping[str, Any] | None) -> list[str]:
+    """KV on its way, where there are prefill workers."""
+    if figures is None or not figures["transfers"]:
+        return []
+    parts = [
+        f"KV transfers: {figures['transfers']:,} of {figures['bytes_mean'] / 1e6:,.2f} MB in the "
+        f"mean, {figures['transfer_ms_mean']:,.1f} ms",
+        _beside("predicted", figures["predicted_transfer_ms_mean"]),
+        _beside("the plan's links alone", figures["links_alone_ms_mean"]),
+    ]
+    lines = ["; ".join(filter(None, parts))]
+    if figures["handoff_ms_mean"] is not None:
+        mean = f"prefill's end to first token: {figures['handoff_ms_mean']:,.1f} ms"
+        parts = [mean, _beside("predicted", figures["predicted_handoff_ms_mean"])]
+        lines.append("; ".join(filter(None, parts)))
+    return lines
+
+
+def _beside(what: str, mean_ms: float | None) -> str:
+    return "" if mean_ms is None else f"{what} {mean_ms:,.1f} ms"
 
 
 def _column_head(title: str, tolerance: float) -> str:

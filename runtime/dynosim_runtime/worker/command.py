@@ -9,7 +9,9 @@ from typing import TypeVar
 
 import msgspec
 
-from dynosim_runtime.card import LiveCard
+from dynosim.config import RunConfig
+from dynosim.errors import ConfigError
+from dynosim_runtime.card import LiveCard, Role
 from dynosim_runtime.config import load_plan
 from dynosim_runtime.discovery.base import Discovery, Registration
 from dynosim_runtime.discovery.make import discovery_spec, make_discovery
@@ -41,13 +43,19 @@ def serve_worker(
     engine_python: Path | None,
     attach: str | None,
     speedup: float,
+    taints: Sequence[str] = (),
+    topology: Sequence[str] = (),
+    role: Role = "agg",
 ) -> int:
     """Serve until told to stop; returns the exit code.
+
+    `taints` are added to those of the plan's `live:` section, and so is `topology` (DOMAIN=VALUE),
+    which wins where both name a domain.
 
     Raises: ConfigError for a plan, model or engine that cannot be served; LiveError if the engine
     does not become ready or dies, or discovery refuses the worker.
     """
-    config = load_plan(plan, overrides)
+    config = with_places(load_plan(plan, overrides), taints, topology)
     check_port(port)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     spec = discovery or discovery_spec(config.live)
@@ -63,12 +71,30 @@ def serve_worker(
             engine_python=engine_python,
             attach=attach,
             speedup=speedup,
+            role=role,
         )
         worker = WorkerProcess(served, make_discovery(spec, config.live.lease_s))
         await worker.run(config.live.drain_timeout_s)
 
     asyncio.run(run())
     return 0
+
+
+def with_places(plan: RunConfig, taints: Sequence[str], topology: Sequence[str]) -> RunConfig:
+    """The plan with more labels and places of this worker. Raises: ConfigError."""
+    live = plan.live
+    places = dict(live.topology)
+    for given in topology:
+        domain, equals, value = given.partition("=")
+        if not (equals and domain and value):
+            raise ConfigError(f"--topology {given}: expected DOMAIN=VALUE (like zone=a)")
+        places[domain] = value
+    if "" in taints:
+        raise ConfigError("--taint: a label must not be empty")
+    every = tuple(dict.fromkeys((*live.taints, *taints)))
+    return plan.model_copy(
+        update={"live": live.model_copy(update={"taints": every, "topology": places})}
+    )
 
 
 class WorkerProcess:

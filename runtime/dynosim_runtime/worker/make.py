@@ -5,14 +5,21 @@ import tempfile
 from pathlib import Path
 
 from dynosim.config import RunConfig
+from dynosim.config.cluster import PoolRole
 from dynosim.errors import ConfigError
-from dynosim_runtime.adapters.base import EngineAdapter, LaunchSpec
+from dynosim_runtime.adapters.base import EngineAdapter, KvExchange, LaunchSpec
 from dynosim_runtime.adapters.sglang import SglangAdapter
 from dynosim_runtime.adapters.trtllm import TrtllmAdapter
 from dynosim_runtime.adapters.vllm import VllmAdapter
-from dynosim_runtime.config import model_folder, require_one_rank, served_model_name
-from dynosim_runtime.hosts import http_url
-from dynosim_runtime.mock.worker import MockWorker
+from dynosim_runtime.card import Role
+from dynosim_runtime.config import (
+    model_folder,
+    require_one_rank,
+    served_model_name,
+    worker_plan,
+)
+from dynosim_runtime.hosts import advertised_host, http_url
+from dynosim_runtime.mock.worker import MockWorker, mock_exchange
 from dynosim_runtime.ports import listening_socket
 from dynosim_runtime.worker.attach import Attachment, parse_attachment
 from dynosim_runtime.worker.event_sources import (
@@ -35,8 +42,10 @@ def make_served(
     engine_python: Path | None,
     attach: str | None,
     speedup: float,
+    role: Role = "agg",
 ) -> ServedEngine:
     """The engine, not started. Raises: ConfigError; LiveError if the port is taken."""
+    whole, plan = plan, worker_plan(plan, role)
     if attach is None:
         require_one_rank(plan.engine)
     if engine in ("mock", "mock-cpu"):
@@ -51,8 +60,9 @@ def make_served(
             speedup=speedup,
             model_path=model,
             on_cpu=on_cpu,
+            exchange=None if role == "agg" else mock_exchange(whole, role),
         )
-        return MockServed(worker, name, plan, model, "cpu" if on_cpu else "gpu")
+        return MockServed(worker, name, plan, model, "cpu" if on_cpu else "gpu", role)
     if speedup != 1.0:
         raise ConfigError(f"--speedup {speedup:g}: only mock engines can be sped up (remove it)")
     adapter = make_adapter(engine)
@@ -68,6 +78,7 @@ def make_served(
         python=_python(engine_python),
         event_sources=(events.told,) if isinstance(events, EngineSockets) else (),
         scratch=Path(scratch.name),
+        exchange=None if role == "agg" else _exchange(role, whole, host),
     )
     url = http_url(host, spec.port) if attachment is None else attachment.url
     return RealServed(
@@ -78,6 +89,7 @@ def make_served(
         url=url,
         is_attached=attachment is not None,
         on_stop=scratch.cleanup,
+        role=role,
     )
 
 
@@ -91,6 +103,15 @@ def make_adapter(engine: str) -> EngineAdapter:
         return TrtllmAdapter()
     raise ConfigError(
         f"--engine {engine}: expected mock, vllm, vllm-cpu, sglang, trtllm or mock-cpu"
+    )
+
+
+def _exchange(role: PoolRole, plan: RunConfig, host: str) -> KvExchange:
+    return KvExchange(
+        role=role,
+        host=advertised_host(host),
+        port=_checked_port(host, 0),
+        load_failure_policy=plan.cluster.handoff.load_failure_policy,
     )
 
 

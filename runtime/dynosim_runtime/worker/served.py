@@ -14,8 +14,9 @@ from dynosim.config import RunConfig
 from dynosim.errors import ConfigError
 from dynosim_runtime.adapters.base import EngineAdapter, EngineFacts, LaunchSpec
 from dynosim_runtime.adapters.engine_http import EngineCallError, EngineHttp
+from dynosim_runtime.adapters.metrics import EngineLoad
 from dynosim_runtime.adapters.openai_models import model_name
-from dynosim_runtime.card import LiveCard, worker_id_of
+from dynosim_runtime.card import LiveCard, Role, worker_id_of
 from dynosim_runtime.config import model_folder
 from dynosim_runtime.errors import LiveError
 from dynosim_runtime.mock.worker import MockWorker
@@ -58,7 +59,9 @@ class MockServed:
         plan: RunConfig,
         model: Path | None,
         device: Literal["gpu", "cpu"] = "gpu",
+        role: Role = "agg",
     ) -> None:
+        self._role = role
         self._worker = worker
         self._name = name
         self._plan = plan
@@ -76,7 +79,9 @@ class MockServed:
             url=endpoint.url,
             model=endpoint.model,
             model_path=None if folder is None else str(folder),
+            role=self._role,
             block_size=endpoint.block_size,
+            kv_dtype=self._plan.engine.kv_cache_dtype,
             total_kv_blocks=endpoint.total_kv_blocks,
             max_num_batched_tokens=endpoint.max_num_batched_tokens,
             max_num_seqs=endpoint.max_num_seqs,
@@ -120,7 +125,9 @@ class RealServed:
         url: str,
         is_attached: bool,
         on_stop: Callable[[], None],
+        role: Role = "agg",
     ) -> None:
+        self._role = role
         self._adapter = adapter
         self._spec = spec
         self._events = events
@@ -183,13 +190,17 @@ class RealServed:
             return True
         try:
             async with asyncio.timeout(timeout_s):
-                while (await self._adapter.load(self._http)).num_requests != 0:
+                while self._is_busy(await self._adapter.load(self._http)):
                     await asyncio.sleep(DRAIN_POLL_S)
         except TimeoutError:
             return False
         except EngineCallError:  # it is gone, and its requests with it
             return False
         return True
+
+    def _is_busy(self, load: EngineLoad) -> bool:
+        """KV that a decode worker may still read is no request any more, but uses its blocks."""
+        return load.num_requests != 0 or (self._role == "prefill" and bool(load.kv_usage))
 
     async def stop(self) -> None:
         """See `ServedEngine`."""
@@ -214,7 +225,9 @@ class RealServed:
             url=self._http.url,
             model=model,
             model_path=folder,
+            role=self._role,
             block_size=facts.block_size,
+            kv_dtype=facts.kv_dtype,
             total_kv_blocks=facts.total_kv_blocks,
             max_num_batched_tokens=engine.max_num_batched_tokens,
             max_num_seqs=engine.max_num_seqs,
