@@ -226,7 +226,8 @@ def test_labels_that_would_cover_each_other_are_left_out_but_the_bests() -> None
 
     def curve(row: int, decode: int, at: tuple[float, float]) -> Curve:
         point = CurvePoint(
-            {X_METRICS[0].key: at[0], Y_METRICS[0].key: at[1]}, 1.0, 5.0, 4, 1.0, True, False, "full"
+            {X_METRICS[0].key: at[0], Y_METRICS[0].key: at[1]}, 1.0, 5.0, 4, 1.0, True, False,
+            "full",
         )  # fmt: skip
         family = LayoutFamily(True, 1, decode)
         look = FamilyStyle("#000000", "circle")
