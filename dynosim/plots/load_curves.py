@@ -99,6 +99,8 @@ class Curve:
     @property
     def name(self) -> str:
         """For the legend."""
+        if self.family.is_disaggregated:  # whose layout names both pools
+            return f"disagg {self.layout}"
         return f"{self.family.name}: {self.layout}"
 
     @property
@@ -219,11 +221,7 @@ def curves_chart(
                 loads=(winner.capacity.load,),
             )
         )
-    for curve in drawn.curves:
-        if at := curve.capacity.at(x, y):
-            labels.append(
-                Label(f"{curve.family.name}  {curve.capacity.offered_rps:.3g}/s", *at, False)
-            )
+    labels += _labels(drawn, x, y)
     panel = Panel(
         x=ChartAxis(title=x.title, from_zero=True),
         y=ChartAxis(title=y.title, from_zero=True),
@@ -319,6 +317,23 @@ def _told(
     elif not point.is_carried:
         lines.append("not carried")
     return "\n".join(lines)
+
+
+def _labels(drawn: LoadCurves, x: CurveMetric, y: CurveMetric) -> list[Label]:
+    """At the capacities; where two would cover each other, that of the best or higher one."""
+    found = [(curve, at) for curve in drawn.curves if (at := curve.capacity.at(x, y)) is not None]
+    ends = [max((at[axis] for _, at in found), default=1.0) or 1.0 for axis in (0, 1)]
+    order = sorted(found, key=lambda each: (each[0].row != drawn.best, -each[1][1]))
+    taken: list[tuple[float, float]] = []
+    chosen: dict[LayoutFamily, Label] = {}
+    for curve, at in order:
+        place = at[0] / ends[0], at[1] / ends[1]
+        if any(abs(place[0] - u) < 0.2 and abs(place[1] - v) < 0.04 for u, v in taken):
+            continue
+        taken.append(place)
+        text = f"{curve.family.name}  {curve.capacity.offered_rps:.3g}/s"
+        chosen[curve.family] = Label(text, *at, False)
+    return [chosen[curve.family] for curve in drawn.curves if curve.family in chosen]
 
 
 def attainment_chart(drawn: LoadCurves) -> Chart:

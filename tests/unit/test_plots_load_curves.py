@@ -9,11 +9,13 @@ import pytest
 
 from dynosim.plots import style
 from dynosim.plots.chart import Chart, LineMark, PointMark, RuleMark
-from dynosim.plots.families import LayoutFamily, family_of, family_styles
+from dynosim.plots.families import FamilyStyle, LayoutFamily, family_of, family_styles
 from dynosim.plots.load_curves import (
     OWN_LOAD_NAME,
     X_METRICS,
     Y_METRICS,
+    Curve,
+    CurvePoint,
     LoadCurves,
     X,
     Y,
@@ -217,3 +219,22 @@ def test_families_have_tones_of_their_mode_and_marks_of_their_own() -> None:
         tones = style.ORANGE_TONES if family.is_disaggregated else style.BLUE_TONES
         assert look.color in tones and look.color in style.DARK_COLORS
     assert looks == family_styles(reversed(families))
+
+
+def test_labels_that_would_cover_each_other_are_left_out_but_the_bests() -> None:
+    """Three capacities close together: the best one's name stays, though another is higher."""
+
+    def curve(row: int, decode: int, at: tuple[float, float]) -> Curve:
+        point = CurvePoint(
+            {X_METRICS[0].key: at[0], Y_METRICS[0].key: at[1]}, 1.0, 5.0, 4, 1.0, True, False,
+            "full",
+        )  # fmt: skip
+        family = LayoutFamily(True, 1, decode)
+        look = FamilyStyle("#000000", "circle")
+        return Curve(family, row, f"1P1D TP1+TP{decode}", look, (point,), 0)
+
+    curves = (curve(0, 1, (50, 100)), curve(1, 2, (51, 99)), curve(2, 4, (20, 40)))
+    chart = curves_chart(LoadCurves(curves, None, "", best=1))
+    texts = [label.text for label in chart.panels[0].labels]
+    assert texts == ["disagg TP1+TP2  5/s", "disagg TP1+TP4  5/s"]
+    assert curves[0].name == "disagg 1P1D TP1+TP1"
