@@ -17,7 +17,7 @@ from dynosim_runtime.clients.base import EngineDelta, EngineLostError, EngineReq
 from dynosim_runtime.kv_events.subscriber import Subscriptions
 from dynosim_runtime.requests import RequestRecord
 from dynosim_runtime.serving.dispatcher import LiveDispatcher, stopwatch
-from dynosim_runtime.serving.handoffs import Handoffs, LoadFailurePolicy
+from dynosim_runtime.serving.handoffs import LiveHandoffs, LoadFailurePolicy
 from dynosim_runtime.serving.in_flight import InFlight
 from dynosim_runtime.serving.membership import Membership
 from dynosim_runtime.serving.metrics import FrontendMetrics
@@ -106,7 +106,7 @@ class TwoPools:
         plain = RouterSpec(BLOCK, mode="kv")
         self.prefill = self._placement(engine, plain, now_ms, self.prefill_asked)
         self.decode = self._placement(engine, decode_settings or plain, now_ms, self.decode_asked)
-        self.handoffs = Handoffs(
+        self.handoffs = LiveHandoffs(
             spec or HandoffSpec(),
             self.prefill,
             self.decode,

@@ -35,6 +35,8 @@ def _record(request: Request) -> Record:
         "decode_worker_id": request.worker,
         "prefill_wait_time_ms": between(request.arrival_ms, request.scheduled_ms),
         "prefill_time_ms": between(request.scheduled_ms, request.first_ms),
+        "transfer_ms": None,
+        "handoff_ms": None,
         "ttft_ms": ttft_ms(request),
         "itl_mean_ms": tpot_ms(request),
         "tpot_ms": tpot_ms(request),

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from dynosim.build.disagg import handoff_spec, transfer_spec
+from dynosim.build.disagg import handoff_spec, kv_geometry, link_of
 from dynosim.build.engine import Prepared
 from dynosim.build.routing import routing_spec
 from dynosim.cluster import ClusterSpec, PoolSpec, RunOptions
-from dynosim.cluster.spec import DisaggSpec
+from dynosim.cluster.spec import DisaggSpec, TransferSpec
 from dynosim.config.cluster import POOL_ROLES
 from dynosim.config.schema import RunConfig
 from dynosim.errors import ConfigError
@@ -143,3 +143,16 @@ def _turned(values: tuple[str, ...], number: int) -> tuple[str, ...]:
     """The values in turn, as they go on behind so many workers."""
     start = number % len(values)
     return values[start:] + values[:start]
+
+
+def transfer_spec(config: RunConfig) -> TransferSpec:
+    """How KV gets from prefill to decode workers. Raises: ConfigError, see `kv_geometry`."""
+    transfer = config.cluster.transfer
+    assert transfer is not None
+    return TransferSpec(
+        link=link_of(transfer),
+        geometry=kv_geometry(config),
+        exposed_share=transfer.exposed_share,
+        moves=transfer.moves,
+        uplinks=dict(transfer.uplink_gb_s),
+    )

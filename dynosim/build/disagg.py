@@ -3,7 +3,6 @@
 from math import lcm
 
 from dynosim.build.knobs import from_section
-from dynosim.cluster.spec import TransferSpec
 from dynosim.config.cluster import TransferConfig
 from dynosim.config.schema import RunConfig
 from dynosim.errors import ConfigError
@@ -75,16 +74,3 @@ def kv_geometry(config: RunConfig) -> KvGeometry:
     dtype = pools[0].engine.kv_cache_dtype
     element_bytes = FP8_BYTES if dtype.startswith("fp8") else PLAIN_BYTES
     return KvGeometry.of_model(model_shape(model_entry(config.model_source)), element_bytes)
-
-
-def transfer_spec(config: RunConfig) -> TransferSpec:
-    """How KV gets from prefill to decode workers. Raises: ConfigError, see `kv_geometry`."""
-    transfer = config.cluster.transfer
-    assert transfer is not None
-    return TransferSpec(
-        link=link_of(transfer),
-        geometry=kv_geometry(config),
-        exposed_share=transfer.exposed_share,
-        moves=transfer.moves,
-        uplinks=dict(transfer.uplink_gb_s),
-    )

@@ -1,28 +1,39 @@
 """Who places requests where there is a pool for each phase: a placer of each."""
 
 from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dynosim.cluster.placement import Placer, Released
 from dynosim.cluster.pool import Worker
-from dynosim.cluster.router_placer import RouterPlacer
 from dynosim.engine.sequence import Sequence
 from dynosim.errors import InvariantError
 from dynosim.records import KvEventLog, RoutingStats
 from dynosim.router.eligibility import Constraints
 from dynosim.router.handoff import PoolLoads
 
+if TYPE_CHECKING:
+    pass
+
 
 class PoolPlacers:
     """The placers of prefill and of decode workers, each with its own view of them."""
 
     def __init__(self, prefill: Placer, decode: Placer) -> None:
+        # Here, or every run would load the routers.
+        from dynosim.cluster.router_placer import RouterPlacer
+
         self._prefill = prefill
         self._decode = decode
-        for placer in (prefill, decode):
-            if isinstance(placer, RouterPlacer):
-                placer.is_one_of_two = True
+        self._prefill_router: RouterPlacer | None = None
+        self._decode_router: RouterPlacer | None = None
+        if isinstance(prefill, RouterPlacer):
+            self._prefill_router = prefill
+            prefill.is_one_of_two = True
+        if isinstance(decode, RouterPlacer):
+            self._decode_router = decode
+            decode.is_one_of_two = True
 
     @property
     def next_ms(self) -> float:
@@ -60,8 +71,8 @@ class PoolPlacers:
         """Its decode worker, or QUEUED. Raises: RequestRefusedError."""
         if constraints is None:
             return self._decode.place(index, input_tokens, priority, now_ms)
-        assert isinstance(self._decode, RouterPlacer)
-        return self._decode.place(index, input_tokens, priority, now_ms, constraints)
+        assert self._decode_router is not None
+        return self._decode_router.place(index, input_tokens, priority, now_ms, constraints)
 
     def place_prefill(
         self,
@@ -74,13 +85,13 @@ class PoolPlacers:
         """Its prefill worker where the decode worker is known. Raises: RequestRefusedError."""
         if constraints is None:
             return self._prefill.place(index, input_tokens, priority, now_ms)
-        assert isinstance(self._prefill, RouterPlacer)
-        return self._prefill.place(index, input_tokens, priority, now_ms, constraints)
+        assert self._prefill_router is not None
+        return self._prefill_router.place(index, input_tokens, priority, now_ms, constraints)
 
     def loads(self, index: int, input_tokens: int, now_ms: float) -> PoolLoads:
         """What is known of both pools when a request comes."""
-        prefill, decode = self._prefill, self._decode
-        assert isinstance(prefill, RouterPlacer) and isinstance(decode, RouterPlacer)
+        prefill, decode = self._prefill_router, self._decode_router
+        assert prefill is not None and decode is not None
         return PoolLoads(
             cached_tokens=decode.best_cached_tokens(index, input_tokens, now_ms),
             least_prefill_tokens=prefill.least_prefill_tokens(now_ms),

@@ -11,11 +11,11 @@ import numpy as np
 
 from dynosim.cluster import ClusterSpec, PoolSpec, RunOptions, simulate
 from dynosim.compare.case_kit import Outcome, alike, large_engine
-from dynosim.compare.mean_field import Load, steps_of
+from dynosim.compare.mean_field import EqualLoad, steps_of
 from dynosim.timing.formulas import LinearModel
 from dynosim.timing.model import StepTimeModel
 
-LOAD = Load(isl=4000, osl=500)
+LOAD = EqualLoad(isl=4000, osl=500)
 GPUS = 8
 PROMPT = LOAD.isl  # tokens that the table lets a step compute: one prompt
 BUDGET = 8192  # tokens that vLLM lets it compute

@@ -20,7 +20,7 @@ _UNCOUNTED_STEPS = 3  # mixed steps that no request's time per token counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class EqualLoad:
     """Equal requests."""
 
     isl: int
@@ -35,12 +35,12 @@ class Estimate:
     tpot_ms: float
     tokens_per_s: float
 
-    def latency_ms(self, load: Load) -> float:
+    def latency_ms(self, load: EqualLoad) -> float:
         """From a request to its last token."""
         return self.ttft_ms + (load.osl - 1) * self.tpot_ms
 
 
-def mixed_steps(load: Load, batch: int, step_tokens: int) -> int:
+def mixed_steps(load: EqualLoad, batch: int, step_tokens: int) -> int:
     """Steps in which the prompts of a batch are computed, so many tokens in each."""
     return ceil(load.isl * batch / step_tokens)
 
@@ -51,7 +51,7 @@ def queue_factor(num_mixed: int) -> float:
 
 
 def aggregated(
-    load: Load, *, batch: int, step_tokens: int, mixed_ms: float, decode_ms: float
+    load: EqualLoad, *, batch: int, step_tokens: int, mixed_ms: float, decode_ms: float
 ) -> Estimate:
     """One engine with `batch` requests in flight, whose prompts refill in fewer steps than `osl`.
 
@@ -71,7 +71,7 @@ def aggregated(
 
 
 def steps_of(
-    load: Load, *, batch: int, step_tokens: int, ttft_ms: float, tokens_per_s: float
+    load: EqualLoad, *, batch: int, step_tokens: int, ttft_ms: float, tokens_per_s: float
 ) -> tuple[float, float]:
     """The mixed and the plain step (ms) from which `aggregated` has these two figures."""
     num_mixed = mixed_steps(load, batch, step_tokens)
@@ -81,7 +81,7 @@ def steps_of(
 
 
 def disaggregated(
-    load: Load, *, prefill_workers: int, prefill_ms: float, in_decode: int, decode_ms: float
+    load: EqualLoad, *, prefill_workers: int, prefill_ms: float, in_decode: int, decode_ms: float
 ) -> Estimate:
     """Workers that compute one prompt at a time, and others that decode `in_decode` together."""
     prefill_rps = PREFILL_ALLOWANCE * prefill_workers * 1e3 / prefill_ms

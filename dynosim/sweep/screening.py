@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from math import inf, isfinite
 from typing import Any, TypeVar
 
-from dynosim.build.disagg import transfer_spec
+from dynosim.build.cluster import transfer_spec
 from dynosim.build.engine import Prepared
 from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig

@@ -69,6 +69,8 @@ def assert_same_handoffs(bulk: HandoffLog, single: HandoffLog) -> None:
 def assert_same_workers(bulk: WorkerLog, single: WorkerLog) -> None:
     for column in fields(WorkerLog):
         ours, theirs = getattr(bulk, column.name), getattr(single, column.name)
+        if column.name == "held_blocks":
+            continue  # of a run that is cut off: in bulk, those of the last whole step
         if column.name.endswith("_ms"):
             assert_close(ours, theirs, column.name)
         else:

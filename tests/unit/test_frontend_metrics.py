@@ -183,7 +183,7 @@ async def test_workers_are_listed_with_what_they_have_in_hand() -> None:
     inside = Inside(ScriptedEngine(hangs={"a", "b"}), now_ms=now_ms)
     inside.show(
         card("a", dp_size=2, total_kv_blocks=700),
-        card("b", engine="vllm", role="decode", total_kv_blocks=None, url="http://h:1"),
+        card("b", engine="vllm", total_kv_blocks=None, url="http://h:1"),
     )
     started = [
         await inside.dispatcher.start(request(name, worker_id=worker_id_of("a"), dp_rank=rank))
@@ -197,6 +197,7 @@ async def test_workers_are_listed_with_what_they_have_in_hand() -> None:
         "is_draining": False,
         "block_size": BLOCK,
         "speedup": 1.0,
+        "taints": [],
     }
     assert page == {
         "num_fenced": 0,
@@ -218,7 +219,7 @@ async def test_workers_are_listed_with_what_they_have_in_hand() -> None:
                 "name": "b",
                 "engine": "vllm",
                 "url": "http://h:1",
-                "role": "decode",
+                "role": "agg",
                 "total_kv_blocks": None,
             },
         ],

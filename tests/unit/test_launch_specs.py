@@ -51,7 +51,7 @@ def test_each_worker_is_told_its_place_in_turn() -> None:
     config = plan(cluster={"workers": 3, "taints": ["x", "y"], "topology": places})
     *workers, frontend = specs(config)
     for worker, zone in zip(workers, ("a", "b", "a"), strict=True):
-        told = worker.command[worker.command.index("--taint") : worker.command.index("--speedup")]
+        told = worker.command[worker.command.index("--taint") : worker.command.index("--engine")]
         assert told == (
             "--taint", "x", "--taint", "y", "--topology", f"zone={zone}", "--topology", "rack=r",
         )  # fmt: skip

@@ -3,7 +3,7 @@
 import pytest
 
 from dynosim.compare.mean_field import (
-    Load,
+    EqualLoad,
     aggregated,
     disaggregated,
     mixed_steps,
@@ -11,7 +11,7 @@ from dynosim.compare.mean_field import (
     steps_of,
 )
 
-LOAD = Load(isl=4000, osl=500)
+LOAD = EqualLoad(isl=4000, osl=500)
 
 
 def test_prompts_of_a_batch_take_whole_steps() -> None:
@@ -28,11 +28,12 @@ def test_the_wait_grows_with_the_steps_up_to_four_prompts(steps: int, factor: fl
 
 
 def test_an_engine_by_hand() -> None:
-    got = aggregated(Load(isl=100, osl=11), batch=4, step_tokens=50, mixed_ms=30.0, decode_ms=10.0)
+    load = EqualLoad(isl=100, osl=11)
+    got = aggregated(load, batch=4, step_tokens=50, mixed_ms=30.0, decode_ms=10.0)
     assert got.ttft_ms == pytest.approx(30 * 2 * 2.25)  # two steps a prompt, eight in all
     assert got.tpot_ms == pytest.approx((5 * 30 + 3 * 10) / 8)  # five of the eight count
     assert got.tokens_per_s == pytest.approx(1e3 * 4 * 10 / (8 * 30 + 3 * 10))
-    assert got.latency_ms(Load(isl=100, osl=11)) == pytest.approx(got.ttft_ms + 10 * got.tpot_ms)
+    assert got.latency_ms(load) == pytest.approx(got.ttft_ms + 10 * got.tpot_ms)
 
 
 def test_few_mixed_steps_count_at_least_once() -> None:
@@ -59,7 +60,7 @@ def test_prompts_that_fill_every_step_are_refused() -> None:
 
 
 def test_the_slower_pool_gives_the_rate() -> None:
-    load = Load(isl=100, osl=11)
+    load = EqualLoad(isl=100, osl=11)
     by_prompts = disaggregated(
         load, prefill_workers=2, prefill_ms=100.0, in_decode=1000, decode_ms=10.0
     )

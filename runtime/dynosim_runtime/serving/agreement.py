@@ -17,6 +17,11 @@ def check_role(card: LiveCard, role: Role) -> None:
         )
 
 
+def serves_whole_requests(card: LiveCard) -> None:
+    """Raises: ConfigError for a worker of a pool of one phase."""
+    check_role(card, "agg")
+
+
 def check_handoff(card: LiveCard, *, first_token: str) -> None:
     """Raises: ConfigError for an engine that cannot hand KV over as the plan says."""
     if card.engine not in HANDING_OVER:

@@ -29,7 +29,7 @@ from dynosim_runtime.outage import Outage
 from dynosim_runtime.ports import BACKLOG, check_port, listening_socket
 from dynosim_runtime.serving.dispatcher import LiveDispatcher, stopwatch
 from dynosim_runtime.serving.gauges import observe_frontend, status_routes
-from dynosim_runtime.serving.handoffs import Handoffs
+from dynosim_runtime.serving.handoffs import LiveHandoffs
 from dynosim_runtime.serving.membership import Membership, Probe
 from dynosim_runtime.serving.metrics import FrontendMetrics
 from dynosim_runtime.serving.pool import Pool, make_pool, plan_pools
@@ -180,7 +180,7 @@ class FrontendProcess:
                 stack.callback(asyncio.create_task(work).cancel)
             yield dispatcher, self._app(dispatcher)
 
-    def _make_pools(self, clients: Mapping[str, EngineClient], probe: Probe) -> Handoffs | None:
+    def _make_pools(self, clients: Mapping[str, EngineClient], probe: Probe) -> LiveHandoffs | None:
         """Set them up; returns how requests go from one to the other, where there are two."""
         plan, pools = self._plan, self._pools
         spec = handoff_spec(plan)
@@ -199,7 +199,7 @@ class FrontendProcess:
             )
         if not plan.cluster.is_disagg:
             return None
-        return Handoffs(
+        return LiveHandoffs(
             spec,
             pools[0].placement,
             pools[1].placement,

@@ -11,7 +11,7 @@ from dynosim.config.live import LiveConfig
 from dynosim_runtime.errors import ApiError, unavailable
 from dynosim_runtime.requests import GenerateRequest, RequestRecord
 from dynosim_runtime.serving.handoff_stream import HandoffStream
-from dynosim_runtime.serving.handoffs import Handoffs
+from dynosim_runtime.serving.handoffs import LiveHandoffs
 from dynosim_runtime.serving.metrics import FrontendMetrics
 from dynosim_runtime.serving.placement import LivePlacement
 from dynosim_runtime.serving.stream import LiveStream
@@ -39,7 +39,7 @@ class LiveDispatcher:
         now_ms: Callable[[], float],
         *,
         write_record: Callable[[RequestRecord], None] = lambda record: None,
-        handoffs: Handoffs | None = None,
+        handoffs: LiveHandoffs | None = None,
     ) -> None:
         self.is_draining = False
         self._placement = placement

@@ -23,7 +23,7 @@ from dynosim_runtime.clients.base import (
 )
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.requests import Sampling, TokenDelta
-from dynosim_runtime.serving.handoffs import Handoffs
+from dynosim_runtime.serving.handoffs import LiveHandoffs
 from dynosim_runtime.serving.member import Stay
 from dynosim_runtime.serving.placement import PlacedAt
 from dynosim_runtime.serving.stream import LiveStream, refused_by_engine
@@ -50,7 +50,7 @@ class SourceLostError(EngineLostError):
 class HandoffStream(LiveStream):
     """A stream that asks a prefill worker first; see `LiveStream`."""
 
-    def __init__(self, handoffs: Handoffs, *arguments: Any, **more: Any) -> None:
+    def __init__(self, handoffs: LiveHandoffs, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
         self._handoffs = handoffs
         self._flow = handoffs.flow

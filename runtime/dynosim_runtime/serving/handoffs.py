@@ -18,7 +18,7 @@ from dynosim_runtime.serving.placement import LivePlacement, PlacedAt
 LoadFailurePolicy = Literal["fail", "recompute"]
 
 
-class Handoffs:
+class LiveHandoffs:
     """Both pools and the flow; `clients` speak the engines' dialects.
 
     A decode worker computes a prompt itself where the plan's conditions say so, and always while no

@@ -18,6 +18,7 @@ from dynosim.workers.lifecycle import Phase, WorkerEvent
 from dynosim_runtime.card import LiveCard
 from dynosim_runtime.hosts import without_credentials
 from dynosim_runtime.kv_events.subscriber import EventSubscriber, Subscriptions
+from dynosim_runtime.serving.agreement import serves_whole_requests
 from dynosim_runtime.serving.in_flight import InFlight
 from dynosim_runtime.serving.member import Member, Stay, life_of, shown_event
 from dynosim_runtime.serving.router import RouterService
@@ -48,7 +49,7 @@ class Membership:
         model: str,
         block_size: int,
         follows_events: bool,
-        check: Callable[[LiveCard], None] = lambda card: None,
+        check: Callable[[LiveCard], None] = serves_whole_requests,
         on_change: Callable[["Membership"], None] = lambda members: None,
     ) -> None:
         self._router = router

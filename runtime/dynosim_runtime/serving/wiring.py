@@ -9,13 +9,11 @@ from dataclasses import dataclass
 import aiohttp
 
 from dynosim.config.live import LiveConfig
-from dynosim_runtime.card import LiveCard
 from dynosim_runtime.clients.make import engine_clients, health_probe
 from dynosim_runtime.discovery.base import Discovery
 from dynosim_runtime.kv_events.subscriber import Subscriptions
 from dynosim_runtime.outage import Outage
 from dynosim_runtime.requests import RequestRecord
-from dynosim_runtime.serving.agreement import check_role
 from dynosim_runtime.serving.dispatcher import LiveDispatcher
 from dynosim_runtime.serving.in_flight import InFlight
 from dynosim_runtime.serving.make_router import LiveRouting
@@ -75,7 +73,6 @@ async def wired(
             model=model,
             block_size=routing.block_size,
             follows_events=routing.follows_events,
-            check=serves_whole_requests,
             on_change=on_change,
         )
         placement = LivePlacement(
@@ -92,11 +89,6 @@ async def wired(
         for work in (_watch(discovery, members), keep_ticking(router)):
             stack.callback(asyncio.create_task(work).cancel)
         yield Wired(router, members, placement, dispatcher, subscriptions)
-
-
-def serves_whole_requests(card: LiveCard) -> None:
-    """Raises: ConfigError for a worker of a pool of one phase."""
-    check_role(card, "agg")
 
 
 async def _watch(discovery: Discovery, members: Membership) -> None:
