@@ -161,14 +161,39 @@ def run_file(trace: Path, folder: Path) -> Path:
     return path
 
 
-def settings(workers: int, router: str, seed: int) -> list[str]:
-    """What a run file is told on top."""
-    return [f"cluster.workers={workers}", f"router.mode={router}", f"seed={seed}"]
+Layout = int | tuple[int, int]
+"""Equal workers, or prefill and decode workers."""
 
 
-def run_peer(args: argparse.Namespace, trace: Path, workers: int) -> Figures:
+def layout(text: str) -> Layout:
+    """`4`, or `2P2D`."""
+    prefill, found, decode = text.upper().removesuffix("D").partition("P")
+    return (int(prefill), int(decode)) if found else int(text)
+
+
+def settings(workers: Layout, router: str, seed: int) -> list[str]:
+    """What a run file is told on top; transfers take no time, as the peer's by default."""
+    common = [f"router.mode={router}", f"seed={seed}"]
+    if isinstance(workers, int):
+        return [f"cluster.workers={workers}", *common]
+    prefill, decode = workers
+    return [
+        "cluster.mode=disagg",
+        f"cluster.prefill.workers={prefill}",
+        f"cluster.decode.workers={decode}",
+        "cluster.transfer.bandwidth_gb_s=1000000000",
+        "cluster.transfer.kv_bytes_per_token=1",
+        *common,
+    ]
+
+
+def run_peer(args: argparse.Namespace, trace: Path, workers: Layout) -> Figures:
     """One process of the peer: its summary, its time, and that of its replay call on the clock."""
-    command = [args.peer_python, str(args.peer_script), str(trace), "--workers", str(workers)]
+    command = [args.peer_python, str(args.peer_script), str(trace)]
+    if isinstance(workers, int):
+        command += ["--workers", str(workers)]
+    else:
+        command += ["--prefill-workers", str(workers[0]), "--decode-workers", str(workers[1])]
     command += ["--block-size", str(BLOCK_SIZE), "--num-gpu-blocks", str(NUM_BLOCKS)]
     command += ["--router", "kv_router" if args.router == "kv" else "round_robin"]
     result = timed_process(command)

@@ -22,10 +22,12 @@ from typing import Any
 from racing import (
     Checkout,
     Figures,
+    Layout,
     add_peer,
     checked_trace,
     hold_race,
     in_turn,
+    layout,
     median,
     parser_of,
     ratio,
@@ -56,7 +58,9 @@ def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = parser_of(__doc__)
     add_peer(parser)
-    parser.add_argument("--workers", default="1,4,16,64,256", help="comma-separated")
+    parser.add_argument(
+        "--workers", default="1,4,16,64,256", help="comma-separated, such as 1,4,2P2D"
+    )
     parser.add_argument("--copies", type=int, default=1, help="repeat the trace this many times")
     return parser.parse_args()
 
@@ -69,7 +73,7 @@ def run_ours(checkout: Checkout, config: Path, asked: list[str]) -> Figures:
 
 
 def race(
-    args: argparse.Namespace, sides: dict[str, Checkout], trace: Path, config: Path, workers: int
+    args: argparse.Namespace, sides: dict[str, Checkout], trace: Path, config: Path, workers: Layout
 ) -> tuple[Figures, dict[str, list[Figures]]]:
     """A row of the table, for one number of workers, and all figures."""
 
@@ -82,7 +86,7 @@ def race(
     found = in_turn(args.rounds, running)
     own = found["ours"]
     row: Figures = {
-        "workers": workers,
+        "workers": workers if isinstance(workers, int) else "{}P{}D".format(*workers),
         "ours s": median(own, "run_s"),
         "process s": median(own, "process_user_s"),
     }
@@ -99,7 +103,7 @@ def race(
     return row, found
 
 
-def print_agreement(workers: int, found: dict[str, list[Figures]]) -> None:
+def print_agreement(workers: int | str, found: dict[str, list[Figures]]) -> None:
     """Both reports' figures side by side."""
     print(f"\n{workers} workers")
     for key in KEYS:
@@ -118,7 +122,7 @@ def main() -> None:
     def races(args: argparse.Namespace, sides: dict[str, Checkout], folder: Path) -> list[Figures]:
         trace = unpacked(checked_trace(args), args.copies, folder)
         config = run_file(trace, folder)
-        raced.extend(race(args, sides, trace, config, int(n)) for n in args.workers.split(","))
+        raced.extend(race(args, sides, trace, config, layout(n)) for n in args.workers.split(","))
         return [row for row, _ in raced]
 
     args = parse_args()

@@ -145,6 +145,19 @@ class HandoffLog:
     moved_bytes: IntArray
     held_tokens: IntArray  # prompt tokens that the decode worker had cached
 
+    def take(self, rows: IntArray) -> "HandoffLog":
+        """Those of some requests, in the order given."""
+        return HandoffLog(*[getattr(self, name)[rows] for name in HandoffLog.__slots__])
+
+    def later(self, delay_ms: float) -> "HandoffLog":
+        """The same on a clock that was 0 earlier by `delay_ms`."""
+        return replace(
+            self,
+            prefill_end_ms=self.prefill_end_ms + delay_ms,
+            transfer_start_ms=self.transfer_start_ms + delay_ms,
+            transfer_end_ms=self.transfer_end_ms + delay_ms,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class LinkLog:

@@ -149,6 +149,7 @@ class TwoPools:
             model=MODEL,
             block_size=BLOCK,
             follows_events=False,
+            check=lambda card: None,  # of either role
         )
         return LivePlacement(router, members, in_flight, {"mock": engine}, block_size=BLOCK)
 

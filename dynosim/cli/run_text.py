@@ -115,6 +115,8 @@ def _facts(outcome: RunOutcome, intervals: "Intervals | None") -> list[tuple[str
         ("preemptions", f"{r['preemptions']:,}"),
         ("step times", f"{r['timing_source']}{_in_range(r)}: {r['timing_description']}"),
     ]  # fmt: skip
+    if r.get("kv_transfers") is not None:
+        facts.append(("handoffs", _handoffs(r)))
     if r.get("dummy_step_share") is not None:
         facts.append(("ranks", _ranks(r)))
     if r.get("sla_attainment") is not None:
@@ -217,9 +219,25 @@ def _size(report: Mapping[str, Any]) -> str:
     """GPUs and workers, at most at once."""
     each = report["gpus_per_worker"]
     workers = f"{report['num_workers']} workers" + ("" if each is None else f" of {each}")
+    if report.get("kv_transfers") is not None:
+        workers = f"{report['layout']}, {workers}"
     if report["ranks_per_worker"] > 1:
         workers += f" in {report['ranks_per_worker']} ranks"
     return f"{report['num_gpus']} GPUs ({workers})"
+
+
+def _handoffs(report: Mapping[str, Any]) -> str:
+    """How long requests were between prefill and decode workers, and how busy those were."""
+    local = report["local_prefill_share"]
+    stayed = f"; {_percent(local)} of prompts computed by decode workers" if local else ""
+    after = report["mean_handoff_ms"]
+    told = "" if after is None else f"{_number(after)} ms from prefill to first token, "
+    return (
+        f"{told}{_number(report['mean_transfer_ms'])} ms of it KV on its way "
+        f"({report['kv_bytes_moved'] / 1e9:,.1f} GB in all); prefill workers "
+        f"{_percent(report['prefill_busy_share'])} busy, decode workers "
+        f"{_percent(report['decode_busy_share'])}{stayed}"
+    )
 
 
 def _capacity_source(report: Mapping[str, Any]) -> str:

@@ -172,6 +172,18 @@ def _before(chunk: Happening) -> str:
     return f"; {cached:,} were cached" if cached else ""
 
 
+def _handed_over(told: Told, part: Sequence[Happening]) -> list[tuple[float, str]]:
+    (one,) = part
+    facts = one.facts
+    held = f"; {facts['held_tokens']:,} tokens were there" if facts["held_tokens"] else ""
+    room = f", {duration(facts['room_ms'])} after its prefill" if facts["room_ms"] > 0 else ""
+    text = (
+        f"KV of {facts['bytes'] / 1e9:,.3g} GB to worker {facts['worker_id']} in "
+        f"{duration(one.until_ms - one.at_ms)}{room}{held}"
+    )
+    return [(one.at_ms, text)]
+
+
 def _preempted(told: Told, part: Sequence[Happening]) -> list[tuple[float, str]]:
     return [(part[0].at_ms, f"preempted: worker {part[0].facts['worker_id']} ran out of KV blocks")]
 
@@ -235,6 +247,7 @@ _RENDER: dict[str, Callable[[Told, Sequence[Happening]], list[tuple[float, str]]
     "waited": _waited,
     "prefilled": _prefilled,
     "preempted": _preempted,
+    "handed_over": _handed_over,
     "first_token": _first_token,
     "decoded": _decoded,
     "ended": _ended,

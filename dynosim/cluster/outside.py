@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dynosim.records import FloatArray, HandoffLog, RequestTrail, RunResult, WorkerLog
+from dynosim.records import FloatArray, RequestTrail, RunResult, WorkerLog
 
 
 def as_clients_see(result: RunResult, *, ingress_ms: float, egress_ms: float) -> RunResult:
@@ -29,22 +29,13 @@ def as_clients_see(result: RunResult, *, ingress_ms: float, egress_ms: float) ->
             first_token_ms=log.first_token_ms + both_ms,
             second_token_ms=log.second_token_ms + both_ms,
             finish_ms=log.finish_ms + both_ms,
-            handoffs=None if log.handoffs is None else _handoffs_later(log.handoffs, ingress_ms),
+            handoffs=None if log.handoffs is None else log.handoffs.later(ingress_ms),
             gave_up_ms=None if log.gave_up_ms is None else log.gave_up_ms + both_ms,
         ),
         steps=replace(steps, start_ms=steps.start_ms + ingress_ms),
         kv_events=events,
         trail=None if result.trail is None else _trail_later(result.trail, ingress_ms),
         end_ms=result.end_ms + both_ms,
-    )
-
-
-def _handoffs_later(handoffs: HandoffLog, delay_ms: float) -> HandoffLog:
-    return replace(
-        handoffs,
-        prefill_end_ms=handoffs.prefill_end_ms + delay_ms,
-        transfer_start_ms=handoffs.transfer_start_ms + delay_ms,
-        transfer_end_ms=handoffs.transfer_end_ms + delay_ms,
     )
 
 

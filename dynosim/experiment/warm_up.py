@@ -95,7 +95,8 @@ def _since(result: RunResult, rows: IntArray, from_ms: float) -> RunResult:
 def _moved(log: RequestLog, from_ms: float) -> RequestLog:
     moved = {name: getattr(log, name) - from_ms for name in ("arrival_ms", *_TIMES)}
     gave_up = None if log.gave_up_ms is None else log.gave_up_ms - from_ms
-    return replace(log, **moved, gave_up_ms=gave_up)
+    handoffs = None if log.handoffs is None else log.handoffs.later(-from_ms)
+    return replace(log, **moved, gave_up_ms=gave_up, handoffs=handoffs)
 
 
 def _steps_since(steps: StepLog, from_ms: float) -> StepLog:

@@ -107,8 +107,10 @@ def rows_of(log: RequestLog, rows: IntArray) -> RequestLog:
     taken: dict[str, Any] = {"errors": {}}
     for column in fields(log):
         values: FloatArray | IntArray | None = getattr(log, column.name)
-        if column.name != "errors" and values is not None:
+        if column.name not in ("errors", "handoffs") and values is not None:
             taken[column.name] = values[rows]
+    if log.handoffs is not None:
+        taken["handoffs"] = log.handoffs.take(rows)
     return replace(log, **taken)
 
 

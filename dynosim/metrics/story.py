@@ -18,8 +18,8 @@ from dynosim.router.witness import SeenChoice
 class Happening:
     """Something that happened to a request, from `at_ms` until `until_ms` (equal: in no time).
 
-    `kind` is arrived, routed, waited, prefilled, preempted, first_token, decoded or ended; `facts`
-    depend on it.
+    `kind` is arrived, routed, waited, prefilled, preempted, handed_over, first_token, decoded or
+    ended; `facts` depend on it.
     """
 
     at_ms: float
@@ -97,8 +97,12 @@ class Stories:
         mine = mine[np.argsort(seats.at_ms[mine], kind="stable")]
         since_ms = float(log.dispatch_ms[index])
         found: list[Happening] = []
+        handed: list[Happening] | None = self._handed_over(index)
         for place, row in enumerate(mine.tolist()):
             at_ms, worker_id = float(seats.at_ms[row]), int(seats.worker_id[row])
+            if handed is not None and worker_id != self._prefill_worker(index):
+                found += handed
+                since_ms, handed = handed[-1].until_ms, None
             if not seats.is_taken[row]:
                 found.append(_at(at_ms, "preempted", worker_id=worker_id))
                 since_ms = at_ms
@@ -114,6 +118,27 @@ class Stories:
             found += self._served(index, worker_id, at_ms, until_ms)
         return found
 
+    def _prefill_worker(self, index: int) -> int | None:
+        """The worker that computed a prompt for another one; None: nobody did."""
+        handoffs = self._result.requests.handoffs
+        worker_id = -1 if handoffs is None else int(handoffs.prefill_worker_id[index])
+        return None if worker_id < 0 else worker_id
+
+    def _handed_over(self, index: int) -> list[Happening] | None:
+        """The wait for room, and the way of its KV; None for a request that stayed."""
+        log, handoffs = self._result.requests, self._result.requests.handoffs
+        if handoffs is None or np.isnan(handoffs.transfer_end_ms[index]):
+            return None
+        from_ms = float(handoffs.prefill_end_ms[index])
+        start_ms = float(handoffs.transfer_start_ms[index])
+        facts = {
+            "worker_id": int(log.worker_id[index]),
+            "bytes": int(handoffs.moved_bytes[index]),
+            "held_tokens": int(handoffs.held_tokens[index]),
+            "room_ms": max(start_ms - from_ms, 0.0),
+        }
+        return [Happening(start_ms, float(handoffs.transfer_end_ms[index]), "handed_over", facts)]
+
     def _served(
         self, index: int, worker_id: int, from_ms: float, until_ms: float
     ) -> list[Happening]:
@@ -127,6 +152,8 @@ class Stories:
         if len(mine) and computed[-1] < self._result.requests.input_tokens[index]:
             return found
         begin_ms = found[-1].until_ms if found else from_ms
+        if worker_id == self._prefill_worker(index):
+            return found
         return [*found, *self._decoded(worker_id, begin_ms, until_ms)]
 
     def _end_ms(self, index: int) -> float:

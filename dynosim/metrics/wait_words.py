@@ -36,6 +36,7 @@ def _causes(wait: Wait, name: Name) -> list[str]:
         (wait.blocks_ms, f"for KV blocks {where}"),
         (wait.step_ms, f"for the end of a step {where}"),
         (wait.prefill_ms, f"computing its own {tokens(wait.prefill_tokens)} tokens"),
+        (wait.handoff_ms, f"handing its KV over to worker {wait.decode_worker_id}"),
         (wait.outside_ms, "on the way to the engine"),
     ]
     told = sorted((part for part in parts if part[0] > 0), key=lambda part: -part[0])

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dynosim.metrics.handoffs import prefill_time_ms
 from dynosim.records import FloatArray, IntArray, RequestLog, RunResult, StepLog
 
 BoolArray = NDArray[np.bool_]
@@ -43,11 +44,13 @@ class Wait:
     seat_ms: float
     blocks_ms: float
     step_ms: float
-    prefill_ms: float  # from its first step on
+    prefill_ms: float  # from its first step on, to the end of its prompt
     prefill_tokens: int  # of its prompt, that were not cached
     cached_tokens: int
     ahead: tuple[Ahead, ...]  # most tokens first
     idle_workers: tuple[int, ...]  # had no request when this one was placed
+    handoff_ms: float = 0.0  # from there on, to a decode worker's first token
+    decode_worker_id: int | None = None  # to whom its KV went
 
     @property
     def queue_ms(self) -> float:
@@ -74,6 +77,10 @@ class Waits:
         self._seats = result.workers.seats
         self._ready_ms = result.workers.ready_ms
         self._ended_ms = result.workers.ended_ms
+        self._roles = np.array(result.workers.role)
+        self._worker_id = first_worker_id(result.requests)
+        self._prefill_ms = prefill_time_ms(result.requests)
+        self._left_ms = _left_first_ms(result.requests)
         self.rows = WorkerRows(result.steps)
         self._spans = _spans(result)
         self._is_even = result.trail is None
@@ -83,7 +90,7 @@ class Waits:
     def of(self, index: int) -> Wait | None:
         """What the request of this index waited for; None if it has no first token."""
         log = self._log
-        worker_id = int(log.worker_id[index])
+        worker_id = int(self._worker_id[index])
         first_ms = float(log.first_token_ms[index])
         if worker_id < 0 or isnan(first_ms):
             return None
@@ -104,11 +111,15 @@ class Waits:
             seat_ms=seat_ms,
             blocks_ms=blocks_ms,
             step_ms=max(queue_ms - behind_ms - seat_ms - blocks_ms, 0.0),
-            prefill_ms=first_ms - scheduled_ms,
+            prefill_ms=float(self._prefill_ms[index]),
             prefill_tokens=int(log.input_tokens[index]) - cached,
             cached_tokens=cached,
             ahead=self._ahead(index, worker_id, dispatch_ms, scheduled_ms),
             idle_workers=tuple(np.flatnonzero(self._is_idle(index, dispatch_ms)).tolist()),
+            handoff_ms=max(first_ms - scheduled_ms - float(self._prefill_ms[index]), 0.0),
+            decode_worker_id=None
+            if worker_id == log.worker_id[index]
+            else int(log.worker_id[index]),
         )
 
     def _parts(
@@ -156,9 +167,11 @@ class Waits:
         placed_before = (log.dispatch_ms < at_ms) | (
             (log.dispatch_ms == at_ms) & (np.arange(len(log.dispatch_ms)) < index)
         )
-        is_open = placed_before & ~(log.finish_ms <= at_ms) & (log.worker_id >= 0)
-        load = np.bincount(log.worker_id[is_open], minlength=len(self._ready_ms))
-        idle: BoolArray = (load == 0) & (self._ready_ms <= at_ms) & ~(self._ended_ms <= at_ms)
+        ours = self._worker_id
+        is_open = placed_before & ~(self._left_ms <= at_ms) & (ours >= 0)
+        load = np.bincount(ours[is_open], minlength=len(self._ready_ms))
+        is_there = (self._ready_ms <= at_ms) & ~(self._ended_ms <= at_ms)
+        idle: BoolArray = (load == 0) & is_there & (self._roles == self._roles[ours[index]])
         return idle
 
 
@@ -195,6 +208,22 @@ def slowest(log: RequestLog, count: int) -> list[int]:
     return [index for index in order.tolist() if not isnan(ttft_ms[index])]
 
 
+def first_worker_id(log: RequestLog) -> IntArray:
+    """The worker that computed each prompt; the last that did, -1 if none."""
+    if log.handoffs is None:
+        return log.worker_id
+    ours = log.handoffs.prefill_worker_id
+    return np.where(ours >= 0, ours, log.worker_id)
+
+
+def _left_first_ms(log: RequestLog) -> FloatArray:
+    """When a request was done with that worker."""
+    if log.handoffs is None:
+        return log.finish_ms
+    has_moved = log.handoffs.prefill_worker_id >= 0
+    return np.where(has_moved, log.handoffs.prefill_end_ms, log.finish_ms)
+
+
 def _spans(result: RunResult) -> Spans:
     log, trail = result.requests, result.trail
     if trail is not None:
@@ -204,8 +233,9 @@ def _spans(result: RunResult) -> Spans:
         )
     rows = np.flatnonzero(~np.isnan(log.first_token_ms))
     tokens = log.input_tokens[rows] - log.cached_tokens[rows]
-    times_ms = log.scheduled_ms[rows], log.first_token_ms[rows]
-    return _sorted_spans(rows, log.worker_id[rows], *times_ms, tokens)
+    start_ms = log.scheduled_ms[rows]
+    end_ms = start_ms + prefill_time_ms(log)[rows]
+    return _sorted_spans(rows, first_worker_id(log)[rows], start_ms, end_ms, tokens)
 
 
 def _sorted_spans(

@@ -178,6 +178,9 @@ def _cards(report: Report) -> list[tuple[str, str]]:
         ("preemptions", _value(report, "preemptions")),
         ("GPUs / GPU hours", _pair(report, "num_gpus", "gpu_hours")),
     ]
+    if report.get("kv_transfers") is not None:
+        cards.append((f"KV transfer mean / p99 (ms), {report['layout']}",
+                      _pair(report, "mean_transfer_ms", "p99_transfer_ms")))  # fmt: skip
     if report.get("saturated"):
         cards[2] = (
             "output tokens/s sustained (saturated: TTFT has no steady value)",
