@@ -61,7 +61,7 @@ def simulate(
     started = time.perf_counter()
     for pool in cluster.pools:
         require_room(pool.engine)
-    extents = _extents_for(trace, cluster)
+    extents = _extents_for(trace, cluster, may_fail=bool(processes))
     routing = cluster.routing or _in_turn(cluster.block_size, options.seed)
     if trace.wishes is not None:
         routing = replace(routing, has_wishes=True)
@@ -180,11 +180,13 @@ def _launch_all(running: Cluster, spec: ClusterSpec) -> None:
             running.make_ready(running.launch(pool, 0.0), 0.0)
 
 
-def _extents_for(trace: Trace, cluster: ClusterSpec) -> PrefixExtents:
-    """Prompts in terms of extents; of single blocks where a prompt may stop amid any of them, or
-    wait for KV from elsewhere while others go on."""
+def _extents_for(trace: Trace, cluster: ClusterSpec, *, may_fail: bool) -> PrefixExtents:
+    """Prompts in terms of extents; of single blocks where a prompt may stop amid any of them: by a
+    cap, or because its KV does not come, or is computed here while others' KV comes."""
     engines = [pool.engine for pool in cluster.pools]
-    may_stop = any(e.long_prefill_token_threshold > 0 or e.takes_kv for e in engines)
+    may_stop = any(engine.long_prefill_token_threshold > 0 for engine in engines)
+    if cluster.disagg is not None:
+        may_stop |= may_fail or cluster.disagg.handoff.conditional is not None
     return prefix_extents(trace, cluster.block_size, single_blocks=may_stop)
 
 

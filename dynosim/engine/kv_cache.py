@@ -65,6 +65,22 @@ class KvCache:
         own_blocks = min(own.num_cached, limit - num_blocks)
         return PrefixHit(extents, num_blocks, own_blocks, idle + own_blocks)
 
+    def keep_whole(self, hit: PrefixHit) -> None:
+        """Leave out the last extent of a hit if it is cached in part.
+
+        Whoever loads holds that part while others go on: two who both completed it would share what
+        each has of its own. Extents of one block, as in conformance, are always whole.
+        """
+        sizes = self.pool.extent_blocks
+        if sizes is None or not hit.extents:
+            return
+        last = hit.extents[-1]
+        if last.num_cached < sizes[last.content]:
+            hit.extents.pop()
+            hit.path_blocks -= last.num_cached
+            if last.refs == 0:
+                hit.idle_blocks -= last.num_cached
+
     def take_hit(self, sequence: Sequence, hit: PrefixHit) -> None:
         """Let an admitted sequence hold what it hit."""
         if hit.extents:

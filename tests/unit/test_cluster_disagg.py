@@ -374,3 +374,21 @@ def test_bulk_steps_are_single_steps() -> None:
         )
         np.testing.assert_allclose(one.requests.finish_ms, other.requests.finish_ms, atol=1e-6)
         assert other.num_scheduling_events > one.num_scheduling_events
+
+
+def test_prompts_in_runs_of_blocks_are_prompts_block_by_block() -> None:
+    """A run that something may go wrong in follows single blocks; with room for all, both agree."""
+    shared = tuple(range(1, 30))
+    asks = [
+        Ask(15.0 * i, (*shared[: 5 * (i % 6)], 1000 + i, 2000 + i), 0, output_tokens=6 + i % 5)
+        for i in range(60)
+    ]
+    nothing = at((1.0, lambda control: None))
+    fast = served(asks, pools(prefill=2, decode=2, gb_s=0.05))
+    slow = served(asks, pools(prefill=2, decode=2, gb_s=0.05), nothing)
+    assert fast.requests.handoffs is not None and slow.requests.handoffs is not None
+    np.testing.assert_allclose(fast.requests.finish_ms, slow.requests.finish_ms)
+    np.testing.assert_array_equal(
+        fast.requests.handoffs.held_tokens, slow.requests.handoffs.held_tokens
+    )
+    assert fast.requests.handoffs.held_tokens.any()

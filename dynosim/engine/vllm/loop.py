@@ -137,7 +137,8 @@ class SchedulingLoop:
                     return plan.num_prefills == 0
                 has_place = self._seat(plan, sequence, hit, computed, num_tokens)
             else:
-                has_place = self._load(plan, sequence, hit, computed)
+                cache.keep_whole(hit)
+                has_place = self._load(plan, sequence, hit, hit.path_blocks * cache.block_size)
             if not has_place:
                 return True
             budget -= num_tokens
