@@ -103,6 +103,8 @@ class Transfers:
 
     def _path(self, source: Worker, target: Worker) -> tuple[int, ...]:
         """The capacities that a transfer takes part of."""
+        if not self._spec.uplinks:
+            return self._link(self._out, source), self._link(self._in, target)
         path = [self._link(self._out, source)]
         ours, theirs = source.card.topology, target.card.topology
         for domain, gb_s in self._spec.uplinks.items():
