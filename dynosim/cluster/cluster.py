@@ -306,10 +306,10 @@ class Cluster:
         priority = self._requests.priority(index)
         try:
             constraints = handoffs.constraints(passage, duty)
-            if duty is Duty.PLACE_PREFILL:
-                worker_id = placer.place_prefill(index, num_tokens, priority, now_ms, constraints)
-            else:
-                worker_id = placer.place_decode(index, num_tokens, priority, now_ms, constraints)
+            is_prefill = duty is Duty.PLACE_PREFILL
+            worker_id = placer.place_next(
+                index, num_tokens, priority, now_ms, constraints, is_prefill=is_prefill
+            )
         except RequestRefusedError as error:
             handoffs.let_go(self, passage, now_ms)
             self._reject(index, f"HTTP {error.http_status}: {error}", now_ms)

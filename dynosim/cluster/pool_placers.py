@@ -60,33 +60,23 @@ class PoolPlacers:
         """The prefill worker of a request, or QUEUED. Raises: RequestRefusedError."""
         return self._prefill.place(index, input_tokens, priority, now_ms)
 
-    def place_decode(
+    def place_next(
         self,
         index: int,
         input_tokens: int,
         priority: int,
         now_ms: float,
         constraints: Constraints | None,
+        *,
+        is_prefill: bool,
     ) -> int:
-        """Its decode worker, or QUEUED. Raises: RequestRefusedError."""
+        """The worker for a request's prompt or answer, or QUEUED. Raises: RequestRefusedError."""
         if constraints is None:
-            return self._decode.place(index, input_tokens, priority, now_ms)
-        assert self._decode_router is not None
-        return self._decode_router.place(index, input_tokens, priority, now_ms, constraints)
-
-    def place_prefill(
-        self,
-        index: int,
-        input_tokens: int,
-        priority: int,
-        now_ms: float,
-        constraints: Constraints | None,
-    ) -> int:
-        """Its prefill worker where the decode worker is known. Raises: RequestRefusedError."""
-        if constraints is None:
-            return self._prefill.place(index, input_tokens, priority, now_ms)
-        assert self._prefill_router is not None
-        return self._prefill_router.place(index, input_tokens, priority, now_ms, constraints)
+            placer = self._prefill if is_prefill else self._decode
+            return placer.place(index, input_tokens, priority, now_ms)
+        router = self._prefill_router if is_prefill else self._decode_router
+        assert router is not None
+        return router.place(index, input_tokens, priority, now_ms, constraints)
 
     def loads(self, index: int, input_tokens: int, now_ms: float) -> PoolLoads:
         """What is known of both pools when a request comes."""
