@@ -45,7 +45,9 @@ class RayExecutor:
 
     `address` is HOST:PORT of a cluster's head, "auto" for the one that this machine is part of, or
     None for RAY_ADDRESS if that is set, else a Ray of this machine's own, ended with the context.
-    At most `jobs` tasks are at work; None: as many as the cluster has cores.
+    At most `jobs` tasks are at work; None: as many as the cluster has cores. Tasks that nobody
+    waits for any more end as the context is left: to cancel one that is just about to answer ends
+    this process (https://github.com/ray-project/ray/pull/54798).
     """
 
     def __init__(self, address: str | None = None, jobs: int | None = None) -> None:
@@ -120,28 +122,24 @@ class RayExecutor:
         source = ((index, next(numbers), 0, asked) for index, asked in requests)
         todo: list[_Asked] = []
         at_work: dict[Any, _Asked] = {}
-        try:
-            while True:
-                for fresh in islice(source, max(0, READY_PER_JOB * self._room() - len(todo))):
-                    heapq.heappush(todo, fresh)
-                if not todo and not at_work:
-                    break
-                while todo and len(at_work) < self._room():
-                    asked = heapq.heappop(todo)
-                    at_work[task.remote(__version__, function, asked[3])] = asked
-                ended, _ = self._ray.wait(list(at_work), num_returns=1, timeout=_POLL_S)
-                for reference in ended:
-                    asked = at_work.pop(reference)
-                    answer = self._answer(reference, num_lost=asked[2])
-                    if answer is None:
-                        heapq.heappush(todo, (asked[0], asked[1], asked[2] + 1, asked[3]))
-                        continue
-                    for index, more in () if follow is None else follow(asked[0], answer):
-                        heapq.heappush(todo, (index, next(numbers), 0, more))
-                    yield asked[0], answer
-        finally:
-            for reference in at_work:
-                self._ray.cancel(reference, force=True)
+        while True:
+            for fresh in islice(source, max(0, READY_PER_JOB * self._room() - len(todo))):
+                heapq.heappush(todo, fresh)
+            if not todo and not at_work:
+                break
+            while todo and len(at_work) < self._room():
+                asked = heapq.heappop(todo)
+                at_work[task.remote(__version__, function, asked[3])] = asked
+            ended, _ = self._ray.wait(list(at_work), num_returns=1, timeout=_POLL_S)
+            for reference in ended:
+                asked = at_work.pop(reference)
+                answer = self._answer(reference, num_lost=asked[2])
+                if answer is None:
+                    heapq.heappush(todo, (asked[0], asked[1], asked[2] + 1, asked[3]))
+                    continue
+                for index, more in () if follow is None else follow(asked[0], answer):
+                    heapq.heappush(todo, (index, next(numbers), 0, more))
+                yield asked[0], answer
 
     def _answer(self, reference: Any, *, num_lost: int) -> Answer | None:
         """What a task answered; None if its worker was lost, too often for it to be chance."""

@@ -32,6 +32,10 @@ def write_plan(folder: Path, **sections: Any) -> Path:
     return path
 
 
+# How long the frontend may take to answer while engines start beside it on the same two cores.
+PATIENCE_S = 60.0
+
+
 class Cluster:
     """`dynosim deploy` around a block of code; the folder `out` keeps logs and records."""
 
@@ -85,7 +89,7 @@ class Cluster:
 
     def workers(self) -> dict[str, Any]:
         """The frontend's view of its workers, by name."""
-        rows = httpx.get(f"{self.url}/workers").json()["workers"]
+        rows = httpx.get(f"{self.url}/workers", timeout=PATIENCE_S).json()["workers"]
         return {row["name"]: row for row in rows}
 
     def metric(self, name: str) -> float:
@@ -108,7 +112,7 @@ class Cluster:
 def metric_of(url: str, name: str) -> float:
     """The sum of a Prometheus metric over its labels."""
     total = 0.0
-    for line in httpx.get(f"{url}/metrics").text.splitlines():
+    for line in httpx.get(f"{url}/metrics", timeout=PATIENCE_S).text.splitlines():
         if line.startswith((f"{name}{{", f"{name} ")):
             total += float(line.rpartition(" ")[2])
     return total

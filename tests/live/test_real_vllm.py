@@ -73,15 +73,13 @@ def test_turns_return_to_the_worker_that_holds_them(two_engines: Cluster) -> Non
 
 
 def test_a_killed_engine_costs_no_token(two_engines: Cluster) -> None:
-    bodies = [{"prompt": prompt(200 + i, 150 + i), "max_tokens": 150} for i in range(10)]
+    bodies = [{"prompt": prompt(200 + i, 150 + i), "max_tokens": 500} for i in range(10)]
     undisturbed = asyncio.run(stream_all(two_engines.url, bodies))
 
     async def under_fire() -> list[Any]:
         running = asyncio.create_task(stream_all(two_engines.url, bodies))
         while not all(row["active_requests"] for row in two_engines.workers().values()):
             await asyncio.sleep(0.01)
-        await asyncio.sleep(0.3)
-        assert not running.done()
         os.kill(two_engines.pid_of("worker-1"), signal.SIGKILL)
         return await running
 
