@@ -62,8 +62,8 @@ def random_cost(rng: random.Random, *, is_plain: bool) -> CostSpec:
         disk_cache_hit_weight=rng.choice([0.25, 0.125]),
         active_request_weight=rng.choice([0.0, 0.5, 2.0]),
         temperature=0.0 if is_plain else rng.choice([0.0, 0.0, 0.5]),
-        track_prefill_tokens=is_plain or rng.random() < 0.8,
-        assume_kv_reuse=is_plain or rng.random() < 0.8,
+        track_prefill_tokens=rng.random() < 0.8,
+        assume_kv_reuse=rng.random() < 0.8,
     )
 
 

@@ -93,6 +93,7 @@ class Cluster:
         # Heap of (time, station). The last entry, of no station, spares the loop to ask whether
         # there is one: it lies behind all that can happen.
         self._ends: list[tuple[float, int]] = [(NEVER, -1)]
+        self._links_end_ms = NEVER  # when to come back to the links
         if handoffs is not None:  # the first station: what arrives does so before steps end
             self._links_id = self.add_station(handoffs.transfers)
 
@@ -156,6 +157,7 @@ class Cluster:
         load = self._load
         stations, workers_at = self._stations, self._workers_at
         placer = self._placer
+        hears_late = placer.hears_late
         touched, handoffs = self._touched, self._handoffs
         until_ms = min(instant_end(until_ms), LAST_MS)
         while True:
@@ -166,7 +168,7 @@ class Cluster:
             now_ms = end_ms
             if load.next_ms < now_ms:
                 now_ms = load.next_ms
-            if placer.next_ms < now_ms:
+            if hears_late and placer.next_ms < now_ms:
                 now_ms = placer.next_ms
             if now_ms > until_ms:
                 return
@@ -196,6 +198,7 @@ class Cluster:
                         self._receive_ranks(self._ranks_at[station_id], finished, now_ms)
                     elif handoffs is not None:
                         handoffs.take_arrived(self, now_ms)
+                        self._links_end_ms = NEVER
                         self._await_links(handoffs)
                     if finished:
                         self._note_ends(finished, now_ms)
@@ -203,7 +206,7 @@ class Cluster:
                         self._let_go(now_ms)
             if handoffs is not None and (handoffs.has_news or self._passed_to):
                 self._settle_handoffs(now_ms)
-            if self._num_queued or placer.next_ms <= instant_ms:
+            if self._num_queued or (hears_late and placer.next_ms <= instant_ms):
                 self._release(now_ms)
             while load.next_ms <= instant_ms:
                 now_ms = self._place_all(instant_ms, now_ms)
@@ -252,8 +255,10 @@ class Cluster:
     def _await_links(self, handoffs: Handoffs) -> None:
         """Come back when the next transfer arrives."""
         end_ms = handoffs.transfers.next_ms
-        if end_ms != NEVER:
-            heappush(self._ends, (end_ms, self._links_id))
+        if end_ms != self._links_end_ms:
+            self._links_end_ms = end_ms
+            if end_ms != NEVER:
+                heappush(self._ends, (end_ms, self._links_id))
 
     def leave_queue(self, index: int, *, at_decode: bool, now_ms: float) -> None:
         """Nobody waits any more for a request that waits in a router."""
@@ -384,7 +389,7 @@ class Cluster:
         journal = self._journal
         journal.worker_id[index] = worker_id
         if self._handoffs is not None:
-            sequence = self._next_sequence(index, self.workers[worker_id], now_ms)
+            sequence = self._next_sequence(self._handoffs, index, self.workers[worker_id], now_ms)
         elif self._moved and index in self._moved:
             sequence, last_token_ms = self._moved.pop(index)
             journal.migrations[index] = journal.migrations.get(index, 0) + 1
@@ -401,13 +406,20 @@ class Cluster:
             heappush(self._ends, (worker.engine.next_ms, worker.station_id))
         self._touched.append(worker.station_id)
 
-    def _next_sequence(self, index: int, worker: Worker, now_ms: float) -> Sequence:
+    def _next_sequence(
+        self, handoffs: Handoffs, index: int, worker: Worker, now_ms: float
+    ) -> Sequence:
         """What a worker of a pool gets of a request: its prompt alone, or all, but KV to come."""
-        journal, handoffs = self._journal, self._handoffs
-        assert handoffs is not None
-        sequence = self._requests.sequence(index, now_ms)
-        sequence.preemptions = journal.preemptions.get(index, 0)
-        passage = handoffs.dispatched(worker, sequence)
+        journal, requests = self._journal, self._requests
+        passage = handoffs.passage_of(index)
+        first = passage.prefill
+        if first is None:
+            sequence = requests.sequence(index, now_ms)
+        else:
+            sequence = requests.again(first, now_ms)
+        if journal.preemptions:
+            sequence.preemptions = journal.preemptions.get(index, 0)
+        handoffs.dispatched(passage, worker, sequence)
         if worker.is_prefill:
             sequence.output_tokens = 1
             sequence.is_sent = True
@@ -600,7 +612,7 @@ class Cluster:
 
     def _start_touched(self, now_ms: float) -> None:
         """At the end of an instant: the idle among those with news begin what they have to do."""
-        stations, ends = self._stations, self._ends
+        stations, ends, handoffs = self._stations, self._ends, self._handoffs
         for station_id in self._touched:
             station = stations[station_id]
             if station.next_ms == NEVER:  # also told twice, it starts once
@@ -608,22 +620,12 @@ class Cluster:
                 end_ms = station.next_ms
                 if end_ms != NEVER:
                     heappush(ends, (end_ms, station_id))
-        if self._handoffs is None:
-            self._touched.clear()
-            return
-        self._note_loads(now_ms)
-
-    def _note_loads(self, now_ms: float) -> None:
-        """Decode workers that have started may have made room for KV to come."""
-        handoffs, touched = self._handoffs, self._touched
-        assert handoffs is not None
-        started = touched.copy()
-        touched.clear()
-        for station_id in started:
-            worker = self._workers_at[station_id]
-            if worker is not None and worker.is_decode:
-                handoffs.loads_started(worker)
-        if handoffs.has_news:
+            if handoffs is not None:  # it may have made room for KV to come
+                worker = self._workers_at[station_id]
+                if worker is not None and worker.is_decode:
+                    handoffs.loads_started(worker)
+        self._touched.clear()
+        if handoffs is not None and handoffs.has_news:
             self._settle_handoffs(now_ms)
             self._start_touched(now_ms)
 

@@ -89,15 +89,17 @@ class Handoffs:
         passage = self._passages[index] = Passage(index)
         return passage, self.flow.arrives(index, is_local=is_local)
 
-    def dispatched(self, worker: Worker, sequence: Sequence) -> Passage:
+    def passage_of(self, index: int) -> Passage:
+        """That of a request in flight."""
+        return self._passages[index]
+
+    def dispatched(self, passage: Passage, worker: Worker, sequence: Sequence) -> None:
         """A request went to a worker."""
-        passage = self._passages[sequence.index]
         if worker.is_prefill:
             passage.source, passage.prefill = worker, sequence
             self._columns.prefill_worker_id[sequence.index] = worker.worker_id
         else:
             passage.target, passage.decode = worker, sequence
-        return passage
 
     def prefilled(
         self, cluster: "Cluster", worker: Worker, finished: list[Sequence], now_ms: float

@@ -27,6 +27,7 @@ class LonePlacer:
 
     def __init__(self, num_requests: int, names: ExtentNames, index: ExtentIndex) -> None:
         self.next_ms = NEVER
+        self.hears_late = False
         self._names = names
         self._index = index
         self._worker: Worker | None = None

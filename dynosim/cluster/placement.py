@@ -25,10 +25,12 @@ class Released(NamedTuple):
 class Placer(Protocol):
     """Places requests on the workers that have joined, and receives what becomes of them.
 
-    At `next_ms` (infinity: never) news arrives that only `releases` takes up.
+    At `next_ms` (infinity: never) news arrives that only `releases` takes up; unless `hears_late`
+    that is never.
     """
 
     next_ms: float
+    hears_late: bool
 
     def join(self, worker: Worker, now_ms: float) -> None:
         """A worker may get requests from now on."""
@@ -75,6 +77,7 @@ class LoadPlacer:
 
     def __init__(self, mode: AnyLoadMode, table: WorkerTable) -> None:
         self.next_ms = NEVER
+        self.hears_late = False
         self._table = table
         self._mode = mode
         self._all_slots = 0

@@ -21,12 +21,15 @@ class Worker:
 
     Of a worker with several data-parallel ranks each rank is one, and `rank` is its place among
     them; their ids follow each other. They live and die together. `place` is that of the worker
-    among all that its pool has had.
+    among all that its pool has had. `is_prefill`: it computes prompts for others; `is_decode`: it
+    takes over what others have computed.
     """
 
     __slots__ = (
         "ended_ms",
         "engine",
+        "is_decode",
+        "is_prefill",
         "launched_ms",
         "phase",
         "place",
@@ -50,6 +53,8 @@ class Worker:
     ) -> None:
         self.worker_id = worker_id
         self.pool = pool
+        self.is_prefill = pool.role == "prefill"
+        self.is_decode = pool.role == "decode"
         self.engine = engine
         self.token_log = token_log
         self.phase = Phase.STARTING
@@ -64,16 +69,6 @@ class Worker:
     def first_id(self) -> int:
         """The id of the first of its ranks."""
         return self.worker_id - self.rank
-
-    @property
-    def is_prefill(self) -> bool:
-        """Whether it computes prompts for others."""
-        return self.pool.role == "prefill"
-
-    @property
-    def is_decode(self) -> bool:
-        """Whether it takes over requests that others have computed."""
-        return self.pool.role == "decode"
 
     @property
     def card(self) -> WorkerCard:

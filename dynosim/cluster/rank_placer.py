@@ -26,6 +26,7 @@ class RankPlacer:
 
     def __init__(self, workers: LoadPlacer, rule: BalancingRule) -> None:
         self.next_ms = NEVER
+        self.hears_late = False
         self._workers = workers
         self._rule = rule
         self._front_ends: dict[int, FrontEnd] = {}  # by the id of the first rank

@@ -31,6 +31,20 @@ class Requests:
         """How many tokens a request will produce, the model's length respected."""
         return min(self._output_tokens[index], self.max_model_len - self.input_tokens[index])
 
+    def again(self, first: Sequence, now_ms: float) -> Sequence:
+        """A request on its way to a second engine, while a first one still has it."""
+        index = first.index
+        return Sequence(
+            index,
+            first.prompt_tokens,
+            self.wanted_tokens(index),
+            first.path,
+            first.path_blocks,
+            now_ms,
+            first.priority,
+            first.request_id,
+        )
+
     def sequence(self, index: int, now_ms: float) -> Sequence:
         """A request on its way to an engine."""
         input_tokens = self.input_tokens[index]

@@ -103,6 +103,7 @@ class RouterPlacer:
         self._turn = 0
         self._may_release = False  # a first token or an end was received since the last look
         self.next_ms = NEVER  # when the next news of other frontends arrives
+        self.hears_late = self._sync_delay_ms is not None
 
     def join(self, worker: Worker, now_ms: float) -> None:
         """Tell all routers of a worker; the lowest free slot becomes its own in each of them."""

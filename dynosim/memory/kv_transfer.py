@@ -3,7 +3,7 @@
 Knows layouts of caches and links, not who else uses a link: that is `FairNetwork`'s.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from dynosim.errors import ConfigError
@@ -69,25 +69,25 @@ class KvGeometry:
         return -(-self.kv_heads // tensor_parallel)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Handoff:
     """What one handoff needs once its prefill has ended."""
 
-    wire_bytes: int  # in all, hidden ones included
-    exposed_bytes: int  # that still have to flow
-    setup_ms: float  # until they begin to
+    __slots__ = ("exposed_bytes", "hidden_bytes", "setup_ms", "wire_bytes")
 
-    @property
-    def hidden_bytes(self) -> int:
-        """That flowed behind the prefill's compute."""
-        return self.wire_bytes - self.exposed_bytes
+    def __init__(self, wire_bytes: int, exposed_bytes: int, setup_ms: float) -> None:
+        self.wire_bytes = wire_bytes  # in all, hidden ones included
+        self.exposed_bytes = exposed_bytes  # that still have to flow
+        self.hidden_bytes = wire_bytes - exposed_bytes  # that flowed behind the prefill's compute
+        self.setup_ms = setup_ms  # until the exposed ones begin to flow
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class HandoffCost:
-    """The cost of handoffs between two kinds of workers over a link.
+    """The cost of handoffs between two kinds of workers over a link. Not to be changed.
 
     The decode side's ranks each read their part, all at once; each posts its own descriptors.
+    `gb_s` is what two workers reach while nobody else uses their links, `sources` how many prefill
+    ranks one decode rank reads from.
     """
 
     link: LinkSpec
@@ -95,26 +95,36 @@ class HandoffCost:
     prefill: SideLayout
     decode: SideLayout
     exposed_share: float = 1.0  # 1: nothing flows before the prefill's end
+    gb_s: float = field(init=False, default=0.0)
+    sources: int = field(init=False, default=1)
+    _bytes_per_token: int = field(init=False, default=0)
+    _block_size: int = field(init=False, default=1)
+    _pieces_per_block: int = field(init=False, default=0)
+    _per_descriptor_us: float = field(init=False, default=0.0)
+    _latency_us: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
+        link, geometry = self.link, self.geometry
         if not 0 < self.exposed_share <= 1:
             raise ConfigError(
                 f"cluster.transfer.exposed_share: {self.exposed_share:g} is no share of a handoff "
                 "that stays visible (state one above 0 and at most 1; 1 if the prefill's compute "
                 "hides nothing)"
             )
-
-    @property
-    def gb_s(self) -> float:
-        """What the two workers reach while nobody else uses their links."""
-        return min(
-            self.link.worker_gb_s(self.prefill.tensor_parallel),
-            self.link.worker_gb_s(self.decode.tensor_parallel),
-        )
+        ranks = self.decode.tensor_parallel
+        self.gb_s = min(link.worker_gb_s(self.prefill.tensor_parallel), link.worker_gb_s(ranks))
+        if not geometry.latent_width:
+            kept = geometry.rank_heads(self.prefill.tensor_parallel)
+            self.sources = -(-geometry.rank_heads(ranks) // kept)
+        self._bytes_per_token = geometry.worker_bytes_per_token(ranks)
+        self._block_size = min(self.prefill.block_size, self.decode.block_size)
+        self._pieces_per_block = geometry.layers * geometry.regions_per_layer * self.sources
+        self._per_descriptor_us = link.per_descriptor_us
+        self._latency_us = link.latency_us
 
     def wire_bytes(self, tokens: int) -> int:
         """Every decode rank gets its own copy of what it keeps."""
-        return tokens * self.geometry.worker_bytes_per_token(self.decode.tensor_parallel)
+        return tokens * self._bytes_per_token
 
     def descriptors(self, tokens: int) -> int:
         """Pieces that one decode rank reads: of each region, block and rank that has a part.
@@ -122,17 +132,7 @@ class HandoffCost:
         Blocks are those of the side that has smaller ones. A part of a block's heads is contiguous
         (layout HND).
         """
-        block_size = min(self.prefill.block_size, self.decode.block_size)
-        regions = self.geometry.layers * self.geometry.regions_per_layer
-        return regions * -(-tokens // block_size) * self.sources
-
-    @property
-    def sources(self) -> int:
-        """Prefill ranks that one decode rank reads from."""
-        if self.geometry.latent_width:
-            return 1
-        wanted = self.geometry.rank_heads(self.decode.tensor_parallel)
-        return -(-wanted // self.geometry.rank_heads(self.prefill.tensor_parallel))
+        return self._pieces_per_block * -(-tokens // self._block_size)
 
     def handoff(self, tokens: int, compute_ms: float, *, is_first: bool) -> Handoff:
         """Of `tokens` whose prefill computed for `compute_ms`, while bytes could already flow.
@@ -140,13 +140,15 @@ class HandoffCost:
         What flows behind the compute is posted there too. `is_first`: of this pair of workers.
         """
         wire_bytes = self.wire_bytes(tokens)
+        if not wire_bytes:
+            return Handoff(0, 0, 0.0)
         exposed_bytes = self._exposed_bytes(wire_bytes, compute_ms)
-        share = exposed_bytes / wire_bytes if wire_bytes else 0.0
-        posted_us = share * self.descriptors(tokens) * self.link.per_descriptor_us
-        setup_ms = (posted_us + self.link.latency_us) / 1e3 if wire_bytes else 0.0
-        if is_first and wire_bytes:
+        share = exposed_bytes / wire_bytes
+        posted_us = share * self.descriptors(tokens) * self._per_descriptor_us
+        setup_ms = (posted_us + self._latency_us) / 1e3
+        if is_first:
             setup_ms += self.link.handshake_ms
-        return Handoff(wire_bytes=wire_bytes, exposed_bytes=exposed_bytes, setup_ms=setup_ms)
+        return Handoff(wire_bytes, exposed_bytes, setup_ms)
 
     def _exposed_bytes(self, wire_bytes: int, compute_ms: float) -> int:
         """No more is hidden than the share that can be, and than the link carries meanwhile."""

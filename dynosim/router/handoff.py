@@ -20,7 +20,13 @@ Order = Literal["prefill_first", "decode_first"]
 FirstTokenFrom = Literal["decode", "prefill"]
 
 
-class HandoffPhase(Enum):
+class _Name(Enum):
+    """A name whose hash is its identity: that of `Enum` is a call into Python at every look-up."""
+
+    __hash__ = object.__hash__
+
+
+class HandoffPhase(_Name):
     """Where a request is between its arrival and its end."""
 
     PREFILLING = "prefilling"  # waits for, or is computed by, a prefill worker
@@ -33,7 +39,7 @@ class HandoffPhase(Enum):
     LOCAL = "local"  # no prefill worker has a part in it
 
 
-class HandoffEvent(Enum):
+class HandoffEvent(_Name):
     """What can happen to it."""
 
     PREFILLED = "prefilled"  # its prompt has been computed

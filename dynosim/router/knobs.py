@@ -41,8 +41,6 @@ class CostSpec:
             self.temperature == 0
             and self.overlap_score_credit_decay == 0
             and self.overlap_score_credit <= 1
-            and self.track_prefill_tokens
-            and self.assume_kv_reuse
         )
 
 

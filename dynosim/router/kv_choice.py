@@ -52,8 +52,9 @@ class KvChoice(Generic[E_contra]):
         self._generator = generator
         self._confirm = confirm
         self._shared_prefix = load.active.shared_prefix
-        self._price = cost.overlap_score_credit * cost.prefill_load_scale
-        self._load_scale = cost.prefill_load_scale
+        self._load_scale = cost.prefill_load_scale if cost.track_prefill_tokens else 0.0
+        self._price = cost.overlap_score_credit * self._load_scale
+        self._assumes_reuse = cost.assume_kv_reuse
         self._has_plain_costs = cost.is_plain and not load.decays
 
     @property
@@ -113,7 +114,8 @@ class KvChoice(Generic[E_contra]):
     def choose_plain(self, request: RoutingRequest, eligible: int, now_ms: float) -> ChosenSlot:
         """`choose`, where costs are plain and the request has no wishes."""
         load, confirm = self._load, self._confirm
-        active, own_costs = self._shared_prefix(request.keys), load.own_costs()
+        active = self._shared_prefix(request.keys if self._assumes_reuse else ())
+        own_costs = load.own_costs()
         while True:
             overlaps = self._index.find_matches(request.blocks)
             groups = group_by_savings(eligible, overlaps.classes, active, self._price)

@@ -86,7 +86,7 @@ class ActiveLoad:
         self._blocks: list[float] = []
         self._block_size = block_size
         self._cost = cost
-        self._prefill_load_scale = cost.prefill_load_scale
+        self._prefill_load_scale = cost.prefill_load_scale if cost.track_prefill_tokens else 0.0
         self._request_weight = cost.active_request_weight
         self._settings = settings
         self.active = ActiveBlocks(key_blocks)

@@ -205,10 +205,11 @@ def check_account(load: ActiveLoad, naive: NaiveLoad, num_slots: int, now_ms: fl
 
 
 def check_own_costs(load: ActiveLoad, naive: NaiveLoad, num_slots: int) -> None:
-    """What a slot costs any request: its prefill, its blocks and its requests."""
+    """What a slot costs any request: its prefill if that counts, its blocks and its requests."""
     cost, levels = naive.cost, load.own_costs()
+    scale = cost.prefill_load_scale if cost.track_prefill_tokens else 0.0
     for slot in range(num_slots):
-        own = cost.prefill_load_scale * (naive.prefill_tokens(slot, 0.0) / BLOCK)
+        own = scale * (naive.prefill_tokens(slot, 0.0) / BLOCK)
         own += naive.blocks(slot) + cost.active_request_weight * naive.num_requests(slot)
         assert [level for level, slots in levels.by_cost().items() if slots >> slot & 1] == [own]
     assert all(levels.holders)
