@@ -35,7 +35,8 @@ class Transfers:
         self._out: dict[int, int] = {}  # by worker id: the resource that it sends through
         self._in: dict[int, int] = {}
         self._uplinks: dict[tuple[str, str], tuple[int, int]] = {}  # by place: out, in
-        self._met: set[tuple[int, int]] = set()  # pairs of workers that have shaken hands
+        # Of the pairs of workers that have shaken hands, the way from the one to the other.
+        self._paths: dict[tuple[int, int], tuple[int, ...]] = {}
         self._num_transfers = 0
         self._num_cancelled = 0
 
@@ -50,15 +51,18 @@ class Transfers:
     ) -> tuple[Transfer, float, int]:
         """Move the KV of some tokens, from `starts_ms` on; returns also that time and the bytes."""
         pair = (source.worker_id, target.worker_id)
-        handoff = self.cost.handoff(num_tokens, compute_ms, is_first=pair not in self._met)
-        self._met.add(pair)
-        self._network.add_hidden(handoff.hidden_bytes)
-        starts_ms = max(starts_ms, now_ms)
-        transfer = self._network.begin(
-            self._path(source, target), handoff.exposed_bytes, starts_ms + handoff.setup_ms, now_ms
-        )
+        path = self._paths.get(pair)
+        handoff = self.cost.handoff(num_tokens, compute_ms, is_first=path is None)
+        if path is None:
+            path = self._paths[pair] = self._path(source, target)
+        network = self._network
+        if handoff.hidden_bytes:
+            network.add_hidden(handoff.hidden_bytes)
+        if starts_ms < now_ms:
+            starts_ms = now_ms
+        transfer = network.begin(path, handoff.exposed_bytes, starts_ms + handoff.setup_ms, now_ms)
         self._num_transfers += 1
-        self.next_ms = self._network.next_ms
+        self.next_ms = network.next_ms
         return transfer, starts_ms, handoff.wire_bytes
 
     def cancel(self, transfer: Transfer, now_ms: float) -> None:

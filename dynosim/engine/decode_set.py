@@ -75,6 +75,8 @@ class DecodeSet:
     def blocks_opened(self, num_steps: int) -> int:
         """Blocks that the next `num_steps` steps open."""
         block_size = self.block_size
+        if num_steps == 1:
+            return self._crossings[self.step % block_size]
         opened = self.count * (num_steps // block_size)
         rest = num_steps % block_size
         if rest:

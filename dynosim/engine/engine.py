@@ -30,11 +30,14 @@ NOBODY: list[Sequence] = []  # never changed
 StampedEvent = tuple[float, KvEvent]
 
 
-class TransferEnd(NamedTuple):
+class TransferEnd:
     """What an engine hears of a transfer that has ended."""
 
-    sequence: Sequence
-    num_valid_tokens: int  # of one that loaded; -1 of one that was sent
+    __slots__ = ("num_valid_tokens", "sequence")
+
+    def __init__(self, sequence: Sequence, num_valid_tokens: int) -> None:
+        self.sequence = sequence
+        self.num_valid_tokens = num_valid_tokens  # of one that loaded; -1 of one that was sent
 
 
 class Unfinished(NamedTuple):

@@ -1,7 +1,6 @@
 """What one scheduling decision produced."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from dynosim.engine.sequence import Sequence
 from dynosim.timing.step import StepShape
@@ -19,13 +18,18 @@ class ScheduledRow:
     hit_tokens: int  # prefix hit if (re)admitted in this step, else -1
 
 
-class KvLoad(NamedTuple):
+class KvLoad:
     """A transfer that brings KV from elsewhere: blocks are taken when it starts."""
 
-    sequence: Sequence
-    hit_tokens: int  # found here
-    num_tokens: int  # to come from elsewhere
-    num_new_blocks: int
+    __slots__ = ("hit_tokens", "num_new_blocks", "num_tokens", "sequence")
+
+    def __init__(
+        self, sequence: Sequence, hit_tokens: int, num_tokens: int, num_new_blocks: int
+    ) -> None:
+        self.sequence = sequence
+        self.hit_tokens = hit_tokens  # found here
+        self.num_tokens = num_tokens  # to come from elsewhere
+        self.num_new_blocks = num_new_blocks
 
 
 class StepPlan(StepShape):

@@ -236,15 +236,18 @@ class FairNetwork:
         """Do all that is due in the next instant; rates are reckoned once."""
         starts, dues = self._starts, self._dues
         if dues and (not starts or dues[0][0] <= starts[0][0]):
-            first = min(self._groups[dues[0][1]], key=_due)
+            group = self._groups[dues[0][1]]
+            first = group[0]
+            for transfer in group:
+                if transfer._due_ms < first._due_ms:
+                    first = transfer
             self._move_to(first._due_ms, first._due_carry_ms)
         else:
             self._move_to(starts[0][0], 0.0)
         until_ms = instant_end(self._now_ms)
         touched: list[int] = []
         while dues and dues[0][0] <= until_ms:
-            group = self._groups.pop(heappop(dues)[1], None)
-            for transfer in group or ():
+            for transfer in self._groups.pop(heappop(dues)[1], ()):
                 if transfer._due_ms <= until_ms:
                     self._leave(transfer)
                     self._arrive(transfer)
@@ -277,7 +280,10 @@ class FairNetwork:
     def _arrive(self, transfer: Transfer) -> None:
         transfer._state = _ARRIVED
         transfer.ended_ms = max(self._now_ms, transfer.started_ms)
-        insort(self._arrived, transfer, key=_number)
+        if self._arrived:
+            insort(self._arrived, transfer, key=_number)
+        else:
+            self._arrived.append(transfer)
 
     def _leave(self, transfer: Transfer) -> None:
         for number in transfer.path:
@@ -378,7 +384,3 @@ class FairNetwork:
         exact_ms = left / rate + self._carry_ms
         transfer._due_ms = self._now_ms + exact_ms
         transfer._due_carry_ms = exact_ms - (transfer._due_ms - self._now_ms)
-
-
-def _due(transfer: Transfer) -> float:
-    return transfer._due_ms

@@ -186,12 +186,12 @@ class HandoffFlow:
         Raises: InvariantError if that cannot happen where the request is; nothing is changed then.
         """
         phase = self._phases.get(request_id)
-        row = {} if phase is None else TRANSITIONS[phase]
-        if event not in row:
+        row = None if phase is None else TRANSITIONS[phase].get(event)
+        if row is None:
             where = "not in flight" if phase is None else phase.value
             raise InvariantError(f"request {request_id} is {where}: not {event.value}")
-        self._phases[request_id], duties = row[event]
-        return duties
+        self._phases[request_id] = row[0]
+        return row[1]
 
     def ends(self, request_id: Hashable) -> HandoffPhase | None:
         """A request is over, however it ended; returns where it was."""
