@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sized
 from typing import Protocol
 
 from dynosim.blocks.kv_event import KvEvent
-from dynosim.engine.plan import StepPlan
+from dynosim.engine.plan import KvLoad, StepPlan
 from dynosim.engine.sequence import Sequence
 
 
@@ -104,6 +104,13 @@ class EngineCore(Protocol):
 
     def finish_step(self, plan: StepPlan) -> list[Sequence]:
         """Deliver a step's tokens; returns the requests that ended, in order, blocks freed."""
+        ...
+
+    def begin_loads(self) -> tuple[KvLoad, ...]:
+        """Start loads of the next step ahead of the rest of it; where that is as good as not.
+
+        They are part of no plan then. The next step is planned, or done in bulk, at once.
+        """
         ...
 
     def uniform_steps(self) -> int:

@@ -21,7 +21,7 @@ from dynosim.blocks.kv_event import KvEvent
 from dynosim.engine.cores import Core
 from dynosim.engine.instant import instant_end, instant_start
 from dynosim.engine.pace import NEVER, Pace
-from dynosim.engine.plan import StepPlan
+from dynosim.engine.plan import KvLoad, StepPlan
 from dynosim.engine.recorder import Recorder
 from dynosim.engine.sequence import DECODING, FINISHED, Sequence
 from dynosim.timing.model import StepTimeModel
@@ -267,6 +267,8 @@ class Engine:
                 and (not in_flight or in_flight[0].decodes_all(count))
                 and not self._needs_single_step()
             ):
+                if core.num_waiting:
+                    self._note_loads(core.begin_loads(), now_ms)
                 steps = core.uniform_steps()
                 if steps > lag:
                     self._begin_run(steps, now_ms)
@@ -291,7 +293,7 @@ class Engine:
             self._has_missed = True
             self._recorder.missed(plan, in_flight[-1].end_ms if in_flight else now_ms)
         if plan.loads:
-            self._note_loads(plan, now_ms)
+            self._note_loads(plan.loads, now_ms)
         if plan.num_prefills or plan.num_decodes:
             pace.start_at(max(now_ms, pace.end_ms) if in_flight else now_ms)
             plan.start_ms = pace.start_ms
@@ -301,10 +303,11 @@ class Engine:
             in_flight.append(plan)
         return plan
 
-    def _note_loads(self, plan: StepPlan, now_ms: float) -> None:
+    def _note_loads(self, loads: tuple[KvLoad, ...], now_ms: float) -> None:
         """Loads begin when the step that they were planned with does."""
-        start_ms = max(now_ms, self._in_flight[-1].end_ms) if self._in_flight else now_ms
-        self.started_loads += [(load.sequence, start_ms) for load in plan.loads]
+        for load in loads:
+            start_ms = max(now_ms, self._in_flight[-1].end_ms) if self._in_flight else now_ms
+            self.started_loads.append((load.sequence, start_ms))
 
     def complete(self, now_ms: float) -> list[Sequence]:
         """End the oldest step or the run; returns the requests that ended with it."""
@@ -312,7 +315,7 @@ class Engine:
         self.next_ms = NEVER
         self.last_delivery_ms = now_ms
         if self.run_steps:
-            step = self.core.decodes.step
+            step = self.core.decodes.step + self.run_steps - 1 - self._lag  # the last delivered
             self._deliver_run(now_ms)
             self._queued_ms.clear()
             finished = NOBODY if self._lag else self.core.finish_due()
@@ -478,6 +481,8 @@ class Engine:
                 self.run_steps = steps
                 self.last_delivery_ms = self._delivered_ms(steps - self._lag)
                 self._deliver_run(self.last_delivery_ms)
+            else:
+                self.core.take_events()
         else:
             self.core.take_events()
         unfinished = self.core.unfinished()

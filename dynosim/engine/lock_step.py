@@ -67,7 +67,7 @@ class RankEngine(Engine):
             if plan.preempted or plan.deferred:
                 self._recorder.missed(plan, in_flight[-1].end_ms if in_flight else start_ms)
             if plan.loads:
-                self._note_loads(plan, start_ms)
+                self._note_loads(plan.loads, start_ms)
             if not plan.is_empty:
                 plan.start_ms = start_ms
                 if plan.admitted:

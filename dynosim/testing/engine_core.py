@@ -191,13 +191,15 @@ def random_sequence(
     index: int,
     spec: EngineSpec,
     came_ms: float,
+    *,
+    shares_answers: bool = True,
 ) -> Sequence:
     """A request that fits, whose beginning is often others' too, with or without its answer."""
     prompt = draw.randint(1, MAX_LEN - 1)
     output = draw.randint(1, MAX_LEN - prompt)
     path: list[int] = []
     if spec.enable_prefix_caching:
-        blocks = (prompt + draw.choice([0, output])) // BLOCK
+        blocks = (prompt + (draw.choice([0, output]) if shares_answers else 0)) // BLOCK
         shared = draw.randint(0, blocks)
         tail = range(20 + 16 * index, 20 + 16 * index + blocks - shared)
         path = [*range(shared), *tail]
@@ -216,13 +218,19 @@ def valid_tokens(draw: random.Random, sequence: Sequence) -> int:
 
 
 def random_arrivals(draw: random.Random, spec: EngineSpec) -> list[Callable[[], Sequence]]:
-    """Requests by the order in which they come; made anew for every core."""
+    """Requests by the order in which they come; made anew for every core.
+
+    Where nobody shares an answer, a core need not watch what is generated.
+    """
+    shares_answers = draw.random() < 0.5
     times_ms = sorted(draw.uniform(0, draw.choice([1, 300])) for _ in range(draw.randint(1, 15)))
     seeds = [draw.random() for _ in times_ms]
 
     def maker(index: int, came_ms: float) -> Callable[[], Sequence]:
         draws = seeds[index]
-        return lambda: random_sequence(random.Random(draws), index, spec, came_ms)
+        return lambda: random_sequence(
+            random.Random(draws), index, spec, came_ms, shares_answers=shares_answers
+        )
 
     return [maker(index, came_ms) for index, came_ms in enumerate(times_ms)]
 

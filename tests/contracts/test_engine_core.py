@@ -22,6 +22,12 @@ def vllm_in_order(spec: EngineSpec, extent_blocks: list[int], publishes: bool) -
     return VllmScheduler(spec, extent_blocks, keep_rows=True, publish_events=publishes)
 
 
+def vllm_selective(spec: EngineSpec, extent_blocks: list[int], publishes: bool) -> VllmScheduler:
+    """Publishes what one extent in two does: no generated block is among them."""
+    announced = [number % 2 == 0 for number in range(len(extent_blocks))]
+    return VllmScheduler(spec, extent_blocks, publish_events=publishes, announced=announced)
+
+
 def covered(sequence: Sequence, step: int) -> int:
     """Tokens that a request has computed, or was given blocks for by a load."""
     computed = sequence.anchor + step if sequence.state == DECODING else sequence.num_computed
@@ -29,7 +35,7 @@ def covered(sequence: Sequence, step: int) -> int:
 
 
 class TestVllm(EngineCoreContract):
-    @pytest.fixture(scope="class", params=[vllm, vllm_in_order])
+    @pytest.fixture(scope="class", params=[vllm, vllm_in_order, vllm_selective])
     @classmethod
     def make_core(cls, request: pytest.FixtureRequest) -> Any:
         return request.param

@@ -112,11 +112,19 @@ class SchedulingLoop:
             self._book(plan, sequence, num_tokens, new_blocks[sequence])
         return budget
 
-    def admit(self, plan: StepPlan, budget: int, cap: int, num_waiting: int) -> bool:
+    def admit(
+        self,
+        plan: StepPlan,
+        budget: int,
+        cap: int,
+        num_waiting: int,
+        *,
+        loads_only: bool = False,
+    ) -> bool:
         """Give seats to waiting requests while budget, seats and blocks last; let others load.
 
         `num_waiting` of them do not load. Those who have loaded are first. Returns whether the next
-        one is blocked until something ends.
+        one is blocked until something ends. With `loads_only` it stops before the first seat.
         """
         cache, remote = self._cache, self._remote
         while budget > 0 and num_waiting > 0:
@@ -132,6 +140,8 @@ class SchedulingLoop:
                 computed = (hit.path_blocks + hit.own_blocks) * cache.block_size
             num_tokens = 0
             if hit is None or computed >= sequence.remote_tokens:
+                if loads_only:
+                    return False
                 num_tokens = self._first_chunk(known - computed, budget, cap)
                 if num_tokens == 0:
                     return plan.num_prefills == 0

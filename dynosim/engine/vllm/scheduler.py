@@ -11,7 +11,7 @@ from mypy_extensions import mypyc_attr
 from dynosim.blocks.kv_event import KvEvent
 from dynosim.engine.block_pool import BlockPool
 from dynosim.engine.kv_cache import KvCache
-from dynosim.engine.plan import StepPlan
+from dynosim.engine.plan import KvLoad, StepPlan
 from dynosim.engine.sequence import FINISHED, LOADING, WAITING, Sequence
 from dynosim.engine.spec import EngineSpec
 from dynosim.engine.vllm import asynchronous
@@ -52,6 +52,8 @@ class VllmScheduler:
         "_remote",
         "_seats",
         "_shares_answers",
+        "_takes_kv",
+        "_token_budget",
         "_under_way",
         "_waiting",
         "decodes",
@@ -109,6 +111,8 @@ class VllmScheduler:
         self._bulk = UniformSteps(cache, seats)
         self._head_is_blocked = False
         self._max_active = spec.max_active
+        self._token_budget = spec.max_num_batched_tokens
+        self._takes_kv = spec.takes_kv
         self._has_cap = spec.long_prefill_token_threshold > 0
         # The more requests, the smaller the first chunk, and a smaller one may find room.
         is_adaptive = self._has_cap and spec.long_prefill_token_threshold_adaptive
@@ -337,6 +341,30 @@ class VllmScheduler:
 
     # ---- in bulk -------------------------------------------------------------------------------
 
+    def begin_loads(self) -> tuple[KvLoad, ...]:
+        """Start the loads at the head of the queue, where the next step is sure to serve all.
+
+        The blocks that it opens have to be taken first, as the loads' evictions come after its own.
+        """
+        decodes, pool, remote = self.decodes, self.pool, self._remote
+        num_asking = self.num_waiting - remote.num_loading
+        if num_asking == 0 or self._head_is_blocked or remote.num_ready > 0:
+            return ()
+        if not self._takes_kv or self._has_cap or self._cache.registers_decodes:
+            return ()
+        budget, need = self._token_budget - decodes.count, decodes.blocks_next_step()
+        if self._seats.prefilling or budget <= 0 or need > pool.free_blocks:
+            return ()
+        if decodes.finishes and decodes.finishes[0][0] <= decodes.step:
+            return ()
+        pool.allocate(need)
+        plan = StepPlan(decodes.step)
+        self._head_is_blocked = self._loop.admit(plan, budget, 0, num_asking, loads_only=True)
+        pool.blank_blocks += need  # for the step
+        if plan.loads:
+            self._note_work()
+        return plan.loads
+
     def uniform_steps(self) -> int:
         """Steps from here in which the same sequences decode and nothing else can happen."""
         if self._seats.prefilling:
@@ -371,12 +399,12 @@ class VllmScheduler:
         return last
 
     def may_publish(self, num_steps: int) -> bool:
-        """Whether uniform steps could cause KV events that somebody wants."""
-        return self._bulk.may_publish(num_steps)
+        """Whether uniform steps could cause KV events that somebody wants; or have, by loads."""
+        return len(self.events) > 0 or self._bulk.may_publish(num_steps)
 
     def quiet_steps(self, max_steps: int) -> int:
         """Uniform steps, at least 1, of which only the last may open blocks."""
-        return self._bulk.quiet(max_steps)
+        return 1 if len(self.events) > 0 else self._bulk.quiet(max_steps)
 
 
 def _by_order(sequence: Sequence) -> int:
