@@ -4,7 +4,6 @@ The flow says what is to be done when something has happened. That is done once 
 instant are over, in the order in which it came up, and who got something by it starts at once.
 """
 
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from dynosim.cluster.journal import HandoffColumns, Journal
@@ -67,14 +66,14 @@ class Handoffs:
         self._columns: HandoffColumns = journal.handoffs
         self._passages: dict[int, Passage] = {}
         self._by_transfer: dict[int, Passage] = {}  # by number of its transfer
-        self._due: deque[tuple[Passage, Duty]] = deque()
+        self._due: list[tuple[Passage, Duty]] = []
         self._dropped_prefills: list[tuple[Worker, Sequence]] = []
         self.shows_prefill_tokens = self._columns.shows_prefill_tokens
 
     @property
     def has_news(self) -> bool:
         """Whether something is to be done."""
-        return bool(self._due)
+        return len(self._due) > 0
 
     # ---- what has happened ---------------------------------------------------------------------
 
@@ -146,13 +145,15 @@ class Handoffs:
     def loads_started(self, worker: Worker) -> None:
         """A decode worker has taken blocks for KV to come, or has found that it needs none."""
         engine, log = worker.engine, worker.token_log
+        assert isinstance(log, DecodeLog)
+        if not engine.started_loads and not log.seated:
+            return
         for sequence, start_ms in engine.started_loads:
             passage = self._passages[sequence.index]
             self._columns.held_tokens[sequence.index] = max(sequence.cached_tokens, 0)
             passage.reserved_ms = start_ms
             self._happens(passage, HandoffEvent.RESERVED)
         engine.started_loads.clear()
-        assert isinstance(log, DecodeLog)
         for sequence in log.seated:
             index = sequence.index
             if self.flow.phase_of(index) in AWAITING_ROOM:
@@ -191,7 +192,7 @@ class Handoffs:
     def give_up(self, cluster: "Cluster", index: int, now_ms: float) -> None:
         """A client waits no more. KV on its way arrives all the same, and is forgotten then."""
         passage, phase = self._passages[index], self.flow.phase_of(index)
-        self._due = deque([one for one in self._due if one[0] is not passage])
+        self._due = [one for one in self._due if one[0] is not passage]
         source, target = passage.source, passage.target
         if phase in BEFORE_PREFILLED:
             if source is None or passage.prefill is None:
@@ -247,8 +248,7 @@ class Handoffs:
     def settle(self, cluster: "Cluster", now_ms: float) -> None:
         """Do all that is due."""
         due = self._due
-        while due:
-            passage, duty = due.popleft()
+        for passage, duty in due:  # more may come to be due
             if duty is Duty.PLACE_PREFILL or duty is Duty.PLACE_DECODE:
                 cluster.place_next(passage, duty, now_ms)
             elif duty is Duty.BEGIN_TRANSFER:
@@ -259,6 +259,7 @@ class Handoffs:
                 self.release_source(cluster, passage, now_ms)
             else:
                 self._report_loss(cluster, passage, now_ms)
+        due.clear()
 
     def release_source(self, cluster: "Cluster", passage: Passage, now_ms: float) -> None:
         """The prefill worker may forget a request's KV."""

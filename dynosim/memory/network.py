@@ -311,6 +311,8 @@ class FairNetwork:
 
     def _group_around(self, resource: _Resource) -> None:
         group = self._last_group
+        if len(resource.flowing) == 1 and self._flows_alone(resource.flowing[0], group):
+            return
         resource.group = group
         resources = [resource]
         transfers: list[Transfer] = []
@@ -325,10 +327,7 @@ class FairNetwork:
                         if other.group != group:
                             other.group = group
                             resources.append(other)
-        if len(transfers) == 1:
-            transfers[0]._fair_share = min([reached.bytes_per_ms for reached in resources])
-        else:
-            self._fill(resources, transfers)
+        self._fill(resources, transfers)
         due_ms = NEVER
         for transfer in transfers:
             if transfer._fair_share != transfer._bytes_per_ms:  # else nothing is rounded
@@ -337,6 +336,26 @@ class FairNetwork:
                 due_ms = transfer._due_ms
         self._groups[group] = transfers
         heappush(self._dues, (due_ms, group))
+
+    def _flows_alone(self, transfer: Transfer, group: int) -> bool:
+        """Make a group of a transfer that shares no resource; returns whether it shares none."""
+        rate = NEVER
+        for number in transfer.path:
+            crossed = self._resources[number]
+            if len(crossed.flowing) > 1:
+                return False
+            if crossed.bytes_per_ms < rate:
+                rate = crossed.bytes_per_ms
+        for number in transfer.path:
+            self._resources[number].group = group
+        self._groups.pop(transfer._group, None)
+        transfer._group = group
+        transfer._fair_share = rate
+        if rate != transfer._bytes_per_ms:  # else nothing is rounded
+            self._set_rate(transfer)
+        self._groups[group] = [transfer]
+        heappush(self._dues, (transfer._due_ms, group))
+        return True
 
     def _fill(self, resources: list[_Resource], transfers: list[Transfer]) -> None:
         """Let all rates rise together; who crosses a resource that is full rises no further.
