@@ -95,13 +95,13 @@ class HandoffCost:
     prefill: SideLayout
     decode: SideLayout
     exposed_share: float = 1.0  # 1: nothing flows before the prefill's end
-    gb_s: float = field(init=False, default=0.0)
-    sources: int = field(init=False, default=1)
-    _bytes_per_token: int = field(init=False, default=0)
-    _block_size: int = field(init=False, default=1)
-    _pieces_per_block: int = field(init=False, default=0)
-    _per_descriptor_us: float = field(init=False, default=0.0)
-    _latency_us: float = field(init=False, default=0.0)
+    gb_s: float = field(init=False)
+    sources: int = field(init=False)
+    _bytes_per_token: int = field(init=False)
+    _block_size: int = field(init=False)
+    _pieces_per_block: int = field(init=False)
+    _per_descriptor_us: float = field(init=False)
+    _latency_us: float = field(init=False)
 
     def __post_init__(self) -> None:
         link, geometry = self.link, self.geometry
@@ -113,9 +113,8 @@ class HandoffCost:
             )
         ranks = self.decode.tensor_parallel
         self.gb_s = min(link.worker_gb_s(self.prefill.tensor_parallel), link.worker_gb_s(ranks))
-        if not geometry.latent_width:
-            kept = geometry.rank_heads(self.prefill.tensor_parallel)
-            self.sources = -(-geometry.rank_heads(ranks) // kept)
+        kept = geometry.rank_heads(self.prefill.tensor_parallel)
+        self.sources = 1 if geometry.latent_width else -(-geometry.rank_heads(ranks) // kept)
         self._bytes_per_token = geometry.worker_bytes_per_token(ranks)
         self._block_size = min(self.prefill.block_size, self.decode.block_size)
         self._pieces_per_block = geometry.layers * geometry.regions_per_layer * self.sources
