@@ -561,7 +561,7 @@ class Cluster:
             if worker.is_decode:
                 last_ms = worker.token_log.last_token_ms(sequence, worker.engine.last_delivery_ms)
                 handoffs.note_progress(sequence.index, num_tokens, last_ms)
-        for passage in handoffs.worker_lost(worker):
+        for passage in handoffs.worker_lost(self, worker, now_ms):
             journal.migrations[passage.index] = journal.migrations.get(passage.index, 0) + 1
         self._settle_handoffs(now_ms)
 

@@ -112,11 +112,18 @@ ACTS = st.lists(
 )
 
 
-@given(traces(), clusters(), ACTS)
+@given(traces(), clusters(), ACTS, st.sampled_from([None, 60.0, 400.0]))
 @settings(max_examples=80)
-def test_nothing_is_lost_under_faults(trace: Trace, cluster: ClusterSpec, acts: list[Act]) -> None:
+def test_nothing_is_lost_under_faults(
+    trace: Trace, cluster: ClusterSpec, acts: list[Act], timeout_ms: float | None
+) -> None:
     results = [
-        simulate(trace, cluster, RunOptions(exact_stepping=singly), processes=[scenario(acts)])
+        simulate(
+            trace,
+            cluster,
+            RunOptions(client_timeout_ms=timeout_ms, exact_stepping=singly),
+            processes=[scenario(acts)],
+        )
         for singly in (False, True)
     ]
     assert_same(*results)

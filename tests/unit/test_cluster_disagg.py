@@ -258,6 +258,23 @@ def test_a_client_that_gives_up_leaves_nothing_behind() -> None:
             assert result.steps.used_blocks[-1] <= 2
 
 
+@pytest.mark.parametrize(("worker", "other"), [(0, 1), (1, 0)])
+def test_kv_that_nobody_waits_for_stops_with_a_worker_that_is_lost(worker: int, other: int) -> None:
+    """It is on its way from 10 to 210 ms. Whoever is lost at 60 ms hears of no arrival after that.
+
+    By one, a lost engine would go on with what it had in flight, here the prompt from 55 ms on.
+    """
+    asks = [*LONG, Ask(55.0, (900, 901), 0, output_tokens=40)]
+    options = RunOptions(client_timeout_ms=50.0)
+    result = served(asks, pools(), lost(worker, 60.0), options=options)
+    assert result.requests.status.tolist() == [TIMED_OUT, FAILED]
+    assert result.links is not None
+    assert (result.links.num_cancelled, result.links.bytes_lost) == (1, 50_000)
+    assert result.links.bytes_in_flight == 0
+    held = result.workers.held_blocks
+    assert held is not None and held[other] == 0
+
+
 def test_a_draining_prefill_worker_stays_until_its_kv_has_been_sent() -> None:
     process = at((15.0, lambda control: control.drain(0)))
     result = served(LONG, pools(prefill=2), process)
