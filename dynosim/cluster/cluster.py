@@ -570,8 +570,8 @@ class Cluster:
         return self.workers[worker.first_id : worker.first_id + worker.pool.ranks.number]
 
     def _is_waited_for(self, index: int) -> bool:
-        """Whether a request in flight has not been given up."""
-        return self._journal.status[index] != int(RequestStatus.TIMED_OUT)
+        """Whether a request that an engine still has is not over: given up, refused or complete."""
+        return self._journal.status[index] == int(RequestStatus.UNFINISHED)
 
     def _move(self, worker: Worker, sequence: Sequence, num_tokens: int, now_ms: float) -> None:
         """Have a request that has lost its worker placed anew."""
