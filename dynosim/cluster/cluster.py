@@ -245,9 +245,15 @@ class Cluster:
         assert handoffs is not None
         handoffs.settle(self, now_ms)
         self._await_links(handoffs)
-        self._touched += self._passed_to
+        self._note_passed_on(now_ms)
         self._touched.sort()
+
+    def _note_passed_on(self, now_ms: float) -> None:
+        """Who got what others left may start; who has nothing left but had to drain goes."""
+        self._touched += self._passed_to
         self._passed_to.clear()
+        if self._draining:
+            self._let_go(now_ms)
 
     def _await_links(self, handoffs: Handoffs) -> None:
         """Come back when the next transfer arrives."""
@@ -311,8 +317,7 @@ class Cluster:
                 index, num_tokens, priority, now_ms, constraints, is_prefill=is_prefill
             )
         except RequestRefusedError as error:
-            handoffs.let_go(self, passage, now_ms)
-            self._reject(index, f"HTTP {error.http_status}: {error}", now_ms)
+            self._refuse(index, error, now_ms)
             return
         if worker_id == QUEUED:
             self._num_queued += 1
@@ -362,7 +367,7 @@ class Cluster:
             priority = self._requests.priority(index)
             worker_id = self._placer.place(index, num_tokens, priority, now_ms)
         except RequestRefusedError as error:
-            self._reject(index, f"HTTP {error.http_status}: {error}", now_ms)
+            self._refuse(index, error, now_ms)
             return
         if worker_id == QUEUED:
             self._num_queued += 1
@@ -376,7 +381,7 @@ class Cluster:
             if error is None:
                 self._dispatch(index, worker_id, now_ms)
             else:
-                self._reject(index, f"HTTP {error.http_status}: {error}", now_ms)
+                self._refuse(index, error, now_ms)
         self._touched.sort()
 
     def _dispatch(self, index: int, worker_id: int, now_ms: float) -> None:
@@ -425,6 +430,13 @@ class Cluster:
             journal.dispatch_ms[index] = now_ms
         passage.is_dispatched = True
         return sequence
+
+    def _refuse(self, index: int, error: RequestRefusedError, now_ms: float) -> None:
+        """A router takes a request not, or no more; it may be on its way from pool to pool."""
+        if self._handoffs is not None:
+            self._handoffs.let_go(self, index, now_ms)
+            self._note_passed_on(now_ms)
+        self._reject(index, f"HTTP {error.http_status}: {error}", now_ms)
 
     def _reject(self, index: int, reason: str, now_ms: float) -> None:
         """End a request that nobody takes: rejected, or failed if it had been placed before."""
@@ -475,10 +487,7 @@ class Cluster:
         handoffs = self._handoffs
         assert handoffs is not None
         handoffs.give_up(self, index, now_ms)
-        self._touched += self._passed_to
-        self._passed_to.clear()
-        if self._draining:
-            self._let_go(now_ms)
+        self._note_passed_on(now_ms)
 
     # ---- workers -------------------------------------------------------------------------------
 
@@ -625,6 +634,8 @@ class Cluster:
                 handoffs.loads_started(worker)
         if handoffs.has_news:
             self._settle_handoffs(now_ms)
+            if self._num_queued:  # who is refused leaves room for others
+                self._release(now_ms)
             self._start_touched(now_ms)
 
     # ---- the load ------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ class Handoffs:
                 if cluster.wanted_tokens(index) == 1:
                     self._journal.finish_ms[index] = now_ms
                     self._journal.status[index] = int(RequestStatus.COMPLETED)
-                    self.let_go(cluster, passage, now_ms)
+                    self.let_go(cluster, index, now_ms)
                     self.ended(index)
                     over.append(sequence)
                     continue
@@ -221,8 +221,9 @@ class Handoffs:
             cluster.leave_queue(index, at_decode=True, now_ms=now_ms)
         self.ended(index)
 
-    def let_go(self, cluster: "Cluster", passage: Passage, now_ms: float) -> None:
+    def let_go(self, cluster: "Cluster", index: int, now_ms: float) -> None:
         """A request goes no further: neither its KV nor the room for it is needed."""
+        passage = self._passages[index]
         self.release_source(cluster, passage, now_ms)
         if passage.target is not None:
             self._leave_target(cluster, passage, now_ms)

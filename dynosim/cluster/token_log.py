@@ -201,6 +201,12 @@ class TokenLog(Recorder):
                 if journal.scheduled_ms[sequence.index] == plan.start_ms:  # its first one
                     journal.scheduled_ms[sequence.index] = NAN
                     journal.cached_tokens[sequence.index] = 0
+        self._uncount(left.dropped)
+
+    def _uncount(self, dropped: List[Sequence]) -> None:
+        """Tokens that were counted when their request was dropped, and were never made."""
+        for sequence in dropped:
+            self._journal.produced_tokens[sequence.index] -= 1
 
     def wants_single_steps(self) -> bool:
         """Whether a sequence that missed a step decodes in the next one."""
@@ -284,6 +290,9 @@ class PrefillLog(TokenLog):
         super().stopped(left)
         for (sequence, _), tokens in zip(left.requests, before, strict=True):
             produced[sequence.index] = tokens
+
+    def _uncount(self, dropped: List[Sequence]) -> None:
+        """None was counted."""
 
 
 class DecodeLog(TokenLog):

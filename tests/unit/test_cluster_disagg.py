@@ -19,6 +19,7 @@ from dynosim.memory.links import LinkSpec
 from dynosim.metrics.conservation import check_conservation
 from dynosim.metrics.handoffs import handoff_ms, layout, prefill_time_ms, transfer_ms
 from dynosim.records import RequestStatus, RunResult, Trace
+from dynosim.router.classes import PolicyClass
 from dynosim.router.handoff import ConditionalSpec, HandoffSpec
 from dynosim.router.knobs import RouterSpec
 from dynosim.router.spec import RoutingSpec
@@ -196,6 +197,7 @@ def test_ten_clients_on_one_link(gb_s: float, low_ms: float, high_ms: float) -> 
 
 # ---- workers that are lost -----------------------------------------------------------------------
 
+KV_ROUTING = RoutingSpec(RouterSpec(4, mode="kv"))
 LONG = [Ask(0.0, tuple(range(1, 51)), 0, output_tokens=4)]  # 200 tokens: 200 ms on the link
 
 
@@ -273,6 +275,53 @@ def test_kv_that_nobody_waits_for_stops_with_a_worker_that_is_lost(worker: int, 
     assert result.links.bytes_in_flight == 0
     held = result.workers.held_blocks
     assert held is not None and held[other] == 0
+
+
+def test_a_refused_request_is_not_left_behind_by_a_worker_that_is_lost() -> None:
+    """The decode worker took blocks at 0 ms and is busy with the other prompt till 10: nobody is
+    there to compute this one's, and the decode worker is lost before it hears of that."""
+    rule = ConditionalSpec(eff_isl_threshold=40, eff_isl_ratio_threshold=1.1)
+    kv = RoutingSpec(RouterSpec(4, mode="kv"))
+    spec = HandoffSpec(order="decode_first", conditional=rule)
+    cluster = pools(handoff=spec, routing=kv, decode_routing=kv)
+    asks = [replace(one, at_ms=2.0) for one in (*LONG, *ASKED)]
+    result = served(asks, cluster, lost(0, 1.0), lost(1, 5.0))
+    assert result.requests.status.tolist() == [FAILED, FAILED]
+
+
+def test_a_request_refused_after_it_waited_leaves_no_blocks_behind() -> None:
+    """Its prompt is computed at 10 ms; the router of the decode workers, all busy, keeps it until
+    the last of them is lost. A third prompt has room only then."""
+    patient = (PolicyClass(prefill_busy_threshold=1),)
+    waits = RoutingSpec(RouterSpec(4, mode="kv", classes=patient))
+    small = replace(ENGINE, num_gpu_blocks=1 + 256)
+    others = [Ask(i, tuple(range(1000 * i, 1000 * i + 100 * i)), 0) for i in (1, 2)]
+    cluster = pools(routing=KV_ROUTING, decode_routing=waits, engine=small)
+    result = served([*LONG, *others], cluster, lost(1, 60.0))
+    assert result.requests.status.tolist() == [FAILED] * 3
+    assert "HTTP" in result.requests.errors[1]
+    assert result.requests.scheduled_ms[2] == 60.0
+    held = result.workers.held_blocks
+    assert held is not None and held[0] == 0
+
+
+def test_a_draining_worker_goes_when_what_it_waits_for_will_not_come() -> None:
+    drain = at((20.0, lambda control: control.drain(1)))
+    result = served(LONG, pools(), drain, lost(0, 60.0))
+    assert result.requests.status[0] == FAILED
+    assert result.workers.ended_ms.tolist() == [60.0, 60.0]
+
+
+def test_a_token_under_way_for_nobody_was_not_made_if_its_worker_is_lost() -> None:
+    """With two steps in flight a request is dropped after 220 ms, and its next step ends at 225."""
+    engine = replace(ENGINE, async_scheduling=True)
+    options = RunOptions(client_timeout_ms=218.0)
+    asks = [replace(LONG[0], output_tokens=40)]
+    before, after = (
+        served(asks, pools(engine=engine), lost(1, at_ms), options=options).requests
+        for at_ms in (222.0, 226.0)
+    )
+    assert before.output_tokens[0] == after.output_tokens[0] - 1
 
 
 def test_a_draining_prefill_worker_stays_until_its_kv_has_been_sent() -> None:
