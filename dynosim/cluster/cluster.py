@@ -623,16 +623,20 @@ class Cluster:
         self._note_loads(now_ms)
 
     def _note_loads(self, now_ms: float) -> None:
-        """Decode workers that have started may have made room for KV to come."""
+        """Decode workers that have started may have made room for KV, or have heard of its loss."""
         handoffs, touched = self._handoffs, self._touched
         assert handoffs is not None
         started = touched.copy()
         touched.clear()
+        has_failed = False
         for station_id in started:
             worker = self._workers_at[station_id]
             if worker is not None and worker.is_decode:
                 handoffs.loads_started(worker)
-        if handoffs.has_news:
+                if worker.engine.failed:
+                    has_failed = True
+                    self.note_failed(worker, now_ms)
+        if has_failed or handoffs.has_news:
             self._settle_handoffs(now_ms)
             if self._num_queued:  # who is refused leaves room for others
                 self._release(now_ms)

@@ -14,7 +14,7 @@ from test_cluster_lives import at
 from dynosim.cluster import ClusterSpec, RunOptions, simulate
 from dynosim.cluster.control import Process
 from dynosim.compare.case_kit import alike
-from dynosim.errors import ConfigError
+from dynosim.errors import ConfigError, InvariantError
 from dynosim.memory.links import LinkSpec
 from dynosim.metrics.conservation import check_conservation
 from dynosim.metrics.handoffs import handoff_ms, layout, prefill_time_ms, transfer_ms
@@ -162,6 +162,15 @@ def test_the_last_block_of_a_cached_prompt_is_sent_all_the_same() -> None:
     assert log.handoffs.moved_bytes.tolist() == [12_000, 4_000]
 
 
+def test_room_made_before_a_prefill_is_not_looked_up_as_if_it_were_over() -> None:
+    """The first token comes from a prefill that has not begun: 8 of 12 tokens are a hit, not 12."""
+    spec = HandoffSpec(order="decode_first", first_token="prefill")
+    log = served([*ASKED, replace(ASKED[0], at_ms=100.0)], pools(handoff=spec)).requests
+    assert log.handoffs is not None
+    assert log.handoffs.held_tokens.tolist() == [0, 8]
+    assert (log.first_token_ms[1], log.second_token_ms[1], log.finish_ms[1]) == (110, 119, 129)
+
+
 def test_layer_by_layer_hides_what_the_link_could_carry_meanwhile() -> None:
     """Of 12 KB 6 may be hidden, and 10 could have been carried in the 10 ms of the prefill."""
     log = served(ASKED, pools(exposed_share=0.5)).requests
@@ -217,6 +226,16 @@ def test_kv_that_does_not_come_is_computed_anew_if_so_told() -> None:
 def test_or_else_the_request_fails() -> None:
     log = served(LONG, pools(), lost(0, 60.0)).requests
     assert log.status[0] == FAILED and "did not arrive" in log.errors[0]
+
+
+def test_it_fails_though_its_decode_worker_has_nothing_else_to_do() -> None:
+    """The only seat is another's, who gives up at 60 ms; its last step, for nobody, is the one that
+    the load begins with: none follows in which its loss could be reported."""
+    engine = replace(ENGINE, async_scheduling=True, max_num_seqs=1)
+    asks = [replace(ASKED[0], output_tokens=200), replace(LONG[0], at_ms=30.0)]
+    options = RunOptions(client_timeout_ms=60.0)
+    log = served(asks, pools(engine=engine), lost(0, 50.0), options=options).requests
+    assert log.status.tolist() == [TIMED_OUT, FAILED]
 
 
 def test_a_prompt_whose_worker_is_lost_is_computed_by_another() -> None:
@@ -329,6 +348,27 @@ def test_a_draining_prefill_worker_stays_until_its_kv_has_been_sent() -> None:
     result = served(LONG, pools(prefill=2), process)
     assert result.requests.status[0] == COMPLETED
     assert result.workers.ended_ms[0] == 210.0
+
+
+# ---- every prompt token is accounted for ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("first_token", ["decode", "prefill"])
+@pytest.mark.parametrize("missing", [-1, 1])
+def test_a_prompt_token_too_many_or_too_few_is_noticed(first_token: str, missing: int) -> None:
+    """Three prompts of 12, 12 and 16 tokens, of which 8 and 12 are cached, and one token each."""
+    asks = [*ASKED, Ask(100.0, (1, 2, 3), 0, output_tokens=2), Ask(200.0, (1, 2, 3, 4), 0)]
+    spec = HandoffSpec(first_token=first_token)  # type: ignore[arg-type]
+    result = served(asks, pools(handoff=spec))
+    steps = result.steps
+    moved = 3 if first_token == "decode" else 2  # the third was over with its first token
+    assert int(steps.prefill_tokens.sum()) == 12 + 4 + 4 + moved
+    wrong = steps.prefill_tokens.copy()
+    wrong[0] += missing
+    with pytest.raises(InvariantError, match="prompt tokens are computed or cached"):
+        check_conservation(
+            replace(result, steps=replace(steps, prefill_tokens=wrong)), trace_of(asks, 4)
+        )
 
 
 # ---- who computes, and where ---------------------------------------------------------------------
