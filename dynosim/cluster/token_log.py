@@ -32,7 +32,8 @@ class TokenLog(Recorder):
     Of the tokens of a request only the first, the second and the last have a time of their own;
     those between follow from the rows of steps, but for gaps that a preemption or a lack of blocks
     stretched over more than a step. If `reports_first_tokens`, `first_tokens` collects the requests
-    whose first token was delivered, for a router to receive.
+    whose first token was delivered, for a router to receive. `seated` are those that got a seat
+    since somebody looked last, in a log that collects them.
     """
 
     __slots__ = (
@@ -45,6 +46,7 @@ class TokenLog(Recorder):
         "_times",
         "_worker_id",
         "first_tokens",
+        "seated",
     )
 
     def __init__(
@@ -58,6 +60,7 @@ class TokenLog(Recorder):
         reports_first_tokens: bool = False,
     ) -> None:
         self.first_tokens: list[int] | None = [] if reports_first_tokens else None
+        self.seated: list[Sequence] = []
         self._journal = journal
         self._worker_id = worker_id
         self._core = core
@@ -296,32 +299,9 @@ class PrefillLog(TokenLog):
 
 
 class DecodeLog(TokenLog):
-    """The `Recorder` of an engine that takes over what others have computed.
+    """The `Recorder` of an engine that takes over what others have computed."""
 
-    `seated` are the requests that got a seat since somebody looked last.
-    """
-
-    __slots__ = ("seated",)
-
-    def __init__(
-        self,
-        journal: Journal,
-        worker_id: int,
-        core: Core,
-        times: StepTimeModel,
-        *,
-        is_pipelined: bool,
-        reports_first_tokens: bool = False,
-    ) -> None:
-        super().__init__(
-            journal,
-            worker_id,
-            core,
-            times,
-            is_pipelined=is_pipelined,
-            reports_first_tokens=reports_first_tokens,
-        )
-        self.seated: list[Sequence] = []
+    __slots__ = ()
 
     def admitted(self, sequences: List[Sequence], start_ms: float) -> None:
         """As everywhere; and remember whom, for it may have needed no KV from elsewhere."""
