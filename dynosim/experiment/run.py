@@ -195,11 +195,12 @@ def _check_contexts(trace: Trace, prefill: EngineSpec, decode: EngineSpec) -> No
     if not len(rows):
         return
     ours, theirs = ("decode", "prefill") if decode.max_model_len == least else ("prefill", "decode")
+    source, row, others = trace.source or "trace", int(rows[0]), len(rows) - 1
     raise InfeasibleError(
         f"cluster.{ours}.engine.max_model_len: {least} is less than the {theirs} workers' {most}: "
-        f"{trace.source or 'trace'}: request {rows[0]} ({prompts[rows[0]]} input tokens) fits there "
-        f"and never here, and so do {len(rows) - 1} others; raise it, or state the same for both "
-        "to have such prompts rejected and counted"
+        f"{source}: request {row} ({prompts[row]} input tokens) fits there and never here, and so "
+        f"do {others} others; raise it, or state the same for both to have such prompts rejected "
+        "and counted"
     )
 
 
