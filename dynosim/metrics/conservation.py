@@ -177,9 +177,11 @@ def _check_prefill(result: RunResult) -> None:
     """
     log = result.requests
     served = log.status == RequestStatus.COMPLETED
-    stayed = served & (log.migrations == 0)  # who moved may have hit more the second time
+    has_moved = log.migrations > 0  # and may have hit more the second time
+    stayed = served & ~has_moved
     expected = log.input_tokens - log.cached_tokens
-    is_regular = (stayed & (log.preemptions == 0)) | np.isnan(log.scheduled_ms)
+    is_unseen = np.isnan(log.scheduled_ms)
+    is_regular = ~has_moved & (is_unseen | (served & (log.preemptions == 0)))
     if log.handoffs is not None:
         ours, is_handed = log.handoffs, log.handoffs.prefill_worker_id >= 0
         has_come = ~np.isnan(ours.transfer_end_ms) | (ours.held_tokens == log.input_tokens)
