@@ -10,7 +10,7 @@ from dynosim.config.engine import EngineConfig
 from dynosim.config.schema import RunConfig
 from dynosim.engine.ranks import ONE_RANK, RankSpec
 from dynosim.engine.room import require_room_for
-from dynosim.engine.spec import EngineSpec, KvRole
+from dynosim.engine.spec import KV_ROLES, EngineSpec
 from dynosim.errors import InfeasibleError
 from dynosim.silicon import Capacity, resolve_num_gpu_blocks
 from dynosim.timing.model import StepTimeModel
@@ -80,10 +80,9 @@ def _prepared_pool(config: RunConfig, role: PoolRole) -> Prepared:
         prepared = prepare(config.for_pool(role))
     except InfeasibleError as error:
         raise InfeasibleError(f"cluster.{role}: {error}") from None
-    kv_role: KvRole = "kv_producer" if role == "prefill" else "kv_consumer"
     spec = replace(
         prepared.engine,
-        kv_role=kv_role,
+        kv_role=KV_ROLES[role],
         kv_load_failure_policy=config.cluster.handoff.load_failure_policy,
     )
     return replace(prepared, engine=spec)

@@ -12,6 +12,7 @@ from typing import Any
 from dynosim.config.cluster import PoolRole
 from dynosim.config.engine import EngineConfig
 from dynosim.config.schema import RunConfig, is_path
+from dynosim.engine.spec import KV_ROLES
 
 KV_LEASE_S = 60
 """How long an engine holds KV that nobody fetches, from the prefill's end."""
@@ -60,13 +61,15 @@ def kv_event_settings(
     }
 
 
-def kv_transfer_settings(role: PoolRole, *, load_failure_policy: str) -> dict[str, Any]:
+def kv_transfer_settings(
+    role: PoolRole, *, load_failure_policy: str, buffer_device: str = "cuda"
+) -> dict[str, Any]:
     """What vLLM's `--kv-transfer-config` takes of an engine whose KV goes to others, or comes from
-    them, from GPU to GPU."""
+    them, over NIXL: from GPU to GPU, or through the memory of the CPU ("cpu")."""
     return {
         "kv_connector": "NixlConnector",
-        "kv_role": "kv_producer" if role == "prefill" else "kv_consumer",
-        "kv_buffer_device": "cuda",
+        "kv_role": KV_ROLES[role],
+        "kv_buffer_device": buffer_device,
         "kv_load_failure_policy": load_failure_policy,
         "kv_connector_extra_config": {"kv_lease_duration": KV_LEASE_S},
     }

@@ -248,9 +248,15 @@ class Cluster:
         assert handoffs is not None
         handoffs.settle(self, now_ms)
         self._await_links(handoffs)
-        self._touched += self._passed_to
+        self._note_passed_on(now_ms)
         self._touched.sort()
+
+    def _note_passed_on(self, now_ms: float) -> None:
+        """Who got what others left may start; who has nothing left but had to drain goes."""
+        self._touched += self._passed_to
         self._passed_to.clear()
+        if self._draining:
+            self._let_go(now_ms)
 
     def _await_links(self, handoffs: Handoffs) -> None:
         """Come back when the next transfer arrives."""
@@ -316,8 +322,7 @@ class Cluster:
                 index, num_tokens, priority, now_ms, constraints, is_prefill=is_prefill
             )
         except RequestRefusedError as error:
-            handoffs.let_go(self, passage, now_ms)
-            self._reject(index, f"HTTP {error.http_status}: {error}", now_ms)
+            self._refuse(index, error, now_ms)
             return
         if worker_id == QUEUED:
             self._num_queued += 1
@@ -367,7 +372,7 @@ class Cluster:
             priority = self._requests.priority(index)
             worker_id = self._placer.place(index, num_tokens, priority, now_ms)
         except RequestRefusedError as error:
-            self._reject(index, f"HTTP {error.http_status}: {error}", now_ms)
+            self._refuse(index, error, now_ms)
             return
         if worker_id == QUEUED:
             self._num_queued += 1
@@ -381,7 +386,7 @@ class Cluster:
             if error is None:
                 self._dispatch(index, worker_id, now_ms)
             else:
-                self._reject(index, f"HTTP {error.http_status}: {error}", now_ms)
+                self._refuse(index, error, now_ms)
         self._touched.sort()
 
     def _dispatch(self, index: int, worker_id: int, now_ms: float) -> None:
@@ -438,6 +443,13 @@ class Cluster:
         passage.is_dispatched = True
         return sequence
 
+    def _refuse(self, index: int, error: RequestRefusedError, now_ms: float) -> None:
+        """A router takes a request not, or no more; it may be on its way from pool to pool."""
+        if self._handoffs is not None:
+            self._handoffs.let_go(self, index, now_ms)
+            self._note_passed_on(now_ms)
+        self._reject(index, f"HTTP {error.http_status}: {error}", now_ms)
+
     def _reject(self, index: int, reason: str, now_ms: float) -> None:
         """End a request that nobody takes: rejected, or failed if it had been placed before."""
         self._num_ended += 1
@@ -487,10 +499,7 @@ class Cluster:
         handoffs = self._handoffs
         assert handoffs is not None
         handoffs.give_up(self, index, now_ms)
-        self._touched += self._passed_to
-        self._passed_to.clear()
-        if self._draining:
-            self._let_go(now_ms)
+        self._note_passed_on(now_ms)
 
     # ---- workers -------------------------------------------------------------------------------
 
@@ -573,7 +582,7 @@ class Cluster:
             if worker.is_decode:
                 last_ms = worker.token_log.last_token_ms(sequence, worker.engine.last_delivery_ms)
                 handoffs.note_progress(sequence.index, num_tokens, last_ms)
-        for passage in handoffs.worker_lost(worker):
+        for passage in handoffs.worker_lost(self, worker, now_ms):
             journal.migrations[passage.index] = journal.migrations.get(passage.index, 0) + 1
         self._settle_handoffs(now_ms)
 
@@ -582,8 +591,8 @@ class Cluster:
         return self.workers[worker.first_id : worker.first_id + worker.pool.ranks.number]
 
     def _is_waited_for(self, index: int) -> bool:
-        """Whether a request in flight has not been given up."""
-        return self._journal.status[index] != int(RequestStatus.TIMED_OUT)
+        """Whether a request that an engine still has is not over: given up, refused or complete."""
+        return self._journal.status[index] == int(RequestStatus.UNFINISHED)
 
     def _move(self, worker: Worker, sequence: Sequence, num_tokens: int, now_ms: float) -> None:
         """Have a request that has lost its worker placed anew."""
@@ -613,6 +622,7 @@ class Cluster:
     def _start_touched(self, now_ms: float) -> None:
         """At the end of an instant: the idle among those with news begin what they have to do."""
         stations, ends, handoffs = self._stations, self._ends, self._handoffs
+        has_failed = False
         for station_id in self._touched:
             station = stations[station_id]
             if station.next_ms == NEVER:  # also told twice, it starts once
@@ -620,13 +630,18 @@ class Cluster:
                 end_ms = station.next_ms
                 if end_ms != NEVER:
                     heappush(ends, (end_ms, station_id))
-            if handoffs is not None:  # it may have made room for KV to come
+            if handoffs is not None:  # it may have made room for KV, or have heard of its loss
                 worker = self._workers_at[station_id]
                 if worker is not None and worker.is_decode:
                     handoffs.loads_started(worker)
+                    if worker.engine.failed:
+                        has_failed = True
+                        self.note_failed(worker, now_ms)
         self._touched.clear()
-        if handoffs is not None and handoffs.has_news:
+        if handoffs is not None and (has_failed or handoffs.has_news):
             self._settle_handoffs(now_ms)
+            if self._num_queued:  # who is refused leaves room for others
+                self._release(now_ms)
             self._start_touched(now_ms)
 
     # ---- the load ------------------------------------------------------------------------------

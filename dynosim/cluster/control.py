@@ -45,8 +45,7 @@ class ControlPlane:
         self._cluster = cluster
         self._pools = {pool.name: pool for pool in pools}
         self._is_held = False
-        for process in processes:
-            self.env.process(process(self))
+        self._processes = [self.env.process(process(self)) for process in processes]
 
     # ---- looking -------------------------------------------------------------------------------
 
@@ -127,6 +126,15 @@ class ControlPlane:
             if self._cluster.next_ms() == NEVER and not self._is_awaited:
                 return
             self.env.step()
+            self._raise_what_failed()
+
+    def _raise_what_failed(self) -> None:
+        """An error of a process comes out at once: the run may end before SimPy looks at it."""
+        for process in self._processes:
+            if process.triggered and not process.ok:
+                error = process.value
+                assert isinstance(error, BaseException)
+                raise error
 
     @property
     def _is_awaited(self) -> bool:

@@ -117,7 +117,7 @@ class Handoffs:
                 if cluster.wanted_tokens(index) == 1:
                     self._journal.finish_ms[index] = now_ms
                     self._journal.status[index] = int(RequestStatus.COMPLETED)
-                    self.let_go(cluster, passage, now_ms)
+                    self.let_go(cluster, index, now_ms)
                     self.ended(index)
                     over.append(sequence)
                     continue
@@ -167,8 +167,9 @@ class Handoffs:
         if num_tokens > passage.tokens and self.flow.phase_of(index) in WITH_ALL:
             passage.tokens, passage.last_token_ms = num_tokens, last_token_ms
 
-    def worker_lost(self, worker: Worker) -> list[Passage]:
+    def worker_lost(self, cluster: "Cluster", worker: Worker, now_ms: float) -> list[Passage]:
         """A worker is gone; returns the requests that it leaves to others."""
+        self._forget_given_up(cluster, worker, now_ms)
         lost: list[Passage] = []
         for index in sorted(self._passages):
             passage = self._passages[index]
@@ -182,6 +183,21 @@ class Handoffs:
                 passage.target = passage.decode = None
                 self._happens(passage, HandoffEvent.DESTINATION_LOST)
         return lost
+
+    def _forget_given_up(self, cluster: "Cluster", worker: Worker, now_ms: float) -> None:
+        """What was still under way from or to a worker that is gone, though nobody waits for it."""
+        self._dropped_prefills = [one for one in self._dropped_prefills if one[0] is not worker]
+        for passage in list(self._by_transfer.values()):
+            if self._passages.get(passage.index) is passage:
+                continue
+            source, target, decode = passage.source, passage.target, passage.decode
+            assert target is not None and decode is not None
+            if source is worker:
+                self._cancel(passage, now_ms)
+                cluster.has_news(target, target.engine.loaded(decode, now_ms, 0))
+            elif target is worker:
+                self._cancel(passage, now_ms)
+                self.release_source(cluster, passage, now_ms)
 
     def ended(self, index: int) -> bool:
         """A request is over, however it ended; returns whether any worker has had it."""
@@ -208,8 +224,9 @@ class Handoffs:
             cluster.leave_queue(index, at_decode=True, now_ms=now_ms)
         self.ended(index)
 
-    def let_go(self, cluster: "Cluster", passage: Passage, now_ms: float) -> None:
+    def let_go(self, cluster: "Cluster", index: int, now_ms: float) -> None:
         """A request goes no further: neither its KV nor the room for it is needed."""
+        passage = self._passages[index]
         self.release_source(cluster, passage, now_ms)
         if passage.target is not None:
             self._leave_target(cluster, passage, now_ms)

@@ -32,7 +32,8 @@ class TokenLog(Recorder):
     Of the tokens of a request only the first, the second and the last have a time of their own;
     those between follow from the rows of steps, but for gaps that a preemption or a lack of blocks
     stretched over more than a step. If `reports_first_tokens`, `first_tokens` collects the requests
-    whose first token was delivered, for a router to receive.
+    whose first token was delivered, for a router to receive. `seated` are those that got a seat
+    since somebody looked last, in a log that collects them.
     """
 
     __slots__ = (
@@ -45,6 +46,7 @@ class TokenLog(Recorder):
         "_times",
         "_worker_id",
         "first_tokens",
+        "seated",
     )
 
     def __init__(
@@ -58,6 +60,7 @@ class TokenLog(Recorder):
         reports_first_tokens: bool = False,
     ) -> None:
         self.first_tokens: list[int] | None = [] if reports_first_tokens else None
+        self.seated: list[Sequence] = []
         self._journal = journal
         self._worker_id = worker_id
         self._core = core
@@ -201,6 +204,12 @@ class TokenLog(Recorder):
                 if journal.scheduled_ms[sequence.index] == plan.start_ms:  # its first one
                     journal.scheduled_ms[sequence.index] = NAN
                     journal.cached_tokens[sequence.index] = 0
+        self._uncount(left.dropped)
+
+    def _uncount(self, dropped: List[Sequence]) -> None:
+        """Tokens that were counted when their request was dropped, and were never made."""
+        for sequence in dropped:
+            self._journal.produced_tokens[sequence.index] -= 1
 
     def wants_single_steps(self) -> bool:
         """Whether a sequence that missed a step decodes in the next one."""
@@ -285,34 +294,14 @@ class PrefillLog(TokenLog):
         for (sequence, _), tokens in zip(left.requests, before, strict=True):
             produced[sequence.index] = tokens
 
+    def _uncount(self, dropped: List[Sequence]) -> None:
+        """None was counted."""
+
 
 class DecodeLog(TokenLog):
-    """The `Recorder` of an engine that takes over what others have computed.
+    """The `Recorder` of an engine that takes over what others have computed."""
 
-    `seated` are the requests that got a seat since somebody looked last.
-    """
-
-    __slots__ = ("seated",)
-
-    def __init__(
-        self,
-        journal: Journal,
-        worker_id: int,
-        core: Core,
-        times: StepTimeModel,
-        *,
-        is_pipelined: bool,
-        reports_first_tokens: bool = False,
-    ) -> None:
-        super().__init__(
-            journal,
-            worker_id,
-            core,
-            times,
-            is_pipelined=is_pipelined,
-            reports_first_tokens=reports_first_tokens,
-        )
-        self.seated: list[Sequence] = []
+    __slots__ = ()
 
     def admitted(self, sequences: List[Sequence], start_ms: float) -> None:
         """As everywhere; and remember whom, for it may have needed no KV from elsewhere."""

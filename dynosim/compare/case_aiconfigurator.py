@@ -20,9 +20,7 @@ from dynosim.compare.aiconfigurator_rows import (
 )
 from dynosim.compare.case_kit import Outcome, large_engine, near
 from dynosim.compare.mean_field import (
-    DECODE_ALLOWANCE,
     DECODE_CORRECTION,
-    PREFILL_ALLOWANCE,
     PREFILL_CORRECTION,
     aggregated,
     disaggregated,
@@ -33,6 +31,7 @@ from dynosim.memory.kv_transfer import KvGeometry
 from dynosim.memory.links import link_spec
 from dynosim.router.handoff import HandoffSpec
 from dynosim.timing.formulas import LinearModel
+from dynosim.timing.mean_field import ALLOWANCES
 
 _PRINTED = 3e-4  # what rounding to the printed digits leaves of three figures together
 
@@ -136,7 +135,7 @@ def disaggregated_rows() -> list[Outcome]:
     rates = []
     for row in DISAGGREGATED:
         run = Steady.of(
-            _pools(row, PREFILL_MS / PREFILL_ALLOWANCE, DECODE_ALLOWANCE), row.in_flight
+            _pools(row, PREFILL_MS / ALLOWANCES.prefill, ALLOWANCES.decode), row.in_flight
         )
         outcomes.append(
             near(f"{row.name}: tok/s/gpu, with 0.9 and 0.92 taken off", row.tok_s_gpu,

@@ -7,7 +7,7 @@ import numpy as np
 from dynosim.cluster import ClusterSpec, PoolSpec, RunOptions, simulate
 from dynosim.cluster.spec import DisaggSpec, TransferSpec
 from dynosim.compare.case_kit import Outcome, alike, equal, near
-from dynosim.engine.spec import EngineSpec
+from dynosim.engine.spec import KV_ROLES, EngineSpec, KvRole
 from dynosim.memory.kv_transfer import LAYERWISE_EXPOSED_SHARE, KvGeometry
 from dynosim.memory.links import LINKS, LinkSpec, link_spec
 from dynosim.metrics import summarize
@@ -29,21 +29,20 @@ TTFT, and what reproduces the published ITL of the decode worker (derived)."""
 Places = Mapping[str, tuple[str, ...]]
 
 
-def _engine(kv_role: str | None = None) -> EngineSpec:
+def _engine(kv_role: KvRole | None = None) -> EngineSpec:
     return EngineSpec(
         num_gpu_blocks=40_001,
         max_model_len=16_384,
         max_num_batched_tokens=8192,
-        kv_role=kv_role,  # type: ignore[arg-type]
+        kv_role=kv_role,
     )
 
 
 def _pool(role: str, workers: int, places: Places | None = None) -> PoolSpec:
-    kv_role = "kv_producer" if role == "prefill" else "kv_consumer"
     return PoolSpec(
         name=role,
         role=role,  # type: ignore[arg-type]
-        engine=_engine(kv_role),
+        engine=_engine(KV_ROLES[role]),
         times=_TIMES,
         workers=workers,
         topology=places or {},

@@ -1,18 +1,14 @@
 """AIConfigurator's closed form of a serving engine: no arrivals, no queue, no host, mean steps.
 
 What its estimates of releases 0.5 and 0.6 are made of, from the times of two steps. It explains
-published tables and stands beside a run of the twin; nothing in the twin uses it. A batch of `b`
-requests is refilled while it decodes: some steps compute prompts beside decodes (mixed), the others
-decode only. Rules: those releases' aggregated estimate and rate matching of two pools.
+published tables and stands beside a run of the twin; nothing in the twin uses it. Rules: those
+releases' aggregated estimate and rate matching of two pools (`dynosim.timing.mean_field`).
 """
 
 from dataclasses import dataclass
-from math import ceil
 
-PREFILL_ALLOWANCE, DECODE_ALLOWANCE = 0.9, 0.92
-"""What is taken off the rate of each pool of a disaggregated cluster."""
-TTFT_ALLOWANCE = 1.8
-"""How many times a prompt's own time the first token of a disaggregated cluster takes."""
+from dynosim.timing.mean_field import ALLOWANCES, MS_PER_S, answer_steps, cycle_ms, steps_for
+
 PREFILL_CORRECTION, DECODE_CORRECTION = 1.1, 1.08
 """What multiplies the times of the tables there; an aggregated engine's are taken as they are."""
 
@@ -42,7 +38,7 @@ class Estimate:
 
 def mixed_steps(load: EqualLoad, batch: int, step_tokens: int) -> int:
     """Steps in which the prompts of a batch are computed, so many tokens in each."""
-    return ceil(load.isl * batch / step_tokens)
+    return steps_for(load.isl * batch, step_tokens)
 
 
 def queue_factor(num_mixed: int) -> float:
@@ -62,11 +58,11 @@ def aggregated(
         raise ValueError(f"{num_mixed} mixed steps do not go into an answer of {load.osl} tokens")
     num_plain = load.osl - num_mixed
     counted = max(1, num_mixed - _UNCOUNTED_STEPS)
-    period_ms = num_mixed * mixed_ms + num_plain * decode_ms
+    period_ms = cycle_ms(num_mixed, mixed_ms, num_plain, decode_ms)
     return Estimate(
-        ttft_ms=mixed_ms * ceil(load.isl / step_tokens) * queue_factor(num_mixed),
-        tpot_ms=(counted * mixed_ms + num_plain * decode_ms) / (counted + num_plain),
-        tokens_per_s=1e3 * batch * (load.osl - 1) / period_ms,
+        ttft_ms=mixed_ms * steps_for(load.isl, step_tokens) * queue_factor(num_mixed),
+        tpot_ms=cycle_ms(counted, mixed_ms, num_plain, decode_ms) / (counted + num_plain),
+        tokens_per_s=MS_PER_S * batch * (load.osl - 1) / period_ms,
     )
 
 
@@ -75,8 +71,8 @@ def steps_of(
 ) -> tuple[float, float]:
     """The mixed and the plain step (ms) from which `aggregated` has these two figures."""
     num_mixed = mixed_steps(load, batch, step_tokens)
-    mixed_ms = ttft_ms / queue_factor(num_mixed) / ceil(load.isl / step_tokens)
-    period_ms = 1e3 * batch * (load.osl - 1) / tokens_per_s
+    mixed_ms = ttft_ms / queue_factor(num_mixed) / steps_for(load.isl, step_tokens)
+    period_ms = MS_PER_S * batch * (load.osl - 1) / tokens_per_s
     return mixed_ms, (period_ms - num_mixed * mixed_ms) / (load.osl - num_mixed)
 
 
@@ -84,10 +80,10 @@ def disaggregated(
     load: EqualLoad, *, prefill_workers: int, prefill_ms: float, in_decode: int, decode_ms: float
 ) -> Estimate:
     """Workers that compute one prompt at a time, and others that decode `in_decode` together."""
-    prefill_rps = PREFILL_ALLOWANCE * prefill_workers * 1e3 / prefill_ms
-    decode_rps = DECODE_ALLOWANCE * in_decode * 1e3 / (decode_ms * (load.osl - 1))
+    prefill_rps = ALLOWANCES.prefill * prefill_workers * MS_PER_S / prefill_ms
+    decode_rps = ALLOWANCES.decode * in_decode * MS_PER_S / (decode_ms * answer_steps(load.osl))
     return Estimate(
-        ttft_ms=TTFT_ALLOWANCE * prefill_ms,
+        ttft_ms=ALLOWANCES.ttft * prefill_ms,
         tpot_ms=decode_ms,
         tokens_per_s=load.osl * min(prefill_rps, decode_rps),
     )

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from dynosim.config.base import Amount, Count, Section, check_rules
 from dynosim.config.schema import SlaConfig
+from dynosim.timing.mean_field import ALLOWANCES
 
 Statistic = Literal["mean", "median", "p75", "p90", "p95", "p99"]
 Goal = Literal["max", "min"]
@@ -148,8 +149,6 @@ class LoadConfig(Section):
 
 BATCH = 16
 KEEP = 0.1
-PREFILL_FACTOR, DECODE_FACTOR, TTFT_FACTOR = 0.9, 0.92, 1.8
-"""By which AIConfigurator corrects what pools would do alone and never idle."""
 Factor = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -221,7 +220,7 @@ class Search(Section):
     def factors(self) -> tuple[float, float, float]:
         """Those of the screen: prefill, decode, TTFT."""
         given = (self.prefill_factor, self.decode_factor, self.ttft_factor)
-        usual = (PREFILL_FACTOR, DECODE_FACTOR, TTFT_FACTOR)
+        usual = (ALLOWANCES.prefill, ALLOWANCES.decode, ALLOWANCES.ttft)
         prefill, decode, ttft = (
             other if own is None else own for own, other in zip(given, usual, strict=True)
         )

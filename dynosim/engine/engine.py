@@ -45,6 +45,7 @@ class Unfinished(NamedTuple):
 
     requests: list[tuple[Sequence, int]]  # each with the tokens delivered by then
     steps: list[StepPlan]  # planned, to start later
+    dropped: list[Sequence]  # once for each token that a step under way made for nobody
 
 
 class Engine:
@@ -489,11 +490,17 @@ class Engine:
         left = Unfinished(
             [(sequence, got - self._undelivered(sequence)) for sequence, got in unfinished],
             [plan for plan in self._in_flight if plan.start_ms > instant_end(now_ms)],
+            self._dropped_under_way(),
         )
         self.run_steps = 0
         self.next_ms = NEVER
         self._in_flight.clear()
         return left
+
+    def _dropped_under_way(self) -> list[Sequence]:
+        """Who was dropped while a step that has not ended computed a token for it."""
+        plans = self._in_flight if self._lag else []
+        return [one for plan in plans for one in plan.emitting if one.state == FINISHED]
 
     def _undelivered(self, sequence: Sequence) -> int:
         """Tokens scheduled for a request whose step is still under way."""

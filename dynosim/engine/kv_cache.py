@@ -56,7 +56,9 @@ class KvCache:
         """The longest cached prefix that leaves at least one token to compute."""
         if not self.has_prefix_caching:
             return PrefixHit([], 0, 0, 0)
-        known = sequence.prompt_tokens + sequence.generated_tokens
+        known = sequence.prompt_tokens
+        if not sequence.remote_tokens:  # else an answer may have begun there, and not come yet
+            known += sequence.generated_tokens
         limit = (known - 1) // self.block_size
         extents, num_blocks, idle = self.pool.lookup(sequence.path, limit)
         own = sequence.own

@@ -1,11 +1,14 @@
 """What an engine is configured with, in vLLM's words."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 Policy = Literal["fcfs", "priority"]
 KvRole = Literal["kv_both", "kv_producer", "kv_consumer"]
 LoadFailurePolicy = Literal["fail", "recompute"]
+
+KV_ROLES: Final[dict[str, KvRole]] = {"prefill": "kv_producer", "decode": "kv_consumer"}
+"""By role of a pool: who computes prompts gives their KV away, who answers takes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from dynosim.build.cluster import cluster_spec, run_options
 from dynosim.build.engine import Prepared, prepare
 from dynosim.build.routing import check_tiers
@@ -16,7 +18,8 @@ from dynosim.cluster import Progress, check_requests_fit, simulate
 from dynosim.cluster.watch import Watch
 from dynosim.config.cluster import POOL_ROLES
 from dynosim.config.schema import RunConfig
-from dynosim.errors import ConfigError
+from dynosim.engine.spec import EngineSpec
+from dynosim.errors import ConfigError, InfeasibleError
 from dynosim.metrics import summarize
 from dynosim.metrics.cost import Power
 from dynosim.records import RunResult, Trace
@@ -180,6 +183,25 @@ def _check_fit(config: RunConfig, trace: Trace, prepared: Prepared) -> None:
     ):
         if pool.engine.max_model_len is None:
             check_requests_fit(trace, engine)
+    if prepared.prefill is not None:
+        _check_contexts(trace, prepared.prefill.engine, prepared.engine)
+
+
+def _check_contexts(trace: Trace, prefill: EngineSpec, decode: EngineSpec) -> None:
+    """Refuse prompts that one pool takes and the other can never hold. Raises: InfeasibleError."""
+    least, most = sorted((prefill.max_model_len, decode.max_model_len))
+    prompts = trace.input_tokens
+    rows = np.flatnonzero((prompts >= least) & (prompts < most))
+    if not len(rows):
+        return
+    ours, theirs = ("decode", "prefill") if decode.max_model_len == least else ("prefill", "decode")
+    source, row, others = trace.source or "trace", int(rows[0]), len(rows) - 1
+    raise InfeasibleError(
+        f"cluster.{ours}.engine.max_model_len: {least} is less than the {theirs} workers' {most}: "
+        f"{source}: request {row} ({prompts[row]} input tokens) fits there and never here, and so "
+        f"do {others} others; raise it, or state the same for both to have such prompts rejected "
+        "and counted"
+    )
 
 
 def _check_ranks(trace: Trace, prepared: Prepared) -> None:

@@ -6,6 +6,7 @@ Knows layouts of caches and links, not who else uses a link: that is `FairNetwor
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from dynosim.engine.instant import instant_end
 from dynosim.errors import ConfigError
 from dynosim.memory.links import LinkSpec
 from dynosim.memory.network import BYTES_PER_MS
@@ -152,7 +153,8 @@ class HandoffCost:
     def _exposed_bytes(self, wire_bytes: int, compute_ms: float) -> int:
         """No more is hidden than the share that can be, and than the link carries meanwhile."""
         hideable = int((1.0 - self.exposed_share) * wire_bytes)
-        carried = int(self.gb_s * BYTES_PER_MS * compute_ms)
+        # A time is known to an instant: rounding must not decide about a byte.
+        carried = int(self.gb_s * BYTES_PER_MS * instant_end(compute_ms))
         return wire_bytes - min(hideable, carried)
 
     def unloaded_ms(self, tokens: int, compute_ms: float = 0.0, *, is_first: bool = False) -> float:

@@ -170,17 +170,26 @@ def _check_tokens(result: RunResult) -> None:
 
 
 def _check_prefill(result: RunResult) -> None:
-    """Computed plus cached prompt tokens are the prompts; preemption and failures only add."""
+    """Computed plus cached prompt tokens are the prompts; preemption and failures only add.
+
+    A decode worker that has all KV, its own or what has come, computes one token more: the
+    prompt's last one, or the one that the client has got from the prefill worker.
+    """
     log = result.requests
     served = log.status == RequestStatus.COMPLETED
-    computed = int(result.steps.prefill_tokens.sum())
-    needed = int((log.input_tokens - log.cached_tokens)[served].sum())
-    others = ~served & ~np.isnan(log.scheduled_ms)
-    exact = result.num_preemptions == 0 and not (others.any() or log.migrations.any())
+    has_moved = log.migrations > 0  # and may have hit more the second time
+    stayed = served & ~has_moved
+    expected = log.input_tokens - log.cached_tokens
+    is_unseen = np.isnan(log.scheduled_ms)
+    is_regular = ~has_moved & (is_unseen | (served & (log.preemptions == 0)))
     if log.handoffs is not None:
-        # Decode workers compute a prompt's last token again, and more where KV did not come.
-        exact = False
-    if computed < needed or (exact and computed != needed):
+        ours, is_handed = log.handoffs, log.handoffs.prefill_worker_id >= 0
+        has_come = ~np.isnan(ours.transfer_end_ms) | (ours.held_tokens == log.input_tokens)
+        is_over = log.finish_ms == ours.prefill_end_ms  # with the prefill worker's token
+        expected = expected + (is_handed & has_come)
+        is_regular &= has_come | ~is_handed | is_over
+    computed, needed = int(result.steps.prefill_tokens.sum()), int(expected[stayed].sum())
+    if computed < needed or (is_regular.all() and computed != needed):
         _fail(
             "prompt tokens are computed or cached",
             f"{needed} tokens were to be computed, {computed} were",

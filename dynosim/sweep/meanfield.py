@@ -2,8 +2,8 @@
 
 The mean field knows no arrivals, no queues and no single request: all prompts and answers are of
 the mean length, and every worker runs one batch that never changes its size. Formulas and factors
-are AIConfigurator's, so that the numbers can be laid beside its own; the step times are those that
-the simulator uses.
+are AIConfigurator's (`dynosim.timing.mean_field`), so that the numbers can be laid beside its own;
+the step times are those that the simulator uses.
 
 Aggregated: of a cycle in which a worker's `b` requests are served, `ceil(b isl / budget)` steps
 compute prompts beside tokens, the others only tokens. TTFT is that of a mixed step, as often as the
@@ -22,10 +22,17 @@ import numpy as np
 
 from dynosim.engine.spec import EngineSpec
 from dynosim.records import FloatArray, IntArray
+from dynosim.timing.mean_field import (
+    ALLOWANCES,
+    MS_PER_S,
+    Allowances,
+    answer_steps,
+    cycle_ms,
+    steps_for,
+)
 from dynosim.timing.model import StepTimeModel
 from dynosim.timing.step import StepShape
 
-MS_PER_S = 1000.0
 GROWTH = 1.05
 """From one batch size that is looked at to the next."""
 
@@ -46,15 +53,6 @@ class MeanBounds:
     ttft_ms: float = inf
     tpot_ms: float = inf
     e2e_ms: float = inf
-
-
-@dataclass(frozen=True, slots=True)
-class Factors:
-    """Of a disaggregated cluster: what it loses against pools that are never idle."""
-
-    prefill: float = 0.9
-    decode: float = 0.92
-    ttft: float = 1.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +123,7 @@ def aggregated_curve(
     plain_ms = times.decode_step_ms_array(batches, np.round(batches * context).astype(np.int64))
     rps, ttft_ms, tpot_ms = (np.empty(len(batches)) for _ in range(3))
     for place, batch in enumerate(batches.tolist()):
-        num_mixed = ceil(new_tokens * batch / budget - 1e-9)
+        num_mixed = steps_for(new_tokens * batch, budget)
         tokens = min(float(budget), new_tokens * batch)
         prompts = max(1, ceil(tokens / new_tokens - 1e-9))
         decoding = max(0, batch - prompts)
@@ -138,10 +136,10 @@ def aggregated_curve(
             )
         )  # fmt: skip
         num_plain = max(0.0, request.osl - num_mixed)
-        cycle_ms = num_mixed * mixed_ms + num_plain * float(plain_ms[place])
-        rps[place] = ranks * batch * MS_PER_S / cycle_ms
-        ttft_ms[place] = mixed_ms * ceil(new_tokens / budget - 1e-9)
-        tpot_ms[place] = cycle_ms / (num_mixed + num_plain)
+        spent_ms = cycle_ms(num_mixed, mixed_ms, num_plain, float(plain_ms[place]))
+        rps[place] = ranks * batch * MS_PER_S / spent_ms
+        ttft_ms[place] = mixed_ms * steps_for(new_tokens, budget)
+        tpot_ms[place] = spent_ms / (num_mixed + num_plain)
     return BatchCurve(batches, rps, ttft_ms + times.ingress_ms + times.egress_ms, tpot_ms)
 
 
@@ -153,7 +151,7 @@ def prefill_curve(
     budget = step_tokens(engine, request)
     most = max(1, min(engine.max_num_seqs, int(budget / new_tokens)))
     batches = batch_sizes(most)
-    num_steps = ceil(new_tokens / budget - 1e-9)
+    num_steps = steps_for(new_tokens, budget)
     cached = request.isl * request.reused
     spent_ms = np.array(
         [
@@ -177,7 +175,7 @@ def decode_curve(
     batches = batch_sizes(seats_of(engine, request))
     context = request.isl + request.osl / 2
     tpot_ms = times.decode_step_ms_array(batches, np.round(batches * context).astype(np.int64))
-    rps = ranks * batches * MS_PER_S / (tpot_ms * max(1.0, request.osl - 1.0))
+    rps = ranks * batches * MS_PER_S / (tpot_ms * answer_steps(request.osl))
     return BatchCurve(batches, rps, np.zeros(len(batches)), tpot_ms)
 
 
@@ -229,7 +227,7 @@ def disaggregated(
     num_gpus: int,
     ranks: int = 1,
     transfer: MeanTransfer = MeanTransfer(),
-    factors: Factors = Factors(),
+    factors: Allowances = ALLOWANCES,
     bounds: MeanBounds = MeanBounds(),
     load: MeanLoad = MeanLoad(),
 ) -> MeanField | None:

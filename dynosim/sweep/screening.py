@@ -21,7 +21,6 @@ from dynosim.sweep.bound import reusable_share, scheduled_rps
 from dynosim.sweep.ledger import Record
 from dynosim.sweep.meanfield import (
     BatchCurve,
-    Factors,
     MeanBounds,
     MeanField,
     MeanLoad,
@@ -36,6 +35,7 @@ from dynosim.sweep.meanfield import (
 from dynosim.sweep.space import Trial
 from dynosim.sweep.status import INFEASIBLE, SCREENED
 from dynosim.sweep.trial import cached_prepared, cached_trace
+from dynosim.timing.mean_field import Allowances
 
 BYTES_PER_GB = 1e9
 CANNOT_TELL = 1e-6
@@ -139,7 +139,7 @@ class _Fields:
         sla = sweep.constraints.sla
         bounds = () if sla is None else (sla.ttft_ms, sla.itl_ms, sla.e2e_ms)
         self._bounds = MeanBounds(*(inf if bound is None else bound for bound in bounds))
-        self._factors = Factors(*sweep.search.factors)
+        self._factors = Allowances(*sweep.search.factors)
         self._kept: dict[str, Any] = {}
 
     def __call__(self, config: RunConfig) -> MeanField | None:

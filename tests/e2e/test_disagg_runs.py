@@ -101,6 +101,12 @@ def test_reports_are_equal_whatever_the_core(run_file: Path) -> None:
         ("cluster.decode.engine.block_size=32", "cluster.decode.engine.block_size: 32, but the"),
         ("cluster.decode.engine.kv_cache_dtype=fp8", "cluster.decode.engine.kv_cache_dtype: fp8"),
         ("cluster.decode.engine.num_gpu_blocks=100", "cluster.decode: engine.num_gpu_blocks: 99"),
+        ("cluster.decode.engine.max_model_len=512", "cluster.decode.engine.max_model_len: 512"),
+        (
+            "cluster.prefill.engine.max_model_len=600",
+            "cluster.prefill.engine.max_model_len: 600",
+        ),
+        ("cluster.decode.model=other", "cluster.decode.model: unknown key"),
         ("cluster.decode.engine.data_parallel=2", "engine.data_parallel"),
         ("cluster.kv_transfer.domain=zone", "zone is no domain of the prefill and decode workers"),
         ("cluster.handoff.order=sideways", "cluster.handoff.order: expected prefill_first or"),

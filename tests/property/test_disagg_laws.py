@@ -12,12 +12,16 @@ from dynosim.cluster import ClusterSpec, RunOptions, simulate
 from dynosim.cluster.control import ControlPlane, Process, ProcessGenerator
 from dynosim.metrics.conservation import check_conservation
 from dynosim.records import RequestStatus, RunResult, Trace
+from dynosim.router.classes import PolicyClass
 from dynosim.router.handoff import ConditionalSpec, HandoffSpec
 from dynosim.router.knobs import RouterSpec
 from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import LinearModel
 
 KV = RoutingSpec(RouterSpec(4, mode="kv"))
+PATIENT = RoutingSpec(
+    RouterSpec(4, mode="kv", classes=(PolicyClass(prefill_busy_threshold=30),))
+)  # requests wait in the router
 TIMES = LinearModel(
     base_ms=3.0, per_prefill_token_ms=0.07, per_decode_ms=0.31, per_context_token_ms=0.003
 )
@@ -32,7 +36,10 @@ def traces(draw: st.DrawFn) -> Trace:
         own = tuple(1000 + 50 * index + i for i in range(draw(st.integers(1, 12))))
         outputs = draw(st.integers(1, 30))
         last = draw(st.integers(1, 4))
-        asks.append(Ask(now_ms, (*shared, *own), 0, last_tokens=last, output_tokens=outputs))
+        ask = Ask(now_ms, (*shared, *own), 0, last_tokens=last, output_tokens=outputs)
+        if asks and draw(st.integers(0, 3)) == 0:  # a prompt that came before
+            ask = replace(asks[0], at_ms=now_ms, output_tokens=outputs)
+        asks.append(ask)
     return trace_of(asks, 4)
 
 
@@ -55,7 +62,7 @@ def clusters(draw: st.DrawFn) -> ClusterSpec:
         async_scheduling=draw(st.booleans()),
         enable_prefix_caching=draw(st.booleans()),
     )
-    routing = draw(st.sampled_from([None, KV]))
+    routing = draw(st.sampled_from([None, KV, PATIENT]))
     return pools(
         prefill=draw(st.integers(1, 3)),
         decode=draw(st.integers(1, 3)),
@@ -112,11 +119,18 @@ ACTS = st.lists(
 )
 
 
-@given(traces(), clusters(), ACTS)
+@given(traces(), clusters(), ACTS, st.sampled_from([None, 60.0, 400.0]))
 @settings(max_examples=80)
-def test_nothing_is_lost_under_faults(trace: Trace, cluster: ClusterSpec, acts: list[Act]) -> None:
+def test_nothing_is_lost_under_faults(
+    trace: Trace, cluster: ClusterSpec, acts: list[Act], timeout_ms: float | None
+) -> None:
     results = [
-        simulate(trace, cluster, RunOptions(exact_stepping=singly), processes=[scenario(acts)])
+        simulate(
+            trace,
+            cluster,
+            RunOptions(client_timeout_ms=timeout_ms, exact_stepping=singly),
+            processes=[scenario(acts)],
+        )
         for singly in (False, True)
     ]
     assert_same(*results)

@@ -14,11 +14,12 @@ from test_cluster_lives import at
 from dynosim.cluster import ClusterSpec, RunOptions, simulate
 from dynosim.cluster.control import Process
 from dynosim.compare.case_kit import alike
-from dynosim.errors import ConfigError
+from dynosim.errors import ConfigError, InvariantError
 from dynosim.memory.links import LinkSpec
 from dynosim.metrics.conservation import check_conservation
 from dynosim.metrics.handoffs import handoff_ms, layout, prefill_time_ms, transfer_ms
 from dynosim.records import RequestStatus, RunResult, Trace
+from dynosim.router.classes import PolicyClass
 from dynosim.router.handoff import ConditionalSpec, HandoffSpec
 from dynosim.router.knobs import RouterSpec
 from dynosim.router.spec import RoutingSpec
@@ -161,6 +162,15 @@ def test_the_last_block_of_a_cached_prompt_is_sent_all_the_same() -> None:
     assert log.handoffs.moved_bytes.tolist() == [12_000, 4_000]
 
 
+def test_room_made_before_a_prefill_is_not_looked_up_as_if_it_were_over() -> None:
+    """The first token comes from a prefill that has not begun: 8 of 12 tokens are a hit, not 12."""
+    spec = HandoffSpec(order="decode_first", first_token="prefill")
+    log = served([*ASKED, replace(ASKED[0], at_ms=100.0)], pools(handoff=spec)).requests
+    assert log.handoffs is not None
+    assert log.handoffs.held_tokens.tolist() == [0, 8]
+    assert (log.first_token_ms[1], log.second_token_ms[1], log.finish_ms[1]) == (110, 119, 129)
+
+
 def test_layer_by_layer_hides_what_the_link_could_carry_meanwhile() -> None:
     """Of 12 KB 6 may be hidden, and 10 could have been carried in the 10 ms of the prefill."""
     log = served(ASKED, pools(exposed_share=0.5)).requests
@@ -196,6 +206,7 @@ def test_ten_clients_on_one_link(gb_s: float, low_ms: float, high_ms: float) -> 
 
 # ---- workers that are lost -----------------------------------------------------------------------
 
+KV_ROUTING = RoutingSpec(RouterSpec(4, mode="kv"))
 LONG = [Ask(0.0, tuple(range(1, 51)), 0, output_tokens=4)]  # 200 tokens: 200 ms on the link
 
 
@@ -215,6 +226,16 @@ def test_kv_that_does_not_come_is_computed_anew_if_so_told() -> None:
 def test_or_else_the_request_fails() -> None:
     log = served(LONG, pools(), lost(0, 60.0)).requests
     assert log.status[0] == FAILED and "did not arrive" in log.errors[0]
+
+
+def test_it_fails_though_its_decode_worker_has_nothing_else_to_do() -> None:
+    """The only seat is another's, who gives up at 60 ms; its last step, for nobody, is the one that
+    the load begins with: none follows in which its loss could be reported."""
+    engine = replace(ENGINE, async_scheduling=True, max_num_seqs=1)
+    asks = [replace(ASKED[0], output_tokens=200), replace(LONG[0], at_ms=30.0)]
+    options = RunOptions(client_timeout_ms=60.0)
+    log = served(asks, pools(engine=engine), lost(0, 50.0), options=options).requests
+    assert log.status.tolist() == [TIMED_OUT, FAILED]
 
 
 def test_a_prompt_whose_worker_is_lost_is_computed_by_another() -> None:
@@ -258,11 +279,96 @@ def test_a_client_that_gives_up_leaves_nothing_behind() -> None:
             assert result.steps.used_blocks[-1] <= 2
 
 
+@pytest.mark.parametrize(("worker", "other"), [(0, 1), (1, 0)])
+def test_kv_that_nobody_waits_for_stops_with_a_worker_that_is_lost(worker: int, other: int) -> None:
+    """It is on its way from 10 to 210 ms. Whoever is lost at 60 ms hears of no arrival after that.
+
+    By one, a lost engine would go on with what it had in flight, here the prompt from 55 ms on.
+    """
+    asks = [*LONG, Ask(55.0, (900, 901), 0, output_tokens=40)]
+    options = RunOptions(client_timeout_ms=50.0)
+    result = served(asks, pools(), lost(worker, 60.0), options=options)
+    assert result.requests.status.tolist() == [TIMED_OUT, FAILED]
+    assert result.links is not None
+    assert (result.links.num_cancelled, result.links.bytes_lost) == (1, 50_000)
+    assert result.links.bytes_in_flight == 0
+    held = result.workers.held_blocks
+    assert held is not None and held[other] == 0
+
+
+def test_a_refused_request_is_not_left_behind_by_a_worker_that_is_lost() -> None:
+    """The decode worker took blocks at 0 ms and is busy with the other prompt till 10: nobody is
+    there to compute this one's, and the decode worker is lost before it hears of that."""
+    rule = ConditionalSpec(eff_isl_threshold=40, eff_isl_ratio_threshold=1.1)
+    kv = RoutingSpec(RouterSpec(4, mode="kv"))
+    spec = HandoffSpec(order="decode_first", conditional=rule)
+    cluster = pools(handoff=spec, routing=kv, decode_routing=kv)
+    asks = [replace(one, at_ms=2.0) for one in (*LONG, *ASKED)]
+    result = served(asks, cluster, lost(0, 1.0), lost(1, 5.0))
+    assert result.requests.status.tolist() == [FAILED, FAILED]
+
+
+def test_a_request_refused_after_it_waited_leaves_no_blocks_behind() -> None:
+    """Its prompt is computed at 10 ms; the router of the decode workers, all busy, keeps it until
+    the last of them is lost. A third prompt has room only then."""
+    patient = (PolicyClass(prefill_busy_threshold=1),)
+    waits = RoutingSpec(RouterSpec(4, mode="kv", classes=patient))
+    small = replace(ENGINE, num_gpu_blocks=1 + 256)
+    others = [Ask(i, tuple(range(1000 * i, 1000 * i + 100 * i)), 0) for i in (1, 2)]
+    cluster = pools(routing=KV_ROUTING, decode_routing=waits, engine=small)
+    result = served([*LONG, *others], cluster, lost(1, 60.0))
+    assert result.requests.status.tolist() == [FAILED] * 3
+    assert "HTTP" in result.requests.errors[1]
+    assert result.requests.scheduled_ms[2] == 60.0
+    held = result.workers.held_blocks
+    assert held is not None and held[0] == 0
+
+
+def test_a_draining_worker_goes_when_what_it_waits_for_will_not_come() -> None:
+    drain = at((20.0, lambda control: control.drain(1)))
+    result = served(LONG, pools(), drain, lost(0, 60.0))
+    assert result.requests.status[0] == FAILED
+    assert result.workers.ended_ms.tolist() == [60.0, 60.0]
+
+
+def test_a_token_under_way_for_nobody_was_not_made_if_its_worker_is_lost() -> None:
+    """With two steps in flight a request is dropped after 220 ms, and its next step ends at 225."""
+    engine = replace(ENGINE, async_scheduling=True)
+    options = RunOptions(client_timeout_ms=218.0)
+    asks = [replace(LONG[0], output_tokens=40)]
+    before, after = (
+        served(asks, pools(engine=engine), lost(1, at_ms), options=options).requests
+        for at_ms in (222.0, 226.0)
+    )
+    assert before.output_tokens[0] == after.output_tokens[0] - 1
+
+
 def test_a_draining_prefill_worker_stays_until_its_kv_has_been_sent() -> None:
     process = at((15.0, lambda control: control.drain(0)))
     result = served(LONG, pools(prefill=2), process)
     assert result.requests.status[0] == COMPLETED
     assert result.workers.ended_ms[0] == 210.0
+
+
+# ---- every prompt token is accounted for ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("first_token", ["decode", "prefill"])
+@pytest.mark.parametrize("missing", [-1, 1])
+def test_a_prompt_token_too_many_or_too_few_is_noticed(first_token: str, missing: int) -> None:
+    """Three prompts of 12, 12 and 16 tokens, of which 8 and 12 are cached, and one token each."""
+    asks = [*ASKED, Ask(100.0, (1, 2, 3), 0, output_tokens=2), Ask(200.0, (1, 2, 3, 4), 0)]
+    spec = HandoffSpec(first_token=first_token)  # type: ignore[arg-type]
+    result = served(asks, pools(handoff=spec))
+    steps = result.steps
+    moved = 3 if first_token == "decode" else 2  # the third was over with its first token
+    assert int(steps.prefill_tokens.sum()) == 12 + 4 + 4 + moved
+    wrong = steps.prefill_tokens.copy()
+    wrong[0] += missing
+    with pytest.raises(InvariantError, match="prompt tokens are computed or cached"):
+        check_conservation(
+            replace(result, steps=replace(steps, prefill_tokens=wrong)), trace_of(asks, 4)
+        )
 
 
 # ---- who computes, and where ---------------------------------------------------------------------

@@ -46,6 +46,19 @@ def test_an_observer_sees_loads_at_its_times_and_changes_nothing() -> None:
         assert in_hand == int((log.arrival_ms <= time_ms).sum()) - ended
 
 
+def test_an_error_of_a_process_comes_out_though_nothing_is_left_to_happen() -> None:
+    def err(control: ControlPlane) -> ProcessGenerator:
+        control.hold_load()  # nothing else happens before, or after
+        yield control.env.timeout(1e9)
+        control.release_load()
+        for worker in control.workers:
+            control.fail(worker.worker_id)
+        raise KeyError("ours")
+
+    with pytest.raises(KeyError, match="ours"):
+        run(err)
+
+
 def test_stop_leaves_the_rest_unfinished() -> None:
     def stop(control: ControlPlane) -> ProcessGenerator:
         yield control.env.timeout(100.0)

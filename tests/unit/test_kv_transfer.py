@@ -193,6 +193,12 @@ def test_a_slow_link_hides_only_what_it_carries_meanwhile() -> None:
     assert cost(exposed_share=0.25).handoff(100, 0.0, is_first=False).hidden_bytes == 0
 
 
+def test_rounding_of_a_time_hides_no_byte_less() -> None:
+    """The same 5 ms as the difference of two sums that were made in another order."""
+    handoff = cost(exposed_share=0.25).handoff(100, 5.0 - 1e-12, is_first=False)
+    assert handoff.hidden_bytes == 5_000_000
+
+
 @given(
     st.integers(0, 10_000),
     st.floats(0, 1000),

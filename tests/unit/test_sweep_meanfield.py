@@ -14,7 +14,6 @@ from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
 from dynosim.sweep.meanfield import (
     BatchCurve,
-    Factors,
     MeanBounds,
     MeanField,
     MeanLoad,
@@ -33,6 +32,7 @@ from dynosim.sweep.screen_report import screen_dict, screen_text
 from dynosim.sweep.screening import screened
 from dynosim.sweep.space import Trial, trials_of
 from dynosim.timing.formulas import LinearModel
+from dynosim.timing.mean_field import Allowances
 
 REQUEST = MeanRequest(isl=4000, osl=500)
 GPUS = 8
@@ -107,13 +107,13 @@ def test_factors_and_links_bound_the_rate() -> None:
         return found.rps, found.limit
 
     prompts, answers = 2000 / PREFILL_MS, 76 * 53.58 / 499
-    assert rate(factors=Factors(1.0, 1.0, 1.0)) == (pytest.approx(prompts), "prefill")
-    assert rate(factors=Factors(1.0, 0.5, 1.0)) == (pytest.approx(0.5 * answers), "decode")
+    assert rate(factors=Allowances(1.0, 1.0, 1.0)) == (pytest.approx(prompts), "prefill")
+    assert rate(factors=Allowances(1.0, 0.5, 1.0)) == (pytest.approx(0.5 * answers), "decode")
     assert rate(transfer=MeanTransfer(rps=3.0)) == (3.0, "link")
     assert rate(load=MeanLoad(rps=2.0)) == (2.0, "load")
     slow = disaggregated(
         prefill_worker(), decode_worker(76, 53.58), REQUEST, workers=(2, 1), num_gpus=GPUS,
-        transfer=MeanTransfer(exposed_ms=100.0), factors=Factors(ttft=2.0),
+        transfer=MeanTransfer(exposed_ms=100.0), factors=Allowances(ttft=2.0),
     )  # fmt: skip
     assert slow is not None and slow.ttft_ms == 2 * PREFILL_MS + 100
 
@@ -129,7 +129,7 @@ def test_the_decode_pool_has_the_smallest_batch_that_keeps_up() -> None:
         return disaggregated(
             prefill, decode, REQUEST, workers=(workers, 1), num_gpus=2,
             bounds=bounds or MeanBounds(),
-            factors=Factors(1.0, 1.0, 1.0),
+            factors=Allowances(1.0, 1.0, 1.0),
         )  # fmt: skip
 
     assert (found := chosen()) is not None and (found.batch, found.tpot_ms) == (2, 11.0)

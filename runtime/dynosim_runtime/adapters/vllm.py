@@ -5,7 +5,12 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from dynosim.build.engine_command import kv_event_settings, vllm_flags, vllm_gpu_flags
+from dynosim.build.engine_command import (
+    kv_event_settings,
+    kv_transfer_settings,
+    vllm_flags,
+    vllm_gpu_flags,
+)
 from dynosim.config import RunConfig
 from dynosim.config.engine import EngineConfig
 from dynosim.errors import ConfigError
@@ -14,7 +19,6 @@ from dynosim_runtime.adapters.engine_http import EngineCallError, EngineHttp
 from dynosim_runtime.adapters.metrics import EngineLoad, metric_labels, parse_load
 from dynosim_runtime.adapters.openai_models import max_model_len
 from dynosim_runtime.card import EngineKind, EventSource
-from dynosim_runtime.kv_lease import LEASE_S
 
 CPU_BLOCK_SIZE_STEP = 32  # tokens; vLLM 0.32, CPU_ATTN
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86 and Arm
@@ -159,14 +163,11 @@ def kv_events_config(source: EventSource) -> dict[str, Any]:
 
 def kv_transfer_config(exchange: KvExchange, buffer_device: str) -> dict[str, Any]:
     """vLLM's configuration for giving KV away over NIXL, or taking it."""
-    is_prefill = exchange.role == "prefill"
-    return {
-        "kv_connector": "NixlConnector",
-        "kv_role": "kv_producer" if is_prefill else "kv_consumer",
-        "kv_buffer_device": buffer_device,
-        "kv_load_failure_policy": exchange.load_failure_policy,
-        "kv_connector_extra_config": {"kv_lease_duration": LEASE_S},
-    }
+    return kv_transfer_settings(
+        exchange.role,
+        load_failure_policy=exchange.load_failure_policy,
+        buffer_device=buffer_device,
+    )
 
 
 def _num_threads(plan: RunConfig) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from dynosim_runtime.kv_lease import LEASE_S
+from dynosim.build.engine_command import KV_LEASE_S
 from dynosim_runtime.mock.engine import MockRequest
 from dynosim_runtime.mock.loop import EngineLoop
 
@@ -73,7 +73,7 @@ class HeldKv:
         return True
 
     def _lease(self, name: str) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(LEASE_S, self.release, name)
+        return asyncio.get_running_loop().call_later(KV_LEASE_S, self.release, name)
 
 
 class KvTaker:

@@ -14,7 +14,7 @@ from dynosim.build.engine import prepare
 from dynosim.config.cluster import PoolRole
 from dynosim.config.schema import RunConfig
 from dynosim.engine.room import require_room
-from dynosim.engine.spec import LoadFailurePolicy
+from dynosim.engine.spec import KV_ROLES, LoadFailurePolicy
 from dynosim.errors import ConfigError
 from dynosim.memory.kv_transfer import HandoffCost, Moved
 from dynosim.timing.scaled import ScaledModel
@@ -122,7 +122,7 @@ class MockWorker:
         if exchange is not None:
             spec = replace(
                 spec,
-                kv_role="kv_producer" if exchange.role == "prefill" else "kv_consumer",
+                kv_role=KV_ROLES[exchange.role],
                 kv_load_failure_policy=exchange.load_failure_policy,
             )
             if exchange.role == "decode":
