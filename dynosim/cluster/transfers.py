@@ -8,7 +8,7 @@ the receiver's link, at one rate (`dynosim.memory.network`).
 from dynosim.cluster.pool import Worker
 from dynosim.cluster.spec import ClusterSpec, PoolSpec, TransferSpec
 from dynosim.engine.sequence import Sequence
-from dynosim.memory.kv_transfer import HandoffCost, SideLayout
+from dynosim.memory.kv_transfer import HandoffCost, SideLayout, moved_tokens
 from dynosim.memory.network import FairNetwork, Transfer
 from dynosim.records import LinkLog
 
@@ -20,7 +20,6 @@ class Transfers:
 
     def __init__(self, spec: TransferSpec, cluster: ClusterSpec) -> None:
         prefill, decode = cluster.pools
-        self.moves_all = spec.moves == "full_prompt"
         self.next_ms = float("inf")
         self.arrived: list[Transfer] = []
         self.cost = HandoffCost(
@@ -43,13 +42,19 @@ class Transfers:
         self,
         source: Worker,
         target: Worker,
-        num_tokens: int,
+        prompt_tokens: int,
+        held_tokens: int,
         compute_ms: float,
         starts_ms: float,
         now_ms: float,
     ) -> tuple[Transfer, float, int]:
-        """Move the KV of some tokens, from `starts_ms` on; returns also that time and the bytes."""
+        """Move the KV of a prompt, of which the target holds `held_tokens`, from `starts_ms` on.
+
+        Returns also that time and the bytes.
+        """
         pair = (source.worker_id, target.worker_id)
+        block_size = self.cost.decode.block_size
+        num_tokens = moved_tokens(self._spec.moves, prompt_tokens, held_tokens, block_size)
         handoff = self.cost.handoff(num_tokens, compute_ms, is_first=pair not in self._met)
         self._met.add(pair)
         self._network.add_hidden(handoff.hidden_bytes)
