@@ -5,7 +5,8 @@
 
 Same trace, configuration and (polynomial) timing on both sides, see `replay.py`. Requests are
 paired by arrival, lengths and, among equals, first token time. Printed per figure: ours, the
-peer's, the difference; then the largest difference of any single request.
+peer's, the difference; then the largest difference of any single request. `--workers 2P2D` takes
+prefill and decode workers; moving KV takes no time then, unless `--gb-s` and `--kv-bytes` say more.
 """
 
 import argparse
@@ -18,7 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from racing import BLOCK_SIZE, NUM_BLOCKS, SHARED, run_file, unpacked
+from racing import (
+    SHARED,
+    Layout,
+    Link,
+    add_link,
+    layout,
+    link_of,
+    peer_settings,
+    run_file,
+    settings,
+    unpacked,
+)
 
 from dynosim.build.engine import prepare
 from dynosim.build.workload import load_trace
@@ -32,12 +44,11 @@ from dynosim.timing.step import StepShape
 STATISTICS = ("mean", "median", "p90", "p95", "p99")
 
 
-def peer_requests(args: argparse.Namespace, trace: Path, workers: int) -> list[dict[str, Any]]:
+def peer_requests(args: argparse.Namespace, trace: Path, workers: Layout) -> list[dict[str, Any]]:
     """The peer's per-request records."""
     with tempfile.NamedTemporaryFile(suffix=".jsonl") as out:
         command = [args.peer_python, str(args.peer_script), str(trace)]
-        command += ["--workers", str(workers), "--block-size", str(BLOCK_SIZE)]
-        command += ["--num-gpu-blocks", str(NUM_BLOCKS), "--per-request", out.name]
+        command += [*peer_settings(workers, link_of(args)), "--per-request", out.name]
         subprocess.run(command, check=True, capture_output=True)
         with open(out.name) as lines:
             return [json.loads(line) for line in lines]
@@ -88,9 +99,12 @@ def our_requests(config: RunConfig, *, is_rounded: bool) -> RequestLog:
     return simulate(trace, ClusterSpec(pools=(pool,)), RunOptions(exact_stepping=True)).requests
 
 
-def our_columns(config: Path, workers: int, *, is_rounded: bool) -> dict[str, np.ndarray]:
+def our_columns(
+    config: Path, workers: Layout, link: Link, *, is_rounded: bool
+) -> dict[str, np.ndarray]:
     """Ours, likewise."""
-    log = our_requests(load_run(config, [f"cluster.workers={workers}"]), is_rounded=is_rounded)
+    asked = settings(workers, "round-robin", 0, link)
+    log = our_requests(load_run(config, asked), is_rounded=is_rounded)
     return paired(
         {
             "arrival": log.arrival_ms,
@@ -111,7 +125,7 @@ def statistic(sample: np.ndarray, name: str) -> float:
     return float(np.sort(sample)[int((len(sample) - 1) * share + 0.5)])
 
 
-def report(ours: dict[str, np.ndarray], peer: dict[str, np.ndarray], workers: int) -> None:
+def report(ours: dict[str, np.ndarray], peer: dict[str, np.ndarray], workers: str) -> None:
     """Print one comparison."""
     print(f"\n{workers} workers, {len(ours['first'])} requests")
     for latency, end in (("ttft_ms", "first"), ("e2e_ms", "last")):
@@ -135,16 +149,20 @@ def main() -> None:
     parser.add_argument("--peer-python", default=os.environ.get("PEER_PYTHON"))
     parser.add_argument("--peer-script", type=Path, default=SHARED / "tools" / "peer_replay.py")
     parser.add_argument("--rounded", action="store_true", help="round steps as the peer does")
+    add_link(parser)
     args = parser.parse_args()
     if not args.peer_python:
         sys.exit("give the python of an environment with ai-dynamo-runtime 1.6.1: --peer-python")
     with tempfile.TemporaryDirectory() as folder:
         trace = unpacked(args.trace, 1, Path(folder))
         config = run_file(trace, Path(folder))
-        for workers in map(int, args.workers.split(",")):
+        for name in args.workers.split(","):
+            workers = layout(name)
+            if args.rounded and not isinstance(workers, int):
+                sys.exit(f"--rounded: not with prefill and decode workers ({name})")
             peer = columns(peer_requests(args, trace, workers))
-            ours = our_columns(config, workers, is_rounded=args.rounded)
-            report(ours, peer, workers)
+            ours = our_columns(config, workers, link_of(args), is_rounded=args.rounded)
+            report(ours, peer, name)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,19 @@ print(json.dumps({"core": str(CORE)}))
 Figures = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """What KV of one token weighs, how fast it goes from worker to worker, and what is sent."""
+
+    gb_s: float
+    kv_bytes: int
+    moves: str
+
+
+FREE = Link(gb_s=1e9, kv_bytes=1, moves="destination_missing")
+"""Over which transfers take no time; the peer, which is told of no link then, takes none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Checkout:
     """A version of dynosim to be timed."""
@@ -107,6 +120,19 @@ def add_peer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peer-script", type=Path, default=SHARED / "tools" / "peer_replay.py")
 
 
+def add_link(parser: argparse.ArgumentParser) -> None:
+    """The options of races in which KV moves: without them, moving takes no time."""
+    parser.add_argument("--gb-s", type=float, default=FREE.gb_s, help="a worker's link, in GB/s")
+    parser.add_argument("--kv-bytes", type=int, default=FREE.kv_bytes, help="KV of one token")
+    moves = ("destination_missing", "full_prompt")
+    parser.add_argument("--moves", choices=moves, default=FREE.moves, help="what is sent")
+
+
+def link_of(args: argparse.Namespace) -> Link:
+    """What those options say."""
+    return Link(gb_s=args.gb_s, kv_bytes=args.kv_bytes, moves=args.moves)
+
+
 def checkouts(args: argparse.Namespace) -> dict[str, Checkout]:
     """Who runs of ours: `ours`, and `before` if there is something to compare with."""
     found = {"ours": Checkout(ROOT, args.pure)}
@@ -171,8 +197,8 @@ def layout(text: str) -> Layout:
     return (int(prefill), int(decode)) if found else int(text)
 
 
-def settings(workers: Layout, router: str, seed: int) -> list[str]:
-    """What a run file is told on top; transfers take no time, as the peer's by default."""
+def settings(workers: Layout, router: str, seed: int, link: Link = FREE) -> list[str]:
+    """What a run file is told on top."""
     common = [f"router.mode={router}", f"seed={seed}"]
     if isinstance(workers, int):
         return [f"cluster.workers={workers}", *common]
@@ -181,20 +207,34 @@ def settings(workers: Layout, router: str, seed: int) -> list[str]:
         "cluster.mode=disagg",
         f"cluster.prefill.workers={prefill}",
         f"cluster.decode.workers={decode}",
-        "cluster.transfer.bandwidth_gb_s=1000000000",
-        "cluster.transfer.kv_bytes_per_token=1",
+        f"cluster.transfer.bandwidth_gb_s={link.gb_s:f}",
+        f"cluster.transfer.kv_bytes_per_token={link.kv_bytes}",
+        f"cluster.transfer.moves={link.moves}",
         *common,
     ]
 
 
-def run_peer(args: argparse.Namespace, trace: Path, workers: Layout) -> Figures:
+def peer_settings(workers: Layout, link: Link = FREE) -> list[str]:
+    """What the peer's script is told for the same layout."""
+    common = ["--block-size", str(BLOCK_SIZE), "--num-gpu-blocks", str(NUM_BLOCKS)]
+    if isinstance(workers, int):
+        return ["--workers", str(workers), *common]
+    prefill, decode = map(str, workers)
+    common += ["--prefill-workers", prefill, "--decode-workers", decode]
+    if link == FREE:
+        return common
+    engine = {
+        "kv_transfer_bytes_per_token": link.kv_bytes,
+        "kv_transfer_bandwidth": link.gb_s,
+        "kv_transfer_timing_mode": link.moves,
+    }
+    return [*common, "--engine", json.dumps(engine)]
+
+
+def run_peer(args: argparse.Namespace, trace: Path, workers: Layout, link: Link = FREE) -> Figures:
     """One process of the peer: its summary, its time, and that of its replay call on the clock."""
     command = [args.peer_python, str(args.peer_script), str(trace)]
-    if isinstance(workers, int):
-        command += ["--workers", str(workers)]
-    else:
-        command += ["--prefill-workers", str(workers[0]), "--decode-workers", str(workers[1])]
-    command += ["--block-size", str(BLOCK_SIZE), "--num-gpu-blocks", str(NUM_BLOCKS)]
+    command += peer_settings(workers, link)
     command += ["--router", "kv_router" if args.router == "kv" else "round_robin"]
     result = timed_process(command)
     return {**result.pop("summary"), **result}

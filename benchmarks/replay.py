@@ -8,6 +8,7 @@ Both replay the same trace with the same configuration (polynomial timing, 64-to
 blocks, 256 sequences, 8,192 batched tokens), in turn, each time in a fresh process. `--router kv`
 compares KV-aware routing with its defaults; there ties are broken by lot (ours by seed) and runs
 differ, so figures of both are means over the rounds.
+With `--workers 2P2D` moving KV takes no time, unless `--gb-s` and `--kv-bytes` say how much.
 Ours: the run from opening the trace to the finished report (`ours s`, `ratio`), and the whole
 process of `dynosim run` (`process s`, `whole`), both against the peer's whole process. Without a
 peer only we run; `--against FOLDER` compares with another checkout of dynosim. Times: see `racing`.
@@ -23,11 +24,13 @@ from racing import (
     Checkout,
     Figures,
     Layout,
+    add_link,
     add_peer,
     checked_trace,
     hold_race,
     in_turn,
     layout,
+    link_of,
     median,
     parser_of,
     ratio,
@@ -58,6 +61,7 @@ def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = parser_of(__doc__)
     add_peer(parser)
+    add_link(parser)
     parser.add_argument(
         "--workers", default="1,4,16,64,256", help="comma-separated, such as 1,4,2P2D"
     )
@@ -77,12 +81,14 @@ def race(
 ) -> tuple[Figures, dict[str, list[Figures]]]:
     """A row of the table, for one number of workers, and all figures."""
 
+    link = link_of(args)
+
     def ours(checkout: Checkout) -> Any:
-        return lambda seed: run_ours(checkout, config, settings(workers, args.router, seed))
+        return lambda seed: run_ours(checkout, config, settings(workers, args.router, seed, link))
 
     running = {name: ours(checkout) for name, checkout in sides.items()}
     if args.peer_python:
-        running["peer"] = lambda _: run_peer(args, trace, workers)
+        running["peer"] = lambda _: run_peer(args, trace, workers, link)
     found = in_turn(args.rounds, running)
     own = found["ours"]
     row: Figures = {

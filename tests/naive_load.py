@@ -59,6 +59,9 @@ class NaiveLoad:
     def book(self, request: RoutingRequest, slot: int, cached_tokens: int, now_ms: float) -> None:
         cost = request.overrides or self.cost
         keys = tuple(request.keys) if cost.assume_kv_reuse else ()
+        num_blocks = request.num_blocks
+        if not self.settings.track_active_blocks:
+            keys, num_blocks = (), 0
         prefill_tokens = 0
         if cost.track_prefill_tokens:
             prefill_tokens = max(request.input_tokens - cached_tokens, 0)
@@ -71,8 +74,8 @@ class NaiveLoad:
             self.faded.pop((slot, key), None)  # a block of several requests counts in full
         self.active.append(
             Active(
-                request.request_id, slot, request.input_tokens, keys, request.num_blocks,
-                request.num_blocks - sum(map(self.size_of, keys)),
+                request.request_id, slot, request.input_tokens, keys, num_blocks,
+                num_blocks - sum(map(self.size_of, keys)),
                 request.expected_output_tokens, prefill_tokens, prefill_ms, now_ms,
             )
         )  # fmt: skip
@@ -90,7 +93,8 @@ class NaiveLoad:
         entry.heard_ms = now_ms
         total = -(-(entry.input_tokens + num_tokens) // self.block_size)
         output_blocks = max(total - entry.prompt_blocks, 0)
-        if not self.settings.track_output_blocks or output_blocks == entry.output_blocks:
+        tracked = self.settings.track_output_blocks and self.settings.track_active_blocks
+        if not tracked or output_blocks == entry.output_blocks:
             return
         fraction = 1.0
         if entry.expected_output_tokens is not None:

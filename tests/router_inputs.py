@@ -70,7 +70,8 @@ def random_cost(rng: random.Random, *, is_plain: bool) -> CostSpec:
 def random_settings(rng: random.Random, *, is_plain: bool) -> RouterSpec:
     """Plain kv routing, or any mode with any features."""
     cost = random_cost(rng, is_plain=is_plain)
-    load = LoadSpec(track_output_blocks=rng.random() < 0.5, stale_after_ms=16.0)
+    point = rng.random()  # for both: their lots are independent
+    load = LoadSpec(point < 0.5, 10 * point % 1 < 0.8, stale_after_ms=16.0)
     if is_plain:
         return RouterSpec(BLOCK, mode="kv", cost=cost, load=load, seed=rng.randint(0, 9))
     affinity = AffinitySpec(rng.choice([2.0, TTL_MS]), rng.choice(["hard", "soft"]))

@@ -293,10 +293,16 @@ class Handoffs:
         source, target, decode = passage.source, passage.target, passage.decode
         assert source is not None and target is not None and decode is not None
         index, columns = passage.index, self._columns
-        num_tokens = decode.prompt_tokens if self.transfers.moves_all else decode.external_tokens
+        held_tokens = decode.prompt_tokens - decode.external_tokens
         compute_ms = columns.prefill_end_ms[index] - self._journal.scheduled_ms[index]
         transfer, begins_ms, num_bytes = self.transfers.begin(
-            source, target, num_tokens, compute_ms, passage.reserved_ms, now_ms
+            source,
+            target,
+            decode.prompt_tokens,
+            held_tokens,
+            compute_ms,
+            passage.reserved_ms,
+            now_ms,
         )
         passage.transfer = transfer
         self._by_transfer[transfer.number] = passage

@@ -8,7 +8,7 @@ the receiver's link, at one rate (`dynosim.memory.network`).
 from dynosim.cluster.pool import Worker
 from dynosim.cluster.spec import ClusterSpec, PoolSpec, TransferSpec
 from dynosim.engine.sequence import Sequence
-from dynosim.memory.kv_transfer import HandoffCost, SideLayout
+from dynosim.memory.kv_transfer import HandoffCost, SideLayout, moved_tokens
 from dynosim.memory.network import FairNetwork, Transfer
 from dynosim.records import LinkLog
 
@@ -20,7 +20,6 @@ class Transfers:
 
     def __init__(self, spec: TransferSpec, cluster: ClusterSpec) -> None:
         prefill, decode = cluster.pools
-        self.moves_all = spec.moves == "full_prompt"
         self.next_ms = float("inf")
         self.arrived: list[Transfer] = []
         self.cost = HandoffCost(
@@ -31,6 +30,7 @@ class Transfers:
             exposed_share=spec.exposed_share,
         )
         self._spec = spec
+        self._block_size = cluster.pools[1].block_size
         self._network = FairNetwork()
         self._out: dict[int, int] = {}  # by worker id: the resource that it sends through
         self._in: dict[int, int] = {}
@@ -44,13 +44,18 @@ class Transfers:
         self,
         source: Worker,
         target: Worker,
-        num_tokens: int,
+        prompt_tokens: int,
+        held_tokens: int,
         compute_ms: float,
         starts_ms: float,
         now_ms: float,
     ) -> tuple[Transfer, float, int]:
-        """Move the KV of some tokens, from `starts_ms` on; returns also that time and the bytes."""
+        """Move the KV of a prompt, of which the target holds `held_tokens`, from `starts_ms` on.
+
+        Returns also that time and the bytes.
+        """
         pair = (source.worker_id, target.worker_id)
+        num_tokens = moved_tokens(self._spec.moves, prompt_tokens, held_tokens, self._block_size)
         path = self._paths.get(pair)
         handoff = self.cost.handoff(num_tokens, compute_ms, is_first=path is None)
         if path is None:

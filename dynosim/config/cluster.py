@@ -89,7 +89,8 @@ class TransferConfig(Section):
     """What all workers of one value of a topology domain (such as a node) have together to others,
     in each direction, by domain. Unit: GB/s."""
     moves: Literal["full_prompt", "destination_missing"] = "destination_missing"
-    """What is sent: the KV of the whole prompt, or what the decode worker has not cached."""
+    """What is sent: the KV of the whole prompt, or the blocks that the decode worker has not
+    cached."""
     kv_bytes_per_token: Annotated[int, Field(ge=1)] | None = None
     """KV of one token, all layers and GPUs of a worker together; null: follows from the model.
     Unit: bytes."""

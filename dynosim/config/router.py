@@ -97,6 +97,9 @@ class RouterKnobs(Section):
     """Whether prompt tokens in flight count as load."""
     track_output_blocks: bool = _LOAD.track_output_blocks
     """Whether blocks of answers count as load while they grow."""
+    track_active_blocks: bool = _LOAD.track_active_blocks
+    """Whether blocks of active requests count as load; false among prefill workers, unless
+    `cluster.prefill.router` says otherwise."""
     prefill_load_model: Literal["none", "timing"] = "none"
     """How prefill in flight shrinks before its first token: not at all, or by the step times."""
     cuda_to_cpu_ratio: Annotated[float, Field(gt=0)] = _ROUTER.cuda_to_cpu_ratio

@@ -245,10 +245,15 @@ _DECODE_ROUTER: dict[str, Any] = {
 """How Dynamo 1.6's router chooses among decode workers: their KV comes from the prefill worker, so
 what they hold saves no computing."""
 
+_PREFILL_ROUTER: dict[str, Any] = {"track_active_blocks": False}
+"""And among prefill workers: what they compute counts, not what they hold while they do."""
+
 
 def _router_of(role: PoolRole, router: RouterConfig) -> dict[str, Any]:
     """In what a pool's router differs by its role."""
-    return _DECODE_ROUTER if role == "decode" and router.mode == "kv" else {}
+    if router.mode != "kv":
+        return {}
+    return _DECODE_ROUTER if role == "decode" else _PREFILL_ROUTER
 
 
 def _broken_rules(shared: Section, stated: dict[str, Any], where: str) -> list[Rule]:

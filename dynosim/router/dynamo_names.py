@@ -58,6 +58,7 @@ NAMES = (
     DynamoName("router_assume_kv_reuse", "router.assume_kv_reuse", "switch"),
     DynamoName("router_track_prefill_tokens", "router.track_prefill_tokens", "switch"),
     DynamoName("router_track_output_blocks", "router.track_output_blocks", "switch"),
+    DynamoName("router_track_active_blocks", "router.track_active_blocks", "switch"),
     DynamoName("router_prefill_load_model", "router.prefill_load_model"),
     DynamoName("router_ttl_secs", "router.ttl_ms", "seconds"),
     DynamoName("router_predicted_ttl_secs", "router.predicted_ttl_ms", "seconds"),

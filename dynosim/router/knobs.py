@@ -49,6 +49,7 @@ class LoadSpec:
     """What the router counts as load of a worker."""
 
     track_output_blocks: bool = False
+    track_active_blocks: bool = True  # False: no blocks count, neither of prompts nor of answers
     stale_after_ms: float = 300_000.0  # a request not heard of for so long is dropped
 
     def __post_init__(self) -> None:

@@ -119,9 +119,10 @@ class ActiveLoad:
         if name in self.bookings:
             raise InvariantError(f"request {name} is placed twice")
         cost = request.overrides or self._cost
-        keys = request.keys if cost.assume_kv_reuse else ()
+        counts_blocks = self._settings.track_active_blocks
+        keys = request.keys if counts_blocks and cost.assume_kv_reuse else ()
         grown, named = self.active.hold(slot, keys)
-        private = request.num_blocks - named
+        private = request.num_blocks - named if counts_blocks else 0
         prefill = 0
         if cost.track_prefill_tokens and input_tokens > cached_tokens:
             prefill = input_tokens - cached_tokens
@@ -152,7 +153,7 @@ class ActiveLoad:
         if booking is None:
             return
         booking.heard_ms = now_ms
-        if not self._settings.track_output_blocks:
+        if not (self._settings.track_output_blocks and self._settings.track_active_blocks):
             return
         total = -(-(booking.input_tokens + num_tokens) // self._block_size)
         prompt_blocks = booking.private_blocks + self.active.num_blocks(booking.keys)

@@ -43,7 +43,7 @@ def test_a_report_tells_of_both_pools(run_file: Path, capsys: pytest.CaptureFixt
     report = report_of(run_file, capsys)
     assert (report["layout"], report["num_gpus"], report["num_workers"]) == ("2P1D", 3, 3)
     assert report["completed_requests"] == report["kv_transfers"] == 200
-    assert report["kv_bytes_moved"] == 200 * 600 * 100_000
+    assert report["kv_bytes_moved"] == 200 * 608 * 100_000  # 600 tokens lie in 19 blocks
     assert 12.0 <= report["mean_transfer_ms"] < 30.0  # 12 ms alone on the link
     assert report["mean_handoff_ms"] > report["mean_transfer_ms"] + 8
     assert 0 < report["prefill_busy_share"] < 1 and 0 < report["decode_busy_share"] < 1
@@ -74,7 +74,7 @@ def test_the_tables_and_the_story_of_a_request(
     assert set(rows["prefill_worker_id"]) == {0, 1} and set(rows["decode_worker_id"]) == {2}
     assert main(["why", str(out), rows["request_id"][50]]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "KV of 0.06 GB to worker 2 in" in told
+    assert "KV of 0.0608 GB to worker 2 in" in told  # 19 blocks of 32 tokens
     assert "prefill of 600 tokens" in told and told.index("prefill of") < told.index("KV of")
 
 

@@ -152,7 +152,10 @@ def test_the_account_is_the_sum_over_what_is_in_hand(
 ) -> None:
     rng = random.Random(seed)
     sizes = SIZES if has_sizes else None
-    cost, rules = random_cost(rng, is_plain=False), LoadSpec(rng.random() < 0.8, 8.0)
+    cost, rules = (
+        random_cost(rng, is_plain=False),
+        LoadSpec(rng.random() < 0.8, rng.random() < 0.8, 8.0),
+    )
     estimator = PowersOfTwo() if has_estimator else None
     load = ActiveLoad(BLOCK, cost, rules, key_blocks=sizes, estimator=estimator)
     naive = NaiveLoad(BLOCK, cost, rules, key_blocks=sizes, estimator=estimator)

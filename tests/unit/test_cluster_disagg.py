@@ -171,6 +171,17 @@ def test_room_made_before_a_prefill_is_not_looked_up_as_if_it_were_over() -> Non
     assert (log.first_token_ms[1], log.second_token_ms[1], log.finish_ms[1]) == (110, 119, 129)
 
 
+@pytest.mark.parametrize(("tokens", "moved"), [(11, 12_000), (13, 16_000), (15, 16_000)])
+def test_a_block_is_sent_as_a_whole(tokens: int, moved: int) -> None:
+    """As NIXL does it: real engines were seen to move no less (`live/test_real_handoff.py`)."""
+    ask = [Ask(0.0, (1, 2, 3, 4)[: -(-tokens // 4)], 0, output_tokens=2, last_tokens=tokens % 4)]
+    result = served(ask, pools())
+    assert result.requests.input_tokens.tolist() == [tokens]
+    assert result.requests.handoffs is not None and result.links is not None
+    assert result.links.bytes_received == moved == result.requests.handoffs.moved_bytes[0]
+    assert transfer_ms(result.requests)[0] == moved / 1000
+
+
 def test_layer_by_layer_hides_what_the_link_could_carry_meanwhile() -> None:
     """Of 12 KB 6 may be hidden, and 10 could have been carried in the 10 ms of the prefill."""
     log = served(ASKED, pools(exposed_share=0.5)).requests

@@ -60,6 +60,15 @@ def test_output_blocks_count_when_tracked() -> None:
     assert load.blocks(0) == 0
 
 
+def test_blocks_count_for_nothing_when_untracked() -> None:
+    load = make(track_output_blocks=True, track_active_blocks=False)
+    load.book(request("a", [1, 2, 3], input_tokens=50), 0, 32, 0.0)
+    load.output_tokens("a", 17, 1.0)
+    assert (load.blocks(0), load.prefill_tokens(0, 0.0), load.num_requests[0]) == (0, 18, 1)
+    load.free("a", 2.0)
+    assert (load.blocks(0), load.own_costs().by_cost()) == (0, {0.0: 1})
+
+
 @pytest.mark.parametrize(
     ("done", "blocks"),
     # 20 prompt blocks and one for each 16 tokens; what is left of 640 is 3/4, 1/2, 1/4, nothing.

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dynosim.build.routing import load_policy, router_spec, routing_spec
+from dynosim.config import RunConfig
 from dynosim.config.router import RouterConfig
 from dynosim.errors import ConfigError
 from dynosim.router.busy import BusyThresholds
@@ -71,6 +72,7 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "assume_kv_reuse": (False, {"settings.cost.assume_kv_reuse": False}),
     "track_prefill_tokens": (False, {"settings.cost.track_prefill_tokens": False}),
     "track_output_blocks": (True, {"settings.load.track_output_blocks": True}),
+    "track_active_blocks": (False, {"settings.load.track_active_blocks": False}),
     "stale_after_ms": (5.0, {"settings.load.stale_after_ms": 5.0}),
     "prefill_load_model": ("timing", {"estimator": READY}),
     "cuda_to_cpu_ratio": (4.0, {"settings.cuda_to_cpu_ratio": 4.0}),
@@ -212,3 +214,25 @@ def test_a_policy_is_made_of_the_settings_and_a_seed(module: str) -> None:
 def test_a_policy_that_cannot_be_had_is_named(module: str, name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_policy(name)
+
+
+def test_routers_of_two_pools_count_what_matters_there() -> None:
+    """As NVIDIA Dynamo sets them: what decode workers hold, and what prefill workers compute."""
+    plan = RunConfig.of(
+        {
+            "engine": {"num_gpu_blocks": 100, "max_model_len": 512},
+            "timing": {"kind": "linear", "base_ms": 10.0},
+            "workload": {"synthetic": {"requests": 1, "isl": 10, "osl": 2, "rate_rps": 1}},
+            "router": {"mode": "kv"},
+            "cluster": {
+                "mode": "disagg",
+                "transfer": {"preset": "ib", "kv_bytes_per_token": 1000},
+                "decode": {"router": {"assume_kv_reuse": True}},
+            },
+        }
+    )
+    prefill, decode = plan.for_pool("prefill").router, plan.for_pool("decode").router
+    assert plan.router.track_active_blocks and decode.track_active_blocks
+    assert not prefill.track_active_blocks and prefill.track_prefill_tokens
+    assert not decode.track_prefill_tokens and decode.overlap_score_credit == 0
+    assert decode.assume_kv_reuse  # as stated for that pool
