@@ -30,7 +30,7 @@ class Transfers:
             exposed_share=spec.exposed_share,
         )
         self._spec = spec
-        self._block_size = cluster.pools[1].block_size
+        self._block_size = decode.block_size
         self._network = FairNetwork()
         self._out: dict[int, int] = {}  # by worker id: the resource that it sends through
         self._in: dict[int, int] = {}

@@ -131,9 +131,9 @@ def _unknown(model: str) -> str:
     if unique:
         hint = f"did you mean {' or '.join(unique)}?"
     elif names:
-        hint = f"`dynosim support` lists the {len(names)} known names"
+        hint = f"`dynosim support` lists the {len(names)} known names."
     else:
-        hint = "names are known once aiconfigurator-core is installed"
+        hint = "names are known once aiconfigurator-core is installed."
     return (
         f"model: unknown {model!r}; {hint} Or give the path of a Hugging Face config.json"
         " or of its folder."

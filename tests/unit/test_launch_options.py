@@ -73,6 +73,10 @@ CPU = {"real": True, "engine": "vllm-cpu"}
         ({**CPU, "speedup": 2.0}, "--speedup 2: only simulated engines"),
         (CPU, "--engine vllm-cpu needs --model DIR"),
         ({**CPU, "overrides": ["model=Qwen/Qwen3-32B"]}, "--engine vllm-cpu needs --model DIR"),
+        (
+            {**CPU, "overrides": ["model=weights"]},
+            r"model: weights counts as a name; as a folder it is \./weights",
+        ),
         ({**CPU, "model": Path("nowhere")}, "model nowhere: no config.json there"),
         ({"mock": True, "model": Path("nowhere")}, "model nowhere: no config.json there"),
         ({**CPU, "model": Path("described")}, "described: no weights there"),

@@ -299,3 +299,10 @@ async def test_the_warm_up_asks_for_what_the_trace_does_and_no_long_answers() ->
     assert now_s() == 1.0  # side by side
     await warm_up(server, PROMPTS, trace, 0)  # type: ignore[arg-type]
     assert (len(server.calls), server.probed) == (3, [8, 8])
+
+
+@in_virtual_time
+async def test_the_warm_up_of_a_closed_loop_is_no_crowd() -> None:
+    server = Server()
+    await warm_up(server, PROMPTS, trace_of(5), 3, concurrency=2)  # type: ignore[arg-type]
+    assert (len(server.calls), now_s()) == (3, 2.0)

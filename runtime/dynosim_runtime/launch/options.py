@@ -105,11 +105,17 @@ def _check_model(kind: Engine, plan: RunConfig, folder: Path | None) -> None:
         if kind == "vllm-cpu" or plan.model is None:
             raise ConfigError(
                 f"--engine {kind} needs --model DIR, a folder with the model's weights "
-                "(`dynosim tiny-model DIR` writes a small one)"
+                f"({_where_weights_are(plan)})"
             )
         return  # a name: the engine fetches it
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise ConfigError(f"model {folder}: no weights there (*.safetensors), only a description")
+
+
+def _where_weights_are(plan: RunConfig) -> str:
+    if plan.model is not None and plan.resolve(plan.model).is_dir():
+        return f"model: {plan.model} counts as a name; as a folder it is ./{plan.model}"
+    return "`dynosim tiny-model DIR` writes a small one"
 
 
 def check_engine_installed(options: DeployOptions) -> None:

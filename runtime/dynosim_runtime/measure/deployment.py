@@ -84,7 +84,8 @@ async def measure_url(config: RunConfig, trace: Trace, url: str, options: LoadOp
     sampling = config.sampling
     async with CompletionsClient(url, name, timeout_s=timeout_s, sampling=sampling) as client:
         await check_clocks(client, options.speedup)
-        await warm_up(client, prompts, trace, options.warmup)
+        at_once = config.workload.concurrency
+        await warm_up(client, prompts, trace, options.warmup, concurrency=at_once)
         before = await read_counters(client)
         moved = await read_transfers(client)
         run = await drive(

@@ -79,26 +79,34 @@ class _Load:
 
 
 async def warm_up(
-    client: CompletionsClient, prompts: PromptMaker, trace: Trace, num_requests: int
+    client: CompletionsClient,
+    prompts: PromptMaker,
+    trace: Trace,
+    num_requests: int,
+    *,
+    concurrency: int | None = None,
 ) -> None:
     """Send requests as long as the trace's, with tokens of their own, and wait for them.
 
-    The first one, of a few tokens, tells whether the server can be measured at all.
+    All at once, but in a closed loop no more than are ever in flight there: over a slow link a
+    crowd would run into the frontend's timeouts, and warm nothing. The first one, of a few tokens,
+    tells whether the server can be measured at all.
     Raises: LiveError if it cannot.
     """
     await client.probe(prompts.scratch(0, PROBE_TOKENS))
     rows: list[int] = np.linspace(0, len(trace) - 1, num_requests).astype(int).tolist()
     clock = LoadClock()
-    await asyncio.gather(
-        *(
-            client.complete(
+    free = asyncio.Semaphore(concurrency or max(num_requests, 1))
+
+    async def send(number: int, row: int) -> None:
+        async with free:
+            await client.complete(
                 prompts.scratch(number + 1, int(trace.input_tokens[row])),
                 min(int(trace.output_tokens[row]), WARM_UP_OUTPUT_TOKENS),
                 clock,
             )
-            for number, row in enumerate(rows)
-        )
-    )
+
+    await asyncio.gather(*(send(number, row) for number, row in enumerate(rows)))
 
 
 async def drive(
