@@ -152,7 +152,7 @@ async def test_a_source_that_is_lost_while_its_kv_moves(policy: str) -> None:
 
 
 async def test_kv_that_nobody_takes_goes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dynosim_runtime.mock.held_kv.LEASE_S", 0.05)
+    monkeypatch.setattr("dynosim_runtime.mock.held_kv.KV_LEASE_S", 0.05)
     async with pair() as workers:
         params = await workers.prefilled()
         await workers.source_is_idle()
