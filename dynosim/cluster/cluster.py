@@ -162,7 +162,10 @@ class Cluster:
         until_ms = min(instant_end(until_ms), LAST_MS)
         while True:
             end_ms, station_id = ends[0]
-            while end_ms != NEVER and stations[station_id].next_ms != end_ms:
+            while end_ms != NEVER:
+                station = stations[station_id]
+                if station.next_ms == end_ms:
+                    break
                 heappop(ends)  # the run was cut short since
                 end_ms, station_id = ends[0]
             now_ms = end_ms
@@ -177,7 +180,8 @@ class Cluster:
                 now_ms = self.now_ms  # rounding turns no clock back
             while end_ms <= instant_ms:
                 heappop(ends)
-                if stations[station_id].next_ms == end_ms:
+                station = stations[station_id]
+                if station.next_ms == end_ms:
                     touched.append(station_id)
                     if end_ms > now_ms:
                         now_ms = end_ms

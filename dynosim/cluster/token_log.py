@@ -304,6 +304,8 @@ class DecodeLog(TokenLog):
     __slots__ = ()
 
     def admitted(self, sequences: List[Sequence], start_ms: float) -> None:
-        """As everywhere; and remember whom, for it may have needed no KV from elsewhere."""
+        """As everywhere; and remember who has not loaded, for it may have needed no KV."""
         super().admitted(sequences, start_ms)
-        self.seated += sequences
+        for sequence in sequences:
+            if not sequence.external_tokens:
+                self.seated.append(sequence)

@@ -142,7 +142,8 @@ class FairNetwork:
         self, path: tuple[int, ...], num_bytes: int, starts_ms: float, now_ms: float
     ) -> Transfer:
         """Take a transfer whose bytes begin to flow at `starts_ms`, now or later."""
-        if num_bytes < 0 or (num_bytes and not path) or len(set(path)) != len(path):
+        is_way = path[0] != path[1] if len(path) == 2 else len(set(path)) == len(path)
+        if num_bytes < 0 or (num_bytes and not path) or not is_way:
             raise InvariantError(f"a transfer of {num_bytes} bytes along {path}")
         if not now_ms <= starts_ms < NEVER:
             raise InvariantError(f"a transfer that starts at {starts_ms}, begun at {now_ms}")
