@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 from math import isnan
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from dynosim.cluster.handoffs import Handoffs, Passage
+from dynosim.cluster.handoffs import LOCAL, PLACE_PREFILL, PROMISING, Handoffs, Passage
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.launcher import Launcher
 from dynosim.cluster.patience import Patience
@@ -30,7 +30,7 @@ from dynosim.engine.instant import RELATIVE_TOLERANCE, TOLERANCE_MS, instant_end
 from dynosim.engine.lock_step import LockStep
 from dynosim.engine.sequence import Sequence
 from dynosim.records import LockStepLog, RequestStatus
-from dynosim.router.handoff import Duty, HandoffPhase
+from dynosim.router.handoff import Duty
 from dynosim.router.refusals import RequestRefusedError
 from dynosim.workers.ids import WorkerId
 from dynosim.workers.lifecycle import Phase, WorkerEvent
@@ -321,7 +321,7 @@ class Cluster:
         priority = self._requests.priority(index)
         try:
             constraints = handoffs.constraints(passage, duty)
-            is_prefill = duty is Duty.PLACE_PREFILL
+            is_prefill = duty is PLACE_PREFILL
             worker_id = placer.place_next(
                 index, num_tokens, priority, now_ms, constraints, is_prefill=is_prefill
             )
@@ -435,12 +435,12 @@ class Cluster:
         else:
             sequence.generated_tokens = passage.tokens
             phase = handoffs.flow.phase_of(index)
-            if phase is not HandoffPhase.LOCAL:
+            if phase is not LOCAL:
                 sequence.remote_tokens = sequence.prompt_tokens
                 sequence.decodes_last = True  # a query of one token, as any decode
             if passage.tokens:
                 worker.token_log.moved_in(sequence, passage.last_token_ms)
-            elif phase is HandoffPhase.PROMISING and handoffs.shows_prefill_tokens:
+            elif phase is PROMISING and handoffs.shows_prefill_tokens:
                 sequence.generated_tokens = 1  # it will have come by the time that this one goes on
         if not passage.is_dispatched and now_ms != journal.arrival_ms[index]:
             journal.dispatch_ms[index] = now_ms

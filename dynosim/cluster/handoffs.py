@@ -21,9 +21,19 @@ from dynosim.router.topology import decode_constraints
 if TYPE_CHECKING:
     from dynosim.cluster.cluster import Cluster
 
+# Members under names of their own: compiled code looks these up once, not at every use.
+PLACE_PREFILL: Final = Duty.PLACE_PREFILL
+PLACE_DECODE: Final = Duty.PLACE_DECODE
+BEGIN_TRANSFER: Final = Duty.BEGIN_TRANSFER
+PREFILLED: Final = HandoffEvent.PREFILLED
+RESERVED: Final = HandoffEvent.RESERVED
+ARRIVED: Final = HandoffEvent.ARRIVED
+LOCAL: Final = HandoffPhase.LOCAL
+PROMISING: Final = HandoffPhase.PROMISING
+
 BEFORE_PREFILLED: Final = (HandoffPhase.PREFILLING, HandoffPhase.PROMISED)
-WITH_ALL: Final = (HandoffPhase.DECODING, HandoffPhase.LOCAL)
-AWAITING_ROOM: Final = (HandoffPhase.HELD, HandoffPhase.ORPHANED, HandoffPhase.PROMISING)
+WITH_ALL: Final = (HandoffPhase.DECODING, LOCAL)
+AWAITING_ROOM: Final = (HandoffPhase.HELD, HandoffPhase.ORPHANED, PROMISING)
 
 
 class Passage:
@@ -123,7 +133,7 @@ class Handoffs:
                     continue
                 if passage.target is not None and passage.decode is not None:
                     passage.target.token_log.moved_in(passage.decode, now_ms)
-            self._happens(passage, HandoffEvent.PREFILLED)
+            self._happens(passage, PREFILLED)
         return over
 
     def take_arrived(self, cluster: "Cluster", now_ms: float) -> None:
@@ -139,7 +149,7 @@ class Handoffs:
             self.release_source(cluster, passage, now_ms)
             if self._passages.get(passage.index) is passage:  # else given up meanwhile
                 self._columns.transfer_end_ms[passage.index] = now_ms
-                self.flow.happens(passage.index, HandoffEvent.ARRIVED)
+                self.flow.happens(passage.index, ARRIVED)
         arrived.clear()
 
     def loads_started(self, worker: Worker) -> None:
@@ -152,7 +162,7 @@ class Handoffs:
             passage = self._passages[sequence.index]
             self._columns.held_tokens[sequence.index] = max(sequence.cached_tokens, 0)
             passage.reserved_ms = start_ms
-            self._happens(passage, HandoffEvent.RESERVED)
+            self._happens(passage, RESERVED)
         engine.started_loads.clear()
         for sequence in log.seated:
             index = sequence.index
@@ -257,7 +267,7 @@ class Handoffs:
         Raises: NoEligibleWorkerError if that one does not say where it is.
         """
         policy = self.flow.spec.kv_transfer
-        other = passage.source if duty is Duty.PLACE_DECODE else passage.target
+        other = passage.source if duty is PLACE_DECODE else passage.target
         if policy is None or other is None:
             return None
         return decode_constraints(policy, other.card)
@@ -266,9 +276,9 @@ class Handoffs:
         """Do all that is due."""
         due = self._due
         for passage, duty in due:  # more may come to be due
-            if duty is Duty.PLACE_PREFILL or duty is Duty.PLACE_DECODE:
+            if duty is PLACE_PREFILL or duty is PLACE_DECODE:
                 cluster.place_next(passage, duty, now_ms)
-            elif duty is Duty.BEGIN_TRANSFER:
+            elif duty is BEGIN_TRANSFER:
                 self._begin(passage, now_ms)
             elif duty is Duty.CANCEL_TRANSFER:
                 self._cancel(passage, now_ms)
