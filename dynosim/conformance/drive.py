@@ -7,6 +7,7 @@ scenario has no timing.
 
 from collections import deque
 
+from dynosim.conformance.copies import ScenarioCopies
 from dynosim.conformance.log import Json
 from dynosim.conformance.scenario import (
     COEFFICIENTS,
@@ -20,6 +21,7 @@ from dynosim.conformance.step_log import RequestNote, ScenarioLog, StepEntry
 from dynosim.conformance.transfers import ScenarioTransfers
 from dynosim.engine.cores import CORES
 from dynosim.engine.engine import Engine
+from dynosim.engine.plan import StepPlan
 from dynosim.engine.sequence import FINISHED, Sequence
 from dynosim.errors import ConfigError
 from dynosim.timing.formulas import LinearModel
@@ -41,7 +43,7 @@ class ScenarioRun:
         self.arrivals = self._arrivals()
         self.aborts = self._aborts()
         self.aborted: list[str] = []  # since the last step
-        self.has_connector = self.spec.kv_role is not None
+        self.has_connector = self.spec.kv_role is not None or self.spec.host_cache is not None
         self.num_calls = 0  # of the scheduler
         self.log = ScenarioLog(scenario, self.spec, self.tree, has_time=self.has_time)
         self.core = CORES[self.spec.kind](
@@ -54,6 +56,10 @@ class ScenarioRun:
         self.engine = Engine(
             self.core, self._times(), self.log, depth=self.depth, steps_singly=True
         )
+        offload = scenario["engine"].get("offload")
+        self.copies = ScenarioCopies(offload or {}, self._to_clock, has_time=self.has_time)
+        if offload is not None:
+            self.engine.copies = self.copies
         self.in_flight: deque[tuple[int, StepEntry]] = deque()  # by the number of its call
         self.now = 0
         self.is_stuck = False
@@ -187,16 +193,14 @@ class ScenarioRun:
         if self.has_time and self.in_flight:
             start = max(start, self.in_flight[-1][1].end)
         was_loading = self.transfers.loading()
+        self.copies.call = self.num_calls
         plan = self.engine.plan_step(self.now)
         self.has_news = False
-        for load in plan.loads:
-            self.transfers.start(
-                load.sequence,
-                is_load=True,
-                call=self.num_calls,
-                now=start,
-                hit_tokens=load.hit_tokens,
-            )
+        if plan.host is not None:
+            start = self.copies.start  # it may have waited for copies
+            self.transfers.note_loading([load.sequence for load in plan.loads])
+        else:
+            self._start_loads(plan, start)
         is_loading = self.transfers.loading()
         step = self.log.planned(
             plan, self.core, self.now, start, was_loading=was_loading, is_loading=is_loading
@@ -206,6 +210,17 @@ class ScenarioRun:
         self.in_flight.append((self.num_calls, step))
         self.num_calls += 1
         return step
+
+    def _start_loads(self, plan: StepPlan, start: int) -> None:
+        """Loads from elsewhere begin with the step that they were planned with."""
+        for load in plan.loads:
+            self.transfers.start(
+                load.sequence,
+                is_load=True,
+                call=self.num_calls,
+                now=start,
+                hit_tokens=load.hit_tokens,
+            )
 
     def _deliver_oldest(self) -> StepEntry:
         """Wait for the oldest step in flight."""
@@ -232,6 +247,11 @@ class ScenarioRun:
 
     def _end_transfers(self, call: int, step: StepEntry) -> None:
         """Report to the scheduler which transfers have ended with a step."""
+        for job in self.copies.take_ended(call, self._end_of(step)):
+            step.record.setdefault("off", {}).setdefault("done", []).append(job.number)
+            if job.is_load:
+                step.note_transfer("recv", job.sequence.request_id)
+            self.core.copied(job.number)
         for transfer in self.transfers.take_ended(call, self._end_of(step)):
             sequence = transfer.sequence
             request_id = sequence.request_id
@@ -260,13 +280,14 @@ class ScenarioRun:
     def _next_event(self) -> int | None:
         """When the next arrival, abort or end of a transfer is due; None if there is none."""
         times = [queue[0][0] for queue in (self.arrivals, self.aborts) if queue]
-        end = self.transfers.next_end()
-        return min(times if end is None else [*times, end], default=None)
+        ends = (self.transfers.next_end(), self.copies.next_end())
+        return min([*times, *[end for end in ends if end is not None]], default=None)
 
     def _wants_call(self) -> bool:
         """vLLM also calls its scheduler once after a request ended, to pass the news on."""
         core = self.core
-        return core.has_work or self.has_news or core.num_loading > 0 or core.num_held > 0
+        has_transfers = core.num_loading > 0 or core.num_held > 0 or core.is_copying
+        return core.has_work or self.has_news or has_transfers
 
     def _hand_over(self) -> None:
         while self.arrivals and self.arrivals[0][0] <= self.now:

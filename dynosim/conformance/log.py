@@ -16,9 +16,12 @@ def step_line(step: Json) -> str:
     )
     if "t0" in step:
         line += f"|t={step['t0']}-{step['t1']}"
-    for key in ("abort", "kv"):
+    for key in ("abort", "kv", "off"):
         if key in step:
-            line += f"|{key}=" + json.dumps(step[key], separators=(",", ":"), sort_keys=True)
+            value = step[key]
+            if isinstance(value, dict):  # labels are for readers
+                value = {name: part for name, part in value.items() if not name.endswith("_l")}
+            line += f"|{key}=" + json.dumps(value, separators=(",", ":"), sort_keys=True)
     return line
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from dynosim.engine.cores import CORES
-from dynosim.engine.spec import EngineSpec
+from dynosim.engine.spec import EngineSpec, HostCacheSpec
 from dynosim.errors import ConfigError
 
 Json = dict[str, Any]
@@ -25,6 +25,9 @@ _REQUEST_KEYS = (
     "remote",
 )
 _REMOTE_KEYS = ("recv", "tokens", "send", "delay", "fail")
+_HOST_KEYS = ("policy", "blocks_per_chunk", "store_threshold", "prompt_only")
+_COPY_KEYS = ("load_delay", "load_per_block", "store_delay", "store_per_block")
+_OFFLOAD_KEYS = ("chunks", *_HOST_KEYS, *_COPY_KEYS)
 _SPEC_OF_REMOTE = {"role": "kv_role", "failure_policy": "kv_load_failure_policy"}
 _DEFAULT_REMOTE = {"role": "kv_both", "failure_policy": "recompute"}
 
@@ -32,8 +35,21 @@ _DEFAULT_REMOTE = {"role": "kv_both", "failure_policy": "recompute"}
 def spec_of(engine: Json) -> EngineSpec:
     """The engine section of a scenario as a spec; unknown keys and kinds are errors."""
     own = {name for name in EngineSpec.__dataclass_fields__ if not name.startswith("kv_")}
-    _refuse_unknown("engine", engine, tuple(sorted(own | {"remote"})))
-    knobs = {key: value for key, value in engine.items() if key != "remote"}
+    own -= {"host_cache"}
+    _refuse_unknown("engine", engine, tuple(sorted(own | {"remote", "offload"})))
+    knobs = {key: value for key, value in engine.items() if key not in ("remote", "offload")}
+    if engine.get("offload") is not None:
+        offload = engine["offload"]
+        _refuse_unknown("engine.offload", offload, _OFFLOAD_KEYS)
+        if not engine.get("enable_prefix_caching", True):
+            raise ConfigError(
+                "engine.offload: without enable_prefix_caching nothing is found again (leave one "
+                "of them out)"
+            )
+        knobs["host_cache"] = HostCacheSpec(
+            num_chunks=offload["chunks"],
+            **{key: offload[key] for key in _HOST_KEYS if key in offload},
+        )
     if engine.get("remote") is not None:
         _refuse_unknown("engine.remote", engine["remote"], tuple(_DEFAULT_REMOTE))
         remote = _DEFAULT_REMOTE | engine["remote"]

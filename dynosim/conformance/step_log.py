@@ -7,7 +7,7 @@ from itertools import pairwise
 from dynosim.conformance.log import Json, compact_steps, steps_digest
 from dynosim.conformance.scenario import BlockTree
 from dynosim.engine.core import EngineCore
-from dynosim.engine.plan import ScheduledRow, StepPlan
+from dynosim.engine.plan import HostWork, ScheduledRow, StepPlan
 from dynosim.engine.recorder import Recorder
 from dynosim.engine.sequence import Sequence
 from dynosim.engine.spec import EngineSpec
@@ -23,6 +23,8 @@ _TOTALS = (
     "prefill_tokens",
     "decode_tokens",
 )
+
+_HOST_TOTALS = ("host_stored", "host_loaded", "host_evicted", "host_refused", "flushed")
 
 
 @dataclass(slots=True)
@@ -57,6 +59,7 @@ class StepEntry:
         """Whether the log shows it."""
         record = self.record
         has_transfers = bool(record.get("kv", {}).keys() - {"rwait", "defer"})
+        has_transfers |= bool(record.get("off", {}).keys() - {"wait", "host"})
         return bool(record["sched"] or record["pre"] or "abort" in record or has_transfers)
 
     def note_transfer(self, key: str, entry: object) -> None:
@@ -76,9 +79,11 @@ class ScenarioLog(Recorder):
         self._has_time = has_time
         self._shows_labels = (scenario.get("options") or {}).get("labels", True)
         self._totals = dict.fromkeys(_TOTALS, 0)
-        self._has_connector = spec.kv_role is not None
+        self._has_connector = spec.kv_role is not None or spec.host_cache is not None
         if self._has_connector:
             self._totals["ext_tokens"] = 0
+        if spec.host_cache is not None:
+            self._totals |= dict.fromkeys(_HOST_TOTALS, 0)
 
     # ---- what the engine reports --------------------------------------------------------------
 
@@ -157,7 +162,39 @@ class ScenarioLog(Recorder):
             self._totals["ext_tokens"] += load.num_tokens
         if is_loading:
             record.setdefault("kv", {})["rwait"] = len(is_loading)
+        off = {} if plan.host is None else self._host_work(plan.host)
+        if off:
+            record["off"] = off
         return entry
+
+    def _host_work(self, work: HostWork) -> Json:
+        """What a step has to do with the host tier."""
+        labels, totals = self._tree.labels, self._totals
+        off: Json = {}
+        for name, jobs in (("store", work.stores), ("load", work.loads)):
+            if jobs:
+                off[name] = [
+                    [job.number, job.sequence.request_id, len(job.keys)]
+                    + ([] if job.is_load else [job.num_blocks])
+                    for job in jobs
+                ]
+                off[f"{name}_l"] = [labels[key] for job in jobs for key in job.keys]
+        if work.evicted:
+            off["evict"] = len(work.evicted)
+            off["evict_l"] = [labels[key] for key in work.evicted]
+        for name, sequences in (("nospace", work.refused), ("wait", work.asked_later)):
+            if sequences:
+                off[name] = [sequence.request_id for sequence in sequences]
+        if work.flushed:
+            off["flush"] = sorted(work.flushed)
+        totals["host_stored"] += sum(len(job.keys) for job in work.stores)
+        totals["host_loaded"] += sum(len(job.keys) for job in work.loads)
+        totals["host_evicted"] += len(work.evicted)
+        totals["host_refused"] += len(work.refused)
+        totals["flushed"] += len(work.flushed)
+        if self._shows_labels:
+            return off
+        return {name: value for name, value in off.items() if not name.endswith("_l")}
 
     def _new_blocks(self, row: ScheduledRow, was_loading: List[Sequence]) -> int:
         """Blocks that a step added. Of a request that has loaded, but became ready in an earlier
@@ -177,6 +214,8 @@ class ScenarioLog(Recorder):
 
     def finished(self, entry: StepEntry, sequences: List[Sequence], core: EngineCore) -> None:
         """A step is over, with it these requests."""
+        if entry.record.get("off", {}).keys() & {"store", "evict"}:
+            entry.record["off"]["host"] = core.num_host_chunks
         errors = entry.record.get("kv", {}).get("err", [])
         entry.record["fin"] = [sequence.request_id for sequence in sequences] + errors
         if core.deferred_blocks:

@@ -54,6 +54,10 @@ class ScenarioTransfers:
         if is_load:
             self._loading.append(sequence)
 
+    def note_loading(self, sequences: list[Sequence]) -> None:
+        """Loads that somebody else times have begun."""
+        self._loading += sequences
+
     def take_ended(self, call: int, now: int) -> list[ScenarioTransfer]:
         """What a step reports: loads first, each kind in the order of their ends."""
         ended = [one for one in self._under_way if one.call <= call and one.end <= now]

@@ -7,6 +7,8 @@ KV may come from elsewhere: a plan names the loads that start with its step, and
 that one has ended. Blocks may be read from elsewhere: those of a request with `is_sent` stay held
 after its end until `sent`.
 
+With a host tier a plan also names copies (`HostWork`); `copied` reports that one has ended.
+
 A driver (`dynosim.engine.engine`) asks for plans and hands each of them back, in order, once its
 time is over; with a pipeline of depth two it may ask for a plan before the one before is back.
 While nothing but decoding can happen, `uniform_steps` tells for how many steps; the driver may then
@@ -88,6 +90,20 @@ class EngineCore(Protocol):
         less than it was to load, the request ends in failure (state FINISHED) or computes the rest,
         as the engine is configured.
         """
+        ...
+
+    @property
+    def num_host_chunks(self) -> int:
+        """Chunks that have a place in the host tier, those on their way to it included."""
+        ...
+
+    @property
+    def is_copying(self) -> bool:
+        """Whether copies between device and host tier are under way, or to be decided on."""
+        ...
+
+    def copied(self, number: int) -> bool:
+        """A copy that a plan named has ended; returns as `loaded` does."""
         ...
 
     def holds(self, sequence: Sequence) -> bool:

@@ -15,7 +15,7 @@ then in the same state as before. That offset of one step is `_lag` everywhere b
 """
 
 from collections.abc import Iterator, Sized
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from dynosim.blocks.kv_event import KvEvent
 from dynosim.engine.cores import Core
@@ -38,6 +38,14 @@ class TransferEnd:
     def __init__(self, sequence: Sequence, num_valid_tokens: int) -> None:
         self.sequence = sequence
         self.num_valid_tokens = num_valid_tokens  # of one that loaded; -1 of one that was sent
+
+
+class Copies(Protocol):
+    """Carries the copies to and from a host tier."""
+
+    def begin(self, plan: StepPlan, start_ms: float) -> float:
+        """A step would begin then; returns when it may, its copies having been given on."""
+        ...
 
 
 class Unfinished(NamedTuple):
@@ -77,6 +85,7 @@ class Engine:
         "_stamped",
         "_steps_singly",
         "_times",
+        "copies",
         "core",
         "failed",
         "last_delivery_ms",
@@ -119,6 +128,7 @@ class Engine:
         self._queued_ms: list[float] = []  # when requests came during the current run
         self._given_up: list[Sequence] = []  # to be dropped when a step ends
         self._news: list[TransferEnd] = []  # to be passed on when a step ends
+        self.copies: Copies | None = None
         self.started_loads: list[tuple[Sequence, float]] = []
         self.failed: list[Sequence] = []
 
@@ -295,8 +305,11 @@ class Engine:
             self._recorder.missed(plan, in_flight[-1].end_ms if in_flight else now_ms)
         if plan.loads:
             self._note_loads(plan.loads, now_ms)
+        start_ms = max(now_ms, pace.end_ms) if in_flight else now_ms
+        if self.copies is not None:
+            start_ms = self.copies.begin(plan, start_ms)
         if plan.num_prefills or plan.num_decodes:
-            pace.start_at(max(now_ms, pace.end_ms) if in_flight else now_ms)
+            pace.start_at(start_ms)
             plan.start_ms = pace.start_ms
             plan.end_ms = pace.end_after(self._times.step_ms(plan))
             if plan.admitted:

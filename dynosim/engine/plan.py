@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from dynosim.engine.block_pool import Extent
 from dynosim.engine.sequence import Sequence
 from dynosim.timing.step import StepShape
 
@@ -32,6 +33,44 @@ class KvLoad:
         self.num_new_blocks = num_new_blocks
 
 
+class CopyJob:
+    """A copy of chunks between a device and its host tier."""
+
+    __slots__ = ("is_load", "keys", "num_blocks", "num_lost", "number", "sequence", "sources")
+
+    def __init__(
+        self,
+        number: int,
+        sequence: Sequence,
+        keys: list[int],
+        num_blocks: int,
+        sources: list[Extent],
+        *,
+        is_load: bool,
+    ) -> None:
+        self.number = number
+        self.sequence = sequence
+        self.keys = keys  # of the chunks
+        self.num_blocks = num_blocks  # on the device
+        self.sources = sources  # of a store: where its blocks are
+        self.num_lost = 0  # of them, those that have been handed out since
+        self.is_load = is_load
+
+
+class HostWork:
+    """What a step has to do with the host tier."""
+
+    __slots__ = ("asked_later", "evicted", "flushed", "loads", "refused", "stores")
+
+    def __init__(self) -> None:
+        self.loads: list[CopyJob] = []  # start with the step
+        self.stores: list[CopyJob] = []  # start with the next one
+        self.flushed: list[int] = []  # jobs that must be done before the step runs
+        self.evicted: list[int] = []  # chunks
+        self.refused: list[Sequence] = []  # whose chunks found no room
+        self.asked_later: list[Sequence] = []  # passed over: their chunks are on their way
+
+
 class StepPlan(StepShape):
     """One engine step: its composition (for timing) and who is in it.
 
@@ -43,6 +82,7 @@ class StepPlan(StepShape):
         "deferred",
         "emitting",
         "end_ms",
+        "host",
         "loads",
         "num_resumed_decodes",
         "preempted",
@@ -67,6 +107,7 @@ class StepPlan(StepShape):
         self.loads: tuple[KvLoad, ...] = ()  # start with this step, even if it is empty of tokens
         self.emitting: list[Sequence] = []  # yield a token; in a pipeline, or if asked for
         self.rows: list[ScheduledRow] = []
+        self.host: HostWork | None = None  # None: there is no host tier
         self.start_ms = 0.0  # when it executes: the engine's business, not the scheduler's
         self.end_ms = 0.0
 

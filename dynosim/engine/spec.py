@@ -12,6 +12,17 @@ KV_ROLES: Final[dict[str, KvRole]] = {"prefill": "kv_producer", "decode": "kv_co
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostCacheSpec:
+    """A tier of KV in host memory, as vLLM's offloading connector keeps one."""
+
+    num_chunks: int
+    policy: Literal["lru", "arc"] = "lru"
+    blocks_per_chunk: int = 1
+    store_threshold: int = 0  # a chunk is stored from the so many-th offer on
+    prompt_only: bool = False  # generated text is not stored
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
     """The knobs of one engine that its scheduler reads; defaults are vLLM 0.32's.
 
@@ -38,6 +49,7 @@ class EngineSpec:
     async_scheduling: bool = False
     kv_role: KvRole | None = None  # None: it takes and gives KV nowhere
     kv_load_failure_policy: LoadFailurePolicy = "fail"
+    host_cache: HostCacheSpec | None = None
 
     @property
     def usable_blocks(self) -> int:
@@ -62,7 +74,7 @@ class EngineSpec:
     @property
     def takes_kv(self) -> bool:
         """Whether KV may come from elsewhere."""
-        return self.kv_role in ("kv_both", "kv_consumer")
+        return self.kv_role in ("kv_both", "kv_consumer") or self.host_cache is not None
 
     @property
     def gives_kv(self) -> bool:

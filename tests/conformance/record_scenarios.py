@@ -9,7 +9,10 @@
 say: all of it but the version. Without it, `--count` new scenarios are drawn by `--seed` and
 recorded, with `--remote` such that KV is exchanged. The last line above made
 `remote_scenarios.jsonl.gz`. The 274 of `random_scenarios.jsonl.gz` were drawn by a program that is
-lost; what is drawn here is alike.
+lost; what is drawn here is alike. Those of `offload_scenarios.jsonl.gz` are the first 202 of
+`draw_offload_scenario(2, ...)` less four, recorded with vLLM by another program: this one knows no
+host tier yet. Two had no end within their steps, and of two (a prompt of a single token; a store
+whose request is given up before its blocks are cached) dynosim tells flushes otherwise.
 
 Each line is {"scenario": ..., "golden": ...}, in the format of `dynosim conformance` without the
 steps themselves, of which a digest is kept.

@@ -142,6 +142,41 @@ def draw_remote_scenario(seed: int, number: int) -> Json:
     return scenario
 
 
+def draw_offload_scenario(seed: int, number: int) -> Json:
+    """The same with a tier in host memory, from a third of the device's size to four times that."""
+    scenario = draw_scenario(seed, number)
+    rng = random.Random(f"{seed}/{number}/offload")
+    engine = scenario["engine"]
+    engine.pop("enable_prefix_caching", None)
+    blocks = engine["num_gpu_blocks"] - 1
+    has_time = "timing" in scenario
+    longest = rng.choice((1, 4, 20, 60))
+    size = rng.choice((1, 1, 1, 2, 3))
+    offload: Json = {
+        "chunks": max(1, round(blocks / size * rng.choice((0.3, 1, 1.5, 4)))),
+        "policy": rng.choice(("lru", "arc")),
+    }
+    if size > 1:
+        offload["blocks_per_chunk"] = size
+    if rng.random() < 0.2:
+        offload["store_threshold"] = rng.choice((1, 2, 3))
+    if rng.random() < 0.2:
+        offload["prompt_only"] = True
+    for way in ("load", "store"):
+        offload[f"{way}_delay"] = _draw_delay(rng, longest, has_time=has_time)
+        if rng.random() < 0.5:
+            most = max(1, longest // 8)
+            offload[f"{way}_per_block"] = _draw_delay(rng, most, has_time=has_time)
+    engine["offload"] = offload
+    if rng.random() < 0.4:
+        for request in scenario["requests"]:
+            if rng.random() < 0.1:
+                key = "arrival_ms" if has_time else "arrival_step"
+                request["abort"] = request[key] + _draw_delay(rng, longest, has_time=has_time)
+    scenario["name"] = f"offload-{scenario['name']}"
+    return scenario
+
+
 def _draw_delay(rng: random.Random, longest: int, *, has_time: bool) -> float:
     """Often none or a round number, so that several things happen at once."""
     if rng.random() < 0.3 or not has_time:

@@ -1,6 +1,6 @@
 """Scenarios for the recorder: the same for a seed, well formed, and of every kind."""
 
-from scenario_draws import draw_remote_scenario, draw_scenario
+from scenario_draws import draw_offload_scenario, draw_remote_scenario, draw_scenario
 
 from dynosim.conformance.scenario import check_request, check_timing, prompt_tokens_of, spec_of
 
@@ -47,3 +47,14 @@ def test_scenarios_with_transfers_are_well_formed_and_of_every_kind() -> None:
         "delay",
         "fail",
     }
+
+
+def test_scenarios_with_a_host_tier_are_well_formed_and_of_every_kind() -> None:
+    scenarios = [draw_offload_scenario(1, number) for number in range(100)]
+    assert draw_offload_scenario(1, 4) == scenarios[4]
+    tiers = [spec_of(scenario["engine"]).host_cache for scenario in scenarios]
+    assert {tier.policy for tier in tiers if tier} == {"lru", "arc"}
+    assert {tier.blocks_per_chunk for tier in tiers if tier} == {1, 2, 3}
+    assert {tier.store_threshold for tier in tiers if tier} == {0, 1, 2, 3}
+    assert {tier.prompt_only for tier in tiers if tier} == {True, False}
+    assert any("abort" in request for scenario in scenarios for request in scenario["requests"])

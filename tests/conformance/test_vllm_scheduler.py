@@ -3,7 +3,9 @@
 `random_scenarios.jsonl.gz` was generated for dynosim and recorded with vLLM's scheduler: small
 engines under pressure, both policies, caps, watermarks, caching and chunking on and off, both
 loops. So was `remote_scenarios.jsonl.gz`, where KV is exchanged besides: whole and partial loads,
-failures with both policies, blocks held until they are sent, requests given up, all roles.
+failures with both policies, blocks held until they are sent, requests given up, all roles; and
+`offload_scenarios.jsonl.gz`, with a tier in host memory: both policies, chunks of several blocks,
+thresholds, refused stores, flushes, requests given up.
 """
 
 import gzip
@@ -34,7 +36,11 @@ def plain(log: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("name", "num_preemptions"),
-    [("random_scenarios.jsonl.gz", 500), ("remote_scenarios.jsonl.gz", 400)],
+    [
+        ("random_scenarios.jsonl.gz", 500),
+        ("remote_scenarios.jsonl.gz", 400),
+        ("offload_scenarios.jsonl.gz", 150),
+    ],
 )
 def test_random_scenarios_when_run_equal_the_recorded_logs(name: str, num_preemptions: int) -> None:
     entries = recorded(name)
@@ -62,6 +68,10 @@ PUBLISHED = {
     ),
     "conformance_more": (
         "vx-pub-abort-01",
+        "vx-pub-offload-01",
+        "vx-pub-offload-02",
+        "vx-pub-offload-03",
+        "vx-pub-offload-04",
         "vx-pub-remote-01",
         "vx-pub-remote-02",
         "vx-pub-remote-03",
@@ -73,9 +83,8 @@ PUBLISHED = {
 LACKING = {
     **dict.fromkeys([f"vx-pub-spec-0{number}" for number in range(1, 5)], "spec"),
     **dict.fromkeys([f"vx-pub-lora-0{number}" for number in range(1, 5)], "max_loras"),
-    **dict.fromkeys([f"vx-pub-offload-0{number}" for number in range(1, 5)], "offload"),
     **dict.fromkeys(["vx-pub-groups-01", "vx-pub-groups-02"], "groups"),
-    "vx-pub-mix-01": "offload",  # and speculation
+    "vx-pub-mix-01": "spec",
     "vx-pub-dpthrottle-01": "prefill_schedule_interval",
 }
 """Scenarios that cannot be run yet, by the key of the engine that nothing here obeys."""
@@ -147,6 +156,11 @@ def test_difference_when_a_log_is_altered_is_found_at_its_step() -> None:
             "request a: remote: unknown key 'wait'",
         ),
         ({"timing": {"c0": 5.0, "c4": 0.1}}, "timing: unknown key 'c4'"),
+        ({"engine": {"offload": {"size": 3}}}, "engine.offload: unknown key 'size'"),
+        (
+            {"engine": {"offload": {"chunks": 3}, "enable_prefix_caching": False}},
+            "engine.offload: without enable_prefix_caching nothing is found again",
+        ),
     ],
 )
 def test_scenario_when_malformed_is_refused(change: dict[str, Any], message: str) -> None:

@@ -32,6 +32,9 @@ def write_plan(folder: Path, **sections: Any) -> Path:
     return path
 
 
+# Of vLLM: in bfloat16 two logits are often equal but for how a prompt was cut into chunks.
+EXACT = ["--dtype", "float32"]
+
 # How long the frontend may take to answer while engines start beside it on the same two cores.
 PATIENCE_S = 60.0
 

@@ -61,7 +61,7 @@ def kill_machine(node: Any, *, at_work: bool = True) -> None:
     """Its raylet and what that has started, at once; `at_work`: while it runs a task."""
     (raylet,) = (info.process.pid for info in node.all_processes["raylet"])
     deadline_s = time.monotonic() + 300
-    while at_work and not any(b"_answered" in line for line in children_of(raylet).values()):
+    while at_work and not any([is_caught_at_work(pid) for pid in children_of(raylet)]):
         assert time.monotonic() < deadline_s, "it got no task"
         time.sleep(0.005)
     for pid in (raylet, *children_of(raylet)):
@@ -69,13 +69,25 @@ def kill_machine(node: Any, *, at_work: bool = True) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def children_of(parent: int) -> dict[int, bytes]:
-    """A process's children, with their command lines; Ray's workers name their task there."""
-    found = {}
+def is_caught_at_work(pid: int) -> bool:
+    """Whether a worker of Ray's runs a task, which it names as its command; if so it is halted."""
+    command = Path(f"/proc/{pid}/cmdline")
+    with suppress(OSError):
+        if b"_answered" in command.read_bytes():
+            os.kill(pid, signal.SIGSTOP)  # or it may have answered by the time that it is killed
+            if b"_answered" in command.read_bytes():
+                return True
+            os.kill(pid, signal.SIGCONT)
+    return False
+
+
+def children_of(parent: int) -> list[int]:
+    """A process's children."""
+    found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             if int(path.read_text().rpartition(")")[2].split()[1]) == parent:
-                found[int(path.parent.name)] = (path.parent / "cmdline").read_bytes()
+                found.append(int(path.parent.name))
     return found
 
 

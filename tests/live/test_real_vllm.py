@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster import VLLM_PYTHON, Cluster, wait_until, write_plan
+from cluster import EXACT, VLLM_PYTHON, Cluster, wait_until, write_plan
 from streams import Stream, prompt, stream_all
 
 BLOCK = 32
@@ -32,6 +32,7 @@ def vllm_plan(folder: Path, model: Path, *, workers: int) -> Path:
         timing={"kind": "linear", "base_ms": 10.0},
         cluster={"workers": workers},
         router={"mode": "kv"},
+        live={"engine_args": EXACT},
     )
 
 

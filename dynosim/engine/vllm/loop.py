@@ -8,6 +8,7 @@ from dynosim.engine.kv_cache import KvCache, PrefixHit
 from dynosim.engine.plan import KvLoad, ScheduledRow, StepPlan
 from dynosim.engine.sequence import DECODING, DRAINING, PREFILLING, WAITING, Sequence
 from dynosim.engine.spec import EngineSpec
+from dynosim.engine.vllm.offload import LATER, HostOffload
 from dynosim.engine.vllm.remote import RemoteRequests
 from dynosim.engine.vllm.seats import Seats
 from dynosim.engine.vllm.under_way import StepsUnderWay
@@ -31,6 +32,7 @@ class SchedulingLoop:
         "_max_active",
         "_names_emitting",
         "_num_admissions",
+        "_offload",
         "_remote",
         "_reserves_prompt",
         "_seats",
@@ -48,6 +50,7 @@ class SchedulingLoop:
         waiting: WaitingQueue,
         remote: RemoteRequests,
         under_way: StepsUnderWay | None,
+        offload: HostOffload | None,
         *,
         keep_rows: bool,
         names_emitting: bool,
@@ -57,6 +60,7 @@ class SchedulingLoop:
         self._waiting = waiting
         self._remote = remote
         self._under_way = under_way
+        self._offload = offload
         self._token_budget = spec.max_num_batched_tokens
         self._cap_threshold = spec.long_prefill_token_threshold
         self._is_adaptive = spec.long_prefill_token_threshold_adaptive
@@ -138,6 +142,12 @@ class SchedulingLoop:
             else:
                 hit = cache.lookup(sequence)
                 computed = (hit.path_blocks + hit.own_blocks) * cache.block_size
+                if self._offload is not None:
+                    sequence.remote_tokens = self._offload.find(sequence, computed)
+                    if sequence.remote_tokens == LATER:
+                        self._pass_over(plan)
+                        num_waiting -= 1
+                        continue
             num_tokens = 0
             if hit is None or computed >= sequence.remote_tokens:
                 if loads_only:
@@ -308,9 +318,12 @@ class SchedulingLoop:
         end = sequence.remote_tokens
         new_blocks = cache.blocks_between(hit_tokens, end)
         taken, free = self._blocks_to_leave(hit), cache.pool.free_blocks
+        lacks_room = taken + new_blocks > free - self._reserved_blocks()
         if self._reserves_prompt and taken + cache.blocks_between(hit_tokens, known) > free:
-            return False
-        if taken + new_blocks > free - self._reserved_blocks():
+            lacks_room = True
+        if lacks_room:
+            if self._offload is not None:
+                sequence.remote_tokens = 0  # by then the tier may hold something else
             return False
         self._waiting.pop()
         cache.take_hit(sequence, hit)
@@ -323,7 +336,21 @@ class SchedulingLoop:
             sequence.external_tokens = end - hit_tokens
         self._remote.start(sequence, plan.step)
         plan.loads += (KvLoad(sequence, hit_tokens, end - hit_tokens, new_blocks),)
+        if self._offload is not None:
+            self._offload.begin_load(plan, sequence, hit_tokens, end)
         return True
+
+    def _pass_over(self, plan: StepPlan) -> None:
+        """Look at the head of the queue in the next step; see `take_back`."""
+        assert plan.host is not None
+        sequence = self._waiting.pop()
+        sequence.remote_tokens = 0
+        plan.host.asked_later.append(sequence)
+
+    def take_back(self, passed_over: list[Sequence]) -> None:
+        """Return those who were passed over to their places at the head."""
+        for sequence in reversed(passed_over):
+            self._waiting.push_preempted(sequence)
 
     def _reserved_blocks(self) -> int:
         """Blocks that prefills under way still need, with a seat or on their way to one."""

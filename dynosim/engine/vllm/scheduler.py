@@ -11,13 +11,14 @@ from mypy_extensions import mypyc_attr
 from dynosim.blocks.kv_event import KvEvent
 from dynosim.engine.block_pool import BlockPool
 from dynosim.engine.kv_cache import KvCache
-from dynosim.engine.plan import KvLoad, StepPlan
+from dynosim.engine.plan import HostWork, KvLoad, StepPlan
 from dynosim.engine.sequence import FINISHED, LOADING, WAITING, Sequence
 from dynosim.engine.spec import EngineSpec
 from dynosim.engine.vllm import asynchronous
 from dynosim.engine.vllm.bulk import UniformSteps
 from dynosim.engine.vllm.foreseen import ForeseenService
 from dynosim.engine.vllm.loop import SchedulingLoop
+from dynosim.engine.vllm.offload import HostOffload
 from dynosim.engine.vllm.remote import RemoteRequests
 from dynosim.engine.vllm.seats import Seats
 from dynosim.engine.vllm.under_way import StepsUnderWay
@@ -49,6 +50,7 @@ class VllmScheduler:
         "_loop",
         "_max_active",
         "_names_emitting",
+        "_offload",
         "_remote",
         "_seats",
         "_shares_answers",
@@ -95,7 +97,11 @@ class VllmScheduler:
         self._waiting = waiting
         self._remote = RemoteRequests(cache, is_fcfs=spec.policy == "fcfs")
         self._under_way: StepsUnderWay | None = None
-        if spec.async_scheduling and spec.kv_role is not None:
+        self._offload: HostOffload | None = None
+        if spec.host_cache is not None:
+            assert keep_rows, "a host tier is followed step by step only"
+            self._offload = HostOffload(spec.host_cache, spec.block_size, seats)
+        if spec.async_scheduling and (spec.takes_kv or spec.gives_kv):
             self._under_way = StepsUnderWay(defers_frees=spec.takes_kv, drops_tokens=spec.gives_kv)
         self._loop = SchedulingLoop(
             spec,
@@ -104,6 +110,7 @@ class VllmScheduler:
             waiting,
             self._remote,
             self._under_way,
+            self._offload,
             keep_rows=keep_rows,
             names_emitting=names_emitting,
         )
@@ -188,11 +195,15 @@ class VllmScheduler:
         if sequence.state == FINISHED:
             return sequence.output_tokens
         num_tokens = self._seats.scheduled_tokens(sequence)
-        if sequence.state == WAITING or sequence.state == LOADING:
-            self._leave_queue(sequence)
-        else:
+        has_seat = sequence.state != WAITING and sequence.state != LOADING
+        if has_seat:
             self._leave_seat(sequence)
+        if self._offload is not None:
+            self._offload.ended(sequence, sequence.num_computed if has_seat else 0)
+        if has_seat:
             self._free(sequence)
+        else:
+            self._leave_queue(sequence)
         self._note_ended(sequence)
         self.decodes.drop_outdated()
         return num_tokens
@@ -219,6 +230,8 @@ class VllmScheduler:
 
     def _free_or_hold(self, sequence: Sequence) -> None:
         """Free a complete request's blocks, unless they are yet to be sent."""
+        if self._offload is not None:
+            self._offload.ended(sequence, sequence.prompt_tokens + sequence.output_tokens - 1)
         if sequence.is_sent:
             self._remote.held[sequence] = None
         else:
@@ -250,6 +263,24 @@ class VllmScheduler:
         self._cache.release(sequence)
         return self._may_admit()
 
+    @property
+    def num_host_chunks(self) -> int:
+        """Chunks that have a place in the host tier."""
+        return 0 if self._offload is None else len(self._offload.cache)
+
+    @property
+    def is_copying(self) -> bool:
+        """Whether copies between device and host tier are under way, or to be decided on."""
+        return self._offload is not None and not self._offload.is_idle
+
+    def copied(self, number: int) -> bool:
+        """A copy has ended; returns as `loaded` does."""
+        assert self._offload is not None
+        job = self._offload.done(number)
+        if job.is_load:
+            return self.loaded(job.sequence, job.sequence.reserved_tokens)
+        return self._may_admit()
+
     def holds(self, sequence: Sequence) -> bool:
         """Whether a request has ended and `sent` is awaited for it."""
         return sequence in self._remote.held
@@ -271,22 +302,15 @@ class VllmScheduler:
         """Decide the next step; its tokens count as computed and its blocks as taken at once."""
         decodes, loop = self.decodes, self._loop
         plan = StepPlan(decodes.step)
+        if self._offload is not None:
+            plan.host = HostWork()
         if self._is_async:
             asynchronous.retire(decodes, decodes.step)
         cap = loop.long_prefill_cap(self.num_running + self.num_waiting) if self._has_cap else 0
         budget = None if self._keep_rows else self._foreseen.serve(plan, cap)
         if budget is None:
             budget = loop.serve(plan, cap)
-        self._head_is_blocked = False
-        if plan.preempted:
-            self._note_preempted(len(plan.preempted))
-        elif self.num_waiting > self._remote.num_loading:
-            num_asking = self.num_waiting - self._remote.num_loading
-            self._head_is_blocked = loop.admit(plan, budget, cap, num_asking)
-            self.num_waiting -= len(plan.admitted)
-            self.num_running += len(plan.admitted)
-            if plan.loads:
-                self._note_work()
+        self._admit(plan, budget, cap)
         decodes.context_tokens += decodes.count
         decodes.step += 1
         if plan.prefilled:
@@ -298,7 +322,24 @@ class VllmScheduler:
                 asynchronous.launch(plan)
                 if self._under_way is not None and not plan.is_empty:
                     self._under_way.begin(plan)
+        if self._offload is not None:
+            self._offload.offer_all(plan)
         return plan
+
+    def _admit(self, plan: StepPlan, budget: int, cap: int) -> None:
+        """Complete a plan that serves the running requests with those who wait."""
+        self._head_is_blocked = False
+        if plan.preempted:
+            self._note_preempted(len(plan.preempted))
+        elif self.num_waiting > self._remote.num_loading:
+            num_asking = self.num_waiting - self._remote.num_loading
+            self._head_is_blocked = self._loop.admit(plan, budget, cap, num_asking)
+            if plan.host is not None:
+                self._loop.take_back(plan.host.asked_later)
+            self.num_waiting -= len(plan.admitted)
+            self.num_running += len(plan.admitted)
+            if plan.loads:
+                self._note_work()
 
     def finish_step(self, plan: StepPlan) -> list[Sequence]:
         """Deliver the step's tokens; returns the requests that ended, in order, blocks freed."""
@@ -311,6 +352,8 @@ class VllmScheduler:
             for sequence in complete:
                 if sequence.state == WAITING:  # it had been preempted
                     self._leave_queue(sequence)
+                    if self._offload is not None:
+                        self._offload.ended(sequence, 0)
                 else:
                     self._leave_seat(sequence)
                     self._free_or_hold(sequence)
