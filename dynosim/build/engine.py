@@ -15,15 +15,16 @@ from dynosim.errors import InfeasibleError
 from dynosim.silicon import Capacity, resolve_num_gpu_blocks
 from dynosim.timing.model import StepTimeModel
 
-GIVEN_BY_POOL = ("kv_role", "kv_load_failure_policy")
-"""What follows from an engine's place among others, and not from its own section."""
+GIVEN_ELSEWHERE = ("kv_role", "kv_load_failure_policy", "host_cache")
+"""What no section says: the first two follow from an engine's place among others, a tier in host
+memory is for scenarios of conformance."""
 
 KNOBS = tuple(
     knob.name
     for knob in fields(EngineSpec)
-    if knob.default is not MISSING and knob.name not in GIVEN_BY_POOL
+    if knob.default is not MISSING and knob.name not in GIVEN_ELSEWHERE
 )
-"""What a section says of its scheduler; the rest is worked out here, or by `GIVEN_BY_POOL`."""
+"""What a section says of its scheduler; the rest is worked out here, or by `GIVEN_ELSEWHERE`."""
 
 _NO_COMMON_PART = (
     "ranks in lock step: a step takes as long as the slowest rank's own; experts that ranks share"

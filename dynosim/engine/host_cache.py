@@ -18,7 +18,7 @@ from dynosim.errors import InvariantError
 EvictionPolicy = Literal["lru", "arc"]
 
 
-class Chunk:
+class HostChunk:
     """One that has a place in the tier."""
 
     __slots__ = ("is_pending", "key", "num_loads")
@@ -41,7 +41,7 @@ class Policy(Protocol):
         """Chunks that have a place."""
         ...
 
-    def get(self, key: int) -> Chunk | None:
+    def get(self, key: int) -> HostChunk | None:
         """The chunk of that name."""
         ...
 
@@ -71,18 +71,18 @@ class Lru:
     """The chunk goes first that was used least recently."""
 
     def __init__(self, capacity: int) -> None:
-        self._chunks: OrderedDict[int, Chunk] = OrderedDict()  # oldest first
+        self._chunks: OrderedDict[int, HostChunk] = OrderedDict()  # oldest first
 
     def __len__(self) -> int:
         return len(self._chunks)
 
-    def get(self, key: int) -> Chunk | None:
+    def get(self, key: int) -> HostChunk | None:
         """See `Policy`."""
         return self._chunks.get(key)
 
     def insert(self, key: int) -> None:
         """See `Policy`."""
-        self._chunks[key] = Chunk(key)
+        self._chunks[key] = HostChunk(key)
 
     def missed(self, new: Sequence[int]) -> None:
         """See `Policy`."""
@@ -119,8 +119,8 @@ class Arc:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._once: OrderedDict[int, Chunk] = OrderedDict()  # oldest first, as all
-        self._again: OrderedDict[int, Chunk] = OrderedDict()
+        self._once: OrderedDict[int, HostChunk] = OrderedDict()  # oldest first, as all
+        self._again: OrderedDict[int, HostChunk] = OrderedDict()
         self._lost_once: OrderedDict[int, None] = OrderedDict()
         self._lost_again: OrderedDict[int, None] = OrderedDict()
         self._target = 0.0
@@ -128,7 +128,7 @@ class Arc:
     def __len__(self) -> int:
         return len(self._once) + len(self._again)
 
-    def get(self, key: int) -> Chunk | None:
+    def get(self, key: int) -> HostChunk | None:
         """See `Policy`."""
         return self._once.get(key) or self._again.get(key)
 
@@ -136,7 +136,7 @@ class Arc:
         """See `Policy`."""
         self._lost_once.pop(key, None)
         self._lost_again.pop(key, None)
-        self._once[key] = Chunk(key)
+        self._once[key] = HostChunk(key)
 
     def missed(self, new: Sequence[int]) -> None:
         """See `Policy`."""
@@ -201,7 +201,7 @@ class Arc:
 
 
 def _oldest(
-    chunks: OrderedDict[int, Chunk], kept: Collection[int], found: Collection[int]
+    chunks: OrderedDict[int, HostChunk], kept: Collection[int], found: Collection[int]
 ) -> int | None:
     for key, chunk in chunks.items():
         if chunk.is_free and key not in kept and key not in found:
@@ -229,7 +229,7 @@ class Accesses:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class Offered:
     """What became of an offer."""
 
     new: list[int]  # to be copied
@@ -249,11 +249,11 @@ class HostCache:
         """Chunks that have a place, pending ones included."""
         return len(self._chunks)
 
-    def get(self, key: int) -> Chunk | None:
+    def get(self, key: int) -> HostChunk | None:
         """The chunk of that name, if it has a place."""
         return self._chunks.get(key)
 
-    def offer(self, keys: Sequence[int], accesses: Accesses) -> Stored | None:
+    def offer(self, keys: Sequence[int], accesses: Accesses) -> Offered | None:
         """Make room for the new ones among these; None if there is none for all of them."""
         new: list[int] = []
         for key in keys:
@@ -279,7 +279,7 @@ class HostCache:
         for key in new:
             self._chunks.insert(key)
         accesses.inserted.update(new)
-        return Stored(new, evicted)
+        return Offered(new, evicted)
 
     def stored(self, keys: Iterable[int]) -> None:
         """The copies of pending chunks have been reported."""
@@ -303,7 +303,7 @@ class HostCache:
         for key in reversed(keys):
             self._chunks.used(key, is_new=key in only_inserted, again=key in accesses.again)
 
-    def _held(self, key: int) -> Chunk:
+    def _held(self, key: int) -> HostChunk:
         chunk = self._chunks.get(key)
         if chunk is None:
             raise InvariantError(f"chunk {key} has no place in the host's tier")

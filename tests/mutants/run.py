@@ -35,6 +35,7 @@ from mutant_trials import Copy, Stop, StoppedError, deal, gist, seconds_by_file
 T = TypeVar("T")
 KILLED, TIMEOUT, SURVIVED = "killed", "timeout", "SURVIVED"
 EQUIVALENT, NOT_RUN, BROKEN = "equivalent", "not run", "BROKEN"
+WAKE_S = 0.2
 SLOWER = 5.0  # than without a mutant: then it will not end
 TESTS_FAILED, TESTS_BROKEN = 1, 2  # pytest's exit codes; the latter: a module cannot be imported
 
@@ -175,10 +176,16 @@ class Session:
 
 
 def results_of(futures: "list[Future[T]]") -> list[T]:
-    """Wait for all, or for the first that fails."""
-    for future in wait(futures, return_when=FIRST_EXCEPTION).done:
-        future.result()
-    return [future.result() for future in futures]
+    """Wait for all, or for the first that fails.
+
+    It wakes now and then: a signal that comes just before an endless wait is heard after it only.
+    """
+    while True:
+        found = wait(futures, timeout=WAKE_S, return_when=FIRST_EXCEPTION)
+        for future in found.done:
+            future.result()
+        if not found.not_done:
+            return [future.result() for future in futures]
 
 
 def score_table(results: Sequence[Result]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pytest
 
-from dynosim.build.engine import GIVEN_BY_POOL, KNOBS, engine_spec
+from dynosim.build.engine import GIVEN_ELSEWHERE, KNOBS, engine_spec
 from dynosim.build.routing import router_spec
 from dynosim.config import EngineConfig
 from dynosim.config.router import EventConfig, PolicyClassConfig, RouterConfig
@@ -46,7 +46,7 @@ def test_every_key_of_an_engine_is_obeyed_by_its_scheduler_or_by_what_times_it()
     timed = {name for name in vars(TimedEngine) if not name.startswith("_")}
     between_ranks = {"rank_balancing"}  # see `RankSpec`
     assert set(KNOBS) | timed | between_ranks == set(EngineConfig.model_fields)
-    worked_out = {"num_gpu_blocks", "max_model_len", *GIVEN_BY_POOL}
+    worked_out = {"num_gpu_blocks", "max_model_len", *GIVEN_ELSEWHERE}
     assert {knob.name for knob in fields(EngineSpec)} == set(KNOBS) | worked_out
 
 
