@@ -489,14 +489,11 @@ class Engine:
 
         Of a step that does not end by `now_ms` no event is published.
         """
-        if self.run_steps > 0:
-            steps = self._steps_delivered(now_ms)
-            if steps > 0:
-                self.run_steps = steps
-                self.last_delivery_ms = self._delivered_ms(steps - self._lag)
-                self._deliver_run(self.last_delivery_ms)
-            else:
-                self.core.take_events()
+        steps = self._steps_delivered(now_ms) if self.run_steps > 0 else 0
+        if steps > 0:
+            self.run_steps = steps
+            self.last_delivery_ms = self._delivered_ms(steps - self._lag)
+            self._deliver_run(self.last_delivery_ms)
         else:
             self.core.take_events()
         unfinished = self.core.unfinished()

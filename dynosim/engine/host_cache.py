@@ -9,22 +9,21 @@ Semantics: vLLM 0.32's CPU offloading manager with its two policies; ARC after M
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from itertools import islice
+from typing import Protocol
 
+from dynosim.engine.spec import EvictionPolicy
 from dynosim.errors import InvariantError
-
-EvictionPolicy = Literal["lru", "arc"]
 
 
 class HostChunk:
     """One that has a place in the tier."""
 
-    __slots__ = ("is_pending", "key", "num_loads")
+    __slots__ = ("is_pending", "num_loads")
 
-    def __init__(self, key: int) -> None:
-        self.key = key
+    def __init__(self) -> None:
         self.is_pending = True  # its copy has not been reported
         self.num_loads = 0  # under way
 
@@ -62,15 +61,11 @@ class Policy(Protocol):
         brought it here."""
         ...
 
-    def drop(self, key: int) -> None:
-        """Take a chunk's place, whose copy failed."""
-        ...
-
 
 class Lru:
     """The chunk goes first that was used least recently."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self) -> None:
         self._chunks: OrderedDict[int, HostChunk] = OrderedDict()  # oldest first
 
     def __len__(self) -> int:
@@ -82,19 +77,14 @@ class Lru:
 
     def insert(self, key: int) -> None:
         """See `Policy`."""
-        self._chunks[key] = HostChunk(key)
+        self._chunks[key] = HostChunk()
 
     def missed(self, new: Sequence[int]) -> None:
         """See `Policy`."""
 
     def evict(self, number: int, kept: Collection[int]) -> list[int] | None:
         """See `Policy`."""
-        found: list[int] = []
-        for key, chunk in self._chunks.items():
-            if len(found) == number:
-                break
-            if chunk.is_free and key not in kept:
-                found.append(key)
+        found = list(islice(_free(self._chunks, kept), number))
         if len(found) < number:
             return None
         for key in found:
@@ -105,10 +95,6 @@ class Lru:
         """See `Policy`."""
         if key in self._chunks:
             self._chunks.move_to_end(key)
-
-    def drop(self, key: int) -> None:
-        """See `Policy`."""
-        del self._chunks[key]
 
 
 class Arc:
@@ -136,7 +122,7 @@ class Arc:
         """See `Policy`."""
         self._lost_once.pop(key, None)
         self._lost_again.pop(key, None)
-        self._once[key] = HostChunk(key)
+        self._once[key] = HostChunk()
 
     def missed(self, new: Sequence[int]) -> None:
         """See `Policy`."""
@@ -153,18 +139,16 @@ class Arc:
 
     def evict(self, number: int, kept: Collection[int]) -> list[int] | None:
         """See `Policy`."""
+        once, again = _free(self._once, kept), _free(self._again, kept)
         found: dict[int, bool] = {}  # -> whether it was used once
         num_once = len(self._once)
         for _ in range(number):
-            victim = None
-            if num_once >= int(self._target):
-                victim = _oldest(self._once, kept, found)
+            victim = next(once, None) if num_once >= int(self._target) else None
             is_once = victim is not None
             if victim is None:
-                victim = _oldest(self._again, kept, found)
+                victim = next(again, None)
             if victim is None:
-                victim = _oldest(self._once, kept, found)
-                is_once = True
+                victim, is_once = next(once, None), True
             if victim is None:
                 return None
             found[victim] = is_once
@@ -194,19 +178,10 @@ class Arc:
             elif key in self._again:
                 self._again.move_to_end(key)
 
-    def drop(self, key: int) -> None:
-        """See `Policy`."""
-        if self._once.pop(key, None) is None:
-            del self._again[key]
 
-
-def _oldest(
-    chunks: OrderedDict[int, HostChunk], kept: Collection[int], found: Collection[int]
-) -> int | None:
-    for key, chunk in chunks.items():
-        if chunk.is_free and key not in kept and key not in found:
-            return key
-    return None
+def _free(chunks: OrderedDict[int, HostChunk], kept: Collection[int]) -> Iterator[int]:
+    """Those that may be thrown out, the oldest first."""
+    return (key for key, chunk in chunks.items() if chunk.is_free and key not in kept)
 
 
 class Accesses:
@@ -215,7 +190,7 @@ class Accesses:
     __slots__ = ("again", "inserted", "missed", "seen")
 
     def __init__(self) -> None:
-        self.seen: dict[int, None] = {}  # chunks that it offered and that were new or ready; loaded
+        self.seen: set[int] = set()  # chunks that it offered and that were new or ready; loaded
         self.inserted: set[int] = set()
         self.again: set[int] = set()  # found ready or loaded, not inserted by itself
         self.missed: set[int] = set()  # of which the policy has heard that they were new
@@ -223,7 +198,7 @@ class Accesses:
     def found(self, keys: Iterable[int]) -> None:
         """Chunks were there, ready."""
         for key in keys:
-            self.seen[key] = None
+            self.seen.add(key)
             if key not in self.inserted:
                 self.again.add(key)
 
@@ -241,7 +216,7 @@ class HostCache:
 
     def __init__(self, capacity: int, policy: EvictionPolicy, store_threshold: int = 0) -> None:
         self._capacity = capacity
-        self._chunks: Policy = Lru(capacity) if policy == "lru" else Arc(capacity)
+        self._chunks: Policy = Lru() if policy == "lru" else Arc(capacity)
         self._threshold = store_threshold
         self._num_offers: dict[int, int] = {}
 
@@ -263,7 +238,7 @@ class HostCache:
             if chunk is None:
                 if self._threshold <= 1 or self._num_offers[key] >= self._threshold:
                     new.append(key)
-                    accesses.seen[key] = None
+                    accesses.seen.add(key)
             elif not chunk.is_pending:
                 accesses.found([key])
         missed = [key for key in new if key not in accesses.missed]

@@ -6,6 +6,7 @@ from typing import Final, Literal
 Policy = Literal["fcfs", "priority"]
 KvRole = Literal["kv_both", "kv_producer", "kv_consumer"]
 LoadFailurePolicy = Literal["fail", "recompute"]
+EvictionPolicy = Literal["lru", "arc"]
 
 KV_ROLES: Final[dict[str, KvRole]] = {"prefill": "kv_producer", "decode": "kv_consumer"}
 """By role of a pool: who computes prompts gives their KV away, who answers takes it."""
@@ -16,7 +17,7 @@ class HostCacheSpec:
     """A tier of KV in host memory, as vLLM's offloading connector keeps one."""
 
     num_chunks: int
-    policy: Literal["lru", "arc"] = "lru"
+    policy: EvictionPolicy = "lru"
     blocks_per_chunk: int = 1
     store_threshold: int = 0  # a chunk is stored from the so many-th offer on
     prompt_only: bool = False  # generated text is not stored

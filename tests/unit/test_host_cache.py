@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from dynosim.engine.host_cache import Accesses, EvictionPolicy, HostCache
+from dynosim.engine.host_cache import Accesses, HostCache
+from dynosim.engine.spec import EvictionPolicy
 from dynosim.errors import InvariantError
 
 
