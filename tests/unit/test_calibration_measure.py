@@ -141,6 +141,24 @@ async def test_the_budget_of_a_step_is_found_and_no_prompt_exceeds_it(budget: in
 
 
 @in_virtual_time
+async def test_no_budget_is_told_where_the_shortest_prompt_holds_up_nobody() -> None:
+    """As on a machine so busy that a request's way in and out takes longer than its step."""
+    spec = replace(SPEC, max_num_batched_tokens=12)
+    found = await measured(VirtualEngine(spec, MODEL, page=own_page), replace(PLAN, cached=()))
+    assert "max_num_batched_tokens" not in found.engine
+    assert {"prefill", "decode", "mixed"} == {point.kind for point in found.points}
+
+
+@in_virtual_time
+async def test_beside_more_decodes_than_the_budget_leaves_room_for_nobody_comes() -> None:
+    spec = replace(SPEC, max_num_batched_tokens=18, max_num_seqs=32)
+    plan = replace(PLAN, cached=(), mixed_batches=(1, 20), batch_sizes=(1,))
+    found = await measured(VirtualEngine(spec, MODEL, page=own_page), plan)
+    assert 17 <= int(found.engine["max_num_batched_tokens"]) <= 20
+    assert {shape[3] for shape in shapes(found) if shape[0] == "mixed"} == {1}
+
+
+@in_virtual_time
 async def test_batches_end_where_the_engine_decodes_no_more_side_by_side() -> None:
     spec = replace(SPEC, max_num_seqs=4)
     plan = replace(PLAN, batch_sizes=(1, 4, 8, 16), mixed_batches=(1, 3, 4, 8))

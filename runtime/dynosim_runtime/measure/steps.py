@@ -221,14 +221,16 @@ class Measurer:
         its first token then takes only a part of the time that the prompt takes alone.
         """
         fits, too_long = 0, None
-        for length in [*sorted(self._plan.mixed_prompts)[1:], max(self._plan.prompt_lengths)]:
+        for length in [*sorted(self._plan.mixed_prompts), max(self._plan.prompt_lengths)]:
             if length + MIXED_CONTEXT >= self._plan.max_context:
                 break
             if not await self._is_one_step(length):
                 too_long = length
                 break
             fits = length
-        if too_long is None:
+        # Where not even the shortest holds up the others, prompts are computed elsewhere, or the
+        # machine is busy with something else: nothing is told.
+        if too_long is None or not fits:
             return None
         while too_long - fits > max(1, too_long // BUDGET_PRECISION):
             middle = (fits + too_long) // 2
@@ -236,8 +238,7 @@ class Measurer:
                 fits = middle
             else:
                 too_long = middle
-        # Where no prompt at all holds up the others, they are computed elsewhere: nothing is told.
-        return roundest(fits + 1, too_long) if fits else None
+        return roundest(fits + 1, too_long)
 
     async def _is_one_step(self, length: int) -> bool:
         alone_ms = np.median([await self._ttft_ms(self._scratch(length)) for _ in range(3)])
@@ -251,7 +252,7 @@ class Measurer:
         if budget is None:
             return list(planned)
         room = budget - num_decodes
-        return [*(length for length in planned if length < room), room]
+        return [*(length for length in planned if length < room), room] if room > 0 else []
 
     async def _measure_prompts(self) -> None:
         for length in self._lengths(self._plan.prompt_lengths):
