@@ -174,21 +174,21 @@ class ScenarioLog(Recorder):
         for name, jobs in (("store", work.stores), ("load", work.loads)):
             if jobs:
                 off[name] = [
-                    [job.number, job.sequence.request_id, len(job.keys)]
+                    [job.number, job.sequence.request_id, len(job.spans)]
                     + ([] if job.is_load else [job.num_blocks])
                     for job in jobs
                 ]
-                off[f"{name}_l"] = [labels[key] for job in jobs for key in job.keys]
+                off[f"{name}_l"] = [labels[span.content] for job in jobs for span in job.spans]
         if work.evicted:
             off["evict"] = len(work.evicted)
-            off["evict_l"] = [labels[key] for key in work.evicted]
+            off["evict_l"] = [labels[span.content] for span in work.evicted]
         for name, sequences in (("nospace", work.refused), ("wait", work.asked_later)):
             if sequences:
                 off[name] = [sequence.request_id for sequence in sequences]
         if work.flushed:
             off["flush"] = sorted(work.flushed)
-        totals["host_stored"] += sum(len(job.keys) for job in work.stores)
-        totals["host_loaded"] += sum(len(job.keys) for job in work.loads)
+        totals["host_stored"] += sum(len(job.spans) for job in work.stores)
+        totals["host_loaded"] += sum(len(job.spans) for job in work.loads)
         totals["host_evicted"] += len(work.evicted)
         totals["host_refused"] += len(work.refused)
         totals["flushed"] += len(work.flushed)

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sized
 from typing import Protocol
 
 from dynosim.blocks.kv_event import KvEvent
-from dynosim.engine.plan import KvLoad, StepPlan
+from dynosim.engine.plan import HostWork, KvLoad, StepPlan
 from dynosim.engine.sequence import Sequence
 
 
@@ -100,6 +100,15 @@ class EngineCore(Protocol):
     @property
     def is_copying(self) -> bool:
         """Whether copies between device and host tier are under way, or to be decided on."""
+        ...
+
+    @property
+    def has_offers(self) -> bool:
+        """Whether requests have ended that are yet to offer what they leave to the host tier."""
+        ...
+
+    def offer_rest(self) -> HostWork:
+        """Offer what the last requests have left, where no step follows."""
         ...
 
     def copied(self, number: int) -> bool:

@@ -1,187 +1,297 @@
-"""A tier of KV in host memory: which chunks of prompts it holds, and whom it throws out.
+"""A tier of KV below the device: what it holds of the extents of prompts, and whom it throws out.
 
-A chunk is a fixed number of full blocks, named by the content of its last one. It is *pending* from
-the moment its place is taken until the copy has been reported, *pinned* while somebody loads it;
-both keep it in place. Whoever offers a batch of chunks gets room for all that are new, or for none.
+A chunk is a fixed number of full blocks. Chunks are kept by extents (`dynosim.engine.block_pool`):
+of each the tier holds the leading ones, as whoever needs a chunk needs all before it. An extent is
+*pending* from the moment places for chunks of it are taken until their copy has been reported, and
+*pinned* while somebody loads it; both keep it in place. Whoever offers a batch of chunks gets room
+for all that are new, or for none. Chunks behind a gap are not taken.
 
-Semantics: vLLM 0.32's CPU offloading manager with its two policies; ARC after Megiddo and Modha,
-"ARC: A Self-Tuning, Low Overhead Replacement Cache" (FAST 2003).
+Semantics, where extents are single chunks: vLLM 0.32's CPU offloading manager with its two
+policies; ARC after Megiddo and Modha, "ARC: A Self-Tuning, Low Overhead Replacement Cache" (FAST
+2003).
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
 
 from dynosim.engine.spec import EvictionPolicy
 from dynosim.errors import InvariantError
 
 
-class HostChunk:
-    """One that has a place in the tier."""
+class Span:
+    """Consecutive chunks of an extent: `first` to before `end`."""
 
-    __slots__ = ("is_pending", "num_loads")
+    __slots__ = ("content", "end", "first")
 
-    def __init__(self) -> None:
-        self.is_pending = True  # its copy has not been reported
+    def __init__(self, content: int, first: int, end: int) -> None:
+        self.content = content
+        self.first = first
+        self.end = end
+
+    def __repr__(self) -> str:
+        return f"Span({self.content}, {self.first}, {self.end})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Span):
+            return NotImplemented
+        mine, theirs = (self.content, self.first, self.end), (other.content, other.first, other.end)
+        return mine == theirs
+
+    def __hash__(self) -> int:
+        return hash((self.content, self.first, self.end))
+
+
+class HeldExtent:
+    """The leading chunks of an extent that have a place in the tier."""
+
+    __slots__ = ("content", "num_chunks", "num_loads", "num_stores")
+
+    def __init__(self, content: int) -> None:
+        self.content = content
+        self.num_chunks = 0
+        self.num_stores = 0  # under way
         self.num_loads = 0  # under way
 
     @property
     def is_free(self) -> bool:
         """Whether it may be thrown out."""
-        return not self.is_pending and self.num_loads == 0
+        return self.num_stores == 0 and self.num_loads == 0
 
 
 class Policy(Protocol):
-    """The chunks in the order in which they go."""
+    """The extents in the order in which they go."""
 
-    def __len__(self) -> int:
-        """Chunks that have a place."""
+    num_chunks: int  # that have a place
+
+    def get(self, content: int) -> HeldExtent | None:
+        """The extent of that name, if any of it has a place."""
         ...
 
-    def get(self, key: int) -> HostChunk | None:
-        """The chunk of that name."""
+    def grow(self, content: int, num_chunks: int) -> HeldExtent:
+        """Give further chunks of an extent places."""
         ...
 
-    def insert(self, key: int) -> None:
-        """Give a chunk a place; it is pending."""
-        ...
-
-    def missed(self, new: Sequence[int]) -> None:
+    def missed(self, content: int, num_chunks: int) -> None:
         """A request offers chunks that have no place, for the first time."""
         ...
 
-    def evict(self, number: int, kept: Collection[int]) -> list[int] | None:
-        """Throw so many out, none of those kept; None, and nothing done, if that cannot be."""
+    def evict(self, number: int, kept: Collection[int]) -> list[Span] | None:
+        """Throw so many chunks out, none of the extents kept; None, and nothing done, if that
+        cannot be."""
         ...
 
-    def used(self, key: int, *, is_new: bool, again: bool) -> None:
-        """A request that ended had a chunk; `again`: it found it or loaded it; `is_new`: it only
+    def used(self, content: int, *, is_new: bool, again: bool) -> None:
+        """A request that ended had an extent; `again`: it found it or loaded it; `is_new`: it only
         brought it here."""
         ...
 
 
 class Lru:
-    """The chunk goes first that was used least recently."""
+    """What was used least recently goes first."""
 
     def __init__(self) -> None:
-        self._chunks: OrderedDict[int, HostChunk] = OrderedDict()  # oldest first
+        self.num_chunks = 0
+        self._extents: OrderedDict[int, HeldExtent] = OrderedDict()  # oldest first
 
-    def __len__(self) -> int:
-        return len(self._chunks)
-
-    def get(self, key: int) -> HostChunk | None:
+    def get(self, content: int) -> HeldExtent | None:
         """See `Policy`."""
-        return self._chunks.get(key)
+        return self._extents.get(content)
 
-    def insert(self, key: int) -> None:
+    def grow(self, content: int, num_chunks: int) -> HeldExtent:
         """See `Policy`."""
-        self._chunks[key] = HostChunk()
+        extent = self._extents.get(content)
+        if extent is None:
+            extent = self._extents[content] = HeldExtent(content)
+        else:
+            self._extents.move_to_end(content)
+        extent.num_chunks += num_chunks
+        self.num_chunks += num_chunks
+        return extent
 
-    def missed(self, new: Sequence[int]) -> None:
+    def missed(self, content: int, num_chunks: int) -> None:
         """See `Policy`."""
 
-    def evict(self, number: int, kept: Collection[int]) -> list[int] | None:
+    def evict(self, number: int, kept: Collection[int]) -> list[Span] | None:
         """See `Policy`."""
-        found = list(islice(_free(self._chunks, kept), number))
-        if len(found) < number:
+        victims: list[Span] = []
+        lacking = number
+        for extent in _free(self._extents, kept):
+            end = extent.num_chunks
+            first = end - lacking if end > lacking else 0
+            victims.append(Span(extent.content, first, end))
+            lacking -= end - first
+            if lacking == 0:
+                break
+        if lacking:
             return None
-        for key in found:
-            del self._chunks[key]
-        return found
+        for span in victims:
+            _cut(self._extents, span)
+        self.num_chunks -= number
+        return victims
 
-    def used(self, key: int, *, is_new: bool, again: bool) -> None:
+    def used(self, content: int, *, is_new: bool, again: bool) -> None:
         """See `Policy`."""
-        if key in self._chunks:
-            self._chunks.move_to_end(key)
+        if content in self._extents:
+            self._extents.move_to_end(content)
 
 
 class Arc:
-    """Chunks used once (`_once`) and again (`_again`), with the names of those that each lost.
+    """What was used once (`_once`) and again (`_again`), with what each lost.
 
-    `_target` is how many of the former there should be; it learns from which of the lost come back.
+    `_target` is how many chunks of the former there should be; it learns from which of the lost
+    come back.
     """
 
     def __init__(self, capacity: int) -> None:
+        self.num_chunks = 0
         self._capacity = capacity
-        self._once: OrderedDict[int, HostChunk] = OrderedDict()  # oldest first, as all
-        self._again: OrderedDict[int, HostChunk] = OrderedDict()
-        self._lost_once: OrderedDict[int, None] = OrderedDict()
-        self._lost_again: OrderedDict[int, None] = OrderedDict()
+        self._once: OrderedDict[int, HeldExtent] = OrderedDict()  # oldest first, as all
+        self._again: OrderedDict[int, HeldExtent] = OrderedDict()
+        self._num_once = 0  # chunks
+        self._lost_once = _Lost(capacity)
+        self._lost_again = _Lost(capacity)
         self._target = 0.0
 
-    def __len__(self) -> int:
-        return len(self._once) + len(self._again)
-
-    def get(self, key: int) -> HostChunk | None:
+    def get(self, content: int) -> HeldExtent | None:
         """See `Policy`."""
-        return self._once.get(key) or self._again.get(key)
+        return self._once.get(content) or self._again.get(content)
 
-    def insert(self, key: int) -> None:
+    def grow(self, content: int, num_chunks: int) -> HeldExtent:
         """See `Policy`."""
-        self._lost_once.pop(key, None)
-        self._lost_again.pop(key, None)
-        self._once[key] = HostChunk()
-
-    def missed(self, new: Sequence[int]) -> None:
-        """See `Policy`."""
-        for key in reversed(new):
-            once, again = self._lost_once, self._lost_again
-            if key in once:
-                self._target += max(1.0, len(again) / len(once))
-                self._target = min(self._target, self._capacity)
-                once.move_to_end(key)
-            elif key in again:
-                self._target -= max(1.0, len(once) / len(again))
-                self._target = max(self._target, 0.0)
-                again.move_to_end(key)
-
-    def evict(self, number: int, kept: Collection[int]) -> list[int] | None:
-        """See `Policy`."""
-        once, again = _free(self._once, kept), _free(self._again, kept)
-        found: dict[int, bool] = {}  # -> whether it was used once
-        num_once = len(self._once)
-        for _ in range(number):
-            victim = next(once, None) if num_once >= int(self._target) else None
-            is_once = victim is not None
-            if victim is None:
-                victim = next(again, None)
-            if victim is None:
-                victim, is_once = next(once, None), True
-            if victim is None:
-                return None
-            found[victim] = is_once
-            num_once -= is_once
-        for key, is_once in found.items():
-            if is_once:
-                del self._once[key]
-                self._lost_once[key] = None
+        self._lost_once.forget(content)
+        self._lost_again.forget(content)
+        self.num_chunks += num_chunks
+        extent = self._again.get(content)
+        if extent is None:
+            self._num_once += num_chunks
+            extent = self._once.get(content)
+            if extent is None:
+                extent = self._once[content] = HeldExtent(content)
             else:
-                del self._again[key]
-                self._lost_again[key] = None
-        for lost in (self._lost_once, self._lost_again):
-            while len(lost) > self._capacity:
-                lost.popitem(last=False)
-        return list(found)
+                self._once.move_to_end(content)
+        extent.num_chunks += num_chunks
+        return extent
 
-    def used(self, key: int, *, is_new: bool, again: bool) -> None:
+    def missed(self, content: int, num_chunks: int) -> None:
         """See `Policy`."""
-        if is_new:
-            if key in self._once:
-                self._once.move_to_end(key)
-            elif key in self._again:
-                self._again.move_to_end(key)
+        once, again = self._lost_once, self._lost_again
+        if content in once.chunks:
+            self._target += num_chunks * max(1.0, again.num_chunks / once.num_chunks)
+            self._target = min(self._target, self._capacity)
+            once.chunks.move_to_end(content)
+        elif content in again.chunks:
+            self._target -= num_chunks * max(1.0, once.num_chunks / again.num_chunks)
+            self._target = max(self._target, 0.0)
+            again.chunks.move_to_end(content)
+
+    def evict(self, number: int, kept: Collection[int]) -> list[Span] | None:
+        """See `Policy`."""
+        order: list[Span] = []
+        once, again = _Victims(self._once, kept, order), _Victims(self._again, kept, order)
+        num_once, target, lacking = self._num_once, int(self._target), number
+        while lacking > 0:
+            taken = 0
+            if num_once >= target:
+                taken = once.take(min(lacking, num_once - target + 1))
+                num_once -= taken
+            if not taken:
+                taken = again.take(lacking)
+            if not taken:
+                taken = once.take(lacking)
+                num_once -= taken
+            if not taken:
+                return None
+            lacking -= taken
+        for victims, extents, lost in (
+            (once, self._once, self._lost_once),
+            (again, self._again, self._lost_again),
+        ):
+            for span in victims.spans:
+                _cut(extents, span)
+                lost.add(span)
+        self._num_once = num_once
+        self.num_chunks -= number
+        return order
+
+    def used(self, content: int, *, is_new: bool, again: bool) -> None:
+        """See `Policy`."""
+        extent = self._once.get(content)
+        if extent is None:
+            if (is_new or again) and content in self._again:
+                self._again.move_to_end(content)
+        elif is_new:
+            self._once.move_to_end(content)
         elif again:
-            if key in self._once:
-                self._again[key] = self._once.pop(key)
-            elif key in self._again:
-                self._again.move_to_end(key)
+            self._again[content] = self._once.pop(content)
+            self._num_once -= extent.num_chunks
 
 
-def _free(chunks: OrderedDict[int, HostChunk], kept: Collection[int]) -> Iterator[int]:
+class _Lost:
+    """Names of chunks that had a place, at most `capacity` of them, the oldest first."""
+
+    def __init__(self, capacity: int) -> None:
+        self.chunks: OrderedDict[int, int] = OrderedDict()  # content -> number of them
+        self.num_chunks = 0
+        self._capacity = capacity
+
+    def add(self, span: Span) -> None:
+        """Chunks have been thrown out."""
+        self.chunks[span.content] = self.chunks.get(span.content, 0) + span.end - span.first
+        self.chunks.move_to_end(span.content)
+        self.num_chunks += span.end - span.first
+        while self.num_chunks > self._capacity:
+            content, num_chunks = next(iter(self.chunks.items()))
+            kept = max(0, num_chunks - (self.num_chunks - self._capacity))
+            self.num_chunks -= num_chunks - kept
+            if kept:
+                self.chunks[content] = kept
+            else:
+                del self.chunks[content]
+
+    def forget(self, content: int) -> None:
+        """An extent has a place again."""
+        self.num_chunks -= self.chunks.pop(content, 0)
+
+
+class _Victims:
+    """Takes chunks of extents that may go, the oldest first, from their ends."""
+
+    def __init__(
+        self, extents: OrderedDict[int, HeldExtent], kept: Collection[int], order: list[Span]
+    ) -> None:
+        self.spans: list[Span] = []
+        self._order = order  # of those of both lists
+        self._free = _free(extents, kept)
+        self._num_left = 0  # of the extent that was come to last
+
+    def take(self, number: int) -> int:
+        """At most so many chunks of one extent; returns how many, 0 where none is left."""
+        if self._num_left == 0:
+            extent = next(self._free, None)
+            if extent is None:
+                return 0
+            self._num_left = extent.num_chunks
+            self.spans.append(Span(extent.content, self._num_left, self._num_left))
+            self._order.append(self.spans[-1])
+        taken = min(number, self._num_left)
+        self._num_left -= taken
+        self.spans[-1].first = self._num_left
+        return taken
+
+
+def _free(extents: OrderedDict[int, HeldExtent], kept: Collection[int]) -> Iterator[HeldExtent]:
     """Those that may be thrown out, the oldest first."""
-    return (key for key, chunk in chunks.items() if chunk.is_free and key not in kept)
+    return (
+        extent for extent in extents.values() if extent.is_free and extent.content not in kept
+    )
+
+
+def _cut(extents: OrderedDict[int, HeldExtent], span: Span) -> None:
+    """Take the last chunks of an extent out."""
+    extents[span.content].num_chunks = span.first
+    if span.first == 0:
+        del extents[span.content]
 
 
 class Accesses:
@@ -190,96 +300,128 @@ class Accesses:
     __slots__ = ("again", "inserted", "missed", "seen")
 
     def __init__(self) -> None:
-        self.seen: set[int] = set()  # chunks that it offered and that were new or ready; loaded
+        self.seen: set[int] = set()  # extents that it offered and that were new or ready; loaded
         self.inserted: set[int] = set()
         self.again: set[int] = set()  # found ready or loaded, not inserted by itself
         self.missed: set[int] = set()  # of which the policy has heard that they were new
 
-    def found(self, keys: Iterable[int]) -> None:
-        """Chunks were there, ready."""
-        for key in keys:
-            self.seen.add(key)
-            if key not in self.inserted:
-                self.again.add(key)
+    def found(self, content: int) -> None:
+        """An extent was there, ready."""
+        self.seen.add(content)
+        if content not in self.inserted:
+            self.again.add(content)
 
 
-@dataclass(frozen=True, slots=True)
 class Offered:
     """What became of an offer."""
 
-    new: list[int]  # to be copied
-    evicted: list[int]
+    __slots__ = ("evicted", "new")
+
+    def __init__(self, new: list[Span], evicted: list[Span]) -> None:
+        self.new = new  # to be copied
+        self.evicted = evicted
+
+
+NOTHING: list[Span] = []  # never changed
 
 
 class HostCache:
     """The tier. `store_threshold`: a chunk is stored from the so many-th offer on."""
 
     def __init__(self, capacity: int, policy: EvictionPolicy, store_threshold: int = 0) -> None:
-        self._capacity = capacity
-        self._chunks: Policy = Lru() if policy == "lru" else Arc(capacity)
+        self.capacity = capacity
+        self.num_stored = 0  # chunks that were ever given a place
+        self.num_evicted = 0
+        self._extents: Lru | Arc = Lru() if policy == "lru" else Arc(capacity)
+        self._is_arc = policy == "arc"
         self._threshold = store_threshold
         self._num_offers: dict[int, int] = {}
 
     def __len__(self) -> int:
         """Chunks that have a place, pending ones included."""
-        return len(self._chunks)
+        return self._extents.num_chunks
 
-    def get(self, key: int) -> HostChunk | None:
-        """The chunk of that name, if it has a place."""
-        return self._chunks.get(key)
+    def get(self, content: int) -> HeldExtent | None:
+        """The extent of that name, if any of it has a place."""
+        return self._extents.get(content)
 
-    def offer(self, keys: Sequence[int], accesses: Accesses) -> Offered | None:
+    def offer(self, spans: Sequence[Span], accesses: Accesses) -> Offered | None:
         """Make room for the new ones among these; None if there is none for all of them."""
-        new: list[int] = []
-        for key in keys:
-            chunk = self.get(key)
-            if self._threshold > 1:
-                self._num_offers[key] = self._num_offers.get(key, 0) + 1
-            if chunk is None:
-                if self._threshold <= 1 or self._num_offers[key] >= self._threshold:
-                    new.append(key)
-                    accesses.seen.add(key)
-            elif not chunk.is_pending:
-                accesses.found([key])
-        missed = [key for key in new if key not in accesses.missed]
-        self._chunks.missed(missed)
-        accesses.missed.update(missed)
-        num_lacking = len(new) - (self._capacity - len(self._chunks))
-        evicted: list[int] = []
-        if new and num_lacking > 0:
-            victims = self._chunks.evict(num_lacking, set(keys))
+        new: list[Span] = []
+        num_new = 0
+        for span in spans:
+            content = span.content
+            extent = self._extents.get(content)
+            num_held = 0
+            if extent is not None:
+                num_held = extent.num_chunks
+                if extent.num_stores == 0:
+                    accesses.found(content)
+            if self._threshold > 1 and not self._is_wanted(span):
+                continue
+            if span.first <= num_held < span.end:
+                new.append(Span(content, num_held, span.end))
+                num_new += span.end - num_held
+                accesses.seen.add(content)
+        if not new:
+            return Offered(NOTHING, NOTHING)
+        if self._is_arc:
+            self._note_missed(new, accesses)
+        evicted = NOTHING
+        num_lacking = num_new - (self.capacity - self._extents.num_chunks)
+        if num_lacking > 0:
+            victims = self._extents.evict(num_lacking, [span.content for span in spans])
             if victims is None:
                 return None
             evicted = victims
-        for key in new:
-            self._chunks.insert(key)
-        accesses.inserted.update(new)
+            self.num_evicted += num_lacking
+        for span in new:
+            self._extents.grow(span.content, span.end - span.first).num_stores += 1
+            accesses.inserted.add(span.content)
+        self.num_stored += num_new
         return Offered(new, evicted)
 
-    def stored(self, keys: Iterable[int]) -> None:
+    def _is_wanted(self, span: Span) -> bool:
+        """Whether an extent has been offered often enough; its parts are offered one by one."""
+        number = self._num_offers.get(span.content, 0)
+        if span.first == 0:
+            number += 1
+            self._num_offers[span.content] = number
+        return number >= self._threshold
+
+    def _note_missed(self, new: list[Span], accesses: Accesses) -> None:
+        for span in reversed(new):
+            if span.content not in accesses.missed:
+                self._extents.missed(span.content, span.end - span.first)
+                accesses.missed.add(span.content)
+
+    def stored(self, spans: Sequence[Span]) -> None:
         """The copies of pending chunks have been reported."""
-        for key in keys:
-            self._held(key).is_pending = False
+        for span in spans:
+            self._held(span.content).num_stores -= 1
 
-    def pin(self, keys: Sequence[int], accesses: Accesses) -> None:
+    def pin(self, spans: Sequence[Span], accesses: Accesses) -> None:
         """Chunks begin to be loaded."""
-        for key in keys:
-            self._held(key).num_loads += 1
-        accesses.found(keys)
+        for span in spans:
+            self._held(span.content).num_loads += 1
+            accesses.found(span.content)
 
-    def unpin(self, keys: Iterable[int]) -> None:
+    def unpin(self, spans: Sequence[Span]) -> None:
         """Loads of chunks have ended."""
-        for key in keys:
-            self._held(key).num_loads -= 1
+        for span in spans:
+            self._held(span.content).num_loads -= 1
 
-    def end(self, keys: Sequence[int], accesses: Accesses) -> None:
-        """A request has ended that had these chunks, in the order of its prompt."""
-        only_inserted = accesses.inserted - accesses.again
-        for key in reversed(keys):
-            self._chunks.used(key, is_new=key in only_inserted, again=key in accesses.again)
+    def end(self, contents: Sequence[int], accesses: Accesses) -> None:
+        """A request has ended that had these extents, in the order of its prompt."""
+        seen, inserted, again = accesses.seen, accesses.inserted, accesses.again
+        for content in reversed(contents):
+            if content in seen:
+                is_again = content in again
+                is_new = content in inserted and not is_again
+                self._extents.used(content, is_new=is_new, again=is_again)
 
-    def _held(self, key: int) -> HostChunk:
-        chunk = self._chunks.get(key)
-        if chunk is None:
-            raise InvariantError(f"chunk {key} has no place in the host's tier")
-        return chunk
+    def _held(self, content: int) -> HeldExtent:
+        extent = self._extents.get(content)
+        if extent is None:
+            raise InvariantError(f"chunk {content} has no place in the tier")
+        return extent

@@ -83,6 +83,15 @@ class KvCache:
             if last.refs == 0:
                 hit.idle_blocks -= last.num_cached
 
+    def whole_blocks(self, hit: PrefixHit) -> int:
+        """Blocks of a hit without the last extent, if that is cached in part; see `keep_whole`."""
+        sizes = self.pool.extent_blocks
+        if sizes is not None and hit.extents:
+            last = hit.extents[-1]
+            if last.num_cached < sizes[last.content]:
+                return hit.path_blocks - last.num_cached
+        return hit.path_blocks + hit.own_blocks
+
     def take_hit(self, sequence: Sequence, hit: PrefixHit) -> None:
         """Let an admitted sequence hold what it hit."""
         if hit.extents:

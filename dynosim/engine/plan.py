@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from dynosim.engine.block_pool import Extent
+from dynosim.engine.host_cache import Span
 from dynosim.engine.sequence import Sequence
 from dynosim.timing.step import StepShape
 
@@ -22,7 +23,7 @@ class ScheduledRow:
 class KvLoad:
     """A transfer that brings KV from elsewhere: blocks are taken when it starts."""
 
-    __slots__ = ("hit_tokens", "num_new_blocks", "num_tokens", "sequence")
+    __slots__ = ("hit_tokens", "job", "num_new_blocks", "num_tokens", "sequence")
 
     def __init__(
         self, sequence: Sequence, hit_tokens: int, num_tokens: int, num_new_blocks: int
@@ -31,30 +32,48 @@ class KvLoad:
         self.hit_tokens = hit_tokens  # found here
         self.num_tokens = num_tokens  # to come from elsewhere
         self.num_new_blocks = num_new_blocks
+        self.job: CopyJob | None = None  # None: not from a tier
+
+
+class Source:
+    """Blocks of the device that are being copied: those `first` to before `end` of an extent."""
+
+    __slots__ = ("end", "extent", "first")
+
+    def __init__(self, extent: Extent, first: int, end: int) -> None:
+        self.extent = extent
+        self.first = first
+        self.end = end
 
 
 class CopyJob:
     """A copy of chunks between a device and its host tier."""
 
-    __slots__ = ("is_load", "keys", "num_blocks", "num_lost", "number", "sequence", "sources")
+    __slots__ = ("is_load", "num_blocks", "num_lost", "number", "sequence", "sources", "spans")
 
     def __init__(
         self,
         number: int,
         sequence: Sequence,
-        keys: list[int],
+        spans: list[Span],
         num_blocks: int,
-        sources: list[Extent],
+        sources: list[Source],
         *,
         is_load: bool,
     ) -> None:
         self.number = number
         self.sequence = sequence
-        self.keys = keys  # of the chunks
+        self.spans = spans
         self.num_blocks = num_blocks  # on the device
-        self.sources = sources  # of a store: where its blocks are
-        self.num_lost = 0  # of them, those that have been handed out since
+        self.sources = sources  # of a store
+        self.num_lost = 0  # of their blocks, those that have been handed out since
         self.is_load = is_load
+
+    def count_lost(self) -> int:
+        """Blocks of its sources that have been handed out again."""
+        return sum(
+            [one.end - max(one.first, min(one.extent.num_cached, one.end)) for one in self.sources]
+        )
 
 
 class HostWork:
@@ -66,7 +85,7 @@ class HostWork:
         self.loads: list[CopyJob] = []  # start with the step
         self.stores: list[CopyJob] = []  # start with the next one
         self.flushed: list[int] = []  # jobs that must be done before the step runs
-        self.evicted: list[int] = []  # chunks
+        self.evicted: list[Span] = []
         self.refused: list[Sequence] = []  # whose chunks found no room
         self.asked_later: list[Sequence] = []  # passed over: their chunks are on their way
 
@@ -75,10 +94,12 @@ class StepPlan(StepShape):
     """One engine step: its composition (for timing) and who is in it.
 
     `rows` is filled only for step-by-step runs; bulk runs know decoding sequences by number.
+    `chunked` is filled where there is a host tier.
     """
 
     __slots__ = (
         "admitted",
+        "chunked",
         "deferred",
         "emitting",
         "end_ms",
@@ -107,6 +128,7 @@ class StepPlan(StepShape):
         self.loads: tuple[KvLoad, ...] = ()  # start with this step, even if it is empty of tokens
         self.emitting: list[Sequence] = []  # yield a token; in a pipeline, or if asked for
         self.rows: list[ScheduledRow] = []
+        self.chunked: list[Sequence] = []  # computes known tokens, in order of service
         self.host: HostWork | None = None  # None: there is no host tier
         self.start_ms = 0.0  # when it executes: the engine's business, not the scheduler's
         self.end_ms = 0.0
@@ -119,6 +141,8 @@ class StepPlan(StepShape):
         """
         before = sequence.num_computed
         sequence.last_chunk_step = self.step
+        if self.host is not None:
+            self.chunked.append(sequence)
         known = sequence.prompt_tokens + sequence.generated_tokens
         is_decode = before + 1 == known and (sequence.generated_tokens > 0 or sequence.decodes_last)
         if is_decode:

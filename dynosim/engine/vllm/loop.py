@@ -143,7 +143,8 @@ class SchedulingLoop:
                 hit = cache.lookup(sequence)
                 computed = (hit.path_blocks + hit.own_blocks) * cache.block_size
                 if self._offload is not None:
-                    sequence.remote_tokens = self._offload.find(sequence, computed)
+                    whole = cache.whole_blocks(hit) * cache.block_size
+                    sequence.remote_tokens = self._offload.find(sequence, whole)
                     if sequence.remote_tokens == LATER:
                         self._pass_over(plan)
                         num_waiting -= 1
@@ -335,9 +336,10 @@ class SchedulingLoop:
             sequence.cached_tokens = hit_tokens
             sequence.external_tokens = end - hit_tokens
         self._remote.start(sequence, plan.step)
-        plan.loads += (KvLoad(sequence, hit_tokens, end - hit_tokens, new_blocks),)
+        load = KvLoad(sequence, hit_tokens, end - hit_tokens, new_blocks)
+        plan.loads += (load,)
         if self._offload is not None:
-            self._offload.begin_load(plan, sequence, hit_tokens, end)
+            self._offload.begin_load(plan, load, end)
         return True
 
     def _pass_over(self, plan: StepPlan) -> None:

@@ -9,19 +9,24 @@ behind what the device holds, what the tier does, and loads it as from elsewhere
 
 Which physical block is handed out is not known here. So one that was handed out twice while its
 copy had not been reported is told once, where vLLM tells it twice; by then the copy is done.
+
+Where plans do not list every request, generated text is offered when its request ends, not block by
+block, and never loaded.
 """
 
 from typing import Final
 
 from dynosim.engine.block_pool import Extent
-from dynosim.engine.host_cache import Accesses, HostCache
-from dynosim.engine.plan import CopyJob, HostWork, StepPlan
+from dynosim.engine.host_cache import Accesses, HostCache, Span
+from dynosim.engine.plan import CopyJob, HostWork, KvLoad, Source, StepPlan
 from dynosim.engine.sequence import DECODING, FINISHED, Sequence
 from dynosim.engine.spec import HostCacheSpec
 from dynosim.engine.vllm.seats import Seats
 
 LATER: Final = -1
 """Chunks would be hit that are on their way into the tier, or out of it for somebody else."""
+
+NO_SOURCES: list[Source] = []  # never changed
 
 
 class _Progress:
@@ -35,39 +40,79 @@ class _Progress:
         self.accesses = Accesses()
 
 
+class _Ended:
+    """A request that has given up its blocks since the last planning."""
+
+    __slots__ = ("held", "num_tokens", "sequence")
+
+    def __init__(self, sequence: Sequence, num_tokens: int) -> None:
+        self.sequence = sequence
+        self.num_tokens = num_tokens  # that were computed
+        self.held = list(sequence.held)
+
+
 class HostOffload:
-    """The host tier of one engine, and the copies under way."""
+    """The host tier of one engine, and the copies under way.
+
+    `cache` may be shared with other engines. `extent_blocks` are the sizes of the extents that
+    paths name; None: single blocks. Only then may a chunk be of several.
+    """
 
     __slots__ = (
         "_block_size",
         "_chunk_blocks",
         "_chunk_tokens",
         "_ended",
+        "_extent_blocks",
         "_jobs",
         "_last_job",
+        "_loading",
+        "_num_orphans",
         "_progress",
         "_prompt_only",
         "_seats",
         "cache",
     )
 
-    def __init__(self, spec: HostCacheSpec, block_size: int, seats: Seats) -> None:
-        self.cache = HostCache(spec.num_chunks, spec.policy, spec.store_threshold)
+    def __init__(
+        self,
+        spec: HostCacheSpec,
+        block_size: int,
+        seats: Seats,
+        extent_blocks: list[int] | None,
+        cache: HostCache | None = None,
+    ) -> None:
+        assert spec.blocks_per_chunk == 1 or extent_blocks is None
+        if cache is None:
+            cache = HostCache(spec.num_chunks, spec.policy, spec.store_threshold)
+        self.cache = cache
         self._block_size = block_size
         self._chunk_blocks = spec.blocks_per_chunk
         self._chunk_tokens = spec.blocks_per_chunk * block_size
+        self._extent_blocks = extent_blocks
         self._prompt_only = spec.prompt_only
         self._seats = seats
         self._jobs: dict[int, CopyJob] = {}  # under way, by number
         self._last_job = -1
+        self._num_orphans = 0  # stores under way of requests that have ended
+        self._loading: dict[int, int] = {}  # content -> loads under way to this engine
         self._progress: dict[Sequence, _Progress] = {}
-        # Since the last planning: who, how many tokens are computed, where they are.
-        self._ended: list[tuple[Sequence, int, list[Extent]]] = []
+        self._ended: list[_Ended] = []
 
     @property
     def is_idle(self) -> bool:
         """Whether no copy is under way, and none to be decided on."""
         return not self._jobs and not self._ended
+
+    @property
+    def has_offers(self) -> bool:
+        """Whether requests have ended that are yet to offer what they leave."""
+        return len(self._ended) > 0
+
+    @property
+    def has_orphans(self) -> bool:
+        """Whether blocks of nobody are being stored, or will be: a step may have to wait."""
+        return len(self._ended) > 0 or self._num_orphans > 0
 
     # ---- loads ---------------------------------------------------------------------------------
 
@@ -84,64 +129,107 @@ class HostOffload:
         if known // size * size - local_tokens < size:
             return 0
         first = end = local_tokens // size
+        limit = known // size
+        cache, loading, sizes = self.cache, self._loading, self._extent_blocks
         is_pending = is_loading = False
-        while end < known // size:
-            chunk = self.cache.get(self._key(sequence, end))
-            if chunk is None:
+        before = 0
+        for content in self._chunks(sequence):
+            length = 1 if sizes is None else sizes[content]
+            if before + length > end:
+                extent = cache.get(content)
+                if extent is None or before + extent.num_chunks <= end:
+                    break
+                is_pending |= extent.num_stores > 0
+                is_loading |= content in loading
+                end = before + extent.num_chunks
+                if extent.num_chunks < length:
+                    break
+            before += length
+            if before >= limit:
                 break
-            is_pending |= chunk.is_pending
-            is_loading |= chunk.num_loads > 0
-            end += 1
+        end = min(end, limit)
         if is_pending:
             return LATER
         if end == first or end * size - local_tokens < size:
             return 0
         return LATER if is_loading else end * size
 
-    def begin_load(self, plan: StepPlan, sequence: Sequence, local_tokens: int, end: int) -> None:
+    def begin_load(self, plan: StepPlan, load: KvLoad, end: int) -> None:
         """Load what was found; what lies before its end will not be offered."""
-        assert plan.host is not None
-        chunks = range(local_tokens // self._chunk_tokens, end // self._chunk_tokens)
-        keys = [self._key(sequence, chunk) for chunk in chunks]
+        work, sequence, size = plan.host, load.sequence, self._chunk_tokens
+        assert work is not None
+        spans = self._spans(sequence, load.hit_tokens // size, end // size)
         progress = self._progress_of(sequence)
-        self.cache.pin(keys, progress.accesses)
-        progress.num_offered = chunks.stop
-        num_blocks = (end - local_tokens) // self._block_size
-        plan.host.loads.append(self._begin(sequence, keys, num_blocks, [], is_load=True))
+        self.cache.pin(spans, progress.accesses)
+        for span in spans:
+            self._loading[span.content] = self._loading.get(span.content, 0) + 1
+        progress.num_offered = end // size
+        num_blocks = (end - load.hit_tokens) // self._block_size
+        load.job = self._begin(sequence, progress, spans, num_blocks, NO_SOURCES, is_load=True)
+        work.loads.append(load.job)
 
     def done(self, number: int) -> CopyJob:
         """A copy has been reported."""
         job = self._jobs.pop(number)
+        sequence = job.sequence
         if job.is_load:
-            self.cache.unpin(job.keys)
+            self.cache.unpin(job.spans)
+            for span in job.spans:
+                num_left = self._loading[span.content] - 1
+                if num_left:
+                    self._loading[span.content] = num_left
+                else:
+                    del self._loading[span.content]
         else:
-            self.cache.stored(job.keys)
-        progress = self._progress[job.sequence]
+            self.cache.stored(job.spans)
+            if sequence.state == FINISHED:
+                self._num_orphans -= 1
+        progress = self._progress[sequence]
         progress.num_jobs -= 1
-        if job.sequence.state == FINISHED and not self._is_awaited(job.sequence):
-            self._drop_if_idle(job.sequence)
+        if sequence.state == FINISHED and not progress.num_jobs and not self._is_awaited(sequence):
+            del self._progress[sequence]
         return job
 
     # ---- stores --------------------------------------------------------------------------------
 
     def ended(self, sequence: Sequence, num_tokens: int) -> None:
         """A request gives up its blocks for good; so many of its tokens are computed."""
-        self._ended.append((sequence, num_tokens, list(sequence.held)))
+        self._ended.append(_Ended(sequence, num_tokens))
+        for job in self._jobs.values():
+            if job.sequence is sequence and not job.is_load:
+                self._num_orphans += 1
 
     def offer_all(self, plan: StepPlan) -> None:
         """Offer what a plan computes, in its order, then what was left since the last one."""
         work = plan.host
         assert work is not None
-        for row in plan.rows:
-            sequence = row.sequence
-            num_tokens = min(self._computed_tokens(sequence), self._known_tokens(sequence))
-            self._offer(work, sequence, num_tokens, sequence.held)
+        if plan.rows:
+            for row in plan.rows:
+                self._offer_computed(work, row.sequence)
+        else:
+            for sequence in plan.chunked:
+                self._offer_computed(work, sequence)
+        if self._ended:
+            self._offer_left(work)
+        if self._jobs:
+            work.flushed = self._to_flush(plan)
+
+    def offer_rest(self) -> HostWork:
+        """Offer what was left by the last requests, where no step follows."""
+        work = HostWork()
+        self._offer_left(work)
+        return work
+
+    def _offer_left(self, work: HostWork) -> None:
         ended, self._ended = self._ended, []
-        for sequence, num_tokens, held in ended:
-            self._offer(work, sequence, num_tokens, held)
-        for sequence, _, _ in ended:
-            self._end(sequence)
-        work.flushed = self._to_flush(plan)
+        for one in ended:
+            self._offer(work, one.sequence, one.num_tokens, one.held)
+        for one in ended:
+            self._end(one.sequence)
+
+    def _offer_computed(self, work: HostWork, sequence: Sequence) -> None:
+        num_tokens = min(self._computed_tokens(sequence), self._known_tokens(sequence))
+        self._offer(work, sequence, num_tokens, sequence.held)
 
     def _offer(
         self, work: HostWork, sequence: Sequence, num_tokens: int, held: list[Extent]
@@ -153,45 +241,47 @@ class HostOffload:
         first, end = progress.num_offered, num_tokens // self._chunk_tokens
         if end <= first:
             return
-        keys = [self._key(sequence, chunk) for chunk in range(first, end)]
-        stored = self.cache.offer(keys, progress.accesses)
+        stored = self.cache.offer(self._spans(sequence, first, end), progress.accesses)
         if stored is None:
             work.refused.append(sequence)
             return
         progress.num_offered = end
         work.evicted += stored.evicted
         if stored.new:
-            size = self._chunk_blocks
-            starts = [(first + keys.index(key)) * size for key in stored.new]
-            sources = [extent for start in starts for extent in held[start : start + size]]
-            num_blocks = len(starts) * size
+            num_chunks = sum([span.end - span.first for span in stored.new])
+            sources = self._sources(sequence, stored.new, held)
+            num_blocks = num_chunks * self._chunk_blocks
             work.stores.append(
-                self._begin(sequence, stored.new, num_blocks, sources, is_load=False)
+                self._begin(sequence, progress, stored.new, num_blocks, sources, is_load=False)
             )
 
     def _end(self, sequence: Sequence) -> None:
         """All that a request has had there is ranked anew."""
-        accesses = self._progress_of(sequence).accesses
-        last = len(sequence.path) // self._chunk_blocks
-        keys = [self._key(sequence, chunk) for chunk in range(last)]
-        self.cache.end([key for key in keys if key in accesses.seen], accesses)
-        self._drop_if_idle(sequence)
+        progress = self._progress_of(sequence)
+        contents = self._chunks(sequence)
+        if self._extent_blocks is not None:
+            contents = [*contents, -1 - sequence.index]  # generated text
+        self.cache.end(contents, progress.accesses)
+        if not progress.num_jobs:
+            del self._progress[sequence]
 
     def _to_flush(self, plan: StepPlan) -> list[int]:
         """Stores of requests that lose their seat, or whose blocks this step has been given."""
-        given = {
-            extent
-            for sequence in (*plan.admitted, *[load.sequence for load in plan.loads])
-            for extent in sequence.held
-        }
         flushed: list[int] = []
+        given: set[Extent] = set()
         for job in self._jobs.values():
             if job.is_load:
                 continue
             is_given = False
             if job.sequence.state == FINISHED:  # else its blocks are its own
-                num_lost = sum([source.num_cached == 0 for source in job.sources])
-                is_given = num_lost > job.num_lost or not given.isdisjoint(job.sources)
+                if not given:
+                    for sequence in plan.admitted:
+                        given.update(sequence.held)
+                    for load in plan.loads:
+                        given.update(load.sequence.held)
+                num_lost = job.count_lost()
+                is_given = num_lost > job.num_lost
+                is_given |= any([source.extent in given for source in job.sources])
                 job.num_lost = num_lost
             if is_given or job.sequence in plan.preempted:
                 flushed.append(job.number)
@@ -202,21 +292,62 @@ class HostOffload:
     def _begin(
         self,
         sequence: Sequence,
-        keys: list[int],
+        progress: _Progress,
+        spans: list[Span],
         num_blocks: int,
-        sources: list[Extent],
+        sources: list[Source],
         *,
         is_load: bool,
     ) -> CopyJob:
         self._last_job += 1
-        job = CopyJob(self._last_job, sequence, keys, num_blocks, sources, is_load=is_load)
+        job = CopyJob(self._last_job, sequence, spans, num_blocks, sources, is_load=is_load)
         self._jobs[job.number] = job
-        self._progress_of(sequence).num_jobs += 1
+        progress.num_jobs += 1
+        if not is_load and sequence.state == FINISHED:
+            self._num_orphans += 1
         return job
 
-    def _key(self, sequence: Sequence, chunk: int) -> int:
-        """The content of a chunk's last block."""
-        return sequence.path[(chunk + 1) * self._chunk_blocks - 1]
+    def _chunks(self, sequence: Sequence) -> list[int]:
+        """The extents that hold a request's chunks: a chunk has the content of its last block."""
+        if self._chunk_blocks == 1:
+            return sequence.path
+        return sequence.path[self._chunk_blocks - 1 :: self._chunk_blocks]
+
+    def _spans(self, sequence: Sequence, first: int, end: int) -> list[Span]:
+        """A request's chunks `first` to before `end`; beyond its path they are its own."""
+        spans: list[Span] = []
+        sizes, before = self._extent_blocks, 0
+        for content in self._chunks(sequence):
+            length = 1 if sizes is None else sizes[content]
+            if before + length > first:
+                spans.append(
+                    Span(content, max(first - before, 0), min(end - before, length)),
+                )
+            before += length
+            if before >= end:
+                return spans
+        spans.append(Span(-1 - sequence.index, max(first - before, 0), end - before))
+        return spans
+
+    def _sources(self, sequence: Sequence, spans: list[Span], held: list[Extent]) -> list[Source]:
+        """Where the blocks of chunks are."""
+        size = self._chunk_blocks
+        if size == 1:
+            places = {extent.content: extent for extent in held}
+            if sequence.own is not None:
+                places[sequence.own.content] = sequence.own
+            return [
+                Source(places[span.content], span.first, span.end)
+                for span in spans
+                if span.content in places
+            ]
+        wanted = {span.content for span in spans}
+        starts = [
+            place * size
+            for place, content in enumerate(self._chunks(sequence))
+            if content in wanted
+        ]
+        return [Source(extent, 0, 1) for start in starts for extent in held[start : start + size]]
 
     def _computed_tokens(self, sequence: Sequence) -> int:
         """Once the step is done that has just been planned."""
@@ -239,8 +370,4 @@ class HostOffload:
 
     def _is_awaited(self, sequence: Sequence) -> bool:
         """Whether what a request has left is still to be offered."""
-        return any([one is sequence for one, _, _ in self._ended])
-
-    def _drop_if_idle(self, sequence: Sequence) -> None:
-        if not self._progress[sequence].num_jobs:
-            del self._progress[sequence]
+        return any([one.sequence is sequence for one in self._ended])

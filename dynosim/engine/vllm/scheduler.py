@@ -99,8 +99,7 @@ class VllmScheduler:
         self._under_way: StepsUnderWay | None = None
         self._offload: HostOffload | None = None
         if spec.host_cache is not None:
-            assert keep_rows, "a host tier is followed step by step only"
-            self._offload = HostOffload(spec.host_cache, spec.block_size, seats)
+            self._offload = HostOffload(spec.host_cache, spec.block_size, seats, extent_blocks)
         if spec.async_scheduling and (spec.takes_kv or spec.gives_kv):
             self._under_way = StepsUnderWay(defers_frees=spec.takes_kv, drops_tokens=spec.gives_kv)
         self._loop = SchedulingLoop(
@@ -273,6 +272,16 @@ class VllmScheduler:
         """Whether copies between device and host tier are under way, or to be decided on."""
         return self._offload is not None and not self._offload.is_idle
 
+    @property
+    def has_offers(self) -> bool:
+        """Whether requests have ended that are yet to offer what they leave to the host tier."""
+        return self._offload is not None and self._offload.has_offers
+
+    def offer_rest(self) -> HostWork:
+        """Offer what the last requests have left, where no step follows."""
+        assert self._offload is not None
+        return self._offload.offer_rest()
+
     def copied(self, number: int) -> bool:
         """A copy has ended; returns as `loaded` does."""
         assert self._offload is not None
@@ -402,7 +411,11 @@ class VllmScheduler:
             return ()
         pool.allocate(need)
         plan = StepPlan(decodes.step)
+        if self._offload is not None:
+            plan.host = HostWork()
         self._head_is_blocked = self._loop.admit(plan, budget, 0, num_asking, loads_only=True)
+        if plan.host is not None:
+            self._loop.take_back(plan.host.asked_later)
         pool.blank_blocks += need  # for the step
         if plan.loads:
             self._note_work()
@@ -410,7 +423,7 @@ class VllmScheduler:
 
     def uniform_steps(self) -> int:
         """Steps from here in which the same sequences decode and nothing else can happen."""
-        if self._seats.prefilling:
+        if self._seats.prefilling or (self._offload is not None and self._offload.has_orphans):
             return 0
         if self.num_waiting > self._remote.num_loading:
             # What the head begins with may come to be cached with anybody's next tokens.
