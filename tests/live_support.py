@@ -7,8 +7,9 @@ from itertools import cycle
 from typing import cast
 
 from dynosim.blocks.hashing import local_hashes, sequence_hashes
+from dynosim.blocks.tier import Tier
 from dynosim.config.live import LiveConfig
-from dynosim.indexer.base import Stored, Tier
+from dynosim.indexer.base import Stored
 from dynosim.indexer.make import make_indexer
 from dynosim.router.cost import WorkerOption
 from dynosim.router.knobs import RouterSpec

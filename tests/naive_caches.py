@@ -85,13 +85,13 @@ class NaiveCaches:
         self.published = PlainIndex()
         self.guesses = guesses
 
-    def depths(self, worker: int, prompt: Chain, now_ms: float) -> tuple[int, int, int]:
-        """Leading blocks on the device, then on the host, then on disk."""
-        on_device, on_host, on_disk = self.published.depths(worker, prompt)
+    def depths(self, worker: int, prompt: Chain, now_ms: float) -> tuple[int, ...]:
+        """Leading blocks on the device, then further ones in each slower tier."""
+        on_device, *slower = self.published.depths(worker, prompt)
         if self.guesses is None:
-            return on_device, on_host, on_disk
+            return on_device, *slower
         guessed = {block for where, block in self.guesses.held(now_ms) if where == worker}
-        return max(on_device, leading(prompt, guessed)), 0, 0
+        return max(on_device, leading(prompt, guessed)), 0, 0, 0
 
     def apply(self, worker: int, event: BlockEvent) -> None:
         self.published.apply(worker, event)

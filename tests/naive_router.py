@@ -187,8 +187,8 @@ class NaiveRouter(NaiveWorkers):
         queued = {slot: self.load.prefill_tokens(slot, now_ms) for slot in slots}
         options = []
         for slot in slots:
-            device, host, disk = self.caches.depths(slot, tuple(request.blocks), now_ms)
-            slower = cost.host_cache_hit_weight * host + cost.disk_cache_hit_weight * disk
+            device, host, *beyond = self.caches.depths(slot, tuple(request.blocks), now_ms)
+            slower = cost.host_cache_hit_weight * host + cost.disk_cache_hit_weight * sum(beyond)
             cached_tokens = round((device + slower) * block_size)
             keys = request.keys if cost.assume_kv_reuse else ()
             decode = self.load.blocks(slot) + request.num_blocks

@@ -12,8 +12,9 @@ from naive_caches import BoundedGuesses, NaiveCaches, TimedGuesses
 from router_support import BLOCK, card
 
 from dynosim.blocks.hashing import local_hashes, sequence_hashes
+from dynosim.blocks.tier import Tier
 from dynosim.indexer.approximate import ApproximateIndex, PredictedIndex
-from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored, Tier
+from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored
 from dynosim.indexer.make import make_indexer
 from dynosim.indexer.tiers import TieredIndex
 from dynosim.router.busy import BusyThresholds

@@ -8,7 +8,8 @@ from typing import Any
 from router_support import BLOCK, card, request
 
 from dynosim.blocks.hashing import sequence_hashes
-from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored, Tier
+from dynosim.blocks.tier import Tier
+from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored
 from dynosim.indexer.make import IndexSpec
 from dynosim.router.busy import BusyThresholds
 from dynosim.router.classes import PolicyClass

@@ -2,15 +2,18 @@
 
 from dataclasses import dataclass
 
+from dynosim.blocks.tier import Tier
+
 
 @dataclass(slots=True, init=False)
 class KvEvent:
-    """Blocks that became hittable in an engine's prefix cache, or were evicted from it.
+    """Blocks that became hittable in a tier of an engine's prefix cache, or were evicted from it.
 
     A block is named by its extent's content id and its index inside the extent; content ids below
     zero (`-1 - request index`) are blocks that only one request can produce. `parent` is the
     content id of the extent before (None at the root); only stored events carry it. Blocks of one
-    removed event were evicted the last one first.
+    removed event were evicted the last one first. A device holds the leading blocks of an extent; a
+    slower tier may hold any of them.
     """
 
     is_stored: bool
@@ -18,6 +21,7 @@ class KvEvent:
     first_block: int
     num_blocks: int
     parent: int | None
+    tier: Tier
 
     def __init__(
         self,
@@ -26,9 +30,11 @@ class KvEvent:
         first_block: int,
         num_blocks: int,
         parent: int | None,
+        tier: Tier = Tier.DEVICE,
     ) -> None:
         self.is_stored = is_stored
         self.content = content
         self.first_block = first_block
         self.num_blocks = num_blocks
         self.parent = parent
+        self.tier = tier

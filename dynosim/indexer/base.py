@@ -1,24 +1,16 @@
 """What all indexers share: the events they take and what they can be asked."""
 
 from collections.abc import Container, Hashable, Iterable, Iterator, Sequence
-from enum import IntEnum
 from itertools import count
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from dynosim.blocks.hashing import extend_sequence_hashes
+from dynosim.blocks.tier import Tier
 from dynosim.indexer.answers import IndexCounters, Overlaps
 from dynosim.workers.ids import Slot
 
 DEFAULT_TTL_MS = 120_000.0
 """How long an index of guesses takes a block to stay cached."""
-
-
-class Tier(IntEnum):
-    """Where a worker keeps a block, fastest first."""
-
-    DEVICE = 0
-    HOST = 1
-    DISK = 2
 
 
 class Stored(NamedTuple):

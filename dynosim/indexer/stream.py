@@ -9,7 +9,8 @@ from collections import deque
 from itertools import chain
 from typing import Generic, NamedTuple, TypeVar
 
-from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored, Tier
+from dynosim.blocks.tier import Tier
+from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored
 
 MAX_EARLY = 4096
 """Events kept by a stream while it waits for a missing one."""

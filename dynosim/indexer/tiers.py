@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from dynosim.blocks.hashing import extend_sequence_hashes, sequence_hashes
+from dynosim.blocks.tier import SLOWER, Tier
 from dynosim.indexer.answers import Overlaps, members
 from dynosim.indexer.base import (
     BlockEvent,
@@ -16,20 +17,18 @@ from dynosim.indexer.base import (
     DeviceIndex,
     Removed,
     Stored,
-    Tier,
     is_elsewhere,
 )
 from dynosim.workers.ids import Slot
 
-SLOWER = (Tier.HOST, Tier.DISK)
-
 
 class TierOverlaps(NamedTuple):
-    """Leading blocks by tier: on the device, then further ones on the host, then on disk."""
+    """Leading blocks by tier: on the device, then further ones in each slower tier."""
 
     device: Overlaps
     host: Overlaps
     disk: Overlaps
+    remote: Overlaps
 
 
 NOTHING = Overlaps([])
@@ -84,12 +83,11 @@ class TieredIndex:
         """Who holds how many leading blocks, and in which tiers."""
         device = self.device.find_matches(blocks)
         if not self.has_slower:
-            return TierOverlaps(device, NOTHING, NOTHING)
+            return TierOverlaps(device, NOTHING, NOTHING, NOTHING)
         sequence = sequence_hashes(blocks)
         reached = device.by_worker()
-        host = self._extend(Tier.HOST, sequence, reached)
-        disk = self._extend(Tier.DISK, sequence, reached)
-        return TierOverlaps(device, host, disk)
+        slower = [self._extend(tier, sequence, reached) for tier in SLOWER]
+        return TierOverlaps(device, *slower)
 
     def remove_worker(self, worker: Slot) -> None:
         """Forget everything about a worker."""

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dynosim.blocks.hashing import local_hashes
+from dynosim.blocks.tier import Tier
 from dynosim.errors import ConfigError
-from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored, Tier
+from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored
 
 TIERS = {
     "GPU": Tier.DEVICE,
@@ -28,8 +29,12 @@ TIERS = {
     "DISK": Tier.DISK,
     "NVME": Tier.DISK,
     "STORAGE": Tier.DISK,
+    "EXTERNAL": Tier.REMOTE,
+    "NETWORK": Tier.REMOTE,
+    "REMOTE": Tier.REMOTE,
+    "SHARED": Tier.REMOTE,
 }
-MEDIA = {Tier.DEVICE: "GPU", Tier.HOST: "CPU", Tier.DISK: "DISK"}
+MEDIA = {Tier.DEVICE: "GPU", Tier.HOST: "CPU", Tier.DISK: "DISK", Tier.REMOTE: "REMOTE"}
 FIELDS = {
     "BlockStored": (
         "block_hashes", "parent_block_hash", "token_ids", "block_size", "lora_id", "medium",

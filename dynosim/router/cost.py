@@ -6,9 +6,9 @@
     cost    = prefill_load_scale * prefill + active blocks afterwards + request_weight * requests
 
 `device`, `host` and `disk` are leading blocks of the prompt that the candidate holds in that tier
-(beyond the faster ones), `bs` is the block size; active blocks are distinct blocks of requests in
-hand, this one's included. Preferred taints multiply the cost. The lowest cost wins. Source of the
-formula: NVIDIA Dynamo 1.6, KV router.
+(beyond the faster ones; a remote store counts as a disk), `bs` is the block size; active blocks are
+distinct blocks of requests in hand, this one's included. Preferred taints multiply the cost. The
+lowest cost wins. Source of the formula: NVIDIA Dynamo 1.6, KV router.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,7 +55,7 @@ def worker_options(
     """Every eligible candidate with its cost, in slot order."""
     block_size = table.block_size
     device = tiers.device.by_worker()
-    host, disk = tiers.host.by_worker(), tiers.disk.by_worker()
+    host, disk, remote = (found.by_worker() for found in tiers[1:])
     shared = Overlaps(load.active.shared_prefix(request.keys if cost.assume_kv_reuse else ()))
     active = shared.by_worker()
     slots = list(members(eligible))
@@ -66,7 +66,7 @@ def worker_options(
     for slot in slots:
         on_device = device.get(slot, 0)
         slower = cost.host_cache_hit_weight * host.get(slot, 0)
-        slower += cost.disk_cache_hit_weight * disk.get(slot, 0)
+        slower += cost.disk_cache_hit_weight * (disk.get(slot, 0) + remote.get(slot, 0))
         overlap_blocks = on_device + slower
         cached_tokens = round(overlap_blocks * block_size)
         credit = cost.overlap_score_credit

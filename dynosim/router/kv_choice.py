@@ -132,7 +132,7 @@ class KvChoice(Generic[E_contra]):
     def _overlaps(self, request: RoutingRequest) -> TierOverlaps:
         if self._tiers is not None:
             return self._tiers.find_tier_matches(request.blocks)
-        return TierOverlaps(self._index.find_matches(request.blocks), NOTHING, NOTHING)
+        return TierOverlaps(self._index.find_matches(request.blocks), NOTHING, NOTHING, NOTHING)
 
 
 def placement_of(option: WorkerOption) -> ChosenSlot:

@@ -12,9 +12,9 @@ from typing import IO, Any
 
 import msgspec
 
+from dynosim.blocks.tier import Tier
 from dynosim.build.routing import load_policy
 from dynosim.errors import ConfigError, DynosimError
-from dynosim.indexer.base import Tier
 from dynosim.indexer.make import IndexSpec
 from dynosim.router.knobs import RouterSpec
 from dynosim.router.kv_router import AnyRouter, KvRouter

@@ -3,7 +3,8 @@
 import random
 
 from dynosim.blocks.hashing import sequence_hashes
-from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored, Tier
+from dynosim.blocks.tier import Tier
+from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored
 from dynosim.testing.index_model import Chain
 
 NUM_WORKERS = 3

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynosim.blocks.hashing import sequence_hashes
+from dynosim.blocks.tier import SLOWER, Tier
 from dynosim.indexer.answers import Overlaps, members
-from dynosim.indexer.base import BlockEvent, Index, Removed, Stored, Tier
+from dynosim.indexer.base import BlockEvent, Index, Removed, Stored
 from dynosim.indexer.tiers import TierOverlaps
 from dynosim.testing import law
 from dynosim.testing.block_events import (
@@ -37,7 +38,7 @@ class TierIndex(Index[BlockEvent], Protocol):
         ...
 
     def find_tier_matches(self, blocks: list[int]) -> TierOverlaps:
-        """Leading blocks on the device, then on the host, then on disk."""
+        """Leading blocks on the device, then further ones in each slower tier."""
         ...
 
     def dump_tiers(self, worker: Slot) -> list[tuple[int, int, int]]:
@@ -171,7 +172,7 @@ class TierIndexContract(IndexContract):
             restored.remove_worker(worker)
         assert restored.size == 0 and not restored.has_slower
 
-    @pytest.mark.parametrize("tier", [Tier.HOST, Tier.DISK])
+    @pytest.mark.parametrize("tier", SLOWER)
     def test_a_copy_in_slower_memory_is_one_of_its_own(
         self, make_index: Callable[[], TierIndex], tier: Tier
     ) -> None:

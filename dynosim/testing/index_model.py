@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from dynosim.blocks.tier import SLOWER, Tier
 from dynosim.indexer.answers import IndexCounters
-from dynosim.indexer.base import BlockEvent, Removed, Stored, Tier
+from dynosim.indexer.base import BlockEvent, Removed, Stored
 
 Chain = tuple[int, ...]
 """A block: the prompt up to and including it."""
@@ -57,15 +58,14 @@ class PlainIndex:
         depths = {worker: self.depths(worker, tuple(prompt))[0] for worker in self.device}
         return {worker: depth for worker, depth in depths.items() if depth}
 
-    def depths(self, worker: int, prompt: Chain) -> tuple[int, int, int]:
-        """Leading blocks on the device, then on the host, then on disk."""
+    def depths(self, worker: int, prompt: Chain) -> tuple[int, ...]:
+        """Leading blocks on the device, then further ones in each slower tier."""
         anywhere = self.anywhere.get(worker, {}).values()
-        host, disk = (
-            {chain for chain, held in anywhere if tier in held} for tier in (Tier.HOST, Tier.DISK)
-        )
-        on_device = leading(prompt, set(self.device.get(worker, {}).values()))
-        on_host = leading(prompt, host, on_device)
-        return on_device, on_host, leading(prompt, disk, on_device + on_host)
+        depths = [leading(prompt, set(self.device.get(worker, {}).values()))]
+        for tier in SLOWER:
+            held = {chain for chain, tiers in anywhere if tier in tiers}
+            depths.append(leading(prompt, held, sum(depths)))
+        return tuple(depths)
 
     def remove_worker(self, worker: int) -> None:
         """Forget everything about a worker."""

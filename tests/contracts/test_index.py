@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dynosim.blocks.tier import Tier
 from dynosim.indexer.answers import Overlaps
-from dynosim.indexer.base import BlockEvent, Removed, Tier
+from dynosim.indexer.base import BlockEvent, Removed
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.make import INDEXES
 from dynosim.indexer.positional import PositionalIndex

@@ -5,7 +5,8 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored, Tier
+from dynosim.blocks.tier import Tier
+from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored
 from dynosim.indexer.stream import EventBuffer, EventStream
 
 Chain = tuple[int, ...]
@@ -39,7 +40,7 @@ class Model:
 
 def random_event(draw: random.Random, names: dict[Chain, int]) -> BlockEvent:
     """Stored blocks, some after unknown ones; removed ones, also before those behind them."""
-    tier = draw.choice((Tier.DEVICE, Tier.DEVICE, Tier.DEVICE, Tier.HOST, Tier.DISK))
+    tier = draw.choice((Tier.DEVICE, Tier.DEVICE, *Tier))
     kind = draw.random()
     if kind < 0.6 or not names:
         chain = tuple(draw.choices((1, 2, 3), (6, 3, 1), k=draw.randint(1, 6)))

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynosim.blocks.kv_event import KvEvent
+from dynosim.blocks.tier import Tier
 from dynosim.indexer.answers import Overlaps
-from dynosim.indexer.base import Removed, Stored, Tier
+from dynosim.indexer.base import Removed, Stored
 from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.make import make_indexer
 from dynosim.testing.block_events import NUM_WORKERS, random_prompt, random_stream, tier_event

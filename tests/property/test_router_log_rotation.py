@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from router_streams import Pace, Stream, random_event, random_index, random_settings
 from router_support import BLOCK, Doors, card, request
 
-from dynosim.indexer.base import Tier
+from dynosim.blocks.tier import Tier
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.tiers import TieredIndex
 from dynosim.router.knobs import RouterSpec

@@ -20,8 +20,8 @@ from router_inputs import (
     tiers_of,
 )
 
+from dynosim.blocks.tier import Tier
 from dynosim.errors import DynosimError
-from dynosim.indexer.base import Tier
 from dynosim.router.decision import Decision, Refusal
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.log.checkpoint import checkpoint, difference

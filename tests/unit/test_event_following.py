@@ -7,7 +7,8 @@ from event_support import BLOCK, CLEARED, EventEngine, following, message, store
 from waiting import PATIENCE_S, until
 
 from dynosim.blocks.hashing import local_hashes
-from dynosim.indexer.base import Cleared, Removed, Stored, Tier
+from dynosim.blocks.tier import Tier
+from dynosim.indexer.base import Cleared, Removed, Stored
 from dynosim.indexer.wire import EngineEvent, encode_batch, removed_event, stored_event
 from dynosim_runtime.kv_events import subscriber
 from dynosim_runtime.kv_events.subscriber import EventSubscriber, SubscriberCounters, Subscriptions

@@ -2,7 +2,8 @@
 
 import pytest
 
-from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored, Tier
+from dynosim.blocks.tier import Tier
+from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.stream import (
     MAX_EARLY,

@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from dynosim.blocks.hashing import local_hashes
-from dynosim.indexer.base import Cleared, Removed, Stored, Tier
+from dynosim.blocks.tier import Tier
+from dynosim.indexer.base import Cleared, Removed, Stored
 from dynosim.indexer.wire import (
     END_OF_REPLAY,
     EngineEvent,
@@ -94,6 +95,7 @@ def test_blocks_with_different_images_differ_and_equal_ones_agree() -> None:
         *((name, Tier.DEVICE) for name in ("GPU", "gpu", "DEVICE")),
         *((name, Tier.HOST) for name in ("CPU", "CPU_PINNED", "CPU_TIER1")),
         *((name, Tier.DISK) for name in ("CPU_TIER2", "DISK", "NVME", "STORAGE")),
+        *((name, Tier.REMOTE) for name in ("EXTERNAL", "NETWORK", "REMOTE", "SHARED")),
     ],
 )
 def test_every_medium_has_its_tier(medium: str | None, tier: Tier) -> None:

@@ -6,10 +6,11 @@ import pytest
 
 from dynosim.blocks.hashing import sequence_hashes
 from dynosim.blocks.kv_event import KvEvent
+from dynosim.blocks.tier import Tier
 from dynosim.errors import ConfigError
 from dynosim.indexer.answers import Overlaps
 from dynosim.indexer.approximate import ApproximateIndex, PredictedIndex, merge_overlaps
-from dynosim.indexer.base import Removed, Stored, Tier
+from dynosim.indexer.base import Removed, Stored
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.make import INDEXES, IndexSpec, make_indexer

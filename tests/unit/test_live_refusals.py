@@ -9,9 +9,9 @@ import pytest
 from http_support import MODEL, app_of, client_of, dispatcher_saying
 from live_support import BLOCK, Inside, ScriptedEngine, card, request
 
+from dynosim.blocks.tier import Tier
 from dynosim.config.loading import run_config_from_dict
 from dynosim.errors import ConfigError
-from dynosim.indexer.base import Tier
 from dynosim.router.knobs import CostSpec, RouterSpec
 from dynosim_runtime.card import LiveCard, worker_id_of
 from dynosim_runtime.dialects.nvext import NvExt

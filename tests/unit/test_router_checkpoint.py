@@ -8,9 +8,10 @@ import pytest
 from router_support import BLOCK, card, request
 
 from dynosim.blocks.hashing import sequence_hashes
+from dynosim.blocks.tier import Tier
 from dynosim.errors import ConfigError
 from dynosim.indexer.approximate import ApproximateIndex, PredictedIndex
-from dynosim.indexer.base import Removed, Stored, Tier
+from dynosim.indexer.base import Removed, Stored
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.naive import InvertedIndex, NaiveIndex

@@ -8,8 +8,9 @@ import pytest
 from router_support import BLOCK, Points, card, make_router, request, store
 
 from dynosim.blocks.hashing import sequence_hashes
+from dynosim.blocks.tier import Tier
 from dynosim.errors import ConfigError
-from dynosim.indexer.base import Removed, Stored, Tier
+from dynosim.indexer.base import Removed, Stored
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.tiers import TieredIndex
 from dynosim.router.cost import WorkerOption, draw, pick

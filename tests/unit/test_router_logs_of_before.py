@@ -11,7 +11,7 @@ import pytest
 from router_support import BLOCK
 
 from dynosim.blocks.hashing import sequence_hashes
-from dynosim.indexer.base import Tier
+from dynosim.blocks.tier import Tier
 from dynosim.routerlog.replay import replay_log
 
 LOGS = Path(__file__).parent.parent / "router_logs"

@@ -8,7 +8,8 @@ import pytest
 from router_support import BLOCK, card, request
 
 from dynosim.blocks.kv_event import KvEvent
-from dynosim.indexer.base import Cleared, Removed, Stored, Tier
+from dynosim.blocks.tier import Tier
+from dynosim.indexer.base import Cleared, Removed, Stored
 from dynosim.router.decision import Decision, Refusal
 from dynosim.router.eligibility import Constraints
 from dynosim.router.knobs import CostSpec
@@ -115,6 +116,7 @@ def test_every_field_of_a_card_comes_back(name: str) -> None:
         *map(Cleared, Tier),
         KvEvent(True, 1, 2, 3, 4),
         KvEvent(False, 5, 0, 7, None),
+        KvEvent(True, 5, 3, 4, 2, Tier.HOST),
     ],
 )
 def test_every_event_comes_back(event: Any) -> None:

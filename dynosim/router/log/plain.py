@@ -7,7 +7,8 @@ from dataclasses import fields
 from typing import Any
 
 from dynosim.blocks.kv_event import KvEvent
-from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored, Tier
+from dynosim.blocks.tier import Tier
+from dynosim.indexer.base import BlockEvent, Cleared, Removed, Stored
 from dynosim.router.decision import Decision, Refusal
 from dynosim.router.eligibility import Constraints
 from dynosim.router.knobs import CostSpec
@@ -43,7 +44,8 @@ def card_from_plain(plain: dict[str, Any]) -> WorkerCard:
 def event_to_plain(event: BlockEvent | KvEvent) -> Any:
     """A block event as plain values."""
     if isinstance(event, KvEvent):
-        return [getattr(event, field.name) for field in fields(event)]
+        *plain, tier = (getattr(event, field.name) for field in fields(event))
+        return plain if tier is Tier.DEVICE else [*plain, int(tier)]
     if isinstance(event, Stored):
         hashes, local = list(event.block_hashes), list(event.local_hashes)
         return {"stored": hashes, "local": local, "parent": event.parent, "tier": int(event.tier)}
@@ -55,7 +57,8 @@ def event_to_plain(event: BlockEvent | KvEvent) -> Any:
 def event_from_plain(plain: Any) -> BlockEvent | KvEvent:
     """The block event again."""
     if isinstance(plain, list):
-        return KvEvent(*plain)
+        is_stored, content, first_block, num_blocks, parent, *tier = plain
+        return KvEvent(is_stored, content, first_block, num_blocks, parent, *map(Tier, tier))
     if "stored" in plain:
         return Stored(plain["parent"], plain["stored"], plain["local"], Tier(plain["tier"]))
     if "removed" in plain:
