@@ -160,6 +160,26 @@ class HandoffLog:
 
 
 @dataclass(frozen=True, slots=True)
+class OnboardLog:
+    """What requests loaded from tiers before they were first scheduled, in columns.
+
+    NaN and 0 where a request loaded nothing. Of one that was placed anew, the last time.
+    """
+
+    start_ms: FloatArray
+    end_ms: FloatArray
+    num_tokens: IntArray
+
+    def take(self, rows: IntArray) -> "OnboardLog":
+        """Those of some requests, in the order given."""
+        return OnboardLog(self.start_ms[rows], self.end_ms[rows], self.num_tokens[rows])
+
+    def later(self, delay_ms: float) -> "OnboardLog":
+        """The same on a clock that was 0 earlier by `delay_ms`."""
+        return OnboardLog(self.start_ms + delay_ms, self.end_ms + delay_ms, self.num_tokens)
+
+
+@dataclass(frozen=True, slots=True)
 class LinkLog:
     """What went over the links of a run, in bytes; sent = received + lost + in flight."""
 
@@ -183,7 +203,7 @@ class RequestLog:
     finish_ms: FloatArray  # last token
     input_tokens: IntArray
     output_tokens: IntArray  # tokens produced
-    cached_tokens: IntArray  # prompt tokens found in the prefix cache at first admission
+    cached_tokens: IntArray  # prompt tokens found in caches at first admission, not computed
     worker_id: IntArray  # the last that had it; -1: never placed
     preemptions: IntArray
     migrations: IntArray  # times placed anew because its worker failed
@@ -193,6 +213,7 @@ class RequestLog:
     is_timed: NDArray[np.bool_] | None = None
     gave_up_ms: FloatArray | None = None  # when its client gave up; None: all clients wait for ever
     handoffs: HandoffLog | None = None  # None: no pools of prefill and decode workers
+    onboards: OnboardLog | None = None  # None: no tiers below the devices
 
 
 @dataclass(frozen=True, slots=True)

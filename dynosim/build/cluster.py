@@ -81,6 +81,7 @@ def _disagg_spec(
             taints=frozenset(plan.cluster.taints),
             model=plan.model,
             kv_dtype=plan.engine.kv_cache_dtype,
+            tiers=prepared.tiers,
         )
         for role, plan, prepared in zip(POOL_ROLES, plans, (prefill, decode), strict=True)
     )
@@ -124,6 +125,7 @@ def _pools(config: RunConfig, prepared: Prepared) -> tuple[PoolSpec, ...]:
         taints=frozenset(cluster.taints),
         model=config.model,
         kv_dtype=config.engine.kv_cache_dtype,
+        tiers=prepared.tiers,
     )
     if not cluster.cpu_workers:
         return (gpus,)

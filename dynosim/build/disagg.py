@@ -63,14 +63,22 @@ def kv_geometry(config: RunConfig) -> KvGeometry:
     if stated is not None:
         heads = lcm(*[pool.engine.tensor_parallel for pool in pools])  # so that none is kept twice
         return KvGeometry(layers=1, kv_heads=heads, head_dim=1, element_bytes=stated / (2 * heads))
-    if config.model_source is None:
+    geometry = model_geometry(config)
+    if geometry is None:
         raise ConfigError(
             "cluster.transfer.kv_bytes_per_token: missing; no model is named that it would follow "
             "from (state it, or add `model: Qwen/Qwen3-32B` or another known name)"
         )
+    return geometry
+
+
+def model_geometry(config: RunConfig) -> KvGeometry | None:
+    """The KV cache of the model that is named; None if none is."""
+    if config.model_source is None:
+        return None
     from dynosim.silicon.catalogue import model_entry
     from dynosim.timing.architecture import model_shape
 
-    dtype = pools[0].engine.kv_cache_dtype
+    dtype = config.pools()[0].engine.kv_cache_dtype
     element_bytes = FP8_BYTES if dtype.startswith("fp8") else PLAIN_BYTES
     return KvGeometry.of_model(model_shape(model_entry(config.model_source)), element_bytes)

@@ -4,6 +4,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 
 from dynosim.build.knobs import from_section
 from dynosim.build.ranks import rank_spec
+from dynosim.build.tiers import host_cache_spec, tiers_spec
 from dynosim.build.timing import build_timing
 from dynosim.config.cluster import POOL_ROLES, PoolRole
 from dynosim.config.engine import EngineConfig
@@ -12,12 +13,13 @@ from dynosim.engine.ranks import ONE_RANK, RankSpec
 from dynosim.engine.room import require_room_for
 from dynosim.engine.spec import KV_ROLES, EngineSpec
 from dynosim.errors import InfeasibleError
+from dynosim.memory.tiers import TiersSpec
 from dynosim.silicon import Capacity, resolve_num_gpu_blocks
 from dynosim.timing.model import StepTimeModel
 
 GIVEN_ELSEWHERE = ("kv_role", "kv_load_failure_policy", "host_cache")
-"""What no section says: the first two follow from an engine's place among others, a tier in host
-memory is for scenarios of conformance."""
+"""What its section does not say: the first two follow from an engine's place among others, the last
+from `cluster.tiers`."""
 
 KNOBS = tuple(
     knob.name
@@ -44,6 +46,7 @@ class Prepared:
     capacity: Capacity
     ranks: RankSpec = ONE_RANK
     prefill: "Prepared | None" = None
+    tiers: TiersSpec | None = None
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -59,7 +62,11 @@ def prepare(config: RunConfig) -> Prepared:
     ranks = rank_spec(config)
     capacity = resolve_num_gpu_blocks(engine, model=model, hardware=hardware)
     blocks = capacity.num_gpu_blocks
-    spec = engine_spec(engine, num_gpu_blocks=blocks, max_model_len=_max_model_len(config, blocks))
+    tiers = tiers_spec(config)
+    spec = replace(
+        engine_spec(engine, num_gpu_blocks=blocks, max_model_len=_max_model_len(config, blocks)),
+        host_cache=host_cache_spec(tiers),
+    )
     timing = build_timing(
         config.timing,
         model=model,
@@ -72,7 +79,7 @@ def prepare(config: RunConfig) -> Prepared:
     )
     if ranks.in_lock_step and timing.experts is None:
         timing.notes = (*timing.notes, _NO_COMMON_PART)
-    return Prepared(spec, timing, capacity, ranks)
+    return Prepared(spec, timing, capacity, ranks, tiers=tiers)
 
 
 def _prepared_pool(config: RunConfig, role: PoolRole) -> Prepared:

@@ -25,8 +25,10 @@ from dynosim.cluster.requests import Requests
 from dynosim.cluster.spec import PoolSpec
 from dynosim.cluster.station import Station
 from dynosim.cluster.transfers import Transfers
+from dynosim.cluster.worker_tiers import TierStation
 from dynosim.engine.engine import Engine
 from dynosim.engine.instant import RELATIVE_TOLERANCE, TOLERANCE_MS, instant_end, instant_start
+from dynosim.engine.lanes import CopyLanes
 from dynosim.engine.lock_step import LockStep
 from dynosim.engine.sequence import Sequence
 from dynosim.records import LockStepLog, RequestStatus
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
 LAST_MS: Final = sys.float_info.max  # any event comes before
 
 # Ours are named beside the protocols, so that a compiler calls them directly.
-AnyStation = Engine | LockStep | Transfers | Station
+AnyStation = Engine | LockStep | Transfers | TierStation | Station
 AnyPlacer: TypeAlias = "LoadPlacer | LonePlacer | PoolPlacers | RankPlacer | RouterPlacer | Placer"
 
 
@@ -93,6 +95,8 @@ class Cluster:
         # Heap of (time, station). The last entry, of no station, spares the loop to ask whether
         # there is one: it lies behind all that can happen.
         self._ends: list[tuple[float, int]] = [(NEVER, -1)]
+        self._tiers_at: dict[int, TierStation] = {}  # by station
+        self._tiers_of: dict[int, TierStation] = {}  # by the station of the worker's engine
         self._links_end_ms = NEVER  # when to come back to the links
         if handoffs is not None:  # the first station: what arrives does so before steps end
             self._links_id = self.add_station(handoffs.transfers)
@@ -200,6 +204,8 @@ class Cluster:
                             finished = self._hand_over(worker, finished, now_ms)
                     elif station_id in self._ranks_at:
                         self._receive_ranks(self._ranks_at[station_id], finished, now_ms)
+                    elif station_id in self._tiers_at:
+                        self._report_copies(self._tiers_at[station_id], now_ms)
                     elif handoffs is not None:
                         handoffs.take_arrived(self, now_ms)
                         self._links_end_ms = NEVER
@@ -210,6 +216,9 @@ class Cluster:
                         self._let_go(now_ms)
             if handoffs is not None and (handoffs.has_news or self._passed_to):
                 self._settle_handoffs(now_ms)
+            elif self._passed_to:
+                self._note_passed_on(now_ms)
+                touched.sort()
             if self._num_queued or (hears_late and placer.next_ms <= instant_ms):
                 self._release(now_ms)
             while load.next_ms <= instant_ms:
@@ -231,6 +240,21 @@ class Cluster:
                 self._load.on_end(sequence.index, now_ms + self._turnaround_ms)
         if self._draining:
             self._let_go(now_ms)
+
+    # ---- tiers ---------------------------------------------------------------------------------
+
+    def _report_copies(self, tiers: TierStation, now_ms: float) -> None:
+        """A worker hears of copies that have ended."""
+        self.has_news(tiers.worker, tiers.report(now_ms))
+        self._await_copies(tiers)
+
+    def _await_copies(self, tiers: TierStation) -> None:
+        """Come back when the next copy ends that matters."""
+        next_ms = tiers.look_ahead()
+        if next_ms != tiers.told_ms:
+            tiers.told_ms = next_ms
+            if next_ms != NEVER:
+                heappush(self._ends, (next_ms, tiers.station_id))
 
     # ---- handing over --------------------------------------------------------------------------
 
@@ -514,12 +538,23 @@ class Cluster:
         if group is None:
             for worker in ranks:
                 worker.station_id = self.add_station(worker.engine, worker)
+                self._add_tiers(worker)
         else:
             station_id = self.add_station(group)
             self._ranks_at[station_id] = ranks
             for worker in ranks:
                 worker.station_id = station_id
         return ranks[0]
+
+    def _add_tiers(self, worker: Worker) -> None:
+        """Run a worker's copies to and from its tiers, if it has any."""
+        lanes, columns = worker.engine.copies, self._journal.tiers
+        if lanes is None:
+            return
+        assert isinstance(lanes, CopyLanes) and columns is not None
+        tiers = TierStation(worker, lanes, columns)
+        tiers.station_id = self.add_station(tiers)
+        self._tiers_at[tiers.station_id] = self._tiers_of[worker.station_id] = tiers
 
     def add_station(self, station: AnyStation, worker: Worker | None = None) -> int:
         """Run a station from now on; returns the number that a flow calls it by."""
@@ -605,6 +640,8 @@ class Cluster:
         sequence.restart(num_tokens)
         if isnan(self._journal.scheduled_ms[index]):
             sequence.cached_tokens = -1
+            if self._journal.tiers is not None:
+                self._journal.tiers.forget(index)
         self._moved[index] = (sequence, last_token_ms)
         self._place(index, sequence.known_tokens, now_ms)
 
@@ -626,6 +663,7 @@ class Cluster:
     def _start_touched(self, now_ms: float) -> None:
         """At the end of an instant: the idle among those with news begin what they have to do."""
         stations, ends, handoffs = self._stations, self._ends, self._handoffs
+        tiers_of = self._tiers_of
         has_failed = False
         for station_id in self._touched:
             station = stations[station_id]
@@ -634,6 +672,8 @@ class Cluster:
                 end_ms = station.next_ms
                 if end_ms != NEVER:
                     heappush(ends, (end_ms, station_id))
+            if tiers_of and station_id in tiers_of:
+                self._await_copies(tiers_of[station_id])
             if handoffs is not None:  # it may have made room for KV, or have heard of its loss
                 worker = self._workers_at[station_id]
                 if worker is not None and worker.is_decode:

@@ -7,10 +7,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from dynosim.engine.lanes import LoadEnd
 from dynosim.records import (
     NO_REQUEST,
     HandoffLog,
     IntArray,
+    OnboardLog,
     RequestLog,
     RequestStatus,
     StepLog,
@@ -102,6 +104,38 @@ class HandoffColumns:
         )
 
 
+class TierColumns:
+    """What requests loaded from tiers before they were first scheduled, by request index."""
+
+    def __init__(self, num_requests: int, block_size: int) -> None:
+        self.onboard_start_ms = array("d", [NAN]) * num_requests
+        self.onboard_end_ms = array("d", [NAN]) * num_requests
+        self.onboarded_tokens = array("q", [0]) * num_requests
+        self._block_size = block_size
+
+    def loaded(self, load: LoadEnd) -> None:
+        """A load has ended. Those after a preemption are not a matter of the first token."""
+        job = load.job
+        index = job.sequence.index
+        if job.sequence.preemptions == 0:
+            self.onboard_start_ms[index] = load.starts_ms
+            self.onboard_end_ms[index] = load.ends_ms
+            self.onboarded_tokens[index] = job.num_blocks * self._block_size
+
+    def forget(self, index: int) -> None:
+        """A request begins anew with another worker."""
+        self.onboard_start_ms[index] = self.onboard_end_ms[index] = NAN
+        self.onboarded_tokens[index] = 0
+
+    def log(self) -> OnboardLog:
+        """The columns as arrays."""
+        return OnboardLog(
+            start_ms=np.array(self.onboard_start_ms),
+            end_ms=np.array(self.onboard_end_ms),
+            num_tokens=np.array(self.onboarded_tokens, np.int64),
+        )
+
+
 class Journal:
     """Columns that workers write into by request index, and the common step log.
 
@@ -129,6 +163,7 @@ class Journal:
         self.stalled_gaps_ms = array("d")
         self.steps = StepRows()
         self.handoffs: HandoffColumns | None = None  # None: whoever has a request keeps it
+        self.tiers: TierColumns | None = None  # None: there are no tiers below the devices
 
     def request_log(self, *, is_closed_loop: bool) -> RequestLog:
         """The request columns as arrays. In a closed loop no arrival has a time of its own."""
@@ -143,6 +178,10 @@ class Journal:
         if self.gave_up_ms:
             gave_up = np.full(len(worker), np.nan)
             gave_up[list(self.gave_up_ms)] = list(self.gave_up_ms.values())
+        cached = np.array(self.cached_tokens, np.int64)
+        if self.tiers is not None:  # of what is there to the last token, that one is computed again
+            found = cached + np.array(self.tiers.onboarded_tokens, np.int64)
+            cached = np.minimum(found, self.trace.input_tokens - 1)
         return RequestLog(
             arrival_ms=arrival,
             dispatch_ms=dispatch,
@@ -152,7 +191,7 @@ class Journal:
             finish_ms=np.array(self.finish_ms),
             input_tokens=self.trace.input_tokens,
             output_tokens=np.array(self.produced_tokens, np.int64),
-            cached_tokens=np.array(self.cached_tokens, np.int64),
+            cached_tokens=cached,
             worker_id=worker,
             preemptions=_counted(self.preemptions, len(worker)),
             migrations=_counted(self.migrations, len(worker)),
@@ -161,6 +200,7 @@ class Journal:
             is_timed=is_timed,
             gave_up_ms=gave_up,
             handoffs=None if self.handoffs is None else self.handoffs.log(),
+            onboards=None if self.tiers is None else self.tiers.log(),
         )
 
     def step_log(self) -> StepLog:

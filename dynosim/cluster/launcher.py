@@ -7,6 +7,7 @@ from dynosim.cluster.token_log import DecodeLog, PrefillLog, TokenLog
 from dynosim.cluster.trail import TrailColumns, TrailRecorder
 from dynosim.engine.cores import CORES, Core
 from dynosim.engine.engine import Engine
+from dynosim.engine.lanes import CopyLanes
 from dynosim.engine.lock_step import LockStep, RankEngine
 from dynosim.engine.recorder import Recorder
 from dynosim.router.spec import RoutingSpec
@@ -87,6 +88,8 @@ class Launcher:
             steps_singly=self._steps_singly or pool.ranks.rule is not None,
             stamps_events=self._routing_of(pool).stamps_events,
         )
+        if pool.tiers is not None:
+            engine.copies = CopyLanes(pool.tiers.lanes())
         return Worker(worker_id, pool, engine, token_log, now_ms, rank, place)
 
     def _rank(

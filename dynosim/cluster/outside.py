@@ -30,6 +30,7 @@ def as_clients_see(result: RunResult, *, ingress_ms: float, egress_ms: float) ->
             second_token_ms=log.second_token_ms + both_ms,
             finish_ms=log.finish_ms + both_ms,
             handoffs=None if log.handoffs is None else log.handoffs.later(ingress_ms),
+            onboards=None if log.onboards is None else log.onboards.later(ingress_ms),
             gave_up_ms=None if log.gave_up_ms is None else log.gave_up_ms + both_ms,
         ),
         steps=replace(steps, start_ms=steps.start_ms + ingress_ms),

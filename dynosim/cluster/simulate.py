@@ -10,7 +10,7 @@ import numpy as np
 from dynosim.cluster.apart import can_go_apart, one_by_one
 from dynosim.cluster.cluster import AnyPlacer, Cluster
 from dynosim.cluster.handoffs import Handoffs
-from dynosim.cluster.journal import HandoffColumns, Journal
+from dynosim.cluster.journal import HandoffColumns, Journal, TierColumns
 from dynosim.cluster.launcher import Launcher
 from dynosim.cluster.outside import as_clients_see
 from dynosim.cluster.patience import Patience
@@ -87,6 +87,8 @@ def simulate(
             ),
         )
         handoffs = _make_handoffs(cluster, cluster.disagg, journal)
+    if any(pool.tiers is not None for pool in cluster.pools):
+        journal.tiers = TierColumns(len(trace), cluster.block_size)
     load = LoadDriver(trace, options.concurrency)
     trail = TrailColumns() if options.records_trail else None
     patience = None

@@ -13,6 +13,7 @@ from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
 from dynosim.memory.kv_transfer import KvGeometry, Moved
 from dynosim.memory.links import LinkSpec
+from dynosim.memory.tiers import TiersSpec
 from dynosim.router.handoff import HandoffSpec
 from dynosim.router.spec import RoutingSpec
 from dynosim.router.workers import WorkerCard
@@ -57,6 +58,7 @@ class PoolSpec:
     taints: frozenset[str] = frozenset()
     model: str | None = None
     kv_dtype: str = "auto"
+    tiers: TiersSpec | None = None
 
     @property
     def block_size(self) -> int:

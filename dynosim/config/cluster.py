@@ -9,11 +9,22 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
-from dynosim.config.base import Amount, NotNegative, PositiveMs, Section, Share, check_rules, refuse
+from dynosim.config.base import (
+    Amount,
+    Count,
+    NotNegative,
+    PositiveMs,
+    Rule,
+    Section,
+    Share,
+    check_rules,
+    refuse,
+)
 from dynosim.config.engine import EngineKnobs
 from dynosim.config.hardware import Hardware
 from dynosim.config.router import RouterKnobs
 from dynosim.config.timing import TimingConfig
+from dynosim.memory.storage import STORAGE
 
 PoolRole = Literal["prefill", "decode"]
 POOL_ROLES: tuple[PoolRole, ...] = ("prefill", "decode")
@@ -149,6 +160,76 @@ class HandoffConfig(Section):
     """What a decode worker does with a request whose KV does not arrive."""
 
 
+class TierConfig(Section):
+    """What every tier of KV below the device says of itself."""
+
+    capacity_gb: Annotated[float, Field(gt=0)] | None = None
+    """Room for KV; null: stated by `num_blocks`. Unit: GB."""
+    num_blocks: Count | None = None
+    """Room for KV, in the engine's blocks; null: stated by `capacity_gb`. Unit: blocks."""
+    policy: Literal["lru", "arc"] = "lru"
+    """What goes when it is full: what was used least recently, or as ARC learns."""
+    read_gb_s: Rate | None = None
+    """What a worker gets from it; null: as the preset has it. Unit: GB/s."""
+    write_gb_s: Rate | None = None
+    """What a worker gives to it; null: as the preset has it. Unit: GB/s."""
+    latency_ms: NotNegative | None = None
+    """Time before the first byte of a copy; null: as the preset has it."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        both = self.capacity_gb is not None and self.num_blocks is not None
+        check_rules(
+            [
+                ("capacity_gb", self.capacity_gb is None and self.num_blocks is None,
+                 "missing; no num_blocks is stated either", "add one of them"),
+                ("num_blocks", both, "capacity_gb and num_blocks exclude each other",
+                 "remove one"),
+                *self._link_rules(),
+            ]
+        )  # fmt: skip
+        return self
+
+    def _link_rules(self) -> list[Rule]:
+        """Whether it is known how fast it is."""
+        preset: str | None = getattr(self, "preset", None)
+        return [
+            (key, preset is None and getattr(self, key) is None,
+             "missing; a tier without a link is of no use",
+             f"state it, or a preset: {', '.join(STORAGE)}")
+            for key in ("read_gb_s", "write_gb_s")
+        ]  # fmt: skip
+
+
+class HostTierConfig(TierConfig):
+    """KV in the memory of the workers' hosts."""
+
+    preset: Literal["pcie4", "pcie5", "c2c"] | None = "pcie5"
+    """The link between each GPU and its host's memory; null: stated by `read_gb_s` and
+    `write_gb_s`."""
+    store_threshold: Amount = 0
+    """A block is kept from the so many-th request on that brings it. Unit: requests."""
+    prompt_only: bool = False
+    """Whether generated text is not kept."""
+
+
+class TiersConfig(Section):
+    """KV below the device: what the engine computes is copied there, and loaded when it is asked
+    for again."""
+
+    host: HostTierConfig | None = None
+    """Memory of each worker's host; null: none is used."""
+    kv_bytes_per_token: Count | None = None
+    """KV of one token, all layers and GPUs of a worker together; null: follows from the model.
+    Unit: bytes."""
+
+    @model_validator(mode="after")
+    def _rules(self) -> Self:
+        check_rules([("host", self.host is None, "missing; there are no tiers without it",
+                      "add `host: {capacity_gb: 64}`, or remove cluster.tiers")])  # fmt: skip
+        return self
+
+
 AGG_KEYS = ("workers", "cpu_workers", "cpu_step_time_scale")
 DISAGG_KEYS = ("prefill", "decode", "transfer", "handoff", "conditional", "kv_transfer")
 """Keys of `cluster:` that belong to one mode only."""
@@ -179,6 +260,8 @@ class ClusterConfig(Section):
     """When a decode worker computes a prompt itself (`disagg`); null: never."""
     kv_transfer: KvTransferConfig | None = None
     """Which places a transfer may connect (`disagg`); null: any."""
+    tiers: TiersConfig | None = None
+    """KV in slower memory below the devices (of prefill workers, with `disagg`); null: none."""
     topology: Topology = Field({})
     """Where the workers are: domain (like zone or node) to values, which go to the workers in
     turn."""

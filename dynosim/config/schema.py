@@ -151,10 +151,11 @@ class RunConfig(Section):
         """
         pool = self.cluster.pool(role)
         cluster = ClusterConfig.model_construct(
-            {"workers", "topology", "taints"},
+            {"workers", "topology", "taints", "tiers"},
             workers=pool.workers,
             topology=dict(self.cluster.topology_of(role)),
             taints=self.cluster.taints_of(role),
+            tiers=self.cluster.tiers if role == "prefill" else None,
             max_sim_time_ms=self.cluster.max_sim_time_ms,
         )
         changes: dict[str, Any] = {

@@ -107,6 +107,11 @@ class EngineCore(Protocol):
         """Whether requests have ended that are yet to offer what they leave to the host tier."""
         ...
 
+    @property
+    def awaits_copies(self) -> bool:
+        """Whether a request was passed over, as its chunks are on their way to or from a tier."""
+        ...
+
     def offer_rest(self) -> HostWork:
         """Offer what the last requests have left, where no step follows."""
         ...

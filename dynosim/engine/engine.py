@@ -21,7 +21,8 @@ from dynosim.blocks.kv_event import KvEvent
 from dynosim.engine.cores import Core
 from dynosim.engine.instant import instant_end, instant_start
 from dynosim.engine.pace import NEVER, Pace
-from dynosim.engine.plan import KvLoad, StepPlan
+from dynosim.engine.lanes import CopyLanes
+from dynosim.engine.plan import CopyJob, HostWork, KvLoad, StepPlan
 from dynosim.engine.recorder import Recorder
 from dynosim.engine.sequence import DECODING, FINISHED, Sequence
 from dynosim.timing.model import StepTimeModel
@@ -33,18 +34,35 @@ StampedEvent = tuple[float, KvEvent]
 class TransferEnd:
     """What an engine hears of a transfer that has ended."""
 
-    __slots__ = ("num_valid_tokens", "sequence")
+    __slots__ = ("copy_number", "num_valid_tokens", "sequence")
 
-    def __init__(self, sequence: Sequence, num_valid_tokens: int) -> None:
+    def __init__(self, sequence: Sequence, num_valid_tokens: int, copy_number: int = -1) -> None:
         self.sequence = sequence
         self.num_valid_tokens = num_valid_tokens  # of one that loaded; -1 of one that was sent
+        self.copy_number = copy_number  # of a load from a tier; -1: it came from elsewhere
 
 
 class Copies(Protocol):
-    """Carries the copies to and from a host tier."""
+    """Carries the copies to and from a host tier; see `CopyLanes`."""
 
     def begin(self, plan: StepPlan, start_ms: float) -> float:
-        """A step would begin then; returns when it may, its copies having been given on."""
+        """A step would begin then; returns when it may, its loads having been given on."""
+        ...
+
+    def begin_load(self, job: CopyJob, start_ms: float) -> None:
+        """A load begins then that is part of no plan."""
+        ...
+
+    def begin_stores(self, work: HostWork, start_ms: float) -> None:
+        """Stores that were decided begin then."""
+        ...
+
+    def take_stored(self, instant_ms: float) -> list[int]:
+        """The stores that have ended by then, by number."""
+        ...
+
+    def stop(self) -> None:
+        """The device is gone."""
         ...
 
 
@@ -128,7 +146,7 @@ class Engine:
         self._queued_ms: list[float] = []  # when requests came during the current run
         self._given_up: list[Sequence] = []  # to be dropped when a step ends
         self._news: list[TransferEnd] = []  # to be passed on when a step ends
-        self.copies: Copies | None = None
+        self.copies: CopyLanes | Copies | None = None
         self.started_loads: list[tuple[Sequence, float]] = []
         self.failed: list[Sequence] = []
 
@@ -225,6 +243,11 @@ class Engine:
         """
         return self._hear(TransferEnd(sequence, num_valid_tokens), now_ms)
 
+    def copied(self, job: CopyJob, now_ms: float) -> bool:
+        """A load from a tier has ended; as `loaded`."""
+        sequence = job.sequence
+        return self._hear(TransferEnd(sequence, sequence.reserved_tokens, job.number), now_ms)
+
     def sent(self, sequence: Sequence, now_ms: float) -> bool:
         """The blocks held for a request have been sent; as `loaded`."""
         return self._hear(TransferEnd(sequence, -1), now_ms)
@@ -239,6 +262,9 @@ class Engine:
     def _pass_on(self, news: TransferEnd) -> None:
         """Tell the core, between two steps."""
         core, sequence = self.core, news.sequence
+        if news.copy_number >= 0:
+            core.copied(news.copy_number)
+            return
         if news.num_valid_tokens < 0:
             core.sent(sequence)
             return
@@ -270,6 +296,8 @@ class Engine:
         Call it outside of runs only.
         """
         core, in_flight, lag = self.core, self._in_flight, self._lag
+        if self.copies is not None:
+            self.hear_stored(now_ms)
         while len(in_flight) < self._depth and core.has_work:
             count = core.decodes.count
             if (
@@ -294,7 +322,16 @@ class Engine:
             self._pass_on_all()
             self.start(now_ms)
             return
+        if self.copies is not None and not core.has_work and core.has_offers:
+            start_ms = max(now_ms, in_flight[-1].end_ms) if in_flight else now_ms
+            self.copies.begin_stores(core.offer_rest(), start_ms)
         self.next_ms = in_flight[0].end_ms if in_flight else NEVER
+
+    def hear_stored(self, now_ms: float) -> None:
+        """Tell the core which stores to a tier have ended; without it, it hears with a step."""
+        assert self.copies is not None
+        for number in self.copies.take_stored(instant_end(now_ms)):
+            self.core.copied(number)
 
     def plan_step(self, now_ms: float) -> StepPlan:
         """Have the next step planned, and put it in flight unless it computes nothing."""
@@ -303,25 +340,31 @@ class Engine:
         if plan.preempted or plan.deferred:
             self._has_missed = True
             self._recorder.missed(plan, in_flight[-1].end_ms if in_flight else now_ms)
-        if plan.loads:
+        if plan.loads and (self.copies is None or plan.host is None):
             self._note_loads(plan.loads, now_ms)
         start_ms = max(now_ms, pace.end_ms) if in_flight else now_ms
         if self.copies is not None:
             start_ms = self.copies.begin(plan, start_ms)
+        end_ms = start_ms
         if plan.num_prefills or plan.num_decodes:
             pace.start_at(start_ms)
             plan.start_ms = pace.start_ms
-            plan.end_ms = pace.end_after(self._times.step_ms(plan))
+            plan.end_ms = end_ms = pace.end_after(self._times.step_ms(plan))
             if plan.admitted:
                 self._recorder.admitted(plan.admitted, plan.start_ms)
             in_flight.append(plan)
+        if plan.host is not None and plan.host.stores and self.copies is not None:
+            self.copies.begin_stores(plan.host, end_ms)
         return plan
 
     def _note_loads(self, loads: tuple[KvLoad, ...], now_ms: float) -> None:
         """Loads begin when the step that they were planned with does."""
         for load in loads:
             start_ms = max(now_ms, self._in_flight[-1].end_ms) if self._in_flight else now_ms
-            self.started_loads.append((load.sequence, start_ms))
+            if load.job is None:
+                self.started_loads.append((load.sequence, start_ms))
+            elif self.copies is not None:
+                self.copies.begin_load(load.job, start_ms)
 
     def complete(self, now_ms: float) -> list[Sequence]:
         """End the oldest step or the run; returns the requests that ended with it."""
@@ -343,6 +386,8 @@ class Engine:
             finished = self._drop_given_up(finished)
         if self._news:
             self._pass_on_news(step)
+        if self.copies is not None:
+            self.hear_stored(now_ms)
         if self._stamped is not None:
             self._stamp(now_ms)
         if finished:
@@ -505,6 +550,8 @@ class Engine:
         self.run_steps = 0
         self.next_ms = NEVER
         self._in_flight.clear()
+        if self.copies is not None:
+            self.copies.stop()
         return left
 
     def _dropped_under_way(self) -> list[Sequence]:

@@ -96,7 +96,8 @@ def _moved(log: RequestLog, from_ms: float) -> RequestLog:
     moved = {name: getattr(log, name) - from_ms for name in ("arrival_ms", *_TIMES)}
     gave_up = None if log.gave_up_ms is None else log.gave_up_ms - from_ms
     handoffs = None if log.handoffs is None else log.handoffs.later(-from_ms)
-    return replace(log, **moved, gave_up_ms=gave_up, handoffs=handoffs)
+    onboards = None if log.onboards is None else log.onboards.later(-from_ms)
+    return replace(log, **moved, gave_up_ms=gave_up, handoffs=handoffs, onboards=onboards)
 
 
 def _steps_since(steps: StepLog, from_ms: float) -> StepLog:

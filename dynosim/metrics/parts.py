@@ -107,10 +107,12 @@ def rows_of(log: RequestLog, rows: IntArray) -> RequestLog:
     taken: dict[str, Any] = {"errors": {}}
     for column in fields(log):
         values: FloatArray | IntArray | None = getattr(log, column.name)
-        if column.name not in ("errors", "handoffs") and values is not None:
+        if column.name not in ("errors", "handoffs", "onboards") and values is not None:
             taken[column.name] = values[rows]
     if log.handoffs is not None:
         taken["handoffs"] = log.handoffs.take(rows)
+    if log.onboards is not None:
+        taken["onboards"] = log.onboards.take(rows)
     return replace(log, **taken)
 
 

@@ -10,8 +10,8 @@ behind what the device holds, what the tier does, and loads it as from elsewhere
 Which physical block is handed out is not known here. So one that was handed out twice while its
 copy had not been reported is told once, where vLLM tells it twice; by then the copy is done.
 
-Where plans do not list every request, generated text is offered when its request ends, not block by
-block, and never loaded.
+Where paths name extents of several blocks, generated text is offered when its request ends, not
+block by block, and never loaded.
 """
 
 from typing import Final
@@ -103,6 +103,11 @@ class HostOffload:
     def is_idle(self) -> bool:
         """Whether no copy is under way, and none to be decided on."""
         return not self._jobs and not self._ended
+
+    @property
+    def num_jobs(self) -> int:
+        """Copies under way."""
+        return len(self._jobs)
 
     @property
     def has_offers(self) -> bool:
@@ -203,7 +208,7 @@ class HostOffload:
         """Offer what a plan computes, in its order, then what was left since the last one."""
         work = plan.host
         assert work is not None
-        if plan.rows:
+        if self._extent_blocks is None:
             for row in plan.rows:
                 self._offer_computed(work, row.sequence)
         else:

@@ -39,6 +39,7 @@ class VllmScheduler:
 
     __slots__ = (
         "_arrival_unblocks",
+        "_awaits_copies",
         "_bulk",
         "_cache",
         "_fails_bad_loads",
@@ -116,6 +117,7 @@ class VllmScheduler:
         self._foreseen = ForeseenService(spec, cache, seats, names_emitting=names_emitting)
         self._bulk = UniformSteps(cache, seats)
         self._head_is_blocked = False
+        self._awaits_copies = False
         self._max_active = spec.max_active
         self._token_budget = spec.max_num_batched_tokens
         self._takes_kv = spec.takes_kv
@@ -277,6 +279,11 @@ class VllmScheduler:
         """Whether requests have ended that are yet to offer what they leave to the host tier."""
         return self._offload is not None and self._offload.has_offers
 
+    @property
+    def awaits_copies(self) -> bool:
+        """Whether a request was passed over, as its chunks are on their way to or from a tier."""
+        return self._awaits_copies and self.num_waiting > self._remote.num_loading
+
     def offer_rest(self) -> HostWork:
         """Offer what the last requests have left, where no step follows."""
         assert self._offload is not None
@@ -344,11 +351,17 @@ class VllmScheduler:
             num_asking = self.num_waiting - self._remote.num_loading
             self._head_is_blocked = self._loop.admit(plan, budget, cap, num_asking)
             if plan.host is not None:
-                self._loop.take_back(plan.host.asked_later)
+                self._take_back(plan.host)
             self.num_waiting -= len(plan.admitted)
             self.num_running += len(plan.admitted)
             if plan.loads:
                 self._note_work()
+
+    def _take_back(self, work: HostWork) -> None:
+        """Those who were passed over wait on."""
+        self._awaits_copies = len(work.asked_later) > 0
+        if work.asked_later:
+            self._loop.take_back(work.asked_later)
 
     def finish_step(self, plan: StepPlan) -> list[Sequence]:
         """Deliver the step's tokens; returns the requests that ended, in order, blocks freed."""
@@ -404,6 +417,8 @@ class VllmScheduler:
             return ()
         if not self._takes_kv or self._has_cap or self._cache.registers_decodes:
             return ()
+        if self._offload is not None and not self._offload.is_idle:  # they may have to wait for it
+            return ()
         budget, need = self._token_budget - decodes.count, decodes.blocks_next_step()
         if self._seats.prefilling or budget <= 0 or need > pool.free_blocks:
             return ()
@@ -415,7 +430,7 @@ class VllmScheduler:
             plan.host = HostWork()
         self._head_is_blocked = self._loop.admit(plan, budget, 0, num_asking, loads_only=True)
         if plan.host is not None:
-            self._loop.take_back(plan.host.asked_later)
+            self._take_back(plan.host)
         pool.blank_blocks += need  # for the step
         if plan.loads:
             self._note_work()
@@ -423,7 +438,7 @@ class VllmScheduler:
 
     def uniform_steps(self) -> int:
         """Steps from here in which the same sequences decode and nothing else can happen."""
-        if self._seats.prefilling or (self._offload is not None and self._offload.has_orphans):
+        if self._seats.prefilling or (self._offload is not None and self._must_follow_copies()):
             return 0
         if self.num_waiting > self._remote.num_loading:
             # What the head begins with may come to be cached with anybody's next tokens.
@@ -431,6 +446,13 @@ class VllmScheduler:
             if may_shrink or not self._head_is_blocked:
                 return 0
         return self._bulk.count()
+
+    def _must_follow_copies(self) -> bool:
+        """Whether a step may have to wait for a copy, or the end of one may matter to the head."""
+        offload = self._offload
+        assert offload is not None
+        is_anybody_waiting = self.num_waiting > self._remote.num_loading
+        return offload.has_orphans or (is_anybody_waiting and offload.num_jobs > 0)
 
     def advance(self, num_steps: int) -> None:
         """Do uniform decode steps, at most as many as `uniform_steps` allows."""

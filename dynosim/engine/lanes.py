@@ -1,0 +1,142 @@
+"""The copies between one device and the tier below it: a lane for each direction.
+
+As a GPU's copy engines do, a lane carries out what it is given one after another. So each copy's
+end is known when it is given: nobody has to come by while stores go on, only when a load ends, or a
+store that somebody waits for.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+from dynosim.engine.pace import NEVER
+from dynosim.engine.plan import CopyJob, HostWork, StepPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneSpec:
+    """How long copies of blocks take: a set-up, then so much for each block."""
+
+    store_setup_ms: float = 0.0
+    store_block_ms: float = 0.0
+    load_setup_ms: float = 0.0
+    load_block_ms: float = 0.0
+
+
+class StoreEnd:
+    """When the copy of a store ends."""
+
+    __slots__ = ("ends_ms", "number")
+
+    def __init__(self, number: int, ends_ms: float) -> None:
+        self.number = number
+        self.ends_ms = ends_ms
+
+
+class LoadEnd:
+    """A load under way. Times in ms."""
+
+    __slots__ = ("ends_ms", "job", "starts_ms")
+
+    def __init__(self, job: CopyJob, starts_ms: float, ends_ms: float) -> None:
+        self.job = job
+        self.starts_ms = starts_ms
+        self.ends_ms = ends_ms
+
+
+class CopyLanes:
+    """Those of one engine; times are told by it.
+
+    `busy_load_ms` and `busy_store_ms` are what all copies given so far take.
+    """
+
+    __slots__ = (
+        "_loads",
+        "_loads_free_ms",
+        "_spec",
+        "_stores",
+        "_stores_free_ms",
+        "busy_load_ms",
+        "busy_store_ms",
+        "num_loaded_blocks",
+        "num_stored_blocks",
+        "waited_ms",
+    )
+
+    def __init__(self, spec: LaneSpec) -> None:
+        self._spec = spec
+        self._stores: deque[StoreEnd] = deque()
+        self._loads: deque[LoadEnd] = deque()
+        self._stores_free_ms = -NEVER  # when all stores given so far are done
+        self._loads_free_ms = -NEVER
+        self.busy_store_ms = 0.0
+        self.busy_load_ms = 0.0
+        self.num_stored_blocks = 0
+        self.num_loaded_blocks = 0
+        self.waited_ms = 0.0  # that steps began later for stores
+
+    @property
+    def next_load_ms(self) -> float:
+        """When the next load ends; infinity if none is under way."""
+        return self._loads[0].ends_ms if self._loads else NEVER
+
+    @property
+    def next_store_ms(self) -> float:
+        """When the next store ends; infinity if none is under way."""
+        return self._stores[0].ends_ms if self._stores else NEVER
+
+    def begin(self, plan: StepPlan, start_ms: float) -> float:
+        """A step would begin then; returns when it may. Its loads begin with it."""
+        work = plan.host
+        if work is None:
+            return start_ms
+        if work.flushed:
+            flushed = set(work.flushed)
+            ready_ms = max(
+                [store.ends_ms for store in self._stores if store.number in flushed],
+                default=start_ms,
+            )
+            if ready_ms > start_ms:
+                self.waited_ms += ready_ms - start_ms
+                start_ms = ready_ms
+        for job in work.loads:
+            self.begin_load(job, start_ms)
+        return start_ms
+
+    def begin_load(self, job: CopyJob, start_ms: float) -> None:
+        """A load begins then, or when those before it are done."""
+        spec = self._spec
+        took_ms = spec.load_setup_ms + spec.load_block_ms * job.num_blocks
+        start_ms = max(start_ms, self._loads_free_ms)
+        self._loads_free_ms = start_ms + took_ms
+        self._loads.append(LoadEnd(job, start_ms, self._loads_free_ms))
+        self.busy_load_ms += took_ms
+        self.num_loaded_blocks += job.num_blocks
+
+    def begin_stores(self, work: HostWork, start_ms: float) -> None:
+        """Stores that were decided begin then, or when those before them are done."""
+        spec = self._spec
+        for job in work.stores:
+            took_ms = spec.store_setup_ms + spec.store_block_ms * job.num_blocks
+            self._stores_free_ms = max(start_ms, self._stores_free_ms) + took_ms
+            self._stores.append(StoreEnd(job.number, self._stores_free_ms))
+            self.busy_store_ms += took_ms
+            self.num_stored_blocks += job.num_blocks
+
+    def take_stored(self, instant_ms: float) -> list[int]:
+        """The stores that have ended by then, by number."""
+        stores, ended = self._stores, list[int]()
+        while stores and stores[0].ends_ms <= instant_ms:
+            ended.append(stores.popleft().number)
+        return ended
+
+    def take_loaded(self, instant_ms: float) -> list[LoadEnd]:
+        """The loads that have ended by then."""
+        loads, ended = self._loads, list[LoadEnd]()
+        while loads and loads[0].ends_ms <= instant_ms:
+            ended.append(loads.popleft())
+        return ended
+
+    def stop(self) -> None:
+        """The device is gone, and what was under way with it."""
+        self._stores.clear()
+        self._loads.clear()
