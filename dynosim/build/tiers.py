@@ -6,7 +6,7 @@ from dynosim.config.schema import RunConfig
 from dynosim.engine.spec import HostCacheSpec
 from dynosim.errors import ConfigError, InfeasibleError
 from dynosim.memory.storage import STORAGE
-from dynosim.memory.tiers import TiersSpec, TierSpec
+from dynosim.memory.tiers import TierSpec, TiersSpec
 
 
 def tiers_spec(config: RunConfig) -> TiersSpec | None:

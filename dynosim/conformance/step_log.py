@@ -4,6 +4,7 @@ from collections.abc import Sequence as List
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from dynosim.blocks.tier import Tier
 from dynosim.conformance.log import Json, compact_steps, steps_digest
 from dynosim.conformance.scenario import BlockTree
 from dynosim.engine.core import EngineCore
@@ -238,6 +239,8 @@ class ScenarioLog(Recorder):
         stored: list[str] = []
         removed: list[str] = []
         for event in core.take_events():
+            if event.tier is not Tier.DEVICE:
+                continue  # copies are told in `off`
             labels = stored if event.is_stored else removed
             labels.extend([self._tree.labels[event.content]] * event.num_blocks)
         self._totals["stored"] += len(stored)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from dynosim.blocks.kv_event import KvEvent
+from dynosim.blocks.tier import Tier
 
 NO_EVENTS: list[KvEvent] = []  # never changed
 _OUTDATED_ALLOWED: Final = 64  # places not worth a rebuild
@@ -214,6 +215,22 @@ class BlockPool:
         announced = self.announced
         if announced is None or (content >= 0 and announced[content]):
             self.events.append(KvEvent(True, content, first_block, num_blocks, parent))
+
+    def publish_elsewhere(
+        self,
+        is_stored: bool,
+        content: int,
+        first_block: int,
+        num_blocks: int,
+        parent: int | None,
+        tier: Tier,
+    ) -> None:
+        """Announce what happened to blocks in a slower tier, if anyone listens."""
+        if self.events is None:
+            return
+        announced = self.announced
+        if announced is None or (content >= 0 and announced[content]):
+            self.events.append(KvEvent(is_stored, content, first_block, num_blocks, parent, tier))
 
     def _drop_outdated(self) -> None:
         """Rid the queue of places that do not count: it must not grow where nothing is evicted."""

@@ -20,8 +20,8 @@ from typing import NamedTuple, Protocol
 from dynosim.blocks.kv_event import KvEvent
 from dynosim.engine.cores import Core
 from dynosim.engine.instant import instant_end, instant_start
-from dynosim.engine.pace import NEVER, Pace
 from dynosim.engine.lanes import CopyLanes
+from dynosim.engine.pace import NEVER, Pace
 from dynosim.engine.plan import CopyJob, HostWork, KvLoad, StepPlan
 from dynosim.engine.recorder import Recorder
 from dynosim.engine.sequence import DECODING, FINISHED, Sequence

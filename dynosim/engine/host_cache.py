@@ -282,9 +282,7 @@ class _Victims:
 
 def _free(extents: OrderedDict[int, HeldExtent], kept: Collection[int]) -> Iterator[HeldExtent]:
     """Those that may be thrown out, the oldest first."""
-    return (
-        extent for extent in extents.values() if extent.is_free and extent.content not in kept
-    )
+    return (extent for extent in extents.values() if extent.is_free and extent.content not in kept)
 
 
 def _cut(extents: OrderedDict[int, HeldExtent], span: Span) -> None:

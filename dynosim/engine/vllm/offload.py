@@ -16,7 +16,8 @@ block by block, and never loaded.
 
 from typing import Final
 
-from dynosim.engine.block_pool import Extent
+from dynosim.blocks.tier import Tier
+from dynosim.engine.block_pool import BlockPool, Extent
 from dynosim.engine.host_cache import Accesses, HostCache, Span
 from dynosim.engine.plan import CopyJob, HostWork, KvLoad, Source, StepPlan
 from dynosim.engine.sequence import DECODING, FINISHED, Sequence
@@ -27,6 +28,7 @@ LATER: Final = -1
 """Chunks would be hit that are on their way into the tier, or out of it for somebody else."""
 
 NO_SOURCES: list[Source] = []  # never changed
+HOST: Final = Tier.HOST  # compiled code looks it up once
 
 
 class _Progress:
@@ -54,8 +56,8 @@ class _Ended:
 class HostOffload:
     """The host tier of one engine, and the copies under way.
 
-    `cache` may be shared with other engines. `extent_blocks` are the sizes of the extents that
-    paths name; None: single blocks. Only then may a chunk be of several.
+    `pool` is the device's. `cache` may be shared with other engines. Where the extents that paths
+    name are single blocks, a chunk may be of several.
     """
 
     __slots__ = (
@@ -68,6 +70,7 @@ class HostOffload:
         "_last_job",
         "_loading",
         "_num_orphans",
+        "_pool",
         "_progress",
         "_prompt_only",
         "_seats",
@@ -79,10 +82,12 @@ class HostOffload:
         spec: HostCacheSpec,
         block_size: int,
         seats: Seats,
-        extent_blocks: list[int] | None,
+        pool: BlockPool,
         cache: HostCache | None = None,
     ) -> None:
+        extent_blocks = pool.extent_blocks
         assert spec.blocks_per_chunk == 1 or extent_blocks is None
+        self._pool = pool
         if cache is None:
             cache = HostCache(spec.num_chunks, spec.policy, spec.store_threshold)
         self.cache = cache
@@ -187,6 +192,7 @@ class HostOffload:
                     del self._loading[span.content]
         else:
             self.cache.stored(job.spans)
+            self._publish_stored(job)
             if sequence.state == FINISHED:
                 self._num_orphans -= 1
         progress = self._progress[sequence]
@@ -251,7 +257,9 @@ class HostOffload:
             work.refused.append(sequence)
             return
         progress.num_offered = end
-        work.evicted += stored.evicted
+        if stored.evicted:
+            work.evicted += stored.evicted
+            self._publish_evicted(stored.evicted)
         if stored.new:
             num_chunks = sum([span.end - span.first for span in stored.new])
             sources = self._sources(sequence, stored.new, held)
@@ -311,6 +319,28 @@ class HostOffload:
         if not is_load and sequence.state == FINISHED:
             self._num_orphans += 1
         return job
+
+    def _publish_stored(self, job: CopyJob) -> None:
+        """Tell that chunks of one block are in the tier, each extent with the one before it."""
+        pool = self._pool
+        if pool.events is None or self._chunk_blocks > 1:
+            return
+        path = job.sequence.path
+        parents = dict(zip(path[1:], path, strict=False))
+        last = path[-1] if path else None
+        for span in job.spans:
+            content, first = span.content, span.first
+            parent = last if content < 0 else parents.get(content)
+            pool.publish_elsewhere(True, content, first, span.end - first, parent, HOST)
+
+    def _publish_evicted(self, spans: list[Span]) -> None:
+        """Tell that chunks of one block are no more in the tier."""
+        pool = self._pool
+        if pool.events is None or self._chunk_blocks > 1:
+            return
+        for span in spans:
+            content, first = span.content, span.first
+            pool.publish_elsewhere(False, content, first, span.end - first, None, HOST)
 
     def _chunks(self, sequence: Sequence) -> list[int]:
         """The extents that hold a request's chunks: a chunk has the content of its last block."""
