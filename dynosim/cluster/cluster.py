@@ -28,7 +28,6 @@ from dynosim.cluster.transfers import Transfers
 from dynosim.cluster.worker_tiers import TierStation
 from dynosim.engine.engine import Engine
 from dynosim.engine.instant import RELATIVE_TOLERANCE, TOLERANCE_MS, instant_end, instant_start
-from dynosim.engine.lanes import CopyLanes
 from dynosim.engine.lock_step import LockStep
 from dynosim.engine.sequence import Sequence
 from dynosim.records import LockStepLog, RequestStatus
@@ -548,10 +547,10 @@ class Cluster:
 
     def _add_tiers(self, worker: Worker) -> None:
         """Run a worker's copies to and from its tiers, if it has any."""
-        lanes, columns = worker.engine.copies, self._journal.tiers
+        lanes, columns = worker.engine.lanes, self._journal.tiers
         if lanes is None:
             return
-        assert isinstance(lanes, CopyLanes) and columns is not None
+        assert columns is not None
         tiers = TierStation(worker, lanes, columns)
         tiers.station_id = self.add_station(tiers)
         self._tiers_at[tiers.station_id] = self._tiers_of[worker.station_id] = tiers

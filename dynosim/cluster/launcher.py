@@ -89,7 +89,7 @@ class Launcher:
             stamps_events=self._routing_of(pool).stamps_events,
         )
         if pool.tiers is not None:
-            engine.copies = CopyLanes(pool.tiers.lanes())
+            engine.lanes = CopyLanes(pool.tiers.lanes())
         return Worker(worker_id, pool, engine, token_log, now_ms, rank, place)
 
     def _rank(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dynosim.conformance.log import Json
-from dynosim.engine.plan import CopyJob, HostWork, StepPlan
+from dynosim.engine.plan import CopyJob, StepPlan
 
 
 @dataclass(slots=True)
@@ -54,20 +54,6 @@ class ScenarioCopies:
             self._submit(job, start)
         self.start = start
         return start
-
-    def begin_load(self, job: CopyJob, start_ms: float) -> None:
-        """Loads of scenarios are part of plans: see `begin`."""
-        raise NotImplementedError
-
-    def begin_stores(self, work: HostWork, start_ms: float) -> None:
-        """See `begin`: stores begin with the step after this one."""
-
-    def take_stored(self, instant_ms: float) -> list[int]:
-        """Nothing: what has ended is reported in the scenario's own order, see `take_ended`."""
-        return []
-
-    def stop(self) -> None:
-        """Scenarios have no end of a device."""
 
     def _submit(self, job: CopyJob, start: int) -> None:
         way = "load" if job.is_load else "store"

@@ -56,6 +56,7 @@ class BlockPool:
         "idle_blocks",
         "num_blocks",
         "publishes_all",
+        "released_blocks",
     )
 
     def __init__(
@@ -70,6 +71,7 @@ class BlockPool:
         self.extent_blocks = extent_blocks
         self.blank_blocks = num_blocks  # free blocks without content: used first
         self.idle_blocks = 0  # free blocks with content: evicted oldest first
+        self.released_blocks = 0  # that have become idle so far
         self._idle: deque[Extent] = deque()  # oldest first
         self._num_outdated = 0  # places in it that do not count
         self._oldest: Extent | None = None  # the idle extent in eviction, taken off the queue
@@ -190,12 +192,14 @@ class BlockPool:
             if extent.refs == 0:
                 idle.append(extent)
                 self.idle_blocks += extent.num_cached
+                self.released_blocks += extent.num_cached
 
     def release_private(self, extent: Extent) -> None:
         """Make a request's private cached blocks idle."""
         extent.refs = 0
         self._idle.append(extent)
         self.idle_blocks += extent.num_cached
+        self.released_blocks += extent.num_cached
 
     def shrink(self, extent: Extent, num_cached: int) -> None:
         """Forget the last blocks of a request's private idle extent."""

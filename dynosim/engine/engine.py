@@ -22,7 +22,7 @@ from dynosim.engine.cores import Core
 from dynosim.engine.instant import instant_end, instant_start
 from dynosim.engine.lanes import CopyLanes
 from dynosim.engine.pace import NEVER, Pace
-from dynosim.engine.plan import CopyJob, HostWork, KvLoad, StepPlan
+from dynosim.engine.plan import CopyJob, KvLoad, StepPlan
 from dynosim.engine.recorder import Recorder
 from dynosim.engine.sequence import DECODING, FINISHED, Sequence
 from dynosim.timing.model import StepTimeModel
@@ -43,26 +43,10 @@ class TransferEnd:
 
 
 class Copies(Protocol):
-    """Carries the copies to and from a host tier; see `CopyLanes`."""
+    """Carries the copies to and from a host tier in its own way; see `CopyLanes`."""
 
     def begin(self, plan: StepPlan, start_ms: float) -> float:
         """A step would begin then; returns when it may, its loads having been given on."""
-        ...
-
-    def begin_load(self, job: CopyJob, start_ms: float) -> None:
-        """A load begins then that is part of no plan."""
-        ...
-
-    def begin_stores(self, work: HostWork, start_ms: float) -> None:
-        """Stores that were decided begin then."""
-        ...
-
-    def take_stored(self, instant_ms: float) -> list[int]:
-        """The stores that have ended by then, by number."""
-        ...
-
-    def stop(self) -> None:
-        """The device is gone."""
         ...
 
 
@@ -106,9 +90,11 @@ class Engine:
         "copies",
         "core",
         "failed",
+        "lanes",
         "last_delivery_ms",
         "next_ms",
         "num_events",
+        "publishes",
         "run_steps",
         "started_loads",
         "unpublished",
@@ -135,6 +121,7 @@ class Engine:
         self._lag = depth - 1
         self._steps_singly = steps_singly
         self._stamped: list[StampedEvent] | None = [] if stamps_events else None
+        self.publishes = isinstance(core.events, list)
         self.unpublished: Sized = core.events if self._stamped is None else self._stamped
         self._pace = Pace()
         self._in_flight: list[StepPlan] = []  # at most `depth` of them
@@ -146,7 +133,8 @@ class Engine:
         self._queued_ms: list[float] = []  # when requests came during the current run
         self._given_up: list[Sequence] = []  # to be dropped when a step ends
         self._news: list[TransferEnd] = []  # to be passed on when a step ends
-        self.copies: CopyLanes | Copies | None = None
+        self.copies: Copies | None = None
+        self.lanes: CopyLanes | None = None
         self.started_loads: list[tuple[Sequence, float]] = []
         self.failed: list[Sequence] = []
 
@@ -296,7 +284,8 @@ class Engine:
         Call it outside of runs only.
         """
         core, in_flight, lag = self.core, self._in_flight, self._lag
-        if self.copies is not None:
+        lanes = self.lanes
+        if lanes is not None and lanes.next_store_ms <= now_ms:
             self.hear_stored(now_ms)
         while len(in_flight) < self._depth and core.has_work:
             count = core.decodes.count
@@ -312,6 +301,8 @@ class Engine:
                 if steps > lag:
                     self._begin_run(steps, now_ms)
                     self._is_cut = False
+                    if lanes is not None:
+                        self._heed_copies(lanes)
                     self.next_ms = self._set_run_end()
                     return
             plan = self.plan_step(now_ms)
@@ -322,15 +313,26 @@ class Engine:
             self._pass_on_all()
             self.start(now_ms)
             return
-        if self.copies is not None and not core.has_work and core.has_offers:
+        if lanes is not None and not core.has_work and core.has_offers:
             start_ms = max(now_ms, in_flight[-1].end_ms) if in_flight else now_ms
-            self.copies.begin_stores(core.offer_rest(), start_ms)
+            lanes.begin_stores(core.offer_rest(), start_ms)
         self.next_ms = in_flight[0].end_ms if in_flight else NEVER
+
+    def _heed_copies(self, lanes: CopyLanes) -> None:
+        """A run begins: what ended requests leave is stored from the end of its first step on, and
+        the run ends with the step in which a store does, where somebody is told of it."""
+        core = self.core
+        if core.has_offers:
+            lanes.begin_stores(core.offer_rest(), self._delivered_ms(1))
+        if self.publishes and lanes.next_store_ms < NEVER:
+            steps = max(1, self._steps_until(instant_start(lanes.next_store_ms)))
+            if self._lag < steps < self.run_steps:
+                self.run_steps = steps
 
     def hear_stored(self, now_ms: float) -> None:
         """Tell the core which stores to a tier have ended; without it, it hears with a step."""
-        assert self.copies is not None
-        for number in self.copies.take_stored(instant_end(now_ms)):
+        assert self.lanes is not None
+        for number in self.lanes.take_stored(now_ms):
             self.core.copied(number)
 
     def plan_step(self, now_ms: float) -> StepPlan:
@@ -340,11 +342,15 @@ class Engine:
         if plan.preempted or plan.deferred:
             self._has_missed = True
             self._recorder.missed(plan, in_flight[-1].end_ms if in_flight else now_ms)
-        if plan.loads and (self.copies is None or plan.host is None):
+        if plan.loads and plan.host is None:
             self._note_loads(plan.loads, now_ms)
         start_ms = max(now_ms, pace.end_ms) if in_flight else now_ms
-        if self.copies is not None:
-            start_ms = self.copies.begin(plan, start_ms)
+        work = plan.host
+        if work is not None:
+            if self.lanes is not None:
+                start_ms = self.lanes.begin(work, start_ms)
+            elif self.copies is not None:
+                start_ms = self.copies.begin(plan, start_ms)
         end_ms = start_ms
         if plan.num_prefills or plan.num_decodes:
             pace.start_at(start_ms)
@@ -353,8 +359,8 @@ class Engine:
             if plan.admitted:
                 self._recorder.admitted(plan.admitted, plan.start_ms)
             in_flight.append(plan)
-        if plan.host is not None and plan.host.stores and self.copies is not None:
-            self.copies.begin_stores(plan.host, end_ms)
+        if work is not None and work.stores and self.lanes is not None:
+            self.lanes.begin_stores(work, end_ms)
         return plan
 
     def _note_loads(self, loads: tuple[KvLoad, ...], now_ms: float) -> None:
@@ -363,8 +369,8 @@ class Engine:
             start_ms = max(now_ms, self._in_flight[-1].end_ms) if self._in_flight else now_ms
             if load.job is None:
                 self.started_loads.append((load.sequence, start_ms))
-            elif self.copies is not None:
-                self.copies.begin_load(load.job, start_ms)
+            elif self.lanes is not None:
+                self.lanes.begin_load(load.job, start_ms)
 
     def complete(self, now_ms: float) -> list[Sequence]:
         """End the oldest step or the run; returns the requests that ended with it."""
@@ -386,7 +392,8 @@ class Engine:
             finished = self._drop_given_up(finished)
         if self._news:
             self._pass_on_news(step)
-        if self.copies is not None:
+        lanes = self.lanes
+        if lanes is not None and lanes.next_store_ms <= now_ms:
             self.hear_stored(now_ms)
         if self._stamped is not None:
             self._stamp(now_ms)
@@ -550,8 +557,8 @@ class Engine:
         self.run_steps = 0
         self.next_ms = NEVER
         self._in_flight.clear()
-        if self.copies is not None:
-            self.copies.stop()
+        if self.lanes is not None:
+            self.lanes.stop()
         return left
 
     def _dropped_under_way(self) -> list[Sequence]:

@@ -12,7 +12,7 @@ policies; ARC after Megiddo and Modha, "ARC: A Self-Tuning, Low Overhead Replace
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from dynosim.engine.spec import EvictionPolicy
@@ -45,24 +45,93 @@ class Span:
 class HeldExtent:
     """The leading chunks of an extent that have a place in the tier."""
 
-    __slots__ = ("content", "num_chunks", "num_loads", "num_stores")
+    __slots__ = ("content", "num_chunks", "num_loads", "num_stores", "older", "younger")
 
     def __init__(self, content: int) -> None:
         self.content = content
         self.num_chunks = 0
         self.num_stores = 0  # under way
         self.num_loads = 0  # under way
+        self.older: HeldExtent | None = None  # its neighbours in a `Ranking`
+        self.younger: HeldExtent | None = None
 
-    @property
-    def is_free(self) -> bool:
-        """Whether it may be thrown out."""
-        return self.num_stores == 0 and self.num_loads == 0
+
+class Ranking:
+    """Extents by name, and from the oldest to the youngest."""
+
+    __slots__ = ("_extents", "_youngest", "num_chunks", "oldest")
+
+    def __init__(self) -> None:
+        self.num_chunks = 0
+        self.oldest: HeldExtent | None = None
+        self._youngest: HeldExtent | None = None
+        self._extents: dict[int, HeldExtent] = {}
+
+    def get(self, content: int) -> HeldExtent | None:
+        """The extent of that name."""
+        return self._extents.get(content)
+
+    def add(self, extent: HeldExtent) -> None:
+        """A further extent, the youngest."""
+        self._extents[extent.content] = extent
+        self.num_chunks += extent.num_chunks
+        self._append(extent)
+
+    def remove(self, extent: HeldExtent) -> None:
+        """An extent goes."""
+        del self._extents[extent.content]
+        self.num_chunks -= extent.num_chunks
+        self._unlink(extent)
+
+    def renew(self, extent: HeldExtent) -> None:
+        """An extent is the youngest from now on."""
+        if extent is not self._youngest:
+            self._unlink(extent)
+            self._append(extent)
+
+    def grow(self, extent: HeldExtent, num_chunks: int) -> None:
+        """An extent gets further chunks."""
+        extent.num_chunks += num_chunks
+        self.num_chunks += num_chunks
+
+    def cut(self, span: Span) -> None:
+        """The last chunks of an extent go."""
+        extent = self._extents[span.content]
+        if span.first == 0:
+            self.remove(extent)
+            extent.num_chunks = 0
+        else:
+            self.num_chunks -= extent.num_chunks - span.first
+            extent.num_chunks = span.first
+
+    def _append(self, extent: HeldExtent) -> None:
+        extent.older = self._youngest
+        extent.younger = None
+        if self._youngest is None:
+            self.oldest = extent
+        else:
+            self._youngest.younger = extent
+        self._youngest = extent
+
+    def _unlink(self, extent: HeldExtent) -> None:
+        older, younger = extent.older, extent.younger
+        if older is None:
+            self.oldest = younger
+        else:
+            older.younger = younger
+        if younger is None:
+            self._youngest = older
+        else:
+            younger.older = older
 
 
 class Policy(Protocol):
     """The extents in the order in which they go."""
 
-    num_chunks: int  # that have a place
+    @property
+    def num_chunks(self) -> int:
+        """Chunks that have a place."""
+        ...
 
     def get(self, content: int) -> HeldExtent | None:
         """The extent of that name, if any of it has a place."""
@@ -72,11 +141,15 @@ class Policy(Protocol):
         """Give further chunks of an extent places."""
         ...
 
+    def drop(self, span: Span) -> None:
+        """Take the last chunks of an extent out."""
+        ...
+
     def missed(self, content: int, num_chunks: int) -> None:
         """A request offers chunks that have no place, for the first time."""
         ...
 
-    def evict(self, number: int, kept: Collection[int]) -> list[Span] | None:
+    def evict(self, number: int, kept: list[int]) -> list[Span] | None:
         """Throw so many chunks out, none of the extents kept; None, and nothing done, if that
         cannot be."""
         ...
@@ -91,8 +164,12 @@ class Lru:
     """What was used least recently goes first."""
 
     def __init__(self) -> None:
-        self.num_chunks = 0
-        self._extents: OrderedDict[int, HeldExtent] = OrderedDict()  # oldest first
+        self._extents = Ranking()
+
+    @property
+    def num_chunks(self) -> int:
+        """See `Policy`."""
+        return self._extents.num_chunks
 
     def get(self, content: int) -> HeldExtent | None:
         """See `Policy`."""
@@ -102,38 +179,38 @@ class Lru:
         """See `Policy`."""
         extent = self._extents.get(content)
         if extent is None:
-            extent = self._extents[content] = HeldExtent(content)
+            extent = HeldExtent(content)
+            self._extents.add(extent)
         else:
-            self._extents.move_to_end(content)
-        extent.num_chunks += num_chunks
-        self.num_chunks += num_chunks
+            self._extents.renew(extent)
+        self._extents.grow(extent, num_chunks)
         return extent
+
+    def drop(self, span: Span) -> None:
+        """See `Policy`."""
+        self._extents.cut(span)
 
     def missed(self, content: int, num_chunks: int) -> None:
         """See `Policy`."""
 
-    def evict(self, number: int, kept: Collection[int]) -> list[Span] | None:
+    def evict(self, number: int, kept: list[int]) -> list[Span] | None:
         """See `Policy`."""
-        victims: list[Span] = []
+        victims = _Victims(self._extents, kept)
         lacking = number
-        for extent in _free(self._extents, kept):
-            end = extent.num_chunks
-            first = end - lacking if end > lacking else 0
-            victims.append(Span(extent.content, first, end))
-            lacking -= end - first
-            if lacking == 0:
-                break
-        if lacking:
-            return None
-        for span in victims:
-            _cut(self._extents, span)
-        self.num_chunks -= number
-        return victims
+        while lacking > 0:
+            taken = victims.take(lacking)
+            if not taken:
+                return None
+            lacking -= taken
+        for span in victims.spans:
+            self._extents.cut(span)
+        return victims.spans
 
     def used(self, content: int, *, is_new: bool, again: bool) -> None:
         """See `Policy`."""
-        if content in self._extents:
-            self._extents.move_to_end(content)
+        extent = self._extents.get(content)
+        if extent is not None:
+            self._extents.renew(extent)
 
 
 class Arc:
@@ -144,14 +221,17 @@ class Arc:
     """
 
     def __init__(self, capacity: int) -> None:
-        self.num_chunks = 0
         self._capacity = capacity
-        self._once: OrderedDict[int, HeldExtent] = OrderedDict()  # oldest first, as all
-        self._again: OrderedDict[int, HeldExtent] = OrderedDict()
-        self._num_once = 0  # chunks
+        self._once = Ranking()
+        self._again = Ranking()
         self._lost_once = _Lost(capacity)
         self._lost_again = _Lost(capacity)
         self._target = 0.0
+
+    @property
+    def num_chunks(self) -> int:
+        """See `Policy`."""
+        return self._once.num_chunks + self._again.num_chunks
 
     def get(self, content: int) -> HeldExtent | None:
         """See `Policy`."""
@@ -161,17 +241,23 @@ class Arc:
         """See `Policy`."""
         self._lost_once.forget(content)
         self._lost_again.forget(content)
-        self.num_chunks += num_chunks
         extent = self._again.get(content)
+        if extent is not None:
+            self._again.grow(extent, num_chunks)
+            return extent
+        extent = self._once.get(content)
         if extent is None:
-            self._num_once += num_chunks
-            extent = self._once.get(content)
-            if extent is None:
-                extent = self._once[content] = HeldExtent(content)
-            else:
-                self._once.move_to_end(content)
-        extent.num_chunks += num_chunks
+            extent = HeldExtent(content)
+            self._once.add(extent)
+        else:
+            self._once.renew(extent)
+        self._once.grow(extent, num_chunks)
         return extent
+
+    def drop(self, span: Span) -> None:
+        """See `Policy`."""
+        extents = self._once if self._once.get(span.content) is not None else self._again
+        extents.cut(span)
 
     def missed(self, content: int, num_chunks: int) -> None:
         """See `Policy`."""
@@ -185,46 +271,48 @@ class Arc:
             self._target = max(self._target, 0.0)
             again.chunks.move_to_end(content)
 
-    def evict(self, number: int, kept: Collection[int]) -> list[Span] | None:
+    def evict(self, number: int, kept: list[int]) -> list[Span] | None:
         """See `Policy`."""
+        once, again = _Victims(self._once, kept), _Victims(self._again, kept)
         order: list[Span] = []
-        once, again = _Victims(self._once, kept, order), _Victims(self._again, kept, order)
-        num_once, target, lacking = self._num_once, int(self._target), number
+        num_once, target, lacking = self._once.num_chunks, int(self._target), number
         while lacking > 0:
-            taken = 0
+            victims, taken = once, 0
             if num_once >= target:
                 taken = once.take(min(lacking, num_once - target + 1))
-                num_once -= taken
             if not taken:
-                taken = again.take(lacking)
+                victims, taken = again, again.take(lacking)
             if not taken:
-                taken = once.take(lacking)
-                num_once -= taken
+                victims, taken = once, once.take(lacking)
             if not taken:
                 return None
+            if victims is once:
+                num_once -= taken
+            span = victims.spans[-1]
+            if not any([one is span for one in order]):
+                order.append(span)
             lacking -= taken
         for victims, extents, lost in (
             (once, self._once, self._lost_once),
             (again, self._again, self._lost_again),
         ):
             for span in victims.spans:
-                _cut(extents, span)
+                extents.cut(span)
                 lost.add(span)
-        self._num_once = num_once
-        self.num_chunks -= number
         return order
 
     def used(self, content: int, *, is_new: bool, again: bool) -> None:
         """See `Policy`."""
         extent = self._once.get(content)
-        if extent is None:
-            if (is_new or again) and content in self._again:
-                self._again.move_to_end(content)
-        elif is_new:
-            self._once.move_to_end(content)
-        elif again:
-            self._again[content] = self._once.pop(content)
-            self._num_once -= extent.num_chunks
+        if extent is not None and is_new:
+            self._once.renew(extent)
+        elif extent is not None and again:
+            self._once.remove(extent)
+            self._again.add(extent)
+        elif is_new or again:
+            extent = self._again.get(content)
+            if extent is not None:
+                self._again.renew(extent)
 
 
 class _Lost:
@@ -257,39 +345,30 @@ class _Lost:
 class _Victims:
     """Takes chunks of extents that may go, the oldest first, from their ends."""
 
-    def __init__(
-        self, extents: OrderedDict[int, HeldExtent], kept: Collection[int], order: list[Span]
-    ) -> None:
+    def __init__(self, extents: Ranking, kept: list[int]) -> None:
         self.spans: list[Span] = []
-        self._order = order  # of those of both lists
-        self._free = _free(extents, kept)
+        self._next = extents.oldest
+        self._kept = kept
         self._num_left = 0  # of the extent that was come to last
 
     def take(self, number: int) -> int:
         """At most so many chunks of one extent; returns how many, 0 where none is left."""
         if self._num_left == 0:
-            extent = next(self._free, None)
+            extent = self._next
+            while extent is not None and (
+                extent.num_stores > 0 or extent.num_loads > 0 or extent.content in self._kept
+            ):
+                extent = extent.younger
             if extent is None:
+                self._next = None
                 return 0
+            self._next = extent.younger
             self._num_left = extent.num_chunks
             self.spans.append(Span(extent.content, self._num_left, self._num_left))
-            self._order.append(self.spans[-1])
-        taken = min(number, self._num_left)
+        taken = number if number < self._num_left else self._num_left
         self._num_left -= taken
         self.spans[-1].first = self._num_left
         return taken
-
-
-def _free(extents: OrderedDict[int, HeldExtent], kept: Collection[int]) -> Iterator[HeldExtent]:
-    """Those that may be thrown out, the oldest first."""
-    return (extent for extent in extents.values() if extent.is_free and extent.content not in kept)
-
-
-def _cut(extents: OrderedDict[int, HeldExtent], span: Span) -> None:
-    """Take the last chunks of an extent out."""
-    extents[span.content].num_chunks = span.first
-    if span.first == 0:
-        del extents[span.content]
 
 
 class Accesses:
@@ -299,14 +378,21 @@ class Accesses:
 
     def __init__(self) -> None:
         self.seen: set[int] = set()  # extents that it offered and that were new or ready; loaded
-        self.inserted: set[int] = set()
-        self.again: set[int] = set()  # found ready or loaded, not inserted by itself
-        self.missed: set[int] = set()  # of which the policy has heard that they were new
+        # What only ARC asks for: inserted; found ready or loaded, not inserted by itself; told to
+        # the policy as new.
+        self.inserted: set[int] | None = None
+        self.again: set[int] | None = None
+        self.missed: set[int] | None = None
+
+    def keep_all(self) -> None:
+        """From the start, for ARC."""
+        if self.inserted is None:
+            self.inserted, self.again, self.missed = set(), set(), set()
 
     def found(self, content: int) -> None:
         """An extent was there, ready."""
         self.seen.add(content)
-        if content not in self.inserted:
+        if self.again is not None and self.inserted is not None and content not in self.inserted:
             self.again.add(content)
 
 
@@ -345,24 +431,12 @@ class HostCache:
 
     def offer(self, spans: Sequence[Span], accesses: Accesses) -> Offered | None:
         """Make room for the new ones among these; None if there is none for all of them."""
-        new: list[Span] = []
-        num_new = 0
-        for span in spans:
-            content = span.content
-            extent = self._extents.get(content)
-            num_held = 0
-            if extent is not None:
-                num_held = extent.num_chunks
-                if extent.num_stores == 0:
-                    accesses.found(content)
-            if self._threshold > 1 and not self._is_wanted(span):
-                continue
-            if span.first <= num_held < span.end:
-                new.append(Span(content, num_held, span.end))
-                num_new += span.end - num_held
-                accesses.seen.add(content)
+        if self._is_arc:
+            accesses.keep_all()
+        new = self._without_place(spans, accesses)
         if not new:
             return Offered(NOTHING, NOTHING)
+        num_new = sum([span.end - span.first for span in new])
         if self._is_arc:
             self._note_missed(new, accesses)
         evicted = NOTHING
@@ -375,9 +449,28 @@ class HostCache:
             self.num_evicted += num_lacking
         for span in new:
             self._extents.grow(span.content, span.end - span.first).num_stores += 1
-            accesses.inserted.add(span.content)
+            if accesses.inserted is not None:
+                accesses.inserted.add(span.content)
         self.num_stored += num_new
         return Offered(new, evicted)
+
+    def _without_place(self, spans: Sequence[Span], accesses: Accesses) -> list[Span]:
+        """Which of the chunks offered are new, and to be stored."""
+        new: list[Span] = []
+        for span in spans:
+            content = span.content
+            extent = self._extents.get(content)
+            num_held = 0
+            if extent is not None:
+                num_held = extent.num_chunks
+                if extent.num_stores == 0:
+                    accesses.found(content)
+            if self._threshold > 1 and not self._is_wanted(span):
+                continue
+            if span.first <= num_held < span.end:
+                new.append(Span(content, num_held, span.end))
+                accesses.seen.add(content)
+        return new
 
     def _is_wanted(self, span: Span) -> bool:
         """Whether an extent has been offered often enough; its parts are offered one by one."""
@@ -388,10 +481,12 @@ class HostCache:
         return number >= self._threshold
 
     def _note_missed(self, new: list[Span], accesses: Accesses) -> None:
+        missed = accesses.missed
+        assert missed is not None
         for span in reversed(new):
-            if span.content not in accesses.missed:
+            if span.content not in missed:
                 self._extents.missed(span.content, span.end - span.first)
-                accesses.missed.add(span.content)
+                missed.add(span.content)
 
     def stored(self, spans: Sequence[Span]) -> None:
         """The copies of pending chunks have been reported."""
@@ -400,6 +495,8 @@ class HostCache:
 
     def pin(self, spans: Sequence[Span], accesses: Accesses) -> None:
         """Chunks begin to be loaded."""
+        if self._is_arc:
+            accesses.keep_all()
         for span in spans:
             self._held(span.content).num_loads += 1
             accesses.found(span.content)
@@ -409,13 +506,27 @@ class HostCache:
         for span in spans:
             self._held(span.content).num_loads -= 1
 
+    def use(self, spans: Sequence[Span]) -> None:
+        """Chunks begin to be loaded by somebody of whom nothing else is kept: they are used now."""
+        for span in spans:
+            self._held(span.content).num_loads += 1
+            self._extents.used(span.content, is_new=False, again=True)
+
+    def lose(self, spans: Sequence[Span]) -> None:
+        """Chunks whose copies were under way will not come; what lies behind them is gone, too."""
+        for span in spans:
+            extent = self._held(span.content)
+            extent.num_stores -= 1
+            if extent.num_stores == 0 and extent.num_loads == 0 and extent.num_chunks > span.first:
+                self._extents.drop(Span(span.content, span.first, extent.num_chunks))
+
     def end(self, contents: Sequence[int], accesses: Accesses) -> None:
         """A request has ended that had these extents, in the order of its prompt."""
         seen, inserted, again = accesses.seen, accesses.inserted, accesses.again
         for content in reversed(contents):
             if content in seen:
-                is_again = content in again
-                is_new = content in inserted and not is_again
+                is_again = again is not None and content in again
+                is_new = inserted is not None and content in inserted and not is_again
                 self._extents.used(content, is_new=is_new, again=is_again)
 
     def _held(self, content: int) -> HeldExtent:

@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from dynosim.engine.pace import NEVER
-from dynosim.engine.plan import CopyJob, HostWork, StepPlan
+from dynosim.engine.plan import CopyJob, HostWork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,7 @@ class LoadEnd:
 class CopyLanes:
     """Those of one engine; times are told by it.
 
+    `next_load_ms` and `next_store_ms` are when the next load and store end; infinity without any.
     `busy_load_ms` and `busy_store_ms` are what all copies given so far take.
     """
 
@@ -57,6 +58,8 @@ class CopyLanes:
         "_stores_free_ms",
         "busy_load_ms",
         "busy_store_ms",
+        "next_load_ms",
+        "next_store_ms",
         "num_loaded_blocks",
         "num_stored_blocks",
         "waited_ms",
@@ -72,23 +75,12 @@ class CopyLanes:
         self.busy_load_ms = 0.0
         self.num_stored_blocks = 0
         self.num_loaded_blocks = 0
+        self.next_load_ms = NEVER
+        self.next_store_ms = NEVER
         self.waited_ms = 0.0  # that steps began later for stores
 
-    @property
-    def next_load_ms(self) -> float:
-        """When the next load ends; infinity if none is under way."""
-        return self._loads[0].ends_ms if self._loads else NEVER
-
-    @property
-    def next_store_ms(self) -> float:
-        """When the next store ends; infinity if none is under way."""
-        return self._stores[0].ends_ms if self._stores else NEVER
-
-    def begin(self, plan: StepPlan, start_ms: float) -> float:
+    def begin(self, work: HostWork, start_ms: float) -> float:
         """A step would begin then; returns when it may. Its loads begin with it."""
-        work = plan.host
-        if work is None:
-            return start_ms
         if work.flushed:
             flushed = set(work.flushed)
             ready_ms = max(
@@ -109,6 +101,7 @@ class CopyLanes:
         start_ms = max(start_ms, self._loads_free_ms)
         self._loads_free_ms = start_ms + took_ms
         self._loads.append(LoadEnd(job, start_ms, self._loads_free_ms))
+        self.next_load_ms = self._loads[0].ends_ms
         self.busy_load_ms += took_ms
         self.num_loaded_blocks += job.num_blocks
 
@@ -121,22 +114,28 @@ class CopyLanes:
             self._stores.append(StoreEnd(job.number, self._stores_free_ms))
             self.busy_store_ms += took_ms
             self.num_stored_blocks += job.num_blocks
+        self.next_store_ms = self._stores[0].ends_ms if self._stores else NEVER
 
-    def take_stored(self, instant_ms: float) -> list[int]:
+    def take_stored(self, now_ms: float) -> list[int]:
         """The stores that have ended by then, by number."""
-        stores, ended = self._stores, list[int]()
-        while stores and stores[0].ends_ms <= instant_ms:
+        stores = self._stores
+        ended: list[int] = []
+        while stores and stores[0].ends_ms <= now_ms:
             ended.append(stores.popleft().number)
+        self.next_store_ms = stores[0].ends_ms if stores else NEVER
         return ended
 
-    def take_loaded(self, instant_ms: float) -> list[LoadEnd]:
+    def take_loaded(self, now_ms: float) -> list[LoadEnd]:
         """The loads that have ended by then."""
-        loads, ended = self._loads, list[LoadEnd]()
-        while loads and loads[0].ends_ms <= instant_ms:
+        loads = self._loads
+        ended: list[LoadEnd] = []
+        while loads and loads[0].ends_ms <= now_ms:
             ended.append(loads.popleft())
+        self.next_load_ms = loads[0].ends_ms if loads else NEVER
         return ended
 
     def stop(self) -> None:
         """The device is gone, and what was under way with it."""
         self._stores.clear()
         self._loads.clear()
+        self.next_store_ms = self.next_load_ms = NEVER

@@ -46,10 +46,35 @@ class Source:
         self.end = end
 
 
-class CopyJob:
-    """A copy of chunks between a device and its host tier."""
+class Part:
+    """Chunks that a load takes from a tier beyond the nearest; `tier` counts from that, at 0."""
 
-    __slots__ = ("is_load", "num_blocks", "num_lost", "number", "sequence", "sources", "spans")
+    __slots__ = ("span", "tier")
+
+    def __init__(self, tier: int, span: Span) -> None:
+        self.tier = tier
+        self.span = span
+
+
+class CopyJob:
+    """A copy of chunks between a device and its nearest tier; a load may have parts from others.
+
+    `num_blocks` are those of the nearest tier.
+    """
+
+    __slots__ = (
+        "beyond",
+        "is_load",
+        "mark",
+        "num_blocks",
+        "num_left",
+        "num_lost",
+        "number",
+        "sequence",
+        "sources",
+        "spans",
+        "starts_ms",
+    )
 
     def __init__(
         self,
@@ -64,8 +89,12 @@ class CopyJob:
         self.number = number
         self.sequence = sequence
         self.spans = spans
-        self.num_blocks = num_blocks  # on the device
+        self.num_blocks = num_blocks
+        self.beyond: list[Part] = []  # of a load
+        self.num_left = 1  # of a load: copies under way that it consists of
+        self.starts_ms = 0.0  # of a load
         self.sources = sources  # of a store
+        self.mark = 0  # of a store whose request has ended: see `HostOffload.safe_blocks`
         self.num_lost = 0  # of their blocks, those that have been handed out since
         self.is_load = is_load
 
@@ -74,6 +103,17 @@ class CopyJob:
         return sum(
             [one.end - max(one.first, min(one.extent.num_cached, one.end)) for one in self.sources]
         )
+
+
+class Write:
+    """Chunks on their way from one tier to the next; `tier` is where they go."""
+
+    __slots__ = ("num_blocks", "spans", "tier")
+
+    def __init__(self, tier: int, spans: list[Span], num_blocks: int) -> None:
+        self.tier = tier
+        self.spans = spans
+        self.num_blocks = num_blocks
 
 
 class HostWork:

@@ -23,10 +23,14 @@ class UniformSteps:
 
     def count(self) -> int:
         """Steps from here until a sequence ends or blocks run out."""
-        decodes, pool = self._decodes, self._pool
-        if decodes.count == 0:
+        pool = self._pool
+        return self.count_within(pool.blank_blocks + pool.idle_blocks)
+
+    def count_within(self, free_blocks: int) -> int:
+        """The same where no more than so many blocks are to be handed out."""
+        decodes = self._decodes
+        if decodes.count == 0 or free_blocks < 0:
             return 0
-        free_blocks = pool.blank_blocks + pool.idle_blocks
         return decodes.steps_within(decodes.finishes[0][0] - decodes.step, free_blocks)
 
     def advance(self, num_steps: int) -> None:

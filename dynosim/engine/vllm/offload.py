@@ -10,16 +10,21 @@ behind what the device holds, what the tier does, and loads it as from elsewhere
 Which physical block is handed out is not known here. So one that was handed out twice while its
 copy had not been reported is told once, where vLLM tells it twice; by then the copy is done.
 
+Beyond the nearest tier there may be others. What has been stored in one is written to the next at
+once, or when the nearer one throws it out (`writes_evicted`); a load takes each chunk from the
+nearest tier that has it, as far as `onboarding` says that this pays. What came from beyond is
+offered to the nearest tier like anything that the device has.
+
 Where paths name extents of several blocks, generated text is offered when its request ends, not
 block by block, and never loaded.
 """
 
-from typing import Final
+from typing import Final, Protocol
 
 from dynosim.blocks.tier import Tier
 from dynosim.engine.block_pool import BlockPool, Extent
 from dynosim.engine.host_cache import Accesses, HostCache, Span
-from dynosim.engine.plan import CopyJob, HostWork, KvLoad, Source, StepPlan
+from dynosim.engine.plan import CopyJob, HostWork, KvLoad, Part, Source, StepPlan, Write
 from dynosim.engine.sequence import DECODING, FINISHED, Sequence
 from dynosim.engine.spec import HostCacheSpec
 from dynosim.engine.vllm.seats import Seats
@@ -29,6 +34,39 @@ LATER: Final = -1
 
 NO_SOURCES: list[Source] = []  # never changed
 HOST: Final = Tier.HOST  # compiled code looks it up once
+
+
+class Onboarding(Protocol):
+    """Says how much of what was found is worth loading."""
+
+    def chosen_chunks(
+        self, known_tokens: int, local_tokens: int, chunks_by_tier: list[tuple[int, int]]
+    ) -> int:
+        """How many of the chunks found, (tier, number) each, to load; the rest is computed."""
+        ...
+
+
+class Beyond:
+    """The tiers behind the nearest one, as an engine sees them.
+
+    `labels` are what events call each tier, the nearest included; None: it is not told of.
+    """
+
+    __slots__ = ("caches", "labels", "onboarding", "writes", "writes_evicted")
+
+    def __init__(
+        self,
+        caches: list[HostCache],
+        labels: list[Tier | None],
+        onboarding: Onboarding | None = None,
+        *,
+        writes_evicted: bool = False,
+    ) -> None:
+        self.caches = caches
+        self.labels = labels
+        self.onboarding = onboarding
+        self.writes_evicted = writes_evicted
+        self.writes: list[Write] = []  # decided, for the owner of the links to take
 
 
 class _Progress:
@@ -45,10 +83,11 @@ class _Progress:
 class _Ended:
     """A request that has given up its blocks since the last planning."""
 
-    __slots__ = ("held", "num_tokens", "sequence")
+    __slots__ = ("held", "mark", "num_tokens", "sequence")
 
-    def __init__(self, sequence: Sequence, num_tokens: int) -> None:
+    def __init__(self, sequence: Sequence, num_tokens: int, mark: int) -> None:
         self.sequence = sequence
+        self.mark = mark  # blocks that had become idle before its own
         self.num_tokens = num_tokens  # that were computed
         self.held = list(sequence.held)
 
@@ -61,11 +100,13 @@ class HostOffload:
     """
 
     __slots__ = (
+        "_beyond",
         "_block_size",
         "_chunk_blocks",
         "_chunk_tokens",
         "_ended",
         "_extent_blocks",
+        "_found",
         "_jobs",
         "_last_job",
         "_loading",
@@ -84,6 +125,7 @@ class HostOffload:
         seats: Seats,
         pool: BlockPool,
         cache: HostCache | None = None,
+        beyond: Beyond | None = None,
     ) -> None:
         extent_blocks = pool.extent_blocks
         assert spec.blocks_per_chunk == 1 or extent_blocks is None
@@ -91,6 +133,8 @@ class HostOffload:
         if cache is None:
             cache = HostCache(spec.num_chunks, spec.policy, spec.store_threshold)
         self.cache = cache
+        self._beyond = beyond
+        self._found: list[Part] = []  # what the last search found, part by part
         self._block_size = block_size
         self._chunk_blocks = spec.blocks_per_chunk
         self._chunk_tokens = spec.blocks_per_chunk * block_size
@@ -124,6 +168,23 @@ class HostOffload:
         """Whether blocks of nobody are being stored, or will be: a step may have to wait."""
         return len(self._ended) > 0 or self._num_orphans > 0
 
+    @property
+    def safe_blocks(self) -> int:
+        """Free blocks that are handed out before any that is being stored for nobody, or will be.
+
+        Blocks become idle in the order in which they are handed out again: those of an ended
+        request come after all that were idle before.
+        """
+        pool = self._pool
+        marks = [one.mark for one in self._ended]
+        marks += [
+            job.mark
+            for job in self._jobs.values()
+            if not job.is_load and job.sequence.state == FINISHED
+        ]
+        younger = pool.released_blocks - min(marks, default=pool.released_blocks)
+        return pool.blank_blocks + pool.idle_blocks - younger
+
     # ---- loads ---------------------------------------------------------------------------------
 
     def find(self, sequence: Sequence, local_tokens: int) -> int:
@@ -138,45 +199,106 @@ class HostOffload:
         size, known = self._chunk_tokens, sequence.prompt_tokens + sequence.generated_tokens
         if known // size * size - local_tokens < size:
             return 0
-        first = end = local_tokens // size
-        limit = known // size
-        cache, loading, sizes = self.cache, self._loading, self._extent_blocks
-        is_pending = is_loading = False
-        before = 0
+        first, limit = local_tokens // size, known // size
+        end = self._search(sequence, first, limit)
+        if end == LATER:
+            return LATER
+        if self._beyond is not None and self._beyond.onboarding is not None and end > first:
+            end = self._worth_loading(self._beyond.onboarding, known, first, end)
+        if end == first or end * size - local_tokens < size:
+            return 0
+        for part in self._found:
+            if part.span.content in self._loading:
+                return LATER
+        return end * size
+
+    def _search(self, sequence: Sequence, first: int, limit: int) -> int:
+        """Up to which of a request's chunks the tiers hold all from `first` on; or LATER.
+
+        The parts are in `_found`.
+        """
+        sizes, found = self._extent_blocks, list[Part]()
+        self._found = found
+        end, before = first, 0
+        is_pending = False
         for content in self._chunks(sequence):
             length = 1 if sizes is None else sizes[content]
             if before + length > end:
-                extent = cache.get(content)
-                if extent is None or before + extent.num_chunks <= end:
-                    break
-                is_pending |= extent.num_stores > 0
-                is_loading |= content in loading
-                end = before + extent.num_chunks
-                if extent.num_chunks < length:
+                for tier in range(1 if self._beyond is None else len(self._beyond.caches) + 1):
+                    extent = self._cache_of(tier).get(content)
+                    if extent is None or before + extent.num_chunks <= end:
+                        continue
+                    if extent.num_stores > 0:
+                        if tier > 0:
+                            continue
+                        is_pending = True
+                    held = min(before + extent.num_chunks, limit)
+                    found.append(Part(tier, Span(content, end - before, held - before)))
+                    end = held
+                if end < before + length:
                     break
             before += length
             if before >= limit:
                 break
-        end = min(end, limit)
-        if is_pending:
-            return LATER
-        if end == first or end * size - local_tokens < size:
-            return 0
-        return LATER if is_loading else end * size
+        return LATER if is_pending else end
+
+    def _cache_of(self, tier: int) -> HostCache:
+        if tier == 0 or self._beyond is None:
+            return self.cache
+        return self._beyond.caches[tier - 1]
+
+    def _worth_loading(self, onboarding: Onboarding, known: int, first: int, end: int) -> int:
+        """Up to which chunk it is worth to load; cuts `_found` there."""
+        found = self._found
+        counts = [(part.tier, part.span.end - part.span.first) for part in found]
+        size = self._chunk_tokens
+        num_chunks = onboarding.chosen_chunks(known, first * size, counts)
+        end = first + num_chunks
+        kept: list[Part] = []
+        for part in found:
+            span = part.span
+            if num_chunks <= 0:
+                break
+            span.end = min(span.end, span.first + num_chunks)
+            num_chunks -= span.end - span.first
+            kept.append(part)
+        self._found = kept
+        return end
 
     def begin_load(self, plan: StepPlan, load: KvLoad, end: int) -> None:
         """Load what was found; what lies before its end will not be offered."""
         work, sequence, size = plan.host, load.sequence, self._chunk_tokens
         assert work is not None
-        spans = self._spans(sequence, load.hit_tokens // size, end // size)
+        found, self._found = self._found, []
         progress = self._progress_of(sequence)
+        spans = [part.span for part in found if part.tier == 0]
         self.cache.pin(spans, progress.accesses)
-        for span in spans:
-            self._loading[span.content] = self._loading.get(span.content, 0) + 1
+        for part in found:
+            content = part.span.content
+            self._loading[content] = self._loading.get(content, 0) + 1
         progress.num_offered = end // size
         num_blocks = (end - load.hit_tokens) // self._block_size
-        load.job = self._begin(sequence, progress, spans, num_blocks, NO_SOURCES, is_load=True)
-        work.loads.append(load.job)
+        job = self._begin(sequence, progress, spans, num_blocks, NO_SOURCES, is_load=True)
+        if len(spans) < len(found):
+            self._take_beyond(job, found, progress, load.hit_tokens // size)
+        load.job = job
+        work.loads.append(job)
+
+    def _take_beyond(
+        self, job: CopyJob, found: list[Part], progress: _Progress, first: int
+    ) -> None:
+        """Let a load take parts from the tiers beyond the nearest, which is offered them then."""
+        job.beyond = [part for part in found if part.tier > 0]
+        num_chunks = sum([part.span.end - part.span.first for part in job.beyond])
+        job.num_blocks -= num_chunks * self._chunk_blocks
+        num_offered = first
+        for part in found:
+            if part.tier > 0:
+                break
+            num_offered += part.span.end - part.span.first
+        progress.num_offered = num_offered
+        for part in job.beyond:
+            self._cache_of(part.tier).use([part.span])
 
     def done(self, number: int) -> CopyJob:
         """A copy has been reported."""
@@ -184,15 +306,15 @@ class HostOffload:
         sequence = job.sequence
         if job.is_load:
             self.cache.unpin(job.spans)
-            for span in job.spans:
-                num_left = self._loading[span.content] - 1
-                if num_left:
-                    self._loading[span.content] = num_left
-                else:
-                    del self._loading[span.content]
+            self._end_loading(job.spans)
+            for part in job.beyond:
+                self._cache_of(part.tier).unpin([part.span])
+                self._end_loading([part.span])
         else:
             self.cache.stored(job.spans)
-            self._publish_stored(job)
+            self._publish_stored(0, job.spans, sequence.path)
+            if self._beyond is not None and not self._beyond.writes_evicted:
+                self._write(1, job.spans)
             if sequence.state == FINISHED:
                 self._num_orphans -= 1
         progress = self._progress[sequence]
@@ -201,14 +323,63 @@ class HostOffload:
             del self._progress[sequence]
         return job
 
+    def _end_loading(self, spans: list[Span]) -> None:
+        for span in spans:
+            num_left = self._loading[span.content] - 1
+            if num_left:
+                self._loading[span.content] = num_left
+            else:
+                del self._loading[span.content]
+
+    def drop_all(self) -> None:
+        """The engine is gone: a shared tier keeps neither its pins nor places for its copies."""
+        for job in self._jobs.values():
+            if not job.is_load:
+                self.cache.lose(job.spans)
+                continue
+            self.cache.unpin(job.spans)
+            for part in job.beyond:
+                self._cache_of(part.tier).unpin([part.span])
+        self._jobs.clear()
+
+    # ---- tiers beyond the nearest --------------------------------------------------------------
+
+    def _write(self, tier: int, spans: list[Span]) -> None:
+        """Chunks are to be in a tier, too; where it has no room they are not."""
+        beyond = self._beyond
+        if beyond is None or tier > len(beyond.caches):
+            return
+        offered = self._cache_of(tier).offer(spans, Accesses())
+        if offered is None:
+            return
+        self._publish_evicted(tier, offered.evicted)
+        if beyond.writes_evicted and offered.evicted:
+            self._write(tier + 1, _whole(offered.evicted))
+        if offered.new:
+            num_chunks = sum([span.end - span.first for span in offered.new])
+            beyond.writes.append(Write(tier, offered.new, num_chunks * self._chunk_blocks))
+
+    def written(self, write: Write) -> None:
+        """Chunks have arrived in a tier beyond the nearest."""
+        self._cache_of(write.tier).stored(write.spans)
+        self._publish_stored(write.tier, write.spans, [])
+        if self._beyond is not None and not self._beyond.writes_evicted:
+            self._write(write.tier + 1, write.spans)
+
+    def lost(self, write: Write) -> None:
+        """Chunks will not arrive."""
+        self._cache_of(write.tier).lose(write.spans)
+
     # ---- stores --------------------------------------------------------------------------------
 
     def ended(self, sequence: Sequence, num_tokens: int) -> None:
         """A request gives up its blocks for good; so many of its tokens are computed."""
-        self._ended.append(_Ended(sequence, num_tokens))
+        mark = self._pool.released_blocks
+        self._ended.append(_Ended(sequence, num_tokens, mark))
         for job in self._jobs.values():
             if job.sequence is sequence and not job.is_load:
                 self._num_orphans += 1
+                job.mark = mark
 
     def offer_all(self, plan: StepPlan) -> None:
         """Offer what a plan computes, in its order, then what was left since the last one."""
@@ -234,7 +405,10 @@ class HostOffload:
     def _offer_left(self, work: HostWork) -> None:
         ended, self._ended = self._ended, []
         for one in ended:
+            num_before = len(work.stores)
             self._offer(work, one.sequence, one.num_tokens, one.held)
+            if len(work.stores) > num_before:
+                work.stores[-1].mark = one.mark
         for one in ended:
             self._end(one.sequence)
 
@@ -259,7 +433,9 @@ class HostOffload:
         progress.num_offered = end
         if stored.evicted:
             work.evicted += stored.evicted
-            self._publish_evicted(stored.evicted)
+            self._publish_evicted(0, stored.evicted)
+            if self._beyond is not None and self._beyond.writes_evicted:
+                self._write(1, _whole(stored.evicted))
         if stored.new:
             num_chunks = sum([span.end - span.first for span in stored.new])
             sources = self._sources(sequence, stored.new, held)
@@ -320,27 +496,29 @@ class HostOffload:
             self._num_orphans += 1
         return job
 
-    def _publish_stored(self, job: CopyJob) -> None:
-        """Tell that chunks of one block are in the tier, each extent with the one before it."""
-        pool = self._pool
-        if pool.events is None or self._chunk_blocks > 1:
+    def _label(self, tier: int) -> Tier | None:
+        return HOST if self._beyond is None else self._beyond.labels[tier]
+
+    def _publish_stored(self, tier: int, spans: list[Span], path: list[int]) -> None:
+        """Tell that chunks of one block are in a tier, each extent with the one before it."""
+        pool, label = self._pool, self._label(tier)
+        if pool.events is None or label is None or self._chunk_blocks > 1:
             return
-        path = job.sequence.path
         parents = dict(zip(path[1:], path, strict=False))
         last = path[-1] if path else None
-        for span in job.spans:
+        for span in spans:
             content, first = span.content, span.first
             parent = last if content < 0 else parents.get(content)
-            pool.publish_elsewhere(True, content, first, span.end - first, parent, HOST)
+            pool.publish_elsewhere(True, content, first, span.end - first, parent, label)
 
-    def _publish_evicted(self, spans: list[Span]) -> None:
-        """Tell that chunks of one block are no more in the tier."""
-        pool = self._pool
-        if pool.events is None or self._chunk_blocks > 1:
+    def _publish_evicted(self, tier: int, spans: list[Span]) -> None:
+        """Tell that chunks of one block are no more in a tier."""
+        pool, label = self._pool, self._label(tier)
+        if pool.events is None or label is None or self._chunk_blocks > 1:
             return
         for span in spans:
             content, first = span.content, span.first
-            pool.publish_elsewhere(False, content, first, span.end - first, None, HOST)
+            pool.publish_elsewhere(False, content, first, span.end - first, None, label)
 
     def _chunks(self, sequence: Sequence) -> list[int]:
         """The extents that hold a request's chunks: a chunk has the content of its last block."""
@@ -406,3 +584,8 @@ class HostOffload:
     def _is_awaited(self, sequence: Sequence) -> bool:
         """Whether what a request has left is still to be offered."""
         return any([one.sequence is sequence for one in self._ended])
+
+
+def _whole(spans: list[Span]) -> list[Span]:
+    """All chunks of extents up to the ends of these."""
+    return [Span(span.content, 0, span.end) for span in spans]

@@ -438,21 +438,21 @@ class VllmScheduler:
 
     def uniform_steps(self) -> int:
         """Steps from here in which the same sequences decode and nothing else can happen."""
-        if self._seats.prefilling or (self._offload is not None and self._must_follow_copies()):
+        if self._seats.prefilling:
             return 0
         if self.num_waiting > self._remote.num_loading:
             # What the head begins with may come to be cached with anybody's next tokens.
             may_shrink = self._shares_answers and self.num_running < self._max_active
             if may_shrink or not self._head_is_blocked:
                 return 0
-        return self._bulk.count()
-
-    def _must_follow_copies(self) -> bool:
-        """Whether a step may have to wait for a copy, or the end of one may matter to the head."""
         offload = self._offload
-        assert offload is not None
-        is_anybody_waiting = self.num_waiting > self._remote.num_loading
-        return offload.has_orphans or (is_anybody_waiting and offload.num_jobs > 0)
+        if offload is None or offload.is_idle:
+            return self._bulk.count()
+        if self.num_waiting > self._remote.num_loading:
+            return 0  # the end of a copy may matter to the head
+        if not offload.has_orphans:
+            return self._bulk.count()
+        return self._bulk.count_within(offload.safe_blocks)
 
     def advance(self, num_steps: int) -> None:
         """Do uniform decode steps, at most as many as `uniform_steps` allows."""
