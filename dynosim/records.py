@@ -169,14 +169,29 @@ class OnboardLog:
     start_ms: FloatArray
     end_ms: FloatArray
     num_tokens: IntArray
+    num_beyond: IntArray  # of these, tokens from tiers beyond the nearest
 
     def take(self, rows: IntArray) -> "OnboardLog":
         """Those of some requests, in the order given."""
-        return OnboardLog(self.start_ms[rows], self.end_ms[rows], self.num_tokens[rows])
+        return OnboardLog(*[getattr(self, name)[rows] for name in OnboardLog.__slots__])
 
     def later(self, delay_ms: float) -> "OnboardLog":
         """The same on a clock that was 0 earlier by `delay_ms`."""
-        return OnboardLog(self.start_ms + delay_ms, self.end_ms + delay_ms, self.num_tokens)
+        return replace(self, start_ms=self.start_ms + delay_ms, end_ms=self.end_ms + delay_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class TierLog:
+    """What went in and out of a tier, of all workers together, in blocks; stored = evicted + lost +
+    resident."""
+
+    name: str
+    capacity_blocks: int
+    stored_blocks: int
+    evicted_blocks: int
+    lost_blocks: int  # whose copies were under way when their worker was lost
+    resident_blocks: int  # at the end of the run
+    loaded_blocks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,3 +390,4 @@ class RunResult:
     trail: RequestTrail | None = None  # None: not asked for
     lock_step: LockStepLog | None = None  # None: no ranks that step together
     links: LinkLog | None = None  # None: nothing was moved between workers
+    tiers: tuple[TierLog, ...] = ()  # the nearest first; empty: there are none

@@ -24,6 +24,8 @@ from dynosim.cluster.pool_placers import PoolPlacers
 from dynosim.cluster.requests import Requests
 from dynosim.cluster.spec import PoolSpec
 from dynosim.cluster.station import Station
+from dynosim.cluster.tier_links import TierLinks
+from dynosim.cluster.tier_stores import TierStores
 from dynosim.cluster.transfers import Transfers
 from dynosim.cluster.worker_tiers import TierStation
 from dynosim.engine.engine import Engine
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 LAST_MS: Final = sys.float_info.max  # any event comes before
 
 # Ours are named beside the protocols, so that a compiler calls them directly.
-AnyStation = Engine | LockStep | Transfers | TierStation | Station
+AnyStation = Engine | LockStep | Transfers | TierStation | TierLinks | Station
 AnyPlacer: TypeAlias = "LoadPlacer | LonePlacer | PoolPlacers | RankPlacer | RouterPlacer | Placer"
 
 
@@ -94,6 +96,10 @@ class Cluster:
         # Heap of (time, station). The last entry, of no station, spares the loop to ask whether
         # there is one: it lies behind all that can happen.
         self._ends: list[tuple[float, int]] = [(NEVER, -1)]
+        self.stores = TierStores()
+        self._tier_links = TierLinks()
+        self._tier_links_id = -1  # its station; -1: nobody needs them
+        self._tier_links_end_ms = NEVER
         self._tiers_at: dict[int, TierStation] = {}  # by station
         self._tiers_of: dict[int, TierStation] = {}  # by the station of the worker's engine
         self._links_end_ms = NEVER  # when to come back to the links
@@ -205,6 +211,8 @@ class Cluster:
                         self._receive_ranks(self._ranks_at[station_id], finished, now_ms)
                     elif station_id in self._tiers_at:
                         self._report_copies(self._tiers_at[station_id], now_ms)
+                    elif station_id == self._tier_links_id:
+                        self._take_onboarded(now_ms)
                     elif handoffs is not None:
                         handoffs.take_arrived(self, now_ms)
                         self._links_end_ms = NEVER
@@ -243,12 +251,44 @@ class Cluster:
     # ---- tiers ---------------------------------------------------------------------------------
 
     def _report_copies(self, tiers: TierStation, now_ms: float) -> None:
-        """A worker hears of copies that have ended."""
+        """A worker hears of copies that have ended; so does who waits for what others store."""
         self.has_news(tiers.worker, tiers.report(now_ms))
-        self._await_copies(tiers)
+        self._await_copies(tiers, now_ms)
+        if tiers.is_shared:
+            nearest = tiers.worker.nearest_tier
+            for other in self._tiers_at.values():
+                engine = other.worker.engine
+                if (
+                    other.worker.nearest_tier is nearest
+                    and engine.next_ms == NEVER
+                    and engine.core.awaits_copies
+                ):
+                    self._passed_to.append(other.worker.station_id)
 
-    def _await_copies(self, tiers: TierStation) -> None:
+    def _take_onboarded(self, now_ms: float) -> None:
+        """Workers hear of loads that have come over links."""
+        links = self._tier_links
+        for worker, job in links.arrived:
+            self.has_news(worker, self._tiers_of[worker.station_id].loaded(job, now_ms))
+        links.arrived.clear()
+        self._tier_links_end_ms = NEVER
+        for tiers in self._tiers_at.values():  # what has arrived may go on to a tier further on
+            if tiers.beyond.writes:
+                tiers.give_on(links, now_ms)
+        self._await_tier_links()
+
+    def _await_tier_links(self) -> None:
+        end_ms = self._tier_links.next_ms
+        if end_ms != self._tier_links_end_ms:
+            self._tier_links_end_ms = end_ms
+            if end_ms != NEVER:
+                heappush(self._ends, (end_ms, self._tier_links_id))
+
+    def _await_copies(self, tiers: TierStation, now_ms: float) -> None:
         """Come back when the next copy ends that matters."""
+        if self._tier_links_id >= 0:
+            tiers.give_on(self._tier_links, now_ms)
+            self._await_tier_links()
         next_ms = tiers.look_ahead()
         if next_ms != tiers.told_ms:
             tiers.told_ms = next_ms
@@ -547,11 +587,13 @@ class Cluster:
 
     def _add_tiers(self, worker: Worker) -> None:
         """Run a worker's copies to and from its tiers, if it has any."""
-        lanes, columns = worker.engine.lanes, self._journal.tiers
+        lanes, columns, spec = worker.engine.lanes, self._journal.tiers, worker.pool.tiers
         if lanes is None:
             return
-        assert columns is not None
-        tiers = TierStation(worker, lanes, columns)
+        assert columns is not None and spec is not None
+        tiers = TierStation(worker, lanes, self.stores.equip(worker, spec), columns)
+        if spec.goes_elsewhere and self._tier_links_id < 0:
+            self._tier_links_id = self.add_station(self._tier_links)
         tiers.station_id = self.add_station(tiers)
         self._tiers_at[tiers.station_id] = self._tiers_of[worker.station_id] = tiers
 
@@ -592,6 +634,9 @@ class Cluster:
         lost: list[tuple[Sequence, int]] = []
         for rank in self._ranks_of(worker):
             rank.move(WorkerEvent.DIED, now_ms)
+            if rank.nearest_tier is not None:
+                self._tier_links.drop(rank, now_ms)
+                self.stores.leave(rank)
             lost += [one for one in rank.stop(now_ms) if self._is_waited_for(one[0].index)]
             self._placer.receive(rank, [], now_ms)
             if was_ready:
@@ -672,7 +717,7 @@ class Cluster:
                 if end_ms != NEVER:
                     heappush(ends, (end_ms, station_id))
             if tiers_of and station_id in tiers_of:
-                self._await_copies(tiers_of[station_id])
+                self._await_copies(tiers_of[station_id], now_ms)
             if handoffs is not None:  # it may have made room for KV, or have heard of its loss
                 worker = self._workers_at[station_id]
                 if worker is not None and worker.is_decode:

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dynosim.engine.lanes import LoadEnd
+from dynosim.engine.plan import CopyJob
 from dynosim.records import (
     NO_REQUEST,
     HandoffLog,
@@ -111,21 +111,27 @@ class TierColumns:
         self.onboard_start_ms = array("d", [NAN]) * num_requests
         self.onboard_end_ms = array("d", [NAN]) * num_requests
         self.onboarded_tokens = array("q", [0]) * num_requests
+        self.beyond_tokens = array("q", [0]) * num_requests
         self._block_size = block_size
 
-    def loaded(self, load: LoadEnd) -> None:
+    def loaded(self, job: CopyJob, ends_ms: float) -> None:
         """A load has ended. Those after a preemption are not a matter of the first token."""
-        job = load.job
         index = job.sequence.index
-        if job.sequence.preemptions == 0:
-            self.onboard_start_ms[index] = load.starts_ms
-            self.onboard_end_ms[index] = load.ends_ms
-            self.onboarded_tokens[index] = job.num_blocks * self._block_size
+        if job.sequence.preemptions:
+            return
+        num_blocks = job.num_blocks
+        for part in job.beyond:
+            num_beyond = part.span.end - part.span.first
+            num_blocks += num_beyond
+            self.beyond_tokens[index] += num_beyond * self._block_size
+        self.onboard_start_ms[index] = job.starts_ms
+        self.onboard_end_ms[index] = ends_ms
+        self.onboarded_tokens[index] = num_blocks * self._block_size
 
     def forget(self, index: int) -> None:
         """A request begins anew with another worker."""
         self.onboard_start_ms[index] = self.onboard_end_ms[index] = NAN
-        self.onboarded_tokens[index] = 0
+        self.onboarded_tokens[index] = self.beyond_tokens[index] = 0
 
     def log(self) -> OnboardLog:
         """The columns as arrays."""
@@ -133,6 +139,7 @@ class TierColumns:
             start_ms=np.array(self.onboard_start_ms),
             end_ms=np.array(self.onboard_end_ms),
             num_tokens=np.array(self.onboarded_tokens, np.int64),
+            num_beyond=np.array(self.beyond_tokens, np.int64),
         )
 
 

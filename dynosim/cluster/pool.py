@@ -7,6 +7,7 @@ import numpy as np
 from dynosim.cluster.spec import PoolSpec, worker_card
 from dynosim.cluster.token_log import TokenLog
 from dynosim.engine.engine import Engine
+from dynosim.engine.host_cache import HostCache
 from dynosim.engine.sequence import Sequence as EngineSequence
 from dynosim.records import WorkerLog
 from dynosim.router.workers import WorkerCard
@@ -31,6 +32,7 @@ class Worker:
         "is_decode",
         "is_prefill",
         "launched_ms",
+        "nearest_tier",
         "phase",
         "place",
         "pool",
@@ -64,6 +66,7 @@ class Worker:
         self.rank = rank
         self.place = place
         self.station_id = -1  # of its engine, in the cluster's loop
+        self.nearest_tier: HostCache | None = None
 
     @property
     def first_id(self) -> int:

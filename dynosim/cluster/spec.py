@@ -133,6 +133,7 @@ class ClusterSpec:
     disagg: DisaggSpec | None = None
 
     def __post_init__(self) -> None:
+        self._check_tiers()
         if self.disagg is not None:
             self._check_disagg()
             return
@@ -152,6 +153,29 @@ class ClusterSpec:
                             f"{part}.{key}: {values[0]} in pool {first.name}, {values[1]} in pool "
                             f"{pool.name} (all workers of a cluster need the same)"
                         )
+
+    def _check_tiers(self) -> None:
+        """Refuses tiers of ranks, and of nodes that nobody names."""
+        for pool in self.pools:
+            if pool.tiers is None:
+                continue
+            if pool.ranks.number > 1:
+                raise ConfigError(
+                    f"cluster.tiers: {pool.ranks.number} data-parallel ranks in a worker, but the "
+                    "tiers of ranks are not simulated (give the pool as many workers instead)"
+                )
+            if not pool.engine.enable_prefix_caching:
+                raise ConfigError(
+                    "cluster.tiers: without engine.enable_prefix_caching nothing is found again "
+                    "(set it, or remove the tiers)"
+                )
+            of_nodes = [tier.name for tier in pool.tiers.tiers if tier.scope == "node"]
+            domain = pool.tiers.domain
+            if of_nodes and domain not in pool.topology:
+                raise ConfigError(
+                    f"cluster.tiers.{of_nodes[0]}.scope: node, but the workers have no {domain} "
+                    f"(add `topology: {{{domain}: [a, b]}}`, or name another cluster.tiers.domain)"
+                )
 
     def _check_disagg(self) -> None:
         if [pool.role for pool in self.pools] != ["prefill", "decode"]:

@@ -2,10 +2,13 @@
 
 from dynosim.cluster.journal import TierColumns
 from dynosim.cluster.pool import Worker
+from dynosim.cluster.tier_links import TierLinks
 from dynosim.engine.instant import instant_end
 from dynosim.engine.lanes import CopyLanes
 from dynosim.engine.pace import NEVER
+from dynosim.engine.plan import CopyJob
 from dynosim.engine.sequence import Sequence
+from dynosim.engine.tiers import Beyond
 
 NOBODY: list[Sequence] = []  # never changed
 
@@ -17,13 +20,26 @@ class TierStation:
     them: then that is an event, too.
     """
 
-    __slots__ = ("_columns", "_lanes", "next_ms", "station_id", "told_ms", "worker")
+    __slots__ = (
+        "_columns",
+        "_lanes",
+        "beyond",
+        "is_shared",
+        "next_ms",
+        "station_id",
+        "told_ms",
+        "worker",
+    )
 
-    def __init__(self, worker: Worker, lanes: CopyLanes, columns: TierColumns) -> None:
+    def __init__(
+        self, worker: Worker, lanes: CopyLanes, beyond: Beyond, columns: TierColumns
+    ) -> None:
         self.next_ms = NEVER
         self.told_ms = NEVER  # what the cluster's loop knows of it
         self.station_id = -1
         self.worker = worker
+        self.beyond = beyond
+        self.is_shared = worker.pool.tiers is not None and worker.pool.tiers.tiers[0].is_shared
         self._lanes = lanes
         self._columns = columns
 
@@ -31,22 +47,39 @@ class TierStation:
         """Set and return when to come by next."""
         lanes = self._lanes
         next_ms = lanes.next_load_ms
-        if self.worker.engine.core.awaits_copies:
+        if self.is_shared or self.worker.engine.core.awaits_copies:
             next_ms = min(next_ms, lanes.next_store_ms)
         self.next_ms = next_ms
         return next_ms
 
     def report(self, now_ms: float) -> bool:
         """Tell the engine what has ended; returns whether its `next_ms` has moved."""
-        engine, columns = self.worker.engine, self._columns
+        engine = self.worker.engine
         has_moved = False
-        for load in self._lanes.take_loaded(instant_end(now_ms)):
-            columns.loaded(load)
-            has_moved |= engine.copied(load.job, now_ms)
-        if engine.core.awaits_copies:
+        for job in self._lanes.take_loaded(instant_end(now_ms)):
+            job.num_left -= 1
+            if job.num_left == 0:
+                has_moved |= self.loaded(job, now_ms)
+        if self.is_shared or engine.core.awaits_copies:
             engine.hear_stored(now_ms)
         self.told_ms = NEVER
         return has_moved
+
+    def loaded(self, job: CopyJob, now_ms: float) -> bool:
+        """All of a load has come; returns whether the engine's `next_ms` has moved."""
+        self._columns.loaded(job, now_ms)
+        return self.worker.engine.copied(job, now_ms)
+
+    def give_on(self, links: TierLinks, now_ms: float) -> None:
+        """Hand over what goes over links that others use, too."""
+        lanes, beyond = self._lanes, self.beyond
+        if lanes.elsewhere:
+            for job in lanes.elsewhere:
+                links.begin_load(self.worker, job, now_ms)
+            lanes.elsewhere.clear()
+        if beyond.writes:
+            links.write(self.worker, beyond.writes, now_ms)
+            beyond.writes.clear()
 
     # ---- as a station --------------------------------------------------------------------------
 

@@ -19,8 +19,10 @@ from collections.abc import Iterable, Sized
 from typing import Protocol
 
 from dynosim.blocks.kv_event import KvEvent
-from dynosim.engine.plan import HostWork, KvLoad, StepPlan
+from dynosim.engine.host_cache import HostCache
+from dynosim.engine.plan import HostWork, KvLoad, StepPlan, Write
 from dynosim.engine.sequence import Sequence
+from dynosim.engine.tiers import Beyond
 
 
 class DecodeCount(Protocol):
@@ -110,6 +112,22 @@ class EngineCore(Protocol):
     @property
     def awaits_copies(self) -> bool:
         """Whether a request was passed over, as its chunks are on their way to or from a tier."""
+        ...
+
+    def use_tiers(self, cache: HostCache, beyond: Beyond) -> None:
+        """Use these tiers, some of them perhaps shared with other engines, from the start."""
+        ...
+
+    def written(self, write: Write) -> None:
+        """Chunks have arrived in a tier beyond the nearest."""
+        ...
+
+    def lost(self, write: Write) -> None:
+        """Chunks that were to be written will not arrive."""
+        ...
+
+    def drop_copies(self) -> None:
+        """The engine is gone, and with it all copies under way."""
         ...
 
     def offer_rest(self) -> HostWork:

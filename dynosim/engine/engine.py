@@ -559,6 +559,7 @@ class Engine:
         self._in_flight.clear()
         if self.lanes is not None:
             self.lanes.stop()
+            self.core.drop_copies()
         return left
 
     def _dropped_under_way(self) -> list[Sequence]:

@@ -416,6 +416,9 @@ class HostCache:
         self.capacity = capacity
         self.num_stored = 0  # chunks that were ever given a place
         self.num_evicted = 0
+        self.num_lost = 0  # whose copies did not come
+        self.num_loaded = 0
+        self.is_view = False  # on what others hold: nothing is stored through it
         self._extents: Lru | Arc = Lru() if policy == "lru" else Arc(capacity)
         self._is_arc = policy == "arc"
         self._threshold = store_threshold
@@ -499,6 +502,7 @@ class HostCache:
             accesses.keep_all()
         for span in spans:
             self._held(span.content).num_loads += 1
+            self.num_loaded += span.end - span.first
             accesses.found(span.content)
 
     def unpin(self, spans: Sequence[Span]) -> None:
@@ -510,6 +514,7 @@ class HostCache:
         """Chunks begin to be loaded by somebody of whom nothing else is kept: they are used now."""
         for span in spans:
             self._held(span.content).num_loads += 1
+            self.num_loaded += span.end - span.first
             self._extents.used(span.content, is_new=False, again=True)
 
     def lose(self, spans: Sequence[Span]) -> None:
@@ -518,6 +523,7 @@ class HostCache:
             extent = self._held(span.content)
             extent.num_stores -= 1
             if extent.num_stores == 0 and extent.num_loads == 0 and extent.num_chunks > span.first:
+                self.num_lost += extent.num_chunks - span.first
                 self._extents.drop(Span(span.content, span.first, extent.num_chunks))
 
     def end(self, contents: Sequence[int], accesses: Accesses) -> None:

@@ -20,27 +20,7 @@ class LaneSpec:
     store_block_ms: float = 0.0
     load_setup_ms: float = 0.0
     load_block_ms: float = 0.0
-
-
-class StoreEnd:
-    """When the copy of a store ends."""
-
-    __slots__ = ("ends_ms", "number")
-
-    def __init__(self, number: int, ends_ms: float) -> None:
-        self.number = number
-        self.ends_ms = ends_ms
-
-
-class LoadEnd:
-    """A load under way. Times in ms."""
-
-    __slots__ = ("ends_ms", "job", "starts_ms")
-
-    def __init__(self, job: CopyJob, starts_ms: float, ends_ms: float) -> None:
-        self.job = job
-        self.starts_ms = starts_ms
-        self.ends_ms = ends_ms
+    loads_elsewhere: bool = False  # over links that others load over, too
 
 
 class CopyLanes:
@@ -58,6 +38,7 @@ class CopyLanes:
         "_stores_free_ms",
         "busy_load_ms",
         "busy_store_ms",
+        "elsewhere",
         "next_load_ms",
         "next_store_ms",
         "num_loaded_blocks",
@@ -67,8 +48,8 @@ class CopyLanes:
 
     def __init__(self, spec: LaneSpec) -> None:
         self._spec = spec
-        self._stores: deque[StoreEnd] = deque()
-        self._loads: deque[LoadEnd] = deque()
+        self._stores: deque[CopyJob] = deque()
+        self._loads: deque[CopyJob] = deque()
         self._stores_free_ms = -NEVER  # when all stores given so far are done
         self._loads_free_ms = -NEVER
         self.busy_store_ms = 0.0
@@ -77,6 +58,7 @@ class CopyLanes:
         self.num_loaded_blocks = 0
         self.next_load_ms = NEVER
         self.next_store_ms = NEVER
+        self.elsewhere: list[CopyJob] = []  # loads that came to need other links, to be taken
         self.waited_ms = 0.0  # that steps began later for stores
 
     def begin(self, work: HostWork, start_ms: float) -> float:
@@ -97,10 +79,17 @@ class CopyLanes:
     def begin_load(self, job: CopyJob, start_ms: float) -> None:
         """A load begins then, or when those before it are done."""
         spec = self._spec
+        job.starts_ms = start_ms
+        if job.beyond or spec.loads_elsewhere:
+            self.elsewhere.append(job)
+            if spec.loads_elsewhere or not job.spans:
+                job.num_left = 0  # but those elsewhere
+                return
         took_ms = spec.load_setup_ms + spec.load_block_ms * job.num_blocks
         start_ms = max(start_ms, self._loads_free_ms)
         self._loads_free_ms = start_ms + took_ms
-        self._loads.append(LoadEnd(job, start_ms, self._loads_free_ms))
+        job.ends_ms = self._loads_free_ms
+        self._loads.append(job)
         self.next_load_ms = self._loads[0].ends_ms
         self.busy_load_ms += took_ms
         self.num_loaded_blocks += job.num_blocks
@@ -111,7 +100,8 @@ class CopyLanes:
         for job in work.stores:
             took_ms = spec.store_setup_ms + spec.store_block_ms * job.num_blocks
             self._stores_free_ms = max(start_ms, self._stores_free_ms) + took_ms
-            self._stores.append(StoreEnd(job.number, self._stores_free_ms))
+            job.ends_ms = self._stores_free_ms
+            self._stores.append(job)
             self.busy_store_ms += took_ms
             self.num_stored_blocks += job.num_blocks
         self.next_store_ms = self._stores[0].ends_ms if self._stores else NEVER
@@ -125,10 +115,10 @@ class CopyLanes:
         self.next_store_ms = stores[0].ends_ms if stores else NEVER
         return ended
 
-    def take_loaded(self, now_ms: float) -> list[LoadEnd]:
+    def take_loaded(self, now_ms: float) -> list[CopyJob]:
         """The loads that have ended by then."""
         loads = self._loads
-        ended: list[LoadEnd] = []
+        ended: list[CopyJob] = []
         while loads and loads[0].ends_ms <= now_ms:
             ended.append(loads.popleft())
         self.next_load_ms = loads[0].ends_ms if loads else NEVER

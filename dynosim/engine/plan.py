@@ -64,6 +64,7 @@ class CopyJob:
 
     __slots__ = (
         "beyond",
+        "ends_ms",
         "is_load",
         "mark",
         "num_blocks",
@@ -82,7 +83,6 @@ class CopyJob:
         sequence: Sequence,
         spans: list[Span],
         num_blocks: int,
-        sources: list[Source],
         *,
         is_load: bool,
     ) -> None:
@@ -90,10 +90,11 @@ class CopyJob:
         self.sequence = sequence
         self.spans = spans
         self.num_blocks = num_blocks
-        self.beyond: list[Part] = []  # of a load
+        self.beyond: tuple[Part, ...] = ()  # of a load
         self.num_left = 1  # of a load: copies under way that it consists of
         self.starts_ms = 0.0  # of a load
-        self.sources = sources  # of a store
+        self.ends_ms = 0.0  # of what goes over a lane
+        self.sources: tuple[Source, ...] = ()  # of a store whose request has ended
         self.mark = 0  # of a store whose request has ended: see `HostOffload.safe_blocks`
         self.num_lost = 0  # of their blocks, those that have been handed out since
         self.is_load = is_load
@@ -122,12 +123,13 @@ class HostWork:
     __slots__ = ("asked_later", "evicted", "flushed", "loads", "refused", "stores")
 
     def __init__(self) -> None:
-        self.loads: list[CopyJob] = []  # start with the step
-        self.stores: list[CopyJob] = []  # start with the next one
-        self.flushed: list[int] = []  # jobs that must be done before the step runs
-        self.evicted: list[Span] = []
-        self.refused: list[Sequence] = []  # whose chunks found no room
-        self.asked_later: list[Sequence] = []  # passed over: their chunks are on their way
+        # Tuples, for most are empty.
+        self.loads: tuple[CopyJob, ...] = ()  # start with the step
+        self.stores: tuple[CopyJob, ...] = ()  # start with the next one
+        self.flushed: tuple[int, ...] = ()  # jobs that must be done before the step runs
+        self.evicted: tuple[Span, ...] = ()
+        self.refused: tuple[Sequence, ...] = ()  # whose chunks found no room
+        self.asked_later: tuple[Sequence, ...] = ()  # passed over: their chunks are on their way
 
 
 class StepPlan(StepShape):
@@ -168,7 +170,7 @@ class StepPlan(StepShape):
         self.loads: tuple[KvLoad, ...] = ()  # start with this step, even if it is empty of tokens
         self.emitting: list[Sequence] = []  # yield a token; in a pipeline, or if asked for
         self.rows: list[ScheduledRow] = []
-        self.chunked: list[Sequence] = []  # computes known tokens, in order of service
+        self.chunked: tuple[Sequence, ...] = ()  # computes known tokens, in order of service
         self.host: HostWork | None = None  # None: there is no host tier
         self.start_ms = 0.0  # when it executes: the engine's business, not the scheduler's
         self.end_ms = 0.0
@@ -182,7 +184,7 @@ class StepPlan(StepShape):
         before = sequence.num_computed
         sequence.last_chunk_step = self.step
         if self.host is not None:
-            self.chunked.append(sequence)
+            self.chunked += (sequence,)
         known = sequence.prompt_tokens + sequence.generated_tokens
         is_decode = before + 1 == known and (sequence.generated_tokens > 0 or sequence.decodes_last)
         if is_decode:

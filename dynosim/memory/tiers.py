@@ -7,6 +7,8 @@ takes it from the one before. A GB is 1e9 bytes.
 from dataclasses import dataclass
 from typing import Literal
 
+from dynosim.blocks.tier import Tier
+from dynosim.engine.host_cache import HostCache
 from dynosim.engine.lanes import LaneSpec
 from dynosim.engine.spec import EvictionPolicy
 from dynosim.memory.network import BYTES_PER_MS
@@ -14,12 +16,18 @@ from dynosim.memory.network import BYTES_PER_MS
 Scope = Literal["worker", "node", "cluster"]
 """Who shares a tier: nobody, the workers of one place, or all."""
 
+TierName = Literal["host", "disk", "remote", "peers"]
+"""`peers`: what the nearest tiers of other workers hold, read over links between workers."""
+
+LABELS: dict[TierName, Tier] = {"host": Tier.HOST, "disk": Tier.DISK, "remote": Tier.REMOTE}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TierSpec:
-    """One tier. Rates are those of one worker's copies to and from it."""
+    """One tier. Rates are those of one worker's copies to and from it; `total_read_gb_s` and
+    `total_write_gb_s`, of all that share it."""
 
-    name: Literal["host", "disk", "remote"]
+    name: TierName
     num_blocks: int
     read_gb_s: float
     write_gb_s: float
@@ -28,15 +36,40 @@ class TierSpec:
     policy: EvictionPolicy = "lru"
     store_threshold: int = 0
     prompt_only: bool = False
+    total_read_gb_s: float | None = None  # None: no limit
+    total_write_gb_s: float | None = None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several workers use it."""
+        return self.scope != "worker"
+
+    @property
+    def label(self) -> Tier | None:
+        """What KV events call it. Of a shared tier there are none: it favours no worker."""
+        return None if self.is_shared else LABELS.get(self.name)
+
+    def make_cache(self) -> HostCache:
+        """An empty one."""
+        return HostCache(self.num_blocks, self.policy, self.store_threshold)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TiersSpec:
-    """The tiers of each worker of a pool, the nearest first; `block_bytes` is the size of a block
-    on all GPUs of a worker together."""
+    """The tiers of each worker of a pool, the nearest first.
+
+    `block_bytes` is the size of a block on all GPUs of a worker together. `domain` is the topology
+    domain whose values are the nodes of tiers shared by one. `writes_evicted`: a tier takes what
+    the nearer one throws out, not what it stores. `is_choosy`: what computing brings sooner is not
+    loaded; at the end of what is found no fewer than `granularity_blocks` are.
+    """
 
     tiers: tuple[TierSpec, ...]
     block_bytes: int
+    domain: str = "node"
+    writes_evicted: bool = False
+    is_choosy: bool = False
+    granularity_blocks: int = 1
 
     def lanes(self) -> LaneSpec:
         """The copies between the device and the nearest tier."""
@@ -46,4 +79,10 @@ class TiersSpec:
             store_block_ms=self.block_bytes / (nearest.write_gb_s * BYTES_PER_MS),
             load_setup_ms=nearest.latency_ms,
             load_block_ms=self.block_bytes / (nearest.read_gb_s * BYTES_PER_MS),
+            loads_elsewhere=nearest.is_shared,
         )
+
+    @property
+    def goes_elsewhere(self) -> bool:
+        """Whether anything goes over links but those between a device and a tier of its own."""
+        return len(self.tiers) > 1 or self.tiers[0].is_shared

@@ -347,9 +347,9 @@ class SchedulingLoop:
         assert plan.host is not None
         sequence = self._waiting.pop()
         sequence.remote_tokens = 0
-        plan.host.asked_later.append(sequence)
+        plan.host.asked_later += (sequence,)
 
-    def take_back(self, passed_over: list[Sequence]) -> None:
+    def take_back(self, passed_over: tuple[Sequence, ...]) -> None:
         """Return those who were passed over to their places at the head."""
         for sequence in reversed(passed_over):
             self._waiting.push_preempted(sequence)

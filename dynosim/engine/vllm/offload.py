@@ -19,7 +19,7 @@ Where paths name extents of several blocks, generated text is offered when its r
 block by block, and never loaded.
 """
 
-from typing import Final, Protocol
+from typing import Final
 
 from dynosim.blocks.tier import Tier
 from dynosim.engine.block_pool import BlockPool, Extent
@@ -27,46 +27,13 @@ from dynosim.engine.host_cache import Accesses, HostCache, Span
 from dynosim.engine.plan import CopyJob, HostWork, KvLoad, Part, Source, StepPlan, Write
 from dynosim.engine.sequence import DECODING, FINISHED, Sequence
 from dynosim.engine.spec import HostCacheSpec
+from dynosim.engine.tiers import Beyond, Onboarding
 from dynosim.engine.vllm.seats import Seats
 
 LATER: Final = -1
 """Chunks would be hit that are on their way into the tier, or out of it for somebody else."""
 
-NO_SOURCES: list[Source] = []  # never changed
 HOST: Final = Tier.HOST  # compiled code looks it up once
-
-
-class Onboarding(Protocol):
-    """Says how much of what was found is worth loading."""
-
-    def chosen_chunks(
-        self, known_tokens: int, local_tokens: int, chunks_by_tier: list[tuple[int, int]]
-    ) -> int:
-        """How many of the chunks found, (tier, number) each, to load; the rest is computed."""
-        ...
-
-
-class Beyond:
-    """The tiers behind the nearest one, as an engine sees them.
-
-    `labels` are what events call each tier, the nearest included; None: it is not told of.
-    """
-
-    __slots__ = ("caches", "labels", "onboarding", "writes", "writes_evicted")
-
-    def __init__(
-        self,
-        caches: list[HostCache],
-        labels: list[Tier | None],
-        onboarding: Onboarding | None = None,
-        *,
-        writes_evicted: bool = False,
-    ) -> None:
-        self.caches = caches
-        self.labels = labels
-        self.onboarding = onboarding
-        self.writes_evicted = writes_evicted
-        self.writes: list[Write] = []  # decided, for the owner of the links to take
 
 
 class _Progress:
@@ -95,8 +62,8 @@ class _Ended:
 class HostOffload:
     """The host tier of one engine, and the copies under way.
 
-    `pool` is the device's. `cache` may be shared with other engines. Where the extents that paths
-    name are single blocks, a chunk may be of several.
+    `pool` is the device's. `cache` is the nearest tier; it may be shared with other engines. Where
+    the extents that paths name are single blocks, a chunk may be of several.
     """
 
     __slots__ = (
@@ -124,16 +91,12 @@ class HostOffload:
         block_size: int,
         seats: Seats,
         pool: BlockPool,
-        cache: HostCache | None = None,
-        beyond: Beyond | None = None,
     ) -> None:
         extent_blocks = pool.extent_blocks
         assert spec.blocks_per_chunk == 1 or extent_blocks is None
         self._pool = pool
-        if cache is None:
-            cache = HostCache(spec.num_chunks, spec.policy, spec.store_threshold)
-        self.cache = cache
-        self._beyond = beyond
+        self.cache = HostCache(spec.num_chunks, spec.policy, spec.store_threshold)
+        self._beyond: Beyond | None = None
         self._found: list[Part] = []  # what the last search found, part by part
         self._block_size = block_size
         self._chunk_blocks = spec.blocks_per_chunk
@@ -278,17 +241,17 @@ class HostOffload:
             self._loading[content] = self._loading.get(content, 0) + 1
         progress.num_offered = end // size
         num_blocks = (end - load.hit_tokens) // self._block_size
-        job = self._begin(sequence, progress, spans, num_blocks, NO_SOURCES, is_load=True)
+        job = self._begin(sequence, progress, spans, num_blocks, is_load=True)
         if len(spans) < len(found):
             self._take_beyond(job, found, progress, load.hit_tokens // size)
         load.job = job
-        work.loads.append(job)
+        work.loads += (job,)
 
     def _take_beyond(
         self, job: CopyJob, found: list[Part], progress: _Progress, first: int
     ) -> None:
         """Let a load take parts from the tiers beyond the nearest, which is offered them then."""
-        job.beyond = [part for part in found if part.tier > 0]
+        job.beyond = tuple([part for part in found if part.tier > 0])
         num_chunks = sum([part.span.end - part.span.first for part in job.beyond])
         job.num_blocks -= num_chunks * self._chunk_blocks
         num_offered = first
@@ -331,6 +294,11 @@ class HostOffload:
             else:
                 del self._loading[span.content]
 
+    def use_tiers(self, cache: HostCache, beyond: Beyond) -> None:
+        """Use these tiers, from the start."""
+        self.cache = cache
+        self._beyond = beyond
+
     def drop_all(self) -> None:
         """The engine is gone: a shared tier keeps neither its pins nor places for its copies."""
         for job in self._jobs.values():
@@ -349,7 +317,11 @@ class HostOffload:
         beyond = self._beyond
         if beyond is None or tier > len(beyond.caches):
             return
-        offered = self._cache_of(tier).offer(spans, Accesses())
+        cache = self._cache_of(tier)
+        if cache.is_view:
+            self._write(tier + 1, spans)
+            return
+        offered = cache.offer(spans, Accesses())
         if offered is None:
             return
         self._publish_evicted(tier, offered.evicted)
@@ -380,6 +352,7 @@ class HostOffload:
             if job.sequence is sequence and not job.is_load:
                 self._num_orphans += 1
                 job.mark = mark
+                job.sources = self._sources(sequence, job.spans, sequence.held)
 
     def offer_all(self, plan: StepPlan) -> None:
         """Offer what a plan computes, in its order, then what was left since the last one."""
@@ -394,7 +367,7 @@ class HostOffload:
         if self._ended:
             self._offer_left(work)
         if self._jobs:
-            work.flushed = self._to_flush(plan)
+            work.flushed = tuple(self._to_flush(plan))
 
     def offer_rest(self) -> HostWork:
         """Offer what was left by the last requests, where no step follows."""
@@ -405,44 +378,44 @@ class HostOffload:
     def _offer_left(self, work: HostWork) -> None:
         ended, self._ended = self._ended, []
         for one in ended:
-            num_before = len(work.stores)
-            self._offer(work, one.sequence, one.num_tokens, one.held)
-            if len(work.stores) > num_before:
-                work.stores[-1].mark = one.mark
+            job = self._offer(work, one.sequence, one.num_tokens)
+            if job is not None:
+                job.mark = one.mark
+                job.sources = self._sources(one.sequence, job.spans, one.held)
         for one in ended:
             self._end(one.sequence)
 
     def _offer_computed(self, work: HostWork, sequence: Sequence) -> None:
         num_tokens = min(self._computed_tokens(sequence), self._known_tokens(sequence))
-        self._offer(work, sequence, num_tokens, sequence.held)
+        self._offer(work, sequence, num_tokens)
 
-    def _offer(
-        self, work: HostWork, sequence: Sequence, num_tokens: int, held: list[Extent]
-    ) -> None:
-        """Offer the full chunks of so many tokens that have not been; all of them, or none."""
+    def _offer(self, work: HostWork, sequence: Sequence, num_tokens: int) -> CopyJob | None:
+        """Offer the full chunks of so many tokens that have not been, all of them or none; returns
+        the store, if there is one."""
         if self._prompt_only:
             num_tokens = min(num_tokens, sequence.prompt_tokens)
         progress = self._progress_of(sequence)
         first, end = progress.num_offered, num_tokens // self._chunk_tokens
         if end <= first:
-            return
+            return None
         stored = self.cache.offer(self._spans(sequence, first, end), progress.accesses)
         if stored is None:
-            work.refused.append(sequence)
-            return
+            work.refused += (sequence,)
+            return None
         progress.num_offered = end
         if stored.evicted:
-            work.evicted += stored.evicted
+            work.evicted += tuple(stored.evicted)
             self._publish_evicted(0, stored.evicted)
             if self._beyond is not None and self._beyond.writes_evicted:
                 self._write(1, _whole(stored.evicted))
-        if stored.new:
-            num_chunks = sum([span.end - span.first for span in stored.new])
-            sources = self._sources(sequence, stored.new, held)
-            num_blocks = num_chunks * self._chunk_blocks
-            work.stores.append(
-                self._begin(sequence, progress, stored.new, num_blocks, sources, is_load=False)
-            )
+        if not stored.new:
+            return None
+        num_blocks = 0
+        for span in stored.new:
+            num_blocks += (span.end - span.first) * self._chunk_blocks
+        job = self._begin(sequence, progress, stored.new, num_blocks, is_load=False)
+        work.stores += (job,)
+        return job
 
     def _end(self, sequence: Sequence) -> None:
         """All that a request has had there is ranked anew."""
@@ -484,12 +457,11 @@ class HostOffload:
         progress: _Progress,
         spans: list[Span],
         num_blocks: int,
-        sources: list[Source],
         *,
         is_load: bool,
     ) -> CopyJob:
         self._last_job += 1
-        job = CopyJob(self._last_job, sequence, spans, num_blocks, sources, is_load=is_load)
+        job = CopyJob(self._last_job, sequence, spans, num_blocks, is_load=is_load)
         self._jobs[job.number] = job
         progress.num_jobs += 1
         if not is_load and sequence.state == FINISHED:
@@ -542,25 +514,31 @@ class HostOffload:
         spans.append(Span(-1 - sequence.index, max(first - before, 0), end - before))
         return spans
 
-    def _sources(self, sequence: Sequence, spans: list[Span], held: list[Extent]) -> list[Source]:
+    def _sources(
+        self, sequence: Sequence, spans: list[Span], held: list[Extent]
+    ) -> tuple[Source, ...]:
         """Where the blocks of chunks are."""
         size = self._chunk_blocks
         if size == 1:
             places = {extent.content: extent for extent in held}
             if sequence.own is not None:
                 places[sequence.own.content] = sequence.own
-            return [
-                Source(places[span.content], span.first, span.end)
-                for span in spans
-                if span.content in places
-            ]
+            return tuple(
+                [
+                    Source(places[span.content], span.first, span.end)
+                    for span in spans
+                    if span.content in places
+                ]
+            )
         wanted = {span.content for span in spans}
         starts = [
             place * size
             for place, content in enumerate(self._chunks(sequence))
             if content in wanted
         ]
-        return [Source(extent, 0, 1) for start in starts for extent in held[start : start + size]]
+        return tuple(
+            [Source(extent, 0, 1) for start in starts for extent in held[start : start + size]]
+        )
 
     def _computed_tokens(self, sequence: Sequence) -> int:
         """Once the step is done that has just been planned."""

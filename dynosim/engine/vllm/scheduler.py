@@ -10,10 +10,12 @@ from mypy_extensions import mypyc_attr
 
 from dynosim.blocks.kv_event import KvEvent
 from dynosim.engine.block_pool import BlockPool
+from dynosim.engine.host_cache import HostCache
 from dynosim.engine.kv_cache import KvCache
-from dynosim.engine.plan import HostWork, KvLoad, StepPlan
+from dynosim.engine.plan import HostWork, KvLoad, StepPlan, Write
 from dynosim.engine.sequence import FINISHED, LOADING, WAITING, Sequence
 from dynosim.engine.spec import EngineSpec
+from dynosim.engine.tiers import Beyond
 from dynosim.engine.vllm import asynchronous
 from dynosim.engine.vllm.bulk import UniformSteps
 from dynosim.engine.vllm.foreseen import ForeseenService
@@ -283,6 +285,26 @@ class VllmScheduler:
     def awaits_copies(self) -> bool:
         """Whether a request was passed over, as its chunks are on their way to or from a tier."""
         return self._awaits_copies and self.num_waiting > self._remote.num_loading
+
+    def use_tiers(self, cache: HostCache, beyond: Beyond) -> None:
+        """Use these tiers, some of them perhaps shared with other engines, from the start."""
+        assert self._offload is not None
+        self._offload.use_tiers(cache, beyond)
+
+    def written(self, write: Write) -> None:
+        """Chunks have arrived in a tier beyond the nearest."""
+        assert self._offload is not None
+        self._offload.written(write)
+
+    def lost(self, write: Write) -> None:
+        """Chunks that were to be written will not arrive."""
+        assert self._offload is not None
+        self._offload.lost(write)
+
+    def drop_copies(self) -> None:
+        """The engine is gone, and with it all copies under way."""
+        if self._offload is not None:
+            self._offload.drop_all()
 
     def offer_rest(self) -> HostWork:
         """Offer what the last requests have left, where no step follows."""
