@@ -1,26 +1,43 @@
 """From the `cluster.tiers` section to the tiers of each worker."""
 
+from typing import Any
+
 from dynosim.build.disagg import model_geometry
 from dynosim.config.cluster import TierConfig
 from dynosim.config.schema import RunConfig
 from dynosim.engine.spec import HostCacheSpec
 from dynosim.errors import ConfigError, InfeasibleError
 from dynosim.memory.storage import STORAGE
-from dynosim.memory.tiers import TierSpec, TiersSpec
+from dynosim.memory.tiers import TierName, TierSpec, TiersSpec
 
 
 def tiers_spec(config: RunConfig) -> TiersSpec | None:
-    """The tiers of the workers of one pool; None if there are none.
+    """The tiers of the workers of one pool, the nearest first; None if there are none.
 
     Raises: ConfigError if the size of a token's KV is not known; InfeasibleError for a tier that
     holds no block.
     """
-    tiers = config.cluster.tiers
-    if tiers is None or tiers.host is None:
+    section = config.cluster.tiers
+    if section is None:
         return None
     block_bytes = config.engine.block_size * _kv_bytes_per_token(config)
-    host = _tier(config, tiers.host, "host", block_bytes)
-    return TiersSpec(tiers=(host,), block_bytes=block_bytes)
+    tiers: list[TierSpec] = []
+    names: tuple[TierName, ...] = ("host", "disk", "remote")
+    for name in names:
+        stated = getattr(section, name)
+        if stated is not None:
+            tiers.append(_tier(config, stated, name, block_bytes))
+        if name == "host" and section.peers_gb_s is not None:
+            rate = section.peers_gb_s
+            tiers.append(TierSpec(name="peers", num_blocks=0, read_gb_s=rate, write_gb_s=rate))
+    return TiersSpec(
+        tiers=tuple(tiers),
+        block_bytes=block_bytes,
+        domain=section.domain,
+        writes_evicted=section.offload == "on_eviction",
+        is_choosy=section.onboard == "faster",
+        granularity_blocks=section.onboard_granularity_blocks,
+    )
 
 
 def host_cache_spec(tiers: TiersSpec | None) -> HostCacheSpec | None:
@@ -36,24 +53,27 @@ def host_cache_spec(tiers: TiersSpec | None) -> HostCacheSpec | None:
     )
 
 
-def _tier(config: RunConfig, tier: TierConfig, name: str, block_bytes: int) -> TierSpec:
+def _tier(config: RunConfig, tier: TierConfig, name: TierName, block_bytes: int) -> TierSpec:
     preset = getattr(tier, "preset", None)
-    kind = STORAGE[preset] if preset is not None else None
+    kind = None if preset is None else STORAGE[preset]
     factor = config.engine.gpus_per_worker if kind is not None and kind.per_gpu else 1
-    rates = {}
+    rates: dict[str, Any] = {}
     for key in ("read_gb_s", "write_gb_s"):
         stated = getattr(tier, key)
-        rates[key] = stated if stated is not None else factor * getattr(kind, key)
+        rates[key] = factor * getattr(kind, key) if stated is None else stated
     latency_ms = tier.latency_ms
     if latency_ms is None:
         latency_ms = 0.0 if kind is None else kind.latency_ms
     return TierSpec(
-        name="host",
+        name=name,
         num_blocks=_num_blocks(tier, name, block_bytes),
         latency_ms=latency_ms,
+        scope=getattr(tier, "scope", "cluster"),
         policy=tier.policy,
         store_threshold=getattr(tier, "store_threshold", 0),
         prompt_only=getattr(tier, "prompt_only", False),
+        total_read_gb_s=tier.total_read_gb_s,
+        total_write_gb_s=tier.total_write_gb_s,
         **rates,
     )
 

@@ -123,6 +123,7 @@ def simulate(
         and patience is None
         and cluster.ranks.number == 1
         and can_go_apart(routing, load, len(running.workers))
+        and not any(pool.tiers is not None and pool.tiers.goes_elsewhere for pool in cluster.pools)
     ):
         each = one_by_one(running, placer, trace, cluster.max_model_len)
         end_ms = max([parts.run(running, until_ms) for _ in each])
@@ -145,6 +146,7 @@ def simulate(
         trail=None if trail is None else trail.log(end_ms),
         lock_step=running.lock_step_log(),
         links=None if handoffs is None else handoffs.transfers.log(),
+        tiers=running.stores.log(),
         simulate_wall_ms=(time.perf_counter() - started) * 1e3,
     )
     if outside_ms == 0:

@@ -32,6 +32,7 @@ class TierStores:
             [tier.label for tier in spec.tiers],
             _onboarding(worker, spec),
             writes_evicted=spec.writes_evicted,
+            is_live=spec.goes_elsewhere,
         )
         core.use_tiers(caches[0], beyond)
         worker.nearest_tier = caches[0]

@@ -14,7 +14,6 @@ from dynosim.config.base import (
     Count,
     NotNegative,
     PositiveMs,
-    Rule,
     Section,
     Share,
     check_rules,
@@ -24,7 +23,6 @@ from dynosim.config.engine import EngineKnobs
 from dynosim.config.hardware import Hardware
 from dynosim.config.router import RouterKnobs
 from dynosim.config.timing import TimingConfig
-from dynosim.memory.storage import STORAGE
 
 PoolRole = Literal["prefill", "decode"]
 POOL_ROLES: tuple[PoolRole, ...] = ("prefill", "decode")
@@ -160,12 +158,22 @@ class HandoffConfig(Section):
     """What a decode worker does with a request whose KV does not arrive."""
 
 
+def _positive_capacity(value: Any) -> Any:
+    if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
+        raise refuse(f"a tier of {value:g} holds nothing", "raise it, or remove the tier")
+    return value
+
+
+Capacity = Annotated[Annotated[float, Field(gt=0)], BeforeValidator(_positive_capacity)]
+Blocks = Annotated[Count, BeforeValidator(_positive_capacity)]
+
+
 class TierConfig(Section):
     """What every tier of KV below the device says of itself."""
 
-    capacity_gb: Annotated[float, Field(gt=0)] | None = None
+    capacity_gb: Capacity | None = None
     """Room for KV; null: stated by `num_blocks`. Unit: GB."""
-    num_blocks: Count | None = None
+    num_blocks: Blocks | None = None
     """Room for KV, in the engine's blocks; null: stated by `capacity_gb`. Unit: blocks."""
     policy: Literal["lru", "arc"] = "lru"
     """What goes when it is full: what was used least recently, or as ARC learns."""
@@ -173,32 +181,34 @@ class TierConfig(Section):
     """What a worker gets from it; null: as the preset has it. Unit: GB/s."""
     write_gb_s: Rate | None = None
     """What a worker gives to it; null: as the preset has it. Unit: GB/s."""
+    total_read_gb_s: Rate | None = None
+    """What all who share it get together; null: no limit but their own. Unit: GB/s."""
+    total_write_gb_s: Rate | None = None
+    """What all who share it give together; null: no limit but their own. Unit: GB/s."""
     latency_ms: NotNegative | None = None
     """Time before the first byte of a copy; null: as the preset has it."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
+        is_unknown = self.capacity_gb is None and self.num_blocks is None
         both = self.capacity_gb is not None and self.num_blocks is not None
+        is_alone = getattr(self, "scope", "cluster") == "worker"
         check_rules(
             [
-                ("capacity_gb", self.capacity_gb is None and self.num_blocks is None,
-                 "missing; no num_blocks is stated either", "add one of them"),
+                ("capacity_gb", is_unknown, "missing; no num_blocks is stated either",
+                 "add one of them"),
                 ("num_blocks", both, "capacity_gb and num_blocks exclude each other",
                  "remove one"),
-                *self._link_rules(),
+                *((key, getattr(self, "preset", None) is None and getattr(self, key) is None,
+                   "missing; a tier without a link is of no use", "state it, or a preset")
+                  for key in ("read_gb_s", "write_gb_s")),
+                *((key, is_alone and getattr(self, key) is not None,
+                   "stated, but every worker has the tier for itself",
+                   "remove it, or set scope: node")
+                  for key in ("total_read_gb_s", "total_write_gb_s")),
             ]
         )  # fmt: skip
         return self
-
-    def _link_rules(self) -> list[Rule]:
-        """Whether it is known how fast it is."""
-        preset: str | None = getattr(self, "preset", None)
-        return [
-            (key, preset is None and getattr(self, key) is None,
-             "missing; a tier without a link is of no use",
-             f"state it, or a preset: {', '.join(STORAGE)}")
-            for key in ("read_gb_s", "write_gb_s")
-        ]  # fmt: skip
 
 
 class HostTierConfig(TierConfig):
@@ -207,26 +217,72 @@ class HostTierConfig(TierConfig):
     preset: Literal["pcie4", "pcie5", "c2c"] | None = "pcie5"
     """The link between each GPU and its host's memory; null: stated by `read_gb_s` and
     `write_gb_s`."""
+    scope: Literal["worker", "node"] = "worker"
+    """Whether each worker has it for itself, or the workers of a node share it."""
     store_threshold: Amount = 0
     """A block is kept from the so many-th request on that brings it. Unit: requests."""
     prompt_only: bool = False
     """Whether generated text is not kept."""
 
 
+class DiskTierConfig(TierConfig):
+    """KV on disks."""
+
+    preset: Literal["nvme4", "nvme5"] | None = "nvme5"
+    """What the disks are; null: stated by `read_gb_s` and `write_gb_s`."""
+    scope: Literal["worker", "node"] = "worker"
+    """Whether each worker has it for itself, or the workers of a node share it."""
+
+
+class RemoteTierConfig(TierConfig):
+    """KV in a store that all workers share."""
+
+    preset: Literal["rdma_store", "nfs_rdma", "s3"] | None = "rdma_store"
+    """What the store is; null: stated by `read_gb_s` and `write_gb_s`."""
+
+
 class TiersConfig(Section):
-    """KV below the device: what the engine computes is copied there, and loaded when it is asked
-    for again."""
+    """KV below the device: what engines compute is copied there, and loaded when it is asked for
+    again."""
 
     host: HostTierConfig | None = None
-    """Memory of each worker's host; null: none is used."""
+    """Memory of the workers' hosts; null: none is used."""
+    peers_gb_s: Rate | None = None
+    """What a worker gets from the host tiers of other workers, which it reads before disk and
+    remote store; null: it does not. Unit: GB/s."""
+    disk: DiskTierConfig | None = None
+    """Disks; null: none are used."""
+    remote: RemoteTierConfig | None = None
+    """A store that all workers share; null: none is used."""
+    domain: str = "node"
+    """Topology domain whose workers share what has `scope: node`."""
+    offload: Literal["write_through", "on_eviction"] = "write_through"
+    """When a tier beyond the nearest gets KV: as soon as the nearer one has it, or when that throws
+    it out."""
+    onboard: Literal["always", "faster"] = "always"
+    """Whether all that is found is loaded, or only what would take longer to compute."""
+    onboard_granularity_blocks: Count = 1
+    """With `faster`, loads end at multiples of so many blocks. Unit: blocks."""
     kv_bytes_per_token: Count | None = None
     """KV of one token, all layers and GPUs of a worker together; null: follows from the model.
     Unit: bytes."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
-        check_rules([("host", self.host is None, "missing; there are no tiers without it",
-                      "add `host: {capacity_gb: 64}`, or remove cluster.tiers")])  # fmt: skip
+        is_empty = self.host is None and self.disk is None and self.remote is None
+        is_shared = self.host is not None and self.host.scope == "node"
+        is_coarse = self.onboard_granularity_blocks != 1
+        check_rules(
+            [
+                ("host", is_empty, "missing; no tier is stated",
+                 "add `host: {capacity_gb: 64}`, or remove cluster.tiers"),
+                ("peers_gb_s", self.peers_gb_s is not None and (self.host is None or is_shared),
+                 "stated, but workers have no host tiers of their own to read from",
+                 "remove it, or add `host: {capacity_gb: 64}`"),
+                ("onboard_granularity_blocks", is_coarse and self.onboard == "always",
+                 "stated, but all that is found is loaded", "set `onboard: faster`"),
+            ]
+        )  # fmt: skip
         return self
 
 

@@ -324,7 +324,7 @@ class Engine:
         core = self.core
         if core.has_offers:
             lanes.begin_stores(core.offer_rest(), self._delivered_ms(1))
-        if self.publishes and lanes.next_store_ms < NEVER:
+        if (self.publishes or lanes.stores_are_heard) and lanes.next_store_ms < NEVER:
             steps = max(1, self._steps_until(instant_start(lanes.next_store_ms)))
             if self._lag < steps < self.run_steps:
                 self.run_steps = steps

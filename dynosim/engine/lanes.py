@@ -21,6 +21,7 @@ class LaneSpec:
     load_setup_ms: float = 0.0
     load_block_ms: float = 0.0
     loads_elsewhere: bool = False  # over links that others load over, too
+    stores_are_heard: bool = False  # something follows from the end of a store at once
 
 
 class CopyLanes:
@@ -43,11 +44,13 @@ class CopyLanes:
         "next_store_ms",
         "num_loaded_blocks",
         "num_stored_blocks",
+        "stores_are_heard",
         "waited_ms",
     )
 
     def __init__(self, spec: LaneSpec) -> None:
         self._spec = spec
+        self.stores_are_heard = spec.stores_are_heard
         self._stores: deque[CopyJob] = deque()
         self._loads: deque[CopyJob] = deque()
         self._stores_free_ms = -NEVER  # when all stores given so far are done

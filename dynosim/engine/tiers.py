@@ -23,9 +23,10 @@ class Beyond:
     """The tiers behind the nearest one, as an engine sees them.
 
     `labels` are what events call each tier, the nearest included; None: it is not told of.
+    `is_live`: others store in some of them, or copies come to them over links of their own.
     """
 
-    __slots__ = ("caches", "labels", "onboarding", "writes", "writes_evicted")
+    __slots__ = ("caches", "is_live", "labels", "onboarding", "writes", "writes_evicted")
 
     def __init__(
         self,
@@ -34,8 +35,10 @@ class Beyond:
         onboarding: Onboarding | None = None,
         *,
         writes_evicted: bool = False,
+        is_live: bool = False,
     ) -> None:
         self.caches = caches
+        self.is_live = is_live
         self.labels = labels
         self.onboarding = onboarding
         self.writes_evicted = writes_evicted

@@ -80,6 +80,7 @@ class TiersSpec:
             load_setup_ms=nearest.latency_ms,
             load_block_ms=self.block_bytes / (nearest.read_gb_s * BYTES_PER_MS),
             loads_elsewhere=nearest.is_shared,
+            stores_are_heard=self.goes_elsewhere,
         )
 
     @property

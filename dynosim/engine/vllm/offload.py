@@ -127,6 +127,11 @@ class HostOffload:
         return len(self._ended) > 0
 
     @property
+    def may_change(self) -> bool:
+        """Whether what a request finds in the tiers may change while nobody is served."""
+        return (self._beyond is not None and self._beyond.is_live) or not self.is_idle
+
+    @property
     def has_orphans(self) -> bool:
         """Whether blocks of nobody are being stored, or will be: a step may have to wait."""
         return len(self._ended) > 0 or self._num_orphans > 0

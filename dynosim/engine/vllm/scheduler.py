@@ -468,10 +468,10 @@ class VllmScheduler:
             if may_shrink or not self._head_is_blocked:
                 return 0
         offload = self._offload
-        if offload is None or offload.is_idle:
+        if offload is None:
             return self._bulk.count()
-        if self.num_waiting > self._remote.num_loading:
-            return 0  # the end of a copy may matter to the head
+        if self.num_waiting > self._remote.num_loading and offload.may_change:
+            return 0  # what the head finds there
         if not offload.has_orphans:
             return self._bulk.count()
         return self._bulk.count_within(offload.safe_blocks)
