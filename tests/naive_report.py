@@ -47,6 +47,7 @@ def naive_report(outcome: RunOutcome, run: Run) -> Report:
         **_spread(run),
         **_router(run),
         **_no_handoffs(run, outcome),
+        **_no_tiers(),
         **latency_keys(run),
         **steady_keys(run),
         **goodput,
@@ -128,6 +129,18 @@ def _no_handoffs(run: Run, outcome: RunOutcome) -> Report:
     at_start = [ms for ms in workers.launched_ms.tolist() if ms == 0]
     found = dict.fromkeys((*times, *shares, *counts))
     return {**found, "layout": f"{len(at_start) // workers.ranks_per_worker}x"}
+
+
+def _no_tiers() -> Report:
+    """What a cluster without tiers below its devices says of them."""
+    ratios = ["device_reused_ratio", "onboarded_ratio", "beyond_onboarded_ratio"]
+    times = [f"{name}_onboard_ms" for name in ("mean", "median", "p99")]
+    blocks = [
+        f"{name}_{what}_blocks"
+        for name in ("host", "peers", "disk", "remote")
+        for what in ("stored", "evicted", "resident", "loaded")
+    ]
+    return dict.fromkeys((*ratios, "onboarded_requests", *times, *blocks))
 
 
 def most_at_once(run: Run, amounts: list[int]) -> int:

@@ -37,6 +37,8 @@ def _record(request: Request) -> Record:
         "prefill_time_ms": between(request.scheduled_ms, request.first_ms),
         "transfer_ms": None,
         "handoff_ms": None,
+        "onboarded_tokens": None,
+        "onboard_ms": None,
         "ttft_ms": ttft_ms(request),
         "itl_mean_ms": tpot_ms(request),
         "tpot_ms": tpot_ms(request),

@@ -117,6 +117,8 @@ def _facts(outcome: RunOutcome, intervals: "Intervals | None") -> list[tuple[str
     ]  # fmt: skip
     if r.get("kv_transfers") is not None:
         facts.append(("handoffs", _handoffs(r)))
+    if r.get("onboarded_ratio") is not None:
+        facts.append(("tiers", _tiers(r)))
     if r.get("dummy_step_share") is not None:
         facts.append(("ranks", _ranks(r)))
     if r.get("sla_attainment") is not None:
@@ -161,6 +163,14 @@ def _in_range(r: Mapping[str, Any]) -> str:
     return (
         f", {_percent(r.get('timing_in_range_share'))} of steps inside the measured range{by_axis}"
     )
+
+
+def _tiers(r: Mapping[str, Any]) -> str:
+    """How much came from slower memory, and how long that took."""
+    loaded = f"{_percent(r['onboarded_ratio'])} of prompt tokens loaded"
+    if r["onboarded_requests"]:
+        loaded += f" (mean {_number(r['mean_onboard_ms'])} ms)"
+    return f"{loaded}, {_percent(r['device_reused_ratio'])} found on the device"
 
 
 def _holder(r: Mapping[str, Any]) -> str:

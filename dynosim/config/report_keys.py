@@ -125,6 +125,35 @@ _HANDOFFS = (
     ReportKey("local_prefill_share", "share", "Requests whose decode worker computed the prompt."),
     ReportKey("decode_held_ratio", "share", "Prompt tokens that decode workers had cached."),
 )
+_TIERS = (
+    ReportKey(
+        "device_reused_ratio",
+        "share",
+        "Prompt tokens found on the device; null without tiers below it.",
+    ),
+    ReportKey("onboarded_ratio", "share", "Prompt tokens loaded from tiers below the device."),
+    ReportKey("beyond_onboarded_ratio", "share", "Of all, those loaded from beyond the nearest."),
+    ReportKey("onboarded_requests", "requests", "Requests that loaded anything.", INTEGER),
+    *(
+        ReportKey(f"{part}_onboard_ms", "ms", "A request's load, from its beginning to its end.")
+        for part in ("mean", "median", "p99")
+    ),
+    *(
+        ReportKey(f"{name}_{count}_blocks", "blocks", f"{what} {place}.", INTEGER)
+        for name, place in (
+            ("host", "the hosts' memory"),
+            ("peers", "other workers' hosts"),
+            ("disk", "disks"),
+            ("remote", "the remote store"),
+        )
+        for count, what in (
+            ("stored", "KV blocks ever given a place in"),
+            ("evicted", "Of them, thrown out of"),
+            ("resident", "At the end of the run in"),
+            ("loaded", "KV blocks loaded from"),
+        )
+    ),
+)
 _CACHE = (
     ReportKey(
         "prefix_cache_reused_ratio",
@@ -462,6 +491,7 @@ REPORT_GROUPS: dict[str, tuple[ReportKey, ...]] = {
     "Prefix cache": _CACHE,
     "Routing": _ROUTING,
     "Handoffs": _HANDOFFS,
+    "Tiers": _TIERS,
     "Step times": _TIMING,
     "Effort": _EFFORT,
 }

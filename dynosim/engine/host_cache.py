@@ -52,11 +52,11 @@ class HeldExtent:
         self.num_chunks = 0
         self.num_stores = 0  # under way
         self.num_loads = 0  # under way
-        self.older: HeldExtent | None = None  # its neighbours in a `Ranking`
+        self.older: HeldExtent | None = None  # its neighbours in a `AgeRanking`
         self.younger: HeldExtent | None = None
 
 
-class Ranking:
+class AgeRanking:
     """Extents by name, and from the oldest to the youngest."""
 
     __slots__ = ("_extents", "_youngest", "num_chunks", "oldest")
@@ -94,15 +94,14 @@ class Ranking:
         extent.num_chunks += num_chunks
         self.num_chunks += num_chunks
 
-    def cut(self, span: Span) -> None:
+    def cut(self, extent: HeldExtent, num_kept: int) -> None:
         """The last chunks of an extent go."""
-        extent = self._extents[span.content]
-        if span.first == 0:
+        if num_kept == 0:
             self.remove(extent)
             extent.num_chunks = 0
         else:
-            self.num_chunks -= extent.num_chunks - span.first
-            extent.num_chunks = span.first
+            self.num_chunks -= extent.num_chunks - num_kept
+            extent.num_chunks = num_kept
 
     def _append(self, extent: HeldExtent) -> None:
         extent.older = self._youngest
@@ -164,7 +163,7 @@ class Lru:
     """What was used least recently goes first."""
 
     def __init__(self) -> None:
-        self._extents = Ranking()
+        self._extents = AgeRanking()
 
     @property
     def num_chunks(self) -> int:
@@ -188,7 +187,9 @@ class Lru:
 
     def drop(self, span: Span) -> None:
         """See `Policy`."""
-        self._extents.cut(span)
+        extent = self._extents.get(span.content)
+        if extent is not None:
+            self._extents.cut(extent, span.first)
 
     def missed(self, content: int, num_chunks: int) -> None:
         """See `Policy`."""
@@ -202,8 +203,7 @@ class Lru:
             if not taken:
                 return None
             lacking -= taken
-        for span in victims.spans:
-            self._extents.cut(span)
+        victims.go()
         return victims.spans
 
     def used(self, content: int, *, is_new: bool, again: bool) -> None:
@@ -222,8 +222,8 @@ class Arc:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._once = Ranking()
-        self._again = Ranking()
+        self._once = AgeRanking()
+        self._again = AgeRanking()
         self._lost_once = _Lost(capacity)
         self._lost_again = _Lost(capacity)
         self._target = 0.0
@@ -256,8 +256,10 @@ class Arc:
 
     def drop(self, span: Span) -> None:
         """See `Policy`."""
-        extents = self._once if self._once.get(span.content) is not None else self._again
-        extents.cut(span)
+        for extents in (self._once, self._again):
+            extent = extents.get(span.content)
+            if extent is not None:
+                extents.cut(extent, span.first)
 
     def missed(self, content: int, num_chunks: int) -> None:
         """See `Policy`."""
@@ -292,12 +294,9 @@ class Arc:
             if not any([one is span for one in order]):
                 order.append(span)
             lacking -= taken
-        for victims, extents, lost in (
-            (once, self._once, self._lost_once),
-            (again, self._again, self._lost_again),
-        ):
+        for victims, lost in ((once, self._lost_once), (again, self._lost_again)):
+            victims.go()
             for span in victims.spans:
-                extents.cut(span)
                 lost.add(span)
         return order
 
@@ -345,8 +344,10 @@ class _Lost:
 class _Victims:
     """Takes chunks of extents that may go, the oldest first, from their ends."""
 
-    def __init__(self, extents: Ranking, kept: list[int]) -> None:
+    def __init__(self, extents: AgeRanking, kept: list[int]) -> None:
         self.spans: list[Span] = []
+        self._extents = extents
+        self._chosen: list[HeldExtent] = []  # of the spans
         self._next = extents.oldest
         self._kept = kept
         self._num_left = 0  # of the extent that was come to last
@@ -364,11 +365,17 @@ class _Victims:
                 return 0
             self._next = extent.younger
             self._num_left = extent.num_chunks
+            self._chosen.append(extent)
             self.spans.append(Span(extent.content, self._num_left, self._num_left))
         taken = number if number < self._num_left else self._num_left
         self._num_left -= taken
         self.spans[-1].first = self._num_left
         return taken
+
+    def go(self) -> None:
+        """What was taken goes."""
+        for extent, span in zip(self._chosen, self.spans, strict=True):
+            self._extents.cut(extent, span.first)
 
 
 class Accesses:
@@ -396,14 +403,15 @@ class Accesses:
             self.again.add(content)
 
 
-class Offered:
-    """What became of an offer."""
+class TierProgress:
+    """How far a request is with the nearest tier."""
 
-    __slots__ = ("evicted", "new")
+    __slots__ = ("accesses", "num_jobs", "num_offered")
 
-    def __init__(self, new: list[Span], evicted: list[Span]) -> None:
-        self.new = new  # to be copied
-        self.evicted = evicted
+    def __init__(self) -> None:
+        self.num_offered = 0  # leading chunks
+        self.num_jobs = 0  # under way
+        self.accesses = Accesses()
 
 
 NOTHING: list[Span] = []  # never changed
@@ -418,6 +426,7 @@ class HostCache:
         self.num_evicted = 0
         self.num_lost = 0  # whose copies did not come
         self.num_loaded = 0
+        self.evicted = NOTHING  # by the last offer
         self.is_view = False  # on what others hold: nothing is stored through it
         self._extents: Lru | Arc = Lru() if policy == "lru" else Arc(capacity)
         self._is_arc = policy == "arc"
@@ -432,32 +441,36 @@ class HostCache:
         """The extent of that name, if any of it has a place."""
         return self._extents.get(content)
 
-    def offer(self, spans: Sequence[Span], accesses: Accesses) -> Offered | None:
-        """Make room for the new ones among these; None if there is none for all of them."""
+    def offer(self, spans: list[Span], accesses: Accesses) -> list[Span] | None:
+        """Make room for the new ones among these, which are returned, to be copied; None if there
+        is none for all of them. `evicted` are those that had to go."""
         if self._is_arc:
             accesses.keep_all()
+        self.evicted = NOTHING
         new = self._without_place(spans, accesses)
         if not new:
-            return Offered(NOTHING, NOTHING)
-        num_new = sum([span.end - span.first for span in new])
+            return new
+        num_new = 0
+        for span in new:
+            num_new += span.end - span.first
         if self._is_arc:
             self._note_missed(new, accesses)
-        evicted = NOTHING
-        num_lacking = num_new - (self.capacity - self._extents.num_chunks)
+        extents = self._extents
+        num_lacking = num_new - (self.capacity - extents.num_chunks)
         if num_lacking > 0:
-            victims = self._extents.evict(num_lacking, [span.content for span in spans])
-            if victims is None:
+            evicted = extents.evict(num_lacking, [span.content for span in spans])
+            if evicted is None:
                 return None
-            evicted = victims
+            self.evicted = evicted
             self.num_evicted += num_lacking
         for span in new:
-            self._extents.grow(span.content, span.end - span.first).num_stores += 1
+            extents.grow(span.content, span.end - span.first).num_stores += 1
             if accesses.inserted is not None:
                 accesses.inserted.add(span.content)
         self.num_stored += num_new
-        return Offered(new, evicted)
+        return new
 
-    def _without_place(self, spans: Sequence[Span], accesses: Accesses) -> list[Span]:
+    def _without_place(self, spans: list[Span], accesses: Accesses) -> list[Span]:
         """Which of the chunks offered are new, and to be stored."""
         new: list[Span] = []
         for span in spans:
@@ -471,7 +484,7 @@ class HostCache:
             if self._threshold > 1 and not self._is_wanted(span):
                 continue
             if span.first <= num_held < span.end:
-                new.append(Span(content, num_held, span.end))
+                new.append(span if num_held == span.first else Span(content, num_held, span.end))
                 accesses.seen.add(content)
         return new
 

@@ -35,7 +35,7 @@ class KvLoad:
         self.job: CopyJob | None = None  # None: not from a tier
 
 
-class Source:
+class CopySource:
     """Blocks of the device that are being copied: those `first` to before `end` of an extent."""
 
     __slots__ = ("end", "extent", "first")
@@ -46,7 +46,7 @@ class Source:
         self.end = end
 
 
-class Part:
+class LoadPart:
     """Chunks that a load takes from a tier beyond the nearest; `tier` counts from that, at 0."""
 
     __slots__ = ("span", "tier")
@@ -90,11 +90,11 @@ class CopyJob:
         self.sequence = sequence
         self.spans = spans
         self.num_blocks = num_blocks
-        self.beyond: tuple[Part, ...] = ()  # of a load
+        self.beyond: tuple[LoadPart, ...] = ()  # of a load
         self.num_left = 1  # of a load: copies under way that it consists of
         self.starts_ms = 0.0  # of a load
         self.ends_ms = 0.0  # of what goes over a lane
-        self.sources: tuple[Source, ...] = ()  # of a store whose request has ended
+        self.sources: tuple[CopySource, ...] = ()  # of a store whose request has ended
         self.mark = 0  # of a store whose request has ended: see `HostOffload.safe_blocks`
         self.num_lost = 0  # of their blocks, those that have been handed out since
         self.is_load = is_load

@@ -3,6 +3,7 @@
 from typing import Final
 
 from dynosim.engine.block_pool import Extent
+from dynosim.engine.host_cache import TierProgress
 
 WAITING: Final = 0
 PREFILLING: Final = 1  # holds a seat, known tokens left to compute
@@ -54,6 +55,7 @@ class Sequence:
         "request_id",
         "reserved_tokens",
         "state",
+        "tier_progress",
     )
 
     def __init__(
@@ -96,6 +98,7 @@ class Sequence:
         self.load_step = 0  # the step whose planning started the load
         self.last_chunk_step = -1  # the last step in which it computed known tokens
         self.preemptions = 0
+        self.tier_progress: TierProgress | None = None  # with the tier below the device
 
     @property
     def known_tokens(self) -> int:
@@ -117,3 +120,4 @@ class Sequence:
         self.registration_lag = 0
         self.reserved_tokens = 0
         self.last_chunk_step = -1
+        self.tier_progress = None

@@ -24,6 +24,7 @@ def check_conservation(result: RunResult, trace: Trace) -> None:
     _check_tokens(result)
     _check_prefill(result)
     _check_handoffs(result)
+    _check_tiers(result)
 
 
 def _fail(law: str, detail: str) -> None:
@@ -222,3 +223,27 @@ def _check_handoffs(result: RunResult) -> None:
         (ours.held_tokens >= 0) & (ours.held_tokens <= log.input_tokens),
         "request",
     )
+
+
+def _check_tiers(result: RunResult) -> None:
+    """What was stored in a tier is there, unless it was thrown out or its copy was cut off."""
+    for tier in result.tiers:
+        if tier.stored_blocks != tier.evicted_blocks + tier.lost_blocks + tier.resident_blocks:
+            _fail(
+                f"blocks stored in tier {tier.name} are evicted, lost or resident",
+                f"{tier.stored_blocks} stored, {tier.evicted_blocks} evicted, {tier.lost_blocks} "
+                f"lost, {tier.resident_blocks} resident",
+            )
+        if tier.name != "peers" and tier.resident_blocks > tier.capacity_blocks:
+            _fail(
+                f"tier {tier.name} holds no more than it has room for",
+                f"{tier.resident_blocks} blocks in {tier.capacity_blocks}",
+            )
+    log = result.requests
+    if log.onboards is not None:
+        ours = log.onboards
+        in_order = np.isnan(ours.end_ms) | (
+            (ours.start_ms >= log.dispatch_ms - TOLERANCE_MS)
+            & ~(log.scheduled_ms < ours.end_ms - TOLERANCE_MS)
+        )
+        _check_all("a request is loaded before it is scheduled", in_order, "request")

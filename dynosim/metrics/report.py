@@ -29,6 +29,7 @@ from dynosim.metrics.percentiles import summarize_sample
 from dynosim.metrics.routing import hit_keys, router_keys, share_keys
 from dynosim.metrics.saturation import load_of
 from dynosim.metrics.steady import steady_keys
+from dynosim.metrics.tiers import tier_keys
 from dynosim.records import FloatArray, IntArray, RequestLog, RequestStatus, RunResult, StepLog
 
 PROCESS_KEYS: tuple[str, ...] = ("wall_time_ms", "simulate_wall_ms", "core")
@@ -116,6 +117,7 @@ def summarize(
         **share_keys(result),
         **router_keys(result),
         **handoff_keys(result, completed),
+        **tier_keys(result, completed),
         **_latency_keys(result, latencies, completed, timing),
         **steady_keys(result, timing, latencies.ttft_ms, latencies.tpot_ms, latencies.e2e_ms),
         **_goodput(log, latencies, completed, sla, duration_ms),

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from dynosim.metrics.handoffs import handoff_ms, prefill_time_ms, transfer_ms
 from dynosim.metrics.report import Latencies
+from dynosim.metrics.tiers import onboard_ms
 from dynosim.records import IntArray, KvEventLog, RequestLog, RequestStatus, RunResult, Trace
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ RECORD_FIELDS: tuple[str, ...] = (
     "prefill_time_ms",
     "transfer_ms",
     "handoff_ms",
+    "onboarded_tokens",
+    "onboard_ms",
     "ttft_ms",
     "itl_mean_ms",
     "tpot_ms",
@@ -45,7 +48,8 @@ def request_table(result: RunResult, trace: Trace) -> "pl.DataFrame":
     `prefill_wait_time_ms` is from arrival to the start of the first step that computed one of the
     request's tokens, `prefill_time_ms` from there to the end of its prompt, `handoff_ms` from there
     to the first token, where that comes from a decode worker: they add up to `ttft_ms`.
-    `transfer_ms` is the part of a handoff in which KV was on its way. `itl_mean_ms` equals
+    `transfer_ms` is the part of a handoff in which KV was on its way; `onboard_ms` that of the wait
+    in which `onboarded_tokens` of the prompt were loaded from slower memory. `itl_mean_ms` equals
     `tpot_ms`: a mean over the gaps of one request. One worker does both phases in an aggregated
     cluster, and of what a decode worker computes itself: the last that had the request.
     `output_tokens` are those produced, not those asked for.
@@ -72,6 +76,8 @@ def request_table(result: RunResult, trace: Trace) -> "pl.DataFrame":
         "prefill_time_ms": prefill_time_ms(log),
         "transfer_ms": transfer_ms(log),
         "handoff_ms": handoff_ms(log),
+        "onboarded_tokens": _onboarded_tokens(log),
+        "onboard_ms": onboard_ms(log),
         "ttft_ms": latencies.ttft_ms,
         "itl_mean_ms": latencies.tpot_ms,
         "tpot_ms": latencies.tpot_ms,
@@ -85,6 +91,14 @@ def request_table(result: RunResult, trace: Trace) -> "pl.DataFrame":
     return pl.DataFrame(
         {name: columns[name] for name in RECORD_FIELDS}, schema_overrides=text, nan_to_null=True
     )
+
+
+def _onboarded_tokens(log: RequestLog) -> "pl.Series":
+    import polars as pl
+
+    if log.onboards is None:
+        return pl.Series([None] * len(log.status), dtype=pl.Int64)
+    return pl.Series(log.onboards.num_tokens, dtype=pl.Int64)
 
 
 def _prefill_worker_id(log: RequestLog, worker_id: "pl.Series") -> "pl.Series":

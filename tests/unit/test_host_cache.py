@@ -4,9 +4,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from dynosim.engine.host_cache import Accesses, HostCache
+from dynosim.engine.host_cache import Accesses, HostCache, Span
 from dynosim.engine.spec import EvictionPolicy
 from dynosim.errors import InvariantError
+
+
+def single(*keys: int) -> list[Span]:
+    """Extents of one chunk each."""
+    return [Span(key, 0, 1) for key in keys]
 
 
 class Request:
@@ -18,15 +23,15 @@ class Request:
 
     def stores(self, *keys: int) -> list[int] | None:
         """Offers chunks, and has them copied; returns who had to go, None if refused."""
-        stored = self.cache.offer(keys, self.accesses)
-        if stored is None:
+        new = self.cache.offer(single(*keys), self.accesses)
+        if new is None:
             return None
-        self.cache.stored(stored.new)
-        return stored.evicted
+        self.cache.stored(new)
+        return [span.content for span in self.cache.evicted]
 
     def loads(self, *keys: int) -> None:
-        self.cache.pin(keys, self.accesses)
-        self.cache.unpin(keys)
+        self.cache.pin(single(*keys), self.accesses)
+        self.cache.unpin(single(*keys))
 
     def ends(self, *keys: int) -> None:
         """With these chunks, in the order of its prompt."""
@@ -64,32 +69,28 @@ def test_loading_alone_makes_nothing_younger_but_the_end_does() -> None:
 def test_what_is_on_its_way_in_or_out_stays_and_a_batch_gets_room_for_all_or_none() -> None:
     cache = HostCache(3, "lru")
     first, second = Request(cache), Request(cache)
-    stored = cache.offer((1,), first.accesses)
-    assert stored is not None and stored.new == [1]  # its copy is not reported
+    assert cache.offer(single(1), first.accesses) == single(1)  # its copy is not reported
     second.stores(2, 3)
-    cache.pin((2,), second.accesses)
+    cache.pin(single(2), second.accesses)
     assert Request(cache).stores(4, 5) is None
     assert len(cache) == 3 and cache.get(3) is not None
     assert Request(cache).stores(4) == [3]
-    cache.unpin((2,))
+    cache.unpin(single(2))
     assert Request(cache).stores(5) == [2]
 
 
 def test_chunks_that_are_there_are_not_stored_again_nor_thrown_out_for_their_own_batch() -> None:
     cache = cache_with("lru", 3, (1, 2, 3))
     request = Request(cache)
-    stored = cache.offer((1, 2, 4), request.accesses)
-    assert stored is not None
-    assert (stored.new, stored.evicted) == ([4], [3])
+    assert cache.offer(single(1, 2, 4), request.accesses) == single(4)
+    assert cache.evicted == single(3)
 
 
 @pytest.mark.parametrize(("threshold", "offers"), [(0, 1), (1, 1), (2, 2), (3, 3)])
 def test_a_chunk_is_stored_from_its_so_many_th_offer_on(threshold: int, offers: int) -> None:
     cache = HostCache(2, "lru", threshold)
     for number in range(1, offers + 1):
-        stored = cache.offer((1,), Accesses())
-        assert stored is not None
-        assert stored.new == ([1] if number == offers else [])
+        assert cache.offer(single(1), Accesses()) == (single(1) if number == offers else [])
 
 
 def test_arc_keeps_what_was_used_again_from_a_scan() -> None:
@@ -133,4 +134,33 @@ def test_a_store_of_ones_own_is_no_second_use() -> None:
 def test_a_chunk_without_a_place_cannot_be_loaded() -> None:
     cache = HostCache(1, "lru")
     with pytest.raises(InvariantError, match="chunk 7"):
-        cache.pin((7,), Accesses())
+        cache.pin(single(7), Accesses())
+
+
+def test_of_longer_extents_the_last_chunks_go_first_and_the_rest_can_grow_again() -> None:
+    cache = HostCache(10, "lru")
+    first = Accesses()
+    assert cache.offer([Span(1, 0, 4)], first) == [Span(1, 0, 4)]
+    assert cache.offer([Span(1, 4, 6)], first) == [Span(1, 4, 6)]
+    cache.stored([Span(1, 0, 4)])
+    assert cache.offer([Span(2, 0, 8)], Accesses()) is None  # the rest of 1 is on its way
+    cache.stored([Span(1, 4, 6)])
+    cache.end([1], first)
+    assert cache.offer([Span(2, 0, 8)], Accesses()) == [Span(2, 0, 8)]
+    assert cache.evicted == [Span(1, 2, 6)]
+    cache.stored([Span(2, 0, 8)])
+    assert cache.offer([Span(1, 4, 6)], Accesses()) == []  # behind a gap: of no use
+    assert cache.offer([Span(1, 0, 3)], Accesses()) == [Span(1, 2, 3)]
+    assert cache.evicted == [Span(2, 7, 8)]
+    assert (len(cache), cache.num_stored, cache.num_evicted) == (10, 15, 5)
+
+
+def test_copies_that_do_not_come_leave_their_places() -> None:
+    cache = HostCache(10, "lru")
+    cache.offer([Span(1, 0, 4)], Accesses())
+    cache.stored([Span(1, 0, 4)])
+    cache.offer([Span(1, 4, 6)], Accesses())
+    cache.lose([Span(1, 4, 6)])
+    assert (len(cache), cache.num_lost) == (4, 2)
+    held = cache.get(1)
+    assert held is not None and (held.num_stores, held.num_chunks) == (0, 4)

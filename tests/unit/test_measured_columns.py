@@ -83,7 +83,7 @@ def test_every_column_of_the_log_is_that_of_the_records() -> None:
         "migrations": [1, 0, 0, 0, 0, 0, 0],
         "status": [0, 0, 0, 2, 1, 3, 3],
     }
-    others = {"errors", "is_timed", "gave_up_ms", "handoffs"}
+    others = {"errors", "is_timed", "gave_up_ms", "handoffs", "onboards"}
     assert {field.name for field in fields(RequestLog)} == {*expected, *others}
     for name, column in expected.items():
         np.testing.assert_array_equal(getattr(log, name), column, err_msg=name)

@@ -23,8 +23,8 @@ from typing import Final
 
 from dynosim.blocks.tier import Tier
 from dynosim.engine.block_pool import BlockPool, Extent
-from dynosim.engine.host_cache import Accesses, HostCache, Span
-from dynosim.engine.plan import CopyJob, HostWork, KvLoad, Part, Source, StepPlan, Write
+from dynosim.engine.host_cache import Accesses, HostCache, Span, TierProgress
+from dynosim.engine.plan import CopyJob, CopySource, HostWork, KvLoad, LoadPart, StepPlan, Write
 from dynosim.engine.sequence import DECODING, FINISHED, Sequence
 from dynosim.engine.spec import HostCacheSpec
 from dynosim.engine.tiers import Beyond, Onboarding
@@ -34,17 +34,6 @@ LATER: Final = -1
 """Chunks would be hit that are on their way into the tier, or out of it for somebody else."""
 
 HOST: Final = Tier.HOST  # compiled code looks it up once
-
-
-class _Progress:
-    """How far a request is with the tier."""
-
-    __slots__ = ("accesses", "num_jobs", "num_offered")
-
-    def __init__(self) -> None:
-        self.num_offered = 0  # leading chunks
-        self.num_jobs = 0  # under way
-        self.accesses = Accesses()
 
 
 class _Ended:
@@ -79,7 +68,6 @@ class HostOffload:
         "_loading",
         "_num_orphans",
         "_pool",
-        "_progress",
         "_prompt_only",
         "_seats",
         "cache",
@@ -97,7 +85,7 @@ class HostOffload:
         self._pool = pool
         self.cache = HostCache(spec.num_chunks, spec.policy, spec.store_threshold)
         self._beyond: Beyond | None = None
-        self._found: list[Part] = []  # what the last search found, part by part
+        self._found: list[LoadPart] = []  # what the last search found, part by part
         self._block_size = block_size
         self._chunk_blocks = spec.blocks_per_chunk
         self._chunk_tokens = spec.blocks_per_chunk * block_size
@@ -108,7 +96,6 @@ class HostOffload:
         self._last_job = -1
         self._num_orphans = 0  # stores under way of requests that have ended
         self._loading: dict[int, int] = {}  # content -> loads under way to this engine
-        self._progress: dict[Sequence, _Progress] = {}
         self._ended: list[_Ended] = []
 
     @property
@@ -144,14 +131,13 @@ class HostOffload:
         request come after all that were idle before.
         """
         pool = self._pool
-        marks = [one.mark for one in self._ended]
-        marks += [
-            job.mark
-            for job in self._jobs.values()
-            if not job.is_load and job.sequence.state == FINISHED
-        ]
-        younger = pool.released_blocks - min(marks, default=pool.released_blocks)
-        return pool.blank_blocks + pool.idle_blocks - younger
+        oldest = pool.released_blocks
+        for one in self._ended:
+            oldest = min(oldest, one.mark)
+        for job in self._jobs.values():
+            if not job.is_load and job.sequence.state == FINISHED:
+                oldest = min(oldest, job.mark)
+        return pool.blank_blocks + pool.idle_blocks - (pool.released_blocks - oldest)
 
     # ---- loads ---------------------------------------------------------------------------------
 
@@ -161,7 +147,7 @@ class HostOffload:
         All known tokens count, also the last, which has to be computed again. What is less than a
         chunk is nothing.
         """
-        progress = self._progress.get(sequence)
+        progress = sequence.tier_progress
         if progress is not None and progress.num_jobs:
             return LATER  # it lost its seat while its chunks are being stored
         size, known = self._chunk_tokens, sequence.prompt_tokens + sequence.generated_tokens
@@ -185,7 +171,7 @@ class HostOffload:
 
         The parts are in `_found`.
         """
-        sizes, found = self._extent_blocks, list[Part]()
+        sizes, found = self._extent_blocks, list[LoadPart]()
         self._found = found
         end, before = first, 0
         is_pending = False
@@ -201,7 +187,7 @@ class HostOffload:
                             continue
                         is_pending = True
                     held = min(before + extent.num_chunks, limit)
-                    found.append(Part(tier, Span(content, end - before, held - before)))
+                    found.append(LoadPart(tier, Span(content, end - before, held - before)))
                     end = held
                 if end < before + length:
                     break
@@ -222,7 +208,7 @@ class HostOffload:
         size = self._chunk_tokens
         num_chunks = onboarding.chosen_chunks(known, first * size, counts)
         end = first + num_chunks
-        kept: list[Part] = []
+        kept: list[LoadPart] = []
         for part in found:
             span = part.span
             if num_chunks <= 0:
@@ -253,7 +239,7 @@ class HostOffload:
         work.loads += (job,)
 
     def _take_beyond(
-        self, job: CopyJob, found: list[Part], progress: _Progress, first: int
+        self, job: CopyJob, found: list[LoadPart], progress: TierProgress, first: int
     ) -> None:
         """Let a load take parts from the tiers beyond the nearest, which is offered them then."""
         job.beyond = tuple([part for part in found if part.tier > 0])
@@ -285,10 +271,7 @@ class HostOffload:
                 self._write(1, job.spans)
             if sequence.state == FINISHED:
                 self._num_orphans -= 1
-        progress = self._progress[sequence]
-        progress.num_jobs -= 1
-        if sequence.state == FINISHED and not progress.num_jobs and not self._is_awaited(sequence):
-            del self._progress[sequence]
+        self._progress_of(sequence).num_jobs -= 1
         return job
 
     def _end_loading(self, spans: list[Span]) -> None:
@@ -326,15 +309,15 @@ class HostOffload:
         if cache.is_view:
             self._write(tier + 1, spans)
             return
-        offered = cache.offer(spans, Accesses())
-        if offered is None:
+        new = cache.offer(spans, Accesses())
+        if not new:
             return
-        self._publish_evicted(tier, offered.evicted)
-        if beyond.writes_evicted and offered.evicted:
-            self._write(tier + 1, _whole(offered.evicted))
-        if offered.new:
-            num_chunks = sum([span.end - span.first for span in offered.new])
-            beyond.writes.append(Write(tier, offered.new, num_chunks * self._chunk_blocks))
+        evicted = cache.evicted
+        self._publish_evicted(tier, evicted)
+        if beyond.writes_evicted and evicted:
+            self._write(tier + 1, _whole(evicted))
+        num_chunks = sum([span.end - span.first for span in new])
+        beyond.writes.append(Write(tier, new, num_chunks * self._chunk_blocks))
 
     def written(self, write: Write) -> None:
         """Chunks have arrived in a tier beyond the nearest."""
@@ -403,22 +386,24 @@ class HostOffload:
         first, end = progress.num_offered, num_tokens // self._chunk_tokens
         if end <= first:
             return None
-        stored = self.cache.offer(self._spans(sequence, first, end), progress.accesses)
-        if stored is None:
+        cache = self.cache
+        new = cache.offer(self._spans(sequence, first, end), progress.accesses)
+        if new is None:
             work.refused += (sequence,)
             return None
         progress.num_offered = end
-        if stored.evicted:
-            work.evicted += tuple(stored.evicted)
-            self._publish_evicted(0, stored.evicted)
-            if self._beyond is not None and self._beyond.writes_evicted:
-                self._write(1, _whole(stored.evicted))
-        if not stored.new:
+        if not new:
             return None
+        evicted = cache.evicted
+        if evicted:
+            work.evicted += tuple(evicted)
+            self._publish_evicted(0, evicted)
+            if self._beyond is not None and self._beyond.writes_evicted:
+                self._write(1, _whole(evicted))
         num_blocks = 0
-        for span in stored.new:
+        for span in new:
             num_blocks += (span.end - span.first) * self._chunk_blocks
-        job = self._begin(sequence, progress, stored.new, num_blocks, is_load=False)
+        job = self._begin(sequence, progress, new, num_blocks, is_load=False)
         work.stores += (job,)
         return job
 
@@ -429,8 +414,6 @@ class HostOffload:
         if self._extent_blocks is not None:
             contents = [*contents, -1 - sequence.index]  # generated text
         self.cache.end(contents, progress.accesses)
-        if not progress.num_jobs:
-            del self._progress[sequence]
 
     def _to_flush(self, plan: StepPlan) -> list[int]:
         """Stores of requests that lose their seat, or whose blocks this step has been given."""
@@ -459,7 +442,7 @@ class HostOffload:
     def _begin(
         self,
         sequence: Sequence,
-        progress: _Progress,
+        progress: TierProgress,
         spans: list[Span],
         num_blocks: int,
         *,
@@ -521,7 +504,7 @@ class HostOffload:
 
     def _sources(
         self, sequence: Sequence, spans: list[Span], held: list[Extent]
-    ) -> tuple[Source, ...]:
+    ) -> tuple[CopySource, ...]:
         """Where the blocks of chunks are."""
         size = self._chunk_blocks
         if size == 1:
@@ -530,7 +513,7 @@ class HostOffload:
                 places[sequence.own.content] = sequence.own
             return tuple(
                 [
-                    Source(places[span.content], span.first, span.end)
+                    CopySource(places[span.content], span.first, span.end)
                     for span in spans
                     if span.content in places
                 ]
@@ -542,7 +525,7 @@ class HostOffload:
             if content in wanted
         ]
         return tuple(
-            [Source(extent, 0, 1) for start in starts for extent in held[start : start + size]]
+            [CopySource(extent, 0, 1) for start in starts for extent in held[start : start + size]]
         )
 
     def _computed_tokens(self, sequence: Sequence) -> int:
@@ -558,15 +541,11 @@ class HostOffload:
         scheduled = sequence.anchor + self._seats.decodes.step + 1
         return scheduled - max(sequence.in_flight, 1)
 
-    def _progress_of(self, sequence: Sequence) -> _Progress:
-        found = self._progress.get(sequence)
+    def _progress_of(self, sequence: Sequence) -> TierProgress:
+        found = sequence.tier_progress
         if found is None:
-            found = self._progress[sequence] = _Progress()
+            found = sequence.tier_progress = TierProgress()
         return found
-
-    def _is_awaited(self, sequence: Sequence) -> bool:
-        """Whether what a request has left is still to be offered."""
-        return any([one.sequence is sequence for one in self._ended])
 
 
 def _whole(spans: list[Span]) -> list[Span]:

@@ -36,6 +36,7 @@ _COUNTS = (
     "input_tokens",
     "output_tokens",
     "cached_tokens",
+    "onboarded_tokens",
     "prefill_worker_id",
     "decode_worker_id",
     "preemptions",
