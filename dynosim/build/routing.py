@@ -29,8 +29,11 @@ def routing_spec(
     block_size: int,
     seed: int,
     estimator: "PrefillEstimator | None" = None,
+    has_slower_tiers: bool = False,
 ) -> RoutingSpec:
     """How a simulated cluster routes under this section.
+
+    `has_slower_tiers`: its engines keep KV in more than the memory of their devices.
 
     Raises: ConfigError if a policy class cannot be imported.
     """
@@ -43,6 +46,7 @@ def routing_spec(
         sync_delay_ms=router.replica_sync_delay_ms,
         policy=None if router.policy is None else load_policy(router.policy),
         estimator=estimator if router.prefill_load_model == "timing" else None,
+        has_slower_tiers=has_slower_tiers,
     )
 
 
