@@ -115,6 +115,11 @@ def to_block_event(event: EngineEvent, block_size: int, salt: str = "") -> Block
     hashes = [_as_int(value) for value in _listed(fields, "block_hashes")]
     if kind == "BlockRemoved":
         return Removed(hashes, tier)
+    if fields.get("block_size") == 0:
+        raise EventFormatError(
+            f"what the engine stored in {fields.get('medium')} comes without its tokens; start "
+            "vLLM's offloading with self_describing_kv_events: true"
+        )
     if fields.get("block_size") != block_size:
         raise EventFormatError(
             f"the engine's KV blocks hold {fields.get('block_size')} tokens, the router's "
