@@ -49,6 +49,7 @@ def _routing(config: RunConfig, prepared: Prepared) -> RoutingSpec:
         block_size=engine.block_size,
         seed=config.seed,
         estimator=StepTimeEstimator(prepared.timing, engine.max_num_batched_tokens),
+        has_slower_tiers=prepared.tiers is not None,
     )
 
 

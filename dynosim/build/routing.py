@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dynosim.build.knobs import from_section
+from dynosim.config.cluster import TiersConfig
 from dynosim.config.router import RouterConfig
 from dynosim.errors import ConfigError
 from dynosim.router.busy import BusyThresholds
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 
 _BLIND = {"overlap_score_credit": 0.0, "assume_kv_reuse": False}
 """How `load_aware` weighs caches: not at all."""
+
+_WEIGHED = {
+    "host_cache_hit_weight": ("host",),
+    "disk_cache_hit_weight": ("disk", "remote"),
+}
+"""Weights of the cost function, and the keys of `cluster.tiers` that they are about."""
 
 PolicyFactory = Callable[[RouterSpec, int], "PlacementPolicy"]
 
@@ -50,17 +57,19 @@ def routing_spec(
     )
 
 
-def check_tiers(router: RouterConfig) -> None:
-    """What simulated engines do not have cannot be weighed: their KV is in device memory only.
+def check_tiers(router: RouterConfig, tiers: TiersConfig | None) -> None:
+    """What simulated engines do not have cannot be weighed. Raises: ConfigError.
 
-    Live routers receive other tiers and weigh them. Raises: ConfigError.
+    Live routers weigh whatever their engines publish.
     """
-    for name in ("host_cache_hit_weight", "disk_cache_hit_weight"):
+    for name, weighed in _WEIGHED.items():
         default = RouterConfig.model_fields[name].default
-        if getattr(router, name) != default:
+        if getattr(router, name) == default:
+            continue
+        if all(getattr(tiers, tier, None) is None for tier in weighed):
             raise ConfigError(
-                f"router.{name}: not in this version of the twin, whose engines keep KV in device "
-                f"memory only; live routers obey it (remove it, or --set router.{name}={default})"
+                f"router.{name}: there is no such tier to weigh (add cluster.tiers.{weighed[0]}, "
+                f"or --set router.{name}={default})"
             )
 
 

@@ -236,14 +236,22 @@ def test_a_prompts_time_is_that_of_its_steps_one_behind_the_other() -> None:
     assert estimator.predict_ms(0, 20) == 0.0
 
 
-@pytest.mark.parametrize("name", ["host_cache_hit_weight", "disk_cache_hit_weight"])
-def test_weights_of_caches_that_the_twins_engines_lack_are_refused(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "tiers"),
+    [
+        ("host_cache_hit_weight", None),
+        ("disk_cache_hit_weight", None),
+        ("disk_cache_hit_weight", {"host": {"num_blocks": 100}, "kv_bytes_per_token": 1000}),
+    ],
+)
+def test_weights_of_tiers_that_engines_lack_are_refused(name: str, tiers: object) -> None:
     data: dict[str, Any] = {
         "workload": {"synthetic": {"requests": 2, "isl": 8, "osl": 2, "rate_rps": 1}},
         "engine": {"num_gpu_blocks": 100},
         "timing": {"kind": "polynomial"},
+        "cluster": {"tiers": tiers},
     }
-    with pytest.raises(ConfigError, match=f"router.{name}: not in this version of the twin"):
+    with pytest.raises(ConfigError, match=f"router.{name}: there is no such tier"):
         run(RunConfig.model_validate(data | {"router": {"mode": "kv", name: 0.5}}))
     default = RouterConfig.model_fields[name].default
     run(RunConfig.model_validate(data | {"router": {"mode": "kv", name: default}}))

@@ -106,7 +106,11 @@ def _spec(config: RunConfig) -> tuple[RoutingSpec, IndexSpec, HurriedEstimator |
         )
         capacity_blocks = prepared.engine.usable_blocks
     spec = routing_spec(
-        config.router, block_size=config.engine.block_size, seed=config.seed, estimator=estimator
+        config.router,
+        block_size=config.engine.block_size,
+        seed=config.seed,
+        estimator=estimator,
+        has_slower_tiers=config.cluster.tiers is not None,
     )
     return spec, hash_index_spec(spec, capacity_blocks), estimator
 
