@@ -21,12 +21,6 @@ if TYPE_CHECKING:
 _BLIND = {"overlap_score_credit": 0.0, "assume_kv_reuse": False}
 """How `load_aware` weighs caches: not at all."""
 
-_WEIGHED = {
-    "host_cache_hit_weight": ("host",),
-    "disk_cache_hit_weight": ("disk", "remote"),
-}
-"""Weights of the cost function, and the keys of `cluster.tiers` that they are about."""
-
 PolicyFactory = Callable[[RouterSpec, int], "PlacementPolicy"]
 
 
@@ -58,18 +52,17 @@ def routing_spec(
 
 
 def check_tiers(router: RouterConfig, tiers: TiersConfig | None) -> None:
-    """What simulated engines do not have cannot be weighed. Raises: ConfigError.
+    """Tiers that no simulated worker has for itself cannot be weighed: what is shared favours none.
 
-    Live routers weigh whatever their engines publish.
+    Live routers weigh whatever their engines publish. Raises: ConfigError.
     """
-    for name, weighed in _WEIGHED.items():
+    for name, tier in (("host_cache_hit_weight", "host"), ("disk_cache_hit_weight", "disk")):
         default = RouterConfig.model_fields[name].default
-        if getattr(router, name) == default:
-            continue
-        if all(getattr(tiers, tier, None) is None for tier in weighed):
+        section = None if tiers is None else getattr(tiers, tier)
+        if getattr(router, name) != default and (section is None or section.scope != "worker"):
             raise ConfigError(
-                f"router.{name}: there is no such tier to weigh (add cluster.tiers.{weighed[0]}, "
-                f"or --set router.{name}={default})"
+                f"router.{name}: no worker has such a tier for itself, to be weighed (add "
+                f"cluster.tiers.{tier}, or --set router.{name}={default})"
             )
 
 

@@ -241,7 +241,8 @@ def test_a_prompts_time_is_that_of_its_steps_one_behind_the_other() -> None:
     [
         ("host_cache_hit_weight", None),
         ("disk_cache_hit_weight", None),
-        ("disk_cache_hit_weight", {"host": {"num_blocks": 100}, "kv_bytes_per_token": 1000}),
+        ("host_cache_hit_weight", {"host": {"num_blocks": 9, "scope": "node"}}),
+        ("disk_cache_hit_weight", {"host": {"num_blocks": 9}}),
     ],
 )
 def test_weights_of_tiers_that_engines_lack_are_refused(name: str, tiers: object) -> None:
@@ -249,9 +250,9 @@ def test_weights_of_tiers_that_engines_lack_are_refused(name: str, tiers: object
         "workload": {"synthetic": {"requests": 2, "isl": 8, "osl": 2, "rate_rps": 1}},
         "engine": {"num_gpu_blocks": 100},
         "timing": {"kind": "polynomial"},
-        "cluster": {"tiers": tiers},
     }
-    with pytest.raises(ConfigError, match=f"router.{name}: there is no such tier"):
-        run(RunConfig.model_validate(data | {"router": {"mode": "kv", name: 0.5}}))
+    with pytest.raises(ConfigError, match=f"router.{name}: no worker has such a tier"):
+        router = {"mode": "kv", name: 0.5}
+        run(RunConfig.model_validate(data | {"router": router, "cluster": {"tiers": tiers}}))
     default = RouterConfig.model_fields[name].default
     run(RunConfig.model_validate(data | {"router": {"mode": "kv", name: default}}))
