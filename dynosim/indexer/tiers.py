@@ -196,6 +196,8 @@ class TieredIndex:
     def _extend(self, tier: Tier, sequence: list[int], reached: dict[Slot, int]) -> Overlaps:
         """Blocks of a tier that follow what workers have in faster ones; updates `reached`."""
         holders = self._holders[tier]
+        if not holders:
+            return NOTHING
         beyond: dict[int, int] = {}
         candidates = 0
         for mask in (holders.get(block, 0) for block in sequence):
