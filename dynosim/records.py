@@ -317,6 +317,11 @@ class KvEventLog:
     time_ms: FloatArray  # the end of the step in which it happened
     worker_id: IntArray
     num_blocks: IntArray
+    tier: IntArray | None = None  # a `Tier`; None: all on devices
+
+    def tiers(self) -> IntArray:
+        """The tier of every event."""
+        return np.zeros(len(self.time_ms), np.int64) if self.tier is None else self.tier
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,11 +87,10 @@ class NaiveCaches:
 
     def depths(self, worker: int, prompt: Chain, now_ms: float) -> tuple[int, ...]:
         """Leading blocks on the device, then further ones in each slower tier."""
-        on_device, *slower = self.published.depths(worker, prompt)
         if self.guesses is None:
-            return on_device, *slower
+            return self.published.depths(worker, prompt)
         guessed = {block for where, block in self.guesses.held(now_ms) if where == worker}
-        return max(on_device, leading(prompt, guessed)), 0, 0, 0
+        return self.published.depths(worker, prompt, leading(prompt, guessed))
 
     def apply(self, worker: int, event: BlockEvent) -> None:
         self.published.apply(worker, event)

@@ -137,9 +137,8 @@ class NaiveRouter(NaiveWorkers):
         classes = self.settings.classes
         if not classes:
             return False
-        prompt = tuple(request.blocks)
-        depths = [self.caches.depths(slot, prompt, now_ms)[0] for slot in eligible]
-        cached_tokens = max(depths) * self.settings.block_size
+        options = self.options(request, eligible, now_ms)
+        cached_tokens = max(option.cached_tokens for option in options)
         uncached = max(request.input_tokens - cached_tokens, 0)
         rules = next(
             (c for c in classes if _takes(c, request.policy_family, uncached)), classes[-1]

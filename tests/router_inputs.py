@@ -59,7 +59,7 @@ def random_cost(rng: random.Random, *, is_plain: bool) -> CostSpec:
         overlap_score_credit=rng.choice([1.0, 0.5, 0.0] if is_plain else [1.0, 1.5, 2.0, 0.25]),
         overlap_score_credit_decay=0.0 if is_plain else rng.choice([0.0, 0.5, 3.0]),
         prefill_load_scale=rng.choice([1.0, 0.25, 4.0, 0.0]),
-        host_cache_hit_weight=rng.choice([0.75, 0.5]),
+        host_cache_hit_weight=rng.choice([0.75, 0.5, 1.5]),
         disk_cache_hit_weight=rng.choice([0.25, 0.125]),
         active_request_weight=rng.choice([0.0, 0.5, 2.0]),
         temperature=0.0 if is_plain else rng.choice([0.0, 0.0, 0.5]),
@@ -141,7 +141,8 @@ def tiers_of(index: Any) -> list[Tier] | None:
     """The tiers that events to an index may be about; None: it takes no events."""
     if isinstance(index, ApproximateIndex):
         return None
-    return list(Tier) if isinstance(index, TieredIndex) else [Tier.DEVICE]
+    primary = index.primary if isinstance(index, PredictedIndex) else index
+    return list(Tier) if isinstance(primary, TieredIndex) else [Tier.DEVICE]
 
 
 class Inputs:

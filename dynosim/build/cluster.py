@@ -43,12 +43,13 @@ def cluster_spec(
 
 
 def _routing(config: RunConfig, prepared: Prepared) -> RoutingSpec:
-    engine = config.engine
+    engine, tiers = config.engine, prepared.tiers
     return routing_spec(
         config.router,
         block_size=engine.block_size,
         seed=config.seed,
         estimator=StepTimeEstimator(prepared.timing, engine.max_num_batched_tokens),
+        has_slower_tiers=tiers is not None and tiers.are_published,
     )
 
 

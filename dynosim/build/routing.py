@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dynosim.build.knobs import from_section
+from dynosim.config.cluster import TiersConfig
 from dynosim.config.router import RouterConfig
 from dynosim.errors import ConfigError
 from dynosim.router.busy import BusyThresholds
@@ -29,8 +30,11 @@ def routing_spec(
     block_size: int,
     seed: int,
     estimator: "PrefillEstimator | None" = None,
+    has_slower_tiers: bool = False,
 ) -> RoutingSpec:
     """How a simulated cluster routes under this section.
+
+    `has_slower_tiers`: its engines keep KV in more than the memory of their devices.
 
     Raises: ConfigError if a policy class cannot be imported.
     """
@@ -43,20 +47,22 @@ def routing_spec(
         sync_delay_ms=router.replica_sync_delay_ms,
         policy=None if router.policy is None else load_policy(router.policy),
         estimator=estimator if router.prefill_load_model == "timing" else None,
+        has_slower_tiers=has_slower_tiers,
     )
 
 
-def check_tiers(router: RouterConfig) -> None:
-    """What simulated engines do not have cannot be weighed: their KV is in device memory only.
+def check_tiers(router: RouterConfig, tiers: TiersConfig | None) -> None:
+    """Tiers that no simulated worker has for itself cannot be weighed: what is shared favours none.
 
-    Live routers receive other tiers and weigh them. Raises: ConfigError.
+    Live routers weigh whatever their engines publish. Raises: ConfigError.
     """
-    for name in ("host_cache_hit_weight", "disk_cache_hit_weight"):
+    for name, tier in (("host_cache_hit_weight", "host"), ("disk_cache_hit_weight", "disk")):
         default = RouterConfig.model_fields[name].default
-        if getattr(router, name) != default:
+        section = None if tiers is None else getattr(tiers, tier)
+        if getattr(router, name) != default and (section is None or section.scope != "worker"):
             raise ConfigError(
-                f"router.{name}: not in this version of the twin, whose engines keep KV in device "
-                f"memory only; live routers obey it (remove it, or --set router.{name}={default})"
+                f"router.{name}: no worker has such a tier for itself, to be weighed (add "
+                f"cluster.tiers.{tier}, or --set router.{name}={default})"
             )
 
 

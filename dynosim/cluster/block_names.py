@@ -73,8 +73,8 @@ class HashNames:
             hashes = self._sequence[start : start + event.num_blocks]
             local = self._local[start : start + event.num_blocks]
         if not event.is_stored:
-            return Removed(hashes[::-1])
-        return Stored(self._block_before(event), hashes, local)
+            return Removed(hashes[::-1], event.tier)
+        return Stored(self._block_before(event), hashes, local, event.tier)
 
     def _block_before(self, event: KvEvent) -> int | None:
         if event.first_block > 0:

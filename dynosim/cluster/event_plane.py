@@ -80,17 +80,23 @@ class EventRecorder:
         self._times_ms = array("d")
         self._worker_ids = array("q")
         self._num_blocks = array("q")
+        self._tiers = array("b")
 
     def note(self, time_ms: float, worker_id: int, event: KvEvent) -> None:
         """Keep an event."""
         self._times_ms.append(time_ms)
         self._worker_ids.append(worker_id)
         self._num_blocks.append(event.num_blocks if event.is_stored else -event.num_blocks)
+        self._tiers.append(event.tier)
 
     def log(self) -> KvEventLog:
         """All events so far."""
+        tiers = np.array(self._tiers, np.int64)
         return KvEventLog(
-            np.array(self._times_ms), np.array(self._worker_ids), np.array(self._num_blocks)
+            np.array(self._times_ms),
+            np.array(self._worker_ids),
+            np.array(self._num_blocks),
+            tiers if tiers.any() else None,
         )
 
 

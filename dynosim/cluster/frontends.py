@@ -8,6 +8,7 @@ from dynosim.blocks.kv_event import KvEvent
 from dynosim.cluster.block_names import HashNames
 from dynosim.indexer.base import BlockEvent
 from dynosim.indexer.extents import ExtentIndex
+from dynosim.indexer.tiered_extents import TieredExtents
 from dynosim.router.decision import Decision, Refusal
 from dynosim.router.inputs import Arrive, E, End, FirstToken, WorkerEvents
 from dynosim.router.kv_router import AnyRouter, KvRouter
@@ -38,9 +39,11 @@ class FrontendRouter:
 
 def extent_frontend(inputs: KvRouter[KvEvent] | RouterLog[KvEvent]) -> FrontendRouter:
     """A frontend whose index takes engines' events as they are."""
-    if isinstance(inputs, RouterLog) or not isinstance(inputs.index, ExtentIndex):
+    if isinstance(inputs, RouterLog):
         return _frontend(inputs, feed_of(inputs))
     table, index = inputs.table, inputs.index
+    if not isinstance(index, ExtentIndex | TieredExtents):
+        return _frontend(inputs, feed_of(inputs))
 
     def apply_all(worker_id: WorkerId, events: Sequence[KvEvent], now_ms: float) -> None:
         slot = table.slot_of(worker_id)

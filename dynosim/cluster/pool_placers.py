@@ -135,10 +135,14 @@ class PoolPlacers:
         first, second = self._prefill.kv_events(), self._decode.kv_events()
         if first is None or second is None:
             return first or second
+        tier = None
+        if first.tier is not None or second.tier is not None:
+            tier = np.concatenate((first.tiers(), second.tiers()))
         return KvEventLog(
             np.concatenate((first.time_ms, second.time_ms)),
             np.concatenate((first.worker_id, second.worker_id)),
             np.concatenate((first.num_blocks, second.num_blocks)),
+            tier,
         )
 
     def _of(self, worker: Worker) -> OnePlacer:

@@ -15,7 +15,7 @@ from dynosim.cluster.settling_index import SettlingIndex
 from dynosim.errors import ConfigError, InvariantError
 from dynosim.indexer.base import Index, LaggingIndex
 from dynosim.indexer.extents import ExtentIndex
-from dynosim.indexer.make import IndexSpec
+from dynosim.indexer.make import TIERED, AnyExtentIndex, IndexSpec
 from dynosim.records import Trace
 from dynosim.router.inputs import E
 from dynosim.router.kv_router import KvRouter
@@ -61,17 +61,24 @@ def _make_frontend(
     routing: RoutingSpec, spec: IndexSpec, plane: EventPlane, names: PromptNames, number: int
 ) -> FrontendRouter:
     made = spec.make()
-    if isinstance(made, ExtentIndex):
-        return extent_frontend(_make_inputs(routing, spec, _settled(made, plane), names, number))
+    if isinstance(made, AnyExtentIndex):
+        index = _settled(made, plane, routing.has_slower_tiers)
+        return extent_frontend(_make_inputs(routing, spec, index, names, number))
     if not isinstance(names, HashNames):
         raise InvariantError(f"a {type(made).__name__} needs blocks by their hashes")
-    inputs = _make_inputs(routing, spec, _settled(made, plane), names, number)
+    inputs = _make_inputs(
+        routing, spec, _settled(made, plane, routing.has_slower_tiers), names, number
+    )
     return hash_frontend(inputs, names)
 
 
-def _settled(index: Index[E], plane: EventPlane) -> Index[E] | LaggingIndex[E]:
+def _settled(
+    index: Index[E], plane: EventPlane, has_slower_tiers: bool
+) -> Index[E] | LaggingIndex[E]:
     """The index, which lags where engines publish only at the end of a run of steps."""
-    return SettlingIndex(index, plane) if isinstance(plane, DirectPlane) else index
+    if not isinstance(plane, DirectPlane):
+        return index
+    return SettlingIndex(index, plane, may_gain=has_slower_tiers)
 
 
 def _make_inputs(
@@ -108,7 +115,8 @@ def _index_spec(routing: RoutingSpec, extents: PrefixExtents, cards: list[Worker
     is_guessed = routing.uses_hashes and not routing.use_kv_events
     if is_guessed or (routing.follows_caches and routing.uses_hashes):
         return hash_index_spec(routing, _capacity_blocks(routing, cards))
-    return IndexSpec("extents", extent_blocks=extents.extent_blocks.tolist())
+    kind = TIERED + "extents" if routing.has_slower_tiers else "extents"
+    return IndexSpec(kind, extent_blocks=extents.extent_blocks.tolist())
 
 
 def _capacity_blocks(routing: RoutingSpec, cards: list[WorkerCard]) -> int | None:

@@ -124,7 +124,7 @@ def run(
     Raises: ConfigError, TraceError, InfeasibleError; InvariantError if a law is broken.
     """
     started = time.perf_counter()
-    check_tiers(config.router)
+    check_tiers(config.router, config.cluster.tiers)
     with collector_paused():
         trace = load_trace(config) if trace is None else trace
         prepared = prepare(config) if prepared is None else prepared

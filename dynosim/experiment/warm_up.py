@@ -78,6 +78,7 @@ def _since(result: RunResult, rows: IntArray, from_ms: float) -> RunResult:
             time_ms=events.time_ms[kept] - from_ms,
             worker_id=events.worker_id[kept],
             num_blocks=events.num_blocks[kept],
+            tier=None if events.tier is None else events.tier[kept],
         )
     return replace(
         result,

@@ -12,6 +12,7 @@ from dynosim.blocks.hashing import sequence_hashes
 from dynosim.errors import ConfigError, InvariantError
 from dynosim.indexer.answers import IndexCounters, Overlaps
 from dynosim.indexer.base import DEFAULT_TTL_MS, BlockEvent, Guess, Index
+from dynosim.indexer.tiers import NOTHING, TieredIndex, TierOverlaps
 from dynosim.workers.ids import Slot
 
 MAX_BLOCKS = 1 << 20  # of all workers together
@@ -277,11 +278,13 @@ class PredictedIndex:
     """Events, and beside them a guess for the moments until they come; the larger match counts.
 
     It keeps the siblings of a burst together, which otherwise spread before the first of them has
-    been computed. What workers hold in slower tiers does not count beside a guess.
+    been computed. Slower tiers continue the larger match.
     """
 
     def __init__(self, primary: Index[BlockEvent], side: ApproximateIndex) -> None:
         self.primary = primary
+        given: object = primary  # or a type checker takes it for impossible that it has tiers
+        self._tiers = given if isinstance(given, TieredIndex) else None
         self.side = side
         self.counters = primary.counters
 
@@ -314,6 +317,18 @@ class PredictedIndex:
     def find_matches(self, blocks: Sequence[int]) -> Overlaps:
         """Who holds, or soon will hold, how many leading blocks."""
         return merge_overlaps(self.primary.find_matches(blocks), self.side.find_matches(blocks))
+
+    @property
+    def has_slower(self) -> bool:
+        """Whether anybody holds anything but on its device."""
+        return self._tiers is not None and self._tiers.has_slower
+
+    def find_tier_matches(self, blocks: Sequence[int]) -> TierOverlaps:
+        """Who holds, or soon will hold, how many leading blocks, and in which tiers."""
+        device = self.find_matches(blocks)
+        if self._tiers is None:
+            return TierOverlaps(device, NOTHING, NOTHING, NOTHING)
+        return self._tiers.continued(device, blocks)
 
     def remove_worker(self, worker: Slot) -> None:
         """Forget everything about a worker."""

@@ -5,30 +5,44 @@ from dataclasses import dataclass
 
 from dynosim.errors import ConfigError
 from dynosim.indexer.approximate import ApproximateIndex, PredictedIndex
-from dynosim.indexer.base import DEFAULT_TTL_MS, BlockEvent, Index
+from dynosim.indexer.base import DEFAULT_TTL_MS, BlockEvent, DeviceIndex, Index
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.extents import ExtentIndex
 from dynosim.indexer.naive import InvertedIndex, NaiveIndex
 from dynosim.indexer.positional import PositionalIndex
 from dynosim.indexer.radix import RadixIndex
+from dynosim.indexer.tiered_extents import TieredExtents
 from dynosim.indexer.tiers import TieredIndex
 
-INDEXES: dict[str, Callable[[], Index[BlockEvent]]] = {
+AnyExtentIndex = ExtentIndex | TieredExtents
+
+DEVICE_INDEXES: dict[str, Callable[[], DeviceIndex]] = {
+    "radix": RadixIndex,
+    "compressed": CompressedRadixIndex,
+    "positional": PositionalIndex,
+    "positional-binary": lambda: PositionalIndex(is_binary=True),
+}
+BASELINES: dict[str, Callable[[], Index[BlockEvent]]] = {
     "naive": NaiveIndex,
     "inverted": InvertedIndex,
-    "radix": lambda: TieredIndex(RadixIndex()),
-    "compressed": lambda: TieredIndex(CompressedRadixIndex()),
-    "positional": lambda: TieredIndex(PositionalIndex()),
-    "positional-binary": lambda: TieredIndex(PositionalIndex(is_binary=True)),
 }
+INDEXES = (*BASELINES, *DEVICE_INDEXES)
 """The exact ones know tiers, as soon as events name any; the baselines know devices only."""
 
+TIERED = "tiered-"
+"""Before the kind of an index: engines are known to have slower tiers."""
 
-def make_indexer(kind: str) -> Index[BlockEvent]:
-    """An empty index of a kind. Raises: ConfigError for an unknown kind."""
-    if kind not in INDEXES:
+
+def make_indexer(kind: str, *, expects_slower: bool = False) -> Index[BlockEvent]:
+    """An empty index of a kind; for `expects_slower` see `TieredIndex`.
+
+    Raises: ConfigError for an unknown kind.
+    """
+    if kind in BASELINES:
+        return BASELINES[kind]()
+    if kind not in DEVICE_INDEXES:
         raise ConfigError(f"router.index: unknown kind {kind!r}; known: {', '.join(INDEXES)}")
-    return INDEXES[kind]()
+    return TieredIndex(DEVICE_INDEXES[kind](), expects_slower=expects_slower)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +50,8 @@ class IndexSpec:
     """How to make an index: a kind of `make_indexer`, `extents` or `approximate`.
 
     `extents` needs `extent_blocks`. `approximate` forgets by `capacity_blocks` per worker or else
-    after `ttl_ms`. `predicted_ttl_ms` puts such a guess beside a hash index.
+    after `ttl_ms`. `predicted_ttl_ms` puts such a guess beside a hash index. With `tiered-` before
+    it, a kind of index that follows events also follows those of slower tiers.
     """
 
     kind: str
@@ -45,13 +60,16 @@ class IndexSpec:
     capacity_blocks: int | None = None
     predicted_ttl_ms: float | None = None
 
-    def make(self) -> ExtentIndex | Index[BlockEvent]:
+    def make(self) -> AnyExtentIndex | Index[BlockEvent]:
         """An empty index. Raises: ConfigError for an unknown kind."""
         if self.kind == "extents":
             return ExtentIndex(self.extent_blocks or [])
+        if self.kind == TIERED + "extents":
+            return TieredExtents(self.extent_blocks or [])
         if self.kind == "approximate":
             return ApproximateIndex(ttl_ms=self.ttl_ms, capacity_blocks=self.capacity_blocks)
-        index = make_indexer(self.kind)
+        kind = self.kind.removeprefix(TIERED)
+        index = make_indexer(kind, expects_slower=kind != self.kind)
         if self.predicted_ttl_ms is None:
             return index
         return PredictedIndex(index, ApproximateIndex(ttl_ms=self.predicted_ttl_ms))

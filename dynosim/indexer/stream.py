@@ -92,7 +92,10 @@ class HeldBlocks:
         self._max_places = MIN_PLACES
 
     def apply(self, event: BlockEvent) -> None:
-        """Take an event into account; a stored one whose parent is in no tier changes nothing."""
+        """Take an event into account; a stored one whose parent is in no tier changes nothing.
+
+        But a slower tier may follow an eviction, the last block first: its parent's name will do.
+        """
         if isinstance(event, Stored):
             self._store(event)
         elif isinstance(event, Removed):
@@ -100,6 +103,8 @@ class HeldBlocks:
         else:
             for tier in Tier if event.tier is None else (event.tier,):
                 self._tiers[tier].clear()
+            if event.tier is None:
+                self._places.clear()
 
     def dump(self) -> list[BlockEvent]:
         """Events that lead an empty index to the same blocks, the fastest tier first."""
@@ -117,7 +122,8 @@ class HeldBlocks:
     def _store(self, event: Stored) -> None:
         parent, names = event.parent, event.block_hashes
         if parent is not None and not any(parent in held for held in self._tiers.values()):
-            return
+            if event.tier is Tier.DEVICE or parent not in self._places:
+                return
         before = chain((parent,), names)
         places = zip(before, event.local_hashes, strict=False)  # the last one is before nothing
         self._places.update(zip(names, places, strict=True))

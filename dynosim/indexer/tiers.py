@@ -3,17 +3,20 @@
 The slower tiers continue the chain where the faster one ends: a block counts as a host hit only if
 all blocks before it are on the device or on the host. Blocks there are found by our own sequence
 hashes, since a tier need not hold the beginning of a prompt to be asked about its end.
+
+A slower tier may take in a block whose predecessor is nowhere any more: a chain that was evicted
+from both and computed again from its middle on. So names of blocks outlive their last copy, as long
+as there are not more of them than of blocks held.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from dynosim.blocks.hashing import extend_sequence_hashes, sequence_hashes
 from dynosim.blocks.tier import SLOWER, Tier
 from dynosim.indexer.answers import Overlaps, members
 from dynosim.indexer.base import (
     BlockEvent,
-    Cleared,
     DeviceIndex,
     Removed,
     Stored,
@@ -32,21 +35,76 @@ class TierOverlaps(NamedTuple):
 
 
 NOTHING = Overlaps([])
+FORGOTTEN_MIN = 1024  # so many names of blocks without a copy are kept anyway
+
+
+@runtime_checkable
+class KnowsTiers(Protocol):
+    """An index that can be asked about slower tiers."""
+
+    @property
+    def has_slower(self) -> bool:
+        """Whether anybody holds anything but on its device."""
+        ...
+
+    def find_tier_matches(self, blocks: Sequence[int]) -> TierOverlaps:
+        """Who holds how many leading blocks, and in which tiers."""
+        ...
+
+
+class Names:
+    """What one worker's blocks are called, and which tiers hold them."""
+
+    __slots__ = ("held", "past")
+
+    def __init__(self, on_device: dict[int, int]) -> None:
+        """The names known from the device alone: engine's block hash -> our sequence hash."""
+        # Engine's block hash -> (our sequence hash, set of tiers that hold the block)
+        self.held = {name: (own, 1 << Tier.DEVICE) for name, own in on_device.items()}
+        self.past: dict[int, int] = {}  # -> our sequence hash; the oldest first
+
+    def own(self, name: int) -> int | None:
+        """Our sequence hash of a block; None: never heard of, or too long ago."""
+        known = self.held.get(name)
+        return self.past.get(name) if known is None else known[0]
+
+    def add(self, name: int, own: int, tier: Tier) -> None:
+        """A tier has taken the block in."""
+        known = self.held.get(name)
+        if known is None:
+            self.past.pop(name, None)
+        self.held[name] = own, (0 if known is None else known[1]) | 1 << tier
+
+    def drop(self, name: int, tier: Tier) -> int | None:
+        """A tier has let the block go; returns our sequence hash, None if it was not there."""
+        own, tiers = self.held.get(name, (0, 0))
+        if not tiers >> tier & 1:
+            return None
+        left = tiers & ~(1 << tier)
+        if left:
+            self.held[name] = own, left
+        else:
+            del self.held[name]
+            self.past[name] = own
+            if len(self.past) > max(FORGOTTEN_MIN, len(self.held)):
+                del self.past[next(iter(self.past))]
+        return own
 
 
 class TieredIndex:
     """A device index, and who holds which blocks in slower tiers.
 
     It costs next to nothing as long as no event is about a slower tier: names of a worker's blocks
-    are kept from the first such event on.
+    are kept from the first such event on. `expects_slower`: from the beginning, since what a device
+    has evicted may be stored elsewhere afterwards.
     """
 
-    def __init__(self, device: DeviceIndex) -> None:
+    def __init__(self, device: DeviceIndex, *, expects_slower: bool = False) -> None:
         self.device = device
+        self._expects_slower = expects_slower
         self.counters = device.counters
         self._holders: dict[Tier, dict[int, int]] = {tier: {} for tier in SLOWER}
-        # By worker: engine's block hash -> (our sequence hash, set of tiers that hold the block)
-        self._known: dict[Slot, dict[int, tuple[int, int]]] = {}
+        self._names: dict[Slot, Names] = {}
 
     @property
     def has_slower(self) -> bool:
@@ -56,24 +114,27 @@ class TieredIndex:
     def apply(self, worker: Slot, event: BlockEvent) -> None:
         """Take one event of a worker into account, whatever its tier."""
         is_slower = is_elsewhere(event)
-        if worker not in self._known and is_slower and isinstance(event, Stored):
-            names = self.device.names(worker).items()
-            self._known[worker] = {name: (own, 1 << Tier.DEVICE) for name, own in names}
+        if worker not in self._names and isinstance(event, Stored):
+            if is_slower or self._expects_slower:
+                self._names[worker] = Names(self.device.names(worker))
         if not is_slower:
             self.device.apply(worker, event)
-        if worker in self._known:
-            self._apply_known(worker, event)
+        names = self._names.get(worker)
+        if names is not None:
+            self._apply_named(worker, names, event)
         elif is_slower and isinstance(event, Removed):
             self.counters.unknown_blocks += len(event.block_hashes)
 
-    def _apply_known(self, worker: Slot, event: BlockEvent) -> None:
+    def _apply_named(self, worker: Slot, names: Names, event: BlockEvent) -> None:
         if isinstance(event, Stored):
-            self._store(worker, event)
+            self._store(worker, names, event)
         elif isinstance(event, Removed):
             for block_hash in event.block_hashes:
-                self._drop(worker, block_hash, event.tier)
+                self._drop(worker, names, block_hash, event.tier)
+        elif event.tier is None:
+            self._forget(worker)
         else:
-            self._clear(worker, event)
+            self._clear(worker, names, event.tier)
 
     def find_matches(self, blocks: Sequence[int]) -> Overlaps:
         """Who holds how many leading blocks on its device."""
@@ -81,7 +142,10 @@ class TieredIndex:
 
     def find_tier_matches(self, blocks: Sequence[int]) -> TierOverlaps:
         """Who holds how many leading blocks, and in which tiers."""
-        device = self.device.find_matches(blocks)
+        return self.continued(self.device.find_matches(blocks), blocks)
+
+    def continued(self, device: Overlaps, blocks: Sequence[int]) -> TierOverlaps:
+        """What slower tiers hold behind what devices do."""
         if not self.has_slower:
             return TierOverlaps(device, NOTHING, NOTHING, NOTHING)
         sequence = sequence_hashes(blocks)
@@ -92,9 +156,7 @@ class TieredIndex:
     def remove_worker(self, worker: Slot) -> None:
         """Forget everything about a worker."""
         self.device.remove_worker(worker)
-        if worker in self._known:
-            self._clear(worker, Cleared())
-            del self._known[worker]
+        self._forget(worker)
 
     @property
     def size(self) -> int:
@@ -103,24 +165,39 @@ class TieredIndex:
         return self.device.size + sum(mask.bit_count() for mask in slower)
 
     def dump_tiers(self, worker: Slot) -> list[tuple[int, int, int]]:
-        """(engine's block hash, our sequence hash, set of tiers) of all that a worker holds."""
-        return [(name, *place) for name, place in self._known.get(worker, {}).items()]
+        """(engine's block hash, our sequence hash, set of tiers) of all that is known of a worker.
+
+        In an order that matters; without a tier: blocks of which only the name is known.
+        """
+        names = self._names.get(worker)
+        if names is None:
+            return []
+        past = [(name, own, 0) for name, own in names.past.items()]
+        return [(name, *place) for name, place in names.held.items()] + past
 
     def restore_tiers(self, worker: Slot, blocks: Iterable[tuple[int, int, int]]) -> None:
-        """Let a worker of which nothing is known hold what `dump_tiers` gave.
+        """Let a worker hold what `dump_tiers` gave, of which nothing is known but by its device.
 
-        The device index is restored by its own means.
+        The device index is restored by its own means, before.
         """
+        names = Names({})
         for name, own, tiers in blocks:
-            self._known.setdefault(worker, {})[name] = (own, tiers)
+            if not tiers:
+                names.past[name] = own
+                continue
+            names.held[name] = own, tiers
             for tier in SLOWER:
                 if tiers >> tier & 1:
                     holders = self._holders[tier]
                     holders[own] = holders.get(own, 0) | 1 << worker
+        if names.held or names.past:
+            self._names[worker] = names
 
     def _extend(self, tier: Tier, sequence: list[int], reached: dict[Slot, int]) -> Overlaps:
         """Blocks of a tier that follow what workers have in faster ones; updates `reached`."""
         holders = self._holders[tier]
+        if not holders:
+            return NOTHING
         beyond: dict[int, int] = {}
         candidates = 0
         for mask in (holders.get(block, 0) for block in sequence):
@@ -134,46 +211,42 @@ class TieredIndex:
                 reached[worker] = depth
         return Overlaps([(mask, depth) for depth, mask in sorted(beyond.items())])
 
-    def _store(self, worker: Slot, event: Stored) -> None:
-        known = self._known[worker]
-        parent = None
-        if event.parent is not None:
-            if event.parent not in known:
-                if event.tier is not Tier.DEVICE:
-                    self.counters.unknown_parents += 1
-                return
-            parent = known[event.parent][0]
-        ours = extend_sequence_hashes(parent, event.local_hashes)
-        tier_bit = 1 << event.tier
+    def _store(self, worker: Slot, names: Names, event: Stored) -> None:
+        before = None if event.parent is None else names.own(event.parent)
+        if event.parent is not None and before is None:
+            if event.tier is not Tier.DEVICE:
+                self.counters.unknown_parents += 1
+            return
+        ours = extend_sequence_hashes(before, event.local_hashes)
         for block_hash, own in zip(event.block_hashes, ours, strict=True):
-            tiers = known[block_hash][1] if block_hash in known else 0
-            known[block_hash] = (own, tiers | tier_bit)
+            names.add(block_hash, own, event.tier)
             if event.tier is not Tier.DEVICE:
                 holders = self._holders[event.tier]
                 holders[own] = holders.get(own, 0) | 1 << worker
 
-    def _drop(self, worker: Slot, block_hash: int, tier: Tier) -> None:
-        known = self._known[worker]
-        own, tiers = known.get(block_hash, (0, 0))
-        if not tiers >> tier & 1:
-            if tier is not Tier.DEVICE:
-                self.counters.unknown_blocks += 1
+    def _drop(self, worker: Slot, names: Names, block_hash: int, tier: Tier) -> None:
+        own = names.drop(block_hash, tier)
+        if tier is Tier.DEVICE:
             return
-        left = tiers & ~(1 << tier)
-        if left:
-            known[block_hash] = (own, left)
+        if own is None:
+            self.counters.unknown_blocks += 1
+            return
+        holders = self._holders[tier]
+        mask = holders.get(own, 0) & ~(1 << worker)  # 0: it went by another name already
+        if mask:
+            holders[own] = mask
         else:
-            del known[block_hash]
-        if tier is not Tier.DEVICE:
-            holders = self._holders[tier]
-            mask = holders.get(own, 0) & ~(1 << worker)  # 0: it went by another name already
-            if mask:
-                holders[own] = mask
-            else:
-                holders.pop(own, None)
+            holders.pop(own, None)
 
-    def _clear(self, worker: Slot, event: Cleared) -> None:
-        for tier in Tier if event.tier is None else (event.tier,):
-            for block_hash in list(self._known[worker]):
-                if self._known[worker][block_hash][1] >> tier & 1:
-                    self._drop(worker, block_hash, tier)
+    def _clear(self, worker: Slot, names: Names, tier: Tier) -> None:
+        for block_hash, (_, tiers) in list(names.held.items()):
+            if tiers >> tier & 1:
+                self._drop(worker, names, block_hash, tier)
+
+    def _forget(self, worker: Slot) -> None:
+        """Nothing is known of a worker any more, not even names."""
+        names = self._names.get(worker)
+        if names is not None:
+            for tier in SLOWER:
+                self._clear(worker, names, tier)
+            del self._names[worker]

@@ -115,6 +115,11 @@ def to_block_event(event: EngineEvent, block_size: int, salt: str = "") -> Block
     hashes = [_as_int(value) for value in _listed(fields, "block_hashes")]
     if kind == "BlockRemoved":
         return Removed(hashes, tier)
+    if fields.get("block_size") == 0:
+        raise EventFormatError(
+            f"what the engine stored in {fields.get('medium')} comes without its tokens; start "
+            "vLLM's offloading with self_describing_kv_events: true"
+        )
     if fields.get("block_size") != block_size:
         raise EventFormatError(
             f"the engine's KV blocks hold {fields.get('block_size')} tokens, the router's "
@@ -126,9 +131,13 @@ def to_block_event(event: EngineEvent, block_size: int, salt: str = "") -> Block
 
 
 def stored_event(
-    parent: int | None, hashes: Sequence[int], token_ids: Sequence[int], block_size: int
+    parent: int | None,
+    hashes: Sequence[int],
+    token_ids: Sequence[int],
+    block_size: int,
+    tier: Tier = Tier.DEVICE,
 ) -> EngineEvent:
-    """An engine's news that blocks with these tokens are cached on its device."""
+    """An engine's news that blocks with these tokens are cached in a tier."""
     return EngineEvent(
         "BlockStored",
         {
@@ -137,7 +146,7 @@ def stored_event(
             "token_ids": list(token_ids),
             "block_size": block_size,
             "lora_id": None,
-            "medium": MEDIA[Tier.DEVICE],
+            "medium": MEDIA[tier],
             "lora_name": None,
         },
     )

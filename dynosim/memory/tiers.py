@@ -84,6 +84,11 @@ class TiersSpec:
         )
 
     @property
+    def are_published(self) -> bool:
+        """Whether KV events tell of any."""
+        return any(tier.label is not None for tier in self.tiers)
+
+    @property
     def goes_elsewhere(self) -> bool:
         """Whether anything goes over links but those between a device and a tier of its own."""
         return len(self.tiers) > 1 or self.tiers[0].is_shared

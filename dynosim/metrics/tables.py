@@ -1,10 +1,11 @@
 """The request table: one record per request, with the fields that the live layer writes too."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dynosim.blocks.tier import Tier
 from dynosim.metrics.handoffs import handoff_ms, prefill_time_ms, transfer_ms
 from dynosim.metrics.report import Latencies
 from dynosim.metrics.tiers import onboard_ms
@@ -111,12 +112,18 @@ def _prefill_worker_id(log: RequestLog, worker_id: "pl.Series") -> "pl.Series":
 
 
 def event_table(log: KvEventLog) -> "pl.DataFrame":
-    """KV events in order of workers' telling: time, worker, blocks stored (+) or evicted (-)."""
+    """KV events in order of workers' telling: time, worker, blocks stored (+) or evicted (-).
+
+    Where there are tiers slower than devices, also the tier.
+    """
     import polars as pl
 
-    return pl.DataFrame(
-        {"time_ms": log.time_ms, "worker_id": log.worker_id, "num_blocks": log.num_blocks}
-    )
+    columns: dict[str, Any] = {
+        "time_ms": log.time_ms, "worker_id": log.worker_id, "num_blocks": log.num_blocks
+    }  # fmt: skip
+    if log.tier is not None:
+        columns["tier"] = [Tier(tier).name.lower() for tier in log.tier.tolist()]
+    return pl.DataFrame(columns)
 
 
 def _request_ids(trace: Trace) -> list[str | None]:

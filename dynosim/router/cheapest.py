@@ -31,14 +31,21 @@ def group_by_savings(
             groups.append((depth * block_price, inside))
     if rest:
         groups.append((0.0, rest))
-    for holders, blocks in active:
+    return with_savings(groups, active, 1.0)
+
+
+def with_savings(
+    groups: list[tuple[float, int]], holders: Groups, block_price: float
+) -> list[tuple[float, int]]:
+    """The same slots, grouped by what they save if a block that they hold saves `block_price`."""
+    for slots, blocks in holders:
         parts: list[tuple[float, int]] = []
-        for saving, slots in groups:
-            both = slots & holders
+        for saving, group in groups:
+            both = group & slots
             if both:
-                parts.append((saving + blocks, both))
-            if both != slots:
-                parts.append((saving, slots ^ both))
+                parts.append((saving + blocks * block_price, both))
+            if both != group:
+                parts.append((saving, group ^ both))
         groups = parts
     return groups
 

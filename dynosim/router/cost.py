@@ -55,7 +55,11 @@ def worker_options(
     """Every eligible candidate with its cost, in slot order."""
     block_size = table.block_size
     device = tiers.device.by_worker()
-    host, disk, remote = (found.by_worker() for found in tiers[1:])
+    slower_tiers = [
+        (found.by_worker(), weight)
+        for found, weight in zip(tiers[1:], cost.slower_weights, strict=True)
+        if found.classes
+    ]
     shared = Overlaps(load.active.shared_prefix(request.keys if cost.assume_kv_reuse else ()))
     active = shared.by_worker()
     slots = list(members(eligible))
@@ -65,8 +69,7 @@ def worker_options(
     options = []
     for slot in slots:
         on_device = device.get(slot, 0)
-        slower = cost.host_cache_hit_weight * host.get(slot, 0)
-        slower += cost.disk_cache_hit_weight * (disk.get(slot, 0) + remote.get(slot, 0))
+        slower = sum([weight * found.get(slot, 0) for found, weight in slower_tiers])
         overlap_blocks = on_device + slower
         cached_tokens = round(overlap_blocks * block_size)
         credit = cost.overlap_score_credit

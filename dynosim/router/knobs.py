@@ -36,12 +36,25 @@ class CostSpec:
 
     @property
     def is_plain(self) -> bool:
-        """Whether costs are own part less savings; a credit above 1 could drive prefill below 0."""
+        """Whether costs are own part less savings, as far as devices alone hold anything.
+
+        A credit above 1 could drive prefill below 0.
+        """
         return (
             self.temperature == 0
             and self.overlap_score_credit_decay == 0
             and self.overlap_score_credit <= 1
         )
+
+    @property
+    def slower_weights(self) -> tuple[float, ...]:
+        """Blocks of prefill work saved by a cached block of each slower tier, fastest first.
+
+        A remote store counts as a disk.
+        """
+        return (
+            self.host_cache_hit_weight, self.disk_cache_hit_weight, self.disk_cache_hit_weight
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

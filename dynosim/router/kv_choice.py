@@ -7,8 +7,8 @@ from typing import Generic, TypeVar
 from dynosim.indexer.answers import Overlaps
 from dynosim.indexer.base import Index
 from dynosim.indexer.extents import ExtentIndex
-from dynosim.indexer.tiers import TieredIndex, TierOverlaps
-from dynosim.router.cheapest import cheapest, group_by_savings
+from dynosim.indexer.tiers import KnowsTiers, TierOverlaps
+from dynosim.router.cheapest import cheapest, group_by_savings, with_savings
 from dynosim.router.cost import WorkerOption, draw_place, pick, worker_options
 from dynosim.router.decision import ChosenSlot
 from dynosim.router.eligibility import preference_factors
@@ -31,6 +31,7 @@ class KvChoice(Generic[E_contra]):
 
     `confirm` is that of an index that may lag: it is asked about the slots that look cheapest, or
     about all that are looked at, before anything is decided by what the index says of them.
+    `looks_everywhere`: any slot may hold more than is known, so it is always asked about all.
     """
 
     def __init__(
@@ -41,33 +42,43 @@ class KvChoice(Generic[E_contra]):
         cost: CostSpec,
         generator: Random,
         confirm: Confirm | None = None,
+        *,
+        looks_everywhere: bool = False,
     ) -> None:
         self._table = table
         self._block_size = table.block_size
         self._load = load
         self._index: ExtentIndex | Index[E_contra] = index
         given: object = index  # or a type checker takes it for impossible that it has tiers
-        self._tiers = given if isinstance(given, TieredIndex) else None
+        self._tiers = given if isinstance(given, KnowsTiers) else None
         self._cost = cost
         self._generator = generator
         self._confirm = confirm
+        self._looks_everywhere = looks_everywhere
         self._shared_prefix = load.active.shared_prefix
         self._load_scale = cost.prefill_load_scale if cost.track_prefill_tokens else 0.0
         self._price = cost.overlap_score_credit * self._load_scale
+        self._slower_weights = cost.slower_weights
         self._assumes_reuse = cost.assume_kv_reuse
         self._has_plain_costs = cost.is_plain and not load.decays
+        self._has_plain_weights = max(self._slower_weights) <= 1  # or prefill could be below 0
 
     @property
     def is_plain(self) -> bool:
         """Whether `choose_plain` will do for requests without wishes, as things are."""
-        return self._has_plain_costs and (self._tiers is None or not self._tiers.has_slower)
+        if not self._has_plain_costs or self._looks_everywhere:
+            return False
+        return self._tiers is None or not self._tiers.has_slower
 
     def choose(self, request: RoutingRequest, eligible: int, now_ms: float) -> ChosenSlot:
         """The cheapest eligible slot; there must be one."""
         constraints = request.constraints
         has_preference = constraints is not None and bool(constraints.preferred_taints)
-        if self.is_plain and request.overrides is None and not has_preference:
-            return self.choose_plain(request, eligible, now_ms)
+        if self._has_plain_costs and request.overrides is None and not has_preference:
+            if self.is_plain:
+                return self.choose_plain(request, eligible, now_ms)
+            if self._has_plain_weights:
+                return self._choose_by_tiers(request, eligible, now_ms)
         cost = self._cost if request.overrides is None else request.overrides
         options = self.fresh_options(request, eligible, now_ms)
         return placement_of(pick(options, cost.temperature, self._generator))
@@ -104,12 +115,15 @@ class KvChoice(Generic[E_contra]):
         return placement_of(self.options(request, 1 << slot, now_ms)[0])
 
     def best_cached_tokens(self, request: RoutingRequest, eligible: int, now_ms: float) -> int:
-        """The most tokens of the prompt that any eligible candidate holds on its device."""
+        """The most tokens of the prompt that an eligible candidate holds, slower tiers weighed."""
         if self._confirm is not None:
             self._confirm(eligible, now_ms)
-        overlaps = self._index.find_matches(request.blocks)
-        depth = max((depth for slots, depth in overlaps.classes if slots & eligible), default=0)
-        return depth * self._table.block_size
+        found = self._overlaps(request)
+        groups = group_by_savings(eligible, found.device.classes, [], 1.0)
+        weights = (self._cost if request.overrides is None else request.overrides).slower_weights
+        for overlaps, weight in zip(found[1:], weights, strict=True):
+            groups = with_savings(groups, overlaps.classes, weight)
+        return round(max([blocks for blocks, _ in groups], default=0.0) * self._block_size)
 
     def choose_plain(self, request: RoutingRequest, eligible: int, now_ms: float) -> ChosenSlot:
         """`choose`, where costs are plain and the request has no wishes."""
@@ -128,6 +142,24 @@ class KvChoice(Generic[E_contra]):
         prompt_cost = self._load_scale * (request.input_tokens / block_size)
         cost = lowest + prompt_cost + request.num_blocks
         return ChosenSlot(slot, cost, depth, depth * block_size)
+
+    def _choose_by_tiers(self, request: RoutingRequest, eligible: int, now_ms: float) -> ChosenSlot:
+        """`choose_plain`, where somebody may hold blocks in slower tiers."""
+        if self._confirm is not None:
+            self._confirm(eligible, now_ms)
+        found = self._overlaps(request)
+        active = self._shared_prefix(request.keys if self._assumes_reuse else ())
+        groups = group_by_savings(eligible, found.device.classes, active, self._price)
+        for overlaps, weight in zip(found[1:], self._slower_weights, strict=True):
+            groups = with_savings(groups, overlaps.classes, weight * self._load_scale)
+        best, lowest = cheapest(groups, self._load.own_costs())
+        slot = nth_slot(best, draw_place(best.bit_count(), self._generator))
+        overlap_blocks = float(found.device.depth_of(slot))
+        for overlaps, weight in zip(found[1:], self._slower_weights, strict=True):
+            overlap_blocks += weight * overlaps.depth_of(slot)
+        block_size = self._block_size
+        cost = lowest + self._load_scale * (request.input_tokens / block_size) + request.num_blocks
+        return ChosenSlot(slot, cost, overlap_blocks, round(overlap_blocks * block_size))
 
     def _overlaps(self, request: RoutingRequest) -> TierOverlaps:
         if self._tiers is not None:

@@ -63,6 +63,7 @@ class RoutingSpec:
     is_asked: bool = False  # for more than placements: loads, places of workers
     hop_ms: float = 0.0  # what asking a router outside the frontend adds to every request
     has_wishes: bool = False  # some requests say where they want to go
+    has_slower_tiers: bool = False  # engines keep KV in more than the memory of their devices
 
     @property
     def needs_router(self) -> bool:
@@ -105,6 +106,7 @@ class RoutingSpec:
             and not self.is_asked
             and self.open_log is None
             and not self.has_wishes
+            and not self.has_slower_tiers
             and self.use_kv_events
             and not self.uses_hashes
             and not self.stamps_events
@@ -146,7 +148,7 @@ def hash_index_spec(routing: RoutingSpec, capacity_blocks: int | None) -> "Index
 
     `capacity_blocks` of each worker bound a guessed index, if `routing` asks for that.
     """
-    from dynosim.indexer.make import IndexSpec
+    from dynosim.indexer.make import TIERED, IndexSpec
 
     if not routing.use_kv_events:
         is_bounded = routing.approximate_cache_policy == "lru"
@@ -155,5 +157,7 @@ def hash_index_spec(routing: RoutingSpec, capacity_blocks: int | None) -> "Index
             ttl_ms=routing.ttl_ms,
             capacity_blocks=capacity_blocks if is_bounded else None,
         )
-    kind = "compressed" if routing.index == "extents" else routing.index
+    kind: str = "compressed" if routing.index == "extents" else routing.index
+    if routing.has_slower_tiers:
+        kind = TIERED + kind
     return IndexSpec(kind, predicted_ttl_ms=routing.predicted_ttl_ms)

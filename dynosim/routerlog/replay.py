@@ -47,7 +47,7 @@ class LogHeader:
         return KvRouter(
             self.settings,
             self.index.make(),
-            key_blocks=self.index.extent_blocks if self.index.kind == "extents" else None,
+            key_blocks=self.index.extent_blocks,
             estimator=ReplayEstimator() if self.has_estimator else None,
             policy=self.make_policy(),
         )

@@ -17,8 +17,7 @@ import msgspec
 from dynosim.errors import ConfigError
 from dynosim.files.storage import is_fault
 from dynosim.indexer.base import BlockEvent
-from dynosim.indexer.extents import ExtentIndex
-from dynosim.indexer.make import IndexSpec
+from dynosim.indexer.make import AnyExtentIndex, IndexSpec
 from dynosim.router.knobs import RouterSpec
 from dynosim.router.log.checkpoint import CheckpointInParts, check_can_be_told
 from dynosim.router.log.plain import Entry
@@ -109,7 +108,7 @@ class RotatingLog:
             _through_json(placement.state(), policy)
         made = index.make()
         check_can_be_told(made)
-        assert not isinstance(made, ExtentIndex)
+        assert not isinstance(made, AnyExtentIndex)
         inputs = logged_router(self._write, settings, made, policy=placement, estimator=estimator)
         self._inputs = inputs
         self._is_open = True

@@ -11,7 +11,7 @@ from dynosim.blocks.tier import Tier
 from dynosim.indexer.answers import Overlaps
 from dynosim.indexer.base import BlockEvent, Removed
 from dynosim.indexer.compressed import CompressedRadixIndex
-from dynosim.indexer.make import INDEXES
+from dynosim.indexer.make import DEVICE_INDEXES, make_indexer
 from dynosim.indexer.positional import PositionalIndex
 from dynosim.indexer.radix import RadixIndex
 from dynosim.indexer.tiers import TieredIndex
@@ -19,7 +19,6 @@ from dynosim.testing.block_events import NUM_WORKERS, confused, random_stream
 from dynosim.testing.index import IndexContract, TierIndexContract, empty, follow
 from dynosim.testing.index_model import PlainIndex
 
-EXACT = [kind for kind in INDEXES if kind not in ("naive", "inverted")]
 BARE: list[Any] = [
     RadixIndex,
     CompressedRadixIndex,
@@ -38,10 +37,10 @@ class TestDeviceIndexes(IndexContract):
 
 
 class TestTierIndexes(TierIndexContract):
-    @pytest.fixture(scope="class", params=EXACT)
+    @pytest.fixture(scope="class", params=DEVICE_INDEXES)
     @classmethod
     def make_index(cls, request: pytest.FixtureRequest) -> Any:
-        return INDEXES[request.param]
+        return lambda: make_indexer(request.param)
 
     @pytest.fixture(scope="class")
     @classmethod

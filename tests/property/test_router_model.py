@@ -109,7 +109,8 @@ def test_plain_routing_is_what_the_cost_formula_says(seed: int) -> None:
     make_index, caches = random_caches(rng, is_plain=True)
     router, naive = KvRouter(made, make_index()), NaiveRouter(made, caches)
     assert router.choice.is_plain
-    follow(router, naive, Inputs(rng, made, [Tier.DEVICE]), make_index)
+    tiers = rng.choice([[Tier.DEVICE], [Tier.DEVICE, Tier.DEVICE, *Tier]])
+    follow(router, naive, Inputs(rng, made, tiers), make_index)
 
 
 @settings(max_examples=100, deadline=None)

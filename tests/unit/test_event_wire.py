@@ -172,6 +172,7 @@ def test_malformed_messages_say_what_is_wrong(bad: tuple[bytes, ...], message: s
     ("change", "message"),
     [
         ({"block_size": 8}, "blocks hold 8 tokens, the router's 4"),
+        ({"block_size": 0, "token_ids": [], "medium": "CPU"}, "self_describing_kv_events: true"),
         ({"medium": "TAPE"}, "unknown medium 'TAPE'"),
         ({"block_hashes": None}, "lacks its block_hashes"),
         ({"block_hashes": ["x"]}, "number or bytes"),

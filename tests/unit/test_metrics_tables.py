@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 from toy_runs import toy_run
 
+from dynosim.blocks.tier import SLOWER, Tier
 from dynosim.metrics import RECORD_FIELDS, request_table, timeline_table
 from dynosim.metrics.tables import event_table
 from dynosim.metrics.timeline import NUM_INTERVALS, cut_at_borders, default_interval_ms
@@ -112,6 +113,17 @@ def test_events_are_listed_as_they_were_told() -> None:
     assert event_table(log).to_dicts() == [
         {"time_ms": 5.0, "worker_id": 1, "num_blocks": 3},
         {"time_ms": 6.5, "worker_id": 0, "num_blocks": -2},
+    ]
+
+
+def test_events_of_slower_tiers_say_so() -> None:
+    times_ms, ones = np.array([5.0, 6.5]), np.array([1, 1])
+    tables = [
+        event_table(KvEventLog(times_ms, ones, ones, np.array([Tier.DEVICE, tier])))
+        for tier in SLOWER
+    ]
+    assert [table["tier"].to_list() for table in tables] == [
+        ["device", name] for name in ("host", "disk", "remote")
     ]
 
 

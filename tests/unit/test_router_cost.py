@@ -13,6 +13,7 @@ from dynosim.errors import ConfigError
 from dynosim.indexer.base import Removed, Stored
 from dynosim.indexer.compressed import CompressedRadixIndex
 from dynosim.indexer.tiers import TieredIndex
+from dynosim.router.classes import PolicyClass
 from dynosim.router.cost import WorkerOption, draw, pick
 from dynosim.router.eligibility import Constraints
 from dynosim.router.knobs import CostSpec
@@ -165,6 +166,34 @@ def test_slower_tiers_count_by_their_weights_behind_the_device() -> None:
     assert other.cost == 8
     router.apply_events(0, 0, [Removed([chain[1]], Tier.HOST)])
     assert options(router, range(4))[0].overlap_blocks == 1
+
+
+@pytest.mark.parametrize(("host", "chosen", "cached_tokens"), [(0.75, 1, 36), (0.25, 0, 16)])
+def test_the_weight_of_the_host_decides_between_it_and_a_device(
+    host: float, chosen: int, cached_tokens: int
+) -> None:
+    """Worker 0 holds one block of four on its device, worker 1 three of them on its host."""
+    router = make_router(2, index=TieredIndex(CompressedRadixIndex()), host_cache_hit_weight=host)
+    chain = sequence_hashes(range(4))
+    router.apply_events(0, 0, [Stored(None, chain[:1], [0])])
+    router.apply_events(1, 0, [Stored(None, chain[:3], [0, 1, 2], Tier.HOST)])
+    decision = router.submit(request("r", range(4)), 0.0)
+    assert decision is not None
+    assert (decision.worker_id, decision.cached_tokens) == (chosen, cached_tokens)
+    assert decision.cost == (4 - decision.overlap_blocks) + 4
+
+
+def test_host_blocks_make_a_prompt_short_for_its_class() -> None:
+    short = PolicyClass("short", max_uncached_tokens=17)  # never waits
+    rest = PolicyClass("rest", prefill_busy_threshold=0)
+    index = TieredIndex(CompressedRadixIndex())
+    router = make_router(1, index=index, classes=(short, rest), host_cache_hit_weight=0.5)
+    assert router.submit(request("busy", [9]), 0.0) is not None
+    chain = sequence_hashes(range(4))
+    router.apply_events(0, 0, [Stored(None, chain[:2], [0, 1])])
+    assert router.submit(request("waits", range(4)), 0.0) is None
+    router.apply_events(0, 0, [Stored(chain[1], chain[2:], [2, 3], Tier.HOST)])
+    assert router.submit(request("goes", range(4)), 0.0) is not None
 
 
 def test_a_preferred_taint_multiplies_the_cost() -> None:

@@ -236,14 +236,23 @@ def test_a_prompts_time_is_that_of_its_steps_one_behind_the_other() -> None:
     assert estimator.predict_ms(0, 20) == 0.0
 
 
-@pytest.mark.parametrize("name", ["host_cache_hit_weight", "disk_cache_hit_weight"])
-def test_weights_of_caches_that_the_twins_engines_lack_are_refused(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "tiers"),
+    [
+        ("host_cache_hit_weight", None),
+        ("disk_cache_hit_weight", None),
+        ("host_cache_hit_weight", {"host": {"num_blocks": 9, "scope": "node"}}),
+        ("disk_cache_hit_weight", {"host": {"num_blocks": 9}}),
+    ],
+)
+def test_weights_of_tiers_that_engines_lack_are_refused(name: str, tiers: object) -> None:
     data: dict[str, Any] = {
         "workload": {"synthetic": {"requests": 2, "isl": 8, "osl": 2, "rate_rps": 1}},
         "engine": {"num_gpu_blocks": 100},
         "timing": {"kind": "polynomial"},
     }
-    with pytest.raises(ConfigError, match=f"router.{name}: not in this version of the twin"):
-        run(RunConfig.model_validate(data | {"router": {"mode": "kv", name: 0.5}}))
+    with pytest.raises(ConfigError, match=f"router.{name}: no worker has such a tier"):
+        router = {"mode": "kv", name: 0.5}
+        run(RunConfig.model_validate(data | {"router": router, "cluster": {"tiers": tiers}}))
     default = RouterConfig.model_fields[name].default
     run(RunConfig.model_validate(data | {"router": {"mode": "kv", name: default}}))

@@ -178,7 +178,7 @@ class MockEngine:
         self.stats = stats
         self.has_events = spec.enable_prefix_caching
         self.core = CORES[spec.kind](spec, names_emitting=True, publish_events=self.has_events)
-        self.ledger = BlockLedger(spec.block_size)
+        self.ledger = BlockLedger(spec.block_size, _num_kept(spec))
         self._last_step = _LastStep(stats)
         self._engine = Engine(
             self.core, timing, self._last_step, depth=spec.pipeline_depth, steps_singly=True
@@ -390,3 +390,9 @@ class MockEngine:
         self._by_sequence.pop(request.sequence.index, None)
         del self._requests[request.sequence.index]
         self.ledger.close(request.blocks)
+
+
+def _num_kept(spec: EngineSpec) -> int:
+    """Blocks of requests that are over, of which a slower tier may yet tell: all it can hold."""
+    host = spec.host_cache
+    return 0 if host is None else spec.num_gpu_blocks + host.num_chunks * host.blocks_per_chunk

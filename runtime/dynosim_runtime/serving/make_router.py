@@ -8,8 +8,7 @@ from dynosim.build.routing import routing_spec
 from dynosim.config.router import RouterConfig
 from dynosim.config.schema import RunConfig
 from dynosim.indexer.base import BlockEvent
-from dynosim.indexer.extents import ExtentIndex
-from dynosim.indexer.make import IndexSpec
+from dynosim.indexer.make import AnyExtentIndex, IndexSpec
 from dynosim.router.kv_router import KvRouter
 from dynosim.router.log.recorder import RouterLog
 from dynosim.router.prefill_load import PrefillEstimator
@@ -47,7 +46,7 @@ class LiveRouting:
             settings = spec.settings
             policy = None if spec.policy is None else spec.policy(settings, settings.seed)
             made = index.make()
-            assert not isinstance(made, ExtentIndex)  # `hash_index_spec` asks for none
+            assert not isinstance(made, AnyExtentIndex)  # `hash_index_spec` asks for none
             self.inputs = KvRouter(settings, made, policy=policy, estimator=spec.estimator)
             return
         self._log = RotatingLog(
@@ -107,7 +106,11 @@ def _spec(config: RunConfig) -> tuple[RoutingSpec, IndexSpec, HurriedEstimator |
         )
         capacity_blocks = prepared.engine.usable_blocks
     spec = routing_spec(
-        config.router, block_size=config.engine.block_size, seed=config.seed, estimator=estimator
+        config.router,
+        block_size=config.engine.block_size,
+        seed=config.seed,
+        estimator=estimator,
+        has_slower_tiers=config.cluster.tiers is not None,
     )
     return spec, hash_index_spec(spec, capacity_blocks), estimator
 

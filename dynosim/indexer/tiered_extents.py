@@ -1,0 +1,198 @@
+"""The twin's index where engines have slower tiers: extents in each of them.
+
+The device's part is an `ExtentIndex`. A slower tier may hold any blocks of an extent, whether or
+not it holds those before: what it has counts where the faster tiers end.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from dynosim.blocks.kv_event import KvEvent
+from dynosim.blocks.tier import SLOWER, Tier
+from dynosim.indexer.answers import IndexCounters, Overlaps
+from dynosim.indexer.extents import ExtentIndex
+from dynosim.indexer.tiers import TierOverlaps
+
+
+class ExtentTier:
+    """Who holds which blocks of which extents in one slower tier."""
+
+    __slots__ = ("_extent_blocks", "_full", "_partly", "_private_blocks", "num_shared")
+
+    def __init__(self, extent_blocks: list[int]) -> None:
+        self._extent_blocks = extent_blocks
+        self._full: dict[int, int] = {}  # extent -> workers that hold the whole of it
+        # extent -> worker -> set of the blocks it holds, as bits: neither none nor all of them
+        self._partly: dict[int, dict[int, int]] = {}
+        self._private_blocks: dict[int, int] = {}  # by worker
+        self.num_shared = 0  # (worker, block) pairs, private ones left out
+
+    def store(self, worker: int, content: int, first_block: int, num_blocks: int) -> None:
+        """A worker has taken blocks in."""
+        if content < 0:
+            self._count_private(worker, num_blocks)
+            return
+        before = self._held(worker, content)
+        held = before | ((1 << num_blocks) - 1) << first_block
+        self._set_held(worker, content, before, held)
+
+    def remove(self, worker: int, content: int, first_block: int, num_blocks: int) -> int:
+        """A worker has let blocks go; returns how many it did not have."""
+        if content < 0:
+            self._count_private(worker, -num_blocks)
+            return 0
+        before = self._held(worker, content)
+        held = before & ~(((1 << num_blocks) - 1) << first_block)
+        self._set_held(worker, content, before, held)
+        return num_blocks - (before.bit_count() - held.bit_count())
+
+    def remove_worker(self, worker: int) -> None:
+        """Forget everything about a worker."""
+        bit = 1 << worker
+        whole = [content for content, workers in self._full.items() if workers & bit]
+        partly = [content for content, parts in self._partly.items() if worker in parts]
+        for content in whole + partly:
+            self._set_held(worker, content, self._held(worker, content), 0)
+        self._private_blocks.pop(worker, None)
+
+    @property
+    def size(self) -> int:
+        """(worker, block) pairs held."""
+        return self.num_shared + sum(self._private_blocks.values())
+
+    def follow(self, path: Sequence[int], workers: int, depth: int) -> list[tuple[int, int]]:
+        """How far workers get that stand `depth` blocks deep in a path: (workers, depth)."""
+        sizes, full, partly = self._extent_blocks, self._full, self._partly
+        ends: list[tuple[int, int]] = []
+        start = 0
+        for content in path:
+            end = start + sizes[content]
+            if end > depth:  # else they are behind it
+                reached = max(start, depth)
+                still = workers & full.get(content, 0)
+                lost = workers ^ still
+                if lost and content in partly:
+                    for worker, held in partly[content].items():
+                        if lost >> worker & 1:
+                            rest = held >> (reached - start)
+                            leading = (~rest & (rest + 1)).bit_length() - 1
+                            lost ^= 1 << worker
+                            if reached + leading == end:  # what it lacks was elsewhere
+                                still |= 1 << worker
+                            else:
+                                ends.append((1 << worker, reached + leading))
+                if lost:
+                    ends.append((lost, reached))
+                workers = still
+                if not workers:
+                    return ends
+            start = end
+        ends.append((workers, max(start, depth)))
+        return ends
+
+    def _held(self, worker: int, content: int) -> int:
+        """The blocks of an extent that a worker holds, as bits."""
+        if self._full.get(content, 0) >> worker & 1:
+            return (1 << self._extent_blocks[content]) - 1
+        parts = self._partly.get(content)
+        return 0 if parts is None else parts.get(worker, 0)
+
+    def _set_held(self, worker: int, content: int, before: int, held: int) -> None:
+        if held == before:
+            return
+        self.num_shared += held.bit_count() - before.bit_count()
+        everything = (1 << self._extent_blocks[content]) - 1
+        if before == everything:
+            left = self._full[content] ^ 1 << worker
+            if left:
+                self._full[content] = left
+            else:
+                del self._full[content]
+        elif before:
+            parts = self._partly[content]
+            del parts[worker]
+            if not parts:
+                del self._partly[content]
+        if held == everything:
+            self._full[content] = self._full.get(content, 0) | 1 << worker
+        elif held:
+            self._partly.setdefault(content, {})[worker] = held
+
+    def _count_private(self, worker: int, num_blocks: int) -> None:
+        self._private_blocks[worker] = self._private_blocks.get(worker, 0) + num_blocks
+
+
+class TieredExtents:
+    """An `ExtentIndex` of devices, and who holds which extents in slower tiers."""
+
+    def __init__(self, extent_blocks: list[int]) -> None:
+        self.device = ExtentIndex(extent_blocks)
+        self.counters: IndexCounters = self.device.counters
+        self._slower = [ExtentTier(extent_blocks) for _ in SLOWER]
+        self._workers = 0  # that have told of anything
+
+    @property
+    def has_slower(self) -> bool:
+        """Whether anybody holds anything but on its device that a prompt can name."""
+        return any([tier.num_shared for tier in self._slower])
+
+    def apply(self, worker: int, event: KvEvent) -> None:
+        """Take one event of a worker into account, whatever its tier."""
+        self.apply_all(worker, (event,))
+
+    def apply_all(self, worker: int, events: Iterable[KvEvent]) -> None:
+        """Take events of one worker into account, in order."""
+        device_tier = Tier.DEVICE
+        on_device: list[KvEvent] = []
+        for event in events:
+            if event.tier is device_tier:
+                on_device.append(event)
+            else:
+                self._apply_slower(worker, event)
+        if on_device:  # nothing there depends on other tiers
+            self.device.apply_all(worker, on_device)
+        self._workers |= 1 << worker
+
+    def find_matches(self, blocks: Sequence[int]) -> Overlaps:
+        """Who holds how many leading blocks on its device; `blocks` is a path of extents."""
+        return self.device.find_matches(blocks)
+
+    def find_tier_matches(self, blocks: Sequence[int]) -> TierOverlaps:
+        """Who holds how many leading blocks, and in which tiers."""
+        device = self.device.find_matches(blocks)
+        rest = self._workers
+        for workers, _ in device.classes:
+            rest ^= workers
+        reached = [*device.classes, (rest, 0)] if rest else device.classes
+        overlaps: list[Overlaps] = []
+        for tier in self._slower:
+            beyond: dict[int, int] = {}  # blocks -> workers
+            if tier.num_shared:
+                further: list[tuple[int, int]] = []
+                for workers, depth in reached:
+                    for part, end in tier.follow(blocks, workers, depth):
+                        further.append((part, end))
+                        if end > depth:
+                            beyond[end - depth] = beyond.get(end - depth, 0) | part
+                reached = further
+            overlaps.append(Overlaps([(beyond[blocks], blocks) for blocks in sorted(beyond)]))
+        return TierOverlaps(device, *overlaps)
+
+    def remove_worker(self, worker: int) -> None:
+        """Forget everything about a worker."""
+        self.device.remove_worker(worker)
+        for tier in self._slower:
+            tier.remove_worker(worker)
+        self._workers &= ~(1 << worker)
+
+    @property
+    def size(self) -> int:
+        """(worker, block) pairs held, each tier counted."""
+        return self.device.size + sum([tier.size for tier in self._slower])
+
+    def _apply_slower(self, worker: int, event: KvEvent) -> None:
+        tier = self._slower[event.tier - 1]
+        where = event.content, event.first_block, event.num_blocks
+        if event.is_stored:
+            tier.store(worker, *where)
+        else:
+            self.counters.unknown_blocks += tier.remove(worker, *where)
