@@ -71,6 +71,25 @@ class HostWork:
         self.asked_later: list[Sequence] = []  # passed over: their chunks are on their way
 
 
+class DraftWork:
+    """What a step has to do with drafts, by request.
+
+    The core says which it verifies. Whoever runs the step says, before it is finished, how many of
+    them were `accepted` and how many are `offered` for the request's next step; none where nothing
+    is said. With asynchronous scheduling nothing is offered, since there are always drafts.
+    """
+
+    __slots__ = ("accepted", "delivered", "loaded", "offered", "padded", "scheduled")
+
+    def __init__(self) -> None:
+        self.scheduled: dict[Sequence, int] = {}  # in the order of the step
+        self.padded: list[Sequence] = []  # admitted with placeholders, which are all rejected
+        self.loaded: list[Sequence] = []  # admitted after a load
+        self.accepted: dict[Sequence, int] = {}
+        self.offered: dict[Sequence, int] = {}
+        self.delivered: dict[Sequence, int] = {}  # tokens, once the step is finished
+
+
 class StepPlan(StepShape):
     """One engine step: its composition (for timing) and who is in it.
 
@@ -80,6 +99,7 @@ class StepPlan(StepShape):
     __slots__ = (
         "admitted",
         "deferred",
+        "drafts",
         "emitting",
         "end_ms",
         "host",
@@ -108,6 +128,7 @@ class StepPlan(StepShape):
         self.emitting: list[Sequence] = []  # yield a token; in a pipeline, or if asked for
         self.rows: list[ScheduledRow] = []
         self.host: HostWork | None = None  # None: there is no host tier
+        self.drafts: DraftWork | None = None  # None: nobody drafts
         self.start_ms = 0.0  # when it executes: the engine's business, not the scheduler's
         self.end_ms = 0.0
 
