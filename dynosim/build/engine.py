@@ -15,9 +15,9 @@ from dynosim.errors import InfeasibleError
 from dynosim.silicon import Capacity, resolve_num_gpu_blocks
 from dynosim.timing.model import StepTimeModel
 
-GIVEN_ELSEWHERE = ("kv_role", "kv_load_failure_policy", "host_cache")
+GIVEN_ELSEWHERE = ("kv_role", "kv_load_failure_policy", "host_cache", "speculation")
 """What no section says: the first two follow from an engine's place among others, a tier in host
-memory is for scenarios of conformance."""
+memory and drafts are for scenarios of conformance."""
 
 KNOBS = tuple(
     knob.name

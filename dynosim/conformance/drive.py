@@ -12,6 +12,7 @@ from dynosim.conformance.drafts import DraftingModel, ScenarioDrafts
 from dynosim.conformance.log import Json
 from dynosim.conformance.scenario import (
     COEFFICIENTS,
+    DRAFT_COEFFICIENT,
     BlockTree,
     check_request,
     check_timing,
@@ -71,8 +72,9 @@ class ScenarioRun:
     def _times(self) -> LinearModel:
         """Integer nanoseconds throughout: the model computes exactly with integer coefficients."""
         timing = self.scenario.get("timing") or {}
-        check_timing(timing)
-        c0, c1, c2, c3, c4 = (round(float(timing.get(key, 0)) * 1e6) for key in COEFFICIENTS)
+        check_timing(timing, has_drafts=self.spec.speculation is not None)
+        names = (*COEFFICIENTS, DRAFT_COEFFICIENT)
+        c0, c1, c2, c3, c4 = (round(float(timing.get(name, 0)) * 1e6) for name in names)
         return DraftingModel(
             base_ms=c0,
             per_prefill_token_ms=c1,
@@ -107,7 +109,7 @@ class ScenarioRun:
     def _arrival(
         self, arrival: int, index: int, request: Json
     ) -> tuple[int, Sequence, RequestNote]:
-        check_request(request)
+        check_request(request, has_drafts=self.spec.speculation is not None)
         tokens = prompt_tokens_of(request)
         note = RequestNote(request["id"], arrival, len(tokens), index)
         path: list[int] = []

@@ -8,7 +8,8 @@ from dynosim.errors import ConfigError
 
 Json = dict[str, Any]
 
-COEFFICIENTS = ("c0", "c1", "c2", "c3", "c4")
+COEFFICIENTS = ("c0", "c1", "c2", "c3")
+DRAFT_COEFFICIENT = "c4"
 _REQUEST_KEYS = (
     "id",
     "arrival_step",
@@ -23,14 +24,13 @@ _REQUEST_KEYS = (
     "priority",
     "abort",
     "remote",
-    "accept",
-    "drafts",
 )
+_DRAFT_KEYS = ("accept", "drafts")  # of a request, and of an engine for all of them
 _REMOTE_KEYS = ("recv", "tokens", "send", "delay", "fail")
 _HOST_KEYS = ("policy", "blocks_per_chunk", "store_threshold", "prompt_only")
 _COPY_KEYS = ("load_delay", "load_per_block", "store_delay", "store_per_block")
 _OFFLOAD_KEYS = ("chunks", *_HOST_KEYS, *_COPY_KEYS)
-_SPEC_KEYS = ("k", "method", "accept", "drafts")
+_SPEC_KEYS = ("k", "method", *_DRAFT_KEYS)
 _SECTIONS = ("remote", "offload", "spec")
 _SPEC_OF_REMOTE = {"role": "kv_role", "failure_policy": "kv_load_failure_policy"}
 _DEFAULT_REMOTE = {"role": "kv_both", "failure_policy": "recompute"}
@@ -63,6 +63,8 @@ def spec_of(engine: Json) -> EngineSpec:
     spec = EngineSpec(**knobs)
     if spec.kind not in CORES:
         raise ConfigError(f"engine.kind: unknown {spec.kind!r}; known: {', '.join(sorted(CORES))}")
+    if spec.kind != "vllm" and spec.speculation is not None:
+        raise ConfigError(f"engine.spec: drafts are modelled of vllm, not of {spec.kind}")
     return spec
 
 
@@ -82,16 +84,16 @@ def _speculation_of(section: Json, engine: Json) -> SpeculativeSpec:
     return SpeculativeSpec(num_drafts=section["k"], method=method)
 
 
-def check_request(request: Json) -> None:
+def check_request(request: Json, *, has_drafts: bool = False) -> None:
     """Raises: ConfigError for a key that is not known, since nothing would obey it."""
     where = f"request {request['id']}"
-    _refuse_unknown(where, request, _REQUEST_KEYS)
+    _refuse_unknown(where, request, _REQUEST_KEYS + (_DRAFT_KEYS if has_drafts else ()))
     _refuse_unknown(f"{where}: remote", request.get("remote") or {}, _REMOTE_KEYS)
 
 
-def check_timing(timing: Json) -> None:
+def check_timing(timing: Json, *, has_drafts: bool = False) -> None:
     """Raises: ConfigError for a coefficient that is not known."""
-    _refuse_unknown("timing", timing, COEFFICIENTS)
+    _refuse_unknown("timing", timing, COEFFICIENTS + ((DRAFT_COEFFICIENT,) if has_drafts else ()))
 
 
 def _refuse_unknown(where: str, section: Json, known: tuple[str, ...]) -> None:

@@ -36,7 +36,16 @@ class KvLoad:
 class CopyJob:
     """A copy of chunks between a device and its host tier."""
 
-    __slots__ = ("is_load", "keys", "num_blocks", "num_lost", "number", "sequence", "sources")
+    __slots__ = (
+        "blank_sources",
+        "is_load",
+        "keys",
+        "num_blocks",
+        "num_lost",
+        "number",
+        "sequence",
+        "sources",
+    )
 
     def __init__(
         self,
@@ -54,6 +63,7 @@ class CopyJob:
         self.num_blocks = num_blocks  # on the device
         self.sources = sources  # of a store: where its blocks are
         self.num_lost = 0  # of them, those that have been handed out since
+        self.blank_sources = 0  # blocks up to the last of them that cannot be hit; none of those: 0
         self.is_load = is_load
 
 

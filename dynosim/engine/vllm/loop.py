@@ -107,18 +107,9 @@ class SchedulingLoop:
                 continue
             end = computed + num_tokens
             need = cache.blocks_to_take(sequence, computed, self._reach(end))
-            while need > cache.pool.free_blocks and sequence.state != WAITING:
-                victim = self._choose_victim()
-                if self._under_way is not None and self._under_way.writes(victim):
-                    break  # its blocks would not be free at once
-                restored = served.pop(victim, 0)
-                if restored > 0:
-                    budget += restored + slot_tokens
-                self._preempt(plan, victim, restored)
-            if sequence.state == WAITING:
-                is_over = True
-                continue
             if need > cache.pool.free_blocks:
+                budget += self._make_room(plan, sequence, need, served)
+            if sequence.state == WAITING or need > cache.pool.free_blocks:
                 is_over = True
                 self._defer(plan, sequence)
                 continue
@@ -149,8 +140,7 @@ class SchedulingLoop:
         `num_waiting` of them do not load. Those who have loaded are first. Returns whether the next
         one is blocked until something ends. With `loads_only` it stops before the first seat.
         """
-        cache, remote, drafting = self._cache, self._remote, self._drafting
-        slot_tokens = self._slot_tokens
+        cache, remote, slot_tokens = self._cache, self._remote, self._slot_tokens
         while budget > slot_tokens and num_waiting > 0:
             if len(self._seats.running) >= self._max_active:
                 return True
@@ -160,9 +150,7 @@ class SchedulingLoop:
             if sequence.num_computed > 0:  # all may have been loaded, but one must be computed
                 computed = min(sequence.num_computed, known - 1)
             else:
-                hit = cache.lookup(sequence)
-                if drafting is not None:
-                    drafting.shorten(hit)
+                hit = self._lookup(sequence)
                 computed = (hit.path_blocks + hit.own_blocks) * cache.block_size
                 if self._offload is not None:
                     sequence.remote_tokens = self._offload.find(sequence, computed)
@@ -176,13 +164,9 @@ class SchedulingLoop:
                     return False
                 room = budget - slot_tokens
                 num_tokens = self._first_chunk(known - computed, room, cap)
-                if num_tokens == 0:
+                padding = self._padding(plan, computed, known - computed)
+                if num_tokens == 0 or num_tokens + padding > room:
                     return plan.num_prefills == 0
-                padding = 0
-                if drafting is not None:
-                    padding = drafting.padding(plan, computed, known - computed)
-                    if num_tokens + padding > room:
-                        return False
                 has_place = self._seat(plan, sequence, hit, computed, num_tokens, padding)
                 used = num_tokens + padding + slot_tokens
             else:
@@ -256,6 +240,24 @@ class SchedulingLoop:
 
     # ---- preemption ----------------------------------------------------------------------------
 
+    def _make_room(
+        self, plan: StepPlan, sequence: Sequence, need: int, served: dict[Sequence, int]
+    ) -> int:
+        """Preempt others, in the end the request itself, until it finds so many blocks.
+
+        Returns the tokens that were to go to them in this step.
+        """
+        restored = 0
+        while need > self._cache.pool.free_blocks and sequence.state != WAITING:
+            victim = self._choose_victim()
+            if self._under_way is not None and self._under_way.writes(victim):
+                break  # its blocks would not be free at once
+            num_tokens = served.pop(victim, 0)
+            if num_tokens > 0:
+                restored += num_tokens + self._slot_tokens
+            self._preempt(plan, victim, num_tokens)
+        return restored
+
     def _choose_victim(self) -> Sequence:
         """The running request to preempt: the latest admitted, or the least urgent."""
         running = self._seats.running
@@ -275,6 +277,8 @@ class SchedulingLoop:
         if self._under_way is not None and self._under_way.drops_tokens:
             self._under_way.withdraw(victim)
         victim.num_computed += num_tokens
+        if self._offload is not None:
+            self._offload.note_blank_blocks()
         self._cache.release(victim)
         victim.state = WAITING
         victim.finish_step = -1
@@ -285,6 +289,18 @@ class SchedulingLoop:
         plan.preempted += (victim,)
 
     # ---- admission -----------------------------------------------------------------------------
+
+    def _lookup(self, sequence: Sequence) -> PrefixHit:
+        """What a waiting request finds in the cache."""
+        hit = self._cache.lookup(sequence)
+        if self._drafting is not None:
+            self._drafting.shorten(hit)
+        return hit
+
+    def _padding(self, plan: StepPlan, computed: int, num_tokens: int) -> int:
+        """Placeholder drafts of an admission that lacks so many tokens."""
+        drafting = self._drafting
+        return 0 if drafting is None else drafting.padding(plan, computed, num_tokens)
 
     def _has_room(
         self, sequence: Sequence, hit: PrefixHit | None, computed: int, reach: int

@@ -8,12 +8,14 @@ behind what the device holds, what the tier does, and loads it as from elsewhere
 (`dynosim.engine.vllm.remote`).
 
 Which physical block is handed out is not known here. So one that was handed out twice while its
-copy had not been reported is told once, where vLLM tells it twice; by then the copy is done.
+copy had not been reported is told once, where vLLM tells it twice; by then the copy is done. What a
+request has filled but not lived to see hittable goes back to the blank blocks, and they are a
+stack: how many there are tells whether one of them has been handed out since.
 """
 
 from typing import Final
 
-from dynosim.engine.block_pool import Extent
+from dynosim.engine.block_pool import BlockPool, Extent
 from dynosim.engine.host_cache import Accesses, HostCache
 from dynosim.engine.plan import CopyJob, HostWork, StepPlan
 from dynosim.engine.sequence import DECODING, FINISHED, Sequence
@@ -27,11 +29,12 @@ LATER: Final = -1
 class _Progress:
     """How far a request is with the tier."""
 
-    __slots__ = ("accesses", "num_jobs", "num_offered")
+    __slots__ = ("accesses", "blank_below", "num_jobs", "num_offered")
 
     def __init__(self) -> None:
         self.num_offered = 0  # leading chunks
         self.num_jobs = 0  # under way
+        self.blank_below: int | None = None  # blank blocks when its own were freed, after its end
         self.accesses = Accesses()
 
 
@@ -45,19 +48,23 @@ class HostOffload:
         "_ended",
         "_jobs",
         "_last_job",
+        "_lowest_blank",
+        "_pool",
         "_progress",
         "_prompt_only",
         "_seats",
         "cache",
     )
 
-    def __init__(self, spec: HostCacheSpec, block_size: int, seats: Seats) -> None:
+    def __init__(self, spec: HostCacheSpec, block_size: int, seats: Seats, pool: BlockPool) -> None:
         self.cache = HostCache(spec.num_chunks, spec.policy, spec.store_threshold)
         self._block_size = block_size
         self._chunk_blocks = spec.blocks_per_chunk
         self._chunk_tokens = spec.blocks_per_chunk * block_size
         self._prompt_only = spec.prompt_only
         self._seats = seats
+        self._pool = pool
+        self._lowest_blank = pool.num_blocks  # blank blocks since the last planning
         self._jobs: dict[int, CopyJob] = {}  # under way, by number
         self._last_job = -1
         self._progress: dict[Sequence, _Progress] = {}
@@ -128,6 +135,16 @@ class HostOffload:
         """A request gives up its blocks for good; so many of its tokens are computed."""
         self._ended.append((sequence, num_tokens, list(sequence.held)))
 
+    def freeing(self, sequence: Sequence) -> None:
+        """The blocks of a request that has ended are about to be freed."""
+        progress = self._progress.get(sequence)
+        if progress is not None:
+            progress.blank_below = self._pool.blank_blocks
+
+    def note_blank_blocks(self) -> None:
+        """A planning is about to free blocks: so few blank ones there were."""
+        self._lowest_blank = min(self._lowest_blank, self._pool.blank_blocks)
+
     def offer_all(self, plan: StepPlan) -> None:
         """Offer what a plan computes, in its order, then what was left since the last one."""
         work = plan.host
@@ -141,7 +158,9 @@ class HostOffload:
             self._offer(work, sequence, num_tokens, held)
         for sequence, _, _ in ended:
             self._end(sequence)
+        self.note_blank_blocks()
         work.flushed = self._to_flush(plan)
+        self._lowest_blank = self._pool.num_blocks
 
     def _offer(
         self, work: HostWork, sequence: Sequence, num_tokens: int, held: list[Extent]
@@ -165,9 +184,10 @@ class HostOffload:
             starts = [(first + keys.index(key)) * size for key in stored.new]
             sources = [extent for start in starts for extent in held[start : start + size]]
             num_blocks = len(starts) * size
-            work.stores.append(
-                self._begin(sequence, stored.new, num_blocks, sources, is_load=False)
-            )
+            job = self._begin(sequence, stored.new, num_blocks, sources, is_load=False)
+            work.stores.append(job)
+            if len(sources) < num_blocks:
+                job.blank_sources = starts[-1] + size - len(held)
 
     def _end(self, sequence: Sequence) -> None:
         """All that a request has had there is ranked anew."""
@@ -193,9 +213,19 @@ class HostOffload:
                 num_lost = sum([source.num_cached == 0 for source in job.sources])
                 is_given = num_lost > job.num_lost or not given.isdisjoint(job.sources)
                 job.num_lost = num_lost
+                num_left = self._blank_sources_left(job)
+                is_given |= num_left < job.blank_sources
+                job.blank_sources = num_left
             if is_given or job.sequence in plan.preempted:
                 flushed.append(job.number)
         return flushed
+
+    def _blank_sources_left(self, job: CopyJob) -> int:
+        """Of the blank blocks that a copy reads, those not handed out yet: the last go first."""
+        below = self._progress[job.sequence].blank_below
+        if job.blank_sources == 0 or below is None:
+            return job.blank_sources
+        return min(job.blank_sources, max(self._lowest_blank - below, 0))
 
     # ---- inside --------------------------------------------------------------------------------
 

@@ -110,7 +110,7 @@ class VllmScheduler:
         self._offload: HostOffload | None = None
         if spec.host_cache is not None:
             assert keep_rows, "a host tier is followed step by step only"
-            self._offload = HostOffload(spec.host_cache, spec.block_size, seats)
+            self._offload = HostOffload(spec.host_cache, spec.block_size, seats, pool)
         if spec.async_scheduling and (spec.takes_kv or spec.gives_kv):
             self._under_way = StepsUnderWay(defers_frees=spec.takes_kv, drops_tokens=spec.gives_kv)
         self._loop = SchedulingLoop(
@@ -240,7 +240,13 @@ class VllmScheduler:
         if self._under_way is not None and self._under_way.writes(sequence):
             self._under_way.defer(sequence)
         else:
-            self._cache.release(sequence)
+            self._free_now(sequence)
+
+    def _free_now(self, sequence: Sequence) -> None:
+        """Free the blocks of a request that has ended."""
+        if self._offload is not None:
+            self._offload.freeing(sequence)
+        self._cache.release(sequence)
 
     def _free_or_hold(self, sequence: Sequence) -> None:
         """Free a complete request's blocks, unless they are yet to be sent."""
@@ -334,16 +340,20 @@ class VllmScheduler:
         elif plan.prefilled:
             self._seats.start_decoding(plan)
         if self._names_emitting:
-            plan.emitting += plan.prefilled
-            plan.emitting.sort(key=_by_order)
-            if self._is_async:
-                if self._drafting is None:
-                    asynchronous.launch(plan)
-                if self._under_way is not None and not plan.is_empty:
-                    self._under_way.begin(plan)
+            self._launch(plan)
         if self._offload is not None:
             self._offload.offer_all(plan)
         return plan
+
+    def _launch(self, plan: StepPlan) -> None:
+        """A step goes off that names who yields a token."""
+        plan.emitting += plan.prefilled
+        plan.emitting.sort(key=_by_order)
+        if self._is_async:
+            if self._drafting is None:
+                asynchronous.launch(plan)
+            if self._under_way is not None and not plan.is_empty:
+                self._under_way.begin(plan)
 
     def _admit(self, plan: StepPlan, budget: int, cap: int) -> None:
         """Complete a plan that serves the running requests with those who wait."""
@@ -365,7 +375,7 @@ class VllmScheduler:
         if self._is_async or self._drafting is not None:
             if self._under_way is not None:
                 for sequence in self._under_way.end(plan):
-                    self._cache.release(sequence)
+                    self._free_now(sequence)
                     self._head_is_blocked = False
             if self._drafting is None:
                 complete = asynchronous.deliver(plan, self.decodes, self._cache)
