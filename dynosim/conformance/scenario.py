@@ -63,8 +63,6 @@ def spec_of(engine: Json) -> EngineSpec:
     spec = EngineSpec(**knobs)
     if spec.kind not in CORES:
         raise ConfigError(f"engine.kind: unknown {spec.kind!r}; known: {', '.join(sorted(CORES))}")
-    if spec.kind != "vllm" and spec.speculation is not None:
-        raise ConfigError(f"engine.spec: drafts are modelled of vllm, not of {spec.kind}")
     return spec
 
 
