@@ -9,11 +9,10 @@
 say: all of it but the version. Without it, `--count` new scenarios are drawn by `--seed` and
 recorded: plain ones, or of the `--kind` stated. `remote_scenarios.jsonl.gz` are the first 300 of
 kind remote and seed 1. The 274 of `random_scenarios.jsonl.gz` were drawn by a program that is lost;
-what is drawn here is alike. Those of `offload_scenarios.jsonl.gz` are the first 202 of seed 2 less
-four: two had no end within their steps, and of two (a prompt of a single token; a store whose
-request is given up before its blocks are cached) dynosim told flushes otherwise. Those of
-`spec_scenarios.jsonl.gz` are the first 121 of seed 1 that have an end, less one: vLLM tells twice
-there that a step waits for a copy.
+what is drawn here is alike. Those of `offload_scenarios.jsonl.gz` are the first 200 of seed 2 that
+have an end, less one: a prompt of a single token, in blocks of one token, which vLLM loads again
+and again. Those of `spec_scenarios.jsonl.gz` are the first 121 of seed 1 that have an end, less
+one: vLLM tells twice there that a step waits for a copy.
 
 Each line is {"scenario": ..., "golden": ...}, in the format of `dynosim conformance` without the
 steps themselves, of which a digest is kept.

@@ -17,9 +17,7 @@ from shared_data import ROOT
 from dynosim.conformance import first_difference, run_scenario
 
 RECORDER = ROOT / "tests" / "conformance" / "record_scenarios.py"
-EVERY = (
-    7  # of the 274, the 300 where KV is exchanged, the 198 with a host tier, the 120 with drafts
-)
+EVERY = 7  # of the 274, of the 300 with KV exchanged, the 199 with a host tier, the 120 with drafts
 NUM_NEW = 30
 
 
