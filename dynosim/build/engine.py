@@ -17,9 +17,9 @@ from dynosim.memory.tiers import TiersSpec
 from dynosim.silicon import Capacity, resolve_num_gpu_blocks
 from dynosim.timing.model import StepTimeModel
 
-GIVEN_ELSEWHERE = ("kv_role", "kv_load_failure_policy", "host_cache")
-"""What its section does not say: the first two follow from an engine's place among others, the last
-from `cluster.tiers`."""
+GIVEN_ELSEWHERE = ("kv_role", "kv_load_failure_policy", "host_cache", "speculation")
+"""What its section does not say: the first two follow from an engine's place among others, a tier
+from `cluster.tiers`; drafts are for scenarios of conformance."""
 
 KNOBS = tuple(
     knob.name

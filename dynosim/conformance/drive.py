@@ -8,9 +8,11 @@ scenario has no timing.
 from collections import deque
 
 from dynosim.conformance.copies import ScenarioCopies
+from dynosim.conformance.drafts import DraftingModel, ScenarioDrafts
 from dynosim.conformance.log import Json
 from dynosim.conformance.scenario import (
     COEFFICIENTS,
+    DRAFT_COEFFICIENT,
     BlockTree,
     check_request,
     check_timing,
@@ -60,6 +62,7 @@ class ScenarioRun:
         self.copies = ScenarioCopies(offload or {}, self._to_clock, has_time=self.has_time)
         if offload is not None:
             self.engine.copies = self.copies
+        self.drafts = ScenarioDrafts(scenario["engine"].get("spec"), scenario["requests"])
         self.in_flight: deque[tuple[int, StepEntry]] = deque()  # by the number of its call
         self.now = 0
         self.is_stuck = False
@@ -69,10 +72,15 @@ class ScenarioRun:
     def _times(self) -> LinearModel:
         """Integer nanoseconds throughout: the model computes exactly with integer coefficients."""
         timing = self.scenario.get("timing") or {}
-        check_timing(timing)
-        c0, c1, c2, c3 = (round(float(timing.get(key, 0)) * 1e6) for key in COEFFICIENTS)
-        return LinearModel(
-            base_ms=c0, per_prefill_token_ms=c1, per_decode_ms=c2, per_context_token_ms=c3
+        check_timing(timing, has_drafts=self.spec.speculation is not None)
+        names = (*COEFFICIENTS, DRAFT_COEFFICIENT)
+        c0, c1, c2, c3, c4 = (round(float(timing.get(name, 0)) * 1e6) for name in names)
+        return DraftingModel(
+            base_ms=c0,
+            per_prefill_token_ms=c1,
+            per_decode_ms=c2,
+            per_context_token_ms=c3,
+            per_draft_ms=c4,
         )
 
     def _arrivals(self) -> deque[tuple[int, Sequence, RequestNote]]:
@@ -101,7 +109,7 @@ class ScenarioRun:
     def _arrival(
         self, arrival: int, index: int, request: Json
     ) -> tuple[int, Sequence, RequestNote]:
-        check_request(request)
+        check_request(request, has_drafts=self.spec.speculation is not None)
         tokens = prompt_tokens_of(request)
         note = RequestNote(request["id"], arrival, len(tokens), index)
         path: list[int] = []
@@ -195,6 +203,7 @@ class ScenarioRun:
         was_loading = self.transfers.loading()
         self.copies.call = self.num_calls
         plan = self.engine.plan_step(self.now)
+        self.drafts.decide(plan)
         self.has_news = False
         if plan.host is not None:
             start = self.copies.start  # it may have waited for copies

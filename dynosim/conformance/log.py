@@ -16,7 +16,7 @@ def step_line(step: Json) -> str:
     )
     if "t0" in step:
         line += f"|t={step['t0']}-{step['t1']}"
-    for key in ("abort", "kv", "off"):
+    for key in ("abort", "spec", "pad", "kv", "off"):
         if key in step:
             value = step[key]
             if isinstance(value, dict):  # labels are for readers

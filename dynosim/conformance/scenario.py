@@ -1,14 +1,15 @@
 """What a scenario asks for: an engine, prompts as token ids, and which blocks they share."""
 
-from typing import Any
+from typing import Any, get_args
 
 from dynosim.engine.cores import CORES
-from dynosim.engine.spec import EngineSpec, HostCacheSpec
+from dynosim.engine.spec import DraftMethod, EngineSpec, HostCacheSpec, SpeculativeSpec
 from dynosim.errors import ConfigError
 
 Json = dict[str, Any]
 
 COEFFICIENTS = ("c0", "c1", "c2", "c3")
+DRAFT_COEFFICIENT = "c4"
 _REQUEST_KEYS = (
     "id",
     "arrival_step",
@@ -24,10 +25,13 @@ _REQUEST_KEYS = (
     "abort",
     "remote",
 )
+_DRAFT_KEYS = ("accept", "drafts")  # of a request, and of an engine for all of them
 _REMOTE_KEYS = ("recv", "tokens", "send", "delay", "fail")
 _HOST_KEYS = ("policy", "blocks_per_chunk", "store_threshold", "prompt_only")
 _COPY_KEYS = ("load_delay", "load_per_block", "store_delay", "store_per_block")
 _OFFLOAD_KEYS = ("chunks", *_HOST_KEYS, *_COPY_KEYS)
+_SPEC_KEYS = ("k", "method", *_DRAFT_KEYS)
+_SECTIONS = ("remote", "offload", "spec")
 _SPEC_OF_REMOTE = {"role": "kv_role", "failure_policy": "kv_load_failure_policy"}
 _DEFAULT_REMOTE = {"role": "kv_both", "failure_policy": "recompute"}
 
@@ -35,9 +39,11 @@ _DEFAULT_REMOTE = {"role": "kv_both", "failure_policy": "recompute"}
 def spec_of(engine: Json) -> EngineSpec:
     """The engine section of a scenario as a spec; unknown keys and kinds are errors."""
     own = {name for name in EngineSpec.__dataclass_fields__ if not name.startswith("kv_")}
-    own -= {"host_cache"}
-    _refuse_unknown("engine", engine, tuple(sorted(own | {"remote", "offload"})))
-    knobs = {key: value for key, value in engine.items() if key not in ("remote", "offload")}
+    own -= {"host_cache", "speculation"}
+    _refuse_unknown("engine", engine, tuple(sorted(own | set(_SECTIONS))))
+    knobs = {key: value for key, value in engine.items() if key not in _SECTIONS}
+    if engine.get("spec") is not None:
+        knobs["speculation"] = _speculation_of(engine["spec"], engine)
     if engine.get("offload") is not None:
         offload = engine["offload"]
         _refuse_unknown("engine.offload", offload, _OFFLOAD_KEYS)
@@ -60,16 +66,32 @@ def spec_of(engine: Json) -> EngineSpec:
     return spec
 
 
-def check_request(request: Json) -> None:
+def _speculation_of(section: Json, engine: Json) -> SpeculativeSpec:
+    """The section `spec` of an engine; what vLLM refuses is an error."""
+    _refuse_unknown("engine.spec", section, _SPEC_KEYS)
+    method = section.get("method", "ngram")
+    if method not in get_args(DraftMethod):
+        known = ", ".join(get_args(DraftMethod))
+        raise ConfigError(f"engine.spec.method: unknown {method!r}; known: {known}")
+    if section["k"] < 1:
+        raise ConfigError(f"engine.spec.k: expected at least one draft, got {section['k']}")
+    if method == "ngram" and engine.get("async_scheduling"):
+        raise ConfigError(
+            "engine.spec.method: ngram does not go with async_scheduling (leave one of them out)"
+        )
+    return SpeculativeSpec(num_drafts=section["k"], method=method)
+
+
+def check_request(request: Json, *, has_drafts: bool = False) -> None:
     """Raises: ConfigError for a key that is not known, since nothing would obey it."""
     where = f"request {request['id']}"
-    _refuse_unknown(where, request, _REQUEST_KEYS)
+    _refuse_unknown(where, request, _REQUEST_KEYS + (_DRAFT_KEYS if has_drafts else ()))
     _refuse_unknown(f"{where}: remote", request.get("remote") or {}, _REMOTE_KEYS)
 
 
-def check_timing(timing: Json) -> None:
+def check_timing(timing: Json, *, has_drafts: bool = False) -> None:
     """Raises: ConfigError for a coefficient that is not known."""
-    _refuse_unknown("timing", timing, COEFFICIENTS)
+    _refuse_unknown("timing", timing, COEFFICIENTS + ((DRAFT_COEFFICIENT,) if has_drafts else ()))
 
 
 def _refuse_unknown(where: str, section: Json, known: tuple[str, ...]) -> None:

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from dynosim.blocks.tier import Tier
+from dynosim.conformance.drafts import draft_rows
 from dynosim.conformance.log import Json, compact_steps, steps_digest
 from dynosim.conformance.scenario import BlockTree
 from dynosim.engine.core import EngineCore
-from dynosim.engine.plan import HostWork, ScheduledRow, StepPlan
+from dynosim.engine.plan import DraftWork, HostWork, ScheduledRow, StepPlan
 from dynosim.engine.recorder import Recorder
 from dynosim.engine.sequence import Sequence
 from dynosim.engine.spec import EngineSpec
@@ -40,6 +41,8 @@ class RequestNote:
     admitted: int | None = None
     preempted: int = 0
     external: int = 0
+    drafts: int = 0
+    accepted: int = 0
     cached: list[int] | None = None
     reason: str | None = None
     token_times: list[int] = field(default_factory=list)
@@ -85,6 +88,8 @@ class ScenarioLog(Recorder):
             self._totals["ext_tokens"] = 0
         if spec.host_cache is not None:
             self._totals |= dict.fromkeys(_HOST_TOTALS, 0)
+        if spec.speculation is not None:
+            self._totals |= {"drafts": 0, "accepted": 0}
 
     # ---- what the engine reports --------------------------------------------------------------
 
@@ -96,12 +101,17 @@ class ScenarioLog(Recorder):
 
     def delivered(self, plan: StepPlan, num_waiting: int) -> None:
         """A step has yielded a token for everyone in it but those given up meanwhile."""
+        if plan.drafts is not None:
+            return  # how many is known when it is finished
         for sequence in plan.emitting:
-            note = self.notes[sequence.request_id]
-            if note.reason is None:
-                if note.cached is None:
-                    note.cached = [sequence.cached_tokens, sequence.external_tokens]
-                note.token_times.append(int(plan.end_ms))
+            if self.notes[sequence.request_id].reason is None:
+                self._note_tokens(sequence, 1, plan)
+
+    def _note_tokens(self, sequence: Sequence, num_tokens: int, plan: StepPlan) -> None:
+        note = self.notes[sequence.request_id]
+        if note.cached is None:
+            note.cached = [sequence.cached_tokens, sequence.external_tokens]
+        note.token_times += [int(plan.end_ms)] * num_tokens
 
     def delivered_run(
         self, start_ms: float, end_ms: float, num_steps: int, first_context: int, num_waiting: int
@@ -163,10 +173,24 @@ class ScenarioLog(Recorder):
             self._totals["ext_tokens"] += load.num_tokens
         if is_loading:
             record.setdefault("kv", {})["rwait"] = len(is_loading)
+        if plan.drafts is not None:
+            record |= self._draft_work(plan.drafts)
         off = {} if plan.host is None else self._host_work(plan.host)
         if off:
             record["off"] = off
         return entry
+
+    def _draft_work(self, work: DraftWork) -> Json:
+        """What a step has to do with drafts; placeholders are none to be counted."""
+        for sequence, num_drafts in work.scheduled.items():
+            if sequence not in work.padded:
+                num_accepted = work.accepted[sequence]
+                note = self.notes[sequence.request_id]
+                note.drafts += num_drafts
+                note.accepted += num_accepted
+                self._totals["drafts"] += num_drafts
+                self._totals["accepted"] += num_accepted
+        return draft_rows(work)
 
     def _host_work(self, work: HostWork) -> Json:
         """What a step has to do with the host tier."""
@@ -215,6 +239,13 @@ class ScenarioLog(Recorder):
 
     def finished(self, entry: StepEntry, sequences: List[Sequence], core: EngineCore) -> None:
         """A step is over, with it these requests."""
+        work = entry.plan.drafts
+        if work is not None:
+            for sequence, num_tokens in work.delivered.items():
+                self._note_tokens(sequence, num_tokens, entry.plan)
+            came = {sequence.request_id: number for sequence, number in work.delivered.items()}
+            for row in entry.record.get("spec", ()):
+                row[3] = came.get(row[0], 0)
         if entry.record.get("off", {}).keys() & {"store", "evict"}:
             entry.record["off"]["host"] = core.num_host_chunks
         errors = entry.record.get("kv", {}).get("err", [])
@@ -303,6 +334,8 @@ class ScenarioLog(Recorder):
         }
         if self._has_connector and note.reason != "rejected":
             row |= {"ext": note.external, "cached": note.cached}
+        if self._spec.speculation is not None and note.reason != "rejected":
+            row |= {"drafts": note.drafts, "accepted": note.accepted}
         if self._has_time and times:
             row["ttft"] = times[0] - note.arrival
             row["e2e"] = times[-1] - note.arrival

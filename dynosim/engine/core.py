@@ -7,7 +7,9 @@ KV may come from elsewhere: a plan names the loads that start with its step, and
 that one has ended. Blocks may be read from elsewhere: those of a request with `is_sent` stay held
 after its end until `sent`.
 
-With a host tier a plan also names copies (`HostWork`); `copied` reports that one has ended.
+With a host tier a plan also names copies (`HostWork`); `copied` reports that one has ended. With
+drafts it names those that it verifies, and is told before it is handed back what came of them
+(`DraftWork`).
 
 A driver (`dynosim.engine.engine`) asks for plans and hands each of them back, in order, once its
 time is over; with a pipeline of depth two it may ask for a plan before the one before is back.

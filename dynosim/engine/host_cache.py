@@ -406,11 +406,12 @@ class Accesses:
 class TierProgress:
     """How far a request is with the nearest tier."""
 
-    __slots__ = ("accesses", "num_jobs", "num_offered")
+    __slots__ = ("accesses", "blank_below", "num_jobs", "num_offered")
 
     def __init__(self) -> None:
         self.num_offered = 0  # leading chunks
         self.num_jobs = 0  # under way
+        self.blank_below: int | None = None  # blank blocks when its own were freed, after its end
         self.accesses = Accesses()
 
 

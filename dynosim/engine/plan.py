@@ -64,6 +64,7 @@ class CopyJob:
 
     __slots__ = (
         "beyond",
+        "blank_sources",
         "ends_ms",
         "is_load",
         "mark",
@@ -97,6 +98,7 @@ class CopyJob:
         self.sources: tuple[CopySource, ...] = ()  # of a store whose request has ended
         self.mark = 0  # of a store whose request has ended: see `HostOffload.safe_blocks`
         self.num_lost = 0  # of their blocks, those that have been handed out since
+        self.blank_sources = 0  # blocks up to the last of them that cannot be hit; none of those: 0
         self.is_load = is_load
 
     def count_lost(self) -> int:
@@ -132,6 +134,25 @@ class HostWork:
         self.asked_later: tuple[Sequence, ...] = ()  # passed over: their chunks are on their way
 
 
+class DraftWork:
+    """What a step has to do with drafts, by request.
+
+    The core says which it verifies. Whoever runs the step says, before it is finished, how many of
+    them were `accepted` and how many are `offered` for the request's next step; none where nothing
+    is said. With asynchronous scheduling nothing is offered, since there are always drafts.
+    """
+
+    __slots__ = ("accepted", "delivered", "loaded", "offered", "padded", "scheduled")
+
+    def __init__(self) -> None:
+        self.scheduled: dict[Sequence, int] = {}  # in the order of the step
+        self.padded: list[Sequence] = []  # admitted with placeholders, which are all rejected
+        self.loaded: list[Sequence] = []  # admitted after a load
+        self.accepted: dict[Sequence, int] = {}
+        self.offered: dict[Sequence, int] = {}
+        self.delivered: dict[Sequence, int] = {}  # tokens, once the step is finished
+
+
 class StepPlan(StepShape):
     """One engine step: its composition (for timing) and who is in it.
 
@@ -143,6 +164,7 @@ class StepPlan(StepShape):
         "admitted",
         "chunked",
         "deferred",
+        "drafts",
         "emitting",
         "end_ms",
         "host",
@@ -172,6 +194,7 @@ class StepPlan(StepShape):
         self.rows: list[ScheduledRow] = []
         self.chunked: tuple[Sequence, ...] = ()  # computes known tokens, in order of service
         self.host: HostWork | None = None  # None: there is no host tier
+        self.drafts: DraftWork | None = None  # None: nobody drafts
         self.start_ms = 0.0  # when it executes: the engine's business, not the scheduler's
         self.end_ms = 0.0
 

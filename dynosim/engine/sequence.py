@@ -11,6 +11,7 @@ DECODING: Final = 2  # holds a seat, one token a step
 DRAINING: Final = 3  # holds a seat, last token scheduled but not yet delivered
 FINISHED: Final = 4
 LOADING: Final = 5  # holds blocks and no seat: KV comes from elsewhere, or has just come
+SPECULATING: Final = 6  # holds a seat, decodes with drafts: as many tokens a step as are accepted
 
 
 class Sequence:
@@ -31,6 +32,7 @@ class Sequence:
         "cached_tokens",
         "covered_blocks",
         "decodes_last",
+        "drafts",
         "external_tokens",
         "finish_step",
         "generated_tokens",
@@ -78,8 +80,9 @@ class Sequence:
         self.arrival_ms = arrival_ms
         self.priority = priority
         self.state = WAITING
-        self.num_computed = 0  # while prefilling
+        self.num_computed = 0  # while prefilling or speculating, drafts under way included
         self.generated_tokens = 0  # delivered, up to the last (re)admission or preemption
+        self.drafts = 0  # while speculating: offered for its next step
         self.anchor = 0  # while decoding
         self.finish_step = 0  # first step it is not part of any more
         self.order = -1  # admission number: the running list is sorted by it
@@ -94,7 +97,7 @@ class Sequence:
         self.remote_tokens = 0  # prompt tokens whose KV is elsewhere; 0 once that was asked for
         self.decodes_last = False  # one token left of its prompt takes the time of a decode
         self.is_sent = False  # its blocks stay held after its end, until they have been sent
-        self.reserved_tokens = 0  # a load took blocks for so many, valid or not
+        self.reserved_tokens = 0  # it got blocks for so many, by a load or for drafts, valid or not
         self.load_step = 0  # the step whose planning started the load
         self.last_chunk_step = -1  # the last step in which it computed known tokens
         self.preemptions = 0
@@ -110,6 +113,7 @@ class Sequence:
         self.state = WAITING
         self.num_computed = 0
         self.generated_tokens = num_tokens
+        self.drafts = 0
         self.finish_step = -1
         self.order = -1
         self.held = []

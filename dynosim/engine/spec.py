@@ -7,6 +7,7 @@ Policy = Literal["fcfs", "priority"]
 KvRole = Literal["kv_both", "kv_producer", "kv_consumer"]
 LoadFailurePolicy = Literal["fail", "recompute"]
 EvictionPolicy = Literal["lru", "arc"]
+DraftMethod = Literal["ngram", "eagle", "mtp", "draft_model"]
 
 KV_ROLES: Final[dict[str, KvRole]] = {"prefill": "kv_producer", "decode": "kv_consumer"}
 """By role of a pool: who computes prompts gives their KV away, who answers takes it."""
@@ -21,6 +22,29 @@ class HostCacheSpec:
     blocks_per_chunk: int = 1
     store_threshold: int = 0  # a chunk is stored from the so many-th offer on
     prompt_only: bool = False  # generated text is not stored
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeculativeSpec:
+    """Speculative decoding: where drafts come from, and how many a request has at most."""
+
+    num_drafts: int
+    method: DraftMethod = "ngram"
+
+    @property
+    def lookahead_tokens(self) -> int:
+        """Tokens beyond those of a step that the drafter needs room for."""
+        return 0 if self.method == "ngram" else self.num_drafts
+
+    @property
+    def slot_tokens(self) -> int:
+        """Tokens of a step's budget that the drafter takes for each request."""
+        return 1 if self.method == "draft_model" else 0
+
+    @property
+    def drops_last_hit(self) -> bool:
+        """Whether the last block of a prefix hit is computed again, for the drafter's sake."""
+        return self.method in ("eagle", "mtp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +75,7 @@ class EngineSpec:
     kv_role: KvRole | None = None  # None: it takes and gives KV nowhere
     kv_load_failure_policy: LoadFailurePolicy = "fail"
     host_cache: HostCacheSpec | None = None
+    speculation: SpeculativeSpec | None = None
 
     @property
     def usable_blocks(self) -> int:

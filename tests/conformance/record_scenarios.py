@@ -3,16 +3,16 @@
     cd tests/conformance
     ../../.venv-vllm/bin/python record_scenarios.py --check
     ../../.venv-vllm/bin/python record_scenarios.py --seed 7 --count 100 --out new.jsonl.gz
-    ../../.venv-vllm/bin/python record_scenarios.py --remote --seed 1 --count 300 --out new.jsonl.gz
+    ../../.venv-vllm/bin/python record_scenarios.py --kind remote --count 300 --out new.jsonl.gz
 
 `--check` gives the scenarios of the files to the installed vLLM again, and compares with what they
 say: all of it but the version. Without it, `--count` new scenarios are drawn by `--seed` and
-recorded, with `--remote` such that KV is exchanged. The last line above made
-`remote_scenarios.jsonl.gz`. The 274 of `random_scenarios.jsonl.gz` were drawn by a program that is
-lost; what is drawn here is alike. Those of `offload_scenarios.jsonl.gz` are the first 202 of
-`draw_offload_scenario(2, ...)` less four, recorded with vLLM by another program: this one knows no
-host tier yet. Two had no end within their steps, and of two (a prompt of a single token; a store
-whose request is given up before its blocks are cached) dynosim tells flushes otherwise.
+recorded: plain ones, or of the `--kind` stated. `remote_scenarios.jsonl.gz` are the first 300 of
+kind remote and seed 1. The 274 of `random_scenarios.jsonl.gz` were drawn by a program that is lost;
+what is drawn here is alike. Those of `offload_scenarios.jsonl.gz` are the first 200 of seed 2 that
+have an end, less one: a prompt of a single token, in blocks of one token, which vLLM loads again
+and again. Those of `spec_scenarios.jsonl.gz` are the first 121 of seed 1 that have an end, less
+one: vLLM tells twice there that a step waits for a copy.
 
 Each line is {"scenario": ..., "golden": ...}, in the format of `dynosim conformance` without the
 steps themselves, of which a digest is kept.
@@ -30,11 +30,22 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from scenario_draws import draw_remote_scenario, draw_scenario
+from scenario_draws import (
+    draw_offload_scenario,
+    draw_remote_scenario,
+    draw_scenario,
+    draw_spec_scenario,
+)
 
 Json = dict[str, Any]
 HERE = Path(__file__).resolve().parent
-RECORDED = (HERE / "random_scenarios.jsonl.gz", HERE / "remote_scenarios.jsonl.gz")
+DRAWS = {
+    "random": draw_scenario,
+    "remote": draw_remote_scenario,
+    "offload": draw_offload_scenario,
+    "spec": draw_spec_scenario,
+}
+RECORDED = [HERE / f"{kind}_scenarios.jsonl.gz" for kind in DRAWS]
 QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -79,15 +90,14 @@ def check(path: Path, every: int) -> int:
     return num_different
 
 
-def new_entries(seed: int, *, is_remote: bool) -> Iterator[Json]:
+def new_entries(seed: int, kind: str = "random") -> Iterator[Json]:
     """Scenarios with what vLLM did; left out are those without an end, and such as fail in blocks
     that requests share."""
     from vllm_recorder import NoEndError
     from vllm_transfers import HitFailedError
 
-    draw = draw_remote_scenario if is_remote else draw_scenario
     for number in count():
-        scenario = draw(seed, number)
+        scenario = DRAWS[kind](seed, number)
         with contextlib.suppress(NoEndError, HitFailedError):
             yield {"scenario": scenario, "golden": record(scenario)}
 
@@ -97,7 +107,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="compare instead of recording anew")
     parser.add_argument("--every", type=int, default=1, help="of the file, only each n-th")
-    parser.add_argument("--remote", action="store_true", help="scenarios where KV is exchanged")
+    parser.add_argument("--kind", choices=DRAWS, default="random", help="what they are about")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--out", type=Path, help="where new entries go")
@@ -109,7 +119,7 @@ def main() -> int:
         return int(sum([check(path, options.every) for path in RECORDED]) > 0)
     if options.out is None:
         parser.error("--out FILE is needed, or --check")
-    entries = new_entries(options.seed, is_remote=options.remote)
+    entries = new_entries(options.seed, options.kind)
     write_entries(options.out, islice(entries, options.count))
     return 0
 

@@ -5,6 +5,7 @@ from typing import Any
 
 Json = dict[str, Any]
 OUTPUTS_FROM = 1_000_000_000  # generated token ids: a range of a million for each request
+METHODS = ("ngram", "eagle", "draft_model")
 TIMINGS = (
     None,
     {"c0": 1.0},
@@ -175,6 +176,43 @@ def draw_offload_scenario(seed: int, number: int) -> Json:
                 request["abort"] = request[key] + _draw_delay(rng, longest, has_time=has_time)
     scenario["name"] = f"offload-{scenario['name']}"
     return scenario
+
+
+def draw_spec_scenario(seed: int, number: int) -> Json:
+    """The same with drafts: alone, with KV exchanged, or with a tier in host memory."""
+    rng = random.Random(f"{seed}/{number}/spec")
+    draw = rng.choice((draw_scenario, draw_scenario, draw_remote_scenario, draw_offload_scenario))
+    scenario = draw(seed, number)
+    engine, timing = scenario["engine"], scenario.get("timing")
+    most = rng.choice((1, 2, 3, 3, 4, 5, 8))
+    methods = ("eagle", "draft_model") if engine.get("async_scheduling") else METHODS
+    spec: Json = {"k": most, "method": rng.choice(methods)}
+    if rng.random() < 0.8:
+        spec["accept"] = _draw_numbers(rng, most)
+    if rng.random() < 0.3:
+        spec["drafts"] = _draw_numbers(rng, most)
+    engine["spec"] = spec
+    for request in scenario["requests"]:
+        for name in ("accept", "drafts"):
+            if rng.random() < 0.3:
+                request[name] = _draw_numbers(rng, most)
+    # vLLM fails where a cap cuts the placeholders of an admission, or a draft's slot takes all.
+    if "long_prefill_token_threshold" in engine:
+        cap = engine["long_prefill_token_threshold"]
+        engine["long_prefill_token_threshold"] = min(
+            max(cap, most + 1), engine["max_num_batched_tokens"]
+        )
+    if timing is not None and rng.random() < 0.5:
+        timing = scenario["timing"] = {**timing, "c4": 0.03}
+    scenario["name"] = f"spec-{scenario['name']}"
+    return scenario
+
+
+def _draw_numbers(rng: random.Random, most: int) -> list[int]:
+    """For one step after the other."""
+    if rng.random() < 0.2:
+        return [rng.choice((0, most))]
+    return [rng.randint(0, most) for _ in range(rng.randint(2, 7))]
 
 
 def _draw_delay(rng: random.Random, longest: int, *, has_time: bool) -> float:

@@ -1,6 +1,11 @@
 """Scenarios for the recorder: the same for a seed, well formed, and of every kind."""
 
-from scenario_draws import draw_offload_scenario, draw_remote_scenario, draw_scenario
+from scenario_draws import (
+    draw_offload_scenario,
+    draw_remote_scenario,
+    draw_scenario,
+    draw_spec_scenario,
+)
 
 from dynosim.conformance.scenario import check_request, check_timing, prompt_tokens_of, spec_of
 
@@ -58,3 +63,18 @@ def test_scenarios_with_a_host_tier_are_well_formed_and_of_every_kind() -> None:
     assert {tier.store_threshold for tier in tiers if tier} == {0, 1, 2, 3}
     assert {tier.prompt_only for tier in tiers if tier} == {True, False}
     assert any("abort" in request for scenario in scenarios for request in scenario["requests"])
+
+
+def test_scenarios_with_drafts_are_well_formed_and_of_every_kind() -> None:
+    scenarios = [draw_spec_scenario(1, number) for number in range(100)]
+    assert draw_spec_scenario(1, 4) == scenarios[4]
+    specs = [spec_of(scenario["engine"]) for scenario in scenarios]
+    kinds = {(s.speculation.method, s.async_scheduling) for s in specs if s.speculation}
+    assert len(kinds) == 5  # n-grams never run asynchronously
+    company = {(s.kv_role is not None, s.host_cache is not None) for s in specs}
+    assert company == {(False, False), (True, False), (False, True)}
+    requests = [request for scenario in scenarios for request in scenario["requests"]]
+    for request in requests:
+        check_request(request, has_drafts=True)
+    assert any("accept" in request for request in requests)
+    assert any("drafts" in request for request in requests)

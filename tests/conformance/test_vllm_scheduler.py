@@ -5,7 +5,8 @@ engines under pressure, both policies, caps, watermarks, caching and chunking on
 loops. So was `remote_scenarios.jsonl.gz`, where KV is exchanged besides: whole and partial loads,
 failures with both policies, blocks held until they are sent, requests given up, all roles; and
 `offload_scenarios.jsonl.gz`, with a tier in host memory: both policies, chunks of several blocks,
-thresholds, refused stores, flushes, requests given up.
+thresholds, refused stores, flushes, requests given up; and `spec_scenarios.jsonl.gz`, with drafts,
+alone or with either of these: n-grams, EAGLE and draft models.
 """
 
 import gzip
@@ -40,6 +41,7 @@ def plain(log: dict[str, Any]) -> dict[str, Any]:
         ("random_scenarios.jsonl.gz", 500),
         ("remote_scenarios.jsonl.gz", 400),
         ("offload_scenarios.jsonl.gz", 150),
+        ("spec_scenarios.jsonl.gz", 250),
     ],
 )
 def test_random_scenarios_when_run_equal_the_recorded_logs(name: str, num_preemptions: int) -> None:
@@ -68,6 +70,7 @@ PUBLISHED = {
     ),
     "conformance_more": (
         "vx-pub-abort-01",
+        "vx-pub-mix-01",
         "vx-pub-offload-01",
         "vx-pub-offload-02",
         "vx-pub-offload-03",
@@ -76,15 +79,17 @@ PUBLISHED = {
         "vx-pub-remote-02",
         "vx-pub-remote-03",
         "vx-pub-remote-04",
+        "vx-pub-spec-01",
+        "vx-pub-spec-02",
+        "vx-pub-spec-03",
+        "vx-pub-spec-04",
     ),
 }
 """By folder of the shared data."""
 
 LACKING = {
-    **dict.fromkeys([f"vx-pub-spec-0{number}" for number in range(1, 5)], "spec"),
     **dict.fromkeys([f"vx-pub-lora-0{number}" for number in range(1, 5)], "max_loras"),
     **dict.fromkeys(["vx-pub-groups-01", "vx-pub-groups-02"], "groups"),
-    "vx-pub-mix-01": "spec",
     "vx-pub-dpthrottle-01": "prefill_schedule_interval",
 }
 """Scenarios that cannot be run yet, by the key of the engine that nothing here obeys."""
@@ -156,6 +161,17 @@ def test_difference_when_a_log_is_altered_is_found_at_its_step() -> None:
             "request a: remote: unknown key 'wait'",
         ),
         ({"timing": {"c0": 5.0, "c4": 0.1}}, "timing: unknown key 'c4'"),
+        ({"requests": [{"id": "a", "accept": [3]}]}, "request a: unknown key 'accept'"),
+        ({"engine": {"spec": {"k": 2, "n": 3}}}, "engine.spec: unknown key 'n'"),
+        ({"engine": {"spec": {"k": 0}}}, "engine.spec.k: expected at least one draft, got 0"),
+        (
+            {"engine": {"spec": {"k": 2, "method": "medusa"}}},
+            "engine.spec.method: unknown 'medusa'",
+        ),
+        (
+            {"engine": {"spec": {"k": 2}, "async_scheduling": True}},
+            "engine.spec.method: ngram does not go with async_scheduling",
+        ),
         ({"engine": {"offload": {"size": 3}}}, "engine.offload: unknown key 'size'"),
         (
             {"engine": {"offload": {"chunks": 3}, "enable_prefix_caching": False}},

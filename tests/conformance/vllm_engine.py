@@ -23,6 +23,8 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
+from vllm_copies import transfer_config
+from vllm_drafts import speculative_config
 
 Json = dict[str, Any]
 DEFAULTS: Json = {
@@ -36,7 +38,17 @@ DEFAULTS: Json = {
     "max_num_active_seqs": None,
     "async_scheduling": False,
     "remote": None,
+    "offload": None,
+    "spec": None,
 }
+NOT_OF_THE_SCHEDULER = (
+    "num_gpu_blocks",
+    "block_size",
+    "enable_prefix_caching",
+    "remote",
+    "offload",
+    "spec",
+)
 DEFAULT_REMOTE: Json = {"role": "kv_both", "failure_policy": "recompute"}
 
 
@@ -49,6 +61,8 @@ class CountingPublisher:
     def publish(self, batch: Any) -> None:
         """Count the blocks that a batch of events tells of."""
         for event in batch.events:
+            if str(event.medium).upper() == "CPU":
+                continue  # of the tier in host memory
             self.blocks[type(event).__name__] += len(event.block_hashes)
 
     def shutdown(self) -> None:
@@ -112,8 +126,9 @@ def model_folder() -> str:
 def vllm_config(engine: Json) -> VllmConfig:
     """The engine section of a scenario as vLLM's configuration."""
     caching, length = engine["enable_prefix_caching"], engine["max_model_len"]
-    not_of_the_scheduler = ("num_gpu_blocks", "block_size", "enable_prefix_caching", "remote")
     transfers = None
+    if engine["offload"] is not None:
+        transfers = transfer_config(engine["offload"], engine["block_size"])
     if engine["remote"] is not None:
         remote = DEFAULT_REMOTE | engine["remote"]
         transfers = KVTransferConfig(
@@ -122,11 +137,16 @@ def vllm_config(engine: Json) -> VllmConfig:
             kv_role=remote["role"],
             kv_load_failure_policy=remote["failure_policy"],
         )
-    limits = {k: v for k, v in engine.items() if k not in not_of_the_scheduler}
+    limits = {k: v for k, v in engine.items() if k not in NOT_OF_THE_SCHEDULER}
+    model = ModelConfig(
+        model=model_folder(), skip_tokenizer_init=True, dtype="bfloat16", max_model_len=length
+    )
+    spec, drafting = engine["spec"], None
+    if spec is not None:
+        drafting = speculative_config(spec, model, model_folder())
     config = VllmConfig(
-        model_config=ModelConfig(
-            model=model_folder(), skip_tokenizer_init=True, dtype="bfloat16", max_model_len=length
-        ),
+        model_config=model,
+        speculative_config=drafting,
         scheduler_config=SchedulerConfig(
             **{**limits, "async_scheduling": False, "is_encoder_decoder": False}
         ),
@@ -135,6 +155,8 @@ def vllm_config(engine: Json) -> VllmConfig:
         kv_events_config=KVEventsConfig(enable_kv_cache_events=caching, publisher="null"),
         kv_transfer_config=transfers,
     )
+    if drafting is not None and spec.get("method") == "eagle":
+        drafting.method = "eagle"
     # The platform has opinions on some of these; the scenario decides.
     config.cache_config.block_size = engine["block_size"]
     config.cache_config.num_gpu_blocks = engine["num_gpu_blocks"]

@@ -15,6 +15,8 @@ import vllm
 from vllm.sampling_params import SamplingParams
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
+from vllm_copies import VllmCopies
+from vllm_drafts import VllmDrafts
 from vllm_engine import DEFAULTS, make_scheduler
 from vllm_transfers import VllmTransfers
 
@@ -23,7 +25,9 @@ from dynosim.conformance.scenario import prompt_tokens_of
 
 Json = dict[str, Any]
 NS_PER_MS = 1e6
-COEFFICIENTS = ("c0", "c1", "c2", "c3")  # a step; a token of a prompt; a decode; a token of context
+COEFFICIENTS = ("c0", "c1", "c2", "c3", "c4")
+"""A step; a token of a prompt; a decode; a token of context; a draft of a decode."""
+
 BATCHES = 2  # outstanding with asynchronous scheduling
 FRUITLESS_CALLS = 4  # of an asynchronous loop that gets nowhere
 FRUITLESS_CALLS_WITH_TRANSFERS = 6  # of a synchronous one
@@ -51,7 +55,7 @@ class Step:
 
     output: Any
     line: Json  # as the log's digest has it
-    yielding: set[str]  # requests that get a token by it
+    yielding: dict[str, int]  # requests that get tokens by it, unless they end before
     call: int = 0
     start: int = 0
     end: int = 0
@@ -61,6 +65,7 @@ class Step:
         """Whether the log has it."""
         line = self.line
         transfers = set(line.get("kv", ())) - {"rwait", "defer"}
+        transfers |= set(line.get("off", ())) - {"wait", "host"}
         return bool(line["sched"] or line["pre"] or "abort" in line or transfers)
 
 
@@ -98,7 +103,15 @@ class Recording:
         self.aborts = deque(sorted(aborts))
         self.aborted: list[str] = []  # since the last step
         self.num_calls = 0
-        self.transfers: VllmTransfers | None = None
+        self.drafts: VllmDrafts | None = None
+        if self.engine["spec"] is not None:
+            self.drafts = VllmDrafts(scenario)
+        self.transfers: VllmTransfers | VllmCopies | None = None
+        if self.engine["offload"] is not None:
+            self.transfers = VllmCopies(
+                self.scheduler, self.engine["offload"], self._to_clock, has_time=self.has_time
+            )
+            self.totals["ext_tokens"] = 0
         if self.engine["remote"] is not None:
             size = self.engine["block_size"]
             self.transfers = VllmTransfers(self.scheduler, size, self._to_clock)
@@ -116,6 +129,10 @@ class Recording:
         published = self.scheduler.kv_event_publisher.blocks
         if self.transfers is not None:
             self.totals["ext_tokens"] = sum(self.transfers.loaded_tokens.values())
+            self.totals |= self.transfers.totals
+        if self.drafts is not None:
+            for name in ("drafts", "accepted"):
+                self.totals[name] = sum(row[name] for row in self.drafts.counts.values())
         events = {"stored": published["BlockStored"], "removed": published["BlockRemoved"]}
         return {
             "name": self.scenario.get("name"),
@@ -220,7 +237,7 @@ class Recording:
                 row["status"] = "rejected"
                 continue
             note.is_served = True
-            if self.transfers is not None:
+            if isinstance(self.transfers, VllmTransfers):
                 self.transfers.connector.expect(request["id"], request.get("remote") or {})
             self.scheduler.add_request(
                 Request(
@@ -256,9 +273,15 @@ class Recording:
         call = self.num_calls
         self.num_calls += 1
         output = scheduler.schedule()
+        drafts = output.scheduled_spec_decode_tokens
         line: Json = {"pre": scheduler.preempted, "free": self.pool.get_num_free_blocks()}
         line["sched"] = rows = [
-            self._scheduled(scheduler.requests[name], num_tokens, held.get(name))
+            self._scheduled(
+                scheduler.requests[name],
+                num_tokens,
+                held.get(name),
+                num_drafts=len(drafts.get(name, ())),
+            )
             for name, num_tokens in output.num_scheduled_tokens.items()
         ]
         for name in scheduler.preempted:
@@ -267,26 +290,33 @@ class Recording:
         prefill_tokens = sum(row[1] for row in rows if row[2] == "P")
         decodes = [row for row in rows if row[2] == "D"]
         self.totals["prefill_tokens"] += prefill_tokens
-        self.totals["decode_tokens"] += len(decodes)
+        self.totals["decode_tokens"] += sum(row[1] for row in decodes)
         self.totals["sched_tokens"] += sum(row[1] for row in rows)
         duration = 0
         if rows and self.has_time:
             context = sum(row[1] + row[3] for row in rows)
-            terms = (1, prefill_tokens, len(decodes), context)
+            num_drafts = sum(len(drafts.get(row[0], ())) for row in decodes)
+            terms = (1, prefill_tokens, len(decodes), context, num_drafts)
             duration = sum(cost * term for cost, term in zip(self.cost, terms, strict=True))
-        yielding = {row[0] for row in rows if not scheduler.requests[row[0]].is_prefill_chunk}
+        yielding = {row[0]: 1 for row in rows if not scheduler.requests[row[0]].is_prefill_chunk}
         if self.aborted:
             line["abort"], self.aborted = self.aborted, []
+        if self.drafts is not None:
+            admitted = {row[0] for row in rows if row[0] not in held}
+            for name, num_accepted in self.drafts.scheduled(line, output, admitted).items():
+                yielding[name] += num_accepted
         if self.transfers is not None:
-            self.transfers.scheduled(line, call, start)
+            start = self.transfers.scheduled(line, output, call, start)
         return Step(output, line, yielding, call, start, start + duration)
 
-    def _scheduled(self, request: Request, num_tokens: int, num_held: int | None) -> list[Any]:
+    def _scheduled(
+        self, request: Request, num_tokens: int, num_held: int | None, *, num_drafts: int
+    ) -> list[Any]:
         """A row of the log; `num_held`: blocks it held before, None if this step admits it."""
         before = request.num_computed_tokens - num_tokens  # the scheduler has counted on already
         unseen = request.num_output_placeholders  # scheduled, their tokens not delivered yet
         if self.engine["async_scheduling"] and not request.is_prefill_chunk:
-            unseen -= 1  # the one of this very step
+            unseen -= 1 + num_drafts  # those of this very step
         generated = request.num_output_tokens + unseen
         is_decode = generated > 0 and before + 1 == request.num_tokens + unseen
         hit = -1
@@ -305,7 +335,7 @@ class Recording:
     def _deliver(self, step: Step) -> None:
         """Let the scheduler have a step's tokens; log the step."""
         names = list(step.output.num_scheduled_tokens)
-        sampled = [[self._next_token(n)] if n in step.yielding else [] for n in names]
+        sampled = [self._next_tokens(name, step.yielding.get(name, 0)) for name in names]
         end = step.end if self.has_time else step.start
         transfers = self.transfers
         ended = None if transfers is None else transfers.report(step.line, step.call, end)
@@ -320,9 +350,11 @@ class Recording:
         )
         step.line["fin"] = []
         errors = []
+        delivered: dict[str, int] = {}
         for output in outputs[0].outputs if 0 in outputs else ():
             note = self.notes[output.request_id]
             note.times += [end] * len(output.new_token_ids)
+            delivered[output.request_id] = len(output.new_token_ids)
             stats = output.prefill_stats
             if stats is not None and note.cached is None:
                 note.cached = [stats.num_local_cached_tokens, stats.num_external_cached_tokens]
@@ -330,8 +362,12 @@ class Recording:
                 note.row["status"] = str(output.finish_reason)
                 failed = note.row["status"] == "error"
                 (errors if failed else step.line["fin"]).append(output.request_id)
+        for row in step.line.get("spec", ()):
+            row[3] = delivered.get(row[0], 0)
         if transfers is not None:
             step.line["fin"] += transfers.updated(step.line, step.call, end, errors)
+        if self.drafts is not None and step.yielding and not self.engine["async_scheduling"]:
+            self.drafts.offer(self.scheduler, list(step.yielding))
         step.line["free_end"] = self.pool.get_num_free_blocks()
         if step.counts:
             times = {"t0": step.start, "t1": step.end} if self.has_time else {}
@@ -339,9 +375,10 @@ class Recording:
         if len(self.lines) > self.scenario.get("max_steps", 2_000_000):
             raise NoEndError(f"{self.scenario.get('name')}: no end after max_steps")
 
-    def _next_token(self, name: str) -> int:
+    def _next_tokens(self, name: str, num_tokens: int) -> list[int]:
         note, request = self.notes[name], self.scheduler.requests.get(name)
-        return note.first_output + (0 if request is None else int(request.num_output_tokens))
+        first = note.first_output + (0 if request is None else int(request.num_output_tokens))
+        return list(range(first, first + num_tokens))
 
     def _row(self, note: Note) -> Json:
         """A request's row of the log."""
@@ -352,6 +389,8 @@ class Recording:
         if self.transfers is not None and note.is_served:
             loaded = self.transfers.loaded_tokens.get(row["id"], 0)
             row |= {"ext": loaded, "cached": note.cached}
+        if self.drafts is not None and note.is_served:
+            row |= self.drafts.counts[row["id"]]
         if self.has_time and times:
             gaps = [after - before for before, after in pairwise(times)]
             row |= {"ttft": times[0] - row["arrival"], "e2e": times[-1] - row["arrival"]}

@@ -102,13 +102,14 @@ class VllmTransfers:
         self.to_clock = to_clock
         self.under_way: list[Transfer] = []
         self.loaded_tokens: dict[str, int] = {}  # by request
+        self.totals: Json = {}
 
     def _blocks(self, name: str) -> list[Any]:
         manager = self.scheduler.kv_cache_manager.coordinator.single_type_managers[0]
         return list(manager.req_to_blocks.get(name, ()))
 
-    def scheduled(self, line: Json, call: int, now: int) -> None:
-        """A call of `schedule` started loads, to execute from `now` on."""
+    def scheduled(self, line: Json, output: Any, call: int, now: int) -> int:
+        """A call of `schedule` started loads, to execute from `now` on, as the step does."""
         kv: Json = {}
         for name, num_tokens in self.connector.loads:
             hit = self.scheduler.local_hits[name]
@@ -129,6 +130,7 @@ class VllmTransfers:
             kv["rwait"] = len(waiting)
         if kv:
             line["kv"] = kv
+        return now
 
     def report(self, line: Json, call: int, now: int) -> KVConnectorOutput:
         """What has ended, for the scheduler's update."""

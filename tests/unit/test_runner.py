@@ -65,7 +65,7 @@ def test_every_knob_of_the_engine_reaches_the_scheduler() -> None:
     spec = engine_spec(engine, num_gpu_blocks=321, max_model_len=777)
     one_only = {"kind"}  # of engine
     one_only |= {"kv_role", "kv_load_failure_policy"}  # of a pool, not of an engine's section
-    one_only |= {"host_cache"}  # of a scenario
+    one_only |= {"host_cache", "speculation"}  # of a scenario
     assert {knob.name for knob in fields(EngineSpec)} == set(OTHER_THAN_DEFAULT) | one_only
     assert spec.kind == engine.kind
     assert {name: getattr(spec, name) for name in OTHER_THAN_DEFAULT} == OTHER_THAN_DEFAULT

@@ -6,11 +6,19 @@ in this package is a shortcut through `serve`, or bookkeeping.
 
 from dynosim.engine.kv_cache import KvCache, PrefixHit
 from dynosim.engine.plan import KvLoad, ScheduledRow, StepPlan
-from dynosim.engine.sequence import DECODING, DRAINING, PREFILLING, WAITING, Sequence
+from dynosim.engine.sequence import (
+    DECODING,
+    DRAINING,
+    PREFILLING,
+    SPECULATING,
+    WAITING,
+    Sequence,
+)
 from dynosim.engine.spec import EngineSpec
 from dynosim.engine.vllm.offload import LATER, HostOffload
 from dynosim.engine.vllm.remote import RemoteRequests
 from dynosim.engine.vllm.seats import Seats
+from dynosim.engine.vllm.speculation import Speculation
 from dynosim.engine.vllm.under_way import StepsUnderWay
 from dynosim.engine.waiting import WaitingQueue
 
@@ -25,6 +33,7 @@ class SchedulingLoop:
     __slots__ = (
         "_cache",
         "_cap_threshold",
+        "_drafting",
         "_has_chunks",
         "_is_adaptive",
         "_is_fcfs",
@@ -36,6 +45,7 @@ class SchedulingLoop:
         "_remote",
         "_reserves_prompt",
         "_seats",
+        "_slot_tokens",
         "_token_budget",
         "_under_way",
         "_waiting",
@@ -51,6 +61,7 @@ class SchedulingLoop:
         remote: RemoteRequests,
         under_way: StepsUnderWay | None,
         offload: HostOffload | None,
+        drafting: Speculation | None,
         *,
         keep_rows: bool,
         names_emitting: bool,
@@ -61,6 +72,8 @@ class SchedulingLoop:
         self._remote = remote
         self._under_way = under_way
         self._offload = offload
+        self._drafting = drafting
+        self._slot_tokens = 0 if drafting is None else drafting.slot_tokens
         self._token_budget = spec.max_num_batched_tokens
         self._cap_threshold = spec.long_prefill_token_threshold
         self._is_adaptive = spec.long_prefill_token_threshold_adaptive
@@ -78,40 +91,37 @@ class SchedulingLoop:
 
         `cap`, unless 0, limits the tokens of a prompt.
         """
-        cache = self._cache
-        budget = self._token_budget
+        cache, drafting = self._cache, self._drafting
+        budget, slot_tokens = self._token_budget, self._slot_tokens
         served: dict[Sequence, int] = {}  # -> tokens
         new_blocks: dict[Sequence, int] = {}
         is_over = False
         for sequence in list(self._seats.running):
             if sequence.state == WAITING or sequence.state == DRAINING:
                 continue  # preempted in this very loop, or nothing left to schedule
-            if budget == 0 or is_over:
+            if budget <= slot_tokens or is_over:
                 self._defer(plan, sequence)
                 continue
-            computed, num_tokens = self._wanted(sequence, cap, budget)
-            need = cache.blocks_to_take(sequence, computed, computed + num_tokens)
-            while need > cache.pool.free_blocks and sequence.state != WAITING:
-                victim = self._choose_victim()
-                if self._under_way is not None and self._under_way.writes(victim):
-                    break  # its blocks would not be free at once
-                restored = served.pop(victim, 0)
-                budget += restored
-                self._preempt(plan, victim, restored)
-            if sequence.state == WAITING:
-                is_over = True
+            computed, num_tokens = self._wanted(sequence, cap, budget - slot_tokens)
+            if num_tokens == 0:
                 continue
+            end = computed + num_tokens
+            need = cache.blocks_to_take(sequence, computed, self._reach(end))
             if need > cache.pool.free_blocks:
+                budget += self._make_room(plan, sequence, need, served)
+            if sequence.state == WAITING or need > cache.pool.free_blocks:
                 is_over = True
                 self._defer(plan, sequence)
                 continue
             cache.pool.allocate(need)
             if sequence.state == DECODING:
                 sequence.registration_lag = sequence.in_flight
-            cache.register(sequence, computed + num_tokens)
+            elif drafting is not None:
+                drafting.reserve(sequence, end)
+            cache.register(sequence, end)
             served[sequence] = num_tokens
             new_blocks[sequence] = need
-            budget -= num_tokens
+            budget -= num_tokens + slot_tokens
         for sequence, num_tokens in served.items():
             self._book(plan, sequence, num_tokens, new_blocks[sequence])
         return budget
@@ -130,8 +140,8 @@ class SchedulingLoop:
         `num_waiting` of them do not load. Those who have loaded are first. Returns whether the next
         one is blocked until something ends. With `loads_only` it stops before the first seat.
         """
-        cache, remote = self._cache, self._remote
-        while budget > 0 and num_waiting > 0:
+        cache, remote, slot_tokens = self._cache, self._remote, self._slot_tokens
+        while budget > slot_tokens and num_waiting > 0:
             if len(self._seats.running) >= self._max_active:
                 return True
             sequence = remote.peek() if remote.num_ready > 0 else self._waiting.peek()
@@ -140,7 +150,7 @@ class SchedulingLoop:
             if sequence.num_computed > 0:  # all may have been loaded, but one must be computed
                 computed = min(sequence.num_computed, known - 1)
             else:
-                hit = cache.lookup(sequence)
+                hit = self._lookup(sequence)
                 computed = (hit.path_blocks + hit.own_blocks) * cache.block_size
                 if self._offload is not None:
                     whole = cache.whole_blocks(hit) * cache.block_size
@@ -149,20 +159,23 @@ class SchedulingLoop:
                         self._pass_over(plan)
                         num_waiting -= 1
                         continue
-            num_tokens = 0
+            used = 0
             if hit is None or computed >= sequence.remote_tokens:
                 if loads_only:
                     return False
-                num_tokens = self._first_chunk(known - computed, budget, cap)
-                if num_tokens == 0:
+                room = budget - slot_tokens
+                num_tokens = self._first_chunk(known - computed, room, cap)
+                padding = self._padding(plan, computed, known - computed)
+                if num_tokens == 0 or num_tokens + padding > room:
                     return plan.num_prefills == 0
-                has_place = self._seat(plan, sequence, hit, computed, num_tokens)
+                has_place = self._seat(plan, sequence, hit, computed, num_tokens, padding)
+                used = num_tokens + padding + slot_tokens
             else:
                 cache.keep_whole(hit)
                 has_place = self._load(plan, sequence, hit, hit.path_blocks * cache.block_size)
             if not has_place:
                 return True
-            budget -= num_tokens
+            budget -= used
             num_waiting -= 1
         return False
 
@@ -173,6 +186,10 @@ class SchedulingLoop:
         if num_tokens <= budget:
             return num_tokens
         return budget if self._has_chunks else 0
+
+    def _reach(self, end: int) -> int:
+        """Up to where a request needs blocks that computes up to `end`."""
+        return end if self._drafting is None else self._drafting.reach(end)
 
     def long_prefill_cap(self, num_requests: int) -> int:
         """Tokens a prompt may take per step; 0: no cap (a lone request is never capped)."""
@@ -188,6 +205,8 @@ class SchedulingLoop:
         """Tokens of a running request computed so far, and tokens it takes in this step."""
         if sequence.state == DECODING:
             return sequence.anchor + self._seats.decodes.step, 1
+        if sequence.state == SPECULATING and self._drafting is not None:
+            return sequence.num_computed, self._drafting.wanted(sequence, cap, budget)
         wanted = sequence.known_tokens - sequence.num_computed
         if 0 < cap < wanted:
             wanted = cap
@@ -208,6 +227,10 @@ class SchedulingLoop:
             plan.decode_context_tokens += computed + 1
             if self._names_emitting:
                 plan.emitting.append(sequence)
+        elif sequence.state == SPECULATING and self._drafting is not None:
+            computed = sequence.num_computed
+            is_decode = True
+            self._drafting.book(plan, sequence, num_tokens)
         else:
             computed = sequence.num_computed
             is_decode = plan.take_chunk(sequence, num_tokens)
@@ -217,6 +240,24 @@ class SchedulingLoop:
             )
 
     # ---- preemption ----------------------------------------------------------------------------
+
+    def _make_room(
+        self, plan: StepPlan, sequence: Sequence, need: int, served: dict[Sequence, int]
+    ) -> int:
+        """Preempt others, in the end the request itself, until it finds so many blocks.
+
+        Returns the tokens that were to go to them in this step.
+        """
+        restored = 0
+        while need > self._cache.pool.free_blocks and sequence.state != WAITING:
+            victim = self._choose_victim()
+            if self._under_way is not None and self._under_way.writes(victim):
+                break  # its blocks would not be free at once
+            num_tokens = served.pop(victim, 0)
+            if num_tokens > 0:
+                restored += num_tokens + self._slot_tokens
+            self._preempt(plan, victim, num_tokens)
+        return restored
 
     def _choose_victim(self) -> Sequence:
         """The running request to preempt: the latest admitted, or the least urgent."""
@@ -237,23 +278,38 @@ class SchedulingLoop:
         if self._under_way is not None and self._under_way.drops_tokens:
             self._under_way.withdraw(victim)
         victim.num_computed += num_tokens
+        if self._offload is not None:
+            self._offload.note_blank_blocks()
         self._cache.release(victim)
         victim.state = WAITING
         victim.finish_step = -1
         victim.num_computed = 0
+        victim.drafts = 0
         victim.preemptions += 1
         self._waiting.push_preempted(victim)
         plan.preempted += (victim,)
 
     # ---- admission -----------------------------------------------------------------------------
 
+    def _lookup(self, sequence: Sequence) -> PrefixHit:
+        """What a waiting request finds in the cache."""
+        hit = self._cache.lookup(sequence)
+        if self._drafting is not None:
+            self._drafting.shorten(hit)
+        return hit
+
+    def _padding(self, plan: StepPlan, computed: int, num_tokens: int) -> int:
+        """Placeholder drafts of an admission that lacks so many tokens."""
+        drafting = self._drafting
+        return 0 if drafting is None else drafting.padding(plan, computed, num_tokens)
+
     def _has_room(
-        self, sequence: Sequence, hit: PrefixHit | None, computed: int, num_tokens: int
+        self, sequence: Sequence, hit: PrefixHit | None, computed: int, reach: int
     ) -> bool:
-        """Whether the blocks for an admission are free."""
-        end = computed + num_tokens
+        """Whether the blocks for an admission are free that takes them up to `reach`."""
+        end = reach
         if self._reserves_prompt:
-            end = sequence.prompt_tokens + sequence.generated_tokens
+            end = max(end, sequence.prompt_tokens + sequence.generated_tokens)
         need = self._blocks_to_leave(hit) + self._cache.blocks_to_take(sequence, computed, end)
         return need <= self._cache.pool.free_blocks
 
@@ -271,22 +327,26 @@ class SchedulingLoop:
         hit: PrefixHit | None,
         computed: int,
         num_tokens: int,
+        padding: int,
     ) -> bool:
         """Admit the next one, if there is room: reference its hits, then take the blocks of its
-        first chunk.
+        first chunk, and of `padding` placeholders behind it.
 
         `hit` is None for one that has loaded: it holds blocks already.
         """
-        cache, seats = self._cache, self._seats
-        if not self._has_room(sequence, hit, computed, num_tokens):
+        cache, seats, drafting = self._cache, self._seats, self._drafting
+        end = computed + num_tokens + padding
+        reach = self._reach(end)
+        if not self._has_room(sequence, hit, computed, reach):
             return False
-        if self._remote.num_ready > 0:
+        is_back = self._remote.num_ready > 0
+        if is_back:
             self._remote.pop()
         else:
             self._waiting.pop()
         if hit is not None:
             cache.take_hit(sequence, hit)
-        new_blocks = cache.blocks_to_take(sequence, computed, computed + num_tokens)
+        new_blocks = cache.blocks_to_take(sequence, computed, reach)
         cache.pool.allocate(new_blocks)
         sequence.num_computed = computed
         sequence.state = PREFILLING
@@ -299,11 +359,12 @@ class SchedulingLoop:
         seats.prefilling.append(sequence)
         plan.admitted.append(sequence)
         is_decode = plan.take_chunk(sequence, num_tokens)
-        cache.register(sequence, computed + num_tokens)
+        if drafting is not None:
+            drafting.admit(plan, sequence, padding, is_decode=is_decode, is_back=is_back)
+        cache.register(sequence, end)
         if self._keep_rows:
-            plan.rows.append(
-                ScheduledRow(sequence, num_tokens, is_decode, computed, new_blocks, computed)
-            )
+            row = ScheduledRow(sequence, end - computed, is_decode, computed, new_blocks, computed)
+            plan.rows.append(row)
         return True
 
     # ---- loads ---------------------------------------------------------------------------------
@@ -319,7 +380,7 @@ class SchedulingLoop:
         end = sequence.remote_tokens
         new_blocks = cache.blocks_between(hit_tokens, end)
         taken, free = self._blocks_to_leave(hit), cache.pool.free_blocks
-        lacks_room = taken + new_blocks > free - self._reserved_blocks()
+        lacks_room = taken + new_blocks > free - self._reserved_blocks(plan)
         if self._reserves_prompt and taken + cache.blocks_between(hit_tokens, known) > free:
             lacks_room = True
         if lacks_room:
@@ -354,11 +415,20 @@ class SchedulingLoop:
         for sequence in reversed(passed_over):
             self._waiting.push_preempted(sequence)
 
-    def _reserved_blocks(self) -> int:
-        """Blocks that prefills under way still need, with a seat or on their way to one."""
+    def _reserved_blocks(self, plan: StepPlan) -> int:
+        """Blocks that prefills under way still need, with a seat or on their way to one.
+
+        With drafts a step more has to be sure of its blocks, also that of who asks to load.
+        """
+        drafting, ahead = self._drafting, 0
         blocks = self._remote.reserved_blocks
+        if drafting is not None:
+            ahead = drafting.step_tokens
+            blocks += self._cache.blocks_between(0, ahead)
         for sequence in self._seats.prefilling:
-            known = sequence.prompt_tokens + sequence.generated_tokens
+            if drafting is not None and drafting.is_through(plan, sequence):
+                continue
+            known = sequence.prompt_tokens + sequence.generated_tokens + ahead
             blocks += self._cache.blocks_to_take(sequence, sequence.num_computed, known)
         return blocks
 

@@ -8,7 +8,9 @@ behind what the device holds, what the tier does, and loads it as from elsewhere
 (`dynosim.engine.vllm.remote`).
 
 Which physical block is handed out is not known here. So one that was handed out twice while its
-copy had not been reported is told once, where vLLM tells it twice; by then the copy is done.
+copy had not been reported is told once, where vLLM tells it twice; by then the copy is done. What a
+request has filled but not lived to see hittable goes back to the blank blocks, and they are a
+stack: how many there are tells whether one of them has been handed out since.
 
 Beyond the nearest tier there may be others. What has been stored in one is written to the next at
 once, or when the nearer one throws it out (`writes_evicted`); a load takes each chunk from the
@@ -66,6 +68,7 @@ class HostOffload:
         "_jobs",
         "_last_job",
         "_loading",
+        "_lowest_blank",
         "_num_orphans",
         "_pool",
         "_prompt_only",
@@ -83,6 +86,7 @@ class HostOffload:
         extent_blocks = pool.extent_blocks
         assert spec.blocks_per_chunk == 1 or extent_blocks is None
         self._pool = pool
+        self._lowest_blank = pool.num_blocks  # blank blocks since the last planning
         self.cache = HostCache(spec.num_chunks, spec.policy, spec.store_threshold)
         self._beyond: Beyond | None = None
         self._found: list[LoadPart] = []  # what the last search found, part by part
@@ -340,7 +344,16 @@ class HostOffload:
             if job.sequence is sequence and not job.is_load:
                 self._num_orphans += 1
                 job.mark = mark
-                job.sources = self._sources(sequence, job.spans, sequence.held)
+                self._note_sources(job, sequence.held)
+
+    def freeing(self, sequence: Sequence) -> None:
+        """The blocks of a request that has ended are about to be freed."""
+        if sequence.tier_progress is not None:
+            sequence.tier_progress.blank_below = self._pool.blank_blocks
+
+    def note_blank_blocks(self) -> None:
+        """A planning is about to free blocks: so few blank ones there were."""
+        self._lowest_blank = min(self._lowest_blank, self._pool.blank_blocks)
 
     def offer_all(self, plan: StepPlan) -> None:
         """Offer what a plan computes, in its order, then what was left since the last one."""
@@ -354,8 +367,10 @@ class HostOffload:
                 self._offer_computed(work, sequence)
         if self._ended:
             self._offer_left(work)
+        self.note_blank_blocks()
         if self._jobs:
             work.flushed = tuple(self._to_flush(plan))
+        self._lowest_blank = self._pool.num_blocks
 
     def offer_rest(self) -> HostWork:
         """Offer what was left by the last requests, where no step follows."""
@@ -369,7 +384,7 @@ class HostOffload:
             job = self._offer(work, one.sequence, one.num_tokens)
             if job is not None:
                 job.mark = one.mark
-                job.sources = self._sources(one.sequence, job.spans, one.held)
+                self._note_sources(job, one.held)
         for one in ended:
             self._end(one.sequence)
 
@@ -432,10 +447,20 @@ class HostOffload:
                 num_lost = job.count_lost()
                 is_given = num_lost > job.num_lost
                 is_given |= any([source.extent in given for source in job.sources])
+                num_left = self._blank_sources_left(job)
+                is_given |= num_left < job.blank_sources
+                job.blank_sources = num_left
                 job.num_lost = num_lost
             if is_given or job.sequence in plan.preempted:
                 flushed.append(job.number)
         return flushed
+
+    def _blank_sources_left(self, job: CopyJob) -> int:
+        """Of the blank blocks that a copy reads, those not handed out yet: the last go first."""
+        below = self._progress_of(job.sequence).blank_below
+        if job.blank_sources == 0 or below is None:
+            return job.blank_sources
+        return min(job.blank_sources, max(self._lowest_blank - below, 0))
 
     # ---- inside --------------------------------------------------------------------------------
 
@@ -501,6 +526,13 @@ class HostOffload:
                 return spans
         spans.append(Span(-1 - sequence.index, max(first - before, 0), end - before))
         return spans
+
+    def _note_sources(self, job: CopyJob, held: list[Extent]) -> None:
+        """The request of a store gives up its blocks: from now on others may get them."""
+        job.sources = self._sources(job.sequence, job.spans, held)
+        if self._extent_blocks is None and len(job.sources) < job.num_blocks:
+            last = self._chunks(job.sequence).index(job.spans[-1].content)
+            job.blank_sources = (last + 1) * self._chunk_blocks - len(held)
 
     def _sources(
         self, sequence: Sequence, spans: list[Span], held: list[Extent]

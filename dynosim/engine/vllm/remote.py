@@ -17,7 +17,8 @@ _Entry = tuple[int, float, str, int, Sequence]
 class RemoteRequests:
     """Those of one engine. The requests that load or are ready count as waiting.
 
-    `reserved_blocks` is what they lack to hold all their known tokens: no load may take that away.
+    `reserved_blocks` is what they lack to hold all their known tokens, and `tokens_ahead` more: no
+    load may take that away.
     """
 
     __slots__ = (
@@ -25,6 +26,7 @@ class RemoteRequests:
         "_is_fcfs",
         "_num_started",
         "_ready",
+        "_tokens_ahead",
         "_valid_tokens",
         "held",
         "loads",
@@ -33,8 +35,9 @@ class RemoteRequests:
         "reserved_blocks",
     )
 
-    def __init__(self, cache: KvCache, *, is_fcfs: bool) -> None:
+    def __init__(self, cache: KvCache, *, is_fcfs: bool, tokens_ahead: int = 0) -> None:
         self._cache = cache
+        self._tokens_ahead = tokens_ahead
         self._is_fcfs = is_fcfs
         self._num_started = 0
         self.loads: dict[Sequence, int] = {}  # under way, by number; also of requests dropped since
@@ -129,4 +132,4 @@ class RemoteRequests:
 
     def _lacking(self, sequence: Sequence) -> int:
         known = sequence.prompt_tokens + sequence.generated_tokens
-        return self._cache.blocks_between(sequence.reserved_tokens, known)
+        return self._cache.blocks_between(sequence.reserved_tokens, known + self._tokens_ahead)

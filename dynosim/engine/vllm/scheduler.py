@@ -12,8 +12,8 @@ from dynosim.blocks.kv_event import KvEvent
 from dynosim.engine.block_pool import BlockPool
 from dynosim.engine.host_cache import HostCache
 from dynosim.engine.kv_cache import KvCache
-from dynosim.engine.plan import HostWork, KvLoad, StepPlan, Write
-from dynosim.engine.sequence import FINISHED, LOADING, WAITING, Sequence
+from dynosim.engine.plan import DraftWork, HostWork, KvLoad, StepPlan, Write
+from dynosim.engine.sequence import FINISHED, LOADING, SPECULATING, WAITING, Sequence
 from dynosim.engine.spec import EngineSpec
 from dynosim.engine.tiers import Beyond
 from dynosim.engine.vllm import asynchronous
@@ -23,6 +23,7 @@ from dynosim.engine.vllm.loop import SchedulingLoop
 from dynosim.engine.vllm.offload import HostOffload
 from dynosim.engine.vllm.remote import RemoteRequests
 from dynosim.engine.vllm.seats import Seats
+from dynosim.engine.vllm.speculation import Speculation
 from dynosim.engine.vllm.under_way import StepsUnderWay
 from dynosim.engine.waiting import make_queue
 
@@ -44,6 +45,7 @@ class VllmScheduler:
         "_awaits_copies",
         "_bulk",
         "_cache",
+        "_drafting",
         "_fails_bad_loads",
         "_foreseen",
         "_has_cap",
@@ -81,7 +83,8 @@ class VllmScheduler:
         publish_events: bool = False,
         announced: list[bool] | None = None,
     ) -> None:
-        names_emitting = names_emitting or spec.async_scheduling
+        drafts = spec.speculation
+        names_emitting = names_emitting or spec.async_scheduling or drafts is not None
         pool = BlockPool(
             spec.usable_blocks, extent_blocks, publish_events=publish_events, announced=announced
         )
@@ -98,7 +101,14 @@ class VllmScheduler:
         self._cache = cache
         self._seats = seats
         self._waiting = waiting
-        self._remote = RemoteRequests(cache, is_fcfs=spec.policy == "fcfs")
+        self._drafting: Speculation | None = None
+        tokens_ahead = 0
+        if drafts is not None:
+            assert keep_rows, "drafts are followed step by step only"
+            self._drafting = Speculation(drafts, spec, seats)
+            tokens_ahead = self._drafting.step_tokens
+        is_fcfs = spec.policy == "fcfs"
+        self._remote = RemoteRequests(cache, is_fcfs=is_fcfs, tokens_ahead=tokens_ahead)
         self._under_way: StepsUnderWay | None = None
         self._offload: HostOffload | None = None
         if spec.host_cache is not None:
@@ -113,6 +123,7 @@ class VllmScheduler:
             self._remote,
             self._under_way,
             self._offload,
+            self._drafting,
             keep_rows=keep_rows,
             names_emitting=names_emitting,
         )
@@ -202,7 +213,10 @@ class VllmScheduler:
         if has_seat:
             self._leave_seat(sequence)
         if self._offload is not None:
-            self._offload.ended(sequence, sequence.num_computed if has_seat else 0)
+            computed = sequence.num_computed if has_seat else 0
+            if sequence.state == SPECULATING:  # drafts under way are not its text
+                computed = min(computed, sequence.known_tokens)
+            self._offload.ended(sequence, computed)
         if has_seat:
             self._free(sequence)
         else:
@@ -229,7 +243,13 @@ class VllmScheduler:
         if self._under_way is not None and self._under_way.writes(sequence):
             self._under_way.defer(sequence)
         else:
-            self._cache.release(sequence)
+            self._free_now(sequence)
+
+    def _free_now(self, sequence: Sequence) -> None:
+        """Free the blocks of a request that has ended."""
+        if self._offload is not None:
+            self._offload.freeing(sequence)
+        self._cache.release(sequence)
 
     def _free_or_hold(self, sequence: Sequence) -> None:
         """Free a complete request's blocks, unless they are yet to be sent."""
@@ -238,7 +258,7 @@ class VllmScheduler:
         if sequence.is_sent:
             self._remote.held[sequence] = None
         else:
-            self._cache.release(sequence)
+            self._free(sequence)
 
     def _note_ended(self, sequence: Sequence) -> None:
         """A request is gone."""
@@ -342,6 +362,8 @@ class VllmScheduler:
         plan = StepPlan(decodes.step)
         if self._offload is not None:
             plan.host = HostWork()
+        if self._drafting is not None:
+            plan.drafts = DraftWork()
         if self._is_async:
             asynchronous.retire(decodes, decodes.step)
         cap = loop.long_prefill_cap(self.num_running + self.num_waiting) if self._has_cap else 0
@@ -351,18 +373,25 @@ class VllmScheduler:
         self._admit(plan, budget, cap)
         decodes.context_tokens += decodes.count
         decodes.step += 1
-        if plan.prefilled:
+        if self._drafting is not None:
+            self._drafting.launch(plan)
+        elif plan.prefilled:
             self._seats.start_decoding(plan)
         if self._names_emitting:
-            plan.emitting += plan.prefilled
-            plan.emitting.sort(key=_by_order)
-            if self._is_async:
-                asynchronous.launch(plan)
-                if self._under_way is not None and not plan.is_empty:
-                    self._under_way.begin(plan)
+            self._launch(plan)
         if self._offload is not None:
             self._offload.offer_all(plan)
         return plan
+
+    def _launch(self, plan: StepPlan) -> None:
+        """A step goes off that names who yields a token."""
+        plan.emitting += plan.prefilled
+        plan.emitting.sort(key=_by_order)
+        if self._is_async:
+            if self._drafting is None:
+                asynchronous.launch(plan)
+            if self._under_way is not None and not plan.is_empty:
+                self._under_way.begin(plan)
 
     def _admit(self, plan: StepPlan, budget: int, cap: int) -> None:
         """Complete a plan that serves the running requests with those who wait."""
@@ -387,12 +416,15 @@ class VllmScheduler:
 
     def finish_step(self, plan: StepPlan) -> list[Sequence]:
         """Deliver the step's tokens; returns the requests that ended, in order, blocks freed."""
-        if self._is_async:
+        if self._is_async or self._drafting is not None:
             if self._under_way is not None:
                 for sequence in self._under_way.end(plan):
-                    self._cache.release(sequence)
+                    self._free_now(sequence)
                     self._head_is_blocked = False
-            complete = asynchronous.deliver(plan, self.decodes, self._cache)
+            if self._drafting is None:
+                complete = asynchronous.deliver(plan, self.decodes, self._cache)
+            else:
+                complete = self._drafting.deliver(plan, self._cache)
             for sequence in complete:
                 if sequence.state == WAITING:  # it had been preempted
                     self._leave_queue(sequence)
