@@ -111,9 +111,9 @@ class NaiveArc:
     """ARC after Megiddo and Modha (2003), with what vLLM makes of it.
 
     A whole prompt comes at once, as much of it as there is room for at all. Blocks that come back
-    from the ghosts move the target as in the paper, deepest first, and then are new. Places are made
-    for all new blocks, none of them the prompt's own. At the end, deepest first, what was there
-    goes to the young end of `again`, what is new to that of `once`.
+    from the ghosts move the target as in the paper, deepest first, and then are new. Room is made
+    for all new blocks, at the cost of none of the prompt's own. At the end, deepest first, what was
+    there goes to the young end of `again`, what is new to that of `once`.
     """
 
     def __init__(self, capacity: int) -> None:

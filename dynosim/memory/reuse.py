@@ -28,8 +28,8 @@ class CacheVisits:
     """What the requests of a trace touch, in their order.
 
     Request i touches the extents `extents[offsets[i]:offsets[i + 1]]`, root first, and behind them
-    `answer_blocks[i]` blocks that nobody else ever touches. An extent follows the same ones wherever
-    it is visited.
+    `answer_blocks[i]` blocks that nobody else ever touches. Before an extent come the same ones
+    wherever it is visited.
     """
 
     extents: IntArray  # (visits,)
@@ -104,30 +104,33 @@ class _Ramp:
         return count * x - int(self._sums[count])
 
 
+class _Touches:
+    """Blocks by when they were touched last, in slots from the oldest on (a Fenwick tree)."""
+
+    def __init__(self, num_slots: int) -> None:
+        self._sums = [0] * (num_slots + 1)
+        self._total = 0
+
+    def add(self, slot: int, blocks: int) -> None:
+        sums, slot = self._sums, slot + 1
+        self._total += blocks
+        while slot < len(sums):
+            sums[slot] += blocks
+            slot += slot & -slot
+
+    def younger_than(self, slot: int) -> int:
+        sums, slot, older = self._sums, slot + 1, 0
+        while slot:
+            older += sums[slot]
+            slot &= slot - 1
+        return self._total - older
+
+
 def _younger_blocks(visits: CacheVisits) -> IntArray:
     """Blocks that were touched after each visit's extent, when its request came; `_NEVER`: it is
     visited for the first time (visits,)."""
-    num_slots = len(visits.extents) + len(visits)
-    tree = [0] * (num_slots + 1)  # a Fenwick tree over touches, the oldest first
-    total = 0
-
-    def add(slot: int, blocks: int) -> None:
-        nonlocal total
-        total += blocks
-        slot += 1
-        while slot <= num_slots:
-            tree[slot] += blocks
-            slot += slot & -slot
-
-    def up_to(slot: int) -> int:
-        blocks = 0
-        slot += 1
-        while slot:
-            blocks += tree[slot]
-            slot &= slot - 1
-        return blocks
-
-    younger = np.full(len(visits.extents), _NEVER, np.int64)
+    touches = _Touches(len(visits.extents) + len(visits))
+    younger = [_NEVER] * len(visits.extents)
     extents, blocks = visits.extents.tolist(), visits.blocks.tolist()
     answers: list[int] = visits.answer_blocks.tolist()
     slot_of: dict[int, int] = {}
@@ -136,18 +139,17 @@ def _younger_blocks(visits: CacheVisits) -> IntArray:
         for visit in range(begin, end):
             known = slot_of.get(extents[visit])
             if known is not None:
-                younger[visit] = total - up_to(known)
-        if answers[request]:
-            add(slot, answers[request])
+                younger[visit] = touches.younger_than(known)
+        touches.add(slot, answers[request])
         for visit in range(end - 1, begin - 1, -1):
             slot += 1
             known = slot_of.get(extents[visit])
             if known is not None:
-                add(known, -blocks[visit])
+                touches.add(known, -blocks[visit])
             slot_of[extents[visit]] = slot
-            add(slot, blocks[visit])
+            touches.add(slot, blocks[visit])
         slot += 1
-    return younger
+    return np.array(younger, np.int64)
 
 
 class OptimalReuse:

@@ -1,7 +1,9 @@
 """How much of a trace's prompts caches of any size would have: its blocks, and curves over them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +12,8 @@ from dynosim.errors import TraceError
 from dynosim.memory.reuse import CacheVisits, LruReuse, OptimalReuse, tier_hits
 from dynosim.records import Trace
 from dynosim.workload.extents import prefix_extents
+
+_NUM_ROWS, _NUM_POINTS = 9, 80
 
 
 def cache_visits(
@@ -23,7 +27,7 @@ def cache_visits(
     Raises: TraceError if the trace does not tell what prompts share.
     """
     if not len(trace.hash_ids):
-        raise TraceError(f"{trace.source}: it has no hash ids, so that reuse is unknown")
+        raise TraceError("it has no hash ids, so that reuse is unknown", path=trace.source)
     found = prefix_extents(trace, block_size, single_blocks=single_blocks)
     blocks = found.extent_blocks[found.path]
     ends_prompt = trace.input_tokens % block_size == 0  # and not only with a part of a block
@@ -40,3 +44,115 @@ def cache_visits(
         offsets=found.path_offsets,
         answer_blocks=answers if with_answers else np.zeros_like(answers),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReuseQuestion:
+    """What is to be known of a trace's reuse. Capacities are in blocks.
+
+    Without `capacities` they double up to the one that LRU needs for all there is. With
+    `device_blocks` they are those of a host tier behind a device of so many, which keeps the
+    youngest and writes through: what the device has, the host has been given too.
+    `enough` is the share of what an endless cache has that is worth asking the room for.
+    """
+
+    block_size: int
+    capacities: tuple[int, ...] | None = None
+    policies: tuple[EvictionPolicy, ...] = ("lru",)
+    device_blocks: int = 0
+    with_answers: bool = True
+    enough: float = 0.9
+
+
+def reuse_by_capacity(trace: Trace, question: ReuseQuestion) -> dict[str, Any]:
+    """What caches of some sizes have of the prompts of `trace`, ready for JSON.
+
+    All shares are of prompt tokens. `optimal` is what a cache as large as all tiers together has
+    that knows the future. Raises: TraceError as `cache_visits`.
+    """
+    return _ReuseTable(trace, question).summary()
+
+
+class _ReuseTable:
+    def __init__(self, trace: Trace, question: ReuseQuestion) -> None:
+        self._trace, self._question = trace, question
+        visits = self._visits()
+        self._lru, self._optimum = LruReuse(visits), OptimalReuse(visits)
+        self._prompt_tokens = int(trace.input_tokens.sum())
+        self._most_hits = self._lru.hits(self._lru.working_set_blocks)
+
+    def summary(self) -> dict[str, Any]:
+        question = self._question
+        capacities = question.capacities or _doublings(self._lru.working_set_blocks)
+        device_hits = self._lru.hits(question.device_blocks)
+        return {
+            "source": self._trace.source,
+            "requests": len(self._trace),
+            "skipped_lines": self._trace.skipped_lines,
+            "assumed_lengths": self._trace.assumed_lengths,
+            "prompt_tokens": self._prompt_tokens,
+            "block_size": question.block_size,
+            "with_answers": question.with_answers,
+            "reusable": self._share(self._most_hits),
+            "lru_working_set_blocks": self._lru.working_set_blocks,
+            "device_blocks": question.device_blocks,
+            "device": self._share(device_hits) if question.device_blocks else None,
+            "capacities": [self._row(capacity) for capacity in sorted(set(capacities))],
+            "enough": self._enough(),
+        }
+
+    def _row(self, capacity: int) -> dict[str, Any]:
+        question = self._question
+        row: dict[str, Any] = {
+            "blocks": capacity,
+            "tokens": capacity * question.block_size,
+        }
+        for policy in question.policies:
+            row[policy] = self._share(self._hits(policy, capacity))
+        return row | {"optimal": self._share(self._optimum.hits(question.device_blocks + capacity))}
+
+    def _hits(self, policy: EvictionPolicy, capacity: int) -> int:
+        device = self._question.device_blocks
+        if policy == "lru":  # the youngest blocks of the host begin with those of the device
+            return self._lru.hits(max(device, capacity))
+        on_device = self._lru.hits_of_requests(device)
+        behind = tier_hits(self._visits(single_blocks=True), capacity, policy, on_device)
+        return int(on_device.sum() + behind.sum())
+
+    def _enough(self) -> dict[str, Any]:
+        """How many blocks have that share of what an endless cache has; 0: the device does."""
+        device, share = self._question.device_blocks, self._question.enough
+        wanted = ceil(share * self._most_hits)
+        lru = self._lru.capacity_for(wanted)
+        optimal = self._optimum.capacity_for(wanted, at_most=lru)
+        return {
+            "share": share,
+            "lru_blocks": lru if lru > device else 0,
+            "optimal_blocks": max(optimal - device, 0),
+        }
+
+    def _visits(self, *, single_blocks: bool = False) -> CacheVisits:
+        question = self._question
+        return cache_visits(
+            self._trace,
+            question.block_size,
+            single_blocks=single_blocks,
+            with_answers=question.with_answers,
+        )
+
+    def _share(self, hits: int) -> float:
+        return hits * self._question.block_size / self._prompt_tokens
+
+
+def _doublings(last: int) -> tuple[int, ...]:
+    """`last`, its half, and so on, for as many rows as are easily read."""
+    return tuple(max(1, last >> halvings) for halvings in range(_NUM_ROWS))
+
+
+def curve_capacities(summary: Mapping[str, Any]) -> tuple[int, ...]:
+    """Capacities for a smooth curve, evenly on a logarithmic axis: from a thousandth of what LRU
+    needs, or the smallest of the table's, to twice that, or the largest."""
+    listed = [row["blocks"] for row in summary["capacities"]]
+    working_set = max(summary["lru_working_set_blocks"], 1)
+    first, last = min(working_set / 1000, *listed), max(2 * working_set, *listed)
+    return tuple(np.geomspace(max(first, 1), last, _NUM_POINTS).astype(np.int64).tolist())
