@@ -1,7 +1,7 @@
 """How much of a trace's prompts caches of any size would have: its blocks, and curves over them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from dynosim.engine.spec import EvictionPolicy
 from dynosim.errors import TraceError
 from dynosim.memory.reuse import CacheVisits, LruReuse, OptimalReuse, tier_hits
-from dynosim.records import Trace
+from dynosim.records import RequestStatus, RunResult, Trace, WorkerLog
 from dynosim.workload.extents import prefix_extents
 
 _NUM_ROWS, _NUM_POINTS = 9, 80
@@ -23,14 +23,12 @@ def cache_visits(
 
     All full blocks of prompts; the last is not to be hit if it ends the prompt, because an engine
     computes at least one token. With answers also the full blocks of tokens computed behind it,
-    the last answered token not being one. `single_blocks`: extents of one block each.
-    Raises: TraceError if the trace does not tell what prompts share.
+    the last answered token not being one. `single_blocks`: extents of one block each. Prompts
+    without hash ids touch nothing that others do.
     """
-    if not len(trace.hash_ids):
-        raise TraceError("it has no hash ids, so that reuse is unknown", path=trace.source)
     found = prefix_extents(trace, block_size, single_blocks=single_blocks)
     blocks = found.extent_blocks[found.path]
-    ends_prompt = trace.input_tokens % block_size == 0  # and not only with a part of a block
+    ends_prompt = (found.path_blocks > 0) & (trace.input_tokens % block_size == 0)
     lasts = found.path_offsets[1:][ends_prompt] - 1
     assert bool((blocks[lasts] == 1).all()), "prompts that end with a block are cut before it"
     is_hittable = np.ones(len(blocks), np.bool_)
@@ -43,6 +41,48 @@ def cache_visits(
         is_hittable=is_hittable,
         offsets=found.path_offsets,
         answer_blocks=answers if with_answers else np.zeros_like(answers),
+    )
+
+
+def reuse_bound(result: RunResult, trace: Trace) -> dict[str, Any]:
+    """What the prompts of a run could have found in caches, as shares of the prompt tokens of its
+    completed requests, to lay beside `prefix_cache_reused_ratio`; ready for JSON.
+
+    `optimal`: in one cache with as many blocks as all workers ever had at once, that knows the
+    future and holds nothing for requests in flight. No routing and no eviction has more, requests
+    being scheduled in the order in which they were; where it is not known, in that which gives the
+    most. `lru`: the same cache without foresight.
+    `endless`: with room for all.
+    """
+    log = result.requests
+    completed = log.status == RequestStatus.COMPLETED
+    # Of those scheduled in one step, whoever counts less goes first: who is not completed has no
+    # hits, and a short prompt computes its end anyway, for longer ones to find.
+    order = np.lexsort((log.input_tokens, completed, log.scheduled_ms))
+    order = order[~np.isnan(log.scheduled_ms[order])]
+    visits = cache_visits(trace.take(order), result.block_size)
+    counts = completed[order].repeat(np.diff(visits.offsets))
+    visits = replace(visits, is_hittable=visits.is_hittable & counts)
+    blocks = most_blocks(result.workers)
+    lru = LruReuse(visits)
+    hits = {
+        "lru": lru.hits(blocks),
+        "optimal": OptimalReuse(visits).hits(blocks),
+        "endless": lru.hits(lru.working_set_blocks),
+    }
+    tokens = int(log.input_tokens[completed].sum())
+    shares = {
+        name: count * result.block_size / tokens if tokens else None for name, count in hits.items()
+    }
+    return {"capacity_blocks": blocks, **shares}
+
+
+def most_blocks(workers: WorkerLog) -> int:
+    """The most KV blocks that workers held at any one time."""
+    starts, ends = workers.launched_ms, workers.ended_ms
+    return max(
+        int(workers.usable_blocks[(starts <= at) & ~(ends <= at)].sum())
+        for at in set(starts.tolist())
     )
 
 
@@ -68,8 +108,10 @@ def reuse_by_capacity(trace: Trace, question: ReuseQuestion) -> dict[str, Any]:
     """What caches of some sizes have of the prompts of `trace`, ready for JSON.
 
     All shares are of prompt tokens. `optimal` is what a cache as large as all tiers together has
-    that knows the future. Raises: TraceError as `cache_visits`.
+    that knows the future. Raises: TraceError if the trace does not tell what prompts share.
     """
+    if not len(trace.hash_ids):
+        raise TraceError("it has no hash ids, so that reuse is unknown", path=trace.source)
     return _ReuseTable(trace, question).summary()
 
 

@@ -2,9 +2,11 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from clusters import equal_workers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from naive_prefix_cache import (
@@ -19,17 +21,19 @@ from naive_prefix_cache import (
     visits_of,
 )
 from shared_data import shared_path
-from strategies import random_trace
+from strategies import random_routing, random_spec, random_timing, random_trace
 
+from dynosim.cluster import RunOptions, simulate
 from dynosim.engine.spec import EvictionPolicy
 from dynosim.memory.reuse import LruReuse, OptimalReuse, tier_hits
-from dynosim.metrics.reuse import cache_visits
-from dynosim.records import Trace
+from dynosim.metrics.reuse import cache_visits, most_blocks, reuse_bound
+from dynosim.records import RequestStatus, Trace, WorkerLog
 from dynosim.workload.inspect import engine_cached_tokens, shared_prefixes
 from dynosim.workload.readers import read_trace
 
 SEEDS = st.integers(0, 2**32 - 1)
 BLOCK_SIZES = st.sampled_from([4, 8, 16, 24, 48])
+OPTIONS = RunOptions()
 NAIVE: dict[EvictionPolicy, type[NaiveTier]] = {"lru": NaiveLru, "arc": NaiveArc}
 
 
@@ -183,3 +187,66 @@ def test_of_a_recorded_trace_as_well_at_every_size_and_policy(block_size: int) -
         expected = hits_by_tier(naive, NaiveLru(1000), naive_tier(policy, capacity))
         found = tier_hits(single, capacity, policy, on_device)
         assert (on_device.tolist(), found.tolist()) == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS)
+def test_requests_that_come_alone_find_what_the_model_says(seed: int) -> None:
+    """But for two blocks, which hold what a request has beyond full ones, and second copies: of the
+    blocks that end a prompt, which are computed again."""
+    rng = random.Random(seed)
+    trace = random_trace(rng)
+    spec = replace(random_spec(rng, trace), enable_prefix_caching=True)
+    alone = trace.at(np.arange(len(trace)) * 1e9)
+    result = simulate(alone, equal_workers(spec, random_timing(rng, spec), num_workers=1), OPTIONS)
+    lru = LruReuse(cache_visits(trace, spec.block_size))
+    found = int(result.requests.cached_tokens.sum()) // spec.block_size
+    room = int(result.workers.usable_blocks[0])
+    copies = int((trace.input_tokens % spec.block_size == 0).sum())
+    assert lru.hits(max(room - 2 - copies, 0)) <= found <= lru.hits(room)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS)
+def test_no_run_finds_more_than_foresight_would(seed: int) -> None:
+    """Whatever places requests, preempts and rejects them, and whoever is cut off."""
+    rng = random.Random(seed)
+    trace = random_trace(rng)
+    spec = random_spec(rng, trace)
+    timing = random_timing(rng, spec)
+    cluster = equal_workers(
+        spec, timing, num_workers=rng.randint(1, 3), routing=random_routing(rng, spec)
+    )
+    result = simulate(trace, cluster, RunOptions(until_ms=rng.choice([None, None, 1200.0])))
+    completed = result.requests.status == RequestStatus.COMPLETED
+    tokens = int(result.requests.input_tokens[completed].sum())
+    bound = reuse_bound(result, trace)
+    assert bound["capacity_blocks"] == result.workers.usable_blocks.sum()
+    if not tokens:
+        assert (bound["lru"], bound["optimal"], bound["endless"]) == (None, None, None)
+        return
+    reused = int(result.requests.cached_tokens[completed].sum()) / tokens
+    assert reused <= bound["optimal"] + 1e-12
+    assert bound["lru"] <= bound["optimal"] <= bound["endless"]
+
+
+def test_a_cache_is_as_large_as_all_workers_at_one_time() -> None:
+    workers = replace(
+        WorkerLog.equal(3, usable_blocks=10),
+        usable_blocks=np.array([10, 20, 40]),
+        launched_ms=np.array([0.0, 0.0, 50.0]),
+        ended_ms=np.array([np.nan, 50.0, 80.0]),
+    )
+    assert most_blocks(workers) == 50
+
+
+def test_of_one_step_the_shorter_prompt_is_scheduled_first() -> None:
+    """Whatever the order of rows; so the longer one finds all of it, and no run finds more."""
+    rows = [(["a", "b", "a"], 1), (["a", "b"], 0)]
+    for prompts in (rows, rows[::-1]):
+        trace = trace_of_names(prompts)
+        spec = replace(random_spec(random.Random(0), trace), block_size=4, num_gpu_blocks=100)
+        timing = random_timing(random.Random(0), spec)
+        result = simulate(trace, equal_workers(spec, timing, num_workers=1), OPTIONS)
+        log = replace(result.requests, scheduled_ms=np.zeros(2))
+        assert reuse_bound(replace(result, requests=log), trace)["endless"] == 8 / 21
