@@ -114,6 +114,8 @@ def _enough(summary: Mapping[str, Any]) -> str:
 
 
 def _room(summary: Mapping[str, Any], blocks: int) -> str:
+    if not blocks:
+        return "none"
     text = f"{counted(blocks, 'block')} ({_tokens(blocks * summary['block_size'])} tokens"
     if summary["bytes_per_block"] is not None:
         text += f", {_gb(blocks * summary['bytes_per_block'])} GB"
