@@ -27,7 +27,7 @@ from dynosim.cluster import RunOptions, simulate
 from dynosim.engine.spec import EvictionPolicy
 from dynosim.memory.reuse import LruReuse, OptimalReuse, tier_hits
 from dynosim.metrics.reuse import cache_visits, most_blocks, reuse_bound
-from dynosim.records import RequestStatus, Trace, WorkerLog
+from dynosim.records import RequestStatus, RunResult, Trace, WorkerLog
 from dynosim.workload.inspect import engine_cached_tokens, shared_prefixes
 from dynosim.workload.readers import read_trace
 
@@ -240,13 +240,36 @@ def test_a_cache_is_as_large_as_all_workers_at_one_time() -> None:
     assert most_blocks(workers) == 50
 
 
+def run_of(trace: Trace) -> RunResult:
+    """One worker with room for all, in blocks of 4 tokens."""
+    spec = replace(random_spec(random.Random(0), trace), block_size=4, num_gpu_blocks=100)
+    timing = random_timing(random.Random(0), spec)
+    return simulate(trace, equal_workers(spec, timing, num_workers=1), OPTIONS)
+
+
 def test_of_one_step_the_shorter_prompt_is_scheduled_first() -> None:
     """Whatever the order of rows; so the longer one finds all of it, and no run finds more."""
     rows = [(["a", "b", "a"], 1), (["a", "b"], 0)]
     for prompts in (rows, rows[::-1]):
         trace = trace_of_names(prompts)
-        spec = replace(random_spec(random.Random(0), trace), block_size=4, num_gpu_blocks=100)
-        timing = random_timing(random.Random(0), spec)
-        result = simulate(trace, equal_workers(spec, timing, num_workers=1), OPTIONS)
+        result = run_of(trace)
         log = replace(result.requests, scheduled_ms=np.zeros(2))
         assert reuse_bound(replace(result, requests=log), trace)["endless"] == 8 / 21
+
+
+def test_who_is_not_completed_has_no_hits_and_leaves_blocks_to_others() -> None:
+    trace = trace_of_names([(["a"], 1), (["a", "b"], 1), (["a", "b"], 2)])
+    result = run_of(trace)
+    status = np.array([RequestStatus.COMPLETED, RequestStatus.FAILED, RequestStatus.COMPLETED])
+    log = replace(result.requests, scheduled_ms=np.array([0.0, 9.0, 9.0]), status=status)
+    assert reuse_bound(replace(result, requests=log), trace)["endless"] == 8 / (5 + 10)
+
+
+def test_prompts_of_which_nothing_is_known_share_nothing() -> None:
+    trace = replace(
+        trace_of_names([(["a"], 0), (["a"], 0)]),
+        hash_ids=np.zeros(0, np.int64),
+        hash_offsets=np.zeros(3, np.int64),
+    )
+    bound = reuse_bound(run_of(trace), trace)
+    assert (bound["lru"], bound["optimal"], bound["endless"]) == (0, 0, 0)

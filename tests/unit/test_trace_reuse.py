@@ -87,9 +87,9 @@ def test_enough_room_is_asked_of_a_share_of_what_can_be_had(alternating: Path) -
 def test_capacities_in_bytes_are_those_of_the_models_blocks(alternating: Path) -> None:
     """Qwen3-32B: 64 layers, 8 heads of 128, keys and values of two bytes: 1 MiB for four tokens."""
     model = ("--model", "Qwen/Qwen3-32B")
-    found = document(alternating, *OF_FOUR, *model, "--capacity", "3.9MiB,7,5MB")
+    found = document(alternating, *OF_FOUR, *model, "--capacity", "3.9MiB,7,5MB,1GB")
     assert found["bytes_per_block"] == 2**20
-    assert [row["blocks"] for row in found["capacities"]] == [3, 4, 7]
+    assert [row["blocks"] for row in found["capacities"]] == [3, 4, 7, 953]
 
 
 def test_the_table_fits_a_terminal_and_says_what_pays(alternating: Path, tmp_path: Path) -> None:
