@@ -1,4 +1,4 @@
-"""The examples of pages: what tutorials, how-to pages and the page of tiers show is what they print.
+"""The examples of tutorials, how-to pages and tiers: what a page shows is what its commands print.
 
 * A block with a title is a file: ```yaml title="NAME"```.
 * A block ```console``` has commands behind `$ `, and what they print on stdout. They run one after
