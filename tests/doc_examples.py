@@ -1,4 +1,4 @@
-"""The examples of tutorials and how-to pages: what a page shows is what its commands print.
+"""The examples of tutorials, how-to pages and tiers: what a page shows is what its commands print.
 
 * A block with a title is a file: ```yaml title="NAME"```.
 * A block ```console``` has commands behind `$ `, and what they print on stdout. They run one after
@@ -20,7 +20,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-PAGES = sorted([*(DOCS / "tutorials").glob("*.md"), *(DOCS / "howto").glob("*.md")])
+PAGES = sorted(
+    [*(DOCS / "tutorials").glob("*.md"), *(DOCS / "howto").glob("*.md"), DOCS / "tiers.md"]
+)
 PROMPT = "$ "
 _BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _TITLE = re.compile(r'title="([^"]+)"')

@@ -148,6 +148,9 @@ def run(
         float | None,
         typer.Option(metavar="SECONDS", help="Results also by windows of so many seconds."),
     ] = None,
+    reuse_bound: Annotated[
+        bool, typer.Option("--reuse-bound", help="Reuse also as perfect foresight would have it.")
+    ] = False,
 ) -> None:
     """Simulate one configuration and report on it."""
     _compute_in_one_thread()
@@ -166,6 +169,7 @@ def run(
         perfetto=perfetto,
         intervals=intervals,
         windows_s=windows,
+        reuse_bound=reuse_bound,
     )
     raise typer.Exit(run_command(arguments))
 

@@ -46,6 +46,7 @@ class RunArguments:
     perfetto: bool
     intervals: int | None
     windows_s: float | None
+    reuse_bound: bool
 
 
 def run_command(asked: RunArguments) -> int:
@@ -59,6 +60,11 @@ def run_command(asked: RunArguments) -> int:
     if asked.windows_s is not None and not 0 < asked.windows_s < float("inf"):
         raise ConfigError(f"--windows {asked.windows_s:g}: expected seconds above 0")
     config = load_run(asked.file, asked.overrides)
+    if asked.reuse_bound and config.workload.has_warm_up:
+        raise ConfigError(
+            "--reuse-bound: what a warm-up leaves in the caches is no reuse of the requests that "
+            "count (drop workload.warm_up_requests or warm_up_s)"
+        )
     _check_out(asked)
     with ProgressBar("requests") as bar:
         outcome = run(
@@ -76,13 +82,15 @@ def run_command(asked: RunArguments) -> int:
     except KeyboardInterrupt:
         print("interrupted: no intervals", file=sys.stderr)
         found, code = None, EXIT_INTERRUPTED
-    document = report_document(outcome, found, windows_s=asked.windows_s)
+    document = report_document(
+        outcome, found, windows_s=asked.windows_s, has_reuse_bound=asked.reuse_bound
+    )
     if asked.out is not None:
         write_run(asked.out, outcome, document)
     if asked.as_json:
         sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
     else:
-        print_table(outcome, found)
+        print_table(outcome, found, document["reuse_bound"])
         for title in ("stages", "windows"):
             print_parts(title, document[title])
         if asked.out is not None:
@@ -131,11 +139,16 @@ def intervals_of(outcome: RunOutcome, num_replays: int | None) -> "Intervals | N
 
 
 def report_document(
-    outcome: RunOutcome, intervals: "Intervals | None" = None, *, windows_s: float | None = None
+    outcome: RunOutcome,
+    intervals: "Intervals | None" = None,
+    *,
+    windows_s: float | None = None,
+    has_reuse_bound: bool = False,
 ) -> dict[str, Any]:
     """report.json: the report, how sure it is, and what is needed to run it again.
 
-    `windows_s` asks for the results by windows of time.
+    `windows_s` asks for the results by windows of time, `has_reuse_bound` for the reuse that there
+    could have been.
     """
     trace = outcome.trace
     return {
@@ -144,6 +157,7 @@ def report_document(
         "intervals": None if intervals is None else intervals.to_dict(),
         "stages": outcome.stage_rows(),
         "windows": None if windows_s is None else outcome.window_rows(windows_s),
+        "reuse_bound": _reuse_bound(outcome) if has_reuse_bound else None,
         "name": outcome.config.name,
         "seed": outcome.config.seed,
         "notes": list(outcome.timing.notes),
@@ -152,6 +166,12 @@ def report_document(
         "dynosim_version": __version__,
         "config": outcome.config.model_dump(mode="json", exclude_none=True),
     }
+
+
+def _reuse_bound(outcome: RunOutcome) -> dict[str, Any]:
+    from dynosim.metrics.reuse import reuse_bound
+
+    return reuse_bound(outcome.result, outcome.trace)
 
 
 def write_run(out: Path, outcome: RunOutcome, document: Mapping[str, Any]) -> None:

@@ -25,7 +25,11 @@ _AXES = {
 }
 
 
-def print_table(outcome: RunOutcome, intervals: "Intervals | None" = None) -> None:
+def print_table(
+    outcome: RunOutcome,
+    intervals: "Intervals | None" = None,
+    reuse_bound: Mapping[str, Any] | None = None,
+) -> None:
     """The run at a glance, on stdout. Plain text: loading rich would cost a tenth of the time."""
     if outcome.config.name:
         print(outcome.config.name)
@@ -35,6 +39,8 @@ def print_table(outcome: RunOutcome, intervals: "Intervals | None" = None) -> No
             print(line)
     for name, text in _facts(outcome, intervals):
         print(f"{name:<13}{text}")
+        if name == "cache reuse" and reuse_bound is not None:
+            print(f"{'':<13}{_reuse_bound(reuse_bound)}")
     for warning in _warnings(outcome):
         print(f"warning: {warning}")
 
@@ -95,6 +101,13 @@ def _span(key: str, report: Mapping[str, Any], intervals: "Intervals") -> str:
     low, high = (100 * (bound / value - 1) for bound in bounds)
     digits = 1 if max(abs(low), abs(high)) < 10 else 0
     return f"{low:+.{digits}f}/{high:+.{digits}f} %"
+
+
+def _reuse_bound(bound: Mapping[str, Any]) -> str:
+    return (
+        f"({_percent(bound['optimal'])} with perfect foresight and as many blocks, "
+        f"{_percent(bound['endless'])} in an endless cache)"
+    )
 
 
 def _facts(outcome: RunOutcome, intervals: "Intervals | None") -> list[tuple[str, str]]:

@@ -102,6 +102,97 @@ def inspect(
     _print(summary, summary_lines(summary), as_json=json)
 
 
+@app.command(
+    epilog="Example: dynosim trace reuse traces/chat_sessions.jsonl.gz --model Qwen/Qwen3-32B "
+    "--capacity 100GB,400GB,1.6TB --policy lru,arc"
+)
+def reuse(
+    trace: TraceFile,
+    format: Format = None,
+    trace_block_size: BlockTokens = 512,
+    block_size: Annotated[
+        int | None, typer.Option(min=1, help="Engine block size in tokens; as the trace's.")
+    ] = None,
+    capacity: Annotated[
+        str | None, typer.Option(help="Sizes in blocks, or as 10GB with --model; by doubling.")
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="A device cache of this size; then capacities are the host's."),
+    ] = None,
+    policy: Annotated[str, typer.Option(help="What goes first: lru, arc, or lru,arc.")] = "lru",
+    model: Annotated[str | None, typer.Option(help="Whose 16-bit KV it is: adds bytes.")] = None,
+    prompt_only: Annotated[
+        bool, typer.Option("--prompt-only", help="Answers take no room.")
+    ] = False,
+    enough: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="Share of what is reusable to find room for.")
+    ] = 0.9,
+    plot: Annotated[Path | None, typer.Option(help="Draw the curves into this PNG.")] = None,
+    limit: Limit = None,
+    skip_bad_lines: SkipBadLines = False,
+    lengths_from_hash_ids: LengthsFromHashIds = False,
+    sort: Sort = False,
+    overwrite: Overwrite = False,
+    json: AsJson = False,
+) -> None:
+    """Print how much of the prompts caches of any size have.
+
+    One request after the other, in the file's order, beside what perfect foresight has (Belady).
+    """
+    from dynosim.cli.reuse_text import blocks_of, policies_of, print_reuse
+    from dynosim.files.result_folder import check_files
+    from dynosim.metrics.reuse import ReuseQuestion, reuse_by_capacity
+
+    if plot is not None:
+        check_files([plot], overwrite=overwrite, option="--plot")
+    tokens = trace_block_size if block_size is None else block_size
+    block_bytes = None if model is None else tokens * _kv_bytes_per_token(model)
+    sizes = None
+    if capacity is not None:
+        sizes = tuple(blocks_of(size, "--capacity", block_bytes) for size in capacity.split(","))
+    question = ReuseQuestion(
+        block_size=tokens,
+        capacities=sizes,
+        policies=policies_of(policy),
+        device_blocks=0 if device is None else blocks_of(device, "--device", block_bytes),
+        with_answers=not prompt_only,
+        enough=enough,
+    )
+    read = _read(
+        trace,
+        format=format,
+        trace_block_size=trace_block_size,
+        limit=limit,
+        skip_bad_lines=skip_bad_lines,
+        lengths_from_hash_ids=lengths_from_hash_ids,
+        sort=sort,
+    )
+    summary = reuse_by_capacity(read.trace, question)
+    summary |= {"bytes_per_block": block_bytes, "moved_rows": read.moved_rows}
+    if plot is not None:
+        from dataclasses import replace
+
+        from dynosim.metrics.reuse import curve_capacities
+        from dynosim.plots.reuse_curve import write_reuse_png
+
+        curve = replace(question, capacities=curve_capacities(summary), policies=("lru",))
+        write_reuse_png(plot, summary, reuse_by_capacity(read.trace, curve)["capacities"])
+        summary["plot"] = str(plot)
+    if json:
+        _print(summary, [], as_json=True)
+    else:
+        print_reuse(summary)
+
+
+def _kv_bytes_per_token(model: str) -> int:
+    from dynosim.silicon.catalogue import model_entry
+    from dynosim.timing.architecture import model_shape
+    from dynosim.timing.weights import PLAIN_BYTES
+
+    return model_shape(model_entry(model)).kv_bytes_per_token(1, PLAIN_BYTES)
+
+
 @app.command(epilog="Example: dynosim trace convert azure.csv.gz azure.jsonl.gz --to jsonl")
 def convert(
     source: TraceFile,

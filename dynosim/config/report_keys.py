@@ -470,6 +470,12 @@ _DOCUMENT = (
     ),
     *_unsought(
         "",
+        {"reuse_bound": "Shares of prompt tokens to be had with such room; null: not asked for."},
+        SECTION,
+        is_stable=False,
+    ),
+    *_unsought(
+        "",
         {
             "intervals": "95 % intervals of numbers from replays; null: none were made.",
             "kv_cache_breakdown": "What fills a GPU's memory, in bytes; empty: blocks were given.",

@@ -173,7 +173,7 @@ def _cards(report: Report) -> list[tuple[str, str]]:
         ("ITL mean / p99 (ms)", _pair(report, "mean_itl_ms", "p99_itl_ms")),
         _completed_card(report),
         ("requests/s", _value(report, "request_throughput_rps")),
-        ("prefix cache reuse", _share(report, "prefix_cache_reused_ratio")),
+        _reuse_card(report),
         ("peak KV use", _share(report, "peak_kv_usage_share")),
         ("preemptions", _value(report, "preemptions")),
         ("GPUs / GPU hours", _pair(report, "num_gpus", "gpu_hours")),
@@ -189,6 +189,13 @@ def _cards(report: Report) -> list[tuple[str, str]]:
     if report.get("sla_attainment") is not None:
         cards.insert(4, ("requests within the SLA", _share(report, "sla_attainment")))
     return cards
+
+
+def _reuse_card(report: Report) -> tuple[str, str]:
+    reused, bound = _share(report, "prefix_cache_reused_ratio"), report.get("reuse_bound")
+    if bound is None:
+        return "prefix cache reuse", reused
+    return "prefix cache reuse / with perfect foresight", f"{reused} / {_share(bound, 'optimal')}"
 
 
 def _completed_card(report: Report) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """The statistics of a trace as lines of text for a terminal."""
 
+from collections.abc import Mapping
 from typing import Any
 
 _LENGTH_COLUMNS = ("mean", "std", "min", "p10", "p50", "p90", "p99", "max")
@@ -20,14 +21,21 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     ]
     if summary.get("wishes"):
         lines.append(_wish_line(summary["wishes"]))
+    lines += repair_lines(summary)
+    if summary.get("plot"):
+        lines.append(f"drawn           {summary['plot']}")
+    return lines
+
+
+def repair_lines(summary: Mapping[str, Any]) -> list[str]:
+    """What was left out, assumed and moved when the trace was read."""
+    lines = []
     if summary["skipped_lines"]:
         lines.append(f"left out        {summary['skipped_lines']:,} bad lines")
     if summary.get("assumed_lengths"):
         lines.append(f"assumed         {summary['assumed_lengths']:,} prompts as long as their ids")
     if summary.get("moved_rows"):
         lines.append(f"sorted          {summary['moved_rows']:,} rows came after a later arrival")
-    if summary.get("plot"):
-        lines.append(f"drawn           {summary['plot']}")
     return lines
 
 

@@ -30,6 +30,7 @@ CONTENTS = {
 COMMANDS = {  # name: (suffix of the file, arguments; FILE stands for it)
     "trace inspect": ("jsonl", ["trace", "inspect", "FILE"]),
     "trace inspect, csv": ("csv", ["trace", "inspect", "FILE"]),
+    "trace reuse": ("jsonl", ["trace", "reuse", "FILE"]),
     "trace convert": ("jsonl", ["trace", "convert", "FILE", "o.jsonl", "--from", "jsonl"]),
     "trace synth": ("yaml", ["trace", "synth", "o.jsonl", "--config", "FILE"]),
     "run": ("yaml", ["run", "FILE"]),
