@@ -148,7 +148,7 @@ class Policy(Protocol):
         """A request offers chunks that have no place, for the first time."""
         ...
 
-    def evict(self, number: int, kept: list[int]) -> list[Span] | None:
+    def evict(self, number: int, kept: set[int]) -> list[Span] | None:
         """Throw so many chunks out, none of the extents kept; None, and nothing done, if that
         cannot be."""
         ...
@@ -194,7 +194,7 @@ class Lru:
     def missed(self, content: int, num_chunks: int) -> None:
         """See `Policy`."""
 
-    def evict(self, number: int, kept: list[int]) -> list[Span] | None:
+    def evict(self, number: int, kept: set[int]) -> list[Span] | None:
         """See `Policy`."""
         victims = _Victims(self._extents, kept)
         lacking = number
@@ -273,7 +273,7 @@ class Arc:
             self._target = max(self._target, 0.0)
             again.chunks.move_to_end(content)
 
-    def evict(self, number: int, kept: list[int]) -> list[Span] | None:
+    def evict(self, number: int, kept: set[int]) -> list[Span] | None:
         """See `Policy`."""
         once, again = _Victims(self._once, kept), _Victims(self._again, kept)
         order: list[Span] = []
@@ -290,9 +290,9 @@ class Arc:
                 return None
             if victims is once:
                 num_once -= taken
-            span = victims.spans[-1]
-            if not any([one is span for one in order]):
-                order.append(span)
+            if len(victims.spans) > victims.num_told:
+                victims.num_told += 1
+                order.append(victims.spans[-1])
             lacking -= taken
         for victims, lost in ((once, self._lost_once), (again, self._lost_again)):
             victims.go()
@@ -344,10 +344,11 @@ class _Lost:
 class _Victims:
     """Takes chunks of extents that may go, the oldest first, from their ends."""
 
-    def __init__(self, extents: AgeRanking, kept: list[int]) -> None:
+    def __init__(self, extents: AgeRanking, kept: set[int]) -> None:
         self.spans: list[Span] = []
         self._extents = extents
         self._chosen: list[HeldExtent] = []  # of the spans
+        self.num_told = 0  # of the spans, to who keeps the order of those of several rankings
         self._next = extents.oldest
         self._kept = kept
         self._num_left = 0  # of the extent that was come to last
@@ -459,7 +460,7 @@ class HostCache:
         extents = self._extents
         num_lacking = num_new - (self.capacity - extents.num_chunks)
         if num_lacking > 0:
-            evicted = extents.evict(num_lacking, [span.content for span in spans])
+            evicted = extents.evict(num_lacking, {span.content for span in spans})
             if evicted is None:
                 return None
             self.evicted = evicted

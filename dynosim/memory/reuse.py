@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from dynosim.engine.host_cache import Accesses, HostCache
+from dynosim.engine.host_cache import Accesses, HostCache, Span
 from dynosim.engine.spec import EvictionPolicy
 from dynosim.records import IntArray
 
@@ -262,7 +262,7 @@ def _leading(cache: HostCache, path: Sequence[int]) -> int:
 def _touch(cache: HostCache, path: Sequence[int]) -> None:
     """A request that has these blocks comes and goes."""
     accesses = Accesses()
-    offered = cache.offer(path, accesses)
-    assert offered is not None, "nobody else holds anything"
-    cache.stored(offered.new)
+    new = cache.offer([Span(block, 0, 1) for block in path], accesses)
+    assert new is not None, "nobody else holds anything"
+    cache.stored(new)
     cache.end(path, accesses)

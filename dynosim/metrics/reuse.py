@@ -48,8 +48,8 @@ def reuse_bound(result: RunResult, trace: Trace) -> dict[str, Any]:
     """What the prompts of a run could have found in caches, as shares of the prompt tokens of its
     completed requests, to lay beside `prefix_cache_reused_ratio`; ready for JSON.
 
-    `optimal`: in one cache with as many blocks as all workers ever had at once, that knows the
-    future and holds nothing for requests in flight. No routing and no eviction has more, requests
+    `optimal`: in one cache with as many blocks as all workers ever had at once, their tiers
+    included, that knows the future and holds nothing for requests in flight. No routing and no eviction has more, requests
     being scheduled in the order in which they were; where it is not known, in that which gives the
     most. `lru`: the same cache without foresight.
     `endless`: with room for all.
@@ -63,7 +63,7 @@ def reuse_bound(result: RunResult, trace: Trace) -> dict[str, Any]:
     visits = cache_visits(trace.take(order), result.block_size)
     counts = completed[order].repeat(np.diff(visits.offsets))
     visits = replace(visits, is_hittable=visits.is_hittable & counts)
-    blocks = most_blocks(result.workers)
+    blocks = most_blocks(result.workers) + sum(tier.capacity_blocks for tier in result.tiers)
     lru = LruReuse(visits)
     hits = {
         "lru": lru.hits(blocks),
