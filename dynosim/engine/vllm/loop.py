@@ -103,8 +103,8 @@ class SchedulingLoop:
                 self._defer(plan, sequence)
                 continue
             computed, num_tokens = self._wanted(sequence, cap, budget - slot_tokens)
-            if num_tokens == 0:
-                continue
+            if num_tokens == 0 and sequence.state == SPECULATING:
+                continue  # it ends with what is under way
             end = computed + num_tokens
             need = cache.blocks_to_take(sequence, computed, self._reach(end))
             if need > cache.pool.free_blocks:
