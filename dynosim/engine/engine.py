@@ -318,7 +318,10 @@ class Engine:
 
     def _heed_copies(self, lanes: CopyLanes) -> None:
         """A run begins: what ended requests leave is stored from the end of its first step on, and
-        the run ends with the step in which a store does, where somebody is told of it at once."""
+        the run ends with the step in which a store does, where somebody is told of it at once.
+
+        A router need not be: what is being stored is on the device as well, and counts as that.
+        """
         core = self.core
         if core.has_offers:
             lanes.begin_stores(core.offer_rest(), self._delivered_ms(1))
@@ -403,8 +406,7 @@ class Engine:
     # ---- runs ----------------------------------------------------------------------------------
 
     def settle(self, now_ms: float) -> bool:
-        """Do the steps of the current run that have ended by `now_ms`, if they evict anything or
-        a store to a tier has ended by then.
+        """Do the steps of the current run that have ended by `now_ms`, if they evict anything.
 
         The run goes on and ends when it would have. Returns whether anything was done. At depth two
         the events of a step are published when the step before has been delivered.
@@ -412,25 +414,16 @@ class Engine:
         steps = self.run_steps
         if steps <= 1:
             return False
-        until_ms = instant_end(now_ms)
-        elapsed_ms = until_ms - self._run_start_ms
-        has_stored = self.lanes is not None and self.lanes.next_store_ms <= until_ms
-        if (self._lag and elapsed_ms < 0) or not (has_stored or self.core.may_publish(steps)):
+        elapsed_ms = instant_end(now_ms) - self._run_start_ms
+        if (self._lag and elapsed_ms < 0) or not self.core.may_publish(steps):
             return False
         num_done = self._lag + self._steps_ended(elapsed_ms, steps - 1)
-        if num_done in (0, steps):
-            return False
-        if has_stored:
-            assert self.lanes is not None
-            has_stored = self.lanes.next_store_ms <= self._delivered_ms(num_done - self._lag)
-        if not has_stored and not self.core.may_publish(num_done):
+        if num_done in (0, steps) or not self.core.may_publish(num_done):
             return False
         next_ms, planned_end = self.next_ms, self._pace.planned_end()
         self.run_steps = num_done
         self._settled_ms = self.last_delivery_ms = split_ms = self._set_run_end()
         self._deliver_run(split_ms)
-        if has_stored:
-            self.hear_stored(split_ms)
         self._begin_run(steps - num_done, split_ms)
         if not self._lag:
             self._pace.restore_end(planned_end)
