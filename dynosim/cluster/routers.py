@@ -62,23 +62,16 @@ def _make_frontend(
 ) -> FrontendRouter:
     made = spec.make()
     if isinstance(made, AnyExtentIndex):
-        index = _settled(made, plane, routing.has_slower_tiers)
-        return extent_frontend(_make_inputs(routing, spec, index, names, number))
+        return extent_frontend(_make_inputs(routing, spec, _settled(made, plane), names, number))
     if not isinstance(names, HashNames):
         raise InvariantError(f"a {type(made).__name__} needs blocks by their hashes")
-    inputs = _make_inputs(
-        routing, spec, _settled(made, plane, routing.has_slower_tiers), names, number
-    )
+    inputs = _make_inputs(routing, spec, _settled(made, plane), names, number)
     return hash_frontend(inputs, names)
 
 
-def _settled(
-    index: Index[E], plane: EventPlane, has_slower_tiers: bool
-) -> Index[E] | LaggingIndex[E]:
+def _settled(index: Index[E], plane: EventPlane) -> Index[E] | LaggingIndex[E]:
     """The index, which lags where engines publish only at the end of a run of steps."""
-    if not isinstance(plane, DirectPlane):
-        return index
-    return SettlingIndex(index, plane, may_gain=has_slower_tiers)
+    return SettlingIndex(index, plane) if isinstance(plane, DirectPlane) else index
 
 
 def _make_inputs(

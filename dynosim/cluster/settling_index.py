@@ -20,12 +20,12 @@ class SettlingIndex(Generic[E]):
     """What `index` says of a worker is up to date once `engines` have settled.
 
     Until then it errs on the side of too much overlap: in the middle of a run there can be
-    evictions, but nothing is stored, unless in a slower tier (`may_gain`).
+    evictions, but nothing is stored; what goes to a slower tier is on the device as well, and
+    counts as that.
     """
 
     index: Index[E]
     engines: Settles
-    may_gain: bool = False
 
     def confirm(self, slots: int, now_ms: float) -> bool:
         """Settle the engines of a set of slots; returns whether that changed nothing."""

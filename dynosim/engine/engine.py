@@ -94,7 +94,6 @@ class Engine:
         "last_delivery_ms",
         "next_ms",
         "num_events",
-        "publishes",
         "run_steps",
         "started_loads",
         "unpublished",
@@ -121,7 +120,6 @@ class Engine:
         self._lag = depth - 1
         self._steps_singly = steps_singly
         self._stamped: list[StampedEvent] | None = [] if stamps_events else None
-        self.publishes = isinstance(core.events, list)
         self.unpublished: Sized = core.events if self._stamped is None else self._stamped
         self._pace = Pace()
         self._in_flight: list[StepPlan] = []  # at most `depth` of them
@@ -320,11 +318,15 @@ class Engine:
 
     def _heed_copies(self, lanes: CopyLanes) -> None:
         """A run begins: what ended requests leave is stored from the end of its first step on, and
-        the run ends with the step in which a store does, where somebody is told of it."""
+        the run ends with the step in which a store does, where somebody is told of it at once.
+
+        A router need not be: what is being stored is on the device as well, and counts as that.
+        """
         core = self.core
         if core.has_offers:
             lanes.begin_stores(core.offer_rest(), self._delivered_ms(1))
-        if (self.publishes or lanes.stores_are_heard) and lanes.next_store_ms < NEVER:
+        is_told = self._stamped is not None or lanes.stores_are_heard
+        if is_told and lanes.next_store_ms < NEVER:
             steps = max(1, self._steps_until(instant_start(lanes.next_store_ms)))
             if self._lag < steps < self.run_steps:
                 self.run_steps = steps

@@ -101,17 +101,12 @@ class Index(Protocol[E_contra]):
 class LaggingIndex(Protocol[E_contra]):
     """An index that may lag behind what workers hold, and what brings it up to date.
 
-    It must err on the side of too much overlap, unless it `may_gain`.
+    It must err on the side of too much overlap.
     """
 
     @property
     def index(self) -> Index[E_contra]:
         """What is known so far."""
-        ...
-
-    @property
-    def may_gain(self) -> bool:
-        """Whether workers may hold more than is known, too."""
         ...
 
     def confirm(self, slots: int, now_ms: float) -> bool:

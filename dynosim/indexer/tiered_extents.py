@@ -132,8 +132,8 @@ class TieredExtents:
 
     @property
     def has_slower(self) -> bool:
-        """Whether anybody holds anything but on its device that a prompt can name."""
-        return any([tier.num_shared for tier in self._slower])
+        """Whether anybody may hold anything but on its device: that is what this index is for."""
+        return True
 
     def apply(self, worker: int, event: KvEvent) -> None:
         """Take one event of a worker into account, whatever its tier."""

@@ -44,7 +44,7 @@ class KnowsTiers(Protocol):
 
     @property
     def has_slower(self) -> bool:
-        """Whether anybody holds anything but on its device."""
+        """Whether anybody holds anything but on its device, or may at any moment."""
         ...
 
     def find_tier_matches(self, blocks: Sequence[int]) -> TierOverlaps:
@@ -108,8 +108,8 @@ class TieredIndex:
 
     @property
     def has_slower(self) -> bool:
-        """Whether anybody holds anything but on its device."""
-        return any(self._holders.values())
+        """Whether anybody holds anything but on its device, or is expected to."""
+        return self._expects_slower or any(self._holders.values())
 
     def apply(self, worker: Slot, event: BlockEvent) -> None:
         """Take one event of a worker into account, whatever its tier."""

@@ -69,7 +69,7 @@ def worker_options(
     options = []
     for slot in slots:
         on_device = device.get(slot, 0)
-        slower = sum([weight * found.get(slot, 0) for found, weight in slower_tiers])
+        slower = sum([weight * found.get(slot, 0) for found, weight in slower_tiers], 0.0)
         overlap_blocks = on_device + slower
         cached_tokens = round(overlap_blocks * block_size)
         credit = cost.overlap_score_credit

@@ -31,7 +31,6 @@ class KvChoice(Generic[E_contra]):
 
     `confirm` is that of an index that may lag: it is asked about the slots that look cheapest, or
     about all that are looked at, before anything is decided by what the index says of them.
-    `looks_everywhere`: any slot may hold more than is known, so it is always asked about all.
     """
 
     def __init__(
@@ -42,8 +41,6 @@ class KvChoice(Generic[E_contra]):
         cost: CostSpec,
         generator: Random,
         confirm: Confirm | None = None,
-        *,
-        looks_everywhere: bool = False,
     ) -> None:
         self._table = table
         self._block_size = table.block_size
@@ -54,21 +51,21 @@ class KvChoice(Generic[E_contra]):
         self._cost = cost
         self._generator = generator
         self._confirm = confirm
-        self._looks_everywhere = looks_everywhere
         self._shared_prefix = load.active.shared_prefix
         self._load_scale = cost.prefill_load_scale if cost.track_prefill_tokens else 0.0
         self._price = cost.overlap_score_credit * self._load_scale
         self._slower_weights = cost.slower_weights
         self._assumes_reuse = cost.assume_kv_reuse
         self._has_plain_costs = cost.is_plain and not load.decays
-        self._has_plain_weights = max(self._slower_weights) <= 1  # or prefill could be below 0
+        # A weight above 1 could drive prefill below 0; above the device's, evictions there would
+        # add to what is saved, and an index that lags would err on the wrong side.
+        most = max(self._slower_weights)
+        self._has_plain_weights = most <= min(1.0, cost.overlap_score_credit)
 
     @property
     def is_plain(self) -> bool:
         """Whether `choose_plain` will do for requests without wishes, as things are."""
-        if not self._has_plain_costs or self._looks_everywhere:
-            return False
-        return self._tiers is None or not self._tiers.has_slower
+        return self._has_plain_costs and (self._tiers is None or not self._tiers.has_slower)
 
     def choose(self, request: RoutingRequest, eligible: int, now_ms: float) -> ChosenSlot:
         """The cheapest eligible slot; there must be one."""
@@ -145,20 +142,25 @@ class KvChoice(Generic[E_contra]):
 
     def _choose_by_tiers(self, request: RoutingRequest, eligible: int, now_ms: float) -> ChosenSlot:
         """`choose_plain`, where somebody may hold blocks in slower tiers."""
-        if self._confirm is not None:
-            self._confirm(eligible, now_ms)
-        found = self._overlaps(request)
+        confirm, scale, weights = self._confirm, self._load_scale, self._slower_weights
         active = self._shared_prefix(request.keys if self._assumes_reuse else ())
-        groups = group_by_savings(eligible, found.device.classes, active, self._price)
-        for overlaps, weight in zip(found[1:], self._slower_weights, strict=True):
-            groups = with_savings(groups, overlaps.classes, weight * self._load_scale)
-        best, lowest = cheapest(groups, self._load.own_costs())
+        own_costs = self._load.own_costs()
+        while True:
+            found = self._overlaps(request)
+            groups = group_by_savings(eligible, found.device.classes, active, self._price)
+            for overlaps, weight in zip(found[1:], weights, strict=True):
+                if overlaps.classes:
+                    groups = with_savings(groups, overlaps.classes, weight * scale)
+            best, lowest = cheapest(groups, own_costs)
+            if confirm is None or confirm(best, now_ms):
+                break
         slot = nth_slot(best, draw_place(best.bit_count(), self._generator))
         overlap_blocks = float(found.device.depth_of(slot))
-        for overlaps, weight in zip(found[1:], self._slower_weights, strict=True):
-            overlap_blocks += weight * overlaps.depth_of(slot)
+        for overlaps, weight in zip(found[1:], weights, strict=True):
+            if overlaps.classes:
+                overlap_blocks += weight * overlaps.depth_of(slot)
         block_size = self._block_size
-        cost = lowest + self._load_scale * (request.input_tokens / block_size) + request.num_blocks
+        cost = lowest + scale * (request.input_tokens / block_size) + request.num_blocks
         return ChosenSlot(slot, cost, overlap_blocks, round(overlap_blocks * block_size))
 
     def _overlaps(self, request: RoutingRequest) -> TierOverlaps:

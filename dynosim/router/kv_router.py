@@ -78,9 +78,8 @@ class KvRouter(Generic[E_contra]):
         witness: ChoiceWitness | None = None,
     ) -> None:
         confirm: Confirm | None = None
-        may_gain = False
         if isinstance(index, LaggingIndex):
-            confirm, may_gain = index.confirm, index.may_gain
+            confirm = index.confirm
             index = index.index
         self.settings = settings
         self.index: Index[E_contra] = index
@@ -93,15 +92,7 @@ class KvRouter(Generic[E_contra]):
             estimator=estimator,
         )
         generator = Random(f"{settings.seed}/{stream}")
-        self.choice = KvChoice(
-            self.table,
-            self.load,
-            index,
-            settings.cost,
-            generator,
-            confirm,
-            looks_everywhere=may_gain,
-        )
+        self.choice = KvChoice(self.table, self.load, index, settings.cost, generator, confirm)
         self.generator = generator
         self.estimator = estimator
         self._witness = witness

@@ -53,8 +53,15 @@ def run(
     )
     rate = rng.choice([0.01, 1.0])
     host = TierSpec(name="host", num_blocks=num_blocks, read_gb_s=rate, write_gb_s=2 * rate)
-    tiers = TiersSpec(tiers=(host,), block_bytes=spec.block_size * 1000)
-    cluster = replace(cluster, pools=tuple(replace(pool, tiers=tiers) for pool in cluster.pools))
+    tiers = [host]
+    if rng.random() < 0.5:
+        tiers.append(replace(host, name="disk", num_blocks=10 * num_blocks, latency_ms=0.1))
+    tiers_spec = TiersSpec(
+        tiers=tuple(tiers), block_bytes=spec.block_size * 1000, writes_evicted=rng.random() < 0.5
+    )
+    cluster = replace(
+        cluster, pools=tuple(replace(pool, tiers=tiers_spec) for pool in cluster.pools)
+    )
     return simulate(trace, cluster, RunOptions(exact_stepping=exact))
 
 

@@ -1,17 +1,15 @@
 """An index that lags is brought up to date where it matters, before anything is decided by it."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from router_support import BLOCK, make_router, request, store
 
 from dynosim.blocks.hashing import local_hashes, sequence_hashes
-from dynosim.blocks.tier import Tier
 from dynosim.indexer.answers import members
-from dynosim.indexer.base import BlockEvent, Removed, Stored
+from dynosim.indexer.base import BlockEvent, Removed
 from dynosim.indexer.compressed import CompressedRadixIndex
-from dynosim.indexer.tiers import TieredIndex
 from dynosim.router.classes import PolicyClass
 from dynosim.router.eligibility import Constraints
 from dynosim.router.kv_router import KvRouter
@@ -21,8 +19,6 @@ PROMPT = [1, 2, 3, 4]
 
 class Late:
     """An index that hears of evictions only when it is asked about their worker."""
-
-    may_gain = False
 
     def __init__(self, evicted: dict[int, int]) -> None:
         self.index = CompressedRadixIndex()
@@ -118,7 +114,6 @@ def test_loads_count_the_blocks_that_are_left() -> None:
 
     class Evicts:
         index = CompressedRadixIndex()
-        may_gain = False
 
         def confirm(self, slots: int, now_ms: float) -> bool:
             self.index.apply(0, Removed(sequence_hashes(local)[2:]))
@@ -128,27 +123,3 @@ def test_loads_count_the_blocks_that_are_left() -> None:
     store(router, 0, local)
     (load,) = router.get_potential_loads(TOKENS, 1.0)
     assert load["potential_prefill_tokens"] == 2 * BLOCK
-
-
-def test_whoever_may_have_stored_more_is_asked_though_nobody_would_choose_it() -> None:
-    names = sequence_hashes(PROMPT)
-
-    class Offloads:
-        """Worker 2 has all of the prompt in host memory, which is told when it is asked."""
-
-        index = TieredIndex(CompressedRadixIndex())
-        may_gain = True
-        asked: ClassVar[list[int]] = []
-
-        def confirm(self, slots: int, now_ms: float) -> bool:
-            self.asked.append(slots)
-            self.index.apply(2, Stored(None, names, PROMPT, Tier.HOST))
-            return False
-
-    late = Offloads()
-    router = make_router(3, index=late)
-    store(router, 0, PROMPT[:2])
-    decision = router.submit(request("r", PROMPT), 7.0)
-    assert decision is not None and late.asked == [0b111]
-    assert (decision.worker_id, decision.overlap_blocks) == (2, 0.75 * 4)
-    assert (decision.cached_tokens, decision.cost) == (3 * BLOCK, 1 + 4)

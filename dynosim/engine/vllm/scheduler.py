@@ -502,11 +502,15 @@ class VllmScheduler:
         offload = self._offload
         if offload is None:
             return self._bulk.count()
-        if self.num_waiting > self._remote.num_loading and offload.may_change:
-            return 0  # what the head finds there
-        if not offload.has_orphans:
-            return self._bulk.count()
-        return self._bulk.count_within(offload.safe_blocks)
+        safe_blocks = self.pool.free_blocks
+        if offload.has_orphans:
+            safe_blocks = offload.safe_blocks
+        if self.num_waiting > self._remote.num_loading:
+            if offload.may_change:
+                return 0  # what the head finds there
+            # What the device evicts of what the head finds may be loaded: it has to be asked then.
+            safe_blocks = min(safe_blocks, self.pool.blank_blocks)
+        return self._bulk.count_within(safe_blocks)
 
     def advance(self, num_steps: int) -> None:
         """Do uniform decode steps, at most as many as `uniform_steps` allows."""

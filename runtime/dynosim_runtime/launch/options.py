@@ -11,6 +11,7 @@ from dynosim.files.result_folder import DEPLOYMENT, check_results
 from dynosim_runtime.card import HANDING_OVER, PASSING_FIRST_TOKEN
 from dynosim_runtime.config import check_live, model_folder, require_one_rank
 from dynosim_runtime.launch.specs import DeployOptions, Engine
+from dynosim_runtime.mock.tiers import check_mock_tiers
 from dynosim_runtime.ports import check_port
 
 REAL_ENGINES: dict[str, str] = {  # and the module that its Python must have
@@ -52,7 +53,9 @@ def deploy_options(
     if plan.cluster.cpu_workers and kind in ("sglang", "trtllm"):
         raise ConfigError(f"cluster.cpu_workers: {kind} runs on GPUs only (set it to 0)")
     folder = model_folder(plan, model)
-    if kind != "mock":
+    if kind == "mock":
+        check_mock_tiers(plan.cluster.tiers)
+    else:
         _check_model(kind, plan, folder)
     place = (out if out is not None else DEPLOYMENTS / _name(plan, plan_path)).absolute()
     check_folder(place)

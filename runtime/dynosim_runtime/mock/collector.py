@@ -50,6 +50,7 @@ class EngineCollector(Collector):
 
     def _counters(self) -> Iterator[Metric]:
         stats = self._engine.stats
+        external = "vllm:external_prefix_cache_hits", "Tokens whose KV came from elsewhere"
         failed = "vllm:nixl_num_failed_transfers", "Transfers whose source was lost"
         preemptions = self._engine.core.num_preemptions
         for name, text, value in (
@@ -59,6 +60,7 @@ class EngineCollector(Collector):
             ("vllm:prompt_tokens", "Prompt tokens processed", stats.prompt_tokens),
             ("vllm:prompt_tokens_cached", "Prompt tokens from the cache", stats.cached_tokens),
             ("vllm:generation_tokens", "Tokens generated", stats.generation_tokens),
+            *([(*external, stats.external_hits)] if self._engine.spec.takes_kv else []),
             *([(*failed, stats.num_failed_transfers)] if self._engine.spec.takes_kv else []),
             ("dynosim:mock_steps", "Engine steps completed", stats.num_steps),
             ("dynosim:mock_slipped_seconds", "Time lost to a slow machine", stats.slipped_s),

@@ -14,6 +14,7 @@ import numpy as np
 
 from dynosim.engine.cores import CORES
 from dynosim.engine.engine import Engine
+from dynosim.engine.lanes import CopyLanes, LaneSpec
 from dynosim.engine.pace import NEVER
 from dynosim.engine.plan import StepPlan
 from dynosim.engine.recorder import Recorder
@@ -105,8 +106,9 @@ class MockRequest:
 
     @property
     def cached_tokens(self) -> int:
-        """Prompt tokens found in the cache when it was admitted first."""
-        return max(self.sequence.cached_tokens, 0)
+        """Prompt tokens found in the cache, or in a slower tier, when it was admitted first."""
+        found = max(self.sequence.cached_tokens, 0)
+        return found if self.call.remote_tokens else found + self.sequence.external_tokens
 
 
 class StepOutcome:
@@ -163,7 +165,8 @@ class MockEngine:
 
     Times in ms from any origin; neither arrivals nor planning times may decrease from call to call,
     but a driver that lags behind may submit calls before it plans steps that are due earlier.
-    `links` bring the KV of calls whose prompt was computed elsewhere.
+    `links` bring the KV of calls whose prompt was computed elsewhere; `lanes` are those to and from
+    a host tier of its own.
     """
 
     def __init__(
@@ -173,6 +176,7 @@ class MockEngine:
         tokens: TokenSource,
         stats: MockStats,
         links: IngressLinks | None = None,
+        lanes: LaneSpec | None = None,
     ) -> None:
         self.spec = spec
         self.stats = stats
@@ -183,6 +187,8 @@ class MockEngine:
         self._engine = Engine(
             self.core, timing, self._last_step, depth=spec.pipeline_depth, steps_singly=True
         )
+        self._lanes = None if lanes is None else CopyLanes(lanes)
+        self._engine.lanes = self._lanes
         self._tokens = tokens
         self._unpublished: list[EngineEvent] = []
         self._arriving: deque[MockRequest] = deque()  # not yet with the scheduler
@@ -276,7 +282,13 @@ class MockEngine:
     @property
     def next_transfer_ms(self) -> float:
         """When `end_transfers` is to be called; or infinity."""
-        return NEVER if self._links is None else self._links.network.next_ms
+        next_ms = NEVER if self._links is None else self._links.network.next_ms
+        lanes = self._lanes
+        if lanes is not None:
+            next_ms = min(next_ms, lanes.next_load_ms)
+            if self.core.awaits_copies or self._engine.next_ms == NEVER:
+                next_ms = min(next_ms, lanes.next_store_ms)
+        return next_ms
 
     @property
     def moving(self) -> list[MockRequest]:
@@ -284,9 +296,15 @@ class MockEngine:
         return list(self._transfers.values())
 
     def end_transfers(self, at_ms: float) -> list[MockRequest]:
-        """Take what has come; returns whose it was."""
-        assert self._links is not None
-        arrived = []
+        """Take what has come; returns whose it was, of what came from elsewhere."""
+        if self._lanes is not None:
+            for job in self._lanes.take_loaded(at_ms):
+                self._engine.copied(job, at_ms)
+            self._engine.hear_stored(at_ms)
+            self._collect_events()
+        arrived: list[MockRequest] = []
+        if self._links is None:
+            return arrived
         for transfer in self._links.network.complete(at_ms):
             request = self._transfers.pop(transfer)
             request.transfer_ms = at_ms - (request.transfer_ms or 0.0)
@@ -356,8 +374,7 @@ class MockEngine:
             for sequence in self._last_step.emitting
             if sequence.index in requests
         ]
-        outcome = StepOutcome(end_ms, emitted, self._unpublished)
-        self._unpublished = []
+        outcome = StepOutcome(end_ms, emitted, self.take_events())
         for request in emitted:
             request.num_delivered += 1
         self.stats.note_tokens(emitted, end_ms)
@@ -367,6 +384,11 @@ class MockEngine:
             self.stats.note_finished(request, end_ms)
             self._end(request)
         return outcome
+
+    def take_events(self) -> list[EngineEvent]:
+        """The KV events since the last call or step."""
+        events, self._unpublished = self._unpublished, []
+        return events
 
     def _output(self, call: MockCall) -> tuple[list[int], int | None]:
         """All tokens that the call will get, and the one that stops it."""

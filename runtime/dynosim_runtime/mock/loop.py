@@ -147,6 +147,7 @@ class EngineLoop:
     def _end_transfers(self, at_ms: float) -> None:
         for request in self.engine.end_transfers(at_ms):
             self.on_loaded(request)
+        self._publish(self.engine.take_events())
 
     def _hand_out_failed(self) -> None:
         for request in self.engine.take_failed():

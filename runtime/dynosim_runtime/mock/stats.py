@@ -71,6 +71,7 @@ class MockStats:
         self.generation_tokens = 0
         self.prefix_queries = 0  # tokens looked up in the cache, as vLLM counts them
         self.prefix_hits = 0
+        self.external_hits = 0  # of a slower tier
         self.slipped_s = 0.0  # real time by which the engine fell behind its own step times
         self.ttft = Histogram(_TTFT_BOUNDS_S)
         self.itl = Histogram(_ITL_BOUNDS_S)
@@ -91,6 +92,7 @@ class MockStats:
             if sequence.preemptions == 0:
                 self.prefix_queries += sequence.prompt_tokens
                 self.prefix_hits += sequence.cached_tokens
+                self.external_hits += sequence.external_tokens
 
     def note_tokens(self, emitted: Sequence[CountedRequest], end_ms: float) -> None:
         """Each of `emitted` got a token at `end_ms`. Most got the last one a step before."""

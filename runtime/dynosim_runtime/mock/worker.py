@@ -29,6 +29,7 @@ from dynosim_runtime.mock.links import IngressLinks, handoff_cost
 from dynosim_runtime.mock.loop import EngineLoop, RealClock
 from dynosim_runtime.mock.server import MockServer
 from dynosim_runtime.mock.stats import MockStats
+from dynosim_runtime.mock.tiers import check_mock_tiers
 from dynosim_runtime.mock.tokens import FIRST_ORDINARY_TOKEN, TokenSource
 from dynosim_runtime.ports import BACKLOG, listening_socket
 from dynosim_runtime.tokenize.byte_tokenizer import TOKEN_ID_LIMIT
@@ -113,6 +114,7 @@ class MockWorker:
         if not speedup > 0:
             raise ConfigError(f"--speedup: {speedup}; use a number above 0")
         self.speedup = speedup
+        check_mock_tiers(config.cluster.tiers)
         prepared = prepare(config)
         spec, timing = prepared.engine, prepared.timing
         if on_cpu:
@@ -127,6 +129,7 @@ class MockWorker:
             )
             if exchange.role == "decode":
                 links = IngressLinks(exchange.cost, exchange.moves)
+        lanes = None if prepared.tiers is None else prepared.tiers.lanes()
         self._role = None if exchange is None else exchange.role
         self._held: HeldKv | None = None
         self._taker = KvTaker() if self._role == "decode" else None
@@ -141,7 +144,7 @@ class MockWorker:
         vocabulary = None if folder is None else vocabulary_size(folder)
         tokens = TokenSource(FIRST_ORDINARY_TOKEN, vocabulary or MADE_UP_VOCABULARY)
         self._reader = CallReader(spec, self._model, vocabulary or TOKEN_ID_LIMIT)
-        self._engine = MockEngine(spec, timing, tokens, MockStats(speedup), links)
+        self._engine = MockEngine(spec, timing, tokens, MockStats(speedup), links, lanes)
         self._outside_ms = timing.ingress_ms + timing.egress_ms
         self._clock = RealClock(speedup)
         self._publisher = EventPublisher(host=host)
