@@ -21,10 +21,16 @@ app = typer.Typer(
 )
 
 _FORMATS = "mooncake, azure or jsonl; by the file's name if not given"
+_READ = (
+    "mooncake, azure, jsonl, agentic_mooncake, dynamo, weka or bailian; by the file if not given"
+)
 
 TraceFile = Annotated[Path, typer.Argument(help="Trace file, plain or gzipped.")]
-Format = Annotated[str | None, typer.Option(help=f"Format: {_FORMATS}.")]
-BlockTokens = Annotated[int, typer.Option(help="Prompt tokens behind one hash id.")]
+Format = Annotated[str | None, typer.Option(help=f"Format: {_READ}.")]
+BlockTokens = Annotated[
+    int | None,
+    typer.Option(help="Prompt tokens behind one hash id; else as the file says, or 512."),
+]
 Limit = Annotated[int | None, typer.Option(help="Read only the first rows.")]
 LengthsFromHashIds = Annotated[
     bool,
@@ -61,7 +67,7 @@ HashBlockTokens = Annotated[int | None, typer.Option(help="Prompt tokens behind 
 def inspect(
     trace: TraceFile,
     format: Format = None,
-    trace_block_size: BlockTokens = 512,
+    trace_block_size: BlockTokens = None,
     block_size: Annotated[
         int | None, typer.Option(help="Engine block size in tokens: adds the reuse at that size.")
     ] = None,
@@ -106,9 +112,9 @@ def inspect(
 def convert(
     source: TraceFile,
     target: TargetFile,
-    format: Annotated[str | None, typer.Option("--from", help=f"Source: {_FORMATS}.")] = None,
+    format: Annotated[str | None, typer.Option("--from", help=f"Source: {_READ}.")] = None,
     to: To = None,
-    trace_block_size: BlockTokens = 512,
+    trace_block_size: BlockTokens = None,
     limit: Limit = None,
     skip_bad_lines: SkipBadLines = False,
     lengths_from_hash_ids: LengthsFromHashIds = False,

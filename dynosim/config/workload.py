@@ -19,7 +19,7 @@ SOURCES = ("trace", "synthetic", "pool")
 """Where requests come from: one of them."""
 STAGES_SAY = ("requests", "sessions", "rate_rps")
 """What load stages say in place of `synthetic`."""
-TraceFormat = Literal["mooncake", "azure", "jsonl"]
+TraceFormat = Literal["mooncake", "azure", "jsonl", "agentic_mooncake", "dynamo", "weka", "bailian"]
 
 
 class DistributionConfig(Section):
@@ -186,9 +186,10 @@ class WorkloadConfig(Section):
     template_tokens: Amount = 0
     """Tokens that the chat template puts in front of every prompt, the same in all."""
     format: TraceFormat | None = None
-    """Format of the trace; null: by the file's name."""
-    trace_block_size: Count = 512
-    """Prompt tokens behind one hash id of the trace. Unit: tokens."""
+    """Format of the trace; null: by the file's first line or name."""
+    trace_block_size: Count | None = None
+    """Prompt tokens behind one hash id of the trace; null: as the file says, or else 512. Unit:
+    tokens."""
     speedup: Annotated[float, Field(gt=0)] = 1.0
     """Divides arrival times and pauses. Unit: factor."""
     arrival_scale: Annotated[float, Field(gt=0)] = 1.0
