@@ -14,8 +14,8 @@ import msgspec
 
 from dynosim.errors import TraceError
 from dynosim.records import Trace
-from dynosim.workload.calls import Call, trace_of_calls
-from dynosim.workload.columns import Wait
+from dynosim.workload.calls import RecordedCall, trace_of_calls
+from dynosim.workload.columns import Awaited
 from dynosim.workload.recorded_lines import RecordedLines, require_block_size
 
 SCHEMA, VERSION = "dynamo.agentic_mooncake", 2
@@ -49,8 +49,8 @@ def read_agentic_mooncake(path: Path, *, block_tokens: int | None, skip_bad_line
     """The trace of an agentic Mooncake file. Raises: TraceError."""
     rows = RecordedLines(path, _Line, skip_bad_lines=skip_bad_lines)
     size: int | None = None
-    calls: list[Call] = []
-    plays: dict[str, Call] = {}  # the first call of each that waits for none
+    calls: list[RecordedCall] = []
+    plays: dict[str, RecordedCall] = {}  # the first call of each that waits for none
     for line, row in rows:
         if size is None:
             size = _block_size(row, block_tokens, str(path), line)
@@ -102,12 +102,12 @@ def _is_good(rows: RecordedLines[_Line], line: int, row: _Line, size: int) -> bo
     return True
 
 
-def _call(line: int, row: _Line, plays: dict[str, Call]) -> Call:
+def _call(line: int, row: _Line, plays: dict[str, RecordedCall]) -> RecordedCall:
     assert row.request_id is not None
     waits = [
-        Wait(one.request_id, one.delay_ms, one.trigger == "dispatch") for one in row.dependencies
+        Awaited(one.request_id, one.delay_ms, one.trigger == "dispatch") for one in row.dependencies
     ]
-    call = Call(
+    call = RecordedCall(
         row.request_id,
         line,
         row.input_length,
@@ -126,5 +126,5 @@ def _call(line: int, row: _Line, plays: dict[str, Call]) -> Call:
         later_ms = 0.0 if play is None else row.not_before_ms - play.arrival_ms
     first_name = plays[row.play_id].name if row.play_id in plays else call.name
     if later_ms > 0 and first_name != call.name and row.play_id:
-        call.waits.append(Wait(first_name, later_ms, True))
+        call.waits.append(Awaited(first_name, later_ms, True))
     return call

@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 
 from dynosim.records import Trace
-from dynosim.workload.calls import Call, trace_of_calls
-from dynosim.workload.columns import Wait
+from dynosim.workload.calls import RecordedCall, trace_of_calls
+from dynosim.workload.columns import Awaited
 from dynosim.workload.recorded_lines import RecordedLines, require_block_size
 
 BLOCK_TOKENS = 16
@@ -37,7 +37,7 @@ def read_bailian(path: Path, *, block_tokens: int | None, skip_bad_lines: bool) 
     """The trace of a Bailian file. Raises: TraceError."""
     require_block_size(BLOCK_TOKENS, block_tokens, path=str(path), line=0)
     rows = RecordedLines(path, _Turn, skip_bad_lines=skip_bad_lines)
-    turns: dict[int, Call] = {}
+    turns: dict[int, RecordedCall] = {}
     for line, row in rows:
         if not _is_good(rows, line, row):
             continue
@@ -76,11 +76,11 @@ def _is_good(rows: RecordedLines[_Turn], line: int, row: _Turn) -> bool:
     return True
 
 
-def _call(line: int, row: _Turn, parent: Call | None) -> Call:
+def _call(line: int, row: _Turn, parent: RecordedCall | None) -> RecordedCall:
     ids: list[object] = list(row.hash_ids)
     if len(ids) * BLOCK_TOKENS < row.input_length:
         ids.append(("end", row.chat_id))  # an end that is named by no id is shared with nobody
-    call = Call(
+    call = RecordedCall(
         str(row.chat_id),
         line,
         row.input_length,
@@ -92,5 +92,5 @@ def _call(line: int, row: _Turn, parent: Call | None) -> Call:
     )
     if parent is not None:
         apart_ms = max(0.0, call.arrival_ms - parent.arrival_ms)
-        call.waits = [Wait(parent.name, apart_ms, False)]
+        call.waits = [Awaited(parent.name, apart_ms, False)]
     return call

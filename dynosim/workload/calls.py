@@ -1,6 +1,6 @@
 """Recorded calls of agents into one `Trace`: names into rows, rows into an order, ids made dense.
 
-What the formats with graphs of requests have in common. Each reads its file into `Call`s; here is
+What the formats with graphs of requests have in common. Each reads its file into calls; here is
 checked that every call waits for calls that exist and not, over others, for itself, and rows are
 put in the order of their recorded or nominal arrivals, each behind those it waits for.
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 from dynosim.errors import TraceError
 from dynosim.records import NO_REQUEST, Dependencies, FloatArray, IntArray, Trace
-from dynosim.workload.columns import Wait
+from dynosim.workload.columns import Awaited
 from dynosim.workload.synthetic import NOMINAL_TOKEN_MS
 
 _Edges = list[tuple[int, float, bool]]
@@ -21,7 +21,7 @@ _Edges = list[tuple[int, float, bool]]
 
 
 @dataclass(slots=True)
-class Call:
+class RecordedCall:
     """One call. Without `waits` it comes at `arrival_ms`; else that only helps to order rows."""
 
     name: str
@@ -30,14 +30,14 @@ class Call:
     output_tokens: int
     block_ids: Sequence[Hashable]  # one for every block of the prompt, equal ones are the same
     arrival_ms: float = nan  # NaN: not recorded
-    waits: list[Wait] = field(default_factory=list)
+    waits: list[Awaited] = field(default_factory=list)
     session: str = ""
     kind: str = ""
     priority: int = 0  # lower is served earlier
 
 
 def trace_of_calls(
-    calls: Sequence[Call], *, block_tokens: int, path: str, waits_field: str = ""
+    calls: Sequence[RecordedCall], *, block_tokens: int, path: str, waits_field: str = ""
 ) -> Trace:
     """The trace of some calls; the first arrival becomes 0.
 
@@ -54,7 +54,7 @@ def trace_of_calls(
     return _trace(calls, waited, order, arrivals, block_tokens, path)
 
 
-def _places(calls: Sequence[Call], path: str) -> dict[str, int]:
+def _places(calls: Sequence[RecordedCall], path: str) -> dict[str, int]:
     place: dict[str, int] = {}
     for index, call in enumerate(calls):
         if call.name in place:
@@ -65,7 +65,9 @@ def _places(calls: Sequence[Call], path: str) -> dict[str, int]:
     return place
 
 
-def _waited(calls: Sequence[Call], place: dict[str, int], path: str, field: str) -> list[_Edges]:
+def _waited(
+    calls: Sequence[RecordedCall], place: dict[str, int], path: str, field: str
+) -> list[_Edges]:
     """What each call waits for, as places."""
     found: list[_Edges] = []
     for call in calls:
@@ -81,7 +83,9 @@ def _waited(calls: Sequence[Call], place: dict[str, int], path: str, field: str)
     return found
 
 
-def _in_order(calls: Sequence[Call], waited: list[_Edges], path: str, field: str) -> list[int]:
+def _in_order(
+    calls: Sequence[RecordedCall], waited: list[_Edges], path: str, field: str
+) -> list[int]:
     """The calls, each behind those it waits for, as the file has them where that is free."""
     missing = [len({other for other, _, _ in edges}) for edges in waited]
     followers: dict[int, list[int]] = {}
@@ -113,7 +117,9 @@ def _cycle(waited: list[_Edges], missing: list[int]) -> list[int]:
     return cycle[start:] + cycle[:start]
 
 
-def _arrivals_ms(calls: Sequence[Call], waited: list[_Edges], order: list[int]) -> list[float]:
+def _arrivals_ms(
+    calls: Sequence[RecordedCall], waited: list[_Edges], order: list[int]
+) -> list[float]:
     """When each call comes: as recorded, else as if answers took `NOMINAL_TOKEN_MS` a token."""
     arrivals = [0.0] * len(calls)
     for index in order:
@@ -137,7 +143,7 @@ def _arrivals_ms(calls: Sequence[Call], waited: list[_Edges], order: list[int]) 
 
 
 def _trace(
-    calls: Sequence[Call],
+    calls: Sequence[RecordedCall],
     waited: list[_Edges],
     order: list[int],
     arrivals: list[float],
@@ -175,7 +181,7 @@ def _trace(
 
 
 def _links(
-    calls: Sequence[Call], edges: list[_Edges]
+    calls: Sequence[RecordedCall], edges: list[_Edges]
 ) -> tuple[IntArray, FloatArray, Dependencies | None]:
     """Previous turns, their delays, and what rows wait for that wait for more than that."""
     previous = np.full(len(calls), NO_REQUEST, np.int64)

@@ -29,7 +29,7 @@ class FieldNames:
     hash_ids: str = "hash_ids"
 
 
-class Wait(NamedTuple):
+class Awaited(NamedTuple):
     """A row waits for another: until it has ended, or `from_start` come, and `delay_ms` longer."""
 
     request_id: str
@@ -52,7 +52,7 @@ class Columns:
     session_ids: list[str | None] | None = None
     request_ids: list[str | None] | None = None
     wishes: list[Wishes | None] | None = None
-    waits: list[tuple[Wait, ...] | None] | None = None  # None: for its session's earlier turn
+    waits: list[tuple[Awaited, ...] | None] | None = None  # None: for its session's earlier turn
     classes: list[str | None] | None = None
     expected_output_tokens: IntArray | None = None  # (n,) 0: not stated
     is_assumed: BoolArray | None = None  # (n,) the prompt's length was taken from its hash ids

@@ -18,8 +18,8 @@ import msgspec
 
 from dynosim.errors import TraceError
 from dynosim.records import Trace
-from dynosim.workload.calls import Call, trace_of_calls
-from dynosim.workload.columns import Wait
+from dynosim.workload.calls import RecordedCall, trace_of_calls
+from dynosim.workload.columns import Awaited
 from dynosim.workload.recorded_lines import RecordedLines, require_block_size
 
 SCHEMA = "dynamo.request.trace.v1"
@@ -67,7 +67,7 @@ class _Record(msgspec.Struct, gc=False, frozen=True):
 class _Timed:
     """A recorded request: its call, and when it started and ended."""
 
-    call: Call
+    call: RecordedCall
     start_ms: float
     end_ms: float
     context: _Context | None
@@ -124,7 +124,7 @@ class _Recording:
             what = f"{replay.input_length} tokens are {needed} blocks of {size}"
             rows.refuse(line, "request.replay.input_sequence_hashes", f"{given} hashes, but {what}")
             return
-        call = Call(
+        call = RecordedCall(
             request.request_id,
             line,
             replay.input_length,
@@ -191,7 +191,7 @@ def _link(requests: Sequence[_Timed], spans: Sequence[_Span], path: Path) -> Non
     for turns in sessions.values():
         for before, after in pairwise(turns):
             gap_ms = max(0.0, after.start_ms - before.end_ms)
-            after.call.waits.append(Wait(before.call.name, gap_ms, False))
+            after.call.waits.append(Awaited(before.call.name, gap_ms, False))
     for name, turns in sessions.items():
         context = turns[0].context
         parent = None if context is None else context.parent_session_id
@@ -217,7 +217,7 @@ def _attach(child: Sequence[_Timed], parent: Sequence[_Timed]) -> None:
     spawner = earlier[-1]
     overlaps = spawner.end_ms > first.start_ms
     since_ms = spawner.start_ms if overlaps else spawner.end_ms
-    wait = Wait(spawner.call.name, first.start_ms - since_ms, overlaps)
+    wait = Awaited(spawner.call.name, first.start_ms - since_ms, overlaps)
     first.call.waits.append(wait)
 
 
@@ -230,4 +230,4 @@ def _join(child: Sequence[_Timed], parent: Sequence[_Timed], spans: Sequence[_Sp
     later = [one for one in parent if one.start_ms >= min(span.end_ms for span in around)]
     if later:
         gap_ms = later[0].start_ms - child[-1].end_ms
-        later[0].call.waits.append(Wait(child[-1].call.name, max(0.0, gap_ms), False))
+        later[0].call.waits.append(Awaited(child[-1].call.name, max(0.0, gap_ms), False))

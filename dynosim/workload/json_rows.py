@@ -16,7 +16,7 @@ from msgspec.structs import astuple
 
 from dynosim.records import FloatArray, IntArray, Wishes
 from dynosim.workers.wishes import WishError
-from dynosim.workload.columns import MISSING_TOKENS, TOKENS_MAX, Columns, Wait
+from dynosim.workload.columns import MISSING_TOKENS, TOKENS_MAX, Awaited, Columns
 from dynosim.workload.json_dialects import MooncakeRow, PlainRow, RowDialect
 from dynosim.workload.json_messages import UNREADABLE, syntax_problem, type_problem
 from dynosim.workload.lines import LineChunk
@@ -251,7 +251,7 @@ def _priorities(values: Values | None) -> IntArray | None:
     return None if values is None else np.array([value or 0 for value in values], dtype=np.int64)
 
 
-def _waits(values: Values | None) -> list[tuple[Wait, ...] | None] | None:
+def _waits(values: Values | None) -> list[tuple[Awaited, ...] | None] | None:
     """Raises: WaitError."""
     return None if values is None else [read_waits(value) for value in values]
 

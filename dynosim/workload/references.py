@@ -7,7 +7,7 @@ earlier ones is bad, and what is wrong with it is known when the whole file has 
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from dynosim.workload.columns import Wait
+from dynosim.workload.columns import Awaited
 from dynosim.workload.problems import RowProblem
 
 FIELD = "wait_for"
@@ -24,7 +24,7 @@ class Edge(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class _Named:
     line: int
-    waits: tuple[Wait, ...]
+    waits: tuple[Awaited, ...]
 
 
 class References:
@@ -35,13 +35,13 @@ class References:
         self._named: dict[str, _Named] = {}  # all rows that have an id
         self._open: list[tuple[int, str | None, str]] = []  # line, its id, what it names
 
-    def note(self, line: int, request: str | None, waits: tuple[Wait, ...] | None) -> None:
+    def note(self, line: int, request: str | None, waits: tuple[Awaited, ...] | None) -> None:
         """Take note of a row, good or bad."""
         if request is not None:
             self._named.setdefault(request, _Named(line, waits or ()))
 
     def edges(
-        self, line: int, request: str | None, waits: tuple[Wait, ...]
+        self, line: int, request: str | None, waits: tuple[Awaited, ...]
     ) -> tuple[Edge, ...] | None:
         """What a row waits for, as rows; None if it names one that is not there (yet)."""
         for wait in waits:

@@ -16,10 +16,10 @@ from dynosim.records import NO_REQUEST, FloatArray, IntArray
 from dynosim.workload.columns import (
     MISSING_TOKENS,
     TOKENS_MAX,
+    Awaited,
     BoolArray,
     Columns,
     FieldNames,
-    Wait,
 )
 from dynosim.workload.problems import RowProblem
 from dynosim.workload.references import Edge, References
@@ -204,7 +204,7 @@ class RowChecker:
         arrival_ms: float,
         delay_ms: float,
         request: str | None,
-        waits: tuple[Wait, ...] | None,
+        waits: tuple[Awaited, ...] | None,
     ) -> RowProblem | None:
         names = self._names()
         if request is not None and request in self._references.row_of:
@@ -260,7 +260,7 @@ class _Turn(NamedTuple):
 
 def _link_fields(
     columns: Columns,
-) -> Iterator[tuple[int, str | None, str | None, float, float, tuple[Wait, ...] | None]]:
+) -> Iterator[tuple[int, str | None, str | None, float, float, tuple[Awaited, ...] | None]]:
     """Line, session, request id, arrival, stated delay and what it waits for, of each row."""
     size = len(columns)
     delay_ms = np.full(size, np.nan) if columns.delay_ms is None else columns.delay_ms

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from dynosim.workload.columns import Wait
+from dynosim.workload.columns import Awaited
 
 WAIT_FIELDS = ("wait_for", "request_class", "expected_output_tokens")
 
@@ -26,14 +26,14 @@ class WaitError(Exception):
     """A row cannot wait like that."""
 
 
-def read_waits(given: WaitFor | None) -> tuple[Wait, ...] | None:
+def read_waits(given: WaitFor | None) -> tuple[Awaited, ...] | None:
     """What a row waits for; None if it does not say. Raises: WaitError."""
     if not given:
         return None
     waits = tuple(
-        Wait(str(one.request_id), one.delay_ms, one.trigger == "dispatch")
+        Awaited(str(one.request_id), one.delay_ms, one.trigger == "dispatch")
         if isinstance(one, WaitRow)
-        else Wait(str(one), 0.0, False)
+        else Awaited(str(one), 0.0, False)
         for one in given
     )
     for place, wait in enumerate(waits):
@@ -44,7 +44,7 @@ def read_waits(given: WaitFor | None) -> tuple[Wait, ...] | None:
     return waits
 
 
-def wait_row(waits: Sequence[Wait]) -> dict[str, Any]:
+def wait_row(waits: Sequence[Awaited]) -> dict[str, Any]:
     """The field of a row that waits so."""
     if not waits:
         return {}

@@ -16,8 +16,8 @@ import msgspec
 
 from dynosim.errors import TraceError
 from dynosim.records import Trace
-from dynosim.workload.calls import Call, trace_of_calls
-from dynosim.workload.columns import Wait
+from dynosim.workload.calls import RecordedCall, trace_of_calls
+from dynosim.workload.columns import Awaited
 from dynosim.workload.json_messages import UNREADABLE, syntax_problem, type_problem
 from dynosim.workload.recorded_lines import require_block_size
 
@@ -49,7 +49,7 @@ class _Play(msgspec.Struct, gc=False, frozen=True):
 
 def read_weka(path: Path, *, block_tokens: int | None, skip_bad_lines: bool) -> Trace:
     """The trace of a Weka file or of a folder of them. Raises: TraceError."""
-    calls: list[Call] = []
+    calls: list[RecordedCall] = []
     size, num_skipped = block_tokens, 0
     plays: list[tuple[Path, int, _Play]] = []
     for file, line, text in _texts(path):
@@ -80,19 +80,23 @@ class _PlayReader:
     ) -> None:
         self._number, self._play, self._path, self._line = number, play, path, line
         self._is_relative = is_relative
-        self._calls: list[Call] = []
+        self._calls: list[RecordedCall] = []
         self._num_threads = 0
 
-    def calls(self) -> list[Call]:
+    def calls(self) -> list[RecordedCall]:
         """All of them, each waiting for others as it did. Raises: TraceError."""
         self._thread(self._play.requests, self._play.id, None, 0.0)
         return self._calls
 
     def _thread(
-        self, entries: list[_Entry], name: str, spawner: tuple[Call, float] | None, from_s: float
-    ) -> tuple[Call, float] | None:
+        self,
+        entries: list[_Entry],
+        name: str,
+        spawner: tuple[RecordedCall, float] | None,
+        from_s: float,
+    ) -> tuple[RecordedCall, float] | None:
         """The requests of a thread; returns the last of them and when it ended, in ms."""
-        before, threads = spawner, list[tuple[Call, float]]()
+        before, threads = spawner, list[tuple[RecordedCall, float]]()
         for entry in sorted(entries, key=lambda one: one.t):
             start_ms = round((from_s + entry.t) * MS_PER_S, 3)
             if entry.type == "subagent":
@@ -107,12 +111,12 @@ class _PlayReader:
                 call.waits.append(_gap(*before, start_ms))
             for child, end_ms in threads:
                 if end_ms <= start_ms:
-                    call.waits.append(Wait(child.name, round(start_ms - end_ms, 3), False))
+                    call.waits.append(Awaited(child.name, round(start_ms - end_ms, 3), False))
             threads = [one for one in threads if one[1] > start_ms]
             before = call, round(start_ms + entry.api_time * MS_PER_S, 3)
         return before
 
-    def _call(self, entry: _Entry, thread: str, start_ms: float) -> Call:
+    def _call(self, entry: _Entry, thread: str, start_ms: float) -> RecordedCall:
         size, number = self._play.block_size, len(self._calls)
         if entry.inputs < 1 or entry.outputs < 1:
             short = "in" if entry.inputs < 1 else "out"
@@ -124,7 +128,7 @@ class _PlayReader:
         ids: list[object] = [(self._number, one) for one in entry.hash_ids[:whole]]
         num_blocks = -(-entry.inputs // size)
         ids += [(self._number, number, place) for place in range(len(ids), num_blocks)]
-        call = Call(
+        call = RecordedCall(
             f"{self._play.id}/{number}",
             self._line,
             entry.inputs,
@@ -138,11 +142,11 @@ class _PlayReader:
         return call
 
 
-def _gap(before: Call, end_ms: float, start_ms: float) -> Wait:
+def _gap(before: RecordedCall, end_ms: float, start_ms: float) -> Awaited:
     """How a request waits for the one before it of its thread, or for the one that spawned it."""
     if end_ms <= start_ms:
-        return Wait(before.name, round(start_ms - end_ms, 3), False)
-    return Wait(before.name, max(0.0, start_ms - before.arrival_ms), True)
+        return Awaited(before.name, round(start_ms - end_ms, 3), False)
+    return Awaited(before.name, max(0.0, start_ms - before.arrival_ms), True)
 
 
 def _is_relative(play: _Play) -> bool:

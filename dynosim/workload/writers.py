@@ -16,7 +16,7 @@ import numpy as np
 
 from dynosim.errors import ConfigError, TraceError
 from dynosim.records import Dependencies, Trace
-from dynosim.workload.columns import Wait
+from dynosim.workload.columns import Awaited
 from dynosim.workload.readers import WRITTEN_FORMATS, format_of
 from dynosim.workload.wait_fields import wait_row
 from dynosim.workload.wish_fields import wish_row
@@ -164,7 +164,7 @@ def _waits_of(graph: Dependencies, names: tuple[str, ...]) -> Callable[[int], di
 
     def waits(row: int) -> dict[str, Any]:
         edges = range(starts[row], starts[row + 1])
-        return wait_row([Wait(names[rows[e]], delays_ms[e], from_start[e]) for e in edges])
+        return wait_row([Awaited(names[rows[e]], delays_ms[e], from_start[e]) for e in edges])
 
     return waits
 

@@ -35,6 +35,28 @@ def same(first: Trace, second: Trace) -> bool:
     return all(a is b or (a is not None and np.array_equal(a, b)) for a, b in pairs)
 
 
+OPTIONAL_FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "request_class": st.sampled_from(["lead", "sub_agent"]),
+    "expected_output_tokens": st.integers(1, 500),
+    "priority": st.integers(-2, 2),
+}
+
+
+def draw_waits(draw: st.DrawFn, named: list[str], item: dict[str, Any]) -> None:
+    """A row waits for some earlier ones, in either spelling."""
+    item.pop("delay", None)
+    others = draw(st.lists(st.sampled_from(named), min_size=1, max_size=3, unique=True))
+    triggers = st.sampled_from(["completion", "dispatch"])
+    item["wait_for"] = [
+        name
+        if draw(st.booleans())
+        else {"request_id": name, "delay_ms": draw(st.floats(0, 100)), "trigger": draw(triggers)}
+        for name in others
+    ]
+    if draw(st.booleans()):
+        item.pop("timestamp", None)
+
+
 @st.composite
 def rows(draw: st.DrawFn) -> list[dict[str, Any]]:
     """Mooncake rows that are right: sessions, prefixes that branch, any optional field."""
@@ -58,26 +80,10 @@ def rows(draw: st.DrawFn) -> list[dict[str, Any]]:
             seen.add(session)
         named = [row["request_id"] for row in result if "request_id" in row]
         if named and draw(st.integers(0, 3)) == 0:
-            item.pop("delay", None)
-            others = draw(st.lists(st.sampled_from(named), min_size=1, max_size=3, unique=True))
-            item["wait_for"] = [
-                name
-                if draw(st.booleans())
-                else {
-                    "request_id": name,
-                    "delay_ms": draw(st.floats(0, 100)),
-                    "trigger": draw(st.sampled_from(["completion", "dispatch"])),
-                }
-                for name in others
-            ]
+            draw_waits(draw, named, item)
+        for name, values in OPTIONAL_FIELDS.items():
             if draw(st.booleans()):
-                item.pop("timestamp", None)
-        if draw(st.booleans()):
-            item["request_class"] = draw(st.sampled_from(["lead", "sub_agent"]))
-        if draw(st.booleans()):
-            item["expected_output_tokens"] = draw(st.integers(1, 500))
-        if draw(st.booleans()):
-            item["priority"] = draw(st.integers(-2, 2))
+                item[name] = draw(values)
         if draw(st.booleans()):
             item["request_id"] = f"r{index}"
         result.append(item)

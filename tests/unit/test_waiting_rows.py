@@ -126,7 +126,7 @@ BAD = {
         [row("a"), row("b", [{"request_id": "a", "trigger": "start"}])],
         "graph.jsonl:2:wait_for",
     ),
-    "no list": ([row("a"), row("b", "a")], "graph.jsonl:2:wait_for: expected a list of request ids"),
+    "no list": ([row("a"), row("b", "a")], "graph.jsonl:2:wait_for: expected a list of request"),
     "a wrong guess": (
         [row("a", expected_output_tokens=0)],
         "graph.jsonl:1:expected_output_tokens: expected a number of tokens >= 1, got 0",
