@@ -55,6 +55,10 @@ def _source_trace(workload: WorkloadConfig, *, seed: int, resolve: Callable[[str
             needs_arrival=workload.concurrency is None,
             lengths_from_hash_ids=workload.lengths_from_hash_ids,
         )
+    elif workload.agents is not None:
+        from dynosim.workload.agents import write_agents
+
+        trace = first_requests(write_agents(workload.agents, seed, resolve=resolve), workload.limit)
     else:
         from dynosim.workload.synthetic import synthesize
 

@@ -207,21 +207,29 @@ def synth(
     overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> None:
-    """Write a synthetic trace, the same for the same seed."""
+    """Write a synthetic trace, or one of agents that a YAML describes.
+
+    The same seed gives the same trace.
+    """
     flags = dict(locals())
     from dynosim.files.result_folder import check_files
+    from dynosim.workload.agents import write_agents
     from dynosim.workload.inspect import inspect_trace
-    from dynosim.workload.spec_file import read_spec, spec_from_flags
+    from dynosim.workload.spec_file import WrittenSpec, read_spec, refuse_flags, spec_from_flags
     from dynosim.workload.summary import summary_lines
     from dynosim.workload.synthetic import synthesize
     from dynosim.workload.writers import write_trace
 
     check_files([target], overwrite=overwrite)
-    data, file_seed = ({}, 0) if config is None else read_spec(config)
+    written = WrittenSpec({}, 0) if config is None else read_spec(config)
     for name in ("target", "config", "seed", "to", "overwrite", "json"):
         del flags[name]
-    spec = spec_from_flags(data, flags)
-    trace = synthesize(spec, file_seed if seed is None else seed)
+    used = written.seed if seed is None else seed
+    if written.is_agents:
+        refuse_flags(flags)
+        trace = write_agents(written.keys, used)
+    else:
+        trace = synthesize(spec_from_flags(written.keys, flags), used)
     write_trace(trace, target, to)
     summary = inspect_trace(trace) | {"target": str(target)}
     _print(summary, summary_lines(summary), as_json=json)

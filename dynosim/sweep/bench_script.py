@@ -16,8 +16,9 @@ from math import ceil
 from typing import Any
 
 from dynosim.build.workload import load_trace, recorded_format
+from dynosim.config.lengths import DistributionConfig
 from dynosim.config.schema import RunConfig
-from dynosim.config.workload import DistributionConfig, SyntheticConfig
+from dynosim.config.workload import SyntheticConfig
 from dynosim.experiment.schedule import row_block_tokens
 from dynosim.timing.sampler import REQUEST_FIELDS
 from dynosim.workload.readers import DEFAULT_BLOCK_TOKENS
@@ -124,6 +125,7 @@ def bench_script(config: RunConfig, report: Mapping[str, Any], *, title: str, mo
 def synthetic_flags(synthetic: SyntheticConfig, *, is_open: bool) -> list[str] | None:
     """The workload in AIPerf's words; None where it has none for it. Open loops have arrivals."""
     is_single = synthetic.turns is None and synthetic.max_context_tokens is None
+    is_single &= not synthetic.priorities
     has_prefix = bool(synthetic.shared_prefix_ratio or synthetic.shared_prefix_tokens)
     prompts, answers = _length("isl", synthetic.isl), _length("osl", synthetic.osl)
     if not is_single or has_prefix or prompts is None or answers is None:

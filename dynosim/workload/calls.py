@@ -13,6 +13,7 @@ import numpy as np
 
 from dynosim.errors import TraceError
 from dynosim.records import NO_REQUEST, Dependencies, FloatArray, IntArray, Trace
+from dynosim.workload.assemble import first_appearance_ids
 from dynosim.workload.columns import Awaited
 from dynosim.workload.synthetic import NOMINAL_TOKEN_MS
 
@@ -28,12 +29,13 @@ class RecordedCall:
     line: int  # 1-based, for messages
     input_tokens: int
     output_tokens: int
-    block_ids: Sequence[Hashable]  # one for every block of the prompt, equal ones are the same
+    block_ids: Sequence[Hashable] | IntArray  # one for every block, equal ones are the same
     arrival_ms: float = nan  # NaN: not recorded
     waits: list[Awaited] = field(default_factory=list)
     session: str = ""
     kind: str = ""
     priority: int = 0  # lower is served earlier
+    expected_output_tokens: int = 0  # the client's guess; 0: it has none
 
 
 def trace_of_calls(
@@ -158,15 +160,14 @@ def _trace(
     ]
     arrival_ms = np.array([arrivals[index] for index in order])
     previous, delay_ms, dependencies = _links(in_rows, edges)
-    numbers: dict[Hashable, int] = {}
-    ids = [numbers.setdefault(one, len(numbers)) for call in in_rows for one in call.block_ids]
     priority = np.array([call.priority for call in in_rows], np.int64)
+    expected = np.array([call.expected_output_tokens for call in in_rows], np.int64)
     has_links = bool((previous != NO_REQUEST).any())
     return Trace(
-        arrival_ms=arrival_ms - arrival_ms[0],
+        arrival_ms=np.round(arrival_ms - arrival_ms[0], 3),
         input_tokens=np.array([call.input_tokens for call in in_rows], np.int64),
         output_tokens=np.array([call.output_tokens for call in in_rows], np.int64),
-        hash_ids=np.array(ids, np.int64),
+        hash_ids=_dense_ids([call.block_ids for call in in_rows]),
         hash_offsets=np.cumsum([0, *(len(call.block_ids) for call in in_rows)]),
         trace_block_size=block_tokens,
         previous_turn=previous if has_links else None,
@@ -176,6 +177,7 @@ def _trace(
         session_ids=_texts([call.session for call in in_rows]),
         request_ids=tuple(call.name for call in in_rows),
         classes=_texts([call.kind for call in in_rows]),
+        expected_output_tokens=expected if expected.any() else None,
         source=path,
     )
 
@@ -207,6 +209,16 @@ def _links(
         delay_ms=np.array([edge[1] for edge in flat], np.float64),
         from_start=np.array([edge[2] for edge in flat], np.bool_),
     )  # fmt: skip
+
+
+def _dense_ids(blocks: Sequence[Sequence[Hashable] | IntArray]) -> IntArray:
+    """Ids 0, 1, 2, ... in order of first appearance."""
+    arrays = [ids for ids in blocks if isinstance(ids, np.ndarray)]
+    if arrays and len(arrays) == len(blocks):
+        return first_appearance_ids(np.concatenate(arrays))
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(one, len(numbers)) for ids in blocks for one in ids],
+                    np.int64)  # fmt: skip
 
 
 def _texts(values: list[str]) -> tuple[str, ...] | None:
