@@ -90,7 +90,7 @@ class AgentsConfig(Section):
     """A context that grows longer is summed up; null: never."""
     compact_to_tokens: Count = _SPEC.compact_to_tokens
     """How long it is then, system prompt and tools included."""
-    priorities: tuple[PriorityConfig, ...] = ()
+    priorities: list[PriorityConfig] = Field([])
     """Priority classes of tasks; empty: all alike."""
     hints_output_tokens: bool = _SPEC.hints_output_tokens
     """Whether clients tell the router how long they expect answers to be: the mean."""

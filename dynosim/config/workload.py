@@ -58,7 +58,7 @@ class SyntheticConfig(Section):
     """A session ends before its context exceeds them; null: never for that reason."""
     block_size: Count = 512
     """Prompt tokens of one prefix hash. Unit: tokens."""
-    priorities: tuple[PriorityConfig, ...] = ()
+    priorities: list[PriorityConfig] = Field([])
     """Priority classes of sessions; empty: all alike."""
 
     @model_validator(mode="after")

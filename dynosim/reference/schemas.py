@@ -8,6 +8,7 @@ dynosim: a file that it refuses may be fine for an editor, never the reverse.
 import json
 from collections.abc import Callable, Iterable, Iterator
 
+from dynosim.config.agents import AgentsConfig
 from dynosim.config.aliases import RUN_ALIASES, SWEEP_ALIASES, Aliases
 from dynosim.config.base import Section
 from dynosim.config.descriptions import Description, descriptions
@@ -66,16 +67,26 @@ def sweep_schema() -> Schema:
 
 
 def synthetic_schema() -> Schema:
-    """Of a synthetic workload's file, for `dynosim trace synth`: flags may give what it lacks."""
+    """Of a generated workload's file, for `dynosim trace synth`: flags may give what it lacks.
+
+    Agents have no flags.
+    """
     schema, run = _sections(SyntheticConfig), _sections(RunConfig)
+    agents = _sections(AgentsConfig)
     schema.pop("required")
-    name = SyntheticConfig.__name__
-    schema["$defs"] |= {name: {key: part for key, part in schema.items() if key != "$defs"}}
-    within = {**schema, "properties": {"synthetic": {"$ref": f"#/$defs/{name}"}}}
+    sources = {"synthetic": SyntheticConfig.__name__, "agents": AgentsConfig.__name__}
+    parts = {sources["synthetic"]: schema, sources["agents"]: agents}
+    schema["$defs"] |= agents["$defs"] | {
+        name: {key: part for key, part in one.items() if key != "$defs"}
+        for name, one in parts.items()
+    }
+    references = {source: {"$ref": f"#/$defs/{name}"} for source, name in sources.items()}
+    within = {**schema, "properties": references}
+    what = {"description": "The keys, as in a run file."}
     schema["properties"] = {
         **schema["properties"],
         "seed": run["properties"]["seed"],
-        "synthetic": {"$ref": f"#/$defs/{name}", "description": "The keys, as in a run file."},
+        **{source: reference | what for source, reference in references.items()},
         "workload": {key: part for key, part in within.items() if key != "$defs"},
     }
     return _headed(schema, "dynosim synthetic workload", "Requests that are made up.")

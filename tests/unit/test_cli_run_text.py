@@ -222,6 +222,7 @@ def test_the_document_is_the_report_and_what_made_it(outcome: RunOutcome) -> Non
         "trace_source": outcome.trace.source,
         "stages": None,
         "windows": None,
+        "classes": None,
         "kv_cache_breakdown": outcome.capacity.breakdown,
         "config": config.model_dump(mode="json", exclude_none=True),
     }
