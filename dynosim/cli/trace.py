@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_FORMATS = "mooncake, azure or jsonl; by the file's name if not given"
+_WRITTEN = "mooncake, azure, jsonl or agentic_mooncake; by the file's name if not given"
 _READ = (
     "mooncake, azure, jsonl, agentic_mooncake, dynamo, weka or bailian; by the file if not given"
 )
@@ -40,7 +40,7 @@ LengthsFromHashIds = Annotated[
 ]
 Sort = Annotated[bool, typer.Option("--sort", help="Put rows in order of arrival.")]
 TargetFile = Annotated[Path, typer.Argument(help="File to write, gzipped if it ends in .gz.")]
-To = Annotated[str | None, typer.Option("--to", help=f"Format to write: {_FORMATS}.")]
+To = Annotated[str | None, typer.Option("--to", help=f"Format to write: {_WRITTEN}.")]
 
 # The description of a synthetic workload; a flag that is not given leaves the file's value.
 SpecFile = Annotated[Path | None, typer.Option(help="YAML with the same keys; flags override it.")]

@@ -24,8 +24,10 @@ from dynosim.workload.problems import ProblemLog, RowProblem
 from dynosim.workload.recorded import RECORDED_FORMATS, read_recorded, recorded_format_of
 from dynosim.workload.validate import CheckedRows, RowChecker
 
-WRITTEN_FORMATS = ("mooncake", "azure", "jsonl")
-FORMATS = (*WRITTEN_FORMATS, *RECORDED_FORMATS)
+ROW_FORMATS = ("mooncake", "azure", "jsonl")
+"""Formats that are rows in the order of a trace's."""
+WRITTEN_FORMATS = (*ROW_FORMATS, "agentic_mooncake")
+FORMATS = (*ROW_FORMATS, *RECORDED_FORMATS)
 DEFAULT_BLOCK_TOKENS = 512
 """Prompt tokens behind one hash id in the Mooncake release."""
 

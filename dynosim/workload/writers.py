@@ -1,4 +1,4 @@
-"""`Trace` into files of the three formats. A file appears whole or not at all.
+"""`Trace` into files. A file appears whole or not at all.
 
 Equal traces give equal text everywhere, and equal `.gz` bytes with the same zlib: the gzip header
 holds neither time nor name.
@@ -38,9 +38,14 @@ def write_trace(trace: Trace, path: Path, format: str | None = None) -> list[str
     if form not in WRITTEN_FORMATS:
         known = ", ".join(WRITTEN_FORMATS)
         raise ConfigError(f"format: cannot write trace format {form!r}: expected one of {known}")
-    if form == "mooncake" and not len(trace.hash_ids):
-        raise ConfigError("mooncake rows need hash ids and this trace has none: write it as jsonl")
-    blocks = _csv_blocks(trace) if form == "azure" else _json_blocks(trace, _ROW_NAMES[form])
+    if form.endswith("mooncake") and not len(trace.hash_ids):
+        raise ConfigError(f"{form} rows need hash ids and this trace has none: write it as jsonl")
+    if form == "agentic_mooncake":
+        from dynosim.workload.agentic_writer import agentic_blocks
+
+        blocks = agentic_blocks(trace, _ROWS_AT_A_TIME)
+    else:
+        blocks = _csv_blocks(trace) if form == "azure" else _json_blocks(trace, _ROW_NAMES[form])
     with whole_file(path) as file:
         if path.name.endswith(".gz"):
             with gzip.GzipFile("", "wb", _LEVEL, file, mtime=0) as packed:
@@ -54,6 +59,9 @@ def write_trace(trace: Trace, path: Path, format: str | None = None) -> list[str
 
 def lost_parts(trace: Trace, form: str) -> list[str]:
     """Parts of `trace` that a file of this format cannot hold."""
+    if form == "agentic_mooncake":
+        return [name for name in ("wishes", "classes", "expected_output_tokens")
+                if getattr(trace, name) is not None]  # fmt: skip
     if form != "azure":
         return []
     parts = {

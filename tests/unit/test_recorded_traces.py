@@ -5,12 +5,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dynosim.cli import main
-from dynosim.errors import TraceError
+from dynosim.errors import ConfigError, TraceError
 from dynosim.records import Trace
+from dynosim.workload.agents import write_agents
+from dynosim.workload.inspect import shared_prefixes
 from dynosim.workload.readers import read_trace, read_trace_file
+from dynosim.workload.writers import write_trace
 
 HEADER = {"schema": "dynamo.agentic_mooncake", "version": 2, "block_size": 64}
 
@@ -332,3 +336,33 @@ def test_bad_rows_of_a_recording_can_be_left_out(tmp_path: Path) -> None:
     lines = [chat(1, -1, 0.0), chat(2, 55, 1.0), chat(3, 2, 2.0)]  # 3 follows one left out
     trace = read_trace(saved(tmp_path / "b.jsonl", *lines), "bailian", skip_bad_lines=True)
     assert (trace.request_ids, trace.skipped_lines) == (("1",), 2)
+
+
+# ---- writing ---------------------------------------------------------------------------------
+
+
+def test_agents_are_written_as_agentic_mooncake_and_read_as_they_were(tmp_path: Path) -> None:
+    spec = {"tasks": 3, "rate_rps": 1.0, "team_share": 1.0, "lead_turns": 20, "snapshot_tasks": 1}
+    trace = write_agents(spec, 3)
+    lost = write_trace(trace, tmp_path / "a.jsonl", "agentic_mooncake")
+    again = read_trace(tmp_path / "a.jsonl")
+    assert lost == ["classes"]
+    assert trace.request_ids is not None
+    assert sorted(again.request_ids or ()) == sorted(trace.request_ids)
+    for name in trace.request_ids:
+        assert waits(again, name) == waits(trace, name)
+    rows = [trace.request_ids.index(name) for name in again.request_ids or ()]
+    same = trace.take(np.array(rows))
+    for column in ("input_tokens", "output_tokens", "hash_offsets"):
+        assert getattr(again, column).tolist() == getattr(same, column).tolist()
+    assert shared_prefixes(again)[1].sum() == shared_prefixes(same)[1].sum()
+    starts = same.previous_turn == -1  # type: ignore[operator]
+    np.testing.assert_allclose(again.arrival_ms[starts], same.arrival_ms[starts])
+
+
+def test_a_trace_without_hash_ids_is_no_agentic_mooncake(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0,9,9\n")
+    with pytest.raises(ConfigError, match="agentic_mooncake rows need hash ids"):
+        write_trace(read_trace(tmp_path / "a.csv"), tmp_path / "b.jsonl", "agentic_mooncake")
+    with pytest.raises(ConfigError, match="cannot write trace format 'weka'"):
+        write_trace(read_trace(tmp_path / "a.csv"), tmp_path / "b.jsonl", "weka")
