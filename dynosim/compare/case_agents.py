@@ -13,7 +13,8 @@ from dynosim.records import IntArray, RunResult, Trace
 from dynosim.router.knobs import AffinitySpec, RouterSpec
 from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import LinearModel
-from dynosim.workload.agents import LEAD, SUB_AGENT, TEAMMATE, write_agents
+from dynosim.workload.agent_tasks import LEAD, SUB_AGENT, TEAMMATE
+from dynosim.workload.agents import write_agents
 from dynosim.workload.inspect import engine_cached_tokens, shared_prefixes
 
 TASKS, WORKERS, SEED, BLOCK = 12, 512, 5, 16
