@@ -1,6 +1,6 @@
 """The `workload.agents:` section: tasks of a lead agent, its sub-agents and its team."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,9 +13,10 @@ _SPEC = AgentsSpec(tasks=1)
 
 
 def _default(drawn: Drawn) -> DistributionConfig:
-    names = ("dist", "mean", "min", "max", *(("std",) if drawn.std else ()))
-    given = {name: getattr(drawn, name) for name in names}
-    return DistributionConfig(**{name: value for name, value in given.items() if value is not None})
+    """Made without checks, as those would be built for every command that reads a file."""
+    bounds = {name: getattr(drawn, name) for name in ("mean", "std", "min", "max")}
+    given: dict[str, Any] = {name: float(value) for name, value in bounds.items() if value}
+    return DistributionConfig.model_construct(None, dist=drawn.dist, **given)
 
 
 class AgentsConfig(Section):

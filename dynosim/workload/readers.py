@@ -103,6 +103,8 @@ def read_trace_file(
     _require_positive("limit", limit)
     form = format or recorded_format_of(path) or format_of(path)
     if form in RECORDED_FORMATS:
+        if lengths_from_hash_ids:
+            raise ConfigError(f"lengths_from_hash_ids: {form} states all lengths (remove it)")
         with _collector_off():
             trace = read_recorded(
                 form, path, block_tokens=trace_block_size, skip_bad_lines=skip_bad_lines

@@ -329,6 +329,12 @@ def test_another_block_size_than_declared_is_refused(
         read_trace(path, form, 512)
 
 
+def test_what_a_recording_states_is_not_worked_out(tmp_path: Path) -> None:
+    path = saved(tmp_path / "t.jsonl", HEADER, call("a"))
+    with pytest.raises(ConfigError, match="lengths_from_hash_ids: agentic_mooncake states"):
+        read_trace(path, lengths_from_hash_ids=True)
+
+
 def test_bad_rows_of_a_recording_can_be_left_out(tmp_path: Path) -> None:
     lines = [HEADER, call("a"), call("b", output_length=0), call("c", input_length=-1)]
     trace = read_trace(saved(tmp_path / "t.jsonl", *lines), skip_bad_lines=True)
