@@ -166,7 +166,9 @@ def log_rows(
 def _in_order(trace: Trace, seen_ms: FloatArray, order: Any) -> Trace:
     """The trace as the scheduler sees it: later arrivals may overtake."""
     moved = trace.take(order)
-    return replace(moved, arrival_ms=seen_ms[order], previous_turn=None, delay_ms=None)
+    return replace(
+        moved, arrival_ms=seen_ms[order], previous_turn=None, delay_ms=None, dependencies=None
+    )
 
 
 def write_log(path: Path, setup: dict[str, Any], rows: list[dict[str, Any]]) -> Path:

@@ -38,11 +38,50 @@ class Wishes:
 
 
 @dataclass(frozen=True, slots=True)
+class Dependencies:
+    """What rows of a trace wait for that wait for other than the end of their previous turn alone.
+
+    Row i waits for `rows[offsets[i]:offsets[i + 1]]`, all of them earlier rows of the trace, and
+    arrives when the last of their delays is over. One is counted from the end of the request, or
+    with `from_start` from its arrival. An empty range: `previous_turn` says it all. Otherwise
+    `previous_turn` is one of them, which joins the row to its tree, and the trace's `delay_ms` of
+    the row means nothing.
+    """
+
+    offsets: IntArray  # (n + 1,)
+    rows: IntArray  # (m,)
+    delay_ms: FloatArray  # (m,)
+    from_start: NDArray[np.bool_]  # (m,)
+
+    def waiting(self) -> IntArray:
+        """The row that has each of them. (m,)"""
+        return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+
+    def take(self, rows: IntArray, size: int) -> "Dependencies | None":
+        """Those of some rows of a trace of `size`, without those on rows left out; None: none."""
+        place = np.full(size, NO_REQUEST, np.int64)
+        place[rows] = np.arange(len(rows))
+        starts, counts = self.offsets[rows], np.diff(self.offsets)[rows]
+        chosen = gather_runs(np.arange(len(self.rows)), starts, counts)
+        waiting = np.repeat(np.arange(len(rows)), counts)
+        kept = place[self.rows[chosen]] != NO_REQUEST
+        if not kept.any():
+            return None
+        chosen, per_row = chosen[kept], np.bincount(waiting[kept], minlength=len(rows))
+        return Dependencies(
+            offsets=np.concatenate(([0], np.cumsum(per_row))),
+            rows=place[self.rows[chosen]],
+            delay_ms=self.delay_ms[chosen],
+            from_start=self.from_start[chosen],
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """A workload in columns: row i is request i, rows in order of arrival (ties: file order).
 
     A row whose `previous_turn` is a request index has no arrival of its own: it arrives when that
-    request has finished, plus `delay_ms`. `hash_ids` of row i are
+    request has finished, plus `delay_ms`, or as its `dependencies` say. `hash_ids` of row i are
     `hash_ids[hash_offsets[i]:hash_offsets[i + 1]]`; each stands for `trace_block_size` prompt
     tokens, the last one possibly for fewer. Equal ids at equal depth after equal ids mean equal
     tokens. Without prefix information `hash_ids` is empty and no prompt shares anything.
@@ -61,6 +100,9 @@ class Trace:
     request_ids: tuple[str, ...] | None = None  # (n,) or None: "0", "1", ...
     stages: IntArray | None = None  # (n,) load stage of each, from 0; None: there are none
     wishes: tuple[Wishes | None, ...] | None = None  # (n,) or None: nobody has any
+    dependencies: Dependencies | None = None  # None: no row waits for more than its previous turn
+    classes: tuple[str, ...] | None = None  # (n,) kind of each, for reports; "": of no kind
+    expected_output_tokens: IntArray | None = None  # (n,) the client's guess; 0: it has none
     source: str = ""  # file or generator, for messages and reports
     skipped_lines: int = 0  # bad lines left out on the user's request
     assumed_lengths: int = 0  # prompts taken to be as long as their hash ids, on the same request
@@ -89,6 +131,8 @@ class Trace:
         counts = self.hash_offsets[rows + 1] - starts
         chosen: list[int] = rows.tolist()
         sessions, names, wishes = self.session_ids, self.request_ids, self.wishes
+        kinds, expected = self.classes, self.expected_output_tokens
+        dependencies = self.dependencies and self.dependencies.take(rows, len(self))
         return replace(
             self,
             arrival_ms=self.arrival_ms[rows],
@@ -96,22 +140,30 @@ class Trace:
             output_tokens=self.output_tokens[rows],
             hash_ids=gather_runs(self.hash_ids, starts, counts),
             hash_offsets=np.concatenate(([0], np.cumsum(counts))),
-            previous_turn=self._previous_among(rows),
+            previous_turn=self._previous_among(rows, dependencies),
+            dependencies=dependencies,
             delay_ms=None if self.delay_ms is None else self.delay_ms[rows],
             priority=None if self.priority is None else self.priority[rows],
             stages=None if self.stages is None else self.stages[rows],
             session_ids=None if sessions is None else tuple(sessions[row] for row in chosen),
             request_ids=None if names is None else tuple(names[row] for row in chosen),
             wishes=None if wishes is None else tuple(wishes[row] for row in chosen),
+            classes=None if kinds is None else tuple(kinds[row] for row in chosen),
+            expected_output_tokens=None if expected is None else expected[rows],
         )
 
-    def _previous_among(self, rows: IntArray) -> IntArray | None:
-        """`previous_turn` of some rows, counted among them."""
+    def _previous_among(self, rows: IntArray, dependencies: Dependencies | None) -> IntArray | None:
+        """`previous_turn` of some rows, counted among them; a row that waits for more has one."""
         if self.previous_turn is None:
             return None
         place = np.full(len(self) + 1, NO_REQUEST, np.int64)  # the last place: -1 maps to itself
         place[rows] = np.arange(len(rows))
-        return place[self.previous_turn[rows]]
+        previous: IntArray = place[self.previous_turn[rows]]
+        if dependencies is not None:
+            starts = dependencies.offsets[:-1]
+            orphans = np.flatnonzero((np.diff(dependencies.offsets) > 0) & (previous == NO_REQUEST))
+            previous[orphans] = dependencies.rows[starts[orphans]]
+        return previous
 
 
 def gather_runs(values: IntArray, starts: IntArray, counts: IntArray) -> IntArray:

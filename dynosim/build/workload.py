@@ -13,6 +13,7 @@ from dynosim.config.workload import SOURCES, PoolConfig, WorkloadConfig
 from dynosim.errors import ConfigError
 from dynosim.records import Trace
 from dynosim.workload.readers import read_trace
+from dynosim.workload.recorded import RECORDED_FORMATS, recorded_format_of
 from dynosim.workload.scaling import start_sessions_faster, tiled
 from dynosim.workload.stages import Stage, draw_stages, stage_windows_s
 from dynosim.workload.streams import stream
@@ -54,6 +55,10 @@ def _source_trace(workload: WorkloadConfig, *, seed: int, resolve: Callable[[str
             needs_arrival=workload.concurrency is None,
             lengths_from_hash_ids=workload.lengths_from_hash_ids,
         )
+    elif workload.agents is not None:
+        from dynosim.workload.agents import write_agents
+
+        trace = first_requests(write_agents(workload.agents, seed, resolve=resolve), workload.limit)
     else:
         from dynosim.workload.synthetic import synthesize
 
@@ -61,6 +66,14 @@ def _source_trace(workload: WorkloadConfig, *, seed: int, resolve: Callable[[str
             synthesize(workload.synthetic, seed, resolve=resolve, stages=stages), workload.limit
         )
     return with_template(trace, workload.template_tokens)
+
+
+def recorded_format(workload: WorkloadConfig, resolve: Callable[[str], Path]) -> str | None:
+    """The format of a recording of a graph of requests, which states its own block size."""
+    if workload.trace is None:
+        return None
+    form = workload.format or recorded_format_of(resolve(workload.trace))
+    return form if form in RECORDED_FORMATS else None
 
 
 def _stages(workload: WorkloadConfig) -> list[Stage]:
@@ -109,4 +122,12 @@ def _speed_up(trace: Trace, speedup: float) -> Trace:
     if speedup == 1.0:
         return trace
     delay_ms = None if trace.delay_ms is None else trace.delay_ms / speedup
-    return replace(trace, arrival_ms=trace.arrival_ms / speedup, delay_ms=delay_ms)
+    dependencies = trace.dependencies
+    if dependencies is not None:
+        dependencies = replace(dependencies, delay_ms=dependencies.delay_ms / speedup)
+    return replace(
+        trace,
+        arrival_ms=trace.arrival_ms / speedup,
+        delay_ms=delay_ms,
+        dependencies=dependencies,
+    )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dynosim import __version__
 from dynosim.atomic import check_folder, parquet_writer, text_writer, write_files
 from dynosim.cli.options import check_replays
-from dynosim.cli.run_text import print_parts, print_table
+from dynosim.cli.run_text import print_classes, print_parts, print_table
 from dynosim.config import dump_run, load_run
 from dynosim.config.formats import REPORT_SCHEMA
 from dynosim.errors import EXIT_INTERRUPTED, ConfigError
@@ -93,6 +93,7 @@ def run_command(asked: RunArguments) -> int:
         print_table(outcome, found, document["reuse_bound"])
         for title in ("stages", "windows"):
             print_parts(title, document[title])
+        print_classes(document["classes"])
         if asked.out is not None:
             print(f"report: {asked.out / 'report.html'}", file=sys.stderr)
     return code
@@ -158,6 +159,7 @@ def report_document(
         "stages": outcome.stage_rows(),
         "windows": None if windows_s is None else outcome.window_rows(windows_s),
         "reuse_bound": _reuse_bound(outcome) if has_reuse_bound else None,
+        "classes": outcome.class_rows(),
         "name": outcome.config.name,
         "seed": outcome.config.seed,
         "notes": list(outcome.timing.notes),

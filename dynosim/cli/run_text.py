@@ -70,6 +70,24 @@ def print_parts(title: str, rows: Sequence[Mapping[str, Any]] | None) -> None:
         print(f"{place:<9}" + "".join(f"{cell:>9}" for cell in cells) + end)
 
 
+def print_classes(rows: Sequence[Mapping[str, Any]] | None) -> None:
+    """The run by classes of requests: a line for each."""
+    if not rows:
+        return
+    heads = ("requests", "hit/call", "hit/token", "TTFT ms", "TPOT ms", "E2E ms")
+    print(f"{'class':<13}" + "".join(f"{head:>11}" for head in heads))
+    for row in rows:
+        cells = [
+            f"{row['num_requests']:,}",
+            _percent(row["mean_request_hit_rate"]),
+            _percent(row["prefix_cache_reused_ratio"]),
+            _number(row["mean_ttft_ms"]),
+            _number(row["mean_tpot_ms"]),
+            _number(row["mean_e2e_latency_ms"]),
+        ]
+        print(f"{row['request_class']:<13}" + "".join(f"{cell:>11}" for cell in cells))
+
+
 def _latency_lines(
     title: str, metric: str, report: Mapping[str, Any], intervals: "Intervals | None"
 ) -> list[str]:

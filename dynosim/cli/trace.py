@@ -20,11 +20,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_FORMATS = "mooncake, azure or jsonl; by the file's name if not given"
+_WRITTEN = "mooncake, azure, jsonl or agentic_mooncake; by the file's name if not given"
+_READ = (
+    "mooncake, azure, jsonl, agentic_mooncake, dynamo, weka or bailian; by the file if not given"
+)
 
 TraceFile = Annotated[Path, typer.Argument(help="Trace file, plain or gzipped.")]
-Format = Annotated[str | None, typer.Option(help=f"Format: {_FORMATS}.")]
-BlockTokens = Annotated[int, typer.Option(help="Prompt tokens behind one hash id.")]
+Format = Annotated[str | None, typer.Option(help=f"Format: {_READ}.")]
+BlockTokens = Annotated[
+    int | None,
+    typer.Option(help="Prompt tokens behind one hash id; else as the file says, or 512."),
+]
 Limit = Annotated[int | None, typer.Option(help="Read only the first rows.")]
 LengthsFromHashIds = Annotated[
     bool,
@@ -34,7 +40,7 @@ LengthsFromHashIds = Annotated[
 ]
 Sort = Annotated[bool, typer.Option("--sort", help="Put rows in order of arrival.")]
 TargetFile = Annotated[Path, typer.Argument(help="File to write, gzipped if it ends in .gz.")]
-To = Annotated[str | None, typer.Option("--to", help=f"Format to write: {_FORMATS}.")]
+To = Annotated[str | None, typer.Option("--to", help=f"Format to write: {_WRITTEN}.")]
 
 # The description of a synthetic workload; a flag that is not given leaves the file's value.
 SpecFile = Annotated[Path | None, typer.Option(help="YAML with the same keys; flags override it.")]
@@ -61,7 +67,7 @@ HashBlockTokens = Annotated[int | None, typer.Option(help="Prompt tokens behind 
 def inspect(
     trace: TraceFile,
     format: Format = None,
-    trace_block_size: BlockTokens = 512,
+    trace_block_size: BlockTokens = None,
     block_size: Annotated[
         int | None, typer.Option(help="Engine block size in tokens: adds the reuse at that size.")
     ] = None,
@@ -197,9 +203,9 @@ def _kv_bytes_per_token(model: str) -> int:
 def convert(
     source: TraceFile,
     target: TargetFile,
-    format: Annotated[str | None, typer.Option("--from", help=f"Source: {_FORMATS}.")] = None,
+    format: Annotated[str | None, typer.Option("--from", help=f"Source: {_READ}.")] = None,
     to: To = None,
-    trace_block_size: BlockTokens = 512,
+    trace_block_size: BlockTokens = None,
     limit: Limit = None,
     skip_bad_lines: SkipBadLines = False,
     lengths_from_hash_ids: LengthsFromHashIds = False,
@@ -292,21 +298,29 @@ def synth(
     overwrite: Overwrite = False,
     json: AsJson = False,
 ) -> None:
-    """Write a synthetic trace, the same for the same seed."""
+    """Write a synthetic trace, or one of agents that a YAML describes.
+
+    The same seed gives the same trace.
+    """
     flags = dict(locals())
     from dynosim.files.result_folder import check_files
+    from dynosim.workload.agents import write_agents
     from dynosim.workload.inspect import inspect_trace
-    from dynosim.workload.spec_file import read_spec, spec_from_flags
+    from dynosim.workload.spec_file import WrittenSpec, read_spec, refuse_flags, spec_from_flags
     from dynosim.workload.summary import summary_lines
     from dynosim.workload.synthetic import synthesize
     from dynosim.workload.writers import write_trace
 
     check_files([target], overwrite=overwrite)
-    data, file_seed = ({}, 0) if config is None else read_spec(config)
+    written = WrittenSpec({}, 0) if config is None else read_spec(config)
     for name in ("target", "config", "seed", "to", "overwrite", "json"):
         del flags[name]
-    spec = spec_from_flags(data, flags)
-    trace = synthesize(spec, file_seed if seed is None else seed)
+    used = written.seed if seed is None else seed
+    if written.is_agents:
+        refuse_flags(flags)
+        trace = write_agents(written.keys, used)
+    else:
+        trace = synthesize(spec_from_flags(written.keys, flags), used)
     write_trace(trace, target, to)
     summary = inspect_trace(trace) | {"target": str(target)}
     _print(summary, summary_lines(summary), as_json=json)

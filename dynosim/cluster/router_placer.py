@@ -23,7 +23,7 @@ from dynosim.engine.pace import NEVER
 from dynosim.engine.sequence import Sequence as EngineSequence
 from dynosim.errors import InvariantError
 from dynosim.indexer.answers import members
-from dynosim.records import KvEventLog, RoutingStats, Trace
+from dynosim.records import KvEventLog, RoutingStats, Trace, packed
 from dynosim.router.decision import Decision
 from dynosim.router.eligibility import Constraints, both
 from dynosim.router.inputs import End, FirstToken, Join, Leave, Release, Tokens
@@ -92,6 +92,9 @@ class RouterPlacer:
         self._names = names
         self._block_size = block_size
         self._session_ids = trace.session_ids
+        self._expected_tokens: array[int] | None = None  # by request; 0: its client has no guess
+        if trace.expected_output_tokens is not None:
+            self._expected_tokens = packed(trace.expected_output_tokens)
         self.is_one_of_two = False  # another placer has workers that requests may name
         self._wishes: RequestWishes | None = None
         if trace.wishes is not None:
@@ -298,9 +301,19 @@ class RouterPlacer:
         num_blocks = input_tokens // self._block_size
         jump = -priority if priority < 0 else 0
         session_id = None if self._session_ids is None else self._session_ids[index] or None
+        expected = None
+        if self._expected_tokens is not None:
+            expected = self._expected_tokens[index] or None
         if self._wishes is None:
             return RoutingRequest(
-                index, input_tokens, num_blocks, blocks, keys, jump, session_id=session_id
+                index,
+                input_tokens,
+                num_blocks,
+                blocks,
+                keys,
+                jump,
+                expected_output_tokens=expected,
+                session_id=session_id,
             )
         constraints, overrides = self._wishes.of(index)
         if constraints is not None and self.is_one_of_two:
@@ -312,6 +325,7 @@ class RouterPlacer:
             blocks,
             keys,
             jump,
+            expected_output_tokens=expected,
             session_id=session_id,
             constraints=constraints,
             overrides=overrides,

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from dynosim.cluster import ClusterSpec, PoolSpec, RunOptions, simulate
+from dynosim.compare.case_agents import TASKS, WORKERS, agent_caches
 from dynosim.compare.case_aiconfigurator import (
     calibrated_rows,
     disaggregated_rows,
@@ -221,6 +222,14 @@ CASES: tuple[Case, ...] = (
         "52,000 prompt tokens, TTFT = 168 ms + 14.3 us per uncached token (derived from the"
         " published 168 and 912 ms), one request at a time",
         prompt_stability,
+    ),
+    Case(
+        "V5",
+        "Agents' caches",
+        f"{TASKS} generated tasks of a lead, sub-agents and a team of four, all with the same 32K"
+        f" tokens of system prompt and tools, on {WORKERS} workers; sessions go to any worker and"
+        " stay there, sub-agents are of their lead's session",
+        agent_caches,
     ),
     Case(
         "V1",

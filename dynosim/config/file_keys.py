@@ -7,13 +7,14 @@ from dynosim.config.cluster import POOL_ROLES
 from dynosim.config.overrides import put
 from dynosim.config.schema import is_path
 
+GENERATED = ("synthetic", "agents")
+"""Sources of a workload whose lengths may be drawn from a file's."""
 FileKey = tuple[str, ...]
 
 
 def file_keys(data: dict[str, Any]) -> dict[FileKey, str]:
     """The files that a run file's data name, by key."""
     workload, timing = data.get("workload") or {}, data.get("timing") or {}
-    synthetic = workload.get("synthetic") or {}
     hardware = data.get("hardware")
     named: dict[FileKey, Any] = {("model",): data.get("model"), **_hardware((), hardware)}
     pools = _pools(data)
@@ -21,9 +22,10 @@ def file_keys(data: dict[str, Any]) -> dict[FileKey, str]:
         named |= _hardware(at, pool.get("hardware"))
     names = {key: name for key, name in named.items() if is_path(name or "")}
     names["workload", "trace"] = workload.get("trace")
-    for key, section in synthetic.items():
-        if isinstance(section, dict):
-            names["workload", "synthetic", key, "trace"] = section.get("trace")
+    for source in GENERATED:
+        for key, section in (workload.get(source) or {}).items():
+            if isinstance(section, dict):
+                names["workload", source, key, "trace"] = section.get("trace")
     names["timing", "file"] = timing.get("file")
     for at, pool in pools.items():
         names[*at, "timing", "file"] = (pool.get("timing") or {}).get("file")

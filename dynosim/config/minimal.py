@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from dynosim.config.file_keys import GENERATED
 from dynosim.config.schema import RunConfig
 
 
@@ -11,11 +12,12 @@ def minimal(config: RunConfig) -> dict[str, Any]:
     A distribution that is one number is written as that number.
     """
     data: dict[str, Any] = config.model_dump(mode="json", exclude_defaults=True)
-    synthetic = data["workload"].get("synthetic")
-    if synthetic is not None:
-        data["workload"]["synthetic"] = {
-            key: _number_or_section(value) for key, value in synthetic.items()
-        }
+    for source in GENERATED:
+        section = data["workload"].get(source)
+        if section is not None:
+            data["workload"][source] = {
+                key: _number_or_section(value) for key, value in section.items()
+            }
     return data
 
 

@@ -464,6 +464,7 @@ _DOCUMENT = (
         {
             "stages": "Results of each load stage; null: the load has none.",
             "windows": "Results by windows of time; null: not asked for.",
+            "classes": "Results of each class of requests; null: the trace names none.",
         },
         LIST,
         is_stable=False,

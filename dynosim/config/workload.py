@@ -1,9 +1,10 @@
-"""The `workload:` section: a trace to replay, a synthetic load, or a pool of prompts."""
+"""The `workload:` section: a trace, a synthetic load, a pool of prompts, or agents at work."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
+from dynosim.config.agents import AgentsConfig
 from dynosim.config.base import (
     Amount,
     Count,
@@ -14,61 +15,12 @@ from dynosim.config.base import (
     Share,
     check_rules,
 )
+from dynosim.config.lengths import Distribution, PriorityConfig, TraceFormat
 
-SOURCES = ("trace", "synthetic", "pool")
+SOURCES = ("trace", "synthetic", "pool", "agents")
 """Where requests come from: one of them."""
 STAGES_SAY = ("requests", "sessions", "rate_rps")
 """What load stages say in place of `synthetic`."""
-TraceFormat = Literal["mooncake", "azure", "jsonl"]
-
-
-class DistributionConfig(Section):
-    """How a quantity (tokens, turns, ms) is drawn. In a file a plain number stands for `fixed`.
-
-    A value outside `[min, max]` is drawn again.
-    """
-
-    dist: Literal["fixed", "normal", "lognormal", "geometric", "exponential", "empirical"]
-    """Kind of distribution."""
-    mean: NotNegative | None = None
-    """Mean, before bounds; every kind but `empirical` needs it. Unit: the quantity's."""
-    std: NotNegative | None = None
-    """Standard deviation, of `normal` and `lognormal`. Unit: the quantity's."""
-    min: NotNegative | None = None
-    """Lowest value; what is drawn below it is drawn again. Unit: the quantity's."""
-    max: NotNegative | None = None
-    """Highest value; what is drawn above it is drawn again. Unit: the quantity's."""
-    trace: str | None = None
-    """Trace whose lengths are drawn, for `empirical`."""
-    format: TraceFormat | None = None
-    """Format of that trace; null: by its name."""
-
-    @model_validator(mode="after")
-    def _rules(self) -> Self:
-        names = ("mean", "std", "trace", "format")
-        given = {name for name in names if getattr(self, name) is not None}
-        needed = {"trace"} if self.dist == "empirical" else {"mean"}
-        has_spread = self.dist in ("normal", "lognormal")
-        allowed = needed | ({"format"} if self.dist == "empirical" else set())
-        allowed |= {"std"} if has_spread else set()
-        rules = [(key, True, f"{self.dist} needs it", f"add `{key}: ...`")
-                 for key in sorted(needed - given)]  # fmt: skip
-        rules += [(key, True, f"{self.dist} has no such key", "remove it")
-                  for key in sorted(given - allowed)]  # fmt: skip
-        is_empty = self.max is not None and self.min is not None and self.max < self.min
-        check_rules([*rules, ("max", is_empty, f"is less than min ({self.min})", "raise it")])
-        return self
-
-
-def _distribution(value: Any) -> Any:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return {"dist": "fixed", "mean": value} if is_number else value
-
-
-Distribution = Annotated[
-    DistributionConfig,
-    BeforeValidator(_distribution, json_schema_input_type=NotNegative | DistributionConfig),
-]
 
 
 class SyntheticConfig(Section):
@@ -106,6 +58,8 @@ class SyntheticConfig(Section):
     """A session ends before its context exceeds them; null: never for that reason."""
     block_size: Count = 512
     """Prompt tokens of one prefix hash. Unit: tokens."""
+    priorities: list[PriorityConfig] = Field([])
+    """Priority classes of sessions; empty: all alike."""
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -181,14 +135,17 @@ class WorkloadConfig(Section):
     """A generated load, in place of a trace."""
     pool: PoolConfig | None = None
     """Prompts that repeat exactly, in place of a trace."""
+    agents: AgentsConfig | None = None
+    """Agents at work, in place of a trace."""
     stages: Annotated[list[StageConfig], Field(min_length=1)] | None = None
     """Rates of a generated load or a pool, one after another; null: as `synthetic` says."""
     template_tokens: Amount = 0
     """Tokens that the chat template puts in front of every prompt, the same in all."""
     format: TraceFormat | None = None
-    """Format of the trace; null: by the file's name."""
-    trace_block_size: Count = 512
-    """Prompt tokens behind one hash id of the trace. Unit: tokens."""
+    """Format of the trace; null: by the file's first line or name."""
+    trace_block_size: Count | None = None
+    """Prompt tokens behind one hash id of the trace; null: as the file says, or else 512. Unit:
+    tokens."""
     speedup: Annotated[float, Field(gt=0)] = 1.0
     """Divides arrival times and pauses. Unit: factor."""
     arrival_scale: Annotated[float, Field(gt=0)] = 1.0
@@ -223,7 +180,8 @@ class WorkloadConfig(Section):
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
-        closed = self.synthetic is not None and self.synthetic.arrival == "closed"
+        generated = self.synthetic or self.agents
+        closed = generated is not None and generated.arrival == "closed"
         sources = [key for key in SOURCES if getattr(self, key) is not None]
         more = sources[1] if len(sources) > 1 else sources[0] if sources else ""
         check_rules(
@@ -260,6 +218,15 @@ class WorkloadConfig(Section):
                    says, "remove it, or the stages") for key in STAGES_SAY),
                 ("synthetic.arrival", is_staged and synthetic.arrival == "closed",
                  "a closed loop has no load stages", "use poisson, or remove the stages"),
+            ]  # fmt: skip
+        agents = self.agents
+        if agents is not None:
+            is_paced = agents.rate_rps is not None or agents.arrival == "closed"
+            rules += [
+                ("agents.rate_rps", not is_paced, f"{agents.arrival} arrivals need it",
+                 "add `rate_rps: ...`, or `arrival: closed`"),
+                ("stages", is_staged, "agents work as long as their tasks take",
+                 "remove them, or use synthetic"),
             ]  # fmt: skip
         if pool is not None:
             is_closed = self.concurrency is not None

@@ -66,6 +66,12 @@ class RunOutcome:
             raise ConfigError(f"--windows {length_s:g}: {error} (make them longer)") from None
         return part_rows(self.result, parts, self.config.sla)
 
+    def class_rows(self) -> list[dict[str, Any]] | None:
+        """The results of each class of requests; None if the trace names none."""
+        from dynosim.metrics.request_classes import class_rows
+
+        return class_rows(self.result, self.trace)
+
     @property
     def requests(self) -> "pl.DataFrame":
         """A row per request; the columns of requests.parquet."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynosim.records import NO_REQUEST, FloatArray, IntArray, Trace
+from dynosim.workload.trees import tree_numbers
 
 NUM_DRAWS = 200
 _SEED = 20_260_101
@@ -19,8 +20,11 @@ _SEED = 20_260_101
 def sessions_of(trace: Trace) -> IntArray:
     """By request the number of its session: all turns that follow from the same first one. (n,)
 
-    Requests that name a session but do not wait for one another belong together, too.
+    Where requests wait for several others, all that hang together are one session. Requests that
+    name a session but do not wait for one another belong together, too.
     """
+    if trace.dependencies is not None:
+        return tree_numbers(trace)
     if trace.previous_turn is not None:
         session = np.arange(len(trace))
         for request, previous in enumerate(trace.previous_turn.tolist()):

@@ -49,6 +49,7 @@ def run_page(title: str, config_yaml: str, report: Report, result: RunResult, tr
         Part("Latency over time", _over_time_caption(figures), drawn(figures.latency_over_time())),
         Part("Load and throughput", "Rates per interval.", drawn(figures.load())),
         *_parts_of(report),
+        *_classes_of(report),
         Part("Workers", _WORKER_CAPTION, drawn(figures.workers())),
         Part("Prefix cache", _CACHE_CAPTION, drawn(figures.cache())),
         Part(TITLE, CAPTION, body=table(HEADER, slow_requests(result, trace), TEXT_COLUMNS)),
@@ -95,6 +96,33 @@ def _parts_of(report: Report) -> list[Part]:
         ]
         parts += [Part(title, _PARTS_CAPTION, body=table(header, rows))] if rows else []
     return parts
+
+
+_CLASS_CAPTION = (
+    "Hit rate per call: the mean of the cached parts of prompts; per token: all cached tokens over "
+    "all prompt tokens. Read/write: cached prompt tokens for one that was computed. Times in ms."
+)
+_CLASS_COLUMNS = {
+    "num_requests": "requests",
+    "completed_requests": "completed",
+    "mean_request_hit_rate": "hit rate per call",
+    "prefix_cache_reused_ratio": "per token",
+    "kv_read_write_ratio": "read/write",
+    "mean_ttft_ms": "TTFT",
+    "p99_ttft_ms": "TTFT p99",
+    "mean_tpot_ms": "TPOT",
+    "mean_e2e_latency_ms": "E2E",
+}
+
+
+def _classes_of(report: Report) -> list[Part]:
+    """A table of the run by classes of requests, where the report has them."""
+    rows = [
+        [row["request_class"], *(number(row[column], 4) for column in _CLASS_COLUMNS)]
+        for row in report.get("classes") or ()
+    ]
+    header = ("class", *_CLASS_COLUMNS.values())
+    return [Part("By class of request", _CLASS_CAPTION, body=table(header, rows))] if rows else []
 
 
 _LATENCY_CAPTION = (

@@ -43,7 +43,9 @@ class Entry:
     @property
     def default(self) -> str:
         """The default as it would be written; empty: there is none, or keys below have theirs."""
-        if "default" not in self.key or (self.is_section and self.key["default"] is not None):
+        if "default" not in self.key:
+            return ""
+        if self.is_section and not isinstance(self.key["default"], dict | None):
             return ""
         return written(self.key["default"])
 

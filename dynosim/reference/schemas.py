@@ -6,8 +6,9 @@ dynosim: a file that it refuses may be fine for an editor, never the reverse.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from dynosim.config.agents import AgentsConfig
 from dynosim.config.aliases import RUN_ALIASES, SWEEP_ALIASES, Aliases
 from dynosim.config.base import Section
 from dynosim.config.descriptions import Description, descriptions
@@ -23,7 +24,7 @@ from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_columns import OPTIONAL_SUMMARY_KEYS, SUMMARY_KEYS
 from dynosim.config.sweep_schema import RangeConfig, SweepKeys
 from dynosim.config.workload import SyntheticConfig
-from dynosim.reference.entries import Entry, Schema, entries, is_number, section_at
+from dynosim.reference.entries import Entry, Schema, entries, is_number, references, section_at
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -66,16 +67,26 @@ def sweep_schema() -> Schema:
 
 
 def synthetic_schema() -> Schema:
-    """Of a synthetic workload's file, for `dynosim trace synth`: flags may give what it lacks."""
+    """Of a generated workload's file, for `dynosim trace synth`: flags may give what it lacks.
+
+    Agents have no flags.
+    """
     schema, run = _sections(SyntheticConfig), _sections(RunConfig)
+    agents = _sections(AgentsConfig)
     schema.pop("required")
-    name = SyntheticConfig.__name__
-    schema["$defs"] |= {name: {key: part for key, part in schema.items() if key != "$defs"}}
-    within = {**schema, "properties": {"synthetic": {"$ref": f"#/$defs/{name}"}}}
+    sources = {"synthetic": SyntheticConfig.__name__, "agents": AgentsConfig.__name__}
+    parts = {sources["synthetic"]: schema, sources["agents"]: agents}
+    schema["$defs"] |= agents["$defs"] | {
+        name: {key: part for key, part in one.items() if key != "$defs"}
+        for name, one in parts.items()
+    }
+    named = {source: {"$ref": f"#/$defs/{name}"} for source, name in sources.items()}
+    within = {**schema, "properties": named}
+    what = {"description": "The keys, as in a run file."}
     schema["properties"] = {
         **schema["properties"],
         "seed": run["properties"]["seed"],
-        "synthetic": {"$ref": f"#/$defs/{name}", "description": "The keys, as in a run file."},
+        **{source: reference | what for source, reference in named.items()},
         "workload": {key: part for key, part in within.items() if key != "$defs"},
     }
     return _headed(schema, "dynosim synthetic workload", "Requests that are made up.")
@@ -117,8 +128,9 @@ def _sections(root: type[Section]) -> Schema:
     """The schema of a section and all below it, each key with its description."""
     schema = root.model_json_schema()
     classes = {section.__name__: section for section in _subclasses(Section)}
-    for name, section in {root.__name__: schema, **schema.get("$defs", {})}.items():
-        _describe(section, descriptions(classes[name]))
+    sections = schema.get("$defs", {})
+    for name, section in {root.__name__: schema, **sections}.items():
+        _describe(section, descriptions(classes[name]), sections)
     return schema
 
 
@@ -128,13 +140,20 @@ def _subclasses(section: type[Section]) -> Iterator[type[Section]]:
         yield from _subclasses(below)
 
 
-def _describe(section: Schema, by_key: dict[str, Description]) -> None:
+def _describe(
+    section: Schema, by_key: dict[str, Description], sections: Mapping[str, Schema]
+) -> None:
     section.pop("title", None)
     for name, key in section["properties"].items():
         key.pop("title", None)
         key.pop("discriminator", None)
-        if isinstance(key.get("default"), dict) and key["default"]:
-            del key["default"]  # a section's: each key below has its own
+        default = key.get("default")
+        if isinstance(default, dict) and default:
+            names = [reference.rpartition("/")[2] for reference in references(key)]
+            if any(sections[name].get("required") for name in names):
+                key["default"] = {word: one for word, one in default.items() if one is not None}
+            else:
+                del key["default"]  # a section's: each key below has its own
         if name in by_key:
             key["description"] = by_key[name].text
             if by_key[name].unit is not None:

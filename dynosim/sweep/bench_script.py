@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
+from dynosim.build.workload import load_trace, recorded_format
+from dynosim.config.lengths import DistributionConfig
 from dynosim.config.schema import RunConfig
-from dynosim.config.workload import DistributionConfig, SyntheticConfig
+from dynosim.config.workload import SyntheticConfig
 from dynosim.experiment.schedule import row_block_tokens
 from dynosim.timing.sampler import REQUEST_FIELDS
+from dynosim.workload.readers import DEFAULT_BLOCK_TOKENS
 
 SHARES = (0.5, 0.8, 1.0)
 REQUESTS_PER_SLOT = 40
@@ -122,6 +125,7 @@ def bench_script(config: RunConfig, report: Mapping[str, Any], *, title: str, mo
 def synthetic_flags(synthetic: SyntheticConfig, *, is_open: bool) -> list[str] | None:
     """The workload in AIPerf's words; None where it has none for it. Open loops have arrivals."""
     is_single = synthetic.turns is None and synthetic.max_context_tokens is None
+    is_single &= not synthetic.priorities
     has_prefix = bool(synthetic.shared_prefix_ratio or synthetic.shared_prefix_tokens)
     prompts, answers = _length("isl", synthetic.isl), _length("osl", synthetic.osl)
     if not is_single or has_prefix or prompts is None or answers is None:
@@ -191,6 +195,10 @@ def _offered_rps(config: RunConfig, report: Mapping[str, Any], measured_rps: flo
 
 
 def _block_size(config: RunConfig) -> int:
-    synthetic = config.workload.synthetic
-    tokens = config.workload.trace_block_size if synthetic is None else synthetic.block_size
-    return row_block_tokens(tokens)
+    """Prompt tokens behind one hash id of the rows that are sent."""
+    workload = config.workload
+    if workload.synthetic is not None:
+        return row_block_tokens(workload.synthetic.block_size)
+    if workload.trace is not None and recorded_format(workload, config.resolve) is None:
+        return row_block_tokens(workload.trace_block_size or DEFAULT_BLOCK_TOKENS)
+    return row_block_tokens(load_trace(config).trace_block_size)

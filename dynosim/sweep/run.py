@@ -170,14 +170,14 @@ def check_inputs(trials: Sequence[Trial]) -> None:
         if hardware is not None:
             hardware_sheet(hardware)
     for path in _trace_files(configs):
-        if not path.is_file():
+        if not path.exists():
             raise TraceError("no such file (check workload.trace)", path=str(path))
 
 
 def hash_of(trials: Sequence[Trial]) -> str:
     """Equal for sweeps whose trials would all give the same: configurations and file contents."""
     configs = [trial.config for trial in trials if trial.config is not None]
-    traces = {str(path.name): file_sha256(path) for path in _trace_files(configs)}
+    traces = {str(path.name): _sha256(path) for path in _trace_files(configs)}
     timings = {str(path.name): file_sha256(path) for path in _timing_files(configs)}
     known = [[trial.config_hash for trial in trials], traces]
     return digest([*known, timings] if timings else known)
@@ -197,6 +197,14 @@ def load_hash(sweep: SweepConfig, trials_hash: str) -> str:
     sought = None if sla is None else sla.model_dump(mode="json")
     load = sweep.load.model_dump(mode="json", exclude={"exhaustive"})  # more of the same probes
     return digest([trials_hash, load, sought])
+
+
+def _sha256(trace: Path) -> str:
+    """Of a trace file's bytes, or of all files of a recording that is a folder."""
+    if not trace.is_dir():
+        return file_sha256(trace)
+    files = sorted(path for path in trace.rglob("*") if path.is_file())
+    return digest([[str(path.relative_to(trace)), file_sha256(path)] for path in files])
 
 
 def _trace_files(configs: Sequence[RunConfig]) -> list[Path]:

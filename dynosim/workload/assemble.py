@@ -6,8 +6,17 @@ from typing import TypeVar
 
 import numpy as np
 
-from dynosim.records import NO_REQUEST, FloatArray, IntArray, Trace, gather_runs
+from dynosim.errors import TraceError
+from dynosim.records import (
+    NO_REQUEST,
+    Dependencies,
+    FloatArray,
+    IntArray,
+    Trace,
+    gather_runs,
+)
 from dynosim.workload.columns import Columns
+from dynosim.workload.references import FIELD
 from dynosim.workload.validate import CheckedRows
 
 _COMPACT_SLACK = 1024
@@ -50,6 +59,7 @@ class _Rows:
     columns: Columns
     previous_turn: IntArray
     delay_ms: FloatArray
+    dependencies: Dependencies | None
 
 
 def assemble(
@@ -63,7 +73,7 @@ def assemble(
     """
     rows = _concatenate(parts)
     columns = rows.columns
-    previous, delay_ms = rows.previous_turn, rows.delay_ms
+    previous, delay_ms, dependencies = rows.previous_turn, rows.delay_ms, rows.dependencies
     arrival_ms = _fill_arrivals(columns.arrival_ms, previous, in_session=sort)
     moved = 0
     if sort:
@@ -76,6 +86,9 @@ def assemble(
             columns = _permute(columns, order)
             arrival_ms, delay_ms = arrival_ms[order], delay_ms[order]
             previous = place[previous[order]]
+            if dependencies is not None:
+                dependencies = dependencies.take(order, len(order))
+                _require_order(dependencies, columns, source)
             source = f"{source} (sorted, {moved} rows moved)"
     has_links = bool((previous != NO_REQUEST).any())
     priority = columns.priority
@@ -92,6 +105,9 @@ def assemble(
         session_ids=_session_names(columns),
         request_ids=_request_names(columns),
         wishes=None if columns.wishes is None or not any(columns.wishes) else tuple(columns.wishes),
+        dependencies=dependencies,
+        classes=_class_names(columns),
+        expected_output_tokens=columns.expected_output_tokens,
         source=source,
         skipped_lines=skipped_lines,
         assumed_lengths=sum(
@@ -104,7 +120,8 @@ def assemble(
 
 def _concatenate(parts: Sequence[CheckedRows]) -> _Rows:
     if len(parts) == 1:
-        return _Rows(parts[0].columns, parts[0].previous_turn, parts[0].delay_ms)
+        one = parts[0]
+        return _Rows(one.columns, one.previous_turn, one.delay_ms, _dependencies(parts))
     chunks = [part.columns for part in parts]
     has_priority = any(chunk.priority is not None for chunk in chunks)
     has_sessions = any(chunk.session_ids is not None for chunk in chunks)
@@ -126,13 +143,53 @@ def _concatenate(parts: Sequence[CheckedRows]) -> _Rows:
         columns.session_ids = [name for c in chunks for name in c.session_ids or [None] * len(c)]
     if has_requests:
         columns.request_ids = [name for c in chunks for name in c.request_ids or [None] * len(c)]
+    if any(chunk.classes is not None for chunk in chunks):
+        columns.classes = [name for c in chunks for name in c.classes or [None] * len(c)]
+    expected = [chunk.expected_output_tokens for chunk in chunks]
+    if any(part is not None for part in expected):
+        columns.expected_output_tokens = np.concatenate(
+            [
+                np.zeros(len(c), np.int64) if part is None else part
+                for c, part in zip(chunks, expected, strict=True)
+            ]
+        )
     if has_wishes:
         columns.wishes = [wish for c in chunks for wish in c.wishes or [None] * len(c)]
     return _Rows(
         columns,
         np.concatenate([part.previous_turn for part in parts]),
         np.concatenate([part.delay_ms for part in parts]),
+        _dependencies(parts),
     )
+
+
+def _dependencies(parts: Sequence[CheckedRows]) -> Dependencies | None:
+    """What the rows wait for, where any states more than its session; indices of the whole file."""
+    if all(part.edges is None for part in parts):
+        return None
+    rows = [edges for part in parts for edges in part.edges or [()] * len(part.columns)]
+    edges = [edge for waited in rows for edge in waited]
+    return Dependencies(
+        offsets=np.cumsum([0, *(len(waited) for waited in rows)]),
+        rows=np.array([edge.row for edge in edges], np.int64),
+        delay_ms=np.array([edge.delay_ms for edge in edges], np.float64),
+        from_start=np.array([edge.from_start for edge in edges], np.bool_),
+    )
+
+
+def _require_order(dependencies: Dependencies | None, columns: Columns, source: str) -> None:
+    """Raises: TraceError if sorting has put a row before one that it waits for."""
+    if dependencies is None:
+        return
+    waiting = dependencies.waiting()
+    wrong = np.flatnonzero(dependencies.rows >= waiting)
+    if len(wrong):
+        row, other = int(waiting[wrong[0]]), int(dependencies.rows[wrong[0]])
+        raise TraceError(
+            f"waits for line {columns.line[other]}, which arrives later (leave its arrival out, or "
+            "mend one of the two)",
+            path=source.partition(" (sorted")[0], line=int(columns.line[row]), field=FIELD,
+        )  # fmt: skip
 
 
 def _fill_arrivals(arrival_ms: FloatArray, previous: IntArray, *, in_session: bool) -> FloatArray:
@@ -151,6 +208,7 @@ def _fill_arrivals(arrival_ms: FloatArray, previous: IntArray, *, in_session: bo
 def _permute(columns: Columns, order: IntArray) -> Columns:
     counts = np.maximum(columns.hash_counts, 0)
     starts = np.cumsum(counts) - counts
+    expected = columns.expected_output_tokens
     return Columns(
         line=columns.line[order],
         arrival_ms=columns.arrival_ms[order],
@@ -162,6 +220,8 @@ def _permute(columns: Columns, order: IntArray) -> Columns:
         session_ids=_permute_list(columns.session_ids, order),
         request_ids=_permute_list(columns.request_ids, order),
         wishes=_permute_list(columns.wishes, order),
+        classes=_permute_list(columns.classes, order),
+        expected_output_tokens=None if expected is None else expected[order],
     )
 
 
@@ -180,6 +240,12 @@ def _session_names(columns: Columns) -> tuple[str, ...] | None:
     return tuple(
         "" if name is None else names.setdefault(name, name) for name in columns.session_ids
     )
+
+
+def _class_names(columns: Columns) -> tuple[str, ...] | None:
+    if columns.classes is None or _is_empty(columns.classes):
+        return None
+    return tuple(name or "" for name in columns.classes)
 
 
 def _request_names(columns: Columns) -> tuple[str, ...] | None:

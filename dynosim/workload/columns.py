@@ -1,7 +1,7 @@
 """Rows of a trace file in columns, between the decoders and the finished `Trace`."""
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,9 @@ from dynosim.records import FloatArray, IntArray, Wishes
 
 MISSING_TOKENS = -(1 << 62)
 """Stands for a length that the row does not state; no real length is negative."""
+
+TOKENS_MAX = 1 << 31
+"""No prompt or answer is this long; such a number is a damaged field."""
 
 BoolArray = NDArray[np.bool_]
 T = TypeVar("T")
@@ -24,6 +27,14 @@ class FieldNames:
     output_tokens: str
     delay: str = "delay"
     hash_ids: str = "hash_ids"
+
+
+class Awaited(NamedTuple):
+    """A row waits for another: until it has ended, or `from_start` come, and `delay_ms` longer."""
+
+    request_id: str
+    delay_ms: float
+    from_start: bool
 
 
 @dataclass(slots=True)
@@ -41,6 +52,9 @@ class Columns:
     session_ids: list[str | None] | None = None
     request_ids: list[str | None] | None = None
     wishes: list[Wishes | None] | None = None
+    waits: list[tuple[Awaited, ...] | None] | None = None  # None: for its session's earlier turn
+    classes: list[str | None] | None = None
+    expected_output_tokens: IntArray | None = None  # (n,) 0: not stated
     is_assumed: BoolArray | None = None  # (n,) the prompt's length was taken from its hash ids
 
     def __len__(self) -> int:
@@ -49,6 +63,7 @@ class Columns:
     def take(self, keep: BoolArray) -> "Columns":
         """The rows where `keep` is true."""
         held = np.maximum(self.hash_counts, 0)
+        expected = self.expected_output_tokens
         return Columns(
             line=self.line[keep],
             arrival_ms=self.arrival_ms[keep],
@@ -61,6 +76,9 @@ class Columns:
             session_ids=_take_list(self.session_ids, keep),
             request_ids=_take_list(self.request_ids, keep),
             wishes=_take_list(self.wishes, keep),
+            waits=_take_list(self.waits, keep),
+            classes=_take_list(self.classes, keep),
+            expected_output_tokens=None if expected is None else expected[keep],
             is_assumed=None if self.is_assumed is None else self.is_assumed[keep],
         )
 

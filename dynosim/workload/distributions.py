@@ -16,7 +16,7 @@ import numpy as np
 
 from dynosim.errors import ConfigError
 from dynosim.records import FloatArray, IntArray
-from dynosim.workload.validate import TOKENS_MAX
+from dynosim.workload.columns import TOKENS_MAX
 
 if TYPE_CHECKING:
     from numpy.random import Generator

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from dynosim.records import NO_REQUEST, FloatArray, IntArray, Trace
+from dynosim.records import NO_REQUEST, Dependencies, FloatArray, IntArray, Trace
+from dynosim.workload.trees import tree_numbers
 
 _PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 
@@ -38,6 +39,8 @@ def inspect_trace(trace: Trace, block_size: int | None = None) -> dict[str, Any]
         "input_tokens": describe(trace.input_tokens),
         "output_tokens": describe(trace.output_tokens),
         "sessions": _sessions(trace),
+        "graph": _graph(trace),
+        "classes": None if trace.classes is None else _counts(filter(None, trace.classes)),
         "reuse": _reuse_summary(trace, block_size),
         "wishes": _wishes(trace),
     }
@@ -57,7 +60,13 @@ def describe(values: IntArray | FloatArray) -> dict[str, float]:
 
 
 def _sessions(trace: Trace) -> dict[str, Any]:
-    """Sessions, a request without one counted as a session of one turn."""
+    """Sessions, a request without one counted as a session of one turn.
+
+    Where requests wait for several others a session is a tree of them, and its turns are those of
+    the longest way through it.
+    """
+    if trace.dependencies is not None:
+        return _trees(trace, trace.dependencies)
     previous = trace.previous_turn
     if previous is None:
         return {"count": len(trace), "multi_turn": 0, "turns_mean": 1.0, "turns_max": 1}
@@ -78,6 +87,41 @@ def _sessions(trace: Trace) -> dict[str, Any]:
     if trace.delay_ms is not None:
         summary["delay_ms"] = describe(trace.delay_ms[~is_first])
     return summary
+
+
+def _trees(trace: Trace, graph: Dependencies) -> dict[str, Any]:
+    assert trace.previous_turn is not None
+    sizes = np.bincount(tree_numbers(trace))
+    depth = [0] * len(trace)
+    starts, rows = graph.offsets.tolist(), graph.rows.tolist()
+    plain_ms: list[float] = []
+    for row, before in enumerate(trace.previous_turn.tolist()):
+        waited = rows[starts[row] : starts[row + 1]]
+        if not waited and before != NO_REQUEST:
+            waited = [before]
+            plain_ms.append(0.0 if trace.delay_ms is None else float(trace.delay_ms[row]))
+        depth[row] = max((depth[other] + 1 for other in waited), default=0)
+    return {
+        "count": len(sizes),
+        "multi_turn": int((sizes > 1).sum()),
+        "turns_mean": len(trace) / len(sizes),
+        "turns_max": max(depth) + 1,
+        "delay_ms": describe(np.concatenate((graph.delay_ms, plain_ms))),
+    }
+
+
+def _graph(trace: Trace) -> dict[str, int] | None:
+    """What requests wait for, where some wait for more than their previous turn."""
+    if trace.dependencies is None:
+        return None
+    counts = np.diff(trace.dependencies.offsets)
+    return {
+        "dependencies": len(trace.dependencies.rows),
+        "waiting_requests": int((counts > 0).sum()),
+        "joins": int((counts > 1).sum()),
+        "from_start": int(trace.dependencies.from_start.sum()),
+        "tree_requests_max": int(np.bincount(tree_numbers(trace)).max()),
+    }
 
 
 def _wishes(trace: Trace) -> dict[str, Any] | None:

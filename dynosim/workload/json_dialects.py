@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from dynosim.workload.columns import FieldNames
+from dynosim.workload.wait_fields import WaitFor
 
 
 class MooncakeRow(msgspec.Struct, gc=False, frozen=True):
@@ -43,33 +44,39 @@ class PlainRow(msgspec.Struct, gc=False, frozen=True, forbid_unknown_fields=True
     priority: int | None = None
 
 
-class MooncakeWishRow(MooncakeRow, gc=False, frozen=True):
-    """One that may say which worker it wants."""
+class MooncakeFullRow(MooncakeRow, gc=False, frozen=True):
+    """One that may say which worker it wants, and what it waits for."""
 
     worker_id: int | None = None
     required_taints: list[str] | None = None
     preferred_taints: dict[str, float] | None = None
     router_config_override: dict[str, Any] | None = None
+    wait_for: WaitFor | None = None
+    request_class: str | None = None
+    expected_output_tokens: int | None = None
 
 
-class PlainWishRow(PlainRow, gc=False, frozen=True, forbid_unknown_fields=True):
-    """One that may say which worker it wants."""
+class PlainFullRow(PlainRow, gc=False, frozen=True, forbid_unknown_fields=True):
+    """One that may say which worker it wants, and what it waits for."""
 
     worker_id: int | None = None
     required_taints: list[str] | None = None
     preferred_taints: dict[str, float] | None = None
     router_config_override: dict[str, Any] | None = None
+    wait_for: WaitFor | None = None
+    request_class: str | None = None
+    expected_output_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RowDialect:
     """Where a row type keeps each column: the field's names, the preferred one first.
 
-    `full_row` also has the fields of `wish_fields`, which few traces use.
+    `full_row` also has the fields of `rare_fields`, which few traces use.
     """
 
     row: type[MooncakeRow] | type[PlainRow]
-    full_row: type[MooncakeWishRow] | type[PlainWishRow]
+    full_row: type[MooncakeFullRow] | type[PlainFullRow]
     arrival: tuple[str, str]
     input_tokens: tuple[str, str]
     output_tokens: tuple[str, str]
@@ -89,7 +96,7 @@ class RowDialect:
 
 MOONCAKE = RowDialect(
     row=MooncakeRow,
-    full_row=MooncakeWishRow,
+    full_row=MooncakeFullRow,
     arrival=("timestamp", "created_time"),
     input_tokens=("input_length", "input_tokens"),
     output_tokens=("output_length", "output_tokens"),
@@ -98,7 +105,7 @@ MOONCAKE = RowDialect(
 )
 PLAIN = RowDialect(
     row=PlainRow,
-    full_row=PlainWishRow,
+    full_row=PlainFullRow,
     arrival=("arrival_ms", "timestamp"),
     input_tokens=("input_tokens", "input_length"),
     output_tokens=("output_tokens", "output_length"),

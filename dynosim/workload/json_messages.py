@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from dynosim.workload.problems import RowProblem
+from dynosim.workload.wait_fields import WAIT_FIELDS
 from dynosim.workload.wish_fields import WISH_FIELDS
 
 _SHOWN_CHARS = 60
@@ -45,7 +46,7 @@ def type_problem(line: int, text: bytes, reason: str, row: type[msgspec.Struct])
         return syntax_problem(line, text, error)
     field = found["field"] or ""
     kind = found["wanted"].removesuffix(" | null")
-    wanted = (_WISH_WORDS if field.partition("[")[0] in WISH_FIELDS else _WORDS).get(kind, kind)
+    wanted = _words_of(field.partition("[")[0]).get(kind, kind)
     return RowProblem(line, field, f"expected {wanted}, got {_shown_at(value, field)}")
 
 
@@ -58,6 +59,13 @@ _WORDS = {
 }
 
 
+_WAIT_WORDS = {
+    "int": "a number of tokens",
+    "str": "a text",
+    "array": 'a list of request ids, or of objects such as {"request_id": "a", "delay_ms": 5}',
+    "int | str | object": 'a request id, or an object such as {"request_id": "a", "delay_ms": 5}',
+}
+
 _WISH_WORDS = {
     "int": "the number of a worker",
     "float": "a number",
@@ -65,6 +73,12 @@ _WISH_WORDS = {
     "object": "an object of names and values",
     "str": "a text",
 }
+
+
+def _words_of(field: str) -> dict[str, str]:
+    if field in WAIT_FIELDS:
+        return _WAIT_WORDS
+    return _WISH_WORDS if field in WISH_FIELDS else _WORDS
 
 
 def _shown_at(value: Any, field: str) -> str:

@@ -16,12 +16,14 @@ from msgspec.structs import astuple
 
 from dynosim.records import FloatArray, IntArray, Wishes
 from dynosim.workers.wishes import WishError
-from dynosim.workload.columns import MISSING_TOKENS, Columns
+from dynosim.workload.columns import MISSING_TOKENS, TOKENS_MAX, Awaited, Columns
 from dynosim.workload.json_dialects import MooncakeRow, PlainRow, RowDialect
 from dynosim.workload.json_messages import UNREADABLE, syntax_problem, type_problem
 from dynosim.workload.lines import LineChunk
 from dynosim.workload.problems import RowProblem
-from dynosim.workload.wish_fields import WISH_FIELDS, WishReader, may_have_wishes
+from dynosim.workload.rare_fields import may_have_rare_fields
+from dynosim.workload.wait_fields import WaitError, read_waits
+from dynosim.workload.wish_fields import WISH_FIELDS, WishReader
 
 INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1
 UINT64_MAX = (1 << 64) - 1
@@ -55,7 +57,7 @@ class JsonDecoder:
             lines, rows = numbered
             try:
                 return self._columns(lines, rows), []
-            except (OverflowError, _BothNamesError, WishError):
+            except (OverflowError, _BothNamesError, WishError, WaitError):
                 pass
         good, problems = self._decode_by_line(chunk)
         lines = np.array([line for line, _ in good], dtype=np.int64)
@@ -63,7 +65,7 @@ class JsonDecoder:
 
     def _decode_at_once(self, chunk: LineChunk) -> tuple[IntArray, Sequence[_Row]] | None:
         """All rows with their line numbers, or None if any line needs a closer look."""
-        decoder = self._full_decoder if may_have_wishes(chunk.data) else self._decoder
+        decoder = self._full_decoder if may_have_rare_fields(chunk.data) else self._decoder
         try:
             rows = decoder.decode_lines(chunk.data)
         except UNREADABLE:
@@ -111,6 +113,8 @@ class JsonDecoder:
             self._wishes.read(row)
         except WishError as error:
             return RowProblem(line, error.key, error.message)
+        if (problem := _graph_problem(line, row)) is not None:
+            return problem
         given = [name for name in dialect.hash_ids if getattr(row, name) is not None]
         if len(given) > 1:
             return RowProblem(line, given[0], f"given twice, also as {given[1]}: keep one of them")
@@ -131,7 +135,7 @@ class JsonDecoder:
         return None
 
     def _columns(self, lines: IntArray, rows: Sequence[_Row]) -> Columns:
-        """Raises: OverflowError if a number needs more than 64 bits; _BothNamesError; WishError."""
+        """Raises: OverflowError if a number needs more than 64 bits, or one of our errors."""
         dialect = self._dialect
         names = type(rows[0]).__struct_fields__ if rows else ()
         given = dict(zip(names, zip(*map(astuple, rows), strict=True), strict=False))
@@ -149,6 +153,9 @@ class JsonDecoder:
             session_ids=_texts(_either(given, ("session_id",))),
             request_ids=_texts(_either(given, ("request_id",))),
             wishes=self._wish_column(given, rows),
+            waits=_waits(_either(given, ("wait_for",))),
+            classes=_texts(_either(given, ("request_class",))),
+            expected_output_tokens=_expected(_either(given, ("expected_output_tokens",))),
         )
 
     def _wish_column(
@@ -186,6 +193,20 @@ class JsonDecoder:
                 raise OverflowError
             self._has_negative_ids = True
         return ids
+
+
+def _graph_problem(line: int, row: _Row) -> RowProblem | None:
+    """What is wrong with what a row waits for, or expects."""
+    try:
+        read_waits(getattr(row, "wait_for", None))
+    except WaitError as error:
+        place, _, message = str(error).partition(": ")
+        return RowProblem(line, f"wait_for{place}", message)
+    expected = getattr(row, "expected_output_tokens", None)
+    if expected is not None and not 1 <= expected < TOKENS_MAX:
+        message = f"expected a number of tokens >= 1, got {expected}"
+        return RowProblem(line, "expected_output_tokens", message)
+    return None
 
 
 class _BothNamesError(Exception):
@@ -228,6 +249,21 @@ def _lengths(values: Values | None, num_rows: int) -> IntArray:
 
 def _priorities(values: Values | None) -> IntArray | None:
     return None if values is None else np.array([value or 0 for value in values], dtype=np.int64)
+
+
+def _waits(values: Values | None) -> list[tuple[Awaited, ...] | None] | None:
+    """Raises: WaitError."""
+    return None if values is None else [read_waits(value) for value in values]
+
+
+def _expected(values: Values | None) -> IntArray | None:
+    """Raises: OverflowError for what is no number of tokens."""
+    if values is None:
+        return None
+    expected = np.array([value or 0 for value in values], dtype=np.int64)
+    if (expected < 0).any() or (expected >= TOKENS_MAX).any() or 0 in values:
+        raise OverflowError
+    return expected
 
 
 def _texts(values: Values | None) -> list[str | None] | None:

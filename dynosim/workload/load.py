@@ -1,4 +1,4 @@
-"""When requests arrive: by timestamp, when an earlier turn has finished, or in a closed loop.
+"""When requests arrive: by timestamp, when others have finished, or in a closed loop.
 
 `LoadDriver` is told what finished and says what arrives; it holds no clock.
 """
@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 
 from dynosim.records import NO_REQUEST, IntArray, Trace, packed
+from dynosim.workload.trees import WaitingRows
 
 NEVER: Final = float("inf")
 
@@ -19,9 +20,10 @@ class LoadDriver:
 
     `reacts` tells whether ends of requests can cause arrivals.
     With `concurrency`, timestamps are ignored: that many sessions (single requests, where the trace
-    has no turns) are in progress at once, and the next one starts the moment one ends. A turn
-    always waits for the one before it to finish, plus its think time. `rows` are the requests to
-    come, where that is not all of them and none waits for another.
+    has no turns; whole trees, where requests wait for several) are in progress at once, and the
+    next one starts the moment one ends. A turn always waits for the one before it to finish, plus
+    its think time. `rows` are the requests to come, where that is not all of them and none waits
+    for another.
     """
 
     def __init__(
@@ -30,8 +32,12 @@ class LoadDriver:
         self._caused: list[tuple[float, int]] = []  # heap: arrivals that an end brought about
         self._next_turn: dict[int, int] = {}
         self._delay_ms: list[float] = []
+        self._waiting_rows: WaitingRows | None = None
         first_turns = np.arange(len(trace)) if rows is None else rows
-        if trace.previous_turn is not None:
+        if trace.dependencies is not None:
+            self._waiting_rows = WaitingRows(trace, trace.dependencies)
+            first_turns = self._waiting_rows.starts()
+        elif trace.previous_turn is not None:
             previous = trace.previous_turn.tolist()
             self._next_turn = {p: i for i, p in enumerate(previous) if p != NO_REQUEST}
             first_turns = np.flatnonzero(trace.previous_turn == NO_REQUEST)
@@ -39,19 +45,27 @@ class LoadDriver:
             self._delay_ms = zeros if trace.delay_ms is None else trace.delay_ms.tolist()
         waiting = first_turns[:0]
         if concurrency is not None:
-            self._caused = [(0.0, index) for index in first_turns[:concurrency].tolist()]
-            waiting, first_turns = first_turns[concurrency:], waiting
+            if self._waiting_rows is not None:
+                first_turns = self._waiting_rows.first_of_trees()
+            waiting, now = first_turns[concurrency:], first_turns[:concurrency]
+            first_turns = first_turns[:0]
+            for index in now.tolist():
+                self._start_session(index, 0.0)
         # What timestamps alone decide, earliest last.
         self._timed = packed(first_turns[::-1])
         self._timed_ms = array("d", trace.arrival_ms[first_turns[::-1]].tobytes())
         self._waiting_sessions = packed(waiting[::-1])  # closed loop: not started, next last
-        self.reacts = concurrency is not None or bool(self._next_turn)
+        self.reacts = (
+            concurrency is not None or bool(self._next_turn) or self._waiting_rows is not None
+        )
         self.next_ms = NEVER
         self._is_held = False
         self._look_ahead()
 
     def pop(self) -> int:
         """The index of the request that arrives at `next_ms`; at equal times timed ones first."""
+        if self._waiting_rows is not None:
+            return self._pop_of_tree(self._waiting_rows)
         timed_ms = self._timed_ms
         if timed_ms and timed_ms[-1] == self.next_ms:
             index = self._timed.pop()
@@ -66,6 +80,12 @@ class LoadDriver:
 
     def on_end(self, index: int, now_ms: float) -> None:
         """Take note that a request ended (finished or was rejected) at `now_ms`."""
+        if self._waiting_rows is not None:
+            for due in self._waiting_rows.on_end(index, now_ms):
+                heappush(self._caused, due)
+            self._start_next(self._waiting_rows, index, now_ms)
+            self._look_ahead()
+            return
         follower = self._next_turn.get(index)
         if follower is not None:
             heappush(self._caused, (now_ms + self._delay_ms[follower], follower))
@@ -76,9 +96,14 @@ class LoadDriver:
     def on_give_up(self, index: int, now_ms: float) -> list[int]:
         """Take note that a client gave up a request at `now_ms`.
 
-        Returns the later turns of its session, which it will not send. In a closed loop the next
-        session starts.
+        Returns the later turns of its session, and of all that would wait for it, which it will not
+        send. In a closed loop the next session starts.
         """
+        if self._waiting_rows is not None:
+            unsent = self._waiting_rows.on_give_up(index)
+            self._start_next(self._waiting_rows, index, now_ms)
+            self._look_ahead()
+            return unsent
         unsent = []
         follower = self._next_turn.get(index)
         while follower is not None:
@@ -98,6 +123,32 @@ class LoadDriver:
         """Let what is due arrive again."""
         self._is_held = False
         self._look_ahead()
+
+    def _pop_of_tree(self, waiting: WaitingRows) -> int:
+        """`pop` where a start may cause arrivals, too."""
+        now_ms = self.next_ms
+        if self._timed_ms and self._timed_ms[-1] == now_ms:
+            index = self._timed.pop()
+            self._timed_ms.pop()
+        else:
+            index = heappop(self._caused)[1]
+        for due in waiting.on_start(index, now_ms):
+            heappush(self._caused, due)
+        self._look_ahead()
+        return index
+
+    def _start_session(self, index: int, now_ms: float) -> None:
+        """Let a session's first request come, and the others of its tree that wait for none."""
+        if self._waiting_rows is None:
+            heappush(self._caused, (now_ms, index))
+            return
+        for due in self._waiting_rows.starts_of_tree(index, now_ms):
+            heappush(self._caused, due)
+
+    def _start_next(self, waiting: WaitingRows, index: int, now_ms: float) -> None:
+        """Closed loop: start a session if the tree of a request that ended is over with it."""
+        if waiting.is_over(index) and self._waiting_sessions:
+            self._start_session(self._waiting_sessions.pop(), now_ms)
 
     def _look_ahead(self) -> None:
         if self._is_held:

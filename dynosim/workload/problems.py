@@ -30,14 +30,14 @@ class ProblemLog:
         self.num_lines = 0
 
     def add(self, problems: Iterable[RowProblem]) -> None:
-        """Note the problems of one chunk: at most one per line, any order."""
+        """Note problems: at most one per line, any order."""
         ordered = sorted(problems)
         self.num_lines += len(ordered)
         self.listed.extend(ordered[: NUM_LISTED - len(self.listed)])
 
     def error(self, path: str) -> TraceError:
         """The exception that names the first bad line, lists a few more and counts the rest."""
-        first, *others = self.listed
+        first, *others = sorted(self.listed)
         lines = [first.message]
         lines += [_one_line(problem) for problem in others]
         unlisted = self.num_lines - len(self.listed)

@@ -13,15 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from dynosim.errors import ConfigError, TraceError
 from dynosim.records import Trace
 from dynosim.workload.assemble import assemble
 from dynosim.workload.columns import Columns, FieldNames
 from dynosim.workload.lines import CHUNK_BYTES, LineChunk, line_chunks
 from dynosim.workload.problems import ProblemLog, RowProblem
+from dynosim.workload.recorded import RECORDED_FORMATS, read_recorded, recorded_format_of
 from dynosim.workload.validate import CheckedRows, RowChecker
 
-FORMATS = ("mooncake", "azure", "jsonl")
+ROW_FORMATS = ("mooncake", "azure", "jsonl")
+"""Formats that are rows in the order of a trace's."""
+WRITTEN_FORMATS = (*ROW_FORMATS, "agentic_mooncake")
+FORMATS = (*ROW_FORMATS, *RECORDED_FORMATS)
 DEFAULT_BLOCK_TOKENS = 512
 """Prompt tokens behind one hash id in the Mooncake release."""
 
@@ -44,7 +50,7 @@ class _Decoder(Protocol):
 def read_trace(
     path: Path,
     format: str | None = None,
-    trace_block_size: int = DEFAULT_BLOCK_TOKENS,
+    trace_block_size: int | None = None,
     limit: int | None = None,
     skip_bad_lines: bool = False,
     sort: bool = False,
@@ -69,7 +75,7 @@ def read_trace_file(
     path: Path,
     *,
     format: str | None = None,
-    trace_block_size: int = DEFAULT_BLOCK_TOKENS,
+    trace_block_size: int | None = None,
     limit: int | None = None,
     skip_bad_lines: bool = False,
     sort: bool = False,
@@ -80,8 +86,9 @@ def read_trace_file(
     """Read `path`, plain or gzipped.
 
     Args:
-        format: one of `FORMATS`; None: by the file's name.
-        trace_block_size: prompt tokens behind one hash id.
+        format: one of `FORMATS`; None: by the file's first line or name.
+        trace_block_size: prompt tokens behind one hash id; None: what the file says, or else
+            `DEFAULT_BLOCK_TOKENS`.
         limit: read only the first `limit` usable rows of the file (before any sorting).
         skip_bad_lines: leave bad lines out and count them in `Trace.skipped_lines`.
         sort: put rows in order of arrival; turns of one session must be in order already.
@@ -94,11 +101,21 @@ def read_trace_file(
     """
     _require_positive("trace_block_size", trace_block_size)
     _require_positive("limit", limit)
-    form = format_of(path) if format is None else format
+    form = format or recorded_format_of(path) or format_of(path)
+    if form in RECORDED_FORMATS:
+        if lengths_from_hash_ids:
+            raise ConfigError(f"lengths_from_hash_ids: {form} states all lengths (remove it)")
+        with _collector_off():
+            trace = read_recorded(
+                form, path, block_tokens=trace_block_size, skip_bad_lines=skip_bad_lines
+            )
+        kept = trace if limit is None else trace.take(np.arange(min(limit, len(trace))))
+        return ReadTrace(kept, form, 0)
+    block_tokens = DEFAULT_BLOCK_TOKENS if trace_block_size is None else trace_block_size
     decoder = _decoder(form, path)
     checker = RowChecker(
         lambda: decoder.names,
-        block_tokens=trace_block_size,
+        block_tokens=block_tokens,
         sort=sort,
         needs_arrival=needs_arrival,
         needs_hash_ids=form == "mooncake",
@@ -115,7 +132,7 @@ def read_trace_file(
         )
         trace, moved_rows = assemble(
             parts,
-            block_tokens=trace_block_size,
+            block_tokens=block_tokens,
             sort=sort,
             source=str(path),
             skipped_lines=num_skipped,
@@ -177,6 +194,8 @@ def _checked_parts(
             parts.append(checked)
         if num_rows == limit:
             break
+    else:
+        log.add(checker.unmet_references())
     if log.num_lines and not skip_bad_lines:
         raise log.error(str(path))
     if not parts:

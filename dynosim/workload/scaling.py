@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dynosim.records import NO_REQUEST, IntArray, Trace
+from dynosim.records import NO_REQUEST, Dependencies, IntArray, Trace
 
 NUM_SLICES = 10
 COMMON_SLICES = 5
@@ -36,8 +36,9 @@ def tiled(trace: Trace, num_tiles: int) -> Trace:
     hash_ids = np.concatenate([trace.hash_ids + tile * own for tile in tiles])
     num_hashes = len(trace.hash_ids)
     offsets = (trace.hash_offsets[:-1] + num_hashes * tiles[:, None]).ravel()
-    previous = trace.previous_turn
+    previous, graph = trace.previous_turn, trace.dependencies
     sessions, names = trace.session_ids, trace.request_ids
+    expected = trace.expected_output_tokens
     return replace(
         trace,
         arrival_ms=(trace.arrival_ms + period_ms * tiles[:, None]).ravel(),
@@ -52,6 +53,9 @@ def tiled(trace: Trace, num_tiles: int) -> Trace:
         session_ids=None if sessions is None else _named(sessions, num_tiles),
         request_ids=None if names is None else _named(names, num_tiles),
         wishes=None if trace.wishes is None else trace.wishes * num_tiles,
+        dependencies=None if graph is None else _tiled_dependencies(graph, size, tiles),
+        classes=None if trace.classes is None else trace.classes * num_tiles,
+        expected_output_tokens=None if expected is None else np.tile(expected, num_tiles),
     )
 
 
@@ -79,6 +83,17 @@ def common_ids(trace: Trace) -> "np.ndarray[tuple[int], np.dtype[np.bool_]]":
 def _in_tiles(previous: IntArray, size: int, tiles: IntArray) -> IntArray:
     shifted = previous + size * tiles[:, None]
     return np.where(previous == NO_REQUEST, NO_REQUEST, shifted).ravel()
+
+
+def _tiled_dependencies(graph: Dependencies, size: int, tiles: IntArray) -> Dependencies:
+    num_tiles, num_edges = len(tiles), len(graph.rows)
+    return Dependencies(
+        offsets=np.append((graph.offsets[:-1] + num_edges * tiles[:, None]).ravel(),
+                          num_edges * num_tiles),
+        rows=(graph.rows + size * tiles[:, None]).ravel(),
+        delay_ms=np.tile(graph.delay_ms, num_tiles),
+        from_start=np.tile(graph.from_start, num_tiles),
+    )  # fmt: skip
 
 
 def _named(names: tuple[str, ...], num_tiles: int) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 from dynosim.errors import ConfigError
 from dynosim.workload.arrivals import check_arrivals
 from dynosim.workload.distributions import Distribution, as_distribution
+from dynosim.workload.priorities import PriorityShare, check_priorities
 
 _DISTRIBUTIONS = ("isl", "osl", "turn_isl", "turns", "think_time_ms")
 STAGES_SAY = ("requests", "sessions", "rate_rps")
@@ -37,6 +38,7 @@ class SyntheticSpec:
     prefix_group_skew: float = 0.0  # 0: groups equally likely; 1: Zipf
     max_context_tokens: int | None = None  # a session ends before prompt + answer exceed it
     block_size: int = 512  # prompt tokens behind one hash id
+    priorities: tuple[PriorityShare, ...] = ()  # of sessions; none: all alike
 
     def check(self, *, is_staged: bool = False) -> None:
         """Raises: ConfigError naming the key whose value cannot be used.
@@ -67,6 +69,7 @@ class SyntheticSpec:
             raise ConfigError("turns.dist: a trace does not tell turns: choose another one")
         rate_rps = 1.0 if is_staged else self.rate_rps
         check_arrivals(self.arrival, rate_rps=rate_rps, burstiness=self.burstiness)
+        check_priorities(self.priorities)
 
     def _check_staged(self) -> None:
         for key in STAGES_SAY:
@@ -99,6 +102,8 @@ def as_spec(value: object, *, is_staged: bool = False) -> SyntheticSpec:
     for key in _DISTRIBUTIONS:
         if key in given:
             given[key] = as_distribution(given[key], key)
+    shares = enumerate(given.get("priorities") or ())
+    given["priorities"] = tuple(PriorityShare.of(one, f"priorities[{at}]") for at, one in shares)
     spec = SyntheticSpec(**given)
     spec.check(is_staged=is_staged)
     return spec

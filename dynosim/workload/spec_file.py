@@ -1,21 +1,33 @@
-"""Synthetic workloads as they are written down: YAML files and command-line flags."""
+"""Generated workloads as they are written down: YAML files and command-line flags."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dynosim.errors import ConfigError
 from dynosim.files.user_text import UnreadableYamlError, parse_yaml
+from dynosim.workload.agents_spec import check_agents_keys
 from dynosim.workload.spec import SyntheticSpec, as_spec, check_keys
 
 _DISTRIBUTIONS = ("isl", "osl", "turn_isl", "turns", "think_time_ms")
 _TEXTS = ("trace", "format", "dist")
 
 
-def read_spec(path: Path) -> tuple[dict[str, Any], int]:
-    """The keys of a synthetic workload in a YAML file, and its `seed` (0 if it has none).
+@dataclass(frozen=True, slots=True)
+class WrittenSpec:
+    """What a file describes, by its keys: a synthetic workload, or agents at work."""
 
-    The keys stand at the top, under `synthetic`, or under `workload.synthetic` as in a run file.
+    keys: dict[str, Any]
+    seed: int
+    is_agents: bool = False
+
+
+def read_spec(path: Path) -> WrittenSpec:
+    """The keys of a generated workload in a YAML file, and its `seed` (0 if it has none).
+
+    The keys stand under `synthetic` or `agents`, or under `workload` and those as in a run file;
+    those of a synthetic workload may stand at the top.
     Raises: ConfigError if the file cannot be read or holds something else.
     """
     try:
@@ -33,13 +45,15 @@ def read_spec(path: Path) -> tuple[dict[str, Any], int]:
         raise ConfigError(f"{path}: seed: expected an integer, got {seed!r}")
     if "workload" in top:
         top = _mapping(top["workload"], path, "workload")
-    if "synthetic" in top:
-        top = _mapping(top["synthetic"], path, "synthetic")
+    is_agents = "agents" in top
+    if is_agents or "synthetic" in top:
+        source = "agents" if is_agents else "synthetic"
+        top = _mapping(top[source], path, source)
     try:
-        check_keys(top)
+        check_agents_keys(top) if is_agents else check_keys(top)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    return top, seed
+    return WrittenSpec(top, seed, is_agents)
 
 
 def spec_from_flags(data: Mapping[str, Any], flags: Mapping[str, Any]) -> SyntheticSpec:
@@ -55,6 +69,14 @@ def spec_from_flags(data: Mapping[str, Any], flags: Mapping[str, Any]) -> Synthe
         if key in _EXCLUDES:
             merged.pop(_EXCLUDES[key], None)
     return as_spec(merged)
+
+
+def refuse_flags(flags: Mapping[str, Any]) -> None:
+    """Raises: ConfigError for a flag of a synthetic workload, where a file describes agents."""
+    for key, value in flags.items():
+        if value is not None:
+            option = f"--{key.replace('_', '-')}"
+            raise ConfigError(f"{option}: the file describes agents, change its keys instead")
 
 
 _EXCLUDES = {"requests": "sessions", "sessions": "requests"}

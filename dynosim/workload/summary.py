@@ -14,6 +14,7 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         f"{summary.get('target', summary['source'])}",
         f"requests        {summary['requests']:,} in {summary['duration_s']:,.1f} s ({pace})",
         _session_line(summary["sessions"]),
+        *_graph_lines(summary),
         "                " + "".join(f"{name:>9}" for name in _LENGTH_COLUMNS),
         _length_line("input tokens", summary["input_tokens"]),
         _length_line("output tokens", summary["output_tokens"]),
@@ -48,6 +49,20 @@ def _session_line(sessions: dict[str, Any]) -> str:
         f"{sessions['turns_mean']:.2f} turns on average, {sessions['turns_max']} at most; "
         f"{think:.1f} s before a later turn"
     )
+
+
+def _graph_lines(summary: dict[str, Any]) -> list[str]:
+    lines, graph, classes = [], summary.get("graph"), summary.get("classes")
+    if graph is not None:
+        lines.append(
+            f"graph           {graph['waiting_requests']:,} requests wait for "
+            f"{graph['dependencies']:,} others, {graph['joins']:,} of them for several; "
+            f"{graph['tree_requests_max']:,} requests in the largest tree"
+        )
+    if classes:
+        shown = ", ".join(f"{count:,} {name}" for name, count in classes.items())
+        lines.append(f"classes         {shown}")
+    return lines
 
 
 def _wish_line(wishes: dict[str, Any]) -> str:

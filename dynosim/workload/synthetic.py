@@ -21,6 +21,7 @@ from dynosim.records import NO_REQUEST, FloatArray, IntArray, Trace
 from dynosim.workload.arrivals import draw_arrivals
 from dynosim.workload.assemble import first_appearance_ids
 from dynosim.workload.distributions import Resolve, draw_ms, draw_tokens
+from dynosim.workload.priorities import draw_priorities
 from dynosim.workload.spec import REQUESTS_MAX, SyntheticSpec, as_spec, check_size
 from dynosim.workload.stages import Stage, draw_stages, stage_windows_s
 from dynosim.workload.streams import stream
@@ -185,6 +186,7 @@ def _trace(
         previous = previous[order]
     hash_ids, hash_offsets = _hash_ids(spec, turns, counts, order, seed)
     sessions = turns.session[order]
+    priorities = draw_priorities(spec.priorities, len(turns.first), seed)
     return Trace(
         arrival_ms=arrival_ms[order],
         input_tokens=turns.input_tokens[order],
@@ -196,6 +198,7 @@ def _trace(
         delay_ms=None if previous is None else delay_ms[order],
         session_ids=None if previous is None else _names(sessions, len(turns.first)),
         stages=None if of_starts is None else of_starts[sessions],
+        priority=None if priorities is None else priorities[sessions],
         source=f"synthetic, seed {seed}",
     )
 

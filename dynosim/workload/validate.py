@@ -13,11 +13,16 @@ from typing import NamedTuple
 import numpy as np
 
 from dynosim.records import NO_REQUEST, FloatArray, IntArray
-from dynosim.workload.columns import MISSING_TOKENS, BoolArray, Columns, FieldNames
+from dynosim.workload.columns import (
+    MISSING_TOKENS,
+    TOKENS_MAX,
+    Awaited,
+    BoolArray,
+    Columns,
+    FieldNames,
+)
 from dynosim.workload.problems import RowProblem
-
-TOKENS_MAX = 1 << 31
-"""No prompt or answer is this long; such a number is a damaged field."""
+from dynosim.workload.references import Edge, References
 
 _CLOSED = "(a closed loop needs none: workload.concurrency, in a sweep load.vary: concurrency)"
 LENGTHS_REMEDY = (
@@ -52,7 +57,7 @@ class RowChecker:
         self._has_hash_ids: bool | None = True if needs_hash_ids else None
         self._latest_ms = -np.inf
         self._last_turn: dict[str, _Turn] = {}  # by session
-        self._request_ids: set[str] = set()
+        self._references = References()
         self._num_good = 0
 
     def check(self, columns: Columns) -> "CheckedRows":
@@ -66,6 +71,10 @@ class RowChecker:
         checked.columns.trim_hash_ids(self._block_tokens)
         checked.problems += problems + late
         return checked
+
+    def unmet_references(self) -> list[RowProblem]:
+        """Rows that wait for one that is not there; asked when the whole file has been checked."""
+        return self._references.problems()
 
     def _check_lengths(self, columns: Columns) -> list[RowProblem]:
         names = self._names()
@@ -140,7 +149,8 @@ class RowChecker:
 
     def _link(self, columns: Columns) -> "CheckedRows":
         """Join the turns of each session; only traces that have sessions pay per row."""
-        if columns.session_ids is None and columns.delay_ms is None and columns.request_ids is None:
+        fields = (columns.session_ids, columns.delay_ms, columns.request_ids, columns.waits)
+        if all(field is None for field in fields):
             absent = np.isnan(columns.arrival_ms) & self._needs_arrival
             problems = [
                 RowProblem(line, self._names().arrival, f"missing field {_CLOSED}")
@@ -154,21 +164,38 @@ class RowChecker:
         problems: list[RowProblem] = []
         previous: list[int] = []
         delays: list[float] = []
-        for line, session, request, arrival_ms, delay_ms in _link_fields(columns):
+        edges: list[tuple[Edge, ...]] = []
+        unmet: list[int] = []
+        row_of = self._references.row_of
+        for line, session, request, arrival_ms, delay_ms, waits in _link_fields(columns):
             turn = None if session is None else self._last_turn.get(session)
-            problem = self._turn_problem(line, turn, arrival_ms, delay_ms, request)
+            problem = self._turn_problem(line, turn, arrival_ms, delay_ms, request, waits)
+            if columns.waits is not None:
+                self._references.note(line, request, waits)
             if problem is not None:
                 problems.append(problem)
                 continue
+            waited = self._references.edges(line, request, waits) if waits else ()
+            if waited is None:
+                unmet.append(line)
+                continue
+            index = self._num_good + len(previous)
             if request is not None:
-                self._request_ids.add(request)
+                row_of[request] = index
             if session is not None:
-                index = self._num_good + len(previous)
                 self._last_turn[session] = _Turn(index, arrival_ms, _later(turn, arrival_ms))
-            previous.append(NO_REQUEST if turn is None else turn.request_index)
-            delays.append(0.0 if turn is None else _delay_ms(turn, arrival_ms, delay_ms))
+            edges.append(waited)
+            if waited:
+                previous.append(waited[0].row)
+                delays.append(0.0)
+            else:
+                previous.append(NO_REQUEST if turn is None else turn.request_index)
+                delays.append(0.0 if turn is None else _delay_ms(turn, arrival_ms, delay_ms))
         kept = _without(columns, problems)
-        return CheckedRows(kept, np.array(previous, np.int64), np.array(delays), problems)
+        if unmet:
+            kept = kept.take(~np.isin(kept.line, unmet))
+        linked = (kept, np.array(previous, np.int64), np.array(delays), problems)
+        return CheckedRows(*linked, edges if any(edges) else None)
 
     def _turn_problem(
         self,
@@ -177,11 +204,16 @@ class RowChecker:
         arrival_ms: float,
         delay_ms: float,
         request: str | None,
+        waits: tuple[Awaited, ...] | None,
     ) -> RowProblem | None:
         names = self._names()
-        if request in self._request_ids:
+        if request is not None and request in self._references.row_of:
             return RowProblem(line, "request_id", f"{request!r} was given to an earlier row")
-        if turn is None:
+        if waits:
+            if not isnan(delay_ms):
+                message = "a row that states wait_for has its delays there (remove one of the two)"
+                return RowProblem(line, names.delay, message)
+        elif turn is None:
             if isnan(arrival_ms) and self._needs_arrival:
                 message = f"missing field: no earlier turn to follow {_CLOSED}"
                 return RowProblem(line, names.arrival, message)
@@ -204,6 +236,7 @@ class CheckedRows:
     previous_turn: IntArray  # (n,) index among the good rows of the file, NO_REQUEST: none
     delay_ms: FloatArray  # (n,) 0 where there is no previous turn
     problems: list[RowProblem]
+    edges: list[tuple[Edge, ...]] | None = None  # (n,) what each waits for, if not as `previous`
 
     def cut_after(self, num_rows: int) -> None:
         """Keep the first `num_rows` good rows and only what was found before the last of them."""
@@ -213,6 +246,7 @@ class CheckedRows:
         self.columns = self.columns.take(self.columns.line <= last_line)
         self.previous_turn = self.previous_turn[:num_rows]
         self.delay_ms = self.delay_ms[:num_rows]
+        self.edges = None if self.edges is None else self.edges[:num_rows]
         self.problems = [problem for problem in self.problems if problem.line < last_line]
 
 
@@ -224,8 +258,10 @@ class _Turn(NamedTuple):
     latest_ms: float  # over all its turns so far
 
 
-def _link_fields(columns: Columns) -> Iterator[tuple[int, str | None, str | None, float, float]]:
-    """Line, session, request id, arrival and stated delay of each row."""
+def _link_fields(
+    columns: Columns,
+) -> Iterator[tuple[int, str | None, str | None, float, float, tuple[Awaited, ...] | None]]:
+    """Line, session, request id, arrival, stated delay and what it waits for, of each row."""
     size = len(columns)
     delay_ms = np.full(size, np.nan) if columns.delay_ms is None else columns.delay_ms
     return zip(
@@ -234,6 +270,7 @@ def _link_fields(columns: Columns) -> Iterator[tuple[int, str | None, str | None
         columns.request_ids or [None] * size,
         columns.arrival_ms.tolist(),
         delay_ms.tolist(),
+        columns.waits or [None] * size,
         strict=True,
     )
 

@@ -1,8 +1,4 @@
-"""Fields of a row that say which worker it wants: present in few traces, so looked for by name.
-
-Decoding a field costs time in every row, whether it is there or not; a chunk of text without any of
-their names is decoded without them.
-"""
+"""Fields of a row that say which worker it wants."""
 
 from typing import Any
 
@@ -11,12 +7,6 @@ from dynosim.workers.wishes import WishError, read_overrides, read_weights
 
 WISH_FIELDS = ("worker_id", "required_taints", "preferred_taints", "router_config_override")
 WORKERS_MAX = 1 << 31
-_MARKS = (*(name.encode() for name in WISH_FIELDS), b"\\")  # what is escaped may be a name
-
-
-def may_have_wishes(data: bytes) -> bool:
-    """Whether any row of this text can have one of the fields."""
-    return any(mark in data for mark in _MARKS)
 
 
 class WishReader:

@@ -1,4 +1,4 @@
-"""`Trace` into files of the three formats. A file appears whole or not at all.
+"""`Trace` into files. A file appears whole or not at all.
 
 Equal traces give equal text everywhere, and equal `.gz` bytes with the same zlib: the gzip header
 holds neither time nor name.
@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import IO, Any
 
 import msgspec
+import numpy as np
 
 from dynosim.errors import ConfigError, TraceError
-from dynosim.records import Trace
-from dynosim.workload.readers import FORMATS, format_of
+from dynosim.records import Dependencies, Trace
+from dynosim.workload.columns import Awaited
+from dynosim.workload.readers import WRITTEN_FORMATS, format_of
+from dynosim.workload.wait_fields import wait_row
 from dynosim.workload.wish_fields import wish_row
 
 _ROWS_AT_A_TIME = 10_000
@@ -32,12 +35,17 @@ def write_trace(trace: Trace, path: Path, format: str | None = None) -> list[str
     the file cannot be written.
     """
     form = format_of(path) if format is None else format
-    if form not in FORMATS:
-        known = ", ".join(FORMATS)
-        raise ConfigError(f"format: unknown trace format {form!r}: expected one of {known}")
-    if form == "mooncake" and not len(trace.hash_ids):
-        raise ConfigError("mooncake rows need hash ids and this trace has none: write it as jsonl")
-    blocks = _csv_blocks(trace) if form == "azure" else _json_blocks(trace, _ROW_NAMES[form])
+    if form not in WRITTEN_FORMATS:
+        known = ", ".join(WRITTEN_FORMATS)
+        raise ConfigError(f"format: cannot write trace format {form!r}: expected one of {known}")
+    if form.endswith("mooncake") and not len(trace.hash_ids):
+        raise ConfigError(f"{form} rows need hash ids and this trace has none: write it as jsonl")
+    if form == "agentic_mooncake":
+        from dynosim.workload.agentic_writer import agentic_blocks
+
+        blocks = agentic_blocks(trace, _ROWS_AT_A_TIME)
+    else:
+        blocks = _csv_blocks(trace) if form == "azure" else _json_blocks(trace, _ROW_NAMES[form])
     with whole_file(path) as file:
         if path.name.endswith(".gz"):
             with gzip.GzipFile("", "wb", _LEVEL, file, mtime=0) as packed:
@@ -51,6 +59,9 @@ def write_trace(trace: Trace, path: Path, format: str | None = None) -> list[str
 
 def lost_parts(trace: Trace, form: str) -> list[str]:
     """Parts of `trace` that a file of this format cannot hold."""
+    if form == "agentic_mooncake":
+        return [name for name in ("wishes", "classes", "expected_output_tokens")
+                if getattr(trace, name) is not None]  # fmt: skip
     if form != "azure":
         return []
     parts = {
@@ -59,6 +70,9 @@ def lost_parts(trace: Trace, form: str) -> list[str]:
         "priority": trace.priority is not None,
         "request_ids": trace.request_ids is not None,
         "wishes": trace.wishes is not None,
+        "dependencies": trace.dependencies is not None,
+        "classes": trace.classes is not None,
+        "expected_output_tokens": trace.expected_output_tokens is not None,
     }
     return [name for name, is_there in parts.items() if is_there]
 
@@ -126,17 +140,41 @@ def _extras(trace: Trace, delay: str) -> list[Callable[[int], dict[str, Any]]]:
     sessions, previous, delay_ms = trace.session_ids, trace.previous_turn, trace.delay_ms
     if sessions is not None:
         extras.append(lambda row: {"session_id": sessions[row]} if sessions[row] else {})
+    requests, classes = trace.request_ids, trace.classes
+    if trace.dependencies is not None:
+        graph, requests = trace.dependencies, requests or tuple(map(str, range(len(trace))))
+        extras.append(_waits_of(graph, requests))
     if previous is not None and delay_ms is not None:
-        extras.append(
-            lambda row: {delay: _number(float(delay_ms[row]))} if previous[row] >= 0 else {}
-        )
+        chained = previous >= 0
+        if trace.dependencies is not None:
+            chained &= np.diff(trace.dependencies.offsets) == 0
+        extras.append(lambda row: {delay: _number(float(delay_ms[row]))} if chained[row] else {})
     if (priority := trace.priority) is not None:
         extras.append(lambda row: {"priority": int(priority[row])})
-    if (requests := trace.request_ids) is not None:
-        extras.append(lambda row: {"request_id": requests[row]})
+    if requests is not None:
+        names = requests
+        extras.append(lambda row: {"request_id": names[row]})
+    if classes is not None:
+        extras.append(lambda row: {"request_class": classes[row]} if classes[row] else {})
+    if (expected := trace.expected_output_tokens) is not None:
+        extras.append(
+            lambda row: {"expected_output_tokens": int(expected[row])} if expected[row] else {}
+        )
     if (wishes := trace.wishes) is not None:
         extras.append(lambda row: wish_row(wishes[row]))
     return extras
+
+
+def _waits_of(graph: Dependencies, names: tuple[str, ...]) -> Callable[[int], dict[str, Any]]:
+    """What a row waits for, by request ids."""
+    starts, rows = graph.offsets.tolist(), graph.rows.tolist()
+    delays_ms, from_start = graph.delay_ms.tolist(), graph.from_start.tolist()
+
+    def waits(row: int) -> dict[str, Any]:
+        edges = range(starts[row], starts[row + 1])
+        return wait_row([Awaited(names[rows[e]], delays_ms[e], from_start[e]) for e in edges])
+
+    return waits
 
 
 def _number(value: float) -> int | float:

@@ -19,16 +19,42 @@ from dynosim.workload.writers import write_trace
 
 BLOCK = 4
 COLUMNS = ("arrival_ms", "input_tokens", "output_tokens", "hash_ids", "hash_offsets")
-OPTIONAL = ("previous_turn", "delay_ms", "priority")
+OPTIONAL = ("previous_turn", "delay_ms", "priority", "expected_output_tokens")
+GRAPH = ("offsets", "rows", "delay_ms", "from_start")
 
 
 def same(first: Trace, second: Trace) -> bool:
-    if (first.session_ids, first.request_ids) != (second.session_ids, second.request_ids):
-        return False
+    for name in ("session_ids", "request_ids", "classes"):
+        if getattr(first, name) != getattr(second, name):
+            return False
     if any(not np.array_equal(getattr(first, n), getattr(second, n)) for n in COLUMNS):
         return False
     pairs = [(getattr(first, name), getattr(second, name)) for name in OPTIONAL]
+    graphs = first.dependencies, second.dependencies
+    pairs += [tuple(g and getattr(g, name) for g in graphs) for name in GRAPH]
     return all(a is b or (a is not None and np.array_equal(a, b)) for a, b in pairs)
+
+
+OPTIONAL_FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "request_class": st.sampled_from(["lead", "sub_agent"]),
+    "expected_output_tokens": st.integers(1, 500),
+    "priority": st.integers(-2, 2),
+}
+
+
+def draw_waits(draw: st.DrawFn, named: list[str], item: dict[str, Any]) -> None:
+    """A row waits for some earlier ones, in either spelling."""
+    item.pop("delay", None)
+    others = draw(st.lists(st.sampled_from(named), min_size=1, max_size=3, unique=True))
+    triggers = st.sampled_from(["completion", "dispatch"])
+    item["wait_for"] = [
+        name
+        if draw(st.booleans())
+        else {"request_id": name, "delay_ms": draw(st.floats(0, 100)), "trigger": draw(triggers)}
+        for name in others
+    ]
+    if draw(st.booleans()):
+        item.pop("timestamp", None)
 
 
 @st.composite
@@ -52,8 +78,12 @@ def rows(draw: st.DrawFn) -> list[dict[str, Any]]:
                 if draw(st.booleans()):
                     del item["timestamp"]
             seen.add(session)
-        if draw(st.booleans()):
-            item["priority"] = draw(st.integers(-2, 2))
+        named = [row["request_id"] for row in result if "request_id" in row]
+        if named and draw(st.integers(0, 3)) == 0:
+            draw_waits(draw, named, item)
+        for name, values in OPTIONAL_FIELDS.items():
+            if draw(st.booleans()):
+                item[name] = draw(values)
         if draw(st.booleans()):
             item["request_id"] = f"r{index}"
         result.append(item)
@@ -155,7 +185,7 @@ def common(first: list[int], second: list[int]) -> int:
 @given(rows(), st.randoms(use_true_random=False))
 @settings(max_examples=35, deadline=None)
 def test_sorting_gives_the_order_of_arrivals(items: list[dict[str, Any]], random: Any) -> None:
-    plain = [item for item in items if "session_id" not in item]
+    plain = [item for item in items if not {"session_id", "wait_for"} & item.keys()]
     if not plain:
         return
     shuffled = random.sample(plain, len(plain))

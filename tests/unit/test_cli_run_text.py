@@ -223,6 +223,7 @@ def test_the_document_is_the_report_and_what_made_it(outcome: RunOutcome) -> Non
         "stages": None,
         "windows": None,
         "reuse_bound": None,
+        "classes": None,
         "kv_cache_breakdown": outcome.capacity.breakdown,
         "config": config.model_dump(mode="json", exclude_none=True),
     }

@@ -41,7 +41,7 @@ def test_defaults_when_little_is_given(run_file: Path) -> None:
     assert config.engine.max_num_batched_tokens == 8192
     assert config.engine.gpu_memory_utilization is None
     assert config.router.mode == "round-robin"
-    assert config.workload.trace_block_size == 512
+    assert config.workload.trace_block_size is None
     assert (config.num_gpus, config.seed, config.sla) == (1, 0, None)
 
 

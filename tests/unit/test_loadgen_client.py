@@ -205,6 +205,15 @@ async def test_a_traces_priority_is_a_hint_the_other_way_round(priority: int, hi
     assert "agent_hints" not in silent
 
 
+async def test_what_a_client_expects_of_an_answer_is_a_hint_beside_its_priority() -> None:
+    server = Server(chunk([1, 2, 3]))
+    await answered(server, expected_output_tokens=64)
+    await answered(server, priority=-2, expected_output_tokens=64)
+    alone, both = (body["nvext"]["agent_hints"] for body in server.bodies)
+    assert alone == {"osl": 64}
+    assert both == {"priority": 2, "osl": 64}
+
+
 @pytest.mark.parametrize("field", ["nvext", "return_token_ids"])
 async def test_a_server_that_refuses_what_is_not_openais_is_asked_without(field: str) -> None:
     server = Server(chunk(None, reason="length"))

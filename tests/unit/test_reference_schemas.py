@@ -60,6 +60,11 @@ def test_the_files_of_this_project_are_valid(path: Path) -> None:
 def test_the_made_up_traces_of_this_project_are_valid(path: Path) -> None:
     data = read_document(path).data
     assert faults("synthetic", data) == []
+    if "agents" in data:
+        assert faults("synthetic", {"workload": {"agents": data["agents"]}}) == []
+        assert faults("synthetic", {"agents": data["agents"] | {"tasks": 0}}) != []
+        assert faults("synthetic", {"agents": {}}) != []
+        return
     assert faults("synthetic", data["synthetic"] | {"seed": 3}) == []
     assert faults("synthetic", {"workload": data["synthetic"]}) != []
     assert faults("synthetic", data | {"synthetic": data["synthetic"] | {"isl": {"dist": "?"}}})

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dynosim.records import Trace, Wishes
+from dynosim.records import Dependencies, Trace, Wishes
 
 FULL = Trace(
     arrival_ms=np.array([0.0, 5.0, 9.0, 12.0]),
@@ -25,12 +25,26 @@ FULL = Trace(
     assumed_lengths=2,
     stages=np.array([0, 0, 1, 2]),
     wishes=(None, Wishes(worker_id=1), None, Wishes(required_taints=("gpu",))),
+    dependencies=Dependencies(
+        offsets=np.array([0, 0, 0, 0, 2]),
+        rows=np.array([1, 2]),
+        delay_ms=np.array([3.0, 5.0]),
+        from_start=np.array([False, True]),
+    ),
+    classes=("lead", "", "sub_agent", "lead"),
+    expected_output_tokens=np.array([0, 64, 0, 128]),
 )
+
+
+GRAPH = ("offsets", "rows", "delay_ms", "from_start")
 
 
 def plain(trace: Trace) -> dict[str, Any]:
     """Every field of a trace by its name, arrays as lists."""
     values = {field.name: getattr(trace, field.name) for field in fields(trace) if field.init}
+    graph = values["dependencies"]
+    if graph is not None:
+        values["dependencies"] = {name: getattr(graph, name).tolist() for name in GRAPH}
     return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in values.items()}
 
 
@@ -53,12 +67,39 @@ def test_every_column_follows_the_rows() -> None:
         "assumed_lengths": 2,
         "stages": [0, 1, 2],
         "wishes": (Wishes(worker_id=1), None, Wishes(required_taints=("gpu",))),
+        "dependencies": {
+            "offsets": [0, 0, 0, 2],
+            "rows": [0, 1],
+            "delay_ms": [3.0, 5.0],
+            "from_start": [False, True],
+        },
+        "classes": ("", "sub_agent", "lead"),
+        "expected_output_tokens": [64, 0, 128],
     }
 
 
+def test_a_row_waits_for_those_that_are_kept() -> None:
+    """Row 3 waits for rows 1 and 2, and row 1 is its previous turn."""
+    found = FULL.take(np.array([0, 2, 3]))
+    assert plain(found)["dependencies"] == {
+        "offsets": [0, 0, 0, 1],
+        "rows": [1],
+        "delay_ms": [5.0],
+        "from_start": [True],
+    }
+    assert found.previous_turn is not None and found.previous_turn.tolist() == [-1, 0, 1]
+    alone = FULL.take(np.array([0, 3]))
+    assert alone.dependencies is None
+    assert alone.previous_turn is not None and alone.previous_turn.tolist() == [-1, -1]
+
+
 @pytest.mark.parametrize(
-    "optional", ["priority", "delay_ms", "session_ids", "request_ids", "stages", "wishes"]
-)
+    "optional",
+    [
+        "priority", "delay_ms", "session_ids", "request_ids", "stages", "wishes",
+        "dependencies", "classes", "expected_output_tokens",
+    ],
+)  # fmt: skip
 def test_what_a_trace_does_not_have_no_part_of_it_has(optional: str) -> None:
     bare = Trace(**{field.name: getattr(FULL, field.name) for field in fields(FULL)[:6]})
     assert getattr(bare.take(np.array([0, 3])), optional) is None

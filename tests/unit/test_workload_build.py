@@ -19,7 +19,8 @@ def workload(**changes: Any) -> SimpleNamespace:
         "trace": None, "synthetic": None, "format": None, "trace_block_size": 512, "speedup": 1.0,
         "arrival_scale": 1.0, "repeat": 1,
         "limit": None, "concurrency": None, "skip_bad_lines": False, "sort": False,
-        "lengths_from_hash_ids": False, "pool": None, "stages": None, "template_tokens": 0,
+        "lengths_from_hash_ids": False, "pool": None, "agents": None, "stages": None,
+        "template_tokens": 0,
     }  # fmt: skip
     return SimpleNamespace(**(fields | changes))
 
@@ -59,8 +60,8 @@ def test_repeat_puts_it_end_to_end_before_its_arrivals_are_scaled() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({}, "give exactly one of trace, synthetic, pool"),
-        ({"trace": "a", "synthetic": SPEC}, "give exactly one of trace, synthetic, pool"),
+        ({}, "give exactly one of trace, synthetic, pool, agents"),
+        ({"trace": "a", "synthetic": SPEC}, "give exactly one of trace, synthetic, pool, agents"),
         ({"synthetic": SPEC, "speedup": 0.0}, "speedup: expected a number > 0"),
         ({"synthetic": SPEC, "speedup": float("nan")}, "speedup: expected a number > 0"),
         ({"synthetic": SPEC, "limit": 0}, "limit: expected an integer >= 1"),

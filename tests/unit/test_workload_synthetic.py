@@ -194,3 +194,19 @@ def test_what_cannot_be_drawn_is_refused_by_key(changes: dict[str, Any], message
 def test_a_negative_seed_is_refused() -> None:
     with pytest.raises(ConfigError, match="seed: expected an integer >= 0, got -1"):
         synthesize(spec(), -1)
+
+
+def test_priorities_are_of_sessions_and_move_nothing_else() -> None:
+    spec = {"sessions": 400, "isl": 300, "osl": 9, "turns": 2, "rate_rps": 3.0}
+    shares = [{"priority": 0, "share": 3}, {"priority": 7, "share": 1}]
+    plain, classed = synthesize(spec, 1), synthesize({**spec, "priorities": shares}, 1)
+    assert plain.priority is None and classed.priority is not None
+    assert plain.arrival_ms.tolist() == classed.arrival_ms.tolist()
+    previous = classed.previous_turn
+    assert previous is not None
+    later = np.flatnonzero(previous >= 0)
+    assert (classed.priority[later] == classed.priority[previous[later]]).all()
+    share = float((classed.priority == 7).mean())
+    assert 0.18 < share < 0.32
+    with pytest.raises(ConfigError, match="all shares are 0"):
+        synthesize({**spec, "priorities": [{"priority": 1, "share": 0}]}, 1)

@@ -9,6 +9,7 @@ import pytest
 from dynosim.errors import ConfigError, TraceError
 from dynosim.records import Trace
 from dynosim.workload import writers
+from dynosim.workload.agents import write_agents
 from dynosim.workload.readers import read_trace
 from dynosim.workload.spec_file import read_spec
 from dynosim.workload.synthetic import synthesize
@@ -55,11 +56,12 @@ def test_a_file_that_cannot_be_written_is_told(tmp_path: Path, trace: Trace) -> 
         write_trace(trace, tmp_path / "no such folder" / "a.jsonl")
 
 
-@pytest.mark.parametrize("name", ["chat_sessions", "agentic_tools"])
+@pytest.mark.parametrize("name", ["chat_sessions", "agentic_tools", "agentic_dag"])
 def test_shipped_traces_are_what_their_description_gives(
     root: Path, tmp_path: Path, name: str
 ) -> None:
-    spec, seed = read_spec(root / "traces" / f"{name}.yaml")
-    write_trace(synthesize(spec, seed), tmp_path / f"{name}.jsonl")
+    written = read_spec(root / "traces" / f"{name}.yaml")
+    make = write_agents if written.is_agents else synthesize
+    write_trace(make(written.keys, written.seed), tmp_path / f"{name}.jsonl")
     shipped = gzip.decompress((root / "traces" / f"{name}.jsonl.gz").read_bytes())
     assert (tmp_path / f"{name}.jsonl").read_bytes() == shipped

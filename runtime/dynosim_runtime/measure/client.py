@@ -211,10 +211,13 @@ class CompletionsClient:
         request_id: str | None = None,
         priority: int = 0,
         wishes: Wishes | None = None,
+        expected_output_tokens: int | None = None,
         on_first_token: Callable[[], None] | None = None,
     ) -> TimedAnswer:
         """Send a prompt, wait for `output_tokens` tokens. What goes wrong is told in the answer."""
-        body = self._body(prompt, output_tokens, priority, wishes)
+        # Traces count priorities as engines do, lower first; clients the other way round.
+        hints = {"priority": -priority or None, "osl": expected_output_tokens}
+        body = self._body(prompt, output_tokens, hints, wishes)
         headers = {"Content-Type": "application/json"}
         if request_id is not None:
             headers["X-Request-Id"] = request_id
@@ -239,8 +242,13 @@ class CompletionsClient:
         return answer
 
     def _body(
-        self, prompt: IntArray, output_tokens: int, priority: int, wishes: Wishes | None
+        self,
+        prompt: IntArray,
+        output_tokens: int,
+        hints: dict[str, int | None],
+        wishes: Wishes | None,
     ) -> bytes:
+        """`hints` are the agent's: a priority, higher is more important; the length expected."""
         body: dict[str, Any] = {
             "model": self.model,
             "prompt": prompt,
@@ -251,9 +259,9 @@ class CompletionsClient:
             "stream_options": {"include_usage": True},
             **self._extras,
         }
-        if priority and self._extras:
-            # Traces count as engines do, lower first; clients' hints the other way round.
-            body["nvext"] = {**body["nvext"], "agent_hints": {"priority": -priority}}
+        given = {name: hint for name, hint in hints.items() if hint is not None}
+        if given and self._extras:
+            body["nvext"] = {**body["nvext"], "agent_hints": given}
         if wishes is not None and self._extras:
             body["nvext"] = {**body["nvext"], **wishes_nvext(wishes)}
         return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -175,6 +175,7 @@ async def _serve(load: _Load, index: int, due_ms: float) -> None:
             request_id=record.request_id,
             priority=0 if trace.priority is None else int(trace.priority[index]),
             wishes=None if trace.wishes is None else trace.wishes[index],
+            expected_output_tokens=_expected(trace, index),
         )
     except asyncio.CancelledError:
         record.status, record.error = "cancelled", "cancelled when the load was interrupted"
@@ -186,6 +187,12 @@ async def _serve(load: _Load, index: int, due_ms: float) -> None:
     load.num_ended += 1
     if load.progress is not None:
         load.progress(load.num_ended, len(trace))
+
+
+def _expected(trace: Trace, index: int) -> int | None:
+    """How long a client expects the answer to be; None: it does not say."""
+    expected = trace.expected_output_tokens
+    return None if expected is None else int(expected[index]) or None
 
 
 def _blank_record(trace: Trace, index: int) -> RequestRecord:

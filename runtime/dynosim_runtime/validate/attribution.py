@@ -185,7 +185,9 @@ def report_as_sent(outcome: RunOutcome, run: LoadRun) -> dict[str, Any]:
 def as_sent(trace: Trace, sent_ms: FloatArray, order: IntArray) -> Trace:
     """The trace in another order, each request with an arrival of its own."""
     sent = trace.take(order)
-    return replace(sent, arrival_ms=sent_ms[order], previous_turn=None, delay_ms=None)
+    return replace(
+        sent, arrival_ms=sent_ms[order], previous_turn=None, delay_ms=None, dependencies=None
+    )
 
 
 def _timed(outcome: RunOutcome, timing: StepTimeModel) -> RunOutcome:

@@ -172,6 +172,7 @@ def _trace_overrides(trace: Path | None) -> list[str]:
         f"workload.trace={trace.absolute()}",
         "workload.synthetic=null",
         "workload.pool=null",
+        "workload.agents=null",
         "workload.stages=null",
         "workload.format=null",
     ]
