@@ -115,7 +115,7 @@ def inspect(
 def reuse(
     trace: TraceFile,
     format: Format = None,
-    trace_block_size: BlockTokens = 512,
+    trace_block_size: BlockTokens = None,
     block_size: Annotated[
         int | None, typer.Option(min=1, help="Engine block size in tokens; as the trace's.")
     ] = None,
@@ -152,7 +152,16 @@ def reuse(
 
     if plot is not None:
         check_files([plot], overwrite=overwrite, option="--plot")
-    tokens = trace_block_size if block_size is None else block_size
+    read = _read(
+        trace,
+        format=format,
+        trace_block_size=trace_block_size,
+        limit=limit,
+        skip_bad_lines=skip_bad_lines,
+        lengths_from_hash_ids=lengths_from_hash_ids,
+        sort=sort,
+    )
+    tokens = read.trace.trace_block_size if block_size is None else block_size
     block_bytes = None if model is None else tokens * _kv_bytes_per_token(model)
     sizes = None
     if capacity is not None:
@@ -164,15 +173,6 @@ def reuse(
         device_blocks=0 if device is None else blocks_of(device, "--device", block_bytes),
         with_answers=not prompt_only,
         enough=enough,
-    )
-    read = _read(
-        trace,
-        format=format,
-        trace_block_size=trace_block_size,
-        limit=limit,
-        skip_bad_lines=skip_bad_lines,
-        lengths_from_hash_ids=lengths_from_hash_ids,
-        sort=sort,
     )
     summary = reuse_by_capacity(read.trace, question)
     summary |= {"bytes_per_block": block_bytes, "moved_rows": read.moved_rows}

@@ -49,10 +49,10 @@ def reuse_bound(result: RunResult, trace: Trace) -> dict[str, Any]:
     completed requests, to lay beside `prefix_cache_reused_ratio`; ready for JSON.
 
     `optimal`: in one cache with as many blocks as all workers ever had at once, their tiers
-    included, that knows the future and holds nothing for requests in flight. No routing and no eviction has more, requests
-    being scheduled in the order in which they were; where it is not known, in that which gives the
-    most. `lru`: the same cache without foresight.
-    `endless`: with room for all.
+    included, that knows the future and holds nothing for requests in flight. No routing and no
+    eviction has more, requests being scheduled in the order in which they were; where it is not
+    known, in that which gives the most. `lru`: the same cache without foresight. `endless`: with
+    room for all.
     """
     log = result.requests
     completed = log.status == RequestStatus.COMPLETED
