@@ -265,6 +265,14 @@ class Cluster:
                 ):
                     self._passed_to.append(other.worker.station_id)
 
+    def _lose_tiers(self, worker: Worker, now_ms: float) -> None:
+        """A worker is gone, and so are its copies and what it alone held."""
+        tiers = self._tiers_of.pop(worker.station_id)
+        del self._tiers_at[tiers.station_id]
+        tiers.next_ms = NEVER
+        self._tier_links.drop(worker, now_ms)
+        self.stores.leave(worker)
+
     def _take_onboarded(self, now_ms: float) -> None:
         """Workers hear of loads that have come over links."""
         links = self._tier_links
@@ -635,8 +643,7 @@ class Cluster:
         for rank in self._ranks_of(worker):
             rank.move(WorkerEvent.DIED, now_ms)
             if rank.nearest_tier is not None:
-                self._tier_links.drop(rank, now_ms)
-                self.stores.leave(rank)
+                self._lose_tiers(rank, now_ms)
             lost += [one for one in rank.stop(now_ms) if self._is_waited_for(one[0].index)]
             self._placer.receive(rank, [], now_ms)
             if was_ready:
@@ -695,6 +702,7 @@ class Cluster:
             if all([rank.engine.is_done for rank in self._ranks_of(worker)]):
                 self._draining.remove(worker)
                 worker.move(WorkerEvent.DRAINED, now_ms)
+                self.stores.leave(worker)
 
     def _go_on(self, now_ms: float) -> None:
         """After a change of workers: dispatch what can go now, and start who has work."""

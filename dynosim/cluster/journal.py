@@ -2,6 +2,7 @@
 
 import struct
 from array import array
+from math import isnan
 from typing import Final
 
 import numpy as np
@@ -107,7 +108,9 @@ class HandoffColumns:
 class TierColumns:
     """What requests loaded from tiers before they were first scheduled, by request index."""
 
-    def __init__(self, num_requests: int, block_size: int) -> None:
+    def __init__(self, scheduled_ms: "array[float]", block_size: int) -> None:
+        num_requests = len(scheduled_ms)
+        self._scheduled_ms = scheduled_ms  # the journal's
         self.onboard_start_ms = array("d", [NAN]) * num_requests
         self.onboard_end_ms = array("d", [NAN]) * num_requests
         self.onboarded_tokens = array("q", [0]) * num_requests
@@ -115,18 +118,19 @@ class TierColumns:
         self._block_size = block_size
 
     def loaded(self, job: CopyJob, ends_ms: float) -> None:
-        """A load has ended. Those after a preemption are not a matter of the first token."""
+        """A load has ended. Those of requests that some engine has begun are of no account here."""
         index = job.sequence.index
-        if job.sequence.preemptions:
+        if not isnan(self._scheduled_ms[index]):
             return
-        num_blocks = job.num_blocks
+        num_blocks, beyond_blocks = job.num_blocks, 0
         for part in job.beyond:
             num_beyond = part.span.end - part.span.first
             num_blocks += num_beyond
-            self.beyond_tokens[index] += num_beyond * self._block_size
+            beyond_blocks += num_beyond
         self.onboard_start_ms[index] = job.starts_ms
         self.onboard_end_ms[index] = ends_ms
         self.onboarded_tokens[index] = num_blocks * self._block_size
+        self.beyond_tokens[index] = beyond_blocks * self._block_size
 
     def forget(self, index: int) -> None:
         """A request begins anew with another worker."""

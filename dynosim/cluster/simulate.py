@@ -88,7 +88,7 @@ def simulate(
         )
         handoffs = _make_handoffs(cluster, cluster.disagg, journal)
     if any(pool.tiers is not None for pool in cluster.pools):
-        journal.tiers = TierColumns(len(trace), cluster.block_size)
+        journal.tiers = TierColumns(journal.scheduled_ms, cluster.block_size)
     load = LoadDriver(trace, options.concurrency)
     trail = TrailColumns() if options.records_trail else None
     patience = None

@@ -328,7 +328,7 @@ class Engine:
         is_told = self._stamped is not None or lanes.stores_are_heard
         if is_told and lanes.next_store_ms < NEVER:
             steps = max(1, self._steps_until(instant_start(lanes.next_store_ms)))
-            if self._lag < steps < self.run_steps:
+            if steps < self.run_steps:
                 self.run_steps = steps
 
     def hear_stored(self, now_ms: float) -> None:
@@ -548,6 +548,8 @@ class Engine:
             self.run_steps = steps
             self.last_delivery_ms = self._delivered_ms(steps - self._lag)
             self._deliver_run(self.last_delivery_ms)
+            if self.lanes is not None:
+                self.hear_stored(self.last_delivery_ms)
         else:
             self.core.take_events()
         unfinished = self.core.unfinished()

@@ -375,8 +375,9 @@ class _Victims:
 
     def go(self) -> None:
         """What was taken goes."""
-        for extent, span in zip(self._chosen, self.spans, strict=True):
-            self._extents.cut(extent, span.first)
+        spans = self.spans
+        for index, extent in enumerate(self._chosen):
+            self._extents.cut(extent, spans[index].first)
 
 
 class Accesses:

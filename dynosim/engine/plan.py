@@ -129,7 +129,7 @@ class HostWork:
         self.loads: tuple[CopyJob, ...] = ()  # start with the step
         self.stores: tuple[CopyJob, ...] = ()  # start with the next one
         self.flushed: tuple[int, ...] = ()  # jobs that must be done before the step runs
-        self.evicted: tuple[Span, ...] = ()
+        self.evicted: tuple[Span, ...] = ()  # told where extents are single blocks
         self.refused: tuple[Sequence, ...] = ()  # whose chunks found no room
         self.asked_later: tuple[Sequence, ...] = ()  # passed over: their chunks are on their way
 

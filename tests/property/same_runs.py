@@ -8,6 +8,7 @@ import numpy as np
 from dynosim.records import (
     HandoffLog,
     KvEventLog,
+    OnboardLog,
     RequestLog,
     RoutingStats,
     RunResult,
@@ -53,6 +54,9 @@ def assert_same_requests(bulk: RequestLog, single: RequestLog) -> None:
             assert ours == theirs
         elif column.name == "handoffs":
             assert_same_handoffs(ours, theirs)
+        elif column.name == "onboards":
+            for name in OnboardLog.__slots__:
+                assert_close(getattr(ours, name), getattr(theirs, name), name)
         else:
             np.testing.assert_array_equal(ours, theirs, err_msg=column.name)
 

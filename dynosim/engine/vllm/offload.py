@@ -368,7 +368,7 @@ class HostOffload:
         if self._ended:
             self._offer_left(work)
         self.note_blank_blocks()
-        if self._jobs:
+        if self._num_orphans or plan.preempted:
             work.flushed = tuple(self._to_flush(plan))
         self._lowest_blank = self._pool.num_blocks
 
@@ -411,7 +411,8 @@ class HostOffload:
             return None
         evicted = cache.evicted
         if evicted:
-            work.evicted += tuple(evicted)
+            if self._extent_blocks is None:
+                work.evicted += tuple(evicted)
             self._publish_evicted(0, evicted)
             if self._beyond is not None and self._beyond.writes_evicted:
                 self._write(1, _whole(evicted))
