@@ -255,15 +255,18 @@ class Cluster:
         self.has_news(tiers.worker, tiers.report(now_ms))
         self._await_copies(tiers, now_ms)
         if tiers.is_shared:
-            nearest = tiers.worker.nearest_tier
-            for other in self._tiers_at.values():
-                engine = other.worker.engine
-                if (
-                    other.worker.nearest_tier is nearest
-                    and engine.next_ms == NEVER
-                    and engine.core.awaits_copies
-                ):
-                    self._passed_to.append(other.worker.station_id)
+            self._wake_sharers(tiers.worker)
+
+    def _wake_sharers(self, worker: Worker) -> None:
+        """Who waits for what comes to the tier that a worker shares asks for it again."""
+        for other in self._tiers_at.values():
+            engine = other.worker.engine
+            if (
+                other.worker.nearest_tier is worker.nearest_tier
+                and engine.next_ms == NEVER
+                and engine.core.awaits_copies
+            ):
+                self._passed_to.append(other.worker.station_id)
 
     def _lose_tiers(self, worker: Worker, now_ms: float) -> None:
         """A worker is gone, and so are its copies and what it alone held."""
@@ -272,6 +275,8 @@ class Cluster:
         tiers.next_ms = NEVER
         self._tier_links.drop(worker, now_ms)
         self.stores.leave(worker)
+        if tiers.is_shared:
+            self._wake_sharers(worker)
 
     def _take_onboarded(self, now_ms: float) -> None:
         """Workers hear of loads that have come over links."""
@@ -707,6 +712,8 @@ class Cluster:
     def _go_on(self, now_ms: float) -> None:
         """After a change of workers: dispatch what can go now, and start who has work."""
         self.now_ms = max(self.now_ms, now_ms)
+        if self._passed_to:
+            self._note_passed_on(now_ms)
         if self._num_queued:
             self._release(now_ms)
         self._touched.sort()
