@@ -274,6 +274,7 @@ class Cluster:
         del self._tiers_at[tiers.station_id]
         tiers.next_ms = NEVER
         self._tier_links.drop(worker, now_ms)
+        self._await_tier_links()
         self.stores.leave(worker)
         if tiers.is_shared:
             self._wake_sharers(worker)

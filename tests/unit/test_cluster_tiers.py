@@ -1,0 +1,166 @@
+"""Tiers below the devices, in cases that can be worked out by hand."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from clusters import equal_workers
+from probing import Ask, trace_of
+
+from dynosim.cluster import ClusterSpec, RunOptions, simulate
+from dynosim.engine.spec import EngineSpec, HostCacheSpec
+from dynosim.errors import ConfigError
+from dynosim.memory.tiers import TiersSpec, TierSpec
+from dynosim.metrics import check_conservation
+from dynosim.records import RunResult
+from dynosim.timing.formulas import LinearModel
+
+BLOCK = 4  # tokens
+MB = 1_000_000  # of a block: a ms at 1 GB/s
+TIMES = LinearModel(
+    base_ms=10.0, per_prefill_token_ms=1.0, per_decode_ms=0.0, per_context_token_ms=0.0
+)
+ENGINE = EngineSpec(
+    num_gpu_blocks=11, max_model_len=40, block_size=BLOCK, max_num_batched_tokens=64, max_num_seqs=4
+)
+HOST = TierSpec(name="host", num_blocks=100, read_gb_s=1.0, write_gb_s=1.0)
+STORE = TierSpec(name="remote", num_blocks=100, read_gb_s=0.5, write_gb_s=1.0, scope="cluster")
+
+
+def cluster(*tiers: TierSpec, workers: int = 1, **others: Any) -> ClusterSpec:
+    spec = TiersSpec(tiers=tiers, block_bytes=MB, **others)
+    engine = replace(ENGINE, host_cache=HostCacheSpec(num_chunks=tiers[0].num_blocks))
+    plain = equal_workers(engine, TIMES, num_workers=workers)
+    return replace(plain, pools=(replace(plain.pools[0], tiers=spec),))
+
+
+def run(asks: Sequence[Ask], spec: ClusterSpec) -> RunResult:
+    trace = trace_of(asks, BLOCK)
+    result = simulate(trace, spec, RunOptions())
+    check_conservation(result, trace)
+    single = simulate(trace, spec, RunOptions(exact_stepping=True))
+    np.testing.assert_allclose(result.requests.finish_ms, single.requests.finish_ms)
+    return result
+
+
+def prompt(at_ms: float, *ids: int, last: int = 1) -> Ask:
+    """A request with a block of 4 tokens for each id but the last, of which it has `last`."""
+    return Ask(float(at_ms), ids, 0, last_tokens=last)
+
+
+def test_what_the_device_has_lost_is_loaded_at_the_rate_of_its_lane() -> None:
+    """The device holds 10 blocks: the second prompt evicts the first one's tail, and its head."""
+    asks = [
+        prompt(0, 1, 2, 3, 4, 5, 6),
+        prompt(100, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20),
+        prompt(200, 1, 2, 3, 4, 5, 6),
+    ]
+    result = run(asks, cluster(HOST))
+    log = result.requests
+    assert log.onboards is not None
+    # 5 blocks of 1 MB at 1 GB/s, beginning with the arrival; then one token is computed.
+    assert log.onboards.num_tokens.tolist() == [0, 0, 20]
+    assert log.onboards.start_ms[2] == 200 and log.onboards.end_ms[2] == pytest.approx(205)
+    assert log.cached_tokens.tolist() == [0, 0, 20]
+    assert log.scheduled_ms[2] == pytest.approx(205)
+    assert log.finish_ms[2] == pytest.approx(205 + 10 + 1)
+    (host,) = result.tiers
+    assert (host.stored_blocks, host.loaded_blocks, host.evicted_blocks) == (5 + 9, 5, 0)
+
+
+def test_a_tier_that_is_too_small_keeps_what_came_last() -> None:
+    asks = [
+        prompt(0, 1, 2, 3, 4, 5, 6),
+        prompt(100, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20),
+        prompt(200, 1, 2, 3, 4, 5, 6),
+    ]
+    (host,) = run(asks, cluster(replace(HOST, num_blocks=9))).tiers
+    assert (host.loaded_blocks, host.evicted_blocks) == (0, 5 + 5)
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_one_computes_what_four_need_if_they_share_a_store(is_shared: bool) -> None:
+    """Four sub-agents with one prefix on four workers: without a shared tier four prefills, with it
+    one, and three loads."""
+    asks = [prompt(index * 50.0, 1, 2, 3, 4, 5, 6) for index in range(4)]
+    tier = STORE if is_shared else HOST
+    result = run(asks, cluster(tier, workers=4))
+    assert sorted(result.requests.worker_id.tolist()) == [0, 1, 2, 3]
+    prefix_tokens = 5 * BLOCK
+    computed = int(result.steps.prefill_tokens.sum()) - 4  # the last token is everyone's own
+    (log,) = result.tiers
+    if is_shared:
+        assert computed == prefix_tokens
+        assert log.loaded_blocks == 3 * 5
+        assert log.stored_blocks == 5
+    else:
+        assert computed == 4 * prefix_tokens
+        assert log.loaded_blocks == 0
+
+
+def test_who_comes_while_the_first_one_stores_waits_for_it() -> None:
+    """All four at once: the others ask later instead of computing the same."""
+    asks = [prompt(0.0, 1, 2, 3, 4, 5, 6) for _ in range(4)]
+    result = run(asks, cluster(STORE, workers=4))
+    assert int(result.steps.prefill_tokens.sum()) == 5 * BLOCK + 4
+    log = result.requests
+    assert log.onboards is not None
+    # 31 ms of prefill, 5 ms to store; then 10 ms to load, each over a link of its own.
+    assert log.onboards.start_ms[1:].tolist() == pytest.approx([36.0] * 3)
+    assert log.onboards.end_ms[1:].tolist() == pytest.approx([46.0] * 3)
+
+
+def test_all_who_load_share_what_a_store_gives_in_all() -> None:
+    asks = [prompt(0.0, 1, 2, 3, 4, 5, 6) for _ in range(3)]
+    asks = [asks[0], *[replace(ask, at_ms=100.0) for ask in asks[1:]]]
+    log = run(asks, cluster(replace(STORE, total_read_gb_s=0.5), workers=3)).requests
+    assert log.onboards is not None
+    assert log.onboards.end_ms[1:].tolist() == pytest.approx([120.0] * 2)
+
+
+def test_behind_the_host_disks_keep_what_it_throws_out() -> None:
+    disk = TierSpec(name="disk", num_blocks=100, read_gb_s=0.25, write_gb_s=1.0, latency_ms=2.0)
+    asks = [
+        prompt(0, 1, 2, 3, 4, 5, 6),
+        prompt(100, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20),
+        prompt(200, 1, 2, 3, 4, 5, 6),
+    ]
+    for writes_evicted in (False, True):
+        spec = cluster(replace(HOST, num_blocks=9), disk, writes_evicted=writes_evicted)
+        result = run(asks, spec)
+        log = result.requests
+        assert log.onboards is not None
+        assert log.onboards.num_beyond.tolist() == [0, 0, 20]
+        assert log.onboards.end_ms[2] == pytest.approx(200 + 2 + 5 * 4)
+        host, disks = result.tiers
+        assert (host.loaded_blocks, disks.loaded_blocks) == (0, 5)
+
+
+def test_a_peer_gives_what_it_has() -> None:
+    peers = TierSpec(name="peers", num_blocks=0, read_gb_s=0.5, write_gb_s=0.5)
+    asks = [prompt(index * 50.0, 1, 2, 3, 4, 5, 6) for index in range(2)]
+    result = run(asks, cluster(HOST, peers, workers=2))
+    log = result.requests
+    assert log.onboards is not None
+    assert log.onboards.num_beyond.tolist() == [0, 20]
+    assert log.onboards.end_ms[1] == pytest.approx(50 + 10)
+
+
+@pytest.mark.parametrize(("gb_s", "loaded"), [(1.0, 20), (0.1, 0)])
+def test_only_what_comes_sooner_than_it_is_computed_is_loaded(gb_s: float, loaded: int) -> None:
+    """20 tokens take 20 ms to compute; 5 blocks 5 ms to load at 1 GB/s, 50 at a tenth of it."""
+    asks = [
+        prompt(0, 1, 2, 3, 4, 5, 6),
+        prompt(100, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20),
+        prompt(300, 1, 2, 3, 4, 5, 6),
+    ]
+    result = run(asks, cluster(replace(HOST, read_gb_s=gb_s), is_choosy=True))
+    assert result.requests.onboards is not None
+    assert result.requests.onboards.num_tokens[2] == loaded
+
+
+def test_a_shared_tier_of_nodes_needs_nodes() -> None:
+    with pytest.raises(ConfigError, match=r"cluster\.tiers\.host\.scope: node, but the workers"):
+        cluster(replace(HOST, scope="node"))
