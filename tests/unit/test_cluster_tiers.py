@@ -12,7 +12,7 @@ from probing import Ask, trace_of
 from dynosim.cluster import ClusterSpec, RunOptions, simulate
 from dynosim.engine.spec import EngineSpec, HostCacheSpec
 from dynosim.errors import ConfigError
-from dynosim.memory.tiers import TiersSpec, TierSpec
+from dynosim.memory.tiers import TierSpec, TiersSpec
 from dynosim.metrics import check_conservation
 from dynosim.records import RunResult
 from dynosim.timing.formulas import LinearModel
