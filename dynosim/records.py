@@ -38,6 +38,33 @@ class Wishes:
 
 
 @dataclass(frozen=True, slots=True)
+class RetentionRange:
+    """A priority, 0 (its blocks go first) to 100, for tokens `start` to `end` of a request.
+
+    A block is of the range that holds its first token. The first token is 0, and the answer's come
+    after the prompt's; `end` None: to the last one.
+    """
+
+    start: int
+    end: int | None
+    priority: int
+    duration_ms: float | None = None  # once nobody uses it any more; None: for good
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What a request says of the KV blocks that it uses. Ranges come in order and do not overlap.
+
+    `pin_ttl_ms` keeps the full blocks of its prompt above all priorities, for so long after its
+    end. `is_ephemeral`: the blocks of no range are of no use once its session is over.
+    """
+
+    ranges: tuple[RetentionRange, ...] = ()
+    pin_ttl_ms: float | None = None
+    is_ephemeral: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """A workload in columns: row i is request i, rows in order of arrival (ties: file order).
 
@@ -61,6 +88,7 @@ class Trace:
     request_ids: tuple[str, ...] | None = None  # (n,) or None: "0", "1", ...
     stages: IntArray | None = None  # (n,) load stage of each, from 0; None: there are none
     wishes: tuple[Wishes | None, ...] | None = None  # (n,) or None: nobody has any
+    retention: tuple[Retention | None, ...] | None = None  # (n,) or None: nobody says anything
     source: str = ""  # file or generator, for messages and reports
     skipped_lines: int = 0  # bad lines left out on the user's request
     assumed_lengths: int = 0  # prompts taken to be as long as their hash ids, on the same request
@@ -89,6 +117,7 @@ class Trace:
         counts = self.hash_offsets[rows + 1] - starts
         chosen: list[int] = rows.tolist()
         sessions, names, wishes = self.session_ids, self.request_ids, self.wishes
+        retention = self.retention
         return replace(
             self,
             arrival_ms=self.arrival_ms[rows],
@@ -103,6 +132,7 @@ class Trace:
             session_ids=None if sessions is None else tuple(sessions[row] for row in chosen),
             request_ids=None if names is None else tuple(names[row] for row in chosen),
             wishes=None if wishes is None else tuple(wishes[row] for row in chosen),
+            retention=None if retention is None else tuple(retention[row] for row in chosen),
         )
 
     def _previous_among(self, rows: IntArray) -> IntArray | None:
@@ -337,6 +367,14 @@ class LockStepLog:
 
 
 @dataclass(frozen=True, slots=True)
+class RetentionLog:
+    """What became of blocks that requests had something to say of."""
+
+    peak_pinned_blocks: int  # idle ones of one worker, at the worst moment
+    broken_blocks: int  # evicted although they were pinned
+
+
+@dataclass(frozen=True, slots=True)
 class RunResult:
     """One finished simulation: the input of every report."""
 
@@ -354,3 +392,4 @@ class RunResult:
     trail: RequestTrail | None = None  # None: not asked for
     lock_step: LockStepLog | None = None  # None: no ranks that step together
     links: LinkLog | None = None  # None: nothing was moved between workers
+    retention: RetentionLog | None = None  # None: no request said anything of its blocks

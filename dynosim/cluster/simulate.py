@@ -14,6 +14,7 @@ from dynosim.cluster.journal import HandoffColumns, Journal
 from dynosim.cluster.launcher import Launcher
 from dynosim.cluster.outside import as_clients_see
 from dynosim.cluster.patience import Patience
+from dynosim.cluster.pins import check_pins
 from dynosim.cluster.placement import LoadPlacer
 from dynosim.cluster.pool import worker_log
 from dynosim.cluster.pool_placers import PoolPlacers
@@ -56,12 +57,14 @@ def simulate(
     `progress` is told several times a second how far a run without such processes is. `watch` may
     end a run early in which all workers are followed together and nothing steers them.
 
-    Raises: InfeasibleError if a cache is too small for the model length.
+    Raises: InfeasibleError if a cache is too small for the model length, or all are for the pins.
     """
     started = time.perf_counter()
     for pool in cluster.pools:
         require_room(pool.engine)
     extents = _extents_for(trace, cluster, may_fail=bool(processes))
+    is_timed = options.concurrency is None and not processes
+    check_pins(trace, extents, cluster, is_timed=is_timed)
     routing = cluster.routing or _in_turn(cluster.block_size, options.seed)
     if trace.wishes is not None:
         routing = replace(routing, has_wishes=True)
@@ -103,6 +106,7 @@ def simulate(
             decode_routing=decode_routing,
             steps_singly=singly,
             trail=trail,
+            retains=trace.retention is not None,
         ),
         placer=placer,
         load=load,
@@ -143,6 +147,7 @@ def simulate(
         trail=None if trail is None else trail.log(end_ms),
         lock_step=running.lock_step_log(),
         links=None if handoffs is None else handoffs.transfers.log(),
+        retention=running.retention_log(),
         simulate_wall_ms=(time.perf_counter() - started) * 1e3,
     )
     if outside_ms == 0:
@@ -187,7 +192,11 @@ def _extents_for(trace: Trace, cluster: ClusterSpec, *, may_fail: bool) -> Prefi
     may_stop = any(engine.long_prefill_token_threshold > 0 for engine in engines)
     if cluster.disagg is not None:
         may_stop |= may_fail or cluster.disagg.handoff.conditional is not None
-    return prefix_extents(trace, cluster.block_size, single_blocks=may_stop)
+    reuse_blocks = {engine.reuse_blocks for engine in engines}
+    may_stop |= len(reuse_blocks) > 1
+    return prefix_extents(
+        trace, cluster.block_size, single_blocks=may_stop, reuse_blocks=max(reuse_blocks)
+    )
 
 
 def _in_turn(block_size: int, seed: int) -> RoutingSpec:

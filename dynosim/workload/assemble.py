@@ -91,7 +91,8 @@ def assemble(
         priority=priority if priority is not None and priority.any() else None,
         session_ids=_session_names(columns),
         request_ids=_request_names(columns),
-        wishes=None if columns.wishes is None or not any(columns.wishes) else tuple(columns.wishes),
+        wishes=_stated(columns.wishes),
+        retention=_stated(columns.retention),
         source=source,
         skipped_lines=skipped_lines,
         assumed_lengths=sum(
@@ -110,6 +111,7 @@ def _concatenate(parts: Sequence[CheckedRows]) -> _Rows:
     has_sessions = any(chunk.session_ids is not None for chunk in chunks)
     has_requests = any(chunk.request_ids is not None for chunk in chunks)
     has_wishes = any(chunk.wishes is not None for chunk in chunks)
+    has_retention = any(chunk.retention is not None for chunk in chunks)
     columns = Columns(
         line=np.concatenate([chunk.line for chunk in chunks]),
         arrival_ms=np.concatenate([chunk.arrival_ms for chunk in chunks]),
@@ -128,6 +130,8 @@ def _concatenate(parts: Sequence[CheckedRows]) -> _Rows:
         columns.request_ids = [name for c in chunks for name in c.request_ids or [None] * len(c)]
     if has_wishes:
         columns.wishes = [wish for c in chunks for wish in c.wishes or [None] * len(c)]
+    if has_retention:
+        columns.retention = [said for c in chunks for said in c.retention or [None] * len(c)]
     return _Rows(
         columns,
         np.concatenate([part.previous_turn for part in parts]),
@@ -162,11 +166,17 @@ def _permute(columns: Columns, order: IntArray) -> Columns:
         session_ids=_permute_list(columns.session_ids, order),
         request_ids=_permute_list(columns.request_ids, order),
         wishes=_permute_list(columns.wishes, order),
+        retention=_permute_list(columns.retention, order),
     )
 
 
 def _permute_list(values: list[T] | None, order: IntArray) -> list[T] | None:
     return None if values is None else [values[index] for index in order.tolist()]
+
+
+def _stated(values: list[T | None] | None) -> tuple[T | None, ...] | None:
+    """A column; None where no row says anything."""
+    return tuple(values) if values is not None and any(values) else None
 
 
 def _session_names(columns: Columns) -> tuple[str, ...] | None:

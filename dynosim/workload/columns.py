@@ -6,7 +6,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dynosim.records import FloatArray, IntArray, Wishes
+from dynosim.records import FloatArray, IntArray, Retention, Wishes
 
 MISSING_TOKENS = -(1 << 62)
 """Stands for a length that the row does not state; no real length is negative."""
@@ -41,6 +41,7 @@ class Columns:
     session_ids: list[str | None] | None = None
     request_ids: list[str | None] | None = None
     wishes: list[Wishes | None] | None = None
+    retention: list[Retention | None] | None = None
     is_assumed: BoolArray | None = None  # (n,) the prompt's length was taken from its hash ids
 
     def __len__(self) -> int:
@@ -61,6 +62,7 @@ class Columns:
             session_ids=_take_list(self.session_ids, keep),
             request_ids=_take_list(self.request_ids, keep),
             wishes=_take_list(self.wishes, keep),
+            retention=_take_list(self.retention, keep),
             is_assumed=None if self.is_assumed is None else self.is_assumed[keep],
         )
 

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from dynosim.workload.columns import FieldNames
+from dynosim.workload.retention_fields import RangeRow
 
 
 class MooncakeRow(msgspec.Struct, gc=False, frozen=True):
@@ -44,28 +45,34 @@ class PlainRow(msgspec.Struct, gc=False, frozen=True, forbid_unknown_fields=True
 
 
 class MooncakeWishRow(MooncakeRow, gc=False, frozen=True):
-    """One that may say which worker it wants."""
+    """One that may say which worker it wants, and what its blocks are worth."""
 
     worker_id: int | None = None
     required_taints: list[str] | None = None
     preferred_taints: dict[str, float] | None = None
     router_config_override: dict[str, Any] | None = None
+    retention: list[RangeRow] | None = None
+    pin_ttl_ms: float | None = None
+    ephemeral: bool | None = None
 
 
 class PlainWishRow(PlainRow, gc=False, frozen=True, forbid_unknown_fields=True):
-    """One that may say which worker it wants."""
+    """One that may say which worker it wants, and what its blocks are worth."""
 
     worker_id: int | None = None
     required_taints: list[str] | None = None
     preferred_taints: dict[str, float] | None = None
     router_config_override: dict[str, Any] | None = None
+    retention: list[RangeRow] | None = None
+    pin_ttl_ms: float | None = None
+    ephemeral: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RowDialect:
     """Where a row type keeps each column: the field's names, the preferred one first.
 
-    `full_row` also has the fields of `wish_fields`, which few traces use.
+    `full_row` also has the fields of `wish_fields` and `retention_fields`, which few traces use.
     """
 
     row: type[MooncakeRow] | type[PlainRow]

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from dynosim.workload.problems import RowProblem
+from dynosim.workload.retention_fields import RETENTION_FIELDS
 from dynosim.workload.wish_fields import WISH_FIELDS
 
 _SHOWN_CHARS = 60
@@ -45,7 +46,7 @@ def type_problem(line: int, text: bytes, reason: str, row: type[msgspec.Struct])
         return syntax_problem(line, text, error)
     field = found["field"] or ""
     kind = found["wanted"].removesuffix(" | null")
-    wanted = (_WISH_WORDS if field.partition("[")[0] in WISH_FIELDS else _WORDS).get(kind, kind)
+    wanted = _words_of(field.partition("[")[0]).get(kind, kind)
     return RowProblem(line, field, f"expected {wanted}, got {_shown_at(value, field)}")
 
 
@@ -65,6 +66,22 @@ _WISH_WORDS = {
     "object": "an object of names and values",
     "str": "a text",
 }
+
+
+_RETENTION_WORDS = {
+    "int": "an integer",
+    "float": "a number",
+    "array": "a list of ranges",
+    "object": 'a range such as {"start": 0, "end": 512, "priority": 100}',
+    "bool": "true or false",
+}
+
+
+def _words_of(field: str) -> dict[str, str]:
+    """What kinds of values are called where this field stands."""
+    if field in RETENTION_FIELDS:
+        return _RETENTION_WORDS
+    return _WISH_WORDS if field in WISH_FIELDS else _WORDS
 
 
 def _shown_at(value: Any, field: str) -> str:

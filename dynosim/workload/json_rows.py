@@ -14,14 +14,15 @@ import msgspec
 import numpy as np
 from msgspec.structs import astuple
 
-from dynosim.records import FloatArray, IntArray, Wishes
+from dynosim.records import FloatArray, IntArray, Retention, Wishes
 from dynosim.workers.wishes import WishError
 from dynosim.workload.columns import MISSING_TOKENS, Columns
 from dynosim.workload.json_dialects import MooncakeRow, PlainRow, RowDialect
 from dynosim.workload.json_messages import UNREADABLE, syntax_problem, type_problem
 from dynosim.workload.lines import LineChunk
 from dynosim.workload.problems import RowProblem
-from dynosim.workload.wish_fields import WISH_FIELDS, WishReader, may_have_wishes
+from dynosim.workload.retention_fields import RETENTION_FIELDS, RetentionReader
+from dynosim.workload.wish_fields import WISH_FIELDS, WishReader, may_have_rare_fields
 
 INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1
 UINT64_MAX = (1 << 64) - 1
@@ -44,6 +45,7 @@ class JsonDecoder:
         self._decoder: msgspec.json.Decoder[_Row] = msgspec.json.Decoder(dialect.row)
         self._full_decoder: msgspec.json.Decoder[_Row] = msgspec.json.Decoder(dialect.full_row)
         self._wishes = WishReader()
+        self._retention = RetentionReader()
         self._has_negative_ids = False
         self._has_large_ids = False
         self.names = dialect.names
@@ -63,7 +65,7 @@ class JsonDecoder:
 
     def _decode_at_once(self, chunk: LineChunk) -> tuple[IntArray, Sequence[_Row]] | None:
         """All rows with their line numbers, or None if any line needs a closer look."""
-        decoder = self._full_decoder if may_have_wishes(chunk.data) else self._decoder
+        decoder = self._full_decoder if may_have_rare_fields(chunk.data) else self._decoder
         try:
             rows = decoder.decode_lines(chunk.data)
         except UNREADABLE:
@@ -109,6 +111,7 @@ class JsonDecoder:
                 )
         try:
             self._wishes.read(row)
+            self._retention.read(row)
         except WishError as error:
             return RowProblem(line, error.key, error.message)
         given = [name for name in dialect.hash_ids if getattr(row, name) is not None]
@@ -149,6 +152,7 @@ class JsonDecoder:
             session_ids=_texts(_either(given, ("session_id",))),
             request_ids=_texts(_either(given, ("request_id",))),
             wishes=self._wish_column(given, rows),
+            retention=self._retention_column(given, rows),
         )
 
     def _wish_column(
@@ -158,6 +162,14 @@ class JsonDecoder:
         if not any(_is_used(given.get(name, ())) for name in WISH_FIELDS):
             return None
         return [self._wishes.read(row) for row in rows]
+
+    def _retention_column(
+        self, given: Mapping[str, Values], rows: Sequence[_Row]
+    ) -> list[Retention | None] | None:
+        """What each row says of its blocks; None if no row does. Raises: WishError."""
+        if not any(_is_used(given.get(name, ())) for name in RETENTION_FIELDS):
+            return None
+        return [self._retention.read(row) for row in rows]
 
     def _hash_columns(self, lists: Values | None, num_rows: int) -> tuple[IntArray, IntArray]:
         """Ids end to end (sum,), and how many each row has (n,), -1 where it has no such field."""

@@ -52,6 +52,7 @@ def tiled(trace: Trace, num_tiles: int) -> Trace:
         session_ids=None if sessions is None else _named(sessions, num_tiles),
         request_ids=None if names is None else _named(names, num_tiles),
         wishes=None if trace.wishes is None else trace.wishes * num_tiles,
+        retention=None if trace.retention is None else trace.retention * num_tiles,
     )
 
 

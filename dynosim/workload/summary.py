@@ -20,6 +20,12 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     ]
     if summary.get("wishes"):
         lines.append(_wish_line(summary["wishes"]))
+    if summary.get("retention"):
+        said = summary["retention"]
+        lines.append(
+            f"block worth     {said['requests']:,} requests: {said['ranges']:,} give priorities, "
+            f"{said['pinned']:,} pin, {said['ephemeral']:,} are ephemeral"
+        )
     if summary["skipped_lines"]:
         lines.append(f"left out        {summary['skipped_lines']:,} bad lines")
     if summary.get("assumed_lengths"):

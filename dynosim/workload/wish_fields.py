@@ -8,14 +8,16 @@ from typing import Any
 
 from dynosim.records import Wishes
 from dynosim.workers.wishes import WishError, read_overrides, read_weights
+from dynosim.workload.retention_fields import RETENTION_FIELDS
 
 WISH_FIELDS = ("worker_id", "required_taints", "preferred_taints", "router_config_override")
 WORKERS_MAX = 1 << 31
-_MARKS = (*(name.encode() for name in WISH_FIELDS), b"\\")  # what is escaped may be a name
+_RARE_FIELDS = (*WISH_FIELDS, *RETENTION_FIELDS)
+_MARKS = (*(name.encode() for name in _RARE_FIELDS), b"\\")  # what is escaped may be a name
 
 
-def may_have_wishes(data: bytes) -> bool:
-    """Whether any row of this text can have one of the fields."""
+def may_have_rare_fields(data: bytes) -> bool:
+    """Whether any row of this text can have one of these fields, or of `RETENTION_FIELDS`."""
     return any(mark in data for mark in _MARKS)
 
 

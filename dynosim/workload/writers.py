@@ -16,6 +16,7 @@ import msgspec
 from dynosim.errors import ConfigError, TraceError
 from dynosim.records import Trace
 from dynosim.workload.readers import FORMATS, format_of
+from dynosim.workload.retention_fields import retention_row
 from dynosim.workload.wish_fields import wish_row
 
 _ROWS_AT_A_TIME = 10_000
@@ -59,6 +60,7 @@ def lost_parts(trace: Trace, form: str) -> list[str]:
         "priority": trace.priority is not None,
         "request_ids": trace.request_ids is not None,
         "wishes": trace.wishes is not None,
+        "retention": trace.retention is not None,
     }
     return [name for name, is_there in parts.items() if is_there]
 
@@ -136,6 +138,8 @@ def _extras(trace: Trace, delay: str) -> list[Callable[[int], dict[str, Any]]]:
         extras.append(lambda row: {"request_id": requests[row]})
     if (wishes := trace.wishes) is not None:
         extras.append(lambda row: wish_row(wishes[row]))
+    if (retention := trace.retention) is not None:
+        extras.append(lambda row: retention_row(retention[row]))
     return extras
 
 
