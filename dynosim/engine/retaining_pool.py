@@ -23,11 +23,14 @@ from dynosim.blocks.retention import (
     PINNED,
     PLAIN,
     BlockClaims,
+    Claim,
     Standing,
 )
 from dynosim.engine.block_pool import BlockPool, Extent
 from dynosim.engine.instant import instant_end
 
+_PLAIN: Final = Standing()  # of all of which nothing but the default was ever claimed
+_PLAIN.worth.add(PLAIN, 0.0)
 _OUTDATED_ALLOWED: Final = 64  # entries of a heap not worth a rebuild
 
 
@@ -101,11 +104,10 @@ class RetainingPool(BlockPool):
 
     def claim(self, held: list[Extent], own: Extent | None, claims: BlockClaims | None) -> None:
         """A request is about to release its extents, `held` along its path, and claims this."""
-        now_ms = self._now_ms
         for i, extent in enumerate(held):
-            self._standing(extent).worth.add(PLAIN if claims is None else claims.path[i], now_ms)
+            self._add(extent, PLAIN if claims is None else claims.path[i])
         if own is not None:
-            self._standing(own).worth.add(PLAIN if claims is None else claims.own, now_ms)
+            self._add(own, PLAIN if claims is None else claims.own)
         if claims is not None and claims.session >= 0:
             extents = self._of_sessions.setdefault(claims.session, [])
             extents += held
@@ -165,14 +167,26 @@ class RetainingPool(BlockPool):
 
     # ---- places --------------------------------------------------------------------------------
 
-    def _standing(self, extent: Extent) -> Standing:
-        if extent.standing is None:
+    def _add(self, extent: Extent, claims: tuple[Claim, ...]) -> None:
+        """One more user's claims."""
+        standing = extent.standing
+        if claims is PLAIN and (standing is None or standing is _PLAIN):
+            extent.standing = _PLAIN
+            return
+        if standing is None or standing is _PLAIN:
             extent.standing = Standing()
-        return extent.standing
+            if standing is _PLAIN:
+                extent.standing.worth.add(PLAIN, self._now_ms)
+            standing = extent.standing
+        standing.worth.add(claims, self._now_ms)
 
     def _put(self, extent: Extent) -> None:
         """Find an idle extent its place."""
-        standing = self._standing(extent)
+        standing = extent.standing
+        if standing is _PLAIN:
+            self._idle.append(extent)
+            return
+        assert standing is not None, "claimed before"
         standing.level = standing.worth.level(self._now_ms)
         if standing.level == DEFAULT_PRIORITY:
             self._idle.append(extent)

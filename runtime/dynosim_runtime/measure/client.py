@@ -211,10 +211,11 @@ class CompletionsClient:
         request_id: str | None = None,
         priority: int = 0,
         wishes: Wishes | None = None,
+        pin_ttl_ms: float | None = None,
         on_first_token: Callable[[], None] | None = None,
     ) -> TimedAnswer:
         """Send a prompt, wait for `output_tokens` tokens. What goes wrong is told in the answer."""
-        body = self._body(prompt, output_tokens, priority, wishes)
+        body = self._body(prompt, output_tokens, priority, wishes, pin_ttl_ms)
         headers = {"Content-Type": "application/json"}
         if request_id is not None:
             headers["X-Request-Id"] = request_id
@@ -239,7 +240,12 @@ class CompletionsClient:
         return answer
 
     def _body(
-        self, prompt: IntArray, output_tokens: int, priority: int, wishes: Wishes | None
+        self,
+        prompt: IntArray,
+        output_tokens: int,
+        priority: int,
+        wishes: Wishes | None,
+        pin_ttl_ms: float | None,
     ) -> bytes:
         body: dict[str, Any] = {
             "model": self.model,
@@ -256,6 +262,9 @@ class CompletionsClient:
             body["nvext"] = {**body["nvext"], "agent_hints": {"priority": -priority}}
         if wishes is not None and self._extras:
             body["nvext"] = {**body["nvext"], **wishes_nvext(wishes)}
+        if pin_ttl_ms is not None and self._extras:
+            control = {"type": "ephemeral", "ttl": f"{max(1, round(pin_ttl_ms / 1e3))}s"}
+            body["nvext"] = {**body["nvext"], "cache_control": control}
         return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
