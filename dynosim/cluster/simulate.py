@@ -57,14 +57,14 @@ def simulate(
     `progress` is told several times a second how far a run without such processes is. `watch` may
     end a run early in which all workers are followed together and nothing steers them.
 
-    Raises: InfeasibleError if a cache is too small for the model length, or all are for the pins.
+    Raises: InfeasibleError if a cache is too small for the model length, or all are for a pin.
     """
     started = time.perf_counter()
     for pool in cluster.pools:
         require_room(pool.engine)
-    extents = _extents_for(trace, cluster, may_fail=bool(processes))
-    is_timed = options.concurrency is None and not processes
-    check_pins(trace, extents, cluster, is_timed=is_timed)
+    if trace.retention is not None:
+        check_pins(trace, cluster)
+    extents = extents_for(trace, cluster, may_fail=bool(processes))
     routing = cluster.routing or _in_turn(cluster.block_size, options.seed)
     if trace.wishes is not None:
         routing = replace(routing, has_wishes=True)
@@ -185,7 +185,7 @@ def _launch_all(running: Cluster, spec: ClusterSpec) -> None:
             running.make_ready(running.launch(pool, 0.0), 0.0)
 
 
-def _extents_for(trace: Trace, cluster: ClusterSpec, *, may_fail: bool) -> PrefixExtents:
+def extents_for(trace: Trace, cluster: ClusterSpec, *, may_fail: bool = False) -> PrefixExtents:
     """Prompts in terms of extents; of single blocks where a prompt may stop amid any of them: by a
     cap, or because its KV does not come, or is computed here while others' KV comes."""
     engines = [pool.engine for pool in cluster.pools]

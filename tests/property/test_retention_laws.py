@@ -9,16 +9,19 @@ from typing import Any
 
 import numpy as np
 from clusters import run_twin
-from hypothesis import given, reject, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from same_runs import assert_same
 from strategies import bounded_spec, random_routing, random_timing, random_trace, with_sessions
+from test_disagg_laws import clusters, traces
+from test_ranks import drawn, with_ranks
 
 from dynosim.blocks.retention import block_claims, claims_of
+from dynosim.cluster import ClusterSpec, RunOptions, simulate
 from dynosim.engine.kv_cache import KvCache
+from dynosim.engine.ranks import ONE_RANK
 from dynosim.engine.retaining_pool import RetainingPool
 from dynosim.engine.sequence import Sequence
-from dynosim.errors import InfeasibleError
 from dynosim.metrics import check_conservation
 from dynosim.records import Retention, RetentionRange, Trace
 from dynosim.workload.extents import prefix_extents
@@ -295,10 +298,7 @@ def some_run(seed: int) -> tuple[Trace, dict[str, Any]]:
 @settings(max_examples=60, deadline=None)
 def test_bulk_stepping_equals_single_steps_with_directives(seed: int) -> None:
     trace, options = some_run(seed)
-    try:
-        bulk = run_twin(trace, **options)
-    except InfeasibleError:  # pins beyond the cache
-        reject()
+    bulk = run_twin(trace, **options)
     single = run_twin(trace, **options, exact_stepping=True)
     assert_same(bulk, single)
     assert bulk.retention == single.retention
@@ -337,3 +337,28 @@ def test_directives_that_ask_for_the_default_change_nothing(seed: int) -> None:
     assert_same(plain, same)
     assert same.retention is not None
     assert (same.retention.peak_pinned_blocks, same.retention.broken_blocks) == (0, 0)
+
+
+@given(traces(), clusters(), SEEDS)
+@settings(max_examples=25, deadline=None)
+def test_pools_that_hand_over_go_in_bulk_as_singly_with_directives(
+    trace: Trace, cluster: ClusterSpec, seed: int
+) -> None:
+    said = with_retention(random.Random(seed), trace)
+    bulk = simulate(said, cluster)
+    single = simulate(said, cluster, RunOptions(exact_stepping=True))
+    assert_same(bulk, single)
+    assert bulk.retention == single.retention
+    check_conservation(bulk, said)
+
+
+@given(SEEDS)
+@settings(max_examples=15, deadline=None)
+def test_one_rank_in_lock_step_is_a_plain_engine_with_directives(seed: int) -> None:
+    trace, cluster = drawn(seed, in_lock_step=True, number=1)
+    said = with_retention(random.Random(seed), trace)
+    plain = with_ranks(cluster, ONE_RANK)
+    ours = simulate(said, cluster)
+    theirs = simulate(said, plain, RunOptions(exact_stepping=True))
+    np.testing.assert_array_equal(ours.requests.cached_tokens, theirs.requests.cached_tokens)
+    assert ours.retention == theirs.retention

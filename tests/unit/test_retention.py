@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from clusters import run_twin
+from clusters import equal_workers, run_twin
 
 from dynosim.blocks.retention import (
     DEFAULT_PRIORITY,
@@ -23,6 +23,8 @@ from dynosim.blocks.retention import (
     moved,
 )
 from dynosim.build import workload as build_workload
+from dynosim.cluster.pins import check_pins_together
+from dynosim.cluster.simulate import extents_for
 from dynosim.config.loading import load_run
 from dynosim.engine.block_pool import Extent
 from dynosim.engine.retaining_pool import RetainingPool
@@ -255,17 +257,26 @@ def test_the_last_turn_of_an_ephemeral_session_leaves_nothing() -> None:
 
 def test_pins_beyond_the_caches_are_refused_before_the_run() -> None:
     pin = Retention(pin_ttl_ms=5_000.0)
-    together = r"request 2 pins blocks.*9 would be at once, at 2\.0 s"
-    with pytest.raises(InfeasibleError, match=together):
-        run(prompts(A, B, C, retention=(pin,) * 3), blocks=8)
-    run(prompts(A, B, C, retention=(pin,) * 3), blocks=9)
-    run(prompts(A, B, A, retention=(pin,) * 3), blocks=8)  # the same blocks twice
-    run(prompts(A, B, C, every_ms=2_500.0, retention=(pin,) * 3), blocks=8)  # one has run out
     large = prompts(A, [*B, *C], retention=(None, pin))
     with pytest.raises(
         InfeasibleError, match="request 1 pins 6 blocks, but a worker's cache has 5"
     ):
         run(large, blocks=5)
+
+    def check(trace: Trace, blocks: int, num_workers: int = 1) -> None:
+        spec = EngineSpec(num_gpu_blocks=blocks + 1, max_model_len=64 * 4, block_size=64)
+        cluster = equal_workers(spec, TIMES, num_workers=num_workers)
+        check_pins_together(trace, extents_for(trace, cluster), cluster)
+
+    apart = prompts(A, B, C, retention=(pin,) * 3)
+    with pytest.raises(InfeasibleError, match=r"request 2 pins.*9 would be at once, at 2\.0 s"):
+        check(apart, 8)
+    check(apart, 9)
+    check(apart, 5, num_workers=2)
+    check(prompts(A, B, A, retention=(pin,) * 3), 8)  # the same blocks twice
+    check(prompts(A, B, C, every_ms=2_500.0, retention=(pin,) * 3), 8)  # one has run out
+    later = np.array([NO_REQUEST, 0, 1])
+    check(replace(apart, previous_turn=later, session_ids=("s",) * 3), 8)  # who knows when
 
 
 # ---- reuse in coarser steps than blocks ----------------------------------------------------------
