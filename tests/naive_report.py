@@ -47,6 +47,7 @@ def naive_report(outcome: RunOutcome, run: Run) -> Report:
         **_spread(run),
         **_router(run),
         **_no_handoffs(run, outcome),
+        **dict.fromkeys(("peak_pinned_blocks", "evicted_pinned_blocks")),  # nobody pins
         **latency_keys(run),
         **steady_keys(run),
         **goodput,

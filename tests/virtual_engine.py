@@ -131,6 +131,7 @@ class VirtualEngine:
         request_id: str | None = None,
         priority: int = 0,
         wishes: object = None,
+        pin_ttl_ms: object = None,
         on_first_token: Callable[[], None] | None = None,
     ) -> TimedAnswer:
         answer = TimedAnswer(sent_ms=clock.now_ms(), token_ms=array("d"), http_status=200)

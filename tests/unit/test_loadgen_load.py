@@ -53,6 +53,7 @@ class Server:
         request_id: str | None = None,
         priority: int = 0,
         wishes: object = None,
+        pin_ttl_ms: object = None,
     ) -> TimedAnswer:
         self.calls.append((len(prompt), output_tokens, request_id, priority))
         name = str(request_id)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dynosim.records import Trace, Wishes
+from dynosim.records import Retention, Trace, Wishes
 
 FULL = Trace(
     arrival_ms=np.array([0.0, 5.0, 9.0, 12.0]),
@@ -25,6 +25,7 @@ FULL = Trace(
     assumed_lengths=2,
     stages=np.array([0, 0, 1, 2]),
     wishes=(None, Wishes(worker_id=1), None, Wishes(required_taints=("gpu",))),
+    retention=(None, None, Retention(pin_ttl_ms=9.0), Retention(is_ephemeral=True)),
 )
 
 
@@ -53,11 +54,13 @@ def test_every_column_follows_the_rows() -> None:
         "assumed_lengths": 2,
         "stages": [0, 1, 2],
         "wishes": (Wishes(worker_id=1), None, Wishes(required_taints=("gpu",))),
+        "retention": (None, Retention(pin_ttl_ms=9.0), Retention(is_ephemeral=True)),
     }
 
 
 @pytest.mark.parametrize(
-    "optional", ["priority", "delay_ms", "session_ids", "request_ids", "stages", "wishes"]
+    "optional",
+    ["priority", "delay_ms", "session_ids", "request_ids", "stages", "wishes", "retention"],
 )
 def test_what_a_trace_does_not_have_no_part_of_it_has(optional: str) -> None:
     bare = Trace(**{field.name: getattr(FULL, field.name) for field in fields(FULL)[:6]})
