@@ -61,8 +61,8 @@ def write_trace(trace: Trace, path: Path, format: str | None = None) -> list[str
 def lost_parts(trace: Trace, form: str) -> list[str]:
     """Parts of `trace` that a file of this format cannot hold."""
     if form == "agentic_mooncake":
-        return [name for name in ("wishes", "classes", "expected_output_tokens")
-                if getattr(trace, name) is not None]  # fmt: skip
+        names = ("wishes", "classes", "expected_output_tokens", "retention")
+        return [name for name in names if getattr(trace, name) is not None]
     if form != "azure":
         return []
     parts = {

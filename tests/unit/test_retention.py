@@ -29,7 +29,7 @@ from dynosim.config.loading import load_run
 from dynosim.engine.block_pool import Extent
 from dynosim.engine.retaining_pool import RetainingPool
 from dynosim.engine.spec import EngineSpec
-from dynosim.errors import InfeasibleError, TraceError
+from dynosim.errors import ConfigError, InfeasibleError, TraceError
 from dynosim.records import NO_REQUEST, Retention, RetentionRange, RunResult, Trace
 from dynosim.timing.formulas import LinearModel
 from dynosim.workload.readers import read_trace
@@ -367,7 +367,24 @@ def test_rows_of_a_trace_say_what_their_blocks_are_worth(tmp_path: Path, form: s
     write_trace(trace, tmp_path / "again.jsonl", form)
     assert read_trace(tmp_path / "again.jsonl", form).retention == trace.retention
     assert lost_parts(trace, "azure") == ["hash_ids", "retention"]
+    assert lost_parts(trace, "agentic_mooncake") == ["retention"]
     assert read_trace(written(tmp_path, {}), form).retention is None
+
+
+@pytest.mark.parametrize("form", ["mooncake", "jsonl"])
+def test_a_row_says_what_its_blocks_are_worth_beside_what_it_waits_for(
+    tmp_path: Path, form: str
+) -> None:
+    first = {"request_id": "a", "request_class": "lead", **SAID[0]}
+    second = {"request_id": "b", "wait_for": ["a"], "worker_id": 1, **SAID[1]}
+    trace = read_trace(written(tmp_path, first, second), form)
+    assert trace.dependencies is not None and trace.retention is not None
+    write_trace(trace, tmp_path / "again.jsonl", form)
+    again = read_trace(tmp_path / "again.jsonl", form)
+    assert again.dependencies is not None
+    assert again.dependencies.rows.tolist() == trace.dependencies.rows.tolist() == [0]
+    assert (again.classes, again.wishes) == (trace.classes, trace.wishes)
+    assert again.retention == trace.retention and None not in trace.retention
 
 
 def test_what_rows_say_stays_with_them() -> None:
@@ -424,6 +441,36 @@ def test_a_generated_load_says_it_by_the_parts_of_its_prompts(tmp_path: Path) ->
              RetentionRange(tokens, None, 1)),
             20.0,
         )  # fmt: skip
+
+
+def test_agents_say_nothing_of_their_blocks(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"workload.retention: agents do not say it"):
+        configured(tmp_path, "{agents: {tasks: 2, rate_rps: 1}, retention: {}}")
+
+
+@pytest.mark.parametrize("at", ["engine", "cluster.prefill.engine"])
+def test_reuse_in_coarse_steps_has_no_tiers(tmp_path: Path, at: str) -> None:
+    """What is loaded behind a hit comes in blocks."""
+    cluster: dict[str, Any] = {"tiers": {"host": {"num_blocks": 9}}}
+    data: dict[str, Any] = {
+        "workload": {"trace": "t.jsonl"},
+        "engine": {"num_gpu_blocks": 100},
+        "timing": {"kind": "polynomial"},
+        "cluster": cluster,
+    }
+    coarse = {"reuse_granularity_tokens": 64}
+    if at == "engine":
+        data["engine"] |= coarse
+    else:
+        cluster |= {"mode": "disagg", "transfer": {"preset": "ib"}, "decode": {"workers": 1}}
+        cluster["prefill"] = {"workers": 1, "engine": coarse}
+    file = tmp_path / "run.yaml"
+    file.write_text(json.dumps(data))
+    with pytest.raises(ConfigError, match=rf"{at}.reuse_granularity_tokens: what tiers hold"):
+        load_run(file)
+    cluster["tiers"] = None
+    file.write_text(json.dumps(data))
+    load_run(file)
 
 
 def test_a_pool_says_it_of_its_system_prompts(tmp_path: Path) -> None:
