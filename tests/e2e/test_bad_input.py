@@ -49,6 +49,18 @@ TRACES = [
     (row(0, input_length=10**30), "bad.jsonl:1:input_length"),
     (row(0, output_length=0), "bad.jsonl:1:output_length: expected an integer >= 1"),
     (row(0, input_length=2000), "bad.jsonl:1:hash_ids: 1 ids of 512 tokens cover 512"),
+    (
+        row(0, retention=[{"start": 0, "priority": 500}]),
+        "bad.jsonl:1:retention[0].priority: expected 0 to 100, got 500",
+    ),
+    (row(0, pin_ttl_ms=0), "bad.jsonl:1:pin_ttl_ms: expected a number of ms > 0, got 0"),
+    (
+        "\n".join(
+            row(i, input_length=30_000, hash_ids=[100 * i + k for k in range(59)], pin_ttl_ms=1e6)
+            for i in range(2)
+        ),
+        "bad.jsonl: request 1 pins blocks when so many are pinned that 3,750 would be at once",
+    ),
     ("", "bad.jsonl: no requests"),
     ("\n\n", "bad.jsonl: no requests"),
     ("\n".join(row(i) for i in range(10_000)) + '\n{"timestamp": 1e5}\n', "bad.jsonl:10001"),
@@ -93,6 +105,8 @@ SETTINGS = [
     ("engine.block_size=0", "engine.block_size: must be >= 1"),
     ("engine.max_num_batched_tokens=10", "less than max_num_seqs"),
     ("engine.enable_chunked_prefill=false", "vLLM refuses that"),
+    ("engine.reuse_granularity_tokens=100", "100 is no multiple of block_size (16)"),
+    ("workload.retention={}", "workload.retention: rows of a trace say it themselves"),
     ("engine.max_model_len=100000", "fewer than one request of max_model_len 100,000"),
     ("engine.num_gpu_blocks=3", "longer than the KV cache of one worker (32 tokens)"),
     ("engine.num_gpu_block=3", "did you mean engine.num_gpu_blocks"),
