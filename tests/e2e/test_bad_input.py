@@ -194,6 +194,50 @@ def test_tiers_of_engines_that_cannot_have_them_are_refused(
     assert not (folder / "out").exists()
 
 
+REAL = "model: Qwen/Qwen3-32B\nhardware: h200_sxm\n" + RUN.replace(
+    "block_size: 16", "block_size: 32"
+)
+ALONE = "(state `host` alone, or simulate the plan with `dynosim run`)"
+
+
+@pytest.mark.parametrize("command", [("deploy", "--real"), ("serve", "worker")])
+@pytest.mark.parametrize(
+    ("engine", "tiers", "message"),
+    [
+        ("vllm", f"{HOST}, disk: {{capacity_gb: 9}}", ALONE),
+        ("vllm", "remote: {capacity_gb: 9}", ALONE),
+        ("vllm", f"{HOST}, peers_gb_s: 9", ALONE),
+        ("vllm", f"{HOST}, onboard: faster", ALONE),
+        ("vllm", "host: {capacity_gb: 9, scope: node}", ALONE),
+        ("vllm-cpu", HOST, "on GPUs only, not on CPUs (--set cluster.tiers=null"),
+        ("sglang", HOST, "sglang engines are started without tiers here (--engine vllm"),
+    ],
+)
+def test_tiers_that_real_engines_do_not_have_start_nothing(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: tuple[str, str],
+    engine: str,
+    tiers: str,
+    message: str,
+) -> None:
+    (folder / "tiers.yaml").write_text(
+        REAL + f"cluster: {{topology: {{node: [a]}}, tiers: {{{tiers}}}}}\n"
+    )
+    (folder / "weights").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / "weights" / name).write_text("{}")
+    python = folder / "python"
+    python.write_text(f"#!/bin/sh\ntouch {folder}/started\n")
+    python.chmod(0o755)
+    given = ("--engine", engine, "--model", "weights", "--engine-python", str(python))
+    assert exit_code(*command, "tiers.yaml", *given) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: cluster.tiers") and message in printed.err
+    assert printed.err.count("error: ") == 1 and "Traceback" not in printed.err
+    assert not (folder / "started").exists() and not (folder / "deployments").exists()
+
+
 @pytest.mark.parametrize(
     ("model", "hardware", "message"),
     [
