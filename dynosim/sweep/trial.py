@@ -79,7 +79,9 @@ def cached_prepared(config: RunConfig) -> Prepared:
     sections = {"engine", "timing", "model", "hardware"}
     shared = [pool.model_dump(mode="json", include=sections) for pool in config.pools()]
     handoff = config.cluster.handoff.model_dump(mode="json") if config.cluster.is_disagg else None
-    name = [shared, handoff, str(config.base_dir)]
+    section = config.cluster.tiers
+    tiers = None if section is None else section.model_dump(mode="json")
+    name = [shared, handoff, tiers, str(config.base_dir)]
     return _kept(_prepared, MAX_PREPARED, name, lambda: prepare(config))
 
 

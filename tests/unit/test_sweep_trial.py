@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from dynosim.build.engine import Prepared
 from dynosim.config.loading import run_config_from_dict
 from dynosim.config.schema import RunConfig
 from dynosim.experiment.run import run
@@ -137,6 +138,20 @@ def test_trials_that_share_engine_and_step_times_prepare_them_once(tmp_path: Pat
     assert cached_prepared(trace_config(tmp_path, engine={"num_gpu_blocks": 99})) is not first
     slower = {"kind": "fixed", "prefill_ms": 9.0, "decode_ms": 8.0}
     assert cached_prepared(trace_config(tmp_path, timing=slower)).timing is not first.timing
+
+
+def test_tiers_are_of_what_is_prepared(tmp_path: Path) -> None:
+    def tiered(host_blocks: int, read_gb_s: float) -> Prepared:
+        host = {"num_blocks": host_blocks, "read_gb_s": read_gb_s}
+        cluster = {"tiers": {"host": host, "kv_bytes_per_token": 1024}}
+        return cached_prepared(trace_config(tmp_path, cluster=cluster))
+
+    assert cached_prepared(trace_config(tmp_path)).tiers is None
+    found = [tiered(blocks, rate).tiers for blocks, rate in ((70, 1.0), (80, 1.0), (80, 2.0))]
+    assert [(spec.tiers[0].num_blocks, spec.tiers[0].read_gb_s) for spec in found if spec] == [
+        (70, 1.0), (80, 1.0), (80, 2.0),
+    ]  # fmt: skip
+    assert tiered(80, 2.0) is tiered(80, 2.0)
 
 
 def test_only_the_last_few_engines_are_kept(tmp_path: Path) -> None:
