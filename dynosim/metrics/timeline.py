@@ -66,10 +66,11 @@ def timeline_table(result: RunResult, interval_ms: float | None = None) -> "pl.D
     `mean_batch` (sequences per step, weighted by time; null in an idle interval); `running`,
     `waiting`, `kv_blocks_used` (means over the interval, an idle worker counting zero),
     `kv_used_share`; `onboarding` (requests, in the mean, whose prompts were being loaded from
-    slower memory before they were scheduled); `prefill_tokens` computed, `output_tokens` produced (first tokens included,
-    those that end a gap stretched by preemption left out); `admitted_input_tokens` and
-    `admitted_cached_tokens` of the requests first scheduled in the interval, and `admitted`, their
-    number. What a request did counts at the worker that had it last.
+    slower memory before they were scheduled); `prefill_tokens` computed, `output_tokens` produced
+    (first tokens included, those that end a gap stretched by preemption left out);
+    `admitted_input_tokens` and `admitted_cached_tokens` of the requests first scheduled in the
+    interval, and `admitted`, their number. What a request did counts at the worker that had it
+    last.
 
     Shares and means are over the time that the worker lived in the interval, from its launch to its
     end; null if it did not.
