@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Hits of device and host tier: `aisimulate predict` beside LRU worked out from the trace alone.
+"""Hits of device and host tier: `aisimulate predict`, our twin, and LRU from the trace alone.
 
     python benchmarks/host_tier.py TRACE --aisimulate ENV/bin/aisimulate
     python benchmarks/host_tier.py TRACE --aisimulate ENV/bin/aisimulate --concurrency 1 --gb-s 0
@@ -7,8 +7,8 @@
 One worker with polynomial step times, blocks of 64 tokens, requests as the trace has them; with
 `--concurrency N` so many at a time. `--gb-s 0` moves blocks in no time. The model is that of
 `dynosim trace reuse`: one request after the other, host written through, but with prompts alone, as
-the peer does. Shares are of the prompt tokens of completed requests, at first admission. The
-results are in `docs/tiers.md`.
+the peer does; so does the twin's here. Shares are of the prompt tokens of completed requests, at
+first admission. The results are in `docs/tiers.md`.
 """
 
 import argparse
@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from dynosim.config import load_run
+from dynosim.experiment.run import run
 from dynosim.memory.reuse import LruReuse
 from dynosim.metrics.reuse import cache_visits
 from dynosim.records import Trace
@@ -139,20 +141,61 @@ def model(trace: Trace, sizes: tuple[int, int]) -> Hits:
     return Hits(*shares)
 
 
+def twin(args: argparse.Namespace, trace: Path, sizes: tuple[int, int], folder: Path) -> Hits:
+    """What the twin's requests found."""
+    device, host = sizes
+    gb_s = args.gb_s or 1e9
+    tiers = {
+        "kv_bytes_per_token": args.kv_bytes,
+        "host": {
+            "num_blocks": host,
+            "preset": None,
+            "latency_ms": 0.0,
+            "read_gb_s": gb_s,
+            "write_gb_s": gb_s,
+            "prompt_only": True,
+        },
+    }
+    workload: dict[str, Any] = {"trace": str(trace), "speedup": args.speedup}
+    if args.concurrency:
+        workload["concurrency"] = args.concurrency
+    path = folder / "twin.yaml"
+    run_file = {
+        "name": "host tier",
+        "workload": workload,
+        "engine": {
+            "block_size": BLOCK_SIZE,
+            "num_gpu_blocks": device + 1,
+            "async_scheduling": False,
+        },
+        "timing": {"kind": "polynomial"},
+        "cluster": {"tiers": tiers if host else None},
+    }
+    path.write_text(yaml.safe_dump(run_file))
+    report = run(load_run(path)).report
+    if not host:
+        return Hits(report["prefix_cache_reused_ratio"], 0.0)
+    return Hits(report["device_reused_ratio"], report["onboarded_ratio"])
+
+
 def main() -> None:
     """A line for each size."""
     args = parse_args()
-    print(f"{'blocks':>15} {'aisimulate':>18} {'model':>18}")
-    print(f"{'device':>7} {'host':>7} {'device':>10} {'host':>7} {'device':>10} {'host':>7}")
+    print(f"{'blocks':>15} {'aisimulate':>18} {'twin':>18} {'model':>18}")
+    print(f"{'device':>7} {'host':>7}" + f" {'device':>10} {'host':>7}" * 3)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = folder / "trace.jsonl"
         cut(args.trace, args.requests, rows)
         trace = read_trace(rows)
         for sizes in SIZES:
-            peer, own = theirs(args, rows, sizes, folder), model(trace, sizes)
-            print(f"{sizes[0]:>7} {sizes[1]:>7} {peer.device:>10.2%} {peer.host:>7.2%}"
-                  f" {own.device:>10.2%} {own.host:>7.2%}", flush=True)  # fmt: skip
+            found = (
+                theirs(args, rows, sizes, folder),
+                twin(args, rows, sizes, folder),
+                model(trace, sizes),
+            )
+            shares = "".join(f" {hits.device:>10.2%} {hits.host:>7.2%}" for hits in found)
+            print(f"{sizes[0]:>7} {sizes[1]:>7}{shares}", flush=True)
 
 
 if __name__ == "__main__":

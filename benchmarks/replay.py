@@ -10,8 +10,10 @@ compares KV-aware routing with its defaults; there ties are broken by lot (ours 
 differ, so figures of both are means over the rounds.
 With `--workers 2P2D` moving KV takes no time, unless `--gb-s` and `--kv-bytes` say how much.
 Ours: the run from opening the trace to the finished report (`ours s`, `ratio`), and the whole
-process of `dynosim run` (`process s`, `whole`), both against the peer's whole process. Without a
-peer only we run; `--against FOLDER` compares with another checkout of dynosim. Times: see `racing`.
+process of `dynosim run` (`process s`, `whole`), both against the peer's whole process.
+`--host-blocks N` lays the same with a tier in host memory beside it (`host cost`: how many times as
+long). Without a peer only we run; `--against FOLDER` compares with another checkout of dynosim.
+Times: see `racing`.
 The peer also synthesises tokens and keeps every token's record, which dynosim's design avoids.
 """
 
@@ -43,6 +45,8 @@ from racing import (
 MEANS = ("mean_ttft_ms", "mean_itl_ms", "mean_tpot_ms", "mean_e2e_latency_ms")
 KEYS = (*MEANS, "p99_ttft_ms", "p99_e2e_latency_ms", "prefix_cache_reused_ratio")
 
+HOST_TIER = "cluster.tiers={{kv_bytes_per_token: 131072, host: {{num_blocks: {}}}}}"
+
 OURS = """
 import json, sys
 from resource import RUSAGE_SELF, getrusage
@@ -64,6 +68,9 @@ def parse_args() -> argparse.Namespace:
     add_link(parser)
     parser.add_argument(
         "--workers", default="1,4,16,64,256", help="comma-separated, such as 1,4,2P2D"
+    )
+    parser.add_argument(
+        "--host-blocks", type=int, help="also with so many blocks in each worker's host memory"
     )
     parser.add_argument("--copies", type=int, default=1, help="repeat the trace this many times")
     return parser.parse_args()
@@ -87,6 +94,12 @@ def race(
         return lambda seed: run_ours(checkout, config, settings(workers, args.router, seed, link))
 
     running = {name: ours(checkout) for name, checkout in sides.items()}
+    if args.host_blocks:
+        running["host"] = lambda seed: run_ours(
+            sides["ours"],
+            config,
+            [*settings(workers, args.router, seed, link), HOST_TIER.format(args.host_blocks)],
+        )
     if args.peer_python:
         running["peer"] = lambda _: run_peer(args, trace, workers, link)
     found = in_turn(args.rounds, running)
@@ -104,6 +117,9 @@ def race(
         row["before s"] = median(found["before"], "run_s")
         row["faster"] = ratio(found["before"], own, "run_s")
         row["whole faster"] = ratio(found["before"], own, "process_user_s")
+    if "host" in found:
+        row["host s"] = median(found["host"], "run_s")
+        row["host cost"] = ratio(found["host"], own, "run_s")
     row["peak MB"] = max(run["peak_mb"] for run in own)
     row["events"] = own[0]["num_scheduling_events"]
     return row, found

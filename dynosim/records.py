@@ -77,6 +77,33 @@ class Dependencies:
 
 
 @dataclass(frozen=True, slots=True)
+class RetentionRange:
+    """A priority, 0 (its blocks go first) to 100, for tokens `start` to `end` of a request.
+
+    A block is of the range that holds its first token. The first token is 0, and the answer's come
+    after the prompt's; `end` None: to the last one.
+    """
+
+    start: int
+    end: int | None
+    priority: int
+    duration_ms: float | None = None  # once nobody uses it any more; None: for good
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What a request says of the KV blocks that it uses. Ranges come in order and do not overlap.
+
+    `pin_ttl_ms` keeps the full blocks of its prompt above all priorities, for so long after its
+    end. `is_ephemeral`: the blocks of no range are of no use once its session is over.
+    """
+
+    ranges: tuple[RetentionRange, ...] = ()
+    pin_ttl_ms: float | None = None
+    is_ephemeral: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """A workload in columns: row i is request i, rows in order of arrival (ties: file order).
 
@@ -103,6 +130,7 @@ class Trace:
     dependencies: Dependencies | None = None  # None: no row waits for more than its previous turn
     classes: tuple[str, ...] | None = None  # (n,) kind of each, for reports; "": of no kind
     expected_output_tokens: IntArray | None = None  # (n,) the client's guess; 0: it has none
+    retention: tuple[Retention | None, ...] | None = None  # (n,) or None: nobody says anything
     source: str = ""  # file or generator, for messages and reports
     skipped_lines: int = 0  # bad lines left out on the user's request
     assumed_lengths: int = 0  # prompts taken to be as long as their hash ids, on the same request
@@ -133,6 +161,7 @@ class Trace:
         sessions, names, wishes = self.session_ids, self.request_ids, self.wishes
         kinds, expected = self.classes, self.expected_output_tokens
         dependencies = self.dependencies and self.dependencies.take(rows, len(self))
+        retention = self.retention
         return replace(
             self,
             arrival_ms=self.arrival_ms[rows],
@@ -150,6 +179,7 @@ class Trace:
             wishes=None if wishes is None else tuple(wishes[row] for row in chosen),
             classes=None if kinds is None else tuple(kinds[row] for row in chosen),
             expected_output_tokens=None if expected is None else expected[rows],
+            retention=None if retention is None else tuple(retention[row] for row in chosen),
         )
 
     def _previous_among(self, rows: IntArray, dependencies: Dependencies | None) -> IntArray | None:
@@ -430,6 +460,14 @@ class LockStepLog:
 
 
 @dataclass(frozen=True, slots=True)
+class RetentionLog:
+    """What became of blocks that requests had something to say of."""
+
+    peak_pinned_blocks: int  # idle ones of one worker, at the worst moment
+    broken_blocks: int  # evicted although they were pinned
+
+
+@dataclass(frozen=True, slots=True)
 class RunResult:
     """One finished simulation: the input of every report."""
 
@@ -448,3 +486,4 @@ class RunResult:
     lock_step: LockStepLog | None = None  # None: no ranks that step together
     links: LinkLog | None = None  # None: nothing was moved between workers
     tiers: tuple[TierLog, ...] = ()  # the nearest first; empty: there are none
+    retention: RetentionLog | None = None  # None: no request said anything of its blocks

@@ -151,6 +151,7 @@ class Inside:
         tracks_output: bool = False,
         policy: Listening | None = None,
         follows_events: bool = False,
+        ignores_pins: bool = False,
     ) -> None:
         self.records: list[RequestRecord] = []
         self.probed: list[str] = []
@@ -183,6 +184,7 @@ class Inside:
             {"mock": engine, "vllm": engine},
             block_size=BLOCK,
             tracks_output=tracks_output,
+            ignores_pins=ignores_pins,
         )
         self.dispatcher = LiveDispatcher(
             self.placement,

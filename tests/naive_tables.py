@@ -153,6 +153,7 @@ def _told(number: int, cell: Cell, worker: Worker) -> Record:
         "waiting": mean(cell.waiting),
         "kv_blocks_used": mean(cell.blocks),
         "kv_used_share": mean(cell.blocks / worker.usable_blocks),
+        "onboarding": mean(0.0),
         "prefill_tokens": cell.prompt_tokens,
         "output_tokens": cell.output_tokens,
         "admitted": len(cell.admitted),

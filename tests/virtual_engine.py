@@ -132,6 +132,7 @@ class VirtualEngine:
         priority: int = 0,
         wishes: object = None,
         expected_output_tokens: int | None = None,
+        pin_ttl_ms: object = None,
         on_first_token: Callable[[], None] | None = None,
     ) -> TimedAnswer:
         answer = TimedAnswer(sent_ms=clock.now_ms(), token_ms=array("d"), http_status=200)

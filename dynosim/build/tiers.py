@@ -10,6 +10,9 @@ from dynosim.errors import ConfigError, InfeasibleError
 from dynosim.memory.storage import STORAGE
 from dynosim.memory.tiers import TierName, TierSpec, TiersSpec
 
+PAGE_BYTES = 4096
+"""Of memory; vLLM rounds a block in a host's memory up to them."""
+
 
 def tiers_spec(config: RunConfig) -> TiersSpec | None:
     """The tiers of the workers of one pool, the nearest first; None if there are none.
@@ -78,6 +81,22 @@ def _tier(config: RunConfig, tier: TierConfig, name: TierName, block_bytes: int)
     )
 
 
+def host_bytes(config: RunConfig) -> int:
+    """Memory of a host for KV, of all GPUs of a worker together, to hold what the twin's host tier
+    does in an engine that starts blocks at pages.
+
+    Raises: ConfigError if it is stated in blocks and the size of a token's KV is not known.
+    """
+    section = config.cluster.tiers
+    assert section is not None and section.host is not None
+    host = section.host
+    if host.capacity_gb is not None:
+        return int(host.capacity_gb * 1e9)
+    assert host.num_blocks is not None
+    pages = -(-config.engine.block_size * _kv_bytes_per_token(config) // PAGE_BYTES)
+    return host.num_blocks * pages * PAGE_BYTES
+
+
 def _num_blocks(tier: TierConfig, name: str, block_bytes: int) -> int:
     if tier.num_blocks is not None:
         return tier.num_blocks
@@ -86,7 +105,7 @@ def _num_blocks(tier: TierConfig, name: str, block_bytes: int) -> int:
     if num_blocks < 1:
         raise InfeasibleError(
             f"cluster.tiers.{name}.capacity_gb: {tier.capacity_gb:g} GB is less than one block of "
-            f"{block_bytes / 1e6:.1f} MB (raise it)"
+            f"{block_bytes / 1e9:g} GB (raise it)"
         )
     return num_blocks
 

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
+from dynosim.blocks.retention import RetentionClasses
 from dynosim.build.knobs import from_section
 from dynosim.config.schema import RunConfig
-from dynosim.config.workload import SOURCES, PoolConfig, WorkloadConfig
+from dynosim.config.workload import SOURCES, PoolConfig, RetentionConfig, WorkloadConfig
 from dynosim.errors import ConfigError
-from dynosim.records import Trace
+from dynosim.records import IntArray, Trace
 from dynosim.workload.readers import read_trace
 from dynosim.workload.recorded import RECORDED_FORMATS, recorded_format_of
+from dynosim.workload.retained import with_classes
 from dynosim.workload.scaling import start_sessions_faster, tiled
+from dynosim.workload.spec import as_spec
 from dynosim.workload.stages import Stage, draw_stages, stage_windows_s
 from dynosim.workload.streams import stream
 from dynosim.workload.template import with_template
@@ -43,7 +46,9 @@ def _source_trace(workload: WorkloadConfig, *, seed: int, resolve: Callable[[str
     """The requests as their source has them, behind the chat template's tokens."""
     stages = _stages(workload)
     if workload.pool is not None:
-        return first_requests(_pool_trace(workload, workload.pool, stages, seed), workload.limit)
+        trace = first_requests(_pool_trace(workload, workload.pool, stages, seed), workload.limit)
+        tokens = workload.template_tokens + workload.pool.system_tokens
+        return _with_retention(trace, np.full(len(trace), tokens), workload.retention)
     if workload.trace is not None:
         trace = read_trace(
             resolve(workload.trace),
@@ -60,12 +65,35 @@ def _source_trace(workload: WorkloadConfig, *, seed: int, resolve: Callable[[str
 
         trace = first_requests(write_agents(workload.agents, seed, resolve=resolve), workload.limit)
     else:
-        from dynosim.workload.synthetic import synthesize
+        from dynosim.workload.synthetic import shared_tokens, synthesize
 
+        spec = as_spec(workload.synthetic, is_staged=bool(stages))
         trace = first_requests(
-            synthesize(workload.synthetic, seed, resolve=resolve, stages=stages), workload.limit
+            synthesize(spec, seed, resolve=resolve, stages=stages), workload.limit
         )
+        if workload.retention is not None:
+            trace = _with_retention(trace, shared_tokens(spec, trace), workload.retention)
     return with_template(trace, workload.template_tokens)
+
+
+def _with_retention(
+    trace: Trace, system_tokens: IntArray, section: RetentionConfig | None
+) -> Trace:
+    """The trace with what its requests say of their blocks, if that is configured."""
+    if section is None:
+        return trace
+    classes = RetentionClasses(
+        system_priority=section.system_priority,
+        history_priority=section.history_priority,
+        output_priority=section.output_priority,
+    )
+    return with_classes(
+        trace,
+        system_tokens,
+        classes,
+        history_duration_ms=section.history_duration_ms,
+        pin_ttl_ms=section.pin_ttl_ms,
+    )
 
 
 def recorded_format(workload: WorkloadConfig, resolve: Callable[[str], Path]) -> str | None:

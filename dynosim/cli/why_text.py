@@ -184,6 +184,15 @@ def _handed_over(told: Told, part: Sequence[Happening]) -> list[tuple[float, str
     return [(one.at_ms, text)]
 
 
+def _onboarded(told: Told, part: Sequence[Happening]) -> list[tuple[float, str]]:
+    (one,) = part
+    beyond = one.facts["beyond_tokens"]
+    further = f", {beyond:,} of them from beyond the nearest tier" if beyond else ""
+    took = duration(one.until_ms - one.at_ms)
+    text = f"{one.facts['num_tokens']:,} prompt tokens loaded from slower memory in {took}"
+    return [(one.at_ms, text + further)]
+
+
 def _preempted(told: Told, part: Sequence[Happening]) -> list[tuple[float, str]]:
     return [(part[0].at_ms, f"preempted: worker {part[0].facts['worker_id']} ran out of KV blocks")]
 
@@ -248,6 +257,7 @@ _RENDER: dict[str, Callable[[Told, Sequence[Happening]], list[tuple[float, str]]
     "prefilled": _prefilled,
     "preempted": _preempted,
     "handed_over": _handed_over,
+    "onboarded": _onboarded,
     "first_token": _first_token,
     "decoded": _decoded,
     "ended": _ended,

@@ -32,7 +32,7 @@ from dynosim.engine.engine import Engine
 from dynosim.engine.instant import RELATIVE_TOLERANCE, TOLERANCE_MS, instant_end, instant_start
 from dynosim.engine.lock_step import LockStep
 from dynosim.engine.sequence import Sequence
-from dynosim.records import LockStepLog, RequestStatus
+from dynosim.records import LockStepLog, RequestStatus, RetentionLog
 from dynosim.router.handoff import Duty
 from dynosim.router.refusals import RequestRefusedError
 from dynosim.workers.ids import WorkerId
@@ -772,6 +772,17 @@ class Cluster:
             sum([one.dummy_rank_steps for one in counts]),
             sum([one.rank_ms for one in counts]),
             sum([one.waiting_ms for one in counts]),
+        )
+
+    def retention_log(self) -> RetentionLog | None:
+        """What became of pinned blocks; None where no cache heeds such words."""
+        caches = [worker.engine.core.retention for worker in self.workers]
+        heeding = [cache for cache in caches if cache is not None]
+        if not heeding:
+            return None
+        return RetentionLog(
+            max([cache.peak_pinned_blocks for cache in heeding]),
+            sum([cache.broken_blocks for cache in heeding]),
         )
 
     def stop(self, until_ms: float) -> None:

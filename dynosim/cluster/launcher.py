@@ -25,7 +25,8 @@ _LOGS: dict[Role, type[TokenLog]] = {
 class Launcher:
     """What all workers of a run have in common: its requests' prefixes, its journal, its routing.
 
-    `steps_singly` decides every engine step on its own; `trail` takes what requests do in steps.
+    `steps_singly` decides every engine step on its own; `trail` takes what requests do in steps;
+    `retains`: requests say what their blocks are worth.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Launcher:
         decode_routing: RoutingSpec | None = None,
         steps_singly: bool,
         trail: TrailColumns | None = None,
+        retains: bool = False,
     ) -> None:
         self._extent_blocks: list[int] = extents.extent_blocks.tolist()
         self._journal = journal
@@ -44,6 +46,7 @@ class Launcher:
         self._decode_routing = routing if decode_routing is None else decode_routing
         self._steps_singly = steps_singly
         self._trail = trail
+        self._retains = retains
         self._launched: dict[str, int] = {}  # workers so far, by pool
         self._shared_extents: list[bool] | None = None
         self._extents = extents
@@ -115,6 +118,7 @@ class Launcher:
             keep_rows=self._steps_singly or self._trail is not None,
             publish_events=routing.publishes_events and spec.enable_prefix_caching,
             announced=self._announced(routing),
+            retains=self._retains,
         )
         token_log = _LOGS[pool.role](
             self._journal,

@@ -1,8 +1,9 @@
 """The requests of a trace, as engines take them."""
 
+from dynosim.blocks.retention import BlockClaims, block_claims
 from dynosim.cluster.spec import ClusterSpec
 from dynosim.engine.sequence import Sequence
-from dynosim.records import Trace, packed
+from dynosim.records import Retention, Trace, packed
 from dynosim.workload.extents import PrefixExtents
 
 
@@ -19,6 +20,9 @@ class Requests:
         self._path = packed(extents.path)
         self._path_offsets = packed(extents.path_offsets)
         self._path_blocks = packed(extents.path_blocks)
+        self._claims = None
+        if trace.retention is not None and self._has_paths:
+            self._claims = RequestClaims(trace, trace.retention, extents, cluster.block_size)
 
     def __len__(self) -> int:
         return len(self.input_tokens)
@@ -34,7 +38,7 @@ class Requests:
     def again(self, first: Sequence, now_ms: float) -> Sequence:
         """A request on its way to a second engine, while a first one still has it."""
         index = first.index
-        return Sequence(
+        second = Sequence(
             index,
             first.prompt_tokens,
             self.wanted_tokens(index),
@@ -44,6 +48,8 @@ class Requests:
             first.priority,
             first.request_id,
         )
+        second.claims = first.claims
+        return second
 
     def sequence(self, index: int, now_ms: float) -> Sequence:
         """A request on its way to an engine."""
@@ -55,7 +61,7 @@ class Requests:
             path = self._path[self._path_offsets[index] : self._path_offsets[index + 1]].tolist()
             path_blocks = self._path_blocks[index]
         request_id = "" if self._request_ids is None else self._request_ids[index]
-        return Sequence(
+        sequence = Sequence(
             index,
             input_tokens,
             output_tokens,
@@ -65,3 +71,49 @@ class Requests:
             0 if self._priorities is None else self._priorities[index],
             request_id,
         )
+        if self._claims is not None:
+            sequence.claims = self._claims.of(index, path)
+        return sequence
+
+
+class RequestClaims:
+    """What requests say of their blocks, by the extents that they go through.
+
+    A request without a session, or the last of one, is followed by nobody.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        retention: tuple[Retention | None, ...],
+        extents: PrefixExtents,
+        block_size: int,
+    ) -> None:
+        self._retention = retention
+        self._block_size = block_size
+        self._input_tokens = trace.input_tokens
+        self._extent_blocks: list[int] = extents.extent_blocks.tolist()
+        self._last_turn = _last_turns(trace)
+
+    def of(self, index: int, path: list[int]) -> BlockClaims | None:
+        """What a request claims; None: nothing."""
+        retention = self._retention[index]
+        if retention is None:
+            return None
+        return block_claims(
+            retention,
+            [self._extent_blocks[extent] for extent in path],
+            self._block_size,
+            int(self._input_tokens[index]),
+            session=self._last_turn[index],
+            ends_session=self._last_turn[index] == index,
+        )
+
+
+def _last_turns(trace: Trace) -> list[int]:
+    """The last turn of each request's session, which may go by its number; without one, itself."""
+    last: dict[str, int] = {}
+    names = trace.session_ids or ("",) * len(trace)
+    for row, name in enumerate(names):
+        last[name] = row
+    return [last[name] if name else row for row, name in enumerate(names)]

@@ -14,6 +14,7 @@ from dynosim.cluster.journal import HandoffColumns, Journal, TierColumns
 from dynosim.cluster.launcher import Launcher
 from dynosim.cluster.outside import as_clients_see
 from dynosim.cluster.patience import Patience
+from dynosim.cluster.pins import check_pins
 from dynosim.cluster.placement import LoadPlacer
 from dynosim.cluster.pool import worker_log
 from dynosim.cluster.pool_placers import PoolPlacers
@@ -56,12 +57,13 @@ def simulate(
     `progress` is told several times a second how far a run without such processes is. `watch` may
     end a run early in which all workers are followed together and nothing steers them.
 
-    Raises: InfeasibleError if a cache is too small for the model length.
+    Raises: InfeasibleError if a cache is too small for the model length, or all are for a pin.
     """
     started = time.perf_counter()
     for pool in cluster.pools:
         require_room(pool.engine)
-    extents = _extents_for(trace, cluster, may_fail=bool(processes))
+    check_pins(trace, cluster)
+    extents = extents_for(trace, cluster, may_fail=bool(processes))
     routing = cluster.routing or _in_turn(cluster.block_size, options.seed)
     if trace.wishes is not None:
         routing = replace(routing, has_wishes=True)
@@ -105,6 +107,7 @@ def simulate(
             decode_routing=decode_routing,
             steps_singly=singly,
             trail=trail,
+            retains=trace.retention is not None,
         ),
         placer=placer,
         load=load,
@@ -147,6 +150,7 @@ def simulate(
         lock_step=running.lock_step_log(),
         links=None if handoffs is None else handoffs.transfers.log(),
         tiers=running.stores.log(),
+        retention=running.retention_log(),
         simulate_wall_ms=(time.perf_counter() - started) * 1e3,
     )
     if outside_ms == 0:
@@ -184,14 +188,18 @@ def _launch_all(running: Cluster, spec: ClusterSpec) -> None:
             running.make_ready(running.launch(pool, 0.0), 0.0)
 
 
-def _extents_for(trace: Trace, cluster: ClusterSpec, *, may_fail: bool) -> PrefixExtents:
+def extents_for(trace: Trace, cluster: ClusterSpec, *, may_fail: bool = False) -> PrefixExtents:
     """Prompts in terms of extents; of single blocks where a prompt may stop amid any of them: by a
     cap, or because its KV does not come, or is computed here while others' KV comes."""
     engines = [pool.engine for pool in cluster.pools]
     may_stop = any(engine.long_prefill_token_threshold > 0 for engine in engines)
     if cluster.disagg is not None:
         may_stop |= may_fail or cluster.disagg.handoff.conditional is not None
-    return prefix_extents(trace, cluster.block_size, single_blocks=may_stop)
+    reuse_blocks = {engine.reuse_blocks for engine in engines}
+    may_stop |= len(reuse_blocks) > 1
+    return prefix_extents(
+        trace, cluster.block_size, single_blocks=may_stop, reuse_blocks=max(reuse_blocks)
+    )
 
 
 def _in_turn(block_size: int, seed: int) -> RoutingSpec:

@@ -1,13 +1,15 @@
 """Published cache statistics of agents at work: leads, their sub-agents, and teams beside them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from dynosim.cluster import ClusterSpec, PoolSpec, simulate
 from dynosim.compare.case_kit import Outcome
-from dynosim.engine.spec import EngineSpec
+from dynosim.engine.spec import EngineSpec, HostCacheSpec
+from dynosim.memory.tiers import TierSpec, TiersSpec
 from dynosim.metrics.request_classes import class_rows
 from dynosim.records import IntArray, RunResult, Trace
 from dynosim.router.knobs import AffinitySpec, RouterSpec
@@ -18,21 +20,29 @@ from dynosim.workload.agents import write_agents
 from dynosim.workload.inspect import engine_cached_tokens, shared_prefixes
 
 TASKS, WORKERS, SEED, BLOCK = 12, 512, 5, 16
+STORE = TierSpec(
+    name="remote", num_blocks=10_000_000, read_gb_s=1000.0, write_gb_s=1000.0, scope="cluster"
+)
 AGENTS = {"tasks": TASKS, "rate_rps": 2.0, "team_share": 1.0}
 _TIMES = LinearModel(
     base_ms=5.0, per_prefill_token_ms=0.02, per_decode_ms=0.1, per_context_token_ms=1e-5
 )
 
 
-def agents_on_own_workers(trace: Trace) -> RunResult:
+def agents_on_own_workers(trace: Trace, *, have_store: bool = False) -> RunResult:
     """A run in which sessions go to any worker and stay there, so that each starts a cold one.
 
-    Sub-agents are of their lead's session and find its prompt, teammates are not.
+    Sub-agents are of their lead's session and find its prompt, teammates are not. `have_store`: all
+    workers share one, from which KV comes in next to no time.
     """
     engine = EngineSpec(num_gpu_blocks=60_001, max_model_len=262_144, max_num_batched_tokens=8192)
+    tiers = None
+    if have_store:
+        engine = replace(engine, host_cache=HostCacheSpec(num_chunks=STORE.num_blocks))
+        tiers = TiersSpec(tiers=(STORE,), block_bytes=1)
     affinity = AffinitySpec(ttl_ms=6e5)
     routing = RoutingSpec(RouterSpec(BLOCK, mode="random", affinity=affinity, seed=SEED))
-    pool = PoolSpec(engine=engine, times=_TIMES, workers=WORKERS)
+    pool = PoolSpec(engine=engine, times=_TIMES, workers=WORKERS, tiers=tiers)
     return simulate(trace, ClusterSpec(pools=(pool,), routing=routing))
 
 
@@ -46,6 +56,8 @@ def agent_caches() -> list[Outcome]:
     sub, team = rows[SUB_AGENT], rows[TEAMMATE]
     gap = _per_call(sub) - _per_call(team)
     closed = _mean_hits(trace, shared, SUB_AGENT) - _mean_hits(trace, shared, TEAMMATE)
+    stored = agents_on_own_workers(trace, have_store=True).requests.cached_tokens
+    with_store = _mean_hits(trace, stored, SUB_AGENT) - _mean_hits(trace, stored, TEAMMATE)
     later = _later_hits(trace, cached, LEAD)
     return [
         _within("lead, per call after the first (published 85 to 97 %)", 0.85, 0.97, later),
@@ -64,6 +76,8 @@ def agent_caches() -> list[Outcome]:
                 _per_token(team) > _per_call(team) + 0.02),
         Outcome("one cache for all workers would close the gap", "< 3 points",
                 f"{100 * closed:.1f} points", abs(closed) < 0.03),
+        Outcome("a store that all workers share closes it", "< 3 points",
+                f"{100 * with_store:.1f} points", abs(with_store) < 0.03),
     ]  # fmt: skip
 
 

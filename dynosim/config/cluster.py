@@ -164,7 +164,7 @@ def _positive_capacity(value: Any) -> Any:
     return value
 
 
-Capacity = Annotated[Annotated[float, Field(gt=0)], BeforeValidator(_positive_capacity)]
+Capacity = Annotated[Annotated[float, Field(gt=0, le=1e9)], BeforeValidator(_positive_capacity)]
 Blocks = Annotated[Count, BeforeValidator(_positive_capacity)]
 
 

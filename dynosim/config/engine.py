@@ -72,6 +72,9 @@ class EngineKnobs(Section):
     holds. Unit: tokens."""
     enable_prefix_caching: bool = _SPEC.enable_prefix_caching
     """Whether prompts reuse cached blocks of equal prefixes."""
+    reuse_granularity_tokens: Count | None = _SPEC.reuse_granularity_tokens
+    """Cached prefixes are reused in multiples of so many tokens, which some models' layers demand;
+    null: in blocks. A multiple of `block_size`. Unit: tokens."""
     enable_chunked_prefill: bool = _SPEC.enable_chunked_prefill
     """Whether a long prompt may be computed in several steps."""
     long_prefill_token_threshold: Amount = _SPEC.long_prefill_token_threshold
@@ -120,11 +123,15 @@ class EngineConfig(EngineKnobs):
         """Refuses what vLLM refuses to start with."""
         tokens, seqs, context = (self.max_num_batched_tokens, self.max_num_seqs, self.max_model_len)
         threshold, active = self.long_prefill_token_threshold, self.max_num_active_seqs
+        reuse = self.reuse_granularity_tokens
         check_rules(
             [
                 ("version", self.version is not None and not is_version(self.version),
                  f"expected a version such as 0.19.0, got {self.version!r}",
                  "write the engine's release, or leave it out"),
+                ("reuse_granularity_tokens", reuse is not None and reuse % self.block_size > 0,
+                 f"{reuse} is no multiple of block_size ({self.block_size})",
+                 "round it up to one"),
                 ("max_num_batched_tokens", tokens < seqs,
                  f"{tokens} is less than max_num_seqs ({seqs}); vLLM refuses that",
                  "raise it, or lower max_num_seqs"),

@@ -51,6 +51,9 @@ class LiveConfig(Section):
     """Labels of the workers, which a request may require or prefer."""
     topology: dict[str, str] = Field({})
     """Where the workers are: domain (like zone or rack) to value."""
+    ignore_cache_control: bool = False
+    """Whether a request that asks to keep its prompt (`nvext.cache_control`) is served by an engine
+    that cannot, instead of being refused."""
     strip_anthropic_preamble: bool = False
     """Whether the billing line that clients put before the system prompt is left out."""
     router_log: bool = True

@@ -170,6 +170,20 @@ _CACHE = (
     ReportKey(
         "kv_read_write_ratio", "tokens/token", "Prompt tokens read from the cache per computed one."
     ),
+    ReportKey(
+        "peak_pinned_blocks",
+        "blocks",
+        "Most pinned blocks of a worker that nobody used; null: no request says what to keep.",
+        INTEGER,
+        is_stable=False,
+    ),
+    ReportKey(
+        "evicted_pinned_blocks",
+        "blocks",
+        "Evicted although they were pinned, as nothing else was left.",
+        INTEGER,
+        is_stable=False,
+    ),
 )
 _ROUTING = (
     ReportKey(

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from dynosim.blocks.retention import HIGHEST_PRIORITY, RetentionClasses
 from dynosim.config.agents import AgentsConfig
 from dynosim.config.base import (
     Amount,
@@ -21,6 +22,8 @@ SOURCES = ("trace", "synthetic", "pool", "agents")
 """Where requests come from: one of them."""
 STAGES_SAY = ("requests", "sessions", "rate_rps")
 """What load stages say in place of `synthetic`."""
+Priority = Annotated[int, Field(ge=0, le=HIGHEST_PRIORITY)]
+_CLASSES = RetentionClasses()
 
 
 class SyntheticConfig(Section):
@@ -115,6 +118,21 @@ class PoolConfig(Section):
         return self
 
 
+class RetentionConfig(Section):
+    """What requests say of their KV blocks: at priority 0 they are evicted first, at 100 last."""
+
+    system_priority: Priority = _CLASSES.system_priority
+    """Of blocks of the prefix that sessions share, or of a system prompt. Unit: priority."""
+    history_priority: Priority = _CLASSES.history_priority
+    """Of the rest of a prompt. Unit: priority."""
+    history_duration_ms: PositiveMs | None = None
+    """How long the rest of a prompt keeps that priority once nobody uses it; null: for good."""
+    output_priority: Priority = _CLASSES.output_priority
+    """Of what a request generates. Unit: priority."""
+    pin_ttl_ms: PositiveMs | None = None
+    """How long after its end a request keeps its prompt pinned; null: not at all."""
+
+
 class StageConfig(Section):
     """A part of the load: a rate for a time."""
 
@@ -139,6 +157,8 @@ class WorkloadConfig(Section):
     """Agents at work, in place of a trace."""
     stages: Annotated[list[StageConfig], Field(min_length=1)] | None = None
     """Rates of a generated load or a pool, one after another; null: as `synthetic` says."""
+    retention: RetentionConfig | None = None
+    """What requests of `synthetic` or `pool` say of their KV blocks; null: nothing."""
     template_tokens: Amount = 0
     """Tokens that the chat template puts in front of every prompt, the same in all."""
     format: TraceFormat | None = None
@@ -192,6 +212,11 @@ class WorkloadConfig(Section):
                  "keep one of them, set the others to null"),
                 ("format", self.format is not None and self.trace is None,
                  "only a trace has a format", "remove it"),
+                ("retention", self.retention is not None and self.trace is not None,
+                 "rows of a trace say it themselves",
+                 "remove it, and give rows `retention`, `pin_ttl_ms` or `ephemeral`"),
+                ("retention", self.retention is not None and self.agents is not None,
+                 "agents do not say it", "remove it"),
                 ("concurrency", closed and self.concurrency is None,
                  "a closed loop needs it", "add `concurrency: ...`"),
                 ("warm_up_s", bool(self.warm_up_s) and bool(self.warm_up_requests),

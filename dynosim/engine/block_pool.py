@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from dynosim.blocks.kv_event import KvEvent
+from dynosim.blocks.retention import Standing
 from dynosim.blocks.tier import Tier
 
 NO_EVENTS: list[KvEvent] = []  # never changed
@@ -25,7 +26,7 @@ _OUTDATED_ALLOWED: Final = 64  # places not worth a rebuild
 class Extent:
     """A copy of a run of cached blocks; `num_cached` of them, from the front, hold content."""
 
-    __slots__ = ("content", "num_cached", "outdated", "refs", "younger")
+    __slots__ = ("content", "num_cached", "outdated", "refs", "standing", "younger")
 
     def __init__(self, content: int) -> None:
         self.content = content
@@ -33,6 +34,7 @@ class Extent:
         self.refs = 1
         self.outdated = 0  # places in the queue of idle ones to pass over: it was used since
         self.younger: Extent | None = None  # next copy of the same content, by age
+        self.standing: Standing | None = None  # in a pool that asks what it is worth
 
 
 class BlockPool:

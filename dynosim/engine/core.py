@@ -23,6 +23,7 @@ from typing import Protocol
 from dynosim.blocks.kv_event import KvEvent
 from dynosim.engine.host_cache import HostCache
 from dynosim.engine.plan import HostWork, KvLoad, StepPlan, Write
+from dynosim.engine.retaining_pool import RetainingPool
 from dynosim.engine.sequence import Sequence
 from dynosim.engine.tiers import Beyond
 
@@ -36,10 +37,14 @@ class DecodeCount(Protocol):
 
 
 class EngineCore(Protocol):
-    """Decisions of one engine. No method looks at a clock; all take effect at once."""
+    """Decisions of one engine. No method looks at a clock; all take effect at once.
+
+    Where blocks are retained for a time, the driver tells `retention` what it is.
+    """
 
     num_waiting: int  # requests without a seat, those that load included
     num_preemptions: int  # so far
+    retention: RetainingPool | None  # its cache, if that heeds what requests say of their blocks
 
     @property
     def decodes(self) -> DecodeCount:

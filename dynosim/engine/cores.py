@@ -13,7 +13,7 @@ class CoreFactory(Protocol):
     `extent_blocks` are the sizes of the extents that request paths name (None: they are single
     blocks). `keep_rows` asks for plans that list every request; `names_emitting` for plans that
     name who yields a token; `publish_events` for KV events, with `announced` only about the extents
-    flagged in it.
+    flagged in it; `retains` for a cache that heeds what requests say of their blocks.
     """
 
     def __call__(
@@ -25,6 +25,7 @@ class CoreFactory(Protocol):
         names_emitting: bool = False,
         publish_events: bool = False,
         announced: list[bool] | None = None,
+        retains: bool = False,
     ) -> EngineCore:
         """A core without requests, its cache empty."""
         ...

@@ -81,6 +81,7 @@ class Engine:
         "_pace",
         "_queued_ms",
         "_recorder",
+        "_retention",
         "_run_context",
         "_run_start_ms",
         "_settled_ms",
@@ -119,6 +120,7 @@ class Engine:
         self._depth = depth
         self._lag = depth - 1
         self._steps_singly = steps_singly
+        self._retention = core.retention
         self._stamped: list[StampedEvent] | None = [] if stamps_events else None
         self.unpublished: Sized = core.events if self._stamped is None else self._stamped
         self._pace = Pace()
@@ -178,6 +180,7 @@ class Engine:
         the same, until `sent`. Call it before anything else happens at `now_ms`.
         """
         if self.next_ms == NEVER:
+            self.note_time(now_ms)
             self._drop(sequence)
             return False
         self._given_up.append(sequence)
@@ -240,6 +243,7 @@ class Engine:
 
     def _hear(self, news: TransferEnd, now_ms: float) -> bool:
         if self.next_ms == NEVER:
+            self.note_time(now_ms)
             self._pass_on(news)
             return False
         self._news.append(news)
@@ -276,12 +280,18 @@ class Engine:
 
     # ---- steps ---------------------------------------------------------------------------------
 
+    def note_time(self, now_ms: float) -> None:
+        """Tell a cache that retains blocks for a time what it is, between two steps."""
+        if self._retention is not None:
+            self._retention.at(now_ms)
+
     def start(self, now_ms: float) -> None:
         """Plan as many steps as may be in flight, or a run at once, if there is work.
 
         Call it outside of runs only.
         """
         core, in_flight, lag = self.core, self._in_flight, self._lag
+        self.note_time(now_ms)
         lanes = self.lanes
         if lanes is not None and lanes.next_store_ms <= now_ms:
             self.hear_stored(now_ms)
@@ -298,6 +308,7 @@ class Engine:
                 steps = core.uniform_steps()
                 if steps > lag:
                     self._begin_run(steps, now_ms)
+                    self._end_before_lapse()
                     self._is_cut = False
                     if lanes is not None:
                         self._heed_copies(lanes)
@@ -382,6 +393,7 @@ class Engine:
         if self.run_steps:
             step = self.core.decodes.step + self.run_steps - 1 - self._lag  # the last delivered
             self._deliver_run(now_ms)
+            self.note_time(now_ms)
             self._queued_ms.clear()
             finished = NOBODY if self._lag else self.core.finish_due()
         else:
@@ -389,6 +401,7 @@ class Engine:
             step = plan.step
             num_waiting = self._num_waiting(now_ms) if self._queued_ms else self.core.num_waiting
             self._recorder.delivered(plan, num_waiting)
+            self.note_time(now_ms)
             finished = self.core.finish_step(plan)
         if self._given_up:
             finished = self._drop_given_up(finished)
@@ -441,6 +454,18 @@ class Engine:
         self._run_context = self.core.decodes.context_tokens
         self._run_start_ms = self._in_flight[0].end_ms if self._lag else now_ms
         self._pace.start_at(self._run_start_ms)
+
+    def _end_before_lapse(self) -> None:
+        """End the run that has just begun with the last step planned before a claim's time is over.
+
+        The next one may have to evict something else. As for what arrives: see `add`.
+        """
+        if self._retention is None:
+            return
+        lapse_ms = self._retention.next_lapse_ms
+        if lapse_ms < NEVER:
+            steps = max(1, self._steps_until(instant_start(lapse_ms)))
+            self.run_steps = min(self.run_steps, steps)
 
     def _set_run_end(self) -> float:
         """When the run ends. At depth one its last step does, and the pace is set to that."""

@@ -5,6 +5,7 @@ a request admitted later in the same step can already hit what its neighbour is 
 """
 
 from dynosim.engine.block_pool import BlockPool, Extent
+from dynosim.engine.retaining_pool import RetainingPool
 from dynosim.engine.sequence import Sequence
 
 
@@ -26,13 +27,29 @@ class KvCache:
     """Block bookkeeping of one engine, in terms of sequences.
 
     `registers_decodes`: generated blocks are registered as they fill. They need be only if somebody
-    can hit or receive them.
+    can hit or receive them. Prefixes are reused in multiples of `reuse_blocks`.
     """
 
-    __slots__ = ("block_size", "has_prefix_caching", "pool", "registers_decodes")
+    __slots__ = (
+        "_retaining",
+        "_reuse_blocks",
+        "block_size",
+        "has_prefix_caching",
+        "pool",
+        "registers_decodes",
+    )
 
-    def __init__(self, pool: BlockPool, block_size: int, *, has_prefix_caching: bool) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        block_size: int,
+        *,
+        has_prefix_caching: bool,
+        reuse_blocks: int = 1,
+    ) -> None:
         self.pool = pool
+        self._retaining = pool if isinstance(pool, RetainingPool) else None
+        self._reuse_blocks = reuse_blocks
         self.block_size = block_size
         self.has_prefix_caching = has_prefix_caching
         self.registers_decodes = pool.publishes_all
@@ -61,11 +78,29 @@ class KvCache:
             known += sequence.generated_tokens
         limit = (known - 1) // self.block_size
         extents, num_blocks, idle = self.pool.lookup(sequence.path, limit)
-        own = sequence.own
-        if own is None or num_blocks < sequence.path_blocks:
-            return PrefixHit(extents, num_blocks, 0, idle)
-        own_blocks = min(own.num_cached, limit - num_blocks)
-        return PrefixHit(extents, num_blocks, own_blocks, idle + own_blocks)
+        own, own_blocks = sequence.own, 0
+        if own is not None and num_blocks >= sequence.path_blocks:
+            own_blocks = min(own.num_cached, limit - num_blocks)
+        hit = PrefixHit(extents, num_blocks, own_blocks, idle + own_blocks)
+        if self._reuse_blocks > 1:
+            self._cut_hit(hit, (num_blocks + own_blocks) % self._reuse_blocks)
+        return hit
+
+    def _cut_hit(self, hit: PrefixHit, num_blocks: int) -> None:
+        """Leave out so many blocks at a hit's end, at a place where extents part."""
+        if num_blocks <= hit.own_blocks:
+            hit.own_blocks -= num_blocks
+            hit.idle_blocks -= num_blocks
+            return
+        num_blocks -= hit.own_blocks
+        hit.idle_blocks -= hit.own_blocks
+        hit.own_blocks = 0
+        while num_blocks > 0:
+            last = hit.extents.pop()
+            num_blocks -= last.num_cached
+            hit.path_blocks -= last.num_cached
+            if last.refs == 0:
+                hit.idle_blocks -= last.num_cached
 
     def keep_whole(self, hit: PrefixHit) -> None:
         """Leave out the last extent of a hit if it is cached in part.
@@ -139,8 +174,12 @@ class KvCache:
             if own is None:
                 own = sequence.own = Extent(-1 - sequence.index)
             own.num_cached = own_blocks
-            pool.release_private(own)
             private -= own_blocks
+        if self._retaining is not None:
+            mine = sequence.own if own_blocks > 0 else None
+            self._retaining.claim(sequence.held, mine, sequence.claims)
+        if own_blocks > 0 and sequence.own is not None:
+            pool.release_private(sequence.own)
         pool.blank_blocks += private
         pool.release(sequence.held)
         sequence.held = []

@@ -115,6 +115,8 @@ class LockStep:
     def start(self, now_ms: float) -> None:
         """Begin the next step, and plan as many as may be in flight."""
         in_flight = self._in_flight
+        for rank in self._ranks:
+            rank.note_time(now_ms)
         if in_flight:
             self._join_late(in_flight[0])
             self._begin(in_flight[0])

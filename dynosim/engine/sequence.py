@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from dynosim.blocks.retention import BlockClaims
 from dynosim.engine.block_pool import Extent
 from dynosim.engine.host_cache import TierProgress
 
@@ -23,13 +24,15 @@ class Sequence:
     A decoding sequence advances one token in every step, so its progress is not stored but follows
     from the engine's step counter: `num_computed = anchor + step`. The other states store it.
 
-    `remote_tokens`, `is_sent` and `decodes_last` are for its owner to set before an engine gets it.
+    `remote_tokens`, `is_sent`, `decodes_last` and `claims` are for its owner to set before an
+    engine gets it.
     """
 
     __slots__ = (
         "anchor",
         "arrival_ms",
         "cached_tokens",
+        "claims",
         "covered_blocks",
         "decodes_last",
         "drafts",
@@ -96,6 +99,7 @@ class Sequence:
         self.external_tokens = 0  # beside them, those whose KV was to come from elsewhere
         self.remote_tokens = 0  # prompt tokens whose KV is elsewhere; 0 once that was asked for
         self.decodes_last = False  # one token left of its prompt takes the time of a decode
+        self.claims: BlockClaims | None = None  # what it says of its blocks; None: nothing
         self.is_sent = False  # its blocks stay held after its end, until they have been sent
         self.reserved_tokens = 0  # it got blocks for so many, by a load or for drafts, valid or not
         self.load_step = 0  # the step whose planning started the load

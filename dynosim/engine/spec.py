@@ -64,6 +64,7 @@ class EngineSpec:
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 8192
     enable_prefix_caching: bool = True
+    reuse_granularity_tokens: int | None = None  # None: block_size
     enable_chunked_prefill: bool = True
     long_prefill_token_threshold: int = 0  # 0: no cap
     long_prefill_token_threshold_adaptive: bool = False
@@ -86,6 +87,12 @@ class EngineSpec:
     def capacity_tokens(self) -> int:
         """Tokens whose KV fits the cache."""
         return self.usable_blocks * self.block_size
+
+    @property
+    def reuse_blocks(self) -> int:
+        """Blocks in multiples of which prefixes are reused."""
+        tokens = self.reuse_granularity_tokens
+        return 1 if tokens is None else tokens // self.block_size
 
     @property
     def watermark_blocks(self) -> int:

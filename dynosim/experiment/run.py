@@ -15,6 +15,8 @@ from dynosim.build.engine import Prepared, prepare
 from dynosim.build.routing import check_tiers
 from dynosim.build.workload import load_trace, stage_windows
 from dynosim.cluster import Progress, check_requests_fit, simulate
+from dynosim.cluster.pins import check_pins_together
+from dynosim.cluster.simulate import extents_for
 from dynosim.cluster.watch import Watch
 from dynosim.config.cluster import POOL_ROLES
 from dynosim.config.schema import RunConfig
@@ -127,11 +129,15 @@ def run(
     conservation on the result. `progress` is told several times a second how many requests have
     ended, and of how many. `watch` may end the run early.
 
+    Pins that ask for more than all caches hold are refused only where the workload is loaded here:
+    who gives another load, as a search does, wants to see what becomes of it.
+
     Raises: ConfigError, TraceError, InfeasibleError; InvariantError if a law is broken.
     """
     started = time.perf_counter()
     check_tiers(config.router, config.cluster.tiers)
     with collector_paused():
+        is_own_load = trace is None
         trace = load_trace(config) if trace is None else trace
         prepared = prepare(config) if prepared is None else prepared
         _check_fit(config, trace, prepared)
@@ -153,6 +159,8 @@ def run(
                 pools = [cluster.cards()]
             check_wishes(trace, pools, all_name_workers=is_direct)
         options = run_options(config, exact_stepping=exact_stepping, records_trail=record_trail)
+        if is_own_load and trace.retention is not None and options.concurrency is None:
+            check_pins_together(trace, extents_for(trace, cluster), cluster)
         result = simulate(trace, cluster, options, progress=progress, watch=watch)
         if log is not None:
             log.close()

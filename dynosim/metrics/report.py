@@ -26,7 +26,7 @@ from dynosim.metrics.lives import (
     step_time_scales,
 )
 from dynosim.metrics.percentiles import summarize_sample
-from dynosim.metrics.routing import hit_keys, router_keys, share_keys
+from dynosim.metrics.routing import hit_keys, retention_keys, router_keys, share_keys
 from dynosim.metrics.saturation import load_of
 from dynosim.metrics.steady import steady_keys
 from dynosim.metrics.tiers import tier_keys
@@ -114,6 +114,7 @@ def summarize(
         **_cluster(result),
         **_cache(result, completed),
         **hit_keys(result, completed),
+        **retention_keys(result),
         **share_keys(result),
         **router_keys(result),
         **handoff_keys(result, completed),

@@ -49,6 +49,15 @@ def hit_keys(result: RunResult, completed: NDArray[np.bool_]) -> dict[str, Any]:
     }
 
 
+def retention_keys(result: RunResult) -> dict[str, Any]:
+    """What became of pinned blocks. None where no request says anything of its blocks."""
+    log = result.retention
+    return {
+        "peak_pinned_blocks": log and log.peak_pinned_blocks,
+        "evicted_pinned_blocks": log and log.broken_blocks,
+    }
+
+
 def share_keys(result: RunResult) -> dict[str, Any]:
     """How requests were spread over the workers that were ever ready to have some."""
     placed = result.requests.worker_id[result.requests.worker_id >= 0]

@@ -18,8 +18,8 @@ from dynosim.router.witness import SeenChoice
 class Happening:
     """Something that happened to a request, from `at_ms` until `until_ms` (equal: in no time).
 
-    `kind` is arrived, routed, waited, prefilled, preempted, handed_over, first_token, decoded or
-    ended; `facts` depend on it.
+    `kind` is arrived, routed, waited, onboarded, prefilled, preempted, handed_over, first_token,
+    decoded or ended; `facts` depend on it.
     """
 
     at_ms: float
@@ -111,12 +111,27 @@ class Stories:
             wait = self.waits.of(index) if place == 0 else None
             if wait is not None:
                 facts |= _wait_facts(wait)
+            found += self._onboarded(index, since_ms, at_ms)
             found.append(Happening(since_ms, at_ms, "waited", facts))
             until_ms = self._end_ms(index)
             if place + 1 < len(mine):
                 until_ms = float(seats.at_ms[mine[place + 1]])
             found += self._served(index, worker_id, at_ms, until_ms)
         return found
+
+    def _onboarded(self, index: int, from_ms: float, until_ms: float) -> list[Happening]:
+        """The load of what a prompt had in slower memory, if it was in a wait."""
+        onboards = self._result.requests.onboards
+        if onboards is None:
+            return []
+        start_ms, end_ms = float(onboards.start_ms[index]), float(onboards.end_ms[index])
+        if not (from_ms <= start_ms and end_ms <= until_ms):  # or there was none
+            return []
+        facts = {
+            "num_tokens": int(onboards.num_tokens[index]),
+            "beyond_tokens": int(onboards.num_beyond[index]),
+        }
+        return [Happening(start_ms, end_ms, "onboarded", facts)]
 
     def _prefill_worker(self, index: int) -> int | None:
         """The worker that computed a prompt for another one; None: nobody did."""

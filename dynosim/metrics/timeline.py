@@ -65,10 +65,12 @@ def timeline_table(result: RunResult, interval_ms: float | None = None) -> "pl.D
     Columns: `worker_id`, `start_ms`, `interval_ms`; `busy_share` of the interval; `steps`;
     `mean_batch` (sequences per step, weighted by time; null in an idle interval); `running`,
     `waiting`, `kv_blocks_used` (means over the interval, an idle worker counting zero),
-    `kv_used_share`; `prefill_tokens` computed, `output_tokens` produced (first tokens included,
-    those that end a gap stretched by preemption left out); `admitted_input_tokens` and
-    `admitted_cached_tokens` of the requests first scheduled in the interval, and `admitted`, their
-    number. What a request did counts at the worker that had it last.
+    `kv_used_share`; `onboarding` (requests, in the mean, whose prompts were being loaded from
+    slower memory before they were scheduled); `prefill_tokens` computed, `output_tokens` produced
+    (first tokens included, those that end a gap stretched by preemption left out);
+    `admitted_input_tokens` and `admitted_cached_tokens` of the requests first scheduled in the
+    interval, and `admitted`, their number. What a request did counts at the worker that had it
+    last.
 
     Shares and means are over the time that the worker lived in the interval, from its launch to its
     end; null if it did not.
@@ -144,9 +146,27 @@ class _Cells:
             "waiting": self._mean(self._level(steps.num_waiting)),
             "kv_blocks_used": self._mean(blocks),
             "kv_used_share": self._mean(blocks / usable_blocks),
+            "onboarding": self._mean(self._onboarding_ms()),
             "prefill_tokens": self._amount(steps.prefill_tokens),
             "output_tokens": decoded + self._at(self._result.requests.first_token_ms),
         }
+
+    def _onboarding_ms(self) -> FloatArray:
+        """Time that requests spent in loads."""
+        found = np.zeros((len(self._result.workers), self._num_intervals))
+        log = self._result.requests
+        if log.onboards is None:
+            return found.ravel()
+        borders_ms = np.arange(self._num_intervals + 1) * self._interval_ms
+        borders_ms[-1] = max(borders_ms[-1], self._result.end_ms)
+        start_ms, end_ms = log.onboards.start_ms, log.onboards.end_ms
+        has_loaded = ~np.isnan(end_ms)
+        for worker in np.unique(log.worker_id[has_loaded]).tolist():
+            mine = has_loaded & (log.worker_id == worker)
+            spent_ms = borders_ms[:, None] - start_ms[mine]
+            by_then_ms = np.clip(spent_ms, 0.0, end_ms[mine] - start_ms[mine]).sum(axis=1)
+            found[worker] = np.diff(by_then_ms)
+        return found.ravel()
 
     def request_columns(self) -> dict[str, FloatArray]:
         log = self._result.requests

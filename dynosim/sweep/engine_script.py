@@ -10,17 +10,20 @@ from pathlib import Path
 
 from dynosim.build.engine_command import (
     kv_event_settings,
-    kv_transfer_settings,
     name_for_clients,
     vllm_flags,
     vllm_gpu_flags,
 )
+from dynosim.build.offload import KVBM_SETTINGS, check_vllm_tiers, connector_settings
+from dynosim.build.tiers import host_bytes
 from dynosim.config.cluster import POOL_ROLES, PoolRole
 from dynosim.config.schema import RunConfig, is_path
+from dynosim.errors import ConfigError
 from dynosim.sweep.travelling_files import has_weights
 
 PORT = 8000  # of the frontend, where the plan leaves it open
 SIDE_CHANNEL_PORT = 5600  # of the first engine; vLLM's default
+KVBM_PORT = 56001  # of the first engine; each has two
 FIRST_ENGINE_PORT = 100  # above the frontend's
 LAST_PORT = 65535
 GPUS_OF_A_MACHINE = 8
@@ -54,6 +57,16 @@ _HOW_KV_GOES = """\
 # link that it takes (unset, UCX may choose TCP in silence). A worker that is started alone with
 # `dynosim serve worker` says `--role prefill` or `--role decode`.
 side_host=${SIDE_HOST:-127.0.0.1}
+"""
+
+_KVBM = """\
+# KVBM=1 has Dynamo's KVBM (pip install kvbm; it needs etcd) keep KV in the host's memory, in place
+# of vLLM itself, which the twin follows; a later flag takes the place of an earlier one.
+kvbm=()
+if [ -n "${{KVBM:-}}" ]; then
+  kvbm=(--kv-transfer-config {settings})
+  export DYN_KVBM_CPU_CACHE_GB=${{DYN_KVBM_CPU_CACHE_GB:-{size_gb:g}}}
+fi
 """
 
 _MAIN = """\
@@ -118,6 +131,12 @@ def engine_script(config: RunConfig, *, title: str, folder: Path) -> str:
     )
     if config.cluster.is_disagg:
         head += _HOW_KV_GOES
+    problem = unserved_tiers(config)
+    if problem:
+        head += f"echo {shlex.quote('error: ' + problem)} >&2\nexit 2\n"
+    elif _may_use_kvbm(config):
+        settings, size_gb = shlex.quote(json.dumps(KVBM_SETTINGS)), host_bytes(config) / 1e9
+        head += _KVBM.format(settings=settings, size_gb=size_gb)
     if config.num_gpus > GPUS_OF_A_MACHINE:
         head += f"""\
 # The plan has {config.num_gpus} GPUs. Where no machine has so many, start workers one by one on
@@ -160,6 +179,13 @@ def _worker(config: RunConfig, started: _Engine, folder: Path) -> str:
             'VLLM_NIXL_SIDE_CHANNEL_HOST="$side_host" '
             f"VLLM_NIXL_SIDE_CHANNEL_PORT={started.side_port} \\\n    "
         )
+    elif _may_use_kvbm(config):
+        # those who lead its copies, one for each engine, need ports of their own
+        first = KVBM_PORT + 2 * int(started.name.removeprefix("worker_"))
+        environment = (
+            f"DYN_KVBM_LEADER_ZMQ_PUB_PORT={first} "
+            f"DYN_KVBM_LEADER_ZMQ_ACK_PORT={first + 1} \\\n    "
+        )
     events, query = "", ""
     # Without prefix caching there is nothing to tell; and of an engine with several ranks each
     # tells of its own cache, while the router behind this script knows workers only.
@@ -168,6 +194,8 @@ def _worker(config: RunConfig, started: _Engine, folder: Path) -> str:
         settings = json.dumps(kv_event_settings(*sockets)).replace('"', '\\"')
         events = f' \\\n    --kv-events-config "{settings}"'
         query = f"?events={sockets[0]}&replay={sockets[1]}"
+    if _may_use_kvbm(config):
+        events += ' \\\n    "${kvbm[@]}"'
     return f"""\
 {started.name}() {{
   {environment}CUDA_VISIBLE_DEVICES=${{GPUS:-{gpus}}} exec "${{vllm[@]}}" serve "$model" \\
@@ -222,14 +250,36 @@ def model_folder(config: RunConfig, folder: Path) -> Path | None:
 def engine_flags(
     config: RunConfig, pool: RunConfig, folder: Path, *, role: PoolRole | None
 ) -> list[str]:
-    """Flags of the engines of a pool, without what a single engine of it has: ports, events."""
+    """Flags of the engines of a pool, without what a single engine of it has: ports, events.
+
+    Tiers that vLLM does not have are not in them: see `unserved_tiers`.
+    """
+    if unserved_tiers(config):
+        cluster = pool.cluster.model_copy(update={"tiers": None})
+        pool = pool.model_copy(update={"cluster": cluster})
     name = name_for_clients(config, lambda: model_folder(config, folder))
     flags = [*vllm_flags(pool.engine, served_model_name=name), *vllm_gpu_flags(pool.engine)]
-    if role is not None:
-        policy = config.cluster.handoff.load_failure_policy
-        settings = kv_transfer_settings(role, load_failure_policy=policy)
+    settings = connector_settings(
+        pool, role, load_failure_policy=config.cluster.handoff.load_failure_policy
+    )
+    if settings is not None:
         flags += ["--kv-transfer-config", json.dumps(settings)]
     return flags
+
+
+def unserved_tiers(config: RunConfig) -> str:
+    """Why vLLM cannot be started with the plan's tiers; "" if it can, or there are none."""
+    try:
+        check_vllm_tiers(config)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def _may_use_kvbm(config: RunConfig) -> bool:
+    """Whether the script can also start engines whose KV is kept by KVBM."""
+    has_tiers = config.cluster.tiers is not None and not unserved_tiers(config)
+    return has_tiers and not config.cluster.is_disagg
 
 
 def _model(config: RunConfig, folder: Path) -> str:

@@ -12,7 +12,7 @@ from dynosim.build.engine_command import name_for_clients
 from dynosim.config.cluster import POOL_ROLES, PoolRole
 from dynosim.config.schema import RunConfig
 from dynosim.config.timing import AiconfiguratorTiming
-from dynosim.sweep.engine_script import PORT, engine_flags, model_folder
+from dynosim.sweep.engine_script import PORT, engine_flags, model_folder, unserved_tiers
 
 POOL_FILES: dict[PoolRole, str] = {role: f"{role}_config.yaml" for role in POOL_ROLES}
 GENERATOR_FILE = "generator_config.yaml"
@@ -91,9 +91,12 @@ def _version(config: RunConfig) -> str | None:
 
 
 def _engine_text(config: RunConfig, role: PoolRole, folder: Path) -> str:
+    problem = unserved_tiers(config) if role == "prefill" else ""
+    warning = f"# Without its tiers; {problem}\n" if problem else ""
     keys = engine_config(engine_flags(config, config.for_pool(role), folder, role=role))
     return (
         f"# Engines of the {role} pool: vllm serve MODEL --config {POOL_FILES[role]} (vLLM 0.32)\n"
+        + warning
         + _yaml(keys)
     )
 

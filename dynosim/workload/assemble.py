@@ -104,7 +104,8 @@ def assemble(
         priority=priority if priority is not None and priority.any() else None,
         session_ids=_session_names(columns),
         request_ids=_request_names(columns),
-        wishes=None if columns.wishes is None or not any(columns.wishes) else tuple(columns.wishes),
+        wishes=_stated(columns.wishes),
+        retention=_stated(columns.retention),
         dependencies=dependencies,
         classes=_class_names(columns),
         expected_output_tokens=columns.expected_output_tokens,
@@ -127,6 +128,7 @@ def _concatenate(parts: Sequence[CheckedRows]) -> _Rows:
     has_sessions = any(chunk.session_ids is not None for chunk in chunks)
     has_requests = any(chunk.request_ids is not None for chunk in chunks)
     has_wishes = any(chunk.wishes is not None for chunk in chunks)
+    has_retention = any(chunk.retention is not None for chunk in chunks)
     columns = Columns(
         line=np.concatenate([chunk.line for chunk in chunks]),
         arrival_ms=np.concatenate([chunk.arrival_ms for chunk in chunks]),
@@ -155,6 +157,8 @@ def _concatenate(parts: Sequence[CheckedRows]) -> _Rows:
         )
     if has_wishes:
         columns.wishes = [wish for c in chunks for wish in c.wishes or [None] * len(c)]
+    if has_retention:
+        columns.retention = [said for c in chunks for said in c.retention or [None] * len(c)]
     return _Rows(
         columns,
         np.concatenate([part.previous_turn for part in parts]),
@@ -222,11 +226,17 @@ def _permute(columns: Columns, order: IntArray) -> Columns:
         wishes=_permute_list(columns.wishes, order),
         classes=_permute_list(columns.classes, order),
         expected_output_tokens=None if expected is None else expected[order],
+        retention=_permute_list(columns.retention, order),
     )
 
 
 def _permute_list(values: list[T] | None, order: IntArray) -> list[T] | None:
     return None if values is None else [values[index] for index in order.tolist()]
+
+
+def _stated(values: list[T | None] | None) -> tuple[T | None, ...] | None:
+    """A column; None where no row says anything."""
+    return tuple(values) if values is not None and any(values) else None
 
 
 def _session_names(columns: Columns) -> tuple[str, ...] | None:

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dynosim.records import FloatArray, IntArray, Wishes
+from dynosim.records import FloatArray, IntArray, Retention, Wishes
 
 MISSING_TOKENS = -(1 << 62)
 """Stands for a length that the row does not state; no real length is negative."""
@@ -52,6 +52,7 @@ class Columns:
     session_ids: list[str | None] | None = None
     request_ids: list[str | None] | None = None
     wishes: list[Wishes | None] | None = None
+    retention: list[Retention | None] | None = None
     waits: list[tuple[Awaited, ...] | None] | None = None  # None: for its session's earlier turn
     classes: list[str | None] | None = None
     expected_output_tokens: IntArray | None = None  # (n,) 0: not stated
@@ -76,6 +77,7 @@ class Columns:
             session_ids=_take_list(self.session_ids, keep),
             request_ids=_take_list(self.request_ids, keep),
             wishes=_take_list(self.wishes, keep),
+            retention=_take_list(self.retention, keep),
             waits=_take_list(self.waits, keep),
             classes=_take_list(self.classes, keep),
             expected_output_tokens=None if expected is None else expected[keep],

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dynosim.blocks.retention import cut_tokens
 from dynosim.records import IntArray, Trace, gather_runs
 
 NodeArray = NDArray[np.int32] | IntArray
@@ -50,32 +51,38 @@ class PrefixExtents:
         return begin, end
 
 
-def prefix_extents(trace: Trace, block_size: int, *, single_blocks: bool = False) -> PrefixExtents:
+def prefix_extents(
+    trace: Trace, block_size: int, *, single_blocks: bool = False, reuse_blocks: int = 1
+) -> PrefixExtents:
     """Extents of a trace for engines with blocks of `block_size` tokens.
 
     A prompt that ends with a block gets a cut before that block, because an engine recomputes it
-    when all of the prompt is cached. `single_blocks` makes every block an extent of its own.
+    when all of the prompt is cached. So do blocks at which ranges of `trace.retention` begin or
+    end, and every block whose number is a multiple of `reuse_blocks`, unless that is 1: engines
+    reuse prefixes up to there. `single_blocks` makes every block an extent of its own.
     They are worked out once: a trace is replayed many times in sweeps.
     """
-    key = (prefix_extents.__name__, block_size, single_blocks)
+    key = (prefix_extents.__name__, block_size, single_blocks, reuse_blocks)
     known = trace.of_prompts.get(key)
     if not isinstance(known, PrefixExtents):
-        known = _extents(trace, block_size, single_blocks)
+        known = _extents(trace, block_size, single_blocks, reuse_blocks)
         trace.of_prompts[key] = known
     return known
 
 
-def _extents(trace: Trace, block_size: int, single_blocks: bool) -> PrefixExtents:
+def _extents(
+    trace: Trace, block_size: int, single_blocks: bool, reuse_blocks: int
+) -> PrefixExtents:
     num_requests = len(trace)
     if len(trace.hash_ids) == 0:
         nothing = np.zeros(0, np.int64)
         zeros = np.zeros(num_requests + 1, np.int64)
         return PrefixExtents(nothing, nothing, zeros, zeros[1:])
-    extents = _compress(trace, block_size)
+    extents = _compress(trace, block_size, reuse_blocks)
     return _split_to_blocks(extents) if single_blocks else extents
 
 
-def _compress(trace: Trace, block_size: int) -> PrefixExtents:
+def _compress(trace: Trace, block_size: int, reuse_blocks: int) -> PrefixExtents:
     tokens_per_id = trace.trace_block_size
     ids, offsets = _used_ids(trace)
     nodes = _nodes(ids, offsets)
@@ -93,7 +100,17 @@ def _compress(trace: Trace, block_size: int) -> PrefixExtents:
     is_aligned_end = (end_tokens == input_tokens) & (input_tokens % block_size == 0)
     ends = edge * stride + end_block
     recomputed = (edge * stride + end_block - 1)[is_aligned_end & (end_block - 1 > first_block)]
-    cuts = _distinct(np.concatenate([ends[end_block > first_block], recomputed]))
+    more = [recomputed]
+    if reuse_blocks > 1:
+        first = first_block // reuse_blocks + 1
+        inside = np.maximum((end_block - 1) // reuse_blocks + 1 - first, 0)
+        more.append(np.repeat(edge * stride, inside) + _ranges(first, inside) * reuse_blocks)
+    if trace.retention is not None:
+        request, block = _retention_cuts(trace, block_size)
+        visit = np.searchsorted(visitor * stride + first_block, request * stride + block) - 1
+        is_inside = (visitor[visit] == request) & (block < end_block[visit])
+        more.append((edge[visit] * stride + block)[is_inside])
+    cuts = _distinct(np.concatenate([ends[end_block > first_block], *more]))
 
     start_of_edge = np.zeros(int(edge.max()) + 1, np.int64)
     start_of_edge[edge] = first_block
@@ -110,6 +127,20 @@ def _compress(trace: Trace, block_size: int) -> PrefixExtents:
     offsets = np.concatenate([[0], np.cumsum(per_request)])
     path = _ranges(first_extent, num_extents)
     return PrefixExtents(cut_block - previous, path, offsets, trace.input_tokens // block_size)
+
+
+def _retention_cuts(trace: Trace, block_size: int) -> tuple[IntArray, IntArray]:
+    """(request, block) wherever a request's blocks from there on may be worth something else."""
+    rows: list[int] = []
+    blocks: list[int] = []
+    for row, retention in enumerate(trace.retention or ()):
+        if retention is not None:
+            most = int(trace.input_tokens[row]) // block_size
+            cuts = [-(-token // block_size) for token in cut_tokens(retention)]
+            inside = [block for block in cuts if 0 < block < most]
+            rows += [row] * len(inside)
+            blocks += inside
+    return np.array(rows, np.int64), np.array(blocks, np.int64)
 
 
 def _used_ids(trace: Trace) -> tuple[IntArray, IntArray]:

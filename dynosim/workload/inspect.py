@@ -43,6 +43,7 @@ def inspect_trace(trace: Trace, block_size: int | None = None) -> dict[str, Any]
         "classes": None if trace.classes is None else _counts(filter(None, trace.classes)),
         "reuse": _reuse_summary(trace, block_size),
         "wishes": _wishes(trace),
+        "retention": _retention(trace),
     }
 
 
@@ -135,6 +136,19 @@ def _wishes(trace: Trace) -> dict[str, Any] | None:
         "required_taints": _counts(taint for one in stated for taint in one.required_taints),
         "preferred_taints": _counts(taint for one in stated for taint, _ in one.preferred_taints),
         "router_config_override": _counts(key for one in stated for key, _ in one.overrides),
+    }
+
+
+def _retention(trace: Trace) -> dict[str, int] | None:
+    """How many requests say what of their KV blocks; None: none says anything."""
+    if trace.retention is None:
+        return None
+    stated = [said for said in trace.retention if said is not None]
+    return {
+        "requests": len(stated),
+        "ranges": sum(len(said.ranges) > 0 for said in stated),
+        "pinned": sum(said.pin_ttl_ms is not None for said in stated),
+        "ephemeral": sum(said.is_ephemeral for said in stated),
     }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from dynosim.workload.columns import FieldNames
+from dynosim.workload.retention_fields import RangeRow
 from dynosim.workload.wait_fields import WaitFor
 
 
@@ -45,7 +46,7 @@ class PlainRow(msgspec.Struct, gc=False, frozen=True, forbid_unknown_fields=True
 
 
 class MooncakeFullRow(MooncakeRow, gc=False, frozen=True):
-    """One that may say which worker it wants, and what it waits for."""
+    """One that may say which worker it wants, what it waits for and what its blocks are worth."""
 
     worker_id: int | None = None
     required_taints: list[str] | None = None
@@ -54,10 +55,13 @@ class MooncakeFullRow(MooncakeRow, gc=False, frozen=True):
     wait_for: WaitFor | None = None
     request_class: str | None = None
     expected_output_tokens: int | None = None
+    retention: list[RangeRow] | None = None
+    pin_ttl_ms: float | None = None
+    ephemeral: bool | None = None
 
 
 class PlainFullRow(PlainRow, gc=False, frozen=True, forbid_unknown_fields=True):
-    """One that may say which worker it wants, and what it waits for."""
+    """One that may say which worker it wants, what it waits for and what its blocks are worth."""
 
     worker_id: int | None = None
     required_taints: list[str] | None = None
@@ -66,6 +70,9 @@ class PlainFullRow(PlainRow, gc=False, frozen=True, forbid_unknown_fields=True):
     wait_for: WaitFor | None = None
     request_class: str | None = None
     expected_output_tokens: int | None = None
+    retention: list[RangeRow] | None = None
+    pin_ttl_ms: float | None = None
+    ephemeral: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from dynosim.workload.problems import RowProblem
+from dynosim.workload.retention_fields import RETENTION_FIELDS
 from dynosim.workload.wait_fields import WAIT_FIELDS
 from dynosim.workload.wish_fields import WISH_FIELDS
 
@@ -75,7 +76,19 @@ _WISH_WORDS = {
 }
 
 
+_RETENTION_WORDS = {
+    "int": "an integer",
+    "float": "a number",
+    "array": "a list of ranges",
+    "object": 'a range such as {"start": 0, "end": 512, "priority": 100}',
+    "bool": "true or false",
+}
+
+
 def _words_of(field: str) -> dict[str, str]:
+    """What kinds of values are called where this field stands."""
+    if field in RETENTION_FIELDS:
+        return _RETENTION_WORDS
     if field in WAIT_FIELDS:
         return _WAIT_WORDS
     return _WISH_WORDS if field in WISH_FIELDS else _WORDS

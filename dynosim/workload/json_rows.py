@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from msgspec.structs import astuple
 
-from dynosim.records import FloatArray, IntArray, Wishes
+from dynosim.records import FloatArray, IntArray, Retention, Wishes
 from dynosim.workers.wishes import WishError
 from dynosim.workload.columns import MISSING_TOKENS, TOKENS_MAX, Awaited, Columns
 from dynosim.workload.json_dialects import MooncakeRow, PlainRow, RowDialect
@@ -22,6 +22,7 @@ from dynosim.workload.json_messages import UNREADABLE, syntax_problem, type_prob
 from dynosim.workload.lines import LineChunk
 from dynosim.workload.problems import RowProblem
 from dynosim.workload.rare_fields import may_have_rare_fields
+from dynosim.workload.retention_fields import RETENTION_FIELDS, RetentionReader
 from dynosim.workload.wait_fields import WaitError, read_waits
 from dynosim.workload.wish_fields import WISH_FIELDS, WishReader
 
@@ -46,6 +47,7 @@ class JsonDecoder:
         self._decoder: msgspec.json.Decoder[_Row] = msgspec.json.Decoder(dialect.row)
         self._full_decoder: msgspec.json.Decoder[_Row] = msgspec.json.Decoder(dialect.full_row)
         self._wishes = WishReader()
+        self._retention = RetentionReader()
         self._has_negative_ids = False
         self._has_large_ids = False
         self.names = dialect.names
@@ -111,6 +113,7 @@ class JsonDecoder:
                 )
         try:
             self._wishes.read(row)
+            self._retention.read(row)
         except WishError as error:
             return RowProblem(line, error.key, error.message)
         if (problem := _graph_problem(line, row)) is not None:
@@ -156,6 +159,7 @@ class JsonDecoder:
             waits=_waits(_either(given, ("wait_for",))),
             classes=_texts(_either(given, ("request_class",))),
             expected_output_tokens=_expected(_either(given, ("expected_output_tokens",))),
+            retention=self._retention_column(given, rows),
         )
 
     def _wish_column(
@@ -165,6 +169,14 @@ class JsonDecoder:
         if not any(_is_used(given.get(name, ())) for name in WISH_FIELDS):
             return None
         return [self._wishes.read(row) for row in rows]
+
+    def _retention_column(
+        self, given: Mapping[str, Values], rows: Sequence[_Row]
+    ) -> list[Retention | None] | None:
+        """What each row says of its blocks; None if no row does. Raises: WishError."""
+        if not any(_is_used(given.get(name, ())) for name in RETENTION_FIELDS):
+            return None
+        return [self._retention.read(row) for row in rows]
 
     def _hash_columns(self, lists: Values | None, num_rows: int) -> tuple[IntArray, IntArray]:
         """Ids end to end (sum,), and how many each row has (n,), -1 where it has no such field."""

@@ -4,10 +4,11 @@ Decoding a field costs time in every row, whether it is there or not; a chunk of
 their names is decoded without them.
 """
 
+from dynosim.workload.retention_fields import RETENTION_FIELDS
 from dynosim.workload.wait_fields import WAIT_FIELDS
 from dynosim.workload.wish_fields import WISH_FIELDS
 
-RARE_FIELDS = (*WISH_FIELDS, *WAIT_FIELDS)
+RARE_FIELDS = (*WISH_FIELDS, *WAIT_FIELDS, *RETENTION_FIELDS)
 _MARKS = (*(name.encode() for name in RARE_FIELDS), b"\\")  # what is escaped may be a name
 
 

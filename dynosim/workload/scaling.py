@@ -56,6 +56,7 @@ def tiled(trace: Trace, num_tiles: int) -> Trace:
         dependencies=None if graph is None else _tiled_dependencies(graph, size, tiles),
         classes=None if trace.classes is None else trace.classes * num_tiles,
         expected_output_tokens=None if expected is None else np.tile(expected, num_tiles),
+        retention=None if trace.retention is None else trace.retention * num_tiles,
     )
 
 

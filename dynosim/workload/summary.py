@@ -22,6 +22,12 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
     ]
     if summary.get("wishes"):
         lines.append(_wish_line(summary["wishes"]))
+    if summary.get("retention"):
+        said = summary["retention"]
+        lines.append(
+            f"block worth     {said['requests']:,} requests: {said['ranges']:,} give priorities, "
+            f"{said['pinned']:,} pin, {said['ephemeral']:,} are ephemeral"
+        )
     lines += repair_lines(summary)
     if summary.get("plot"):
         lines.append(f"drawn           {summary['plot']}")

@@ -246,6 +246,16 @@ def _hash_ids(
     return first_appearance_ids(keys), offsets
 
 
+def shared_tokens(spec: SyntheticSpec, trace: Trace) -> IntArray:
+    """Leading tokens (n,) of each request that its session shares with its prefix group."""
+    first = np.arange(len(trace))
+    if trace.previous_turn is not None:
+        for row, before in enumerate(trace.previous_turn.tolist()):
+            if before != NO_REQUEST:
+                first[row] = first[before]
+    return _shared_blocks(spec, trace.input_tokens[first]) * spec.block_size
+
+
 def _shared_blocks(spec: SyntheticSpec, first_prompt_tokens: IntArray) -> IntArray:
     """Leading blocks (s,) that each session shares with its group: full blocks of its prompt."""
     if spec.shared_prefix_tokens is not None:

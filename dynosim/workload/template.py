@@ -5,7 +5,8 @@ from math import gcd
 
 import numpy as np
 
-from dynosim.records import IntArray, Trace, gather_runs
+from dynosim.blocks.retention import moved
+from dynosim.records import IntArray, Retention, Trace, gather_runs
 from dynosim.workload.assemble import first_appearance_ids
 
 BLOCK_TOKENS = 16
@@ -21,7 +22,11 @@ def with_template(trace: Trace, template_tokens: int) -> Trace:
     """
     if not template_tokens:
         return trace
-    longer = replace(trace, input_tokens=trace.input_tokens + template_tokens)
+    longer = replace(
+        trace,
+        input_tokens=trace.input_tokens + template_tokens,
+        retention=_moved_retention(trace, template_tokens),
+    )
     if not len(trace.hash_ids):
         return longer
     block = gcd(trace.trace_block_size, BLOCK_TOKENS)
@@ -32,6 +37,12 @@ def with_template(trace: Trace, template_tokens: int) -> Trace:
         hash_offsets=np.concatenate(([0], np.cumsum(-(-longer.input_tokens // block)))),
         trace_block_size=block,
     )
+
+
+def _moved_retention(trace: Trace, num_tokens: int) -> tuple[Retention | None, ...] | None:
+    if trace.retention is None:
+        return None
+    return tuple(one and moved(one, num_tokens) for one in trace.retention)
 
 
 def _in_smaller_blocks(trace: Trace, block: int) -> tuple[IntArray, IntArray]:

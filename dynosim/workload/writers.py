@@ -18,6 +18,7 @@ from dynosim.errors import ConfigError, TraceError
 from dynosim.records import Dependencies, Trace
 from dynosim.workload.columns import Awaited
 from dynosim.workload.readers import WRITTEN_FORMATS, format_of
+from dynosim.workload.retention_fields import retention_row
 from dynosim.workload.wait_fields import wait_row
 from dynosim.workload.wish_fields import wish_row
 
@@ -60,8 +61,8 @@ def write_trace(trace: Trace, path: Path, format: str | None = None) -> list[str
 def lost_parts(trace: Trace, form: str) -> list[str]:
     """Parts of `trace` that a file of this format cannot hold."""
     if form == "agentic_mooncake":
-        return [name for name in ("wishes", "classes", "expected_output_tokens")
-                if getattr(trace, name) is not None]  # fmt: skip
+        names = ("wishes", "classes", "expected_output_tokens", "retention")
+        return [name for name in names if getattr(trace, name) is not None]
     if form != "azure":
         return []
     parts = {
@@ -73,6 +74,7 @@ def lost_parts(trace: Trace, form: str) -> list[str]:
         "dependencies": trace.dependencies is not None,
         "classes": trace.classes is not None,
         "expected_output_tokens": trace.expected_output_tokens is not None,
+        "retention": trace.retention is not None,
     }
     return [name for name, is_there in parts.items() if is_there]
 
@@ -160,9 +162,17 @@ def _extras(trace: Trace, delay: str) -> list[Callable[[int], dict[str, Any]]]:
         extras.append(
             lambda row: {"expected_output_tokens": int(expected[row])} if expected[row] else {}
         )
+    return extras + _said(trace)
+
+
+def _said(trace: Trace) -> list[Callable[[int], dict[str, Any]]]:
+    """The same of what requests say: where they want to be served, what their blocks are worth."""
+    said: list[Callable[[int], dict[str, Any]]] = []
     if (wishes := trace.wishes) is not None:
-        extras.append(lambda row: wish_row(wishes[row]))
-    return extras
+        said.append(lambda row: wish_row(wishes[row]))
+    if (retention := trace.retention) is not None:
+        said.append(lambda row: retention_row(retention[row]))
+    return said
 
 
 def _waits_of(graph: Dependencies, names: tuple[str, ...]) -> Callable[[int], dict[str, Any]]:

@@ -60,6 +60,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     dp_rank: int | None = None
     policy_family: str | None = None  # header x-dynamo-meta-policy-class
     cache_salt: str = ""
+    pin_ttl_s: float | None = None  # keep the prompt's blocks for so long after its end
+    must_pin: bool = False  # else where the engine can (nvext.cache_control; blocks' own)
     required_taints: tuple[str, ...] = ()  # nvext.routing_constraints
     preferred_taints: dict[str, float] = {}
     overrides: tuple[tuple[str, float], ...] = ()  # nvext.router_config_override

@@ -49,6 +49,18 @@ TRACES = [
     (row(0, input_length=10**30), "bad.jsonl:1:input_length"),
     (row(0, output_length=0), "bad.jsonl:1:output_length: expected an integer >= 1"),
     (row(0, input_length=2000), "bad.jsonl:1:hash_ids: 1 ids of 512 tokens cover 512"),
+    (
+        row(0, retention=[{"start": 0, "priority": 500}]),
+        "bad.jsonl:1:retention[0].priority: expected 0 to 100, got 500",
+    ),
+    (row(0, pin_ttl_ms=0), "bad.jsonl:1:pin_ttl_ms: expected a number of ms > 0, got 0"),
+    (
+        "\n".join(
+            row(i, input_length=30_000, hash_ids=[100 * i + k for k in range(59)], pin_ttl_ms=1e6)
+            for i in range(2)
+        ),
+        "bad.jsonl: request 1 pins blocks when so many are pinned that 3,750 would be at once",
+    ),
     ("", "bad.jsonl: no requests"),
     ("\n\n", "bad.jsonl: no requests"),
     ("\n".join(row(i) for i in range(10_000)) + '\n{"timestamp": 1e5}\n', "bad.jsonl:10001"),
@@ -93,6 +105,8 @@ SETTINGS = [
     ("engine.block_size=0", "engine.block_size: must be >= 1"),
     ("engine.max_num_batched_tokens=10", "less than max_num_seqs"),
     ("engine.enable_chunked_prefill=false", "vLLM refuses that"),
+    ("engine.reuse_granularity_tokens=100", "100 is no multiple of block_size (16)"),
+    ("workload.retention={}", "workload.retention: rows of a trace say it themselves"),
     ("engine.max_model_len=100000", "fewer than one request of max_model_len 100,000"),
     ("engine.num_gpu_blocks=3", "longer than the KV cache of one worker (32 tokens)"),
     ("engine.num_gpu_block=3", "did you mean engine.num_gpu_blocks"),
@@ -125,6 +139,117 @@ def test_setting_when_bad_is_refused_with_its_key(
     assert message in printed.err and printed.err.startswith("error: ")
     assert "Traceback" not in printed.err and printed.out == ""
     assert not (folder / "out").exists()
+
+
+SIZE = "kv_bytes_per_token: 1000"
+HOST = "host: {capacity_gb: 1}"
+LINK = "missing; a tier without a link is of no use (state it, or a preset)"
+TIERS = [
+    (f"{{host: {{capacity_gb: 0}}, {SIZE}}}", "host.capacity_gb: a tier of 0 holds nothing (raise"),
+    (f"{{host: {{capacity_gb: -3}}, {SIZE}}}", "host.capacity_gb: a tier of -3 holds nothing"),
+    (f"{{host: {{num_blocks: 0}}, {SIZE}}}", "host.num_blocks: a tier of 0 holds nothing (raise"),
+    (f"{{disk: {{num_blocks: -1}}, {SIZE}}}", "disk.num_blocks: a tier of -1 holds nothing"),
+    (f"{{host: {{capacity_gb: 1.0e+300}}, {SIZE}}}", "host.capacity_gb: must be <= 1e+09"),
+    (f"{{host: {{capacity_gb: .nan}}, {SIZE}}}", "host.capacity_gb: must be a finite number"),
+    (f"{{host: {{capacity_gb: 1, preset: null}}, {SIZE}}}", f"host.read_gb_s: {LINK}"),
+    (f"{{host: {{capacity_gb: 1, preset: null}}, {SIZE}}}", f"host.write_gb_s: {LINK}"),
+    (f"{{remote: {{capacity_gb: 1, preset: null, read_gb_s: 1}}, {SIZE}}}",
+     f"remote.write_gb_s: {LINK}"),
+    (f"{{host: {{}}, {SIZE}}}", "host.capacity_gb: missing; no num_blocks is stated either (add"),
+    (f"{{host: {{capacity_gb: 1, num_blocks: 4}}, {SIZE}}}",
+     "host.num_blocks: capacity_gb and num_blocks exclude each other (remove one)"),
+    (f"{{host: {{capacity_gb: 0.000001}}, {SIZE}}}",
+     "host.capacity_gb: 1e-06 GB is less than one block of 1.6e-05 GB (raise it)"),
+    (f"{{peers_gb_s: 3, disk: {{capacity_gb: 1}}, {SIZE}}}",
+     "peers_gb_s: stated, but workers have no host tiers of their own to read from (remove it, or"),
+    (f"{{host: {{capacity_gb: 1, scope: node}}, {SIZE}}}",
+     "host.scope: node, but the workers have no node (add `topology: {node: [a, b]}`, or"),
+    (f"{{{HOST}, onboard_granularity_blocks: 4, {SIZE}}}",
+     "onboard_granularity_blocks: stated, but all that is found is loaded (set `onboard: faster`)"),
+    (f"{{{HOST}}}", "kv_bytes_per_token: missing; no model is named that it would follow from (st"),
+    (f"{{{SIZE}}}", "host: missing; no tier is stated (add `host: {capacity_gb: 64}`, or remove"),
+    (f"{{host: {{capacity_gb: 1, total_read_gb_s: 5}}, {SIZE}}}",
+     "host.total_read_gb_s: stated, but every worker has the tier for itself (remove it, or set"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tiers", "message"), TIERS)
+def test_tiers_when_bad_are_refused_with_their_key_and_a_remedy(
+    folder: Path, capsys: pytest.CaptureFixture[str], tiers: str, message: str
+) -> None:
+    (folder / "tiers.yaml").write_text(RUN + f"cluster: {{tiers: {tiers}}}\n")
+    assert exit_code("run", "tiers.yaml", "--out", "out") == 2
+    printed = capsys.readouterr()
+    assert f"cluster.tiers.{message}" in printed.err and printed.err.count("error: ") == 1
+    assert "Traceback" not in printed.err and printed.out == ""
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ("enable_prefix_caching: false", "without engine.enable_prefix_caching nothing is found "
+         "again (set it, or remove the tiers)"),
+        ("data_parallel: 2", "2 data-parallel ranks in a worker, but the tiers of ranks are not "
+         "simulated (give the pool as many workers instead)"),
+    ],
+)  # fmt: skip
+def test_tiers_of_engines_that_cannot_have_them_are_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], engine: str, message: str
+) -> None:
+    text = RUN.replace("block_size: 16", f"block_size: 16, max_model_len: 9000, {engine}")
+    text += f"model: Qwen/Qwen3-32B\ncluster: {{tiers: {{{HOST}}}}}\n"
+    (folder / "tiers.yaml").write_text(text)
+    assert exit_code("run", "tiers.yaml", "--out", "out") == 2
+    printed = capsys.readouterr()
+    assert f"error: cluster.tiers: {message}" in printed.err
+    assert printed.err.count("error: ") == 1
+    assert "Traceback" not in printed.err and printed.out == ""
+    assert not (folder / "out").exists()
+
+
+REAL = "model: Qwen/Qwen3-32B\nhardware: h200_sxm\n" + RUN.replace(
+    "block_size: 16", "block_size: 32"
+)
+ALONE = "(state `host` alone, or simulate the plan with `dynosim run`)"
+
+
+@pytest.mark.parametrize("command", [("deploy", "--real"), ("serve", "worker")])
+@pytest.mark.parametrize(
+    ("engine", "tiers", "message"),
+    [
+        ("vllm", f"{HOST}, disk: {{capacity_gb: 9}}", ALONE),
+        ("vllm", "remote: {capacity_gb: 9}", ALONE),
+        ("vllm", f"{HOST}, peers_gb_s: 9", ALONE),
+        ("vllm", f"{HOST}, onboard: faster", ALONE),
+        ("vllm", "host: {capacity_gb: 9, scope: node}", ALONE),
+        ("vllm-cpu", HOST, "on GPUs only, not on CPUs (--set cluster.tiers=null"),
+        ("sglang", HOST, "sglang engines are started without tiers here (--engine vllm"),
+    ],
+)
+def test_tiers_that_real_engines_do_not_have_start_nothing(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: tuple[str, str],
+    engine: str,
+    tiers: str,
+    message: str,
+) -> None:
+    (folder / "tiers.yaml").write_text(
+        REAL + f"cluster: {{topology: {{node: [a]}}, tiers: {{{tiers}}}}}\n"
+    )
+    (folder / "weights").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / "weights" / name).write_text("{}")
+    python = folder / "python"
+    python.write_text(f"#!/bin/sh\ntouch {folder}/started\n")
+    python.chmod(0o755)
+    given = ("--engine", engine, "--model", "weights", "--engine-python", str(python))
+    assert exit_code(*command, "tiers.yaml", *given) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: cluster.tiers") and message in printed.err
+    assert printed.err.count("error: ") == 1 and "Traceback" not in printed.err
+    assert not (folder / "started").exists() and not (folder / "deployments").exists()
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,27 @@ async def test_whole_answers_and_continued_ones_have_the_streams_tokens(client: 
     assert tokens_in(await client.stream(prompt + tokens[:8], 12)) == tokens[8:]
 
 
+async def test_a_pinned_prompt_outlives_what_would_evict_it(tmp_path: Path) -> None:
+    client = await started(plan(tmp_path, blocks=140), speedup=20.0)
+    try:
+        usage = {"include_usage": True}
+        kept, other = list(range(100, 740)), list(range(2000, 2640))
+        for prompt, pin in ((kept, {"pin_ttl_s": 3600}), (other, {})):
+            await client.stream(prompt, 2, **pin)
+        await client.stream(list(range(5000, 6580)), 2)
+        found = [
+            (await client.stream([*prompt, 1], 2, stream_options=usage))[-1]["usage"]
+            for prompt in (kept, other)
+        ]
+        assert [one["prompt_tokens_details"]["cached_tokens"] for one in found] == [640, 0]
+        async with client.post(kept, 2, pin_ttl_s=-1) as response:
+            assert response.status == 400
+            assert (await response.json())["error"]["param"] == "pin_ttl_s"
+    finally:
+        await client.session.close()
+        await client.worker.stop(0.0)
+
+
 async def test_the_official_client_understands_it(client: Client) -> None:
     async with AsyncOpenAI(base_url=f"{client.endpoint.url}/v1", api_key="none") as openai:
         assert [model.id async for model in openai.models.list()] == ["tiny"]

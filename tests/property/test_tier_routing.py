@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 from clusters import equal_workers
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from same_runs import assert_close, assert_same
 from strategies import random_routing, random_spec, random_timing, random_trace
+from test_retention_laws import with_retention
 
 from dynosim.cluster import RunOptions, simulate
 from dynosim.engine.spec import HostCacheSpec
@@ -26,6 +27,7 @@ def run(
     *,
     exact: bool = False,
     has_delays: bool = False,
+    says_worth: bool = False,
     weight: float | None = None,
     **changes: Any,
 ) -> RunResult:
@@ -62,6 +64,8 @@ def run(
     cluster = replace(
         cluster, pools=tuple(replace(pool, tiers=tiers_spec) for pool in cluster.pools)
     )
+    if says_worth:
+        trace = with_retention(rng, trace)
     return simulate(trace, cluster, RunOptions(exact_stepping=exact))
 
 
@@ -77,9 +81,16 @@ def test_every_exact_index_routes_alike_over_tiers(seed: int) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(SEEDS, st.booleans())
-def test_bulk_routes_over_tiers_as_single_steps_do(seed: int, has_delays: bool) -> None:
-    ones, others = (run(seed, has_delays=has_delays, exact=exact) for exact in (False, True))
+@given(SEEDS, st.booleans(), st.booleans())
+@example(3821577044, False, False)  # a store ends with the step in flight when a run begins
+@example(151779407, False, True)  # what is being stored for nobody is worth little, and goes
+def test_bulk_routes_over_tiers_as_single_steps_do(
+    seed: int, has_delays: bool, says_worth: bool
+) -> None:
+    ones, others = (
+        run(seed, has_delays=has_delays, says_worth=says_worth, exact=exact)
+        for exact in (False, True)
+    )
     loads, other_loads = (result.requests.onboards for result in (ones, others))
     assert loads is not None and other_loads is not None
     for column in fields(OnboardLog):

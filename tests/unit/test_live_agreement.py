@@ -6,10 +6,9 @@ import pytest
 from handoff_support import workers
 from live_support import card
 
+from dynosim.build.offload import connector_settings
 from dynosim.config import RunConfig
 from dynosim.errors import ConfigError
-from dynosim_runtime.adapters.base import KvExchange
-from dynosim_runtime.adapters.vllm import kv_transfer_config
 from dynosim_runtime.config import check_live, worker_plan
 from dynosim_runtime.launch.options import deploy_options
 from dynosim_runtime.launch.specs import DeployOptions, num_workers, process_specs
@@ -113,9 +112,11 @@ def test_each_pool_has_its_workers_their_places_and_their_gpus(tmp_path: Any) ->
 
 
 def test_vllm_is_told_its_part() -> None:
-    exchange = KvExchange(role="decode", host="h", port=1, load_failure_policy="recompute")
-    told = kv_transfer_config(exchange, "cuda")
+    prefill, decode = plan().pools()
+    told = connector_settings(decode, "decode", load_failure_policy="recompute")
+    assert told is not None
     assert (told["kv_connector"], told["kv_role"]) == ("NixlConnector", "kv_consumer")
     assert (told["kv_buffer_device"], told["kv_load_failure_policy"]) == ("cuda", "recompute")
-    exchange = KvExchange(role="prefill", host="h", port=1, load_failure_policy="fail")
-    assert kv_transfer_config(exchange, "cpu")["kv_role"] == "kv_producer"
+    told = connector_settings(prefill, "prefill", buffer_device="cpu")
+    assert told is not None and told["kv_role"] == "kv_producer"
+    assert (told["kv_buffer_device"], told["kv_load_failure_policy"]) == ("cpu", "fail")

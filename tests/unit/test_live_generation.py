@@ -68,6 +68,22 @@ async def test_what_an_engine_cannot_do_is_refused_before_it_is_placed(
 
 
 @in_virtual_time
+async def test_a_pin_is_refused_where_an_engine_cannot_keep_it_or_ignored_if_told() -> None:
+    engine = ScriptedEngine()
+    inside = Inside(engine, "a")
+    asked, wished = (request(n, pin_ttl_s=60.0, must_pin=n == "must") for n in ("must", "may"))
+    assert await tokens_of(await inside.dispatcher.start(asked)) == EXPECTED
+    inside.show(card("b", engine="vllm"))
+    with pytest.raises(ApiError, match="not supported by this server, whose engine is vllm") as no:
+        await inside.dispatcher.start(asked)
+    assert (no.value.status, no.value.param) == (400, "nvext.cache_control")
+    assert await tokens_of(await inside.dispatcher.start(wished)) == EXPECTED
+    lenient = Inside(engine, ignores_pins=True)
+    lenient.show(card("b", engine="vllm"))
+    assert await tokens_of(await lenient.dispatcher.start(asked)) == EXPECTED
+
+
+@in_virtual_time
 async def test_closing_reaches_the_engine() -> None:
     engine = ScriptedEngine()
     inside = Inside(engine, "a")

@@ -54,6 +54,7 @@ class Server:
         priority: int = 0,
         wishes: object = None,
         expected_output_tokens: int | None = None,
+        pin_ttl_ms: object = None,
     ) -> TimedAnswer:
         self.calls.append((len(prompt), output_tokens, request_id, priority))
         name = str(request_id)

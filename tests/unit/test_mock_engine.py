@@ -78,6 +78,18 @@ def test_a_repeated_prompt_is_found_in_the_cache_with_its_answer() -> None:
     assert engine.stats.prefix_hits == 20
 
 
+@pytest.mark.parametrize(("ttl_ms", "is_kept"), [(None, False), (400.0, False), (1e6, True)])
+def test_a_pinned_prompt_outlives_others_for_its_time(ttl_ms: float | None, is_kept: bool) -> None:
+    engine = mock_engine(SPEC)  # 40 blocks of 4 tokens
+    prompt = list(range(100, 140))
+    drive(engine, [(0.0, call(prompt, 2, pin_ttl_ms=ttl_ms))])
+    for number in range(4):
+        others = [1000 * (number + 2) + i for i in range(60)]
+        drive(engine, [(1000.0 * (number + 1), call(others, 2))])
+    again, _, _ = drive(engine, [(9000.0, call([*prompt, 7], 2))])
+    assert again[0].cached_tokens == (40 if is_kept else 0)
+
+
 def test_aborts_take_effect_at_once_and_reach_nobody_else() -> None:
     engine = mock_engine(SPEC)
     logs = [TokenLog(), TokenLog()]

@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from live_support import card
+from msgspec.structs import replace
 from waiting import PATIENCE_S
 
 from dynosim_runtime.clients.base import (
@@ -202,6 +203,12 @@ def test_defaults_are_left_to_the_server() -> None:
     assert (body["top_p"], body["ignore_eos"], body["stop_token_ids"]) == (0.5, True, [7])
     assert body["priority"] == -2
     assert "priority" not in completion_body(card("w"), request)
+
+
+def test_only_engines_that_can_are_asked_to_keep_a_prompt() -> None:
+    request = replace(REQUEST, pin_ttl_s=60.0)
+    assert completion_body(card("w"), request)["pin_ttl_s"] == 60.0
+    assert "pin_ttl_s" not in completion_body(card("w", engine="vllm"), request)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])

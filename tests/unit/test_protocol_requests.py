@@ -121,16 +121,38 @@ async def test_weights_that_cannot_be_are_refused_by_their_key(
     assert what in error["message"]
 
 
-async def test_what_is_not_in_this_version_is_refused_by_name() -> None:
-    asked = {"prompt": "x", "nvext": {"cache_control": {"type": "ephemeral", "ttl": "1h"}}}
+@pytest.mark.parametrize(
+    ("ttl", "seconds"),
+    [({}, 300), ({"ttl": "45s"}, 45), ({"ttl": "5m"}, 300), ({"ttl": "1h"}, 3600)],
+)
+async def test_cache_control_says_how_long_the_prompt_is_to_be_kept(
+    ttl: dict[str, str], seconds: float
+) -> None:
+    asked = {"prompt": "x", "nvext": {"cache_control": {"type": "ephemeral", **ttl}}}
+    request = await request_of("/v1/completions", asked)
+    assert (request.pin_ttl_s, request.must_pin) == (seconds, True)
+    plain = await request_of("/v1/completions", {"prompt": "x"})
+    assert (plain.pin_ttl_s, plain.must_pin) == (None, False)
+
+
+async def test_marks_of_blocks_are_wishes_and_the_longest_counts() -> None:
+    mark, long_mark = {"type": "ephemeral"}, {"type": "ephemeral", "ttl": "1h"}
+    user = {"role": "user", "content": [{"type": "text", "text": "x", "cache_control": long_mark}]}
+    body = {
+        "messages": [user],
+        "max_tokens": 5,
+        "system": [{"type": "text", "text": "S", "cache_control": mark}],
+    }
+    request = await request_of("/v1/messages", body)
+    assert (request.pin_ttl_s, request.must_pin) == (3600, False)
+    body["tools"] = [{"name": "f", "input_schema": {}, "cache_control": {"type": "x"}}]
     async with client_of(app_of(dispatcher_saying("x"))) as client:
-        answer = await client.post("/v1/completions", json={"model": MODEL, **asked})
-    error = answer.json()["error"]
-    assert (answer.status_code, error["param"]) == (400, "nvext.cache_control")
-    assert "not in this version" in error["message"]
+        answer = await client.post("/v1/messages", json={"model": MODEL, **body})
+    assert answer.status_code == 400
+    assert "tools[0].cache_control.type" in answer.json()["error"]["message"]
 
 
-async def test_a_blocks_cache_control_asks_for_what_is_done_anyway() -> None:
+async def test_a_blocks_cache_control_changes_no_token() -> None:
     """Clients of Anthropic's API mark blocks with it always."""
     block = {"type": "text", "text": "S", "cache_control": {"type": "ephemeral"}}
     body = {"messages": HELLO, "max_tokens": 5, "system": [block]}

@@ -28,6 +28,7 @@ OTHER_THAN_DEFAULT: dict[str, Any] = {
     "max_num_seqs": 17,
     "max_num_batched_tokens": 999,
     "enable_prefix_caching": False,
+    "reuse_granularity_tokens": 64,
     "enable_chunked_prefill": False,
     "long_prefill_token_threshold": 55,
     "long_prefill_token_threshold_adaptive": True,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dynosim.records import Dependencies, Trace, Wishes
+from dynosim.records import Dependencies, Retention, Trace, Wishes
 
 FULL = Trace(
     arrival_ms=np.array([0.0, 5.0, 9.0, 12.0]),
@@ -33,6 +33,7 @@ FULL = Trace(
     ),
     classes=("lead", "", "sub_agent", "lead"),
     expected_output_tokens=np.array([0, 64, 0, 128]),
+    retention=(None, None, Retention(pin_ttl_ms=9.0), Retention(is_ephemeral=True)),
 )
 
 
@@ -75,6 +76,7 @@ def test_every_column_follows_the_rows() -> None:
         },
         "classes": ("", "sub_agent", "lead"),
         "expected_output_tokens": [64, 0, 128],
+        "retention": (None, Retention(pin_ttl_ms=9.0), Retention(is_ephemeral=True)),
     }
 
 
@@ -97,7 +99,7 @@ def test_a_row_waits_for_those_that_are_kept() -> None:
     "optional",
     [
         "priority", "delay_ms", "session_ids", "request_ids", "stages", "wishes",
-        "dependencies", "classes", "expected_output_tokens",
+        "dependencies", "classes", "expected_output_tokens", "retention",
     ],
 )  # fmt: skip
 def test_what_a_trace_does_not_have_no_part_of_it_has(optional: str) -> None:

@@ -19,7 +19,8 @@ def workload(**changes: Any) -> SimpleNamespace:
         "trace": None, "synthetic": None, "format": None, "trace_block_size": 512, "speedup": 1.0,
         "arrival_scale": 1.0, "repeat": 1,
         "limit": None, "concurrency": None, "skip_bad_lines": False, "sort": False,
-        "lengths_from_hash_ids": False, "pool": None, "agents": None, "stages": None,
+        "lengths_from_hash_ids": False, "retention": None, "pool": None, "agents": None,
+        "stages": None,
         "template_tokens": 0,
     }  # fmt: skip
     return SimpleNamespace(**(fields | changes))

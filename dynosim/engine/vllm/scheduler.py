@@ -13,6 +13,7 @@ from dynosim.engine.block_pool import BlockPool
 from dynosim.engine.host_cache import HostCache
 from dynosim.engine.kv_cache import KvCache
 from dynosim.engine.plan import DraftWork, HostWork, KvLoad, StepPlan, Write
+from dynosim.engine.retaining_pool import RetainingPool
 from dynosim.engine.sequence import FINISHED, LOADING, SPECULATING, WAITING, Sequence
 from dynosim.engine.spec import EngineSpec
 from dynosim.engine.tiers import Beyond
@@ -37,7 +38,8 @@ class VllmScheduler:
     `extent_blocks` are the sizes of the extents that request paths name (None: they are single
     blocks, as they must be where KV comes from elsewhere). `keep_rows` asks for step-by-step plans
     that list every request; `names_emitting` for plans that name who yields a token;
-    `publish_events` for KV events, with `announced` only about the extents flagged in it.
+    `publish_events` for KV events, with `announced` only about the extents flagged in it. With
+    `retains` its cache heeds what requests say of their blocks.
     """
 
     __slots__ = (
@@ -50,6 +52,7 @@ class VllmScheduler:
         "_foreseen",
         "_has_cap",
         "_head_is_blocked",
+        "_head_may_change",
         "_is_async",
         "_keep_rows",
         "_loop",
@@ -58,7 +61,6 @@ class VllmScheduler:
         "_offload",
         "_remote",
         "_seats",
-        "_shares_answers",
         "_takes_kv",
         "_token_budget",
         "_under_way",
@@ -70,6 +72,7 @@ class VllmScheduler:
         "num_running",
         "num_waiting",
         "pool",
+        "retention",
         "running",
     )
 
@@ -82,13 +85,32 @@ class VllmScheduler:
         names_emitting: bool = False,
         publish_events: bool = False,
         announced: list[bool] | None = None,
+        retains: bool = False,
     ) -> None:
         drafts = spec.speculation
         names_emitting = names_emitting or spec.async_scheduling or drafts is not None
-        pool = BlockPool(
-            spec.usable_blocks, extent_blocks, publish_events=publish_events, announced=announced
+        pool: BlockPool
+        self.retention: RetainingPool | None = None
+        if retains:
+            self.retention = pool = RetainingPool(
+                spec.usable_blocks,
+                extent_blocks,
+                publish_events=publish_events,
+                announced=announced,
+            )
+        else:
+            pool = BlockPool(
+                spec.usable_blocks,
+                extent_blocks,
+                publish_events=publish_events,
+                announced=announced,
+            )
+        cache = KvCache(
+            pool,
+            spec.block_size,
+            has_prefix_caching=spec.enable_prefix_caching,
+            reuse_blocks=spec.reuse_blocks,
         )
-        cache = KvCache(pool, spec.block_size, has_prefix_caching=spec.enable_prefix_caching)
         seats, waiting = Seats(spec.block_size), make_queue(spec.policy)
         self.pool = pool
         self.decodes = seats.decodes
@@ -142,7 +164,9 @@ class VllmScheduler:
         self._is_async = spec.async_scheduling
         self._fails_bad_loads = spec.kv_load_failure_policy == "fail"
         self._keep_rows = keep_rows
-        self._shares_answers = False  # whether a request may begin with another's answer
+        # Whether what the head of the queue hits may change with others' decode steps, such that it
+        # can be admitted: if requests begin with others' answers, or their parts differ in worth.
+        self._head_may_change = retains and not spec.scheduler_reserve_full_isl
         self._names_emitting = names_emitting
 
     @property
@@ -189,7 +213,7 @@ class VllmScheduler:
         """
         if sequence.path_blocks * self._cache.block_size > sequence.prompt_tokens:
             self._cache.registers_decodes = True
-            self._shares_answers = True
+            self._head_may_change = True
         if sequence.remote_tokens > sequence.prompt_tokens:
             sequence.remote_tokens = sequence.prompt_tokens
         if self._arrival_unblocks:
@@ -250,6 +274,13 @@ class VllmScheduler:
         if self._offload is not None:
             self._offload.freeing(sequence)
         self._cache.release(sequence)
+        self._end_session(sequence)
+
+    def _end_session(self, sequence: Sequence) -> None:
+        """A request's blocks are free: if it is the last of its session, that is over."""
+        claims = sequence.claims
+        if claims is not None and claims.ends_session and self.retention is not None:
+            self.retention.end_session(claims.session)
 
     def _free_or_hold(self, sequence: Sequence) -> None:
         """Free a complete request's blocks, unless they are yet to be sent."""
@@ -347,6 +378,7 @@ class VllmScheduler:
         """The blocks held for a request are free, the last one first; returns as `loaded` does."""
         del self._remote.held[sequence]
         self._cache.release(sequence)
+        self._end_session(sequence)
         return self._may_admit()
 
     def _may_admit(self) -> bool:
@@ -495,8 +527,9 @@ class VllmScheduler:
         if self._seats.prefilling:
             return 0
         if self.num_waiting > self._remote.num_loading:
-            # What the head begins with may come to be cached with anybody's next tokens.
-            may_shrink = self._shares_answers and self.num_running < self._max_active
+            # What the head begins with may come to be cached with anybody's next tokens; where it
+            # is worth less than what follows, it may be evicted, and then less need be held.
+            may_shrink = self._head_may_change and self.num_running < self._max_active
             if may_shrink or not self._head_is_blocked:
                 return 0
         offload = self._offload
@@ -504,6 +537,8 @@ class VllmScheduler:
             return self._bulk.count()
         safe_blocks = self.pool.free_blocks
         if offload.has_orphans:
+            if self.retention is not None:
+                return 0  # what is worth little, or was of a session that is over, goes at any time
             safe_blocks = offload.safe_blocks
         if self.num_waiting > self._remote.num_loading:
             if offload.may_change:

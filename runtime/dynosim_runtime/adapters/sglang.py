@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from dynosim.build.offload import refuse_tiers
 from dynosim.config import RunConfig
 from dynosim.config.engine import EngineConfig
 from dynosim.errors import ConfigError
@@ -38,6 +39,7 @@ class SglangAdapter:
         """See `EngineAdapter`."""
         engine = spec.plan.engine
         _refuse_unsupported(engine)
+        refuse_tiers(spec.plan, self.kind)
         return [
             str(spec.python), "-m", "sglang.launch_server",
             "--model-path", spec.model,

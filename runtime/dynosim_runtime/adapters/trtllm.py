@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 import yaml
 
+from dynosim.build.offload import refuse_tiers
 from dynosim.config import RunConfig
 from dynosim.config.engine import EngineConfig
 from dynosim.errors import ConfigError
@@ -44,6 +45,7 @@ class TrtllmAdapter:
         """See `EngineAdapter`. Most spec go through a file in the scratch folder."""
         engine = spec.plan.engine
         _refuse_unsupported(engine)
+        refuse_tiers(spec.plan, self.kind)
         options = spec.scratch / "trtllm.yaml"
         options.write_text(yaml.safe_dump(llm_options(engine), sort_keys=False), encoding="utf-8")
         context = engine.max_model_len

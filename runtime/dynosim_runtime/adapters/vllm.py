@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 from dynosim.build.engine_command import (
     kv_event_settings,
-    kv_transfer_settings,
     vllm_flags,
     vllm_gpu_flags,
 )
+from dynosim.build.offload import check_vllm_tiers, connector_settings
 from dynosim.config import RunConfig
 from dynosim.config.engine import EngineConfig
 from dynosim.errors import ConfigError
-from dynosim_runtime.adapters.base import EngineFacts, KvExchange, LaunchSpec, Relay
+from dynosim_runtime.adapters.base import EngineFacts, LaunchSpec, Relay
 from dynosim_runtime.adapters.engine_http import EngineCallError, EngineHttp
 from dynosim_runtime.adapters.metrics import EngineLoad, metric_labels, parse_load
 from dynosim_runtime.adapters.openai_models import max_model_len
@@ -40,6 +40,7 @@ class VllmAdapter:
         engine = spec.plan.engine
         if self._on_cpu:
             _check_cpu_engine(engine)
+        check_vllm_tiers(spec.plan, on_cpu=self._on_cpu)
         return [
             str(spec.python), "-m", "vllm.entrypoints.openai.api_server",
             "--host", spec.host,
@@ -48,7 +49,7 @@ class VllmAdapter:
             *vllm_flags(engine, served_model_name=spec.served_model_name),
             *(_cpu_flags() if self._on_cpu else vllm_gpu_flags(engine)),
             *_event_flags(spec.event_sources),
-            *self._exchange_flags(spec.exchange),
+            *self._connector_flags(spec),
         ]  # fmt: skip
 
     def environment(self, spec: LaunchSpec) -> dict[str, str]:
@@ -75,13 +76,15 @@ class VllmAdapter:
             }
         return variables
 
-    def _exchange_flags(self, exchange: KvExchange | None) -> list[str]:
-        if exchange is None:
-            return []
-        return [
-            "--kv-transfer-config",
-            json.dumps(kv_transfer_config(exchange, "cpu" if self._on_cpu else "cuda")),
-        ]
+    def _connector_flags(self, spec: LaunchSpec) -> list[str]:
+        exchange = spec.exchange
+        settings = connector_settings(
+            spec.plan,
+            None if exchange is None else exchange.role,
+            load_failure_policy="fail" if exchange is None else exchange.load_failure_policy,
+            buffer_device="cpu" if self._on_cpu else "cuda",
+        )
+        return [] if settings is None else ["--kv-transfer-config", json.dumps(settings)]
 
     async def facts(self, http: EngineHttp, plan: RunConfig) -> EngineFacts:
         """See `EngineAdapter`. One of vLLM's blocks is a placeholder that never holds KV."""
@@ -159,15 +162,6 @@ def _event_flags(sources: tuple[EventSource, ...]) -> list[str]:
 def kv_events_config(source: EventSource) -> dict[str, Any]:
     """vLLM's configuration for publishing where `source` says; SGLang takes the same."""
     return kv_event_settings(source.endpoint, source.replay_endpoint, source.topic)
-
-
-def kv_transfer_config(exchange: KvExchange, buffer_device: str) -> dict[str, Any]:
-    """vLLM's configuration for giving KV away over NIXL, or taking it."""
-    return kv_transfer_settings(
-        exchange.role,
-        load_failure_policy=exchange.load_failure_policy,
-        buffer_device=buffer_device,
-    )
 
 
 def _num_threads(plan: RunConfig) -> int:

@@ -16,6 +16,10 @@ TELLING_LOGPROBS = frozenset({"vllm", "sglang"})
 KEEPING_FORM = frozenset({"vllm", "sglang"})
 """Engines that can hold an answer to a `StructuredOutput`."""
 
+PINNING = frozenset({"mock"})
+"""Engines that keep a prompt for a given time. vLLM 0.32 evicts by age alone and has no word for it
+in a request; SGLang has priorities of requests at best."""
+
 
 class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What one engine is asked to do."""
@@ -26,6 +30,7 @@ class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
     dp_rank: int = 0
     priority: int = 0  # lower is served earlier (vLLM's polarity); adapters turn it if need be
     cache_salt: str = ""
+    pin_ttl_s: float | None = None  # only engines that can are asked
     kv_transfer_params: dict[str, Any] | None = None  # where its KV is, or is to be left
 
 

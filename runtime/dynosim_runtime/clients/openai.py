@@ -13,6 +13,7 @@ import msgspec
 from dynosim_runtime.card import LiveCard
 from dynosim_runtime.clients.base import (
     FINDING_STOPS,
+    PINNING,
     EngineDelta,
     EngineFailedError,
     EngineLostError,
@@ -190,6 +191,7 @@ def completion_body(card: LiveCard, request: EngineRequest) -> dict[str, Any]:
         "return_tokens_as_token_ids": None if sampling.logprobs is None else True,
         "structured_outputs": _structured_outputs(sampling.structured),
         "cache_salt": request.cache_salt or None,
+        "pin_ttl_s": request.pin_ttl_s if card.engine in PINNING else None,
         "priority": (request.priority or None) if card.accepts_priority else None,
         "kv_transfer_params": request.kv_transfer_params,
     }

@@ -90,6 +90,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     num_choices: int = 1  # of each prompt
     nvext: NvExt = NvExt()
     cache_salt: str = ""
+    block_ttl_s: float | None = None  # the longest that the prompt's parts are marked with
     shown_tokens: tuple[str, ...] = ()  # in texts, though they may be special
     answer: Callable[[AnswerHead], AnswerWriter]
 

@@ -99,7 +99,7 @@ def generate_requests(
 
 def _template(call: Call, caller: Caller, received_s: float | None) -> GenerateRequest:
     """What all choices of a call have in common."""
-    call.nvext.refuse_unobeyed()
+    asked_ttl_s = call.nvext.pin_ttl_s()
     hints, constraints = call.nvext.agent_hints, call.nvext.routing_constraints
     return GenerateRequest(
         request_id=caller.request_id,
@@ -113,6 +113,8 @@ def _template(call: Call, caller: Caller, received_s: float | None) -> GenerateR
         dp_rank=call.nvext.dp_rank,
         policy_family=caller.policy_family,
         cache_salt=call.cache_salt,
+        pin_ttl_s=call.block_ttl_s if asked_ttl_s is None else asked_ttl_s,
+        must_pin=asked_ttl_s is not None,
         required_taints=constraints.required_taints,
         preferred_taints=constraints.preferred_taints,
         overrides=call.nvext.cost_overrides(),

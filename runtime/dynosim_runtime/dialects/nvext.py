@@ -5,11 +5,13 @@ from typing import Annotated, Any
 import msgspec
 
 from dynosim.workers.wishes import Overrides, WishError, read_overrides
+from dynosim_runtime.dialects.cache_control import ttl_s
 from dynosim_runtime.dialects.decoding import refuse
 from dynosim_runtime.requests import RequestRecord
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Priority = Annotated[int, msgspec.Meta(ge=-(1 << 31), lt=1 << 31)]
+PIN_FIELD = "nvext.cache_control"
 PINS = ("worker_id", "backend_instance_id", "prefill_worker_id", "decode_worker_id")
 
 
@@ -37,21 +39,16 @@ class NvExt(msgspec.Struct, frozen=True, kw_only=True):
     agent_hints: AgentHints = AgentHints()
     routing_constraints: RoutingConstraints = RoutingConstraints()
     router_config_override: dict[str, Any] | None = None  # weights of the cost, for this request
-    cache_control: Any = None  # refused: no engine keeps a prefix for a given time yet
+    cache_control: dict[str, Any] | None = None  # keep the prompt cached for so long
     backend_instance_id: Count | None = None  # the worker to use
     worker_id: Count | None = None  # the same
     prefill_worker_id: Count | None = None  # as in answers; here one worker does both,
     decode_worker_id: Count | None = None  # so that these are the same, too
     dp_rank: Count | None = None
 
-    def refuse_unobeyed(self) -> None:
-        """Raises: ApiError 400 for what nothing here does, though Dynamo's clients may ask it."""
-        if self.cache_control is not None:
-            raise refuse(
-                "nvext.cache_control",
-                "not in this version: prefixes are cached, but for no promised time (leave it out)",
-                "unsupported_parameter",
-            )
+    def pin_ttl_s(self) -> float | None:
+        """How long after its end its prompt is to be kept. Raises: ApiError 400, see `ttl_s`."""
+        return None if self.cache_control is None else ttl_s(self.cache_control, PIN_FIELD)
 
     def cost_overrides(self) -> Overrides:
         """Weights of the cost that this request brings. Raises: ApiError 400 that names the key."""

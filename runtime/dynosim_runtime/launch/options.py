@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from dynosim.atomic import check_folder
+from dynosim.build.offload import check_vllm_tiers, refuse_tiers
 from dynosim.config import RunConfig
 from dynosim.errors import ConfigError
 from dynosim.files.result_folder import DEPLOYMENT, check_results
@@ -53,9 +54,8 @@ def deploy_options(
     if plan.cluster.cpu_workers and kind in ("sglang", "trtllm"):
         raise ConfigError(f"cluster.cpu_workers: {kind} runs on GPUs only (set it to 0)")
     folder = model_folder(plan, model)
-    if kind == "mock":
-        check_mock_tiers(plan.cluster.tiers)
-    else:
+    _check_tiers(kind, plan)
+    if kind != "mock":
         _check_model(kind, plan, folder)
     place = (out if out is not None else DEPLOYMENTS / _name(plan, plan_path)).absolute()
     check_folder(place)
@@ -94,6 +94,15 @@ def _check_handoff(kind: Engine, plan: RunConfig) -> None:
             f"--engine {kind}: cluster.handoff.first_token: prefill, but vLLM's decode workers "
             "compute the first token themselves (set it to decode)"
         )
+
+
+def _check_tiers(kind: Engine, plan: RunConfig) -> None:
+    if kind == "mock":
+        check_mock_tiers(plan.cluster.tiers)
+    elif kind in ("vllm", "vllm-cpu"):
+        check_vllm_tiers(plan, on_cpu=kind == "vllm-cpu")
+    else:
+        refuse_tiers(plan, kind)
 
 
 def _check_speedup(kind: Engine, speedup: float) -> None:

@@ -212,12 +212,13 @@ class CompletionsClient:
         priority: int = 0,
         wishes: Wishes | None = None,
         expected_output_tokens: int | None = None,
+        pin_ttl_ms: float | None = None,
         on_first_token: Callable[[], None] | None = None,
     ) -> TimedAnswer:
         """Send a prompt, wait for `output_tokens` tokens. What goes wrong is told in the answer."""
         # Traces count priorities as engines do, lower first; clients the other way round.
         hints = {"priority": -priority or None, "osl": expected_output_tokens}
-        body = self._body(prompt, output_tokens, hints, wishes)
+        body = self._body(prompt, output_tokens, hints, wishes, pin_ttl_ms)
         headers = {"Content-Type": "application/json"}
         if request_id is not None:
             headers["X-Request-Id"] = request_id
@@ -247,6 +248,7 @@ class CompletionsClient:
         output_tokens: int,
         hints: dict[str, int | None],
         wishes: Wishes | None,
+        pin_ttl_ms: float | None,
     ) -> bytes:
         """`hints` are the agent's: a priority, higher is more important; the length expected."""
         body: dict[str, Any] = {
@@ -264,6 +266,9 @@ class CompletionsClient:
             body["nvext"] = {**body["nvext"], "agent_hints": given}
         if wishes is not None and self._extras:
             body["nvext"] = {**body["nvext"], **wishes_nvext(wishes)}
+        if pin_ttl_ms is not None and self._extras:
+            control = {"type": "ephemeral", "ttl": f"{max(1, round(pin_ttl_ms / 1e3))}s"}
+            body["nvext"] = {**body["nvext"], "cache_control": control}
         return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
 
 

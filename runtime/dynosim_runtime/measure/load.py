@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dynosim.errors import ConfigError
 from dynosim.metrics.percentiles import Summary, summarize_sample
 from dynosim.records import FloatArray, Trace
 from dynosim.workload.load import NEVER, LoadDriver
@@ -176,6 +177,7 @@ async def _serve(load: _Load, index: int, due_ms: float) -> None:
             priority=0 if trace.priority is None else int(trace.priority[index]),
             wishes=None if trace.wishes is None else trace.wishes[index],
             expected_output_tokens=_expected(trace, index),
+            pin_ttl_ms=_pin_ttl_ms(trace, index),
         )
     except asyncio.CancelledError:
         record.status, record.error = "cancelled", "cancelled when the load was interrupted"
@@ -187,6 +189,31 @@ async def _serve(load: _Load, index: int, due_ms: float) -> None:
     load.num_ended += 1
     if load.progress is not None:
         load.progress(load.num_ended, len(trace))
+
+
+def check_sendable(trace: Trace, *, can_pin: bool = True) -> None:
+    """Refuse a trace that says what no server can be told; `can_pin`: by who sends the load.
+
+    Raises: ConfigError naming the first such request.
+    """
+    for row, said in enumerate(trace.retention or ()):
+        if said is not None and (said.ranges or said.is_ephemeral):
+            raise ConfigError(
+                f"{trace.source or 'workload'}: request {row} says what blocks are worth: a live "
+                "server can be asked to keep a prompt (pin_ttl_ms), not for priorities of parts or "
+                "ephemeral blocks (leave out workload.retention, or the rows' retention and "
+                "ephemeral)"
+            )
+        if said is not None and not can_pin:
+            raise ConfigError(
+                f"{trace.source or 'workload'}: request {row} pins its prompt, which AIPerf does "
+                "not send (leave out pin_ttl_ms, or --aiperf)"
+            )
+
+
+def _pin_ttl_ms(trace: Trace, index: int) -> float | None:
+    said = None if trace.retention is None else trace.retention[index]
+    return None if said is None else said.pin_ttl_ms
 
 
 def _expected(trace: Trace, index: int) -> int | None:

@@ -1,6 +1,7 @@
 """What a mock server accepts as a completion request, and how it says no, in vLLM's words."""
 
 from collections.abc import Mapping
+from math import inf
 from typing import Annotated, Any
 
 import msgspec
@@ -37,6 +38,7 @@ class CompletionBody(msgspec.Struct):
     stop: list[str] | str | None = None
     priority: int = 0
     cache_salt: str | None = None
+    pin_ttl_s: float | None = None  # our own: for so long after its end the prompt is kept
     n: int | None = 1
     best_of: int | None = None
     echo: bool | None = False
@@ -89,6 +91,8 @@ class CallReader:
                 f"Got priority {body.priority} but Priority scheduling is not enabled.",
                 "priority",
             )
+        if body.pin_ttl_s is not None and not 0 < body.pin_ttl_s < inf:
+            raise _refused(400, f"pin_ttl_s must be above 0, got {body.pin_ttl_s}.", "pin_ttl_s")
         place = self.place(body)
         is_sent = bool((body.kv_transfer_params or {}).get("do_remote_decode"))
         if is_sent and not self._spec.gives_kv:
@@ -105,6 +109,7 @@ class CallReader:
             stop_token_ids=tuple(body.stop_token_ids or ()),
             priority=body.priority,
             cache_salt=body.cache_salt or "",
+            pin_ttl_ms=None if body.pin_ttl_s is None else body.pin_ttl_s * 1e3,
         )
 
     def waiting_kv(self, data: bytes) -> KvPlace | None:

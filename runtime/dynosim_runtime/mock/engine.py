@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import msgspec
 import numpy as np
 
+from dynosim.blocks.retention import block_claims
 from dynosim.engine.cores import CORES
 from dynosim.engine.engine import Engine
 from dynosim.engine.lanes import CopyLanes, LaneSpec
@@ -22,6 +23,7 @@ from dynosim.engine.sequence import Sequence as EngineSequence
 from dynosim.engine.spec import EngineSpec
 from dynosim.indexer.wire import EngineEvent
 from dynosim.memory.network import Transfer
+from dynosim.records import Retention
 from dynosim.timing.model import StepTimeModel
 from dynosim_runtime.mock.blocks import BlockLedger
 from dynosim_runtime.mock.links import IngressLinks
@@ -39,6 +41,7 @@ class MockCall(msgspec.Struct, frozen=True, kw_only=True):
     stop_token_ids: tuple[int, ...] = ()
     priority: int = 0  # lower is served earlier
     cache_salt: str = ""
+    pin_ttl_ms: float | None = None  # in engine time
     is_sent: bool = False  # its KV is held after its end, see `MockEngine.sent`
     remote_tokens: int = 0  # of its prompt, those whose KV is elsewhere
     source: str = ""  # where
@@ -181,7 +184,9 @@ class MockEngine:
         self.spec = spec
         self.stats = stats
         self.has_events = spec.enable_prefix_caching
-        self.core = CORES[spec.kind](spec, names_emitting=True, publish_events=self.has_events)
+        self.core = CORES[spec.kind](
+            spec, names_emitting=True, publish_events=self.has_events, retains=self.has_events
+        )
         self.ledger = BlockLedger(spec.block_size, _num_kept(spec))
         self._last_step = _LastStep(stats)
         self._engine = Engine(
@@ -236,6 +241,10 @@ class MockEngine:
             call.priority,
             call.request_id,
         )
+        if call.pin_ttl_ms is not None:
+            pin = Retention(pin_ttl_ms=call.pin_ttl_ms)
+            ones = [1] * len(blocks)
+            sequence.claims = block_claims(pin, ones, self.spec.block_size, len(prompt))
         sequence.is_sent = call.is_sent
         sequence.remote_tokens = min(call.remote_tokens, len(prompt))
         request = MockRequest(

@@ -195,6 +195,7 @@ class HandoffStream(LiveStream):
             dp_rank=source.decision.dp_rank,
             priority=-self.request.priority,
             cache_salt=self.request.cache_salt,
+            pin_ttl_s=self.request.pin_ttl_s,
             kv_transfer_params=HOLD_KV,
         )
 

@@ -14,8 +14,14 @@ from dynosim.router.request import RoutingRequest
 from dynosim.router.wishes import overridden
 from dynosim.workers.ids import DpRank, WorkerId
 from dynosim_runtime.card import LiveCard
-from dynosim_runtime.clients.base import KEEPING_FORM, TELLING_LOGPROBS, EngineClient
+from dynosim_runtime.clients.base import (
+    KEEPING_FORM,
+    PINNING,
+    TELLING_LOGPROBS,
+    EngineClient,
+)
 from dynosim_runtime.dialects.decoding import refuse
+from dynosim_runtime.dialects.nvext import PIN_FIELD
 from dynosim_runtime.errors import ApiError, unavailable
 from dynosim_runtime.requests import GenerateRequest
 from dynosim_runtime.serving.in_flight import InFlight, MovableStream
@@ -38,7 +44,8 @@ class PlacedAt:
 class LivePlacement:
     """Places requests on the members; `clients` speak the engines' dialects.
 
-    `tracks_output` tells the router of every block that an answer fills.
+    `tracks_output` tells the router of every block that an answer fills. With `ignores_pins` a
+    request to keep its prompt is served also where the engine cannot.
     """
 
     def __init__(
@@ -50,11 +57,13 @@ class LivePlacement:
         *,
         block_size: int,
         tracks_output: bool = False,
+        ignores_pins: bool = False,
     ) -> None:
         self.router = router
         self.members = members
         self.in_flight = in_flight
         self._clients = clients
+        self._ignores_pins = ignores_pins
         self._block_size = block_size
         self._report_tokens = block_size if tracks_output else HEARTBEAT_TOKENS
 
@@ -65,6 +74,7 @@ class LivePlacement:
         for field, is_asked, able in (
             ("logprobs", sampling.logprobs is not None, TELLING_LOGPROBS),
             ("response_format", sampling.structured is not None, KEEPING_FORM),
+            (PIN_FIELD, request.must_pin and not self._ignores_pins, PINNING),
         ):
             unable = sorted(kinds - able)
             if is_asked and unable:

@@ -123,5 +123,6 @@ def make_pool(
         clients,
         block_size=routing.block_size,
         tracks_output=routing.tracks_output,
+        ignores_pins=pool.plan.live.ignore_cache_control,
     )
     return Pool(role=pool.role, routing=routing, subscriptions=subscriptions, placement=placement)

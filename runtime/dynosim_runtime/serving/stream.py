@@ -296,6 +296,7 @@ class LiveStream:
             dp_rank=dp_rank,
             priority=-request.priority,
             cache_salt=request.cache_salt,
+            pin_ttl_s=request.pin_ttl_s,
         )
 
     def _note_tokens(self, token_ids: list[int]) -> None:

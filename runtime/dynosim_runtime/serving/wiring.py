@@ -82,6 +82,7 @@ async def wired(
             clients,
             block_size=routing.block_size,
             tracks_output=routing.tracks_output,
+            ignores_pins=live.ignore_cache_control,
         )
         dispatcher = LiveDispatcher(placement, live, metrics, now_ms, write_record=write_record)
         stack.push_async_callback(members.close)

@@ -31,6 +31,7 @@ from dynosim_runtime.measure.deployment import (
     measure_started,
     measure_url,
 )
+from dynosim_runtime.measure.load import check_sendable
 from dynosim_runtime.measure.measured import record_table, request_log
 from dynosim_runtime.measure.measurement_log import measurement_log
 from dynosim_runtime.validate.document import validation_document
@@ -82,6 +83,7 @@ def validate(
         )
     saved = read_prediction(plan)
     workload = load_trace(config)
+    check_sendable(workload, can_pin=aiperf is None)
     predicted, said = (config, []) if mock else plan_of_running(config, workload)
     side = predicted_side(saved, config, simulate(predicted, trace=workload))
     side.notes += said

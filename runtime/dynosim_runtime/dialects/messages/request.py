@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import msgspec
 import orjson
 
+from dynosim_runtime.dialects.cache_control import longest_ttl_s
 from dynosim_runtime.dialects.call import AnswerHead, Call
 from dynosim_runtime.dialects.chat.request import TemplateFields, conversation_of
 from dynosim_runtime.dialects.content import joined_text
@@ -69,6 +70,11 @@ class MessagesDialect:
             prompt_field="messages",
             max_tokens=request.max_tokens,
             sampling=_sampling(request),
+            block_ttl_s=longest_ttl_s(
+                ("tools", request.tools),
+                ("system", request.system),
+                ("messages", request.messages),
+            ),
             nvext=request.nvext or NvExt(),
             answer=_answer,
         )
