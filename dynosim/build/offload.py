@@ -34,20 +34,12 @@ def check_vllm_tiers(plan: RunConfig, *, on_cpu: bool = False) -> None:
             f"{key}: vLLM keeps KV in its host's memory on GPUs only, not on CPUs (--set "
             "cluster.tiers=null, or use GPUs only; simulated engines have the tier: --mock)"
         )
-    host = tiers.host
-    for key, is_asked_for in (
-        ("host", host is None),
-        ("host.scope", host is not None and host.scope != "worker"),
-        ("peers_gb_s", tiers.peers_gb_s is not None),
-        ("disk", tiers.disk is not None),
-        ("remote", tiers.remote is not None),
-        ("onboard", tiers.onboard != "always"),
-    ):
-        if is_asked_for:
-            raise ConfigError(
-                f"cluster.tiers.{key}: a vLLM engine is started with a host tier of its own and "
-                "nothing beyond (state `host` alone, or simulate the plan with `dynosim run`)"
-            )
+    key_beyond = tiers.beyond_own_host()
+    if key_beyond is not None:
+        raise ConfigError(
+            f"cluster.tiers.{key_beyond}: a vLLM engine is started with a host tier of its own and "
+            "nothing beyond (state `host` alone, or simulate the plan with `dynosim run`)"
+        )
     if not plan.pools()[0].engine.enable_prefix_caching:
         raise ConfigError(
             "cluster.tiers: without engine.enable_prefix_caching nothing is found again (set it, "

@@ -80,6 +80,6 @@ def _onboarding(worker: Worker, spec: TiersSpec) -> FasterOnboarding | None:
         StepTimeEstimator(pool.times, pool.engine.max_num_batched_tokens),
         pool.block_size,
         [tier.latency_ms for tier in spec.tiers],
-        [spec.block_bytes / (tier.read_gb_s * 1e6) for tier in spec.tiers],
+        [spec.load_block_ms(tier) for tier in spec.tiers],
         spec.granularity_blocks,
     )

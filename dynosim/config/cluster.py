@@ -267,6 +267,19 @@ class TiersConfig(Section):
     """KV of one token, all layers and GPUs of a worker together; null: follows from the model.
     Unit: bytes."""
 
+    def beyond_own_host(self) -> str | None:
+        """The first key by which a worker has anything but a host tier of its own; None: none."""
+        host = self.host
+        asked_for = {
+            "host": host is None,
+            "host.scope": host is not None and host.scope != "worker",
+            "peers_gb_s": self.peers_gb_s is not None,
+            "disk": self.disk is not None,
+            "remote": self.remote is not None,
+            "onboard": self.onboard != "always",
+        }
+        return next((key for key, is_so in asked_for.items() if is_so), None)
+
     @model_validator(mode="after")
     def _rules(self) -> Self:
         is_empty = self.host is None and self.disk is None and self.remote is None

@@ -28,7 +28,6 @@ class CopyLanes:
     """Those of one engine; times are told by it.
 
     `next_load_ms` and `next_store_ms` are when the next load and store end; infinity without any.
-    `busy_load_ms` and `busy_store_ms` are what all copies given so far take.
     """
 
     __slots__ = (
@@ -37,15 +36,10 @@ class CopyLanes:
         "_spec",
         "_stores",
         "_stores_free_ms",
-        "busy_load_ms",
-        "busy_store_ms",
         "elsewhere",
         "next_load_ms",
         "next_store_ms",
-        "num_loaded_blocks",
-        "num_stored_blocks",
         "stores_are_heard",
-        "waited_ms",
     )
 
     def __init__(self, spec: LaneSpec) -> None:
@@ -55,26 +49,17 @@ class CopyLanes:
         self._loads: deque[CopyJob] = deque()
         self._stores_free_ms = -NEVER  # when all stores given so far are done
         self._loads_free_ms = -NEVER
-        self.busy_store_ms = 0.0
-        self.busy_load_ms = 0.0
-        self.num_stored_blocks = 0
-        self.num_loaded_blocks = 0
         self.next_load_ms = NEVER
         self.next_store_ms = NEVER
         self.elsewhere: list[CopyJob] = []  # loads that came to need other links, to be taken
-        self.waited_ms = 0.0  # that steps began later for stores
 
     def begin(self, work: HostWork, start_ms: float) -> float:
         """A step would begin then; returns when it may. Its loads begin with it."""
         if work.flushed:
             flushed = set(work.flushed)
-            ready_ms = max(
-                [store.ends_ms for store in self._stores if store.number in flushed],
-                default=start_ms,
-            )
-            if ready_ms > start_ms:
-                self.waited_ms += ready_ms - start_ms
-                start_ms = ready_ms
+            for store in self._stores:
+                if store.number in flushed:
+                    start_ms = max(start_ms, store.ends_ms)
         for job in work.loads:
             self.begin_load(job, start_ms)
         return start_ms
@@ -94,8 +79,6 @@ class CopyLanes:
         job.ends_ms = self._loads_free_ms
         self._loads.append(job)
         self.next_load_ms = self._loads[0].ends_ms
-        self.busy_load_ms += took_ms
-        self.num_loaded_blocks += job.num_blocks
 
     def begin_stores(self, work: HostWork, start_ms: float) -> None:
         """Stores that were decided begin then, or when those before them are done."""
@@ -105,8 +88,6 @@ class CopyLanes:
             self._stores_free_ms = max(start_ms, self._stores_free_ms) + took_ms
             job.ends_ms = self._stores_free_ms
             self._stores.append(job)
-            self.busy_store_ms += took_ms
-            self.num_stored_blocks += job.num_blocks
         self.next_store_ms = self._stores[0].ends_ms if self._stores else NEVER
 
     def take_stored(self, now_ms: float) -> list[int]:

@@ -71,6 +71,11 @@ class TiersSpec:
     is_choosy: bool = False
     granularity_blocks: int = 1
 
+    def load_block_ms(self, tier: TierSpec) -> float:
+        """How long a worker takes to get a block from a tier, without what comes before the first
+        byte."""
+        return self.block_bytes / (tier.read_gb_s * BYTES_PER_MS)
+
     def lanes(self) -> LaneSpec:
         """The copies between the device and the nearest tier."""
         nearest = self.tiers[0]
@@ -78,7 +83,7 @@ class TiersSpec:
             store_setup_ms=nearest.latency_ms,
             store_block_ms=self.block_bytes / (nearest.write_gb_s * BYTES_PER_MS),
             load_setup_ms=nearest.latency_ms,
-            load_block_ms=self.block_bytes / (nearest.read_gb_s * BYTES_PER_MS),
+            load_block_ms=self.load_block_ms(nearest),
             loads_elsewhere=nearest.is_shared,
             stores_are_heard=self.goes_elsewhere,
         )

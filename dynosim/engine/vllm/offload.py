@@ -108,11 +108,6 @@ class HostOffload:
         return not self._jobs and not self._ended
 
     @property
-    def num_jobs(self) -> int:
-        """Copies under way."""
-        return len(self._jobs)
-
-    @property
     def has_offers(self) -> bool:
         """Whether requests have ended that are yet to offer what they leave."""
         return len(self._ended) > 0
