@@ -23,7 +23,7 @@ from dynosim.cluster.pool import Worker
 from dynosim.cluster.pool_placers import PoolPlacers
 from dynosim.cluster.requests import Requests
 from dynosim.cluster.spec import PoolSpec
-from dynosim.cluster.station import Station
+from dynosim.cluster.station import HUNG, Station
 from dynosim.cluster.tier_links import TierLinks
 from dynosim.cluster.tier_stores import TierStores
 from dynosim.cluster.transfers import Transfers
@@ -35,6 +35,7 @@ from dynosim.engine.sequence import Sequence
 from dynosim.records import LockStepLog, RequestStatus, RetentionLog
 from dynosim.router.handoff import Duty
 from dynosim.router.refusals import RequestRefusedError
+from dynosim.timing.model import StepTimeModel
 from dynosim.workers.ids import WorkerId
 from dynosim.workers.lifecycle import Phase, WorkerEvent
 from dynosim.workload.load import NEVER, LoadDriver
@@ -65,9 +66,11 @@ class Cluster:
         handoffs: Handoffs | None = None,
         turnaround_ms: float = 0.0,
         patience: Patience | None = None,
+        migration_limit: int | None = None,
     ) -> None:
         """`turnaround_ms` is from a request's end until a request it causes can be placed.
-        `patience` is that of the clients; without it they wait for ever.
+        `patience` is that of the clients; without it they wait for ever. A request that has lost
+        its worker more than `migration_limit` times fails; None: it always moves on.
 
         `handoffs` take requests from prefill to decode workers, whom `placer` knows as
         `PoolPlacers`; without them a request is over when it leaves a worker.
@@ -85,12 +88,15 @@ class Cluster:
         self._ranks_at: dict[int, list[Worker]] = {}  # by station, of ranks in lock step
         self._handoffs = handoffs
         self._patience = patience
+        self._migration_limit = migration_limit
         self._num_ended = 0
         self._num_queued = 0  # in the router
         # Requests that have lost their worker and look for another, with the time of their last
         # token.
         self._moved: dict[int, tuple[Sequence, float]] = {}
         self._draining: list[Worker] = []
+        # What workers had when they hung, by id, each request with the tokens it had got.
+        self._hung: dict[int, list[tuple[Sequence, int]]] = {}
         self._passed_to: list[int] = []  # stations that took what left others, in this instant
         self._touched: list[int] = []  # stations with news in the current instant
         # Heap of (time, station). The last entry, of no station, spares the loop to ask whether
@@ -269,8 +275,10 @@ class Cluster:
                 self._passed_to.append(other.worker.station_id)
 
     def _lose_tiers(self, worker: Worker, now_ms: float) -> None:
-        """A worker is gone, and so are its copies and what it alone held."""
-        tiers = self._tiers_of.pop(worker.station_id)
+        """A worker is gone, and so are its copies and what it alone held, if it has tiers."""
+        tiers = self._tiers_of.pop(worker.station_id, None)
+        if tiers is None:
+            return
         del self._tiers_at[tiers.station_id]
         tiers.next_ms = NEVER
         self._tier_links.drop(worker, now_ms)
@@ -552,10 +560,23 @@ class Cluster:
             self._give_up(index, sequence, now_ms)
 
     def _give_up(self, index: int, sequence: Sequence | None, now_ms: float) -> None:
-        """A client waits no more: its request leaves the router, or its worker after its step."""
-        self._num_ended += 1
-        self._journal.status[index] = int(RequestStatus.TIMED_OUT)
+        """A client waits no more."""
         self._journal.gave_up_ms[index] = now_ms
+        self._withdraw(index, sequence, RequestStatus.TIMED_OUT, now_ms)
+        if self._load.reacts:
+            for later in self._load.on_give_up(index, now_ms + self._turnaround_ms):
+                self._journal.status[later] = int(RequestStatus.NOT_SENT)
+                self._num_ended += 1
+
+    def _withdraw(
+        self, index: int, sequence: Sequence | None, status: RequestStatus, now_ms: float
+    ) -> None:
+        """End a request for which nobody waits: it leaves the router, or its worker after its step.
+
+        `sequence` is None if it has never been placed.
+        """
+        self._num_ended += 1
+        self._journal.status[index] = int(status)
         if self._handoffs is not None:
             self._give_up_passage(index, now_ms)
         elif sequence is None or self._moved.pop(index, None) is not None:
@@ -570,10 +591,6 @@ class Cluster:
                 self._touched.append(worker.station_id)
                 if self._draining:
                     self._let_go(now_ms)
-        if self._load.reacts:
-            for later in self._load.on_give_up(index, now_ms + self._turnaround_ms):
-                self._journal.status[later] = int(RequestStatus.NOT_SENT)
-                self._num_ended += 1
 
     def _give_up_passage(self, index: int, now_ms: float) -> None:
         """The same where requests go from pool to pool: whoever has it lets it go."""
@@ -648,9 +665,9 @@ class Cluster:
         lost: list[tuple[Sequence, int]] = []
         for rank in self._ranks_of(worker):
             rank.move(WorkerEvent.DIED, now_ms)
-            if rank.nearest_tier is not None:
-                self._lose_tiers(rank, now_ms)
-            lost += [one for one in rank.stop(now_ms) if self._is_waited_for(one[0].index)]
+            self._lose_tiers(rank, now_ms)
+            had = self._stop(rank, now_ms)
+            lost += [one for one in had if self._is_waited_for(one[0].index)]
             self._placer.receive(rank, [], now_ms)
             if was_ready:
                 self._placer.leave(rank, now_ms)
@@ -669,6 +686,97 @@ class Cluster:
             self._move(had_it, sequence, num_tokens, now_ms)
         self._go_on(now_ms)
 
+    def hang(self, worker: Worker, now_ms: float) -> None:
+        """A worker does nothing any more; nobody knows, so it goes on getting requests.
+
+        Raises: ValueError if it takes no requests, has hung already, or has several ranks.
+        """
+        if worker.phase is not Phase.READY or worker.worker_id in self._hung:
+            state = "hung" if worker.worker_id in self._hung else worker.phase.value
+            raise ValueError(f"worker {worker.worker_id} is {state}: it cannot hang")
+        if worker.pool.ranks.number > 1:
+            raise ValueError(
+                f"worker {worker.worker_id} has ranks: how those hang is not simulated"
+            )
+        self._lose_tiers(worker, now_ms)
+        self._hung[worker.worker_id] = worker.stop(now_ms)
+        self._stations[worker.station_id] = HUNG
+        self._placer.receive(worker, [], now_ms)
+        self._go_on(now_ms)
+
+    def repace(self, worker: Worker, times: StepTimeModel | None, now_ms: float) -> None:
+        """Let a worker's steps take other times from its next one; None: its usual ones.
+
+        Raises: ValueError if it has gone, hung or failed, or has several ranks.
+        """
+        if not worker.is_alive or worker.worker_id in self._hung:
+            raise ValueError(f"worker {worker.worker_id} is gone: its steps take no time")
+        if worker.pool.ranks.number > 1:
+            raise ValueError(f"worker {worker.worker_id} has ranks: slow ones are not simulated")
+        self.has_news(worker, worker.engine.repace(times, now_ms))
+        self._go_on(now_ms)
+
+    def cut_links(self, now_ms: float) -> None:
+        """Nothing gets from prefill to decode workers until `mend_links`.
+
+        Raises: ValueError if there are no such pools.
+        """
+        if self._handoffs is None:
+            raise ValueError("there are no prefill and decode pools to be cut off from each other")
+        self._handoffs.cut()
+        self._settle_handoffs(now_ms)
+        self._go_on(now_ms)
+
+    def mend_links(self) -> None:
+        """What prefill workers have computed gets to decode workers again."""
+        if self._handoffs is not None:
+            self._handoffs.is_cut = False
+
+    def lose_frontend(self, number: int, now_ms: float) -> None:
+        """A frontend dies, and with it the streams of its requests; others serve what comes.
+
+        Raises: ValueError if there is no such frontend, or no other.
+        """
+        lost = self._frontends().lose_frontend(number)
+        placed = {
+            one.index: one
+            for worker in self.workers
+            if worker.is_alive
+            for one, _ in worker.engine.core.unfinished()
+        }
+        placed |= {index: sequence for index, (sequence, _) in self._moved.items()}
+        for index in lost:
+            self._withdraw(index, placed.get(index), RequestStatus.FAILED, now_ms)
+            self._journal.errors[index] = f"frontend {number} was lost"
+            if self._load.reacts:
+                self._load.on_end(index, now_ms + self._turnaround_ms)
+        self._go_on(now_ms)
+
+    def restore_frontend(self, number: int) -> None:
+        """A frontend is back; it learns from its peers what is cached where.
+
+        Raises: ValueError if it was not lost.
+        """
+        self._frontends().restore_frontend(number)
+
+    def _frontends(self) -> "RouterPlacer | PoolPlacers":
+        """Whoever places with frontends. Raises: ValueError if load alone decides."""
+        # Here, or every run would load the routers.
+        from dynosim.cluster.router_placer import RouterPlacer
+
+        if not isinstance(self._placer, (RouterPlacer, PoolPlacers)):
+            raise ValueError("there is but one frontend, and nobody to take its place")
+        return self._placer
+
+    def _stop(self, worker: Worker, now_ms: float) -> list[tuple[Sequence, int]]:
+        """Stop an engine; returns its requests, each with the tokens it has got by then."""
+        had = self._hung.pop(worker.worker_id, None)
+        if had is None:
+            return worker.stop(now_ms)
+        known = [sequence for sequence, _ in had]
+        waiting = [one for one, _ in worker.engine.core.unfinished() if one not in known]
+        return [*had, *((one, one.generated_tokens) for one in waiting)]
+
     def _lose(self, worker: Worker, lost: list[tuple[Sequence, int]], now_ms: float) -> None:
         """A worker of a pool is gone: its requests, and those whose KV it held, go on elsewhere."""
         handoffs, placer, journal = self._handoffs, self._placer, self._journal
@@ -679,7 +787,12 @@ class Cluster:
                 last_ms = worker.token_log.last_token_ms(sequence, worker.engine.last_delivery_ms)
                 handoffs.note_progress(sequence.index, num_tokens, last_ms)
         for passage in handoffs.worker_lost(self, worker, now_ms):
-            journal.migrations[passage.index] = journal.migrations.get(passage.index, 0) + 1
+            index = passage.index
+            if self._has_moved_enough(index):
+                handoffs.abandon(self, passage, now_ms)
+                self._fail(index, "lost its worker more often than migration_limit allows", now_ms)
+            else:
+                journal.migrations[index] = journal.migrations.get(index, 0) + 1
         self._settle_handoffs(now_ms)
 
     def _ranks_of(self, worker: Worker) -> list[Worker]:
@@ -693,6 +806,9 @@ class Cluster:
     def _move(self, worker: Worker, sequence: Sequence, num_tokens: int, now_ms: float) -> None:
         """Have a request that has lost its worker placed anew."""
         index = sequence.index
+        if self._has_moved_enough(index):
+            self._fail(index, "lost its worker more often than migration_limit allows", now_ms)
+            return
         last_token_ms = worker.token_log.last_token_ms(sequence, worker.engine.last_delivery_ms)
         sequence.restart(num_tokens)
         if isnan(self._journal.scheduled_ms[index]):
@@ -701,6 +817,11 @@ class Cluster:
                 self._journal.tiers.forget(index)
         self._moved[index] = (sequence, last_token_ms)
         self._place(index, sequence.known_tokens, now_ms)
+
+    def _has_moved_enough(self, index: int) -> bool:
+        """Whether a request may not be placed anew."""
+        limit = self._migration_limit
+        return limit is not None and self._journal.migrations.get(index, 0) >= limit
 
     def _let_go(self, now_ms: float) -> None:
         """Let the draining workers go that have nothing left."""
@@ -788,7 +909,7 @@ class Cluster:
     def stop(self, until_ms: float) -> None:
         """The run is over: note what the unfinished requests have got so far."""
         for worker in self.workers:
-            if worker.is_alive:
+            if worker.is_alive and worker.worker_id not in self._hung:
                 worker.stop(until_ms)
 
 

@@ -79,6 +79,7 @@ class Handoffs:
         self._due: list[tuple[Passage, Duty]] = []
         self._dropped_prefills: list[tuple[Worker, Sequence]] = []
         self.shows_prefill_tokens = self._columns.shows_prefill_tokens
+        self.is_cut = False  # nothing gets from one pool to the other
 
     @property
     def has_news(self) -> bool:
@@ -194,6 +195,13 @@ class Handoffs:
                 self._happens(passage, HandoffEvent.DESTINATION_LOST)
         return lost
 
+    def cut(self) -> None:
+        """From now on nothing gets from one pool to the other; what is on its way is lost."""
+        self.is_cut = True
+        for passage in list(self._by_transfer.values()):
+            if self._passages.get(passage.index) is passage:  # else nobody waits for it
+                self._happens(passage, HandoffEvent.LINK_LOST)
+
     def _forget_given_up(self, cluster: "Cluster", worker: Worker, now_ms: float) -> None:
         """What was still under way from or to a worker that is gone, though nobody waits for it."""
         self._dropped_prefills = [one for one in self._dropped_prefills if one[0] is not worker]
@@ -233,6 +241,11 @@ class Handoffs:
         elif phase not in BEFORE_PREFILLED:
             cluster.leave_queue(index, at_decode=True, now_ms=now_ms)
         self.ended(index)
+
+    def abandon(self, cluster: "Cluster", passage: Passage, now_ms: float) -> None:
+        """A request that has lost a worker goes no further."""
+        self._due = [one for one in self._due if one[0] is not passage]
+        self.let_go(cluster, passage.index, now_ms)
 
     def let_go(self, cluster: "Cluster", index: int, now_ms: float) -> None:
         """A request goes no further: neither its KV nor the room for it is needed."""
@@ -318,6 +331,8 @@ class Handoffs:
         self._by_transfer[transfer.number] = passage
         columns.transfer_start_ms[index] = begins_ms
         columns.moved_bytes[index] = num_bytes
+        if self.is_cut:
+            self._happens(passage, HandoffEvent.LINK_LOST)
 
     def _cancel(self, passage: Passage, now_ms: float) -> None:
         transfer = passage.transfer

@@ -110,6 +110,22 @@ class PoolPlacers:
         yield from self._prefill.releases(now_ms)
         yield from self._decode.releases(now_ms)
 
+    def lose_frontend(self, number: int) -> list[int]:
+        """A frontend has a router of each pool; see `RouterPlacer`."""
+        return sorted({index for one in self._routers() for index in one.lose_frontend(number)})
+
+    def restore_frontend(self, number: int) -> None:
+        """See `RouterPlacer`."""
+        for one in self._routers():
+            one.restore_frontend(number)
+
+    def _routers(self) -> "list[RouterPlacer]":
+        """Raises: ValueError unless routers place in both pools."""
+        prefill, decode = self._prefill_router, self._decode_router
+        if prefill is None or decode is None:
+            raise ValueError("there is but one frontend, and nobody to take its place")
+        return [prefill, decode]
+
     def stats(self) -> RoutingStats | None:
         """What was decided in both; overlaps are those of prefill workers."""
         first, second = self._prefill.stats(), self._decode.stats()

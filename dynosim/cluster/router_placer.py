@@ -104,6 +104,7 @@ class RouterPlacer:
         self._news: deque[News] = deque()
         self._home: dict[int, int] = {}  # requests in flight -> frontend
         self._turn = 0
+        self._lost: set[int] = set()  # frontends that take no requests
         self._may_release = False  # a first token or an end was received since the last look
         self.next_ms = NEVER  # when the next news of other frontends arrives
         self.hears_late = self._sync_delay_ms is not None
@@ -161,6 +162,8 @@ class RouterPlacer:
             self._report_tokens(now_ms)
         frontend = self._turn
         self._turn = (frontend + 1) % len(self._frontends)
+        if self._lost:
+            self._skip_lost()
         request = self._request(index, input_tokens, priority)
         if constraints is not None:
             wished = request.constraints
@@ -269,6 +272,33 @@ class RouterPlacer:
             total = router.table.card(slot).total_kv_blocks
             usages.append(float(blocks[slot]) / total if total else 0.0)
         return min(usages, default=0.0)
+
+    # ---- frontends that are lost -----------------------------------------------------------------
+
+    def lose_frontend(self, number: int) -> list[int]:
+        """A frontend dies; returns its requests, in order. They are still to be given up.
+
+        Its router hears of ends and events all the same, as if its peers had told it since. Raises:
+        ValueError if there is no such frontend, or no other that is alive.
+        """
+        alive = [one for one in range(len(self._frontends)) if one not in self._lost]
+        if number not in alive:
+            raise ValueError(f"no frontend {number} is there; there are {alive}")
+        if len(alive) == 1:
+            raise ValueError(f"frontend {number} is the only one: nobody would take requests")
+        self._lost.add(number)
+        self._skip_lost()
+        return sorted([index for index, home in self._home.items() if home == number])
+
+    def restore_frontend(self, number: int) -> None:
+        """A frontend takes requests again. Raises: ValueError if it was not lost."""
+        if number not in self._lost:
+            raise ValueError(f"frontend {number} is not lost")
+        self._lost.remove(number)
+
+    def _skip_lost(self) -> None:
+        while self._turn in self._lost:
+            self._turn = (self._turn + 1) % len(self._frontends)
 
     def stats(self) -> RoutingStats:
         """What was decided, and what the first frontend's index holds."""

@@ -115,6 +115,7 @@ def simulate(
         handoffs=handoffs,
         turnaround_ms=outside_ms,
         patience=patience,
+        migration_limit=options.migration_limit,
     )
     _launch_all(running, cluster)
     until_ms = NEVER if options.until_ms is None else options.until_ms - outside_ms

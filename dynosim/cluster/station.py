@@ -1,7 +1,8 @@
 """What takes requests, takes time and lets them go: an engine, a link, ranks in lockstep."""
 
-from typing import Protocol
+from typing import Final, Protocol
 
+from dynosim.engine.pace import NEVER
 from dynosim.engine.sequence import Sequence
 
 
@@ -25,3 +26,24 @@ class Station(Protocol):
     def complete(self, now_ms: float) -> list[Sequence]:
         """End what is under way; returns the requests that leave."""
         ...
+
+
+class HungStation:
+    """A station that never ends anything again; what was under way is with whoever stopped it."""
+
+    def __init__(self) -> None:
+        self.next_ms = NEVER
+
+    def add(self, sequence: Sequence, now_ms: float) -> bool:
+        """Requests wait where they were handed to."""
+        return False
+
+    def start(self, now_ms: float) -> None:
+        """Nothing begins."""
+
+    def complete(self, now_ms: float) -> list[Sequence]:
+        """Nothing ends."""
+        return []
+
+
+HUNG: Final = HungStation()

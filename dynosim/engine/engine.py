@@ -42,6 +42,15 @@ class TransferEnd:
         self.copy_number = copy_number  # of a load from a tier; -1: it came from elsewhere
 
 
+class Repace:
+    """Steps are to take other times, from the next that is planned; None: their usual ones."""
+
+    __slots__ = ("times",)
+
+    def __init__(self, times: StepTimeModel | None) -> None:
+        self.times = times
+
+
 class Copies(Protocol):
     """Carries the copies to and from a host tier in its own way; see `CopyLanes`."""
 
@@ -88,6 +97,7 @@ class Engine:
         "_stamped",
         "_steps_singly",
         "_times",
+        "_usual_pace",
         "copies",
         "core",
         "failed",
@@ -120,6 +130,7 @@ class Engine:
         self._depth = depth
         self._lag = depth - 1
         self._steps_singly = steps_singly
+        self._usual_pace = (times, steps_singly)
         self._retention = core.retention
         self._stamped: list[StampedEvent] | None = [] if stamps_events else None
         self.unpublished: Sized = core.events if self._stamped is None else self._stamped
@@ -132,7 +143,7 @@ class Engine:
         self._settled_ms = -NEVER  # end of the steps that `settle` did last
         self._queued_ms: list[float] = []  # when requests came during the current run
         self._given_up: list[Sequence] = []  # to be dropped when a step ends
-        self._news: list[TransferEnd] = []  # to be passed on when a step ends
+        self._news: list[TransferEnd | Repace] = []  # to be passed on when a step ends
         self.copies: Copies | None = None
         self.lanes: CopyLanes | None = None
         self.started_loads: list[tuple[Sequence, float]] = []
@@ -241,7 +252,16 @@ class Engine:
         """The blocks held for a request have been sent; as `loaded`."""
         return self._hear(TransferEnd(sequence, -1), now_ms)
 
-    def _hear(self, news: TransferEnd, now_ms: float) -> bool:
+    def repace(self, times: StepTimeModel | None, now_ms: float) -> bool:
+        """Let steps take other times until told again; returns whether `next_ms` has moved.
+
+        Those are single steps: what a report reckons of a run's steps rests on the usual times
+        (None). It holds from the next step that is planned. Call it before anything else happens at
+        `now_ms`.
+        """
+        return self._hear(Repace(times), now_ms)
+
+    def _hear(self, news: TransferEnd | Repace, now_ms: float) -> bool:
         if self.next_ms == NEVER:
             self.note_time(now_ms)
             self._pass_on(news)
@@ -249,8 +269,13 @@ class Engine:
         self._news.append(news)
         return self._cut(now_ms)
 
-    def _pass_on(self, news: TransferEnd) -> None:
+    def _pass_on(self, news: TransferEnd | Repace) -> None:
         """Tell the core, between two steps."""
+        if isinstance(news, Repace):
+            self._times, self._steps_singly = self._usual_pace
+            if news.times is not None:
+                self._times, self._steps_singly = news.times, True
+            return
         core, sequence = self.core, news.sequence
         if news.copy_number >= 0:
             core.copied(news.copy_number)
@@ -273,7 +298,11 @@ class Engine:
         """Tell the core what was heard before this step ended, but of loads that began later."""
         news, self._news = self._news, []
         for one in news:
-            if one.num_valid_tokens >= 0 and one.sequence.load_step > step:
+            if (
+                isinstance(one, TransferEnd)
+                and one.num_valid_tokens >= 0
+                and one.sequence.load_step > step
+            ):
                 self._news.append(one)
             else:
                 self._pass_on(one)

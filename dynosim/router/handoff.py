@@ -48,6 +48,7 @@ class HandoffEvent(_Name):
     ARRIVED = "arrived"  # its KV is complete at the decode worker
     SOURCE_LOST = "source lost"  # its prefill worker is gone
     DESTINATION_LOST = "destination lost"  # its decode worker is gone
+    LINK_LOST = "link lost"  # both are there, but nothing gets from one to the other
 
 
 class Duty(Enum):
@@ -94,6 +95,7 @@ TRANSITIONS: dict[HandoffPhase, dict[HandoffEvent, tuple[HandoffPhase, tuple[Dut
         _E.ARRIVED: (_P.DECODING, (_D.RELEASE_SOURCE,)),
         _E.SOURCE_LOST: (_P.DECODING, (_D.CANCEL_TRANSFER, _D.REPORT_LOSS)),
         _E.DESTINATION_LOST: (_P.HELD, (_D.CANCEL_TRANSFER, _D.PLACE_DECODE)),
+        _E.LINK_LOST: (_P.DECODING, (_D.CANCEL_TRANSFER, _D.REPORT_LOSS, _D.RELEASE_SOURCE)),
     },
     _P.DECODING: {_E.DESTINATION_LOST: _START_AGAIN},
     _P.LOCAL: {_E.DESTINATION_LOST: _START_AGAIN},
