@@ -95,8 +95,6 @@ class Cluster:
         # token.
         self._moved: dict[int, tuple[Sequence, float]] = {}
         self._draining: list[Worker] = []
-        # What workers had when they hung, by id, each request with the tokens it had got.
-        self._hung: dict[int, list[tuple[Sequence, int]]] = {}
         self._passed_to: list[int] = []  # stations that took what left others, in this instant
         self._touched: list[int] = []  # stations with news in the current instant
         # Heap of (time, station). The last entry, of no station, spares the loop to ask whether
@@ -365,7 +363,20 @@ class Cluster:
     def drop(self, worker: Worker, sequence: Sequence, now_ms: float) -> None:
         """Nobody waits any more for what a worker has of a request."""
         self._placer.give_up(sequence.index, worker, now_ms)
-        self.has_news(worker, worker.engine.give_up(sequence, now_ms))
+        if not worker.is_hung:
+            self.has_news(worker, worker.engine.give_up(sequence, now_ms))
+
+    def tell_loaded(
+        self, worker: Worker, sequence: Sequence, num_valid_tokens: int, now_ms: float
+    ) -> None:
+        """KV that a worker loads has come, or will not; one that hangs does not hear of it."""
+        if not worker.is_hung:
+            self.has_news(worker, worker.engine.loaded(sequence, now_ms, num_valid_tokens))
+
+    def tell_sent(self, worker: Worker, sequence: Sequence, now_ms: float) -> None:
+        """Nobody needs the KV that a worker holds; one that hangs does not hear of it."""
+        if not worker.is_hung:
+            self.has_news(worker, worker.engine.sent(sequence, now_ms))
 
     def has_news(self, worker: Worker, has_moved: bool) -> None:
         """A worker's engine was told something: its end may have moved, or it may start now."""
@@ -585,6 +596,8 @@ class Cluster:
         else:
             worker = self.workers[self._journal.worker_id[index]]
             self._placer.give_up(index, worker, now_ms)
+            if worker.is_hung:
+                return
             if worker.engine.give_up(sequence, now_ms):
                 heappush(self._ends, (worker.engine.next_ms, worker.station_id))
             elif worker.engine.next_ms == NEVER:
@@ -666,7 +679,7 @@ class Cluster:
         for rank in self._ranks_of(worker):
             rank.move(WorkerEvent.DIED, now_ms)
             self._lose_tiers(rank, now_ms)
-            had = self._stop(rank, now_ms)
+            had = rank.stop(now_ms)
             lost += [one for one in had if self._is_waited_for(one[0].index)]
             self._placer.receive(rank, [], now_ms)
             if was_ready:
@@ -691,15 +704,15 @@ class Cluster:
 
         Raises: ValueError if it takes no requests, has hung already, or has several ranks.
         """
-        if worker.phase is not Phase.READY or worker.worker_id in self._hung:
-            state = "hung" if worker.worker_id in self._hung else worker.phase.value
+        if worker.phase is not Phase.READY or worker.is_hung:
+            state = "hung" if worker.is_hung else worker.phase.value
             raise ValueError(f"worker {worker.worker_id} is {state}: it cannot hang")
         if worker.pool.ranks.number > 1:
             raise ValueError(
                 f"worker {worker.worker_id} has ranks: how those hang is not simulated"
             )
         self._lose_tiers(worker, now_ms)
-        self._hung[worker.worker_id] = worker.stop(now_ms)
+        worker.hang(now_ms)
         self._stations[worker.station_id] = HUNG
         self._placer.receive(worker, [], now_ms)
         self._go_on(now_ms)
@@ -709,7 +722,7 @@ class Cluster:
 
         Raises: ValueError if it has gone, hung or failed, or has several ranks.
         """
-        if not worker.is_alive or worker.worker_id in self._hung:
+        if not worker.is_alive or worker.is_hung:
             raise ValueError(f"worker {worker.worker_id} is gone: its steps take no time")
         if worker.pool.ranks.number > 1:
             raise ValueError(f"worker {worker.worker_id} has ranks: slow ones are not simulated")
@@ -767,15 +780,6 @@ class Cluster:
         if not isinstance(self._placer, (RouterPlacer, PoolPlacers)):
             raise ValueError("there is but one frontend, and nobody to take its place")
         return self._placer
-
-    def _stop(self, worker: Worker, now_ms: float) -> list[tuple[Sequence, int]]:
-        """Stop an engine; returns its requests, each with the tokens it has got by then."""
-        had = self._hung.pop(worker.worker_id, None)
-        if had is None:
-            return worker.stop(now_ms)
-        known = [sequence for sequence, _ in had]
-        waiting = [one for one, _ in worker.engine.core.unfinished() if one not in known]
-        return [*had, *((one, one.generated_tokens) for one in waiting)]
 
     def _lose(self, worker: Worker, lost: list[tuple[Sequence, int]], now_ms: float) -> None:
         """A worker of a pool is gone: its requests, and those whose KV it held, go on elsewhere."""
@@ -909,7 +913,7 @@ class Cluster:
     def stop(self, until_ms: float) -> None:
         """The run is over: note what the unfinished requests have got so far."""
         for worker in self.workers:
-            if worker.is_alive and worker.worker_id not in self._hung:
+            if worker.is_alive and not worker.is_hung:
                 worker.stop(until_ms)
 
 

@@ -5,7 +5,8 @@ scenario, later planners and updates. Between two process events the cluster run
 the next event and the end; at equal times the data plane goes first.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import simpy
 from dynosim.cluster.cluster import Cluster
 from dynosim.cluster.pool import Worker
 from dynosim.cluster.spec import PoolSpec
+from dynosim.timing.scaled import ScaledModel
 from dynosim.workers.lifecycle import Phase
 from dynosim.workload.load import NEVER
 
@@ -26,6 +28,8 @@ class WorkerView:
 
     worker_id: int
     pool: str
+    place: int  # among all that its pool has had, from 0
+    topology: Mapping[str, str]  # where it is: domain to value
     phase: Phase
     num_requests: int  # placed on it and not ended
 
@@ -45,6 +49,7 @@ class ControlPlane:
         self._cluster = cluster
         self._pools = {pool.name: pool for pool in pools}
         self._is_held = False
+        self._num_expected = 0
         self._processes = [self.env.process(process(self)) for process in processes]
 
     # ---- looking -------------------------------------------------------------------------------
@@ -58,7 +63,14 @@ class ControlPlane:
     def workers(self) -> tuple[WorkerView, ...]:
         """All workers there have been, by id."""
         return tuple(
-            WorkerView(worker.worker_id, worker.pool.name, worker.phase, worker.num_requests)
+            WorkerView(
+                worker.worker_id,
+                worker.pool.name,
+                worker.place,
+                worker.pool.place_of(worker.place),
+                worker.phase,
+                worker.num_requests,
+            )
             for worker in self._cluster.workers
         )
 
@@ -74,8 +86,8 @@ class ControlPlane:
 
     # ---- acting --------------------------------------------------------------------------------
 
-    def launch(self, pool: str = "workers") -> int:
-        """Start a worker; it is ready after the pool's `startup_ms`. Returns its id.
+    def launch(self, pool: str = "workers", *, startup_ms: float | None = None) -> int:
+        """Start a worker; it is ready after `startup_ms`, or the pool's own. Returns its id.
 
         Raises: ValueError if there is no such pool.
         """
@@ -83,7 +95,7 @@ class ControlPlane:
         if spec is None:
             raise ValueError(f"no pool {pool!r}; there are {', '.join(map(repr, self._pools))}")
         worker = self._cluster.launch(spec, self.now_ms)
-        self.env.process(self._start_up(worker))
+        self.env.process(self._start_up(worker, startup_ms))
         return worker.worker_id
 
     def drain(self, worker_id: int) -> None:
@@ -100,6 +112,44 @@ class ControlPlane:
         """
         self._cluster.fail(self._worker(worker_id), self.now_ms)
 
+    def hang(self, worker_id: int) -> None:
+        """Let a worker do nothing any more; nobody notices, until it is told to `fail`.
+
+        Raises: ValueError if there is no such worker, or it takes no requests.
+        """
+        self._cluster.hang(self._worker(worker_id), self.now_ms)
+
+    def slow(self, worker_id: int, factor: float) -> None:
+        """Let a worker's steps take `factor` times as long from its next one on; 1: as ever.
+
+        Raises: ValueError if there is no such worker, or it has gone, hung or failed.
+        """
+        worker = self._worker(worker_id)
+        times = None if factor == 1 else ScaledModel(worker.pool.times, factor)
+        self._cluster.repace(worker, times, self.now_ms)
+
+    def cut_links(self) -> None:
+        """Let nothing get from prefill to decode workers until `mend_links`.
+
+        Raises: ValueError if there are no such pools.
+        """
+        self._cluster.cut_links(self.now_ms)
+
+    def mend_links(self) -> None:
+        """Let KV get from prefill to decode workers again."""
+        self._cluster.mend_links()
+
+    def lose_frontend(self, number: int) -> None:
+        """Let a frontend die, and its requests with it.
+
+        Raises: ValueError if there is no such frontend, or no other to serve what comes.
+        """
+        self._cluster.lose_frontend(number, self.now_ms)
+
+    def restore_frontend(self, number: int) -> None:
+        """Let a frontend take requests again. Raises: ValueError if it was not lost."""
+        self._cluster.restore_frontend(number)
+
     def hold_load(self) -> None:
         """Let no request arrive until `release_load`; what is due meanwhile waits outside."""
         self._is_held = True
@@ -109,6 +159,20 @@ class ControlPlane:
         """Let arrive what was held. A request has arrived when it was due, so its wait counts."""
         self._is_held = False
         self._cluster.release_load(self.now_ms)
+
+    @contextmanager
+    def expected(self) -> Iterator[None]:
+        """What is done inside may let requests go on: the run does not end before, while any wait.
+
+        with control.expected():
+            yield control.env.timeout(60_000)
+            control.fail(0)
+        """
+        self._num_expected += 1
+        try:
+            yield
+        finally:
+            self._num_expected -= 1
 
     def stop(self) -> None:
         """End the run now; what is under way stays unfinished."""
@@ -139,10 +203,11 @@ class ControlPlane:
     @property
     def _is_awaited(self) -> bool:
         """Whether requests wait for something that only a process can bring."""
-        return self._is_held and self._cluster.has_unended
+        return (self._is_held or self._num_expected > 0) and self._cluster.has_unended
 
-    def _start_up(self, worker: Worker) -> ProcessGenerator:
-        yield self.env.timeout(worker.pool.startup_ms)
+    def _start_up(self, worker: Worker, startup_ms: float | None) -> ProcessGenerator:
+        with self.expected():
+            yield self.env.timeout(worker.pool.startup_ms if startup_ms is None else startup_ms)
         if worker.phase is Phase.STARTING:  # else it was stopped or has died meanwhile
             self._cluster.make_ready(worker, self.now_ms)
 

@@ -146,7 +146,7 @@ class Handoffs:
             assert target is not None and decode is not None
             passage.transfer = None
             num_valid = max(decode.cached_tokens, 0) + decode.external_tokens
-            cluster.has_news(target, target.engine.loaded(decode, now_ms, num_valid))
+            cluster.tell_loaded(target, decode, num_valid, now_ms)
             self.release_source(cluster, passage, now_ms)
             if self._passages.get(passage.index) is passage:  # else given up meanwhile
                 self._columns.transfer_end_ms[passage.index] = now_ms
@@ -212,7 +212,7 @@ class Handoffs:
             assert target is not None and decode is not None
             if source is worker:
                 self._cancel(passage, now_ms)
-                cluster.has_news(target, target.engine.loaded(decode, now_ms, 0))
+                cluster.tell_loaded(target, decode, 0, now_ms)
             elif target is worker:
                 self._cancel(passage, now_ms)
                 self.release_source(cluster, passage, now_ms)
@@ -243,8 +243,10 @@ class Handoffs:
         self.ended(index)
 
     def abandon(self, cluster: "Cluster", passage: Passage, now_ms: float) -> None:
-        """A request that has lost a worker goes no further."""
+        """A request that has lost a worker goes no further, whatever was to be done for it."""
         self._due = [one for one in self._due if one[0] is not passage]
+        if passage.transfer is not None:
+            self._cancel(passage, now_ms)
         self.let_go(cluster, passage.index, now_ms)
 
     def let_go(self, cluster: "Cluster", index: int, now_ms: float) -> None:
@@ -260,7 +262,7 @@ class Handoffs:
         cluster.drop(target, decode, now_ms)
         if self.flow.phase_of(passage.index) is HandoffPhase.PROMISED:
             # Nothing will come for the blocks that it has taken.
-            cluster.has_news(target, target.engine.loaded(decode, now_ms, 0))
+            cluster.tell_loaded(target, decode, 0, now_ms)
 
     def _free_dropped(self, cluster: "Cluster", worker: Worker, now_ms: float) -> None:
         """Blocks of prompts that were computed by the very step in which they were given up."""
@@ -269,7 +271,7 @@ class Handoffs:
             if source is not worker:
                 kept.append((source, sequence))
             elif worker.engine.core.holds(sequence):
-                cluster.has_news(worker, worker.engine.sent(sequence, now_ms))
+                cluster.tell_sent(worker, sequence, now_ms)
         self._dropped_prefills = kept
 
     # ---- what is to be done --------------------------------------------------------------------
@@ -306,7 +308,7 @@ class Handoffs:
         source, prefill = passage.source, passage.prefill
         if source is not None and prefill is not None:
             passage.source = passage.prefill = None
-            cluster.has_news(source, source.engine.sent(prefill, now_ms))
+            cluster.tell_sent(source, prefill, now_ms)
 
     def _happens(self, passage: Passage, event: HandoffEvent) -> None:
         for duty in self.flow.happens(passage.index, event):
@@ -346,5 +348,5 @@ class Handoffs:
         decode, target = passage.decode, passage.target
         assert target is not None and decode is not None
         num_valid = max(decode.cached_tokens, 0)
-        cluster.has_news(target, target.engine.loaded(decode, now_ms, num_valid))
+        cluster.tell_loaded(target, decode, num_valid, now_ms)
         cluster.note_failed(target, now_ms)

@@ -27,6 +27,7 @@ class Worker:
     """
 
     __slots__ = (
+        "_left",
         "ended_ms",
         "engine",
         "is_decode",
@@ -67,6 +68,7 @@ class Worker:
         self.place = place
         self.station_id = -1  # of its engine, in the cluster's loop
         self.nearest_tier: HostCache | None = None
+        self._left: list[tuple[EngineSequence, int]] | None = None  # what it had when it hung
 
     @property
     def first_id(self) -> int:
@@ -89,11 +91,24 @@ class Worker:
         core = self.engine.core
         return core.num_running + core.num_waiting if self.is_alive else 0
 
+    @property
+    def is_hung(self) -> bool:
+        """Whether it does nothing any more, and nobody has noticed."""
+        return self._left is not None and self.is_alive
+
+    def hang(self, now_ms: float) -> None:
+        """Let its engine do nothing any more."""
+        self._left = self.stop(now_ms)
+
     def stop(self, now_ms: float) -> list[tuple[EngineSequence, int]]:
         """Stop its engine; returns its requests, each with the tokens it has got by then."""
-        left = self.engine.stop(now_ms)
-        self.token_log.stopped(left)
-        return left.requests
+        if self._left is None:
+            left = self.engine.stop(now_ms)
+            self.token_log.stopped(left)
+            return left.requests
+        known = [sequence for sequence, _ in self._left]
+        came_later = [one for one, _ in self.engine.core.unfinished() if one not in known]
+        return [*self._left, *[(one, one.generated_tokens) for one in came_later]]
 
     def move(self, event: WorkerEvent, now_ms: float) -> None:
         """Go to the next phase of its life.
@@ -125,7 +140,10 @@ def worker_log(workers: Sequence[Worker]) -> WorkerLog:
         seats=np.array([pool.engine.max_active for pool in pools], np.int64),
         ranks_per_worker=pools[0].ranks.number if pools else 1,
         held_blocks=np.array(
-            [worker.engine.core.used_blocks if worker.is_alive else 0 for worker in workers],
+            [
+                worker.engine.core.used_blocks if worker.is_alive and not worker.is_hung else 0
+                for worker in workers
+            ],
             np.int64,
         ),
     )
