@@ -14,6 +14,7 @@ from heapq import heappop, heappush
 from math import isnan
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from dynosim.cluster.generations import Generations
 from dynosim.cluster.handoffs import LOCAL, PLACE_PREFILL, PROMISING, Handoffs, Passage
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.launcher import Launcher
@@ -33,6 +34,7 @@ from dynosim.engine.instant import RELATIVE_TOLERANCE, TOLERANCE_MS, instant_end
 from dynosim.engine.lock_step import LockStep
 from dynosim.engine.sequence import Sequence
 from dynosim.records import LockStepLog, RequestStatus, RetentionLog
+from dynosim.router.eligibility import Constraints, both
 from dynosim.router.handoff import Duty
 from dynosim.router.refusals import RequestRefusedError
 from dynosim.timing.model import StepTimeModel
@@ -67,15 +69,18 @@ class Cluster:
         turnaround_ms: float = 0.0,
         patience: Patience | None = None,
         migration_limit: int | None = None,
+        generations: Generations | None = None,
     ) -> None:
         """`turnaround_ms` is from a request's end until a request it causes can be placed.
         `patience` is that of the clients; without it they wait for ever. A request that has lost
-        its worker more than `migration_limit` times fails; None: it always moves on.
+        its worker more than `migration_limit` times fails; None: it always moves on. Requests keep
+        to one of the `generations` of workers, or to none in particular.
 
         `handoffs` take requests from prefill to decode workers, whom `placer` knows as
         `PoolPlacers`; without them a request is over when it leaves a worker.
         """
         self.now_ms = 0.0
+        self.generations = generations
         self.workers: list[Worker] = []  # by worker id, also those that have gone
         self._requests = requests
         self._launcher = launcher
@@ -418,6 +423,9 @@ class Cluster:
         try:
             constraints = handoffs.constraints(passage, duty)
             is_prefill = duty is PLACE_PREFILL
+            if self.generations is not None:
+                kept = self._kept_generation(passage, is_prefill=is_prefill)
+                constraints = _all_of(kept, constraints)
             worker_id = placer.place_next(
                 index, num_tokens, priority, now_ms, constraints, is_prefill=is_prefill
             )
@@ -428,6 +436,13 @@ class Cluster:
             self._num_queued += 1
         else:
             self._dispatch(index, worker_id, now_ms)
+
+    def _kept_generation(self, passage: Passage, *, is_prefill: bool) -> Constraints | None:
+        """The generation of workers that a request keeps to, or with which it begins."""
+        assert self.generations is not None
+        if passage.source is None and passage.target is None:
+            return self.generations.choose(passage.index)
+        return self.generations.stay(passage.index, "prefill" if is_prefill else "decode")
 
     # ---- placing -------------------------------------------------------------------------------
 
@@ -470,7 +485,13 @@ class Cluster:
             return
         try:
             priority = self._requests.priority(index)
-            worker_id = self._placer.place(index, num_tokens, priority, now_ms)
+            if self.generations is None:
+                worker_id = self._placer.place(index, num_tokens, priority, now_ms)
+            else:
+                constraints = self.generations.choose(index)
+                router = self._frontends()
+                assert not isinstance(router, PoolPlacers)
+                worker_id = router.place(index, num_tokens, priority, now_ms, constraints)
         except RequestRefusedError as error:
             self._refuse(index, error, now_ms)
             return
@@ -652,6 +673,8 @@ class Cluster:
         for rank in self._ranks_of(worker):
             rank.move(WorkerEvent.BECAME_READY, now_ms)
             self._placer.join(rank, now_ms)
+            if self.generations is not None:
+                self.generations.joined(rank)
         self._go_on(now_ms)
 
     def drain(self, worker: Worker, now_ms: float) -> None:
@@ -663,7 +686,7 @@ class Cluster:
         for rank in self._ranks_of(worker):
             rank.move(WorkerEvent.TOLD_TO_DRAIN, now_ms)
             if was_ready:
-                self._placer.leave(rank, now_ms)
+                self._leave(rank, now_ms)
                 self._draining.append(rank)
         if was_ready:
             self._let_go(now_ms)
@@ -683,7 +706,7 @@ class Cluster:
             lost += [one for one in had if self._is_waited_for(one[0].index)]
             self._placer.receive(rank, [], now_ms)
             if was_ready:
-                self._placer.leave(rank, now_ms)
+                self._leave(rank, now_ms)
             elif rank in self._draining:
                 self._draining.remove(rank)
         station = self._stations[worker.station_id]
@@ -698,6 +721,19 @@ class Cluster:
             had_it = self.workers[self._journal.worker_id[sequence.index]]
             self._move(had_it, sequence, num_tokens, now_ms)
         self._go_on(now_ms)
+
+    def _leave(self, worker: Worker, now_ms: float) -> None:
+        """A worker takes no more requests."""
+        self._placer.leave(worker, now_ms)
+        if self.generations is not None:
+            self.generations.left(worker)
+
+    def has_unfinished(self, generation: int) -> bool:
+        """Whether requests of a generation have not ended, where generations do not mix."""
+        generations = self.generations
+        return generations is not None and generations.has_unfinished(
+            generation, self._journal.status
+        )
 
     def hang(self, worker: Worker, now_ms: float) -> None:
         """A worker does nothing any more; nobody knows, so it goes on getting requests.
@@ -919,3 +955,10 @@ class Cluster:
 
 def _by_index(lost: tuple[Sequence, int]) -> int:
     return lost[0].index
+
+
+def _all_of(first: Constraints | None, second: Constraints | None) -> Constraints | None:
+    """What both ask for."""
+    if first is None or second is None:
+        return first or second
+    return both(first, second)

@@ -14,7 +14,7 @@ import simpy
 
 from dynosim.cluster.cluster import Cluster
 from dynosim.cluster.pool import Worker
-from dynosim.cluster.spec import PoolSpec
+from dynosim.cluster.spec import PoolSpec, of_generation
 from dynosim.timing.scaled import ScaledModel
 from dynosim.workers.lifecycle import Phase
 from dynosim.workload.load import NEVER
@@ -30,6 +30,7 @@ class WorkerView:
     pool: str
     place: int  # among all that its pool has had, from 0
     topology: Mapping[str, str]  # where it is: domain to value
+    generation: int
     phase: Phase
     num_requests: int  # placed on it and not ended
 
@@ -68,6 +69,7 @@ class ControlPlane:
                 worker.pool.name,
                 worker.place,
                 worker.pool.place_of(worker.place),
+                worker.pool.generation,
                 worker.phase,
                 worker.num_requests,
             )
@@ -91,10 +93,7 @@ class ControlPlane:
 
         Raises: ValueError if there is no such pool.
         """
-        spec = self._pools.get(pool)
-        if spec is None:
-            raise ValueError(f"no pool {pool!r}; there are {', '.join(map(repr, self._pools))}")
-        worker = self._cluster.launch(spec, self.now_ms)
+        worker = self._cluster.launch(self._pool(pool), self.now_ms)
         self.env.process(self._start_up(worker, startup_ms))
         return worker.worker_id
 
@@ -149,6 +148,39 @@ class ControlPlane:
     def restore_frontend(self, number: int) -> None:
         """Let a frontend take requests again. Raises: ValueError if it was not lost."""
         self._cluster.restore_frontend(number)
+
+    @property
+    def mixes_no_generations(self) -> bool:
+        """Whether a request is served by one generation of workers only."""
+        return self._cluster.generations is not None
+
+    def update_pool(self, pool: str, generation: int, spec: PoolSpec | None = None) -> PoolSpec:
+        """Let workers launched from now on be of a generation, and as `spec` says if it is given.
+
+        Returns what they were to be before. Raises: ValueError if there is no such pool.
+        """
+        before = self._pool(pool)
+        is_told = self.mixes_no_generations
+        self._pools[pool] = of_generation(spec or before, generation, is_told=is_told)
+        return before
+
+    def close_generation(self, generation: int) -> None:
+        """Let a generation get no new requests as long as another can, where they do not mix."""
+        if self._cluster.generations is not None:
+            self._cluster.generations.choice.close(generation)
+
+    def set_generation_shares(self, shares: Mapping[int, float]) -> None:
+        """Let generations get these shares of the requests; empty: by their ready workers.
+
+        Raises: ValueError where generations mix.
+        """
+        if self._cluster.generations is None:
+            raise ValueError("generations of workers mix here: none gets a share of its own")
+        self._cluster.generations.choice.set_shares(shares)
+
+    def has_unfinished(self, generation: int) -> bool:
+        """Whether requests of a generation have not ended, where generations do not mix."""
+        return self._cluster.has_unfinished(generation)
 
     def hold_load(self) -> None:
         """Let no request arrive until `release_load`; what is due meanwhile waits outside."""
@@ -210,6 +242,12 @@ class ControlPlane:
             yield self.env.timeout(worker.pool.startup_ms if startup_ms is None else startup_ms)
         if worker.phase is Phase.STARTING:  # else it was stopped or has died meanwhile
             self._cluster.make_ready(worker, self.now_ms)
+
+    def _pool(self, name: str) -> PoolSpec:
+        spec = self._pools.get(name)
+        if spec is None:
+            raise ValueError(f"no pool {name!r}; there are {', '.join(map(repr, self._pools))}")
+        return spec
 
     def _worker(self, worker_id: int) -> Worker:
         workers = self._cluster.workers

@@ -9,7 +9,7 @@ from dynosim.cluster.token_log import TokenLog
 from dynosim.engine.engine import Engine
 from dynosim.engine.host_cache import HostCache
 from dynosim.engine.sequence import Sequence as EngineSequence
-from dynosim.records import WorkerLog
+from dynosim.records import IntArray, WorkerLog
 from dynosim.router.workers import WorkerCard
 from dynosim.workers.ids import WorkerId
 from dynosim.workers.lifecycle import Phase, WorkerEvent, next_phase
@@ -146,4 +146,10 @@ def worker_log(workers: Sequence[Worker]) -> WorkerLog:
             ],
             np.int64,
         ),
+        generation=_generations(pools),
     )
+
+
+def _generations(pools: Sequence[PoolSpec]) -> IntArray | None:
+    generations = [pool.generation for pool in pools]
+    return np.array(generations, np.int64) if any(generations) else None

@@ -9,6 +9,7 @@ import numpy as np
 
 from dynosim.cluster.apart import can_go_apart, one_by_one
 from dynosim.cluster.cluster import AnyPlacer, Cluster
+from dynosim.cluster.generations import Generations
 from dynosim.cluster.handoffs import Handoffs
 from dynosim.cluster.journal import HandoffColumns, Journal, TierColumns
 from dynosim.cluster.launcher import Launcher
@@ -64,9 +65,7 @@ def simulate(
         require_room(pool.engine)
     check_pins(trace, cluster)
     extents = extents_for(trace, cluster, may_fail=bool(processes))
-    routing = cluster.routing or _in_turn(cluster.block_size, options.seed)
-    if trace.wishes is not None:
-        routing = replace(routing, has_wishes=True)
+    routing = _first_routing(cluster, trace, options)
     journal = Journal(trace)
     ingress_ms = cluster.pools[0].times.ingress_ms + routing.hop_ms
     egress_ms = cluster.pools[-1].times.egress_ms
@@ -80,7 +79,11 @@ def simulate(
         )
     else:
         decode_routing = cluster.disagg.decode_routing or _in_turn(cluster.block_size, options.seed)
-        decode_routing = replace(decode_routing, has_wishes=routing.has_wishes)
+        decode_routing = replace(
+            decode_routing,
+            has_wishes=routing.has_wishes,
+            is_asked=decode_routing.is_asked or routing.is_asked,
+        )
         routing, decode_routing = _as_asked(cluster.disagg.handoff, routing, decode_routing)
         placer = PoolPlacers(
             make_placer(routing, trace, extents, cluster.cards("prefill"), may_change=may_change),
@@ -116,6 +119,7 @@ def simulate(
         turnaround_ms=outside_ms,
         patience=patience,
         migration_limit=options.migration_limit,
+        generations=_generations(cluster),
     )
     _launch_all(running, cluster)
     until_ms = NEVER if options.until_ms is None else options.until_ms - outside_ms
@@ -157,6 +161,21 @@ def simulate(
     if outside_ms == 0:
         return result
     return as_clients_see(result, ingress_ms=ingress_ms, egress_ms=egress_ms)
+
+
+def _first_routing(cluster: ClusterSpec, trace: Trace, options: RunOptions) -> RoutingSpec:
+    """How requests that come are placed."""
+    routing = cluster.routing or _in_turn(cluster.block_size, options.seed)
+    if trace.wishes is not None:
+        routing = replace(routing, has_wishes=True)
+    return replace(routing, is_asked=True) if cluster.mixes_no_generations else routing
+
+
+def _generations(cluster: ClusterSpec) -> Generations | None:
+    """Those that do not mix, if they do not."""
+    if not cluster.mixes_no_generations:
+        return None
+    return Generations([pool.name for pool in cluster.pools])
 
 
 def _as_asked(

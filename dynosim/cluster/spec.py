@@ -4,7 +4,7 @@ Workers are numbered through the pools in their order: those of the first come f
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Literal
 
@@ -27,6 +27,8 @@ _SHARED = {
     "engine": ("block_size", "max_model_len", "enable_prefix_caching"),
     "times": ("ingress_ms", "egress_ms"),
 }
+GENERATION = "generation"
+"""The domain under which a worker's card tells its own."""
 _KEY_NAMES = {"kv_dtype": "kv_cache_dtype"}
 _AGREED = ("block_size", "model", "kv_dtype")
 """In what prefill and decode workers must agree for the KV of one to be of use to the other."""
@@ -40,7 +42,7 @@ class PoolSpec:
     run's start are ready. `step_time_scale` tells reports how many times as long as the run's model
     has it `times` are, where that is known to be one factor. `taints` are those of all its workers;
     values of a `topology` domain go to them in turn, also to those that are launched later. `model`
-    and `kv_dtype` are compared only.
+    and `kv_dtype` are compared only. An update's new workers are of the next `generation`.
     """
 
     name: str = "workers"
@@ -59,6 +61,7 @@ class PoolSpec:
     model: str | None = None
     kv_dtype: str = "auto"
     tiers: TiersSpec | None = None
+    generation: int = 0
 
     @property
     def block_size(self) -> int:
@@ -125,12 +128,16 @@ class ClusterSpec:
 
     Ranks are numbered through the workers: those of the first have the first ids.
 
+    If it `mixes_no_generations`, one generation of workers serves a request from its arrival on;
+    see `without_mixing`.
+
     Raises: ConfigError naming the key in which pools differ, or if there is no worker.
     """
 
     pools: tuple[PoolSpec, ...]
     routing: RoutingSpec | None = None
     disagg: DisaggSpec | None = None
+    mixes_no_generations: bool = False
 
     def __post_init__(self) -> None:
         self._check_tiers()
@@ -273,6 +280,20 @@ class RunOptions:
     records_trail: bool = False
     client_timeout_ms: float | None = None
     migration_limit: int | None = None
+
+
+def without_mixing(cluster: ClusterSpec) -> ClusterSpec:
+    """The same cluster, whose workers tell their generation, so that requests can keep to one."""
+    pools = tuple(of_generation(pool, pool.generation, is_told=True) for pool in cluster.pools)
+    return replace(cluster, pools=pools, mixes_no_generations=True)
+
+
+def of_generation(pool: PoolSpec, generation: int, *, is_told: bool) -> PoolSpec:
+    """The same workers of another generation; `is_told`: their cards tell it."""
+    topology = pool.topology
+    if is_told:
+        topology = {**topology, GENERATION: (str(generation),)}
+    return replace(pool, generation=generation, topology=topology)
 
 
 def worker_card(worker_id: WorkerId, pool: PoolSpec, place: int) -> WorkerCard:

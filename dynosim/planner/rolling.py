@@ -8,6 +8,7 @@ it counts as there until it is gone.
 from dataclasses import dataclass
 from enum import Enum
 from math import ceil, floor
+from typing import Final
 
 from dynosim.errors import ConfigError
 
@@ -57,6 +58,9 @@ class RollingLimits:
         if surge == 0 and unavailable == 0:
             unavailable = 1
         return surge, unavailable
+
+
+USUAL_LIMITS: Final = RollingLimits()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,13 @@
 import random
 from dataclasses import replace
 
-from disagg_support import ENGINE, pools
+from clusters import equal_workers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from same_runs import assert_same
 from strategies import random_routing, random_spec, random_timing, random_trace, with_rarer_routing
 from test_disagg_laws import clusters as disagg_clusters
 from test_disagg_laws import traces as disagg_traces
-from clusters import equal_workers
 
 from dynosim.cluster import ClusterSpec, RunOptions, simulate
 from dynosim.cluster.control import ControlPlane
