@@ -108,6 +108,7 @@ def run_options(
         exact_stepping=exact_stepping,
         records_trail=records_trail,
         client_timeout_ms=config.workload.client_timeout_ms,
+        migration_limit=config.live.migration_limit,
     )
 
 

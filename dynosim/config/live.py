@@ -1,4 +1,4 @@
-"""The `live:` section: how a plan runs for real. The simulation does not read it."""
+"""The `live:` section: how a plan runs for real. A simulation reads its `migration_limit` only."""
 
 from typing import Annotated, Literal
 

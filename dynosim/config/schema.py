@@ -15,6 +15,7 @@ from dynosim.config.engine import EngineConfig, EngineKnobs
 from dynosim.config.hardware import Hardware, NamedHardware
 from dynosim.config.live import LiveConfig
 from dynosim.config.router import RouterConfig
+from dynosim.config.scenario import ScenarioEventConfig, scenario_rules
 from dynosim.config.timing import NEEDS_MODEL, TimingConfig
 from dynosim.config.workload import WorkloadConfig
 from dynosim.timing.sampler import Sampling
@@ -56,12 +57,14 @@ class RunConfig(Section):
     """Which workers there are."""
     router: RouterConfig = RouterConfig.model_construct()
     """Which worker serves a request, and when it may go."""
+    scenario: list[ScenarioEventConfig] = Field([])
+    """What happens to the cluster in the course of a simulated run, by time."""
     sla: SlaConfig | None = None
     """Bounds that a request must keep to count as good; null: none."""
     cost: CostConfig = CostConfig.model_construct()
     """What GPUs cost, for the cost of tokens."""
     live: LiveConfig = LiveConfig.model_construct()
-    """How the same plan runs for real; a simulation does not read it."""
+    """How the same plan runs for real; a simulation reads `migration_limit` only."""
     seed: Annotated[int, Field(ge=0, le=(1 << 63) - 1)] = 0
     """Seed of everything that is drawn: same seed, same report."""
     _base_dir: Path = PrivateAttr(default_factory=Path)
@@ -82,6 +85,7 @@ class RunConfig(Section):
         self._check_reuse()
         self._check_price()
         self._check_version()
+        self._check_scenario()
         kind = self.timing.kind
         is_blind = kind in NEEDS_MODEL
         check_rules(
@@ -211,6 +215,26 @@ class RunConfig(Section):
         known = [] if problem is None else versions_nearby(self.hardware, self.engine.kind)
         remedy = f"the tables know {', '.join(known)}" if known else "write 0.19.0 or another one"
         check_rules([("engine.version", problem is not None, problem or "", remedy)])
+
+    def _check_scenario(self) -> None:
+        """Refuses events of workers, pools and places that there never are."""
+        cluster = self.cluster
+        pools = {"workers": cluster.workers - cluster.cpu_workers}
+        if cluster.cpu_workers:
+            pools["cpu_workers"] = cluster.cpu_workers
+        roles: tuple[PoolRole | None, ...] = (None,)
+        if cluster.is_disagg:
+            roles = POOL_ROLES
+            pools = {role: cluster.pool(role).workers for role in POOL_ROLES}
+        places: dict[str, set[str]] = {}
+        for role in roles:
+            for domain, values in cluster.topology_of(role).items():
+                places.setdefault(domain, set()).update(values)
+        check_rules(
+            scenario_rules(
+                self.scenario, pools, places, frontends=self.router.frontends, may_grow=False
+            )
+        )
 
     def _check_price(self) -> None:
         """Prices of other GPUs alone have no effect."""

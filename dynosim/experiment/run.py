@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from dynosim.build.cluster import cluster_spec, run_options
 from dynosim.build.engine import Prepared, prepare
 from dynosim.build.routing import check_tiers
 from dynosim.build.workload import load_trace, stage_windows
-from dynosim.cluster import Progress, check_requests_fit, simulate
+from dynosim.cluster import ClusterSpec, Progress, check_requests_fit, simulate
 from dynosim.cluster.pins import check_pins_together
 from dynosim.cluster.simulate import extents_for
 from dynosim.cluster.watch import Watch
@@ -31,6 +31,7 @@ from dynosim.timing.model import StepTimeModel
 if TYPE_CHECKING:
     import polars as pl
 
+    from dynosim.cluster.control import Process
     from dynosim.router.witness import ChoiceWitness
     from dynosim.routerlog.replay import LogWriter
 
@@ -161,7 +162,10 @@ def run(
         options = run_options(config, exact_stepping=exact_stepping, records_trail=record_trail)
         if is_own_load and trace.retention is not None and options.concurrency is None:
             check_pins_together(trace, extents_for(trace, cluster), cluster)
-        result = simulate(trace, cluster, options, progress=progress, watch=watch)
+        processes, cluster = _played(config, cluster)
+        result = simulate(
+            trace, cluster, options, processes=processes, progress=progress, watch=watch
+        )
         if log is not None:
             log.close()
         if check:
@@ -186,6 +190,19 @@ def run(
     report |= prepared.capacity.report_keys()
     report["wall_time_ms"] = (time.perf_counter() - started) * 1e3
     return RunOutcome(config, trace, prepared.timing, result, prepared.capacity, report, from_ms)
+
+
+def _played(config: RunConfig, cluster: ClusterSpec) -> "tuple[Sequence[Process], ClusterSpec]":
+    """The processes of the configured scenario, and the cluster to which it can happen."""
+    if not config.scenario:
+        return (), cluster
+    from dynosim.build.scenario import keeps_generations_apart, scenario_events
+    from dynosim.cluster.scenario import play
+    from dynosim.cluster.spec import without_mixing
+
+    if keeps_generations_apart(config.scenario):
+        cluster = without_mixing(cluster)
+    return play(scenario_events(config.scenario, cluster)), cluster
 
 
 def _check_fit(config: RunConfig, trace: Trace, prepared: Prepared) -> None:

@@ -173,6 +173,45 @@ TIERS = [
 ]  # fmt: skip
 
 
+SCENARIOS = [
+    ("[{at_s: 1, fail: workers/2}]",
+     "scenario[0].fail: there is never a worker workers/2 (workers has 2, numbered from 0)"),
+    ("[{at_s: 1, launch: workers}, {at_s: 2, fail: workers/3}]",
+     "scenario[1].fail: there is never a worker workers/3 (workers has 3"),
+    ("[{at_s: 1, fail: decode/0}]", "scenario[0].fail: no pool decode (the pools are workers)"),
+    ("[{at_s: 1, fail: everything}]", "scenario[0].fail: 'everything' names no worker (write"),
+    ("[{at_s: 1, fail: node=a}]", "scenario[0].fail: no worker says its node (state cluster.topol"),
+    ("[{at_s: 2, fail: workers/0}, {at_s: 1, fail: workers/1}]",
+     "scenario[1].at_s: 1, but the event before it is at 2 (put the events in the order"),
+    ("[{at_s: 1}]", "scenario[0].at_s: nothing happens (state one of launch, drain"),
+    ("[{at_s: 1, drain: workers/0, fail: workers/1}]", "at_s: drain and fail happens (state one"),
+    ("[{at_s: 1, hang: workers/0}]", "scenario[0].detect_s: missing; hang needs it (add"),
+    ("[{at_s: 1, fail: workers/0, factor: 2}]",
+     "scenario[0].factor: stated, but what happens is fail (remove it; it belongs to slow)"),
+    ("[{at_s: 1, fail: workers/0, replace: takeover}]", "scenario[0].takeover_s: missing; a"),
+    ("[{at_s: 1, partition: true, for_s: 5}]", "scenario[0].partition: there are no prefill and"),
+    ("[{at_s: 1, lose_frontend: 0, for_s: 5}]", "scenario[0].lose_frontend: the only frontend"),
+    ("[{at_s: 1, rolling_update: {max_surge: 0, max_unavailable: 0}}]",
+     "rolling_update.max_surge: 0, as is max_unavailable: no worker could be replaced (raise"),
+    ("[{at_s: 1, rolling_update: {max_surge: 120%}}]", "max_surge: a share of 1.2 (write whole"),
+    ("[{at_s: 1, rolling_update: {pools: [x]}}]",
+     "scenario[0].rolling_update.pools: no pool x (the pools are workers)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("scenario", "message"), SCENARIOS)
+def test_scenarios_of_what_can_never_happen_are_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], scenario: str, message: str
+) -> None:
+    text = RUN + f"cluster: {{workers: 2}}\nscenario: {scenario}\n"
+    (folder / "scenario.yaml").write_text(text)
+    assert exit_code("run", "scenario.yaml", "--out", "out") == 2
+    printed = capsys.readouterr()
+    assert message in printed.err and printed.err.count("error: ") == 1
+    assert "Traceback" not in printed.err and printed.out == ""
+    assert not (folder / "out").exists()
+
+
 @pytest.mark.parametrize(("tiers", "message"), TIERS)
 def test_tiers_when_bad_are_refused_with_their_key_and_a_remedy(
     folder: Path, capsys: pytest.CaptureFixture[str], tiers: str, message: str
