@@ -102,7 +102,7 @@ class ScenarioEventConfig(Section):
     """
 
     at_s: NotNegative
-    """When. Unit: s."""
+    """Time from the start of the run. Unit: s."""
     launch: str | None = None
     """Pool in which workers start."""
     drain: str | None = None

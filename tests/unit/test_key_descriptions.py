@@ -11,7 +11,7 @@ from dynosim.config.sweep_schema import SweepSla
 from dynosim.reference.entries import Entry, entries, is_number
 from dynosim.reference.schemas import run_schema, sweep_schema, synthetic_schema
 
-WITHOUT_UNIT = {"port", "seed"}
+WITHOUT_UNIT = {"port", "seed", "lose_frontend"}
 """Numbers that count or measure nothing."""
 
 
