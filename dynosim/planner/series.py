@@ -55,6 +55,11 @@ class ScrapeStore:
         oldest_ms = scrape.at_ms - self._keep_ms
         self._scrapes = [kept for kept in self._scrapes if kept.at_ms >= oldest_ms]
 
+    def add_all(self, scrapes: Iterable[Scrape]) -> None:
+        """Keep some more, oldest first."""
+        for scrape in scrapes:
+            self.add(scrape)
+
     def age_ms(self, now_ms: float) -> float:
         """Age of the latest scrape; infinity if there is none."""
         latest = self._latest(now_ms)
