@@ -111,7 +111,7 @@ class ConcurrencyScaler:
             self._panic_replicas = max(self._panic_replicas, wanted, in_panic)
             wanted = self._panic_replicas
             reasons.append(f"in panic since {self._panic_ms / 1e3:g} s: no fewer than {wanted}")
-        if wanted == 0 and not self._is_over(now_ms):
+        if wanted == 0 and pool.wanted > 0 and not self._is_over(now_ms):
             wanted = 1
             reasons.append(f"the last worker stays for {spec.grace_ms / 1e3:g} s")
         elif wanted > 0:
