@@ -42,10 +42,10 @@ def looked(guarded: Guarded, now_s: float, wanted: int) -> PoolDecision:
 
 
 def test_own_words_are_nobody_elses_even_if_carried_out_late() -> None:
-    guarded = Guarded(Wishes([3, 4, 4, 2, 2]))
-    seen = [1, 1, 3, 4, 2]
+    guarded = Guarded(Wishes([3, 4, 4, 4, 2, 2]))
+    seen = [1, 1, 1, 3, 4, 2]
     verdicts = [looked(guarded, 10 * i, wanted).verdict for i, wanted in enumerate(seen)]
-    assert verdicts == ["scale"] * 5
+    assert verdicts == ["scale"] * 6
 
 
 def test_number_nobody_here_asked_for_is_anothers() -> None:
