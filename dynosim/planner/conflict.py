@@ -15,7 +15,8 @@ class Guarded:
     When a pool is told to have a number that this controller did not ask for since it looked last,
     its decisions for that pool are to leave it as it is, with the verdict `another_controller`,
     until `hold_ms` have passed without another such change. Who asks for the very same number
-    cannot be told from it. What was asked for may still be on its way at the next look.
+    cannot be told from it. What was asked for may still be on its way at the next look. The
+    controller itself knows of none of this: to its windows and rates it is as if it were obeyed.
     """
 
     def __init__(self, controller: Controller, hold_ms: float = 300_000.0) -> None:

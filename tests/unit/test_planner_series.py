@@ -207,3 +207,12 @@ def test_scrape_that_is_not_later_is_refused_and_changes_nothing() -> None:
     with pytest.raises(ValueError, match="20000"):
         seen.add(Scrape(20 * S, {"c_total": 9.0}))
     assert seen.last("c_total", 20 * S) == 2
+
+
+def test_samples_of_labels_that_come_and_go_are_forgotten() -> None:
+    seen = ScrapeStore(keep_ms=20 * S)
+    for at_s in range(3000):
+        seen.add(Scrape(at_s * S, {f'g{{worker="{at_s}"}}': 1.0, "c_total": float(at_s)}))
+        assert len(seen._labels) <= 1100
+    assert seen.sum("g", 2999 * S) == 1
+    assert seen.increase("c_total", 20 * S, 2999 * S, extrapolate=False) == 19
