@@ -110,14 +110,19 @@ def pairs(result: RunResult) -> Counter[tuple[int, int]]:
 
 
 def test_generations_of_two_pools_mix_unless_they_are_kept_apart() -> None:
-    cluster = pools(prefill=2, decode=4, engine=ENGINE, times=TIMES, gb_s=10.0)
+    cluster = pools(prefill=4, decode=2, engine=ENGINE, times=TIMES, gb_s=10.0)
     update = RollingUpdate(at_ms=5000.0, pools=("prefill", "decode"), limits=RollingLimits(1, 0))
     mixed = pairs(run(cluster, [update]))
     assert mixed[0, 1] + mixed[1, 0] > 0
     watchers = Watcher("prefill"), Watcher("decode")
+    # Prompts take long, so that there is always one whose answer has no worker yet.
+    slow = LinearModel(
+        base_ms=5.0, per_prefill_token_ms=2.0, per_decode_ms=0.2, per_context_token_ms=0.0
+    )
+    cluster = replace(cluster, pools=tuple(replace(pool, times=slow) for pool in cluster.pools))
     apart = pairs(run(without_mixing(cluster), [update], *watchers))
     assert set(apart) == {(0, 0), (1, 1)} and min(apart.values()) > 40
-    for watcher, wanted in zip(watchers, (2, 4), strict=True):
+    for watcher, wanted in zip(watchers, (4, 2), strict=True):
         assert (min(watcher.ready), max(watcher.present)) == (wanted, wanted + 1)
         assert watcher.present[-1] == wanted
 

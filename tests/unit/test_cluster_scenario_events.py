@@ -5,6 +5,7 @@ A prefill step takes 10 ms, a decode step 5.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from dynosim.cluster.scenario import (
     play,
 )
 from dynosim.errors import ConfigError
-from dynosim.metrics import check_conservation
+from dynosim.metrics import check_conservation, summarize
 from dynosim.records import RequestStatus, RunResult
 from dynosim.router.knobs import RouterSpec
 from dynosim.router.spec import RoutingSpec
@@ -44,9 +45,12 @@ def run(
     asks: Sequence[tuple[float, int]],
     *events: ScenarioEvent,
     startup_ms: float = 0.0,
-    migration_limit: int | None = None,
+    **options: Any,
 ) -> RunResult:
-    """Requests of 16 prompt tokens of their own: when they come, and tokens that they want."""
+    """Requests of 16 prompt tokens of their own: when they come, and tokens that they want.
+
+    Both in bulk, whose result it is, and step by step.
+    """
     trace = trace_of(
         [
             Ask(at_ms, tuple(range(100 * i, 100 * i + 4)), 0, output_tokens=wanted)
@@ -56,15 +60,20 @@ def run(
     )
     changed = tuple(replace(pool, startup_ms=startup_ms) for pool in cluster.pools)
     cluster = replace(cluster, pools=changed)
-    options = RunOptions(migration_limit=migration_limit)
-    results = [
-        simulate(trace, cluster, replace(options, exact_stepping=exact), processes=play(events))
+    bulk, single = [
+        simulate(
+            trace, cluster, RunOptions(**options, exact_stepping=exact), processes=play(events)
+        )
         for exact in (False, True)
     ]
-    for result in results:
+    reports = []
+    for result in (bulk, single):
         check_conservation(result, trace)
-    np.testing.assert_allclose(results[0].requests.finish_ms, results[1].requests.finish_ms)
-    return results[0]
+        reports.append(summarize(result, TIMES, sla=None, wall_time_ms=0.0))
+    np.testing.assert_allclose(bulk.requests.finish_ms, single.requests.finish_ms)
+    for key in ("median_itl_ms", "p99_itl_ms", "mean_itl_ms", "max_itl_ms"):
+        assert reports[0][key] == pytest.approx(reports[1][key], abs=1e-9), key
+    return bulk
 
 
 NO_ONE = Replacement(kind="none")
@@ -87,6 +96,16 @@ def test_who_hangs_gets_requests_that_wait_until_it_is_noticed() -> None:
     assert log.migrations.tolist() == [1, 0, 1, 0]  # in turn, and it was the turn of the first
     assert log.first_token_ms.tolist() == [10.0, 11.0, 152.0, 70.0]
     assert log.finish_ms[0] == 142.0 + 10.0 + 12 * 5.0
+
+
+def test_who_gives_up_a_hung_worker_keeps_what_it_had() -> None:
+    hang = Crash(at_ms=42.0, target=FIRST, detect_ms=100.0, replacement=NO_ONE)
+    result = run(two(), [(0.0, 20), (1.0, 2), (50.0, 1)], hang, client_timeout_ms=80.0)
+    log = result.requests
+    assert log.status.tolist() == [
+        int(RequestStatus.TIMED_OUT), int(RequestStatus.COMPLETED), int(RequestStatus.TIMED_OUT)
+    ]  # fmt: skip
+    assert log.output_tokens.tolist() == [7, 2, 0]
 
 
 def test_a_request_that_may_not_move_fails() -> None:
