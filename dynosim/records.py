@@ -468,6 +468,16 @@ class RetentionLog:
 
 
 @dataclass(frozen=True, slots=True)
+class ScalingLog:
+    """How a controller changed the number of workers: a row per pool and change, by time."""
+
+    at_ms: FloatArray
+    pool: tuple[str, ...]
+    before: IntArray  # workers that were starting or ready
+    after: IntArray  # that were to be
+
+
+@dataclass(frozen=True, slots=True)
 class RunResult:
     """One finished simulation: the input of every report."""
 
@@ -487,3 +497,4 @@ class RunResult:
     links: LinkLog | None = None  # None: nothing was moved between workers
     tiers: tuple[TierLog, ...] = ()  # the nearest first; empty: there are none
     retention: RetentionLog | None = None  # None: no request said anything of its blocks
+    scaling: ScalingLog | None = None  # None: nobody controls the number of workers

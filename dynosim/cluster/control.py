@@ -11,6 +11,7 @@ from typing import Any
 
 import simpy
 
+from dynosim.cluster.books import Books
 from dynosim.cluster.cluster import Cluster
 from dynosim.cluster.pool import Worker
 from dynosim.cluster.spec import PoolSpec
@@ -34,12 +35,19 @@ class ControlPlane:
     """What a process sees and does: the clock (`env`, in ms), workers, the load.
 
     The run ends with the last data-plane event: a process that wakes up for ever does not prolong
-    it, unless the load is held and only a process can release it.
+    it, unless requests wait for what only a process can bring: for the load that it holds, or for
+    workers to come.
     """
 
     def __init__(
-        self, cluster: Cluster, pools: Sequence[PoolSpec], processes: "Sequence[Process]"
+        self,
+        cluster: Cluster,
+        pools: Sequence[PoolSpec],
+        processes: "Sequence[Process]",
+        books: Books,
     ) -> None:
+        self.books = books
+        self.wanted = {pool.name: pool.workers for pool in pools}  # as was last asked for
         self.env = simpy.Environment()
         self.is_stopped = False
         self._cluster = cluster
@@ -61,6 +69,26 @@ class ControlPlane:
             WorkerView(worker.worker_id, worker.pool.name, worker.phase, worker.num_requests)
             for worker in self._cluster.workers
         )
+
+    @property
+    def inside(self) -> Sequence[Worker]:
+        """All workers there have been, by id, with all that is inside: to look at only."""
+        return self._cluster.workers
+
+    @property
+    def num_queued(self) -> int:
+        """Requests that wait in a router, or for a worker to come."""
+        return self._cluster.num_queued
+
+    @property
+    def num_in_lobby(self) -> int:
+        """Of them, those that wait for a worker to come."""
+        return self._cluster.num_in_lobby
+
+    @property
+    def is_waiting_only(self) -> bool:
+        """Whether requests wait for a worker to come, and nothing else goes on."""
+        return self._cluster.num_in_lobby > 0 and self._cluster.next_ms() == NEVER
 
     @property
     def num_requests(self) -> tuple[int, ...]:
@@ -139,6 +167,8 @@ class ControlPlane:
     @property
     def _is_awaited(self) -> bool:
         """Whether requests wait for something that only a process can bring."""
+        if self._cluster.num_in_lobby:
+            return True
         return self._is_held and self._cluster.has_unended
 
     def _start_up(self, worker: Worker) -> ProcessGenerator:

@@ -171,6 +171,8 @@ class Journal:
         self.status = array("q", [int(RequestStatus.UNFINISHED)]) * num_requests
         self.errors: dict[int, str] = {}
         self.gave_up_ms: dict[int, float] = {}
+        self.refused_ms: dict[int, float] = {}  # when rejected, or failed
+        self.arrived: array[int] | None = None  # in the order of arrival; None: nobody asks
         self.stalled_gaps_ms = array("d")
         self.steps = StepRows()
         self.handoffs: HandoffColumns | None = None  # None: whoever has a request keeps it

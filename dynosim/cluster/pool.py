@@ -38,6 +38,7 @@ class Worker:
         "pool",
         "rank",
         "ready_ms",
+        "since_ms",
         "station_id",
         "token_log",
         "worker_id",
@@ -61,6 +62,7 @@ class Worker:
         self.token_log = token_log
         self.phase = Phase.STARTING
         self.launched_ms = launched_ms
+        self.since_ms = launched_ms  # when it came to its phase
         self.ready_ms = NAN
         self.ended_ms = NAN
         self.rank = rank
@@ -103,6 +105,8 @@ class Worker:
         phase = next_phase(self.phase, event)
         if phase is None:
             raise ValueError(f"worker {self.worker_id} is {self.phase.value}: not {event.value}")
+        if phase is not self.phase:
+            self.since_ms = now_ms
         self.phase = phase
         if phase is Phase.READY:
             self.ready_ms = now_ms

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dynosim.cluster.apart import can_go_apart, one_by_one
+from dynosim.cluster.books import Books
 from dynosim.cluster.cluster import AnyPlacer, Cluster
 from dynosim.cluster.handoffs import Handoffs
 from dynosim.cluster.journal import HandoffColumns, Journal, TierColumns
 from dynosim.cluster.launcher import Launcher
+from dynosim.cluster.lobby import Lobby
 from dynosim.cluster.outside import as_clients_see
 from dynosim.cluster.patience import Patience
 from dynosim.cluster.pins import check_pins
@@ -115,12 +117,14 @@ def simulate(
         handoffs=handoffs,
         turnaround_ms=outside_ms,
         patience=patience,
+        lobby=Lobby() if options.waits_for_workers else None,
     )
     _launch_all(running, cluster)
     until_ms = NEVER if options.until_ms is None else options.until_ms - outside_ms
     parts = _Parts(progress)
+    books = Books(journal, placer, cluster, ingress_ms=ingress_ms, egress_ms=egress_ms)
     if processes:
-        until_ms, end_ms = _run_steered(running, cluster, until_ms, processes)
+        until_ms, end_ms = _run_steered(running, cluster, until_ms, processes, books)
     elif (
         isinstance(placer, LoadPlacer)
         and patience is None
@@ -151,6 +155,7 @@ def simulate(
         links=None if handoffs is None else handoffs.transfers.log(),
         tiers=running.stores.log(),
         retention=running.retention_log(),
+        scaling=books.scaling_log(),
         simulate_wall_ms=(time.perf_counter() - started) * 1e3,
     )
     if outside_ms == 0:
@@ -208,14 +213,18 @@ def _in_turn(block_size: int, seed: int) -> RoutingSpec:
 
 
 def _run_steered(
-    running: Cluster, spec: ClusterSpec, until_ms: float, processes: "Sequence[Process]"
+    running: Cluster,
+    spec: ClusterSpec,
+    until_ms: float,
+    processes: "Sequence[Process]",
+    books: Books,
 ) -> tuple[float, float]:
     """Run to the end or to `until_ms`; returns that, or when a process stopped the run, and when
     the last thing happened.
     """
     from dynosim.cluster.control import ControlPlane
 
-    control = ControlPlane(running, spec.pools, processes)
+    control = ControlPlane(running, spec.pools, processes, books)
     control.run_until(until_ms)
     if control.is_stopped:
         until_ms = control.now_ms

@@ -262,7 +262,8 @@ class RunOptions:
     what is under way then is unfinished. `exact_stepping` decides every engine step on its own
     instead of in bulk: the same result, slower. `records_trail` keeps what single requests did in
     steps. A client gives up a request whose last token has not come `client_timeout_ms` after it
-    was sent; None: never.
+    was sent; None: never. While no worker at all could take a request it `waits_for_workers`, or
+    is refused.
     """
 
     concurrency: int | None = None
@@ -271,6 +272,7 @@ class RunOptions:
     exact_stepping: bool = False
     records_trail: bool = False
     client_timeout_ms: float | None = None
+    waits_for_workers: bool = False
 
 
 def worker_card(worker_id: WorkerId, pool: PoolSpec, place: int) -> WorkerCard:
