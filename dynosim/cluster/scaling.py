@@ -91,11 +91,19 @@ class ScalingProcess:
         self._scrapes: list[Scrape] = []  # that nobody has looked at yet
         self._orders: list[_Order] = []
         self._idle_since_ms = NEVER  # requests wait for a worker, and nothing else goes on
+        self._sight: _Sight | None = None
 
     def __call__(self, control: ControlPlane) -> ProcessGenerator:
         """See `dynosim.cluster.control`; what arrives from now on is seen."""
         control.books.is_controlled = True
-        return self._run(control, _Sight(control, self._spec))
+        self._sight = _Sight(control, self._spec)
+        return self._run(control, self._sight)
+
+    def scrape_at_end(self, end_ms: float) -> Scrape:
+        """The metrics once the run is over. Raises: RuntimeError if none has begun."""
+        if self._sight is None:
+            raise RuntimeError("nothing has run under this controller")
+        return self._sight.scrape(end_ms)
 
     def _run(self, control: ControlPlane, sight: "_Sight") -> ProcessGenerator:
         spec, controller = self._spec, self._controller

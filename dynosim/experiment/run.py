@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from dynosim.timing.model import StepTimeModel
 if TYPE_CHECKING:
     import polars as pl
 
+    from dynosim.cluster.control import Process
     from dynosim.router.witness import ChoiceWitness
     from dynosim.routerlog.replay import LogWriter
 
@@ -118,6 +119,7 @@ def run(
     witness: "ChoiceWitness | None" = None,
     progress: Progress | None = None,
     watch: Watch | None = None,
+    processes: "Sequence[Process]" = (),
 ) -> RunOutcome:
     """Simulate `config`. `trace` is the workload if it has been loaded already, `prepared` what
     `prepare` gives, perhaps with other step times.
@@ -127,7 +129,8 @@ def run(
     in steps; `witness` notes what some requests' workers were chosen from. `wall_time_ms` in the
     report is real time from before the trace is opened to the end. `check` tests the laws of
     conservation on the result. `progress` is told several times a second how many requests have
-    ended, and of how many. `watch` may end the run early.
+    ended, and of how many. `watch` may end the run early. `processes` watch and steer it, see
+    `dynosim.cluster.control`.
 
     Pins that ask for more than all caches hold are refused only where the workload is loaded here:
     who gives another load, as a search does, wants to see what becomes of it.
@@ -161,7 +164,9 @@ def run(
         options = run_options(config, exact_stepping=exact_stepping, records_trail=record_trail)
         if is_own_load and trace.retention is not None and options.concurrency is None:
             check_pins_together(trace, extents_for(trace, cluster), cluster)
-        result = simulate(trace, cluster, options, progress=progress, watch=watch)
+        result = simulate(
+            trace, cluster, options, processes=processes, progress=progress, watch=watch
+        )
         if log is not None:
             log.close()
         if check:
