@@ -11,29 +11,31 @@ instant above a bucket's bound counts as that bound.
 """
 
 from array import array
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from itertools import accumulate
+from typing import Final
 
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.pool import Worker
-from dynosim.cluster.run_steps import NewSteps, StepTally
+from dynosim.cluster.run_steps import GapTally, NewSteps
 from dynosim.engine.instant import RELATIVE_TOLERANCE, TOLERANCE_MS
+from dynosim.engine.pace import NEVER
 from dynosim.planner import frontend_metrics as names
 from dynosim.planner.frontend_metrics import BucketCounts, HistogramNames, sample_name
 from dynosim.planner.observation import Scrape
-from dynosim.records import FloatArray, IntArray, RequestStatus
+from dynosim.records import RequestStatus, packed
 from dynosim.workers.lifecycle import Phase
 
-_UNFINISHED = int(RequestStatus.UNFINISHED)
-_SUM_DIGITS = 6  # of seconds: sums in two orders of adding are the same then
-_OUTCOMES = {
-    RequestStatus.COMPLETED: ("success", "completed"),
-    RequestStatus.FAILED: ("error", "failed"),
-    RequestStatus.REJECTED: ("error", "rejected"),
-    RequestStatus.TIMED_OUT: ("cancelled", "cancelled"),
+UNFINISHED: Final = int(RequestStatus.UNFINISHED)
+REJECTED: Final = int(RequestStatus.REJECTED)
+_TOTALS = (names.ROUTER_CACHED_TOKENS, names.ENGINE_CACHED_TOKENS, names.PROMPT_TOKENS)
+_OUTCOMES: dict[int, tuple[str, str]] = {
+    int(RequestStatus.COMPLETED): ("success", "completed"),
+    int(RequestStatus.FAILED): ("error", "failed"),
+    REJECTED: ("error", "rejected"),
+    int(RequestStatus.TIMED_OUT): ("cancelled", "cancelled"),
 }
 
 
@@ -64,56 +66,27 @@ class FrontendPath:
 
 
 class _Histogram:
-    """Observations by bucket under the names of its samples."""
+    """Observations by bucket, under the names of its samples."""
 
-    __slots__ = ("_bounds", "_names", "counts")
+    __slots__ = ("_counts", "_is_new", "_names")
 
     def __init__(self, name: str, labels: dict[str, str]) -> None:
-        bounds = names.BUCKETS[name]
-        self.counts = BucketCounts(bounds)
+        self._counts = BucketCounts(names.BUCKETS[name])
         self._names = HistogramNames(name, labels)
-        self._bounds = np.array(bounds)
+        self._is_new = True
 
-    def observe_all(self, values: FloatArray, slack: float = 0.0) -> None:
-        """Some observations; those up to `slack` above a bound count as that bound."""
-        if not len(values):
-            return
-        places = np.searchsorted(self._bounds, values - slack)
-        counts = self.counts
-        for place, number in enumerate(np.bincount(places, minlength=len(counts.counts)).tolist()):
-            counts.counts[place] += number
-        counts.total += float(values.sum())
+    def observe(self, value: float, slack: float = 0.0) -> None:
+        """One observation; up to `slack` above a bound it counts as that bound."""
+        counts = self._counts
+        counts.counts[bisect_left(counts.bounds, value - slack)] += 1
+        counts.total += value
+        self._is_new = True
 
     def write(self, values: dict[str, float]) -> None:
-        """Its samples."""
-        cumulative = self.counts.cumulative()
-        for name, count in zip(self._names.buckets, cumulative, strict=True):
-            values[name] = float(count)
-        values[self._names.count] = float(cumulative[-1])
-        values[self._names.sum] = round(self.counts.total, _SUM_DIGITS)
-
-
-class _GapHistogram:
-    """Inter-token latencies: those of steps that are over for good, and of runs under way."""
-
-    def __init__(self, labels: dict[str, str]) -> None:
-        self._names = HistogramNames(names.ITL, labels)
-        self._tally = StepTally(names.BUCKETS[names.ITL])
-
-    def write(
-        self, steps: NewSteps, stalled_ms: FloatArray, now_ms: float, values: dict[str, float]
-    ) -> None:
-        """Take in new steps and stretched gaps; the samples at `now_ms`."""
-        tally = self._tally
-        slack_ms = _slack_ms(now_ms)
-        tally.add_rows(steps, slack_ms)
-        tally.add_gaps(stalled_ms, slack_ms)
-        counts, total_ms = tally.with_runs(steps.runs, slack_ms)
-        cumulative = np.cumsum(counts).tolist()
-        for name, count in zip(self._names.buckets, cumulative, strict=True):
-            values[name] = float(count)
-        values[self._names.count] = float(cumulative[-1])
-        values[self._names.sum] = round(total_ms / 1e3, _SUM_DIGITS)
+        """Its samples, if they have changed."""
+        if self._is_new:
+            self._is_new = False
+            self._names.write(self._counts.cumulative(), self._counts.total, values)
 
 
 class Exposition:
@@ -132,26 +105,29 @@ class Exposition:
             journal.arrived = array("q")
         self._journal = journal
         self._arrived = journal.arrived
+        self._input_tokens = packed(journal.trace.input_tokens)
         self._num_arrived = 0
         self._num_stalled = 0
         self._path = path
-        self._labels = labels
+        self._outside_ms = path.ingress_ms + path.egress_ms
         self._block_size = block_size
-        self._input_tokens = journal.trace.input_tokens
-        self._columns = _Columns(journal, overlap_blocks)
-        # In flight: their indexes, and what of them has been counted.
-        self._open: IntArray = np.zeros(0, np.int64)
-        self._has_first: NDArray[np.bool_] = np.zeros(0, np.bool_)
-        self._is_placed: NDArray[np.bool_] = np.zeros(0, np.bool_)
+        self._overlap_blocks = overlap_blocks
+        # Requests in flight: all, those that no worker has had, and those without a token.
+        self._open: list[int] = []
+        self._unplaced: list[int] = []
+        self._awaiting_first: list[int] = []
         common = labels.common
-        self._histograms = {
-            name: _Histogram(name, common) for name in names.BUCKETS if name != names.ITL
-        }
-        self._gaps = _GapHistogram(common)
-        self._totals = dict.fromkeys(
-            (names.ROUTER_CACHED_TOKENS, names.ENGINE_CACHED_TOKENS, names.PROMPT_TOKENS), 0
-        )
-        self._ended: dict[RequestStatus, int] = {}
+        self._values: dict[str, float] = {}  # of the last scrape
+        self._input = _Histogram(names.INPUT_TOKENS, common)
+        self._output = _Histogram(names.OUTPUT_TOKENS, common)
+        self._wait = _Histogram(names.ROUTER_WAIT, common)
+        self._ttft = _Histogram(names.TTFT, common)
+        self._duration = _Histogram(names.DURATION, common)
+        self._gaps = GapTally(names.ITL_BUCKETS)
+        self._gap_names = HistogramNames(names.ITL, common)
+        self._names = _Names(labels, is_disaggregated=path.is_disaggregated)
+        self._totals = dict.fromkeys(_TOTALS, 0)
+        self._ended: dict[int, int] = {}
         self._num_refused_at_once = 0  # prompts that are too long
 
     def scrape(
@@ -159,102 +135,106 @@ class Exposition:
     ) -> Scrape:
         """The metrics at `now_ms`; all that happened by then has been done.
 
-        `workers` are those that ever had a request that is in flight; `steps` are new since the
-        last scrape.
+        `workers` are those alive, `num_queued` requests wait to be placed, and `steps` are new
+        since the last scrape.
         """
+        slack_ms = TOLERANCE_MS + RELATIVE_TOLERANCE * now_ms  # what rounding may do to a duration
         self._take_arrivals()
         self._take_placements()
-        self._take_first_tokens(now_ms)
-        self._take_ends(now_ms)
-        values: dict[str, float] = {}
+        self._take_first_tokens(slack_ms)
+        self._take_ends(slack_ms)
+        values = self._values
         self._write_gauges(workers, num_queued, values)
         self._write_counters(values)
-        for histogram in self._histograms.values():
+        for histogram in (self._input, self._output, self._wait, self._ttft, self._duration):
             histogram.write(values)
-        self._gaps.write(steps, self._new_stalls(), now_ms, values)
-        return Scrape(now_ms, values)
+        counts, total_ms = self._gaps.take(steps, self._new_stalls(), slack_ms)
+        self._gap_names.write(list(accumulate(counts)), total_ms / 1e3, values)
+        return Scrape(now_ms, values.copy())
 
     # ---- what has happened ---------------------------------------------------------------------
 
     def _take_arrivals(self) -> None:
-        new = np.array(self._arrived[self._num_arrived :], np.int64)
-        if not len(new):
-            return
+        new = self._arrived[self._num_arrived :].tolist()
         self._num_arrived += len(new)
-        tokens = self._input_tokens[new]
-        tokens = tokens[tokens < self._path.max_model_len]  # the frontend itself refuses others
-        self._histograms[names.INPUT_TOKENS].observe_all(tokens.astype(np.float64))
-        self._totals[names.PROMPT_TOKENS] += int(tokens.sum())
-        nothing = np.zeros(len(new), np.bool_)
-        self._open = np.concatenate((self._open, new))
-        self._has_first = np.concatenate((self._has_first, nothing))
-        self._is_placed = np.concatenate((self._is_placed, nothing))
+        self._open += new
+        self._unplaced += new
+        self._awaiting_first += new
+        limit, num_tokens = self._path.max_model_len, 0
+        for index in new:
+            tokens = self._input_tokens[index]
+            if tokens < limit:  # the frontend itself refuses others
+                num_tokens += tokens
+                self._input.observe(tokens)
+        self._totals[names.PROMPT_TOKENS] += num_tokens
 
     def _take_placements(self) -> None:
         """Those that have gone to their first worker: how long they waited, what is cached."""
-        is_new = (self._columns.worker_id[self._open] >= 0) & ~self._is_placed
-        new = self._open[is_new]
-        if not len(new):
-            return
-        self._is_placed |= is_new
-        waited_ms = self._columns.since_arrival_ms(new, self._journal.dispatch_ms)
-        wait_s = (waited_ms + self._path.ingress_ms) / 1e3
-        self._histograms[names.ROUTER_WAIT].observe_all(wait_s)
-        overlap_blocks = self._columns.overlap_blocks
-        if overlap_blocks is not None:
-            cached = np.minimum(overlap_blocks[new] * self._block_size, self._input_tokens[new])
-            self._totals[names.ROUTER_CACHED_TOKENS] += int(cached.sum())
+        journal, overlap_blocks = self._journal, self._overlap_blocks
+        unplaced, num_cached = [], 0
+        for index in self._unplaced:
+            if journal.worker_id[index] < 0:
+                if journal.status[index] == UNFINISHED:
+                    unplaced.append(index)
+                continue
+            arrival_ms = journal.arrival_ms[index]
+            waited_ms = journal.dispatch_ms.get(index, arrival_ms) - arrival_ms
+            self._wait.observe((waited_ms + self._path.ingress_ms) / 1e3)
+            if overlap_blocks is not None:
+                cached = int(overlap_blocks[index] * self._block_size)
+                num_cached += min(cached, self._input_tokens[index])
+        self._unplaced = unplaced
+        self._totals[names.ROUTER_CACHED_TOKENS] += num_cached
 
-    def _take_first_tokens(self, now_ms: float) -> None:
-        first_ms = self._columns.first_token_ms[self._open]
-        is_new = ~np.isnan(first_ms) & ~self._has_first
-        if not is_new.any():
-            return
-        self._has_first |= is_new
-        new, first_ms = self._open[is_new], first_ms[is_new]
-        if self._journal.gave_up_ms:  # a token made for nobody counts for nobody
-            gave_up_ms = self._journal.gave_up_ms
-            limits = [gave_up_ms.get(index, np.inf) for index in new.tolist()]
-            heard = first_ms <= np.array(limits)
-            new, first_ms = new[heard], first_ms[heard]
-        outside_ms = self._path.ingress_ms + self._path.egress_ms
-        ttft_ms = first_ms - self._columns.arrival_ms[new] + outside_ms
-        self._histograms[names.TTFT].observe_all(ttft_ms / 1e3, _slack_ms(now_ms) / 1e3)
+    def _take_first_tokens(self, slack_ms: float) -> None:
+        journal, outside_ms = self._journal, self._outside_ms
+        gave_up_ms = journal.gave_up_ms
+        waiting = []
+        for index in self._awaiting_first:
+            first_ms = journal.first_token_ms[index]
+            if first_ms != first_ms:
+                if journal.status[index] == UNFINISHED:
+                    waiting.append(index)
+            elif not gave_up_ms or first_ms <= gave_up_ms.get(index, NEVER):  # else for nobody
+                ttft_ms = first_ms - journal.arrival_ms[index] + outside_ms
+                self._ttft.observe(ttft_ms / 1e3, slack_ms / 1e3)
+        self._awaiting_first = waiting
 
-    def _take_ends(self, now_ms: float) -> None:
-        columns, journal = self._columns, self._journal
-        status = columns.status[self._open]
-        has_ended = status != _UNFINISHED
-        ended = self._open[has_ended]
-        if not len(ended):
+    def _take_ends(self, slack_ms: float) -> None:
+        journal = self._journal
+        status = journal.status
+        ended = [index for index in self._open if status[index] != UNFINISHED]
+        if not ended:
             return
-        status = status[has_ended]
-        left = ~has_ended
-        self._open, self._has_first, self._is_placed = (
-            self._open[left],
-            self._has_first[left],
-            self._is_placed[left],
-        )
-        for outcome in _OUTCOMES:
-            number = int((status == outcome).sum())
-            self._ended[outcome] = self._ended.get(outcome, 0) + number
-        ends_ms = columns.finish_ms[ended]
-        for times_ms in (journal.refused_ms, journal.gave_up_ms):
-            if times_ms:
-                known = [times_ms.get(index, np.nan) for index in ended.tolist()]
-                ends_ms = np.where(np.isnan(known), ends_ms, known)
-        outside_ms = self._path.ingress_ms + self._path.egress_ms
-        e2e_ms = ends_ms - columns.arrival_ms[ended] + outside_ms
-        self._histograms[names.DURATION].observe_all(e2e_ms / 1e3, _slack_ms(now_ms) / 1e3)
-        is_generation = self._input_tokens[ended] < self._path.max_model_len
-        self._num_refused_at_once += int((~is_generation).sum())
-        ended = ended[is_generation]
-        tokens = columns.produced_tokens[ended]
-        self._histograms[names.OUTPUT_TOKENS].observe_all(tokens.astype(np.float64))
-        self._totals[names.ENGINE_CACHED_TOKENS] += int(columns.cached(ended).sum())
+        self._open = [index for index in self._open if status[index] == UNFINISHED]
+        num_cached = 0
+        for index in ended:
+            outcome = status[index]
+            self._ended[outcome] = self._ended.get(outcome, 0) + 1
+            e2e_ms = self._end_ms(index) - journal.arrival_ms[index] + self._outside_ms
+            self._duration.observe(e2e_ms / 1e3, slack_ms / 1e3)
+            if self._input_tokens[index] < self._path.max_model_len:
+                self._output.observe(journal.produced_tokens[index])
+                num_cached += self._cached(index)
+            else:
+                self._num_refused_at_once += 1
+        self._totals[names.ENGINE_CACHED_TOKENS] += num_cached
 
-    def _new_stalls(self) -> FloatArray:
-        stalled_ms = np.array(self._journal.stalled_gaps_ms[self._num_stalled :])
+    def _end_ms(self, index: int) -> float:
+        journal = self._journal
+        end_ms = journal.finish_ms[index]
+        end_ms = journal.refused_ms.get(index, end_ms)
+        return journal.gave_up_ms.get(index, end_ms)
+
+    def _cached(self, index: int) -> int:
+        """Prompt tokens that engines had cached, as `RequestLog.cached_tokens` says it."""
+        cached, tiers = self._journal.cached_tokens[index], self._journal.tiers
+        if tiers is None:
+            return cached
+        return min(cached + tiers.onboarded_tokens[index], self._input_tokens[index] - 1)
+
+    def _new_stalls(self) -> "array[float]":
+        stalled_ms = self._journal.stalled_gaps_ms[self._num_stalled :]
         self._num_stalled += len(stalled_ms)
         return stalled_ms
 
@@ -263,115 +243,83 @@ class Exposition:
     def _write_gauges(
         self, workers: Sequence[Worker], num_queued: int, values: dict[str, float]
     ) -> None:
-        common = self._labels.common
-        values[sample_name(names.ACTIVE_REQUESTS, common)] = float(len(self._open))
-        num_prefilling, num_dispatched = self._on_workers(workers)
-        num_routing = len(self._open) - num_prefilling - num_dispatched
-        stages = {("preprocess", ""): 0, ("route", ""): num_routing}
-        if self._path.is_disaggregated:
-            stages["dispatch", "prefill"] = num_prefilling
-            stages["dispatch", "decode"] = num_dispatched
+        known, num_open = self._names, len(self._open)
+        values[known.active] = float(num_open)
+        values[known.preprocess] = 0.0
+        if known.dispatch_prefill is None:
+            values[known.route] = float(num_queued)
+            values[known.dispatch] = float(num_open - num_queued)
         else:
-            stages["dispatch", ""] = num_dispatched
-        namespace = self._labels.namespace
-        for (stage, phase), number in stages.items():
-            labels = {names.NAMESPACE_LABEL: namespace, "stage": stage, "phase": phase}
-            values[sample_name(names.STAGE_REQUESTS, labels)] = float(number)
-        num_ready = sum(worker.phase is Phase.READY and worker.rank == 0 for worker in workers)
-        values[sample_name(names.WORKERS, common)] = float(num_ready)
-        values[sample_name(names.WORKERS_FENCED, common)] = 0.0
-        values[sample_name(names.QUEUED_REQUESTS, common)] = float(num_queued)
+            num_prefilling, num_decoding = self._by_phase(workers)
+            values[known.route] = float(num_open - num_prefilling - num_decoding)
+            values[known.dispatch_prefill] = float(num_prefilling)
+            values[known.dispatch] = float(num_decoding)
+        num_ready = sum([worker.phase is Phase.READY and worker.rank == 0 for worker in workers])
+        values[known.workers] = float(num_ready)
+        values[known.workers_fenced] = 0.0
+        values[known.queued] = float(num_queued)
 
-    def _on_workers(self, workers: Sequence[Worker]) -> tuple[int, int]:
+    def _by_phase(self, workers: Sequence[Worker]) -> tuple[int, int]:
         """Requests that a prefill worker has and no decode worker yet; and those of others.
 
         Who has lost its worker is with none until it is placed anew.
         """
-        on = self._columns.worker_id[self._open]
-        on = on[on >= 0]
-        if not len(on):
-            return 0, 0
-        by_worker = np.bincount(on)
-        num_prefilling = num_others = 0
-        for worker in workers:
-            if worker.is_alive and worker.worker_id < len(by_worker):
-                number = int(by_worker[worker.worker_id])
-                if worker.is_prefill:
-                    num_prefilling += number
-                else:
-                    num_others += number
-        return num_prefilling, num_others
+        prefills: dict[int, bool] = {worker.worker_id: worker.is_prefill for worker in workers}
+        worker_id = self._journal.worker_id
+        on = [prefills.get(worker_id[index]) for index in self._open]
+        num_prefilling = on.count(True)
+        return num_prefilling, on.count(False)
 
     def _write_counters(self, values: dict[str, float]) -> None:
-        labels, common = self._labels, self._labels.common
+        known = self._names
         for name, total in self._totals.items():
-            values[sample_name(f"{name}_total", common)] = float(total)
+            values[known.totals[name]] = float(total)
         migrations = sum(self._journal.migrations.values()) if self._journal.migrations else 0
-        values[sample_name(f"{names.MIGRATIONS}_total", common)] = float(migrations)
-        of_requests = {"endpoint": labels.endpoint, "request_type": labels.request_type}
+        values[known.totals[names.MIGRATIONS]] = float(migrations)
         by_status: dict[str, int] = {}
         for outcome, number in self._ended.items():
-            if outcome is RequestStatus.REJECTED:
-                number_of_generations = number - self._num_refused_at_once
-            else:
-                number_of_generations = number
             status, ended_as = _OUTCOMES[outcome]
             by_status[status] = by_status.get(status, 0) + number
-            if number_of_generations:
-                name = sample_name(f"{names.GENERATIONS}_total", {**common, "outcome": ended_as})
-                values[name] = float(number_of_generations)
-        for status, number in by_status.items():
+            if outcome == REJECTED:
+                number -= self._num_refused_at_once
             if number:
-                name = sample_name(
-                    f"{names.REQUESTS}_total", {**common, **of_requests, "status": status}
-                )
-                values[name] = float(number)
+                values[known.generations[ended_as]] = float(number)
+        for status, number in by_status.items():
+            values[known.requests[status]] = float(number)
 
 
-class _Columns:
-    """The journal's columns as numpy sees them, without copying."""
+class _Names:
+    """The names of gauges and counters, made once."""
 
-    def __init__(self, journal: Journal, overlap_blocks: "array[float] | None") -> None:
-        self.arrival_ms: FloatArray = _floats(journal.arrival_ms)
-        self.first_token_ms: FloatArray = _floats(journal.first_token_ms)
-        self.finish_ms: FloatArray = _floats(journal.finish_ms)
-        self.produced_tokens: IntArray = _ints(journal.produced_tokens)
-        self.worker_id: IntArray = _ints(journal.worker_id)
-        self.status: IntArray = _ints(journal.status)
-        self.overlap_blocks = None if overlap_blocks is None else _floats(overlap_blocks)
-        self._cached_tokens: IntArray = _ints(journal.cached_tokens)
-        self._input_tokens = journal.trace.input_tokens
-        self._onboarded: IntArray | None = None
-        if journal.tiers is not None:
-            self._onboarded = _ints(journal.tiers.onboarded_tokens)
+    def __init__(self, labels: FrontendLabels, *, is_disaggregated: bool) -> None:
+        common = labels.common
 
-    def since_arrival_ms(self, indexes: IntArray, later_ms: dict[int, float]) -> FloatArray:
-        """From arrival until a time that is told only where it is later."""
-        if not later_ms:
-            return np.zeros(len(indexes))
-        arrival_ms = self.arrival_ms[indexes]
-        pairs: Iterable[tuple[int, float]] = zip(indexes.tolist(), arrival_ms.tolist(), strict=True)
-        return np.array([later_ms.get(i, came_ms) for i, came_ms in pairs]) - arrival_ms
+        def of(name: str, **more: str) -> str:
+            return sample_name(name, common | more)
 
-    def cached(self, indexes: IntArray) -> IntArray:
-        """Prompt tokens that engines had cached, as `RequestLog.cached_tokens` says it."""
-        cached: IntArray = self._cached_tokens[indexes]
-        if self._onboarded is None:
-            return cached
-        found = cached + self._onboarded[indexes]
-        limits: IntArray = self._input_tokens[indexes] - 1
-        cached = np.minimum(found, limits)
-        return cached
+        def stage(stage: str, phase: str = "") -> str:
+            of_stage = {"stage": stage, "phase": phase}
+            labels_of = {names.NAMESPACE_LABEL: labels.namespace, **of_stage}
+            return sample_name(names.STAGE_REQUESTS, labels_of)
 
-
-def _floats(column: "array[float]") -> FloatArray:
-    return np.frombuffer(column, np.float64)
-
-
-def _ints(column: "array[int]") -> IntArray:
-    return np.frombuffer(column, np.int64)
-
-
-def _slack_ms(now_ms: float) -> float:
-    """How far rounding may take a duration that ends by now."""
-    return TOLERANCE_MS + RELATIVE_TOLERANCE * now_ms
+        self.active = of(names.ACTIVE_REQUESTS)
+        self.preprocess, self.route = stage("preprocess"), stage("route")
+        self.dispatch = stage("dispatch", "decode" if is_disaggregated else "")
+        self.dispatch_prefill = stage("dispatch", "prefill") if is_disaggregated else None
+        self.workers = of(names.WORKERS)
+        self.workers_fenced = of(names.WORKERS_FENCED)
+        self.queued = of(names.QUEUED_REQUESTS)
+        self.totals = {name: of(f"{name}_total") for name in (*_TOTALS, names.MIGRATIONS)}
+        self.generations = {
+            ended_as: of(f"{names.GENERATIONS}_total", outcome=ended_as)
+            for _, ended_as in _OUTCOMES.values()
+        }
+        self.requests = {
+            status: of(
+                f"{names.REQUESTS}_total",
+                endpoint=labels.endpoint,
+                request_type=labels.request_type,
+                status=status,
+            )
+            for status, _ in _OUTCOMES.values()
+        }

@@ -4,197 +4,205 @@ The journal has a row for each step or run that is over. What of a run under way
 asked of its engine. So it is the same whether steps go by in bulk or singly.
 """
 
+from array import array
+from bisect import bisect_left
 from collections.abc import Sequence
-from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Final, NamedTuple
 
 from dynosim.cluster.journal import NAN, Journal
 from dynosim.cluster.pool import Worker
 from dynosim.engine.engine import RunSoFar
-from dynosim.records import FloatArray, IntArray
 from dynosim.timing.model import StepTimeModel
+from dynosim.timing.step import StepShape
 
-# Columns of a row's counts, in the order of `StepRows.append`.
-WORKER, NUM_STEPS, NUM_PREFILLS, PREFILL_TOKENS = 0, 1, 2, 3
-NUM_DECODES, CONTEXT = 5, 6
+PLACE: Final = 2  # of a known range, see `StepPlaces`
 
 
-class RunUnderWay(NamedTuple):
-    """What of a worker's run has been delivered."""
+StepRow = tuple[float, float, int, int, int, int, int, int, int, int, int, int]
+"""A step, or a run of uniform steps: what `StepRows.append` gets of it, in that order. A duration
+of NaN is for the step times to say."""
 
-    worker: Worker
-    so_far: RunSoFar
-
-    @property
-    def num_steps(self) -> int:
-        """Steps delivered since it began."""
-        return self.so_far.num_steps + (self.so_far.first is not None)
-
-    def rows(self) -> tuple[list[float], list[list[int]]]:
-        """What was delivered as rows will tell it, but for counts at their ends: lengths in ms (NaN
-        where it is for the step times to say), and counts."""
-        worker_id, so_far = self.worker.worker_id, self.so_far
-        first = so_far.first
-        lengths_ms, counts = [], []
-        if first is not None:
-            lengths_ms.append(first.end_ms - first.start_ms)
-            decoding = [first.num_decodes, first.decode_context_tokens]
-            counts.append([worker_id, 1, 0, 0, 0, *decoding, 0, 0, 0])
-        if so_far.num_steps:
-            lengths_ms.append(NAN)
-            decoding = [so_far.num_decodes, so_far.context_tokens]
-            counts.append([worker_id, so_far.num_steps, 0, 0, 0, *decoding, 0, 0, 0])
-        return lengths_ms, counts
+DURATION: Final = 1
+WORKER: Final = 2
+NUM_STEPS: Final = 3
+NUM_PREFILLS: Final = 4
+PREFILL_TOKENS: Final = 5
+NUM_DECODES: Final = 7
+CONTEXT: Final = 8
 
 
 class NewSteps(NamedTuple):
-    """Rows since the last look, oldest first, and runs under way."""
+    """What is new since the last look, in the order in which it ended."""
 
-    duration_ms: FloatArray
-    counts: NDArray[np.int64]  # (rows, 10)
-    runs: list[RunUnderWay]
-    times: dict[int, StepTimeModel]  # by worker id
-
-    @property
-    def worker_id(self) -> IntArray:
-        """Whose rows they are."""
-        return self.counts[:, WORKER]
+    over: list[StepRow]
+    under_way: list[StepRow]  # what of runs under way has been delivered
+    workers: Sequence[Worker]  # all there have been, by id
 
 
-class StepReader:
-    """Reads the journal's step log as it grows."""
+Runs = dict[int, RunSoFar]
+"""How far the runs under way are, by worker id."""
+
+
+def runs_under_way(workers: Sequence[Worker], now_ms: float) -> Runs:
+    """Those of some workers; who does single steps has none."""
+    runs: Runs = {}
+    for worker in workers:
+        engine = worker.engine
+        if engine.run_steps:
+            so_far = engine.run_so_far(now_ms)
+            if so_far is not None:
+                runs[worker.worker_id] = so_far
+    return runs
+
+
+class StepFeed:
+    """The journal's step log as it grows; two who read the same get the same list."""
 
     def __init__(self, journal: Journal) -> None:
         self._rows = journal.steps
+        self._read: list[StepRow] = []
+        self._span = (0, 0)
+
+    def since(self, first: int) -> list[StepRow]:
+        """The rows from that one on."""
+        span = (first, len(self._rows))
+        if span != self._span:
+            self._read, self._span = self._rows.since(first), span
+        return self._read
+
+
+class StepReader:
+    """Reads a feed: what is new each time."""
+
+    def __init__(self, feed: StepFeed) -> None:
+        self._feed = feed
         self._num_seen = 0
-        self._times: dict[int, StepTimeModel] = {}
-        self._num_workers = 0
 
-    def read(self, workers: Sequence[Worker], alive: Sequence[Worker], now_ms: float) -> NewSteps:
-        """What is new at `now_ms`; `workers` are all there have been."""
-        for worker in workers[self._num_workers :]:
-            self._times[worker.worker_id] = worker.pool.times
-        self._num_workers = len(workers)
-        new = self._rows.array()[self._num_seen :]
-        duration_ms, counts = new["times"][:, 1].copy(), new["counts"].copy()
-        del new  # the log cannot grow while somebody looks at it
-        self._num_seen += len(duration_ms)
-        runs = []
-        for worker in alive:
-            so_far = worker.engine.run_so_far(now_ms)
-            if so_far is not None and (so_far.num_steps or so_far.first is not None):
-                runs.append(RunUnderWay(worker, so_far))
-        return NewSteps(duration_ms, counts, runs, self._times)
+    def read(self, runs: Runs, workers: Sequence[Worker]) -> NewSteps:
+        """What is new, while `runs` are under way; `workers` are all there have been."""
+        over = self._feed.since(self._num_seen)
+        self._num_seen += len(over)
+        return NewSteps(over, _delivered(runs), workers)
 
 
-class StepTally:
+def _delivered(runs: Runs) -> list[StepRow]:
+    """What of runs has been delivered, as the journal will tell it but for counts at its end."""
+    rows: list[StepRow] = []
+    for worker_id, run in runs.items():
+        first = run.first
+        if first is not None:
+            length_ms, number = first.end_ms - first.start_ms, first.num_decodes
+            context = first.decode_context_tokens
+            rows.append((0.0, length_ms, worker_id, 1, 0, 0, 0, number, context, 0, 0, 0))
+        if run.num_steps:
+            number, context = run.num_decodes, run.context_tokens
+            rows.append((0.0, NAN, worker_id, run.num_steps, 0, 0, 0, number, context, 0, 0, 0))
+    return rows
+
+
+class StepPlaces:
+    """In which bucket the decode steps of a model lie, with bounds in ms.
+
+    Where steps only get longer with their contexts, all between two of one bucket are in it, too:
+    what has been asked once is known for a range of contexts, by number of sequences.
+    """
+
+    def __init__(self, times: StepTimeModel, bounds_ms: list[float]) -> None:
+        self._times = times
+        self._bounds_ms = bounds_ms
+        self._shape = StepShape()
+        self._known: dict[int, list[list[int]]] = {}  # lowest and highest context, and bucket
+
+    def count(self, row: StepRow, counts: list[int], slack_ms: float) -> None:
+        """Add the gaps of a run to the counts by bucket."""
+        number, first, num_steps = row[NUM_DECODES], row[CONTEXT], row[NUM_STEPS]
+        last = first + number * (num_steps - 1)
+        if self._times.decode_is_monotone:
+            self._count_between(number, first, last, num_steps, counts, slack_ms)
+            return
+        for context in range(first, last + 1, number):
+            counts[self._find(number, context, slack_ms)] += number
+
+    def _count_between(
+        self, number: int, first: int, last: int, num_steps: int, counts: list[int], slack_ms: float
+    ) -> None:
+        place = self._of(number, first, slack_ms)
+        if num_steps == 1 or self._of(number, last, slack_ms) == place:
+            counts[place] += number * num_steps
+            return
+        half = num_steps // 2
+        middle = first + number * half
+        self._count_between(number, first, middle - number, half, counts, slack_ms)
+        self._count_between(number, middle, last, num_steps - half, counts, slack_ms)
+
+    def _of(self, number: int, context: int, slack_ms: float) -> int:
+        """The bucket of a step of so many sequences with that context."""
+        known = self._known.setdefault(number, [])
+        for one in known:
+            if one[0] <= context <= one[1]:
+                return one[PLACE]
+        place = self._find(number, context, slack_ms)
+        for one in known:
+            if one[PLACE] == place:
+                one[0], one[1] = min(one[0], context), max(one[1], context)
+                return place
+        known.append([context, context, place])
+        return place
+
+    def _find(self, number: int, context: int, slack_ms: float) -> int:
+        shape = self._shape
+        shape.num_decodes, shape.decode_context_tokens = number, context
+        return bisect_left(self._bounds_ms, self._times.step_ms(shape) - slack_ms)
+
+
+class GapTally:
     """Gaps between tokens by bucket (bounds in seconds): each decoding sequence has one a step."""
 
     def __init__(self, bounds_s: Sequence[float]) -> None:
-        self._bounds_ms = np.array(bounds_s) * 1e3
-        self._counts: IntArray = np.zeros(len(bounds_s) + 1, np.int64)
+        self._bounds_ms = [bound * 1e3 for bound in bounds_s]
+        self._counts = [0] * (len(bounds_s) + 1)
         self._total_ms = 0.0
+        self._places: dict[int, StepPlaces] = {}  # by identity of step times
 
-    def add_gaps(self, gaps_ms: FloatArray, slack_ms: float) -> None:
-        """Gaps one by one."""
-        if len(gaps_ms):
-            self._count(self._counts, gaps_ms, np.ones(len(gaps_ms), np.int64), slack_ms)
-            self._total_ms += float(gaps_ms.sum())
+    def take(
+        self, steps: NewSteps, stalled_ms: "array[float]", slack_ms: float
+    ) -> tuple[list[int], float]:
+        """Count new rows and stretched gaps for good; returns counts and sum in ms, with what of
+        runs under way has been delivered. Lengths up to `slack_ms` above a bound count as that."""
+        bounds_ms, counts = self._bounds_ms, self._counts
+        for gap_ms in stalled_ms:
+            counts[bisect_left(bounds_ms, gap_ms - slack_ms)] += 1
+            self._total_ms += gap_ms
+        self._total_ms += self._add(steps.over, steps.workers, counts, slack_ms)
+        if not steps.under_way:
+            return counts, self._total_ms
+        counts = counts.copy()
+        under_way_ms = self._add(steps.under_way, steps.workers, counts, slack_ms)
+        return counts, self._total_ms + under_way_ms
 
-    def add_rows(self, steps: NewSteps, slack_ms: float) -> None:
-        """Steps and runs that are over."""
-        counts = steps.counts
-        num_decodes = counts[:, NUM_DECODES]
-        decodes = num_decodes > 0
-        self._total_ms += float((steps.duration_ms * num_decodes)[decodes].sum())
-        single = decodes & (counts[:, NUM_STEPS] == 1)
-        self._count(self._counts, steps.duration_ms[single], num_decodes[single], slack_ms)
-        several = counts[decodes & (counts[:, NUM_STEPS] > 1)]
-        if not len(several):
-            return
-        for times, rows in by_times(several, steps.times):
-            self._count_runs(
-                self._counts,
-                times,
-                rows[:, NUM_DECODES],
-                rows[:, CONTEXT],
-                rows[:, NUM_STEPS],
-                slack_ms,
-            )
+    def _add(
+        self, rows: list[StepRow], workers: Sequence[Worker], counts: list[int], slack_ms: float
+    ) -> float:
+        """Count the gaps of rows; returns their sum."""
+        bounds_ms = self._bounds_ms
+        total_ms = 0.0
+        for row in rows:
+            number = row[NUM_DECODES]
+            if number == 0:
+                continue
+            duration_ms, num_steps = row[DURATION], row[NUM_STEPS]
+            if num_steps == 1 and duration_ms == duration_ms:
+                counts[bisect_left(bounds_ms, duration_ms - slack_ms)] += number
+            else:
+                times = workers[row[WORKER]].pool.times
+                if duration_ms != duration_ms:
+                    duration_ms = times.decode_run_ms(number, row[CONTEXT], num_steps)
+                self._places_of(times).count(row, counts, slack_ms)
+            total_ms += duration_ms * number
+        return total_ms
 
-    def with_runs(self, runs: list[RunUnderWay], slack_ms: float) -> tuple[IntArray, float]:
-        """Counts and sum in ms, those of runs under way included."""
-        counts, total_ms = self._counts.copy(), self._total_ms
-        for worker, so_far in runs:
-            first, times = so_far.first, worker.pool.times
-            if first is not None:
-                length_ms = first.end_ms - first.start_ms
-                one = np.array([length_ms])
-                self._count(counts, one, np.array([first.num_decodes]), slack_ms)
-                total_ms += length_ms * first.num_decodes
-            if so_far.num_steps:
-                number, context = so_far.num_decodes, so_far.context_tokens
-                self._count_runs(
-                    counts,
-                    times,
-                    np.array([number]),
-                    np.array([context]),
-                    np.array([so_far.num_steps]),
-                    slack_ms,
-                )
-                total_ms += times.decode_run_ms(number, context, so_far.num_steps) * number
-        return counts, total_ms
-
-    def _count(
-        self, counts: IntArray, lengths_ms: FloatArray, weights: IntArray, slack_ms: float
-    ) -> None:
-        places = np.searchsorted(self._bounds_ms, lengths_ms - slack_ms)
-        found = np.bincount(places, weights, minlength=len(counts))
-        counts += found.astype(np.int64)
-
-    def _count_runs(
-        self,
-        counts: IntArray,
-        times: StepTimeModel,
-        num_decodes: IntArray,
-        contexts: IntArray,
-        num_steps: IntArray,
-        slack_ms: float,
-    ) -> None:
-        """Steps of runs. Where lengths only rise, the first and the last often tell all."""
-        last_contexts = contexts + num_decodes * (num_steps - 1)
-        places, last_places = (
-            np.searchsorted(
-                self._bounds_ms, times.decode_step_ms_array(num_decodes, those) - slack_ms
-            )
-            for those in (contexts, last_contexts)
-        )
-        is_whole = places == last_places
-        if not times.decode_is_monotone:
-            is_whole[:] = False
-        weights = (num_decodes * num_steps)[is_whole]
-        counts += np.bincount(places[is_whole], weights, minlength=len(counts)).astype(np.int64)
-        for row in np.flatnonzero(~is_whole).tolist():
-            number = int(num_decodes[row])
-            those = contexts[row] + number * np.arange(num_steps[row], dtype=np.int64)
-            all_equal = np.full(len(those), number, np.int64)
-            lengths_ms = times.decode_step_ms_array(all_equal, those)
-            self._count(counts, lengths_ms, all_equal, slack_ms)
-
-
-def by_times(
-    rows: NDArray[np.int64], times: dict[int, StepTimeModel]
-) -> list[tuple[StepTimeModel, NDArray[np.int64]]]:
-    """Rows by the step times of their workers."""
-    models: dict[int, StepTimeModel] = {}
-    numbers = {}
-    for worker_id in np.unique(rows[:, WORKER]).tolist():
-        model = times[worker_id]
-        models[id(model)] = model
-        numbers[worker_id] = id(model)
-    if len(models) == 1:
-        return [(model, rows) for model in models.values()]
-    of_row = np.array([numbers[worker_id] for worker_id in rows[:, WORKER].tolist()])
-    return [(model, rows[of_row == number]) for number, model in models.items()]
+    def _places_of(self, times: StepTimeModel) -> StepPlaces:
+        places = self._places.get(id(times))
+        if places is None:
+            places = self._places[id(times)] = StepPlaces(times, self._bounds_ms)
+        return places

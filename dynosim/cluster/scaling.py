@@ -13,7 +13,7 @@ from dynosim.cluster.control import ControlPlane, ProcessGenerator
 from dynosim.cluster.engine_reports import EngineReporter
 from dynosim.cluster.exposition import Exposition, FrontendLabels, FrontendPath
 from dynosim.cluster.pool import Worker
-from dynosim.cluster.run_steps import StepReader
+from dynosim.cluster.run_steps import Runs, StepFeed, StepReader, runs_under_way
 from dynosim.cluster.spec import ClusterSpec
 from dynosim.errors import ConfigError
 from dynosim.planner.controller import Controller
@@ -49,7 +49,7 @@ class ScalingSpec:
     metric_lag_ms: float = 0.0
     outages: tuple[tuple[float, float], ...] = ()
     actuation_delay_ms: float = 0.0
-    max_passes: int = 16
+    max_passes: int = 4
     max_wait_ms: float = 3_600_000.0
     keeps_metrics: bool = True
     labels: FrontendLabels = field(default_factory=FrontendLabels)
@@ -216,17 +216,19 @@ class _Sight:
         books = control.books
         self._control = control
         self._exposition = exposition_of(books, spec.labels)
-        self._scraped_steps = StepReader(books.journal)
-        self._reported_steps = StepReader(books.journal)
+        feed = StepFeed(books.journal)
+        self._scraped_steps, self._reported_steps = StepReader(feed), StepReader(feed)
+        self._runs: Runs = {}
+        self._runs_at_ms = -NEVER
         self._reporter = EngineReporter(spec.max_passes)
         self._alive: list[Worker] = []
         self._num_known = 0
 
     def scrape(self, now_ms: float) -> Scrape:
         """The frontend's metrics."""
-        control, alive = self._control, self._living()
-        steps = self._scraped_steps.read(control.inside, alive, now_ms)
-        return self._exposition.scrape(alive, control.num_queued, steps, now_ms)
+        alive = self._living()
+        steps = self._scraped_steps.read(self._runs_of(alive, now_ms), self._control.inside)
+        return self._exposition.scrape(alive, self._control.num_queued, steps, now_ms)
 
     def pools(self) -> tuple[PoolState, ...]:
         """The workers of each pool."""
@@ -235,9 +237,16 @@ class _Sight:
 
     def reports(self, now_ms: float) -> tuple[EngineReport, ...]:
         """What the workers say of themselves."""
-        control, alive = self._control, self._living()
-        steps = self._reported_steps.read(control.inside, alive, now_ms)
-        return self._reporter.reports(steps, alive, now_ms)
+        alive = self._living()
+        runs = self._runs_of(alive, now_ms)
+        steps = self._reported_steps.read(runs, self._control.inside)
+        return self._reporter.reports(steps, runs, alive, now_ms)
+
+    def _runs_of(self, alive: Sequence[Worker], now_ms: float) -> Runs:
+        """Runs under way, asked for once in a moment: nothing ends in it any more."""
+        if self._runs_at_ms != now_ms:
+            self._runs, self._runs_at_ms = runs_under_way(alive, now_ms), now_ms
+        return self._runs
 
     def _living(self) -> list[Worker]:
         everybody = self._control.inside

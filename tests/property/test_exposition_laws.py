@@ -3,6 +3,7 @@
 import math
 from bisect import bisect_left
 from collections.abc import Iterable
+from itertools import pairwise
 
 import pytest
 from controllers import Script
@@ -58,7 +59,7 @@ def expected(told: Told, now_ms: float) -> dict[str, float]:
         times_ms = [token_ms for token_ms in one.token_ms if token_ms <= seen_ms]
         if times_ms:
             firsts.append((times_ms[0] - one.arrival_ms) / 1e3)
-        gaps += [(after - before) / 1e3 for before, after in zip(times_ms, times_ms[1:])]
+        gaps += [(after - before) / 1e3 for before, after in pairwise(times_ms)]
         if one.is_completed and one.finish_ms is not None and one.finish_ms <= seen_ms:
             ends.append(one)
     fitting = [one for one in came if one.input_tokens < limit]
