@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dynosim.cluster.cluster import AnyPlacer
 
 
-class Change(NamedTuple):
+class PoolChange(NamedTuple):
     """A pool's number of workers was changed."""
 
     at_ms: float
@@ -45,7 +45,7 @@ class Books:
         self.ingress_ms = ingress_ms
         self.egress_ms = egress_ms
         self.is_controlled = False
-        self.changes: list[Change] = []
+        self.changes: list[PoolChange] = []
         self._placer = placer
 
     @property

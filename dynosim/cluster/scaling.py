@@ -8,7 +8,7 @@ it says. With several in one run each sees what the others wanted, as `PoolState
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dynosim.cluster.books import Books, Change
+from dynosim.cluster.books import Books, PoolChange
 from dynosim.cluster.control import ControlPlane, ProcessGenerator
 from dynosim.cluster.engine_reports import EngineReporter
 from dynosim.cluster.exposition import Exposition, FrontendLabels, FrontendPath
@@ -174,7 +174,7 @@ def carry_out(control: ControlPlane, pool: str, target: int) -> None:
     for worker_id in change.drained:
         control.drain(worker_id)
     if alive != target:
-        control.books.changes.append(Change(control.now_ms, pool, alive, target))
+        control.books.changes.append(PoolChange(control.now_ms, pool, alive, target))
 
 
 def pool_state(control: ControlPlane, name: str, workers: Sequence[Worker]) -> PoolState:
