@@ -357,6 +357,7 @@ class WorkerLog:
     seats: IntArray  # requests that may hold one at once
     ranks_per_worker: int = 1
     held_blocks: IntArray | None = None  # KV blocks referred to at the end; None: not known
+    draining_ms: FloatArray | None = None  # NaN: never told to finish; None: not known
 
     def __len__(self) -> int:
         return len(self.gpus)

@@ -48,6 +48,7 @@ def naive_report(outcome: RunOutcome, run: Run) -> Report:
         **_router(run),
         **_no_handoffs(run, outcome),
         **_no_tiers(),
+        **dict.fromkeys(("num_scale_ups", "num_scale_downs", "mean_workers")),  # nobody scales
         **dict.fromkeys(("peak_pinned_blocks", "evicted_pinned_blocks")),  # nobody pins
         **latency_keys(run),
         **steady_keys(run),

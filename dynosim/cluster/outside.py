@@ -65,4 +65,5 @@ def _later(workers: WorkerLog, delay_ms: float) -> WorkerLog:
         launched_ms=later(workers.launched_ms),
         ready_ms=later(workers.ready_ms),
         ended_ms=workers.ended_ms + delay_ms,
+        draining_ms=None if workers.draining_ms is None else workers.draining_ms + delay_ms,
     )

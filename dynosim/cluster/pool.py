@@ -27,6 +27,7 @@ class Worker:
     """
 
     __slots__ = (
+        "draining_ms",
         "ended_ms",
         "engine",
         "is_decode",
@@ -64,6 +65,7 @@ class Worker:
         self.launched_ms = launched_ms
         self.since_ms = launched_ms  # when it came to its phase
         self.ready_ms = NAN
+        self.draining_ms = NAN
         self.ended_ms = NAN
         self.rank = rank
         self.place = place
@@ -110,6 +112,8 @@ class Worker:
         self.phase = phase
         if phase is Phase.READY:
             self.ready_ms = now_ms
+        elif phase is Phase.DRAINING:
+            self.draining_ms = self.since_ms
         elif not self.is_alive:
             self.ended_ms = now_ms
 
@@ -132,4 +136,5 @@ def worker_log(workers: Sequence[Worker]) -> WorkerLog:
             [worker.engine.core.used_blocks if worker.is_alive else 0 for worker in workers],
             np.int64,
         ),
+        draining_ms=np.array([worker.draining_ms for worker in workers], np.float64),
     )

@@ -107,6 +107,22 @@ _CLUSTER = (
     ),
     *_counts("preemptions", {"preemptions": "How often a running request lost its blocks."}),
 )
+_SCALING = (
+    ReportKey(
+        "num_scale_ups",
+        "changes",
+        "Times a pool was given more workers; null where nobody controls their number.",
+        INTEGER,
+        is_stable=False,
+    ),
+    ReportKey("num_scale_downs", "changes", "Times it was given fewer.", INTEGER, is_stable=False),
+    ReportKey(
+        "mean_workers",
+        "workers",
+        "Workers held on average, those that start and drain included.",
+        is_stable=False,
+    ),
+)
 _HANDOFFS = (
     *_unsought("", {"layout": "Workers: `2P1D` of prefill and decode, `4x` of equal ones."}, TEXT),
     *(
@@ -509,6 +525,7 @@ REPORT_GROUPS: dict[str, tuple[ReportKey, ...]] = {
     "Steady window": _STEADY,
     "Saturation": _SATURATION,
     "Cluster": _CLUSTER,
+    "Scaling": _SCALING,
     "Prefix cache": _CACHE,
     "Routing": _ROUTING,
     "Handoffs": _HANDOFFS,

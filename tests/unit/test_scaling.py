@@ -18,7 +18,9 @@ from dynosim.cluster import ClusterSpec, RunOptions, simulate
 from dynosim.cluster.scaling import ScalingProcess, ScalingSpec, pool_cards
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
+from dynosim.metrics import summarize
 from dynosim.metrics.lives import mean_gpus
+from dynosim.metrics.scaling import replica_table
 from dynosim.planner import frontend_metrics as names
 from dynosim.planner.frontend_metrics import sample_name
 from dynosim.planner.observation import Observation
@@ -223,3 +225,31 @@ def bare(name: str) -> str:
     labels = {key: value.strip('"') for key, _, value in (pair.partition("=") for pair in pairs)}
     labels.pop("", None)
     return sample_name(stem, labels)
+
+
+def test_the_number_of_workers_over_time() -> None:
+    """One more from 50 ms on, which is ready at 65; at 120 it is to go and has to finish first."""
+    script = Script([50.0, 120.0], [2, 1])
+    result, _ = run(script, 0.0, 90.0, 116.0, 117.0, startup_ms=15.0)
+    rows = replica_table(result).rows()
+    ended_ms = float(np.nanmax(result.workers.ended_ms))
+    assert rows == [
+        ("workers", 0.0, 1, 0, 1, 0),
+        ("workers", 50.0, 2, 1, 1, 0),
+        ("workers", 65.0, 2, 0, 2, 0),
+        ("workers", 120.0, 1, 0, 1, 1),
+        ("workers", ended_ms, 1, 0, 1, 0),
+    ]
+    report = summarize(result, TIMES, sla=None, wall_time_ms=0.0)
+    assert (report["num_scale_ups"], report["num_scale_downs"]) == (1, 1)
+    assert report["num_workers"] == 2
+    mean = 1 + (ended_ms - 50.0) / result.end_ms
+    assert report["mean_workers"] == pytest.approx(mean)
+    assert report["gpu_hours"] == pytest.approx(mean * result.end_ms / 3.6e6)
+
+
+def test_nothing_is_said_of_scaling_where_nobody_does() -> None:
+    result = simulate(trace(0.0), equal_workers(SPEC, TIMES))
+    report = summarize(result, TIMES, sla=None, wall_time_ms=0.0)
+    assert report["num_scale_ups"] is None and report["mean_workers"] is None
+    assert replica_table(result).rows() == [("workers", 0.0, None, 0, 1, 0)]
