@@ -38,7 +38,7 @@ class ControlPlane:
     The run ends with the last data-plane event: a process that wakes up for ever does not prolong
     it, unless the load is held and only a process can release it.
 
-    A run whose workers start cold begins with its load held, until each pool has a worker that
+    A run whose workers start cold begins with its load held, until each role has a worker that
     serves, or none that may come to. `seed` is that of what is drawn of their starts.
     """
 
@@ -57,7 +57,7 @@ class ControlPlane:
         self._start_ups = StartUps(seed)
         self._wakes_ms = NEVER  # when start-ups go on
         self._has_launched = False
-        self._is_shut = False  # until each pool has a worker that serves
+        self._is_shut = False  # until each role has a worker that serves
         self._take_over()
         self._processes = [self.env.process(process(self)) for process in processes]
 
@@ -206,12 +206,12 @@ class ControlPlane:
         self._open()
 
     def _open(self) -> None:
-        """Let the load in once each pool that starts has a worker that serves, or none to come."""
+        """Let the load in once each role has a worker that serves, or none to come."""
         if not self._is_shut:
             return
         phases: dict[str, set[Phase]] = {}
         for worker in self._cluster.workers:
-            phases.setdefault(worker.pool.name, set()).add(worker.phase)
+            phases.setdefault(worker.pool.role, set()).add(worker.phase)
         if all(Phase.READY in of or Phase.STARTING not in of for of in phases.values()):
             self._is_shut = False
             if not self._is_held:

@@ -53,7 +53,7 @@ def simulate(
 ) -> RunResult:
     """Replay `trace` on `cluster` in virtual time.
 
-    Where workers start cold, requests wait outside until each pool has one that serves.
+    Where workers start cold, requests wait outside until one of each role serves.
 
     `processes` are SimPy processes that watch and steer the run, see `dynosim.cluster.control`.
     `progress` is told several times a second how far a run without such processes is. `watch` may

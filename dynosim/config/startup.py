@@ -167,8 +167,8 @@ class StartupConfig(Section):
     preset: Start | None = None
     """A start that was measured, whose times count where none is stated; null: none."""
     initial: Literal["ready", "starting"] = "ready"
-    """Whether the run's first workers serve from its start, or start then; requests wait until each
-    pool has one that serves."""
+    """Whether the run's first workers serve from its start, or start then; requests wait until one
+    serves (of each pool, with `disagg`)."""
     schedule_s: PhaseTime = None
     """From the launch until a node is found. Unit: s."""
     node_s: PhaseTime = None

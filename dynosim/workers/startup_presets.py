@@ -121,10 +121,10 @@ not even the node, or a checkpoint."""
 WEIGHTS: Mapping[WeightsPlace, WeightsPreset] = MappingProxyType(
     {
         "page_cache": WeightsPreset(
-            node_gb_s=1.8,
+            node_gb_s=17.0,
             sources=(
-                "measured: one process with vLLM's default loader, 7B and 13B on A100 "
-                "(vllm-startup-profiler); tuned 5 to 17 GB/s (vllm#52462)",
+                "measured: a tuned loader, TP4; 5 to 13 GB/s with TP1 (vllm#52462); vLLM's default "
+                "loader gets 1.8 of it (vllm-startup-profiler)",
             ),
         ),
         "nvme": WeightsPreset(
