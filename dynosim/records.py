@@ -343,7 +343,7 @@ class WorkerLog:
 
     Where workers have several data-parallel ranks a row is one rank, and a worker is as many rows
     in succession. A worker holds its GPUs from its launch to its end, and serves from when it is
-    ready. Those of the run's start are launched and ready at 0.
+    ready. Those of the run's start are launched at 0, and ready then unless they start cold.
     """
 
     pool: tuple[str, ...]  # name
@@ -379,6 +379,32 @@ class WorkerLog:
             ended_ms=np.full(num_workers, np.nan),
             seats=np.full(num_workers, seats, np.int64),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class StartupLog:
+    """What workers did before they served, in columns: a row is a phase of one node. Times in ms.
+
+    Node -1 stands for what all nodes of a worker did together. A row is not complete if its worker
+    or what it read from went away, or the run was over (`end_ms` is NaN then).
+    """
+
+    worker_id: IntArray  # of the first of its ranks
+    node: IntArray
+    phase: tuple[str, ...]
+    start_ms: FloatArray
+    end_ms: FloatArray
+    num_bytes: IntArray  # that were read in it
+    source: IntArray  # the worker that they came from; -1: none
+    is_complete: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.phase)
+
+    def later(self, delay_ms: float) -> "StartupLog":
+        """On a clock that shows so much more; what was there from the start still is."""
+        start_ms = np.where(self.start_ms > 0, self.start_ms + delay_ms, self.start_ms)
+        return replace(self, start_ms=start_ms, end_ms=self.end_ms + delay_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -499,3 +525,4 @@ class RunResult:
     tiers: tuple[TierLog, ...] = ()  # the nearest first; empty: there are none
     retention: RetentionLog | None = None  # None: no request said anything of its blocks
     scaling: ScalingLog | None = None  # None: nobody controls the number of workers
+    startups: StartupLog | None = None  # None: no worker started during the run

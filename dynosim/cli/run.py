@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 EVENT_FILES = ("kv_events.parquet", "kv_events.png")
 TRACE_FILE = "trace.json.gz"
+STARTUPS_FILE = "startups.parquet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +183,7 @@ def write_run(out: Path, outcome: RunOutcome, document: Mapping[str, Any]) -> No
     from dynosim.plots.run_html import write_run_html
 
     config_yaml = dump_run(outcome.config)
-    events = _event_files(outcome) | _trace_file(outcome)
+    events = _event_files(outcome) | _trace_file(outcome) | _startups_file(outcome)
     write_files(
         out,
         {
@@ -204,9 +205,19 @@ def write_run(out: Path, outcome: RunOutcome, document: Mapping[str, Any]) -> No
             **events,
         },
     )
-    for name in (*EVENT_FILES, TRACE_FILE):
+    for name in (*EVENT_FILES, TRACE_FILE, STARTUPS_FILE):
         if name not in events:
             (out / name).unlink(missing_ok=True)
+
+
+def _startups_file(outcome: RunOutcome) -> dict[str, Callable[[Path], None]]:
+    """What workers did before they served, if any started."""
+    log = outcome.result.startups
+    if log is None:
+        return {}
+    from dynosim.metrics.startups import startup_table
+
+    return {STARTUPS_FILE: parquet_writer(lambda: startup_table(log))}
 
 
 def _trace_file(outcome: RunOutcome) -> dict[str, Callable[[Path], None]]:

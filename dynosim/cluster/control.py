@@ -15,6 +15,8 @@ from dynosim.cluster.books import Books
 from dynosim.cluster.cluster import Cluster
 from dynosim.cluster.pool import Worker
 from dynosim.cluster.spec import PoolSpec
+from dynosim.cluster.starting import StartUps
+from dynosim.records import StartupLog
 from dynosim.workers.lifecycle import Phase
 from dynosim.workload.load import NEVER
 
@@ -37,6 +39,9 @@ class ControlPlane:
     The run ends with the last data-plane event: a process that wakes up for ever does not prolong
     it, unless requests wait for what only a process can bring: for the load that it holds, or for
     workers to come.
+
+    A run whose workers start cold begins with its load held, until each role has a worker that
+    serves, or none that may come to. `seed` is that of what is drawn of their starts.
     """
 
     def __init__(
@@ -45,6 +50,7 @@ class ControlPlane:
         pools: Sequence[PoolSpec],
         processes: "Sequence[Process]",
         books: Books,
+        seed: int = 0,
     ) -> None:
         self.books = books
         self.wanted = {pool.name: pool.workers for pool in pools}  # as was last asked for
@@ -53,6 +59,11 @@ class ControlPlane:
         self._cluster = cluster
         self._pools = {pool.name: pool for pool in pools}
         self._is_held = False
+        self._start_ups = StartUps(seed)
+        self._wakes_ms = NEVER  # when start-ups go on
+        self._has_launched = False
+        self._is_shut = False  # until each role has a worker that serves
+        self._take_over()
         self._processes = [self.env.process(process(self)) for process in processes]
 
     # ---- looking -------------------------------------------------------------------------------
@@ -103,7 +114,7 @@ class ControlPlane:
     # ---- acting --------------------------------------------------------------------------------
 
     def launch(self, pool: str = "workers") -> int:
-        """Start a worker; it is ready after the pool's `startup_ms`. Returns its id.
+        """Start a worker; it is ready after what the pool says of starts. Returns its id.
 
         Raises: ValueError if there is no such pool.
         """
@@ -111,7 +122,7 @@ class ControlPlane:
         if spec is None:
             raise ValueError(f"no pool {pool!r}; there are {', '.join(map(repr, self._pools))}")
         worker = self._cluster.launch(spec, self.now_ms)
-        self.env.process(self._start_up(worker))
+        self._begin_start(worker)
         return worker.worker_id
 
     def drain(self, worker_id: int) -> None:
@@ -120,6 +131,7 @@ class ControlPlane:
         Raises: ValueError if there is no such worker, or it has gone or failed.
         """
         self._cluster.drain(self._worker(worker_id), self.now_ms)
+        self._leave(worker_id)
 
     def fail(self, worker_id: int) -> None:
         """Kill a worker; its requests are placed anew, with the tokens they have got.
@@ -127,6 +139,7 @@ class ControlPlane:
         Raises: ValueError if there is no such worker, or it has gone or failed.
         """
         self._cluster.fail(self._worker(worker_id), self.now_ms)
+        self._leave(worker_id)
 
     def hold_load(self) -> None:
         """Let no request arrive until `release_load`; what is due meanwhile waits outside."""
@@ -136,13 +149,18 @@ class ControlPlane:
     def release_load(self) -> None:
         """Let arrive what was held. A request has arrived when it was due, so its wait counts."""
         self._is_held = False
-        self._cluster.release_load(self.now_ms)
+        if not self._is_shut:
+            self._cluster.release_load(self.now_ms)
 
     def stop(self) -> None:
         """End the run now; what is under way stays unfinished."""
         self.is_stopped = True
 
     # ---- the driver's side ---------------------------------------------------------------------
+
+    def startup_log(self) -> StartupLog | None:
+        """What workers did before they served; None if none was launched."""
+        return self._start_ups.log() if self._has_launched else None
 
     def run_until(self, until_ms: float) -> None:
         """Run data plane and processes together up to and including `until_ms`."""
@@ -166,15 +184,65 @@ class ControlPlane:
 
     @property
     def _is_awaited(self) -> bool:
-        """Whether requests wait for something that only a process can bring."""
+        """Whether requests wait for something that only a process or a worker to come brings."""
         if self._cluster.num_in_lobby:
             return True
-        return self._is_held and self._cluster.has_unended
+        return (self._is_held or self._is_shut) and self._cluster.has_unended
 
-    def _start_up(self, worker: Worker) -> ProcessGenerator:
-        yield self.env.timeout(worker.pool.startup_ms)
-        if worker.phase is Phase.STARTING:  # else it was stopped or has died meanwhile
-            self._cluster.make_ready(worker, self.now_ms)
+    # ---- workers that start --------------------------------------------------------------------
+
+    def _take_over(self) -> None:
+        """Know the workers that are there; those that have to start do so now."""
+        for worker in self._cluster.workers:
+            if worker.rank:
+                continue
+            pool = worker.pool
+            if worker.phase is Phase.STARTING:
+                self._begin_start(worker)
+                if not self._is_shut:
+                    self._is_shut = True
+                    self._cluster.hold_load()
+            else:
+                self._start_ups.add_running(worker.worker_id, pool.name, pool.start, self.now_ms)
+
+    def _begin_start(self, worker: Worker) -> None:
+        pool = worker.pool
+        self._has_launched = True
+        self._start_ups.launch(worker.worker_id, pool.name, pool.start, self.now_ms)
+        self._plan_wake_up()
+
+    def _leave(self, worker_id: int) -> None:
+        """A worker drains or has failed, perhaps while it started."""
+        self._start_ups.leave(self._worker(worker_id).first_id, self.now_ms)
+        self._plan_wake_up()
+        self._open()
+
+    def _plan_wake_up(self) -> None:
+        next_ms = self._start_ups.next_ms
+        if next_ms < self._wakes_ms:
+            self._wakes_ms = next_ms
+            timeout = self.env.timeout(max(0.0, next_ms - self.now_ms))
+            timeout.callbacks.append(self._wake_up)
+
+    def _wake_up(self, event: simpy.Event) -> None:
+        """Go on with what starts; an event that came too early changes nothing."""
+        self._wakes_ms = NEVER
+        for worker_id in self._start_ups.advance(self.now_ms):
+            self._cluster.make_ready(self._worker(worker_id), self.now_ms)
+        self._plan_wake_up()
+        self._open()
+
+    def _open(self) -> None:
+        """Let the load in once each role has a worker that serves, or none to come."""
+        if not self._is_shut:
+            return
+        phases: dict[str, set[Phase]] = {}
+        for worker in self._cluster.workers:
+            phases.setdefault(worker.pool.role, set()).add(worker.phase)
+        if all(Phase.READY in of or Phase.STARTING not in of for of in phases.values()):
+            self._is_shut = False
+            if not self._is_held:
+                self._cluster.release_load(self.now_ms)
 
     def _worker(self, worker_id: int) -> Worker:
         workers = self._cluster.workers

@@ -36,6 +36,7 @@ def as_clients_see(result: RunResult, *, ingress_ms: float, egress_ms: float) ->
         steps=replace(steps, start_ms=steps.start_ms + ingress_ms),
         kv_events=events,
         scaling=None if result.scaling is None else _scaled_later(result.scaling, ingress_ms),
+        startups=None if result.startups is None else result.startups.later(ingress_ms),
         trail=None if result.trail is None else _trail_later(result.trail, ingress_ms),
         end_ms=result.end_ms + both_ms,
     )

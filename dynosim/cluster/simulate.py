@@ -29,7 +29,7 @@ from dynosim.cluster.watch import Watch
 from dynosim.engine.room import require_room
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import InfeasibleError
-from dynosim.records import RunResult, Trace
+from dynosim.records import RunResult, StartupLog, Trace
 from dynosim.router.handoff import HandoffFlow, HandoffSpec
 from dynosim.router.knobs import RouterSpec
 from dynosim.router.spec import RoutingSpec
@@ -55,6 +55,8 @@ def simulate(
 ) -> RunResult:
     """Replay `trace` on `cluster` in virtual time.
 
+    Where workers start cold, requests wait outside until one of each role serves.
+
     `processes` are SimPy processes that watch and steer the run, see `dynosim.cluster.control`.
     `progress` is told several times a second how far a run without such processes is. `watch` may
     end a run early in which all workers are followed together and nothing steers them.
@@ -74,7 +76,8 @@ def simulate(
     egress_ms = cluster.pools[-1].times.egress_ms
     outside_ms = ingress_ms + egress_ms
     handoffs, decode_routing = None, None
-    may_change = bool(processes)
+    is_steered = bool(processes) or cluster.starts_cold
+    may_change = is_steered
     placer: AnyPlacer
     if cluster.disagg is None:
         placer = make_placer(
@@ -123,8 +126,11 @@ def simulate(
     until_ms = NEVER if options.until_ms is None else options.until_ms - outside_ms
     parts = _Parts(progress)
     books = Books(journal, placer, cluster, ingress_ms=ingress_ms, egress_ms=egress_ms)
-    if processes:
-        until_ms, end_ms = _run_steered(running, cluster, until_ms, processes, books)
+    startups = None
+    if is_steered:
+        until_ms, end_ms, startups = _run_steered(
+            running, cluster, until_ms, processes, books, options.seed
+        )
     elif (
         isinstance(placer, LoadPlacer)
         and patience is None
@@ -156,6 +162,7 @@ def simulate(
         tiers=running.stores.log(),
         retention=running.retention_log(),
         scaling=books.scaling_log(),
+        startups=startups,
         simulate_wall_ms=(time.perf_counter() - started) * 1e3,
     )
     if outside_ms == 0:
@@ -187,10 +194,12 @@ def _make_handoffs(cluster: ClusterSpec, disagg: DisaggSpec, journal: Journal) -
 
 
 def _launch_all(running: Cluster, spec: ClusterSpec) -> None:
-    """Start the run with all workers ready."""
+    """Start the run with all workers ready, but those that start cold."""
     for pool in spec.pools:
         for _ in range(pool.workers):
-            running.make_ready(running.launch(pool, 0.0), 0.0)
+            worker = running.launch(pool, 0.0)
+            if not pool.start_cold:
+                running.make_ready(worker, 0.0)
 
 
 def extents_for(trace: Trace, cluster: ClusterSpec, *, may_fail: bool = False) -> PrefixExtents:
@@ -218,17 +227,18 @@ def _run_steered(
     until_ms: float,
     processes: "Sequence[Process]",
     books: Books,
-) -> tuple[float, float]:
-    """Run to the end or to `until_ms`; returns that, or when a process stopped the run, and when
-    the last thing happened.
+    seed: int,
+) -> tuple[float, float, StartupLog | None]:
+    """Run to the end or to `until_ms`; returns that, or when a process stopped the run, when the
+    last thing happened, and how workers started.
     """
     from dynosim.cluster.control import ControlPlane
 
-    control = ControlPlane(running, spec.pools, processes, books)
+    control = ControlPlane(running, spec.pools, processes, books, seed)
     control.run_until(until_ms)
     if control.is_stopped:
         until_ms = control.now_ms
-    return until_ms, _end_ms(running, until_ms)
+    return until_ms, _end_ms(running, until_ms), control.startup_log()
 
 
 def _end_ms(running: Cluster, until_ms: float) -> float:

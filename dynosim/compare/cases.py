@@ -37,6 +37,7 @@ from dynosim.compare.case_kit import (
     prompts,
     two_turns,
 )
+from dynosim.compare.case_startup import start_up
 from dynosim.compare.case_tiers import PREFIX, one_compute_three_loads
 from dynosim.engine.spec import EngineSpec
 from dynosim.metrics import summarize
@@ -301,6 +302,14 @@ CASES: tuple[Case, ...] = (
         "Device-aware weighting",
         "one GPU and one CPU worker, weight 8; then three workers of one class",
         device_aware_weights,
+    ),
+    Case(
+        "V20",
+        "Start-up",
+        "5 then 35 requests/s at four workers' 40, of which three are launched when the rate jumps;"
+        " then 1 to 64 workers that start at once and read 65.5 GB (Qwen3-32B) at 2 GB/s in all"
+        " (presets pvc and p2p)",
+        start_up,
     ),
     Case(
         "V21", "Per-request record", "two requests, 12 shared blocks of 16 tokens", request_record

@@ -170,6 +170,35 @@ _TIERS = (
         )
     ),
 )
+_STARTUPS = (
+    ReportKey(
+        "num_startups",
+        "workers",
+        "Workers that started during the run and came up; null if none was launched.",
+        INTEGER,
+        is_sought=False,
+        is_stable=False,
+    ),
+    ReportKey("mean_startup_ms", "ms", "From a launch until the worker serves.", is_stable=False),
+    ReportKey("max_startup_ms", "ms", "The same of the slowest.", is_stable=False),
+    *(
+        ReportKey(f"mean_startup_{phase}_ms", "ms", f"Of it, {what}.", is_stable=False)
+        for phase, what in (
+            ("schedule", "until a node was found"),
+            ("node", "until a new node had joined"),
+            ("image", "until the image was there"),
+            ("wait_checkpoint", "waiting for a checkpoint"),
+            ("restore", "restoring a checkpoint"),
+            ("boot", "imports and the engine's processes"),
+            ("wait_source", "waiting for a worker that has the weights"),
+            ("weights", "reading weights"),
+            ("compile", "compiling"),
+            ("warm_up", "profiling, graph capture, first steps"),
+            ("checkpoint", "making a checkpoint"),
+            ("probe", "until the probe saw it"),
+        )
+    ),
+)
 _CACHE = (
     ReportKey(
         "prefix_cache_reused_ratio",
@@ -530,6 +559,7 @@ REPORT_GROUPS: dict[str, tuple[ReportKey, ...]] = {
     "Routing": _ROUTING,
     "Handoffs": _HANDOFFS,
     "Tiers": _TIERS,
+    "Start-up": _STARTUPS,
     "Step times": _TIMING,
     "Effort": _EFFORT,
 }

@@ -79,6 +79,7 @@ class RunConfig(Section):
             ]
         )  # fmt: skip
         self._check_pools()
+        self._check_startup()
         self._check_reuse()
         self._check_price()
         self._check_version()
@@ -152,11 +153,12 @@ class RunConfig(Section):
         """
         pool = self.cluster.pool(role)
         cluster = ClusterConfig.model_construct(
-            {"workers", "topology", "taints", "tiers"},
+            {"workers", "topology", "taints", "tiers", "startup"},
             workers=pool.workers,
             topology=dict(self.cluster.topology_of(role)),
             taints=self.cluster.taints_of(role),
             tiers=self.cluster.tiers if role == "prefill" else None,
+            startup=self.cluster.startup_of(role),
             max_sim_time_ms=self.cluster.max_sim_time_ms,
         )
         changes: dict[str, Any] = {
@@ -187,6 +189,24 @@ class RunConfig(Section):
                 if stated:
                     rules += _broken_rules(shared, stated, f"cluster.{role}.{key}")
         check_rules(rules)
+
+    @property
+    def launches_workers(self) -> bool:
+        """Whether anything starts workers while the run goes on."""
+        return False
+
+    def _check_startup(self) -> None:
+        """Refuses to say how workers start where none does."""
+        pools = POOL_ROLES if self.cluster.is_disagg else (None,)
+        sections = [(role, self.cluster.startup_of(role)) for role in pools]
+        check_rules(
+            ("cluster.startup" if role is None or self.cluster.pool(role).startup is None
+             else f"cluster.{role}.startup",
+             section is not None and section.initial == "ready" and not self.launches_workers,
+             "stated, but no worker starts during the run",
+             "set its key initial: starting, or remove it")
+            for role, section in sections
+        )  # fmt: skip
 
     def _check_reuse(self) -> None:
         """Refuses tiers under caches whose prefixes are reused in steps larger than blocks."""

@@ -89,6 +89,14 @@ class RunOutcome:
 
         return timeline_table(self.result)
 
+    @property
+    def startups(self) -> "pl.DataFrame | None":
+        """What workers did before they served; None if none started during the run."""
+        from dynosim.metrics.startups import startup_table
+
+        log = self.result.startups
+        return None if log is None else startup_table(log)
+
     def to_pandas(self, table: Literal["requests", "timeline"] = "requests") -> Any:
         """One of the tables for pandas. Raises: ConfigError if that is not installed."""
         from dynosim.experiment.card import to_pandas
