@@ -1,9 +1,10 @@
 """One step ahead by an ARIMA(p, d, q) whose order is chosen anew each time, from a short series.
 
-p up to 2, d and q up to 1, with a drift or without. Coefficients by the two regressions of Hannan and Rissanen (Biometrika
-69, 1982): a long autoregression gives the shocks, then values are regressed on values and shocks
-before them. Among the orders the corrected AIC of the errors of one step decides; all orders are
-judged on the same points. A choice whose values or shocks would grow without end is none.
+p up to 2, d and q up to 1, with a drift or without. Coefficients by the two regressions of Hannan
+and Rissanen (Biometrika 69, 1982): a long autoregression gives the shocks, then values are
+regressed on values and shocks before them. Among the orders the corrected AIC of the errors of one
+step decides; all orders are judged on the same points. A choice whose values or shocks would grow
+without end is none.
 """
 
 from itertools import product
