@@ -136,5 +136,3 @@ def only(decision: Decision | None) -> PoolDecision:
     assert decision is not None
     (pool,) = decision.pools
     return pool
-
-
