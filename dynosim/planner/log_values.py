@@ -11,48 +11,40 @@ import msgspec
 
 from dynosim.planner.controller import Controller
 from dynosim.planner.decision import Decision
-from dynosim.planner.observation import Observation
-
-
-@dataclass(frozen=True, slots=True)
-class LookEntry:
-    """What a controller saw, and what it decided; None: nothing was to be decided yet."""
-
-    observation: Observation
-    decision: Decision | None
+from dynosim.planner.look import Look
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayDifference:
-    """Where a replay left the log: the entry's number from 0, what it says and what came now."""
+    """Where a replay left the log: the look's number from 0, what it says, what came now."""
 
     index: int
     logged: Decision | None
     replayed: Decision | None
 
 
-def plain_entry(entry: LookEntry) -> dict[str, Any]:
-    """An entry as a dictionary of plain values."""
-    plain: dict[str, Any] = msgspec.to_builtins(entry)
+def plain_look(look: Look) -> dict[str, Any]:
+    """A look as a dictionary of plain values."""
+    plain: dict[str, Any] = msgspec.to_builtins(look)
     return plain
 
 
-def entry_of(plain: object) -> LookEntry:
-    """The entry that a dictionary stands for.
+def look_of(plain: object) -> Look:
+    """The look that a dictionary stands for.
 
     Raises: ValueError that names the place of what is missing or of another kind.
     """
     try:
-        return msgspec.convert(plain, LookEntry)
+        return msgspec.convert(plain, Look)
     except msgspec.ValidationError as error:
-        raise ValueError(f"no entry of a decision log: {error}") from error
+        raise ValueError(f"no look of a decision log: {error}") from error
 
 
-def replay(entries: Iterable[LookEntry], controller: Controller) -> list[ReplayDifference]:
-    """Show a fresh controller what another saw, and list where it decides otherwise."""
+def replay(looks: Iterable[Look], controller: Controller) -> list[ReplayDifference]:
+    """Show a fresh controller what another saw, all of it, and list where it decides otherwise."""
     differences = []
-    for index, entry in enumerate(entries):
-        replayed = controller.look(entry.observation)
-        if replayed != entry.decision:
-            differences.append(ReplayDifference(index, entry.decision, replayed))
+    for index, look in enumerate(looks):
+        replayed = controller.look(look.seen)
+        if replayed != look.decision:
+            differences.append(ReplayDifference(index, look.decision, replayed))
     return differences

@@ -21,6 +21,7 @@ from dynosim.planner.observation import Scrape
 LOOKBACK_MS = 300_000.0
 """How old the latest scrape may be before a gauge has no value any more (Prometheus: 5 min)."""
 
+_MANY = 1000  # samples that are known beside those of the latest scrape, before any are forgotten
 _LABEL = re.compile(r'\s*([A-Za-z_]\w*)\s*(=~|!~|!=|=)\s*"((?:[^"\\]|\\.)*)"\s*(?:,|$)')
 _ESCAPES = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
 _Labels = dict[str, str]
@@ -54,6 +55,8 @@ class ScrapeStore:
                 self._labels[sample] = _parse_sample(sample)
         oldest_ms = scrape.at_ms - self._keep_ms
         self._scrapes = [kept for kept in self._scrapes if kept.at_ms >= oldest_ms]
+        if len(self._labels) > 2 * len(scrape.values) + _MANY:
+            self._forget()
 
     def add_all(self, scrapes: Iterable[Scrape]) -> None:
         """Keep some more, oldest first."""
@@ -139,6 +142,12 @@ class ScrapeStore:
             if le is not None and grown is not None:
                 counts[float(le)] = counts.get(float(le), 0.0) + grown
         return bucket_quantile(q, sorted(counts.items())) if counts else None
+
+    def _forget(self) -> None:
+        """Drop samples that no scrape has any more, as of labels that come and go."""
+        kept = {sample for scrape in self._scrapes for sample in scrape.values}
+        self._labels = {name: parsed for name, parsed in self._labels.items() if name in kept}
+        self._matching.clear()
 
     def _latest(self, now_ms: float) -> Scrape | None:
         index = bisect_right(self._scrapes, now_ms, key=lambda scrape: scrape.at_ms)

@@ -14,7 +14,8 @@ from dynosim.planner.capacity import best_point
 from dynosim.planner.engine_model import EngineModel, RequestMix
 from dynosim.planner.forecast import FORECASTERS, ForecastSpec, forecaster
 from dynosim.planner.load import EASY, Vote, by_itl, by_thresholds, by_ttft
-from dynosim.planner.log_values import LookEntry, entry_of, plain_entry, replay
+from dynosim.planner.log_values import look_of, plain_look, replay
+from dynosim.planner.look import Look
 from dynosim.planner.observation import Observation, PoolCard
 from dynosim.planner.planner import Planner
 from dynosim.planner.planner_spec import PlannerSpec
@@ -203,10 +204,10 @@ def test_any_story_keeps_limits_and_is_decided_the_same_from_its_log(
 ) -> None:
     cards = CARDS[spec.mode]
     planner = _planner(spec, knows_times=knows_times)
-    entries = []
+    looks = []
     for seen in data.draw(st.composite(_story)(cards)):
         decision = planner.look(seen)
-        entries.append(LookEntry(seen, decision))
+        looks.append(Look(seen, decision))
         for pool in decision.pools if decision else ():
             if pool.verdict == "metrics_stale":
                 assert pool.target == seen.pool(pool.pool).wanted
@@ -218,9 +219,9 @@ def test_any_story_keeps_limits_and_is_decided_the_same_from_its_log(
             for pool, one in zip(decision.pools, cards, strict=True):
                 top = spec.max_replicas(one.role)
                 assert spec.min_replicas(one.role) <= pool.target <= (top or inf)
-    text = json.dumps([plain_entry(entry) for entry in entries], allow_nan=False)
-    again = [entry_of(plain) for plain in json.loads(text)]
-    assert again == entries
+    text = json.dumps([plain_look(look) for look in looks], allow_nan=False)
+    again = [look_of(plain) for plain in json.loads(text)]
+    assert again == looks
     assert replay(again, _planner(spec, knows_times=knows_times)) == []
 
 

@@ -97,10 +97,10 @@ def test_steps_of_a_young_worker_are_left_out_and_do_not_move_the_fit() -> None:
 def test_one_too_many_pushes_the_oldest_out_of_the_fullest_cell() -> None:
     """Of 20 short steps one long one, the oldest of all, stays: it alone says what length costs."""
     samples = _samples(max_samples=8)
-    samples.take(report(0, passes=[_prefill(1000, 105.0)]), 0.0)
+    samples.take(report(0, passes=[_prefill(1000, 305.0)]), 0.0)
     short = [_prefill(10 + n % 3, 6.0 + 0.1 * (n % 3)) for n in range(20)]
     samples.take(report(0, at_ms=1.0, passes=short), 0.0)
     assert samples.num_samples == 8
     fit = samples.fitted()
     assert fit is not None
-    assert fit.step_ms(StepShape.of_prompts(1, 1000)) == approx(105.0, rel=0.01)
+    assert fit.step_ms(StepShape.of_prompts(1, 1000)) == approx(305.0, rel=0.01)
