@@ -111,6 +111,7 @@ def run_options(
         exact_stepping=exact_stepping,
         records_trail=records_trail,
         client_timeout_ms=config.workload.client_timeout_ms,
+        waits_for_workers=config.waits_for_workers,
     )
 
 

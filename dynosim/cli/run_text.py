@@ -150,6 +150,8 @@ def _facts(outcome: RunOutcome, intervals: "Intervals | None") -> list[tuple[str
         facts.append(("handoffs", _handoffs(r)))
     if r.get("onboarded_ratio") is not None:
         facts.append(("tiers", _tiers(r)))
+    if r.get("mean_workers") is not None:
+        facts.append(("scaling", _scaling(r)))
     if r.get("num_startups"):
         facts.append(("start-up", _startups(r)))
     if r.get("dummy_step_share") is not None:
@@ -204,6 +206,11 @@ def _tiers(r: Mapping[str, Any]) -> str:
     if r["onboarded_requests"]:
         loaded += f" (mean {_number(r['mean_onboard_ms'])} ms)"
     return f"{loaded}, {_percent(r['device_reused_ratio'])} found on the device"
+
+
+def _scaling(r: Mapping[str, Any]) -> str:
+    changes = f"{r['num_scale_ups']:,} times up, {r['num_scale_downs']:,} times down"
+    return f"{r['mean_workers']:,.2f} workers on average, {r['num_workers']:,} at most; {changes}"
 
 
 def _startups(r: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from dynosim.config.base import RULES, PositiveMs, Rule, Section, check_rules
 from dynosim.config.cluster import POOL_ROLES, ClusterConfig, PoolRole
+from dynosim.config.controllers import HpaConfig, PlannerConfig, ScalingConfig
 from dynosim.config.cost import CostConfig
 from dynosim.config.engine import EngineConfig, EngineKnobs
 from dynosim.config.hardware import Hardware, NamedHardware
@@ -56,6 +57,12 @@ class RunConfig(Section):
     """Which workers there are."""
     router: RouterConfig = RouterConfig.model_construct()
     """Which worker serves a request, and when it may go."""
+    planner: PlannerConfig | None = None
+    """A planner that decides how many workers there are; null: none."""
+    hpa: HpaConfig | None = None
+    """An HPA that decides it; null: none."""
+    scaling: ScalingConfig | None = None
+    """What they see and when; null: as a section without keys."""
     sla: SlaConfig | None = None
     """Bounds that a request must keep to count as good; null: none."""
     cost: CostConfig = CostConfig.model_construct()
@@ -79,6 +86,7 @@ class RunConfig(Section):
             ]
         )  # fmt: skip
         self._check_pools()
+        self._check_controllers()
         self._check_startup()
         self._check_reuse()
         self._check_price()
@@ -193,7 +201,25 @@ class RunConfig(Section):
     @property
     def launches_workers(self) -> bool:
         """Whether anything starts workers while the run goes on."""
-        return False
+        return self.planner is not None or self.hpa is not None
+
+    @property
+    def waits_for_workers(self) -> bool:
+        """Whether requests wait while there is no worker at all."""
+        is_asked = self.scaling is None or self.scaling.wait_for_workers
+        return self.launches_workers and is_asked
+
+    def _check_controllers(self) -> None:
+        """Refuses two who decide the same, and words to nobody."""
+        check_rules(
+            [
+                ("hpa", self.planner is not None and self.hpa is not None,
+                 "stated beside planner: both would decide on the same workers", "keep one"),
+                ("scaling", self.scaling is not None and not self.launches_workers,
+                 "stated, but nobody decides on the number of workers",
+                 "add planner: or hpa:, or remove it"),
+            ]
+        )  # fmt: skip
 
     def _check_startup(self) -> None:
         """Refuses to say how workers start where none does."""

@@ -14,7 +14,7 @@ from dynosim.build.cluster import cluster_spec, run_options
 from dynosim.build.engine import Prepared, prepare
 from dynosim.build.routing import check_tiers
 from dynosim.build.workload import load_trace, stage_windows
-from dynosim.cluster import Progress, check_requests_fit, simulate
+from dynosim.cluster import ClusterSpec, Progress, check_requests_fit, simulate
 from dynosim.cluster.pins import check_pins_together
 from dynosim.cluster.simulate import extents_for
 from dynosim.cluster.watch import Watch
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from dynosim.cluster.control import Process
+    from dynosim.cluster.scaling import ScalingProcess
+    from dynosim.planner.look import Look
     from dynosim.router.witness import ChoiceWitness
     from dynosim.routerlog.replay import LogWriter
 
@@ -47,6 +49,7 @@ class RunOutcome:
     capacity: Capacity
     report: dict[str, Any]  # what `summarize` returns, and what this module knows
     from_ms: float = 0.0  # where the results' clock is 0 on that of the load: after the warm-up
+    looks: "tuple[Look, ...]" = ()  # of who decides on the number of workers
 
     def stage_rows(self) -> list[dict[str, Any]] | None:
         """The results of each load stage; None if the load has no stages."""
@@ -172,6 +175,9 @@ def run(
         options = run_options(config, exact_stepping=exact_stepping, records_trail=record_trail)
         if is_own_load and trace.retention is not None and options.concurrency is None:
             check_pins_together(trace, extents_for(trace, cluster), cluster)
+        control = _control(config, cluster)
+        if control is not None:
+            processes = (control, *processes)
         result = simulate(
             trace, cluster, options, processes=processes, progress=progress, watch=watch
         )
@@ -198,7 +204,25 @@ def run(
     report["max_model_len"] = prepared.engine.max_model_len
     report |= prepared.capacity.report_keys()
     report["wall_time_ms"] = (time.perf_counter() - started) * 1e3
-    return RunOutcome(config, trace, prepared.timing, result, prepared.capacity, report, from_ms)
+    return RunOutcome(
+        config,
+        trace,
+        prepared.timing,
+        result,
+        prepared.capacity,
+        report,
+        from_ms,
+        looks=() if control is None else tuple(control.looks),
+    )
+
+
+def _control(config: RunConfig, cluster: ClusterSpec) -> "ScalingProcess | None":
+    """Who decides on the number of workers; None: nobody."""
+    if not config.launches_workers:
+        return None
+    from dynosim.build.controllers import scaling_process
+
+    return scaling_process(config, cluster)
 
 
 def _check_fit(config: RunConfig, trace: Trace, prepared: Prepared) -> None:
