@@ -343,7 +343,7 @@ class WorkerLog:
 
     Where workers have several data-parallel ranks a row is one rank, and a worker is as many rows
     in succession. A worker holds its GPUs from its launch to its end, and serves from when it is
-    ready. Those of the run's start are launched and ready at 0.
+    ready. Those of the run's start are launched at 0, and ready then unless they start cold.
     """
 
     pool: tuple[str, ...]  # name
@@ -358,6 +358,7 @@ class WorkerLog:
     ranks_per_worker: int = 1
     held_blocks: IntArray | None = None  # KV blocks referred to at the end; None: not known
     generation: IntArray | None = None  # how many updates came before it; None: there were none
+    draining_ms: FloatArray | None = None  # NaN: never told to finish; None: not known
 
     def __len__(self) -> int:
         return len(self.gpus)
@@ -379,6 +380,32 @@ class WorkerLog:
             ended_ms=np.full(num_workers, np.nan),
             seats=np.full(num_workers, seats, np.int64),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class StartupLog:
+    """What workers did before they served, in columns: a row is a phase of one node. Times in ms.
+
+    Node -1 stands for what all nodes of a worker did together. A row is not complete if its worker
+    or what it read from went away, or the run was over (`end_ms` is NaN then).
+    """
+
+    worker_id: IntArray  # of the first of its ranks
+    node: IntArray
+    phase: tuple[str, ...]
+    start_ms: FloatArray
+    end_ms: FloatArray
+    num_bytes: IntArray  # that were read in it
+    source: IntArray  # the worker that they came from; -1: none
+    is_complete: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.phase)
+
+    def later(self, delay_ms: float) -> "StartupLog":
+        """On a clock that shows so much more; what was there from the start still is."""
+        start_ms = np.where(self.start_ms > 0, self.start_ms + delay_ms, self.start_ms)
+        return replace(self, start_ms=start_ms, end_ms=self.end_ms + delay_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -469,6 +496,16 @@ class RetentionLog:
 
 
 @dataclass(frozen=True, slots=True)
+class ScalingLog:
+    """How a controller changed the number of workers: a row per pool and change, by time."""
+
+    at_ms: FloatArray
+    pool: tuple[str, ...]
+    before: IntArray  # workers that were starting or ready
+    after: IntArray  # that were to be
+
+
+@dataclass(frozen=True, slots=True)
 class RunResult:
     """One finished simulation: the input of every report."""
 
@@ -488,3 +525,5 @@ class RunResult:
     links: LinkLog | None = None  # None: nothing was moved between workers
     tiers: tuple[TierLog, ...] = ()  # the nearest first; empty: there are none
     retention: RetentionLog | None = None  # None: no request said anything of its blocks
+    scaling: ScalingLog | None = None  # None: nobody controls the number of workers
+    startups: StartupLog | None = None  # None: no worker started during the run

@@ -48,6 +48,8 @@ def naive_report(outcome: RunOutcome, run: Run) -> Report:
         **_router(run),
         **_no_handoffs(run, outcome),
         **_no_tiers(),
+        **dict.fromkeys(("num_scale_ups", "num_scale_downs", "mean_workers")),  # nobody scales
+        **_no_startups(),
         **dict.fromkeys(("peak_pinned_blocks", "evicted_pinned_blocks")),  # nobody pins
         **latency_keys(run),
         **steady_keys(run),
@@ -130,6 +132,14 @@ def _no_handoffs(run: Run, outcome: RunOutcome) -> Report:
     at_start = [ms for ms in workers.launched_ms.tolist() if ms == 0]
     found = dict.fromkeys((*times, *shares, *counts))
     return {**found, "layout": f"{len(at_start) // workers.ranks_per_worker}x"}
+
+
+def _no_startups() -> Report:
+    """What is said of starts where every worker is there from the start."""
+    phases = ["schedule", "node", "image", "wait_checkpoint", "restore", "boot", "wait_source"]
+    phases += ["weights", "compile", "warm_up", "checkpoint", "probe"]
+    means = [f"mean_startup_{phase}_ms" for phase in phases]
+    return dict.fromkeys(["num_startups", "mean_startup_ms", "max_startup_ms", *means])
 
 
 def _no_tiers() -> Report:

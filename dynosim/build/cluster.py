@@ -5,6 +5,7 @@ from dataclasses import replace
 from dynosim.build.disagg import handoff_spec, kv_geometry, link_of
 from dynosim.build.engine import Prepared
 from dynosim.build.routing import routing_spec
+from dynosim.build.startup import starts_cold, startup_spec
 from dynosim.cluster import ClusterSpec, PoolSpec, RunOptions
 from dynosim.cluster.spec import DisaggSpec, TransferSpec
 from dynosim.config.cluster import POOL_ROLES
@@ -83,6 +84,8 @@ def _disagg_spec(
             model=plan.model,
             kv_dtype=plan.engine.kv_cache_dtype,
             tiers=prepared.tiers,
+            startup=startup_spec(plan),
+            start_cold=starts_cold(plan),
         )
         for role, plan, prepared in zip(POOL_ROLES, plans, (prefill, decode), strict=True)
     )
@@ -109,6 +112,7 @@ def run_options(
         records_trail=records_trail,
         client_timeout_ms=config.workload.client_timeout_ms,
         migration_limit=config.live.migration_limit,
+        waits_for_workers=config.waits_for_workers,
     )
 
 
@@ -128,6 +132,8 @@ def _pools(config: RunConfig, prepared: Prepared) -> tuple[PoolSpec, ...]:
         model=config.model,
         kv_dtype=config.engine.kv_cache_dtype,
         tiers=prepared.tiers,
+        startup=startup_spec(config),
+        start_cold=starts_cold(config),
     )
     if not cluster.cpu_workers:
         return (gpus,)

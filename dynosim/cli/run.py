@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 EVENT_FILES = ("kv_events.parquet", "kv_events.png")
 TRACE_FILE = "trace.json.gz"
+STARTUPS_FILE = "startups.parquet"
+SCALING_FILES = ("replicas.parquet", "decisions.jsonl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +184,8 @@ def write_run(out: Path, outcome: RunOutcome, document: Mapping[str, Any]) -> No
     from dynosim.plots.run_html import write_run_html
 
     config_yaml = dump_run(outcome.config)
-    events = _event_files(outcome) | _trace_file(outcome)
+    events = _event_files(outcome) | _trace_file(outcome) | _startups_file(outcome)
+    events |= _scaling_files(outcome)
     write_files(
         out,
         {
@@ -204,9 +207,35 @@ def write_run(out: Path, outcome: RunOutcome, document: Mapping[str, Any]) -> No
             **events,
         },
     )
-    for name in (*EVENT_FILES, TRACE_FILE):
+    for name in (*EVENT_FILES, TRACE_FILE, STARTUPS_FILE, *SCALING_FILES):
         if name not in events:
             (out / name).unlink(missing_ok=True)
+
+
+def _scaling_files(outcome: RunOutcome) -> dict[str, Callable[[Path], None]]:
+    """The number of workers over time, and what was decided on it, if anybody did."""
+    if outcome.result.scaling is None:
+        return {}
+    from dynosim.metrics.scaling import replica_table
+    from dynosim.planner.look import decision_row
+
+    decisions = [look.decision for look in outcome.looks if look.decision is not None]
+    lines = [json.dumps(decision_row(one), allow_nan=False) + "\n" for one in decisions]
+    tables, log = SCALING_FILES
+    return {
+        tables: parquet_writer(lambda: replica_table(outcome.result)),
+        log: text_writer("".join(lines)),
+    }
+
+
+def _startups_file(outcome: RunOutcome) -> dict[str, Callable[[Path], None]]:
+    """What workers did before they served, if any started."""
+    log = outcome.result.startups
+    if log is None:
+        return {}
+    from dynosim.metrics.startups import startup_table
+
+    return {STARTUPS_FILE: parquet_writer(lambda: startup_table(log))}
 
 
 def _trace_file(outcome: RunOutcome) -> dict[str, Callable[[Path], None]]:

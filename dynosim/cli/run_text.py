@@ -150,6 +150,10 @@ def _facts(outcome: RunOutcome, intervals: "Intervals | None") -> list[tuple[str
         facts.append(("handoffs", _handoffs(r)))
     if r.get("onboarded_ratio") is not None:
         facts.append(("tiers", _tiers(r)))
+    if r.get("mean_workers") is not None:
+        facts.append(("scaling", _scaling(r)))
+    if r.get("num_startups"):
+        facts.append(("start-up", _startups(r)))
     if r.get("dummy_step_share") is not None:
         facts.append(("ranks", _ranks(r)))
     if r.get("sla_attainment") is not None:
@@ -202,6 +206,24 @@ def _tiers(r: Mapping[str, Any]) -> str:
     if r["onboarded_requests"]:
         loaded += f" (mean {_number(r['mean_onboard_ms'])} ms)"
     return f"{loaded}, {_percent(r['device_reused_ratio'])} found on the device"
+
+
+def _scaling(r: Mapping[str, Any]) -> str:
+    changes = f"{r['num_scale_ups']:,} times up, {r['num_scale_downs']:,} times down"
+    return f"{r['mean_workers']:,.2f} workers on average, {r['num_workers']:,} at most; {changes}"
+
+
+def _startups(r: Mapping[str, Any]) -> str:
+    """How long workers took to come up, and with what most of all."""
+    means = {
+        key.removeprefix("mean_startup_").removesuffix("_ms").replace("_", " "): value
+        for key, value in r.items()
+        if key.startswith("mean_startup_") and key != "mean_startup_ms" and value
+    }
+    times = f"mean {r['mean_startup_ms'] / 1e3:,.1f} s, slowest {r['max_startup_ms'] / 1e3:,.1f} s"
+    most = max(means, key=lambda phase: means[phase], default=None)
+    longest = "" if most is None else f"; longest: {most}, {means[most] / 1e3:,.1f} s"
+    return f"{r['num_startups']:,} workers, {times}{longest}"
 
 
 def _holder(r: Mapping[str, Any]) -> str:

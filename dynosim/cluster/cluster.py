@@ -18,6 +18,7 @@ from dynosim.cluster.generations import Generations
 from dynosim.cluster.handoffs import LOCAL, PLACE_PREFILL, PROMISING, Handoffs, Passage
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.launcher import Launcher
+from dynosim.cluster.lobby import Lobby
 from dynosim.cluster.patience import Patience
 from dynosim.cluster.placement import QUEUED, LoadPlacer, Placer
 from dynosim.cluster.pool import Worker
@@ -70,11 +71,13 @@ class Cluster:
         patience: Patience | None = None,
         migration_limit: int | None = None,
         generations: Generations | None = None,
+        lobby: Lobby | None = None,
     ) -> None:
         """`turnaround_ms` is from a request's end until a request it causes can be placed.
         `patience` is that of the clients; without it they wait for ever. A request that has lost
         its worker more than `migration_limit` times fails; None: it always moves on. Requests keep
-        to one of the `generations` of workers, or to none in particular.
+        to one of the `generations` of workers, or to none in particular. In the `lobby` requests
+        wait while there is no worker for them; without it they are refused then.
 
         `handoffs` take requests from prefill to decode workers, whom `placer` knows as
         `PoolPlacers`; without them a request is over when it leaves a worker.
@@ -94,6 +97,7 @@ class Cluster:
         self._handoffs = handoffs
         self._patience = patience
         self._migration_limit = migration_limit
+        self._lobby = lobby
         self._num_ended = 0
         self._num_queued = 0  # in the router
         # Requests that have lost their worker and look for another, with the time of their last
@@ -126,6 +130,16 @@ class Cluster:
     def num_requests(self) -> int:
         """All of the run, be they still to come."""
         return len(self._requests)
+
+    @property
+    def num_queued(self) -> int:
+        """Requests that wait in a router, or for a worker to come."""
+        return self._num_queued + self.num_in_lobby
+
+    @property
+    def num_in_lobby(self) -> int:
+        """Of them, those that wait for a worker to come."""
+        return 0 if self._lobby is None else len(self._lobby)
 
     @property
     def has_unended(self) -> bool:
@@ -360,6 +374,8 @@ class Cluster:
 
     def leave_queue(self, index: int, *, at_decode: bool, now_ms: float) -> None:
         """Nobody waits any more for a request that waits in a router."""
+        if self._lobby is not None and self._lobby.leave(index):
+            return
         placer = self._placer
         assert isinstance(placer, PoolPlacers)
         self._num_queued -= 1
@@ -405,6 +421,7 @@ class Cluster:
         self._num_ended += 1
         self._journal.status[index] = int(RequestStatus.FAILED)
         self._journal.errors[index] = reason
+        self._journal.refused_ms[index] = now_ms
         if self._handoffs is not None:
             self._handoffs.ended(index)
         if self._load.reacts:
@@ -461,6 +478,8 @@ class Cluster:
                 now_ms = arrival_ms
             index = load.pop()
             self._journal.arrival_ms[index] = arrival_ms
+            if self._journal.arrived is not None:
+                self._journal.arrived.append(index)
             if self._patience is not None:
                 self._patience.arrived(index)
             arrivals.append(index)
@@ -566,6 +585,8 @@ class Cluster:
 
     def _refuse(self, index: int, error: RequestRefusedError, now_ms: float) -> None:
         """A router takes a request not, or no more; it may be on its way from pool to pool."""
+        if self._lobby is not None and self._lobby.takes(index, self.workers, self._handoffs):
+            return
         if self._handoffs is not None:
             self._handoffs.let_go(self, index, now_ms)
             self._note_passed_on(now_ms)
@@ -581,6 +602,7 @@ class Cluster:
             status = RequestStatus.FAILED
         self._journal.status[index] = int(status)
         self._journal.errors[index] = reason
+        self._journal.refused_ms[index] = now_ms
         if self._load.reacts:
             self._load.on_end(index, now_ms + self._turnaround_ms)
 
@@ -611,6 +633,8 @@ class Cluster:
         self._journal.status[index] = int(status)
         if self._handoffs is not None:
             self._give_up_passage(index, now_ms)
+        elif self._lobby is not None and self._lobby.leave(index):
+            self._moved.pop(index, None)
         elif sequence is None or self._moved.pop(index, None) is not None:
             self._num_queued -= 1
             self._placer.give_up(index, None, now_ms)
@@ -675,7 +699,21 @@ class Cluster:
             self._placer.join(rank, now_ms)
             if self.generations is not None:
                 self.generations.joined(rank)
+        if self.num_in_lobby:
+            self._call_in(now_ms)
         self._go_on(now_ms)
+
+    def _call_in(self, now_ms: float) -> None:
+        """Place those who waited for a worker, first come first."""
+        assert self._lobby is not None
+        for index in self._lobby.empty():
+            if self._handoffs is not None:
+                passage = self._handoffs.passage_of(index)
+                self.place_next(passage, self._handoffs.placing(index), now_ms)
+            elif index in self._moved:
+                self._place(index, self._moved[index][0].known_tokens, now_ms)
+            else:
+                self._place(index, self._requests.input_tokens[index], now_ms)
 
     def drain(self, worker: Worker, now_ms: float) -> None:
         """Place nothing more on a worker; it goes once what it has is done.
@@ -797,6 +835,7 @@ class Cluster:
         for index in lost:
             self._withdraw(index, placed.get(index), RequestStatus.FAILED, now_ms)
             self._journal.errors[index] = f"frontend {number} was lost"
+            self._journal.refused_ms[index] = now_ms
             if self._load.reacts:
                 self._load.on_end(index, now_ms + self._turnaround_ms)
         self._go_on(now_ms)

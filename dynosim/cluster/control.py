@@ -12,11 +12,15 @@ from typing import Any
 
 import simpy
 
+from dynosim.cluster.books import Books
 from dynosim.cluster.cluster import Cluster
 from dynosim.cluster.pool import Worker
 from dynosim.cluster.spec import PoolSpec, of_generation
+from dynosim.cluster.starting import StartUps
+from dynosim.records import StartupLog
 from dynosim.timing.scaled import ScaledModel
 from dynosim.workers.lifecycle import Phase
+from dynosim.workers.startup import StartupSpec, constant
 from dynosim.workload.load import NEVER
 
 ProcessGenerator = Generator[simpy.Event, Any, None]
@@ -39,18 +43,34 @@ class ControlPlane:
     """What a process sees and does: the clock (`env`, in ms), workers, the load.
 
     The run ends with the last data-plane event: a process that wakes up for ever does not prolong
-    it, unless the load is held and only a process can release it.
+    it, unless requests wait for what only a process can bring: for the load that it holds, or for
+    workers to come.
+
+    A run whose workers start cold begins with its load held, until each role has a worker that
+    serves, or none that may come to. `seed` is that of what is drawn of their starts.
     """
 
     def __init__(
-        self, cluster: Cluster, pools: Sequence[PoolSpec], processes: "Sequence[Process]"
+        self,
+        cluster: Cluster,
+        pools: Sequence[PoolSpec],
+        processes: "Sequence[Process]",
+        books: Books,
+        seed: int = 0,
     ) -> None:
+        self.books = books
+        self.wanted = {pool.name: pool.workers for pool in pools}  # as was last asked for
         self.env = simpy.Environment()
         self.is_stopped = False
         self._cluster = cluster
         self._pools = {pool.name: pool for pool in pools}
         self._is_held = False
         self._num_expected = 0
+        self._start_ups = StartUps(seed)
+        self._wakes_ms = NEVER  # when start-ups go on
+        self._has_launched = False
+        self._is_shut = False  # until each role has a worker that serves
+        self._take_over()
         self._processes = [self.env.process(process(self)) for process in processes]
 
     # ---- looking -------------------------------------------------------------------------------
@@ -77,6 +97,26 @@ class ControlPlane:
         )
 
     @property
+    def inside(self) -> Sequence[Worker]:
+        """All workers there have been, by id, with all that is inside: to look at only."""
+        return self._cluster.workers
+
+    @property
+    def num_queued(self) -> int:
+        """Requests that wait in a router, or for a worker to come."""
+        return self._cluster.num_queued
+
+    @property
+    def num_in_lobby(self) -> int:
+        """Of them, those that wait for a worker to come."""
+        return self._cluster.num_in_lobby
+
+    @property
+    def is_waiting_only(self) -> bool:
+        """Whether requests wait for a worker to come, and nothing else goes on."""
+        return self._cluster.num_in_lobby > 0 and self._cluster.next_ms() == NEVER
+
+    @property
     def num_requests(self) -> tuple[int, ...]:
         """Requests placed and not ended, by worker."""
         return tuple(worker.num_requests for worker in self._cluster.workers)
@@ -89,12 +129,12 @@ class ControlPlane:
     # ---- acting --------------------------------------------------------------------------------
 
     def launch(self, pool: str = "workers", *, startup_ms: float | None = None) -> int:
-        """Start a worker; it is ready after `startup_ms`, or the pool's own. Returns its id.
+        """Start a worker; it is ready after `startup_ms`, or after what the pool says of starts.
 
-        Raises: ValueError if there is no such pool.
+        Returns its id. Raises: ValueError if there is no such pool.
         """
         worker = self._cluster.launch(self._pool(pool), self.now_ms)
-        self.env.process(self._start_up(worker, startup_ms))
+        self._begin_start(worker, None if startup_ms is None else constant(startup_ms))
         return worker.worker_id
 
     def drain(self, worker_id: int) -> None:
@@ -103,6 +143,7 @@ class ControlPlane:
         Raises: ValueError if there is no such worker, or it has gone or failed.
         """
         self._cluster.drain(self._worker(worker_id), self.now_ms)
+        self._leave(worker_id)
 
     def fail(self, worker_id: int) -> None:
         """Kill a worker; its requests are placed anew, with the tokens they have got.
@@ -110,6 +151,7 @@ class ControlPlane:
         Raises: ValueError if there is no such worker, or it has gone or failed.
         """
         self._cluster.fail(self._worker(worker_id), self.now_ms)
+        self._leave(worker_id)
 
     def hang(self, worker_id: int) -> None:
         """Let a worker do nothing any more; nobody notices, until it is told to `fail`.
@@ -190,7 +232,8 @@ class ControlPlane:
     def release_load(self) -> None:
         """Let arrive what was held. A request has arrived when it was due, so its wait counts."""
         self._is_held = False
-        self._cluster.release_load(self.now_ms)
+        if not self._is_shut:
+            self._cluster.release_load(self.now_ms)
 
     @contextmanager
     def expected(self) -> Iterator[None]:
@@ -211,6 +254,10 @@ class ControlPlane:
         self.is_stopped = True
 
     # ---- the driver's side ---------------------------------------------------------------------
+
+    def startup_log(self) -> StartupLog | None:
+        """What workers did before they served; None if none was launched."""
+        return self._start_ups.log() if self._has_launched else None
 
     def run_until(self, until_ms: float) -> None:
         """Run data plane and processes together up to and including `until_ms`."""
@@ -234,14 +281,66 @@ class ControlPlane:
 
     @property
     def _is_awaited(self) -> bool:
-        """Whether requests wait for something that only a process can bring."""
-        return (self._is_held or self._num_expected > 0) and self._cluster.has_unended
+        """Whether requests wait for something that only a process or a worker to come brings."""
+        if self._cluster.num_in_lobby:
+            return True
+        is_awaited = self._is_held or self._is_shut or self._num_expected > 0
+        return is_awaited and self._cluster.has_unended
 
-    def _start_up(self, worker: Worker, startup_ms: float | None) -> ProcessGenerator:
-        with self.expected():
-            yield self.env.timeout(worker.pool.startup_ms if startup_ms is None else startup_ms)
-        if worker.phase is Phase.STARTING:  # else it was stopped or has died meanwhile
-            self._cluster.make_ready(worker, self.now_ms)
+    # ---- workers that start --------------------------------------------------------------------
+
+    def _take_over(self) -> None:
+        """Know the workers that are there; those that have to start do so now."""
+        for worker in self._cluster.workers:
+            if worker.rank:
+                continue
+            pool = worker.pool
+            if worker.phase is Phase.STARTING:
+                self._begin_start(worker)
+                if not self._is_shut:
+                    self._is_shut = True
+                    self._cluster.hold_load()
+            else:
+                self._start_ups.add_running(worker.worker_id, pool.name, pool.start, self.now_ms)
+
+    def _begin_start(self, worker: Worker, start: StartupSpec | None = None) -> None:
+        pool = worker.pool
+        self._has_launched = True
+        self._start_ups.launch(worker.worker_id, pool.name, start or pool.start, self.now_ms)
+        self._plan_wake_up()
+
+    def _leave(self, worker_id: int) -> None:
+        """A worker drains or has failed, perhaps while it started."""
+        self._start_ups.leave(self._worker(worker_id).first_id, self.now_ms)
+        self._plan_wake_up()
+        self._open()
+
+    def _plan_wake_up(self) -> None:
+        next_ms = self._start_ups.next_ms
+        if next_ms < self._wakes_ms:
+            self._wakes_ms = next_ms
+            timeout = self.env.timeout(max(0.0, next_ms - self.now_ms))
+            timeout.callbacks.append(self._wake_up)
+
+    def _wake_up(self, event: simpy.Event) -> None:
+        """Go on with what starts; an event that came too early changes nothing."""
+        self._wakes_ms = NEVER
+        for worker_id in self._start_ups.advance(self.now_ms):
+            self._cluster.make_ready(self._worker(worker_id), self.now_ms)
+        self._plan_wake_up()
+        self._open()
+
+    def _open(self) -> None:
+        """Let the load in once each role has a worker that serves, or none to come."""
+        if not self._is_shut:
+            return
+        phases: dict[str, set[Phase]] = {}
+        for worker in self._cluster.workers:
+            phases.setdefault(worker.pool.role, set()).add(worker.phase)
+        if all(Phase.READY in of or Phase.STARTING not in of for of in phases.values()):
+            self._is_shut = False
+            if not self._is_held:
+                self._cluster.release_load(self.now_ms)
 
     def _pool(self, name: str) -> PoolSpec:
         spec = self._pools.get(name)

@@ -103,6 +103,10 @@ class Handoffs:
         """That of a request in flight."""
         return self._passages[index]
 
+    def placing(self, index: int) -> Duty:
+        """Whom a request is to be placed with that waits to be."""
+        return PLACE_PREFILL if self.flow.phase_of(index) in BEFORE_PREFILLED else PLACE_DECODE
+
     def dispatched(self, passage: Passage, worker: Worker, sequence: Sequence) -> None:
         """A request went to a worker."""
         if worker.is_prefill:

@@ -3,7 +3,7 @@
 import struct
 from array import array
 from math import isnan
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,14 @@ class StepRows:
             used_blocks,
         )
         self._end = end + ROW_BYTES
+
+    def __len__(self) -> int:
+        return self._end // ROW_BYTES
+
+    def since(self, first: int) -> list[tuple[Any, ...]]:
+        """The rows from that one on, each as `append` got it."""
+        with memoryview(self._buffer) as view, view[first * ROW_BYTES : self._end] as part:
+            return list(STEP_ROW.iter_unpack(part))
 
     def array(self) -> NDArray[np.void]:
         """The rows so far, of `STEP_TYPE`."""
@@ -171,6 +179,8 @@ class Journal:
         self.status = array("q", [int(RequestStatus.UNFINISHED)]) * num_requests
         self.errors: dict[int, str] = {}
         self.gave_up_ms: dict[int, float] = {}
+        self.refused_ms: dict[int, float] = {}  # when rejected, or failed
+        self.arrived: array[int] | None = None  # in the order of arrival; None: nobody asks
         self.stalled_gaps_ms = array("d")
         self.steps = StepRows()
         self.handoffs: HandoffColumns | None = None  # None: whoever has a request keeps it

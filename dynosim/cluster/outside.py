@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dynosim.records import FloatArray, RequestTrail, RunResult, WorkerLog
+from dynosim.records import FloatArray, RequestTrail, RunResult, ScalingLog, WorkerLog
 
 
 def as_clients_see(result: RunResult, *, ingress_ms: float, egress_ms: float) -> RunResult:
@@ -35,9 +35,15 @@ def as_clients_see(result: RunResult, *, ingress_ms: float, egress_ms: float) ->
         ),
         steps=replace(steps, start_ms=steps.start_ms + ingress_ms),
         kv_events=events,
+        scaling=None if result.scaling is None else _scaled_later(result.scaling, ingress_ms),
+        startups=None if result.startups is None else result.startups.later(ingress_ms),
         trail=None if result.trail is None else _trail_later(result.trail, ingress_ms),
         end_ms=result.end_ms + both_ms,
     )
+
+
+def _scaled_later(scaling: ScalingLog, delay_ms: float) -> ScalingLog:
+    return replace(scaling, at_ms=scaling.at_ms + delay_ms)
 
 
 def _trail_later(trail: RequestTrail, delay_ms: float) -> RequestTrail:
@@ -60,4 +66,5 @@ def _later(workers: WorkerLog, delay_ms: float) -> WorkerLog:
         launched_ms=later(workers.launched_ms),
         ready_ms=later(workers.ready_ms),
         ended_ms=workers.ended_ms + delay_ms,
+        draining_ms=None if workers.draining_ms is None else workers.draining_ms + delay_ms,
     )

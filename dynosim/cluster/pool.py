@@ -28,6 +28,7 @@ class Worker:
 
     __slots__ = (
         "_left",
+        "draining_ms",
         "ended_ms",
         "engine",
         "is_decode",
@@ -39,6 +40,7 @@ class Worker:
         "pool",
         "rank",
         "ready_ms",
+        "since_ms",
         "station_id",
         "token_log",
         "worker_id",
@@ -62,7 +64,9 @@ class Worker:
         self.token_log = token_log
         self.phase = Phase.STARTING
         self.launched_ms = launched_ms
+        self.since_ms = launched_ms  # when it came to its phase
         self.ready_ms = NAN
+        self.draining_ms = NAN
         self.ended_ms = NAN
         self.rank = rank
         self.place = place
@@ -118,9 +122,13 @@ class Worker:
         phase = next_phase(self.phase, event)
         if phase is None:
             raise ValueError(f"worker {self.worker_id} is {self.phase.value}: not {event.value}")
+        if phase is not self.phase:
+            self.since_ms = now_ms
         self.phase = phase
         if phase is Phase.READY:
             self.ready_ms = now_ms
+        elif phase is Phase.DRAINING:
+            self.draining_ms = self.since_ms
         elif not self.is_alive:
             self.ended_ms = now_ms
 
@@ -147,6 +155,7 @@ def worker_log(workers: Sequence[Worker]) -> WorkerLog:
             np.int64,
         ),
         generation=_generations(pools),
+        draining_ms=np.array([worker.draining_ms for worker in workers], np.float64),
     )
 
 

@@ -40,6 +40,11 @@ class PoolPlacers:
             decode.is_one_of_two = True
 
     @property
+    def prefill(self) -> OnePlacer:
+        """That of prefill workers."""
+        return self._prefill
+
+    @property
     def next_ms(self) -> float:
         """When news arrives that only `releases` takes up."""
         return min(self._prefill.next_ms, self._decode.next_ms)

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dynosim.cluster.apart import can_go_apart, one_by_one
+from dynosim.cluster.books import Books
 from dynosim.cluster.cluster import AnyPlacer, Cluster
 from dynosim.cluster.generations import Generations
 from dynosim.cluster.handoffs import Handoffs
 from dynosim.cluster.journal import HandoffColumns, Journal, TierColumns
 from dynosim.cluster.launcher import Launcher
+from dynosim.cluster.lobby import Lobby
 from dynosim.cluster.outside import as_clients_see
 from dynosim.cluster.patience import Patience
 from dynosim.cluster.pins import check_pins
@@ -28,7 +30,7 @@ from dynosim.cluster.watch import Watch
 from dynosim.engine.room import require_room
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import InfeasibleError
-from dynosim.records import RunResult, Trace
+from dynosim.records import RunResult, StartupLog, Trace
 from dynosim.router.handoff import HandoffFlow, HandoffSpec
 from dynosim.router.knobs import RouterSpec
 from dynosim.router.spec import RoutingSpec
@@ -54,6 +56,8 @@ def simulate(
 ) -> RunResult:
     """Replay `trace` on `cluster` in virtual time.
 
+    Where workers start cold, requests wait outside until one of each role serves.
+
     `processes` are SimPy processes that watch and steer the run, see `dynosim.cluster.control`.
     `progress` is told several times a second how far a run without such processes is. `watch` may
     end a run early in which all workers are followed together and nothing steers them.
@@ -71,7 +75,8 @@ def simulate(
     egress_ms = cluster.pools[-1].times.egress_ms
     outside_ms = ingress_ms + egress_ms
     handoffs, decode_routing = None, None
-    may_change = bool(processes)
+    is_steered = bool(processes) or cluster.starts_cold
+    may_change = is_steered
     placer: AnyPlacer
     if cluster.disagg is None:
         placer = make_placer(
@@ -120,12 +125,17 @@ def simulate(
         patience=patience,
         migration_limit=options.migration_limit,
         generations=_generations(cluster),
+        lobby=Lobby() if options.waits_for_workers else None,
     )
     _launch_all(running, cluster)
     until_ms = NEVER if options.until_ms is None else options.until_ms - outside_ms
     parts = _Parts(progress)
-    if processes:
-        until_ms, end_ms = _run_steered(running, cluster, until_ms, processes)
+    books = Books(journal, placer, cluster, ingress_ms=ingress_ms, egress_ms=egress_ms)
+    startups = None
+    if is_steered:
+        until_ms, end_ms, startups = _run_steered(
+            running, cluster, until_ms, processes, books, options.seed
+        )
     elif (
         isinstance(placer, LoadPlacer)
         and patience is None
@@ -156,6 +166,8 @@ def simulate(
         links=None if handoffs is None else handoffs.transfers.log(),
         tiers=running.stores.log(),
         retention=running.retention_log(),
+        scaling=books.scaling_log(),
+        startups=startups,
         simulate_wall_ms=(time.perf_counter() - started) * 1e3,
     )
     if outside_ms == 0:
@@ -202,10 +214,12 @@ def _make_handoffs(cluster: ClusterSpec, disagg: DisaggSpec, journal: Journal) -
 
 
 def _launch_all(running: Cluster, spec: ClusterSpec) -> None:
-    """Start the run with all workers ready."""
+    """Start the run with all workers ready, but those that start cold."""
     for pool in spec.pools:
         for _ in range(pool.workers):
-            running.make_ready(running.launch(pool, 0.0), 0.0)
+            worker = running.launch(pool, 0.0)
+            if not pool.start_cold:
+                running.make_ready(worker, 0.0)
 
 
 def extents_for(trace: Trace, cluster: ClusterSpec, *, may_fail: bool = False) -> PrefixExtents:
@@ -228,18 +242,23 @@ def _in_turn(block_size: int, seed: int) -> RoutingSpec:
 
 
 def _run_steered(
-    running: Cluster, spec: ClusterSpec, until_ms: float, processes: "Sequence[Process]"
-) -> tuple[float, float]:
-    """Run to the end or to `until_ms`; returns that, or when a process stopped the run, and when
-    the last thing happened.
+    running: Cluster,
+    spec: ClusterSpec,
+    until_ms: float,
+    processes: "Sequence[Process]",
+    books: Books,
+    seed: int,
+) -> tuple[float, float, StartupLog | None]:
+    """Run to the end or to `until_ms`; returns that, or when a process stopped the run, when the
+    last thing happened, and how workers started.
     """
     from dynosim.cluster.control import ControlPlane
 
-    control = ControlPlane(running, spec.pools, processes)
+    control = ControlPlane(running, spec.pools, processes, books, seed)
     control.run_until(until_ms)
     if control.is_stopped:
         until_ms = control.now_ms
-    return until_ms, _end_ms(running, until_ms)
+    return until_ms, _end_ms(running, until_ms), control.startup_log()
 
 
 def _end_ms(running: Cluster, until_ms: float) -> float:

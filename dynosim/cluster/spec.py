@@ -19,6 +19,7 @@ from dynosim.router.spec import RoutingSpec
 from dynosim.router.workers import WorkerCard
 from dynosim.timing.model import StepTimeModel
 from dynosim.workers.ids import WorkerId
+from dynosim.workers.startup import StartupSpec, constant
 
 Role = Literal["agg", "prefill", "decode"]
 """What the workers of a pool do for a request: `agg`, all of it."""
@@ -38,11 +39,12 @@ _AGREED = ("block_size", "model", "kv_dtype")
 class PoolSpec:
     """Workers that are alike. What `engine` says is said of each rank.
 
-    `startup_ms` is from the launch of a worker during the run until it takes requests; those of the
-    run's start are ready. `step_time_scale` tells reports how many times as long as the run's model
-    has it `times` are, where that is known to be one factor. `taints` are those of all its workers;
-    values of a `topology` domain go to them in turn, also to those that are launched later. `model`
-    and `kv_dtype` are compared only. An update's new workers are of the next `generation`.
+    `startup` is how a worker starts, or `startup_ms` how long that takes if no more is known; those
+    of the run's start are ready, unless they `start_cold`. `step_time_scale` tells reports how many
+    times as long as the run's model has it `times` are, where that is known to be one factor.
+    `taints` are those of all its workers; values of a `topology` domain go to them in turn, also to
+    those that are launched later. `model` and `kv_dtype` are compared only. An update's new workers
+    are of the next `generation`.
     """
 
     name: str = "workers"
@@ -54,6 +56,8 @@ class PoolSpec:
     ranks: RankSpec = ONE_RANK
     device: Literal["gpu", "cpu"] = "gpu"
     startup_ms: float = 0.0
+    startup: StartupSpec | None = None
+    start_cold: bool = False
     step_time_scale: float = 1.0
     tensor_parallel: int = 1
     topology: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -68,6 +72,11 @@ class PoolSpec:
         """Tokens per KV block."""
         return self.engine.block_size
 
+    @property
+    def start(self) -> StartupSpec:
+        """How one of its workers starts."""
+        return constant(self.startup_ms) if self.startup is None else self.startup
+
     def place_of(self, number: int) -> dict[str, str]:
         """Where its worker of that number, from 0, is."""
         return {domain: values[number % len(values)] for domain, values in self.topology.items()}
@@ -77,6 +86,11 @@ class PoolSpec:
             value = getattr(self, key)
             if not value >= 0:
                 raise ConfigError(f"pool {self.name}: {key}: expected at least 0, got {value}")
+        if self.startup is not None and self.startup_ms:
+            raise ConfigError(
+                f"pool {self.name}: startup_ms: stated beside startup, which says it by phases "
+                "(remove one)"
+            )
         if self.ranks.number < 1 or self.gpus_per_worker % self.ranks.number:
             raise ConfigError(
                 f"pool {self.name}: {self.gpus_per_worker} GPUs of a worker do not go into "
@@ -222,6 +236,11 @@ class ClusterSpec:
         return sum(pool.workers for pool in self.pools)
 
     @property
+    def starts_cold(self) -> bool:
+        """Whether a worker of the run's start has to start."""
+        return any(pool.start_cold and pool.workers for pool in self.pools)
+
+    @property
     def block_size(self) -> int:
         """Tokens per KV block, of all."""
         return self.pools[0].engine.block_size
@@ -270,7 +289,8 @@ class RunOptions:
     instead of in bulk: the same result, slower. `records_trail` keeps what single requests did in
     steps. A client gives up a request whose last token has not come `client_timeout_ms` after it
     was sent; None: never. A request that has lost its worker more than `migration_limit` times
-    fails; None: it always moves on.
+    fails; None: it always moves on. While no worker at all could take a request it
+    `waits_for_workers`, or is refused.
     """
 
     concurrency: int | None = None
@@ -280,6 +300,7 @@ class RunOptions:
     records_trail: bool = False
     client_timeout_ms: float | None = None
     migration_limit: int | None = None
+    waits_for_workers: bool = False
 
 
 def without_mixing(cluster: ClusterSpec) -> ClusterSpec:

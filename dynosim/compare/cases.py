@@ -38,6 +38,7 @@ from dynosim.compare.case_kit import (
     prompts,
     two_turns,
 )
+from dynosim.compare.case_startup import start_up
 from dynosim.compare.case_tiers import PREFIX, one_compute_three_loads
 from dynosim.engine.spec import EngineSpec
 from dynosim.metrics import summarize
@@ -310,6 +311,14 @@ CASES: tuple[Case, ...] = (
         " in 30 s; down 1 in 30 s after 60 s; KEDA: poll 15 s, cooldown 60 s, activation 0.1 s;"
         " a queue's target is 10",
         autoscaler_rules,
+    ),
+    Case(
+        "V20",
+        "Start-up",
+        "5 then 35 requests/s at four workers' 40, of which three are launched when the rate jumps;"
+        " then 1 to 64 workers that start at once and read 65.5 GB (Qwen3-32B) at 2 GB/s in all"
+        " (presets pvc and p2p)",
+        start_up,
     ),
     Case(
         "V21", "Per-request record", "two requests, 12 shared blocks of 16 tokens", request_record

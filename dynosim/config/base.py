@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 RULES = "dynosim_rules"
@@ -72,3 +72,15 @@ def check_rules(rules: Iterable[Rule]) -> None:
 def refuse(text: str, remedy: str = "") -> PydanticCustomError:
     """An error about one value, in our words."""
     return PydanticCustomError(REFUSED, "refused", {"text": text, "remedy": remedy})
+
+
+def _positive_rate(value: Any) -> Any:
+    if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
+        raise refuse(
+            f"a link of {value:g} GB/s moves nothing",
+            "state what it achieves in one direction, or leave it out for the preset's rate",
+        )
+    return value
+
+
+Rate = Annotated[Annotated[float, Field(gt=0)], BeforeValidator(_positive_rate)]

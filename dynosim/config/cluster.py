@@ -14,6 +14,7 @@ from dynosim.config.base import (
     Count,
     NotNegative,
     PositiveMs,
+    Rate,
     Section,
     Share,
     check_rules,
@@ -22,6 +23,7 @@ from dynosim.config.base import (
 from dynosim.config.engine import EngineKnobs
 from dynosim.config.hardware import Hardware
 from dynosim.config.router import RouterKnobs
+from dynosim.config.startup import StartupConfig
 from dynosim.config.timing import TimingConfig
 
 PoolRole = Literal["prefill", "decode"]
@@ -35,15 +37,6 @@ def _as_stated(section: Section) -> dict[str, Any]:
     return section.model_dump(mode="json", exclude_unset=True)
 
 
-def _positive_rate(value: Any) -> Any:
-    if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
-        raise refuse(
-            f"a link of {value:g} GB/s moves nothing",
-            "state what it achieves in one direction, or leave it out for the preset's rate",
-        )
-    return value
-
-
 def _some_workers(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and value < 1:
         raise refuse(
@@ -53,7 +46,6 @@ def _some_workers(value: Any) -> Any:
     return value
 
 
-Rate = Annotated[Annotated[float, Field(gt=0)], BeforeValidator(_positive_rate)]
 Workers = Annotated[Annotated[int, Field(ge=1, le=65536)], BeforeValidator(_some_workers)]
 
 
@@ -75,6 +67,8 @@ class WorkerPoolConfig(Section):
     null: as `cluster.topology` says."""
     taints: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Labels of its workers, which a request may require or prefer."""
+    startup: StartupConfig | None = None
+    """How its workers start; null: as `cluster.startup` says."""
 
 
 class TransferConfig(Section):
@@ -331,6 +325,8 @@ class ClusterConfig(Section):
     """Which places a transfer may connect (`disagg`); null: any."""
     tiers: TiersConfig | None = None
     """KV in slower memory below the devices (of prefill workers, with `disagg`); null: none."""
+    startup: StartupConfig | None = None
+    """How a worker starts; null: in no time."""
     topology: Topology = Field({})
     """Where the workers are: domain (like zone or node) to values, which go to the workers in
     turn."""
@@ -353,6 +349,11 @@ class ClusterConfig(Section):
         own = None if role is None else self.pool(role).topology
         return self.topology if own is None else own
 
+    def startup_of(self, role: PoolRole | None) -> StartupConfig | None:
+        """How the workers of a role start."""
+        own = None if role is None else self.pool(role).startup
+        return self.startup if own is None else own
+
     def taints_of(self, role: PoolRole | None) -> tuple[str, ...]:
         """The labels of the workers of a role."""
         return self.taints if role is None else (*self.taints, *self.pool(role).taints)
@@ -368,6 +369,9 @@ class ClusterConfig(Section):
                    "stated, but cluster.mode is disagg",
                    "remove it; cluster.prefill.workers and cluster.decode.workers count")
                   for key in AGG_KEYS),
+                ("startup", self.startup is not None and self.is_disagg
+                 and all(self.pool(role).startup is not None for role in POOL_ROLES),
+                 "stated, but each pool states its own", "remove one"),
                 ("transfer", self.is_disagg and self.transfer is None,
                  "missing; KV must get from prefill to decode workers",
                  "add `transfer: {preset: ib}` or another link"),

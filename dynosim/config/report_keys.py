@@ -107,6 +107,22 @@ _CLUSTER = (
     ),
     *_counts("preemptions", {"preemptions": "How often a running request lost its blocks."}),
 )
+_SCALING = (
+    ReportKey(
+        "num_scale_ups",
+        "changes",
+        "Times a pool was given more workers; null where nobody controls their number.",
+        INTEGER,
+        is_stable=False,
+    ),
+    ReportKey("num_scale_downs", "changes", "Times it was given fewer.", INTEGER, is_stable=False),
+    ReportKey(
+        "mean_workers",
+        "workers",
+        "Workers held on average, those that start and drain included.",
+        is_stable=False,
+    ),
+)
 _HANDOFFS = (
     *_unsought("", {"layout": "Workers: `2P1D` of prefill and decode, `4x` of equal ones."}, TEXT),
     *(
@@ -151,6 +167,35 @@ _TIERS = (
             ("evicted", "Of them, thrown out of"),
             ("resident", "At the end of the run in"),
             ("loaded", "KV blocks loaded from"),
+        )
+    ),
+)
+_STARTUPS = (
+    ReportKey(
+        "num_startups",
+        "workers",
+        "Workers that started during the run and came up; null if none was launched.",
+        INTEGER,
+        is_sought=False,
+        is_stable=False,
+    ),
+    ReportKey("mean_startup_ms", "ms", "From a launch until the worker serves.", is_stable=False),
+    ReportKey("max_startup_ms", "ms", "The same of the slowest.", is_stable=False),
+    *(
+        ReportKey(f"mean_startup_{phase}_ms", "ms", f"Of it, {what}.", is_stable=False)
+        for phase, what in (
+            ("schedule", "until a node was found"),
+            ("node", "until a new node had joined"),
+            ("image", "until the image was there"),
+            ("wait_checkpoint", "waiting for a checkpoint"),
+            ("restore", "restoring a checkpoint"),
+            ("boot", "imports and the engine's processes"),
+            ("wait_source", "waiting for a worker that has the weights"),
+            ("weights", "reading weights"),
+            ("compile", "compiling"),
+            ("warm_up", "profiling, graph capture, first steps"),
+            ("checkpoint", "making a checkpoint"),
+            ("probe", "until the probe saw it"),
         )
     ),
 )
@@ -509,10 +554,12 @@ REPORT_GROUPS: dict[str, tuple[ReportKey, ...]] = {
     "Steady window": _STEADY,
     "Saturation": _SATURATION,
     "Cluster": _CLUSTER,
+    "Scaling": _SCALING,
     "Prefix cache": _CACHE,
     "Routing": _ROUTING,
     "Handoffs": _HANDOFFS,
     "Tiers": _TIERS,
+    "Start-up": _STARTUPS,
     "Step times": _TIMING,
     "Effort": _EFFORT,
 }

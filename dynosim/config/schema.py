@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from dynosim.config.base import RULES, PositiveMs, Rule, Section, check_rules
 from dynosim.config.cluster import POOL_ROLES, ClusterConfig, PoolRole
+from dynosim.config.controllers import HpaConfig, PlannerConfig, ScalingConfig
 from dynosim.config.cost import CostConfig
 from dynosim.config.engine import EngineConfig, EngineKnobs
 from dynosim.config.hardware import Hardware, NamedHardware
@@ -57,6 +58,12 @@ class RunConfig(Section):
     """Which workers there are."""
     router: RouterConfig = RouterConfig.model_construct()
     """Which worker serves a request, and when it may go."""
+    planner: PlannerConfig | None = None
+    """A planner that decides how many workers there are; null: none."""
+    hpa: HpaConfig | None = None
+    """An HPA that decides it; null: none."""
+    scaling: ScalingConfig | None = None
+    """What they see and when; null: as a section without keys."""
     scenario: list[ScenarioEventConfig] = Field([])
     """What happens to the cluster in the course of a simulated run, by time."""
     sla: SlaConfig | None = None
@@ -82,6 +89,8 @@ class RunConfig(Section):
             ]
         )  # fmt: skip
         self._check_pools()
+        self._check_controllers()
+        self._check_startup()
         self._check_reuse()
         self._check_price()
         self._check_version()
@@ -156,11 +165,12 @@ class RunConfig(Section):
         """
         pool = self.cluster.pool(role)
         cluster = ClusterConfig.model_construct(
-            {"workers", "topology", "taints", "tiers"},
+            {"workers", "topology", "taints", "tiers", "startup"},
             workers=pool.workers,
             topology=dict(self.cluster.topology_of(role)),
             taints=self.cluster.taints_of(role),
             tiers=self.cluster.tiers if role == "prefill" else None,
+            startup=self.cluster.startup_of(role),
             max_sim_time_ms=self.cluster.max_sim_time_ms,
         )
         changes: dict[str, Any] = {
@@ -191,6 +201,42 @@ class RunConfig(Section):
                 if stated:
                     rules += _broken_rules(shared, stated, f"cluster.{role}.{key}")
         check_rules(rules)
+
+    @property
+    def launches_workers(self) -> bool:
+        """Whether anything starts workers while the run goes on."""
+        return self.planner is not None or self.hpa is not None
+
+    @property
+    def waits_for_workers(self) -> bool:
+        """Whether requests wait while there is no worker at all."""
+        is_asked = self.scaling is None or self.scaling.wait_for_workers
+        return self.launches_workers and is_asked
+
+    def _check_controllers(self) -> None:
+        """Refuses two who decide the same, and words to nobody."""
+        check_rules(
+            [
+                ("hpa", self.planner is not None and self.hpa is not None,
+                 "stated beside planner: both would decide on the same workers", "keep one"),
+                ("scaling", self.scaling is not None and not self.launches_workers,
+                 "stated, but nobody decides on the number of workers",
+                 "add planner: or hpa:, or remove it"),
+            ]
+        )  # fmt: skip
+
+    def _check_startup(self) -> None:
+        """Refuses to say how workers start where none does."""
+        pools = POOL_ROLES if self.cluster.is_disagg else (None,)
+        sections = [(role, self.cluster.startup_of(role)) for role in pools]
+        check_rules(
+            ("cluster.startup" if role is None or self.cluster.pool(role).startup is None
+             else f"cluster.{role}.startup",
+             section is not None and section.initial == "ready" and not self.launches_workers,
+             "stated, but no worker starts during the run",
+             "set its key initial: starting, or remove it")
+            for role, section in sections
+        )  # fmt: skip
 
     def _check_reuse(self) -> None:
         """Refuses tiers under caches whose prefixes are reused in steps larger than blocks."""

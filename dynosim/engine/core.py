@@ -35,6 +35,10 @@ class DecodeCount(Protocol):
     count: int
     context_tokens: int  # of all of them in the next step, the tokens it computes included
 
+    def blocks_opened(self, num_steps: int) -> int:
+        """Blocks that the next `num_steps` steps open; asked only where there are runs."""
+        ...
+
 
 class EngineCore(Protocol):
     """Decisions of one engine. No method looks at a clock; all take effect at once.

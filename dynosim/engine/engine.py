@@ -67,6 +67,21 @@ class Unfinished(NamedTuple):
     dropped: list[Sequence]  # once for each token that a step under way made for nobody
 
 
+class RunSoFar(NamedTuple):
+    """What of a run under way has been delivered, step by step as it would have been singly.
+
+    `first` is the step in flight when it began, if that has been delivered; then `num_steps` more,
+    from `start_ms` on. `num_ahead` steps have been planned since the run began.
+    """
+
+    first: StepPlan | None
+    start_ms: float
+    num_steps: int
+    num_decodes: int
+    context_tokens: int  # of all of them, in the first of `num_steps`
+    num_ahead: int
+
+
 class Engine:
     """Drives one core. It never looks at a clock: its owner calls `complete` at `next_ms`.
 
@@ -584,6 +599,21 @@ class Engine:
         delivered = self._steps_delivered(now_ms) if self.run_steps else 0
         for sequence, num_scheduled in self.core.decoding():
             yield sequence.index, num_scheduled + delivered - self._undelivered(sequence)
+
+    def run_so_far(self, now_ms: float) -> RunSoFar | None:
+        """How far the run under way is; None outside of runs."""
+        if self.run_steps == 0:
+            return None
+        delivered = self._steps_delivered(now_ms)
+        first = self._in_flight[0] if self._lag and delivered else None
+        return RunSoFar(
+            first,
+            self._run_start_ms,
+            delivered if first is None else delivered - 1,
+            self.core.decodes.count,
+            self._run_context,
+            delivered + 1,
+        )
 
     def take_stamped(self) -> list[StampedEvent]:
         """The KV events since the last call, with the times at which they were published."""

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from dynosim.cluster.control import Process
+    from dynosim.cluster.scaling import ScalingProcess
+    from dynosim.planner.look import Look
     from dynosim.router.witness import ChoiceWitness
     from dynosim.routerlog.replay import LogWriter
 
@@ -47,6 +49,7 @@ class RunOutcome:
     capacity: Capacity
     report: dict[str, Any]  # what `summarize` returns, and what this module knows
     from_ms: float = 0.0  # where the results' clock is 0 on that of the load: after the warm-up
+    looks: "tuple[Look, ...]" = ()  # of who decides on the number of workers
 
     def stage_rows(self) -> list[dict[str, Any]] | None:
         """The results of each load stage; None if the load has no stages."""
@@ -89,6 +92,14 @@ class RunOutcome:
 
         return timeline_table(self.result)
 
+    @property
+    def startups(self) -> "pl.DataFrame | None":
+        """What workers did before they served; None if none started during the run."""
+        from dynosim.metrics.startups import startup_table
+
+        log = self.result.startups
+        return None if log is None else startup_table(log)
+
     def to_pandas(self, table: Literal["requests", "timeline"] = "requests") -> Any:
         """One of the tables for pandas. Raises: ConfigError if that is not installed."""
         from dynosim.experiment.card import to_pandas
@@ -119,6 +130,7 @@ def run(
     witness: "ChoiceWitness | None" = None,
     progress: Progress | None = None,
     watch: Watch | None = None,
+    processes: "Sequence[Process]" = (),
 ) -> RunOutcome:
     """Simulate `config`. `trace` is the workload if it has been loaded already, `prepared` what
     `prepare` gives, perhaps with other step times.
@@ -128,7 +140,8 @@ def run(
     in steps; `witness` notes what some requests' workers were chosen from. `wall_time_ms` in the
     report is real time from before the trace is opened to the end. `check` tests the laws of
     conservation on the result. `progress` is told several times a second how many requests have
-    ended, and of how many. `watch` may end the run early.
+    ended, and of how many. `watch` may end the run early. `processes` watch and steer it, see
+    `dynosim.cluster.control`.
 
     Pins that ask for more than all caches hold are refused only where the workload is loaded here:
     who gives another load, as a search does, wants to see what becomes of it.
@@ -162,7 +175,11 @@ def run(
         options = run_options(config, exact_stepping=exact_stepping, records_trail=record_trail)
         if is_own_load and trace.retention is not None and options.concurrency is None:
             check_pins_together(trace, extents_for(trace, cluster), cluster)
-        processes, cluster = _played(config, cluster)
+        control = _control(config, cluster)
+        if control is not None:
+            processes = (control, *processes)
+        played, cluster = _played(config, cluster)
+        processes = (*played, *processes)
         result = simulate(
             trace, cluster, options, processes=processes, progress=progress, watch=watch
         )
@@ -189,7 +206,25 @@ def run(
     report["max_model_len"] = prepared.engine.max_model_len
     report |= prepared.capacity.report_keys()
     report["wall_time_ms"] = (time.perf_counter() - started) * 1e3
-    return RunOutcome(config, trace, prepared.timing, result, prepared.capacity, report, from_ms)
+    return RunOutcome(
+        config,
+        trace,
+        prepared.timing,
+        result,
+        prepared.capacity,
+        report,
+        from_ms,
+        looks=() if control is None else tuple(control.looks),
+    )
+
+
+def _control(config: RunConfig, cluster: ClusterSpec) -> "ScalingProcess | None":
+    """Who decides on the number of workers; None: nobody."""
+    if not config.launches_workers:
+        return None
+    from dynosim.build.controllers import scaling_process
+
+    return scaling_process(config, cluster)
 
 
 def _played(config: RunConfig, cluster: ClusterSpec) -> "tuple[Sequence[Process], ClusterSpec]":

@@ -13,6 +13,7 @@ from dynosim.records import (
     RequestLog,
     RequestTrail,
     RunResult,
+    StartupLog,
     StepLog,
     Trace,
     WorkerLog,
@@ -89,6 +90,7 @@ def _since(result: RunResult, rows: IntArray, from_ms: float) -> RunResult:
         num_preemptions=int(log.preemptions.sum()),
         routing=routing,
         kv_events=events,
+        startups=None if result.startups is None else _startups_since(result.startups, from_ms),
         trail=None if trail is None else _trail_since(trail, place, from_ms),
     )
 
@@ -120,6 +122,17 @@ def _lives_since(workers: WorkerLog, from_ms: float) -> WorkerLog:
         ready_ms=later(workers.ready_ms),
         ended_ms=later(workers.ended_ms),
     )
+
+
+def _startups_since(startups: StartupLog, from_ms: float) -> StartupLog:
+    """Those phases that were not over before."""
+    kept = np.flatnonzero(~(startups.end_ms < from_ms))
+    columns = {
+        name: getattr(startups, name)[kept] for name in StartupLog.__slots__ if name != "phase"
+    }
+    columns["start_ms"] = np.maximum(columns["start_ms"] - from_ms, 0.0)
+    columns["end_ms"] = columns["end_ms"] - from_ms
+    return StartupLog(phase=tuple(startups.phase[row] for row in kept.tolist()), **columns)
 
 
 def _trail_since(trail: RequestTrail, place: IntArray, from_ms: float) -> RequestTrail:

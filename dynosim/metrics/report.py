@@ -28,6 +28,8 @@ from dynosim.metrics.lives import (
 from dynosim.metrics.percentiles import summarize_sample
 from dynosim.metrics.routing import hit_keys, retention_keys, router_keys, share_keys
 from dynosim.metrics.saturation import load_of
+from dynosim.metrics.scaling import scaling_keys
+from dynosim.metrics.startups import startup_keys
 from dynosim.metrics.steady import steady_keys
 from dynosim.metrics.tiers import tier_keys
 from dynosim.records import FloatArray, IntArray, RequestLog, RequestStatus, RunResult, StepLog
@@ -119,6 +121,8 @@ def summarize(
         **router_keys(result),
         **handoff_keys(result, completed),
         **tier_keys(result, completed),
+        **scaling_keys(result),
+        **startup_keys(result),
         **_latency_keys(result, latencies, completed, timing),
         **steady_keys(result, timing, latencies.ttft_ms, latencies.tpot_ms, latencies.e2e_ms),
         **_goodput(log, latencies, completed, sla, duration_ms),

@@ -124,7 +124,7 @@ def _at(schema: Schema, reference: str) -> Schema:
 
 def is_number(key: Schema) -> bool:
     """Whether a number may be written."""
-    parts = (key, *key.get("anyOf", ()))
+    parts = (key, *key.get("anyOf", ()), *key.get("oneOf", ()))
     return any(part.get("type") in ("integer", "number") for part in parts)
 
 

@@ -1,6 +1,7 @@
 """Random small runs of all kinds, for tests of what is told about them."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from naive_serving import Served, serve_again
 from strategies import random_trace
 
 from dynosim.build.engine import Prepared, prepare
+from dynosim.cluster.control import Process
 from dynosim.config import RunConfig
 from dynosim.experiment.run import RunOutcome, run
 from dynosim.records import NO_REQUEST, Trace
@@ -44,10 +46,17 @@ def outcome_of(seed: int) -> RunOutcome:
     return run(config, trace=trace, prepared=prepared, check=True)
 
 
-def told_run(seed: int, *, is_exact: bool = False) -> Told:
+def told_run(seed: int, *, is_exact: bool = False, processes: Sequence[Process] = ()) -> Told:
     """The run of a seed, in bulk or in single steps, and the same served again."""
     config, trace, prepared = _drawn(seed)
-    outcome = run(config, trace=trace, prepared=prepared, check=True, exact_stepping=is_exact)
+    outcome = run(
+        config,
+        trace=trace,
+        prepared=prepared,
+        check=True,
+        exact_stepping=is_exact,
+        processes=processes,
+    )
     cluster = config.cluster
     served = serve_again(
         outcome.result,

@@ -1,6 +1,7 @@
 """Workers that come, drain and fail in the middle of runs: nothing is lost, bulk or single."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from clusters import equal_workers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from same_runs import assert_same
+from startup_support import GB
 from strategies import random_routing, random_spec, random_timing, random_trace, with_rarer_routing
 
 from dynosim.cluster import RunOptions, simulate
@@ -15,6 +17,7 @@ from dynosim.cluster.control import ControlPlane, Process, ProcessGenerator
 from dynosim.metrics import check_conservation
 from dynosim.records import RequestStatus, RunResult, Trace
 from dynosim.workers.lifecycle import Phase
+from dynosim.workers.startup import Duration, ReadSpec, StartupSpec, WeightsSpec
 
 SEEDS = st.integers(0, 2**32 - 1)
 ACTIONS = ("launch", "launch", "drain", "fail", "fail", "hold")
@@ -45,7 +48,8 @@ def acting(seed: int) -> Process:
     return act
 
 
-def run(seed: int, *, exact: bool) -> tuple[Trace, RunResult]:
+def run(seed: int, *, exact: bool, startup: StartupSpec | None = None) -> tuple[Trace, RunResult]:
+    """With a `startup` the first workers start cold."""
     rng = random.Random(seed)
     trace = random_trace(rng)
     spec = random_spec(rng, trace)
@@ -54,6 +58,9 @@ def run(seed: int, *, exact: bool) -> tuple[Trace, RunResult]:
     if rng.random() < 0.5:
         routing = with_rarer_routing(routing, timing, spec)
     cluster = equal_workers(spec, timing, num_workers=rng.randint(1, 3), routing=routing)
+    if startup is not None:
+        pool = replace(cluster.pools[0], startup=startup, start_cold=True)
+        cluster = replace(cluster, pools=(pool,))
     options: dict[str, Any] = {"until_ms": rng.choice([None, None, 1200.0])}
     return trace, simulate(
         trace,
@@ -67,6 +74,28 @@ def run(seed: int, *, exact: bool) -> tuple[Trace, RunResult]:
 @given(SEEDS)
 def test_bulk_does_as_single_steps_do_where_workers_come_and_go(seed: int) -> None:
     assert_same(run(seed, exact=False)[1], run(seed, exact=True)[1])
+
+
+STARTUP = StartupSpec(
+    boot=Duration(100.0, 200.0),
+    weights=WeightsSpec(
+        num_bytes=GB,
+        storage=ReadSpec(node_gb_s=5.0, total_gb_s=8.0),
+        peer_gb_s=20.0,
+        receivers_per_source=1,
+    ),
+    probe=Duration.between(0.0, 100.0),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS)
+def test_bulk_does_as_single_steps_do_where_they_start_cold(seed: int) -> None:
+    trace, bulk = run(seed, exact=False, startup=STARTUP)
+    check_conservation(bulk, trace)
+    single = run(seed, exact=True, startup=STARTUP)[1]
+    assert_same(bulk, single)
+    assert repr(bulk.startups) == repr(single.startups)
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,256 +1,250 @@
-"""Laws of autoscalers: limits, rates, windows and determinism, on any metrics."""
+"""Laws of the planner, on any load: limits, budgets, no swinging, the same again from a log."""
 
-import math
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from math import inf
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from planner_support import CountingFrontend, card, linear, observation, only, pool_state, report
 
-from dynosim.planner.concurrency import IN_FLIGHT, ConcurrencyScaler, ConcurrencySpec
-from dynosim.planner.controller import Controller
-from dynosim.planner.decision import Decision
-from dynosim.planner.hpa import Hpa, HpaSpec
-from dynosim.planner.keda import Keda, KedaSpec, KedaTrigger
-from dynosim.planner.observation import Scrape
-from dynosim.planner.perfect import perfect_schedule
-from dynosim.planner.queries import ServiceMetric, SumQuery
-from dynosim.planner.rehearsal import Rehearsal
-from dynosim.planner.scaling_rules import Restraint, ScalingPolicy, ScalingRules
-from dynosim.planner.series import ScrapeStore
+from dynosim.planner.budget import Share, grant
+from dynosim.planner.capacity import best_point
+from dynosim.planner.engine_model import EngineModel, RequestMix
+from dynosim.planner.forecast import FORECASTERS, ForecastSpec, forecaster
+from dynosim.planner.load import EASY, Vote, by_itl, by_thresholds, by_ttft
+from dynosim.planner.log_values import look_of, plain_look, replay
+from dynosim.planner.look import Look
+from dynosim.planner.observation import Observation, PoolCard
+from dynosim.planner.planner import Planner
+from dynosim.planner.planner_spec import PlannerSpec
+from dynosim.planner.throughput import Foreseen, needed
 
-S = 1000.0
-LOAD = ServiceMetric(name="load", query=SumQuery("load"), target=10.0)
+shares = st.builds(
+    lambda wanted, asked, gpus, least, more: Share(wanted, asked, gpus, least, more),
+    st.integers(0, 12),
+    st.integers(0, 12),
+    st.integers(1, 8),
+    st.integers(0, 2),
+    st.none() | st.integers(2, 12),
+)
 
-loads = st.lists(st.none() | st.integers(0, 60), min_size=1, max_size=60)
-policies = st.builds(
-    ScalingPolicy,
-    st.sampled_from(["pods", "percent"]),
-    st.integers(1, 150),
-    st.sampled_from([15 * S, 30 * S, 45 * S, 100 * S]),
-)
-small = st.builds(
-    ScalingPolicy, st.just("pods"), st.integers(1, 4), st.sampled_from([15 * S, 50 * S])
-)
-rules = st.builds(
-    ScalingRules,
-    window_ms=st.sampled_from([0.0, 30 * S, 60 * S, 300 * S]),
-    policies=st.lists(policies | small, min_size=1, max_size=3).map(tuple),
-    select=st.sampled_from(["max", "min", "disabled"]),
-)
-hpas = st.builds(
-    lambda low, more, up, down, average: HpaSpec(
-        pool="pool",
-        metrics=(replace(LOAD, is_average=average),),
-        min_replicas=low,
-        max_replicas=max(low + more, 1),
-        up=up,
-        down=down,
-    ),
-    st.integers(0, 4),
-    st.integers(0, 20),
-    rules,
-    rules,
+
+@given(st.lists(shares, min_size=1, max_size=2), st.none() | st.integers(32, 64), st.data())
+def test_what_is_granted_is_within_limits_and_budget_and_turns_nothing(
+    pools: list[Share], most: int | None, data: st.DataObject
+) -> None:
+    fewest = data.draw(st.none() | st.integers(1, 32))
+    granted = grant(pools, most, fewest).replicas
+    total = sum(number * pool.gpus for number, pool in zip(granted, pools, strict=True))
+    assert most is None or total <= most
+    now = sum(pool.clip(pool.wanted) * pool.gpus for pool in pools)
+    slack = max(pool.gpus for pool in pools)
+    top = sum(inf if pool.most is None else pool.most * pool.gpus for pool in pools)
+    lowest = min(top, fewest or 0) - (0 if most is None else slack)
+    assert total >= lowest - (0 if now >= lowest else slack)
+    for number, pool in zip(granted, pools, strict=True):
+        assert number == pool.clip(number)
+        if (most is None or now <= most) and now >= (fewest or 0):
+            ends = sorted((pool.clip(pool.wanted), pool.clip(pool.asked)))
+            assert ends[0] <= number <= ends[1]
+
+
+@given(
+    st.sampled_from(sorted(FORECASTERS)),
     st.booleans(),
+    st.lists(st.floats(0, 1e9), min_size=1, max_size=80),
+)
+@settings(max_examples=60)
+def test_a_forecast_is_finite_and_not_negative(
+    method: str, log1p: bool, values: list[float]
+) -> None:
+    spec = ForecastSpec(method=method, log1p=log1p, season_points=6)  # type: ignore[arg-type]
+    first, second = forecaster(spec), forecaster(spec)
+    for value in values:
+        first.add(value)
+        second.add(value)
+    found = first.forecast()
+    assert found == second.forecast()
+    assert found is None or 0 <= found.value < inf
+
+
+mixes = st.builds(
+    RequestMix, st.floats(1, 5000), st.floats(1, 2000), st.floats(0, 1), st.floats(1, 4)
 )
 
 
-def decisions(make: Callable[[], Controller], values: list[int | None], workers: int,
-              start_s: float = 0.0, name: str = "load") -> list[Decision]:  # fmt: skip
-    """One value every 15 s; None: the scrape fails."""
-
-    def metrics(now_ms: float, ready: int) -> dict[str, float] | None:
-        value = values[int(now_ms // (15 * S))]
-        return None if value is None else {name: float(value)}
-
-    rehearsal = Rehearsal(
-        metrics=metrics,
-        until_ms=15 * S * len(values) - 1,
-        num_workers=workers,
-        scrape_ms=15 * S,
-        start_ms=start_s * S,
+@given(
+    st.sampled_from(["prefill", "decode", "agg"]),
+    mixes,
+    st.floats(1, 5000),
+    st.floats(1, 100),
+    st.floats(0.01, 50),
+    st.floats(0.01, 50),
+)
+@settings(max_examples=60)
+def test_more_demand_never_takes_fewer_engines(
+    role: str, mix: RequestMix, ttft_ms: float, itl_ms: float, rps: float, more: float
+) -> None:
+    engine = EngineModel.of(card(role, max_num_seqs=64, max_kv_tokens=100_000), linear())
+    few, many = (
+        needed(role, engine, Foreseen(demand, mix, ()), (ttft_ms, itl_ms), 1.0)
+        for demand in (rps, rps + more)
     )
-    return rehearsal.decisions(make())
+    assert 1 <= few.replicas <= many.replicas
+    assert few.replicas * best_point(role, engine, mix, ttft_ms, itl_ms).rps >= rps * (1 - 1e-8)
 
 
-@given(hpas, loads, st.integers(0, 10), st.sampled_from([0.0, 40.0, 200.0]))
-def test_targets_of_an_hpa_are_within_its_limits_and_the_same_again(
-    spec: HpaSpec, values: list[int | None], workers: int, start_s: float
+@given(st.sampled_from(sorted(EASY)), st.floats(0, 5), st.integers(1, 12), st.integers(1, 12))
+def test_a_constant_load_is_answered_by_a_number_that_stays(
+    rule: tuple[str, str], load: float, start: int, least: int
 ) -> None:
-    found = decisions(lambda: Hpa(spec), values, workers, start_s)
-    assert len(found) == len(values)
-    for decision in found:
-        pool = decision.pools[0]
-        is_off = pool.verdict == "scaling_disabled"
-        # an outage from the start leaves even what is outside
-        assert is_off or spec.min_replicas <= pool.target <= spec.max_replicas
-        assert pool.reasons
-        assert all(math.isfinite(value) for value in pool.figures.values())
-    assert decisions(lambda: Hpa(spec), values, workers, start_s) == found
-
-
-@given(hpas, loads, st.data())
-def test_no_window_has_more_change_than_its_policies_allow(
-    spec: HpaSpec, values: list[int | None], data: st.DataObject
-) -> None:
-    workers = data.draw(st.integers(max(spec.min_replicas, 1), spec.max_replicas))
-    found = decisions(lambda: Hpa(spec), values, workers)
-    history = [(-math.inf, workers), *((d.now_ms, d.pools[0].target) for d in found)]
-    for index, (now_ms, after) in enumerate(history[1:], 1):
-        before = history[index - 1][1]
-        rule = spec.up if after > before else spec.down
-        if after == before:
-            continue
-        assert rule.select != "disabled"
-        allowed = []
-        for policy in rule.policies:
-            since_ms = now_ms - policy.period_ms
-            began = [count for at_ms, count in history if at_ms <= since_ms][-1]
-            change = policy.value if policy.kind == "pods" else began * policy.value / 100
-            allowed.append(
-                math.ceil(began + change) if after > before else math.floor(max(began - change, 0))
-            )
-        if after > before:
-            assert after <= (max if rule.select == "max" else min)(allowed)
-        else:
-            assert after >= (min if rule.select == "max" else max)(allowed)
-
-
-@given(st.booleans(), loads, st.integers(0, 5), st.integers(0, 2), st.sampled_from([15, 30, 50]))
-def test_keda_is_at_zero_only_where_it_may_be_and_never_in_between_limits(
-    average: bool, values: list[int | None], workers: int, low: int, poll_s: int
-) -> None:
-    trigger = KedaTrigger(metric=replace(LOAD, is_average=average), activation=3.0)
-    spec = KedaSpec(pool="pool", triggers=(trigger,), min_replicas=low, max_replicas=8,
-                    poll_ms=poll_s * S, cooldown_ms=60 * S)  # fmt: skip
-    found = decisions(lambda: Keda(spec), values, workers)
-    for decision in found[1:]:
-        assert low <= decision.pools[0].target <= 8
-    for decision in found:
-        pool = decision.pools[0]
-        if pool.verdict == "wake_up":
-            assert pool.figures["load"] > 3 and pool.target == max(low, 1)
-        if pool.verdict == "scale_to_zero":
-            assert pool.figures["load"] <= 3 and low == 0
-    assert decisions(lambda: Keda(spec), values, workers) == found
-
-
-@given(loads, st.integers(0, 5), st.integers(0, 2), st.sampled_from([0.0, 40.0]))
-def test_concurrency_is_within_its_limits_and_grows_only_by_what_is_in_flight(
-    values: list[int | None], workers: int, low: int, start_s: float
-) -> None:
-    spec = ConcurrencySpec(pool="pool", target=10.0, min_replicas=low, max_replicas=7)
-    found = decisions(lambda: ConcurrencyScaler(spec), values, workers, start_s, name=IN_FLIGHT)
-    most = math.ceil(max((v for v in values if v is not None), default=0) / 7)
-    for decision in found:
-        pool = decision.pools[0]
-        if pool.verdict != "metrics_missing":
-            assert low <= pool.target <= max(7, low)
-            assert pool.target <= max(most, workers, low, 1)
-    again = decisions(lambda: ConcurrencyScaler(spec), values, workers, start_s, name=IN_FLIGHT)
-    assert again == found
-
-
-# ---- restraint against a memory that forgets nothing ---------------------------------------------
-
-
-@dataclass
-class PlainRestraint:
-    """The same by its definition: everything kept, everything looked through each time."""
-
-    up: ScalingRules
-    down: ScalingRules
-    proposals: list[tuple[float, int]]
-    replicas: list[tuple[float, int]]
-
-    def settle(self, proposed: int, low: int, high: int, now_ms: float) -> int:
-        current = self.replicas[-1][1]
-        self.proposals.append((now_ms, proposed))
-        ups = [n for at, n in self.proposals if now_ms - at < self.up.window_ms] + [proposed]
-        downs = [n for at, n in self.proposals if now_ms - at < self.down.window_ms] + [proposed]
-        stable = min(max(current, min(ups)), max(downs))
-        if stable > current:
-            stable = min(stable, high, max(self._limit(self.up, current, 1, now_ms), current))
-        elif stable < current:
-            stable = max(stable, low, min(self._limit(self.down, current, -1, now_ms), current))
-        self.replicas.append((now_ms, stable))
-        return stable
-
-    def _limit(self, rule: ScalingRules, current: int, sign: int, now_ms: float) -> int:
-        if rule.select == "disabled":
-            return current
-        limits: list[int] = []
-        for policy in rule.policies:
-            began = [n for at, n in self.replicas if at <= now_ms - policy.period_ms][-1]
-            if policy.kind == "pods":
-                limits.append(began + sign * policy.value)
-            elif sign > 0:
-                limits.append(math.ceil(began * (1 + policy.value / 100)))
-            else:
-                limits.append(int(began * (1 - policy.value / 100)))
-        pick: Any = max if (rule.select == "max") == (sign > 0) else min
-        return int(pick(limits))
-
-
-@given(rules, rules, st.lists(st.tuples(st.integers(1, 40), st.integers(0, 25)), max_size=40))
-def test_restraint_equals_its_definition(
-    up: ScalingRules, down: ScalingRules, wishes: list[tuple[int, int]]
-) -> None:
-    restraint = Restraint(up, down)
-    restraint.begin(5, 0.0)
-    plain = PlainRestraint(up, down, [(0.0, 5)], [(-math.inf, 5)])
-    now_ms, current = 0.0, 5
-    for gap_s, proposed in wishes:
-        now_ms += gap_s * S
-        after = restraint.settle(current, proposed, 1, 20, now_ms).replicas
-        restraint.note(current, after, now_ms)
-        assert after == plain.settle(proposed, 1, 20, now_ms)
-        current = after
-
-
-# ---- series, the bound ---------------------------------------------------------------------------
+    """Spread evenly over the engines there are; once it turns, it stays (no 2-1-2)."""
+    num, steps = max(start, least), []
+    for _ in range(80):
+        step = by_thresholds([load / num] * num, EASY[rule]).step
+        step = step if num + step >= least else 0
+        num += step
+        steps.append(step)
+    assert steps[-20:] == [0] * 20
+    assert not {1, -1} <= set(steps)
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 30), st.integers(0, 9)), min_size=2, max_size=20),
-    st.integers(10, 300),
+    st.sampled_from([by_ttft, by_itl]),
+    st.integers(0, 30_000),
+    st.integers(1, 12),
+    mixes,
+    st.floats(0.5, 1.0),
 )
-def test_plain_increase_is_what_was_counted_whatever_resets_there_are(
-    steps: list[tuple[int, int]], window_s: int
+def test_an_engine_given_up_is_not_asked_back_by_the_same_load(
+    rule: Callable[..., Vote], load: int, start: int, mix: RequestMix, sensitivity: float
 ) -> None:
-    """A counter that restarts before some scrapes loses nothing but what it had by then."""
-    store, at_s, value = ScrapeStore(), 0, 100
-    grown: list[tuple[int, int]] = []
-    for gap_s, growth in steps:
-        at_s += gap_s
-        restarts = growth == 9 and value > 3
-        value = 3 if restarts else value + growth
-        grown.append((at_s, 3 if restarts else growth))
-        store.add(Scrape(at_s * S, {"c": float(value)}))
-    inside = [more for when, more in grown if at_s - window_s < when <= at_s]
-    found = store.increase("c", window_s * S, at_s * S, extrapolate=False)
-    assert found == (sum(inside[1:]) if len(inside) > 1 else None)
-    whole = store.increase("c", window_s * S, at_s * S)
-    if found is not None and whole is not None:
-        assert found <= whole + 1e-9
-        rate = store.rate("c", window_s * S, at_s * S)
-        assert rate is not None and math.isclose(rate * window_s, whole)
+    """So many queued tokens, or sequences of 100 tokens of KV each, spread evenly."""
+    engine = EngineModel.of(card(max_kv_tokens=100_000), linear())
+    targets = {by_ttft: 500.0, by_itl: 30.0}
+    num, steps = start, []
+    for _ in range(30):
+        part = load // num
+        seen = [report(i, queued=part, running=part // 100, kv=part) for i in range(num)]
+        steps.append(rule(seen, engine, mix, targets[rule], sensitivity).step)
+        num += steps[-1]
+    assert -1 not in steps or 1 not in steps[steps.index(-1) :]
 
 
-@given(
-    st.lists(st.integers(0, 6), max_size=30), st.floats(0, 5), st.integers(0, 4), st.integers(1, 9)
+# ---- a planner on whatever comes -----------------------------------------------------------------
+
+SPECS = (
+    PlannerSpec(mode="agg", optimization_target="throughput"),
+    PlannerSpec(mode="agg", optimization_target="latency", min_endpoint=0, max_endpoint=4),
+    PlannerSpec(
+        mode="disagg",
+        optimization_target="sla",
+        enable_load_scaling=True,
+        throughput_adjustment_interval_ms=20_000.0,
+        scale_down_stabilization_ms=15_000.0,
+        min_endpoint=0,
+        max_gpu_budget=6,
+        min_gpu_budget=2,
+        latency_correction=True,
+    ),
+    PlannerSpec(
+        mode="agg",
+        optimization_target="sla",
+        throughput_adjustment_interval_ms=10_000.0,
+        load_predictor=ForecastSpec(method="kalman"),
+        max_gpu_budget=5,
+    ),
 )
-def test_bound_is_enough_everywhere_and_no_dearer_than_constant_or_following(
-    fewest: list[int], start_bins: float, num_warm: int, bin_s: int
+CARDS = {
+    "agg": [card()],
+    "disagg": [card("prefill", gpus_per_worker=1), card("decode", gpus_per_worker=2)],
+}
+
+
+def _planner(spec: PlannerSpec, *, knows_times: bool) -> Planner:
+    cards = CARDS[spec.mode]
+    return Planner(spec, cards, {one.name: linear() for one in cards} if knows_times else {})
+
+
+def _story(draw: st.DrawFn, cards: list[PoolCard]) -> list[Observation]:
+    """Looks every 5 s at a service that comes and goes as nobody told it to."""
+    frontend, seen = CountingFrontend(), []
+    for index in range(1, draw(st.integers(2, 14))):
+        now_ms = index * 5_000.0
+        frontend.serve(draw(st.integers(0, 400)), isl=100, osl=20)
+        frontend.active = draw(st.integers(0, 3))
+        scrapes = [frontend.scrape(now_ms)] if draw(st.integers(0, 4)) else []
+        pools, reports = [], []
+        for number, one in enumerate(cards):
+            ready, starting = draw(st.integers(0, 3)), draw(st.integers(0, 1))
+            wanted = draw(st.sampled_from([None, ready, ready + 1]))
+            pools.append(pool_state(one.name, ready, starting, wanted=wanted))
+            reports += [
+                report(
+                    worker,
+                    one.name,
+                    now_ms - draw(st.sampled_from([0.0, 0.0, 70_000.0])),
+                    running=draw(st.integers(0, 8)),
+                    queued=draw(st.integers(0, 3_000)),
+                    kv=draw(st.integers(0, 12_000)),
+                )
+                for worker in range(ready)
+                if number == 0 or draw(st.booleans())
+            ]
+        seen.append(observation(now_ms, pools, scrapes, reports))
+    return seen
+
+
+@given(st.data(), st.sampled_from(SPECS), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_any_story_keeps_limits_and_is_decided_the_same_from_its_log(
+    data: st.DataObject, spec: PlannerSpec, knows_times: bool
 ) -> None:
-    bin_ms, start_ms = bin_s * S, start_bins * bin_s * S
-    found = perfect_schedule(fewest, bin_ms, start_ms, num_warm)
-    for index, need in enumerate(fewest):
-        assert found.ready_at((index + 0.5) * bin_ms) >= need
-    starts = [max(b - a, 0) for a, b in zip([num_warm, *fewest], fewest, strict=False)]
-    following = sum(fewest) * bin_ms + sum(starts) * start_ms
-    peak = max(fewest, default=0)
-    constant = peak * len(fewest) * bin_ms + max(peak - num_warm, 0) * start_ms
-    assert found.held_ms <= min(following, constant) * (1 + 1e-9)
-    assert found.held_ms >= sum(fewest) * bin_ms * (1 - 1e-9)
+    cards = CARDS[spec.mode]
+    planner = _planner(spec, knows_times=knows_times)
+    looks = []
+    for seen in data.draw(st.composite(_story)(cards)):
+        decision = planner.look(seen)
+        looks.append(Look(seen, decision))
+        for pool in decision.pools if decision else ():
+            if pool.verdict == "metrics_stale":
+                assert pool.target == seen.pool(pool.pool).wanted
+            assert pool.reasons or pool.verdict == "no_change"
+        if decision and all(pool.verdict != "metrics_stale" for pool in decision.pools):
+            gpus = [one.gpus_per_worker for one in cards]
+            total = sum(p.target * g for p, g in zip(decision.pools, gpus, strict=True))
+            assert total <= (spec.max_gpu_budget or inf)
+            for pool, one in zip(decision.pools, cards, strict=True):
+                top = spec.max_replicas(one.role)
+                assert spec.min_replicas(one.role) <= pool.target <= (top or inf)
+    text = json.dumps([plain_look(look) for look in looks], allow_nan=False)
+    again = [look_of(plain) for plain in json.loads(text)]
+    assert again == looks
+    assert replay(again, _planner(spec, knows_times=knows_times)) == []
+
+
+@given(st.integers(0, 1500), st.integers(1, 8), st.sampled_from(["constant", "kalman", "arima"]))
+@settings(max_examples=30, deadline=None)
+def test_a_constant_demand_is_served_by_a_constant_number(
+    requests: int, start: int, method: str
+) -> None:
+    spec = replace(
+        SPECS[3],
+        load_predictor=ForecastSpec(method=method),  # type: ignore[arg-type]
+        max_gpu_budget=None,
+        min_endpoint=1,
+    )
+    planner, replicas = _planner(spec, knows_times=True), start
+    frontend, targets = CountingFrontend(), []
+    scrapes = [frontend.scrape(0.0)]
+    for index in range(1, 13):
+        frontend.serve(requests, isl=100, osl=20)
+        scrapes.append(frontend.scrape(index * 5_000.0))
+        if index % 2 == 0:
+            seen = observation(index * 5_000.0, [pool_state("agg", replicas)], scrapes)
+            replicas = only(planner.look(seen)).target
+            targets.append(replicas)
+            scrapes = []
+    assert len(set(targets[3:])) == 1

@@ -9,18 +9,18 @@ from exposition import histogram, samples
 from live_support import BLOCK, MODEL, Inside, ScriptedEngine, card, request
 from virtual_time import in_virtual_time, let_others_run, loop_clock, now_ms, now_s
 
+from dynosim.planner.frontend_metrics import (
+    DURATION_BUCKETS,
+    ITL_BUCKETS,
+    TOKEN_BUCKETS,
+    TTFT_BUCKETS,
+)
 from dynosim.router.classes import PolicyClass
 from dynosim.router.knobs import RouterSpec
 from dynosim_runtime.card import worker_id_of
 from dynosim_runtime.http.app import create_app
 from dynosim_runtime.http.registry import ModelRegistry
 from dynosim_runtime.serving.gauges import observe_frontend, status_routes
-from dynosim_runtime.serving.metrics import (
-    DURATION_BUCKETS,
-    ITL_BUCKETS,
-    TOKEN_BUCKETS,
-    TTFT_BUCKETS,
-)
 from dynosim_runtime.tokenize.byte_tokenizer import ByteTokenizer
 
 PROMPT = list(range(10, 20))

@@ -10,10 +10,15 @@ import pytest
 
 from dynosim.build.engine import GIVEN_ELSEWHERE, KNOBS, engine_spec
 from dynosim.build.routing import router_spec
+from dynosim.cluster.scaling import ScalingSpec
 from dynosim.config import EngineConfig
+from dynosim.config.controllers import HpaConfig, LoadPredictorConfig, PlannerConfig, ScalingConfig
 from dynosim.config.router import EventConfig, PolicyClassConfig, RouterConfig
 from dynosim.engine.cores import CORES
 from dynosim.engine.spec import EngineSpec
+from dynosim.planner.forecast import ForecastSpec
+from dynosim.planner.hpa import HpaSpec
+from dynosim.planner.planner_spec import PlannerSpec
 from dynosim.router.busy import BusyThresholds
 from dynosim.router.classes import PolicyClass
 from dynosim.router.knobs import CostSpec, LoadSpec, RouterSpec
@@ -21,6 +26,7 @@ from dynosim.router.spec import DelaySpec, RoutingSpec
 from dynosim.timing.protocols import TimedEngine
 
 ROOT = Path(__file__).parents[2]
+BY_CLUSTER = (PlannerSpec, "mode")  # unless stated: as the cluster is
 PACKAGES = (ROOT / "dynosim", ROOT / "runtime" / "dynosim_runtime")
 
 
@@ -89,12 +95,17 @@ def _other(value: Any) -> Any:
         (BusyThresholds, RouterConfig),
         (PolicyClass, PolicyClassConfig),
         (DelaySpec, EventConfig),
+        (PlannerSpec, PlannerConfig),
+        (ForecastSpec, LoadPredictorConfig),
+        (HpaSpec, HpaConfig),
+        (ScalingSpec, ScalingConfig),
     ],
 )
 def test_what_section_and_spec_share_has_one_default(spec: type, section: Any) -> None:
     keys = section.model_fields
     for knob in fields(spec):
         is_key = knob.name in keys and not keys[knob.name].is_required()
+        is_key = is_key and (spec, knob.name) != BY_CLUSTER
         if knob.default is not MISSING and is_key and knob.name != BY_VERSION:
             assert keys[knob.name].default == knob.default, knob.name
 

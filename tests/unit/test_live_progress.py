@@ -21,13 +21,13 @@ from msgspec.structs import replace
 from virtual_time import in_virtual_time, let_others_run, loop_clock, now_ms, now_s
 
 from dynosim.config.live import LiveConfig
+from dynosim.planner.frontend_metrics import ITL_BUCKETS, TOKEN_BUCKETS, TTFT_BUCKETS
 from dynosim.router.classes import PolicyClass
 from dynosim.router.knobs import CostSpec, LoadSpec, RouterSpec
 from dynosim_runtime.card import worker_id_of
 from dynosim_runtime.clients.base import EngineRefusedError
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.requests import RequestRecord
-from dynosim_runtime.serving.metrics import ITL_BUCKETS, TOKEN_BUCKETS, TTFT_BUCKETS
 from dynosim_runtime.serving.placement import HEARTBEAT_TOKENS
 
 # Multiples of 1/4 s, so that sums of them are exact; 1 and 3 are bounds of buckets themselves.

@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from dynosim.planner import frontend_metrics as names
 from dynosim.workers.ids import WorkerId
 from dynosim_runtime.hosts import without_credentials
 from dynosim_runtime.serving.dispatcher import LiveDispatcher
@@ -34,14 +35,14 @@ def observe_frontend(
     def observe(name: str, text: str, of: Callable[[Pool], float]) -> None:
         metrics.observe(name, text, lambda: sum(map(of, pools)))
 
-    observe("dynosim_workers", "Workers that take requests.", lambda pool: pool.members.num_ready)
+    observe(names.WORKERS, "Workers that take requests.", lambda pool: pool.members.num_ready)
     observe(
-        "dynosim_workers_fenced",
+        names.WORKERS_FENCED,
         "Workers that do not answer.",
         lambda pool: pool.members.num_fenced,
     )
     observe(
-        "dynosim_router_queued_requests",
+        names.QUEUED_REQUESTS,
         "Waiting in the router.",
         lambda pool: pool.router.num_queued,
     )

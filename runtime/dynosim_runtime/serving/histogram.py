@@ -1,11 +1,12 @@
 """A histogram for what happens with every token."""
 
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
+
+from dynosim.planner.frontend_metrics import BucketCounts, le_text
 
 
 class LeanHistogram(Collector):
@@ -23,23 +24,15 @@ class LeanHistogram(Collector):
         registry: CollectorRegistry,
     ) -> None:
         self._name, self._text, self._labels = name, text, labels
-        self._bounds = buckets
-        self._counts = [0] * (len(buckets) + 1)
-        self._sum = 0.0
+        self._counts = BucketCounts(buckets)
+        self.observe = self._counts.observe
         registry.register(self)
-
-    def observe(self, value: float, count: int = 1) -> None:
-        """The same value, `count` times."""
-        self._counts[bisect_left(self._bounds, value)] += count
-        self._sum += value * count
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """See `Collector`."""
         family = HistogramMetricFamily(self._name, self._text, labels=tuple(self._labels))
-        total, cumulative = 0, []
-        for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
-            total += count
-            name = "+Inf" if bound == float("inf") else str(float(bound))
-            cumulative.append((name, float(total)))
-        family.add_metric(tuple(self._labels.values()), cumulative, self._sum)
+        bounds = (*self._counts.bounds, float("inf"))
+        counts = self._counts.cumulative()
+        buckets = [(le_text(bound), float(n)) for bound, n in zip(bounds, counts, strict=True)]
+        family.add_metric(tuple(self._labels.values()), buckets, self._counts.total)
         yield family

@@ -8,14 +8,11 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from dynosim.planner import frontend_metrics as names
+from dynosim.planner.frontend_metrics import BUCKETS, TTFT_BUCKETS
 from dynosim_runtime.http.observer import Outcome, RequestType, Stage
 from dynosim_runtime.requests import RequestRecord
 from dynosim_runtime.serving.histogram import LeanHistogram
-
-TTFT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 1, 1.5, 2, 3, 5, 8, 13, 30, 60, 120)
-ITL_BUCKETS = (0.001, 0.002, 0.004, 0.006, 0.01, 0.015, 0.02, 0.03, 0.05, 0.08, 0.13, 0.3, 1, 3)
-DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600)
-TOKEN_BUCKETS = (1, 16, 64, 256, 1024, 4096, 16384, 65536, 262144)
 
 
 class FrontendMetrics:
@@ -26,57 +23,41 @@ class FrontendMetrics:
 
     def __init__(self, *, namespace: str, model: str) -> None:
         self.registry = CollectorRegistry()
-        labels = {"dynamo_namespace": namespace, "model": model}
+        labels = {names.NAMESPACE_LABEL: namespace, names.MODEL_LABEL: model}
         self._labels = labels
         self._requests = self._counter(
-            "dynamo_frontend_requests",
-            "HTTP requests that ended.",
-            "endpoint", "request_type", "status",
-        )  # fmt: skip
-        active = self._gauge("dynamo_frontend_active_requests", "HTTP requests under way.")
+            names.REQUESTS, "HTTP requests that ended.", names.REQUEST_LABELS
+        )
+        active = self._gauge(names.ACTIVE_REQUESTS, "HTTP requests under way.")
         self._active = active.labels(**labels)
         self._preprocessing = 0
-        ttft = self._histogram(
-            "dynamo_frontend_time_to_first_token_seconds", "Arrival to first token.", TTFT_BUCKETS
-        )
+        ttft = self._histogram(names.TTFT, "Arrival to first token.")
         self._gap = LeanHistogram(
-            "dynamo_frontend_inter_token_latency_seconds",
-            "Between two tokens.",
-            ITL_BUCKETS,
-            labels,
-            self.registry,
+            names.ITL, "Between two tokens.", BUCKETS[names.ITL], labels, self.registry
         )
-        duration = self._histogram(
-            "dynamo_frontend_request_duration_seconds", "Arrival to end.", DURATION_BUCKETS
-        )
-        isl = self._histogram(
-            "dynamo_frontend_input_sequence_tokens", "Tokens of prompts.", TOKEN_BUCKETS
-        )
-        osl = self._histogram(
-            "dynamo_frontend_output_sequence_tokens", "Tokens of answers.", TOKEN_BUCKETS
-        )
-        wait = self._histogram(
-            "dynosim_router_wait_seconds", "Arrival to dispatch to a worker.", TTFT_BUCKETS
-        )
+        duration = self._histogram(names.DURATION, "Arrival to end.")
+        isl = self._histogram(names.INPUT_TOKENS, "Tokens of prompts.")
+        osl = self._histogram(names.OUTPUT_TOKENS, "Tokens of answers.")
+        wait = self._histogram(names.ROUTER_WAIT, "Arrival to dispatch to a worker.")
         self._ttft, self._duration, self._isl, self._osl, self._wait = (
             histogram.labels(**labels) for histogram in (ttft, duration, isl, osl, wait)
         )
         self._handoff: Histogram | None = None  # where requests go through prefill workers
         self._transfer: Histogram | None = None
         self._cached = self._counter(
-            "dynosim_router_cached_tokens", "Prompt tokens the router took to be cached."
+            names.ROUTER_CACHED_TOKENS, "Prompt tokens the router took to be cached."
         ).labels(**labels)
         self._engine_cached = self._counter(
-            "dynosim_engine_cached_tokens", "Prompt tokens that engines reported as cached."
+            names.ENGINE_CACHED_TOKENS, "Prompt tokens that engines reported as cached."
         ).labels(**labels)
         self._prompt_tokens = self._counter(
-            "dynosim_frontend_prompt_tokens", "Prompt tokens of all requests."
+            names.PROMPT_TOKENS, "Prompt tokens of all requests."
         ).labels(**labels)
         self.migrations = self._counter(
-            "dynosim_frontend_migrations", "Times a request moved on from a lost worker."
+            names.MIGRATIONS, "Times a request moved on from a lost worker."
         ).labels(**labels)
         self._ended = self._counter(
-            "dynosim_frontend_generations", "Generations by how they ended.", "outcome"
+            names.GENERATIONS, "Generations by how they ended.", names.GENERATION_LABELS
         )
 
     def observe(self, name: str, text: str, value: Callable[[], float]) -> None:
@@ -103,22 +84,22 @@ class FrontendMetrics:
         if prefill is not None:
             counts["dispatch", "prefill"] = prefill
         gauge = Gauge(
-            "dynamo_frontend_stage_requests",
+            names.STAGE_REQUESTS,
             "Requests in a stage of the frontend.",
-            ("dynamo_namespace", "stage", "phase"),
+            names.STAGE_LABELS,
             registry=self.registry,
         )
-        namespace = self._labels["dynamo_namespace"]
+        namespace = self._labels[names.NAMESPACE_LABEL]
         for (stage, phase), count in counts.items():
             gauge.labels(dynamo_namespace=namespace, stage=stage, phase=phase).set_function(count)
 
     def observe_handoffs(self) -> None:
         """Add the times between the two workers of a request."""
         handoff = self._histogram(
-            "dynosim_handoff_seconds", "Prefill worker's answer to first token.", TTFT_BUCKETS
+            "dynosim_handoff_seconds", "Prefill worker's answer to first token."
         )
         transfer = self._histogram(
-            "dynosim_kv_transfer_seconds", "Transfers of KV, of engines that tell.", TTFT_BUCKETS
+            "dynosim_kv_transfer_seconds", "Transfers of KV, of engines that tell."
         )
         self._handoff = handoff.labels(**self._labels)
         self._transfer = transfer.labels(**self._labels)
@@ -194,13 +175,14 @@ class FrontendMetrics:
         """All metrics as Prometheus reads them."""
         return generate_latest(self.registry)
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        names = ("dynamo_namespace", "model", *labels)
-        return Counter(name, text, names, registry=self.registry)
+    def _counter(
+        self, name: str, text: str, labels: tuple[str, ...] = names.COMMON_LABELS
+    ) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
 
     def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(name, text, ("dynamo_namespace", "model"), registry=self.registry)
+        return Gauge(name, text, names.COMMON_LABELS, registry=self.registry)
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        names = ("dynamo_namespace", "model")
-        return Histogram(name, text, names, buckets=buckets, registry=self.registry)
+    def _histogram(self, name: str, text: str) -> Histogram:
+        buckets = BUCKETS.get(name, TTFT_BUCKETS)
+        return Histogram(name, text, names.COMMON_LABELS, buckets=buckets, registry=self.registry)

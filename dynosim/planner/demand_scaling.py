@@ -1,0 +1,101 @@
+"""Replicas by foreseen demand: at the ends of long intervals, as far as it takes at once."""
+
+from collections.abc import Sequence
+
+from dynosim.planner.engine_model import RequestMix
+from dynosim.planner.frontend_view import FrontendView
+from dynosim.planner.observation import Observation
+from dynosim.planner.planner_spec import PlannerSpec
+from dynosim.planner.scaled_pool import Ask, ScaledPool
+from dynosim.planner.throughput import DemandForecast, Foreseen, Needed, needed
+from dynosim.planner.traffic import Traffic
+
+NO_TRAFFIC_DATA = "no_traffic_data"
+MODEL_NOT_READY = "model_not_ready"
+PARTNER_NOT_READY = "partner_not_ready"
+
+
+class DemandScaling:
+    """Asks for what the next interval's requests take; one pool in doubt holds all."""
+
+    def __init__(
+        self, spec: PlannerSpec, frontend: FrontendView, pools: Sequence[ScaledPool]
+    ) -> None:
+        self._spec = spec
+        self._frontend = frontend
+        self._pools = pools
+        window_ms = spec.throughput_adjustment_interval_ms
+        self._demand = DemandForecast(spec.load_predictor, window_ms, spec.speculative_nextn + 1)
+
+    @property
+    def last_mix(self) -> RequestMix | None:
+        """The requests of the last interval in which any came."""
+        return self._demand.last_mix
+
+    def note_mix(self, now_ms: float) -> None:
+        """Between two looks at demand, what requests are like is followed all the same."""
+        lately = self._frontend.lately(now_ms)
+        if lately is not None:
+            self._demand.note(lately)
+
+    def ask(self, seen: Observation, asks: Sequence[Ask]) -> None:
+        """Set the ask of each pool, in their order; a hold says why."""
+        stale = [self._frontend.is_stale(seen.now_ms, ask) for ask in asks]
+        if any(stale):
+            return
+        lately = self._frontend.lately(seen.now_ms, self._spec.tail_quantile)
+        if lately is None:
+            for ask in asks:
+                ask.hold(NO_TRAFFIC_DATA, "the frontend's counters were not scraped twice yet")
+            return
+        self._demand.take(lately)
+        mix = self._demand.last_mix
+        for pool in self._pools:
+            if self._spec.latency_correction and mix is not None:
+                pool.correct(lately, mix, pool.reports(seen))
+        foreseen = self._demand.foresee()
+        for ask in asks:
+            ask.figures |= lately.figures()
+            ask.reasons.extend(foreseen.reasons)
+        found = [self._needed(pool, foreseen) for pool in self._pools]
+        if None in found:
+            self._hold_without_model(asks, found)
+            return
+        for pool, ask, need in zip(self._pools, asks, found, strict=True):
+            if need is not None:
+                self._ask_for(pool, ask, need, lately)
+
+    def _needed(self, pool: ScaledPool, foreseen: Foreseen) -> Needed | None:
+        engine = pool.engine()
+        if engine is None and foreseen.rps > 0:
+            return None
+        if engine is None:
+            return Needed(0, None, ("no demand",), {"demand_rps": 0.0})
+        targets = (self._spec.ttft_ms, self._spec.itl_ms)
+        return needed(pool.card.role, engine, foreseen, targets, self._spec.max_utilization)
+
+    def _hold_without_model(self, asks: Sequence[Ask], found: Sequence[Needed | None]) -> None:
+        for pool, ask, need in zip(self._pools, asks, found, strict=True):
+            if need is None:
+                ask.hold(MODEL_NOT_READY, pool.why_no_engine())
+            else:
+                ask.hold(PARTNER_NOT_READY, "the other pool's step times are not known")
+
+    def _ask_for(self, pool: ScaledPool, ask: Ask, need: Needed, lately: Traffic) -> None:
+        ask.figures |= need.figures | pool.correction_figures()
+        ask.reasons.extend(need.reasons)
+        target, far = need.replicas, self._spec.max_throughput_scaling_replicas
+        if abs(target - ask.wanted) > far:
+            target = ask.wanted + (far if target > ask.wanted else -far)
+            ask.reasons.append(f"{far} at a time")
+        if target == 0 and lately.num_active:
+            target = 1
+            ask.reasons.append(f"{lately.num_active:g} requests are under way")
+        target = pool.within(target)
+        if self._spec.scales_by_load:
+            pool.lower_bound = target
+            ask.figures["lower_bound"] = float(target)
+            if target > ask.wanted:
+                ask.want(target, f"at least {target} by demand")
+        else:
+            ask.want(target, f"{ask.wanted} are to become {target}")

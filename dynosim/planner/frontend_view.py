@@ -1,0 +1,45 @@
+"""What a planner knows of the frontend: its metrics, kept for a while, and how old they are."""
+
+from math import inf
+
+from dynosim.planner import frontend_metrics as names
+from dynosim.planner.observation import Observation
+from dynosim.planner.planner_spec import PlannerSpec
+from dynosim.planner.scaled_pool import METRICS_STALE, Ask
+from dynosim.planner.series import ScrapeStore
+from dynosim.planner.traffic import Traffic, traffic
+
+
+class FrontendView:
+    """The frontend's metrics of the last interval."""
+
+    def __init__(self, spec: PlannerSpec) -> None:
+        self._spec = spec
+        window_ms = spec.throughput_adjustment_interval_ms
+        self._series = ScrapeStore(keep_ms=2 * window_ms, lookback_ms=inf)  # ages: `is_stale`
+
+    def take(self, seen: Observation) -> None:
+        """Take in what was scraped."""
+        for scrape in seen.scrapes:
+            self._series.add(scrape)
+
+    def age_ms(self, now_ms: float) -> float:
+        """Age of the latest metrics; infinity: none came yet."""
+        return self._series.age_ms(now_ms)
+
+    def is_stale(self, now_ms: float, ask: Ask) -> bool:
+        """Whether the frontend's metrics are too old to decide by; then the ask is held."""
+        age_ms, limit_ms = self.age_ms(now_ms), self._spec.max_metric_age_ms
+        if age_ms <= limit_ms:
+            return False
+        told = f"the last metrics are {age_ms / 1e3:.4g} s old, {limit_ms / 1e3:.4g} s at most"
+        ask.hold(METRICS_STALE, told if age_ms < inf else "no metrics have come yet")
+        return True
+
+    def lately(self, now_ms: float, tail: float | None = None) -> Traffic | None:
+        """The traffic of the interval that ends now."""
+        return traffic(self._series, now_ms, self._spec.throughput_adjustment_interval_ms, tail)
+
+    def num_active(self, now_ms: float) -> float:
+        """Requests under way at the last scrape; 0 where it does not tell."""
+        return self._series.sum(names.ACTIVE_REQUESTS, now_ms) or 0.0

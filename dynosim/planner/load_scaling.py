@@ -1,0 +1,90 @@
+"""Replicas by load: at the ends of short intervals, one at a time, from what engines report."""
+
+from dynosim.planner.engine_model import RequestMix
+from dynosim.planner.frontend_view import FrontendView
+from dynosim.planner.load import SCALE_DOWN
+from dynosim.planner.observation import Observation, PoolState
+from dynosim.planner.planner_spec import PlannerSpec
+from dynosim.planner.scaled_pool import METRICS_STALE, Ask, ScaledPool, is_idle
+from dynosim.workers.lifecycle import Phase
+
+SCALING_IN_PROGRESS = "scaling_in_progress"
+CAPPED = "scale_down_capped_by_throughput"
+
+_LOOKS_TO_CANCEL = 3
+"""Looks in a row that must find those still starting superfluous before they are stopped."""
+
+
+class LoadScaling:
+    """Asks for one more or one fewer; for nothing while replicas come or go."""
+
+    def __init__(self, spec: PlannerSpec, frontend: FrontendView) -> None:
+        self._spec = spec
+        self._frontend = frontend
+
+    def ask(self, seen: Observation, pool: ScaledPool, ask: Ask, mix: RequestMix | None) -> None:
+        """After demand has been asked: it may have raised the target, and is not undercut."""
+        if ask.verdict == METRICS_STALE or ask.target > ask.wanted:
+            return
+        state = seen.pool(pool.card.name)
+        num_ready, least = state.count(Phase.READY), pool.lower_bound
+        if least is not None and least > ask.wanted:
+            if not self._frontend.is_stale(seen.now_ms, ask):
+                ask.want(least, f"load does not go below {least}, which demand takes")
+            return
+        is_pending = num_ready != ask.wanted
+        if is_pending and not _may_cancel(state, num_ready):
+            pool.looks_to_cancel = 0
+            ask.hold(SCALING_IN_PROGRESS, f"{num_ready} are ready of {ask.wanted}")
+            return
+        reports = pool.fresh_reports(seen, ask)
+        if reports is None:
+            return
+        if self._spec.optimization_target == "sla" and self._frontend.is_stale(seen.now_ms, ask):
+            return
+        vote = pool.vote(reports, mix)
+        ask.figures |= vote.figures
+        ask.reasons.extend(vote.reasons)
+        if is_pending:
+            self._cancel(pool, ask, num_ready, vote.step)
+            return
+        ask.verdict = vote.verdict
+        if vote.step > 0:
+            top = pool.within(ask.wanted + 1)
+            ask.want(top, "one more" if top > ask.wanted else f"its maximum is {pool.most}")
+        elif vote.step < 0:
+            all_idle = all(is_idle(report) for report in reports)
+            self._ask_fewer(seen, pool, ask, all_idle=all_idle)
+
+    def _ask_fewer(self, seen: Observation, pool: ScaledPool, ask: Ask, *, all_idle: bool) -> None:
+        fewer = ask.wanted - 1
+        if fewer < pool.least:
+            ask.hold("no_change", f"its minimum is {pool.least}")
+        elif pool.lower_bound is not None and fewer < pool.lower_bound:
+            ask.hold(CAPPED, f"demand takes {pool.lower_bound}")
+        elif fewer > 0:
+            ask.want(fewer, "one fewer")
+        elif not self._frontend.is_stale(seen.now_ms, ask):
+            lately = self._frontend.lately(seen.now_ms)
+            nobody = lately is not None and not lately.num_requests and not lately.num_active
+            if nobody and all_idle:
+                ask.want(0, "nobody came in the last interval, and nobody is served")
+            else:
+                ask.hold("no_change", "the last one stays: somebody came in the last interval")
+
+    def _cancel(self, pool: ScaledPool, ask: Ask, num_ready: int, step: int) -> None:
+        """Stop those still starting, once they were superfluous for some looks."""
+        least = max(num_ready, pool.least, pool.lower_bound or 0)
+        pool.looks_to_cancel = pool.looks_to_cancel + 1 if step < 0 else 0
+        told = f"{num_ready} are ready of {ask.wanted}"
+        if least < ask.wanted and pool.looks_to_cancel >= _LOOKS_TO_CANCEL:
+            pool.looks_to_cancel = 0
+            ask.target, ask.verdict = least, SCALE_DOWN
+            ask.reasons.append(f"{told}; those still starting are not needed")
+        else:
+            ask.hold(SCALING_IN_PROGRESS, told)
+
+
+def _may_cancel(state: PoolState, num_ready: int) -> bool:
+    """Whether all that is in progress are starts: then those who are ready can tell."""
+    return 0 < num_ready < state.wanted == num_ready + state.count(Phase.STARTING)

@@ -1,0 +1,42 @@
+"""One look of a controller, as decision logs keep it."""
+
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Any
+
+from dynosim.planner.decision import Decision
+from dynosim.planner.observation import Observation
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a controller saw, and what it made of it; None: nothing was to be decided yet."""
+
+    seen: Observation
+    decision: Decision | None
+
+    def without_metrics(self) -> "Look":
+        """The same, but only the workers of what was seen: metrics of a long run fill memories."""
+        return Look(replace(self.seen, scrapes=(), reports=()), self.decision)
+
+
+def decision_row(decision: Decision) -> dict[str, Any]:
+    """A decision as a line of a decision log; figures that do not exist are None."""
+    return {
+        "at_ms": decision.now_ms,
+        "controller": decision.controller,
+        "is_advisory": decision.is_advisory,
+        "pools": [
+            {
+                "pool": one.pool,
+                "current": one.current,
+                "target": one.target,
+                "verdict": one.verdict,
+                "reasons": list(one.reasons),
+                "figures": {
+                    name: value if isfinite(value) else None for name, value in one.figures.items()
+                },
+            }
+            for one in decision.pools
+        ],
+    }

@@ -1,0 +1,138 @@
+"""The twin's frontend metrics at any moment, beside what every single token says."""
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable
+from itertools import pairwise
+
+import pytest
+from controllers import Script
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from report_runs import Told, told_run
+
+from dynosim.cluster.exposition import FrontendLabels
+from dynosim.cluster.scaling import ScalingProcess, ScalingSpec
+from dynosim.planner import frontend_metrics as names
+from dynosim.planner.frontend_metrics import le_text, sample_name
+
+LABELS = FrontendLabels("test", "m")
+EVERY_MS = 41.37  # no step ends just then
+HAIR_S = 1e-9
+
+
+def watched(seed: int) -> tuple[Told, dict[float, dict[str, float]]]:
+    """A run, and its scrapes by time."""
+    script = Script([10 * EVERY_MS * k for k in range(1, 100)], [])
+    spec = ScalingSpec(scrape_interval_ms=EVERY_MS, labels=LABELS)
+    process = ScalingProcess(script, spec)
+    told = told_run(seed, processes=[process])
+    scrapes = [scrape for look in process.looks for scrape in look.seen.scrapes]
+    return told, {scrape.at_ms: scrape.values for scrape in scrapes}
+
+
+def histogram(name: str, values_s: Iterable[float]) -> dict[str, float]:
+    """Its samples, from all that was observed."""
+    values = sorted(values_s)
+    bounds = (*names.BUCKETS[name], math.inf)
+    found = {
+        sample_name(f"{name}_bucket", {**LABELS.common, "le": le_text(bound)}): float(
+            bisect_left(values, bound + HAIR_S)
+        )
+        for bound in bounds
+    }
+    found[sample_name(f"{name}_count", LABELS.common)] = float(len(values))
+    found[sample_name(f"{name}_sum", LABELS.common)] = sum(values)
+    return found
+
+
+def expected(told: Told, now_ms: float) -> dict[str, float]:
+    """What the metrics say at a moment of the engines' clock, token by token."""
+    timing = told.outcome.timing
+    outside_ms = timing.ingress_ms + timing.egress_ms
+    limit = told.outcome.report["max_model_len"]
+    seen_ms = now_ms + outside_ms
+    requests = [one for one in told.run.requests if one.arrival_ms is not None]
+    came = [one for one in requests if one.arrival_ms <= now_ms]
+    firsts, gaps, ends = [], [], []
+    for one in came:
+        times_ms = [token_ms for token_ms in one.token_ms if token_ms <= seen_ms]
+        if times_ms:
+            firsts.append((times_ms[0] - one.arrival_ms) / 1e3)
+        gaps += [(after - before) / 1e3 for before, after in pairwise(times_ms)]
+        if one.is_completed and one.finish_ms is not None and one.finish_ms <= seen_ms:
+            ends.append(one)
+    fitting = [one for one in came if one.input_tokens < limit]
+    refused = [one for one in fitting if one.status == "rejected"]  # when they came
+    return {
+        **histogram(names.TTFT, firsts),
+        **histogram(names.ITL, gaps),
+        **histogram(names.INPUT_TOKENS, [one.input_tokens for one in fitting]),
+        **histogram(names.OUTPUT_TOKENS, [len(one.token_ms) for one in (*ends, *refused)]),
+        **total(names.PROMPT_TOKENS, sum(one.input_tokens for one in fitting)),
+        **total(names.ENGINE_CACHED_TOKENS, sum(one.cached_tokens for one in ends)),
+    }
+
+
+def total(name: str, value: float) -> dict[str, float]:
+    return {sample_name(f"{name}_total", LABELS.common): float(value)}
+
+
+def is_plain(told: Told) -> bool:
+    """Whether every request ended by itself, or was refused when it came."""
+    return all(one.status in ("completed", "rejected") for one in told.run.requests)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_every_scrape_says_what_single_tokens_say(seed: int) -> None:
+    told, scrapes = watched(seed)
+    if not is_plain(told):
+        return
+    for now_ms, values in scrapes.items():
+        for name, value in expected(told, now_ms).items():
+            near = pytest.approx(value, rel=1e-9, abs=2e-6)
+            assert values[name] == (near if "_seconds_sum" in name else value), (name, now_ms)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_requests_are_somewhere_until_they_end(seed: int) -> None:
+    told, scrapes = watched(seed)
+    for now_ms, values in scrapes.items():
+        active = values[of(names.ACTIVE_REQUESTS)]
+        stages = [value for name, value in values.items() if name.startswith(names.STAGE_REQUESTS)]
+        assert len(stages) == 3 and active == sum(stages)
+        ended = sum(value for name, value in values.items() if name.startswith(names.REQUESTS))
+        came = sum(
+            one.arrival_ms is not None and one.arrival_ms <= now_ms for one in told.run.requests
+        )
+        assert active + ended == came
+
+
+def test_the_last_scrape_agrees_with_the_report() -> None:
+    num_compared = 0
+    for seed in range(16):
+        process = ScalingProcess(Script([], []), ScalingSpec(labels=LABELS))
+        told = told_run(seed, processes=[process])
+        report = told.outcome.report
+        statuses = {one.status for one in told.run.requests}
+        if statuses != {"completed"}:
+            continue
+        num_compared += 1
+        values = process.scrape_at_end(told.outcome.result.end_ms).values
+        for name, count, mean in (
+            (names.TTFT, "num_ttft_samples", "mean_ttft_ms"),
+            (names.ITL, "num_itl_samples", "mean_itl_ms"),
+            (names.DURATION, "num_e2e_latency_samples", "mean_e2e_latency_ms"),
+        ):
+            assert values[of(f"{name}_count")] == report[count]
+            total_s = report[count] * (report[mean] or 0.0) / 1e3
+            assert values[of(f"{name}_sum")] == pytest.approx(total_s, rel=1e-9, abs=2e-6)
+        assert values[of(f"{names.PROMPT_TOKENS}_total")] == report["total_input_tokens"]
+        assert values[of(f"{names.OUTPUT_TOKENS}_sum")] == report["total_output_tokens"]
+    assert num_compared > 4
+
+
+def of(name: str) -> str:
+    return sample_name(name, LABELS.common)
