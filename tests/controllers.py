@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from dynosim.planner.decision import Decision, PoolDecision
+from dynosim.planner.decision import PoolDecision, ScalingDecision
 from dynosim.planner.look import Look
 from dynosim.planner.observation import EngineReport, Observation, Pass
 
@@ -30,7 +30,7 @@ class Script:
         """See `Controller`."""
         return self._times_ms[-1] if self._times_ms else NEVER
 
-    def look(self, seen: Observation) -> Decision | None:
+    def look(self, seen: Observation) -> ScalingDecision | None:
         """See `Controller`."""
         self._times_ms.pop()
         if not self._targets:
@@ -40,7 +40,7 @@ class Script:
             target = self._targets[self._turn % len(self._targets)]
             self._turn += 1
             decisions.append(PoolDecision(pool.name, pool.wanted, target, "as_scripted"))
-        return Decision(seen.now_ms, self.name, tuple(decisions), self._is_advisory)
+        return ScalingDecision(seen.now_ms, self.name, tuple(decisions), self._is_advisory)
 
 
 def assert_same_looks(ours: Sequence[Look], theirs: Sequence[Look]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dynosim.planner import frontend_metrics as names
-from dynosim.planner.decision import Decision, PoolDecision
+from dynosim.planner.decision import PoolDecision, ScalingDecision
 from dynosim.planner.observation import (
     EngineReport,
     Observation,
@@ -131,7 +131,7 @@ def observation(
     return Observation(now_ms, tuple(pools), tuple(scrapes), tuple(reports))
 
 
-def only(decision: Decision | None) -> PoolDecision:
+def only(decision: ScalingDecision | None) -> PoolDecision:
     """The decision on the only pool."""
     assert decision is not None
     (pool,) = decision.pools

@@ -6,7 +6,7 @@ from math import inf
 
 from dynosim.compare.case_kit import Outcome, equal
 from dynosim.planner.controller import Controller
-from dynosim.planner.decision import Decision
+from dynosim.planner.decision import ScalingDecision
 from dynosim.planner.hpa import Hpa, HpaSpec
 from dynosim.planner.keda import Keda, KedaSpec, KedaTrigger
 from dynosim.planner.queries import PENDING_REQUESTS, TTFT_P95_S, Query, ServiceMetric
@@ -62,11 +62,13 @@ def _keda(*, min_replicas: int) -> Keda:
     return Keda(spec)
 
 
-def _still(controller: Controller) -> list[Decision]:
+def _still(controller: Controller) -> list[ScalingDecision]:
     return _decisions(controller, _ttft(0.045))
 
 
-def _decisions(controller: Controller, metrics: Metrics, *, workers: int = 1) -> list[Decision]:
+def _decisions(
+    controller: Controller, metrics: Metrics, *, workers: int = 1
+) -> list[ScalingDecision]:
     """All decisions of half an hour, in which workers start at once."""
     rehearsal = Rehearsal(
         metrics=metrics, until_ms=1_800_000.0, num_workers=workers, scrape_ms=15_000.0
@@ -95,7 +97,7 @@ def _queue(length: int) -> Metrics:
     return lambda now_ms, num_ready: {_QUEUED: float(length)}
 
 
-def _steps(decisions: list[Decision]) -> list[tuple[float, int]]:
+def _steps(decisions: list[ScalingDecision]) -> list[tuple[float, int]]:
     return [(at_ms / 1e3, count) for at_ms, count in targets(decisions)]
 
 

@@ -146,6 +146,13 @@ class ScenarioEventConfig(Section):
         """Which of `ACTIONS` it is."""
         return next(key for key in ACTIONS if self._is_stated(key))
 
+    @property
+    def launches_workers(self) -> bool:
+        """Whether workers start up by it, as the pool says of starts."""
+        if self.action in _LOSSES:
+            return self.replace == "start"
+        return self.action in ("launch", "rolling_update", "canary")
+
     def _is_stated(self, key: str) -> bool:
         return bool(getattr(self, key) != type(self).model_fields[key].default)
 

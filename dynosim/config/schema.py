@@ -205,13 +205,18 @@ class RunConfig(Section):
     @property
     def launches_workers(self) -> bool:
         """Whether anything starts workers while the run goes on."""
+        return self.is_scaled or any(event.launches_workers for event in self.scenario)
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether a controller decides how many workers there are."""
         return self.planner is not None or self.hpa is not None
 
     @property
     def waits_for_workers(self) -> bool:
         """Whether requests wait while there is no worker at all."""
         is_asked = self.scaling is None or self.scaling.wait_for_workers
-        return self.launches_workers and is_asked
+        return self.is_scaled and is_asked
 
     def _check_controllers(self) -> None:
         """Refuses two who decide the same, and words to nobody."""
@@ -219,7 +224,7 @@ class RunConfig(Section):
             [
                 ("hpa", self.planner is not None and self.hpa is not None,
                  "stated beside planner: both would decide on the same workers", "keep one"),
-                ("scaling", self.scaling is not None and not self.launches_workers,
+                ("scaling", self.scaling is not None and not self.is_scaled,
                  "stated, but nobody decides on the number of workers",
                  "add planner: or hpa:, or remove it"),
             ]
@@ -278,7 +283,11 @@ class RunConfig(Section):
                 places.setdefault(domain, set()).update(values)
         check_rules(
             scenario_rules(
-                self.scenario, pools, places, frontends=self.router.frontends, may_grow=False
+                self.scenario,
+                pools,
+                places,
+                frontends=self.router.frontends,
+                may_grow=self.is_scaled,
             )
         )
 

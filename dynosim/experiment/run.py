@@ -220,7 +220,7 @@ def run(
 
 def _control(config: RunConfig, cluster: ClusterSpec) -> "ScalingProcess | None":
     """Who decides on the number of workers; None: nobody."""
-    if not config.launches_workers:
+    if not config.is_scaled:
         return None
     from dynosim.build.controllers import scaling_process
 

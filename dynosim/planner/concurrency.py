@@ -9,7 +9,7 @@ Source: Knative Serving, `pkg/autoscaler/scaling/autoscaler.go`, defaults of its
 from dataclasses import dataclass
 from math import ceil, floor
 
-from dynosim.planner.decision import Decision, PoolDecision
+from dynosim.planner.decision import PoolDecision, ScalingDecision
 from dynosim.planner.hpa import decided, direction, next_tick
 from dynosim.planner.observation import Observation, PoolState
 from dynosim.planner.series import LOOKBACK_MS, ScrapeStore
@@ -75,7 +75,7 @@ class ConcurrencyScaler:
         """See `Controller`."""
         return self._next_ms
 
-    def look(self, seen: Observation) -> Decision | None:
+    def look(self, seen: Observation) -> ScalingDecision | None:
         """See `Controller`."""
         self._seen.add_all(seen.scrapes)
         if seen.now_ms < self._next_ms:
@@ -86,7 +86,7 @@ class ConcurrencyScaler:
             self._has_looked = True
             self._panic_replicas = pool.count(Phase.READY)
             self._panic_ms = seen.now_ms if self._panic_replicas > 1 else None
-        return Decision(seen.now_ms, self.name, (self._decide(pool, seen.now_ms),))
+        return ScalingDecision(seen.now_ms, self.name, (self._decide(pool, seen.now_ms),))
 
     def _decide(self, pool: PoolState, now_ms: float) -> PoolDecision:
         spec = self.spec

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from dynosim.planner.controller import Controller
-from dynosim.planner.decision import Decision, PoolDecision
+from dynosim.planner.decision import PoolDecision, ScalingDecision
 from dynosim.planner.observation import Observation, PoolState
 
 ANOTHER_CONTROLLER = "another_controller"
@@ -35,7 +35,7 @@ class Guarded:
         """See `Controller`."""
         return self._controller.next_ms
 
-    def look(self, seen: Observation) -> Decision | None:
+    def look(self, seen: Observation) -> ScalingDecision | None:
         """See `Controller`."""
         decision = self._controller.look(seen)
         if decision is None:
@@ -43,7 +43,9 @@ class Guarded:
         pools = tuple(self._judged(found, seen, decision) for found in decision.pools)
         return replace(decision, pools=pools)
 
-    def _judged(self, found: PoolDecision, seen: Observation, decision: Decision) -> PoolDecision:
+    def _judged(
+        self, found: PoolDecision, seen: Observation, decision: ScalingDecision
+    ) -> PoolDecision:
         pool, now_ms = seen.pool(found.pool), seen.now_ms
         self._notice(pool, now_ms)
         at_ms, what = self._foreign.get(pool.name, (-self._hold_ms, ""))

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from dynosim.planner.decision import Decision
+from dynosim.planner.decision import ScalingDecision
 from dynosim.planner.observation import Observation
 
 
@@ -19,6 +19,6 @@ class Controller(Protocol):
         """When it wants to look next; infinity: never again."""
         ...
 
-    def look(self, seen: Observation) -> Decision | None:
+    def look(self, seen: Observation) -> ScalingDecision | None:
         """Take in what is seen at `next_ms` (not before); None: nothing was to be decided yet."""
         ...

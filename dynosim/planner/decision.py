@@ -23,7 +23,7 @@ class PoolDecision:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class ScalingDecision:
     """What a controller wants at `now_ms`, for every pool it controls.
 
     `is_advisory`: it is to be noted, not carried out.

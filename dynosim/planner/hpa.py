@@ -6,7 +6,7 @@ What concerns CPU alone (its initialisation period, the delay of initial readine
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dynosim.planner.decision import Decision, PoolDecision
+from dynosim.planner.decision import PoolDecision, ScalingDecision
 from dynosim.planner.observation import EngineReport, Observation, PoolState
 from dynosim.planner.queries import Metric, ServiceMetric, store_for
 from dynosim.planner.replica_count import Proposal, Tolerance, by_service, by_workers
@@ -117,7 +117,7 @@ class Hpa:
         """See `Controller`."""
         return self._next_ms
 
-    def look(self, seen: Observation) -> Decision | None:
+    def look(self, seen: Observation) -> ScalingDecision | None:
         """See `Controller`."""
         self._seen.add_all(seen.scrapes)
         if seen.now_ms < self._next_ms:
@@ -125,7 +125,7 @@ class Hpa:
         self._next_ms = next_tick(self._next_ms, self.spec.sync_ms, seen.now_ms)
         pool = seen.pool(self.spec.pool)
         found = self._rule.decide(pool, seen.reports, self._seen, seen.now_ms)
-        return Decision(seen.now_ms, self.name, (found,))
+        return ScalingDecision(seen.now_ms, self.name, (found,))
 
 
 def next_tick(last_ms: float, period_ms: float, now_ms: float) -> float:

@@ -5,7 +5,7 @@ Cooling down concerns the way to zero alone; how fast more than one worker shrin
 
 from dataclasses import dataclass
 
-from dynosim.planner.decision import Decision, PoolDecision
+from dynosim.planner.decision import PoolDecision, ScalingDecision
 from dynosim.planner.hpa import HpaRule, HpaSpec, decided, next_tick
 from dynosim.planner.observation import Observation, PoolState
 from dynosim.planner.queries import ServiceMetric, store_for
@@ -77,7 +77,7 @@ class Keda:
         """See `Controller`."""
         return min(self._poll_ms, self._sync_ms)
 
-    def look(self, seen: Observation) -> Decision | None:
+    def look(self, seen: Observation) -> ScalingDecision | None:
         """See `Controller`. None also when a poll finds nothing that it is to change."""
         now_ms = seen.now_ms
         self._seen.add_all(seen.scrapes)
@@ -95,7 +95,7 @@ class Keda:
             if not is_sync:
                 return None
             polled = self._hpa.decide(pool, seen.reports, self._seen, now_ms)
-        return Decision(now_ms, self.name, (polled,))
+        return ScalingDecision(now_ms, self.name, (polled,))
 
     def _polled(self, pool: PoolState, now_ms: float) -> PoolDecision | None:
         """What KEDA itself does to the pool; None: it leaves it to the HPA."""

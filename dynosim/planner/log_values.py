@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from dynosim.planner.controller import Controller
-from dynosim.planner.decision import Decision
+from dynosim.planner.decision import ScalingDecision
 from dynosim.planner.look import Look
 
 
@@ -19,8 +19,8 @@ class ReplayDifference:
     """Where a replay left the log: the look's number from 0, what it says, what came now."""
 
     index: int
-    logged: Decision | None
-    replayed: Decision | None
+    logged: ScalingDecision | None
+    replayed: ScalingDecision | None
 
 
 def plain_look(look: Look) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
-from dynosim.planner.decision import Decision
+from dynosim.planner.decision import ScalingDecision
 from dynosim.planner.observation import Observation
 
 
@@ -13,14 +13,14 @@ class Look:
     """What a controller saw, and what it made of it; None: nothing was to be decided yet."""
 
     seen: Observation
-    decision: Decision | None
+    decision: ScalingDecision | None
 
     def without_metrics(self) -> "Look":
         """The same, but only the workers of what was seen: metrics of a long run fill memories."""
         return Look(replace(self.seen, scrapes=(), reports=()), self.decision)
 
 
-def decision_row(decision: Decision) -> dict[str, Any]:
+def decision_row(decision: ScalingDecision) -> dict[str, Any]:
     """A decision as a line of a decision log; figures that do not exist are None."""
     return {
         "at_ms": decision.now_ms,

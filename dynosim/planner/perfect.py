@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
-from dynosim.planner.decision import Decision
+from dynosim.planner.decision import ScalingDecision
 from dynosim.planner.hpa import decided, direction
 from dynosim.planner.observation import Observation
 
@@ -115,7 +115,7 @@ class PerfectScaler:
         """See `Controller`."""
         return self._pending[0] if self._pending else inf
 
-    def look(self, seen: Observation) -> Decision | None:
+    def look(self, seen: Observation) -> ScalingDecision | None:
         """See `Controller`."""
         if seen.now_ms < self.next_ms:
             return None
@@ -124,4 +124,6 @@ class PerfectScaler:
         target = self._schedule.held_at(seen.now_ms)
         reason = f"the schedule holds {target} workers from {seen.now_ms / 1e3:g} s on"
         verdict = direction(pool.wanted, target)
-        return Decision(seen.now_ms, self.name, (decided(pool, target, verdict, (reason,), {}),))
+        return ScalingDecision(
+            seen.now_ms, self.name, (decided(pool, target, verdict, (reason,), {}),)
+        )

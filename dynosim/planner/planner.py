@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from math import floor, inf
 
 from dynosim.planner.budget import GUARD_HOLD, Share, grant
-from dynosim.planner.decision import Decision, PoolDecision
+from dynosim.planner.decision import PoolDecision, ScalingDecision
 from dynosim.planner.demand_scaling import DemandScaling
 from dynosim.planner.engine_model import PassTimes
 from dynosim.planner.frontend_view import FrontendView
@@ -62,7 +62,7 @@ class Planner:
         """See `Controller`. While a pool has no replicas it looks whether anybody waits."""
         return min(self._next_demand_ms, self._next_load_ms, self._next_wake_ms)
 
-    def look(self, seen: Observation) -> Decision | None:
+    def look(self, seen: Observation) -> ScalingDecision | None:
         """See `Controller`. None before it is due: what was seen is taken in all the same."""
         self._frontend.take(seen)
         for pool in self._pools:
@@ -107,7 +107,7 @@ class Planner:
         else:
             ask.reasons.append("nobody waits")
 
-    def _decide(self, now_ms: float, asks: Sequence[Ask]) -> Decision:
+    def _decide(self, now_ms: float, asks: Sequence[Ask]) -> ScalingDecision:
         spec = self._spec
         for pool, ask in zip(self._pools, asks, strict=True):
             settled = pool.stabilizer.settle(now_ms, ask.wanted, ask.target)
@@ -126,7 +126,7 @@ class Planner:
             )
             for ask in asks
         )
-        return Decision(now_ms, self.name, pools, spec.advisory)
+        return ScalingDecision(now_ms, self.name, pools, spec.advisory)
 
     def _advance(self, now_ms: float, *, is_any_asleep: bool) -> None:
         spec = self._spec

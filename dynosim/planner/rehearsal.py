@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from dynosim.planner.controller import Controller
-from dynosim.planner.decision import Decision, changes
+from dynosim.planner.decision import ScalingDecision, changes
 from dynosim.planner.observation import Observation, PoolState, Scrape, WorkerState
 from dynosim.workers.lifecycle import Phase
 
@@ -23,7 +23,7 @@ class Rehearsal:
     scrape_ms: float = 5_000.0
     start_ms: float = 0.0
 
-    def decisions(self, controller: Controller) -> list[Decision]:
+    def decisions(self, controller: Controller) -> list[ScalingDecision]:
         """All that a controller decides until the end; each is carried out at once.
 
         At one moment workers become ready first, then metrics are scraped, then it looks.
@@ -31,7 +31,7 @@ class Rehearsal:
         workers = [WorkerState(i, Phase.READY, 0.0) for i in range(self.num_workers)]
         num_launched, wanted, scrape_at_ms = self.num_workers, self.num_workers, 0.0
         scrapes: list[Scrape] = []
-        decided: list[Decision] = []
+        decided: list[ScalingDecision] = []
         while min(scrape_at_ms, controller.next_ms) <= self.until_ms:
             now_ms = min(scrape_at_ms, controller.next_ms)
             workers = [self._grown(worker, now_ms) for worker in workers]
@@ -63,7 +63,7 @@ class Rehearsal:
         return WorkerState(worker.worker_id, Phase.READY, worker.since_ms + self.start_ms)
 
 
-def targets(decisions: list[Decision]) -> list[tuple[float, int]]:
+def targets(decisions: list[ScalingDecision]) -> list[tuple[float, int]]:
     """When a first target was given and each other one, and what it was."""
     found: list[tuple[float, int]] = []
     for decision in decisions:

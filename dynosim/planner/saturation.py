@@ -9,7 +9,7 @@ Source: llm-d workload-variant-autoscaler, `docs/saturation-analyzer.md`.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dynosim.planner.decision import Decision, PoolDecision
+from dynosim.planner.decision import PoolDecision, ScalingDecision
 from dynosim.planner.hpa import decided, direction, next_tick
 from dynosim.planner.observation import EngineReport, Observation, PoolState
 from dynosim.planner.replica_count import Tolerance
@@ -80,7 +80,7 @@ class SaturationScaler:
         """See `Controller`."""
         return self._next_ms
 
-    def look(self, seen: Observation) -> Decision | None:
+    def look(self, seen: Observation) -> ScalingDecision | None:
         """See `Controller`."""
         now_ms = seen.now_ms
         if now_ms < self._next_ms:
@@ -95,7 +95,7 @@ class SaturationScaler:
         self._restraint.begin(pool.wanted, now_ms)
         found = self._followed(pool, now_ms)
         self._restraint.note(pool.wanted, found.target, now_ms)
-        return Decision(now_ms, self.name, (found,))
+        return ScalingDecision(now_ms, self.name, (found,))
 
     def _followed(self, pool: PoolState, now_ms: float) -> PoolDecision:
         """What the HPA makes of what is desired."""

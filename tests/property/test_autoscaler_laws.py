@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dynosim.planner.concurrency import IN_FLIGHT, ConcurrencyScaler, ConcurrencySpec
 from dynosim.planner.controller import Controller
-from dynosim.planner.decision import Decision
+from dynosim.planner.decision import ScalingDecision
 from dynosim.planner.hpa import Hpa, HpaSpec
 from dynosim.planner.keda import Keda, KedaSpec, KedaTrigger
 from dynosim.planner.observation import Scrape
@@ -57,7 +57,7 @@ hpas = st.builds(
 
 
 def decisions(make: Callable[[], Controller], values: list[int | None], workers: int,
-              start_s: float = 0.0, name: str = "load") -> list[Decision]:  # fmt: skip
+              start_s: float = 0.0, name: str = "load") -> list[ScalingDecision]:  # fmt: skip
     """One value every 15 s; None: the scrape fails."""
 
     def metrics(now_ms: float, ready: int) -> dict[str, float] | None:

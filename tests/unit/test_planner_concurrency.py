@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dynosim.planner.concurrency import IN_FLIGHT, ConcurrencyScaler, ConcurrencySpec
-from dynosim.planner.decision import Decision
+from dynosim.planner.decision import ScalingDecision
 from dynosim.planner.rehearsal import Rehearsal, targets
 
 S = 1000.0
@@ -14,7 +14,7 @@ SPEC = ConcurrencySpec(pool="pool", max_replicas=100, target=10.0)  # 7 in fligh
 
 
 def rehearsed(in_flight: Any, *, until_s: float, workers: int = 1, scrape_s: float = 1,
-              start_s: float = 0, **changes: Any) -> list[Decision]:  # fmt: skip
+              start_s: float = 0, **changes: Any) -> list[ScalingDecision]:  # fmt: skip
     def metrics(now_ms: float, ready: int) -> dict[str, float] | None:
         value = in_flight(now_ms / S)
         return None if value is None else {IN_FLIGHT: float(value)}
@@ -29,7 +29,7 @@ def rehearsed(in_flight: Any, *, until_s: float, workers: int = 1, scrape_s: flo
     return rehearsal.decisions(ConcurrencyScaler(replace(SPEC, **changes)))
 
 
-def steps(decisions: list[Decision]) -> list[tuple[float, int]]:
+def steps(decisions: list[ScalingDecision]) -> list[tuple[float, int]]:
     return [(at_ms / S, target) for at_ms, target in targets(decisions)]
 
 

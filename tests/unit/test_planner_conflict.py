@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from dynosim.planner.conflict import ANOTHER_CONTROLLER, Guarded
-from dynosim.planner.decision import Decision, PoolDecision
+from dynosim.planner.decision import PoolDecision, ScalingDecision
 from dynosim.planner.hpa import Hpa, HpaSpec
 from dynosim.planner.observation import Observation, PoolState, Scrape, WorkerState
 from dynosim.planner.queries import ServiceMetric, SumQuery
@@ -21,12 +21,12 @@ class Wishes:
     next_ms: float = 0.0
     is_advisory: bool = field(default=False)
 
-    def look(self, seen: Observation) -> Decision | None:
+    def look(self, seen: Observation) -> ScalingDecision | None:
         if seen.now_ms < self.next_ms:
             return None
         self.next_ms += 10 * S
         wish = PoolDecision("pool", seen.pools[0].wanted, self.targets.pop(0), "scale")
-        return Decision(seen.now_ms, self.name, (wish,), is_advisory=self.is_advisory)
+        return ScalingDecision(seen.now_ms, self.name, (wish,), is_advisory=self.is_advisory)
 
 
 def observation(now_s: float, wanted: int, **load: float) -> Observation:

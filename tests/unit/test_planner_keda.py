@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dynosim.planner.decision import Decision, PoolDecision
+from dynosim.planner.decision import PoolDecision, ScalingDecision
 from dynosim.planner.hpa import Hpa, HpaSpec
 from dynosim.planner.keda import Keda, KedaSpec, KedaTrigger
 from dynosim.planner.observation import Observation, PoolState, Scrape, WorkerState
@@ -26,12 +26,12 @@ UP = ScalingRules(window_ms=0, policies=(ScalingPolicy("pods", 2, 30 * S),))
 DOWN = ScalingRules(window_ms=60 * S, policies=(ScalingPolicy("pods", 1, 30 * S),))
 
 
-def steps(decisions: list[Decision]) -> list[tuple[float, int]]:
+def steps(decisions: list[ScalingDecision]) -> list[tuple[float, int]]:
     return [(at_ms / S, target) for at_ms, target in targets(decisions)]
 
 
 def rehearsed(scaler: Hpa | Keda, value: Any, *, until_s: float, workers: int = 1,
-              name: str = "ttft", start_s: float = 0) -> list[Decision]:  # fmt: skip
+              name: str = "ttft", start_s: float = 0) -> list[ScalingDecision]:  # fmt: skip
     return Rehearsal(
         metrics=lambda now_ms, ready: {name: float(value(now_ms / S))},
         until_ms=until_s * S,
