@@ -312,6 +312,19 @@ def test_a_store_of_all_saves_what_comes_behind_the_blocks_of_ones_own() -> None
     assert costs((1, 4)) == [16 - 1 - 3 / 2, 16 - 4, 16]
 
 
+def test_what_a_candidate_has_in_tiers_of_its_own_it_needs_not_load_from_the_store() -> None:
+    """One block on its device, two on its host, five to load; whoever looks at it, and how."""
+    router = make_router(2, shared_cache_multiplier=0.25, index=TieredIndex(CompressedRadixIndex()))
+    store(router, 0, [0])
+    names = sequence_hashes([0, 1, 2])
+    router.apply_events(0, 0, [Stored(names[0], names[1:], [1, 2], Tier.HOST)])
+    made = request("asked", range(8), shared_ranges=((0, 8),))
+    costs = [one.cost for one in router.choice.options(made, router.table.all_mask, 0.0)]
+    assert costs == [16 - 1 - 2 * 0.75 - 5 / 4, 16 - 8 / 4]
+    placed = router.submit(made, 0.0)
+    assert placed is not None and (placed.slot, placed.cost) == (0, costs[0])
+
+
 @pytest.mark.parametrize(("multiplier", "slot"), [(0.0, 0), (0.125, 0), (0.5, 1), (1.0, 1)])
 def test_a_store_of_all_lets_an_idle_worker_win_over_a_busy_one(
     multiplier: float, slot: int
