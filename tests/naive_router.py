@@ -199,6 +199,9 @@ class NaiveRouter(NaiveWorkers):
                 decay = 1 / (1 + cost.overlap_score_credit_decay * surplus / prompt_blocks)
                 tokens = queued[slot] + max(request.input_tokens, cached_tokens)
             credit = cost.overlap_score_credit * decay * device + slower
+            credit += cost.shared_cache_multiplier * _shared_blocks(
+                request, device + host + sum(beyond)
+            )
             price = cost.prefill_load_scale * max(tokens / block_size - credit, 0) + decode
             price += cost.active_request_weight * self.load.num_requests(slot)
             price *= self._taint_factor(slot, request)
@@ -287,6 +290,15 @@ class NaiveRouter(NaiveWorkers):
             request_id, len(token_ids), len(local), local, sequence_hashes(local),
             overrides=overrides,
         )  # fmt: skip
+
+
+def _shared_blocks(request: RoutingRequest, own_blocks: int) -> int:
+    """Blocks behind a candidate's own that a store of all has, one by one."""
+    held = {block for first, end in request.shared_ranges for block in range(first, end)}
+    number = 0
+    while own_blocks + number in held:
+        number += 1
+    return number
 
 
 def _takes(rules: PolicyClass, family: str | None, uncached: int) -> bool:

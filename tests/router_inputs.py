@@ -61,6 +61,7 @@ def random_cost(rng: random.Random, *, is_plain: bool) -> CostSpec:
         prefill_load_scale=rng.choice([1.0, 0.25, 4.0, 0.0]),
         host_cache_hit_weight=rng.choice([0.75, 0.5, 1.5]),
         disk_cache_hit_weight=rng.choice([0.25, 0.125]),
+        shared_cache_multiplier=rng.choice([0.0, 0.125] if is_plain else [0.0, 0.125, 0.5]),
         active_request_weight=rng.choice([0.0, 0.5, 2.0]),
         temperature=0.0 if is_plain else rng.choice([0.0, 0.0, 0.5]),
         track_prefill_tokens=rng.random() < 0.8,
@@ -193,7 +194,15 @@ class Inputs:
             constraints=self._constraints() if wishes else None,
             policy_family=rng.choice([None, "batch", "other"]),
             overrides=random_cost(rng, is_plain=False) if wishes and rng.random() < 0.15 else None,
+            shared_ranges=self._shared_ranges(num_blocks),
         )
+
+    def _shared_ranges(self, num_blocks: int) -> tuple[tuple[int, int], ...]:
+        """What a store of all workers holds of a prompt: nothing, all, or a part of it."""
+        first, end, last = sorted(self.rng.choices(range(num_blocks + 1), k=3))
+        two = ((0, first), (end, last)) if first < end else ((0, last),)
+        parts = self.rng.choice([(), ((0, num_blocks),), ((first, end),), two])
+        return tuple((begin, stop) for begin, stop in parts if begin < stop)
 
     def _some_blocks(self, count: int) -> list[int]:
         """Mostly the same few prompts, so that caches are met."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dynosim.router.policy import PlacementPolicy
     from dynosim.router.prefill_load import PrefillEstimator
 
-_BLIND = {"overlap_score_credit": 0.0, "assume_kv_reuse": False}
+_BLIND = {"overlap_score_credit": 0.0, "shared_cache_multiplier": 0.0, "assume_kv_reuse": False}
 """How `load_aware` weighs caches: not at all."""
 
 PolicyFactory = Callable[[RouterSpec, int], "PlacementPolicy"]
@@ -56,6 +56,11 @@ def check_tiers(router: RouterConfig, tiers: TiersConfig | None) -> None:
 
     Live routers weigh whatever their engines publish. Raises: ConfigError.
     """
+    if router.shared_cache_multiplier and (tiers is None or tiers.remote is None):
+        raise ConfigError(
+            "router.shared_cache_multiplier: there is no store that all workers share (add "
+            "cluster.tiers.remote, or --set router.shared_cache_multiplier=0)"
+        )
     for name, tier in (("host_cache_hit_weight", "host"), ("disk_cache_hit_weight", "disk")):
         default = RouterConfig.model_fields[name].default
         section = None if tiers is None else getattr(tiers, tier)

@@ -66,6 +66,7 @@ class Cluster:
         placer: AnyPlacer,
         load: LoadDriver,
         journal: Journal,
+        stores: TierStores,
         handoffs: Handoffs | None = None,
         turnaround_ms: float = 0.0,
         patience: Patience | None = None,
@@ -109,7 +110,7 @@ class Cluster:
         # Heap of (time, station). The last entry, of no station, spares the loop to ask whether
         # there is one: it lies behind all that can happen.
         self._ends: list[tuple[float, int]] = [(NEVER, -1)]
-        self.stores = TierStores()
+        self._stores = stores
         self._tier_links = TierLinks()
         self._tier_links_id = -1  # its station; -1: nobody needs them
         self._tier_links_end_ms = NEVER
@@ -300,7 +301,7 @@ class Cluster:
         tiers.next_ms = NEVER
         self._tier_links.drop(worker, now_ms)
         self._await_tier_links()
-        self.stores.leave(worker)
+        self._stores.leave(worker)
         if tiers.is_shared:
             self._wake_sharers(worker)
 
@@ -680,7 +681,7 @@ class Cluster:
         if lanes is None:
             return
         assert columns is not None and spec is not None
-        tiers = TierStation(worker, lanes, self.stores.equip(worker, spec), columns)
+        tiers = TierStation(worker, lanes, self._stores.equip(worker, spec), columns)
         if spec.goes_elsewhere and self._tier_links_id < 0:
             self._tier_links_id = self.add_station(self._tier_links)
         tiers.station_id = self.add_station(tiers)
@@ -908,7 +909,7 @@ class Cluster:
             if all([rank.engine.is_done for rank in self._ranks_of(worker)]):
                 self._draining.remove(worker)
                 worker.move(WorkerEvent.DRAINED, now_ms)
-                self.stores.leave(worker)
+                self._stores.leave(worker)
 
     def _go_on(self, now_ms: float) -> None:
         """After a change of workers: dispatch what can go now, and start who has work."""

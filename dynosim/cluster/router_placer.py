@@ -17,6 +17,7 @@ from dynosim.cluster.event_plane import AnyPlane
 from dynosim.cluster.frontends import FrontendRouter
 from dynosim.cluster.placement import QUEUED, Released
 from dynosim.cluster.pool import Worker
+from dynosim.cluster.shared_store import SharedStore
 from dynosim.cluster.wishes import RequestWishes, in_pool
 from dynosim.engine.instant import instant_end
 from dynosim.engine.pace import NEVER
@@ -65,7 +66,8 @@ class RouterPlacer:
     """Places requests through one or several routers.
 
     `sync_delay_ms`: how late frontends learn of each other's bookings; None: never.
-    `reports_tokens`: requests' tokens are reported to the routers as they come.
+    `reports_tokens`: requests' tokens are reported to the routers as they come. `shared_store` is
+    asked for what it holds of each prompt.
     """
 
     def __init__(
@@ -78,7 +80,9 @@ class RouterPlacer:
         block_size: int,
         sync_delay_ms: float | None = None,
         reports_tokens: bool = False,
+        shared_store: SharedStore | None = None,
     ) -> None:
+        self._shared_store = shared_store
         self._observed: list[Worker] | None = [] if reports_tokens else None
         self._frontends = frontends
         self._inputs = [frontend.inputs for frontend in frontends]
@@ -165,6 +169,8 @@ class RouterPlacer:
         if self._lost:
             self._skip_lost()
         request = self._request(index, input_tokens, priority)
+        if self._shared_store is not None:
+            request.shared_ranges = self._shared_store.ranges_of(index)
         if constraints is not None:
             wished = request.constraints
             request.constraints = constraints if wished is None else both(wished, constraints)

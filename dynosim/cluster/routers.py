@@ -12,6 +12,7 @@ from dynosim.cluster.frontends import FrontendRouter, extent_frontend, hash_fron
 from dynosim.cluster.lone_placer import LonePlacer
 from dynosim.cluster.router_placer import RouterPlacer
 from dynosim.cluster.settling_index import SettlingIndex
+from dynosim.cluster.shared_store import SharedStore
 from dynosim.errors import ConfigError, InvariantError
 from dynosim.indexer.base import Index, LaggingIndex
 from dynosim.indexer.extents import ExtentIndex
@@ -36,6 +37,7 @@ def router_placer(
     trace: Trace,
     extents: PrefixExtents,
     cards: list[WorkerCard],
+    shared_store: SharedStore | None = None,
 ) -> RouterPlacer:
     """What places the requests of a run; `cards` are those of the workers to come."""
     block_size = cards[0].block_size
@@ -54,6 +56,7 @@ def router_placer(
         block_size=block_size,
         sync_delay_ms=routing.sync_delay_ms,
         reports_tokens=routing.settings.load.track_output_blocks,
+        shared_store=shared_store,
     )
 
 

@@ -4,6 +4,7 @@ from random import Random
 
 from dynosim.cluster.placement import LoadPlacer, Placer
 from dynosim.cluster.rank_placer import RankPlacer
+from dynosim.cluster.shared_store import SharedStore
 from dynosim.engine.ranks import ONE_RANK, RankSpec
 from dynosim.records import Trace
 from dynosim.router.modes import make_load_mode
@@ -20,18 +21,20 @@ def make_placer(
     ranks: RankSpec = ONE_RANK,
     *,
     may_change: bool = True,
+    shared_store: SharedStore | None = None,
 ) -> Placer:
     """What places the requests of a run; `cards` are those of the workers to come.
 
     `ranks`: those of each worker; their front ends choose among them if they have a rule for it.
-    `may_change`: more may come later, and these may go.
+    `may_change`: more may come later, and these may go. `shared_store`: one that they all load from
+    and a router is to see.
     """
     if routing.needs_router:
         from dynosim.cluster.routers import lone_placer, router_placer
 
         if len(cards) == 1 and not may_change and routing.only_follows_caches:
             return lone_placer(trace, extents)
-        return router_placer(routing, trace, extents, cards)
+        return router_placer(routing, trace, extents, cards, shared_store)
     settings = routing.settings
     table = WorkerTable(cards[0].block_size)
     generator = Random(f"{settings.seed}/router")

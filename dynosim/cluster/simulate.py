@@ -23,7 +23,9 @@ from dynosim.cluster.pool import worker_log
 from dynosim.cluster.pool_placers import PoolPlacers
 from dynosim.cluster.requests import Requests
 from dynosim.cluster.routing import make_placer
+from dynosim.cluster.shared_store import SharedStore
 from dynosim.cluster.spec import ClusterSpec, DisaggSpec, RunOptions
+from dynosim.cluster.tier_stores import TierStores
 from dynosim.cluster.trail import TrailColumns
 from dynosim.cluster.transfers import Transfers
 from dynosim.cluster.watch import Watch
@@ -77,10 +79,18 @@ def simulate(
     handoffs, decode_routing = None, None
     is_steered = bool(processes) or cluster.starts_cold
     may_change = is_steered
+    stores = TierStores()
+    seen = SharedStore(stores, extents) if routing.settings.cost.shared_cache_multiplier else None
     placer: AnyPlacer
     if cluster.disagg is None:
         placer = make_placer(
-            routing, trace, extents, cluster.cards(), cluster.ranks, may_change=may_change
+            routing,
+            trace,
+            extents,
+            cluster.cards(),
+            cluster.ranks,
+            may_change=may_change,
+            shared_store=seen,
         )
     else:
         decode_routing = cluster.disagg.decode_routing or _in_turn(cluster.block_size, options.seed)
@@ -91,7 +101,14 @@ def simulate(
         )
         routing, decode_routing = _as_asked(cluster.disagg.handoff, routing, decode_routing)
         placer = PoolPlacers(
-            make_placer(routing, trace, extents, cluster.cards("prefill"), may_change=may_change),
+            make_placer(
+                routing,
+                trace,
+                extents,
+                cluster.cards("prefill"),
+                may_change=may_change,
+                shared_store=seen,
+            ),
             make_placer(
                 decode_routing, trace, extents, cluster.cards("decode"), may_change=may_change
             ),
@@ -120,6 +137,7 @@ def simulate(
         placer=placer,
         load=load,
         journal=journal,
+        stores=stores,
         handoffs=handoffs,
         turnaround_ms=outside_ms,
         patience=patience,
@@ -164,7 +182,7 @@ def simulate(
         trail=None if trail is None else trail.log(end_ms),
         lock_step=running.lock_step_log(),
         links=None if handoffs is None else handoffs.transfers.log(),
-        tiers=running.stores.log(),
+        tiers=stores.log(),
         retention=running.retention_log(),
         scaling=books.scaling_log(),
         startups=startups,

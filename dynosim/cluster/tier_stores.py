@@ -10,9 +10,10 @@ from dynosim.timing.prefill_estimate import StepTimeEstimator
 
 
 class TierStores:
-    """Makes each tier once for those that share it."""
+    """Makes each tier once for those that share it; `of_all` is that of all workers."""
 
     def __init__(self) -> None:
+        self.of_all: HostCache | None = None
         self._shared: dict[tuple[str, str], HostCache] = {}  # by name and place
         self._nearest: list[HostCache] = []  # of all workers that live
         self._all: dict[str, list[HostCache]] = {}  # by name of the tier
@@ -50,6 +51,8 @@ class TierStores:
         found = self._shared.get((tier.name, place))
         if found is None:
             found = self._shared[tier.name, place] = self._keep(tier, tier.make_cache())
+            if tier.scope == "cluster":
+                self.of_all = found
         return found
 
     def _keep(self, tier: TierSpec, cache: HostCache) -> HostCache:

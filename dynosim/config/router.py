@@ -85,6 +85,9 @@ class RouterKnobs(Section):
     """Blocks of prefill work saved by a cached block in host memory. Unit: factor."""
     disk_cache_hit_weight: NotNegative = _COST.disk_cache_hit_weight
     """Blocks of prefill work saved by a cached block on disk. Unit: factor."""
+    shared_cache_multiplier: NotNegative = _COST.shared_cache_multiplier
+    """Blocks of prefill work saved by a block in the remote store that all workers share, behind
+    what the worker has itself; 0: the router does not ask the store. Unit: factor."""
     active_request_weight: NotNegative = _COST.active_request_weight
     """Cost of a request in flight at the worker. Unit: blocks."""
     temperature: NotNegative = _COST.temperature

@@ -21,6 +21,7 @@ from dynosim.plots.run_slices import (
     DECODED,
     FIRST_WORKER_PID,
     FRONTEND_PID,
+    LOADED,
     PREFILLED,
     QUEUE_TID,
     ROUTED,
@@ -85,6 +86,7 @@ class _Events:
         self._render: dict[int, Callable[[int], tuple[str, dict[str, Any]]]] = {
             ROUTED: self._routed,
             WAITED: self._waited,
+            LOADED: self._loaded,
             SEATED: self._seated,
             PREFILLED: self._prefilled,
             DECODED: self._decoded,
@@ -180,6 +182,12 @@ class _Events:
 
     def _waited(self, index: int) -> tuple[str, dict[str, Any]]:
         return f"wait {self._id(index)}", {}
+
+    def _loaded(self, index: int) -> tuple[str, dict[str, Any]]:
+        onboards = self._result.requests.onboards
+        assert onboards is not None  # there are no such slices without
+        beyond = int(onboards.num_beyond[index])
+        return f"load {int(onboards.num_tokens[index]):,}", {"beyond_tokens": beyond}
 
     def _seated(self, index: int) -> tuple[str, dict[str, Any]]:
         log = self._result.requests

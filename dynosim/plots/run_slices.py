@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dynosim.metrics.story import egress_ms
-from dynosim.records import ChunkLog, FloatArray, IntArray, RequestTrail, RunResult
+from dynosim.records import ChunkLog, FloatArray, IntArray, OnboardLog, RequestTrail, RunResult
 
 FRONTEND_PID = 1
 FIRST_WORKER_PID = 2
@@ -20,7 +20,7 @@ _NS_PER_MS = 1e6
 _LEAST_NS = 1000  # of a slice that an arrow must find
 
 # Kinds of events, in the order in which they must stand at one time: what lies inside comes later.
-ROUTED, WAITED, SEATED, PREFILLED, DECODED, STEPPED, ARROW, COUNTED = range(8)
+ROUTED, WAITED, LOADED, SEATED, PREFILLED, DECODED, STEPPED, ARROW, COUNTED = range(9)
 
 
 class Slices(NamedTuple):
@@ -57,7 +57,8 @@ def slices_of(result: RunResult) -> Slices:
         periods.request,
     )
     prefills, decodes = _inside_seats(result, result.trail.chunks, periods, seats.tid)
-    parts = (_routed(result), _waited(periods), seats, prefills, decodes, _steps(result))
+    waits, loads = _waited(periods, result.requests.onboards)
+    parts = (_routed(result), waits, loads, seats, prefills, decodes, _steps(result))
     return Slices(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
@@ -99,12 +100,22 @@ def _periods(result: RunResult, trail: RequestTrail) -> Periods:
     )
 
 
-def _waited(periods: Periods) -> Slices:
+def _waited(periods: Periods, onboards: OnboardLog | None) -> tuple[Slices, Slices]:
+    """The waits for seats, and inside them the loads of what prompts had in slower memory."""
     since_ns, at_ns = to_ns(periods.since_ms), to_ns(periods.at_ms)
     rows = np.flatnonzero(at_ns > since_ns)
     pid = FIRST_WORKER_PID + periods.worker_id[rows]
-    times_ns = since_ns[rows], at_ns[rows]
-    return _laid_out(pid, QUEUE_TID, times_ns, WAITED, periods.request[rows])
+    request = periods.request[rows]
+    waits = _laid_out(pid, QUEUE_TID, (since_ns[rows], at_ns[rows]), WAITED, request)
+    if onboards is None:
+        return waits, Slices(*[column[:0] for column in waits])
+    begin_ms, end_ms = onboards.start_ms[request], onboards.end_ms[request]
+    # Of several waits of a request one has the load; of one that was lost, none: NaN.
+    is_in_it = (periods.since_ms[rows] <= begin_ms) & (end_ms <= periods.at_ms[rows])
+    inside = np.flatnonzero(is_in_it & (end_ms > begin_ms))
+    begin_ns, end_ns = to_ns(begin_ms[inside]), to_ns(end_ms[inside])
+    kind = np.full(len(inside), LOADED)
+    return waits, Slices(pid[inside], waits.tid[inside], begin_ns, end_ns, kind, request[inside])
 
 
 def _inside_seats(

@@ -2,11 +2,13 @@
 
     decay   = 1 / (1 + credit_decay * (prefill tokens above the least loaded) / bs / prompt blocks)
     credit  = overlap_score_credit * decay * device + host_weight * host + disk_weight * disk
+              + shared_multiplier * shared
     prefill = max((active prefill tokens + prompt tokens) / bs - credit, 0)
     cost    = prefill_load_scale * prefill + active blocks afterwards + request_weight * requests
 
 `device`, `host` and `disk` are leading blocks of the prompt that the candidate holds in that tier
-(beyond the faster ones; a remote store counts as a disk), `bs` is the block size; active blocks are
+(beyond the faster ones; a remote store of its own counts as a disk), `shared` those that come next
+in a store that all candidates share, `bs` is the block size; active blocks are
 distinct blocks of requests in hand, this one's included. Preferred taints multiply the cost. The
 lowest cost wins. Source of the formula: NVIDIA Dynamo 1.6, KV router.
 """
@@ -21,6 +23,7 @@ from dynosim.indexer.tiers import TierOverlaps
 from dynosim.router.knobs import CostSpec
 from dynosim.router.load import ActiveLoad
 from dynosim.router.request import RoutingRequest
+from dynosim.router.shared_cache import blocks_beyond
 from dynosim.router.workers import WorkerTable
 from dynosim.workers.ids import DpRank, Slot, WorkerId
 
@@ -76,10 +79,15 @@ def worker_options(
         if cost.overlap_score_credit_decay and cost.track_prefill_tokens:
             surplus_blocks = (queued[slot] - least_queued) / block_size
             credit /= 1 + cost.overlap_score_credit_decay * surplus_blocks / num_blocks
+        in_store = 0.0
+        if cost.shared_cache_multiplier:
+            depth = on_device + sum([found.get(slot, 0) for found, _ in slower_tiers])
+            in_store = cost.shared_cache_multiplier * blocks_beyond(request.shared_ranges, depth)
         prefill_tokens = 0
         if cost.track_prefill_tokens:
             prefill_tokens = queued[slot] + max(request.input_tokens, cached_tokens)
-        prefill_blocks = max(prefill_tokens / block_size - credit * on_device - slower, 0.0)
+        computed = prefill_tokens / block_size - credit * on_device - slower - in_store
+        prefill_blocks = max(computed, 0.0)
         decode_blocks = load.blocks(slot) + request.num_blocks - active.get(slot, 0)
         num_requests = load.num_requests[slot]
         price = cost.prefill_load_scale * prefill_blocks + decode_blocks

@@ -25,6 +25,7 @@ class CostSpec:
     temperature: float = 0.0  # 0: the cheapest worker; more: closer to uniform
     track_prefill_tokens: bool = True
     assume_kv_reuse: bool = True  # False: prompt blocks of active requests are never shared
+    shared_cache_multiplier: float = 0.0  # blocks of prefill saved by one in a store of all workers
 
     def __post_init__(self) -> None:
         for entry in fields(self):

@@ -15,6 +15,7 @@ from dynosim.router.eligibility import preference_factors
 from dynosim.router.knobs import CostSpec
 from dynosim.router.load import ActiveLoad
 from dynosim.router.request import RoutingRequest
+from dynosim.router.shared_cache import shared_overlaps
 from dynosim.router.slots import nth_slot
 from dynosim.router.workers import WorkerTable
 from dynosim.workers.ids import Slot
@@ -55,17 +56,27 @@ class KvChoice(Generic[E_contra]):
         self._load_scale = cost.prefill_load_scale if cost.track_prefill_tokens else 0.0
         self._price = cost.overlap_score_credit * self._load_scale
         self._slower_weights = cost.slower_weights
+        self._shared_multiplier = cost.shared_cache_multiplier
         self._assumes_reuse = cost.assume_kv_reuse
         self._has_plain_costs = cost.is_plain and not load.decays
         # A weight above 1 could drive prefill below 0; above the device's, evictions there would
         # add to what is saved, and an index that lags would err on the wrong side.
+        # So would a store that all share, if what a tier has thrown out saved more from there.
         most = max(self._slower_weights)
-        self._has_plain_weights = most <= min(1.0, cost.overlap_score_credit)
+        device_weight = min(1.0, cost.overlap_score_credit)
+        self._is_shared_least = cost.shared_cache_multiplier <= device_weight
+        self._has_plain_weights = most <= device_weight and cost.shared_cache_multiplier <= min(
+            self._slower_weights
+        )
 
     @property
     def is_plain(self) -> bool:
         """Whether `choose_plain` will do for requests without wishes, as things are."""
-        return self._has_plain_costs and (self._tiers is None or not self._tiers.has_slower)
+        return self._has_plain_costs and not self._shared_multiplier and not self._has_slower
+
+    @property
+    def _has_slower(self) -> bool:
+        return self._tiers is not None and self._tiers.has_slower
 
     def choose(self, request: RoutingRequest, eligible: int, now_ms: float) -> ChosenSlot:
         """The cheapest eligible slot; there must be one."""
@@ -74,7 +85,7 @@ class KvChoice(Generic[E_contra]):
         if self._has_plain_costs and request.overrides is None and not has_preference:
             if self.is_plain:
                 return self.choose_plain(request, eligible, now_ms)
-            if self._has_plain_weights:
+            if self._has_plain_weights if self._has_slower else self._is_shared_least:
                 return self._choose_by_tiers(request, eligible, now_ms)
         cost = self._cost if request.overrides is None else request.overrides
         options = self.fresh_options(request, eligible, now_ms)
@@ -141,7 +152,7 @@ class KvChoice(Generic[E_contra]):
         return ChosenSlot(slot, cost, depth, depth * block_size)
 
     def _choose_by_tiers(self, request: RoutingRequest, eligible: int, now_ms: float) -> ChosenSlot:
-        """`choose_plain`, where somebody may hold blocks in slower tiers."""
+        """`choose_plain`, where somebody may hold blocks in slower tiers, or all in one of them."""
         confirm, scale, weights = self._confirm, self._load_scale, self._slower_weights
         active = self._shared_prefix(request.keys if self._assumes_reuse else ())
         own_costs = self._load.own_costs()
@@ -151,6 +162,9 @@ class KvChoice(Generic[E_contra]):
             for overlaps, weight in zip(found[1:], weights, strict=True):
                 if overlaps.classes:
                     groups = with_savings(groups, overlaps.classes, weight * scale)
+            if self._shared_multiplier and request.shared_ranges:
+                shared = shared_overlaps(request.shared_ranges, found, eligible)
+                groups = with_savings(groups, shared, self._shared_multiplier * scale)
             best, lowest = cheapest(groups, own_costs)
             if confirm is None or confirm(best, now_ms):
                 break

@@ -14,6 +14,7 @@ class RoutingRequest:
     `blocks` names the prompt's complete blocks as the index does (local hashes; extents in the
     twin), `keys` as the load tracker does (sequence hashes; extents in the twin). `num_blocks` is
     the number of complete blocks; those beyond what `keys` stand for are nobody else's.
+    `shared_ranges` are those of a store that all workers share, see `dynosim.router.shared_cache`.
     """
 
     request_id: Hashable
@@ -28,6 +29,7 @@ class RoutingRequest:
     constraints: Constraints | None
     policy_family: str | None
     overrides: CostSpec | None
+    shared_ranges: Sequence[tuple[int, int]]
 
     def __init__(
         self,
@@ -43,6 +45,7 @@ class RoutingRequest:
         constraints: Constraints | None = None,
         policy_family: str | None = None,
         overrides: CostSpec | None = None,
+        shared_ranges: Sequence[tuple[int, int]] = (),
     ) -> None:
         self.request_id = request_id
         self.input_tokens = input_tokens
@@ -56,6 +59,7 @@ class RoutingRequest:
         self.constraints = constraints
         self.policy_family = policy_family
         self.overrides = overrides
+        self.shared_ranges = shared_ranges
 
     def __reduce__(self) -> tuple[type["RoutingRequest"], tuple[object, ...]]:
         """How to copy it, in either build."""

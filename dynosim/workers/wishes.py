@@ -30,7 +30,7 @@ OTHER_NAMES = {
 LEGACY_WEIGHT = "overlap_score_weight"
 """Dynamo's old knob: the weight of prefill work, where 0 also means that caches do not count."""
 
-NO_SHARED_CACHE = ("shared_cache_multiplier",)
+OF_ALL_REQUESTS = ("shared_cache_multiplier",)
 
 
 class WishError(ValueError):
@@ -73,8 +73,8 @@ def _override(name: str, value: object) -> dict[str, float]:
         if not isinstance(value, bool):
             raise WishError(name, f"expected true or false, got {_shown(value)}")
         return {key: value}
-    if key in NO_SHARED_CACHE:
-        raise WishError(name, "not in this version, which has no cache that workers share")
+    if key in OF_ALL_REQUESTS:
+        raise WishError(name, f"not for one request: it is the key router.{key} of a simulation")
     if key not in FACTORS and key != LEGACY_WEIGHT:
         raise WishError(name, f"unknown key{_remedy(name)}")
     if not _is_number(value) or not value >= 0:  # type: ignore[operator]

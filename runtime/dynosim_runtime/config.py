@@ -42,6 +42,11 @@ def check_live(plan: RunConfig) -> None:
             f"router.frontends: {plan.router.frontends}, but the live layer runs one frontend "
             "(add --set router.frontends=1)"
         )
+    if any(part.router.shared_cache_multiplier for part in plan.pools()):
+        raise ConfigError(
+            "router.shared_cache_multiplier: live routers know of no store that all workers share "
+            "(simulate the plan with `dynosim run`, or --set router.shared_cache_multiplier=0)"
+        )
     if plan.cluster.is_disagg:
         _check_handoff(plan)
 

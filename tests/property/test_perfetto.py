@@ -4,6 +4,7 @@ import gzip
 import json
 import random
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from clusters import equal_workers
-from strategies import random_spec, random_trace
+from strategies import pressed_spec, pressing_trace, random_spec, random_trace
+from test_tier_laws import random_tiers, with_tiers
 
 from dynosim.cluster import RunOptions, simulate
 from dynosim.plots.perfetto import write_perfetto
@@ -23,6 +25,7 @@ from dynosim.timing.formulas import LinearModel
 
 Event = dict[str, Any]
 SEEDS = range(16)
+CUT_MS = (400.0, 20_000.0)  # where runs are cut off
 
 
 def random_run(seed: int) -> tuple[RunResult, Trace]:
@@ -40,6 +43,17 @@ def random_run(seed: int) -> tuple[RunResult, Trace]:
     return simulate(trace, cluster, options), trace
 
 
+def tiered_run(seed: int) -> tuple[RunResult, Trace]:
+    rng = random.Random(seed)
+    trace = pressing_trace(rng)
+    spec = replace(pressed_spec(rng, trace), enable_prefix_caching=True)
+    times = LinearModel(
+        base_ms=5.0, per_prefill_token_ms=0.05, per_decode_ms=0.1, per_context_token_ms=0.0005
+    )
+    cluster = with_tiers(equal_workers(spec, times, num_workers=2), random_tiers(rng, spec))
+    return simulate(trace, cluster, RunOptions(records_trail=True, until_ms=20_000.0)), trace
+
+
 def events_of(result: RunResult, trace: Trace, folder: Path) -> list[Event]:
     path = folder / "trace.json.gz"
     write_perfetto(path, result, trace)
@@ -53,9 +67,12 @@ def to_ns(microseconds: float) -> int:
     return round(microseconds * 1000)
 
 
+@pytest.mark.parametrize("made", [random_run, tiered_run])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_events_are_in_order_slices_nest_and_arrows_hit_slices(seed: int, tmp_path: Path) -> None:
-    result, trace = random_run(seed)
+def test_events_are_in_order_slices_nest_and_arrows_hit_slices(
+    made: Callable[[int], tuple[RunResult, Trace]], seed: int, tmp_path: Path
+) -> None:
+    result, trace = made(seed)
     last_us = 0.0
     is_named = True
     open_slices: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
@@ -75,7 +92,7 @@ def test_events_are_in_order_slices_nest_and_arrows_hit_slices(seed: int, tmp_pa
             end_ns = now_ns + to_ns(event["dur"])
             while stack and stack[-1][1] <= now_ns:
                 stack.pop()
-            assert end_ns > now_ns or event["tid"] == STEPS_TID or result.end_ms == 400.0
+            assert end_ns > now_ns or event["tid"] == STEPS_TID or result.end_ms in CUT_MS
             assert not stack or end_ns <= stack[-1][1], "lies inside what is open on its track"
             stack.append((now_ns, end_ns))
         elif event["ph"] in "stf":
@@ -110,6 +127,38 @@ def test_slices_are_what_the_run_did(seed: int, tmp_path: Path) -> None:
         if event["name"].startswith("prefill") and event["tid"] != STEPS_TID
     )
     assert result.trail is not None and computed == result.trail.chunks.num_tokens.sum()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_loads_lie_in_waits_and_are_those_of_the_records(seed: int, tmp_path: Path) -> None:
+    result, trace = tiered_run(seed)
+    log, onboards = result.requests, result.requests.onboards
+    assert onboards is not None
+    slices = [event for event in events_of(result, trace, tmp_path) if event["ph"] == "X"]
+    waits: dict[tuple[int, str], list[Event]] = defaultdict(list)
+    for event in slices:
+        waits[event["pid"], event["name"]].append(event)
+    loaded = [
+        (to_ns(event["ts"]), to_ns(event["dur"]), event["name"], event["args"]["beyond_tokens"])
+        for event in slices
+        if event["name"].startswith("load ")
+    ]
+    served = np.flatnonzero((onboards.num_tokens > 0) & ~np.isnan(log.scheduled_ms))
+    expected = []
+    for index in served.tolist():
+        start_ns, end_ns = (
+            round(onboards.start_ms[index] * 1e6),
+            round(onboards.end_ms[index] * 1e6),
+        )
+        name = f"load {onboards.num_tokens[index]:,}"
+        expected.append((start_ns, end_ns - start_ns, name, onboards.num_beyond[index]))
+        pid = FIRST_WORKER_PID + int(log.worker_id[index])
+        number = str(index) if trace.request_ids is None else trace.request_ids[index]
+        assert any(
+            to_ns(wait["ts"]) <= start_ns and end_ns <= to_ns(wait["ts"]) + to_ns(wait["dur"])
+            for wait in waits[pid, f"wait {number}"]
+        )
+    assert sorted(loaded) == sorted(expected)
 
 
 def test_tracks_are_reused_when_free(tmp_path: Path) -> None:

@@ -29,9 +29,13 @@ def run(
     has_delays: bool = False,
     says_worth: bool = False,
     weight: float | None = None,
+    shared: float | None = None,
     **changes: Any,
 ) -> RunResult:
-    """Three workers under pressure, each with a host tier a few times the size of its device."""
+    """Three workers under pressure, each with a host tier a few times the size of its device.
+
+    `shared`: how much the router makes of a store that they share; None: there is none.
+    """
     rng = random.Random(seed)
     trace = random_trace(rng)
     spec = replace(random_spec(rng, trace), enable_prefix_caching=True)
@@ -41,7 +45,11 @@ def run(
     timing = random_timing(rng, spec)
     routing = random_routing(rng, spec)
     drawn = rng.choice([0.75, 0.0, 1.0, 1.5])
-    cost = replace(routing.settings.cost, host_cache_hit_weight=drawn if weight is None else weight)
+    cost = replace(
+        routing.settings.cost,
+        host_cache_hit_weight=drawn if weight is None else weight,
+        shared_cache_multiplier=shared or 0.0,
+    )
     routing = replace(
         routing, has_slower_tiers=True, settings=replace(routing.settings, mode="kv", cost=cost)
     )
@@ -58,6 +66,10 @@ def run(
     tiers = [host]
     if rng.random() < 0.5:
         tiers.append(replace(host, name="disk", num_blocks=10 * num_blocks, latency_ms=0.1))
+    if shared is not None:
+        size = (seed % 3 + 1) * num_blocks
+        tiers.append(replace(host, name="remote", num_blocks=size, scope="cluster"))
+        tiers = tiers[seed // 3 % 2 :]  # with and without those of their own
     tiers_spec = TiersSpec(
         tiers=tuple(tiers), block_bytes=spec.block_size * 1000, writes_evicted=rng.random() < 0.5
     )
@@ -70,25 +82,27 @@ def run(
 
 
 @settings(max_examples=15, deadline=None)
-@given(SEEDS)
-def test_every_exact_index_routes_alike_over_tiers(seed: int) -> None:
-    first = run(seed, index="extents", use_kv_events=True, predicted_ttl_ms=None)
+@given(SEEDS, st.sampled_from([None, 0.125, 0.5]))
+def test_every_exact_index_routes_alike_over_tiers(seed: int, shared: float | None) -> None:
+    first = run(seed, shared=shared, index="extents", use_kv_events=True, predicted_ttl_ms=None)
     for kind in DEVICE_INDEXES:
-        other = run(seed, index=kind, use_kv_events=True, predicted_ttl_ms=None)
+        other = run(seed, shared=shared, index=kind, use_kv_events=True, predicted_ttl_ms=None)
         np.testing.assert_array_equal(first.requests.worker_id, other.requests.worker_id, kind)
         times = first.requests.finish_ms, other.requests.finish_ms
         np.testing.assert_allclose(*times, rtol=0, atol=1e-6, err_msg=kind)
 
 
 @settings(max_examples=40, deadline=None)
-@given(SEEDS, st.booleans(), st.booleans())
-@example(3821577044, False, False)  # a store ends with the step in flight when a run begins
-@example(151779407, False, True)  # what is being stored for nobody is worth little, and goes
+@given(SEEDS, st.booleans(), st.booleans(), st.sampled_from([None, 0.125, 0.5]))
+# A store ends with the step in flight when a run begins.
+@example(3821577044, False, False, None)
+# What is being stored for nobody is worth little, and goes.
+@example(151779407, False, True, None)
 def test_bulk_routes_over_tiers_as_single_steps_do(
-    seed: int, has_delays: bool, says_worth: bool
+    seed: int, has_delays: bool, says_worth: bool, shared: float | None
 ) -> None:
     ones, others = (
-        run(seed, has_delays=has_delays, says_worth=says_worth, exact=exact)
+        run(seed, has_delays=has_delays, says_worth=says_worth, shared=shared, exact=exact)
         for exact in (False, True)
     )
     loads, other_loads = (result.requests.onboards for result in (ones, others))
@@ -113,3 +127,11 @@ def test_hosts_are_hit_and_their_weight_matters() -> None:
         num_hits += int(np.isfinite(loads.start_ms).sum())
         num_moved += int((heavy.requests.worker_id != light.requests.worker_id).sum())
     assert num_hits > 20 and num_moved > 4, (num_hits, num_moved)
+
+
+def test_what_all_share_is_seen_and_moves_requests() -> None:
+    num_moved = 0
+    for seed in range(30):
+        seen, unseen = run(seed, shared=0.5), run(seed, shared=0.0)
+        num_moved += int((seen.requests.worker_id != unseen.requests.worker_id).sum())
+    assert num_moved > 5, num_moved

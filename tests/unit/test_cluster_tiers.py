@@ -10,6 +10,7 @@ from clusters import equal_workers
 from probing import Ask, trace_of
 
 from dynosim.cluster import ClusterSpec, RunOptions, simulate
+from dynosim.cluster.control import ControlPlane, ProcessGenerator
 from dynosim.engine.spec import EngineSpec, HostCacheSpec
 from dynosim.errors import ConfigError
 from dynosim.memory.tiers import TierSpec, TiersSpec
@@ -164,3 +165,69 @@ def test_only_what_comes_sooner_than_it_is_computed_is_loaded(gb_s: float, loade
 def test_a_shared_tier_of_nodes_needs_nodes() -> None:
     with pytest.raises(ConfigError, match=r"cluster\.tiers\.host\.scope: node, but the workers"):
         cluster(replace(HOST, scope="node"))
+
+
+def test_what_a_node_shares_others_do_not_have() -> None:
+    """Workers 0 and 2 are in a node: of the same prompt on all four, one computes in each."""
+    asks = [prompt(index * 50.0, 1, 2, 3, 4, 5, 6) for index in range(4)]
+    tiers = TiersSpec(tiers=(replace(HOST, scope="node"),), block_bytes=MB)
+    plain = cluster(HOST, workers=4)
+    pool = replace(plain.pools[0], tiers=tiers, topology={"node": ("a", "b")})
+    result = run(asks, replace(plain, pools=(pool,)))
+    assert sorted(result.requests.worker_id.tolist()) == [0, 1, 2, 3]
+    (log,) = result.tiers
+    assert (log.stored_blocks, log.loaded_blocks, log.capacity_blocks) == (2 * 5, 2 * 5, 200)
+
+
+def test_a_peer_that_is_gone_gives_nothing() -> None:
+    peers = TierSpec(name="peers", num_blocks=0, read_gb_s=0.5, write_gb_s=0.5)
+    trace = trace_of([prompt(index * 50.0, 1, 2, 3, 4, 5, 6) for index in range(2)], BLOCK)
+
+    def lose_the_first(control: ControlPlane) -> ProcessGenerator:
+        yield control.env.timeout(45.0)
+        control.fail(0)
+
+    result = simulate(
+        trace, cluster(HOST, peers, workers=2), RunOptions(), processes=[lose_the_first]
+    )
+    check_conservation(result, trace)
+    assert result.requests.onboards is not None
+    assert result.requests.onboards.num_tokens.tolist() == [0, 0]
+    assert int(result.steps.prefill_tokens.sum()) == 2 * 21
+
+
+SLOW_STORE = replace(STORE, write_gb_s=0.1)  # 50 ms for 5 blocks
+
+
+def test_what_gathers_while_a_batch_is_on_its_way_goes_next() -> None:
+    """The second prompt of a worker is on its host at 76 ms; the first one's write ends at 86."""
+    asks = [
+        prompt(0, 1, 2, 3, 4, 5, 6),
+        prompt(20, 31),
+        prompt(40, 11, 12, 13, 14, 15, 16),
+        prompt(1000, 11, 12, 13, 14, 15, 16),
+    ]
+    result = run(asks, cluster(HOST, SLOW_STORE, workers=2))
+    assert result.requests.worker_id.tolist() == [0, 1, 0, 1]
+    assert result.requests.onboards is not None
+    assert result.requests.onboards.num_beyond.tolist() == [0, 0, 0, 20]
+
+
+def test_what_a_lost_worker_was_writing_is_written_by_the_next_who_has_it() -> None:
+    """It is lost at 50 ms, amid its write; the next worker writes the same until 186."""
+    asks = [prompt(at_ms, 1, 2, 3, 4, 5, 6) for at_ms in (0.0, 100.0, 300.0)]
+    trace = trace_of(asks, BLOCK)
+
+    def lose_the_first(control: ControlPlane) -> ProcessGenerator:
+        yield control.env.timeout(50.0)
+        control.fail(0)
+
+    spec = cluster(HOST, SLOW_STORE, workers=3)
+    result = simulate(trace, spec, RunOptions(), processes=[lose_the_first])
+    check_conservation(result, trace)
+    first, second, third = result.requests.worker_id.tolist()
+    assert first == 0 and second != third
+    assert result.requests.onboards is not None
+    assert result.requests.onboards.num_beyond.tolist() == [0, 0, 20]
+    store = result.tiers[-1]
+    assert (store.stored_blocks, store.lost_blocks, store.resident_blocks) == (10, 5, 5)

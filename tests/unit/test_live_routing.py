@@ -102,3 +102,9 @@ def test_a_class_takes_the_requests_that_name_its_family() -> None:
 def test_several_frontends_can_be_simulated_but_not_served() -> None:
     with pytest.raises(ConfigError, match=r"router.frontends: 2, .* runs one frontend"):
         check_live(plan(router={"mode": "kv", "frontends": 2}))
+
+
+def test_no_live_router_knows_of_a_store_that_all_workers_share() -> None:
+    with pytest.raises(ConfigError, match=r"shared_cache_multiplier: live routers know of no"):
+        check_live(plan(router={"mode": "kv", "shared_cache_multiplier": 0.5}))
+    check_live(plan(router={"mode": "kv"}))

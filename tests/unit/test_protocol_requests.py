@@ -106,7 +106,7 @@ async def test_weights_of_one_request_reach_the_router_by_our_names() -> None:
         ({"temprature": 1}, ".temprature", "unknown key, did you mean temperature?"),
         ({"temperature": -0.5}, ".temperature", "expected a finite number >= 0, got -0.5"),
         ({"track_prefill_tokens": 1}, ".track_prefill_tokens", "expected true or false"),
-        ({"shared_cache_multiplier": 1}, ".shared_cache_multiplier", "not in this version"),
+        ({"shared_cache_multiplier": 1}, ".shared_cache_multiplier", "not for one request"),
         ([1], "", "expected `object | null`, got `array`"),
     ],
 )

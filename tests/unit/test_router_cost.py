@@ -296,6 +296,49 @@ def test_a_request_can_bring_its_own_weights() -> None:
         router.free(number, 0.0)
 
 
+def test_a_store_of_all_saves_what_comes_behind_the_blocks_of_ones_own() -> None:
+    router = make_router(3, shared_cache_multiplier=0.5)
+    store(router, 0, [0])
+    store(router, 1, [0, 1, 2, 3])
+
+    def costs(*ranges: tuple[int, int]) -> list[float]:
+        made = replace(request("asked", range(8)), shared_ranges=ranges)
+        return [one.cost for one in router.choice.options(made, router.table.all_mask, 0.0)]
+
+    assert costs() == [16 - 1, 16 - 4, 16]
+    assert costs((0, 8)) == [16 - 1 - 7 / 2, 16 - 4 - 4 / 2, 16 - 8 / 2]
+    # A gap ends it; what lies behind the gap is of use to who has come that far.
+    assert costs((0, 2), (4, 8)) == [16 - 1 - 1 / 2, 16 - 4 - 4 / 2, 16 - 2 / 2]
+    assert costs((1, 4)) == [16 - 1 - 3 / 2, 16 - 4, 16]
+
+
+def test_what_a_candidate_has_in_tiers_of_its_own_it_needs_not_load_from_the_store() -> None:
+    """One block on its device, two on its host, five to load; whoever looks at it, and how."""
+    router = make_router(2, shared_cache_multiplier=0.25, index=TieredIndex(CompressedRadixIndex()))
+    store(router, 0, [0])
+    names = sequence_hashes([0, 1, 2])
+    router.apply_events(0, 0, [Stored(names[0], names[1:], [1, 2], Tier.HOST)])
+    made = request("asked", range(8), shared_ranges=((0, 8),))
+    costs = [one.cost for one in router.choice.options(made, router.table.all_mask, 0.0)]
+    assert costs == [16 - 1 - 2 * 0.75 - 5 / 4, 16 - 8 / 4]
+    placed = router.submit(made, 0.0)
+    assert placed is not None and (placed.slot, placed.cost) == (0, costs[0])
+
+
+@pytest.mark.parametrize(("multiplier", "slot"), [(0.0, 0), (0.125, 0), (0.5, 1), (1.0, 1)])
+def test_a_store_of_all_lets_an_idle_worker_win_over_a_busy_one(
+    multiplier: float, slot: int
+) -> None:
+    """Three blocks in hand cost 6; what the busy one alone holds, 8 blocks of which all others
+    would have to load."""
+    router = make_router(2, shared_cache_multiplier=multiplier)
+    store(router, 0, range(8))
+    router.submit(request("first", range(100, 103), constraints=Constraints(pinned_worker=0)), 0.0)
+    placed = router.submit(request("asked", range(8), shared_ranges=((0, 8),)), 0.0)
+    assert placed is not None and placed.slot == slot
+    assert placed.overlap_blocks == (8 if slot == 0 else 0)  # what it has itself
+
+
 NUMBERS = [name for name, value in asdict(CostSpec()).items() if not isinstance(value, bool)]
 
 
@@ -318,4 +361,5 @@ def test_defaults_are_those_of_the_field() -> None:
         "temperature": 0.0,
         "track_prefill_tokens": True,
         "assume_kv_reuse": True,
+        "shared_cache_multiplier": 0.0,
     }

@@ -30,10 +30,11 @@ from dynosim.router.refusals import NoEligibleWorkerError, QueueFullError
 from dynosim.router.request import RoutingRequest
 from dynosim.router.workers import WorkerCard
 
-COST = CostSpec(0.5, 0.25, 2.0, 0.625, 0.125, 3.0, 0.75, False, False)
+COST = CostSpec(0.5, 0.25, 2.0, 0.625, 0.125, 3.0, 0.75, False, False, 0.375)
 RULES = Constraints(frozenset({3, 1}), 7, 2, frozenset({"b", "a"}), {"y": 0.5, "x": -1.0})
 REQUEST = RoutingRequest(
-    "name", 70, 4, [1, 2], [3, 4], 1.5, 2, 640, "session", RULES, "family", COST
+    "name", 70, 4, [1, 2], [3, 4], 1.5, 2, 640, "session", RULES, "family", COST,
+    ((0, 2), (3, 4)),
 )  # fmt: skip
 CARD = WorkerCard(
     5, BLOCK, 100, 1024, 2, 3, "cpu", frozenset({"x", "y"}), {"zone": "a", "rack": "b"}

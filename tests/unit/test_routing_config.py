@@ -67,6 +67,7 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "prefill_load_scale": (2.0, {"settings.cost.prefill_load_scale": 2.0}),
     "host_cache_hit_weight": (0.5, {"settings.cost.host_cache_hit_weight": 0.5}),
     "disk_cache_hit_weight": (0.5, {"settings.cost.disk_cache_hit_weight": 0.5}),
+    "shared_cache_multiplier": (0.5, {"settings.cost.shared_cache_multiplier": 0.5}),
     "active_request_weight": (0.5, {"settings.cost.active_request_weight": 0.5}),
     "temperature": (0.5, {"settings.cost.temperature": 0.5}),
     "assume_kv_reuse": (False, {"settings.cost.assume_kv_reuse": False}),

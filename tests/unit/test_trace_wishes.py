@@ -127,7 +127,7 @@ def test_the_old_weight_of_overlap_is_two_of_the_new_ones() -> None:
     )
     with pytest.raises(WishError, match="given beside overlap_score_weight"):
         read_overrides({"overlap_score_weight": 1, "prefill_load_scale": 1})
-    with pytest.raises(WishError, match="no cache that workers share"):
+    with pytest.raises(WishError, match=r"key router\.shared_cache_multiplier"):
         read_overrides({"shared_cache_multiplier": 0.5})
     assert read_overrides({"shared_cache_multiplier": None, "temperature": None}) == ()
 

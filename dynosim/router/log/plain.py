@@ -116,6 +116,8 @@ def request_from_plain(plain: dict[str, Any]) -> RoutingRequest:
     values = dict(plain)
     if "overrides" in values:
         values["overrides"] = cost_from_plain(values["overrides"])
+    if "shared_ranges" in values:
+        values["shared_ranges"] = tuple([(first, end) for first, end in values["shared_ranges"]])
     if "constraints" in values:
         rules = dict(values["constraints"])
         rules["required_taints"] = frozenset(rules["required_taints"])
