@@ -184,6 +184,28 @@ _CACHE = (
         INTEGER,
         is_stable=False,
     ),
+    ReportKey(
+        "speculative_prefills",
+        "requests",
+        "Sent ahead so that next turns find more cached, and served, in the whole run; no other "
+        "count of requests has them; null: the load has none.",
+        INTEGER,
+        is_stable=False,
+    ),
+    ReportKey(
+        "speculative_prefill_tokens",
+        "tokens",
+        "Prompt tokens that they computed.",
+        INTEGER,
+        is_stable=False,
+    ),
+    ReportKey(
+        "speculative_hit_tokens",
+        "tokens",
+        "Of these, what the next turn had at the same place and found cached on the same worker.",
+        INTEGER,
+        is_stable=False,
+    ),
 )
 _ROUTING = (
     ReportKey(

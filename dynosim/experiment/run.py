@@ -22,6 +22,7 @@ from dynosim.config.cluster import POOL_ROLES
 from dynosim.config.schema import RunConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError, InfeasibleError
+from dynosim.experiment.speculation import clients_run
 from dynosim.metrics import summarize
 from dynosim.metrics.cost import Power
 from dynosim.records import RunResult, Trace
@@ -167,6 +168,7 @@ def run(
         if check:
             _check(result, trace)
         from_ms = 0.0
+        result, trace, ahead = clients_run(result, trace)
         if config.workload.has_warm_up:
             from dynosim.experiment.warm_up import measured_run
 
@@ -183,7 +185,7 @@ def run(
     report["skipped_lines"] = trace.skipped_lines
     report["assumed_lengths"] = trace.assumed_lengths
     report["max_model_len"] = prepared.engine.max_model_len
-    report |= prepared.capacity.report_keys()
+    report |= ahead | prepared.capacity.report_keys()
     report["wall_time_ms"] = (time.perf_counter() - started) * 1e3
     return RunOutcome(config, trace, prepared.timing, result, prepared.capacity, report, from_ms)
 
