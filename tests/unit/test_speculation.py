@@ -1,223 +1,240 @@
-"""Drafts in vLLM's scheduler: what they take, what comes of them, what stays."""
+"""Speculative prefills behind answers: what is sent, when, and that no client notices."""
 
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
 import pytest
+from exposition import samples
+from http_support import MAX_MODEL_LEN, MODEL, client_of, dispatcher_saying, says, served_models
+from live_support import MODEL as LIVE_MODEL
+from live_support import Inside, ScriptedEngine
+from waiting import until
 
-from dynosim.conformance import run_scenario
-from dynosim.conformance.log import Json
-from dynosim.engine.plan import StepPlan
-from dynosim.engine.sequence import FINISHED, Sequence
-from dynosim.engine.spec import DraftMethod, EngineSpec, SpeculativeSpec
-from dynosim.engine.vllm import VllmScheduler
+from dynosim_runtime.dialects.parsing.output_parser import Parsing
+from dynosim_runtime.errors import ApiError
+from dynosim_runtime.http.app import create_app
+from dynosim_runtime.http.registry import ModelRegistry
+from dynosim_runtime.http.speculation import Speculation, SpeculationOutcome
+from dynosim_runtime.requests import GenerateRequest, RequestRecord
+from dynosim_runtime.testing.dispatcher import Pause, ScriptedDispatcher, Step
+from dynosim_runtime.tokenize.byte_tokenizer import ByteTokenizer
+from dynosim_runtime.tokenize.tokenizer import Conversation
 
-BLOCK = 4
+HINT = {"agent_hints": {"speculative_prefill": True}}
+HELLO = [{"role": "user", "content": "hello"}]
 
 
-def scheduler(
-    method: DraftMethod = "ngram", *, is_async: bool = False, budget: int = 64, blocks: int = 40
-) -> VllmScheduler:
-    """An engine that verifies up to three drafts of a request."""
-    spec = EngineSpec(
-        num_gpu_blocks=blocks + 1,
-        max_model_len=100,
-        block_size=BLOCK,
-        max_num_seqs=4,
-        max_num_batched_tokens=budget,
-        async_scheduling=is_async,
-        speculation=SpeculativeSpec(num_drafts=3, method=method),
+class Frontend:
+    """The routes over a scripted dispatcher, and what became of what was sent ahead."""
+
+    def __init__(
+        self, dispatcher: ScriptedDispatcher, *, limit: int = 8, parsing: Parsing | None = None
+    ) -> None:
+        self.dispatcher = dispatcher
+        self.told: list[SpeculationOutcome] = []
+        self.speculation = Speculation(dispatcher, self._tell, max_under_way=limit)
+        app = create_app(dispatcher, served_models(), speculation=self.speculation, parsing=parsing)
+        self.client = client_of(app)  # type: ignore[arg-type]
+
+    def _tell(self, outcome: SpeculationOutcome, record: RequestRecord | None) -> None:
+        self.told.append(outcome)
+
+    async def ask(self, path: str = "chat/completions", **fields: Any) -> httpx.Response:
+        body = {"model": MODEL, "nvext": HINT, **fields}
+        return await self.client.post(f"/v1/{path}", json=body)
+
+    async def ahead(self) -> GenerateRequest:
+        """What was sent ahead."""
+        await until(lambda: bool(self.told))
+        assert self.told == ["completed"]
+        (request,) = [one for one in self.dispatcher.requests if one.is_speculative]
+        return request
+
+
+def rendered(*messages: tuple[str, str], **more: Any) -> list[int]:
+    return ByteTokenizer().encode_chat(
+        Conversation(messages=[{"role": role, "content": text} for role, text in messages], **more)
     )
-    return VllmScheduler(spec, keep_rows=True)
 
 
-def request(index: int, prompt: int, output: int) -> Sequence:
-    """One whose blocks nobody shares, but with those of the same index."""
-    blocks = (prompt + output) // BLOCK
-    return Sequence(index, prompt, output, [100 * index + block for block in range(blocks)], blocks)
-
-
-def plan_of(core: VllmScheduler) -> list[tuple[int, int]]:
-    """What a step computes, by request: tokens; not finished."""
-    return [(row.sequence.index, row.num_tokens) for row in core.plan_step().rows]
-
-
-def finish(core: VllmScheduler, plan: StepPlan, *, accepted: int, offered: int) -> dict[int, int]:
-    """End a step in which everybody fares alike; returns the tokens delivered, by request."""
-    work = plan.drafts
-    assert work is not None
-    for sequence, num_drafts in work.scheduled.items():
-        if sequence not in work.padded:
-            work.accepted[sequence] = min(accepted, num_drafts)
-    for sequence in plan.emitting:
-        work.offered[sequence] = offered
-    core.finish_step(plan)
-    return {sequence.index: number for sequence, number in work.delivered.items()}
-
-
-def do_step(core: VllmScheduler, *, accepted: int = 0, offered: int = 3) -> dict[int, int]:
-    return finish(core, core.plan_step(), accepted=accepted, offered=offered)
-
-
-def test_accepted_drafts_are_tokens_and_rejected_ones_leave_their_blocks_behind() -> None:
-    core, sequence = scheduler(), request(1, prompt=4, output=20)
-    core.add(sequence)
-    assert do_step(core) == {1: 1}
-    assert (sequence.num_computed, core.used_blocks) == (4, 1)
-    plan = core.plan_step()
-    assert (sequence.num_computed, core.used_blocks) == (8, 2)
-    assert finish(core, plan, accepted=1, offered=3) == {1: 2}
-    assert (sequence.num_computed, sequence.generated_tokens, core.used_blocks) == (6, 3, 2)
-
-
-def test_without_an_offer_a_step_gives_one_token() -> None:
-    core = scheduler()
-    core.add(request(1, prompt=4, output=20))
-    do_step(core, offered=0)
-    assert plan_of(core) == [(1, 1)]
-
-
-def test_tokens_beyond_the_end_of_a_request_are_thrown_away() -> None:
-    core, sequence = scheduler(), request(1, prompt=4, output=3)
-    core.add(sequence)
-    do_step(core)
-    plan = core.plan_step()
-    assert [row.num_tokens for row in plan.rows] == [4]
-    assert finish(core, plan, accepted=3, offered=3) == {1: 2}
-    assert (sequence.state, core.used_blocks, core.num_running) == (FINISHED, 0, 0)
-
-
-@pytest.mark.parametrize(("method", "tokens"), [("ngram", [4, 4, 1]), ("draft_model", [4, 3])])
-def test_a_budget_cuts_drafts_and_a_draft_model_takes_a_slot_of_it_for_each_request(
-    method: DraftMethod, tokens: list[int]
-) -> None:
-    core = scheduler(method, budget=9)
-    for index in range(3):
-        core.add(request(index, prompt=2, output=20))
-    do_step(core)
-    assert [number for _, number in plan_of(core)] == tokens
-
-
-@pytest.mark.parametrize(("method", "blocks"), [("ngram", 1), ("eagle", 2), ("draft_model", 2)])
-def test_a_drafter_that_keeps_kv_needs_room_ahead(method: DraftMethod, blocks: int) -> None:
-    core = scheduler(method)
-    core.add(request(1, prompt=4, output=20))
-    core.plan_step()
-    assert core.used_blocks == blocks
-
-
-@pytest.mark.parametrize(("method", "hit"), [("ngram", 12), ("eagle", 8), ("draft_model", 12)])
-def test_eagle_computes_the_last_block_of_a_hit_again(method: DraftMethod, hit: int) -> None:
-    core = scheduler(method)
-    core.add(request(1, prompt=13, output=1))
-    do_step(core)
-    again = request(1, prompt=13, output=1)
-    core.add(again)
-    core.plan_step()
-    assert again.cached_tokens == hit
-
-
-def test_a_last_token_beside_decodes_is_padded_with_placeholders_that_are_rejected() -> None:
-    core = scheduler()
-    core.add(request(1, prompt=5, output=20))
-    do_step(core)
-    core.add(request(2, prompt=1, output=5))
-    plan = core.plan_step()
-    assert plan.drafts is not None
-    assert [sequence.index for sequence in plan.drafts.padded] == [2]
-    assert [row.num_tokens for row in plan.rows] == [4, 4]
-    assert finish(core, plan, accepted=3, offered=3) == {1: 4, 2: 1}
-
-
-def test_asynchronously_the_next_step_is_planned_as_if_all_drafts_were_accepted() -> None:
-    core, sequence = scheduler("eagle", is_async=True), request(1, prompt=4, output=9)
-    core.add(sequence)
-    first, second, third = core.plan_step(), core.plan_step(), core.plan_step()
-    assert [plan.rows[0].num_computed_before for plan in (first, second, third)] == [0, 4, 8]
-    finish(core, first, accepted=0, offered=0)
-    finish(core, second, accepted=0, offered=0)
-    assert (sequence.num_computed, sequence.generated_tokens) == (9, 2)
-    finish(core, third, accepted=3, offered=0)
-    assert (sequence.num_computed, sequence.generated_tokens) == (9, 6)
-
-
-def test_a_request_that_ended_has_its_blocks_freed_though_a_step_under_way_goes_on() -> None:
-    core, sequence = scheduler("eagle", is_async=True), request(1, prompt=4, output=4)
-    core.add(sequence)
-    first, second = core.plan_step(), core.plan_step()
-    finish(core, first, accepted=0, offered=0)
-    third = core.plan_step()  # it might be that all drafts are rejected
-    assert finish(core, second, accepted=3, offered=0) == {1: 3}
-    assert (sequence.state, core.used_blocks) == (FINISHED, 0)
-    assert finish(core, third, accepted=3, offered=0) == {}
-
-
-def test_drafts_are_refused_where_steps_are_not_listed() -> None:
-    spec = EngineSpec(num_gpu_blocks=9, max_model_len=8, speculation=SpeculativeSpec(num_drafts=1))
-    with pytest.raises(AssertionError, match="step by step only"):
-        VllmScheduler(spec)
-
-
-# ---- laws ----------------------------------------------------------------------------------------
-
-
-def crowded(seed: int, spec: Json | None) -> Json:
-    """Requests of one engine with few blocks."""
-    engine: Json = {
-        "num_gpu_blocks": 12 + seed % 7,
-        "block_size": BLOCK,
-        "max_num_seqs": 2 + seed % 4,
-        "max_num_batched_tokens": 16 + seed,
-        "max_model_len": 40,
-        "policy": ("fcfs", "priority")[seed % 2],
-    }
-    if spec is not None:
-        engine["spec"] = spec
-    requests = [
-        {
-            "id": f"r{number}",
-            "arrival_step": number * (seed % 3),
-            "prompt_ranges": [[1000 * (number % 4), 6 + 7 * number * seed % 11]],
-            "output_length": 3 + 5 * number * seed % 13,
-            "priority": number % 3,
-        }
-        for number in range(9)
-    ]
-    return {"engine": engine, "requests": requests}
-
-
-def checked(scenario: Json) -> Json:
-    """The log of a scenario in which everybody gets all tokens, and all blocks come back."""
-    log = run_scenario(scenario)
-    assert log["free_at_end"] == log["usable_blocks"]
-    for row, wanted in zip(log["requests"], scenario["requests"], strict=True):
-        assert (row["status"], row["out"]) == ("length", wanted["output_length"])
-    return log
-
-
-def test_where_nothing_is_ever_offered_steps_are_those_of_plain_decoding() -> None:
-    num_compared = num_preempted = 0
-    for seed in range(1, 40):
-        log = checked(crowded(seed, {"k": 3, "method": "ngram", "drafts": [0]}))
-        if not any("pad" in step for step in log["steps"]):
-            assert log["steps"] == checked(crowded(seed, None))["steps"]
-            num_compared += 1
-            num_preempted += log["totals"]["preemptions"]
-    assert num_compared > 10 < num_preempted
-
-
+@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
-    ("method", "is_async"),
+    ("path", "fields"),
     [
-        ("ngram", False),
-        ("eagle", False),
-        ("draft_model", False),
-        ("eagle", True),
-        ("draft_model", True),
+        ("chat/completions", {"messages": HELLO}),
+        ("messages", {"messages": HELLO, "max_tokens": 20}),
+        ("responses", {"input": "hello"}),
     ],
 )
-def test_whatever_is_accepted_every_request_gets_its_tokens_and_no_block_is_lost(
-    method: str, is_async: bool
+async def test_the_conversation_with_its_answer_begins_the_next_turns_prompt(
+    path: str, fields: dict[str, Any], stream: bool
 ) -> None:
-    for seed in range(1, 7):
-        for accept in ([0], [3], [2, 0, 3, 1]):
-            scenario = crowded(seed, {"k": 3, "method": method, "accept": accept})
-            scenario["engine"]["async_scheduling"] = is_async
-            assert checked(scenario)["totals"]["drafts"] > 0
+    frontend = Frontend(dispatcher_saying("good day"))
+    answer = await frontend.ask(path, stream=stream, **fields)
+    assert answer.status_code == 200
+    ahead = await frontend.ahead()
+    talk = (("user", "hello"), ("assistant", "good day"))
+    assert ahead.token_ids == rendered(*talk, add_generation_prompt=False)
+    following = rendered(*talk, ("user", "and now?"))
+    assert following[: len(ahead.token_ids)] == ahead.token_ids
+    assert ahead.sampling.max_tokens == 1 and ahead.expected_output_tokens == 1
+    first = frontend.dispatcher.requests[0]
+    assert ahead.request_id == f"{first.request_id}-ahead" and not first.is_speculative
+
+
+async def test_of_a_prompt_that_is_no_conversation_tokens_go_on() -> None:
+    frontend = Frontend(dispatcher_saying("abc"))
+    await frontend.ask("completions", prompt=[10, 11, 12], max_tokens=5, cache_salt="s")
+    ahead = await frontend.ahead()
+    assert ahead.token_ids == [10, 11, 12, *ByteTokenizer().encode("abc")]
+    assert ahead.cache_salt == "s"
+
+
+async def test_an_answer_that_was_begun_by_the_client_is_one_message() -> None:
+    frontend = Frontend(dispatcher_saying(" sum is 4"))
+    begun = [*HELLO, {"role": "assistant", "content": "The"}]
+    await frontend.ask("messages", messages=begun, max_tokens=20)
+    talk = (("user", "hello"), ("assistant", "The sum is 4"))
+    assert (await frontend.ahead()).token_ids == rendered(*talk, add_generation_prompt=False)
+
+
+async def test_thinking_and_calls_are_rendered_as_the_client_sends_them_back() -> None:
+    text = '<think>hm</think>Look:<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>'
+    frontend = Frontend(dispatcher_saying(text), parsing=Parsing("hermes", "qwen3"))
+    seen: list[Conversation] = []
+
+    class Watching(ByteTokenizer):
+        def encode_chat(self, conversation: Conversation) -> list[int]:
+            seen.append(conversation)
+            return super().encode_chat(conversation)
+
+    models = ModelRegistry()
+    models.add(MODEL, Watching(), MAX_MODEL_LEN)
+    app = create_app(
+        frontend.dispatcher, models, speculation=frontend.speculation,
+        parsing=Parsing("hermes", "qwen3"),
+    )  # fmt: skip
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    body = {"model": MODEL, "nvext": HINT, "messages": HELLO, "tools": tools}
+    answer = await client_of(app).post("/v1/chat/completions", json=body)  # type: ignore[arg-type]
+    told = answer.json()["choices"][0]["message"]
+    await frontend.ahead()
+    message = seen[-1].messages[-1]
+    assert message["content"] == told["content"] == "Look:"
+    assert message["reasoning_content"] == told["reasoning_content"] == "hm"
+    (call,) = message["tool_calls"]
+    assert call["function"] == {"name": "f", "arguments": {"x": 1}}
+    assert seen[-1].tools == tools
+
+
+# ---- when none is sent -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hints", [{}, {"speculative_prefill": False}, {"priority": 1}])
+async def test_nobody_is_served_what_nobody_asked_for(hints: dict[str, Any]) -> None:
+    frontend = Frontend(dispatcher_saying("x"))
+    await frontend.ask(messages=HELLO, nvext={"agent_hints": hints})
+    await asyncio.sleep(0.01)
+    assert len(frontend.dispatcher.requests) == 1 and frontend.told == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_behind_an_answer_that_failed_there_is_none(stream: bool) -> None:
+    def breaks(request: GenerateRequest) -> Sequence[Step]:
+        return [says("a")(request)[0], ApiError(502, "x")]
+
+    frontend = Frontend(ScriptedDispatcher(breaks))
+    await frontend.ask(messages=HELLO, stream=stream)
+    await asyncio.sleep(0.01)
+    assert len(frontend.dispatcher.requests) == 1 and frontend.told == []
+
+
+async def test_of_several_choices_none_is_the_one_that_goes_on() -> None:
+    frontend = Frontend(dispatcher_saying("x"))
+    refused = [
+        await frontend.ask(messages=HELLO, n=2),
+        await frontend.ask("completions", prompt=["a", "b"], max_tokens=1),
+        await frontend.ask(messages=HELLO, nvext={"agent_hints": {"speculative_prefill": 1}}),
+    ]
+    for answer in refused:
+        error = answer.json()["error"]
+        assert answer.status_code == 400
+        assert error["param"] == "nvext.agent_hints.speculative_prefill"
+    assert frontend.dispatcher.requests == []
+
+
+async def test_a_conversation_that_has_no_room_for_more_is_left_alone() -> None:
+    room = MAX_MODEL_LEN - len(rendered(("user", "hello")))
+    frontend = Frontend(dispatcher_saying("x" * room))
+    await frontend.ask(messages=HELLO)
+    await until(lambda: bool(frontend.told))
+    assert frontend.told == ["skipped"] and len(frontend.dispatcher.requests) == 1
+
+
+# ---- nobody notices --------------------------------------------------------------------------
+
+
+class Slow:
+    """Answers clients at once, and what is sent ahead after a pause or never."""
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+
+    def __call__(self, request: GenerateRequest) -> Sequence[Step]:
+        return [self._step, *says("x")(request)] if request.is_speculative else says("x")(request)
+
+
+async def test_the_client_has_its_answer_before_and_never_waits_for_it() -> None:
+    frontend = Frontend(ScriptedDispatcher(Slow(Pause(3600))), limit=2)
+    for _ in range(3):
+        async with asyncio.timeout(5):
+            assert (await frontend.ask(messages=HELLO)).status_code == 200
+    assert frontend.speculation.num_under_way == 2
+    assert frontend.told == ["skipped"]  # the third: so many and no more
+    await until(lambda: len(frontend.dispatcher.streams) == 5)
+    await frontend.speculation.close()
+    assert frontend.told == ["skipped", "cancelled", "cancelled"]
+    assert all(one.is_closed for one in frontend.dispatcher.streams)
+    await frontend.ask(messages=HELLO)
+    assert frontend.told[-1] == "skipped" and frontend.speculation.num_under_way == 0
+
+
+@pytest.mark.parametrize("error", [ApiError(503, "busy"), RuntimeError("broken")])
+async def test_its_failure_is_counted_and_told_to_nobody(error: Exception) -> None:
+    frontend = Frontend(ScriptedDispatcher(Slow(error)))
+    assert (await frontend.ask(messages=HELLO)).status_code == 200
+    await until(lambda: bool(frontend.told))
+    assert frontend.told == ["failed"]
+    assert (await frontend.ask(messages=HELLO)).status_code == 200
+
+
+async def test_it_is_in_no_figure_and_no_record_of_requests() -> None:
+    inside = Inside(ScriptedEngine(cached_tokens=8), "a")
+    models = ModelRegistry()
+    models.add(LIVE_MODEL, ByteTokenizer(), 4096)
+    speculation = Speculation(inside.dispatcher, inside.metrics.note_speculation)
+    app = create_app(
+        inside.dispatcher, models, metrics=inside.metrics, speculation=speculation
+    )  # fmt: skip
+    body = {"model": LIVE_MODEL, "prompt": list(range(10, 22)), "max_tokens": 4}
+
+    async def page(**more: Any) -> dict[str, float]:
+        answer = await client_of(app).post("/v1/completions", json={**body, **more})  # type: ignore[arg-type]
+        assert answer.status_code == 200
+        await until(lambda: speculation.num_under_way == 0 and inside.dispatcher.num_active == 0)
+        return samples(inside.metrics.exposition())
+
+    await page()
+    plain = await page()
+    ahead = await page(nvext=HINT)
+    counts = ("requests_total", "first_token_seconds_count", "sequence_tokens_count",
+              "generations_total", "prompt_tokens_total", "cached_tokens_total")  # fmt: skip
+    names = [name for name in plain if name.partition("{")[0].endswith(counts)]
+    assert len(names) >= 7
+    for name in names:
+        assert ahead[name] == plain[name] * 1.5, name
+    assert len(inside.records) == 3 and inside.num_booked == 0
+    assert ahead["dynosim_frontend_speculative_prefills_total{outcome=completed}"] == 1
+    assert ahead["dynosim_frontend_speculative_tokens_total"] == 12 + 4 - 8

@@ -25,6 +25,7 @@ from dynosim_runtime.http.app import create_app
 from dynosim_runtime.http.connection import BoundedConnection
 from dynosim_runtime.http.limits import HttpLimits
 from dynosim_runtime.http.registry import ModelRegistry
+from dynosim_runtime.http.speculation import Speculation
 from dynosim_runtime.outage import Outage
 from dynosim_runtime.ports import BACKLOG, check_port, listening_socket
 from dynosim_runtime.serving.dispatcher import LiveDispatcher, stopwatch
@@ -104,6 +105,7 @@ class FrontendProcess:
         self._pools: list[Pool] = []
         self._metrics = FrontendMetrics(namespace=NAMESPACE, model=model)
         self._models = ModelRegistry()
+        self._speculation: Speculation | None = None
         self._now_ms = stopwatch()
 
     async def run(self) -> None:
@@ -124,6 +126,8 @@ class FrontendProcess:
     async def _drain(self, dispatcher: LiveDispatcher) -> None:
         """Refuse what is new; let what is under way end, for a while."""
         dispatcher.is_draining = True
+        if self._speculation is not None:
+            await self._speculation.close()
         log.info("stopping; %d requests under way", dispatcher.num_active)
         limit_ms = self._now_ms() + self._live.drain_timeout_s * 1e3
         while dispatcher.num_active and self._now_ms() < limit_ms:
@@ -169,6 +173,8 @@ class FrontendProcess:
                 write_record=self._records or (lambda record: None),
                 handoffs=handoffs,
             )
+            self._speculation = Speculation(dispatcher, self._metrics.note_speculation)
+            stack.push_async_callback(self._speculation.close)
             if handoffs is not None:
                 stack.push_async_callback(handoffs.close)
             for pool in self._pools:
@@ -221,6 +227,7 @@ class FrontendProcess:
             extra_routes=status_routes(self._metrics, self._pools),
             strip_anthropic_preamble=live.strip_anthropic_preamble,
             parsing=Parsing(live.tool_parser, live.reasoning_parser),
+            speculation=self._speculation,
         )
 
     def _follow(self, changed: Membership) -> None:

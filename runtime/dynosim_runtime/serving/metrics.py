@@ -9,6 +9,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from dynosim_runtime.http.observer import Outcome, RequestType, Stage
+from dynosim_runtime.http.speculation import SpeculationOutcome
 from dynosim_runtime.requests import RequestRecord
 from dynosim_runtime.serving.histogram import LeanHistogram
 
@@ -78,6 +79,15 @@ class FrontendMetrics:
         self._ended = self._counter(
             "dynosim_frontend_generations", "Generations by how they ended.", "outcome"
         )
+        self._speculative = self._counter(
+            "dynosim_frontend_speculative_prefills",
+            "Prompts of next turns sent ahead, by how that ended; counted nowhere else.",
+            "outcome",
+        )
+        self._speculative_tokens = self._counter(
+            "dynosim_frontend_speculative_tokens",
+            "Tokens of prompts sent ahead that engines computed, those unknown taken as computed.",
+        ).labels(**labels)
 
     def observe(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Add a gauge that is read when asked for."""
@@ -189,6 +199,12 @@ class FrontendMetrics:
                 histogram.observe(duration_ms / 1e3)
         if record.cached_tokens:
             self._engine_cached.inc(record.cached_tokens)
+
+    def note_speculation(self, outcome: SpeculationOutcome, record: RequestRecord | None) -> None:
+        """A speculative prefill ended; see `Speculation`."""
+        self._speculative.labels(**self._labels, outcome=outcome).inc()
+        if record is not None:
+            self._speculative_tokens.inc(record.input_tokens - (record.cached_tokens or 0))
 
     def exposition(self) -> bytes:
         """All metrics as Prometheus reads them."""
