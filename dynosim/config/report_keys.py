@@ -184,28 +184,6 @@ _CACHE = (
         INTEGER,
         is_stable=False,
     ),
-    ReportKey(
-        "speculative_prefills",
-        "requests",
-        "Sent ahead so that next turns find more cached, and served, in the whole run; no other "
-        "count of requests has them; null: the load has none.",
-        INTEGER,
-        is_stable=False,
-    ),
-    ReportKey(
-        "speculative_prefill_tokens",
-        "tokens",
-        "Prompt tokens that they computed.",
-        INTEGER,
-        is_stable=False,
-    ),
-    ReportKey(
-        "speculative_hit_tokens",
-        "tokens",
-        "Of these, what the next turn had at the same place and found cached on the same worker.",
-        INTEGER,
-        is_stable=False,
-    ),
 )
 _ROUTING = (
     ReportKey(
@@ -461,6 +439,25 @@ PREPARED_KEYS = (
         "prompts",
         {"assumed_lengths": "Prompts taken to be as long as their hash ids, as asked."},
         INTEGER,
+    ),
+    *_unsought(
+        "requests",
+        {
+            "speculative_prefills": "Sent ahead so that next turns find more cached, and served; "
+            "no other count of requests has them; null: the load has none."
+        },
+        INTEGER,
+        is_stable=False,
+    ),
+    *_unsought(
+        "tokens",
+        {
+            "speculative_prefill_tokens": "Prompt tokens that they computed.",
+            "speculative_hit_tokens": "Of these, what the next turn had at the same place, and "
+            "found cached on the same worker.",
+        },
+        INTEGER,
+        is_stable=False,
     ),
     *_unsought(
         "",

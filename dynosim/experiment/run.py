@@ -22,7 +22,7 @@ from dynosim.config.cluster import POOL_ROLES
 from dynosim.config.schema import RunConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError, InfeasibleError
-from dynosim.experiment.speculation import clients_run
+from dynosim.experiment.sent_ahead import clients_run
 from dynosim.metrics import summarize
 from dynosim.metrics.cost import Power
 from dynosim.records import RunResult, Trace

@@ -92,9 +92,11 @@ def test_the_next_turn_begins_with_it_unless_its_thinking_is_dropped() -> None:
 
 def test_of_lives_that_began_before_only_turns_to_come_have_one() -> None:
     for warm_up in (False, True):
-        trace = made(tasks=6, lead_turns=20, snapshot_tasks=6, warm_up=warm_up)
-        assert trace.previous_turn is not None
-        assert (trace.previous_turn[speculative(trace)] >= 0).all()
+        trace = made(tasks=40, lead_turns=5, snapshot_tasks=40, warm_up=warm_up)
+        assert trace.previous_turn is not None and trace.request_ids is not None
+        for row in speculative(trace):
+            turn = trace.request_ids[trace.previous_turn[row]]
+            assert trace.request_ids[row] == f"{turn}.ahead"
 
 
 # ---- files -----------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from dynosim_runtime.tokenize.tokenizer import Conversation
 HINT = "nvext.agent_hints.speculative_prefill"
 
 
-def wants_speculation(call: Call) -> bool:
+def wants_speculative_prefill(call: Call) -> bool:
     """Whether the next turn is to be prepared for. Raises: ApiError 400 if there may be several."""
     if not call.nvext.agent_hints.speculative_prefill:
         return False

@@ -22,7 +22,7 @@ from dynosim_runtime.dialects.generate_requests import (
     prompt_size,
 )
 from dynosim_runtime.dialects.messages.request import MessagesDialect
-from dynosim_runtime.dialects.next_turn import next_prompt, wants_speculation
+from dynosim_runtime.dialects.next_turn import next_prompt, wants_speculative_prefill
 from dynosim_runtime.dialects.output import ChoiceDelta, ChoiceOutput
 from dynosim_runtime.dialects.parsing.output_parser import Parsing
 from dynosim_runtime.dialects.responses.request import ResponsesDialect
@@ -37,7 +37,7 @@ from dynosim_runtime.http.limits import (
 )
 from dynosim_runtime.http.observer import HttpObserver, Outcome, RequestType
 from dynosim_runtime.http.registry import ModelRegistry
-from dynosim_runtime.http.speculation import Speculation
+from dynosim_runtime.http.speculative_prefills import SpeculativePrefills
 from dynosim_runtime.http.sse_write import Alarm, EventResponse, send_json
 from dynosim_runtime.requests import Dispatcher, GenerateRequest
 from dynosim_runtime.tokenize.tokenizer import Tokenizer
@@ -63,7 +63,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     observer: HttpObserver
     concurrency: ConcurrencyLimit
     callers: Callers
-    speculation: Speculation
+    speculative_prefills: SpeculativePrefills
 
 
 def generate_routes(
@@ -147,7 +147,7 @@ class GenerateRoute:
     async def _answer(
         self, call: Call, caller: Caller, received: Moment, receive: Receive, send: Send
     ) -> Outcome:
-        speculates = wants_speculation(call)
+        speculates = wants_speculative_prefill(call)
         requests, outputs = await self._prepare(call, caller, received.monotonic_s)
         model = self._service.models.get(call.model)
         tokenizer = model.tokenizer
@@ -175,7 +175,7 @@ class GenerateRoute:
         if not call.stream:
             await send_json(send, 200, answer.whole(outputs), headers)
         if speculates and outcome == "success":
-            self._service.speculation.send(
+            self._service.speculative_prefills.send(
                 requests[0], lambda: next_prompt(call, answer, outputs[0]), model
             )
         return outcome

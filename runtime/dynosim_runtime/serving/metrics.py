@@ -9,7 +9,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from dynosim_runtime.http.observer import Outcome, RequestType, Stage
-from dynosim_runtime.http.speculation import SpeculationOutcome
+from dynosim_runtime.http.speculative_prefills import AheadOutcome
 from dynosim_runtime.requests import RequestRecord
 from dynosim_runtime.serving.histogram import LeanHistogram
 
@@ -200,8 +200,8 @@ class FrontendMetrics:
         if record.cached_tokens:
             self._engine_cached.inc(record.cached_tokens)
 
-    def note_speculation(self, outcome: SpeculationOutcome, record: RequestRecord | None) -> None:
-        """A speculative prefill ended; see `Speculation`."""
+    def note_sent_ahead(self, outcome: AheadOutcome, record: RequestRecord | None) -> None:
+        """A speculative prefill ended; see `SpeculativePrefills`."""
         self._speculative.labels(**self._labels, outcome=outcome).inc()
         if record is not None:
             self._speculative_tokens.inc(record.input_tokens - (record.cached_tokens or 0))

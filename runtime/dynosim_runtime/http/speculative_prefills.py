@@ -18,13 +18,13 @@ from dynosim_runtime.requests import Dispatcher, GenerateRequest, RequestRecord
 
 MAX_UNDER_WAY = 64  # of a frontend; what would come on top is left out
 
-SpeculationOutcome = Literal["completed", "failed", "skipped", "cancelled"]
-Told = Callable[[SpeculationOutcome, RequestRecord | None], None]
+AheadOutcome = Literal["completed", "failed", "skipped", "cancelled"]
+Told = Callable[[AheadOutcome, RequestRecord | None], None]
 
 log = logging.getLogger(__name__)
 
 
-class Speculation:
+class SpeculativePrefills:
     """Those of one frontend. `told` gets how each ended, and the record of one that was served.
 
     One is skipped if too many are under way, or if no next turn can follow for lack of room.
@@ -69,7 +69,7 @@ class Speculation:
     async def _serve(
         self, request: GenerateRequest, next_prompt: Callable[[], Prompt], model: ServedModel
     ) -> None:
-        outcome: SpeculationOutcome = "failed"
+        outcome: AheadOutcome = "failed"
         record: RequestRecord | None = None
         try:
             token_ids = await asyncio.to_thread(

@@ -16,7 +16,7 @@ from dynosim_runtime.dialects.parsing.output_parser import Parsing
 from dynosim_runtime.errors import ApiError
 from dynosim_runtime.http.app import create_app
 from dynosim_runtime.http.registry import ModelRegistry
-from dynosim_runtime.http.speculation import Speculation, SpeculationOutcome
+from dynosim_runtime.http.speculative_prefills import AheadOutcome, SpeculativePrefills
 from dynosim_runtime.requests import GenerateRequest, RequestRecord
 from dynosim_runtime.testing.dispatcher import Pause, ScriptedDispatcher, Step
 from dynosim_runtime.tokenize.byte_tokenizer import ByteTokenizer
@@ -33,12 +33,17 @@ class Frontend:
         self, dispatcher: ScriptedDispatcher, *, limit: int = 8, parsing: Parsing | None = None
     ) -> None:
         self.dispatcher = dispatcher
-        self.told: list[SpeculationOutcome] = []
-        self.speculation = Speculation(dispatcher, self._tell, max_under_way=limit)
-        app = create_app(dispatcher, served_models(), speculation=self.speculation, parsing=parsing)
+        self.told: list[AheadOutcome] = []
+        self.speculative_prefills = SpeculativePrefills(dispatcher, self._tell, max_under_way=limit)
+        app = create_app(
+            dispatcher,
+            served_models(),
+            speculative_prefills=self.speculative_prefills,
+            parsing=parsing,
+        )
         self.client = client_of(app)  # type: ignore[arg-type]
 
-    def _tell(self, outcome: SpeculationOutcome, record: RequestRecord | None) -> None:
+    def _tell(self, outcome: AheadOutcome, record: RequestRecord | None) -> None:
         self.told.append(outcome)
 
     async def ask(self, path: str = "chat/completions", **fields: Any) -> httpx.Response:
@@ -113,7 +118,7 @@ async def test_thinking_and_calls_are_rendered_as_the_client_sends_them_back() -
     models = ModelRegistry()
     models.add(MODEL, Watching(), MAX_MODEL_LEN)
     app = create_app(
-        frontend.dispatcher, models, speculation=frontend.speculation,
+        frontend.dispatcher, models, speculative_prefills=frontend.speculative_prefills,
         parsing=Parsing("hermes", "qwen3"),
     )  # fmt: skip
     tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
@@ -191,14 +196,14 @@ async def test_the_client_has_its_answer_before_and_never_waits_for_it() -> None
     for _ in range(3):
         async with asyncio.timeout(5):
             assert (await frontend.ask(messages=HELLO)).status_code == 200
-    assert frontend.speculation.num_under_way == 2
+    assert frontend.speculative_prefills.num_under_way == 2
     assert frontend.told == ["skipped"]  # the third: so many and no more
     await until(lambda: len(frontend.dispatcher.streams) == 5)
-    await frontend.speculation.close()
+    await frontend.speculative_prefills.close()
     assert frontend.told == ["skipped", "cancelled", "cancelled"]
     assert all(one.is_closed for one in frontend.dispatcher.streams)
     await frontend.ask(messages=HELLO)
-    assert frontend.told[-1] == "skipped" and frontend.speculation.num_under_way == 0
+    assert frontend.told[-1] == "skipped" and frontend.speculative_prefills.num_under_way == 0
 
 
 @pytest.mark.parametrize("error", [ApiError(503, "busy"), RuntimeError("broken")])
@@ -214,16 +219,18 @@ async def test_it_is_in_no_figure_and_no_record_of_requests() -> None:
     inside = Inside(ScriptedEngine(cached_tokens=8), "a")
     models = ModelRegistry()
     models.add(LIVE_MODEL, ByteTokenizer(), 4096)
-    speculation = Speculation(inside.dispatcher, inside.metrics.note_speculation)
+    speculative_prefills = SpeculativePrefills(inside.dispatcher, inside.metrics.note_sent_ahead)
     app = create_app(
-        inside.dispatcher, models, metrics=inside.metrics, speculation=speculation
+        inside.dispatcher, models, metrics=inside.metrics, speculative_prefills=speculative_prefills
     )  # fmt: skip
     body = {"model": LIVE_MODEL, "prompt": list(range(10, 22)), "max_tokens": 4}
 
     async def page(**more: Any) -> dict[str, float]:
         answer = await client_of(app).post("/v1/completions", json={**body, **more})  # type: ignore[arg-type]
         assert answer.status_code == 200
-        await until(lambda: speculation.num_under_way == 0 and inside.dispatcher.num_active == 0)
+        await until(
+            lambda: speculative_prefills.num_under_way == 0 and inside.dispatcher.num_active == 0
+        )
         return samples(inside.metrics.exposition())
 
     await page()
