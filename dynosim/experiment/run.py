@@ -22,7 +22,7 @@ from dynosim.config.cluster import POOL_ROLES
 from dynosim.config.schema import RunConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError, InfeasibleError
-from dynosim.experiment.sent_ahead import clients_run
+from dynosim.experiment.sent_ahead import clients_run, tell, witness_for
 from dynosim.metrics import summarize
 from dynosim.metrics.cost import Power
 from dynosim.records import RunResult, Trace
@@ -142,13 +142,14 @@ def run(
         trace = load_trace(config) if trace is None else trace
         prepared = prepare(config) if prepared is None else prepared
         _check_fit(config, trace, prepared)
+        seen = witness_for(witness, trace)
         log = None if router_log is None else _log_writer(router_log, config.router.policy)
         cluster = cluster_spec(
             config,
             prepared,
             open_log=None if log is None else log.open,
             records_events=record_kv_events,
-            witness=witness,
+            witness=seen,
         )
         if trace.wishes is not None or config.router.mode == "direct":
             from dynosim.cluster.wishes import check_wishes
@@ -165,6 +166,8 @@ def run(
         result = simulate(trace, cluster, options, progress=progress, watch=watch)
         if log is not None:
             log.close()
+        if witness is not None and seen is not None and seen is not witness:
+            tell(witness, seen, trace)
         if check:
             _check(result, trace)
         from_ms = 0.0

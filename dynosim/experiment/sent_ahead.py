@@ -1,11 +1,13 @@
 """Speculative prefills of a run: no client's requests, so they are counted apart and left out."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from dynosim.experiment.warm_up import result_of
 from dynosim.records import IntArray, RequestLog, RequestStatus, RunResult, Trace
+from dynosim.router.witness import ChoiceWitness
 
 SPECULATIVE_KEYS = ("speculative_prefills", "speculative_prefill_tokens", "speculative_hit_tokens")
 
@@ -26,6 +28,23 @@ def clients_run(result: RunResult, trace: Trace) -> ClientsRun:
     report = _report(result.requests, trace, np.flatnonzero(speculative))
     rows = np.flatnonzero(~speculative)
     return ClientsRun(result_of(result, rows), trace.take(rows), report)
+
+
+def witness_for(witness: ChoiceWitness | None, trace: Trace) -> ChoiceWitness | None:
+    """Who watches the same requests in the run, where they have the numbers of the trace's rows."""
+    if witness is None or trace.is_speculative is None:
+        return witness
+    rows = np.flatnonzero(~trace.is_speculative)
+    return ChoiceWitness([int(rows[index]) for index in witness.watched if isinstance(index, int)])
+
+
+def tell(witness: ChoiceWitness, seen: ChoiceWitness, trace: Trace) -> None:
+    """Tell who watched clients' requests what was seen, by the numbers that those have."""
+    assert trace.is_speculative is not None
+    number = np.cumsum(~trace.is_speculative) - 1
+    for choice in seen.choices:
+        assert isinstance(choice.request_id, int)
+        witness.choices.append(replace(choice, request_id=int(number[choice.request_id])))
 
 
 def _report(log: RequestLog, trace: Trace, speculative: IntArray) -> dict[str, Any]:

@@ -232,3 +232,23 @@ def test_the_reuse_that_could_have_been_is_refused_beside_them(
     assert "1 speculative prefills, which computed 32 tokens, 100.0 % of them found" in told
     assert main(["run", str(config), "--reuse-bound"]) == 2
     assert "speculative prefills leave in the caches" in capsys.readouterr().err
+
+
+def test_why_tells_of_the_request_that_was_asked_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path / "t.jsonl", TURN, AHEAD, NEXT)
+    config, out = tmp_path / "run.yaml", tmp_path / "out"
+    config.write_text(
+        f"workload: {{trace: {path}, format: jsonl, trace_block_size: 16}}\n"
+        "engine: {num_gpu_blocks: 400, block_size: 16}\ntiming: {kind: polynomial}\n"
+        "cluster: {workers: 2}\nrouter: {mode: kv}\n"
+    )
+    assert main(["run", str(config), "--out", str(out)]) == 0
+    capsys.readouterr()
+    assert main(["why", str(out), "b", "--json"]) == 0
+    (told,) = json.loads(capsys.readouterr().out)["requests"]
+    assert told["request_id"] == "b"
+    assert told["choice"] == "the router sent it there for 96 cached tokens"
+    (routed,) = [one for one in told["timeline"] if one["kind"] == "routed"]
+    assert sorted(one["cached_tokens"] for one in routed["candidates"]) == [0, 96]
