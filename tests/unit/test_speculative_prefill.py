@@ -9,8 +9,9 @@ import pytest
 
 from dynosim.cli import main
 from dynosim.config.schema import RunConfig
-from dynosim.errors import TraceError
+from dynosim.errors import ConfigError, TraceError
 from dynosim.experiment.run import RunOutcome, run
+from dynosim.metrics import PROCESS_KEYS
 from dynosim.metrics.carried import Bounds, SlaTarget
 from dynosim.metrics.hopeless import HopelessLoad
 from dynosim.records import Trace
@@ -19,6 +20,7 @@ from dynosim.workload.inspect import inspect_trace, shared_prefixes
 from dynosim.workload.readers import read_trace
 from dynosim.workload.scaling import tiled
 from dynosim.workload.writers import write_trace
+from dynosim_runtime.measure.load import check_sendable
 
 BASE = {"tasks": 3, "rate_rps": 1.0, "block_size": 16, "system_tokens": 1024, "lead_turns": 5,
         "compact_at_tokens": None}  # fmt: skip
@@ -252,3 +254,36 @@ def test_why_tells_of_the_request_that_was_asked_about(
     assert told["choice"] == "the router sent it there for 96 cached tokens"
     (routed,) = [one for one in told["timeline"] if one["kind"] == "routed"]
     assert sorted(one["cached_tokens"] for one in routed["candidates"]) == [0, 96]
+
+
+def test_a_run_file_of_agents_has_them_by_a_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        "workload:\n  agents: {tasks: 2, rate_rps: 2, lead_turns: 20, system_tokens: 2048}\n"
+        "engine: {num_gpu_blocks: 60000, block_size: 16}\ntiming: {kind: polynomial}\n"
+        "router: {mode: kv}\n"
+    )
+    reports = []
+    for is_ahead in ("false", "true", "true"):
+        key = f"workload.agents.speculative_prefill={is_ahead}"
+        assert main(["run", str(config), "--set", key, "--check", "--json"]) == 0
+        reports.append(json.loads(capsys.readouterr().out))
+    without, ahead, again = reports
+    assert ahead["num_requests"] == without["num_requests"]
+    assert ahead["prefix_cache_reused_ratio"] > without["prefix_cache_reused_ratio"]
+    lost = ahead["speculative_prefill_tokens"] - ahead["speculative_hit_tokens"]
+    assert 0 <= lost < 16 * ahead["speculative_prefills"]  # of blocks that were not full
+    assert {row["request_class"] for row in ahead["classes"]} == {
+        row["request_class"] for row in without["classes"]
+    }
+    for report in (ahead, again):
+        for key in PROCESS_KEYS:
+            del report[key]
+    assert ahead == again
+
+
+def test_no_live_server_is_sent_them(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="request 1 is a speculative prefill"):
+        check_sendable(chain(tmp_path, TURN, AHEAD, NEXT))
