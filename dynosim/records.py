@@ -130,6 +130,9 @@ class Trace:
     dependencies: Dependencies | None = None  # None: no row waits for more than its previous turn
     classes: tuple[str, ...] | None = None  # (n,) kind of each, for reports; "": of no kind
     expected_output_tokens: IntArray | None = None  # (n,) the client's guess; 0: it has none
+    # (n,) or None: which are no client's, but sent ahead to have the known part of a next turn's
+    # prompt computed. Each wants one token, has a previous turn, and nobody waits for it.
+    is_speculative: NDArray[np.bool_] | None = None
     retention: tuple[Retention | None, ...] | None = None  # (n,) or None: nobody says anything
     source: str = ""  # file or generator, for messages and reports
     skipped_lines: int = 0  # bad lines left out on the user's request
@@ -160,6 +163,7 @@ class Trace:
         chosen: list[int] = rows.tolist()
         sessions, names, wishes = self.session_ids, self.request_ids, self.wishes
         kinds, expected = self.classes, self.expected_output_tokens
+        speculative = None if self.is_speculative is None else self.is_speculative[rows]
         dependencies = self.dependencies and self.dependencies.take(rows, len(self))
         retention = self.retention
         return replace(
@@ -179,6 +183,7 @@ class Trace:
             wishes=None if wishes is None else tuple(wishes[row] for row in chosen),
             classes=None if kinds is None else tuple(kinds[row] for row in chosen),
             expected_output_tokens=None if expected is None else expected[rows],
+            is_speculative=None if speculative is None or not speculative.any() else speculative,
             retention=None if retention is None else tuple(retention[row] for row in chosen),
         )
 

@@ -26,6 +26,10 @@ EVENT_FILES = ("kv_events.parquet", "kv_events.png")
 TRACE_FILE = "trace.json.gz"
 STARTUPS_FILE = "startups.parquet"
 SCALING_FILES = ("replicas.parquet", "decisions.jsonl")
+AHEAD_BOUND = (
+    "--reuse-bound: what speculative prefills leave in the caches is no reuse among the requests "
+    "that count"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +71,9 @@ def run_command(asked: RunArguments) -> int:
             "--reuse-bound: what a warm-up leaves in the caches is no reuse of the requests that "
             "count (drop workload.warm_up_requests or warm_up_s)"
         )
+    agents = config.workload.agents
+    if asked.reuse_bound and agents is not None and agents.speculative_prefill:
+        raise ConfigError(f"{AHEAD_BOUND} (drop workload.agents.speculative_prefill)")
     _check_out(asked)
     with ProgressBar("requests") as bar:
         outcome = run(
@@ -175,6 +182,8 @@ def report_document(
 def _reuse_bound(outcome: RunOutcome) -> dict[str, Any]:
     from dynosim.metrics.reuse import reuse_bound
 
+    if outcome.report["speculative_prefills"] is not None:
+        raise ConfigError(f"{AHEAD_BOUND} (drop the rows of {outcome.trace.source} that are such)")
     return reuse_bound(outcome.result, outcome.trace)
 
 

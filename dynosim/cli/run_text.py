@@ -154,6 +154,8 @@ def _facts(outcome: RunOutcome, intervals: "Intervals | None") -> list[tuple[str
         facts.append(("scaling", _scaling(r)))
     if r.get("num_startups"):
         facts.append(("start-up", _startups(r)))
+    if r.get("speculative_prefills") is not None:
+        facts.append(("sent ahead", _sent_ahead(r)))
     if r.get("dummy_step_share") is not None:
         facts.append(("ranks", _ranks(r)))
     if r.get("sla_attainment") is not None:
@@ -287,6 +289,15 @@ def _size(report: Mapping[str, Any]) -> str:
     if report["ranks_per_worker"] > 1:
         workers += f" in {report['ranks_per_worker']} ranks"
     return f"{report['num_gpus']} GPUs ({workers})"
+
+
+def _sent_ahead(r: Mapping[str, Any]) -> str:
+    computed, found = r["speculative_prefill_tokens"], r["speculative_hit_tokens"]
+    share = f", {_percent(found / computed)} of them found by next turns" if computed else ""
+    return (
+        f"{r['speculative_prefills']:,} speculative prefills, which computed {computed:,} "
+        f"tokens{share}"
+    )
 
 
 def _handoffs(report: Mapping[str, Any]) -> str:

@@ -95,6 +95,10 @@ class AgentsConfig(Section):
     """Priority classes of tasks; empty: all alike."""
     hints_output_tokens: bool = _SPEC.hints_output_tokens
     """Whether clients tell the router how long they expect answers to be: the mean."""
+    speculative_prefill: bool = _SPEC.speculative_prefill
+    """Whether, once a turn has ended, the conversation with its answer is sent for one token, so
+    that the next turn finds it cached. No client's request: it takes the engines' time, and counts
+    in `speculative_*` of the report alone."""
     snapshot_tasks: Amount = _SPEC.snapshot_tasks
     """So many of the first tasks start in the middle of their lives. Unit: tasks."""
     warm_up: bool = _SPEC.warm_up

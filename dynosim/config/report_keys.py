@@ -486,6 +486,25 @@ PREPARED_KEYS = (
         INTEGER,
     ),
     *_unsought(
+        "requests",
+        {
+            "speculative_prefills": "Sent ahead so that next turns find more cached, and served; "
+            "no other count of requests has them; null: the load has none."
+        },
+        INTEGER,
+        is_stable=False,
+    ),
+    *_unsought(
+        "tokens",
+        {
+            "speculative_prefill_tokens": "Prompt tokens that they computed.",
+            "speculative_hit_tokens": "Of these, what the next turn had at the same place, and "
+            "found cached on the same worker.",
+        },
+        INTEGER,
+        is_stable=False,
+    ),
+    *_unsought(
         "",
         {
             "kv_capacity_source": "Whether the KV blocks were given, derived or estimated.",

@@ -22,6 +22,7 @@ from dynosim.config.cluster import POOL_ROLES
 from dynosim.config.schema import RunConfig
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError, InfeasibleError
+from dynosim.experiment.sent_ahead import clients_run, tell, witness_for
 from dynosim.metrics import summarize
 from dynosim.metrics.cost import Power
 from dynosim.records import RunResult, Trace
@@ -155,13 +156,14 @@ def run(
         trace = load_trace(config) if trace is None else trace
         prepared = prepare(config) if prepared is None else prepared
         _check_fit(config, trace, prepared)
+        seen = witness_for(witness, trace)
         log = None if router_log is None else _log_writer(router_log, config.router.policy)
         cluster = cluster_spec(
             config,
             prepared,
             open_log=None if log is None else log.open,
             records_events=record_kv_events,
-            witness=witness,
+            witness=seen,
         )
         if trace.wishes is not None or config.router.mode == "direct":
             from dynosim.cluster.wishes import check_wishes
@@ -185,9 +187,12 @@ def run(
         )
         if log is not None:
             log.close()
+        if witness is not None and seen is not None and seen is not witness:
+            tell(witness, seen, trace)
         if check:
             _check(result, trace)
         from_ms = 0.0
+        result, trace, ahead = clients_run(result, trace)
         if config.workload.has_warm_up:
             from dynosim.experiment.warm_up import measured_run
 
@@ -204,7 +209,7 @@ def run(
     report["skipped_lines"] = trace.skipped_lines
     report["assumed_lengths"] = trace.assumed_lengths
     report["max_model_len"] = prepared.engine.max_model_len
-    report |= prepared.capacity.report_keys()
+    report |= ahead | prepared.capacity.report_keys()
     report["wall_time_ms"] = (time.perf_counter() - started) * 1e3
     return RunOutcome(
         config,

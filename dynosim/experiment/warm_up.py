@@ -56,11 +56,12 @@ def measured_run(result: RunResult, trace: Trace, workload: "WorkloadConfig") ->
             f"workload.{key}: {num_requests or workload.warm_up_s:,} leaves none of the "
             f"{len(log.status):,} requests (lower it, or send more)"
         )
-    counted = _since(result, rows, from_ms)
+    counted = result_of(result, rows, from_ms)
     return MeasuredRun(counted, trace.take(rows).at(trace.arrival_ms[rows] - from_ms), from_ms)
 
 
-def _since(result: RunResult, rows: IntArray, from_ms: float) -> RunResult:
+def result_of(result: RunResult, rows: IntArray, from_ms: float = 0.0) -> RunResult:
+    """What a run says of some requests, numbered anew; steps, lives and times from `from_ms` on."""
     log = _moved(rows_of(result.requests, rows), from_ms)
     place = np.full(len(result.requests.status), -1)
     place[rows] = np.arange(len(rows))

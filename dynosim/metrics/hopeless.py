@@ -28,7 +28,9 @@ class HopelessLoad(Watch):
         super().__init__(max(span_ms / NUM_LOOKS, 1.0))
         self._from_ms = first_ms + span_ms / 3
         self._bounds = target.bounds
-        self._allowed = (1.0 - target.attainment) * len(trace)
+        speculative = trace.is_speculative
+        self._is_judged = np.full(len(trace), True) if speculative is None else ~speculative
+        self._allowed = (1.0 - target.attainment) * int(self._is_judged.sum())
         self.attainment_so_far: float | None = None  # of the requests that it has counted
 
     def is_over(self, journal: Journal, now_ms: float) -> bool:
@@ -36,6 +38,7 @@ class HopelessLoad(Watch):
             return False
         arrival_ms = _column(journal.arrival_ms)
         judged = (arrival_ms >= self._from_ms) & (arrival_ms <= min(now_ms, self._last_ms))
+        judged &= self._is_judged
         waited_ms = now_ms - arrival_ms[judged]
         first_ms = _column(journal.first_token_ms)[judged] - arrival_ms[judged]
         finish_ms = _column(journal.finish_ms)[judged] - arrival_ms[judged]

@@ -49,6 +49,7 @@ class AgentCall:
     kind: str
     session: str
     waits: list[tuple["AgentCall", float]] = field(default_factory=list)  # ends, and ms behind
+    known_next: Prompt = ()  # once it has ended: what the agent's next prompt begins with; (): none
 
 
 @dataclass(slots=True)
@@ -209,7 +210,7 @@ class TaskWriter:
             if turn == turns - 1:
                 return
             thinking, text = self._parts(call.output_tokens)
-            history.answer(thinking, text)
+            self._answered(call, history, thinking, text)
             left_of_loop -= 1
             waits, reports = self._started(agent, call, has_team=turn == team_turn)
             if reports:
@@ -258,7 +259,7 @@ class TaskWriter:
         for turn in range(turns):
             call = self._call(agent, base, history, waits)
             if turn < turns - 1:
-                history.answer(*self._parts(call.output_tokens))
+                self._answered(call, history, *self._parts(call.output_tokens))
                 history.add(self._tool_output())
                 waits = [(call, draws.ms("tool_pause_ms"))]
                 waits = self._compacted(agent, base, history, waits)
@@ -301,6 +302,16 @@ class TaskWriter:
         call = AgentCall(prompt, output_tokens, agent.kind, agent.session, waits)
         agent.calls.append(call)
         return call
+
+    def _answered(self, call: AgentCall, history: History, thinking: int, text: int) -> None:
+        """A call that the agent goes on from has ended: its answer is rendered behind its prompt.
+
+        Whether a loop of tool calls is over with it is seen when the user speaks.
+        """
+        before = len(history.pieces())
+        history.answer(thinking, text)
+        if self._spec.speculative_prefill:
+            call.known_next = (*call.prompt, *history.pieces()[before:])
 
     def _compacted(
         self, agent: Agent, base: Prompt, history: History, waits: list[tuple[AgentCall, float]]

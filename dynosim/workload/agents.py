@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dynosim.records import FloatArray, Trace
+from dynosim.records import FloatArray, IntArray, Trace
 from dynosim.workload.agent_tasks import Agent, AgentCall, Draws, TaskWriter
 from dynosim.workload.agents_spec import AgentsSpec, as_agents_spec
 from dynosim.workload.arrivals import draw_arrivals
@@ -17,13 +17,15 @@ from dynosim.workload.calls import RecordedCall, trace_of_calls
 from dynosim.workload.columns import Awaited
 from dynosim.workload.distributions import Resolve
 from dynosim.workload.priorities import draw_priorities
-from dynosim.workload.prompt_pieces import BlockNames, prompt_tokens
+from dynosim.workload.prompt_pieces import BlockNames, Prompt, prompt_tokens
 from dynosim.workload.spec import REQUESTS_MAX, check_size
 from dynosim.workload.streams import stream
 from dynosim.workload.synthetic import HASH_IDS_MAX, NOMINAL_TOKEN_MS
 
 PRIMER = "primer"
 """Class of a call that only puts into the caches what an agent has behind it."""
+SPECULATIVE = "speculative_prefill"
+"""Class of what is sent ahead of an agent's next turn."""
 
 
 def write_agents(spec: object, seed: int, *, resolve: Resolve = Path) -> Trace:
@@ -43,11 +45,12 @@ def _trace_of_tasks(
 ) -> Trace:
     """The calls of all tasks. Raises: ConfigError if that is too much."""
     total = sum(len(agent.calls) for agents in tasks for agent in agents)
-    check_size("tasks", total, REQUESTS_MAX, "calls")
-    blocks = sum(
-        prompt_tokens(call.prompt) // spec.block_size + 1
-        for agents in tasks for agent in agents for call in agent.calls
-    )  # fmt: skip
+    prompts = [
+        prompt_tokens(one) for agents in tasks for agent in agents for call in agent.calls
+        for one in _prompts(call)
+    ]  # fmt: skip
+    check_size("tasks", len(prompts), REQUESTS_MAX, "calls")
+    blocks = sum(tokens // spec.block_size + 1 for tokens in prompts)
     check_size("block_size", blocks, HASH_IDS_MAX, "hash ids")
     starts_ms = _starts_ms(spec, total, seed)
     priorities = draw_priorities(spec.priorities, len(tasks), seed)
@@ -90,22 +93,38 @@ def _calls(agents: Sequence[Agent], names: BlockNames, task: str, hint: int) -> 
     """The calls of a task, the first one first."""
     written: dict[int, RecordedCall] = {}
     in_order: list[tuple[AgentCall, RecordedCall]] = []
+    ahead: list[RecordedCall] = []
     for agent in agents:
-        for call, ids in zip(
-            agent.calls, names.of_thread([one.prompt for one in agent.calls]), strict=True
-        ):
+        ids = iter(names.of_thread([one for call in agent.calls for one in _prompts(call)]))
+        for call in agent.calls:
             name = f"{task}.{len(written)}"
             recorded = RecordedCall(
-                name, 0, prompt_tokens(call.prompt), call.output_tokens, ids,
+                name, 0, prompt_tokens(call.prompt), call.output_tokens, next(ids),
                 session=call.session, kind=call.kind, expected_output_tokens=hint,
             )  # fmt: skip
             written[id(call)] = recorded
             in_order.append((call, recorded))
+            if call.known_next:
+                ahead.append(_speculative(recorded, call.known_next, next(ids)))
     for call, recorded in in_order:
         recorded.waits = [
             Awaited(written[id(other)].name, delay_ms, False) for other, delay_ms in call.waits
         ]
-    return [recorded for _, recorded in in_order]
+    return [*(recorded for _, recorded in in_order), *ahead]
+
+
+def _prompts(call: AgentCall) -> tuple[Prompt, ...]:
+    """A call's, and what is sent ahead of the next one."""
+    return (call.prompt, call.known_next) if call.known_next else (call.prompt,)
+
+
+def _speculative(call: RecordedCall, prompt: Prompt, ids: IntArray) -> RecordedCall:
+    """What is sent the moment that a call has ended, so that the next one finds more cached."""
+    return RecordedCall(
+        f"{call.name}.ahead", 0, prompt_tokens(prompt), 1, ids,
+        waits=[Awaited(call.name, 0.0, False)], session=call.session, kind=SPECULATIVE,
+        expected_output_tokens=min(1, call.expected_output_tokens), is_speculative=True,
+    )  # fmt: skip
 
 
 # ---- lives that began before -------------------------------------------------------------------
@@ -123,6 +142,10 @@ def _from_the_middle(
     start_ms = _nominal_ms(calls)
     moment_ms = point * max(start_ms.values())
     kept = [call for call in calls if start_ms[call.name] >= moment_ms]
+    going = {call.name for call in kept}
+    kept = [
+        call for call in kept if not call.is_speculative or call.waits[0].request_id in going
+    ]  # nothing is sent ahead for what ended before
     names = {call.name for call in kept}
     before = {call.name: call for call in calls if call.name not in names}
     primers: dict[str, RecordedCall] = {}

@@ -99,6 +99,7 @@ class AgentsSpec:
     # What clients say, and how the load begins.
     priorities: tuple[PriorityShare, ...] = ()  # of tasks
     hints_output_tokens: bool = False  # the mean answer, as a client's guess
+    speculative_prefill: bool = False  # what is known of the next prompt is computed in pauses
     snapshot_tasks: int = 0  # of the first, which start in the middle of their lives
     warm_up: bool = False  # calls of one token in front, with the prompts of where they are
 

@@ -109,6 +109,7 @@ def assemble(
         dependencies=dependencies,
         classes=_class_names(columns),
         expected_output_tokens=columns.expected_output_tokens,
+        is_speculative=columns.is_speculative,
         source=source,
         skipped_lines=skipped_lines,
         assumed_lengths=sum(
@@ -153,6 +154,14 @@ def _concatenate(parts: Sequence[CheckedRows]) -> _Rows:
             [
                 np.zeros(len(c), np.int64) if part is None else part
                 for c, part in zip(chunks, expected, strict=True)
+            ]
+        )
+    speculative = [chunk.is_speculative for chunk in chunks]
+    if any(part is not None for part in speculative):
+        columns.is_speculative = np.concatenate(
+            [
+                np.zeros(len(c), np.bool_) if part is None else part
+                for c, part in zip(chunks, speculative, strict=True)
             ]
         )
     if has_wishes:
@@ -212,7 +221,7 @@ def _fill_arrivals(arrival_ms: FloatArray, previous: IntArray, *, in_session: bo
 def _permute(columns: Columns, order: IntArray) -> Columns:
     counts = np.maximum(columns.hash_counts, 0)
     starts = np.cumsum(counts) - counts
-    expected = columns.expected_output_tokens
+    expected, speculative = columns.expected_output_tokens, columns.is_speculative
     return Columns(
         line=columns.line[order],
         arrival_ms=columns.arrival_ms[order],
@@ -226,6 +235,7 @@ def _permute(columns: Columns, order: IntArray) -> Columns:
         wishes=_permute_list(columns.wishes, order),
         classes=_permute_list(columns.classes, order),
         expected_output_tokens=None if expected is None else expected[order],
+        is_speculative=None if speculative is None else speculative[order],
         retention=_permute_list(columns.retention, order),
     )
 

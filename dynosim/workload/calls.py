@@ -36,6 +36,7 @@ class RecordedCall:
     kind: str = ""
     priority: int = 0  # lower is served earlier
     expected_output_tokens: int = 0  # the client's guess; 0: it has none
+    is_speculative: bool = False  # see `Trace`
 
 
 def trace_of_calls(
@@ -162,6 +163,7 @@ def _trace(
     previous, delay_ms, dependencies = _links(in_rows, edges)
     priority = np.array([call.priority for call in in_rows], np.int64)
     expected = np.array([call.expected_output_tokens for call in in_rows], np.int64)
+    speculative = np.array([call.is_speculative for call in in_rows], np.bool_)
     has_links = bool((previous != NO_REQUEST).any())
     return Trace(
         arrival_ms=np.round(arrival_ms - arrival_ms[0], 3),
@@ -178,6 +180,7 @@ def _trace(
         request_ids=tuple(call.name for call in in_rows),
         classes=_texts([call.kind for call in in_rows]),
         expected_output_tokens=expected if expected.any() else None,
+        is_speculative=speculative if speculative.any() else None,
         source=path,
     )
 

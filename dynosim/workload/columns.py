@@ -56,6 +56,7 @@ class Columns:
     waits: list[tuple[Awaited, ...] | None] | None = None  # None: for its session's earlier turn
     classes: list[str | None] | None = None
     expected_output_tokens: IntArray | None = None  # (n,) 0: not stated
+    is_speculative: BoolArray | None = None  # (n,) see `Trace`
     is_assumed: BoolArray | None = None  # (n,) the prompt's length was taken from its hash ids
 
     def __len__(self) -> int:
@@ -64,7 +65,7 @@ class Columns:
     def take(self, keep: BoolArray) -> "Columns":
         """The rows where `keep` is true."""
         held = np.maximum(self.hash_counts, 0)
-        expected = self.expected_output_tokens
+        expected, speculative = self.expected_output_tokens, self.is_speculative
         return Columns(
             line=self.line[keep],
             arrival_ms=self.arrival_ms[keep],
@@ -81,6 +82,7 @@ class Columns:
             waits=_take_list(self.waits, keep),
             classes=_take_list(self.classes, keep),
             expected_output_tokens=None if expected is None else expected[keep],
+            is_speculative=None if speculative is None else speculative[keep],
             is_assumed=None if self.is_assumed is None else self.is_assumed[keep],
         )
 

@@ -25,12 +25,13 @@ _PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 
 def inspect_trace(trace: Trace, block_size: int | None = None) -> dict[str, Any]:
     """Statistics of `trace`, ready for JSON. `block_size` in tokens asks for `engine_reuse`."""
-    last_ms = float(trace.arrival_ms[-1])
+    last_ms, speculative = float(trace.arrival_ms[-1]), trace.is_speculative
     gaps_ms = np.diff(trace.arrival_ms)
     gap_mean_ms = float(gaps_ms.mean()) if len(gaps_ms) else 0.0
     return {
         "source": trace.source,
         "requests": len(trace),
+        "speculative_prefills": None if speculative is None else int(speculative.sum()),
         "skipped_lines": trace.skipped_lines,
         "assumed_lengths": trace.assumed_lengths,
         "duration_s": last_ms / 1000.0,

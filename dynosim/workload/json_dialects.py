@@ -55,6 +55,7 @@ class MooncakeFullRow(MooncakeRow, gc=False, frozen=True):
     wait_for: WaitFor | None = None
     request_class: str | None = None
     expected_output_tokens: int | None = None
+    speculative_prefill: bool | None = None
     retention: list[RangeRow] | None = None
     pin_ttl_ms: float | None = None
     ephemeral: bool | None = None
@@ -70,6 +71,7 @@ class PlainFullRow(PlainRow, gc=False, frozen=True, forbid_unknown_fields=True):
     wait_for: WaitFor | None = None
     request_class: str | None = None
     expected_output_tokens: int | None = None
+    speculative_prefill: bool | None = None
     retention: list[RangeRow] | None = None
     pin_ttl_ms: float | None = None
     ephemeral: bool | None = None

@@ -16,7 +16,7 @@ from msgspec.structs import astuple
 
 from dynosim.records import FloatArray, IntArray, Retention, Wishes
 from dynosim.workers.wishes import WishError
-from dynosim.workload.columns import MISSING_TOKENS, TOKENS_MAX, Awaited, Columns
+from dynosim.workload.columns import MISSING_TOKENS, TOKENS_MAX, Awaited, BoolArray, Columns
 from dynosim.workload.json_dialects import MooncakeRow, PlainRow, RowDialect
 from dynosim.workload.json_messages import UNREADABLE, syntax_problem, type_problem
 from dynosim.workload.lines import LineChunk
@@ -159,6 +159,7 @@ class JsonDecoder:
             waits=_waits(_either(given, ("wait_for",))),
             classes=_texts(_either(given, ("request_class",))),
             expected_output_tokens=_expected(_either(given, ("expected_output_tokens",))),
+            is_speculative=_flags(_either(given, ("speculative_prefill",))),
             retention=self._retention_column(given, rows),
         )
 
@@ -276,6 +277,11 @@ def _expected(values: Values | None) -> IntArray | None:
     if (expected < 0).any() or (expected >= TOKENS_MAX).any() or 0 in values:
         raise OverflowError
     return expected
+
+
+def _flags(values: Values | None) -> BoolArray | None:
+    """Which rows say yes; None where none does."""
+    return np.array(values, dtype=np.bool_) if values is not None and any(values) else None
 
 
 def _texts(values: Values | None) -> list[str | None] | None:

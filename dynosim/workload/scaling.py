@@ -38,7 +38,7 @@ def tiled(trace: Trace, num_tiles: int) -> Trace:
     offsets = (trace.hash_offsets[:-1] + num_hashes * tiles[:, None]).ravel()
     previous, graph = trace.previous_turn, trace.dependencies
     sessions, names = trace.session_ids, trace.request_ids
-    expected = trace.expected_output_tokens
+    expected, speculative = trace.expected_output_tokens, trace.is_speculative
     return replace(
         trace,
         arrival_ms=(trace.arrival_ms + period_ms * tiles[:, None]).ravel(),
@@ -56,6 +56,7 @@ def tiled(trace: Trace, num_tiles: int) -> Trace:
         dependencies=None if graph is None else _tiled_dependencies(graph, size, tiles),
         classes=None if trace.classes is None else trace.classes * num_tiles,
         expected_output_tokens=None if expected is None else np.tile(expected, num_tiles),
+        is_speculative=None if speculative is None else np.tile(speculative, num_tiles),
         retention=None if trace.retention is None else trace.retention * num_tiles,
     )
 

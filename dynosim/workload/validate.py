@@ -24,6 +24,8 @@ from dynosim.workload.columns import (
 from dynosim.workload.problems import RowProblem
 from dynosim.workload.references import Edge, References
 
+SPECULATIVE = "speculative_prefill"
+_Link = tuple[int, str | None, str | None, float, float, tuple[Awaited, ...] | None, bool]
 _CLOSED = "(a closed loop needs none: workload.concurrency, in a sweep load.vary: concurrency)"
 LENGTHS_REMEDY = (
     " (--lengths-from-hash-ids, lengths_from_hash_ids: true, takes prompts to fill their blocks)"
@@ -57,6 +59,7 @@ class RowChecker:
         self._has_hash_ids: bool | None = True if needs_hash_ids else None
         self._latest_ms = -np.inf
         self._last_turn: dict[str, _Turn] = {}  # by session
+        self._speculative: set[int] = set()
         self._references = References()
         self._num_good = 0
 
@@ -108,6 +111,15 @@ class RowChecker:
         delay_ms = columns.delay_ms
         if delay_ms is not None:
             note(delay_ms < 0, names.delay, lambda row: f"expected >= 0 ms, got {delay_ms[row]:g}")
+        if columns.is_speculative is not None:
+            note(
+                columns.is_speculative & (columns.output_tokens != 1),
+                names.output_tokens,
+                lambda row: (
+                    f"expected 1 of a speculative prefill, got "
+                    f"{columns.output_tokens[row]}: only what it leaves in the caches is wanted"
+                ),
+            )
         return [found[row] for row in sorted(found)]
 
     def _mixed_message(self, hashed: BoolArray) -> Callable[[int], str]:
@@ -149,7 +161,8 @@ class RowChecker:
 
     def _link(self, columns: Columns) -> "CheckedRows":
         """Join the turns of each session; only traces that have sessions pay per row."""
-        fields = (columns.session_ids, columns.delay_ms, columns.request_ids, columns.waits)
+        fields = (columns.session_ids, columns.delay_ms, columns.request_ids, columns.waits,
+                  columns.is_speculative)  # fmt: skip
         if all(field is None for field in fields):
             absent = np.isnan(columns.arrival_ms) & self._needs_arrival
             problems = [
@@ -167,22 +180,27 @@ class RowChecker:
         edges: list[tuple[Edge, ...]] = []
         unmet: list[int] = []
         row_of = self._references.row_of
-        for line, session, request, arrival_ms, delay_ms, waits in _link_fields(columns):
+        for link in _link_fields(columns):
+            line, session, request, arrival_ms, delay_ms, waits, is_speculative = link
             turn = None if session is None else self._last_turn.get(session)
-            problem = self._turn_problem(line, turn, arrival_ms, delay_ms, request, waits)
+            problem = self._turn_problem(
+                line, turn, arrival_ms, delay_ms, request, waits
+            ) or self._speculation_problem(line, turn, waits, is_speculative)
             if columns.waits is not None:
                 self._references.note(line, request, waits)
             if problem is not None:
                 problems.append(problem)
                 continue
-            waited = self._references.edges(line, request, waits) if waits else ()
+            waited = self._awaited(link, turn)
             if waited is None:
                 unmet.append(line)
                 continue
             index = self._num_good + len(previous)
             if request is not None:
                 row_of[request] = index
-            if session is not None:
+            if is_speculative:
+                self._speculative.add(index)
+            elif session is not None:  # the next turn follows this one
                 self._last_turn[session] = _Turn(index, arrival_ms, _later(turn, arrival_ms))
             edges.append(waited)
             if waited:
@@ -196,6 +214,13 @@ class RowChecker:
             kept = kept.take(~np.isin(kept.line, unmet))
         linked = (kept, np.array(previous, np.int64), np.array(delays), problems)
         return CheckedRows(*linked, edges if any(edges) else None)
+
+    def _awaited(self, link: _Link, turn: "_Turn | None") -> tuple[Edge, ...] | None:
+        """What a row waits for, other than its session's turn; None: for what is not there."""
+        line, _, request, arrival_ms, delay_ms, waits, is_speculative = link
+        if is_speculative and not waits and turn is not None:  # so that two wait for that turn
+            return (Edge(turn.request_index, _delay_ms(turn, arrival_ms, delay_ms), False),)
+        return self._references.edges(line, request, waits) if waits else ()
 
     def _turn_problem(
         self,
@@ -225,6 +250,26 @@ class RowChecker:
         elif arrival_ms < turn.latest_ms:
             message = f"goes back inside its session: {arrival_ms:g} ms after {turn.latest_ms:g} ms"
             return RowProblem(line, names.arrival, message)
+        return None
+
+    def _speculation_problem(
+        self,
+        line: int,
+        turn: "_Turn | None",
+        waits: tuple[Awaited, ...] | None,
+        is_speculative: bool,
+    ) -> RowProblem | None:
+        """What is wrong with a row as a speculative prefill, or as one that waits for some."""
+        if is_speculative and not waits and turn is None:
+            message = "follows no turn: state wait_for, or its session_id behind that turn's row"
+            return RowProblem(line, SPECULATIVE, message)
+        if self._speculative and waits:
+            for wait in waits:
+                if self._references.row_of.get(wait.request_id) in self._speculative:
+                    message = f"{wait.request_id!r} is a speculative prefill, of whose end no "
+                    return RowProblem(
+                        line, "wait_for", f"{message}client hears: wait for the turn before it"
+                    )
         return None
 
 
@@ -258,11 +303,11 @@ class _Turn(NamedTuple):
     latest_ms: float  # over all its turns so far
 
 
-def _link_fields(
-    columns: Columns,
-) -> Iterator[tuple[int, str | None, str | None, float, float, tuple[Awaited, ...] | None]]:
-    """Line, session, request id, arrival, stated delay and what it waits for, of each row."""
+def _link_fields(columns: Columns) -> Iterator[_Link]:
+    """Line, session, request id, arrival, stated delay, what it waits for and whether it is a
+    speculative prefill, of each row."""
     size = len(columns)
+    speculative = columns.is_speculative
     delay_ms = np.full(size, np.nan) if columns.delay_ms is None else columns.delay_ms
     return zip(
         columns.line.tolist(),
@@ -271,6 +316,7 @@ def _link_fields(
         columns.arrival_ms.tolist(),
         delay_ms.tolist(),
         columns.waits or [None] * size,
+        [False] * size if speculative is None else speculative.tolist(),
         strict=True,
     )
 

@@ -1,4 +1,4 @@
-"""Fields of a row in a graph of requests: what it waits for, its kind, what it expects."""
+"""Fields of a row in a graph of requests: what it waits for, its kind, what it expects or is."""
 
 from collections.abc import Sequence
 from math import isfinite
@@ -8,7 +8,7 @@ import msgspec
 
 from dynosim.workload.columns import Awaited
 
-WAIT_FIELDS = ("wait_for", "request_class", "expected_output_tokens")
+WAIT_FIELDS = ("wait_for", "request_class", "expected_output_tokens", "speculative_prefill")
 
 
 class WaitRow(msgspec.Struct, gc=False, frozen=True, forbid_unknown_fields=True):

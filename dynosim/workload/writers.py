@@ -61,7 +61,7 @@ def write_trace(trace: Trace, path: Path, format: str | None = None) -> list[str
 def lost_parts(trace: Trace, form: str) -> list[str]:
     """Parts of `trace` that a file of this format cannot hold."""
     if form == "agentic_mooncake":
-        names = ("wishes", "classes", "expected_output_tokens", "retention")
+        names = ("wishes", "classes", "expected_output_tokens", "is_speculative", "retention")
         return [name for name in names if getattr(trace, name) is not None]
     if form != "azure":
         return []
@@ -74,6 +74,7 @@ def lost_parts(trace: Trace, form: str) -> list[str]:
         "dependencies": trace.dependencies is not None,
         "classes": trace.classes is not None,
         "expected_output_tokens": trace.expected_output_tokens is not None,
+        "is_speculative": trace.is_speculative is not None,
         "retention": trace.retention is not None,
     }
     return [name for name, is_there in parts.items() if is_there]
@@ -162,6 +163,8 @@ def _extras(trace: Trace, delay: str) -> list[Callable[[int], dict[str, Any]]]:
         extras.append(
             lambda row: {"expected_output_tokens": int(expected[row])} if expected[row] else {}
         )
+    if (speculative := trace.is_speculative) is not None:
+        extras.append(lambda row: {"speculative_prefill": True} if speculative[row] else {})
     return extras + _said(trace)
 
 

@@ -66,6 +66,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True):
     preferred_taints: dict[str, float] = {}
     overrides: tuple[tuple[str, float], ...] = ()  # nvext.router_config_override
     received_s: float | None = None  # when it had come in, on `time.monotonic`'s clock
+    is_speculative: bool = False  # no client's: to have a next turn's prompt cached
 
 
 class TokenDelta(msgspec.Struct, frozen=True):

@@ -138,6 +138,7 @@ async def test_every_figure_after_an_exchange() -> None:
         "dynosim_engine_cached_tokens_total": 4 + 4 + 4,  # told at the end only
         "dynosim_frontend_prompt_tokens_total": sum(prompts),
         "dynosim_frontend_migrations_total": 1,
+        "dynosim_frontend_speculative_tokens_total": 0,
         **idle_gauges(num_workers=2, index_blocks=4),
     }
     assert await served.page() == expected

@@ -33,6 +33,7 @@ FULL = Trace(
     ),
     classes=("lead", "", "sub_agent", "lead"),
     expected_output_tokens=np.array([0, 64, 0, 128]),
+    is_speculative=np.array([False, False, True, False]),
     retention=(None, None, Retention(pin_ttl_ms=9.0), Retention(is_ephemeral=True)),
 )
 
@@ -76,6 +77,7 @@ def test_every_column_follows_the_rows() -> None:
         },
         "classes": ("", "sub_agent", "lead"),
         "expected_output_tokens": [64, 0, 128],
+        "is_speculative": [False, True, False],
         "retention": (None, Retention(pin_ttl_ms=9.0), Retention(is_ephemeral=True)),
     }
 

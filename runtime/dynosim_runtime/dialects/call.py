@@ -1,7 +1,7 @@
 """A client's request free of its dialect, and the form that its answer is given in."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -73,6 +73,10 @@ class AnswerWriter(Protocol):
 
     def failure(self, error: ApiError) -> bytes:
         """Events that break the stream off."""
+        ...
+
+    def message(self, output: ChoiceOutput) -> dict[str, Any]:
+        """A choice as the client has it, in the form of a chat completion's message."""
         ...
 
 

@@ -21,6 +21,8 @@ class AgentHints(msgspec.Struct, frozen=True, kw_only=True):
     priority: Priority | None = None  # higher is more important
     osl: Annotated[int, msgspec.Meta(ge=1)] | None = None
     """Expected output tokens; where the router tracks output, load fades towards them."""
+    speculative_prefill: bool | None = None
+    """Once the answer is out, have the conversation with it computed for the next turn."""
 
 
 class RoutingConstraints(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

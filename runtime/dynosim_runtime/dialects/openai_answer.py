@@ -43,6 +43,10 @@ class OpenAiAnswer:
         ]
         self._suffix = text_end + b',"logprobs":null,"finish_reason":null'
 
+    def message(self, output: ChoiceOutput) -> dict[str, Any]:
+        """See `AnswerWriter`."""
+        return {"role": "assistant", "content": output.text}
+
     def delta(self, delta: ChoiceDelta) -> bytes:
         """See `AnswerWriter`. Once for every token of a stream: most of it is made beforehand."""
         if self._with_ids:

@@ -31,6 +31,7 @@ from dynosim_runtime.http.routes_generate import Service, generate_routes
 from dynosim_runtime.http.routes_health import health_routes
 from dynosim_runtime.http.routes_models import model_routes
 from dynosim_runtime.http.routes_tokenize import tokenize_routes
+from dynosim_runtime.http.speculative_prefills import SpeculativePrefills
 from dynosim_runtime.requests import Dispatcher
 
 
@@ -44,12 +45,14 @@ def create_app(
     lifespan: Lifespan[Starlette] | None = None,
     strip_anthropic_preamble: bool = False,
     parsing: Parsing | None = None,
+    speculative_prefills: SpeculativePrefills | None = None,
 ) -> ASGIApp:
     """The ASGI application over a dispatcher and the models it serves.
 
     `extra_routes` (e.g. /metrics) come first. `strip_anthropic_preamble` removes the billing line
     that some clients put in front of the system prompt of /v1/messages, which would make every
-    session's prefix another one. `parsing` tells what the model writes in chats besides words.
+    session's prefix another one. `parsing` tells what the model writes in chats besides words,
+    `speculative_prefills` what is to become of prompts of next turns; whoever makes it closes it.
     """
     limits = limits or HttpLimits()
     service = Service(
@@ -59,6 +62,7 @@ def create_app(
         observer=metrics or NoObserver(),
         concurrency=ConcurrencyLimit(limits.max_concurrent_requests),
         callers=Callers(),
+        speculative_prefills=speculative_prefills or SpeculativePrefills(dispatcher),
     )
     generating = generate_routes(
         service,

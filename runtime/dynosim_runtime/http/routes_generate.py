@@ -22,6 +22,7 @@ from dynosim_runtime.dialects.generate_requests import (
     prompt_size,
 )
 from dynosim_runtime.dialects.messages.request import MessagesDialect
+from dynosim_runtime.dialects.next_turn import next_prompt, wants_speculative_prefill
 from dynosim_runtime.dialects.output import ChoiceDelta, ChoiceOutput
 from dynosim_runtime.dialects.parsing.output_parser import Parsing
 from dynosim_runtime.dialects.responses.request import ResponsesDialect
@@ -36,6 +37,7 @@ from dynosim_runtime.http.limits import (
 )
 from dynosim_runtime.http.observer import HttpObserver, Outcome, RequestType
 from dynosim_runtime.http.registry import ModelRegistry
+from dynosim_runtime.http.speculative_prefills import SpeculativePrefills
 from dynosim_runtime.http.sse_write import Alarm, EventResponse, send_json
 from dynosim_runtime.requests import Dispatcher, GenerateRequest
 from dynosim_runtime.tokenize.tokenizer import Tokenizer
@@ -61,6 +63,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     observer: HttpObserver
     concurrency: ConcurrencyLimit
     callers: Callers
+    speculative_prefills: SpeculativePrefills
 
 
 def generate_routes(
@@ -144,8 +147,10 @@ class GenerateRoute:
     async def _answer(
         self, call: Call, caller: Caller, received: Moment, receive: Receive, send: Send
     ) -> Outcome:
+        speculates = wants_speculative_prefill(call)
         requests, outputs = await self._prepare(call, caller, received.monotonic_s)
-        tokenizer = self._service.models.get(call.model).tokenizer
+        model = self._service.models.get(call.model)
+        tokenizer = model.tokenizer
         answer = call.answer(
             AnswerHead(
                 request_id=caller.request_id,
@@ -164,12 +169,16 @@ class GenerateRoute:
         async with Exchange(self._service.dispatcher, requests, outputs, receive) as exchange:
             if call.stream:
                 stream = EventResponse(send, headers)
-                return await _stream(stream, exchange, answer, self._service.limits)
-            while not exchange.is_over:
-                await exchange.changes()
-            await exchange.settle()
-        await send_json(send, 200, answer.whole(outputs), headers)
-        return "success"
+                outcome = await _stream(stream, exchange, answer, self._service.limits)
+            else:
+                outcome = await _collect(exchange)
+        if not call.stream:
+            await send_json(send, 200, answer.whole(outputs), headers)
+        if speculates and outcome == "success":
+            self._service.speculative_prefills.send(
+                requests[0], lambda: next_prompt(call, answer, outputs[0]), model
+            )
+        return outcome
 
     async def _prepare(
         self, call: Call, caller: Caller, received_s: float
@@ -197,6 +206,14 @@ class GenerateRoute:
             for request in requests
         ]
         return requests, outputs
+
+
+async def _collect(exchange: Exchange) -> Outcome:
+    """Have an answer come that is told in one piece. Raises: ApiError, ClientGoneError."""
+    while not exchange.is_over:
+        await exchange.changes()
+    await exchange.settle()
+    return "success"
 
 
 async def _stream(

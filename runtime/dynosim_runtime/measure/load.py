@@ -196,6 +196,13 @@ def check_sendable(trace: Trace, *, can_pin: bool = True) -> None:
 
     Raises: ConfigError naming the first such request.
     """
+    if trace.is_speculative is not None:
+        row = int(np.flatnonzero(trace.is_speculative)[0])
+        raise ConfigError(
+            f"{trace.source or 'workload'}: request {row} is a speculative prefill: a frontend "
+            "makes those itself, of the answers it has given, and not of a trace's prompts (leave "
+            "out workload.agents.speculative_prefill, or the rows with speculative_prefill)"
+        )
     for row, said in enumerate(trace.retention or ()):
         if said is not None and (said.ranges or said.is_ephemeral):
             raise ConfigError(

@@ -25,6 +25,7 @@ from dynosim_runtime.http.app import create_app
 from dynosim_runtime.http.connection import BoundedConnection
 from dynosim_runtime.http.limits import HttpLimits
 from dynosim_runtime.http.registry import ModelRegistry
+from dynosim_runtime.http.speculative_prefills import SpeculativePrefills
 from dynosim_runtime.outage import Outage
 from dynosim_runtime.ports import BACKLOG, check_port, listening_socket
 from dynosim_runtime.serving.dispatcher import LiveDispatcher, stopwatch
@@ -104,6 +105,7 @@ class FrontendProcess:
         self._pools: list[Pool] = []
         self._metrics = FrontendMetrics(namespace=NAMESPACE, model=model)
         self._models = ModelRegistry()
+        self._speculative_prefills: SpeculativePrefills | None = None
         self._now_ms = stopwatch()
 
     async def run(self) -> None:
@@ -124,6 +126,8 @@ class FrontendProcess:
     async def _drain(self, dispatcher: LiveDispatcher) -> None:
         """Refuse what is new; let what is under way end, for a while."""
         dispatcher.is_draining = True
+        if self._speculative_prefills is not None:
+            await self._speculative_prefills.close()
         log.info("stopping; %d requests under way", dispatcher.num_active)
         limit_ms = self._now_ms() + self._live.drain_timeout_s * 1e3
         while dispatcher.num_active and self._now_ms() < limit_ms:
@@ -169,6 +173,10 @@ class FrontendProcess:
                 write_record=self._records or (lambda record: None),
                 handoffs=handoffs,
             )
+            self._speculative_prefills = SpeculativePrefills(
+                dispatcher, self._metrics.note_sent_ahead
+            )
+            stack.push_async_callback(self._speculative_prefills.close)
             if handoffs is not None:
                 stack.push_async_callback(handoffs.close)
             for pool in self._pools:
@@ -221,6 +229,7 @@ class FrontendProcess:
             extra_routes=status_routes(self._metrics, self._pools),
             strip_anthropic_preamble=live.strip_anthropic_preamble,
             parsing=Parsing(live.tool_parser, live.reasoning_parser),
+            speculative_prefills=self._speculative_prefills,
         )
 
     def _follow(self, changed: Membership) -> None:

@@ -45,6 +45,7 @@ class LiveDispatcher:
         self._placement = placement
         self._live = live
         self._metrics = metrics
+        self._unseen = FrontendMetrics(namespace="", model="")  # of requests that no client sent
         self._now_ms = now_ms
         self._write_record = write_record
         self._handoffs = handoffs
@@ -85,15 +86,19 @@ class LiveDispatcher:
         )
         stream = self._stream(request, record)
         self._active[request.request_id] = stream
-        self._metrics.note_arrival(record.input_tokens)
+        self._metrics_of(request).note_arrival(record.input_tokens)
         await stream.place()
         return stream
 
     def _stream(self, request: GenerateRequest, record: RequestRecord) -> LiveStream:
-        parts = (request, record, self._placement, self._live, self._metrics, self._now_ms)
+        metrics = self._metrics_of(request)
+        parts = (request, record, self._placement, self._live, metrics, self._now_ms)
         if self._handoffs is None:
             return LiveStream(*parts, on_end=self._note_end)
         return HandoffStream(self._handoffs, *parts, on_end=self._note_end)
+
+    def _metrics_of(self, request: GenerateRequest) -> FrontendMetrics:
+        return self._unseen if request.is_speculative else self._metrics
 
     def _arrival_ms(self, request: GenerateRequest) -> float:
         """When the request had come in, before it was templated and tokenized."""
@@ -104,7 +109,9 @@ class LiveDispatcher:
 
     def _note_end(self, record: RequestRecord) -> None:
         """A stream ended, however it ended."""
-        self._active.pop(record.request_id, None)
+        stream = self._active.pop(record.request_id, None)
+        if stream is not None and stream.request.is_speculative:
+            return  # who sent it looks at its record
         self._metrics.note_end(record)
         try:
             self._write_record(record)

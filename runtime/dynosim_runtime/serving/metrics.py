@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from dynosim.planner import frontend_metrics as names
 from dynosim.planner.frontend_metrics import BUCKETS, TTFT_BUCKETS
 from dynosim_runtime.http.observer import Outcome, RequestType, Stage
+from dynosim_runtime.http.speculative_prefills import AheadOutcome
 from dynosim_runtime.requests import RequestRecord
 from dynosim_runtime.serving.histogram import LeanHistogram
 
@@ -59,6 +60,15 @@ class FrontendMetrics:
         self._ended = self._counter(
             names.GENERATIONS, "Generations by how they ended.", names.GENERATION_LABELS
         )
+        self._speculative = self._counter(
+            "dynosim_frontend_speculative_prefills",
+            "Prompts of next turns sent ahead, by how that ended; counted nowhere else.",
+            "outcome",
+        )
+        self._speculative_tokens = self._counter(
+            "dynosim_frontend_speculative_tokens",
+            "Tokens of prompts sent ahead that engines computed, those unknown taken as computed.",
+        ).labels(**labels)
 
     def observe(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Add a gauge that is read when asked for."""
@@ -170,6 +180,12 @@ class FrontendMetrics:
                 histogram.observe(duration_ms / 1e3)
         if record.cached_tokens:
             self._engine_cached.inc(record.cached_tokens)
+
+    def note_sent_ahead(self, outcome: AheadOutcome, record: RequestRecord | None) -> None:
+        """A speculative prefill ended; see `SpeculativePrefills`."""
+        self._speculative.labels(**self._labels, outcome=outcome).inc()
+        if record is not None:
+            self._speculative_tokens.inc(record.input_tokens - (record.cached_tokens or 0))
 
     def exposition(self) -> bytes:
         """All metrics as Prometheus reads them."""

@@ -94,6 +94,13 @@ class ChatAnswer(OpenAiAnswer):
             for number, words in enumerate(deltas)
         )
 
+    def message(self, output: ChoiceOutput) -> dict[str, Any]:
+        """See `AnswerWriter`."""
+        plain = super().message(output)
+        if self._parsing is None:
+            return plain
+        return plain | self._new_parts(self._parsing, output).message(output.text)
+
     def choice_end(self, index: int, output: ChoiceOutput) -> bytes:
         """See `AnswerWriter`."""
         ending = _ending(output)

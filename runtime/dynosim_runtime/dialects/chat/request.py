@@ -161,7 +161,7 @@ def conversation_of(
         raise refuse("continue_final_message", "excludes add_generation_prompt", "invalid_value")
     return Conversation(
         messages=[
-            _template_message(message, f"messages[{index}]")
+            template_message(message, f"messages[{index}]")
             for index, message in enumerate(messages)
         ],
         tools=None if tool_choice == "none" else fields.tools or None,
@@ -187,7 +187,8 @@ def _check_tools(tools: Sequence[dict[str, Any]]) -> None:
             raise refuse(where, "expected a JSON schema", "invalid_type")
 
 
-def _template_message(message: dict[str, Any], where: str) -> dict[str, Any]:
+def template_message(message: dict[str, Any], where: str) -> dict[str, Any]:
+    """A message as templates know it. Raises: ApiError 400."""
     role = message.get("role")
     if not isinstance(role, str) or role not in ROLES:
         raise refuse(f"{where}.role", f"expected one of {', '.join(ROLES)}", "invalid_value")

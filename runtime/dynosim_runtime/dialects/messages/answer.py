@@ -35,6 +35,10 @@ class MessagesAnswer:
         message = self._message(content, self._usage(output))
         return orjson.dumps({**message, **_ending(output), **self._nvext(output)})
 
+    def message(self, output: ChoiceOutput) -> dict[str, Any]:
+        """See `AnswerWriter`."""
+        return {"role": "assistant", "content": output.text}
+
     def begin(self, outputs: Sequence[ChoiceOutput]) -> bytes:
         """See `AnswerWriter`. The prompt's size is told already here: harnesses go by it."""
         usage = {

@@ -32,6 +32,10 @@ class ResponsesAnswer:
         """See `AnswerWriter`."""
         return orjson.dumps(self._ended(outputs[0]))
 
+    def message(self, output: ChoiceOutput) -> dict[str, Any]:
+        """See `AnswerWriter`."""
+        return {"role": "assistant", "content": output.text}
+
     def begin(self, outputs: Sequence[ChoiceOutput]) -> bytes:
         """See `AnswerWriter`."""
         response = self._response("in_progress", [])
