@@ -63,7 +63,7 @@ class FrontendMetrics:
         self._speculative = self._counter(
             "dynosim_frontend_speculative_prefills",
             "Prompts of next turns sent ahead, by how that ended; counted nowhere else.",
-            "outcome",
+            names.GENERATION_LABELS,
         )
         self._speculative_tokens = self._counter(
             "dynosim_frontend_speculative_tokens",
