@@ -9,6 +9,8 @@ from dynosim.planner.scaled_pool import METRICS_STALE, Ask
 from dynosim.planner.series import ScrapeStore
 from dynosim.planner.traffic import Traffic, traffic
 
+_OPEN_END_MS = 1e-3
+
 
 class FrontendView:
     """The frontend's metrics of the last interval."""
@@ -17,11 +19,13 @@ class FrontendView:
         self._spec = spec
         window_ms = spec.throughput_adjustment_interval_ms
         self._series = ScrapeStore(keep_ms=2 * window_ms, lookback_ms=inf)  # ages: `is_stale`
+        self._first_ms = inf
 
     def take(self, seen: Observation) -> None:
         """Take in what was scraped."""
         for scrape in seen.scrapes:
             self._series.add(scrape)
+            self._first_ms = min(self._first_ms, scrape.at_ms)
 
     def age_ms(self, now_ms: float) -> float:
         """Age of the latest metrics; infinity: none came yet."""
@@ -37,8 +41,19 @@ class FrontendView:
         return True
 
     def lately(self, now_ms: float, tail: float | None = None) -> Traffic | None:
-        """The traffic of the interval that ends now."""
-        return traffic(self._series, now_ms, self._spec.throughput_adjustment_interval_ms, tail)
+        """The traffic of the interval that ends now, or since the first scrape."""
+        window_ms = self._spec.throughput_adjustment_interval_ms
+        if self._first_ms < now_ms:  # windows are open to the left
+            window_ms = min(window_ms, now_ms - self._first_ms + _OPEN_END_MS)
+        return traffic(self._series, now_ms, window_ms, tail)
+
+    def is_interval_seen(self, now_ms: float) -> bool:
+        """Whether metrics go back for a whole interval."""
+        return now_ms - self._first_ms >= self._spec.throughput_adjustment_interval_ms
+
+    def num_routing(self, now_ms: float) -> float:
+        """Requests that wait for a worker to be chosen, at the last scrape."""
+        return self._series.sum(f'{names.STAGE_REQUESTS}{{stage="route"}}', now_ms) or 0.0
 
     def num_active(self, now_ms: float) -> float:
         """Requests under way at the last scrape; 0 where it does not tell."""

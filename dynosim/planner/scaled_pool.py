@@ -65,6 +65,14 @@ def direction(before: int, after: int) -> str:
     return "scale_up" if after > before else "scale_down"
 
 
+@dataclass(frozen=True, slots=True)
+class Regret:
+    """So many replicas were come down to at a request rate, and were then too few."""
+
+    replicas: int
+    rps: float
+
+
 class ScaledPool:
     """Knows of the pool what outlasts a look."""
 
@@ -76,6 +84,8 @@ class ScaledPool:
         self.last_target: int | None = None  # what this planner said last
         self.foreign_changes = 0  # how often somebody else said otherwise
         self.looks_to_cancel = 0  # in a row, that found those still starting superfluous
+        self.came_down: tuple[int, float] | None = None  # by load: to how many, and when
+        self.regret: Regret | None = None
         self.stabilizer = Stabilizer(spec.scale_down_stabilization_ms)
         self._spec = spec
         self._times = times
@@ -155,6 +165,12 @@ class ScaledPool:
         """Those of its ready workers, whatever their age."""
         ready = {one.worker_id for one in seen.pool(self.card.name).workers if _is_ready(one)}
         return [one for one in seen.reports if one.worker_id in ready]
+
+    def num_waiting(self, seen: Observation) -> int:
+        """Requests that wait for a seat, as far as engines' reports are not too old."""
+        limit_ms = self._spec.max_metric_age_ms
+        heard = self.reports(seen)
+        return sum(one.num_waiting for one in heard if seen.now_ms - one.at_ms <= limit_ms)
 
     def fresh_reports(self, seen: Observation, ask: Ask) -> list[EngineReport] | None:
         """One of each ready worker; None, and the ask held, where one is missing or too old."""
