@@ -79,7 +79,7 @@ class LoadScaling:
             else:
                 ask.hold(
                     "no_change",
-                    "the last one stays: a whole interval without anybody has not been seen",
+                    "the last one stays: no whole interval without anybody was seen",
                 )
 
     def _cancel(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from dynosim.planner.budget import clip
 from dynosim.planner.engine_model import EngineModel, PassTimes, RequestMix
 from dynosim.planner.load import (
     EASY,
@@ -100,8 +101,7 @@ class ScaledPool:
 
     def within(self, replicas: int) -> int:
         """The nearest number within its limits."""
-        top = replicas if self.most is None else min(replicas, self.most)
-        return max(self.least, top)
+        return clip(replicas, self.least, self.most)
 
     def note_others(self, ask: Ask) -> None:
         """See whether somebody else has set its replicas since this planner did."""
