@@ -53,7 +53,7 @@ class DemandScaling:
         mix = self._demand.last_mix
         for pool in self._pools:
             if self._spec.latency_correction and mix is not None:
-                pool.correct(lately, mix, pool.reports(seen))
+                pool.correct(lately, mix, pool.fresh_reports(seen))
         foreseen = self._demand.foresee()
         found = []
         for pool, ask in zip(self._pools, asks, strict=True):
@@ -71,7 +71,7 @@ class DemandScaling:
         self, seen: Observation, pool: ScaledPool, ask: Ask, foreseen: Foreseen
     ) -> Foreseen:
         """Who waits already is to be served within the interval, beside who comes."""
-        waiting = float(pool.num_waiting(seen))
+        waiting = float(sum(report.num_waiting for report in pool.fresh_reports(seen)))
         if pool is self._pools[0]:
             waiting += self._frontend.num_routing(seen.now_ms)
         if not waiting:

@@ -40,7 +40,7 @@ class LoadScaling:
             pool.looks_to_cancel = 0
             ask.hold(SCALING_IN_PROGRESS, f"{num_ready} are ready of {ask.wanted}")
             return
-        reports = pool.fresh_reports(seen, ask)
+        reports = pool.all_reports(seen, ask)
         if reports is None:
             return
         if self._spec.optimization_target == "sla" and self._frontend.is_stale(seen.now_ms, ask):

@@ -166,18 +166,16 @@ class ScaledPool:
         ready = {one.worker_id for one in seen.pool(self.card.name).workers if _is_ready(one)}
         return [one for one in seen.reports if one.worker_id in ready]
 
-    def num_waiting(self, seen: Observation) -> int:
-        """Requests that wait for a seat, as far as engines' reports are not too old."""
+    def fresh_reports(self, seen: Observation) -> list[EngineReport]:
+        """Those that are not too old."""
         limit_ms = self._spec.max_metric_age_ms
-        heard = self.reports(seen)
-        return sum(one.num_waiting for one in heard if seen.now_ms - one.at_ms <= limit_ms)
+        return [one for one in self.reports(seen) if seen.now_ms - one.at_ms <= limit_ms]
 
-    def fresh_reports(self, seen: Observation, ask: Ask) -> list[EngineReport] | None:
+    def all_reports(self, seen: Observation, ask: Ask) -> list[EngineReport] | None:
         """One of each ready worker; None, and the ask held, where one is missing or too old."""
         num_ready = seen.pool(self.card.name).count(Phase.READY)
         heard = self.reports(seen)
-        limit_ms = self._spec.max_metric_age_ms
-        fresh = [one for one in heard if seen.now_ms - one.at_ms <= limit_ms]
+        fresh, limit_ms = self.fresh_reports(seen), self._spec.max_metric_age_ms
         if len(fresh) == num_ready and fresh:
             return fresh
         if len(fresh) < len(heard):
