@@ -47,7 +47,10 @@ class DemandScaling:
         lately = self._frontend.lately(seen.now_ms, self._spec.tail_quantile)
         if lately is None:
             for ask in asks:
-                ask.hold(NO_TRAFFIC_DATA, "the frontend's counters were not scraped twice yet")
+                ask.hold(
+                    NO_TRAFFIC_DATA,
+                    "the frontend's counters were not scraped twice in the interval",
+                )
             return
         self._demand.take(lately)
         mix = self._demand.last_mix

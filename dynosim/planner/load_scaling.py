@@ -74,7 +74,7 @@ class LoadScaling:
         elif not self._frontend.is_stale(seen.now_ms, ask):
             lately = self._frontend.lately(seen.now_ms)
             nobody = lately is not None and not lately.num_requests and not lately.num_active
-            if nobody and all_idle and self._frontend.is_interval_seen(seen.now_ms):
+            if nobody and all_idle and self._frontend.is_interval_seen():
                 ask.want(0, "nobody came in the last interval, and nobody is served")
             else:
                 ask.hold(

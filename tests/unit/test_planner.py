@@ -170,6 +170,23 @@ def test_old_metrics_decide_nothing_and_say_so() -> None:
     assert service.minute(4200).verdict == "scale_up"
 
 
+def test_after_an_outage_demand_is_what_comes_and_not_what_was_scraped() -> None:
+    """Scraped twice in the last minute only: 65/s all the same, and 3 engines."""
+    service = _service(replicas=3)
+    service.minute(3900)
+    service.is_scraped = False
+    service.minute(3900)
+    service.at_ms += 40_000.0
+    service.frontend.serve(2600, isl=100, osl=20)
+    service.scrapes = [service.frontend.scrape(service.at_ms)]
+    service.at_ms += 20_000.0
+    service.frontend.serve(1300, isl=100, osl=20)
+    service.scrapes.append(service.frontend.scrape(service.at_ms))
+    decided = service.look()
+    assert decided.figures["demand_rps"] == pytest.approx(65.0, rel=1e-3)
+    assert decided.target == 3
+
+
 def test_before_any_metrics_nothing_is_decided() -> None:
     service = _service(replicas=3)
     service.scrapes, service.is_scraped = [], False
