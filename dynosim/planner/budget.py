@@ -13,6 +13,11 @@ GUARD_HOLD = "gpu_budget_guard_hold"
 RECONCILE = "gpu_budget_reconcile"
 
 
+def clip(replicas: int, least: int, most: int | None) -> int:
+    """The nearest number from `least` to `most` (None: without end)."""
+    return max(least, replicas if most is None else min(replicas, most))
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """What a pool has (`wanted`: was last told to have) and asks for, in replicas.
@@ -28,8 +33,7 @@ class Share:
 
     def clip(self, replicas: int) -> int:
         """The nearest number within its limits."""
-        top = replicas if self.most is None else min(replicas, self.most)
-        return max(self.least, top)
+        return clip(replicas, self.least, self.most)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,14 @@
 """Replicas by foreseen demand: at the ends of long intervals, as far as it takes at once."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dynosim.planner.engine_model import RequestMix
 from dynosim.planner.frontend_view import FrontendView
 from dynosim.planner.observation import Observation
 from dynosim.planner.planner_spec import PlannerSpec
 from dynosim.planner.scaled_pool import Ask, ScaledPool
-from dynosim.planner.throughput import DemandForecast, Foreseen, Needed, needed
+from dynosim.planner.throughput import NOTHING, DemandForecast, Foreseen, Needed, needed
 from dynosim.planner.traffic import Traffic
 
 NO_TRAFFIC_DATA = "no_traffic_data"
@@ -46,18 +47,22 @@ class DemandScaling:
         lately = self._frontend.lately(seen.now_ms, self._spec.tail_quantile)
         if lately is None:
             for ask in asks:
-                ask.hold(NO_TRAFFIC_DATA, "the frontend's counters were not scraped twice yet")
+                ask.hold(
+                    NO_TRAFFIC_DATA,
+                    "the frontend's counters were not scraped twice in the interval",
+                )
             return
         self._demand.take(lately)
         mix = self._demand.last_mix
         for pool in self._pools:
             if self._spec.latency_correction and mix is not None:
-                pool.correct(lately, mix, pool.reports(seen))
+                pool.correct(lately, mix, pool.fresh_reports(seen))
         foreseen = self._demand.foresee()
-        for ask in asks:
+        found = []
+        for pool, ask in zip(self._pools, asks, strict=True):
             ask.figures |= lately.figures()
             ask.reasons.extend(foreseen.reasons)
-        found = [self._needed(pool, foreseen) for pool in self._pools]
+            found.append(self._needed(pool, ask, self._with_backlog(seen, pool, ask, foreseen)))
         if None in found:
             self._hold_without_model(asks, found)
             return
@@ -65,14 +70,37 @@ class DemandScaling:
             if need is not None:
                 self._ask_for(pool, ask, need, lately)
 
-    def _needed(self, pool: ScaledPool, foreseen: Foreseen) -> Needed | None:
+    def _with_backlog(
+        self, seen: Observation, pool: ScaledPool, ask: Ask, foreseen: Foreseen
+    ) -> Foreseen:
+        """Who waits already is to be served within the interval, beside who comes."""
+        waiting = float(sum(report.num_waiting for report in pool.fresh_reports(seen)))
+        if pool is self._pools[0]:
+            waiting += self._frontend.num_routing(seen.now_ms)
+        if not waiting:
+            return foreseen
+        more_rps = waiting / self._spec.throughput_adjustment_interval_ms * 1e3
+        ask.figures["num_waiting"] = waiting
+        ask.reasons.append(f"{waiting:g} wait already: {more_rps:.4g}/s more")
+        return replace(foreseen, rps=foreseen.rps + more_rps)
+
+    def _needed(self, pool: ScaledPool, ask: Ask, foreseen: Foreseen) -> Needed | None:
+        """None: step times are not known. Fewer than there are leave room for demand to grow."""
+        if foreseen.rps <= 0:
+            return NOTHING
         engine = pool.engine()
-        if engine is None and foreseen.rps > 0:
-            return None
         if engine is None:
-            return Needed(0, None, ("no demand",), {"demand_rps": 0.0})
-        targets = (self._spec.ttft_ms, self._spec.itl_ms)
-        return needed(pool.card.role, engine, foreseen, targets, self._spec.max_utilization)
+            return None
+        spec = self._spec
+        targets = (spec.ttft_ms, spec.itl_ms)
+        need = needed(pool.card.role, engine, foreseen, targets, spec.max_utilization)
+        if need.replicas >= ask.wanted:
+            return need
+        kept = min(ask.wanted, need.with_headroom(1 + spec.scale_down_headroom))
+        if kept > need.replicas:
+            told = f"{kept} with {spec.scale_down_headroom:.0%} of room to grow"
+            return replace(need, replicas=kept, reasons=(*need.reasons, told))
+        return need
 
     def _hold_without_model(self, asks: Sequence[Ask], found: Sequence[Needed | None]) -> None:
         for pool, ask, need in zip(self._pools, asks, found, strict=True):

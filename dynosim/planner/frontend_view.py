@@ -1,5 +1,7 @@
 """What a planner knows of the frontend: its metrics, kept for a while, and how old they are."""
 
+from bisect import bisect_left
+from dataclasses import replace
 from math import inf
 
 from dynosim.planner import frontend_metrics as names
@@ -9,6 +11,9 @@ from dynosim.planner.scaled_pool import METRICS_STALE, Ask
 from dynosim.planner.series import ScrapeStore
 from dynosim.planner.traffic import Traffic, traffic
 
+_OPEN_END_MS = 1e-3  # a window is open to the left: so much more has its first scrape in it
+_SEEN_SHARE = 0.5
+
 
 class FrontendView:
     """The frontend's metrics of the last interval."""
@@ -17,11 +22,15 @@ class FrontendView:
         self._spec = spec
         window_ms = spec.throughput_adjustment_interval_ms
         self._series = ScrapeStore(keep_ms=2 * window_ms, lookback_ms=inf)  # ages: `is_stale`
+        self._at_ms: list[float] = []  # the scrapes of the last interval
 
     def take(self, seen: Observation) -> None:
         """Take in what was scraped."""
         for scrape in seen.scrapes:
             self._series.add(scrape)
+            self._at_ms.append(scrape.at_ms)
+        oldest_ms = seen.now_ms - self._spec.throughput_adjustment_interval_ms
+        del self._at_ms[: bisect_left(self._at_ms, oldest_ms)]
 
     def age_ms(self, now_ms: float) -> float:
         """Age of the latest metrics; infinity: none came yet."""
@@ -37,8 +46,24 @@ class FrontendView:
         return True
 
     def lately(self, now_ms: float, tail: float | None = None) -> Traffic | None:
-        """The traffic of the interval that ends now."""
-        return traffic(self._series, now_ms, self._spec.throughput_adjustment_interval_ms, tail)
+        """The traffic of the interval that ends now, as far as scrapes reach in it.
+
+        After an outage that is not far, but what came by second is right.
+        """
+        if len(self._at_ms) < 2:
+            return None
+        first_ms, last_ms = self._at_ms[0], self._at_ms[-1]
+        found = traffic(self._series, last_ms, last_ms - first_ms + _OPEN_END_MS, tail)
+        return None if found is None else replace(found, age_ms=self.age_ms(now_ms))
+
+    def is_interval_seen(self) -> bool:
+        """Whether scrapes tell of most of the last interval."""
+        seen_ms = self._at_ms[-1] - self._at_ms[0] if self._at_ms else 0.0
+        return seen_ms >= _SEEN_SHARE * self._spec.throughput_adjustment_interval_ms
+
+    def num_routing(self, now_ms: float) -> float:
+        """Requests that wait for a worker to be chosen, at the last scrape."""
+        return self._series.sum(f'{names.STAGE_REQUESTS}{{stage="route"}}', now_ms) or 0.0
 
     def num_active(self, now_ms: float) -> float:
         """Requests under way at the last scrape; 0 where it does not tell."""

@@ -2,14 +2,17 @@
 
 from dynosim.planner.engine_model import RequestMix
 from dynosim.planner.frontend_view import FrontendView
-from dynosim.planner.load import SCALE_DOWN
+from dynosim.planner.load import REFUSED, SCALE_DOWN
 from dynosim.planner.observation import Observation, PoolState
 from dynosim.planner.planner_spec import PlannerSpec
-from dynosim.planner.scaled_pool import METRICS_STALE, Ask, ScaledPool, is_idle
+from dynosim.planner.scaled_pool import METRICS_STALE, Ask, Regret, ScaledPool, is_idle
 from dynosim.workers.lifecycle import Phase
 
 SCALING_IN_PROGRESS = "scaling_in_progress"
 CAPPED = "scale_down_capped_by_throughput"
+
+_SAME_LOAD = 0.8
+"""From this share of a request rate on it counts as the same: a window's count is noisy."""
 
 _LOOKS_TO_CANCEL = 3
 """Looks in a row that must find those still starting superfluous before they are stopped."""
@@ -37,7 +40,7 @@ class LoadScaling:
             pool.looks_to_cancel = 0
             ask.hold(SCALING_IN_PROGRESS, f"{num_ready} are ready of {ask.wanted}")
             return
-        reports = pool.fresh_reports(seen, ask)
+        reports = pool.all_reports(seen, ask)
         if reports is None:
             return
         if self._spec.optimization_target == "sla" and self._frontend.is_stale(seen.now_ms, ask):
@@ -46,10 +49,11 @@ class LoadScaling:
         ask.figures |= vote.figures
         ask.reasons.extend(vote.reasons)
         if is_pending:
-            self._cancel(pool, ask, num_ready, vote.step)
+            self._cancel(seen, pool, ask, num_ready, vote.step)
             return
         ask.verdict = vote.verdict
         if vote.step > 0:
+            self._regret(seen, pool, ask)
             top = pool.within(ask.wanted + 1)
             ask.want(top, "one more" if top > ask.wanted else f"its maximum is {pool.most}")
         elif vote.step < 0:
@@ -62,27 +66,65 @@ class LoadScaling:
             ask.hold("no_change", f"its minimum is {pool.least}")
         elif pool.lower_bound is not None and fewer < pool.lower_bound:
             ask.hold(CAPPED, f"demand takes {pool.lower_bound}")
+        elif self._is_regretted(seen, pool, ask, fewer):
+            ask.hold(REFUSED, ask.reasons.pop())
         elif fewer > 0:
             ask.want(fewer, "one fewer")
+            pool.came_down = fewer, seen.now_ms
         elif not self._frontend.is_stale(seen.now_ms, ask):
             lately = self._frontend.lately(seen.now_ms)
             nobody = lately is not None and not lately.num_requests and not lately.num_active
-            if nobody and all_idle:
+            if nobody and all_idle and self._frontend.is_interval_seen():
                 ask.want(0, "nobody came in the last interval, and nobody is served")
             else:
-                ask.hold("no_change", "the last one stays: somebody came in the last interval")
+                ask.hold(
+                    "no_change",
+                    "the last one stays: no whole interval without anybody was seen",
+                )
 
-    def _cancel(self, pool: ScaledPool, ask: Ask, num_ready: int, step: int) -> None:
+    def _cancel(
+        self, seen: Observation, pool: ScaledPool, ask: Ask, num_ready: int, step: int
+    ) -> None:
         """Stop those still starting, once they were superfluous for some looks."""
         least = max(num_ready, pool.least, pool.lower_bound or 0)
         pool.looks_to_cancel = pool.looks_to_cancel + 1 if step < 0 else 0
         told = f"{num_ready} are ready of {ask.wanted}"
-        if least < ask.wanted and pool.looks_to_cancel >= _LOOKS_TO_CANCEL:
+        if pool.looks_to_cancel < _LOOKS_TO_CANCEL or least >= ask.wanted:
+            ask.hold(SCALING_IN_PROGRESS, told)
+        elif self._is_regretted(seen, pool, ask, least):
+            ask.hold(SCALING_IN_PROGRESS, told)
+        else:
             pool.looks_to_cancel = 0
+            pool.came_down = least, seen.now_ms
             ask.target, ask.verdict = least, SCALE_DOWN
             ask.reasons.append(f"{told}; those still starting are not needed")
-        else:
-            ask.hold(SCALING_IN_PROGRESS, told)
+
+    def _regret(self, seen: Observation, pool: ScaledPool, ask: Ask) -> None:
+        """Remember at which rate of requests those that load has just come down to are too few.
+
+        The load of an engine says little of what two would carry on one: near its limit its queue
+        and its sequences grow without end. So what was tried counts, while as many come.
+        """
+        interval_ms = self._spec.throughput_adjustment_interval_ms
+        to, at_ms = pool.came_down or (None, 0.0)
+        if to == ask.wanted and seen.now_ms - at_ms <= interval_ms:
+            lately = self._frontend.lately(seen.now_ms)
+            pool.regret = None if lately is None else Regret(ask.wanted, lately.rps)
+        pool.came_down = None
+
+    def _is_regretted(self, seen: Observation, pool: ScaledPool, ask: Ask, replicas: int) -> bool:
+        """Whether so few, or more, were too few for what comes now; the ask is told."""
+        if pool.regret is None or replicas > pool.regret.replicas:
+            return False
+        lately, then = self._frontend.lately(seen.now_ms), pool.regret
+        if lately is None or lately.rps < _SAME_LOAD * then.rps:
+            pool.regret = None
+            return False
+        ask.reasons.append(
+            f"{then.replicas} were too few for {then.rps:.4g} requests a second, "
+            f"{lately.rps:.4g} come now"
+        )
+        return True
 
 
 def _may_cancel(state: PoolState, num_ready: int) -> bool:

@@ -53,7 +53,12 @@ def _wrong_numbers(spec: PlannerSpec) -> list[str]:
     ]
     wrong += [
         f"{name}: expected at least 0, got {getattr(spec, name)}"
-        for name in ("speculative_nextn", "scale_down_stabilization_ms", "fpm_warmup_ms")
+        for name in (
+            "speculative_nextn",
+            "scale_down_headroom",
+            "scale_down_stabilization_ms",
+            "fpm_warmup_ms",
+        )
         if not getattr(spec, name) >= 0
     ]
     if not 0 < spec.tail_quantile < 1:

@@ -38,6 +38,8 @@ class PlannerSpec:
     load_predictor: how demand is foreseen.
     max_utilization: how much of an engine's capacity demand may take; below 1 leaves room for
         arrivals that come together, of which a mean knows nothing.
+    scale_down_headroom: by what share demand may grow before fewer replicas, by demand, would not
+        do; what noise brings back at once is not given up.
     latency_correction: whether capacities follow what was observed beside what was expected,
         within a factor of 2.
     tail_quantile: which quantile of latencies the figures show, and the correction goes by where
@@ -74,6 +76,7 @@ class PlannerSpec:
     decode_max_endpoint: int | None = None
     load_predictor: ForecastSpec = field(default_factory=ForecastSpec)
     max_utilization: float = 1.0
+    scale_down_headroom: float = 0.1
     latency_correction: bool = False
     correct_by_tail: bool = False
     tail_quantile: float = 0.95

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from dynosim.planner.budget import clip
 from dynosim.planner.engine_model import EngineModel, PassTimes, RequestMix
 from dynosim.planner.load import (
     EASY,
@@ -65,6 +66,14 @@ def direction(before: int, after: int) -> str:
     return "scale_up" if after > before else "scale_down"
 
 
+@dataclass(frozen=True, slots=True)
+class Regret:
+    """So many replicas were come down to at a request rate, and were then too few."""
+
+    replicas: int
+    rps: float
+
+
 class ScaledPool:
     """Knows of the pool what outlasts a look."""
 
@@ -76,6 +85,8 @@ class ScaledPool:
         self.last_target: int | None = None  # what this planner said last
         self.foreign_changes = 0  # how often somebody else said otherwise
         self.looks_to_cancel = 0  # in a row, that found those still starting superfluous
+        self.came_down: tuple[int, float] | None = None  # by load: to how many, and when
+        self.regret: Regret | None = None
         self.stabilizer = Stabilizer(spec.scale_down_stabilization_ms)
         self._spec = spec
         self._times = times
@@ -90,8 +101,7 @@ class ScaledPool:
 
     def within(self, replicas: int) -> int:
         """The nearest number within its limits."""
-        top = replicas if self.most is None else min(replicas, self.most)
-        return max(self.least, top)
+        return clip(replicas, self.least, self.most)
 
     def note_others(self, ask: Ask) -> None:
         """See whether somebody else has set its replicas since this planner did."""
@@ -156,12 +166,16 @@ class ScaledPool:
         ready = {one.worker_id for one in seen.pool(self.card.name).workers if _is_ready(one)}
         return [one for one in seen.reports if one.worker_id in ready]
 
-    def fresh_reports(self, seen: Observation, ask: Ask) -> list[EngineReport] | None:
+    def fresh_reports(self, seen: Observation) -> list[EngineReport]:
+        """Those that are not too old."""
+        limit_ms = self._spec.max_metric_age_ms
+        return [one for one in self.reports(seen) if seen.now_ms - one.at_ms <= limit_ms]
+
+    def all_reports(self, seen: Observation, ask: Ask) -> list[EngineReport] | None:
         """One of each ready worker; None, and the ask held, where one is missing or too old."""
         num_ready = seen.pool(self.card.name).count(Phase.READY)
         heard = self.reports(seen)
-        limit_ms = self._spec.max_metric_age_ms
-        fresh = [one for one in heard if seen.now_ms - one.at_ms <= limit_ms]
+        fresh, limit_ms = self.fresh_reports(seen), self._spec.max_metric_age_ms
         if len(fresh) == num_ready and fresh:
             return fresh
         if len(fresh) < len(heard):

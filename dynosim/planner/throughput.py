@@ -43,7 +43,7 @@ class DemandForecast:
     def take(self, seen: Traffic) -> None:
         """Take in an interval."""
         self.note(seen)
-        self._requests.add(max(0.0, seen.num_requests))
+        self._requests.add(max(0.0, seen.rps * self._interval_ms / 1e3))
         for series, value in ((self._isl, seen.isl), (self._osl, seen.osl)):
             if value is not None and seen.num_requests > 0:
                 series.add(value)
@@ -80,9 +80,17 @@ class Needed:
     """Replicas that a demand takes, before any limit."""
 
     replicas: int
-    point: OperatingPoint | None
+    engines: float  # the same before it was rounded up
     reasons: tuple[str, ...]
     figures: dict[str, float]
+
+    def with_headroom(self, factor: float) -> int:
+        """Replicas that so many times the demand takes."""
+        return ceil(self.engines * factor - 1e-9)
+
+
+NOTHING = Needed(0, 0.0, ("no demand",), {"demand_rps": 0.0})
+"""What no demand takes."""
 
 
 def needed(
@@ -94,10 +102,11 @@ def needed(
 ) -> Needed:
     """The fewest engines of a role whose capacity holds the demand; `targets`: TTFT, ITL in ms."""
     if foreseen.rps <= 0 or foreseen.mix is None:
-        return Needed(0, None, ("no demand",), {"demand_rps": 0.0})
+        return NOTHING
     point = best_point(role, engine, foreseen.mix, *targets)
     usable_rps = point.rps * max_utilization
-    replicas = ceil(foreseen.rps / usable_rps - 1e-9)
+    engines = foreseen.rps / usable_rps
+    replicas = ceil(engines - 1e-9)
     figures = {
         "demand_rps": foreseen.rps,
         "engine_rps": point.rps,
@@ -116,7 +125,7 @@ def needed(
     ]
     if not point.meets_targets:
         reasons.append(_missed(point, targets))
-    return Needed(replicas, point, tuple(reasons), figures)
+    return Needed(replicas, engines, tuple(reasons), figures)
 
 
 def correction(observed_ms: float | None, expected_ms: float) -> float:

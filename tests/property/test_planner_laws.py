@@ -138,6 +138,16 @@ def test_an_engine_given_up_is_not_asked_back_by_the_same_load(
 SPECS = (
     PlannerSpec(mode="agg", optimization_target="throughput"),
     PlannerSpec(mode="agg", optimization_target="latency", min_endpoint=0, max_endpoint=4),
+    PlannerSpec(max_gpu_budget=7, min_gpu_budget=4),
+    PlannerSpec(
+        optimization_target="load",
+        prefill_scale_up_queue_tokens=2000.0,
+        prefill_scale_down_queue_tokens=200.0,
+        decode_scale_up_kv_rate=80.0,
+        decode_scale_down_kv_rate=30.0,
+        decode_min_endpoint=2,
+        prefill_max_endpoint=2,
+    ),
     PlannerSpec(
         mode="disagg",
         optimization_target="sla",
@@ -231,7 +241,7 @@ def test_a_constant_demand_is_served_by_a_constant_number(
     requests: int, start: int, method: str
 ) -> None:
     spec = replace(
-        SPECS[3],
+        SPECS[-1],
         load_predictor=ForecastSpec(method=method),  # type: ignore[arg-type]
         max_gpu_budget=None,
         min_endpoint=1,

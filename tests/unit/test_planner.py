@@ -106,6 +106,27 @@ def test_it_moves_so_many_at_a_time() -> None:
     assert [service.minute(9000).target for _ in range(4)] == [3, 5, 7, 7]
 
 
+def test_who_waits_already_is_served_within_the_interval() -> None:
+    """10/s come, and 1200 wait: 20/s more, 30 of 22.22 an engine."""
+    service = _service()
+    service.minute(600)
+    service.at_ms += 60_000.0
+    for index in range(6):
+        service.frontend.serve(100, isl=100, osl=20)
+        service.scrapes.append(service.frontend.scrape(60_000.0 + (index + 1) * 10_000.0))
+    decided = service.look([report(0, at_ms=service.at_ms, running=8, waiting=1200)])
+    assert decided.target == 2
+    assert "1200 wait already: 20/s more" in decided.reasons
+
+
+def test_what_noise_brings_back_is_not_given_up() -> None:
+    """3 engines hold 4000 a minute: 3600 with 10 % to grow take 3, 3960 took them as well."""
+    service = _service()
+    service.minute(4200)
+    assert [service.minute(requests).target for requests in (4200, 3900, 3600)] == [4, 4, 3]
+    assert service.minute(3900).target == 3
+
+
 def test_no_traffic_scales_down_to_the_minimum_and_comes_back() -> None:
     service = _service(replicas=5, min_endpoint=2)
     assert (service.minute(0).target, service.replicas) == (2, 2)
@@ -147,6 +168,23 @@ def test_old_metrics_decide_nothing_and_say_so() -> None:
     assert "the last metrics are 60 s old, 30 s at most" in stale.reasons
     service.is_scraped = True
     assert service.minute(4200).verdict == "scale_up"
+
+
+def test_after_an_outage_demand_is_what_comes_and_not_what_was_scraped() -> None:
+    """Scraped twice in the last minute only: 65/s all the same, and 3 engines."""
+    service = _service(replicas=3)
+    service.minute(3900)
+    service.is_scraped = False
+    service.minute(3900)
+    service.at_ms += 40_000.0
+    service.frontend.serve(2600, isl=100, osl=20)
+    service.scrapes = [service.frontend.scrape(service.at_ms)]
+    service.at_ms += 20_000.0
+    service.frontend.serve(1300, isl=100, osl=20)
+    service.scrapes.append(service.frontend.scrape(service.at_ms))
+    decided = service.look()
+    assert decided.figures["demand_rps"] == pytest.approx(65.0, rel=1e-3)
+    assert decided.target == 3
 
 
 def test_before_any_metrics_nothing_is_decided() -> None:
@@ -317,6 +355,27 @@ def test_workers_still_starting_are_stopped_once_superfluous_for_three_looks() -
     ]  # fmt: skip
     assert [one.target for one in found] == [3, 3, 3, 3, 3, 1]
     assert found[-1].verdict == "scale_down"
+
+
+def test_a_number_that_was_too_few_is_not_come_down_to_again_at_the_same_rate() -> None:
+    """One engine at its limit is overloaded, two have little to do: 2, 1, 2, and no more."""
+    service = Service(Planner(LOAD, [card()]), 2)
+    targets, last = [], None
+    for index in range(60):
+        service.at_ms += 5_000.0
+        service.frontend.serve(10 if index < 40 else 1)
+        service.scrapes.append(service.frontend.scrape(service.at_ms))
+        load = 11_000 if service.replicas == 1 and index < 40 else 1_000
+        last = service.look(
+            [report(i, at_ms=service.at_ms, running=1, kv=load) for i in range(service.replicas)]
+        )
+        targets.append(last.target)
+        if index == 10:
+            assert last.verdict == "scale_down_refused_consolidation"
+            assert "1 were too few for" in last.reasons[-1]
+    assert targets[:3] == [1, 2, 2]
+    assert set(targets[2:40]) == {2}
+    assert targets[-1] == 1  # few come now
 
 
 def test_demand_is_the_least_that_load_goes_down_to() -> None:
