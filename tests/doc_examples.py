@@ -21,7 +21,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(
-    [*(DOCS / "tutorials").glob("*.md"), *(DOCS / "howto").glob("*.md"), DOCS / "tiers.md"]
+    [
+        *(DOCS / "tutorials").glob("*.md"),
+        *(DOCS / "howto").glob("*.md"),
+        DOCS / "tiers.md",
+        DOCS / "startup.md",
+    ]
 )
 PROMPT = "$ "
 _BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

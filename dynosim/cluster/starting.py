@@ -121,20 +121,6 @@ class StartUps:
         self._checkpoints: dict[str, _Checkpoint] = {}
         self._ready: list[int] = []
         self._rows: list[_Row] = []
-        self._after: dict[str, Callable[[_Track, float], None]] = {
-            _LAUNCHED: self._schedule,
-            "schedule": self._join,
-            "node": self._pull,
-            "image": self._choose_way,
-            "wait_checkpoint": self._choose_way,
-            "restore": self._has_restored,
-            "boot": self._load,
-            "weights": self._has_loaded,
-            "compile": self._has_compiled,
-            "warm_up": self._has_warmed_up,
-            "checkpoint": self._has_made_checkpoint,
-            "probe": self._is_up,
-        }
 
     @property
     def next_ms(self) -> float:
@@ -237,7 +223,7 @@ class StartUps:
         """A phase is over: note it, and go on to what comes then."""
         if track.phase in PHASES:
             self._rows.append(self._row(track, now_ms, is_complete=True))
-        self._after[track.phase](track, now_ms)
+        _AFTER[track.phase](self, track, now_ms)
 
     def _cut(self, track: _Track, now_ms: float) -> None:
         """A phase ends before it is complete."""
@@ -257,7 +243,7 @@ class StartUps:
         """Begin a phase that only takes time; one that takes none is none."""
         self._begin(track, phase, now_ms)
         if time == NO_TIME:
-            self._after[phase](track, now_ms)
+            _AFTER[phase](self, track, now_ms)
         else:
             self._end_at(track, now_ms + self._draw_ms(track, phase, time))
 
@@ -449,3 +435,20 @@ class StartUps:
         waiting = self._waiting.get(track.key, [])
         if track in waiting:
             waiting.remove(track)
+
+
+_AFTER: Final[dict[str, Callable[[StartUps, _Track, float], None]]] = {
+    _LAUNCHED: StartUps._schedule,
+    "schedule": StartUps._join,
+    "node": StartUps._pull,
+    "image": StartUps._choose_way,
+    "wait_checkpoint": StartUps._choose_way,
+    "restore": StartUps._has_restored,
+    "boot": StartUps._load,
+    "weights": StartUps._has_loaded,
+    "compile": StartUps._has_compiled,
+    "warm_up": StartUps._has_warmed_up,
+    "checkpoint": StartUps._has_made_checkpoint,
+    "probe": StartUps._is_up,
+}
+"""What comes when a phase is over."""

@@ -13,6 +13,7 @@ from dynosim.cli import main
 from dynosim.cluster.spec import ClusterSpec
 from dynosim.config import load_run
 from dynosim.errors import ConfigError
+from dynosim.experiment.run import run
 from dynosim.metrics.startups import STARTUP_KEYS
 from dynosim.workers.startup import PHASES, Duration, ReadSpec, StartupSpec, WeightsSpec
 from dynosim.workers.startup_presets import (
@@ -247,6 +248,16 @@ def test_a_shared_section_that_no_pool_obeys_is_refused(tmp_path: Path) -> None:
     content = document({"boot_s": 5}, mode="disagg", prefill=own, decode=own, transfer=link)
     with pytest.raises(ConfigError, match=r"cluster\.startup: stated, but each pool"):
         built(tmp_path, content)
+
+
+def test_an_outcome_has_the_phases_as_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    for startup in ({"boot_s": 3}, None):
+        path.write_text(yaml.safe_dump(document(startup)))
+        found = run(load_run(path), check=True).startups
+        assert (found is None) == (startup is None)
+        if found is not None:
+            assert found.row(0) == (0, 0, "boot", 0.0, 3000.0, 0, None, True)
 
 
 def test_a_run_from_the_command_line_says_how_its_workers_started(
