@@ -153,6 +153,7 @@ def simulate(
         retention=running.retention_log(),
         simulate_wall_ms=(time.perf_counter() - started) * 1e3,
     )
+    running.stores.clear()
     if outside_ms == 0:
         return result
     return as_clients_see(result, ingress_ms=ingress_ms, egress_ms=egress_ms)

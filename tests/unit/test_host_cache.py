@@ -35,7 +35,7 @@ class Request:
 
     def ends(self, *keys: int) -> None:
         """With these chunks, in the order of its prompt."""
-        self.cache.end(keys, self.accesses)
+        self.cache.end(list(keys), self.accesses)
 
 
 def cache_with(policy: EvictionPolicy, capacity: int, *prompts: Sequence[int]) -> HostCache:
