@@ -44,6 +44,12 @@ class TierStores:
         if worker.nearest_tier is not None and worker.nearest_tier in self._nearest:
             self._nearest.remove(worker.nearest_tier)
 
+    def clear(self) -> None:
+        """The run is over: what is held refers to each other, and no collector looks for that."""
+        for caches in self._all.values():
+            for cache in caches:
+                cache.clear()
+
     def _cache(self, worker: Worker, spec: TiersSpec, tier: TierSpec) -> HostCache:
         if not tier.is_shared:
             return self._keep(tier, tier.make_cache())

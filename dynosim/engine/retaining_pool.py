@@ -10,7 +10,6 @@ Time comes from outside: `at` says what it is now, whenever that may matter, and
 when it matters next by itself.
 """
 
-from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 from typing import Final
 
@@ -56,7 +55,7 @@ class RetainingPool(BlockPool):
         extent_blocks: list[int] | None = None,
         *,
         publish_events: bool = False,
-        announced: Sequence[bool] | None = None,
+        announced: list[bool] | None = None,
     ) -> None:
         super().__init__(
             num_blocks, extent_blocks, publish_events=publish_events, announced=announced

@@ -23,6 +23,7 @@ block by block, and never loaded.
 
 from typing import Final
 
+from dynosim.blocks.kv_event import KvEvent
 from dynosim.blocks.tier import Tier
 from dynosim.engine.block_pool import BlockPool, Extent
 from dynosim.engine.host_cache import Accesses, HostCache, Span, TierProgress
@@ -47,7 +48,7 @@ class _Ended:
         self.sequence = sequence
         self.mark = mark  # blocks that had become idle before its own
         self.num_tokens = num_tokens  # that were computed
-        self.held = list(sequence.held)
+        self.held = sequence.held  # the request gets another list once they are freed
 
 
 class HostOffload:
@@ -255,7 +256,8 @@ class HostOffload:
 
     def done(self, number: int) -> CopyJob:
         """A copy has been reported."""
-        job = self._jobs.pop(number)
+        job = self._jobs[number]
+        del self._jobs[number]
         sequence = job.sequence
         if job.is_load:
             self.cache.unpin(job.spans)
@@ -482,24 +484,33 @@ class HostOffload:
 
     def _publish_stored(self, tier: int, spans: list[Span], path: list[int]) -> None:
         """Tell that chunks of one block are in a tier, each extent with the one before it."""
-        pool, label = self._pool, self._label(tier)
-        if pool.events is None or label is None or self._chunk_blocks > 1:
+        pool, events, label = self._pool, self._pool.events, self._label(tier)
+        if events is None or label is None or self._chunk_blocks > 1:
             return
-        parents = dict(zip(path[1:], path, strict=False))
-        last = path[-1] if path else None
+        place = 0  # in the path, in whose order the spans are
         for span in spans:
             content, first = span.content, span.first
-            parent = last if content < 0 else parents.get(content)
-            pool.publish_elsewhere(True, content, first, span.end - first, parent, label)
+            if not pool.announces(content):
+                continue
+            parent: int | None = None
+            if path:
+                while content >= 0 and path[place] != content:
+                    place += 1
+                if content < 0:
+                    parent = path[-1]
+                elif place > 0:
+                    parent = path[place - 1]
+            events.append(KvEvent(True, content, first, span.end - first, parent, label))
 
     def _publish_evicted(self, tier: int, spans: list[Span]) -> None:
         """Tell that chunks of one block are no more in a tier."""
-        pool, label = self._pool, self._label(tier)
-        if pool.events is None or label is None or self._chunk_blocks > 1:
+        pool, events, label = self._pool, self._pool.events, self._label(tier)
+        if events is None or label is None or self._chunk_blocks > 1:
             return
         for span in spans:
             content, first = span.content, span.first
-            pool.publish_elsewhere(False, content, first, span.end - first, None, label)
+            if pool.announces(content):
+                events.append(KvEvent(False, content, first, span.end - first, None, label))
 
     def _chunks(self, sequence: Sequence) -> list[int]:
         """The extents that hold a request's chunks: a chunk has the content of its last block."""
@@ -536,16 +547,7 @@ class HostOffload:
         """Where the blocks of chunks are."""
         size = self._chunk_blocks
         if size == 1:
-            places = {extent.content: extent for extent in held}
-            if sequence.own is not None:
-                places[sequence.own.content] = sequence.own
-            return tuple(
-                [
-                    CopySource(places[span.content], span.first, span.end)
-                    for span in spans
-                    if span.content in places
-                ]
-            )
+            return tuple(_places(spans, held, sequence.own))
         wanted = {span.content for span in spans}
         starts = [
             place * size
@@ -574,6 +576,24 @@ class HostOffload:
         if found is None:
             found = sequence.tier_progress = TierProgress()
         return found
+
+
+def _places(spans: list[Span], held: list[Extent], own: Extent | None) -> list[CopySource]:
+    """Where chunks are among the extents that a request holds, both in the order of its path."""
+    sources: list[CopySource] = []
+    place = 0
+    for span in spans:
+        content = span.content
+        if own is not None and own.content == content:
+            sources.append(CopySource(own, span.first, span.end))
+            continue
+        found = place
+        while found < len(held) and held[found].content != content:
+            found += 1
+        if found < len(held):
+            sources.append(CopySource(held[found], span.first, span.end))
+            place = found + 1
+    return sources
 
 
 def _whole(spans: list[Span]) -> list[Span]:
