@@ -133,6 +133,14 @@ class Worth:
                 self._low = max(self._low, claim.level)
                 self._low_until_ms = min(self._low_until_ms, now_ms + claim.duration_ms)
 
+    def merge(self, other: "Worth") -> None:
+        """All that has been claimed of it elsewhere counts here, too."""
+        self._lasting = max(self._lasting, other._lasting)
+        for until_ms, level in other._high:
+            self._add_high(level, until_ms)
+        self._low = max(self._low, other._low)
+        self._low_until_ms = min(self._low_until_ms, other._low_until_ms)
+
     def _add_high(self, level: int, until_ms: float) -> None:
         """Of two the one matters that is higher, or that lasts longer."""
         if any([other[0] >= until_ms and other[1] >= level for other in self._high]):

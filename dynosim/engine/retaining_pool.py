@@ -79,15 +79,15 @@ class RetainingPool(BlockPool):
 
         Who falls back to the default by that is the last to go of all plain ones.
         """
-        if now_ms > self._now_ms:
-            self._now_ms = now_ms
-        instant_ms = instant_end(self._now_ms)
+        instant_ms = instant_end(max(now_ms, self._now_ms))
         while self.next_lapse_ms <= instant_ms:
             until_ms, _, extent = heappop(self._lapses)
             self._remove(extent)
             if until_ms > self._now_ms:
                 self._now_ms = until_ms
             self._put(extent)
+        if now_ms > self._now_ms:
+            self._now_ms = now_ms
 
     @property
     def next_lapse_ms(self) -> float:

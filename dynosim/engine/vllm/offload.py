@@ -23,10 +23,12 @@ block by block, and never loaded.
 
 from typing import Final
 
+from dynosim.blocks.retention import PLAIN, Claim
 from dynosim.blocks.tier import Tier
 from dynosim.engine.block_pool import BlockPool, Extent
 from dynosim.engine.host_cache import Accesses, HostCache, Span, TierProgress
 from dynosim.engine.plan import CopyJob, CopySource, HostWork, KvLoad, LoadPart, StepPlan, Write
+from dynosim.engine.retaining_cache import RetainingCache
 from dynosim.engine.sequence import DECODING, FINISHED, Sequence
 from dynosim.engine.spec import HostCacheSpec
 from dynosim.engine.tiers import Beyond, Onboarding
@@ -72,6 +74,7 @@ class HostOffload:
         "_num_orphans",
         "_pool",
         "_prompt_only",
+        "_retaining",
         "_seats",
         "cache",
     )
@@ -89,6 +92,7 @@ class HostOffload:
         self._lowest_blank = pool.num_blocks  # blank blocks since the last planning
         self.cache = HostCache(spec.num_chunks, spec.policy, spec.store_threshold)
         self._beyond: Beyond | None = None
+        self._retaining: list[RetainingCache] = []  # of all tiers, those that know worth
         self._found: list[LoadPart] = []  # what the last search found, part by part
         self._block_size = block_size
         self._chunk_blocks = spec.blocks_per_chunk
@@ -285,6 +289,14 @@ class HostOffload:
         """Use these tiers, from the start."""
         self.cache = cache
         self._beyond = beyond
+        for one in (cache, *beyond.caches):
+            if isinstance(one, RetainingCache):
+                self._retaining.append(one)
+
+    def at(self, now_ms: float) -> None:
+        """It is this time now, for tiers that know what their blocks are worth."""
+        for cache in self._retaining:
+            cache.at(now_ms)
 
     def drop_all(self) -> None:
         """The engine is gone: a shared tier keeps neither its pins nor places for its copies."""
@@ -309,6 +321,8 @@ class HostOffload:
             self._write(tier + 1, spans)
             return
         new = cache.offer(spans, Accesses())
+        if self._retaining:
+            self._hand_on_worth(tier, spans)
         if not new:
             return
         evicted = cache.evicted
@@ -317,6 +331,15 @@ class HostOffload:
             self._write(tier + 1, _whole(evicted))
         num_chunks = sum([span.end - span.first for span in new])
         beyond.writes.append(Write(tier, new, num_chunks * self._chunk_blocks))
+
+    def _hand_on_worth(self, tier: int, spans: list[Span]) -> None:
+        """A tier has been offered chunks by a nearer one: it learns what they are worth."""
+        cache, nearer = self._cache_of(tier), self._cache_of(tier - 1)
+        if nearer.is_view:
+            nearer = self._cache_of(tier - 2)
+        if isinstance(cache, RetainingCache) and isinstance(nearer, RetainingCache):
+            for span in spans:
+                cache.take_over(span.content, nearer.worth_of(span.content))
 
     def written(self, write: Write) -> None:
         """Chunks have arrived in a tier beyond the nearest."""
@@ -381,7 +404,7 @@ class HostOffload:
                 job.mark = one.mark
                 self._note_sources(job, one.held)
         for one in ended:
-            self._end(one.sequence)
+            self._end(one.sequence, one.num_tokens)
 
     def _offer_computed(self, work: HostWork, sequence: Sequence) -> None:
         num_tokens = min(self._computed_tokens(sequence), self._known_tokens(sequence))
@@ -402,6 +425,8 @@ class HostOffload:
             work.refused += (sequence,)
             return None
         progress.num_offered = end
+        if self._retaining:
+            self._claim(sequence, first, end)
         if not new:
             return None
         evicted = cache.evicted
@@ -418,12 +443,30 @@ class HostOffload:
         work.stores += (job,)
         return job
 
-    def _end(self, sequence: Sequence) -> None:
-        """All that a request has had there is ranked anew."""
+    def _claim(self, sequence: Sequence, first: int, end: int) -> None:
+        """A request says what its chunks `first` to before `end` are worth, the last one first."""
+        said: list[tuple[int, tuple[Claim, ...]]] = []
+        claims, sizes, before = sequence.claims, self._extent_blocks, 0
+        for place, content in enumerate(sequence.path):
+            if before >= end:
+                break
+            before += 1 if sizes is None else sizes[content]
+            if before > first:
+                said.append((content, PLAIN if claims is None else claims.path[place]))
+        if before < end:
+            said.append((-1 - sequence.index, PLAIN if claims is None else claims.own))
+        for content, wanted in reversed(said):
+            for cache in self._retaining:
+                cache.claim(content, wanted)
+
+    def _end(self, sequence: Sequence, num_tokens: int) -> None:
+        """All that a request has had there is ranked anew; so many of its tokens are computed."""
         progress = self._progress_of(sequence)
         contents = self._chunks(sequence)
         if self._extent_blocks is not None:
             contents = [*contents, -1 - sequence.index]  # generated text
+        if self._retaining:
+            self._claim(sequence, 0, num_tokens // self._chunk_tokens)
         self.cache.end(contents, progress.accesses)
 
     def _to_flush(self, plan: StepPlan) -> list[int]:

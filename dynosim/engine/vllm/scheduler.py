@@ -342,6 +342,11 @@ class VllmScheduler:
         assert self._offload is not None
         self._offload.use_tiers(cache, beyond)
 
+    def tell_tiers(self, now_ms: float) -> None:
+        """It is this time now, for tiers that retain blocks for a time."""
+        if self._offload is not None:
+            self._offload.at(now_ms)
+
     def written(self, write: Write) -> None:
         """Chunks have arrived in a tier beyond the nearest."""
         assert self._offload is not None
