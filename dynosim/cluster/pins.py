@@ -35,9 +35,10 @@ def check_pins(trace: Trace, cluster: ClusterSpec) -> None:
 def check_pins_together(trace: Trace, extents: PrefixExtents, cluster: ClusterSpec) -> None:
     """Refuse a trace whose pins are more than all caches, or a tier, by its own arrivals.
 
-    A request whose arrival depends on another's end is left out. Raises: InfeasibleError naming the
-    first request whose pin is too much.
+    So is one that `check_pins` refuses. A request whose arrival depends on another's end is left
+    out. Raises: InfeasibleError naming the first request whose pin is too much.
     """
+    check_pins(trace, cluster)
     caches = _caches(cluster)
     for row, now_ms, pinned_blocks in _pinned_together(trace, extents):
         for cache in caches:

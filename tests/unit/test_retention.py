@@ -443,9 +443,37 @@ def test_a_generated_load_says_it_by_the_parts_of_its_prompts(tmp_path: Path) ->
         )  # fmt: skip
 
 
-def test_agents_say_nothing_of_their_blocks(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"workload.retention: agents do not say it"):
-        configured(tmp_path, "{agents: {tasks: 2, rate_rps: 1}, retention: {}}")
+AGENTS = "agents: {tasks: 3, rate_rps: 1, system_tokens: 64, unstable_preamble_tokens: 20,"
+AGENTS += " sub_agent_share: 1, team_share: 1, snapshot_tasks: 2, warm_up: true}"
+
+
+def test_agents_say_it_by_who_calls(tmp_path: Path) -> None:
+    """A lead's history is worth more than that of those it starts; the same of calls that warm up."""
+    retention = "{history_duration_ms: 9000, pin_ttl_ms: 50, sub_agent_priority: 7,"
+    retention += " sub_agent_duration_ms: 800, sub_agent_pin_ttl_ms: 3}"
+    trace = configured(tmp_path, f"{{{AGENTS}, template_tokens: 6, retention: {retention}}}")
+    assert trace.retention is not None and trace.classes is not None
+    assert set(trace.classes) == {"lead", "sub_agent", "teammate", "primer"}
+    for kind, said, tokens in zip(
+        trace.classes, trace.retention, trace.input_tokens.tolist(), strict=True
+    ):
+        system = RetentionRange(0, 90, 100)
+        lead = (system, RetentionRange(90, tokens, 80, 9000.0), RetentionRange(tokens, None, 1))
+        other = (system, RetentionRange(90, tokens, 7, 800.0), RetentionRange(tokens, None, 7))
+        known = {"lead": [Retention(lead, 50.0)], "primer": [Retention(lead, 50.0),
+                 Retention(other, 3.0)]}  # fmt: skip
+        assert said in known.get(kind, [Retention(other, 3.0)])
+    plain = configured(tmp_path, f"{{{AGENTS}, template_tokens: 6}}")
+    assert plain.retention is None
+    np.testing.assert_array_equal(plain.hash_ids, trace.hash_ids)
+
+
+def test_only_agents_have_sub_agents(tmp_path: Path) -> None:
+    pool = "pool: {system_prompts: 2, system_tokens: 9, question_tokens: 3, output_tokens: 5,"
+    pool += " requests: 3}, concurrency: 1"
+    message = r"workload.retention.sub_agent_priority: only agents have sub-agents \(remove it"
+    with pytest.raises(ConfigError, match=message):
+        configured(tmp_path, f"{{{pool}, retention: {{sub_agent_priority: 3}}}}")
 
 
 @pytest.mark.parametrize("at", ["engine", "cluster.prefill.engine"])

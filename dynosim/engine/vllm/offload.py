@@ -29,6 +29,7 @@ from dynosim.engine.block_pool import BlockPool, Extent
 from dynosim.engine.host_cache import Accesses, HostCache, Span, TierProgress
 from dynosim.engine.plan import CopyJob, CopySource, HostWork, KvLoad, LoadPart, StepPlan, Write
 from dynosim.engine.retaining_cache import RetainingCache
+from dynosim.engine.retaining_pool import RetainingPool
 from dynosim.engine.sequence import DECODING, FINISHED, Sequence
 from dynosim.engine.spec import HostCacheSpec
 from dynosim.engine.tiers import Beyond, Onboarding
@@ -90,9 +91,12 @@ class HostOffload:
         assert spec.blocks_per_chunk == 1 or extent_blocks is None
         self._pool = pool
         self._lowest_blank = pool.num_blocks  # blank blocks since the last planning
-        self.cache = HostCache(spec.num_chunks, spec.policy, spec.store_threshold)
-        self._beyond: Beyond | None = None
         self._retaining: list[RetainingCache] = []  # of all tiers, those that know worth
+        self.cache = HostCache(spec.num_chunks, spec.policy, spec.store_threshold)
+        if spec.policy == "priority" and isinstance(pool, RetainingPool):
+            cache = RetainingCache(spec.num_chunks, spec.policy, spec.store_threshold)
+            self._retaining, self.cache = [cache], cache
+        self._beyond: Beyond | None = None
         self._found: list[LoadPart] = []  # what the last search found, part by part
         self._block_size = block_size
         self._chunk_blocks = spec.blocks_per_chunk
@@ -289,6 +293,7 @@ class HostOffload:
         """Use these tiers, from the start."""
         self.cache = cache
         self._beyond = beyond
+        self._retaining.clear()
         for one in (cache, *beyond.caches):
             if isinstance(one, RetainingCache):
                 self._retaining.append(one)
