@@ -448,7 +448,7 @@ AGENTS += " sub_agent_share: 1, team_share: 1, snapshot_tasks: 2, warm_up: true}
 
 
 def test_agents_say_it_by_who_calls(tmp_path: Path) -> None:
-    """A lead's history is worth more than that of those it starts; the same of calls that warm up."""
+    """A lead's history is worth more than that of those it starts, in calls that warm up, too."""
     retention = "{history_duration_ms: 9000, pin_ttl_ms: 50, sub_agent_priority: 7,"
     retention += " sub_agent_duration_ms: 800, sub_agent_pin_ttl_ms: 3}"
     trace = configured(tmp_path, f"{{{AGENTS}, template_tokens: 6, retention: {retention}}}")
