@@ -100,6 +100,7 @@ def _wording(section: RetentionConfig | None) -> Wording | None:
         ),
         history_duration_ms=section.history_duration_ms,
         pin_ttl_ms=section.pin_ttl_ms,
+        pin_ends_with_session=section.pin_ends_with_session,
         sub_agent_duration_ms=section.sub_agent_duration_ms,
         sub_agent_pin_ttl_ms=section.sub_agent_pin_ttl_ms,
     )

@@ -133,6 +133,7 @@ class RetainingCache(HostCache):
         self._worths: dict[int, Worth] = {}  # of all extents that it holds
         self._evicted_worths: dict[int, Worth] = {}  # of what the last offer threw out
         self._lapses: list[tuple[float, int, int]] = []  # heap of (when, place, content)
+        self._of_sessions: dict[int, set[int]] = {}  # contents that these pin while they last
         self._places: dict[int, int] = {}  # by content: the entry that counts
         self._num_placed = 0
         self._now_ms = 0.0
@@ -162,6 +163,7 @@ class RetainingCache(HostCache):
         worth = self._own_worth(content, is_plain=claims is PLAIN)
         if worth is not None:
             worth.add(claims, self._now_ms)
+            self._note_sessions(content, worth)
             self._rank(content)
 
     def take_over(self, content: int, worth: Worth) -> None:
@@ -169,7 +171,15 @@ class RetainingCache(HostCache):
         mine = self._own_worth(content, is_plain=worth is _PLAIN)
         if mine is not None:
             mine.merge(worth)
+            self._note_sessions(content, mine)
             self._rank(content)
+
+    def end_session(self, session: int) -> None:
+        """A session is over, and with it its pins."""
+        for content in sorted(self._of_sessions.pop(session, ()), reverse=True):
+            worth = self._worths.get(content)
+            if worth is not None and worth.end_session(session):
+                self._rank(content)
 
     def offer(self, spans: list[Span], accesses: Accesses) -> list[Span] | None:
         """See `HostCache`."""
@@ -205,6 +215,10 @@ class RetainingCache(HostCache):
                 mine.add(PLAIN, self._now_ms)
             return mine
         return worth
+
+    def _note_sessions(self, content: int, worth: Worth) -> None:
+        for session in worth.sessions:
+            self._of_sessions.setdefault(session, set()).add(content)
 
     def _rank(self, content: int) -> None:
         """Let an extent stand where its worth puts it now, until that changes by itself."""

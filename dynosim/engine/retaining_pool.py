@@ -115,8 +115,15 @@ class RetainingPool(BlockPool):
                 extents.append(own)
 
     def end_session(self, session: int) -> None:
-        """Forget what is idle and of use to nobody but this session: its blocks are blank."""
-        for extent in self._of_sessions.pop(session, []):
+        """Its pins are over. Forget what is idle and of use to nobody else: blocks become blank."""
+        extents = self._of_sessions.pop(session, [])
+        for extent in reversed(extents):
+            standing = extent.standing
+            assert standing is not None, "claimed before"
+            if standing.worth.end_session(session) and standing.place != NOWHERE:
+                self._remove(extent)
+                self._put(extent)
+        for extent in extents:
             standing = extent.standing
             if standing is None or standing.place == NOWHERE or standing.level != EPHEMERAL:
                 continue

@@ -18,6 +18,7 @@ class Wording:
     classes: RetentionClasses = _CLASSES
     history_duration_ms: float | None = None
     pin_ttl_ms: float | None = None
+    pin_ends_with_session: bool = False
     sub_agent_duration_ms: float | None = None
     sub_agent_pin_ttl_ms: float | None = None
 
@@ -29,7 +30,8 @@ class Wording:
         ranges = self.classes.ranges(
             system_tokens, prompt_tokens, duration_ms=duration_ms, is_subagent=is_subagent
         )
-        return Retention(ranges, pin_ttl_ms)
+        ends = self.pin_ends_with_session and pin_ttl_ms is not None
+        return Retention(ranges, pin_ttl_ms, pin_ends_with_session=ends)
 
 
 def with_wording(trace: Trace, system_tokens: IntArray, wording: Wording) -> Trace:

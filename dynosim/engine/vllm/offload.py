@@ -473,6 +473,10 @@ class HostOffload:
         if self._retaining:
             self._claim(sequence, 0, num_tokens // self._chunk_tokens)
         self.cache.end(contents, progress.accesses)
+        claims = sequence.claims
+        if claims is not None and claims.ends_session:
+            for cache in self._retaining:
+                cache.end_session(claims.session)
 
     def _to_flush(self, plan: StepPlan) -> list[int]:
         """Stores of requests that lose their seat, or whose blocks this step has been given."""

@@ -197,7 +197,7 @@ def check_sendable(trace: Trace, *, can_pin: bool = True) -> None:
     Raises: ConfigError naming the first such request.
     """
     for row, said in enumerate(trace.retention or ()):
-        if said is not None and (said.ranges or said.is_ephemeral):
+        if said is not None and (said.ranges or said.is_ephemeral or said.pin_ends_with_session):
             raise ConfigError(
                 f"{trace.source or 'workload'}: request {row} says what blocks are worth: a live "
                 "server can be asked to keep a prompt (pin_ttl_ms), not for priorities of parts or "
