@@ -11,7 +11,7 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from dynosim.config.base import RULES, PositiveMs, Rule, Section, check_rules
 from dynosim.config.cluster import POOL_ROLES, ClusterConfig, PoolRole
 from dynosim.config.cost import CostConfig
-from dynosim.config.engine import EngineConfig, EngineKnobs
+from dynosim.config.engine import EngineConfig
 from dynosim.config.hardware import Hardware, NamedHardware
 from dynosim.config.live import LiveConfig
 from dynosim.config.router import RouterConfig
@@ -79,7 +79,6 @@ class RunConfig(Section):
             ]
         )  # fmt: skip
         self._check_pools()
-        self._check_reuse()
         self._check_price()
         self._check_version()
         kind = self.timing.kind
@@ -186,20 +185,6 @@ class RunConfig(Section):
                 stated = stated_in(getattr(pool, key))
                 if stated:
                     rules += _broken_rules(shared, stated, f"cluster.{role}.{key}")
-        check_rules(rules)
-
-    def _check_reuse(self) -> None:
-        """Refuses tiers under caches whose prefixes are reused in steps larger than blocks."""
-        has_tiers = self.cluster.tiers is not None
-        engines: dict[str, EngineKnobs] = {"engine": self.engine}
-        for role in POOL_ROLES if self.cluster.is_disagg else ():
-            engines[f"cluster.{role}.engine"] = self.cluster.pool(role).engine
-        rules: list[Rule] = [
-            (f"{at}.reuse_granularity_tokens",
-             has_tiers and engine.reuse_granularity_tokens is not None,
-             "what tiers hold is reused in blocks", "remove it, or cluster.tiers")
-            for at, engine in engines.items()
-        ]  # fmt: skip
         check_rules(rules)
 
     def _check_version(self) -> None:

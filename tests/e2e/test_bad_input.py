@@ -53,6 +53,10 @@ TRACES = [
         row(0, retention=[{"start": 0, "priority": 500}]),
         "bad.jsonl:1:retention[0].priority: expected 0 to 100, got 500",
     ),
+    (
+        row(0, pin_ends_with_session=True),
+        "bad.jsonl:1:pin_ends_with_session: nothing is pinned: add pin_ttl_ms",
+    ),
     (row(0, pin_ttl_ms=0), "bad.jsonl:1:pin_ttl_ms: expected a number of ms > 0, got 0"),
     (
         "\n".join(

@@ -95,6 +95,15 @@ def with_fitting_pins(trace: Trace, tiers: TiersSpec, block_size: int) -> Trace:
     return replace(trace, retention=kept)
 
 
+def with_coarse_reuse(cluster: ClusterSpec, tokens: int) -> ClusterSpec:
+    """The same with prefixes reused in multiples of so many tokens."""
+    pools = tuple(
+        replace(pool, engine=replace(pool.engine, reuse_granularity_tokens=tokens))
+        for pool in cluster.pools
+    )
+    return replace(cluster, pools=pools)
+
+
 def run(seed: int, *, exact: bool, has_faults: bool) -> tuple[Trace, RunResult]:
     rng = random.Random(seed)
     trace = pressing_trace(rng)
@@ -106,6 +115,8 @@ def run(seed: int, *, exact: bool, has_faults: bool) -> tuple[Trace, RunResult]:
     cluster = with_tiers(cluster, tiers)
     if rng.random() < 0.6:
         trace = with_fitting_pins(with_retention(rng, trace), tiers, spec.block_size)
+    if rng.random() < 0.2:
+        cluster = with_coarse_reuse(cluster, spec.block_size * rng.randint(2, 3))
     # A router hears with a step what ended in it; a run that is cut off may not come to that.
     ends_early = not routing.needs_router and rng.random() < 0.3
     options: dict[str, Any] = {"until_ms": 1200.0 if ends_early else LONG_MS}

@@ -167,6 +167,27 @@ def test_a_shared_tier_of_nodes_needs_nodes() -> None:
         cluster(replace(HOST, scope="node"))
 
 
+@pytest.mark.parametrize(("tokens", "loaded"), [(None, 5), (8, 4), (12, 3), (24, 0)])
+def test_loads_end_where_prefixes_can_be_reused(tokens: int | None, loaded: int) -> None:
+    """Of five blocks of 4 tokens: in multiples of what layers with a state are reused in."""
+    spec = cluster(HOST)
+    engine = replace(spec.pools[0].engine, reuse_granularity_tokens=tokens)
+    result = run(
+        agent_between(1, 200), replace(spec, pools=(replace(spec.pools[0], engine=engine),))
+    )
+    assert result.tiers[0].loaded_blocks == loaded
+    assert result.requests.cached_tokens.tolist() == [0, 0, BLOCK * loaded]
+
+
+def test_what_the_last_token_needs_is_loaded_up_to_before_it() -> None:
+    """A prompt of 24 tokens ends at a multiple of 8, whose state lies behind its last token."""
+    spec = cluster(HOST)
+    engine = replace(spec.pools[0].engine, reuse_granularity_tokens=8)
+    asks = [replace(ask, last_tokens=None) for ask in agent_between(1, 200)]
+    result = run(asks, replace(spec, pools=(replace(spec.pools[0], engine=engine),)))
+    assert result.requests.cached_tokens.tolist() == [0, 0, 16]
+
+
 # ---- what blocks are worth -----------------------------------------------------------------------
 
 BY_WORTH = replace(HOST, policy="priority")
@@ -245,3 +266,22 @@ def test_of_two_who_share_a_tier_the_one_that_wants_more_is_heard() -> None:
     for said, kept in ((low, 0), (high, 5)):
         (log,) = run(asks, cluster(store, workers=2), low, said, None, None, None).tiers
         assert log.loaded_blocks == 5 + kept
+
+
+@pytest.mark.parametrize(("ends_with_session", "loaded"), [(False, 5), (True, 0)])
+def test_a_tier_lets_go_of_pins_of_a_session_that_is_over(
+    ends_with_session: bool, loaded: int
+) -> None:
+    """The first two requests are its turns; then the device and the host are filled with others."""
+    said = Retention(pin_ttl_ms=1e6, pin_ends_with_session=ends_with_session)
+    asks = [prompt(0, *AGENT), *agent_between(3, 900)]
+    asks = [replace(ask, at_ms=ask.at_ms + 50.0 * bool(place)) for place, ask in enumerate(asks)]
+    trace = replace(
+        trace_of(asks, BLOCK),
+        retention=(said, None, None, None, None, None),
+        session_ids=("s", "s", "", "", "", ""),
+    )
+    spec = cluster(replace(BY_WORTH, num_blocks=15))
+    for exact in (False, True):
+        (host,) = simulate(trace, spec, RunOptions(exact_stepping=exact)).tiers
+        assert host.loaded_blocks == loaded

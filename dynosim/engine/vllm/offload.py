@@ -57,7 +57,8 @@ class HostOffload:
     """The host tier of one engine, and the copies under way.
 
     `pool` is the device's. `cache` is the nearest tier; it may be shared with other engines. Where
-    the extents that paths name are single blocks, a chunk may be of several.
+    the extents that paths name are single blocks, a chunk may be of several. Loads end at multiples
+    of `reuse_blocks`, where prefixes can be reused.
     """
 
     __slots__ = (
@@ -76,6 +77,7 @@ class HostOffload:
         "_pool",
         "_prompt_only",
         "_retaining",
+        "_reuse_blocks",
         "_seats",
         "cache",
     )
@@ -86,6 +88,8 @@ class HostOffload:
         block_size: int,
         seats: Seats,
         pool: BlockPool,
+        *,
+        reuse_blocks: int = 1,
     ) -> None:
         extent_blocks = pool.extent_blocks
         assert spec.blocks_per_chunk == 1 or extent_blocks is None
@@ -103,6 +107,7 @@ class HostOffload:
         self._chunk_tokens = spec.blocks_per_chunk * block_size
         self._extent_blocks = extent_blocks
         self._prompt_only = spec.prompt_only
+        self._reuse_blocks = reuse_blocks
         self._seats = seats
         self._jobs: dict[int, CopyJob] = {}  # under way, by number
         self._last_job = -1
@@ -161,11 +166,16 @@ class HostOffload:
         if known // size * size - local_tokens < size:
             return 0
         first, limit = local_tokens // size, known // size
+        if self._reuse_blocks > 1:  # what its last token needs must be there before it
+            limit = (known - 1) // size
         end = self._search(sequence, first, limit)
         if end == LATER:
             return LATER
         if self._beyond is not None and self._beyond.onboarding is not None and end > first:
             end = self._worth_loading(self._beyond.onboarding, known, first, end)
+        if end % self._reuse_blocks:
+            end = max(first, end - end % self._reuse_blocks)
+            self._shorten_found(end - first)
         if end == first or end * size - local_tokens < size:
             return 0
         for part in self._found:
@@ -210,13 +220,16 @@ class HostOffload:
 
     def _worth_loading(self, onboarding: Onboarding, known: int, first: int, end: int) -> int:
         """Up to which chunk it is worth to load; cuts `_found` there."""
-        found = self._found
-        counts = [(part.tier, part.span.end - part.span.first) for part in found]
+        counts = [(part.tier, part.span.end - part.span.first) for part in self._found]
         size = self._chunk_tokens
         num_chunks = onboarding.chosen_chunks(known, first * size, counts)
-        end = first + num_chunks
+        self._shorten_found(num_chunks)
+        return first + num_chunks
+
+    def _shorten_found(self, num_chunks: int) -> None:
+        """Leave so many chunks of what was found."""
         kept: list[LoadPart] = []
-        for part in found:
+        for part in self._found:
             span = part.span
             if num_chunks <= 0:
                 break
@@ -224,7 +237,6 @@ class HostOffload:
             num_chunks -= span.end - span.first
             kept.append(part)
         self._found = kept
-        return end
 
     def begin_load(self, plan: StepPlan, load: KvLoad, end: int) -> None:
         """Load what was found; what lies before its end will not be offered."""
