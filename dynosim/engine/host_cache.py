@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
 
-from dynosim.engine.spec import EvictionPolicy
+from dynosim.engine.spec import TierPolicy
 from dynosim.errors import InvariantError
 
 
@@ -211,7 +211,7 @@ class Lru:
 
     def evict(self, number: int, batch: int) -> list[Span] | None:
         """See `Policy`."""
-        victims = _Victims(self._extents, batch)
+        victims = Victims(self._extents, batch)
         lacking = number
         while lacking > 0:
             taken = victims.take(lacking)
@@ -290,7 +290,7 @@ class Arc:
 
     def evict(self, number: int, batch: int) -> list[Span] | None:
         """See `Policy`."""
-        once, again = _Victims(self._once, batch), _Victims(self._again, batch)
+        once, again = Victims(self._once, batch), Victims(self._again, batch)
         order: list[Span] = []
         num_once, target, lacking = self._once.num_chunks, int(self._target), number
         while lacking > 0:
@@ -359,7 +359,7 @@ class _Lost:
         self.num_chunks -= self.chunks.pop(content, 0)
 
 
-class _Victims:
+class Victims:
     """Takes chunks of extents that may go, the oldest first, from their ends."""
 
     def __init__(self, extents: AgeRanking, batch: int) -> None:
@@ -441,9 +441,12 @@ NOTHING: list[Span] = []  # never changed
 
 
 class HostCache:
-    """The tier. `store_threshold`: a chunk is stored from the so many-th offer on."""
+    """The tier. `store_threshold`: a chunk is stored from the so many-th offer on.
 
-    def __init__(self, capacity: int, policy: EvictionPolicy, store_threshold: int = 0) -> None:
+    Nobody says anything of worth here, so with `priority` it goes by age.
+    """
+
+    def __init__(self, capacity: int, policy: TierPolicy, store_threshold: int = 0) -> None:
         self.capacity = capacity
         self.num_stored = 0  # chunks that were ever given a place
         self.num_evicted = 0
@@ -451,7 +454,7 @@ class HostCache:
         self.num_loaded = 0
         self.evicted = NOTHING  # by the last offer
         self.is_view = False  # on what others hold: nothing is stored through it
-        self._extents: Lru | Arc = Lru() if policy == "lru" else Arc(capacity)
+        self._extents: Lru | Arc = Arc(capacity) if policy == "arc" else Lru()
         self._is_arc = policy == "arc"
         self._threshold = store_threshold
         self._num_offers: dict[int, int] = {}
@@ -567,7 +570,7 @@ class HostCache:
             self.num_loaded += span.end - span.first
             self._extents.used(extent, is_new=False, again=True)
 
-    def lose(self, spans: Sequence[Span]) -> None:
+    def lose(self, spans: list[Span]) -> None:
         """Chunks whose copies were under way will not come; what lies behind them is gone, too."""
         for span in spans:
             extent = self._held(span)
