@@ -943,6 +943,8 @@ class Cluster:
                         has_failed = True
                         self.note_failed(worker, now_ms)
         self._touched.clear()
+        if self._draining:  # who had nothing left to begin may have heard the last of its loads
+            self._let_go(now_ms)
         if handoffs is not None and (has_failed or handoffs.has_news):
             self._settle_handoffs(now_ms)
             if self._num_queued:  # who is refused leaves room for others
