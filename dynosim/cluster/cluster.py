@@ -14,6 +14,7 @@ from heapq import heappop, heappush
 from math import isnan
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from dynosim.cluster.event_faults import EventFault
 from dynosim.cluster.generations import Generations
 from dynosim.cluster.handoffs import LOCAL, PLACE_PREFILL, PROMISING, Handoffs, Passage
 from dynosim.cluster.journal import Journal
@@ -52,6 +53,7 @@ LAST_MS: Final = sys.float_info.max  # any event comes before
 
 # Ours are named beside the protocols, so that a compiler calls them directly.
 AnyStation = Engine | LockStep | Transfers | TierStation | TierLinks | Station
+RouterFault: TypeAlias = "tuple[RouterPlacer, int]"  # a fault of events, and its number there
 AnyPlacer: TypeAlias = "LoadPlacer | LonePlacer | PoolPlacers | RankPlacer | RouterPlacer | Placer"
 
 
@@ -848,6 +850,28 @@ class Cluster:
         """
         self._frontends().restore_frontend(number)
 
+    def begin_event_fault(self, fault: EventFault, now_ms: float) -> "list[RouterFault]":
+        """What some workers publish is lost or late; returns what `end_event_fault` needs.
+
+        Raises: ValueError if no router hears of events, or if they have no numbers.
+        """
+        # Here, or every run would load the routers.
+        from dynosim.cluster.router_placer import RouterPlacer
+
+        placer = self._placer
+        routers = [placer] if isinstance(placer, RouterPlacer) else []
+        if isinstance(placer, PoolPlacers):
+            routers = placer.routers
+        hearing = [router for router in routers if router.events_may_worsen]
+        if not hearing:
+            raise ValueError("no router here gets KV events with numbers, to notice what is lost")
+        return [(router, router.begin_event_fault(fault, now_ms)) for router in hearing]
+
+    def end_event_fault(self, begun: "list[RouterFault]", now_ms: float) -> None:
+        """What workers publish from now on arrives as usual."""
+        for router, number in begun:
+            router.end_event_fault(number, now_ms)
+
     def _frontends(self) -> "RouterPlacer | PoolPlacers":
         """Whoever places with frontends. Raises: ValueError if load alone decides."""
         # Here, or every run would load the routers.
@@ -935,13 +959,8 @@ class Cluster:
                     heappush(ends, (end_ms, station_id))
             if tiers_of and station_id in tiers_of:
                 self._await_copies(tiers_of[station_id], now_ms)
-            if handoffs is not None:  # it may have made room for KV, or have heard of its loss
-                worker = self._workers_at[station_id]
-                if worker is not None and worker.is_decode:
-                    handoffs.loads_started(worker)
-                    if worker.engine.failed:
-                        has_failed = True
-                        self.note_failed(worker, now_ms)
+            if handoffs is not None:
+                has_failed |= self._heed_loads(handoffs, self._workers_at[station_id], now_ms)
         self._touched.clear()
         if self._draining:  # who had nothing left to begin may have heard the last of its loads
             self._let_go(now_ms)
@@ -950,6 +969,16 @@ class Cluster:
             if self._num_queued:  # who is refused leaves room for others
                 self._release(now_ms)
             self._start_touched(now_ms)
+
+    def _heed_loads(self, handoffs: Handoffs, worker: Worker | None, now_ms: float) -> bool:
+        """Who started may have made room for KV, or have heard of its loss; returns the latter."""
+        if worker is None or not worker.is_decode:
+            return False
+        handoffs.loads_started(worker)
+        if not worker.engine.failed:
+            return False
+        self.note_failed(worker, now_ms)
+        return True
 
     # ---- the load ------------------------------------------------------------------------------
 
