@@ -39,6 +39,7 @@ from dynosim.records import LockStepLog, RequestStatus, RetentionLog
 from dynosim.router.eligibility import Constraints, both
 from dynosim.router.handoff import Duty
 from dynosim.router.refusals import RequestRefusedError
+from dynosim.timing.lock_step import LockStepTimes
 from dynosim.timing.model import StepTimeModel
 from dynosim.workers.ids import WorkerId
 from dynosim.workers.lifecycle import Phase, WorkerEvent
@@ -97,6 +98,7 @@ class Cluster:
         self._stations: list[AnyStation] = []
         self._workers_at: list[Worker | None] = []  # by station; None: not of one worker alone
         self._ranks_at: dict[int, list[Worker]] = {}  # by station, of ranks in lock step
+        self._lock_steps: list[LockStep] = []  # all there have been
         self._handoffs = handoffs
         self._patience = patience
         self._migration_limit = migration_limit
@@ -388,6 +390,8 @@ class Cluster:
         """Nobody waits any more for what a worker has of a request."""
         self._placer.give_up(sequence.index, worker, now_ms)
         if not worker.is_hung:
+            if not worker.is_prefill:
+                self._journal.leaving.add(sequence.index)
             self.has_news(worker, worker.engine.give_up(sequence, now_ms))
 
     def tell_loaded(
@@ -646,6 +650,7 @@ class Cluster:
             self._placer.give_up(index, worker, now_ms)
             if worker.is_hung:
                 return
+            self._journal.leaving.add(index)
             if worker.engine.give_up(sequence, now_ms):
                 heappush(self._ends, (worker.engine.next_ms, worker.station_id))
             elif worker.engine.next_ms == NEVER:
@@ -672,6 +677,7 @@ class Cluster:
                 self._add_tiers(worker)
         else:
             station_id = self.add_station(group)
+            self._lock_steps.append(group)
             self._ranks_at[station_id] = ranks
             for worker in ranks:
                 worker.station_id = station_id
@@ -779,31 +785,31 @@ class Cluster:
     def hang(self, worker: Worker, now_ms: float) -> None:
         """A worker does nothing any more; nobody knows, so it goes on getting requests.
 
-        Raises: ValueError if it takes no requests, has hung already, or has several ranks.
+        Raises: ValueError if it takes no requests, or has hung already.
         """
         if worker.phase is not Phase.READY or worker.is_hung:
             state = "hung" if worker.is_hung else worker.phase.value
             raise ValueError(f"worker {worker.worker_id} is {state}: it cannot hang")
-        if worker.pool.ranks.number > 1:
-            raise ValueError(
-                f"worker {worker.worker_id} has ranks: how those hang is not simulated"
-            )
-        self._lose_tiers(worker, now_ms)
-        worker.hang(now_ms)
-        self._stations[worker.station_id] = HUNG
-        self._placer.receive(worker, [], now_ms)
+        for rank in self._ranks_of(worker):
+            self._lose_tiers(rank, now_ms)
+            rank.hang(now_ms)
+            self._stations[rank.station_id] = HUNG
+            self._placer.receive(rank, [], now_ms)
         self._go_on(now_ms)
 
     def repace(self, worker: Worker, times: StepTimeModel | None, now_ms: float) -> None:
         """Let a worker's steps take other times from its next one; None: its usual ones.
 
-        Raises: ValueError if it has gone, hung or failed, or has several ranks.
+        Raises: ValueError if it has gone, hung or failed.
         """
         if not worker.is_alive or worker.is_hung:
             raise ValueError(f"worker {worker.worker_id} is gone: its steps take no time")
-        if worker.pool.ranks.number > 1:
-            raise ValueError(f"worker {worker.worker_id} has ranks: slow ones are not simulated")
-        self.has_news(worker, worker.engine.repace(times, now_ms))
+        station, pool = self._stations[worker.station_id], worker.pool
+        if isinstance(station, LockStep):
+            station.repace(LockStepTimes(times or pool.times, pool.ranks.padded_up_to))
+            return
+        for rank in self._ranks_of(worker):
+            self.has_news(rank, rank.engine.repace(times, now_ms))
         self._go_on(now_ms)
 
     def cut_links(self, now_ms: float) -> None:
@@ -995,8 +1001,7 @@ class Cluster:
 
     def lock_step_log(self) -> LockStepLog | None:
         """How ranks in lock step spent their time, all workers together; None without such."""
-        groups = [self._stations[station_id] for station_id in self._ranks_at]
-        counts = [group.counts for group in groups if isinstance(group, LockStep)]
+        counts = [group.counts for group in self._lock_steps]
         if not counts:
             return None
         return LockStepLog(

@@ -33,6 +33,7 @@ class WorkerView:
 
     worker_id: int
     pool: str
+    rank: int  # of a worker with several each is one; the first speaks for all
     place: int  # among all that its pool has had, from 0
     topology: Mapping[str, str]  # where it is: domain to value
     generation: int
@@ -88,6 +89,7 @@ class ControlPlane:
             WorkerView(
                 worker.worker_id,
                 worker.pool.name,
+                worker.rank,
                 worker.place,
                 worker.pool.place_of(worker.place),
                 worker.pool.generation,

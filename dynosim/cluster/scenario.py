@@ -216,8 +216,10 @@ class EventTrouble:
         """See `ScenarioEvent`."""
         ids = None
         if self.target is not None:
-            found = _found(self.target, control, what="events")
-            ids = frozenset(worker.worker_id for worker in found)
+            found = {(one.pool, one.place) for one in _found(self.target, control, what="events")}
+            ids = frozenset(
+                one.worker_id for one in control.workers if (one.pool, one.place) in found
+            )
         try:
             begun = control.begin_event_fault(EventFault(ids, self.lost_share, self.delay_ms))
         except ValueError as error:
@@ -256,8 +258,11 @@ def _replace(
 
 
 def _found(target: Target, control: ControlPlane, *, what: str) -> list[WorkerView]:
-    """The workers it names that are still there. Raises: ConfigError if none ever was."""
-    named = [worker for worker in control.workers if target.finds(worker)]
+    """The workers it names that are still there, each by its first rank.
+
+    Raises: ConfigError if none ever was.
+    """
+    named = [worker for worker in control.workers if not worker.rank and target.finds(worker)]
     if not named:
         raise ConfigError(
             f"scenario: {what}: {target}: at {control.now_ms / 1e3:g} s there has been no such "
@@ -268,7 +273,7 @@ def _found(target: Target, control: ControlPlane, *, what: str) -> list[WorkerVi
 
 def _sizes(control: ControlPlane) -> Iterator[str]:
     for pool in dict.fromkeys(worker.pool for worker in control.workers):
-        count = sum(worker.pool == pool for worker in control.workers)
+        count = sum(worker.pool == pool and not worker.rank for worker in control.workers)
         yield f"{pool}/0" if count == 1 else f"{pool}/0 to {pool}/{count - 1}"
 
 
