@@ -47,14 +47,7 @@ class EngineReporter:
         self, steps: NewSteps, runs: Runs, alive: Sequence[Worker], now_ms: float
     ) -> tuple[EngineReport, ...]:
         """The latest report of each worker that serves; `steps` are new since the last ones."""
-        rows: dict[int, list[StepRow]] = {}
-        for part in (steps.over, steps.under_way):
-            for row in part:
-                worker_id = row[WORKER]
-                if worker_id in rows:
-                    rows[worker_id].append(row)
-                else:
-                    rows[worker_id] = [row]
+        rows = _by_worker(steps)
         told, self._told = self._told, {}
         found = []
         for worker in alive:
@@ -65,8 +58,7 @@ class EngineReporter:
             if worker.rank or worker.phase not in REPORTING:
                 continue
             if worker.is_hung:
-                if worker_id in self._last:
-                    found.append(self._last[worker_id])
+                found += [self._last[worker_id]] if worker_id in self._last else []
                 continue
             ranks = [worker]
             if worker.pool.ranks.number > 1:
@@ -96,6 +88,18 @@ class EngineReporter:
                 place = places[len(found)]
             first = end
         return tuple(found)
+
+
+def _by_worker(steps: NewSteps) -> dict[int, list[StepRow]]:
+    rows: dict[int, list[StepRow]] = {}
+    for part in (steps.over, steps.under_way):
+        for row in part:
+            worker_id = row[WORKER]
+            if worker_id in rows:
+                rows[worker_id].append(row)
+            else:
+                rows[worker_id] = [row]
+    return rows
 
 
 def _pass(row: StepRow, step: int, times: StepTimeModel, shape: StepShape) -> Pass:

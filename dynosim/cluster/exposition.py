@@ -228,7 +228,7 @@ class Exposition:
         self._totals[names.ENGINE_CACHED_TOKENS] += num_cached
 
     def _count_tokens(self) -> None:
-        """How many tokens the ended have got; of who was given up, once its engine has let it go."""
+        """How many tokens the ended have got; of who was given up, once its engine has counted."""
         journal = self._journal
         leaving = journal.leaving
         for index in self._uncounted:

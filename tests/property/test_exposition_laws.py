@@ -16,8 +16,8 @@ from report_runs import Told, told_run
 from scripts import World, aggregated, disaggregated
 
 from dynosim.cluster.exposition import FrontendLabels
-from dynosim.cluster.scenario import LoseFrontend
 from dynosim.cluster.scaling import ScalingProcess, ScalingSpec
+from dynosim.cluster.scenario import LoseFrontend
 from dynosim.planner import frontend_metrics as names
 from dynosim.planner.frontend_metrics import le_text, sample_name
 from dynosim.records import FloatArray, RequestLog, RequestStatus

@@ -142,5 +142,5 @@ def test_where_nobody_would_notice_it_is_refused(routing: RoutingSpec | None) ->
 
 def test_a_worker_that_never_was_cannot_be_troubled() -> None:
     trouble = EventTrouble(at_ms=5.0, for_ms=2.0, target=WorkerTarget("workers", 7), delay_ms=1.0)
-    with pytest.raises(ConfigError, match="workers/7: at 0.005 s there has been no such"):
+    with pytest.raises(ConfigError, match=r"workers/7: at 0\.005 s there has been no such"):
         run([Ask(0.0, A, 0)], trouble)
