@@ -116,6 +116,7 @@ class Exposition:
         self._open: list[int] = []
         self._unplaced: list[int] = []
         self._awaiting_first: list[int] = []
+        self._uncounted: list[int] = []  # over, and their tokens are still to be observed
         common = labels.common
         self._values: dict[str, float] = {}  # of the last scrape
         self._input = _Histogram(names.INPUT_TOKENS, common)
@@ -188,14 +189,13 @@ class Exposition:
 
     def _take_first_tokens(self, slack_ms: float) -> None:
         journal, outside_ms = self._journal, self._outside_ms
-        gave_up_ms = journal.gave_up_ms
         waiting = []
         for index in self._awaiting_first:
             first_ms = journal.first_token_ms[index]
             if first_ms != first_ms:
                 if journal.status[index] == UNFINISHED:
                     waiting.append(index)
-            elif not gave_up_ms or first_ms <= gave_up_ms.get(index, NEVER):  # else for nobody
+            elif first_ms <= self._over_ms(index, NEVER):  # else for nobody
                 ttft_ms = first_ms - journal.arrival_ms[index] + outside_ms
                 self._ttft.observe(ttft_ms / 1e3, slack_ms / 1e3)
         self._awaiting_first = waiting
@@ -204,27 +204,42 @@ class Exposition:
         journal = self._journal
         status = journal.status
         ended = [index for index in self._open if status[index] != UNFINISHED]
-        if not ended:
-            return
-        self._open = [index for index in self._open if status[index] == UNFINISHED]
+        if ended:
+            self._open = [index for index in self._open if status[index] == UNFINISHED]
+            self._note_ends(ended, slack_ms)
+        if self._uncounted:
+            self._count_tokens()
+
+    def _note_ends(self, ended: list[int], slack_ms: float) -> None:
+        journal = self._journal
+        status = journal.status
         num_cached = 0
         for index in ended:
             outcome = status[index]
             self._ended[outcome] = self._ended.get(outcome, 0) + 1
-            e2e_ms = self._end_ms(index) - journal.arrival_ms[index] + self._outside_ms
+            end_ms = self._over_ms(index, journal.finish_ms[index])
+            e2e_ms = end_ms - journal.arrival_ms[index] + self._outside_ms
             self._duration.observe(e2e_ms / 1e3, slack_ms / 1e3)
             if self._input_tokens[index] < self._path.max_model_len:
-                self._output.observe(journal.produced_tokens[index])
+                self._uncounted.append(index)
                 num_cached += self._cached(index)
             else:
                 self._num_refused_at_once += 1
         self._totals[names.ENGINE_CACHED_TOKENS] += num_cached
 
-    def _end_ms(self, index: int) -> float:
+    def _count_tokens(self) -> None:
+        """How many tokens the ended have got; of who was given up, once its engine has counted."""
         journal = self._journal
-        end_ms = journal.finish_ms[index]
-        end_ms = journal.refused_ms.get(index, end_ms)
-        return journal.gave_up_ms.get(index, end_ms)
+        leaving = journal.leaving
+        for index in self._uncounted:
+            if index not in leaving:
+                self._output.observe(journal.produced_tokens[index])
+        self._uncounted = [index for index in self._uncounted if index in leaving]
+
+    def _over_ms(self, index: int, usual_ms: float) -> float:
+        """When a request was refused, failed or given up; if nothing of that, as usual."""
+        journal = self._journal
+        return journal.gave_up_ms.get(index, journal.refused_ms.get(index, usual_ms))
 
     def _cached(self, index: int) -> int:
         """Prompt tokens that engines had cached, as `RequestLog.cached_tokens` says it."""

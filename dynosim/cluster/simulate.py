@@ -199,6 +199,8 @@ def _first_routing(cluster: ClusterSpec, trace: Trace, options: RunOptions) -> R
     routing = cluster.routing or _in_turn(cluster.block_size, options.seed)
     if trace.wishes is not None:
         routing = replace(routing, has_wishes=True)
+    if any(pool.tiers is not None and pool.tiers.are_published for pool in cluster.pools):
+        routing = replace(routing, has_slower_tiers=True)  # or their events would be of devices
     return replace(routing, is_asked=True) if cluster.mixes_no_generations else routing
 
 

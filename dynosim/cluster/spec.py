@@ -309,6 +309,20 @@ def without_mixing(cluster: ClusterSpec) -> ClusterSpec:
     return replace(cluster, pools=pools, mixes_no_generations=True)
 
 
+def with_numbered_events(cluster: ClusterSpec) -> ClusterSpec:
+    """The same cluster, whose routers notice KV events that get lost in the course of a run."""
+
+    def numbered(routing: RoutingSpec | None) -> RoutingSpec | None:
+        if routing is None:
+            return None
+        return replace(routing, events=replace(routing.events, may_worsen=True))
+
+    disagg = cluster.disagg
+    if disagg is not None:
+        disagg = replace(disagg, decode_routing=numbered(disagg.decode_routing))
+    return replace(cluster, routing=numbered(cluster.routing), disagg=disagg)
+
+
 def of_generation(pool: PoolSpec, generation: int, *, is_told: bool) -> PoolSpec:
     """The same workers of another generation; `is_told`: their cards tell it."""
     topology = pool.topology

@@ -273,8 +273,19 @@ class RunConfig(Section):
                 places,
                 frontends=self.router.frontends,
                 may_grow=self.is_scaled,
+                deafness=self._deafness(roles),
             )
         )
+
+    def _deafness(self, roles: tuple[PoolRole | None, ...]) -> tuple[str, str] | None:
+        """Why no router would notice lost KV events, and the remedy; None: some router would."""
+        found = None
+        for role in roles:
+            router = self.router if role is None else self.for_pool(role).router
+            found = router.deafness
+            if found is None:
+                break
+        return found
 
     def _check_price(self) -> None:
         """Prices of other GPUs alone have no effect."""

@@ -236,12 +236,18 @@ def _played(config: RunConfig, cluster: ClusterSpec) -> "tuple[Sequence[Process]
     """The processes of the configured scenario, and the cluster to which it can happen."""
     if not config.scenario:
         return (), cluster
-    from dynosim.build.scenario import keeps_generations_apart, scenario_events
+    from dynosim.build.scenario import (
+        keeps_generations_apart,
+        scenario_events,
+        troubles_kv_events,
+    )
     from dynosim.cluster.scenario import play
-    from dynosim.cluster.spec import without_mixing
+    from dynosim.cluster.spec import with_numbered_events, without_mixing
 
     if keeps_generations_apart(config.scenario):
         cluster = without_mixing(cluster)
+    if troubles_kv_events(config.scenario):
+        cluster = with_numbered_events(cluster)
     return play(scenario_events(config.scenario, cluster)), cluster
 
 

@@ -382,6 +382,7 @@ class HostOffload:
                 self._num_orphans += 1
                 job.mark = mark
                 self._note_sources(job, sequence.held)
+                job.num_lost = job.count_lost()  # what a preemption had cost it before
 
     def freeing(self, sequence: Sequence) -> None:
         """The blocks of a request that has ended are about to be freed."""
