@@ -71,7 +71,8 @@ class RunConfig(Section):
     cost: CostConfig = CostConfig.model_construct()
     """What GPUs cost, for the cost of tokens."""
     live: LiveConfig = LiveConfig.model_construct()
-    """How the same plan runs for real; a simulation reads `migration_limit` only."""
+    """How the same plan runs for real; a simulation reads `migration_limit` and `metrics_namespace`
+    only."""
     seed: Annotated[int, Field(ge=0, le=(1 << 63) - 1)] = 0
     """Seed of everything that is drawn: same seed, same report."""
     _base_dir: Path = PrivateAttr(default_factory=Path)
