@@ -271,4 +271,5 @@ def exposition_of(books: Books, labels: FrontendLabels) -> Exposition:
         labels,
         block_size=cluster.block_size,
         overlap_blocks=books.overlap_blocks,
+        frontend=books.frontend,
     )
