@@ -12,7 +12,7 @@ from dynosim.config.base import RULES, PositiveMs, Rule, Section, check_rules
 from dynosim.config.cluster import POOL_ROLES, ClusterConfig, PoolRole
 from dynosim.config.controllers import HpaConfig, PlannerConfig, ScalingConfig
 from dynosim.config.cost import CostConfig
-from dynosim.config.engine import EngineConfig, EngineKnobs
+from dynosim.config.engine import EngineConfig
 from dynosim.config.hardware import Hardware, NamedHardware
 from dynosim.config.live import LiveConfig
 from dynosim.config.router import RouterConfig
@@ -93,7 +93,6 @@ class RunConfig(Section):
         self._check_controllers()
         self._check_startup()
         self._check_frontend()
-        self._check_reuse()
         self._check_price()
         self._check_version()
         self._check_scenario()
@@ -259,20 +258,6 @@ class RunConfig(Section):
                  f"over while the frontend has a request, for {fixed_ms:g} ms", "raise it"),
             ]
         )  # fmt: skip
-
-    def _check_reuse(self) -> None:
-        """Refuses tiers under caches whose prefixes are reused in steps larger than blocks."""
-        has_tiers = self.cluster.tiers is not None
-        engines: dict[str, EngineKnobs] = {"engine": self.engine}
-        for role in POOL_ROLES if self.cluster.is_disagg else ():
-            engines[f"cluster.{role}.engine"] = self.cluster.pool(role).engine
-        rules: list[Rule] = [
-            (f"{at}.reuse_granularity_tokens",
-             has_tiers and engine.reuse_granularity_tokens is not None,
-             "what tiers hold is reused in blocks", "remove it, or cluster.tiers")
-            for at, engine in engines.items()
-        ]  # fmt: skip
-        check_rules(rules)
 
     def _check_version(self) -> None:
         """Refuses a version of the engine that cannot be."""
