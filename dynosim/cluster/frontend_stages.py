@@ -58,16 +58,21 @@ class StagedLoad(Arrivals):
         self._look_ahead()
 
     def in_stages(self, now_ms: float) -> tuple[int, int, int]:
-        """Requests that are preprocessed, routed and dispatched at the end of an instant."""
+        """Requests that are preprocessed, routed and dispatched at the end of an instant.
+
+        Of those that are held, the ones that are through wait for a worker: they are routed.
+        """
+        while self._load.next_ms <= now_ms:
+            self._take_in()
         num_preprocessed = num_routed = num_dispatched = 0
-        for _, _, index, came_ms in self._inside:
+        for through_ms, _, index, came_ms in self._inside:
             begun_ms = max(came_ms, self._startup_ms)
             routed_ms = begun_ms + self._preprocess_ms[index]
             if now_ms < begun_ms:
                 continue
             if now_ms < routed_ms:
                 num_preprocessed += 1
-            elif now_ms < routed_ms + self._route_ms:
+            elif now_ms < routed_ms + self._route_ms or now_ms >= through_ms:
                 num_routed += 1
             else:
                 num_dispatched += 1
@@ -77,10 +82,14 @@ class StagedLoad(Arrivals):
         """Take in all that may be through before anything else can come."""
         load, inside = self._load, self._inside
         while load.next_ms < NEVER and (not inside or load.next_ms <= inside[0][0]):
-            came_ms = load.next_ms
-            index = load.pop()
-            begun_ms = came_ms if came_ms > self._startup_ms else self._startup_ms
-            through_ms = begun_ms + (self._preprocess_ms[index] + self._rest_ms)
-            heappush(inside, (through_ms, self._num_come, index, came_ms))
-            self._num_come += 1
+            self._take_in()
         self.next_ms = NEVER if self._is_held or not inside else inside[0][0]
+
+    def _take_in(self) -> None:
+        """Let the next request come."""
+        came_ms = self._load.next_ms
+        index = self._load.pop()
+        begun_ms = came_ms if came_ms > self._startup_ms else self._startup_ms
+        through_ms = begun_ms + (self._preprocess_ms[index] + self._rest_ms)
+        heappush(self._inside, (through_ms, self._num_come, index, came_ms))
+        self._num_come += 1

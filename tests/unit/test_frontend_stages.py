@@ -115,6 +115,10 @@ def test_held_requests_go_on_through_the_stages() -> None:
     load = StagedLoad(LoadDriver(trace), trace.input_tokens, STAGES)
     load.hold()
     assert load.next_ms == NEVER
+    # At 65 ms the first one is through and waits, the second one is routed; at 68 dispatched.
+    assert [load.in_stages(at_ms) for at_ms in (5.0, 65.0, 68.0, 70.0)] == [
+        (1, 0, 0), (0, 2, 0), (0, 1, 1), (0, 2, 0)
+    ]  # fmt: skip
     load.release()
     assert (load.next_ms, load.pop(), load.came_ms) == (19.0, 0, 0.0)
     assert (load.next_ms, load.pop(), load.came_ms) == (69.0, 1, 50.0)
