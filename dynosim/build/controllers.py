@@ -41,8 +41,14 @@ def scaling_spec(config: RunConfig) -> ScalingSpec:
         section,
         outages=tuple((one.from_ms, one.to_ms) for one in section.outages),
         keeps_metrics=False,
-        labels=FrontendLabels(model=config.live.served_model_name or config.model or "model"),
+        labels=frontend_labels(config),
     )
+
+
+def frontend_labels(config: RunConfig) -> FrontendLabels:
+    """What the frontend's metrics say of the deployment."""
+    live = config.live
+    return FrontendLabels(live.metrics_namespace, live.served_model_name or config.model or "model")
 
 
 def _with_targets(section: PlannerConfig, sla: SlaConfig | None) -> PlannerConfig:

@@ -136,6 +136,10 @@ def run(
     perfetto: Annotated[
         bool, typer.Option("--perfetto", help="With --out: write trace.json.gz for Perfetto.")
     ] = False,
+    metrics_every: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="With --out: write the frontend's metrics so often."),
+    ] = None,
     intervals: Annotated[
         int | None,
         typer.Option(
@@ -167,6 +171,7 @@ def run(
         router_log=router_log,
         kv_events=kv_events,
         perfetto=perfetto,
+        metrics_every_s=metrics_every,
         intervals=intervals,
         windows_s=windows,
         reuse_bound=reuse_bound,

@@ -26,6 +26,7 @@ EVENT_FILES = ("kv_events.parquet", "kv_events.png")
 TRACE_FILE = "trace.json.gz"
 STARTUPS_FILE = "startups.parquet"
 SCALING_FILES = ("replicas.parquet", "decisions.jsonl")
+METRICS_FILES = ("metrics.parquet", "metrics.om")
 AHEAD_BOUND = (
     "--reuse-bound: what speculative prefills leave in the caches is no reuse among the requests "
     "that count"
@@ -50,6 +51,7 @@ class RunArguments:
     router_log: Path | None
     kv_events: bool
     perfetto: bool
+    metrics_every_s: float | None
     intervals: int | None
     windows_s: float | None
     reuse_bound: bool
@@ -65,6 +67,9 @@ def run_command(asked: RunArguments) -> int:
     check_replays(asked.intervals)
     if asked.windows_s is not None and not 0 < asked.windows_s < float("inf"):
         raise ConfigError(f"--windows {asked.windows_s:g}: expected seconds above 0")
+    every_s = asked.metrics_every_s
+    if every_s is not None and not 0 < every_s < float("inf"):
+        raise ConfigError(f"--metrics-every {every_s:g}: expected seconds above 0")
     config = load_run(asked.file, asked.overrides)
     if asked.reuse_bound and config.workload.has_warm_up:
         raise ConfigError(
@@ -83,6 +88,7 @@ def run_command(asked: RunArguments) -> int:
             router_log=asked.router_log,
             record_kv_events=asked.kv_events,
             record_trail=asked.perfetto,
+            metrics_every_ms=None if every_s is None else every_s * 1e3,
             progress=_telling(bar) if sys.stderr.isatty() else None,
         )
     try:
@@ -123,6 +129,8 @@ def _check_out(asked: RunArguments) -> None:
             raise ConfigError("--kv-events: needs --out, the folder to write them to")
         if asked.perfetto:
             raise ConfigError("--perfetto: needs --out, the folder to write the trace to")
+        if asked.metrics_every_s is not None:
+            raise ConfigError("--metrics-every: needs --out, the folder to write the metrics to")
         return
     check_folder(out)
     check_results(out, RUN, overwrite=asked.overwrite)
@@ -194,7 +202,7 @@ def write_run(out: Path, outcome: RunOutcome, document: Mapping[str, Any]) -> No
 
     config_yaml = dump_run(outcome.config)
     events = _event_files(outcome) | _trace_file(outcome) | _startups_file(outcome)
-    events |= _scaling_files(outcome)
+    events |= _scaling_files(outcome) | _metrics_files(outcome)
     write_files(
         out,
         {
@@ -216,7 +224,7 @@ def write_run(out: Path, outcome: RunOutcome, document: Mapping[str, Any]) -> No
             **events,
         },
     )
-    for name in (*EVENT_FILES, TRACE_FILE, STARTUPS_FILE, *SCALING_FILES):
+    for name in (*EVENT_FILES, TRACE_FILE, STARTUPS_FILE, *SCALING_FILES, *METRICS_FILES):
         if name not in events:
             (out / name).unlink(missing_ok=True)
 
@@ -235,6 +243,21 @@ def _scaling_files(outcome: RunOutcome) -> dict[str, Callable[[Path], None]]:
         tables: parquet_writer(lambda: replica_table(outcome.result)),
         log: text_writer("".join(lines)),
     }
+
+
+def _metrics_files(outcome: RunOutcome) -> dict[str, Callable[[Path], None]]:
+    """The frontend's metrics over time, if they were asked for."""
+    series = outcome.series
+    if series is None:
+        return {}
+    from dynosim.metrics.frontend_series import openmetrics_text, series_table
+
+    def write_text(path: Path) -> None:
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(openmetrics_text(series))
+
+    table, text = METRICS_FILES
+    return {table: parquet_writer(lambda: series_table(series)), text: write_text}
 
 
 def _startups_file(outcome: RunOutcome) -> dict[str, Callable[[Path], None]]:

@@ -15,6 +15,7 @@ from math import isnan
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from dynosim.cluster.event_faults import EventFault
+from dynosim.cluster.frontend_stages import StagedLoad
 from dynosim.cluster.generations import Generations
 from dynosim.cluster.handoffs import LOCAL, PLACE_PREFILL, PROMISING, Handoffs, Passage
 from dynosim.cluster.journal import Journal
@@ -43,7 +44,7 @@ from dynosim.timing.lock_step import LockStepTimes
 from dynosim.timing.model import StepTimeModel
 from dynosim.workers.ids import WorkerId
 from dynosim.workers.lifecycle import Phase, WorkerEvent
-from dynosim.workload.load import NEVER, LoadDriver
+from dynosim.workload.load import NEVER, Arrivals
 
 if TYPE_CHECKING:
     from dynosim.cluster.lone_placer import LonePlacer
@@ -67,7 +68,7 @@ class Cluster:
         *,
         launcher: Launcher,
         placer: AnyPlacer,
-        load: LoadDriver,
+        load: Arrivals,
         journal: Journal,
         stores: TierStores,
         handoffs: Handoffs | None = None,
@@ -76,12 +77,14 @@ class Cluster:
         migration_limit: int | None = None,
         generations: Generations | None = None,
         lobby: Lobby | None = None,
+        frontend: StagedLoad | None = None,
     ) -> None:
         """`turnaround_ms` is from a request's end until a request it causes can be placed.
         `patience` is that of the clients; without it they wait for ever. A request that has lost
         its worker more than `migration_limit` times fails; None: it always moves on. Requests keep
         to one of the `generations` of workers, or to none in particular. In the `lobby` requests
-        wait while there is no worker for them; without it they are refused then.
+        wait while there is no worker for them; without it they are refused then. `frontend` is the
+        load, if it has stages of a frontend.
 
         `handoffs` take requests from prefill to decode workers, whom `placer` knows as
         `PoolPlacers`; without them a request is over when it leaves a worker.
@@ -93,6 +96,7 @@ class Cluster:
         self._launcher = launcher
         self._placer = placer
         self._load = load
+        self._frontend = frontend
         self._journal = journal
         self._turnaround_ms = turnaround_ms
         self._stations: list[AnyStation] = []
@@ -151,7 +155,7 @@ class Cluster:
         """Whether there are requests that have not ended."""
         return self._num_ended < self.num_requests
 
-    def follow(self, load: LoadDriver, placer: AnyPlacer) -> None:
+    def follow(self, load: Arrivals, placer: AnyPlacer) -> None:
         """From the start, with this load alone; what has not ended by now goes on where it was."""
         self.now_ms = 0.0
         self._load = load
@@ -484,6 +488,8 @@ class Cluster:
             if arrival_ms > now_ms:
                 now_ms = arrival_ms
             index = load.pop()
+            if self._frontend is not None:
+                arrival_ms = self._frontend.came_ms
             self._journal.arrival_ms[index] = arrival_ms
             if self._journal.arrived is not None:
                 self._journal.arrived.append(index)

@@ -1,9 +1,10 @@
 """The frontend's metrics of the twin, as the live frontend would expose them at a moment.
 
 Same names, labels and buckets (`dynosim.planner.frontend_metrics`). What is known of KV event
-streams and indexes is left out: the twin takes events in when somebody asks. The HTTP layer has no
-part in the twin, so no request is ever in its stage `preprocess`; the time spent there is part of
-`ingress_ms`, and durations have it, and `egress_ms`, as clients measure them.
+streams and indexes is left out: the twin takes events in when somebody asks. Requests are in the
+stage `preprocess`, and without a worker in `route` and `dispatch`, for as long as the cluster's
+`FrontendSpec` says. What `ingress_ms` has of that is in no stage; durations have it, and
+`egress_ms`, as clients measure them.
 
 A scrape costs what has happened since the last one, and what is in flight. Of steps that go by in
 bulk those count that have ended, each at its own length. A length within the tolerance of an
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
+from dynosim.cluster.frontend_stages import StagedLoad
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.pool import Worker
 from dynosim.cluster.run_steps import GapTally, NewSteps
@@ -90,7 +92,8 @@ class _Histogram:
 
 
 class Exposition:
-    """The metrics of one run. `overlap_blocks` are what routers took to be cached, by request."""
+    """The metrics of one run. `overlap_blocks` are what routers took to be cached, by request;
+    `frontend` is what has its stages, if they take time."""
 
     def __init__(
         self,
@@ -100,6 +103,7 @@ class Exposition:
         *,
         block_size: int,
         overlap_blocks: "array[float] | None",
+        frontend: StagedLoad | None = None,
     ) -> None:
         if journal.arrived is None:
             journal.arrived = array("q")
@@ -112,6 +116,7 @@ class Exposition:
         self._outside_ms = path.ingress_ms + path.egress_ms
         self._block_size = block_size
         self._overlap_blocks = overlap_blocks
+        self._frontend = frontend
         # Requests in flight: all, those that no worker has had, and those without a token.
         self._open: list[int] = []
         self._unplaced: list[int] = []
@@ -145,7 +150,7 @@ class Exposition:
         self._take_first_tokens(slack_ms)
         self._take_ends(slack_ms)
         values = self._values
-        self._write_gauges(workers, num_queued, values)
+        self._write_gauges(workers, num_queued, now_ms, values)
         self._write_counters(values)
         for histogram in (self._input, self._output, self._wait, self._ttft, self._duration):
             histogram.write(values)
@@ -256,18 +261,21 @@ class Exposition:
     # ---- what is told --------------------------------------------------------------------------
 
     def _write_gauges(
-        self, workers: Sequence[Worker], num_queued: int, values: dict[str, float]
+        self, workers: Sequence[Worker], num_queued: int, now_ms: float, values: dict[str, float]
     ) -> None:
-        known, num_open = self._names, len(self._open)
-        values[known.active] = float(num_open)
-        values[known.preprocess] = 0.0
+        known, num_open, frontend = self._names, len(self._open), self._frontend
+        preprocessed, routed, dispatched = (
+            (0, 0, 0) if frontend is None else frontend.in_stages(now_ms)
+        )
+        values[known.active] = float(num_open + preprocessed + routed + dispatched)
+        values[known.preprocess] = float(preprocessed)
         if known.dispatch_prefill is None:
-            values[known.route] = float(num_queued)
-            values[known.dispatch] = float(num_open - num_queued)
+            values[known.route] = float(num_queued + routed)
+            values[known.dispatch] = float(num_open - num_queued + dispatched)
         else:
             num_prefilling, num_decoding = self._by_phase(workers)
-            values[known.route] = float(num_open - num_prefilling - num_decoding)
-            values[known.dispatch_prefill] = float(num_prefilling)
+            values[known.route] = float(num_open - num_prefilling - num_decoding + routed)
+            values[known.dispatch_prefill] = float(num_prefilling + dispatched)
             values[known.dispatch] = float(num_decoding)
         num_ready = sum([worker.phase is Phase.READY and worker.rank == 0 for worker in workers])
         values[known.workers] = float(num_ready)

@@ -91,12 +91,12 @@ class ScalingProcess:
         self._scrapes: list[Scrape] = []  # that nobody has looked at yet
         self._orders: list[_Order] = []
         self._idle_since_ms = NEVER  # requests wait for a worker, and nothing else goes on
-        self._sight: _Sight | None = None
+        self._sight: Sight | None = None
 
     def __call__(self, control: ControlPlane) -> ProcessGenerator:
         """See `dynosim.cluster.control`; what arrives from now on is seen."""
         control.books.is_controlled = True
-        self._sight = _Sight(control, self._spec)
+        self._sight = Sight(control, self._spec)
         return self._run(control, self._sight)
 
     def scrape_at_end(self, end_ms: float) -> Scrape:
@@ -105,7 +105,7 @@ class ScalingProcess:
             raise RuntimeError("nothing has run under this controller")
         return self._sight.scrape(end_ms)
 
-    def _run(self, control: ControlPlane, sight: "_Sight") -> ProcessGenerator:
+    def _run(self, control: ControlPlane, sight: "Sight") -> ProcessGenerator:
         spec, controller = self._spec, self._controller
         scrape_ms = 0.0
         while True:
@@ -123,7 +123,7 @@ class ScalingProcess:
             if controller.next_ms <= now_ms:
                 self._look(control, sight, now_ms)
 
-    def _look(self, control: ControlPlane, sight: "_Sight", now_ms: float) -> None:
+    def _look(self, control: ControlPlane, sight: "Sight", now_ms: float) -> None:
         visible_ms = now_ms - self._spec.metric_lag_ms
         seen = Observation(
             now_ms,
@@ -209,7 +209,7 @@ def _num_requests(worker: Worker, workers: Sequence[Worker]) -> int:
     return sum(one.num_requests for one in workers if one.first_id == worker.worker_id)
 
 
-class _Sight:
+class Sight:
     """What can be seen of a run. Workers that have gone are left out of each look after it."""
 
     def __init__(self, control: ControlPlane, spec: ScalingSpec) -> None:
@@ -271,4 +271,5 @@ def exposition_of(books: Books, labels: FrontendLabels) -> Exposition:
         labels,
         block_size=cluster.block_size,
         overlap_blocks=books.overlap_blocks,
+        frontend=books.frontend,
     )

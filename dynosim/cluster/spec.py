@@ -14,6 +14,7 @@ from dynosim.errors import ConfigError
 from dynosim.memory.kv_transfer import KvGeometry, Moved
 from dynosim.memory.links import LinkSpec
 from dynosim.memory.tiers import TiersSpec
+from dynosim.router.frontend import FrontendSpec
 from dynosim.router.handoff import HandoffSpec
 from dynosim.router.spec import RoutingSpec
 from dynosim.router.workers import WorkerCard
@@ -143,7 +144,8 @@ class ClusterSpec:
     Ranks are numbered through the workers: those of the first have the first ids.
 
     If it `mixes_no_generations`, one generation of workers serves a request from its arrival on;
-    see `without_mixing`.
+    see `without_mixing`. Without a `frontend` requests are placed when they come, but for the
+    constants of step times and routing.
 
     Raises: ConfigError naming the key in which pools differ, or if there is no worker.
     """
@@ -152,6 +154,7 @@ class ClusterSpec:
     routing: RoutingSpec | None = None
     disagg: DisaggSpec | None = None
     mixes_no_generations: bool = False
+    frontend: FrontendSpec | None = None
 
     def __post_init__(self) -> None:
         self._check_tiers()

@@ -71,7 +71,8 @@ class RunConfig(Section):
     cost: CostConfig = CostConfig.model_construct()
     """What GPUs cost, for the cost of tokens."""
     live: LiveConfig = LiveConfig.model_construct()
-    """How the same plan runs for real; a simulation reads `migration_limit` only."""
+    """How the same plan runs for real; a simulation reads `migration_limit` and `metrics_namespace`
+    only."""
     seed: Annotated[int, Field(ge=0, le=(1 << 63) - 1)] = 0
     """Seed of everything that is drawn: same seed, same report."""
     _base_dir: Path = PrivateAttr(default_factory=Path)
@@ -91,6 +92,7 @@ class RunConfig(Section):
         self._check_pools()
         self._check_controllers()
         self._check_startup()
+        self._check_frontend()
         self._check_price()
         self._check_version()
         self._check_scenario()
@@ -240,6 +242,21 @@ class RunConfig(Section):
              "stated, but no worker starts during the run",
              "set its key initial: starting, or remove it")
             for role, section in sections
+        )  # fmt: skip
+
+    def _check_frontend(self) -> None:
+        """Refuses clients that could give up while the frontend still has their requests."""
+        frontend, timeout_ms = self.cluster.frontend, self.workload.client_timeout_ms
+        fixed_ms = frontend.preprocess_ms + frontend.route_ms + frontend.dispatch_ms
+        check_rules(
+            [
+                *((f"cluster.frontend.{key}", timeout_ms is not None and getattr(frontend, key) > 0,
+                   "stated beside workload.client_timeout_ms, and clients that give up in the "
+                   "frontend are not simulated", "remove one")
+                  for key in ("preprocess_us_per_token", "startup_ms")),
+                ("workload.client_timeout_ms", timeout_ms is not None and timeout_ms <= fixed_ms,
+                 f"over while the frontend has a request, for {fixed_ms:g} ms", "raise it"),
+            ]
         )  # fmt: skip
 
     def _check_version(self) -> None:

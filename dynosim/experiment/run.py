@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     import polars as pl
 
     from dynosim.cluster.control import Process
+    from dynosim.cluster.metrics_recorder import MetricsRecorder
     from dynosim.cluster.scaling import ScalingProcess
     from dynosim.planner.look import Look
+    from dynosim.planner.metric_series import MetricSeries
     from dynosim.router.witness import ChoiceWitness
     from dynosim.routerlog.replay import LogWriter
 
@@ -51,6 +53,7 @@ class RunOutcome:
     report: dict[str, Any]  # what `summarize` returns, and what this module knows
     from_ms: float = 0.0  # where the results' clock is 0 on that of the load: after the warm-up
     looks: "tuple[Look, ...]" = ()  # of who decides on the number of workers
+    series: "MetricSeries | None" = None  # of the frontend's metrics, if they were asked for
 
     def stage_rows(self) -> list[dict[str, Any]] | None:
         """The results of each load stage; None if the load has no stages."""
@@ -101,6 +104,13 @@ class RunOutcome:
         log = self.result.startups
         return None if log is None else startup_table(log)
 
+    @property
+    def metrics(self) -> "pl.DataFrame | None":
+        """The frontend's metrics over time: metrics.parquet; None unless they were asked for."""
+        from dynosim.metrics.frontend_series import series_table
+
+        return None if self.series is None else series_table(self.series)
+
     def to_pandas(self, table: Literal["requests", "timeline"] = "requests") -> Any:
         """One of the tables for pandas. Raises: ConfigError if that is not installed."""
         from dynosim.experiment.card import to_pandas
@@ -128,6 +138,7 @@ def run(
     router_log: Path | None = None,
     record_kv_events: bool = False,
     record_trail: bool = False,
+    metrics_every_ms: float | None = None,
     witness: "ChoiceWitness | None" = None,
     progress: Progress | None = None,
     watch: Watch | None = None,
@@ -138,11 +149,11 @@ def run(
 
     `router_log` is a file to write the router's inputs and decisions to, for `replay_log`;
     `record_kv_events` keeps every KV event in the result, `record_trail` what single requests did
-    in steps; `witness` notes what some requests' workers were chosen from. `wall_time_ms` in the
-    report is real time from before the trace is opened to the end. `check` tests the laws of
-    conservation on the result. `progress` is told several times a second how many requests have
-    ended, and of how many. `watch` may end the run early. `processes` watch and steer it, see
-    `dynosim.cluster.control`.
+    in steps; every `metrics_every_ms` the frontend's metrics are kept; `witness` notes what some
+    requests' workers were chosen from. `wall_time_ms` in the report is real time from before the
+    trace is opened to the end. `check` tests the laws of conservation on the result. `progress` is
+    told several times a second how many requests have ended, and of how many. `watch` may end the
+    run early. `processes` watch and steer it, see `dynosim.cluster.control`.
 
     Pins that ask for more than all caches hold are refused only where the workload is loaded here:
     who gives another load, as a search does, wants to see what becomes of it.
@@ -182,9 +193,13 @@ def run(
             processes = (control, *processes)
         played, cluster = _played(config, cluster)
         processes = (*played, *processes)
+        recorder = _recorder(config, metrics_every_ms)
+        if recorder is not None:
+            processes = (*processes, recorder)
         result = simulate(
             trace, cluster, options, processes=processes, progress=progress, watch=watch
         )
+        series = None if recorder is None else recorder.finish(result.end_ms)
         if log is not None:
             log.close()
         if witness is not None and seen is not None and seen is not witness:
@@ -197,6 +212,7 @@ def run(
             from dynosim.experiment.warm_up import measured_run
 
             result, trace, from_ms = measured_run(result, trace, config.workload)
+            series = None if series is None else series.since(from_ms)
         report = summarize(
             result,
             prepared.timing,
@@ -220,7 +236,18 @@ def run(
         report,
         from_ms,
         looks=() if control is None else tuple(control.looks),
+        series=series,
     )
+
+
+def _recorder(config: RunConfig, every_ms: float | None) -> "MetricsRecorder | None":
+    """Who keeps the frontend's metrics; None: nobody."""
+    if every_ms is None:
+        return None
+    from dynosim.build.controllers import frontend_labels
+    from dynosim.cluster.metrics_recorder import MetricsRecorder
+
+    return MetricsRecorder(every_ms, frontend_labels(config))
 
 
 def _control(config: RunConfig, cluster: ClusterSpec) -> "ScalingProcess | None":
