@@ -421,7 +421,7 @@ def test_load_takes_nobody_away_before_demand_was_looked_at() -> None:
     assert "demand has not been looked at yet" in decided.reasons[-1]
 
 
-@pytest.mark.parametrize(("queued", "stopped_ms"), [(0, 70e3), (40_000, None)])
+@pytest.mark.parametrize(("queued", "stopped_ms"), [(0, 70e3), (8_000, None)])
 def test_one_engine_at_ease_for_an_interval_has_those_still_starting_stopped(
     queued: int, stopped_ms: float | None
 ) -> None:
