@@ -109,9 +109,10 @@ def sees_edit(run: ScaledRun, at_s: float, workers: int, within_s: float = 60.0)
 
 
 def gpus_at_most(run: ScaledRun, most: int) -> Outcome:
-    """The budget is kept at every moment."""
+    """No more are asked for than there may be, at any moment."""
     got = run.most_gpus()
-    return Outcome("the most GPUs at any moment", f"at most {most}", str(got), got <= most)
+    claim = "the most GPUs of workers that start or serve"
+    return Outcome(claim, f"at most {most}", str(got), got <= most)
 
 
 def gpu_hours_at_most(

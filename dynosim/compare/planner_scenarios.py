@@ -293,9 +293,9 @@ SCENARIOS: tuple[ScalingScenario, ...] = (
         setup="10 s of 5 requests/s in each minute of 0.3: one worker is enough in the mean",
         service=_bursts,
         judge=_in_bursts,
-        remark="Bursts are shorter than a start: what they take has to be there before. The planner"
-        " foresees means; with\n`max_utilization: 0.3` it passes, on 3 workers. The others pass by"
-        " staying near their maximum.",
+        remark="Bursts are shorter than a start: what they take has to be there before. The"
+        " planner foresees means; with\n`max_utilization: 0.3` it passes, with 3 workers. The"
+        " others pass by staying near their maximum.",
     ),
     ScalingScenario(
         name="cold-samples",
@@ -356,6 +356,9 @@ SCENARIOS: tuple[ScalingScenario, ...] = (
         setup="6 GPUs for both pools; long prompts, then long answers",
         service=_budget,
         judge=_within_budget,
+        remark="A worker that is told to go holds its GPU until its answers are finished: with the"
+        " planner a seventh is in\nuse for 90 s. A cluster that has no seventh lets the new worker"
+        " wait for it.",
     ),
     ScalingScenario(
         name="pending",
