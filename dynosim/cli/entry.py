@@ -20,7 +20,15 @@ from dynosim import __version__
 from dynosim.cli.completion_scripts import SCRIPTS, SHELL, install
 from dynosim.cli.dynamo_flags import WithRouterFlags
 from dynosim.cli.help_groups import GroupedCommands
-from dynosim.cli.options import AsJson, FailIfNone, Overrides, Overwrite, SkipBadLines, with_skip
+from dynosim.cli.options import (
+    AsJson,
+    FailIfAny,
+    FailIfNone,
+    Overrides,
+    Overwrite,
+    SkipBadLines,
+    with_skip,
+)
 from dynosim.compiled import CORE
 from dynosim.errors import EXIT_FAILURE, EXIT_INTERRUPTED, ConfigError, DynosimError, InvariantError
 
@@ -433,6 +441,38 @@ def verify(
         jobs=jobs,
     )
     raise typer.Exit(verify_command(asked))
+
+
+@app.command(
+    "plan-scenarios", epilog="Example: dynosim plan-scenarios silence --controller planner"
+)
+def plan_scenarios(
+    scenarios: Annotated[
+        list[str] | None, typer.Argument(help="Their names; all if none is given.")
+    ] = None,
+    controller: Annotated[
+        str, typer.Option(help="Who scales, as in planner,hpa.")
+    ] = "planner,hpa,keda",
+    to: Annotated[
+        Path | None, typer.Option(help="File for the verdicts as a page (Markdown).")
+    ] = None,
+    overwrite: Overwrite = False,
+    json: AsJson = False,
+    fail_if_any: FailIfAny = False,
+) -> None:
+    """Try planner, HPA and KEDA on what users of planners report."""
+    _compute_in_one_thread()
+    from dynosim.cli.plan_scenarios import ScenarioArguments, plan_scenarios_command
+
+    asked = ScenarioArguments(
+        names=scenarios or [],
+        controllers=controller,
+        to=to,
+        overwrite=overwrite,
+        as_json=json,
+        fail_if_any=fail_if_any,
+    )
+    raise typer.Exit(plan_scenarios_command(asked))
 
 
 @app.command("replay-log", epilog="Example: dynosim replay-log router.jsonl")

@@ -11,7 +11,15 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Simulate": ("init", "run", "sweep", "size", "diff", "why", "support"),
     "Traces": ("trace",),
     "Live": ("deploy", "serve", "tiny-model"),
-    "Trust": ("verify", "validate", "calibrate", "rank", "replay-log", "conformance"),
+    "Trust": (
+        "verify",
+        "validate",
+        "calibrate",
+        "rank",
+        "plan-scenarios",
+        "replay-log",
+        "conformance",
+    ),
     "Keys": ("explain", "schema"),
 }
 """The commands of `dynosim` by heading, in the order in which they are listed."""
