@@ -23,14 +23,20 @@ def scaling_process(config: RunConfig, cluster: ClusterSpec) -> ScalingProcess |
 
     Raises: ConfigError if it does not go with the cluster.
     """
-    controller: Controller
+    controller = controller_of(config, cluster)
+    return None if controller is None else ScalingProcess(controller, scaling_spec(config))
+
+
+def controller_of(config: RunConfig, cluster: ClusterSpec) -> Controller | None:
+    """The configured controller of a cluster, new; None: there is none.
+
+    Raises: ConfigError if it does not go with the cluster.
+    """
     if config.planner is not None:
-        controller = _planner(_with_targets(config.planner, config.sla), cluster)
-    elif config.hpa is not None:
-        controller = _hpa(config.hpa, cluster)
-    else:
-        return None
-    return ScalingProcess(controller, scaling_spec(config))
+        return _planner(_with_targets(config.planner, config.sla), cluster)
+    if config.hpa is not None:
+        return _hpa(config.hpa, cluster)
+    return None
 
 
 def scaling_spec(config: RunConfig) -> ScalingSpec:
@@ -63,7 +69,8 @@ def _planner(section: PlannerConfig, cluster: ClusterSpec) -> Planner:
     mode = section.mode or ("agg" if cluster.disagg is None else "disagg")
     predictor = from_section(ForecastSpec, section.load_predictor)
     spec = from_section(PlannerSpec, section, mode=mode, load_predictor=predictor)
-    times = {pool.name: pool.times for pool in cluster.pools}
+    is_told = section.step_times == "plan"
+    times = {pool.name: pool.times for pool in cluster.pools} if is_told else {}
     try:
         return Planner(spec, pool_cards(cluster), times)
     except ValueError as error:

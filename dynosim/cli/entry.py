@@ -477,10 +477,10 @@ def plan_scenarios(
 
 @app.command("replay-log", epilog="Example: dynosim replay-log router.jsonl")
 def replay_log(
-    log: Annotated[Path, typer.Argument(help="Log of a router, of the twin or live.")],
+    log: Annotated[Path, typer.Argument(help="Log of a router, or of who scales.")],
     json: AsJson = False,
 ) -> None:
-    """Derive a router's decisions again; show the first that differs."""
+    """Derive logged decisions again; show the first that differs."""
     from dynosim.cli.replay import replay_log_command
 
     raise typer.Exit(replay_log_command(log, as_json=json))

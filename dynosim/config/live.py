@@ -62,9 +62,9 @@ class LiveConfig(Section):
     router_log: bool = True
     """Whether the router's inputs and decisions are kept, for `dynosim replay-log`."""
     router_log_mib: Count = 64
-    """Size of one file of the router's log."""
+    """Size of one file of the router's log, and of a controller's."""
     router_log_files: Annotated[int, Field(ge=2, le=10_000)] = 4
-    """Files of the router's log that are kept. Unit: files."""
+    """Files of the router's log that are kept, and of a controller's. Unit: files."""
     process_log_mib: Count = 64
     """Size of one file with the output of a deployment's process."""
     process_log_files: Annotated[int, Field(ge=2, le=10_000)] = 4
