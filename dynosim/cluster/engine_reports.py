@@ -19,6 +19,7 @@ from dynosim.cluster.run_steps import (
     NewSteps,
     Runs,
     StepRow,
+    rows_of,
 )
 from dynosim.engine.sequence import DECODING, DRAINING, LOADING, PREFILLING, SPECULATING
 from dynosim.engine.sequence import Sequence as EngineSequence
@@ -40,11 +41,12 @@ class EngineReporter:
         self._told: dict[int, int] = {}  # by worker: steps of the run under way told of already
 
     def reports(
-        self, steps: NewSteps, runs: Runs, alive: Sequence[Worker], now_ms: float
+        self, steps: NewSteps | None, runs: Runs, alive: Sequence[Worker], now_ms: float
     ) -> tuple[EngineReport, ...]:
-        """A report of each worker that serves; `steps` are new since the last reports."""
+        """A report of each worker that serves; `steps` are new since the last reports, and None
+        where none is to be told."""
         rows: dict[int, list[StepRow]] = {}
-        for part in (steps.over, steps.under_way):
+        for part in () if steps is None else (rows_of(steps.over), steps.under_way):
             for row in part:
                 worker_id = row[WORKER]
                 if worker_id in rows:

@@ -3,9 +3,10 @@
 import struct
 from array import array
 from math import isnan
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dynosim.engine.plan import CopyJob
 from dynosim.records import (
@@ -97,17 +98,20 @@ class StepRows:
             return len(self._columns[0][0])
         return len(self._full) * CHUNK_ROWS + self._end // ROW_BYTES
 
-    def since(self, first: int) -> list[tuple[Any, ...]]:
-        """The rows from that one on, each as `append` got it."""
+    def since(self, first: int) -> NDArray[np.void]:
+        """The rows from that one on, of `STEP_TYPE`; a copy."""
+        rows = np.empty(max(0, len(self) - first), STEP_TYPE)
         if self._columns is not None:
-            columns = [column[first:].tolist() for part in self._columns for column in part]
-            return list(zip(*columns, strict=True))
+            times, counts = self._columns
+            rows["times"], rows["counts"] = times[:, first:].T, counts[:, first:].T
+            return rows
         chunk, row = divmod(first, CHUNK_ROWS)
-        rows: list[tuple[Any, ...]] = []
+        place = 0
         for buffer in [*self._full, self._buffer][chunk:]:
             end = self._end if buffer is self._buffer else len(buffer)
-            with memoryview(buffer) as view, view[row * ROW_BYTES : end] as part:
-                rows += STEP_ROW.iter_unpack(part)
+            part = np.frombuffer(buffer, STEP_TYPE, end // ROW_BYTES)[row:]
+            rows[place : place + len(part)] = part
+            place += len(part)
             row = 0
         return rows
 

@@ -13,7 +13,7 @@ from dynosim.cluster.control import ControlPlane, ProcessGenerator
 from dynosim.cluster.engine_reports import EngineReporter
 from dynosim.cluster.exposition import Exposition, FrontendLabels, FrontendPath
 from dynosim.cluster.pool import Worker
-from dynosim.cluster.run_steps import NewSteps, Runs, StepFeed, StepReader, runs_under_way
+from dynosim.cluster.run_steps import Runs, StepFeed, StepReader, runs_under_way
 from dynosim.cluster.spec import ClusterSpec
 from dynosim.errors import ConfigError
 from dynosim.planner.controller import Controller
@@ -238,9 +238,7 @@ class _Sight:
         """What the workers say of themselves."""
         alive, everybody = self._control.alive, self._control.inside
         runs = self._runs_of(alive, now_ms)
-        steps = NewSteps([], [], everybody)
-        if self._tells_steps:
-            steps = self._reported_steps.read(runs, everybody)
+        steps = self._reported_steps.read(runs, everybody) if self._tells_steps else None
         return self._reporter.reports(steps, runs, alive, now_ms)
 
     def _runs_of(self, alive: Sequence[Worker], now_ms: float) -> Runs:
