@@ -46,6 +46,7 @@ def scaling_spec(config: RunConfig) -> ScalingSpec:
         ScalingSpec,
         section,
         outages=tuple((one.from_ms, one.to_ms) for one in section.outages),
+        max_passes=0,  # nobody learns step times from steps: the pools' models are given
         keeps_metrics=False,
         labels=frontend_labels(config),
     )

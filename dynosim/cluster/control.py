@@ -65,6 +65,8 @@ class ControlPlane:
         self.env = simpy.Environment()
         self.is_stopped = False
         self._cluster = cluster
+        self._alive: list[Worker] = []
+        self._num_known = 0  # workers that have been among them
         self._pools = {pool.name: pool for pool in pools}
         self._is_held = False
         self._num_expected = 0
@@ -103,6 +105,15 @@ class ControlPlane:
     def inside(self) -> Sequence[Worker]:
         """All workers there have been, by id, with all that is inside: to look at only."""
         return self._cluster.workers
+
+    @property
+    def alive(self) -> Sequence[Worker]:
+        """Those of them that hold GPUs now; who has gone is never looked at again."""
+        everybody = self._cluster.workers
+        self._alive += everybody[self._num_known :]
+        self._num_known = len(everybody)
+        self._alive = [worker for worker in self._alive if worker.is_alive]
+        return self._alive
 
     @property
     def num_queued(self) -> int:

@@ -22,6 +22,7 @@ from dynosim.cluster.run_steps import (
     NewSteps,
     Runs,
     StepRow,
+    rows_of,
 )
 from dynosim.engine.sequence import DECODING, DRAINING, LOADING, PREFILLING, SPECULATING
 from dynosim.engine.sequence import Sequence as EngineSequence
@@ -44,10 +45,11 @@ class EngineReporter:
         self._last: dict[int, EngineReport] = {}  # by worker, without steps
 
     def reports(
-        self, steps: NewSteps, runs: Runs, alive: Sequence[Worker], now_ms: float
+        self, steps: NewSteps | None, runs: Runs, alive: Sequence[Worker], now_ms: float
     ) -> tuple[EngineReport, ...]:
-        """The latest report of each worker that serves; `steps` are new since the last ones."""
-        rows = _by_worker(steps)
+        """The latest report of each worker that serves; `steps` are new since the last ones, and
+        None where none is to be told."""
+        rows = {} if steps is None else _by_worker(steps)
         told, self._told = self._told, {}
         found = []
         for worker in alive:
@@ -92,7 +94,7 @@ class EngineReporter:
 
 def _by_worker(steps: NewSteps) -> dict[int, list[StepRow]]:
     rows: dict[int, list[StepRow]] = {}
-    for part in (steps.over, steps.under_way):
+    for part in (rows_of(steps.over), steps.under_way):
         for row in part:
             worker_id = row[WORKER]
             if worker_id in rows:

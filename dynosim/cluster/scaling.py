@@ -155,7 +155,7 @@ class ScalingProcess:
             carry_out(control, order.pool, order.target)
 
     def _end_if_nobody_comes(self, control: ControlPlane, now_ms: float) -> None:
-        is_starting = any(worker.phase is Phase.STARTING for worker in control.inside)
+        is_starting = any(worker.phase is Phase.STARTING for worker in control.alive)
         if is_starting or not control.is_waiting_only:
             self._idle_since_ms = NEVER
             return
@@ -166,7 +166,7 @@ class ScalingProcess:
 
 def carry_out(control: ControlPlane, pool: str, target: int) -> None:
     """Give a pool `target` workers: launch some, or drain those that are missed least."""
-    state = pool_state(control, pool, control.inside)
+    state = pool_state(control, pool, control.alive)
     alive = state.count(Phase.STARTING) + state.count(Phase.READY)
     change = changes(state, target)
     for _ in range(change.num_launched):
@@ -210,7 +210,7 @@ def _num_requests(worker: Worker, workers: Sequence[Worker]) -> int:
 
 
 class Sight:
-    """What can be seen of a run. Workers that have gone are left out of each look after it."""
+    """What can be seen of a run."""
 
     def __init__(self, control: ControlPlane, spec: ScalingSpec) -> None:
         books = control.books
@@ -221,25 +221,24 @@ class Sight:
         self._runs: Runs = {}
         self._runs_at_ms = -NEVER
         self._reporter = EngineReporter(spec.max_passes)
-        self._alive: list[Worker] = []
-        self._num_known = 0
+        self._tells_steps = spec.max_passes > 0
 
     def scrape(self, now_ms: float) -> Scrape:
         """The frontend's metrics."""
-        alive = self._living()
+        alive = self._control.alive
         steps = self._scraped_steps.read(self._runs_of(alive, now_ms), self._control.inside)
         return self._exposition.scrape(alive, self._control.num_queued, steps, now_ms)
 
     def pools(self) -> tuple[PoolState, ...]:
         """The workers of each pool."""
-        alive = self._living()
+        alive = self._control.alive
         return tuple(pool_state(self._control, name, alive) for name in self._control.wanted)
 
     def reports(self, now_ms: float) -> tuple[EngineReport, ...]:
         """What the workers say of themselves."""
-        alive = self._living()
+        alive, everybody = self._control.alive, self._control.inside
         runs = self._runs_of(alive, now_ms)
-        steps = self._reported_steps.read(runs, self._control.inside)
+        steps = self._reported_steps.read(runs, everybody) if self._tells_steps else None
         return self._reporter.reports(steps, runs, alive, now_ms)
 
     def _runs_of(self, alive: Sequence[Worker], now_ms: float) -> Runs:
@@ -247,13 +246,6 @@ class Sight:
         if self._runs_at_ms != now_ms:
             self._runs, self._runs_at_ms = runs_under_way(alive, now_ms), now_ms
         return self._runs
-
-    def _living(self) -> list[Worker]:
-        everybody = self._control.inside
-        self._alive += everybody[self._num_known :]
-        self._num_known = len(everybody)
-        self._alive = [worker for worker in self._alive if worker.is_alive]
-        return self._alive
 
 
 def exposition_of(books: Books, labels: FrontendLabels) -> Exposition:
