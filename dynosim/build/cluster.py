@@ -40,7 +40,9 @@ def cluster_spec(
         return _disagg_spec(config, prepared, records_events=records_events, witness=witness)
     routing = _routing(config, prepared)
     routing = replace(routing, records_events=records_events, open_log=open_log, witness=witness)
-    return ClusterSpec(pools=_pools(config, prepared), routing=routing)
+    return ClusterSpec(
+        pools=_pools(config, prepared), routing=routing, starts_empty=config.waits_for_workers
+    )
 
 
 def _routing(config: RunConfig, prepared: Prepared) -> RoutingSpec:

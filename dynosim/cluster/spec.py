@@ -143,7 +143,7 @@ class ClusterSpec:
     Ranks are numbered through the workers: those of the first have the first ids.
 
     If it `mixes_no_generations`, one generation of workers serves a request from its arrival on;
-    see `without_mixing`.
+    see `without_mixing`. It may have no worker if it `starts_empty`: somebody launches them.
 
     Raises: ConfigError naming the key in which pools differ, or if there is no worker.
     """
@@ -152,13 +152,14 @@ class ClusterSpec:
     routing: RoutingSpec | None = None
     disagg: DisaggSpec | None = None
     mixes_no_generations: bool = False
+    starts_empty: bool = False
 
     def __post_init__(self) -> None:
         self._check_tiers()
         if self.disagg is not None:
             self._check_disagg()
             return
-        if self.num_workers < 1:
+        if self.num_workers < 1 and not self.starts_empty:
             raise ConfigError(f"cluster.workers: at least 1 is needed, got {self.num_workers}")
         first = self.pools[0]
         for pool in self.pools[1:]:
