@@ -1,9 +1,11 @@
 """The cheapest schedule of workers that keeps the SLA, found by playing schedules in the twin.
 
-It knows the future. What is known to be enough in each bin of time comes from fixed clusters; then
-each bin is given less until its requests miss the SLA. That is the fewest found, not proved.
+It knows the future. What is enough in each bin of time comes from fixed clusters; then stretches of
+bins are given a worker less, long ones first, as long as the whole run keeps the SLA and gets
+cheaper. That is the cheapest that was found: nothing proves that there is no cheaper one.
 """
 
+from collections import deque
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -15,7 +17,7 @@ from dynosim.planning.plan_file import PlanFile
 from dynosim.planning.played import Load, Played, Stage, Tell, attainment_by_bin, meets
 from dynosim.records import FloatArray
 
-TRIALS = 12
+MENDINGS, TRIALS = 8, 32
 """Schedules that are played to mend one that misses, and to make a good one cheaper."""
 
 
@@ -37,28 +39,29 @@ class Bound:
         If no schedule keeps it, the one that comes nearest.
         """
         best, needed = self._mended(enough)
-        if not meets([best.attainment], self.target):
-            return best
-        floor = np.full(len(needed), float(least))
+        stretches = deque([(0, len(needed))] if meets([best.attainment], self.target) else ())
         for _ in range(TRIALS):
-            tried = np.where(needed > floor, needed - 1, needed)
-            if (tried == needed).all():
+            if not stretches:
                 break
-            played = self._play(tried)
-            kept = attainment_by_bin(played, self.load) >= self.target - 1e-12
-            floor = np.where(kept, floor, np.maximum(floor, tried + 1))
-            needed = np.maximum(tried, floor)
-            if meets([played.attainment], self.target):
-                best = min(best, played, key=_gpu_hours)
-        final, _ = self._mended(needed)
-        if meets([final.attainment], self.target):
-            best = min(best, final, key=_gpu_hours)
+            low, high = stretches.popleft()
+            fewer = needed.copy()
+            fewer[low:high] = np.maximum(fewer[low:high] - 1, least)
+            if (fewer == needed).all():
+                continue
+            played = self._play(fewer)
+            is_kept = meets([played.attainment], self.target)
+            if is_kept and _gpu_hours(played) < _gpu_hours(best):
+                best, needed = played, fewer
+                stretches.append((low, high))
+            elif high - low > 1:
+                middle = (low + high) // 2
+                stretches += [(low, middle), (middle, high)]
         return best
 
     def _mended(self, enough: FloatArray) -> tuple[Played, FloatArray]:
         """A run that keeps the SLA: bins that miss it are given more, and those before them."""
         best: Played | None = None
-        for _ in range(TRIALS):
+        for _ in range(MENDINGS):
             played = self._play(enough)
             if best is None or played.attainment > best.attainment:
                 best = played

@@ -58,7 +58,7 @@ class PoolCapacities:
         ]
 
     def nearest(self) -> str:
-        """The latencies that one worker of each pool reaches at best, of those that have a bound."""
+        """The bounded latencies that one worker of each pool reaches at best."""
         found = []
         for reach in self.reaches():
             for name, target, value in (
