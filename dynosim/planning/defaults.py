@@ -5,18 +5,22 @@ from typing import Any
 
 from dynosim.config.controllers import PlannerConfig
 from dynosim.config.schema import RunConfig
+from dynosim.planner.capacity import OperatingPoint
 
 Data = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What all derived sections share: latencies, and the fewest and most workers of a pool."""
+    """What derived sections are made of: latencies, the fewest and most workers of a pool, and
+    what one of them can do."""
 
     ttft_ms: float | None
     itl_ms: float | None
     least: int
     most: int
+    in_flight: int = 1  # requests that a worker takes at a time
+    rps: float = 1.0  # and serves a second, both within the SLA by its step times
 
     @property
     def ttft_s(self) -> float:
@@ -25,24 +29,30 @@ class Limits:
         return max(0.001, ttft_ms / 1e3)
 
 
-def limits_of(config: RunConfig, planner: PlannerConfig | None, peak: int) -> Limits:
-    """The limits of a stated planner; without any, from one worker to twice the fixed peak."""
+def limits_of(
+    config: RunConfig, planner: PlannerConfig | None, peak: int, point: OperatingPoint
+) -> Limits:
+    """The limits of a stated planner; without any, from one worker to twice the fixed peak.
+
+    `point` is a worker at its best within the SLA.
+    """
     assert config.sla is not None, "a comparison has one"
     ttft_ms, itl_ms = config.sla.ttft_ms, config.sla.itl_ms
     if planner is None:
-        return Limits(ttft_ms, itl_ms, 1, 2 * peak)
+        return Limits(ttft_ms, itl_ms, 1, 2 * peak, point.num_seqs, point.rps)
     most = [2 * peak] if planner.max_endpoint is None else [planner.max_endpoint]
     if planner.max_gpu_budget is not None and not config.cluster.is_disagg:
         most.append(planner.max_gpu_budget // config.engine.gpus_per_worker)
-    return Limits(ttft_ms, itl_ms, planner.min_endpoint, max(1, *[min(most)]))
+    least, most_workers = planner.min_endpoint, max(1, min(most))
+    return Limits(ttft_ms, itl_ms, least, most_workers, point.num_seqs, point.rps)
 
 
-def derived_section(controller: str, limits: Limits, in_flight: int) -> Data:
-    """A section for a controller; `in_flight` is what a worker takes at a time within the SLA."""
-    return _DERIVED[controller](limits, in_flight)
+def derived_section(controller: str, limits: Limits) -> Data:
+    """A section for a controller."""
+    return _DERIVED[controller](limits)
 
 
-def _planner(limits: Limits, _: int) -> Data:
+def _planner(limits: Limits) -> Data:
     targets = {"ttft_ms": limits.ttft_ms, "itl_ms": limits.itl_ms}
     return {
         "optimization_target": "sla",
@@ -54,7 +64,7 @@ def _planner(limits: Limits, _: int) -> Data:
     }
 
 
-def _hpa(limits: Limits, _: int) -> Data:
+def _hpa(limits: Limits) -> Data:
     return {
         "metric": "ttft_p95_s",
         "target": limits.ttft_s,
@@ -63,20 +73,18 @@ def _hpa(limits: Limits, _: int) -> Data:
     }
 
 
-def _keda(limits: Limits, _: int) -> Data:
+def _keda(limits: Limits) -> Data:
+    pending = max(1.0, round(limits.rps * limits.ttft_s, 1))  # they wait as long as they may
     return {
-        "triggers": [
-            {"metric": "ttft_p95_s", "target": limits.ttft_s, "is_average": False},
-            {"metric": "waiting_requests", "target": 1.0},
-        ],
+        "triggers": [{"metric": "pending_requests", "target": pending}],
         "min_replicas": limits.least,
         "max_replicas": limits.most,
     }
 
 
-def _concurrency(limits: Limits, in_flight: int) -> Data:
+def _concurrency(limits: Limits) -> Data:
     return {
-        "target": float(in_flight),
+        "target": float(limits.in_flight),
         "min_replicas": limits.least,
         "max_replicas": limits.most,
     }

@@ -112,7 +112,8 @@ def good_by_bin(played: Played, load: Load) -> tuple[FloatArray, FloatArray]:
     places = (log.arrival_ms[came] // load.bin_ms).astype(np.int64)
     places = np.minimum(places, load.num_bins - 1)
     num = np.bincount(places, minlength=load.num_bins)
-    return num.astype(float), np.bincount(places, weights=good[came], minlength=load.num_bins)
+    within = np.bincount(places, weights=good[came], minlength=load.num_bins)
+    return num.astype(np.float64), within.astype(np.float64)
 
 
 def attainment_by_bin(played: Played, load: Load) -> FloatArray:

@@ -94,7 +94,8 @@ class _Study:
         hits = [one.report["prefix_cache_reused_ratio"] or 0.0 for one in self._fixed.of(peak)]
         self._capacities = self._capacities_at(sum(hits) / len(hits))
         planner = self._file.under("planner").planner if self._file.states("planner") else None
-        self._limits = limits_of(self._file.base, planner, max(peak))
+        point = self._capacities.points()[-1]
+        self._limits = limits_of(self._file.base, planner, max(peak), point)
         order = sorted(set(self._asked.against), key=CONTESTANTS.index)
         return PlanStudy(
             asked=self._asked,
@@ -126,7 +127,7 @@ class _Study:
         )
         if is_doubtful:
             raise ConfigError(
-                f"{text}. One request after the other, a worker reaches "
+                f"{text}; by step times the nearest that a worker reaches is "
                 f"{self._capacities.nearest()} (raise the bounds, or take other engines)"
             )
         raise ConfigError(f"{text} (raise the bounds, or --most-workers, or lower --attainment)")
@@ -160,8 +161,7 @@ class _Study:
     def _controlled(self, name: str) -> Contestant:
         section, goes_by = None, "as the file says"
         if not self._file.states(name):
-            in_flight = max(1, self._capacities.points()[-1].num_seqs)
-            section = derived_section(name, self._limits, in_flight)
+            section = derived_section(name, self._limits)
             goes_by = f"derived: {said(section)}"
         config = self._file.under(name, section)
         if config.cluster.is_disagg and self._has_pool(name):
