@@ -43,7 +43,10 @@ def cluster_spec(
     routing = _routing(config, prepared)
     routing = replace(routing, records_events=records_events, open_log=open_log, witness=witness)
     return ClusterSpec(
-        pools=_pools(config, prepared), routing=routing, frontend=_frontend(config, prepared)
+        pools=_pools(config, prepared),
+        routing=routing,
+        frontend=_frontend(config, prepared),
+        starts_empty=config.waits_for_workers,
     )
 
 

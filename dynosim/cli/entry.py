@@ -358,6 +358,40 @@ def size(
     raise typer.Exit(size_command(asked))
 
 
+@app.command(epilog="Example: dynosim plan sweeps/plan_bursty.yaml --out results/bursty")
+def plan(
+    file: Annotated[Path, typer.Argument(help="Run file; may state several controllers.")],
+    set_: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for all results.")] = None,
+    overwrite: Overwrite = False,
+    json: AsJson = False,
+    against: Annotated[
+        str, typer.Option(help="Who is compared, as in planner,hpa,perfect; all if not given.")
+    ] = "",
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Seeds, from the file's on.")] = 1,
+    attainment: Annotated[
+        float, typer.Option(help="Share of requests that are to be within the SLA.")
+    ] = 0.95,
+    bin_: Annotated[
+        float | None,
+        typer.Option("--bin", help="Seconds of a bin of time; about 120 bins if not given."),
+    ] = None,
+    most_workers: Annotated[
+        int, typer.Option(min=1, max=4096, help="Largest fixed cluster that is tried.")
+    ] = 64,
+) -> None:
+    """Compare planner, autoscalers, fixed clusters and the bound on one load."""
+    _compute_in_one_thread()
+    from dynosim.cli.plan import PlanArguments, plan_command
+
+    asked = PlanArguments(
+        file=file, overrides=set_ or [], out=out, overwrite=overwrite, as_json=json,
+        against=against, seeds=seeds, attainment=attainment, bin_s=bin_,
+        most_workers=most_workers,
+    )  # fmt: skip
+    raise typer.Exit(plan_command(asked))
+
+
 @app.command(epilog="Example: dynosim conformance scenarios/*.json --golden golden")
 def conformance(
     scenarios: Annotated[list[Path], typer.Argument(help="Scenario files (JSON).")],

@@ -8,7 +8,7 @@ from typing import Any
 from typer.core import TyperGroup
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Simulate": ("init", "run", "sweep", "size", "diff", "why", "support"),
+    "Simulate": ("init", "run", "sweep", "size", "plan", "diff", "why", "support"),
     "Traces": ("trace",),
     "Live": ("deploy", "serve", "tiny-model"),
     "Trust": (

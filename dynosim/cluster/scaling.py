@@ -37,7 +37,7 @@ class ScalingSpec:
 
     Metrics are scraped every `scrape_interval_ms`, but for `outages` (from, to); a scrape can be
     seen `metric_lag_ms` later. What is decided is carried out after `actuation_delay_ms`, unless
-    something else has been decided for the pool meanwhile. An engine tells of at most `max_passes`
+    another number has been decided for the pool meanwhile. An engine tells of at most `max_passes`
     steps at a time. If requests have waited for a worker to come for `max_wait_ms` while nothing
     else went on, the run ends: nobody will launch one. `keeps_metrics`: looks are kept with all
     that was seen, not only with decisions.
@@ -142,8 +142,14 @@ class ScalingProcess:
         self._carry_out_due(control, now_ms)
 
     def _take(self, control: ControlPlane, decided: PoolDecision, now_ms: float) -> None:
-        """A pool is to have so many workers; what was to come about before is so no more."""
+        """A pool is to have so many workers; another number that was to come about is so no more.
+
+        The same number said again stays due when it was: who decides more often than the delay is
+        long would otherwise never be obeyed.
+        """
         control.wanted[decided.pool] = decided.target
+        if any((one.pool, one.target) == (decided.pool, decided.target) for one in self._orders):
+            return
         self._orders = [order for order in self._orders if order.pool != decided.pool]
         due_ms = now_ms + self._spec.actuation_delay_ms
         self._orders.append(_Order(due_ms, decided.pool, decided.target))

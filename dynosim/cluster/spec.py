@@ -145,7 +145,8 @@ class ClusterSpec:
 
     If it `mixes_no_generations`, one generation of workers serves a request from its arrival on;
     see `without_mixing`. Without a `frontend` requests are placed when they come, but for the
-    constants of step times and routing.
+    constants of step times and routing. It may have no worker if it `starts_empty`: somebody
+    launches them.
 
     Raises: ConfigError naming the key in which pools differ, or if there is no worker.
     """
@@ -155,13 +156,14 @@ class ClusterSpec:
     disagg: DisaggSpec | None = None
     mixes_no_generations: bool = False
     frontend: FrontendSpec | None = None
+    starts_empty: bool = False
 
     def __post_init__(self) -> None:
         self._check_tiers()
         if self.disagg is not None:
             self._check_disagg()
             return
-        if self.num_workers < 1:
+        if self.num_workers < 1 and not self.starts_empty:
             raise ConfigError(f"cluster.workers: at least 1 is needed, got {self.num_workers}")
         first = self.pools[0]
         for pool in self.pools[1:]:

@@ -328,9 +328,9 @@ class ClusterConfig(Section):
     mode: Literal["agg", "disagg"] = "agg"
     """How the work is split: `agg`, every worker serves whole requests; `disagg`, workers of one
     pool compute prompts, those of another one answers."""
-    workers: Annotated[int, Field(ge=1, le=65536)] = 1
-    """Equal workers (`agg`), each of `engine.tensor_parallel` x `engine.data_parallel` GPUs. Unit:
-    workers."""
+    workers: Annotated[int, Field(ge=0, le=65536)] = 1
+    """Equal workers (`agg`), each of `engine.tensor_parallel` x `engine.data_parallel` GPUs; 0 only
+    where a controller launches some. Unit: workers."""
     cpu_workers: Annotated[int, Field(ge=0, le=65536)] = 0
     """How many of the workers, the last ones, run on CPUs. Unit: workers."""
     cpu_step_time_scale: Annotated[float, Field(gt=0)] = 8.0

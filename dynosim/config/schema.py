@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
+from dynosim.config.autoscalers import ConcurrencyConfig, KedaConfig
 from dynosim.config.base import RULES, PositiveMs, Rule, Section, check_rules
 from dynosim.config.cluster import POOL_ROLES, ClusterConfig, PoolRole
 from dynosim.config.controllers import HpaConfig, PlannerConfig, ScalingConfig
@@ -20,6 +21,9 @@ from dynosim.config.scenario import ScenarioEventConfig, scenario_rules
 from dynosim.config.timing import NEEDS_MODEL, TimingConfig
 from dynosim.config.workload import WorkloadConfig
 from dynosim.timing.sampler import Sampling
+
+CONTROLLERS = ("planner", "hpa", "keda", "concurrency")
+"""Sections of which one at most decides how many workers there are."""
 
 
 class SlaConfig(Section):
@@ -62,6 +66,10 @@ class RunConfig(Section):
     """A planner that decides how many workers there are; null: none."""
     hpa: HpaConfig | None = None
     """An HPA that decides it; null: none."""
+    keda: KedaConfig | None = None
+    """KEDA, which decides it; null: none."""
+    concurrency: ConcurrencyConfig | None = None
+    """An autoscaler by requests in flight, which decides it; null: none."""
     scaling: ScalingConfig | None = None
     """What they see and when; null: as a section without keys."""
     scenario: list[ScenarioEventConfig] = Field([])
@@ -211,7 +219,11 @@ class RunConfig(Section):
     @property
     def is_scaled(self) -> bool:
         """Whether a controller decides how many workers there are."""
-        return self.planner is not None or self.hpa is not None
+        return bool(self.controllers())
+
+    def controllers(self) -> list[str]:
+        """The sections that decide how many workers there are; a checked plan has one at most."""
+        return [name for name in CONTROLLERS if getattr(self, name) is not None]
 
     @property
     def waits_for_workers(self) -> bool:
@@ -220,14 +232,21 @@ class RunConfig(Section):
         return self.is_scaled and is_asked
 
     def _check_controllers(self) -> None:
-        """Refuses two who decide the same, and words to nobody."""
+        """Refuses two who decide the same, words to nobody, and nobody whom nothing wakes."""
+        stated = self.controllers()
+        is_empty = not self.cluster.is_disagg and self.cluster.workers == 0
         check_rules(
             [
-                ("hpa", self.planner is not None and self.hpa is not None,
-                 "stated beside planner: both would decide on the same workers", "keep one"),
-                ("scaling", self.scaling is not None and not self.is_scaled,
+                *((name, True, f"stated beside {stated[0]}: both would decide on the same workers",
+                   "keep one") for name in stated[1:]),
+                ("scaling", self.scaling is not None and not stated,
                  "stated, but nobody decides on the number of workers",
-                 "add planner: or hpa:, or remove it"),
+                 "add planner:, hpa:, keda: or concurrency:, or remove it"),
+                ("cluster.workers", is_empty and not self.waits_for_workers,
+                 "none at the start, and requests are refused where nobody serves",
+                 "add planner:, keda: or concurrency: with scaling.wait_for_workers, or start one"),
+                ("cluster.workers", is_empty and self.hpa is not None,
+                 "none at the start, and an HPA wakes nobody at 0", "start at least one"),
             ]
         )  # fmt: skip
 

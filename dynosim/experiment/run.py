@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from dynosim.cluster.control import Process
     from dynosim.cluster.metrics_recorder import MetricsRecorder
     from dynosim.cluster.scaling import ScalingProcess
+    from dynosim.planner.controller import Controller
     from dynosim.planner.look import Look
     from dynosim.planner.metric_series import MetricSeries
     from dynosim.router.witness import ChoiceWitness
@@ -143,6 +144,7 @@ def run(
     progress: Progress | None = None,
     watch: Watch | None = None,
     processes: "Sequence[Process]" = (),
+    controller: "Controller | None" = None,
 ) -> RunOutcome:
     """Simulate `config`. `trace` is the workload if it has been loaded already, `prepared` what
     `prepare` gives, perhaps with other step times.
@@ -153,7 +155,8 @@ def run(
     requests' workers were chosen from. `wall_time_ms` in the report is real time from before the
     trace is opened to the end. `check` tests the laws of conservation on the result. `progress` is
     told several times a second how many requests have ended, and of how many. `watch` may end the
-    run early. `processes` watch and steer it, see `dynosim.cluster.control`.
+    run early. `processes` watch and steer it, see `dynosim.cluster.control`. `controller` decides
+    on the number of workers, in place of the one that is configured.
 
     Pins that ask for more than all caches hold are refused only where the workload is loaded here:
     who gives another load, as a search does, wants to see what becomes of it.
@@ -188,7 +191,7 @@ def run(
         options = run_options(config, exact_stepping=exact_stepping, records_trail=record_trail)
         if is_own_load and trace.retention is not None and options.concurrency is None:
             check_pins_together(trace, extents_for(trace, cluster), cluster)
-        control = _control(config, cluster)
+        control = _control(config, cluster, controller)
         if control is not None:
             processes = (control, *processes)
         played, cluster = _played(config, cluster)
@@ -250,13 +253,18 @@ def _recorder(config: RunConfig, every_ms: float | None) -> "MetricsRecorder | N
     return MetricsRecorder(every_ms, frontend_labels(config))
 
 
-def _control(config: RunConfig, cluster: ClusterSpec) -> "ScalingProcess | None":
-    """Who decides on the number of workers; None: nobody."""
-    if not config.is_scaled:
+def _control(
+    config: RunConfig, cluster: ClusterSpec, controller: "Controller | None"
+) -> "ScalingProcess | None":
+    """What drives `controller`, or the configured one; None: nobody scales the cluster."""
+    if controller is None and not config.is_scaled:
         return None
-    from dynosim.build.controllers import scaling_process
+    from dynosim.build.controllers import scaling_process, scaling_spec
+    from dynosim.cluster.scaling import ScalingProcess
 
-    return scaling_process(config, cluster)
+    if controller is None:
+        return scaling_process(config, cluster)
+    return ScalingProcess(controller, scaling_spec(config))
 
 
 def _played(config: RunConfig, cluster: ClusterSpec) -> "tuple[Sequence[Process], ClusterSpec]":

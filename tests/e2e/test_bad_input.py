@@ -103,7 +103,8 @@ def test_bad_lines_when_skipped_are_counted(
 
 SETTINGS = [
     ("workload.concurrency=0", "workload.concurrency: must be >= 1"),
-    ("cluster.workers=0", "cluster.workers: must be >= 1"),
+    ("cluster.workers=0", "cluster.workers: none at the start"),
+    ("cluster.workers=-1", "cluster.workers: must be >= 0"),
     ("workload.speedup=-1", "workload.speedup: must be > 0"),
     ("engine.watermark=1.0", "engine.watermark: must be < 1"),
     ("engine.block_size=0", "engine.block_size: must be >= 1"),

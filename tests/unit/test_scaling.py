@@ -127,6 +127,15 @@ def test_what_is_decided_comes_about_later_unless_something_else_is_decided() ->
     assert [one.pools[0].wanted for one in seen] == [1, 3, 2]
 
 
+def test_who_says_the_same_again_and_again_is_obeyed_after_the_delay() -> None:
+    """Every 20 ms, of a delay of 50: counted from when the number was first wanted."""
+    script = Script([float(at) for at in range(100, 400, 20)], [3] * 8 + [1] * 7)
+    result, _ = run(script, 0.0, 900.0, actuation_delay_ms=50.0)
+    assert result.scaling is not None
+    assert result.scaling.at_ms.tolist() == [150.0, 310.0]
+    assert result.scaling.after.tolist() == [3, 1]
+
+
 def test_advice_is_not_carried_out() -> None:
     result, seen = run(Script([50.0, 100.0], [4], is_advisory=True), 0.0, 200.0)
     assert len(result.workers) == 1 and [one.pools[0].wanted for one in seen] == [1, 1]
