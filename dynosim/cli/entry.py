@@ -477,10 +477,8 @@ def verify(
     raise typer.Exit(verify_command(asked))
 
 
-@app.command(
-    "plan-scenarios", epilog="Example: dynosim plan-scenarios silence --controller planner"
-)
-def plan_scenarios(
+@app.command("plan-cases", epilog="Example: dynosim plan-cases silence --controller planner")
+def plan_cases(
     scenarios: Annotated[
         list[str] | None, typer.Argument(help="Their names; all if none is given.")
     ] = None,
@@ -494,9 +492,9 @@ def plan_scenarios(
     json: AsJson = False,
     fail_if_any: FailIfAny = False,
 ) -> None:
-    """Try planner, HPA and KEDA on what users of planners report."""
+    """Try planner, HPA and KEDA on scenarios from what users report."""
     _compute_in_one_thread()
-    from dynosim.cli.plan_scenarios import ScenarioArguments, plan_scenarios_command
+    from dynosim.cli.plan_cases import ScenarioArguments, plan_cases_command
 
     asked = ScenarioArguments(
         names=scenarios or [],
@@ -506,7 +504,7 @@ def plan_scenarios(
         as_json=json,
         fail_if_any=fail_if_any,
     )
-    raise typer.Exit(plan_scenarios_command(asked))
+    raise typer.Exit(plan_cases_command(asked))
 
 
 @app.command("replay-log", epilog="Example: dynosim replay-log router.jsonl")

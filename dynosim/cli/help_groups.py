@@ -16,7 +16,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "validate",
         "calibrate",
         "rank",
-        "plan-scenarios",
+        "plan-cases",
         "replay-log",
         "conformance",
     ),

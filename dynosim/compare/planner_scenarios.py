@@ -53,7 +53,7 @@ class ScalingScenario:
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class ScenarioVerdict:
     """A scenario under one controller, claim by claim."""
 
     scenario: ScalingScenario
@@ -68,12 +68,12 @@ class Tried:
 
 def try_all(
     scenarios: Sequence[ScalingScenario], kinds: Sequence[ControllerKind]
-) -> Iterator[Tried]:
+) -> Iterator[ScenarioVerdict]:
     """Each scenario under each controller."""
     for scenario in scenarios:
         for kind in kinds:
             run = scenario.service().run(kind)
-            yield Tried(scenario, kind, tuple(scenario.judge(run)))
+            yield ScenarioVerdict(scenario, kind, tuple(scenario.judge(run)))
 
 
 def _silence() -> ScaledService:

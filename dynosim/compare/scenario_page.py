@@ -5,7 +5,7 @@ from itertools import groupby
 from typing import Any
 
 from dynosim.compare.pass_rules import IN_TIME, TTFT_S, sentence
-from dynosim.compare.planner_scenarios import Tried
+from dynosim.compare.planner_scenarios import ScenarioVerdict
 from dynosim.compare.scaled_service import (
     DEMAND_INTERVAL_S,
     HPA_TTFT_S,
@@ -19,7 +19,7 @@ _HEAD = f"""\
 # Planner scenarios
 
 What users of planners report, as small scenarios that anybody who scales passes or does not: the
-[planner](autoscalers.md), an HPA, KEDA. Written by `dynosim plan-scenarios --to FILE`; without
+[planner](autoscalers.md), an HPA, KEDA. Written by `dynosim plan-cases --to FILE`; without
 `--to` it prints the verdicts.
 
 A worker computes 10,000 prompt tokens a second, has eight seats, and serves about 1.8 requests of
@@ -42,7 +42,7 @@ made for one of the three. A figure that is not as asked stands in **bold**.
 """
 
 
-def page(tried: Sequence[Tried]) -> str:
+def page(tried: Sequence[ScenarioVerdict]) -> str:
     """All of it; of each scenario all that were tried must be next to each other."""
     kinds = list(dict.fromkeys(one.kind for one in tried))
     lines = [_HEAD, _row(["scenario", *kinds]), _rule(kinds)]
@@ -56,7 +56,7 @@ def page(tried: Sequence[Tried]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def tried_rows(tried: Sequence[Tried]) -> list[dict[str, Any]]:
+def tried_rows(tried: Sequence[ScenarioVerdict]) -> list[dict[str, Any]]:
     """Scenario, controller and verdict, with every claim."""
     return [
         {
@@ -78,7 +78,7 @@ def tried_rows(tried: Sequence[Tried]) -> list[dict[str, Any]]:
     ]
 
 
-def _section(group: Sequence[Tried]) -> Iterator[str]:
+def _section(group: Sequence[ScenarioVerdict]) -> Iterator[str]:
     scenario = group[0].scenario
     yield f"\n## {scenario.name}\n"
     yield f"Reported: {scenario.reported}.\n"

@@ -13,7 +13,7 @@ from shared_data import ROOT
 from dynosim.cli import main
 from dynosim.compare import pass_rules as rules
 from dynosim.compare.case_kit import Outcome
-from dynosim.compare.planner_scenarios import SCENARIOS, ScalingScenario, Tried, try_all
+from dynosim.compare.planner_scenarios import SCENARIOS, ScalingScenario, ScenarioVerdict, try_all
 from dynosim.compare.scaled_run import ScaledRun, WorkerTimes
 from dynosim.compare.scaled_service import (
     KINDS,
@@ -256,7 +256,7 @@ def test_the_page_is_current() -> None:
     tried = list(try_all([BY_NAME[name] for name in FAST], KINDS))
     ours, written = page(tried), PAGE.read_text()
     for name in FAST:
-        assert sections(ours)[name] == sections(written)[name], "run `dynosim plan-scenarios --to`"
+        assert sections(ours)[name] == sections(written)[name], "run `dynosim plan-cases --to`"
     assert list(sections(written)) == list(BY_NAME)
     head = ours.partition("\n| scenario")[0]
     assert written.startswith(head)
@@ -279,9 +279,9 @@ def test_the_planner_passes_all_but_what_the_page_says() -> None:
 FAILING: dict[ControllerKind, bool] = {"planner": True, "hpa": False}
 
 
-def one_tried(kind: ControllerKind) -> Tried:
+def one_tried(kind: ControllerKind) -> ScenarioVerdict:
     outcomes = (Outcome("a", "1", "1", True), Outcome("b", "2", "3", FAILING[kind]))
-    return Tried(replace(SCENARIOS[0], remark="Mind it."), kind, outcomes)
+    return ScenarioVerdict(replace(SCENARIOS[0], remark="Mind it."), kind, outcomes)
 
 
 def test_a_page_tells_who_fails_what() -> None:
@@ -298,7 +298,7 @@ def test_the_command_prints_verdicts_and_why(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = tmp_path / "page.md"
-    asked = ["plan-scenarios", "zero", "--controller", "planner,hpa"]
+    asked = ["plan-cases", "zero", "--controller", "planner,hpa"]
     assert main([*asked, "--to", str(told)]) == 0
     out = capsys.readouterr().out
     assert out.splitlines()[:2] == ["scenario planner   hpa", "    zero passes  FAILS"]
@@ -307,7 +307,7 @@ def test_the_command_prints_verdicts_and_why(
     assert main([*asked, "--to", str(told)]) == 2
     assert main([*asked, "--to", str(told), "--overwrite", "--fail-if-any"]) == 3
     capsys.readouterr()
-    assert main(["plan-scenarios", "zero", "--controller", "planner", "--fail-if-any"]) == 0
+    assert main(["plan-cases", "zero", "--controller", "planner", "--fail-if-any"]) == 0
     capsys.readouterr()
     assert main([*asked, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
@@ -324,5 +324,5 @@ def test_the_command_prints_verdicts_and_why(
 def test_what_there_is_not_is_refused(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["plan-scenarios", *arguments]) == 2
+    assert main(["plan-cases", *arguments]) == 2
     assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`dynosim plan-scenarios`: scenarios of scaling, tried with each controller, in; verdicts out."""
+"""`dynosim plan-cases`: scenarios of scaling, tried with each controller, in; verdicts out."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from pathlib import Path
 from dynosim.atomic import text_writer, write_files
 from dynosim.cli.text_table import print_table, print_wrapped
 from dynosim.compare.pass_rules import sentence
-from dynosim.compare.planner_scenarios import SCENARIOS, ScalingScenario, Tried, try_all
+from dynosim.compare.planner_scenarios import SCENARIOS, ScalingScenario, ScenarioVerdict, try_all
 from dynosim.compare.scaled_service import KINDS, ControllerKind
 from dynosim.compare.scenario_page import page, tried_rows
 from dynosim.errors import EXIT_NOT_MET, ConfigError
@@ -18,7 +18,7 @@ from dynosim.files.result_folder import check_files
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScenarioArguments:
-    """What `dynosim plan-scenarios` was asked for; no names: all scenarios."""
+    """What `dynosim plan-cases` was asked for; no names: all scenarios."""
 
     names: Sequence[str]
     controllers: str  # with commas
@@ -28,7 +28,7 @@ class ScenarioArguments:
     fail_if_any: bool
 
 
-def plan_scenarios_command(asked: ScenarioArguments) -> int:
+def plan_cases_command(asked: ScenarioArguments) -> int:
     """Try, print, and write the page; returns 0, or 3 if one fails and that was asked.
 
     Raises: ConfigError for a scenario or controller that there is not.
@@ -49,7 +49,9 @@ def plan_scenarios_command(asked: ScenarioArguments) -> int:
 
 
 def _print_verdicts(
-    scenarios: Sequence[ScalingScenario], kinds: Sequence[ControllerKind], tried: Sequence[Tried]
+    scenarios: Sequence[ScalingScenario],
+    kinds: Sequence[ControllerKind],
+    tried: Sequence[ScenarioVerdict],
 ) -> None:
     verdicts = {(one.scenario.name, one.kind): "passes" if one.passes else "FAILS" for one in tried}
     rows = [[one.name, *(verdicts[one.name, kind] for kind in kinds)] for one in scenarios]
