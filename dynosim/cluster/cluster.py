@@ -263,7 +263,17 @@ class Cluster:
             while load.next_ms <= instant_ms:
                 now_ms = self._place_all(instant_ms, now_ms)
             self.now_ms = now_ms
-            self._start_touched(now_ms)
+            while ends[0][0] <= instant_ms:
+                end_ms, station_id = ends[0]
+                if stations[station_id].next_ms != end_ms:
+                    heappop(ends)
+                elif workers_at[station_id] is not None:
+                    break  # what came has cut a run off that ends now: all start together
+                else:
+                    self._start_touched(now_ms)
+                    break
+            else:
+                self._start_touched(now_ms)
 
     def _receive_ranks(self, ranks: list[Worker], finished: List[Sequence], now_ms: float) -> None:
         """Have the placer take note of a step that ranks have ended together."""

@@ -178,11 +178,11 @@ def aggregated(seed: int) -> World:
     """Some with tiers, some with ranks."""
     rng = random.Random(seed)
     has_tiers = rng.random() < 0.3
-    options: dict[str, Any] = {}
+    # Prompts may take each other's blocks for ever.
+    options: dict[str, Any] = {"until_ms": LONG_MS if has_tiers else 20_000.0}
     if has_tiers:
         trace = pressing_trace(rng)
         spec = replace(pressed_spec(rng, trace), enable_prefix_caching=True)
-        options["until_ms"] = LONG_MS  # prompts may take each other's blocks for ever
     else:
         trace = random_trace(rng)
         spec = random_spec(rng, trace)

@@ -16,6 +16,7 @@ from virtual_time import in_virtual_time, now_ms
 
 from dynosim.cluster import ClusterSpec, RunOptions, simulate
 from dynosim.cluster.scaling import ScalingProcess, ScalingSpec, pool_cards
+from dynosim.cluster.scenario import Crash, Replacement, WorkerTarget, play
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
 from dynosim.metrics import summarize
@@ -263,3 +264,22 @@ def test_nothing_is_said_of_scaling_where_nobody_does() -> None:
     report = summarize(result, TIMES, sla=None, wall_time_ms=0.0)
     assert report["num_scale_ups"] is None and report["mean_workers"] is None
     assert replica_table(result).rows() == [("workers", 0.0, None, 0, 1, 0)]
+
+
+def test_what_a_hung_worker_said_last_stays_and_grows_old() -> None:
+    gone = Crash(
+        at_ms=42.0,
+        target=WorkerTarget("workers", 0),
+        detect_ms=100.0,
+        replacement=Replacement(kind="none"),
+    )
+    process = ScalingProcess(Script([30.0, 60.0, 90.0, 150.0], []), ScalingSpec())
+    cluster = equal_workers(SPEC, TIMES, num_workers=2, routing=LEAST)
+    simulate(trace(0.0, 1.0, 50.0), cluster, processes=[process, *play([gone])])
+    reports = [look.seen.reports for look in process.looks]
+    ages = [[(one.worker_id, one.at_ms) for one in of] for of in reports]
+    assert ages[0] == [(0, 30.0), (1, 30.0)]
+    assert ages[1] == [(0, 30.0), (1, 60.0)] and ages[2] == [(0, 30.0), (1, 90.0)]
+    assert ages[3] == [(1, 150.0)]  # it is known to be gone by then
+    first, second = reports[0][0], reports[1][0]
+    assert first.passes and second == replace(first, passes=())  # told once

@@ -380,9 +380,9 @@ class HostOffload:
         for job in self._jobs.values():
             if job.sequence is sequence and not job.is_load:
                 self._num_orphans += 1
-                job.mark = mark
+                # Who had no seat gave its blocks up long ago: any that is handed out may be one.
+                job.mark = mark if num_tokens else 0
                 self._note_sources(job, sequence.held)
-                job.num_lost = job.count_lost()  # what a preemption had cost it before
 
     def freeing(self, sequence: Sequence) -> None:
         """The blocks of a request that has ended are about to be freed."""
