@@ -32,8 +32,9 @@ def controller_of(config: RunConfig, cluster: ClusterSpec) -> Controller | None:
 
     Raises: ConfigError if it does not go with the cluster.
     """
-    if config.planner is not None:
-        return _planner(config.planner, cluster)
+    planner = config.planner_in_full
+    if planner is not None:
+        return _planner(planner, cluster)
     if config.hpa is not None:
         return _hpa(config.hpa, cluster)
     return None

@@ -11,7 +11,7 @@ from virtual_time import in_virtual_time
 from dynosim.build.live_control import live_controller, pool_gpus, pool_name, pool_sizes
 from dynosim.config import RunConfig
 from dynosim.config.controllers import ScalingConfig
-from dynosim.config.loading import run_config_from_dict
+from dynosim.config.loading import resolved, run_config_from_dict
 from dynosim.errors import ConfigError
 from dynosim.planner.controller import Controller
 from dynosim_runtime.errors import LiveError
@@ -244,3 +244,14 @@ def plan_of(**sections: Any) -> RunConfig:
     without = {"planner": None} if "hpa" in sections else {}
     document = scaled_sections() | without | sections
     return run_config_from_dict({k: v for k, v in document.items() if v is not None})
+
+
+def test_a_plan_written_out_has_the_same_controller() -> None:
+    """Targets that are the bounds of `sla`, and a budget without limit, are not lost."""
+    planner = {"optimization_target": "sla", "itl_ms": 33.0, "max_gpu_budget": None}
+    plan = plan_of(planner=planner, sla={"ttft_ms": 777.0, "itl_ms": 20.0})
+    again = run_config_from_dict(resolved(plan))
+    assert again.planner is not None
+    for config in (plan, again):
+        spec = live_controller(config)._spec  # type: ignore[attr-defined]
+        assert (spec.ttft_ms, spec.itl_ms, spec.max_gpu_budget) == (777.0, 33.0, None)
