@@ -13,7 +13,7 @@ from dynosim.config.autoscalers import (
     ScalingRulesConfig,
 )
 from dynosim.config.controllers import HpaConfig, PlannerConfig, ScalingConfig
-from dynosim.config.schema import RunConfig, SlaConfig
+from dynosim.config.schema import RunConfig
 from dynosim.errors import ConfigError
 from dynosim.planner.concurrency import ConcurrencyScaler, ConcurrencySpec
 from dynosim.planner.controller import Controller
@@ -57,8 +57,9 @@ def controller_of(config: RunConfig, cluster: ClusterSpec) -> Controller | None:
 
     Raises: ConfigError if it does not go with the cluster.
     """
-    if config.planner is not None:
-        return _planner(_with_targets(config.planner, config.sla), cluster)
+    planner = config.planner_in_full
+    if planner is not None:
+        return _planner(planner, cluster)
     if config.hpa is not None:
         return _hpa(config.hpa, cluster)
     if config.keda is not None:
@@ -75,24 +76,21 @@ def scaling_spec(config: RunConfig) -> ScalingSpec:
         ScalingSpec,
         section,
         outages=tuple((one.from_ms, one.to_ms) for one in section.outages),
-        max_passes=0,  # nobody learns step times from steps: the pools' models are given
+        max_passes=ScalingSpec().max_passes if _learns_from_steps(config) else 0,
         keeps_metrics=False,
         labels=frontend_labels(config),
     )
+
+
+def _learns_from_steps(config: RunConfig) -> bool:
+    """Whether a controller gets step times from engines' steps: else nobody need tell of them."""
+    return config.planner is not None and config.planner.step_times != "plan"
 
 
 def frontend_labels(config: RunConfig) -> FrontendLabels:
     """What the frontend's metrics say of the deployment."""
     live = config.live
     return FrontendLabels(live.metrics_namespace, live.served_model_name or config.model or "model")
-
-
-def _with_targets(section: PlannerConfig, sla: SlaConfig | None) -> PlannerConfig:
-    """What a planner is to keep, unless it says so itself: the bounds of the `sla:` section."""
-    bounds = {} if sla is None else {key: getattr(sla, key) for key in ("ttft_ms", "itl_ms")}
-    stated = section.model_fields_set
-    missing = {key: bound for key, bound in bounds.items() if bound and key not in stated}
-    return section.model_copy(update=missing)
 
 
 def _planner(section: PlannerConfig, cluster: ClusterSpec) -> Planner:

@@ -5,7 +5,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from dynosim.config.aliases import RUN_ALIASES, use_our_names
 from dynosim.config.explain import explain
@@ -61,5 +61,18 @@ def dump_run(config: RunConfig) -> str:
 
 def resolved(config: RunConfig) -> dict[str, Any]:
     """The configuration as plain data, without keys left at null, file names absolute."""
-    data: dict[str, Any] = config.model_dump(mode="json", exclude_none=True)
+    in_full = config.model_copy(update={"planner": config.planner_in_full})
+    data: dict[str, Any] = in_full.model_dump(mode="json", exclude_none=True)
+    _say_nulls(in_full, data)
     return with_files(data, lambda key, name: str(config.resolve(name).resolve()))
+
+
+def _say_nulls(section: BaseModel, data: dict[str, Any]) -> None:
+    """Put back the nulls that are no defaults: left out they would become something else."""
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            if isinstance(inner := data.get(name), dict):  # some are written in a shorter form
+                _say_nulls(value, inner)
+        elif value is None and field.default is not None:
+            data[name] = None

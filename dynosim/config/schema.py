@@ -226,6 +226,16 @@ class RunConfig(Section):
         return [name for name in CONTROLLERS if getattr(self, name) is not None]
 
     @property
+    def planner_in_full(self) -> PlannerConfig | None:
+        """The planner's section; targets that it does not state are the bounds of `sla`."""
+        if self.planner is None or self.sla is None:
+            return self.planner
+        stated = self.planner.model_fields_set
+        bounds = {key: getattr(self.sla, key) for key in ("ttft_ms", "itl_ms")}
+        missing = {key: bound for key, bound in bounds.items() if bound and key not in stated}
+        return self.planner.model_copy(update=missing)
+
+    @property
     def waits_for_workers(self) -> bool:
         """Whether requests wait while there is no worker at all."""
         is_asked = self.scaling is None or self.scaling.wait_for_workers

@@ -88,7 +88,8 @@ def test_one_that_is_silent_for_a_while_is_still_the_same() -> None:
 
 def test_each_phase_has_its_moment() -> None:
     process = Process()
-    for event in (E.STARTED, E.BECAME_READY, E.STOPPED_ANSWERING, E.ANSWERED, E.TOLD_TO_STOP):
+    up = (E.STARTED, E.BECAME_READY, E.STOPPED_ANSWERING, E.ANSWERED)
+    for event in (*up, E.TOLD_TO_STOP, E.TOLD_TO_STOP):
         process.happens(event)
     (worker,) = process.lives.pool("workers", 0, {0: 7}).workers
     assert (worker.phase, worker.since_ms, worker.num_requests) == (DRAINING, 5.0, 7)
