@@ -108,7 +108,7 @@ def test_each_run_file_runs_its_contestant_alone(
     rows = rows_of(json.loads((out / "report.json").read_text()))
     names = {path.stem for path in (out / "runs").iterdir()}
     assert names == set(CONTESTANTS) - {"perfect"}
-    for name in ("hpa", "concurrency", "static-mean"):
+    for name in ("planner", "hpa", "concurrency", "static-mean"):
         assert main(["run", str(out / "runs" / f"{name}.yaml"), "--json"]) == 0
         report = json.loads(capsys.readouterr().out)
         assert report["gpu_hours"] == rows[name]["gpu_hours"]

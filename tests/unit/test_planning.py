@@ -9,7 +9,7 @@ import pytest
 
 from dynosim.cli.plan import contestants
 from dynosim.config.controllers import PlannerConfig
-from dynosim.config.loading import run_config_from_dict
+from dynosim.config.loading import run_config_from_dict, written_out
 from dynosim.config.schema import CONTROLLERS, RunConfig
 from dynosim.config.yaml_source import Document
 from dynosim.errors import ConfigError
@@ -125,6 +125,14 @@ def test_a_fixed_cluster_has_nobody_who_scales_and_nobody_who_starts() -> None:
     run_config_from_dict(fixed.model_dump(mode="json", exclude_none=True))  # stands for itself
     starting = {"workers": 2, "startup": {"boot_s": 15, "initial": "starting"}}
     assert file_of(cluster=starting).fixed((3,)).cluster.startup is not None
+
+
+def test_no_limit_is_written_out_where_there_is_one_by_default() -> None:
+    config = config_of(planner={"max_gpu_budget": None, "min_endpoint": 2})
+    data = written_out(config)
+    assert data["planner"]["max_gpu_budget"] is None and "max_endpoint" not in data["planner"]
+    assert run_config_from_dict(data).planner == config.planner
+    assert "hpa" not in data
 
 
 # ---- over time -----------------------------------------------------------------------------------
