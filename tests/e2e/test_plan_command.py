@@ -160,6 +160,16 @@ def test_two_pools_are_scaled_by_the_planner_and_others_say_that_they_cannot(
     assert rows["planner"]["changes"] and rows["static-mean"]["peak_workers"] >= 2
 
 
+def test_an_hpa_may_scale_one_of_two_pools(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = FILE.replace("{workers: 2, startup: {boot_s: 15}}", DISAGG)
+    text += HPA.replace("target: 2", "target: 2, pool: prefill")
+    row = rows_of(planned(tmp_path, text, "--against", "hpa", capsys=capsys))["hpa"]
+    assert row["goes_by"] == "as the file says; the other pool stays as it is"
+    assert {one["pool"] for one in row["changes"]} == {"prefill"}
+
+
 def test_the_terminal_shows_the_table_and_reasons(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -196,6 +196,17 @@ def test_the_fewest_fixed_workers_are_found_from_both_ends() -> None:
     assert fixed_runs(stage, file, most=first).fewest(from_above=True) is None
 
 
+@pytest.mark.parametrize("is_from_above", [False, True])
+@pytest.mark.parametrize("first", range(9))
+def test_the_search_finds_any_first_rung(first: int, is_from_above: bool) -> None:
+    class Known(FixedRuns):
+        def keeps(self, place: int) -> bool:
+            return place >= first
+
+    known = Known(None, None, ladder([1.0], 8), 0.95, print)  # type: ignore[arg-type]
+    assert known.fewest(from_above=is_from_above) == (first if first < 8 else None)
+
+
 def test_the_bound_has_workers_ready_when_the_burst_comes_and_no_longer() -> None:
     file = file_of()
     stage = Stage(file.base, 1, 10.0)
