@@ -13,6 +13,7 @@ from dynosim.cli.options import check_replays
 from dynosim.cli.run_text import print_classes, print_parts, print_table
 from dynosim.config import dump_run, load_run
 from dynosim.config.formats import REPORT_SCHEMA
+from dynosim.config.loading import written_out
 from dynosim.errors import EXIT_INTERRUPTED, ConfigError
 from dynosim.experiment.progress import ProgressBar
 from dynosim.experiment.run import RunOutcome, run
@@ -183,7 +184,7 @@ def report_document(
         "trace_source": trace.source,
         "kv_cache_breakdown": outcome.capacity.breakdown,
         "dynosim_version": __version__,
-        "config": outcome.config.model_dump(mode="json", exclude_none=True),
+        "config": written_out(outcome.config),
     }
 
 

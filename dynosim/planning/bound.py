@@ -14,7 +14,7 @@ import numpy as np
 from dynosim.config.controllers import ScalingConfig
 from dynosim.planner.perfect import PerfectScaler, PerfectSchedule, perfect_schedule
 from dynosim.planning.plan_file import PlanFile
-from dynosim.planning.played import Load, Played, Stage, Tell, attainment_by_bin, meets
+from dynosim.planning.played import OfferedLoad, Played, Replayer, Tell, attainment_by_bin, meets
 from dynosim.records import FloatArray
 
 MENDINGS, TRIALS = 8, 32
@@ -25,9 +25,9 @@ MENDINGS, TRIALS = 8, 32
 class Bound:
     """Seeks the schedule of one load; of a cluster of one pool."""
 
-    stage: Stage
+    replayer: Replayer
     file: PlanFile
-    load: Load
+    load: OfferedLoad
     target: float
     most: int
     tell: Tell
@@ -95,10 +95,10 @@ class Bound:
         cluster = base.cluster.model_copy(update={"workers": schedule.held_at(0.0)})
         config = base.model_copy(update={"cluster": cluster, "scaling": scaling})
         scaler = PerfectScaler("workers", _to_the_end(schedule, self.load))
-        return self.stage.play(config, self.load, scaler)
+        return self.replayer.play(config, self.load, scaler)
 
 
-def _to_the_end(schedule: PerfectSchedule, load: Load) -> PerfectSchedule:
+def _to_the_end(schedule: PerfectSchedule, load: OfferedLoad) -> PerfectSchedule:
     """The same, but who serves in the last bin stays: there may be a queue."""
     last_ms = load.num_bins * load.bin_ms
     spans = [

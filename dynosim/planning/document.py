@@ -12,7 +12,7 @@ from dynosim.config.loading import resolved
 from dynosim.metrics.scaling import replica_table
 from dynosim.planner.look import Look, decision_row
 from dynosim.planning.fixed import layout
-from dynosim.planning.played import Load, Played, good_by_bin, held_by_bin
+from dynosim.planning.played import OfferedLoad, Played, good_by_bin, held_by_bin
 from dynosim.planning.study import PERFECT, Contestant, PlanStudy
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def decision_lines(looks: Sequence[Look]) -> str:
     return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
-def _runs(study: PlanStudy) -> Iterator[tuple[Contestant, Played, Load]]:
+def _runs(study: PlanStudy) -> Iterator[tuple[Contestant, Played, OfferedLoad]]:
     for one in study.contestants:
         for run, load in zip(one.runs, study.loads, strict=bool(one.runs)):
             yield one, run, load

@@ -6,9 +6,9 @@ import numpy as np
 
 from dynosim.planning.plan_file import PlanFile
 from dynosim.planning.played import (
-    Load,
+    OfferedLoad,
     Played,
-    Stage,
+    Replayer,
     Tell,
     attainment_by_bin,
     good_by_bin,
@@ -23,10 +23,10 @@ class FixedRuns:
     """Runs of fixed clusters, each played once; `rungs` are sizes from small to large."""
 
     def __init__(
-        self, stage: Stage, file: PlanFile, rungs: Sequence[Sizes], target: float, tell: Tell
+        self, replayer: Replayer, file: PlanFile, rungs: Sequence[Sizes], target: float, tell: Tell
     ) -> None:
         self.rungs = rungs
-        self._stage = stage
+        self._replayer = replayer
         self._file = file
         self._target = target
         self._tell = tell
@@ -36,7 +36,7 @@ class FixedRuns:
         """The runs of a fixed cluster, one for each seed."""
         if sizes not in self._played:
             config = self._file.fixed(sizes)
-            found = [self._stage.play(config, load) for load in self._stage.loads]
+            found = [self._replayer.play(config, load) for load in self._replayer.loads]
             self._played[sizes] = found
             share = float(np.mean([one.attainment for one in found]))
             self._tell(f"fixed at {layout(sizes)}: {share:.2%} of requests within the SLA")
@@ -71,7 +71,9 @@ class FixedRuns:
                 below = middle
         return place
 
-    def fewest_by_bin(self, load: Load, seed_place: int, peak: int, least: int) -> FloatArray:
+    def fewest_by_bin(
+        self, load: OfferedLoad, seed_place: int, peak: int, least: int
+    ) -> FloatArray:
         """For each bin of a load the fewest workers of which its requests keep the SLA.
 
         Of one pool only. A fixed cluster that was overloaded before has a queue that a scaled one

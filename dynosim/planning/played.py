@@ -20,7 +20,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class OfferedLoad:
     """What is offered, of one seed; its time in bins of `bin_ms`, up to the last arrival."""
 
     seed: int
@@ -49,7 +49,7 @@ class Played:
         return float(self.report["sla_attainment"] or 0.0)
 
 
-class Stage:
+class Replayer:
     """Where all runs of a comparison take place: the engine once, the load once for each seed."""
 
     def __init__(self, base: RunConfig, num_seeds: int, bin_s: float | None) -> None:
@@ -69,7 +69,9 @@ class Stage:
         """Length of the bins of time."""
         return self.loads[0].bin_ms
 
-    def play(self, config: RunConfig, load: Load, controller: Controller | None = None) -> Played:
+    def play(
+        self, config: RunConfig, load: OfferedLoad, controller: Controller | None = None
+    ) -> Played:
         """Run the load under `config`, or under `controller` in place of the configured one."""
         seeded = config.model_copy(update={"seed": load.seed})
         return Played(run(seeded, trace=load.trace, prepared=self.prepared, controller=controller))
@@ -86,9 +88,9 @@ def _bin_ms(span_ms: float) -> float:
     return 1e3 * next((step for step in steps_s if span_ms <= 120e3 * step), steps_s[-1])
 
 
-def _load(seed: int, trace: Trace, bin_ms: float) -> Load:
+def _load(seed: int, trace: Trace, bin_ms: float) -> OfferedLoad:
     span_ms = _span_ms(trace)
-    return Load(
+    return OfferedLoad(
         seed=seed,
         trace=trace,
         bin_ms=bin_ms,
@@ -102,7 +104,7 @@ def _load(seed: int, trace: Trace, bin_ms: float) -> Load:
 # ---- over time -----------------------------------------------------------------------------------
 
 
-def good_by_bin(played: Played, load: Load) -> tuple[FloatArray, FloatArray]:
+def good_by_bin(played: Played, load: OfferedLoad) -> tuple[FloatArray, FloatArray]:
     """Requests that arrived in each bin, and those of them within the SLA."""
     log, sla = played.outcome.result.requests, played.outcome.config.sla
     assert sla is not None, "a comparison has one"
@@ -116,13 +118,13 @@ def good_by_bin(played: Played, load: Load) -> tuple[FloatArray, FloatArray]:
     return num.astype(np.float64), within.astype(np.float64)
 
 
-def attainment_by_bin(played: Played, load: Load) -> FloatArray:
+def attainment_by_bin(played: Played, load: OfferedLoad) -> FloatArray:
     """Share of the requests of each bin within the SLA; 1 where nobody came."""
     num, good = good_by_bin(played, load)
     return np.where(num > 0, good / np.maximum(num, 1.0), 1.0)
 
 
-def held_by_bin(result: RunResult, load: Load) -> dict[str, FloatArray]:
+def held_by_bin(result: RunResult, load: OfferedLoad) -> dict[str, FloatArray]:
     """GPU hours of each bin, and its workers on average that start, serve and drain.
 
     What is after the last bin counts to it.

@@ -13,7 +13,7 @@ from dynosim.planning.capacity_of import PoolCapacities, Targets, ladder
 from dynosim.planning.defaults import derived_section, limits_of
 from dynosim.planning.fixed import FixedRuns, Sizes, layout
 from dynosim.planning.plan_file import PlanFile
-from dynosim.planning.played import Load, Played, Stage, Tell
+from dynosim.planning.played import OfferedLoad, Played, Replayer, Tell
 
 STATIC_PEAK, STATIC_MEAN, PERFECT = "static-peak", "static-mean", "perfect"
 CONTESTANTS = (*CONTROLLERS, STATIC_PEAK, STATIC_MEAN, PERFECT)
@@ -56,7 +56,7 @@ class PlanStudy:
 
     asked: PlanAsked
     file: PlanFile
-    loads: tuple[Load, ...]
+    loads: tuple[OfferedLoad, ...]
     fixed: FixedRuns
     peak: Sizes
     contestants: tuple[Contestant, ...]
@@ -78,14 +78,14 @@ class _Study:
         self._asked = asked
         self._tell = tell
         self._is_split = file.base.cluster.is_disagg
-        self._stage = Stage(file.base, asked.num_seeds, asked.bin_s)
+        self._replayer = Replayer(file.base, asked.num_seeds, asked.bin_s)
         sla = file.base.sla
         assert sla is not None, "a plan file has one"
         self._targets = Targets(sla.ttft_ms, sla.itl_ms)
         self._capacities = self._capacities_at(0.0)
         rates = [point.rps for point in self._capacities.points()]
         rungs = ladder(rates, max(asked.most_workers, len(rates)))
-        self._fixed = FixedRuns(self._stage, file, rungs, asked.attainment, tell)
+        self._fixed = FixedRuns(self._replayer, file, rungs, asked.attainment, tell)
 
     def study(self) -> PlanStudy:
         """See `run_study`."""
@@ -100,7 +100,7 @@ class _Study:
         return PlanStudy(
             asked=self._asked,
             file=self._file,
-            loads=tuple(self._stage.loads),
+            loads=tuple(self._replayer.loads),
             fixed=self._fixed,
             peak=peak,
             contestants=tuple(self._contestant(name) for name in order),
@@ -108,9 +108,9 @@ class _Study:
         )
 
     def _capacities_at(self, hit_rate: float) -> PoolCapacities:
-        load = self._stage.loads[0]
+        load = self._replayer.loads[0]
         mix = RequestMix(isl=load.mean_isl, osl=load.mean_osl, hit_rate=hit_rate)
-        cluster = cluster_spec(self._file.base, self._stage.prepared)
+        cluster = cluster_spec(self._file.base, self._replayer.prepared)
         return PoolCapacities(cluster, self._targets, mix)
 
     def _peak_place(self) -> int:
@@ -144,7 +144,7 @@ class _Study:
         if name == STATIC_PEAK:
             return self._static(name, self._fixed.rungs[self._peak], "the fewest that keep the SLA")
         if name == STATIC_MEAN:
-            rps = sum(load.mean_rps for load in self._stage.loads) / len(self._stage.loads)
+            rps = sum(load.mean_rps for load in self._replayer.loads) / len(self._replayer.loads)
             what = f"for the mean load, {rps:.3g} requests/s, by step times"
             return self._static(name, self._capacities.sizes_for(rps), what)
         return self._perfect() if name == PERFECT else self._controlled(name)
@@ -167,8 +167,8 @@ class _Study:
         if config.cluster.is_disagg and self._has_pool(name):
             goes_by += "; the other pool stays as it is"
         runs = []
-        for load in self._stage.loads:
-            played = self._stage.play(config, load)
+        for load in self._replayer.loads:
+            played = self._replayer.play(config, load)
             self._tell(
                 f"{name}, seed {load.seed}: {played.attainment:.2%} of requests within the SLA, "
                 f"{played.report['gpu_hours']:.3g} GPU hours"
@@ -179,13 +179,13 @@ class _Study:
     def _perfect(self) -> Contestant:
         least, most = min(1, self._limits.least), self._fixed.rungs[self._peak][0]
         runs = []
-        for place, load in enumerate(self._stage.loads):
+        for place, load in enumerate(self._replayer.loads):
             bound = Bound(
-                self._stage, self._file, load, self._asked.attainment, 2 * most, self._tell
+                self._replayer, self._file, load, self._asked.attainment, 2 * most, self._tell
             )
             enough = self._fixed.fewest_by_bin(load, place, self._peak, least)
             runs.append(bound.seek(enough, least))
-        goes_by = f"knows the load: the fewest found in each {self._stage.bin_ms / 1e3:g} s"
+        goes_by = f"knows the load: the fewest found in each {self._replayer.bin_ms / 1e3:g} s"
         return Contestant(PERFECT, goes_by, tuple(runs))
 
 

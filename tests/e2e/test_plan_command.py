@@ -108,7 +108,7 @@ def test_each_run_file_runs_its_contestant_alone(
     rows = rows_of(json.loads((out / "report.json").read_text()))
     names = {path.stem for path in (out / "runs").iterdir()}
     assert names == set(CONTESTANTS) - {"perfect"}
-    for name in ("hpa", "concurrency", "static-mean"):
+    for name in ("planner", "hpa", "concurrency", "static-mean"):
         assert main(["run", str(out / "runs" / f"{name}.yaml"), "--json"]) == 0
         report = json.loads(capsys.readouterr().out)
         assert report["gpu_hours"] == rows[name]["gpu_hours"]
@@ -158,6 +158,16 @@ def test_two_pools_are_scaled_by_the_planner_and_others_say_that_they_cannot(
     assert rows["static-peak"]["sla_attainment"] >= 0.95 and "P" in rows["static-peak"]["goes_by"]
     assert {one["pool"] for one in rows["planner"]["changes"]} <= {"prefill", "decode"}
     assert rows["planner"]["changes"] and rows["static-mean"]["peak_workers"] >= 2
+
+
+def test_an_hpa_may_scale_one_of_two_pools(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = FILE.replace("{workers: 2, startup: {boot_s: 15}}", DISAGG)
+    text += HPA.replace("target: 2", "target: 2, pool: prefill")
+    row = rows_of(planned(tmp_path, text, "--against", "hpa", capsys=capsys))["hpa"]
+    assert row["goes_by"] == "as the file says; the other pool stays as it is"
+    assert {one["pool"] for one in row["changes"]} == {"prefill"}
 
 
 def test_the_terminal_shows_the_table_and_reasons(

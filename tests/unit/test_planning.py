@@ -9,7 +9,7 @@ import pytest
 
 from dynosim.cli.plan import contestants
 from dynosim.config.controllers import PlannerConfig
-from dynosim.config.loading import run_config_from_dict
+from dynosim.config.loading import run_config_from_dict, written_out
 from dynosim.config.schema import CONTROLLERS, RunConfig
 from dynosim.config.yaml_source import Document
 from dynosim.errors import ConfigError
@@ -24,7 +24,13 @@ from dynosim.planning.defaults import Limits, derived_section, limits_of
 from dynosim.planning.document import changes_of
 from dynosim.planning.fixed import FixedRuns, layout
 from dynosim.planning.plan_file import PlanFile, plan_file
-from dynosim.planning.played import Load, Stage, attainment_by_bin, good_by_bin, held_by_bin
+from dynosim.planning.played import (
+    OfferedLoad,
+    Replayer,
+    attainment_by_bin,
+    good_by_bin,
+    held_by_bin,
+)
 from dynosim.planning.study import CONTESTANTS, said
 from dynosim.records import WorkerLog
 
@@ -54,7 +60,7 @@ def config_of(**sections: Any) -> RunConfig:
     return run_config_from_dict({**DATA, "planner": {}, **sections})
 
 
-def fixed_runs(stage: Stage, file: PlanFile, most: int = 8) -> FixedRuns:
+def fixed_runs(stage: Replayer, file: PlanFile, most: int = 8) -> FixedRuns:
     return FixedRuns(stage, file, ladder([1.0], most), 0.95, lambda _: None)
 
 
@@ -127,12 +133,20 @@ def test_a_fixed_cluster_has_nobody_who_scales_and_nobody_who_starts() -> None:
     assert file_of(cluster=starting).fixed((3,)).cluster.startup is not None
 
 
+def test_no_limit_is_written_out_where_there_is_one_by_default() -> None:
+    config = config_of(planner={"max_gpu_budget": None, "min_endpoint": 2})
+    data = written_out(config)
+    assert data["planner"]["max_gpu_budget"] is None and "max_endpoint" not in data["planner"]
+    assert run_config_from_dict(data).planner == config.planner
+    assert "hpa" not in data
+
+
 # ---- over time -----------------------------------------------------------------------------------
 
 
 def test_hours_and_requests_of_bins_add_up_to_the_runs() -> None:
     file = file_of(hpa={"metric": "pending_requests", "target": 2, "max_replicas": 5})
-    stage = Stage(file.base, 1, 10.0)
+    stage = Replayer(file.base, 1, 10.0)
     (load,) = stage.loads
     played = stage.play(file.under("hpa"), load)
     result = played.outcome.result
@@ -155,7 +169,7 @@ def test_workers_of_a_bin_are_means_of_its_time() -> None:
         draining_ms=np.array([np.nan, 25e3]),
         ended_ms=np.array([np.nan, 35e3]),
     )
-    load = Load(0, None, 10e3, 3, 1.0, 1.0, 1.0)  # type: ignore[arg-type]
+    load = OfferedLoad(0, None, 10e3, 3, 1.0, 1.0, 1.0)  # type: ignore[arg-type]
     result: Any = type("Result", (), {"workers": workers, "end_ms": 40e3})()
     held = held_by_bin(result, load)
     assert held["starting"].tolist() == [0.5, 0.5, 0.0]
@@ -166,7 +180,7 @@ def test_workers_of_a_bin_are_means_of_its_time() -> None:
 
 def test_a_bin_in_which_nobody_came_misses_nothing() -> None:
     file = file_of()
-    stage = Stage(file.base, 1, 1.0)
+    stage = Replayer(file.base, 1, 1.0)
     played = stage.play(file.fixed((1,)), stage.loads[0])
     num, _ = good_by_bin(played, stage.loads[0])
     kept = attainment_by_bin(played, stage.loads[0])
@@ -178,7 +192,7 @@ def test_a_bin_in_which_nobody_came_misses_nothing() -> None:
 
 def test_the_fewest_fixed_workers_are_found_from_both_ends() -> None:
     file = file_of()
-    stage = Stage(file.base, 1, 10.0)
+    stage = Replayer(file.base, 1, 10.0)
     kept = [fixed_runs(stage, file).keeps(place) for place in range(8)]
     assert kept == sorted(kept) and not kept[0] and kept[-1]
     first = kept.index(True)
@@ -188,9 +202,20 @@ def test_the_fewest_fixed_workers_are_found_from_both_ends() -> None:
     assert fixed_runs(stage, file, most=first).fewest(from_above=True) is None
 
 
+@pytest.mark.parametrize("is_from_above", [False, True])
+@pytest.mark.parametrize("first", range(9))
+def test_the_search_finds_any_first_rung(first: int, is_from_above: bool) -> None:
+    class Known(FixedRuns):
+        def keeps(self, place: int) -> bool:
+            return place >= first
+
+    known = Known(None, None, ladder([1.0], 8), 0.95, print)  # type: ignore[arg-type]
+    assert known.fewest(from_above=is_from_above) == (first if first < 8 else None)
+
+
 def test_the_bound_has_workers_ready_when_the_burst_comes_and_no_longer() -> None:
     file = file_of()
-    stage = Stage(file.base, 1, 10.0)
+    stage = Replayer(file.base, 1, 10.0)
     fixed = fixed_runs(stage, file)
     peak = fixed.fewest(from_above=False)
     assert peak is not None
