@@ -95,12 +95,14 @@ class Retention:
     """What a request says of the KV blocks that it uses. Ranges come in order and do not overlap.
 
     `pin_ttl_ms` keeps the full blocks of its prompt above all priorities, for so long after its
-    end. `is_ephemeral`: the blocks of no range are of no use once its session is over.
+    end; `pin_ends_with_session`: no longer than its session. `is_ephemeral`: the blocks of no range
+    are of no use once its session is over.
     """
 
     ranges: tuple[RetentionRange, ...] = ()
     pin_ttl_ms: float | None = None
     is_ephemeral: bool = False
+    pin_ends_with_session: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,18 +28,25 @@ _NONE: Final = -2
 
 
 class Claim(NamedTuple):
-    """A level that a request claims for a block, for so long after it lets go of it."""
+    """A level that a request claims for a block, for so long after it lets go of it.
+
+    `session`: a pin that ends with that one, if not before; -1: no matter which.
+    """
 
     level: int
     duration_ms: float
+    session: int = -1
 
 
 PLAIN: Final = (Claim(DEFAULT_PRIORITY, FOR_GOOD),)
 """What a request claims that says nothing."""
 
 
-def claims_of(retention: Retention, token: int, *, is_pinned: bool) -> tuple[Claim, ...]:
-    """What is claimed of a block with this first token; `is_pinned`: a pin is about it."""
+def claims_of(
+    retention: Retention, token: int, *, is_pinned: bool, session: int = -1
+) -> tuple[Claim, ...]:
+    """What a request of a session claims of a block with this first token; `is_pinned`: a pin is
+    about it."""
     claims: tuple[Claim, ...] = PLAIN
     if retention.is_ephemeral:
         claims = (Claim(EPHEMERAL, FOR_GOOD),)
@@ -48,7 +55,8 @@ def claims_of(retention: Retention, token: int, *, is_pinned: bool) -> tuple[Cla
             duration_ms = FOR_GOOD if span.duration_ms is None else span.duration_ms
             claims = (Claim(span.priority, duration_ms),)
     if is_pinned and retention.pin_ttl_ms is not None:
-        claims = (*claims, Claim(PINNED, retention.pin_ttl_ms))
+        until = session if retention.pin_ends_with_session else -1
+        claims = (*claims, Claim(PINNED, retention.pin_ttl_ms, until))
     return claims
 
 
@@ -64,8 +72,8 @@ class BlockClaims:
     """What one request claims of the blocks that it holds in a cache.
 
     `path` has an entry for each extent that its prompt goes through, `own` is of the blocks behind
-    it. `session` is the number of its session if its blocks are ephemeral, -1 otherwise;
-    `ends_session`: nobody of that comes after it.
+    it. `session` is the number of its session if that matters to its blocks, being ephemeral or
+    pinned as long as it lasts, -1 otherwise; `ends_session`: nobody of that comes after it.
     """
 
     __slots__ = ("ends_session", "own", "path", "session")
@@ -101,10 +109,11 @@ def block_claims(
     block = 0
     for num_blocks in extent_blocks:
         is_pinned = (block + 1) * block_size <= prompt_tokens
-        path.append(claims_of(retention, block * block_size, is_pinned=is_pinned))
+        token = block * block_size
+        path.append(claims_of(retention, token, is_pinned=is_pinned, session=session))
         block += num_blocks
     own = claims_of(retention, prompt_tokens, is_pinned=False)
-    if not retention.is_ephemeral:
+    if not (retention.is_ephemeral or retention.pin_ends_with_session or ends_session):
         return BlockClaims(path, own)
     return BlockClaims(path, own, session=session, ends_session=ends_session)
 
@@ -112,7 +121,7 @@ def block_claims(
 class Worth:
     """All that has been claimed of a block, or of blocks that share everything."""
 
-    __slots__ = ("_high", "_lasting", "_low", "_low_until_ms")
+    __slots__ = ("_high", "_lasting", "_low", "_low_until_ms", "_pins")
 
     def __init__(self) -> None:
         self._lasting = _NONE  # the highest level that has no end
@@ -121,17 +130,45 @@ class Worth:
         # The highest below it, while all of these last: the first that ends makes it the default.
         self._low = _NONE
         self._low_until_ms = FOR_GOOD
+        self._pins: dict[int, float] | None = None  # those of sessions: until when, by session
 
     def add(self, claims: tuple[Claim, ...], now_ms: float) -> None:
         """A request that claims this lets go of it now."""
         for claim in claims:
-            if claim.duration_ms == FOR_GOOD or claim.level == DEFAULT_PRIORITY:
+            if claim.session >= 0:
+                self._pin(claim.session, now_ms + claim.duration_ms)
+            elif claim.duration_ms == FOR_GOOD or claim.level == DEFAULT_PRIORITY:
                 self._lasting = max(self._lasting, claim.level)
             elif claim.level > DEFAULT_PRIORITY:
                 self._add_high(claim.level, now_ms + claim.duration_ms)
             else:
                 self._low = max(self._low, claim.level)
                 self._low_until_ms = min(self._low_until_ms, now_ms + claim.duration_ms)
+
+    def merge(self, other: "Worth") -> None:
+        """All that has been claimed of it elsewhere counts here, too."""
+        self._lasting = max(self._lasting, other._lasting)
+        for until_ms, level in other._high:
+            self._add_high(level, until_ms)
+        self._low = max(self._low, other._low)
+        self._low_until_ms = min(self._low_until_ms, other._low_until_ms)
+        for session, until_ms in (other._pins or {}).items():
+            self._pin(session, until_ms)
+
+    @property
+    def sessions(self) -> list[int]:
+        """Those that pin it as long as they last."""
+        return list(self._pins or ())
+
+    def end_session(self, session: int) -> bool:
+        """A session is over, and with it its pin: as if that had never been. Returns whether there
+        was one."""
+        return self._pins is not None and self._pins.pop(session, None) is not None
+
+    def _pin(self, session: int, until_ms: float) -> None:
+        if self._pins is None:
+            self._pins = {}
+        self._pins[session] = max(self._pins.get(session, until_ms), until_ms)
 
     def _add_high(self, level: int, until_ms: float) -> None:
         """Of two the one matters that is higher, or that lasts longer."""
@@ -151,12 +188,25 @@ class Worth:
         if self._low_until_ms <= now_ms:
             self._low, self._low_until_ms = _NONE, FOR_GOOD
             self._lasting = max(self._lasting, DEFAULT_PRIORITY)
+        if self._pins and self._is_pinned(self._pins, now_ms):
+            return PINNED
         level = max(self._lasting, self._low)
         return max(level, high[0][1]) if high else level
+
+    def _is_pinned(self, pins: dict[int, float], now_ms: float) -> bool:
+        """Whether the pin of a session still holds; those whose time is over go."""
+        for session in [one for one, until_ms in pins.items() if until_ms <= now_ms]:
+            del pins[session]
+            self._lasting = max(self._lasting, DEFAULT_PRIORITY)
+        return len(pins) > 0
 
     @property
     def until_ms(self) -> float:
         """When the level that `level` told may change by itself; infinity: never."""
+        if self._pins:
+            last_ms = max(self._pins.values())
+            is_pinned = len(self._high) > 0 and self._high[0][1] == PINNED
+            return max(last_ms, self._high[0][0]) if is_pinned else last_ms
         if self._high:
             return self._high[0][0] if self._high[0][1] > self._lasting else FOR_GOOD
         return self._low_until_ms if self._lasting < DEFAULT_PRIORITY else FOR_GOOD

@@ -7,7 +7,7 @@ from dynosim.cluster import ClusterSpec
 from dynosim.cluster.exposition import FrontendLabels
 from dynosim.cluster.scaling import ScalingProcess, ScalingSpec, pool_cards
 from dynosim.config.controllers import HpaConfig, PlannerConfig, ScalingConfig
-from dynosim.config.schema import RunConfig
+from dynosim.config.schema import RunConfig, SlaConfig
 from dynosim.errors import ConfigError
 from dynosim.planner.controller import Controller
 from dynosim.planner.forecast import ForecastSpec
@@ -25,7 +25,7 @@ def scaling_process(config: RunConfig, cluster: ClusterSpec) -> ScalingProcess |
     """
     controller: Controller
     if config.planner is not None:
-        controller = _planner(config.planner, cluster)
+        controller = _planner(_with_targets(config.planner, config.sla), cluster)
     elif config.hpa is not None:
         controller = _hpa(config.hpa, cluster)
     else:
@@ -43,6 +43,14 @@ def scaling_spec(config: RunConfig) -> ScalingSpec:
         keeps_metrics=False,
         labels=FrontendLabels(model=config.live.served_model_name or config.model or "model"),
     )
+
+
+def _with_targets(section: PlannerConfig, sla: SlaConfig | None) -> PlannerConfig:
+    """What a planner is to keep, unless it says so itself: the bounds of the `sla:` section."""
+    bounds = {} if sla is None else {key: getattr(sla, key) for key in ("ttft_ms", "itl_ms")}
+    stated = section.model_fields_set
+    missing = {key: bound for key, bound in bounds.items() if bound and key not in stated}
+    return section.model_copy(update=missing)
 
 
 def _planner(section: PlannerConfig, cluster: ClusterSpec) -> Planner:

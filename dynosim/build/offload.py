@@ -40,6 +40,11 @@ def check_vllm_tiers(plan: RunConfig, *, on_cpu: bool = False) -> None:
             f"cluster.tiers.{key_beyond}: a vLLM engine is started with a host tier of its own and "
             "nothing beyond (state `host` alone, or simulate the plan with `dynosim run`)"
         )
+    if tiers.host is not None and tiers.host.policy == "priority":
+        raise ConfigError(
+            "cluster.tiers.host.policy: priority, but a vLLM engine's host tier heeds nothing that "
+            "requests say of their blocks (set lru or arc, or simulate the plan with `dynosim run`)"
+        )
     if not plan.pools()[0].engine.enable_prefix_caching:
         raise ConfigError(
             "cluster.tiers: without engine.enable_prefix_caching nothing is found again (set it, "

@@ -15,7 +15,7 @@ from dynosim.errors import ConfigError
 from dynosim.records import IntArray, Trace
 from dynosim.workload.readers import read_trace
 from dynosim.workload.recorded import RECORDED_FORMATS, recorded_format_of
-from dynosim.workload.retained import with_classes
+from dynosim.workload.retained import Wording, with_wording
 from dynosim.workload.scaling import start_sessions_faster, tiled
 from dynosim.workload.spec import as_spec
 from dynosim.workload.stages import Stage, draw_stages, stage_windows_s
@@ -63,7 +63,10 @@ def _source_trace(workload: WorkloadConfig, *, seed: int, resolve: Callable[[str
     elif workload.agents is not None:
         from dynosim.workload.agents import write_agents
 
-        trace = first_requests(write_agents(workload.agents, seed, resolve=resolve), workload.limit)
+        trace = write_agents(
+            workload.agents, seed, resolve=resolve, wording=_wording(workload.retention)
+        )
+        trace = first_requests(trace, workload.limit)
     else:
         from dynosim.workload.synthetic import shared_tokens, synthesize
 
@@ -80,19 +83,26 @@ def _with_retention(
     trace: Trace, system_tokens: IntArray, section: RetentionConfig | None
 ) -> Trace:
     """The trace with what its requests say of their blocks, if that is configured."""
+    wording = _wording(section)
+    return trace if wording is None else with_wording(trace, system_tokens, wording)
+
+
+def _wording(section: RetentionConfig | None) -> Wording | None:
+    """What requests say of their blocks, if that is configured."""
     if section is None:
-        return trace
-    classes = RetentionClasses(
-        system_priority=section.system_priority,
-        history_priority=section.history_priority,
-        output_priority=section.output_priority,
-    )
-    return with_classes(
-        trace,
-        system_tokens,
-        classes,
+        return None
+    return Wording(
+        classes=RetentionClasses(
+            system_priority=section.system_priority,
+            history_priority=section.history_priority,
+            output_priority=section.output_priority,
+            subagent_priority=section.sub_agent_priority,
+        ),
         history_duration_ms=section.history_duration_ms,
         pin_ttl_ms=section.pin_ttl_ms,
+        pin_ends_with_session=section.pin_ends_with_session,
+        sub_agent_duration_ms=section.sub_agent_duration_ms,
+        sub_agent_pin_ttl_ms=section.sub_agent_pin_ttl_ms,
     )
 
 

@@ -6,6 +6,8 @@ from dynosim.engine.sequence import Sequence
 from dynosim.records import Retention, Trace, packed
 from dynosim.workload.extents import PrefixExtents
 
+NOTHING = Retention()
+
 
 class Requests:
     """Makes an engine's sequence of each row, when its time has come."""
@@ -94,19 +96,26 @@ class RequestClaims:
         self._input_tokens = trace.input_tokens
         self._extent_blocks: list[int] = extents.extent_blocks.tolist()
         self._last_turn = _last_turns(trace)
+        self._pinning = {  # sessions with a turn whose pin ends with them
+            self._last_turn[row]
+            for row, said in enumerate(retention)
+            if said is not None and said.pin_ends_with_session
+        }
 
     def of(self, index: int, path: list[int]) -> BlockClaims | None:
         """What a request claims; None: nothing."""
-        retention = self._retention[index]
-        if retention is None:
+        retention, session = self._retention[index], self._last_turn[index]
+        is_heard = retention is not None and retention.is_ephemeral
+        ends_session = session == index and (is_heard or index in self._pinning)
+        if retention is None and not ends_session:
             return None
         return block_claims(
-            retention,
+            retention or NOTHING,
             [self._extent_blocks[extent] for extent in path],
             self._block_size,
             int(self._input_tokens[index]),
-            session=self._last_turn[index],
-            ends_session=self._last_turn[index] == index,
+            session=session,
+            ends_session=ends_session,
         )
 
 

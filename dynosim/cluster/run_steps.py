@@ -117,6 +117,10 @@ class StepPlaces:
         """Add the gaps of a run to the counts by bucket."""
         number, first, num_steps = row[NUM_DECODES], row[CONTEXT], row[NUM_STEPS]
         last = first + number * (num_steps - 1)
+        for low, high, place in self._known.get(number, ()):
+            if low <= first and last <= high:
+                counts[place] += number * num_steps
+                return
         if self._times.decode_is_monotone:
             self._count_between(number, first, last, num_steps, counts, slack_ms)
             return

@@ -188,6 +188,7 @@ def simulate(
         startups=startups,
         simulate_wall_ms=(time.perf_counter() - started) * 1e3,
     )
+    stores.clear()
     if outside_ms == 0:
         return result
     return as_clients_see(result, ingress_ms=ingress_ms, egress_ms=egress_ms)

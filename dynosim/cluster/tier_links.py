@@ -114,6 +114,7 @@ class TierLinks:
     def _end_batch(self, batch: _Batch, now_ms: float) -> None:
         """Chunks have arrived; those gathered meanwhile go next, and what follows from them."""
         worker = batch.worker
+        worker.engine.core.tell_tiers(now_ms)
         for write in batch.writes:
             worker.engine.core.written(write)
         key = worker.worker_id, batch.tier

@@ -21,12 +21,13 @@ class TierStores:
     def equip(self, worker: Worker, spec: TiersSpec) -> Beyond:
         """Let a new worker use its tiers; returns those beyond the nearest."""
         core = worker.engine.core
+        retains = spec.heed_worth and core.retention is not None
         caches: list[HostCache] = []
         for tier in spec.tiers:
             if tier.name == "peers":
                 caches.append(self._keep(tier, PeerCaches(caches[0], self._nearest)))
             else:
-                caches.append(self._cache(worker, spec, tier))
+                caches.append(self._cache(worker, spec, tier, retains=retains))
         self._nearest.append(caches[0])
         beyond = Beyond(
             caches[1:],
@@ -44,13 +45,22 @@ class TierStores:
         if worker.nearest_tier is not None and worker.nearest_tier in self._nearest:
             self._nearest.remove(worker.nearest_tier)
 
-    def _cache(self, worker: Worker, spec: TiersSpec, tier: TierSpec) -> HostCache:
+    def clear(self) -> None:
+        """The run is over: what is held refers to each other, and no collector looks for that."""
+        for caches in self._all.values():
+            for cache in caches:
+                cache.clear()
+
+    def _cache(
+        self, worker: Worker, spec: TiersSpec, tier: TierSpec, *, retains: bool
+    ) -> HostCache:
         if not tier.is_shared:
-            return self._keep(tier, tier.make_cache())
+            return self._keep(tier, tier.make_cache(retains=retains))
         place = worker.card.topology[spec.domain] if tier.scope == "node" else ""
         found = self._shared.get((tier.name, place))
         if found is None:
-            found = self._shared[tier.name, place] = self._keep(tier, tier.make_cache())
+            cache = tier.make_cache(retains=retains)
+            found = self._shared[tier.name, place] = self._keep(tier, cache)
             if tier.scope == "cluster":
                 self.of_all = found
         return found

@@ -28,7 +28,17 @@ _COMMON = {
     "workload.isl": "workload.synthetic.isl",
     "workload.osl": "workload.synthetic.osl",
     **KEY_ALIASES,
+    "planner.target": "planner.optimization_target",
+    "planner.interval_s": "planner.throughput_adjustment_interval_ms",
+    "planner.throughput_adjustment_interval_seconds": "planner.throughput_adjustment_interval_ms",
+    "planner.load_interval_s": "planner.load_adjustment_interval_ms",
+    "planner.load_adjustment_interval_seconds": "planner.load_adjustment_interval_ms",
+    "planner.min_replicas": "planner.min_endpoint",
+    "planner.max_replicas": "planner.max_endpoint",
+    "planner.min_gpus": "planner.min_gpu_budget",
+    "planner.max_gpus": "planner.max_gpu_budget",
 }
+_SECONDS = ("_s", "_seconds")
 _BOUNDS = {
     "ttft": "ttft_ms",
     "tpot": "itl_ms",
@@ -117,12 +127,25 @@ def _move(document: Document, old: Path, new: Path, problems: list[Problem]) -> 
         remedy = "keep one of them"
         problems.append(Problem(old, f"given beside {dotted(new)}, which it stands for", remedy))
         return
-    home[str(new[-1])] = our_value(dotted(_in_space(old)), section.pop(str(old[-1])))
+    value = our_value(dotted(_in_space(old)), section.pop(str(old[-1])))
+    if str(old[-1]).endswith(_SECONDS) and str(new[-1]).endswith("_ms"):
+        value = _in_ms(value)
+    home[str(new[-1])] = value
     if not section and len(old) > 1:
         _section(document.data, old[:-2], make=True).pop(str(old[-2]))  # type: ignore[union-attr]
     places = document.places
     for place in [place for place in places if place[: len(old)] == old]:
         places[(*new, *place[len(old) :])] = places.pop(place)
+
+
+def _in_ms(value: Any) -> Any:
+    """Of a number of seconds, or of each in a list or range; anything else as it is."""
+    if isinstance(value, list):
+        return [_in_ms(one) for one in value]
+    if isinstance(value, dict):
+        return {part: _in_ms(one) for part, one in value.items()}
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value * 1000.0 if is_number else value
 
 
 def _in_space(path: Path) -> Path:

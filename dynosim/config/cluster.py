@@ -169,8 +169,9 @@ class TierConfig(Section):
     """Room for KV; null: stated by `num_blocks`. Unit: GB."""
     num_blocks: Blocks | None = None
     """Room for KV, in the engine's blocks; null: stated by `capacity_gb`. Unit: blocks."""
-    policy: Literal["lru", "arc"] = "lru"
-    """What goes when it is full: what was used least recently, or as ARC learns."""
+    policy: Literal["lru", "arc", "priority"] = "lru"
+    """What goes when it is full: what was used least recently, as ARC learns, or what requests say
+    is worth least (`workload.retention` and columns of traces)."""
     read_gb_s: Rate | None = None
     """What a worker gets from it; null: as the preset has it. Unit: GB/s."""
     write_gb_s: Rate | None = None

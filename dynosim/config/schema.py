@@ -12,7 +12,7 @@ from dynosim.config.base import RULES, PositiveMs, Rule, Section, check_rules
 from dynosim.config.cluster import POOL_ROLES, ClusterConfig, PoolRole
 from dynosim.config.controllers import HpaConfig, PlannerConfig, ScalingConfig
 from dynosim.config.cost import CostConfig
-from dynosim.config.engine import EngineConfig, EngineKnobs
+from dynosim.config.engine import EngineConfig
 from dynosim.config.hardware import Hardware, NamedHardware
 from dynosim.config.live import LiveConfig
 from dynosim.config.router import RouterConfig
@@ -91,7 +91,6 @@ class RunConfig(Section):
         self._check_pools()
         self._check_controllers()
         self._check_startup()
-        self._check_reuse()
         self._check_price()
         self._check_version()
         self._check_scenario()
@@ -242,20 +241,6 @@ class RunConfig(Section):
              "set its key initial: starting, or remove it")
             for role, section in sections
         )  # fmt: skip
-
-    def _check_reuse(self) -> None:
-        """Refuses tiers under caches whose prefixes are reused in steps larger than blocks."""
-        has_tiers = self.cluster.tiers is not None
-        engines: dict[str, EngineKnobs] = {"engine": self.engine}
-        for role in POOL_ROLES if self.cluster.is_disagg else ():
-            engines[f"cluster.{role}.engine"] = self.cluster.pool(role).engine
-        rules: list[Rule] = [
-            (f"{at}.reuse_granularity_tokens",
-             has_tiers and engine.reuse_granularity_tokens is not None,
-             "what tiers hold is reused in blocks", "remove it, or cluster.tiers")
-            for at, engine in engines.items()
-        ]  # fmt: skip
-        check_rules(rules)
 
     def _check_version(self) -> None:
         """Refuses a version of the engine that cannot be."""

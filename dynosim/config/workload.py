@@ -131,6 +131,15 @@ class RetentionConfig(Section):
     """Of what a request generates. Unit: priority."""
     pin_ttl_ms: PositiveMs | None = None
     """How long after its end a request keeps its prompt pinned; null: not at all."""
+    pin_ends_with_session: bool = False
+    """Whether pins end with their session, if not before."""
+    sub_agent_priority: Priority = _CLASSES.subagent_priority
+    """Of sub-agents and teammates (`agents`): all but the system prompt. Unit: priority."""
+    sub_agent_duration_ms: PositiveMs | None = None
+    """How long their prompts keep that priority once nobody uses them; null: for good."""
+    sub_agent_pin_ttl_ms: PositiveMs | None = None
+    """How long after its end their requests keep their prompts pinned, in place of `pin_ttl_ms`;
+    null: not at all."""
 
 
 class StageConfig(Section):
@@ -215,8 +224,10 @@ class WorkloadConfig(Section):
                 ("retention", self.retention is not None and self.trace is not None,
                  "rows of a trace say it themselves",
                  "remove it, and give rows `retention`, `pin_ttl_ms` or `ephemeral`"),
-                ("retention", self.retention is not None and self.agents is not None,
-                 "agents do not say it", "remove it"),
+                ("retention.pin_ends_with_session", self._pins_nothing(),
+                 "nothing is pinned", "add pin_ttl_ms"),
+                *((f"retention.{key}", self.agents is None, "only agents have sub-agents",
+                   "remove it, or use workload.agents") for key in self._of_sub_agents()),
                 ("concurrency", closed and self.concurrency is None,
                  "a closed loop needs it", "add `concurrency: ...`"),
                 ("warm_up_s", bool(self.warm_up_s) and bool(self.warm_up_requests),
@@ -226,6 +237,17 @@ class WorkloadConfig(Section):
             ]
         )  # fmt: skip
         return self
+
+    def _pins_nothing(self) -> bool:
+        said = self.retention
+        if said is None or not said.pin_ends_with_session:
+            return False
+        return said.pin_ttl_ms is None and said.sub_agent_pin_ttl_ms is None
+
+    def _of_sub_agents(self) -> list[str]:
+        """What is stated that sub-agents say."""
+        stated = () if self.retention is None else self.retention.model_fields_set
+        return sorted(key for key in stated if key.startswith("sub_agent_"))
 
     def _amount_rules(self) -> list[Rule]:
         """How much comes, and how fast, is said once: by the source or by the stages."""

@@ -12,12 +12,10 @@ blocks + blocks in use = `num_blocks`. Semantics: vLLM 0.32 `BlockPool`.
 """
 
 from collections import deque
-from collections.abc import Sequence
 from typing import Final
 
 from dynosim.blocks.kv_event import KvEvent
 from dynosim.blocks.retention import Standing
-from dynosim.blocks.tier import Tier
 
 NO_EVENTS: list[KvEvent] = []  # never changed
 _OUTDATED_ALLOWED: Final = 64  # places not worth a rebuild
@@ -67,7 +65,7 @@ class BlockPool:
         extent_blocks: list[int] | None = None,
         *,
         publish_events: bool = False,
-        announced: Sequence[bool] | None = None,
+        announced: list[bool] | None = None,
     ) -> None:
         self.num_blocks = num_blocks
         self.extent_blocks = extent_blocks
@@ -216,27 +214,13 @@ class BlockPool:
         self, content: int, first_block: int, num_blocks: int, parent: int | None
     ) -> None:
         """Announce blocks that became hittable, if anyone listens."""
-        if self.events is None:
-            return
-        announced = self.announced
-        if announced is None or (content >= 0 and announced[content]):
+        if self.events is not None and self.announces(content):
             self.events.append(KvEvent(True, content, first_block, num_blocks, parent))
 
-    def publish_elsewhere(
-        self,
-        is_stored: bool,
-        content: int,
-        first_block: int,
-        num_blocks: int,
-        parent: int | None,
-        tier: Tier,
-    ) -> None:
-        """Announce what happened to blocks in a slower tier, if anyone listens."""
-        if self.events is None:
-            return
+    def announces(self, content: int) -> bool:
+        """Whether events about an extent are for anyone who listens."""
         announced = self.announced
-        if announced is None or (content >= 0 and announced[content]):
-            self.events.append(KvEvent(is_stored, content, first_block, num_blocks, parent, tier))
+        return announced is None or (content >= 0 and announced[content])
 
     def _drop_outdated(self) -> None:
         """Rid the queue of places that do not count: it must not grow where nothing is evicted."""

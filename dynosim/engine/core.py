@@ -43,7 +43,7 @@ class DecodeCount(Protocol):
 class EngineCore(Protocol):
     """Decisions of one engine. No method looks at a clock; all take effect at once.
 
-    Where blocks are retained for a time, the driver tells `retention` what it is.
+    Where blocks are retained for a time, the driver tells `retention` and the tiers what it is.
     """
 
     num_waiting: int  # requests without a seat, those that load included
@@ -127,6 +127,10 @@ class EngineCore(Protocol):
 
     def use_tiers(self, cache: HostCache, beyond: Beyond) -> None:
         """Use these tiers, some of them perhaps shared with other engines, from the start."""
+        ...
+
+    def tell_tiers(self, now_ms: float) -> None:
+        """It is this time now, for tiers that retain blocks for a time."""
         ...
 
     def written(self, write: Write) -> None:

@@ -328,6 +328,7 @@ class Engine:
         """Tell a cache that retains blocks for a time what it is, between two steps."""
         if self._retention is not None:
             self._retention.at(now_ms)
+            self.core.tell_tiers(now_ms)
 
     def start(self, now_ms: float) -> None:
         """Plan as many steps as may be in flight, or a run at once, if there is work.
@@ -389,6 +390,8 @@ class Engine:
     def hear_stored(self, now_ms: float) -> None:
         """Tell the core which stores to a tier have ended; without it, it hears with a step."""
         assert self.lanes is not None
+        if self._retention is not None:
+            self.core.tell_tiers(now_ms)
         for number in self.lanes.take_stored(now_ms):
             self.core.copied(number)
 

@@ -15,19 +15,21 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
 
-from dynosim.engine.spec import EvictionPolicy
+from dynosim.engine.spec import TierPolicy
 from dynosim.errors import InvariantError
 
 
 class Span:
     """Consecutive chunks of an extent: `first` to before `end`."""
 
-    __slots__ = ("content", "end", "first")
+    __slots__ = ("content", "end", "extent", "first")
 
     def __init__(self, content: int, first: int, end: int) -> None:
         self.content = content
         self.first = first
         self.end = end
+        # What the tier that was last asked about them has of the extent, to be looked up once.
+        self.extent: HeldExtent | None = None
 
     def __repr__(self) -> str:
         return f"Span({self.content}, {self.first}, {self.end})"
@@ -45,11 +47,12 @@ class Span:
 class HeldExtent:
     """The leading chunks of an extent that have a place in the tier."""
 
-    __slots__ = ("content", "num_chunks", "num_loads", "num_stores", "older", "younger")
+    __slots__ = ("batch", "content", "num_chunks", "num_loads", "num_stores", "older", "younger")
 
     def __init__(self, content: int) -> None:
         self.content = content
-        self.num_chunks = 0
+        self.num_chunks = 0  # 0: it has lost its place
+        self.batch = 0  # the last offer, by number, that it was in
         self.num_stores = 0  # under way
         self.num_loads = 0  # under way
         self.older: HeldExtent | None = None  # its neighbours in a `AgeRanking`
@@ -82,6 +85,7 @@ class AgeRanking:
         del self._extents[extent.content]
         self.num_chunks -= extent.num_chunks
         self._unlink(extent)
+        extent.older = extent.younger = None  # somebody may keep it, but not all that came after
 
     def renew(self, extent: HeldExtent) -> None:
         """An extent is the youngest from now on."""
@@ -102,6 +106,14 @@ class AgeRanking:
         else:
             self.num_chunks -= extent.num_chunks - num_kept
             extent.num_chunks = num_kept
+
+    def clear(self) -> None:
+        """Nothing is held any more; what was refers to nothing."""
+        for extent in self._extents.values():
+            extent.older = extent.younger = None
+        self._extents.clear()
+        self.oldest = self._youngest = None
+        self.num_chunks = 0
 
     def _append(self, extent: HeldExtent) -> None:
         extent.older = self._youngest
@@ -136,8 +148,8 @@ class Policy(Protocol):
         """The extent of that name, if any of it has a place."""
         ...
 
-    def grow(self, content: int, num_chunks: int) -> HeldExtent:
-        """Give further chunks of an extent places."""
+    def grow(self, extent: HeldExtent | None, content: int, num_chunks: int) -> HeldExtent:
+        """Give further chunks of an extent places; None: it has none yet."""
         ...
 
     def drop(self, span: Span) -> None:
@@ -148,14 +160,18 @@ class Policy(Protocol):
         """A request offers chunks that have no place, for the first time."""
         ...
 
-    def evict(self, number: int, kept: set[int]) -> list[Span] | None:
-        """Throw so many chunks out, none of the extents kept; None, and nothing done, if that
-        cannot be."""
+    def evict(self, number: int, batch: int) -> list[Span] | None:
+        """Throw so many chunks out, none of extents that are in that batch, pending or pinned;
+        None, and nothing done, if that cannot be."""
         ...
 
-    def used(self, content: int, *, is_new: bool, again: bool) -> None:
+    def used(self, extent: HeldExtent, *, is_new: bool, again: bool) -> None:
         """A request that ended had an extent; `again`: it found it or loaded it; `is_new`: it only
         brought it here."""
+        ...
+
+    def clear(self) -> None:
+        """Nothing is held any more."""
         ...
 
 
@@ -174,9 +190,8 @@ class Lru:
         """See `Policy`."""
         return self._extents.get(content)
 
-    def grow(self, content: int, num_chunks: int) -> HeldExtent:
+    def grow(self, extent: HeldExtent | None, content: int, num_chunks: int) -> HeldExtent:
         """See `Policy`."""
-        extent = self._extents.get(content)
         if extent is None:
             extent = HeldExtent(content)
             self._extents.add(extent)
@@ -194,9 +209,9 @@ class Lru:
     def missed(self, content: int, num_chunks: int) -> None:
         """See `Policy`."""
 
-    def evict(self, number: int, kept: set[int]) -> list[Span] | None:
+    def evict(self, number: int, batch: int) -> list[Span] | None:
         """See `Policy`."""
-        victims = _Victims(self._extents, kept)
+        victims = Victims(self._extents, batch)
         lacking = number
         while lacking > 0:
             taken = victims.take(lacking)
@@ -206,11 +221,13 @@ class Lru:
         victims.go()
         return victims.spans
 
-    def used(self, content: int, *, is_new: bool, again: bool) -> None:
+    def used(self, extent: HeldExtent, *, is_new: bool, again: bool) -> None:
         """See `Policy`."""
-        extent = self._extents.get(content)
-        if extent is not None:
-            self._extents.renew(extent)
+        self._extents.renew(extent)
+
+    def clear(self) -> None:
+        """See `Policy`."""
+        self._extents.clear()
 
 
 class Arc:
@@ -237,15 +254,13 @@ class Arc:
         """See `Policy`."""
         return self._once.get(content) or self._again.get(content)
 
-    def grow(self, content: int, num_chunks: int) -> HeldExtent:
+    def grow(self, extent: HeldExtent | None, content: int, num_chunks: int) -> HeldExtent:
         """See `Policy`."""
         self._lost_once.forget(content)
         self._lost_again.forget(content)
-        extent = self._again.get(content)
-        if extent is not None:
+        if extent is not None and self._again.get(content) is extent:
             self._again.grow(extent, num_chunks)
             return extent
-        extent = self._once.get(content)
         if extent is None:
             extent = HeldExtent(content)
             self._once.add(extent)
@@ -273,9 +288,9 @@ class Arc:
             self._target = max(self._target, 0.0)
             again.chunks.move_to_end(content)
 
-    def evict(self, number: int, kept: set[int]) -> list[Span] | None:
+    def evict(self, number: int, batch: int) -> list[Span] | None:
         """See `Policy`."""
-        once, again = _Victims(self._once, kept), _Victims(self._again, kept)
+        once, again = Victims(self._once, batch), Victims(self._again, batch)
         order: list[Span] = []
         num_once, target, lacking = self._once.num_chunks, int(self._target), number
         while lacking > 0:
@@ -300,18 +315,21 @@ class Arc:
                 lost.add(span)
         return order
 
-    def used(self, content: int, *, is_new: bool, again: bool) -> None:
+    def used(self, extent: HeldExtent, *, is_new: bool, again: bool) -> None:
         """See `Policy`."""
-        extent = self._once.get(content)
-        if extent is not None and is_new:
+        is_once = self._once.get(extent.content) is not None
+        if is_once and is_new:
             self._once.renew(extent)
-        elif extent is not None and again:
+        elif is_once and again:
             self._once.remove(extent)
             self._again.add(extent)
         elif is_new or again:
-            extent = self._again.get(content)
-            if extent is not None:
-                self._again.renew(extent)
+            self._again.renew(extent)
+
+    def clear(self) -> None:
+        """See `Policy`."""
+        self._once.clear()
+        self._again.clear()
 
 
 class _Lost:
@@ -341,16 +359,16 @@ class _Lost:
         self.num_chunks -= self.chunks.pop(content, 0)
 
 
-class _Victims:
+class Victims:
     """Takes chunks of extents that may go, the oldest first, from their ends."""
 
-    def __init__(self, extents: AgeRanking, kept: set[int]) -> None:
+    def __init__(self, extents: AgeRanking, batch: int) -> None:
         self.spans: list[Span] = []
         self._extents = extents
         self._chosen: list[HeldExtent] = []  # of the spans
         self.num_told = 0  # of the spans, to who keeps the order of those of several rankings
         self._next = extents.oldest
-        self._kept = kept
+        self._batch = batch
         self._num_left = 0  # of the extent that was come to last
 
     def take(self, number: int) -> int:
@@ -358,7 +376,7 @@ class _Victims:
         if self._num_left == 0:
             extent = self._next
             while extent is not None and (
-                extent.num_stores > 0 or extent.num_loads > 0 or extent.content in self._kept
+                extent.num_stores > 0 or extent.num_loads > 0 or extent.batch == self._batch
             ):
                 extent = extent.younger
             if extent is None:
@@ -386,7 +404,8 @@ class Accesses:
     __slots__ = ("again", "inserted", "missed", "seen")
 
     def __init__(self) -> None:
-        self.seen: set[int] = set()  # extents that it offered and that were new or ready; loaded
+        # Extents that it offered and that were new or ready; loaded. None: had no place then.
+        self.seen: dict[int, HeldExtent | None] = {}
         # What only ARC asks for: inserted; found ready or loaded, not inserted by itself; told to
         # the policy as new.
         self.inserted: set[int] | None = None
@@ -398,9 +417,10 @@ class Accesses:
         if self.inserted is None:
             self.inserted, self.again, self.missed = set(), set(), set()
 
-    def found(self, content: int) -> None:
+    def found(self, extent: HeldExtent) -> None:
         """An extent was there, ready."""
-        self.seen.add(content)
+        content = extent.content
+        self.seen[content] = extent
         if self.again is not None and self.inserted is not None and content not in self.inserted:
             self.again.add(content)
 
@@ -421,9 +441,12 @@ NOTHING: list[Span] = []  # never changed
 
 
 class HostCache:
-    """The tier. `store_threshold`: a chunk is stored from the so many-th offer on."""
+    """The tier. `store_threshold`: a chunk is stored from the so many-th offer on.
 
-    def __init__(self, capacity: int, policy: EvictionPolicy, store_threshold: int = 0) -> None:
+    Nobody says anything of worth here, so with `priority` it goes by age.
+    """
+
+    def __init__(self, capacity: int, policy: TierPolicy, store_threshold: int = 0) -> None:
         self.capacity = capacity
         self.num_stored = 0  # chunks that were ever given a place
         self.num_evicted = 0
@@ -431,10 +454,11 @@ class HostCache:
         self.num_loaded = 0
         self.evicted = NOTHING  # by the last offer
         self.is_view = False  # on what others hold: nothing is stored through it
-        self._extents: Lru | Arc = Lru() if policy == "lru" else Arc(capacity)
+        self._extents: Lru | Arc = Arc(capacity) if policy == "arc" else Lru()
         self._is_arc = policy == "arc"
         self._threshold = store_threshold
         self._num_offers: dict[int, int] = {}
+        self._last_batch = 0
 
     def __len__(self) -> int:
         """Chunks that have a place, pending ones included."""
@@ -461,13 +485,17 @@ class HostCache:
         extents = self._extents
         num_lacking = num_new - (self.capacity - extents.num_chunks)
         if num_lacking > 0:
-            evicted = extents.evict(num_lacking, {span.content for span in spans})
+            evicted = extents.evict(num_lacking, self._last_batch)
             if evicted is None:
+                for span in new:
+                    accesses.seen[span.content] = span.extent
                 return None
             self.evicted = evicted
             self.num_evicted += num_lacking
         for span in new:
-            extents.grow(span.content, span.end - span.first).num_stores += 1
+            extent = extents.grow(span.extent, span.content, span.end - span.first)
+            extent.num_stores += 1
+            span.extent = accesses.seen[span.content] = extent
             if accesses.inserted is not None:
                 accesses.inserted.add(span.content)
         self.num_stored += num_new
@@ -476,19 +504,24 @@ class HostCache:
     def _without_place(self, spans: list[Span], accesses: Accesses) -> list[Span]:
         """Which of the chunks offered are new, and to be stored."""
         new: list[Span] = []
+        self._last_batch += 1
         for span in spans:
             content = span.content
-            extent = self._extents.get(content)
+            extent = span.extent = self._extents.get(content)
             num_held = 0
             if extent is not None:
                 num_held = extent.num_chunks
+                extent.batch = self._last_batch
                 if extent.num_stores == 0:
-                    accesses.found(content)
+                    accesses.found(extent)
             if self._threshold > 1 and not self._is_wanted(span):
                 continue
             if span.first <= num_held < span.end:
-                new.append(span if num_held == span.first else Span(content, num_held, span.end))
-                accesses.seen.add(content)
+                rest = span
+                if num_held > span.first:
+                    rest = Span(content, num_held, span.end)
+                    rest.extent = extent
+                new.append(rest)
         return new
 
     def _is_wanted(self, span: Span) -> bool:
@@ -510,49 +543,65 @@ class HostCache:
     def stored(self, spans: Sequence[Span]) -> None:
         """The copies of pending chunks have been reported."""
         for span in spans:
-            self._held(span.content).num_stores -= 1
+            self._held(span).num_stores -= 1
 
     def pin(self, spans: Sequence[Span], accesses: Accesses) -> None:
         """Chunks begin to be loaded."""
         if self._is_arc:
             accesses.keep_all()
         for span in spans:
-            self._held(span.content).num_loads += 1
+            span.extent = None
+            extent = self._held(span)
+            extent.num_loads += 1
             self.num_loaded += span.end - span.first
-            accesses.found(span.content)
+            accesses.found(extent)
 
     def unpin(self, spans: Sequence[Span]) -> None:
         """Loads of chunks have ended."""
         for span in spans:
-            self._held(span.content).num_loads -= 1
+            self._held(span).num_loads -= 1
 
     def use(self, spans: Sequence[Span]) -> None:
         """Chunks begin to be loaded by somebody of whom nothing else is kept: they are used now."""
         for span in spans:
-            self._held(span.content).num_loads += 1
+            span.extent = None
+            extent = self._held(span)
+            extent.num_loads += 1
             self.num_loaded += span.end - span.first
-            self._extents.used(span.content, is_new=False, again=True)
+            self._extents.used(extent, is_new=False, again=True)
 
-    def lose(self, spans: Sequence[Span]) -> None:
+    def lose(self, spans: list[Span]) -> None:
         """Chunks whose copies were under way will not come; what lies behind them is gone, too."""
         for span in spans:
-            extent = self._held(span.content)
+            extent = self._held(span)
             extent.num_stores -= 1
             if extent.num_stores == 0 and extent.num_loads == 0 and extent.num_chunks > span.first:
                 self.num_lost += extent.num_chunks - span.first
                 self._extents.drop(Span(span.content, span.first, extent.num_chunks))
 
-    def end(self, contents: Sequence[int], accesses: Accesses) -> None:
+    def end(self, contents: list[int], accesses: Accesses) -> None:
         """A request has ended that had these extents, in the order of its prompt."""
         seen, inserted, again = accesses.seen, accesses.inserted, accesses.again
-        for content in reversed(contents):
-            if content in seen:
+        for place in range(len(contents) - 1, -1, -1):  # from the end; compiled, faster so
+            content = contents[place]
+            if content not in seen:
+                continue
+            extent = seen[content]
+            if extent is None or extent.num_chunks == 0:  # it may have a place again
+                extent = self._extents.get(content)
+            if extent is not None:
                 is_again = again is not None and content in again
                 is_new = inserted is not None and content in inserted and not is_again
-                self._extents.used(content, is_new=is_new, again=is_again)
+                self._extents.used(extent, is_new=is_new, again=is_again)
 
-    def _held(self, content: int) -> HeldExtent:
-        extent = self._extents.get(content)
+    def clear(self) -> None:
+        """Nothing is held any more: the run is over."""
+        self._extents.clear()
+
+    def _held(self, span: Span) -> HeldExtent:
+        extent = span.extent
         if extent is None:
-            raise InvariantError(f"chunk {content} has no place in the tier")
+            extent = span.extent = self._extents.get(span.content)
+        if extent is None:
+            raise InvariantError(f"chunk {span.content} has no place in the tier")
         return extent

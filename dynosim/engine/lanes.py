@@ -5,7 +5,6 @@ end is known when it is given: nobody has to come by while stores go on, only wh
 store that somebody waits for.
 """
 
-from collections import deque
 from dataclasses import dataclass
 
 from dynosim.engine.pace import NEVER
@@ -45,8 +44,8 @@ class CopyLanes:
     def __init__(self, spec: LaneSpec) -> None:
         self._spec = spec
         self.stores_are_heard = spec.stores_are_heard
-        self._stores: deque[CopyJob] = deque()
-        self._loads: deque[CopyJob] = deque()
+        self._stores: list[CopyJob] = []  # few at a time
+        self._loads: list[CopyJob] = []
         self._stores_free_ms = -NEVER  # when all stores given so far are done
         self._loads_free_ms = -NEVER
         self.next_load_ms = NEVER
@@ -95,7 +94,7 @@ class CopyLanes:
         stores = self._stores
         ended: list[int] = []
         while stores and stores[0].ends_ms <= now_ms:
-            ended.append(stores.popleft().number)
+            ended.append(stores.pop(0).number)
         self.next_store_ms = stores[0].ends_ms if stores else NEVER
         return ended
 
@@ -104,7 +103,7 @@ class CopyLanes:
         loads = self._loads
         ended: list[CopyJob] = []
         while loads and loads[0].ends_ms <= now_ms:
-            ended.append(loads.popleft())
+            ended.append(loads.pop(0))
         self.next_load_ms = loads[0].ends_ms if loads else NEVER
         return ended
 

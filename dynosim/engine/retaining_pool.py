@@ -10,7 +10,6 @@ Time comes from outside: `at` says what it is now, whenever that may matter, and
 when it matters next by itself.
 """
 
-from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 from typing import Final
 
@@ -56,7 +55,7 @@ class RetainingPool(BlockPool):
         extent_blocks: list[int] | None = None,
         *,
         publish_events: bool = False,
-        announced: Sequence[bool] | None = None,
+        announced: list[bool] | None = None,
     ) -> None:
         super().__init__(
             num_blocks, extent_blocks, publish_events=publish_events, announced=announced
@@ -79,15 +78,15 @@ class RetainingPool(BlockPool):
 
         Who falls back to the default by that is the last to go of all plain ones.
         """
-        if now_ms > self._now_ms:
-            self._now_ms = now_ms
-        instant_ms = instant_end(self._now_ms)
+        instant_ms = instant_end(max(now_ms, self._now_ms))
         while self.next_lapse_ms <= instant_ms:
             until_ms, _, extent = heappop(self._lapses)
             self._remove(extent)
             if until_ms > self._now_ms:
                 self._now_ms = until_ms
             self._put(extent)
+        if now_ms > self._now_ms:
+            self._now_ms = now_ms
 
     @property
     def next_lapse_ms(self) -> float:
@@ -115,8 +114,15 @@ class RetainingPool(BlockPool):
                 extents.append(own)
 
     def end_session(self, session: int) -> None:
-        """Forget what is idle and of use to nobody but this session: its blocks are blank."""
-        for extent in self._of_sessions.pop(session, []):
+        """Its pins are over. Forget what is idle and of use to nobody else: blocks become blank."""
+        extents = self._of_sessions.pop(session, [])
+        for extent in reversed(extents):
+            standing = extent.standing
+            assert standing is not None, "claimed before"
+            if standing.worth.end_session(session) and standing.place != NOWHERE:
+                self._remove(extent)
+                self._put(extent)
+        for extent in extents:
             standing = extent.standing
             if standing is None or standing.place == NOWHERE or standing.level != EPHEMERAL:
                 continue

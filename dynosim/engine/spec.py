@@ -7,6 +7,8 @@ Policy = Literal["fcfs", "priority"]
 KvRole = Literal["kv_both", "kv_producer", "kv_consumer"]
 LoadFailurePolicy = Literal["fail", "recompute"]
 EvictionPolicy = Literal["lru", "arc"]
+TierPolicy = Literal["lru", "arc", "priority"]
+"""`priority`: what requests say of their blocks counts (`dynosim.engine.retaining_cache`)."""
 DraftMethod = Literal["ngram", "eagle", "mtp", "draft_model"]
 
 KV_ROLES: Final[dict[str, KvRole]] = {"prefill": "kv_producer", "decode": "kv_consumer"}
@@ -18,7 +20,7 @@ class HostCacheSpec:
     """A tier of KV in host memory, as vLLM's offloading connector keeps one."""
 
     num_chunks: int
-    policy: EvictionPolicy = "lru"
+    policy: TierPolicy = "lru"
     blocks_per_chunk: int = 1
     store_threshold: int = 0  # a chunk is stored from the so many-th offer on
     prompt_only: bool = False  # generated text is not stored

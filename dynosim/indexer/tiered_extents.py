@@ -5,12 +5,15 @@ not it holds those before: what it has counts where the faster tiers end.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from dynosim.blocks.kv_event import KvEvent
 from dynosim.blocks.tier import SLOWER, Tier
 from dynosim.indexer.answers import IndexCounters, Overlaps
 from dynosim.indexer.extents import ExtentIndex
-from dynosim.indexer.tiers import TierOverlaps
+from dynosim.indexer.tiers import NOTHING, TierOverlaps
+
+DEVICE: Final = Tier.DEVICE  # compiled code looks it up once
 
 
 class ExtentTier:
@@ -31,19 +34,36 @@ class ExtentTier:
         if content < 0:
             self._count_private(worker, num_blocks)
             return
+        if num_blocks == self._extent_blocks[content] and content not in self._partly:
+            holders, bit = self._full.get(content, 0), 1 << worker
+            if not holders & bit:  # the usual case: all of an extent, and new
+                self._full[content] = holders | bit
+                self.num_shared += num_blocks
+            return
         before = self._held(worker, content)
         held = before | ((1 << num_blocks) - 1) << first_block
+        num_new = num_blocks if before >> first_block == 0 else (held ^ before).bit_count()
         self._set_held(worker, content, before, held)
+        self.num_shared += num_new
 
     def remove(self, worker: int, content: int, first_block: int, num_blocks: int) -> int:
         """A worker has let blocks go; returns how many it did not have."""
         if content < 0:
             self._count_private(worker, -num_blocks)
             return 0
+        holders, bit = self._full.get(content, 0), 1 << worker
+        if holders & bit and first_block + num_blocks == self._extent_blocks[content]:
+            self._drop_full(content, holders ^ bit)  # the usual case: the last ones of all
+            if first_block:
+                self._set_part(worker, content, (1 << first_block) - 1)
+            self.num_shared -= num_blocks
+            return 0
         before = self._held(worker, content)
-        held = before & ~(((1 << num_blocks) - 1) << first_block)
-        self._set_held(worker, content, before, held)
-        return num_blocks - (before.bit_count() - held.bit_count())
+        gone = ((1 << num_blocks) - 1) << first_block & before
+        num_gone = gone.bit_count()
+        self._set_held(worker, content, before, before ^ gone)
+        self.num_shared -= num_gone
+        return num_blocks - num_gone
 
     def remove_worker(self, worker: int) -> None:
         """Forget everything about a worker."""
@@ -51,7 +71,9 @@ class ExtentTier:
         whole = [content for content, workers in self._full.items() if workers & bit]
         partly = [content for content, parts in self._partly.items() if worker in parts]
         for content in whole + partly:
-            self._set_held(worker, content, self._held(worker, content), 0)
+            held = self._held(worker, content)
+            self._set_held(worker, content, held, 0)
+            self.num_shared -= held.bit_count()
         self._private_blocks.pop(worker, None)
 
     @property
@@ -99,15 +121,10 @@ class ExtentTier:
     def _set_held(self, worker: int, content: int, before: int, held: int) -> None:
         if held == before:
             return
-        self.num_shared += held.bit_count() - before.bit_count()
         everything = (1 << self._extent_blocks[content]) - 1
         if before == everything:
-            left = self._full[content] ^ 1 << worker
-            if left:
-                self._full[content] = left
-            else:
-                del self._full[content]
-        elif before:
+            self._drop_full(content, self._full[content] ^ 1 << worker)
+        elif before and (not held or held == everything):
             parts = self._partly[content]
             del parts[worker]
             if not parts:
@@ -115,7 +132,21 @@ class ExtentTier:
         if held == everything:
             self._full[content] = self._full.get(content, 0) | 1 << worker
         elif held:
-            self._partly.setdefault(content, {})[worker] = held
+            self._set_part(worker, content, held)
+
+    def _drop_full(self, content: int, left: int) -> None:
+        """Only these hold the whole of an extent from now on."""
+        if left:
+            self._full[content] = left
+        else:
+            del self._full[content]
+
+    def _set_part(self, worker: int, content: int, held: int) -> None:
+        parts = self._partly.get(content)
+        if parts is None:
+            self._partly[content] = {worker: held}
+        else:
+            parts[worker] = held
 
     def _count_private(self, worker: int, num_blocks: int) -> None:
         self._private_blocks[worker] = self._private_blocks.get(worker, 0) + num_blocks
@@ -141,10 +172,9 @@ class TieredExtents:
 
     def apply_all(self, worker: int, events: Iterable[KvEvent]) -> None:
         """Take events of one worker into account, in order."""
-        device_tier = Tier.DEVICE
         on_device: list[KvEvent] = []
         for event in events:
-            if event.tier is device_tier:
+            if event.tier is DEVICE:
                 on_device.append(event)
             else:
                 self._apply_slower(worker, event)
@@ -158,12 +188,18 @@ class TieredExtents:
 
     def find_tier_matches(self, blocks: Sequence[int]) -> TierOverlaps:
         """Who holds how many leading blocks, and in which tiers."""
+        return TierOverlaps(*self.overlaps_by_tier(blocks))
+
+    def overlaps_by_tier(self, blocks: Sequence[int]) -> list[Overlaps]:
+        """The same as a list: of the device, then of each slower tier."""
         device = self.device.find_matches(blocks)
         rest = self._workers
         for workers, _ in device.classes:
             rest ^= workers
-        reached = [*device.classes, (rest, 0)] if rest else device.classes
-        overlaps: list[Overlaps] = []
+        reached = device.classes
+        if rest:
+            reached = [*reached, (rest, 0)]
+        overlaps = [device]
         for tier in self._slower:
             beyond: dict[int, int] = {}  # blocks -> workers
             if tier.num_shared:
@@ -174,8 +210,11 @@ class TieredExtents:
                         if end > depth:
                             beyond[end - depth] = beyond.get(end - depth, 0) | part
                 reached = further
-            overlaps.append(Overlaps([(beyond[blocks], blocks) for blocks in sorted(beyond)]))
-        return TierOverlaps(device, *overlaps)
+            if beyond:
+                overlaps.append(Overlaps([(beyond[more], more) for more in sorted(beyond)]))
+            else:
+                overlaps.append(NOTHING)
+        return overlaps
 
     def remove_worker(self, worker: int) -> None:
         """Forget everything about a worker."""
@@ -191,8 +230,10 @@ class TieredExtents:
 
     def _apply_slower(self, worker: int, event: KvEvent) -> None:
         tier = self._slower[event.tier - 1]
-        where = event.content, event.first_block, event.num_blocks
+        content, first, num_blocks = event.content, event.first_block, event.num_blocks
         if event.is_stored:
-            tier.store(worker, *where)
+            tier.store(worker, content, first, num_blocks)
         else:
-            self.counters.unknown_blocks += tier.remove(worker, *where)
+            num_unknown = tier.remove(worker, content, first, num_blocks)
+            if num_unknown:
+                self.counters.unknown_blocks += num_unknown

@@ -259,7 +259,7 @@ def _leading(cache: HostCache, path: Sequence[int]) -> int:
     return len(path)
 
 
-def _touch(cache: HostCache, path: Sequence[int]) -> None:
+def _touch(cache: HostCache, path: list[int]) -> None:
     """A request that has these blocks comes and goes."""
     accesses = Accesses()
     new = cache.offer([Span(block, 0, 1) for block in path], accesses)

@@ -10,7 +10,8 @@ from typing import Literal
 from dynosim.blocks.tier import Tier
 from dynosim.engine.host_cache import HostCache
 from dynosim.engine.lanes import LaneSpec
-from dynosim.engine.spec import EvictionPolicy
+from dynosim.engine.retaining_cache import RetainingCache
+from dynosim.engine.spec import TierPolicy
 from dynosim.memory.network import BYTES_PER_MS
 
 Scope = Literal["worker", "node", "cluster"]
@@ -33,7 +34,7 @@ class TierSpec:
     write_gb_s: float
     latency_ms: float = 0.0  # before the first byte
     scope: Scope = "worker"
-    policy: EvictionPolicy = "lru"
+    policy: TierPolicy = "lru"
     store_threshold: int = 0
     prompt_only: bool = False
     total_read_gb_s: float | None = None  # None: no limit
@@ -49,8 +50,10 @@ class TierSpec:
         """What KV events call it. Of a shared tier there are none: it favours no worker."""
         return None if self.is_shared else LABELS.get(self.name)
 
-    def make_cache(self) -> HostCache:
-        """An empty one."""
+    def make_cache(self, *, retains: bool = False) -> HostCache:
+        """An empty one; `retains`: it keeps in mind what requests say of their blocks."""
+        if retains:
+            return RetainingCache(self.num_blocks, self.policy, self.store_threshold)
         return HostCache(self.num_blocks, self.policy, self.store_threshold)
 
 
@@ -92,6 +95,11 @@ class TiersSpec:
     def are_published(self) -> bool:
         """Whether KV events tell of any."""
         return any(tier.label is not None for tier in self.tiers)
+
+    @property
+    def heed_worth(self) -> bool:
+        """Whether any goes by what requests say of their blocks."""
+        return any(tier.policy == "priority" for tier in self.tiers)
 
     @property
     def goes_elsewhere(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 from dynosim.indexer.answers import Overlaps
 from dynosim.indexer.base import Index
 from dynosim.indexer.extents import ExtentIndex
+from dynosim.indexer.tiered_extents import TieredExtents
 from dynosim.indexer.tiers import KnowsTiers, TierOverlaps
 from dynosim.router.cheapest import cheapest, group_by_savings, with_savings
 from dynosim.router.cost import WorkerOption, draw_place, pick, worker_options
@@ -48,14 +49,18 @@ class KvChoice(Generic[E_contra]):
         self._load = load
         self._index: ExtentIndex | Index[E_contra] = index
         given: object = index  # or a type checker takes it for impossible that it has tiers
-        self._tiers = given if isinstance(given, KnowsTiers) else None
+        self._tiers: TieredExtents | KnowsTiers | None = None
+        if isinstance(given, TieredExtents):  # named, so that a compiler calls it directly
+            self._tiers = given
+        elif isinstance(given, KnowsTiers):
+            self._tiers = given
         self._cost = cost
         self._generator = generator
         self._confirm = confirm
         self._shared_prefix = load.active.shared_prefix
         self._load_scale = cost.prefill_load_scale if cost.track_prefill_tokens else 0.0
         self._price = cost.overlap_score_credit * self._load_scale
-        self._slower_weights = cost.slower_weights
+        self._slower_weights = list(cost.slower_weights)
         self._shared_multiplier = cost.shared_cache_multiplier
         self._assumes_reuse = cost.assume_kv_reuse
         self._has_plain_costs = cost.is_plain and not load.decays
@@ -71,7 +76,7 @@ class KvChoice(Generic[E_contra]):
 
     @property
     def is_plain(self) -> bool:
-        """Whether `choose_plain` will do for requests without wishes, as things are."""
+        """Whether, as things are, a plain cost and blocks on devices are all there is to see."""
         return self._has_plain_costs and not self._shared_multiplier and not self._has_slower
 
     @property
@@ -84,7 +89,7 @@ class KvChoice(Generic[E_contra]):
         has_preference = constraints is not None and bool(constraints.preferred_taints)
         if self._has_plain_costs and request.overrides is None and not has_preference:
             if self.is_plain:
-                return self.choose_plain(request, eligible, now_ms)
+                return self._choose_plain(request, eligible, now_ms)
             if self._has_plain_weights if self._has_slower else self._is_shared_least:
                 return self._choose_by_tiers(request, eligible, now_ms)
         cost = self._cost if request.overrides is None else request.overrides
@@ -133,7 +138,7 @@ class KvChoice(Generic[E_contra]):
             groups = with_savings(groups, overlaps.classes, weight)
         return round(max([blocks for blocks, _ in groups], default=0.0) * self._block_size)
 
-    def choose_plain(self, request: RoutingRequest, eligible: int, now_ms: float) -> ChosenSlot:
+    def _choose_plain(self, request: RoutingRequest, eligible: int, now_ms: float) -> ChosenSlot:
         """`choose`, where costs are plain and the request has no wishes."""
         load, confirm = self._load, self._confirm
         active = self._shared_prefix(request.keys if self._assumes_reuse else ())
@@ -152,30 +157,37 @@ class KvChoice(Generic[E_contra]):
         return ChosenSlot(slot, cost, depth, depth * block_size)
 
     def _choose_by_tiers(self, request: RoutingRequest, eligible: int, now_ms: float) -> ChosenSlot:
-        """`choose_plain`, where somebody may hold blocks in slower tiers, or all in one of them."""
+        """`_choose_plain`, where somebody may hold blocks in slower tiers, or all in one."""
         confirm, scale, weights = self._confirm, self._load_scale, self._slower_weights
         active = self._shared_prefix(request.keys if self._assumes_reuse else ())
         own_costs = self._load.own_costs()
         while True:
-            found = self._overlaps(request)
-            groups = group_by_savings(eligible, found.device.classes, active, self._price)
-            for overlaps, weight in zip(found[1:], weights, strict=True):
-                if overlaps.classes:
-                    groups = with_savings(groups, overlaps.classes, weight * scale)
+            found = self._by_tier(request)
+            groups = group_by_savings(eligible, found[0].classes, active, self._price)
+            for number, weight in enumerate(weights):
+                classes = found[number + 1].classes
+                if classes:
+                    groups = with_savings(groups, classes, weight * scale)
             if self._shared_multiplier and request.shared_ranges:
-                shared = shared_overlaps(request.shared_ranges, found, eligible)
+                shared = shared_overlaps(request.shared_ranges, TierOverlaps(*found), eligible)
                 groups = with_savings(groups, shared, self._shared_multiplier * scale)
             best, lowest = cheapest(groups, own_costs)
             if confirm is None or confirm(best, now_ms):
                 break
         slot = nth_slot(best, draw_place(best.bit_count(), self._generator))
-        overlap_blocks = float(found.device.depth_of(slot))
-        for overlaps, weight in zip(found[1:], weights, strict=True):
-            if overlaps.classes:
-                overlap_blocks += weight * overlaps.depth_of(slot)
+        overlap_blocks = float(found[0].depth_of(slot))
+        for number, weight in enumerate(weights):
+            overlap_blocks += weight * found[number + 1].depth_of(slot)
         block_size = self._block_size
         cost = lowest + scale * (request.input_tokens / block_size) + request.num_blocks
         return ChosenSlot(slot, cost, overlap_blocks, round(overlap_blocks * block_size))
+
+    def _by_tier(self, request: RoutingRequest) -> list[Overlaps]:
+        """`_overlaps`, tier by tier."""
+        tiers = self._tiers
+        if isinstance(tiers, TieredExtents):
+            return tiers.overlaps_by_tier(request.blocks)
+        return list(self._overlaps(request))
 
     def _overlaps(self, request: RoutingRequest) -> TierOverlaps:
         if self._tiers is not None:

@@ -112,8 +112,7 @@ class KvRouter(Generic[E_contra]):
         self._follower = follower if isinstance(follower, RoutingFollower) else None
         # Nothing but cost decides: most of `submit` can be skipped for requests without wishes.
         self._is_pure_kv = (
-            self.choice.is_plain
-            and settings.mode == "kv"
+            settings.mode == "kv"
             and policy is None
             and self._backlog is None
             and self._sessions is None
@@ -272,8 +271,8 @@ class KvRouter(Generic[E_contra]):
             self._check_is_new(request.request_id)
         if self._is_pure_kv and request.constraints is None and request.overrides is None:
             eligible = self.table.all_mask
-            if eligible and self.choice.is_plain:
-                placement = self.choice.choose_plain(request, eligible, now_ms)
+            if eligible:
+                placement = self.choice.choose(request, eligible, now_ms)
                 return self._book(request, placement, now_ms, 0.0)
         eligible = self._eligible(request, now_ms)
         if self._backlog is not None and self._waits(request, eligible, now_ms):

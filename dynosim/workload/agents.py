@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dynosim.records import FloatArray, IntArray, Trace
-from dynosim.workload.agent_tasks import Agent, AgentCall, Draws, TaskWriter
+from dynosim.workload.agent_tasks import LEAD, Agent, AgentCall, Draws, TaskWriter
 from dynosim.workload.agents_spec import AgentsSpec, as_agents_spec
 from dynosim.workload.arrivals import draw_arrivals
 from dynosim.workload.calls import RecordedCall, trace_of_calls
@@ -18,6 +18,7 @@ from dynosim.workload.columns import Awaited
 from dynosim.workload.distributions import Resolve
 from dynosim.workload.priorities import draw_priorities
 from dynosim.workload.prompt_pieces import BlockNames, Prompt, prompt_tokens
+from dynosim.workload.retained import Wording
 from dynosim.workload.spec import REQUESTS_MAX, check_size
 from dynosim.workload.streams import stream
 from dynosim.workload.synthetic import HASH_IDS_MAX, NOMINAL_TOKEN_MS
@@ -28,8 +29,12 @@ SPECULATIVE = "speculative_prefill"
 """Class of what is sent ahead of an agent's next turn."""
 
 
-def write_agents(spec: object, seed: int, *, resolve: Resolve = Path) -> Trace:
+def write_agents(
+    spec: object, seed: int, *, resolve: Resolve = Path, wording: Wording | None = None
+) -> Trace:
     """The trace that `spec` describes: an `AgentsSpec`, a mapping, or an object like one.
+
+    `wording`: what calls say of their KV blocks; all but a lead's as a sub-agent's.
 
     Raises: ConfigError for a spec that cannot be drawn; TraceError of an empirical length's file.
     """
@@ -37,11 +42,15 @@ def write_agents(spec: object, seed: int, *, resolve: Resolve = Path) -> Trace:
     draws = Draws(checked, seed, resolve)
     writer = TaskWriter(checked, draws)
     tasks = [writer.write(number) for number in range(checked.tasks)]
-    return _trace_of_tasks(checked, tasks, draws, seed)
+    return _trace_of_tasks(checked, tasks, draws, seed, wording)
 
 
 def _trace_of_tasks(
-    spec: AgentsSpec, tasks: Sequence[Sequence[Agent]], draws: Draws, seed: int
+    spec: AgentsSpec,
+    tasks: Sequence[Sequence[Agent]],
+    draws: Draws,
+    seed: int,
+    wording: Wording | None,
 ) -> Trace:
     """The calls of all tasks. Raises: ConfigError if that is too much."""
     total = sum(len(agent.calls) for agents in tasks for agent in agents)
@@ -58,6 +67,8 @@ def _trace_of_tasks(
     calls: list[RecordedCall] = []
     for number, agents in enumerate(tasks):
         written = _calls(agents, names, f"t{number}", _hint(spec, tasks))
+        if wording is not None:
+            _say(agents, written, spec.preamble_tokens + spec.system_tokens, wording)
         if number < spec.snapshot_tasks:
             written = _from_the_middle(written, draws.point("snapshot"), warms_up=spec.warm_up)
         for call in written:
@@ -127,6 +138,18 @@ def _speculative(call: RecordedCall, prompt: Prompt, ids: IntArray) -> RecordedC
     )  # fmt: skip
 
 
+def _say(
+    agents: Sequence[Agent], written: Sequence[RecordedCall], system_tokens: int, wording: Wording
+) -> None:
+    """Let calls say what blocks are worth: those of the agents, one after the other, and then what
+    is sent ahead, which speaks as the call that it follows."""
+    kinds = [agent.kind for agent in agents for _ in agent.calls]
+    by_name = {call.name: kind for kind, call in zip(kinds, written[: len(kinds)], strict=True)}
+    for call in written:
+        kind = by_name[call.waits[0].request_id if call.is_speculative else call.name]
+        call.retention = wording.of(system_tokens, call.input_tokens, is_subagent=kind != LEAD)
+
+
 # ---- lives that began before -------------------------------------------------------------------
 
 
@@ -173,7 +196,7 @@ def _from_the_middle(
 def _primer(call: RecordedCall) -> RecordedCall:
     return RecordedCall(
         f"{call.name}.primer", 0, call.input_tokens, 1, call.block_ids,
-        session=call.session, kind=PRIMER,
+        session=call.session, kind=PRIMER, retention=call.retention,
     )  # fmt: skip
 
 

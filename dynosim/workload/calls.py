@@ -12,7 +12,7 @@ from math import isnan, nan
 import numpy as np
 
 from dynosim.errors import TraceError
-from dynosim.records import NO_REQUEST, Dependencies, FloatArray, IntArray, Trace
+from dynosim.records import NO_REQUEST, Dependencies, FloatArray, IntArray, Retention, Trace
 from dynosim.workload.assemble import first_appearance_ids
 from dynosim.workload.columns import Awaited
 from dynosim.workload.synthetic import NOMINAL_TOKEN_MS
@@ -37,6 +37,7 @@ class RecordedCall:
     priority: int = 0  # lower is served earlier
     expected_output_tokens: int = 0  # the client's guess; 0: it has none
     is_speculative: bool = False  # see `Trace`
+    retention: Retention | None = None
 
 
 def trace_of_calls(
@@ -181,6 +182,7 @@ def _trace(
         classes=_texts([call.kind for call in in_rows]),
         expected_output_tokens=expected if expected.any() else None,
         is_speculative=speculative if speculative.any() else None,
+        retention=_said([call.retention for call in in_rows]),
         source=path,
     )
 
@@ -222,6 +224,10 @@ def _dense_ids(blocks: Sequence[Sequence[Hashable] | IntArray]) -> IntArray:
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(one, len(numbers)) for ids in blocks for one in ids],
                     np.int64)  # fmt: skip
+
+
+def _said(values: list[Retention | None]) -> tuple[Retention | None, ...] | None:
+    return tuple(values) if any(values) else None
 
 
 def _texts(values: list[str]) -> tuple[str, ...] | None:

@@ -59,6 +59,7 @@ class MooncakeFullRow(MooncakeRow, gc=False, frozen=True):
     retention: list[RangeRow] | None = None
     pin_ttl_ms: float | None = None
     ephemeral: bool | None = None
+    pin_ends_with_session: bool | None = None
 
 
 class PlainFullRow(PlainRow, gc=False, frozen=True, forbid_unknown_fields=True):
@@ -75,6 +76,7 @@ class PlainFullRow(PlainRow, gc=False, frozen=True, forbid_unknown_fields=True):
     retention: list[RangeRow] | None = None
     pin_ttl_ms: float | None = None
     ephemeral: bool | None = None
+    pin_ends_with_session: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dynosim.blocks.retention import HIGHEST_PRIORITY
 from dynosim.records import Retention, RetentionRange
 from dynosim.workers.wishes import WishError
 
-RETENTION_FIELDS = ("retention", "pin_ttl_ms", "ephemeral")
+RETENTION_FIELDS = ("retention", "pin_ttl_ms", "ephemeral", "pin_ends_with_session")
 TOKENS_MAX = 1 << 40
 
 
@@ -33,10 +33,12 @@ class RetentionReader:
 
         Raises: WishError naming the field.
         """
-        if row.retention is None and row.pin_ttl_ms is None and row.ephemeral is None:
+        if all([getattr(row, name) is None for name in RETENTION_FIELDS]):
             return None
         if row.pin_ttl_ms is not None:
             _check_ms("pin_ttl_ms", row.pin_ttl_ms)
+        elif row.pin_ends_with_session:
+            raise WishError("pin_ends_with_session", "nothing is pinned: add pin_ttl_ms")
         ranges: list[RetentionRange] = []
         before = 0
         for number, span in enumerate(row.retention or ()):
@@ -44,7 +46,9 @@ class RetentionReader:
             _check_range(where, span, before)
             before = TOKENS_MAX if span.end is None else span.end
             ranges.append(RetentionRange(span.start, span.end, span.priority, span.duration_ms))
-        said = Retention(tuple(ranges), row.pin_ttl_ms, bool(row.ephemeral))
+        said = Retention(
+            tuple(ranges), row.pin_ttl_ms, bool(row.ephemeral), bool(row.pin_ends_with_session)
+        )
         return None if said == Retention() else self._known.setdefault(said, said)
 
 
@@ -87,5 +91,6 @@ def retention_row(said: Retention | None) -> dict[str, Any]:
         "retention": ranges or None,
         "pin_ttl_ms": said.pin_ttl_ms,
         "ephemeral": said.is_ephemeral or None,
+        "pin_ends_with_session": said.pin_ends_with_session or None,
     }
     return {name: value for name, value in row.items() if value is not None}

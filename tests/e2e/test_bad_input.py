@@ -53,6 +53,10 @@ TRACES = [
         row(0, retention=[{"start": 0, "priority": 500}]),
         "bad.jsonl:1:retention[0].priority: expected 0 to 100, got 500",
     ),
+    (
+        row(0, pin_ends_with_session=True),
+        "bad.jsonl:1:pin_ends_with_session: nothing is pinned: add pin_ttl_ms",
+    ),
     (row(0, pin_ttl_ms=0), "bad.jsonl:1:pin_ttl_ms: expected a number of ms > 0, got 0"),
     (
         "\n".join(
@@ -170,6 +174,8 @@ TIERS = [
     (f"{{{SIZE}}}", "host: missing; no tier is stated (add `host: {capacity_gb: 64}`, or remove"),
     (f"{{host: {{capacity_gb: 1, total_read_gb_s: 5}}, {SIZE}}}",
      "host.total_read_gb_s: stated, but every worker has the tier for itself (remove it, or set"),
+    (f"{{host: {{capacity_gb: 1, policy: worth}}, {SIZE}}}",
+     "host.policy: expected lru, arc or priority, got"),
 ]  # fmt: skip
 
 
@@ -259,6 +265,35 @@ def test_tiers_of_engines_that_cannot_have_them_are_refused(
     assert not (folder / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("tier", "message"),
+    [
+        ("host: {num_blocks: 3}", None),  # heeds no pin
+        ("host: {num_blocks: 3, policy: priority}",
+         "pins 4 blocks, but the host tier of a worker has 3 (pin less, for a shorter time, or "
+         "raise the capacity of cluster.tiers.host)"),
+        ("host: {num_blocks: 6, policy: priority}",
+         "at 0.0 s; all of the host tier has 6 (pin less, for a shorter time, or raise the "
+         "capacity of cluster.tiers.host)"),
+        ("remote: {num_blocks: 3, policy: priority}",
+         "pins 4 blocks, but the remote tier has 3 (pin less"),
+        ("host: {num_blocks: 9, policy: priority}", None),
+    ],
+)  # fmt: skip
+def test_pins_beyond_a_tier_that_heeds_them_are_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], tier: str, message: str | None
+) -> None:
+    pinned = {"input_length": 64, "pin_ttl_ms": 5000}
+    rows = [row(0, hash_ids=[1], **pinned), row(10, hash_ids=[2], **pinned)]
+    (folder / "pins.jsonl").write_text("\n".join(rows) + "\n")
+    text = RUN.replace("ok.jsonl", "pins.jsonl")
+    (folder / "tiers.yaml").write_text(text + f"cluster: {{tiers: {{{tier}, {SIZE}}}}}\n")
+    assert exit_code("run", "tiers.yaml", "--out", "out") == (0 if message is None else 2)
+    printed = capsys.readouterr()
+    assert printed.err.count("error: ") == (message is not None)
+    assert message is None or message in printed.err
+
+
 REAL = "model: Qwen/Qwen3-32B\nhardware: h200_sxm\n" + RUN.replace(
     "block_size: 16", "block_size: 32"
 )
@@ -273,6 +308,7 @@ ALONE = "(state `host` alone, or simulate the plan with `dynosim run`)"
         ("vllm", "remote: {capacity_gb: 9}", ALONE),
         ("vllm", f"{HOST}, peers_gb_s: 9", ALONE),
         ("vllm", f"{HOST}, onboard: faster", ALONE),
+        ("vllm", "host: {capacity_gb: 9, policy: priority}", "(set lru or arc, or simulate"),
         ("vllm", "host: {capacity_gb: 9, scope: node}", ALONE),
         ("vllm-cpu", HOST, "on GPUs only, not on CPUs (--set cluster.tiers=null"),
         ("sglang", HOST, "sglang engines are started without tiers here (--engine vllm"),

@@ -95,7 +95,7 @@ def test_warm_up_is_served_and_left_out(run_file: Path, capsys: pytest.CaptureFi
     ("changes", "message"),
     [
         (["workload.stages=[{rate_rps: 1, duration_s: 9},{rate_rps: 1, duration_s: 2,start_s: 5}]"],
-         "workload.stages.1.start_s: starts at 5 s, before stage 0 ends at 9 s"),
+         "workload.stages[1].start_s: starts at 5 s, before stage 0 ends at 9 s"),
         (["workload.stages=[{rate_rps: 0, duration_s: 9}]"], "rate_rps: must be > 0, got 0"),
         (["workload.stages=[]"], "workload.stages"),
         (["workload.stages=null"], "workload.stages: a pool needs them"),

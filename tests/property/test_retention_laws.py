@@ -44,7 +44,13 @@ def random_retention(rng: random.Random, tokens: int) -> Retention | None:
             break
         start = end + rng.choice([0, 0, rng.randint(0, 20)])
     pin_ttl_ms = rng.uniform(1, 2000) if rng.random() < 0.15 else None
-    return Retention(tuple(ranges), pin_ttl_ms, is_ephemeral=rng.random() < 0.15)
+    ends = pin_ttl_ms is not None and int(pin_ttl_ms) % 2 == 0
+    return Retention(
+        tuple(ranges),
+        pin_ttl_ms,
+        is_ephemeral=rng.random() < 0.15,
+        pin_ends_with_session=ends,
+    )
 
 
 def with_retention(rng: random.Random, trace: Trace) -> Trace:
@@ -63,13 +69,13 @@ class NaiveBlock:
 
     chain: tuple[int, ...]
     users: int = 1
-    claims: list[tuple[int, float]] = field(default_factory=list)  # (level, until)
+    claims: list[tuple[int, float, int]] = field(default_factory=list)  # (level, until, session)
     level: int = 35
     stamp: tuple[int, int] = (0, 0)
 
     def level_at(self, now_ms: float) -> int:
         """A claim counts until its time is over, and as the default from then on."""
-        return max(level if now_ms < until_ms else 35 for level, until_ms in self.claims)
+        return max(level if now_ms < until_ms else 35 for level, until_ms, _ in self.claims)
 
 
 class NaiveCache:
@@ -129,7 +135,7 @@ class NaiveCache:
         self.private_blocks -= tail_blocks
         self.count += 1
         said = retention or Retention()
-        if said.is_ephemeral:
+        if said.is_ephemeral or said.pin_ends_with_session:
             self.of_sessions[session] = self.of_sessions.get(session, []) + held
         for depth, block in enumerate(held):
             block.users -= 1
@@ -138,9 +144,10 @@ class NaiveCache:
                 if span.start <= depth * BLOCK < (inf if span.end is None else span.end):
                     level = span.priority
                     duration_ms = inf if span.duration_ms is None else span.duration_ms
-            block.claims.append((level, now_ms + duration_ms))
+            block.claims.append((level, now_ms + duration_ms, -1))
             if said.pin_ttl_ms is not None:
-                block.claims.append((101, now_ms + said.pin_ttl_ms))
+                until = session if said.pin_ends_with_session else -1
+                block.claims.append((101, now_ms + said.pin_ttl_ms, until))
             if block.users == 0:
                 block.level = block.level_at(now_ms)
                 block.stamp = (self.count, -depth)
@@ -148,7 +155,7 @@ class NaiveCache:
     def at(self, now_ms: float) -> None:
         """Levels fall at their times, one after the other; who falls is the last of its level."""
         idle = [block for block in self.blocks if block.users == 0]
-        ends = {until_ms for block in idle for _, until_ms in block.claims}
+        ends = {until_ms for block in idle for _, until_ms, _ in block.claims}
         for until_ms in sorted(end for end in ends if self.now_ms < end <= now_ms):
             due = [block for block in idle if block.level != block.level_at(until_ms)]
             for stamp in sorted({block.stamp[0] for block in due}):
@@ -160,7 +167,19 @@ class NaiveCache:
         self.now_ms = now_ms
 
     def end_session(self, session: int) -> None:
-        for block in self.of_sessions.pop(session, []):
+        """Its pins are as if they had never been, unless their time is over already."""
+        blocks = self.of_sessions.pop(session, [])
+        extents = list(dict.fromkeys(block.chain[-1] // 10 for block in reversed(blocks)))
+        shared = [block for block in self.blocks if block.chain[-1] // 10 in extents]
+        shared.sort(key=lambda one: (extents.index(one.chain[-1] // 10), -one.chain[-1]))
+        for block in shared:
+            left = [one for one in block.claims if one[2] != session or one[1] <= self.now_ms]
+            has_ended, block.claims = len(left) < len(block.claims), left
+            if has_ended and block.users == 0:
+                self.count += 1
+                block.level = block.level_at(self.now_ms)
+                block.stamp = (self.count, block.stamp[1])
+        for block in blocks:
             if block in self.blocks and block.users == 0 and block.level == -1:
                 self.blocks.remove(block)
 

@@ -12,16 +12,17 @@ from hypothesis import strategies as st
 from same_runs import assert_same
 from strategies import pressed_spec, pressing_trace, random_routing, random_timing
 from test_lives_in_runs import acting
+from test_retention_laws import with_retention
 
 from dynosim.cluster import ClusterSpec, RunOptions, simulate
-from dynosim.engine.spec import EngineSpec, EvictionPolicy, HostCacheSpec
+from dynosim.engine.spec import EngineSpec, HostCacheSpec, TierPolicy
 from dynosim.memory.tiers import Scope, TierName, TierSpec, TiersSpec
 from dynosim.metrics import check_conservation
 from dynosim.records import RequestStatus, RunResult, Trace
 
 SEEDS = st.integers(0, 2**32 - 1)
 LONG_MS = 200_000.0  # where prompts take each other's blocks for ever
-POLICIES: tuple[EvictionPolicy, ...] = ("lru", "arc")
+POLICIES: tuple[TierPolicy, ...] = ("lru", "arc", "priority", "priority")
 
 
 def random_tiers(rng: random.Random, spec: EngineSpec) -> TiersSpec:
@@ -83,6 +84,26 @@ def with_tiers(cluster: ClusterSpec, tiers: TiersSpec) -> ClusterSpec:
     )
 
 
+def with_fitting_pins(trace: Trace, tiers: TiersSpec, block_size: int) -> Trace:
+    """The same without pins that a tier could never hold: they are refused."""
+    assert trace.retention is not None
+    least = min([tier.num_blocks for tier in tiers.tiers if tier.policy == "priority"], default=999)
+    kept = tuple(
+        said and (said if tokens // block_size <= least else replace(said, pin_ttl_ms=None))
+        for said, tokens in zip(trace.retention, trace.input_tokens.tolist(), strict=True)
+    )
+    return replace(trace, retention=kept)
+
+
+def with_coarse_reuse(cluster: ClusterSpec, tokens: int) -> ClusterSpec:
+    """The same with prefixes reused in multiples of so many tokens."""
+    pools = tuple(
+        replace(pool, engine=replace(pool.engine, reuse_granularity_tokens=tokens))
+        for pool in cluster.pools
+    )
+    return replace(cluster, pools=pools)
+
+
 def run(seed: int, *, exact: bool, has_faults: bool) -> tuple[Trace, RunResult]:
     rng = random.Random(seed)
     trace = pressing_trace(rng)
@@ -90,7 +111,12 @@ def run(seed: int, *, exact: bool, has_faults: bool) -> tuple[Trace, RunResult]:
     timing = random_timing(rng, spec)
     routing = random_routing(rng, spec)
     cluster = equal_workers(spec, timing, num_workers=rng.randint(1, 3), routing=routing)
-    cluster = with_tiers(cluster, random_tiers(rng, spec))
+    tiers = random_tiers(rng, spec)
+    cluster = with_tiers(cluster, tiers)
+    if rng.random() < 0.6:
+        trace = with_fitting_pins(with_retention(rng, trace), tiers, spec.block_size)
+    if rng.random() < 0.2:
+        cluster = with_coarse_reuse(cluster, spec.block_size * rng.randint(2, 3))
     # A router hears with a step what ended in it; a run that is cut off may not come to that.
     ends_early = not routing.needs_router and rng.random() < 0.3
     options: dict[str, Any] = {"until_ms": 1200.0 if ends_early else LONG_MS}
@@ -109,6 +135,7 @@ def test_bulk_does_as_single_steps_do(seed: int, has_faults: bool) -> None:
     ]
     assert_same(bulk, single)
     assert bulk.tiers == single.tiers
+    assert has_faults or bulk.retention == single.retention  # else with what was planned when lost
 
 
 def without_counters(result: RunResult) -> RunResult:

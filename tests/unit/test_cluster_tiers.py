@@ -11,11 +11,11 @@ from probing import Ask, trace_of
 
 from dynosim.cluster import ClusterSpec, RunOptions, simulate
 from dynosim.cluster.control import ControlPlane, ProcessGenerator
-from dynosim.engine.spec import EngineSpec, HostCacheSpec
+from dynosim.engine.spec import EngineSpec, HostCacheSpec, TierPolicy
 from dynosim.errors import ConfigError
 from dynosim.memory.tiers import TierSpec, TiersSpec
 from dynosim.metrics import check_conservation
-from dynosim.records import RunResult
+from dynosim.records import Retention, RetentionRange, RunResult
 from dynosim.timing.formulas import LinearModel
 
 BLOCK = 4  # tokens
@@ -37,8 +37,9 @@ def cluster(*tiers: TierSpec, workers: int = 1, **others: Any) -> ClusterSpec:
     return replace(plain, pools=(replace(plain.pools[0], tiers=spec),))
 
 
-def run(asks: Sequence[Ask], spec: ClusterSpec) -> RunResult:
-    trace = trace_of(asks, BLOCK)
+def run(asks: Sequence[Ask], spec: ClusterSpec, *said: Retention | None) -> RunResult:
+    """`said`: what the requests say of their blocks."""
+    trace = replace(trace_of(asks, BLOCK), retention=said or None)
     result = simulate(trace, spec, RunOptions())
     check_conservation(result, trace)
     single = simulate(trace, spec, RunOptions(exact_stepping=True))
@@ -231,3 +232,123 @@ def test_what_a_lost_worker_was_writing_is_written_by_the_next_who_has_it() -> N
     assert result.requests.onboards.num_beyond.tolist() == [0, 0, 20]
     store = result.tiers[-1]
     assert (store.stored_blocks, store.lost_blocks, store.resident_blocks) == (10, 5, 5)
+
+
+@pytest.mark.parametrize(("tokens", "loaded"), [(None, 5), (8, 4), (12, 3), (24, 0)])
+def test_loads_end_where_prefixes_can_be_reused(tokens: int | None, loaded: int) -> None:
+    """Of five blocks of 4 tokens: in multiples of what layers with a state are reused in."""
+    spec = cluster(HOST)
+    engine = replace(spec.pools[0].engine, reuse_granularity_tokens=tokens)
+    result = run(
+        agent_between(1, 200), replace(spec, pools=(replace(spec.pools[0], engine=engine),))
+    )
+    assert result.tiers[0].loaded_blocks == loaded
+    assert result.requests.cached_tokens.tolist() == [0, 0, BLOCK * loaded]
+
+
+def test_what_the_last_token_needs_is_loaded_up_to_before_it() -> None:
+    """A prompt of 24 tokens ends at a multiple of 8, whose state lies behind its last token."""
+    spec = cluster(HOST)
+    engine = replace(spec.pools[0].engine, reuse_granularity_tokens=8)
+    asks = [replace(ask, last_tokens=None) for ask in agent_between(1, 200)]
+    result = run(asks, replace(spec, pools=(replace(spec.pools[0], engine=engine),)))
+    assert result.requests.cached_tokens.tolist() == [0, 0, 16]
+
+
+# ---- what blocks are worth -----------------------------------------------------------------------
+
+BY_WORTH = replace(HOST, policy="priority")
+PINNED = Retention(pin_ttl_ms=1000.0)
+AGENT, FIRST_OTHER = (1, 2, 3, 4, 5, 6), 100
+
+
+def agent_between(others: int, back_ms: float, prompt_blocks: int = 9) -> list[Ask]:
+    """An agent's prompt, so many others that each fill the device, and the agent's again."""
+    asks = [prompt(0, *AGENT)]
+    for number in range(others):
+        first = FIRST_OTHER * (number + 1)
+        asks.append(prompt(100 * (number + 1), *range(first, first + prompt_blocks + 1)))
+    return [*asks, prompt(back_ms, *AGENT)]
+
+
+@pytest.mark.parametrize(
+    ("said", "policy", "loaded"),
+    [
+        (None, "priority", 0),
+        (PINNED, "lru", 0),
+        (PINNED, "priority", 5),
+        (Retention(pin_ttl_ms=50.0), "priority", 0),  # over before the second prompt comes
+        (Retention((RetentionRange(0, None, 80),)), "priority", 5),
+        (Retention((RetentionRange(0, None, 80, 50.0),)), "priority", 0),
+        (Retention((RetentionRange(0, 12, 80),)), "priority", 3),
+    ],
+)
+def test_a_host_tier_by_worth_keeps_what_is_worth_more_from_a_scan(
+    said: Retention | None, policy: TierPolicy, loaded: int
+) -> None:
+    """15 blocks: the second and the third prompt have 9 each."""
+    asks = agent_between(2, 400)
+    spec = cluster(replace(HOST, policy=policy, num_blocks=15))
+    (host,) = run(asks, spec, said, None, None, said).tiers
+    assert host.loaded_blocks == loaded
+
+
+def test_ephemeral_blocks_leave_the_tier_first() -> None:
+    asks = agent_between(2, 400)
+    spec = cluster(replace(BY_WORTH, num_blocks=15))
+    (host,) = run(asks, spec, None, Retention(is_ephemeral=True), None, None).tiers
+    assert (host.loaded_blocks, host.evicted_blocks) == (5, 9 - 1)
+
+
+def test_a_tier_full_of_pins_takes_nothing_until_they_expire() -> None:
+    """On the device a pin gives way; here nobody has to be served."""
+    asks = agent_between(1, 300)
+    spec = cluster(replace(BY_WORTH, num_blocks=9))
+    (host,) = run(asks, spec, PINNED, None, PINNED).tiers
+    assert (host.stored_blocks, host.evicted_blocks, host.loaded_blocks) == (5, 0, 5)
+    (host,) = run(asks, spec, Retention(pin_ttl_ms=20.0), None, None).tiers
+    assert (host.stored_blocks, host.evicted_blocks) == (5 + 9 + 5, 5 + 5)
+
+
+@pytest.mark.parametrize("writes_evicted", [False, True])
+@pytest.mark.parametrize(("said", "loaded"), [(None, 0), (PINNED, 5)])
+def test_worth_goes_along_to_the_tiers_beyond(
+    said: Retention | None, loaded: int, writes_evicted: bool
+) -> None:
+    """The host keeps no more than the last prompt; the disks could keep two of the three."""
+    host = replace(HOST, num_blocks=9)
+    disk = TierSpec(name="disk", num_blocks=15, read_gb_s=1.0, write_gb_s=1.0, policy="priority")
+    spec = cluster(host, disk, writes_evicted=writes_evicted)
+    others = 4 if writes_evicted else 2
+    result = run(agent_between(others, 700), spec, said, *[None] * others, said)
+    assert [tier.loaded_blocks for tier in result.tiers] == [0, loaded]
+
+
+def test_of_two_who_share_a_tier_the_one_that_wants_more_is_heard() -> None:
+    """The second worker says it of blocks that the first one has stored."""
+    store = replace(STORE, num_blocks=15, policy="priority")
+    low, high = (Retention((RetentionRange(0, None, level),)) for level in (0, 90))
+    asks = [prompt(0, *AGENT), *agent_between(2, 900)[:-1], prompt(900, *AGENT)]
+    asks = [replace(ask, at_ms=ask.at_ms + 100.0 * bool(place)) for place, ask in enumerate(asks)]
+    for said, kept in ((low, 0), (high, 5)):
+        (log,) = run(asks, cluster(store, workers=2), low, said, None, None, None).tiers
+        assert log.loaded_blocks == 5 + kept
+
+
+@pytest.mark.parametrize(("ends_with_session", "loaded"), [(False, 5), (True, 0)])
+def test_a_tier_lets_go_of_pins_of_a_session_that_is_over(
+    ends_with_session: bool, loaded: int
+) -> None:
+    """The first two requests are its turns; then the device and the host are filled with others."""
+    said = Retention(pin_ttl_ms=1e6, pin_ends_with_session=ends_with_session)
+    asks = [prompt(0, *AGENT), *agent_between(3, 900)]
+    asks = [replace(ask, at_ms=ask.at_ms + 50.0 * bool(place)) for place, ask in enumerate(asks)]
+    trace = replace(
+        trace_of(asks, BLOCK),
+        retention=(said, None, None, None, None, None),
+        session_ids=("s", "s", "", "", "", ""),
+    )
+    spec = cluster(replace(BY_WORTH, num_blocks=15))
+    for exact in (False, True):
+        (host,) = simulate(trace, spec, RunOptions(exact_stepping=exact)).tiers
+        assert host.loaded_blocks == loaded

@@ -155,3 +155,18 @@ def test_the_page_has_every_other_name() -> None:
     page = (ROOT / "docs" / "keys.md").read_text()
     names = [alias.removeprefix("constraints.") for alias in SWEEP_ALIASES]
     assert [name for name in names if f"`{name}`" not in page] == []
+
+
+def test_a_planner_may_be_told_in_seconds_and_in_plain_words(run_file: Path) -> None:
+    said = "{target: sla, interval_s: 60, load_interval_s: 10, min_replicas: 2, max_gpus: 16}"
+    run_file.write_text(THEIRS + f"planner: {said}\n")
+    planner = load_run(run_file).planner
+    assert planner is not None and planner.model_dump(exclude_unset=True) == {
+        "optimization_target": "sla",
+        "throughput_adjustment_interval_ms": 60_000.0,
+        "load_adjustment_interval_ms": 10_000.0,
+        "min_endpoint": 2,
+        "max_gpu_budget": 16,
+    }
+    run_file.write_text(THEIRS + "planner: {interval_s: soon}\n")
+    assert "throughput_adjustment_interval_ms: expected a number" in refused(run_file)

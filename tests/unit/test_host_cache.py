@@ -35,7 +35,7 @@ class Request:
 
     def ends(self, *keys: int) -> None:
         """With these chunks, in the order of its prompt."""
-        self.cache.end(keys, self.accesses)
+        self.cache.end(list(keys), self.accesses)
 
 
 def cache_with(policy: EvictionPolicy, capacity: int, *prompts: Sequence[int]) -> HostCache:
@@ -91,6 +91,28 @@ def test_a_chunk_is_stored_from_its_so_many_th_offer_on(threshold: int, offers: 
     cache = HostCache(2, "lru", threshold)
     for number in range(1, offers + 1):
         assert cache.offer(single(1), Accesses()) == (single(1) if number == offers else [])
+
+
+def test_an_end_makes_younger_what_was_thrown_out_and_has_come_back() -> None:
+    cache = HostCache(3, "lru")
+    reader = Request(cache)
+    reader.stores(1)
+    assert Request(cache).stores(2, 3, 4) == [1]
+    assert Request(cache).stores(1, 5) == [2, 3]
+    reader.ends(1)
+    assert [Request(cache).stores(key) for key in (6, 7)] == [[4], [5]]
+
+
+def test_an_end_makes_younger_what_was_refused_and_then_brought_by_others() -> None:
+    cache = HostCache(2, "lru")
+    on_its_way = cache.offer(single(8, 9), Accesses())
+    assert on_its_way is not None
+    reader = Request(cache)
+    assert reader.stores(1) is None
+    cache.stored(on_its_way)
+    assert Request(cache).stores(1, 2) == [8, 9]
+    reader.ends(1)
+    assert Request(cache).stores(3) == [2]
 
 
 def test_arc_keeps_what_was_used_again_from_a_scan() -> None:

@@ -72,6 +72,33 @@ def test_what_it_finds_in_each_tier_is_what_its_events_say(is_async: bool) -> No
     assert engine.stats.external_hits == BLOCK * sum(host for _, host in hits)
 
 
+@pytest.mark.parametrize(("pin_ttl_ms", "num_loaded"), [(None, 0), (1e6, 5)])
+def test_a_host_tier_by_worth_keeps_what_a_client_has_pinned(
+    pin_ttl_ms: float | None, num_loaded: int
+) -> None:
+    """After it two others fill the device (20 blocks) and the host (24)."""
+    host = HostCacheSpec(num_chunks=24, policy="priority")
+    spec = EngineSpec(num_gpu_blocks=21, max_model_len=128, block_size=BLOCK, host_cache=host)
+    engine = MockEngine(spec, TIMING, TokenSource(3, VOCABULARY), MockStats(), None, LANES)
+    pinned = call(range(21), 1, pin_ttl_ms=pin_ttl_ms)
+    others = [call(range(first, first + 78), 1) for first in (100, 300)]
+
+    async def serve() -> int:
+        clock, external_tokens = FakeClock(), 0
+        loop = EngineLoop(engine, clock, lambda events: None)  # type: ignore[arg-type]
+        running = asyncio.create_task(loop.run())
+        for one in [pinned, *others, pinned]:
+            log = TokenLog(clock)
+            request = loop.submit(one, log)
+            while not log.has_ended or engine.next_transfer_ms < float("inf"):
+                await asyncio.sleep(0)
+            external_tokens = request.sequence.external_tokens
+        running.cancel()
+        return external_tokens
+
+    assert asyncio.run(serve()) == BLOCK * num_loaded
+
+
 @pytest.mark.parametrize(
     ("section", "key"),
     [

@@ -105,6 +105,27 @@ def test_classes_put_the_system_first_and_the_answer_last() -> None:
     assert [(span.start, span.priority) for span in alone] == [(0, 1), (100, 1)]
 
 
+def test_a_pin_of_a_session_ends_with_it_or_when_its_time_is_over() -> None:
+    pins = [Claim(1, FOR_GOOD), Claim(PINNED, 50.0, 7), Claim(PINNED, 30.0, 8)]
+    one = worth(*pins)
+    assert (one.level(0.0), one.until_ms) == (PINNED, 50.0)
+    assert one.end_session(7) and not one.end_session(7)
+    assert (one.level(0.0), one.until_ms) == (PINNED, 30.0)
+    assert one.end_session(8)
+    assert (one.level(0.0), one.until_ms) == (1, FOR_GOOD)  # as if it had never been
+    late = worth(*pins)
+    assert late.level(50.0) == DEFAULT_PRIORITY
+
+
+def test_what_is_claimed_elsewhere_adds_up() -> None:
+    one, other = worth(Claim(1, 90.0), Claim(80, 40.0)), worth(Claim(100, 20.0), Claim(0, 60.0))
+    other.add((Claim(PINNED, 10.0, 3),), 0.0)
+    one.merge(other)
+    seen = [one.level(now_ms) for now_ms in (0.0, 10.0, 20.0, 40.0, 60.0)]
+    assert seen == [PINNED, 100, 80, 35, 35]
+    assert worth(Claim(PINNED, 10.0, 3)).sessions == [3]
+
+
 # ---- the pool ------------------------------------------------------------------------------------
 
 
@@ -255,6 +276,22 @@ def test_the_last_turn_of_an_ephemeral_session_leaves_nothing() -> None:
     assert hits(run(replace(kept, retention=(said, None, None)), blocks=20)) == [0, 3, 3]
 
 
+@pytest.mark.parametrize(("ends_with_session", "hit"), [(False, 3), (True, 0)])
+@pytest.mark.parametrize("last_says", [False, True])
+def test_a_pin_that_ends_with_its_session_leaves_room_when_that_is_over(
+    ends_with_session: bool, hit: int, last_says: bool
+) -> None:
+    """Two turns, then as much as evicts what is not pinned, then the same prompt again."""
+    said = Retention(pin_ttl_ms=60_000.0, pin_ends_with_session=ends_with_session)
+    trace = prompts(
+        A, A, C, B, A,
+        previous_turn=np.array([NO_REQUEST, 0, *[NO_REQUEST] * 3]),
+        session_ids=("s", "s", "", "", ""),
+        retention=(said, said if last_says else None, None, None, None),
+    )  # fmt: skip
+    assert hits(run(trace, blocks=7)) == [0, 3, 0, 0, hit]
+
+
 def test_pins_beyond_the_caches_are_refused_before_the_run() -> None:
     pin = Retention(pin_ttl_ms=5_000.0)
     large = prompts(A, [*B, *C], retention=(None, pin))
@@ -351,7 +388,7 @@ def written(folder: Path, *more: dict[str, Any]) -> Path:
 SAID = (
     {"retention": [{"start": 0, "end": 3, "priority": 100}, {"start": 3, "priority": 1,
                                                              "duration_ms": 45.5}]},
-    {"pin_ttl_ms": 3_600_000, "ephemeral": True},
+    {"pin_ttl_ms": 3_600_000, "ephemeral": True, "pin_ends_with_session": True},
 )  # fmt: skip
 
 
@@ -361,7 +398,7 @@ def test_rows_of_a_trace_say_what_their_blocks_are_worth(tmp_path: Path, form: s
     assert trace.retention == (
         None,
         Retention((RetentionRange(0, 3, 100), RetentionRange(3, None, 1, 45.5))),
-        Retention(pin_ttl_ms=3_600_000.0, is_ephemeral=True),
+        Retention((), 3_600_000.0, is_ephemeral=True, pin_ends_with_session=True),
         None,
     )
     write_trace(trace, tmp_path / "again.jsonl", form)
@@ -410,6 +447,8 @@ def test_what_rows_say_stays_with_them() -> None:
         ({"retention": 5}, "expected a list of ranges, got 5"),
         ({"pin_ttl_ms": -1}, "pin_ttl_ms: expected a number of ms > 0, got -1"),
         ({"ephemeral": 1}, "ephemeral: expected true or false, got 1"),
+        ({"pin_ends_with_session": True}, "pin_ends_with_session: nothing is pinned: add pin_ttl"),
+        ({"pin_ends_with_session": "s"}, "pin_ends_with_session: expected true or false, got"),
     ],
 )  # fmt: skip
 def test_a_row_that_says_nonsense_is_refused(
@@ -430,7 +469,8 @@ def configured(folder: Path, workload: str) -> Trace:
 def test_a_generated_load_says_it_by_the_parts_of_its_prompts(tmp_path: Path) -> None:
     synthetic = "{requests: 6, rate_rps: 1, isl: 300, turn_isl: 50, turns: 3, osl: 10,"
     synthetic += " shared_prefix_tokens: 128, block_size: 64}"
-    retention = "{history_priority: 70, history_duration_ms: 500.0, pin_ttl_ms: 20.0}"
+    retention = "{history_priority: 70, history_duration_ms: 500.0, pin_ttl_ms: 20.0,"
+    retention += " pin_ends_with_session: true}"
     trace = configured(
         tmp_path, f"{{synthetic: {synthetic}, template_tokens: 7, retention: {retention}}}"
     )
@@ -440,37 +480,47 @@ def test_a_generated_load_says_it_by_the_parts_of_its_prompts(tmp_path: Path) ->
             (RetentionRange(0, 135, 100), RetentionRange(135, tokens, 70, 500.0),
              RetentionRange(tokens, None, 1)),
             20.0,
+            pin_ends_with_session=True,
         )  # fmt: skip
 
 
-def test_agents_say_nothing_of_their_blocks(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"workload.retention: agents do not say it"):
-        configured(tmp_path, "{agents: {tasks: 2, rate_rps: 1}, retention: {}}")
+AGENTS = "agents: {tasks: 3, rate_rps: 1, system_tokens: 64, unstable_preamble_tokens: 20,"
+AGENTS += " sub_agent_share: 1, team_share: 1, snapshot_tasks: 2, warm_up: true}"
 
 
-@pytest.mark.parametrize("at", ["engine", "cluster.prefill.engine"])
-def test_reuse_in_coarse_steps_has_no_tiers(tmp_path: Path, at: str) -> None:
-    """What is loaded behind a hit comes in blocks."""
-    cluster: dict[str, Any] = {"tiers": {"host": {"num_blocks": 9}}}
-    data: dict[str, Any] = {
-        "workload": {"trace": "t.jsonl"},
-        "engine": {"num_gpu_blocks": 100},
-        "timing": {"kind": "polynomial"},
-        "cluster": cluster,
-    }
-    coarse = {"reuse_granularity_tokens": 64}
-    if at == "engine":
-        data["engine"] |= coarse
-    else:
-        cluster |= {"mode": "disagg", "transfer": {"preset": "ib"}, "decode": {"workers": 1}}
-        cluster["prefill"] = {"workers": 1, "engine": coarse}
-    file = tmp_path / "run.yaml"
-    file.write_text(json.dumps(data))
-    with pytest.raises(ConfigError, match=rf"{at}.reuse_granularity_tokens: what tiers hold"):
-        load_run(file)
-    cluster["tiers"] = None
-    file.write_text(json.dumps(data))
-    load_run(file)
+def test_agents_say_it_by_who_calls(tmp_path: Path) -> None:
+    """A lead's history is worth more than that of those it starts, in calls that warm up, too."""
+    retention = "{history_duration_ms: 9000, pin_ttl_ms: 50, sub_agent_priority: 7,"
+    retention += " sub_agent_duration_ms: 800, sub_agent_pin_ttl_ms: 3}"
+    trace = configured(tmp_path, f"{{{AGENTS}, template_tokens: 6, retention: {retention}}}")
+    assert trace.retention is not None and trace.classes is not None
+    assert set(trace.classes) == {"lead", "sub_agent", "teammate", "primer"}
+    for kind, said, tokens in zip(
+        trace.classes, trace.retention, trace.input_tokens.tolist(), strict=True
+    ):
+        system = RetentionRange(0, 90, 100)
+        lead = (system, RetentionRange(90, tokens, 80, 9000.0), RetentionRange(tokens, None, 1))
+        other = (system, RetentionRange(90, tokens, 7, 800.0), RetentionRange(tokens, None, 7))
+        known = {"lead": [Retention(lead, 50.0)], "primer": [Retention(lead, 50.0),
+                 Retention(other, 3.0)]}  # fmt: skip
+        assert said in known.get(kind, [Retention(other, 3.0)])
+    plain = configured(tmp_path, f"{{{AGENTS}, template_tokens: 6}}")
+    assert plain.retention is None
+    np.testing.assert_array_equal(plain.hash_ids, trace.hash_ids)
+
+
+def test_a_pin_that_ends_with_its_session_is_a_pin(tmp_path: Path) -> None:
+    message = r"pin_ends_with_session: nothing is pinned \(add pin_ttl_ms\)"
+    with pytest.raises(ConfigError, match=message):
+        configured(tmp_path, f"{{{AGENTS}, retention: {{pin_ends_with_session: true}}}}")
+
+
+def test_only_agents_have_sub_agents(tmp_path: Path) -> None:
+    pool = "pool: {system_prompts: 2, system_tokens: 9, question_tokens: 3, output_tokens: 5,"
+    pool += " requests: 3}, concurrency: 1"
+    message = r"workload.retention.sub_agent_priority: only agents have sub-agents \(remove it"
+    with pytest.raises(ConfigError, match=message):
+        configured(tmp_path, f"{{{pool}, retention: {{sub_agent_priority: 3}}}}")
 
 
 def test_a_pool_says_it_of_its_system_prompts(tmp_path: Path) -> None:

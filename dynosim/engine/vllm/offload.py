@@ -23,10 +23,14 @@ block by block, and never loaded.
 
 from typing import Final
 
+from dynosim.blocks.kv_event import KvEvent
+from dynosim.blocks.retention import PLAIN, Claim
 from dynosim.blocks.tier import Tier
 from dynosim.engine.block_pool import BlockPool, Extent
 from dynosim.engine.host_cache import Accesses, HostCache, Span, TierProgress
 from dynosim.engine.plan import CopyJob, CopySource, HostWork, KvLoad, LoadPart, StepPlan, Write
+from dynosim.engine.retaining_cache import RetainingCache
+from dynosim.engine.retaining_pool import RetainingPool
 from dynosim.engine.sequence import DECODING, FINISHED, Sequence
 from dynosim.engine.spec import HostCacheSpec
 from dynosim.engine.tiers import Beyond, Onboarding
@@ -47,14 +51,15 @@ class _Ended:
         self.sequence = sequence
         self.mark = mark  # blocks that had become idle before its own
         self.num_tokens = num_tokens  # that were computed
-        self.held = list(sequence.held)
+        self.held = sequence.held  # the request gets another list once they are freed
 
 
 class HostOffload:
     """The host tier of one engine, and the copies under way.
 
     `pool` is the device's. `cache` is the nearest tier; it may be shared with other engines. Where
-    the extents that paths name are single blocks, a chunk may be of several.
+    the extents that paths name are single blocks, a chunk may be of several. Loads end at multiples
+    of `reuse_blocks`, where prefixes can be reused.
     """
 
     __slots__ = (
@@ -72,6 +77,8 @@ class HostOffload:
         "_num_orphans",
         "_pool",
         "_prompt_only",
+        "_retaining",
+        "_reuse_blocks",
         "_seats",
         "cache",
     )
@@ -82,12 +89,18 @@ class HostOffload:
         block_size: int,
         seats: Seats,
         pool: BlockPool,
+        *,
+        reuse_blocks: int = 1,
     ) -> None:
         extent_blocks = pool.extent_blocks
         assert spec.blocks_per_chunk == 1 or extent_blocks is None
         self._pool = pool
         self._lowest_blank = pool.num_blocks  # blank blocks since the last planning
+        self._retaining: list[RetainingCache] = []  # of all tiers, those that know worth
         self.cache = HostCache(spec.num_chunks, spec.policy, spec.store_threshold)
+        if spec.policy == "priority" and isinstance(pool, RetainingPool):
+            cache = RetainingCache(spec.num_chunks, spec.policy, spec.store_threshold)
+            self._retaining, self.cache = [cache], cache
         self._beyond: Beyond | None = None
         self._found: list[LoadPart] = []  # what the last search found, part by part
         self._block_size = block_size
@@ -95,6 +108,7 @@ class HostOffload:
         self._chunk_tokens = spec.blocks_per_chunk * block_size
         self._extent_blocks = extent_blocks
         self._prompt_only = spec.prompt_only
+        self._reuse_blocks = reuse_blocks
         self._seats = seats
         self._jobs: dict[int, CopyJob] = {}  # under way, by number
         self._last_job = -1
@@ -153,11 +167,16 @@ class HostOffload:
         if known // size * size - local_tokens < size:
             return 0
         first, limit = local_tokens // size, known // size
+        if self._reuse_blocks > 1:  # what its last token needs must be there before it
+            limit = (known - 1) // size
         end = self._search(sequence, first, limit)
         if end == LATER:
             return LATER
         if self._beyond is not None and self._beyond.onboarding is not None and end > first:
             end = self._worth_loading(self._beyond.onboarding, known, first, end)
+        if end % self._reuse_blocks:
+            end = max(first, end - end % self._reuse_blocks)
+            self._shorten_found(end - first)
         if end == first or end * size - local_tokens < size:
             return 0
         for part in self._found:
@@ -202,13 +221,16 @@ class HostOffload:
 
     def _worth_loading(self, onboarding: Onboarding, known: int, first: int, end: int) -> int:
         """Up to which chunk it is worth to load; cuts `_found` there."""
-        found = self._found
-        counts = [(part.tier, part.span.end - part.span.first) for part in found]
+        counts = [(part.tier, part.span.end - part.span.first) for part in self._found]
         size = self._chunk_tokens
         num_chunks = onboarding.chosen_chunks(known, first * size, counts)
-        end = first + num_chunks
+        self._shorten_found(num_chunks)
+        return first + num_chunks
+
+    def _shorten_found(self, num_chunks: int) -> None:
+        """Leave so many chunks of what was found."""
         kept: list[LoadPart] = []
-        for part in found:
+        for part in self._found:
             span = part.span
             if num_chunks <= 0:
                 break
@@ -216,7 +238,6 @@ class HostOffload:
             num_chunks -= span.end - span.first
             kept.append(part)
         self._found = kept
-        return end
 
     def begin_load(self, plan: StepPlan, load: KvLoad, end: int) -> None:
         """Load what was found; what lies before its end will not be offered."""
@@ -255,7 +276,8 @@ class HostOffload:
 
     def done(self, number: int) -> CopyJob:
         """A copy has been reported."""
-        job = self._jobs.pop(number)
+        job = self._jobs[number]
+        del self._jobs[number]
         sequence = job.sequence
         if job.is_load:
             self.cache.unpin(job.spans)
@@ -285,6 +307,15 @@ class HostOffload:
         """Use these tiers, from the start."""
         self.cache = cache
         self._beyond = beyond
+        self._retaining.clear()
+        for one in (cache, *beyond.caches):
+            if isinstance(one, RetainingCache):
+                self._retaining.append(one)
+
+    def at(self, now_ms: float) -> None:
+        """It is this time now, for tiers that know what their blocks are worth."""
+        for cache in self._retaining:
+            cache.at(now_ms)
 
     def drop_all(self) -> None:
         """The engine is gone: a shared tier keeps neither its pins nor places for its copies."""
@@ -309,6 +340,8 @@ class HostOffload:
             self._write(tier + 1, spans)
             return
         new = cache.offer(spans, Accesses())
+        if self._retaining:
+            self._hand_on_worth(tier, spans)
         if not new:
             return
         evicted = cache.evicted
@@ -317,6 +350,15 @@ class HostOffload:
             self._write(tier + 1, _whole(evicted))
         num_chunks = sum([span.end - span.first for span in new])
         beyond.writes.append(Write(tier, new, num_chunks * self._chunk_blocks))
+
+    def _hand_on_worth(self, tier: int, spans: list[Span]) -> None:
+        """A tier has been offered chunks by a nearer one: it learns what they are worth."""
+        cache, nearer = self._cache_of(tier), self._cache_of(tier - 1)
+        if nearer.is_view:
+            nearer = self._cache_of(tier - 2)
+        if isinstance(cache, RetainingCache) and isinstance(nearer, RetainingCache):
+            for span in spans:
+                cache.take_over(span.content, nearer.worth_of(span.content))
 
     def written(self, write: Write) -> None:
         """Chunks have arrived in a tier beyond the nearest."""
@@ -382,7 +424,7 @@ class HostOffload:
                 job.mark = one.mark
                 self._note_sources(job, one.held)
         for one in ended:
-            self._end(one.sequence)
+            self._end(one.sequence, one.num_tokens)
 
     def _offer_computed(self, work: HostWork, sequence: Sequence) -> None:
         num_tokens = min(self._computed_tokens(sequence), self._known_tokens(sequence))
@@ -403,6 +445,8 @@ class HostOffload:
             work.refused += (sequence,)
             return None
         progress.num_offered = end
+        if self._retaining:
+            self._claim(sequence, first, end)
         if not new:
             return None
         evicted = cache.evicted
@@ -419,13 +463,35 @@ class HostOffload:
         work.stores += (job,)
         return job
 
-    def _end(self, sequence: Sequence) -> None:
-        """All that a request has had there is ranked anew."""
+    def _claim(self, sequence: Sequence, first: int, end: int) -> None:
+        """A request says what its chunks `first` to before `end` are worth, the last one first."""
+        said: list[tuple[int, tuple[Claim, ...]]] = []
+        claims, sizes, before = sequence.claims, self._extent_blocks, 0
+        for place, content in enumerate(sequence.path):
+            if before >= end:
+                break
+            before += 1 if sizes is None else sizes[content]
+            if before > first:
+                said.append((content, PLAIN if claims is None else claims.path[place]))
+        if before < end:
+            said.append((-1 - sequence.index, PLAIN if claims is None else claims.own))
+        for content, wanted in reversed(said):
+            for cache in self._retaining:
+                cache.claim(content, wanted)
+
+    def _end(self, sequence: Sequence, num_tokens: int) -> None:
+        """All that a request has had there is ranked anew; so many of its tokens are computed."""
         progress = self._progress_of(sequence)
         contents = self._chunks(sequence)
         if self._extent_blocks is not None:
             contents = [*contents, -1 - sequence.index]  # generated text
+        if self._retaining:
+            self._claim(sequence, 0, num_tokens // self._chunk_tokens)
         self.cache.end(contents, progress.accesses)
+        claims = sequence.claims
+        if claims is not None and claims.ends_session:
+            for cache in self._retaining:
+                cache.end_session(claims.session)
 
     def _to_flush(self, plan: StepPlan) -> list[int]:
         """Stores of requests that lose their seat, or whose blocks this step has been given."""
@@ -483,24 +549,33 @@ class HostOffload:
 
     def _publish_stored(self, tier: int, spans: list[Span], path: list[int]) -> None:
         """Tell that chunks of one block are in a tier, each extent with the one before it."""
-        pool, label = self._pool, self._label(tier)
-        if pool.events is None or label is None or self._chunk_blocks > 1:
+        pool, events, label = self._pool, self._pool.events, self._label(tier)
+        if events is None or label is None or self._chunk_blocks > 1:
             return
-        parents = dict(zip(path[1:], path, strict=False))
-        last = path[-1] if path else None
+        place = 0  # in the path, in whose order the spans are
         for span in spans:
             content, first = span.content, span.first
-            parent = last if content < 0 else parents.get(content)
-            pool.publish_elsewhere(True, content, first, span.end - first, parent, label)
+            if not pool.announces(content):
+                continue
+            parent: int | None = None
+            if path:
+                while content >= 0 and path[place] != content:
+                    place += 1
+                if content < 0:
+                    parent = path[-1]
+                elif place > 0:
+                    parent = path[place - 1]
+            events.append(KvEvent(True, content, first, span.end - first, parent, label))
 
     def _publish_evicted(self, tier: int, spans: list[Span]) -> None:
         """Tell that chunks of one block are no more in a tier."""
-        pool, label = self._pool, self._label(tier)
-        if pool.events is None or label is None or self._chunk_blocks > 1:
+        pool, events, label = self._pool, self._pool.events, self._label(tier)
+        if events is None or label is None or self._chunk_blocks > 1:
             return
         for span in spans:
             content, first = span.content, span.first
-            pool.publish_elsewhere(False, content, first, span.end - first, None, label)
+            if pool.announces(content):
+                events.append(KvEvent(False, content, first, span.end - first, None, label))
 
     def _chunks(self, sequence: Sequence) -> list[int]:
         """The extents that hold a request's chunks: a chunk has the content of its last block."""
@@ -537,16 +612,7 @@ class HostOffload:
         """Where the blocks of chunks are."""
         size = self._chunk_blocks
         if size == 1:
-            places = {extent.content: extent for extent in held}
-            if sequence.own is not None:
-                places[sequence.own.content] = sequence.own
-            return tuple(
-                [
-                    CopySource(places[span.content], span.first, span.end)
-                    for span in spans
-                    if span.content in places
-                ]
-            )
+            return tuple(_places(spans, held, sequence.own))
         wanted = {span.content for span in spans}
         starts = [
             place * size
@@ -575,6 +641,24 @@ class HostOffload:
         if found is None:
             found = sequence.tier_progress = TierProgress()
         return found
+
+
+def _places(spans: list[Span], held: list[Extent], own: Extent | None) -> list[CopySource]:
+    """Where chunks are among the extents that a request holds, both in the order of its path."""
+    sources: list[CopySource] = []
+    place = 0
+    for span in spans:
+        content = span.content
+        if own is not None and own.content == content:
+            sources.append(CopySource(own, span.first, span.end))
+            continue
+        found = place
+        while found < len(held) and held[found].content != content:
+            found += 1
+        if found < len(held):
+            sources.append(CopySource(held[found], span.first, span.end))
+            place = found + 1
+    return sources
 
 
 def _whole(spans: list[Span]) -> list[Span]:

@@ -134,7 +134,9 @@ class VllmScheduler:
         self._under_way: StepsUnderWay | None = None
         self._offload: HostOffload | None = None
         if spec.host_cache is not None:
-            self._offload = HostOffload(spec.host_cache, spec.block_size, seats, pool)
+            self._offload = HostOffload(
+                spec.host_cache, spec.block_size, seats, pool, reuse_blocks=spec.reuse_blocks
+            )
         if spec.async_scheduling and (spec.takes_kv or spec.gives_kv):
             self._under_way = StepsUnderWay(defers_frees=spec.takes_kv, drops_tokens=spec.gives_kv)
         self._loop = SchedulingLoop(
@@ -341,6 +343,11 @@ class VllmScheduler:
         """Use these tiers, some of them perhaps shared with other engines, from the start."""
         assert self._offload is not None
         self._offload.use_tiers(cache, beyond)
+
+    def tell_tiers(self, now_ms: float) -> None:
+        """It is this time now, for tiers that retain blocks for a time."""
+        if self._offload is not None:
+            self._offload.at(now_ms)
 
     def written(self, write: Write) -> None:
         """Chunks have arrived in a tier beyond the nearest."""

@@ -204,12 +204,12 @@ def check_sendable(trace: Trace, *, can_pin: bool = True) -> None:
             "out workload.agents.speculative_prefill, or the rows with speculative_prefill)"
         )
     for row, said in enumerate(trace.retention or ()):
-        if said is not None and (said.ranges or said.is_ephemeral):
+        if said is not None and (said.ranges or said.is_ephemeral or said.pin_ends_with_session):
             raise ConfigError(
                 f"{trace.source or 'workload'}: request {row} says what blocks are worth: a live "
-                "server can be asked to keep a prompt (pin_ttl_ms), not for priorities of parts or "
-                "ephemeral blocks (leave out workload.retention, or the rows' retention and "
-                "ephemeral)"
+                "server can be asked to keep a prompt (pin_ttl_ms), not for priorities of parts, "
+                "ephemeral blocks or pins that end with a session (leave out workload.retention, "
+                "or the rows' retention, ephemeral and pin_ends_with_session)"
             )
         if said is not None and not can_pin:
             raise ConfigError(
