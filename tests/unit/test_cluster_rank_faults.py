@@ -13,6 +13,7 @@ from dynosim.cluster.updates import RollingUpdate
 from dynosim.engine.ranks import RankSpec
 from dynosim.engine.spec import EngineSpec
 from dynosim.metrics import check_conservation
+from dynosim.metrics.lives import most_at_once
 from dynosim.planner.rolling import RollingLimits
 from dynosim.records import RequestStatus, RunResult
 from dynosim.router.knobs import RouterSpec
@@ -77,8 +78,10 @@ def test_all_ranks_are_slow(in_lock_step: bool) -> None:
 @IN_LOCK_STEP
 def test_an_update_counts_workers_not_ranks(in_lock_step: bool) -> None:
     cluster = cluster_of(in_lock_step=in_lock_step, workers=4)
-    update = RollingUpdate(at_ms=10.0, pools=("workers",), limits=RollingLimits(1, 0))
+    update = RollingUpdate(at_ms=10.0, pools=("workers",), limits=RollingLimits(0.25, 0))
     result = run(cluster, [150] * 8, update, every_ms=1000.0)
     generations = result.workers.generation
     assert generations is not None and generations.tolist() == [0] * 8 + [1] * 8
     assert not result.requests.migrations.any()
+    lives = result.workers
+    assert most_at_once(lives, np.ones_like(lives.gpus), result.end_ms) == 10  # one worker more
