@@ -310,3 +310,30 @@ def serve_worker(
             role=role,
         )
     )
+
+
+@serve_app.command(
+    "planner",
+    epilog="Example: dynosim serve planner run.yaml --url http://127.0.0.1:8000 --out advice",
+)
+def serve_planner(
+    plan: PlanFile,
+    url: Annotated[str, typer.Option(help="The frontend whose metrics it reads.")],
+    set_: Overrides = None,
+    discovery: Discovery = None,
+    out: Annotated[Path, typer.Option(help="Folder for its decisions.")] = Path("decisions"),
+    port: Annotated[int, typer.Option(help="Port of its own metrics; 0: any.")] = 0,
+    speedup: Speedup = 1.0,
+) -> None:
+    """The plan's controller beside a deployment: it advises, and changes nothing."""
+    raise typer.Exit(
+        _live("serve_planner")(
+            plan,
+            set_ or [],
+            url=url,
+            discovery=discovery,
+            out=out,
+            port=port,
+            speedup=speedup,
+        )
+    )

@@ -13,7 +13,8 @@ from typing import Any
 import simpy
 
 from dynosim.cluster.books import Books
-from dynosim.cluster.cluster import Cluster
+from dynosim.cluster.cluster import Cluster, RouterFault
+from dynosim.cluster.event_faults import EventFault
 from dynosim.cluster.pool import Worker
 from dynosim.cluster.spec import PoolSpec, of_generation
 from dynosim.cluster.starting import StartUps
@@ -32,6 +33,7 @@ class WorkerView:
 
     worker_id: int
     pool: str
+    rank: int  # of a worker with several each is one; the first speaks for all
     place: int  # among all that its pool has had, from 0
     topology: Mapping[str, str]  # where it is: domain to value
     generation: int
@@ -89,6 +91,7 @@ class ControlPlane:
             WorkerView(
                 worker.worker_id,
                 worker.pool.name,
+                worker.rank,
                 worker.place,
                 worker.pool.place_of(worker.place),
                 worker.pool.generation,
@@ -201,6 +204,17 @@ class ControlPlane:
     def restore_frontend(self, number: int) -> None:
         """Let a frontend take requests again. Raises: ValueError if it was not lost."""
         self._cluster.restore_frontend(number)
+
+    def begin_event_fault(self, fault: EventFault) -> list[RouterFault]:
+        """Let KV events that workers publish be lost or late; returns what `end_event_fault` needs.
+
+        Raises: ValueError if no router gets KV events with numbers, by which it notices.
+        """
+        return self._cluster.begin_event_fault(fault, self.now_ms)
+
+    def end_event_fault(self, begun: list[RouterFault]) -> None:
+        """Let events arrive as usual that are published from now on."""
+        self._cluster.end_event_fault(begun, self.now_ms)
 
     @property
     def mixes_no_generations(self) -> bool:

@@ -224,6 +224,7 @@ class Journal:
         self.errors: dict[int, str] = {}
         self.gave_up_ms: dict[int, float] = {}
         self.refused_ms: dict[int, float] = {}  # when rejected, or failed
+        self.leaving: set[int] = set()  # over, but an engine has still to count their tokens
         self.arrived: array[int] | None = None  # in the order of arrival; None: nobody asks
         self.stalled_gaps_ms = array("d")
         self.steps = StepRows()

@@ -106,6 +106,9 @@ class PlannerConfig(Section):
     """Whether that goes by the tail of latencies, not by means."""
     tail_quantile: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Which quantile the tail is. Unit: share."""
+    step_times: Literal["plan", "learned"] = "plan"
+    """Whence it knows how long steps take: `plan`, from `timing`; `learned`, from steps that
+    engines tell of, with the `fpm` keys."""
     max_num_fpm_samples: Count = 64
     """Engine steps that are kept to learn step times from. Unit: steps."""
     fpm_sample_bucket_size: Count = 16

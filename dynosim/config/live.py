@@ -1,4 +1,5 @@
-"""The `live:` section: how a plan runs for real. A simulation reads its `migration_limit` only."""
+"""The `live:` section: how a plan runs for real. A simulation reads its `migration_limit`, and
+what its metrics are labelled with."""
 
 from typing import Annotated, Literal
 
@@ -19,6 +20,8 @@ class LiveConfig(Section):
     """Port of the frontend; 0 takes any free one."""
     served_model_name: str | None = None
     """Name that clients use for the model; null: the plan's model."""
+    metrics_namespace: Annotated[str, Field(min_length=1)] = "dynosim"
+    """The label `dynamo_namespace` of the frontend's metrics, live and simulated."""
     discovery: Literal["file", "etcd", "kubernetes"] = "file"
     """How frontends and workers find each other."""
     discovery_endpoint: str | None = None
@@ -59,9 +62,9 @@ class LiveConfig(Section):
     router_log: bool = True
     """Whether the router's inputs and decisions are kept, for `dynosim replay-log`."""
     router_log_mib: Count = 64
-    """Size of one file of the router's log."""
+    """Size of one file of the router's log, and of a controller's."""
     router_log_files: Annotated[int, Field(ge=2, le=10_000)] = 4
-    """Files of the router's log that are kept. Unit: files."""
+    """Files of the router's log that are kept, and of a controller's. Unit: files."""
     process_log_mib: Count = 64
     """Size of one file with the output of a deployment's process."""
     process_log_files: Annotated[int, Field(ge=2, le=10_000)] = 4

@@ -117,3 +117,19 @@ def test_a_query_that_fails_says_why(command: tuple[str, ...], message: str) -> 
 
 def test_a_query_returns_its_output() -> None:
     assert run_query(("echo", "hello")) == "hello\n"
+
+
+def test_one_more_worker_gets_none_of_those_that_others_have() -> None:
+    assigned = assign_gpus([2], 0.9, taken=[0, 1, 3], run=smi(*[81000] * 6))
+    assert indices(assigned) == [[2, 4]]
+
+
+def test_where_all_are_taken_that_is_said_with_the_remedy() -> None:
+    with pytest.raises(LiveError) as caught:
+        assign_gpus([2], 0.9, taken=[0, 1], run=smi(*[81000] * 3))
+    assert str(caught.value) == (
+        "one more worker needs 2 GPUs, this machine has 1 GPU left "
+        "(lower the controller's maximum, or its GPU budget)"
+    )
+    with pytest.raises(LiveError, match="needs 1 GPU, this machine has no GPU left "):
+        assign_gpus([1], 0.9, taken=[0], run=smi(81000))

@@ -12,8 +12,9 @@ import orjson
 from dynosim.config import RunConfig
 from dynosim.errors import EXIT_INTERRUPTED
 from dynosim_runtime.config import load_plan
+from dynosim_runtime.launch.control import check_control, controlled
 from dynosim_runtime.launch.deployment import LocalDeployment
-from dynosim_runtime.launch.display import StartProgress, show_processes
+from dynosim_runtime.launch.display import StartProgress, show_control, show_processes
 from dynosim_runtime.launch.options import deploy_options
 from dynosim_runtime.launch.specs import DeployOptions, Engine, num_workers
 
@@ -53,6 +54,7 @@ def deploy(
         speedup=speedup,
         port=port,
     )
+    check_control(config, options)
     gc.enable()  # short commands run without; this one may run for months
     return asyncio.run(_run(config, options, as_json=as_json))
 
@@ -60,7 +62,9 @@ def deploy(
 async def _run(config: RunConfig, options: DeployOptions, *, as_json: bool) -> int:
     with StartProgress(num_workers(config) + 1) as progress:
         deployment = LocalDeployment(config, options, observe=progress.changed)
-        serving = asyncio.create_task(_serve(deployment, progress, as_json=as_json))
+        serving = asyncio.create_task(
+            _serve(deployment, config, options, progress, as_json=as_json)
+        )
         received = _on_signals(serving, deployment, progress)
         try:
             await serving
@@ -71,14 +75,22 @@ async def _run(config: RunConfig, options: DeployOptions, *, as_json: bool) -> i
         return 0 if received[0] is signal.SIGTERM else EXIT_INTERRUPTED
 
 
-async def _serve(deployment: LocalDeployment, progress: StartProgress, *, as_json: bool) -> None:
-    async with deployment:
+async def _serve(
+    deployment: LocalDeployment,
+    config: RunConfig,
+    options: DeployOptions,
+    progress: StartProgress,
+    *,
+    as_json: bool,
+) -> None:
+    async with deployment, controlled(deployment, config, options, progress.say):
         progress.settle()
         try:
             if as_json:
                 sys.stdout.write(orjson.dumps(deployment.summary()).decode() + "\n")
             else:
                 show_processes(deployment.url, deployment.out, deployment.processes)
+                show_control(deployment.notes)
             sys.stdout.flush()
         except OSError as error:  # it serves, whoever is told of it
             progress.say(f"standard output: {error}")

@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -98,3 +99,14 @@ def show_processes(url: str, out: Path, processes: list[ProcessStatus]) -> None:
         cells = (status.name, status.pid, status.port, status.state, log)
         table.add_row(*("-" if cell is None else str(cell) for cell in cells))
     console.print(table)
+
+
+def show_control(notes: Mapping[str, Any]) -> None:
+    """Who decides on the number of workers, on stdout; nothing if nobody does."""
+    control = notes.get("control")
+    if control is None:
+        return
+    console = _LastingConsole(highlight=False)
+    how = ", advisory" if control["is_advisory"] else ""
+    told = f"{control['controller']}{how}: decisions in {control['log']}, {control['metrics']}"
+    console.print(Text(told), soft_wrap=True)

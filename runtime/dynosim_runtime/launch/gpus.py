@@ -3,7 +3,7 @@
 import csv
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -99,14 +99,23 @@ def assign_gpus(
     *,
     cuda_visible_devices: str | None = None,
     run: Runner = run_query,
+    taken: Collection[int] = (),
 ) -> list[tuple[Gpu, ...]]:
     """The GPUs of each worker, as many neighbours as its width (`tensor_parallel`) says.
 
-    GPUs with less than `memory_share` of their memory free are passed over. Raises: LiveError
-    when there are not enough, naming what the plan needs and what there is.
+    GPUs with less than `memory_share` of their memory free are passed over, and so are those whose
+    index is `taken` by workers that run. Raises: LiveError when there are not enough, naming what
+    is needed and what there is.
     """
     needed = sum(widths)
     gpus, why = _usable_gpus(memory_share, cuda_visible_devices, run)
+    gpus = [gpu for gpu in gpus if gpu.index not in taken]
+    if taken and len(gpus) < needed:
+        left = _counted(len(gpus), "GPU") if gpus else "no GPU"
+        raise LiveError(
+            f"one more worker needs {_counted(needed, 'GPU')}, this machine has {left} left{why} "
+            "(lower the controller's maximum, or its GPU budget)"
+        )
     if len(gpus) < needed:
         workers = " + ".join(
             f"{_counted(number, 'worker')} x TP {width}"

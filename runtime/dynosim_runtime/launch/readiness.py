@@ -52,6 +52,11 @@ class Readiness:
         finally:
             await discovery.close()
 
+    @property
+    def cards(self) -> dict[str, LiveCard]:
+        """The workers' cards as discovery shows them, by name."""
+        return self._cards
+
     async def close(self) -> None:
         """Release connections."""
         if self._liveness is not None:

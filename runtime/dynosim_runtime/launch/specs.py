@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from dynosim.config import RunConfig
-from dynosim.config.cluster import POOL_ROLES
+from dynosim.config.cluster import POOL_ROLES, PoolRole
 from dynosim.config.engine import EngineConfig
 from dynosim.router.dynamo_names import silenced
 from dynosim_runtime.discovery.make import discovery_spec
@@ -63,30 +63,53 @@ def process_specs(
 
     `gpus` has the CUDA_VISIBLE_DEVICES of each GPU worker; `dynosim` is how the command is called.
     """
-    common: tuple[str, ...] = (
-        str(options.plan_file),
-        "--discovery",
-        deployment_discovery(plan, options.out),
-    )
-    if options.model is not None:
-        common += ("--model", str(options.model))
     workers = [
-        ProcessSpec(
-            name=name,
-            role="worker",
-            command=(*dynosim, "serve", "worker", *common, "--name", name, *given),
-            environment={"CUDA_VISIBLE_DEVICES": gpus[index]} if index < len(gpus) else {},
+        worker_spec(
+            plan,
+            options,
+            role,
+            index,
+            gpus=gpus[number] if number < len(gpus) else None,
+            dynosim=dynosim,
         )
-        for index, (name, given) in enumerate(_workers(plan, options))
+        for number, (role, index) in enumerate(_workers(plan))
     ]
     out = ("--port", str(port), "--out", str(options.out))
-    frontend = (*dynosim, "serve", "frontend", *common, *out)
+    frontend = (*dynosim, "serve", "frontend", *_common(plan, options), *out)
     return [
         *workers,
         ProcessSpec(
             name=FRONTEND, role="frontend", command=frontend, port=port, environment=silenced()
         ),
     ]
+
+
+def worker_spec(
+    plan: RunConfig,
+    options: DeployOptions,
+    role: PoolRole | None,
+    index: int,
+    *,
+    gpus: str | None = None,
+    dynosim: Sequence[str] = DYNOSIM,
+) -> ProcessSpec:
+    """One worker; `index` counts those of its role, None in a plan without roles."""
+    name = worker_name(role, index)
+    engine = worker_engine(index, plan, options.engine) if role is None else options.engine
+    given = (*place_options(plan, index, role), *_worker_options(engine, options))
+    if role is not None:
+        given = ("--role", role, *given)
+    return ProcessSpec(
+        name=name,
+        role="worker",
+        command=(*dynosim, "serve", "worker", *_common(plan, options), "--name", name, *given),
+        environment={} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus},
+    )
+
+
+def worker_name(role: PoolRole | None, index: int) -> str:
+    """What a worker is called; see `worker_spec`."""
+    return f"{role or 'worker'}-{index}"
 
 
 def gpu_workers(plan: RunConfig, engine: Engine) -> list[tuple[int, EngineConfig]]:
@@ -110,24 +133,29 @@ def deployment_discovery(plan: RunConfig, out: Path) -> str:
 
 
 def worker_engine(index: int, plan: RunConfig, engine: Engine) -> str:
-    """The engine of a worker: the last `cluster.cpu_workers` run on CPUs, simulated or real."""
-    is_on_cpu = index >= plan.cluster.workers - plan.cluster.cpu_workers
+    """The engine of a worker: the last `cluster.cpu_workers` run on CPUs, simulated or real.
+
+    Those launched later do not.
+    """
+    workers = plan.cluster.workers
+    is_on_cpu = workers - plan.cluster.cpu_workers <= index < workers
     return f"{engine}-cpu" if is_on_cpu and engine in ("mock", "vllm") else engine
 
 
-def _workers(plan: RunConfig, options: DeployOptions) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The name of each worker, and what its command is given."""
+def _workers(plan: RunConfig) -> Iterator[tuple[PoolRole | None, int]]:
+    """Role and number of each worker."""
     if not plan.cluster.is_disagg:
-        for index in range(plan.cluster.workers):
-            engine = worker_engine(index, plan, options.engine)
-            given = (*place_options(plan, index, None), *_worker_options(engine, options))
-            yield f"worker-{index}", given
+        yield from ((None, index) for index in range(plan.cluster.workers))
         return
     for role in POOL_ROLES:
-        for index in range(plan.cluster.pool(role).workers):
-            places = place_options(plan, index, role)
-            given = ("--role", role, *places, *_worker_options(options.engine, options))
-            yield f"{role}-{index}", given
+        yield from ((role, index) for index in range(plan.cluster.pool(role).workers))
+
+
+def _common(plan: RunConfig, options: DeployOptions) -> tuple[str, ...]:
+    """What every process is given."""
+    discovery = deployment_discovery(plan, options.out)
+    common = (str(options.plan_file), "--discovery", discovery)
+    return common if options.model is None else (*common, "--model", str(options.model))
 
 
 def _worker_options(engine: str, options: DeployOptions) -> tuple[str, ...]:

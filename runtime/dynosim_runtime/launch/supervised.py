@@ -99,6 +99,11 @@ class SupervisedProcess:
         return self._state is State.READY
 
     @property
+    def ended_in_order(self) -> bool:
+        """Whether its process has ended as one does that was told to, or never began."""
+        return self._child is None or self._child.returncode == 0
+
+    @property
     def status(self) -> ProcessStatus:
         """What is to be told of it now."""
         child = self._child

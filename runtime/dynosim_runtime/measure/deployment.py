@@ -9,6 +9,7 @@ from typing import Any
 from dynosim.config import RunConfig
 from dynosim.records import Trace
 from dynosim_runtime.config import model_folder, served_model_name
+from dynosim_runtime.launch.control import check_control, controlled
 from dynosim_runtime.launch.deployment import LocalDeployment
 from dynosim_runtime.launch.specs import DeployOptions, num_workers
 from dynosim_runtime.measure.aiperf import read_aiperf
@@ -54,7 +55,16 @@ async def measure_started(
     """Start the plan's deployment, drive it, stop it. Raises: LiveError, ConfigError."""
     if options.shows_progress:
         print(f"starting {num_workers(config)} workers and a frontend", file=sys.stderr)
-    async with LocalDeployment(config, deploy) as deployment:
+    check_control(config, deploy)
+
+    def say(text: str) -> None:
+        if options.shows_progress:
+            print(text, file=sys.stderr)
+
+    async with (
+        LocalDeployment(config, deploy) as deployment,
+        controlled(deployment, config, deploy, say),
+    ):
         return await measure_url(config, trace, deployment.url, options)
 
 

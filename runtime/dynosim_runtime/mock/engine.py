@@ -27,6 +27,7 @@ from dynosim.records import Retention
 from dynosim.timing.model import StepTimeModel
 from dynosim_runtime.mock.blocks import BlockLedger
 from dynosim_runtime.mock.links import IngressLinks
+from dynosim_runtime.mock.report import MockReport, StepMemory, mock_report
 from dynosim_runtime.mock.stats import MockStats
 from dynosim_runtime.mock.tokens import TokenSource, tokens_until_stop
 
@@ -134,9 +135,10 @@ class _LastStep(Recorder):
     Every token is handed out as its step ends, so the engine makes no runs.
     """
 
-    def __init__(self, stats: MockStats) -> None:
+    def __init__(self, stats: MockStats, steps: StepMemory) -> None:
         self.emitting: list[EngineSequence] = []
         self._stats = stats
+        self._steps = steps
 
     def admitted(self, sequences: Sequence[EngineSequence], start_ms: float) -> None:
         """Count what was found in the cache."""
@@ -146,8 +148,9 @@ class _LastStep(Recorder):
         """Gaps are measured where tokens are counted."""
 
     def delivered(self, plan: StepPlan, num_waiting: int) -> None:
-        """Keep who got a token."""
+        """Keep who got a token, and what that took."""
         self.emitting = plan.emitting
+        self._steps.note(plan)
 
     def delivered_run(
         self, start_ms: float, end_ms: float, num_steps: int, first_context: int, num_waiting: int
@@ -188,7 +191,8 @@ class MockEngine:
             spec, names_emitting=True, publish_events=self.has_events, retains=self.has_events
         )
         self.ledger = BlockLedger(spec.block_size, _num_kept(spec))
-        self._last_step = _LastStep(stats)
+        self._steps = StepMemory(stats.speedup)
+        self._last_step = _LastStep(stats, self._steps)
         self._engine = Engine(
             self.core, timing, self._last_step, depth=spec.pipeline_depth, steps_singly=True
         )
@@ -215,6 +219,18 @@ class MockEngine:
     def num_waiting(self) -> int:
         """Requests without a seat."""
         return self.core.num_waiting + len(self._arriving)
+
+    def report(self, query: tuple[int, int], *, is_decode: bool) -> MockReport:
+        """What it says of itself, see `mock_report`."""
+        return mock_report(
+            self.core,
+            self._steps,
+            num_arriving=len(self._arriving),
+            arriving_tokens=sum(request.num_prompt for request in self._arriving),
+            usable_blocks=self.spec.usable_blocks,
+            is_decode=is_decode,
+            query=query,
+        )
 
     @property
     def next_arrival_ms(self) -> float:

@@ -9,6 +9,7 @@ import asyncio
 import time
 import uuid
 
+import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 from prometheus_client import CollectorRegistry
@@ -21,6 +22,7 @@ from dynosim_runtime.mock.engine import MockRequest
 from dynosim_runtime.mock.frames import DONE, CompletionFrames, whole_answer
 from dynosim_runtime.mock.held_kv import HeldKv, KvPlace, KvTaker
 from dynosim_runtime.mock.loop import EngineLoop
+from dynosim_runtime.mock.report import PAGE, report_query
 
 VLLM_VERSION = "0.32.0"  # whose scheduler and dialect this is
 # Below this many unsent bytes asyncio never makes a writer wait (its low-water mark).
@@ -113,6 +115,7 @@ class MockServer:
                 web.get("/health", self._health),
                 web.get("/version", self._version),
                 web.get("/metrics", self._metrics),
+                web.get(PAGE, self._report),
                 web.post("/kv/claim", self._claim),
                 web.post("/kv/release", self._let_go),
             ]
@@ -238,6 +241,11 @@ class MockServer:
         return web.Response(
             body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
+
+    async def _report(self, http: web.Request) -> web.Response:
+        is_decode = self._taker is not None
+        report = self._loop.engine.report(report_query(dict(http.query)), is_decode=is_decode)
+        return web.Response(body=msgspec.json.encode(report), content_type="application/json")
 
 
 @web.middleware
