@@ -242,8 +242,7 @@ def test_an_hpa_scales_live_too_and_without_either_nobody_does() -> None:
 def plan_of(**sections: Any) -> RunConfig:
     """A plan with these sections, without a planner beside an HPA."""
     without = {"planner": None} if "hpa" in sections else {}
-    document = scaled_sections() | without | sections
-    return run_config_from_dict({k: v for k, v in document.items() if v is not None})
+    return run_config_from_dict(scaled_sections(**{**without, **sections}))
 
 
 def test_a_plan_written_out_has_the_same_controller() -> None:
