@@ -1,4 +1,4 @@
-"""The examples of tutorials, how-to pages and tiers: what a page shows is what its commands print.
+"""The examples of tutorials, how-to and other pages: what they show is what their commands print.
 
 * A block with a title is a file: ```yaml title="NAME"```.
 * A block ```console``` has commands behind `$ `, and what they print on stdout. They run one after
@@ -26,6 +26,7 @@ PAGES = sorted(
         *(DOCS / "howto").glob("*.md"),
         DOCS / "tiers.md",
         DOCS / "startup.md",
+        DOCS / "scenarios.md",
     ]
 )
 PROMPT = "$ "

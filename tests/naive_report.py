@@ -80,6 +80,7 @@ def _counts(run: Run) -> Report:
         "completed_requests": statuses.count("completed"),
         "rejected_requests": statuses.count("rejected"),
         "failed_requests": statuses.count("failed"),
+        "migrated_requests": sum(request.migrations > 0 for request in run.requests),
         "unfinished_requests": statuses.count("unfinished"),
         "timed_out_requests": statuses.count("timed_out"),
         "unsent_requests": statuses.count("not_sent"),
@@ -130,6 +131,7 @@ def _no_handoffs(run: Run, outcome: RunOutcome) -> Report:
     times = [f"{name}_{what}_ms" for what in ("transfer", "handoff") for name in names]
     shares = ["prefill_busy_share", "decode_busy_share", "local_prefill_share", "decode_held_ratio"]
     counts = ["kv_transfers", "cancelled_kv_transfers", "kv_bytes_moved"]
+    counts.append("cross_generation_requests")
     workers = outcome.result.workers
     at_start = [ms for ms in workers.launched_ms.tolist() if ms == 0]
     found = dict.fromkeys((*times, *shares, *counts))

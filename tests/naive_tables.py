@@ -17,10 +17,15 @@ Record = dict[str, Any]
 
 def request_rows(run: Run) -> list[Record]:
     """One record per request, in the trace's order."""
-    return [_record(request) for request in run.requests]
+    return [_record(request, run) for request in run.requests]
 
 
-def _record(request: Request) -> Record:
+def _record(request: Request, run: Run) -> Record:
+    rank = None if request.worker is None else 0  # workers of these runs have one each
+    hit_rate = None
+    if run.routing is not None and request.dispatch_ms is not None:
+        believed = round(request.overlap_blocks * run.block_size)
+        hit_rate = min(1.0, believed / request.input_tokens)
     return {
         "request_id": request.request_id,
         "session_id": request.session_id,
@@ -47,6 +52,10 @@ def _record(request: Request) -> Record:
         "migrations": request.migrations,
         "status": request.status,
         "error": request.error,
+        "prefill_dp_rank": rank,
+        "decode_dp_rank": rank,
+        "kv_hit_rate": hit_rate,
+        "total_time_ms": e2e_ms(request),
     }
 
 

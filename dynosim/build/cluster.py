@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from dynosim.build.disagg import handoff_spec, kv_geometry, link_of
 from dynosim.build.engine import Prepared
+from dynosim.build.knobs import from_section
 from dynosim.build.routing import routing_spec
 from dynosim.build.startup import starts_cold, startup_spec
 from dynosim.cluster import ClusterSpec, PoolSpec, RunOptions
@@ -11,6 +12,7 @@ from dynosim.cluster.spec import DisaggSpec, TransferSpec
 from dynosim.config.cluster import POOL_ROLES
 from dynosim.config.schema import RunConfig
 from dynosim.errors import ConfigError
+from dynosim.router.frontend import FrontendSpec
 from dynosim.router.spec import OpenLog, RoutingSpec
 from dynosim.router.witness import ChoiceWitness
 from dynosim.timing.prefill_estimate import StepTimeEstimator
@@ -40,7 +42,33 @@ def cluster_spec(
         return _disagg_spec(config, prepared, records_events=records_events, witness=witness)
     routing = _routing(config, prepared)
     routing = replace(routing, records_events=records_events, open_log=open_log, witness=witness)
-    return ClusterSpec(pools=_pools(config, prepared), routing=routing)
+    return ClusterSpec(
+        pools=_pools(config, prepared),
+        routing=routing,
+        frontend=_frontend(config, prepared),
+        starts_empty=config.waits_for_workers,
+    )
+
+
+def _frontend(config: RunConfig, first: Prepared) -> FrontendSpec | None:
+    """The stages of the frontend, before workers that are prepared so; None: they take no time.
+
+    Raises: ConfigError if step times of unknown parts have them already.
+    """
+    section = config.cluster.frontend
+    if section.is_instant:
+        return None
+    spec = from_section(FrontendSpec, section)
+    if spec == FrontendSpec(startup_ms=spec.startup_ms):
+        return spec
+    stated = config.pools()[0].timing.ingress_ms
+    if stated is None and first.timing.ingress_ms:
+        raise ConfigError(
+            "cluster.frontend: the step times have a way into the engine already, of "
+            f"{first.timing.ingress_ms:g} ms, which may be the same work (state timing.ingress_ms, "
+            "what is left beside the frontend's stages; 0: nothing)"
+        )
+    return spec
 
 
 def _routing(config: RunConfig, prepared: Prepared) -> RoutingSpec:
@@ -97,6 +125,7 @@ def _disagg_spec(
             transfer=transfer_spec(config),
             decode_routing=routings[1],
         ),
+        frontend=_frontend(config, prefill),
     )
 
 

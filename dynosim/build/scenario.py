@@ -6,6 +6,7 @@ from dynosim.cluster.scenario import (
     Crash,
     CutLinks,
     Drain,
+    EventTrouble,
     Launch,
     LoseFrontend,
     PlaceTarget,
@@ -18,7 +19,7 @@ from dynosim.cluster.scenario import (
 )
 from dynosim.cluster.spec import ClusterSpec
 from dynosim.cluster.updates import Canary, RollingUpdate
-from dynosim.config.scenario import ScenarioEventConfig
+from dynosim.config.scenario import ALL_WORKERS, ON_KV_EVENTS, ScenarioEventConfig
 from dynosim.planner.rolling import RollingLimits
 
 
@@ -36,6 +37,11 @@ def keeps_generations_apart(events: Sequence[ScenarioEventConfig]) -> bool:
         or (event.rolling_update is not None and event.rolling_update.generations == "isolated")
         for event in events
     )
+
+
+def troubles_kv_events(events: Sequence[ScenarioEventConfig]) -> bool:
+    """Whether some KV events are lost or late, which routers have to notice."""
+    return any(event.action in ON_KV_EVENTS for event in events)
 
 
 def _launch(event: ScenarioEventConfig, cluster: ClusterSpec) -> ScenarioEvent:
@@ -108,6 +114,19 @@ def _canary(event: ScenarioEventConfig, cluster: ClusterSpec) -> ScenarioEvent:
     )
 
 
+def _event_trouble(event: ScenarioEventConfig, cluster: ClusterSpec) -> ScenarioEvent:
+    for_ms = _for_ms(event)
+    assert for_ms is not None
+    is_loss = event.action == "lose_events"
+    return EventTrouble(
+        at_ms=event.at_s * 1e3,
+        for_ms=for_ms,
+        target=None if getattr(event, event.action) == ALL_WORKERS else _target(event),
+        lost_share=event.share if is_loss else 0.0,
+        delay_ms=0.0 if event.delay_ms is None else event.delay_ms,
+    )
+
+
 _MAKERS: dict[str, Callable[[ScenarioEventConfig, ClusterSpec], ScenarioEvent]] = {
     "launch": _launch,
     "drain": _drain,
@@ -117,6 +136,8 @@ _MAKERS: dict[str, Callable[[ScenarioEventConfig, ClusterSpec], ScenarioEvent]] 
     "slow": _slow,
     "partition": _partition,
     "lose_frontend": _lose_frontend,
+    "lose_events": _event_trouble,
+    "delay_events": _event_trouble,
     "rolling_update": _rolling_update,
     "canary": _canary,
 }

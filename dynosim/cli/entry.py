@@ -20,7 +20,15 @@ from dynosim import __version__
 from dynosim.cli.completion_scripts import SCRIPTS, SHELL, install
 from dynosim.cli.dynamo_flags import WithRouterFlags
 from dynosim.cli.help_groups import GroupedCommands
-from dynosim.cli.options import AsJson, FailIfNone, Overrides, Overwrite, SkipBadLines, with_skip
+from dynosim.cli.options import (
+    AsJson,
+    FailIfAny,
+    FailIfNone,
+    Overrides,
+    Overwrite,
+    SkipBadLines,
+    with_skip,
+)
 from dynosim.compiled import CORE
 from dynosim.errors import EXIT_FAILURE, EXIT_INTERRUPTED, ConfigError, DynosimError, InvariantError
 
@@ -136,6 +144,10 @@ def run(
     perfetto: Annotated[
         bool, typer.Option("--perfetto", help="With --out: write trace.json.gz for Perfetto.")
     ] = False,
+    metrics_every: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="With --out: write the frontend's metrics so often."),
+    ] = None,
     intervals: Annotated[
         int | None,
         typer.Option(
@@ -167,6 +179,7 @@ def run(
         router_log=router_log,
         kv_events=kv_events,
         perfetto=perfetto,
+        metrics_every_s=metrics_every,
         intervals=intervals,
         windows_s=windows,
         reuse_bound=reuse_bound,
@@ -345,6 +358,40 @@ def size(
     raise typer.Exit(size_command(asked))
 
 
+@app.command(epilog="Example: dynosim plan sweeps/plan_bursty.yaml --out results/bursty")
+def plan(
+    file: Annotated[Path, typer.Argument(help="Run file; may state several controllers.")],
+    set_: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for all results.")] = None,
+    overwrite: Overwrite = False,
+    json: AsJson = False,
+    against: Annotated[
+        str, typer.Option(help="Who is compared, as in planner,hpa,perfect; all if not given.")
+    ] = "",
+    seeds: Annotated[int, typer.Option(min=1, max=100, help="Seeds, from the file's on.")] = 1,
+    attainment: Annotated[
+        float, typer.Option(help="Share of requests that are to be within the SLA.")
+    ] = 0.95,
+    bin_: Annotated[
+        float | None,
+        typer.Option("--bin", help="Seconds of a bin of time; about 120 bins if not given."),
+    ] = None,
+    most_workers: Annotated[
+        int, typer.Option(min=1, max=4096, help="Largest fixed cluster that is tried.")
+    ] = 64,
+) -> None:
+    """Compare planner, autoscalers, fixed clusters and the bound on one load."""
+    _compute_in_one_thread()
+    from dynosim.cli.plan import PlanArguments, plan_command
+
+    asked = PlanArguments(
+        file=file, overrides=set_ or [], out=out, overwrite=overwrite, as_json=json,
+        against=against, seeds=seeds, attainment=attainment, bin_s=bin_,
+        most_workers=most_workers,
+    )  # fmt: skip
+    raise typer.Exit(plan_command(asked))
+
+
 @app.command(epilog="Example: dynosim conformance scenarios/*.json --golden golden")
 def conformance(
     scenarios: Annotated[list[Path], typer.Argument(help="Scenario files (JSON).")],
@@ -428,6 +475,36 @@ def verify(
         jobs=jobs,
     )
     raise typer.Exit(verify_command(asked))
+
+
+@app.command("plan-cases", epilog="Example: dynosim plan-cases silence --controller planner")
+def plan_cases(
+    scenarios: Annotated[
+        list[str] | None, typer.Argument(help="Their names; all if none is given.")
+    ] = None,
+    controller: Annotated[
+        str, typer.Option(help="Who scales, as in planner,hpa.")
+    ] = "planner,hpa,keda",
+    to: Annotated[
+        Path | None, typer.Option(help="File for the verdicts as a page (Markdown).")
+    ] = None,
+    overwrite: Overwrite = False,
+    json: AsJson = False,
+    fail_if_any: FailIfAny = False,
+) -> None:
+    """Try planner, HPA and KEDA on scenarios from what users report."""
+    _compute_in_one_thread()
+    from dynosim.cli.plan_cases import ScenarioArguments, plan_cases_command
+
+    asked = ScenarioArguments(
+        names=scenarios or [],
+        controllers=controller,
+        to=to,
+        overwrite=overwrite,
+        as_json=json,
+        fail_if_any=fail_if_any,
+    )
+    raise typer.Exit(plan_cases_command(asked))
 
 
 @app.command("replay-log", epilog="Example: dynosim replay-log router.jsonl")

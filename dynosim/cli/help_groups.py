@@ -8,10 +8,18 @@ from typing import Any
 from typer.core import TyperGroup
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Simulate": ("init", "run", "sweep", "size", "diff", "why", "support"),
+    "Simulate": ("init", "run", "sweep", "size", "plan", "diff", "why", "support"),
     "Traces": ("trace",),
     "Live": ("deploy", "serve", "tiny-model"),
-    "Trust": ("verify", "validate", "calibrate", "rank", "replay-log", "conformance"),
+    "Trust": (
+        "verify",
+        "validate",
+        "calibrate",
+        "rank",
+        "plan-cases",
+        "replay-log",
+        "conformance",
+    ),
     "Keys": ("explain", "schema"),
 }
 """The commands of `dynosim` by heading, in the order in which they are listed."""

@@ -19,6 +19,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results of
 FailIfNone = Annotated[
     bool, typer.Option("--fail-if-none", help="Exit with 3 if nothing meets the SLA.")
 ]
+FailIfAny = Annotated[
+    bool, typer.Option("--fail-if-any", help="Exit with 3 if a controller fails a scenario.")
+]
 PlanFile = Annotated[
     Path, typer.Argument(help="Run file, or a sweep's topN folder.", show_default=False)
 ]

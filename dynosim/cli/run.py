@@ -13,6 +13,7 @@ from dynosim.cli.options import check_replays
 from dynosim.cli.run_text import print_classes, print_parts, print_table
 from dynosim.config import dump_run, load_run
 from dynosim.config.formats import REPORT_SCHEMA
+from dynosim.config.loading import written_out
 from dynosim.errors import EXIT_INTERRUPTED, ConfigError
 from dynosim.experiment.progress import ProgressBar
 from dynosim.experiment.run import RunOutcome, run
@@ -26,6 +27,7 @@ EVENT_FILES = ("kv_events.parquet", "kv_events.png")
 TRACE_FILE = "trace.json.gz"
 STARTUPS_FILE = "startups.parquet"
 SCALING_FILES = ("replicas.parquet", "decisions.jsonl")
+METRICS_FILES = ("metrics.parquet", "metrics.om")
 AHEAD_BOUND = (
     "--reuse-bound: what speculative prefills leave in the caches is no reuse among the requests "
     "that count"
@@ -50,6 +52,7 @@ class RunArguments:
     router_log: Path | None
     kv_events: bool
     perfetto: bool
+    metrics_every_s: float | None
     intervals: int | None
     windows_s: float | None
     reuse_bound: bool
@@ -65,6 +68,9 @@ def run_command(asked: RunArguments) -> int:
     check_replays(asked.intervals)
     if asked.windows_s is not None and not 0 < asked.windows_s < float("inf"):
         raise ConfigError(f"--windows {asked.windows_s:g}: expected seconds above 0")
+    every_s = asked.metrics_every_s
+    if every_s is not None and not 0 < every_s < float("inf"):
+        raise ConfigError(f"--metrics-every {every_s:g}: expected seconds above 0")
     config = load_run(asked.file, asked.overrides)
     if asked.reuse_bound and config.workload.has_warm_up:
         raise ConfigError(
@@ -83,6 +89,7 @@ def run_command(asked: RunArguments) -> int:
             router_log=asked.router_log,
             record_kv_events=asked.kv_events,
             record_trail=asked.perfetto,
+            metrics_every_ms=None if every_s is None else every_s * 1e3,
             progress=_telling(bar) if sys.stderr.isatty() else None,
         )
     try:
@@ -123,6 +130,8 @@ def _check_out(asked: RunArguments) -> None:
             raise ConfigError("--kv-events: needs --out, the folder to write them to")
         if asked.perfetto:
             raise ConfigError("--perfetto: needs --out, the folder to write the trace to")
+        if asked.metrics_every_s is not None:
+            raise ConfigError("--metrics-every: needs --out, the folder to write the metrics to")
         return
     check_folder(out)
     check_results(out, RUN, overwrite=asked.overwrite)
@@ -175,7 +184,7 @@ def report_document(
         "trace_source": trace.source,
         "kv_cache_breakdown": outcome.capacity.breakdown,
         "dynosim_version": __version__,
-        "config": outcome.config.model_dump(mode="json", exclude_none=True),
+        "config": written_out(outcome.config),
     }
 
 
@@ -194,7 +203,7 @@ def write_run(out: Path, outcome: RunOutcome, document: Mapping[str, Any]) -> No
 
     config_yaml = dump_run(outcome.config)
     events = _event_files(outcome) | _trace_file(outcome) | _startups_file(outcome)
-    events |= _scaling_files(outcome)
+    events |= _scaling_files(outcome) | _metrics_files(outcome)
     write_files(
         out,
         {
@@ -216,7 +225,7 @@ def write_run(out: Path, outcome: RunOutcome, document: Mapping[str, Any]) -> No
             **events,
         },
     )
-    for name in (*EVENT_FILES, TRACE_FILE, STARTUPS_FILE, *SCALING_FILES):
+    for name in (*EVENT_FILES, TRACE_FILE, STARTUPS_FILE, *SCALING_FILES, *METRICS_FILES):
         if name not in events:
             (out / name).unlink(missing_ok=True)
 
@@ -235,6 +244,21 @@ def _scaling_files(outcome: RunOutcome) -> dict[str, Callable[[Path], None]]:
         tables: parquet_writer(lambda: replica_table(outcome.result)),
         log: text_writer("".join(lines)),
     }
+
+
+def _metrics_files(outcome: RunOutcome) -> dict[str, Callable[[Path], None]]:
+    """The frontend's metrics over time, if they were asked for."""
+    series = outcome.series
+    if series is None:
+        return {}
+    from dynosim.metrics.frontend_series import openmetrics_text, series_table
+
+    def write_text(path: Path) -> None:
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(openmetrics_text(series))
+
+    table, text = METRICS_FILES
+    return {table: parquet_writer(lambda: series_table(series)), text: write_text}
 
 
 def _startups_file(outcome: RunOutcome) -> dict[str, Callable[[Path], None]]:

@@ -17,10 +17,10 @@ from dynosim.records import IntArray, Trace
 from dynosim.router.modes import BLIND_MODES, RoundRobin
 from dynosim.router.spec import RoutingSpec
 from dynosim.router.workers import WorkerTable
-from dynosim.workload.load import LoadDriver
+from dynosim.workload.load import Arrivals, LoadDriver
 
 
-def can_go_apart(routing: RoutingSpec, load: LoadDriver, num_workers: int) -> bool:
+def can_go_apart(routing: RoutingSpec, load: Arrivals, num_workers: int) -> bool:
     """Whether workers that neither come nor go can be followed one by one."""
     is_blind = not routing.needs_router and routing.settings.mode in BLIND_MODES
     return is_blind and not load.reacts and num_workers > 1

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from dynosim.cluster.frontend_stages import StagedLoad
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.pool_placers import PoolPlacers
 from dynosim.cluster.spec import ClusterSpec
@@ -39,11 +40,13 @@ class Books:
         *,
         ingress_ms: float,
         egress_ms: float,
+        frontend: StagedLoad | None = None,
     ) -> None:
         self.journal = journal
         self.cluster = cluster
         self.ingress_ms = ingress_ms
         self.egress_ms = egress_ms
+        self.frontend = frontend  # with its stages, if they take time
         self.is_controlled = False
         self.changes: list[PoolChange] = []
         self._placer = placer

@@ -14,6 +14,8 @@ from heapq import heappop, heappush
 from math import isnan
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from dynosim.cluster.event_faults import EventFault
+from dynosim.cluster.frontend_stages import StagedLoad
 from dynosim.cluster.generations import Generations
 from dynosim.cluster.handoffs import LOCAL, PLACE_PREFILL, PROMISING, Handoffs, Passage
 from dynosim.cluster.journal import Journal
@@ -38,10 +40,11 @@ from dynosim.records import LockStepLog, RequestStatus, RetentionLog
 from dynosim.router.eligibility import Constraints, both
 from dynosim.router.handoff import Duty
 from dynosim.router.refusals import RequestRefusedError
+from dynosim.timing.lock_step import LockStepTimes
 from dynosim.timing.model import StepTimeModel
 from dynosim.workers.ids import WorkerId
 from dynosim.workers.lifecycle import Phase, WorkerEvent
-from dynosim.workload.load import NEVER, LoadDriver
+from dynosim.workload.load import NEVER, Arrivals
 
 if TYPE_CHECKING:
     from dynosim.cluster.lone_placer import LonePlacer
@@ -52,6 +55,7 @@ LAST_MS: Final = sys.float_info.max  # any event comes before
 
 # Ours are named beside the protocols, so that a compiler calls them directly.
 AnyStation = Engine | LockStep | Transfers | TierStation | TierLinks | Station
+RouterFault: TypeAlias = "tuple[RouterPlacer, int]"  # a fault of events, and its number there
 AnyPlacer: TypeAlias = "LoadPlacer | LonePlacer | PoolPlacers | RankPlacer | RouterPlacer | Placer"
 
 
@@ -64,7 +68,7 @@ class Cluster:
         *,
         launcher: Launcher,
         placer: AnyPlacer,
-        load: LoadDriver,
+        load: Arrivals,
         journal: Journal,
         stores: TierStores,
         handoffs: Handoffs | None = None,
@@ -73,12 +77,14 @@ class Cluster:
         migration_limit: int | None = None,
         generations: Generations | None = None,
         lobby: Lobby | None = None,
+        frontend: StagedLoad | None = None,
     ) -> None:
         """`turnaround_ms` is from a request's end until a request it causes can be placed.
         `patience` is that of the clients; without it they wait for ever. A request that has lost
         its worker more than `migration_limit` times fails; None: it always moves on. Requests keep
         to one of the `generations` of workers, or to none in particular. In the `lobby` requests
-        wait while there is no worker for them; without it they are refused then.
+        wait while there is no worker for them; without it they are refused then. `frontend` is the
+        load, if it has stages of a frontend.
 
         `handoffs` take requests from prefill to decode workers, whom `placer` knows as
         `PoolPlacers`; without them a request is over when it leaves a worker.
@@ -90,11 +96,13 @@ class Cluster:
         self._launcher = launcher
         self._placer = placer
         self._load = load
+        self._frontend = frontend
         self._journal = journal
         self._turnaround_ms = turnaround_ms
         self._stations: list[AnyStation] = []
         self._workers_at: list[Worker | None] = []  # by station; None: not of one worker alone
         self._ranks_at: dict[int, list[Worker]] = {}  # by station, of ranks in lock step
+        self._lock_steps: list[LockStep] = []  # all there have been
         self._handoffs = handoffs
         self._patience = patience
         self._migration_limit = migration_limit
@@ -147,7 +155,7 @@ class Cluster:
         """Whether there are requests that have not ended."""
         return self._num_ended < self.num_requests
 
-    def follow(self, load: LoadDriver, placer: AnyPlacer) -> None:
+    def follow(self, load: Arrivals, placer: AnyPlacer) -> None:
         """From the start, with this load alone; what has not ended by now goes on where it was."""
         self.now_ms = 0.0
         self._load = load
@@ -255,7 +263,17 @@ class Cluster:
             while load.next_ms <= instant_ms:
                 now_ms = self._place_all(instant_ms, now_ms)
             self.now_ms = now_ms
-            self._start_touched(now_ms)
+            while ends[0][0] <= instant_ms:
+                end_ms, station_id = ends[0]
+                if stations[station_id].next_ms != end_ms:
+                    heappop(ends)
+                elif workers_at[station_id] is not None:
+                    break  # what came has cut a run off that ends now: all start together
+                else:
+                    self._start_touched(now_ms)
+                    break
+            else:
+                self._start_touched(now_ms)
 
     def _receive_ranks(self, ranks: list[Worker], finished: List[Sequence], now_ms: float) -> None:
         """Have the placer take note of a step that ranks have ended together."""
@@ -386,6 +404,8 @@ class Cluster:
         """Nobody waits any more for what a worker has of a request."""
         self._placer.give_up(sequence.index, worker, now_ms)
         if not worker.is_hung:
+            if not worker.is_prefill:
+                self._journal.leaving.add(sequence.index)
             self.has_news(worker, worker.engine.give_up(sequence, now_ms))
 
     def tell_loaded(
@@ -478,6 +498,8 @@ class Cluster:
             if arrival_ms > now_ms:
                 now_ms = arrival_ms
             index = load.pop()
+            if self._frontend is not None:
+                arrival_ms = self._frontend.came_ms
             self._journal.arrival_ms[index] = arrival_ms
             if self._journal.arrived is not None:
                 self._journal.arrived.append(index)
@@ -644,6 +666,7 @@ class Cluster:
             self._placer.give_up(index, worker, now_ms)
             if worker.is_hung:
                 return
+            self._journal.leaving.add(index)
             if worker.engine.give_up(sequence, now_ms):
                 heappush(self._ends, (worker.engine.next_ms, worker.station_id))
             elif worker.engine.next_ms == NEVER:
@@ -670,6 +693,7 @@ class Cluster:
                 self._add_tiers(worker)
         else:
             station_id = self.add_station(group)
+            self._lock_steps.append(group)
             self._ranks_at[station_id] = ranks
             for worker in ranks:
                 worker.station_id = station_id
@@ -777,31 +801,31 @@ class Cluster:
     def hang(self, worker: Worker, now_ms: float) -> None:
         """A worker does nothing any more; nobody knows, so it goes on getting requests.
 
-        Raises: ValueError if it takes no requests, has hung already, or has several ranks.
+        Raises: ValueError if it takes no requests, or has hung already.
         """
         if worker.phase is not Phase.READY or worker.is_hung:
             state = "hung" if worker.is_hung else worker.phase.value
             raise ValueError(f"worker {worker.worker_id} is {state}: it cannot hang")
-        if worker.pool.ranks.number > 1:
-            raise ValueError(
-                f"worker {worker.worker_id} has ranks: how those hang is not simulated"
-            )
-        self._lose_tiers(worker, now_ms)
-        worker.hang(now_ms)
-        self._stations[worker.station_id] = HUNG
-        self._placer.receive(worker, [], now_ms)
+        for rank in self._ranks_of(worker):
+            self._lose_tiers(rank, now_ms)
+            rank.hang(now_ms)
+            self._stations[rank.station_id] = HUNG
+            self._placer.receive(rank, [], now_ms)
         self._go_on(now_ms)
 
     def repace(self, worker: Worker, times: StepTimeModel | None, now_ms: float) -> None:
         """Let a worker's steps take other times from its next one; None: its usual ones.
 
-        Raises: ValueError if it has gone, hung or failed, or has several ranks.
+        Raises: ValueError if it has gone, hung or failed.
         """
         if not worker.is_alive or worker.is_hung:
             raise ValueError(f"worker {worker.worker_id} is gone: its steps take no time")
-        if worker.pool.ranks.number > 1:
-            raise ValueError(f"worker {worker.worker_id} has ranks: slow ones are not simulated")
-        self.has_news(worker, worker.engine.repace(times, now_ms))
+        station, pool = self._stations[worker.station_id], worker.pool
+        if isinstance(station, LockStep):
+            station.repace(LockStepTimes(times or pool.times, pool.ranks.padded_up_to))
+            return
+        for rank in self._ranks_of(worker):
+            self.has_news(rank, rank.engine.repace(times, now_ms))
         self._go_on(now_ms)
 
     def cut_links(self, now_ms: float) -> None:
@@ -847,6 +871,28 @@ class Cluster:
         Raises: ValueError if it was not lost.
         """
         self._frontends().restore_frontend(number)
+
+    def begin_event_fault(self, fault: EventFault, now_ms: float) -> "list[RouterFault]":
+        """What some workers publish is lost or late; returns what `end_event_fault` needs.
+
+        Raises: ValueError if no router hears of events, or if they have no numbers.
+        """
+        # Here, or every run would load the routers.
+        from dynosim.cluster.router_placer import RouterPlacer
+
+        placer = self._placer
+        routers = [placer] if isinstance(placer, RouterPlacer) else []
+        if isinstance(placer, PoolPlacers):
+            routers = placer.routers
+        hearing = [router for router in routers if router.events_may_worsen]
+        if not hearing:
+            raise ValueError("no router here gets KV events with numbers, to notice what is lost")
+        return [(router, router.begin_event_fault(fault, now_ms)) for router in hearing]
+
+    def end_event_fault(self, begun: "list[RouterFault]", now_ms: float) -> None:
+        """What workers publish from now on arrives as usual."""
+        for router, number in begun:
+            router.end_event_fault(number, now_ms)
 
     def _frontends(self) -> "RouterPlacer | PoolPlacers":
         """Whoever places with frontends. Raises: ValueError if load alone decides."""
@@ -935,19 +981,26 @@ class Cluster:
                     heappush(ends, (end_ms, station_id))
             if tiers_of and station_id in tiers_of:
                 self._await_copies(tiers_of[station_id], now_ms)
-            if handoffs is not None:  # it may have made room for KV, or have heard of its loss
-                worker = self._workers_at[station_id]
-                if worker is not None and worker.is_decode:
-                    handoffs.loads_started(worker)
-                    if worker.engine.failed:
-                        has_failed = True
-                        self.note_failed(worker, now_ms)
+            if handoffs is not None:
+                has_failed |= self._heed_loads(handoffs, self._workers_at[station_id], now_ms)
         self._touched.clear()
+        if self._draining:  # who had nothing left to begin may have heard the last of its loads
+            self._let_go(now_ms)
         if handoffs is not None and (has_failed or handoffs.has_news):
             self._settle_handoffs(now_ms)
             if self._num_queued:  # who is refused leaves room for others
                 self._release(now_ms)
             self._start_touched(now_ms)
+
+    def _heed_loads(self, handoffs: Handoffs, worker: Worker | None, now_ms: float) -> bool:
+        """Who started may have made room for KV, or have heard of its loss; returns the latter."""
+        if worker is None or not worker.is_decode:
+            return False
+        handoffs.loads_started(worker)
+        if not worker.engine.failed:
+            return False
+        self.note_failed(worker, now_ms)
+        return True
 
     # ---- the load ------------------------------------------------------------------------------
 
@@ -964,8 +1017,7 @@ class Cluster:
 
     def lock_step_log(self) -> LockStepLog | None:
         """How ranks in lock step spent their time, all workers together; None without such."""
-        groups = [self._stations[station_id] for station_id in self._ranks_at]
-        counts = [group.counts for group in groups if isinstance(group, LockStep)]
+        counts = [group.counts for group in self._lock_steps]
         if not counts:
             return None
         return LockStepLog(

@@ -13,7 +13,8 @@ from typing import Any
 import simpy
 
 from dynosim.cluster.books import Books
-from dynosim.cluster.cluster import Cluster
+from dynosim.cluster.cluster import Cluster, RouterFault
+from dynosim.cluster.event_faults import EventFault
 from dynosim.cluster.pool import Worker
 from dynosim.cluster.spec import PoolSpec, of_generation
 from dynosim.cluster.starting import StartUps
@@ -32,6 +33,7 @@ class WorkerView:
 
     worker_id: int
     pool: str
+    rank: int  # of a worker with several each is one; the first speaks for all
     place: int  # among all that its pool has had, from 0
     topology: Mapping[str, str]  # where it is: domain to value
     generation: int
@@ -63,6 +65,8 @@ class ControlPlane:
         self.env = simpy.Environment()
         self.is_stopped = False
         self._cluster = cluster
+        self._alive: list[Worker] = []
+        self._num_known = 0  # workers that have been among them
         self._pools = {pool.name: pool for pool in pools}
         self._is_held = False
         self._num_expected = 0
@@ -87,6 +91,7 @@ class ControlPlane:
             WorkerView(
                 worker.worker_id,
                 worker.pool.name,
+                worker.rank,
                 worker.place,
                 worker.pool.place_of(worker.place),
                 worker.pool.generation,
@@ -100,6 +105,15 @@ class ControlPlane:
     def inside(self) -> Sequence[Worker]:
         """All workers there have been, by id, with all that is inside: to look at only."""
         return self._cluster.workers
+
+    @property
+    def alive(self) -> Sequence[Worker]:
+        """Those of them that hold GPUs now; who has gone is never looked at again."""
+        everybody = self._cluster.workers
+        self._alive += everybody[self._num_known :]
+        self._num_known = len(everybody)
+        self._alive = [worker for worker in self._alive if worker.is_alive]
+        return self._alive
 
     @property
     def num_queued(self) -> int:
@@ -190,6 +204,17 @@ class ControlPlane:
     def restore_frontend(self, number: int) -> None:
         """Let a frontend take requests again. Raises: ValueError if it was not lost."""
         self._cluster.restore_frontend(number)
+
+    def begin_event_fault(self, fault: EventFault) -> list[RouterFault]:
+        """Let KV events that workers publish be lost or late; returns what `end_event_fault` needs.
+
+        Raises: ValueError if no router gets KV events with numbers, by which it notices.
+        """
+        return self._cluster.begin_event_fault(fault, self.now_ms)
+
+    def end_event_fault(self, begun: list[RouterFault]) -> None:
+        """Let events arrive as usual that are published from now on."""
+        self._cluster.end_event_fault(begun, self.now_ms)
 
     @property
     def mixes_no_generations(self) -> bool:

@@ -3,9 +3,12 @@
 Loads are those after the step that is being computed has been planned, as an engine counts them: of
 a run under way they are worked out. Of the steps since the last report some are told, evenly spread
 over them, each with its own length; so it does not matter whether they went by in bulk.
+
+A worker that hangs says no more: what it said last stays, and grows old.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dynosim.cluster.pool import Worker
 from dynosim.cluster.run_steps import (
@@ -19,6 +22,7 @@ from dynosim.cluster.run_steps import (
     NewSteps,
     Runs,
     StepRow,
+    rows_of,
 )
 from dynosim.engine.sequence import DECODING, DRAINING, LOADING, PREFILLING, SPECULATING
 from dynosim.engine.sequence import Sequence as EngineSequence
@@ -38,19 +42,14 @@ class EngineReporter:
         self._max_passes = max_passes
         self._shape = StepShape()
         self._told: dict[int, int] = {}  # by worker: steps of the run under way told of already
+        self._last: dict[int, EngineReport] = {}  # by worker, without steps
 
     def reports(
-        self, steps: NewSteps, runs: Runs, alive: Sequence[Worker], now_ms: float
+        self, steps: NewSteps | None, runs: Runs, alive: Sequence[Worker], now_ms: float
     ) -> tuple[EngineReport, ...]:
-        """A report of each worker that serves; `steps` are new since the last reports."""
-        rows: dict[int, list[StepRow]] = {}
-        for part in (steps.over, steps.under_way):
-            for row in part:
-                worker_id = row[WORKER]
-                if worker_id in rows:
-                    rows[worker_id].append(row)
-                else:
-                    rows[worker_id] = [row]
+        """The latest report of each worker that serves; `steps` are new since the last ones, and
+        None where none is to be told."""
+        rows = {} if steps is None else _by_worker(steps)
         told, self._told = self._told, {}
         found = []
         for worker in alive:
@@ -58,15 +57,19 @@ class EngineReporter:
             so_far = runs.get(worker_id)
             if so_far is not None:
                 self._told[worker_id] = so_far.num_steps + (so_far.first is not None)
-            if worker.rank == 0 and worker.phase in REPORTING:
-                ranks = [worker]
-                if worker.pool.ranks.number > 1:
-                    ranks = [one for one in alive if one.first_id == worker_id]
-                passes: tuple[Pass, ...] = ()
-                if worker_id in rows:
-                    of_it = rows[worker_id]
-                    passes = self._passes(of_it, told.get(worker_id, 0), worker.pool.times)
-                found.append(_report(worker, ranks, passes, runs, now_ms))
+            if worker.rank or worker.phase not in REPORTING:
+                continue
+            if worker.is_hung:
+                found += [self._last[worker_id]] if worker_id in self._last else []
+                continue
+            ranks = [worker]
+            if worker.pool.ranks.number > 1:
+                ranks = [one for one in alive if one.first_id == worker_id]
+            report = self._last[worker_id] = _report(worker, ranks, runs, now_ms)
+            if worker_id in rows:
+                of_it, before = rows[worker_id], told.get(worker_id, 0)
+                report = replace(report, passes=self._passes(of_it, before, worker.pool.times))
+            found.append(report)
         return tuple(found)
 
     def _passes(self, rows: list[StepRow], told: int, times: StepTimeModel) -> tuple[Pass, ...]:
@@ -89,6 +92,18 @@ class EngineReporter:
         return tuple(found)
 
 
+def _by_worker(steps: NewSteps) -> dict[int, list[StepRow]]:
+    rows: dict[int, list[StepRow]] = {}
+    for part in (rows_of(steps.over), steps.under_way):
+        for row in part:
+            worker_id = row[WORKER]
+            if worker_id in rows:
+                rows[worker_id].append(row)
+            else:
+                rows[worker_id] = [row]
+    return rows
+
+
 def _pass(row: StepRow, step: int, times: StepTimeModel, shape: StepShape) -> Pass:
     """One step of a row."""
     number, duration_ms = row[NUM_DECODES], row[DURATION]
@@ -102,11 +117,10 @@ def _pass(row: StepRow, step: int, times: StepTimeModel, shape: StepShape) -> Pa
 def _report(
     worker: Worker,
     ranks: Sequence[Worker],
-    passes: tuple[Pass, ...],
     runs: Runs,
     now_ms: float,
 ) -> EngineReport:
-    """What a worker says, all its ranks together; its steps are those of its first rank."""
+    """What a worker says of its load, all its ranks together."""
     running = waiting = prefill_tokens = decode_tokens = queued_decode_tokens = blocks = 0
     for rank in ranks:
         core = rank.engine.core
@@ -133,7 +147,6 @@ def _report(
         decode_tokens,
         queued_decode_tokens,
         blocks / (worker.pool.engine.usable_blocks * len(ranks)),
-        passes,
     )
 
 

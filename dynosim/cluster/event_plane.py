@@ -16,6 +16,7 @@ import numpy as np
 
 from dynosim.blocks.kv_event import KvEvent
 from dynosim.cluster.block_names import HashNames
+from dynosim.cluster.event_faults import EventFault, EventFaults
 from dynosim.cluster.frontends import FrontendRouter
 from dynosim.cluster.pool import Worker
 from dynosim.engine.instant import instant_end
@@ -219,7 +220,7 @@ class Message(NamedTuple):
 
 
 class DelayedPlane:
-    """Events travel; with loss or jitter they are numbered, and gaps are repaired."""
+    """Events travel; if some may be lost or overtaken they are numbered, and gaps are repaired."""
 
     is_late = True
 
@@ -241,7 +242,8 @@ class DelayedPlane:
         self._generator = Random(f"{seed}/events")
         self._messages: list[Message] = []
         self._num_sent = 0
-        self._is_numbered = settings.loss > 0 or settings.jitter_ms > 0
+        self.is_numbered = settings.is_numbered
+        self._faults = EventFaults(seed)
         self._buffers: dict[WorkerId, EventBuffer] = {}
         self._streams: list[dict[WorkerId, EventStream[BlockEvent]]] = []  # by frontend
 
@@ -251,9 +253,9 @@ class DelayedPlane:
         self._streams = [{} for _ in frontends]
 
     def join(self, worker: Worker, slot: Slot) -> None:
-        """Carry a worker's events; with loss or jitter it numbers them."""
+        """Carry a worker's events; it numbers them if some may be lost or overtaken."""
         self._workers.append(worker)
-        if self._is_numbered:
+        if self.is_numbered:
             self._buffers[worker.worker_id] = EventBuffer(BUFFERED_EVENTS)
             for streams in self._streams:
                 streams[worker.worker_id] = EventStream()
@@ -267,7 +269,7 @@ class DelayedPlane:
         for time_ms, event in worker.engine.take_stamped():
             if self._recorder is not None:
                 self._recorder.note(time_ms, worker.worker_id, event)
-            if not self._is_numbered:
+            if not self.is_numbered:
                 due_ms = time_ms + self._settings.delay_ms
                 for frontend in range(len(self._frontends)):
                     self._send(due_ms, frontend, worker.worker_id, 0, event)
@@ -297,6 +299,16 @@ class DelayedPlane:
         for worker in self._workers:
             self.collect(worker, 0.0)
         self._deliver(float("inf"))
+
+    def begin_fault(self, fault: EventFault, now_ms: float) -> int:
+        """What is published from now on is lost or late; returns a number for `end_fault`."""
+        self.refresh(now_ms)
+        return self._faults.begin(fault)
+
+    def end_fault(self, number: int, now_ms: float) -> None:
+        """What is published from now on arrives as usual."""
+        self.refresh(now_ms)
+        self._faults.end(number)
 
     def counters(self) -> dict[str, int]:
         """Losses and repairs, all frontends together."""
@@ -334,7 +346,11 @@ class DelayedPlane:
             if settings.loss and draw() < settings.loss:
                 self.num_lost += 1
                 continue
-            due_ms = time_ms + settings.delay_ms
+            late_ms = self._faults.delay_ms(worker.worker_id, time_ms, frontend)
+            if late_ms is None:
+                self.num_lost += 1
+                continue
+            due_ms = time_ms + settings.delay_ms + late_ms
             if settings.jitter_ms:
                 due_ms += draw() * settings.jitter_ms
             self._send(due_ms, frontend, worker.worker_id, event_id, block_event)

@@ -1,9 +1,10 @@
 """The frontend's metrics of the twin, as the live frontend would expose them at a moment.
 
 Same names, labels and buckets (`dynosim.planner.frontend_metrics`). What is known of KV event
-streams and indexes is left out: the twin takes events in when somebody asks. The HTTP layer has no
-part in the twin, so no request is ever in its stage `preprocess`; the time spent there is part of
-`ingress_ms`, and durations have it, and `egress_ms`, as clients measure them.
+streams and indexes is left out: the twin takes events in when somebody asks. Requests are in the
+stage `preprocess`, and without a worker in `route` and `dispatch`, for as long as the cluster's
+`FrontendSpec` says. What `ingress_ms` has of that is in no stage; durations have it, and
+`egress_ms`, as clients measure them.
 
 A scrape costs what has happened since the last one, and what is in flight. Of steps that go by in
 bulk those count that have ended, each at its own length. A length within the tolerance of an
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final
 
+from dynosim.cluster.frontend_stages import StagedLoad
 from dynosim.cluster.journal import Journal
 from dynosim.cluster.pool import Worker
 from dynosim.cluster.run_steps import GapTally, NewSteps
@@ -90,7 +92,8 @@ class _Histogram:
 
 
 class Exposition:
-    """The metrics of one run. `overlap_blocks` are what routers took to be cached, by request."""
+    """The metrics of one run. `overlap_blocks` are what routers took to be cached, by request;
+    `frontend` is what has its stages, if they take time."""
 
     def __init__(
         self,
@@ -100,6 +103,7 @@ class Exposition:
         *,
         block_size: int,
         overlap_blocks: "array[float] | None",
+        frontend: StagedLoad | None = None,
     ) -> None:
         if journal.arrived is None:
             journal.arrived = array("q")
@@ -112,10 +116,12 @@ class Exposition:
         self._outside_ms = path.ingress_ms + path.egress_ms
         self._block_size = block_size
         self._overlap_blocks = overlap_blocks
+        self._frontend = frontend
         # Requests in flight: all, those that no worker has had, and those without a token.
         self._open: list[int] = []
         self._unplaced: list[int] = []
         self._awaiting_first: list[int] = []
+        self._uncounted: list[int] = []  # over, and their tokens are still to be observed
         common = labels.common
         self._values: dict[str, float] = {}  # of the last scrape
         self._input = _Histogram(names.INPUT_TOKENS, common)
@@ -144,7 +150,7 @@ class Exposition:
         self._take_first_tokens(slack_ms)
         self._take_ends(slack_ms)
         values = self._values
-        self._write_gauges(workers, num_queued, values)
+        self._write_gauges(workers, num_queued, now_ms, values)
         self._write_counters(values)
         for histogram in (self._input, self._output, self._wait, self._ttft, self._duration):
             histogram.write(values)
@@ -188,14 +194,13 @@ class Exposition:
 
     def _take_first_tokens(self, slack_ms: float) -> None:
         journal, outside_ms = self._journal, self._outside_ms
-        gave_up_ms = journal.gave_up_ms
         waiting = []
         for index in self._awaiting_first:
             first_ms = journal.first_token_ms[index]
             if first_ms != first_ms:
                 if journal.status[index] == UNFINISHED:
                     waiting.append(index)
-            elif not gave_up_ms or first_ms <= gave_up_ms.get(index, NEVER):  # else for nobody
+            elif first_ms <= self._over_ms(index, NEVER):  # else for nobody
                 ttft_ms = first_ms - journal.arrival_ms[index] + outside_ms
                 self._ttft.observe(ttft_ms / 1e3, slack_ms / 1e3)
         self._awaiting_first = waiting
@@ -204,27 +209,42 @@ class Exposition:
         journal = self._journal
         status = journal.status
         ended = [index for index in self._open if status[index] != UNFINISHED]
-        if not ended:
-            return
-        self._open = [index for index in self._open if status[index] == UNFINISHED]
+        if ended:
+            self._open = [index for index in self._open if status[index] == UNFINISHED]
+            self._note_ends(ended, slack_ms)
+        if self._uncounted:
+            self._count_tokens()
+
+    def _note_ends(self, ended: list[int], slack_ms: float) -> None:
+        journal = self._journal
+        status = journal.status
         num_cached = 0
         for index in ended:
             outcome = status[index]
             self._ended[outcome] = self._ended.get(outcome, 0) + 1
-            e2e_ms = self._end_ms(index) - journal.arrival_ms[index] + self._outside_ms
+            end_ms = self._over_ms(index, journal.finish_ms[index])
+            e2e_ms = end_ms - journal.arrival_ms[index] + self._outside_ms
             self._duration.observe(e2e_ms / 1e3, slack_ms / 1e3)
             if self._input_tokens[index] < self._path.max_model_len:
-                self._output.observe(journal.produced_tokens[index])
+                self._uncounted.append(index)
                 num_cached += self._cached(index)
             else:
                 self._num_refused_at_once += 1
         self._totals[names.ENGINE_CACHED_TOKENS] += num_cached
 
-    def _end_ms(self, index: int) -> float:
+    def _count_tokens(self) -> None:
+        """How many tokens the ended have got; of who was given up, once its engine has counted."""
         journal = self._journal
-        end_ms = journal.finish_ms[index]
-        end_ms = journal.refused_ms.get(index, end_ms)
-        return journal.gave_up_ms.get(index, end_ms)
+        leaving = journal.leaving
+        for index in self._uncounted:
+            if index not in leaving:
+                self._output.observe(journal.produced_tokens[index])
+        self._uncounted = [index for index in self._uncounted if index in leaving]
+
+    def _over_ms(self, index: int, usual_ms: float) -> float:
+        """When a request was refused, failed or given up; if nothing of that, as usual."""
+        journal = self._journal
+        return journal.gave_up_ms.get(index, journal.refused_ms.get(index, usual_ms))
 
     def _cached(self, index: int) -> int:
         """Prompt tokens that engines had cached, as `RequestLog.cached_tokens` says it."""
@@ -241,18 +261,21 @@ class Exposition:
     # ---- what is told --------------------------------------------------------------------------
 
     def _write_gauges(
-        self, workers: Sequence[Worker], num_queued: int, values: dict[str, float]
+        self, workers: Sequence[Worker], num_queued: int, now_ms: float, values: dict[str, float]
     ) -> None:
-        known, num_open = self._names, len(self._open)
-        values[known.active] = float(num_open)
-        values[known.preprocess] = 0.0
+        known, num_open, frontend = self._names, len(self._open), self._frontend
+        preprocessed, routed, dispatched = (
+            (0, 0, 0) if frontend is None else frontend.in_stages(now_ms)
+        )
+        values[known.active] = float(num_open + preprocessed + routed + dispatched)
+        values[known.preprocess] = float(preprocessed)
         if known.dispatch_prefill is None:
-            values[known.route] = float(num_queued)
-            values[known.dispatch] = float(num_open - num_queued)
+            values[known.route] = float(num_queued + routed)
+            values[known.dispatch] = float(num_open - num_queued + dispatched)
         else:
             num_prefilling, num_decoding = self._by_phase(workers)
-            values[known.route] = float(num_open - num_prefilling - num_decoding)
-            values[known.dispatch_prefill] = float(num_prefilling)
+            values[known.route] = float(num_open - num_prefilling - num_decoding + routed)
+            values[known.dispatch_prefill] = float(num_prefilling + dispatched)
             values[known.dispatch] = float(num_decoding)
         num_ready = sum([worker.phase is Phase.READY and worker.rank == 0 for worker in workers])
         values[known.workers] = float(num_ready)

@@ -231,13 +231,12 @@ class Handoffs:
         """A client waits no more. KV on its way arrives all the same, and is forgotten then."""
         passage, phase = self._passages[index], self.flow.phase_of(index)
         self._due = [one for one in self._due if one[0] is not passage]
-        source, target = passage.source, passage.target
+        target = passage.target
         if phase in BEFORE_PREFILLED:
-            if source is None or passage.prefill is None:
+            if passage.source is None:
                 cluster.leave_queue(index, at_decode=False, now_ms=now_ms)
             else:
-                cluster.drop(source, passage.prefill, now_ms)
-                self._dropped_prefills.append((source, passage.prefill))
+                self._leave_source(cluster, passage, now_ms)
         elif passage.transfer is None:
             self.release_source(cluster, passage, now_ms)
         if target is not None:
@@ -248,9 +247,15 @@ class Handoffs:
 
     def abandon(self, cluster: "Cluster", passage: Passage, now_ms: float) -> None:
         """A request that has lost a worker goes no further, whatever was to be done for it."""
-        self._due = [one for one in self._due if one[0] is not passage]
+        kept = [one for one in self._due if one[0] is not passage]
+        is_due, self._due = len(kept) < len(self._due), kept
         if passage.transfer is not None:
             self._cancel(passage, now_ms)
+        if self.flow.phase_of(passage.index) in BEFORE_PREFILLED:  # it has lost a decode worker
+            if passage.source is not None:
+                self._leave_source(cluster, passage, now_ms)
+            elif not is_due:
+                cluster.leave_queue(passage.index, at_decode=False, now_ms=now_ms)
         self.let_go(cluster, passage.index, now_ms)
 
     def let_go(self, cluster: "Cluster", index: int, now_ms: float) -> None:
@@ -259,6 +264,14 @@ class Handoffs:
         self.release_source(cluster, passage, now_ms)
         if passage.target is not None:
             self._leave_target(cluster, passage, now_ms)
+
+    def _leave_source(self, cluster: "Cluster", passage: Passage, now_ms: float) -> None:
+        """Nobody needs the prompt that a prefill worker is computing."""
+        source, prefill = passage.source, passage.prefill
+        assert source is not None and prefill is not None
+        passage.source = passage.prefill = None
+        cluster.drop(source, prefill, now_ms)
+        self._dropped_prefills.append((source, prefill))
 
     def _leave_target(self, cluster: "Cluster", passage: Passage, now_ms: float) -> None:
         target, decode = passage.target, passage.decode

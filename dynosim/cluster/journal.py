@@ -3,7 +3,7 @@
 import struct
 from array import array
 from math import isnan
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dynosim.engine.plan import CopyJob
 from dynosim.records import (
     NO_REQUEST,
+    FloatArray,
     HandoffLog,
     IntArray,
     OnboardLog,
@@ -24,17 +25,24 @@ NAN: Final = float("nan")
 STEP_ROW = struct.Struct("2d10q")  # start and duration, then the counts in StepLog's order
 pack_row_into = STEP_ROW.pack_into
 ROW_BYTES: Final = 96
+CHUNK_ROWS: Final = 16_384
 STEP_TYPE = np.dtype([("times", "f8", 2), ("counts", "i8", 10)])
 
 
 class StepRows:
-    """The rows of the step log, packed in one buffer: the cheapest way to append."""
+    """The rows of the step log, packed in buffers: the cheapest way to append.
 
-    __slots__ = ("_buffer", "_end")
+    Full buffers hold `CHUNK_ROWS` each, so none ever moves. Once the run is over the rows are
+    columns, and the buffers are gone: both at once would be the most memory that a long run takes.
+    """
+
+    __slots__ = ("_buffer", "_columns", "_end", "_full")
 
     def __init__(self) -> None:
+        self._full: list[bytearray] = []
         self._buffer = bytearray()
-        self._end = 0
+        self._end = 0  # in the last buffer
+        self._columns: tuple[FloatArray, IntArray] | None = None
 
     def append(
         self,
@@ -54,7 +62,8 @@ class StepRows:
         """Add a row; see `StepLog`."""
         end = self._end
         if end == len(self._buffer):
-            self._buffer.extend(bytes(ROW_BYTES * (end // (8 * ROW_BYTES) + 256)))
+            self._make_room()
+            end = self._end
         pack_row_into(
             self._buffer,
             end,
@@ -73,17 +82,52 @@ class StepRows:
         )
         self._end = end + ROW_BYTES
 
+    def _make_room(self) -> None:
+        """Let the last buffer grow by a little of itself, or begin another one."""
+        num_rows = self._end // ROW_BYTES
+        if num_rows == CHUNK_ROWS:
+            self._full.append(self._buffer)
+            self._buffer = bytearray(CHUNK_ROWS * ROW_BYTES)
+            self._end = 0
+            return
+        more = min(num_rows // 8 + 256, CHUNK_ROWS - num_rows)
+        self._buffer.extend(bytes(ROW_BYTES * more))
+
     def __len__(self) -> int:
-        return self._end // ROW_BYTES
+        if self._columns is not None:
+            return len(self._columns[0][0])
+        return len(self._full) * CHUNK_ROWS + self._end // ROW_BYTES
 
-    def since(self, first: int) -> list[tuple[Any, ...]]:
-        """The rows from that one on, each as `append` got it."""
-        with memoryview(self._buffer) as view, view[first * ROW_BYTES : self._end] as part:
-            return list(STEP_ROW.iter_unpack(part))
+    def since(self, first: int) -> NDArray[np.void]:
+        """The rows from that one on, of `STEP_TYPE`; a copy."""
+        rows = np.empty(max(0, len(self) - first), STEP_TYPE)
+        if self._columns is not None:
+            times, counts = self._columns
+            rows["times"], rows["counts"] = times[:, first:].T, counts[:, first:].T
+            return rows
+        chunk, row = divmod(first, CHUNK_ROWS)
+        place = 0
+        for buffer in [*self._full, self._buffer][chunk:]:
+            end = self._end if buffer is self._buffer else len(buffer)
+            part = np.frombuffer(buffer, STEP_TYPE, end // ROW_BYTES)[row:]
+            rows[place : place + len(part)] = part
+            place += len(part)
+            row = 0
+        return rows
 
-    def array(self) -> NDArray[np.void]:
-        """The rows so far, of `STEP_TYPE`."""
-        return np.frombuffer(self._buffer, STEP_TYPE, count=self._end // ROW_BYTES)
+    def columns(self) -> tuple[FloatArray, IntArray]:
+        """Times (2, rows) and counts (10, rows), each column in one piece; no row follows."""
+        if self._columns is None:
+            times, counts = np.empty((2, len(self))), np.empty((10, len(self)), np.int64)
+            buffers, self._full = [*self._full, self._buffer[: self._end]], []
+            self._buffer, first = bytearray(), 0
+            for place, buffer in enumerate(buffers):
+                rows = np.frombuffer(buffer, STEP_TYPE)
+                end = first + len(rows)
+                times[:, first:end], counts[:, first:end] = rows["times"].T, rows["counts"].T
+                buffers[place], first = bytearray(), end
+            self._columns = times, counts
+        return self._columns
 
 
 class HandoffColumns:
@@ -180,6 +224,7 @@ class Journal:
         self.errors: dict[int, str] = {}
         self.gave_up_ms: dict[int, float] = {}
         self.refused_ms: dict[int, float] = {}  # when rejected, or failed
+        self.leaving: set[int] = set()  # over, but an engine has still to count their tokens
         self.arrived: array[int] | None = None  # in the order of arrival; None: nobody asks
         self.stalled_gaps_ms = array("d")
         self.steps = StepRows()
@@ -226,8 +271,7 @@ class Journal:
 
     def step_log(self) -> StepLog:
         """The step rows as arrays, each in one piece: reports go through them many times."""
-        rows = self.steps.array()
-        times, counts = rows["times"].T.copy(), rows["counts"].T.copy()
+        times, counts = self.steps.columns()
         return StepLog(
             worker_id=counts[0],
             start_ms=times[0],

@@ -124,6 +124,11 @@ class PoolPlacers:
         for one in self._routers():
             one.restore_frontend(number)
 
+    @property
+    def routers(self) -> "list[RouterPlacer]":
+        """Of both placers those that are routers."""
+        return [one for one in (self._prefill_router, self._decode_router) if one is not None]
+
     def _routers(self) -> "list[RouterPlacer]":
         """Raises: ValueError unless routers place in both pools."""
         prefill, decode = self._prefill_router, self._decode_router

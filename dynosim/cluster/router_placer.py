@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dynosim.cluster.block_names import PromptNames
-from dynosim.cluster.event_plane import AnyPlane
+from dynosim.cluster.event_faults import EventFault
+from dynosim.cluster.event_plane import AnyPlane, DelayedPlane
 from dynosim.cluster.frontends import FrontendRouter
 from dynosim.cluster.placement import QUEUED, Released
 from dynosim.cluster.pool import Worker
@@ -301,6 +302,23 @@ class RouterPlacer:
         if number not in self._lost:
             raise ValueError(f"frontend {number} is not lost")
         self._lost.remove(number)
+
+    # ---- KV events that are lost or late ---------------------------------------------------------
+
+    @property
+    def events_may_worsen(self) -> bool:
+        """Whether KV events travel here, with numbers by which losses are noticed."""
+        return isinstance(self.plane, DelayedPlane) and self.plane.is_numbered
+
+    def begin_event_fault(self, fault: EventFault, now_ms: float) -> int:
+        """See `DelayedPlane.begin_fault`."""
+        assert isinstance(self.plane, DelayedPlane)
+        return self.plane.begin_fault(fault, now_ms)
+
+    def end_event_fault(self, number: int, now_ms: float) -> None:
+        """See `DelayedPlane.end_fault`."""
+        assert isinstance(self.plane, DelayedPlane)
+        self.plane.end_fault(number, now_ms)
 
     def _skip_lost(self) -> None:
         while self._turn in self._lost:

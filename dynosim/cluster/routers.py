@@ -40,7 +40,7 @@ def router_placer(
     shared_store: SharedStore | None = None,
 ) -> RouterPlacer:
     """What places the requests of a run; `cards` are those of the workers to come."""
-    block_size = cards[0].block_size
+    block_size = routing.settings.block_size
     hashes = HashNames(trace, extents, block_size) if routing.uses_hashes else None
     names = ExtentNames(extents) if hashes is None else hashes
     plane = _make_plane(routing, hashes)
@@ -120,6 +120,11 @@ def _capacity_blocks(routing: RoutingSpec, cards: list[WorkerCard]) -> int | Non
     if routing.use_kv_events or routing.approximate_cache_policy != "lru":
         return None
     capacities = {card.total_kv_blocks for card in cards}
+    if not capacities:
+        raise ConfigError(
+            "router.approximate_cache_policy: lru goes by the caches of the workers at the start, "
+            "and there is none (use ttl, or start one)"
+        )
     if len(capacities) > 1:
         raise ConfigError(
             "router.approximate_cache_policy: lru goes by one cache size for all workers, and "

@@ -36,7 +36,7 @@ def make_placer(
             return lone_placer(trace, extents)
         return router_placer(routing, trace, extents, cards, shared_store)
     settings = routing.settings
-    table = WorkerTable(cards[0].block_size)
+    table = WorkerTable(settings.block_size)
     generator = Random(f"{settings.seed}/router")
     mode = make_load_mode(settings.mode, generator, table, settings.cuda_to_cpu_ratio)
     loads = LoadPlacer(mode, table)

@@ -9,6 +9,9 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dynosim.cluster.journal import NAN, Journal
 from dynosim.cluster.pool import Worker
 from dynosim.engine.engine import RunSoFar
@@ -22,6 +25,7 @@ StepRow = tuple[float, float, int, int, int, int, int, int, int, int, int, int]
 """A step, or a run of uniform steps: what `StepRows.append` gets of it, in that order. A duration
 of NaN is for the step times to say."""
 
+NUM_TIMES: Final = 2  # fields of a row that are times; counts follow
 DURATION: Final = 1
 WORKER: Final = 2
 NUM_STEPS: Final = 3
@@ -34,7 +38,7 @@ CONTEXT: Final = 8
 class NewSteps(NamedTuple):
     """What is new since the last look, in the order in which it ended."""
 
-    over: list[StepRow]
+    over: NDArray[np.void]  # of `STEP_TYPE`
     under_way: list[StepRow]  # what of runs under way has been delivered
     workers: Sequence[Worker]  # all there have been, by id
 
@@ -60,10 +64,10 @@ class StepFeed:
 
     def __init__(self, journal: Journal) -> None:
         self._rows = journal.steps
-        self._read: list[StepRow] = []
-        self._span = (0, 0)
+        self._read = journal.steps.since(0)
+        self._span = (0, len(self._read))
 
-    def since(self, first: int) -> list[StepRow]:
+    def since(self, first: int) -> NDArray[np.void]:
         """The rows from that one on."""
         span = (first, len(self._rows))
         if span != self._span:
@@ -83,6 +87,12 @@ class StepReader:
         over = self._feed.since(self._num_seen)
         self._num_seen += len(over)
         return NewSteps(over, _delivered(runs), workers)
+
+
+def rows_of(over: NDArray[np.void]) -> list[StepRow]:
+    """The same as rows by themselves."""
+    times, counts = over["times"].T.tolist(), over["counts"].T.tolist()
+    return list(zip(*times, *counts, strict=True))
 
 
 def _delivered(runs: Runs) -> list[StepRow]:
@@ -113,9 +123,10 @@ class StepPlaces:
         self._shape = StepShape()
         self._known: dict[int, list[list[int]]] = {}  # lowest and highest context, and bucket
 
-    def count(self, row: StepRow, counts: list[int], slack_ms: float) -> None:
-        """Add the gaps of a run to the counts by bucket."""
-        number, first, num_steps = row[NUM_DECODES], row[CONTEXT], row[NUM_STEPS]
+    def count(
+        self, number: int, first: int, num_steps: int, counts: list[int], slack_ms: float
+    ) -> None:
+        """Add the gaps of a run, of so many sequences with that context at first, to the counts."""
         last = first + number * (num_steps - 1)
         for low, high, place in self._known.get(number, ()):
             if low <= first and last <= high:
@@ -164,6 +175,7 @@ class GapTally:
 
     def __init__(self, bounds_s: Sequence[float]) -> None:
         self._bounds_ms = [bound * 1e3 for bound in bounds_s]
+        self._bounds = np.array(self._bounds_ms)
         self._counts = [0] * (len(bounds_s) + 1)
         self._total_ms = 0.0
         self._places: dict[int, StepPlaces] = {}  # by identity of step times
@@ -177,17 +189,38 @@ class GapTally:
         for gap_ms in stalled_ms:
             counts[bisect_left(bounds_ms, gap_ms - slack_ms)] += 1
             self._total_ms += gap_ms
-        self._total_ms += self._add(steps.over, steps.workers, counts, slack_ms)
+        if len(steps.over):
+            self._total_ms += self._add_over(steps.over, steps.workers, counts, slack_ms)
         if not steps.under_way:
             return counts, self._total_ms
         counts = counts.copy()
         under_way_ms = self._add(steps.under_way, steps.workers, counts, slack_ms)
         return counts, self._total_ms + under_way_ms
 
+    def _add_over(
+        self, over: NDArray[np.void], workers: Sequence[Worker], counts: list[int], slack_ms: float
+    ) -> float:
+        """Count the gaps of rows that are over; returns their sum, added up in order."""
+        duration_ms, columns = over["times"][:, DURATION], over["counts"]
+        num_decodes, is_run = (
+            columns[:, NUM_DECODES - NUM_TIMES],
+            columns[:, NUM_STEPS - NUM_TIMES] > 1,
+        )
+        places = np.searchsorted(self._bounds, duration_ms - slack_ms)
+        of_single = np.bincount(places, np.where(is_run, 0, num_decodes), len(counts))
+        for place, number in enumerate(of_single.tolist()):
+            counts[place] += int(number)
+        for row in columns[is_run].tolist():
+            number = row[NUM_DECODES - NUM_TIMES]
+            times = workers[row[WORKER - NUM_TIMES]].pool.times
+            first, num_steps = row[CONTEXT - NUM_TIMES], row[NUM_STEPS - NUM_TIMES]
+            self._places_of(times).count(number, first, num_steps, counts, slack_ms)
+        return float(np.cumsum(duration_ms * num_decodes)[-1])
+
     def _add(
         self, rows: list[StepRow], workers: Sequence[Worker], counts: list[int], slack_ms: float
     ) -> float:
-        """Count the gaps of rows; returns their sum."""
+        """Count the gaps of what runs under way have delivered; returns their sum."""
         bounds_ms = self._bounds_ms
         total_ms = 0.0
         for row in rows:
@@ -201,7 +234,7 @@ class GapTally:
                 times = workers[row[WORKER]].pool.times
                 if duration_ms != duration_ms:
                     duration_ms = times.decode_run_ms(number, row[CONTEXT], num_steps)
-                self._places_of(times).count(row, counts, slack_ms)
+                self._places_of(times).count(number, row[CONTEXT], num_steps, counts, slack_ms)
             total_ms += duration_ms * number
         return total_ms
 

@@ -37,7 +37,7 @@ class ScalingSpec:
 
     Metrics are scraped every `scrape_interval_ms`, but for `outages` (from, to); a scrape can be
     seen `metric_lag_ms` later. What is decided is carried out after `actuation_delay_ms`, unless
-    something else has been decided for the pool meanwhile. An engine tells of at most `max_passes`
+    another number has been decided for the pool meanwhile. An engine tells of at most `max_passes`
     steps at a time. If requests have waited for a worker to come for `max_wait_ms` while nothing
     else went on, the run ends: nobody will launch one. `keeps_metrics`: looks are kept with all
     that was seen, not only with decisions.
@@ -91,12 +91,12 @@ class ScalingProcess:
         self._scrapes: list[Scrape] = []  # that nobody has looked at yet
         self._orders: list[_Order] = []
         self._idle_since_ms = NEVER  # requests wait for a worker, and nothing else goes on
-        self._sight: _Sight | None = None
+        self._sight: Sight | None = None
 
     def __call__(self, control: ControlPlane) -> ProcessGenerator:
         """See `dynosim.cluster.control`; what arrives from now on is seen."""
         control.books.is_controlled = True
-        self._sight = _Sight(control, self._spec)
+        self._sight = Sight(control, self._spec)
         return self._run(control, self._sight)
 
     def scrape_at_end(self, end_ms: float) -> Scrape:
@@ -105,7 +105,7 @@ class ScalingProcess:
             raise RuntimeError("nothing has run under this controller")
         return self._sight.scrape(end_ms)
 
-    def _run(self, control: ControlPlane, sight: "_Sight") -> ProcessGenerator:
+    def _run(self, control: ControlPlane, sight: "Sight") -> ProcessGenerator:
         spec, controller = self._spec, self._controller
         scrape_ms = 0.0
         while True:
@@ -123,7 +123,7 @@ class ScalingProcess:
             if controller.next_ms <= now_ms:
                 self._look(control, sight, now_ms)
 
-    def _look(self, control: ControlPlane, sight: "_Sight", now_ms: float) -> None:
+    def _look(self, control: ControlPlane, sight: "Sight", now_ms: float) -> None:
         visible_ms = now_ms - self._spec.metric_lag_ms
         seen = Observation(
             now_ms,
@@ -142,8 +142,14 @@ class ScalingProcess:
         self._carry_out_due(control, now_ms)
 
     def _take(self, control: ControlPlane, decided: PoolDecision, now_ms: float) -> None:
-        """A pool is to have so many workers; what was to come about before is so no more."""
+        """A pool is to have so many workers; another number that was to come about is so no more.
+
+        The same number said again stays due when it was: who decides more often than the delay is
+        long would otherwise never be obeyed.
+        """
         control.wanted[decided.pool] = decided.target
+        if any((one.pool, one.target) == (decided.pool, decided.target) for one in self._orders):
+            return
         self._orders = [order for order in self._orders if order.pool != decided.pool]
         due_ms = now_ms + self._spec.actuation_delay_ms
         self._orders.append(_Order(due_ms, decided.pool, decided.target))
@@ -155,7 +161,7 @@ class ScalingProcess:
             carry_out(control, order.pool, order.target)
 
     def _end_if_nobody_comes(self, control: ControlPlane, now_ms: float) -> None:
-        is_starting = any(worker.phase is Phase.STARTING for worker in control.inside)
+        is_starting = any(worker.phase is Phase.STARTING for worker in control.alive)
         if is_starting or not control.is_waiting_only:
             self._idle_since_ms = NEVER
             return
@@ -166,7 +172,7 @@ class ScalingProcess:
 
 def carry_out(control: ControlPlane, pool: str, target: int) -> None:
     """Give a pool `target` workers: launch some, or drain those that are missed least."""
-    state = pool_state(control, pool, control.inside)
+    state = pool_state(control, pool, control.alive)
     alive = state.count(Phase.STARTING) + state.count(Phase.READY)
     change = changes(state, target)
     for _ in range(change.num_launched):
@@ -209,8 +215,8 @@ def _num_requests(worker: Worker, workers: Sequence[Worker]) -> int:
     return sum(one.num_requests for one in workers if one.first_id == worker.worker_id)
 
 
-class _Sight:
-    """What can be seen of a run. Workers that have gone are left out of each look after it."""
+class Sight:
+    """What can be seen of a run."""
 
     def __init__(self, control: ControlPlane, spec: ScalingSpec) -> None:
         books = control.books
@@ -221,25 +227,24 @@ class _Sight:
         self._runs: Runs = {}
         self._runs_at_ms = -NEVER
         self._reporter = EngineReporter(spec.max_passes)
-        self._alive: list[Worker] = []
-        self._num_known = 0
+        self._tells_steps = spec.max_passes > 0
 
     def scrape(self, now_ms: float) -> Scrape:
         """The frontend's metrics."""
-        alive = self._living()
+        alive = self._control.alive
         steps = self._scraped_steps.read(self._runs_of(alive, now_ms), self._control.inside)
         return self._exposition.scrape(alive, self._control.num_queued, steps, now_ms)
 
     def pools(self) -> tuple[PoolState, ...]:
         """The workers of each pool."""
-        alive = self._living()
+        alive = self._control.alive
         return tuple(pool_state(self._control, name, alive) for name in self._control.wanted)
 
     def reports(self, now_ms: float) -> tuple[EngineReport, ...]:
         """What the workers say of themselves."""
-        alive = self._living()
+        alive, everybody = self._control.alive, self._control.inside
         runs = self._runs_of(alive, now_ms)
-        steps = self._reported_steps.read(runs, self._control.inside)
+        steps = self._reported_steps.read(runs, everybody) if self._tells_steps else None
         return self._reporter.reports(steps, runs, alive, now_ms)
 
     def _runs_of(self, alive: Sequence[Worker], now_ms: float) -> Runs:
@@ -247,13 +252,6 @@ class _Sight:
         if self._runs_at_ms != now_ms:
             self._runs, self._runs_at_ms = runs_under_way(alive, now_ms), now_ms
         return self._runs
-
-    def _living(self) -> list[Worker]:
-        everybody = self._control.inside
-        self._alive += everybody[self._num_known :]
-        self._num_known = len(everybody)
-        self._alive = [worker for worker in self._alive if worker.is_alive]
-        return self._alive
 
 
 def exposition_of(books: Books, labels: FrontendLabels) -> Exposition:
@@ -271,4 +269,5 @@ def exposition_of(books: Books, labels: FrontendLabels) -> Exposition:
         labels,
         block_size=cluster.block_size,
         overlap_blocks=books.overlap_blocks,
+        frontend=books.frontend,
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from dynosim.cluster.control import ControlPlane, Process, ProcessGenerator, WorkerView
+from dynosim.cluster.event_faults import EventFault
 from dynosim.errors import ConfigError
 from dynosim.workers.lifecycle import Phase
 
@@ -198,6 +199,35 @@ class LoseFrontend:
         control.restore_frontend(self.number)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventTrouble:
+    """For a while a share of the KV events of workers (None: all) is lost, and the rest is late.
+
+    Routers notice by the numbers of events, which `with_numbered_events` lets a cluster have.
+    """
+
+    at_ms: float
+    for_ms: float
+    target: Target | None = None
+    lost_share: float = 0.0
+    delay_ms: float = 0.0
+
+    def happen(self, control: ControlPlane) -> ProcessGenerator:
+        """See `ScenarioEvent`."""
+        ids = None
+        if self.target is not None:
+            found = {(one.pool, one.place) for one in _found(self.target, control, what="events")}
+            ids = frozenset(
+                one.worker_id for one in control.workers if (one.pool, one.place) in found
+            )
+        try:
+            begun = control.begin_event_fault(EventFault(ids, self.lost_share, self.delay_ms))
+        except ValueError as error:
+            raise _mistake(control, error) from None
+        yield control.env.timeout(self.for_ms)
+        control.end_event_fault(begun)
+
+
 def play(events: Sequence[ScenarioEvent]) -> list[Process]:
     """A process for each event."""
     return [_process(event) for event in events]
@@ -228,8 +258,11 @@ def _replace(
 
 
 def _found(target: Target, control: ControlPlane, *, what: str) -> list[WorkerView]:
-    """The workers it names that are still there. Raises: ConfigError if none ever was."""
-    named = [worker for worker in control.workers if target.finds(worker)]
+    """The workers it names that are still there, each by its first rank.
+
+    Raises: ConfigError if none ever was.
+    """
+    named = [worker for worker in control.workers if not worker.rank and target.finds(worker)]
     if not named:
         raise ConfigError(
             f"scenario: {what}: {target}: at {control.now_ms / 1e3:g} s there has been no such "
@@ -240,7 +273,7 @@ def _found(target: Target, control: ControlPlane, *, what: str) -> list[WorkerVi
 
 def _sizes(control: ControlPlane) -> Iterator[str]:
     for pool in dict.fromkeys(worker.pool for worker in control.workers):
-        count = sum(worker.pool == pool for worker in control.workers)
+        count = sum(worker.pool == pool and not worker.rank for worker in control.workers)
         yield f"{pool}/0" if count == 1 else f"{pool}/0 to {pool}/{count - 1}"
 
 
@@ -256,4 +289,8 @@ def _try(control: ControlPlane, act: Callable[..., None], *arguments: float) -> 
     try:
         act(*arguments)
     except ValueError as error:
-        raise ConfigError(f"scenario: at {control.now_ms / 1e3:g} s: {error}") from None
+        raise _mistake(control, error) from None
+
+
+def _mistake(control: ControlPlane, error: ValueError) -> ConfigError:
+    return ConfigError(f"scenario: at {control.now_ms / 1e3:g} s: {error}")

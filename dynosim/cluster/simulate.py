@@ -10,6 +10,7 @@ import numpy as np
 from dynosim.cluster.apart import can_go_apart, one_by_one
 from dynosim.cluster.books import Books
 from dynosim.cluster.cluster import AnyPlacer, Cluster
+from dynosim.cluster.frontend_stages import StagedLoad
 from dynosim.cluster.generations import Generations
 from dynosim.cluster.handoffs import Handoffs
 from dynosim.cluster.journal import HandoffColumns, Journal, TierColumns
@@ -37,7 +38,7 @@ from dynosim.router.handoff import HandoffFlow, HandoffSpec
 from dynosim.router.knobs import RouterSpec
 from dynosim.router.spec import RoutingSpec
 from dynosim.workload.extents import PrefixExtents, prefix_extents
-from dynosim.workload.load import NEVER, LoadDriver
+from dynosim.workload.load import NEVER, Arrivals, LoadDriver
 
 if TYPE_CHECKING:
     from dynosim.cluster.control import Process
@@ -116,7 +117,10 @@ def simulate(
         handoffs = _make_handoffs(cluster, cluster.disagg, journal)
     if any(pool.tiers is not None for pool in cluster.pools):
         journal.tiers = TierColumns(journal.scheduled_ms, cluster.block_size)
-    load = LoadDriver(trace, options.concurrency)
+    load: Arrivals = LoadDriver(trace, options.concurrency)
+    frontend = None
+    if cluster.frontend is not None:
+        load = frontend = StagedLoad(load, trace.input_tokens, cluster.frontend)
     trail = TrailColumns() if options.records_trail else None
     patience = None
     if options.client_timeout_ms is not None:
@@ -144,11 +148,14 @@ def simulate(
         migration_limit=options.migration_limit,
         generations=_generations(cluster),
         lobby=Lobby() if options.waits_for_workers else None,
+        frontend=frontend,
     )
     _launch_all(running, cluster)
     until_ms = NEVER if options.until_ms is None else options.until_ms - outside_ms
     parts = _Parts(progress)
-    books = Books(journal, placer, cluster, ingress_ms=ingress_ms, egress_ms=egress_ms)
+    books = Books(
+        journal, placer, cluster, ingress_ms=ingress_ms, egress_ms=egress_ms, frontend=frontend
+    )
     startups = None
     if is_steered:
         until_ms, end_ms, startups = _run_steered(
@@ -157,6 +164,7 @@ def simulate(
     elif (
         isinstance(placer, LoadPlacer)
         and patience is None
+        and frontend is None
         and cluster.ranks.number == 1
         and can_go_apart(routing, load, len(running.workers))
         and not any(pool.tiers is not None and pool.tiers.goes_elsewhere for pool in cluster.pools)
@@ -199,6 +207,8 @@ def _first_routing(cluster: ClusterSpec, trace: Trace, options: RunOptions) -> R
     routing = cluster.routing or _in_turn(cluster.block_size, options.seed)
     if trace.wishes is not None:
         routing = replace(routing, has_wishes=True)
+    if any(pool.tiers is not None and pool.tiers.are_published for pool in cluster.pools):
+        routing = replace(routing, has_slower_tiers=True)  # or their events would be of devices
     return replace(routing, is_asked=True) if cluster.mixes_no_generations else routing
 
 

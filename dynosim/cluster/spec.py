@@ -14,6 +14,7 @@ from dynosim.errors import ConfigError
 from dynosim.memory.kv_transfer import KvGeometry, Moved
 from dynosim.memory.links import LinkSpec
 from dynosim.memory.tiers import TiersSpec
+from dynosim.router.frontend import FrontendSpec
 from dynosim.router.handoff import HandoffSpec
 from dynosim.router.spec import RoutingSpec
 from dynosim.router.workers import WorkerCard
@@ -143,7 +144,9 @@ class ClusterSpec:
     Ranks are numbered through the workers: those of the first have the first ids.
 
     If it `mixes_no_generations`, one generation of workers serves a request from its arrival on;
-    see `without_mixing`.
+    see `without_mixing`. Without a `frontend` requests are placed when they come, but for the
+    constants of step times and routing. It may have no worker if it `starts_empty`: somebody
+    launches them.
 
     Raises: ConfigError naming the key in which pools differ, or if there is no worker.
     """
@@ -152,13 +155,15 @@ class ClusterSpec:
     routing: RoutingSpec | None = None
     disagg: DisaggSpec | None = None
     mixes_no_generations: bool = False
+    frontend: FrontendSpec | None = None
+    starts_empty: bool = False
 
     def __post_init__(self) -> None:
         self._check_tiers()
         if self.disagg is not None:
             self._check_disagg()
             return
-        if self.num_workers < 1:
+        if self.num_workers < 1 and not self.starts_empty:
             raise ConfigError(f"cluster.workers: at least 1 is needed, got {self.num_workers}")
         first = self.pools[0]
         for pool in self.pools[1:]:
@@ -307,6 +312,20 @@ def without_mixing(cluster: ClusterSpec) -> ClusterSpec:
     """The same cluster, whose workers tell their generation, so that requests can keep to one."""
     pools = tuple(of_generation(pool, pool.generation, is_told=True) for pool in cluster.pools)
     return replace(cluster, pools=pools, mixes_no_generations=True)
+
+
+def with_numbered_events(cluster: ClusterSpec) -> ClusterSpec:
+    """The same cluster, whose routers notice KV events that get lost in the course of a run."""
+
+    def numbered(routing: RoutingSpec | None) -> RoutingSpec | None:
+        if routing is None:
+            return None
+        return replace(routing, events=replace(routing.events, may_worsen=True))
+
+    disagg = cluster.disagg
+    if disagg is not None:
+        disagg = replace(disagg, decode_routing=numbered(disagg.decode_routing))
+    return replace(cluster, routing=numbered(cluster.routing), disagg=disagg)
 
 
 def of_generation(pool: PoolSpec, generation: int, *, is_told: bool) -> PoolSpec:

@@ -186,6 +186,7 @@ class TokenLog(Recorder):
         """Note what was computed for a request; of its gaps, those that have not ended yet."""
         journal, index = self._journal, sequence.index
         journal.produced_tokens[index] = num_tokens
+        journal.leaving.discard(index)
         if sequence.preemptions:
             journal.preemptions[index] = sequence.preemptions
         if under_way is None:
@@ -197,6 +198,7 @@ class TokenLog(Recorder):
         journal = self._journal
         for sequence, num_tokens in left.requests:
             journal.produced_tokens[sequence.index] = num_tokens
+            journal.leaving.discard(sequence.index)
             if sequence.preemptions:
                 journal.preemptions[sequence.index] = sequence.preemptions
         for plan in left.steps:

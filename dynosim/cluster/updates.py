@@ -132,9 +132,10 @@ class Canary:
 
 
 def _in(pool: str, control: ControlPlane) -> list[WorkerView]:
-    """Its workers that hold GPUs."""
+    """Its workers that hold GPUs, each by its first rank."""
     over = (Phase.GONE, Phase.FAILED)
-    return [one for one in control.workers if one.pool == pool and one.phase not in over]
+    mine = [one for one in control.workers if one.pool == pool and not one.rank]
+    return [one for one in mine if one.phase not in over]
 
 
 def _count(workers: list[WorkerView]) -> GenerationCounts:

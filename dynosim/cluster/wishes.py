@@ -74,7 +74,7 @@ def _check_all_pinned(trace: Trace) -> None:
 
 
 def _table_of(cards: Sequence[WorkerCard]) -> WorkerTable:
-    table = WorkerTable(cards[0].block_size)
+    table = WorkerTable(cards[0].block_size if cards else 1)
     for card in cards:
         table.add(card)
     return table

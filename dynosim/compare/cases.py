@@ -23,6 +23,7 @@ from dynosim.compare.case_aiconfigurator import (
 )
 from dynosim.compare.case_aiconfigurator_today import tables_of_today
 from dynosim.compare.case_autoscalers import autoscaler_rules
+from dynosim.compare.case_failures import failures
 from dynosim.compare.case_handoffs import (
     gain_by_prompt_length,
     topology_of_zones,
@@ -47,6 +48,7 @@ from dynosim.compare.case_routing import (
 from dynosim.compare.case_routing import WORKERS as ROUTED_WORKERS
 from dynosim.compare.case_startup import start_up
 from dynosim.compare.case_tiers import PREFIX, one_compute_three_loads
+from dynosim.compare.case_updates import rolling_updates
 from dynosim.engine.spec import EngineSpec
 from dynosim.metrics import summarize
 from dynosim.metrics.tables import request_table
@@ -330,6 +332,24 @@ CASES: tuple[Case, ...] = (
         autoscaler_rules,
     ),
     Case(
+        "V18",
+        "Rolling updates",
+        "workers that take 20 s to come up, all replaced while 4 requests/s of 512 and 400 tokens"
+        " come; then pools of 4 prefill and 4 decode workers updated at once by 25 %/25 %, as one"
+        " namespace (generations mix) and as managed ones (they do not); the hash is SHA-256 over"
+        " what all workers are, but for their numbers",
+        rolling_updates,
+    ),
+    Case(
+        "V19",
+        "Failures",
+        "a worker of two dies under 10 requests/s; 20 prompts of 1,000 tokens on a worker that is"
+        " busy above 2,500; the only worker dies and is followed by a standby after 5 s, or by a"
+        " start of 60 s (a cancelled request that keeps its blocks is TensorRT-LLM's, whose engine"
+        " is not simulated)",
+        failures,
+    ),
+    Case(
         "V20",
         "Start-up",
         "5 then 35 requests/s at four workers' 40, of which three are launched when the rate jumps;"
@@ -345,8 +365,6 @@ CASES: tuple[Case, ...] = (
 
 NOT_RUN: tuple[tuple[str, str], ...] = (
     ("V16", "time budget of a start-up"),
-    ("V18", "rolling updates"),
-    ("V19", "failure semantics of a cluster"),
     ("V23", "rules of manifests, schedulers and snapshots: outside the twin"),
 )
 

@@ -25,10 +25,12 @@ from dynosim.config.hardware import Hardware
 from dynosim.config.router import RouterKnobs
 from dynosim.config.startup import StartupConfig
 from dynosim.config.timing import TimingConfig
+from dynosim.router.frontend import FrontendSpec
 
 PoolRole = Literal["prefill", "decode"]
 POOL_ROLES: tuple[PoolRole, ...] = ("prefill", "decode")
 
+_FRONTEND = FrontendSpec()
 Topology = dict[str, Annotated[tuple[str, ...], Field(strict=False, min_length=1)]]
 
 
@@ -294,6 +296,27 @@ class TiersConfig(Section):
         return self
 
 
+class FrontendConfig(Section):
+    """Times of the frontend's stages in a simulation, one after the other; each request has its
+    own. Live they take what they take."""
+
+    preprocess_ms: NotNegative = _FRONTEND.preprocess_ms
+    """Time to check a request and to render its prompt."""
+    preprocess_us_per_token: NotNegative = _FRONTEND.preprocess_us_per_token
+    """And to tokenize it, for each token of the prompt. Unit: us."""
+    route_ms: NotNegative = _FRONTEND.route_ms
+    """Time to choose a worker; waiting for one comes on top."""
+    dispatch_ms: NotNegative = _FRONTEND.dispatch_ms
+    """Hop of the request plane, from the frontend to the worker."""
+    startup_ms: NotNegative = _FRONTEND.startup_ms
+    """Time from the run's start until the frontend takes requests; who comes before waits."""
+
+    @property
+    def is_instant(self) -> bool:
+        """Whether all of it takes no time."""
+        return not any(getattr(self, key) for key in type(self).model_fields)
+
+
 AGG_KEYS = ("workers", "cpu_workers", "cpu_step_time_scale")
 DISAGG_KEYS = ("prefill", "decode", "transfer", "handoff", "conditional", "kv_transfer")
 """Keys of `cluster:` that belong to one mode only."""
@@ -305,9 +328,9 @@ class ClusterConfig(Section):
     mode: Literal["agg", "disagg"] = "agg"
     """How the work is split: `agg`, every worker serves whole requests; `disagg`, workers of one
     pool compute prompts, those of another one answers."""
-    workers: Annotated[int, Field(ge=1, le=65536)] = 1
-    """Equal workers (`agg`), each of `engine.tensor_parallel` x `engine.data_parallel` GPUs. Unit:
-    workers."""
+    workers: Annotated[int, Field(ge=0, le=65536)] = 1
+    """Equal workers (`agg`), each of `engine.tensor_parallel` x `engine.data_parallel` GPUs; 0 only
+    where a controller launches some. Unit: workers."""
     cpu_workers: Annotated[int, Field(ge=0, le=65536)] = 0
     """How many of the workers, the last ones, run on CPUs. Unit: workers."""
     cpu_step_time_scale: Annotated[float, Field(gt=0)] = 8.0
@@ -328,6 +351,8 @@ class ClusterConfig(Section):
     """KV in slower memory below the devices (of prefill workers, with `disagg`); null: none."""
     startup: StartupConfig | None = None
     """How a worker starts; null: in no time."""
+    frontend: FrontendConfig = FrontendConfig.model_construct()
+    """What requests go through before a worker has them."""
     topology: Topology = Field({})
     """Where the workers are: domain (like zone or node) to values, which go to the workers in
     turn."""

@@ -1,4 +1,5 @@
-"""The `live:` section: how a plan runs for real. A simulation reads its `migration_limit` only."""
+"""The `live:` section: how a plan runs for real. A simulation reads its `migration_limit`, and
+what its metrics are labelled with."""
 
 from typing import Annotated, Literal
 
@@ -19,6 +20,8 @@ class LiveConfig(Section):
     """Port of the frontend; 0 takes any free one."""
     served_model_name: str | None = None
     """Name that clients use for the model; null: the plan's model."""
+    metrics_namespace: Annotated[str, Field(min_length=1)] = "dynosim"
+    """The label `dynamo_namespace` of the frontend's metrics, live and simulated."""
     discovery: Literal["file", "etcd", "kubernetes"] = "file"
     """How frontends and workers find each other."""
     discovery_endpoint: str | None = None

@@ -59,20 +59,24 @@ def dump_run(config: RunConfig) -> str:
     return yaml.safe_dump(resolved(config), sort_keys=False, allow_unicode=True)
 
 
+def written_out(section: BaseModel) -> dict[str, Any]:
+    """A section as plain data, all keys but those that are null by default."""
+    data: dict[str, Any] = section.model_dump(mode="json", exclude_none=True)
+    _put_nulls_back(section, data)
+    return data
+
+
+def _put_nulls_back(section: BaseModel, data: dict[str, Any]) -> None:
+    """Null where a key's default is another value says something: `max_gpu_budget`, no limit."""
+    for key, known in type(section).model_fields.items():
+        value = getattr(section, key)
+        if value is None and known.default is not None:
+            data[key] = None
+        elif isinstance(value, BaseModel) and isinstance(data.get(key), dict):
+            _put_nulls_back(value, data[key])
+
+
 def resolved(config: RunConfig) -> dict[str, Any]:
-    """The configuration as plain data, without keys left at null, file names absolute."""
-    in_full = config.model_copy(update={"planner": config.planner_in_full})
-    data: dict[str, Any] = in_full.model_dump(mode="json", exclude_none=True)
-    _say_nulls(in_full, data)
+    """The configuration as plain data, without keys null by default, file names absolute."""
+    data = written_out(config.model_copy(update={"planner": config.planner_in_full}))
     return with_files(data, lambda key, name: str(config.resolve(name).resolve()))
-
-
-def _say_nulls(section: BaseModel, data: dict[str, Any]) -> None:
-    """Put back the nulls that are no defaults: left out they would become something else."""
-    for name, field in type(section).model_fields.items():
-        value = getattr(section, name)
-        if isinstance(value, BaseModel):
-            if isinstance(inner := data.get(name), dict):  # some are written in a shorter form
-                _say_nulls(value, inner)
-        elif value is None and field.default is not None:
-            data[name] = None

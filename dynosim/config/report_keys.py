@@ -58,6 +58,7 @@ _REQUESTS = (
             "completed_requests": "Requests that got all their tokens.",
             "rejected_requests": "Requests that were refused before they were served.",
             "failed_requests": "Requests that were lost while they were served.",
+            "migrated_requests": "Requests that lost a worker and were placed anew.",
             "unfinished_requests": "Requests that a cut-off left without an end.",
             "timed_out_requests": "Requests that their clients gave up.",
             "unsent_requests": "Later turns that were never sent, as the client had given up.",
@@ -140,6 +141,13 @@ _HANDOFFS = (
     ReportKey("kv_bytes_moved", "bytes", "KV that arrived at decode workers.", INTEGER),
     ReportKey("local_prefill_share", "share", "Requests whose decode worker computed the prompt."),
     ReportKey("decode_held_ratio", "share", "Prompt tokens that decode workers had cached."),
+    ReportKey(
+        "cross_generation_requests",
+        "requests",
+        "Completed by a prefill and a decode worker of two generations; null without updates.",
+        INTEGER,
+        is_stable=False,
+    ),
 )
 _TIERS = (
     ReportKey(

@@ -154,12 +154,31 @@ class RouterConfig(RouterKnobs):
     """Time that asking a router outside the frontend adds to every request, as a gateway's endpoint
     picker does; in simulations, whatever the mode."""
 
+    @property
+    def deafness(self) -> tuple[str, str] | None:
+        """Why lost KV events would change nothing here, and the remedy; None: they would."""
+        if self.mode != "kv":
+            return f"router.mode {self.mode} gets no KV events", "set router.mode: kv"
+        if self.load_aware or not self.use_kv_events:
+            key = "load_aware: true" if self.load_aware else "use_kv_events: false"
+            return f"with router.{key} routers get no KV events", "remove it"
+        if self._conflates:
+            return (
+                f"router.index {self.index} cannot be repaired after lost events",
+                "use compressed or radix",
+            )
+        return None
+
+    @property
+    def _conflates(self) -> bool:
+        """Whether the index knows less than what a repair needs."""
+        return self.index in ("naive", "inverted")
+
     @model_validator(mode="after")
     def _rules(self) -> Self:
         names = [entry.name for entry in self.policy_classes]
         events = self.events
         travels = events.jitter_ms > 0 or events.loss > 0
-        conflates = self.index in ("naive", "inverted")
         check_rules(
             [
                 ("queue_threshold", self.queue_threshold is not None and bool(names),
@@ -177,7 +196,7 @@ class RouterConfig(RouterKnobs):
                  "adds to KV events, but use_kv_events is false", "use ttl_ms instead"),
                 ("events", travels and not self.use_kv_events,
                  "set, but use_kv_events is false", "remove them"),
-                ("index", conflates and travels,
+                ("index", self._conflates and travels,
                  f"{self.index} cannot be repaired after lost events", "use compressed or radix"),
             ]
         )  # fmt: skip

@@ -36,17 +36,23 @@ ACTIONS = (
     "slow",
     "partition",
     "lose_frontend",
+    "lose_events",
+    "delay_events",
     "rolling_update",
     "canary",
 )
 ON_WORKERS = ("drain", "fail", "hang", "spot_loss", "slow")
+ON_KV_EVENTS = ("lose_events", "delay_events")
+ALL_WORKERS = "all"
 _LOSSES = ("fail", "hang", "spot_loss")
 _BELONGS_TO: dict[str, tuple[str, ...]] = {
     "count": ("launch",),
     "detect_s": ("hang",),
     "notice_s": ("spot_loss",),
     "factor": ("slow",),
-    "for_s": ("slow", "partition", "lose_frontend", "canary"),
+    "for_s": ("slow", "partition", "lose_frontend", *ON_KV_EVENTS, "canary"),
+    "share": ("lose_events",),
+    "delay_ms": ("delay_events",),
     "replace": _LOSSES,
     "replace_after_s": _LOSSES,
     "takeover_s": _LOSSES,
@@ -55,7 +61,8 @@ _NEEDS = {
     "detect_s": ("hang",),
     "notice_s": ("spot_loss",),
     "factor": ("slow",),
-    "for_s": ("partition", "lose_frontend"),
+    "for_s": ("partition", "lose_frontend", *ON_KV_EVENTS),
+    "delay_ms": ("delay_events",),
 }
 
 
@@ -119,6 +126,10 @@ class ScenarioEventConfig(Section):
     """Whether prefill and decode workers are cut off from each other."""
     lose_frontend: Annotated[int, Field(ge=0)] | None = None
     """Number of the frontend that is gone, with the requests that it has."""
+    lose_events: str | None = None
+    """Worker or place whose KV events do not get to the routers, or `all`."""
+    delay_events: str | None = None
+    """Worker or place whose KV events get to the routers late, or `all`."""
     rolling_update: RollingUpdateConfig | None = None
     """Workers are replaced, few at a time."""
     canary: CanaryConfig | None = None
@@ -131,6 +142,10 @@ class ScenarioEventConfig(Section):
     """Time from the notice to the loss. Unit: s."""
     factor: Annotated[float, Field(gt=0)] | None = None
     """How much longer steps take. Unit: factor."""
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Part of the events that is lost. Unit: share."""
+    delay_ms: Annotated[float, Field(gt=0)] | None = None
+    """Time that events take beside what they usually do. Unit: ms."""
     for_s: Seconds | None = None
     """How long it lasts; null: to the end. Unit: s."""
     replace: Literal["start", "takeover", "none"] = "start"
@@ -197,10 +212,12 @@ def scenario_rules(
     *,
     frontends: int,
     may_grow: bool,
+    deafness: tuple[str, str] | None = None,
 ) -> Iterator[Rule]:
     """What is wrong with events in a cluster of such pools (workers by name) and places.
 
-    `may_grow`: more workers may come than the events themselves start.
+    `may_grow`: more workers may come than the events themselves start. `deafness` is why routers
+    would not notice lost KV events, and the remedy.
     """
     known, before_s = dict(pools), 0.0
     for number, event in enumerate(events):
@@ -212,6 +229,11 @@ def scenario_rules(
         value = getattr(event, action)
         if action in ON_WORKERS:
             yield from _target_rules(f"{at}.{action}", value, known, places, may_grow=may_grow)
+        if action in ON_KV_EVENTS:
+            if value != ALL_WORKERS:
+                yield from _target_rules(f"{at}.{action}", value, known, places, may_grow=may_grow)
+            why, remedy = deafness or ("", "")
+            yield (f"{at}.{action}", deafness is not None, why, remedy)
         for pool in _pools_named(event):
             yield _pool_rule(at, action, pool, pools)
         if action == "launch" and value in known:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
+from dynosim.config.autoscalers import ConcurrencyConfig, KedaConfig
 from dynosim.config.base import RULES, PositiveMs, Rule, Section, check_rules
 from dynosim.config.cluster import POOL_ROLES, ClusterConfig, PoolRole
 from dynosim.config.controllers import HpaConfig, PlannerConfig, ScalingConfig
@@ -20,6 +21,9 @@ from dynosim.config.scenario import ScenarioEventConfig, scenario_rules
 from dynosim.config.timing import NEEDS_MODEL, TimingConfig
 from dynosim.config.workload import WorkloadConfig
 from dynosim.timing.sampler import Sampling
+
+CONTROLLERS = ("planner", "hpa", "keda", "concurrency")
+"""Sections of which one at most decides how many workers there are."""
 
 
 class SlaConfig(Section):
@@ -62,6 +66,10 @@ class RunConfig(Section):
     """A planner that decides how many workers there are; null: none."""
     hpa: HpaConfig | None = None
     """An HPA that decides it; null: none."""
+    keda: KedaConfig | None = None
+    """KEDA, which decides it; null: none."""
+    concurrency: ConcurrencyConfig | None = None
+    """An autoscaler by requests in flight, which decides it; null: none."""
     scaling: ScalingConfig | None = None
     """What they see and when; null: as a section without keys."""
     scenario: list[ScenarioEventConfig] = Field([])
@@ -71,7 +79,8 @@ class RunConfig(Section):
     cost: CostConfig = CostConfig.model_construct()
     """What GPUs cost, for the cost of tokens."""
     live: LiveConfig = LiveConfig.model_construct()
-    """How the same plan runs for real; a simulation reads `migration_limit` only."""
+    """How the same plan runs for real; a simulation reads `migration_limit` and `metrics_namespace`
+    only."""
     seed: Annotated[int, Field(ge=0, le=(1 << 63) - 1)] = 0
     """Seed of everything that is drawn: same seed, same report."""
     _base_dir: Path = PrivateAttr(default_factory=Path)
@@ -91,6 +100,7 @@ class RunConfig(Section):
         self._check_pools()
         self._check_controllers()
         self._check_startup()
+        self._check_frontend()
         self._check_price()
         self._check_version()
         self._check_scenario()
@@ -209,7 +219,11 @@ class RunConfig(Section):
     @property
     def is_scaled(self) -> bool:
         """Whether a controller decides how many workers there are."""
-        return self.planner is not None or self.hpa is not None
+        return bool(self.controllers())
+
+    def controllers(self) -> list[str]:
+        """The sections that decide how many workers there are; a checked plan has one at most."""
+        return [name for name in CONTROLLERS if getattr(self, name) is not None]
 
     @property
     def planner_in_full(self) -> PlannerConfig | None:
@@ -228,14 +242,21 @@ class RunConfig(Section):
         return self.is_scaled and is_asked
 
     def _check_controllers(self) -> None:
-        """Refuses two who decide the same, and words to nobody."""
+        """Refuses two who decide the same, words to nobody, and nobody whom nothing wakes."""
+        stated = self.controllers()
+        is_empty = not self.cluster.is_disagg and self.cluster.workers == 0
         check_rules(
             [
-                ("hpa", self.planner is not None and self.hpa is not None,
-                 "stated beside planner: both would decide on the same workers", "keep one"),
-                ("scaling", self.scaling is not None and not self.is_scaled,
+                *((name, True, f"stated beside {stated[0]}: both would decide on the same workers",
+                   "keep one") for name in stated[1:]),
+                ("scaling", self.scaling is not None and not stated,
                  "stated, but nobody decides on the number of workers",
-                 "add planner: or hpa:, or remove it"),
+                 "add planner:, hpa:, keda: or concurrency:, or remove it"),
+                ("cluster.workers", is_empty and not self.waits_for_workers,
+                 "none at the start, and requests are refused where nobody serves",
+                 "add planner:, keda: or concurrency: with scaling.wait_for_workers, or start one"),
+                ("cluster.workers", is_empty and self.hpa is not None,
+                 "none at the start, and an HPA wakes nobody at 0", "start at least one"),
             ]
         )  # fmt: skip
 
@@ -250,6 +271,21 @@ class RunConfig(Section):
              "stated, but no worker starts during the run",
              "set its key initial: starting, or remove it")
             for role, section in sections
+        )  # fmt: skip
+
+    def _check_frontend(self) -> None:
+        """Refuses clients that could give up while the frontend still has their requests."""
+        frontend, timeout_ms = self.cluster.frontend, self.workload.client_timeout_ms
+        fixed_ms = frontend.preprocess_ms + frontend.route_ms + frontend.dispatch_ms
+        check_rules(
+            [
+                *((f"cluster.frontend.{key}", timeout_ms is not None and getattr(frontend, key) > 0,
+                   "stated beside workload.client_timeout_ms, and clients that give up in the "
+                   "frontend are not simulated", "remove one")
+                  for key in ("preprocess_us_per_token", "startup_ms")),
+                ("workload.client_timeout_ms", timeout_ms is not None and timeout_ms <= fixed_ms,
+                 f"over while the frontend has a request, for {fixed_ms:g} ms", "raise it"),
+            ]
         )  # fmt: skip
 
     def _check_version(self) -> None:
@@ -283,8 +319,19 @@ class RunConfig(Section):
                 places,
                 frontends=self.router.frontends,
                 may_grow=self.is_scaled,
+                deafness=self._deafness(roles),
             )
         )
+
+    def _deafness(self, roles: tuple[PoolRole | None, ...]) -> tuple[str, str] | None:
+        """Why no router would notice lost KV events, and the remedy; None: some router would."""
+        found = None
+        for role in roles:
+            router = self.router if role is None else self.for_pool(role).router
+            found = router.deafness
+            if found is None:
+                break
+        return found
 
     def _check_price(self) -> None:
         """Prices of other GPUs alone have no effect."""

@@ -33,8 +33,11 @@ if TYPE_CHECKING:
     import polars as pl
 
     from dynosim.cluster.control import Process
+    from dynosim.cluster.metrics_recorder import MetricsRecorder
     from dynosim.cluster.scaling import ScalingProcess
+    from dynosim.planner.controller import Controller
     from dynosim.planner.look import Look
+    from dynosim.planner.metric_series import MetricSeries
     from dynosim.router.witness import ChoiceWitness
     from dynosim.routerlog.replay import LogWriter
 
@@ -51,6 +54,7 @@ class RunOutcome:
     report: dict[str, Any]  # what `summarize` returns, and what this module knows
     from_ms: float = 0.0  # where the results' clock is 0 on that of the load: after the warm-up
     looks: "tuple[Look, ...]" = ()  # of who decides on the number of workers
+    series: "MetricSeries | None" = None  # of the frontend's metrics, if they were asked for
 
     def stage_rows(self) -> list[dict[str, Any]] | None:
         """The results of each load stage; None if the load has no stages."""
@@ -101,6 +105,13 @@ class RunOutcome:
         log = self.result.startups
         return None if log is None else startup_table(log)
 
+    @property
+    def metrics(self) -> "pl.DataFrame | None":
+        """The frontend's metrics over time: metrics.parquet; None unless they were asked for."""
+        from dynosim.metrics.frontend_series import series_table
+
+        return None if self.series is None else series_table(self.series)
+
     def to_pandas(self, table: Literal["requests", "timeline"] = "requests") -> Any:
         """One of the tables for pandas. Raises: ConfigError if that is not installed."""
         from dynosim.experiment.card import to_pandas
@@ -128,21 +139,24 @@ def run(
     router_log: Path | None = None,
     record_kv_events: bool = False,
     record_trail: bool = False,
+    metrics_every_ms: float | None = None,
     witness: "ChoiceWitness | None" = None,
     progress: Progress | None = None,
     watch: Watch | None = None,
     processes: "Sequence[Process]" = (),
+    controller: "Controller | None" = None,
 ) -> RunOutcome:
     """Simulate `config`. `trace` is the workload if it has been loaded already, `prepared` what
     `prepare` gives, perhaps with other step times.
 
     `router_log` is a file to write the router's inputs and decisions to, for `replay_log`;
     `record_kv_events` keeps every KV event in the result, `record_trail` what single requests did
-    in steps; `witness` notes what some requests' workers were chosen from. `wall_time_ms` in the
-    report is real time from before the trace is opened to the end. `check` tests the laws of
-    conservation on the result. `progress` is told several times a second how many requests have
-    ended, and of how many. `watch` may end the run early. `processes` watch and steer it, see
-    `dynosim.cluster.control`.
+    in steps; every `metrics_every_ms` the frontend's metrics are kept; `witness` notes what some
+    requests' workers were chosen from. `wall_time_ms` in the report is real time from before the
+    trace is opened to the end. `check` tests the laws of conservation on the result. `progress` is
+    told several times a second how many requests have ended, and of how many. `watch` may end the
+    run early. `processes` watch and steer it, see `dynosim.cluster.control`. `controller` decides
+    on the number of workers, in place of the one that is configured.
 
     Pins that ask for more than all caches hold are refused only where the workload is loaded here:
     who gives another load, as a search does, wants to see what becomes of it.
@@ -177,14 +191,18 @@ def run(
         options = run_options(config, exact_stepping=exact_stepping, records_trail=record_trail)
         if is_own_load and trace.retention is not None and options.concurrency is None:
             check_pins_together(trace, extents_for(trace, cluster), cluster)
-        control = _control(config, cluster)
+        control = _control(config, cluster, controller)
         if control is not None:
             processes = (control, *processes)
         played, cluster = _played(config, cluster)
         processes = (*played, *processes)
+        recorder = _recorder(config, metrics_every_ms)
+        if recorder is not None:
+            processes = (*processes, recorder)
         result = simulate(
             trace, cluster, options, processes=processes, progress=progress, watch=watch
         )
+        series = None if recorder is None else recorder.finish(result.end_ms)
         if log is not None:
             log.close()
         if witness is not None and seen is not None and seen is not witness:
@@ -197,6 +215,7 @@ def run(
             from dynosim.experiment.warm_up import measured_run
 
             result, trace, from_ms = measured_run(result, trace, config.workload)
+            series = None if series is None else series.since(from_ms)
         report = summarize(
             result,
             prepared.timing,
@@ -220,28 +239,50 @@ def run(
         report,
         from_ms,
         looks=() if control is None else tuple(control.looks),
+        series=series,
     )
 
 
-def _control(config: RunConfig, cluster: ClusterSpec) -> "ScalingProcess | None":
-    """Who decides on the number of workers; None: nobody."""
-    if not config.is_scaled:
+def _recorder(config: RunConfig, every_ms: float | None) -> "MetricsRecorder | None":
+    """Who keeps the frontend's metrics; None: nobody."""
+    if every_ms is None:
         return None
-    from dynosim.build.controllers import scaling_process
+    from dynosim.build.controllers import frontend_labels
+    from dynosim.cluster.metrics_recorder import MetricsRecorder
 
-    return scaling_process(config, cluster)
+    return MetricsRecorder(every_ms, frontend_labels(config))
+
+
+def _control(
+    config: RunConfig, cluster: ClusterSpec, controller: "Controller | None"
+) -> "ScalingProcess | None":
+    """What drives `controller`, or the configured one; None: nobody scales the cluster."""
+    if controller is None and not config.is_scaled:
+        return None
+    from dynosim.build.controllers import scaling_process, scaling_spec
+    from dynosim.cluster.scaling import ScalingProcess
+
+    if controller is None:
+        return scaling_process(config, cluster)
+    return ScalingProcess(controller, scaling_spec(config))
 
 
 def _played(config: RunConfig, cluster: ClusterSpec) -> "tuple[Sequence[Process], ClusterSpec]":
     """The processes of the configured scenario, and the cluster to which it can happen."""
     if not config.scenario:
         return (), cluster
-    from dynosim.build.scenario import keeps_generations_apart, scenario_events
+    from dynosim.build.scenario import (
+        keeps_generations_apart,
+        scenario_events,
+        troubles_kv_events,
+    )
     from dynosim.cluster.scenario import play
-    from dynosim.cluster.spec import without_mixing
+    from dynosim.cluster.spec import with_numbered_events, without_mixing
 
     if keeps_generations_apart(config.scenario):
         cluster = without_mixing(cluster)
+    if troubles_kv_events(config.scenario):
+        cluster = with_numbered_events(cluster)
     return play(scenario_events(config.scenario, cluster)), cluster
 
 

@@ -28,6 +28,7 @@ class ResultKind:
     remedy: str = "give --overwrite to replace it, or another --out"
 
 
+PLAN = ResultKind("a comparison", {"report.json": "contestants"})
 RUN = ResultKind("a run", {"report.json": "dynosim_version"})
 SWEEP = ResultKind(
     "a sweep",
@@ -48,7 +49,8 @@ MODEL = ResultKind(
     {"config.json": "dynosim_tiny_model"},
     "give --overwrite to replace it, or another folder",
 )
-KINDS = (RUN, SWEEP, DEPLOYMENT, VALIDATION, MODEL)
+KINDS = (PLAN, RUN, SWEEP, DEPLOYMENT, VALIDATION, MODEL)
+"""A comparison is told by its own key of a file that runs have, too: it comes before them."""
 
 
 def kind_of(folder: Path) -> ResultKind | None:

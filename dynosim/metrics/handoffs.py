@@ -62,7 +62,7 @@ def handoff_keys(result: RunResult, completed: BoolArray) -> dict[str, Any]:
     if log.handoffs is None or links is None:
         return keys | shares | dict.fromkeys(
             ("kv_transfers", "cancelled_kv_transfers", "kv_bytes_moved", "local_prefill_share",
-             "decode_held_ratio")
+             "decode_held_ratio", "cross_generation_requests")
         )  # fmt: skip
     ours = log.handoffs
     inputs = int(log.input_tokens[completed].sum())
@@ -79,8 +79,20 @@ def handoff_keys(result: RunResult, completed: BoolArray) -> dict[str, Any]:
             "decode_held_ratio": int(ours.held_tokens[completed].sum()) / inputs
             if inputs
             else None,
+            "cross_generation_requests": _across_generations(result, completed),
         }
     )
+
+
+def _across_generations(result: RunResult, completed: BoolArray) -> int | None:
+    """Requests whose prompt workers before an update computed, and their answer those after it, or
+    the other way round; None if there was no update."""
+    generation, handoffs = result.workers.generation, result.requests.handoffs
+    if generation is None or handoffs is None:
+        return None
+    went_over = completed & (handoffs.prefill_worker_id >= 0)
+    prefill = generation[handoffs.prefill_worker_id[went_over]]
+    return int((prefill != generation[result.requests.worker_id[went_over]]).sum())
 
 
 def _busy_share(result: RunResult, role: str) -> float | None:

@@ -158,6 +158,7 @@ def _counts(log: RequestLog, completed: BoolArray) -> dict[str, Any]:
         "completed_requests": statuses[RequestStatus.COMPLETED],
         "rejected_requests": statuses[RequestStatus.REJECTED],
         "failed_requests": statuses[RequestStatus.FAILED],
+        "migrated_requests": (log.migrations > 0).sum(),
         "unfinished_requests": statuses[RequestStatus.UNFINISHED],
         "timed_out_requests": statuses[RequestStatus.TIMED_OUT],
         "unsent_requests": statuses[RequestStatus.NOT_SENT],

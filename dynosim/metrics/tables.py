@@ -40,6 +40,10 @@ RECORD_FIELDS: tuple[str, ...] = (
     "migrations",
     "status",
     "error",
+    "prefill_dp_rank",
+    "decode_dp_rank",
+    "kv_hit_rate",
+    "total_time_ms",
 )
 
 
@@ -53,7 +57,10 @@ def request_table(result: RunResult, trace: Trace) -> "pl.DataFrame":
     in which `onboarded_tokens` of the prompt were loaded from slower memory. `itl_mean_ms` equals
     `tpot_ms`: a mean over the gaps of one request. One worker does both phases in an aggregated
     cluster, and of what a decode worker computes itself: the last that had the request.
-    `output_tokens` are those produced, not those asked for.
+    `output_tokens` are those produced, not those asked for. The last four are named as answers'
+    `nvext` has it: `total_time_ms` is `e2e_ms`, ranks are those of the workers' ids, which number
+    all ranks of a cluster, and `kv_hit_rate` is the share of the prompt that a router took to be
+    cached; null where none kept an index.
     """
     import polars as pl
 
@@ -61,6 +68,10 @@ def request_table(result: RunResult, trace: Trace) -> "pl.DataFrame":
     latencies = Latencies.of(log)
     worker_id = pl.Series(log.worker_id, dtype=pl.Int64)
     worker_id = worker_id.set(worker_id < 0, None)
+    prefill_worker_id, num_ranks = (
+        _prefill_worker_id(log, worker_id),
+        result.workers.ranks_per_worker,
+    )
     columns: dict[str, pl.Series | NDArray[np.float64] | IntArray | list[str | None]] = {
         "request_id": _request_ids(trace),
         "session_id": _session_ids(trace),
@@ -71,7 +82,7 @@ def request_table(result: RunResult, trace: Trace) -> "pl.DataFrame":
         "input_tokens": log.input_tokens,
         "output_tokens": log.output_tokens,
         "cached_tokens": log.cached_tokens,
-        "prefill_worker_id": _prefill_worker_id(log, worker_id),
+        "prefill_worker_id": prefill_worker_id,
         "decode_worker_id": worker_id,
         "prefill_wait_time_ms": log.scheduled_ms - log.arrival_ms,
         "prefill_time_ms": prefill_time_ms(log),
@@ -87,6 +98,10 @@ def request_table(result: RunResult, trace: Trace) -> "pl.DataFrame":
         "migrations": log.migrations,
         "status": _status_names(log.status),
         "error": [log.errors.get(index) for index in range(len(log.status))],
+        "prefill_dp_rank": prefill_worker_id % num_ranks,
+        "decode_dp_rank": worker_id % num_ranks,
+        "kv_hit_rate": _kv_hit_rate(result),
+        "total_time_ms": latencies.e2e_ms,
     }
     text = dict.fromkeys(("request_id", "session_id", "status", "error"), pl.String)
     return pl.DataFrame(
@@ -100,6 +115,17 @@ def _onboarded_tokens(log: RequestLog) -> "pl.Series":
     if log.onboards is None:
         return pl.Series([None] * len(log.status), dtype=pl.Int64)
     return pl.Series(log.onboards.num_tokens, dtype=pl.Int64)
+
+
+def _kv_hit_rate(result: RunResult) -> "pl.Series | NDArray[np.float64]":
+    import polars as pl
+
+    log, routing = result.requests, result.routing
+    if routing is None:
+        return pl.Series([None] * len(log.status), dtype=pl.Float64)
+    cached_tokens = np.rint(routing.overlap_blocks * result.block_size)
+    share = np.minimum(cached_tokens / log.input_tokens, 1.0)
+    return np.where(np.isnan(log.dispatch_ms), np.nan, share)
 
 
 def _prefill_worker_id(log: RequestLog, worker_id: "pl.Series") -> "pl.Series":

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import sqrt
 
 from dynosim.planner.engine_model import RequestMix
 from dynosim.planner.frontend_view import FrontendView
@@ -14,6 +15,10 @@ from dynosim.planner.traffic import Traffic
 NO_TRAFFIC_DATA = "no_traffic_data"
 MODEL_NOT_READY = "model_not_ready"
 PARTNER_NOT_READY = "partner_not_ready"
+
+_NOISE = 2 * sqrt(2)
+"""By how many roots of a number of requests another may be more that comes at the same rate: two
+standard deviations of their difference, if they come independently."""
 
 
 class DemandScaling:
@@ -96,9 +101,11 @@ class DemandScaling:
         need = needed(pool.card.role, engine, foreseen, targets, spec.max_utilization)
         if need.replicas >= ask.wanted:
             return need
-        kept = min(ask.wanted, need.with_headroom(1 + spec.scale_down_headroom))
+        requests = foreseen.rps * spec.throughput_adjustment_interval_ms / 1e3
+        room = max(spec.scale_down_headroom, _NOISE / sqrt(requests))
+        kept = min(ask.wanted, need.with_headroom(1 + room))
         if kept > need.replicas:
-            told = f"{kept} with {spec.scale_down_headroom:.0%} of room to grow"
+            told = f"{kept} with {room:.0%} of room to grow"
             return replace(need, replicas=kept, reasons=(*need.reasons, told))
         return need
 

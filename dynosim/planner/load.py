@@ -19,12 +19,16 @@ REFUSED = "scale_down_refused_consolidation"
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """Replicas to add (+1, 0 or -1), in a word, with the sentences and figures that say why."""
+    """Replicas to add (+1, 0 or -1), in a word, with the sentences and figures that say why.
+
+    `is_at_ease`: the engines do as many as they are, with the margin that fewer must keep.
+    """
 
     step: int
     verdict: str
     reasons: tuple[str, ...]
     figures: dict[str, float] = field(default_factory=dict)
+    is_at_ease: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +94,9 @@ def by_thresholds(loads: Sequence[float], rule: LoadThresholds) -> Vote:
         then = most * num / (num - 1)
         if then >= rule.up:
             reason = f"{what}; on {num - 1} it would be {then:.4g}{unit}, {rule.up:g}{unit} or more"
-            return Vote(0, REFUSED, (reason,), figures)
-    return Vote(-1, SCALE_DOWN, (f"{what}, one fewer from {rule.down:g}{unit}",), figures)
+            return Vote(0, REFUSED, (reason,), figures, is_at_ease=True)
+    reasons = (f"{what}, one fewer from {rule.down:g}{unit}",)
+    return Vote(-1, SCALE_DOWN, reasons, figures, is_at_ease=True)
 
 
 def by_ttft(
@@ -117,15 +122,16 @@ def by_ttft(
     what = f"TTFT behind the queues of {num} engines {_span(waits_ms)} ms, target {ttft_ms:g} ms"
     if min(waits_ms) > ttft_ms:
         return Vote(1, SCALE_UP, (f"{what}: all are above it",), figures)
-    if num == 1:
-        return Vote(0, NO_CHANGE, (f"{what}: the only one, and not idle",), figures)
     allowed_ms = (ttft_ms - own_ms) * sensitivity
+    at_ease = max(waits_ms) - own_ms < allowed_ms
+    if num == 1:
+        told = f"{what}: the only one, and not idle"
+        return Vote(0, NO_CHANGE, (told,), figures, at_ease)
     then_ms = max(_ttft_ms(report, engine, mix, num / (num - 1)) - own_ms for report in reports)
     rest = f"waiting would be {then_ms:.4g} ms with one fewer, {allowed_ms:.4g} ms are allowed"
     if then_ms < allowed_ms:
-        return Vote(-1, SCALE_DOWN, (f"{what}; {rest}",), figures)
-    verdict = REFUSED if max(waits_ms) - own_ms < allowed_ms else NO_CHANGE
-    return Vote(0, verdict, (f"{what}; {rest}",), figures)
+        return Vote(-1, SCALE_DOWN, (f"{what}; {rest}",), figures, at_ease)
+    return Vote(0, REFUSED if at_ease else NO_CHANGE, (f"{what}; {rest}",), figures, at_ease)
 
 
 def by_itl(
@@ -147,30 +153,33 @@ def by_itl(
     what = f"ITL of {num} engines with one request more {_span(gaps_ms)} ms, target {itl_ms:g} ms"
     if min(gaps_ms) > itl_ms:
         return Vote(1, SCALE_UP, (f"{what}: all are above it",), figures)
+    allowed_ms = itl_ms * sensitivity
+    at_ease = max(gaps_ms) < allowed_ms
     if num == 1:
-        return Vote(0, NO_CHANGE, (f"{what}: the only one, and not idle",), figures)
+        told = f"{what}: the only one, and not idle"
+        return Vote(0, NO_CHANGE, (told,), figures, at_ease)
     spread = num / (num - 1)
     then_ms = max(_itl_ms(report, engine, mix, spread) for report in reports)
-    then_kv, allowed_ms = max(kv_tokens) * spread, itl_ms * sensitivity
+    then_kv = max(kv_tokens) * spread
     rest = (
         f"with one fewer {then_ms:.4g} ms and {then_kv:.0f} KV tokens, "
         f"allowed are {allowed_ms:.4g} ms and {engine.max_kv_tokens}"
     )
     if then_ms < allowed_ms and then_kv < engine.max_kv_tokens:
-        return Vote(-1, SCALE_DOWN, (f"{what}; {rest}",), figures)
-    verdict = REFUSED if max(gaps_ms) < allowed_ms else NO_CHANGE
-    return Vote(0, verdict, (f"{what}; {rest}",), figures)
+        return Vote(-1, SCALE_DOWN, (f"{what}; {rest}",), figures, at_ease)
+    return Vote(0, REFUSED if at_ease else NO_CHANGE, (f"{what}; {rest}",), figures, at_ease)
 
 
 def both(first: Vote, second: Vote) -> Vote:
     """Of a pool with two votes: up if either says so, down if both do."""
     reasons, figures = first.reasons + second.reasons, first.figures | second.figures
+    at_ease = first.is_at_ease and second.is_at_ease
     if max(first.step, second.step) > 0:
         return Vote(1, SCALE_UP, reasons, figures)
     if max(first.step, second.step) < 0:
-        return Vote(-1, SCALE_DOWN, reasons, figures)
+        return Vote(-1, SCALE_DOWN, reasons, figures, at_ease)
     verdict = REFUSED if REFUSED in (first.verdict, second.verdict) else NO_CHANGE
-    return Vote(0, verdict, reasons, figures)
+    return Vote(0, verdict, reasons, figures, at_ease)
 
 
 def _ttft_ms(report: EngineReport, engine: EngineModel, mix: RequestMix, spread: float) -> float:

@@ -2,7 +2,7 @@
 
 from dynosim.planner.engine_model import RequestMix
 from dynosim.planner.frontend_view import FrontendView
-from dynosim.planner.load import REFUSED, SCALE_DOWN
+from dynosim.planner.load import REFUSED, SCALE_DOWN, Vote
 from dynosim.planner.observation import Observation, PoolState
 from dynosim.planner.planner_spec import PlannerSpec
 from dynosim.planner.scaled_pool import METRICS_STALE, Ask, Regret, ScaledPool, is_idle
@@ -15,7 +15,10 @@ _SAME_LOAD = 0.8
 """From this share of a request rate on it counts as the same: a window's count is noisy."""
 
 _LOOKS_TO_CANCEL = 3
-"""Looks in a row that must find those still starting superfluous before they are stopped."""
+"""Looks in a row that must find that even fewer than those ready would do, before those still
+starting are stopped; that those ready do takes a whole interval of demand."""
+
+_NOT_ASKED_YET = "demand has not been looked at yet, which may take as many"
 
 
 class LoadScaling:
@@ -37,7 +40,7 @@ class LoadScaling:
             return
         is_pending = num_ready != ask.wanted
         if is_pending and not _may_cancel(state, num_ready):
-            pool.looks_to_cancel = 0
+            pool.looks_to_cancel, pool.at_ease_ms = 0, None
             ask.hold(SCALING_IN_PROGRESS, f"{num_ready} are ready of {ask.wanted}")
             return
         reports = pool.all_reports(seen, ask)
@@ -49,8 +52,9 @@ class LoadScaling:
         ask.figures |= vote.figures
         ask.reasons.extend(vote.reasons)
         if is_pending:
-            self._cancel(seen, pool, ask, num_ready, vote.step)
+            self._cancel(seen, pool, ask, num_ready, vote)
             return
+        pool.at_ease_ms = None
         ask.verdict = vote.verdict
         if vote.step > 0:
             self._regret(seen, pool, ask)
@@ -66,6 +70,8 @@ class LoadScaling:
             ask.hold("no_change", f"its minimum is {pool.least}")
         elif pool.lower_bound is not None and fewer < pool.lower_bound:
             ask.hold(CAPPED, f"demand takes {pool.lower_bound}")
+        elif self._is_demand_unknown(pool):
+            ask.hold(CAPPED, _NOT_ASKED_YET)
         elif self._is_regretted(seen, pool, ask, fewer):
             ask.hold(REFUSED, ask.reasons.pop())
         elif fewer > 0:
@@ -83,21 +89,37 @@ class LoadScaling:
                 )
 
     def _cancel(
-        self, seen: Observation, pool: ScaledPool, ask: Ask, num_ready: int, step: int
+        self, seen: Observation, pool: ScaledPool, ask: Ask, num_ready: int, vote: Vote
     ) -> None:
-        """Stop those still starting, once they were superfluous for some looks."""
+        """Stop those still starting, once they have been superfluous for a while."""
         least = max(num_ready, pool.least, pool.lower_bound or 0)
-        pool.looks_to_cancel = pool.looks_to_cancel + 1 if step < 0 else 0
+        is_over = self._is_superfluous(pool, vote, seen.now_ms)
         told = f"{num_ready} are ready of {ask.wanted}"
-        if pool.looks_to_cancel < _LOOKS_TO_CANCEL or least >= ask.wanted:
+        if not is_over or least >= ask.wanted or self._is_demand_unknown(pool):
             ask.hold(SCALING_IN_PROGRESS, told)
         elif self._is_regretted(seen, pool, ask, least):
             ask.hold(SCALING_IN_PROGRESS, told)
         else:
-            pool.looks_to_cancel = 0
+            pool.looks_to_cancel, pool.at_ease_ms = 0, None
             pool.came_down = least, seen.now_ms
             ask.target, ask.verdict = least, SCALE_DOWN
             ask.reasons.append(f"{told}; those still starting are not needed")
+
+    def _is_superfluous(self, pool: ScaledPool, vote: Vote, now_ms: float) -> bool:
+        """Whether those who are ready have done without the others for long enough."""
+        pool.looks_to_cancel = pool.looks_to_cancel + 1 if vote.step < 0 else 0
+        if not vote.is_at_ease:
+            pool.at_ease_ms = None
+        elif pool.at_ease_ms is None:
+            pool.at_ease_ms = now_ms
+        interval_ms = self._spec.throughput_adjustment_interval_ms
+        return pool.looks_to_cancel >= _LOOKS_TO_CANCEL or (
+            pool.at_ease_ms is not None and now_ms - pool.at_ease_ms >= interval_ms
+        )
+
+    def _is_demand_unknown(self, pool: ScaledPool) -> bool:
+        """Whether demand has a say, and has not been able to say anything."""
+        return self._spec.scales_by_demand and pool.lower_bound is None
 
     def _regret(self, seen: Observation, pool: ScaledPool, ask: Ask) -> None:
         """Remember at which rate of requests those that load has just come down to are too few.

@@ -39,7 +39,8 @@ class PlannerSpec:
     max_utilization: how much of an engine's capacity demand may take; below 1 leaves room for
         arrivals that come together, of which a mean knows nothing.
     scale_down_headroom: by what share demand may grow before fewer replicas, by demand, would not
-        do; what noise brings back at once is not given up.
+        do; what noise brings back at once is not given up. Of few requests the noise of their
+        number (2.8 roots of it) is a larger share, and counts.
     latency_correction: whether capacities follow what was observed beside what was expected,
         within a factor of 2.
     tail_quantile: which quantile of latencies the figures show, and the correction goes by where

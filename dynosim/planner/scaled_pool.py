@@ -84,7 +84,8 @@ class ScaledPool:
         self.lower_bound: int | None = None  # what demand takes, where load decides within it
         self.last_target: int | None = None  # what this planner said last
         self.foreign_changes = 0  # how often somebody else said otherwise
-        self.looks_to_cancel = 0  # in a row, that found those still starting superfluous
+        self.looks_to_cancel = 0  # in a row, that found even fewer than those ready enough
+        self.at_ease_ms: float | None = None  # since when those ready do, while others start
         self.came_down: tuple[int, float] | None = None  # by load: to how many, and when
         self.regret: Regret | None = None
         self.stabilizer = Stabilizer(spec.scale_down_stabilization_ms)
@@ -199,7 +200,8 @@ class ScaledPool:
             loads = [threshold_load(role, target, report, size) for report in reports]
             return by_thresholds(loads, self._thresholds())
         if all(is_idle(report) for report in reports):
-            return Vote(-1, SCALE_DOWN, (f"all {len(reports)} engines are idle",))
+            told = f"all {len(reports)} engines are idle"
+            return Vote(-1, SCALE_DOWN, (told,), is_at_ease=True)
         engine = self.engine()
         if engine is None:
             return Vote(0, INSUFFICIENT_DATA, (self.why_no_engine(),))

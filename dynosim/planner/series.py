@@ -11,7 +11,7 @@ Source: Prometheus 3, `promql/functions.go` and `promql/quantile.go`.
 """
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from math import inf, isinf, nan
@@ -25,7 +25,6 @@ _MANY = 1000  # samples that are known beside those of the latest scrape, before
 _LABEL = re.compile(r'\s*([A-Za-z_]\w*)\s*(=~|!~|!=|=)\s*"((?:[^"\\]|\\.)*)"\s*(?:,|$)')
 _ESCAPES = {"\\\\": "\\", '\\"': '"', "\\n": "\n"}
 _Labels = dict[str, str]
-_Point = tuple[float, float]  # when, value
 
 
 class SelectorError(ValueError):
@@ -42,19 +41,22 @@ class ScrapeStore:
         self._keep_ms = keep_ms
         self._lookback_ms = lookback_ms
         self._scrapes: list[Scrape] = []
+        self._at_ms: list[float] = []  # of each of them
         self._labels: dict[str, tuple[str, _Labels]] = {}  # by sample: its name and labels
         self._matching: dict[str, tuple[int, list[str]]] = {}  # by selector; of how many samples
 
     def add(self, scrape: Scrape) -> None:
         """Keep one more. Raises: ValueError if it is no later than the latest."""
-        if self._scrapes and scrape.at_ms <= self._scrapes[-1].at_ms:
-            raise ValueError(f"scrape at {scrape.at_ms} ms after one at {self._scrapes[-1].at_ms}")
+        if self._at_ms and scrape.at_ms <= self._at_ms[-1]:
+            raise ValueError(f"scrape at {scrape.at_ms} ms after one at {self._at_ms[-1]}")
         self._scrapes.append(scrape)
-        for sample in scrape.values:
-            if sample not in self._labels:
-                self._labels[sample] = _parse_sample(sample)
-        oldest_ms = scrape.at_ms - self._keep_ms
-        self._scrapes = [kept for kept in self._scrapes if kept.at_ms >= oldest_ms]
+        self._at_ms.append(scrape.at_ms)
+        if not scrape.values.keys() <= self._labels.keys():
+            for sample in scrape.values:
+                if sample not in self._labels:
+                    self._labels[sample] = _parse_sample(sample)
+        num_old = bisect_left(self._at_ms, scrape.at_ms - self._keep_ms)
+        del self._scrapes[:num_old], self._at_ms[:num_old]
         if len(self._labels) > 2 * len(scrape.values) + _MANY:
             self._forget()
 
@@ -150,15 +152,12 @@ class ScrapeStore:
         self._matching.clear()
 
     def _latest(self, now_ms: float) -> Scrape | None:
-        index = bisect_right(self._scrapes, now_ms, key=lambda scrape: scrape.at_ms)
+        index = bisect_right(self._at_ms, now_ms)
         return self._scrapes[index - 1] if index else None
 
     def _window(self, window_ms: float, now_ms: float) -> list[Scrape]:
-        start, end = (
-            bisect_right(self._scrapes, at_ms, key=lambda scrape: scrape.at_ms)
-            for at_ms in (now_ms - window_ms, now_ms)
-        )
-        return self._scrapes[start:end]
+        start = bisect_right(self._at_ms, now_ms - window_ms)
+        return self._scrapes[start : bisect_right(self._at_ms, now_ms)]
 
     def _samples(self, selector: str) -> list[str]:
         """Those of all samples ever scraped that a selector names."""
@@ -213,26 +212,32 @@ def _grown(
     sample: str, window: list[Scrape], window_ms: float, now_ms: float, *, extrapolate: bool
 ) -> float | None:
     """How much one counter grew in the window; None with fewer than two scrapes of it."""
-    points = [(one.at_ms, one.values[sample]) for one in window if sample in one.values]
+    points = [one for one in window if sample in one.values]
     if len(points) < 2:
         return None
-    grown = points[-1][1] - points[0][1]
-    for (_, before), (_, after) in pairwise(points):
+    values = [one.values[sample] for one in points]
+    grown = values[-1] - values[0]
+    for before, after in pairwise(values):
         if after < before:
             grown += before
-    return grown * _stretch(points, grown, window_ms, now_ms) if extrapolate else grown
+    if not extrapolate:
+        return grown
+    return grown * _stretch(points, values[0], grown, window_ms, now_ms)
 
 
-def _stretch(points: list[_Point], grown: float, window_ms: float, now_ms: float) -> float:
-    """By what an increase between scrapes is multiplied to be one of the whole window."""
-    (first_ms, first), (last_ms, _) = points[0], points[-1]
+def _stretch(
+    points: list[Scrape], first: float, grown: float, window_ms: float, now_ms: float
+) -> float:
+    """By what an increase between scrapes, from `first`, is multiplied to be the whole window's."""
+    first_ms, last_ms = points[0].at_ms, points[-1].at_ms
     sampled_ms = last_ms - first_ms
     mean_ms = sampled_ms / (len(points) - 1)
     before_ms = first_ms - (now_ms - window_ms)
     after_ms = now_ms - last_ms
-    before_ms, after_ms = (
-        gap_ms if gap_ms < 1.1 * mean_ms else mean_ms / 2 for gap_ms in (before_ms, after_ms)
-    )
+    if before_ms >= 1.1 * mean_ms:
+        before_ms = mean_ms / 2
+    if after_ms >= 1.1 * mean_ms:
+        after_ms = mean_ms / 2
     if grown > 0 and first >= 0:
         before_ms = min(before_ms, sampled_ms * first / grown)
     return (sampled_ms + before_ms + after_ms) / sampled_ms

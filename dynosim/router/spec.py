@@ -24,6 +24,12 @@ class DelaySpec:
     jitter_ms: float = 0.0  # further delay of each event, uniform: events overtake each other
     loss: float = 0.0  # chance that an event is lost
     recovery_ms: float = 10.0  # from noticing a gap to having what was missing
+    may_worsen: bool = False  # in the course of a run some may be lost or late
+
+    @property
+    def is_numbered(self) -> bool:
+        """Whether events can go missing or overtake each other, so that they need numbers."""
+        return self.jitter_ms > 0 or self.loss > 0 or self.may_worsen
 
 
 IndexKind = Literal[
@@ -128,13 +134,12 @@ class RoutingSpec:
 
     @property
     def _delays_events(self) -> bool:
-        events = self.events
-        return events.delay_ms > 0 or events.jitter_ms > 0 or events.loss > 0
+        return self.events.delay_ms > 0 or self.numbers_events
 
     @property
     def numbers_events(self) -> bool:
         """Whether events can go missing or overtake each other."""
-        return self.events.jitter_ms > 0 or self.events.loss > 0
+        return self.events.is_numbered
 
     @property
     def uses_hashes(self) -> bool:

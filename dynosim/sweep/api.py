@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynosim.config.loading import load_run
+from dynosim.config.loading import load_run, written_out
 from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig, load_sweep, sweep_config
 from dynosim.config.yaml_source import Document
@@ -117,7 +117,8 @@ def capacity(
     if not given:
         raise ConfigError("capacity: no bound is given (like ttft_ms=2000; the file has no sla)")
     sla = given if attainment is None else {**given, "attainment": attainment}
-    data = run_config.model_dump(mode="json", exclude_none=True, exclude={"sla"})
+    data = written_out(run_config)
+    data.pop("sla", None)
     data |= {
         "space": {"seed": [run_config.seed]},
         "constraints": {"sla": sla},

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from dynosim.build.engine import Prepared, prepare
 from dynosim.build.workload import load_trace
-from dynosim.config.loading import run_config
+from dynosim.config.loading import run_config, written_out
 from dynosim.config.schema import RunConfig
 from dynosim.config.yaml_source import Document
 from dynosim.errors import DynosimError, InfeasibleError, TraceError
@@ -35,7 +35,7 @@ _prepared: dict[str, Prepared] = {}
 def request_for(config: RunConfig) -> dict[str, Any]:
     """What `run_trial` needs to know, as plain data."""
     return {
-        "config": config.model_dump(mode="json", exclude_none=True),
+        "config": written_out(config),
         "folder": str(config.base_dir),
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 from dynosim.atomic import Writer, text_writer
 from dynosim.build.engine_command import name_for_clients
 from dynosim.config.file_keys import FileKey, with_files
-from dynosim.config.loading import check_run
+from dynosim.config.loading import check_run, written_out
 from dynosim.config.minimal import minimal
 from dynosim.config.schema import RunConfig
 from dynosim.config.sweep_loading import SweepConfig
@@ -108,7 +108,7 @@ def script_writer(text: str) -> Writer:
 
 
 def _full_text(config: RunConfig, files: list[TravellingFile]) -> str:
-    return _yaml(_named(config.model_dump(mode="json", exclude_none=True), files))
+    return _yaml(_named(written_out(config), files))
 
 
 def _named(data: dict[str, Any], files: list[TravellingFile]) -> dict[str, Any]:

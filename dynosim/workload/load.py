@@ -15,10 +15,39 @@ from dynosim.workload.trees import WaitingRows
 NEVER: Final = float("inf")
 
 
-class LoadDriver:
-    """Arrivals of a trace in time order: `next_ms` is the time of the next known one.
+class Arrivals:
+    """When requests arrive: `next_ms` is the time of the next known one.
 
     `reacts` tells whether ends of requests can cause arrivals.
+    """
+
+    next_ms: float
+    reacts: bool
+
+    def pop(self) -> int:
+        """The index of the request that arrives at `next_ms`."""
+        raise NotImplementedError
+
+    def on_end(self, index: int, now_ms: float) -> None:
+        """Take note that a request ended (finished or was rejected) at `now_ms`."""
+        raise NotImplementedError
+
+    def on_give_up(self, index: int, now_ms: float) -> list[int]:
+        """Take note that a client gave up a request; returns those that will not be sent."""
+        raise NotImplementedError
+
+    def hold(self) -> None:
+        """Let nothing arrive before `release`."""
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Let what is due arrive again."""
+        raise NotImplementedError
+
+
+class LoadDriver(Arrivals):
+    """Arrivals of a trace in time order.
+
     With `concurrency`, timestamps are ignored: that many sessions (single requests, where the trace
     has no turns; whole trees, where requests wait for several) are in progress at once, and the
     next one starts the moment one ends. A turn always waits for the one before it to finish, plus
@@ -63,7 +92,7 @@ class LoadDriver:
         self._look_ahead()
 
     def pop(self) -> int:
-        """The index of the request that arrives at `next_ms`; at equal times timed ones first."""
+        """See `Arrivals`; at equal times timed ones come first."""
         if self._waiting_rows is not None:
             return self._pop_of_tree(self._waiting_rows)
         timed_ms = self._timed_ms
@@ -79,7 +108,7 @@ class LoadDriver:
         return index
 
     def on_end(self, index: int, now_ms: float) -> None:
-        """Take note that a request ended (finished or was rejected) at `now_ms`."""
+        """See `Arrivals`."""
         if self._waiting_rows is not None:
             for due in self._waiting_rows.on_end(index, now_ms):
                 heappush(self._caused, due)
@@ -115,12 +144,12 @@ class LoadDriver:
         return unsent
 
     def hold(self) -> None:
-        """Let nothing arrive before `release`."""
+        """See `Arrivals`."""
         self._is_held = True
         self._look_ahead()
 
     def release(self) -> None:
-        """Let what is due arrive again."""
+        """See `Arrivals`."""
         self._is_held = False
         self._look_ahead()
 

@@ -103,7 +103,8 @@ def test_bad_lines_when_skipped_are_counted(
 
 SETTINGS = [
     ("workload.concurrency=0", "workload.concurrency: must be >= 1"),
-    ("cluster.workers=0", "cluster.workers: must be >= 1"),
+    ("cluster.workers=0", "cluster.workers: none at the start"),
+    ("cluster.workers=-1", "cluster.workers: must be >= 0"),
     ("workload.speedup=-1", "workload.speedup: must be > 0"),
     ("engine.watermark=1.0", "engine.watermark: must be < 1"),
     ("engine.block_size=0", "engine.block_size: must be >= 1"),
@@ -197,6 +198,18 @@ SCENARIOS = [
     ("[{at_s: 1, fail: workers/0, replace: takeover}]", "scenario[0].takeover_s: missing; a"),
     ("[{at_s: 1, partition: true, for_s: 5}]", "scenario[0].partition: there are no prefill and"),
     ("[{at_s: 1, lose_frontend: 0, for_s: 5}]", "scenario[0].lose_frontend: the only frontend"),
+    ("[{at_s: 1, lose_events: workers/2, for_s: 5}]",
+     "scenario[0].lose_events: there is never a worker workers/2"),
+    ("[{at_s: 1, lose_events: all}]", "scenario[0].for_s: missing; lose_events needs it (add"),
+    ("[{at_s: 1, lose_events: all, share: 0, for_s: 5}]", "scenario[0].share: "),
+    ("[{at_s: 1, delay_events: all, for_s: 5}]", "scenario[0].delay_ms: missing; delay_events"),
+    ("[{at_s: 1, lose_events: all, for_s: 5}]\nrouter: {mode: round-robin}",
+     "lose_events: router.mode round-robin gets no KV events (set router.mode: kv)"),
+    ("[{at_s: 1, delay_events: all, delay_ms: 9, for_s: 5}]\n"
+     "router: {mode: kv, use_kv_events: false}",
+     "delay_events: with router.use_kv_events: false routers get no KV events (remove it)"),
+    ("[{at_s: 1, lose_events: all, for_s: 5}]\nrouter: {mode: kv, index: naive}",
+     "lose_events: router.index naive cannot be repaired after lost events (use compressed"),
     ("[{at_s: 1, rolling_update: {max_surge: 0, max_unavailable: 0}}]",
      "rolling_update.max_surge: 0, as is max_unavailable: no worker could be replaced (raise"),
     ("[{at_s: 1, rolling_update: {max_surge: 120%}}]", "max_surge: a share of 1.2 (write whole"),

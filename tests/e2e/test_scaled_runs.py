@@ -23,18 +23,38 @@ HPA = """\
 hpa: {metric: pending_requests, target: 4, max_replicas: 6, sync_ms: 2000}
 scaling: {scrape_interval_ms: 1000}
 """
+KEDA = """\
+keda:
+  triggers: [{metric: waiting_requests, target: 2}, {metric: pending_requests, target: 4}]
+  max_replicas: 6
+  poll_ms: 1000
+  sync_ms: 2000
+  scale_down: {window_ms: 5000, policies: [{kind: pods, value: 1, period_ms: 2000}]}
+scaling: {scrape_interval_ms: 1000}
+"""
+CONCURRENCY = """\
+concurrency: {target: 8, max_replicas: 6, stable_ms: 6000}
+scaling: {scrape_interval_ms: 1000}
+"""
 LOAD = "planner: {optimization_target: latency, load_adjustment_interval_ms: 2000}\n"
 
 
-def run(folder: Path, *more: str, out: str = "out") -> Path:
+def run(folder: Path, *more: str, out: str = "out", workers: int = 1) -> Path:
     path = folder / "run.yaml"
-    path.write_text(RUN + "".join(more))
+    path.write_text(RUN.replace("workers: 1", f"workers: {workers}") + "".join(more))
     assert main(["run", str(path), "--out", str(folder / out), "--overwrite", "--check"]) == 0
     return folder / out
 
 
 @pytest.mark.parametrize(
-    ("section", "name"), [(PLANNER, "planner"), (LOAD, "planner"), (HPA, "hpa")]
+    ("section", "name"),
+    [
+        (PLANNER, "planner"),
+        (LOAD, "planner"),
+        (HPA, "hpa"),
+        (KEDA, "keda"),
+        (CONCURRENCY, "concurrency"),
+    ],
 )
 def test_results_tell_of_every_change(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], section: str, name: str
@@ -51,6 +71,17 @@ def test_results_tell_of_every_change(
     held = replicas.select(pl.sum_horizontal("starting", "ready", "draining")).to_series()
     assert held.max() == report["num_workers"]
     assert "scaling " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("section", [KEDA, CONCURRENCY, PLANNER])
+def test_the_first_request_wakes_a_service_without_workers(tmp_path: Path, section: str) -> None:
+    out = run(tmp_path, section, "name: empty\n", workers=0)
+    report = json.loads((out / "report.json").read_text())
+    assert report["completed_requests"] == 300
+    decisions = [json.loads(line) for line in (out / "decisions.jsonl").read_text().splitlines()]
+    pools = [one["pools"][0] for one in decisions]
+    first = next(pool for pool in pools if pool["target"] > 0)
+    assert first["current"] == 0 and first["reasons"]
 
 
 def test_the_same_twice_and_in_single_steps(tmp_path: Path) -> None:
@@ -86,6 +117,25 @@ def test_disaggregated_pools_are_scaled_both(tmp_path: Path) -> None:
     assert max(prefill.to_list()) > 1
 
 
+NOBODY = [
+    ("", "add planner:, keda: or concurrency:"),
+    (HPA, "an HPA wakes nobody at 0"),
+    (KEDA + "  wait_for_workers: false\n", "requests are refused where nobody serves"),
+]
+
+
+@pytest.mark.parametrize(("section", "message"), NOBODY, ids=[message for _, message in NOBODY])
+def test_a_service_without_workers_that_nothing_wakes_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], section: str, message: str
+) -> None:
+    path = tmp_path / "run.yaml"
+    section = section.replace("1000}\n  wait", "1000, wait").replace("false\n", "false}\n")
+    path.write_text(RUN.replace("workers: 1", "workers: 0") + section)
+    assert main(["run", str(path)]) == 2
+    err = capsys.readouterr().err
+    assert "cluster.workers: none at the start" in err and message in err
+
+
 BAD = [
     (PLANNER + HPA.splitlines()[0] + "\n", "hpa: stated beside planner"),
     ("scaling: {metric_lag_ms: 5}\n", "scaling: stated, but nobody decides"),
@@ -95,6 +145,20 @@ BAD = [
     ("hpa: {target: 1, max_replicas: 2, min_replicas: 3}\n", "hpa.min_replicas: more than"),
     ("hpa: {target: 1, max_replicas: 2, pool: decode}\n", "hpa.pool: there is no pool 'decode'"),
     ("hpa: {max_replicas: 2}\n", "hpa.target"),
+    ("keda: {triggers: []}\n", "keda.triggers"),
+    (KEDA.replace("pending", "waiting"), "keda.triggers: two on the same metric"),
+    (
+        KEDA.replace("max_replicas: 6", "min_replicas: 7\n  max_replicas: 6"),
+        "keda.min_replicas: more than max_replicas, 6",
+    ),
+    (
+        KEDA.replace("[{kind: pods, value: 1, period_ms: 2000}]", "[]"),
+        "keda.scale_down.policies: none",
+    ),
+    (KEDA.replace("max_replicas: 6", "pool: decode"), "keda.pool: there is no pool 'decode'"),
+    (CONCURRENCY + KEDA.partition("scaling")[0], "concurrency: stated beside keda"),
+    ("concurrency: {max_replicas: 0}\n", "concurrency.max_replicas"),
+    ("concurrency: {max_replicas: 2, min_replicas: 3}\n", "concurrency.min_replicas: more than"),
     (PLANNER.replace("1000", "0"), "scaling.scrape_interval_ms"),
     (HPA.replace("1000", "1000, outages: [{from_ms: 9, to_ms: 9}]"), "outages[0].to_ms: not after"),
 ]

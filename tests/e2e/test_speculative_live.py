@@ -26,7 +26,7 @@ def deployment(out: Path, cluster: dict[str, Any]) -> LocalDeployment:
         "engine": {"num_gpu_blocks": 2000, "max_model_len": 8192, "block_size": BLOCK},
         "cluster": cluster,
         "router": {"mode": "kv"},
-        "live": {"ready_timeout_s": PATIENCE_S},
+        "live": {"ready_timeout_s": PATIENCE_S, "metrics_namespace": "fleet"},
     }
     return LocalDeployment(
         run_config_from_dict(plan), DeployOptions(out=out, engine="mock", port=0)
@@ -74,7 +74,9 @@ async def test_the_next_turn_finds_the_answer_cached(
         for number in (1, 2):
             assert plain.cached[number] < plain.known[number - 1] - BLOCK  # its prompt alone
             assert ahead.known[number - 1] - BLOCK <= ahead.cached[number]
-        page = samples((await client.get("/metrics")).content)
+        text = (await client.get("/metrics")).content
+        assert b'dynamo_namespace="fleet"' in text and b'dynamo_namespace="dynosim"' not in text
+        page = samples(text)
         assert page["dynamo_frontend_time_to_first_token_seconds_count"] == 6
         assert page["dynosim_frontend_speculative_tokens_total"] > 3 * 200 - 3 * BLOCK
 

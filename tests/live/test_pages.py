@@ -42,6 +42,16 @@ engine: {num_gpu_blocks: 200, max_model_len: 512, max_num_seqs: 8}
 timing: {kind: fixed, prefill_ms: 30, decode_ms: 10}
 cluster: {workers: 3}
 """
+PLAN_FILE = """\
+name: small plan
+workload:
+  synthetic: {isl: 300, osl: 20}
+  stages: [{rate_rps: 4, duration_s: 60}, {rate_rps: 30, duration_s: 60}]
+engine: {num_gpu_blocks: 200, max_model_len: 512, max_num_seqs: 8}
+timing: {kind: fixed, prefill_ms: 30, decode_ms: 10}
+cluster: {workers: 1, startup: {boot_s: 10}}
+sla: {ttft_ms: 500}
+"""
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 MANY = 10_000
 PATIENCE_MS = 120_000
@@ -49,11 +59,12 @@ PATIENCE_MS = 120_000
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep and a run, with their pages."""
+    """A sweep, a run and a comparison of controllers, with their pages."""
     folder = tmp_path_factory.mktemp("pages")
-    for name, text, command in (("sweep", SWEEP_FILE, "sweep"), ("run", RUN_FILE, "run")):
+    files = {"sweep": SWEEP_FILE, "run": RUN_FILE, "plan": PLAN_FILE}
+    for name, text in files.items():
         (folder / f"{name}.yaml").write_text(text)
-        done = dynosim(command, folder / f"{name}.yaml", "--out", folder / name)
+        done = dynosim(name, folder / f"{name}.yaml", "--out", folder / name)
         assert done.returncode == 0, done.stderr
     return folder
 
@@ -264,7 +275,7 @@ def test_switches_change_what_the_axes_show(folder: Path, open_page: Any) -> Non
     assert page.evaluate(titles) == ["TTFT p95 (ms)", "total tokens/s per GPU"] != before
 
 
-@pytest.mark.parametrize("name", ["sweep", "run"])
+@pytest.mark.parametrize("name", ["sweep", "run", "plan"])
 def test_dark_pages_have_dark_figures(name: str, folder: Path, open_page: Any) -> None:
     page = open_page(folder / name / "report.html", color_scheme="dark")
     colors = """() => [getComputedStyle(document.body).backgroundColor,
@@ -286,7 +297,7 @@ def brightness(color: str) -> float:
     return float(np.mean([int(part) for part in color.strip("rgba()").split(",")[:3]]))
 
 
-@pytest.mark.parametrize("name", ["sweep", "run"])
+@pytest.mark.parametrize("name", ["sweep", "run", "plan"])
 def test_a_telephone_scrolls_in_one_direction_only(name: str, folder: Path, open_page: Any) -> None:
     page = open_page(folder / name / "report.html", viewport=PHONE)
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
@@ -324,6 +335,23 @@ def test_the_page_of_a_run_draws_all_its_figures(folder: Path, open_page: Any) -
     assert rows.count() == 100  # of more
     page.locator("details input").fill("mean_ttft_ms")
     assert rows.first.locator("td").first.inner_text() == "mean_ttft_ms"
+
+
+def test_the_page_of_a_comparison_draws_lines_and_unfolds_reasons(
+    folder: Path, open_page: Any
+) -> None:
+    page = open_page(folder / "plan" / "report.html")
+    names = page.locator("section", has=page.locator("h2", has_text="Comparison"))
+    shown = names.locator("tbody td:nth-child(1)").all_inner_texts()
+    assert shown[0] == "planner" and shown[-1] == "perfect" and len(shown) == 7
+    figure = page.locator(".figure")
+    figure.scroll_into_view_if_needed()
+    figure.locator("svg.main-svg").first.wait_for(state="attached")
+    assert page.evaluate("document.querySelector('.plot').data.length") == 1 + 3 * 7
+    reasons = page.locator("details", has_text="perfect:").first
+    assert not reasons.locator("table").is_visible()
+    reasons.locator("summary").click()
+    assert "the schedule holds" in reasons.locator("tbody tr").first.inner_text()
 
 
 def many_trials() -> pl.DataFrame:

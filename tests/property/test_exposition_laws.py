@@ -2,19 +2,25 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from controllers import Script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_runs import Told, told_run
+from scripts import World, aggregated, disaggregated
 
 from dynosim.cluster.exposition import FrontendLabels
 from dynosim.cluster.scaling import ScalingProcess, ScalingSpec
+from dynosim.cluster.scenario import LoseFrontend
 from dynosim.planner import frontend_metrics as names
 from dynosim.planner.frontend_metrics import le_text, sample_name
+from dynosim.records import FloatArray, RequestLog, RequestStatus
 
 LABELS = FrontendLabels("test", "m")
 EVERY_MS = 41.37  # no step ends just then
@@ -132,6 +138,69 @@ def test_the_last_scrape_agrees_with_the_report() -> None:
         assert values[of(f"{names.PROMPT_TOKENS}_total")] == report["total_input_tokens"]
         assert values[of(f"{names.OUTPUT_TOKENS}_sum")] == report["total_output_tokens"]
     assert num_compared > 4
+
+
+def over_ms(world: World, log: RequestLog) -> FloatArray:
+    """When clients gave up, or lost their frontend; infinity for all others."""
+    found = np.full(len(log.status), np.inf)
+    if log.gave_up_ms is not None:
+        found = np.where(np.isnan(log.gave_up_ms), np.inf, log.gave_up_ms)
+    losses_ms = [one.at_ms for one in world.events if isinstance(one, LoseFrontend)]
+    for index, why in log.errors.items():
+        if why.startswith("frontend"):
+            found[index] = losses_ms[0]
+    return found
+
+
+Made = Callable[[int], World]
+NOT_SENT = RequestStatus.NOT_SENT
+STATUSES = {
+    "success": [RequestStatus.COMPLETED],
+    "error": [RequestStatus.FAILED, RequestStatus.REJECTED],
+    "cancelled": [RequestStatus.TIMED_OUT],
+}
+OUTCOMES = {
+    RequestStatus.COMPLETED: "completed",
+    RequestStatus.FAILED: "failed",
+    RequestStatus.REJECTED: "rejected",
+    RequestStatus.TIMED_OUT: "cancelled",
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([aggregated, disaggregated]))
+def test_under_any_script_the_last_scrape_agrees_with_the_records(seed: int, make: Made) -> None:
+    world = replace(make(seed), scaling_seed=seed)
+    result, process = world.scaled_run()
+    assert process is not None
+    log = result.requests
+    values = process.scrape_at_end(result.end_ms).values
+    common = FrontendLabels().common
+
+    def value(name: str, **labels: str) -> float:
+        return values.get(sample_name(name, common | labels), 0.0)
+
+    numbers = Counter(RequestStatus(one) for one in log.status.tolist())
+    too_long = world.trace.input_tokens >= world.cluster.max_model_len
+    arrived = ~np.isnan(log.arrival_ms)
+    over = arrived & (log.status != RequestStatus.UNFINISHED) & (log.status != NOT_SENT)
+    assert value(names.ACTIVE_REQUESTS) == (arrived & ~over).sum()
+    assert value(f"{names.MIGRATIONS}_total") == log.migrations.sum()
+    labels = {"endpoint": "chat_completions", "request_type": "stream"}
+    for status, outcomes in STATUSES.items():
+        expected = sum(numbers[one] for one in outcomes)
+        assert value(f"{names.REQUESTS}_total", status=status, **labels) == expected
+    for status, outcome in OUTCOMES.items():
+        refused_at_once = (too_long & arrived).sum() if status is RequestStatus.REJECTED else 0
+        expected = numbers[status] - refused_at_once
+        assert value(f"{names.GENERATIONS}_total", outcome=outcome) == expected
+    assert value(f"{names.DURATION}_count") == over.sum()
+    assert value(f"{names.OUTPUT_TOKENS}_sum") == log.output_tokens[over & ~too_long].sum()
+    has_first = log.first_token_ms <= over_ms(world, log)  # else it came for nobody
+    assert value(f"{names.TTFT}_count") == has_first.sum()
+    ttft_s = (log.first_token_ms - log.arrival_ms)[has_first].sum() / 1e3
+    assert value(f"{names.TTFT}_sum") == pytest.approx(ttft_s, rel=1e-9, abs=2e-6)
+    assert value(f"{names.ITL}_count") == np.maximum(log.output_tokens - 1, 0).sum()
 
 
 def of(name: str) -> str:

@@ -17,6 +17,7 @@ from dynosim.cluster import ClusterSpec, RunOptions, simulate
 from dynosim.cluster.scenario import (
     Crash,
     CutLinks,
+    Drain,
     LoseFrontend,
     PlaceTarget,
     Replacement,
@@ -29,6 +30,7 @@ from dynosim.cluster.scenario import (
 from dynosim.errors import ConfigError
 from dynosim.metrics import check_conservation, summarize
 from dynosim.records import RequestStatus, RunResult
+from dynosim.router.handoff import HandoffSpec
 from dynosim.router.knobs import RouterSpec
 from dynosim.router.spec import RoutingSpec
 
@@ -188,3 +190,36 @@ def test_between_pools_that_are_cut_off_no_kv_gets_through(policy: str) -> None:
     assert log.status.tolist() == [int(expected)] * 2 + [int(RequestStatus.COMPLETED)]
     if policy == "recompute":
         assert log.first_token_ms[0] == 25.0  # the decode worker computes the prompt from 15 on
+
+
+def test_a_drained_decode_worker_is_gone_once_it_has_heard_that_no_kv_comes() -> None:
+    """Whatever else goes on in the cluster, or does not."""
+    cluster = pools(
+        prefill=1, decode=2, engine=SYNCHRONOUS, gb_s=0.0001, handoff=HandoffSpec("decode_first")
+    )
+    drain = Drain(at_ms=12.0, target=WorkerTarget("decode", 0))
+    result = run(cluster, [(0.0, 3)], drain, client_timeout_ms=15.0)
+    assert result.requests.status.tolist() == [int(RequestStatus.TIMED_OUT)]
+    assert result.workers.ended_ms[1] >= 15.0  # not NaN
+
+
+@pytest.mark.parametrize("routing", [None, RoutingSpec(RouterSpec(4, mode="kv"))])
+def test_who_may_not_move_leaves_the_prefill_worker_that_is_at_its_prompt(
+    routing: RoutingSpec | None,
+) -> None:
+    engine = replace(SYNCHRONOUS, max_num_batched_tokens=4)  # four steps for a prompt
+    cluster = pools(
+        prefill=1,
+        decode=2,
+        engine=engine,
+        gb_s=0.1,
+        handoff=HandoffSpec("decode_first"),
+        routing=routing,
+        decode_routing=routing,
+    )
+    crash = Crash(at_ms=15.0, target=WorkerTarget("decode", 0), replacement=NO_ONE)
+    log = run(cluster, [(0.0, 3), (1.0, 3)], crash, migration_limit=0).requests
+    failed = log.status == int(RequestStatus.FAILED)
+    assert failed.any() and (log.status[~failed] == int(RequestStatus.COMPLETED)).all()
+    assert all("migration_limit" in log.errors[int(row)] for row in np.flatnonzero(failed))
+    assert (log.output_tokens[failed] == 0).all()

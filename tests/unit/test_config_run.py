@@ -120,7 +120,7 @@ def test_refuses_what_vllm_refuses(run_file: Path, engine: str, words: str) -> N
 
 
 def test_all_problems_come_in_one_message_in_order_of_lines(run_file: Path) -> None:
-    run_file.write_text(MINIMAL.replace("100", "1") + "cluster: {workers: 0}\nsede: 3\n")
+    run_file.write_text(MINIMAL.replace("100", "1") + "cluster: {workers: -1}\nsede: 3\n")
     lines = message(run_file).splitlines()
     assert lines[0] == f"{run_file}: 3 problems"
     assert ["num_gpu_blocks" in lines[1], "workers" in lines[2], "sede" in lines[3]] == [True] * 3

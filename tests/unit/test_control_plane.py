@@ -149,3 +149,25 @@ def test_a_stop_is_the_end_of_the_run_at_its_time() -> None:
     stopped = run(stop)
     assert stopped.end_ms == cut.end_ms == 30.0
     np.testing.assert_array_equal(stopped.requests.output_tokens, cut.requests.output_tokens)
+
+
+def test_those_alive_are_those_who_have_come_and_not_gone() -> None:
+    seen: list[list[int]] = []
+
+    def steer(control: ControlPlane) -> ProcessGenerator:
+        def look() -> None:
+            seen.append([worker.worker_id for worker in control.alive])
+
+        yield control.env.timeout(10.0)
+        look()
+        control.fail(0)
+        control.launch()
+        look()
+        control.launch()
+        control.drain(2)
+        with control.expected():
+            yield control.env.timeout(500.0)
+        look()
+
+    run(steer)
+    assert seen == [[0, 1], [1, 2], [1, 3]]

@@ -12,13 +12,22 @@ from dynosim.build.engine import GIVEN_ELSEWHERE, KNOBS, engine_spec
 from dynosim.build.routing import router_spec
 from dynosim.cluster.scaling import ScalingSpec
 from dynosim.config import EngineConfig
+from dynosim.config.autoscalers import (
+    ConcurrencyConfig,
+    KedaConfig,
+    KedaTriggerConfig,
+    ScalingRulesConfig,
+)
 from dynosim.config.controllers import HpaConfig, LoadPredictorConfig, PlannerConfig, ScalingConfig
 from dynosim.config.router import EventConfig, PolicyClassConfig, RouterConfig
 from dynosim.engine.cores import CORES
 from dynosim.engine.spec import EngineSpec
+from dynosim.planner.concurrency import ConcurrencySpec
 from dynosim.planner.forecast import ForecastSpec
 from dynosim.planner.hpa import HpaSpec
+from dynosim.planner.keda import KedaSpec, KedaTrigger
 from dynosim.planner.planner_spec import PlannerSpec
+from dynosim.planner.scaling_rules import ScalingRules
 from dynosim.router.busy import BusyThresholds
 from dynosim.router.classes import PolicyClass
 from dynosim.router.knobs import CostSpec, LoadSpec, RouterSpec
@@ -98,6 +107,10 @@ def _other(value: Any) -> Any:
         (PlannerSpec, PlannerConfig),
         (ForecastSpec, LoadPredictorConfig),
         (HpaSpec, HpaConfig),
+        (KedaSpec, KedaConfig),
+        (KedaTrigger, KedaTriggerConfig),
+        (ScalingRules, ScalingRulesConfig),
+        (ConcurrencySpec, ConcurrencyConfig),
         (ScalingSpec, ScalingConfig),
     ],
 )

@@ -108,6 +108,8 @@ RECORDS = st.lists(
         decode_worker_id=st.none() | st.integers(0, 1 << 53),
         prefill_wait_time_ms=OPTIONAL_MS,
         prefill_time_ms=OPTIONAL_MS,
+        prefill_dp_rank=st.none() | st.integers(0, 7),
+        kv_hit_rate=st.none() | st.floats(0, 1),
         preemptions=st.integers(0, 3),
         migrations=st.integers(0, 3),
         status=st.sampled_from(sorted(STATUSES)),
@@ -123,7 +125,7 @@ def naive_row(record: RequestRecord) -> dict[str, Any]:
     row = {name: getattr(record, name, None) for name in RECORD_FIELDS}
     first, last, arrival = record.first_token_ms, record.finish_ms, record.arrival_ms
     row["ttft_ms"] = None if first is None else first - arrival
-    row["e2e_ms"] = None if last is None else last - arrival
+    row["total_time_ms"] = row["e2e_ms"] = None if last is None else last - arrival
     row["tpot_ms"] = row["itl_mean_ms"] = (
         (last - first) / (record.output_tokens - 1)
         if first is not None and last is not None and record.output_tokens > 1

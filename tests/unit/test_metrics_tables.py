@@ -9,7 +9,7 @@ from dynosim.blocks.tier import SLOWER, Tier
 from dynosim.metrics import RECORD_FIELDS, request_table, timeline_table
 from dynosim.metrics.tables import event_table
 from dynosim.metrics.timeline import NUM_INTERVALS, cut_at_borders, default_interval_ms
-from dynosim.records import KvEventLog, RequestStatus
+from dynosim.records import KvEventLog, RequestStatus, RoutingStats
 
 
 def test_records_have_the_documented_fields_in_order() -> None:
@@ -42,6 +42,32 @@ def test_what_does_not_exist_is_null_not_nan() -> None:
     assert table["error"].to_list() == [None, "prompt too long", None, None]
     assert table["status"][1] == "rejected"
     assert not any(table[name].is_nan().any() for name in table.columns if name.endswith("_ms"))
+
+
+def test_ids_number_the_ranks_of_all_workers() -> None:
+    run = toy_run(5)
+    log = replace(run.result.requests, worker_id=np.array([0, 1, 2, 3, -1]))
+    workers = replace(run.result.workers, ranks_per_worker=2)
+    table = request_table(replace(run.result, requests=log, workers=workers), run.trace)
+    assert table["decode_worker_id"].to_list() == [0, 1, 2, 3, None]
+    assert table["decode_dp_rank"].to_list() == [0, 1, 0, 1, None]
+    assert table["prefill_dp_rank"].to_list() == [0, 1, 0, 1, None]
+
+
+def test_the_hit_rate_is_what_the_router_believed() -> None:
+    """Blocks of 16 tokens; a belief may count a part of the last one that is not of the prompt."""
+    run = toy_run(4)
+    log, size = run.result.requests, run.result.block_size
+    log = replace(
+        log,
+        input_tokens=np.array([4 * size, 4 * size, size - 1, 4 * size]),
+        dispatch_ms=np.array([0.0, 0.0, 0.0, np.nan]),
+    )
+    routing = RoutingStats(np.array([1.0, 2.5, 1.0, 3.0]), np.zeros(4), 0, {}, 0, {})
+    table = request_table(replace(run.result, requests=log, routing=routing), run.trace)
+    assert table["kv_hit_rate"].to_list() == [0.25, 0.625, 1.0, None]
+    assert request_table(run.result, run.trace)["kv_hit_rate"].to_list() == [None] * 4
+    assert table["total_time_ms"].equals(table["e2e_ms"])
 
 
 def test_names_come_from_the_trace() -> None:

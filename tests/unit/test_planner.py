@@ -127,6 +127,17 @@ def test_what_noise_brings_back_is_not_given_up() -> None:
     assert service.minute(3900).target == 3
 
 
+@pytest.mark.parametrize(("requests", "replicas"), [(96, 1), (108, 2)])
+def test_of_few_requests_noise_leaves_more_room(requests: int, replicas: int) -> None:
+    """Of 133 a minute one engine takes: 108 may be 137 at the same rate, 96 only 124."""
+    service = _service(max_utilization=0.1)
+    service.minute(240)
+    assert service.minute(240).target == 2
+    decided = service.minute(requests)
+    assert decided.target == replicas
+    assert ("of room to grow" in " ".join(decided.reasons)) == (replicas == 2)
+
+
 def test_no_traffic_scales_down_to_the_minimum_and_comes_back() -> None:
     service = _service(replicas=5, min_endpoint=2)
     assert (service.minute(0).target, service.replicas) == (2, 2)
@@ -396,6 +407,40 @@ def test_demand_is_the_least_that_load_goes_down_to() -> None:
         verdicts.append(decided.verdict)
     assert targets == [3, 3, 3]
     assert verdicts == ["scale_down", *["scale_down_capped_by_throughput"] * 2]
+
+
+def test_load_takes_nobody_away_before_demand_was_looked_at() -> None:
+    """Begun amid a load that three engines share well, of which it has seen 5 s."""
+    service = _service(replicas=3, enable_load_scaling=True)
+    service.at_ms = 5_000.0
+    service.frontend.serve(60, isl=100, osl=20)
+    service.scrapes.append(service.frontend.scrape(5_000.0))
+    at_ease = [report(index, at_ms=5_000.0, running=1, kv=100) for index in range(3)]
+    decided = service.look(at_ease)
+    assert (decided.target, decided.verdict) == (3, "scale_down_capped_by_throughput")
+    assert "demand has not been looked at yet" in decided.reasons[-1]
+
+
+@pytest.mark.parametrize(("queued", "stopped_ms"), [(0, 70e3), (8_000, None)])
+def test_one_engine_at_ease_for_an_interval_has_those_still_starting_stopped(
+    queued: int, stopped_ms: float | None
+) -> None:
+    """It is the only one that is ready, and busy: fewer cannot be asked for. Two start for ever."""
+    spec = replace(DEMAND, enable_load_scaling=True, ttft_ms=1000.0)
+    planner = Planner(spec, [card()], {"agg": linear()})
+    frontend, wanted, stopped = CountingFrontend(), 3, None
+    for index in range(1, 61):
+        at_ms = 5_000.0 * index
+        frontend.serve(10, isl=100, osl=20)
+        busy = report(0, at_ms=at_ms, running=2, kv=200, queued=queued if index < 60 else 0)
+        state = pool_state("agg", 1, starting=wanted - 1)
+        seen = observation(at_ms, [state], [frontend.scrape(at_ms)], [busy])
+        decided = only(planner.look(seen))
+        if decided.target < wanted and stopped is None:
+            stopped = at_ms
+            assert decided.target == 1
+        wanted = decided.target
+    assert stopped == stopped_ms
 
 
 def test_demand_raises_what_load_had() -> None:

@@ -16,6 +16,7 @@ from virtual_time import in_virtual_time, now_ms
 
 from dynosim.cluster import ClusterSpec, RunOptions, simulate
 from dynosim.cluster.scaling import ScalingProcess, ScalingSpec, pool_cards
+from dynosim.cluster.scenario import Crash, Replacement, WorkerTarget, play
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import ConfigError
 from dynosim.metrics import summarize
@@ -125,6 +126,15 @@ def test_what_is_decided_comes_about_later_unless_something_else_is_decided() ->
     assert result.workers.launched_ms.tolist() == [0.0, 180.0]
     assert result.workers.ready_ms.tolist() == [0.0, 250.0]
     assert [one.pools[0].wanted for one in seen] == [1, 3, 2]
+
+
+def test_who_says_the_same_again_and_again_is_obeyed_after_the_delay() -> None:
+    """Every 20 ms, of a delay of 50: counted from when the number was first wanted."""
+    script = Script([float(at) for at in range(100, 400, 20)], [3] * 8 + [1] * 7)
+    result, _ = run(script, 0.0, 900.0, actuation_delay_ms=50.0)
+    assert result.scaling is not None
+    assert result.scaling.at_ms.tolist() == [150.0, 310.0]
+    assert result.scaling.after.tolist() == [3, 1]
 
 
 def test_advice_is_not_carried_out() -> None:
@@ -254,3 +264,22 @@ def test_nothing_is_said_of_scaling_where_nobody_does() -> None:
     report = summarize(result, TIMES, sla=None, wall_time_ms=0.0)
     assert report["num_scale_ups"] is None and report["mean_workers"] is None
     assert replica_table(result).rows() == [("workers", 0.0, None, 0, 1, 0)]
+
+
+def test_what_a_hung_worker_said_last_stays_and_grows_old() -> None:
+    gone = Crash(
+        at_ms=42.0,
+        target=WorkerTarget("workers", 0),
+        detect_ms=100.0,
+        replacement=Replacement(kind="none"),
+    )
+    process = ScalingProcess(Script([30.0, 60.0, 90.0, 150.0], []), ScalingSpec())
+    cluster = equal_workers(SPEC, TIMES, num_workers=2, routing=LEAST)
+    simulate(trace(0.0, 1.0, 50.0), cluster, processes=[process, *play([gone])])
+    reports = [look.seen.reports for look in process.looks]
+    ages = [[(one.worker_id, one.at_ms) for one in of] for of in reports]
+    assert ages[0] == [(0, 30.0), (1, 30.0)]
+    assert ages[1] == [(0, 30.0), (1, 60.0)] and ages[2] == [(0, 30.0), (1, 90.0)]
+    assert ages[3] == [(1, 150.0)]  # it is known to be gone by then
+    first, second = reports[0][0], reports[1][0]
+    assert first.passes and second == replace(first, passes=())  # told once

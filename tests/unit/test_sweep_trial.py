@@ -158,3 +158,14 @@ def test_only_the_last_few_engines_are_kept(tmp_path: Path) -> None:
     for blocks in range(50, 60 + MAX_PREPARED):
         cached_prepared(trace_config(tmp_path, engine={"num_gpu_blocks": blocks}))
     assert len(module._prepared) == MAX_PREPARED
+
+
+def test_a_worker_is_told_of_no_limit_where_there_is_one_by_default() -> None:
+    data = {
+        "workload": {"synthetic": {"requests": 9, "isl": 10, "osl": 2, "rate_rps": 5}},
+        "engine": {"num_gpu_blocks": 100},
+        "timing": {"kind": "fixed", "prefill_ms": 10, "decode_ms": 5},
+        "planner": {"max_gpu_budget": None},
+    }
+    config = run_config_from_dict(data)
+    assert run_config_from_dict(request_for(config)["config"]) == config

@@ -380,7 +380,8 @@ class HostOffload:
         for job in self._jobs.values():
             if job.sequence is sequence and not job.is_load:
                 self._num_orphans += 1
-                job.mark = mark
+                # Who had no seat gave its blocks up long ago: any that is handed out may be one.
+                job.mark = mark if num_tokens else 0
                 self._note_sources(job, sequence.held)
 
     def freeing(self, sequence: Sequence) -> None:

@@ -41,6 +41,8 @@ _COUNTS = (
     "decode_worker_id",
     "preemptions",
     "migrations",
+    "prefill_dp_rank",
+    "decode_dp_rank",
 )
 
 ENGINE_KEYS: tuple[str, ...] = (

@@ -41,7 +41,6 @@ from dynosim_runtime.tokenize.tokenizer import Tokenizer
 
 LISTENERS = 32  # uvloop takes one connection of each in a turn of its loop, which may be long
 COLLECT_AFTER = 20_000  # objects more than freed; in 1,000 streams all objects are looked at often
-NAMESPACE = "dynosim"
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +102,7 @@ class FrontendProcess:
         self._plan = config
         self._pool_plans = plan_pools(config, out)
         self._pools: list[Pool] = []
-        self._metrics = FrontendMetrics(namespace=NAMESPACE, model=model)
+        self._metrics = FrontendMetrics(namespace=config.live.metrics_namespace, model=model)
         self._models = ModelRegistry()
         self._speculative_prefills: SpeculativePrefills | None = None
         self._now_ms = stopwatch()

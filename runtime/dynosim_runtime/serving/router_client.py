@@ -71,7 +71,7 @@ class RouterClient:
                 self._discovery,
                 self._live,
                 model=self._model,
-                metrics=FrontendMetrics(namespace="dynosim", model=self._model),
+                metrics=FrontendMetrics(namespace=self._live.metrics_namespace, model=self._model),
                 now_ms=self._now_ms,
                 on_close=self._routing.close,
             )

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from dynosim.config.formats import VALIDATION_SCHEMA
+from dynosim.config.loading import written_out
 from dynosim.experiment.run import RunOutcome
 from dynosim.metrics.in_range import inside_shares
 from dynosim.metrics.saturation import load_of
@@ -63,7 +64,7 @@ def validation_document(
             "capacity_given": None if given is None else given.to_dict(),
         },
         "attribution": None if judgement.attribution is None else judgement.attribution.to_dict(),
-        "config": config.model_dump(mode="json", exclude_none=True),
+        "config": written_out(config),
     }
     if measured.transfers is not None:
         document["handoff"] = measured.transfers | {
