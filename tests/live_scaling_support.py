@@ -31,9 +31,9 @@ def scaled_plan(planner: Mapping[str, Any] = PLANNER, **sections: Any) -> RunCon
     return run_config_from_dict(scaled_sections(planner, **sections))
 
 
-def scaled_sections(planner: Mapping[str, Any] = PLANNER, **sections: Any) -> dict[str, Any]:
-    """The same as a run file."""
-    return {
+def scaled_sections(planner: Mapping[str, Any] | None = PLANNER, **sections: Any) -> dict[str, Any]:
+    """The same as a run file; without a planner if there is none."""
+    document = {
         "workload": {"synthetic": {"requests": 1, "isl": 64, "osl": 32, "rate_rps": 1}},
         "timing": {"kind": "linear", "base_ms": 20.0, "per_prefill_token_ms": 0.05},
         "engine": {
@@ -41,10 +41,11 @@ def scaled_sections(planner: Mapping[str, Any] = PLANNER, **sections: Any) -> di
             "max_num_batched_tokens": 512, "max_model_len": 512,
         },
         "live": {"ready_timeout_s": 120, "drain_timeout_s": 120},
-        "planner": dict(planner),
+        "planner": None if planner is None else dict(planner),
         "scaling": {"scrape_interval_ms": 500},
         **sections,
     }  # fmt: skip
+    return {name: section for name, section in document.items() if section is not None}
 
 
 class MadeUpWorkforce:

@@ -24,7 +24,8 @@ def live_controller(plan: RunConfig, speedup: float = 1.0) -> Controller:
     controller = controller_of(plan, replace(cluster, pools=pools))
     if controller is None:
         raise ConfigError(
-            "the plan says nobody who decides on the number of workers (add planner: or hpa:)"
+            "the plan says nobody who decides on the number of workers (add planner:, hpa:, keda: "
+            "or concurrency:)"
         )
     return controller
 

@@ -325,7 +325,7 @@ def serve_planner(
     port: Annotated[int, typer.Option(help="Port of its own metrics; 0: any.")] = 0,
     speedup: Speedup = 1.0,
 ) -> None:
-    """The plan's controller beside a deployment: it advises, and changes nothing."""
+    """Advise on the size of a deployment, by the plan's controller."""
     raise typer.Exit(
         _live("serve_planner")(
             plan,

@@ -152,6 +152,25 @@ def test_prefill_and_decode_workers_are_scaled_each_by_itself(tmp_path: Path) ->
     _assert_replays(tmp_path / "out")
 
 
+def test_an_hpa_scales_by_pending_requests(tmp_path: Path) -> None:
+    hpa = {
+        "metric": "pending_requests", "target": 4, "max_replicas": 3, "sync_ms": 500,
+        "scale_down_window_ms": 1000,
+    }  # fmt: skip
+
+    async def load(deployed: Scaled) -> None:
+        async with httpx.AsyncClient(base_url=deployed.url, timeout=PATIENCE_S) as client:
+            step = [asyncio.create_task(complete(client, i, 200)) for i in range(40)]
+            await until(lambda: len(deployed.ready()) == 3, poll_s=0.1)
+            assert set(await asyncio.gather(*step)) == {200}
+            await until(lambda: len(deployed.pids()) == 2, poll_s=0.1)
+
+    with scaled(tmp_path, planner=None, hpa=hpa) as deployed:
+        asyncio.run(load(deployed))
+        assert deployed.status()["control"]["controller"] == "hpa"
+    _assert_replays(tmp_path / "out")
+
+
 def _verdicts(deployed: Scaled) -> list[str]:
     return [look["decision"]["pools"][0]["verdict"] for look in deployed.looks()]
 

@@ -68,7 +68,7 @@ async def controlled(
 def as_engines_are(plan: RunConfig, deployment: LocalDeployment) -> RunConfig:
     """The plan with the KV blocks that real engines turned out to have."""
     if plan.cluster.is_disagg:
-        return plan  # each role has its own, and states them
+        return plan  # roles may differ: what the plan says of each counts
     blocks = [card.total_kv_blocks for card in deployment.cards().values()]
     known = [number for number in blocks if number is not None]
     if plan.engine.num_gpu_blocks != "auto" or not known:

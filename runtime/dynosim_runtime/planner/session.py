@@ -44,8 +44,10 @@ def _minimums(plan: RunConfig) -> dict[str, int | None]:
     if plan.planner is not None:
         for key in ("min_endpoint", "prefill_min_endpoint", "decode_min_endpoint"):
             found[f"planner.{key}"] = getattr(plan.planner, key)
-    if plan.hpa is not None:
-        found["hpa.min_replicas"] = plan.hpa.min_replicas
+    for name in ("hpa", "keda", "concurrency"):
+        section = getattr(plan, name)
+        if section is not None:
+            found[f"{name}.min_replicas"] = section.min_replicas
     return found
 
 
