@@ -50,7 +50,7 @@ def scaling_process(config: RunConfig, cluster: ClusterSpec) -> ScalingProcess |
     """
     controller: Controller
     if config.planner is not None:
-        controller = _planner(_with_targets(config.planner, config.sla), cluster)
+        controller = _planner(config.planner, config.sla, cluster)
     elif config.hpa is not None:
         controller = _hpa(config.hpa, cluster)
     elif config.keda is not None:
@@ -74,18 +74,21 @@ def scaling_spec(config: RunConfig) -> ScalingSpec:
     )
 
 
-def _with_targets(section: PlannerConfig, sla: SlaConfig | None) -> PlannerConfig:
-    """What a planner is to keep, unless it says so itself: the bounds of the `sla:` section."""
-    bounds = {} if sla is None else {key: getattr(sla, key) for key in ("ttft_ms", "itl_ms")}
-    stated = section.model_fields_set
-    missing = {key: bound for key, bound in bounds.items() if bound and key not in stated}
-    return section.model_copy(update=missing)
+def _targets(section: PlannerConfig, sla: SlaConfig | None) -> dict[str, float]:
+    """What a planner is to keep: what it says itself, the bounds of `sla:`, or its defaults."""
+    found = {}
+    for key in ("ttft_ms", "itl_ms"):
+        bound = None if sla is None else getattr(sla, key)
+        found[key] = getattr(section, key) or bound or getattr(PlannerSpec(), key)
+    return found
 
 
-def _planner(section: PlannerConfig, cluster: ClusterSpec) -> Planner:
+def _planner(section: PlannerConfig, sla: SlaConfig | None, cluster: ClusterSpec) -> Planner:
     mode = section.mode or ("agg" if cluster.disagg is None else "disagg")
     predictor = from_section(ForecastSpec, section.load_predictor)
-    spec = from_section(PlannerSpec, section, mode=mode, load_predictor=predictor)
+    spec = from_section(
+        PlannerSpec, section, mode=mode, load_predictor=predictor, **_targets(section, sla)
+    )
     times = {pool.name: pool.times for pool in cluster.pools}
     try:
         return Planner(spec, pool_cards(cluster), times)
