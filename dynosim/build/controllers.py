@@ -59,7 +59,7 @@ def controller_of(config: RunConfig, cluster: ClusterSpec) -> Controller | None:
     """
     planner = config.planner_in_full
     if planner is not None:
-        return _planner(planner, cluster)
+        return _planner(planner, config.sla, cluster)
     if config.hpa is not None:
         return _hpa(config.hpa, cluster)
     if config.keda is not None:
@@ -93,10 +93,21 @@ def frontend_labels(config: RunConfig) -> FrontendLabels:
     return FrontendLabels(live.metrics_namespace, live.served_model_name or config.model or "model")
 
 
-def _planner(section: PlannerConfig, cluster: ClusterSpec) -> Planner:
+def _targets(section: PlannerConfig, sla: SlaConfig | None) -> dict[str, float]:
+    """What a planner is to keep: what it says itself, the bounds of `sla:`, or its defaults."""
+    found = {}
+    for key in ("ttft_ms", "itl_ms"):
+        bound = None if sla is None else getattr(sla, key)
+        found[key] = getattr(section, key) or bound or getattr(PlannerSpec(), key)
+    return found
+
+
+def _planner(section: PlannerConfig, sla: SlaConfig | None, cluster: ClusterSpec) -> Planner:
     mode = section.mode or ("agg" if cluster.disagg is None else "disagg")
     predictor = from_section(ForecastSpec, section.load_predictor)
-    spec = from_section(PlannerSpec, section, mode=mode, load_predictor=predictor)
+    spec = from_section(
+        PlannerSpec, section, mode=mode, load_predictor=predictor, **_targets(section, sla)
+    )
     is_told = section.step_times == "plan"
     times = {pool.name: pool.times for pool in cluster.pools} if is_told else {}
     try:

@@ -66,10 +66,10 @@ class PlannerConfig(Section):
     """Which pools it scales; null: all."""
     optimization_target: Literal["throughput", "latency", "load", "sla"] = "throughput"
     """What it aims at: thresholds on what engines report, early or late or stated; or latencies."""
-    ttft_ms: PositiveMs = 500.0
-    """Target of the time to the first token, with `sla`; that of the section `sla` if not given."""
-    itl_ms: PositiveMs = 50.0
-    """Target of the time between tokens, with `sla`; that of the section `sla` if not given."""
+    ttft_ms: PositiveMs | None = None
+    """Target of the time to the first token, with `sla`; null: as the section `sla`, or 500."""
+    itl_ms: PositiveMs | None = None
+    """Target of the time between tokens, with `sla`; null: as the section `sla`, or 50."""
     throughput_adjustment_interval_ms: PositiveMs = 180_000.0
     """How often, and over which window, demand decides."""
     load_adjustment_interval_ms: PositiveMs = 5_000.0

@@ -6,6 +6,7 @@ from typing import Any
 from dynosim.config.controllers import PlannerConfig
 from dynosim.config.schema import RunConfig
 from dynosim.planner.capacity import OperatingPoint
+from dynosim.planner.planner_spec import PlannerSpec
 
 Data = dict[str, Any]
 
@@ -25,7 +26,7 @@ class Limits:
     @property
     def ttft_s(self) -> float:
         """The bound on TTFT; where there is none, what a planner aims at by default."""
-        ttft_ms = PlannerConfig().ttft_ms if self.ttft_ms is None else self.ttft_ms
+        ttft_ms = PlannerSpec().ttft_ms if self.ttft_ms is None else self.ttft_ms
         return max(0.001, ttft_ms / 1e3)
 
 

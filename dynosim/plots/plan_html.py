@@ -138,6 +138,8 @@ def _share(document: Document, name: str) -> str:
 
 def decisions(document: Document) -> str:
     """A folded table for each contestant that decides."""
+    from markupsafe import Markup
+
     header = ("who", "at s", "why", "from", "to")
     blocks = []
     for row in document["contestants"]:
@@ -154,7 +156,7 @@ def decisions(document: Document) -> str:
         blocks.append(
             folded(f"{row['name']}: {len(changes)} changes{left}", table(header, cells, 3))
         )
-    return "".join(blocks)
+    return Markup("").join(blocks)
 
 
 def _goes_by(document: Document) -> str:

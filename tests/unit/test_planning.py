@@ -138,7 +138,7 @@ def test_no_limit_is_written_out_where_there_is_one_by_default() -> None:
     data = written_out(config)
     assert data["planner"]["max_gpu_budget"] is None and "max_endpoint" not in data["planner"]
     assert run_config_from_dict(data).planner == config.planner
-    assert "hpa" not in data
+    assert "hpa" not in data and "ttft_ms" not in data["planner"]  # which is the SLA's
 
 
 # ---- over time -----------------------------------------------------------------------------------

@@ -112,6 +112,7 @@ def test_lines_over_time_are_those_of_the_first_seed() -> None:
 
 def test_the_page_is_whole_without_a_network() -> None:
     text = render_page(plan_page(document(), timeline(), "seed: 4\n"))
+    assert "<summary>planner: 1 changes</summary>" in text  # a block, not its text
     assert "something to know" in text and "rule of hpa" in text and "seed: 4" in text
     outside = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
     assert "http://" not in outside and "https://" not in outside
