@@ -13,7 +13,7 @@ from dynosim.config.autoscalers import (
     ScalingRulesConfig,
 )
 from dynosim.config.controllers import HpaConfig, PlannerConfig, ScalingConfig
-from dynosim.config.schema import RunConfig
+from dynosim.config.schema import RunConfig, SlaConfig
 from dynosim.errors import ConfigError
 from dynosim.planner.concurrency import ConcurrencyScaler, ConcurrencySpec
 from dynosim.planner.controller import Controller
