@@ -380,7 +380,7 @@ def plan(
         int, typer.Option(min=1, max=4096, help="Largest fixed cluster that is tried.")
     ] = 64,
 ) -> None:
-    """Compare planner, autoscalers, fixed clusters and the bound on one load."""
+    """Compare planner, autoscalers, fixed clusters and the bound."""
     _compute_in_one_thread()
     from dynosim.cli.plan import PlanArguments, plan_command
 
