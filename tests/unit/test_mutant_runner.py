@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mutant_lists import ListError, Mutant, load_lists, note_killers, select
+from mutant_lists import ListError, Mutant, check_all, load_lists, note_killers, select
 from mutant_trials import seconds_by_file
 from run import NOT_RUN, SURVIVED, Result, main, score_table
 from shared_data import ROOT
@@ -182,6 +182,11 @@ def test_a_malformed_list_is_refused(tree: Path, text: str, fault: str) -> None:
     (tree / "tests/mutants/shop.yaml").write_text(text)
     with pytest.raises(ListError, match=fault):
         load_lists(tree / "tests" / "mutants")
+
+
+def test_every_mutant_of_the_lists_fits_the_tree() -> None:
+    """What it would replace is there, once, and what comes of it is Python."""
+    check_all(ROOT, load_lists(ROOT / "tests" / "mutants"))
 
 
 def test_mutants_are_chosen_by_id_list_or_package() -> None:
