@@ -13,7 +13,7 @@ from dynosim.config.autoscalers import (
     ScalingRulesConfig,
 )
 from dynosim.config.controllers import HpaConfig, PlannerConfig, ScalingConfig
-from dynosim.config.schema import RunConfig, SlaConfig
+from dynosim.config.schema import RunConfig
 from dynosim.errors import ConfigError
 from dynosim.planner.concurrency import ConcurrencyScaler, ConcurrencySpec
 from dynosim.planner.controller import Controller
@@ -59,7 +59,7 @@ def controller_of(config: RunConfig, cluster: ClusterSpec) -> Controller | None:
     """
     planner = config.planner_in_full
     if planner is not None:
-        return _planner(planner, config.sla, cluster)
+        return _planner(planner, cluster)
     if config.hpa is not None:
         return _hpa(config.hpa, cluster)
     if config.keda is not None:
@@ -93,20 +93,18 @@ def frontend_labels(config: RunConfig) -> FrontendLabels:
     return FrontendLabels(live.metrics_namespace, live.served_model_name or config.model or "model")
 
 
-def _targets(section: PlannerConfig, sla: SlaConfig | None) -> dict[str, float]:
-    """What a planner is to keep: what it says itself, the bounds of `sla:`, or its defaults."""
-    found = {}
-    for key in ("ttft_ms", "itl_ms"):
-        bound = None if sla is None else getattr(sla, key)
-        found[key] = getattr(section, key) or bound or getattr(PlannerSpec(), key)
-    return found
-
-
-def _planner(section: PlannerConfig, sla: SlaConfig | None, cluster: ClusterSpec) -> Planner:
+def _planner(section: PlannerConfig, cluster: ClusterSpec) -> Planner:
+    """The planner of a section in full: a target that is still null has its default."""
     mode = section.mode or ("agg" if cluster.disagg is None else "disagg")
     predictor = from_section(ForecastSpec, section.load_predictor)
+    usual = PlannerSpec()
     spec = from_section(
-        PlannerSpec, section, mode=mode, load_predictor=predictor, **_targets(section, sla)
+        PlannerSpec,
+        section,
+        mode=mode,
+        load_predictor=predictor,
+        ttft_ms=section.ttft_ms or usual.ttft_ms,
+        itl_ms=section.itl_ms or usual.itl_ms,
     )
     is_told = section.step_times == "plan"
     times = {pool.name: pool.times for pool in cluster.pools} if is_told else {}

@@ -79,21 +79,9 @@ def simulate(
     outside_ms = ingress_ms + egress_ms
     handoffs, decode_routing = None, None
     is_steered = bool(processes) or cluster.starts_cold
-    may_change = is_steered
     stores = TierStores()
     seen = SharedStore(stores, extents) if routing.settings.cost.shared_cache_multiplier else None
-    placer: AnyPlacer
-    if cluster.disagg is None:
-        placer = make_placer(
-            routing,
-            trace,
-            extents,
-            cluster.cards(),
-            cluster.ranks,
-            may_change=may_change,
-            shared_store=seen,
-        )
-    else:
+    if cluster.disagg is not None:
         decode_routing = cluster.disagg.decode_routing or _in_turn(cluster.block_size, options.seed)
         decode_routing = replace(
             decode_routing,
@@ -101,20 +89,10 @@ def simulate(
             is_asked=decode_routing.is_asked or routing.is_asked,
         )
         routing, decode_routing = _as_asked(cluster.disagg.handoff, routing, decode_routing)
-        placer = PoolPlacers(
-            make_placer(
-                routing,
-                trace,
-                extents,
-                cluster.cards("prefill"),
-                may_change=may_change,
-                shared_store=seen,
-            ),
-            make_placer(
-                decode_routing, trace, extents, cluster.cards("decode"), may_change=may_change
-            ),
-        )
         handoffs = _make_handoffs(cluster, cluster.disagg, journal)
+    placer = _make_placer(
+        (routing, decode_routing), trace, extents, cluster, may_change=is_steered, shared_store=seen
+    )
     if any(pool.tiers is not None for pool in cluster.pools):
         journal.tiers = TierColumns(journal.scheduled_ms, cluster.block_size)
     load: Arrivals = LoadDriver(trace, options.concurrency)
@@ -200,6 +178,41 @@ def simulate(
     if outside_ms == 0:
         return result
     return as_clients_see(result, ingress_ms=ingress_ms, egress_ms=egress_ms)
+
+
+def _make_placer(
+    routings: tuple[RoutingSpec, RoutingSpec | None],
+    trace: Trace,
+    extents: PrefixExtents,
+    cluster: ClusterSpec,
+    *,
+    may_change: bool,
+    shared_store: SharedStore | None,
+) -> AnyPlacer:
+    """Who places requests; with prefill and decode workers apart, by the routing of each."""
+    first, second = routings
+    if second is None:
+        return make_placer(
+            first,
+            trace,
+            extents,
+            cluster.cards(),
+            cluster.ranks,
+            may_change=may_change,
+            shared_store=shared_store,
+        )
+    prefill = make_placer(
+        first,
+        trace,
+        extents,
+        cluster.cards("prefill"),
+        may_change=may_change,
+        shared_store=shared_store,
+    )
+    return PoolPlacers(
+        prefill,
+        make_placer(second, trace, extents, cluster.cards("decode"), may_change=may_change),
+    )
 
 
 def _first_routing(cluster: ClusterSpec, trace: Trace, options: RunOptions) -> RoutingSpec:

@@ -228,12 +228,11 @@ class RunConfig(Section):
     @property
     def planner_in_full(self) -> PlannerConfig | None:
         """The planner's section; targets that it does not state are the bounds of `sla`."""
-        if self.planner is None or self.sla is None:
-            return self.planner
-        stated = self.planner.model_fields_set
-        bounds = {key: getattr(self.sla, key) for key in ("ttft_ms", "itl_ms")}
-        missing = {key: bound for key, bound in bounds.items() if bound and key not in stated}
-        return self.planner.model_copy(update=missing)
+        planner, sla = self.planner, self.sla
+        if planner is None or sla is None:
+            return planner
+        missing = [key for key in ("ttft_ms", "itl_ms") if getattr(planner, key) is None]
+        return planner.model_copy(update={key: getattr(sla, key) for key in missing})
 
     @property
     def waits_for_workers(self) -> bool:

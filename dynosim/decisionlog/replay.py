@@ -1,7 +1,6 @@
 """Every decision of a controller's log made once more, by a controller as its plan says."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,7 @@ def replay_decisions(path: Path) -> Verdict:
     total = Verdict(0, 0, num_files=0)
     for file in decision_files(path):
         verdict = _of_file(file)
-        total = replace(
-            verdict,
-            num_entries=total.num_entries + verdict.num_entries,
-            num_decisions=total.num_decisions + verdict.num_decisions,
-            file=None if verdict.is_equal else file.name,
-            num_files=total.num_files + 1,
-            notes=total.notes + verdict.notes,
-        )
+        total = total.with_file(file.name, verdict)
         if not total.is_equal:
             break
     return total

@@ -110,6 +110,17 @@ class Verdict:
         """Whether every decision came out as logged."""
         return self.line is None
 
+    def with_file(self, name: str, verdict: "Verdict") -> "Verdict":
+        """This one of some files of a log, all equal, and the verdict on the next, together."""
+        return replace(
+            verdict,
+            num_entries=self.num_entries + verdict.num_entries,
+            num_decisions=self.num_decisions + verdict.num_decisions,
+            file=None if verdict.is_equal else name,
+            num_files=self.num_files + 1,
+            notes=self.notes + verdict.notes,
+        )
+
 
 def replay_log(path: Path) -> Verdict:
     """Derive every decision of a log, a file or a folder, again, up to the first that differs.
@@ -124,14 +135,7 @@ def replay_log(path: Path) -> Verdict:
     for file in log_files(path):
         replay = _Replay(file)
         verdict = replay.run(before)
-        total = replace(
-            verdict,
-            num_entries=total.num_entries + verdict.num_entries,
-            num_decisions=total.num_decisions + verdict.num_decisions,
-            file=None if verdict.is_equal else file.name,
-            num_files=total.num_files + 1,
-            notes=total.notes + verdict.notes,
-        )
+        total = total.with_file(file.name, verdict)
         if not total.is_equal:
             break
         before = replay
