@@ -13,6 +13,7 @@ import numpy as np
 from dynosim.cluster.cluster import Cluster
 from dynosim.cluster.placement import LoadPlacer
 from dynosim.cluster.pool import Worker
+from dynosim.cluster.spec import ClusterSpec, RunOptions
 from dynosim.records import IntArray, Trace
 from dynosim.router.modes import BLIND_MODES, RoundRobin
 from dynosim.router.spec import RoutingSpec
@@ -20,10 +21,21 @@ from dynosim.router.workers import WorkerTable
 from dynosim.workload.load import Arrivals, LoadDriver
 
 
-def can_go_apart(routing: RoutingSpec, load: Arrivals, num_workers: int) -> bool:
+def can_go_apart(
+    cluster: ClusterSpec, routing: RoutingSpec, options: RunOptions, load: Arrivals
+) -> bool:
     """Whether workers that neither come nor go can be followed one by one."""
     is_blind = not routing.needs_router and routing.settings.mode in BLIND_MODES
-    return is_blind and not load.reacts and num_workers > 1
+    return (
+        is_blind
+        and not load.reacts
+        and sum([pool.workers for pool in cluster.pools]) > 1
+        and cluster.ranks.number == 1
+        and options.client_timeout_ms is None
+        and cluster.disagg is None
+        and cluster.frontend is None
+        and not any([pool.tiers and pool.tiers.goes_elsewhere for pool in cluster.pools])
+    )
 
 
 def one_by_one(

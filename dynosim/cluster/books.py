@@ -7,14 +7,13 @@ import numpy as np
 
 from dynosim.cluster.frontend_stages import StagedLoad
 from dynosim.cluster.journal import Journal
+from dynosim.cluster.placement import AnyPlacer
 from dynosim.cluster.pool_placers import PoolPlacers
 from dynosim.cluster.spec import ClusterSpec
 from dynosim.records import IntArray, ScalingLog
 
 if TYPE_CHECKING:
     from array import array
-
-    from dynosim.cluster.cluster import AnyPlacer
 
 
 class PoolChange(NamedTuple):
@@ -35,7 +34,7 @@ class Books:
     def __init__(
         self,
         journal: Journal,
-        placer: "AnyPlacer",
+        placer: AnyPlacer,
         cluster: ClusterSpec,
         *,
         ingress_ms: float,

@@ -13,9 +13,10 @@ from typing import Any
 import simpy
 
 from dynosim.cluster.books import Books
-from dynosim.cluster.cluster import Cluster, RouterFault
+from dynosim.cluster.cluster import Cluster
 from dynosim.cluster.event_faults import EventFault
 from dynosim.cluster.pool import Worker
+from dynosim.cluster.router_faults import RouterFault, end_event_fault
 from dynosim.cluster.spec import PoolSpec, of_generation
 from dynosim.cluster.starting import StartUps
 from dynosim.records import StartupLog
@@ -214,7 +215,7 @@ class ControlPlane:
 
     def end_event_fault(self, begun: list[RouterFault]) -> None:
         """Let events arrive as usual that are published from now on."""
-        self._cluster.end_event_fault(begun, self.now_ms)
+        end_event_fault(begun, self.now_ms)
 
     @property
     def mixes_no_generations(self) -> bool:

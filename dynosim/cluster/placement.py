@@ -1,7 +1,7 @@
 """How a cluster gets its requests placed: by load alone, or by a router that follows the caches."""
 
 from collections.abc import Collection, Iterator
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from dynosim.cluster.pool import Worker
 from dynosim.engine.pace import NEVER
@@ -10,6 +10,15 @@ from dynosim.records import KvEventLog, RoutingStats
 from dynosim.router.modes import AnyLoadMode
 from dynosim.router.refusals import NoEligibleWorkerError, RequestRefusedError
 from dynosim.router.workers import WorkerTable
+
+if TYPE_CHECKING:
+    from dynosim.cluster.lone_placer import LonePlacer
+    from dynosim.cluster.pool_placers import PoolPlacers
+    from dynosim.cluster.rank_placer import RankPlacer
+    from dynosim.cluster.router_placer import RouterPlacer
+
+# Ours are named beside the protocol, so that a compiler calls them directly.
+AnyPlacer: TypeAlias = "LoadPlacer | LonePlacer | PoolPlacers | RankPlacer | RouterPlacer | Placer"
 
 QUEUED: Final = -1
 

@@ -2,43 +2,26 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dynosim.cluster.apart import can_go_apart, one_by_one
+from dynosim.cluster.assembly import Assembly
 from dynosim.cluster.books import Books
-from dynosim.cluster.cluster import AnyPlacer, Cluster
-from dynosim.cluster.frontend_stages import StagedLoad
-from dynosim.cluster.generations import Generations
-from dynosim.cluster.handoffs import Handoffs
-from dynosim.cluster.journal import HandoffColumns, Journal, TierColumns
-from dynosim.cluster.launcher import Launcher
-from dynosim.cluster.lobby import Lobby
+from dynosim.cluster.cluster import Cluster
+from dynosim.cluster.journal import Journal
 from dynosim.cluster.outside import as_clients_see
-from dynosim.cluster.patience import Patience
 from dynosim.cluster.pins import check_pins
 from dynosim.cluster.placement import LoadPlacer
 from dynosim.cluster.pool import worker_log
-from dynosim.cluster.pool_placers import PoolPlacers
-from dynosim.cluster.requests import Requests
-from dynosim.cluster.routing import make_placer
-from dynosim.cluster.shared_store import SharedStore
-from dynosim.cluster.spec import ClusterSpec, DisaggSpec, RunOptions
-from dynosim.cluster.tier_stores import TierStores
-from dynosim.cluster.trail import TrailColumns
-from dynosim.cluster.transfers import Transfers
+from dynosim.cluster.spec import ClusterSpec, RunOptions
 from dynosim.cluster.watch import Watch
 from dynosim.engine.room import require_room
 from dynosim.engine.spec import EngineSpec
 from dynosim.errors import InfeasibleError
 from dynosim.records import RunResult, StartupLog, Trace
-from dynosim.router.handoff import HandoffFlow, HandoffSpec
-from dynosim.router.knobs import RouterSpec
-from dynosim.router.spec import RoutingSpec
-from dynosim.workload.extents import PrefixExtents, prefix_extents
-from dynosim.workload.load import NEVER, Arrivals, LoadDriver
+from dynosim.workload.load import NEVER
 
 if TYPE_CHECKING:
     from dynosim.cluster.control import Process
@@ -71,188 +54,53 @@ def simulate(
     for pool in cluster.pools:
         require_room(pool.engine)
     check_pins(trace, cluster)
-    extents = extents_for(trace, cluster, may_fail=bool(processes))
-    routing = _first_routing(cluster, trace, options)
-    journal = Journal(trace)
-    ingress_ms = cluster.pools[0].times.ingress_ms + routing.hop_ms
-    egress_ms = cluster.pools[-1].times.egress_ms
-    outside_ms = ingress_ms + egress_ms
-    handoffs, decode_routing = None, None
     is_steered = bool(processes) or cluster.starts_cold
-    stores = TierStores()
-    seen = SharedStore(stores, extents) if routing.settings.cost.shared_cache_multiplier else None
-    if cluster.disagg is not None:
-        decode_routing = cluster.disagg.decode_routing or _in_turn(cluster.block_size, options.seed)
-        decode_routing = replace(
-            decode_routing,
-            has_wishes=routing.has_wishes,
-            is_asked=decode_routing.is_asked or routing.is_asked,
-        )
-        routing, decode_routing = _as_asked(cluster.disagg.handoff, routing, decode_routing)
-        handoffs = _make_handoffs(cluster, cluster.disagg, journal)
-    placer = _make_placer(
-        (routing, decode_routing), trace, extents, cluster, may_change=is_steered, shared_store=seen
-    )
-    if any(pool.tiers is not None for pool in cluster.pools):
-        journal.tiers = TierColumns(journal.scheduled_ms, cluster.block_size)
-    load: Arrivals = LoadDriver(trace, options.concurrency)
-    frontend = None
-    if cluster.frontend is not None:
-        load = frontend = StagedLoad(load, trace.input_tokens, cluster.frontend)
-    trail = TrailColumns() if options.records_trail else None
-    patience = None
-    if options.client_timeout_ms is not None:
-        # What is over so late that its last token comes after the time-out is given up, too.
-        patience = Patience(max(0.0, options.client_timeout_ms - outside_ms), journal)
-    singly = options.exact_stepping
-    running = Cluster(
-        Requests(trace, extents, cluster),
-        launcher=Launcher(
-            extents,
-            journal,
-            routing,
-            decode_routing=decode_routing,
-            steps_singly=singly,
-            trail=trail,
-            retains=trace.retention is not None,
-        ),
-        placer=placer,
-        load=load,
-        journal=journal,
-        stores=stores,
-        handoffs=handoffs,
-        turnaround_ms=outside_ms,
-        patience=patience,
-        migration_limit=options.migration_limit,
-        generations=_generations(cluster),
-        lobby=Lobby() if options.waits_for_workers else None,
-        frontend=frontend,
-    )
+    made = Assembly(trace, cluster, options, is_steered=is_steered, may_fail=bool(processes))
+    running = made.running
     _launch_all(running, cluster)
-    until_ms = NEVER if options.until_ms is None else options.until_ms - outside_ms
-    parts = _Parts(progress)
     books = Books(
-        journal, placer, cluster, ingress_ms=ingress_ms, egress_ms=egress_ms, frontend=frontend
+        made.journal,
+        made.placer,
+        cluster,
+        ingress_ms=made.ingress_ms,
+        egress_ms=made.egress_ms,
+        frontend=made.frontend,
     )
+    until_ms = NEVER if options.until_ms is None else options.until_ms - made.outside_ms
     startups = None
     if is_steered:
         until_ms, end_ms, startups = _run_steered(
             running, cluster, until_ms, processes, books, options.seed
         )
-    elif (
-        isinstance(placer, LoadPlacer)
-        and patience is None
-        and frontend is None
-        and cluster.ranks.number == 1
-        and can_go_apart(routing, load, len(running.workers))
-        and not any(pool.tiers is not None and pool.tiers.goes_elsewhere for pool in cluster.pools)
-    ):
-        each = one_by_one(running, placer, trace, cluster.max_model_len)
-        end_ms = max([parts.run(running, until_ms) for _ in each])
-    elif watch is not None:
-        until_ms, end_ms = parts.run_watched(running, until_ms, watch, journal)
     else:
-        end_ms = parts.run(running, until_ms)
-    running.stop(until_ms)
+        until_ms, end_ms = _run_alone(
+            made, trace, cluster, options, until_ms, _Parts(progress), watch
+        )
+    running.fleet.stop(until_ms)
     result = RunResult(
-        requests=journal.request_log(is_closed_loop=options.concurrency is not None),
-        steps=journal.step_log(),
-        stalled_gaps_ms=np.array(journal.stalled_gaps_ms),
+        requests=made.journal.request_log(is_closed_loop=options.concurrency is not None),
+        steps=made.journal.step_log(),
+        stalled_gaps_ms=np.array(made.journal.stalled_gaps_ms),
         workers=worker_log(running.workers),
         block_size=cluster.block_size,
         end_ms=end_ms,
         num_preemptions=sum(w.engine.core.num_preemptions for w in running.workers),
         num_scheduling_events=sum(w.engine.num_events for w in running.workers),
-        routing=placer.stats(),
-        kv_events=placer.kv_events(),
-        trail=None if trail is None else trail.log(end_ms),
-        lock_step=running.lock_step_log(),
-        links=None if handoffs is None else handoffs.transfers.log(),
-        tiers=stores.log(),
-        retention=running.retention_log(),
+        routing=made.placer.stats(),
+        kv_events=made.placer.kv_events(),
+        trail=None if made.trail is None else made.trail.log(end_ms),
+        lock_step=running.fleet.lock_step_log(),
+        links=None if made.handoffs is None else made.handoffs.transfers.log(),
+        tiers=made.stores.log(),
+        retention=running.fleet.retention_log(),
         scaling=books.scaling_log(),
         startups=startups,
         simulate_wall_ms=(time.perf_counter() - started) * 1e3,
     )
-    stores.clear()
-    if outside_ms == 0:
+    made.stores.clear()
+    if made.outside_ms == 0:
         return result
-    return as_clients_see(result, ingress_ms=ingress_ms, egress_ms=egress_ms)
-
-
-def _make_placer(
-    routings: tuple[RoutingSpec, RoutingSpec | None],
-    trace: Trace,
-    extents: PrefixExtents,
-    cluster: ClusterSpec,
-    *,
-    may_change: bool,
-    shared_store: SharedStore | None,
-) -> AnyPlacer:
-    """Who places requests; with prefill and decode workers apart, by the routing of each."""
-    first, second = routings
-    if second is None:
-        return make_placer(
-            first,
-            trace,
-            extents,
-            cluster.cards(),
-            cluster.ranks,
-            may_change=may_change,
-            shared_store=shared_store,
-        )
-    prefill = make_placer(
-        first,
-        trace,
-        extents,
-        cluster.cards("prefill"),
-        may_change=may_change,
-        shared_store=shared_store,
-    )
-    return PoolPlacers(
-        prefill,
-        make_placer(second, trace, extents, cluster.cards("decode"), may_change=may_change),
-    )
-
-
-def _first_routing(cluster: ClusterSpec, trace: Trace, options: RunOptions) -> RoutingSpec:
-    """How requests that come are placed."""
-    routing = cluster.routing or _in_turn(cluster.block_size, options.seed)
-    if trace.wishes is not None:
-        routing = replace(routing, has_wishes=True)
-    if any(pool.tiers is not None and pool.tiers.are_published for pool in cluster.pools):
-        routing = replace(routing, has_slower_tiers=True)  # or their events would be of devices
-    return replace(routing, is_asked=True) if cluster.mixes_no_generations else routing
-
-
-def _generations(cluster: ClusterSpec) -> Generations | None:
-    """Those that do not mix, if they do not."""
-    if not cluster.mixes_no_generations:
-        return None
-    return Generations([pool.name for pool in cluster.pools])
-
-
-def _as_asked(
-    handoff: HandoffSpec, prefill: RoutingSpec, decode: RoutingSpec
-) -> tuple[RoutingSpec, RoutingSpec]:
-    """The routing of both pools; where somebody asks for places or loads, routers do it."""
-    if handoff.conditional is not None:
-        return replace(prefill, is_asked=True), replace(decode, is_asked=True)
-    if handoff.kv_transfer is None:
-        return prefill, decode
-    if handoff.order == "decode_first":
-        return replace(prefill, is_asked=True), decode
-    return prefill, replace(decode, is_asked=True)
-
-
-def _make_handoffs(cluster: ClusterSpec, disagg: DisaggSpec, journal: Journal) -> Handoffs:
-    """What takes requests from one pool to the other."""
-    shows_prefill_tokens = disagg.handoff.first_token == "prefill"
-    journal.handoffs = HandoffColumns(
-        len(journal.status), shows_prefill_tokens=shows_prefill_tokens
-    )
-    flow, transfers = HandoffFlow(disagg.handoff), Transfers(disagg.transfer, cluster)
-    return Handoffs(flow, transfers, journal)
+    return as_clients_see(result, ingress_ms=made.ingress_ms, egress_ms=made.egress_ms)
 
 
 def _launch_all(running: Cluster, spec: ClusterSpec) -> None:
@@ -264,23 +112,26 @@ def _launch_all(running: Cluster, spec: ClusterSpec) -> None:
                 running.make_ready(worker, 0.0)
 
 
-def extents_for(trace: Trace, cluster: ClusterSpec, *, may_fail: bool = False) -> PrefixExtents:
-    """Prompts in terms of extents; of single blocks where a prompt may stop amid any of them: by a
-    cap, or because its KV does not come, or is computed here while others' KV comes."""
-    engines = [pool.engine for pool in cluster.pools]
-    may_stop = any(engine.long_prefill_token_threshold > 0 for engine in engines)
-    if cluster.disagg is not None:
-        may_stop |= may_fail or cluster.disagg.handoff.conditional is not None
-    reuse_blocks = {engine.reuse_blocks for engine in engines}
-    may_stop |= len(reuse_blocks) > 1
-    return prefix_extents(
-        trace, cluster.block_size, single_blocks=may_stop, reuse_blocks=max(reuse_blocks)
-    )
-
-
-def _in_turn(block_size: int, seed: int) -> RoutingSpec:
-    """How requests are placed if nobody says: on each worker in turn."""
-    return RoutingSpec(RouterSpec(block_size, mode="round-robin", seed=seed))
+def _run_alone(
+    made: Assembly,
+    trace: Trace,
+    cluster: ClusterSpec,
+    options: RunOptions,
+    until_ms: float,
+    parts: "_Parts",
+    watch: Watch | None,
+) -> tuple[float, float]:
+    """Run with nobody who steers to the end or to `until_ms`; returns that, or when `watch` ended
+    the run, and when the last thing happened.
+    """
+    running, placer = made.running, made.placer
+    goes_apart = can_go_apart(cluster, made.routing, options, made.load)
+    if goes_apart and isinstance(placer, LoadPlacer):
+        each = one_by_one(running, placer, trace, cluster.max_model_len)
+        return until_ms, max([parts.run(running, until_ms) for _ in each])
+    if watch is not None:
+        return parts.run_watched(running, until_ms, watch, made.journal)
+    return until_ms, parts.run(running, until_ms)
 
 
 def _run_steered(

@@ -28,7 +28,6 @@ class TierStation:
         "is_shared",
         "next_ms",
         "station_id",
-        "told_ms",
         "worker",
     )
 
@@ -36,7 +35,6 @@ class TierStation:
         self, worker: Worker, lanes: CopyLanes, beyond: Beyond, columns: TierColumns
     ) -> None:
         self.next_ms = NEVER
-        self.told_ms = NEVER  # what the cluster's loop knows of it
         self.station_id = -1
         self.worker = worker
         self.beyond = beyond
@@ -66,7 +64,6 @@ class TierStation:
                 has_moved |= self.loaded(job, now_ms)
         if self._hears_stores or engine.core.awaits_copies:
             engine.hear_stored(now_ms)
-        self.told_ms = NEVER
         return has_moved
 
     def loaded(self, job: CopyJob, now_ms: float) -> bool:

@@ -15,8 +15,8 @@ from dynosim.build.engine import Prepared, prepare
 from dynosim.build.routing import check_tiers
 from dynosim.build.workload import load_trace, stage_windows
 from dynosim.cluster import ClusterSpec, Progress, check_requests_fit, simulate
+from dynosim.cluster.assembly import extents_for
 from dynosim.cluster.pins import check_pins_together
-from dynosim.cluster.simulate import extents_for
 from dynosim.cluster.watch import Watch
 from dynosim.config.cluster import POOL_ROLES
 from dynosim.config.schema import RunConfig

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from same_runs import assert_close, assert_same_requests, assert_same_workers
 from strategies import random_spec, random_timing, random_trace
 
-from dynosim.cluster import apart, simulate
+from dynosim.cluster import RunOptions, apart, simulate
 from dynosim.cluster.control import ControlPlane
-from dynosim.records import NO_REQUEST, RunResult, StepLog
+from dynosim.records import NO_REQUEST, RunResult, StepLog, Trace
 from dynosim.router.knobs import RouterSpec
 from dynosim.router.modes import BLIND_MODES, LOAD_MODES
 from dynosim.router.spec import RoutingSpec
@@ -74,21 +74,30 @@ def test_workers_live_alike_apart_and_side_by_side(mode: str, seed: int) -> None
         assert (np.diff(one_by_one.steps.worker_id) >= 0).all()
 
 
+def can_go_apart(
+    trace: Trace, mode: str, *, num_workers: int = 2, concurrency: int | None = None
+) -> bool:
+    rng = random.Random(1)
+    engine = random_spec(rng, trace)
+    cluster = equal_workers(engine, random_timing(rng, engine), num_workers=num_workers)
+    routing = RoutingSpec(RouterSpec(engine.block_size, mode=mode))
+    load = LoadDriver(trace, concurrency=concurrency)
+    return apart.can_go_apart(cluster, routing, RunOptions(concurrency=concurrency), load)
+
+
 @pytest.mark.parametrize("mode", LOAD_MODES)
 def test_only_who_does_not_look_at_loads_lets_workers_go_apart(mode: str) -> None:
     trace = random_trace(random.Random(1))
-    routing = RoutingSpec(RouterSpec(16, mode=mode))
-    assert apart.can_go_apart(routing, LoadDriver(trace), 2) == (mode in BLIND_MODES)
-    assert not apart.can_go_apart(routing, LoadDriver(trace), 1)
+    assert can_go_apart(trace, mode) == (mode in BLIND_MODES)
+    assert not can_go_apart(trace, mode, num_workers=1)
 
 
 def test_ends_that_bring_about_arrivals_keep_workers_together() -> None:
     trace = random_trace(random.Random(1))
-    routing = RoutingSpec(RouterSpec(16, mode="round-robin"))
     turns = np.full(len(trace), NO_REQUEST)
     turns[1] = 0
-    assert not apart.can_go_apart(routing, LoadDriver(replace(trace, previous_turn=turns)), 2)
-    assert not apart.can_go_apart(routing, LoadDriver(trace, concurrency=3), 2)
+    assert not can_go_apart(replace(trace, previous_turn=turns), "round-robin")
+    assert not can_go_apart(trace, "round-robin", concurrency=3)
 
 
 def test_progress_counts_over_all_workers() -> None:

@@ -23,8 +23,8 @@ from dynosim.blocks.retention import (
     moved,
 )
 from dynosim.build import workload as build_workload
+from dynosim.cluster.assembly import extents_for
 from dynosim.cluster.pins import check_pins_together
-from dynosim.cluster.simulate import extents_for
 from dynosim.config.loading import load_run
 from dynosim.engine.block_pool import Extent
 from dynosim.engine.retaining_pool import RetainingPool
