@@ -1,13 +1,15 @@
 """How engines' KV events reach the routers' indexes: at once, or late, or not at all.
 
 Engines publish at the end of each step what became cached and what was evicted in it. On the direct
-plane everybody knows at that moment. On the delayed plane events travel: each frontend gets each
-event after a delay of its own, or never; then the gap in the event ids is noticed and the worker's
-buffer asked for what is missing, as a live router does.
+plane everybody knows at that moment. On the delayed plane events travel: each frontend gets what
+was published in a step as one message, after a delay of its own, or never; then the gap in the
+event ids is noticed and the worker's buffer asked for what is missing, as a live router does. What
+becomes of a message depends on its worker, its number there and the frontend, not on when the twin
+collects it.
 """
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
 from random import Random
 from typing import NamedTuple, Protocol
@@ -19,6 +21,7 @@ from dynosim.cluster.block_names import HashNames
 from dynosim.cluster.event_faults import EventFault, EventFaults
 from dynosim.cluster.frontends import FrontendRouter
 from dynosim.cluster.pool import Worker
+from dynosim.engine.engine import StampedEvent
 from dynosim.engine.instant import instant_end
 from dynosim.errors import InvariantError
 from dynosim.indexer.base import BlockEvent
@@ -209,14 +212,14 @@ class DirectPlane:
 
 
 class Message(NamedTuple):
-    """Something that reaches a frontend: an event, or the answer to a question about a gap."""
+    """Something that reaches a frontend: events, or the answer to a question about a gap."""
 
     due_ms: float
     number: int  # in order of sending
     frontend: int
     worker_id: WorkerId
-    event_id: int  # -1: an answer is due
-    event: KvEvent | BlockEvent | None  # block by block, if events are numbered
+    first_id: int  # of its events, if they are numbered; -1: an answer is due
+    events: KvEvent | list[BlockEvent]  # block by block, if they are numbered
 
 
 class DelayedPlane:
@@ -239,7 +242,8 @@ class DelayedPlane:
         self._frontends: Sequence[FrontendRouter] = ()
         self._settings = settings
         self._names = names
-        self._generator = Random(f"{seed}/events")
+        self._seed = seed
+        self._draws: dict[WorkerId, list[Random]] = {}  # of each frontend
         self._messages: list[Message] = []
         self._num_sent = 0
         self.is_numbered = settings.is_numbered
@@ -257,6 +261,10 @@ class DelayedPlane:
         self._workers.append(worker)
         if self.is_numbered:
             self._buffers[worker.worker_id] = EventBuffer(BUFFERED_EVENTS)
+            self._draws[worker.worker_id] = [
+                Random(f"{self._seed}/events/{worker.worker_id}/{frontend}")
+                for frontend in range(len(self._frontends))
+            ]
             for streams in self._streams:
                 streams[worker.worker_id] = EventStream()
 
@@ -266,15 +274,18 @@ class DelayedPlane:
 
     def collect(self, worker: Worker, now_ms: float) -> None:
         """Send what a worker publishes on its way to every frontend."""
-        for time_ms, event in worker.engine.take_stamped():
-            if self._recorder is not None:
+        stamped = worker.engine.take_stamped()
+        if self._recorder is not None:
+            for time_ms, event in stamped:
                 self._recorder.note(time_ms, worker.worker_id, event)
-            if not self.is_numbered:
-                due_ms = time_ms + self._settings.delay_ms
-                for frontend in range(len(self._frontends)):
-                    self._send(due_ms, frontend, worker.worker_id, 0, event)
-            else:
-                self._send_numbered(time_ms, worker, event)
+        if self.is_numbered:
+            for time_ms, events in _by_step(stamped):
+                self._send_numbered(time_ms, worker.worker_id, events)
+            return
+        for time_ms, event in stamped:
+            due_ms = time_ms + self._settings.delay_ms
+            for frontend in range(len(self._frontends)):
+                self._send(due_ms, frontend, worker.worker_id, 0, event)
 
     def refresh(self, now_ms: float) -> None:
         """Let every worker publish what it has done by now, and deliver what is due."""
@@ -288,11 +299,11 @@ class DelayedPlane:
         until_ms = instant_end(now_ms)
         while messages and messages[0].due_ms <= until_ms:
             message = heappop(messages)
-            if isinstance(message.event, KvEvent):
+            if isinstance(message.events, KvEvent):
                 feed = self._frontends[message.frontend].feed
-                feed(message.worker_id, (message.event,), message.due_ms)
+                feed(message.worker_id, (message.events,), message.due_ms)
             else:
-                self._receive(message, message.event)
+                self._receive(message, message.events)
 
     def finish(self) -> None:
         """Let everything arrive, however long it takes."""
@@ -329,50 +340,65 @@ class DelayedPlane:
         due_ms: float,
         frontend: int,
         worker_id: WorkerId,
-        event_id: int,
-        event: KvEvent | BlockEvent | None,
+        first_id: int,
+        events: KvEvent | list[BlockEvent],
     ) -> None:
         self._num_sent += 1
-        message = Message(due_ms, self._num_sent, frontend, worker_id, event_id, event)
+        message = Message(due_ms, self._num_sent, frontend, worker_id, first_id, events)
         heappush(self._messages, message)
 
-    def _send_numbered(self, time_ms: float, worker: Worker, event: KvEvent) -> None:
+    def _send_numbered(self, time_ms: float, worker_id: WorkerId, events: list[KvEvent]) -> None:
         if self._names is None:
             raise InvariantError("events that may be lost are published block by block, by hashes")
-        settings, draw = self._settings, self._generator.random
-        block_event = self._names.event(event)
-        event_id = self._buffers[worker.worker_id].append(block_event)
-        for frontend in range(len(self._frontends)):
-            if settings.loss and draw() < settings.loss:
-                self.num_lost += 1
+        settings, buffer = self._settings, self._buffers[worker_id]
+        block_events = [self._names.event(event) for event in events]
+        first_id = buffer.next_id
+        for event in block_events:
+            buffer.append(event)
+        for frontend, generator in enumerate(self._draws[worker_id]):
+            is_lost = settings.loss > 0 and generator.random() < settings.loss
+            late_ms = generator.random() * settings.jitter_ms if settings.jitter_ms else 0.0
+            fault_ms = self._faults.delay_ms(worker_id, frontend)
+            if is_lost or fault_ms is None:
+                self.num_lost += len(block_events)
                 continue
-            late_ms = self._faults.delay_ms(worker.worker_id, time_ms, frontend)
-            if late_ms is None:
-                self.num_lost += 1
-                continue
-            due_ms = time_ms + settings.delay_ms + late_ms
-            if settings.jitter_ms:
-                due_ms += draw() * settings.jitter_ms
-            self._send(due_ms, frontend, worker.worker_id, event_id, block_event)
+            due_ms = time_ms + settings.delay_ms + fault_ms + late_ms
+            self._send(due_ms, frontend, worker_id, first_id, block_events)
 
-    def _receive(self, message: Message, event: BlockEvent | None) -> None:
+    def _receive(self, message: Message, sent: list[BlockEvent]) -> None:
         """Take a message into account; a new gap is asked about."""
         worker_id = message.worker_id
         stream = self._streams[message.frontend][worker_id]
         had_gap = stream.missing is not None
-        if event is not None:
-            events = stream.receive(message.event_id, event)
+        events: list[BlockEvent] = []
+        if message.first_id >= 0:
+            for place, event in enumerate(sent):
+                events += stream.receive(message.first_id + place, event)
         elif stream.missing is None:
             return  # what was missing has come by itself
         else:
-            events = stream.resync(self._buffers[worker_id].replay(stream.missing))
+            events += stream.resync(self._buffers[worker_id].replay(stream.missing))
             had_gap = False
         feed_blocks = self._frontends[message.frontend].feed_blocks
         if feed_blocks is not None and events:
             feed_blocks(worker_id, events, message.due_ms)
         if stream.missing is not None and not had_gap:
             due_ms = message.due_ms + self._settings.recovery_ms
-            self._send(due_ms, message.frontend, worker_id, -1, None)
+            self._send(due_ms, message.frontend, worker_id, -1, [])
+
+
+def _by_step(stamped: Sequence[StampedEvent]) -> Iterator[tuple[float, list[KvEvent]]]:
+    """What was published at one time, with that time."""
+    events: list[KvEvent] = []
+    first_ms = until_ms = float("-inf")
+    for time_ms, event in stamped:
+        if time_ms > until_ms:
+            if events:
+                yield first_ms, events
+            events, first_ms, until_ms = [], time_ms, instant_end(time_ms)
+        events.append(event)
+    if events:
+        yield first_ms, events
 
 
 AnyPlane = SilentPlane | DirectPlane | DelayedPlane | EventPlane

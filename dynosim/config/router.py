@@ -27,14 +27,14 @@ QueuePolicy = Literal["fcfs", "lcfs", "wspt"]
 
 
 class EventConfig(Section):
-    """How KV events travel from engines to frontends."""
+    """How KV events travel from engines to frontends: those of a step as one message."""
 
     delay_ms: NotNegative = _DELAYS.delay_ms
-    """Time that every event takes."""
+    """Time that every message takes."""
     jitter_ms: NotNegative = _DELAYS.jitter_ms
-    """Further time of each event, at most; some overtake others."""
+    """Further time of each message, at most; some overtake others."""
     loss: Annotated[float, Field(ge=0, lt=1)] = _DELAYS.loss
-    """Chance that an event gets lost. Unit: share."""
+    """Chance that a message gets lost, with all events of its step. Unit: share."""
     recovery_ms: NotNegative = _DELAYS.recovery_ms
     """From noticing a gap to having what was missing."""
 

@@ -157,6 +157,12 @@ class KvCache:
             sequence.own_published = full - path_blocks
             self.pool.publish_stored(-1 - sequence.index, first, full - path_blocks - first, parent)
 
+    def decode(self, sequence: Sequence, computed: int) -> None:
+        """Give a decoding sequence the block for its next token, if that needs one; register it."""
+        if computed % self.block_size == 0:
+            self.pool.allocate(1)
+        self.register(sequence, computed + 1)
+
     def release(self, sequence: Sequence) -> None:
         """Free all blocks, the last one first; full ones stay cached."""
         block_size = self.block_size

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DelaySpec:
-    """Delay, loss and disorder of events on their way to a frontend."""
+    """Delay, loss and disorder of events on their way to a frontend, one message for each step."""
 
     delay_ms: float = 0.0
-    jitter_ms: float = 0.0  # further delay of each event, uniform: events overtake each other
-    loss: float = 0.0  # chance that an event is lost
+    jitter_ms: float = 0.0  # further delay of each message, uniform: some overtake others
+    loss: float = 0.0  # chance that a message is lost
     recovery_ms: float = 10.0  # from noticing a gap to having what was missing
     may_worsen: bool = False  # in the course of a run some may be lost or late
 

@@ -17,6 +17,7 @@ from strategies import (
     random_spec,
     random_timing,
     random_trace,
+    with_lossy_events,
     with_rarer_routing,
 )
 from test_disagg_laws import KV, PATIENT, TIMES
@@ -280,4 +281,15 @@ def _world(
         "waits_for_workers": is_scaled and rng.random() < 0.7,
     }
     scaling_seed = rng.getrandbits(32) if is_scaled else None
-    return World(trace, cluster, events, options, scaling_seed)
+    return World(trace, _with_lossy_events(cluster), events, options, scaling_seed)
+
+
+def _with_lossy_events(cluster: ClusterSpec) -> ClusterSpec:
+    """Now and then with KV events that get lost or overtake each other, at all pools alike."""
+    routing, disagg = cluster.routing, cluster.disagg
+    if routing is not None:
+        cluster = replace(cluster, routing=with_lossy_events(routing))
+    if disagg is not None and disagg.decode_routing is not None:
+        decode_routing = with_lossy_events(disagg.decode_routing)
+        cluster = replace(cluster, disagg=replace(disagg, decode_routing=decode_routing))
+    return cluster

@@ -193,6 +193,20 @@ def random_routing(rng: random.Random, spec: EngineSpec) -> RoutingSpec:
     )
 
 
+def with_lossy_events(routing: RoutingSpec) -> RoutingSpec:
+    """The same, now and then with KV events that get lost and overtake each other."""
+    rng = random.Random(f"{routing.settings!r} {routing.events!r} lossy")
+    if rng.random() < 0.6:
+        return routing
+    events = replace(
+        routing.events,
+        jitter_ms=rng.choice([0.0, 4.0, 60.0]),
+        loss=rng.choice([0.0, 0.1, 0.6]),
+        recovery_ms=rng.choice([0.0, 5.0, 90.0]),
+    )
+    return replace(routing, events=events)
+
+
 def with_rarer_routing(
     routing: RoutingSpec, timing: StepTimeModel, spec: EngineSpec
 ) -> RoutingSpec:

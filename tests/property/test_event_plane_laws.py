@@ -1,18 +1,24 @@
 """What frontends know of caches, against engines that are simulated block by block."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
+from clusters import run_twin
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from naive_engine import DECODE_MS, PREFILL_MS, Chain, NaiveEngine
 from probing import PROBE, Ask, Watched, watched_run
+from same_runs import assert_close
+from strategies import pressed_spec, pressing_trace, random_timing
 
 from dynosim.cluster import event_plane
 from dynosim.engine.spec import EngineSpec
-from dynosim.router.spec import DelaySpec
+from dynosim.records import KvEventLog
+from dynosim.router.knobs import RouterSpec
+from dynosim.router.spec import DelaySpec, RoutingSpec
 from dynosim.timing.formulas import FixedModel
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -108,6 +114,32 @@ def test_every_frontend_knows_what_every_engine_had_told_a_delay_ago(
         told_ms = probe.at_ms - events.delay_ms - JITTER_IS_OVER_MS * (events.jitter_ms > 0)
         known = [engine.known_at(told_ms, probe.ids) for engine in world.engines]
         assert watched.overlaps(place) == known
+
+
+def recorded(seed: int, *, exact: bool) -> KvEventLog:
+    """All events of an engine that is short of memory, event by event."""
+    rng = random.Random(seed)
+    trace = pressing_trace(rng)
+    spec = replace(pressed_spec(rng, trace), enable_prefix_caching=True)
+    result = run_twin(
+        trace,
+        engine=spec,
+        timing=random_timing(rng, spec),
+        num_workers=1,
+        routing=RoutingSpec(RouterSpec(spec.block_size, mode="kv"), records_events=True),
+        exact_stepping=exact,
+        until_ms=20_000.0,
+    )
+    assert result.kv_events is not None
+    return result.kv_events
+
+
+@settings(max_examples=40, deadline=None)
+@given(SEEDS)
+def test_all_that_is_stored_and_evicted_is_told_in_the_order_of_single_steps(seed: int) -> None:
+    bulk, single = recorded(seed, exact=False), recorded(seed, exact=True)
+    np.testing.assert_array_equal(bulk.num_blocks, single.num_blocks)
+    assert_close(bulk.time_ms, single.time_ms, "time of an event")
 
 
 CLOSING = 12

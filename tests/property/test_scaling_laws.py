@@ -10,7 +10,14 @@ from controllers import Script, assert_same_looks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from same_runs import assert_same
-from strategies import random_routing, random_spec, random_timing, random_trace, with_sessions
+from strategies import (
+    random_routing,
+    random_spec,
+    random_timing,
+    random_trace,
+    with_lossy_events,
+    with_sessions,
+)
 from test_disagg_laws import clusters, traces
 
 from dynosim.cluster import ClusterSpec, RunOptions, simulate
@@ -57,7 +64,7 @@ def aggregated(seed: int) -> tuple[Trace, ClusterSpec, RunOptions]:
         trace = with_sessions(rng, trace)
     spec = random_spec(rng, trace)
     timing = random_timing(rng, spec)
-    routing = random_routing(rng, spec)
+    routing = with_lossy_events(random_routing(rng, spec))
     cluster = equal_workers(spec, timing, num_workers=rng.randint(1, 3), routing=routing)
     startup_ms = rng.choice([0.0, 35.0, 200.0])
     cluster = replace(cluster, pools=(replace(cluster.pools[0], startup_ms=startup_ms),))

@@ -16,6 +16,7 @@ from strategies import (
     random_routing,
     random_timing,
     random_trace,
+    with_lossy_events,
     with_rarer_routing,
     with_sessions,
 )
@@ -75,7 +76,7 @@ def some_run(seed: int) -> tuple[Trace, dict[str, Any]]:
         "engine": spec,
         "timing": timing,
         "num_workers": num_workers,
-        "routing": routing,
+        "routing": with_lossy_events(routing),
         "cpu_workers": cpu_workers,
         "cpu_step_time_scale": 3.0,
         "concurrency": concurrency,

@@ -169,6 +169,26 @@ def test_jitter_is_drawn_for_each_frontend_and_each_seed() -> None:
     assert sightings(0, 27.0) == sightings(0, 27.0)
 
 
+@pytest.mark.parametrize("offset_ms", [-3.0, 3.0])
+def test_what_becomes_of_a_worker_s_events_does_not_depend_on_those_of_others(
+    offset_ms: float,
+) -> None:
+    known = []
+    for has_others in (False, True):
+        asks = []
+        for number, name in enumerate(MANY):
+            at_ms = 100.0 * number + 50.0
+            asks += [Ask(at_ms, (name,), 0), *probes((name,), at_ms + 37.0)]
+            if has_others:
+                asks.append(Ask(at_ms + offset_ms, (name + 500,), 1))
+        asks.sort(key=lambda ask: ask.at_ms)
+        events = DelaySpec(delay_ms=7.0, jitter_ms=40.0)
+        watched = run(asks, num_workers=2, events=events, seed=1)
+        probed = [index for index, ask in enumerate(asks) if ask.worker is PROBE]
+        known.append([watched.overlaps(index)[0] for index in probed])
+    assert known[0] == known[1] and 0 < sum(known[0]) < len(MANY)
+
+
 def two_events(seed: int, extra: list[Ask], **delays: float) -> Watched:
     """The event of one block at 10 ms and that of another at 110, which may be lost."""
     asks = [Ask(0.0, (1,), 0), Ask(100.0, (2,), 0), *extra]

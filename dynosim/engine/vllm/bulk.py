@@ -1,7 +1,7 @@
 """Uniform steps, many at once: the same sequences decode, and nothing else can happen.
 
 No plan is made for them. The sums of the decode set move on, and the blocks that the steps open are
-taken together.
+taken together; but one by one, as vLLM's loop does, in a step by itself whose events all are told.
 """
 
 from dynosim.engine.kv_cache import KvCache
@@ -35,16 +35,28 @@ class UniformSteps:
 
     def advance(self, num_steps: int) -> None:
         """Do so many of them."""
-        decodes = self._decodes
+        decodes, pool = self._decodes, self._pool
         opened = decodes.blocks_opened(num_steps)
+        if num_steps == 1 and pool.publishes_all and opened > pool.blank_blocks:
+            self._advance_each()
+            return
         if opened:
-            self._pool.allocate(opened)
+            pool.allocate(opened)
         decodes.context_tokens += decodes.count * num_steps
         decodes.step += num_steps
         if self._cache.registers_decodes:
             for sequence in self._seats.running:
                 if sequence.state == DECODING:
                     self._cache.register(sequence, sequence.anchor + decodes.step)
+
+    def _advance_each(self) -> None:
+        """Do one step in which blocks are evicted, in the order in which vLLM would tell of it."""
+        decodes, cache = self._decodes, self._cache
+        for sequence in self._seats.running:
+            if sequence.state == DECODING:
+                cache.decode(sequence, sequence.anchor + decodes.step)
+        decodes.context_tokens += decodes.count
+        decodes.step += 1
 
     def last(self, plan: StepPlan) -> StepPlan:
         """The last step that was done; the same sequences are in it as in `plan`."""

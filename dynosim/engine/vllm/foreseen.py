@@ -2,7 +2,8 @@
 
 If there are blocks and tokens for all, it serves all, and their order does not matter: every
 decoding sequence computes one token, and a lone unfinished prompt takes what is left of the budget.
-That costs the same however many sequences decode, unless somebody wants to know of each.
+That costs the same however many sequences decode, unless somebody wants to know of each. Where all
+events are told, blocks are evicted one by one, so that they are told in the order of the loop.
 """
 
 from dynosim.engine.kv_cache import KvCache
@@ -35,7 +36,7 @@ class ForeseenService:
         cache, decodes, prefilling = self._cache, self._seats.decodes, self._seats.prefilling
         budget = self._token_budget - decodes.count
         need = decodes.blocks_next_step()
-        num_tokens = 0
+        num_tokens = prompt_blocks = 0
         if prefilling:
             if cap > 0 or len(prefilling) > 1:
                 return None
@@ -46,20 +47,22 @@ class ForeseenService:
             num_tokens = sequence.prompt_tokens + sequence.generated_tokens - computed
             if num_tokens > budget:
                 num_tokens = budget
-            need += cache.blocks_to_take(sequence, computed, computed + num_tokens)
+            prompt_blocks = cache.blocks_to_take(sequence, computed, computed + num_tokens)
+            need += prompt_blocks
         pool = cache.pool
         if need > pool.blank_blocks + pool.idle_blocks:
             return None
         plan.num_decodes = decodes.count
         plan.decode_context_tokens = decodes.context_tokens
+        if pool.publishes_all and need > pool.blank_blocks:
+            self._serve_in_order(plan, num_tokens, prompt_blocks)
+            return budget - num_tokens
         if need:
             pool.allocate(need)
         if self._names_emitting or cache.registers_decodes:
             self._serve_each(plan)
         if num_tokens > 0:
-            sequence = prefilling[0]
-            plan.take_chunk(sequence, num_tokens)
-            cache.register(sequence, sequence.num_computed)
+            self._serve_prompt(plan, num_tokens)
         return budget - num_tokens
 
     def _serve_each(self, plan: StepPlan) -> None:
@@ -73,3 +76,22 @@ class ForeseenService:
                     cache.register(sequence, sequence.anchor + next_step)
                 if self._names_emitting:
                     plan.emitting.append(sequence)
+
+    def _serve_in_order(self, plan: StepPlan, num_tokens: int, prompt_blocks: int) -> None:
+        """Serve one after the other, the prompt (if `num_tokens` > 0) in its place."""
+        step = self._seats.decodes.step
+        for sequence in self._seats.running:
+            if sequence.state == DECODING:
+                sequence.registration_lag = sequence.in_flight
+                self._cache.decode(sequence, sequence.anchor + step)
+                if self._names_emitting:
+                    plan.emitting.append(sequence)
+            elif num_tokens > 0 and sequence is self._seats.prefilling[0]:
+                self._cache.pool.allocate(prompt_blocks)
+                self._serve_prompt(plan, num_tokens)
+
+    def _serve_prompt(self, plan: StepPlan, num_tokens: int) -> None:
+        """Compute the next tokens of the lone unfinished prompt."""
+        sequence = self._seats.prefilling[0]
+        plan.take_chunk(sequence, num_tokens)
+        self._cache.register(sequence, sequence.num_computed)

@@ -517,6 +517,8 @@ class VllmScheduler:
             return ()
         if decodes.finishes and decodes.finishes[0][0] <= decodes.step:
             return ()
+        if pool.publishes_all and need > pool.blank_blocks:  # each is told in its turn
+            return ()
         pool.allocate(need)
         plan = StepPlan(decodes.step)
         if self._offload is not None:
