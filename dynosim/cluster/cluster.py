@@ -752,7 +752,6 @@ class Cluster:
                 self._leave(rank, now_ms)
                 self._draining.append(rank)
         if was_ready:
-            self._let_go(now_ms)
             self._go_on(now_ms)
 
     def fail(self, worker: Worker, now_ms: float) -> None:
@@ -984,7 +983,7 @@ class Cluster:
             if handoffs is not None:
                 has_failed |= self._heed_loads(handoffs, self._workers_at[station_id], now_ms)
         self._touched.clear()
-        if self._draining:  # who had nothing left to begin may have heard the last of its loads
+        if self._draining:  # of these, who had nothing left to begin
             self._let_go(now_ms)
         if handoffs is not None and (has_failed or handoffs.has_news):
             self._settle_handoffs(now_ms)
