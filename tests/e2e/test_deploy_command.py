@@ -50,7 +50,13 @@ class Deployed:
         return [row["id"] for row in rows]
 
     def complete(self, prompt: str = "Once upon a time", **fields: Any) -> httpx.Response:
-        body = {"model": self.models()[0], "prompt": prompt, "max_tokens": 8, "ignore_eos": True, **fields}
+        body = {
+            "model": self.models()[0],
+            "prompt": prompt,
+            "max_tokens": 8,
+            "ignore_eos": True,
+            **fields,
+        }
         return httpx.post(f"{self.url}/v1/completions", json=body, timeout=PATIENCE_S)
 
     def workers(self) -> dict[str, str]:
