@@ -1,16 +1,17 @@
 """`dynosim deploy --mock` of a plan with a controller, as a user runs it."""
 
+import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 from live_scaling_support import scaled_sections
-from waiting import PATIENCE_S
+from waiting import PATIENCE_S, until
 
 
 class Scaled:
@@ -36,8 +37,7 @@ class Scaled:
         return [r["name"] for r in rows if r["role"] == "worker" and r["state"] == "ready"]
 
     def looks(self) -> list[dict[str, Any]]:
-        lines = (self.out / "decisions" / "decisions-000001.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines[1:]]
+        return whole_rows(self.out / "decisions" / "decisions-000001.jsonl")[1:]
 
     def sizes(self) -> list[int]:
         """The numbers of workers that were wanted, each once in a row."""
@@ -45,6 +45,16 @@ class Scaled:
         return [
             now for now, before in zip(targets, [None, *targets], strict=False) if now != before
         ]
+
+    def metrics(self) -> str:
+        """The controller's page, which shows what it saw when it looked last."""
+        return httpx.get(self.status()["control"]["metrics"], timeout=PATIENCE_S).text
+
+
+def whole_rows(path: Path) -> list[dict[str, Any]]:
+    """Of a file of JSON lines to which others write; the last one may be there in part only."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
 
 @contextmanager
@@ -76,3 +86,24 @@ async def complete(client: httpx.AsyncClient, number: int, max_tokens: int) -> i
     if answer.status_code == 200:
         assert answer.json()["usage"]["completion_tokens"] == max_tokens
     return answer.status_code
+
+
+async def busy_until(
+    deployed: Scaled, claim: Callable[[], bool], *, num_clients: int, max_tokens: int
+) -> set[int]:
+    """A load that does not end before it has brought about what it is to: so many clients ask again
+    and again until the claim has been true once. Returns the statuses of all answers."""
+    is_there = asyncio.Event()
+
+    async def ask(client: httpx.AsyncClient, number: int) -> set[int]:
+        statuses = set()
+        while not is_there.is_set():
+            statuses.add(await complete(client, number, max_tokens))
+        return statuses
+
+    async with httpx.AsyncClient(base_url=deployed.url, timeout=PATIENCE_S) as client:
+        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as group:
+            tasks = [group.create_task(ask(client, number)) for number in range(num_clients)]
+            await until(claim, poll_s=0.1)
+            is_there.set()
+    return set().union(*(task.result() for task in tasks))

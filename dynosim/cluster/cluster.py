@@ -255,9 +255,7 @@ class Cluster:
                 worker = agenda.worker_at[station_id]
                 has_failed |= worker is not None and handoffs.started(worker, now_ms)
         agenda.touched.clear()
-        if (
-            self.fleet.draining
-        ):  # who had nothing left to begin may have heard the last of its loads
+        if self.fleet.draining:  # of these, who had nothing left to begin
             self.fleet.let_go(now_ms)
         if handoffs is not None and (has_failed or handoffs.has_news):
             self._settle_handoffs(handoffs, now_ms)

@@ -147,7 +147,7 @@ class Fleet:
     # ---- going ---------------------------------------------------------------------------------
 
     def drain(self, worker: Worker, now_ms: float) -> bool:
-        """Place nothing more on a worker; it goes once what it has is done.
+        """Place nothing more on a worker; once what it has is done, `let_go` lets it go.
 
         Returns whether it served. Raises: ValueError if it has gone or failed.
         """
@@ -157,8 +157,6 @@ class Fleet:
             if was_ready:
                 self._stop_serving(rank, now_ms)
                 self.draining.append(rank)
-        if was_ready:
-            self.let_go(now_ms)
         return was_ready
 
     def let_go(self, now_ms: float) -> None:

@@ -118,11 +118,11 @@ class StepRows:
     def columns(self) -> tuple[FloatArray, IntArray]:
         """Times (2, rows) and counts (10, rows), each column in one piece; no row follows."""
         if self._columns is None:
-            times, counts = np.empty((2, len(self))), np.empty((10, len(self)), np.int64)
-            buffers, self._full = [*self._full, self._buffer[: self._end]], []
-            self._buffer, first = bytearray(), 0
+            num_rows, first = len(self), 0
+            times, counts = np.empty((2, num_rows)), np.empty((10, num_rows), np.int64)
+            buffers, self._full, self._buffer = [*self._full, self._buffer], [], bytearray()
             for place, buffer in enumerate(buffers):
-                rows = np.frombuffer(buffer, STEP_TYPE)
+                rows = np.frombuffer(buffer, STEP_TYPE)[: num_rows - first]
                 end = first + len(rows)
                 times[:, first:end], counts[:, first:end] = rows["times"].T, rows["counts"].T
                 buffers[place], first = bytearray(), end

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE_S
 
 from dynosim.cli import main
 from dynosim.cli.completion import candidates, split_line
@@ -122,7 +123,7 @@ class Typist:
     def types(self, text: str) -> None:
         os.write(self._terminal, text.encode())
 
-    def waits_for(self, text: str, timeout_s: float = 60.0) -> None:
+    def waits_for(self, text: str, timeout_s: float = PATIENCE_S) -> None:
         deadline = time.monotonic() + timeout_s
         while text not in self.seen:
             assert time.monotonic() < deadline, f"{text!r} is not in {self.seen!r}"

@@ -44,14 +44,24 @@ class Deployed:
         self.url: str = self.document["url"]
         self.pids = {row["name"]: row["pid"] for row in self.document["processes"]}
 
+    def models(self) -> list[str]:
+        """The names of those that the frontend serves."""
+        rows = httpx.get(f"{self.url}/v1/models", timeout=PATIENCE_S).json()["data"]
+        return [row["id"] for row in rows]
+
     def complete(self, prompt: str = "Once upon a time", **fields: Any) -> httpx.Response:
-        model = httpx.get(f"{self.url}/v1/models").json()["data"][0]["id"]
-        body = {"model": model, "prompt": prompt, "max_tokens": 8, "ignore_eos": True, **fields}
+        body = {
+            "model": self.models()[0],
+            "prompt": prompt,
+            "max_tokens": 8,
+            "ignore_eos": True,
+            **fields,
+        }
         return httpx.post(f"{self.url}/v1/completions", json=body, timeout=PATIENCE_S)
 
     def workers(self) -> dict[str, str]:
         """Names and addresses of those the frontend sends requests to."""
-        rows = httpx.get(f"{self.url}/workers").json()["workers"]
+        rows = httpx.get(f"{self.url}/workers", timeout=PATIENCE_S).json()["workers"]
         return {row["name"]: row["url"] for row in rows if not row["is_draining"]}
 
     def end(self, number: signal.Signals) -> tuple[int, str]:
@@ -102,10 +112,10 @@ def test_a_killed_worker_is_replaced_and_a_terminated_deployment_finishes_what_i
         before = running.workers()
         os.kill(running.pids["worker-0"], signal.SIGKILL)
         wait_until(lambda: "worker-0" in running.workers() and running.workers() != before)
-        body = {"max_tokens": 300, "stream": True, "prompt": "x", "ignore_eos": True}
         # What discovery shows already, a frontend may not have seen yet.
-        wait_until(lambda: bool(httpx.get(f"{running.url}/v1/models").json()["data"]))
-        body["model"] = httpx.get(f"{running.url}/v1/models").json()["data"][0]["id"]
+        wait_until(lambda: bool(running.models()))
+        body = {"model": running.models()[0], "max_tokens": 300, "stream": True, "prompt": "x",
+                "ignore_eos": True}  # fmt: skip
         url = f"{running.url}/v1/completions"
         with httpx.stream("POST", url, json=body, timeout=PATIENCE_S) as answer:
             lines = answer.iter_lines()

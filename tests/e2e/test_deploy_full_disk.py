@@ -140,6 +140,6 @@ def _goes_on(running: OnFullDisk, before: int) -> bool:
     assert running.serves()
     lines = (running.out / "requests.jsonl").read_text().splitlines()
     assert all(json.loads(line) for line in lines)
-    page = httpx.get(f"{running.url}/metrics").text
+    page = httpx.get(f"{running.url}/metrics", timeout=PATIENCE_S).text
     failing = [line for line in page.splitlines() if line.startswith("dynosim_router_log_failing")]
     return len(lines) > before and failing[0].endswith(" 0.0")

@@ -8,15 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-from deploy_support import Scaled, complete, scaled
+from deploy_support import busy_until, scaled, whole_rows
 from live_scaling_support import PLANNER, scaled_plan
-from waiting import PATIENCE_S, is_running, until, wait_until
+from waiting import is_running, until, wait_until
 
 from dynosim.cli import main
 from dynosim.workers.lifecycle import Phase
-from dynosim_runtime.card import worker_id_of
 from dynosim_runtime.launch.deployment import LocalDeployment
 from dynosim_runtime.launch.specs import DeployOptions
 from dynosim_runtime.planner.lives import ALIVE
@@ -87,38 +85,23 @@ def test_a_load_step_brings_workers_and_its_end_sends_them_away(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Quick: one worker becomes two, which serve, and one again; all decisions come out again."""
-
-    both = {worker_id_of("worker-0"), worker_id_of("worker-1")}
-
-    async def busy(client: httpx.AsyncClient, number: int, deployed: Scaled) -> set[int]:
-        """One of those who keep asking until both workers have answered somebody."""
-        statuses = set()
-        while served_by(deployed.out) != both:
-            statuses.add(await complete(client, number, 50))
-        return statuses
-
-    async def load(deployed: Scaled) -> set[int]:
-        async with httpx.AsyncClient(base_url=deployed.url, timeout=PATIENCE_S) as client:
-            async with asyncio.timeout(PATIENCE_S):
-                return set().union(
-                    *await asyncio.gather(*(busy(client, i, deployed) for i in range(16)))
-                )
-
     quick = {**PLANNER, "max_endpoint": 2, "load_adjustment_interval_ms": 250}
     with scaled(tmp_path, "--speedup", "2", planner=quick) as deployed:
         pids = deployed.pids()
-        assert asyncio.run(load(deployed)) == {200}
+        two_serve = busy_until(
+            deployed, lambda: len(served_by(deployed.out)) > 1, num_clients=16, max_tokens=50
+        )
+        assert asyncio.run(two_serve) == {200}
         pids |= deployed.pids()
         wait_until(lambda: len(deployed.ready()) == 1 and len(deployed.pids()) == 2)
-        metrics = httpx.get(deployed.status()["control"]["metrics"]).text
-        assert 'dynamo_planner_replicas{phase="ready",pool="workers"} 1.0' in metrics
-        assert deployed.sizes() == [1, 2, 1]
+        ready = 'dynamo_planner_replicas{phase="ready",pool="workers"} 1.0'
+        wait_until(lambda: ready in deployed.metrics())
+        sizes = deployed.sizes()
+        assert set(sizes) == {1, 2} and sizes[0] == sizes[-1] == 1
     assert not [name for name, pid in pids.items() if is_running(pid)]
     verdict = replayed(tmp_path / "out", capsys)
     assert verdict["equal"] and verdict["num_decisions"] >= 3
 
 
 def served_by(out: Path) -> set[int]:
-    """Those of whom a whole line has been written."""
-    lines = (out / "requests.jsonl").read_text().splitlines(keepends=True)
-    return {json.loads(line)["decode_worker_id"] for line in lines if line.endswith("\n")}
+    return {row["decode_worker_id"] for row in whole_rows(out / "requests.jsonl")}

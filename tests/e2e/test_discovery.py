@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from ports import free_ports
 from waiting import PATIENCE_S
 
 from dynosim_runtime.card import LiveCard, worker_id_of
@@ -138,22 +139,15 @@ async def test_a_watch_survives_a_restart_of_etcd(tmp_path: Path) -> None:
 
 
 async def test_an_etcd_that_is_not_there_is_told() -> None:
-    (port,) = free_ports(1)
-    discovery = make_discovery(f"etcd:127.0.0.1:{port}", 2.0)
-    with pytest.raises(LiveError, match=f"127.0.0.1:{port} cannot be reached"):
-        await discovery.register(card_of("a"))
-    with pytest.raises(LiveError, match=f"127.0.0.1:{port} cannot be reached"):
-        await anext(aiter(discovery.watch()))
-    await discovery.close()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    with socket.socket() as taken:  # so that nobody else can listen there
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        discovery = make_discovery(f"etcd:127.0.0.1:{port}", 2.0)
+        with pytest.raises(LiveError, match=f"127.0.0.1:{port} cannot be reached"):
+            await discovery.register(card_of("a"))
+        with pytest.raises(LiveError, match=f"127.0.0.1:{port} cannot be reached"):
+            await anext(aiter(discovery.watch()))
+        await discovery.close()
 
 
 def start_etcd(binary: str, folder: Path, ports: list[int]) -> subprocess.Popen[bytes]:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from waiting import PATIENCE_S, until
 
 from dynosim.config import RunConfig
 from dynosim_runtime.card import LiveCard
@@ -66,8 +67,7 @@ class Pair:
 
     async def source_is_idle(self) -> None:
         """Returns once the prefill worker holds nothing."""
-        while self.prefill.engine.core.used_blocks:
-            await asyncio.sleep(0.005)
+        await until(lambda: not self.prefill.engine.core.used_blocks)
 
 
 def request(
@@ -90,7 +90,7 @@ async def pair(*, speedup: float = 1.0, **cluster: Any) -> AsyncIterator[Pair]:
         )  # fmt: skip
         setattr(workers, f"{role}_card", card)
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             yield workers
     finally:
         await workers.client.close()
@@ -125,12 +125,17 @@ async def test_transfers_to_one_worker_share_its_link() -> None:
         warm = await workers.prefilled("warm", [7] * 16)
         await workers.answer(warm, "warm", [7] * 16)
         params = [await workers.prefilled(f"r{i}", prompts[i]) for i in range(3)]
-        done = await asyncio.gather(
-            *(workers.answer(params[i], f"r{i}", prompts[i]) for i in range(3))
-        )
+        clock = workers.decode._clock
+        with pytest.MonkeyPatch.context() as patch:
+            now_ms = clock.now_ms()
+            patch.setattr(clock, "now_ms", lambda: now_ms)  # nothing ends before all have begun
+            answering = asyncio.gather(
+                *(workers.answer(params[i], f"r{i}", prompts[i]) for i in range(3))
+            )
+            await until(lambda: len(workers.decode.engine.moving) == 3)
         alone_ms = handoff_cost(plan()).unloaded_ms(13 * 16)
-        longest_ms = max(transfer_ms or 0.0 for _, transfer_ms in done)
-        assert 2 * alone_ms < longest_ms < 3.3 * alone_ms
+        for _, transfer_ms in await answering:
+            assert transfer_ms == pytest.approx(3 * alone_ms, rel=0.01)
 
 
 @pytest.mark.parametrize("policy", ["fail", "recompute"])
@@ -139,8 +144,7 @@ async def test_a_source_that_is_lost_while_its_kv_moves(policy: str) -> None:
     async with pair(transfer=slow, handoff={"load_failure_policy": policy}) as workers:
         params = await workers.prefilled()
         answering = asyncio.ensure_future(workers.answer(params))
-        while not workers.decode.engine.moving:
-            await asyncio.sleep(0.005)
+        await until(lambda: bool(workers.decode.engine.moving))
         await workers.prefill.stop(0.0)
         if policy == "fail":
             with pytest.raises(EngineFailedError, match="the KV of this request was lost"):
@@ -169,12 +173,10 @@ async def test_a_refused_decode_request_lets_go() -> None:
 async def test_a_client_that_leaves_lets_go() -> None:
     async with pair(transfer={"bandwidth_gb_s": 0.001, "kv_bytes_per_token": 1000}) as workers:
         answering = asyncio.ensure_future(workers.answer(await workers.prefilled()))
-        while not workers.decode.engine.moving:
-            await asyncio.sleep(0.005)
+        await until(lambda: bool(workers.decode.engine.moving))
         answering.cancel()
         await workers.source_is_idle()
-        while workers.decode.engine.core.used_blocks:
-            await asyncio.sleep(0.005)
+        await until(lambda: not workers.decode.engine.core.used_blocks)
 
 
 async def test_workers_that_serve_whole_requests_hand_nothing_over() -> None:

@@ -78,8 +78,9 @@ class Site:
         return process.returncode, output.decode()
 
     def engine_pids(self) -> list[int]:
-        """The engine's process and its helper's."""
-        return [int(pid) for pid in (self.engine / "pids").read_text().split()]
+        """The engine's process and its helper's, once it runs."""
+        pids = self.engine / "pids"
+        return [int(pid) for pid in pids.read_text().split()] if pids.exists() else []
 
     async def no_engine_is_left(self) -> None:
         await until(lambda: not any(map(is_running, self.engine_pids())))

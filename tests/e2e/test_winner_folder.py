@@ -16,6 +16,7 @@ import httpx
 import polars as pl
 import pytest
 import yaml
+from waiting import PATIENCE_S
 
 from dynosim.cli import main
 from dynosim.config import load_run
@@ -134,7 +135,7 @@ def test_a_copied_folder_is_deployed_and_proved(project: Path, tmp_path: Path) -
         try:
             assert process.stdout is not None
             url = json.loads(process.stdout.readline())["url"]
-            assert httpx.get(f"{url}/v1/models").json()["data"]
+            assert httpx.get(f"{url}/v1/models", timeout=PATIENCE_S).json()["data"]
             validate = [sys.executable, "-m", "dynosim", "validate", "copy", "--url", url]
             done = subprocess.run(
                 [*validate, "--speedup", "20", "--intervals", "0", "--json"],

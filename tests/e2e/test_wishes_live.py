@@ -166,10 +166,13 @@ async def test_a_strategy_of_ones_own_routes_over_a_live_deployment(
         with pytest.raises(ApiError, match="there is no worker 7"):
             [delta async for delta in router.generate(prompt, worker_id=7)]
         required = {"required_taints": (ZONE_B,)}
+        unknown = list(range(500, 600))  # whatever is served: nobody has any of it
+        idle = await router.get_potential_loads(unknown)
         picked = router.generate(prompt, max_tokens=200, request_id="cut", **required)
         assert (await anext(picked)).token_ids
+        assert await router.get_potential_loads(unknown) != idle
         await picked.aclose()  # cancelled
-        assert await router.get_potential_loads(prompt) == before
+        assert await router.get_potential_loads(unknown) == idle
     with pytest.raises(LiveError, match="not open"):
         await router.best_worker(prompt)
     assert replay_log(log / "router").is_equal

@@ -1,7 +1,6 @@
 """A real deployment, started and stopped with the command that users type."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+from deploy_support import whole_rows
+from waiting import is_running
 
 ROOT = Path(__file__).resolve().parents[2]
 VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
@@ -36,7 +37,7 @@ def write_plan(folder: Path, **sections: Any) -> Path:
 EXACT = ["--dtype", "float32"]
 
 # How long the frontend may take to answer while engines start beside it on the same two cores.
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 class Cluster:
@@ -82,7 +83,7 @@ class Cluster:
         if kind is None:
             assert self._process.returncode in (0, 130), self.errors
             for process in self.description["processes"]:
-                assert not _is_running(process["pid"]), f"{process['name']} still runs"
+                assert not is_running(process["pid"]), f"{process['name']} still runs"
 
     def pid_of(self, name: str) -> int:
         """The process of a worker or of the frontend, as it was when all were ready."""
@@ -101,8 +102,7 @@ class Cluster:
 
     def records(self) -> list[dict[str, Any]]:
         """The frontend's records so far."""
-        lines = (self.out / "requests.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
+        return whole_rows(self.out / "requests.jsonl")
 
     def replay(self) -> dict[str, Any]:
         """What `dynosim replay-log` says of the router's log. Call after the deployment's end."""
@@ -146,11 +146,3 @@ def _rest_of_document(first_line: str, lines: Any) -> str:
         except json.JSONDecodeError:
             continue
         return rest
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]

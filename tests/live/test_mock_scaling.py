@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from deploy_support import Scaled, complete, scaled
+from deploy_support import Scaled, busy_until, complete, scaled
 from live_scaling_support import PLANNER
 from waiting import PATIENCE_S, is_running, until, wait_until
 
@@ -28,33 +30,38 @@ def _assert_replays(out: Path) -> None:
     assert verdict.is_equal and verdict.num_decisions > 3
 
 
-async def _trickle(client: httpx.AsyncClient, until_s: asyncio.Event) -> list[int]:
-    """A few requests at any time, which whoever is drained has some of."""
-    running: list[asyncio.Task[int]] = []
-    while not until_s.is_set():
-        running.append(asyncio.create_task(complete(client, len(running), 60)))
-        await asyncio.sleep(0.6)
-    return list(await asyncio.gather(*running))
+async def _trickle(client: httpx.AsyncClient, is_over: asyncio.Event) -> set[int]:
+    """Two requests at any time, which whoever is drained has some of: one worker's work."""
+
+    async def ask(number: int) -> set[int]:
+        statuses = set()
+        while not is_over.is_set():
+            statuses.add(await complete(client, number, 60))
+        return statuses
+
+    return set().union(*await asyncio.gather(ask(50), ask(51)))
 
 
 def test_a_load_step_goes_up_to_three_and_back_under_traffic_without_a_failure(
     tmp_path: Path,
 ) -> None:
-    async def load(deployed: Scaled) -> list[int]:
+    async def load(deployed: Scaled) -> set[int]:
         is_over = asyncio.Event()
         async with httpx.AsyncClient(base_url=deployed.url, timeout=PATIENCE_S) as client:
             trickle = asyncio.create_task(_trickle(client, is_over))
-            step = [asyncio.create_task(complete(client, i, 300)) for i in range(40)]
-            await until(lambda: len(deployed.ready()) == 3, poll_s=0.1)
-            statuses = await asyncio.gather(*step)
+            statuses = await busy_until(
+                deployed, lambda: len(deployed.ready()) == 3, num_clients=40, max_tokens=300
+            )
             await until(lambda: len(deployed.pids()) == 2, poll_s=0.1)
             is_over.set()
-            return [*statuses, *await trickle]
+            return statuses | await trickle
 
     with scaled(tmp_path, planner=STEADY) as deployed:
-        statuses = asyncio.run(load(deployed))
-        assert set(statuses) == {200}
-        assert deployed.sizes() == [1, 2, 3, 2, 1]
+        assert asyncio.run(load(deployed)) == {200}
+        wait_until(lambda: deployed.sizes()[-1] == 1)
+        sizes = deployed.sizes()
+        assert sizes[0] == 1 and max(sizes) == 3
+        assert all(abs(now - before) == 1 for before, now in pairwise(sizes))
         pids = deployed.pids()
     assert not [name for name, pid in pids.items() if is_running(pid)]
     _assert_replays(tmp_path / "out")
@@ -109,27 +116,25 @@ def test_an_adviser_sees_the_same_and_changes_nothing(tmp_path: Path) -> None:
              "--discovery", f"file:{deployed.out / 'discovery'}", "--out", str(out)],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
+        advice: list[str] = []
+        reading = threading.Thread(target=lambda: advice.extend(adviser.stdout or ()))
         try:
-            asyncio.run(_burst(deployed))
-            assert adviser.stdout is not None
-            for line in adviser.stdout:
-                pools = json.loads(line)["pools"]
-                if pools and pools[0]["verdict"] == "scale_up":
-                    break
+            reading.start()
+            both_say_two = busy_until(
+                deployed,
+                lambda: _advises(advice, "scale_up") and 2 in deployed.sizes(),
+                num_clients=16,
+                max_tokens=200,
+            )
+            assert asyncio.run(both_say_two) == {200}
         finally:
             adviser.terminate()
-            adviser.communicate(timeout=PATIENCE_S)
+            reading.join()
+            adviser.wait(PATIENCE_S)
         assert adviser.returncode == 0
         assert sorted(deployed.pids()) == ["frontend", "worker-0"]
-        assert 2 in deployed.sizes()
     assert replay_decisions(out).is_equal
     _assert_replays(tmp_path / "out")
-
-
-async def _burst(deployed: Scaled) -> None:
-    async with httpx.AsyncClient(base_url=deployed.url, timeout=PATIENCE_S) as client:
-        statuses = await asyncio.gather(*(complete(client, i, 200) for i in range(16)))
-        assert set(statuses) == {200}
 
 
 def test_prefill_and_decode_workers_are_scaled_each_by_itself(tmp_path: Path) -> None:
@@ -141,15 +146,12 @@ def test_prefill_and_decode_workers_are_scaled_each_by_itself(tmp_path: Path) ->
         "transfer": {"preset": "ib", "kv_bytes_per_token": 1000},
     }  # fmt: skip
 
-    async def load(deployed: Scaled) -> None:
-        async with httpx.AsyncClient(base_url=deployed.url, timeout=PATIENCE_S) as client:
-            step = [asyncio.create_task(complete(client, i, 300)) for i in range(30)]
-            await until(lambda: "decode-1" in deployed.ready(), poll_s=0.1)
-            assert set(await asyncio.gather(*step)) == {200}
-            await until(lambda: len(deployed.pids()) == 3, poll_s=0.1)
-
     with scaled(tmp_path, planner=planner, cluster=cluster) as deployed:
-        asyncio.run(load(deployed))
+        another_comes = busy_until(
+            deployed, lambda: "decode-1" in deployed.ready(), num_clients=30, max_tokens=300
+        )
+        assert asyncio.run(another_comes) == {200}
+        wait_until(lambda: len(deployed.pids()) == 3)
     _assert_replays(tmp_path / "out")
 
 
@@ -170,17 +172,19 @@ AUTOSCALERS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", AUTOSCALERS)
 def test_an_autoscaler_scales_by_what_the_frontend_tells(name: str, tmp_path: Path) -> None:
-    async def load(deployed: Scaled) -> None:
-        async with httpx.AsyncClient(base_url=deployed.url, timeout=PATIENCE_S) as client:
-            step = [asyncio.create_task(complete(client, i, 200)) for i in range(40)]
-            await until(lambda: len(deployed.ready()) == 3, poll_s=0.1)
-            assert set(await asyncio.gather(*step)) == {200}
-            await until(lambda: len(deployed.pids()) == 2, poll_s=0.1)
-
     with scaled(tmp_path, planner=None, **{name: AUTOSCALERS[name]}) as deployed:
-        asyncio.run(load(deployed))
+        two_come = busy_until(
+            deployed, lambda: len(deployed.ready()) == 3, num_clients=40, max_tokens=200
+        )
+        assert asyncio.run(two_come) == {200}
+        wait_until(lambda: len(deployed.pids()) == 2)
         assert deployed.status()["control"]["controller"] == name
     _assert_replays(tmp_path / "out")
+
+
+def _advises(advice: list[str], verdict: str) -> bool:
+    looks = [json.loads(line)["pools"] for line in advice]
+    return any(pools and pools[0]["verdict"] == verdict for pools in looks)
 
 
 def _verdicts(deployed: Scaled) -> list[str]:

@@ -167,11 +167,9 @@ def test_a_machine_that_joins_is_used_and_ctrl_c_keeps_what_was_finished(
     add_machine(cluster)
     wait_for_lines(out, 10, process)
     process.send_signal(signal.SIGINT)
-    begun_s = time.monotonic()
     code, _, errors = done(process)
     assert code == 130, errors
     assert "trials are kept in" in errors and "Traceback" not in errors
-    assert time.monotonic() - begun_s < 20
     narrow = ["--jobs", 2, "--resume", *ray, *wide]
     finished = len(lines(out))
     code, _, errors = done(started(path, "--out", out, *narrow, RAY_ADDRESS=cluster.address))

@@ -100,10 +100,7 @@ def test_tokens_are_those_of_one_engine_and_bytes_those_predicted(cluster: Clust
         cost.wire_bytes(moved_tokens("destination_missing", len(body["prompt"]), 0, BLOCK))
         for body in asked
     )
-    wait_until(
-        lambda: metric_of(decode, "vllm:nixl_bytes_transferred_sum") - before == wanted,
-        timeout_s=30,
-    )
+    wait_until(lambda: metric_of(decode, "vllm:nixl_bytes_transferred_sum") - before == wanted)
     assert metric_of(decode, "vllm:nixl_xfer_time_seconds_sum") > 0
     assert all(record["handoff_ms"] > 0 for record in cluster.records()[-6:])
 
@@ -123,8 +120,6 @@ def test_a_killed_prefill_engine_costs_no_token(cluster: Cluster) -> None:
         running = asyncio.create_task(stream_all(cluster.url, asked))
         while not cluster.workers()["prefill-0"]["active_requests"]:
             await asyncio.sleep(0.01)
-        await asyncio.sleep(0.3)
-        assert not running.done()
         os.kill(cluster.pid_of("prefill-0"), signal.SIGKILL)
         return await running
 

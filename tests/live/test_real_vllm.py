@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,16 @@ def worker_of(stream: Stream) -> int:
     return int(stream.nvext["worker_id"]["decode_worker_id"])
 
 
+def indexed_blocks(cluster: Cluster) -> float:
+    """Those that the router knows of, by the events that have arrived."""
+    return cluster.metric("dynosim_router_index_blocks")
+
+
+def blocks_of(texts: Sequence[Sequence[int]]) -> int:
+    """The full ones of prompts with their answers; the last token's KV is not computed."""
+    return sum((len(tokens) - 1) // BLOCK for tokens in texts)
+
+
 def test_turns_return_to_the_worker_that_holds_them(two_engines: Cluster) -> None:
     prompts = [prompt(100 + session, 330) for session in range(NUM_SESSIONS)]
     homes: list[set[int]] = [set() for _ in prompts]
@@ -63,8 +73,10 @@ def test_turns_return_to_the_worker_that_holds_them(two_engines: Cluster) -> Non
             believed = stream.nvext["timing"]["kv_hit_rate"] * stream.usage["prompt_tokens"]
             assert round(believed) == reported
             assert (reported > 0) == (turn > 0)
-            prompts[session] += [*stream.token_ids, *prompt(session * 10 + turn, 45)]
-        time.sleep(0.5)  # for the last events to arrive
+            prompts[session] += stream.token_ids
+        wait_until(lambda: indexed_blocks(two_engines) == blocks_of(prompts))
+        for session, tokens in enumerate(prompts):
+            tokens += prompt(session * 10 + turn, 45)
     assert all(len(home) == 1 for home in homes)
     assert len(set.union(*homes)) == 2  # and not all on one
     assert two_engines.metric("dynosim_kv_malformed") == 0

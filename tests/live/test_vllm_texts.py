@@ -129,11 +129,11 @@ def test_a_killed_guard_is_noticed_and_its_engine_replaced(cluster: Cluster) -> 
         (row,) = (row for row in document["processes"] if row["name"] == "worker-0")
         return dict(row)
 
-    wait_until(lambda: shown()["restarts"] == 1, timeout_s=60)
+    wait_until(lambda: shown()["restarts"] == 1, timeout_s=LIMIT_S)
     with pytest.raises(httpx.HTTPError):  # nothing serves there any more
         httpx.get(f"{before['url']}/health", timeout=5)
     wait_until(lambda: shown()["state"] == "ready", timeout_s=LIMIT_S)
-    wait_until(lambda: len(cluster.workers()) == 1, timeout_s=60)
+    wait_until(lambda: len(cluster.workers()) == 1, timeout_s=LIMIT_S)
     assert asked(cluster.url, "completions", completions()[0])["text"]
     log = (cluster.out / "logs" / "worker-0.log").read_text()
     assert "the engine's guard was ended by signal 9 while it was serving" in log

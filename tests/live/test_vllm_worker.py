@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import zmq
 import zmq.asyncio
-from cluster import ROOT, VLLM_PYTHON, write_plan
+from cluster import PATIENCE_S, ROOT, VLLM_PYTHON, write_plan
 
 from dynosim.indexer.wire import KvBatch, decode_batch, decode_replay, replay_request
 from dynosim_runtime.card import LiveCard
@@ -74,20 +74,27 @@ async def workers(tmp_path: Path, tiny_model: Path) -> AsyncIterator[Workers]:
     await workers.watcher.close()
 
 
-async def generated(card: LiveCard, num_tokens: int) -> tuple[list[int], int | None]:
-    """The tokens of an answer to `PROMPT`, and how many of the prompt's were cached."""
+async def generated(
+    card: LiveCard,
+    num_tokens: int,
+    prompt: list[int] = PROMPT,
+    is_under_way: asyncio.Event | None = None,
+) -> tuple[list[int], int | None]:
+    """The tokens of an answer, and how many of the prompt's were cached."""
     sampling = Sampling(max_tokens=num_tokens, temperature=0.0, ignore_eos=True)
-    request = EngineRequest(request_id="r", token_ids=PROMPT, sampling=sampling)
+    request = EngineRequest(request_id="r", token_ids=prompt, sampling=sampling)
     token_ids: list[int] = []
     cached_tokens: int | None = None
     async for delta in OpenAiEngineClient(Connections()).stream(card, request):
         token_ids += delta.token_ids
+        if token_ids and is_under_way is not None:
+            is_under_way.set()
         cached_tokens = delta.cached_tokens if delta.cached_tokens is not None else cached_tokens
     return token_ids, cached_tokens
 
 
-async def first_events(card: LiveCard) -> tuple[KvBatch, KvBatch | None]:
-    """The first message of an engine, as it was published and as it is replayed."""
+async def events_of_prompt(card: LiveCard) -> tuple[KvBatch, KvBatch | None]:
+    """What an engine tells of `PROMPT`, as it was published and as it is replayed."""
     (source,) = card.events
     assert source.replay_endpoint is not None
     with zmq.asyncio.Context() as context:
@@ -95,12 +102,17 @@ async def first_events(card: LiveCard) -> tuple[KvBatch, KvBatch | None]:
         subscriber = context.socket(zmq.SUB)
         subscriber.connect(source.endpoint)
         subscriber.subscribe(b"")
-        await asyncio.sleep(0.5)  # a subscription takes a moment, and what comes before is lost
+        first = 1000
+        while not await subscriber.poll(500):  # what comes before a subscription is lost
+            await generated(card, 1, list(range(first, first + 70)))
+            first += 1
         await generated(card, 4)
         published = decode_batch(await subscriber.recv_multipart())
+        while published.events[0].fields["token_ids"][0] != PROMPT[0]:
+            published = decode_batch(await subscriber.recv_multipart())
         asking = context.socket(zmq.DEALER)
         asking.connect(source.replay_endpoint)
-        await asking.send_multipart(replay_request(0))
+        await asking.send_multipart(replay_request(published.sequence))
         return published, decode_replay(await asking.recv_multipart())
 
 
@@ -126,7 +138,7 @@ async def test_a_real_engine_is_what_the_plan_says_and_ends_with_its_worker(
         card = workers.cards[name]
         capacity = (card.block_size, card.total_kv_blocks, card.max_model_len, card.device)
         assert capacity == (block_size, NUM_BLOCKS - 1, 2000, "cpu")
-        published, replayed = await first_events(card)
+        published, replayed = await events_of_prompt(card)
         assert published == replayed
         (event,) = published.events
         num_blocks = len(PROMPT) // block_size
@@ -142,8 +154,9 @@ async def drains(workers: Workers, name: str) -> None:
     """SIGTERM: what is under way ends, then the worker."""
     card, process = workers.cards[name], workers.processes[name]
     processes = pids_of(card)
-    under_way = asyncio.create_task(generated(card, 400))
-    await asyncio.sleep(1.0)
+    is_under_way = asyncio.Event()
+    under_way = asyncio.create_task(generated(card, 400, is_under_way=is_under_way))
+    await is_under_way.wait()
     process.send_signal(signal.SIGTERM)
     await workers.watcher.until(lambda cards: any(c.is_draining for c in cards.values()))
     assert len((await under_way)[0]) == 400
@@ -159,6 +172,6 @@ async def is_killed(workers: Workers, name: str) -> None:
     assert len(processes) >= 3  # the guard, the server and at least one process of its engine
     process.kill()
     await workers.watcher.until(lambda cards: cards == {})
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while any(Path(f"/proc/{pid}").exists() for pid in processes):
             await asyncio.sleep(0.1)

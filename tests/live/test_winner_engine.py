@@ -14,6 +14,7 @@ import httpx
 import pytest
 import yaml
 from cluster import AIPERF, ROOT, VLLM_PYTHON, Cluster, dynosim
+from ports import free_ports
 
 from dynosim.build.engine_command import vllm_flags, vllm_gpu_flags
 from dynosim.config import run_config_from_dict
@@ -143,8 +144,9 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 def test_engine_sh_starts_real_vllm_behind_the_router(winner: Path, tmp_path: Path) -> None:
     cpu = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
            "OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # fmt: skip
-    variables = environment(tmp_path, PORT="18763", RUN=str(tmp_path / "run"), **cpu)
-    url = "http://127.0.0.1:18763"
+    (port,) = free_ports(1)
+    variables = environment(tmp_path, PORT=str(port), RUN=str(tmp_path / "run"), **cpu)
+    url = f"http://127.0.0.1:{port}"
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen([str(winner / "engine.sh")], env=variables, stdout=log,
                                    stderr=log)  # fmt: skip

@@ -10,7 +10,7 @@ from exposition import samples
 from http_support import MAX_MODEL_LEN, MODEL, client_of, dispatcher_saying, says, served_models
 from live_support import MODEL as LIVE_MODEL
 from live_support import Inside, ScriptedEngine
-from waiting import until
+from waiting import PATIENCE_S, until
 
 from dynosim_runtime.dialects.parsing.output_parser import Parsing
 from dynosim_runtime.errors import ApiError
@@ -194,7 +194,7 @@ class Slow:
 async def test_the_client_has_its_answer_before_and_never_waits_for_it() -> None:
     frontend = Frontend(ScriptedDispatcher(Slow(Pause(3600))), limit=2)
     for _ in range(3):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             assert (await frontend.ask(messages=HELLO)).status_code == 200
     assert frontend.speculative_prefills.num_under_way == 2
     assert frontend.told == ["skipped"]  # the third: so many and no more

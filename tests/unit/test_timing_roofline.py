@@ -21,6 +21,7 @@ from dynosim.errors import ConfigError
 from dynosim.silicon.hardware import hardware_sheet
 from dynosim.timing.roofline import RooflineModel
 from dynosim.timing.roofline_factors import ADA, HOPPER, RooflineFactors, factors_of
+from dynosim.timing.roofline_products import experts_ms
 from dynosim.timing.sheets import HardwareSheet
 from dynosim.timing.step import StepShape
 
@@ -172,6 +173,28 @@ def test_one_token_reads_its_own_experts_and_many_read_all() -> None:
         step, plain = (one.step_ms(StepShape.of_decodes(tokens, 0)) for one in (model, no_experts))
         moved_ms = 1.5 * 2 * (3 * tokens * 4 * (64 + 24) + tokens * 64) / 1000e6
         assert step - plain == pytest.approx(2 * (distinct * expert_ms + moved_ms), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("number_format", "fp8_tflops", "times"),
+    [
+        ("fp8", 300.0, 2.0),
+        ("fp8_block", 300.0, 2.0),
+        ("fp8", 100.0, 1.0),  # as many as in 16 bits: the GPU has none for fp8
+        ("mxfp4", 300.0, 1.0),
+        (None, 300.0, 1.0),
+    ],
+)
+def test_experts_in_fp8_compute_so_many_times_faster_where_the_gpu_does(
+    number_format: str | None, fp8_tflops: float, times: float
+) -> None:
+    """On a memory that costs nothing."""
+    free = sheet(memory_gb_per_s=1e12, fp8_tflops=fp8_tflops)
+    slow_ms, fast_ms = (
+        experts_ms(shape(EXPERTS), 10, 1, number_format, free, replace(FREE, expert_fp8=factor))
+        for factor in (1.0, 2.0)
+    )
+    assert slow_ms / fast_ms == pytest.approx(times)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
