@@ -36,7 +36,7 @@ from dynosim.engine.engine import Engine
 from dynosim.engine.instant import RELATIVE_TOLERANCE, TOLERANCE_MS, instant_end, instant_start
 from dynosim.engine.lock_step import LockStep
 from dynosim.engine.sequence import Sequence
-from dynosim.records import LockStepLog, RequestStatus, RetentionLog
+from dynosim.records import LockStepLog, PrefetchLog, RequestStatus, RetentionLog
 from dynosim.router.eligibility import Constraints, both
 from dynosim.router.handoff import Duty
 from dynosim.router.refusals import RequestRefusedError
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from dynosim.cluster.rank_placer import RankPlacer
     from dynosim.cluster.router_placer import RouterPlacer
 
+NOBODY: list[Sequence] = []  # never changed
 LAST_MS: Final = sys.float_info.max  # any event comes before
 
 # Ours are named beside the protocols, so that a compiler calls them directly.
@@ -353,6 +354,19 @@ class Cluster:
             if next_ms != NEVER:
                 heappush(self._ends, (next_ms, tiers.station_id))
 
+    def _end_prefetches(self, worker: Worker, now_ms: float) -> bool:
+        """Note which of a worker's prefetches are over; returns whether any is."""
+        ended = worker.engine.core.take_prefetched() if self._requests.prefetches else NOBODY
+        if not ended:
+            return False
+        journal = self._journal
+        for sequence in ended:
+            journal.status[sequence.index] = int(RequestStatus.PREFETCHED)
+            journal.finish_ms[sequence.index] = now_ms
+        self._placer.receive(worker, ended, now_ms)
+        self._note_ends(ended, now_ms)
+        return True
+
     # ---- handing over --------------------------------------------------------------------------
 
     def _hand_over(self, worker: Worker, finished: list[Sequence], now_ms: float) -> list[Sequence]:
@@ -501,7 +515,7 @@ class Cluster:
             if self._frontend is not None:
                 arrival_ms = self._frontend.came_ms
             self._journal.arrival_ms[index] = arrival_ms
-            if self._journal.arrived is not None:
+            if self._journal.arrived is not None and index not in self._requests.prefetches:
                 self._journal.arrived.append(index)
             if self._patience is not None:
                 self._patience.arrived(index)
@@ -971,7 +985,7 @@ class Cluster:
         """At the end of an instant: the idle among those with news begin what they have to do."""
         stations, ends, handoffs = self._stations, self._ends, self._handoffs
         tiers_of = self._tiers_of
-        has_failed = False
+        has_failed = has_prefetched = False
         for station_id in self._touched:
             station = stations[station_id]
             if station.next_ms == NEVER:  # also told twice, it starts once
@@ -981,11 +995,15 @@ class Cluster:
                     heappush(ends, (end_ms, station_id))
             if tiers_of and station_id in tiers_of:
                 self._await_copies(tiers_of[station_id], now_ms)
+                has_prefetched |= self._end_prefetches(tiers_of[station_id].worker, now_ms)
             if handoffs is not None:
                 has_failed |= self._heed_loads(handoffs, self._workers_at[station_id], now_ms)
         self._touched.clear()
         if self._draining:  # who had nothing left to begin may have heard the last of its loads
             self._let_go(now_ms)
+        if has_prefetched and self._num_queued:  # what a router counts as load is over
+            self._release(now_ms)
+            self._start_touched(now_ms)
         if handoffs is not None and (has_failed or handoffs.has_news):
             self._settle_handoffs(now_ms)
             if self._num_queued:  # who is refused leaves room for others
@@ -1036,6 +1054,17 @@ class Cluster:
         return RetentionLog(
             max([cache.peak_pinned_blocks for cache in heeding]),
             sum([cache.broken_blocks for cache in heeding]),
+        )
+
+    def prefetch_log(self) -> PrefetchLog | None:
+        """What was loaded ahead of requests; None where nobody asked for that."""
+        if not self._requests.prefetches:
+            return None
+        logs = [worker.engine.core.prefetch_log for worker in self.workers]
+        return PrefetchLog(
+            sum([log.loaded_blocks for log in logs]),
+            sum([log.used_blocks for log in logs]),
+            sum([log.num_without_room for log in logs]),
         )
 
     def stop(self, until_ms: float) -> None:

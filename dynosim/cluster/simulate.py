@@ -22,6 +22,7 @@ from dynosim.cluster.pins import check_pins
 from dynosim.cluster.placement import LoadPlacer
 from dynosim.cluster.pool import worker_log
 from dynosim.cluster.pool_placers import PoolPlacers
+from dynosim.cluster.prefetches import check_prefetches
 from dynosim.cluster.requests import Requests
 from dynosim.cluster.routing import make_placer
 from dynosim.cluster.shared_store import SharedStore
@@ -71,6 +72,7 @@ def simulate(
     for pool in cluster.pools:
         require_room(pool.engine)
     check_pins(trace, cluster)
+    check_prefetches(trace, cluster)
     extents = extents_for(trace, cluster, may_fail=bool(processes))
     routing = _first_routing(cluster, trace, options)
     journal = Journal(trace)
@@ -169,6 +171,7 @@ def simulate(
         lock_step=running.lock_step_log(),
         links=None if handoffs is None else handoffs.transfers.log(),
         tiers=stores.log(),
+        prefetches=running.prefetch_log(),
         retention=running.retention_log(),
         scaling=books.scaling_log(),
         startups=startups,

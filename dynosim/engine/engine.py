@@ -175,7 +175,8 @@ class Engine:
         matters = self.core.add(sequence)
         if self.run_steps == 0:
             return False
-        self._queued_ms.append(now_ms)
+        if not sequence.is_prefetch:
+            self._queued_ms.append(now_ms)
         if not matters or self._is_cut:
             return False
         instant_ms = instant_start(now_ms)
@@ -280,6 +281,8 @@ class Engine:
         if self.next_ms == NEVER:
             self.note_time(now_ms)
             self._pass_on(news)
+            if self._stamped is not None:  # what was loaded ahead may be hit from now on
+                self._stamp(now_ms)
             return False
         self._news.append(news)
         return self._cut(now_ms)

@@ -159,7 +159,8 @@ class JsonDecoder:
             waits=_waits(_either(given, ("wait_for",))),
             classes=_texts(_either(given, ("request_class",))),
             expected_output_tokens=_expected(_either(given, ("expected_output_tokens",))),
-            is_speculative=_flags(_either(given, ("speculative_prefill",))),
+            is_speculative=_sent_ahead(given),
+            is_prefetch=_flags(_either(given, ("prefetch",))),
             retention=self._retention_column(given, rows),
         )
 
@@ -282,6 +283,17 @@ def _expected(values: Values | None) -> IntArray | None:
 def _flags(values: Values | None) -> BoolArray | None:
     """Which rows say yes; None where none does."""
     return np.array(values, dtype=np.bool_) if values is not None and any(values) else None
+
+
+def _sent_ahead(given: Mapping[str, Values]) -> BoolArray | None:
+    """Which rows are no client's, of either kind; None where none is. Raises: WishError."""
+    speculative = _flags(_either(given, ("speculative_prefill",)))
+    prefetch = _flags(_either(given, ("prefetch",)))
+    if speculative is None or prefetch is None:
+        return prefetch if speculative is None else speculative
+    if (speculative & prefetch).any():
+        raise WishError("prefetch", "and speculative_prefill: a row is one of them, not both")
+    return speculative | prefetch
 
 
 def _texts(values: Values | None) -> list[str | None] | None:
