@@ -95,12 +95,16 @@ class Prefetches:
     def _load(self, plan: StepPlan, sequence: Sequence, spare_blocks: int) -> int:
         """Begin to load a prompt; returns how many spare blocks it takes, 0 if it does not.
 
-        What is on its way to or from a tier just now is as good as not there.
+        What is on its way to or from a tier just now is as good as not there. An extent that the
+        device has in part is loaded as a whole, and takes the place of that part.
         """
         cache, offload = self._cache, self._offload
         if offload is None:
             return 0
         hit = cache.lookup(sequence)
+        part = cache.partial_extent(hit)
+        if part is not None and (part.refs > 0 or part.younger is not None):
+            return 0  # somebody is about to complete it
         cache.keep_whole(hit)
         held = hit.path_blocks * cache.block_size
         end = offload.find(sequence, held)
@@ -111,6 +115,8 @@ class Prefetches:
         if taken > spare_blocks:
             self._num_without_room += 1
             return 0
+        if part is not None:
+            cache.pool.discard(part)
         cache.take_hit(sequence, hit)
         cache.pool.allocate(num_blocks)
         sequence.num_computed = held
