@@ -638,10 +638,10 @@ class Engine:
             self.run_steps = steps
             self.last_delivery_ms = self._delivered_ms(steps - self._lag)
             self._deliver_run(self.last_delivery_ms)
-            if self.lanes is not None:
-                self.hear_stored(self.last_delivery_ms)
         else:
             self.core.take_events()
+        if self.lanes is not None:  # stores that ended with steps that were delivered or settled
+            self.hear_stored(self.last_delivery_ms)
         unfinished = self.core.unfinished()
         left = Unfinished(
             [(sequence, got - self._undelivered(sequence)) for sequence, got in unfinished],

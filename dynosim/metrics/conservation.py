@@ -175,12 +175,15 @@ def _check_prefill(result: RunResult) -> None:
     """Computed plus cached prompt tokens are the prompts; preemption and failures only add.
 
     A decode worker that has all KV, its own or what has come, computes one token more: the
-    prompt's last one, or the one that the client has got from the prefill worker.
+    prompt's last one, or the one that the client has got from the prefill worker. Who loses its
+    seat amid its prompt may later find what others have had loaded ahead.
     """
     log = result.requests
     served = log.status == RequestStatus.COMPLETED
     has_moved = log.migrations > 0  # and may have hit more the second time
     stayed = served & ~has_moved
+    if result.prefetches is not None:
+        stayed &= log.preemptions == 0
     expected = log.input_tokens - log.cached_tokens
     is_unseen = np.isnan(log.scheduled_ms)
     is_regular = ~has_moved & (is_unseen | (served & (log.preemptions == 0)))

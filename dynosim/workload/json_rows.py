@@ -220,7 +220,12 @@ def _graph_problem(line: int, row: _Row) -> RowProblem | None:
     if expected is not None and not 1 <= expected < TOKENS_MAX:
         message = f"expected a number of tokens >= 1, got {expected}"
         return RowProblem(line, "expected_output_tokens", message)
+    if getattr(row, "prefetch", None) and getattr(row, "speculative_prefill", None):
+        return RowProblem(line, *_BOTH_KINDS)
     return None
+
+
+_BOTH_KINDS = ("prefetch", "a speculative prefill, too: keep one of the two")
 
 
 class _BothNamesError(Exception):
@@ -292,8 +297,8 @@ def _sent_ahead(given: Mapping[str, Values]) -> BoolArray | None:
     if speculative is None or prefetch is None:
         return prefetch if speculative is None else speculative
     if (speculative & prefetch).any():
-        raise WishError("prefetch", "and speculative_prefill: a row is one of them, not both")
-    return speculative | prefetch
+        raise WishError(*_BOTH_KINDS)
+    return np.asarray(speculative | prefetch)
 
 
 def _texts(values: Values | None) -> list[str | None] | None:

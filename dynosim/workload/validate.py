@@ -262,7 +262,7 @@ class RowChecker:
         sent_ahead: str,
     ) -> RowProblem | None:
         """What is wrong with a row as one that is sent ahead, or as one that waits for such."""
-        if sent_ahead and not waits and turn is None:
+        if sent_ahead == SPECULATIVE and not waits and turn is None:
             message = "follows no turn: state wait_for, or its session_id behind that turn's row"
             return RowProblem(line, sent_ahead, message)
         if self._sent_ahead and waits:
