@@ -135,6 +135,9 @@ class Trace:
     # (n,) or None: which are no client's, but sent ahead to have the known part of a next turn's
     # prompt computed. Each wants one token, has a previous turn, and nobody waits for it.
     is_speculative: NDArray[np.bool_] | None = None
+    # (n,) or None: of these, which have nothing computed. What tiers hold of their prompts is loaded
+    # to a device; they need no previous turn.
+    is_prefetch: NDArray[np.bool_] | None = None
     retention: tuple[Retention | None, ...] | None = None  # (n,) or None: nobody says anything
     source: str = ""  # file or generator, for messages and reports
     skipped_lines: int = 0  # bad lines left out on the user's request
@@ -166,6 +169,7 @@ class Trace:
         sessions, names, wishes = self.session_ids, self.request_ids, self.wishes
         kinds, expected = self.classes, self.expected_output_tokens
         speculative = None if self.is_speculative is None else self.is_speculative[rows]
+        prefetch = None if self.is_prefetch is None else self.is_prefetch[rows]
         dependencies = self.dependencies and self.dependencies.take(rows, len(self))
         retention = self.retention
         return replace(
@@ -186,6 +190,7 @@ class Trace:
             classes=None if kinds is None else tuple(kinds[row] for row in chosen),
             expected_output_tokens=None if expected is None else expected[rows],
             is_speculative=None if speculative is None or not speculative.any() else speculative,
+            is_prefetch=None if prefetch is None or not prefetch.any() else prefetch,
             retention=None if retention is None else tuple(retention[row] for row in chosen),
         )
 
@@ -218,6 +223,7 @@ class RequestStatus(IntEnum):
     UNFINISHED = 3  # still queued or running when the run was cut off
     TIMED_OUT = 4  # given up by its client
     NOT_SENT = 5  # a later turn of a session whose client has given up
+    PREFETCHED = 6  # no request: what was to be loaded ahead of one is there, or cannot be
 
 
 @dataclass(frozen=True, slots=True)
@@ -503,6 +509,15 @@ class RetentionLog:
 
 
 @dataclass(frozen=True, slots=True)
+class PrefetchLog:
+    """What was loaded ahead of requests, in blocks of engines."""
+
+    loaded_blocks: int
+    used_blocks: int  # that a request hit, each once
+    num_without_room: int  # prefetches that found something, and too few free blocks to load it
+
+
+@dataclass(frozen=True, slots=True)
 class ScalingLog:
     """How a controller changed the number of workers: a row per pool and change, by time."""
 
@@ -531,6 +546,7 @@ class RunResult:
     lock_step: LockStepLog | None = None  # None: no ranks that step together
     links: LinkLog | None = None  # None: nothing was moved between workers
     tiers: tuple[TierLog, ...] = ()  # the nearest first; empty: there are none
+    prefetches: PrefetchLog | None = None  # None: nothing was asked for ahead of requests
     retention: RetentionLog | None = None  # None: no request said anything of its blocks
     scaling: ScalingLog | None = None  # None: nobody controls the number of workers
     startups: StartupLog | None = None  # None: no worker started during the run

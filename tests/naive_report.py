@@ -22,7 +22,7 @@ from naive_run import Row, Run
 from naive_saturation import saturation_keys
 
 from dynosim.experiment.run import RunOutcome
-from dynosim.experiment.sent_ahead import SPECULATIVE_KEYS
+from dynosim.experiment.sent_ahead import AHEAD_KEYS
 from dynosim.timing.fitted import FittedModel
 
 MONEY_AND_ENERGY = (
@@ -52,7 +52,7 @@ def naive_report(outcome: RunOutcome, run: Run) -> Report:
         **dict.fromkeys(("num_scale_ups", "num_scale_downs", "mean_workers")),  # nobody scales
         **_no_startups(),
         **dict.fromkeys(("peak_pinned_blocks", "evicted_pinned_blocks")),  # nobody pins
-        **dict.fromkeys(SPECULATIVE_KEYS),  # nothing is sent ahead
+        **dict.fromkeys(AHEAD_KEYS),  # nothing is sent ahead
         **latency_keys(run),
         **steady_keys(run),
         **goodput,

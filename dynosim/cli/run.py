@@ -14,6 +14,7 @@ from dynosim.cli.run_text import print_classes, print_parts, print_table
 from dynosim.config import dump_run, load_run
 from dynosim.config.formats import REPORT_SCHEMA
 from dynosim.config.loading import written_out
+from dynosim.config.schema import RunConfig
 from dynosim.errors import EXIT_INTERRUPTED, ConfigError
 from dynosim.experiment.progress import ProgressBar
 from dynosim.experiment.run import RunOutcome, run
@@ -31,6 +32,10 @@ METRICS_FILES = ("metrics.parquet", "metrics.om")
 AHEAD_BOUND = (
     "--reuse-bound: what speculative prefills leave in the caches is no reuse among the requests "
     "that count"
+)
+PREFETCH_BOUND = (
+    "--reuse-bound: what prefetches load is found on a device that a cache without them could not "
+    "have"
 )
 
 
@@ -72,14 +77,8 @@ def run_command(asked: RunArguments) -> int:
     if every_s is not None and not 0 < every_s < float("inf"):
         raise ConfigError(f"--metrics-every {every_s:g}: expected seconds above 0")
     config = load_run(asked.file, asked.overrides)
-    if asked.reuse_bound and config.workload.has_warm_up:
-        raise ConfigError(
-            "--reuse-bound: what a warm-up leaves in the caches is no reuse of the requests that "
-            "count (drop workload.warm_up_requests or warm_up_s)"
-        )
-    agents = config.workload.agents
-    if asked.reuse_bound and agents is not None and agents.speculative_prefill:
-        raise ConfigError(f"{AHEAD_BOUND} (drop workload.agents.speculative_prefill)")
+    if asked.reuse_bound:
+        _check_bound(config)
     _check_out(asked)
     with ProgressBar("requests") as bar:
         outcome = run(
@@ -118,6 +117,20 @@ def run_command(asked: RunArguments) -> int:
 def _telling(bar: ProgressBar) -> Callable[[int, int], None]:
     """Tells the bar how many requests have ended; the report of many takes a while too."""
     return lambda ended, of: bar(ended, of, "making the report" if ended == of else "")
+
+
+def _check_bound(config: RunConfig) -> None:
+    """Refuse to work out the reuse of loads that it says nothing of. Raises: ConfigError."""
+    if config.workload.has_warm_up:
+        raise ConfigError(
+            "--reuse-bound: what a warm-up leaves in the caches is no reuse of the requests that "
+            "count (drop workload.warm_up_requests or warm_up_s)"
+        )
+    agents = config.workload.agents
+    if agents is not None and agents.speculative_prefill:
+        raise ConfigError(f"{AHEAD_BOUND} (drop workload.agents.speculative_prefill)")
+    if agents is not None and agents.prefetch_lead_ms is not None:
+        raise ConfigError(f"{PREFETCH_BOUND} (drop workload.agents.prefetch_lead_ms)")
 
 
 def _check_out(asked: RunArguments) -> None:
@@ -191,8 +204,10 @@ def report_document(
 def _reuse_bound(outcome: RunOutcome) -> dict[str, Any]:
     from dynosim.metrics.reuse import reuse_bound
 
-    if outcome.report["speculative_prefills"] is not None:
-        raise ConfigError(f"{AHEAD_BOUND} (drop the rows of {outcome.trace.source} that are such)")
+    for key, problem in (("speculative_prefills", AHEAD_BOUND), ("prefetches", PREFETCH_BOUND)):
+        if outcome.report[key] is not None:
+            remedy = f"drop the rows of {outcome.trace.source} that are such"
+            raise ConfigError(f"{problem} ({remedy})")
     return reuse_bound(outcome.result, outcome.trace)
 
 

@@ -154,8 +154,7 @@ def _facts(outcome: RunOutcome, intervals: "Intervals | None") -> list[tuple[str
         facts.append(("scaling", _scaling(r)))
     if r.get("num_startups"):
         facts.append(("start-up", _startups(r)))
-    if r.get("speculative_prefills") is not None:
-        facts.append(("sent ahead", _sent_ahead(r)))
+    facts += _ahead_facts(r)
     if r.get("dummy_step_share") is not None:
         facts.append(("ranks", _ranks(r)))
     if r.get("sla_attainment") is not None:
@@ -304,12 +303,31 @@ def _size(report: Mapping[str, Any]) -> str:
     return f"{report['num_gpus']} GPUs ({workers})"
 
 
+def _ahead_facts(r: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the load has of no client's requests."""
+    facts: list[tuple[str, str]] = []
+    if r.get("speculative_prefills") is not None:
+        facts.append(("sent ahead", _sent_ahead(r)))
+    if r.get("prefetches") is not None:
+        facts.append(("prefetched", _prefetched(r)))
+    return facts
+
+
 def _sent_ahead(r: Mapping[str, Any]) -> str:
     computed, found = r["speculative_prefill_tokens"], r["speculative_hit_tokens"]
     share = f", {_percent(found / computed)} of them found by next turns" if computed else ""
     return (
         f"{r['speculative_prefills']:,} speculative prefills, which computed {computed:,} "
         f"tokens{share}"
+    )
+
+
+def _prefetched(r: Mapping[str, Any]) -> str:
+    loaded, used = r["prefetched_tokens"], r["prefetch_hit_tokens"]
+    share = f", {_percent(used / loaded)} of them hit" if loaded else ""
+    return (
+        f"{r['prefetches']:,} prefetches, which loaded {loaded:,} tokens{share}; "
+        f"{r['prefetches_without_room']:,} had no room"
     )
 
 

@@ -239,9 +239,10 @@ class Cluster:
 
     def _start_touched(self, now_ms: float) -> None:
         """At the end of an instant: the idle among those with news begin what they have to do."""
-        agenda, handoffs, tiers = self._agenda, self._handoffs, self._tiers
-        stations, ends, has_tiers = agenda.stations, agenda.ends, tiers.is_used
-        has_failed = False
+        agenda, handoffs = self._agenda, self._handoffs
+        stations, ends = agenda.stations, agenda.ends
+        has_more = handoffs is not None or self._tiers.is_used
+        leaves_room = False
         for station_id in agenda.touched:
             station = stations[station_id]
             if station.next_ms == NEVER:  # also told twice, it starts once
@@ -249,19 +250,30 @@ class Cluster:
                 end_ms = station.next_ms
                 if end_ms != NEVER:
                     heappush(ends, (end_ms, station_id))
-            if has_tiers:
-                tiers.look_ahead(station_id, now_ms)
-            if handoffs is not None:
-                worker = agenda.worker_at[station_id]
-                has_failed |= worker is not None and handoffs.started(worker, now_ms)
+            if has_more:
+                leaves_room |= self._heed_start(station_id, now_ms)
         agenda.touched.clear()
         if self.fleet.draining:  # of these, who had nothing left to begin
             self.fleet.let_go(now_ms)
-        if handoffs is not None and (has_failed or handoffs.has_news):
+        if handoffs is not None and (leaves_room or handoffs.has_news):
             self._settle_handoffs(handoffs, now_ms)
-            if self._dispatch.num_waiting:  # who is refused leaves room for others
-                self._dispatch.release(now_ms)
-            self._start_touched(now_ms)
+        elif not leaves_room:
+            return
+        if self._dispatch.num_waiting:
+            self._dispatch.release(now_ms)
+        self._start_touched(now_ms)
+
+    def _heed_start(self, station_id: int, now_ms: float) -> bool:
+        """Copies may have begun, and what has ended at once may leave room for others: whether."""
+        worker, leaves_room = self._agenda.worker_at[station_id], False
+        if worker is None:
+            return False
+        if self._tiers.is_used:
+            self._tiers.look_ahead(station_id, now_ms)
+            leaves_room = self._dispatch.end_prefetches(worker, now_ms)
+        if self._handoffs is not None:
+            leaves_room |= self._handoffs.started(worker, now_ms)
+        return leaves_room
 
     def _go_on(self, now_ms: float) -> None:
         """After a change from outside: hand over what can go now, and start who has work."""

@@ -17,6 +17,7 @@ from dynosim.cluster.lobby import Lobby
 from dynosim.cluster.migrants import Migrants
 from dynosim.cluster.patience import Patience
 from dynosim.cluster.placement import QUEUED, AnyPlacer
+from dynosim.cluster.pool import Worker
 from dynosim.cluster.pool_placers import PoolPlacers
 from dynosim.cluster.requests import Requests
 from dynosim.cluster.router_faults import frontends_of
@@ -27,6 +28,8 @@ from dynosim.router.eligibility import Constraints, both
 from dynosim.router.handoff import Duty
 from dynosim.router.refusals import RequestRefusedError
 from dynosim.workload.load import Arrivals
+
+NOBODY: list[Sequence] = []  # never changed
 
 
 class Dispatch:
@@ -94,7 +97,7 @@ class Dispatch:
             if self._frontend is not None:
                 arrival_ms = self._frontend.came_ms
             self._journal.arrival_ms[index] = arrival_ms
-            if self._journal.arrived is not None:
+            if self._journal.arrived is not None and index not in self._requests.prefetches:
                 self._journal.arrived.append(index)
             if self._patience is not None:
                 self._patience.arrived(index)
@@ -201,6 +204,19 @@ class Dispatch:
         if worker.engine.add(sequence, now_ms):
             heappush(agenda.ends, (worker.engine.next_ms, worker.station_id))
         agenda.touched.append(worker.station_id)
+
+    def end_prefetches(self, worker: Worker, now_ms: float) -> bool:
+        """Note which of a worker's prefetches are over; returns whether any is."""
+        ended = worker.engine.core.take_prefetched() if self._requests.prefetches else NOBODY
+        if not ended:
+            return False
+        journal = self._journal
+        for sequence in ended:
+            journal.status[sequence.index] = int(RequestStatus.PREFETCHED)
+            journal.finish_ms[sequence.index] = now_ms
+        self.placer.receive(worker, ended, now_ms)
+        self._endings.finished(ended, now_ms)
+        return True
 
     # ---- going without an answer ---------------------------------------------------------------
 

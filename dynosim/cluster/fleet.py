@@ -13,7 +13,7 @@ from dynosim.cluster.station import HUNG
 from dynosim.cluster.tier_traffic import TierTraffic
 from dynosim.engine.lock_step import LockStep
 from dynosim.engine.sequence import Sequence
-from dynosim.records import LockStepLog, RetentionLog
+from dynosim.records import LockStepLog, PrefetchLog, RetentionLog
 from dynosim.timing.lock_step import LockStepTimes
 from dynosim.timing.model import StepTimeModel
 from dynosim.workers.ids import WorkerId
@@ -221,6 +221,15 @@ class Fleet:
         return RetentionLog(
             max([cache.peak_pinned_blocks for cache in heeding]),
             sum([cache.broken_blocks for cache in heeding]),
+        )
+
+    def prefetch_log(self) -> PrefetchLog:
+        """What was loaded ahead of requests."""
+        logs = [worker.engine.core.prefetch_log for worker in self.workers]
+        return PrefetchLog(
+            sum([log.loaded_blocks for log in logs]),
+            sum([log.used_blocks for log in logs]),
+            sum([log.num_without_room for log in logs]),
         )
 
     def stop(self, until_ms: float) -> None:

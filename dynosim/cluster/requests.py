@@ -1,5 +1,7 @@
 """The requests of a trace, as engines take them."""
 
+import numpy as np
+
 from dynosim.blocks.retention import BlockClaims, block_claims
 from dynosim.cluster.spec import ClusterSpec
 from dynosim.engine.sequence import Sequence
@@ -15,6 +17,7 @@ class Requests:
     def __init__(self, trace: Trace, extents: PrefixExtents, cluster: ClusterSpec) -> None:
         self.input_tokens = packed(trace.input_tokens)
         self.max_model_len = cluster.max_model_len
+        self._block_size = cluster.block_size
         self._output_tokens = packed(trace.output_tokens)
         self._priorities = None if trace.priority is None else packed(trace.priority)
         self._request_ids = trace.request_ids
@@ -22,6 +25,9 @@ class Requests:
         self._path = packed(extents.path)
         self._path_offsets = packed(extents.path_offsets)
         self._path_blocks = packed(extents.path_blocks)
+        self.prefetches: frozenset[int] = frozenset()  # rows that are no requests
+        if trace.is_prefetch is not None:
+            self.prefetches = frozenset(np.flatnonzero(trace.is_prefetch).tolist())
         self._claims = None
         if trace.retention is not None and self._has_paths:
             self._claims = RequestClaims(trace, trace.retention, extents, cluster.block_size)
@@ -75,6 +81,10 @@ class Requests:
         )
         if self._claims is not None:
             sequence.claims = self._claims.of(index, path)
+        if index in self.prefetches:  # whoever asks for it has a token more at least
+            sequence.is_prefetch = True
+            sequence.prompt_tokens = path_blocks * self._block_size + 1
+            sequence.output_tokens = 0
         return sequence
 
 

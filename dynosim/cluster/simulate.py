@@ -15,6 +15,7 @@ from dynosim.cluster.outside import as_clients_see
 from dynosim.cluster.pins import check_pins
 from dynosim.cluster.placement import LoadPlacer
 from dynosim.cluster.pool import worker_log
+from dynosim.cluster.prefetches import check_prefetches
 from dynosim.cluster.spec import ClusterSpec, RunOptions
 from dynosim.cluster.watch import Watch
 from dynosim.engine.room import require_room
@@ -54,6 +55,7 @@ def simulate(
     for pool in cluster.pools:
         require_room(pool.engine)
     check_pins(trace, cluster)
+    check_prefetches(trace, cluster)
     is_steered = bool(processes) or cluster.starts_cold
     made = Assembly(trace, cluster, options, is_steered=is_steered, may_fail=bool(processes))
     running = made.running
@@ -92,6 +94,7 @@ def simulate(
         lock_step=running.fleet.lock_step_log(),
         links=None if made.handoffs is None else made.handoffs.transfers.log(),
         tiers=made.stores.log(),
+        prefetches=None if trace.is_prefetch is None else running.fleet.prefetch_log(),
         retention=running.fleet.retention_log(),
         scaling=books.scaling_log(),
         startups=startups,

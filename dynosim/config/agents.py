@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from dynosim.config.base import Amount, Count, Section, Share, check_rules
 from dynosim.config.lengths import Distribution, DistributionConfig, PriorityConfig
-from dynosim.workload.agents_spec import AgentsSpec
+from dynosim.workload.agents_spec import LEAD_MS_MAX, AgentsSpec
 from dynosim.workload.distributions import Distribution as Drawn
 
 _SPEC = AgentsSpec(tasks=1)
@@ -99,6 +99,12 @@ class AgentsConfig(Section):
     """Whether, once a turn has ended, the conversation with its answer is sent for one token, so
     that the next turn finds it cached. No client's request: it takes the engines' time, and counts
     in `speculative_*` of the report alone."""
+    prefetch_lead_ms: Annotated[float, Field(ge=0, le=LEAD_MS_MAX)] | None = _SPEC.prefetch_lead_ms
+    """So long before an agent is back from a tool, what tiers below the devices hold of its last
+    prompt is loaded to a device; null: never. No client's request: it counts in `prefetch*` of the
+    report alone. Needs `cluster.tiers`."""
+    prefetch_error: Share = _SPEC.prefetch_error
+    """By up to this part of it a tool's pause is foreseen too long or too short. Unit: share."""
     snapshot_tasks: Amount = _SPEC.snapshot_tasks
     """So many of the first tasks start in the middle of their lives. Unit: tasks."""
     warm_up: bool = _SPEC.warm_up
@@ -123,6 +129,8 @@ class AgentsConfig(Section):
                  f"compact_at_tokens ({limit})", "change one of them"),
                 *((key, True, f"is more than system_tokens ({self.system_tokens})", "lower it")
                   for key in more),
+                ("prefetch_error", bool(self.prefetch_error) and self.prefetch_lead_ms is None,
+                 "nothing is foreseen", "set prefetch_lead_ms"),
                 ("warm_up", self.warm_up and not self.snapshot_tasks,
                  "only tasks in the middle of their lives need it", "set snapshot_tasks"),
             ]

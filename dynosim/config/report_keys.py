@@ -513,6 +513,27 @@ PREPARED_KEYS = (
         is_stable=False,
     ),
     *_unsought(
+        "requests",
+        {
+            "prefetches": "Prompts whose KV was to be loaded ahead of their requests, over by the "
+            "end; no other count of requests has them; null: the load has none.",
+            "prefetches_without_room": "Of these, those that found KV in a tier and too few free "
+            "blocks to load it.",
+        },
+        INTEGER,
+        is_stable=False,
+    ),
+    *_unsought(
+        "tokens",
+        {
+            "prefetched_tokens": "Prompt tokens whose KV prefetches loaded from tiers.",
+            "prefetch_hit_tokens": "Of these, what a request has hit on the device.",
+            "prefetch_wasted_tokens": "Of these, the others: evicted before, or still unused.",
+        },
+        INTEGER,
+        is_stable=False,
+    ),
+    *_unsought(
         "",
         {
             "kv_capacity_source": "Whether the KV blocks were given, derived or estimated.",

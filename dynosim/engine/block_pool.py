@@ -201,6 +201,14 @@ class BlockPool:
         self.idle_blocks += extent.num_cached
         self.released_blocks += extent.num_cached
 
+    def discard(self, extent: Extent) -> None:
+        """Forget an idle extent that requests share: its blocks become blank."""
+        num_blocks = extent.num_cached
+        self.reference([extent])  # so that it is not among the idle any more
+        extent.num_cached = 0
+        self.blank_blocks += num_blocks
+        self._note_evicted(extent, num_blocks)
+
     def shrink(self, extent: Extent, num_cached: int) -> None:
         """Forget the last blocks of a request's private idle extent."""
         num_blocks = extent.num_cached - num_cached

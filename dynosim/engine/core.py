@@ -7,6 +7,10 @@ KV may come from elsewhere: a plan names the loads that start with its step, and
 that one has ended. Blocks may be read from elsewhere: those of a request with `is_sent` stay held
 after its end until `sent`.
 
+A prefetch (a sequence with `is_prefetch`) is no request: the next plan loads what tiers have of its
+prompt, and it ends when that has come, or at once where there is nothing; `take_prefetched` returns
+those that have ended.
+
 With a host tier a plan also names copies (`HostWork`); `copied` reports that one has ended. With
 drafts it names those that it verifies, and is told before it is handed back what came of them
 (`DraftWork`).
@@ -26,6 +30,7 @@ from dynosim.engine.plan import HostWork, KvLoad, StepPlan, Write
 from dynosim.engine.retaining_pool import RetainingPool
 from dynosim.engine.sequence import Sequence
 from dynosim.engine.tiers import Beyond
+from dynosim.records import PrefetchLog
 
 
 class DecodeCount(Protocol):
@@ -68,6 +73,15 @@ class EngineCore(Protocol):
     @property
     def num_loading(self) -> int:
         """Loads that have not ended, those of requests dropped since included."""
+        ...
+
+    @property
+    def prefetch_log(self) -> PrefetchLog:
+        """What has been loaded ahead of requests so far."""
+        ...
+
+    def take_prefetched(self) -> list[Sequence]:
+        """The prefetches that have ended since the last call; they belong to the caller."""
         ...
 
     @property

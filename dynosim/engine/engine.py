@@ -175,7 +175,8 @@ class Engine:
         matters = self.core.add(sequence)
         if self.run_steps == 0:
             return False
-        self._queued_ms.append(now_ms)
+        if not sequence.is_prefetch:
+            self._queued_ms.append(now_ms)
         if not matters or self._is_cut:
             return False
         instant_ms = instant_start(now_ms)
@@ -280,6 +281,8 @@ class Engine:
         if self.next_ms == NEVER:
             self.note_time(now_ms)
             self._pass_on(news)
+            if self._stamped is not None:  # what was loaded ahead may be hit from now on
+                self._stamp(now_ms)
             return False
         self._news.append(news)
         return self._cut(now_ms)
@@ -635,10 +638,10 @@ class Engine:
             self.run_steps = steps
             self.last_delivery_ms = self._delivered_ms(steps - self._lag)
             self._deliver_run(self.last_delivery_ms)
-            if self.lanes is not None:
-                self.hear_stored(self.last_delivery_ms)
         else:
             self.core.take_events()
+        if self.lanes is not None:  # stores that ended with steps that were delivered or settled
+            self.hear_stored(self.last_delivery_ms)
         unfinished = self.core.unfinished()
         left = Unfinished(
             [(sequence, got - self._undelivered(sequence)) for sequence, got in unfinished],

@@ -118,6 +118,14 @@ class KvCache:
             if last.refs == 0:
                 hit.idle_blocks -= last.num_cached
 
+    def partial_extent(self, hit: PrefixHit) -> Extent | None:
+        """The last extent of a hit if it is cached in part; see `keep_whole`."""
+        sizes = self.pool.extent_blocks
+        if sizes is None or not hit.extents:
+            return None
+        last = hit.extents[-1]
+        return last if last.num_cached < sizes[last.content] else None
+
     def whole_blocks(self, hit: PrefixHit) -> int:
         """Blocks of a hit without the last extent, if that is cached in part; see `keep_whole`."""
         sizes = self.pool.extent_blocks

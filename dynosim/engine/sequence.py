@@ -24,8 +24,8 @@ class Sequence:
     A decoding sequence advances one token in every step, so its progress is not stored but follows
     from the engine's step counter: `num_computed = anchor + step`. The other states store it.
 
-    `remote_tokens`, `is_sent`, `decodes_last` and `claims` are for its owner to set before an
-    engine gets it.
+    `remote_tokens`, `is_sent`, `is_prefetch`, `decodes_last` and `claims` are for its owner to set
+    before an engine gets it.
     """
 
     __slots__ = (
@@ -42,6 +42,7 @@ class Sequence:
         "held",
         "in_flight",
         "index",
+        "is_prefetch",
         "is_sent",
         "last_chunk_step",
         "load_step",
@@ -100,6 +101,7 @@ class Sequence:
         self.remote_tokens = 0  # prompt tokens whose KV is elsewhere; 0 once that was asked for
         self.decodes_last = False  # one token left of its prompt takes the time of a decode
         self.claims: BlockClaims | None = None  # what it says of its blocks; None: nothing
+        self.is_prefetch = False  # no request: its KV is to be on the device, and that is all
         self.is_sent = False  # its blocks stay held after its end, until they have been sent
         self.reserved_tokens = 0  # it got blocks for so many, by a load or for drafts, valid or not
         self.load_step = 0  # the step whose planning started the load

@@ -1,4 +1,5 @@
-"""Speculative prefills of a run: no client's requests, so they are counted apart and left out."""
+"""What a run has of no client's requests: speculative prefills and prefetches, counted apart and
+left out."""
 
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -10,6 +11,14 @@ from dynosim.records import IntArray, RequestLog, RequestStatus, RunResult, Trac
 from dynosim.router.witness import ChoiceWitness
 
 SPECULATIVE_KEYS = ("speculative_prefills", "speculative_prefill_tokens", "speculative_hit_tokens")
+PREFETCH_KEYS = (
+    "prefetches",
+    "prefetched_tokens",
+    "prefetch_hit_tokens",
+    "prefetch_wasted_tokens",
+    "prefetches_without_room",
+)
+AHEAD_KEYS = (*SPECULATIVE_KEYS, *PREFETCH_KEYS)
 
 
 class ClientsRun(NamedTuple):
@@ -21,12 +30,17 @@ class ClientsRun(NamedTuple):
 
 
 def clients_run(result: RunResult, trace: Trace) -> ClientsRun:
-    """The run without its speculative prefills, if there are any; steps are those of all."""
-    speculative = trace.is_speculative
-    if speculative is None:
-        return ClientsRun(result, trace, dict.fromkeys(SPECULATIVE_KEYS))
-    report = _report(result.requests, trace, np.flatnonzero(speculative))
-    rows = np.flatnonzero(~speculative)
+    """The run without what was sent ahead, if anything was; steps are those of all."""
+    ahead, prefetch = trace.is_speculative, trace.is_prefetch
+    report: dict[str, Any] = dict.fromkeys(AHEAD_KEYS)
+    if ahead is None:
+        return ClientsRun(result, trace, report)
+    speculative = np.flatnonzero(ahead if prefetch is None else ahead & ~prefetch)
+    if len(speculative):
+        report |= _report(result.requests, trace, speculative)
+    if prefetch is not None:
+        report |= _prefetch_report(result)
+    rows = np.flatnonzero(~ahead)
     return ClientsRun(result_of(result, rows), trace.take(rows), report)
 
 
@@ -61,6 +75,20 @@ def _report(log: RequestLog, trace: Trace, speculative: IntArray) -> dict[str, A
         )
     values = (len(done), int(computed.sum()), found)
     return dict(zip(SPECULATIVE_KEYS, values, strict=True))
+
+
+def _prefetch_report(result: RunResult) -> dict[str, Any]:
+    """Of loads ahead of requests: a block is of use to the first request that hits it, if any."""
+    counts, block_size = result.prefetches, result.block_size
+    assert counts is not None
+    values = (
+        int((result.requests.status == RequestStatus.PREFETCHED).sum()),
+        counts.loaded_blocks * block_size,
+        counts.used_blocks * block_size,
+        (counts.loaded_blocks - counts.used_blocks) * block_size,
+        counts.num_without_room,
+    )
+    return dict(zip(PREFETCH_KEYS, values, strict=True))
 
 
 def _found_tokens(log: RequestLog, trace: Trace, row: int, later: int) -> int:

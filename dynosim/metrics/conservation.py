@@ -25,6 +25,7 @@ def check_conservation(result: RunResult, trace: Trace) -> None:
     _check_prefill(result)
     _check_handoffs(result)
     _check_tiers(result)
+    _check_prefetches(result, trace)
 
 
 def _fail(law: str, detail: str) -> None:
@@ -174,12 +175,15 @@ def _check_prefill(result: RunResult) -> None:
     """Computed plus cached prompt tokens are the prompts; preemption and failures only add.
 
     A decode worker that has all KV, its own or what has come, computes one token more: the
-    prompt's last one, or the one that the client has got from the prefill worker.
+    prompt's last one, or the one that the client has got from the prefill worker. Who loses its
+    seat amid its prompt may later find what others have had loaded ahead.
     """
     log = result.requests
     served = log.status == RequestStatus.COMPLETED
     has_moved = log.migrations > 0  # and may have hit more the second time
     stayed = served & ~has_moved
+    if result.prefetches is not None:
+        stayed &= log.preemptions == 0
     expected = log.input_tokens - log.cached_tokens
     is_unseen = np.isnan(log.scheduled_ms)
     is_regular = ~has_moved & (is_unseen | (served & (log.preemptions == 0)))
@@ -247,3 +251,25 @@ def _check_tiers(result: RunResult) -> None:
             & ~(log.scheduled_ms < ours.end_ms - TOLERANCE_MS)
         )
         _check_all("a request is loaded before it is scheduled", in_order, "request")
+
+
+def _check_prefetches(result: RunResult, trace: Trace) -> None:
+    """What was loaded ahead came from tiers, and no more of it was of use."""
+    log, counts = result.requests, result.prefetches
+    is_prefetch = np.zeros(len(trace), np.bool_) if trace.is_prefetch is None else trace.is_prefetch
+    is_over = log.status == RequestStatus.PREFETCHED
+    is_served = is_over | (log.status == RequestStatus.COMPLETED)
+    _check_all("a prefetch is no request", ~is_served | (is_over == is_prefetch), "request")
+    if counts is None or log.onboards is None:
+        return
+    if not 0 <= counts.used_blocks <= counts.loaded_blocks:
+        _fail(
+            "blocks loaded ahead are used at most once",
+            f"{counts.used_blocks} used of {counts.loaded_blocks}",
+        )
+    loaded_tokens = int(log.onboards.num_tokens[is_over].sum())
+    if loaded_tokens != counts.loaded_blocks * result.block_size:
+        _fail(
+            "what prefetches loaded is there",
+            f"{loaded_tokens} tokens came, {counts.loaded_blocks} blocks of them were kept",
+        )

@@ -50,6 +50,7 @@ class AgentCall:
     session: str
     waits: list[tuple["AgentCall", float]] = field(default_factory=list)  # ends, and ms behind
     known_next: Prompt = ()  # once it has ended: what the agent's next prompt begins with; (): none
+    prefetch_ms: float | None = None  # so long after its end its KV is wanted; None: nobody says
 
 
 @dataclass(slots=True)
@@ -218,7 +219,7 @@ class TaskWriter:
                     history.add(tokens)
             elif left_of_loop > 0:
                 history.add(self._tool_output())
-                waits = [(call, draws.ms("tool_pause_ms"))]
+                waits = [(call, self._tool_pause_ms(call))]
             else:
                 history.end_loop()
                 history.add(draws.tokens("user_tokens"))
@@ -261,7 +262,7 @@ class TaskWriter:
             if turn < turns - 1:
                 self._answered(call, history, *self._parts(call.output_tokens))
                 history.add(self._tool_output())
-                waits = [(call, draws.ms("tool_pause_ms"))]
+                waits = [(call, self._tool_pause_ms(call))]
                 waits = self._compacted(agent, base, history, waits)
         return agent
 
@@ -335,6 +336,18 @@ class TaskWriter:
         """How many tokens of an answer are thinking, and how many are not."""
         thinking = round(output_tokens * self._spec.thinking_share)
         return thinking, output_tokens - thinking
+
+    def _tool_pause_ms(self, call: AgentCall) -> float:
+        """How long a call's tool takes. Its harness may say ahead when it takes it to be back; one
+        that is back before then needs no such word any more."""
+        spec, draws = self._spec, self._draws
+        pause_ms = draws.ms("tool_pause_ms")
+        if spec.prefetch_lead_ms is not None:
+            error = spec.prefetch_error * (2.0 * draws.point("prefetch_error") - 1.0)
+            at_ms = max(0.0, pause_ms * (1.0 + error) - spec.prefetch_lead_ms)
+            if at_ms < pause_ms:
+                call.prefetch_ms = at_ms
+        return pause_ms
 
     def _tool_output(self) -> int:
         tokens, most = self._draws.tokens("tool_output_tokens"), self._spec.tool_output_tokens_max

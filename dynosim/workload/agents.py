@@ -4,7 +4,7 @@ The same spec and seed give the same trace on every platform; each quantity has 
 stream. Tasks may be in the middle of their lives when the load begins.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from dynosim.workload.synthetic import HASH_IDS_MAX, NOMINAL_TOKEN_MS
 PRIMER = "primer"
 """Class of a call that only puts into the caches what an agent has behind it."""
 SPECULATIVE = "speculative_prefill"
+PREFETCH = "prefetch"
 """Class of what is sent ahead of an agent's next turn."""
 
 
@@ -115,8 +116,12 @@ def _calls(agents: Sequence[Agent], names: BlockNames, task: str, hint: int) -> 
             )  # fmt: skip
             written[id(call)] = recorded
             in_order.append((call, recorded))
+            known, known_ids = call.prompt, recorded.block_ids
             if call.known_next:
-                ahead.append(_speculative(recorded, call.known_next, next(ids)))
+                known, known_ids = call.known_next, next(ids)
+                ahead.append(_speculative(recorded, known, known_ids))
+            if call.prefetch_ms is not None:
+                ahead.append(_prefetch(recorded, known, known_ids, call.prefetch_ms))
     for call, recorded in in_order:
         recorded.waits = [
             Awaited(written[id(other)].name, delay_ms, False) for other, delay_ms in call.waits
@@ -135,6 +140,17 @@ def _speculative(call: RecordedCall, prompt: Prompt, ids: IntArray) -> RecordedC
         f"{call.name}.ahead", 0, prompt_tokens(prompt), 1, ids,
         waits=[Awaited(call.name, 0.0, False)], session=call.session, kind=SPECULATIVE,
         expected_output_tokens=min(1, call.expected_output_tokens), is_speculative=True,
+    )  # fmt: skip
+
+
+def _prefetch(
+    call: RecordedCall, prompt: Prompt, ids: Sequence[Hashable] | IntArray, at_ms: float
+) -> RecordedCall:
+    """What a harness says so long after a call, so that the next one finds its KV on the device."""
+    return RecordedCall(
+        f"{call.name}.prefetch", 0, prompt_tokens(prompt), 1, ids,
+        waits=[Awaited(call.name, at_ms, False)], session=call.session, kind=PREFETCH,
+        is_speculative=True, is_prefetch=True,
     )  # fmt: skip
 
 

@@ -21,6 +21,8 @@ POLICIES: Final = ("keep", "drop_thinking", "regroup")
 BYTES_PER_TOKEN = 4
 """Of tool outputs, mostly ASCII: what a limit in bytes comes to."""
 TASKS_MAX = 1_000_000
+LEAD_MS_MAX = 3_600_000.0
+"""Of prefetches: an hour, more than any tool takes here."""
 
 _TOKENS = (
     "user_tokens", "tool_output_tokens", "answer_tokens", "brief_tokens", "loop_turns",
@@ -100,6 +102,8 @@ class AgentsSpec:
     priorities: tuple[PriorityShare, ...] = ()  # of tasks
     hints_output_tokens: bool = False  # the mean answer, as a client's guess
     speculative_prefill: bool = False  # what is known of the next prompt is computed in pauses
+    prefetch_lead_ms: float | None = None  # before a tool is back, KV is loaded; None: never
+    prefetch_error: float = 0.0  # of the foreseen pause, up to this share of it
     snapshot_tasks: int = 0  # of the first, which start in the middle of their lives
     warm_up: bool = False  # calls of one token in front, with the prompts of where they are
 
@@ -124,9 +128,12 @@ class AgentsSpec:
             _require(key, getattr(self, key), least=0)
         for key in ("sub_agent_shared_tokens", "teammate_shared_tokens"):
             _require(key, getattr(self, key), least=0, most=self.system_tokens)
-        for key in ("thinking_share", "sub_agent_share", "team_share"):
+        for key in ("thinking_share", "sub_agent_share", "team_share", "prefetch_error"):
             _require(key, getattr(self, key), least=0, most=1)
         _require("answer_rendered_ratio", self.answer_rendered_ratio, least=0, most=10)
+        _require("prefetch_lead_ms", self.prefetch_lead_ms, least=0, most=LEAD_MS_MAX)
+        if self.prefetch_error and self.prefetch_lead_ms is None:
+            raise ConfigError("prefetch_error: nothing is foreseen: set prefetch_lead_ms")
         _require("tool_output_limit", self.tool_output_limit, least=1)
         _one_of("history_policy", self.history_policy, POLICIES)
         _one_of("preamble_varies", self.preamble_varies, ("session", "call"))

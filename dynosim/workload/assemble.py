@@ -15,7 +15,7 @@ from dynosim.records import (
     Trace,
     gather_runs,
 )
-from dynosim.workload.columns import Columns
+from dynosim.workload.columns import BoolArray, Columns
 from dynosim.workload.references import FIELD
 from dynosim.workload.validate import CheckedRows
 
@@ -110,6 +110,7 @@ def assemble(
         classes=_class_names(columns),
         expected_output_tokens=columns.expected_output_tokens,
         is_speculative=columns.is_speculative,
+        is_prefetch=columns.is_prefetch,
         source=source,
         skipped_lines=skipped_lines,
         assumed_lengths=sum(
@@ -156,14 +157,8 @@ def _concatenate(parts: Sequence[CheckedRows]) -> _Rows:
                 for c, part in zip(chunks, expected, strict=True)
             ]
         )
-    speculative = [chunk.is_speculative for chunk in chunks]
-    if any(part is not None for part in speculative):
-        columns.is_speculative = np.concatenate(
-            [
-                np.zeros(len(c), np.bool_) if part is None else part
-                for c, part in zip(chunks, speculative, strict=True)
-            ]
-        )
+    columns.is_speculative = _flags(chunks, [chunk.is_speculative for chunk in chunks])
+    columns.is_prefetch = _flags(chunks, [chunk.is_prefetch for chunk in chunks])
     if has_wishes:
         columns.wishes = [wish for c in chunks for wish in c.wishes or [None] * len(c)]
     if has_retention:
@@ -173,6 +168,18 @@ def _concatenate(parts: Sequence[CheckedRows]) -> _Rows:
         np.concatenate([part.previous_turn for part in parts]),
         np.concatenate([part.delay_ms for part in parts]),
         _dependencies(parts),
+    )
+
+
+def _flags(chunks: Sequence[Columns], given: Sequence[BoolArray | None]) -> BoolArray | None:
+    """A column of all chunks, no where one has it not; None where none has."""
+    if all(part is None for part in given):
+        return None
+    return np.concatenate(
+        [
+            np.zeros(len(chunk), np.bool_) if part is None else part
+            for chunk, part in zip(chunks, given, strict=True)
+        ]
     )
 
 
@@ -236,6 +243,7 @@ def _permute(columns: Columns, order: IntArray) -> Columns:
         classes=_permute_list(columns.classes, order),
         expected_output_tokens=None if expected is None else expected[order],
         is_speculative=None if speculative is None else speculative[order],
+        is_prefetch=None if columns.is_prefetch is None else columns.is_prefetch[order],
         retention=_permute_list(columns.retention, order),
     )
 

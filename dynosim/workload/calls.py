@@ -37,6 +37,7 @@ class RecordedCall:
     priority: int = 0  # lower is served earlier
     expected_output_tokens: int = 0  # the client's guess; 0: it has none
     is_speculative: bool = False  # see `Trace`
+    is_prefetch: bool = False  # see `Trace`
     retention: Retention | None = None
 
 
@@ -165,6 +166,7 @@ def _trace(
     priority = np.array([call.priority for call in in_rows], np.int64)
     expected = np.array([call.expected_output_tokens for call in in_rows], np.int64)
     speculative = np.array([call.is_speculative for call in in_rows], np.bool_)
+    prefetch = np.array([call.is_prefetch for call in in_rows], np.bool_)
     has_links = bool((previous != NO_REQUEST).any())
     return Trace(
         arrival_ms=np.round(arrival_ms - arrival_ms[0], 3),
@@ -182,6 +184,7 @@ def _trace(
         classes=_texts([call.kind for call in in_rows]),
         expected_output_tokens=expected if expected.any() else None,
         is_speculative=speculative if speculative.any() else None,
+        is_prefetch=prefetch if prefetch.any() else None,
         retention=_said([call.retention for call in in_rows]),
         source=path,
     )

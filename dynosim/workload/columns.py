@@ -57,6 +57,7 @@ class Columns:
     classes: list[str | None] | None = None
     expected_output_tokens: IntArray | None = None  # (n,) 0: not stated
     is_speculative: BoolArray | None = None  # (n,) see `Trace`
+    is_prefetch: BoolArray | None = None  # (n,) see `Trace`
     is_assumed: BoolArray | None = None  # (n,) the prompt's length was taken from its hash ids
 
     def __len__(self) -> int:
@@ -83,6 +84,7 @@ class Columns:
             classes=_take_list(self.classes, keep),
             expected_output_tokens=None if expected is None else expected[keep],
             is_speculative=None if speculative is None else speculative[keep],
+            is_prefetch=None if self.is_prefetch is None else self.is_prefetch[keep],
             is_assumed=None if self.is_assumed is None else self.is_assumed[keep],
         )
 

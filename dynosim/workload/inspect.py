@@ -25,13 +25,13 @@ _PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 
 def inspect_trace(trace: Trace, block_size: int | None = None) -> dict[str, Any]:
     """Statistics of `trace`, ready for JSON. `block_size` in tokens asks for `engine_reuse`."""
-    last_ms, speculative = float(trace.arrival_ms[-1]), trace.is_speculative
+    last_ms = float(trace.arrival_ms[-1])
     gaps_ms = np.diff(trace.arrival_ms)
     gap_mean_ms = float(gaps_ms.mean()) if len(gaps_ms) else 0.0
     return {
         "source": trace.source,
         "requests": len(trace),
-        "speculative_prefills": None if speculative is None else int(speculative.sum()),
+        **_sent_ahead(trace),
         "skipped_lines": trace.skipped_lines,
         "assumed_lengths": trace.assumed_lengths,
         "duration_s": last_ms / 1000.0,
@@ -45,6 +45,17 @@ def inspect_trace(trace: Trace, block_size: int | None = None) -> dict[str, Any]
         "reuse": _reuse_summary(trace, block_size),
         "wishes": _wishes(trace),
         "retention": _retention(trace),
+    }
+
+
+def _sent_ahead(trace: Trace) -> dict[str, int | None]:
+    """How many rows are no client's, by kind; None: none is."""
+    both, prefetch = trace.is_speculative, trace.is_prefetch
+    num_prefetches = 0 if prefetch is None else int(prefetch.sum())
+    num_speculative = 0 if both is None else int(both.sum()) - num_prefetches
+    return {
+        "speculative_prefills": num_speculative or None,
+        "prefetches": num_prefetches or None,
     }
 
 

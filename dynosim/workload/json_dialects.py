@@ -56,6 +56,7 @@ class MooncakeFullRow(MooncakeRow, gc=False, frozen=True):
     request_class: str | None = None
     expected_output_tokens: int | None = None
     speculative_prefill: bool | None = None
+    prefetch: bool | None = None
     retention: list[RangeRow] | None = None
     pin_ttl_ms: float | None = None
     ephemeral: bool | None = None
@@ -73,6 +74,7 @@ class PlainFullRow(PlainRow, gc=False, frozen=True, forbid_unknown_fields=True):
     request_class: str | None = None
     expected_output_tokens: int | None = None
     speculative_prefill: bool | None = None
+    prefetch: bool | None = None
     retention: list[RangeRow] | None = None
     pin_ttl_ms: float | None = None
     ephemeral: bool | None = None

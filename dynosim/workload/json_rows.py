@@ -159,7 +159,8 @@ class JsonDecoder:
             waits=_waits(_either(given, ("wait_for",))),
             classes=_texts(_either(given, ("request_class",))),
             expected_output_tokens=_expected(_either(given, ("expected_output_tokens",))),
-            is_speculative=_flags(_either(given, ("speculative_prefill",))),
+            is_speculative=_sent_ahead(given),
+            is_prefetch=_flags(_either(given, ("prefetch",))),
             retention=self._retention_column(given, rows),
         )
 
@@ -219,7 +220,12 @@ def _graph_problem(line: int, row: _Row) -> RowProblem | None:
     if expected is not None and not 1 <= expected < TOKENS_MAX:
         message = f"expected a number of tokens >= 1, got {expected}"
         return RowProblem(line, "expected_output_tokens", message)
+    if getattr(row, "prefetch", None) and getattr(row, "speculative_prefill", None):
+        return RowProblem(line, *_BOTH_KINDS)
     return None
+
+
+_BOTH_KINDS = ("prefetch", "a speculative prefill, too: keep one of the two")
 
 
 class _BothNamesError(Exception):
@@ -282,6 +288,17 @@ def _expected(values: Values | None) -> IntArray | None:
 def _flags(values: Values | None) -> BoolArray | None:
     """Which rows say yes; None where none does."""
     return np.array(values, dtype=np.bool_) if values is not None and any(values) else None
+
+
+def _sent_ahead(given: Mapping[str, Values]) -> BoolArray | None:
+    """Which rows are no client's, of either kind; None where none is. Raises: WishError."""
+    speculative = _flags(_either(given, ("speculative_prefill",)))
+    prefetch = _flags(_either(given, ("prefetch",)))
+    if speculative is None or prefetch is None:
+        return prefetch if speculative is None else speculative
+    if (speculative & prefetch).any():
+        raise WishError(*_BOTH_KINDS)
+    return np.asarray(speculative | prefetch)
 
 
 def _texts(values: Values | None) -> list[str | None] | None:

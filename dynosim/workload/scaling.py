@@ -57,6 +57,7 @@ def tiled(trace: Trace, num_tiles: int) -> Trace:
         classes=None if trace.classes is None else trace.classes * num_tiles,
         expected_output_tokens=None if expected is None else np.tile(expected, num_tiles),
         is_speculative=None if speculative is None else np.tile(speculative, num_tiles),
+        is_prefetch=None if trace.is_prefetch is None else np.tile(trace.is_prefetch, num_tiles),
         retention=None if trace.retention is None else trace.retention * num_tiles,
     )
 

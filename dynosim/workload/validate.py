@@ -25,7 +25,9 @@ from dynosim.workload.problems import RowProblem
 from dynosim.workload.references import Edge, References
 
 SPECULATIVE = "speculative_prefill"
-_Link = tuple[int, str | None, str | None, float, float, tuple[Awaited, ...] | None, bool]
+PREFETCH = "prefetch"
+_AHEAD_NAMES = {SPECULATIVE: "speculative prefill", PREFETCH: "prefetch"}
+_Link = tuple[int, str | None, str | None, float, float, tuple[Awaited, ...] | None, str]
 _CLOSED = "(a closed loop needs none: workload.concurrency, in a sweep load.vary: concurrency)"
 LENGTHS_REMEDY = (
     " (--lengths-from-hash-ids, lengths_from_hash_ids: true, takes prompts to fill their blocks)"
@@ -59,7 +61,7 @@ class RowChecker:
         self._has_hash_ids: bool | None = True if needs_hash_ids else None
         self._latest_ms = -np.inf
         self._last_turn: dict[str, _Turn] = {}  # by session
-        self._speculative: set[int] = set()
+        self._sent_ahead: dict[int, str] = {}  # no client's -> the field that says so
         self._references = References()
         self._num_good = 0
 
@@ -116,7 +118,7 @@ class RowChecker:
                 columns.is_speculative & (columns.output_tokens != 1),
                 names.output_tokens,
                 lambda row: (
-                    f"expected 1 of a speculative prefill, got "
+                    f"expected 1 of a {_ahead_name(columns, row)}, got "
                     f"{columns.output_tokens[row]}: only what it leaves in the caches is wanted"
                 ),
             )
@@ -181,11 +183,11 @@ class RowChecker:
         unmet: list[int] = []
         row_of = self._references.row_of
         for link in _link_fields(columns):
-            line, session, request, arrival_ms, delay_ms, waits, is_speculative = link
+            line, session, request, arrival_ms, delay_ms, waits, sent_ahead = link
             turn = None if session is None else self._last_turn.get(session)
             problem = self._turn_problem(
                 line, turn, arrival_ms, delay_ms, request, waits
-            ) or self._speculation_problem(line, turn, waits, is_speculative)
+            ) or self._ahead_problem(line, turn, waits, sent_ahead)
             if columns.waits is not None:
                 self._references.note(line, request, waits)
             if problem is not None:
@@ -198,8 +200,8 @@ class RowChecker:
             index = self._num_good + len(previous)
             if request is not None:
                 row_of[request] = index
-            if is_speculative:
-                self._speculative.add(index)
+            if sent_ahead:
+                self._sent_ahead[index] = sent_ahead
             elif session is not None:  # the next turn follows this one
                 self._last_turn[session] = _Turn(index, arrival_ms, _later(turn, arrival_ms))
             edges.append(waited)
@@ -217,8 +219,8 @@ class RowChecker:
 
     def _awaited(self, link: _Link, turn: "_Turn | None") -> tuple[Edge, ...] | None:
         """What a row waits for, other than its session's turn; None: for what is not there."""
-        line, _, request, arrival_ms, delay_ms, waits, is_speculative = link
-        if is_speculative and not waits and turn is not None:  # so that two wait for that turn
+        line, _, request, arrival_ms, delay_ms, waits, sent_ahead = link
+        if sent_ahead and not waits and turn is not None:  # so that two wait for that turn
             return (Edge(turn.request_index, _delay_ms(turn, arrival_ms, delay_ms), False),)
         return self._references.edges(line, request, waits) if waits else ()
 
@@ -252,24 +254,24 @@ class RowChecker:
             return RowProblem(line, names.arrival, message)
         return None
 
-    def _speculation_problem(
+    def _ahead_problem(
         self,
         line: int,
         turn: "_Turn | None",
         waits: tuple[Awaited, ...] | None,
-        is_speculative: bool,
+        sent_ahead: str,
     ) -> RowProblem | None:
-        """What is wrong with a row as a speculative prefill, or as one that waits for some."""
-        if is_speculative and not waits and turn is None:
+        """What is wrong with a row as one that is sent ahead, or as one that waits for such."""
+        if sent_ahead == SPECULATIVE and not waits and turn is None:
             message = "follows no turn: state wait_for, or its session_id behind that turn's row"
-            return RowProblem(line, SPECULATIVE, message)
-        if self._speculative and waits:
+            return RowProblem(line, sent_ahead, message)
+        if self._sent_ahead and waits:
             for wait in waits:
-                if self._references.row_of.get(wait.request_id) in self._speculative:
-                    message = f"{wait.request_id!r} is a speculative prefill, of whose end no "
-                    return RowProblem(
-                        line, "wait_for", f"{message}client hears: wait for the turn before it"
-                    )
+                row = self._references.row_of.get(wait.request_id)
+                if row is not None and row in self._sent_ahead:
+                    name = _AHEAD_NAMES[self._sent_ahead[row]]
+                    message = f"{wait.request_id!r} is a {name}, of whose end no client hears: "
+                    return RowProblem(line, "wait_for", f"{message}wait for the turn before it")
         return None
 
 
@@ -304,10 +306,13 @@ class _Turn(NamedTuple):
 
 
 def _link_fields(columns: Columns) -> Iterator[_Link]:
-    """Line, session, request id, arrival, stated delay, what it waits for and whether it is a
-    speculative prefill, of each row."""
+    """Line, session, request id, arrival, stated delay, what it waits for and the field that says
+    that it is sent ahead ("": it is not), of each row."""
     size = len(columns)
-    speculative = columns.is_speculative
+    ahead = [""] * size
+    if columns.is_speculative is not None:
+        for row in np.flatnonzero(columns.is_speculative).tolist():
+            ahead[row] = _ahead_field(columns, row)
     delay_ms = np.full(size, np.nan) if columns.delay_ms is None else columns.delay_ms
     return zip(
         columns.line.tolist(),
@@ -316,9 +321,19 @@ def _link_fields(columns: Columns) -> Iterator[_Link]:
         columns.arrival_ms.tolist(),
         delay_ms.tolist(),
         columns.waits or [None] * size,
-        [False] * size if speculative is None else speculative.tolist(),
+        ahead,
         strict=True,
     )
+
+
+def _ahead_field(columns: Columns, row: int) -> str:
+    """By which field a row is no client's."""
+    prefetch = columns.is_prefetch
+    return PREFETCH if prefetch is not None and prefetch[row] else SPECULATIVE
+
+
+def _ahead_name(columns: Columns, row: int) -> str:
+    return _AHEAD_NAMES[_ahead_field(columns, row)]
 
 
 def _later(turn: _Turn | None, arrival_ms: float) -> float:

@@ -8,7 +8,8 @@ import msgspec
 
 from dynosim.workload.columns import Awaited
 
-WAIT_FIELDS = ("wait_for", "request_class", "expected_output_tokens", "speculative_prefill")
+WAIT_FIELDS = ("wait_for", "request_class", "expected_output_tokens", "speculative_prefill",
+               "prefetch")  # fmt: skip
 
 
 class WaitRow(msgspec.Struct, gc=False, frozen=True, forbid_unknown_fields=True):

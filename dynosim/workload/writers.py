@@ -16,7 +16,7 @@ import numpy as np
 
 from dynosim.errors import ConfigError, TraceError
 from dynosim.records import Dependencies, Trace
-from dynosim.workload.columns import Awaited
+from dynosim.workload.columns import Awaited, BoolArray
 from dynosim.workload.readers import WRITTEN_FORMATS, format_of
 from dynosim.workload.retention_fields import retention_row
 from dynosim.workload.wait_fields import wait_row
@@ -61,7 +61,8 @@ def write_trace(trace: Trace, path: Path, format: str | None = None) -> list[str
 def lost_parts(trace: Trace, form: str) -> list[str]:
     """Parts of `trace` that a file of this format cannot hold."""
     if form == "agentic_mooncake":
-        names = ("wishes", "classes", "expected_output_tokens", "is_speculative", "retention")
+        names = ("wishes", "classes", "expected_output_tokens", "is_speculative",
+                 "is_prefetch", "retention")  # fmt: skip
         return [name for name in names if getattr(trace, name) is not None]
     if form != "azure":
         return []
@@ -75,6 +76,7 @@ def lost_parts(trace: Trace, form: str) -> list[str]:
         "classes": trace.classes is not None,
         "expected_output_tokens": trace.expected_output_tokens is not None,
         "is_speculative": trace.is_speculative is not None,
+        "is_prefetch": trace.is_prefetch is not None,
         "retention": trace.retention is not None,
     }
     return [name for name, is_there in parts.items() if is_there]
@@ -163,9 +165,22 @@ def _extras(trace: Trace, delay: str) -> list[Callable[[int], dict[str, Any]]]:
         extras.append(
             lambda row: {"expected_output_tokens": int(expected[row])} if expected[row] else {}
         )
-    if (speculative := trace.is_speculative) is not None:
-        extras.append(lambda row: {"speculative_prefill": True} if speculative[row] else {})
+    if trace.is_speculative is not None:
+        extras.append(_sent_ahead(trace.is_speculative, trace.is_prefetch))
     return extras + _said(trace)
+
+
+def _sent_ahead(
+    speculative: BoolArray, prefetch: BoolArray | None
+) -> Callable[[int], dict[str, Any]]:
+    """What of a row says that it is no client's."""
+
+    def kind(row: int) -> dict[str, Any]:
+        if prefetch is not None and prefetch[row]:
+            return {"prefetch": True}
+        return {"speculative_prefill": True} if speculative[row] else {}
+
+    return kind
 
 
 def _said(trace: Trace) -> list[Callable[[int], dict[str, Any]]]:

@@ -104,7 +104,30 @@ def with_coarse_reuse(cluster: ClusterSpec, tokens: int) -> ClusterSpec:
     return replace(cluster, pools=pools)
 
 
-def run(seed: int, *, exact: bool, has_faults: bool) -> tuple[Trace, RunResult]:
+def with_prefetches(rng: random.Random, trace: Trace) -> Trace:
+    """The same, and some of its prompts later once more, first as prefetches and then most of them
+    as requests."""
+    rows = [(float(at_ms), row, False) for row, at_ms in enumerate(trace.arrival_ms)]
+    for row in rng.choices(range(len(trace)), k=len(trace) // 2):
+        at_ms = float(trace.arrival_ms[row]) + rng.uniform(0, 1500)
+        rows.append((at_ms, row, True))
+        if rng.random() < 0.8:
+            rows.append((at_ms + rng.choice([0.0, 5.0, 50.0, 400.0]), row, False))
+    rows.sort()
+    is_prefetch = np.array([is_one for _, _, is_one in rows])
+    more = trace.take(np.array([row for _, row, _ in rows]))
+    return replace(
+        more,
+        arrival_ms=np.array([at_ms for at_ms, _, _ in rows]),
+        output_tokens=np.where(is_prefetch, 1, more.output_tokens),
+        is_speculative=is_prefetch,
+        is_prefetch=is_prefetch,
+    )
+
+
+def run(
+    seed: int, *, exact: bool, has_faults: bool, prefetches: bool = False
+) -> tuple[Trace, RunResult]:
     rng = random.Random(seed)
     trace = pressing_trace(rng)
     spec = replace(pressed_spec(rng, trace), enable_prefix_caching=True)
@@ -115,6 +138,8 @@ def run(seed: int, *, exact: bool, has_faults: bool) -> tuple[Trace, RunResult]:
     cluster = with_tiers(cluster, tiers)
     if rng.random() < 0.6:
         trace = with_fitting_pins(with_retention(rng, trace), tiers, spec.block_size)
+    if prefetches:
+        trace = with_prefetches(random.Random(seed + 1), trace)
     if rng.random() < 0.2:
         cluster = with_coarse_reuse(cluster, spec.block_size * rng.randint(2, 3))
     # A router hears with a step what ended in it; a run that is cut off may not come to that.

@@ -33,7 +33,8 @@ FULL = Trace(
     ),
     classes=("lead", "", "sub_agent", "lead"),
     expected_output_tokens=np.array([0, 64, 0, 128]),
-    is_speculative=np.array([False, False, True, False]),
+    is_speculative=np.array([False, True, True, False]),
+    is_prefetch=np.array([False, True, False, False]),
     retention=(None, None, Retention(pin_ttl_ms=9.0), Retention(is_ephemeral=True)),
 )
 
@@ -77,7 +78,8 @@ def test_every_column_follows_the_rows() -> None:
         },
         "classes": ("", "sub_agent", "lead"),
         "expected_output_tokens": [64, 0, 128],
-        "is_speculative": [False, True, False],
+        "is_speculative": [True, True, False],
+        "is_prefetch": [True, False, False],
         "retention": (None, Retention(pin_ttl_ms=9.0), Retention(is_ephemeral=True)),
     }
 
@@ -101,7 +103,8 @@ def test_a_row_waits_for_those_that_are_kept() -> None:
     "optional",
     [
         "priority", "delay_ms", "session_ids", "request_ids", "stages", "wishes",
-        "dependencies", "classes", "expected_output_tokens", "retention",
+        "dependencies", "classes", "expected_output_tokens", "is_speculative", "is_prefetch",
+        "retention",
     ],
 )  # fmt: skip
 def test_what_a_trace_does_not_have_no_part_of_it_has(optional: str) -> None:

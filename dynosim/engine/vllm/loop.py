@@ -16,6 +16,7 @@ from dynosim.engine.sequence import (
 )
 from dynosim.engine.spec import EngineSpec
 from dynosim.engine.vllm.offload import LATER, HostOffload
+from dynosim.engine.vllm.prefetches import Prefetches
 from dynosim.engine.vllm.remote import RemoteRequests
 from dynosim.engine.vllm.seats import Seats
 from dynosim.engine.vllm.speculation import Speculation
@@ -42,6 +43,7 @@ class SchedulingLoop:
         "_names_emitting",
         "_num_admissions",
         "_offload",
+        "_prefetches",
         "_remote",
         "_reserves_prompt",
         "_seats",
@@ -61,6 +63,7 @@ class SchedulingLoop:
         remote: RemoteRequests,
         under_way: StepsUnderWay | None,
         offload: HostOffload | None,
+        prefetches: Prefetches,
         drafting: Speculation | None,
         *,
         keep_rows: bool,
@@ -72,6 +75,7 @@ class SchedulingLoop:
         self._remote = remote
         self._under_way = under_way
         self._offload = offload
+        self._prefetches = prefetches
         self._drafting = drafting
         self._slot_tokens = 0 if drafting is None else drafting.slot_tokens
         self._token_budget = spec.max_num_batched_tokens
@@ -345,7 +349,7 @@ class SchedulingLoop:
         else:
             self._waiting.pop()
         if hit is not None:
-            cache.take_hit(sequence, hit)
+            self._take_hit(sequence, hit)
         new_blocks = cache.blocks_to_take(sequence, computed, reach)
         cache.pool.allocate(new_blocks)
         sequence.num_computed = computed
@@ -366,6 +370,19 @@ class SchedulingLoop:
             row = ScheduledRow(sequence, end - computed, is_decode, computed, new_blocks, computed)
             plan.rows.append(row)
         return True
+
+    def _take_hit(self, sequence: Sequence, hit: PrefixHit) -> None:
+        """Let an admitted request hold what it hit, some of which may have been loaded ahead."""
+        if self._prefetches.watches_hits:
+            self._prefetches.note_hit(hit.extents)
+        self._cache.take_hit(sequence, hit)
+
+    def spare_blocks(self, plan: StepPlan) -> int:
+        """Free blocks that nobody served will need soon: beside what prompts under way still lack,
+        a block is left for every request with a seat."""
+        seated = len(self._seats.running)
+        needed = self._blocks_to_leave(None) + self._reserved_blocks(plan) + seated
+        return self._cache.pool.free_blocks - needed
 
     # ---- loads ---------------------------------------------------------------------------------
 
@@ -388,7 +405,7 @@ class SchedulingLoop:
                 sequence.remote_tokens = 0  # by then the tier may hold something else
             return False
         self._waiting.pop()
-        cache.take_hit(sequence, hit)
+        self._take_hit(sequence, hit)
         cache.pool.allocate(new_blocks)
         sequence.num_computed = hit_tokens
         sequence.reserved_tokens = end

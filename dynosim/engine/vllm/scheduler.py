@@ -22,11 +22,13 @@ from dynosim.engine.vllm.bulk import UniformSteps
 from dynosim.engine.vllm.foreseen import ForeseenService
 from dynosim.engine.vllm.loop import SchedulingLoop
 from dynosim.engine.vllm.offload import HostOffload
+from dynosim.engine.vllm.prefetches import Prefetches
 from dynosim.engine.vllm.remote import RemoteRequests
 from dynosim.engine.vllm.seats import Seats
 from dynosim.engine.vllm.speculation import Speculation
 from dynosim.engine.vllm.under_way import StepsUnderWay
 from dynosim.engine.waiting import make_queue
+from dynosim.records import PrefetchLog
 
 NOBODY: list[Sequence] = []  # never changed
 
@@ -59,6 +61,7 @@ class VllmScheduler:
         "_max_active",
         "_names_emitting",
         "_offload",
+        "_prefetches",
         "_remote",
         "_seats",
         "_takes_kv",
@@ -139,6 +142,7 @@ class VllmScheduler:
             )
         if spec.async_scheduling and (spec.takes_kv or spec.gives_kv):
             self._under_way = StepsUnderWay(defers_frees=spec.takes_kv, drops_tokens=spec.gives_kv)
+        self._prefetches = Prefetches(cache, self._offload)
         self._loop = SchedulingLoop(
             spec,
             cache,
@@ -147,6 +151,7 @@ class VllmScheduler:
             self._remote,
             self._under_way,
             self._offload,
+            self._prefetches,
             self._drafting,
             keep_rows=keep_rows,
             names_emitting=names_emitting,
@@ -174,7 +179,16 @@ class VllmScheduler:
     @property
     def num_loading(self) -> int:
         """Loads that have not ended, those of requests dropped since included."""
-        return len(self._remote.loads)
+        return len(self._remote.loads) + self._prefetches.num_loading
+
+    @property
+    def prefetch_log(self) -> PrefetchLog:
+        """What has been loaded ahead of requests so far."""
+        return self._prefetches.log()
+
+    def take_prefetched(self) -> list[Sequence]:
+        """The prefetches that have ended since the last call; they belong to the caller."""
+        return self._prefetches.take_ended()
 
     @property
     def num_held(self) -> int:
@@ -203,7 +217,7 @@ class VllmScheduler:
 
     def unfinished(self) -> list[tuple[Sequence, int]]:
         """Every request that has not ended, with the tokens scheduled for it so far."""
-        waiting = self._waiting.sequences() + self._remote.waiting()
+        waiting = self._waiting.sequences() + self._remote.waiting() + self._prefetches.unfinished()
         return self._seats.unfinished() + [(s, s.generated_tokens + s.in_flight) for s in waiting]
 
     # ---- requests ------------------------------------------------------------------------------
@@ -211,8 +225,13 @@ class VllmScheduler:
     def add(self, sequence: Sequence) -> bool:
         """Queue a request; returns whether the very next step could admit it.
 
-        One that can never fit blocks the queue for ever, as in vLLM.
+        One that can never fit blocks the queue for ever, as in vLLM. A prefetch is no request: it
+        never waits.
         """
+        if sequence.is_prefetch:
+            self._prefetches.ask(sequence)
+            self.has_work = True
+            return True
         if sequence.path_blocks * self._cache.block_size > sequence.prompt_tokens:
             self._cache.registers_decodes = True
             self._head_may_change = True
@@ -234,6 +253,10 @@ class VllmScheduler:
         """
         if sequence.state == FINISHED:
             return sequence.output_tokens
+        if sequence.is_prefetch:
+            self._prefetches.drop(sequence)
+            self._note_work()
+            return 0
         num_tokens = self._seats.scheduled_tokens(sequence)
         has_seat = sequence.state != WAITING and sequence.state != LOADING
         if has_seat:
@@ -300,7 +323,11 @@ class VllmScheduler:
         self._note_work()
 
     def _note_work(self) -> None:
-        self.has_work = self.num_running > 0 or self.num_waiting > self._remote.num_loading
+        self.has_work = (
+            self.num_running > 0
+            or self.num_waiting > self._remote.num_loading
+            or self._prefetches.are_asked
+        )
 
     # ---- KV from and for elsewhere -------------------------------------------------------------
 
@@ -373,7 +400,9 @@ class VllmScheduler:
         """A copy has ended; returns as `loaded` does."""
         assert self._offload is not None
         job = self._offload.done(number)
-        if job.is_load:
+        if job.is_load and job.sequence.is_prefetch:
+            self._prefetches.loaded(job.sequence)
+        elif job.is_load:
             return self.loaded(job.sequence, job.sequence.reserved_tokens)
         return self._may_admit()
 
@@ -410,6 +439,8 @@ class VllmScheduler:
         if budget is None:
             budget = loop.serve(plan, cap)
         self._admit(plan, budget, cap)
+        if self._prefetches.are_asked:
+            self._prefetch(plan)
         decodes.context_tokens += decodes.count
         decodes.step += 1
         if self._drafting is not None:
@@ -446,6 +477,12 @@ class VllmScheduler:
             self.num_running += len(plan.admitted)
             if plan.loads:
                 self._note_work()
+
+    def _prefetch(self, plan: StepPlan) -> None:
+        """Load ahead what is asked for, where no request lacks the blocks for it."""
+        lacks_blocks = self._head_is_blocked or len(plan.preempted) > 0
+        self._prefetches.begin(plan, 0 if lacks_blocks else self._loop.spare_blocks(plan))
+        self._note_work()
 
     def _take_back(self, work: HostWork) -> None:
         """Those who were passed over wait on."""
@@ -512,6 +549,8 @@ class VllmScheduler:
             return ()
         if self._offload is not None and not self._offload.is_idle:  # they may have to wait for it
             return ()
+        if self._prefetches.are_asked:
+            return ()
         budget, need = self._token_budget - decodes.count, decodes.blocks_next_step()
         if self._seats.prefilling or budget <= 0 or need > pool.free_blocks:
             return ()
@@ -533,7 +572,7 @@ class VllmScheduler:
 
     def uniform_steps(self) -> int:
         """Steps from here in which the same sequences decode and nothing else can happen."""
-        if self._seats.prefilling:
+        if self._seats.prefilling or self._prefetches.are_asked:
             return 0
         if self.num_waiting > self._remote.num_loading:
             # What the head begins with may come to be cached with anybody's next tokens; where it

@@ -99,6 +99,7 @@ def generate_requests(
 
 def _template(call: Call, caller: Caller, received_s: float | None) -> GenerateRequest:
     """What all choices of a call have in common."""
+    call.nvext.check_hints()
     asked_ttl_s = call.nvext.pin_ttl_s()
     hints, constraints = call.nvext.agent_hints, call.nvext.routing_constraints
     return GenerateRequest(

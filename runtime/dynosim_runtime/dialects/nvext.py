@@ -23,6 +23,8 @@ class AgentHints(msgspec.Struct, frozen=True, kw_only=True):
     """Expected output tokens; where the router tracks output, load fades towards them."""
     speculative_prefill: bool | None = None
     """Once the answer is out, have the conversation with it computed for the next turn."""
+    prefetch: Any = None
+    """Load KV ahead of the next turn: of no use to say, see `NvExt.check_hints`."""
 
 
 class RoutingConstraints(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,6 +49,12 @@ class NvExt(msgspec.Struct, frozen=True, kw_only=True):
     prefill_worker_id: Count | None = None  # as in answers; here one worker does both,
     decode_worker_id: Count | None = None  # so that these are the same, too
     dp_rank: Count | None = None
+
+    def check_hints(self) -> None:
+        """Raises: ApiError 400 for a hint that no engine can follow, rather than to ignore it."""
+        if self.agent_hints.prefetch is not None:
+            what = "engines load KV for a request that has come, not ahead of it (leave it out)"
+            raise refuse("nvext.agent_hints.prefetch", what, "unsupported_value")
 
     def pin_ttl_s(self) -> float | None:
         """How long after its end its prompt is to be kept. Raises: ApiError 400, see `ttl_s`."""

@@ -196,6 +196,13 @@ def check_sendable(trace: Trace, *, can_pin: bool = True) -> None:
 
     Raises: ConfigError naming the first such request.
     """
+    if trace.is_prefetch is not None:
+        row = int(np.flatnonzero(trace.is_prefetch)[0])
+        raise ConfigError(
+            f"{trace.source or 'workload'}: request {row} is a prefetch: no server can be told to "
+            "load KV before the request for it has come (leave out "
+            "workload.agents.prefetch_lead_ms, or the rows with prefetch)"
+        )
     if trace.is_speculative is not None:
         row = int(np.flatnonzero(trace.is_speculative)[0])
         raise ConfigError(

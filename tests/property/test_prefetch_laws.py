@@ -1,0 +1,64 @@
+"""Prefetches under random loads, tiers and losses: in bulk as step by step, nothing lost, and what
+the device has is not loaded."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+from clusters import equal_workers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from same_runs import assert_same
+from strategies import pressed_spec, pressing_trace, random_timing
+from test_tier_laws import (
+    SEEDS,
+    random_tiers,
+    run,
+    with_prefetches,
+    with_tiers,
+    without_counters,
+)
+
+from dynosim.cluster import RunOptions, simulate
+from dynosim.metrics import check_conservation
+from dynosim.records import RequestStatus
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, st.booleans())
+def test_bulk_does_as_single_steps_do(seed: int, has_faults: bool) -> None:
+    bulk, single = [
+        without_counters(run(seed, exact=exact, has_faults=has_faults, prefetches=True)[1])
+        for exact in (False, True)
+    ]
+    assert_same(bulk, single)
+    assert bulk.tiers == single.tiers
+    assert bulk.prefetches == single.prefetches
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, st.booleans())
+def test_no_block_is_lost_and_none_of_use_twice(seed: int, exact: bool) -> None:
+    trace, result = run(seed, exact=exact, has_faults=True, prefetches=True)
+    check_conservation(result, trace)
+    assert trace.is_prefetch is not None
+    ended = result.requests.status[trace.is_prefetch]
+    assert not (ended == RequestStatus.COMPLETED).any()
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS)
+def test_in_a_device_with_room_for_all_nothing_is_loaded_ahead(seed: int) -> None:
+    """And requests are served to the instant as if nobody had asked for it."""
+    rng = random.Random(seed)
+    trace = with_prefetches(rng, pressing_trace(rng))
+    spec = replace(pressed_spec(rng, trace), enable_prefix_caching=True, num_gpu_blocks=100_000)
+    workers = equal_workers(spec, random_timing(rng, spec), num_workers=1)
+    cluster = with_tiers(workers, random_tiers(rng, spec))
+    result = simulate(trace, cluster, RunOptions())
+    check_conservation(result, trace)
+    assert trace.is_prefetch is not None
+    assert result.prefetches is not None and result.prefetches.loaded_blocks == 0
+    rows = np.flatnonzero(~trace.is_prefetch)
+    without = simulate(trace.take(rows), cluster, RunOptions())
+    np.testing.assert_allclose(result.requests.finish_ms[rows], without.requests.finish_ms)
