@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from dynosim.cluster.rank_placer import RankPlacer
     from dynosim.cluster.router_placer import RouterPlacer
 
-NOBODY: list[Sequence] = []  # never changed
 LAST_MS: Final = sys.float_info.max  # any event comes before
 
 # Ours are named beside the protocols, so that a compiler calls them directly.
@@ -354,18 +353,17 @@ class Cluster:
             if next_ms != NEVER:
                 heappush(self._ends, (next_ms, tiers.station_id))
 
-    def _end_prefetches(self, worker: Worker, now_ms: float) -> bool:
-        """Note which of a worker's prefetches are over; returns whether any is."""
-        ended = worker.engine.core.take_prefetched() if self._requests.prefetches else NOBODY
+    def _end_prefetches(self, worker: Worker, now_ms: float) -> None:
+        """Note which of a worker's prefetches are over."""
+        ended = worker.engine.core.take_prefetched()
         if not ended:
-            return False
+            return
         journal = self._journal
         for sequence in ended:
             journal.status[sequence.index] = int(RequestStatus.PREFETCHED)
             journal.finish_ms[sequence.index] = now_ms
-        self._placer.receive(worker, ended, now_ms)
+        self._placer.receive(worker, [], now_ms)  # it hears of what is cached now
         self._note_ends(ended, now_ms)
-        return True
 
     # ---- handing over --------------------------------------------------------------------------
 
@@ -584,6 +582,8 @@ class Cluster:
         if self._patience is not None:
             self._patience.placed(sequence)
         worker = self.workers[worker_id]
+        if sequence.is_prefetch:  # it computes nothing: to whoever places requests it is no load
+            self._placer.give_up(index, worker, now_ms)
         if worker.engine.add(sequence, now_ms):
             heappush(self._ends, (worker.engine.next_ms, worker.station_id))
         self._touched.append(worker.station_id)
@@ -677,7 +677,8 @@ class Cluster:
             self._placer.give_up(index, None, now_ms)
         else:
             worker = self.workers[self._journal.worker_id[index]]
-            self._placer.give_up(index, worker, now_ms)
+            if not sequence.is_prefetch:
+                self._placer.give_up(index, worker, now_ms)
             if worker.is_hung:
                 return
             self._journal.leaving.add(index)
@@ -793,7 +794,7 @@ class Cluster:
             self._lose(worker, lost, now_ms)
             self._go_on(now_ms)
             return
-        self._placer.forget([sequence.index for sequence, _ in lost])
+        self._placer.forget([sequence.index for sequence, _ in lost if not sequence.is_prefetch])
         for sequence, num_tokens in sorted(lost, key=_by_index):
             had_it = self.workers[self._journal.worker_id[sequence.index]]
             self._move(had_it, sequence, num_tokens, now_ms)
@@ -985,7 +986,7 @@ class Cluster:
         """At the end of an instant: the idle among those with news begin what they have to do."""
         stations, ends, handoffs = self._stations, self._ends, self._handoffs
         tiers_of = self._tiers_of
-        has_failed = has_prefetched = False
+        has_failed = False
         for station_id in self._touched:
             station = stations[station_id]
             if station.next_ms == NEVER:  # also told twice, it starts once
@@ -995,15 +996,13 @@ class Cluster:
                     heappush(ends, (end_ms, station_id))
             if tiers_of and station_id in tiers_of:
                 self._await_copies(tiers_of[station_id], now_ms)
-                has_prefetched |= self._end_prefetches(tiers_of[station_id].worker, now_ms)
+                if self._requests.prefetches:
+                    self._end_prefetches(tiers_of[station_id].worker, now_ms)
             if handoffs is not None:
                 has_failed |= self._heed_loads(handoffs, self._workers_at[station_id], now_ms)
         self._touched.clear()
         if self._draining:  # who had nothing left to begin may have heard the last of its loads
             self._let_go(now_ms)
-        if has_prefetched and self._num_queued:  # what a router counts as load is over
-            self._release(now_ms)
-            self._start_touched(now_ms)
         if handoffs is not None and (has_failed or handoffs.has_news):
             self._settle_handoffs(now_ms)
             if self._num_queued:  # who is refused leaves room for others
