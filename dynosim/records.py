@@ -135,8 +135,8 @@ class Trace:
     # (n,) or None: which are no client's, but sent ahead to have the known part of a next turn's
     # prompt computed. Each wants one token, has a previous turn, and nobody waits for it.
     is_speculative: NDArray[np.bool_] | None = None
-    # (n,) or None: of these, which have nothing computed. What tiers hold of their prompts is loaded
-    # to a device; they need no previous turn.
+    # (n,) or None: of these, which have nothing computed: what tiers hold of their prompts is to be
+    # loaded to a device. They need no previous turn.
     is_prefetch: NDArray[np.bool_] | None = None
     retention: tuple[Retention | None, ...] | None = None  # (n,) or None: nobody says anything
     source: str = ""  # file or generator, for messages and reports

@@ -242,7 +242,7 @@ class Cluster:
         agenda, handoffs = self._agenda, self._handoffs
         stations, ends = agenda.stations, agenda.ends
         has_more = handoffs is not None or self._tiers.is_used
-        leaves_room = False
+        has_failed = False
         for station_id in agenda.touched:
             station = stations[station_id]
             if station.next_ms == NEVER:  # also told twice, it starts once
@@ -251,29 +251,26 @@ class Cluster:
                 if end_ms != NEVER:
                     heappush(ends, (end_ms, station_id))
             if has_more:
-                leaves_room |= self._heed_start(station_id, now_ms)
+                has_failed |= self._heed_start(station_id, now_ms)
         agenda.touched.clear()
         if self.fleet.draining:  # of these, who had nothing left to begin
             self.fleet.let_go(now_ms)
-        if handoffs is not None and (leaves_room or handoffs.has_news):
+        if handoffs is not None and (has_failed or handoffs.has_news):
             self._settle_handoffs(handoffs, now_ms)
-        elif not leaves_room:
-            return
-        if self._dispatch.num_waiting:
-            self._dispatch.release(now_ms)
-        self._start_touched(now_ms)
+            if self._dispatch.num_waiting:  # who is refused leaves room for others
+                self._dispatch.release(now_ms)
+            self._start_touched(now_ms)
 
     def _heed_start(self, station_id: int, now_ms: float) -> bool:
-        """Copies may have begun, and what has ended at once may leave room for others: whether."""
-        worker, leaves_room = self._agenda.worker_at[station_id], False
+        """Copies and loads may have begun or ended; returns whether some have failed."""
+        worker = self._agenda.worker_at[station_id]
         if worker is None:
             return False
         if self._tiers.is_used:
             self._tiers.look_ahead(station_id, now_ms)
-            leaves_room = self._dispatch.end_prefetches(worker, now_ms)
-        if self._handoffs is not None:
-            leaves_room |= self._handoffs.started(worker, now_ms)
-        return leaves_room
+            if self._dispatch.has_prefetches:
+                self._dispatch.end_prefetches(worker, now_ms)
+        return self._handoffs is not None and self._handoffs.started(worker, now_ms)
 
     def _go_on(self, now_ms: float) -> None:
         """After a change from outside: hand over what can go now, and start who has work."""
@@ -357,7 +354,8 @@ class Cluster:
 
     def _move(self, lost: list[tuple[Sequence, int]], now_ms: float) -> None:
         """Have requests placed anew, each with the tokens it has got."""
-        self._dispatch.placer.forget([sequence.index for sequence, _ in lost])
+        placed = [sequence.index for sequence, _ in lost if not sequence.is_prefetch]
+        self._dispatch.placer.forget(placed)
         for sequence, num_tokens in sorted(lost, key=_by_index):
             index = sequence.index
             if self._migrants.may_move(index):

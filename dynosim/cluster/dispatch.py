@@ -29,8 +29,6 @@ from dynosim.router.handoff import Duty
 from dynosim.router.refusals import RequestRefusedError
 from dynosim.workload.load import Arrivals
 
-NOBODY: list[Sequence] = []  # never changed
-
 
 class Dispatch:
     """Takes requests from the load and brings each to a worker, by way of whoever places them.
@@ -72,6 +70,11 @@ class Dispatch:
         self._patience = patience
         self._lobby = lobby
         self._frontend = frontend
+
+    @property
+    def has_prefetches(self) -> bool:
+        """Whether some of the requests only have KV loaded ahead."""
+        return bool(self._requests.prefetches)
 
     @property
     def num_in_lobby(self) -> int:
@@ -200,23 +203,24 @@ class Dispatch:
                 journal.dispatch_ms[index] = now_ms
         if self._patience is not None:
             self._patience.placed(sequence)
+        if sequence.is_prefetch:  # it computes nothing: to whoever places requests it is no load
+            self.placer.give_up(index, worker, now_ms)
         agenda = self._agenda
         if worker.engine.add(sequence, now_ms):
             heappush(agenda.ends, (worker.engine.next_ms, worker.station_id))
         agenda.touched.append(worker.station_id)
 
-    def end_prefetches(self, worker: Worker, now_ms: float) -> bool:
-        """Note which of a worker's prefetches are over; returns whether any is."""
-        ended = worker.engine.core.take_prefetched() if self._requests.prefetches else NOBODY
+    def end_prefetches(self, worker: Worker, now_ms: float) -> None:
+        """Note which of a worker's prefetches are over."""
+        ended = worker.engine.core.take_prefetched()
         if not ended:
-            return False
+            return
         journal = self._journal
         for sequence in ended:
             journal.status[sequence.index] = int(RequestStatus.PREFETCHED)
             journal.finish_ms[sequence.index] = now_ms
-        self.placer.receive(worker, ended, now_ms)
+        self.placer.receive(worker, [], now_ms)  # it hears of what is cached now
         self._endings.finished(ended, now_ms)
-        return True
 
     # ---- going without an answer ---------------------------------------------------------------
 
@@ -255,7 +259,8 @@ class Dispatch:
             self.placer.give_up(index, None, now_ms)
         else:
             worker = fleet.workers[self._journal.worker_id[index]]
-            self.placer.give_up(index, worker, now_ms)
+            if not sequence.is_prefetch:
+                self.placer.give_up(index, worker, now_ms)
             if worker.is_hung:
                 return
             self._journal.leaving.add(index)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 from clusters import equal_workers
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from same_runs import assert_same
 from strategies import pressed_spec, pressing_trace, random_timing
@@ -26,6 +26,9 @@ from dynosim.records import RequestStatus
 
 @settings(max_examples=60, deadline=None)
 @given(SEEDS, st.booleans())
+@example(
+    495, True
+)  # a store ended with a settled step of a run that the worker did not live to end
 def test_bulk_does_as_single_steps_do(seed: int, has_faults: bool) -> None:
     bulk, single = [
         without_counters(run(seed, exact=exact, has_faults=has_faults, prefetches=True)[1])
@@ -38,6 +41,7 @@ def test_bulk_does_as_single_steps_do(seed: int, has_faults: bool) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(SEEDS, st.booleans())
+@example(423, True)  # who lost its seat amid a prompt found the rest of it loaded ahead
 def test_no_block_is_lost_and_none_of_use_twice(seed: int, exact: bool) -> None:
     trace, result = run(seed, exact=exact, has_faults=True, prefetches=True)
     check_conservation(result, trace)

@@ -18,6 +18,8 @@ from dynosim.cluster.control import ControlPlane, ProcessGenerator
 from dynosim.errors import ConfigError
 from dynosim.metrics import check_conservation
 from dynosim.records import PrefetchLog, RequestStatus, Retention, RunResult, Trace
+from dynosim.router.knobs import RouterSpec
+from dynosim.router.spec import RoutingSpec
 from dynosim.timing.formulas import LinearModel
 
 IDS = (1, 2, 3, 4, 5, 6)
@@ -223,3 +225,17 @@ def test_without_a_tier_it_is_refused() -> None:
     spec = replace(spec, pools=(replace(spec.pools[0], tiers=None),))
     with pytest.raises(ConfigError, match="row 1 is a prefetch: there is no tier to load from"):
         simulate(asked([FIRST, ahead(50, *IDS)]), spec, RunOptions())
+
+
+def test_a_router_counts_it_as_no_load_but_hears_of_what_it_brought() -> None:
+    """Of two workers the first one holds the prompt on its host. The prefetch goes there, and so
+    does the request that comes while it loads, beside a router that knows of a request's load."""
+    routing = RoutingSpec(RouterSpec(BLOCK, mode="kv"))
+    slow = replace(HOST, read_gb_s=0.2)  # 25 ms for 5 blocks
+    spec = replace(cluster(slow, workers=2), routing=routing)
+    asks = [FIRST, prompt(40, 31), prompt(100, *OTHERS), ahead(400, *IDS)]
+    for at_ms in (410, 500):  # in the middle, and when it is there
+        result = run([*asks, prompt(at_ms, *IDS)], spec)
+        worker = result.requests.worker_id.tolist()
+        assert worker[4] == worker[3] == worker[0]
+        assert result.prefetches == PrefetchLog(5, 5, 0)
