@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import sys
 
 from dynosim.errors import ConfigError
 from dynosim_runtime.errors import LiveError
@@ -21,12 +22,37 @@ def listening_socket(host: str, port: int) -> socket.socket:
 
     Raises: LiveError if the port is in use or the address is not this machine's.
     """
+    return _bound(host, port, listens=True)
+
+
+class HeldPort:
+    """A port (0: any free one) for a process of ours that has yet to listen there.
+
+    Until `close` Linux gives it to nobody who asks for just any, while `listening_socket` gets it;
+    one that was merely free would be somebody's by chance. Other systems hold none so.
+    Raises: LiveError as `listening_socket` does.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        is_held = sys.platform == "linux"
+        self._socket = _bound(host, port, listens=not is_held)
+        self.number: int = self._socket.getsockname()[1]
+        if not is_held:
+            self.close()
+
+    def close(self) -> None:
+        """Hold it no longer; harmless twice."""
+        self._socket.close()
+
+
+def _bound(host: str, port: int, *, listens: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
-        bound.listen(BACKLOG)
+        if listens:
+            bound.listen(BACKLOG)
     except (OSError, OverflowError) as error:
         bound.close()
         reason = str(error)

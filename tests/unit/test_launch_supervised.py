@@ -1,6 +1,7 @@
 """One process kept running: how often it is started, after what wait, and what is said of it."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,15 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 class Kept:
     """A shell script under supervision; ready at once, or never."""
 
-    def __init__(self, folder: Path, script: str, *, becomes_ready: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        script: str,
+        *,
+        becomes_ready: bool = True,
+        once_ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._once_ready = once_ready
         self.said: list[str] = []
         self.seen: list[ProcessStatus] = []
         self._becomes_ready = becomes_ready
@@ -48,6 +57,8 @@ class Kept:
     def _observe(self, status: ProcessStatus, text: str) -> None:
         self.seen.append(status)
         self.said.append(text.split(", pid")[0])
+        if text == "ready":
+            self._once_ready()
 
     async def until_said(self, count: int, text: str) -> None:
         await until(lambda: self.said.count(text) >= count)
@@ -82,7 +93,9 @@ async def test_health_for_long_enough_begins_the_delays_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lifecycle, "HEALTHY_S", 0.0)  # any will do
-    kept = Kept(tmp_path, "sleep 0.05; kill -9 $$")
+    ready = tmp_path / "ready"
+    script = f"until rm {ready} 2>/dev/null; do sleep 0.01; done; kill -9 $$"
+    kept = Kept(tmp_path, script, once_ready=ready.touch)
     kept.process.may_give_up = False
     kept.process.run()
     await kept.until_said(3, "ready")

@@ -44,7 +44,7 @@ from dynosim_runtime.launch.status_file import StatusFile
 from dynosim_runtime.launch.supervised import Observer, ProcessStatus, SupervisedProcess
 from dynosim_runtime.planner.driver import StopWatch
 from dynosim_runtime.planner.lives import LivingWorkers
-from dynosim_runtime.ports import listening_socket
+from dynosim_runtime.ports import HeldPort
 
 STATUS_RETRY_S = 1.0
 STOP_GRACE_S = 20.0  # on top of the drain, for an engine to end, before a process is killed
@@ -91,6 +91,7 @@ class LocalDeployment:
         self._log: RotatedFile | None = None
         self._status_file = StatusFile(self.out / "deployment.json")
         self._port = options.port
+        self._held_port: HeldPort | None = None  # the frontend's
 
     @property
     def url(self) -> str:
@@ -218,11 +219,14 @@ class LocalDeployment:
             self._failure.cancel()
         await self._readiness.close()
         self._folder.close()
+        if self._held_port is not None:
+            self._held_port.close()
 
     async def _start(self) -> None:
         self.watch = StopWatch()
         self._failure = asyncio.get_running_loop().create_future()
-        self._port = free_port(self._plan.live.host, self._options.port)
+        self._held_port = HeldPort(self._plan.live.host, self._options.port)
+        self._port = self._held_port.number
         gpus = await asyncio.to_thread(self._assign_gpus)
         await asyncio.to_thread(check_engine_installed, self._options)
         self._prepare_folder()
@@ -382,9 +386,3 @@ class LocalDeployment:
                 f"the frontend does not reach all workers within {limit_s:g} s; "
                 f"{self.url}/workers shows those it does, {self._options.log_file('frontend')} why"
             ) from None
-
-
-def free_port(host: str, port: int) -> int:
-    """The port itself, or a free one for 0. Raises: LiveError if it cannot be listened on."""
-    with listening_socket(host, port) as probe:
-        return int(probe.getsockname()[1])
